@@ -1,0 +1,3 @@
+//! The `maqam` command.
+
+fn main() {}
