@@ -4,4 +4,5 @@
 
 pub mod error;
 pub mod files;
+pub mod ops;
 pub mod seed;

@@ -1,0 +1,130 @@
+//! Linear head and cross-entropy over target rows in one pass, so that logits never exist for more than a block of rows.
+
+use candle_core::Result;
+use candle_core::Tensor;
+use rayon::prelude::*;
+
+use crate::ops::cpu::Real;
+use crate::ops::cpu::max_of;
+use crate::ops::cpu::slice;
+use crate::ops::cpu::sum_over;
+use crate::ops::cpu::tensor;
+use crate::ops::cpu::vectorised;
+use crate::ops::cpu::with_real;
+use crate::ops::cpu::write;
+use crate::ops::gemm::Into;
+use crate::ops::gemm::Matrix;
+use crate::ops::gemm::Threads;
+use crate::ops::gemm::product;
+use crate::ops::linear::Weight;
+
+/// What the rows should have said.
+#[derive(Clone, Copy, Debug)]
+pub struct Targets<'a> {
+    /// One token for each row.
+    pub ids: &'a [u32],
+    /// Factor of each row in the loss.
+    pub weights: &'a [f64],
+    /// Share of the target's probability that is spread evenly over the vocabulary (Szegedy et al. 2016).
+    pub label_smoothing: f64,
+}
+
+/// What [`linear_cross_entropy`] finds.
+#[derive(Debug)]
+pub struct CrossEntropy {
+    /// Sum over rows of weight times (smoothed) negative log-likelihood, nats.
+    pub loss: f64,
+    /// Log-probability of each target, nats, neither weighted nor smoothed.
+    pub log_probabilities: Vec<f64>,
+    /// Gradient of `loss` with respect to the rows, `[rows, dim]`, where it was wanted.
+    pub d_rows: Option<Tensor>,
+}
+
+/// Rows whose logits exist at a time.
+const BLOCK: usize = 256;
+
+/// Cross-entropy of `softmax(rows head^T)` against the targets; adds to the head's gradient where it is trained.
+///
+/// # Shapes
+/// `rows`: `[rows, dim]`, `head`: `[vocab, dim]`
+pub fn linear_cross_entropy(rows: &Tensor, head: &Weight, targets: Targets, want_gradient: bool) -> Result<CrossEntropy> {
+    let (num_rows, dim) = rows.dims2()?;
+    let (vocab, _) = head.value.dims2()?;
+    if targets.ids.len() != num_rows || targets.weights.len() != num_rows {
+        candle_core::bail!("{num_rows} rows have {} targets and {} weights", targets.ids.len(), targets.weights.len());
+    }
+    if let Some(id) = targets.ids.iter().find(|&&id| id as usize >= vocab) {
+        candle_core::bail!("target {id} is outside a vocabulary of {vocab}");
+    }
+    with_real!(rows, T => {
+        let (xs, w) = (slice::<T>(rows)?, slice::<T>(&head.value)?);
+        let (xs, w): (&[T], &[T]) = (&xs, &w);
+        let head_matrix = Matrix::new(w, vocab, dim);
+        let mut d_rows = if want_gradient { vec![T::of(0.0); num_rows * dim] } else { Vec::new() };
+        let mut found = Vec::with_capacity(num_rows);
+        let mut logits = vec![T::of(0.0); BLOCK.min(num_rows) * vocab];
+        for first in (0..num_rows).step_by(BLOCK) {
+            let block = BLOCK.min(num_rows - first);
+            let x = Matrix::new(&xs[first * dim..], block, dim);
+            let logits = &mut logits[..block * vocab];
+            product(logits, vocab, x, head_matrix.t(), 1.0, Into::Fresh, Threads::All);
+            let block_found: Vec<(f64, f64)> = logits
+                .par_chunks_exact_mut(vocab)
+                .enumerate()
+                .map(|(i, row)| vectorised(|| one_row(row, targets.ids[first + i], targets.weights[first + i], targets.label_smoothing, want_gradient)))
+                .collect();
+            found.extend(block_found);
+            if want_gradient {
+                let d_logits = Matrix::new(logits, block, vocab);
+                product(&mut d_rows[first * dim..], dim, d_logits, head_matrix, 1.0, Into::Fresh, Threads::All);
+                if let Some(gradient) = &head.gradient {
+                    write::<T>(gradient, |dw| product(dw, dim, d_logits.t(), x, 1.0, Into::Accumulate, Threads::All))?;
+                }
+            }
+        }
+        let loss = found.iter().zip(targets.weights).map(|((smoothed, _), weight)| weight * smoothed).sum();
+        let d_rows = if want_gradient { Some(tensor(d_rows, (num_rows, dim))?) } else { None };
+        Ok(CrossEntropy { loss, log_probabilities: found.into_iter().map(|(_, log_probability)| log_probability).collect(), d_rows })
+    })
+}
+
+/// Smoothed negative log-likelihood and log-probability of the target; turns the row of logits into their gradient.
+#[inline(always)]
+fn one_row<T: Real>(row: &mut [T], target: u32, weight: f64, smoothing: f64, want_gradient: bool) -> (f64, f64) {
+    let vocab = row.len();
+    let target = target as usize;
+    let max = max_of(row);
+    let at_target = (row[target] - max).wide();
+    let mean_logit = if smoothing > 0.0 { sum_over(vocab, |i| row[i] - max).wide() / vocab as f64 } else { 0.0 };
+    for logit in row.iter_mut() {
+        *logit = (*logit - max).exp_lanes();
+    }
+    let sum = sum_over(vocab, |i| row[i]);
+    let log_sum = sum.wide().ln();
+    let log_probability = at_target - log_sum;
+    let spread = if smoothing > 0.0 { smoothing * (log_sum - mean_logit) } else { 0.0 };
+    if want_gradient {
+        let factor = T::of(weight) / sum;
+        let even = T::of(weight * smoothing / vocab as f64);
+        for value in row.iter_mut() {
+            *value = *value * factor - even;
+        }
+        row[target] = row[target] - T::of(weight * (1.0 - smoothing));
+    }
+    (-(1.0 - smoothing) * log_probability + spread, log_probability)
+}
+
+/// Logits of every row: `rows head^T`.
+///
+/// # Shapes
+/// `rows`: `[rows, dim]`, `head`: `[vocab, dim]` -> `[rows, vocab]`
+pub fn logits(rows: &Tensor, head: &Tensor) -> Result<Tensor> {
+    let (num_rows, dim) = rows.dims2()?;
+    let (vocab, _) = head.dims2()?;
+    with_real!(rows, T => {
+        let (xs, w) = (slice::<T>(rows)?, slice::<T>(head)?);
+        let mut out = vec![T::of(0.0); num_rows * vocab];
+        product(&mut out, vocab, Matrix::new(&xs, num_rows, dim), Matrix::new(&w, vocab, dim).t(), 1.0, Into::Fresh, Threads::All);
+        tensor(out, (num_rows, vocab))
+    })
+}

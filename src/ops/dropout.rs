@@ -1,0 +1,49 @@
+//! Dropout whose mask is a hash of what is dropped, so that it is never stored and never depends on the packing.
+
+use candle_core::Result;
+use candle_core::Tensor;
+
+use crate::ops::cpu::Real;
+use crate::ops::cpu::for_rows;
+use crate::ops::cpu::slice;
+use crate::ops::cpu::tensor;
+use crate::ops::cpu::with_real;
+use crate::seed::Key;
+
+/// The mask of one use of dropout: a share of the numbers becomes zero, the others grow by `1 / (1 - probability)`.
+#[derive(Clone, Copy, Debug)]
+pub struct Dropout<'a> {
+    /// Share that is dropped, in `[0, 1)`.
+    pub probability: f64,
+    /// One key for every token of the batch: step, example and position.
+    pub tokens: &'a [Key],
+    /// Tells the uses of dropout in one model apart.
+    pub site: u64,
+}
+
+impl Dropout<'_> {
+    /// `mask * x`, for the forward and, applied to a gradient, for the backward.
+    ///
+    /// # Shapes
+    /// `x`: `[tokens, dim]` -> `[tokens, dim]`
+    pub fn apply(&self, x: &Tensor) -> Result<Tensor> {
+        let (tokens, dim) = x.dims2()?;
+        if self.tokens.len() != tokens {
+            candle_core::bail!("dropout has keys for {} tokens, the tensor {tokens}", self.tokens.len());
+        }
+        let kept = 1.0 / (1.0 - self.probability);
+        with_real!(x, T => {
+            let xs = slice::<T>(x)?;
+            let xs: &[T] = &xs;
+            let mut y = vec![T::of(0.0); tokens * dim];
+            for_rows(&mut y, dim, |row, y| {
+                let key = self.tokens[row].with(self.site);
+                for (i, y) in y.iter_mut().enumerate() {
+                    let keep = key.uniform(i as u64) >= self.probability;
+                    *y = if keep { xs[row * dim + i] * T::of(kept) } else { T::of(0.0) };
+                }
+            });
+            tensor(y, (tokens, dim))
+        })
+    }
+}

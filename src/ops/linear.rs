@@ -1,0 +1,229 @@
+//! A linear layer whose weight may be frozen, with low-rank adapters beside it (Hu et al. 2021): forward and backward.
+//!
+//! One layer can stand for several projections of the same input (query, key and value; gate and up): their weights are
+//! stacked, their adapters' down-projections too, so that each is one matrix product. A frozen weight is read, never differentiated.
+
+use std::ops::Range;
+
+use candle_core::Result;
+use candle_core::Tensor;
+
+use crate::ops::cpu::Real;
+use crate::ops::cpu::slice;
+use crate::ops::cpu::tensor;
+use crate::ops::cpu::with_real;
+use crate::ops::cpu::write;
+use crate::ops::dropout::Dropout;
+use crate::ops::gemm::Into;
+use crate::ops::gemm::Matrix;
+use crate::ops::gemm::Threads;
+use crate::ops::gemm::product;
+use crate::ops::norm::column_sums;
+
+/// A tensor of the model: frozen, or trained with a place where its gradient is added.
+#[derive(Clone, Debug)]
+pub struct Weight {
+    /// The values; for a trained weight a view into the flat buffer of all of them.
+    pub value: Tensor,
+    /// Where the gradient is added; `None` for a frozen weight.
+    pub gradient: Option<Tensor>,
+}
+
+impl Weight {
+    /// A weight that is not trained.
+    pub fn frozen(value: Tensor) -> Self {
+        Self { value, gradient: None }
+    }
+}
+
+/// The adapter's up-projection of one of the stacked projections.
+#[derive(Clone, Debug)]
+pub struct Up {
+    /// PEFT's `lora_B`, `[out, rank]`.
+    pub weight: Weight,
+    /// The columns of the layer's output that it adds to.
+    pub columns: Range<usize>,
+    /// The rows of the stacked down-projection that feed it.
+    pub ranks: Range<usize>,
+}
+
+/// Low-rank adapters of one layer.
+#[derive(Clone, Debug)]
+pub struct Adapter {
+    /// PEFT's `lora_A` of the adapted projections, stacked: `[sum of ranks, in]`.
+    pub down: Weight,
+    /// One up-projection for each.
+    pub ups: Vec<Up>,
+    /// Factor of what the adapter adds.
+    pub scale: f64,
+    /// Tells the layers of a model apart for dropout.
+    pub site: u64,
+}
+
+/// `y = x W^T + b + scale (dropout(x) A^T) B^T`.
+#[derive(Clone, Debug)]
+pub struct Linear {
+    /// `[out, in]`.
+    pub weight: Weight,
+    /// `[out]`.
+    pub bias: Option<Weight>,
+    /// The adapters, where the layer has any.
+    pub adapter: Option<Adapter>,
+}
+
+/// Share of the adapters' inputs that is dropped, and for which tokens: what [`Linear`] needs of a training step.
+#[derive(Clone, Copy, Debug)]
+pub struct AdapterDropout<'a> {
+    /// As in [`Dropout`].
+    pub probability: f64,
+    /// As in [`Dropout`].
+    pub tokens: &'a [crate::seed::Key],
+}
+
+impl AdapterDropout<'_> {
+    fn dropped(self, x: &Tensor, site: u64) -> Result<Option<Tensor>> {
+        if self.probability == 0.0 {
+            return Ok(None);
+        }
+        Dropout { probability: self.probability, tokens: self.tokens, site }.apply(x).map(Some)
+    }
+}
+
+impl Linear {
+    /// A frozen layer without adapters.
+    pub fn frozen(weight: Tensor, bias: Option<Tensor>) -> Self {
+        Self { weight: Weight::frozen(weight), bias: bias.map(Weight::frozen), adapter: None }
+    }
+
+    /// Whether the layer has a gradient to compute.
+    pub fn is_trained(&self) -> bool {
+        self.adapter.is_some() || self.weight.gradient.is_some() || self.bias.as_ref().is_some_and(|b| b.gradient.is_some())
+    }
+
+    /// The layer's output, with `residual` added, and what the adapters' backward needs.
+    ///
+    /// # Shapes
+    /// `x`: `[tokens, in]`, `residual`: `[tokens, out]` -> `[tokens, out]` and `[tokens, sum of ranks]`
+    pub fn forward(&self, x: &Tensor, residual: Option<&Tensor>, dropout: AdapterDropout) -> Result<(Tensor, Option<Tensor>)> {
+        let (tokens, inputs) = x.dims2()?;
+        let (outputs, expected) = self.weight.value.dims2()?;
+        if inputs != expected {
+            candle_core::bail!("a linear layer of {expected} inputs was given {inputs}");
+        }
+        with_real!(x, T => {
+            let (xs, w) = (slice::<T>(x)?, slice::<T>(&self.weight.value)?);
+            let mut y = match residual {
+                Some(residual) => slice::<T>(residual)?.to_vec(),
+                None => vec![T::of(0.0); tokens * outputs],
+            };
+            if let Some(bias) = &self.bias {
+                let bias = slice::<T>(&bias.value)?;
+                let bias: &[T] = &bias;
+                match residual {
+                    Some(_) => y.chunks_exact_mut(outputs).for_each(|row| row.iter_mut().zip(bias).for_each(|(y, &b)| *y += b)),
+                    None => y.chunks_exact_mut(outputs).for_each(|row| row.copy_from_slice(bias)),
+                }
+            }
+            let into = if self.bias.is_some() || residual.is_some() { Into::Accumulate } else { Into::Fresh };
+            product(&mut y, outputs, Matrix::new(&xs, tokens, inputs), Matrix::new(&w, outputs, inputs).t(), 1.0, into, Threads::All);
+            let hidden = match &self.adapter {
+                Some(adapter) => {
+                    let dropped = dropout.dropped(x, adapter.site)?;
+                    Some(adapter.forward::<T>(&mut y, outputs, dropped.as_ref().unwrap_or(x))?)
+                }
+                None => None,
+            };
+            Ok((tensor(y, (tokens, outputs))?, hidden))
+        })
+    }
+
+    /// Adds to the gradients of what is trained, and returns the gradient of the input where it is wanted.
+    ///
+    /// # Shapes
+    /// `dy`: `[tokens, out]`, `x`: `[tokens, in]`, `hidden`: what the forward returned -> `[tokens, in]`
+    pub fn backward(&self, dy: &Tensor, x: &Tensor, hidden: Option<&Tensor>, dropout: AdapterDropout, want_input: bool) -> Result<Option<Tensor>> {
+        let (tokens, outputs) = dy.dims2()?;
+        let (_, inputs) = self.weight.value.dims2()?;
+        with_real!(dy, T => {
+            let (dys, xs, w) = (slice::<T>(dy)?, slice::<T>(x)?, slice::<T>(&self.weight.value)?);
+            let (dys, xs, w): (&[T], &[T], &[T]) = (&dys, &xs, &w);
+            let d_out = Matrix::new(dys, tokens, outputs);
+            if let Some(gradient) = &self.weight.gradient {
+                write::<T>(gradient, |dw| product(dw, inputs, d_out.t(), Matrix::new(xs, tokens, inputs), 1.0, Into::Accumulate, Threads::All))?;
+            }
+            if let Some(gradient) = self.bias.as_ref().and_then(|b| b.gradient.as_ref()) {
+                write::<T>(gradient, |db| column_sums(db, tokens, |row, i| dys[row * outputs + i]))?;
+            }
+            let mut dx = if want_input { vec![T::of(0.0); tokens * inputs] } else { Vec::new() };
+            if want_input {
+                product(&mut dx, inputs, d_out, Matrix::new(w, outputs, inputs), 1.0, Into::Fresh, Threads::All);
+            }
+            if let (Some(adapter), Some(hidden)) = (&self.adapter, hidden) {
+                let dropped = dropout.dropped(x, adapter.site)?;
+                let d_hidden = adapter.backward::<T>(dys, outputs, dropped.as_ref().unwrap_or(x), hidden)?;
+                if want_input {
+                    let ranks = adapter.num_ranks();
+                    let down = slice::<T>(&adapter.down.value)?;
+                    let (d_hidden, down) = (Matrix::new(&d_hidden, tokens, ranks), Matrix::new(&down, ranks, inputs));
+                    if dropped.is_none() {
+                        product(&mut dx, inputs, d_hidden, down, 1.0, Into::Accumulate, Threads::All);
+                    } else {
+                        let mut d_dropped = vec![T::of(0.0); tokens * inputs];
+                        product(&mut d_dropped, inputs, d_hidden, down, 1.0, Into::Fresh, Threads::All);
+                        if let Some(d) = dropout.dropped(&tensor(d_dropped, (tokens, inputs))?, adapter.site)? {
+                            let d = slice::<T>(&d)?;
+                            dx.iter_mut().zip(&*d).for_each(|(dx, &d)| *dx += d);
+                        }
+                    }
+                }
+            }
+            if want_input { tensor(dx, (tokens, inputs)).map(Some) } else { Ok(None) }
+        })
+    }
+}
+
+impl Adapter {
+    fn num_ranks(&self) -> usize {
+        self.ups.iter().map(|up| up.ranks.len()).sum()
+    }
+
+    /// Adds what the adapter says to `y`; returns `x A^T`.
+    fn forward<T: Real>(&self, y: &mut [T], outputs: usize, x: &Tensor) -> Result<Tensor> {
+        let (tokens, inputs) = x.dims2()?;
+        let ranks = self.num_ranks();
+        let (xs, down) = (slice::<T>(x)?, slice::<T>(&self.down.value)?);
+        let mut hidden = vec![T::of(0.0); tokens * ranks];
+        product(&mut hidden, ranks, Matrix::new(&xs, tokens, inputs), Matrix::new(&down, ranks, inputs).t(), 1.0, Into::Fresh, Threads::All);
+        for up in &self.ups {
+            let b = slice::<T>(&up.weight.value)?;
+            let b = Matrix::new(&b, up.columns.len(), up.ranks.len());
+            let h = Matrix::strided(&hidden[up.ranks.start..], tokens, up.ranks.len(), ranks);
+            product(&mut y[up.columns.start..], outputs, h, b.t(), self.scale, Into::Accumulate, Threads::All);
+        }
+        tensor(hidden, (tokens, ranks))
+    }
+
+    /// Adds to the gradients of A and B; returns the gradient of `x A^T`.
+    fn backward<T: Real>(&self, dys: &[T], outputs: usize, x: &Tensor, hidden: &Tensor) -> Result<Vec<T>> {
+        let (tokens, inputs) = x.dims2()?;
+        let ranks = self.num_ranks();
+        let (xs, hidden) = (slice::<T>(x)?, slice::<T>(hidden)?);
+        let (xs, hidden): (&[T], &[T]) = (&xs, &hidden);
+        let mut d_hidden = vec![T::of(0.0); tokens * ranks];
+        for up in &self.ups {
+            let d_out = Matrix::strided(&dys[up.columns.start..], tokens, up.columns.len(), outputs);
+            let rank = up.ranks.len();
+            if let Some(gradient) = &up.weight.gradient {
+                let h = Matrix::strided(&hidden[up.ranks.start..], tokens, rank, ranks);
+                write::<T>(gradient, |db| product(db, rank, d_out.t(), h, self.scale, Into::Accumulate, Threads::All))?;
+            }
+            let b = slice::<T>(&up.weight.value)?;
+            product(&mut d_hidden[up.ranks.start..], ranks, d_out, Matrix::new(&b, up.columns.len(), rank), self.scale, Into::Fresh, Threads::All);
+        }
+        if let Some(gradient) = &self.down.gradient {
+            let d = Matrix::new(&d_hidden, tokens, ranks);
+            write::<T>(gradient, |da| product(da, inputs, d.t(), Matrix::new(xs, tokens, inputs), 1.0, Into::Accumulate, Threads::All))?;
+        }
+        Ok(d_hidden)
+    }
+}

@@ -1,0 +1,18 @@
+//! The primitives a model is made of, each with its forward and its backward: the only room that knows how they are computed.
+//!
+//! A forward returns what its backward needs and nothing else; a backward adds to the gradients of parameters that have one
+//! and returns the gradient of its input. Tensors are contiguous, token-major: `[tokens, dim]`, sequences one after the other.
+//! The CPU computes in `f32` (or `f64`, for finite differences); matrix products are candle's, element-wise passes are fused here.
+
+pub mod activation;
+pub mod adamw;
+pub mod attention;
+pub mod convolution;
+pub mod cpu;
+pub mod cross_entropy;
+pub mod dropout;
+pub mod gemm;
+pub mod linear;
+pub mod norm;
+pub mod rotary;
+pub mod rows;

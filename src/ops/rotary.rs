@@ -1,0 +1,68 @@
+//! Rotary position embedding over the two halves of a head (Su et al. 2021; the layout of GPT-NeoX).
+
+use candle_core::Result;
+use candle_core::Tensor;
+
+use crate::ops::cpu::Real;
+use crate::ops::cpu::for_rows;
+use crate::ops::cpu::slice;
+use crate::ops::cpu::tensor;
+use crate::ops::cpu::with_real;
+use crate::ops::cpu::write;
+
+/// Cosines and sines of a batch's positions, `[tokens, head_dim / 2]` each.
+#[derive(Clone, Debug)]
+pub struct Rotary {
+    cos: Tensor,
+    sin: Tensor,
+    head_dim: usize,
+}
+
+impl Rotary {
+    /// Angles `position * theta^(-2 i / head_dim)`, computed in `f64` and kept in the type of `like`.
+    pub fn new(positions: &[u32], head_dim: usize, theta: f64, like: &Tensor) -> Result<Self> {
+        let half = head_dim / 2;
+        let frequencies: Vec<f64> = (0..half).map(|i| theta.powf(-2.0 * i as f64 / head_dim as f64)).collect();
+        // The reference rounds the frequencies to single precision before it multiplies.
+        let angles: Vec<f64> = positions.iter().flat_map(|&p| frequencies.iter().map(move |&f| f64::from(f as f32) * f64::from(p))).collect();
+        with_real!(like, T => {
+            let table = |function: fn(f64) -> f64| tensor(angles.iter().map(|&a| T::of(function(a))).collect::<Vec<T>>(), (positions.len(), half));
+            Ok(Self { cos: table(f64::cos)?, sin: table(f64::sin)?, head_dim })
+        })
+    }
+
+    /// Rotates the first `num_heads` heads of every token in place.
+    ///
+    /// # Shapes
+    /// `x`: `[tokens, width]` with `width >= num_heads * head_dim`; the rest of the width stays as it is
+    pub fn apply(&self, x: &Tensor, num_heads: usize) -> Result<()> {
+        self.rotate(x, num_heads, 1.0)
+    }
+
+    /// Turns a gradient back, in place: the rotation's transpose.
+    pub fn apply_backward(&self, dx: &Tensor, num_heads: usize) -> Result<()> {
+        self.rotate(dx, num_heads, -1.0)
+    }
+
+    fn rotate(&self, x: &Tensor, num_heads: usize, direction: f64) -> Result<()> {
+        let (_tokens, width) = x.dims2()?;
+        let half = self.head_dim / 2;
+        with_real!(x, T => {
+            let (cos, sin) = (slice::<T>(&self.cos)?, slice::<T>(&self.sin)?);
+            let (cos, sin): (&[T], &[T]) = (&cos, &sin);
+            write::<T>(x, |values| {
+                for_rows(values, width, |row, values| {
+                    let (cos, sin) = (&cos[row * half..][..half], &sin[row * half..][..half]);
+                    for head in values[..num_heads * self.head_dim].chunks_exact_mut(self.head_dim) {
+                        let (first, second) = head.split_at_mut(half);
+                        for i in 0..half {
+                            let (a, b, s) = (first[i], second[i], sin[i] * T::of(direction));
+                            first[i] = a * cos[i] - b * s;
+                            second[i] = b * cos[i] + a * s;
+                        }
+                    }
+                });
+            })
+        })
+    }
+}

@@ -1,0 +1,142 @@
+//! Moving rows: looking embeddings up, putting audio among them, picking target rows, pooling frames in pairs.
+
+use candle_core::Result;
+use candle_core::Tensor;
+
+use crate::ops::cpu::Real;
+use crate::ops::cpu::for_rows;
+use crate::ops::cpu::slice;
+use crate::ops::cpu::tensor;
+use crate::ops::cpu::with_real;
+use crate::ops::cpu::write;
+
+/// The rows of `table` named by `ids`.
+///
+/// # Shapes
+/// `table`: `[rows, dim]` -> `[ids, dim]`
+pub fn gather(table: &Tensor, ids: &[u32]) -> Result<Tensor> {
+    let (rows, dim) = table.dims2()?;
+    if let Some(id) = ids.iter().find(|&&id| id as usize >= rows) {
+        candle_core::bail!("row {id} is outside a table of {rows}");
+    }
+    with_real!(table, T => {
+        let values = slice::<T>(table)?;
+        let values: &[T] = &values;
+        let mut out = vec![T::of(0.0); ids.len() * dim];
+        for_rows(&mut out, dim, |row, out| out.copy_from_slice(&values[ids[row] as usize * dim..][..dim]));
+        tensor(out, (ids.len(), dim))
+    })
+}
+
+/// Adds each row of `d_rows` to the row of `d_table` named by its id, in order: the backward of [`gather`].
+///
+/// # Shapes
+/// `d_rows`: `[ids, dim]`, `d_table`: `[rows, dim]`
+pub fn scatter_add(d_table: &Tensor, ids: &[u32], d_rows: &Tensor) -> Result<()> {
+    let (_, dim) = d_table.dims2()?;
+    with_real!(d_rows, T => {
+        let d_rows = slice::<T>(d_rows)?;
+        let d_rows: &[T] = &d_rows;
+        write::<T>(d_table, |table| {
+            for (row, &id) in d_rows.chunks_exact(dim).zip(ids) {
+                for (sum, &d) in table[id as usize * dim..][..dim].iter_mut().zip(row) {
+                    *sum += d;
+                }
+            }
+        })
+    })
+}
+
+/// Writes the rows of `source` over the rows of `target` named by `ids`, in place.
+///
+/// # Shapes
+/// `target`: `[rows, dim]`, `source`: `[ids, dim]`
+pub fn overwrite(target: &Tensor, ids: &[u32], source: &Tensor) -> Result<()> {
+    let (_, dim) = target.dims2()?;
+    if source.dims2()? != (ids.len(), dim) {
+        candle_core::bail!("expected {} rows of {dim}, found {:?}", ids.len(), source.shape());
+    }
+    with_real!(source, T => {
+        let source = slice::<T>(source)?;
+        let source: &[T] = &source;
+        write::<T>(target, |target| {
+            for (row, &id) in source.chunks_exact(dim).zip(ids) {
+                target[id as usize * dim..][..dim].copy_from_slice(row);
+            }
+        })
+    })
+}
+
+/// A tensor of zeros with the rows of `source` at `ids`: the backward of picking rows that are all different.
+///
+/// # Shapes
+/// `source`: `[ids, dim]` -> `[rows, dim]`
+pub fn spread(source: &Tensor, ids: &[u32], rows: usize) -> Result<Tensor> {
+    let (_, dim) = source.dims2()?;
+    let out = Tensor::zeros((rows, dim), source.dtype(), source.device())?;
+    overwrite(&out, ids, source)?;
+    Ok(out)
+}
+
+/// Means of neighbouring pairs of rows inside each segment; an odd last row is dropped.
+///
+/// # Shapes
+/// `x`: `[rows, dim]`, `segments`: rows of each segment -> `[sum of segments / 2, dim]`
+pub fn pool_pairs(x: &Tensor, segments: &[usize]) -> Result<Tensor> {
+    let (_, dim) = x.dims2()?;
+    let firsts = firsts_of_pairs(segments);
+    with_real!(x, T => {
+        let xs = slice::<T>(x)?;
+        let xs: &[T] = &xs;
+        let mut out = vec![T::of(0.0); firsts.len() * dim];
+        for_rows(&mut out, dim, |row, out| {
+            let (a, b) = xs[firsts[row] * dim..][..2 * dim].split_at(dim);
+            for i in 0..dim {
+                out[i] = (a[i] + b[i]) * T::of(0.5);
+            }
+        });
+        tensor(out, (firsts.len(), dim))
+    })
+}
+
+/// Gradient of [`pool_pairs`]'s input, `[rows, dim]`.
+pub fn pool_pairs_backward(dy: &Tensor, segments: &[usize]) -> Result<Tensor> {
+    let (_, dim) = dy.dims2()?;
+    let rows: usize = segments.iter().sum();
+    let firsts = firsts_of_pairs(segments);
+    with_real!(dy, T => {
+        let dys = slice::<T>(dy)?;
+        let mut dx = vec![T::of(0.0); rows * dim];
+        for (dy, &first) in dys.chunks_exact(dim).zip(&firsts) {
+            let (a, b) = dx[first * dim..][..2 * dim].split_at_mut(dim);
+            for i in 0..dim {
+                a[i] = dy[i] * T::of(0.5);
+                b[i] = a[i];
+            }
+        }
+        tensor(dx, (rows, dim))
+    })
+}
+
+fn firsts_of_pairs(segments: &[usize]) -> Vec<usize> {
+    let mut start = 0;
+    let mut firsts = Vec::new();
+    for &len in segments {
+        firsts.extend((0..len / 2).map(|pair| start + 2 * pair));
+        start += len;
+    }
+    firsts
+}
+
+/// `a += b`, in place.
+pub fn add_to(a: &Tensor, b: &Tensor) -> Result<()> {
+    with_real!(a, T => {
+        let b = slice::<T>(b)?;
+        let b: &[T] = &b;
+        write::<T>(a, |a| {
+            for (a, &b) in a.iter_mut().zip(b) {
+                *a += b;
+            }
+        })
+    })
+}
