@@ -4,5 +4,14 @@
 
 pub mod error;
 pub mod files;
-pub mod ops;
 pub mod seed;
+
+pub mod audio;
+
+pub mod batch;
+
+pub mod ops;
+
+pub mod model;
+
+pub mod train;

@@ -14,7 +14,13 @@ pub struct Key(u64);
 impl Key {
     /// The stream of a run's `seed` for one `purpose`.
     pub fn new(seed: u64, purpose: &str) -> Self {
-        purpose.bytes().fold(Self(mix(seed)), |key, byte| key.with(u64::from(byte)))
+        Self(mix(seed)).with_name(purpose)
+    }
+
+    /// The stream for one more name.
+    #[must_use]
+    pub fn with_name(self, name: &str) -> Self {
+        name.bytes().fold(self, |key, byte| key.with(u64::from(byte)))
     }
 
     /// The stream for one more coordinate (a step, an epoch, a row).

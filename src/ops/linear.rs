@@ -45,6 +45,8 @@ pub struct Up {
     pub columns: Range<usize>,
     /// The rows of the stacked down-projection that feed it.
     pub ranks: Range<usize>,
+    /// Factor of what it adds: alpha / rank, or alpha / sqrt(rank) for rsLoRA.
+    pub scale: f64,
 }
 
 /// Low-rank adapters of one layer.
@@ -54,8 +56,6 @@ pub struct Adapter {
     pub down: Weight,
     /// One up-projection for each.
     pub ups: Vec<Up>,
-    /// Factor of what the adapter adds.
-    pub scale: f64,
     /// Tells the layers of a model apart for dropout.
     pub site: u64,
 }
@@ -198,7 +198,7 @@ impl Adapter {
             let b = slice::<T>(&up.weight.value)?;
             let b = Matrix::new(&b, up.columns.len(), up.ranks.len());
             let h = Matrix::strided(&hidden[up.ranks.start..], tokens, up.ranks.len(), ranks);
-            product(&mut y[up.columns.start..], outputs, h, b.t(), self.scale, Into::Accumulate, Threads::All);
+            product(&mut y[up.columns.start..], outputs, h, b.t(), up.scale, Into::Accumulate, Threads::All);
         }
         tensor(hidden, (tokens, ranks))
     }
@@ -215,10 +215,10 @@ impl Adapter {
             let rank = up.ranks.len();
             if let Some(gradient) = &up.weight.gradient {
                 let h = Matrix::strided(&hidden[up.ranks.start..], tokens, rank, ranks);
-                write::<T>(gradient, |db| product(db, rank, d_out.t(), h, self.scale, Into::Accumulate, Threads::All))?;
+                write::<T>(gradient, |db| product(db, rank, d_out.t(), h, up.scale, Into::Accumulate, Threads::All))?;
             }
             let b = slice::<T>(&up.weight.value)?;
-            product(&mut d_hidden[up.ranks.start..], ranks, d_out, Matrix::new(&b, up.columns.len(), rank), self.scale, Into::Fresh, Threads::All);
+            product(&mut d_hidden[up.ranks.start..], ranks, d_out, Matrix::new(&b, up.columns.len(), rank), up.scale, Into::Fresh, Threads::All);
         }
         if let Some(gradient) = &self.down.gradient {
             let d = Matrix::new(&d_hidden, tokens, ranks);

@@ -1,0 +1,265 @@
+//! From a configuration, weights and a plan of adapters to a model: names in the checkpoint are known here and nowhere else.
+
+use std::collections::HashMap;
+
+use candle_core::DType;
+use candle_core::Device;
+use candle_core::Tensor;
+
+use crate::error::Result;
+use crate::model::audio_encoder::AudioEncoder;
+use crate::model::audio_encoder::EncoderLayer;
+use crate::model::audio_encoder::LayerNorm;
+use crate::model::audio_encoder::sinusoids;
+use crate::model::config::Config;
+use crate::model::decoder::DecoderLayer;
+use crate::model::lora::PROJECTOR;
+use crate::model::lora::Plan;
+use crate::model::lora::decoder_layer;
+use crate::model::lora::encoder_layer;
+use crate::model::parameters::Declared;
+use crate::model::parameters::Parameters;
+use crate::model::parameters::Part;
+use crate::model::peft::KeyForm;
+use crate::model::peft::key;
+use crate::model::weights::Weights;
+use crate::ops::linear::Adapter;
+use crate::ops::linear::Linear;
+use crate::ops::linear::Up;
+use crate::ops::linear::Weight;
+
+/// Projections of one input that are stacked into one layer.
+struct Group {
+    /// Path and number of outputs of each.
+    members: Vec<(String, usize)>,
+    inputs: usize,
+    bias: Bias,
+    part: Part,
+}
+
+#[derive(Clone, Copy, PartialEq)]
+enum Bias {
+    None,
+    All,
+    /// All but the keys': adding a constant to every key changes no softmax, so the encoder has none.
+    AllButKeys,
+}
+
+impl Group {
+    fn outputs(&self) -> usize {
+        self.members.iter().map(|(_, outputs)| outputs).sum()
+    }
+}
+
+/// The parts of a model, built.
+pub(super) struct Built {
+    pub encoder: AudioEncoder,
+    pub projector: Linear,
+    pub embeddings: Weight,
+    pub layers: Vec<DecoderLayer>,
+    pub final_norm: Weight,
+    pub head: Weight,
+    pub parameters: Parameters,
+}
+
+/// Loads every weight the thinker needs for audio and text, and puts adapters where the plan wants them.
+pub(super) fn build(config: &Config, weights: &Weights, plan: &Plan, trained: bool) -> Result<Built> {
+    let groups = Groups::of(config);
+    let mut declared = Declared::default();
+    let mut places = HashMap::new();
+    for group in groups.all() {
+        let adapted: Vec<_> = group.members.iter().filter_map(|member| Some((member, plan.modules.get(&member.0)?))).collect();
+        places.insert(group.members[0].0.clone(), declared.len());
+        for ((path, _), shape) in &adapted {
+            declared.declare(key(path, 'A', KeyForm::Full), &[shape.rank, group.inputs], group.part);
+        }
+        for ((path, outputs), shape) in &adapted {
+            declared.declare(key(path, 'B', KeyForm::Full), &[*outputs, shape.rank], group.part);
+        }
+    }
+    let parameters = declared.allocate()?;
+    let builder = Builder { config, weights, plan, parameters: &parameters, places, trained };
+
+    let encoder = builder.encoder(&groups)?;
+    let projector = builder.linear(&groups.projector)?;
+    let embeddings = builder.embeddings("thinker.model.embed_tokens.weight")?;
+    let layers = groups.decoder.iter().enumerate().map(|(i, groups)| builder.decoder_layer(i, groups)).collect::<Result<Vec<_>>>()?;
+    let final_norm = builder.vector("thinker.model.norm.weight", config.text.hidden_size)?;
+    let head_name = "thinker.lm_head.weight";
+    let head = if config.text.tie_word_embeddings || !weights.has(head_name) { embeddings.clone() } else { builder.embeddings(head_name)? };
+    Ok(Built { encoder, projector, embeddings, layers, final_norm: Weight::frozen(final_norm), head, parameters })
+}
+
+/// The stacked layers of a model: four to a transformer layer, in the order of the computation.
+struct Groups {
+    encoder: Vec<[Group; 4]>,
+    projector: Group,
+    decoder: Vec<[Group; 4]>,
+}
+
+impl Groups {
+    fn of(config: &Config) -> Self {
+        let (audio, text) = (&config.audio, &config.text);
+        let group = |stem: &str, members: &[(&str, usize)], inputs, bias, part| Group {
+            members: members.iter().map(|(name, outputs)| (format!("{stem}.{name}"), *outputs)).collect(),
+            inputs,
+            bias,
+            part,
+        };
+        let (d, ffn) = (audio.d_model, audio.encoder_ffn_dim);
+        let encoder = (0..audio.encoder_layers)
+            .map(|i| {
+                let (stem, part) = (encoder_layer(i), Part::AudioEncoder);
+                [
+                    group(&stem, &[("self_attn.q_proj", d), ("self_attn.k_proj", d), ("self_attn.v_proj", d)], d, Bias::AllButKeys, part),
+                    group(&stem, &[("self_attn.out_proj", d)], d, Bias::All, part),
+                    group(&stem, &[("fc1", ffn)], d, Bias::All, part),
+                    group(&stem, &[("fc2", d)], ffn, Bias::All, part),
+                ]
+            })
+            .collect();
+        let (dim, ffn, heads) = (text.hidden_size, text.intermediate_size, text.heads());
+        let (q, kv) = (heads.query_width(), heads.kv_width());
+        let decoder = (0..text.num_hidden_layers)
+            .map(|i| {
+                let (stem, part) = (decoder_layer(i), Part::Decoder);
+                [
+                    group(&stem, &[("self_attn.q_proj", q), ("self_attn.k_proj", kv), ("self_attn.v_proj", kv)], dim, Bias::All, part),
+                    group(&stem, &[("self_attn.o_proj", dim)], q, Bias::None, part),
+                    group(&stem, &[("mlp.gate_proj", ffn), ("mlp.up_proj", ffn)], dim, Bias::None, part),
+                    group(&stem, &[("mlp.down_proj", dim)], ffn, Bias::None, part),
+                ]
+            })
+            .collect();
+        let projector = Group { members: vec![(PROJECTOR.to_owned(), audio.output_dim)], inputs: d, bias: Bias::All, part: Part::Projector };
+        Self { encoder, projector, decoder }
+    }
+
+    fn all(&self) -> impl Iterator<Item = &Group> {
+        self.encoder.iter().flatten().chain([&self.projector]).chain(self.decoder.iter().flatten())
+    }
+}
+
+struct Builder<'a> {
+    config: &'a Config,
+    weights: &'a Weights,
+    plan: &'a Plan,
+    parameters: &'a Parameters,
+    /// Index of a group's first parameter, by the path of its first member.
+    places: HashMap<String, usize>,
+    trained: bool,
+}
+
+impl Builder<'_> {
+    fn vector(&self, name: &str, len: usize) -> Result<Tensor> {
+        self.weights.get(name, &[len])
+    }
+
+    fn embeddings(&self, name: &str) -> Result<Weight> {
+        Ok(Weight::frozen(self.weights.get(name, &[self.config.text.vocab_size, self.config.text.hidden_size])?))
+    }
+
+    fn layer_norm(&self, name: &str) -> Result<LayerNorm> {
+        let dim = self.config.audio.d_model;
+        Ok(LayerNorm { weight: self.vector(&format!("{name}.weight"), dim)?, bias: self.vector(&format!("{name}.bias"), dim)? })
+    }
+
+    fn linear(&self, group: &Group) -> Result<Linear> {
+        let parts: Vec<(String, usize)> = group.members.iter().map(|(path, outputs)| (format!("{path}.weight"), *outputs)).collect();
+        let weight = self.weights.stacked(&parts, Some(group.inputs))?;
+        Ok(Linear { weight: Weight::frozen(weight), bias: self.bias(group)?.map(Weight::frozen), adapter: self.adapter(group)? })
+    }
+
+    fn bias(&self, group: &Group) -> Result<Option<Tensor>> {
+        if group.bias == Bias::None {
+            return Ok(None);
+        }
+        let parts = group
+            .members
+            .iter()
+            .map(|(path, outputs)| match group.bias {
+                Bias::AllButKeys if path.ends_with("k_proj") => Ok(Tensor::zeros(*outputs, DType::F32, &Device::Cpu)?),
+                _ => self.vector(&format!("{path}.bias"), *outputs),
+            })
+            .collect::<Result<Vec<_>>>()?;
+        Ok(Some(Tensor::cat(&parts, 0)?))
+    }
+
+    /// Views of the flat buffer for a group's adapters. What is not trained gets no gradient.
+    fn adapter(&self, group: &Group) -> Result<Option<Adapter>> {
+        let place = self.places[&group.members[0].0];
+        let (mut ups, mut column, mut rank) = (Vec::new(), 0, 0);
+        for (path, outputs) in &group.members {
+            if let Some(shape) = self.plan.modules.get(path) {
+                ups.push((column..column + outputs, rank..rank + shape.rank, shape.scale));
+                rank += shape.rank;
+            }
+            column += outputs;
+        }
+        debug_assert_eq!(column, group.outputs());
+        if ups.is_empty() {
+            return Ok(None);
+        }
+        let frozen_if_not_trained = |weight: Weight| if self.trained { weight } else { Weight::frozen(weight.value) };
+        let down = frozen_if_not_trained(self.parameters.stacked(place..place + ups.len())?);
+        let first_up = place + ups.len();
+        let ups = ups
+            .into_iter()
+            .enumerate()
+            .map(|(i, (columns, ranks, scale))| Ok(Up { weight: frozen_if_not_trained(self.parameters.weight(first_up + i)?), columns, ranks, scale }))
+            .collect::<Result<Vec<_>>>()?;
+        Ok(Some(Adapter { down, ups, site: place as u64 }))
+    }
+
+    fn encoder(&self, groups: &Groups) -> Result<AudioEncoder> {
+        let audio = &self.config.audio;
+        let tower = "thinker.audio_tower";
+        let layers = groups
+            .encoder
+            .iter()
+            .enumerate()
+            .map(|(i, [qkv, output, fc1, fc2])| {
+                let stem = encoder_layer(i);
+                Ok(EncoderLayer {
+                    attention_norm: self.layer_norm(&format!("{stem}.self_attn_layer_norm"))?,
+                    qkv: self.linear(qkv)?,
+                    output: self.linear(output)?,
+                    mlp_norm: self.layer_norm(&format!("{stem}.final_layer_norm"))?,
+                    fc1: self.linear(fc1)?,
+                    fc2: self.linear(fc2)?,
+                    heads: audio.heads(),
+                })
+            })
+            .collect::<Result<Vec<_>>>()?;
+        Ok(AudioEncoder {
+            conv1: self.convolution(&format!("{tower}.conv1"), audio.num_mel_bins)?,
+            conv2: self.convolution(&format!("{tower}.conv2"), audio.d_model)?,
+            sinusoids: sinusoids(audio.n_window, audio.d_model)?,
+            layers,
+            final_norm: self.layer_norm(&format!("{tower}.ln_post"))?,
+        })
+    }
+
+    /// A convolution's `[out, in, 3]` as a linear layer over unfolded rows, `[out, 3 in]`.
+    fn convolution(&self, name: &str, inputs: usize) -> Result<Linear> {
+        let outputs = self.config.audio.d_model;
+        let taps = crate::ops::convolution::KERNEL;
+        let weight = self.weights.get(&format!("{name}.weight"), &[outputs, inputs, taps])?;
+        let weight = weight.transpose(1, 2)?.contiguous()?.reshape((outputs, taps * inputs))?;
+        Ok(Linear::frozen(weight, Some(self.vector(&format!("{name}.bias"), outputs)?)))
+    }
+
+    fn decoder_layer(&self, layer: usize, [qkv, output, gate_up, down]: &[Group; 4]) -> Result<DecoderLayer> {
+        let (stem, text) = (decoder_layer(layer), &self.config.text);
+        Ok(DecoderLayer {
+            attention_norm: Weight::frozen(self.vector(&format!("{stem}.input_layernorm.weight"), text.hidden_size)?),
+            qkv: self.linear(qkv)?,
+            output: self.linear(output)?,
+            mlp_norm: Weight::frozen(self.vector(&format!("{stem}.post_attention_layernorm.weight"), text.hidden_size)?),
+            gate_up: self.linear(gate_up)?,
+            down: self.linear(down)?,
+            heads: text.heads(),
+            eps: text.rms_norm_eps,
+        })
+    }
+}

@@ -1,0 +1,270 @@
+//! The audio language model: audio encoder, projector, decoder; what it computes for a packed batch, and its gradient.
+
+pub mod audio_encoder;
+mod build;
+pub mod config;
+pub mod decoder;
+pub mod generate;
+pub mod lora;
+pub mod parameters;
+pub mod peft;
+pub mod weights;
+
+use candle_core::Tensor;
+
+use crate::batch::Batch;
+use crate::error::Error;
+use crate::error::Result;
+use crate::model::audio_encoder::AudioEncoder;
+use crate::model::audio_encoder::EncoderSaved;
+use crate::model::audio_encoder::Windows;
+use crate::model::config::Config;
+use crate::model::decoder::DecoderLayer;
+use crate::model::decoder::Packing;
+use crate::model::decoder::Save;
+use crate::model::decoder::wanted;
+use crate::model::lora::Init;
+use crate::model::lora::Plan;
+use crate::model::parameters::Parameters;
+use crate::model::weights::Weights;
+use crate::ops::cpu::slice;
+use crate::ops::cross_entropy::CrossEntropy;
+use crate::ops::cross_entropy::Targets;
+use crate::ops::cross_entropy::linear_cross_entropy;
+use crate::ops::cross_entropy::logits;
+use crate::ops::linear::AdapterDropout;
+use crate::ops::linear::Linear;
+use crate::ops::linear::Weight;
+use crate::ops::norm::rms_norm;
+use crate::ops::norm::rms_norm_backward;
+use crate::ops::rotary::Rotary;
+use crate::ops::rows::gather;
+use crate::ops::rows::overwrite;
+
+/// A Qwen2.5-Omni thinker without its eyes, with adapters where the plan puts them.
+pub struct AudioLlm {
+    /// Its shape.
+    pub config: Config,
+    /// Where its adapters are.
+    pub plan: Plan,
+    /// Everything that is trained.
+    pub parameters: Parameters,
+    encoder: AudioEncoder,
+    projector: Linear,
+    embeddings: Weight,
+    layers: Vec<DecoderLayer>,
+    final_norm: Weight,
+    head: Weight,
+}
+
+/// How one training pass is computed; nothing here changes a gradient but the dropout.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct Pass {
+    /// What layers keep for their backward.
+    pub save: Save,
+    /// Dropout of the adapters' inputs.
+    pub dropout: f64,
+    /// Share of each target's probability that is spread over the vocabulary.
+    pub label_smoothing: f64,
+}
+
+/// What projecting the audio keeps for its backward.
+struct Heard {
+    cu_positions: Vec<usize>,
+    encoder: Option<EncoderSaved>,
+    encoded: Tensor,
+    hidden: Option<Tensor>,
+}
+
+impl AudioLlm {
+    /// A model with its weights; adapters are zero until they are initialised or loaded. `trained` gives them gradients.
+    pub fn new(config: Config, weights: &Weights, plan: Plan, trained: bool) -> Result<Self> {
+        let built = build::build(&config, weights, &plan, trained)?;
+        let build::Built { encoder, projector, embeddings, layers, final_norm, head, parameters } = built;
+        Ok(Self { config, plan, parameters, encoder, projector, embeddings, layers, final_norm, head })
+    }
+
+    /// Starts fresh adapters; every tensor has its own stream of random numbers.
+    pub fn initialise(&self, init: Init, seed: u64) -> Result<()> {
+        for entry in &self.parameters.entries {
+            let [rows, columns] = entry.shape[..] else { return Err(Error::bug(format!("`{}` is not a matrix", entry.name))) };
+            let values = if entry.name.ends_with("lora_A.weight") { init.down(&entry.name, rows, columns, seed) } else { vec![0.0; rows * columns] };
+            self.parameters.set(entry, &values)?;
+        }
+        Ok(())
+    }
+
+    /// Takes the values of a PEFT folder; its modules and ranks must be the plan's.
+    pub fn load_adapter(&self, adapter: &peft::Adapter) -> Result<()> {
+        for entry in &self.parameters.entries {
+            let found = adapter.tensors.iter().find_map(|(module, (a, b))| {
+                let is = |matrix| entry.name == peft::key(module, matrix, peft::KeyForm::Full);
+                if is('A') { Some(a) } else { is('B').then_some(b) }
+            });
+            let tensor = found.ok_or_else(|| Error::input(format!("the adapter has no `{}`", entry.name)))?;
+            if tensor.dims() != entry.shape {
+                return Err(Error::input(format!("`{}` has shape {:?}, this model needs {:?}", entry.name, tensor.dims(), entry.shape)));
+            }
+            self.parameters.set(entry, &tensor.flatten_all()?.to_vec1::<f32>()?)?;
+        }
+        Ok(())
+    }
+
+    /// The adapters' values by module path: `lora_A` and `lora_B`.
+    pub fn adapter_tensors(&self) -> Result<std::collections::BTreeMap<String, (Tensor, Tensor)>> {
+        let value = |name: &str| {
+            let entry = self.parameters.entries.iter().find(|entry| entry.name == name).ok_or_else(|| Error::bug(format!("no parameter `{name}`")))?;
+            self.parameters.value(entry)
+        };
+        self.plan
+            .modules
+            .keys()
+            .map(|module| Ok((module.clone(), (value(&peft::key(module, 'A', peft::KeyForm::Full))?, value(&peft::key(module, 'B', peft::KeyForm::Full))?))))
+            .collect()
+    }
+
+    /// Loss of a batch, and its gradient added to the parameters'.
+    ///
+    /// The loss is the sum over targets of weight times negative log-likelihood: weights that sum to one over a whole
+    /// optimiser step make it the step's loss, however the step is packed.
+    pub fn train(&self, batch: &Batch, pass: Pass) -> Result<CrossEntropy> {
+        let dropout = AdapterDropout { probability: pass.dropout, tokens: &batch.token_keys };
+        let rotary = self.rotary(batch)?;
+        let packing = Packing { cu_seqlens: &batch.cu_seqlens, rotary: &rotary, dropout, save: pass.save };
+
+        // Forward.
+        let (mut x, heard) = self.embed(batch, pass)?;
+        let mut saved = Vec::with_capacity(self.layers.len());
+        for (i, layer) in self.layers.iter().enumerate() {
+            let is_last = i + 1 == self.layers.len();
+            let (y, kept) = layer.forward(&x, &packing, is_last.then_some(&batch.target_rows))?;
+            saved.push(kept);
+            x = y;
+        }
+        let (rows, inverse) = rms_norm(&x, &self.final_norm.value, self.config.text.rms_norm_eps)?;
+        let targets = Targets { ids: &batch.target_ids, weights: &batch.target_weights, label_smoothing: pass.label_smoothing };
+        let mut found = linear_cross_entropy(&rows, &self.head, targets, true)?;
+
+        // Backward.
+        let d_rows = wanted(found.d_rows.take())?;
+        let norm = &self.final_norm;
+        let mut dx = rms_norm_backward(&d_rows, &x, &norm.value, &inverse, None, norm.gradient.as_ref())?;
+        drop(x);
+        let hearing_is_trained = self.projector.is_trained() || self.encoder.is_trained();
+        let wants_input = |layer: usize| hearing_is_trained || self.layers[..layer].iter().any(DecoderLayer::is_trained);
+        for (i, layer) in self.layers.iter().enumerate().rev() {
+            let Some(kept) = saved.pop() else { break };
+            match layer.backward(&dx, &kept, &packing, wants_input(i))? {
+                Some(d) => dx = d,
+                None => return Ok(found),
+            }
+        }
+        if let Some(heard) = heard.filter(|_| hearing_is_trained) {
+            self.hear_backward(&gather(&dx, &batch.audio_rows)?, &heard, batch, pass)?;
+        }
+        Ok(found)
+    }
+
+    /// Loss of a batch and the log-probability of every target, without a gradient.
+    pub fn score(&self, batch: &Batch, label_smoothing: f64) -> Result<CrossEntropy> {
+        let x = self.last_hidden(batch, Some(&batch.target_rows))?;
+        let (rows, _) = rms_norm(&x, &self.final_norm.value, self.config.text.rms_norm_eps)?;
+        let targets = Targets { ids: &batch.target_ids, weights: &batch.target_weights, label_smoothing };
+        Ok(linear_cross_entropy(&rows, &Weight::frozen(self.head.value.clone()), targets, false)?)
+    }
+
+    /// Logits of every token of a batch, `[tokens, vocab]`.
+    pub fn logits(&self, batch: &Batch) -> Result<Tensor> {
+        let x = self.last_hidden(batch, None)?;
+        self.logits_of(&x)
+    }
+
+    /// What the projector makes of the batch's clips, `[audio tokens, hidden]`, clip after clip.
+    pub fn hear(&self, batch: &Batch) -> Result<Option<Tensor>> {
+        Ok(self.hear_with(batch, Pass::default(), false)?.map(|(projected, _)| projected))
+    }
+
+    fn logits_of(&self, x: &Tensor) -> Result<Tensor> {
+        let (rows, _) = rms_norm(x, &self.final_norm.value, self.config.text.rms_norm_eps)?;
+        Ok(logits(&rows, &self.head.value)?)
+    }
+
+    fn last_hidden(&self, batch: &Batch, keep: Option<&[u32]>) -> Result<Tensor> {
+        let rotary = self.rotary(batch)?;
+        let packing = self.packing_without_dropout(batch, &rotary);
+        let (mut x, _) = self.embed(batch, Pass::default())?;
+        for (i, layer) in self.layers.iter().enumerate() {
+            let is_last = i + 1 == self.layers.len();
+            x = layer.forward(&x, &packing, keep.filter(|_| is_last))?.0;
+        }
+        Ok(x)
+    }
+
+    fn packing_without_dropout<'a>(&self, batch: &'a Batch, rotary: &'a Rotary) -> Packing<'a> {
+        let dropout = AdapterDropout { probability: 0.0, tokens: &batch.token_keys };
+        Packing { cu_seqlens: &batch.cu_seqlens, rotary, dropout, save: Save::Norms }
+    }
+
+    fn rotary(&self, batch: &Batch) -> Result<Rotary> {
+        if let Some(position) = batch.positions.iter().max()
+            && *position as usize >= self.config.text.max_position_embeddings
+        {
+            return Err(Error::input(format!("a sequence of {} tokens is longer than the model's {}", position + 1, self.config.text.max_position_embeddings)));
+        }
+        Ok(Rotary::new(&batch.positions, self.config.text.head_dim, self.config.text.rope_theta, &self.embeddings.value)?)
+    }
+
+    /// Embeddings of the tokens, with what was heard in the places of the audio tokens.
+    fn embed(&self, batch: &Batch, pass: Pass) -> Result<(Tensor, Option<Heard>)> {
+        let embedded = gather(&self.embeddings.value, &batch.tokens)?;
+        let heard = self.hear_with(batch, pass, true)?;
+        if let Some((projected, _)) = &heard {
+            overwrite(&embedded, &batch.audio_rows, projected)?;
+        }
+        Ok((embedded, heard.map(|(_, saved)| saved)))
+    }
+
+    fn hear_with(&self, batch: &Batch, pass: Pass, training: bool) -> Result<Option<(Tensor, Heard)>> {
+        let Some(audio) = &batch.audio else { return Ok(None) };
+        let dropout = AdapterDropout { probability: pass.dropout, tokens: &audio.position_keys };
+        let cu_positions = audio.cu_positions();
+        let windows = Windows { cu_positions: &cu_positions, dropout, save: pass.save };
+        let (encoded, encoder) = self.encoder.forward(audio, &windows, training)?;
+        let keys = pooled_keys(audio, pass.dropout);
+        let (projected, hidden) = self.projector.forward(&encoded, None, AdapterDropout { probability: pass.dropout, tokens: &keys })?;
+        Ok(Some((projected, Heard { cu_positions, encoder, encoded, hidden })))
+    }
+
+    fn hear_backward(&self, d_projected: &Tensor, heard: &Heard, batch: &Batch, pass: Pass) -> Result<()> {
+        let Some(audio) = &batch.audio else { return Ok(()) };
+        let keys = pooled_keys(audio, pass.dropout);
+        let dropout = AdapterDropout { probability: pass.dropout, tokens: &keys };
+        let d_encoded = self.projector.backward(d_projected, &heard.encoded, heard.hidden.as_ref(), dropout, heard.encoder.is_some())?;
+        if let (Some(saved), Some(d_encoded)) = (&heard.encoder, d_encoded) {
+            let dropout = AdapterDropout { probability: pass.dropout, tokens: &audio.position_keys };
+            self.encoder.backward(&d_encoded, saved, audio, &Windows { cu_positions: &heard.cu_positions, dropout, save: pass.save })?;
+        }
+        Ok(())
+    }
+
+    /// Names of trained tensors whose gradient is zero everywhere, after a backward.
+    pub fn unreached(&self) -> Result<Vec<String>> {
+        let gradients = slice::<f32>(&self.parameters.gradients)?;
+        let is_zero = |entry: &&parameters::Entry| gradients[entry.range.clone()].iter().all(|&g| g == 0.0);
+        Ok(self.parameters.entries.iter().filter(is_zero).map(|entry| entry.name.clone()).collect())
+    }
+}
+
+/// One stream for each audio token: that of the first of the two positions it was pooled from.
+fn pooled_keys(audio: &crate::batch::Audio, dropout: f64) -> Vec<crate::seed::Key> {
+    if dropout == 0.0 {
+        return Vec::new();
+    }
+    let mut start = 0;
+    let mut keys = Vec::new();
+    for &positions in &audio.clip_positions {
+        keys.extend((0..positions / 2).map(|pair| audio.position_keys[start + 2 * pair]));
+        start += positions;
+    }
+    keys
+}

@@ -1,0 +1,210 @@
+//! Where weights come from: the safetensors of a checkpoint, mapped into memory and read one tensor at a time, or a seed.
+
+use std::collections::BTreeMap;
+use std::collections::BTreeSet;
+use std::fs::File;
+use std::path::Path;
+use std::path::PathBuf;
+
+use candle_core::Device;
+use candle_core::Tensor;
+use memmap2::Mmap;
+use rand_distr::Distribution;
+use rand_distr::StandardNormal;
+use rayon::prelude::*;
+use safetensors::Dtype;
+use safetensors::SafeTensors;
+use safetensors::tensor::Metadata;
+use safetensors::tensor::TensorInfo;
+use serde_json::Value;
+
+use crate::error::Error;
+use crate::error::Result;
+use crate::files;
+use crate::seed::Key;
+
+/// A source of named tensors.
+pub enum Weights {
+    /// The files of a checkpoint.
+    Checkpoint(Checkpoint),
+    /// Random numbers of the right scale, for benchmarks: every name has its own stream.
+    Random {
+        /// Seed of all of them.
+        seed: u64,
+    },
+}
+
+/// The safetensors files of a folder, mapped into memory; what was read is given back to the system at once.
+pub struct Checkpoint {
+    dir: PathBuf,
+    files: Vec<MappedFile>,
+    /// Which file holds a tensor.
+    names: BTreeMap<String, usize>,
+    /// `thinker.` in a full checkpoint, nothing in a thinker-only one.
+    prefix: &'static str,
+}
+
+struct MappedFile {
+    map: Mmap,
+    metadata: Metadata,
+    /// Where the tensors' bytes begin.
+    start: usize,
+}
+
+impl MappedFile {
+    fn open(path: &Path) -> Result<Self> {
+        let damaged = |e: &dyn std::fmt::Display| {
+            Error::input(format!("a damaged safetensors file: {e}")).at_path(path).hint("compare its size with the original; an interrupted download leaves it short")
+        };
+        let file = File::open(path)
+            .map_err(|e| Error::io(path, "open", &e).hint("all files of a checkpoint belong together; download the missing ones again"))?;
+        // SAFETY: the file is only read; a checkpoint that somebody rewrites while it is loaded is not supported.
+        let map = unsafe { Mmap::map(&file) }.map_err(|e| Error::io(path, "map into memory", &e))?;
+        let (header, metadata) = SafeTensors::read_metadata(&map).map_err(|e| damaged(&e))?;
+        let start = 8 + header;
+        let end = metadata.tensors().values().map(|info| info.data_offsets.1).max().unwrap_or(0);
+        if start + end > map.len() {
+            return Err(damaged(&format!("{} bytes, its header promises {}", map.len(), start + end)));
+        }
+        Ok(Self { map, metadata, start })
+    }
+
+    /// The values of one tensor as `f32`; `None` for types that are not floating-point.
+    fn values(&self, info: &TensorInfo) -> Option<Vec<f32>> {
+        let range = self.start + info.data_offsets.0..self.start + info.data_offsets.1;
+        let bytes = &self.map[range.clone()];
+        let values = match info.dtype {
+            Dtype::F32 => widen::<4>(bytes, f32::from_le_bytes),
+            Dtype::F16 => widen::<2>(bytes, |b| half::f16::from_le_bytes(b).to_f32()),
+            Dtype::BF16 => widen::<2>(bytes, |b| half::bf16::from_le_bytes(b).to_f32()),
+            _ => return None,
+        };
+        #[cfg(unix)]
+        {
+            // SAFETY: the mapping is private, read-only and backed by the file: dropped pages come back when they are read again.
+            // A refusal costs memory, nothing else.
+            let _ = unsafe { self.map.unchecked_advise_range(memmap2::UncheckedAdvice::DontNeed, range.start, range.len()) };
+        }
+        Some(values)
+    }
+}
+
+fn widen<const N: usize>(bytes: &[u8], value: impl Fn([u8; N]) -> f32 + Sync) -> Vec<f32> {
+    let mut values = vec![0.0; bytes.len() / N];
+    values.par_chunks_mut(1 << 16).zip(bytes.par_chunks(N << 16)).for_each(|(values, bytes)| {
+        for (out, bytes) in values.iter_mut().zip(bytes.chunks_exact(N)) {
+            let mut word = [0; N];
+            word.copy_from_slice(bytes);
+            *out = value(word);
+        }
+    });
+    values
+}
+
+impl Checkpoint {
+    /// Maps the files of a checkpoint folder: those of `model.safetensors.index.json`, else `model.safetensors`.
+    ///
+    /// # Errors
+    /// Missing or damaged files, named.
+    pub fn open(dir: &Path) -> Result<Self> {
+        let files = safetensors_of(dir)?.iter().map(|path| MappedFile::open(path)).collect::<Result<Vec<_>>>()?;
+        let names: BTreeMap<String, usize> =
+            files.iter().enumerate().flat_map(|(i, file)| file.metadata.tensors().into_keys().map(move |name| (name, i))).collect();
+        let prefix = if names.keys().any(|name| name.starts_with("thinker.")) { "thinker." } else { "" };
+        Ok(Self { dir: dir.to_owned(), files, names, prefix })
+    }
+
+    fn stored_name(&self, name: &str) -> String {
+        match name.strip_prefix("thinker.") {
+            Some(rest) => format!("{}{rest}", self.prefix),
+            None => name.to_owned(),
+        }
+    }
+
+    fn get(&self, name: &str, shape: &[usize]) -> Result<Tensor> {
+        let stored = self.stored_name(name);
+        let file = self.names.get(&stored).map(|&i| &self.files[i]);
+        let Some((file, info)) = file.and_then(|file| Some((file, file.metadata.info(&stored)?))) else {
+            return Err(Error::input(format!("the checkpoint has no tensor `{stored}`")).at_path(&self.dir).hint("config.json and the weights must belong together"));
+        };
+        if info.shape != shape {
+            return Err(Error::input(format!("`{stored}` has shape {:?}, config.json asks for {shape:?}", info.shape)).at_path(&self.dir));
+        }
+        let Some(values) = file.values(info) else {
+            return Err(Error::input(format!("`{stored}` is stored as {:?}; maqam reads F32, F16 and BF16", info.dtype)).at_path(&self.dir));
+        };
+        Ok(Tensor::from_vec(values, shape, &Device::Cpu)?)
+    }
+}
+
+/// The files that hold a checkpoint's tensors, in the order of their names.
+pub fn safetensors_of(dir: &Path) -> Result<Vec<PathBuf>> {
+    let index = dir.join("model.safetensors.index.json");
+    if index.is_file() {
+        let text = files::read_text(&index)?;
+        let json: Value = serde_json::from_str(&text).map_err(|e| Error::input(format!("not JSON: {e}")).at_path(&index))?;
+        let map = json["weight_map"].as_object().ok_or_else(|| Error::input("no `weight_map`").at_path(&index))?;
+        let names: BTreeSet<&str> = map.values().filter_map(Value::as_str).collect();
+        return Ok(names.into_iter().map(|name| dir.join(name)).collect());
+    }
+    let single = dir.join("model.safetensors");
+    if single.is_file() {
+        return Ok(vec![single]);
+    }
+    Err(Error::input("no model.safetensors and no model.safetensors.index.json here").at_path(dir).hint("`model` is the folder of a checkpoint in safetensors format"))
+}
+
+impl Weights {
+    /// A checkpoint's.
+    pub fn open(dir: &Path) -> Result<Self> {
+        Checkpoint::open(dir).map(Self::Checkpoint)
+    }
+
+    /// Whether the source has this tensor.
+    pub fn has(&self, name: &str) -> bool {
+        match self {
+            Self::Checkpoint(checkpoint) => checkpoint.names.contains_key(&checkpoint.stored_name(name)),
+            Self::Random { .. } => true,
+        }
+    }
+
+    /// One tensor, in `f32`, of exactly this shape.
+    ///
+    /// # Errors
+    /// Missing or misshapen tensors, named.
+    pub fn get(&self, name: &str, shape: &[usize]) -> Result<Tensor> {
+        match self {
+            Self::Checkpoint(checkpoint) => checkpoint.get(name, shape),
+            Self::Random { seed } => random(Key::new(*seed, name), name, shape),
+        }
+    }
+
+    /// Several tensors of `[rows, columns]` stacked to one of `[sum of rows, columns]` (or vectors to a longer one).
+    pub fn stacked(&self, parts: &[(String, usize)], columns: Option<usize>) -> Result<Tensor> {
+        let parts = parts
+            .iter()
+            .map(|(name, rows)| match columns {
+                Some(columns) => self.get(name, &[*rows, columns]),
+                None => self.get(name, &[*rows]),
+            })
+            .collect::<Result<Vec<_>>>()?;
+        if let [only] = parts.as_slice() {
+            return Ok(only.clone());
+        }
+        Ok(Tensor::cat(&parts, 0)?)
+    }
+}
+
+/// Matrices with the variance that keeps activations in scale, norms of ones, biases of zeros.
+fn random(key: Key, name: &str, shape: &[usize]) -> Result<Tensor> {
+    let count: usize = shape.iter().product();
+    let values: Vec<f32> = match shape.len() {
+        1 => vec![if name.contains("norm") && name.ends_with("weight") || name.ends_with("ln_post.weight") { 1.0 } else { 0.0 }; count],
+        _ => {
+            let scale = 0.5 / (shape[1..].iter().product::<usize>() as f32).sqrt();
+            let mut generator = key.generator();
+            (0..count).map(|_| scale * <StandardNormal as Distribution<f32>>::sample(&StandardNormal, &mut generator)).collect()
+        }
+    };
+    Ok(Tensor::from_vec(values, shape, &Device::Cpu)?)
+}
