@@ -7,3 +7,5 @@ pub mod files;
 pub mod seed;
 
 pub mod schedule;
+
+pub mod metrics;
