@@ -5,13 +5,15 @@
 pub mod error;
 pub mod files;
 pub mod seed;
-
+pub mod yaml;
 pub mod audio;
-
+pub mod data;
+pub mod task;
+pub mod schedule;
 pub mod batch;
-
+pub mod load;
 pub mod ops;
-
 pub mod model;
-
+pub mod metrics;
+pub mod eval;
 pub mod train;

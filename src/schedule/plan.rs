@@ -1,0 +1,209 @@
+//! From the stages as written to the stages as they will run: lengths in steps, slots split among pools, and every
+//! contradiction refused with the stage and the key that hold it.
+
+use std::collections::BTreeMap;
+
+use crate::error::Error;
+use crate::error::Result;
+use crate::schedule::draw::Pools;
+use crate::schedule::population::Cell;
+use crate::schedule::population::Population;
+use crate::schedule::settings::Mix;
+use crate::schedule::settings::StageSettings;
+use crate::schedule::settings::TaskList;
+use crate::schedule::slots::Slots;
+
+/// More picks than any run makes; up to here every slot's rank is exact.
+const MAX_PICKS: u64 = 1 << 50;
+
+/// A stage that can run.
+pub(super) struct Planned {
+    /// Optimiser steps.
+    pub(super) steps: u64,
+    /// Places of its own tasks, rising.
+    pub(super) tasks: Vec<usize>,
+    /// Places of the tasks it replays, rising.
+    pub(super) replayed: Vec<usize>,
+    /// How its slots go to pools.
+    pub(super) slots: Slots,
+}
+
+/// What a stage is planned from.
+pub(super) struct Planner<'a> {
+    /// Examples per step, at least one.
+    pub(super) batch: usize,
+    /// All rows.
+    pub(super) population: &'a Population,
+    /// The same rows by task and entry.
+    pub(super) cells: &'a [Cell],
+}
+
+/// A task's pools with their weights, which add up to the task's share under the mix.
+type TaskPools = Vec<(f64, Vec<usize>)>;
+
+impl Planner<'_> {
+    /// Plans one stage; `seen` holds the places of all tasks that earlier stages list.
+    pub(super) fn plan(&self, stage: &StageSettings, seen: &[usize], pools: &mut Pools<'_>) -> Result<Planned> {
+        let mix = mix(stage)?;
+        let (tasks, split) = self.listed(stage, mix)?;
+        let (replayed, replay) = self.replayed(stage, &tasks, seen)?;
+        if let Some(rate) = stage.learning_rate.filter(|rate| !(rate.is_finite() && *rate > 0.0)) {
+            return Err(Error::input(format!("`learning_rate` is {rate}")).hint("give a number above 0, or leave it out for the optimiser's"));
+        }
+        let num_rows: usize = split.iter().flat_map(|(_, task)| task).flat_map(|(_, cells)| cells).map(|&cell| self.cells[cell].rows.len()).sum();
+        let steps = self.steps(stage, num_rows, 1.0 - replay)?;
+
+        let listed = level(split, pools);
+        let slots = match self.shares(&replayed, Mix::Proportional, 1.0) {
+            again if replay > 0.0 => Slots::split(vec![(1.0 - replay, listed), (replay, level(again, pools))]),
+            _ => listed,
+        };
+        Ok(Planned { steps, tasks, replayed, slots })
+    }
+
+    /// The stage's own tasks that get slots, with their shares.
+    fn listed(&self, stage: &StageSettings, mix: Mix) -> Result<(Vec<usize>, Vec<(f64, TaskPools)>)> {
+        let mut tasks = match &stage.tasks {
+            TaskList::All => (0..self.population.tasks.len()).collect(),
+            TaskList::Named(names) => names.iter().map(|name| self.task(name)).collect::<Result<Vec<_>>>()?,
+        };
+        tasks.sort_unstable();
+        if tasks.is_empty() {
+            return Err(Error::input("`tasks` names none").hint("list tasks, or write `tasks: all`"));
+        }
+        let split = self.shares(&tasks, mix, stage.temperature.unwrap_or(1.0));
+        let without: Vec<usize> = (0..tasks.len()).filter(|&i| split[i].1.is_empty()).collect();
+        if let (TaskList::Named(_), Some(&i)) = (&stage.tasks, without.first()) {
+            let found = format!("`tasks`: every row of `{}` comes from a data entry with `weight: 0`", self.population.tasks[tasks[i]]);
+            return Err(Error::input(found).hint("give the entry a weight above 0, or leave the task out of the stage"));
+        }
+        let (tasks, split): (Vec<usize>, Vec<_>) = tasks.into_iter().zip(split).filter(|(_, (_, pools))| !pools.is_empty()).unzip();
+        if tasks.is_empty() {
+            return Err(Error::input("`tasks: all` finds no row with a weight above 0").hint("give a data entry rows and a `weight` above 0"));
+        }
+        Ok((tasks, split))
+    }
+
+    /// The place of a task that has rows.
+    fn task(&self, name: &str) -> Result<usize> {
+        let names = &self.population.tasks;
+        let Some(task) = names.iter().position(|known| known == name) else {
+            let found = Error::input(format!("`tasks`: the data has no task `{name}`"));
+            let nearest = names.iter().map(|known| (strsim::osa_distance(known, name), known)).min();
+            return Err(match nearest {
+                Some((distance, nearest)) if distance <= 2.max(name.chars().count() / 3) => found.hint(format!("did you mean `{nearest}`?")),
+                _ => found.hint(format!("it has: {}", names.join(", "))),
+            });
+        };
+        if self.cells.iter().all(|cell| cell.task != task) {
+            return Err(Error::input(format!("`tasks`: no data entry has a row of `{name}`"))
+                .hint("add a manifest with rows of this task, or leave it out of the stage"));
+        }
+        Ok(task)
+    }
+
+    /// The tasks that the stage replays, with their share of the slots.
+    fn replayed(&self, stage: &StageSettings, tasks: &[usize], seen: &[usize]) -> Result<(Vec<usize>, f64)> {
+        let replay = stage.replay.unwrap_or(0.0);
+        if !(0.0..1.0).contains(&replay) {
+            return Err(Error::input(format!("`replay` is {replay}")).hint("give the share of the slots as a number from 0 up to, not including, 1"));
+        }
+        if replay == 0.0 {
+            return Ok((Vec::new(), 0.0));
+        }
+        let mut replayed: Vec<usize> = seen.iter().copied().filter(|task| !tasks.contains(task)).collect();
+        replayed.retain(|&task| self.shares(&[task], Mix::Proportional, 1.0)[0].0 > 0.0);
+        replayed.sort_unstable();
+        replayed.dedup();
+        if replayed.is_empty() {
+            let found = format!("`replay` is {replay}, but no earlier stage has a task that this one does not list");
+            return Err(Error::input(found).hint("leave `replay` out; to go on training an earlier task fully, list it under `tasks`"));
+        }
+        Ok((replayed, replay))
+    }
+
+    /// Each task's share and pools under a mix; a task without anything to draw has share 0 and no pools.
+    fn shares(&self, tasks: &[usize], mix: Mix, temperature: f64) -> Vec<(f64, TaskPools)> {
+        let all: Vec<TaskPools> = tasks.iter().map(|&task| self.task_pools(task, tasks, mix)).collect();
+        let sums: Vec<f64> = all.iter().map(|pools| pools.iter().map(|(weight, _)| weight).sum()).collect();
+        let largest = sums.iter().copied().fold(0.0, f64::max);
+        let share = |sum: f64| match mix {
+            _ if sum == 0.0 => 0.0,
+            Mix::Proportional | Mix::Uniform | Mix::Weights => sum,
+            // Relative to the largest, so that a small T neither overflows nor takes the last slot from a small task.
+            Mix::Temperature => (sum / largest).powf(1.0 / temperature).max(f64::MIN_POSITIVE),
+        };
+        sums.into_iter().map(share).zip(all).collect()
+    }
+
+    /// The pools of one task, each with its weight and the cells it is made of.
+    fn task_pools(&self, task: usize, tasks: &[usize], mix: Mix) -> TaskPools {
+        let entries = &self.population.entries;
+        let cells = || self.cells.iter().enumerate().filter(|(_, cell)| cell.task == task);
+        match mix {
+            Mix::Uniform => {
+                let cells: Vec<usize> = cells().map(|(place, _)| place).collect();
+                if cells.is_empty() { Vec::new() } else { vec![(1.0, cells)] }
+            }
+            Mix::Proportional | Mix::Temperature => {
+                // Rows of the same weight need not be told apart. Bits of positive numbers sort as the numbers do.
+                let mut by_weight: BTreeMap<u64, (f64, Vec<usize>)> = BTreeMap::new();
+                for (place, cell) in cells().filter(|(_, cell)| entries[cell.entry].weight > 0.0) {
+                    let weight = entries[cell.entry].weight;
+                    let pool = by_weight.entry(weight.to_bits()).or_default();
+                    pool.0 += weight * cell.rows.len() as f64;
+                    pool.1.push(place);
+                }
+                by_weight.into_values().collect()
+            }
+            Mix::Weights => {
+                // An entry with rows of several tasks of the stage splits its share among them by rows.
+                let rows_of = |entry: usize| {
+                    self.cells.iter().filter(|cell| cell.entry == entry && tasks.contains(&cell.task)).map(|cell| cell.rows.len()).sum::<usize>()
+                };
+                let weight = |cell: &Cell| entries[cell.entry].weight * (cell.rows.len() as f64 / rows_of(cell.entry) as f64);
+                cells().map(|(place, cell)| (weight(cell), vec![place])).filter(|(weight, _)| *weight > 0.0).collect()
+            }
+        }
+    }
+
+    /// The stage's length in steps, when its own tasks get `share` of the slots.
+    fn steps(&self, stage: &StageSettings, num_rows: usize, share: f64) -> Result<u64> {
+        let steps = match (stage.steps, stage.epochs) {
+            (Some(_), Some(_)) => return Err(Error::input("`steps` and `epochs` are both given").hint("keep the one that is meant")),
+            (None, None) => return Err(Error::input("neither `steps` nor `epochs` is given").hint("say how long the stage is, for example `epochs: 1`")),
+            (Some(0), _) => return Err(Error::input("`steps` is 0").hint("give at least 1, or remove the stage")),
+            (Some(steps), _) => steps,
+            (_, Some(epochs)) if epochs.is_finite() && epochs > 0.0 => {
+                let exact = epochs * num_rows as f64 / (self.batch as f64 * share);
+                // A whole number of steps that rounding has put a hair higher must not cost a step more.
+                ((exact * (1.0 - 1e-12)).ceil() as u64).max(1)
+            }
+            (_, Some(epochs)) => return Err(Error::input(format!("`epochs` is {epochs}")).hint("give a number above 0")),
+        };
+        match steps.checked_mul(self.batch as u64) {
+            Some(picks) if picks <= MAX_PICKS => Ok(steps),
+            _ => Err(Error::input(format!("{steps} steps of {} examples are more than this program can count", self.batch))
+                .hint("look for a number with too many digits")),
+        }
+    }
+}
+
+/// How slots go to the stage's tasks, with a temperature just where one is used.
+fn mix(stage: &StageSettings) -> Result<Mix> {
+    let mix = stage.mix.unwrap_or_default();
+    match (mix, stage.temperature) {
+        (Mix::Temperature, None) => {
+            Err(Error::input("`mix: temperature` needs `temperature`").hint("for example `temperature: 3`; 1 is proportional, large is uniform"))
+        }
+        (Mix::Temperature, Some(t)) if !(t.is_finite() && t > 0.0) => Err(Error::input(format!("`temperature` is {t}")).hint("give a number above 0")),
+        (Mix::Temperature, Some(_)) | (_, None) => Ok(mix),
+        (_, Some(_)) => Err(Error::input("`temperature` has no effect on this `mix`").hint("write `mix: temperature`, or remove `temperature`")),
+    }
+}
+
+/// Two levels of slots: among tasks, and inside a task among its pools.
+fn level(tasks: Vec<(f64, TaskPools)>, pools: &mut Pools<'_>) -> Slots {
+    let mut task = |of: TaskPools| Slots::split(of.into_iter().map(|(weight, cells)| (weight, Slots::Pool(pools.of(cells)))).collect());
+    Slots::split(tasks.into_iter().map(|(weight, of)| (weight, task(of))).collect())
+}
