@@ -5,3 +5,7 @@
 pub mod error;
 pub mod files;
 pub mod seed;
+
+pub mod audio;
+pub mod data;
+pub mod task;
