@@ -1,6 +1,8 @@
 //! Rows of a Parquet file: the columns of a manifest, with audio as paths or, as Hugging Face data sets write it, inside the file.
 
 use std::fs::File;
+use std::panic::AssertUnwindSafe;
+use std::panic::catch_unwind;
 use std::path::Path;
 use std::sync::Arc;
 
@@ -8,7 +10,7 @@ use polars::prelude::AnyValue;
 use polars::prelude::ArrowDataType;
 use polars::prelude::ArrowSchema;
 use polars::prelude::ParquetReader;
-use polars::prelude::PolarsError;
+use polars::prelude::PolarsResult;
 use polars::prelude::SerReader;
 use serde_json::Map;
 use serde_json::Number;
@@ -27,24 +29,35 @@ use crate::error::Result;
 /// A file that is not Parquet, or damaged, or whose columns of the manifest's names hold other things than numbers, texts, audio and
 /// lists of them; columns of other names with such things (dates, decimals) are left out.
 pub fn read(file: &File, path: &Path, mut found: impl FnMut(RawRow)) -> Result<()> {
-    let broken = |error: PolarsError| Error::input(format!("not a readable Parquet file: {error}")).at_path(path);
     let copy = || file.try_clone().map_err(|e| Error::io(path, "read", &e));
     let mut metadata = ParquetReader::new(copy()?);
-    let columns = readable_columns(metadata.schema().map_err(broken)?.as_ref(), path)?;
-    let groups: Vec<usize> = metadata.get_metadata().map_err(broken)?.row_groups.iter().map(|group| group.num_rows()).collect();
+    let schema = guarded(path, || metadata.schema())?;
+    let columns = readable_columns(&schema, path)?;
+    let groups: Vec<usize> = guarded(path, || Ok(metadata.get_metadata()?.row_groups.iter().map(|group| group.num_rows()).collect()))?;
     let mut start = 0;
     for num_rows in groups {
-        let frame = ParquetReader::new(copy()?).with_columns(Some(columns.clone())).with_slice(Some((start, num_rows))).finish().map_err(broken)?;
+        let reader = ParquetReader::new(copy()?).with_columns(Some(columns.clone())).with_slice(Some((start, num_rows)));
+        let frame = guarded(path, || reader.finish())?;
         for i in 0..frame.height() {
             let mut raw = RawRow { line: (start + i + 1) as u32, fields: Map::new(), embedded: Vec::new() };
             for column in frame.columns() {
-                add_field(&mut raw, column.name(), column.get(i).map_err(broken)?);
+                add_field(&mut raw, column.name(), guarded(path, || column.get(i))?);
             }
             found(raw);
         }
         start += num_rows;
     }
     Ok(())
+}
+
+/// What `polars` makes of the file. It panics on some damaged files, which are the file's fault and not a bug.
+fn guarded<T>(path: &Path, read: impl FnOnce() -> PolarsResult<T>) -> Result<T> {
+    let broken = |what: &dyn std::fmt::Display| Error::input(format!("not a readable Parquet file: {what}")).at_path(path);
+    match catch_unwind(AssertUnwindSafe(read)) {
+        Ok(Ok(found)) => Ok(found),
+        Ok(Err(error)) => Err(broken(&error)),
+        Err(_) => Err(broken(&"its contents are damaged")),
+    }
 }
 
 fn readable_columns(schema: &ArrowSchema, path: &Path) -> Result<Vec<String>> {

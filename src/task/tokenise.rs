@@ -110,7 +110,7 @@ impl TextCodec {
     ///
     /// # Errors
     /// Marks and clips that differ in number, a clip without tokens, nothing to learn in [`Mode::Train`], or a template that does not
-    /// say the texts as they are; see [`Piece`].
+    /// say each text once, unchanged and in order.
     pub fn encode(&self, messages: &[Message], audio_tokens: &[usize], mode: Mode) -> Result<Encoded> {
         let messages = match mode {
             Mode::Train => messages,

@@ -216,6 +216,23 @@ fn a_broken_parquet_file_is_named() {
     assert!(error.contains("m.parquet: not a readable Parquet file"), "{error}");
 }
 
+#[test]
+fn a_damaged_parquet_file_is_named() {
+    let whole = std::fs::read(Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/fixtures/manifest/hugging_face.parquet")).unwrap();
+    let refused = |bytes: &[u8]| {
+        let (_dir, path) = written("m.parquet", bytes);
+        read_manifest(&path, None, OnBadRow::Skip).unwrap_err().to_string()
+    };
+    for len in (0..whole.len()).step_by(7) {
+        let error = refused(&whole[..len]);
+        assert!(error.contains("m.parquet: not a readable Parquet file"), "{len} bytes: {error}");
+    }
+    // A length inside the first page, which the column reader believes.
+    let mut damaged = whole;
+    damaged[105] = 0;
+    assert!(refused(&damaged).contains("m.parquet: not a readable Parquet file: its contents are damaged"));
+}
+
 /// Bytes that are now and then nearly a manifest.
 fn nearly_jsonl() -> impl Strategy<Value = Vec<u8>> {
     let name = prop_oneof![Just("id"), Just("audio"), Just("audios"), Just("start_s"), Just("messages"), Just("references"), Just("loss"), Just("x")];

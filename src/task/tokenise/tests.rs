@@ -37,7 +37,7 @@ fn ids_equal_hugging_faces() {
 
             let train = codec.encode(&messages, &[num_audio], Mode::Train).unwrap();
             assert_eq!(train.tokens, ids, "{name}: {text}");
-            assert_eq!(train.targets, [ids.len() - target_len..ids.len()]);
+            assert_eq!(train.targets, [Range { start: ids.len() - target_len, end: ids.len() }]);
             assert_eq!(train.audio.len(), 1);
             let run = train.audio[0].clone();
             assert_eq!(run.len(), num_audio);
