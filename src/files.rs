@@ -132,7 +132,7 @@ impl AppendLog {
     }
 
     /// Number of bytes written so far, over all openings.
-    pub fn len(&mut self) -> Result<u64> {
+    pub fn num_bytes(&mut self) -> Result<u64> {
         self.file.seek(std::io::SeekFrom::End(0)).map_err(|e| Error::io(&self.path, "seek in", &e))
     }
 }
@@ -225,7 +225,7 @@ mod tests {
         let path = dir.path().join("log.jsonl");
         let mut log = AppendLog::open(&path).unwrap();
         log.line("one").unwrap();
-        let len = log.len().unwrap();
+        let len = log.num_bytes().unwrap();
         log.line("two").unwrap();
         drop(log);
         truncate(&path, len).unwrap();

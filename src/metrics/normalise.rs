@@ -6,6 +6,8 @@ use std::str::FromStr;
 use crate::error::Error;
 
 /// A rule that both reference and prediction go through before they are compared.
+#[derive(serde::Serialize, serde::Deserialize)]
+#[serde(rename_all = "kebab-case")]
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
 pub enum Normaliser {
     /// The text as it is.

@@ -1,0 +1,107 @@
+//! From an example to a sequence: its clips read and turned into log-mel frames, its conversation into tokens.
+
+use std::path::Path;
+use std::sync::Arc;
+
+use crate::audio;
+use crate::audio::LogMel;
+use crate::audio::LogMelExtractor;
+use crate::audio::SAMPLE_RATE;
+use crate::audio::num_audio_tokens;
+use crate::batch::Sequence;
+use crate::data::AudioSource;
+use crate::data::Clip;
+use crate::error::Error;
+use crate::error::Result;
+use crate::seed::Key;
+use crate::task::Example;
+use crate::task::Mode;
+use crate::task::TextCodec;
+
+/// Seconds of audio above which the official processor cuts, and maqam warns.
+pub const OFFICIAL_MAX_AUDIO_S: f64 = 300.0;
+
+/// Turns examples into sequences for one model.
+pub struct Loader {
+    codec: TextCodec,
+    extractor: LogMelExtractor,
+    max_positions: usize,
+    max_audio_s: Option<f64>,
+}
+
+/// A sequence and what it was made of.
+#[derive(Clone, Debug)]
+pub struct Loaded {
+    /// Tokens and features.
+    pub sequence: Sequence,
+    /// Audio, in seconds.
+    pub seconds: f64,
+}
+
+impl Loader {
+    /// A loader for the checkpoint in `model_dir`, whose longest sequence is `max_positions` tokens.
+    pub fn new(model_dir: &Path, audio_token: u32, max_positions: usize, max_audio_s: Option<f64>) -> Result<Self> {
+        let codec = TextCodec::load(model_dir)?;
+        let found = codec.special().audio;
+        if found != audio_token {
+            return Err(Error::input(format!("config.json says the audio token is {audio_token}, the tokenizer {found}")).at_path(model_dir));
+        }
+        Ok(Self { codec, extractor: LogMelExtractor::new(), max_positions, max_audio_s })
+    }
+
+    /// The tokenizer and chat template.
+    pub fn codec(&self) -> &TextCodec {
+        &self.codec
+    }
+
+    /// Log-mel frames of a clip, and its length in seconds.
+    ///
+    /// # Errors
+    /// Audio that cannot be read or is too short for one audio token, naming the file.
+    pub fn features(&self, clip: &Clip) -> Result<(LogMel, f64)> {
+        let (samples, name) = match &clip.source {
+            AudioSource::File(path) => (audio::read(path, clip.span)?, path.display().to_string()),
+            AudioSource::Embedded { bytes, name } => (audio::read_bytes(bytes.clone(), name, clip.span)?, name.to_string()),
+        };
+        let seconds = samples.len() as f64 / f64::from(SAMPLE_RATE);
+        if let Some(longest) = self.max_audio_s.filter(|&longest| seconds > longest) {
+            return Err(Error::input(format!("{seconds:.1} s of audio, `max_audio_s` is {longest}"))
+                .at(name)
+                .hint("nothing is cut silently: split the clip with `start_s` and `end_s`, or raise `max_audio_s`"));
+        }
+        let features = self.extractor.extract(&samples);
+        if num_audio_tokens(features.frames) == 0 {
+            return Err(Error::input(format!("{} samples are too short for one audio token", samples.len())).at(name).hint("remove the row; the shortest clip the model hears is 0.03 s"));
+        }
+        Ok((features, seconds))
+    }
+
+    /// The sequence of an example.
+    ///
+    /// # Errors
+    /// Audio that cannot be read, a conversation without a target in [`Mode::Train`], or one longer than the model; in front is the row's id.
+    pub fn load(&self, example: &Example, mode: Mode, key: Key) -> Result<Loaded> {
+        self.load_row(example, mode, key).map_err(|e| e.at(format!("row `{}`", example.id)))
+    }
+
+    fn load_row(&self, example: &Example, mode: Mode, key: Key) -> Result<Loaded> {
+        let mut features = Vec::with_capacity(example.clips.len());
+        let mut seconds = 0.0;
+        for clip in &example.clips {
+            let (clip, length) = self.features(clip)?;
+            features.push(Arc::new(clip));
+            seconds += length;
+        }
+        let audio_tokens: Vec<usize> = features.iter().map(|clip| num_audio_tokens(clip.frames)).collect();
+        let encoded = self.codec.encode(&example.messages, &audio_tokens, mode)?;
+        if encoded.tokens.len() > self.max_positions {
+            return Err(Error::input(format!("{} tokens ({seconds:.1} s of audio), the model's longest sequence is {}", encoded.tokens.len(), self.max_positions))
+                .hint("nothing is cut silently: split the clip with `start_s` and `end_s`, or remove the row"));
+        }
+        if mode == Mode::Train && encoded.targets.is_empty() {
+            return Err(Error::input("the conversation has no answer to learn").hint("give the row a target, or an assistant turn whose `loss` is not false"));
+        }
+        let sequence = Sequence { tokens: encoded.tokens, targets: encoded.targets, audio: encoded.audio, features, key, target_weight: 1.0 };
+        Ok(Loaded { sequence, seconds })
+    }
+}

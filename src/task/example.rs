@@ -1,0 +1,227 @@
+//! From a manifest row to a conversation: what the model is asked and what it should say.
+
+use crate::data::AUDIO_MARK;
+use crate::data::Clip;
+use crate::data::Message;
+use crate::data::Role;
+use crate::data::Row;
+use crate::error::Error;
+use crate::error::Result;
+use crate::seed::Key;
+use crate::task::AnswerFormat;
+use crate::task::FALLBACK_LANGUAGE;
+use crate::task::Kind;
+use crate::task::Label;
+use crate::task::Task;
+use crate::task::Wording;
+use crate::task::file::LABELS_SLOT;
+use crate::task::in_language;
+
+/// What the model is asked and what it should say.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Example {
+    /// The row's id.
+    pub id: String,
+    /// The task's name.
+    pub task: String,
+    /// The row's language; where it says none, that of the instruction (English for a row's own conversation).
+    pub language: String,
+    /// The conversation; its last message is the target, unless the row has none.
+    pub messages: Vec<Message>,
+    /// The clips, one for each audio mark in the user's messages.
+    pub clips: Vec<Clip>,
+    /// The inventory's name of the row's label.
+    pub label: Option<String>,
+    /// What a metric compares answers with: the transcript, the summary, the label's name.
+    pub reference: Option<String>,
+    /// Who speaks.
+    pub speaker: Option<String>,
+    /// What must not be split apart.
+    pub group: Option<String>,
+    /// Length of the audio in seconds, as the data says it.
+    pub duration: Option<f64>,
+}
+
+impl Task {
+    /// The example that the task makes of a row.
+    ///
+    /// A row's `messages` are used as written. Otherwise the row's own `instruction` is asked, or one that `draw` picks from the
+    /// task's `wording` in the row's language (else English); the row's own `target` is answered, or its `text`, `summary` or
+    /// `label` by the task's kind. Audio comes before the instruction; a row without audio gives its `text` after it. A row
+    /// without a target makes an example whose conversation ends with the question.
+    ///
+    /// # Errors
+    /// A row that has nothing to ask about, or a label outside the inventory; the row's line is in front, the file is the caller's.
+    pub fn example(&self, row: &Row, wording: Wording, draw: Key) -> Result<Example> {
+        if !row.messages.is_empty() {
+            let label = match (self.kind, &row.label, last_answer(&row.messages)) {
+                (Kind::Classify, Some(label), _) => Some(self.row_label(row, label)?),
+                (Kind::Classify, None, Some(answer)) => self.label_of(answer),
+                _ => None,
+            };
+            let label = label.map(|label| label.name.clone());
+            let reference = label.clone().or_else(|| last_answer(&row.messages).map(str::to_owned));
+            return Ok(example(row, &self.name, row.messages.clone(), label, reference, FALLBACK_LANGUAGE));
+        }
+        let by_language = self.instructions.of(wording);
+        let (language, wordings) =
+            in_language(by_language, row.language.as_deref()).ok_or_else(|| Error::bug(format!("task `{}` has no {wording:?} instruction", self.name)))?;
+        let instruction = match &row.instruction {
+            Some(own) => own.to_string(),
+            None => self.fill(&wordings[draw.below(0, wordings.len())], language),
+        };
+        let mut messages = Vec::with_capacity(3);
+        if let Some((_, system)) = in_language(&self.system, row.language.as_deref()) {
+            messages.push(Message::new(Role::System, system));
+        }
+        messages.push(Message::new(Role::User, self.question(row, &instruction)?));
+        let (target, label) = self.target(row, language)?;
+        let reference = match (label, &target) {
+            (Some(label), _) => Some(label.name.clone()),
+            (None, Some(Target { raw, .. })) => Some(raw.clone()),
+            (None, None) => None,
+        };
+        messages.extend(target.map(|target| Message::new(Role::Assistant, target.written)));
+        Ok(example(row, &self.name, messages, label.map(|label| label.name.clone()), reference, language))
+    }
+
+    /// The user's message.
+    fn question(&self, row: &Row, instruction: &str) -> Result<String> {
+        let num_clips = row.clips.len();
+        if num_clips > 0 {
+            return marked(row, instruction);
+        }
+        if self.kind == Kind::Transcribe {
+            return Err(nothing_to_ask(row, &self.name, "no `audio`"));
+        }
+        let question = match (&row.text, &row.instruction) {
+            (Some(text), _) => format!("{instruction}\n{text}"),
+            (None, Some(_)) => instruction.to_owned(),
+            (None, None) => return Err(nothing_to_ask(row, &self.name, "neither `audio` nor `text`")),
+        };
+        match question.contains(AUDIO_MARK) {
+            true => {
+                Err(Error::input(format!("row {}: holds `{AUDIO_MARK}` but no audio", row.line)).hint("write the mark another way, or give the row its clip"))
+            }
+            false => Ok(question),
+        }
+    }
+
+    /// What is answered, and the label it stands for; none where the row does not know.
+    fn target(&self, row: &Row, language: &str) -> Result<(Option<Target>, Option<&Label>)> {
+        let label = match (self.kind, &row.label) {
+            (Kind::Classify, Some(label)) => Some(self.row_label(row, label)?),
+            _ => None,
+        };
+        if let Some(own) = &row.target {
+            let label = label.or_else(|| self.label_of(own));
+            return Ok((Some(Target { raw: own.to_string(), written: own.to_string() }), label));
+        }
+        let raw = match self.kind {
+            Kind::Transcribe => row.text.as_deref(),
+            Kind::Generate => row.summary.as_deref(),
+            Kind::Classify => label.map(|label| self.spoken(label, language)),
+        };
+        Ok((raw.map(|raw| Target { raw: raw.to_owned(), written: self.write(raw) }), label))
+    }
+
+    /// An answer in the task's form.
+    fn write(&self, answer: &str) -> String {
+        match self.answer.format {
+            AnswerFormat::Text | AnswerFormat::Label => answer.to_owned(),
+            AnswerFormat::Json => {
+                let quoted = |text: &str| serde_json::Value::from(text).to_string();
+                format!("{{{}: {}}}", quoted(&self.name), quoted(answer))
+            }
+        }
+    }
+
+    /// How a label is written: its word in the language of the instruction, its name where there is none and in JSON.
+    fn spoken<'a>(&self, label: &'a Label, language: &str) -> &'a str {
+        match self.answer.format {
+            AnswerFormat::Json => &label.name,
+            AnswerFormat::Text | AnswerFormat::Label => label.words.get(language).unwrap_or(&label.name),
+        }
+    }
+
+    /// An instruction with its slots filled.
+    fn fill(&self, wording: &str, language: &str) -> String {
+        if !wording.contains(LABELS_SLOT) {
+            return wording.to_owned();
+        }
+        let separator = if language == "ar" { "، " } else { ", " };
+        let words: Vec<&str> = self.labels.iter().map(|label| self.spoken(label, language)).collect();
+        wording.replace(LABELS_SLOT, &words.join(separator))
+    }
+}
+
+/// A target as metrics compare it and as the model writes it.
+struct Target {
+    raw: String,
+    written: String,
+}
+
+/// The example of a row that brings its own conversation, or its own `instruction` (and `target`), and names no task.
+///
+/// # Errors
+/// A row that has neither.
+pub fn example_without_task(row: &Row) -> Result<Example> {
+    let task = row.task.as_deref().unwrap_or("chat");
+    let messages = match (row.messages.is_empty(), &row.instruction) {
+        (false, _) => row.messages.clone(),
+        (true, Some(instruction)) => {
+            let question = Message::new(Role::User, marked(row, instruction)?);
+            std::iter::once(question).chain(row.target.as_deref().map(|target| Message::new(Role::Assistant, target))).collect()
+        }
+        (true, None) => {
+            let found = Error::input(format!("row {}: no `task`, no `messages` and no `instruction`", row.line));
+            return Err(found.hint("say in the row or beside the manifest which task it is for, or give the row its conversation"));
+        }
+    };
+    let reference = last_answer(&messages).map(str::to_owned);
+    Ok(example(row, task, messages, row.label.as_deref().map(str::to_owned), reference, FALLBACK_LANGUAGE))
+}
+
+fn example(row: &Row, task: &str, messages: Vec<Message>, label: Option<String>, reference: Option<String>, language: &str) -> Example {
+    Example {
+        id: row.id.to_string(),
+        task: task.to_owned(),
+        language: row.language.as_deref().unwrap_or(language).to_owned(),
+        messages,
+        clips: row.clips.clone(),
+        label,
+        reference,
+        speaker: row.speaker.as_deref().map(str::to_owned),
+        group: row.group.as_deref().map(str::to_owned),
+        duration: row.duration,
+    }
+}
+
+/// The instruction with one mark per clip: its own marks, or as many in front of it.
+fn marked(row: &Row, instruction: &str) -> Result<String> {
+    let (num_marks, num_clips) = (instruction.matches(AUDIO_MARK).count(), row.clips.len());
+    if num_marks == 0 {
+        Ok(AUDIO_MARK.repeat(num_clips) + instruction)
+    } else if num_marks == num_clips {
+        Ok(instruction.to_owned())
+    } else {
+        let found = Error::input(format!("row {}: `instruction` holds {num_marks} `{AUDIO_MARK}` marks, the row {num_clips} clips", row.line));
+        Err(found.hint("write one mark where each clip is heard, or none to have the audio first"))
+    }
+}
+
+fn last_answer(messages: &[Message]) -> Option<&str> {
+    messages.last().filter(|message| message.role == Role::Assistant).map(|message| message.content.as_str())
+}
+
+fn nothing_to_ask(row: &Row, task: &str, found: &str) -> Error {
+    let extra: Vec<String> = row.extra_fields().keys().map(|key| format!("`{key}`")).collect();
+    let error = Error::input(format!("row {}: {found} for task `{task}`", row.line));
+    match extra.is_empty() {
+        true => error,
+        false => error.hint(format!("fields of other names are kept but not read: {}", extra.join(", "))),
+    }
+}
+
+#[cfg(test)]
+mod tests;
