@@ -151,17 +151,8 @@ impl Set {
     }
 }
 
-/// What can be computed for a task, the loss apart.
-pub fn known_metrics(kind: Kind) -> &'static [&'static str] {
-    match kind {
-        Kind::Transcribe => &["wer", "cer"],
-        Kind::Generate => &["rouge1", "rouge2", "rougeL"],
-        Kind::Classify => &["accuracy", "macro_f1", "weighted_f1", "uar"],
-    }
-}
-
 fn check_metrics(written: Option<&[String]>, kind: Kind) -> Result<()> {
-    let known = || std::iter::once("loss").chain(known_metrics(kind).iter().copied());
+    let known = || std::iter::once("loss").chain(kind.metrics().iter().copied());
     for name in written.unwrap_or_default() {
         if !known().any(|known| known == name) {
             let found = Error::input(format!("unknown metric `{name}`; this task has {}", known().collect::<Vec<_>>().join(", ")));

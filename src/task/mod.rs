@@ -45,10 +45,11 @@ pub enum Kind {
 }
 
 impl Kind {
-    /// The metrics that make sense for the kind.
+    /// The metrics of the kind.
     pub fn metrics(self) -> &'static [&'static str] {
         match self {
-            Self::Transcribe | Self::Generate => &["wer", "cer", "rouge1", "rouge2", "rougeL", "chrf", "bleu"],
+            Self::Transcribe => &["wer", "cer"],
+            Self::Generate => &["rouge1", "rouge2", "rougeL"],
             Self::Classify => &["accuracy", "macro_f1", "weighted_f1", "uar"],
         }
     }

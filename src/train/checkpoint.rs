@@ -1,0 +1,123 @@
+//! What must survive a kill: adapter, moments and position, in a folder that is there whole or not at all.
+
+use std::collections::BTreeMap;
+use std::path::Path;
+use std::path::PathBuf;
+
+use candle_core::Device;
+use serde::Deserialize;
+use serde::Serialize;
+
+use crate::error::Error;
+use crate::error::Result;
+use crate::files;
+use crate::files::StagedDir;
+use crate::model::AudioLlm;
+use crate::model::peft;
+use crate::model::peft::Card;
+use crate::model::peft::KeyForm;
+use crate::ops::cpu::slice;
+use crate::ops::cpu::write;
+use crate::train::optimiser::Optimiser;
+
+/// Number of the format of a checkpoint folder.
+const FORMAT: u32 = 1;
+const STATE_FILE: &str = "state.json";
+const OPTIMISER_FILE: &str = "optimiser.safetensors";
+
+/// Where a run stands.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct State {
+    /// Format of the folder.
+    pub format: u32,
+    /// Finished optimiser steps.
+    pub step: u64,
+    /// The last step whose evaluation is in the log.
+    pub evaluated: Option<u64>,
+    /// The best score so far, of `evaluate.keep_best`.
+    pub best: Option<f64>,
+    /// Length of the log, in bytes.
+    pub log_bytes: u64,
+    /// BLAKE3 of every file the run reads its rows from.
+    pub inputs: BTreeMap<String, String>,
+}
+
+impl State {
+    /// The state of a run that has not begun.
+    pub fn new(inputs: BTreeMap<String, String>) -> Self {
+        Self { format: FORMAT, step: 0, evaluated: None, best: None, log_bytes: 0, inputs }
+    }
+}
+
+/// Writes a checkpoint folder: a PEFT adapter, the optimiser's moments, the state.
+pub fn save(target: &Path, model: &AudioLlm, optimiser: &Optimiser, state: &State, card: &Card) -> Result<()> {
+    let staged = StagedDir::new(target)?;
+    peft::save(staged.path(), &model.plan, &model.adapter_tensors()?, card, KeyForm::Full)?;
+    let moments = [("first".to_owned(), &optimiser.first), ("second".to_owned(), &optimiser.second)];
+    peft::save_tensors(&staged.path().join(OPTIMISER_FILE), moments)?;
+    let text = serde_json::to_string_pretty(state).map_err(Error::bug)?;
+    files::write_atomic(&staged.path().join(STATE_FILE), text.as_bytes())?;
+    staged.commit()
+}
+
+/// Takes a checkpoint's adapter and moments over; returns its state.
+///
+/// # Errors
+/// A folder of another format or of another model.
+pub fn load(dir: &Path, model: &AudioLlm, optimiser: &mut Optimiser) -> Result<State> {
+    let state = read_state(dir)?;
+    model.load_adapter(&peft::Adapter::load(dir, &model.config)?)?;
+    let path = dir.join(OPTIMISER_FILE);
+    let stored = candle_core::safetensors::load(&path, &Device::Cpu).map_err(|e| Error::input(format!("damaged: {e}")).at_path(&path))?;
+    for (name, moment) in [("first", &optimiser.first), ("second", &optimiser.second)] {
+        let Some(values) = stored.get(name).filter(|values| values.dims() == moment.dims()) else {
+            return Err(Error::input(format!("`{name}` is missing or of another length")).at_path(&path));
+        };
+        let values = slice::<f32>(values)?;
+        write::<f32>(moment, |moment| moment.copy_from_slice(&values))?;
+    }
+    optimiser.updates = state.step;
+    Ok(state)
+}
+
+/// A checkpoint's state.
+pub fn read_state(dir: &Path) -> Result<State> {
+    let path = dir.join(STATE_FILE);
+    let state: State = serde_json::from_str(&files::read_text(&path)?).map_err(|e| Error::input(format!("not a checkpoint's state: {e}")).at_path(&path))?;
+    if state.format != FORMAT {
+        return Err(Error::input(format!("format {}, this maqam reads {FORMAT}", state.format)).at_path(&path));
+    }
+    Ok(state)
+}
+
+/// The folder of a step's checkpoint.
+pub fn folder(checkpoints: &Path, step: u64) -> PathBuf {
+    checkpoints.join(format!("step-{step:06}"))
+}
+
+/// The checkpoints of a run, oldest first. A folder that was not finished has another name.
+pub fn list(checkpoints: &Path) -> Result<Vec<(u64, PathBuf)>> {
+    let mut found = Vec::new();
+    let entries = match std::fs::read_dir(checkpoints) {
+        Ok(entries) => entries,
+        Err(e) if e.kind() == std::io::ErrorKind::NotFound => return Ok(found),
+        Err(e) => return Err(Error::io(checkpoints, "list", &e)),
+    };
+    for entry in entries {
+        let entry = entry.map_err(|e| Error::io(checkpoints, "list", &e))?;
+        if let Some(step) = entry.file_name().to_str().and_then(|name| name.strip_prefix("step-")).and_then(|step| step.parse().ok()) {
+            found.push((step, entry.path()));
+        }
+    }
+    found.sort();
+    Ok(found)
+}
+
+/// Removes the oldest checkpoints until `keep` are left.
+pub fn rotate(checkpoints: &Path, keep: usize) -> Result<()> {
+    let all = list(checkpoints)?;
+    for (_, path) in &all[..all.len().saturating_sub(keep)] {
+        files::remove_dir(path)?;
+    }
+    Ok(())
+}

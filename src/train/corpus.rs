@@ -1,0 +1,215 @@
+//! What there is to train on: the rows of all manifests, each with its task.
+
+use std::collections::BTreeMap;
+use std::collections::HashSet;
+use std::path::PathBuf;
+
+use serde::Deserialize;
+use serde::Serialize;
+
+use crate::data::OnBadRow;
+use crate::data::Row;
+use crate::data::read_manifest;
+use crate::error::Error;
+use crate::error::Result;
+use crate::schedule::Entry;
+use crate::schedule::Population;
+use crate::seed::Key;
+use crate::task::Example;
+use crate::task::Kind;
+use crate::task::Task;
+use crate::task::Tasks;
+use crate::task::Wording;
+use crate::task::example_without_task;
+
+/// One entry of `data:` in a recipe.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct EntrySettings {
+    /// JSONL or Parquet.
+    pub manifest: PathBuf,
+    /// The task of rows that do not say it.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub task: Option<String>,
+    /// Factor of the rows' share under `mix: proportional` and `temperature`, the share under `mix: weights`.
+    #[serde(default = "one")]
+    pub weight: f64,
+    /// Where relative audio paths start; by default the manifest's folder.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub audio_root: Option<PathBuf>,
+}
+
+fn one() -> f64 {
+    1.0
+}
+
+/// The name of rows that bring a conversation of their own and name no task.
+const CONVERSATION: &str = "conversation";
+
+/// All rows, manifest after manifest, and how to make examples of them.
+pub struct Corpus {
+    rows: Vec<Row>,
+    row_manifest: Vec<u16>,
+    manifests: Vec<PathBuf>,
+    /// `None` for conversations without a task.
+    tasks: Vec<Option<Task>>,
+    population: Population,
+    ids_repeat: bool,
+    class_weights: Vec<BTreeMap<String, f64>>,
+    skipped: Vec<Error>,
+    seed: u64,
+}
+
+impl Corpus {
+    /// Reads every manifest of a recipe.
+    ///
+    /// # Errors
+    /// Rows that cannot be used (or none that can), a task that nobody knows, rows whose task differs from their entry's.
+    pub fn load(entries: &[EntrySettings], tasks: &Tasks, on_bad_row: OnBadRow, seed: u64) -> Result<Self> {
+        let mut corpus = Self {
+            rows: Vec::new(),
+            row_manifest: Vec::new(),
+            manifests: Vec::new(),
+            tasks: Vec::new(),
+            population: Population { tasks: Vec::new(), row_task: Vec::new(), entries: Vec::new() },
+            ids_repeat: false,
+            class_weights: Vec::new(),
+            skipped: Vec::new(),
+            seed,
+        };
+        if entries.is_empty() {
+            return Err(Error::input("`data` is empty").hint("name at least one manifest: `data: [{manifest: train.jsonl, task: asr}]`"));
+        }
+        for entry in entries {
+            corpus.add(entry, tasks, on_bad_row)?;
+        }
+        let mut seen = HashSet::new();
+        corpus.ids_repeat = !corpus.rows.iter().all(|row| seen.insert(&*row.id));
+        corpus.class_weights = corpus.balanced_class_weights();
+        Ok(corpus)
+    }
+
+    fn add(&mut self, entry: &EntrySettings, tasks: &Tasks, on_bad_row: OnBadRow) -> Result<()> {
+        if !(entry.weight.is_finite() && entry.weight >= 0.0) {
+            return Err(Error::input(format!("`weight` is {}, expected 0 or more", entry.weight)).at(format!("data: {}", entry.manifest.display())));
+        }
+        let manifest = read_manifest(&entry.manifest, entry.audio_root.as_deref(), on_bad_row)?;
+        self.skipped.extend(manifest.skipped);
+        let start = self.rows.len() as u32;
+        let index = self.manifests.len() as u16;
+        self.manifests.push(entry.manifest.clone());
+        for row in manifest.rows {
+            match self.check(&row, entry, tasks) {
+                Ok(task) => {
+                    self.population.row_task.push(task);
+                    self.row_manifest.push(index);
+                    self.rows.push(row);
+                }
+                Err(error) if on_bad_row == OnBadRow::Skip && error.kind == crate::error::Kind::Input => self.skipped.push(error.at_path(&entry.manifest)),
+                Err(error) => return Err(error.at_path(&entry.manifest)),
+            }
+        }
+        if self.rows.len() as u32 == start {
+            return Err(Error::input("no row can be used").at_path(&entry.manifest));
+        }
+        self.population.entries.push(Entry { rows: start..self.rows.len() as u32, weight: entry.weight });
+        Ok(())
+    }
+
+    /// The row's task, by its number; makes its example once, so that a bad row is found before training.
+    fn check(&mut self, row: &Row, entry: &EntrySettings, tasks: &Tasks) -> Result<u16> {
+        let name = match (row.task.as_deref(), entry.task.as_deref()) {
+            (Some(own), Some(entry)) if own != entry => {
+                return Err(Error::input(format!("line {}: the row's task is `{own}`, its entry under `data` says `{entry}`", row.line)).hint("leave `task` out of the entry, or split the manifest"));
+            }
+            (Some(name), _) | (None, Some(name)) => name,
+            (None, None) if !row.messages.is_empty() => CONVERSATION,
+            (None, None) => return Err(Error::input(format!("line {}: no task", row.line)).hint("add `task: NAME` to the entry under `data`, or a `task` to each row")),
+        };
+        let known = self.population.tasks.iter().position(|known| known == name);
+        let index = match known {
+            Some(index) => index,
+            None => {
+                let task = match tasks.get(name) {
+                    Ok(task) => Some(task.clone()),
+                    Err(_) if !row.messages.is_empty() => None,
+                    Err(error) => return Err(error.at(format!("line {}", row.line))),
+                };
+                self.population.tasks.push(name.to_owned());
+                self.tasks.push(task);
+                self.tasks.len() - 1
+            }
+        };
+        let example = example_of(row, self.tasks[index].as_ref(), Key::new(self.seed, "check"))?;
+        if !example.messages.iter().any(|message| message.role == crate::data::Role::Assistant && message.loss) {
+            return Err(Error::input(format!("line {}: the row has nothing to learn", row.line)).hint("a row needs its task's target (`text`, `summary` or `label`), a `target`, or an assistant turn"));
+        }
+        Ok(index as u16)
+    }
+
+    /// Rows by task and entry: what the schedule draws from.
+    pub fn population(&self) -> &Population {
+        &self.population
+    }
+
+    /// Rows that were left out, and why.
+    pub fn skipped(&self) -> &[Error] {
+        &self.skipped
+    }
+
+    /// Number of rows.
+    pub fn len(&self) -> usize {
+        self.rows.len()
+    }
+
+    /// Whether there are no rows.
+    pub fn is_empty(&self) -> bool {
+        self.rows.is_empty()
+    }
+
+    /// Number of the row's task among the population's.
+    pub fn task_of(&self, row: u32) -> usize {
+        usize::from(self.population.row_task[row as usize])
+    }
+
+    /// The row's id, with its manifest in front where ids repeat over the manifests.
+    pub fn id(&self, row: u32) -> String {
+        let id = &self.rows[row as usize].id;
+        if self.ids_repeat { format!("{}:{id}", self.manifests[usize::from(self.row_manifest[row as usize])].display()) } else { id.to_string() }
+    }
+
+    /// The example of a row in one epoch: which wording asks is drawn anew in each.
+    pub fn example(&self, row: u32, epoch: u32) -> Result<Example> {
+        let draw = Key::new(self.seed, "instruction").with(u64::from(epoch)).with(u64::from(row));
+        let task = self.tasks[self.task_of(row)].as_ref();
+        example_of(&self.rows[row as usize], task, draw).map_err(|e| e.at_path(&self.manifests[usize::from(self.row_manifest[row as usize])]))
+    }
+
+    /// Factor of a label that makes all labels of its task weigh the same: rows / (labels * rows of the label); 1 without a label.
+    pub fn class_weight(&self, row: u32, label: Option<&str>) -> f64 {
+        label.and_then(|label| self.class_weights[self.task_of(row)].get(label)).copied().unwrap_or(1.0)
+    }
+
+    fn balanced_class_weights(&self) -> Vec<BTreeMap<String, f64>> {
+        let mut counts = vec![BTreeMap::<String, f64>::new(); self.tasks.len()];
+        for (i, row) in self.rows.iter().enumerate() {
+            let task = self.task_of(i as u32);
+            let Some(definition) = self.tasks[task].as_ref().filter(|task| task.kind == Kind::Classify) else { continue };
+            if let Some(label) = row.label.as_deref().and_then(|label| definition.label_of(label)) {
+                *counts[task].entry(label.name.clone()).or_default() += 1.0;
+            }
+        }
+        for labels in &mut counts {
+            let (rows, classes) = (labels.values().sum::<f64>(), labels.len() as f64);
+            labels.values_mut().for_each(|count| *count = rows / (classes * *count));
+        }
+        counts
+    }
+}
+
+fn example_of(row: &Row, task: Option<&Task>, draw: Key) -> Result<Example> {
+    match task {
+        Some(task) => task.example(row, Wording::Train, draw),
+        None => example_without_task(row),
+    }
+}
