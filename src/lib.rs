@@ -5,3 +5,5 @@
 pub mod error;
 pub mod files;
 pub mod seed;
+
+pub mod audio;

@@ -1,0 +1,304 @@
+//! A recording as mono samples at 16 kHz: container, codec, channels, the wanted span, sampling rate.
+
+use std::io::ErrorKind;
+use std::ops::Range;
+use std::path::Path;
+use std::sync::Arc;
+
+use symphonia::core::audio::GenericAudioBufferRef;
+use symphonia::core::codecs::CodecParameters;
+use symphonia::core::codecs::audio::AudioDecoder;
+use symphonia::core::codecs::audio::AudioDecoderOptions;
+use symphonia::core::errors::Error as CodecError;
+use symphonia::core::formats::FormatOptions;
+use symphonia::core::formats::FormatReader;
+use symphonia::core::formats::SeekMode;
+use symphonia::core::formats::SeekTo;
+use symphonia::core::formats::Track;
+use symphonia::core::formats::TrackType;
+use symphonia::core::io::MediaSourceStream;
+use symphonia::core::units::Timestamp;
+use symphonia::default::formats::FlacReader;
+use symphonia::default::formats::OggReader;
+use symphonia::default::formats::WavReader;
+
+use crate::audio::Span;
+use crate::audio::mpeg;
+use crate::audio::resample::RATES;
+use crate::audio::resample::resample;
+use crate::audio::source::Container;
+use crate::audio::source::Source;
+use crate::error::Error;
+use crate::error::Kind;
+use crate::error::Result;
+
+/// How far a span's end may lie past the recording's, in seconds: rounding in a manifest, or an encoder's last frame. More is an error.
+const END_TOLERANCE_S: f64 = 0.05;
+
+/// Samples decoded and dropped before a span in a format whose packets overlap: the longest block of Vorbis.
+const PREROLL_SAMPLES: usize = 8192;
+
+/// Mono samples of a recording, or of a part of it, at 16 kHz. Channels are averaged; 16 kHz recordings are not resampled.
+///
+/// Reads WAV, FLAC, MP3 and Ogg Vorbis, told apart by their contents; an MP3 encoder's delay and padding are not part of the recording.
+///
+/// # Shapes
+/// `[num_samples]`
+/// # Errors
+/// Each names the file: it cannot be opened, is empty, truncated or damaged, has no samples, or samples that are not finite; the span
+/// is empty or ends after the recording.
+pub fn read(path: &Path, span: Span) -> Result<Vec<f32>> {
+    let source = Source::open(path)?;
+    Recording::open(source).and_then(|recording| recording.samples(span)).map_err(|e| e.at_path(path))
+}
+
+/// As [`read`], from bytes in memory; `name` stands for the file's in messages.
+pub fn read_bytes(bytes: Arc<[u8]>, name: &str, span: Span) -> Result<Vec<f32>> {
+    Recording::open(Source::from_bytes(bytes)).and_then(|recording| recording.samples(span)).map_err(|e| e.at(name))
+}
+
+/// Length of a recording, or of a part of it, in seconds: from its headers where they say it, else by decoding.
+///
+/// # Errors
+/// As [`read`], but for what only decoding can find.
+pub fn duration_s(path: &Path, span: Span) -> Result<f64> {
+    let source = Source::open(path)?;
+    Recording::open(source).and_then(|recording| recording.duration_s(span)).map_err(|e| e.at_path(path))
+}
+
+/// As [`duration_s`], from bytes in memory; `name` stands for the file's in messages.
+pub fn duration_s_bytes(bytes: Arc<[u8]>, name: &str, span: Span) -> Result<f64> {
+    Recording::open(Source::from_bytes(bytes)).and_then(|recording| recording.duration_s(span)).map_err(|e| e.at(name))
+}
+
+/// An opened recording.
+enum Recording {
+    Mpeg { bytes: Arc<[u8]>, stream: mpeg::Stream },
+    Packets(Packets),
+}
+
+/// A recording that a demuxer takes apart into packets.
+struct Packets {
+    format: Box<dyn FormatReader>,
+    track: Track,
+    decoder: Box<dyn AudioDecoder>,
+    rate: u32,
+    /// Samples per channel, where the container says it.
+    num_samples: Option<usize>,
+    /// Whether sample 0 is at time 0, so that a place in the recording can be sought.
+    seekable: bool,
+}
+
+impl Recording {
+    fn open(source: Source) -> Result<Self> {
+        let (container, source) = source.into_container()?;
+        if container == Container::Mpeg {
+            let bytes = source.into_bytes()?;
+            let stream = mpeg::Stream::find(&bytes)?;
+            return Ok(Self::Mpeg { bytes, stream });
+        }
+        let stream = MediaSourceStream::new(Box::new(source), Default::default());
+        Packets::open(container, stream).map(Self::Packets)
+    }
+
+    fn rate(&self) -> u32 {
+        match self {
+            Self::Mpeg { stream, .. } => stream.rate,
+            Self::Packets(packets) => packets.rate,
+        }
+    }
+
+    fn num_samples(&self) -> Option<usize> {
+        match self {
+            Self::Mpeg { stream, .. } => Some(stream.num_samples()),
+            Self::Packets(packets) => packets.num_samples,
+        }
+    }
+
+    fn samples(self, span: Span) -> Result<Vec<f32>> {
+        let rate = self.rate();
+        let samples = self.native_samples(span)?;
+        if let Some(at) = samples.iter().position(|x| !x.is_finite()) {
+            let at_s = span.start_s.unwrap_or(0.0) + at as f64 / f64::from(rate);
+            return Err(Error::input(format!("a sample that is not finite ({}) at {at_s:.3} s", samples[at])).hint("repair or leave out this recording"));
+        }
+        resample(samples, rate)
+    }
+
+    fn duration_s(self, span: Span) -> Result<f64> {
+        let rate = self.rate();
+        let num_samples = match self.num_samples() {
+            Some(total) => resolve(span, rate, Some(total))?.len(),
+            None => self.native_samples(span)?.len(),
+        };
+        Ok(num_samples as f64 / f64::from(rate))
+    }
+
+    /// The span's samples at the recording's own rate.
+    fn native_samples(self, span: Span) -> Result<Vec<f32>> {
+        let wanted = resolve(span, self.rate(), self.num_samples())?;
+        match self {
+            Self::Mpeg { bytes, stream } => stream.decode(&bytes, wanted),
+            Self::Packets(packets) => packets.decode(span, wanted),
+        }
+    }
+}
+
+/// A span in samples at `rate`, inside a recording of `total` samples; a recording of unknown length has no end yet.
+fn resolve(span: Span, rate: u32, total: Option<usize>) -> Result<Range<usize>> {
+    if total == Some(0) {
+        return Err(Error::input("the recording has no samples").hint("its header may never have been completed; record or convert it again"));
+    }
+    let rate = f64::from(rate);
+    let length = || total.map_or(String::from("unknown"), |total| format!("{:.3} s", total as f64 / rate));
+    for (name, bound) in [("start_s", span.start_s), ("end_s", span.end_s)] {
+        if let Some(found) = bound.filter(|s| !(s.is_finite() && *s >= 0.0)) {
+            return Err(Error::input(format!("`{name}` is {found}")).hint("spans are in seconds from the beginning of the recording"));
+        }
+    }
+    let start = (span.start_s.unwrap_or(0.0) * rate).round() as usize;
+    let end = span.end_s.map_or(usize::MAX, |s| (s * rate).round() as usize);
+    if start >= end {
+        let (start_s, end_s) = (span.start_s.unwrap_or(0.0), span.end_s.unwrap_or(0.0));
+        return Err(Error::input(format!("`end_s` ({end_s}) is not after `start_s` ({start_s})")).hint("fix the row, or drop both for the whole file"));
+    }
+    let Some(total) = total else { return Ok(start..end) };
+    if start >= total {
+        return Err(Error::input(format!("`start_s` ({}) is not before the end of the recording, which is {} long", span.start_s.unwrap_or(0.0), length())));
+    }
+    if end != usize::MAX && end as f64 > total as f64 + END_TOLERANCE_S * rate {
+        let message = format!("`end_s` ({}) is after the end of the recording, which is {} long", span.end_s.unwrap_or(0.0), length());
+        return Err(Error::input(message).hint("fix the row, or drop `end_s` to read to the end"));
+    }
+    Ok(start..end.min(total))
+}
+
+impl Packets {
+    fn open(container: Container, stream: MediaSourceStream<'static>) -> Result<Self> {
+        let options = FormatOptions::default();
+        let opened: std::result::Result<Box<dyn FormatReader>, CodecError> = match container {
+            Container::Wav => WavReader::try_new(stream, options).map(|r| Box::new(r) as _),
+            Container::Flac => FlacReader::try_new(stream, options).map(|r| Box::new(r) as _),
+            Container::Ogg | Container::Mpeg => OggReader::try_new(stream, options).map(|r| Box::new(r) as _),
+        };
+        let format = opened.map_err(|e| codec_error(&e, "its header does not parse"))?;
+        let Some(track) = format.default_track(TrackType::Audio).cloned() else {
+            return Err(Error::input("no audio in a codec that is read").hint("WAV, FLAC, MP3 and Ogg Vorbis are read; convert it to one of them"));
+        };
+        let Some(CodecParameters::Audio(parameters)) = &track.codec_params else {
+            return Err(Error::input("the audio track does not say how it is encoded"));
+        };
+        let rate = parameters.sample_rate.unwrap_or(0);
+        if !RATES.contains(&rate) {
+            return Err(Error::input(format!("the header says {rate} samples a second")).hint("copy or convert it again"));
+        }
+        if parameters.channels.as_ref().is_some_and(|channels| channels.count() == 0) {
+            return Err(Error::input("the header says 0 channels").hint("copy or convert it again"));
+        }
+        let options = AudioDecoderOptions::default();
+        let decoder = symphonia::default::get_codecs().make_audio_decoder(parameters, &options).map_err(|e| codec_error(&e, "no decoder for its codec"))?;
+        if container == Container::Ogg && track.num_frames.is_none() {
+            let message = "truncated or damaged: the Ogg stream has no last page";
+            return Err(Error::input(message).hint("copy or download it again; re-encode a piece that was cut out of a broadcast"));
+        }
+        let delay = i64::from(track.delay.unwrap_or(0));
+        let seekable = container != Container::Ogg || track.start_ts.get() + delay == 0;
+        // An Ogg file says when it ends rather than how long it is.
+        let num_samples = track.num_frames.map(|n| n as usize).filter(|&n| seekable && !(n == 0 && container == Container::Flac));
+        Ok(Self { format, track, decoder, rate, num_samples, seekable })
+    }
+
+    /// Samples `wanted`, averaged to mono; for a recording of unknown length `span` is compared with what was found.
+    ///
+    /// # Errors
+    /// A packet that does not decode, packets that do not follow each other, an end before the announced one.
+    fn decode(mut self, span: Span, wanted: Range<usize>) -> Result<Vec<f32>> {
+        let sought = self.seekable && wanted.start > PREROLL_SAMPLES && self.num_samples.is_some();
+        if sought {
+            let ts = Timestamp::new((wanted.start - PREROLL_SAMPLES) as i64);
+            self.format.seek(SeekMode::Accurate, SeekTo::Timestamp { ts, track_id: self.track.id }).map_err(|e| codec_error(&e, "cannot seek to the span"))?;
+            self.decoder.reset();
+        }
+        let mut samples = Vec::with_capacity(wanted.len().min(self.num_samples.unwrap_or(0)));
+        let mut scratch = Vec::new();
+        // The timestamp of sample 0, and the number of the next sample.
+        let (mut origin, mut next) = if sought { (Some(0), None) } else { (None, None) };
+        while next.is_none_or(|next| next < wanted.end) {
+            let at_s = next.unwrap_or(0) as f64 / f64::from(self.rate);
+            let packet = match self.format.next_packet() {
+                Ok(Some(packet)) => packet,
+                Ok(None) => break,
+                Err(e) => return Err(packet_error(&e, at_s)),
+            };
+            if packet.track_id != self.track.id {
+                continue;
+            }
+            let buffer = self.decoder.decode(&packet).map_err(|e| packet_error(&e, at_s))?;
+            if buffer.frames() == 0 {
+                continue;
+            }
+            let timestamp = packet.pts.get() + packet.trim_start.get() as i64;
+            let at = usize::try_from(timestamp - *origin.get_or_insert(timestamp)).map_err(|_| gap(at_s, timestamp, self.rate))?;
+            if next.is_some_and(|next| next != at) || (next.is_none() && at > wanted.start) {
+                return Err(gap(at_s, timestamp, self.rate));
+            }
+            let len_before = samples.len();
+            append_mono(&buffer, &mut scratch, &mut samples);
+            let end = at + samples.len() - len_before;
+            if at < wanted.start {
+                samples.drain(len_before..len_before + (wanted.start - at).min(end - at));
+            }
+            next = Some(end);
+        }
+        let found = next.unwrap_or(0);
+        let announced = self.track.num_frames.filter(|&n| n > 0).map_or(0, |end| (end as i64 - origin.unwrap_or(0)).max(0) as usize);
+        if found < announced.min(wanted.end) {
+            return Err(ends_early(found, announced.min(wanted.end), self.rate));
+        }
+        if self.num_samples.is_none() {
+            resolve(span, self.rate, Some(found))?;
+        }
+        samples.truncate(wanted.len());
+        Ok(samples)
+    }
+}
+
+/// Appends a decoded packet, its channels averaged.
+pub(super) fn append_mono(buffer: &GenericAudioBufferRef<'_>, scratch: &mut Vec<f32>, mono: &mut Vec<f32>) {
+    buffer.copy_to_vec_interleaved(scratch);
+    match buffer.num_planes() {
+        0 => {}
+        1 => mono.extend_from_slice(scratch),
+        channels => mono.extend(scratch.chunks_exact(channels).map(|frame| frame.iter().sum::<f32>() / channels as f32)),
+    }
+}
+
+fn gap(at_s: f64, timestamp: i64, rate: u32) -> Error {
+    let found_s = timestamp as f64 / f64::from(rate);
+    Error::input(format!("damaged: after {at_s:.3} s comes audio that belongs at {found_s:.3} s")).hint("copy or download it again, or re-encode it")
+}
+
+fn ends_early(found: usize, promised: usize, rate: u32) -> Error {
+    let (found_s, promised_s) = (found as f64 / f64::from(rate), promised as f64 / f64::from(rate));
+    Error::input(format!("truncated: the audio ends at {found_s:.3} s, but {promised_s:.3} s are announced")).hint("copy or download it again")
+}
+
+fn codec_error(error: &CodecError, what: &str) -> Error {
+    match error {
+        CodecError::IoError(io) if io.kind() == ErrorKind::UnexpectedEof => Error::input(format!("truncated: {what}")).hint("copy or download it again"),
+        CodecError::IoError(io) => Error::new(Kind::Resource, format!("cannot read: {io}")),
+        other => Error::input(format!("{what} ({other})")).hint("copy or convert it again"),
+    }
+}
+
+fn packet_error(error: &CodecError, at_s: f64) -> Error {
+    match error {
+        CodecError::ResetRequired => {
+            Error::input(format!("another recording begins in the same file at {at_s:.3} s")).hint("split the file, or re-encode it as one")
+        }
+        CodecError::IoError(io) if io.kind() == ErrorKind::UnexpectedEof => {
+            Error::input(format!("truncated: the file ends in the middle of a packet, at {at_s:.3} s")).hint("copy or download it again")
+        }
+        other => codec_error(other, &format!("damaged: the packet at {at_s:.3} s does not decode")),
+    }
+}
