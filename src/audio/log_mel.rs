@@ -107,10 +107,8 @@ impl LogMelExtractor {
                     bin[lane] = value.re * value.re + value.im * value.im;
                 }
             }
-            arch.dispatch(|| self.mel_block(&power, &mut block));
-            for lane in 0..count {
-                loudest = block.iter().map(|mel| mel[lane]).fold(loudest, f32::max);
-            }
+            // Lanes without a frame still hold silence or the block before this one: nothing louder than what was heard.
+            loudest = arch.dispatch(|| self.mel_block(&power, &mut block)).into_iter().fold(loudest, f32::max);
             let valid = count.min(frames.saturating_sub(first));
             for (lane, row) in values[first.min(frames) * MELS..].chunks_exact_mut(MELS).take(valid).enumerate() {
                 for (value, mel) in row.iter_mut().zip(&block) {
@@ -139,12 +137,13 @@ impl LogMelExtractor {
         }
     }
 
-    /// Mel power and its log10, for a block of frames side by side.
+    /// log10 of mel power for a block of frames side by side, and the loudest of each lane.
     ///
     /// # Shapes
     /// `power`: `[BINS, LANES]` -> `mels`: `[MELS, LANES]`
     #[inline(always)]
-    fn mel_block(&self, power: &[[f32; LANES]], mels: &mut [[f32; LANES]]) {
+    fn mel_block(&self, power: &[[f32; LANES]], mels: &mut [[f32; LANES]]) -> [f32; LANES] {
+        let mut loudest = [f32::NEG_INFINITY; LANES];
         for (out, filter) in mels.iter_mut().zip(&self.filters) {
             let mut sums = [0.0; LANES];
             for (weight, bin) in filter.weights.iter().zip(&power[filter.first_bin..]) {
@@ -152,10 +151,12 @@ impl LogMelExtractor {
                     *sum += weight * p;
                 }
             }
-            for (out, sum) in out.iter_mut().zip(sums) {
+            for ((out, loudest), sum) in out.iter_mut().zip(&mut loudest).zip(sums) {
                 *out = log10(sum.max(POWER_FLOOR));
+                *loudest = loudest.max(*out);
             }
         }
+        loudest
     }
 }
 

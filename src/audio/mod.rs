@@ -1,6 +1,6 @@
 //! Sound from any file as mono samples at 16 kHz, then as the log-mel spectrogram that the audio encoders hear.
 //!
-//! The line: bytes > container and codec ([`read`]) > mono > 16 kHz > [`LogMelExtractor`]. Nothing is cut without a word: a file that ends
+//! The line: bytes > container and codec ([`read()`]) > mono > 16 kHz > [`LogMelExtractor`]. Nothing is cut without a word: a file that ends
 //! early, a packet that does not decode and a span that runs past the end are errors that name the file.
 
 mod log_mel;
@@ -8,6 +8,8 @@ mod mpeg;
 mod read;
 mod resample;
 mod source;
+
+use symphonia::core::audio::GenericAudioBufferRef;
 
 pub use self::log_mel::LogMel;
 pub use self::log_mel::LogMelExtractor;
@@ -34,4 +36,14 @@ pub struct Span {
     pub start_s: Option<f64>,
     /// Where the part ends, in seconds.
     pub end_s: Option<f64>,
+}
+
+/// Appends a decoded packet, its channels averaged.
+fn append_mono(buffer: &GenericAudioBufferRef<'_>, scratch: &mut Vec<f32>, mono: &mut Vec<f32>) {
+    buffer.copy_to_vec_interleaved(scratch);
+    match buffer.num_planes() {
+        0 => {}
+        1 => mono.extend_from_slice(scratch),
+        channels => mono.extend(scratch.chunks_exact(channels).map(|frame| frame.iter().sum::<f32>() / channels as f32)),
+    }
 }

@@ -13,8 +13,7 @@ use symphonia::core::packet::PacketRef;
 use symphonia::core::units::Duration;
 use symphonia::core::units::Timestamp;
 
-use crate::audio::read::append_mono;
-use crate::audio::source::id3v2_len;
+use crate::audio::append_mono;
 use crate::error::Error;
 use crate::error::Result;
 
@@ -209,6 +208,13 @@ fn first_frame(bytes: &[u8]) -> Option<usize> {
             None => start == zeros && bytes.len() < SEARCH_BYTES,
         }
     })
+}
+
+/// Length in bytes of the ID3v2 tag that begins here, header and footer included.
+pub(super) fn id3v2_len(head: &[u8]) -> Option<usize> {
+    let (b"ID3", [_, _, flags, a, b, c, d]) = (head.get(..3)?, head.get(3..10)?) else { return None };
+    let body = [a, b, c, d].iter().fold(0, |len, &&byte| len << 7 | usize::from(byte & 0x7f));
+    Some(10 + body + if flags & 0x10 == 0 { 0 } else { 10 })
 }
 
 /// Length of the metadata that stands at the beginning of `bytes` in place of a frame.

@@ -5,7 +5,6 @@ use std::ops::Range;
 use std::path::Path;
 use std::sync::Arc;
 
-use symphonia::core::audio::GenericAudioBufferRef;
 use symphonia::core::codecs::CodecParameters;
 use symphonia::core::codecs::audio::AudioDecoder;
 use symphonia::core::codecs::audio::AudioDecoderOptions;
@@ -23,6 +22,7 @@ use symphonia::default::formats::OggReader;
 use symphonia::default::formats::WavReader;
 
 use crate::audio::Span;
+use crate::audio::append_mono;
 use crate::audio::mpeg;
 use crate::audio::resample::RATES;
 use crate::audio::resample::resample;
@@ -71,10 +71,13 @@ pub fn duration_s_bytes(bytes: Arc<[u8]>, name: &str, span: Span) -> Result<f64>
     Recording::open(Source::from_bytes(bytes)).and_then(|recording| recording.duration_s(span)).map_err(|e| e.at(name))
 }
 
+/// Room made beforehand for at most this many samples, whatever a header promises.
+const MOST_RESERVED_SAMPLES: usize = 1 << 22;
+
 /// An opened recording.
 enum Recording {
     Mpeg { bytes: Arc<[u8]>, stream: mpeg::Stream },
-    Packets(Packets),
+    Packets(Box<Packets>),
 }
 
 /// A recording that a demuxer takes apart into packets.
@@ -98,7 +101,7 @@ impl Recording {
             return Ok(Self::Mpeg { bytes, stream });
         }
         let stream = MediaSourceStream::new(Box::new(source), Default::default());
-        Packets::open(container, stream).map(Self::Packets)
+        Packets::open(container, stream).map(|packets| Self::Packets(Box::new(packets)))
     }
 
     fn rate(&self) -> u32 {
@@ -219,10 +222,11 @@ impl Packets {
             self.format.seek(SeekMode::Accurate, SeekTo::Timestamp { ts, track_id: self.track.id }).map_err(|e| codec_error(&e, "cannot seek to the span"))?;
             self.decoder.reset();
         }
-        let mut samples = Vec::with_capacity(wanted.len().min(self.num_samples.unwrap_or(0)));
+        let mut samples = Vec::with_capacity(wanted.len().min(MOST_RESERVED_SAMPLES));
         let mut scratch = Vec::new();
         // The timestamp of sample 0, and the number of the next sample.
-        let (mut origin, mut next) = if sought { (Some(0), None) } else { (None, None) };
+        let mut origin = if self.seekable { Some(0) } else { None };
+        let mut next: Option<usize> = None;
         while next.is_none_or(|next| next < wanted.end) {
             let at_s = next.unwrap_or(0) as f64 / f64::from(self.rate);
             let packet = match self.format.next_packet() {
@@ -255,21 +259,14 @@ impl Packets {
         if found < announced.min(wanted.end) {
             return Err(ends_early(found, announced.min(wanted.end), self.rate));
         }
+        if self.num_samples.is_some_and(|total| found > total) {
+            return Err(Error::input(format!("damaged: more audio than the {announced} samples that are announced")).hint("copy or download it again"));
+        }
         if self.num_samples.is_none() {
             resolve(span, self.rate, Some(found))?;
         }
         samples.truncate(wanted.len());
         Ok(samples)
-    }
-}
-
-/// Appends a decoded packet, its channels averaged.
-pub(super) fn append_mono(buffer: &GenericAudioBufferRef<'_>, scratch: &mut Vec<f32>, mono: &mut Vec<f32>) {
-    buffer.copy_to_vec_interleaved(scratch);
-    match buffer.num_planes() {
-        0 => {}
-        1 => mono.extend_from_slice(scratch),
-        channels => mono.extend(scratch.chunks_exact(channels).map(|frame| frame.iter().sum::<f32>() / channels as f32)),
     }
 }
 

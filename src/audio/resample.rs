@@ -1,5 +1,9 @@
 //! Any sampling rate to 16 kHz: band-limited, aligned with the input, nothing lost at either end.
 
+use std::cell::RefCell;
+use std::collections::HashMap;
+use std::collections::hash_map::Entry;
+
 use rubato::Fft;
 use rubato::FixedSync;
 use rubato::Resampler;
@@ -16,6 +20,11 @@ pub(super) const RATES: std::ops::RangeInclusive<u32> = 1_000..=768_000;
 /// at this length 7.8 kHz still passes, and 8 kHz is stopped.
 const FILTER_PERIODS: usize = 1024;
 
+thread_local! {
+    /// One resampler a rate: planning its transforms takes longer than a short clip.
+    static RESAMPLERS: RefCell<HashMap<u32, Fft<f32>>> = RefCell::new(HashMap::new());
+}
+
 /// Samples at `rate` as samples at [`SAMPLE_RATE`], the first of them at the same instant; a clip already at that rate is returned untouched.
 ///
 /// # Shapes
@@ -30,17 +39,27 @@ pub(super) fn resample(samples: Vec<f32>, rate: u32) -> Result<Vec<f32>> {
         let found = Error::input(format!("a sampling rate of {rate} Hz"));
         return Err(found.hint(format!("recordings have {} to {} Hz; the header may be broken", RATES.start(), RATES.end())));
     }
+    RESAMPLERS.with_borrow_mut(|kept| {
+        let resampler = match kept.entry(rate) {
+            Entry::Occupied(entry) => entry.into_mut(),
+            Entry::Vacant(entry) => entry.insert(plan(rate)?),
+        };
+        let input = InterleavedSlice::new(&samples, 1, samples.len()).map_err(Error::bug)?;
+        let mut output = resampler.process_all(&input, samples.len(), None).map_err(Error::bug)?.take_data();
+        output.truncate((samples.len() * SAMPLE_RATE as usize).div_ceil(rate as usize));
+        Ok(output)
+    })
+}
+
+/// A resampler from `rate` to [`SAMPLE_RATE`].
+fn plan(rate: u32) -> Result<Fft<f32>> {
     let (from, to) = (rate as usize, SAMPLE_RATE as usize);
     let smallest_block = from / gcd(from, to);
     let wanted_block = FILTER_PERIODS * from.max(to) / to;
     // The filter is centred on its middle sample and the delay is half a block: both are whole numbers when the block holds
     // the smallest one an even number of times.
     let block = smallest_block * 2 * wanted_block.div_ceil(2 * smallest_block);
-    let mut resampler = Fft::<f32>::new(from, to, block, 1, FixedSync::Both).map_err(Error::bug)?;
-    let input = InterleavedSlice::new(&samples, 1, samples.len()).map_err(Error::bug)?;
-    let mut output = resampler.process_all(&input, samples.len(), None).map_err(Error::bug)?.take_data();
-    output.truncate((samples.len() * to).div_ceil(from));
-    Ok(output)
+    Fft::new(from, to, block, 1, FixedSync::Both).map_err(Error::bug)
 }
 
 fn gcd(a: usize, b: usize) -> usize {
@@ -112,6 +131,14 @@ mod tests {
                 assert_eq!(loudest, (at as f64 * 16_000.0 / f64::from(rate)).round() as usize, "a click at {place_s} s, {rate} Hz");
             }
         }
+    }
+
+    #[test]
+    fn a_clip_does_not_hear_the_one_before_it() {
+        let clip = sine(500.0, 44_100, 10_000);
+        let alone = std::thread::scope(|scope| scope.spawn(|| resample(clip.clone(), 44_100).unwrap()).join().unwrap());
+        resample(vec![1.0; 5000], 44_100).unwrap();
+        assert_eq!(resample(clip, 44_100).unwrap(), alone);
     }
 
     #[test]

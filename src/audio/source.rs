@@ -10,6 +10,7 @@ use std::sync::Arc;
 
 use symphonia::core::io::MediaSource;
 
+use crate::audio::mpeg;
 use crate::error::Error;
 use crate::error::Kind;
 use crate::error::Result;
@@ -67,7 +68,7 @@ impl Source {
         if self.len() == 0 {
             return Err(Error::input("the file is empty (0 bytes)").hint("copy or download it again"));
         }
-        while let Some(tag_len) = id3v2_len(&self.peek(0, 10)?) {
+        while let Some(tag_len) = mpeg::id3v2_len(&self.peek(0, 10)?) {
             self.start = self.start.saturating_add(tag_len as u64).min(self.end);
         }
         let head = self.peek(0, 16)?;
@@ -75,7 +76,7 @@ impl Source {
             b"RIFF" if head.get(8..12) == Some(b"WAVE") => Container::Wav,
             b"fLaC" => Container::Flac,
             b"OggS" => Container::Ogg,
-            _ if super::mpeg::begins_here(&self.peek(0, super::mpeg::SEARCH_BYTES)?) => Container::Mpeg,
+            _ if mpeg::begins_here(&self.peek(0, mpeg::SEARCH_BYTES)?) => Container::Mpeg,
             _ => return Err(unknown_format(&head)),
         };
         match container {
@@ -89,10 +90,10 @@ impl Source {
 
     /// All bytes, in memory.
     pub(super) fn into_bytes(mut self) -> Result<Arc<[u8]>> {
-        if let Store::Bytes(bytes) = &self.store {
-            if self.start == 0 && self.end == bytes.len() as u64 {
-                return Ok(bytes.clone());
-            }
+        if let Store::Bytes(bytes) = &self.store
+            && (self.start, self.end) == (0, bytes.len() as u64)
+        {
+            return Ok(bytes.clone());
         }
         self.position = 0;
         let mut bytes = Vec::with_capacity(self.len() as usize);
@@ -146,13 +147,6 @@ impl Source {
         *self = Self::from_bytes(bytes.into());
         Ok(())
     }
-}
-
-/// Length in bytes of the ID3v2 tag that begins here, header and footer included.
-pub(super) fn id3v2_len(head: &[u8]) -> Option<usize> {
-    let (b"ID3", [_, _, flags, a, b, c, d]) = (head.get(..3)?, head.get(3..10)?) else { return None };
-    let body = [a, b, c, d].iter().fold(0, |len, &&byte| len << 7 | usize::from(byte & 0x7f));
-    Some(10 + body + if flags & 0x10 == 0 { 0 } else { 10 })
 }
 
 fn cut_wav(size: u32, found: u64) -> Error {
