@@ -1,3 +1,413 @@
-//! Training.
+//! Training: from a schedule's picks to an adapter, one optimiser step after the other; stops cleanly, resumes exactly.
 
+pub mod checkpoint;
+pub mod corpus;
+pub mod log;
+pub mod loss;
 pub mod optimiser;
+
+use std::path::PathBuf;
+use std::sync::atomic::AtomicBool;
+use std::sync::atomic::Ordering;
+use std::sync::mpsc::sync_channel;
+
+use rayon::prelude::*;
+use serde::Deserialize;
+use serde::Serialize;
+
+use crate::batch::Batch;
+use crate::batch::Sequence;
+use crate::batch::micro_batches;
+use crate::data::OnBadRow;
+use crate::error::Error;
+use crate::error::Kind;
+use crate::error::Result;
+use crate::eval;
+use crate::eval::Scores;
+use crate::eval::suite::Suite;
+use crate::files;
+use crate::load::Loaded;
+use crate::load::Loader;
+use crate::model::AudioLlm;
+use crate::model::Pass;
+use crate::model::decoder::Save;
+use crate::model::peft::Card;
+use crate::schedule::Schedule;
+use crate::seed::Key;
+use crate::task::Mode;
+use crate::train::checkpoint::State;
+use crate::train::corpus::Corpus;
+use crate::train::log::StepRecord;
+use crate::train::log::TaskRecord;
+use crate::train::loss::Counted;
+use crate::train::optimiser::Optimiser;
+
+/// `memory:` of a recipe.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct MemorySettings {
+    /// Most tokens of a micro-batch; a longer example gets one of its own.
+    pub pack_tokens: usize,
+    /// What layers keep for their backward.
+    pub save: Save,
+}
+
+impl Default for MemorySettings {
+    fn default() -> Self {
+        Self { pack_tokens: 8192, save: Save::default() }
+    }
+}
+
+/// `checkpoint:` of a recipe.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct CheckpointSettings {
+    /// Steps from one to the next; the last step always has one.
+    pub every: u64,
+    /// How many are kept, the best apart.
+    pub keep: usize,
+}
+
+impl Default for CheckpointSettings {
+    fn default() -> Self {
+        Self { every: 200, keep: 3 }
+    }
+}
+
+/// `evaluate:` of a recipe.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct EvaluateSettings {
+    /// A suite of role `dev`.
+    pub suite: PathBuf,
+    /// Steps from one evaluation to the next; the last step always has one.
+    #[serde(default = "default_every")]
+    pub every: u64,
+    /// The score whose best checkpoint is kept in `best/`.
+    #[serde(default = "default_keep_best")]
+    pub keep_best: String,
+}
+
+fn default_every() -> u64 {
+    200
+}
+
+fn default_keep_best() -> String {
+    "mean".to_owned()
+}
+
+/// A run, resolved: everything that a step needs to know.
+pub struct Run {
+    /// Where the run's files go.
+    pub folder: PathBuf,
+    /// Seed of everything that is random.
+    pub seed: u64,
+    /// Which rows each step sees.
+    pub schedule: Schedule,
+    /// The rows.
+    pub corpus: Corpus,
+    /// What reads them.
+    pub loader: Loader,
+    /// What is trained.
+    pub model: AudioLlm,
+    /// What adapters are saved as.
+    pub card: Card,
+    /// Dropout of the adapters' inputs.
+    pub dropout: f64,
+    /// `optimiser:`.
+    pub optimiser: optimiser::Settings,
+    /// `loss:`.
+    pub loss: loss::Settings,
+    /// `memory:`.
+    pub memory: MemorySettings,
+    /// `checkpoint:`.
+    pub checkpoint: CheckpointSettings,
+    /// `evaluate:`, with its suite read.
+    pub evaluate: Option<(EvaluateSettings, Suite)>,
+    /// What happens to audio that cannot be read.
+    pub on_bad_row: OnBadRow,
+}
+
+/// Who watches a run.
+pub trait Observer {
+    /// A step is finished; `step` of `num_steps`.
+    fn step(&mut self, record: &StepRecord, num_steps: u64);
+    /// An evaluation has answered `done` of `total` examples.
+    fn evaluating(&mut self, done: usize, total: usize);
+    /// An evaluation is finished.
+    fn evaluated(&mut self, at_step: u64, scores: &Scores, is_best: bool);
+    /// Something the user should know.
+    fn note(&mut self, text: &str);
+}
+
+impl Run {
+    /// The folder of the run's checkpoints.
+    pub fn checkpoints(&self) -> PathBuf {
+        self.folder.join("checkpoints")
+    }
+
+    /// The run's log.
+    pub fn log_path(&self) -> PathBuf {
+        self.folder.join("log.jsonl")
+    }
+}
+
+/// Trains from where `state` stands to the end of the schedule.
+///
+/// # Errors
+/// [`Kind::Interrupted`] once `stop` is set and [`Kind::Diverged`] before the weights take a step that is not finite;
+/// everything before is in a checkpoint then, as it is when a row cannot be read or the disk is full.
+pub fn train(run: &Run, optimiser: &mut Optimiser, state: &mut State, observer: &mut dyn Observer, stop: &AtomicBool) -> Result<()> {
+    files::truncate(&run.log_path(), state.log_bytes)?;
+    let mut trainer = Trainer { run, optimiser, state, observer, stop, log: files::AppendLog::open(&run.log_path())?, saved: None };
+    let outcome = trainer.train();
+    if let Err(error) = &outcome
+        && error.kind != Kind::Bug
+        && trainer.saved != Some(trainer.state.step)
+        && trainer.state.step > 0
+        && let Err(second) = trainer.save()
+    {
+        trainer.observer.note(&format!("the last finished step could not be saved: {second}"));
+    }
+    outcome
+}
+
+struct Trainer<'a> {
+    run: &'a Run,
+    optimiser: &'a mut Optimiser,
+    state: &'a mut State,
+    observer: &'a mut dyn Observer,
+    stop: &'a AtomicBool,
+    log: files::AppendLog,
+    saved: Option<u64>,
+}
+
+impl Trainer<'_> {
+    fn train(&mut self) -> Result<()> {
+        let (run, first, last) = (self.run, self.state.step, self.run.schedule.num_steps());
+        std::thread::scope(|scope| {
+            // One step is read ahead while the one before it is computed; dropping the receiver ends the reader.
+            let (send, receive) = sync_channel(1);
+            scope.spawn(move || {
+                for step in first..last {
+                    let loaded = load_step(run, step);
+                    let is_last = loaded.is_err();
+                    if send.send(loaded).is_err() || is_last {
+                        break;
+                    }
+                }
+            });
+            if first > 0 {
+                self.finish_step()?;
+            }
+            while self.state.step < last {
+                self.check_stop()?;
+                let loaded = receive.recv().map_err(|_| Error::bug("the reader of the next step ended early"))??;
+                let record = self.step(loaded)?;
+                self.log.line(&serde_json::to_string(&record).map_err(Error::bug)?)?;
+                self.observer.step(&record, last);
+                self.finish_step()?;
+            }
+            Ok(())
+        })
+    }
+
+    /// Forward, backward and update of one step; the weights do not move if anything is not finite.
+    fn step(&mut self, loaded: LoadedStep) -> Result<StepRecord> {
+        let (run, step) = (self.run, self.state.step);
+        let pass = Pass { save: run.memory.save, dropout: run.dropout, label_smoothing: run.loss.label_smoothing };
+        let mut tasks = loaded.tasks();
+        let lengths: Vec<usize> = loaded.examples.iter().map(|example| example.sequence.tokens.len()).collect();
+
+        run.model.parameters.zero_gradients()?;
+        let mut loss = 0.0;
+        for range in micro_batches(&lengths, run.memory.pack_tokens) {
+            self.check_stop()?;
+            let examples = &loaded.examples[range.clone()];
+            let sequences: Vec<&Sequence> = examples.iter().map(|example| &example.sequence).collect();
+            let batch = Batch::pack(&sequences, run.model.config.audio.window_frames())?;
+            let found = run.model.train(&batch, pass)?;
+            loss += found.loss;
+            for (log_probability, &sequence) in found.log_probabilities.iter().zip(&batch.target_sequences) {
+                tasks.entry(loaded.task_names[range.start + sequence as usize].clone()).or_default().loss -= log_probability;
+            }
+        }
+        let grad_norm = self.optimiser.grad_norm(&run.model.parameters)?;
+        if !loss.is_finite() || !grad_norm.is_finite() {
+            let found = format!("step {}: the loss is {loss}, the length of the gradient {grad_norm}; the weights were not changed", step + 1);
+            return Err(Error::new(Kind::Diverged, found).hint("lower `optimiser.learning_rate` or lengthen `optimiser.warmup`, then train again from the start or from a checkpoint"));
+        }
+        let (stage, learning_rate) = learning_rate(&run.schedule, &run.optimiser, step);
+        self.optimiser.step(&run.model.parameters, grad_norm, learning_rate)?;
+        self.state.step += 1;
+
+        tasks.values_mut().for_each(|task| task.loss /= task.target_tokens.max(1) as f64);
+        Ok(StepRecord {
+            kind: "train",
+            step: self.state.step,
+            stage: run.schedule.stages()[stage].name.clone(),
+            loss,
+            grad_norm,
+            learning_rate,
+            examples: loaded.examples.len(),
+            tokens: lengths.iter().sum(),
+            target_tokens: tasks.values().map(|task| task.target_tokens).sum(),
+            seconds: loaded.examples.iter().map(|example| example.seconds).sum(),
+            skipped: loaded.skipped,
+            tasks,
+        })
+    }
+
+    /// Evaluation and checkpoint, where the finished step is due for one.
+    fn finish_step(&mut self) -> Result<()> {
+        let (step, last) = (self.state.step, self.run.schedule.num_steps());
+        let is_due = |every: u64| step == last || (every > 0 && step.is_multiple_of(every));
+        if let Some((settings, suite)) = &self.run.evaluate
+            && is_due(settings.every)
+            && self.state.evaluated != Some(step)
+        {
+            self.evaluate(settings, suite)?;
+        }
+        if is_due(self.run.checkpoint.every) {
+            self.save()?;
+        }
+        Ok(())
+    }
+
+    fn evaluate(&mut self, settings: &EvaluateSettings, suite: &Suite) -> Result<()> {
+        let (run, step, stop) = (self.run, self.state.step, self.stop);
+        let observer = &mut *self.observer;
+        let found = eval::evaluate(&run.model, &run.loader, suite, &mut |done, total| {
+            observer.evaluating(done, total);
+            check(stop)
+        })?;
+        let score = found
+            .scores
+            .get(&settings.keep_best)
+            .ok_or_else(|| Error::input(format!("`evaluate.keep_best`: there is no score `{}`; there are {}", settings.keep_best, names(&found.scores))))?;
+        let is_best = self.state.best.is_none_or(|best| is_better(&settings.keep_best, score, best));
+        let folder = run.folder.join("eval").join(format!("step-{step:06}"));
+        for (set, predictions) in &found.predictions {
+            let lines = predictions.iter().map(|row| serde_json::to_string(row).map_err(Error::bug)).collect::<Result<Vec<_>>>()?;
+            files::write_atomic(&folder.join(format!("{set}.jsonl")), (lines.join("\n") + "\n").as_bytes())?;
+        }
+        files::write_atomic(&folder.join("scores.json"), serde_json::to_string_pretty(&found.scores.to_json()).map_err(Error::bug)?.as_bytes())?;
+        self.log.line(&log::eval_line(step, &found.scores)?)?;
+        self.state.evaluated = Some(step);
+        if is_best {
+            self.state.best = Some(score);
+            self.state.log_bytes = self.log.num_bytes()?;
+            checkpoint::save(&run.folder.join("best"), &run.model, self.optimiser, self.state, &run.card)?;
+        }
+        self.observer.evaluated(step, &found.scores, is_best);
+        Ok(())
+    }
+
+    fn save(&mut self) -> Result<()> {
+        if self.saved == Some(self.state.step) {
+            return Ok(());
+        }
+        self.log.sync()?;
+        self.state.log_bytes = self.log.num_bytes()?;
+        let folder = checkpoint::folder(&self.run.checkpoints(), self.state.step);
+        checkpoint::save(&folder, &self.run.model, self.optimiser, self.state, &self.run.card)?;
+        self.saved = Some(self.state.step);
+        checkpoint::rotate(&self.run.checkpoints(), self.run.checkpoint.keep)
+    }
+
+    fn check_stop(&self) -> Result<()> {
+        check(self.stop)
+    }
+}
+
+fn check(stop: &AtomicBool) -> Result<()> {
+    if stop.load(Ordering::Relaxed) { Err(Error::new(Kind::Interrupted, "stopped").hint("go on with `--resume`")) } else { Ok(()) }
+}
+
+fn names(scores: &Scores) -> String {
+    scores.0.iter().map(|(name, _)| name.as_str()).collect::<Vec<_>>().join(", ")
+}
+
+/// Whether a score beats the best so far; losses and error rates are better low.
+fn is_better(name: &str, score: f64, best: f64) -> bool {
+    let metric = name.rsplit('.').next().unwrap_or(name);
+    let low_is_good = ["loss", "wer", "cer"].iter().any(|low| metric == *low || metric.starts_with(&format!("{low}@")));
+    if low_is_good { score < best } else { score > best }
+}
+
+/// The stage of a step, and its learning rate: the stage's own peak or the optimiser's, shaped over all planned steps.
+pub fn learning_rate(schedule: &Schedule, settings: &optimiser::Settings, step: u64) -> (usize, f64) {
+    let (stage, _) = schedule.stage_of(step);
+    let peak = schedule.stages()[stage].learning_rate.unwrap_or(settings.learning_rate);
+    (stage, peak * settings.factor(step, schedule.num_steps()))
+}
+
+/// A step's examples, read and weighed.
+struct LoadedStep {
+    examples: Vec<Loaded>,
+    task_names: Vec<String>,
+    skipped: usize,
+}
+
+impl LoadedStep {
+    fn tasks(&self) -> std::collections::BTreeMap<String, TaskRecord> {
+        let mut tasks = std::collections::BTreeMap::<String, TaskRecord>::new();
+        for (example, name) in self.examples.iter().zip(&self.task_names) {
+            let task = tasks.entry(name.clone()).or_default();
+            task.examples += 1;
+            task.seconds += example.seconds;
+            task.target_tokens += example.sequence.num_targets();
+        }
+        tasks
+    }
+}
+
+fn load_step(run: &Run, step: u64) -> Result<LoadedStep> {
+    let picks = run.schedule.picks(step);
+    let corpus = &run.corpus;
+    let loaded: Vec<Result<(Loaded, Counted)>> = picks
+        .par_iter()
+        .enumerate()
+        .map(|(slot, pick)| {
+            let example = corpus.example(pick.row, pick.epoch)?;
+            let key = Key::new(run.seed, "step").with(step).with(slot as u64);
+            let loaded = run.loader.load(&example, Mode::Train, key)?;
+            let class_weight = match run.loss.class_weights {
+                loss::ClassWeights::None => 1.0,
+                loss::ClassWeights::Balanced => corpus.class_weight(pick.row, example.label.as_deref()),
+            };
+            let counted = Counted { task: corpus.task_of(pick.row), num_targets: loaded.sequence.num_targets(), class_weight };
+            Ok((loaded, counted))
+        })
+        .collect();
+    let (mut examples, mut counted, mut skipped) = (Vec::new(), Vec::new(), 0);
+    for found in loaded {
+        match found {
+            Ok((example, count)) => {
+                examples.push(example);
+                counted.push(count);
+            }
+            Err(error) if run.on_bad_row == OnBadRow::Skip && error.kind == Kind::Input => skipped += 1,
+            Err(error) => return Err(error.at(format!("step {}", step + 1))),
+        }
+    }
+    if examples.is_empty() {
+        return Err(Error::input(format!("step {}: none of its {skipped} rows can be read", step + 1)));
+    }
+    for (example, weight) in examples.iter_mut().zip(loss::weights(&counted, run.loss.normalise)) {
+        example.sequence.target_weight = weight;
+    }
+    let task_names = counted.iter().map(|counted| corpus.population().tasks[counted.task].clone()).collect();
+    Ok(LoadedStep { examples, task_names, skipped })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn error_rates_and_losses_are_better_low() {
+        assert!(is_better("words.wer", 0.1, 0.2) && is_better("words.cer@arabic-leaderboard", 0.1, 0.2) && is_better("words.loss", 0.1, 0.2));
+        assert!(is_better("mean", 0.3, 0.2) && is_better("emotions.uar", 0.3, 0.2) && !is_better("mean", 0.2, 0.2));
+    }
+}

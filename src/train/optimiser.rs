@@ -104,9 +104,6 @@ impl Optimiser {
     }
 
     /// Length of the gradient before clipping.
-    ///
-    /// # Errors
-    /// [`crate::error::Kind::Diverged`] where it is not finite; the weights have not moved then.
     pub fn grad_norm(&self, parameters: &Parameters) -> Result<f64> {
         Ok(norm(&parameters.gradients)?)
     }

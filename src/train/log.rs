@@ -1,0 +1,57 @@
+//! The lines of `log.jsonl`. They hold what a run computed and nothing of when or where, so that two runs of one seed log the same bytes.
+
+use std::collections::BTreeMap;
+
+use serde::Serialize;
+
+use crate::error::Error;
+use crate::error::Result;
+use crate::eval::Scores;
+
+/// One finished optimiser step.
+#[derive(Clone, Debug, PartialEq, Serialize)]
+pub struct StepRecord {
+    /// `train`.
+    pub kind: &'static str,
+    /// Number of the step, from 1.
+    pub step: u64,
+    /// Name of its stage.
+    pub stage: String,
+    /// Weighted mean over target tokens of the (smoothed) negative log-likelihood, nats, before the update.
+    pub loss: f64,
+    /// Length of the gradient before clipping.
+    pub grad_norm: f64,
+    /// Learning rate of the update.
+    pub learning_rate: f64,
+    /// Examples seen.
+    pub examples: usize,
+    /// Tokens seen, audio tokens included.
+    pub tokens: usize,
+    /// Tokens learned.
+    pub target_tokens: usize,
+    /// Audio heard, in seconds.
+    pub seconds: f64,
+    /// Rows left out because they could not be read.
+    pub skipped: usize,
+    /// The same by task.
+    pub tasks: BTreeMap<String, TaskRecord>,
+}
+
+/// One task's part of a step.
+#[derive(Clone, Debug, Default, PartialEq, Serialize)]
+pub struct TaskRecord {
+    /// Examples seen.
+    pub examples: usize,
+    /// Audio heard, in seconds.
+    pub seconds: f64,
+    /// Tokens learned.
+    pub target_tokens: usize,
+    /// Mean over the task's target tokens of the negative log-likelihood, nats, before the update.
+    pub loss: f64,
+}
+
+/// The line of an evaluation: `step` and `loss` never stand at its top, so that readers of training curves pass over it.
+pub fn eval_line(at_step: u64, scores: &Scores) -> Result<String> {
+    let line = serde_json::json!({ "kind": "eval", "at_step": at_step, "scores": scores.to_json() });
+    serde_json::to_string(&line).map_err(Error::bug)
+}
