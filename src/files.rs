@@ -47,6 +47,27 @@ pub fn write_atomic_with(path: &Path, write: impl FnOnce(&mut std::io::BufWriter
     attempt().map_err(|e| Error::io(path, "write", &e))
 }
 
+/// Writes named tensors to a safetensors file, one after the other, whole or not at all.
+pub fn write_safetensors<S: AsRef<str> + Ord + std::fmt::Display, V: safetensors::View>(path: &Path, tensors: impl IntoIterator<Item = (S, V)>) -> Result<()> {
+    let parent = parent_of(path);
+    create_dir(parent)?;
+    let metadata = std::collections::HashMap::from([("format".to_owned(), "pt".to_owned())]);
+    let staged = parent.join(format!(".writing-{}", path.file_name().unwrap_or_default().to_string_lossy()));
+    if let Err(error) = safetensors::serialize_to_file(tensors, Some(metadata), &staged) {
+        let _ = fs::remove_file(&staged);
+        return Err(match error {
+            safetensors::SafeTensorError::IoError(e) => Error::io(path, "write", &e),
+            other => Error::bug(format!("cannot write safetensors: {other}")).at_path(path),
+        });
+    }
+    let settle = || {
+        File::open(&staged)?.sync_all()?;
+        fs::rename(&staged, path)?;
+        sync_dir(parent)
+    };
+    settle().map_err(|e| Error::io(path, "write", &e))
+}
+
 /// A folder that appears whole or not at all: write into [`StagedDir::path`], then [`StagedDir::commit`].
 pub struct StagedDir {
     staging: PathBuf,

@@ -17,3 +17,5 @@ pub mod model;
 pub mod metrics;
 pub mod eval;
 pub mod train;
+pub mod recipe;
+pub mod cli;

@@ -54,28 +54,6 @@ impl Loader {
         &self.codec
     }
 
-    /// Log-mel frames of a clip, and its length in seconds.
-    ///
-    /// # Errors
-    /// Audio that cannot be read or is too short for one audio token, naming the file.
-    pub fn features(&self, clip: &Clip) -> Result<(LogMel, f64)> {
-        let (samples, name) = match &clip.source {
-            AudioSource::File(path) => (audio::read(path, clip.span)?, path.display().to_string()),
-            AudioSource::Embedded { bytes, name } => (audio::read_bytes(bytes.clone(), name, clip.span)?, name.to_string()),
-        };
-        let seconds = samples.len() as f64 / f64::from(SAMPLE_RATE);
-        if let Some(longest) = self.max_audio_s.filter(|&longest| seconds > longest) {
-            return Err(Error::input(format!("{seconds:.1} s of audio, `max_audio_s` is {longest}"))
-                .at(name)
-                .hint("nothing is cut silently: split the clip with `start_s` and `end_s`, or raise `max_audio_s`"));
-        }
-        let features = self.extractor.extract(&samples);
-        if num_audio_tokens(features.frames) == 0 {
-            return Err(Error::input(format!("{} samples are too short for one audio token", samples.len())).at(name).hint("remove the row; the shortest clip the model hears is 0.03 s"));
-        }
-        Ok((features, seconds))
-    }
-
     /// The sequence of an example.
     ///
     /// # Errors
@@ -88,7 +66,7 @@ impl Loader {
         let mut features = Vec::with_capacity(example.clips.len());
         let mut seconds = 0.0;
         for clip in &example.clips {
-            let (clip, length) = self.features(clip)?;
+            let (clip, length) = features_of(clip, &self.extractor, self.max_audio_s)?;
             features.push(Arc::new(clip));
             seconds += length;
         }
@@ -104,4 +82,28 @@ impl Loader {
         let sequence = Sequence { tokens: encoded.tokens, targets: encoded.targets, audio: encoded.audio, features, key, target_weight: 1.0 };
         Ok(Loaded { sequence, seconds })
     }
+}
+
+/// Log-mel frames of a clip, and its length in seconds.
+///
+/// # Errors
+/// Audio that cannot be read, is longer than `max_audio_s` or too short for one audio token, naming the file.
+pub fn features_of(clip: &Clip, extractor: &LogMelExtractor, max_audio_s: Option<f64>) -> Result<(LogMel, f64)> {
+    let (samples, name) = match &clip.source {
+        AudioSource::File(path) => (audio::read(path, clip.span)?, path.display().to_string()),
+        AudioSource::Embedded { bytes, name } => (audio::read_bytes(bytes.clone(), name, clip.span)?, name.to_string()),
+    };
+    let seconds = samples.len() as f64 / f64::from(SAMPLE_RATE);
+    if let Some(longest) = max_audio_s.filter(|&longest| seconds > longest) {
+        return Err(Error::input(format!("{seconds:.1} s of audio, `max_audio_s` is {longest}"))
+            .at(name)
+            .hint("nothing is cut silently: split the clip with `start_s` and `end_s`, or raise `max_audio_s`"));
+    }
+    let features = extractor.extract(&samples);
+    if num_audio_tokens(features.frames) == 0 {
+        return Err(Error::input(format!("{} samples are too short for one audio token", samples.len()))
+            .at(name)
+            .hint("remove the row; the shortest clip the model hears is 0.03 s"));
+    }
+    Ok((features, seconds))
 }

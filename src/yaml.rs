@@ -12,15 +12,27 @@ use crate::error::Result;
 /// # Errors
 /// `path:line:column: what was found`, with the nearest known key for one that is not known.
 pub fn parse<T: DeserializeOwned>(text: &str, path: &Path) -> Result<T> {
-    yaml_serde::from_str(text.strip_prefix('\u{feff}').unwrap_or(text)).map_err(|error| describe(&error, path))
+    yaml_serde::from_str(text.strip_prefix('\u{feff}').unwrap_or(text)).map_err(|error| describe_in(&error, path))
 }
 
-fn describe(error: &yaml_serde::Error, path: &Path) -> Error {
-    let message = error.to_string();
+/// Reads a tree of YAML that was changed after it was parsed; `place` says where it comes from.
+///
+/// # Errors
+/// As [`parse`], with `place` instead of a line.
+pub fn from_value<T: DeserializeOwned>(value: yaml_serde::Value, place: &str) -> Result<T> {
+    yaml_serde::from_value(value).map_err(|error| describe(&error, place.to_owned()))
+}
+
+fn describe_in(error: &yaml_serde::Error, path: &Path) -> Error {
     let place = match error.location() {
         Some(location) => format!("{}:{}:{}", path.display(), location.line(), location.column()),
         None => path.display().to_string(),
     };
+    describe(error, place)
+}
+
+fn describe(error: &yaml_serde::Error, place: String) -> Error {
+    let message = error.to_string();
     // The place is said once, in front.
     let what = message.rsplit_once(" at line ").map_or(message.as_str(), |(what, _)| what);
     let found = Error::input(what).at(place);

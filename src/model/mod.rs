@@ -4,10 +4,12 @@ pub mod audio_encoder;
 mod build;
 pub mod config;
 pub mod decoder;
+pub mod export;
 pub mod generate;
 pub mod lora;
 pub mod parameters;
 pub mod peft;
+pub mod shapes;
 pub mod weights;
 
 use candle_core::Tensor;
@@ -163,6 +165,33 @@ impl AudioLlm {
             self.hear_backward(&gather(&dx, &batch.audio_rows)?, &heard, batch, pass)?;
         }
         Ok(found)
+    }
+
+    /// Forward and backward of the decoder layers alone, from given hidden states and a given gradient: what a benchmark
+    /// compares. Every row goes through every layer; the input's gradient is not computed.
+    ///
+    /// # Shapes
+    /// `x`, `dy`: `[tokens, hidden]`
+    pub fn train_layers(&self, batch: &Batch, x: &Tensor, dy: &Tensor, pass: Pass) -> Result<()> {
+        let rotary = self.rotary(batch)?;
+        let dropout = AdapterDropout { probability: pass.dropout, tokens: &batch.token_keys };
+        let packing = Packing { cu_seqlens: &batch.cu_seqlens, rotary: &rotary, dropout, save: pass.save };
+        let (mut x, mut saved) = (x.clone(), Vec::new());
+        for layer in &self.layers {
+            let (y, kept) = layer.forward(&x, &packing, None)?;
+            saved.push(kept);
+            x = y;
+        }
+        drop(x);
+        let mut dx = dy.clone();
+        for (i, layer) in self.layers.iter().enumerate().rev() {
+            let Some(kept) = saved.pop() else { break };
+            match layer.backward(&dx, &kept, &packing, i > 0)? {
+                Some(d) => dx = d,
+                None => break,
+            }
+        }
+        Ok(())
     }
 
     /// Loss of a batch and the log-probability of every target, without a gradient.

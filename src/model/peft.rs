@@ -174,16 +174,9 @@ pub struct Card {
 pub fn save(dir: &Path, plan: &Plan, tensors: &BTreeMap<String, (Tensor, Tensor)>, card: &Card, form: KeyForm) -> Result<()> {
     let named: Vec<(String, &Tensor)> =
         tensors.iter().flat_map(|(module, (a, b))| [(key(module, 'A', form), a), (key(module, 'B', form), b)]).collect();
-    save_tensors(&dir.join(TENSORS_FILE), named)?;
+    files::write_safetensors(&dir.join(TENSORS_FILE), named)?;
     let text = serde_json::to_string_pretty(&config_json(plan, card, form)).map_err(Error::bug)?;
     files::write_atomic(&dir.join(CONFIG_FILE), text.as_bytes())
-}
-
-/// Writes named tensors to a safetensors file.
-pub fn save_tensors<'a>(path: &Path, tensors: impl IntoIterator<Item = (String, &'a Tensor)>) -> Result<()> {
-    let metadata = std::collections::HashMap::from([("format".to_owned(), "pt".to_owned())]);
-    let bytes = safetensors::serialize(tensors, Some(metadata)).map_err(|e| Error::bug(format!("cannot write safetensors: {e}")))?;
-    files::write_atomic(path, &bytes)
 }
 
 fn config_json(plan: &Plan, card: &Card, form: KeyForm) -> Value {

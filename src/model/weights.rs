@@ -9,8 +9,6 @@ use std::path::PathBuf;
 use candle_core::Device;
 use candle_core::Tensor;
 use memmap2::Mmap;
-use rand_distr::Distribution;
-use rand_distr::StandardNormal;
 use rayon::prelude::*;
 use safetensors::Dtype;
 use safetensors::SafeTensors;
@@ -44,7 +42,15 @@ pub struct Checkpoint {
     prefix: &'static str,
 }
 
+/// A tensor as it lies in its file.
+pub(super) struct StoredTensor<'a> {
+    pub dtype: Dtype,
+    pub shape: Vec<usize>,
+    pub bytes: &'a [u8],
+}
+
 struct MappedFile {
+    path: PathBuf,
     map: Mmap,
     metadata: Metadata,
     /// Where the tensors' bytes begin.
@@ -66,7 +72,7 @@ impl MappedFile {
         if start + end > map.len() {
             return Err(damaged(&format!("{} bytes, its header promises {}", map.len(), start + end)));
         }
-        Ok(Self { map, metadata, start })
+        Ok(Self { path: path.to_owned(), map, metadata, start })
     }
 
     /// The values of one tensor as `f32`; `None` for types that are not floating-point.
@@ -112,6 +118,24 @@ impl Checkpoint {
             files.iter().enumerate().flat_map(|(i, file)| file.metadata.tensors().into_keys().map(move |name| (name, i))).collect();
         let prefix = if names.keys().any(|name| name.starts_with("thinker.")) { "thinker." } else { "" };
         Ok(Self { dir: dir.to_owned(), files, names, prefix })
+    }
+
+    /// The tensors of each file, in the order of their bytes, and what a module is called here.
+    pub(super) fn files(&self) -> impl Iterator<Item = (&Path, Vec<(String, StoredTensor<'_>)>)> {
+        self.files.iter().map(|file| {
+            let names = file.metadata.offset_keys();
+            let stored = names.into_iter().filter_map(|name| {
+                let info = file.metadata.info(&name)?;
+                let bytes = &file.map[file.start + info.data_offsets.0..file.start + info.data_offsets.1];
+                Some((name, StoredTensor { dtype: info.dtype, shape: info.shape.clone(), bytes }))
+            });
+            (file.path.as_path(), stored.collect())
+        })
+    }
+
+    /// The full name of a stored tensor, `thinker.` in front.
+    pub(super) fn full_name(&self, stored: &str) -> String {
+        if self.prefix.is_empty() { format!("thinker.{stored}") } else { stored.to_owned() }
     }
 
     fn stored_name(&self, name: &str) -> String {
@@ -195,15 +219,14 @@ impl Weights {
     }
 }
 
-/// Matrices with the variance that keeps activations in scale, norms of ones, biases of zeros.
+/// Uniform matrices with the variance that keeps activations in scale, norms of ones, biases of zeros.
 fn random(key: Key, name: &str, shape: &[usize]) -> Result<Tensor> {
     let count: usize = shape.iter().product();
     let values: Vec<f32> = match shape.len() {
         1 => vec![if name.contains("norm") && name.ends_with("weight") || name.ends_with("ln_post.weight") { 1.0 } else { 0.0 }; count],
         _ => {
-            let scale = 0.5 / (shape[1..].iter().product::<usize>() as f32).sqrt();
-            let mut generator = key.generator();
-            (0..count).map(|_| scale * <StandardNormal as Distribution<f32>>::sample(&StandardNormal, &mut generator)).collect()
+            let bound = (3.0f64).sqrt() * 0.5 / (shape[1..].iter().product::<usize>() as f64).sqrt();
+            (0..count as u64).into_par_iter().map(|i| ((2.0 * key.uniform(i) - 1.0) * bound) as f32).collect()
         }
     };
     Ok(Tensor::from_vec(values, shape, &Device::Cpu)?)

@@ -54,7 +54,7 @@ pub fn save(target: &Path, model: &AudioLlm, optimiser: &Optimiser, state: &Stat
     let staged = StagedDir::new(target)?;
     peft::save(staged.path(), &model.plan, &model.adapter_tensors()?, card, KeyForm::Full)?;
     let moments = [("first".to_owned(), &optimiser.first), ("second".to_owned(), &optimiser.second)];
-    peft::save_tensors(&staged.path().join(OPTIMISER_FILE), moments)?;
+    files::write_safetensors(&staged.path().join(OPTIMISER_FILE), moments)?;
     let text = serde_json::to_string_pretty(state).map_err(Error::bug)?;
     files::write_atomic(&staged.path().join(STATE_FILE), text.as_bytes())?;
     staged.commit()

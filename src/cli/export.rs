@@ -1,0 +1,69 @@
+//! `maqam export`.
+
+use std::path::PathBuf;
+
+use clap::Args;
+use clap::ValueEnum;
+
+use crate::cli::hub;
+use crate::error::Error;
+use crate::error::Result;
+use crate::files;
+use crate::files::StagedDir;
+use crate::model::config::Config;
+use crate::model::export::merge;
+use crate::model::peft;
+use crate::model::peft::Card;
+use crate::model::peft::KeyForm;
+
+#[derive(Args)]
+pub struct Arguments {
+    /// Folder of the checkpoint the adapter was trained on, or its Hub id.
+    #[arg(long)]
+    model: String,
+    /// PEFT folder or checkpoint of a run.
+    #[arg(long)]
+    adapter: PathBuf,
+    /// Folder to write; it must not exist.
+    #[arg(long)]
+    out: PathBuf,
+    /// What to write.
+    #[arg(long, value_enum, default_value_t = Form::Merged)]
+    form: Form,
+}
+
+#[derive(Clone, Copy, PartialEq, Eq, ValueEnum)]
+enum Form {
+    /// The whole checkpoint with the adapter merged, for transformers and vLLM.
+    Merged,
+    /// The adapter, keys relative to the full Qwen2.5-Omni model (Hugging Face, ms-swift).
+    Peft,
+    /// The adapter, keys relative to the thinker (LLaMA-Factory).
+    PeftThinker,
+}
+
+pub fn run(arguments: &Arguments) -> Result<()> {
+    let model_dir = hub::model_dir(&arguments.model)?;
+    let config = Config::load(&model_dir)?;
+    let adapter = peft::Adapter::load(&arguments.adapter, &config)?;
+    let form = match arguments.form {
+        Form::Merged => {
+            let merged = merge(&model_dir, &adapter, &arguments.out)?;
+            println!("{merged} weights merged into {}", arguments.out.display());
+            return Ok(());
+        }
+        Form::Peft => KeyForm::Full,
+        Form::PeftThinker => KeyForm::Thinker,
+    };
+    if arguments.out.exists() {
+        return Err(Error::input("exists already").at_path(&arguments.out).hint("name a folder that does not exist yet"));
+    }
+    let text = files::read_text(&arguments.adapter.join(peft::CONFIG_FILE))?;
+    let written: serde_json::Value = serde_json::from_str(&text).map_err(Error::input)?;
+    let card = Card { base: arguments.model.clone(), dropout: written["lora_dropout"].as_f64().unwrap_or(0.0), variant: adapter.variant };
+    let staged = StagedDir::new(&arguments.out)?;
+    peft::save(staged.path(), &adapter.plan, &adapter.tensors, &card, form)?;
+    staged.commit()?;
+    println!("{} adapted modules in {}", adapter.plan.modules.len(), arguments.out.display());
+    Ok(())
+}

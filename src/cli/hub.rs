@@ -1,0 +1,81 @@
+//! From a folder or a Hub id to a folder: the cache first, the network only where a file is missing.
+
+use std::path::Path;
+use std::path::PathBuf;
+
+use hf_hub::Cache;
+use hf_hub::CacheRepo;
+use hf_hub::Repo;
+use hf_hub::api::sync::ApiBuilder;
+use hf_hub::api::sync::ApiRepo;
+
+use crate::error::Error;
+use crate::error::Result;
+use crate::model::weights::safetensors_of;
+
+/// Files of a checkpoint beside its weights; a checkpoint need not have the last ones.
+const NEEDED: [&str; 2] = ["config.json", "tokenizer.json"];
+const WANTED: [&str; 9] = [
+    "model.safetensors.index.json",
+    "tokenizer_config.json",
+    "generation_config.json",
+    "chat_template.json",
+    "preprocessor_config.json",
+    "special_tokens_map.json",
+    "vocab.json",
+    "merges.txt",
+    "spk_dict.pt",
+];
+
+/// The folder of a checkpoint: `model` itself, or where the Hub's cache has it after downloading what is missing.
+///
+/// With `HF_HUB_OFFLINE` set nothing is downloaded; `HF_HOME` says where the cache is.
+pub fn model_dir(model: &str) -> Result<PathBuf> {
+    let path = Path::new(model);
+    if path.is_dir() {
+        return Ok(path.to_owned());
+    }
+    let is_id = model.split('/').count() == 2 && !model.starts_with(['.', '/', '~']) && model.split('/').all(|part| !part.is_empty());
+    if !is_id {
+        return Err(Error::input("no such folder").at(model).hint("`model` is the folder of a Qwen2.5-Omni checkpoint, or a Hub id such as Qwen/Qwen2.5-Omni-7B"));
+    }
+    let cache = Cache::from_env();
+    if let Some(dir) = cached(&cache.repo(Repo::model(model.to_owned()))) {
+        return Ok(dir);
+    }
+    let is_offline = std::env::var("HF_HUB_OFFLINE").is_ok_and(|value| !["", "0", "false"].contains(&value.to_lowercase().as_str()));
+    if is_offline {
+        return Err(Error::resource(format!("not (wholly) in the cache at {}, and HF_HUB_OFFLINE is set", cache.path().display()))
+            .at(model)
+            .hint("download it where there is a network, or give a folder; a relative folder that does not exist looks like a Hub id"));
+    }
+    download(model, cache)
+}
+
+/// The snapshot's folder, if every file that is needed is there.
+fn cached(repo: &CacheRepo) -> Option<PathBuf> {
+    let config = repo.get(NEEDED[0])?;
+    repo.get(NEEDED[1])?;
+    let dir = config.parent()?.to_owned();
+    let weights = safetensors_of(&dir).ok()?;
+    weights.iter().all(|path| path.is_file()).then_some(dir)
+}
+
+fn download(model: &str, cache: Cache) -> Result<PathBuf> {
+    let failed = |file: &str, e: &dyn std::fmt::Display| {
+        Error::resource(format!("cannot download {file}: {e}"))
+            .at(model)
+            .hint("check the id and the network, or give the folder of a checkpoint; what was downloaded before is kept")
+    };
+    let api = ApiBuilder::from_cache(cache).with_progress(true).build().map_err(|e| failed("anything", &e))?;
+    let repo: ApiRepo = api.model(model.to_owned());
+    let listed = repo.info().map_err(|e| failed("the list of files", &e))?;
+    let has = |name: &str| listed.siblings.iter().any(|file| file.rfilename == name);
+    let weights = listed.siblings.iter().map(|file| file.rfilename.as_str()).filter(|name| name.ends_with(".safetensors") && !name.contains('/'));
+    let mut dir = None;
+    for name in NEEDED.into_iter().chain(WANTED.into_iter().filter(|name| has(name))).chain(weights) {
+        let path = repo.get(name).map_err(|e| failed(name, &e))?;
+        dir = path.parent().map(Path::to_owned);
+    }
+    dir.ok_or_else(|| Error::resource("the Hub lists no files").at(model))
+}

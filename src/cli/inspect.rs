@@ -1,0 +1,135 @@
+//! `maqam embed` and `maqam features`: tensors of each row's audio.
+
+use std::path::PathBuf;
+use std::sync::Arc;
+use std::sync::atomic::AtomicBool;
+
+use candle_core::D;
+use candle_core::Device;
+use candle_core::Tensor;
+use clap::Args;
+use clap::ValueEnum;
+use rayon::prelude::*;
+
+use crate::audio::LogMelExtractor;
+use crate::audio::MELS;
+use crate::audio::num_audio_tokens;
+use crate::batch::Batch;
+use crate::batch::Sequence;
+use crate::cli::DataArguments;
+use crate::cli::ModelArguments;
+use crate::cli::check_stop;
+use crate::cli::progress::Progress;
+use crate::data::Row;
+use crate::error::Error;
+use crate::error::Result;
+use crate::files;
+use crate::load::features_of;
+use crate::model::AudioLlm;
+use crate::seed::Key;
+
+#[derive(Args)]
+pub struct EmbedArguments {
+    #[command(flatten)]
+    model: ModelArguments,
+    #[command(flatten)]
+    data: DataArguments,
+    /// Output, safetensors: one tensor for each row id.
+    #[arg(long)]
+    out: PathBuf,
+    /// `mean`: [hidden], the mean over time, of length one. `none`: [audio tokens, hidden].
+    #[arg(long, value_enum, default_value_t = Pool::Mean)]
+    pool: Pool,
+}
+
+#[derive(Clone, Copy, PartialEq, Eq, ValueEnum)]
+enum Pool {
+    Mean,
+    None,
+}
+
+/// Rows whose features are in memory at a time.
+const READ_AHEAD: usize = 16;
+
+pub fn embed(arguments: &EmbedArguments, stop: &AtomicBool) -> Result<()> {
+    let rows = arguments.data.rows()?;
+    let (model, _) = arguments.model.open()?;
+    let extractor = LogMelExtractor::new();
+    let mut progress = Progress::new("embedding", 0, rows.len() as u64);
+    let mut named = Vec::with_capacity(rows.len());
+    for chunk in rows.chunks(READ_AHEAD) {
+        let sequences = chunk.par_iter().map(|row| audio_sequence(row, &extractor, &model).map_err(|e| e.at_path(&arguments.data.data))).collect::<Result<Vec<_>>>()?;
+        for (row, sequence) in chunk.iter().zip(sequences) {
+            check_stop(stop)?;
+            let batch = Batch::pack(&[&sequence], model.config.audio.window_frames())?;
+            let heard = model.hear(&batch)?.ok_or_else(|| Error::bug("a row with clips that were not heard"))?;
+            let tensor = match arguments.pool {
+                Pool::None => heard,
+                Pool::Mean => {
+                    let mean = heard.mean(0)?;
+                    mean.broadcast_div(&mean.sqr()?.sum_keepdim(D::Minus1)?.sqrt()?)?
+                }
+            };
+            named.push((row.id.to_string(), tensor));
+        }
+        progress.update(named.len() as u64, "");
+    }
+    progress.finish();
+    files::write_safetensors(&arguments.out, named)
+}
+
+/// A sequence of nothing but a row's audio.
+fn audio_sequence(row: &Row, extractor: &LogMelExtractor, model: &AudioLlm) -> Result<Sequence> {
+    let (mut tokens, mut audio, mut features) = (Vec::new(), Vec::new(), Vec::new());
+    for clip in clips(row)? {
+        let (clip, _) = features_of(clip, extractor, None)?;
+        let start = tokens.len();
+        tokens.resize(start + num_audio_tokens(clip.frames), model.config.audio_token);
+        audio.push(start..tokens.len());
+        features.push(Arc::new(clip));
+    }
+    Ok(Sequence { tokens, targets: Vec::new(), audio, features, key: Key::new(0, "embed"), target_weight: 0.0 })
+}
+
+fn clips(row: &Row) -> Result<&[crate::data::Clip]> {
+    if row.clips.is_empty() {
+        return Err(Error::input(format!("line {}: row `{}` has no audio", row.line, row.id)));
+    }
+    Ok(&row.clips)
+}
+
+#[derive(Args)]
+pub struct FeaturesArguments {
+    #[command(flatten)]
+    data: DataArguments,
+    /// Output, safetensors: for each row id [128, frames]; a row of several clips gets `ID.0`, `ID.1` ...
+    #[arg(long)]
+    out: PathBuf,
+}
+
+pub fn features(arguments: &FeaturesArguments, stop: &AtomicBool) -> Result<()> {
+    let rows = arguments.data.rows()?;
+    let extractor = LogMelExtractor::new();
+    let mut progress = Progress::new("features", 0, rows.len() as u64);
+    let mut named = Vec::with_capacity(rows.len());
+    for (i, chunk) in rows.chunks(READ_AHEAD).enumerate() {
+        check_stop(stop)?;
+        let found = chunk
+            .par_iter()
+            .map(|row| {
+                let clips = clips(row)?;
+                let tensors = clips.iter().map(|clip| -> Result<Tensor> {
+                    let (mel, _) = features_of(clip, &extractor, None)?;
+                    Ok(Tensor::from_vec(mel.values, (mel.frames, MELS), &Device::Cpu)?.t()?.contiguous()?)
+                });
+                let name = |i: usize| if clips.len() == 1 { row.id.to_string() } else { format!("{}.{i}", row.id) };
+                tensors.enumerate().map(|(i, tensor)| Ok((name(i), tensor?))).collect::<Result<Vec<_>>>()
+            })
+            .map(|found| found.map_err(|e| e.at_path(&arguments.data.data)))
+            .collect::<Result<Vec<_>>>()?;
+        named.extend(found.into_iter().flatten());
+        progress.update((i * READ_AHEAD + chunk.len()) as u64, "");
+    }
+    progress.finish();
+    files::write_safetensors(&arguments.out, named)
+}

@@ -1,0 +1,153 @@
+//! `maqam score` and `maqam generate`: what a model makes of the rows of a data file.
+
+use std::path::PathBuf;
+use std::sync::atomic::AtomicBool;
+
+use clap::Args;
+use rayon::prelude::*;
+
+use crate::batch::Batch;
+use crate::batch::Sequence;
+use crate::batch::micro_batches;
+use crate::cli::DataArguments;
+use crate::cli::ModelArguments;
+use crate::cli::TaskArguments;
+use crate::cli::check_stop;
+use crate::cli::progress::Progress;
+use crate::error::Error;
+use crate::error::Result;
+use crate::eval::answers::Asker;
+use crate::files;
+use crate::model::generate::Sampling;
+use crate::model::generate::Strategy;
+use crate::seed::Key;
+use crate::task::Example;
+use crate::task::Mode;
+
+#[derive(Args)]
+pub struct ScoreArguments {
+    #[command(flatten)]
+    model: ModelArguments,
+    #[command(flatten)]
+    data: DataArguments,
+    #[command(flatten)]
+    task: TaskArguments,
+    /// Output, JSONL: id, loss (mean nats over target tokens), num_target_tokens, logprobs.
+    #[arg(long)]
+    out: PathBuf,
+}
+
+/// One line of `score`'s output.
+#[derive(serde::Serialize)]
+struct Score<'a> {
+    id: &'a str,
+    loss: f64,
+    num_target_tokens: usize,
+    logprobs: Vec<f64>,
+}
+
+/// Rows whose features are in memory at a time.
+const READ_AHEAD: usize = 64;
+/// Tokens that are scored in one pass.
+const PACK_TOKENS: usize = 8192;
+
+pub fn score(arguments: &ScoreArguments, stop: &AtomicBool) -> Result<()> {
+    let examples = arguments.task.examples(&arguments.data.rows()?, &arguments.data.data)?;
+    let (model, loader) = arguments.model.open()?;
+    let mut progress = Progress::new("scoring", 0, examples.len() as u64);
+    let mut lines = Vec::with_capacity(examples.len());
+    for chunk in examples.chunks(READ_AHEAD) {
+        let loaded: Vec<Sequence> = chunk
+            .par_iter()
+            .map(|(example, _)| Ok(loader.load(example, Mode::Train, Key::new(0, "score"))?.sequence))
+            .collect::<Result<_>>()
+            .map_err(|e: Error| e.at_path(&arguments.data.data))?;
+        let lengths: Vec<usize> = loaded.iter().map(|sequence| sequence.tokens.len()).collect();
+        for range in micro_batches(&lengths, PACK_TOKENS) {
+            check_stop(stop)?;
+            let batch = Batch::pack(&loaded[range.clone()].iter().collect::<Vec<_>>(), model.config.audio.window_frames())?;
+            let found = model.score(&batch, 0.0)?;
+            for (i, (example, _)) in chunk[range.clone()].iter().enumerate() {
+                let of_row = batch.target_sequences.iter().zip(&found.log_probabilities).filter(|(sequence, _)| **sequence as usize == i);
+                let logprobs: Vec<f64> = of_row.map(|(_, log_probability)| *log_probability).collect();
+                let line = Score { id: &example.id, loss: -logprobs.iter().sum::<f64>() / logprobs.len() as f64, num_target_tokens: logprobs.len(), logprobs };
+                lines.push(serde_json::to_string(&line).map_err(Error::bug)?);
+            }
+            progress.update(lines.len() as u64, "");
+        }
+    }
+    progress.finish();
+    files::write_atomic(&arguments.out, (lines.join("\n") + "\n").as_bytes())
+}
+
+#[derive(Args)]
+pub struct GenerateArguments {
+    #[command(flatten)]
+    model: ModelArguments,
+    #[command(flatten)]
+    data: DataArguments,
+    #[command(flatten)]
+    task: TaskArguments,
+    /// Output, JSONL: id, prediction, tokens (prompt not included).
+    #[arg(long)]
+    out: PathBuf,
+    /// Most tokens of an answer; by default the task's limit, 256 without a task.
+    #[arg(long)]
+    max_new_tokens: Option<usize>,
+    /// Draw tokens with this temperature; without it (and top-k, top-p) the likeliest is taken.
+    #[arg(long)]
+    temperature: Option<f64>,
+    /// Draw among the likeliest K tokens.
+    #[arg(long)]
+    top_k: Option<usize>,
+    /// Draw among the likeliest tokens of this probability together.
+    #[arg(long)]
+    top_p: Option<f64>,
+    /// Make tokens seen before less likely; 1 for not at all.
+    #[arg(long, default_value_t = 1.0)]
+    repetition_penalty: f64,
+    /// Seed of the drawing.
+    #[arg(long, default_value_t = 0)]
+    seed: u64,
+}
+
+/// One line of `generate`'s output.
+#[derive(serde::Serialize)]
+struct Generated<'a> {
+    id: &'a str,
+    prediction: &'a str,
+    tokens: &'a [u32],
+}
+
+/// Limit of an answer's tokens where neither the command nor a task says one.
+const DEFAULT_MAX_NEW_TOKENS: usize = 256;
+
+pub fn generate(arguments: &GenerateArguments, stop: &AtomicBool) -> Result<()> {
+    let is_drawn = arguments.temperature.is_some() || arguments.top_k.is_some() || arguments.top_p.is_some();
+    let sampling = Sampling {
+        strategy: if is_drawn { Strategy::Sample } else { Strategy::Greedy },
+        temperature: arguments.temperature.unwrap_or(1.0),
+        top_k: arguments.top_k.unwrap_or(0),
+        top_p: arguments.top_p.unwrap_or(1.0),
+        repetition_penalty: arguments.repetition_penalty,
+    };
+    sampling.check()?;
+    let examples = arguments.task.examples(&arguments.data.rows()?, &arguments.data.data)?;
+    let (model, loader) = arguments.model.open()?;
+    let limit = |of_task: &Option<usize>| arguments.max_new_tokens.or(*of_task).unwrap_or(DEFAULT_MAX_NEW_TOKENS);
+    let asked: Vec<(&Example, usize)> = examples.iter().map(|(example, of_task)| (example, limit(of_task))).collect();
+    let mut progress = Progress::new("answering", 0, examples.len() as u64);
+    let asker = Asker { model: &model, loader: &loader, sampling: &sampling, seed: arguments.seed };
+    let answers = asker.answers(&asked, &mut |done| {
+        progress.update(done as u64, "");
+        check_stop(stop)
+    });
+    progress.finish();
+    let mut text = String::new();
+    for ((example, _), answer) in asked.iter().zip(answers.map_err(|e| e.at_path(&arguments.data.data))?) {
+        let line = Generated { id: &example.id, prediction: &answer.text, tokens: &answer.tokens };
+        text += &serde_json::to_string(&line).map_err(Error::bug)?;
+        text.push('\n');
+    }
+    files::write_atomic(&arguments.out, text.as_bytes())
+}

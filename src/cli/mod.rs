@@ -1,0 +1,230 @@
+//! The command line: arguments in, one call, an exit code out. The only room that parses arguments and prints.
+
+mod bench;
+mod export;
+mod hub;
+mod inspect;
+mod judge;
+mod plan;
+mod progress;
+mod train;
+
+use std::path::Path;
+use std::path::PathBuf;
+use std::process::ExitCode;
+use std::sync::Arc;
+use std::sync::atomic::AtomicBool;
+use std::sync::atomic::Ordering;
+
+use clap::Args;
+use clap::Parser;
+use clap::Subcommand;
+use clap::ValueEnum;
+
+use crate::data::OnBadRow;
+use crate::data::Row;
+use crate::data::read_manifest;
+use crate::error::Error;
+use crate::error::Result;
+use crate::load::Loader;
+use crate::model::AudioLlm;
+use crate::model::config::Config;
+use crate::model::lora::Plan;
+use crate::model::peft;
+use crate::model::weights::Weights;
+use crate::seed::Key;
+use crate::task::Example;
+use crate::task::Tasks;
+use crate::task::Wording;
+use crate::task::example_without_task;
+
+/// Fine-tunes audio language models on several speech tasks at once.
+///
+/// Exit codes: 0 done, 1 a fault of maqam, 2 bad input, 3 the loss diverged, 4 disk, memory or network, 130 interrupted.
+#[derive(Parser)]
+#[command(name = "maqam", version, max_term_width = 120)]
+struct Cli {
+    #[command(subcommand)]
+    command: Command,
+}
+
+#[derive(Subcommand)]
+enum Command {
+    /// Train as a recipe says; the run's files go to runs/NAME.
+    Train(train::Arguments),
+    /// Show what a recipe will train on, step by step, without training.
+    Plan(plan::Arguments),
+    /// Log-probabilities of the answers in a data file.
+    Score(judge::ScoreArguments),
+    /// Answers of a model to the questions in a data file.
+    Generate(judge::GenerateArguments),
+    /// What the projector makes of each row's audio.
+    Embed(inspect::EmbedArguments),
+    /// Log-mel frames of each row's audio.
+    Features(inspect::FeaturesArguments),
+    /// Merge an adapter into a checkpoint, or write it as PEFT reads it.
+    Export(export::Arguments),
+    /// Measure speed and memory.
+    #[command(subcommand)]
+    Bench(bench::Command),
+}
+
+/// The device to compute on.
+#[derive(Args, Clone, Copy)]
+struct DeviceArguments {
+    /// Where to compute; this build computes on the CPU.
+    #[arg(long, value_enum, default_value_t = DeviceName::Cpu)]
+    device: DeviceName,
+}
+
+#[derive(Clone, Copy, PartialEq, Eq, ValueEnum)]
+enum DeviceName {
+    /// All cores, in f32.
+    Cpu,
+    /// A CUDA card; not in this build.
+    Cuda,
+}
+
+impl DeviceArguments {
+    fn check(self) -> Result<()> {
+        match self.device {
+            DeviceName::Cpu => Ok(()),
+            DeviceName::Cuda => Err(Error::input("--device cuda: this build computes on the CPU only").hint("leave --device out")),
+        }
+    }
+}
+
+/// A checkpoint, and perhaps an adapter.
+#[derive(Args, Clone)]
+struct ModelArguments {
+    /// Folder of a Qwen2.5-Omni checkpoint, or its Hub id.
+    #[arg(long)]
+    model: String,
+    /// PEFT folder or checkpoint of a run.
+    #[arg(long)]
+    adapter: Option<PathBuf>,
+    #[command(flatten)]
+    device: DeviceArguments,
+}
+
+impl ModelArguments {
+    /// The model with its adapter, and what reads rows for it.
+    fn open(&self) -> Result<(AudioLlm, Loader)> {
+        self.device.check()?;
+        let dir = hub::model_dir(&self.model)?;
+        let config = Config::load(&dir)?;
+        let loader = Loader::new(&dir, config.audio_token, config.text.max_position_embeddings, None)?;
+        let adapter = self.adapter.as_deref().map(|adapter| peft::Adapter::load(adapter, &config)).transpose()?;
+        let plan = adapter.as_ref().map_or_else(Plan::default, |adapter| adapter.plan.clone());
+        let model = AudioLlm::new(config, &Weights::open(&dir)?, plan, false)?;
+        if let Some(adapter) = &adapter {
+            model.load_adapter(adapter)?;
+        }
+        Ok((model, loader))
+    }
+}
+
+/// Rows to work on.
+#[derive(Args, Clone)]
+struct DataArguments {
+    /// Manifest, JSONL or Parquet; rows with `messages` are used as written.
+    #[arg(long)]
+    data: PathBuf,
+    /// Where relative audio paths start; by default the manifest's folder.
+    #[arg(long)]
+    audio_root: Option<PathBuf>,
+}
+
+impl DataArguments {
+    fn rows(&self) -> Result<Vec<Row>> {
+        Ok(read_manifest(&self.data, self.audio_root.as_deref(), OnBadRow::Error)?.rows)
+    }
+}
+
+/// How rows become questions.
+#[derive(Args, Clone)]
+struct TaskArguments {
+    /// Task of rows that neither say one nor bring `messages`.
+    #[arg(long)]
+    task: Option<String>,
+    /// Folder of task files that add to or override the built-in ones.
+    #[arg(long)]
+    prompts: Option<PathBuf>,
+    /// Which of the task's instructions are asked.
+    #[arg(long, value_enum, default_value_t = WordingName::Test)]
+    wording: WordingName,
+}
+
+#[derive(Clone, Copy, ValueEnum)]
+enum WordingName {
+    Train,
+    Dev,
+    Test,
+}
+
+impl TaskArguments {
+    /// The examples of a manifest's rows, in order; with each the task's limit of new tokens, where it has a task.
+    fn examples(&self, rows: &[Row], path: &Path) -> Result<Vec<(Example, Option<usize>)>> {
+        let tasks = Tasks::load(self.prompts.as_deref())?;
+        let wording = match self.wording {
+            WordingName::Train => Wording::Train,
+            WordingName::Dev => Wording::Dev,
+            WordingName::Test => Wording::Test,
+        };
+        let instruction = Key::new(0, "evaluation instruction");
+        let example = |(i, row): (usize, &Row)| {
+            let name = row.task.as_deref().or(self.task.as_deref());
+            match name {
+                _ if !row.messages.is_empty() => Ok((example_without_task(row)?, name.and_then(|name| tasks.get(name).ok()).map(|task| task.answer.max_new_tokens))),
+                Some(name) => {
+                    let task = tasks.get(name)?;
+                    Ok((task.example(row, wording, instruction.with(i as u64))?, Some(task.answer.max_new_tokens)))
+                }
+                None => Err(Error::input(format!("line {}: no task", row.line)).hint("add --task NAME, or a `task` or `messages` to each row")),
+            }
+        };
+        rows.iter().enumerate().map(|row| example(row).map_err(|e| e.at_path(path))).collect()
+    }
+}
+
+/// Parses the arguments, runs the command, prints what went wrong.
+pub fn main() -> ExitCode {
+    let cli = Cli::parse();
+    let stop = Arc::new(AtomicBool::new(false));
+    match watch_for_interrupts(stop.clone()).and_then(|()| run(cli.command, &stop)) {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => {
+            eprintln!("error: {error}");
+            ExitCode::from(error.exit_code())
+        }
+    }
+}
+
+fn run(command: Command, stop: &AtomicBool) -> Result<()> {
+    match command {
+        Command::Train(arguments) => train::run(&arguments, stop),
+        Command::Plan(arguments) => plan::run(&arguments),
+        Command::Score(arguments) => judge::score(&arguments, stop),
+        Command::Generate(arguments) => judge::generate(&arguments, stop),
+        Command::Embed(arguments) => inspect::embed(&arguments, stop),
+        Command::Features(arguments) => inspect::features(&arguments, stop),
+        Command::Export(arguments) => export::run(&arguments),
+        Command::Bench(command) => bench::run(command),
+    }
+}
+
+/// The first Ctrl-C asks the work to stop at a whole step; the second ends the process.
+fn watch_for_interrupts(stop: Arc<AtomicBool>) -> Result<()> {
+    let handler = move || {
+        if stop.swap(true, Ordering::Relaxed) {
+            std::process::exit(i32::from(Error::new(crate::error::Kind::Interrupted, "").exit_code()));
+        }
+        eprintln!("\nstopping after what is under way; press Ctrl-C again to stop at once");
+    };
+    ctrlc::set_handler(handler).map_err(|e| Error::resource(format!("cannot watch for Ctrl-C: {e}")))
+}
+
+/// Whether the user asked to stop.
+fn check_stop(stop: &AtomicBool) -> Result<()> {
+    if stop.load(Ordering::Relaxed) { Err(Error::new(crate::error::Kind::Interrupted, "stopped; nothing was written")) } else { Ok(()) }
+}

@@ -1,0 +1,95 @@
+//! Progress with rate and time left: a bar on a terminal, a plain line now and then elsewhere.
+
+use std::io::IsTerminal;
+use std::time::Duration;
+use std::time::Instant;
+
+use indicatif::ProgressBar;
+use indicatif::ProgressDrawTarget;
+use indicatif::ProgressStyle;
+
+/// Progress of one piece of work, on standard error.
+pub struct Progress {
+    bar: ProgressBar,
+    what: &'static str,
+    total: u64,
+    done: u64,
+    started_at: u64,
+    started: Instant,
+    last_line: Option<Instant>,
+    is_terminal: bool,
+}
+
+/// Time between two plain lines.
+const LINE_EVERY: Duration = Duration::from_secs(5);
+
+impl Progress {
+    /// Work of `total` units, of which `done` were done before.
+    pub fn new(what: &'static str, done: u64, total: u64) -> Self {
+        let is_terminal = std::io::stderr().is_terminal();
+        let target = if is_terminal { ProgressDrawTarget::stderr() } else { ProgressDrawTarget::hidden() };
+        let bar = ProgressBar::with_draw_target(Some(total), target);
+        let style = ProgressStyle::with_template("{prefix:>10} {bar:28} {pos}/{len} {msg}").unwrap_or_else(|_| ProgressStyle::default_bar());
+        bar.set_style(style);
+        bar.set_prefix(what);
+        bar.set_position(done);
+        Self { bar, what, total, done, started_at: done, started: Instant::now(), last_line: None, is_terminal }
+    }
+
+    /// `done` units are done; `detail` says how it goes.
+    pub fn update(&mut self, done: u64, detail: &str) {
+        self.done = done;
+        let pace = self.pace();
+        let text = [pace.as_str(), detail].into_iter().filter(|part| !part.is_empty()).collect::<Vec<_>>().join("  ");
+        if self.is_terminal {
+            self.bar.set_message(text);
+            self.bar.set_position(done);
+            return;
+        }
+        let is_due = self.last_line.is_none_or(|last| last.elapsed() >= LINE_EVERY) || done == self.total;
+        if is_due {
+            self.last_line = Some(Instant::now());
+            eprintln!("{} {done}/{}  {text}", self.what, self.total);
+        }
+    }
+
+    /// A line of its own, above the bar.
+    pub fn line(&self, text: &str) {
+        if self.is_terminal { self.bar.println(text) } else { eprintln!("{text}") }
+    }
+
+    /// Rate and time left, once something is done.
+    fn pace(&self) -> String {
+        let seconds = self.started.elapsed().as_secs_f64();
+        let done = self.done.saturating_sub(self.started_at);
+        if done == 0 || seconds <= 0.0 {
+            return String::new();
+        }
+        let rate = done as f64 / seconds;
+        let left = (self.total.saturating_sub(self.done)) as f64 / rate;
+        let rate = if rate >= 1.0 { format!("{rate:.1}/s") } else { format!("{:.1} s each", 1.0 / rate) };
+        format!("{rate}, {} left", clock(left))
+    }
+
+    /// Leaves the bar as it is.
+    pub fn finish(&self) {
+        self.bar.abandon();
+    }
+}
+
+/// Seconds as `1:02:03` or `2:03`.
+pub fn clock(seconds: f64) -> String {
+    let seconds = seconds.round() as u64;
+    let (hours, minutes, seconds) = (seconds / 3600, seconds / 60 % 60, seconds % 60);
+    if hours > 0 { format!("{hours}:{minutes:02}:{seconds:02}") } else { format!("{minutes}:{seconds:02}") }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn times_read_like_a_clock() {
+        assert_eq!([clock(5.4), clock(65.0), clock(3723.0)], ["0:05", "1:05", "1:02:03"]);
+    }
+}

@@ -1,0 +1,411 @@
+//! A recipe: the YAML as written, checked, and the run it resolves to. Every section is a room's own settings; this composes them.
+
+use std::collections::BTreeMap;
+use std::path::Path;
+use std::path::PathBuf;
+
+use serde::Deserialize;
+use serde::Serialize;
+use yaml_serde::Value;
+
+use crate::data::OnBadRow;
+use crate::error::Error;
+use crate::error::Result;
+use crate::eval::suite::Role;
+use crate::eval::suite::Suite;
+use crate::files;
+use crate::load::Loader;
+use crate::model::AudioLlm;
+use crate::model::config::Config;
+use crate::model::lora;
+use crate::model::lora::Init;
+use crate::model::lora::Plan;
+use crate::model::peft;
+use crate::model::peft::Card;
+use crate::model::weights::Weights;
+use crate::schedule;
+use crate::schedule::Schedule;
+use crate::task::Tasks;
+use crate::train::CheckpointSettings;
+use crate::train::EvaluateSettings;
+use crate::train::MemorySettings;
+use crate::train::Run;
+use crate::train::corpus::Corpus;
+use crate::train::corpus::EntrySettings;
+use crate::train::loss;
+use crate::train::optimiser;
+use crate::yaml;
+
+/// A recipe file.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Recipe {
+    /// Name of the run's folder; by default the file's.
+    #[serde(default)]
+    pub name: String,
+    /// The checkpoint to start from.
+    pub model: ModelSettings,
+    /// The audio encoder to hear with.
+    #[serde(default)]
+    pub audio_encoder: EncoderSettings,
+    /// How each part is trained.
+    #[serde(default)]
+    pub train: lora::Parts,
+    /// The adapters.
+    #[serde(default)]
+    pub lora: lora::Settings,
+    /// A folder of task files that add to or override the built-in ones.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub prompts: Option<PathBuf>,
+    /// The rows.
+    pub data: Vec<EntrySettings>,
+    /// What to do with rows that cannot be used.
+    #[serde(default = "refuse")]
+    pub on_bad_row: OnBadRow,
+    /// Longest clip, in seconds; longer ones are an error.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub max_audio_s: Option<f64>,
+    /// What weighs how much.
+    #[serde(default)]
+    pub loss: loss::Settings,
+    /// Which rows each step sees.
+    pub schedule: schedule::Settings,
+    /// How the weights move.
+    #[serde(default)]
+    pub optimiser: optimiser::Settings,
+    /// What is kept in memory.
+    #[serde(default)]
+    pub memory: MemorySettings,
+    /// Evaluation while training.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub evaluate: Option<EvaluateSettings>,
+    /// When the run is saved.
+    #[serde(default)]
+    pub checkpoint: CheckpointSettings,
+    /// Seed of everything that is random.
+    #[serde(default)]
+    pub seed: u64,
+}
+
+fn refuse() -> OnBadRow {
+    OnBadRow::Error
+}
+
+/// `model:` of a recipe.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct ModelSettings {
+    /// A folder, or a Hub id.
+    pub path: String,
+    /// Type of the computation.
+    #[serde(default)]
+    pub dtype: Dtype,
+}
+
+/// Type of the computation.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Dtype {
+    /// The best the device has: `f32` on the CPU.
+    #[default]
+    Auto,
+    /// Single precision.
+    F32,
+    /// Brain floating point; the CPU computes in `f32` all the same, and says so.
+    Bf16,
+}
+
+/// `audio_encoder:` of a recipe.
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct EncoderSettings {
+    /// Where it comes from.
+    #[serde(default)]
+    pub from: EncoderSource,
+}
+
+/// Where the audio encoder comes from.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum EncoderSource {
+    /// The checkpoint's own.
+    #[default]
+    Model,
+}
+
+impl Recipe {
+    /// Reads a recipe; each of `overrides` is `KEY.KEY=VALUE` with the value as YAML, list entries by their number from 0.
+    ///
+    /// # Errors
+    /// Unknown keys (with file, line and the nearest known one), wrong types, values outside their range.
+    pub fn load(path: &Path, overrides: &[String]) -> Result<Self> {
+        let text = files::read_text(path)?;
+        let mut recipe: Self = yaml::parse(&text, path)?;
+        if !overrides.is_empty() {
+            let mut tree: Value = yaml::parse(&text, path)?;
+            for written in overrides {
+                set(&mut tree, written)?;
+            }
+            recipe = yaml::from_value(tree, &format!("--set {}", overrides.join(" --set ")))?;
+        }
+        if recipe.name.is_empty() {
+            recipe.name = path.file_stem().map(|stem| stem.to_string_lossy().into_owned()).unwrap_or_default();
+        }
+        recipe.check().map_err(|e| e.at_path(path))?;
+        Ok(recipe)
+    }
+
+    fn check(&self) -> Result<()> {
+        if self.name.is_empty() || self.name.contains(['/', '\\']) || self.name.starts_with('.') {
+            return Err(Error::input(format!("`name` is `{}`, expected the name of a folder", self.name)));
+        }
+        if self.memory.pack_tokens == 0 {
+            return Err(Error::input("`memory.pack_tokens` is 0"));
+        }
+        if self.checkpoint.keep == 0 {
+            return Err(Error::input("`checkpoint.keep` is 0").hint("at least the last checkpoint is kept, to go on from"));
+        }
+        if self.max_audio_s.is_some_and(|longest| !(longest.is_finite() && longest > 0.0)) {
+            return Err(Error::input("`max_audio_s` should be a number of seconds above 0"));
+        }
+        for stage in &self.schedule.stages {
+            if stage.learning_rate.is_some_and(|rate| !(rate.is_finite() && rate >= 0.0)) {
+                return Err(Error::input(format!("stage `{}`: `learning_rate` should be 0 or more", stage.name)));
+            }
+        }
+        self.optimiser.check()?;
+        self.loss.check()
+    }
+
+    /// The run's folder.
+    pub fn folder(&self) -> PathBuf {
+        Path::new("runs").join(&self.name)
+    }
+
+    /// Reads the rows and plans the schedule: all that `plan` needs, and no weights.
+    pub fn plan(&self) -> Result<(Corpus, Schedule)> {
+        let tasks = Tasks::load(self.prompts.as_deref())?;
+        self.plan_with(&tasks)
+    }
+
+    fn plan_with(&self, tasks: &Tasks) -> Result<(Corpus, Schedule)> {
+        let corpus = Corpus::load(&self.data, tasks, self.on_bad_row, self.seed)?;
+        let schedule = Schedule::new(&self.schedule, corpus.population(), self.seed)?;
+        Ok((corpus, schedule))
+    }
+
+    /// Resolves the recipe: reads rows, suite and weights. `model_dir` is the folder that `model.path` was found in.
+    pub fn open(&self, model_dir: &Path) -> Result<Run> {
+        let tasks = Tasks::load(self.prompts.as_deref())?;
+        let (corpus, schedule) = self.plan_with(&tasks)?;
+        let evaluate = match &self.evaluate {
+            Some(settings) => {
+                let suite = Suite::load(&settings.suite, &tasks)?;
+                if suite.role == Role::Test {
+                    return Err(Error::input("`evaluate.suite` has the role `test`").at_path(&settings.suite).hint("training looks at suites of role `dev` only; judge on the test suite once, afterwards"));
+                }
+                Some((settings.clone(), suite))
+            }
+            None => None,
+        };
+        let config = Config::load(model_dir)?;
+        let loader = Loader::new(model_dir, config.audio_token, config.text.max_position_embeddings, self.max_audio_s)?;
+        Ok(Run {
+            folder: self.folder(),
+            seed: self.seed,
+            schedule,
+            corpus,
+            loader,
+            model: self.model(model_dir, config)?,
+            card: Card { base: self.model.path.clone(), dropout: self.lora.dropout, variant: self.lora.variant },
+            dropout: self.lora.dropout,
+            optimiser: self.optimiser.clone(),
+            loss: self.loss.clone(),
+            memory: self.memory.clone(),
+            checkpoint: self.checkpoint.clone(),
+            evaluate,
+            on_bad_row: self.on_bad_row,
+        })
+    }
+
+    /// The checkpoint with adapters where the recipe wants them, started as it says.
+    fn model(&self, model_dir: &Path, config: Config) -> Result<AudioLlm> {
+        let plan = Plan::from_settings(&self.lora, &self.train, &config)?;
+        if plan.modules.is_empty() {
+            return Err(Error::input("`train` freezes every part: there is nothing to train").hint("set one of audio_encoder, projector, decoder to `lora`"));
+        }
+        let init = match self.lora.init.as_str() {
+            "default" => Some(Init::Default),
+            "gaussian" => Some(Init::Gaussian),
+            _ => None,
+        };
+        let continued = match init {
+            Some(_) => None,
+            None => Some(self.continued(&plan, &config)?),
+        };
+        let model = AudioLlm::new(config, &Weights::open(model_dir)?, plan, true)?;
+        match (init, continued) {
+            (Some(init), _) => model.initialise(init, self.seed)?,
+            (None, Some(adapter)) => model.load_adapter(&adapter)?,
+            (None, None) => return Err(Error::bug("an adapter without a beginning")),
+        }
+        Ok(model)
+    }
+
+    /// The PEFT folder to go on from; it must say what the recipe says.
+    fn continued(&self, plan: &Plan, config: &Config) -> Result<peft::Adapter> {
+        let dir = Path::new(&self.lora.init);
+        if !dir.is_dir() {
+            return Err(Error::input(format!("`lora.init` is `{}`, expected `default`, `gaussian` or a PEFT folder", self.lora.init)));
+        }
+        let adapter = peft::Adapter::load(dir, config)?;
+        if adapter.plan == *plan {
+            return Ok(adapter);
+        }
+        let differs = |module: &String| adapter.plan.modules.get(module) != plan.modules.get(module);
+        let module = adapter.plan.modules.keys().chain(plan.modules.keys()).find(|module| differs(module)).cloned().unwrap_or_default();
+        let say = |plan: &Plan| plan.modules.get(&module).map_or("no adapter".to_owned(), |shape| format!("rank {} scaled by {}", shape.rank, shape.scale));
+        Err(Error::input(format!("`{module}` has {} there, the recipe asks for {}", say(&adapter.plan), say(plan)))
+            .at_path(dir)
+            .hint("make `train` and `lora` (rank, alpha, targets, variant) say what adapter_config.json says"))
+    }
+
+    /// BLAKE3 of every manifest and of the suite that the run reads, by path: a resumed run must find the same.
+    pub fn inputs(&self) -> Result<BTreeMap<String, String>> {
+        let suite = self.evaluate.iter().map(|evaluate| &evaluate.suite);
+        self.data.iter().map(|entry| &entry.manifest).chain(suite).map(|path| Ok((path.display().to_string(), files::hash(path)?))).collect()
+    }
+
+    /// The recipe as it will be stored with its run.
+    pub fn to_yaml(&self) -> Result<String> {
+        yaml_serde::to_string(self).map_err(Error::bug)
+    }
+
+    /// Compares with the recipe a run was started with.
+    ///
+    /// # Errors
+    /// The first field that differs, evaluation and checkpoint cadence excepted.
+    pub fn check_unchanged(&self, stored: &Path) -> Result<()> {
+        let before: Self = yaml::parse(&files::read_text(stored)?, stored)?;
+        let tree = |recipe: &Self| yaml_serde::to_value(recipe).map_err(Error::bug);
+        let Some((field, before, now)) = first_difference(&tree(&before)?, &tree(self)?, "") else { return Ok(()) };
+        Err(Error::input(format!("`{field}` was {before} when the run began and is {now} now"))
+            .at_path(stored)
+            .hint("put it back to go on with this run, or start another with `--set name=NAME`"))
+    }
+}
+
+/// Fields that may change between the parts of a run: they change what is looked at, not what is trained.
+const MAY_CHANGE: [&str; 3] = ["evaluate.every", "checkpoint.every", "checkpoint.keep"];
+
+fn first_difference(before: &Value, now: &Value, field: &str) -> Option<(String, String, String)> {
+    if before == now || MAY_CHANGE.contains(&field) {
+        return None;
+    }
+    let below = |key: &str| if field.is_empty() { key.to_owned() } else { format!("{field}.{key}") };
+    match (before, now) {
+        (Value::Mapping(a), Value::Mapping(b)) => {
+            let keys = a.keys().chain(b.keys().filter(|key| !a.contains_key(*key)));
+            keys.filter_map(|key| {
+                let (x, y) = (a.get(key).unwrap_or(&Value::Null), b.get(key).unwrap_or(&Value::Null));
+                first_difference(x, y, &below(key.as_str().unwrap_or_default()))
+            })
+            .next()
+        }
+        (Value::Sequence(a), Value::Sequence(b)) if a.len() == b.len() => a.iter().zip(b).enumerate().find_map(|(i, (x, y))| first_difference(x, y, &below(&i.to_string()))),
+        _ => Some((field.to_owned(), brief(before), brief(now))),
+    }
+}
+
+fn brief(value: &Value) -> String {
+    let text = yaml_serde::to_string(value).unwrap_or_default();
+    match text.trim() {
+        one_line if !one_line.contains('\n') => format!("`{one_line}`"),
+        _ => "something else".to_owned(),
+    }
+}
+
+/// Applies one `KEY.KEY=VALUE` to a tree of YAML.
+fn set(tree: &mut Value, written: &str) -> Result<()> {
+    let wrong = |what: &str| Error::input(format!("--set {written}: {what}"));
+    let (path, value) = written.split_once('=').ok_or_else(|| wrong("expected KEY=VALUE").hint("for example --set optimiser.learning_rate=1e-5"))?;
+    let value: Value = yaml_serde::from_str(value).map_err(|e| wrong(&format!("the value is not YAML: {e}")))?;
+    let mut place = tree;
+    for key in path.split('.') {
+        if place.is_null() {
+            *place = Value::Mapping(Default::default());
+        }
+        place = match place {
+            Value::Sequence(list) => {
+                let len = list.len();
+                let index = key.parse::<usize>().ok().filter(|&index| index < len);
+                let index = index.ok_or_else(|| wrong(&format!("`{key}` is not an entry of a list of {len}; entries count from 0")))?;
+                &mut list[index]
+            }
+            Value::Mapping(mapping) => mapping.entry(Value::String(key.to_owned())).or_insert(Value::Null),
+            _ => return Err(wrong(&format!("`{key}` is below something that is neither a mapping nor a list"))),
+        };
+    }
+    *place = value;
+    Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const RECIPE: &str = "model: {path: m}\ndata: [{manifest: a.jsonl, task: asr}]\nschedule: {batch: 2, stages: [{steps: 10}]}\n";
+
+    fn load(text: &str, overrides: &[&str]) -> Result<Recipe> {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("first.yaml");
+        files::write_atomic(&path, text.as_bytes()).unwrap();
+        Recipe::load(&path, &overrides.iter().map(|s| s.to_string()).collect::<Vec<_>>())
+    }
+
+    #[test]
+    fn three_keys_are_enough_and_the_rest_has_the_designs_defaults() {
+        let recipe = load(RECIPE, &[]).unwrap();
+        assert_eq!(recipe.name, "first");
+        assert_eq!((recipe.lora.rank, recipe.lora.alpha, recipe.memory.pack_tokens), (16, 32.0, 8192));
+        assert_eq!((recipe.optimiser.learning_rate, recipe.optimiser.warmup, recipe.checkpoint.every), (1e-4, 0.03, 200));
+        let again: Recipe = yaml::parse(&recipe.to_yaml().unwrap(), Path::new("r.yaml")).unwrap();
+        assert_eq!(again, recipe, "what is stored is a recipe itself");
+    }
+
+    #[test]
+    fn an_unknown_key_names_the_line_and_the_nearest_key() {
+        let error = load(&format!("{RECIPE}optimiser:\n  lerning_rate: 1e-5\n"), &[]).unwrap_err().to_string();
+        assert!(error.contains("first.yaml:5:3") && error.contains("unknown field `lerning_rate`") && error.contains("did you mean `learning_rate`?"), "{error}");
+    }
+
+    #[test]
+    fn overrides_reach_every_depth() {
+        let recipe = load(RECIPE, &["schedule.stages.0.steps=3", "optimiser.learning_rate=1e-5", "name=other", "train.projector=lora"]).unwrap();
+        assert_eq!((recipe.schedule.stages[0].steps, recipe.optimiser.learning_rate, recipe.name.as_str()), (Some(3), 1e-5, "other"));
+        assert_eq!(recipe.train.projector, lora::Training::Lora);
+        for (wrong, what) in [("batch", "expected KEY=VALUE"), ("schedule.stages.4.steps=1", "not an entry of a list of 1"), ("schedule.bach=1", "did you mean `batch`")] {
+            let error = load(RECIPE, &[wrong]).unwrap_err().to_string();
+            assert!(error.contains(what), "{error}");
+        }
+    }
+
+    #[test]
+    fn a_changed_field_is_named_and_cadence_may_change() {
+        let dir = tempfile::tempdir().unwrap();
+        let stored = dir.path().join("recipe.yaml");
+        let before = load(RECIPE, &["name=n"]).unwrap();
+        files::write_atomic(&stored, before.to_yaml().unwrap().as_bytes()).unwrap();
+        assert!(load(RECIPE, &["name=n", "checkpoint.every=7"]).unwrap().check_unchanged(&stored).is_ok());
+        let error = load(RECIPE, &["name=n", "schedule.stages.0.steps=11"]).unwrap().check_unchanged(&stored).unwrap_err().to_string();
+        assert!(error.contains("`schedule.stages.0.steps` was `10` when the run began and is `11` now"), "{error}");
+    }
+
+    #[test]
+    fn values_outside_their_range_are_refused_by_key() {
+        for (wrong, key) in [("optimiser.learning_rate=-1", "optimiser.learning_rate"), ("checkpoint.keep=0", "checkpoint.keep"), ("name=a/b", "`name`"), ("max_audio_s=0", "max_audio_s")] {
+            let error = load(RECIPE, &[wrong]).unwrap_err().to_string();
+            assert!(error.contains(key), "{error}");
+        }
+    }
+}
