@@ -45,7 +45,7 @@ def screen_of(command: list[str]) -> list[str]:
 
 def svg(lines: list[str]) -> str:
     """The lines as light text on a dark card; the first is what was typed."""
-    width = MARGIN * 2 + CHAR_WIDTH * max(map(len, lines))
+    width = MARGIN * 2 + CHAR_WIDTH * (max(map(len, lines)) + 4)
     height = MARGIN * 2 + LINE_HEIGHT * len(lines)
     rows = []
     for i, line in enumerate(lines):
