@@ -272,7 +272,7 @@ fn softmax<T: Real>(row: &mut [T]) -> T {
     let sum = sum_over(row.len(), |i| row[i]);
     let inverse = T::of(1.0) / sum;
     for score in row.iter_mut() {
-        *score = *score * inverse;
+        *score *= inverse;
     }
     max + sum.ln()
 }

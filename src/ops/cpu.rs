@@ -124,8 +124,8 @@ impl<F: FnOnce(&mut CpuStorage, Range<usize>) -> Result<()>> InplaceOp1 for Writ
 pub fn write<T: Real>(tensor: &Tensor, change: impl FnOnce(&mut [T])) -> Result<()> {
     let write = |storage: &mut CpuStorage, range: Range<usize>| {
         let values = match (storage, T::DTYPE) {
-            (CpuStorage::F32(values), DType::F32) => same_type::<f32, T>(values),
-            (CpuStorage::F64(values), DType::F64) => same_type::<f64, T>(values),
+            (CpuStorage::F32(values), DType::F32) => same_type::<Vec<f32>, Vec<T>>(values),
+            (CpuStorage::F64(values), DType::F64) => same_type::<Vec<f64>, Vec<T>>(values),
             _ => None,
         };
         match values {
@@ -137,7 +137,7 @@ pub fn write<T: Real>(tensor: &Tensor, change: impl FnOnce(&mut [T])) -> Result<
     tensor.inplace_op1(&Write(RefCell::new(Some(write))))
 }
 
-fn same_type<A: 'static, B: 'static>(values: &mut Vec<A>) -> Option<&mut Vec<B>> {
+fn same_type<A: 'static, B: 'static>(values: &mut A) -> Option<&mut B> {
     (values as &mut dyn std::any::Any).downcast_mut()
 }
 
@@ -300,7 +300,7 @@ impl Real for f32 {
     /// Cephes' `expf`: 2^n times a polynomial of the remainder; relative error below 2e-7 on the whole range, 0 below it.
     #[inline(always)]
     fn exp_lanes(self) -> Self {
-        const LN2_HIGH: f32 = 0.693_359_375;
+        const LN2_HIGH: f32 = 0.693_359_4;
         const LN2_LOW: f32 = -2.121_944_4e-4;
         let x = self.clamp(-87.3, 88.3);
         // Adding 1.5 * 2^23 rounds to the nearest whole number, which then stands in the lowest bits: a conversion to an integer
@@ -314,7 +314,7 @@ impl Real for f32 {
         let p = p * r + 8.333_452e-3;
         let p = p * r + 4.166_579_6e-2;
         let p = p * r + 1.666_666_5e-1;
-        let p = p * r + 5.000_000_1e-1;
+        let p = p * r + 0.5;
         let y = p * r * r + r + 1.0;
         let scaled = y * f32::from_bits(rounded.to_bits().wrapping_sub(ROUND.to_bits()).wrapping_add(127) << 23);
         let scaled = if self < -87.3 { 0.0 } else { scaled };

@@ -115,7 +115,7 @@ fn one_row<T: Real>(row: &mut [T], target: u32, weight: f64, smoothing: f64, wan
         for value in row.iter_mut() {
             *value = *value * factor - even;
         }
-        row[target] = row[target] - T::of(weight * (1.0 - smoothing));
+        row[target] -= T::of(weight * (1.0 - smoothing));
     }
     (-(1.0 - smoothing) * log_probability + spread, log_probability)
 }

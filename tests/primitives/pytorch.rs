@@ -1,4 +1,4 @@
-//! PyTorch's numbers (`tests/fixtures/make_adamw.py`): AdamW, GELU, LayerNorm and a convolution of stride 2.
+//! PyTorch's numbers (`tests/fixtures/make_adamw.py`): AdamW, GELU, LayerNorm, a convolution of stride 2, rotary angles.
 
 use candle_core::DType;
 use candle_core::Device;
@@ -15,6 +15,7 @@ use maqam::ops::convolution::unfold_backward;
 use maqam::ops::linear::Linear;
 use maqam::ops::norm::layer_norm;
 use maqam::ops::norm::layer_norm_backward;
+use maqam::ops::rotary::Rotary;
 use serde_json::Value;
 
 use crate::support::NO_DROPOUT;
@@ -80,9 +81,10 @@ fn what_no_segment_names_stays_and_the_split_does_not_matter() {
         adamw.update(Buffers { values: &values, gradients: &gradients, first: &first, second: &second }, &segments, 1, 1.0).unwrap();
         values.to_vec1::<f32>().unwrap()
     };
-    let whole = after(&[0..len]);
+    let (all, inside) = (0..len, 10..60_000);
+    let whole = after(std::slice::from_ref(&all));
     assert_eq!(whole, after(&[0..1, 1..40_003, 40_003..len]));
-    let part = after(&[10..60_000]);
+    let part = after(std::slice::from_ref(&inside));
     let start = start.to_vec1::<f32>().unwrap();
     assert_eq!((&part[..10], &part[60_000..]), (&start[..10], &start[60_000..]));
     assert_eq!(part[10..60_000], whole[10..60_000]);
@@ -122,6 +124,21 @@ fn layer_norm_is_pytorchs() {
     assert_near("layer_norm x", &dx, &tensor(&run["d_x"], &[3, 7]), BAR);
     assert_near("layer_norm weight", &d_weight, &tensor(&run["d_weight"], &[7]), BAR);
     assert_near("layer_norm bias", &d_bias, &tensor(&run["d_bias"], &[7]), BAR);
+}
+
+#[test]
+fn far_positions_turn_by_pytorchs_angles() {
+    let run = fixture("rotary");
+    let positions: Vec<u32> = run["positions"].as_array().unwrap().iter().map(|p| p.as_u64().unwrap() as u32).collect();
+    let (len, half) = (positions.len(), 64);
+    // Heads of ones and zeros turn into the cosines and the sines themselves.
+    let ones = Tensor::ones((len, half), DType::F32, &Device::Cpu).unwrap();
+    let x = Tensor::cat(&[&ones, &zeros_like(&ones)], 1).unwrap();
+    Rotary::new(&positions, 2 * half, run["theta"].as_f64().unwrap(), &x).unwrap().apply(&x, 1).unwrap();
+    for (name, column) in [("cos", 0), ("sin", half)] {
+        let found = x.narrow(1, column, half).unwrap().contiguous().unwrap();
+        assert_near(name, &found, &tensor(&run[name], &[len, half]), 2e-6);
+    }
 }
 
 /// PyTorch's `[batch, dim, time]` as packed rows `[batch time, dim]`.
