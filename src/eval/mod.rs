@@ -76,6 +76,7 @@ pub fn evaluate(model: &AudioLlm, loader: &Loader, suite: &Suite, progress: &mut
     let mut predictions = Vec::new();
     let mut means = Vec::new();
     let mut done = 0;
+    progress(done, total)?;
     for set in &suite.sets {
         if wants(set, "loss") {
             scores.push((format!("{}.loss", set.name), loss(model, loader, set)?));
