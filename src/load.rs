@@ -73,8 +73,12 @@ impl Loader {
         let audio_tokens: Vec<usize> = features.iter().map(|clip| num_audio_tokens(clip.frames)).collect();
         let encoded = self.codec.encode(&example.messages, &audio_tokens, mode)?;
         if encoded.tokens.len() > self.max_positions {
-            return Err(Error::input(format!("{} tokens ({seconds:.1} s of audio), the model's longest sequence is {}", encoded.tokens.len(), self.max_positions))
-                .hint("nothing is cut silently: split the clip with `start_s` and `end_s`, or remove the row"));
+            return Err(Error::input(format!(
+                "{} tokens ({seconds:.1} s of audio), the model's longest sequence is {}",
+                encoded.tokens.len(),
+                self.max_positions
+            ))
+            .hint("nothing is cut silently: split the clip with `start_s` and `end_s`, or remove the row"));
         }
         if mode == Mode::Train && encoded.targets.is_empty() {
             return Err(Error::input("the conversation has no answer to learn").hint("give the row a target, or an assistant turn whose `loss` is not false"));

@@ -202,7 +202,9 @@ impl Recipe {
             Some(settings) => {
                 let suite = Suite::load(&settings.suite, &tasks)?;
                 if suite.role == Role::Test {
-                    return Err(Error::input("`evaluate.suite` has the role `test`").at_path(&settings.suite).hint("training looks at suites of role `dev` only; judge on the test suite once, afterwards"));
+                    return Err(Error::input("`evaluate.suite` has the role `test`")
+                        .at_path(&settings.suite)
+                        .hint("training looks at suites of role `dev` only; judge on the test suite once, afterwards"));
                 }
                 Some((settings.clone(), suite))
             }
@@ -312,7 +314,9 @@ fn first_difference(before: &Value, now: &Value, field: &str) -> Option<(String,
             })
             .next()
         }
-        (Value::Sequence(a), Value::Sequence(b)) if a.len() == b.len() => a.iter().zip(b).enumerate().find_map(|(i, (x, y))| first_difference(x, y, &below(&i.to_string()))),
+        (Value::Sequence(a), Value::Sequence(b)) if a.len() == b.len() => {
+            a.iter().zip(b).enumerate().find_map(|(i, (x, y))| first_difference(x, y, &below(&i.to_string())))
+        }
         _ => Some((field.to_owned(), brief(before), brief(now))),
     }
 }
@@ -376,7 +380,10 @@ mod tests {
     #[test]
     fn an_unknown_key_names_the_line_and_the_nearest_key() {
         let error = load(&format!("{RECIPE}optimiser:\n  lerning_rate: 1e-5\n"), &[]).unwrap_err().to_string();
-        assert!(error.contains("first.yaml:5:3") && error.contains("unknown field `lerning_rate`") && error.contains("did you mean `learning_rate`?"), "{error}");
+        assert!(
+            error.contains("first.yaml:5:3") && error.contains("unknown field `lerning_rate`") && error.contains("did you mean `learning_rate`?"),
+            "{error}"
+        );
     }
 
     #[test]
@@ -384,7 +391,9 @@ mod tests {
         let recipe = load(RECIPE, &["schedule.stages.0.steps=3", "optimiser.learning_rate=1e-5", "name=other", "train.projector=lora"]).unwrap();
         assert_eq!((recipe.schedule.stages[0].steps, recipe.optimiser.learning_rate, recipe.name.as_str()), (Some(3), 1e-5, "other"));
         assert_eq!(recipe.train.projector, lora::Training::Lora);
-        for (wrong, what) in [("batch", "expected KEY=VALUE"), ("schedule.stages.4.steps=1", "not an entry of a list of 1"), ("schedule.bach=1", "did you mean `batch`")] {
+        for (wrong, what) in
+            [("batch", "expected KEY=VALUE"), ("schedule.stages.4.steps=1", "not an entry of a list of 1"), ("schedule.bach=1", "did you mean `batch`")]
+        {
             let error = load(RECIPE, &[wrong]).unwrap_err().to_string();
             assert!(error.contains(what), "{error}");
         }
@@ -403,7 +412,12 @@ mod tests {
 
     #[test]
     fn values_outside_their_range_are_refused_by_key() {
-        for (wrong, key) in [("optimiser.learning_rate=-1", "optimiser.learning_rate"), ("checkpoint.keep=0", "checkpoint.keep"), ("name=a/b", "`name`"), ("max_audio_s=0", "max_audio_s")] {
+        for (wrong, key) in [
+            ("optimiser.learning_rate=-1", "optimiser.learning_rate"),
+            ("checkpoint.keep=0", "checkpoint.keep"),
+            ("name=a/b", "`name`"),
+            ("max_audio_s=0", "max_audio_s"),
+        ] {
             let error = load(RECIPE, &[wrong]).unwrap_err().to_string();
             assert!(error.contains(key), "{error}");
         }

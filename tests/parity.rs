@@ -1,10 +1,15 @@
 //! Our model against transformers and PEFT, on checkpoints of random weights: audio tokens, logits, losses, greedy tokens,
 //! gradients, 20 steps of LoRA training. The bars are the project's; `tests/reference` has the scripts.
 
-mod support;
+mod golden;
 
 use candle_core::D;
 use candle_core::Device;
+use golden::Golden;
+use golden::assert_close;
+use golden::distance;
+use golden::flat;
+use golden::numbers;
 use maqam::batch::Batch;
 use maqam::batch::Sequence;
 use maqam::model::AudioLlm;
@@ -16,11 +21,6 @@ use maqam::model::lora::Plan;
 use maqam::train::optimiser::Optimiser;
 use maqam::train::optimiser::Settings;
 use maqam::train::optimiser::Shape;
-use support::Golden;
-use support::assert_close;
-use support::distance;
-use support::flat;
-use support::numbers;
 
 const GOLDENS: [&str; 3] = ["qwen_omni", "qwen_omni_tied", "qwen_omni_wide"];
 
@@ -111,7 +111,7 @@ fn greedy_tokens_equal_the_references_where_the_margin_is_clear() {
 }
 
 fn end_of_turn(golden: &Golden) -> u32 {
-    support::json(&golden.dir.join("generation_config.json"))["eos_token_id"].as_u64().unwrap() as u32
+    golden::json(&golden.dir.join("generation_config.json"))["eos_token_id"].as_u64().unwrap() as u32
 }
 
 fn settings_of(golden: &Golden) -> (Settings, f64) {

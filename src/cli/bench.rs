@@ -107,7 +107,12 @@ impl Work {
             Self::Asr => vec![asr; clips.unwrap_or(16)],
             Self::Ssum => vec![ssum; clips.unwrap_or(8)],
             Self::Mix => {
-                let kinds = [Load { prompt: 40, seconds: 8, target: 45 }, Load { prompt: 60, seconds: 10, target: 4 }, Load { prompt: 60, seconds: 4, target: 4 }, ssum];
+                let kinds = [
+                    Load { prompt: 40, seconds: 8, target: 45 },
+                    Load { prompt: 60, seconds: 10, target: 4 },
+                    Load { prompt: 60, seconds: 4, target: 4 },
+                    ssum,
+                ];
                 (0..clips.unwrap_or(16)).map(|i| kinds[i * kinds.len() / clips.unwrap_or(16)]).collect()
             }
         }
@@ -142,7 +147,8 @@ pub fn run(command: Command) -> Result<()> {
     let num_targets: usize = sequences.iter().map(Sequence::num_targets).sum();
     sequences.iter_mut().for_each(|sequence| sequence.target_weight = 1.0 / num_targets as f64);
 
-    let settings = lora::Settings { rank: arguments.rank, alpha: 2.0 * arguments.rank as f64, targets: Targets::Named("all-linear".into()), ..lora::Settings::default() };
+    let settings =
+        lora::Settings { rank: arguments.rank, alpha: 2.0 * arguments.rank as f64, targets: Targets::Named("all-linear".into()), ..lora::Settings::default() };
     let plan = Plan::from_settings(&settings, &lora::Parts::default(), &config)?;
     let model = AudioLlm::new(config, &Weights::Random { seed: 1 }, plan, true)?;
     model.initialise(Init::Default, 1)?;

@@ -37,7 +37,9 @@ pub fn model_dir(model: &str) -> Result<PathBuf> {
     }
     let is_id = model.split('/').count() == 2 && !model.starts_with(['.', '/', '~']) && model.split('/').all(|part| !part.is_empty());
     if !is_id {
-        return Err(Error::input("no such folder").at(model).hint("`model` is the folder of a Qwen2.5-Omni checkpoint, or a Hub id such as Qwen/Qwen2.5-Omni-7B"));
+        return Err(Error::input("no such folder")
+            .at(model)
+            .hint("`model` is the folder of a Qwen2.5-Omni checkpoint, or a Hub id such as Qwen/Qwen2.5-Omni-7B"));
     }
     let cache = Cache::from_env();
     if let Some(dir) = cached(&cache.repo(Repo::model(model.to_owned()))) {

@@ -58,7 +58,8 @@ pub fn embed(arguments: &EmbedArguments, stop: &AtomicBool) -> Result<()> {
     let mut progress = Progress::new("embedding", 0, rows.len() as u64);
     let mut named = Vec::with_capacity(rows.len());
     for chunk in rows.chunks(READ_AHEAD) {
-        let sequences = chunk.par_iter().map(|row| audio_sequence(row, &extractor, &model).map_err(|e| e.at_path(&arguments.data.data))).collect::<Result<Vec<_>>>()?;
+        let sequences =
+            chunk.par_iter().map(|row| audio_sequence(row, &extractor, &model).map_err(|e| e.at_path(&arguments.data.data))).collect::<Result<Vec<_>>>()?;
         for (row, sequence) in chunk.iter().zip(sequences) {
             check_stop(stop)?;
             let batch = Batch::pack(&[&sequence], model.config.audio.window_frames())?;

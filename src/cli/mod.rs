@@ -175,7 +175,9 @@ impl TaskArguments {
         let example = |(i, row): (usize, &Row)| {
             let name = row.task.as_deref().or(self.task.as_deref());
             match name {
-                _ if !row.messages.is_empty() => Ok((example_without_task(row)?, name.and_then(|name| tasks.get(name).ok()).map(|task| task.answer.max_new_tokens))),
+                _ if !row.messages.is_empty() => {
+                    Ok((example_without_task(row)?, name.and_then(|name| tasks.get(name).ok()).map(|task| task.answer.max_new_tokens)))
+                }
                 Some(name) => {
                     let task = tasks.get(name)?;
                     Ok((task.example(row, wording, instruction.with(i as u64))?, Some(task.answer.max_new_tokens)))

@@ -16,7 +16,7 @@ pub struct Progress {
     done: u64,
     started_at: u64,
     started: Instant,
-    last_line: Option<Instant>,
+    last_line: Instant,
     is_terminal: bool,
 }
 
@@ -33,7 +33,7 @@ impl Progress {
         bar.set_style(style);
         bar.set_prefix(what);
         bar.set_position(done);
-        Self { bar, what, total, done, started_at: done, started: Instant::now(), last_line: None, is_terminal }
+        Self { bar, what, total, done, started_at: done, started: Instant::now(), last_line: Instant::now(), is_terminal }
     }
 
     /// `done` units are done; `detail` says how it goes.
@@ -46,9 +46,9 @@ impl Progress {
             self.bar.set_position(done);
             return;
         }
-        let is_due = self.last_line.is_none_or(|last| last.elapsed() >= LINE_EVERY) || done == self.total;
+        let is_due = self.last_line.elapsed() >= LINE_EVERY || done == self.total;
         if is_due {
-            self.last_line = Some(Instant::now());
+            self.last_line = Instant::now();
             eprintln!("{} {done}/{}  {text}", self.what, self.total);
         }
     }
@@ -62,7 +62,7 @@ impl Progress {
     fn pace(&self) -> String {
         let seconds = self.started.elapsed().as_secs_f64();
         let done = self.done.saturating_sub(self.started_at);
-        if done == 0 || seconds <= 0.0 {
+        if done == 0 || seconds < 0.01 {
             return String::new();
         }
         let rate = done as f64 / seconds;

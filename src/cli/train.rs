@@ -42,7 +42,9 @@ pub fn run(arguments: &Arguments, stop: &AtomicBool) -> Result<()> {
     let stored = recipe.folder().join("recipe.yaml");
     let is_begun = stored.is_file();
     if is_begun && !arguments.resume {
-        return Err(Error::input("this run exists already").at_path(&recipe.folder()).hint("go on with it with --resume, start another with --set name=NAME, or remove the folder"));
+        return Err(Error::input("this run exists already")
+            .at_path(&recipe.folder())
+            .hint("go on with it with --resume, start another with --set name=NAME, or remove the folder"));
     }
     if is_begun {
         recipe.check_unchanged(&stored)?;
@@ -90,14 +92,23 @@ pub fn run(arguments: &Arguments, stop: &AtomicBool) -> Result<()> {
 /// A resumed run must read what it read before.
 fn check_inputs(saved: &State, now: &State) -> Result<()> {
     match now.inputs.iter().find(|(path, hash)| saved.inputs.get(*path) != Some(hash)) {
-        Some((path, _)) => Err(Error::input("the file has changed since the run began").at(path).hint("put it back to go on with this run, or start another with `--set name=NAME`")),
+        Some((path, _)) => Err(Error::input("the file has changed since the run began")
+            .at(path)
+            .hint("put it back to go on with this run, or start another with `--set name=NAME`")),
         None => Ok(()),
     }
 }
 
 fn describe(recipe: &Recipe, run: &Run, state: &State) {
     let population = run.corpus.population();
-    eprintln!("run {}: {} rows, {} steps of {} examples, {} trained numbers", run.folder.display(), run.corpus.len(), run.schedule.num_steps(), run.schedule.batch(), run.model.parameters.count());
+    eprintln!(
+        "run {}: {} rows, {} steps of {} examples, {} trained numbers",
+        run.folder.display(),
+        run.corpus.len(),
+        run.schedule.num_steps(),
+        run.schedule.batch(),
+        run.model.parameters.count()
+    );
     for (i, task) in population.tasks.iter().enumerate() {
         let rows = population.row_task.iter().filter(|&&of| usize::from(of) == i).count();
         eprintln!("  task {task}: {rows} rows");

@@ -76,6 +76,7 @@ pub fn evaluate(model: &AudioLlm, loader: &Loader, suite: &Suite, progress: &mut
     let mut predictions = Vec::new();
     let mut means = Vec::new();
     let mut done = 0;
+    progress(done, total)?;
     for set in &suite.sets {
         if wants(set, "loss") {
             scores.push((format!("{}.loss", set.name), loss(model, loader, set)?));
@@ -87,7 +88,12 @@ pub fn evaluate(model: &AudioLlm, loader: &Loader, suite: &Suite, progress: &mut
         let said: Vec<Prediction> = set.examples.iter().zip(answers).map(|(example, answer)| prediction(set, example, answer)).collect();
         let of_set = set_scores(set, &said)?;
         means.extend(of_set.iter().find(|(name, _)| *name == headline(set)).map(|(_, value)| goodness(set.task.kind, *value)));
-        scores.extend(of_set.into_iter().filter(|(name, _)| wants(set, name.split('@').next().unwrap_or(name))).map(|(name, value)| (format!("{}.{name}", set.name), value)));
+        scores.extend(
+            of_set
+                .into_iter()
+                .filter(|(name, _)| wants(set, name.split('@').next().unwrap_or(name)))
+                .map(|(name, value)| (format!("{}.{name}", set.name), value)),
+        );
         predictions.push((set.name.clone(), said));
     }
     scores.push(("mean".to_owned(), means.iter().sum::<f64>() / means.len().max(1) as f64));
@@ -181,7 +187,12 @@ fn set_scores(set: &Set, said: &[Prediction]) -> Result<Vec<(String, f64)>> {
             let inventory: Vec<&str> = set.task.labels.iter().map(|label| label.name.as_str()).collect();
             let pairs = said.iter().map(|row| (row.reference.as_str(), row.answer.as_deref()));
             let found = classify(pairs, Some(&inventory)).map_err(|e: Error| e.at(format!("set `{}`", set.name)))?;
-            Ok(vec![("accuracy".into(), found.accuracy), ("macro_f1".into(), found.macro_f1), ("weighted_f1".into(), found.weighted_f1), ("uar".into(), found.uar)])
+            Ok(vec![
+                ("accuracy".into(), found.accuracy),
+                ("macro_f1".into(), found.macro_f1),
+                ("weighted_f1".into(), found.weighted_f1),
+                ("uar".into(), found.uar),
+            ])
         }
     }
 }

@@ -52,7 +52,9 @@ pub fn merge(model_dir: &Path, adapter: &Adapter, out: &Path) -> Result<usize> {
         files::write_safetensors(&staged.path().join(file), written)?;
     }
     if merged != adapter.plan.modules.len() {
-        return Err(Error::input(format!("the adapter changes {} weights, the checkpoint holds {merged} of them", adapter.plan.modules.len())).at_path(model_dir));
+        return Err(
+            Error::input(format!("the adapter changes {} weights, the checkpoint holds {merged} of them", adapter.plan.modules.len())).at_path(model_dir)
+        );
     }
     let replaced: Vec<&Path> = checkpoint.files().map(|(path, _)| path).collect();
     copy_the_rest(model_dir, staged.path(), &replaced)?;

@@ -161,10 +161,12 @@ const ENCODER_MLP: [&str; 2] = ["fc1", "fc2"];
 
 /// Every linear layer of the model that can be adapted, in the order of the model.
 pub fn modules(config: &Config) -> Vec<Module> {
-    let encoder = (0..config.audio.encoder_layers)
-        .flat_map(|i| ENCODER_ATTENTION.iter().chain(&ENCODER_MLP).map(move |name| Module { path: format!("{}.{name}", encoder_layer(i)), part: Part::AudioEncoder }));
-    let decoder = (0..config.text.num_hidden_layers)
-        .flat_map(|i| DECODER_ATTENTION.iter().chain(&DECODER_MLP).map(move |name| Module { path: format!("{}.{name}", decoder_layer(i)), part: Part::Decoder }));
+    let encoder = (0..config.audio.encoder_layers).flat_map(|i| {
+        ENCODER_ATTENTION.iter().chain(&ENCODER_MLP).map(move |name| Module { path: format!("{}.{name}", encoder_layer(i)), part: Part::AudioEncoder })
+    });
+    let decoder = (0..config.text.num_hidden_layers).flat_map(|i| {
+        DECODER_ATTENTION.iter().chain(&DECODER_MLP).map(move |name| Module { path: format!("{}.{name}", decoder_layer(i)), part: Part::Decoder })
+    });
     encoder.chain([Module { path: PROJECTOR.to_owned(), part: Part::Projector }]).chain(decoder).collect()
 }
 
@@ -337,7 +339,16 @@ mod tests {
     use crate::model::config::TextConfig;
 
     pub(crate) fn config() -> Config {
-        let audio = AudioConfig { d_model: 8, encoder_layers: 2, encoder_attention_heads: 2, encoder_ffn_dim: 16, num_mel_bins: 128, n_window: 100, max_source_positions: 1500, output_dim: 8 };
+        let audio = AudioConfig {
+            d_model: 8,
+            encoder_layers: 2,
+            encoder_attention_heads: 2,
+            encoder_ffn_dim: 16,
+            num_mel_bins: 128,
+            n_window: 100,
+            max_source_positions: 1500,
+            output_dim: 8,
+        };
         let text = TextConfig {
             vocab_size: 32,
             hidden_size: 8,

@@ -71,7 +71,9 @@ impl Adapter {
         refuse_other_kinds(&json).map_err(|e| e.at_path(&path))?;
         let tensors_path = dir.join(TENSORS_FILE);
         if !tensors_path.is_file() {
-            return Err(Error::input("the adapter's tensors are missing").at_path(&tensors_path).hint("maqam reads safetensors; convert adapter_model.bin with PEFT's save_pretrained"));
+            return Err(Error::input("the adapter's tensors are missing")
+                .at_path(&tensors_path)
+                .hint("maqam reads safetensors; convert adapter_model.bin with PEFT's save_pretrained"));
         }
         let stored = candle_core::safetensors::load(&tensors_path, &Device::Cpu).map_err(|e| Error::input(format!("damaged: {e}")).at_path(&tensors_path))?;
         Self::from_tensors(&json, stored, config).map_err(|e| e.at_path(&tensors_path))
@@ -103,7 +105,9 @@ impl Adapter {
             if declared.is_some_and(|declared| declared != rank as f64) {
                 return Err(Error::input(format!("`{module}`: {CONFIG_FILE} says rank {}, the tensors have {rank}", declared.unwrap_or_default())));
             }
-            let alpha = pattern(&json["alpha_pattern"], &module)?.or(json["lora_alpha"].as_f64()).ok_or_else(|| Error::input(format!("{CONFIG_FILE} has no `lora_alpha`")))?;
+            let alpha = pattern(&json["alpha_pattern"], &module)?
+                .or(json["lora_alpha"].as_f64())
+                .ok_or_else(|| Error::input(format!("{CONFIG_FILE} has no `lora_alpha`")))?;
             plan.modules.insert(module.clone(), Shape { rank, alpha, scale: variant.scale(alpha, rank) });
             tensors.insert(module, (a, b));
         }
@@ -172,8 +176,7 @@ pub struct Card {
 
 /// Writes a PEFT folder's two files into `dir`; `tensors` are by module path, as in [`Adapter`].
 pub fn save(dir: &Path, plan: &Plan, tensors: &BTreeMap<String, (Tensor, Tensor)>, card: &Card, form: KeyForm) -> Result<()> {
-    let named: Vec<(String, &Tensor)> =
-        tensors.iter().flat_map(|(module, (a, b))| [(key(module, 'A', form), a), (key(module, 'B', form), b)]).collect();
+    let named: Vec<(String, &Tensor)> = tensors.iter().flat_map(|(module, (a, b))| [(key(module, 'A', form), a), (key(module, 'B', form), b)]).collect();
     files::write_safetensors(&dir.join(TENSORS_FILE), named)?;
     let text = serde_json::to_string_pretty(&config_json(plan, card, form)).map_err(Error::bug)?;
     files::write_atomic(&dir.join(CONFIG_FILE), text.as_bytes())

@@ -60,10 +60,12 @@ struct MappedFile {
 impl MappedFile {
     fn open(path: &Path) -> Result<Self> {
         let damaged = |e: &dyn std::fmt::Display| {
-            Error::input(format!("a damaged safetensors file: {e}")).at_path(path).hint("compare its size with the original; an interrupted download leaves it short")
+            Error::input(format!("a damaged safetensors file: {e}"))
+                .at_path(path)
+                .hint("compare its size with the original; an interrupted download leaves it short")
         };
-        let file = File::open(path)
-            .map_err(|e| Error::io(path, "open", &e).hint("all files of a checkpoint belong together; download the missing ones again"))?;
+        let file =
+            File::open(path).map_err(|e| Error::io(path, "open", &e).hint("all files of a checkpoint belong together; download the missing ones again"))?;
         // SAFETY: the file is only read; a checkpoint that somebody rewrites while it is loaded is not supported.
         let map = unsafe { Mmap::map(&file) }.map_err(|e| Error::io(path, "map into memory", &e))?;
         let (header, metadata) = SafeTensors::read_metadata(&map).map_err(|e| damaged(&e))?;
@@ -149,7 +151,9 @@ impl Checkpoint {
         let stored = self.stored_name(name);
         let file = self.names.get(&stored).map(|&i| &self.files[i]);
         let Some((file, info)) = file.and_then(|file| Some((file, file.metadata.info(&stored)?))) else {
-            return Err(Error::input(format!("the checkpoint has no tensor `{stored}`")).at_path(&self.dir).hint("config.json and the weights must belong together"));
+            return Err(Error::input(format!("the checkpoint has no tensor `{stored}`"))
+                .at_path(&self.dir)
+                .hint("config.json and the weights must belong together"));
         };
         if info.shape != shape {
             return Err(Error::input(format!("`{stored}` has shape {:?}, config.json asks for {shape:?}", info.shape)).at_path(&self.dir));
@@ -175,7 +179,9 @@ pub fn safetensors_of(dir: &Path) -> Result<Vec<PathBuf>> {
     if single.is_file() {
         return Ok(vec![single]);
     }
-    Err(Error::input("no model.safetensors and no model.safetensors.index.json here").at_path(dir).hint("`model` is the folder of a checkpoint in safetensors format"))
+    Err(Error::input("no model.safetensors and no model.safetensors.index.json here")
+        .at_path(dir)
+        .hint("`model` is the folder of a checkpoint in safetensors format"))
 }
 
 impl Weights {

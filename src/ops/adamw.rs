@@ -7,6 +7,7 @@ use candle_core::Tensor;
 use rayon::prelude::*;
 
 use crate::ops::cpu::slice;
+use crate::ops::cpu::sum_over;
 use crate::ops::cpu::vectorised;
 use crate::ops::cpu::write;
 
@@ -71,14 +72,17 @@ impl AdamW {
                             .zip(second[range.clone()].par_chunks_mut(CHUNK))
                             .zip(gradients[range].par_chunks(CHUNK))
                             .for_each(|(((values, first), second), gradients)| {
-                                vectorised(|| {
-                                    for (((p, m), v), &g) in values.iter_mut().zip(first).zip(second).zip(gradients) {
-                                        let g = g * scale;
-                                        *m = *m * b1 + g * c1;
-                                        *v = *v * b2 + g * g * c2;
-                                        *p = *p * keep - rate * *m / (v.sqrt() * root + eps);
-                                    }
-                                });
+                                vectorised(
+                                    #[inline(always)]
+                                    || {
+                                        for (((p, m), v), &g) in values.iter_mut().zip(first).zip(second).zip(gradients) {
+                                            let g = g * scale;
+                                            *m = *m * b1 + g * c1;
+                                            *v = *v * b2 + g * g * c2;
+                                            *p = *p * keep - rate * *m / (v.sqrt() * root + eps);
+                                        }
+                                    },
+                                );
                             });
                     }
                 });
@@ -93,6 +97,14 @@ const CHUNK: usize = 1 << 14;
 /// Euclidean norm of a flat `f32` tensor, summed in `f64` in an order that does not depend on the threads.
 pub fn norm(flat: &Tensor) -> Result<f64> {
     let values = slice::<f32>(flat)?;
-    let sums: Vec<f64> = values.par_chunks(CHUNK).map(|chunk| chunk.iter().map(|&x| f64::from(x) * f64::from(x)).sum()).collect();
+    let sums: Vec<f64> = values
+        .par_chunks(CHUNK)
+        .map(|chunk| {
+            vectorised(
+                #[inline(always)]
+                || sum_over(chunk.len(), |i| f64::from(chunk[i]) * f64::from(chunk[i])),
+            )
+        })
+        .collect();
     Ok(sums.iter().sum::<f64>().sqrt())
 }

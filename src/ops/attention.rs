@@ -9,6 +9,7 @@ use candle_core::Tensor;
 use rayon::prelude::*;
 
 use crate::ops::cpu::Real;
+use crate::ops::cpu::expect_shape;
 use crate::ops::cpu::max_of;
 use crate::ops::cpu::slice;
 use crate::ops::cpu::sum_over;
@@ -109,7 +110,7 @@ pub fn attention(qkv: &Tensor, cu_seqlens: &[usize], heads: Heads, mask: Mask) -
     with_real!(qkv, T => {
         let values = slice::<T>(qkv)?;
         let values: &[T] = &values;
-        let mut out = vec![T::of(0.0); tokens * out_width];
+        let mut out: Vec<T> = Vec::with_capacity(tokens * out_width);
         let mut log_sums = vec![T::of(0.0); heads.num_heads * tokens];
         let (out_at, log_sums_at) = (Shared(out.as_mut_ptr()), Shared(log_sums.as_mut_ptr()));
         let tasks: Vec<(usize, usize, usize)> = sequences(cu_seqlens)
@@ -125,7 +126,7 @@ pub fn attention(qkv: &Tensor, cu_seqlens: &[usize], heads: Heads, mask: Mask) -
             scores.clear();
             scores.resize(block * keys, T::of(0.0));
             product(scores, keys, q, k.t(), heads.scale(), Into::Fresh, Threads::One);
-            vectorised(|| {
+            vectorised(#[inline(always)] || {
                 for (i, row) in scores.chunks_exact_mut(keys).enumerate() {
                     let visible = mask.num_keys(first + i + 1, len);
                     let log_sum = softmax(&mut row[..visible]);
@@ -137,6 +138,8 @@ pub fn attention(qkv: &Tensor, cu_seqlens: &[usize], heads: Heads, mask: Mask) -
             // SAFETY: the block's rows and the head's columns of the output are this task's alone.
             unsafe { product_at(out_at.at((start + first) * out_width + head * dim), out_width, Matrix::new(scores, block, keys), v, 1.0, Into::Fresh, Threads::One) };
         });
+        // SAFETY: the sequences cover all tokens, and the tasks every block of queries of every head; each product wrote its part.
+        unsafe { out.set_len(tokens * out_width) };
         Ok((tensor(out, (tokens, out_width))?, tensor(log_sums, (heads.num_heads, tokens))?))
     })
 }
@@ -151,6 +154,9 @@ pub fn attention_backward(d_out: &Tensor, qkv: &Tensor, out: &Tensor, log_sums: 
     let (tokens, width) = qkv.dims2()?;
     check(tokens, width, cu_seqlens, heads)?;
     let (dim, out_width) = (heads.head_dim, heads.query_width());
+    expect_shape("the output of attention", out, &[tokens, out_width])?;
+    expect_shape("the gradient of attention", d_out, &[tokens, out_width])?;
+    expect_shape("the log-sum-exps of attention", log_sums, &[heads.num_heads, tokens])?;
     with_real!(qkv, T => {
         let (values, d_outs, outs, log_sums) = (slice::<T>(qkv)?, slice::<T>(d_out)?, slice::<T>(out)?, slice::<T>(log_sums)?);
         let (values, d_outs, outs, log_sums): (&[T], &[T], &[T], &[T]) = (&values, &d_outs, &outs, &log_sums);
@@ -175,7 +181,7 @@ pub fn attention_backward(d_out: &Tensor, qkv: &Tensor, out: &Tensor, log_sums: 
                     d_p.resize(block * keys, T::of(0.0));
                     product(p, keys, q, k.t(), heads.scale(), Into::Fresh, Threads::One);
                     product(d_p, keys, d_o, v.t(), 1.0, Into::Fresh, Threads::One);
-                    vectorised(|| {
+                    vectorised(#[inline(always)] || {
                         for (i, (p, d_p)) in p.chunks_exact_mut(keys).zip(d_p.chunks_exact_mut(keys)).enumerate() {
                             let at = (row + i) * out_width + head * dim;
                             let (o, d_o) = (&outs[at..][..dim], &d_outs[at..][..dim]);
@@ -220,7 +226,16 @@ pub struct Past<'a> {
 /// `queries`: `[sequences, heads.query_width()]` -> the same
 pub fn attention_step(queries: &Tensor, past: &[Past], heads: Heads) -> Result<Tensor> {
     let (sequences, width) = queries.dims2()?;
+    check_heads(heads)?;
     let (dim, kv_width, group) = (heads.head_dim, heads.kv_width(), heads.group());
+    expect_shape("the queries of a step", queries, &[past.len(), heads.query_width()])?;
+    for past in past {
+        let (capacity, found) = past.keys.dims2()?;
+        expect_shape("the values of a cache", past.values, &[capacity, kv_width])?;
+        if past.len == 0 || past.len > capacity || found != kv_width {
+            candle_core::bail!("a cache of {capacity} rows of {found} cannot hold {} keys of {kv_width}", past.len);
+        }
+    }
     with_real!(queries, T => {
         let queries = slice::<T>(queries)?;
         let queries: &[T] = &queries;
@@ -236,7 +251,7 @@ pub fn attention_step(queries: &Tensor, past: &[Past], heads: Heads) -> Result<T
             scores.clear();
             scores.resize(group * len, T::of(0.0));
             product(scores, len, q, k.t(), heads.scale(), Into::Fresh, Threads::One);
-            vectorised(|| {
+            vectorised(#[inline(always)] || {
                 for row in scores.chunks_exact_mut(len) {
                     softmax(row);
                 }
@@ -257,7 +272,7 @@ fn softmax<T: Real>(row: &mut [T]) -> T {
     let sum = sum_over(row.len(), |i| row[i]);
     let inverse = T::of(1.0) / sum;
     for score in row.iter_mut() {
-        *score = *score * inverse;
+        *score *= inverse;
     }
     max + sum.ln()
 }
@@ -283,7 +298,15 @@ fn ends(cu_seqlens: &[usize], tokens: usize) -> Vec<usize> {
     ends
 }
 
+fn check_heads(heads: Heads) -> Result<()> {
+    if heads.num_kv_heads == 0 || heads.head_dim == 0 || !heads.num_heads.is_multiple_of(heads.num_kv_heads) {
+        candle_core::bail!("query heads share key heads evenly, found {heads:?}");
+    }
+    Ok(())
+}
+
 fn check(tokens: usize, width: usize, cu_seqlens: &[usize], heads: Heads) -> Result<()> {
+    check_heads(heads)?;
     if width != heads.width() {
         candle_core::bail!("attention expects a width of {}, found {width}", heads.width());
     }

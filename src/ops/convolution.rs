@@ -4,7 +4,7 @@ use candle_core::Result;
 use candle_core::Tensor;
 
 use crate::ops::cpu::Real;
-use crate::ops::cpu::for_rows;
+use crate::ops::cpu::new_rows;
 use crate::ops::cpu::slice;
 use crate::ops::cpu::tensor;
 use crate::ops::cpu::with_real;
@@ -24,29 +24,38 @@ pub fn num_outputs(len: usize, stride: usize) -> usize {
 /// # Shapes
 /// `x`: `[rows, dim]`, `windows`: rows of each window -> `[sum of num_outputs(window), KERNEL * dim]`
 pub fn unfold(x: &Tensor, windows: &[usize], stride: usize) -> Result<Tensor> {
-    let (_, dim) = x.dims2()?;
+    let (rows, dim) = x.dims2()?;
+    check(rows, windows, stride)?;
     let centres = centres(windows, stride);
     with_real!(x, T => {
         let xs = slice::<T>(x)?;
         let xs: &[T] = &xs;
-        let mut out = vec![T::of(0.0); centres.len() * KERNEL * dim];
-        for_rows(&mut out, KERNEL * dim, |row, out| {
-            for (tap, out) in out.chunks_exact_mut(dim).enumerate() {
-                if let Some(from) = centres[row].tap(tap) {
-                    out.copy_from_slice(&xs[from * dim..][..dim]);
+        let out = new_rows(
+            centres.len(),
+            KERNEL * dim,
+            #[inline(always)]
+            |row, out: &mut [T]| {
+                for (tap, out) in out.chunks_exact_mut(dim).enumerate() {
+                    if let Some(from) = centres[row].tap(tap) {
+                        out.copy_from_slice(&xs[from * dim..][..dim]);
+                    }
                 }
-            }
-        });
+            },
+        );
         tensor(out, (centres.len(), KERNEL * dim))
     })
 }
 
 /// Gradient of [`unfold`]'s input, `[rows, dim]`.
 pub fn unfold_backward(dy: &Tensor, windows: &[usize], stride: usize) -> Result<Tensor> {
-    let (_, width) = dy.dims2()?;
+    let (outputs, width) = dy.dims2()?;
     let dim = width / KERNEL;
     let rows: usize = windows.iter().sum();
+    check(rows, windows, stride)?;
     let centres = centres(windows, stride);
+    if outputs != centres.len() || width != KERNEL * dim {
+        candle_core::bail!("windows {windows:?} at stride {stride} unfold into {} rows of three parts, found {outputs} of width {width}", centres.len());
+    }
     with_real!(dy, T => {
         let dys = slice::<T>(dy)?;
         let mut dx = vec![T::of(0.0); rows * dim];
@@ -61,6 +70,13 @@ pub fn unfold_backward(dy: &Tensor, windows: &[usize], stride: usize) -> Result<
         }
         tensor(dx, (rows, dim))
     })
+}
+
+fn check(rows: usize, windows: &[usize], stride: usize) -> Result<()> {
+    if windows.iter().sum::<usize>() != rows || stride == 0 {
+        candle_core::bail!("windows {windows:?} at stride {stride} do not cover {rows} rows");
+    }
+    Ok(())
 }
 
 /// The input row in the middle of an output's kernel, and the window's first row and end.

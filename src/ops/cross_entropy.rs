@@ -5,6 +5,7 @@ use candle_core::Tensor;
 use rayon::prelude::*;
 
 use crate::ops::cpu::Real;
+use crate::ops::cpu::expect_shape;
 use crate::ops::cpu::max_of;
 use crate::ops::cpu::slice;
 use crate::ops::cpu::sum_over;
@@ -16,6 +17,7 @@ use crate::ops::gemm::Into;
 use crate::ops::gemm::Matrix;
 use crate::ops::gemm::Threads;
 use crate::ops::gemm::product;
+use crate::ops::gemm::product_new;
 use crate::ops::linear::Weight;
 
 /// What the rows should have said.
@@ -50,6 +52,7 @@ const BLOCK: usize = 256;
 pub fn linear_cross_entropy(rows: &Tensor, head: &Weight, targets: Targets, want_gradient: bool) -> Result<CrossEntropy> {
     let (num_rows, dim) = rows.dims2()?;
     let (vocab, _) = head.value.dims2()?;
+    expect_shape("the head", &head.value, &[vocab, dim])?;
     if targets.ids.len() != num_rows || targets.weights.len() != num_rows {
         candle_core::bail!("{num_rows} rows have {} targets and {} weights", targets.ids.len(), targets.weights.len());
     }
@@ -60,23 +63,26 @@ pub fn linear_cross_entropy(rows: &Tensor, head: &Weight, targets: Targets, want
         let (xs, w) = (slice::<T>(rows)?, slice::<T>(&head.value)?);
         let (xs, w): (&[T], &[T]) = (&xs, &w);
         let head_matrix = Matrix::new(w, vocab, dim);
-        let mut d_rows = if want_gradient { vec![T::of(0.0); num_rows * dim] } else { Vec::new() };
+        let mut d_rows = Vec::with_capacity(if want_gradient { num_rows * dim } else { 0 });
         let mut found = Vec::with_capacity(num_rows);
-        let mut logits = vec![T::of(0.0); BLOCK.min(num_rows) * vocab];
         for first in (0..num_rows).step_by(BLOCK) {
             let block = BLOCK.min(num_rows - first);
             let x = Matrix::new(&xs[first * dim..], block, dim);
-            let logits = &mut logits[..block * vocab];
-            product(logits, vocab, x, head_matrix.t(), 1.0, Into::Fresh, Threads::All);
+            let mut logits = product_new(x, head_matrix.t(), 1.0, Threads::All);
             let block_found: Vec<(f64, f64)> = logits
                 .par_chunks_exact_mut(vocab)
                 .enumerate()
-                .map(|(i, row)| vectorised(|| one_row(row, targets.ids[first + i], targets.weights[first + i], targets.label_smoothing, want_gradient)))
+                .map(|(i, row)| {
+                    vectorised(
+                        #[inline(always)]
+                        || one_row(row, targets.ids[first + i], targets.weights[first + i], targets.label_smoothing, want_gradient),
+                    )
+                })
                 .collect();
             found.extend(block_found);
             if want_gradient {
-                let d_logits = Matrix::new(logits, block, vocab);
-                product(&mut d_rows[first * dim..], dim, d_logits, head_matrix, 1.0, Into::Fresh, Threads::All);
+                let d_logits = Matrix::new(&logits, block, vocab);
+                d_rows.append(&mut product_new(d_logits, head_matrix, 1.0, Threads::All));
                 if let Some(gradient) = &head.gradient {
                     write::<T>(gradient, |dw| product(dw, dim, d_logits.t(), x, 1.0, Into::Accumulate, Threads::All))?;
                 }
@@ -109,7 +115,7 @@ fn one_row<T: Real>(row: &mut [T], target: u32, weight: f64, smoothing: f64, wan
         for value in row.iter_mut() {
             *value = *value * factor - even;
         }
-        row[target] = row[target] - T::of(weight * (1.0 - smoothing));
+        row[target] -= T::of(weight * (1.0 - smoothing));
     }
     (-(1.0 - smoothing) * log_probability + spread, log_probability)
 }
@@ -121,10 +127,10 @@ fn one_row<T: Real>(row: &mut [T], target: u32, weight: f64, smoothing: f64, wan
 pub fn logits(rows: &Tensor, head: &Tensor) -> Result<Tensor> {
     let (num_rows, dim) = rows.dims2()?;
     let (vocab, _) = head.dims2()?;
+    expect_shape("the head", head, &[vocab, dim])?;
     with_real!(rows, T => {
         let (xs, w) = (slice::<T>(rows)?, slice::<T>(head)?);
-        let mut out = vec![T::of(0.0); num_rows * vocab];
-        product(&mut out, vocab, Matrix::new(&xs, num_rows, dim), Matrix::new(&w, vocab, dim).t(), 1.0, Into::Fresh, Threads::All);
+        let out = product_new(Matrix::new(&xs, num_rows, dim), Matrix::new(&w, vocab, dim).t(), 1.0, Threads::All);
         tensor(out, (num_rows, vocab))
     })
 }

@@ -4,7 +4,7 @@ use candle_core::Result;
 use candle_core::Tensor;
 
 use crate::ops::cpu::Real;
-use crate::ops::cpu::for_rows;
+use crate::ops::cpu::new_rows;
 use crate::ops::cpu::slice;
 use crate::ops::cpu::tensor;
 use crate::ops::cpu::with_real;
@@ -31,18 +31,26 @@ impl Dropout<'_> {
         if self.tokens.len() != tokens {
             candle_core::bail!("dropout has keys for {} tokens, the tensor {tokens}", self.tokens.len());
         }
+        if !(0.0..1.0).contains(&self.probability) {
+            candle_core::bail!("the share that dropout drops is in [0, 1), found {}", self.probability);
+        }
         let kept = 1.0 / (1.0 - self.probability);
+        // `uniform` is 53 random bits over 2^53, so comparing the bits with the next whole number is the same, and faster.
+        let dropped = (self.probability * (1u64 << 53) as f64).ceil() as u64;
         with_real!(x, T => {
             let xs = slice::<T>(x)?;
             let xs: &[T] = &xs;
-            let mut y = vec![T::of(0.0); tokens * dim];
-            for_rows(&mut y, dim, |row, y| {
-                let key = self.tokens[row].with(self.site);
-                for (i, y) in y.iter_mut().enumerate() {
-                    let keep = key.uniform(i as u64) >= self.probability;
-                    *y = if keep { xs[row * dim + i] * T::of(kept) } else { T::of(0.0) };
-                }
-            });
+            let y = new_rows(
+                tokens,
+                dim,
+                #[inline(always)]
+                |row, y: &mut [T]| {
+                    let key = self.tokens[row].with(self.site);
+                    for (i, (y, &x)) in y.iter_mut().zip(&xs[row * dim..]).enumerate() {
+                        *y = if key.bits(i as u64) >> 11 >= dropped { x * T::of(kept) } else { T::of(0.0) };
+                    }
+                },
+            );
             tensor(y, (tokens, dim))
         })
     }

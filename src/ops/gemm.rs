@@ -60,6 +60,22 @@ pub fn product<T: Real>(out: &mut [T], out_stride: usize, lhs: Matrix<T>, rhs: M
     unsafe { product_at(out.as_mut_ptr(), out_stride, lhs, rhs, scale, into, threads) }
 }
 
+/// `scale * lhs rhs` in a vector of its own, `[lhs.rows, rhs.cols]`, which is written once and never made of zeros first.
+pub fn product_new<T: Real>(lhs: Matrix<T>, rhs: Matrix<T>, scale: f64, threads: Threads) -> Vec<T> {
+    let (len, cols) = (lhs.rows * rhs.cols, rhs.cols);
+    if lhs.cols == 0 {
+        return vec![T::zero(); len];
+    }
+    let mut out = Vec::with_capacity(len);
+    // SAFETY: there is room for all rows without gaps; a product that replaces reads none of it and writes all of it, as the
+    // inner dimension is not zero.
+    unsafe {
+        product_at(out.as_mut_ptr(), cols, lhs, rhs, scale, Into::Fresh, threads);
+        out.set_len(len);
+    }
+    out
+}
+
 /// As [`product`], into a place that several tasks write to, each its own rows and columns.
 ///
 /// # Safety
@@ -106,6 +122,20 @@ pub unsafe fn product_at<T: Real>(out: *mut T, out_stride: usize, lhs: Matrix<T>
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_new_product_is_the_product() {
+        let numbers: Vec<f64> = (0..12).map(|i| (i as f64).sin()).collect();
+        for (m, k, n) in [(3, 4, 2), (2, 0, 3), (0, 4, 3), (3, 4, 0), (1, 1, 1)] {
+            let (a, b) = (Matrix::new(&numbers[..m * k], m, k), Matrix::new(&numbers[..k * n], k, n));
+            let mut out = vec![f64::NAN; m * n];
+            product(&mut out, n, a, b, 0.5, Into::Fresh, Threads::All);
+            if k == 0 {
+                out.fill(0.0);
+            }
+            assert_eq!(product_new(a, b, 0.5, Threads::All), out);
+        }
+    }
 
     #[test]
     fn a_product_equals_the_sum_of_products_in_every_form() {

@@ -9,6 +9,8 @@ use candle_core::Result;
 use candle_core::Tensor;
 
 use crate::ops::cpu::Real;
+use crate::ops::cpu::expect_shape;
+use crate::ops::cpu::new_rows;
 use crate::ops::cpu::slice;
 use crate::ops::cpu::tensor;
 use crate::ops::cpu::with_real;
@@ -18,7 +20,9 @@ use crate::ops::gemm::Into;
 use crate::ops::gemm::Matrix;
 use crate::ops::gemm::Threads;
 use crate::ops::gemm::product;
-use crate::ops::norm::column_sums;
+use crate::ops::gemm::product_new;
+use crate::ops::norm::add_rows;
+use crate::ops::rows::add_to;
 
 /// A tensor of the model: frozen, or trained with a place where its gradient is added.
 #[derive(Clone, Debug)]
@@ -110,22 +114,22 @@ impl Linear {
         if inputs != expected {
             candle_core::bail!("a linear layer of {expected} inputs was given {inputs}");
         }
+        if let Some(residual) = residual {
+            expect_shape("the residual of a linear layer", residual, &[tokens, outputs])?;
+        }
+        if let Some(bias) = &self.bias {
+            expect_shape("the bias of a linear layer", &bias.value, &[outputs])?;
+        }
         with_real!(x, T => {
             let (xs, w) = (slice::<T>(x)?, slice::<T>(&self.weight.value)?);
-            let mut y = match residual {
-                Some(residual) => slice::<T>(residual)?.to_vec(),
-                None => vec![T::of(0.0); tokens * outputs],
-            };
-            if let Some(bias) = &self.bias {
-                let bias = slice::<T>(&bias.value)?;
-                let bias: &[T] = &bias;
-                match residual {
-                    Some(_) => y.chunks_exact_mut(outputs).for_each(|row| row.iter_mut().zip(bias).for_each(|(y, &b)| *y += b)),
-                    None => y.chunks_exact_mut(outputs).for_each(|row| row.copy_from_slice(bias)),
+            let (lhs, rhs) = (Matrix::new(&xs, tokens, inputs), Matrix::new(&w, outputs, inputs).t());
+            let mut y = match start::<T>(residual, self.bias.as_ref(), tokens, outputs)? {
+                Some(mut y) => {
+                    product(&mut y, outputs, lhs, rhs, 1.0, Into::Accumulate, Threads::All);
+                    y
                 }
-            }
-            let into = if self.bias.is_some() || residual.is_some() { Into::Accumulate } else { Into::Fresh };
-            product(&mut y, outputs, Matrix::new(&xs, tokens, inputs), Matrix::new(&w, outputs, inputs).t(), 1.0, into, Threads::All);
+                None => product_new(lhs, rhs, 1.0, Threads::All),
+            };
             let hidden = match &self.adapter {
                 Some(adapter) => {
                     let dropped = dropout.dropped(x, adapter.site)?;
@@ -142,8 +146,18 @@ impl Linear {
     /// # Shapes
     /// `dy`: `[tokens, out]`, `x`: `[tokens, in]`, `hidden`: what the forward returned -> `[tokens, in]`
     pub fn backward(&self, dy: &Tensor, x: &Tensor, hidden: Option<&Tensor>, dropout: AdapterDropout, want_input: bool) -> Result<Option<Tensor>> {
-        let (tokens, outputs) = dy.dims2()?;
-        let (_, inputs) = self.weight.value.dims2()?;
+        let (tokens, inputs) = x.dims2()?;
+        let (outputs, expected) = self.weight.value.dims2()?;
+        if inputs != expected {
+            candle_core::bail!("a linear layer of {expected} inputs was given {inputs}");
+        }
+        expect_shape("the gradient of a linear layer", dy, &[tokens, outputs])?;
+        match (&self.adapter, hidden) {
+            (Some(adapter), Some(hidden)) => expect_shape("what the adapter's forward left", hidden, &[tokens, adapter.num_ranks()])?,
+            // Without it the adapter's gradients would be missing, and nobody would notice.
+            (Some(_), None) => candle_core::bail!("the backward of an adapted layer needs what its forward left, and found nothing"),
+            (None, _) => {}
+        }
         with_real!(dy, T => {
             let (dys, xs, w) = (slice::<T>(dy)?, slice::<T>(x)?, slice::<T>(&self.weight.value)?);
             let (dys, xs, w): (&[T], &[T], &[T]) = (&dys, &xs, &w);
@@ -152,12 +166,9 @@ impl Linear {
                 write::<T>(gradient, |dw| product(dw, inputs, d_out.t(), Matrix::new(xs, tokens, inputs), 1.0, Into::Accumulate, Threads::All))?;
             }
             if let Some(gradient) = self.bias.as_ref().and_then(|b| b.gradient.as_ref()) {
-                write::<T>(gradient, |db| column_sums(db, tokens, |row, i| dys[row * outputs + i]))?;
+                write::<T>(gradient, |db| add_rows(db, tokens, dys))?;
             }
-            let mut dx = if want_input { vec![T::of(0.0); tokens * inputs] } else { Vec::new() };
-            if want_input {
-                product(&mut dx, inputs, d_out, Matrix::new(w, outputs, inputs), 1.0, Into::Fresh, Threads::All);
-            }
+            let mut dx = if want_input { product_new(d_out, Matrix::new(w, outputs, inputs), 1.0, Threads::All) } else { Vec::new() };
             if let (Some(adapter), Some(hidden)) = (&self.adapter, hidden) {
                 let dropped = dropout.dropped(x, adapter.site)?;
                 let d_hidden = adapter.backward::<T>(dys, outputs, dropped.as_ref().unwrap_or(x), hidden)?;
@@ -168,11 +179,11 @@ impl Linear {
                     if dropped.is_none() {
                         product(&mut dx, inputs, d_hidden, down, 1.0, Into::Accumulate, Threads::All);
                     } else {
-                        let mut d_dropped = vec![T::of(0.0); tokens * inputs];
-                        product(&mut d_dropped, inputs, d_hidden, down, 1.0, Into::Fresh, Threads::All);
-                        if let Some(d) = dropout.dropped(&tensor(d_dropped, (tokens, inputs))?, adapter.site)? {
-                            let d = slice::<T>(&d)?;
-                            dx.iter_mut().zip(&*d).for_each(|(dx, &d)| *dx += d);
+                        let d_dropped = tensor(product_new(d_hidden, down, 1.0, Threads::All), (tokens, inputs))?;
+                        if let Some(d) = dropout.dropped(&d_dropped, adapter.site)? {
+                            let dx = tensor(dx, (tokens, inputs))?;
+                            add_to(&dx, &d)?;
+                            return Ok(Some(dx));
                         }
                     }
                 }
@@ -180,6 +191,29 @@ impl Linear {
             if want_input { tensor(dx, (tokens, inputs)).map(Some) } else { Ok(None) }
         })
     }
+}
+
+/// What a layer's product is added to: the residual and the bias, where there are any.
+fn start<T: Real>(residual: Option<&Tensor>, bias: Option<&Weight>, tokens: usize, outputs: usize) -> Result<Option<Vec<T>>> {
+    let (past, bias) = (residual.map(slice::<T>).transpose()?, bias.map(|bias| slice::<T>(&bias.value)).transpose()?);
+    let (past, bias): (Option<&[T]>, Option<&[T]>) = (past.as_deref(), bias.as_deref());
+    if past.is_none() && bias.is_none() {
+        return Ok(None);
+    }
+    let rows = new_rows(
+        tokens,
+        outputs,
+        #[inline(always)]
+        |row, y: &mut [T]| {
+            if let Some(past) = past {
+                y.copy_from_slice(&past[row * outputs..][..outputs]);
+            }
+            if let Some(bias) = bias {
+                y.iter_mut().zip(bias).for_each(|(y, &b)| *y += b);
+            }
+        },
+    );
+    Ok(Some(rows))
 }
 
 impl Adapter {
@@ -192,8 +226,7 @@ impl Adapter {
         let (tokens, inputs) = x.dims2()?;
         let ranks = self.num_ranks();
         let (xs, down) = (slice::<T>(x)?, slice::<T>(&self.down.value)?);
-        let mut hidden = vec![T::of(0.0); tokens * ranks];
-        product(&mut hidden, ranks, Matrix::new(&xs, tokens, inputs), Matrix::new(&down, ranks, inputs).t(), 1.0, Into::Fresh, Threads::All);
+        let hidden = product_new(Matrix::new(&xs, tokens, inputs), Matrix::new(&down, ranks, inputs).t(), 1.0, Threads::All);
         for up in &self.ups {
             let b = slice::<T>(&up.weight.value)?;
             let b = Matrix::new(&b, up.columns.len(), up.ranks.len());

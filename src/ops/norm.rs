@@ -1,15 +1,19 @@
 //! Root-mean-square norm and layer norm over the last dimension, forward and backward.
 
+use std::ops::Range;
+
 use candle_core::Result;
 use candle_core::Tensor;
 use rayon::prelude::*;
 
 use crate::ops::cpu::Real;
-use crate::ops::cpu::for_rows;
+use crate::ops::cpu::expect_shape;
 use crate::ops::cpu::for_rows2;
+use crate::ops::cpu::new_rows;
 use crate::ops::cpu::slice;
 use crate::ops::cpu::sum_over;
 use crate::ops::cpu::tensor;
+use crate::ops::cpu::vectorised;
 use crate::ops::cpu::with_real;
 use crate::ops::cpu::write;
 
@@ -19,19 +23,28 @@ use crate::ops::cpu::write;
 /// `x`: `[tokens, dim]`, `weight`: `[dim]` -> `[tokens, dim]` and the inverse root mean squares `[tokens]`
 pub fn rms_norm(x: &Tensor, weight: &Tensor, eps: f64) -> Result<(Tensor, Tensor)> {
     let (tokens, dim) = x.dims2()?;
+    expect_shape("the weight of the norm", weight, &[dim])?;
     with_real!(x, T => {
         let (xs, w) = (slice::<T>(x)?, slice::<T>(weight)?);
         let (xs, w): (&[T], &[T]) = (&xs, &w);
         let mut y = vec![T::of(0.0); tokens * dim];
         let mut inverse = vec![T::of(0.0); tokens];
-        for_rows2(&mut y, dim, &mut inverse, 1, |row, y, inverse| {
-            let x = &xs[row * dim..][..dim];
-            let mean = sum_over(dim, |i| x[i] * x[i]) / T::of(dim as f64);
-            inverse[0] = T::of(1.0) / (mean + T::of(eps)).sqrt();
-            for i in 0..dim {
-                y[i] = x[i] * inverse[0] * w[i];
-            }
-        });
+        for_rows2(
+            &mut y,
+            dim,
+            &mut inverse,
+            1,
+            #[inline(always)]
+            |row, y, inverse| {
+                let x = &xs[row * dim..][..dim];
+                let mean = sum_over(dim, |i| x[i] * x[i]) / T::of(dim as f64);
+                let r = T::of(1.0) / (mean + T::of(eps)).sqrt();
+                inverse[0] = r;
+                for ((y, &x), &w) in y.iter_mut().zip(x).zip(w) {
+                    *y = x * r * w;
+                }
+            },
+        );
         Ok((tensor(y, (tokens, dim))?, tensor(inverse, tokens)?))
     })
 }
@@ -39,16 +52,22 @@ pub fn rms_norm(x: &Tensor, weight: &Tensor, eps: f64) -> Result<(Tensor, Tensor
 /// The output of [`rms_norm`] once more, from its saved statistics.
 pub fn rms_norm_again(x: &Tensor, weight: &Tensor, inverse: &Tensor) -> Result<Tensor> {
     let (tokens, dim) = x.dims2()?;
+    expect_shape("the weight of the norm", weight, &[dim])?;
+    expect_shape("the statistics of the norm", inverse, &[tokens])?;
     with_real!(x, T => {
         let (xs, w, r) = (slice::<T>(x)?, slice::<T>(weight)?, slice::<T>(inverse)?);
         let (xs, w, r): (&[T], &[T], &[T]) = (&xs, &w, &r);
-        let mut y = vec![T::of(0.0); tokens * dim];
-        for_rows(&mut y, dim, |row, y| {
-            let x = &xs[row * dim..][..dim];
-            for i in 0..dim {
-                y[i] = x[i] * r[row] * w[i];
-            }
-        });
+        let y = new_rows(
+            tokens,
+            dim,
+            #[inline(always)]
+            |row, y: &mut [T]| {
+                let r = r[row];
+                for ((y, &x), &w) in y.iter_mut().zip(&xs[row * dim..]).zip(w) {
+                    *y = x * r * w;
+                }
+            },
+        );
         tensor(y, (tokens, dim))
     })
 }
@@ -62,22 +81,40 @@ pub fn rms_norm_again(x: &Tensor, weight: &Tensor, inverse: &Tensor) -> Result<T
 /// `dy`, `x`, `residual`: `[tokens, dim]`; `inverse`: `[tokens]`; `weight`, `d_weight`: `[dim]`
 pub fn rms_norm_backward(dy: &Tensor, x: &Tensor, weight: &Tensor, inverse: &Tensor, residual: Option<&Tensor>, d_weight: Option<&Tensor>) -> Result<Tensor> {
     let (tokens, dim) = x.dims2()?;
+    check_backward(dy, x, weight, residual, d_weight)?;
+    expect_shape("the statistics of the norm", inverse, &[tokens])?;
     with_real!(x, T => {
         let (dys, xs, w, r) = (slice::<T>(dy)?, slice::<T>(x)?, slice::<T>(weight)?, slice::<T>(inverse)?);
         let (dys, xs, w, r): (&[T], &[T], &[T], &[T]) = (&dys, &xs, &w, &r);
         let past = residual.map(slice::<T>).transpose()?;
         let past: Option<&[T]> = past.as_deref();
-        let mut dx = vec![T::of(0.0); tokens * dim];
-        for_rows(&mut dx, dim, |row, dx| {
-            let (dy, x, r) = (&dys[row * dim..][..dim], &xs[row * dim..][..dim], r[row]);
-            let along = sum_over(dim, |i| dy[i] * w[i] * x[i]) * r * r * r / T::of(dim as f64);
-            for i in 0..dim {
-                dx[i] = dy[i] * w[i] * r - x[i] * along;
-            }
-            add_row(dx, past, row);
-        });
+        let dx = new_rows(
+            tokens,
+            dim,
+            #[inline(always)]
+            |row, dx: &mut [T]| {
+                let (dy, x, w, r) = (&dys[row * dim..][..dim], &xs[row * dim..][..dim], &w[..dim], r[row]);
+                let along = sum_over(dim, |i| dy[i] * w[i] * x[i]) * r * r * r / T::of(dim as f64);
+                for (((dx, &dy), &x), &w) in dx.iter_mut().zip(dy).zip(x).zip(w) {
+                    *dx = dy * w * r - x * along;
+                }
+                add_row(dx, past, row);
+            },
+        );
         if let Some(d_weight) = d_weight {
-            write::<T>(d_weight, |dw| column_sums(dw, tokens, |row, i| dys[row * dim + i] * xs[row * dim + i] * r[row]))?;
+            write::<T>(d_weight, |dw| {
+                column_sums(
+                    dw,
+                    tokens,
+                    #[inline(always)]
+                    |row, columns, dw| {
+                        let (dy, x, r) = (&dys[row * dim..][columns.clone()], &xs[row * dim..][columns], r[row]);
+                        for ((dw, &dy), &x) in dw.iter_mut().zip(dy).zip(x) {
+                            *dw += dy * x * r;
+                        }
+                    },
+                );
+            })?;
         }
         tensor(dx, (tokens, dim))
     })
@@ -102,12 +139,17 @@ pub fn layer_norm(x: &Tensor, weight: &Tensor, bias: &Tensor, eps: f64) -> Resul
         let mut mean = vec![T::of(0.0); tokens];
         let mut inverse = vec![T::of(0.0); tokens];
         mean.par_iter_mut().zip(&mut inverse).enumerate().for_each(|(row, (mean, inverse))| {
-            let x = &xs[row * dim..][..dim];
-            let n = T::of(dim as f64);
-            *mean = sum_over(dim, |i| x[i]) / n;
-            let centre = *mean;
-            let variance = sum_over(dim, |i| (x[i] - centre) * (x[i] - centre)) / n;
-            *inverse = T::of(1.0) / (variance + T::of(eps)).sqrt();
+            vectorised(
+                #[inline(always)]
+                || {
+                    let x = &xs[row * dim..][..dim];
+                    let n = T::of(dim as f64);
+                    let centre = sum_over(dim, |i| x[i]) / n;
+                    let variance = sum_over(dim, |i| (x[i] - centre) * (x[i] - centre)) / n;
+                    *mean = centre;
+                    *inverse = T::of(1.0) / (variance + T::of(eps)).sqrt();
+                },
+            );
         });
         let statistics = LayerNormStatistics { mean: tensor(mean, tokens)?, inverse: tensor(inverse, tokens)? };
         Ok((layer_norm_again(x, weight, bias, &statistics)?, statistics))
@@ -117,17 +159,24 @@ pub fn layer_norm(x: &Tensor, weight: &Tensor, bias: &Tensor, eps: f64) -> Resul
 /// The output of [`layer_norm`] once more, from its saved statistics.
 pub fn layer_norm_again(x: &Tensor, weight: &Tensor, bias: &Tensor, statistics: &LayerNormStatistics) -> Result<Tensor> {
     let (tokens, dim) = x.dims2()?;
+    expect_shape("the weight of the norm", weight, &[dim])?;
+    expect_shape("the bias of the norm", bias, &[dim])?;
+    expect_shape("the statistics of the norm", &statistics.mean, &[tokens])?;
     with_real!(x, T => {
         let (xs, w, b) = (slice::<T>(x)?, slice::<T>(weight)?, slice::<T>(bias)?);
         let (mean, r) = (slice::<T>(&statistics.mean)?, slice::<T>(&statistics.inverse)?);
         let (xs, w, b, mean, r): (&[T], &[T], &[T], &[T], &[T]) = (&xs, &w, &b, &mean, &r);
-        let mut y = vec![T::of(0.0); tokens * dim];
-        for_rows(&mut y, dim, |row, y| {
-            let x = &xs[row * dim..][..dim];
-            for i in 0..dim {
-                y[i] = (x[i] - mean[row]) * r[row] * w[i] + b[i];
-            }
-        });
+        let y = new_rows(
+            tokens,
+            dim,
+            #[inline(always)]
+            |row, y: &mut [T]| {
+                let (mean, r) = (mean[row], r[row]);
+                for (((y, &x), &w), &b) in y.iter_mut().zip(&xs[row * dim..]).zip(w).zip(b) {
+                    *y = (x - mean) * r * w + b;
+                }
+            },
+        );
         tensor(y, (tokens, dim))
     })
 }
@@ -144,29 +193,55 @@ pub fn layer_norm_backward(
     gradients: Option<(&Tensor, &Tensor)>,
 ) -> Result<Tensor> {
     let (tokens, dim) = x.dims2()?;
+    check_backward(dy, x, weight, residual, gradients.map(|(d_weight, _)| d_weight))?;
+    expect_shape("the statistics of the norm", &statistics.mean, &[tokens])?;
     with_real!(x, T => {
         let (dys, xs, w) = (slice::<T>(dy)?, slice::<T>(x)?, slice::<T>(weight)?);
         let (mean, r) = (slice::<T>(&statistics.mean)?, slice::<T>(&statistics.inverse)?);
         let (dys, xs, w, mean, r): (&[T], &[T], &[T], &[T], &[T]) = (&dys, &xs, &w, &mean, &r);
         let past = residual.map(slice::<T>).transpose()?;
         let past: Option<&[T]> = past.as_deref();
-        let mut dx = vec![T::of(0.0); tokens * dim];
-        for_rows(&mut dx, dim, |row, dx| {
-            let (dy, x, mean, r) = (&dys[row * dim..][..dim], &xs[row * dim..][..dim], mean[row], r[row]);
-            let n = T::of(dim as f64);
-            let level = sum_over(dim, |i| dy[i] * w[i]) / n;
-            let along = sum_over(dim, |i| dy[i] * w[i] * (x[i] - mean)) * r / n;
-            for i in 0..dim {
-                dx[i] = r * (dy[i] * w[i] - level - (x[i] - mean) * r * along);
-            }
-            add_row(dx, past, row);
-        });
+        let dx = new_rows(
+            tokens,
+            dim,
+            #[inline(always)]
+            |row, dx: &mut [T]| {
+                let (dy, x, w, mean, r) = (&dys[row * dim..][..dim], &xs[row * dim..][..dim], &w[..dim], mean[row], r[row]);
+                let n = T::of(dim as f64);
+                let level = sum_over(dim, |i| dy[i] * w[i]) / n;
+                let along = sum_over(dim, |i| dy[i] * w[i] * (x[i] - mean)) * r / n;
+                for (((dx, &dy), &x), &w) in dx.iter_mut().zip(dy).zip(x).zip(w) {
+                    *dx = r * (dy * w - level - (x - mean) * r * along);
+                }
+                add_row(dx, past, row);
+            },
+        );
         if let Some((d_weight, d_bias)) = gradients {
-            write::<T>(d_weight, |dw| column_sums(dw, tokens, |row, i| dys[row * dim + i] * (xs[row * dim + i] - mean[row]) * r[row]))?;
-            write::<T>(d_bias, |db| column_sums(db, tokens, |row, i| dys[row * dim + i]))?;
+            expect_shape("the gradient of the norm's bias", d_bias, &[dim])?;
+            write::<T>(d_weight, |dw| {
+                column_sums(
+                    dw,
+                    tokens,
+                    #[inline(always)]
+                    |row, columns, dw| {
+                        let (dy, x, mean, r) = (&dys[row * dim..][columns.clone()], &xs[row * dim..][columns], mean[row], r[row]);
+                        for ((dw, &dy), &x) in dw.iter_mut().zip(dy).zip(x) {
+                            *dw += dy * (x - mean) * r;
+                        }
+                    },
+                );
+            })?;
+            write::<T>(d_bias, |db| add_rows(db, tokens, dys))?;
         }
         tensor(dx, (tokens, dim))
     })
+}
+
+fn check_backward(dy: &Tensor, x: &Tensor, weight: &Tensor, residual: Option<&Tensor>, d_weight: Option<&Tensor>) -> Result<()> {
+    expect_shape("the gradient of the norm's output", dy, x.dims())?;
+    expect_shape("the weight of the norm", weight, &x.dims()[1..])?;
+    residual.map_or(Ok(()), |residual| expect_shape("the residual's gradient", residual, x.dims()))?;
+    d_weight.map_or(Ok(()), |d_weight| expect_shape("the gradient of the norm's weight", d_weight, weight.dims()))
 }
 
 #[inline(always)]
@@ -179,14 +254,35 @@ fn add_row<T: Real>(dx: &mut [T], past: Option<&[T]>, row: usize) {
     }
 }
 
-/// Adds to `out[i]` the sum over tokens of `term(token, i)`, token by token.
-pub fn column_sums<T: Real>(out: &mut [T], tokens: usize, term: impl Fn(usize, usize) -> T + Sync) {
+/// Adds the rows of `rows`, each as wide as `out`, to `out`, one after the other.
+pub fn add_rows<T: Real>(out: &mut [T], tokens: usize, rows: &[T]) {
+    let width = out.len();
+    column_sums(
+        out,
+        tokens,
+        #[inline(always)]
+        |row, columns, out| {
+            for (sum, &term) in out.iter_mut().zip(&rows[row * width..][columns]) {
+                *sum += term;
+            }
+        },
+    );
+}
+
+/// Calls `add(token, columns, sums)` for every token in turn, ranges of columns in parallel; `sums` are the columns' places in `out`.
+#[inline(always)]
+fn column_sums<T: Real>(out: &mut [T], tokens: usize, add: impl Fn(usize, Range<usize>, &mut [T]) + Sync) {
+    /// Enough to vectorise, and as many cache lines of a row as the processor fetches ahead.
     const COLUMNS: usize = 256;
     out.par_chunks_mut(COLUMNS).enumerate().for_each(|(chunk, out)| {
-        for token in 0..tokens {
-            for (i, sum) in out.iter_mut().enumerate() {
-                *sum += term(token, chunk * COLUMNS + i);
-            }
-        }
+        let columns = chunk * COLUMNS..chunk * COLUMNS + out.len();
+        vectorised(
+            #[inline(always)]
+            || {
+                for token in 0..tokens {
+                    add(token, columns.clone(), out);
+                }
+            },
+        );
     });
 }

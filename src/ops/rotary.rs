@@ -19,12 +19,17 @@ pub struct Rotary {
 }
 
 impl Rotary {
-    /// Angles `position * theta^(-2 i / head_dim)`, computed in `f64` and kept in the type of `like`.
+    /// Cosines and sines of the angles `position * theta^(-2 i / head_dim)`, in the type of `like`.
+    ///
+    /// The angles are rounded to single precision where the reference (transformers) rounds them: the power, its inverse, and
+    /// the product with the position. Exact angles would leave its cosines by 3e-3 at position 32767.
     pub fn new(positions: &[u32], head_dim: usize, theta: f64, like: &Tensor) -> Result<Self> {
+        if head_dim == 0 || !head_dim.is_multiple_of(2) {
+            candle_core::bail!("a rotation turns pairs, so a head's width is even, found {head_dim}");
+        }
         let half = head_dim / 2;
-        let frequencies: Vec<f64> = (0..half).map(|i| theta.powf(-2.0 * i as f64 / head_dim as f64)).collect();
-        // The reference rounds the frequencies to single precision before it multiplies.
-        let angles: Vec<f64> = positions.iter().flat_map(|&p| frequencies.iter().map(move |&f| f64::from(f as f32) * f64::from(p))).collect();
+        let frequencies: Vec<f32> = (0..half).map(|i| 1.0 / theta.powf(2.0 * i as f64 / head_dim as f64) as f32).collect();
+        let angles: Vec<f64> = positions.iter().flat_map(|&p| frequencies.iter().map(move |&f| f64::from(f * p as f32))).collect();
         with_real!(like, T => {
             let table = |function: fn(f64) -> f64| tensor(angles.iter().map(|&a| T::of(function(a))).collect::<Vec<T>>(), (positions.len(), half));
             Ok(Self { cos: table(f64::cos)?, sin: table(f64::sin)?, head_dim })
@@ -45,23 +50,32 @@ impl Rotary {
     }
 
     fn rotate(&self, x: &Tensor, num_heads: usize, direction: f64) -> Result<()> {
-        let (_tokens, width) = x.dims2()?;
+        let (tokens, width) = x.dims2()?;
         let half = self.head_dim / 2;
+        if tokens != self.cos.dims()[0] || num_heads * self.head_dim > width {
+            let found = self.cos.dims()[0];
+            candle_core::bail!("cannot rotate {num_heads} heads of {} at {found} positions in a tensor of {tokens} tokens and width {width}", self.head_dim);
+        }
         with_real!(x, T => {
             let (cos, sin) = (slice::<T>(&self.cos)?, slice::<T>(&self.sin)?);
             let (cos, sin): (&[T], &[T]) = (&cos, &sin);
             write::<T>(x, |values| {
-                for_rows(values, width, |row, values| {
-                    let (cos, sin) = (&cos[row * half..][..half], &sin[row * half..][..half]);
-                    for head in values[..num_heads * self.head_dim].chunks_exact_mut(self.head_dim) {
-                        let (first, second) = head.split_at_mut(half);
-                        for i in 0..half {
-                            let (a, b, s) = (first[i], second[i], sin[i] * T::of(direction));
-                            first[i] = a * cos[i] - b * s;
-                            second[i] = b * cos[i] + a * s;
+                for_rows(
+                    values,
+                    width,
+                    #[inline(always)]
+                    |row, values| {
+                        let (cos, sin) = (&cos[row * half..][..half], &sin[row * half..][..half]);
+                        for head in values[..num_heads * self.head_dim].chunks_exact_mut(self.head_dim) {
+                            let (first, second) = head.split_at_mut(half);
+                            for (((first, second), &cos), &sin) in first.iter_mut().zip(second).zip(cos).zip(sin) {
+                                let (a, b, s) = (*first, *second, sin * T::of(direction));
+                                *first = a * cos - b * s;
+                                *second = b * cos + a * s;
+                            }
                         }
-                    }
-                });
+                    },
+                );
             })
         })
     }

@@ -4,7 +4,9 @@ use candle_core::Result;
 use candle_core::Tensor;
 
 use crate::ops::cpu::Real;
-use crate::ops::cpu::for_rows;
+use crate::ops::cpu::expect_shape;
+use crate::ops::cpu::for_stretches;
+use crate::ops::cpu::new_rows;
 use crate::ops::cpu::slice;
 use crate::ops::cpu::tensor;
 use crate::ops::cpu::with_real;
@@ -15,15 +17,12 @@ use crate::ops::cpu::write;
 /// # Shapes
 /// `table`: `[rows, dim]` -> `[ids, dim]`
 pub fn gather(table: &Tensor, ids: &[u32]) -> Result<Tensor> {
-    let (rows, dim) = table.dims2()?;
-    if let Some(id) = ids.iter().find(|&&id| id as usize >= rows) {
-        candle_core::bail!("row {id} is outside a table of {rows}");
-    }
+    let (_, dim) = table.dims2()?;
+    check(table, ids)?;
     with_real!(table, T => {
         let values = slice::<T>(table)?;
         let values: &[T] = &values;
-        let mut out = vec![T::of(0.0); ids.len() * dim];
-        for_rows(&mut out, dim, |row, out| out.copy_from_slice(&values[ids[row] as usize * dim..][..dim]));
+        let out = new_rows(ids.len(), dim, |row, out: &mut [T]| out.copy_from_slice(&values[ids[row] as usize * dim..][..dim]));
         tensor(out, (ids.len(), dim))
     })
 }
@@ -34,6 +33,8 @@ pub fn gather(table: &Tensor, ids: &[u32]) -> Result<Tensor> {
 /// `d_rows`: `[ids, dim]`, `d_table`: `[rows, dim]`
 pub fn scatter_add(d_table: &Tensor, ids: &[u32], d_rows: &Tensor) -> Result<()> {
     let (_, dim) = d_table.dims2()?;
+    check(d_table, ids)?;
+    expect_shape("the gradient of gathered rows", d_rows, &[ids.len(), dim])?;
     with_real!(d_rows, T => {
         let d_rows = slice::<T>(d_rows)?;
         let d_rows: &[T] = &d_rows;
@@ -53,9 +54,8 @@ pub fn scatter_add(d_table: &Tensor, ids: &[u32], d_rows: &Tensor) -> Result<()>
 /// `target`: `[rows, dim]`, `source`: `[ids, dim]`
 pub fn overwrite(target: &Tensor, ids: &[u32], source: &Tensor) -> Result<()> {
     let (_, dim) = target.dims2()?;
-    if source.dims2()? != (ids.len(), dim) {
-        candle_core::bail!("expected {} rows of {dim}, found {:?}", ids.len(), source.shape());
-    }
+    check(target, ids)?;
+    expect_shape("what is written over rows", source, &[ids.len(), dim])?;
     with_real!(source, T => {
         let source = slice::<T>(source)?;
         let source: &[T] = &source;
@@ -83,18 +83,25 @@ pub fn spread(source: &Tensor, ids: &[u32], rows: usize) -> Result<Tensor> {
 /// # Shapes
 /// `x`: `[rows, dim]`, `segments`: rows of each segment -> `[sum of segments / 2, dim]`
 pub fn pool_pairs(x: &Tensor, segments: &[usize]) -> Result<Tensor> {
-    let (_, dim) = x.dims2()?;
+    let (rows, dim) = x.dims2()?;
+    if segments.iter().sum::<usize>() != rows {
+        candle_core::bail!("segments {segments:?} do not cover {rows} rows");
+    }
     let firsts = firsts_of_pairs(segments);
     with_real!(x, T => {
         let xs = slice::<T>(x)?;
         let xs: &[T] = &xs;
-        let mut out = vec![T::of(0.0); firsts.len() * dim];
-        for_rows(&mut out, dim, |row, out| {
-            let (a, b) = xs[firsts[row] * dim..][..2 * dim].split_at(dim);
-            for i in 0..dim {
-                out[i] = (a[i] + b[i]) * T::of(0.5);
-            }
-        });
+        let out = new_rows(
+            firsts.len(),
+            dim,
+            #[inline(always)]
+            |row, out: &mut [T]| {
+                let (a, b) = xs[firsts[row] * dim..][..2 * dim].split_at(dim);
+                for ((out, &a), &b) in out.iter_mut().zip(a).zip(b) {
+                    *out = (a + b) * T::of(0.5);
+                }
+            },
+        );
         tensor(out, (firsts.len(), dim))
     })
 }
@@ -104,6 +111,7 @@ pub fn pool_pairs_backward(dy: &Tensor, segments: &[usize]) -> Result<Tensor> {
     let (_, dim) = dy.dims2()?;
     let rows: usize = segments.iter().sum();
     let firsts = firsts_of_pairs(segments);
+    expect_shape("the gradient of pooled rows", dy, &[firsts.len(), dim])?;
     with_real!(dy, T => {
         let dys = slice::<T>(dy)?;
         let mut dx = vec![T::of(0.0); rows * dim];
@@ -118,6 +126,14 @@ pub fn pool_pairs_backward(dy: &Tensor, segments: &[usize]) -> Result<Tensor> {
     })
 }
 
+fn check(table: &Tensor, ids: &[u32]) -> Result<()> {
+    let (rows, _) = table.dims2()?;
+    match ids.iter().find(|&&id| id as usize >= rows) {
+        Some(id) => candle_core::bail!("row {id} is outside a table of {rows}"),
+        None => Ok(()),
+    }
+}
+
 fn firsts_of_pairs(segments: &[usize]) -> Vec<usize> {
     let mut start = 0;
     let mut firsts = Vec::new();
@@ -130,13 +146,20 @@ fn firsts_of_pairs(segments: &[usize]) -> Vec<usize> {
 
 /// `a += b`, in place.
 pub fn add_to(a: &Tensor, b: &Tensor) -> Result<()> {
+    expect_shape("what is added", b, a.dims())?;
     with_real!(a, T => {
         let b = slice::<T>(b)?;
         let b: &[T] = &b;
         write::<T>(a, |a| {
-            for (a, &b) in a.iter_mut().zip(b) {
-                *a += b;
-            }
+            for_stretches(
+                a,
+                #[inline(always)]
+                |start, a| {
+                    for (a, &b) in a.iter_mut().zip(&b[start..]) {
+                        *a += b;
+                    }
+                },
+            );
         })
     })
 }

@@ -26,8 +26,8 @@ pub use tokenise::TextCodec;
 
 use crate::error::Error;
 use crate::error::Result;
-use crate::yaml;
 use crate::files;
+use crate::yaml;
 
 /// The language whose wordings serve where a row's own language has none.
 const FALLBACK_LANGUAGE: &str = "en";

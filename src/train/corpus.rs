@@ -120,11 +120,14 @@ impl Corpus {
     fn check(&mut self, row: &Row, entry: &EntrySettings, tasks: &Tasks) -> Result<u16> {
         let name = match (row.task.as_deref(), entry.task.as_deref()) {
             (Some(own), Some(entry)) if own != entry => {
-                return Err(Error::input(format!("line {}: the row's task is `{own}`, its entry under `data` says `{entry}`", row.line)).hint("leave `task` out of the entry, or split the manifest"));
+                return Err(Error::input(format!("line {}: the row's task is `{own}`, its entry under `data` says `{entry}`", row.line))
+                    .hint("leave `task` out of the entry, or split the manifest"));
             }
             (Some(name), _) | (None, Some(name)) => name,
             (None, None) if !row.messages.is_empty() => CONVERSATION,
-            (None, None) => return Err(Error::input(format!("line {}: no task", row.line)).hint("add `task: NAME` to the entry under `data`, or a `task` to each row")),
+            (None, None) => {
+                return Err(Error::input(format!("line {}: no task", row.line)).hint("add `task: NAME` to the entry under `data`, or a `task` to each row"));
+            }
         };
         let known = self.population.tasks.iter().position(|known| known == name);
         let index = match known {
@@ -142,7 +145,8 @@ impl Corpus {
         };
         let example = example_of(row, self.tasks[index].as_ref(), Key::new(self.seed, "check"))?;
         if !example.messages.iter().any(|message| message.role == crate::data::Role::Assistant && message.loss) {
-            return Err(Error::input(format!("line {}: the row has nothing to learn", row.line)).hint("a row needs its task's target (`text`, `summary` or `label`), a `target`, or an assistant turn"));
+            return Err(Error::input(format!("line {}: the row has nothing to learn", row.line))
+                .hint("a row needs its task's target (`text`, `summary` or `label`), a `target`, or an assistant turn"));
         }
         Ok(index as u16)
     }

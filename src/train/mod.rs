@@ -235,7 +235,8 @@ impl Trainer<'_> {
         let grad_norm = self.optimiser.grad_norm(&run.model.parameters)?;
         if !loss.is_finite() || !grad_norm.is_finite() {
             let found = format!("step {}: the loss is {loss}, the length of the gradient {grad_norm}; the weights were not changed", step + 1);
-            return Err(Error::new(Kind::Diverged, found).hint("lower `optimiser.learning_rate` or lengthen `optimiser.warmup`, then train again from the start or from a checkpoint"));
+            return Err(Error::new(Kind::Diverged, found)
+                .hint("lower `optimiser.learning_rate` or lengthen `optimiser.warmup`, then train again from the start or from a checkpoint"));
         }
         let (stage, learning_rate) = learning_rate(&run.schedule, &run.optimiser, step);
         self.optimiser.step(&run.model.parameters, grad_norm, learning_rate)?;

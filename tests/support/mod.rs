@@ -1,110 +1,134 @@
-//! Goldens of transformers and PEFT as batches of ours; scripts in `tests/reference`.
-#![allow(dead_code, missing_docs)]
+//! What the tests of the primitives share: seeded numbers, tensors from them, and central differences.
 
-use std::path::Path;
-use std::path::PathBuf;
-use std::sync::Arc;
+#![allow(dead_code, reason = "each test program uses its own part of these helpers")]
 
+use candle_core::DType;
+use candle_core::Device;
 use candle_core::Tensor;
-use maqam::audio::LogMel;
-use maqam::batch::Sequence;
-use maqam::model::AudioLlm;
-use maqam::model::config::Config;
-use maqam::model::lora::Plan;
-use maqam::model::peft;
-use maqam::model::weights::Weights;
+use maqam::ops::linear::Adapter;
+use maqam::ops::linear::AdapterDropout;
+use maqam::ops::linear::Linear;
+use maqam::ops::linear::Up;
+use maqam::ops::linear::Weight;
 use maqam::seed::Key;
-use serde_json::Value;
 
-pub fn fixture(name: &str) -> PathBuf {
-    Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/fixtures").join(name)
+/// No dropout.
+pub const NO_DROPOUT: AdapterDropout = AdapterDropout { probability: 0.0, tokens: &[] };
+
+/// Numbers uniform in `[-1, 1)`, the same for the same name.
+pub fn numbers(name: &str, len: usize) -> Vec<f64> {
+    let key = Key::new(20, name);
+    (0..len as u64).map(|i| 2.0 * key.uniform(i) - 1.0).collect()
 }
 
-pub fn json(path: &Path) -> Value {
-    serde_json::from_str(&std::fs::read_to_string(path).unwrap()).unwrap()
+/// A `f64` tensor of [`numbers`].
+pub fn random(name: &str, shape: &[usize]) -> Tensor {
+    Tensor::from_vec(numbers(name, shape.iter().product()), shape, &Device::Cpu).unwrap()
 }
 
-/// What Hugging Face computed with a checkpoint.
-pub struct Golden {
-    pub dir: PathBuf,
-    pub expected: Value,
-    pub tensors: std::collections::HashMap<String, Tensor>,
+/// Zeros of the same shape and type.
+pub fn zeros_like(tensor: &Tensor) -> Tensor {
+    tensor.zeros_like().unwrap()
 }
 
-impl Golden {
-    pub fn load(name: &str) -> Self {
-        let dir = fixture(name);
-        let tensors = candle_core::safetensors::load(dir.join("expected.safetensors"), &candle_core::Device::Cpu).unwrap();
-        Self { expected: json(&dir.join("expected.json")), tensors, dir }
-    }
+/// All values of a tensor, widened.
+pub fn flat(tensor: &Tensor) -> Vec<f64> {
+    tensor.flatten_all().unwrap().to_dtype(DType::F64).unwrap().to_vec1().unwrap()
+}
 
-    pub fn examples(&self) -> &[Value] {
-        self.expected["examples"].as_array().unwrap()
-    }
+/// A copy with storage of its own, for the operations that work in place.
+pub fn copy(tensor: &Tensor) -> Tensor {
+    tensor.copy().unwrap()
+}
 
-    pub fn model(&self, plan: Plan, trained: bool) -> AudioLlm {
-        AudioLlm::new(Config::load(&self.dir).unwrap(), &Weights::open(&self.dir).unwrap(), plan, trained).unwrap()
-    }
+/// Inner product of two tensors.
+pub fn dot(a: &Tensor, b: &Tensor) -> f64 {
+    assert_eq!(a.shape(), b.shape());
+    flat(a).iter().zip(flat(b)).map(|(a, b)| a * b).sum()
+}
 
-    /// The model with one of the golden's adapters.
-    pub fn adapted(&self, adapter: &str) -> AudioLlm {
-        let adapter = peft::Adapter::load(&self.dir.join(adapter), &Config::load(&self.dir).unwrap()).unwrap();
-        let model = self.model(adapter.plan.clone(), true);
-        model.load_adapter(&adapter).unwrap();
-        model
-    }
+/// A tensor with a place for its gradient, zero at first.
+pub fn trained(value: Tensor) -> Weight {
+    let gradient = Some(zeros_like(&value));
+    Weight { value, gradient }
+}
 
-    /// The golden's example as the reference saw it.
-    pub fn sequence(&self, index: usize) -> Sequence {
-        let example = &self.examples()[index];
-        let tokens: Vec<u32> = numbers(&example["input_ids"]).into_iter().map(|id| id as u32).collect();
-        let audio_token = Config::load(&self.dir).unwrap().audio_token;
-        let start = tokens.iter().position(|&t| t == audio_token).unwrap();
-        let len = example["audio_tokens"].as_u64().unwrap() as usize;
-        let targets = tokens.len() - example["target_len"].as_u64().unwrap() as usize..tokens.len();
-        let mel = mel_of(example["audio"].as_str().unwrap()).t().unwrap().contiguous().unwrap();
-        let features = LogMel { frames: mel.dim(0).unwrap(), values: mel.flatten_all().unwrap().to_vec1().unwrap() };
-        Sequence { targets: vec![targets], audio: vec![start..start + len], features: vec![Arc::new(features)], key: Key::new(1, "golden").with(index as u64), target_weight: 1.0, tokens }
-    }
+/// The gradient that has been added up for a trained weight.
+pub fn gradient(weight: &Weight) -> Tensor {
+    weight.gradient.clone().unwrap()
+}
 
-    pub fn sequences(&self) -> Vec<Sequence> {
-        (0..self.examples().len()).map(|i| self.sequence(i)).collect()
-    }
+/// Largest distance between two tensors, relative to the largest value of the second.
+pub fn distance(found: &Tensor, expected: &Tensor) -> f64 {
+    assert_eq!(found.shape(), expected.shape());
+    let (found, expected) = (flat(found), flat(expected));
+    let size = expected.iter().fold(1e-30, |a: f64, b| a.max(b.abs()));
+    let far = |(a, b): (&f64, &f64)| if a.is_nan() || b.is_nan() { f64::INFINITY } else { (a - b).abs() };
+    found.iter().zip(&expected).map(far).fold(0.0, f64::max) / size
+}
 
-    /// The prompt of an example, without its answer.
-    pub fn prompt(&self, index: usize) -> Sequence {
-        let mut sequence = self.sequence(index);
-        sequence.tokens.truncate(sequence.targets[0].start);
-        sequence.targets.clear();
-        sequence
+/// Fails unless the two tensors are as near as [`distance`] says.
+pub fn assert_near(what: &str, found: &Tensor, expected: &Tensor, bar: f64) {
+    let distance = distance(found, expected);
+    assert!(distance <= bar, "{what}: {distance:e} is more than {bar:e}");
+}
+
+/// Relative error that a central difference in `f64` may have.
+pub const BAR: f64 = 1e-6;
+
+/// Step of the central differences: the error is about step^2 from the curvature and 1e-16 / step from rounding.
+const STEP: f64 = 1e-5;
+
+/// Compares `gradient` with central differences of `loss` at `at`: along one random direction that moves every number,
+/// and for up to 24 numbers one by one. The error is relative to the larger of the derivative and the gradient's root mean square.
+pub fn assert_gradient(what: &str, at: &Tensor, gradient: &Tensor, loss: impl Fn(&Tensor) -> f64) {
+    assert_eq!(at.shape(), gradient.shape(), "{what}: shape of the gradient");
+    let (point, slope) = (flat(at), flat(gradient));
+    let len = point.len();
+    assert!(slope.iter().all(|g| g.is_finite()), "{what}: the gradient is not finite");
+    let norm = slope.iter().map(|g| g * g).sum::<f64>().sqrt();
+    assert!(norm > 0.0, "{what}: the gradient is zero, so the comparison would say nothing");
+    let moved = |direction: &dyn Fn(usize) -> f64, step: f64| {
+        let values: Vec<f64> = point.iter().enumerate().map(|(i, x)| x + step * direction(i)).collect();
+        loss(&Tensor::from_vec(values, at.shape(), &Device::Cpu).unwrap())
+    };
+    let slope_along = |direction: &dyn Fn(usize) -> f64| (moved(direction, STEP) - moved(direction, -STEP)) / (2.0 * STEP);
+    let signs: Vec<f64> = numbers(what, len).iter().map(|x| x.signum()).collect();
+    let expected: f64 = slope.iter().zip(&signs).map(|(g, s)| g * s).sum();
+    let found = slope_along(&|i| signs[i]);
+    assert!((found - expected).abs() <= BAR * expected.abs().max(norm), "{what}: along a direction {found}, by backward {expected}");
+    let scale = norm / (len as f64).sqrt();
+    let key = Key::new(21, what);
+    for draw in 0..24.min(len) {
+        let chosen = if len <= 24 { draw } else { key.below(draw as u64, len) };
+        let found = slope_along(&|i| f64::from(u8::from(i == chosen)));
+        let expected = slope[chosen];
+        assert!((found - expected).abs() <= BAR * expected.abs().max(scale), "{what}[{chosen}]: by differences {found}, by backward {expected}");
     }
 }
 
-/// The official processor's log-mel frames of a clip, `[128, frames]`.
-pub fn mel_of(clip: &str) -> Tensor {
-    for name in ["qwen_omni", "qwen_omni_tied"] {
-        let golden = Golden::load(name);
-        if let Some(i) = golden.examples().iter().position(|example| example["audio"] == clip) {
-            return golden.tensors[&format!("mel.{i}")].clone();
-        }
+/// A layer with everything trained and an adapter whose `ups` are (columns, rank), their ranks one after the other.
+pub fn adapted(name: &str, inputs: usize, outputs: usize, ups: &[(std::ops::Range<usize>, usize)]) -> Linear {
+    let mut first = 0;
+    let ups: Vec<Up> = ups
+        .iter()
+        .enumerate()
+        .map(|(i, (columns, rank))| {
+            let ranks = first..first + rank;
+            first += rank;
+            Up { weight: trained(random(&format!("{name} up {i}"), &[columns.len(), *rank])), columns: columns.clone(), ranks, scale: 0.7 + 0.3 * i as f64 }
+        })
+        .collect();
+    let down = trained(random(&format!("{name} down"), &[first, inputs]));
+    Linear {
+        weight: trained(random(&format!("{name} weight"), &[outputs, inputs])),
+        bias: Some(trained(random(&format!("{name} bias"), &[outputs]))),
+        adapter: Some(Adapter { down, ups, site: 3 }),
     }
-    panic!("no golden has heard {clip}")
 }
 
-pub fn numbers(value: &Value) -> Vec<f64> {
-    value.as_array().unwrap().iter().map(|v| v.as_f64().unwrap()).collect()
-}
-
-pub fn flat(tensor: &Tensor) -> Vec<f32> {
-    tensor.flatten_all().unwrap().to_vec1().unwrap()
-}
-
-/// Largest absolute difference.
-pub fn distance(a: &Tensor, b: &Tensor) -> f32 {
-    assert_eq!(a.dims(), b.dims());
-    flat(a).iter().zip(flat(b)).map(|(a, b)| (a - b).abs()).fold(0.0, f32::max)
-}
-
-pub fn assert_close(found: f64, expected: f64, relative: f64, what: &str) {
-    assert!((found - expected).abs() <= relative * expected.abs().max(1e-12), "{what}: {found}, expected {expected}");
+/// Keys of `tokens` tokens of one example.
+pub fn keys(example: u64, tokens: usize) -> Vec<Key> {
+    let key = Key::new(7, "dropout").with(example);
+    (0..tokens as u64).map(|position| key.with(position)).collect()
 }

@@ -1,0 +1,17 @@
+//! The primitives against witnesses from outside: central differences, formulas written out, candle's autograd, PyTorch's numbers.
+
+#![expect(clippy::unwrap_used, reason = "a test that cannot go on should fail where it stands")]
+
+#[path = "../support/mod.rs"]
+mod support;
+
+mod attention;
+mod convolution;
+mod cross_entropy;
+mod elementwise;
+mod linear;
+mod norm;
+mod oracle;
+mod precision;
+mod pytorch;
+mod rows;
