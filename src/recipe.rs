@@ -11,6 +11,7 @@ use yaml_serde::Value;
 use crate::data::OnBadRow;
 use crate::error::Error;
 use crate::error::Result;
+use crate::eval;
 use crate::eval::suite::Role;
 use crate::eval::suite::Suite;
 use crate::files;
@@ -206,6 +207,7 @@ impl Recipe {
                         .at_path(&settings.suite)
                         .hint("training looks at suites of role `dev` only; judge on the test suite once, afterwards"));
                 }
+                check_keep_best(settings, &suite).map_err(|e| e.at_path(&settings.suite))?;
                 Some((settings.clone(), suite))
             }
             None => None,
@@ -248,7 +250,7 @@ impl Recipe {
         let model = AudioLlm::new(config, &Weights::open(model_dir)?, plan, true)?;
         match (init, continued) {
             (Some(init), _) => model.initialise(init, self.seed)?,
-            (None, Some(adapter)) => model.load_adapter(&adapter)?,
+            (None, Some(adapter)) => model.load_adapter(&adapter).map_err(|e| e.at(&self.lora.init))?,
             (None, None) => return Err(Error::bug("an adapter without a beginning")),
         }
         Ok(model)
@@ -295,6 +297,17 @@ impl Recipe {
             .at_path(stored)
             .hint("put it back to go on with this run, or start another with `--set name=NAME`"))
     }
+}
+
+/// The score that decides on the best checkpoint is one that the suite gives.
+fn check_keep_best(settings: &EvaluateSettings, suite: &Suite) -> Result<()> {
+    let names = eval::score_names(suite);
+    if names.contains(&settings.keep_best) {
+        return Ok(());
+    }
+    let nearest = yaml::nearest(&settings.keep_best, names.iter().map(String::as_str)).map(|near| format!("did you mean `{near}`? ")).unwrap_or_default();
+    Err(Error::input(format!("`evaluate.keep_best`: the suite gives no score `{}`", settings.keep_best))
+        .hint(format!("{nearest}it gives {}", names.join(", "))))
 }
 
 /// Fields that may change between the parts of a run: they change what is looked at, not what is trained.

@@ -40,6 +40,7 @@ pub fn run(arguments: &Arguments, stop: &AtomicBool) -> Result<()> {
     arguments.device.check()?;
     let recipe = Recipe::load(&arguments.recipe, &arguments.set)?;
     let stored = recipe.folder().join("recipe.yaml");
+    let _lock = files::Lock::take(&recipe.folder())?;
     let is_begun = stored.is_file();
     if is_begun && !arguments.resume {
         return Err(Error::input("this run exists already")
