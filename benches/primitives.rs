@@ -42,10 +42,6 @@ use maqam::ops::rows::pool_pairs;
 use maqam::ops::rows::pool_pairs_backward;
 use maqam::seed::Key;
 
-/// As in the `maqam` command: freed pages stay with the process, so that a buffer of the next layer costs no page faults.
-#[global_allocator]
-static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
-
 /// Four sequences of 340 tokens.
 const TOKENS: usize = 1360;
 const HIDDEN: usize = 896;
@@ -193,6 +189,7 @@ fn loss_and_update() -> Result<()> {
 }
 
 fn main() -> Result<()> {
+    maqam::ops::cpu::keep_freed_pages();
     println!("{TOKENS} tokens, hidden {HIDDEN}, {} threads, {:?}", rayon::current_num_threads(), DType::F32);
     norms_and_activations()?;
     attention_and_rotary()?;

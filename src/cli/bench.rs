@@ -203,7 +203,7 @@ fn random_states(purpose: &str, tokens: usize, dim: usize) -> Result<Tensor> {
 fn report(arguments: &TrainArguments, times: &[f64], examples: usize, tokens: usize) {
     let mut sorted = times.to_vec();
     sorted.sort_by(f64::total_cmp);
-    let median = sorted[sorted.len() / 2];
+    let median = (sorted[(sorted.len() - 1) / 2] + sorted[sorted.len() / 2]) / 2.0;
     let memory = peak_memory_gb();
     if arguments.json {
         let line = serde_json::json!({
