@@ -85,7 +85,7 @@ impl Error {
     pub fn io(path: &Path, action: &str, error: &std::io::Error) -> Self {
         use std::io::ErrorKind as E;
         let kind = match error.kind() {
-            E::NotFound | E::PermissionDenied | E::IsADirectory | E::NotADirectory | E::InvalidData => Kind::Input,
+            E::NotFound | E::AlreadyExists | E::PermissionDenied | E::IsADirectory | E::NotADirectory | E::InvalidData => Kind::Input,
             _ => Kind::Resource,
         };
         let found = Self::new(kind, format!("cannot {action}: {error}")).at_path(path);

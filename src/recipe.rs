@@ -27,6 +27,7 @@ use crate::model::weights::Weights;
 use crate::schedule;
 use crate::schedule::Schedule;
 use crate::task::Tasks;
+use crate::task::task_files;
 use crate::train::CheckpointSettings;
 use crate::train::EvaluateSettings;
 use crate::train::MemorySettings;
@@ -274,10 +275,12 @@ impl Recipe {
             .hint("make `train` and `lora` (rank, alpha, targets, variant) say what adapter_config.json says"))
     }
 
-    /// BLAKE3 of every manifest and of the suite that the run reads, by path: a resumed run must find the same.
-    pub fn inputs(&self) -> Result<BTreeMap<String, String>> {
-        let suite = self.evaluate.iter().map(|evaluate| &evaluate.suite);
-        self.data.iter().map(|entry| &entry.manifest).chain(suite).map(|path| Ok((path.display().to_string(), files::hash(path)?))).collect()
+    /// BLAKE3 of every manifest, task file and suite that the run reads, by path: a resumed run must find the same.
+    pub fn inputs(&self, suite: Option<&Suite>) -> Result<BTreeMap<String, String>> {
+        let manifests = self.data.iter().map(|entry| entry.manifest.clone());
+        let of_suite = suite.into_iter().flat_map(|suite| suite.files.clone());
+        let tasks = self.prompts.as_deref().map(task_files).transpose()?.unwrap_or_default();
+        manifests.chain(of_suite).chain(tasks).map(|path| Ok((path.display().to_string(), files::hash(&path)?))).collect()
     }
 
     /// The recipe as it will be stored with its run.

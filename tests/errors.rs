@@ -34,9 +34,9 @@ fn with_field(place: &Place, manifest: &str, line: usize, field: &str, value: Va
 fn a_typo_in_a_recipe_names_line_and_nearest_key() {
     let place = small_run(2);
     with_line(&place, "{learning_rate: 2e-3}", "{lerning_rate: 2e-3}");
-    train(&place).fails(2, &["error: recipe.yaml:13:14: ", "unknown field `lerning_rate`", "hint: did you mean `learning_rate`?"]);
+    train(&place).fails(2, &["error: recipe.yaml:13:13: ", "unknown field `lerning_rate`", "hint: did you mean `learning_rate`?"]);
     assert!(!place.path("runs").exists(), "nothing is begun");
-    place.run(&["plan", "recipe.yaml"]).fails(2, &["recipe.yaml:13:14", "did you mean `learning_rate`?"]);
+    place.run(&["plan", "recipe.yaml"]).fails(2, &["recipe.yaml:13:13", "did you mean `learning_rate`?"]);
 }
 
 #[test]
@@ -62,7 +62,7 @@ fn a_missing_recipe_manifest_or_model_is_named() {
     place.run(&["train", "nowhere.yaml"]).fails(2, &["nowhere.yaml: cannot read"]);
     place.run(&["train", "recipe.yaml", "--set", "model.path=./nowhere"]).fails(2, &["./nowhere: no such folder", "hint: `model`"]);
     std::fs::remove_file(place.path("emotion.jsonl")).unwrap();
-    train(&place).fails(2, &["emotion.jsonl: cannot read", "hint: paths in a recipe start from the folder"]);
+    train(&place).fails(2, &["emotion.jsonl: cannot read", "hint: relative paths of manifests start from the folder"]);
 }
 
 #[test]

@@ -3,6 +3,7 @@
 mod command;
 
 use std::collections::HashMap;
+use std::io::Write;
 use std::path::Path;
 use std::process::Command;
 
@@ -164,14 +165,20 @@ fn a_question_without_a_task_is_refused_with_what_to_add() {
     place.run(&["score", "--model", "model"]).fails(2, &["--data"]);
 }
 
-/// A file system of 1 MiB in memory, unmounted at the end; `None` where this user may not mount one.
+/// A file system of 2 MiB in memory, unmounted at the end; `None` where this user may not mount one.
 struct SmallDisk<'a>(&'a Path);
 
 impl<'a> SmallDisk<'a> {
     fn mount(at: &'a Path) -> Option<Self> {
         std::fs::create_dir_all(at).unwrap();
-        let mounted = Command::new("mount").args(["-t", "tmpfs", "-o", "size=1m", "tmpfs"]).arg(at).output();
+        let mounted = Command::new("mount").args(["-t", "tmpfs", "-o", "size=2m", "tmpfs"]).arg(at).output();
         mounted.is_ok_and(|output| output.status.success()).then_some(Self(at))
+    }
+
+    /// Leaves no page of the disk free.
+    fn fill(&self) {
+        let mut file = std::fs::File::create(self.0.join("filler")).unwrap();
+        while file.write_all(&[0; 4096]).is_ok() {}
     }
 }
 
@@ -183,27 +190,27 @@ impl Drop for SmallDisk<'_> {
 
 #[test]
 fn a_full_disk_stops_the_run_and_space_lets_it_go_on() {
-    let expected = small_run(4);
+    let expected = small_run(10);
     expected.run(&["train", "recipe.yaml"]).succeeds();
 
-    let place = small_run(4);
+    let place = small_run(10);
     let runs = place.path("runs");
-    let Some(_disk) = SmallDisk::mount(&runs) else {
+    let Some(disk) = SmallDisk::mount(&runs) else {
         eprintln!("SKIPPED: this user may not mount a small disk, so nothing was shown about full ones");
         return;
     };
-    // Room for some steps and perhaps a checkpoint, and for the last bytes of a line; found out by trying several.
-    for (attempt, filled) in [700, 860, 1010].into_iter().enumerate() {
-        std::fs::write(place.path("runs/filler"), vec![0u8; filled * 1024]).unwrap();
-        let ran = place.run(&["train", "recipe.yaml", if attempt == 0 { "--set=seed=7" } else { "--resume" }]);
-        if ran.code == Some(0) {
-            panic!("the disk was not full: {}", ran.stderr);
-        }
-        ran.fails(4, &["runs/small", "No space left on device", "hint: free some space and run the same command again"]);
-    }
+    let no_space = ["No space left on device", "hint: free some space and run the same command again"];
+    // Room for one checkpoint and not for two.
+    std::fs::write(place.path("runs/filler"), vec![0u8; 1550 * 1024]).unwrap();
+    place.run(&["train", "recipe.yaml"]).fails(4, &[&["runs/small/checkpoints"], &no_space[..]].concat());
+    // The log grows to the end of its last page, where a line finds room for its beginning only.
+    disk.fill();
+    let ran = place.run(&["train", "recipe.yaml", "--resume", "--set", "checkpoint.every=100"]);
+    ran.fails(4, &[&["runs/small/log.jsonl: cannot append to"], &no_space[..]].concat());
+    assert!(place.text("runs/small/log.jsonl").ends_with("}\n"), "no half of a line stays");
     std::fs::remove_file(place.path("runs/filler")).unwrap();
     place.run(&["train", "recipe.yaml", "--resume"]).succeeds();
-    for name in ["log.jsonl", "checkpoints/step-000008/adapter_model.safetensors", "checkpoints/step-000008/optimiser.safetensors"] {
+    for name in ["log.jsonl", "checkpoints/step-000020/adapter_model.safetensors", "checkpoints/step-000020/optimiser.safetensors"] {
         let name = format!("runs/small/{name}");
         assert_eq!(place.bytes(&name), expected.bytes(&name), "{name}");
     }

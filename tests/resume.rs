@@ -215,6 +215,20 @@ fn an_existing_run_is_neither_overwritten_nor_resumed_as_another() {
 }
 
 #[test]
+fn a_changed_task_file_is_named() {
+    let place = evaluated_run();
+    let task = std::fs::read_to_string(Path::new(env!("CARGO_MANIFEST_DIR")).join("prompts/emotion.yaml")).unwrap();
+    place.write("tasks/emotion.yaml", &task);
+    let recipe = place.text("recipe.yaml");
+    place.write("recipe.yaml", format!("{recipe}prompts: tasks\n"));
+    interrupted_after(&place, 4).fails(130, &[]);
+    place.write("tasks/emotion.yaml", format!("{task}# another\n"));
+    place.run(&["train", "recipe.yaml", "--resume"]).fails(2, &["tasks/emotion.yaml: the file has changed since the run began"]);
+    place.write("tasks/emotion.yaml", &task);
+    place.run(&["train", "recipe.yaml", "--resume"]).succeeds();
+}
+
+#[test]
 fn the_cadence_may_change_on_the_way() {
     let (uninterrupted, _) = uninterrupted();
     let place = evaluated_run();

@@ -81,6 +81,8 @@ pub struct Suite {
     pub sets: Vec<Set>,
     /// How answers are generated.
     pub generation: Sampling,
+    /// The suite's own file and its manifests.
+    pub files: Vec<PathBuf>,
 }
 
 /// One set, its rows turned into examples.
@@ -116,7 +118,8 @@ impl Suite {
             }
             sets.push(Set::load(written, file.role, tasks).map_err(|e| e.at(place))?);
         }
-        Ok(Self { role: file.role, sets, generation: file.generation })
+        let files = std::iter::once(path.to_owned()).chain(file.sets.into_iter().map(|set| set.manifest)).collect();
+        Ok(Self { role: file.role, sets, generation: file.generation, files })
     }
 }
 

@@ -169,6 +169,7 @@ pub fn train(run: &Run, optimiser: &mut Optimiser, state: &mut State, observer: 
         && trainer.logged == trainer.state.step
         && trainer.state.step > 0
         && let Err(second) = trainer.save()
+        && second.message() != error.message()
     {
         trainer.observer.note(&format!("the last finished step could not be saved: {second}"));
     }
