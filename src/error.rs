@@ -58,9 +58,19 @@ impl Error {
         self
     }
 
+    /// As [`Error::hint`], unless the error has a hint already.
+    #[must_use]
+    pub fn or_hint(self, hint: impl fmt::Display) -> Self {
+        if self.hint.is_some() { self } else { self.hint(hint) }
+    }
+
     /// Puts `place` (a file, a row id, a recipe key) in front of the message.
     #[must_use]
     pub fn at(mut self, place: impl fmt::Display) -> Self {
+        // Where the work stood when the user stopped it is no place of a fault.
+        if self.kind == Kind::Interrupted {
+            return self;
+        }
         self.message = format!("{place}: {}", self.message);
         self
     }
@@ -75,7 +85,7 @@ impl Error {
     pub fn io(path: &Path, action: &str, error: &std::io::Error) -> Self {
         use std::io::ErrorKind as E;
         let kind = match error.kind() {
-            E::NotFound | E::PermissionDenied | E::IsADirectory | E::NotADirectory | E::InvalidData => Kind::Input,
+            E::NotFound | E::AlreadyExists | E::PermissionDenied | E::IsADirectory | E::NotADirectory | E::InvalidData => Kind::Input,
             _ => Kind::Resource,
         };
         let found = Self::new(kind, format!("cannot {action}: {error}")).at_path(path);

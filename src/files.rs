@@ -69,9 +69,18 @@ pub fn write_safetensors<S: AsRef<str> + Ord + std::fmt::Display, V: safetensors
 }
 
 /// A folder that appears whole or not at all: write into [`StagedDir::path`], then [`StagedDir::commit`].
+///
+/// Dropped before that, it takes what was written with it: on a full disk half a folder would take the room of the next whole one.
 pub struct StagedDir {
     staging: PathBuf,
     target: PathBuf,
+}
+
+impl Drop for StagedDir {
+    fn drop(&mut self) {
+        // After a commit the staging folder has another name; where it cannot be removed the next one of its name will.
+        let _ = fs::remove_dir_all(&self.staging);
+    }
 }
 
 impl StagedDir {
@@ -102,7 +111,10 @@ impl StagedDir {
                     fs::remove_dir_all(&old)?;
                 }
                 fs::rename(&self.target, &old)?;
-                fs::rename(&self.staging, &self.target)?;
+                if let Err(error) = fs::rename(&self.staging, &self.target) {
+                    fs::rename(&old, &self.target)?;
+                    return Err(error);
+                }
                 fs::remove_dir_all(&old)?;
             } else {
                 fs::rename(&self.staging, &self.target)?;
@@ -120,6 +132,23 @@ pub fn remove_dir(path: &Path) -> Result<()> {
         Err(e) if e.kind() == std::io::ErrorKind::NotFound => Ok(()),
         Err(e) => Err(Error::io(path, "remove the folder", &e)),
     }
+}
+
+/// Whether a file can be written at `path`, found out before the work whose result goes there; makes its folder.
+///
+/// # Errors
+/// A folder of that name, or one in which nothing can be written.
+pub fn expect_writable(path: &Path) -> Result<()> {
+    if path.is_dir() {
+        return Err(Error::input("cannot write: this is a folder").at_path(path).hint("name a file"));
+    }
+    let parent = parent_of(path);
+    create_dir(parent)
+        .and_then(|()| {
+            let probe = tempfile::Builder::new().prefix(".writing-").tempfile_in(parent);
+            probe.map(drop).map_err(|e| Error::io(parent, "write into the folder", &e))
+        })
+        .map_err(|e| e.at(format!("{}: cannot write", path.display())).or_hint("choose another place for the output"))
 }
 
 /// Copies one file, whole or not at all.
@@ -142,9 +171,14 @@ impl AppendLog {
         Ok(Self { file, path: path.to_owned() })
     }
 
-    /// Appends one line in a single write, so that a reader never sees half of one.
+    /// Appends one line, whole or not at all; in a single write, so that a reader does not see half of one.
     pub fn line(&mut self, line: &str) -> Result<()> {
-        self.file.write_all(format!("{line}\n").as_bytes()).map_err(|e| Error::io(&self.path, "append to", &e))
+        let before = self.num_bytes()?;
+        self.file.write_all(format!("{line}\n").as_bytes()).map_err(|e| {
+            // Where the disk is full the beginning of the line may have found room.
+            let _ = self.file.set_len(before);
+            Error::io(&self.path, "append to", &e)
+        })
     }
 
     /// Flushes to the disk.
@@ -158,10 +192,46 @@ impl AppendLog {
     }
 }
 
-/// Cuts a log back to its first `len` bytes.
+/// Cuts a log back to its first `len` bytes; a missing one counts as empty.
+///
+/// # Errors
+/// A log that is shorter: something that belongs into it is lost.
 pub fn truncate(path: &Path, len: u64) -> Result<()> {
+    create_dir(parent_of(path))?;
     let file = fs::OpenOptions::new().create(true).write(true).truncate(false).open(path).map_err(|e| Error::io(path, "open", &e))?;
+    let found = file.metadata().map_err(|e| Error::io(path, "read", &e))?.len();
+    if found < len {
+        return Err(Error::input(format!("holds {found} bytes, the checkpoint was written after {len}")).at_path(path).hint("put the log back as it was"));
+    }
     file.set_len(len).and_then(|()| file.sync_all()).map_err(|e| Error::io(path, "truncate", &e))
+}
+
+/// A claim on a folder, held until it is dropped or the process ends, however it ends.
+pub struct Lock {
+    _file: File,
+}
+
+impl Lock {
+    /// Claims the folder by locking `.lock` in it, which is made where it is missing and stays.
+    ///
+    /// # Errors
+    /// Another process holds it; the message names that process.
+    pub fn take(folder: &Path) -> Result<Self> {
+        create_dir(folder)?;
+        let path = folder.join(".lock");
+        let mut file = fs::OpenOptions::new().create(true).read(true).write(true).truncate(false).open(&path).map_err(|e| Error::io(&path, "open", &e))?;
+        match file.try_lock() {
+            Ok(()) => {}
+            Err(fs::TryLockError::WouldBlock) => {
+                let holder = fs::read_to_string(&path).unwrap_or_default();
+                return Err(Error::input(format!("process {} is at work here", holder.trim())).at_path(folder).hint("wait until it ends, or stop it"));
+            }
+            Err(fs::TryLockError::Error(e)) => return Err(Error::io(&path, "lock", &e)),
+        }
+        // The number only serves the message, so a full disk is no reason to give up here.
+        let _ = file.set_len(0).and_then(|()| write!(file, "{}", std::process::id()));
+        Ok(Self { _file: file })
+    }
 }
 
 /// BLAKE3 of a file's contents, as hexadecimal.
@@ -252,6 +322,49 @@ mod tests {
         truncate(&path, len).unwrap();
         AppendLog::open(&path).unwrap().line("three").unwrap();
         assert_eq!(read_text(&path).unwrap(), "one\nthree\n");
+    }
+
+    #[test]
+    fn a_staged_folder_that_is_given_up_leaves_nothing() {
+        let dir = tempfile::tempdir().unwrap();
+        let staged = StagedDir::new(&dir.path().join("step")).unwrap();
+        write_atomic(&staged.path().join("f"), b"half").unwrap();
+        drop(staged);
+        assert_eq!(fs::read_dir(dir.path()).unwrap().count(), 0);
+    }
+
+    #[test]
+    fn whether_an_output_can_be_written_is_known_beforehand() {
+        let dir = tempfile::tempdir().unwrap();
+        expect_writable(&dir.path().join("new/folder/o.jsonl")).unwrap();
+        assert_eq!(fs::read_dir(dir.path().join("new/folder")).unwrap().count(), 0);
+        assert!(expect_writable(dir.path()).unwrap_err().to_string().contains("this is a folder"));
+        write_atomic(&dir.path().join("file"), b"").unwrap();
+        let error = expect_writable(&dir.path().join("file/o.jsonl")).unwrap_err();
+        assert_eq!(error.exit_code(), 2, "{error}");
+    }
+
+    #[test]
+    fn a_log_that_lost_lines_is_not_filled_up() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("log.jsonl");
+        truncate(&path, 0).unwrap();
+        AppendLog::open(&path).unwrap().line("one").unwrap();
+        let error = truncate(&path, 8).unwrap_err().to_string();
+        assert!(error.contains("holds 4 bytes, the checkpoint was written after 8"), "{error}");
+        assert_eq!(read_text(&path).unwrap(), "one\n");
+    }
+
+    #[test]
+    fn a_folder_is_claimed_once_at_a_time() {
+        let dir = tempfile::tempdir().unwrap();
+        let folder = dir.path().join("run");
+        let held = Lock::take(&folder).unwrap();
+        let error = Lock::take(&folder).err().unwrap();
+        assert_eq!(error.exit_code(), 2);
+        assert!(error.to_string().contains(&format!("process {} is at work here", std::process::id())), "{error}");
+        drop(held);
+        Lock::take(&folder).unwrap();
     }
 
     #[test]

@@ -11,6 +11,7 @@ use yaml_serde::Value;
 use crate::data::OnBadRow;
 use crate::error::Error;
 use crate::error::Result;
+use crate::eval;
 use crate::eval::suite::Role;
 use crate::eval::suite::Suite;
 use crate::files;
@@ -26,6 +27,7 @@ use crate::model::weights::Weights;
 use crate::schedule;
 use crate::schedule::Schedule;
 use crate::task::Tasks;
+use crate::task::task_files;
 use crate::train::CheckpointSettings;
 use crate::train::EvaluateSettings;
 use crate::train::MemorySettings;
@@ -206,6 +208,7 @@ impl Recipe {
                         .at_path(&settings.suite)
                         .hint("training looks at suites of role `dev` only; judge on the test suite once, afterwards"));
                 }
+                check_keep_best(settings, &suite).map_err(|e| e.at_path(&settings.suite))?;
                 Some((settings.clone(), suite))
             }
             None => None,
@@ -248,7 +251,7 @@ impl Recipe {
         let model = AudioLlm::new(config, &Weights::open(model_dir)?, plan, true)?;
         match (init, continued) {
             (Some(init), _) => model.initialise(init, self.seed)?,
-            (None, Some(adapter)) => model.load_adapter(&adapter)?,
+            (None, Some(adapter)) => model.load_adapter(&adapter).map_err(|e| e.at(&self.lora.init))?,
             (None, None) => return Err(Error::bug("an adapter without a beginning")),
         }
         Ok(model)
@@ -272,10 +275,12 @@ impl Recipe {
             .hint("make `train` and `lora` (rank, alpha, targets, variant) say what adapter_config.json says"))
     }
 
-    /// BLAKE3 of every manifest and of the suite that the run reads, by path: a resumed run must find the same.
-    pub fn inputs(&self) -> Result<BTreeMap<String, String>> {
-        let suite = self.evaluate.iter().map(|evaluate| &evaluate.suite);
-        self.data.iter().map(|entry| &entry.manifest).chain(suite).map(|path| Ok((path.display().to_string(), files::hash(path)?))).collect()
+    /// BLAKE3 of every manifest, task file and suite that the run reads, by path: a resumed run must find the same.
+    pub fn inputs(&self, suite: Option<&Suite>) -> Result<BTreeMap<String, String>> {
+        let manifests = self.data.iter().map(|entry| entry.manifest.clone());
+        let of_suite = suite.into_iter().flat_map(|suite| suite.files.clone());
+        let tasks = self.prompts.as_deref().map(task_files).transpose()?.unwrap_or_default();
+        manifests.chain(of_suite).chain(tasks).map(|path| Ok((path.display().to_string(), files::hash(&path)?))).collect()
     }
 
     /// The recipe as it will be stored with its run.
@@ -295,6 +300,17 @@ impl Recipe {
             .at_path(stored)
             .hint("put it back to go on with this run, or start another with `--set name=NAME`"))
     }
+}
+
+/// The score that decides on the best checkpoint is one that the suite gives.
+fn check_keep_best(settings: &EvaluateSettings, suite: &Suite) -> Result<()> {
+    let names = eval::score_names(suite);
+    if names.contains(&settings.keep_best) {
+        return Ok(());
+    }
+    let nearest = yaml::nearest(&settings.keep_best, names.iter().map(String::as_str)).map(|near| format!("did you mean `{near}`? ")).unwrap_or_default();
+    Err(Error::input(format!("`evaluate.keep_best`: the suite gives no score `{}`", settings.keep_best))
+        .hint(format!("{nearest}it gives {}", names.join(", "))))
 }
 
 /// Fields that may change between the parts of a run: they change what is looked at, not what is trained.

@@ -58,9 +58,11 @@ pub fn nearest<'a>(name: &str, known: impl Iterator<Item = &'a str>) -> Option<&
     /// Below this Jaro-Winkler similarity two names have too little in common for a suggestion to help.
     const LEAST_ALIKE: f64 = 0.7;
     let lower = name.to_lowercase();
+    // In a short name one slip leaves little alike: `ars` is one swap from `asr`.
+    let is_one_slip = |candidate: &str| strsim::osa_distance(&lower, &candidate.to_lowercase()) <= 1;
     known
         .map(|candidate| (strsim::jaro_winkler(&lower, &candidate.to_lowercase()), candidate))
-        .filter(|(alike, _)| *alike >= LEAST_ALIKE)
+        .filter(|(alike, candidate)| *alike >= LEAST_ALIKE || is_one_slip(candidate))
         .max_by(|a, b| a.0.total_cmp(&b.0))
         .map(|(_, candidate)| candidate)
 }
@@ -94,5 +96,6 @@ mod tests {
     fn nothing_alike_gives_no_suggestion() {
         assert_eq!(nearest("xyz", ["learning_rate", "warmup"].into_iter()), None);
         assert_eq!(nearest("Emotions", ["asr", "emotion"].into_iter()), Some("emotion"));
+        assert_eq!(nearest("ars", ["asr", "emotion"].into_iter()), Some("asr"));
     }
 }

@@ -52,14 +52,17 @@ enum Pool {
 const READ_AHEAD: usize = 16;
 
 pub fn embed(arguments: &EmbedArguments, stop: &AtomicBool) -> Result<()> {
+    files::expect_writable(&arguments.out)?;
     let rows = arguments.data.rows()?;
     let (model, _) = arguments.model.open()?;
     let extractor = LogMelExtractor::new();
     let mut progress = Progress::new("embedding", 0, rows.len() as u64);
     let mut named = Vec::with_capacity(rows.len());
     for chunk in rows.chunks(READ_AHEAD) {
-        let sequences =
-            chunk.par_iter().map(|row| audio_sequence(row, &extractor, &model).map_err(|e| e.at_path(&arguments.data.data))).collect::<Result<Vec<_>>>()?;
+        let sequences = chunk
+            .par_iter()
+            .map(|row| audio_sequence(row, &extractor, &model).map_err(|e| e.at(row.place(&arguments.data.data))))
+            .collect::<Result<Vec<_>>>()?;
         for (row, sequence) in chunk.iter().zip(sequences) {
             check_stop(stop)?;
             let batch = Batch::pack(&[&sequence], model.config.audio.window_frames())?;
@@ -94,7 +97,7 @@ fn audio_sequence(row: &Row, extractor: &LogMelExtractor, model: &AudioLlm) -> R
 
 fn clips(row: &Row) -> Result<&[crate::data::Clip]> {
     if row.clips.is_empty() {
-        return Err(Error::input(format!("line {}: row `{}` has no audio", row.line, row.id)));
+        return Err(Error::input(format!("row `{}` has no audio", row.id)));
     }
     Ok(&row.clips)
 }
@@ -109,6 +112,7 @@ pub struct FeaturesArguments {
 }
 
 pub fn features(arguments: &FeaturesArguments, stop: &AtomicBool) -> Result<()> {
+    files::expect_writable(&arguments.out)?;
     let rows = arguments.data.rows()?;
     let extractor = LogMelExtractor::new();
     let mut progress = Progress::new("features", 0, rows.len() as u64);
@@ -118,15 +122,14 @@ pub fn features(arguments: &FeaturesArguments, stop: &AtomicBool) -> Result<()> 
         let found = chunk
             .par_iter()
             .map(|row| {
-                let clips = clips(row)?;
+                let clips = clips(row).map_err(|e| e.at(row.place(&arguments.data.data)))?;
                 let tensors = clips.iter().map(|clip| -> Result<Tensor> {
-                    let (mel, _) = features_of(clip, &extractor, None)?;
+                    let (mel, _) = features_of(clip, &extractor, None).map_err(|e| e.at(row.place(&arguments.data.data)))?;
                     Ok(Tensor::from_vec(mel.values, (mel.frames, MELS), &Device::Cpu)?.t()?.contiguous()?)
                 });
                 let name = |i: usize| if clips.len() == 1 { row.id.to_string() } else { format!("{}.{i}", row.id) };
                 tensors.enumerate().map(|(i, tensor)| Ok((name(i), tensor?))).collect::<Result<Vec<_>>>()
             })
-            .map(|found| found.map_err(|e| e.at_path(&arguments.data.data)))
             .collect::<Result<Vec<_>>>()?;
         named.extend(found.into_iter().flatten());
         progress.update((i * READ_AHEAD + chunk.len()) as u64, "");

@@ -52,6 +52,7 @@ const READ_AHEAD: usize = 64;
 const PACK_TOKENS: usize = 8192;
 
 pub fn score(arguments: &ScoreArguments, stop: &AtomicBool) -> Result<()> {
+    files::expect_writable(&arguments.out)?;
     let examples = arguments.task.examples(&arguments.data.rows()?, &arguments.data.data)?;
     let (model, loader) = arguments.model.open()?;
     let mut progress = Progress::new("scoring", 0, examples.len() as u64);
@@ -132,6 +133,7 @@ pub fn generate(arguments: &GenerateArguments, stop: &AtomicBool) -> Result<()> 
         repetition_penalty: arguments.repetition_penalty,
     };
     sampling.check()?;
+    files::expect_writable(&arguments.out)?;
     let examples = arguments.task.examples(&arguments.data.rows()?, &arguments.data.data)?;
     let (model, loader) = arguments.model.open()?;
     let limit = |of_task: &Option<usize>| arguments.max_new_tokens.or(*of_task).unwrap_or(DEFAULT_MAX_NEW_TOKENS);

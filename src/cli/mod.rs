@@ -117,8 +117,8 @@ impl ModelArguments {
         let adapter = self.adapter.as_deref().map(|adapter| peft::Adapter::load(adapter, &config)).transpose()?;
         let plan = adapter.as_ref().map_or_else(Plan::default, |adapter| adapter.plan.clone());
         let model = AudioLlm::new(config, &Weights::open(&dir)?, plan, false)?;
-        if let Some(adapter) = &adapter {
-            model.load_adapter(adapter)?;
+        if let (Some(adapter), Some(dir)) = (&adapter, &self.adapter) {
+            model.load_adapter(adapter).map_err(|e| e.at_path(dir))?;
         }
         Ok((model, loader))
     }
@@ -182,10 +182,10 @@ impl TaskArguments {
                     let task = tasks.get(name)?;
                     Ok((task.example(row, wording, instruction.with(i as u64))?, Some(task.answer.max_new_tokens)))
                 }
-                None => Err(Error::input(format!("line {}: no task", row.line)).hint("add --task NAME, or a `task` or `messages` to each row")),
+                None => Err(Error::input("no task").hint("add --task NAME, or a `task` or `messages` to each row")),
             }
         };
-        rows.iter().enumerate().map(|row| example(row).map_err(|e| e.at_path(path))).collect()
+        rows.iter().enumerate().map(|(i, row)| example((i, row)).map_err(|e| e.at(row.place(path)))).collect()
     }
 }
 

@@ -40,6 +40,7 @@ pub fn run(arguments: &Arguments, stop: &AtomicBool) -> Result<()> {
     arguments.device.check()?;
     let recipe = Recipe::load(&arguments.recipe, &arguments.set)?;
     let stored = recipe.folder().join("recipe.yaml");
+    let _lock = files::Lock::take(&recipe.folder())?;
     let is_begun = stored.is_file();
     if is_begun && !arguments.resume {
         return Err(Error::input("this run exists already")
@@ -58,7 +59,7 @@ pub fn run(arguments: &Arguments, stop: &AtomicBool) -> Result<()> {
         eprintln!("skipped: {}", error.message());
     }
     let mut optimiser = Optimiser::new(run.optimiser.clone(), &run.model.parameters)?;
-    let mut state = State::new(recipe.inputs()?);
+    let mut state = State::new(recipe.inputs(run.evaluate.as_ref().map(|(_, suite)| suite))?);
     match checkpoint::list(&run.checkpoints())?.pop() {
         Some((_, path)) if is_begun => {
             let saved = checkpoint::load(&path, &run.model, &mut optimiser)?;
@@ -91,8 +92,9 @@ pub fn run(arguments: &Arguments, stop: &AtomicBool) -> Result<()> {
 
 /// A resumed run must read what it read before.
 fn check_inputs(saved: &State, now: &State) -> Result<()> {
-    match now.inputs.iter().find(|(path, hash)| saved.inputs.get(*path) != Some(hash)) {
-        Some((path, _)) => Err(Error::input("the file has changed since the run began")
+    let paths = now.inputs.keys().chain(saved.inputs.keys());
+    match paths.into_iter().find(|path| saved.inputs.get(*path) != now.inputs.get(*path)) {
+        Some(path) => Err(Error::input("the file has changed since the run began")
             .at(path)
             .hint("put it back to go on with this run, or start another with `--set name=NAME`")),
         None => Ok(()),

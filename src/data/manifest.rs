@@ -39,7 +39,7 @@ pub struct Manifest {
 /// be read or of which no row can be used.
 pub fn read_manifest(path: &Path, audio_root: Option<&Path>, on_bad_row: OnBadRow) -> Result<Manifest> {
     let audio_folder = audio_root.or(path.parent()).unwrap_or(Path::new(""));
-    let file = File::open(path).map_err(|e| Error::io(path, "read", &e))?;
+    let file = File::open(path).map_err(|e| Error::io(path, "read", &e).or_hint("relative paths of manifests start from the folder the command runs in"))?;
     if file.metadata().is_ok_and(|metadata| metadata.is_dir()) {
         return Err(Error::input("is a folder, not a manifest").at_path(path).hint("name a .jsonl or .parquet file"));
     }

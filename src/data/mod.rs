@@ -134,6 +134,11 @@ pub struct Row {
 }
 
 impl Row {
+    /// Where the row is written, for messages: `manifest:line`.
+    pub fn place(&self, manifest: &std::path::Path) -> String {
+        format!("{}:{}", manifest.display(), self.line)
+    }
+
     /// The fields that the manifest's contract does not name, kept as they were.
     pub fn extra_fields(&self) -> serde_json::Map<String, serde_json::Value> {
         // The text was written by this crate, so it always parses; an empty map is what a row without such fields has.

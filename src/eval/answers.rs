@@ -3,6 +3,7 @@
 use rayon::prelude::*;
 
 use crate::batch::Batch;
+use crate::error::Error;
 use crate::error::Result;
 use crate::load::Loader;
 use crate::model::AudioLlm;
@@ -52,6 +53,9 @@ impl Asker<'_> {
                 .par_iter()
                 .map(|(example, _)| self.loader.load(example, Mode::Generate, Key::new(self.seed, "generate").with_name(&example.id)))
                 .collect::<Result<Vec<_>>>()?;
+            for (loaded, (example, limit)) in loaded.iter().zip(chunk_asked) {
+                self.expect_room(loaded.sequence.tokens.len(), *limit).map_err(|e| e.at(format!("row `{}`", example.id)))?;
+            }
             let mut order: Vec<usize> = (0..loaded.len()).collect();
             order.sort_by_key(|&i| (chunk_asked[i].1, loaded[i].sequence.tokens.len(), i));
             let mut rest = order.as_slice();
@@ -82,5 +86,14 @@ impl Asker<'_> {
             }
         }
         Ok(answers)
+    }
+
+    fn expect_room(&self, prompt: usize, limit: usize) -> Result<()> {
+        let longest = self.model.config.text.max_position_embeddings;
+        if prompt + limit <= longest {
+            return Ok(());
+        }
+        Err(Error::input(format!("{prompt} tokens are asked and up to {limit} answered, the model's longest sequence is {longest}"))
+            .hint("lower --max-new-tokens (`answer.max_new_tokens` of the task), or split the clip with `start_s` and `end_s`"))
     }
 }

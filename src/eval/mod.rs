@@ -69,6 +69,22 @@ pub struct Evaluation {
 /// Tokens that are scored in one pass.
 const SCORE_PACK_TOKENS: usize = 8192;
 
+/// The names of the scores that [`evaluate`] gives for a suite, in their order.
+pub fn score_names(suite: &Suite) -> Vec<String> {
+    let mut names = Vec::new();
+    for set in &suite.sets {
+        let mut of_set: Vec<String> = if wants(set, "loss") { vec!["loss".to_owned()] } else { Vec::new() };
+        let wanted = set.task.kind.metrics().iter().filter(|metric| wants(set, metric));
+        match set.task.kind {
+            Kind::Transcribe => of_set.extend(set.normalisers.iter().flat_map(|&n| wanted.clone().map(move |metric| with_normaliser(metric, n)))),
+            Kind::Generate | Kind::Classify => of_set.extend(wanted.map(|&metric| metric.to_owned())),
+        }
+        names.extend(of_set.into_iter().map(|name| format!("{}.{name}", set.name)));
+    }
+    names.push("mean".to_owned());
+    names
+}
+
 /// Judges a model on a suite; `progress` is told how many of how many examples are done.
 pub fn evaluate(model: &AudioLlm, loader: &Loader, suite: &Suite, progress: &mut dyn FnMut(usize, usize) -> Result<()>) -> Result<Evaluation> {
     let total = suite.sets.iter().map(|set| set.examples.len()).sum();
@@ -83,7 +99,7 @@ pub fn evaluate(model: &AudioLlm, loader: &Loader, suite: &Suite, progress: &mut
         }
         let asker = Asker { model, loader, sampling: &suite.generation, seed: 0 };
         let asked: Vec<_> = set.examples.iter().map(|example| (example, set.task.answer.max_new_tokens)).collect();
-        let answers = asker.answers(&asked, &mut |more| progress(done + more, total))?;
+        let answers = asker.answers(&asked, &mut |more| progress(done + more, total)).map_err(|e| e.at(format!("set `{}`", set.name)))?;
         done += set.examples.len();
         let said: Vec<Prediction> = set.examples.iter().zip(answers).map(|(example, answer)| prediction(set, example, answer)).collect();
         let of_set = set_scores(set, &said)?;
@@ -128,7 +144,7 @@ fn loss(model: &AudioLlm, loader: &Loader, set: &Set) -> Result<f64> {
         Ok(())
     };
     for example in &set.examples {
-        let sequence = loader.load(example, Mode::Train, Key::new(0, "evaluation"))?.sequence;
+        let sequence = loader.load(example, Mode::Train, Key::new(0, "evaluation")).map_err(|e| e.at(format!("set `{}`", set.name)))?.sequence;
         let held: usize = waiting.iter().map(|held: &crate::batch::Sequence| held.tokens.len()).sum();
         if !waiting.is_empty() && held + sequence.tokens.len() > SCORE_PACK_TOKENS {
             flush(&mut waiting)?;

@@ -81,6 +81,8 @@ pub struct Suite {
     pub sets: Vec<Set>,
     /// How answers are generated.
     pub generation: Sampling,
+    /// The suite's own file and its manifests.
+    pub files: Vec<PathBuf>,
 }
 
 /// One set, its rows turned into examples.
@@ -116,7 +118,8 @@ impl Suite {
             }
             sets.push(Set::load(written, file.role, tasks).map_err(|e| e.at(place))?);
         }
-        Ok(Self { role: file.role, sets, generation: file.generation })
+        let files = std::iter::once(path.to_owned()).chain(file.sets.into_iter().map(|set| set.manifest)).collect();
+        Ok(Self { role: file.role, sets, generation: file.generation, files })
     }
 }
 
@@ -137,12 +140,13 @@ impl Set {
             .iter()
             .enumerate()
             .map(|(i, row)| {
+                let place = || row.place(&manifest.path);
                 if let Some(other) = row.task.as_deref().filter(|other| *other != task.name) {
-                    return Err(Error::input(format!("line {}: row of task `{other}` in a set of task `{}`", row.line, task.name)).at_path(&manifest.path));
+                    return Err(Error::input(format!("row of task `{other}` in a set of task `{}`", task.name)).at(place()));
                 }
-                let example = task.example(row, wording, instruction.with(i as u64)).map_err(|e| e.at_path(&manifest.path))?;
+                let example = task.example(row, wording, instruction.with(i as u64)).map_err(|e| e.at(place()))?;
                 if example.reference.is_none() {
-                    return Err(Error::input(format!("line {}: the row has nothing to compare an answer with", row.line)).at_path(&manifest.path));
+                    return Err(Error::input("the row has nothing to compare an answer with").at(place()));
                 }
                 Ok(example)
             })

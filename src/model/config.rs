@@ -95,7 +95,7 @@ impl Config {
     /// Where a field is missing, or says something the model here does not do; the message names it.
     pub fn load(dir: &Path) -> Result<Self> {
         let path = dir.join("config.json");
-        let text = files::read_text(&path)?;
+        let text = files::read_text(&path).map_err(|e| e.or_hint("`model` is the folder of a checkpoint: config.json, tokenizer.json and safetensors"))?;
         let root: Value = serde_json::from_str(&text).map_err(|e| Error::input(format!("not JSON: {e}")).at_path(&path))?;
         Self::from_json(&root).map_err(|e| e.at_path(&path))
     }

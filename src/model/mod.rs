@@ -78,6 +78,9 @@ struct Heard {
     hidden: Option<Tensor>,
 }
 
+/// What to do about an adapter that does not fit.
+const ADAPTER_HINT: &str = "an adapter fits the model it was trained on, which its adapter_config.json names";
+
 impl AudioLlm {
     /// A model with its weights; adapters are zero until they are initialised or loaded. `trained` gives them gradients.
     pub fn new(config: Config, weights: &Weights, plan: Plan, trained: bool) -> Result<Self> {
@@ -105,7 +108,7 @@ impl AudioLlm {
             });
             let tensor = found.ok_or_else(|| Error::input(format!("the adapter has no `{}`", entry.name)))?;
             if tensor.dims() != entry.shape {
-                return Err(Error::input(format!("`{}` has shape {:?}, this model needs {:?}", entry.name, tensor.dims(), entry.shape)));
+                return Err(Error::input(format!("`{}` has shape {:?}, this model needs {:?}", entry.name, tensor.dims(), entry.shape)).hint(ADAPTER_HINT));
             }
             self.parameters.set(entry, &tensor.flatten_all()?.to_vec1::<f32>()?)?;
         }

@@ -30,8 +30,17 @@ impl Rotary {
         let half = head_dim / 2;
         let frequencies: Vec<f32> = (0..half).map(|i| 1.0 / theta.powf(2.0 * i as f64 / head_dim as f64) as f32).collect();
         let angles: Vec<f64> = positions.iter().flat_map(|&p| frequencies.iter().map(move |&f| f64::from(f * p as f32))).collect();
+        Self::from_angles(&angles, head_dim, like)
+    }
+
+    /// Cosines and sines of given angles, `head_dim / 2` for each token, in radians.
+    pub fn from_angles(angles: &[f64], head_dim: usize, like: &Tensor) -> Result<Self> {
+        let half = head_dim / 2;
+        if half == 0 || !angles.len().is_multiple_of(half) {
+            candle_core::bail!("{} angles are not {half} for each token", angles.len());
+        }
         with_real!(like, T => {
-            let table = |function: fn(f64) -> f64| tensor(angles.iter().map(|&a| T::of(function(a))).collect::<Vec<T>>(), (positions.len(), half));
+            let table = |function: fn(f64) -> f64| tensor(angles.iter().map(|&a| T::of(function(a))).collect::<Vec<T>>(), (angles.len() / half, half));
             Ok(Self { cos: table(f64::cos)?, sin: table(f64::sin)?, head_dim })
         })
     }

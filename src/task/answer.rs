@@ -1,6 +1,5 @@
 //! An answer read back: from the text that a model wrote to what a metric compares.
 
-use crate::data::Row;
 use crate::error::Error;
 use crate::error::Result;
 use crate::task::AnswerFormat;
@@ -43,15 +42,15 @@ impl Task {
     /// The label of a row, which the inventory must know.
     ///
     /// # Errors
-    /// A label outside the inventory, with the row's line, the inventory and the nearest label.
-    pub(crate) fn row_label(&self, row: &Row, found: &str) -> Result<&Label> {
+    /// A label outside the inventory, with the inventory and the nearest label.
+    pub(crate) fn row_label(&self, found: &str) -> Result<&Label> {
         self.label_of(found).ok_or_else(|| {
             let words = self.labels.iter().flat_map(|label| std::iter::once(&label.name).chain(label.words.values())).map(String::as_str);
             let nearest = yaml::nearest(found, words).and_then(|word| self.label_of(word));
             let nearest = nearest.map(|label| format!("did you mean `{}`? ", label.name)).unwrap_or_default();
             let names: Vec<&str> = self.labels.iter().map(|label| label.name.as_str()).collect();
             let hint = format!("{nearest}labels are {}; another inventory is a task file of its own in `prompts: DIR`", names.join(", "));
-            Error::input(format!("row {}: label `{found}` is not in the inventory of task `{}`", row.line, self.name)).hint(hint)
+            Error::input(format!("label `{found}` is not in the inventory of task `{}`", self.name)).hint(hint)
         })
     }
 

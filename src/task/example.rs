@@ -55,7 +55,7 @@ impl Task {
     pub fn example(&self, row: &Row, wording: Wording, draw: Key) -> Result<Example> {
         if !row.messages.is_empty() {
             let label = match (self.kind, &row.label, last_answer(&row.messages)) {
-                (Kind::Classify, Some(label), _) => Some(self.row_label(row, label)?),
+                (Kind::Classify, Some(label), _) => Some(self.row_label(label)?),
                 (Kind::Classify, None, Some(answer)) => self.label_of(answer),
                 _ => None,
             };
@@ -100,9 +100,7 @@ impl Task {
             (None, None) => return Err(nothing_to_ask(row, &self.name, "neither `audio` nor `text`")),
         };
         match question.contains(AUDIO_MARK) {
-            true => {
-                Err(Error::input(format!("row {}: holds `{AUDIO_MARK}` but no audio", row.line)).hint("write the mark another way, or give the row its clip"))
-            }
+            true => Err(Error::input(format!("holds `{AUDIO_MARK}` but no audio")).hint("write the mark another way, or give the row its clip")),
             false => Ok(question),
         }
     }
@@ -110,7 +108,7 @@ impl Task {
     /// What is answered, and the label it stands for; none where the row does not know.
     fn target(&self, row: &Row, language: &str) -> Result<(Option<Target>, Option<&Label>)> {
         let label = match (self.kind, &row.label) {
-            (Kind::Classify, Some(label)) => Some(self.row_label(row, label)?),
+            (Kind::Classify, Some(label)) => Some(self.row_label(label)?),
             _ => None,
         };
         if let Some(own) = &row.target {
@@ -174,7 +172,7 @@ pub fn example_without_task(row: &Row) -> Result<Example> {
             std::iter::once(question).chain(row.target.as_deref().map(|target| Message::new(Role::Assistant, target))).collect()
         }
         (true, None) => {
-            let found = Error::input(format!("row {}: no `task`, no `messages` and no `instruction`", row.line));
+            let found = Error::input("no `task`, no `messages` and no `instruction`");
             return Err(found.hint("say in the row or beside the manifest which task it is for, or give the row its conversation"));
         }
     };
@@ -205,7 +203,7 @@ fn marked(row: &Row, instruction: &str) -> Result<String> {
     } else if num_marks == num_clips {
         Ok(instruction.to_owned())
     } else {
-        let found = Error::input(format!("row {}: `instruction` holds {num_marks} `{AUDIO_MARK}` marks, the row {num_clips} clips", row.line));
+        let found = Error::input(format!("`instruction` holds {num_marks} `{AUDIO_MARK}` marks, the row {num_clips} clips"));
         Err(found.hint("write one mark where each clip is heard, or none to have the audio first"))
     }
 }
@@ -216,7 +214,7 @@ fn last_answer(messages: &[Message]) -> Option<&str> {
 
 fn nothing_to_ask(row: &Row, task: &str, found: &str) -> Error {
     let extra: Vec<String> = row.extra_fields().keys().map(|key| format!("`{key}`")).collect();
-    let error = Error::input(format!("row {}: {found} for task `{task}`", row.line));
+    let error = Error::input(format!("{found} for task `{task}`"));
     match extra.is_empty() {
         true => error,
         false => error.hint(format!("fields of other names are kept but not read: {}", extra.join(", "))),

@@ -191,7 +191,11 @@ impl Tasks {
     }
 }
 
-fn task_files(folder: &Path) -> Result<Vec<std::path::PathBuf>> {
+/// The task files of a folder, sorted.
+///
+/// # Errors
+/// A folder that cannot be read or holds none.
+pub fn task_files(folder: &Path) -> Result<Vec<std::path::PathBuf>> {
     let entries = std::fs::read_dir(folder).map_err(|e| Error::io(folder, "read the folder", &e))?;
     let mut paths = Vec::new();
     for entry in entries {

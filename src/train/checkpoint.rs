@@ -23,6 +23,8 @@ use crate::train::optimiser::Optimiser;
 /// Number of the format of a checkpoint folder.
 const FORMAT: u32 = 1;
 const STATE_FILE: &str = "state.json";
+/// What to do about a checkpoint that is not whole.
+const DAMAGED_HINT: &str = "remove the checkpoint's folder to go on from the one before";
 const OPTIMISER_FILE: &str = "optimiser.safetensors";
 
 /// Where a run stands.
@@ -66,12 +68,12 @@ pub fn save(target: &Path, model: &AudioLlm, optimiser: &Optimiser, state: &Stat
 /// A folder of another format or of another model.
 pub fn load(dir: &Path, model: &AudioLlm, optimiser: &mut Optimiser) -> Result<State> {
     let state = read_state(dir)?;
-    model.load_adapter(&peft::Adapter::load(dir, &model.config)?)?;
+    model.load_adapter(&peft::Adapter::load(dir, &model.config)?).map_err(|e| e.at_path(dir))?;
     let path = dir.join(OPTIMISER_FILE);
-    let stored = candle_core::safetensors::load(&path, &Device::Cpu).map_err(|e| Error::input(format!("damaged: {e}")).at_path(&path))?;
+    let stored = candle_core::safetensors::load(&path, &Device::Cpu).map_err(|e| Error::input(format!("damaged: {e}")).at_path(&path).hint(DAMAGED_HINT))?;
     for (name, moment) in [("first", &optimiser.first), ("second", &optimiser.second)] {
         let Some(values) = stored.get(name).filter(|values| values.dims() == moment.dims()) else {
-            return Err(Error::input(format!("`{name}` is missing or of another length")).at_path(&path));
+            return Err(Error::input(format!("`{name}` is missing or of another length")).at_path(&path).hint(DAMAGED_HINT));
         };
         let values = slice::<f32>(values)?;
         write::<f32>(moment, |moment| moment.copy_from_slice(&values))?;

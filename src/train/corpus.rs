@@ -99,14 +99,14 @@ impl Corpus {
         let index = self.manifests.len() as u16;
         self.manifests.push(entry.manifest.clone());
         for row in manifest.rows {
-            match self.check(&row, entry, tasks) {
+            match self.check(&row, entry, tasks).map_err(|e| e.at(row.place(&entry.manifest))) {
                 Ok(task) => {
                     self.population.row_task.push(task);
                     self.row_manifest.push(index);
                     self.rows.push(row);
                 }
-                Err(error) if on_bad_row == OnBadRow::Skip && error.kind == crate::error::Kind::Input => self.skipped.push(error.at_path(&entry.manifest)),
-                Err(error) => return Err(error.at_path(&entry.manifest)),
+                Err(error) if on_bad_row == OnBadRow::Skip && error.kind == crate::error::Kind::Input => self.skipped.push(error),
+                Err(error) => return Err(error),
             }
         }
         if self.rows.len() as u32 == start {
@@ -120,13 +120,13 @@ impl Corpus {
     fn check(&mut self, row: &Row, entry: &EntrySettings, tasks: &Tasks) -> Result<u16> {
         let name = match (row.task.as_deref(), entry.task.as_deref()) {
             (Some(own), Some(entry)) if own != entry => {
-                return Err(Error::input(format!("line {}: the row's task is `{own}`, its entry under `data` says `{entry}`", row.line))
+                return Err(Error::input(format!("the row's task is `{own}`, its entry under `data` says `{entry}`"))
                     .hint("leave `task` out of the entry, or split the manifest"));
             }
             (Some(name), _) | (None, Some(name)) => name,
             (None, None) if !row.messages.is_empty() => CONVERSATION,
             (None, None) => {
-                return Err(Error::input(format!("line {}: no task", row.line)).hint("add `task: NAME` to the entry under `data`, or a `task` to each row"));
+                return Err(Error::input("no task").hint("add `task: NAME` to the entry under `data`, or a `task` to each row"));
             }
         };
         let known = self.population.tasks.iter().position(|known| known == name);
@@ -136,7 +136,7 @@ impl Corpus {
                 let task = match tasks.get(name) {
                     Ok(task) => Some(task.clone()),
                     Err(_) if !row.messages.is_empty() => None,
-                    Err(error) => return Err(error.at(format!("line {}", row.line))),
+                    Err(error) => return Err(error),
                 };
                 self.population.tasks.push(name.to_owned());
                 self.tasks.push(task);
@@ -145,7 +145,7 @@ impl Corpus {
         };
         let example = example_of(row, self.tasks[index].as_ref(), Key::new(self.seed, "check"))?;
         if !example.messages.iter().any(|message| message.role == crate::data::Role::Assistant && message.loss) {
-            return Err(Error::input(format!("line {}: the row has nothing to learn", row.line))
+            return Err(Error::input("the row has nothing to learn")
                 .hint("a row needs its task's target (`text`, `summary` or `label`), a `target`, or an assistant turn"));
         }
         Ok(index as u16)
@@ -186,7 +186,12 @@ impl Corpus {
     pub fn example(&self, row: u32, epoch: u32) -> Result<Example> {
         let draw = Key::new(self.seed, "instruction").with(u64::from(epoch)).with(u64::from(row));
         let task = self.tasks[self.task_of(row)].as_ref();
-        example_of(&self.rows[row as usize], task, draw).map_err(|e| e.at_path(&self.manifests[usize::from(self.row_manifest[row as usize])]))
+        example_of(&self.rows[row as usize], task, draw).map_err(|e| e.at(self.place(row)))
+    }
+
+    /// Where the row is written: `manifest:line`.
+    pub fn place(&self, row: u32) -> String {
+        self.rows[row as usize].place(&self.manifests[usize::from(self.row_manifest[row as usize])])
     }
 
     /// Factor of a label that makes all labels of its task weigh the same: rows / (labels * rows of the label); 1 without a label.

@@ -6,6 +6,7 @@ pub mod log;
 pub mod loss;
 pub mod optimiser;
 
+use std::collections::BTreeSet;
 use std::path::PathBuf;
 use std::sync::atomic::AtomicBool;
 use std::sync::atomic::Ordering;
@@ -159,13 +160,16 @@ impl Run {
 /// everything before is in a checkpoint then, as it is when a row cannot be read or the disk is full.
 pub fn train(run: &Run, optimiser: &mut Optimiser, state: &mut State, observer: &mut dyn Observer, stop: &AtomicBool) -> Result<()> {
     files::truncate(&run.log_path(), state.log_bytes)?;
-    let mut trainer = Trainer { run, optimiser, state, observer, stop, log: files::AppendLog::open(&run.log_path())?, saved: None };
+    let (log, logged) = (files::AppendLog::open(&run.log_path())?, state.step);
+    let mut trainer = Trainer { run, optimiser, state, observer, stop, log, logged, saved: None, said: BTreeSet::new() };
     let outcome = trainer.train();
     if let Err(error) = &outcome
         && error.kind != Kind::Bug
         && trainer.saved != Some(trainer.state.step)
+        && trainer.logged == trainer.state.step
         && trainer.state.step > 0
         && let Err(second) = trainer.save()
+        && second.message() != error.message()
     {
         trainer.observer.note(&format!("the last finished step could not be saved: {second}"));
     }
@@ -179,7 +183,11 @@ struct Trainer<'a> {
     observer: &'a mut dyn Observer,
     stop: &'a AtomicBool,
     log: files::AppendLog,
+    /// The last step whose line is in the log; a checkpoint never holds a step that the log does not.
+    logged: u64,
     saved: Option<u64>,
+    /// What was said of rows that were left out: each is said once, however often it is drawn.
+    said: BTreeSet<String>,
 }
 
 impl Trainer<'_> {
@@ -203,8 +211,14 @@ impl Trainer<'_> {
             while self.state.step < last {
                 self.check_stop()?;
                 let loaded = receive.recv().map_err(|_| Error::bug("the reader of the next step ended early"))??;
+                for error in &loaded.skipped {
+                    if self.said.insert(error.message().to_owned()) {
+                        self.observer.note(&format!("row left out: {}", error.message()));
+                    }
+                }
                 let record = self.step(loaded)?;
                 self.log.line(&serde_json::to_string(&record).map_err(Error::bug)?)?;
+                self.logged = record.step;
                 self.observer.step(&record, last);
                 self.finish_step()?;
             }
@@ -254,7 +268,7 @@ impl Trainer<'_> {
             tokens: lengths.iter().sum(),
             target_tokens: tasks.values().map(|task| task.target_tokens).sum(),
             seconds: loaded.examples.iter().map(|example| example.seconds).sum(),
-            skipped: loaded.skipped,
+            skipped: loaded.skipped.len(),
             tasks,
         })
     }
@@ -347,7 +361,8 @@ pub fn learning_rate(schedule: &Schedule, settings: &optimiser::Settings, step: 
 struct LoadedStep {
     examples: Vec<Loaded>,
     task_names: Vec<String>,
-    skipped: usize,
+    /// What is wrong with the rows that were left out.
+    skipped: Vec<Error>,
 }
 
 impl LoadedStep {
@@ -372,7 +387,7 @@ fn load_step(run: &Run, step: u64) -> Result<LoadedStep> {
         .map(|(slot, pick)| {
             let example = corpus.example(pick.row, pick.epoch)?;
             let key = Key::new(run.seed, "step").with(step).with(slot as u64);
-            let loaded = run.loader.load(&example, Mode::Train, key)?;
+            let loaded = run.loader.load(&example, Mode::Train, key).map_err(|e| e.at(corpus.place(pick.row)))?;
             let class_weight = match run.loss.class_weights {
                 loss::ClassWeights::None => 1.0,
                 loss::ClassWeights::Balanced => corpus.class_weight(pick.row, example.label.as_deref()),
@@ -381,19 +396,20 @@ fn load_step(run: &Run, step: u64) -> Result<LoadedStep> {
             Ok((loaded, counted))
         })
         .collect();
-    let (mut examples, mut counted, mut skipped) = (Vec::new(), Vec::new(), 0);
+    let (mut examples, mut counted, mut skipped) = (Vec::new(), Vec::new(), Vec::new());
     for found in loaded {
         match found {
             Ok((example, count)) => {
                 examples.push(example);
                 counted.push(count);
             }
-            Err(error) if run.on_bad_row == OnBadRow::Skip && error.kind == Kind::Input => skipped += 1,
-            Err(error) => return Err(error.at(format!("step {}", step + 1))),
+            Err(error) if run.on_bad_row == OnBadRow::Skip && error.kind == Kind::Input => skipped.push(error),
+            Err(error) => return Err(error.or_hint("mend the row, or leave such rows out with `on_bad_row: skip`").at(format!("step {}", step + 1))),
         }
     }
     if examples.is_empty() {
-        return Err(Error::input(format!("step {}: none of its {skipped} rows can be read", step + 1)));
+        let first = skipped.first().map(Error::message).unwrap_or_default();
+        return Err(Error::input(format!("step {}: none of its {} rows can be read; the first: {first}", step + 1, skipped.len())));
     }
     for (example, weight) in examples.iter_mut().zip(loss::weights(&counted, run.loss.normalise)) {
         example.sequence.target_weight = weight;

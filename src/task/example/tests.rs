@@ -86,7 +86,7 @@ fn a_json_answer_is_one_line_with_the_labels_name() {
 #[test]
 fn a_label_outside_the_inventory_is_refused() {
     let error = made("emotion", r#"{"audio": "a.wav", "label": "supprised"}"#).unwrap_err().to_string();
-    assert!(error.starts_with("row 1: label `supprised` is not in the inventory of task `emotion`"), "{error}");
+    assert!(error.starts_with("label `supprised` is not in the inventory of task `emotion`"), "{error}");
     assert!(error.contains("did you mean `surprised`? labels are angry, disgusted"), "{error}");
 }
 
@@ -97,13 +97,13 @@ fn a_row_without_audio_gives_its_text_after_the_instruction() {
     let example = made("summarization", r#"{"audio": "a.wav", "text": "خبر طويل", "summary": "خبر", "instruction": "لخّص:"}"#).unwrap();
     assert_eq!(said(&example)[1..], [("user", "<audio>لخّص:"), ("assistant", "خبر")]);
     for (task, line, what) in [
-        ("asr", r#"{"text": "x"}"#, "row 1: no `audio` for task `asr`"),
+        ("asr", r#"{"text": "x"}"#, "no `audio` for task `asr`"),
         (
             "summarization",
             r#"{"summary": "x", "document": "y"}"#,
-            "row 1: neither `audio` nor `text` for task `summarization`\nhint: fields of other names are kept but not read: `document`",
+            "neither `audio` nor `text` for task `summarization`\nhint: fields of other names are kept but not read: `document`",
         ),
-        ("summarization", r#"{"text": "says <audio>", "summary": "x"}"#, "row 1: holds `<audio>` but no audio"),
+        ("summarization", r#"{"text": "says <audio>", "summary": "x"}"#, "holds `<audio>` but no audio"),
     ] {
         let error = made(task, line).unwrap_err().to_string();
         assert!(error.starts_with(what), "{error}");

@@ -1,0 +1,258 @@
+//! A run that is stopped and resumed ends as the run that was not, bit for bit; a run that cannot be resumed as it was says why.
+
+mod command;
+
+use std::path::Path;
+use std::process::Child;
+use std::time::Duration;
+use std::time::Instant;
+
+use command::Outcome;
+use command::Place;
+use command::asr_rows;
+use command::assert_close;
+use command::outcome;
+use command::small_run;
+use maqam::seed::Key;
+use serde_json::Value;
+
+/// Two stages of six steps with dropout, a checkpoint every two steps, an evaluation every three.
+fn evaluated_run() -> Place {
+    let place = small_run(6);
+    place.write_rows("few.jsonl", &asr_rows()[..3]);
+    place.write(
+        "dev.yaml",
+        "role: dev\nsets:\n  - {name: moods, manifest: emotion.jsonl, task: emotion}\n  - {name: words, manifest: few.jsonl, task: asr, metrics: [loss, wer]}\n",
+    );
+    let recipe = place.text("recipe.yaml");
+    place.write("recipe.yaml", format!("{recipe}evaluate: {{suite: dev.yaml, every: 3}}\n"));
+    place
+}
+
+/// Everything that a run leaves for its user and for its next part.
+const LEFT: [&str; 10] = [
+    "recipe.yaml",
+    "log.jsonl",
+    "checkpoints/step-000012/adapter_model.safetensors",
+    "checkpoints/step-000012/adapter_config.json",
+    "checkpoints/step-000012/optimiser.safetensors",
+    "checkpoints/step-000012/state.json",
+    "best/adapter_model.safetensors",
+    "best/state.json",
+    "eval/step-000012/moods.jsonl",
+    "eval/step-000012/scores.json",
+];
+
+fn left_by(place: &Place) -> Vec<Vec<u8>> {
+    LEFT.iter().map(|name| place.bytes(&format!("runs/small/{name}"))).collect()
+}
+
+fn uninterrupted() -> (Place, Vec<Vec<u8>>) {
+    let place = evaluated_run();
+    place.run(&["train", "recipe.yaml"]).succeeds();
+    let left = left_by(&place);
+    (place, left)
+}
+
+fn assert_same(found: &[Vec<u8>], expected: &[Vec<u8>], when: &str) {
+    for (name, (found, expected)) in LEFT.iter().zip(found.iter().zip(expected)) {
+        assert!(found == expected, "{when}: {name} differs");
+    }
+}
+
+fn train_lines(place: &Place, run: &str) -> Vec<Value> {
+    place.lines(&format!("runs/{run}/log.jsonl")).into_iter().filter(|line| line["kind"] == "train").collect()
+}
+
+fn assert_every_step_once(place: &Place) {
+    let steps: Vec<u64> = train_lines(place, "small").iter().map(|line| line["step"].as_u64().unwrap()).collect();
+    assert_eq!(steps, (1..=12).collect::<Vec<u64>>());
+    let evaluated: Vec<u64> = place.lines("runs/small/log.jsonl").iter().filter_map(|line| line["at_step"].as_u64()).collect();
+    assert_eq!(evaluated, [3, 6, 9, 12]);
+}
+
+/// Waits until the run's log has `lines` lines.
+fn wait_for_lines(place: &Place, lines: usize, child: &mut Child) {
+    let log = place.path("runs/small/log.jsonl");
+    while std::fs::read_to_string(&log).map_or(0, |text| text.lines().count()) < lines {
+        if let Some(status) = child.try_wait().unwrap() {
+            panic!("the run ended before its log had {lines} lines: {status}");
+        }
+        std::thread::sleep(Duration::from_millis(1));
+    }
+}
+
+fn interrupt(child: &Child) {
+    // SAFETY: the process is a child that nobody has waited for, so its number is still its own.
+    assert_eq!(unsafe { libc::kill(child.id() as libc::pid_t, libc::SIGINT) }, 0);
+}
+
+/// Starts the run, sends it Ctrl-C once its log has `lines` lines, and returns how it ended.
+fn interrupted_after(place: &Place, lines: usize) -> Outcome {
+    let mut child = place.command(&["train", "recipe.yaml"]).spawn().unwrap();
+    wait_for_lines(place, lines, &mut child);
+    interrupt(&child);
+    outcome(child.wait_with_output().unwrap())
+}
+
+#[test]
+fn two_runs_of_one_seed_leave_the_same_bytes() {
+    let ((place, first), (_, second)) = (uninterrupted(), uninterrupted());
+    assert_same(&second, &first, "a second run");
+    assert_every_step_once(&place);
+    place.run(&["train", "recipe.yaml", "--set", "name=other", "--set", "seed=8"]).succeeds();
+    assert_ne!(place.bytes("runs/other/log.jsonl"), first[1], "another seed trains otherwise");
+    // At the end there is nothing left to do, and nothing is done.
+    place.run(&["train", "recipe.yaml", "--resume"]).succeeds();
+    assert_same(&left_by(&place), &first, "resumed at the end");
+}
+
+#[test]
+fn a_run_killed_at_random_moments_ends_as_if_it_was_not() {
+    let started = Instant::now();
+    let (_, expected) = uninterrupted();
+    let whole = started.elapsed();
+    for round in 0..3 {
+        let place = evaluated_run();
+        let delays = Key::new(20, "kill").with(round);
+        let mut kills = 0;
+        let mut last = None;
+        for attempt in 0u64.. {
+            let mut child = place.command(&["train", "recipe.yaml", "--resume"]).spawn().unwrap();
+            // After some attempts the run may go to its end, however slow the machine is at that time.
+            if attempt < 12 {
+                std::thread::sleep(whole.mul_f64(0.1 + 0.6 * delays.uniform(attempt)));
+                child.kill().unwrap();
+            }
+            let ended = outcome(child.wait_with_output().unwrap());
+            if ended.code == Some(0) {
+                last = Some(ended);
+                break;
+            }
+            assert_eq!(ended.code, None, "killed, not failed: {}", ended.stderr);
+            kills += 1;
+        }
+        let how = format!("round {round}: {kills} kills, at the end:\n{}", last.unwrap().stderr);
+        assert!(kills > 0, "{how}");
+        assert_same(&left_by(&place), &expected, &how);
+        assert_every_step_once(&place);
+        let leftovers = |folder: &Path| {
+            let entries = std::fs::read_dir(folder).unwrap().map(|entry| entry.unwrap().file_name().into_string().unwrap());
+            entries.filter(|name| name.starts_with("step-")).count()
+        };
+        assert!(leftovers(&place.path("runs/small/checkpoints")) <= 3, "old checkpoints are removed all the same");
+    }
+}
+
+#[test]
+fn ctrl_c_saves_the_last_step_and_the_run_goes_on_from_there() {
+    let (_, expected) = uninterrupted();
+    for lines in [1, 4, 9] {
+        let place = evaluated_run();
+        interrupted_after(&place, lines).fails(130, &["stopping after what is under way", "error: stopped", "hint: go on with `--resume`"]);
+        let steps = train_lines(&place, "small").len();
+        assert!(place.path(&format!("runs/small/checkpoints/step-{steps:06}/state.json")).is_file(), "step {steps} is saved, whatever the cadence");
+        place.run(&["train", "recipe.yaml", "--resume"]).succeeds();
+        assert_same(&left_by(&place), &expected, &format!("interrupted after {lines} lines"));
+        assert_every_step_once(&place);
+    }
+}
+
+#[test]
+fn what_was_not_finished_is_ignored() {
+    let (_, expected) = uninterrupted();
+    let place = evaluated_run();
+    interrupted_after(&place, 6).fails(130, &[]);
+    place.write("runs/small/checkpoints/.writing-step-000099/adapter_model.safetensors", b"half a file");
+    let log = place.text("runs/small/log.jsonl");
+    place.write("runs/small/log.jsonl", format!("{log}{{\"kind\":\"train\",\"step\":7,\"sta"));
+    place.run(&["train", "recipe.yaml", "--resume"]).succeeds();
+    assert_same(&left_by(&place), &expected, "after leftovers");
+
+    // Without its later checkpoints the run goes on from an earlier one; without any, from the beginning.
+    for gone in [&["step-000012"][..], &["step-000008", "step-000010", "step-000012"]] {
+        for name in gone {
+            let _ = std::fs::remove_dir_all(place.path(&format!("runs/small/checkpoints/{name}")));
+        }
+        place.run(&["train", "recipe.yaml", "--resume"]).succeeds();
+        assert_same(&left_by(&place), &expected, &format!("without {gone:?}"));
+        assert_every_step_once(&place);
+    }
+}
+
+#[test]
+fn a_damaged_checkpoint_is_named() {
+    let place = evaluated_run();
+    interrupted_after(&place, 6).fails(130, &[]);
+    let steps = train_lines(&place, "small").len();
+    let file = format!("runs/small/checkpoints/step-{steps:06}/optimiser.safetensors");
+    let bytes = place.bytes(&file);
+    place.write(&file, &bytes[..bytes.len() / 2]);
+    place.run(&["train", "recipe.yaml", "--resume"]).fails(2, &[&file, "damaged", "hint: remove"]);
+}
+
+#[test]
+fn an_existing_run_is_neither_overwritten_nor_resumed_as_another() {
+    let place = evaluated_run();
+    interrupted_after(&place, 6).fails(130, &[]);
+    let before = place.bytes("runs/small/log.jsonl");
+    place.run(&["train", "recipe.yaml"]).fails(2, &["runs/small: this run exists already", "--resume", "--set name=NAME"]);
+    let resume = |change: &str| place.run(&["train", "recipe.yaml", "--resume", "--set", change]);
+    resume("lora.rank=8").fails(2, &["`lora.rank` was `4` when the run began and is `8` now", "hint:"]);
+    resume("schedule.stages.1.steps=7").fails(2, &["`schedule.stages.1.steps` was `6` when the run began and is `7` now"]);
+    resume("optimiser.learning_rate=1e-5").fails(2, &["`optimiser.learning_rate`"]);
+    resume("evaluate.keep_best=words.wer").fails(2, &["`evaluate.keep_best`"]);
+
+    for (manifest, row) in [("asr.jsonl", 0), ("few.jsonl", 1)] {
+        let rows = place.text(manifest);
+        let changed: Vec<&str> = rows.lines().enumerate().filter(|(i, _)| *i != row).map(|(_, line)| line).collect();
+        place.write(manifest, changed.join("\n"));
+        place.run(&["train", "recipe.yaml", "--resume"]).fails(2, &[&format!("{manifest}: the file has changed since the run began"), "hint:"]);
+        place.write(manifest, rows);
+    }
+    assert_eq!(place.bytes("runs/small/log.jsonl"), before, "a refused run is left as it was");
+    place.run(&["train", "recipe.yaml", "--resume"]).succeeds();
+}
+
+#[test]
+fn a_changed_task_file_is_named() {
+    let place = evaluated_run();
+    let task = std::fs::read_to_string(Path::new(env!("CARGO_MANIFEST_DIR")).join("prompts/emotion.yaml")).unwrap();
+    place.write("tasks/emotion.yaml", &task);
+    let recipe = place.text("recipe.yaml");
+    place.write("recipe.yaml", format!("{recipe}prompts: tasks\n"));
+    interrupted_after(&place, 4).fails(130, &[]);
+    place.write("tasks/emotion.yaml", format!("{task}# another\n"));
+    place.run(&["train", "recipe.yaml", "--resume"]).fails(2, &["tasks/emotion.yaml: the file has changed since the run began"]);
+    place.write("tasks/emotion.yaml", &task);
+    place.run(&["train", "recipe.yaml", "--resume"]).succeeds();
+}
+
+#[test]
+fn the_cadence_may_change_on_the_way() {
+    let (uninterrupted, _) = uninterrupted();
+    let place = evaluated_run();
+    interrupted_after(&place, 6).fails(130, &[]);
+    place.run(&["train", "recipe.yaml", "--resume", "--set", "checkpoint.every=5", "--set", "checkpoint.keep=1", "--set", "evaluate.every=100"]).succeeds();
+    assert_eq!(train_lines(&place, "small"), train_lines(&uninterrupted, "small"));
+    let last = "runs/small/checkpoints/step-000012/adapter_model.safetensors";
+    assert_eq!(place.bytes(last), uninterrupted.bytes(last));
+    assert_eq!(std::fs::read_dir(place.path("runs/small/checkpoints")).unwrap().count(), 1);
+}
+
+#[test]
+fn a_step_in_many_micro_batches_is_the_same_step() {
+    let place = small_run(4);
+    place.run(&["train", "recipe.yaml"]).succeeds();
+    place.run(&["train", "recipe.yaml", "--set", "name=split", "--set", "memory.pack_tokens=1"]).succeeds();
+    place.run(&["train", "recipe.yaml", "--set", "name=all", "--set", "memory.save=all"]).succeeds();
+    let (whole, split) = (train_lines(&place, "small"), train_lines(&place, "split"));
+    assert_eq!((whole.len(), split.len()), (8, 8));
+    for (whole, split) in whole.iter().zip(&split) {
+        for number in ["loss", "grad_norm"] {
+            assert_close(split[number].as_f64().unwrap(), whole[number].as_f64().unwrap(), 1e-5, &format!("{number} of step {}", whole["step"]));
+        }
+        assert_eq!((&whole["tokens"], &whole["target_tokens"]), (&split["tokens"], &split["target_tokens"]));
+    }
+    assert_eq!(train_lines(&place, "all"), whole, "what is kept for the backward changes no bit");
+}
