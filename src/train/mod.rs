@@ -29,6 +29,7 @@ use crate::eval::suite::Suite;
 use crate::files;
 use crate::load::Loaded;
 use crate::load::Loader;
+use crate::load::OFFICIAL_MAX_AUDIO_S;
 use crate::model::AudioLlm;
 use crate::model::Pass;
 use crate::model::decoder::Save;
@@ -161,7 +162,7 @@ impl Run {
 pub fn train(run: &Run, optimiser: &mut Optimiser, state: &mut State, observer: &mut dyn Observer, stop: &AtomicBool) -> Result<()> {
     files::truncate(&run.log_path(), state.log_bytes)?;
     let (log, logged) = (files::AppendLog::open(&run.log_path())?, state.step);
-    let mut trainer = Trainer { run, optimiser, state, observer, stop, log, logged, saved: None, said: BTreeSet::new() };
+    let mut trainer = Trainer { run, optimiser, state, observer, stop, log, logged, saved: (logged > 0).then_some(logged), said: BTreeSet::new() };
     let outcome = trainer.train();
     if let Err(error) = &outcome
         && error.kind != Kind::Bug
@@ -216,6 +217,7 @@ impl Trainer<'_> {
                         self.observer.note(&format!("row left out: {}", error.message()));
                     }
                 }
+                self.warn_of_long_audio(&loaded);
                 let record = self.step(loaded)?;
                 self.log.line(&serde_json::to_string(&record).map_err(Error::bug)?)?;
                 self.logged = record.step;
@@ -271,6 +273,16 @@ impl Trainer<'_> {
             skipped: loaded.skipped.len(),
             tasks,
         })
+    }
+
+    /// Says once that some audio is longer than what the official processor, and so other tools, would have heard.
+    fn warn_of_long_audio(&mut self, loaded: &LoadedStep) {
+        if let Some(longest) = loaded.examples.iter().map(|example| example.seconds).filter(|&seconds| seconds > OFFICIAL_MAX_AUDIO_S).reduce(f64::max)
+            && self.said.insert("long audio".to_owned())
+        {
+            self.observer
+                .note(&format!("{longest:.0} s of audio in one example; maqam hears all of it, the official processor cuts after {OFFICIAL_MAX_AUDIO_S} s"));
+        }
     }
 
     /// Evaluation and checkpoint, where the finished step is due for one.
