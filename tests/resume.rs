@@ -1,5 +1,7 @@
 //! A run that is stopped and resumed ends as the run that was not, bit for bit; a run that cannot be resumed as it was says why.
 
+#![expect(clippy::unwrap_used, reason = "the helpers of tests are tests too, but clippy only knows the functions marked so")]
+
 mod command;
 
 use std::path::Path;

@@ -130,7 +130,8 @@ impl Load {
         let tokens = (0..len as u64).map(|i| key.below(i, vocab.min(100_000)) as u32).collect();
         let values = (0..(frames * MELS) as u64).map(|i| key.with(1).uniform(i) as f32).collect();
         let features = std::sync::Arc::new(LogMel { frames, values });
-        Sequence { tokens, targets: vec![len - self.target..len], audio: vec![before..before + audio], features: vec![features], key, target_weight: 1.0 }
+        let (targets, clip) = (len - self.target..len, before..before + audio);
+        Sequence { tokens, targets: vec![targets], audio: vec![clip], features: vec![features], key, target_weight: 1.0 }
     }
 }
 

@@ -61,12 +61,13 @@ impl Golden {
         let audio_token = Config::load(&self.dir).unwrap().audio_token;
         let start = tokens.iter().position(|&t| t == audio_token).unwrap();
         let len = example["audio_tokens"].as_u64().unwrap() as usize;
+        let audio = start..start + len;
         let targets = tokens.len() - example["target_len"].as_u64().unwrap() as usize..tokens.len();
         let mel = mel_of(example["audio"].as_str().unwrap()).t().unwrap().contiguous().unwrap();
         let features = LogMel { frames: mel.dim(0).unwrap(), values: mel.flatten_all().unwrap().to_vec1().unwrap() };
         Sequence {
             targets: vec![targets],
-            audio: vec![start..start + len],
+            audio: vec![audio],
             features: vec![Arc::new(features)],
             key: Key::new(1, "golden").with(index as u64),
             target_weight: 1.0,
