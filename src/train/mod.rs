@@ -186,7 +186,7 @@ struct Trainer<'a> {
     /// The last step whose line is in the log; a checkpoint never holds a step that the log does not.
     logged: u64,
     saved: Option<u64>,
-    /// What was said of rows that were left out: each is said once, however often it is drawn.
+    /// What was said of rows: each thing is said once, however often a row is drawn.
     said: BTreeSet<String>,
 }
 
@@ -211,11 +211,7 @@ impl Trainer<'_> {
             while self.state.step < last {
                 self.check_stop()?;
                 let loaded = receive.recv().map_err(|_| Error::bug("the reader of the next step ended early"))??;
-                for error in &loaded.skipped {
-                    if self.said.insert(error.message().to_owned()) {
-                        self.observer.note(&format!("row left out: {}", error.message()));
-                    }
-                }
+                self.say(&loaded.notes);
                 let record = self.step(loaded)?;
                 self.log.line(&serde_json::to_string(&record).map_err(Error::bug)?)?;
                 self.logged = record.step;
@@ -224,6 +220,14 @@ impl Trainer<'_> {
             }
             Ok(())
         })
+    }
+
+    fn say(&mut self, notes: &[String]) {
+        for note in notes {
+            if self.said.insert(note.clone()) {
+                self.observer.note(note);
+            }
+        }
     }
 
     /// Forward, backward and update of one step; the weights do not move if anything is not finite.
@@ -268,7 +272,7 @@ impl Trainer<'_> {
             tokens: lengths.iter().sum(),
             target_tokens: tasks.values().map(|task| task.target_tokens).sum(),
             seconds: loaded.examples.iter().map(|example| example.seconds).sum(),
-            skipped: loaded.skipped.len(),
+            skipped: loaded.skipped,
             tasks,
         })
     }
@@ -361,8 +365,10 @@ pub fn learning_rate(schedule: &Schedule, settings: &optimiser::Settings, step: 
 struct LoadedStep {
     examples: Vec<Loaded>,
     task_names: Vec<String>,
-    /// What is wrong with the rows that were left out.
-    skipped: Vec<Error>,
+    /// Rows left out because they could not be read.
+    skipped: usize,
+    /// What the user should know of some rows.
+    notes: Vec<String>,
 }
 
 impl LoadedStep {
@@ -381,7 +387,7 @@ impl LoadedStep {
 fn load_step(run: &Run, step: u64) -> Result<LoadedStep> {
     let picks = run.schedule.picks(step);
     let corpus = &run.corpus;
-    let loaded: Vec<Result<(Loaded, Counted)>> = picks
+    let loaded: Vec<Result<(Loaded, Counted, Option<String>)>> = picks
         .par_iter()
         .enumerate()
         .map(|(slot, pick)| {
@@ -392,30 +398,35 @@ fn load_step(run: &Run, step: u64) -> Result<LoadedStep> {
                 loss::ClassWeights::None => 1.0,
                 loss::ClassWeights::Balanced => corpus.class_weight(pick.row, example.label.as_deref()),
             };
+            let note = loaded.warning().map(|warning| format!("{}: row `{}`: {warning}", corpus.place(pick.row), example.id));
             let counted = Counted { task: corpus.task_of(pick.row), num_targets: loaded.sequence.num_targets(), class_weight };
-            Ok((loaded, counted))
+            Ok((loaded, counted, note))
         })
         .collect();
-    let (mut examples, mut counted, mut skipped) = (Vec::new(), Vec::new(), Vec::new());
+    let (mut examples, mut counted, mut notes, mut skipped) = (Vec::new(), Vec::new(), Vec::new(), 0);
     for found in loaded {
         match found {
-            Ok((example, count)) => {
+            Ok((example, count, note)) => {
+                notes.extend(note);
                 examples.push(example);
                 counted.push(count);
             }
-            Err(error) if run.on_bad_row == OnBadRow::Skip && error.kind == Kind::Input => skipped.push(error),
+            Err(error) if run.on_bad_row == OnBadRow::Skip && error.kind == Kind::Input => {
+                skipped += 1;
+                notes.push(format!("row left out: {}", error.message()));
+            }
             Err(error) => return Err(error.or_hint("mend the row, or leave such rows out with `on_bad_row: skip`").at(format!("step {}", step + 1))),
         }
     }
     if examples.is_empty() {
-        let first = skipped.first().map(Error::message).unwrap_or_default();
-        return Err(Error::input(format!("step {}: none of its {} rows can be read; the first: {first}", step + 1, skipped.len())));
+        let first = notes.first().map(String::as_str).unwrap_or_default();
+        return Err(Error::input(format!("step {}: none of its {skipped} rows can be read; {first}", step + 1)));
     }
     for (example, weight) in examples.iter_mut().zip(loss::weights(&counted, run.loss.normalise)) {
         example.sequence.target_weight = weight;
     }
     let task_names = counted.iter().map(|counted| corpus.population().tasks[counted.task].clone()).collect();
-    Ok(LoadedStep { examples, task_names, skipped })
+    Ok(LoadedStep { examples, task_names, skipped, notes })
 }
 
 #[cfg(test)]
