@@ -90,7 +90,9 @@ impl Error {
         };
         let found = Self::new(kind, format!("cannot {action}: {error}")).at_path(path);
         match error.kind() {
-            E::StorageFull | E::QuotaExceeded => found.hint("free some space and run the same command again; what was finished before is whole"),
+            E::StorageFull | E::QuotaExceeded => {
+                found.hint("free some space and run the command again, a training with --resume; what was finished before is whole")
+            }
             _ => found,
         }
     }

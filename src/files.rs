@@ -61,7 +61,9 @@ pub fn write_safetensors<S: AsRef<str> + Ord + std::fmt::Display, V: safetensors
         });
     }
     let settle = || {
-        File::open(&staged)?.sync_all()?;
+        let file = File::open(&staged)?;
+        set_default_permissions(&file)?;
+        file.sync_all()?;
         fs::rename(&staged, path)?;
         sync_dir(parent)
     };

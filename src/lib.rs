@@ -2,6 +2,8 @@
 //!
 //! The rooms below stand in the order in which a piece of data walks through them; a room uses rooms above it, never below.
 
+#![deny(clippy::unwrap_used, clippy::expect_used)]
+
 pub mod error;
 pub mod files;
 pub mod seed;

@@ -1,7 +1,5 @@
 //! Sound, from outside the room: goldens of the official processor, files of every format against libsndfile and soxr, spans, and damage.
 
-#![expect(clippy::unwrap_used, reason = "the helpers of tests are tests too, but clippy only knows the functions marked so")]
-
 use std::collections::HashMap;
 use std::path::Path;
 use std::path::PathBuf;

@@ -1,7 +1,5 @@
 //! The commands against what Hugging Face computes: features, audio tokens, scores, answers, merged trees, adapters in both key forms.
 
-#![expect(clippy::unwrap_used, reason = "the helpers of tests are tests too, but clippy only knows the functions marked so")]
-
 mod command;
 
 use std::collections::HashMap;

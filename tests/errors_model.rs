@@ -1,7 +1,5 @@
 //! What goes wrong with checkpoints, adapters, outputs and disks: what is damaged is named, nothing is done by halves.
 
-#![expect(clippy::unwrap_used, reason = "the helpers of tests are tests too, but clippy only knows the functions marked so")]
-
 mod command;
 
 use std::collections::HashMap;
@@ -201,7 +199,7 @@ fn a_full_disk_stops_the_run_and_space_lets_it_go_on() {
         eprintln!("SKIPPED: this user may not mount a small disk, so nothing was shown about full ones");
         return;
     };
-    let no_space = ["No space left on device", "hint: free some space and run the same command again"];
+    let no_space = ["No space left on device", "hint: free some space and run the command again"];
     // Room for one checkpoint and not for two.
     std::fs::write(place.path("runs/filler"), vec![0u8; 1550 * 1024]).unwrap();
     place.run(&["train", "recipe.yaml"]).fails(4, &[&["runs/small/checkpoints"], &no_space[..]].concat());

@@ -1,7 +1,5 @@
 //! A run that is stopped and resumed ends as the run that was not, bit for bit; a run that cannot be resumed as it was says why.
 
-#![expect(clippy::unwrap_used, reason = "the helpers of tests are tests too, but clippy only knows the functions marked so")]
-
 mod command;
 
 use std::path::Path;
@@ -155,9 +153,14 @@ fn a_run_killed_at_random_moments_ends_as_if_it_was_not() {
 
 #[test]
 fn ctrl_c_saves_the_last_step_and_the_run_goes_on_from_there() {
-    for lines in [1, 4, 9] {
+    // 15 lines: the last step is done, its evaluation not yet.
+    for lines in [1, 4, 9, 15] {
         let place = evaluated_run();
-        interrupted_after(&place, lines).fails(130, &["stopping after what is under way", "error: stopped", "hint: go on with `--resume`"]);
+        let ended = interrupted_after(&place, lines);
+        // The last evaluation may be over before the signal arrives.
+        if lines < 15 || ended.code != Some(0) {
+            ended.fails(130, &["stopping after what is under way", "error: stopped", "hint: go on with `--resume`"]);
+        }
         let steps = train_lines(&place, "small").len();
         assert!(place.path(&format!("runs/small/checkpoints/step-{steps:06}/state.json")).is_file(), "step {steps} is saved, whatever the cadence");
         place.run(&["train", "recipe.yaml", "--resume"]).succeeds();

@@ -1,7 +1,5 @@
 //! The law of the house, read from the source text: which room may use which, what lives behind which wall, how files are kept.
 
-#![expect(clippy::unwrap_used, reason = "the helpers of tests are tests too, but clippy only knows the functions marked so")]
-
 use std::collections::BTreeSet;
 use std::fs;
 use std::path::Path;

@@ -4,12 +4,14 @@ use std::io::IsTerminal;
 use std::time::Duration;
 use std::time::Instant;
 
+use indicatif::MultiProgress;
 use indicatif::ProgressBar;
 use indicatif::ProgressDrawTarget;
 use indicatif::ProgressStyle;
 
 /// Progress of one piece of work, on standard error.
 pub struct Progress {
+    group: MultiProgress,
     bar: ProgressBar,
     what: &'static str,
     total: u64,
@@ -28,12 +30,21 @@ impl Progress {
     pub fn new(what: &'static str, done: u64, total: u64) -> Self {
         let is_terminal = std::io::stderr().is_terminal();
         let target = if is_terminal { ProgressDrawTarget::stderr() } else { ProgressDrawTarget::hidden() };
-        let bar = ProgressBar::with_draw_target(Some(total), target);
+        Self::within(MultiProgress::with_draw_target(target), is_terminal, what, done, total)
+    }
+
+    /// A part of this work, shown below it until [`Progress::clear`].
+    pub fn part(&self, what: &'static str, total: u64) -> Self {
+        Self::within(self.group.clone(), self.is_terminal, what, 0, total)
+    }
+
+    fn within(group: MultiProgress, is_terminal: bool, what: &'static str, done: u64, total: u64) -> Self {
+        let bar = group.add(ProgressBar::new(total));
         let style = ProgressStyle::with_template("{prefix:>10} {bar:28} {pos}/{len} {msg}").unwrap_or_else(|_| ProgressStyle::default_bar());
         bar.set_style(style);
         bar.set_prefix(what);
         bar.set_position(done);
-        Self { bar, what, total, done, started_at: done, started: Instant::now(), last_line: Instant::now(), is_terminal }
+        Self { group, bar, what, total, done, started_at: done, started: Instant::now(), last_line: Instant::now(), is_terminal }
     }
 
     /// `done` units are done; `detail` says how it goes.
@@ -55,7 +66,10 @@ impl Progress {
 
     /// A line of its own, above the bar.
     pub fn line(&self, text: &str) {
-        if self.is_terminal { self.bar.println(text) } else { eprintln!("{text}") }
+        // A line that cannot be shown above the bars is shown without them.
+        if !self.is_terminal || self.group.println(text).is_err() {
+            eprintln!("{text}");
+        }
     }
 
     /// Rate and time left, once something is done.
@@ -69,6 +83,11 @@ impl Progress {
         let left = (self.total.saturating_sub(self.done)) as f64 / rate;
         let rate = if rate >= 1.0 { format!("{rate:.1}/s") } else { format!("{:.1} s each", 1.0 / rate) };
         format!("{rate}, {} left", clock(left))
+    }
+
+    /// Takes the bar off the terminal.
+    pub fn clear(&self) {
+        self.bar.finish_and_clear();
     }
 
     /// Leaves the bar as it is.

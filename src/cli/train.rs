@@ -141,11 +141,14 @@ impl Observer for Screen {
     }
 
     fn evaluating(&mut self, done: usize, total: usize) {
-        self.evaluation.get_or_insert_with(|| Progress::new("evaluating", 0, total as u64)).update(done as u64, "");
+        let progress = &self.progress;
+        self.evaluation.get_or_insert_with(|| progress.part("evaluating", total as u64)).update(done as u64, "");
     }
 
     fn evaluated(&mut self, at_step: u64, scores: &Scores, is_best: bool) {
-        self.evaluation = None;
+        if let Some(evaluation) = self.evaluation.take() {
+            evaluation.clear();
+        }
         let listed = scores.0.iter().map(|(name, value)| format!("{name} {value:.4}")).collect::<Vec<_>>().join("  ");
         self.progress.line(&format!("step {at_step}: {listed}{}", if is_best { "  (best)" } else { "" }));
     }

@@ -35,7 +35,7 @@ pub struct Entry {
     pub part: Part,
 }
 
-/// The flat buffers. Tensors are declared one after the other, then [`Parameters::allocate`] makes the buffers.
+/// The flat buffers. Tensors are declared one after the other, then [`Declared::allocate`] makes the buffers.
 #[derive(Clone, Debug)]
 pub struct Parameters {
     /// In the order of the buffer.

@@ -29,6 +29,7 @@ use crate::eval::suite::Suite;
 use crate::files;
 use crate::load::Loaded;
 use crate::load::Loader;
+use crate::load::OFFICIAL_MAX_AUDIO_S;
 use crate::model::AudioLlm;
 use crate::model::Pass;
 use crate::model::decoder::Save;
@@ -161,7 +162,7 @@ impl Run {
 pub fn train(run: &Run, optimiser: &mut Optimiser, state: &mut State, observer: &mut dyn Observer, stop: &AtomicBool) -> Result<()> {
     files::truncate(&run.log_path(), state.log_bytes)?;
     let (log, logged) = (files::AppendLog::open(&run.log_path())?, state.step);
-    let mut trainer = Trainer { run, optimiser, state, observer, stop, log, logged, saved: None, said: BTreeSet::new() };
+    let mut trainer = Trainer { run, optimiser, state, observer, stop, log, logged, saved: (logged > 0).then_some(logged), said: BTreeSet::new() };
     let outcome = trainer.train();
     if let Err(error) = &outcome
         && error.kind != Kind::Bug
@@ -186,7 +187,7 @@ struct Trainer<'a> {
     /// The last step whose line is in the log; a checkpoint never holds a step that the log does not.
     logged: u64,
     saved: Option<u64>,
-    /// What was said of rows: each thing is said once, however often a row is drawn.
+    /// What was said of rows that were left out: each is said once, however often it is drawn.
     said: BTreeSet<String>,
 }
 
@@ -211,7 +212,12 @@ impl Trainer<'_> {
             while self.state.step < last {
                 self.check_stop()?;
                 let loaded = receive.recv().map_err(|_| Error::bug("the reader of the next step ended early"))??;
-                self.say(&loaded.notes);
+                for error in &loaded.skipped {
+                    if self.said.insert(error.message().to_owned()) {
+                        self.observer.note(&format!("row left out: {}", error.message()));
+                    }
+                }
+                self.warn_of_long_audio(&loaded);
                 let record = self.step(loaded)?;
                 self.log.line(&serde_json::to_string(&record).map_err(Error::bug)?)?;
                 self.logged = record.step;
@@ -220,14 +226,6 @@ impl Trainer<'_> {
             }
             Ok(())
         })
-    }
-
-    fn say(&mut self, notes: &[String]) {
-        for note in notes {
-            if self.said.insert(note.clone()) {
-                self.observer.note(note);
-            }
-        }
     }
 
     /// Forward, backward and update of one step; the weights do not move if anything is not finite.
@@ -272,9 +270,19 @@ impl Trainer<'_> {
             tokens: lengths.iter().sum(),
             target_tokens: tasks.values().map(|task| task.target_tokens).sum(),
             seconds: loaded.examples.iter().map(|example| example.seconds).sum(),
-            skipped: loaded.skipped,
+            skipped: loaded.skipped.len(),
             tasks,
         })
+    }
+
+    /// Says once that some audio is longer than what the official processor, and so other tools, would have heard.
+    fn warn_of_long_audio(&mut self, loaded: &LoadedStep) {
+        if let Some(longest) = loaded.examples.iter().map(|example| example.seconds).filter(|&seconds| seconds > OFFICIAL_MAX_AUDIO_S).reduce(f64::max)
+            && self.said.insert("long audio".to_owned())
+        {
+            self.observer
+                .note(&format!("{longest:.0} s of audio in one example; maqam hears all of it, the official processor cuts after {OFFICIAL_MAX_AUDIO_S} s"));
+        }
     }
 
     /// Evaluation and checkpoint, where the finished step is due for one.
@@ -313,6 +321,8 @@ impl Trainer<'_> {
         files::write_atomic(&folder.join("scores.json"), serde_json::to_string_pretty(&found.scores.to_json()).map_err(Error::bug)?.as_bytes())?;
         self.log.line(&log::eval_line(step, &found.scores)?)?;
         self.state.evaluated = Some(step);
+        // A checkpoint of this step that was written before does not know of the evaluation.
+        self.saved = None;
         if is_best {
             self.state.best = Some(score);
             self.state.log_bytes = self.log.num_bytes()?;
@@ -365,10 +375,8 @@ pub fn learning_rate(schedule: &Schedule, settings: &optimiser::Settings, step: 
 struct LoadedStep {
     examples: Vec<Loaded>,
     task_names: Vec<String>,
-    /// Rows left out because they could not be read.
-    skipped: usize,
-    /// What the user should know of some rows.
-    notes: Vec<String>,
+    /// What is wrong with the rows that were left out.
+    skipped: Vec<Error>,
 }
 
 impl LoadedStep {
@@ -387,7 +395,7 @@ impl LoadedStep {
 fn load_step(run: &Run, step: u64) -> Result<LoadedStep> {
     let picks = run.schedule.picks(step);
     let corpus = &run.corpus;
-    let loaded: Vec<Result<(Loaded, Counted, Option<String>)>> = picks
+    let loaded: Vec<Result<(Loaded, Counted)>> = picks
         .par_iter()
         .enumerate()
         .map(|(slot, pick)| {
@@ -398,35 +406,30 @@ fn load_step(run: &Run, step: u64) -> Result<LoadedStep> {
                 loss::ClassWeights::None => 1.0,
                 loss::ClassWeights::Balanced => corpus.class_weight(pick.row, example.label.as_deref()),
             };
-            let note = loaded.warning().map(|warning| format!("{}: row `{}`: {warning}", corpus.place(pick.row), example.id));
             let counted = Counted { task: corpus.task_of(pick.row), num_targets: loaded.sequence.num_targets(), class_weight };
-            Ok((loaded, counted, note))
+            Ok((loaded, counted))
         })
         .collect();
-    let (mut examples, mut counted, mut notes, mut skipped) = (Vec::new(), Vec::new(), Vec::new(), 0);
+    let (mut examples, mut counted, mut skipped) = (Vec::new(), Vec::new(), Vec::new());
     for found in loaded {
         match found {
-            Ok((example, count, note)) => {
-                notes.extend(note);
+            Ok((example, count)) => {
                 examples.push(example);
                 counted.push(count);
             }
-            Err(error) if run.on_bad_row == OnBadRow::Skip && error.kind == Kind::Input => {
-                skipped += 1;
-                notes.push(format!("row left out: {}", error.message()));
-            }
+            Err(error) if run.on_bad_row == OnBadRow::Skip && error.kind == Kind::Input => skipped.push(error),
             Err(error) => return Err(error.or_hint("mend the row, or leave such rows out with `on_bad_row: skip`").at(format!("step {}", step + 1))),
         }
     }
     if examples.is_empty() {
-        let first = notes.first().map(String::as_str).unwrap_or_default();
-        return Err(Error::input(format!("step {}: none of its {skipped} rows can be read; {first}", step + 1)));
+        let first = skipped.first().map(Error::message).unwrap_or_default();
+        return Err(Error::input(format!("step {}: none of its {} rows can be read; the first: {first}", step + 1, skipped.len())));
     }
     for (example, weight) in examples.iter_mut().zip(loss::weights(&counted, run.loss.normalise)) {
         example.sequence.target_weight = weight;
     }
     let task_names = counted.iter().map(|counted| corpus.population().tasks[counted.task].clone()).collect();
-    Ok(LoadedStep { examples, task_names, skipped, notes })
+    Ok(LoadedStep { examples, task_names, skipped })
 }
 
 #[cfg(test)]

@@ -1,5 +1,5 @@
 //! Goldens of transformers and PEFT as batches of ours; scripts in `tests/reference`.
-#![allow(dead_code, missing_docs)]
+#![allow(dead_code, missing_docs, reason = "each test program uses its own part of these helpers")]
 
 use std::path::Path;
 use std::path::PathBuf;

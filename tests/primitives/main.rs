@@ -1,7 +1,5 @@
 //! The primitives against witnesses from outside: central differences, formulas written out, candle's autograd, PyTorch's numbers.
 
-#![expect(clippy::unwrap_used, reason = "a test that cannot go on should fail where it stands")]
-
 #[path = "../support/mod.rs"]
 mod support;
 
