@@ -36,6 +36,16 @@ pub struct Loaded {
     pub sequence: Sequence,
     /// Audio, in seconds.
     pub seconds: f64,
+    /// The longest clip, in seconds.
+    pub longest_s: f64,
+}
+
+impl Loaded {
+    /// What a user should know of clips that other programs would cut.
+    pub fn warning(&self) -> Option<String> {
+        let is_long = self.longest_s > OFFICIAL_MAX_AUDIO_S;
+        is_long.then(|| format!("{:.1} s of audio; the official processor cuts clips at {OFFICIAL_MAX_AUDIO_S} s, here all of it is heard", self.longest_s))
+    }
 }
 
 impl Loader {
@@ -64,11 +74,12 @@ impl Loader {
 
     fn load_row(&self, example: &Example, mode: Mode, key: Key) -> Result<Loaded> {
         let mut features = Vec::with_capacity(example.clips.len());
-        let mut seconds = 0.0;
+        let (mut seconds, mut longest_s) = (0.0, 0f64);
         for clip in &example.clips {
             let (clip, length) = features_of(clip, &self.extractor, self.max_audio_s)?;
             features.push(Arc::new(clip));
             seconds += length;
+            longest_s = longest_s.max(length);
         }
         let audio_tokens: Vec<usize> = features.iter().map(|clip| num_audio_tokens(clip.frames)).collect();
         let encoded = self.codec.encode(&example.messages, &audio_tokens, mode)?;
@@ -84,7 +95,7 @@ impl Loader {
             return Err(Error::input("the conversation has no answer to learn").hint("give the row a target, or an assistant turn whose `loss` is not false"));
         }
         let sequence = Sequence { tokens: encoded.tokens, targets: encoded.targets, audio: encoded.audio, features, key, target_weight: 1.0 };
-        Ok(Loaded { sequence, seconds })
+        Ok(Loaded { sequence, seconds, longest_s })
     }
 }
 

@@ -1,7 +1,5 @@
 //! What goes wrong for a new user of recipes and manifests: each message says where, what was found and what to do.
 
-#![expect(clippy::unwrap_used, reason = "the helpers of tests are tests too, but clippy only knows the functions marked so")]
-
 mod command;
 
 use std::time::Duration;

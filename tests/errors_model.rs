@@ -1,7 +1,5 @@
 //! What goes wrong with checkpoints, adapters, outputs and disks: what is damaged is named, nothing is done by halves.
 
-#![expect(clippy::unwrap_used, reason = "the helpers of tests are tests too, but clippy only knows the functions marked so")]
-
 mod command;
 
 use std::collections::HashMap;

@@ -2,8 +2,6 @@
 //!
 //! `tests/reference/make_layer_goldens.py` made the goldens with transformers' own layers in double precision.
 
-#![expect(clippy::unwrap_used, reason = "the helpers of tests are tests too, but clippy only knows the functions marked so")]
-
 use std::collections::HashMap;
 
 use candle_core::DType;

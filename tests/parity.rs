@@ -1,8 +1,6 @@
 //! Our model against transformers and PEFT, on checkpoints of random weights: audio tokens, logits, losses, greedy tokens,
 //! gradients, 20 steps of LoRA training. The bars are the project's; `tests/reference` has the scripts.
 
-#![expect(clippy::unwrap_used, reason = "the helpers of tests are tests too, but clippy only knows the functions marked so")]
-
 mod golden;
 
 use candle_core::D;

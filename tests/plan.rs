@@ -1,7 +1,5 @@
 //! `maqam plan` says what `maqam train` draws.
 
-#![expect(clippy::unwrap_used, reason = "the helpers of tests are tests too, but clippy only knows the functions marked so")]
-
 mod command;
 
 use command::asr_rows;

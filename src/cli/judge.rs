@@ -60,7 +60,13 @@ pub fn score(arguments: &ScoreArguments, stop: &AtomicBool) -> Result<()> {
     for chunk in examples.chunks(READ_AHEAD) {
         let loaded: Vec<Sequence> = chunk
             .par_iter()
-            .map(|(example, _)| Ok(loader.load(example, Mode::Train, Key::new(0, "score"))?.sequence))
+            .map(|(example, _)| {
+                let loaded = loader.load(example, Mode::Train, Key::new(0, "score"))?;
+                if let Some(warning) = loaded.warning() {
+                    eprintln!("note: row `{}`: {warning}", example.id);
+                }
+                Ok(loaded.sequence)
+            })
             .collect::<Result<_>>()
             .map_err(|e: Error| e.at_path(&arguments.data.data))?;
         let lengths: Vec<usize> = loaded.iter().map(|sequence| sequence.tokens.len()).collect();

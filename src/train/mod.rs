@@ -321,6 +321,8 @@ impl Trainer<'_> {
         files::write_atomic(&folder.join("scores.json"), serde_json::to_string_pretty(&found.scores.to_json()).map_err(Error::bug)?.as_bytes())?;
         self.log.line(&log::eval_line(step, &found.scores)?)?;
         self.state.evaluated = Some(step);
+        // A checkpoint of this step that was written before does not know of the evaluation.
+        self.saved = None;
         if is_best {
             self.state.best = Some(score);
             self.state.log_bytes = self.log.num_bytes()?;
