@@ -170,11 +170,6 @@ impl Recipe {
         if self.max_audio_s.is_some_and(|longest| !(longest.is_finite() && longest > 0.0)) {
             return Err(Error::input("`max_audio_s` should be a number of seconds above 0"));
         }
-        for stage in &self.schedule.stages {
-            if stage.learning_rate.is_some_and(|rate| !(rate.is_finite() && rate >= 0.0)) {
-                return Err(Error::input(format!("stage `{}`: `learning_rate` should be 0 or more", stage.name)));
-            }
-        }
         self.optimiser.check()?;
         self.loss.check()
     }

@@ -13,19 +13,10 @@ use crate::error::Error;
 use crate::error::Result;
 use crate::model::weights::safetensors_of;
 
-/// Files of a checkpoint beside its weights; a checkpoint need not have the last ones.
+/// What no checkpoint can do without, its weights apart.
 const NEEDED: [&str; 2] = ["config.json", "tokenizer.json"];
-const WANTED: [&str; 9] = [
-    "model.safetensors.index.json",
-    "tokenizer_config.json",
-    "generation_config.json",
-    "chat_template.json",
-    "preprocessor_config.json",
-    "special_tokens_map.json",
-    "vocab.json",
-    "merges.txt",
-    "spk_dict.pt",
-];
+/// Other formats of weights, which nothing here reads.
+const OTHER_WEIGHTS: [&str; 6] = [".bin", ".h5", ".msgpack", ".onnx", ".gguf", ".pth"];
 
 /// The folder of a checkpoint: `model` itself, or where the Hub's cache has it after downloading what is missing.
 ///
@@ -69,15 +60,22 @@ fn download(model: &str, cache: Cache) -> Result<PathBuf> {
             .at(model)
             .hint("check the id and the network, or give the folder of a checkpoint; what was downloaded before is kept")
     };
-    let api = ApiBuilder::from_cache(cache).with_progress(true).build().map_err(|e| failed("anything", &e))?;
+    let api = ApiBuilder::from_env().with_cache_dir(cache.path().clone()).with_progress(true).build().map_err(|e| failed("anything", &e))?;
     let repo: ApiRepo = api.model(model.to_owned());
     let listed = repo.info().map_err(|e| failed("the list of files", &e))?;
-    let has = |name: &str| listed.siblings.iter().any(|file| file.rfilename == name);
-    let weights = listed.siblings.iter().map(|file| file.rfilename.as_str()).filter(|name| name.ends_with(".safetensors") && !name.contains('/'));
+    let listed: Vec<&str> = listed.siblings.iter().map(|file| file.rfilename.as_str()).collect();
+    if let Some(missing) = NEEDED.iter().find(|name| !listed.contains(name)) {
+        return Err(Error::input(format!("the repository has no {missing}")).at(model).hint("`model` is a Qwen2.5-Omni checkpoint in safetensors format"));
+    }
+    let wanted = listed.iter().filter(|name| !name.starts_with('.') && !OTHER_WEIGHTS.iter().any(|ending| name.ends_with(ending)));
+    // The configuration comes first: it tells where the snapshot lies.
+    let wanted = NEEDED.iter().chain(wanted.filter(|name| !NEEDED.contains(*name)));
     let mut dir = None;
-    for name in NEEDED.into_iter().chain(WANTED.into_iter().filter(|name| has(name))).chain(weights) {
+    for &name in wanted {
         let path = repo.get(name).map_err(|e| failed(name, &e))?;
-        dir = path.parent().map(Path::to_owned);
+        if name == NEEDED[0] {
+            dir = path.parent().map(Path::to_owned);
+        }
     }
     dir.ok_or_else(|| Error::resource("the Hub lists no files").at(model))
 }

@@ -171,6 +171,9 @@ impl TaskArguments {
             WordingName::Dev => Wording::Dev,
             WordingName::Test => Wording::Test,
         };
+        if let Some(name) = &self.task {
+            tasks.get(name).map_err(|e| e.at("--task"))?;
+        }
         let instruction = Key::new(0, "evaluation instruction");
         let example = |(i, row): (usize, &Row)| {
             let name = row.task.as_deref().or(self.task.as_deref());
@@ -182,6 +185,7 @@ impl TaskArguments {
                     let task = tasks.get(name)?;
                     Ok((task.example(row, wording, instruction.with(i as u64))?, Some(task.answer.max_new_tokens)))
                 }
+                None if row.instruction.is_some() => Ok((example_without_task(row)?, None)),
                 None => Err(Error::input("no task").hint("add --task NAME, or a `task` or `messages` to each row")),
             }
         };
@@ -193,7 +197,10 @@ impl TaskArguments {
 pub fn main() -> ExitCode {
     let cli = Cli::parse();
     let stop = Arc::new(AtomicBool::new(false));
-    match watch_for_interrupts(stop.clone()).and_then(|()| run(cli.command, &stop)) {
+    let work = || watch_for_interrupts(stop.clone()).and_then(|()| run(cli.command, &stop));
+    // The panic has printed where it was; it is a fault of ours like any other.
+    let outcome = std::panic::catch_unwind(std::panic::AssertUnwindSafe(work)).unwrap_or_else(|_| Err(Error::bug("maqam stopped at a fault of its own")));
+    match outcome {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) => {
             eprintln!("error: {error}");

@@ -42,6 +42,12 @@ pub fn run(arguments: &Arguments, stop: &AtomicBool) -> Result<()> {
     let stored = recipe.folder().join("recipe.yaml");
     let _lock = files::Lock::take(&recipe.folder())?;
     let is_begun = stored.is_file();
+    let leftover = checkpoint::list(&recipe.folder().join("checkpoints"))?.pop();
+    if let Some((_, path)) = leftover.filter(|_| !is_begun) {
+        return Err(Error::input("a checkpoint of a run whose recipe.yaml is gone")
+            .at_path(&path)
+            .hint("put recipe.yaml back, choose another `name`, or remove the folder"));
+    }
     if is_begun && !arguments.resume {
         return Err(Error::input("this run exists already")
             .at_path(&recipe.folder())

@@ -134,6 +134,9 @@ impl Set {
             Role::Test => Wording::Test,
         });
         check_metrics(written.metrics.as_deref(), task.kind)?;
+        if written.normaliser.is_empty() {
+            return Err(Error::input("`normaliser` is an empty list").hint("leave it out, or write `normaliser: [none]`"));
+        }
         let instruction = Key::new(0, "evaluation instruction");
         let examples = manifest
             .rows
@@ -147,6 +150,9 @@ impl Set {
                 let example = task.example(row, wording, instruction.with(i as u64)).map_err(|e| e.at(place()))?;
                 if example.reference.is_none() {
                     return Err(Error::input("the row has nothing to compare an answer with").at(place()));
+                }
+                if task.kind == Kind::Classify && example.label.is_none() {
+                    return Err(Error::input("the row has no label of the task's inventory").hint("give it a `label`").at(place()));
                 }
                 Ok(example)
             })

@@ -51,7 +51,7 @@ impl Sampling {
     pub fn check(&self) -> Result<()> {
         let wrong = |key: &str, value: f64, expected: &str| Err(Error::input(format!("`{key}` is {value}, expected {expected}")));
         if !(self.temperature.is_finite() && self.temperature > 0.0) {
-            return wrong("temperature", self.temperature, "a number above 0 (for the likeliest token use `strategy: greedy`)");
+            return wrong("temperature", self.temperature, "a number above 0 (without one the likeliest token is taken)");
         }
         if !(self.top_p > 0.0 && self.top_p <= 1.0) {
             return wrong("top_p", self.top_p, "a share in (0, 1]");
@@ -164,7 +164,7 @@ impl AudioLlm {
     fn prefill(&self, prompts: &Batch, answers: &mut [Answer]) -> Result<candle_core::Tensor> {
         let rotary = self.rotary(prompts)?;
         let packing = self.packing_without_dropout(prompts, &rotary);
-        let (mut x, _) = self.embed(prompts, Pass::default())?;
+        let (mut x, _) = self.embed(prompts, Pass::default(), false)?;
         let last_rows = prompts.last_rows();
         for (i, layer) in self.layers.iter().enumerate() {
             let is_last = i + 1 == self.layers.len();

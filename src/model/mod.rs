@@ -138,7 +138,7 @@ impl AudioLlm {
         let packing = Packing { cu_seqlens: &batch.cu_seqlens, rotary: &rotary, dropout, save: pass.save };
 
         // Forward.
-        let (mut x, heard) = self.embed(batch, pass)?;
+        let (mut x, heard) = self.embed(batch, pass, true)?;
         let mut saved = Vec::with_capacity(self.layers.len());
         for (i, layer) in self.layers.iter().enumerate() {
             let is_last = i + 1 == self.layers.len();
@@ -224,7 +224,7 @@ impl AudioLlm {
     fn last_hidden(&self, batch: &Batch, keep: Option<&[u32]>) -> Result<Tensor> {
         let rotary = self.rotary(batch)?;
         let packing = self.packing_without_dropout(batch, &rotary);
-        let (mut x, _) = self.embed(batch, Pass::default())?;
+        let (mut x, _) = self.embed(batch, Pass::default(), false)?;
         for (i, layer) in self.layers.iter().enumerate() {
             let is_last = i + 1 == self.layers.len();
             x = layer.forward(&x, &packing, keep.filter(|_| is_last))?.0;
@@ -247,9 +247,9 @@ impl AudioLlm {
     }
 
     /// Embeddings of the tokens, with what was heard in the places of the audio tokens.
-    fn embed(&self, batch: &Batch, pass: Pass) -> Result<(Tensor, Option<Heard>)> {
+    fn embed(&self, batch: &Batch, pass: Pass, training: bool) -> Result<(Tensor, Option<Heard>)> {
         let embedded = gather(&self.embeddings.value, &batch.tokens)?;
-        let heard = self.hear_with(batch, pass, true)?;
+        let heard = self.hear_with(batch, pass, training)?;
         if let Some((projected, _)) = &heard {
             overwrite(&embedded, &batch.audio_rows, projected)?;
         }

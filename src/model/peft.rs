@@ -125,6 +125,10 @@ fn refuse_other_kinds(json: &Value) -> Result<()> {
             return wrong(field, "maqam has no such adapter");
         }
     }
+    let init = json["init_lora_weights"].as_str().unwrap_or_default();
+    if ["pissa", "olora", "corda", "loftq"].iter().any(|kind| init.to_lowercase().starts_with(kind)) {
+        return wrong("init_lora_weights", "such an adapter belongs to a changed base; save it as a plain LoRA with PEFT's conversion first");
+    }
     for field in ["modules_to_save", "layer_replication", "trainable_token_indices", "target_parameters", "alora_invocation_tokens"] {
         if json[field].as_array().is_some_and(|a| !a.is_empty()) || json[field].as_object().is_some_and(|o| !o.is_empty()) {
             return wrong(field, "maqam cannot load this; merge it into the checkpoint with PEFT first");
@@ -247,7 +251,13 @@ mod tests {
 
     #[test]
     fn other_kinds_of_adapters_are_refused_by_field() {
-        for (field, value) in [("use_dora", json!(true)), ("peft_type", json!("IA3")), ("modules_to_save", json!(["lm_head"])), ("bias", json!("all"))] {
+        for (field, value) in [
+            ("use_dora", json!(true)),
+            ("peft_type", json!("IA3")),
+            ("modules_to_save", json!(["lm_head"])),
+            ("bias", json!("all")),
+            ("init_lora_weights", json!("pissa_niter_16")),
+        ] {
             let error = refuse_other_kinds(&json!({ field: value })).unwrap_err();
             assert!(error.to_string().contains(field), "{error}");
         }

@@ -124,7 +124,7 @@ impl Corpus {
                     .hint("leave `task` out of the entry, or split the manifest"));
             }
             (Some(name), _) | (None, Some(name)) => name,
-            (None, None) if !row.messages.is_empty() => CONVERSATION,
+            (None, None) if !row.messages.is_empty() || row.instruction.is_some() => CONVERSATION,
             (None, None) => {
                 return Err(Error::input("no task").hint("add `task: NAME` to the entry under `data`, or a `task` to each row"));
             }
@@ -135,7 +135,7 @@ impl Corpus {
             None => {
                 let task = match tasks.get(name) {
                     Ok(task) => Some(task.clone()),
-                    Err(_) if !row.messages.is_empty() => None,
+                    Err(_) if !row.messages.is_empty() || row.instruction.is_some() => None,
                     Err(error) => return Err(error),
                 };
                 self.population.tasks.push(name.to_owned());

@@ -65,14 +65,14 @@ pub struct Counted {
 
 /// The weight of each example's target tokens; weights times tokens sum to one over the step.
 pub fn weights(examples: &[Counted], normalise: Normalise) -> Vec<f64> {
-    let tokens_of = |task: usize| examples.iter().filter(|other| other.task == task).map(|other| other.num_targets).sum::<usize>();
+    let of_task = |task: usize| examples.iter().filter(|other| other.task == task).map(|other| other.num_targets as f64 * other.class_weight).sum::<f64>();
     let raw: Vec<f64> = examples
         .iter()
         .map(|example| {
             let share = match normalise {
                 Normalise::Token => 1.0,
                 Normalise::Example => 1.0 / example.num_targets as f64,
-                Normalise::Task => 1.0 / tokens_of(example.task) as f64,
+                Normalise::Task => 1.0 / of_task(example.task),
             };
             share * example.class_weight
         })

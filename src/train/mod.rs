@@ -196,7 +196,7 @@ impl Trainer<'_> {
         let (run, first, last) = (self.run, self.state.step, self.run.schedule.num_steps());
         std::thread::scope(|scope| {
             // One step is read ahead while the one before it is computed; dropping the receiver ends the reader.
-            let (send, receive) = sync_channel(1);
+            let (send, receive) = sync_channel(0);
             scope.spawn(move || {
                 for step in first..last {
                     let loaded = load_step(run, step);
@@ -252,7 +252,7 @@ impl Trainer<'_> {
         if !loss.is_finite() || !grad_norm.is_finite() {
             let found = format!("step {}: the loss is {loss}, the length of the gradient {grad_norm}; the weights were not changed", step + 1);
             return Err(Error::new(Kind::Diverged, found)
-                .hint("lower `optimiser.learning_rate` or lengthen `optimiser.warmup`, then train again from the start or from a checkpoint"));
+                .hint("lower `optimiser.learning_rate` or lengthen `optimiser.warmup` in a new run (`--set name=NAME`); `lora.init: CHECKPOINT` starts it from a checkpoint of this one"));
         }
         let (stage, learning_rate) = learning_rate(&run.schedule, &run.optimiser, step);
         self.optimiser.step(&run.model.parameters, grad_norm, learning_rate)?;
@@ -319,15 +319,17 @@ impl Trainer<'_> {
             files::write_atomic(&folder.join(format!("{set}.jsonl")), (lines.join("\n") + "\n").as_bytes())?;
         }
         files::write_atomic(&folder.join("scores.json"), serde_json::to_string_pretty(&found.scores.to_json()).map_err(Error::bug)?.as_bytes())?;
-        self.log.line(&log::eval_line(step, &found.scores)?)?;
-        self.state.evaluated = Some(step);
-        // A checkpoint of this step that was written before does not know of the evaluation.
-        self.saved = None;
+        let line = log::eval_line(step, &found.scores)?;
+        let best = if is_best { Some(score) } else { self.state.best };
         if is_best {
-            self.state.best = Some(score);
-            self.state.log_bytes = self.log.num_bytes()?;
-            checkpoint::save(&run.folder.join("best"), &run.model, self.optimiser, self.state, &run.card)?;
+            // Before the log and the state know of the evaluation: if this fails, a resumed run evaluates again.
+            let log_bytes = self.log.num_bytes()? + line.len() as u64 + 1;
+            let state = State { evaluated: Some(step), best, log_bytes, ..self.state.clone() };
+            checkpoint::save(&run.folder.join("best"), &run.model, self.optimiser, &state, &run.card)?;
         }
+        self.log.line(&line)?;
+        // A checkpoint of this step that was written before does not know of the evaluation.
+        (self.state.evaluated, self.state.best, self.saved) = (Some(step), best, None);
         self.observer.evaluated(step, &found.scores, is_best);
         Ok(())
     }
@@ -418,7 +420,7 @@ fn load_step(run: &Run, step: u64) -> Result<LoadedStep> {
                 counted.push(count);
             }
             Err(error) if run.on_bad_row == OnBadRow::Skip && error.kind == Kind::Input => skipped.push(error),
-            Err(error) => return Err(error.or_hint("mend the row, or leave such rows out with `on_bad_row: skip`").at(format!("step {}", step + 1))),
+            Err(error) => return Err(error.or_hint("put a readable file in its place and go on with --resume; or leave such rows out in a new run, with `--set on_bad_row=skip --set name=NAME`").at(format!("step {}", step + 1))),
         }
     }
     if examples.is_empty() {
