@@ -13,6 +13,7 @@ use crate::error::Result;
 use crate::model::config::Config;
 use crate::model::parameters::Part;
 use crate::seed::Key;
+use crate::yaml;
 
 /// `lora:` of a recipe.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
@@ -154,6 +155,9 @@ pub fn encoder_layer(layer: usize) -> String {
 /// Path of the projector.
 pub const PROJECTOR: &str = "thinker.audio_tower.proj";
 
+/// Targets that have a name of their own.
+const PRESETS: [&str; 3] = ["attention", "mlp", "all-linear"];
+
 const DECODER_ATTENTION: [&str; 4] = ["self_attn.q_proj", "self_attn.k_proj", "self_attn.v_proj", "self_attn.o_proj"];
 const DECODER_MLP: [&str; 3] = ["mlp.gate_proj", "mlp.up_proj", "mlp.down_proj"];
 const ENCODER_ATTENTION: [&str; 4] = ["self_attn.q_proj", "self_attn.k_proj", "self_attn.v_proj", "self_attn.out_proj"];
@@ -213,8 +217,12 @@ impl Plan {
         for target in settings.targets.selectors()? {
             let matched: Vec<&&Module> = trained.iter().filter(|module| target.matches(module)).collect();
             if matched.is_empty() {
-                return Err(Error::input(format!("`lora.targets`: `{}` matches no linear layer of the parts set to `lora`", target.written))
-                    .hint(format!("layers have paths like {}", trained[0].path)));
+                return Err(Error::input(format!("`lora.targets`: `{}` matches no linear layer of the parts set to `lora`", target.written)).hint(
+                    match yaml::nearest(&target.written, PRESETS.into_iter()) {
+                        Some(near) => format!("did you mean `{near}`?"),
+                        None => format!("layers have paths like {}", trained[0].path),
+                    },
+                ));
             }
             chosen.extend(matched.into_iter().map(|module| (module.path.clone(), shape)));
         }
@@ -389,6 +397,8 @@ mod tests {
     fn a_target_that_matches_nothing_is_refused_by_name() {
         let error = plan(Targets::List(vec!["q_proj".into(), "qproj".into()]), Parts::default()).unwrap_err();
         assert!(error.to_string().contains("`qproj` matches no linear layer"), "{error}");
+        let error = plan(Targets::Named("all_linear".into()), Parts::default()).unwrap_err();
+        assert!(error.to_string().contains("did you mean `all-linear`?"), "{error}");
     }
 
     #[test]
