@@ -7,6 +7,7 @@
 pub mod error;
 pub mod files;
 pub mod seed;
+pub mod parts;
 pub mod yaml;
 pub mod audio;
 pub mod data;

@@ -21,9 +21,12 @@ use crate::model::config::Config;
 use crate::model::lora;
 use crate::model::lora::Init;
 use crate::model::lora::Plan;
-use crate::model::peft;
 use crate::model::peft::Card;
+use crate::model::trained::Trained;
 use crate::model::weights::Weights;
+use crate::parts::Part;
+use crate::parts::Parts;
+use crate::parts::Training;
 use crate::schedule;
 use crate::schedule::Schedule;
 use crate::task::Tasks;
@@ -52,7 +55,7 @@ pub struct Recipe {
     pub audio_encoder: EncoderSettings,
     /// How each part is trained.
     #[serde(default)]
-    pub train: lora::Parts,
+    pub train: Parts,
     /// The adapters.
     #[serde(default)]
     pub lora: lora::Settings,
@@ -102,6 +105,20 @@ pub struct ModelSettings {
     /// Type of the computation.
     #[serde(default)]
     pub dtype: Dtype,
+    /// The folder's weights, or fresh ones drawn from the seed.
+    #[serde(default)]
+    pub weights: WeightsSource,
+}
+
+/// Where a run's weights start.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum WeightsSource {
+    /// The safetensors of the folder.
+    #[default]
+    Checkpoint,
+    /// Random numbers, of the shapes that config.json asks for: a model from nothing.
+    Random,
 }
 
 /// Type of the computation.
@@ -192,7 +209,7 @@ impl Recipe {
     }
 
     /// Resolves the recipe: reads rows, suite and weights. `model_dir` is the folder that `model.path` was found in.
-    pub fn open(&self, model_dir: &Path) -> Result<Run> {
+    pub fn open(&self, model_dir: &Path) -> Result<(Run, AudioLlm)> {
         let tasks = Tasks::load(self.prompts.as_deref())?;
         let (corpus, schedule) = self.plan_with(&tasks)?;
         let evaluate = match &self.evaluate {
@@ -210,13 +227,15 @@ impl Recipe {
         };
         let config = Config::load(model_dir)?;
         let loader = Loader::new(model_dir, config.audio_token, config.text.max_position_embeddings, self.max_audio_s)?;
-        Ok(Run {
+        let parts: Vec<Parts> = schedule.stages().iter().map(|stage| stage.train.or(&self.train)).collect();
+        let model = self.model(model_dir, config, &self.trained_parts(&schedule, &parts)?)?;
+        let run = Run {
             folder: self.folder(),
             seed: self.seed,
             schedule,
             corpus,
             loader,
-            model: self.model(model_dir, config)?,
+            parts,
             card: Card { base: self.model.path.clone(), dropout: self.lora.dropout, variant: self.lora.variant },
             dropout: self.lora.dropout,
             optimiser: self.optimiser.clone(),
@@ -225,42 +244,69 @@ impl Recipe {
             checkpoint: self.checkpoint.clone(),
             evaluate,
             on_bad_row: self.on_bad_row,
-        })
+        };
+        Ok((run, model))
+    }
+
+    /// How each part is trained where it is trained at all.
+    ///
+    /// # Errors
+    /// A part that one stage trains through adapters and another whole; a stage that trains nothing.
+    fn trained_parts(&self, schedule: &Schedule, by_stage: &[Parts]) -> Result<Parts> {
+        let mut trained = Parts { audio_encoder: Training::Frozen, projector: Training::Frozen, decoder: Training::Frozen };
+        for (parts, stage) in by_stage.iter().zip(schedule.stages()) {
+            if Part::ALL.iter().all(|&part| parts.of(part) == Training::Frozen) {
+                return Err(Error::input(format!("stage `{}` freezes every part: there is nothing to train", stage.name))
+                    .hint("set one of audio_encoder, projector, decoder to `lora` or `full` under `train`"));
+            }
+            for part in Part::ALL {
+                let (before, now) = (trained.of(part), parts.of(part));
+                if now != Training::Frozen && before != Training::Frozen && now != before {
+                    return Err(Error::input(format!("stage `{}` trains {} in another way than an earlier stage does", stage.name, part.name()))
+                        .hint("a part is `lora` or `full` for a whole run; a stage may leave it `frozen`"));
+                }
+                if now != Training::Frozen {
+                    *trained.of_mut(part) = now;
+                }
+            }
+        }
+        Ok(trained)
     }
 
     /// The checkpoint with adapters where the recipe wants them, started as it says.
-    fn model(&self, model_dir: &Path, config: Config) -> Result<AudioLlm> {
-        let plan = Plan::from_settings(&self.lora, &self.train, &config)?;
-        if plan.modules.is_empty() {
-            return Err(Error::input("`train` freezes every part: there is nothing to train").hint("set one of audio_encoder, projector, decoder to `lora`"));
-        }
+    fn model(&self, model_dir: &Path, config: Config, parts: &Parts) -> Result<AudioLlm> {
+        let plan = Plan::from_settings(&self.lora, parts, &config)?;
         let init = match self.lora.init.as_str() {
             "default" => Some(Init::Default),
             "gaussian" => Some(Init::Gaussian),
             _ => None,
         };
         let continued = match init {
-            Some(_) => None,
-            None => Some(self.continued(&plan, &config)?),
+            Some(_) => Trained::default(),
+            None => self.continued(&plan, &config)?,
         };
-        let model = AudioLlm::new(config, &Weights::open(model_dir)?, plan, true)?;
-        match (init, continued) {
-            (Some(init), _) => model.initialise(init, self.seed)?,
-            (None, Some(adapter)) => model.load_adapter(&adapter).map_err(|e| e.at(&self.lora.init))?,
-            (None, None) => return Err(Error::bug("an adapter without a beginning")),
+        let weights = match self.model.weights {
+            WeightsSource::Checkpoint => Weights::open(model_dir)?,
+            WeightsSource::Random => Weights::Random { seed: self.seed },
+        };
+        let model = AudioLlm::new(config, &weights.with(continued.full), plan, true)?;
+        match &continued.adapter {
+            Some(adapter) => model.load_adapter(adapter).map_err(|e| e.at(&self.lora.init))?,
+            None => model.initialise(init.unwrap_or(Init::Default), self.seed)?,
         }
         Ok(model)
     }
 
-    /// The PEFT folder to go on from; it must say what the recipe says.
-    fn continued(&self, plan: &Plan, config: &Config) -> Result<peft::Adapter> {
+    /// The PEFT folder or checkpoint to go on from; its adapter must be what the recipe says. Without one fresh adapters start from its weights.
+    fn continued(&self, plan: &Plan, config: &Config) -> Result<Trained> {
         let dir = Path::new(&self.lora.init);
         if !dir.is_dir() {
-            return Err(Error::input(format!("`lora.init` is `{}`, expected `default`, `gaussian` or a PEFT folder", self.lora.init)));
+            return Err(Error::input(format!("`lora.init` is `{}`, expected `default`, `gaussian`, a PEFT folder or a checkpoint of a run", self.lora.init)));
         }
-        let adapter = peft::Adapter::load(dir, config)?;
-        if adapter.plan == *plan {
-            return Ok(adapter);
+        let trained = Trained::load(dir, config)?;
+        let Some(adapter) = &trained.adapter else { return Ok(trained) };
+        if adapter.plan.modules == plan.modules {
+            return Ok(trained);
         }
         let differs = |module: &String| adapter.plan.modules.get(module) != plan.modules.get(module);
         let module = adapter.plan.modules.keys().chain(plan.modules.keys()).find(|module| differs(module)).cloned().unwrap_or_default();
@@ -401,7 +447,7 @@ mod tests {
     fn overrides_reach_every_depth() {
         let recipe = load(RECIPE, &["schedule.stages.0.steps=3", "optimiser.learning_rate=1e-5", "name=other", "train.projector=lora"]).unwrap();
         assert_eq!((recipe.schedule.stages[0].steps, recipe.optimiser.learning_rate, recipe.name.as_str()), (Some(3), 1e-5, "other"));
-        assert_eq!(recipe.train.projector, lora::Training::Lora);
+        assert_eq!(recipe.train.projector, Training::Lora);
         for (wrong, what) in
             [("batch", "expected KEY=VALUE"), ("schedule.stages.4.steps=1", "not an entry of a list of 1"), ("schedule.bach=1", "did you mean `batch`")]
         {

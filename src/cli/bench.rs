@@ -27,9 +27,12 @@ use crate::model::lora::Plan;
 use crate::model::lora::Targets;
 use crate::model::shapes;
 use crate::model::weights::Weights;
+use crate::parts::Parts;
+use crate::parts::PerPart;
 use crate::seed::Key;
 use crate::train::optimiser;
 use crate::train::optimiser::Optimiser;
+use crate::train::optimiser::Update;
 
 #[derive(Subcommand)]
 pub enum Command {
@@ -84,6 +87,7 @@ enum Work {
 enum SaveName {
     All,
     Norms,
+    Layer,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
@@ -150,7 +154,7 @@ pub fn run(command: Command) -> Result<()> {
 
     let settings =
         lora::Settings { rank: arguments.rank, alpha: 2.0 * arguments.rank as f64, targets: Targets::Named("all-linear".into()), ..lora::Settings::default() };
-    let plan = Plan::from_settings(&settings, &lora::Parts::default(), &config)?;
+    let plan = Plan::from_settings(&settings, &Parts::default(), &config)?;
     let model = AudioLlm::new(config, &Weights::Random { seed: 1 }, plan, true)?;
     model.initialise(Init::Default, 1)?;
     let mut optimiser = Optimiser::new(optimiser::Settings::default(), &model.parameters)?;
@@ -158,6 +162,7 @@ pub fn run(command: Command) -> Result<()> {
     let save = match arguments.save {
         SaveName::All => Save::All,
         SaveName::Norms => Save::Norms,
+        SaveName::Layer => Save::Layer,
     };
     let pass = Pass { save, ..Pass::default() };
     let lengths: Vec<usize> = sequences.iter().map(|sequence| sequence.tokens.len()).collect();
@@ -184,7 +189,7 @@ pub fn run(command: Command) -> Result<()> {
         if arguments.only.is_none() {
             let started = Instant::now();
             let norm = optimiser.grad_norm(&model.parameters)?;
-            optimiser.step(&model.parameters, norm, 1e-5)?;
+            optimiser.step(&model.parameters, Update { grad_norm: norm, learning_rate: 1e-5, counts: PerPart::from_fn(|_| step as u64 + 1) })?;
             seconds += started.elapsed().as_secs_f64();
         }
         if step > 0 {

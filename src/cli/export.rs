@@ -4,6 +4,7 @@ use std::path::PathBuf;
 
 use clap::Args;
 use clap::ValueEnum;
+use safetensors::Dtype;
 
 use crate::cli::hub;
 use crate::error::Error;
@@ -15,6 +16,7 @@ use crate::model::export::merge;
 use crate::model::peft;
 use crate::model::peft::Card;
 use crate::model::peft::KeyForm;
+use crate::model::trained::Trained;
 
 #[derive(Args)]
 pub struct Arguments {
@@ -30,6 +32,16 @@ pub struct Arguments {
     /// What to write.
     #[arg(long, value_enum, default_value_t = Form::Merged)]
     form: Form,
+    /// Type of all merged weights; by default each keeps its own.
+    #[arg(long, value_enum)]
+    dtype: Option<Stored>,
+}
+
+#[derive(Clone, Copy, PartialEq, Eq, ValueEnum)]
+enum Stored {
+    F32,
+    F16,
+    Bf16,
 }
 
 #[derive(Clone, Copy, PartialEq, Eq, ValueEnum)]
@@ -45,15 +57,28 @@ enum Form {
 pub fn run(arguments: &Arguments) -> Result<()> {
     let model_dir = hub::model_dir(&arguments.model)?;
     let config = Config::load(&model_dir)?;
-    let adapter = peft::Adapter::load(&arguments.adapter, &config)?;
+    let trained = Trained::load(&arguments.adapter, &config)?;
     let form = match arguments.form {
         Form::Merged => {
-            let merged = merge(&model_dir, &adapter, &arguments.out)?;
+            let dtype = arguments.dtype.map(|stored| match stored {
+                Stored::F32 => Dtype::F32,
+                Stored::F16 => Dtype::F16,
+                Stored::Bf16 => Dtype::BF16,
+            });
+            let merged = merge(&model_dir, &config, &trained, dtype, &arguments.out)?;
             println!("{merged} weights merged into {}", arguments.out.display());
             return Ok(());
         }
         Form::Peft => KeyForm::Full,
         Form::PeftThinker => KeyForm::Thinker,
+    };
+    if arguments.dtype.is_some() {
+        return Err(Error::input("--dtype is for --form merged").hint("an adapter is always stored in f32"));
+    }
+    let Some(adapter) = trained.adapter.filter(|_| trained.full.is_empty()) else {
+        return Err(Error::input("parts of the model were trained whole (trained.safetensors), which a PEFT folder cannot hold")
+            .at_path(&arguments.adapter)
+            .hint("write the whole checkpoint with --form merged"));
     };
     if arguments.out.exists() {
         return Err(Error::input("exists already").at_path(&arguments.out).hint("name a folder that does not exist yet"));

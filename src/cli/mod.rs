@@ -30,7 +30,7 @@ use crate::load::Loader;
 use crate::model::AudioLlm;
 use crate::model::config::Config;
 use crate::model::lora::Plan;
-use crate::model::peft;
+use crate::model::trained::Trained;
 use crate::model::weights::Weights;
 use crate::seed::Key;
 use crate::task::Example;
@@ -114,10 +114,10 @@ impl ModelArguments {
         let dir = hub::model_dir(&self.model)?;
         let config = Config::load(&dir)?;
         let loader = Loader::new(&dir, config.audio_token, config.text.max_position_embeddings, None)?;
-        let adapter = self.adapter.as_deref().map(|adapter| peft::Adapter::load(adapter, &config)).transpose()?;
-        let plan = adapter.as_ref().map_or_else(Plan::default, |adapter| adapter.plan.clone());
-        let model = AudioLlm::new(config, &Weights::open(&dir)?, plan, false)?;
-        if let (Some(adapter), Some(dir)) = (&adapter, &self.adapter) {
+        let trained = self.adapter.as_deref().map(|dir| Trained::load(dir, &config)).transpose()?.unwrap_or_default();
+        let plan = trained.adapter.as_ref().map_or_else(Plan::default, |adapter| adapter.plan.clone());
+        let model = AudioLlm::new(config, &Weights::open(&dir)?.with(trained.full), plan, false)?;
+        if let (Some(adapter), Some(dir)) = (&trained.adapter, &self.adapter) {
             model.load_adapter(adapter).map_err(|e| e.at_path(dir))?;
         }
         Ok((model, loader))

@@ -12,6 +12,7 @@ use crate::error::Error;
 use crate::error::Result;
 use crate::eval::Scores;
 use crate::files;
+use crate::model::AudioLlm;
 use crate::recipe::Dtype;
 use crate::recipe::Recipe;
 use crate::train;
@@ -60,24 +61,24 @@ pub fn run(arguments: &Arguments, stop: &AtomicBool) -> Result<()> {
         eprintln!("note: the CPU computes in f32; `model.dtype: bf16` takes effect on a GPU");
     }
     let dir = hub::model_dir(&recipe.model.path)?;
-    let run = recipe.open(&dir)?;
+    let (run, mut model) = recipe.open(&dir)?;
     for error in run.corpus.skipped() {
         eprintln!("skipped: {}", error.message());
     }
-    let mut optimiser = Optimiser::new(run.optimiser.clone(), &run.model.parameters)?;
+    let mut optimiser = Optimiser::new(run.optimiser.clone(), &model.parameters)?;
     let mut state = State::new(recipe.inputs(run.evaluate.as_ref().map(|(_, suite)| suite))?);
     match checkpoint::list(&run.checkpoints())?.pop() {
         Some((_, path)) if is_begun => {
-            let saved = checkpoint::load(&path, &run.model, &mut optimiser)?;
+            let saved = checkpoint::load(&path, &model, &mut optimiser)?;
             check_inputs(&saved, &state)?;
             state = saved;
         }
         _ => files::write_atomic(&stored, recipe.to_yaml()?.as_bytes())?,
     }
 
-    describe(&recipe, &run, &state);
+    describe(&recipe, &run, &model, &state);
     let mut screen = Screen { progress: Progress::new("training", state.step, run.schedule.num_steps()), evaluation: None, stage: String::new() };
-    let outcome = train::train(&run, &mut optimiser, &mut state, &mut screen, stop);
+    let outcome = train::train(&run, &mut model, &mut optimiser, &mut state, &mut screen, stop);
     screen.progress.finish();
     let last = checkpoint::folder(&run.checkpoints(), state.step);
     match outcome {
@@ -107,7 +108,7 @@ fn check_inputs(saved: &State, now: &State) -> Result<()> {
     }
 }
 
-fn describe(recipe: &Recipe, run: &Run, state: &State) {
+fn describe(recipe: &Recipe, run: &Run, model: &AudioLlm, state: &State) {
     let population = run.corpus.population();
     eprintln!(
         "run {}: {} rows, {} steps of {} examples, {} trained numbers",
@@ -115,7 +116,7 @@ fn describe(recipe: &Recipe, run: &Run, state: &State) {
         run.corpus.len(),
         run.schedule.num_steps(),
         run.schedule.batch(),
-        run.model.parameters.count()
+        model.parameters.count()
     );
     for (i, task) in population.tasks.iter().enumerate() {
         let rows = population.row_task.iter().filter(|&&of| usize::from(of) == i).count();

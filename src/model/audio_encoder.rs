@@ -11,9 +11,11 @@ use crate::ops::attention::Mask;
 use crate::ops::attention::attention;
 use crate::ops::attention::attention_backward;
 use crate::ops::convolution::unfold;
+use crate::ops::convolution::unfold_backward;
 use crate::ops::cpu::tensor;
 use crate::ops::linear::AdapterDropout;
 use crate::ops::linear::Linear;
+use crate::ops::linear::Weight;
 use crate::ops::norm::LayerNormStatistics;
 use crate::ops::norm::layer_norm;
 use crate::ops::norm::layer_norm_again;
@@ -35,22 +37,23 @@ const EPS: f64 = 1e-5;
 #[derive(Debug)]
 pub struct LayerNorm {
     /// `[dim]`.
-    pub weight: Tensor,
+    pub weight: Weight,
     /// `[dim]`.
-    pub bias: Tensor,
+    pub bias: Weight,
 }
 
 impl LayerNorm {
     fn forward(&self, x: &Tensor) -> Result<(Tensor, LayerNormStatistics)> {
-        layer_norm(x, &self.weight, &self.bias, EPS)
+        layer_norm(x, &self.weight.value, &self.bias.value, EPS)
     }
 
     fn again(&self, x: &Tensor, statistics: &LayerNormStatistics) -> Result<Tensor> {
-        layer_norm_again(x, &self.weight, &self.bias, statistics)
+        layer_norm_again(x, &self.weight.value, &self.bias.value, statistics)
     }
 
     fn backward(&self, dy: &Tensor, x: &Tensor, statistics: &LayerNormStatistics, residual: Option<&Tensor>) -> Result<Tensor> {
-        layer_norm_backward(dy, x, &self.weight, statistics, residual, None)
+        let gradients = self.weight.gradient.as_ref().zip(self.bias.gradient.as_ref());
+        layer_norm_backward(dy, x, &self.weight.value, statistics, residual, gradients)
     }
 }
 
@@ -87,6 +90,12 @@ pub struct EncoderLayer {
 /// What a layer's backward needs.
 pub struct Saved {
     x: Tensor,
+    /// `None` where everything is computed again.
+    activations: Option<Activations>,
+    fc2_hidden: Option<Tensor>,
+}
+
+struct Activations {
     attention_statistics: LayerNormStatistics,
     attention_in: Option<Tensor>,
     qkv: Tensor,
@@ -100,13 +109,20 @@ pub struct Saved {
     before: Tensor,
     fc1_hidden: Option<Tensor>,
     activated: Option<Tensor>,
-    fc2_hidden: Option<Tensor>,
 }
 
 impl EncoderLayer {
     /// # Shapes
     /// `x`: `[positions, d_model]` -> the same
     pub fn forward(&self, x: &Tensor, windows: &Windows) -> Result<(Tensor, Saved)> {
+        let (activations, activated) = self.activations(x, windows)?;
+        let (y, fc2_hidden) = self.fc2.forward(&activated, Some(&activations.middle), windows.dropout)?;
+        let activations = (windows.save != Save::Layer).then_some(activations);
+        Ok((y, Saved { x: x.clone(), activations, fc2_hidden }))
+    }
+
+    /// Everything up to the last linear layer, and that layer's input.
+    fn activations(&self, x: &Tensor, windows: &Windows) -> Result<(Activations, Tensor)> {
         let Windows { cu_positions, dropout, save } = *windows;
         let (attention_in, attention_statistics) = self.attention_norm.forward(x)?;
         let (qkv, qkv_hidden) = self.qkv.forward(&attention_in, None, dropout)?;
@@ -116,11 +132,9 @@ impl EncoderLayer {
         let (mlp_in, mlp_statistics) = self.mlp_norm.forward(&middle)?;
         let (before, fc1_hidden) = self.fc1.forward(&mlp_in, None, dropout)?;
         let activated = gelu(&before)?;
-        let (y, fc2_hidden) = self.fc2.forward(&activated, Some(&middle), dropout)?;
 
         let all = save == Save::All;
-        let saved = Saved {
-            x: x.clone(),
+        let activations = Activations {
             attention_statistics,
             attention_in: all.then_some(attention_in),
             qkv,
@@ -133,17 +147,22 @@ impl EncoderLayer {
             mlp_in: all.then_some(mlp_in),
             before,
             fc1_hidden,
-            activated: all.then_some(activated),
-            fc2_hidden,
+            activated: all.then(|| activated.clone()),
         };
-        Ok((y, saved))
+        Ok((activations, activated))
     }
 
     /// Adds to the gradients of what is trained; returns the gradient of the input where it is wanted.
     pub fn backward(&self, dy: &Tensor, saved: &Saved, windows: &Windows, want_input: bool) -> Result<Option<Tensor>> {
         let Windows { cu_positions, dropout, .. } = *windows;
+        let Saved { x, activations, fc2_hidden } = saved;
+        let again = match activations {
+            Some(_) => None,
+            None => Some(self.activations(x, windows)?.0),
+        };
+        let saved = wanted(activations.as_ref().or(again.as_ref()))?;
         let activated = or_again(&saved.activated, || gelu(&saved.before))?;
-        let d_activated = wanted(self.fc2.backward(dy, &activated, saved.fc2_hidden.as_ref(), dropout, true)?)?;
+        let d_activated = wanted(self.fc2.backward(dy, &activated, fc2_hidden.as_ref(), dropout, true)?)?;
         let d_before = gelu_backward(&d_activated, &saved.before)?;
         let mlp_in = or_again(&saved.mlp_in, || self.mlp_norm.again(&saved.middle, &saved.mlp_statistics))?;
         let d_mlp_in = wanted(self.fc1.backward(&d_before, &mlp_in, saved.fc1_hidden.as_ref(), dropout, true)?)?;
@@ -151,9 +170,10 @@ impl EncoderLayer {
 
         let d_attended = wanted(self.output.backward(&d_middle, &saved.attended, saved.output_hidden.as_ref(), dropout, true)?)?;
         let d_qkv = attention_backward(&d_attended, &saved.qkv, &saved.attended, &saved.log_sums, cu_positions, self.heads, Mask::Full)?;
-        let attention_in = or_again(&saved.attention_in, || self.attention_norm.again(&saved.x, &saved.attention_statistics))?;
-        let Some(d_attention_in) = self.qkv.backward(&d_qkv, &attention_in, saved.qkv_hidden.as_ref(), dropout, want_input)? else { return Ok(None) };
-        self.attention_norm.backward(&d_attention_in, &saved.x, &saved.attention_statistics, Some(&d_middle)).map(Some)
+        let attention_in = or_again(&saved.attention_in, || self.attention_norm.again(x, &saved.attention_statistics))?;
+        let want_norm = want_input || self.attention_norm.weight.gradient.is_some();
+        let Some(d_attention_in) = self.qkv.backward(&d_qkv, &attention_in, saved.qkv_hidden.as_ref(), dropout, want_norm)? else { return Ok(None) };
+        self.attention_norm.backward(&d_attention_in, x, &saved.attention_statistics, Some(&d_middle)).map(Some)
     }
 }
 
@@ -174,19 +194,46 @@ pub struct AudioEncoder {
 
 /// What the encoder's backward needs.
 pub struct EncoderSaved {
+    convolutions: Option<Convolved>,
     layers: Vec<Saved>,
     pooled: Tensor,
     statistics: LayerNormStatistics,
 }
 
+/// What the convolutions' backward needs.
+struct Convolved {
+    unfolded1: Tensor,
+    before1: Tensor,
+    unfolded2: Tensor,
+    before2: Tensor,
+}
+
 impl AudioEncoder {
-    /// Whether a layer has something to train.
+    /// Whether there is something to train: convolutions, which come before every layer, or adapters of a layer.
     pub fn is_trained(&self) -> bool {
-        self.first_trained().is_some()
+        self.conv1.is_trained() || self.first_trained().is_some()
     }
 
     fn first_trained(&self) -> Option<usize> {
         self.layers.iter().position(|layer| [&layer.qkv, &layer.output, &layer.fc1, &layer.fc2].iter().any(|linear| linear.is_trained()))
+    }
+
+    /// Everything that can be trained, in a fixed order.
+    pub fn weights_mut(&mut self) -> Vec<&mut Weight> {
+        let mut found = Vec::new();
+        for linear in [&mut self.conv1, &mut self.conv2] {
+            found.extend(linear.weights_mut());
+        }
+        for layer in &mut self.layers {
+            for linear in [&mut layer.qkv, &mut layer.output, &mut layer.fc1, &mut layer.fc2] {
+                found.extend(linear.weights_mut());
+            }
+            for norm in [&mut layer.attention_norm, &mut layer.mlp_norm] {
+                found.extend([&mut norm.weight, &mut norm.bias]);
+            }
+        }
+        found.extend([&mut self.final_norm.weight, &mut self.final_norm.bias]);
+        found
     }
 
     /// # Shapes
@@ -194,13 +241,20 @@ impl AudioEncoder {
     pub fn forward(&self, audio: &Audio, windows: &Windows, training: bool) -> Result<(Tensor, Option<EncoderSaved>)> {
         let none = AdapterDropout { probability: 0.0, tokens: &[] };
         let frames = tensor(audio.features.clone(), (audio.features.len() / MELS, MELS))?.to_dtype(self.sinusoids.dtype())?;
-        let (x, _) = self.conv1.forward(&unfold(&frames, &audio.windows, 1)?, None, none)?;
-        let (x, _) = self.conv2.forward(&unfold(&gelu(&x)?, &audio.windows, 2)?, None, none)?;
-        let mut x = gelu(&x)?;
+        let unfolded1 = unfold(&frames, &audio.windows, 1)?;
+        let (before1, _) = self.conv1.forward(&unfolded1, None, none)?;
+        let unfolded2 = unfold(&gelu(&before1)?, &audio.windows, 2)?;
+        let (before2, _) = self.conv2.forward(&unfolded2, None, none)?;
+        let mut x = gelu(&before2)?;
+        let convolutions = (training && self.conv1.is_trained()).then_some(Convolved { unfolded1, before1, unfolded2, before2 });
         let positions: Vec<u32> = audio.positions.iter().flat_map(|&len| 0..len as u32).collect();
         add_to(&x, &gather(&self.sinusoids, &positions)?)?;
 
-        let keep_from = if training { self.first_trained().unwrap_or(self.layers.len()) } else { self.layers.len() };
+        let keep_from = match training {
+            true if convolutions.is_some() => 0,
+            true => self.first_trained().unwrap_or(self.layers.len()),
+            false => self.layers.len(),
+        };
         let mut layers = Vec::new();
         for (i, layer) in self.layers.iter().enumerate() {
             let (y, saved) = layer.forward(&x, windows)?;
@@ -211,21 +265,34 @@ impl AudioEncoder {
         }
         let pooled = pool_pairs(&x, &audio.clip_positions)?;
         let (y, statistics) = self.final_norm.forward(&pooled)?;
-        let saved = (!layers.is_empty()).then_some(EncoderSaved { layers, pooled, statistics });
+        let saved = (!layers.is_empty() || convolutions.is_some()).then_some(EncoderSaved { convolutions, layers, pooled, statistics });
         Ok((y, saved))
     }
 
-    /// Adds to the gradients of the layers, from the last to the first that is trained.
+    /// Adds to the gradients of the layers, from the last to the first that is trained, and of the convolutions.
     pub fn backward(&self, dy: &Tensor, saved: &EncoderSaved, audio: &Audio, windows: &Windows) -> Result<()> {
         let d_pooled = self.final_norm.backward(dy, &saved.pooled, &saved.statistics, None)?;
         let mut dx = pool_pairs_backward(&d_pooled, &audio.clip_positions)?;
-        let first = self.layers.len() - saved.layers.len();
-        for (i, (layer, saved)) in self.layers[first..].iter().zip(&saved.layers).enumerate().rev() {
-            match layer.backward(&dx, saved, windows, i > 0)? {
+        let EncoderSaved { convolutions, layers: saved_layers, .. } = saved;
+        let first = self.layers.len() - saved_layers.len();
+        for (i, (layer, saved)) in self.layers[first..].iter().zip(saved_layers).enumerate().rev() {
+            match layer.backward(&dx, saved, windows, i > 0 || convolutions.is_some())? {
                 Some(d) => dx = d,
-                None => break,
+                None => return Ok(()),
             }
         }
+        match convolutions {
+            Some(convolved) => self.convolutions_backward(&dx, convolved, audio),
+            None => Ok(()),
+        }
+    }
+
+    fn convolutions_backward(&self, dx: &Tensor, convolved: &Convolved, audio: &Audio) -> Result<()> {
+        let none = AdapterDropout { probability: 0.0, tokens: &[] };
+        let d_before2 = gelu_backward(dx, &convolved.before2)?;
+        let d_unfolded2 = wanted(self.conv2.backward(&d_before2, &convolved.unfolded2, None, none, true)?)?;
+        let d_before1 = gelu_backward(&unfold_backward(&d_unfolded2, &audio.windows, 2)?, &convolved.before1)?;
+        self.conv1.backward(&d_before1, &convolved.unfolded1, None, none, false)?;
         Ok(())
     }
 }

@@ -18,15 +18,17 @@ use crate::model::lora::Plan;
 use crate::model::lora::decoder_layer;
 use crate::model::lora::encoder_layer;
 use crate::model::parameters::Declared;
+use crate::model::parameters::Kind;
 use crate::model::parameters::Parameters;
-use crate::model::parameters::Part;
 use crate::model::peft::KeyForm;
 use crate::model::peft::key;
 use crate::model::weights::Weights;
+use crate::ops::convolution::KERNEL;
 use crate::ops::linear::Adapter;
 use crate::ops::linear::Linear;
 use crate::ops::linear::Up;
 use crate::ops::linear::Weight;
+use crate::parts::Part;
 
 /// Projections of one input that are stacked into one layer.
 struct Group {
@@ -48,6 +50,14 @@ enum Bias {
 impl Group {
     fn outputs(&self) -> usize {
         self.members.iter().map(|(_, outputs)| outputs).sum()
+    }
+
+    fn has_bias(&self, path: &str) -> bool {
+        match self.bias {
+            Bias::None => false,
+            Bias::All => true,
+            Bias::AllButKeys => !path.ends_with("k_proj"),
+        }
     }
 }
 
@@ -71,24 +81,99 @@ pub(super) fn build(config: &Config, weights: &Weights, plan: &Plan, trained: bo
         let adapted: Vec<_> = group.members.iter().filter_map(|member| Some((member, plan.modules.get(&member.0)?))).collect();
         places.insert(group.members[0].0.clone(), declared.len());
         for ((path, _), shape) in &adapted {
-            declared.declare(key(path, 'A', KeyForm::Full), &[shape.rank, group.inputs], group.part);
+            declared.declare(key(path, 'A', KeyForm::Full), &[shape.rank, group.inputs], group.part, Kind::Adapter);
         }
         for ((path, outputs), shape) in &adapted {
-            declared.declare(key(path, 'B', KeyForm::Full), &[*outputs, shape.rank], group.part);
+            declared.declare(key(path, 'B', KeyForm::Full), &[*outputs, shape.rank], group.part, Kind::Adapter);
         }
     }
+    let has_head = !config.text.tie_word_embeddings && weights.has(HEAD);
+    let full = if trained { full_weights(config, &groups, &plan.full, has_head, &mut declared) } else { HashMap::new() };
     let parameters = declared.allocate()?;
-    let builder = Builder { config, weights, plan, parameters: &parameters, places, trained };
+    for entry in parameters.entries.iter().filter(|entry| entry.kind != Kind::Adapter) {
+        parameters.set_tensor(entry, &weights.get(&entry.name, &entry.shape)?)?;
+    }
+    let builder = Builder { config, weights, plan, parameters: &parameters, places, full, trained };
 
     let encoder = builder.encoder(&groups)?;
     let projector = builder.linear(&groups.projector)?;
-    let embeddings = builder.embeddings("thinker.model.embed_tokens.weight")?;
+    let table = [config.text.vocab_size, config.text.hidden_size];
+    let embeddings = builder.weight(EMBEDDINGS, &table)?;
     let layers = groups.decoder.iter().enumerate().map(|(i, groups)| builder.decoder_layer(i, groups)).collect::<Result<Vec<_>>>()?;
-    let final_norm = builder.vector("thinker.model.norm.weight", config.text.hidden_size)?;
-    let head_name = "thinker.lm_head.weight";
-    let head = if config.text.tie_word_embeddings || !weights.has(head_name) { embeddings.clone() } else { builder.embeddings(head_name)? };
-    Ok(Built { encoder, projector, embeddings, layers, final_norm: Weight::frozen(final_norm), head, parameters })
+    let final_norm = builder.weight(FINAL_NORM, &[config.text.hidden_size])?;
+    // A tied head shares the embeddings' gradient too: both add to it.
+    let head = if has_head { builder.weight(HEAD, &table)? } else { embeddings.clone() };
+    Ok(Built { encoder, projector, embeddings, layers, final_norm, head, parameters })
 }
+
+const TOWER: &str = "thinker.audio_tower";
+pub(super) const EMBEDDINGS: &str = "thinker.model.embed_tokens.weight";
+const FINAL_NORM: &str = "thinker.model.norm.weight";
+pub(super) const HEAD: &str = "thinker.lm_head.weight";
+
+/// Declares the weights of the parts that are trained whole, in the order of the computation, and tells where each lies.
+/// Those of one group are neighbours, so that they stack.
+fn full_weights(config: &Config, groups: &Groups, parts: &[Part], has_head: bool, declared: &mut Declared) -> HashMap<String, usize> {
+    let (audio, text) = (&config.audio, &config.text);
+    let mut places = HashMap::new();
+    let mut add = |declared: &mut Declared, name: String, shape: &[usize], part: Part, kind: Kind| {
+        places.insert(name.clone(), declared.len());
+        declared.declare(name, shape, part, kind);
+    };
+    let mut add_group = |declared: &mut Declared, group: &Group| {
+        for (path, outputs) in &group.members {
+            add(declared, format!("{path}.weight"), &[*outputs, group.inputs], group.part, Kind::Full);
+        }
+        for (path, outputs) in &group.members {
+            match group.has_bias(path) {
+                true => add(declared, format!("{path}.bias"), &[*outputs], group.part, Kind::Full),
+                false if group.bias == Bias::AllButKeys => declared.gap(*outputs),
+                false => {}
+            }
+        }
+    };
+    if parts.contains(&Part::AudioEncoder) {
+        groups.encoder.iter().flatten().for_each(|group| add_group(declared, group));
+    }
+    if parts.contains(&Part::Projector) {
+        add_group(declared, &groups.projector);
+    }
+    if parts.contains(&Part::Decoder) {
+        groups.decoder.iter().flatten().for_each(|group| add_group(declared, group));
+    }
+    if parts.contains(&Part::AudioEncoder) {
+        for (conv, inputs) in [("conv1", audio.num_mel_bins), ("conv2", audio.d_model)] {
+            add(declared, format!("{TOWER}.{conv}.weight"), &[audio.d_model, inputs, KERNEL], Part::AudioEncoder, Kind::Convolution);
+            add(declared, format!("{TOWER}.{conv}.bias"), &[audio.d_model], Part::AudioEncoder, Kind::Full);
+        }
+        let norms = (0..audio.encoder_layers).flat_map(|i| ENCODER_NORMS.map(|norm| format!("{}.{norm}", encoder_layer(i))));
+        for norm in norms.chain([format!("{TOWER}.ln_post")]) {
+            for half in ["weight", "bias"] {
+                add(declared, format!("{norm}.{half}"), &[audio.d_model], Part::AudioEncoder, Kind::Full);
+            }
+        }
+    }
+    if parts.contains(&Part::Decoder) {
+        let norms = (0..text.num_hidden_layers).flat_map(|i| DECODER_NORMS.map(|norm| format!("{}.{norm}.weight", decoder_layer(i))));
+        for norm in norms.chain([FINAL_NORM.to_owned()]) {
+            add(declared, norm, &[text.hidden_size], Part::Decoder, Kind::Full);
+        }
+        for name in [EMBEDDINGS].into_iter().chain(has_head.then_some(HEAD)) {
+            add(declared, name.to_owned(), &[text.vocab_size, text.hidden_size], Part::Decoder, Kind::Full);
+        }
+    }
+    places
+}
+
+/// Name and shape of every weight that can be trained whole.
+pub(super) fn weight_shapes(config: &Config) -> HashMap<String, Vec<usize>> {
+    let mut declared = Declared::default();
+    full_weights(config, &Groups::of(config), &Part::ALL, !config.text.tie_word_embeddings, &mut declared);
+    declared.into_entries().into_iter().map(|entry| (entry.name, entry.shape)).collect()
+}
+
+const ENCODER_NORMS: [&str; 2] = ["self_attn_layer_norm", "final_layer_norm"];
+const DECODER_NORMS: [&str; 2] = ["input_layernorm", "post_attention_layernorm"];
 
 /// The stacked layers of a model: four to a transformer layer, in the order of the computation.
 struct Groups {
@@ -147,27 +232,43 @@ struct Builder<'a> {
     parameters: &'a Parameters,
     /// Index of a group's first parameter, by the path of its first member.
     places: HashMap<String, usize>,
+    /// Index of the parameter of each weight that is trained itself, by its name.
+    full: HashMap<String, usize>,
     trained: bool,
 }
 
 impl Builder<'_> {
-    fn vector(&self, name: &str, len: usize) -> Result<Tensor> {
-        self.weights.get(name, &[len])
-    }
-
-    fn embeddings(&self, name: &str) -> Result<Weight> {
-        Ok(Weight::frozen(self.weights.get(name, &[self.config.text.vocab_size, self.config.text.hidden_size])?))
+    /// A weight by its name: a view of the flat buffer if it is trained, read from the checkpoint if not.
+    fn weight(&self, name: &str, shape: &[usize]) -> Result<Weight> {
+        match self.full.get(name) {
+            Some(&entry) => self.parameters.weight(entry),
+            None => Ok(Weight::frozen(self.weights.get(name, shape)?)),
+        }
     }
 
     fn layer_norm(&self, name: &str) -> Result<LayerNorm> {
         let dim = self.config.audio.d_model;
-        Ok(LayerNorm { weight: self.vector(&format!("{name}.weight"), dim)?, bias: self.vector(&format!("{name}.bias"), dim)? })
+        Ok(LayerNorm { weight: self.weight(&format!("{name}.weight"), &[dim])?, bias: self.weight(&format!("{name}.bias"), &[dim])? })
     }
 
     fn linear(&self, group: &Group) -> Result<Linear> {
         let parts: Vec<(String, usize)> = group.members.iter().map(|(path, outputs)| (format!("{path}.weight"), *outputs)).collect();
+        if let Some(&first) = self.full.get(&parts[0].0) {
+            let weight = self.parameters.stacked(first..first + parts.len())?;
+            return Ok(Linear { weight, bias: self.trained_bias(group)?, adapter: None });
+        }
         let weight = self.weights.stacked(&parts, Some(group.inputs))?;
         Ok(Linear { weight: Weight::frozen(weight), bias: self.bias(group)?.map(Weight::frozen), adapter: self.adapter(group)? })
+    }
+
+    /// The stacked bias of a group that is trained whole; where keys have none there is a gap of zeros.
+    fn trained_bias(&self, group: &Group) -> Result<Option<Weight>> {
+        let place = |path: &String| self.full.get(&format!("{path}.bias")).copied();
+        let of_members = group.members.iter().filter_map(|(path, _)| place(path));
+        match (of_members.clone().min(), of_members.max()) {
+            (Some(first), Some(last)) => self.parameters.stacked(first..last + 1).map(Some),
+            _ => Ok(None),
+        }
     }
 
     fn bias(&self, group: &Group) -> Result<Option<Tensor>> {
@@ -177,9 +278,9 @@ impl Builder<'_> {
         let parts = group
             .members
             .iter()
-            .map(|(path, outputs)| match group.bias {
-                Bias::AllButKeys if path.ends_with("k_proj") => Ok(Tensor::zeros(*outputs, DType::F32, &Device::Cpu)?),
-                _ => self.vector(&format!("{path}.bias"), *outputs),
+            .map(|(path, outputs)| match group.has_bias(path) {
+                true => self.weights.get(&format!("{path}.bias"), &[*outputs]),
+                false => Ok(Tensor::zeros(*outputs, DType::F32, &Device::Cpu)?),
             })
             .collect::<Result<Vec<_>>>()?;
         Ok(Some(Tensor::cat(&parts, 0)?))
@@ -213,7 +314,6 @@ impl Builder<'_> {
 
     fn encoder(&self, groups: &Groups) -> Result<AudioEncoder> {
         let audio = &self.config.audio;
-        let tower = "thinker.audio_tower";
         let layers = groups
             .encoder
             .iter()
@@ -232,30 +332,35 @@ impl Builder<'_> {
             })
             .collect::<Result<Vec<_>>>()?;
         Ok(AudioEncoder {
-            conv1: self.convolution(&format!("{tower}.conv1"), audio.num_mel_bins)?,
-            conv2: self.convolution(&format!("{tower}.conv2"), audio.d_model)?,
+            conv1: self.convolution(&format!("{TOWER}.conv1"), audio.num_mel_bins)?,
+            conv2: self.convolution(&format!("{TOWER}.conv2"), audio.d_model)?,
             sinusoids: sinusoids(audio.n_window, audio.d_model)?,
             layers,
-            final_norm: self.layer_norm(&format!("{tower}.ln_post"))?,
+            final_norm: self.layer_norm(&format!("{TOWER}.ln_post"))?,
         })
     }
 
     /// A convolution's `[out, in, 3]` as a linear layer over unfolded rows, `[out, 3 in]`.
     fn convolution(&self, name: &str, inputs: usize) -> Result<Linear> {
         let outputs = self.config.audio.d_model;
-        let taps = crate::ops::convolution::KERNEL;
-        let weight = self.weights.get(&format!("{name}.weight"), &[outputs, inputs, taps])?;
-        let weight = weight.transpose(1, 2)?.contiguous()?.reshape((outputs, taps * inputs))?;
-        Ok(Linear::frozen(weight, Some(self.vector(&format!("{name}.bias"), outputs)?)))
+        let name_of_weight = format!("{name}.weight");
+        let weight = match self.full.get(&name_of_weight) {
+            Some(&entry) => self.parameters.weight(entry)?,
+            None => {
+                let weight = self.weights.get(&name_of_weight, &[outputs, inputs, KERNEL])?;
+                Weight::frozen(weight.transpose(1, 2)?.contiguous()?.reshape((outputs, KERNEL * inputs))?)
+            }
+        };
+        Ok(Linear { weight, bias: Some(self.weight(&format!("{name}.bias"), &[outputs])?), adapter: None })
     }
 
     fn decoder_layer(&self, layer: usize, [qkv, output, gate_up, down]: &[Group; 4]) -> Result<DecoderLayer> {
         let (stem, text) = (decoder_layer(layer), &self.config.text);
         Ok(DecoderLayer {
-            attention_norm: Weight::frozen(self.vector(&format!("{stem}.input_layernorm.weight"), text.hidden_size)?),
+            attention_norm: self.weight(&format!("{stem}.input_layernorm.weight"), &[text.hidden_size])?,
             qkv: self.linear(qkv)?,
             output: self.linear(output)?,
-            mlp_norm: Weight::frozen(self.vector(&format!("{stem}.post_attention_layernorm.weight"), text.hidden_size)?),
+            mlp_norm: self.weight(&format!("{stem}.post_attention_layernorm.weight"), &[text.hidden_size])?,
             gate_up: self.linear(gate_up)?,
             down: self.linear(down)?,
             heads: text.heads(),

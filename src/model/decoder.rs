@@ -32,6 +32,8 @@ pub enum Save {
     /// Everything but the outputs of norms and activations, which are computed again.
     #[default]
     Norms,
+    /// The layer's input alone; all but the last linear layer is computed again.
+    Layer,
 }
 
 /// What all layers need to know of a packed batch.
@@ -71,6 +73,13 @@ pub struct DecoderLayer {
 /// What a layer's backward needs.
 pub struct Saved {
     x: Tensor,
+    keep: Option<Vec<u32>>,
+    /// `None` where everything is computed again.
+    activations: Option<Activations>,
+    down_hidden: Option<Tensor>,
+}
+
+struct Activations {
     attention_inverse: Tensor,
     attention_in: Option<Tensor>,
     qkv: Tensor,
@@ -85,7 +94,6 @@ pub struct Saved {
     gate_up: Tensor,
     gate_up_hidden: Option<Tensor>,
     activated: Option<Tensor>,
-    down_hidden: Option<Tensor>,
 }
 
 struct Kept {
@@ -94,13 +102,19 @@ struct Kept {
 }
 
 impl Saved {
-    /// Rotated queries, rotated keys and values, `[tokens, heads.width()]`: what generation caches.
-    pub fn qkv(&self) -> &Tensor {
-        &self.qkv
+    /// Rotated queries, rotated keys and values, `[tokens, heads.width()]`: what generation caches. `None` under [`Save::Layer`].
+    pub fn qkv(&self) -> Option<&Tensor> {
+        self.activations.as_ref().map(|activations| &activations.qkv)
     }
 }
 
 impl DecoderLayer {
+    /// Everything that can be trained, in a fixed order.
+    pub fn weights_mut(&mut self) -> Vec<&mut Weight> {
+        let linears = [&mut self.qkv, &mut self.output, &mut self.gate_up, &mut self.down];
+        linears.into_iter().flat_map(Linear::weights_mut).chain([&mut self.attention_norm, &mut self.mlp_norm]).collect()
+    }
+
     /// Whether the layer has something to train.
     pub fn is_trained(&self) -> bool {
         let norms = [&self.attention_norm, &self.mlp_norm].iter().any(|norm| norm.gradient.is_some());
@@ -112,6 +126,15 @@ impl DecoderLayer {
     /// # Shapes
     /// `x`: `[tokens, dim]` -> `[tokens, dim]`, or `[keep, dim]`
     pub fn forward(&self, x: &Tensor, packing: &Packing, keep: Option<&[u32]>) -> Result<(Tensor, Saved)> {
+        let (activations, activated) = self.activations(x, packing, keep)?;
+        let rest = self.dropout_of(packing, activations.kept.as_ref());
+        let (y, down_hidden) = self.down.forward(&activated, Some(&activations.middle), rest.as_dropout(packing.dropout))?;
+        let activations = (packing.save != Save::Layer).then_some(activations);
+        Ok((y, Saved { x: x.clone(), keep: keep.map(<[u32]>::to_vec), activations, down_hidden }))
+    }
+
+    /// Everything up to the last linear layer, and that layer's input.
+    fn activations(&self, x: &Tensor, packing: &Packing, keep: Option<&[u32]>) -> Result<(Activations, Tensor)> {
         let Packing { cu_seqlens, rotary, dropout, save } = *packing;
         let (attention_in, attention_inverse) = rms_norm(x, &self.attention_norm.value, self.eps)?;
         let (qkv, qkv_hidden) = self.qkv.forward(&attention_in, None, dropout)?;
@@ -130,11 +153,9 @@ impl DecoderLayer {
         let (mlp_in, mlp_inverse) = rms_norm(&middle, &self.mlp_norm.value, self.eps)?;
         let (gate_up, gate_up_hidden) = self.gate_up.forward(&mlp_in, None, rest)?;
         let activated = swiglu(&gate_up)?;
-        let (y, down_hidden) = self.down.forward(&activated, Some(&middle), rest)?;
 
         let all = save == Save::All;
-        let saved = Saved {
-            x: x.clone(),
+        let activations = Activations {
             attention_inverse,
             attention_in: all.then_some(attention_in),
             qkv,
@@ -148,10 +169,9 @@ impl DecoderLayer {
             mlp_in: all.then_some(mlp_in),
             gate_up,
             gate_up_hidden,
-            activated: all.then_some(activated),
-            down_hidden,
+            activated: all.then(|| activated.clone()),
         };
-        Ok((y, saved))
+        Ok((activations, activated))
     }
 
     /// Adds to the gradients of what is trained; returns the gradient of the input where something before the layer is trained.
@@ -160,11 +180,17 @@ impl DecoderLayer {
     /// `dy`: as the forward's output -> `[tokens, dim]`
     pub fn backward(&self, dy: &Tensor, saved: &Saved, packing: &Packing, want_input: bool) -> Result<Option<Tensor>> {
         let Packing { cu_seqlens, rotary, dropout, .. } = *packing;
+        let Saved { x, keep, activations, down_hidden } = saved;
+        let again = match activations {
+            Some(_) => None,
+            None => Some(self.activations(x, packing, keep.as_deref())?.0),
+        };
+        let saved = wanted(activations.as_ref().or(again.as_ref()))?;
         let rest = self.dropout_of(packing, saved.kept.as_ref());
         let rest = rest.as_dropout(dropout);
 
         let activated = or_again(&saved.activated, || swiglu(&saved.gate_up))?;
-        let d_activated = wanted(self.down.backward(dy, &activated, saved.down_hidden.as_ref(), rest, true)?)?;
+        let d_activated = wanted(self.down.backward(dy, &activated, down_hidden.as_ref(), rest, true)?)?;
         drop(activated);
         let d_gate_up = swiglu_backward(&d_activated, &saved.gate_up)?;
         drop(d_activated);
@@ -177,18 +203,18 @@ impl DecoderLayer {
         let d_attended = wanted(self.output.backward(&d_middle, attended_rows, saved.output_hidden.as_ref(), rest, true)?)?;
         let (d_attended, d_residual) = match &saved.kept {
             Some(kept) => {
-                let tokens = saved.x.dim(0)?;
+                let tokens = x.dim(0)?;
                 (spread(&d_attended, &kept.rows, tokens)?, spread(&d_middle, &kept.rows, tokens)?)
             }
             None => (d_attended, d_middle),
         };
         let d_qkv = attention_backward(&d_attended, &saved.qkv, &saved.attended, &saved.log_sums, cu_seqlens, self.heads, Mask::Causal)?;
         rotary.apply_backward(&d_qkv, self.heads.num_heads + self.heads.num_kv_heads)?;
-        let attention_in = or_again(&saved.attention_in, || rms_norm_again(&saved.x, &self.attention_norm.value, &saved.attention_inverse))?;
+        let attention_in = or_again(&saved.attention_in, || rms_norm_again(x, &self.attention_norm.value, &saved.attention_inverse))?;
         let want_norm = want_input || self.attention_norm.gradient.is_some();
         let Some(d_attention_in) = self.qkv.backward(&d_qkv, &attention_in, saved.qkv_hidden.as_ref(), dropout, want_norm)? else { return Ok(None) };
         let norm = &self.attention_norm;
-        rms_norm_backward(&d_attention_in, &saved.x, &norm.value, &saved.attention_inverse, Some(&d_residual), norm.gradient.as_ref()).map(Some)
+        rms_norm_backward(&d_attention_in, x, &norm.value, &saved.attention_inverse, Some(&d_residual), norm.gradient.as_ref()).map(Some)
     }
 
     /// One new token of each sequence; its key and value are put into the caches first.
@@ -266,6 +292,6 @@ pub fn or_again(saved: &Option<Tensor>, again: impl FnOnce() -> Result<Tensor>) 
 }
 
 /// The gradient that was asked for.
-pub fn wanted(gradient: Option<Tensor>) -> Result<Tensor> {
-    gradient.ok_or_else(|| candle_core::Error::Msg("a backward returned no gradient though one was wanted".into()))
+pub fn wanted<T>(found: Option<T>) -> Result<T> {
+    found.ok_or_else(|| candle_core::Error::Msg("a backward found nothing where something was wanted".into()))
 }

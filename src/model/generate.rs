@@ -9,6 +9,7 @@ use crate::error::Result;
 use crate::model::AudioLlm;
 use crate::model::Pass;
 use crate::model::decoder::Cache;
+use crate::model::decoder::wanted;
 use crate::ops::cpu::slice;
 use crate::ops::rotary::Rotary;
 use crate::ops::rows::gather;
@@ -170,7 +171,7 @@ impl AudioLlm {
             let is_last = i + 1 == self.layers.len();
             let (y, saved) = layer.forward(&x, &packing, is_last.then_some(&last_rows))?;
             for (answer, pair) in answers.iter_mut().zip(prompts.cu_seqlens.windows(2)) {
-                answer.caches[i].append(&saved.qkv().narrow(0, pair[0], pair[1] - pair[0])?, self.config.text.heads())?;
+                answer.caches[i].append(&wanted(saved.qkv())?.narrow(0, pair[0], pair[1] - pair[0])?, self.config.text.heads())?;
             }
             x = y;
         }

@@ -11,7 +11,9 @@ use serde::Serialize;
 use crate::error::Error;
 use crate::error::Result;
 use crate::model::config::Config;
-use crate::model::parameters::Part;
+use crate::parts::Part;
+use crate::parts::Parts;
+use crate::parts::Training;
 use crate::seed::Key;
 use crate::yaml;
 
@@ -95,44 +97,6 @@ impl Variant {
     }
 }
 
-/// How a part of the model is trained.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(rename_all = "lowercase")]
-pub enum Training {
-    /// Not at all.
-    Frozen,
-    /// Through adapters.
-    Lora,
-}
-
-/// `train:` of a recipe.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(deny_unknown_fields, default)]
-pub struct Parts {
-    /// Convolutions and transformer layers that hear.
-    pub audio_encoder: Training,
-    /// The linear layer from audio to decoder width.
-    pub projector: Training,
-    /// The language model.
-    pub decoder: Training,
-}
-
-impl Default for Parts {
-    fn default() -> Self {
-        Self { audio_encoder: Training::Frozen, projector: Training::Frozen, decoder: Training::Lora }
-    }
-}
-
-impl Parts {
-    fn of(&self, part: Part) -> Training {
-        match part {
-            Part::AudioEncoder => self.audio_encoder,
-            Part::Projector => self.projector,
-            Part::Decoder => self.decoder,
-        }
-    }
-}
-
 /// One linear layer of the model that an adapter can sit on.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Module {
@@ -185,11 +149,13 @@ pub struct Shape {
     pub scale: f64,
 }
 
-/// Which modules carry an adapter, and of which shape.
+/// Which modules carry an adapter, and of which shape; which parts are trained whole.
 #[derive(Clone, Debug, Default, PartialEq)]
 pub struct Plan {
     /// By module path.
     pub modules: BTreeMap<String, Shape>,
+    /// The parts whose own weights are trained.
+    pub full: Vec<Part>,
 }
 
 impl Plan {
@@ -210,8 +176,9 @@ impl Plan {
         let shape = Shape { rank: settings.rank, alpha: settings.alpha, scale: settings.variant.scale(settings.alpha, settings.rank) };
         let all = modules(config);
         let trained: Vec<&Module> = all.iter().filter(|module| parts.of(module.part) == Training::Lora).collect();
+        let full = Part::ALL.into_iter().filter(|&part| parts.of(part) == Training::Full).collect();
         if trained.is_empty() {
-            return Ok(Self::default());
+            return Ok(Self { modules: BTreeMap::new(), full });
         }
         let mut chosen = BTreeMap::new();
         for target in settings.targets.selectors()? {
@@ -226,7 +193,7 @@ impl Plan {
             }
             chosen.extend(matched.into_iter().map(|module| (module.path.clone(), shape)));
         }
-        Ok(Self { modules: chosen })
+        Ok(Self { modules: chosen, full })
     }
 
     /// The regular expression that names exactly these modules to PEFT.

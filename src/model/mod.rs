@@ -10,7 +10,11 @@ pub mod lora;
 pub mod parameters;
 pub mod peft;
 pub mod shapes;
+pub mod trained;
 pub mod weights;
+
+use std::collections::BTreeMap;
+use std::collections::HashMap;
 
 use candle_core::Tensor;
 
@@ -27,6 +31,7 @@ use crate::model::decoder::Save;
 use crate::model::decoder::wanted;
 use crate::model::lora::Init;
 use crate::model::lora::Plan;
+use crate::model::parameters::Kind;
 use crate::model::parameters::Parameters;
 use crate::model::weights::Weights;
 use crate::ops::cpu::slice;
@@ -42,6 +47,8 @@ use crate::ops::norm::rms_norm_backward;
 use crate::ops::rotary::Rotary;
 use crate::ops::rows::gather;
 use crate::ops::rows::overwrite;
+use crate::ops::rows::scatter_add;
+use crate::parts::Part;
 
 /// A Qwen2.5-Omni thinker without its eyes, with adapters where the plan puts them.
 pub struct AudioLlm {
@@ -57,6 +64,8 @@ pub struct AudioLlm {
     layers: Vec<DecoderLayer>,
     final_norm: Weight,
     head: Weight,
+    /// Gradients of the parts that are frozen for now, in the order of their weights.
+    parked: BTreeMap<Part, Vec<Option<Tensor>>>,
 }
 
 /// How one training pass is computed; nothing here changes a gradient but the dropout.
@@ -86,12 +95,12 @@ impl AudioLlm {
     pub fn new(config: Config, weights: &Weights, plan: Plan, trained: bool) -> Result<Self> {
         let built = build::build(&config, weights, &plan, trained)?;
         let build::Built { encoder, projector, embeddings, layers, final_norm, head, parameters } = built;
-        Ok(Self { config, plan, parameters, encoder, projector, embeddings, layers, final_norm, head })
+        Ok(Self { config, plan, parameters, encoder, projector, embeddings, layers, final_norm, head, parked: BTreeMap::new() })
     }
 
     /// Starts fresh adapters; every tensor has its own stream of random numbers.
     pub fn initialise(&self, init: Init, seed: u64) -> Result<()> {
-        for entry in &self.parameters.entries {
+        for entry in self.parameters.entries.iter().filter(|entry| entry.kind == Kind::Adapter) {
             let [rows, columns] = entry.shape[..] else { return Err(Error::bug(format!("`{}` is not a matrix", entry.name))) };
             let values = if entry.name.ends_with("lora_A.weight") { init.down(&entry.name, rows, columns, seed) } else { vec![0.0; rows * columns] };
             self.parameters.set(entry, &values)?;
@@ -101,22 +110,19 @@ impl AudioLlm {
 
     /// Takes the values of a PEFT folder; its modules and ranks must be the plan's.
     pub fn load_adapter(&self, adapter: &peft::Adapter) -> Result<()> {
-        for entry in &self.parameters.entries {
+        for entry in self.parameters.entries.iter().filter(|entry| entry.kind == Kind::Adapter) {
             let found = adapter.tensors.iter().find_map(|(module, (a, b))| {
                 let is = |matrix| entry.name == peft::key(module, matrix, peft::KeyForm::Full);
                 if is('A') { Some(a) } else { is('B').then_some(b) }
             });
             let tensor = found.ok_or_else(|| Error::input(format!("the adapter has no `{}`", entry.name)))?;
-            if tensor.dims() != entry.shape {
-                return Err(Error::input(format!("`{}` has shape {:?}, this model needs {:?}", entry.name, tensor.dims(), entry.shape)).hint(ADAPTER_HINT));
-            }
-            self.parameters.set(entry, &tensor.flatten_all()?.to_vec1::<f32>()?)?;
+            self.parameters.set_tensor(entry, tensor).map_err(|e| e.hint(ADAPTER_HINT))?;
         }
         Ok(())
     }
 
     /// The adapters' values by module path: `lora_A` and `lora_B`.
-    pub fn adapter_tensors(&self) -> Result<std::collections::BTreeMap<String, (Tensor, Tensor)>> {
+    pub fn adapter_tensors(&self) -> Result<BTreeMap<String, (Tensor, Tensor)>> {
         let value = |name: &str| {
             let entry = self.parameters.entries.iter().find(|entry| entry.name == name).ok_or_else(|| Error::bug(format!("no parameter `{name}`")))?;
             self.parameters.value(entry)
@@ -126,6 +132,53 @@ impl AudioLlm {
             .keys()
             .map(|module| Ok((module.clone(), (value(&peft::key(module, 'A', peft::KeyForm::Full))?, value(&peft::key(module, 'B', peft::KeyForm::Full))?))))
             .collect()
+    }
+
+    /// The values of the parts that are trained whole, by their names in the checkpoint.
+    pub fn full_tensors(&self) -> Result<Vec<(String, Tensor)>> {
+        let full = self.parameters.entries.iter().filter(|entry| entry.kind != Kind::Adapter);
+        full.map(|entry| Ok((entry.name.clone(), self.parameters.value(entry)?))).collect()
+    }
+
+    /// Takes the values of the parts that are trained whole; `tensors` must hold all of them and nothing else.
+    pub fn load_full(&self, tensors: &HashMap<String, Tensor>) -> Result<()> {
+        let full: Vec<&parameters::Entry> = self.parameters.entries.iter().filter(|entry| entry.kind != Kind::Adapter).collect();
+        if let Some(name) = tensors.keys().find(|name| !full.iter().any(|entry| entry.name == **name)) {
+            return Err(Error::input(format!("`{name}` is not trained here")).hint("`train` must set the same parts to `full` as the run that wrote it"));
+        }
+        for entry in full {
+            let tensor = tensors.get(&entry.name).ok_or_else(|| Error::input(format!("there is no `{}`", entry.name)))?;
+            self.parameters.set_tensor(entry, tensor)?;
+        }
+        Ok(())
+    }
+
+    /// Freezes a part for now, or lets it train again as the plan says. A frozen part costs no gradient.
+    pub fn set_trained(&mut self, part: Part, is_trained: bool) {
+        if self.is_trained(part) == is_trained {
+            return;
+        }
+        let parked = self.parked.remove(&part);
+        let weights: Vec<&mut Weight> = match part {
+            Part::AudioEncoder => self.encoder.weights_mut(),
+            Part::Projector => self.projector.weights_mut(),
+            Part::Decoder => {
+                let ends = [&mut self.embeddings, &mut self.final_norm, &mut self.head];
+                self.layers.iter_mut().flat_map(DecoderLayer::weights_mut).chain(ends).collect()
+            }
+        };
+        match parked {
+            Some(gradients) => weights.into_iter().zip(gradients).for_each(|(weight, gradient)| weight.gradient = gradient),
+            None => {
+                let gradients = weights.into_iter().map(|weight| weight.gradient.take()).collect();
+                self.parked.insert(part, gradients);
+            }
+        }
+    }
+
+    /// Whether a part is not frozen for now.
+    pub fn is_trained(&self, part: Part) -> bool {
+        !self.parked.contains_key(&part)
     }
 
     /// Loss of a batch, and its gradient added to the parameters'.
@@ -156,7 +209,8 @@ impl AudioLlm {
         let mut dx = rms_norm_backward(&d_rows, &x, &norm.value, &inverse, None, norm.gradient.as_ref())?;
         drop(x);
         let hearing_is_trained = self.projector.is_trained() || self.encoder.is_trained();
-        let wants_input = |layer: usize| hearing_is_trained || self.layers[..layer].iter().any(DecoderLayer::is_trained);
+        let input_is_trained = hearing_is_trained || self.embeddings.gradient.is_some();
+        let wants_input = |layer: usize| input_is_trained || self.layers[..layer].iter().any(DecoderLayer::is_trained);
         for (i, layer) in self.layers.iter().enumerate().rev() {
             let Some(kept) = saved.pop() else { break };
             match layer.backward(&dx, &kept, &packing, wants_input(i))? {
@@ -164,9 +218,14 @@ impl AudioLlm {
                 None => return Ok(found),
             }
         }
+        if let Some(gradient) = &self.embeddings.gradient {
+            let (rows, tokens) = written_rows(batch);
+            scatter_add(gradient, &tokens, &gather(&dx, &rows)?)?;
+        }
         if let Some(heard) = heard.filter(|_| hearing_is_trained) {
             self.hear_backward(&gather(&dx, &batch.audio_rows)?, &heard, batch, pass)?;
         }
+        self.parameters.clear_gaps()?;
         Ok(found)
     }
 
@@ -279,12 +338,19 @@ impl AudioLlm {
         Ok(())
     }
 
-    /// Names of trained tensors whose gradient is zero everywhere, after a backward.
+    /// Names of trained tensors (of parts that are not frozen for now) whose gradient is zero everywhere, after a backward.
     pub fn unreached(&self) -> Result<Vec<String>> {
         let gradients = slice::<f32>(&self.parameters.gradients)?;
         let is_zero = |entry: &&parameters::Entry| gradients[entry.range.clone()].iter().all(|&g| g == 0.0);
-        Ok(self.parameters.entries.iter().filter(is_zero).map(|entry| entry.name.clone()).collect())
+        Ok(self.parameters.entries.iter().filter(|entry| self.is_trained(entry.part)).filter(is_zero).map(|entry| entry.name.clone()).collect())
     }
+}
+
+/// The rows of a batch whose input is the embedding of their token, not something heard; and those tokens.
+fn written_rows(batch: &Batch) -> (Vec<u32>, Vec<u32>) {
+    let mut is_heard = vec![false; batch.tokens.len()];
+    batch.audio_rows.iter().for_each(|&row| is_heard[row as usize] = true);
+    (0..batch.tokens.len() as u32).zip(&batch.tokens).filter(|(row, _)| !is_heard[*row as usize]).unzip()
 }
 
 /// One stream for each audio token: that of the first of the two positions it was pooled from.

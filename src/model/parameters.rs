@@ -10,17 +10,7 @@ use crate::error::Error;
 use crate::error::Result;
 use crate::ops::cpu::write;
 use crate::ops::linear::Weight;
-
-/// Which of the three parts a parameter belongs to.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
-pub enum Part {
-    /// Convolutions and transformer layers that hear.
-    AudioEncoder,
-    /// The linear layer from audio to decoder width.
-    Projector,
-    /// The language model.
-    Decoder,
-}
+use crate::parts::Part;
 
 /// One named stretch of the flat buffer.
 #[derive(Clone, Debug)]
@@ -33,6 +23,19 @@ pub struct Entry {
     pub range: Range<usize>,
     /// The part it belongs to.
     pub part: Part,
+    /// Whether it is a weight of the checkpoint itself, or half of an adapter.
+    pub kind: Kind,
+}
+
+/// What a trained tensor is.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Kind {
+    /// `lora_A` or `lora_B` of an adapter, saved as PEFT does.
+    Adapter,
+    /// A weight of the checkpoint, saved under its name there.
+    Full,
+    /// The same for a convolution's `[out, in, taps]`, which lies in the buffer as `[out, taps, in]`.
+    Convolution,
 }
 
 /// The flat buffers. Tensors are declared one after the other, then [`Declared::allocate`] makes the buffers.
@@ -44,20 +47,29 @@ pub struct Parameters {
     pub values: Tensor,
     /// `[parameters]`, in `f32`.
     pub gradients: Tensor,
+    /// Stretches between entries that are no parameters: their values and gradients stay zero.
+    gaps: Vec<Range<usize>>,
 }
 
 /// The names and shapes of what will be trained.
 #[derive(Default)]
 pub struct Declared {
     entries: Vec<Entry>,
+    gaps: Vec<Range<usize>>,
     len: usize,
 }
 
 impl Declared {
     /// Takes the next stretch of the buffer.
-    pub fn declare(&mut self, name: String, shape: &[usize], part: Part) {
+    pub fn declare(&mut self, name: String, shape: &[usize], part: Part, kind: Kind) {
         let count: usize = shape.iter().product();
-        self.entries.push(Entry { name, shape: shape.to_vec(), range: self.len..self.len + count, part });
+        self.entries.push(Entry { name, shape: shape.to_vec(), range: self.len..self.len + count, part, kind });
+        self.len += count;
+    }
+
+    /// Leaves a stretch that is no parameter, such as the bias that stacked keys do not have.
+    pub fn gap(&mut self, count: usize) {
+        self.gaps.push(self.len..self.len + count);
         self.len += count;
     }
 
@@ -71,17 +83,22 @@ impl Declared {
         self.entries.is_empty()
     }
 
+    /// What was declared.
+    pub fn into_entries(self) -> Vec<Entry> {
+        self.entries
+    }
+
     /// Makes the buffers, of zeros.
     pub fn allocate(self) -> Result<Parameters> {
         let zeros = || Tensor::zeros(self.len, DType::F32, &Device::Cpu);
-        Ok(Parameters { values: zeros()?, gradients: zeros()?, entries: self.entries })
+        Ok(Parameters { values: zeros()?, gradients: zeros()?, entries: self.entries, gaps: self.gaps })
     }
 }
 
 impl Parameters {
     /// Number of trained numbers.
     pub fn count(&self) -> usize {
-        self.entries.last().map_or(0, |entry| entry.range.end)
+        self.entries.iter().map(|entry| entry.range.len()).sum()
     }
 
     /// The parameter of an entry: views of its values and its gradient.
@@ -89,23 +106,40 @@ impl Parameters {
         self.stacked(entry..entry + 1)
     }
 
-    /// Neighbouring entries of equal width as one matrix, their rows stacked.
+    /// Neighbouring entries of equal width as one matrix, their rows stacked, gaps between them included.
     pub fn stacked(&self, entries: Range<usize>) -> Result<Weight> {
         let entries = &self.entries[entries];
         let (Some(first), Some(last)) = (entries.first(), entries.last()) else { return Err(Error::bug("a stack of no entries")) };
-        let mut shape = first.shape.clone();
-        shape[0] = entries.iter().map(|entry| entry.shape[0]).sum();
         let range = first.range.start..last.range.end;
+        let mut shape = first.shape.clone();
+        if first.kind == Kind::Convolution {
+            shape = vec![shape[0], shape[1] * shape[2]];
+        }
+        shape[0] = range.len() / shape[1..].iter().product::<usize>();
         let view = |flat: &Tensor| flat.narrow(0, range.start, range.len())?.reshape(shape.as_slice());
         Ok(Weight { value: view(&self.values)?, gradient: Some(view(&self.gradients)?) })
     }
 
     /// A copy of one entry's values, in its shape.
     pub fn value(&self, entry: &Entry) -> Result<Tensor> {
-        Ok(self.values.narrow(0, entry.range.start, entry.range.len())?.reshape(entry.shape.as_slice())?.copy()?)
+        copy(&self.values, entry)
     }
 
-    /// Replaces one entry's values.
+    /// A copy of one entry's gradient, in its shape.
+    pub fn gradient(&self, entry: &Entry) -> Result<Tensor> {
+        copy(&self.gradients, entry)
+    }
+
+    /// Replaces one entry's values by a tensor of its shape.
+    pub fn set_tensor(&self, entry: &Entry, tensor: &Tensor) -> Result<()> {
+        if tensor.dims() != entry.shape {
+            return Err(Error::input(format!("`{}` has shape {:?}, this model needs {:?}", entry.name, tensor.dims(), entry.shape)));
+        }
+        let tensor = if entry.kind == Kind::Convolution { tensor.transpose(1, 2)?.contiguous()? } else { tensor.clone() };
+        self.set(entry, &tensor.to_dtype(DType::F32)?.flatten_all()?.to_vec1::<f32>()?)
+    }
+
+    /// Replaces one entry's values, in the order of the buffer.
     pub fn set(&self, entry: &Entry, values: &[f32]) -> Result<()> {
         if values.len() != entry.range.len() {
             return Err(Error::bug(format!("{} values for `{}` of shape {:?}", values.len(), entry.name, entry.shape)));
@@ -119,4 +153,22 @@ impl Parameters {
         write::<f32>(&self.gradients, |flat| flat.fill(0.0))?;
         Ok(())
     }
+
+    /// Takes away what a backward left between the entries.
+    pub fn clear_gaps(&self) -> Result<()> {
+        if !self.gaps.is_empty() {
+            write::<f32>(&self.gradients, |flat| self.gaps.iter().for_each(|gap| flat[gap.clone()].fill(0.0)))?;
+        }
+        Ok(())
+    }
+}
+
+/// A copy of one entry's stretch of a flat buffer, in the entry's shape.
+fn copy(flat: &Tensor, entry: &Entry) -> Result<Tensor> {
+    let stretch = flat.narrow(0, entry.range.start, entry.range.len())?;
+    if entry.kind == Kind::Convolution {
+        let (outputs, inputs, taps) = (entry.shape[0], entry.shape[1], entry.shape[2]);
+        return Ok(stretch.reshape((outputs, taps, inputs))?.transpose(1, 2)?.contiguous()?);
+    }
+    Ok(stretch.reshape(entry.shape.as_slice())?.copy()?)
 }

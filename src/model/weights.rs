@@ -2,10 +2,12 @@
 
 use std::collections::BTreeMap;
 use std::collections::BTreeSet;
+use std::collections::HashMap;
 use std::fs::File;
 use std::path::Path;
 use std::path::PathBuf;
 
+use candle_core::DType;
 use candle_core::Device;
 use candle_core::Tensor;
 use memmap2::Mmap;
@@ -29,6 +31,13 @@ pub enum Weights {
     Random {
         /// Seed of all of them.
         seed: u64,
+    },
+    /// Others, with some tensors replaced by trained ones.
+    Trained {
+        /// Where the other tensors come from.
+        base: Box<Weights>,
+        /// The trained ones, by their full names.
+        tensors: HashMap<String, Tensor>,
     },
 }
 
@@ -190,11 +199,17 @@ impl Weights {
         Checkpoint::open(dir).map(Self::Checkpoint)
     }
 
+    /// These weights, with `tensors` in place of those of the same full names.
+    pub fn with(self, tensors: HashMap<String, Tensor>) -> Self {
+        if tensors.is_empty() { self } else { Self::Trained { base: Box::new(self), tensors } }
+    }
+
     /// Whether the source has this tensor.
     pub fn has(&self, name: &str) -> bool {
         match self {
             Self::Checkpoint(checkpoint) => checkpoint.names.contains_key(&checkpoint.stored_name(name)),
             Self::Random { .. } => true,
+            Self::Trained { base, tensors } => tensors.contains_key(name) || base.has(name),
         }
     }
 
@@ -206,6 +221,11 @@ impl Weights {
         match self {
             Self::Checkpoint(checkpoint) => checkpoint.get(name, shape),
             Self::Random { seed } => random(Key::new(*seed, name), name, shape),
+            Self::Trained { base, tensors } => match tensors.get(name) {
+                Some(tensor) if tensor.dims() == shape => Ok(tensor.to_dtype(DType::F32)?),
+                Some(tensor) => Err(Error::input(format!("`{name}` has shape {:?}, config.json asks for {shape:?}", tensor.dims()))),
+                None => base.get(name, shape),
+            },
         }
     }
 

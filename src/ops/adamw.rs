@@ -33,6 +33,8 @@ pub struct Segment {
     pub learning_rate: f64,
     /// Whether weights decay; 1-D tensors never do.
     pub decay: bool,
+    /// Which update of this stretch it is, from 1.
+    pub step: u64,
 }
 
 /// The flat buffers of an update, `[parameters]` each, in `f32`.
@@ -49,9 +51,8 @@ pub struct Buffers<'a> {
 }
 
 impl AdamW {
-    /// One update, the `step`-th (from 1), of a gradient multiplied by `gradient_scale` (clipping) first.
-    pub fn update(&self, buffers: Buffers, segments: &[Segment], step: u64, gradient_scale: f64) -> Result<()> {
-        let (bias1, bias2) = (1.0 - self.beta1.powi(step as i32), 1.0 - self.beta2.powi(step as i32));
+    /// One update of a gradient multiplied by `gradient_scale` (clipping) first.
+    pub fn update(&self, buffers: Buffers, segments: &[Segment], gradient_scale: f64) -> Result<()> {
         let gradients = slice::<f32>(buffers.gradients)?;
         let gradients: &[f32] = &gradients;
         // The nested writes lock three buffers at once; what fails inside is carried out by hand.
@@ -61,6 +62,8 @@ impl AdamW {
                 innermost = write::<f32>(buffers.second, |second| {
                     for segment in segments {
                         let range = segment.range.clone();
+                        let step = segment.step as i32;
+                        let (bias1, bias2) = (1.0 - self.beta1.powi(step), 1.0 - self.beta2.powi(step));
                         let keep = if segment.decay { (1.0 - segment.learning_rate * self.weight_decay) as f32 } else { 1.0 };
                         let rate = (segment.learning_rate / bias1) as f32;
                         let (b1, b2, eps) = (self.beta1 as f32, self.beta2 as f32, self.eps as f32);

@@ -101,7 +101,15 @@ impl Linear {
 
     /// Whether the layer has a gradient to compute.
     pub fn is_trained(&self) -> bool {
-        self.adapter.is_some() || self.weight.gradient.is_some() || self.bias.as_ref().is_some_and(|b| b.gradient.is_some())
+        let adapter_is_trained = self.adapter.as_ref().is_some_and(|adapter| adapter.down.gradient.is_some());
+        adapter_is_trained || self.weight.gradient.is_some() || self.bias.as_ref().is_some_and(|b| b.gradient.is_some())
+    }
+
+    /// Everything that can be trained, in a fixed order.
+    pub fn weights_mut(&mut self) -> Vec<&mut Weight> {
+        let own = [&mut self.weight].into_iter().chain(&mut self.bias);
+        let adapters = self.adapter.iter_mut().flat_map(|adapter| [&mut adapter.down].into_iter().chain(adapter.ups.iter_mut().map(|up| &mut up.weight)));
+        own.chain(adapters).collect()
     }
 
     /// The layer's output, with `residual` added, and what the adapters' backward needs.

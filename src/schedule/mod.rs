@@ -28,6 +28,7 @@ pub use settings::TaskList;
 
 use crate::error::Error;
 use crate::error::Result;
+use crate::parts::StageParts;
 use crate::schedule::draw::Pool;
 use crate::schedule::draw::Pools;
 use crate::schedule::plan::Planner;
@@ -50,6 +51,8 @@ pub struct Stage {
     pub draw: Draw,
     /// Peak learning rate, where the stage has one of its own.
     pub learning_rate: Option<f64>,
+    /// How it trains the parts, where it says otherwise than the recipe.
+    pub train: StageParts,
 }
 
 /// The whole curriculum over a population: from a step to the rows it draws.
@@ -91,7 +94,8 @@ impl Schedule {
             let planned = planner.plan(written, &seen, &mut pools).map_err(|error| error.at(place))?;
             let names = |tasks: &[usize]| tasks.iter().map(|&task| population.tasks[task].clone()).collect();
             let (tasks, replayed) = (names(&planned.tasks), names(&planned.replayed));
-            stages.push(Stage { name, start, steps: planned.steps, tasks, replayed, draw: written.draw, learning_rate: written.learning_rate });
+            let StageSettings { draw, learning_rate, train, .. } = *written;
+            stages.push(Stage { name, start, steps: planned.steps, tasks, replayed, draw, learning_rate, train });
             slots.push(planned.slots);
             seen.extend(planned.tasks);
             start += planned.steps;

@@ -10,6 +10,8 @@ use serde::de::Error as _;
 use serde::de::SeqAccess;
 use serde::de::Visitor;
 
+use crate::parts::StageParts;
+
 /// What a recipe says under `schedule`.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
@@ -50,6 +52,13 @@ pub struct StageSettings {
     /// Peak learning rate of the stage, in place of the optimiser's.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub learning_rate: Option<f64>,
+    /// How parts are trained in this stage, where the recipe's `train` says otherwise.
+    #[serde(skip_serializing_if = "is_default")]
+    pub train: StageParts,
+}
+
+fn is_default(parts: &StageParts) -> bool {
+    *parts == StageParts::default()
 }
 
 impl StageSettings {

@@ -1,4 +1,4 @@
-//! What must survive a kill: adapter, moments and position, in a folder that is there whole or not at all.
+//! What must survive a kill: what was trained, moments and position, in a folder that is there whole or not at all.
 
 use std::collections::BTreeMap;
 use std::path::Path;
@@ -13,9 +13,8 @@ use crate::error::Result;
 use crate::files;
 use crate::files::StagedDir;
 use crate::model::AudioLlm;
-use crate::model::peft;
 use crate::model::peft::Card;
-use crate::model::peft::KeyForm;
+use crate::model::trained;
 use crate::ops::cpu::slice;
 use crate::ops::cpu::write;
 use crate::train::optimiser::Optimiser;
@@ -51,10 +50,10 @@ impl State {
     }
 }
 
-/// Writes a checkpoint folder: a PEFT adapter, the optimiser's moments, the state.
+/// Writes a checkpoint folder: adapter and wholly trained parts, the optimiser's moments, the state.
 pub fn save(target: &Path, model: &AudioLlm, optimiser: &Optimiser, state: &State, card: &Card) -> Result<()> {
     let staged = StagedDir::new(target)?;
-    peft::save(staged.path(), &model.plan, &model.adapter_tensors()?, card, KeyForm::Full)?;
+    trained::save(staged.path(), model, card)?;
     let moments = [("first".to_owned(), &optimiser.first), ("second".to_owned(), &optimiser.second)];
     files::write_safetensors(&staged.path().join(OPTIMISER_FILE), moments)?;
     let text = serde_json::to_string_pretty(state).map_err(Error::bug)?;
@@ -62,13 +61,13 @@ pub fn save(target: &Path, model: &AudioLlm, optimiser: &Optimiser, state: &Stat
     staged.commit()
 }
 
-/// Takes a checkpoint's adapter and moments over; returns its state.
+/// Takes a checkpoint's weights and moments over; returns its state.
 ///
 /// # Errors
 /// A folder of another format or of another model.
 pub fn load(dir: &Path, model: &AudioLlm, optimiser: &mut Optimiser) -> Result<State> {
     let state = read_state(dir)?;
-    model.load_adapter(&peft::Adapter::load(dir, &model.config)?).map_err(|e| e.at_path(dir))?;
+    trained::load_into(dir, model).map_err(|e| e.at_path(dir))?;
     let path = dir.join(OPTIMISER_FILE);
     let stored = candle_core::safetensors::load(&path, &Device::Cpu).map_err(|e| Error::input(format!("damaged: {e}")).at_path(&path).hint(DAMAGED_HINT))?;
     for (name, moment) in [("first", &optimiser.first), ("second", &optimiser.second)] {
@@ -78,7 +77,6 @@ pub fn load(dir: &Path, model: &AudioLlm, optimiser: &mut Optimiser) -> Result<S
         let values = slice::<f32>(values)?;
         write::<f32>(moment, |moment| moment.copy_from_slice(&values))?;
     }
-    optimiser.updates = state.step;
     Ok(state)
 }
 

@@ -34,7 +34,12 @@ use crate::model::AudioLlm;
 use crate::model::Pass;
 use crate::model::decoder::Save;
 use crate::model::peft::Card;
+use crate::parts::Part;
+use crate::parts::Parts;
+use crate::parts::PerPart;
+use crate::parts::Training;
 use crate::schedule::Schedule;
+use crate::schedule::Stage;
 use crate::seed::Key;
 use crate::task::Mode;
 use crate::train::checkpoint::State;
@@ -43,6 +48,7 @@ use crate::train::log::StepRecord;
 use crate::train::log::TaskRecord;
 use crate::train::loss::Counted;
 use crate::train::optimiser::Optimiser;
+use crate::train::optimiser::Update;
 
 /// `memory:` of a recipe.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
@@ -110,8 +116,8 @@ pub struct Run {
     pub corpus: Corpus,
     /// What reads them.
     pub loader: Loader,
-    /// What is trained.
-    pub model: AudioLlm,
+    /// How each stage trains each part, stage by stage.
+    pub parts: Vec<Parts>,
     /// What adapters are saved as.
     pub card: Card,
     /// Dropout of the adapters' inputs.
@@ -152,17 +158,30 @@ impl Run {
     pub fn log_path(&self) -> PathBuf {
         self.folder.join("log.jsonl")
     }
+
+    /// How many updates each part has had after `step` (from 0), its own included; 0 for a part that is frozen in it.
+    fn updates(&self, step: u64) -> PerPart<u64> {
+        let (now, _) = self.schedule.stage_of(step);
+        PerPart::from_fn(|part| {
+            let is_trained = |stage: usize| self.parts[stage].of(part) != Training::Frozen;
+            if !is_trained(now) {
+                return 0;
+            }
+            let done = |stage: &Stage| (step + 1).min(stage.start + stage.steps) - stage.start;
+            self.schedule.stages()[..=now].iter().enumerate().filter(|(i, _)| is_trained(*i)).map(|(_, stage)| done(stage)).sum()
+        })
+    }
 }
 
-/// Trains from where `state` stands to the end of the schedule.
+/// Trains `model` from where `state` stands to the end of the schedule.
 ///
 /// # Errors
 /// [`Kind::Interrupted`] once `stop` is set and [`Kind::Diverged`] before the weights take a step that is not finite;
 /// everything before is in a checkpoint then, as it is when a row cannot be read or the disk is full.
-pub fn train(run: &Run, optimiser: &mut Optimiser, state: &mut State, observer: &mut dyn Observer, stop: &AtomicBool) -> Result<()> {
+pub fn train(run: &Run, model: &mut AudioLlm, optimiser: &mut Optimiser, state: &mut State, observer: &mut dyn Observer, stop: &AtomicBool) -> Result<()> {
     files::truncate(&run.log_path(), state.log_bytes)?;
     let (log, logged) = (files::AppendLog::open(&run.log_path())?, state.step);
-    let mut trainer = Trainer { run, optimiser, state, observer, stop, log, logged, saved: (logged > 0).then_some(logged), said: BTreeSet::new() };
+    let mut trainer = Trainer { run, model, optimiser, state, observer, stop, log, logged, saved: (logged > 0).then_some(logged), said: BTreeSet::new() };
     let outcome = trainer.train();
     if let Err(error) = &outcome
         && error.kind != Kind::Bug
@@ -179,6 +198,7 @@ pub fn train(run: &Run, optimiser: &mut Optimiser, state: &mut State, observer: 
 
 struct Trainer<'a> {
     run: &'a Run,
+    model: &'a mut AudioLlm,
     optimiser: &'a mut Optimiser,
     state: &'a mut State,
     observer: &'a mut dyn Observer,
@@ -235,27 +255,31 @@ impl Trainer<'_> {
         let mut tasks = loaded.tasks();
         let lengths: Vec<usize> = loaded.examples.iter().map(|example| example.sequence.tokens.len()).collect();
 
-        run.model.parameters.zero_gradients()?;
+        let (stage, learning_rate) = learning_rate(&run.schedule, &run.optimiser, step);
+        for part in Part::ALL {
+            self.model.set_trained(part, run.parts[stage].of(part) != Training::Frozen);
+        }
+        let model = &*self.model;
+        model.parameters.zero_gradients()?;
         let mut loss = 0.0;
         for range in micro_batches(&lengths, run.memory.pack_tokens) {
             self.check_stop()?;
             let examples = &loaded.examples[range.clone()];
             let sequences: Vec<&Sequence> = examples.iter().map(|example| &example.sequence).collect();
-            let batch = Batch::pack(&sequences, run.model.config.audio.window_frames())?;
-            let found = run.model.train(&batch, pass)?;
+            let batch = Batch::pack(&sequences, model.config.audio.window_frames())?;
+            let found = model.train(&batch, pass)?;
             loss += found.loss;
             for (log_probability, &sequence) in found.log_probabilities.iter().zip(&batch.target_sequences) {
                 tasks.entry(loaded.task_names[range.start + sequence as usize].clone()).or_default().loss -= log_probability;
             }
         }
-        let grad_norm = self.optimiser.grad_norm(&run.model.parameters)?;
+        let grad_norm = self.optimiser.grad_norm(&model.parameters)?;
         if !loss.is_finite() || !grad_norm.is_finite() {
             let found = format!("step {}: the loss is {loss}, the length of the gradient {grad_norm}; the weights were not changed", step + 1);
             return Err(Error::new(Kind::Diverged, found)
                 .hint("lower `optimiser.learning_rate` or lengthen `optimiser.warmup` in a new run (`--set name=NAME`); `lora.init: CHECKPOINT` starts it from a checkpoint of this one"));
         }
-        let (stage, learning_rate) = learning_rate(&run.schedule, &run.optimiser, step);
-        self.optimiser.step(&run.model.parameters, grad_norm, learning_rate)?;
+        self.optimiser.step(&model.parameters, Update { grad_norm, learning_rate, counts: run.updates(step) })?;
         self.state.step += 1;
 
         tasks.values_mut().for_each(|task| task.loss /= task.target_tokens.max(1) as f64);
@@ -304,7 +328,7 @@ impl Trainer<'_> {
     fn evaluate(&mut self, settings: &EvaluateSettings, suite: &Suite) -> Result<()> {
         let (run, step, stop) = (self.run, self.state.step, self.stop);
         let observer = &mut *self.observer;
-        let found = eval::evaluate(&run.model, &run.loader, suite, &mut |done, total| {
+        let found = eval::evaluate(self.model, &run.loader, suite, &mut |done, total| {
             observer.evaluating(done, total);
             check(stop)
         })?;
@@ -325,7 +349,7 @@ impl Trainer<'_> {
             // Before the log and the state know of the evaluation: if this fails, a resumed run evaluates again.
             let log_bytes = self.log.num_bytes()? + line.len() as u64 + 1;
             let state = State { evaluated: Some(step), best, log_bytes, ..self.state.clone() };
-            checkpoint::save(&run.folder.join("best"), &run.model, self.optimiser, &state, &run.card)?;
+            checkpoint::save(&run.folder.join("best"), self.model, self.optimiser, &state, &run.card)?;
         }
         self.log.line(&line)?;
         // A checkpoint of this step that was written before does not know of the evaluation.
@@ -341,7 +365,7 @@ impl Trainer<'_> {
         self.log.sync()?;
         self.state.log_bytes = self.log.num_bytes()?;
         let folder = checkpoint::folder(&self.run.checkpoints(), self.state.step);
-        checkpoint::save(&folder, &self.run.model, self.optimiser, self.state, &self.run.card)?;
+        checkpoint::save(&folder, self.model, self.optimiser, self.state, &self.run.card)?;
         self.saved = Some(self.state.step);
         checkpoint::rotate(&self.run.checkpoints(), self.run.checkpoint.keep)
     }

@@ -6,11 +6,14 @@ use serde::Serialize;
 
 use crate::error::Error;
 use crate::error::Result;
+use crate::model::parameters::Entry;
 use crate::model::parameters::Parameters;
 use crate::ops::adamw::AdamW;
 use crate::ops::adamw::Buffers;
 use crate::ops::adamw::Segment;
 use crate::ops::adamw::norm;
+use crate::parts::Part;
+use crate::parts::PerPart;
 
 /// `optimiser:` of a recipe.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
@@ -28,13 +31,51 @@ pub struct Settings {
     pub betas: [f64; 2],
     /// Added to the root of the second moment.
     pub eps: f64,
+    /// Factors of the learning rate, part by part.
+    pub factors: Factors,
+    /// Share of the planned steps over which it falls at the end; for `schedule: wsd`.
+    pub decay: f64,
     /// Gradients longer than this are shortened to it; 0 for never.
     pub max_grad_norm: f64,
 }
 
 impl Default for Settings {
     fn default() -> Self {
-        Self { learning_rate: 1e-4, schedule: Shape::Cosine, warmup: 0.03, weight_decay: 0.01, betas: [0.9, 0.999], eps: 1e-8, max_grad_norm: 1.0 }
+        Self {
+            learning_rate: 1e-4,
+            schedule: Shape::Cosine,
+            warmup: 0.03,
+            weight_decay: 0.01,
+            betas: [0.9, 0.999],
+            eps: 1e-8,
+            factors: Factors::default(),
+            decay: 0.2,
+            max_grad_norm: 1.0,
+        }
+    }
+}
+
+/// `factors:` of the optimiser: every learning rate, a stage's own too, is multiplied by its part's.
+#[derive(Clone, Copy, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct Factors {
+    /// For the convolutions and transformer layers that hear.
+    pub audio_encoder: f64,
+    /// For the linear layer from audio to decoder width.
+    pub projector: f64,
+    /// For the language model.
+    pub decoder: f64,
+}
+
+impl Default for Factors {
+    fn default() -> Self {
+        Self { audio_encoder: 1.0, projector: 1.0, decoder: 1.0 }
+    }
+}
+
+impl Factors {
+    fn of(&self, part: Part) -> f64 {
+        PerPart { audio_encoder: self.audio_encoder, projector: self.projector, decoder: self.decoder }.of(part)
     }
 }
 
@@ -48,6 +89,8 @@ pub enum Shape {
     Linear,
     /// Along half a cosine to zero at the end (Loshchilov and Hutter 2017).
     Cosine,
+    /// Warm-up, stable, decay: not at all until the last `decay` of the steps, then to zero as 1 - sqrt(progress) (Hägele et al. 2024).
+    Wsd,
 }
 
 impl Settings {
@@ -59,9 +102,15 @@ impl Settings {
             ("weight_decay", self.weight_decay, self.weight_decay >= 0.0 && self.weight_decay.is_finite(), "0 or more"),
             ("betas", self.betas[0], (0.0..1.0).contains(&self.betas[0]), "shares in [0, 1)"),
             ("betas", self.betas[1], (0.0..1.0).contains(&self.betas[1]), "shares in [0, 1)"),
+            ("decay", self.decay, self.decay > 0.0 && self.decay <= 1.0, "a share of the steps in (0, 1]"),
             ("eps", self.eps, self.eps > 0.0 && self.eps.is_finite(), "a number above 0"),
             ("max_grad_norm", self.max_grad_norm, self.max_grad_norm >= 0.0 && self.max_grad_norm.is_finite(), "0 (never clip) or more"),
         ];
+        let factors = Part::ALL.map(|part| (part.name(), self.factors.of(part)));
+        if let Some((part, factor)) = factors.into_iter().find(|(_, factor)| !(factor.is_finite() && *factor > 0.0)) {
+            return Err(Error::input(format!("`optimiser.factors.{part}` is {factor}, expected a number above 0"))
+                .hint("set the part to `frozen` under `train` to leave it as it is"));
+        }
         match checks.into_iter().find(|(_, _, is_right, _)| !is_right) {
             Some((key, value, _, expected)) => Err(Error::input(format!("`optimiser.{key}` is {value}, expected {expected}"))),
             None => Ok(()),
@@ -82,6 +131,10 @@ impl Settings {
             Shape::Constant => 1.0,
             Shape::Linear => 1.0 - progress,
             Shape::Cosine => 0.5 * (1.0 + (std::f64::consts::PI * progress).cos()),
+            Shape::Wsd => {
+                let fall = (self.decay * num_steps as f64).ceil();
+                1.0 - ((step - (num_steps as f64 - fall)) / fall).clamp(0.0, 1.0).sqrt()
+            }
         }
     }
 }
@@ -93,14 +146,23 @@ pub struct Optimiser {
     pub first: Tensor,
     /// Running mean of its square, `[parameters]`.
     pub second: Tensor,
-    /// Updates made so far.
-    pub updates: u64,
+}
+
+/// What an update needs to know beside the gradient.
+#[derive(Clone, Copy, Debug)]
+pub struct Update {
+    /// Length of the gradient, for clipping.
+    pub grad_norm: f64,
+    /// The step's learning rate, before the parts' factors.
+    pub learning_rate: f64,
+    /// How many updates each part has had with this one; 0 for a part that is frozen in it.
+    pub counts: PerPart<u64>,
 }
 
 impl Optimiser {
     /// An optimiser that has not moved yet.
     pub fn new(settings: Settings, parameters: &Parameters) -> Result<Self> {
-        Ok(Self { settings, first: parameters.values.zeros_like()?, second: parameters.values.zeros_like()?, updates: 0 })
+        Ok(Self { settings, first: parameters.values.zeros_like()?, second: parameters.values.zeros_like()? })
     }
 
     /// Length of the gradient before clipping.
@@ -108,16 +170,21 @@ impl Optimiser {
         Ok(norm(&parameters.gradients)?)
     }
 
-    /// One update with a gradient of length `grad_norm`, clipped.
-    pub fn step(&mut self, parameters: &Parameters, grad_norm: f64, learning_rate: f64) -> Result<()> {
+    /// One update, clipped. Frozen parts keep values and moments; every part corrects its moments' bias by its own count.
+    pub fn step(&mut self, parameters: &Parameters, update: Update) -> Result<()> {
         let Settings { betas: [beta1, beta2], eps, weight_decay, max_grad_norm, .. } = self.settings;
         // PyTorch's clip_grad_norm_: the norm has 1e-6 added before the division.
-        let scale = if max_grad_norm > 0.0 { (max_grad_norm / (grad_norm + 1e-6)).min(1.0) } else { 1.0 };
+        let scale = if max_grad_norm > 0.0 { (max_grad_norm / (update.grad_norm + 1e-6)).min(1.0) } else { 1.0 };
+        let segment = |entry: &Entry| Segment {
+            range: entry.range.clone(),
+            learning_rate: update.learning_rate * self.settings.factors.of(entry.part),
+            decay: entry.shape.len() > 1,
+            step: update.counts.of(entry.part),
+        };
         let segments: Vec<Segment> =
-            parameters.entries.iter().map(|entry| Segment { range: entry.range.clone(), learning_rate, decay: entry.shape.len() > 1 }).collect();
-        self.updates += 1;
+            parameters.entries.iter().filter(|entry| update.counts.of(entry.part) > 0).map(segment).collect();
         let buffers = Buffers { values: &parameters.values, gradients: &parameters.gradients, first: &self.first, second: &self.second };
-        AdamW { beta1, beta2, eps, weight_decay }.update(buffers, &segments, self.updates, scale)?;
+        AdamW { beta1, beta2, eps, weight_decay }.update(buffers, &segments, scale)?;
         Ok(())
     }
 }
@@ -130,12 +197,15 @@ mod tests {
     fn the_learning_rate_rises_then_falls_to_zero() {
         let settings = |schedule| Settings { schedule, warmup: 0.1, ..Settings::default() };
         let at = |schedule, step| settings(schedule).factor(step, 100);
-        for schedule in [Shape::Constant, Shape::Linear, Shape::Cosine] {
+        for schedule in [Shape::Constant, Shape::Linear, Shape::Cosine, Shape::Wsd] {
             assert!((at(schedule, 0) - 0.1).abs() < 1e-12 && at(schedule, 9) == 1.0 && at(schedule, 10) == 1.0);
         }
         assert_eq!(at(Shape::Constant, 99), 1.0);
         assert!((at(Shape::Linear, 55) - 0.5).abs() < 1e-12);
         assert!((at(Shape::Cosine, 55) - 0.5).abs() < 1e-12 && (at(Shape::Cosine, 100)).abs() < 1e-12);
+        // The last 20 of 100 steps: full at their beginning, half after a quarter of them, a step short of zero at the end.
+        assert_eq!((at(Shape::Wsd, 80), at(Shape::Wsd, 85)), (1.0, 0.5));
+        assert!(at(Shape::Wsd, 99) > 0.0 && at(Shape::Wsd, 99) < 0.03 && at(Shape::Wsd, 100) == 0.0);
         assert_eq!(Settings { warmup: 0.0, ..Settings::default() }.factor(0, 1), 1.0);
     }
 
