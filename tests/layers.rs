@@ -131,7 +131,7 @@ fn rotary(golden: &Golden, cu_seqlens: &[usize]) -> Rotary {
 
 #[test]
 fn a_decoder_layer_and_all_its_gradients_equal_pytorchs() {
-    for save in [Save::All, Save::Norms] {
+    for save in [Save::All, Save::Norms, Save::Layer] {
         let golden = Golden::load("decoder");
         let (layer, cu_seqlens) = (decoder(&golden), golden.cu_seqlens());
         let rotary = rotary(&golden, &cu_seqlens);
@@ -177,9 +177,12 @@ fn rows_that_are_not_kept_change_nothing_for_the_others() {
 
 #[test]
 fn an_encoder_layer_and_its_gradients_equal_pytorchs() {
-    for save in [Save::All, Save::Norms] {
+    for save in [Save::All, Save::Norms, Save::Layer] {
         let golden = Golden::load("encoder");
-        let norm = |name: &str| LayerNorm { weight: golden.get(&format!("weight.{name}.weight")), bias: golden.get(&format!("weight.{name}.bias")) };
+        let norm = |name: &str| LayerNorm {
+            weight: Weight::frozen(golden.get(&format!("weight.{name}.weight"))),
+            bias: Weight::frozen(golden.get(&format!("weight.{name}.bias"))),
+        };
         let layer = EncoderLayer {
             attention_norm: norm("self_attn_layer_norm"),
             qkv: golden.linear(&QKV),

@@ -11,6 +11,7 @@ use crate::cli::progress::Progress;
 use crate::error::Error;
 use crate::error::Result;
 use crate::eval::Scores;
+use crate::eval::table;
 use crate::files;
 use crate::model::AudioLlm;
 use crate::recipe::Dtype;
@@ -83,9 +84,17 @@ pub fn run(arguments: &Arguments, stop: &AtomicBool) -> Result<()> {
     let last = checkpoint::folder(&run.checkpoints(), state.step);
     match outcome {
         Ok(()) => {
-            eprintln!("done: {} steps; adapter {}", state.step, last.display());
-            if run.folder.join("best").is_dir() {
-                eprintln!("best {}: {}", run.evaluate.as_ref().map_or("", |(settings, _)| &settings.keep_best), run.folder.join("best").display());
+            eprintln!("done: {} steps; trained weights in {}", state.step, last.display());
+            let best = run.folder.join("best");
+            let mut best_step = None;
+            if best.is_dir() {
+                best_step = checkpoint::read_state(&best)?.evaluated;
+                eprintln!("best {}: {}", run.evaluate.as_ref().map_or("", |(settings, _)| &settings.keep_best), best.display());
+            }
+            if run.evaluate.is_some()
+                && let Some(table) = table::of_run(&run.folder, state.step, best_step)?
+            {
+                println!("\n{}", table.trim_end());
             }
             Ok(())
         }

@@ -1,7 +1,9 @@
 //! How good a model is: its loss on a suite's sets, its answers, and what the metrics say of them.
 
 pub mod answers;
+pub mod control;
 pub mod suite;
+pub mod table;
 
 use serde::Serialize;
 

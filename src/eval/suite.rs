@@ -10,6 +10,7 @@ use crate::data::OnBadRow;
 use crate::data::read_manifest;
 use crate::error::Error;
 use crate::error::Result;
+use crate::eval::control::Control;
 use crate::files;
 use crate::metrics::Normaliser;
 use crate::model::generate::Sampling;
@@ -42,6 +43,9 @@ pub struct SuiteFile {
     /// How answers are generated.
     #[serde(default)]
     pub generation: Sampling,
+    /// Other ways to ask, for comparison; asked once, after the last step of a training.
+    #[serde(default)]
+    pub controls: Vec<Control>,
 }
 
 /// One set of a suite file.
@@ -67,6 +71,9 @@ pub struct SetFile {
     /// Where relative audio paths start; by default the manifest's folder.
     #[serde(default)]
     pub audio_root: Option<PathBuf>,
+    /// Number of rows from the top that are used; by default all.
+    #[serde(default)]
+    pub limit: Option<usize>,
 }
 
 fn no_normaliser() -> Vec<Normaliser> {
@@ -74,6 +81,7 @@ fn no_normaliser() -> Vec<Normaliser> {
 }
 
 /// A suite, its rows read.
+#[derive(Clone)]
 pub struct Suite {
     /// What it is for.
     pub role: Role,
@@ -81,11 +89,14 @@ pub struct Suite {
     pub sets: Vec<Set>,
     /// How answers are generated.
     pub generation: Sampling,
+    /// Other ways to ask, for comparison.
+    pub controls: Vec<Control>,
     /// The suite's own file and its manifests.
     pub files: Vec<PathBuf>,
 }
 
 /// One set, its rows turned into examples.
+#[derive(Clone)]
 pub struct Set {
     /// Its name.
     pub name: String,
@@ -119,7 +130,7 @@ impl Suite {
             sets.push(Set::load(written, file.role, tasks).map_err(|e| e.at(place))?);
         }
         let files = std::iter::once(path.to_owned()).chain(file.sets.into_iter().map(|set| set.manifest)).collect();
-        Ok(Self { role: file.role, sets, generation: file.generation, files })
+        Ok(Self { role: file.role, sets, generation: file.generation, controls: file.controls, files })
     }
 }
 
@@ -137,10 +148,14 @@ impl Set {
         if written.normaliser.is_empty() {
             return Err(Error::input("`normaliser` is an empty list").hint("leave it out, or write `normaliser: [none]`"));
         }
+        if written.limit == Some(0) {
+            return Err(Error::input("`limit` is 0").hint("leave it out for all rows"));
+        }
         let instruction = Key::new(0, "evaluation instruction");
         let examples = manifest
             .rows
             .iter()
+            .take(written.limit.unwrap_or(usize::MAX))
             .enumerate()
             .map(|(i, row)| {
                 let place = || row.place(&manifest.path);

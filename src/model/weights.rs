@@ -251,7 +251,9 @@ fn random(key: Key, name: &str, shape: &[usize]) -> Result<Tensor> {
     let values: Vec<f32> = match shape.len() {
         1 => vec![if name.contains("norm") && name.ends_with("weight") || name.ends_with("ln_post.weight") { 1.0 } else { 0.0 }; count],
         _ => {
-            let bound = (3.0f64).sqrt() * 0.5 / (shape[1..].iter().product::<usize>() as f64).sqrt();
+            // Convolutions are followed by GELU and then by positions of unit size, which must not drown what is heard (He et al. 2015).
+            let gain = if shape.len() == 3 { 2f64.sqrt() } else { 0.5 };
+            let bound = (3.0f64).sqrt() * gain / (shape[1..].iter().product::<usize>() as f64).sqrt();
             (0..count as u64).into_par_iter().map(|i| ((2.0 * key.uniform(i) - 1.0) * bound) as f32).collect()
         }
     };

@@ -50,8 +50,11 @@ pub struct TaskRecord {
     pub loss: f64,
 }
 
-/// The line of an evaluation: `step` and `loss` never stand at its top, so that readers of training curves pass over it.
-pub fn eval_line(at_step: u64, scores: &Scores) -> Result<String> {
-    let line = serde_json::json!({ "kind": "eval", "at_step": at_step, "scores": scores.to_json() });
+/// The line of an evaluation, under a control or as it is: `step` and `loss` never stand at its top, so that readers of training curves pass over it.
+pub fn eval_line(at_step: u64, control: Option<&str>, scores: &Scores) -> Result<String> {
+    let line = match control {
+        None => serde_json::json!({ "kind": "eval", "at_step": at_step, "scores": scores.to_json() }),
+        Some(control) => serde_json::json!({ "kind": "eval", "at_step": at_step, "control": control, "scores": scores.to_json() }),
+    };
     serde_json::to_string(&line).map_err(Error::bug)
 }

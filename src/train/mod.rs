@@ -7,6 +7,7 @@ pub mod loss;
 pub mod optimiser;
 
 use std::collections::BTreeSet;
+use std::path::Path;
 use std::path::PathBuf;
 use std::sync::atomic::AtomicBool;
 use std::sync::atomic::Ordering;
@@ -24,8 +25,10 @@ use crate::error::Error;
 use crate::error::Kind;
 use crate::error::Result;
 use crate::eval;
+use crate::eval::Evaluation;
 use crate::eval::Scores;
 use crate::eval::suite::Suite;
+use crate::eval::table;
 use crate::files;
 use crate::load::Loaded;
 use crate::load::Loader;
@@ -94,6 +97,9 @@ pub struct EvaluateSettings {
     /// The score whose best checkpoint is kept in `best/`.
     #[serde(default = "default_keep_best")]
     pub keep_best: String,
+    /// Whether to evaluate before the first step too. What the model knew before training is never the `best`.
+    #[serde(default)]
+    pub at_start: bool,
 }
 
 fn default_every() -> u64 {
@@ -226,8 +232,10 @@ impl Trainer<'_> {
                     }
                 }
             });
-            if first > 0 {
-                self.finish_step()?;
+            match &run.evaluate {
+                Some((settings, suite)) if first == 0 && settings.at_start => self.evaluate(settings, suite)?,
+                _ if first > 0 => self.finish_step()?,
+                _ => {}
             }
             while self.state.step < last {
                 self.check_stop()?;
@@ -336,14 +344,14 @@ impl Trainer<'_> {
             .scores
             .get(&settings.keep_best)
             .ok_or_else(|| Error::input(format!("`evaluate.keep_best`: there is no score `{}`; there are {}", settings.keep_best, names(&found.scores))))?;
-        let is_best = self.state.best.is_none_or(|best| is_better(&settings.keep_best, score, best));
-        let folder = run.folder.join("eval").join(format!("step-{step:06}"));
-        for (set, predictions) in &found.predictions {
-            let lines = predictions.iter().map(|row| serde_json::to_string(row).map_err(Error::bug)).collect::<Result<Vec<_>>>()?;
-            files::write_atomic(&folder.join(format!("{set}.jsonl")), (lines.join("\n") + "\n").as_bytes())?;
+        let is_best = step > 0 && self.state.best.is_none_or(|best| is_better(&settings.keep_best, score, best));
+        let folder = table::folder(&run.folder, step);
+        write_predictions(&folder, &found)?;
+        write_json(&folder.join(table::SCORES_FILE), &found.scores.to_json())?;
+        let mut line = log::eval_line(step, None, &found.scores)?;
+        if step == run.schedule.num_steps() && !suite.controls.is_empty() {
+            line = line + "\n" + &self.controls(suite, &folder)?;
         }
-        files::write_atomic(&folder.join("scores.json"), serde_json::to_string_pretty(&found.scores.to_json()).map_err(Error::bug)?.as_bytes())?;
-        let line = log::eval_line(step, &found.scores)?;
         let best = if is_best { Some(score) } else { self.state.best };
         if is_best {
             // Before the log and the state know of the evaluation: if this fails, a resumed run evaluates again.
@@ -356,6 +364,24 @@ impl Trainer<'_> {
         (self.state.evaluated, self.state.best, self.saved) = (Some(step), best, None);
         self.observer.evaluated(step, &found.scores, is_best);
         Ok(())
+    }
+
+    /// Asks the suite in the ways of its controls; returns their lines for the log.
+    fn controls(&mut self, suite: &Suite, folder: &Path) -> Result<String> {
+        let (run, step, stop) = (self.run, self.state.step, self.stop);
+        let (mut lines, mut by_control) = (Vec::new(), serde_json::Map::new());
+        for control in &suite.controls {
+            let observer = &mut *self.observer;
+            let found = eval::evaluate(self.model, &run.loader, &control.of(suite)?, &mut |done, total| {
+                observer.evaluating(done, total);
+                check(stop)
+            })?;
+            write_predictions(&folder.join(control.name()), &found)?;
+            lines.push(log::eval_line(step, Some(control.name()), &found.scores)?);
+            by_control.insert(control.name().to_owned(), found.scores.to_json().into());
+        }
+        write_json(&folder.join(table::CONTROLS_FILE), &by_control)?;
+        Ok(lines.join("\n"))
     }
 
     fn save(&mut self) -> Result<()> {
@@ -377,6 +403,18 @@ impl Trainer<'_> {
 
 fn check(stop: &AtomicBool) -> Result<()> {
     if stop.load(Ordering::Relaxed) { Err(Error::new(Kind::Interrupted, "stopped").hint("go on with `--resume`")) } else { Ok(()) }
+}
+
+fn write_predictions(folder: &Path, found: &Evaluation) -> Result<()> {
+    for (set, predictions) in &found.predictions {
+        let lines = predictions.iter().map(|row| serde_json::to_string(row).map_err(Error::bug)).collect::<Result<Vec<_>>>()?;
+        files::write_atomic(&folder.join(format!("{set}.jsonl")), (lines.join("\n") + "\n").as_bytes())?;
+    }
+    Ok(())
+}
+
+fn write_json(path: &Path, object: &serde_json::Map<String, serde_json::Value>) -> Result<()> {
+    files::write_atomic(path, serde_json::to_string_pretty(object).map_err(Error::bug)?.as_bytes())
 }
 
 fn names(scores: &Scores) -> String {

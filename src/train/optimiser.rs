@@ -181,8 +181,7 @@ impl Optimiser {
             decay: entry.shape.len() > 1,
             step: update.counts.of(entry.part),
         };
-        let segments: Vec<Segment> =
-            parameters.entries.iter().filter(|entry| update.counts.of(entry.part) > 0).map(segment).collect();
+        let segments: Vec<Segment> = parameters.entries.iter().filter(|entry| update.counts.of(entry.part) > 0).map(segment).collect();
         let buffers = Buffers { values: &parameters.values, gradients: &parameters.gradients, first: &self.first, second: &self.second };
         AdamW { beta1, beta2, eps, weight_decay }.update(buffers, &segments, scale)?;
         Ok(())

@@ -1,0 +1,102 @@
+//! What training changed, as a table: every score before and after, at its best, and under the controls.
+
+use std::path::Path;
+
+use serde_json::Value;
+
+use crate::error::Error;
+use crate::error::Result;
+use crate::eval::Scores;
+use crate::files;
+
+/// The file of a step's scores.
+pub const SCORES_FILE: &str = "scores.json";
+/// The file of the scores under controls, by control.
+pub const CONTROLS_FILE: &str = "controls.json";
+
+/// The folder of the evaluation after `step` steps.
+pub fn folder(run: &Path, step: u64) -> std::path::PathBuf {
+    run.join("eval").join(format!("step-{step:06}"))
+}
+
+/// The table of a run whose last evaluation was after `last` steps and whose best was after `best`; `None` before there is one.
+///
+/// # Errors
+/// Files of scores that cannot be read.
+pub fn of_run(run: &Path, last: u64, best: Option<u64>) -> Result<Option<String>> {
+    let scores_at = |step: u64| {
+        let path = folder(run, step).join(SCORES_FILE);
+        path.is_file().then(|| Ok::<_, Error>(scores(&read(&path)?))).transpose()
+    };
+    let Some(after) = scores_at(last)? else { return Ok(None) };
+    let mut columns = Vec::new();
+    if last > 0
+        && let Some(before) = scores_at(0)?
+    {
+        columns.push(("before".to_owned(), before));
+    }
+    columns.push((format!("after {last}"), after.clone()));
+    if let Some(step) = best.filter(|&step| step != last)
+        && let Some(found) = scores_at(step)?
+    {
+        columns.push((format!("best {step}"), found));
+    }
+    let controls = folder(run, last).join(CONTROLS_FILE);
+    if controls.is_file()
+        && let Value::Object(by_control) = read(&controls)?
+    {
+        columns.extend(by_control.iter().map(|(name, value)| (name.clone(), scores(value))));
+    }
+    Ok(Some(table(&after, &columns)))
+}
+
+fn read(path: &Path) -> Result<Value> {
+    serde_json::from_str(&files::read_text(path)?).map_err(|e| Error::input(format!("not JSON: {e}")).at_path(path))
+}
+
+fn scores(value: &Value) -> Scores {
+    let entries = value.as_object().into_iter().flatten();
+    Scores(entries.filter_map(|(name, value)| Some((name.clone(), value.as_f64()?))).collect())
+}
+
+/// One line for each score of `rows`, one column for each of `columns`; losses as they are, everything else in percent.
+fn table(rows: &Scores, columns: &[(String, Scores)]) -> String {
+    let first = rows.0.iter().map(|(name, _)| name.chars().count()).max().unwrap_or(0);
+    let widths: Vec<usize> = columns.iter().map(|(title, _)| title.chars().count().max(8)).collect();
+    let line = |name: &str, cells: Vec<String>| {
+        let cells = cells.iter().zip(&widths).map(|(cell, &width)| format!("  {cell:>width$}")).collect::<String>();
+        format!("{name:<first$}{cells}\n")
+    };
+    let mut text = line("", columns.iter().map(|(title, _)| title.clone()).collect());
+    for (name, _) in &rows.0 {
+        let cell = |scores: &Scores| match scores.get(name) {
+            Some(value) if name.ends_with(".loss") => format!("{value:.3}"),
+            Some(value) => format!("{:.1} %", 100.0 * value),
+            None => "-".to_owned(),
+        };
+        text += &line(name, columns.iter().map(|(_, scores)| cell(scores)).collect());
+    }
+    text
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn columns_line_up_and_what_is_missing_is_a_dash() {
+        let scores = |values: &[(&str, f64)]| Scores(values.iter().map(|(name, value)| ((*name).to_owned(), *value)).collect());
+        let before = scores(&[("words.wer", 1.024), ("words.loss", 4.0), ("mean", 0.1)]);
+        let after = scores(&[("words.wer", 0.0825), ("words.loss", 0.5), ("mean", 0.95)]);
+        let control = scores(&[("words.wer", 0.99)]);
+        let columns = [("before".to_owned(), before), ("after 400".to_owned(), after.clone()), ("no-audio".to_owned(), control)];
+        let expected = [
+            "              before  after 400  no-audio",
+            "words.wer    102.4 %      8.2 %    99.0 %",
+            "words.loss     4.000      0.500         -",
+            "mean          10.0 %     95.0 %         -",
+            "",
+        ];
+        assert_eq!(table(&after, &columns), expected.join("\n"));
+    }
+}
