@@ -66,12 +66,15 @@ fn a_missing_recipe_manifest_or_model_is_named() {
 }
 
 #[test]
-fn full_training_is_not_a_choice_yet() {
+fn a_way_of_training_that_does_not_exist_or_contradicts_a_stage_is_refused() {
     let place = small_run(2);
-    with_line(&place, "decoder: lora", "decoder: full");
-    train(&place).fails(2, &["recipe.yaml:3:", "`full`", "`frozen` or `lora`"]);
-    with_line(&place, "train: {audio_encoder: lora, projector: lora, decoder: full}", "train: {decoder: frozen}");
-    train(&place).fails(2, &["nothing to train", "hint:"]);
+    with_line(&place, "decoder: lora", "decoder: half");
+    train(&place).fails(2, &["recipe.yaml:3:", "`half`", "one of `frozen`, `lora`, `full`"]);
+    with_line(&place, "train: {audio_encoder: lora, projector: lora, decoder: half}", "train: {decoder: frozen}");
+    train(&place).fails(2, &["freezes every part: there is nothing to train", "hint:"]);
+    with_line(&place, "train: {decoder: frozen}", "train: {decoder: full}");
+    place.run(&["train", "recipe.yaml", "--set", "schedule.stages.1.train={decoder: lora}"]).fails(2, &["trains decoder in another way", "hint:"]);
+    place.run(&["train", "recipe.yaml", "--set", "optimiser.factors={projector: 0}"]).fails(2, &["`optimiser.factors.projector` is 0", "hint:"]);
 }
 
 #[test]

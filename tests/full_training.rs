@@ -1,4 +1,5 @@
-//! Training whole parts: every gradient against central differences of the loss, freezing stage by stage.
+//! Training whole parts against PyTorch (`reference/full_training.py`): gradients, steps of AdamW, factors by part, parts frozen for a while; and every gradient
+//! against central differences of the loss.
 
 mod golden;
 
@@ -8,10 +9,19 @@ use maqam::batch::Batch;
 use maqam::batch::Sequence;
 use maqam::model::AudioLlm;
 use maqam::model::Pass;
+use maqam::model::decoder::Save;
 use maqam::model::lora::Plan;
 use maqam::model::lora::Settings;
+use maqam::parts::Part;
 use maqam::parts::Parts;
+use maqam::parts::PerPart;
 use maqam::parts::Training;
+use maqam::train::optimiser;
+use maqam::train::optimiser::Factors;
+use maqam::train::optimiser::Optimiser;
+use maqam::train::optimiser::Shape;
+use maqam::train::optimiser::Update;
+use serde_json::Value;
 
 const ALL: Parts = Parts { audio_encoder: Training::Full, projector: Training::Full, decoder: Training::Full };
 
@@ -49,5 +59,77 @@ fn every_gradient_is_the_slope_of_the_loss() {
             model.parameters.set(entry, start).unwrap();
             assert!((found - square).abs() < 0.03 * square, "{name}: {}: slope {found:e}, gradient {square:e}", entry.name);
         }
+    }
+}
+
+/// PyTorch's numbers for a checkpoint.
+fn expected(name: &str) -> Value {
+    golden::json(&golden::fixture("full_training.json"))[name].clone()
+}
+
+#[test]
+fn every_gradient_is_pytorchs() {
+    for name in ["qwen_omni", "qwen_omni_tied"] {
+        let golden = Golden::load(name);
+        let model = model(&golden, &ALL);
+        model.train(&batch(&golden), Pass::default()).unwrap();
+        let expected = expected(name)["gradients"].as_object().unwrap().clone();
+        let names: Vec<&String> = model.parameters.entries.iter().map(|entry| &entry.name).collect();
+        assert!(expected.keys().all(|key| names.contains(&key)) && names.len() == expected.len(), "{name}: {names:?}");
+        for entry in &model.parameters.entries {
+            let gradient = flat(&model.parameters.gradient(entry).unwrap());
+            let norm = gradient.iter().map(|&g| f64::from(g).powi(2)).sum::<f64>().sqrt();
+            let dot: f64 = gradient.iter().enumerate().map(|(i, &g)| f64::from(g) * (i as f64).cos()).sum();
+            let of_pytorch = golden::numbers(&expected[&entry.name]);
+            assert!((norm - of_pytorch[0]).abs() < 1e-4 * of_pytorch[0], "{name}: {}: length {norm}, expected {}", entry.name, of_pytorch[0]);
+            assert!((dot - of_pytorch[1]).abs() < 1e-3 * of_pytorch[0], "{name}: {}: {dot}, expected {}", entry.name, of_pytorch[1]);
+        }
+    }
+}
+
+/// The losses of `steps` steps; `is_trained` says of a step and part whether it moves.
+fn losses(name: &str, steps: u64, factors: Factors, save: Save, is_trained: impl Fn(u64, Part) -> bool) -> Vec<f64> {
+    let golden = Golden::load(name);
+    let mut model = model(&golden, &ALL);
+    let batch = batch(&golden);
+    let learning_rate = 1e-3;
+    let settings = optimiser::Settings { learning_rate, schedule: Shape::Constant, warmup: 0.0, factors, ..optimiser::Settings::default() };
+    let mut optimiser = Optimiser::new(settings, &model.parameters).unwrap();
+    (0..steps)
+        .map(|step| {
+            Part::ALL.into_iter().for_each(|part| model.set_trained(part, is_trained(step, part)));
+            model.parameters.zero_gradients().unwrap();
+            let found = model.train(&batch, Pass { save, ..Pass::default() }).unwrap();
+            assert_eq!(model.unreached().unwrap(), Vec::<String>::new());
+            for entry in model.parameters.entries.iter().filter(|entry| !is_trained(step, entry.part)) {
+                assert!(flat(&model.parameters.gradient(entry).unwrap()).iter().all(|&g| g == 0.0), "{} is frozen and has a gradient", entry.name);
+            }
+            let grad_norm = optimiser.grad_norm(&model.parameters).unwrap();
+            let counts = PerPart::from_fn(|part| if is_trained(step, part) { (0..=step).filter(|&s| is_trained(s, part)).count() as u64 } else { 0 });
+            optimiser.step(&model.parameters, Update { grad_norm, learning_rate, counts }).unwrap();
+            found.loss
+        })
+        .collect()
+}
+
+fn assert_follows(name: &str, what: &str, found: &[f64]) {
+    let expected = golden::numbers(&expected(name)[what]);
+    assert_eq!(found.len(), expected.len());
+    for (step, (&found, &expected)) in found.iter().zip(&expected).enumerate() {
+        golden::assert_close(found, expected, 1e-3, &format!("{name}: {what}: step {step}"));
+    }
+}
+
+#[test]
+fn steps_of_full_training_follow_pytorch() {
+    let scaled = Factors { audio_encoder: 0.1, projector: 10.0, ..Factors::default() };
+    for name in ["qwen_omni", "qwen_omni_tied"] {
+        let everything = |_, _| true;
+        let found = losses(name, 10, Factors::default(), Save::All, everything);
+        assert_follows(name, "losses", &found);
+        assert_eq!(found, losses(name, 10, Factors::default(), Save::Layer, everything), "what is computed again changes nothing");
+        assert_follows(name, "factors", &losses(name, 5, scaled, Save::Norms, everything));
+        let staged = |step: u64, part: Part| step >= 3 || part == Part::Projector;
+        assert_follows(name, "staged", &losses(name, 6, Factors::default(), Save::Norms, staged));
     }
 }

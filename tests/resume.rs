@@ -23,15 +23,15 @@ fn evaluated_run() -> Place {
     place.write_rows("few.jsonl", &asr_rows()[..3]);
     place.write(
         "dev.yaml",
-        "role: dev\nsets:\n  - {name: moods, manifest: emotion.jsonl, task: emotion}\n  - {name: words, manifest: few.jsonl, task: asr, metrics: [loss, wer]}\n",
+        "role: dev\ncontrols: [no-audio, shuffled-audio]\nsets:\n  - {name: moods, manifest: emotion.jsonl, task: emotion}\n  - {name: words, manifest: few.jsonl, task: asr, metrics: [loss, wer]}\n",
     );
     let recipe = place.text("recipe.yaml");
-    place.write("recipe.yaml", format!("{recipe}evaluate: {{suite: dev.yaml, every: 3}}\n"));
+    place.write("recipe.yaml", format!("{recipe}evaluate: {{suite: dev.yaml, every: 3, at_start: true}}\n"));
     place
 }
 
 /// Everything that a run leaves for its user and for its next part.
-const LEFT: [&str; 10] = [
+const LEFT: [&str; 13] = [
     "recipe.yaml",
     "log.jsonl",
     "checkpoints/step-000012/adapter_model.safetensors",
@@ -42,6 +42,9 @@ const LEFT: [&str; 10] = [
     "best/state.json",
     "eval/step-000012/moods.jsonl",
     "eval/step-000012/scores.json",
+    "eval/step-000000/scores.json",
+    "eval/step-000012/controls.json",
+    "eval/step-000012/shuffled-audio/words.jsonl",
 ];
 
 fn left_by(place: &Place) -> Vec<Vec<u8>> {
@@ -78,7 +81,7 @@ fn assert_every_step_once(place: &Place) {
     let steps: Vec<u64> = train_lines(place, "small").iter().map(|line| line["step"].as_u64().unwrap()).collect();
     assert_eq!(steps, (1..=12).collect::<Vec<u64>>());
     let evaluated: Vec<u64> = place.lines("runs/small/log.jsonl").iter().filter_map(|line| line["at_step"].as_u64()).collect();
-    assert_eq!(evaluated, [3, 6, 9, 12]);
+    assert_eq!(evaluated, [0, 3, 6, 9, 12, 12, 12], "the last is also asked under two controls");
 }
 
 /// Waits until the run's log has `lines` lines.
@@ -262,4 +265,61 @@ fn a_step_in_many_micro_batches_is_the_same_step() {
         assert_eq!((&whole["tokens"], &whole["target_tokens"]), (&split["tokens"], &split["target_tokens"]));
     }
     assert_eq!(train_lines(&place, "all"), whole, "what is kept for the backward changes no bit");
+}
+
+#[test]
+fn full_training_stage_by_stage_resumes_bit_for_bit() {
+    let recipe = |place: &Place| {
+        let text = place
+            .text("recipe.yaml")
+            .replace("train: {audio_encoder: lora, projector: lora, decoder: lora}", "train: {audio_encoder: lora, projector: full, decoder: full}");
+        assert!(text.contains("projector: full"));
+        place.write("recipe.yaml", text);
+    };
+    let first_stage = "schedule.stages.0.train={audio_encoder: frozen, decoder: frozen}";
+    let arguments = ["train", "recipe.yaml", "--set", first_stage, "--set", "memory.save=layer"];
+    let (whole, cut) = (small_run(4), small_run(4));
+    recipe(&whole);
+    recipe(&cut);
+    whole.run(&arguments).succeeds();
+    let mut child = cut.command(&arguments).spawn().unwrap();
+    wait_for_lines(&cut, 5, &mut child);
+    child.kill().unwrap();
+    child.wait().unwrap();
+    cut.run(&[&arguments[..], &["--resume"]].concat()).succeeds();
+    let last = train_lines(&whole, "small").len();
+    for name in ["adapter_model.safetensors", "trained.safetensors", "optimiser.safetensors", "state.json"] {
+        let path = format!("runs/small/checkpoints/step-{last:06}/{name}");
+        assert!(whole.bytes(&path) == cut.bytes(&path), "{name} differs");
+    }
+    assert_eq!(whole.bytes("runs/small/log.jsonl"), cut.bytes("runs/small/log.jsonl"));
+
+    // What was trained whole is judged, merged, and refused where only an adapter fits.
+    let checkpoint = format!("runs/small/checkpoints/step-{last:06}");
+    let model = command::fixture_text("qwen_omni");
+    let export = ["export", "--model", &model, "--adapter", &checkpoint, "--out"];
+    whole.run(&[&export[..], &["peft", "--form", "peft"]].concat()).fails(2, &["trained whole", "--form merged"]);
+    whole.run(&[&export[..], &["merged", "--dtype", "f32"]].concat()).succeeds();
+    whole.run(&["score", "--model", &model, "--adapter", &checkpoint, "--data", "asr.jsonl", "--task", "asr", "--out", "a.jsonl"]).succeeds();
+    whole.run(&["score", "--model", "merged", "--data", "asr.jsonl", "--task", "asr", "--out", "b.jsonl"]).succeeds();
+    whole.run(&["score", "--model", &model, "--data", "asr.jsonl", "--task", "asr", "--out", "c.jsonl"]).succeeds();
+    let (a, b, c) = (whole.lines("a.jsonl"), whole.lines("b.jsonl"), whole.lines("c.jsonl"));
+    for ((a, b), c) in a.iter().zip(&b).zip(&c) {
+        let loss = |row: &Value| row["loss"].as_f64().unwrap();
+        assert_close(loss(a), loss(b), 1e-5, "merged");
+        assert!((loss(a) - loss(c)).abs() > 1e-3, "training changed nothing");
+    }
+}
+
+#[test]
+fn what_training_changed_is_shown_in_a_table() {
+    let place = evaluated_run();
+    let first = place.run(&["train", "recipe.yaml"]).succeeds();
+    let head = first.stdout.lines().find(|line| line.contains("before")).unwrap();
+    assert!(head.contains("after 12") && head.contains("no-audio") && head.contains("shuffled-audio"), "{head}");
+    let scores = place.json("runs/small/eval/step-000012/scores.json");
+    let wer = scores["words.wer"].as_f64().unwrap();
+    assert!(first.stdout.lines().any(|line| line.starts_with("words.wer") && line.contains(&format!("{:.1} %", 100.0 * wer))), "{}", first.stdout);
+    let again = place.run(&["train", "recipe.yaml", "--resume"]).succeeds();
+    assert_eq!(first.stdout, again.stdout, "a finished run shows it again");
 }

@@ -5,6 +5,7 @@ pub mod corpus;
 pub mod log;
 pub mod loss;
 pub mod optimiser;
+mod step;
 
 use std::collections::BTreeSet;
 use std::path::Path;
@@ -13,7 +14,6 @@ use std::sync::atomic::AtomicBool;
 use std::sync::atomic::Ordering;
 use std::sync::mpsc::sync_channel;
 
-use rayon::prelude::*;
 use serde::Deserialize;
 use serde::Serialize;
 
@@ -30,7 +30,6 @@ use crate::eval::Scores;
 use crate::eval::suite::Suite;
 use crate::eval::table;
 use crate::files;
-use crate::load::Loaded;
 use crate::load::Loader;
 use crate::load::OFFICIAL_MAX_AUDIO_S;
 use crate::model::AudioLlm;
@@ -43,15 +42,13 @@ use crate::parts::PerPart;
 use crate::parts::Training;
 use crate::schedule::Schedule;
 use crate::schedule::Stage;
-use crate::seed::Key;
-use crate::task::Mode;
 use crate::train::checkpoint::State;
 use crate::train::corpus::Corpus;
 use crate::train::log::StepRecord;
-use crate::train::log::TaskRecord;
-use crate::train::loss::Counted;
 use crate::train::optimiser::Optimiser;
 use crate::train::optimiser::Update;
+use crate::train::step::LoadedStep;
+use crate::train::step::load_step;
 
 /// `memory:` of a recipe.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
@@ -433,67 +430,6 @@ pub fn learning_rate(schedule: &Schedule, settings: &optimiser::Settings, step: 
     let (stage, _) = schedule.stage_of(step);
     let peak = schedule.stages()[stage].learning_rate.unwrap_or(settings.learning_rate);
     (stage, peak * settings.factor(step, schedule.num_steps()))
-}
-
-/// A step's examples, read and weighed.
-struct LoadedStep {
-    examples: Vec<Loaded>,
-    task_names: Vec<String>,
-    /// What is wrong with the rows that were left out.
-    skipped: Vec<Error>,
-}
-
-impl LoadedStep {
-    fn tasks(&self) -> std::collections::BTreeMap<String, TaskRecord> {
-        let mut tasks = std::collections::BTreeMap::<String, TaskRecord>::new();
-        for (example, name) in self.examples.iter().zip(&self.task_names) {
-            let task = tasks.entry(name.clone()).or_default();
-            task.examples += 1;
-            task.seconds += example.seconds;
-            task.target_tokens += example.sequence.num_targets();
-        }
-        tasks
-    }
-}
-
-fn load_step(run: &Run, step: u64) -> Result<LoadedStep> {
-    let picks = run.schedule.picks(step);
-    let corpus = &run.corpus;
-    let loaded: Vec<Result<(Loaded, Counted)>> = picks
-        .par_iter()
-        .enumerate()
-        .map(|(slot, pick)| {
-            let example = corpus.example(pick.row, pick.epoch)?;
-            let key = Key::new(run.seed, "step").with(step).with(slot as u64);
-            let loaded = run.loader.load(&example, Mode::Train, key).map_err(|e| e.at(corpus.place(pick.row)))?;
-            let class_weight = match run.loss.class_weights {
-                loss::ClassWeights::None => 1.0,
-                loss::ClassWeights::Balanced => corpus.class_weight(pick.row, example.label.as_deref()),
-            };
-            let counted = Counted { task: corpus.task_of(pick.row), num_targets: loaded.sequence.num_targets(), class_weight };
-            Ok((loaded, counted))
-        })
-        .collect();
-    let (mut examples, mut counted, mut skipped) = (Vec::new(), Vec::new(), Vec::new());
-    for found in loaded {
-        match found {
-            Ok((example, count)) => {
-                examples.push(example);
-                counted.push(count);
-            }
-            Err(error) if run.on_bad_row == OnBadRow::Skip && error.kind == Kind::Input => skipped.push(error),
-            Err(error) => return Err(error.or_hint("put a readable file in its place and go on with --resume; or leave such rows out in a new run, with `--set on_bad_row=skip --set name=NAME`").at(format!("step {}", step + 1))),
-        }
-    }
-    if examples.is_empty() {
-        let first = skipped.first().map(Error::message).unwrap_or_default();
-        return Err(Error::input(format!("step {}: none of its {} rows can be read; the first: {first}", step + 1, skipped.len())));
-    }
-    for (example, weight) in examples.iter_mut().zip(loss::weights(&counted, run.loss.normalise)) {
-        example.sequence.target_weight = weight;
-    }
-    let task_names = counted.iter().map(|counted| corpus.population().tasks[counted.task].clone()).collect();
-    Ok(LoadedStep { examples, task_names, skipped })
 }
 
 #[cfg(test)]

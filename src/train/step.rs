@@ -1,0 +1,79 @@
+//! Reading one step: the rows the schedule picks, loaded in parallel, and what each weighs in the loss.
+
+use std::collections::BTreeMap;
+
+use rayon::prelude::*;
+
+use crate::data::OnBadRow;
+use crate::error::Error;
+use crate::error::Kind;
+use crate::error::Result;
+use crate::load::Loaded;
+use crate::seed::Key;
+use crate::task::Mode;
+use crate::train::Run;
+use crate::train::log::TaskRecord;
+use crate::train::loss;
+use crate::train::loss::Counted;
+
+/// A step's examples, read and weighed.
+pub(super) struct LoadedStep {
+    pub examples: Vec<Loaded>,
+    pub task_names: Vec<String>,
+    /// What is wrong with the rows that were left out.
+    pub skipped: Vec<Error>,
+}
+
+impl LoadedStep {
+    pub fn tasks(&self) -> BTreeMap<String, TaskRecord> {
+        let mut tasks = BTreeMap::<String, TaskRecord>::new();
+        for (example, name) in self.examples.iter().zip(&self.task_names) {
+            let task = tasks.entry(name.clone()).or_default();
+            task.examples += 1;
+            task.seconds += example.seconds;
+            task.target_tokens += example.sequence.num_targets();
+        }
+        tasks
+    }
+}
+
+/// Reads the rows of a step.
+pub(super) fn load_step(run: &Run, step: u64) -> Result<LoadedStep> {
+    let picks = run.schedule.picks(step);
+    let corpus = &run.corpus;
+    let loaded: Vec<Result<(Loaded, Counted)>> = picks
+        .par_iter()
+        .enumerate()
+        .map(|(slot, pick)| {
+            let example = corpus.example(pick.row, pick.epoch)?;
+            let key = Key::new(run.seed, "step").with(step).with(slot as u64);
+            let loaded = run.loader.load(&example, Mode::Train, key).map_err(|e| e.at(corpus.place(pick.row)))?;
+            let class_weight = match run.loss.class_weights {
+                loss::ClassWeights::None => 1.0,
+                loss::ClassWeights::Balanced => corpus.class_weight(pick.row, example.label.as_deref()),
+            };
+            let counted = Counted { task: corpus.task_of(pick.row), num_targets: loaded.sequence.num_targets(), class_weight };
+            Ok((loaded, counted))
+        })
+        .collect();
+    let (mut examples, mut counted, mut skipped) = (Vec::new(), Vec::new(), Vec::new());
+    for found in loaded {
+        match found {
+            Ok((example, count)) => {
+                examples.push(example);
+                counted.push(count);
+            }
+            Err(error) if run.on_bad_row == OnBadRow::Skip && error.kind == Kind::Input => skipped.push(error),
+            Err(error) => return Err(error.or_hint("put a readable file in its place and go on with --resume; or leave such rows out in a new run, with `--set on_bad_row=skip --set name=NAME`").at(format!("step {}", step + 1))),
+        }
+    }
+    if examples.is_empty() {
+        let first = skipped.first().map(Error::message).unwrap_or_default();
+        return Err(Error::input(format!("step {}: none of its {} rows can be read; the first: {first}", step + 1, skipped.len())));
+    }
+    for (example, weight) in examples.iter_mut().zip(loss::weights(&counted, run.loss.normalise)) {
+        example.sequence.target_weight = weight;
+    }
+    let task_names = counted.iter().map(|counted| corpus.population().tasks[counted.task].clone()).collect();
+    Ok(LoadedStep { examples, task_names, skipped })
+}
