@@ -175,9 +175,14 @@ impl AppendLog {
 
     /// Appends one line, whole or not at all; in a single write, so that a reader does not see half of one.
     pub fn line(&mut self, line: &str) -> Result<()> {
+        self.append(format!("{line}\n").as_bytes())
+    }
+
+    /// Appends bytes, all of them or none.
+    pub fn append(&mut self, bytes: &[u8]) -> Result<()> {
         let before = self.num_bytes()?;
-        self.file.write_all(format!("{line}\n").as_bytes()).map_err(|e| {
-            // Where the disk is full the beginning of the line may have found room.
+        self.file.write_all(bytes).map_err(|e| {
+            // Where the disk is full the beginning may have found room.
             let _ = self.file.set_len(before);
             Error::io(&self.path, "append to", &e)
         })

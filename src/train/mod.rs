@@ -6,6 +6,7 @@ pub mod log;
 pub mod loss;
 pub mod optimiser;
 mod step;
+mod tensorboard;
 
 use std::collections::BTreeSet;
 use std::path::Path;
@@ -49,6 +50,7 @@ use crate::train::optimiser::Optimiser;
 use crate::train::optimiser::Update;
 use crate::train::step::LoadedStep;
 use crate::train::step::load_step;
+use crate::train::tensorboard::Events;
 
 /// `memory:` of a recipe.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
@@ -184,7 +186,9 @@ impl Run {
 pub fn train(run: &Run, model: &mut AudioLlm, optimiser: &mut Optimiser, state: &mut State, observer: &mut dyn Observer, stop: &AtomicBool) -> Result<()> {
     files::truncate(&run.log_path(), state.log_bytes)?;
     let (log, logged) = (files::AppendLog::open(&run.log_path())?, state.step);
-    let mut trainer = Trainer { run, model, optimiser, state, observer, stop, log, logged, saved: (logged > 0).then_some(logged), said: BTreeSet::new() };
+    let events = Events::start(&run.folder, &run.log_path())?;
+    let mut trainer =
+        Trainer { run, model, optimiser, state, observer, stop, log, events, logged, saved: (logged > 0).then_some(logged), said: BTreeSet::new() };
     let outcome = trainer.train();
     if let Err(error) = &outcome
         && error.kind != Kind::Bug
@@ -207,6 +211,7 @@ struct Trainer<'a> {
     observer: &'a mut dyn Observer,
     stop: &'a AtomicBool,
     log: files::AppendLog,
+    events: Events,
     /// The last step whose line is in the log; a checkpoint never holds a step that the log does not.
     logged: u64,
     saved: Option<u64>,
@@ -244,8 +249,10 @@ impl Trainer<'_> {
                 }
                 self.warn_of_long_audio(&loaded);
                 let record = self.step(loaded)?;
-                self.log.line(&serde_json::to_string(&record).map_err(Error::bug)?)?;
+                let line = serde_json::to_string(&record).map_err(Error::bug)?;
+                self.log.line(&line)?;
                 self.logged = record.step;
+                self.events.line(&line)?;
                 self.observer.step(&record, last);
                 self.finish_step()?;
             }
@@ -357,6 +364,7 @@ impl Trainer<'_> {
             checkpoint::save(&run.folder.join("best"), self.model, self.optimiser, &state, &run.card)?;
         }
         self.log.line(&line)?;
+        line.lines().try_for_each(|line| self.events.line(line))?;
         // A checkpoint of this step that was written before does not know of the evaluation.
         (self.state.evaluated, self.state.best, self.saved) = (Some(step), best, None);
         self.observer.evaluated(step, &found.scores, is_best);

@@ -1,0 +1,140 @@
+//! TensorBoard's event file, derived from the lines of `log.jsonl`: made anew where a run starts or resumes, so every step is there once.
+
+use std::path::Path;
+use std::path::PathBuf;
+use std::time::SystemTime;
+use std::time::UNIX_EPOCH;
+
+use serde_json::Value;
+
+use crate::error::Error;
+use crate::error::Result;
+use crate::files;
+use crate::files::AppendLog;
+
+/// TensorBoard reads every file of a folder that has `tfevents` in its name.
+const FILE: &str = "events.out.tfevents.maqam";
+
+/// The event file of a run.
+pub struct Events {
+    file: AppendLog,
+}
+
+impl Events {
+    /// Writes what the log holds already, and waits for more.
+    pub fn start(run: &Path, log: &Path) -> Result<Self> {
+        let path: PathBuf = run.join(FILE);
+        let mut bytes = record(&event(now(), 0, &[], Some("brain.Event:2")));
+        if log.is_file() {
+            for line in files::read_text(log)?.lines() {
+                bytes.extend(records_of(line)?);
+            }
+        }
+        files::write_atomic(&path, &bytes)?;
+        Ok(Self { file: AppendLog::open(&path)? })
+    }
+
+    /// Adds what a line of the log says.
+    pub fn line(&mut self, line: &str) -> Result<()> {
+        self.file.append(&records_of(line)?)
+    }
+}
+
+fn now() -> f64 {
+    SystemTime::now().duration_since(UNIX_EPOCH).map_or(0.0, |since| since.as_secs_f64())
+}
+
+/// The record of a line of the log, ready for the file.
+fn records_of(line: &str) -> Result<Vec<u8>> {
+    let line: Value = serde_json::from_str(line).map_err(Error::bug)?;
+    let (step, scalars) = scalars(&line);
+    Ok(record(&event(now(), step, &scalars, None)))
+}
+
+/// Step and named numbers of a line of the log.
+fn scalars(line: &Value) -> (u64, Vec<(String, f32)>) {
+    let number = |value: &Value| value.as_f64().map(|value| value as f32);
+    if line["kind"] == "eval" {
+        let stem = line["control"].as_str().map_or("eval".to_owned(), |control| format!("eval-{control}"));
+        let scores = line["scores"].as_object().into_iter().flatten();
+        return (line["at_step"].as_u64().unwrap_or(0), scores.filter_map(|(name, value)| Some((format!("{stem}/{name}"), number(value)?))).collect());
+    }
+    let whole = ["loss", "grad_norm", "learning_rate"].into_iter().filter_map(|name| Some((format!("train/{name}"), number(&line[name])?)));
+    let tasks = line["tasks"].as_object().into_iter().flatten();
+    let by_task = tasks.filter_map(|(task, record)| Some((format!("train/{task}/loss"), number(&record["loss"])?)));
+    (line["step"].as_u64().unwrap_or(0), whole.chain(by_task).collect())
+}
+
+/// TensorFlow's `Event` message with a `Summary` of simple values, in protocol-buffer encoding (tensorflow/core/util/event.proto).
+fn event(wall_time: f64, step: u64, scalars: &[(String, f32)], file_version: Option<&str>) -> Vec<u8> {
+    let mut bytes = vec![0x09];
+    bytes.extend(wall_time.to_le_bytes());
+    if step > 0 {
+        bytes.push(0x10);
+        varint(&mut bytes, step);
+    }
+    if let Some(version) = file_version {
+        block(&mut bytes, 0x1a, version.as_bytes());
+        return bytes;
+    }
+    let mut summary = Vec::new();
+    for (tag, value) in scalars {
+        let mut of_value = Vec::new();
+        block(&mut of_value, 0x0a, tag.as_bytes());
+        of_value.push(0x15);
+        of_value.extend(value.to_le_bytes());
+        block(&mut summary, 0x0a, &of_value);
+    }
+    block(&mut bytes, 0x2a, &summary);
+    bytes
+}
+
+fn varint(bytes: &mut Vec<u8>, mut value: u64) {
+    while value >= 0x80 {
+        bytes.push(value as u8 | 0x80);
+        value >>= 7;
+    }
+    bytes.push(value as u8);
+}
+
+/// A field of bytes with its length in front.
+fn block(bytes: &mut Vec<u8>, field: u8, contents: &[u8]) {
+    bytes.push(field);
+    varint(bytes, contents.len() as u64);
+    bytes.extend(contents);
+}
+
+/// A TFRecord: length, its checksum, contents, theirs; checksums are CRC-32C, rotated and shifted as TensorFlow masks them.
+fn record(contents: &[u8]) -> Vec<u8> {
+    let masked = |bytes: &[u8]| crc32c::crc32c(bytes).rotate_right(15).wrapping_add(0xa282_ead8).to_le_bytes();
+    let length = (contents.len() as u64).to_le_bytes();
+    [&length[..], &masked(&length), contents, &masked(contents)].concat()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn hex(bytes: &[u8]) -> String {
+        bytes.iter().map(|byte| format!("{byte:02x}")).collect()
+    }
+
+    #[test]
+    fn records_are_tensorboards_own_byte_for_byte() {
+        // Written by the tensorboard package: `tests/reference/tensorboard_records.py`.
+        let golden = include_str!("../../tests/fixtures/tensorboard_records.txt");
+        let scalars = [("train/loss".to_owned(), 1.5), ("eval/words.wer".to_owned(), 0.25)];
+        let found = [record(&event(1.7e9, 0, &[], Some("brain.Event:2"))), record(&event(1.7e9 + 0.5, 300, &scalars, None))];
+        assert_eq!(found.map(|bytes| hex(&bytes)).to_vec(), golden.lines().collect::<Vec<_>>());
+    }
+
+    #[test]
+    fn a_line_of_the_log_becomes_named_numbers() {
+        let line = serde_json::json!({"kind": "train", "step": 3, "loss": 2.0, "grad_norm": 1.0, "learning_rate": 0.5, "tasks": {"asr": {"loss": 4.0}}});
+        let named = |name: &str, value: f32| (name.to_owned(), value);
+        let expected = vec![named("train/loss", 2.0), named("train/grad_norm", 1.0), named("train/learning_rate", 0.5), named("train/asr/loss", 4.0)];
+        assert_eq!(scalars(&line), (3, expected));
+        let line = serde_json::json!({"kind": "eval", "at_step": 6, "control": "no-audio", "scores": {"words.wer": 1.0}});
+        assert_eq!(scalars(&line), (6, vec![named("eval-no-audio/words.wer", 1.0)]));
+    }
+}
