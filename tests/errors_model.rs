@@ -214,4 +214,6 @@ fn a_full_disk_stops_the_run_and_space_lets_it_go_on() {
         let name = format!("runs/small/{name}");
         assert_eq!(place.bytes(&name), expected.bytes(&name), "{name}");
     }
+    let events = "runs/small/events.out.tfevents.maqam";
+    assert_eq!(place.bytes(events).len(), expected.bytes(events).len());
 }

@@ -186,9 +186,11 @@ impl Run {
 pub fn train(run: &Run, model: &mut AudioLlm, optimiser: &mut Optimiser, state: &mut State, observer: &mut dyn Observer, stop: &AtomicBool) -> Result<()> {
     files::truncate(&run.log_path(), state.log_bytes)?;
     let (log, logged) = (files::AppendLog::open(&run.log_path())?, state.step);
-    let events = Events::start(&run.folder, &run.log_path())?;
+    let events = None;
     let mut trainer =
         Trainer { run, model, optimiser, state, observer, stop, log, events, logged, saved: (logged > 0).then_some(logged), said: BTreeSet::new() };
+    let events = Events::start(&run.folder, &run.log_path());
+    trainer.keep(events);
     let outcome = trainer.train();
     if let Err(error) = &outcome
         && error.kind != Kind::Bug
@@ -211,7 +213,8 @@ struct Trainer<'a> {
     observer: &'a mut dyn Observer,
     stop: &'a AtomicBool,
     log: files::AppendLog,
-    events: Events,
+    /// `None` once it could not be written: it is derived from the log, and no reason to stop.
+    events: Option<Events>,
     /// The last step whose line is in the log; a checkpoint never holds a step that the log does not.
     logged: u64,
     saved: Option<u64>,
@@ -252,12 +255,24 @@ impl Trainer<'_> {
                 let line = serde_json::to_string(&record).map_err(Error::bug)?;
                 self.log.line(&line)?;
                 self.logged = record.step;
-                self.events.line(&line)?;
+                self.tell_tensorboard(&line);
                 self.observer.step(&record, last);
                 self.finish_step()?;
             }
             Ok(())
         })
+    }
+
+    /// Adds lines of the log to TensorBoard's file, as long as that can be written.
+    fn tell_tensorboard(&mut self, lines: &str) {
+        if let Some(mut events) = self.events.take() {
+            let outcome = lines.lines().try_for_each(|line| events.line(line));
+            self.keep(outcome.map(|()| events));
+        }
+    }
+
+    fn keep(&mut self, events: Result<Events>) {
+        self.events = events.map_err(|error| self.observer.note(&format!("no curves for TensorBoard until the run resumes: {error}"))).ok();
     }
 
     /// Forward, backward and update of one step; the weights do not move if anything is not finite.
@@ -364,7 +379,7 @@ impl Trainer<'_> {
             checkpoint::save(&run.folder.join("best"), self.model, self.optimiser, &state, &run.card)?;
         }
         self.log.line(&line)?;
-        line.lines().try_for_each(|line| self.events.line(line))?;
+        self.tell_tensorboard(&line);
         // A checkpoint of this step that was written before does not know of the evaluation.
         (self.state.evaluated, self.state.best, self.saved) = (Some(step), best, None);
         self.observer.evaluated(step, &found.scores, is_best);
