@@ -121,9 +121,9 @@ fn lossless_formats_are_bit_for_bit_those_of_libsndfile() {
 }
 
 #[test]
-fn lossy_formats_have_the_length_and_the_samples_of_libsndfile() {
+fn lossy_formats_have_the_length_and_the_samples_of_libsndfile_or_ffmpeg() {
     let expected = tensors("audio/formats/expected.safetensors");
-    for name in ["mono_16k.mp3", "mono_16k.ogg"] {
+    for name in ["mono_16k.mp3", "mono_16k.ogg", "mono_16k.m4a"] {
         let samples = read(&format(name), WHOLE).unwrap();
         assert_eq!(samples.len(), expected[&format!("{name}.frames")].1[0] as usize, "{name}");
         let kept: Vec<f32> = samples.iter().step_by(STRIDE).copied().collect();
@@ -136,7 +136,9 @@ fn lossy_formats_have_the_length_and_the_samples_of_libsndfile() {
 #[test]
 fn other_rates_and_channels_are_what_soxr_makes_of_them() {
     let expected = tensors("audio/formats/expected.safetensors");
-    for (name, rate) in [("s16_8k.wav", 8000.0), ("s16_44k_stereo.flac", 44_100.0), ("stereo_44k.mp3", 44_100.0), ("stereo_48k.ogg", 48_000.0)] {
+    for (name, rate) in
+        [("s16_8k.wav", 8000.0), ("s16_44k_stereo.flac", 44_100.0), ("stereo_44k.mp3", 44_100.0), ("stereo_48k.ogg", 48_000.0), ("stereo_44k.m4a", 44_100.0)]
+    {
         let samples = read(&format(name), WHOLE).unwrap();
         let frames = f64::from(expected[&format!("{name}.frames")].1[0]);
         assert_eq!(samples.len(), (frames * 16_000.0 / rate).ceil() as usize, "{name}");
@@ -155,7 +157,7 @@ fn other_rates_and_channels_are_what_soxr_makes_of_them() {
 
 #[test]
 fn a_span_is_exactly_that_part_of_the_whole() {
-    for name in ["../a3.wav", "s16_16k.flac", "mono_16k.mp3", "mono_16k.ogg"] {
+    for name in ["../a3.wav", "s16_16k.flac", "mono_16k.mp3", "mono_16k.ogg", "mono_16k.m4a"] {
         let whole = read(&format(name), WHOLE).unwrap();
         for (start_s, end_s) in [(0.0, 0.3), (0.1, 0.2), (0.37, 1.11), (0.7, 0.700_125), (1.0, 1.87), (1.3, 1.5), (1.8, 1.85)] {
             let part = read(&format(name), span(start_s, end_s)).unwrap();
@@ -203,7 +205,7 @@ fn spans_that_make_no_sense_are_refused_with_the_length() {
 
 #[test]
 fn a_recording_that_ends_early_is_refused() {
-    for name in ["s16.wav", "s16_16k.flac", "mono_16k.mp3", "stereo_44k.mp3", "mono_16k.ogg", "stereo_48k.ogg"] {
+    for name in ["s16.wav", "s16_16k.flac", "mono_16k.mp3", "stereo_44k.mp3", "mono_16k.ogg", "stereo_48k.ogg", "mono_16k.m4a"] {
         let bytes = format_bytes(name);
         for part in [0.3, 0.5, 0.8, 0.97] {
             let cut = &bytes[..(bytes.len() as f64 * part) as usize];
@@ -233,6 +235,21 @@ fn damage_in_the_middle_is_refused() {
             refusal(&shortened);
         }
     }
+}
+
+#[test]
+fn aac_that_would_lose_half_its_band_is_refused() {
+    let bytes = format_bytes("mono_16k.m4a");
+    // AudioSpecificConfig: object type 2 (LC), index 8 (16 kHz), one channel.
+    let at = bytes.windows(4).position(|window| window == [0x05, 0x80, 0x80, 0x80]).unwrap() + 5;
+    assert_eq!(bytes[at..at + 2], [0x14, 0x08]);
+    let mut he_aac = bytes.clone();
+    he_aac[at] = 5 << 3 | 0x14 & 7;
+    let message = refusal(&he_aac);
+    assert!(message.contains("HE-AAC") && message.contains("convert the file to FLAC"), "{message}");
+    // An ADTS header: sync word, MPEG-4, no checksum; LC, 16 kHz, one channel.
+    let message = refusal(&[0xff, 0xf1, 0x60, 0x40, 0x20, 0x1f, 0xfc, 0, 0, 0, 0, 0, 0, 0, 0, 0]);
+    assert!(message.contains("ADTS"), "{message}");
 }
 
 #[test]

@@ -4,6 +4,7 @@
 //! early, a packet that does not decode and a span that runs past the end are errors that name the file.
 
 mod log_mel;
+mod mp4;
 mod mpeg;
 mod read;
 mod resample;

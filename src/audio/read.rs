@@ -18,11 +18,13 @@ use symphonia::core::formats::TrackType;
 use symphonia::core::io::MediaSourceStream;
 use symphonia::core::units::Timestamp;
 use symphonia::default::formats::FlacReader;
+use symphonia::default::formats::IsoMp4Reader;
 use symphonia::default::formats::OggReader;
 use symphonia::default::formats::WavReader;
 
 use crate::audio::Span;
 use crate::audio::append_mono;
+use crate::audio::mp4;
 use crate::audio::mpeg;
 use crate::audio::resample::RATES;
 use crate::audio::resample::resample;
@@ -40,7 +42,8 @@ const PREROLL_SAMPLES: usize = 8192;
 
 /// Mono samples of a recording, or of a part of it, at 16 kHz. Channels are averaged; 16 kHz recordings are not resampled.
 ///
-/// Reads WAV, FLAC, MP3 and Ogg Vorbis, told apart by their contents; an MP3 encoder's delay and padding are not part of the recording.
+/// Reads WAV, FLAC, MP3, Ogg Vorbis and M4A (AAC-LC), told apart by their contents; the delay and padding of an MP3 or AAC encoder are not
+/// part of the recording.
 ///
 /// # Shapes
 /// `[num_samples]`
@@ -88,6 +91,8 @@ struct Packets {
     rate: u32,
     /// Samples per channel, where the container says it.
     num_samples: Option<usize>,
+    /// Decoded samples before the recording, an AAC encoder's delay; `None` where packets hold the recording and nothing else.
+    delay: Option<usize>,
     /// Whether sample 0 is at time 0, so that a place in the recording can be sought.
     seekable: bool,
 }
@@ -100,8 +105,7 @@ impl Recording {
             let stream = mpeg::Stream::find(&bytes)?;
             return Ok(Self::Mpeg { bytes, stream });
         }
-        let stream = MediaSourceStream::new(Box::new(source), Default::default());
-        Packets::open(container, stream).map(|packets| Self::Packets(Box::new(packets)))
+        Packets::open(container, source).map(|packets| Self::Packets(Box::new(packets)))
     }
 
     fn rate(&self) -> u32 {
@@ -177,16 +181,19 @@ fn resolve(span: Span, rate: u32, total: Option<usize>) -> Result<Range<usize>> 
 }
 
 impl Packets {
-    fn open(container: Container, stream: MediaSourceStream<'static>) -> Result<Self> {
+    fn open(container: Container, mut source: Source) -> Result<Self> {
+        let moov = if container == Container::Mp4 { Some(source.moov()?) } else { None };
+        let stream = MediaSourceStream::new(Box::new(source), Default::default());
         let options = FormatOptions::default();
         let opened: std::result::Result<Box<dyn FormatReader>, CodecError> = match container {
             Container::Wav => WavReader::try_new(stream, options).map(|r| Box::new(r) as _),
             Container::Flac => FlacReader::try_new(stream, options).map(|r| Box::new(r) as _),
+            Container::Mp4 => IsoMp4Reader::try_new(stream, options).map(|r| Box::new(r) as _),
             Container::Ogg | Container::Mpeg => OggReader::try_new(stream, options).map(|r| Box::new(r) as _),
         };
         let format = opened.map_err(|e| codec_error(&e, "its header does not parse"))?;
         let Some(track) = format.default_track(TrackType::Audio).cloned() else {
-            return Err(Error::input("no audio in a codec that is read").hint("WAV, FLAC, MP3 and Ogg Vorbis are read; convert it to one of them"));
+            return Err(Error::input("no audio in a codec that is read").hint("WAV, FLAC, MP3, Ogg Vorbis and M4A are read; convert it to one of them"));
         };
         let Some(CodecParameters::Audio(parameters)) = &track.codec_params else {
             return Err(Error::input("the audio track does not say how it is encoded"));
@@ -199,7 +206,10 @@ impl Packets {
             return Err(Error::input("the header says 0 channels").hint("copy or convert it again"));
         }
         let options = AudioDecoderOptions::default();
-        let decoder = symphonia::default::get_codecs().make_audio_decoder(parameters, &options).map_err(|e| codec_error(&e, "no decoder for its codec"))?;
+        let decoder = symphonia::default::get_codecs().make_audio_decoder(parameters, &options).map_err(|e| match container {
+            Container::Mp4 => Error::input(format!("sound other than AAC-LC in mono or stereo, such as HE-AAC or ALAC ({e})")).hint(mp4::CONVERT),
+            _ => codec_error(&e, "no decoder for its codec"),
+        })?;
         if container == Container::Ogg && track.num_frames.is_none() {
             let message = "truncated or damaged: the Ogg stream has no last page";
             return Err(Error::input(message).hint("copy or download it again; re-encode a piece that was cut out of a broadcast"));
@@ -208,7 +218,9 @@ impl Packets {
         let seekable = container != Container::Ogg || track.start_ts.get() + delay == 0;
         // An Ogg file says when it ends rather than how long it is.
         let num_samples = track.num_frames.map(|n| n as usize).filter(|&n| seekable && !(n == 0 && container == Container::Flac));
-        Ok(Self { format, track, decoder, rate, num_samples, seekable })
+        let edit = moov.map(|moov| mp4::edit(&moov, rate)).transpose()?;
+        let num_samples = edit.map_or(num_samples, |edit| edit.len);
+        Ok(Self { format, track, decoder, rate, num_samples, delay: edit.map(|edit| edit.delay), seekable })
     }
 
     /// Samples `wanted`, averaged to mono; for a recording of unknown length `span` is compared with what was found.
@@ -216,6 +228,8 @@ impl Packets {
     /// # Errors
     /// A packet that does not decode, packets that do not follow each other, an end before the announced one.
     fn decode(mut self, span: Span, wanted: Range<usize>) -> Result<Vec<f32>> {
+        let delay = self.delay.unwrap_or(0);
+        let wanted = wanted.start + delay..wanted.end.saturating_add(delay);
         let sought = self.seekable && wanted.start > PREROLL_SAMPLES && self.num_samples.is_some();
         if sought {
             let ts = Timestamp::new((wanted.start - PREROLL_SAMPLES) as i64);
@@ -259,11 +273,11 @@ impl Packets {
         if found < announced.min(wanted.end) {
             return Err(ends_early(found, announced.min(wanted.end), self.rate));
         }
-        if self.num_samples.is_some_and(|total| found > total) {
+        if self.delay.is_none() && self.num_samples.is_some_and(|total| found > total) {
             return Err(Error::input(format!("damaged: more audio than the {announced} samples that are announced")).hint("copy or download it again"));
         }
         if self.num_samples.is_none() {
-            resolve(span, self.rate, Some(found))?;
+            resolve(span, self.rate, Some(found.saturating_sub(delay)))?;
         }
         samples.truncate(wanted.len());
         Ok(samples)

@@ -10,6 +10,7 @@ use std::sync::Arc;
 
 use symphonia::core::io::MediaSource;
 
+use crate::audio::mp4;
 use crate::audio::mpeg;
 use crate::error::Error;
 use crate::error::Kind;
@@ -22,6 +23,7 @@ pub(super) enum Container {
     Flac,
     Ogg,
     Mpeg,
+    Mp4,
 }
 
 /// A range of a file's bytes, read as if it were all there is.
@@ -76,11 +78,14 @@ impl Source {
             b"RIFF" if head.get(8..12) == Some(b"WAVE") => Container::Wav,
             b"fLaC" => Container::Flac,
             b"OggS" => Container::Ogg,
+            _ if head.get(4..8) == Some(b"ftyp") => Container::Mp4,
+            _ if is_adts(&head) => return Err(bare_aac()),
             _ if mpeg::begins_here(&self.peek(0, mpeg::SEARCH_BYTES)?) => Container::Mpeg,
             _ => return Err(unknown_format(&head)),
         };
         match container {
             Container::Wav => self.check_wav_size()?,
+            Container::Mp4 => self.check_mp4_size()?,
             // Some taggers append an ID3v1 tag to FLAC too, where it would make the last frame look damaged.
             Container::Flac if self.len() > 128 && self.peek(self.len() - 128, 3)? == b"TAG" => self.end -= 128,
             _ => {}
@@ -136,6 +141,41 @@ impl Source {
         }
     }
 
+    /// Walks over the outer boxes of an MP4 file, which say where each ends.
+    fn check_mp4_size(&mut self) -> Result<()> {
+        let mut position = 0;
+        while position < self.len() {
+            let header = self.peek(position, 16)?;
+            let len = match mp4::box_len(&header) {
+                Some((_, 0)) => return Ok(()),
+                Some((header_len, len)) if len >= header_len as u64 => len,
+                _ => return Err(Error::input("damaged: the MP4 file's boxes do not follow each other").hint("copy or download it again")),
+            };
+            if len > self.len() - position {
+                let (kind, found) = (String::from_utf8_lossy(&header[4..8]).into_owned(), self.len() - position);
+                let message = format!("truncated: the MP4 file's `{kind}` box has {len} bytes, the file has {found} more");
+                return Err(Error::input(message).hint("copy or download it again"));
+            }
+            position += len;
+        }
+        Ok(())
+    }
+
+    /// The contents of an MP4 file's `moov` box, which describes its tracks.
+    pub(super) fn moov(&mut self) -> Result<Vec<u8>> {
+        let mut position = 0;
+        while position < self.len() {
+            let header = self.peek(position, 16)?;
+            let Some((header_len, len)) = mp4::box_len(&header) else { break };
+            let len = if len == 0 { self.len() - position } else { len };
+            if header.get(4..8) == Some(b"moov") {
+                return self.peek(position + header_len as u64, usize::try_from(len).unwrap_or(usize::MAX).saturating_sub(header_len));
+            }
+            position += len;
+        }
+        Err(Error::input("truncated: an MP4 file without its `moov` box, which is often the last").hint("copy or download it again"))
+    }
+
     fn fill_in_wav_size(&mut self, data_start: u64, data_len: u64) -> Result<()> {
         let Ok(size) = u32::try_from(data_len) else {
             return Err(Error::input("a WAV file of unknown size and more than 4 GiB").hint("convert it to FLAC"));
@@ -153,9 +193,20 @@ fn cut_wav(size: u32, found: u64) -> Error {
     Error::input(format!("truncated: the WAV header says {size} bytes of audio, the file has {found}")).hint("copy or download it again")
 }
 
+/// AAC frames without a container: sync word, layer 0.
+fn is_adts(head: &[u8]) -> bool {
+    matches!(head, [0xff, second, ..] if second & 0xf6 == 0xf0)
+}
+
+fn bare_aac() -> Error {
+    let message = "AAC without a container (ADTS) does not say how long it is, nor whether half of its band is left out (HE-AAC)";
+    Error::input(message).hint("convert it to FLAC, or encode it as M4A")
+}
+
 fn unknown_format(head: &[u8]) -> Error {
     let shown: String = head.iter().take(8).map(|&b| if b.is_ascii_graphic() { char::from(b).to_string() } else { format!("\\x{b:02x}") }).collect();
-    Error::input(format!("not a format that is read: the file begins with `{shown}`")).hint("WAV, FLAC, MP3 and Ogg Vorbis are read; convert it to one of them")
+    Error::input(format!("not a format that is read: the file begins with `{shown}`"))
+        .hint("WAV, FLAC, MP3, Ogg Vorbis and M4A are read; convert it to one of them")
 }
 
 /// The system could not read what it opened.
