@@ -6,9 +6,11 @@ use std::path::PathBuf;
 use hf_hub::Cache;
 use hf_hub::CacheRepo;
 use hf_hub::Repo;
+use hf_hub::api::Progress as HubProgress;
 use hf_hub::api::sync::ApiBuilder;
 use hf_hub::api::sync::ApiRepo;
 
+use crate::cli::progress::Progress;
 use crate::error::Error;
 use crate::error::Result;
 use crate::model::weights::safetensors_of;
@@ -20,7 +22,7 @@ const OTHER_WEIGHTS: [&str; 6] = [".bin", ".h5", ".msgpack", ".onnx", ".gguf", "
 
 /// The folder of a checkpoint: `model` itself, or where the Hub's cache has it after downloading what is missing.
 ///
-/// With `HF_HUB_OFFLINE` set nothing is downloaded; `HF_HOME` says where the cache is.
+/// With `HF_HUB_OFFLINE` set nothing is downloaded; `HF_HUB_CACHE`, or else `HF_HOME`, says where the cache is, `HF_ENDPOINT` where the Hub is.
 pub fn model_dir(model: &str) -> Result<PathBuf> {
     let path = Path::new(model);
     if path.is_dir() {
@@ -32,7 +34,7 @@ pub fn model_dir(model: &str) -> Result<PathBuf> {
             .at(model)
             .hint("`model` is the folder of a Qwen2.5-Omni checkpoint, or a Hub id such as Qwen/Qwen2.5-Omni-7B"));
     }
-    let cache = Cache::from_env();
+    let cache = std::env::var_os("HF_HUB_CACHE").map_or_else(Cache::from_env, |path| Cache::new(path.into()));
     if let Some(dir) = cached(&cache.repo(Repo::model(model.to_owned()))) {
         return Ok(dir);
     }
@@ -60,7 +62,8 @@ fn download(model: &str, cache: Cache) -> Result<PathBuf> {
             .at(model)
             .hint("check the id and the network, or give the folder of a checkpoint; what was downloaded before is kept")
     };
-    let api = ApiBuilder::from_env().with_cache_dir(cache.path().clone()).with_progress(true).build().map_err(|e| failed("anything", &e))?;
+    let here = cache.repo(Repo::model(model.to_owned()));
+    let api = ApiBuilder::from_env().with_cache_dir(cache.path().clone()).build().map_err(|e| failed("anything", &e))?;
     let repo: ApiRepo = api.model(model.to_owned());
     let listed = repo.info().map_err(|e| failed("the list of files", &e))?;
     let listed: Vec<&str> = listed.siblings.iter().map(|file| file.rfilename.as_str()).collect();
@@ -72,10 +75,54 @@ fn download(model: &str, cache: Cache) -> Result<PathBuf> {
     let wanted = NEEDED.iter().chain(wanted.filter(|name| !NEEDED.contains(*name)));
     let mut dir = None;
     for &name in wanted {
-        let path = repo.get(name).map_err(|e| failed(name, &e))?;
+        let path = match here.get(name) {
+            Some(path) => path,
+            None => repo.download_with_progress(name, Download::default()).map_err(|e| failed(name, &e))?,
+        };
         if name == NEEDED[0] {
             dir = path.parent().map(Path::to_owned);
         }
     }
     dir.ok_or_else(|| Error::resource("the Hub lists no files").at(model))
+}
+
+const MEGABYTE: usize = 1_000_000;
+
+/// Shows how a file comes in, in megabytes.
+#[derive(Default)]
+struct Download {
+    bytes: usize,
+    size: usize,
+    name: String,
+    shown: Option<Progress>,
+}
+
+impl Download {
+    fn show(&mut self, megabytes: usize) {
+        if let Some(progress) = &mut self.shown {
+            progress.update(megabytes as u64, &format!("MB of {}", self.name));
+        }
+    }
+}
+
+impl HubProgress for Download {
+    /// Called again where an attempt begins anew.
+    fn init(&mut self, size: usize, filename: &str) {
+        (self.bytes, self.size) = (0, size);
+        filename.clone_into(&mut self.name);
+        self.shown.get_or_insert_with(|| Progress::new("download", 0, size.div_ceil(MEGABYTE) as u64));
+    }
+
+    /// What an earlier attempt left comes first, as one piece.
+    fn update(&mut self, size: usize) {
+        self.bytes += size;
+        self.show(self.bytes / MEGABYTE);
+    }
+
+    fn finish(&mut self) {
+        self.show(self.size.div_ceil(MEGABYTE));
+        if let Some(progress) = &self.shown {
+            progress.clear();
+        }
+    }
 }
