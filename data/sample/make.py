@@ -175,8 +175,9 @@ def vocabulary() -> list[str]:
 
 
 def make_base(out: Path) -> None:
-    """Words, then sentences of the script and of chance, in voices and prosody of their own: speech to text, and text alone."""
-    words = vocabulary()
+    """Words, then sentences of the script and of chance, in voices and prosody of their own: speech to text, and text alone. All of it is MSA."""
+    dialectal = {word for markers in DIALECTS.values() for word in markers.values()} - set(DIALECTS["MSA"].values())
+    words = [word for word in vocabulary() if word not in dialectal]
     print(f"{len(words)} words")
 
     def chance(name: str, length: int) -> str:
@@ -185,8 +186,7 @@ def make_base(out: Path) -> None:
     texts = [(f"word-{i:05}", words[i % len(words)] if i < 4 * len(words) else chance(f"word-{i:05}", 2)) for i in range(2000)]
     for i in range(6000):
         name = f"sentence-{i:05}"
-        dialect = list(DIALECTS)[i % 5]
-        texts.append((name, sentence(dialect, i, "base")["spoken"] if i % 2 else chance(name, 3 + pick(name + " length", 4))))
+        texts.append((name, sentence("MSA", i, "base")["spoken"] if i % 2 else chance(name, 3 + pick(name + " length", 4))))
     voices = list(VOICES["base"].items())
 
     def make(clip):
@@ -204,7 +204,7 @@ def make_base(out: Path) -> None:
     ask = {"ar": "أعد كتابة النص التالي: {}", "en": "Repeat this text: {}"}
     text_rows = []
     for i in range(4000):
-        text = plain(sentence(list(DIALECTS)[i % 5], 10_000 + i, "base")["spoken"] if i % 2 else chance(f"text {i}", 2 + pick(f"text {i}", 6)))
+        text = plain(sentence("MSA", 10_000 + i, "base")["spoken"] if i % 2 else chance(f"text {i}", 2 + pick(f"text {i}", 6)))
         language = "ar" if i % 4 else "en"
         text_rows.append({"id": f"text-{i:05}", "language": language, "instruction": ask[language].format(text), "target": text, "task": "repeat"})
     write_rows(out / "text.jsonl", text_rows)
