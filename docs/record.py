@@ -1,6 +1,6 @@
 """Runs a command in a terminal of its own and draws the screen it leaves behind as an SVG.
 
-    python docs/record.py docs/first.svg -- target/release/maqam train curricula/first.yaml      # needs pyte 0.8
+    python docs/record.py docs/quickstart.svg -- target/release/maqam train curricula/quickstart.yaml      # needs pyte 0.8
 """
 
 import fcntl
