@@ -1,5 +1,6 @@
 //! `maqam bench`: speed and memory on work of a stated shape.
 
+use std::path::PathBuf;
 use std::time::Instant;
 
 use candle_core::DType;
@@ -20,6 +21,7 @@ use crate::error::Error;
 use crate::error::Result;
 use crate::model::AudioLlm;
 use crate::model::Pass;
+use crate::model::config::Config;
 use crate::model::decoder::Save;
 use crate::model::lora;
 use crate::model::lora::Init;
@@ -29,6 +31,7 @@ use crate::model::shapes;
 use crate::model::weights::Weights;
 use crate::parts::Parts;
 use crate::parts::PerPart;
+use crate::parts::Training;
 use crate::seed::Key;
 use crate::train::optimiser;
 use crate::train::optimiser::Optimiser;
@@ -36,7 +39,7 @@ use crate::train::optimiser::Update;
 
 #[derive(Subcommand)]
 pub enum Command {
-    /// Training steps with random weights: LoRA on all linear layers of the decoder, tower frozen, AdamW.
+    /// Training steps with random weights and AdamW: LoRA on all linear layers of the decoder, tower frozen; or every weight.
     Train(TrainArguments),
 }
 
@@ -45,13 +48,19 @@ pub struct TrainArguments {
     /// Shape of the model: tiny, 0.5b (Qwen2.5-0.5B's decoder), 3b, 7b (Qwen2.5-Omni's thinkers).
     #[arg(long, default_value = "tiny")]
     shape: String,
+    /// A checkpoint folder whose configuration is the shape instead.
+    #[arg(long, conflicts_with_all = ["shape", "layers"])]
+    model: Option<PathBuf>,
     /// Cut the decoder to so many layers.
     #[arg(long)]
     layers: Option<usize>,
-    /// asr: clips of 10 s. ssum: clips of 60 s. mix: a quarter each of ASR, dialect, emotion, summaries.
+    /// Train every weight of all parts instead of adapters.
+    #[arg(long, conflicts_with = "rank")]
+    full: bool,
+    /// asr: clips of 10 s. short: clips of 3 s, as data/sample has. ssum: clips of 60 s. mix: a quarter each of ASR, dialect, emotion, summaries.
     #[arg(long, value_enum, default_value_t = Work::Asr)]
     work: Work,
-    /// Clips in a step; by default 16 for asr and mix, 8 for ssum.
+    /// Clips in a step; by default 16, for ssum 8.
     #[arg(long)]
     clips: Option<usize>,
     /// Steps that count; one before them does not.
@@ -79,6 +88,7 @@ pub struct TrainArguments {
 #[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
 enum Work {
     Asr,
+    Short,
     Ssum,
     Mix,
 }
@@ -109,6 +119,7 @@ impl Work {
         let ssum = Load { prompt: 40, seconds: 60, target: 80 };
         match self {
             Self::Asr => vec![asr; clips.unwrap_or(16)],
+            Self::Short => vec![Load { prompt: 60, seconds: 3, target: 10 }; clips.unwrap_or(16)],
             Self::Ssum => vec![ssum; clips.unwrap_or(8)],
             Self::Mix => {
                 let kinds = [
@@ -145,7 +156,10 @@ pub fn run(command: Command) -> Result<()> {
     if arguments.steps == 0 || arguments.clips == Some(0) {
         return Err(Error::input("--steps and --clips count from 1"));
     }
-    let config = shapes::by_name(&arguments.shape, arguments.layers)?;
+    let config = match &arguments.model {
+        Some(dir) => Config::load(dir)?,
+        None => shapes::by_name(&arguments.shape, arguments.layers)?,
+    };
     let window = config.audio.window_frames();
     let loads = arguments.work.loads(arguments.clips);
     let mut sequences: Vec<Sequence> = loads.iter().enumerate().map(|(i, load)| load.sequence(i, config.text.vocab_size)).collect();
@@ -154,7 +168,8 @@ pub fn run(command: Command) -> Result<()> {
 
     let settings =
         lora::Settings { rank: arguments.rank, alpha: 2.0 * arguments.rank as f64, targets: Targets::Named("all-linear".into()), ..lora::Settings::default() };
-    let plan = Plan::from_settings(&settings, &Parts::default(), &config)?;
+    let parts = if arguments.full { Parts { audio_encoder: Training::Full, projector: Training::Full, decoder: Training::Full } } else { Parts::default() };
+    let plan = Plan::from_settings(&settings, &parts, &config)?;
     let model = AudioLlm::new(config, &Weights::Random { seed: 1 }, plan, true)?;
     model.initialise(Init::Default, 1)?;
     let mut optimiser = Optimiser::new(optimiser::Settings::default(), &model.parameters)?;
@@ -213,7 +228,7 @@ fn report(arguments: &TrainArguments, times: &[f64], examples: usize, tokens: us
     let memory = peak_memory_gb();
     if arguments.json {
         let line = serde_json::json!({
-            "shape": arguments.shape, "layers": arguments.layers, "work": format!("{:?}", arguments.work).to_lowercase(), "examples": examples, "tokens": tokens,
+            "shape": arguments.model.as_ref().map_or(arguments.shape.clone(), |dir| dir.display().to_string()), "full": arguments.full, "layers": arguments.layers, "work": format!("{:?}", arguments.work).to_lowercase(), "examples": examples, "tokens": tokens,
             "only": arguments.only.map(|only| format!("{only:?}").to_lowercase()), "threads": rayon::current_num_threads(),
             "seconds_per_step": median, "seconds": times, "examples_per_s": examples as f64 / median, "tokens_per_s": tokens as f64 / median, "peak_memory_gb": memory,
         });
