@@ -80,7 +80,8 @@ impl Block {
             cell.left = (0..cell.picks.len()).collect();
             origin.source.embed(cell)?;
         }
-        let mut block = Self { stage, steps: steps.clone(), select, key: Key::new(seed, "diverse").with(stage as u64), cells, num_clusters: 0, slots, drawn: Vec::new() };
+        let mut block =
+            Self { stage, steps: steps.clone(), select, key: Key::new(seed, "diverse").with(stage as u64), cells, num_clusters: 0, slots, drawn: Vec::new() };
         if select == Select::Kmeans {
             block.cluster();
         }

@@ -60,7 +60,11 @@ fn mixing(stage: &StageSettings) -> Result<()> {
 /// Balanced and diverse drawing say themselves which task a slot goes to.
 fn owns_the_slots(stage: &StageSettings) -> Result<()> {
     let draw = stage.draw.name();
-    let written = [stage.mix.map(|mix| format!("mix: {}", mix.name())), stage.temperature.map(|t| format!("temperature: {t}")), stage.replay.map(|r| format!("replay: {r}"))];
+    let written = [
+        stage.mix.map(|mix| format!("mix: {}", mix.name())),
+        stage.temperature.map(|t| format!("temperature: {t}")),
+        stage.replay.map(|r| format!("replay: {r}")),
+    ];
     match written.into_iter().flatten().next() {
         Some(key) => {
             let name = key.split(':').next().unwrap_or_default().to_owned();
@@ -97,10 +101,14 @@ fn early_stop(stage: &StageSettings) -> Result<()> {
         return Err(Error::input("`early_stop.score` is empty").hint("name a score of the dev suite, for example `mean`"));
     }
     if early_stop.patience == 0 {
-        return Err(Error::input("`early_stop.patience` is 0").hint("give the number of evaluations without a better score after which the stage ends, at least 1"));
+        return Err(
+            Error::input("`early_stop.patience` is 0").hint("give the number of evaluations without a better score after which the stage ends, at least 1")
+        );
     }
     if !(early_stop.min_delta.is_finite() && early_stop.min_delta >= 0.0) {
-        return Err(Error::input(format!("`early_stop.min_delta` is {}", early_stop.min_delta)).hint("give by how much a score has to be better to count, at least 0"));
+        return Err(
+            Error::input(format!("`early_stop.min_delta` is {}", early_stop.min_delta)).hint("give by how much a score has to be better to count, at least 0")
+        );
     }
     Ok(())
 }

@@ -128,7 +128,15 @@ mod tests {
         assert!((eigen.values[0] - 1.0).abs() < 1e-15 && (eigen.values[1] - 3.0).abs() < 1e-15);
         // The second difference of n points has eigenvalues 2 - 2 cos(pi k / (n + 1)).
         let n = 40;
-        let second = |i: usize, j: usize| if i == j { 2.0 } else if i.abs_diff(j) == 1 { -1.0 } else { 0.0 };
+        let second = |i: usize, j: usize| {
+            if i == j {
+                2.0
+            } else if i.abs_diff(j) == 1 {
+                -1.0
+            } else {
+                0.0
+            }
+        };
         let eigen = symmetric((0..n * n).map(|at| second(at / n, at % n)).collect(), n);
         for (k, value) in eigen.values.iter().enumerate() {
             let exact = 2.0 - 2.0 * (std::f64::consts::PI * (k + 1) as f64 / (n + 1) as f64).cos();

@@ -58,6 +58,7 @@ use std::sync::Arc;
 
 use crate::error::Error;
 use crate::error::Result;
+use crate::loss;
 use crate::parts::StageParts;
 use crate::schedule::blocks::LastBlock;
 use crate::schedule::blocks::Origin;
@@ -107,6 +108,8 @@ pub struct Stage {
     pub early_stop: Option<EarlyStop>,
     /// How it trains the parts, where it says otherwise than the recipe.
     pub train: StageParts,
+    /// What weighs how much, where it says otherwise than the recipe.
+    pub loss: loss::StageSettings,
 }
 
 impl Stage {
@@ -318,7 +321,9 @@ impl Schedule {
     pub fn picks(&self, step: u64) -> Result<Vec<Pick>> {
         if let Some(order) = &self.shuffled {
             let first = step.saturating_mul(self.batch as u64);
-            return Ok((first..first.saturating_add(self.batch as u64)).map(|slot| self.pick_at(if slot < order.len() { order.at(0, slot) } else { slot })).collect());
+            return Ok((first..first.saturating_add(self.batch as u64))
+                .map(|slot| self.pick_at(if slot < order.len() { order.at(0, slot) } else { slot }))
+                .collect());
         }
         let (stage, in_stage) = self.stage_of(step);
         match self.stages[stage].diverse.filter(Diverse::chooses) {
@@ -383,7 +388,8 @@ impl Schedule {
 /// A stage as written and planned.
 fn stage(written: &StageSettings, name: String, start: u64, planned: &Planned, tasks: &[String]) -> Stage {
     let names = |places: &[usize]| places.iter().map(|&task| tasks[task].clone()).collect();
-    let diverse = Diverse { select: written.select.unwrap_or_default(), embeddings: written.embeddings.unwrap_or_default(), block: written.block.unwrap_or(BLOCK) };
+    let diverse =
+        Diverse { select: written.select.unwrap_or_default(), embeddings: written.embeddings.unwrap_or_default(), block: written.block.unwrap_or(BLOCK) };
     Stage {
         name,
         start,
@@ -397,6 +403,7 @@ fn stage(written: &StageSettings, name: String, start: u64, planned: &Planned, t
         learning_rate: written.learning_rate,
         early_stop: written.early_stop.clone(),
         train: written.train,
+        loss: written.loss.clone(),
     }
 }
 

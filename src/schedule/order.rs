@@ -30,7 +30,10 @@ pub(super) struct Orders {
 
 enum Kind {
     /// Orders by epoch, at most `kept` of them.
-    Listed { kept: usize, made: Mutex<BTreeMap<u64, Vec<u32>>> },
+    Listed {
+        kept: usize,
+        made: Mutex<BTreeMap<u64, Vec<u32>>>,
+    },
     Network(Network),
 }
 

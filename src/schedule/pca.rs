@@ -59,7 +59,8 @@ impl Pca {
     /// Where vectors lie along the components: `[n, dims]` to `[n, k]`.
     pub fn project(&self, values: &[f32]) -> Vec<f64> {
         let dims = self.mean.len().max(1);
-        let along = |vector: &[f32], component: &[f64]| vector.iter().zip(&self.mean).zip(component).map(|((&value, mean), c)| (f64::from(value) - mean) * c).sum();
+        let along =
+            |vector: &[f32], component: &[f64]| vector.iter().zip(&self.mean).zip(component).map(|((&value, mean), c)| (f64::from(value) - mean) * c).sum();
         values.chunks(dims).flat_map(|vector| self.components.chunks(dims).map(move |component| along(vector, component))).collect()
     }
 }
@@ -205,7 +206,9 @@ mod tests {
     /// The same numbers as in the script: a few strong directions in noise.
     fn made(n: usize, dims: usize) -> Vec<f32> {
         let number = |purpose: &str, at: usize| Key::new(1, purpose).uniform(at as u64) - 0.5;
-        let value = |i: usize, j: usize| (0..4).map(|d| 2f64.powi(2 - d) * number("along", i * 4 + d as usize) * number("direction", d as usize * dims + j)).sum::<f64>();
+        let value = |i: usize, j: usize| {
+            (0..4).map(|d| 2f64.powi(2 - d) * number("along", i * 4 + d as usize) * number("direction", d as usize * dims + j)).sum::<f64>()
+        };
         (0..n * dims).map(|at| (value(at / dims, at % dims) + 0.1 * number("noise", at)) as f32).collect()
     }
 

@@ -80,7 +80,11 @@ impl Planner<'_> {
             Some(most) => {
                 let (needed, capacity) = (steps * self.batch as u64, tree.num_rows() * most);
                 if capacity < needed {
-                    let found = format!("`max_repeats: {most}` allows {capacity} draws of {} rows; {steps} steps of {} examples are {needed}", tree.num_rows(), self.batch);
+                    let found = format!(
+                        "`max_repeats: {most}` allows {capacity} draws of {} rows; {steps} steps of {} examples are {needed}",
+                        tree.num_rows(),
+                        self.batch
+                    );
                     return Err(Error::input(found).hint("allow more repeats, make the stage shorter, or add rows"));
                 }
                 tree.capped(needed, most)

@@ -114,14 +114,18 @@ impl Population {
             }
         }
         if let Some(task) = self.labels.iter().position(|labels| labels.len() >= usize::from(NO_LABEL)) {
-            return Err(Error::input(format!("task `{}` has {} labels", self.tasks[task], self.labels[task].len())).hint("65,534 are the most that can be told apart"));
+            return Err(
+                Error::input(format!("task `{}` has {} labels", self.tasks[task], self.labels[task].len())).hint("65,534 are the most that can be told apart")
+            );
         }
         if let Some(row) = self.row_task.iter().position(|&task| usize::from(task) >= self.tasks.len()) {
             return Err(Error::bug(format!("row {row} is of task {} of {}", self.row_task[row], self.tasks.len())));
         }
         let is_known = |(row, &label): (usize, &u16)| label == NO_LABEL || usize::from(label) < self.num_labels(usize::from(self.row_task[row]));
         match self.row_label.iter().enumerate().position(|found| !is_known(found)) {
-            Some(row) => Err(Error::bug(format!("row {row} has label {} of the {} of its task", self.row_label[row], self.num_labels(usize::from(self.row_task[row]))))),
+            Some(row) => {
+                Err(Error::bug(format!("row {row} has label {} of the {} of its task", self.row_label[row], self.num_labels(usize::from(self.row_task[row])))))
+            }
             None => Ok(()),
         }
     }

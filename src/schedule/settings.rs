@@ -10,6 +10,7 @@ use serde::de::Error as _;
 use serde::de::SeqAccess;
 use serde::de::Visitor;
 
+use crate::loss;
 use crate::parts::StageParts;
 
 /// What a recipe says under `schedule`.
@@ -100,6 +101,9 @@ pub struct StageSettings {
     /// How parts are trained in this stage, where the recipe's `train` says otherwise.
     #[serde(skip_serializing_if = "is_default")]
     pub train: StageParts,
+    /// What weighs how much in this stage, where the recipe's `loss` says otherwise.
+    #[serde(skip_serializing_if = "is_default")]
+    pub loss: loss::StageSettings,
 }
 
 fn is_default<T: Default + PartialEq>(value: &T) -> bool {

@@ -189,7 +189,12 @@ mod tests {
     #[test]
     fn entropies_by_hand() {
         let close = |found: Entropy, nats: f64, relative: f64| (found.nats - nats).abs() < 1e-15 && (found.relative - relative).abs() < 1e-15;
-        assert!(close(entropy(&[2, 2, 2, 2]), 4f64.ln(), 1.0) && close(entropy(&[5, 0]), 0.0, 0.0) && close(entropy(&[3]), 0.0, 0.0) && close(entropy(&[]), 0.0, 0.0));
+        assert!(
+            close(entropy(&[2, 2, 2, 2]), 4f64.ln(), 1.0)
+                && close(entropy(&[5, 0]), 0.0, 0.0)
+                && close(entropy(&[3]), 0.0, 0.0)
+                && close(entropy(&[]), 0.0, 0.0)
+        );
         assert!(close(entropy(&[3, 1]), 0.75 * (4f64 / 3.0).ln() + 0.25 * 4f64.ln(), 0.8112781244591328), "the relative is that of bits");
         let batches = [vec![2, 4, 0], vec![2, 3, 5], vec![0, 1]];
         // Two labels have rows. One batch has both, one has one of them, the last has none and does not count.
@@ -205,7 +210,9 @@ mod tests {
         let values = vec![1.0, 0.0, 0.0, 1.0, -1.0, 0.0, 0.0, -1.0, 1.0, 0.0, -1.0, 0.0];
         let audio = Vectors { rows: vec![0, 1, 2, 3, 5, 9], dims: 2, values };
         let embeddings = Embeddings::new(audio, Vectors { rows: vec![4], dims: 1, values: vec![1.0] }, 1).unwrap();
-        let close = |found: Option<Spread>, nearest: f64, pairwise: f64| found.is_some_and(|found| (found.nearest - nearest).abs() < 1e-6 && (found.pairwise - pairwise).abs() < 1e-6);
+        let close = |found: Option<Spread>, nearest: f64, pairwise: f64| {
+            found.is_some_and(|found| (found.nearest - nearest).abs() < 1e-6 && (found.pairwise - pairwise).abs() < 1e-6)
+        };
         let batches = [vec![0, 2, 4], vec![0, 5, 1], vec![4]];
         assert!(close(spread(&population(), &embeddings, &batches[..1]), 2.0, 2.0), "opposites; the text is alone in its space");
         // 0 and 5 are alike, 1 is at a right angle to both.
@@ -221,7 +228,10 @@ mod tests {
         let batches = [vec![0, 2, 2], vec![0, 4, 2]];
         assert_eq!(repeats(&batches), Repeats { histogram: BTreeMap::from([(1, 1), (2, 1), (3, 1)]), max: 3 });
         assert_eq!(repeats(&[]), Repeats::default());
-        let found: Vec<_> = coverage(&population(), &batches).into_iter().map(|cell| (cell.task, cell.label, cell.has_audio, cell.num_rows, cell.num_drawn, cell.num_draws)).collect();
+        let found: Vec<_> = coverage(&population(), &batches)
+            .into_iter()
+            .map(|cell| (cell.task, cell.label, cell.has_audio, cell.num_rows, cell.num_drawn, cell.num_draws))
+            .collect();
         assert_eq!(found, [(0, NO_LABEL, true, 2, 1, 2), (1, 0, true, 2, 1, 3), (1, 2, false, 1, 1, 1), (1, NO_LABEL, true, 1, 0, 0)]);
         assert_eq!(coverage(&population(), &batches)[1].share(), 0.5);
     }
