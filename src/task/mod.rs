@@ -45,8 +45,21 @@ pub enum Kind {
 }
 
 impl Kind {
-    /// The metrics of the kind.
+    /// The metrics of the kind: what suites may list and tasks stand by.
     pub fn metrics(self) -> &'static [&'static str] {
+        match self {
+            Self::Transcribe => {
+                &["wer", "cer", "substitutions", "deletions", "insertions", "hit_limit", "repetition", "length_ratio", "wrong_script", "insertion_share"]
+            }
+            Self::Generate => {
+                &["rouge1", "rouge2", "rougeL", "rougeLsum", "chrf", "chrfpp", "bleu", "hit_limit", "repetition", "seq_rep_4", "length_ratio", "wrong_script"]
+            }
+            Self::Classify => &["accuracy", "macro_f1", "weighted_f1", "uar", "hit_limit"],
+        }
+    }
+
+    /// Those that are computed where none is listed.
+    pub fn default_metrics(self) -> &'static [&'static str] {
         match self {
             Self::Transcribe => &["wer", "cer"],
             Self::Generate => &["rouge1", "rouge2", "rougeL"],

@@ -33,6 +33,7 @@ use crate::eval::table;
 use crate::files;
 use crate::load::Loader;
 use crate::load::OFFICIAL_MAX_AUDIO_S;
+use crate::metrics;
 use crate::model::AudioLlm;
 use crate::model::Pass;
 use crate::model::decoder::Save;
@@ -441,11 +442,10 @@ fn names(scores: &Scores) -> String {
     scores.0.iter().map(|(name, _)| name.as_str()).collect::<Vec<_>>().join(", ")
 }
 
-/// Whether a score beats the best so far; losses and error rates are better low.
+/// Whether a score beats the best so far; losses, error rates and failures are better low.
 fn is_better(name: &str, score: f64, best: f64) -> bool {
-    let metric = name.rsplit('.').next().unwrap_or(name);
-    let low_is_good = ["loss", "wer", "cer"].iter().any(|low| metric == *low || metric.starts_with(&format!("{low}@")));
-    if low_is_good { score < best } else { score > best }
+    let better = metrics::better(name.rsplit('.').next().unwrap_or(name));
+    better.rank(score) > better.rank(best)
 }
 
 /// The stage of a step, and its learning rate: the stage's own peak or the optimiser's, shaped over all planned steps.
@@ -462,6 +462,7 @@ mod tests {
     #[test]
     fn error_rates_and_losses_are_better_low() {
         assert!(is_better("words.wer", 0.1, 0.2) && is_better("words.cer@arabic-leaderboard", 0.1, 0.2) && is_better("words.loss", 0.1, 0.2));
+        assert!(is_better("words.hit_limit", 0.1, 0.2) && is_better("words.length_ratio", 1.1, 0.5) && is_better("gist.chrf", 60.0, 50.0));
         assert!(is_better("mean", 0.3, 0.2) && is_better("emotions.uar", 0.3, 0.2) && !is_better("mean", 0.2, 0.2));
     }
 }
