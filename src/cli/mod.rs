@@ -5,6 +5,7 @@ mod export;
 mod hub;
 mod inspect;
 mod judge;
+mod metrics;
 mod plan;
 mod progress;
 mod train;
@@ -58,6 +59,8 @@ enum Command {
     Score(judge::ScoreArguments),
     /// Answers of a model to the questions in a data file.
     Generate(judge::GenerateArguments),
+    /// Scores of answers against what they should be, whoever gave them.
+    Metrics(metrics::Arguments),
     /// What the projector makes of each row's audio.
     Embed(inspect::EmbedArguments),
     /// Log-mel frames of each row's audio.
@@ -215,6 +218,7 @@ fn run(command: Command, stop: &AtomicBool) -> Result<()> {
         Command::Plan(arguments) => plan::run(&arguments),
         Command::Score(arguments) => judge::score(&arguments, stop),
         Command::Generate(arguments) => judge::generate(&arguments, stop),
+        Command::Metrics(arguments) => metrics::run(&arguments),
         Command::Embed(arguments) => inspect::embed(&arguments, stop),
         Command::Features(arguments) => inspect::features(&arguments, stop),
         Command::Export(arguments) => export::run(&arguments),
