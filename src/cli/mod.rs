@@ -6,6 +6,7 @@ mod export;
 mod hub;
 mod inspect;
 mod judge;
+mod metrics;
 mod plan;
 mod progress;
 mod train;
@@ -61,6 +62,8 @@ enum Command {
     Score(judge::ScoreArguments),
     /// Answers of a model to the questions in a data file.
     Generate(judge::GenerateArguments),
+    /// Scores of answers against what they should be, whoever gave them.
+    Metrics(metrics::Arguments),
     /// What the projector makes of each row's audio.
     Embed(inspect::EmbedArguments),
     /// Log-mel frames of each row's audio.
@@ -219,6 +222,7 @@ fn run(command: Command, stop: &AtomicBool) -> Result<()> {
         Command::Experiment(arguments) => experiment::run(&arguments, stop),
         Command::Score(arguments) => judge::score(&arguments, stop),
         Command::Generate(arguments) => judge::generate(&arguments, stop),
+        Command::Metrics(arguments) => metrics::run(&arguments),
         Command::Embed(arguments) => inspect::embed(&arguments, stop),
         Command::Features(arguments) => inspect::features(&arguments, stop),
         Command::Export(arguments) => export::run(&arguments),

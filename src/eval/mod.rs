@@ -15,12 +15,13 @@ use crate::eval::answers::Asker;
 use crate::eval::suite::Set;
 use crate::eval::suite::Suite;
 use crate::load::Loader;
-use crate::metrics::Counts;
+use crate::metrics;
 use crate::metrics::Normaliser;
-use crate::metrics::char_errors;
+use crate::metrics::Pair;
+use crate::metrics::Tally;
+use crate::metrics::Texts;
 use crate::metrics::classify;
-use crate::metrics::rouge;
-use crate::metrics::word_errors;
+use crate::metrics::failures;
 use crate::model::AudioLlm;
 use crate::seed::Key;
 use crate::task::Kind;
@@ -58,6 +59,9 @@ pub struct Prediction {
     pub answer: Option<String>,
     /// The tokens the model said.
     pub tokens: Vec<u32>,
+    /// Whether it had to stop at the task's limit of new tokens.
+    #[serde(skip)]
+    pub hit_limit: bool,
 }
 
 /// Scores of a suite, and the predictions of each set.
@@ -76,11 +80,8 @@ pub fn score_names(suite: &Suite) -> Vec<String> {
     let mut names = Vec::new();
     for set in &suite.sets {
         let mut of_set: Vec<String> = if wants(set, "loss") { vec!["loss".to_owned()] } else { Vec::new() };
-        let wanted = set.task.kind.metrics().iter().filter(|metric| wants(set, metric));
-        match set.task.kind {
-            Kind::Transcribe => of_set.extend(set.normalisers.iter().flat_map(|&n| wanted.clone().map(move |metric| with_normaliser(metric, n)))),
-            Kind::Generate | Kind::Classify => of_set.extend(wanted.map(|&metric| metric.to_owned())),
-        }
+        let wanted: Vec<&str> = set.task.kind.metrics().iter().copied().filter(|metric| wants(set, metric)).collect();
+        of_set.extend(names_in_set(set, &wanted));
         names.extend(of_set.into_iter().map(|name| format!("{}.{name}", set.name)));
     }
     names.push("mean".to_owned());
@@ -103,15 +104,11 @@ pub fn evaluate(model: &AudioLlm, loader: &Loader, suite: &Suite, progress: &mut
         let asked: Vec<_> = set.examples.iter().map(|example| (example, set.task.answer.max_new_tokens)).collect();
         let answers = asker.answers(&asked, &mut |more| progress(done + more, total)).map_err(|e| e.at(format!("set `{}`", set.name)))?;
         done += set.examples.len();
-        let said: Vec<Prediction> = set.examples.iter().zip(answers).map(|(example, answer)| prediction(set, example, answer)).collect();
-        let of_set = set_scores(set, &said)?;
-        means.extend(of_set.iter().find(|(name, _)| *name == headline(set)).map(|(_, value)| goodness(set.task.kind, *value)));
-        scores.extend(
-            of_set
-                .into_iter()
-                .filter(|(name, _)| wants(set, name.split('@').next().unwrap_or(name)))
-                .map(|(name, value)| (format!("{}.{name}", set.name), value)),
-        );
+        let ends = loader.codec().ids_that_end();
+        let said: Vec<Prediction> = set.examples.iter().zip(answers).map(|(example, answer)| prediction(set, example, answer, &ends)).collect();
+        let tallies = set_tallies(set, &said)?;
+        means.extend(tallies.iter().find(|tally| tally.name == headline(set)).map(|tally| tally.goodness(tally.corpus())));
+        scores.extend(tallies.iter().filter(|tally| wants(set, tally.metric())).map(|tally| (format!("{}.{}", set.name, tally.name), tally.corpus())));
         predictions.push((set.name.clone(), said));
     }
     scores.push(("mean".to_owned(), means.iter().sum::<f64>() / means.len().max(1) as f64));
@@ -119,11 +116,15 @@ pub fn evaluate(model: &AudioLlm, loader: &Loader, suite: &Suite, progress: &mut
 }
 
 fn wants(set: &Set, metric: &str) -> bool {
-    set.metrics.as_ref().is_none_or(|metrics| metrics.iter().any(|wanted| wanted == metric))
+    match &set.metrics {
+        Some(metrics) => metrics.iter().any(|wanted| wanted == metric),
+        None => metric == "loss" || set.task.kind.default_metrics().contains(&metric),
+    }
 }
 
-fn prediction(set: &Set, example: &crate::task::Example, answer: Answer) -> Prediction {
+fn prediction(set: &Set, example: &crate::task::Example, answer: Answer, ends: &[u32]) -> Prediction {
     Prediction {
+        hit_limit: !answer.tokens.last().is_some_and(|last| ends.contains(last)),
         id: example.id.clone(),
         task: set.task.name.clone(),
         answer: set.task.parse_answer(&answer.text, Parse::Lenient),
@@ -159,58 +160,35 @@ fn loss(model: &AudioLlm, loader: &Loader, set: &Set) -> Result<f64> {
 
 /// The metric that stands for a set in `mean`: that of its task, with the set's first normaliser.
 fn headline(set: &Set) -> String {
-    match set.task.kind {
-        Kind::Transcribe => with_normaliser(&set.task.metric, set.normalisers[0]),
-        Kind::Generate | Kind::Classify => set.task.metric.clone(),
-    }
+    let metric = &set.task.metric;
+    if metrics::is_normalised(metric) { set.normalisers[0].named(metric) } else { metric.clone() }
 }
 
-/// A score in `[0, 1]`, higher better.
-fn goodness(kind: Kind, value: f64) -> f64 {
-    match kind {
-        Kind::Transcribe => 1.0 - value.min(1.0),
-        Kind::Generate | Kind::Classify => value,
-    }
+/// The names of metrics in the scores of a set: those of texts under each normaliser, then the others.
+fn names_in_set(set: &Set, metrics: &[&str]) -> Vec<String> {
+    let (normalised, others): (Vec<&str>, Vec<&str>) = metrics.iter().partition(|metric| metrics::is_normalised(metric));
+    let normalised = set.normalisers.iter().flat_map(|normaliser| normalised.iter().map(|metric| normaliser.named(metric)));
+    normalised.chain(others.iter().map(|metric| (*metric).to_owned())).collect()
 }
 
-/// `wer` without a normaliser, `wer@arabic-leaderboard` with one.
-fn with_normaliser(metric: &str, normaliser: Normaliser) -> String {
-    match normaliser {
-        Normaliser::None => metric.to_owned(),
-        other => format!("{metric}@{}", other.name()),
+/// The tallies of the metrics that a set wants, and of the one that stands for it.
+fn set_tallies(set: &Set, said: &[Prediction]) -> Result<Vec<Tally>> {
+    let metrics: Vec<&str> = set.task.kind.metrics().iter().copied().filter(|metric| wants(set, metric) || *metric == set.task.metric).collect();
+    let texts = |normaliser| Texts::new(said.iter().map(|row| Pair::new(&row.reference, &row.prediction)).collect(), normaliser);
+    let of_texts = |normaliser, is_normalised: bool| {
+        let wanted = |metric: &str| metrics.contains(&metric) && metrics::is_normalised(metric) == is_normalised;
+        metrics::of_texts(&texts(normaliser), metrics::Settings::default(), wanted)
+    };
+    let mut tallies: Vec<Tally> = set.normalisers.iter().flat_map(|&normaliser| of_texts(normaliser, true)).collect();
+    tallies.extend(of_texts(Normaliser::None, false));
+    tallies.push(failures::hit_limit(&said.iter().map(|row| row.hit_limit).collect::<Vec<_>>()));
+    if set.task.kind == Kind::Classify {
+        let inventory: Vec<&str> = set.task.labels.iter().map(|label| label.name.as_str()).collect();
+        let pairs: Vec<(&str, Option<&str>)> = said.iter().map(|row| (row.reference.as_str(), row.answer.as_deref())).collect();
+        tallies.extend(classify::tallies(&pairs, Some(&inventory), "lenient").map_err(|e| e.at(format!("set `{}`", set.name)))?);
     }
-}
-
-fn set_scores(set: &Set, said: &[Prediction]) -> Result<Vec<(String, f64)>> {
-    match set.task.kind {
-        Kind::Transcribe => {
-            let mut scores = Vec::new();
-            for &normaliser in &set.normalisers {
-                let (mut words, mut chars) = (Counts::default(), Counts::default());
-                for row in said {
-                    let (reference, prediction) = (normaliser.apply(&row.reference), normaliser.apply(&row.prediction));
-                    words += word_errors(&reference, &prediction);
-                    chars += char_errors(&reference, &prediction);
-                }
-                scores.push((with_normaliser("wer", normaliser), words.rate()));
-                scores.push((with_normaliser("cer", normaliser), chars.rate()));
-            }
-            Ok(scores)
-        }
-        Kind::Generate => {
-            let found = rouge::mean(said.iter().map(|row| (row.reference.as_str(), row.prediction.as_str())));
-            Ok(vec![("rouge1".into(), found.rouge1), ("rouge2".into(), found.rouge2), ("rougeL".into(), found.rouge_l)])
-        }
-        Kind::Classify => {
-            let inventory: Vec<&str> = set.task.labels.iter().map(|label| label.name.as_str()).collect();
-            let pairs = said.iter().map(|row| (row.reference.as_str(), row.answer.as_deref()));
-            let found = classify(pairs, Some(&inventory)).map_err(|e: Error| e.at(format!("set `{}`", set.name)))?;
-            Ok(vec![
-                ("accuracy".into(), found.accuracy),
-                ("macro_f1".into(), found.macro_f1),
-                ("weighted_f1".into(), found.weighted_f1),
-                ("uar".into(), found.uar),
-            ])
-        }
-    }
+    let order = names_in_set(set, &metrics);
+    tallies.retain(|tally| order.contains(&tally.name));
+    tallies.sort_by_key(|tally| order.iter().position(|name| *name == tally.name));
+    Ok(tallies)
 }

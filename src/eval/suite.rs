@@ -62,7 +62,7 @@ pub struct SetFile {
     /// Which of the task's instructions are used; by default those of the suite's role.
     #[serde(default)]
     pub wording: Option<Wording>,
-    /// What is computed; by default everything the task has.
+    /// What is computed; by default the loss and [`Kind::default_metrics`].
     #[serde(default)]
     pub metrics: Option<Vec<String>>,
     /// What is taken out of texts before they are compared.
@@ -104,7 +104,7 @@ pub struct Set {
     pub task: Task,
     /// The examples.
     pub examples: Vec<Example>,
-    /// What is computed; `None` for everything the task has.
+    /// What is computed; `None` for the loss and [`Kind::default_metrics`].
     pub metrics: Option<Vec<String>>,
     /// What is taken out of texts before they are compared.
     pub normalisers: Vec<Normaliser>,

@@ -10,6 +10,7 @@ use crate::eval::Scores;
 use crate::eval::suite::Suite;
 use crate::eval::table;
 use crate::files;
+use crate::metrics;
 use crate::schedule::EarlyStop;
 use crate::train::EvaluateSettings;
 use crate::train::checkpoint;
@@ -124,11 +125,10 @@ fn names(scores: &Scores) -> String {
     scores.0.iter().map(|(name, _)| name.as_str()).collect::<Vec<_>>().join(", ")
 }
 
-/// Whether a score beats the best so far by more than `min_delta`; losses and error rates are better low.
+/// Whether a score beats the best so far by more than `min_delta`; losses, error rates and failures are better low.
 fn is_better(name: &str, score: f64, best: f64, min_delta: f64) -> bool {
-    let metric = name.rsplit('.').next().unwrap_or(name);
-    let low_is_good = ["loss", "wer", "cer"].iter().any(|low| metric == *low || metric.starts_with(&format!("{low}@")));
-    if low_is_good { score < best - min_delta } else { score > best + min_delta }
+    let better = metrics::better(name.rsplit('.').next().unwrap_or(name));
+    better.rank(score) > better.rank(best) + min_delta
 }
 
 #[cfg(test)]
@@ -138,6 +138,7 @@ mod tests {
     #[test]
     fn error_rates_and_losses_are_better_low() {
         assert!(is_better("words.wer", 0.1, 0.2, 0.0) && is_better("words.cer@arabic-leaderboard", 0.1, 0.2, 0.0) && is_better("words.loss", 0.1, 0.2, 0.0));
+        assert!(is_better("words.hit_limit", 0.1, 0.2, 0.0) && is_better("words.length_ratio", 1.1, 0.5, 0.0) && is_better("gist.chrf", 60.0, 50.0, 0.0));
         assert!(is_better("mean", 0.3, 0.2, 0.0) && is_better("emotions.uar", 0.3, 0.2, 0.0) && !is_better("mean", 0.2, 0.2, 0.0));
         assert!(is_better("mean", 0.31, 0.2, 0.1) && !is_better("mean", 0.29, 0.2, 0.1) && !is_better("words.wer", 0.15, 0.2, 0.1));
     }
