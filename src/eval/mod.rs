@@ -2,6 +2,7 @@
 
 pub mod answers;
 pub mod control;
+pub mod significance;
 pub mod suite;
 pub mod table;
 
