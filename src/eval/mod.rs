@@ -9,7 +9,6 @@ pub mod table;
 use serde::Serialize;
 
 use crate::batch::Batch;
-use crate::error::Error;
 use crate::error::Result;
 use crate::eval::answers::Answer;
 use crate::eval::answers::Asker;
