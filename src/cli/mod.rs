@@ -4,6 +4,7 @@ mod bench;
 mod export;
 mod hub;
 mod inspect;
+mod instructions;
 mod judge;
 mod plan;
 mod progress;
@@ -62,6 +63,9 @@ enum Command {
     Embed(inspect::EmbedArguments),
     /// Log-mel frames of each row's audio.
     Features(inspect::FeaturesArguments),
+    /// Instructions about clips whose answers a program can judge: build a suite, score the answers.
+    #[command(subcommand)]
+    Instructions(instructions::Command),
     /// Merge an adapter into a checkpoint, or write it as PEFT reads it.
     Export(export::Arguments),
     /// Measure speed and memory.
@@ -217,6 +221,7 @@ fn run(command: Command, stop: &AtomicBool) -> Result<()> {
         Command::Generate(arguments) => judge::generate(&arguments, stop),
         Command::Embed(arguments) => inspect::embed(&arguments, stop),
         Command::Features(arguments) => inspect::features(&arguments, stop),
+        Command::Instructions(command) => instructions::run(&command),
         Command::Export(arguments) => export::run(&arguments),
         Command::Bench(command) => bench::run(command),
     }

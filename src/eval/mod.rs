@@ -2,6 +2,8 @@
 
 pub mod answers;
 pub mod control;
+pub mod instructions;
+pub mod jsonl;
 pub mod suite;
 pub mod table;
 

@@ -26,16 +26,16 @@ const MOST_FOREIGN: f64 = 0.05;
 /// Frequent English words.
 const ENGLISH: [&str; 44] = [
     "the", "of", "and", "to", "is", "it", "that", "was", "for", "with", "as", "his", "they", "be", "this", "have", "from", "or", "had", "by", "not", "but",
-    "what", "were", "we", "when", "your", "can", "said", "there", "an", "she", "which", "do", "their", "if", "will", "about", "he", "you", "are", "how",
-    "i", "speaker",
+    "what", "were", "we", "when", "your", "can", "said", "there", "an", "she", "which", "do", "their", "if", "will", "about", "he", "you", "are", "how", "i",
+    "speaker",
 ];
 /// Frequent words of French, Spanish, Portuguese, Italian, German, Dutch, Turkish, Indonesian and Swahili that are no English words.
 const OTHERS: [&str; 95] = [
     "le", "la", "les", "des", "du", "une", "est", "et", "dans", "que", "qui", "pour", "avec", "pas", "sur", "il", "elle", "el", "los", "las", "del", "un",
-    "una", "es", "en", "y", "por", "para", "con", "su", "muy", "o", "os", "da", "em", "um", "uma", "não", "e", "di", "che", "della", "nel", "sono",
-    "gli", "lo", "per", "der", "die", "das", "und", "ist", "ein", "eine", "nicht", "mit", "auf", "von", "zu", "den", "dem", "het", "een", "van", "dat",
-    "niet", "zijn", "ve", "bir", "bu", "için", "ile", "çok", "değil", "ama", "yang", "dan", "ini", "itu", "untuk", "dengan", "tidak", "adalah", "ke",
-    "dari", "ya", "wa", "na", "ni", "kwa", "katika", "hii", "cha", "za", "de",
+    "una", "es", "en", "y", "por", "para", "con", "su", "muy", "o", "os", "da", "em", "um", "uma", "não", "e", "di", "che", "della", "nel", "sono", "gli",
+    "lo", "per", "der", "die", "das", "und", "ist", "ein", "eine", "nicht", "mit", "auf", "von", "zu", "den", "dem", "het", "een", "van", "dat", "niet",
+    "zijn", "ve", "bir", "bu", "için", "ile", "çok", "değil", "ama", "yang", "dan", "ini", "itu", "untuk", "dengan", "tidak", "adalah", "ke", "dari", "ya",
+    "wa", "na", "ni", "kwa", "katika", "hii", "cha", "za", "de",
 ];
 
 impl Language {
@@ -85,7 +85,9 @@ impl Language {
 
     fn has_script_of(self, c: char) -> bool {
         match self {
-            Self::Arabic => matches!(c, '\u{0600}'..='\u{06ff}' | '\u{0750}'..='\u{077f}' | '\u{08a0}'..='\u{08ff}' | '\u{fb50}'..='\u{fdff}' | '\u{fe70}'..='\u{fefc}'),
+            Self::Arabic => {
+                matches!(c, '\u{0600}'..='\u{06ff}' | '\u{0750}'..='\u{077f}' | '\u{08a0}'..='\u{08ff}' | '\u{fb50}'..='\u{fdff}' | '\u{fe70}'..='\u{fefc}')
+            }
             Self::English => matches!(c, 'a'..='z' | 'A'..='Z' | '\u{00c0}'..='\u{024f}' | '\u{1e00}'..='\u{1eff}'),
         }
     }

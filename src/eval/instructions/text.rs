@@ -150,7 +150,8 @@ fn is_form_of(found: &str, wanted: &str) -> bool {
         return false;
     }
     let with_article = ["", "و", "ف", "ب", "ك", "وب", "وك", "فب"].into_iter().filter_map(|lead| found.strip_prefix(lead)).filter(|word| word.starts_with("ال"));
-    let with_article = with_article.map(str::to_owned).chain(["لل", "ولل", "فلل"].into_iter().filter_map(|lead| Some(format!("ال{}", found.strip_prefix(lead)?))));
+    let with_article =
+        with_article.map(str::to_owned).chain(["لل", "ولل", "فلل"].into_iter().filter_map(|lead| Some(format!("ال{}", found.strip_prefix(lead)?))));
     with_article.into_iter().any(|word| word == wanted || word.strip_prefix("ال") == Some(wanted)) || found.strip_prefix('و') == Some(wanted)
 }
 
@@ -211,8 +212,16 @@ mod tests {
 
     #[test]
     fn spellings_of_a_word_meet() {
-        for (one, other) in [("سَلَامٌ", "سلام"), ("أحمد", "احمد"), ("مدرسة", "مدرسه"), ("على", "علي"), ("سـلام", "سلام"), ("٢٠ ۲۰", "20 20"), ("HELLO", "hello"), ("\u{200f}نعم", "نعم")]
-        {
+        for (one, other) in [
+            ("سَلَامٌ", "سلام"),
+            ("أحمد", "احمد"),
+            ("مدرسة", "مدرسه"),
+            ("على", "علي"),
+            ("سـلام", "سلام"),
+            ("٢٠ ۲۰", "20 20"),
+            ("HELLO", "hello"),
+            ("\u{200f}نعم", "نعم"),
+        ] {
             assert_eq!(folded(one), folded(other));
         }
         assert_ne!(folded("سلام"), folded("كلام"));
@@ -274,7 +283,8 @@ mod tests {
     #[test]
     fn punctuation_is_unicodes() {
         let category = regex::Regex::new(r"^\p{P}$").unwrap();
-        let blocks = ['\0'..='\u{00ff}', '\u{0600}'..='\u{06ff}', '\u{2000}'..='\u{206f}', '\u{2e00}'..='\u{2e4f}', '\u{3000}'..='\u{301f}', '\u{ff00}'..='\u{ff65}'];
+        let blocks =
+            ['\0'..='\u{00ff}', '\u{0600}'..='\u{06ff}', '\u{2000}'..='\u{206f}', '\u{2e00}'..='\u{2e4f}', '\u{3000}'..='\u{301f}', '\u{ff00}'..='\u{ff65}'];
         for c in blocks.into_iter().flatten() {
             assert_eq!(is_punctuation(c), category.is_match(&c.to_string()), "U+{:04X}", u32::from(c));
         }

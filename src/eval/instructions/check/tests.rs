@@ -23,7 +23,11 @@ fn assert_decides(json: &str, accepted: &[&str], refused: &[&str]) {
 #[test]
 fn only_a_label_of_the_list() {
     let (english, arabic) = (r#"{"check": "one-of", "answers": ["happy", "North African"]}"#, r#"{"check": "one-of", "answers": ["سعيد", "فصحى"]}"#);
-    assert_decides(english, &["happy", " Happy\n", "north  african"], &["happy.", "unhappy", "happy, sad", "The speaker is happy", "African", "سعيد", "\"happy\""]);
+    assert_decides(
+        english,
+        &["happy", " Happy\n", "north  african"],
+        &["happy.", "unhappy", "happy, sad", "The speaker is happy", "African", "سعيد", "\"happy\""],
+    );
     assert_decides(arabic, &["سعيد", "سَعِيدٌ", "ســعيد", "\u{200f}فصحى"], &["سعيد.", "سعيدة", "السعيد", "المتحدث سعيد", "سعيد، فصحى", "happy", "تعيس"]);
 }
 
@@ -53,20 +57,37 @@ fn an_object_with_exactly_these_keys() {
     assert_decides(
         r#"{"check": "json-keys", "keys": ["الجواب", "السبب"]}"#,
         &[r#"{"السبب": "صوته", "الجواب": "سعيد"}"#],
-        &[r#"{"الجواب": "سعيد"}"#, r#"{"الجَواب": "سعيد", "السبب": "صوته"}"#, r#"{"answer": "سعيد", "reason": "صوته"}"#, r#"{«الجواب»: "سعيد"، "السبب": "صوته"}"#],
+        &[
+            r#"{"الجواب": "سعيد"}"#,
+            r#"{"الجَواب": "سعيد", "السبب": "صوته"}"#,
+            r#"{"answer": "سعيد", "reason": "صوته"}"#,
+            r#"{«الجواب»: "سعيد"، "السبب": "صوته"}"#,
+        ],
     );
 }
 
 #[test]
 fn in_the_language_asked_for() {
     assert_decides(r#"{"check": "in-language", "language": "ar"}"#, &["سعيد", "يتحدث عن Apple في القاهرة"], &["happy", "12", "Arabic: سعيد"]);
-    assert_decides(r#"{"check": "in-language", "language": "en"}"#, &["happy", "It is about the market."], &["سعيد", "English: المتحدث سعيد", "Il est dans la ville"]);
+    assert_decides(
+        r#"{"check": "in-language", "language": "en"}"#,
+        &["happy", "It is about the market."],
+        &["سعيد", "English: المتحدث سعيد", "Il est dans la ville"],
+    );
 }
 
 #[test]
 fn numbers_of_words() {
-    assert_decides(r#"{"check": "at-most-words", "words": 3}"#, &["one", "don't stop now", "one - two, three!", "قَالَ: نَعَمْ، حَسَنًا"], &["one two three four", "نعم يا سيدي الكريم", "one,two,three,four"]);
-    assert_decides(r#"{"check": "at-least-words", "words": 3}"#, &["one two three", "نعم، يا سيدي", "١ ٢ ٣"], &["don't stop", "one - two ...", "مُحَمَّدٌ رَسُولٌ", "نعم ـــ لا"]);
+    assert_decides(
+        r#"{"check": "at-most-words", "words": 3}"#,
+        &["one", "don't stop now", "one - two, three!", "قَالَ: نَعَمْ، حَسَنًا"],
+        &["one two three four", "نعم يا سيدي الكريم", "one,two,three,four"],
+    );
+    assert_decides(
+        r#"{"check": "at-least-words", "words": 3}"#,
+        &["one two three", "نعم، يا سيدي", "١ ٢ ٣"],
+        &["don't stop", "one - two ...", "مُحَمَّدٌ رَسُولٌ", "نعم ـــ لا"],
+    );
 }
 
 #[test]
@@ -81,16 +102,32 @@ fn words_wanted_and_forbidden() {
 
 #[test]
 fn beginnings_and_ends() {
-    assert_decides(r#"{"check": "starts-with", "phrase": "Answer:"}"#, &["Answer: happy", "answer: happy"], &["The answer: happy", "Answers: happy", "**Answer:** happy", "happy Answer:"]);
-    assert_decides(r#"{"check": "starts-with", "phrase": "الجواب:"}"#, &["الجواب: سعيد", "«الجَوابُ: سعيد»"], &["الجوابات: سعيد", "إن الجواب: سعيد", "الجواب سعيد"]);
-    assert_decides(r#"{"check": "ends-with", "phrase": "That is all"}"#, &["happy. That is all.", "happy. that is all"], &["That is all: happy", "that is allowed", "that was all"]);
+    assert_decides(
+        r#"{"check": "starts-with", "phrase": "Answer:"}"#,
+        &["Answer: happy", "answer: happy"],
+        &["The answer: happy", "Answers: happy", "**Answer:** happy", "happy Answer:"],
+    );
+    assert_decides(
+        r#"{"check": "starts-with", "phrase": "الجواب:"}"#,
+        &["الجواب: سعيد", "«الجَوابُ: سعيد»"],
+        &["الجوابات: سعيد", "إن الجواب: سعيد", "الجواب سعيد"],
+    );
+    assert_decides(
+        r#"{"check": "ends-with", "phrase": "That is all"}"#,
+        &["happy. That is all.", "happy. that is all"],
+        &["That is all: happy", "that is allowed", "that was all"],
+    );
     assert_decides(r#"{"check": "ends-with", "phrase": "انتهى"}"#, &["سعيد. انتهى", "سعيد، انتهى."], &["انتهى: سعيد", "سعيد وانتهى", "سعيد. انتهت"]);
 }
 
 #[test]
 fn without_marks() {
     assert_decides(r#"{"check": "no-diacritics"}"#, &["محمد ســعيد", "أؤئإآ", "alef\u{654}", "café"], &["محمّد", "شكرًا", "هٰذا"]);
-    assert_decides(r#"{"check": "no-punctuation"}"#, &["yes we don't", "نعم لا", "٣٫٥", "1 + 1"], &["yes.", "yes, no", "نعم، لا", "هل هذا؟", "قال «نعم»", "*yes*", "\"yes\""]);
+    assert_decides(
+        r#"{"check": "no-punctuation"}"#,
+        &["yes we don't", "نعم لا", "٣٫٥", "1 + 1"],
+        &["yes.", "yes, no", "نعم، لا", "هل هذا؟", "قال «نعم»", "*yes*", "\"yes\""],
+    );
 }
 
 #[test]
@@ -102,7 +139,11 @@ fn a_transcript_and_what_is_none() {
     let quoted = format!("يقول: «{text}» وهو سعيد بذلك جدا");
     assert_decides(&format!(r#"{{"check": "differs", "text": "{text}", "min_cer": 0.3}}"#), &far, &[&close[..], &[quoted.as_str()]].concat());
     let text = "we will meet at the station";
-    assert_decides(&format!(r#"{{"check": "transcribes", "text": "{text}", "max_cer": 0.5}}"#), &["We'll meet at the station!"], &["a meeting", "happy", "سنلتقي في المحطة"]);
+    assert_decides(
+        &format!(r#"{{"check": "transcribes", "text": "{text}", "max_cer": 0.5}}"#),
+        &["We'll meet at the station!"],
+        &["a meeting", "happy", "سنلتقي في المحطة"],
+    );
 }
 
 #[test]
