@@ -6,6 +6,7 @@ mod hub;
 mod inspect;
 mod instructions;
 mod judge;
+mod judgement;
 mod plan;
 mod progress;
 mod train;
@@ -66,6 +67,8 @@ enum Command {
     /// Instructions about clips whose answers a program can judge: build a suite, score the answers.
     #[command(subcommand)]
     Instructions(instructions::Command),
+    /// Grade summaries by a model behind an endpoint that speaks OpenAI's chat completions.
+    Judge(judgement::Arguments),
     /// Merge an adapter into a checkpoint, or write it as PEFT reads it.
     Export(export::Arguments),
     /// Measure speed and memory.
@@ -222,6 +225,7 @@ fn run(command: Command, stop: &AtomicBool) -> Result<()> {
         Command::Embed(arguments) => inspect::embed(&arguments, stop),
         Command::Features(arguments) => inspect::features(&arguments, stop),
         Command::Instructions(command) => instructions::run(&command),
+        Command::Judge(arguments) => judgement::run(&arguments, stop),
         Command::Export(arguments) => export::run(&arguments),
         Command::Bench(command) => bench::run(command),
     }

@@ -4,6 +4,7 @@ pub mod answers;
 pub mod control;
 pub mod instructions;
 pub mod jsonl;
+pub mod judge;
 pub mod suite;
 pub mod table;
 
