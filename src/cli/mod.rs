@@ -5,8 +5,10 @@ mod experiment;
 mod export;
 mod hub;
 mod inspect;
+mod instructions;
 mod judge;
 mod metrics;
+mod judgement;
 mod plan;
 mod progress;
 mod train;
@@ -68,6 +70,11 @@ enum Command {
     Embed(inspect::EmbedArguments),
     /// Log-mel frames of each row's audio.
     Features(inspect::FeaturesArguments),
+    /// Instructions about clips whose answers a program can judge: build a suite, score the answers.
+    #[command(subcommand)]
+    Instructions(instructions::Command),
+    /// Grade summaries by a model behind an endpoint that speaks OpenAI's chat completions.
+    Judge(judgement::Arguments),
     /// Merge an adapter into a checkpoint, or write it as PEFT reads it.
     Export(export::Arguments),
     /// Measure speed and memory.
@@ -225,6 +232,8 @@ fn run(command: Command, stop: &AtomicBool) -> Result<()> {
         Command::Metrics(arguments) => metrics::run(&arguments),
         Command::Embed(arguments) => inspect::embed(&arguments, stop),
         Command::Features(arguments) => inspect::features(&arguments, stop),
+        Command::Instructions(command) => instructions::run(&command),
+        Command::Judge(arguments) => judgement::run(&arguments, stop),
         Command::Export(arguments) => export::run(&arguments),
         Command::Bench(command) => bench::run(command),
     }

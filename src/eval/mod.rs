@@ -3,6 +3,9 @@
 pub mod answers;
 pub mod control;
 pub mod significance;
+pub mod instructions;
+pub mod jsonl;
+pub mod judge;
 pub mod suite;
 pub mod table;
 
