@@ -20,5 +20,6 @@ pub mod model;
 pub mod metrics;
 pub mod eval;
 pub mod train;
+pub mod report;
 pub mod recipe;
 pub mod cli;

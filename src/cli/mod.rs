@@ -7,6 +7,7 @@ mod inspect;
 mod judge;
 mod plan;
 mod progress;
+mod report;
 mod train;
 
 use std::path::Path;
@@ -62,6 +63,10 @@ enum Command {
     Embed(inspect::EmbedArguments),
     /// Log-mel frames of each row's audio.
     Features(inspect::FeaturesArguments),
+    /// Show runs on a page: curves, scores, confusions, gradients, worst utterances.
+    Report(report::ReportArguments),
+    /// Compare runs judged on the same rows: tables and figures for a paper.
+    Compare(report::CompareArguments),
     /// Merge an adapter into a checkpoint, or write it as PEFT reads it.
     Export(export::Arguments),
     /// Measure speed and memory.
@@ -217,6 +222,8 @@ fn run(command: Command, stop: &AtomicBool) -> Result<()> {
         Command::Generate(arguments) => judge::generate(&arguments, stop),
         Command::Embed(arguments) => inspect::embed(&arguments, stop),
         Command::Features(arguments) => inspect::features(&arguments, stop),
+        Command::Report(arguments) => report::report(&arguments),
+        Command::Compare(arguments) => report::compare(&arguments),
         Command::Export(arguments) => export::run(&arguments),
         Command::Bench(command) => bench::run(command),
     }
