@@ -11,6 +11,7 @@ mod metrics;
 mod judgement;
 mod plan;
 mod progress;
+mod report;
 mod train;
 
 use std::path::Path;
@@ -75,6 +76,10 @@ enum Command {
     Instructions(instructions::Command),
     /// Grade summaries by a model behind an endpoint that speaks OpenAI's chat completions.
     Judge(judgement::Arguments),
+    /// Show runs on a page: curves, scores, confusions, gradients, worst utterances.
+    Report(report::ReportArguments),
+    /// Compare runs judged on the same rows: tables and figures for a paper.
+    Compare(report::CompareArguments),
     /// Merge an adapter into a checkpoint, or write it as PEFT reads it.
     Export(export::Arguments),
     /// Measure speed and memory.
@@ -234,6 +239,8 @@ fn run(command: Command, stop: &AtomicBool) -> Result<()> {
         Command::Features(arguments) => inspect::features(&arguments, stop),
         Command::Instructions(command) => instructions::run(&command),
         Command::Judge(arguments) => judgement::run(&arguments, stop),
+        Command::Report(arguments) => report::report(&arguments),
+        Command::Compare(arguments) => report::compare(&arguments),
         Command::Export(arguments) => export::run(&arguments),
         Command::Bench(command) => bench::run(command),
     }
