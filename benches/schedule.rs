@@ -122,7 +122,11 @@ fn walk(schedule: &Schedule) -> Outcome {
         longest_at_random = longest_at_random.max(thread_time() - step_started);
     }
     let at_random = (thread_time() - started) / asked;
-    println!("  {} steps of {}: {in_order:.2?} on average, the first {first:.2?}, the longest {longest:.2?} (sum of rows {seen})", schedule.num_steps(), schedule.batch());
+    println!(
+        "  {} steps of {}: {in_order:.2?} on average, the first {first:.2?}, the longest {longest:.2?} (sum of rows {seen})",
+        schedule.num_steps(),
+        schedule.batch()
+    );
     println!("  at random places {at_random:.2?} on average, {longest_at_random:.2?} at most");
     println!("  resident: {} MiB now, {} MiB at the peak", memory_mib("VmRSS"), memory_mib("VmHWM"));
     Ok(())

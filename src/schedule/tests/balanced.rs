@@ -55,7 +55,8 @@ fn an_entry_of_weight_zero_is_left_out() {
 
 #[test]
 fn cells_say_how_often_their_rows_come() {
-    let schedule = schedule("{batch: 8, stages: [{tasks: [asr], steps: 2}, {draw: balanced, steps: 12}, {draw: diverse, max_repeats: 4, steps: 18}]}", &four_tasks(), 3);
+    let schedule =
+        schedule("{batch: 8, stages: [{tasks: [asr], steps: 2}, {draw: balanced, steps: 12}, {draw: diverse, max_repeats: 4, steps: 18}]}", &four_tasks(), 3);
     let cells = |stage| schedule.cells(stage).into_iter().map(|cell| (cell.label.unwrap_or_default(), cell.num_slots)).collect::<Vec<_>>();
     assert!(schedule.cells(0).is_empty() && schedule.cells(9).is_empty());
     let level = [("", 24), ("", 12), ("", 12), ("label-0", 8), ("label-1", 8), ("label-2", 8), ("label-0", 12), ("label-2", 12)];

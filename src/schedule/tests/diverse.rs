@@ -166,7 +166,14 @@ fn clusters_are_used_in_turn() {
 /// Mean spread of 1,000 batches of 16, by rule; rows of four tasks, each around a centre of its own.
 #[test]
 fn batches_are_more_spread_than_those_of_random_drawing() {
-    let population = labelled(&[(0, None, true, 3000), (1, None, true, 800), (2, Some(0), true, 700), (2, Some(1), true, 300), (3, Some(0), true, 900), (3, Some(1), true, 40)]);
+    let population = labelled(&[
+        (0, None, true, 3000),
+        (1, None, true, 800),
+        (2, Some(0), true, 700),
+        (2, Some(1), true, 300),
+        (3, Some(0), true, 900),
+        (3, Some(1), true, 40),
+    ]);
     let embeddings = embeddings(&population, 32, 1);
     let measure = |keys: &str, steps: u64| {
         let mut schedule = Schedule::new(&settings(&format!("{{batch: 16, stages: [{{draw: diverse, {keys}, steps: {steps}}}]}}")), &population, 5).unwrap();
@@ -188,7 +195,6 @@ fn batches_are_more_spread_than_those_of_random_drawing() {
     assert!(by_place[7] < random.nearest, "the last takes what is left");
     for select in ["kmeans", "kdpp"] {
         let (found, by_place) = measure(&format!("select: {select}"), 1000);
-        println!("{select} {found:?}, by place {by_place:.3?}");
         // Both only lean away from what is alike; they do so most at the beginning of a block.
         assert!(found.nearest > random.nearest + 0.002 && by_place[0] > random.nearest + 0.01, "{select}");
     }

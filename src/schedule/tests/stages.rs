@@ -21,7 +21,8 @@ fn a_stage_that_ends_early_moves_what_follows() {
     assert_eq!(whole.stages()[1].early_stop, Some(EarlyStop { score: "mean".into(), patience: 2, min_delta: 0.0 }));
     let mut ended = whole.clone();
     ended.end_stage(1, 6).unwrap();
-    let places = |schedule: &Schedule| schedule.stages().iter().map(|stage| (stage.start, stage.steps, stage.planned_start, stage.planned_steps)).collect::<Vec<_>>();
+    let places =
+        |schedule: &Schedule| schedule.stages().iter().map(|stage| (stage.start, stage.steps, stage.planned_start, stage.planned_steps)).collect::<Vec<_>>();
     assert_eq!(places(&whole), [(0, 7, 0, 7), (7, 18, 7, 18), (25, 9, 25, 9)]);
     assert_eq!(places(&ended), [(0, 7, 0, 7), (7, 6, 7, 18), (13, 9, 25, 9)]);
     assert_eq!((ended.num_steps(), ended.num_planned_steps(), ended.stage_of(13)), (22, 34, (2, 0)));
