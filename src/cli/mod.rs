@@ -1,6 +1,7 @@
 //! The command line: arguments in, one call, an exit code out. The only room that parses arguments and prints.
 
 mod bench;
+mod eval;
 mod export;
 mod hub;
 mod inspect;
@@ -54,6 +55,8 @@ enum Command {
     Train(train::Arguments),
     /// Show what a recipe will train on, step by step, without training.
     Plan(plan::Arguments),
+    /// Judge a model, and what was trained of it, on a suite.
+    Eval(eval::Arguments),
     /// Log-probabilities of the answers in a data file.
     Score(judge::ScoreArguments),
     /// Answers of a model to the questions in a data file.
@@ -213,6 +216,7 @@ fn run(command: Command, stop: &AtomicBool) -> Result<()> {
     match command {
         Command::Train(arguments) => train::run(&arguments, stop),
         Command::Plan(arguments) => plan::run(&arguments),
+        Command::Eval(arguments) => eval::run(&arguments, stop),
         Command::Score(arguments) => judge::score(&arguments, stop),
         Command::Generate(arguments) => judge::generate(&arguments, stop),
         Command::Embed(arguments) => inspect::embed(&arguments, stop),
