@@ -2,6 +2,7 @@
 
 use std::collections::BTreeMap;
 use std::path::PathBuf;
+use std::sync::atomic::AtomicBool;
 
 use clap::Args;
 
@@ -30,9 +31,9 @@ struct Line<'a> {
     ids: Vec<String>,
 }
 
-pub fn run(arguments: &Arguments) -> Result<()> {
+pub fn run(arguments: &Arguments, _stop: &AtomicBool) -> Result<()> {
     let recipe = Recipe::load(&arguments.recipe, &arguments.set)?;
-    let (corpus, schedule) = recipe.plan()?;
+    let (corpus, schedule) = recipe.plan(&recipe.tasks()?)?;
     for error in corpus.skipped() {
         eprintln!("skipped: {}", error.message());
     }
@@ -41,7 +42,7 @@ pub fn run(arguments: &Arguments) -> Result<()> {
     for stage in schedule.stages() {
         let mut drawn: BTreeMap<&str, (usize, u32)> = BTreeMap::new();
         for step in stage.start..stage.start + stage.steps {
-            let picks = schedule.picks(step);
+            let picks = schedule.picks(step)?;
             for pick in &picks {
                 let counts = drawn.entry(&corpus.population().tasks[corpus.task_of(pick.row)]).or_default();
                 counts.0 += 1;

@@ -2,6 +2,8 @@
 
 use unicode_width::UnicodeWidthChar;
 
+use crate::metrics::Counts;
+use crate::metrics::Pair;
 use crate::metrics::edit::words;
 use crate::metrics::levenshtein::MAX_KEPT_WORDS;
 use crate::metrics::levenshtein::Step;
@@ -75,6 +77,18 @@ pub fn align_words<'a>(reference: &'a str, prediction: &'a str) -> Vec<Aligned<'
     });
     alignment.reverse();
     alignment
+}
+
+/// The alignment with the reference that the word error rate counts: the one with the lowest rate, the first of equals.
+pub fn align_pair<'p>(pair: &'p Pair) -> Vec<Aligned<'p>> {
+    pair.lowest(|reference| align_words(reference, &pair.prediction), |alignment| counts(alignment).rate())
+}
+
+/// The errors of an alignment.
+pub fn counts(alignment: &[Aligned]) -> Counts {
+    let mut counts = Counts::default();
+    alignment.iter().for_each(|aligned| counts.count(aligned.step()));
+    counts
 }
 
 /// What stands where the other side has a word and this one none.
@@ -157,7 +171,8 @@ fn block(columns: &[[String; 3]], widths: &[usize], direction: Direction) -> Str
         });
         let cells = cells.collect::<Vec<_>>().join(BETWEEN);
         match direction {
-            Direction::Right => format!("{label}\u{2067}{cells}\u{2069}\n"),
+            // A mark of no width at the end: white space before the end of a line would go to the other side of it (rule L1).
+            Direction::Right => format!("{label}\u{2067}{cells}\u{2069}\u{200e}\n"),
             Direction::Left | Direction::Mixed => format!("{}\n", format!("{label}{cells}").trim_end()),
         }
     };
@@ -167,7 +182,6 @@ fn block(columns: &[[String; 3]], widths: &[usize], direction: Direction) -> Str
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::metrics::Counts;
     use crate::metrics::word_errors;
     use proptest::prelude::*;
 
@@ -189,7 +203,7 @@ mod tests {
 
     /// Without the isolates, which take no column.
     fn visible(text: &str) -> String {
-        text.chars().filter(|c| !('\u{2066}'..='\u{2069}').contains(c)).collect()
+        text.chars().filter(|c| !matches!(c, '\u{2066}'..='\u{2069}' | '\u{200e}')).collect()
     }
 
     #[test]
@@ -199,7 +213,7 @@ mod tests {
         for line in text.lines() {
             let opened = line.chars().filter(|c| matches!(c, '\u{2067}' | '\u{2068}')).count();
             assert_eq!(opened, line.chars().filter(|&c| c == '\u{2069}').count());
-            assert!(line[5..].starts_with('\u{2067}') && line.ends_with('\u{2069}') && opened == 5);
+            assert!(line[5..].starts_with('\u{2067}') && line.ends_with("\u{2069}\u{200e}") && opened == 5);
         }
         let mixed = render(&align_words("send it to the منزل", "send it to the house"), 80);
         assert!(!mixed.contains('\u{2067}') && mixed.contains("\u{2068}منزل\u{2069}"), "{mixed}");
@@ -214,9 +228,7 @@ mod tests {
         #[test]
         fn the_alignment_is_the_one_that_is_counted(reference in "[abc ]{0,40}", prediction in "[abc ]{0,40}") {
             let alignment = align_words(&reference, &prediction);
-            let mut counts = Counts::default();
-            alignment.iter().for_each(|aligned| counts.count(aligned.step()));
-            prop_assert_eq!(counts, word_errors(&reference, &prediction));
+            prop_assert_eq!(counts(&alignment), word_errors(&reference, &prediction));
             let said: Vec<&str> = alignment.iter().filter_map(|aligned| aligned.prediction()).collect();
             prop_assert_eq!(said, words(&prediction));
             let due: Vec<&str> = alignment.iter().filter_map(|aligned| aligned.reference()).collect();

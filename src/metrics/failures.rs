@@ -37,8 +37,8 @@ pub const NAMES: [&str; 5] = ["repetition", "seq_rep_4", "length_ratio", "wrong_
 /// - `insertion_share`: share of the answers' words that are insertions in the alignment of the word error rate.
 pub fn tallies(texts: &Texts) -> [Tally; 5] {
     let rows: Vec<[[f64; 2]; 5]> = texts.written().par_iter().map(row).collect();
-    let nrefs = texts.num_references();
-    let signed = |tok: &str| Signature::default().with("nrefs", &nrefs).with("tok", tok);
+    let signed = |tok: &str| Signature::default().with("tok", tok);
+    let compared = |tok: &str| Signature::default().with("nrefs", texts.num_references()).with("tok", tok);
     let of = |i: usize, signature: Signature, better: Better, formula: Formula| {
         let units = rows.iter().map(|row| row[i].to_vec()).collect();
         Tally::new(NAMES[i], signature, better, units, formula)
@@ -47,9 +47,9 @@ pub fn tallies(texts: &Texts) -> [Tally; 5] {
     [
         of(0, looped, Better::Lower, Formula::Share),
         of(1, signed("unicode-words").with("n", REPEATED_ORDER), Better::Lower, Formula::Share),
-        of(2, signed("unicode-words").with("best", "nearest"), Better::NearOne, Formula::Rate),
-        of(3, signed("letters"), Better::Lower, Formula::Share),
-        of(4, signed("words").with("best", "rate"), Better::Lower, Formula::Share),
+        of(2, compared("unicode-words").with("best", "nearest"), Better::NearOne, Formula::Rate),
+        of(3, compared("letters"), Better::Lower, Formula::Share),
+        of(4, compared("words").with("best", "rate"), Better::Lower, Formula::Share),
     ]
 }
 

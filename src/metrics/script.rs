@@ -7,7 +7,7 @@ use regex::Regex;
 
 use crate::metrics::Counts;
 use crate::metrics::alignment::Aligned;
-use crate::metrics::alignment::align_words;
+use crate::metrics::alignment::align_pair;
 use crate::metrics::edit::Unit;
 use crate::metrics::edit::signature;
 use crate::metrics::tally::Better;
@@ -138,11 +138,7 @@ impl WordScript {
 /// A reference word counts, with its error, for the script it is written in; an inserted word, which no reference word stands for, counts
 /// for its own. The vectors are those of the word error rate and add up to them over the scripts.
 pub fn tallies(texts: &Texts) -> Vec<Tally> {
-    let by_script: Vec<[Counts; 4]> = texts
-        .pairs()
-        .par_iter()
-        .map(|pair| pair.lowest(|reference| counts(&align_words(reference, &pair.prediction)), |counts| counts.iter().copied().sum::<Counts>().rate()))
-        .collect();
+    let by_script: Vec<[Counts; 4]> = texts.pairs().par_iter().map(|pair| counts(&align_pair(pair))).collect();
     let signature = signature(texts, Unit::Words).with("script", "most-letters").with("inserted", "own-script");
     let tally = |script: WordScript| {
         let units: Vec<Vec<f64>> = by_script.iter().map(|counts| counts[script as usize].unit()).collect();

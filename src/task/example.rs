@@ -151,7 +151,7 @@ impl Task {
     }
 
     /// How a label is written: its word in the language of the instruction, its name where there is none and in JSON.
-    fn spoken<'a>(&self, label: &'a Label, language: &str) -> &'a str {
+    pub(crate) fn spoken<'a>(&self, label: &'a Label, language: &str) -> &'a str {
         match self.answer.format {
             AnswerFormat::Json => &label.name,
             AnswerFormat::Text | AnswerFormat::Label => label.words.get(language).unwrap_or(&label.name),
@@ -159,7 +159,7 @@ impl Task {
     }
 
     /// An instruction with its slots filled.
-    fn fill(&self, wording: &str, language: &str) -> String {
+    pub(crate) fn fill(&self, wording: &str, language: &str) -> String {
         if !wording.contains(LABELS_SLOT) {
             return wording.to_owned();
         }

@@ -218,9 +218,8 @@ impl Tasks {
             by_name.insert(name.to_owned(), file::parse(name, contents, Path::new(path))?);
         }
         for path in prompts.map(task_files).transpose()?.unwrap_or_default() {
-            let name = path.file_stem().unwrap_or_default().to_string_lossy().into_owned();
-            let task = file::parse(&name, &files::read_text(&path)?, &path)?;
-            by_name.insert(name, task);
+            let task = load_task(&path)?;
+            by_name.insert(task.name.clone(), task);
         }
         Ok(Self { by_name })
     }
@@ -242,6 +241,15 @@ impl Tasks {
     pub fn names(&self) -> impl Iterator<Item = &str> {
         self.by_name.keys().map(String::as_str)
     }
+}
+
+/// The task of a file, named as its stem.
+///
+/// # Errors
+/// A file that is not a task; see [`Task`].
+pub fn load_task(path: &Path) -> Result<Task> {
+    let name = path.file_stem().unwrap_or_default().to_string_lossy();
+    file::parse(&name, &files::read_text(path)?, path)
 }
 
 /// The task files of a folder, sorted.
