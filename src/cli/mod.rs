@@ -1,6 +1,7 @@
 //! The command line: arguments in, one call, an exit code out. The only room that parses arguments and prints.
 
 mod bench;
+mod eval;
 mod experiment;
 mod export;
 mod hub;
@@ -61,6 +62,8 @@ enum Command {
     Plan(plan::Arguments),
     /// Train and compare several recipes with several seeds, over one data set and one budget.
     Experiment(experiment::Arguments),
+    /// Ask a model, and what was trained of it, the questions of a suite; score the answers.
+    Eval(eval::Arguments),
     /// Log-probabilities of the answers in a data file.
     Score(judge::ScoreArguments),
     /// Answers of a model to the questions in a data file.
@@ -232,6 +235,7 @@ fn run(command: Command, stop: &AtomicBool) -> Result<()> {
         Command::Train(arguments) => train::run(&arguments, stop),
         Command::Plan(arguments) => plan::run(&arguments, stop),
         Command::Experiment(arguments) => experiment::run(&arguments, stop),
+        Command::Eval(arguments) => eval::run(&arguments, stop),
         Command::Score(arguments) => judge::score(&arguments, stop),
         Command::Generate(arguments) => judge::generate(&arguments, stop),
         Command::Metrics(arguments) => metrics::run(&arguments),
