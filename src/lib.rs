@@ -22,5 +22,6 @@ pub mod metrics;
 pub mod eval;
 pub mod train;
 pub mod recipe;
+pub mod plan;
 pub mod experiment;
 pub mod cli;
