@@ -61,7 +61,8 @@ fn report(what: &str, run: impl Fn() -> f64) {
 
 /// Arabic and English sentences of 4 to 23 words, and what a recogniser might have heard: one word in seven is wrong.
 fn sentences(count: usize) -> Vec<(String, String)> {
-    let words: Vec<&str> = "في البيت كتاب مدرسة قال الرجل سلام غدا هل نعم احمد الى على هذا the cat sat on mat hello world and some other words".split(' ').collect();
+    let words: Vec<&str> =
+        "في البيت كتاب مدرسة قال الرجل سلام غدا هل نعم احمد الى على هذا the cat sat on mat hello world and some other words".split(' ').collect();
     let key = Key::new(0, "sentences");
     let sentence = |row: u64| {
         let at = |i: u64, what: u64| key.with(row).with(i).below(what, words.len());

@@ -21,6 +21,7 @@ pub mod model;
 pub mod metrics;
 pub mod eval;
 pub mod train;
+pub mod report;
 pub mod recipe;
 pub mod plan;
 pub mod experiment;

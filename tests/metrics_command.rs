@@ -174,7 +174,8 @@ fn references_of_another_set_are_refused() {
     let row = |id: &str| json!({"id": id, "prediction": "x", "reference": "x"});
     place.write_rows("p.jsonl", &[row("a"), row("b"), row("c")]);
     place.write_rows("r.jsonl", &[row("a"), row("d")]);
-    let some = ["r.jsonl: 2 of 3 predictions have no reference, the first is `b` (p.jsonl:2)", "1 of 2 references have no prediction, the first is `d` (line 2)"];
+    let some =
+        ["r.jsonl: 2 of 3 predictions have no reference, the first is `b` (p.jsonl:2)", "1 of 2 references have no prediction, the first is `d` (line 2)"];
     metrics(&place, "asr", &["--references", "r.jsonl"]).fails(2, &some);
     place.write_rows("r.jsonl", &[row("x"), row("y")]);
     metrics(&place, "asr", &["--references", "r.jsonl"]).fails(2, &["3 of 3 predictions", "references of another set"]);

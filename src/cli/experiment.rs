@@ -14,8 +14,11 @@ use crate::eval::Scores;
 use crate::eval::suite::Suite;
 use crate::experiment::Experiment;
 use crate::experiment::Planned;
+use crate::experiment::compare::compare;
 use crate::experiment::runner;
 use crate::experiment::runner::Watcher;
+use crate::experiment::write;
+use crate::files;
 use crate::recipe::Begun;
 use crate::train::Observer;
 
@@ -47,6 +50,16 @@ pub fn run(arguments: &Arguments, stop: &AtomicBool) -> Result<()> {
             return Ok(());
         }
     }
+    let Some(test) = test else {
+        println!("no `test` suite: nothing is compared; `maqam compare` shows runs side by side");
+        return Ok(());
+    };
+    let outcome = compare(&experiment, &planned, &test)?;
+    let (text, numbers) = (experiment.folder().join("comparison.md"), experiment.folder().join("comparison.json"));
+    let markdown = write::markdown(&experiment, &outcome);
+    files::write_atomic(&text, markdown.as_bytes())?;
+    files::write_atomic(&numbers, serde_json::to_string_pretty(&outcome).map_err(Error::bug)?.as_bytes())?;
+    println!("{markdown}\nwritten: {}, {}", text.display(), numbers.display());
     Ok(())
 }
 

@@ -1,14 +1,18 @@
 //! The command line: arguments in, one call, an exit code out. The only room that parses arguments and prints.
 
 mod bench;
+mod eval;
 mod experiment;
 mod export;
 mod hub;
 mod inspect;
+mod instructions;
 mod judge;
 mod metrics;
+mod judgement;
 mod plan;
 mod progress;
+mod report;
 mod train;
 
 use std::path::Path;
@@ -58,6 +62,8 @@ enum Command {
     Plan(plan::Arguments),
     /// Train and compare several recipes with several seeds, over one data set and one budget.
     Experiment(experiment::Arguments),
+    /// Ask a model, and what was trained of it, the questions of a suite; score the answers.
+    Eval(eval::Arguments),
     /// Log-probabilities of the answers in a data file.
     Score(judge::ScoreArguments),
     /// Answers of a model to the questions in a data file.
@@ -68,6 +74,15 @@ enum Command {
     Embed(inspect::EmbedArguments),
     /// Log-mel frames of each row's audio.
     Features(inspect::FeaturesArguments),
+    /// Instructions about clips whose answers a program can judge: build a suite, score the answers.
+    #[command(subcommand)]
+    Instructions(instructions::Command),
+    /// Grade summaries by a model behind an endpoint that speaks OpenAI's chat completions.
+    Judge(judgement::Arguments),
+    /// Show runs on a page: curves, scores, confusions, gradients, worst utterances.
+    Report(report::ReportArguments),
+    /// Compare runs judged on the same rows: tables and figures for a paper.
+    Compare(report::CompareArguments),
     /// Merge an adapter into a checkpoint, or write it as PEFT reads it.
     Export(export::Arguments),
     /// Measure speed and memory.
@@ -220,11 +235,16 @@ fn run(command: Command, stop: &AtomicBool) -> Result<()> {
         Command::Train(arguments) => train::run(&arguments, stop),
         Command::Plan(arguments) => plan::run(&arguments, stop),
         Command::Experiment(arguments) => experiment::run(&arguments, stop),
+        Command::Eval(arguments) => eval::run(&arguments, stop),
         Command::Score(arguments) => judge::score(&arguments, stop),
         Command::Generate(arguments) => judge::generate(&arguments, stop),
         Command::Metrics(arguments) => metrics::run(&arguments),
         Command::Embed(arguments) => inspect::embed(&arguments, stop),
         Command::Features(arguments) => inspect::features(&arguments, stop),
+        Command::Instructions(command) => instructions::run(&command),
+        Command::Judge(arguments) => judgement::run(&arguments, stop),
+        Command::Report(arguments) => report::report(&arguments),
+        Command::Compare(arguments) => report::compare(&arguments),
         Command::Export(arguments) => export::run(&arguments),
         Command::Bench(command) => bench::run(command),
     }

@@ -62,7 +62,7 @@ pub fn better(name: &str) -> Better {
     let is_error = ["wer", "cer", "substitutions", "deletions", "insertions"].contains(&metric) || metric.starts_with("wer_") || metric.starts_with("char_");
     match metric {
         "length_ratio" => Better::NearOne,
-        "hit_limit" | "repetition" | "seq_rep_4" | "wrong_script" | "insertion_share" | "loss" => Better::Lower,
+        "hit_limit" | "repetition" | "seq_rep_4" | "wrong_script" | "insertion_share" | "unparsed" | "loss" => Better::Lower,
         _ if is_error => Better::Lower,
         _ => Better::Higher,
     }

@@ -3,7 +3,7 @@
 //! A corpus is [`Texts`]: pairs of a prediction and its references under a normaliser. A metric is a [`Tally`]: a vector of sums for each
 //! utterance, the score as a function of their sum, and a signature that says how it was computed.
 //!
-//! - `tally`, `texts`, `by_name`: what the metrics share.
+//! - `tally`, `texts`, `by_name`, `share`: what the metrics have in common.
 //! - `normalise`, `english`: what is taken out of a text before it is compared.
 //! - `edit`, `levenshtein`: word and character errors; `alignment` shows them, `script` keeps scripts apart.
 //! - `rouge`, `chrf`, `bleu`, `ngrams`: overlap with a summary or a translation.
@@ -24,6 +24,7 @@ mod ngrams;
 mod normalise;
 pub mod rouge;
 pub mod script;
+mod share;
 mod tally;
 mod texts;
 
@@ -38,6 +39,7 @@ pub use edit::Counts;
 pub use edit::char_errors;
 pub use edit::word_errors;
 pub use normalise::Normaliser;
+pub use share::share;
 pub use tally::Better;
 pub use tally::Tally;
 pub use texts::Pair;

@@ -2,6 +2,7 @@
 
 use crate::error::Error;
 use crate::error::Result;
+use crate::loss;
 use crate::parts::StageParts;
 use crate::schedule::settings::Draw;
 use crate::schedule::settings::Mix;
@@ -120,6 +121,7 @@ fn beside_shuffle(stage: &StageSettings) -> Result<()> {
         ("learning_rate", stage.learning_rate.is_some()),
         ("train", stage.train != StageParts::default()),
         ("early_stop", stage.early_stop.is_some()),
+        ("loss", stage.loss != loss::StageSettings::default()),
     ];
     match keys.into_iter().find(|(_, is_written)| *is_written) {
         Some((key, _)) => Err(Error::input(format!("`{key}` beside `schedule.shuffle: true`, which leaves no stages to train differently"))

@@ -173,7 +173,7 @@ pub struct Schedule {
 }
 
 impl Schedule {
-    /// Plans `settings` over `population`. Start-up reads each row a few times; no order is made yet. `seed` is that of the
+    /// Plans `settings` over `population`. Start-up reads each row a few times. `seed` is that of the
     /// order of the data; a recipe's `schedule.seed` is for the caller to look at.
     ///
     /// # Errors

@@ -38,10 +38,14 @@ enum Kind {
 }
 
 impl Orders {
-    /// Orders of `len` things, at least one, of which up to `kept` are remembered where they are listed.
+    /// Orders of `len` things, at least one, of which up to `kept` are remembered where they are listed. The first is listed at
+    /// once, so that no step at which many pools begin has to wait for all of theirs.
     pub(super) fn new(stream: Key, len: u64, kept: usize) -> Self {
-        let kind = if len <= LISTED_UP_TO { Kind::Listed { kept, made: Mutex::default() } } else { Kind::Network(Network::new(len)) };
-        Self { len, stream, kind }
+        if len > LISTED_UP_TO {
+            return Self { len, stream, kind: Kind::Network(Network::new(len)) };
+        }
+        let first = listed(stream.with(0), len as usize);
+        Self { len, stream, kind: Kind::Listed { kept, made: Mutex::new(BTreeMap::from([(0, first)])) } }
     }
 
     /// Number of things.
@@ -76,25 +80,26 @@ impl Orders {
 /// The order of [`Key::permutation`], put into buckets by the leading bits of the hash before it is sorted: several times as fast.
 fn listed(stream: Key, len: usize) -> Vec<u32> {
     let shift = 64 - (len.max(2) as u64).ilog2();
-    let hashes: Vec<u64> = (0..len as u64).map(|i| stream.bits(i)).collect();
-    let mut ends = vec![0u32; (u64::MAX >> shift) as usize + 2];
-    hashes.iter().for_each(|hash| ends[(hash >> shift) as usize + 1] += 1);
+    let bucket = |hash: u64| (hash >> shift) as usize;
+    let mut ends = vec![0u32; bucket(u64::MAX) + 2];
+    (0..len as u64).for_each(|i| ends[bucket(stream.bits(i)) + 1] += 1);
     (1..ends.len()).for_each(|bucket| ends[bucket] += ends[bucket - 1]);
-    let mut order = vec![0u32; len];
-    for (i, hash) in hashes.iter().enumerate() {
-        let end = &mut ends[(hash >> shift) as usize];
-        order[*end as usize] = i as u32;
+    let mut order = vec![(0, 0); len];
+    for i in 0..len as u32 {
+        let hash = stream.bits(u64::from(i));
+        let end = &mut ends[bucket(hash)];
+        order[*end as usize] = (hash, i);
         *end += 1;
     }
     // Few share a bucket, so each is at most a few places from its own.
     for i in 1..len {
         let mut place = i;
-        while place > 0 && (hashes[order[place] as usize], order[place]) < (hashes[order[place - 1] as usize], order[place - 1]) {
+        while place > 0 && order[place] < order[place - 1] {
             order.swap(place, place - 1);
             place -= 1;
         }
     }
-    order
+    order.into_iter().map(|(_, i)| i).collect()
 }
 
 /// A permutation of `0..len` that is computed.

@@ -135,3 +135,61 @@ fn kernel(rows: &[&[f32]], columns: &[&[f32]], are_same: bool) -> Vec<f64> {
     }
     kernel
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::collections::BTreeMap;
+
+    /// Rows of a cell from `first` on, with these angles in a plane.
+    fn cell(pool: usize, first: u32, angles: &[f64]) -> Candidates {
+        let picks = (0..angles.len() as u32).map(|i| Pick { row: first + i, epoch: 0 }).collect();
+        let vectors = angles.iter().flat_map(|angle| [angle.cos() as f32, angle.sin() as f32]).collect();
+        Candidates { pool, has_audio: true, picks, vectors, clusters: Vec::new(), left: (0..angles.len()).collect() }
+    }
+
+    #[test]
+    fn a_k_dpp_is_drawn_given_the_batch() {
+        let angles = [0.0, 0.5, 2.0, 0.1, 1.2, 3.0f64];
+        let similarity = |i: usize, j: usize| (1.0 + (angles[i] - angles[j]).cos()) / 2.0 + if i == j { RIDGE } else { 0.0 };
+        // Two of the first cell, one of the second. Determinants by Sarrus.
+        let pair = |i: usize, j: usize| similarity(i, i) * similarity(j, j) - similarity(i, j).powi(2);
+        let triple = |i: usize, j: usize, k: usize| {
+            similarity(i, i) * pair(j, k) + 2.0 * similarity(i, j) * similarity(j, k) * similarity(i, k)
+                - similarity(j, j) * similarity(i, k).powi(2)
+                - similarity(k, k) * similarity(i, j).powi(2)
+        };
+        let pairs = [(0, 1), (0, 2), (1, 2)];
+        let total: f64 = pairs.iter().map(|&(i, j)| pair(i, j)).sum();
+        let mut counts: BTreeMap<Vec<u32>, f64> = BTreeMap::new();
+        let draws = 40_000;
+        for draw in 0..draws {
+            let mut batch = Batch::new(Key::new(draw, "test"), 0);
+            let (mut first, mut second) = (cell(0, 0, &angles[..3]), cell(1, 3, &angles[3..]));
+            let picks = [batch.draw(&mut first, 2, Select::Kdpp), batch.draw(&mut second, 1, Select::Kdpp)].concat();
+            assert_eq!((first.left.len(), second.left.len()), (1, 2));
+            *counts.entry(picks.iter().map(|pick| pick.row).collect()).or_default() += 1.0;
+        }
+        let mut chi_square = 0.0;
+        for (i, j) in pairs {
+            let of_pair: f64 = (3..6).map(|k| triple(i, j, k)).sum();
+            for k in 3..6 {
+                let expected = draws as f64 * pair(i, j) / total * triple(i, j, k) / of_pair;
+                let found = counts.get(&vec![i as u32, j as u32, k as u32]).copied().unwrap_or(0.0);
+                chi_square += (found - expected).powi(2) / expected;
+            }
+        }
+        assert!(chi_square < 8.0 + 4.0 * 4.0, "{chi_square}: of eight degrees of freedom, four standard deviations above");
+    }
+
+    #[test]
+    fn an_older_epoch_is_drawn_whole_before_a_newer_one() {
+        for select in [Select::Farthest, Select::Kmeans, Select::Kdpp, Select::Random] {
+            let mut of_two = cell(0, 0, &[0.0, 0.1, 0.2, 3.0, 1.5]);
+            of_two.picks[3..].iter_mut().for_each(|pick| pick.epoch = 1);
+            let mut batch = Batch::new(Key::new(1, "test"), 0);
+            let drawn = [batch.draw(&mut of_two, 1, select), batch.draw(&mut of_two, 3, select), batch.draw(&mut of_two, 1, select)].concat();
+            assert_eq!(drawn.iter().map(|pick| pick.epoch).collect::<Vec<_>>(), [0, 0, 0, 1, 1], "{select:?}");
+        }
+    }
+}

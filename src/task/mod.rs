@@ -48,13 +48,42 @@ impl Kind {
     /// The metrics of the kind: what suites may list and tasks stand by.
     pub fn metrics(self) -> &'static [&'static str] {
         match self {
-            Self::Transcribe => {
-                &["wer", "cer", "substitutions", "deletions", "insertions", "hit_limit", "repetition", "length_ratio", "wrong_script", "insertion_share"]
-            }
-            Self::Generate => {
-                &["rouge1", "rouge2", "rougeL", "rougeLsum", "chrf", "chrfpp", "bleu", "hit_limit", "repetition", "seq_rep_4", "length_ratio", "wrong_script"]
-            }
-            Self::Classify => &["accuracy", "macro_f1", "weighted_f1", "uar", "hit_limit"],
+            Self::Transcribe => &[
+                "wer",
+                "cer",
+                "substitutions",
+                "deletions",
+                "insertions",
+                "wer_arabic",
+                "wer_latin",
+                "wer_digits",
+                "wer_other",
+                "char_substitutions",
+                "char_deletions",
+                "char_insertions",
+                "hit_limit",
+                "repetition",
+                "seq_rep_4",
+                "length_ratio",
+                "wrong_script",
+                "insertion_share",
+            ],
+            Self::Generate => &[
+                "rouge1",
+                "rouge2",
+                "rougeL",
+                "rougeLsum",
+                "chrf",
+                "chrfpp",
+                "bleu",
+                "hit_limit",
+                "repetition",
+                "seq_rep_4",
+                "length_ratio",
+                "wrong_script",
+                "insertion_share",
+            ],
+            Self::Classify => &["accuracy", "macro_f1", "weighted_f1", "uar", "hit_limit", "repetition", "seq_rep_4"],
         }
     }
 
@@ -78,6 +107,17 @@ pub enum Wording {
     Dev,
     /// For the final judgement.
     Test,
+}
+
+impl Wording {
+    /// Its name in task files and suites.
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::Train => "train",
+            Self::Dev => "dev",
+            Self::Test => "test",
+        }
+    }
 }
 
 /// How an answer is written.

@@ -27,7 +27,8 @@ pub fn inventory(written: &str, task: &Task, tasks: &Tasks) -> Result<Task> {
     if !path.is_file() {
         let of_task = tasks.get(written).map_err(|_| {
             let classifying = tasks.names().filter(|name| tasks.get(name).is_ok_and(|task| task.kind == Kind::Classify)).collect::<Vec<_>>();
-            Error::input(format!("--labels {written}: there is no such file or task")).hint(format!("a file with a label a line, or one of {}", classifying.join(", ")))
+            Error::input(format!("--labels {written}: there is no such file or task"))
+                .hint(format!("a file with a label a line, or one of {}", classifying.join(", ")))
         })?;
         return if of_task.kind == Kind::Classify { Ok(of_task.clone()) } else { Err(Error::input(format!("--labels: task `{written}` has no labels"))) };
     }

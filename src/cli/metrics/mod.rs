@@ -220,7 +220,9 @@ impl Scored {
             object.extend(reading.confusion.iter().flat_map(confusion_json));
         }
         if arguments.labels.is_some() {
-            object.extend(self.readings.iter().map(|reading| (reading.parse.to_owned(), named(reading.scores).map(|(name, score)| (name.to_owned(), Value::from(score))).into_iter().collect())));
+            object.extend(self.readings.iter().map(|reading| {
+                (reading.parse.to_owned(), named(reading.scores).map(|(name, score)| (name.to_owned(), Value::from(score))).into_iter().collect())
+            }));
         }
         let by_normaliser = |(normaliser, tallies): &(Normaliser, Vec<Tally>)| {
             let scores: Map<String, Value> = tallies.iter().map(|tally| (tally.metric().to_owned(), tally.corpus().into())).collect();
@@ -241,7 +243,8 @@ fn named(scores: Classification) -> [(&'static str, f64); 4] {
 fn confusion_json(confusion: &Confusion) -> [(String, Value); 3] {
     let columns: Vec<&str> = confusion.labels.iter().map(String::as_str).chain(["unparsed"]).collect();
     let label = |(name, seen): (&String, classify::Seen)| {
-        let scores = json!({"precision": seen.precision(), "recall": seen.recall(), "f1": seen.f1(), "references": seen.references, "predictions": seen.predictions});
+        let scores =
+            json!({"precision": seen.precision(), "recall": seen.recall(), "f1": seen.f1(), "references": seen.references, "predictions": seen.predictions});
         (name.clone(), scores)
     };
     let labels: Map<String, Value> = confusion.labels.iter().zip(confusion.seen()).map(label).collect();

@@ -129,7 +129,8 @@ impl Said {
             Some(prediction) => Some(prediction),
             None => text(fields, "pred_text")?,
         };
-        let prediction = prediction.ok_or_else(|| Error::input("the row has no `prediction`").hint("an answer of nothing is written `\"prediction\": \"\"`"))?;
+        let prediction =
+            prediction.ok_or_else(|| Error::input("the row has no `prediction`").hint("an answer of nothing is written `\"prediction\": \"\"`"))?;
         let meta = fields.get("meta").and_then(Value::as_object);
         let hit_limit = meta.map(|meta| meta.get("hit_limit").and_then(Value::as_bool).unwrap_or(false));
         Ok(Self { prediction, hit_limit })
@@ -203,6 +204,10 @@ fn expect_same_ids<A, B>(said: &[Line<A>], due: &[Line<B>], predictions: &Path, 
     if faults.is_empty() {
         return Ok(());
     }
-    let hint = if unreferenced.len() == said.len() { "not one id is in both files: these are references of another set" } else { "predict every row, or cut the references to the rows that were" };
+    let hint = if unreferenced.len() == said.len() {
+        "not one id is in both files: these are references of another set"
+    } else {
+        "predict every row, or cut the references to the rows that were"
+    };
     Err(Error::input(faults.join("; ")).at_path(references).hint(hint))
 }

@@ -94,7 +94,9 @@ fn labels(readings: &[Reading]) -> String {
     }
     let columns = || confusion.labels.iter().cloned().chain(["unparsed".to_owned()]);
     let mut matrix = vec![std::iter::once(String::new()).chain(columns()).collect::<Vec<_>>()];
-    matrix.extend(confusion.labels.iter().zip(&confusion.counts).map(|(name, row)| std::iter::once(name.clone()).chain(row.iter().map(u64::to_string)).collect()));
+    matrix.extend(
+        confusion.labels.iter().zip(&confusion.counts).map(|(name, row)| std::iter::once(name.clone()).chain(row.iter().map(u64::to_string)).collect()),
+    );
     let parse = last.parse;
     format!("{}Each label ({parse}):\n{}Confusions ({parse}), a row a reference label, a column an answer:\n{}", grid(&lines), grid(&each), grid(&matrix))
 }

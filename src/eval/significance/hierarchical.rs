@@ -77,6 +77,11 @@ impl Hierarchical {
         Ok(Self { scores, resampled, num_clusters: clusters.num_clusters(), resampling: *resampling })
     }
 
+    /// Number of systems.
+    pub fn num_systems(&self) -> usize {
+        self.scores.len()
+    }
+
     /// The scores of a system by seed, on the whole set.
     pub fn scores(&self, system: usize) -> &[f64] {
         &self.scores[system]

@@ -42,16 +42,17 @@ fn cell_of(population: &Population, row: u32) -> (u16, u16, bool) {
     (population.row_task[row as usize], population.label_of(row), !population.has_audio(row))
 }
 
-/// Normal vectors for all rows of a population, those of a cell around a centre of their own.
-fn embeddings(population: &Population, dims: usize, seed: u64) -> Arc<Embeddings> {
+/// Vectors for the rows of a form, those of a task around a centre of their own.
+fn vectors(population: &Population, has_audio: bool, dims: usize, seed: u64) -> Vectors {
     let number = |purpose: &str, row: u64, at: usize| Key::new(seed, purpose).with(row).uniform(at as u64) - 0.5;
-    let vectors = |has_audio: bool| {
-        let rows: Vec<u32> = (0..population.row_task.len() as u32).filter(|&row| population.has_audio(row) == has_audio).collect();
-        let value = |row: u32, at| number("row", u64::from(row), at) + number("cell", u64::from(population.row_task[row as usize]), at);
-        let values = rows.iter().flat_map(|&row| (0..dims).map(move |at| value(row, at) as f32)).collect();
-        Vectors { rows, dims, values }
-    };
-    Arc::new(Embeddings::new(vectors(true), vectors(false), seed).unwrap())
+    let rows: Vec<u32> = (0..population.row_task.len() as u32).filter(|&row| population.has_audio(row) == has_audio).collect();
+    let value = |row: u32, at| number("row", u64::from(row), at) + number("cell", u64::from(population.row_task[row as usize]), at);
+    let values = rows.iter().flat_map(|&row| (0..dims).map(move |at| value(row, at) as f32)).collect();
+    Vectors { rows, dims, values }
+}
+
+fn embeddings(population: &Population, dims: usize, seed: u64) -> Arc<Embeddings> {
+    Arc::new(Embeddings::new(vectors(population, true, dims, seed), vectors(population, false, dims, seed), seed).unwrap())
 }
 
 fn settings(yaml: &str) -> Settings {

@@ -1,0 +1,92 @@
+//! `maqam report` and `maqam compare`: runs as pages that open offline.
+
+use std::path::Path;
+use std::path::PathBuf;
+
+use clap::Args;
+
+use crate::error::Error;
+use crate::error::Result;
+use crate::files;
+use crate::report;
+use crate::report::clips::Clips;
+use crate::report::compare;
+use crate::report::read::Run;
+use crate::report::uncertainty::Uncertainty;
+use crate::report::uncertainty::Unknown;
+
+#[derive(Args)]
+pub struct ReportArguments {
+    /// Folders of runs, such as runs/quickstart.
+    #[arg(required = true)]
+    runs: Vec<PathBuf>,
+    /// The page; by default report.html in the run's folder, for several runs in the working directory.
+    #[arg(long)]
+    out: Option<PathBuf>,
+    /// Put the sound of short clips into the page instead of linking to their files.
+    #[arg(long)]
+    audio: bool,
+}
+
+#[derive(Args)]
+pub struct CompareArguments {
+    /// Folders of runs that were judged on the same rows; the others are compared with the first.
+    #[arg(required = true)]
+    runs: Vec<PathBuf>,
+    /// Test every score against the first run's, pair by pair.
+    #[arg(long)]
+    test: bool,
+    /// Folder of the page, of its tables as Markdown and LaTeX, and of its figures as SVG.
+    #[arg(long, default_value = "comparison")]
+    out: PathBuf,
+}
+
+/// The page of a run, in its folder.
+const PAGE: &str = "report.html";
+
+pub fn report(arguments: &ReportArguments) -> Result<()> {
+    let out = match (&arguments.out, arguments.runs.as_slice()) {
+        (Some(out), _) => out.clone(),
+        (None, [run]) => run.join(PAGE),
+        (None, _) => PathBuf::from(PAGE),
+    };
+    let runs = read(&arguments.runs)?;
+    files::expect_writable(&out)?;
+    let clips: Vec<Clips> = runs.iter().map(Clips::of).collect::<Result<_>>()?;
+    let audio = |run: &Run, set: &str, id: &str| {
+        let place = runs.iter().position(|known| known.folder == run.folder);
+        place.map_or(Ok(None), |place| clips[place].address(set, id, &out, arguments.audio))
+    };
+    let page = report::page(&runs, &*uncertainty(), &audio)?;
+    files::write_atomic(&out, page.html().as_bytes())?;
+    println!("report: {}", out.display());
+    Ok(())
+}
+
+pub fn compare(arguments: &CompareArguments) -> Result<()> {
+    let uncertainty = uncertainty();
+    if arguments.test && uncertainty.method().is_none() {
+        return Err(Error::input("--test: this version has no tests of significance").hint("leave --test out"));
+    }
+    let runs = read(&arguments.runs)?;
+    let page = compare::page(&runs, &*uncertainty, arguments.test)?;
+    let written = compare::write(&page, &arguments.out)?;
+    println!("comparison: {}; its tables and figures are beside it", written.display());
+    Ok(())
+}
+
+/// Who computes intervals and tests.
+fn uncertainty() -> Box<dyn Uncertainty> {
+    Box::new(Unknown)
+}
+
+/// Reads the runs; one that is named twice is an error.
+fn read(folders: &[PathBuf]) -> Result<Vec<Run>> {
+    let whole = |path: &Path| path.canonicalize().unwrap_or_else(|_| path.to_owned());
+    for (i, folder) in folders.iter().enumerate() {
+        if folders[..i].iter().any(|other| whole(other) == whole(folder)) {
+            return Err(Error::input("the run is named twice").at_path(folder).hint("name every run once"));
+        }
+    }
+    folders.iter().map(|folder| Run::read(folder)).collect()
+}

@@ -1,0 +1,132 @@
+//! Text from data made safe for where it is put: XML and HTML, Markdown, LaTeX, addresses of files.
+
+/// Text for the content or an attribute of an XML or HTML element.
+///
+/// Characters that XML 1.0 forbids become U+FFFD, so that a control character in an answer never breaks a page.
+pub fn xml(text: &str) -> String {
+    let mut safe = String::with_capacity(text.len() + text.len() / 8);
+    for c in text.chars() {
+        match c {
+            '&' => safe.push_str("&amp;"),
+            '<' => safe.push_str("&lt;"),
+            '>' => safe.push_str("&gt;"),
+            '"' => safe.push_str("&quot;"),
+            '\'' => safe.push_str("&#39;"),
+            '\t' | '\n' | '\r' => safe.push(c),
+            '\u{0}'..='\u{1f}' | '\u{fffe}' | '\u{ffff}' => safe.push('\u{fffd}'),
+            _ => safe.push(c),
+        }
+    }
+    safe
+}
+
+/// Text for a cell of a Markdown table: one line, nothing in it read as markup.
+pub fn markdown(text: &str) -> String {
+    let mut safe = String::with_capacity(text.len() + text.len() / 8);
+    for c in text.chars() {
+        match c {
+            '\\' | '`' | '*' | '_' | '{' | '}' | '[' | ']' | '#' | '|' | '~' | '!' => {
+                safe.push('\\');
+                safe.push(c);
+            }
+            '&' => safe.push_str("&amp;"),
+            '<' => safe.push_str("&lt;"),
+            '>' => safe.push_str("&gt;"),
+            c if c.is_control() => safe.push(' '),
+            _ => safe.push(c),
+        }
+    }
+    safe
+}
+
+/// Text for LaTeX: its special characters by name, and the signs that older font encodings lack.
+pub fn latex(text: &str) -> String {
+    let mut safe = String::with_capacity(text.len() + text.len() / 8);
+    for c in text.chars() {
+        match c {
+            '\\' => safe.push_str(r"\textbackslash{}"),
+            '{' | '}' | '$' | '&' | '#' | '%' | '_' => {
+                safe.push('\\');
+                safe.push(c);
+            }
+            '~' => safe.push_str(r"\textasciitilde{}"),
+            '^' => safe.push_str(r"\textasciicircum{}"),
+            '<' => safe.push_str(r"\textless{}"),
+            '>' => safe.push_str(r"\textgreater{}"),
+            '|' => safe.push_str(r"\textbar{}"),
+            '"' => safe.push_str(r"\textquotedbl{}"),
+            '−' => safe.push_str("$-$"),
+            '×' => safe.push_str(r"$\times$"),
+            '±' => safe.push_str(r"$\pm$"),
+            '↑' => safe.push_str(r"$\uparrow$"),
+            '↓' => safe.push_str(r"$\downarrow$"),
+            '→' => safe.push_str(r"$\rightarrow$"),
+            'Δ' => safe.push_str(r"$\Delta$"),
+            '·' => safe.push_str(r"$\cdot$"),
+            '–' => safe.push_str("--"),
+            '\u{202f}' => safe.push_str(r"\,"),
+            '⁻' => safe.push_str("$^{-}$"),
+            '¹' => safe.push_str("$^{1}$"),
+            '²' => safe.push_str("$^{2}$"),
+            '³' => safe.push_str("$^{3}$"),
+            '⁰' | '⁴'..='⁹' => safe.push_str(&format!("$^{{{}}}$", c as u32 - 0x2070)),
+            c if c.is_control() => safe.push(' '),
+            _ => safe.push(c),
+        }
+    }
+    safe
+}
+
+/// A path as the address of a link: slashes stay, everything but letters, digits and `-._~` is percent-encoded.
+pub fn address(path: &str) -> String {
+    let mut safe = String::with_capacity(path.len());
+    for byte in path.bytes() {
+        match byte {
+            b'a'..=b'z' | b'A'..=b'Z' | b'0'..=b'9' | b'-' | b'.' | b'_' | b'~' | b'/' => safe.push(char::from(byte)),
+            _ => safe.push_str(&format!("%{byte:02X}")),
+        }
+    }
+    safe
+}
+
+/// Bytes in base 64, with padding (RFC 4648, section 4).
+pub fn base64(bytes: &[u8]) -> String {
+    const ALPHABET: &[u8; 64] = b"ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789+/";
+    let mut text = String::with_capacity(bytes.len().div_ceil(3) * 4);
+    for chunk in bytes.chunks(3) {
+        let bits = chunk.iter().enumerate().fold(0u32, |bits, (i, byte)| bits | u32::from(*byte) << (16 - 8 * i));
+        for place in 0..4 {
+            let is_padding = place > chunk.len();
+            text.push(if is_padding { '=' } else { char::from(ALPHABET[(bits >> (18 - 6 * place) & 63) as usize]) });
+        }
+    }
+    text
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn nothing_in_data_becomes_markup() {
+        assert_eq!(xml("</script><b a=\"1\" c='2'>&\u{1}"), "&lt;/script&gt;&lt;b a=&quot;1&quot; c=&#39;2&#39;&gt;&amp;\u{fffd}");
+        assert_eq!(markdown("a|b *c* <d>\n`e`"), "a\\|b \\*c\\* &lt;d&gt; \\`e\\`");
+        assert_eq!(latex(r"50% of $x_1^2 & \y{}"), r"50\% of \$x\_1\textasciicircum{}2 \& \textbackslash{}y\{\}");
+        assert_eq!(latex("−8.2 → 1.2×10⁻⁵"), r"$-$8.2 $\rightarrow$ 1.2$\times$10$^{-}$$^{5}$");
+        assert_eq!(xml("صباح الخير"), "صباح الخير");
+    }
+
+    #[test]
+    fn paths_become_addresses() {
+        assert_eq!(address("../a b/ص#1?.ogg"), "../a%20b/%D8%B5%231%3F.ogg");
+    }
+
+    #[test]
+    fn base64_is_that_of_rfc_4648() {
+        // Section 10 of the RFC.
+        let cases = [("", ""), ("f", "Zg=="), ("fo", "Zm8="), ("foo", "Zm9v"), ("foob", "Zm9vYg=="), ("fooba", "Zm9vYmE="), ("foobar", "Zm9vYmFy")];
+        for (plain, expected) in cases {
+            assert_eq!(base64(plain.as_bytes()), expected);
+        }
+    }
+}

@@ -1,0 +1,132 @@
+//! Predictions of a set: a line a row, what was asked for, what was said, and what is known of the row.
+
+use std::collections::HashMap;
+use std::fs::File;
+use std::io::BufRead;
+use std::io::BufReader;
+use std::path::Path;
+
+use serde::Deserialize;
+
+use crate::error::Error;
+use crate::error::Result;
+
+/// One row.
+#[derive(Clone, Debug, Default, PartialEq, Deserialize)]
+pub struct Prediction {
+    /// The row's id.
+    pub id: String,
+    /// What was asked.
+    #[serde(default)]
+    pub task: String,
+    /// What the model said.
+    pub prediction: String,
+    /// What it should have said.
+    pub reference: String,
+    /// All that it could have said, where there is more than one.
+    #[serde(default)]
+    pub references: Vec<String>,
+    /// The label that the answer was understood as.
+    #[serde(default)]
+    pub answer: Option<String>,
+    /// What is known of the row.
+    #[serde(default)]
+    pub meta: Meta,
+}
+
+/// What is known of a row besides its texts.
+#[derive(Clone, Debug, Default, PartialEq, Deserialize)]
+pub struct Meta {
+    /// Who speaks.
+    pub speaker: Option<String>,
+    /// What it belongs to: a programme, a document.
+    pub group: Option<String>,
+    /// The dialect spoken.
+    pub dialect: Option<String>,
+    /// The speaker's gender.
+    pub gender: Option<String>,
+    /// The language.
+    pub language: Option<String>,
+    /// The instruction it was asked with.
+    pub wording: Option<serde_json::Value>,
+    /// Length of the audio.
+    pub seconds: Option<f64>,
+    /// The label of the row.
+    pub label: Option<String>,
+    /// Whether the answer ran into the limit of new tokens.
+    #[serde(default)]
+    pub hit_limit: bool,
+    /// Length of the reference in tokens.
+    pub target_tokens: Option<f64>,
+}
+
+impl Prediction {
+    /// The label the answer should have been.
+    pub fn label(&self) -> &str {
+        self.meta.label.as_deref().unwrap_or(&self.reference)
+    }
+}
+
+/// Reads the predictions of a set, passing each row to `visit` with its line.
+///
+/// # Errors
+/// A line that is no prediction; the message names file and line.
+pub fn each(path: &Path, mut visit: impl FnMut(usize, Prediction) -> Result<()>) -> Result<()> {
+    let file = File::open(path).map_err(|e| Error::io(path, "read", &e))?;
+    for (i, text) in BufReader::with_capacity(1 << 20, file).lines().enumerate() {
+        let text = text.map_err(|e| Error::io(path, "read", &e))?;
+        if text.trim().is_empty() {
+            continue;
+        }
+        let row = serde_json::from_str(&text).map_err(|e| Error::input(format!("not a prediction: {e}")));
+        row.and_then(|row| visit(i + 1, row)).map_err(|e| e.at(format!("{}:{}", path.display(), i + 1)))?;
+    }
+    Ok(())
+}
+
+/// Reads the predictions of a set.
+///
+/// # Errors
+/// As [`each`]; an id that comes twice.
+pub fn read(path: &Path) -> Result<Vec<Prediction>> {
+    let mut rows: Vec<Prediction> = Vec::new();
+    let mut lines: HashMap<String, usize> = HashMap::new();
+    each(path, |line, row| {
+        if let Some(first) = lines.insert(row.id.clone(), line) {
+            return Err(Error::input(format!("the id `{}` is that of line {first}", row.id)).hint("a set has every row once"));
+        }
+        rows.push(row);
+        Ok(())
+    })?;
+    Ok(rows)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::files;
+
+    fn read_text(text: &str) -> Result<Vec<Prediction>> {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("words.jsonl");
+        files::write_atomic(&path, text.as_bytes()).unwrap();
+        read(&path)
+    }
+
+    #[test]
+    fn rows_with_and_without_meta_are_read() {
+        let plain = r#"{"id":"a","task":"asr","prediction":"x","reference":"y","answer":null,"tokens":[1,2]}"#;
+        let full = r#"{"id":"b","task":"emotion","prediction":"sad","reference":"sad","answer":"sad","tokens":[],"meta":{"speaker":"s","seconds":1.5,"hit_limit":true,"target_tokens":3,"label":"sad","wording":2}}"#;
+        let rows = read_text(&format!("{plain}\n\n{full}\n")).unwrap();
+        assert_eq!((rows[0].meta.hit_limit, rows[1].meta.hit_limit, rows[1].meta.seconds, rows[1].label()), (false, true, Some(1.5), "sad"));
+    }
+
+    #[test]
+    fn a_broken_row_and_a_second_one_are_named() {
+        let row = r#"{"id":"a","prediction":"x","reference":"y"}"#;
+        let error = read_text(&format!("{row}\n{row}\n")).unwrap_err().to_string();
+        assert!(error.contains("words.jsonl:2: the id `a` is that of line 1"), "{error}");
+        let error = read_text("{\"id\":\"a\"}\n").unwrap_err().to_string();
+        assert!(error.contains("words.jsonl:1: not a prediction") && error.contains("prediction"), "{error}");
+    }
+}

@@ -1,0 +1,137 @@
+//! The scores of one run: before training, after it, at its best and under controls, as a table and as bars.
+
+use crate::error::Result;
+use crate::report::bars::Bar;
+use crate::report::bars::BarChart;
+use crate::report::bars::Group;
+use crate::report::chapter::Chapter;
+use crate::report::figure::Chart;
+use crate::report::figure::Figure;
+use crate::report::ink::Colour;
+use crate::report::log::Scores;
+use crate::report::metric::Metric;
+use crate::report::number::Unit;
+use crate::report::page::Block;
+use crate::report::page::Section;
+use crate::report::read;
+use crate::report::scale::Axis;
+use crate::report::table::Cell;
+use crate::report::table::Column;
+use crate::report::table::Score;
+use crate::report::table::Table;
+use crate::report::uncertainty::Interval;
+
+/// Scores of one moment or one way to ask.
+struct Asked<'a> {
+    name: String,
+    scores: &'a Scores,
+    is_last: bool,
+    colour: Colour,
+}
+
+/// The section; empty where there is no evaluation.
+///
+/// # Errors
+/// Intervals that cannot be computed.
+pub fn section(chapter: &Chapter) -> Result<Section> {
+    let mut section = Section::new(chapter.id("scores"), "Scores", Vec::new());
+    let Some(last) = chapter.run.last() else { return Ok(section) };
+    let metrics = chapter.metrics();
+    let intervals = metrics.iter().map(|metric| interval(chapter, metric)).collect::<Result<Vec<_>>>()?;
+    let asked = asked(chapter);
+    if asked.len() > 1
+        && let Some(figure) = figure(chapter, &asked, &metrics, &intervals)
+    {
+        section.blocks.push(Block::Figure(figure));
+    }
+    let has_course = chapter.run.evaluations.len() > 2;
+    let mut columns = vec![Column::text("set"), Column::text("metric")];
+    columns.extend(asked.iter().map(|asked| Column::number(&asked.name)));
+    if has_course {
+        columns.push(Column::number("by step"));
+    }
+    let mut table = Table::new(chapter.id("scores-table"), "Every score", caption(chapter, last.step), columns);
+    let mut before: Option<Option<String>> = None;
+    for (metric, interval) in metrics.iter().zip(&intervals) {
+        let is_new = before.as_ref() != Some(&metric.set);
+        let mut row = vec![Cell::text(if is_new { metric.set.as_deref().unwrap_or("all") } else { "" }), Cell::text(metric.heading())];
+        row.extend(asked.iter().map(|asked| match read::score(asked.scores, &metric.full) {
+            Some(value) => Cell::Score(Score { interval: interval.filter(|_| asked.is_last), ..Score::new(value, metric.unit) }),
+            None => Cell::Empty,
+        }));
+        if has_course {
+            row.push(Cell::Curve(chapter.run.course(&metric.full)));
+        }
+        table.row(is_new, row);
+        before = Some(metric.set.clone());
+    }
+    section.blocks.push(Block::Table(table));
+    Ok(section)
+}
+
+fn interval(chapter: &Chapter, metric: &Metric) -> Result<Option<Interval>> {
+    let rows = metric.set.as_deref().and_then(|set| chapter.rows(set));
+    rows.filter(|rows| !rows.is_empty()).map_or(Ok(None), |rows| chapter.uncertainty.interval(metric, rows))
+}
+
+fn caption(chapter: &Chapter, last: u64) -> String {
+    let mut text = "Arrows say which way is better.".to_owned();
+    if let Some(best) = chapter.run.best().filter(|best| best.step != last) {
+        let keep = chapter.run.settings.as_ref().and_then(|settings| settings.get("evaluate.keep_best")).unwrap_or("mean");
+        text += &format!(" The best evaluation by {keep} was after {} steps.", best.step);
+    }
+    if chapter.run.last().is_some_and(|last| !last.controls.is_empty()) {
+        text += " Controls ask the model as it is after the last step, without audio or with another row's.";
+    }
+    if let Some(method) = chapter.uncertainty.method() {
+        text += &format!(" {method}");
+    }
+    text
+}
+
+/// Before, after, best, controls: what the run has of them.
+fn asked<'a>(chapter: &Chapter<'a>) -> Vec<Asked<'a>> {
+    let run = chapter.run;
+    let mut found: Vec<Asked<'a>> = Vec::new();
+    if let Some(before) = run.before() {
+        found.push(Asked { name: "before".to_owned(), scores: &before.scores, is_last: false, colour: Colour::Muted });
+    }
+    let Some(last) = run.last() else { return found };
+    found.push(Asked { name: if last.step == 0 { "score".to_owned() } else { format!("after {}", last.step) }, scores: &last.scores, is_last: true, colour: Colour::Series(0) });
+    if let Some(best) = run.best().filter(|best| best.step != last.step) {
+        found.push(Asked { name: format!("best, {}", best.step), scores: &best.scores, is_last: false, colour: Colour::Series(2) });
+    }
+    // Controls take the colours that no training has.
+    let control = |(i, (name, scores)): (usize, &'a (String, Scores))| Asked { name: name.clone(), scores, is_last: false, colour: Colour::Series([5, 4, 1][i % 3]) };
+    found.extend(last.controls.iter().enumerate().map(control));
+    found
+}
+
+/// The first score in percent of each set, as bars.
+fn figure(chapter: &Chapter, asked: &[Asked], metrics: &[Metric], intervals: &[Option<Interval>]) -> Option<Figure> {
+    let mut groups: Vec<(&Option<String>, Group)> = Vec::new();
+    for (metric, interval) in metrics.iter().zip(intervals).filter(|(metric, _)| metric.unit == Unit::Percent && metric.set.is_some()) {
+        if groups.iter().any(|(set, _)| **set == metric.set) {
+            continue;
+        }
+        let bar = |asked: &Asked| {
+            let value = read::score(asked.scores, &metric.full)?;
+            Some(Bar { interval: interval.filter(|_| asked.is_last), ..Bar::new(value) })
+        };
+        let name = format!("{}, {}", metric.set.as_deref().unwrap_or_default(), metric.heading().replace(" %", ""));
+        groups.push((&metric.set, Group { name, bars: asked.iter().map(bar).collect() }));
+    }
+    if groups.is_empty() {
+        return None;
+    }
+    let chart = BarChart {
+        axis: Axis::new("").unit(Unit::Percent),
+        series: asked.iter().map(|asked| asked.name.clone()).collect(),
+        colours: asked.iter().map(|asked| asked.colour).collect(),
+        groups: groups.into_iter().map(|(_, group)| group).collect(),
+        is_stacked: false,
+    };
+    let caption = "The first metric of each set; arrows say which way is better. What is scored without hearing was not heard.";
+    let caption = if asked.iter().any(|asked| asked.name.contains("audio")) { caption } else { "The first metric of each set; arrows say which way is better." };
+    Some(Figure::new(chapter.id("scores-bars"), "What training changed", caption, Chart::Bars(chart)))
+}
