@@ -23,5 +23,6 @@ pub mod eval;
 pub mod train;
 pub mod report;
 pub mod recipe;
+pub mod plan;
 pub mod experiment;
 pub mod cli;

@@ -11,6 +11,7 @@ pub mod lora;
 pub mod parameters;
 pub mod peft;
 pub mod shapes;
+pub mod sizes;
 pub mod trained;
 pub mod weights;
 

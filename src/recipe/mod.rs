@@ -288,9 +288,19 @@ impl Recipe {
 
     /// How each stage trains each part, and the model as the run starts.
     pub fn open_model(&self, model_dir: &Path, config: Config, schedule: &Schedule) -> Result<(Vec<Parts>, AudioLlm)> {
-        let parts: Vec<Parts> = schedule.stages().iter().map(|stage| stage.train.or(&self.train)).collect();
-        let model = self.model(model_dir, config, &self.trained_parts(schedule, &parts)?)?;
+        let (parts, plan) = self.adapters(&config, schedule)?;
+        let model = self.model(model_dir, config, plan)?;
         Ok((parts, model))
+    }
+
+    /// How each stage trains each part, and which adapters that takes.
+    ///
+    /// # Errors
+    /// Stages that contradict each other; targets that match nothing.
+    pub fn adapters(&self, config: &Config, schedule: &Schedule) -> Result<(Vec<Parts>, Plan)> {
+        let parts: Vec<Parts> = schedule.stages().iter().map(|stage| stage.train.or(&self.train)).collect();
+        let plan = Plan::from_settings(&self.lora, &self.trained_parts(schedule, &parts)?, config)?;
+        Ok((parts, plan))
     }
 
     /// How each part is trained where it is trained at all.
@@ -319,8 +329,7 @@ impl Recipe {
     }
 
     /// The checkpoint with adapters where the recipe wants them, started as it says.
-    fn model(&self, model_dir: &Path, config: Config, parts: &Parts) -> Result<AudioLlm> {
-        let plan = Plan::from_settings(&self.lora, parts, &config)?;
+    fn model(&self, model_dir: &Path, config: Config, plan: Plan) -> Result<AudioLlm> {
         let init = match self.lora.init.as_str() {
             "default" => Some(Init::Default),
             "gaussian" => Some(Init::Gaussian),

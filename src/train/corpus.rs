@@ -188,6 +188,16 @@ impl Corpus {
         usize::from(self.population.row_task[row as usize])
     }
 
+    /// A row.
+    pub fn row(&self, row: u32) -> &Row {
+        &self.rows[row as usize]
+    }
+
+    /// Number of the manifest that the row is written in, in the recipe's order.
+    pub fn manifest_of(&self, row: u32) -> usize {
+        usize::from(self.row_manifest[row as usize])
+    }
+
     /// The row's id, with its manifest in front where ids repeat over the manifests.
     pub fn id(&self, row: u32) -> String {
         let id = &self.rows[row as usize].id;

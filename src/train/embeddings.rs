@@ -5,6 +5,7 @@ use std::collections::BTreeSet;
 use std::collections::HashMap;
 use std::path::Path;
 use std::path::PathBuf;
+use std::sync::Arc;
 
 use candle_core::Device;
 use candle_core::Tensor;
@@ -23,9 +24,11 @@ use crate::files;
 use crate::load::Loader;
 use crate::model::AudioLlm;
 use crate::ops::cpu::slice;
+use crate::schedule::Embeddings;
 use crate::schedule::PROJECT_ABOVE;
 use crate::schedule::PROJECTED_DIMS;
 use crate::schedule::Projection;
+use crate::schedule::Schedule;
 use crate::schedule::Vectors;
 use crate::task::Example;
 use crate::train::corpus::Corpus;
@@ -160,6 +163,30 @@ impl Embedder<'_> {
         let bytes: Vec<u8> = self.loader.question_tokens(example)?.iter().flat_map(|token| token.to_le_bytes()).collect();
         Ok(*blake3::hash(&bytes).as_bytes())
     }
+}
+
+/// The vectors of all rows that some stages can draw.
+///
+/// # Errors
+/// As [`Embedder::embed`].
+pub fn of_stages(
+    mut embedder: Embedder<'_>,
+    schedule: &Schedule,
+    stages: &[usize],
+    progress: &mut dyn FnMut(usize, usize) -> Result<()>,
+) -> Result<PoolVectors> {
+    let rows = embedder.corpus.rows_of(stages.iter().flat_map(|&stage| &schedule.stages()[stage].tasks));
+    embedder.embed(&rows, progress)
+}
+
+/// Has some stages draw by these vectors; returns what they compare.
+///
+/// # Errors
+/// Vectors that are not finite; a row of a stage that has none.
+pub fn give(schedule: &mut Schedule, stages: &[usize], vectors: PoolVectors, seed: u64) -> Result<Arc<Embeddings>> {
+    let embeddings = Arc::new(Embeddings::new(vectors.audio, vectors.text, seed)?);
+    stages.iter().try_for_each(|&stage| schedule.set_embeddings(stage, embeddings.clone()))?;
+    Ok(embeddings)
 }
 
 /// One of each key that the cache lacks.

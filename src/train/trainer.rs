@@ -21,7 +21,6 @@ use crate::parts::Part;
 use crate::parts::PerPart;
 use crate::parts::Training;
 use crate::schedule::EmbeddingSource;
-use crate::schedule::Embeddings;
 use crate::schedule::Schedule;
 use crate::schedule::Stage;
 use crate::train::Observer;
@@ -137,9 +136,7 @@ impl Trainer<'_> {
         if stages.is_empty() {
             return Ok(());
         }
-        let embeddings = Arc::new(self.snapshot(BASE, &stages)?);
-        let schedule = changed(&mut self.schedule)?;
-        stages.into_iter().try_for_each(|stage| schedule.set_embeddings(stage, embeddings.clone()))
+        self.snapshot(BASE, &stages)
     }
 
     /// Takes the snapshot of a stage that draws by the model as it stands when it begins, or reads it again.
@@ -148,20 +145,19 @@ impl Trainer<'_> {
             return Ok(());
         }
         let name = self.schedule.stages()[stage].name.clone();
-        let embeddings = Arc::new(self.snapshot(&name, &[stage])?);
-        changed(&mut self.schedule)?.set_embeddings(stage, embeddings)
+        self.snapshot(&name, &[stage])
     }
 
-    fn snapshot(&mut self, name: &str, stages: &[usize]) -> Result<Embeddings> {
+    /// Has stages draw by a snapshot of the model as it stands, or by the one that was taken then.
+    fn snapshot(&mut self, name: &str, stages: &[usize]) -> Result<()> {
         let (run, path) = (self.run, self.run.folder.join("embeddings").join(format!("{name}.safetensors")));
         let vectors = match self.state.snapshots.get(name) {
             Some(hash) => embeddings::load(&path, hash)?,
             None => {
-                let rows = run.corpus.rows_of(stages.iter().flat_map(|&stage| &self.schedule.stages()[stage].tasks));
                 let (observer, stop) = (&mut *self.observer, self.stop);
                 let (loader, corpus, cache) = (&run.loader, &run.corpus, run.embeddings.cache.as_path());
-                let mut embedder = Embedder { model: self.model, loader, corpus, cache, on_bad_row: run.on_bad_row, seed: run.order_seed };
-                let vectors = embedder.embed(&rows, &mut |done, total| {
+                let embedder = Embedder { model: self.model, loader, corpus, cache, on_bad_row: run.on_bad_row, seed: run.order_seed };
+                let vectors = embeddings::of_stages(embedder, &self.schedule, stages, &mut |done, total| {
                     observer.embedding(done, total);
                     check(stop)
                 })?;
@@ -169,7 +165,7 @@ impl Trainer<'_> {
                 vectors
             }
         };
-        Embeddings::new(vectors.audio, vectors.text, run.order_seed)
+        embeddings::give(changed(&mut self.schedule)?, stages, vectors, run.order_seed).map(|_| ())
     }
 
     /// Adds lines of the log to TensorBoard's file, as long as that can be written.
