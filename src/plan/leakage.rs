@@ -92,12 +92,12 @@ fn of_kind(kind: Kind, training: &[Facts<'_>], evaluation: &[Facts<'_>]) -> Opti
 }
 
 /// For each row of the evaluation that has one its first partner.
-fn pairs_by_name(training: &[Facts<'_>], evaluation: &[Facts<'_>], name: impl Fn(&Facts<'_>) -> Option<&str>) -> Vec<(usize, usize)> {
+fn pairs_by_name<'d>(training: &[Facts<'d>], evaluation: &[Facts<'d>], name: impl for<'f> Fn(&'f Facts<'d>) -> Option<&'f str>) -> Vec<(usize, usize)> {
     let mut first: HashMap<&str, Option<usize>> = evaluation.iter().filter_map(&name).map(|name| (name, None)).collect();
     for (i, name) in training.iter().enumerate().filter_map(|(i, facts)| Some((i, name(facts)?))) {
         first.entry(name).and_modify(|first| *first = first.or(Some(i)));
     }
-    let partner = |facts: &Facts<'_>| first.get(name(facts)?).copied().flatten();
+    let partner = |facts: &Facts<'d>| first.get(name(facts)?).copied().flatten();
     evaluation.iter().enumerate().filter_map(|(i, facts)| Some((partner(facts)?, i))).collect()
 }
 
