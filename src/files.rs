@@ -213,31 +213,39 @@ pub fn truncate(path: &Path, len: u64) -> Result<()> {
     file.set_len(len).and_then(|()| file.sync_all()).map_err(|e| Error::io(path, "truncate", &e))
 }
 
+/// What a claimed folder is claimed by.
+const LOCK_FILE: &str = ".lock";
+
 /// A claim on a folder, held until it is dropped or the process ends, however it ends.
 pub struct Lock {
     _file: File,
 }
 
 impl Lock {
-    /// Claims the folder by locking `.lock` in it, which is made where it is missing and stays.
+    /// Claims the folder by locking a file in it, which is made where it is missing and stays.
     ///
     /// # Errors
     /// Another process holds it; the message names that process.
     pub fn take(folder: &Path) -> Result<Self> {
+        Self::try_take(folder)?.ok_or_else(|| {
+            let holder = fs::read_to_string(folder.join(LOCK_FILE)).unwrap_or_default();
+            Error::input(format!("process {} is at work here", holder.trim())).at_path(folder).hint("wait until it ends, or stop it")
+        })
+    }
+
+    /// As [`Lock::take`]; `None` where another process holds the folder.
+    pub fn try_take(folder: &Path) -> Result<Option<Self>> {
         create_dir(folder)?;
-        let path = folder.join(".lock");
+        let path = folder.join(LOCK_FILE);
         let mut file = fs::OpenOptions::new().create(true).read(true).write(true).truncate(false).open(&path).map_err(|e| Error::io(&path, "open", &e))?;
         match file.try_lock() {
             Ok(()) => {}
-            Err(fs::TryLockError::WouldBlock) => {
-                let holder = fs::read_to_string(&path).unwrap_or_default();
-                return Err(Error::input(format!("process {} is at work here", holder.trim())).at_path(folder).hint("wait until it ends, or stop it"));
-            }
+            Err(fs::TryLockError::WouldBlock) => return Ok(None),
             Err(fs::TryLockError::Error(e)) => return Err(Error::io(&path, "lock", &e)),
         }
         // The number only serves the message, so a full disk is no reason to give up here.
         let _ = file.set_len(0).and_then(|()| write!(file, "{}", std::process::id()));
-        Ok(Self { _file: file })
+        Ok(Some(Self { _file: file }))
     }
 }
 

@@ -72,6 +72,27 @@ impl Loader {
         self.load_row(example, mode, key).map_err(|e| e.at(format!("row `{}`", example.id)))
     }
 
+    /// A sequence of nothing but the audio of some clips, one after the other.
+    ///
+    /// # Errors
+    /// Audio that cannot be read or is too short for one audio token.
+    pub fn audio_of(&self, clips: &[Clip]) -> Result<Sequence> {
+        let (mut tokens, mut audio, mut features) = (Vec::new(), Vec::new(), Vec::new());
+        for clip in clips {
+            let (clip, _) = features_of(clip, &self.extractor, None)?;
+            let start = tokens.len();
+            tokens.resize(start + num_audio_tokens(clip.frames), self.codec.special().audio);
+            audio.push(start..tokens.len());
+            features.push(Arc::new(clip));
+        }
+        Ok(Sequence { tokens, targets: Vec::new(), audio, features, key: Key::new(0, "audio alone"), target_weight: 0.0 })
+    }
+
+    /// The tokens that an example without audio asks.
+    pub fn question_tokens(&self, example: &Example) -> Result<Vec<u32>> {
+        Ok(self.codec.encode(&example.messages, &[], Mode::Generate)?.tokens)
+    }
+
     fn load_row(&self, example: &Example, mode: Mode, key: Key) -> Result<Loaded> {
         let mut features = Vec::with_capacity(example.clips.len());
         let (mut seconds, mut longest_s) = (0.0, 0f64);

@@ -20,6 +20,19 @@ const NEEDED: [&str; 2] = ["config.json", "tokenizer.json"];
 /// Other formats of weights, which nothing here reads.
 const OTHER_WEIGHTS: [&str; 6] = [".bin", ".h5", ".msgpack", ".onnx", ".gguf", ".pth"];
 
+/// The folder of a checkpoint if it is on this machine, wholly; nothing is downloaded.
+///
+/// # Errors
+/// What is neither a folder nor a Hub id.
+pub fn local_dir(model: &str) -> Result<Option<PathBuf>> {
+    let path = Path::new(model);
+    if path.is_dir() {
+        return Ok(Some(path.to_owned()));
+    }
+    check_id(model)?;
+    Ok(cached(&hub_cache().repo(Repo::model(model.to_owned()))))
+}
+
 /// The folder of a checkpoint: `model` itself, or where the Hub's cache has it after downloading what is missing.
 ///
 /// With `HF_HUB_OFFLINE` set nothing is downloaded; `HF_HUB_CACHE`, or else `HF_HOME`, says where the cache is, `HF_ENDPOINT` where the Hub is.
@@ -28,13 +41,8 @@ pub fn model_dir(model: &str) -> Result<PathBuf> {
     if path.is_dir() {
         return Ok(path.to_owned());
     }
-    let is_id = model.split('/').count() == 2 && !model.starts_with(['.', '/', '~']) && model.split('/').all(|part| !part.is_empty());
-    if !is_id {
-        return Err(Error::input("no such folder")
-            .at(model)
-            .hint("`model` is the folder of a Qwen2.5-Omni checkpoint, or a Hub id such as Qwen/Qwen2.5-Omni-7B"));
-    }
-    let cache = std::env::var_os("HF_HUB_CACHE").map_or_else(Cache::from_env, |path| Cache::new(path.into()));
+    check_id(model)?;
+    let cache = hub_cache();
     if let Some(dir) = cached(&cache.repo(Repo::model(model.to_owned()))) {
         return Ok(dir);
     }
@@ -45,6 +53,18 @@ pub fn model_dir(model: &str) -> Result<PathBuf> {
             .hint("download it where there is a network, or give a folder; a relative folder that does not exist looks like a Hub id"));
     }
     download(model, cache)
+}
+
+fn check_id(model: &str) -> Result<()> {
+    let is_id = model.split('/').count() == 2 && !model.starts_with(['.', '/', '~']) && model.split('/').all(|part| !part.is_empty());
+    if is_id {
+        return Ok(());
+    }
+    Err(Error::input("no such folder").at(model).hint("`model` is the folder of a Qwen2.5-Omni checkpoint, or a Hub id such as Qwen/Qwen2.5-Omni-7B"))
+}
+
+fn hub_cache() -> Cache {
+    std::env::var_os("HF_HUB_CACHE").map_or_else(Cache::from_env, |path| Cache::new(path.into()))
 }
 
 /// The snapshot's folder, if every file that is needed is there.

@@ -1,7 +1,6 @@
 //! `maqam embed` and `maqam features`: tensors of each row's audio.
 
 use std::path::PathBuf;
-use std::sync::Arc;
 use std::sync::atomic::AtomicBool;
 
 use candle_core::D;
@@ -13,9 +12,7 @@ use rayon::prelude::*;
 
 use crate::audio::LogMelExtractor;
 use crate::audio::MELS;
-use crate::audio::num_audio_tokens;
 use crate::batch::Batch;
-use crate::batch::Sequence;
 use crate::cli::DataArguments;
 use crate::cli::ModelArguments;
 use crate::cli::check_stop;
@@ -25,8 +22,6 @@ use crate::error::Error;
 use crate::error::Result;
 use crate::files;
 use crate::load::features_of;
-use crate::model::AudioLlm;
-use crate::seed::Key;
 
 #[derive(Args)]
 pub struct EmbedArguments {
@@ -54,14 +49,13 @@ const READ_AHEAD: usize = 16;
 pub fn embed(arguments: &EmbedArguments, stop: &AtomicBool) -> Result<()> {
     files::expect_writable(&arguments.out)?;
     let rows = arguments.data.rows()?;
-    let (model, _) = arguments.model.open()?;
-    let extractor = LogMelExtractor::new();
+    let (model, loader) = arguments.model.open()?;
     let mut progress = Progress::new("embedding", 0, rows.len() as u64);
     let mut named = Vec::with_capacity(rows.len());
     for chunk in rows.chunks(READ_AHEAD) {
         let sequences = chunk
             .par_iter()
-            .map(|row| audio_sequence(row, &extractor, &model).map_err(|e| e.at(row.place(&arguments.data.data))))
+            .map(|row| clips(row).and_then(|clips| loader.audio_of(clips)).map_err(|e| e.at(row.place(&arguments.data.data))))
             .collect::<Result<Vec<_>>>()?;
         for (row, sequence) in chunk.iter().zip(sequences) {
             check_stop(stop)?;
@@ -80,19 +74,6 @@ pub fn embed(arguments: &EmbedArguments, stop: &AtomicBool) -> Result<()> {
     }
     progress.finish();
     files::write_safetensors(&arguments.out, named)
-}
-
-/// A sequence of nothing but a row's audio.
-fn audio_sequence(row: &Row, extractor: &LogMelExtractor, model: &AudioLlm) -> Result<Sequence> {
-    let (mut tokens, mut audio, mut features) = (Vec::new(), Vec::new(), Vec::new());
-    for clip in clips(row)? {
-        let (clip, _) = features_of(clip, extractor, None)?;
-        let start = tokens.len();
-        tokens.resize(start + num_audio_tokens(clip.frames), model.config.audio_token);
-        audio.push(start..tokens.len());
-        features.push(Arc::new(clip));
-    }
-    Ok(Sequence { tokens, targets: Vec::new(), audio, features, key: Key::new(0, "embed"), target_weight: 0.0 })
 }
 
 fn clips(row: &Row) -> Result<&[crate::data::Clip]> {

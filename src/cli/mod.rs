@@ -1,10 +1,15 @@
 //! The command line: arguments in, one call, an exit code out. The only room that parses arguments and prints.
 
 mod bench;
+mod eval;
+mod experiment;
 mod export;
 mod hub;
 mod inspect;
+mod instructions;
 mod judge;
+mod metrics;
+mod judgement;
 mod plan;
 mod progress;
 mod report;
@@ -55,14 +60,25 @@ enum Command {
     Train(train::Arguments),
     /// Show what a recipe will train on, step by step, without training.
     Plan(plan::Arguments),
+    /// Train and compare several recipes with several seeds, over one data set and one budget.
+    Experiment(experiment::Arguments),
+    /// Ask a model, and what was trained of it, the questions of a suite; score the answers.
+    Eval(eval::Arguments),
     /// Log-probabilities of the answers in a data file.
     Score(judge::ScoreArguments),
     /// Answers of a model to the questions in a data file.
     Generate(judge::GenerateArguments),
+    /// Scores of answers against what they should be, whoever gave them.
+    Metrics(metrics::Arguments),
     /// What the projector makes of each row's audio.
     Embed(inspect::EmbedArguments),
     /// Log-mel frames of each row's audio.
     Features(inspect::FeaturesArguments),
+    /// Instructions about clips whose answers a program can judge: build a suite, score the answers.
+    #[command(subcommand)]
+    Instructions(instructions::Command),
+    /// Grade summaries by a model behind an endpoint that speaks OpenAI's chat completions.
+    Judge(judgement::Arguments),
     /// Show runs on a page: curves, scores, confusions, gradients, worst utterances.
     Report(report::ReportArguments),
     /// Compare runs judged on the same rows: tables and figures for a paper.
@@ -217,11 +233,16 @@ pub fn main() -> ExitCode {
 fn run(command: Command, stop: &AtomicBool) -> Result<()> {
     match command {
         Command::Train(arguments) => train::run(&arguments, stop),
-        Command::Plan(arguments) => plan::run(&arguments),
+        Command::Plan(arguments) => plan::run(&arguments, stop),
+        Command::Experiment(arguments) => experiment::run(&arguments, stop),
+        Command::Eval(arguments) => eval::run(&arguments, stop),
         Command::Score(arguments) => judge::score(&arguments, stop),
         Command::Generate(arguments) => judge::generate(&arguments, stop),
+        Command::Metrics(arguments) => metrics::run(&arguments),
         Command::Embed(arguments) => inspect::embed(&arguments, stop),
         Command::Features(arguments) => inspect::features(&arguments, stop),
+        Command::Instructions(command) => instructions::run(&command),
+        Command::Judge(arguments) => judgement::run(&arguments, stop),
         Command::Report(arguments) => report::report(&arguments),
         Command::Compare(arguments) => report::compare(&arguments),
         Command::Export(arguments) => export::run(&arguments),

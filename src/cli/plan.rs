@@ -1,13 +1,19 @@
 //! `maqam plan`.
 
-use std::collections::BTreeMap;
 use std::path::PathBuf;
+use std::sync::atomic::AtomicBool;
 
 use clap::Args;
+use clap::ValueEnum;
 
-use crate::error::Error;
+use crate::cli::check_stop;
+use crate::cli::hub;
+use crate::cli::progress::Progress;
 use crate::error::Result;
 use crate::files;
+use crate::plan::ModelPlace;
+use crate::plan::Plan;
+use crate::plan::leakage::Kind;
 use crate::recipe::Recipe;
 
 #[derive(Args)]
@@ -20,47 +26,69 @@ pub struct Arguments {
     /// Write the rows of every step to this file, JSONL.
     #[arg(long)]
     picks: Option<PathBuf>,
+    /// What training and the recipe's suite may share; may be given several times.
+    #[arg(long, value_enum, value_name = "KIND")]
+    allow: Vec<Shared>,
 }
 
-/// One line of the picks file.
-#[derive(serde::Serialize)]
-struct Line<'a> {
-    step: u64,
-    stage: &'a str,
-    ids: Vec<String>,
+/// What training and evaluation rows may share where it is meant.
+#[derive(Clone, Copy, PartialEq, Eq, ValueEnum)]
+enum Shared {
+    /// Ids.
+    Id,
+    /// Audio: the contents of a file, in spans that overlap.
+    Audio,
+    /// Speakers.
+    Speaker,
+    /// Groups: programmes, documents.
+    Group,
 }
 
-pub fn run(arguments: &Arguments) -> Result<()> {
+impl From<Shared> for Kind {
+    fn from(shared: Shared) -> Self {
+        match shared {
+            Shared::Id => Self::Id,
+            Shared::Audio => Self::Audio,
+            Shared::Speaker => Self::Speaker,
+            Shared::Group => Self::Group,
+        }
+    }
+}
+
+pub fn run(arguments: &Arguments, stop: &AtomicBool) -> Result<()> {
     let recipe = Recipe::load(&arguments.recipe, &arguments.set)?;
-    let (corpus, schedule) = recipe.plan()?;
-    for error in corpus.skipped() {
-        eprintln!("skipped: {}", error.message());
-    }
-    let mut lines = Vec::new();
-    println!("{} steps of {} examples, {} rows", schedule.num_steps(), schedule.batch(), corpus.len());
-    for stage in schedule.stages() {
-        let mut drawn: BTreeMap<&str, (usize, u32)> = BTreeMap::new();
-        for step in stage.start..stage.start + stage.steps {
-            let picks = schedule.picks(step);
-            for pick in &picks {
-                let counts = drawn.entry(&corpus.population().tasks[corpus.task_of(pick.row)]).or_default();
-                counts.0 += 1;
-                counts.1 = counts.1.max(pick.epoch);
-            }
-            if arguments.picks.is_some() {
-                let line = Line { step: step + 1, stage: &stage.name, ids: picks.iter().map(|pick| corpus.id(pick.row)).collect() };
-                lines.push(serde_json::to_string(&line).map_err(Error::bug)?);
-            }
+    let dir = hub::local_dir(&recipe.model.path)?;
+    let model = match &dir {
+        Some(dir) => ModelPlace::Here(dir),
+        None => ModelPlace::Elsewhere(format!("`{}` is not on this machine, and a plan downloads nothing", recipe.model.path)),
+    };
+    let allowed: Vec<Kind> = arguments.allow.iter().map(|&shared| shared.into()).collect();
+    let mut shown: Option<(&'static str, Progress)> = None;
+    let outcome = Plan::make(&recipe, &model, &allowed, &mut |what, done, total| {
+        check_stop(stop)?;
+        if shown.as_ref().is_none_or(|(name, _)| *name != what) {
+            clear(shown.take());
+            shown = Some((what, Progress::new(what, 0, total as u64)));
         }
-        println!("stage {}: steps {} to {}", stage.name, stage.start + 1, stage.start + stage.steps);
-        let total: usize = drawn.values().map(|(count, _)| count).sum();
-        for (task, (count, epoch)) in drawn {
-            println!("  {task}: {count} examples ({:.1} %), in pass {} of its rows at the end", 100.0 * count as f64 / total.max(1) as f64, epoch + 1);
+        if let Some((_, progress)) = shown.as_mut().filter(|_| done < total) {
+            progress.update(done as u64, "");
         }
-    }
+        Ok(())
+    });
+    clear(shown);
+    let plan = outcome?;
     if let Some(path) = &arguments.picks {
-        files::write_atomic(path, (lines.join("\n") + "\n").as_bytes())?;
-        println!("picks of every step: {}", path.display());
+        files::write_atomic(path, plan.picks()?.as_bytes())?;
+    }
+    print!("{}", plan.text());
+    if let Some(path) = &arguments.picks {
+        println!("\npicks of every step: {}", path.display());
     }
     Ok(())
+}
+
+fn clear(shown: Option<(&'static str, Progress)>) {
+    if let Some((_, progress)) = shown {
+        progress.clear();
+    }
 }

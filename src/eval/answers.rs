@@ -1,10 +1,20 @@
-//! Asking a model: prompts of like length together, answers in the order of the questions.
+//! Asking a model: prompts of like length together, findings in the order of the questions.
+
+use std::sync::Arc;
 
 use rayon::prelude::*;
 
 use crate::batch::Batch;
+use crate::batch::Sequence;
+use crate::batch::micro_batches;
+use crate::data::Message;
 use crate::error::Error;
 use crate::error::Result;
+use crate::eval::question::Found;
+use crate::eval::question::Likelihood;
+use crate::eval::question::Question;
+use crate::eval::question::Wanted;
+use crate::load::Loaded;
 use crate::load::Loader;
 use crate::model::AudioLlm;
 use crate::model::generate::Limits;
@@ -34,12 +44,15 @@ pub struct Asker<'a> {
     pub seed: u64,
 }
 
-/// Prompts that are read before they are sorted by length; bounds the memory of their features.
+/// Questions whose clips are read before they are sorted by length; bounds the memory of their features.
 const READ_AHEAD: usize = 256;
 /// Most prompts that are answered together.
 const MAX_PROMPTS: usize = 32;
-/// Most prompt tokens that are answered together.
+/// Most tokens of prompts, or of conversations, that go through the model together.
 const MAX_TOKENS: usize = 8192;
+
+/// Takes what was found of the question at a place.
+type Take<'a> = dyn FnMut(usize, Found) -> Result<()> + 'a;
 
 impl Asker<'_> {
     /// Answers to examples, each with its limit of new tokens; `progress` is told how many are done.
@@ -47,45 +60,115 @@ impl Asker<'_> {
     /// What is drawn for an example depends on the seed and its id, not on its neighbours.
     pub fn answers(&self, asked: &[(&Example, usize)], progress: &mut dyn FnMut(usize) -> Result<()>) -> Result<Vec<Answer>> {
         let mut answers = vec![Answer { tokens: Vec::new(), text: String::new() }; asked.len()];
+        let questions: Vec<Question> = asked.iter().map(|&(example, max_new_tokens)| Question { example, wanted: Wanted::Answer { max_new_tokens } }).collect();
         let mut done = 0;
-        for (chunk, chunk_asked) in asked.chunks(READ_AHEAD).enumerate() {
-            let loaded = chunk_asked
-                .par_iter()
-                .map(|(example, _)| self.loader.load(example, Mode::Generate, Key::new(self.seed, "generate").with_name(&example.id)))
-                .collect::<Result<Vec<_>>>()?;
-            for (loaded, (example, limit)) in loaded.iter().zip(chunk_asked) {
-                self.expect_room(loaded.sequence.tokens.len(), *limit).map_err(|e| e.at(format!("row `{}`", example.id)))?;
+        self.ask(&questions.iter().collect::<Vec<_>>(), &mut |place, found| {
+            if let Found::Tokens(tokens) = found {
+                answers[place] = Answer { text: self.loader.codec().decode(&tokens), tokens };
             }
-            let mut order: Vec<usize> = (0..loaded.len()).collect();
-            order.sort_by_key(|&i| (chunk_asked[i].1, loaded[i].sequence.tokens.len(), i));
-            let mut rest = order.as_slice();
-            while let Some(&first) = rest.first() {
-                let limit = chunk_asked[first].1;
-                let mut tokens = 0;
-                let together = rest
-                    .iter()
-                    .take(MAX_PROMPTS)
-                    .take_while(|&&i| {
-                        tokens += loaded[i].sequence.tokens.len();
-                        chunk_asked[i].1 == limit && tokens <= MAX_TOKENS
-                    })
-                    .count()
-                    .max(1);
-                let (now, later) = rest.split_at(together);
-                rest = later;
-                let sequences: Vec<_> = now.iter().map(|&i| &loaded[i].sequence).collect();
-                let keys: Vec<Key> = sequences.iter().map(|sequence| sequence.key).collect();
-                let prompts = Batch::pack(&sequences, self.model.config.audio.window_frames())?;
-                let limits = Limits { max_new_tokens: limit, ends: self.loader.codec().ids_that_end() };
-                let said = self.model.generate(&prompts, &keys, &limits, self.sampling)?;
-                for (&i, tokens) in now.iter().zip(said) {
-                    answers[chunk * READ_AHEAD + i] = Answer { text: self.loader.codec().decode(&tokens), tokens };
-                }
-                done += together;
-                progress(done)?;
+            done += 1;
+            progress(done)
+        })?;
+        Ok(answers)
+    }
+
+    /// Asks questions; `take` gets each finding with its question's place, in whatever order suits the model. An error of `take` ends it.
+    pub fn ask(&self, questions: &[&Question], take: &mut Take) -> Result<()> {
+        for (chunk, questions) in questions.chunks(READ_AHEAD).enumerate() {
+            let heard = self.hear(questions)?;
+            let mut take = |place: usize, found| take(chunk * READ_AHEAD + place, found);
+            self.score(questions, &heard, &mut take)?;
+            self.generate(questions, &heard, &mut take)?;
+        }
+        Ok(())
+    }
+
+    /// The prompt of each question; the clips of neighbouring questions about one example are read once.
+    fn hear(&self, questions: &[&Question]) -> Result<Vec<Arc<Loaded>>> {
+        let runs: Vec<&[&Question]> = questions.chunk_by(|a, b| std::ptr::eq(a.example, b.example)).collect();
+        let key = Key::new(self.seed, "generate");
+        let load = |run: &&[&Question]| Ok(Arc::new(self.loader.load(run[0].example, Mode::Generate, key.with_name(&run[0].example.id))?));
+        let heard = runs.par_iter().map(load).collect::<Result<Vec<_>>>()?;
+        Ok(runs.iter().zip(heard).flat_map(|(run, heard)| std::iter::repeat_n(heard, run.len())).collect())
+    }
+
+    /// The questions for likelihoods, conversations packed.
+    fn score(&self, questions: &[&Question], heard: &[Arc<Loaded>], take: &mut Take) -> Result<()> {
+        let mut sequences: Vec<Sequence> = Vec::new();
+        let mut asked: Vec<(usize, usize)> = Vec::new();
+        for (place, question) in questions.iter().enumerate() {
+            if let Wanted::Likelihoods(conversations) = &question.wanted {
+                let read = |messages| self.conversation(messages, &heard[place]).map_err(|e| e.at(format!("row `{}`", question.example.id)));
+                sequences.extend(conversations.iter().map(|messages| read(messages)).collect::<Result<Vec<_>>>()?);
+                asked.push((place, conversations.len()));
             }
         }
-        Ok(answers)
+        let mut asked = asked.into_iter();
+        let mut waiting: Vec<Likelihood> = Vec::new();
+        let mut next = asked.next();
+        let lengths: Vec<usize> = sequences.iter().map(|sequence| sequence.tokens.len()).collect();
+        for range in micro_batches(&lengths, MAX_TOKENS) {
+            waiting.extend(self.likelihoods(&sequences[range])?);
+            while let Some((place, count)) = next.filter(|(_, count)| waiting.len() >= *count) {
+                take(place, Found::Likelihoods(waiting.drain(..count).collect()))?;
+                next = asked.next();
+            }
+        }
+        Ok(())
+    }
+
+    /// A conversation over clips that were read.
+    fn conversation(&self, messages: &[Message], heard: &Loaded) -> Result<Sequence> {
+        let audio_tokens: Vec<usize> = heard.sequence.audio.iter().map(ExactSizeIterator::len).collect();
+        let encoded = self.loader.codec().encode(messages, &audio_tokens, Mode::Train)?;
+        self.expect_room(encoded.tokens.len(), 0)?;
+        let features = heard.sequence.features.clone();
+        Ok(Sequence { tokens: encoded.tokens, targets: encoded.targets, audio: encoded.audio, features, key: heard.sequence.key, target_weight: 1.0 })
+    }
+
+    fn likelihoods(&self, sequences: &[Sequence]) -> Result<Vec<Likelihood>> {
+        let batch = Batch::pack(&sequences.iter().collect::<Vec<_>>(), self.model.config.audio.window_frames())?;
+        let mut found = vec![Likelihood { sum: 0.0, tokens: 0 }; sequences.len()];
+        for (&sequence, log_probability) in batch.target_sequences.iter().zip(self.model.score(&batch, 0.0)?.log_probabilities) {
+            let of_sequence = &mut found[sequence as usize];
+            (of_sequence.sum, of_sequence.tokens) = (of_sequence.sum + log_probability, of_sequence.tokens + 1);
+        }
+        Ok(found)
+    }
+
+    /// The questions for answers, sorted by limit and length.
+    fn generate(&self, questions: &[&Question], heard: &[Arc<Loaded>], take: &mut Take) -> Result<()> {
+        let length = |place: usize| heard[place].sequence.tokens.len();
+        let mut order: Vec<(usize, usize, usize)> = Vec::new();
+        for (place, question) in questions.iter().enumerate() {
+            if let Wanted::Answer { max_new_tokens } = question.wanted {
+                self.expect_room(length(place), max_new_tokens).map_err(|e| e.at(format!("row `{}`", question.example.id)))?;
+                order.push((max_new_tokens, length(place), place));
+            }
+        }
+        order.sort_unstable();
+        for alike in order.chunk_by(|a, b| a.0 == b.0) {
+            let lengths: Vec<usize> = alike.iter().map(|(_, length, _)| *length).collect();
+            for range in micro_batches(&lengths, MAX_TOKENS) {
+                for now in alike[range].chunks(MAX_PROMPTS) {
+                    self.generate_together(now, heard, take)?;
+                }
+            }
+        }
+        Ok(())
+    }
+
+    /// Answers a batch of `(limit, length, place)` of one limit.
+    fn generate_together(&self, now: &[(usize, usize, usize)], heard: &[Arc<Loaded>], take: &mut Take) -> Result<()> {
+        let sequences: Vec<&Sequence> = now.iter().map(|(_, _, place)| &heard[*place].sequence).collect();
+        let keys: Vec<Key> = sequences.iter().map(|sequence| sequence.key).collect();
+        let prompts = Batch::pack(&sequences, self.model.config.audio.window_frames())?;
+        let limits = Limits { max_new_tokens: now[0].0, ends: self.loader.codec().ids_that_end() };
+        let said = self.model.generate(&prompts, &keys, &limits, self.sampling)?;
+        for ((_, _, place), tokens) in now.iter().zip(said) {
+            take(*place, Found::Tokens(tokens))?;
+        }
+        Ok(())
     }
 
     fn expect_room(&self, prompt: usize, limit: usize) -> Result<()> {

@@ -59,7 +59,27 @@ fn scores(value: &Value) -> Scores {
     Scores(entries.filter_map(|(name, value)| Some((name.clone(), value.as_f64()?))).collect())
 }
 
-/// One line for each score of `rows`, one column for each of `columns`; losses as they are, everything else in percent.
+/// The metric of a score's name, without its set and normaliser.
+fn metric(name: &str) -> &str {
+    let name = name.split('@').next().unwrap_or(name);
+    name.rsplit('.').next().unwrap_or(name)
+}
+
+/// Whether a score is a fraction that is read in percent.
+fn is_share(name: &str) -> bool {
+    !matches!(metric(name), "loss" | "length_ratio" | "chrf" | "chrfpp" | "bleu")
+}
+
+/// A score as a number to read: fractions in percent, losses and ratios as they are, and so what runs to 100 by itself.
+pub fn shown(name: &str, value: f64) -> String {
+    match metric(name) {
+        "loss" | "length_ratio" => format!("{value:.3}"),
+        _ if is_share(name) => format!("{:.1}", 100.0 * value),
+        _ => format!("{value:.1}"),
+    }
+}
+
+/// One line for each score of `rows`, one column for each of `columns`; shares in percent, everything else as it is.
 fn table(rows: &Scores, columns: &[(String, Scores)]) -> String {
     let first = rows.0.iter().map(|(name, _)| name.chars().count()).max().unwrap_or(0);
     let widths: Vec<usize> = columns.iter().map(|(title, _)| title.chars().count().max(8)).collect();
@@ -70,8 +90,8 @@ fn table(rows: &Scores, columns: &[(String, Scores)]) -> String {
     let mut text = line("", columns.iter().map(|(title, _)| title.clone()).collect());
     for (name, _) in &rows.0 {
         let cell = |scores: &Scores| match scores.get(name) {
-            Some(value) if name.ends_with(".loss") => format!("{value:.3}"),
-            Some(value) => format!("{:.1} %", 100.0 * value),
+            Some(value) if is_share(name) => format!("{} %", shown(name, value)),
+            Some(value) => shown(name, value),
             None => "-".to_owned(),
         };
         text += &line(name, columns.iter().map(|(_, scores)| cell(scores)).collect());
@@ -86,14 +106,15 @@ mod tests {
     #[test]
     fn columns_line_up_and_what_is_missing_is_a_dash() {
         let scores = |values: &[(&str, f64)]| Scores(values.iter().map(|(name, value)| ((*name).to_owned(), *value)).collect());
-        let before = scores(&[("words.wer", 1.024), ("words.loss", 4.0), ("mean", 0.1)]);
-        let after = scores(&[("words.wer", 0.0825), ("words.loss", 0.5), ("mean", 0.95)]);
+        let before = scores(&[("words.wer", 1.024), ("words.loss", 4.0), ("gist.chrf", 41.26), ("mean", 0.1)]);
+        let after = scores(&[("words.wer", 0.0825), ("words.loss", 0.5), ("gist.chrf", 5.0), ("mean", 0.95)]);
         let control = scores(&[("words.wer", 0.99)]);
         let columns = [("before".to_owned(), before), ("after 400".to_owned(), after.clone()), ("no-audio".to_owned(), control)];
         let expected = [
             "              before  after 400  no-audio",
             "words.wer    102.4 %      8.2 %    99.0 %",
             "words.loss     4.000      0.500         -",
+            "gist.chrf       41.3        5.0         -",
             "mean          10.0 %     95.0 %         -",
             "",
         ];

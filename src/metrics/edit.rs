@@ -1,20 +1,24 @@
-//! Word and character errors: the fewest substitutions, deletions and insertions that turn a reference into a prediction.
+//! Word and character errors: how many substitutions, deletions and insertions lead from a reference to a prediction.
 //!
-//! Source: Hyyrö, *A Note on Bit-Parallel Alignment Computation*, 2004: a column of the edit-distance matrix as bit vectors of
-//! its vertical differences, 64 reference tokens a word, and the alignment read back from them. Where several alignments are
-//! optimal the choice is that of jiwer 4 (rapidfuzz): common ends first, then from the back a deletion where one is optimal,
-//! then an insertion where it improves on the cell beside, then a match or substitution. Words and characters are jiwer's too.
-//!
-//! Differs: beyond about a million cells rapidfuzz divides the problem and may split the same total in another way.
+//! Words and characters are jiwer's, and so is the alignment; see `levenshtein`.
 
-use std::collections::HashMap;
-use std::hash::BuildHasherDefault;
-use std::hash::Hash;
-use std::hash::Hasher;
 use std::iter::Sum;
 use std::ops::Add;
 use std::ops::AddAssign;
 use std::ops::Range;
+
+use rayon::prelude::*;
+
+use crate::metrics::Normaliser;
+use crate::metrics::levenshtein::MAX_KEPT_WORDS;
+use crate::metrics::levenshtein::Step;
+use crate::metrics::levenshtein::walk_back;
+use crate::metrics::tally::Better;
+use crate::metrics::tally::Formula;
+use crate::metrics::tally::Signature;
+use crate::metrics::tally::Tally;
+use crate::metrics::texts::Pair;
+use crate::metrics::texts::Texts;
 
 /// Errors of one text, or summed over a corpus.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -35,6 +39,16 @@ impl Counts {
         self.substitutions + self.deletions + self.insertions
     }
 
+    /// Reference tokens that the prediction has.
+    pub fn hits(self) -> u64 {
+        self.reference_len - self.substitutions - self.deletions
+    }
+
+    /// Tokens of the prediction.
+    pub fn prediction_len(self) -> u64 {
+        self.hits() + self.substitutions + self.insertions
+    }
+
     /// Errors per reference token. Without reference tokens it is the number of insertions, as in jiwer 4: 0 for silence
     /// rightly left empty, and never a division by zero.
     pub fn rate(self) -> f64 {
@@ -44,6 +58,22 @@ impl Counts {
     /// A count of errors (all, or of one kind) per reference token; see [`Counts::rate`].
     pub fn fraction(self, errors: u64) -> f64 {
         errors as f64 / self.reference_len.max(1) as f64
+    }
+
+    /// Counts one more step of an alignment.
+    pub(crate) fn count(&mut self, step: Step) {
+        match step {
+            Step::Equal => {}
+            Step::Substituted => self.substitutions += 1,
+            Step::Deleted => self.deletions += 1,
+            Step::Inserted => self.insertions += 1,
+        }
+        self.reference_len += u64::from(step != Step::Inserted);
+    }
+
+    /// As a tally's vector: `[substitutions, deletions, insertions, hits]`.
+    pub(crate) fn unit(self) -> Vec<f64> {
+        [self.substitutions, self.deletions, self.insertions, self.hits()].map(|count| count as f64).to_vec()
     }
 }
 
@@ -72,27 +102,97 @@ impl Sum for Counts {
     }
 }
 
-/// Word errors. Words are what stands between spaces or runs of white space, as they are: normalise first.
-///
-/// As in jiwer, a single tab or line break between two words does not part them; two or more white-space characters do.
-pub fn word_errors(reference: &str, prediction: &str) -> Counts {
-    align(&words(reference), &words(prediction), MAX_KEPT_WORDS)
+/// What errors are counted in.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Unit {
+    /// What stands between spaces or runs of white space, as it is: normalise first. As in jiwer, a single tab or line break between
+    /// two words does not part them; two or more white-space characters do.
+    Words,
+    /// Unicode scalar values; spaces count, white space at the ends does not.
+    Characters,
 }
 
-/// Character errors. A character is a Unicode scalar value; spaces count, white space at the ends does not.
+impl Unit {
+    /// Errors of one prediction against one reference.
+    pub fn errors(self, reference: &str, prediction: &str) -> Counts {
+        let mut counts = Counts::default();
+        let count = |step| counts.count(step);
+        match self {
+            Self::Words => walk_back(&words(reference), &words(prediction), MAX_KEPT_WORDS, count),
+            Self::Characters => walk_back(&chars(reference), &chars(prediction), MAX_KEPT_WORDS, count),
+        }
+        counts
+    }
+
+    /// Errors against the reference with the lowest rate, the first of equals.
+    pub fn fewest_errors(self, pair: &Pair) -> Counts {
+        pair.lowest(|reference| self.errors(reference, &pair.prediction), |counts| counts.rate())
+    }
+
+    /// The rate's name, and those of its parts.
+    fn names(self) -> [&'static str; 4] {
+        match self {
+            Self::Words => ["wer", "substitutions", "deletions", "insertions"],
+            Self::Characters => ["cer", "char_substitutions", "char_deletions", "char_insertions"],
+        }
+    }
+}
+
+/// Word errors; see [`Unit::Words`].
+pub fn word_errors(reference: &str, prediction: &str) -> Counts {
+    Unit::Words.errors(reference, prediction)
+}
+
+/// Character errors; see [`Unit::Characters`].
 pub fn char_errors(reference: &str, prediction: &str) -> Counts {
-    let chars = |text: &str| text.trim_matches(is_space).chars().collect::<Vec<char>>();
-    align(&chars(reference), &chars(prediction), MAX_KEPT_WORDS)
+    Unit::Characters.errors(reference, prediction)
+}
+
+/// The error rate and its parts per reference token: `wer, substitutions, deletions, insertions`, or `cer` and `char_...`.
+///
+/// An utterance adds `[substitutions, deletions, insertions, hits]` of its reference with the lowest rate, the first of equals.
+pub fn tallies(texts: &Texts, unit: Unit) -> Vec<Tally> {
+    let units: Vec<Vec<f64>> = texts.pairs().par_iter().map(|pair| unit.fewest_errors(pair).unit()).collect();
+    let kinds: [Range<usize>; 4] = [0..3, 0..1, 1..2, 2..3];
+    unit.names()
+        .into_iter()
+        .zip(kinds)
+        .map(|(name, kinds)| Tally::new(texts.normaliser.named(name), signature(texts, unit), Better::Lower, units.clone(), Formula::Errors(kinds)))
+        .collect()
+}
+
+pub(crate) fn signature(texts: &Texts, unit: Unit) -> Signature {
+    let tokens = match unit {
+        Unit::Words => "words",
+        Unit::Characters => "chars+spaces",
+    };
+    // Without a reference the insertions are the rate, as jiwer 4 has it.
+    Signature::default()
+        .with("nrefs", texts.num_references())
+        .with("best", "rate")
+        .with("tok", tokens)
+        .with("case", case(texts.normaliser))
+        .with("norm", texts.normaliser)
+        .with("empty", "insertions")
+}
+
+/// Whether case counts.
+fn case(normaliser: Normaliser) -> &'static str {
+    if normaliser.lowers_case() { "lower" } else { "mixed" }
 }
 
 /// White space as Python has it: Unicode's, with the four information separators.
-fn is_space(c: char) -> bool {
+pub(crate) fn is_space(c: char) -> bool {
     c.is_whitespace() || ('\u{1c}'..='\u{1f}').contains(&c)
 }
 
-fn words(text: &str) -> Vec<&str> {
+fn chars(text: &str) -> Vec<char> {
+    text.trim_matches(is_space).chars().collect()
+}
+
+pub(crate) fn words(text: &str) -> Vec<&str> {
     let text = text.trim_matches(is_space);
-    let mut words = Vec::new();
+    let mut words = Vec::with_capacity(text.len() / 6 + 1);
     let (mut start, mut rest) = (0, text.char_indices().peekable());
     while let Some((at, c)) = rest.next() {
         if !is_space(c) {
@@ -113,185 +213,9 @@ fn words(text: &str) -> Vec<&str> {
     words
 }
 
-/// Words (of 64 bits) of the matrix that are kept at once, 8 MiB; what falls outside is worked out again on the way back.
-const MAX_KEPT_WORDS: usize = 1 << 20;
-
-/// Counts of the alignment described above. `max_kept` bounds memory, never changes the result.
-fn align<T: Eq + Hash>(reference: &[T], prediction: &[T], max_kept: usize) -> Counts {
-    let reference_len = reference.len() as u64;
-    let shorter = reference.len().min(prediction.len());
-    let prefix = (0..shorter).take_while(|&i| reference[i] == prediction[i]).count();
-    let (reference, prediction) = (&reference[prefix..], &prediction[prefix..]);
-    let suffix = (1..=shorter - prefix).take_while(|&i| reference[reference.len() - i] == prediction[prediction.len() - i]).count();
-    let (reference, prediction) = (&reference[..reference.len() - suffix], &prediction[..prediction.len() - suffix]);
-
-    let mut counts = Counts { reference_len, ..Counts::default() };
-    let (mut row, mut column) = (prediction.len(), reference.len());
-    if row > 0 && column > 0 {
-        let mut matrix = Matrix::new(reference, prediction, max_kept);
-        while row > 0 && column > 0 {
-            if matrix.rises(row - 1, column - 1) {
-                counts.deletions += 1;
-                column -= 1;
-                continue;
-            }
-            row -= 1;
-            if row > 0 && matrix.falls(row - 1, column - 1) {
-                counts.insertions += 1;
-            } else {
-                column -= 1;
-                counts.substitutions += u64::from(reference[column] != prediction[row]);
-            }
-        }
-    }
-    counts.deletions += column as u64;
-    counts.insertions += row as u64;
-    counts
-}
-
-/// Vertical differences of 64 neighbouring cells: a bit is set where the distance goes up by one, or down by one.
-#[derive(Clone, Copy)]
-struct Differences {
-    up: u64,
-    down: u64,
-}
-
-/// The edit-distance matrix as differences along the reference, one row for each token of the prediction.
-struct Matrix {
-    /// Places in the reference, grouped by token.
-    places: Vec<usize>,
-    /// For each token of the prediction, its group in `places`.
-    groups: Vec<Range<usize>>,
-    /// Words of 64 reference tokens in a row.
-    blocks: usize,
-    /// Rows from one kept state to the next.
-    stride: usize,
-    /// The row before every `stride`-th row.
-    states: Vec<Vec<Differences>>,
-    /// The rows of one stride.
-    rows: Vec<Differences>,
-    /// The first of the rows in `rows`.
-    first: usize,
-}
-
-impl Matrix {
-    /// Works out all rows from the first to the last; both texts have tokens.
-    fn new<T: Eq + Hash>(reference: &[T], prediction: &[T], max_kept: usize) -> Self {
-        let mut numbers: HashMap<&T, usize, BuildHasherDefault<QuickHasher>> =
-            HashMap::with_capacity_and_hasher(reference.len(), BuildHasherDefault::default());
-        let tokens: Vec<usize> = reference
-            .iter()
-            .map(|token| {
-                let next = numbers.len();
-                *numbers.entry(token).or_insert(next)
-            })
-            .collect();
-        let mut places: Vec<usize> = (0..tokens.len()).collect();
-        places.sort_by_key(|&place| tokens[place]);
-        // Tokens are numbered without gaps, so the n-th run of equal tokens is token n.
-        let mut of_token: Vec<Range<usize>> = Vec::with_capacity(numbers.len());
-        for run in places.chunk_by(|&a, &b| tokens[a] == tokens[b]) {
-            let start = of_token.last().map_or(0, |before| before.end);
-            of_token.push(start..start + run.len());
-        }
-        let groups: Vec<Range<usize>> = prediction.iter().map(|token| numbers.get(token).map_or(0..0, |&token| of_token[token].clone())).collect();
-
-        let blocks = reference.len().div_ceil(64);
-        let stride = (max_kept / (2 * blocks)).clamp(1, prediction.len());
-        let first = vec![Differences { up: u64::MAX, down: 0 }; blocks];
-        let mut matrix = Self { places, groups, blocks, stride, states: vec![first], rows: Vec::with_capacity(stride * blocks), first: 0 };
-        let strides = prediction.len().div_ceil(stride);
-        matrix.work_out(0);
-        for stride in 1..strides {
-            let last = matrix.rows[matrix.rows.len() - blocks..].to_vec();
-            matrix.states.push(last);
-            matrix.work_out(stride);
-        }
-        matrix
-    }
-
-    /// Whether the distance goes up at this column of this row.
-    fn rises(&mut self, row: usize, column: usize) -> bool {
-        self.at(row, column).up >> (column % 64) & 1 == 1
-    }
-
-    /// Whether the distance goes down at this column of this row.
-    fn falls(&mut self, row: usize, column: usize) -> bool {
-        self.at(row, column).down >> (column % 64) & 1 == 1
-    }
-
-    /// The way back goes from the last row to the first, so only an earlier stride is ever missing.
-    fn at(&mut self, row: usize, column: usize) -> Differences {
-        if row < self.first {
-            self.work_out(row / self.stride);
-        }
-        self.rows[(row - self.first) * self.blocks + column / 64]
-    }
-
-    /// Fills `rows` with one stride, from the state before it.
-    fn work_out(&mut self, stride: usize) {
-        let mut row = self.states[stride].clone();
-        let mut matches = vec![0u64; self.blocks];
-        self.rows.clear();
-        self.first = stride * self.stride;
-        for group in &self.groups[self.first..self.groups.len().min(self.first + self.stride)] {
-            let places = &self.places[group.clone()];
-            places.iter().for_each(|place| matches[place / 64] |= 1 << (place % 64));
-            advance(&mut row, &matches);
-            places.iter().for_each(|place| matches[place / 64] = 0);
-            self.rows.extend_from_slice(&row);
-        }
-    }
-}
-
-/// The row after `row`, where `matches` marks the reference tokens equal to the prediction's next.
-fn advance(row: &mut [Differences], matches: &[u64]) {
-    // Horizontal differences at the upper edge of a block: the row above all tokens goes up by one at each step.
-    let (mut up_in, mut down_in) = (1, 0);
-    for (cell, &matched) in row.iter_mut().zip(matches) {
-        let matched_or_down = matched | down_in;
-        let diagonal = ((matched_or_down & cell.up).wrapping_add(cell.up) ^ cell.up) | matched_or_down | cell.down;
-        let (up, down) = (cell.down | !(diagonal | cell.up), diagonal & cell.up);
-        let (shifted_up, shifted_down) = (up << 1 | up_in, down << 1 | down_in);
-        (up_in, down_in) = (up >> 63, down >> 63);
-        *cell = Differences { up: shifted_down | !(diagonal | shifted_up), down: shifted_up & diagonal };
-    }
-}
-
-/// A multiplicative hash (Fibonacci's): looking tokens up is most of the time on short texts, and nobody attacks this table.
-#[derive(Default)]
-struct QuickHasher(u64);
-
-impl Hasher for QuickHasher {
-    fn finish(&self) -> u64 {
-        self.0 ^ (self.0 >> 32)
-    }
-
-    fn write(&mut self, bytes: &[u8]) {
-        for chunk in bytes.chunks(8) {
-            let mut word = [0; 8];
-            word[..chunk.len()].copy_from_slice(chunk);
-            self.write_u64(u64::from_le_bytes(word));
-        }
-    }
-
-    fn write_u8(&mut self, byte: u8) {
-        self.write_u64(u64::from(byte));
-    }
-
-    fn write_u32(&mut self, word: u32) {
-        self.write_u64(u64::from(word));
-    }
-
-    fn write_u64(&mut self, word: u64) {
-        self.0 = (self.0.rotate_left(5) ^ word).wrapping_mul(0x9e37_79b9_7f4a_7c15);
-    }
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
-    use proptest::prelude::*;
 
     /// `(reference, prediction, [word substitutions, deletions, insertions, reference words], the same of characters)`.
     type Golden = (String, String, [u64; 4], [u64; 4]);
@@ -316,10 +240,11 @@ mod tests {
 
     #[test]
     fn memory_does_not_change_the_counts() {
-        for (reference, prediction, _, chars) in goldens() {
-            let split = |text: &str| text.trim_matches(is_space).chars().collect::<Vec<char>>();
+        for (reference, prediction, _, expected) in goldens() {
             for max_kept in [1, 7, 40] {
-                assert_eq!(as_array(align(&split(&reference), &split(&prediction), max_kept)), chars);
+                let mut counts = Counts::default();
+                walk_back(&chars(&reference), &chars(&prediction), max_kept, |step| counts.count(step));
+                assert_eq!(as_array(counts), expected);
             }
         }
     }
@@ -328,6 +253,7 @@ mod tests {
     fn rates_are_of_sums_and_an_empty_reference_counts_insertions() {
         let corpus: Counts = [("one two three", "one too three"), ("four", ""), ("", "five six")].into_iter().map(|(r, p)| word_errors(r, p)).sum();
         assert_eq!(as_array(corpus), [1, 1, 2, 4]);
+        assert_eq!((corpus.hits(), corpus.prediction_len()), (2, 5));
         assert_eq!(corpus.rate(), 1.0);
         assert_eq!(corpus.fraction(corpus.insertions), 0.5);
         assert_eq!(word_errors("", " ").rate(), 0.0);
@@ -341,26 +267,24 @@ mod tests {
         assert_eq!(words(" \t "), Vec::<&str>::new());
     }
 
-    /// The distance by the textbook's recurrence (Wagner and Fischer 1974).
-    fn distance(a: &[u8], b: &[u8]) -> u64 {
-        let mut row: Vec<u64> = (0..=b.len() as u64).collect();
-        for (i, x) in a.iter().enumerate() {
-            let mut diagonal = std::mem::replace(&mut row[0], i as u64 + 1);
-            for (j, y) in b.iter().enumerate() {
-                let best = (diagonal + u64::from(x != y)).min(row[j] + 1).min(row[j + 1] + 1);
-                diagonal = std::mem::replace(&mut row[j + 1], best);
-            }
-        }
-        row[b.len()]
+    #[test]
+    fn tallies_score_sums_against_the_nearest_reference() {
+        let pairs = vec![Pair::new("one two three", "one too three"), Pair::new("a b c", "d e f").or("d e").or("d e f g"), Pair::new("", "x")];
+        let found = tallies(&Texts::new(pairs, Normaliser::None), Unit::Words);
+        // "d e f g" has rate 1/4, "d e" 1/2, "a b c" 1: [0, 1, 0, 3] is added.
+        assert_eq!(found[0].units, [[1.0, 0.0, 0.0, 2.0], [0.0, 1.0, 0.0, 3.0], [0.0, 0.0, 1.0, 0.0]]);
+        let scores: Vec<(&str, f64)> = found.iter().map(|tally| (tally.name.as_str(), tally.corpus())).collect();
+        assert_eq!(scores, [("wer", 3.0 / 7.0), ("substitutions", 1.0 / 7.0), ("deletions", 1.0 / 7.0), ("insertions", 1.0 / 7.0)]);
+        let version = env!("CARGO_PKG_VERSION");
+        assert_eq!(found[0].signature, format!("nrefs:var|best:rate|tok:words|case:mixed|norm:none|empty:insertions|version:maqam-{version}"));
+        assert_eq!(found[0].utterance(2), 1.0);
     }
 
-    proptest! {
-        #[test]
-        fn errors_are_the_distance(a in prop::collection::vec(0u8..4, 0..300), b in prop::collection::vec(0u8..5, 0..300), max_kept in 1usize..3000) {
-            let counts = align(&a, &b, max_kept);
-            prop_assert_eq!(counts.errors(), distance(&a, &b));
-            prop_assert_eq!(counts.reference_len + counts.insertions, b.len() as u64 + counts.deletions);
-            prop_assert!(counts.substitutions + counts.deletions <= a.len() as u64);
-        }
+    #[test]
+    fn among_equally_near_references_the_first_counts() {
+        let pair = Pair::new("a b", "a").or("a c").or("x y a b");
+        assert_eq!(as_array(Unit::Words.fewest_errors(&pair)), [0, 1, 0, 2]);
+        let pair = Pair::new("a b", "a x").or("a");
+        assert_eq!(as_array(Unit::Words.fewest_errors(&pair)), [1, 0, 0, 2], "half wrong, while one insertion on one word is all wrong");
     }
 }

@@ -218,6 +218,12 @@ impl AudioEncoder {
         self.layers.iter().position(|layer| [&layer.qkv, &layer.output, &layer.fc1, &layer.fc2].iter().any(|linear| linear.is_trained()))
     }
 
+    /// The convolutions and every layer's linears, in the order of the data.
+    pub fn linears_mut(&mut self) -> Vec<&mut Linear> {
+        let of_layers = self.layers.iter_mut().flat_map(|layer| [&mut layer.qkv, &mut layer.output, &mut layer.fc1, &mut layer.fc2]);
+        [&mut self.conv1, &mut self.conv2].into_iter().chain(of_layers).collect()
+    }
+
     /// Everything that can be trained, in a fixed order.
     pub fn weights_mut(&mut self) -> Vec<&mut Weight> {
         let mut found = Vec::new();

@@ -5,11 +5,13 @@ mod build;
 pub mod config;
 pub mod decoder;
 pub mod export;
+pub mod fingerprint;
 pub mod generate;
 pub mod lora;
 pub mod parameters;
 pub mod peft;
 pub mod shapes;
+pub mod sizes;
 pub mod trained;
 pub mod weights;
 
@@ -273,6 +275,11 @@ impl AudioLlm {
     /// What the projector makes of the batch's clips, `[audio tokens, hidden]`, clip after clip.
     pub fn hear(&self, batch: &Batch) -> Result<Option<Tensor>> {
         Ok(self.hear_with(batch, Pass::default(), false)?.map(|(projected, _)| projected))
+    }
+
+    /// Mean of the embeddings of some tokens, `[hidden]`.
+    pub fn read_mean(&self, tokens: &[u32]) -> Result<Tensor> {
+        Ok(gather(&self.embeddings.value, tokens)?.mean(0)?)
     }
 
     fn logits_of(&self, x: &Tensor) -> Result<Tensor> {

@@ -1,13 +1,16 @@
-//! From the stages as written to the stages as they will run: lengths in steps, slots split among pools, and every
-//! contradiction refused with the stage and the key that hold it.
+//! From the stages as written to the stages as they will run: lengths in steps, slots split among pools; what the rows cannot
+//! give is refused with the key that asks for it.
 
 use std::collections::BTreeMap;
 
 use crate::error::Error;
 use crate::error::Result;
+use crate::schedule::balance::BalanceCell;
+use crate::schedule::balance::Tree;
 use crate::schedule::draw::Pools;
 use crate::schedule::population::Cell;
 use crate::schedule::population::Population;
+use crate::schedule::settings::Draw;
 use crate::schedule::settings::Mix;
 use crate::schedule::settings::StageSettings;
 use crate::schedule::settings::TaskList;
@@ -26,6 +29,10 @@ pub(super) struct Planned {
     pub(super) replayed: Vec<usize>,
     /// How its slots go to pools.
     pub(super) slots: Slots,
+    /// The cells of its balance, in the order of tasks, labels and forms; none where the stage is a mixture.
+    pub(super) cells: Vec<BalanceCell>,
+    /// Most times that a row may be drawn.
+    pub(super) max_repeats: Option<u64>,
 }
 
 /// What a stage is planned from.
@@ -34,7 +41,7 @@ pub(super) struct Planner<'a> {
     pub(super) batch: usize,
     /// All rows.
     pub(super) population: &'a Population,
-    /// The same rows by task and entry.
+    /// The same rows by task, entry, label and form.
     pub(super) cells: &'a [Cell],
 }
 
@@ -42,15 +49,18 @@ pub(super) struct Planner<'a> {
 type TaskPools = Vec<(f64, Vec<usize>)>;
 
 impl Planner<'_> {
-    /// Plans one stage; `seen` holds the places of all tasks that earlier stages list.
+    /// Plans one stage whose keys were checked; `seen` holds the places of all tasks that earlier stages list.
     pub(super) fn plan(&self, stage: &StageSettings, seen: &[usize], pools: &mut Pools<'_>) -> Result<Planned> {
-        let mix = mix(stage)?;
-        let (tasks, split) = self.listed(stage, mix)?;
-        let (replayed, replay) = self.replayed(stage, &tasks, seen)?;
-        if let Some(rate) = stage.learning_rate.filter(|rate| !(rate.is_finite() && *rate > 0.0)) {
-            return Err(Error::input(format!("`learning_rate` is {rate}")).hint("give a number above 0, or leave it out for the optimiser's"));
+        match stage.draw {
+            Draw::Shuffled => self.mixture(stage, seen, pools),
+            Draw::Balanced | Draw::Diverse => self.balance(stage, pools),
         }
-        let num_rows: usize = split.iter().flat_map(|(_, task)| task).flat_map(|(_, cells)| cells).map(|&cell| self.cells[cell].rows.len()).sum();
+    }
+
+    fn mixture(&self, stage: &StageSettings, seen: &[usize], pools: &mut Pools<'_>) -> Result<Planned> {
+        let (tasks, split) = self.listed(stage, stage.mix.unwrap_or_default())?;
+        let (replayed, replay) = self.replayed(stage, &tasks, seen)?;
+        let num_rows: u64 = split.iter().flat_map(|(_, task)| task).flat_map(|(_, cells)| cells).map(|&cell| pools.num_rows(cell)).sum();
         let steps = self.steps(stage, num_rows, 1.0 - replay)?;
 
         let listed = level(split, pools);
@@ -58,7 +68,30 @@ impl Planner<'_> {
             again if replay > 0.0 => Slots::split(vec![(1.0 - replay, listed), (replay, level(again, pools))]),
             _ => listed,
         };
-        Ok(Planned { steps, tasks, replayed, slots })
+        Ok(Planned { steps, tasks, replayed, slots, cells: Vec::new(), max_repeats: None })
+    }
+
+    fn balance(&self, stage: &StageSettings, pools: &mut Pools<'_>) -> Result<Planned> {
+        let (tasks, _) = self.listed(stage, Mix::Proportional)?;
+        let tree = Tree::of(&tasks, self.cells, |cell| self.population.entries[cell.entry].weight > 0.0, pools);
+        let steps = self.steps(stage, tree.num_rows(), 1.0)?;
+        let max_repeats = stage.max_repeats.map(u64::from);
+        let slots = match max_repeats {
+            Some(most) => {
+                let (needed, capacity) = (steps * self.batch as u64, tree.num_rows() * most);
+                if capacity < needed {
+                    let found = format!(
+                        "`max_repeats: {most}` allows {capacity} draws of {} rows; {steps} steps of {} examples are {needed}",
+                        tree.num_rows(),
+                        self.batch
+                    );
+                    return Err(Error::input(found).hint("allow more repeats, make the stage shorter, or add rows"));
+                }
+                tree.capped(needed, most)
+            }
+            None => tree.equal(),
+        };
+        Ok(Planned { steps, tasks, replayed: Vec::new(), slots, cells: tree.cells(), max_repeats })
     }
 
     /// The stage's own tasks that get slots, with their shares.
@@ -105,9 +138,6 @@ impl Planner<'_> {
     /// The tasks that the stage replays, with their share of the slots.
     fn replayed(&self, stage: &StageSettings, tasks: &[usize], seen: &[usize]) -> Result<(Vec<usize>, f64)> {
         let replay = stage.replay.unwrap_or(0.0);
-        if !(0.0..1.0).contains(&replay) {
-            return Err(Error::input(format!("`replay` is {replay}")).hint("give the share of the slots as a number from 0 up to, not including, 1"));
-        }
         if replay == 0.0 {
             return Ok((Vec::new(), 0.0));
         }
@@ -138,21 +168,20 @@ impl Planner<'_> {
 
     /// The pools of one task, each with its weight and the cells it is made of.
     fn task_pools(&self, task: usize, tasks: &[usize], mix: Mix) -> TaskPools {
-        let entries = &self.population.entries;
-        let cells = || self.cells.iter().enumerate().filter(|(_, cell)| cell.task == task);
+        let weight_of = |entry: usize| self.population.entries[entry].weight;
+        let entries = self.entries_of(task);
         match mix {
             Mix::Uniform => {
-                let cells: Vec<usize> = cells().map(|(place, _)| place).collect();
+                let cells: Vec<usize> = entries.into_iter().flat_map(|(_, _, cells)| cells).collect();
                 if cells.is_empty() { Vec::new() } else { vec![(1.0, cells)] }
             }
             Mix::Proportional | Mix::Temperature => {
                 // Rows of the same weight need not be told apart. Bits of positive numbers sort as the numbers do.
                 let mut by_weight: BTreeMap<u64, (f64, Vec<usize>)> = BTreeMap::new();
-                for (place, cell) in cells().filter(|(_, cell)| entries[cell.entry].weight > 0.0) {
-                    let weight = entries[cell.entry].weight;
-                    let pool = by_weight.entry(weight.to_bits()).or_default();
-                    pool.0 += weight * cell.rows.len() as f64;
-                    pool.1.push(place);
+                for (entry, rows, cells) in entries.into_iter().filter(|(entry, ..)| weight_of(*entry) > 0.0) {
+                    let pool = by_weight.entry(weight_of(entry).to_bits()).or_default();
+                    pool.0 += weight_of(entry) * rows as f64;
+                    pool.1.extend(cells);
                 }
                 by_weight.into_values().collect()
             }
@@ -161,14 +190,29 @@ impl Planner<'_> {
                 let rows_of = |entry: usize| {
                     self.cells.iter().filter(|cell| cell.entry == entry && tasks.contains(&cell.task)).map(|cell| cell.rows.len()).sum::<usize>()
                 };
-                let weight = |cell: &Cell| entries[cell.entry].weight * (cell.rows.len() as f64 / rows_of(cell.entry) as f64);
-                cells().map(|(place, cell)| (weight(cell), vec![place])).filter(|(weight, _)| *weight > 0.0).collect()
+                let weight = |entry: usize, rows: usize| weight_of(entry) * (rows as f64 / rows_of(entry) as f64);
+                entries.into_iter().map(|(entry, rows, cells)| (weight(entry, rows), cells)).filter(|(weight, _)| *weight > 0.0).collect()
             }
         }
     }
 
+    /// The data entries that hold rows of a task, each with the number of those rows and the places of their cells.
+    fn entries_of(&self, task: usize) -> Vec<(usize, usize, Vec<usize>)> {
+        let mut entries: Vec<(usize, usize, Vec<usize>)> = Vec::new();
+        for (place, cell) in self.cells.iter().enumerate().filter(|(_, cell)| cell.task == task) {
+            if entries.last().is_none_or(|(entry, ..)| *entry != cell.entry) {
+                entries.push((cell.entry, 0, Vec::new()));
+            }
+            if let Some((_, rows, cells)) = entries.last_mut() {
+                *rows += cell.rows.len();
+                cells.push(place);
+            }
+        }
+        entries
+    }
+
     /// The stage's length in steps, when its own tasks get `share` of the slots.
-    fn steps(&self, stage: &StageSettings, num_rows: usize, share: f64) -> Result<u64> {
+    fn steps(&self, stage: &StageSettings, num_rows: u64, share: f64) -> Result<u64> {
         let steps = match (stage.steps, stage.epochs) {
             (Some(_), Some(_)) => return Err(Error::input("`steps` and `epochs` are both given").hint("keep the one that is meant")),
             (None, None) => return Err(Error::input("neither `steps` nor `epochs` is given").hint("say how long the stage is, for example `epochs: 1`")),
@@ -186,19 +230,6 @@ impl Planner<'_> {
             _ => Err(Error::input(format!("{steps} steps of {} examples are more than this program can count", self.batch))
                 .hint("look for a number with too many digits")),
         }
-    }
-}
-
-/// How slots go to the stage's tasks, with a temperature just where one is used.
-fn mix(stage: &StageSettings) -> Result<Mix> {
-    let mix = stage.mix.unwrap_or_default();
-    match (mix, stage.temperature) {
-        (Mix::Temperature, None) => {
-            Err(Error::input("`mix: temperature` needs `temperature`").hint("for example `temperature: 3`; 1 is proportional, large is uniform"))
-        }
-        (Mix::Temperature, Some(t)) if !(t.is_finite() && t > 0.0) => Err(Error::input(format!("`temperature` is {t}")).hint("give a number above 0")),
-        (Mix::Temperature, Some(_)) | (_, None) => Ok(mix),
-        (_, Some(_)) => Err(Error::input("`temperature` has no effect on this `mix`").hint("write `mix: temperature`, or remove `temperature`")),
     }
 }
 

@@ -1,5 +1,8 @@
 //! An answer read back: from the text that a model wrote to what a metric compares.
 
+use serde::Deserialize;
+use serde::Serialize;
+
 use crate::error::Error;
 use crate::error::Result;
 use crate::task::AnswerFormat;
@@ -9,12 +12,23 @@ use crate::task::Task;
 use crate::yaml;
 
 /// How much an answer is forgiven.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
 pub enum Parse {
     /// The answer is what was asked for and nothing else; case and surrounding whitespace aside.
     Strict,
     /// A label may stand in a sentence, with or without diacritics, as long as no other label does; JSON may have text around it.
     Lenient,
+}
+
+impl Parse {
+    /// Its name in suites and signatures.
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::Strict => "strict",
+            Self::Lenient => "lenient",
+        }
+    }
 }
 
 impl Task {

@@ -1,5 +1,7 @@
 //! From a manifest row to a conversation: what the model is asked and what it should say.
 
+use std::sync::Arc;
+
 use crate::data::AUDIO_MARK;
 use crate::data::Clip;
 use crate::data::Message;
@@ -34,12 +36,18 @@ pub struct Example {
     pub label: Option<String>,
     /// What a metric compares answers with: the transcript, the summary, the label's name.
     pub reference: Option<String>,
+    /// Further answers that are as good.
+    pub references: Vec<Box<str>>,
+    /// Which of the task's instructions was drawn, as `task/set/language/place` with places from 1; none where the row brings its own.
+    pub wording: Option<String>,
     /// Who speaks.
     pub speaker: Option<String>,
     /// What must not be split apart.
     pub group: Option<String>,
     /// Length of the audio in seconds, as the data says it.
     pub duration: Option<f64>,
+    /// The row's other fields, as [`Row::extra`] keeps them.
+    pub extra: Option<Arc<str>>,
 }
 
 impl Task {
@@ -66,9 +74,10 @@ impl Task {
         let by_language = self.instructions.of(wording);
         let (language, wordings) =
             in_language(by_language, row.language.as_deref()).ok_or_else(|| Error::bug(format!("task `{}` has no {wording:?} instruction", self.name)))?;
+        let drawn = draw.below(0, wordings.len());
         let instruction = match &row.instruction {
             Some(own) => own.to_string(),
-            None => self.fill(&wordings[draw.below(0, wordings.len())], language),
+            None => self.fill(&wordings[drawn], language),
         };
         let mut messages = Vec::with_capacity(3);
         if let Some((_, system)) = in_language(&self.system, row.language.as_deref()) {
@@ -82,7 +91,14 @@ impl Task {
             (None, None) => None,
         };
         messages.extend(target.map(|target| Message::new(Role::Assistant, target.written)));
-        Ok(example(row, &self.name, messages, label.map(|label| label.name.clone()), reference, language))
+        let wording = row.instruction.is_none().then(|| format!("{}/{}/{language}/{}", self.name, wording.name(), drawn + 1));
+        Ok(Example { wording, ..example(row, &self.name, messages, label.map(|label| label.name.clone()), reference, language) })
+    }
+
+    /// The inventory as answers to an instruction of `wording` in the row's `language` are written, in its order.
+    pub fn written_labels(&self, wording: Wording, language: &str) -> Vec<String> {
+        let asked_in = in_language(self.instructions.of(wording), Some(language)).map_or(FALLBACK_LANGUAGE, |(asked_in, _)| asked_in);
+        self.labels.iter().map(|label| self.write(self.spoken(label, asked_in))).collect()
     }
 
     /// The user's message.
@@ -124,7 +140,7 @@ impl Task {
     }
 
     /// An answer in the task's form.
-    fn write(&self, answer: &str) -> String {
+    pub fn write(&self, answer: &str) -> String {
         match self.answer.format {
             AnswerFormat::Text | AnswerFormat::Label => answer.to_owned(),
             AnswerFormat::Json => {
@@ -135,7 +151,7 @@ impl Task {
     }
 
     /// How a label is written: its word in the language of the instruction, its name where there is none and in JSON.
-    fn spoken<'a>(&self, label: &'a Label, language: &str) -> &'a str {
+    pub(crate) fn spoken<'a>(&self, label: &'a Label, language: &str) -> &'a str {
         match self.answer.format {
             AnswerFormat::Json => &label.name,
             AnswerFormat::Text | AnswerFormat::Label => label.words.get(language).unwrap_or(&label.name),
@@ -143,7 +159,7 @@ impl Task {
     }
 
     /// An instruction with its slots filled.
-    fn fill(&self, wording: &str, language: &str) -> String {
+    pub(crate) fn fill(&self, wording: &str, language: &str) -> String {
         if !wording.contains(LABELS_SLOT) {
             return wording.to_owned();
         }
@@ -189,9 +205,12 @@ fn example(row: &Row, task: &str, messages: Vec<Message>, label: Option<String>,
         clips: row.clips.clone(),
         label,
         reference,
+        references: row.references.clone(),
+        wording: None,
         speaker: row.speaker.as_deref().map(str::to_owned),
         group: row.group.as_deref().map(str::to_owned),
         duration: row.duration,
+        extra: row.extra.clone(),
     }
 }
 

@@ -45,8 +45,50 @@ pub enum Kind {
 }
 
 impl Kind {
-    /// The metrics of the kind.
+    /// The metrics of the kind: what suites may list and tasks stand by.
     pub fn metrics(self) -> &'static [&'static str] {
+        match self {
+            Self::Transcribe => &[
+                "wer",
+                "cer",
+                "substitutions",
+                "deletions",
+                "insertions",
+                "wer_arabic",
+                "wer_latin",
+                "wer_digits",
+                "wer_other",
+                "char_substitutions",
+                "char_deletions",
+                "char_insertions",
+                "hit_limit",
+                "repetition",
+                "seq_rep_4",
+                "length_ratio",
+                "wrong_script",
+                "insertion_share",
+            ],
+            Self::Generate => &[
+                "rouge1",
+                "rouge2",
+                "rougeL",
+                "rougeLsum",
+                "chrf",
+                "chrfpp",
+                "bleu",
+                "hit_limit",
+                "repetition",
+                "seq_rep_4",
+                "length_ratio",
+                "wrong_script",
+                "insertion_share",
+            ],
+            Self::Classify => &["accuracy", "macro_f1", "weighted_f1", "uar", "hit_limit", "repetition", "seq_rep_4"],
+        }
+    }
+
+    /// Those that are computed where none is listed.
+    pub fn default_metrics(self) -> &'static [&'static str] {
         match self {
             Self::Transcribe => &["wer", "cer"],
             Self::Generate => &["rouge1", "rouge2", "rougeL"],
@@ -65,6 +107,17 @@ pub enum Wording {
     Dev,
     /// For the final judgement.
     Test,
+}
+
+impl Wording {
+    /// Its name in task files and suites.
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::Train => "train",
+            Self::Dev => "dev",
+            Self::Test => "test",
+        }
+    }
 }
 
 /// How an answer is written.
@@ -165,9 +218,8 @@ impl Tasks {
             by_name.insert(name.to_owned(), file::parse(name, contents, Path::new(path))?);
         }
         for path in prompts.map(task_files).transpose()?.unwrap_or_default() {
-            let name = path.file_stem().unwrap_or_default().to_string_lossy().into_owned();
-            let task = file::parse(&name, &files::read_text(&path)?, &path)?;
-            by_name.insert(name, task);
+            let task = load_task(&path)?;
+            by_name.insert(task.name.clone(), task);
         }
         Ok(Self { by_name })
     }
@@ -189,6 +241,15 @@ impl Tasks {
     pub fn names(&self) -> impl Iterator<Item = &str> {
         self.by_name.keys().map(String::as_str)
     }
+}
+
+/// The task of a file, named as its stem.
+///
+/// # Errors
+/// A file that is not a task; see [`Task`].
+pub fn load_task(path: &Path) -> Result<Task> {
+    let name = path.file_stem().unwrap_or_default().to_string_lossy();
+    file::parse(&name, &files::read_text(path)?, path)
 }
 
 /// The task files of a folder, sorted.

@@ -41,12 +41,33 @@ pub struct State {
     pub log_bytes: u64,
     /// BLAKE3 of every file the run reads its rows from.
     pub inputs: BTreeMap<String, String>,
+    /// Stages that ended before their planned length, by their place from 0, with the steps they had.
+    #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
+    pub stage_ends: BTreeMap<usize, u64>,
+    /// What a stage with `early_stop` waits for.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub waiting: Option<Waiting>,
+    /// BLAKE3 of the snapshots of embeddings that stages draw by, by name.
+    #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
+    pub snapshots: BTreeMap<String, String>,
+}
+
+/// A stage that waits for a better score.
+#[derive(Clone, Copy, Debug, PartialEq, Serialize, Deserialize)]
+pub struct Waiting {
+    /// The stage's place, from 0.
+    pub stage: usize,
+    /// Its best score so far.
+    pub best: f64,
+    /// Evaluations since then.
+    pub evaluations: u64,
 }
 
 impl State {
     /// The state of a run that has not begun.
     pub fn new(inputs: BTreeMap<String, String>) -> Self {
-        Self { format: FORMAT, step: 0, evaluated: None, best: None, log_bytes: 0, inputs }
+        let (stage_ends, waiting, snapshots) = (BTreeMap::new(), None, BTreeMap::new());
+        Self { format: FORMAT, step: 0, evaluated: None, best: None, log_bytes: 0, inputs, stage_ends, waiting, snapshots }
     }
 }
 

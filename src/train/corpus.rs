@@ -1,6 +1,7 @@
 //! What there is to train on: the rows of all manifests, each with its task.
 
 use std::collections::BTreeMap;
+use std::collections::BTreeSet;
 use std::collections::HashSet;
 use std::path::PathBuf;
 
@@ -13,10 +14,10 @@ use crate::data::read_manifest;
 use crate::error::Error;
 use crate::error::Result;
 use crate::schedule::Entry;
+use crate::schedule::NO_LABEL;
 use crate::schedule::Population;
 use crate::seed::Key;
 use crate::task::Example;
-use crate::task::Kind;
 use crate::task::Task;
 use crate::task::Tasks;
 use crate::task::Wording;
@@ -71,7 +72,7 @@ impl Corpus {
             row_manifest: Vec::new(),
             manifests: Vec::new(),
             tasks: Vec::new(),
-            population: Population { tasks: Vec::new(), row_task: Vec::new(), entries: Vec::new() },
+            population: Population::default(),
             ids_repeat: false,
             class_weights: Vec::new(),
             skipped: Vec::new(),
@@ -100,8 +101,10 @@ impl Corpus {
         self.manifests.push(entry.manifest.clone());
         for row in manifest.rows {
             match self.check(&row, entry, tasks).map_err(|e| e.at(row.place(&entry.manifest))) {
-                Ok(task) => {
+                Ok((task, label)) => {
                     self.population.row_task.push(task);
+                    self.population.row_label.push(label);
+                    self.population.row_has_audio.push(!row.clips.is_empty());
                     self.row_manifest.push(index);
                     self.rows.push(row);
                 }
@@ -116,8 +119,8 @@ impl Corpus {
         Ok(())
     }
 
-    /// The row's task, by its number; makes its example once, so that a bad row is found before training.
-    fn check(&mut self, row: &Row, entry: &EntrySettings, tasks: &Tasks) -> Result<u16> {
+    /// The row's task and label, by their numbers; makes its example once, so that a bad row is found before training.
+    fn check(&mut self, row: &Row, entry: &EntrySettings, tasks: &Tasks) -> Result<(u16, u16)> {
         let name = match (row.task.as_deref(), entry.task.as_deref()) {
             (Some(own), Some(entry)) if own != entry => {
                 return Err(Error::input(format!("the row's task is `{own}`, its entry under `data` says `{entry}`"))
@@ -139,6 +142,7 @@ impl Corpus {
                     Err(error) => return Err(error),
                 };
                 self.population.tasks.push(name.to_owned());
+                self.population.labels.push(task.iter().flat_map(|task| &task.labels).map(|label| label.name.clone()).collect());
                 self.tasks.push(task);
                 self.tasks.len() - 1
             }
@@ -148,7 +152,8 @@ impl Corpus {
             return Err(Error::input("the row has nothing to learn")
                 .hint("a row needs its task's target (`text`, `summary` or `label`), a `target`, or an assistant turn"));
         }
-        Ok(index as u16)
+        let label = example.label.and_then(|label| self.population.labels[index].iter().position(|known| *known == label));
+        Ok((index as u16, label.map_or(NO_LABEL, |label| label as u16)))
     }
 
     /// Rows by task and entry: what the schedule draws from.
@@ -171,9 +176,26 @@ impl Corpus {
         self.rows.is_empty()
     }
 
+    /// The rows of some tasks, by rising number.
+    pub fn rows_of<'a>(&self, tasks: impl Iterator<Item = &'a String>) -> Vec<u32> {
+        let names = &self.population.tasks;
+        let wanted: BTreeSet<usize> = tasks.filter_map(|task| names.iter().position(|known| known == task)).collect();
+        (0..self.rows.len() as u32).filter(|&row| wanted.contains(&self.task_of(row))).collect()
+    }
+
     /// Number of the row's task among the population's.
     pub fn task_of(&self, row: u32) -> usize {
         usize::from(self.population.row_task[row as usize])
+    }
+
+    /// A row.
+    pub fn row(&self, row: u32) -> &Row {
+        &self.rows[row as usize]
+    }
+
+    /// Number of the manifest that the row is written in, in the recipe's order.
+    pub fn manifest_of(&self, row: u32) -> usize {
+        usize::from(self.row_manifest[row as usize])
     }
 
     /// The row's id, with its manifest in front where ids repeat over the manifests.
@@ -189,6 +211,12 @@ impl Corpus {
         example_of(&self.rows[row as usize], task, draw).map_err(|e| e.at(self.place(row)))
     }
 
+    /// The example of a row for its embedding: the same wording for every row of a task and language, whatever the epoch.
+    pub fn clean_example(&self, row: u32) -> Result<Example> {
+        let task = self.tasks[self.task_of(row)].as_ref();
+        example_of(&self.rows[row as usize], task, Key::new(self.seed, "embedding instruction")).map_err(|e| e.at(self.place(row)))
+    }
+
     /// Where the row is written: `manifest:line`.
     pub fn place(&self, row: u32) -> String {
         self.rows[row as usize].place(&self.manifests[usize::from(self.row_manifest[row as usize])])
@@ -200,13 +228,10 @@ impl Corpus {
     }
 
     fn balanced_class_weights(&self) -> Vec<BTreeMap<String, f64>> {
-        let mut counts = vec![BTreeMap::<String, f64>::new(); self.tasks.len()];
-        for (i, row) in self.rows.iter().enumerate() {
-            let task = self.task_of(i as u32);
-            let Some(definition) = self.tasks[task].as_ref().filter(|task| task.kind == Kind::Classify) else { continue };
-            if let Some(label) = row.label.as_deref().and_then(|label| definition.label_of(label)) {
-                *counts[task].entry(label.name.clone()).or_default() += 1.0;
-            }
+        let labels = &self.population.labels;
+        let mut counts = vec![BTreeMap::<String, f64>::new(); labels.len()];
+        for (&task, &label) in self.population.row_task.iter().zip(&self.population.row_label).filter(|(_, label)| **label != NO_LABEL) {
+            *counts[usize::from(task)].entry(labels[usize::from(task)][usize::from(label)].clone()).or_default() += 1.0;
         }
         for labels in &mut counts {
             let (rows, classes) = (labels.values().sum::<f64>(), labels.len() as f64);

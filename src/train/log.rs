@@ -50,6 +50,26 @@ pub struct TaskRecord {
     pub loss: f64,
 }
 
+/// A stage that ended before its planned length.
+#[derive(Clone, Debug, PartialEq, Serialize)]
+pub struct StageEnd {
+    /// `stage_end`.
+    pub kind: &'static str,
+    /// Its last step.
+    pub at_step: u64,
+    /// Its name.
+    pub stage: String,
+    /// Why it ended.
+    pub reason: String,
+}
+
+impl StageEnd {
+    /// The end of `stage` after `at_step` steps of the run.
+    pub fn new(at_step: u64, stage: &str, reason: &str) -> Self {
+        Self { kind: "stage_end", at_step, stage: stage.to_owned(), reason: reason.to_owned() }
+    }
+}
+
 /// The line of an evaluation, under a control or as it is: `step` and `loss` never stand at its top, so that readers of training curves pass over it.
 pub fn eval_line(at_step: u64, control: Option<&str>, scores: &Scores) -> Result<String> {
     let line = match control {

@@ -9,17 +9,21 @@ use crate::error::Error;
 use crate::error::Kind;
 use crate::error::Result;
 use crate::load::Loaded;
+use crate::loss::ClassWeights;
+use crate::loss::Counted;
+use crate::loss::weights;
+use crate::schedule::Schedule;
 use crate::seed::Key;
 use crate::task::Mode;
 use crate::train::Run;
 use crate::train::log::TaskRecord;
-use crate::train::loss;
-use crate::train::loss::Counted;
 
 /// A step's examples, read and weighed.
 pub(super) struct LoadedStep {
     pub examples: Vec<Loaded>,
     pub task_names: Vec<String>,
+    /// What is known of each example's weight.
+    pub counted: Vec<Counted>,
     /// What is wrong with the rows that were left out.
     pub skipped: Vec<Error>,
 }
@@ -38,8 +42,10 @@ impl LoadedStep {
 }
 
 /// Reads the rows of a step.
-pub(super) fn load_step(run: &Run, step: u64) -> Result<LoadedStep> {
-    let picks = run.schedule.picks(step);
+pub(super) fn load_step(run: &Run, schedule: &Schedule, step: u64) -> Result<LoadedStep> {
+    let picks = schedule.picks(step)?;
+    let (stage, _) = schedule.stage_of(step);
+    let loss = &run.loss[stage];
     let corpus = &run.corpus;
     let loaded: Vec<Result<(Loaded, Counted)>> = picks
         .par_iter()
@@ -48,9 +54,9 @@ pub(super) fn load_step(run: &Run, step: u64) -> Result<LoadedStep> {
             let example = corpus.example(pick.row, pick.epoch)?;
             let key = Key::new(run.seed, "step").with(step).with(slot as u64);
             let loaded = run.loader.load(&example, Mode::Train, key).map_err(|e| e.at(corpus.place(pick.row)))?;
-            let class_weight = match run.loss.class_weights {
-                loss::ClassWeights::None => 1.0,
-                loss::ClassWeights::Balanced => corpus.class_weight(pick.row, example.label.as_deref()),
+            let class_weight = match loss.class_weights {
+                ClassWeights::None => 1.0,
+                ClassWeights::Balanced => corpus.class_weight(pick.row, example.label.as_deref()),
             };
             let counted = Counted { task: corpus.task_of(pick.row), num_targets: loaded.sequence.num_targets(), class_weight };
             Ok((loaded, counted))
@@ -71,9 +77,9 @@ pub(super) fn load_step(run: &Run, step: u64) -> Result<LoadedStep> {
         let first = skipped.first().map(Error::message).unwrap_or_default();
         return Err(Error::input(format!("step {}: none of its {} rows can be read; the first: {first}", step + 1, skipped.len())));
     }
-    for (example, weight) in examples.iter_mut().zip(loss::weights(&counted, run.loss.normalise)) {
+    for (example, weight) in examples.iter_mut().zip(weights(&counted, loss.normalise)) {
         example.sequence.target_weight = weight;
     }
     let task_names = counted.iter().map(|counted| corpus.population().tasks[counted.task].clone()).collect();
-    Ok(LoadedStep { examples, task_names, skipped })
+    Ok(LoadedStep { examples, task_names, counted, skipped })
 }

@@ -59,6 +59,10 @@ fn scalars(line: &Value) -> (u64, Vec<(String, f32)>) {
         let scores = line["scores"].as_object().into_iter().flatten();
         return (line["at_step"].as_u64().unwrap_or(0), scores.filter_map(|(name, value)| Some((format!("{stem}/{name}"), number(value)?))).collect());
     }
+    if line["kind"] == "probe" {
+        let of = |name: &'static str| line[name].as_object().into_iter().flatten().map(move |(of, value)| (format!("probe/{name}/{of}"), value));
+        return (line["at_step"].as_u64().unwrap_or(0), of("norms").chain(of("cosines")).filter_map(|(name, value)| Some((name, number(value)?))).collect());
+    }
     let whole = ["loss", "grad_norm", "learning_rate"].into_iter().filter_map(|name| Some((format!("train/{name}"), number(&line[name])?)));
     let tasks = line["tasks"].as_object().into_iter().flatten();
     let by_task = tasks.filter_map(|(task, record)| Some((format!("train/{task}/loss"), number(&record["loss"])?)));

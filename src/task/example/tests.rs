@@ -137,3 +137,34 @@ fn a_row_without_a_target_ends_with_the_question() {
     assert_eq!(example.messages.last().unwrap().role, Role::User);
     assert_eq!(example.reference, None);
 }
+
+#[test]
+fn the_drawn_instruction_is_named() {
+    let tasks = Tasks::load(None).unwrap();
+    let emotion = tasks.get("emotion").unwrap();
+    let row = &rows(&[r#"{"audio": "a.wav", "label": "sad", "language": "ar-EG", "references": ["x"], "gender": "f"}"#])[0];
+    for draw in 0..50 {
+        let example = emotion.example(row, Wording::Test, Key::new(draw, "instruction")).unwrap();
+        let place = example.wording.as_deref().unwrap().strip_prefix("emotion/test/ar/").unwrap().parse::<usize>().unwrap();
+        let asked = emotion.fill(&emotion.instructions.test["ar"][place - 1], "ar");
+        assert_eq!(example.messages[1].content, format!("<audio>{asked}"));
+        assert_eq!((example.references.as_slice(), example.extra.as_deref()), (["x".into()].as_slice(), Some(r#"{"gender":"f"}"#)));
+    }
+    assert_eq!(made("asr", r#"{"audio": "a.wav", "text": "x", "instruction": "Write."}"#).unwrap().wording, None);
+}
+
+#[test]
+fn labels_are_written_as_targets_are() {
+    let tasks = Tasks::load(None).unwrap();
+    let mut emotion = tasks.get("emotion").unwrap().clone();
+    for format in [AnswerFormat::Label, AnswerFormat::Json] {
+        emotion.answer.format = format;
+        for language in ["ar", "en", "fr"] {
+            let written = emotion.written_labels(Wording::Dev, language);
+            for (label, written) in emotion.labels.iter().zip(&written) {
+                let row = &rows(&[&format!(r#"{{"audio": "a.wav", "label": "{}", "language": "{language}"}}"#, label.name)])[0];
+                assert_eq!(&emotion.example(row, Wording::Dev, Key::new(1, "x")).unwrap().messages[2].content, written);
+            }
+        }
+    }
+}

@@ -18,6 +18,32 @@ pub struct Settings {
     pub class_weights: ClassWeights,
 }
 
+/// `loss:` of a stage: what it says in place of the recipe's.
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct StageSettings {
+    /// What weighs the same.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub normalise: Option<Normalise>,
+    /// Share of each target's probability that is spread over the vocabulary.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub label_smoothing: Option<f64>,
+    /// Whether labels weigh by their rarity.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub class_weights: Option<ClassWeights>,
+}
+
+impl StageSettings {
+    /// The stage's settings, where the recipe's are `otherwise`.
+    pub fn or(&self, otherwise: &Settings) -> Settings {
+        Settings {
+            normalise: self.normalise.unwrap_or(otherwise.normalise),
+            label_smoothing: self.label_smoothing.unwrap_or(otherwise.label_smoothing),
+            class_weights: self.class_weights.unwrap_or(otherwise.class_weights),
+        }
+    }
+}
+
 /// What weighs the same in a step.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]

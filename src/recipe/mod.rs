@@ -1,5 +1,11 @@
 //! A recipe: the YAML as written, checked, and the run it resolves to. Every section is a room's own settings; this composes them.
 
+mod begin;
+mod changes;
+mod overrides;
+
+pub use begin::Begun;
+
 use std::collections::BTreeMap;
 use std::path::Path;
 use std::path::PathBuf;
@@ -16,6 +22,7 @@ use crate::eval::suite::Role;
 use crate::eval::suite::Suite;
 use crate::files;
 use crate::load::Loader;
+use crate::loss;
 use crate::model::AudioLlm;
 use crate::model::config::Config;
 use crate::model::lora;
@@ -32,12 +39,13 @@ use crate::schedule::Schedule;
 use crate::task::Tasks;
 use crate::task::task_files;
 use crate::train::CheckpointSettings;
+use crate::train::EmbeddingSettings;
 use crate::train::EvaluateSettings;
 use crate::train::MemorySettings;
+use crate::train::ProbeSettings;
 use crate::train::Run;
 use crate::train::corpus::Corpus;
 use crate::train::corpus::EntrySettings;
-use crate::train::loss;
 use crate::train::optimiser;
 use crate::yaml;
 
@@ -84,10 +92,19 @@ pub struct Recipe {
     /// Evaluation while training.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub evaluate: Option<EvaluateSettings>,
+    /// A look at each task's gradient while training.
+    #[serde(default)]
+    pub probe: ProbeSettings,
+    /// What `draw: diverse` compares rows by.
+    #[serde(default)]
+    pub embeddings: EmbeddingSettings,
     /// When the run is saved.
     #[serde(default)]
     pub checkpoint: CheckpointSettings,
-    /// Seed of everything that is random.
+    /// The folder that holds the run's; `runs` where nothing is said. An experiment keeps its runs together.
+    #[serde(skip)]
+    pub runs: Option<PathBuf>,
+    /// Seed of everything that is random; `schedule.seed` sets that of the order of the data apart.
     #[serde(default)]
     pub seed: u64,
 }
@@ -163,7 +180,7 @@ impl Recipe {
         if !overrides.is_empty() {
             let mut tree: Value = yaml::parse(&text, path)?;
             for written in overrides {
-                set(&mut tree, written)?;
+                overrides::set(&mut tree, written)?;
             }
             recipe = yaml::from_value(tree, &format!("--set {}", overrides.join(" --set ")))?;
         }
@@ -193,59 +210,97 @@ impl Recipe {
 
     /// The run's folder.
     pub fn folder(&self) -> PathBuf {
-        Path::new("runs").join(&self.name)
+        self.runs.as_deref().unwrap_or(Path::new("runs")).join(&self.name)
     }
 
-    /// Reads the rows and plans the schedule: all that `plan` needs, and no weights.
-    pub fn plan(&self) -> Result<(Corpus, Schedule)> {
-        let tasks = Tasks::load(self.prompts.as_deref())?;
-        self.plan_with(&tasks)
+    /// The seed of the order of the data.
+    pub fn order_seed(&self) -> u64 {
+        self.schedule.seed.unwrap_or(self.seed)
     }
 
-    fn plan_with(&self, tasks: &Tasks) -> Result<(Corpus, Schedule)> {
+    /// The tasks that rows can be of.
+    pub fn tasks(&self) -> Result<Tasks> {
+        Tasks::load(self.prompts.as_deref())
+    }
+
+    /// Reads the rows and plans the schedule: no weights.
+    pub fn plan(&self, tasks: &Tasks) -> Result<(Corpus, Schedule)> {
         let corpus = Corpus::load(&self.data, tasks, self.on_bad_row, self.seed)?;
-        let schedule = Schedule::new(&self.schedule, corpus.population(), self.seed)?;
+        let schedule = Schedule::new(&self.schedule, corpus.population(), self.order_seed())?;
         Ok((corpus, schedule))
     }
 
-    /// Resolves the recipe: reads rows, suite and weights. `model_dir` is the folder that `model.path` was found in.
-    pub fn open(&self, model_dir: &Path) -> Result<(Run, AudioLlm)> {
-        let tasks = Tasks::load(self.prompts.as_deref())?;
-        let (corpus, schedule) = self.plan_with(&tasks)?;
-        let evaluate = match &self.evaluate {
-            Some(settings) => {
-                let suite = Suite::load(&settings.suite, &tasks)?;
-                if suite.role == Role::Test {
-                    return Err(Error::input("`evaluate.suite` has the role `test`")
-                        .at_path(&settings.suite)
-                        .hint("training looks at suites of role `dev` only; judge on the test suite once, afterwards"));
-                }
-                check_keep_best(settings, &suite).map_err(|e| e.at_path(&settings.suite))?;
-                Some((settings.clone(), suite))
-            }
-            None => None,
+    /// The suite that the run is watched by, if there is one.
+    ///
+    /// # Errors
+    /// A suite of role `test`; a score to keep the best by, or to stop early by, that the suite does not give.
+    pub fn suite(&self, tasks: &Tasks) -> Result<Option<(EvaluateSettings, Suite)>> {
+        let waits = |stage: &schedule::StageSettings| stage.early_stop.as_ref().map(|stop| stop.score.clone());
+        let Some(settings) = &self.evaluate else {
+            return match self.schedule.stages.iter().find_map(waits) {
+                Some(_) => Err(Error::input("a stage has `early_stop`, but the recipe has no `evaluate`").hint("name a suite of role `dev` under `evaluate`")),
+                None => Ok(None),
+            };
         };
+        let suite = Suite::load(&settings.suite, tasks)?;
+        if suite.role == Role::Test {
+            return Err(Error::input("`evaluate.suite` has the role `test`")
+                .at_path(&settings.suite)
+                .hint("training looks at suites of role `dev` only; judge on the test suite once, afterwards"));
+        }
+        check_score("evaluate.keep_best", &settings.keep_best, &suite).map_err(|e| e.at_path(&settings.suite))?;
+        for score in self.schedule.stages.iter().filter_map(waits) {
+            check_score("early_stop.score", &score, &suite).map_err(|e| e.at_path(&settings.suite))?;
+        }
+        Ok(Some((settings.clone(), suite)))
+    }
+
+    /// Resolves the recipe: reads rows, suite and weights. `model_dir` is the folder that `model.path` was found in.
+    pub fn open(&self, model_dir: &Path) -> Result<(Run, Schedule, AudioLlm)> {
+        let tasks = self.tasks()?;
+        let (corpus, schedule) = self.plan(&tasks)?;
+        let evaluate = self.suite(&tasks)?;
         let config = Config::load(model_dir)?;
         let loader = Loader::new(model_dir, config.audio_token, config.text.max_position_embeddings, self.max_audio_s)?;
-        let parts: Vec<Parts> = schedule.stages().iter().map(|stage| stage.train.or(&self.train)).collect();
-        let model = self.model(model_dir, config, &self.trained_parts(&schedule, &parts)?)?;
+        let (parts, model) = self.open_model(model_dir, config, &schedule)?;
+        let loss: Vec<loss::Settings> = schedule.stages().iter().map(|stage| stage.loss.or(&self.loss)).collect();
+        loss.iter().try_for_each(loss::Settings::check)?;
         let run = Run {
             folder: self.folder(),
             seed: self.seed,
-            schedule,
+            order_seed: self.order_seed(),
             corpus,
             loader,
             parts,
+            loss,
             card: Card { base: self.model.path.clone(), dropout: self.lora.dropout, variant: self.lora.variant },
             dropout: self.lora.dropout,
             optimiser: self.optimiser.clone(),
-            loss: self.loss.clone(),
             memory: self.memory.clone(),
             checkpoint: self.checkpoint.clone(),
             evaluate,
+            probe: self.probe.clone(),
+            embeddings: self.embeddings.clone(),
             on_bad_row: self.on_bad_row,
         };
-        Ok((run, model))
+        Ok((run, schedule, model))
+    }
+
+    /// How each stage trains each part, and the model as the run starts.
+    pub fn open_model(&self, model_dir: &Path, config: Config, schedule: &Schedule) -> Result<(Vec<Parts>, AudioLlm)> {
+        let (parts, plan) = self.adapters(&config, schedule)?;
+        let model = self.model(model_dir, config, plan)?;
+        Ok((parts, model))
+    }
+
+    /// How each stage trains each part, and which adapters that takes.
+    ///
+    /// # Errors
+    /// Stages that contradict each other; targets that match nothing.
+    pub fn adapters(&self, config: &Config, schedule: &Schedule) -> Result<(Vec<Parts>, Plan)> {
+        let parts: Vec<Parts> = schedule.stages().iter().map(|stage| stage.train.or(&self.train)).collect();
+        let plan = Plan::from_settings(&self.lora, &self.trained_parts(schedule, &parts)?, config)?;
+        Ok((parts, plan))
     }
 
     /// How each part is trained where it is trained at all.
@@ -274,8 +329,7 @@ impl Recipe {
     }
 
     /// The checkpoint with adapters where the recipe wants them, started as it says.
-    fn model(&self, model_dir: &Path, config: Config, parts: &Parts) -> Result<AudioLlm> {
-        let plan = Plan::from_settings(&self.lora, parts, &config)?;
+    fn model(&self, model_dir: &Path, config: Config, plan: Plan) -> Result<AudioLlm> {
         let init = match self.lora.init.as_str() {
             "default" => Some(Init::Default),
             "gaussian" => Some(Init::Gaussian),
@@ -329,86 +383,21 @@ impl Recipe {
         yaml_serde::to_string(self).map_err(Error::bug)
     }
 
-    /// Compares with the recipe a run was started with.
-    ///
-    /// # Errors
-    /// The first field that differs, evaluation and checkpoint cadence excepted.
-    pub fn check_unchanged(&self, stored: &Path) -> Result<()> {
-        let before: Self = yaml::parse(&files::read_text(stored)?, stored)?;
+    /// The first field that another recipe says otherwise, with what it says and what this one says; cadences are passed over.
+    pub fn first_difference(&self, other: &Self) -> Result<Option<(String, String, String)>> {
         let tree = |recipe: &Self| yaml_serde::to_value(recipe).map_err(Error::bug);
-        let Some((field, before, now)) = first_difference(&tree(&before)?, &tree(self)?, "") else { return Ok(()) };
-        Err(Error::input(format!("`{field}` was {before} when the run began and is {now} now"))
-            .at_path(stored)
-            .hint("put it back to go on with this run, or start another with `--set name=NAME`"))
+        Ok(changes::first_difference(&tree(other)?, &tree(self)?, ""))
     }
 }
 
-/// The score that decides on the best checkpoint is one that the suite gives.
-fn check_keep_best(settings: &EvaluateSettings, suite: &Suite) -> Result<()> {
+/// A score that decides something is one that the suite gives.
+fn check_score(key: &str, score: &str, suite: &Suite) -> Result<()> {
     let names = eval::score_names(suite);
-    if names.contains(&settings.keep_best) {
+    if names.iter().any(|name| name == score) {
         return Ok(());
     }
-    let nearest = yaml::nearest(&settings.keep_best, names.iter().map(String::as_str)).map(|near| format!("did you mean `{near}`? ")).unwrap_or_default();
-    Err(Error::input(format!("`evaluate.keep_best`: the suite gives no score `{}`", settings.keep_best))
-        .hint(format!("{nearest}it gives {}", names.join(", "))))
-}
-
-/// Fields that may change between the parts of a run: they change what is looked at, not what is trained.
-const MAY_CHANGE: [&str; 3] = ["evaluate.every", "checkpoint.every", "checkpoint.keep"];
-
-fn first_difference(before: &Value, now: &Value, field: &str) -> Option<(String, String, String)> {
-    if before == now || MAY_CHANGE.contains(&field) {
-        return None;
-    }
-    let below = |key: &str| if field.is_empty() { key.to_owned() } else { format!("{field}.{key}") };
-    match (before, now) {
-        (Value::Mapping(a), Value::Mapping(b)) => {
-            let keys = a.keys().chain(b.keys().filter(|key| !a.contains_key(*key)));
-            keys.filter_map(|key| {
-                let (x, y) = (a.get(key).unwrap_or(&Value::Null), b.get(key).unwrap_or(&Value::Null));
-                first_difference(x, y, &below(key.as_str().unwrap_or_default()))
-            })
-            .next()
-        }
-        (Value::Sequence(a), Value::Sequence(b)) if a.len() == b.len() => {
-            a.iter().zip(b).enumerate().find_map(|(i, (x, y))| first_difference(x, y, &below(&i.to_string())))
-        }
-        _ => Some((field.to_owned(), brief(before), brief(now))),
-    }
-}
-
-fn brief(value: &Value) -> String {
-    let text = yaml_serde::to_string(value).unwrap_or_default();
-    match text.trim() {
-        one_line if !one_line.contains('\n') => format!("`{one_line}`"),
-        _ => "something else".to_owned(),
-    }
-}
-
-/// Applies one `KEY.KEY=VALUE` to a tree of YAML.
-fn set(tree: &mut Value, written: &str) -> Result<()> {
-    let wrong = |what: &str| Error::input(format!("--set {written}: {what}"));
-    let (path, value) = written.split_once('=').ok_or_else(|| wrong("expected KEY=VALUE").hint("for example --set optimiser.learning_rate=1e-5"))?;
-    let value: Value = yaml_serde::from_str(value).map_err(|e| wrong(&format!("the value is not YAML: {e}")))?;
-    let mut place = tree;
-    for key in path.split('.') {
-        if place.is_null() {
-            *place = Value::Mapping(Default::default());
-        }
-        place = match place {
-            Value::Sequence(list) => {
-                let len = list.len();
-                let index = key.parse::<usize>().ok().filter(|&index| index < len);
-                let index = index.ok_or_else(|| wrong(&format!("`{key}` is not an entry of a list of {len}; entries count from 0")))?;
-                &mut list[index]
-            }
-            Value::Mapping(mapping) => mapping.entry(Value::String(key.to_owned())).or_insert(Value::Null),
-            _ => return Err(wrong(&format!("`{key}` is below something that is neither a mapping nor a list"))),
-        };
-    }
-    *place = value;
-    Ok(())
+    let nearest = yaml::nearest(score, names.iter().map(String::as_str)).map(|near| format!("did you mean `{near}`? ")).unwrap_or_default();
+    Err(Error::input(format!("`{key}`: the suite gives no score `{score}`")).hint(format!("{nearest}it gives {}", names.join(", "))))
 }
 
 #[cfg(test)]

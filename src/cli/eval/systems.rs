@@ -1,0 +1,195 @@
+//! Who is judged: the base and what was trained of it, their names, their questions, their weights when they are needed.
+
+use std::collections::HashSet;
+use std::path::Path;
+use std::path::PathBuf;
+
+use blake3::Hash;
+
+use crate::cli::hub;
+use crate::error::Error;
+use crate::error::Result;
+use crate::eval::answers::Asker;
+use crate::eval::content;
+use crate::eval::content::Contents;
+use crate::eval::control::Control;
+use crate::eval::interview::Interview;
+use crate::eval::store::Store;
+use crate::eval::suite::Suite;
+use crate::load::Loader;
+use crate::model::AudioLlm;
+use crate::model::config::Config;
+use crate::model::lora::Plan;
+use crate::model::trained;
+use crate::model::trained::Trained;
+use crate::model::weights::Weights;
+
+/// The name of the untuned model.
+pub const BASE: &str = "base";
+/// Where it is computed, which may change the last bits of a logit.
+const COMPUTES: &str = "cpu f32";
+/// Seed of drawn answers.
+const SEED: u64 = 0;
+
+/// The systems of an evaluation: one checkpoint, alone and with what was trained of it.
+pub struct Systems {
+    dir: PathBuf,
+    config: Config,
+    /// Tokenizer and clips, the same for all.
+    pub loader: Loader,
+    trained: Vec<(String, Option<PathBuf>)>,
+}
+
+/// One system and its questions: of the suite, then of each control.
+pub struct Asked<'a> {
+    /// Its name.
+    pub name: String,
+    /// What was trained.
+    pub adapter: Option<PathBuf>,
+    /// Hash of all it computes with.
+    pub model: Hash,
+    /// With the control that asks them.
+    pub interviews: Vec<(Option<Control>, &'a Suite, Interview<'a>)>,
+    /// Its answers.
+    pub store: Store,
+    open: HashSet<Hash>,
+}
+
+impl Systems {
+    /// The base, unless it is left out, and then the adapters as they were written: `DIR` or `NAME=DIR`.
+    ///
+    /// # Errors
+    /// A model that cannot be found; adapters of one name.
+    pub fn new(model: &str, adapters: &[String], without_base: bool) -> Result<Self> {
+        let dir = hub::model_dir(model)?;
+        let config = Config::load(&dir)?;
+        let loader = Loader::new(&dir, config.audio_token, config.text.max_position_embeddings, None)?;
+        let mut trained: Vec<(String, Option<PathBuf>)> = if without_base { Vec::new() } else { vec![(BASE.to_owned(), None)] };
+        for written in adapters {
+            let (name, folder) = named(written)?;
+            if !folder.is_dir() {
+                return Err(Error::input("no such folder").at_path(&folder).hint("`--adapter` takes a PEFT folder or a checkpoint of a run"));
+            }
+            if trained.iter().any(|(other, _)| *other == name) || name == BASE {
+                return Err(Error::input(format!("two systems are named `{name}`")).at("--adapter").hint("name one with --adapter NAME=DIR"));
+            }
+            trained.push((name, Some(folder)));
+        }
+        Ok(Self { dir, config, loader, trained })
+    }
+
+    /// Refuses names that a baseline or a control has.
+    pub fn check_names(&self, suite: &Suite) -> Result<()> {
+        let taken: Vec<&str> = suite.baselines.iter().map(|baseline| baseline.name()).chain(suite.controls.iter().map(|control| control.name())).collect();
+        match self.trained.iter().find(|(name, _)| taken.contains(&name.as_str())) {
+            Some((name, _)) => Err(Error::input(format!("the suite has a baseline or control named `{name}`")).at("--adapter").hint("use --adapter NAME=DIR")),
+            None => Ok(()),
+        }
+    }
+
+    /// The questions of some suites to every system, and what it answered before.
+    pub fn interviews<'a>(&self, suites: &'a [(Option<Control>, Suite)], answers: &Path) -> Result<Vec<Asked<'a>>> {
+        let contents = Contents::open(answers)?;
+        let of_system = |(name, adapter): &(String, Option<PathBuf>)| {
+            let model = contents.model(&self.dir, adapter.as_deref(), COMPUTES)?;
+            let store = Store::open(answers, model)?;
+            let interview = |(control, suite): &'a (Option<Control>, Suite)| {
+                let asked = content::Asked { model, loader: &self.loader, sampling: &suite.generation, seed: SEED };
+                Ok((*control, suite, Interview::new(suite, &asked, &contents)?))
+            };
+            let interviews = suites.iter().map(interview).collect::<Result<Vec<_>>>()?;
+            let open = interviews.iter().flat_map(|(_, _, interview)| interview.open(&store)).collect();
+            Ok(Asked { name: name.clone(), adapter: adapter.clone(), model, interviews, store, open })
+        };
+        self.trained.iter().map(of_system).collect()
+    }
+
+    /// Refuses adapters that will not load, before the first question; parts that were trained whole are too large to be read twice.
+    pub fn check_adapters(&self, asked: &[Asked]) -> Result<()> {
+        let open = asked.iter().filter(|asked| asked.num_open() > 0).filter_map(|asked| asked.adapter.as_deref());
+        open.filter(|folder| !folder.join(trained::FILE).is_file()).try_for_each(|folder| Trained::load(folder, &self.config).map(drop))
+    }
+
+    /// The weights of a system.
+    pub fn open(&self, asked: &Asked) -> Result<AudioLlm> {
+        let trained = asked.adapter.as_deref().map(|dir| Trained::load(dir, &self.config)).transpose()?.unwrap_or_default();
+        let plan = trained.adapter.as_ref().map_or_else(Plan::default, |adapter| adapter.plan.clone());
+        let model = AudioLlm::new(self.config.clone(), &Weights::open(&self.dir)?.with(trained.full), plan, false)?;
+        if let (Some(adapter), Some(dir)) = (&trained.adapter, &asked.adapter) {
+            model.load_adapter(adapter).map_err(|e| e.at_path(dir))?;
+        }
+        Ok(model)
+    }
+}
+
+impl Asked<'_> {
+    /// Whether these are all sets of what it is asked without a control.
+    pub fn asks_all(&self, suite: &Suite) -> bool {
+        self.interviews.first().is_none_or(|(_, whole, _)| whole.sets.len() == suite.sets.len())
+    }
+
+    /// Number of questions.
+    pub fn num_questions(&self) -> usize {
+        self.interviews.iter().map(|(_, _, interview)| interview.num_questions()).sum()
+    }
+
+    /// Number of questions to ask: those without an answer, each once.
+    pub fn num_open(&self) -> usize {
+        self.open.len()
+    }
+
+    /// Number of questions without an answer, however often the same one is asked.
+    pub fn num_left(&self) -> usize {
+        self.interviews.iter().map(|(_, _, interview)| interview.num_left(&self.store)).sum()
+    }
+
+    /// Asks what is open; `kept` is called after each answer that was kept.
+    pub fn ask(&mut self, systems: &Systems, model: &AudioLlm, kept: &mut dyn FnMut() -> Result<()>) -> Result<()> {
+        for (_, suite, interview) in &self.interviews {
+            let asker = Asker { model, loader: &systems.loader, sampling: &suite.generation, seed: SEED };
+            interview.ask(&asker, &mut self.store, kept)?;
+        }
+        Ok(())
+    }
+}
+
+/// The name and folder of an adapter as it was written.
+fn named(written: &str) -> Result<(String, PathBuf)> {
+    // A folder may have `=` in its name; what is there as it stands has no name in front.
+    let (name, folder) = match written.split_once('=') {
+        Some((name, folder)) if !Path::new(written).is_dir() => (Some(name.to_owned()), PathBuf::from(folder)),
+        _ => (None, PathBuf::from(written)),
+    };
+    let name = name.unwrap_or_else(|| name_of(&folder));
+    if name.is_empty() || name.contains(['/', '\\']) || name.starts_with('.') {
+        return Err(Error::input(format!("`{name}` cannot name a folder")).at("--adapter").hint("name the system with --adapter NAME=DIR"));
+    }
+    Ok((name, folder))
+}
+
+/// `tpc-ads` of `runs/tpc-ads/best`, `tpc-ads-step-000200` of its checkpoint, otherwise the folder's own name.
+fn name_of(folder: &Path) -> String {
+    let absolute = folder.canonicalize().unwrap_or_else(|_| folder.to_owned());
+    let mut parts = absolute.iter().rev().map(|part| part.to_string_lossy().into_owned());
+    let last = parts.next().unwrap_or_default();
+    match (last.as_str(), parts.next(), parts.next()) {
+        ("best", Some(run), _) => run,
+        (_, Some(between), Some(run)) if between == "checkpoints" => format!("{run}-{last}"),
+        _ => last,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn adapters_are_named_after_their_runs() {
+        let name = |folder: &str| name_of(Path::new(folder));
+        assert_eq!(name("runs/tpc-ads/best"), "tpc-ads");
+        assert_eq!(name("/a/runs/tpc-ads/checkpoints/step-000200/"), "tpc-ads-step-000200");
+        assert_eq!(name("adapters/mine"), "mine");
+        assert_eq!(named("ours=runs/x/best").unwrap(), ("ours".to_owned(), PathBuf::from("runs/x/best")));
+        assert!(named("a/b=runs/x").unwrap_err().to_string().contains("cannot name a folder"));
+    }
+}

@@ -1,0 +1,133 @@
+//! What an evaluation leaves: a folder with the predictions and scores of every system, and a table.
+
+use std::path::Path;
+use std::path::PathBuf;
+
+use serde_json::Map;
+use serde_json::Value;
+use serde_json::json;
+
+use crate::cli::eval::judged::Judged;
+use crate::error::Error;
+use crate::error::Result;
+use crate::eval::Prediction;
+use crate::eval::record;
+use crate::eval::record::Details;
+use crate::eval::suite::Suite;
+use crate::eval::table::CONTROLS_FILE;
+use crate::eval::table::SCORES_FILE;
+use crate::files;
+
+/// The file that says which suite a folder is about.
+const SUITE_FILE: &str = "suite.json";
+/// The table as it was printed.
+const TABLE_FILE: &str = "table.txt";
+
+/// A folder of results, held by this process.
+pub struct Folder {
+    path: PathBuf,
+    suite: Map<String, Value>,
+    _lock: files::Lock,
+}
+
+impl Folder {
+    /// Takes a folder for the results of a suite.
+    ///
+    /// # Errors
+    /// A folder that holds results of another suite, or something else; one that another process writes to.
+    pub fn claim(path: &Path, suite: &Suite) -> Result<Self> {
+        let about = about(suite)?;
+        let hint = "choose another folder with --out";
+        let known = path.join(SUITE_FILE);
+        if known.is_file() {
+            let other = read_object(&known)?;
+            if other.get("file") != about.get("file") {
+                let found = other.get("file").and_then(Value::as_str).unwrap_or("another suite");
+                return Err(Error::input(format!("holds predictions of {found}")).at_path(path).hint(hint));
+            }
+        } else if path.is_file() || !entries(path)?.is_empty() {
+            return Err(Error::input("holds something else than an evaluation").at_path(path).hint(hint));
+        }
+        let lock = files::Lock::take(path)?;
+        files::write_atomic(&known, to_text(&about)?.as_bytes())?;
+        Ok(Self { path: path.to_owned(), suite: about, _lock: lock })
+    }
+
+    /// Writes predictions and scores of every system, and the table.
+    pub fn write(&self, judged: &[Judged], table: &str) -> Result<()> {
+        for one in judged {
+            let folder = self.path.join(&one.folder);
+            for answered in &one.system.sets {
+                write_predictions(&folder.join(format!("{}.jsonl", answered.set.name)), &answered.said)?;
+            }
+            let mut about = Map::from_iter([("suite".to_owned(), Value::from(self.suite.clone()))]);
+            about.extend(one.about.clone());
+            let details = Details { about, scores: &one.scores, compared: &one.compared, slices: &one.slices };
+            files::write_atomic(&folder.join(SCORES_FILE), to_text(&record::scores_json(&one.system, &details)?)?.as_bytes())?;
+        }
+        for one in judged.iter().filter(|one| one.control.is_none()) {
+            let of_system = judged.iter().filter(|other| other.name == one.name);
+            let controls: Map<String, Value> =
+                of_system.filter_map(|other| Some((other.control?.name().to_owned(), other.system.scores().to_json().into()))).collect();
+            if !controls.is_empty() {
+                files::write_atomic(&self.path.join(&one.folder).join(CONTROLS_FILE), to_text(&controls)?.as_bytes())?;
+            }
+        }
+        files::write_atomic(&self.path.join(TABLE_FILE), table.as_bytes())
+    }
+
+    /// Systems of earlier evaluations that are not among these and were judged by another version of the suite.
+    ///
+    /// # Errors
+    /// Scores that cannot be read.
+    pub fn outdated(&self, judged: &[Judged]) -> Result<Vec<String>> {
+        let mut found = Vec::new();
+        for path in entries(&self.path)? {
+            let (name, scores) = (path.file_name().unwrap_or_default().to_string_lossy().into_owned(), path.join(SCORES_FILE));
+            if scores.is_file() && !judged.iter().any(|one| one.name == name) {
+                let theirs = read_object(&scores)?;
+                if theirs.get(record::DETAILS).and_then(|details| details.get("suite")) != Some(&Value::from(self.suite.clone())) {
+                    found.push(name);
+                }
+            }
+        }
+        Ok(found)
+    }
+}
+
+/// A suite's file as seen from here, its role, and one hash of all it reads.
+fn about(suite: &Suite) -> Result<Map<String, Value>> {
+    let file = suite.files.first().cloned().unwrap_or_default();
+    let file = file.canonicalize().unwrap_or(file);
+    let here = std::env::current_dir().unwrap_or_default();
+    let file = file.strip_prefix(&here).unwrap_or(&file).display().to_string();
+    let hashes = suite.files.iter().map(|path| files::hash(path)).collect::<Result<Vec<_>>>()?;
+    let hash = blake3::hash(hashes.concat().as_bytes()).to_hex().to_string();
+    let entries = [("name", json!(suite.name)), ("file", json!(file)), ("role", json!(suite.role)), ("hash", json!(hash))];
+    Ok(entries.into_iter().map(|(key, value)| (key.to_owned(), value)).collect())
+}
+
+fn write_predictions(path: &Path, said: &[Prediction]) -> Result<()> {
+    let lines = said.iter().map(|row| serde_json::to_string(row).map_err(Error::bug)).collect::<Result<Vec<_>>>()?;
+    files::write_atomic(path, (lines.join("\n") + "\n").as_bytes())
+}
+
+fn to_text(object: &Map<String, Value>) -> Result<String> {
+    serde_json::to_string_pretty(object).map_err(Error::bug)
+}
+
+fn read_object(path: &Path) -> Result<Map<String, Value>> {
+    serde_json::from_str(&files::read_text(path)?).map_err(|e| Error::input(format!("not a JSON object: {e}")).at_path(path))
+}
+
+/// What a folder holds, hidden files apart, by name; nothing where there is none.
+fn entries(path: &Path) -> Result<Vec<PathBuf>> {
+    if !path.is_dir() {
+        return Ok(Vec::new());
+    }
+    let read = || std::fs::read_dir(path)?.map(|entry| Ok(entry?.path())).collect::<std::io::Result<Vec<PathBuf>>>();
+    let mut found = read().map_err(|e| Error::io(path, "read the folder", &e))?;
+    found.retain(|path| !path.file_name().unwrap_or_default().to_string_lossy().starts_with('.'));
+    found.sort();
+    Ok(found)
+}

@@ -1,0 +1,89 @@
+//! `maqam experiment`.
+
+use std::path::PathBuf;
+use std::sync::atomic::AtomicBool;
+
+use clap::Args;
+
+use crate::cli::DeviceArguments;
+use crate::cli::hub;
+use crate::cli::train::Screen;
+use crate::error::Error;
+use crate::error::Result;
+use crate::eval::Scores;
+use crate::eval::suite::Suite;
+use crate::experiment::Experiment;
+use crate::experiment::Planned;
+use crate::experiment::compare::compare;
+use crate::experiment::runner;
+use crate::experiment::runner::Watcher;
+use crate::experiment::write;
+use crate::files;
+use crate::recipe::Begun;
+use crate::train::Observer;
+
+#[derive(Args)]
+pub struct Arguments {
+    /// Experiment, YAML. Started again, it goes on where it was; whole runs are left as they are.
+    experiment: PathBuf,
+    /// Compare the runs that are whole, and train nothing.
+    #[arg(long)]
+    compare_only: bool,
+    #[command(flatten)]
+    device: DeviceArguments,
+}
+
+pub fn run(arguments: &Arguments, stop: &AtomicBool) -> Result<()> {
+    arguments.device.check()?;
+    let (experiment, planned) = Experiment::load(&arguments.experiment)?;
+    let Some(first) = planned.first() else { return Err(Error::bug("an experiment without runs")) };
+    let tasks = first.recipe.tasks()?;
+    let test = experiment.test.as_deref().map(|path| Suite::load(path, &tasks)).transpose()?;
+    let lengths = planned.iter().take(experiment.recipes.len()).map(|one| Ok(one.recipe.plan(&tasks)?.1.num_steps())).collect::<Result<Vec<_>>>()?;
+    experiment.check_budget(&lengths).map_err(|e| e.at_path(&arguments.experiment))?;
+    println!("experiment {}: {} recipes, {} seeds, {} runs", experiment.name, experiment.recipes.len(), experiment.seeds.len(), planned.len());
+    if !arguments.compare_only {
+        let mut watcher = Terminal { screen: Screen::new(0, 0) };
+        let elsewhere = runner::run(&experiment, &planned, test.as_ref(), &|model| hub::model_dir(model), &mut watcher, stop)?;
+        if elsewhere > 0 {
+            println!("{elsewhere} runs are still being trained by other processes; start the experiment again to compare");
+            return Ok(());
+        }
+    }
+    let Some(test) = test else {
+        println!("no `test` suite: nothing is compared; `maqam compare` shows runs side by side");
+        return Ok(());
+    };
+    let outcome = compare(&experiment, &planned, &test)?;
+    let (text, numbers) = (experiment.folder().join("comparison.md"), experiment.folder().join("comparison.json"));
+    let markdown = write::markdown(&experiment, &outcome);
+    files::write_atomic(&text, markdown.as_bytes())?;
+    files::write_atomic(&numbers, serde_json::to_string_pretty(&outcome).map_err(Error::bug)?.as_bytes())?;
+    println!("{markdown}\nwritten: {}, {}", text.display(), numbers.display());
+    Ok(())
+}
+
+struct Terminal {
+    screen: Screen,
+}
+
+impl Watcher for Terminal {
+    fn begins(&mut self, planned: &Planned, place: usize, total: usize, begun: &Begun) {
+        self.screen.clear();
+        eprintln!("run {} of {total}: {}, from step {}", place + 1, planned.recipe.name, begun.state.step);
+        self.screen = Screen::new(begun.state.step, begun.schedule.num_steps());
+    }
+
+    fn observer(&mut self) -> &mut dyn Observer {
+        &mut self.screen
+    }
+
+    fn tested(&mut self, scores: &Scores) {
+        let listed = scores.0.iter().map(|(name, value)| format!("{name} {value:.4}")).collect::<Vec<_>>().join("  ");
+        self.screen.note(&format!("test: {listed}"));
+    }
+
+    fn note(&mut self, text: &str) {
+        self.screen.note(text);
+    }
+}

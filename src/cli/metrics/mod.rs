@@ -1,0 +1,277 @@
+//! `maqam metrics`: scores of answers against what they should be, whoever gave them.
+
+mod labels;
+mod rows;
+mod table;
+
+use std::path::Path;
+use std::path::PathBuf;
+
+use clap::Args;
+use clap::ValueEnum;
+use serde_json::Map;
+use serde_json::Value;
+use serde_json::json;
+
+use crate::cli::metrics::rows::Row;
+use crate::error::Error;
+use crate::error::Result;
+use crate::files;
+use crate::metrics;
+use crate::metrics::Classification;
+use crate::metrics::Confusion;
+use crate::metrics::Counts;
+use crate::metrics::Normaliser;
+use crate::metrics::Tally;
+use crate::metrics::Texts;
+use crate::metrics::alignment;
+use crate::metrics::bleu::Tokeniser;
+use crate::metrics::classify;
+use crate::metrics::failures;
+use crate::metrics::rouge::Fold;
+use crate::task::Kind;
+use crate::task::Parse;
+use crate::task::Task;
+use crate::task::Tasks;
+
+#[derive(Args)]
+pub struct Arguments {
+    /// Task of the answers.
+    #[arg(long)]
+    task: String,
+    /// Answers, JSONL: id, prediction, and reference or references.
+    #[arg(long)]
+    predictions: PathBuf,
+    /// References, JSONL, of the same ids: id, and reference, references or a manifest's text, summary or label.
+    #[arg(long)]
+    references: Option<PathBuf>,
+    /// What is taken out of texts before they are compared: none, arabic-leaderboard, arabic-dialect, english-basic; several are set side
+    /// by side.
+    #[arg(long)]
+    normaliser: Vec<Normaliser>,
+    /// Inventory that answers are read by: a task's name or file, or a file with a label a line. Without it labels are compared as they are.
+    #[arg(long, value_name = "FILE|TASK")]
+    labels: Option<String>,
+    /// How much an answer that is to name a label is forgiven.
+    #[arg(long, value_enum, default_value_t = ParseName::Lenient)]
+    parse: ParseName,
+    /// Folder of task files that add to or override the built-in ones.
+    #[arg(long)]
+    prompts: Option<PathBuf>,
+    /// Take diacritics and tatweel out before ROUGE.
+    #[arg(long)]
+    rouge_fold_diacritics: bool,
+    /// How BLEU cuts texts: none, 13a, intl, char.
+    #[arg(long, default_value_t)]
+    bleu_tokeniser: Tokeniser,
+    /// Print one JSON object instead of a table.
+    #[arg(long)]
+    json: bool,
+    /// Write the alignment of each row to this file; as JSON lines where its name ends in .jsonl.
+    #[arg(long)]
+    alignments: Option<PathBuf>,
+}
+
+#[derive(Clone, Copy, PartialEq, Eq, ValueEnum)]
+enum ParseName {
+    /// The label and nothing else.
+    Strict,
+    /// A label in a sentence, as long as no other is.
+    Lenient,
+}
+
+/// Columns of a text of alignments.
+const ALIGNMENT_WIDTH: usize = 110;
+/// Most labels, where none are listed, whose confusion is counted: beyond, answers are open texts.
+const MAX_SEEN_LABELS: usize = 50;
+
+pub fn run(arguments: &Arguments) -> Result<()> {
+    let tasks = Tasks::load(arguments.prompts.as_deref())?;
+    let task = tasks.get(&arguments.task).map_err(|e| e.at("--task"))?;
+    let inventory = arguments.labels.as_deref().map(|written| labels::inventory(written, task, &tasks)).transpose()?;
+    if let Some(path) = &arguments.alignments {
+        files::expect_writable(path)?;
+    }
+    let rows = rows::read(&arguments.predictions, arguments.references.as_deref(), task)?;
+    let place = |row: &Row| match &arguments.references {
+        Some(path) => path.display().to_string(),
+        None => format!("{}:{}", arguments.predictions.display(), row.line),
+    };
+    let normalisers = if arguments.normaliser.is_empty() { vec![Normaliser::None] } else { arguments.normaliser.clone() };
+    let scored = Scored {
+        texts: normalisers.iter().map(|&normaliser| (normaliser, texts_scored(&rows, normaliser, arguments, task.kind))).collect(),
+        failures: failures_scored(&rows, arguments, task.kind),
+        readings: readings(&rows, inventory.as_ref(), place)?,
+    };
+    if let Some(path) = &arguments.alignments {
+        write_alignments(path, &rows, normalisers[0])?;
+    }
+    if arguments.json {
+        println!("{}", scored.to_json(task, &rows, arguments));
+    } else {
+        print!("{}", table::render(task, &rows, &scored));
+    }
+    Ok(())
+}
+
+/// Everything that was worked out.
+struct Scored {
+    /// The metrics of texts under each normaliser.
+    texts: Vec<(Normaliser, Vec<Tally>)>,
+    /// How generation went wrong.
+    failures: Vec<Tally>,
+    /// Answers as labels: read strictly and leniently by an inventory, or as they are.
+    readings: Vec<Reading>,
+}
+
+/// Scores of answers that were turned into labels in one way.
+struct Reading {
+    parse: &'static str,
+    scores: Classification,
+    /// Without an inventory there is none where the labels are too many.
+    confusion: Option<Confusion>,
+    signature: String,
+}
+
+/// What a table shows of a task; JSON has everything.
+fn is_shown(kind: Kind, metric: &str) -> bool {
+    let is_error = metric.ends_with("ions") || metric.starts_with("wer") || metric == "cer";
+    match kind {
+        Kind::Transcribe => is_error && !metric.starts_with("char_"),
+        Kind::Generate => metric.starts_with("rouge") || metric.starts_with("chrf") || metric == "bleu",
+        Kind::Classify => false,
+    }
+}
+
+fn texts_scored(rows: &[Row], normaliser: Normaliser, arguments: &Arguments, kind: Kind) -> Vec<Tally> {
+    let fold = if arguments.rouge_fold_diacritics { Fold::Diacritics } else { Fold::None };
+    let settings = metrics::Settings { fold, tokeniser: arguments.bleu_tokeniser };
+    let texts = Texts::new(rows.iter().map(Row::pair).collect(), normaliser);
+    metrics::of_texts(&texts, settings, |metric| metrics::is_normalised(metric) && (arguments.json || is_shown(kind, metric)))
+}
+
+fn failures_scored(rows: &[Row], arguments: &Arguments, kind: Kind) -> Vec<Tally> {
+    let mut found: Vec<Tally> = Vec::new();
+    // Files that say nothing of how an answer came about cannot say that it ended by itself.
+    if let Some(stopped) = rows.iter().map(|row| row.hit_limit).collect::<Option<Vec<bool>>>() {
+        found.push(failures::hit_limit(&stopped));
+    }
+    if arguments.json || kind != Kind::Classify {
+        found.extend(failures::tallies(&Texts::new(rows.iter().map(Row::pair).collect(), Normaliser::None)));
+    }
+    found
+}
+
+/// Answers as labels, read strictly and leniently by an inventory, or as they are. Texts of several references are no labels.
+fn readings(rows: &[Row], inventory: Option<&Task>, place: impl Fn(&Row) -> String) -> Result<Vec<Reading>> {
+    let Some(task) = inventory else {
+        if rows.iter().any(|row| row.references.len() > 1) {
+            return Ok(Vec::new());
+        }
+        let pairs: Vec<(&str, Option<&str>)> = rows.iter().map(|row| (row.references[0].as_str(), Some(row.prediction.as_str()))).collect();
+        let mut seen: Vec<&str> = pairs.iter().flat_map(|(reference, predicted)| [Some(*reference), *predicted]).flatten().collect();
+        seen.sort_unstable();
+        seen.dedup();
+        let confusion = (seen.len() <= MAX_SEEN_LABELS).then(|| Confusion::new(pairs.iter().copied(), &seen)).transpose()?;
+        let scores = metrics::classify(pairs, None)?;
+        return Ok(vec![Reading { parse: "as-is", scores, confusion, signature: classify::signature(None, "as-is").to_string() }]);
+    };
+    let names: Vec<&str> = task.labels.iter().map(|label| label.name.as_str()).collect();
+    let due = rows.iter().map(|row| {
+        let reference = &row.references[0];
+        task.label_of(reference).map(|label| label.name.as_str()).ok_or_else(|| {
+            let found = Error::input(format!("the reference label of row `{}`, `{reference}`, is not in the inventory", row.id));
+            found.at(place(row)).hint(format!("it has: {}", names.join(", ")))
+        })
+    });
+    let due: Vec<&str> = due.collect::<Result<_>>()?;
+    let read = |(parse, mode)| {
+        let answers: Vec<Option<String>> = rows.iter().map(|row| task.parse_answer(&row.prediction, mode)).collect();
+        let pairs = || due.iter().copied().zip(answers.iter().map(Option::as_deref));
+        let signature = classify::signature(Some(&names), parse).to_string();
+        Ok(Reading { parse, scores: metrics::classify(pairs(), Some(&names))?, confusion: Some(Confusion::new(pairs(), &names)?), signature })
+    };
+    [("strict", Parse::Strict), ("lenient", Parse::Lenient)].into_iter().map(read).collect()
+}
+
+impl Scored {
+    /// The reading that `--parse` asks for; the only one where there is no inventory.
+    fn reading(&self, parse: ParseName) -> Option<&Reading> {
+        let name = if parse == ParseName::Strict { "strict" } else { "lenient" };
+        self.readings.iter().find(|reading| reading.parse == name).or(self.readings.first())
+    }
+
+    /// Every score by its name, those of texts under the first normaliser; then what lies behind them.
+    fn to_json(&self, task: &Task, rows: &[Row], arguments: &Arguments) -> Value {
+        let mut object = Map::new();
+        let mut signatures = Map::new();
+        object.insert("task".into(), task.name.clone().into());
+        object.insert("rows".into(), rows.len().into());
+        for tally in self.texts[0].1.iter().chain(&self.failures) {
+            object.insert(tally.metric().to_owned(), tally.corpus().into());
+            signatures.insert(tally.metric().to_owned(), tally.signature.clone().into());
+        }
+        if let Some(reading) = self.reading(arguments.parse) {
+            for (name, score) in named(reading.scores) {
+                object.insert(name.to_owned(), score.into());
+                signatures.insert(name.to_owned(), reading.signature.clone().into());
+            }
+            object.insert("parse".into(), reading.parse.into());
+            object.extend(reading.confusion.iter().flat_map(confusion_json));
+        }
+        if arguments.labels.is_some() {
+            object.extend(self.readings.iter().map(|reading| {
+                (reading.parse.to_owned(), named(reading.scores).map(|(name, score)| (name.to_owned(), Value::from(score))).into_iter().collect())
+            }));
+        }
+        let by_normaliser = |(normaliser, tallies): &(Normaliser, Vec<Tally>)| {
+            let scores: Map<String, Value> = tallies.iter().map(|tally| (tally.metric().to_owned(), tally.corpus().into())).collect();
+            (normaliser.name().to_owned(), Value::Object(scores))
+        };
+        object.insert("normalisers".into(), Value::Object(self.texts.iter().map(by_normaliser).collect()));
+        object.insert("signatures".into(), Value::Object(signatures));
+        Value::Object(object)
+    }
+}
+
+/// The four scores by name.
+fn named(scores: Classification) -> [(&'static str, f64); 4] {
+    [("accuracy", scores.accuracy), ("macro_f1", scores.macro_f1), ("weighted_f1", scores.weighted_f1), ("uar", scores.uar)]
+}
+
+/// `labels`: each one's scores and counts; `predicted`: the distribution of answers; `confusion`: counts, a row a reference label.
+fn confusion_json(confusion: &Confusion) -> [(String, Value); 3] {
+    let columns: Vec<&str> = confusion.labels.iter().map(String::as_str).chain(["unparsed"]).collect();
+    let label = |(name, seen): (&String, classify::Seen)| {
+        let scores =
+            json!({"precision": seen.precision(), "recall": seen.recall(), "f1": seen.f1(), "references": seen.references, "predictions": seen.predictions});
+        (name.clone(), scores)
+    };
+    let labels: Map<String, Value> = confusion.labels.iter().zip(confusion.seen()).map(label).collect();
+    let predicted: Map<String, Value> = columns.iter().zip(confusion.predicted()).map(|(name, count)| ((*name).to_owned(), count.into())).collect();
+    let matrix = json!({"references": confusion.labels, "answers": columns, "counts": confusion.counts});
+    [("labels".to_owned(), Value::Object(labels)), ("predicted".to_owned(), Value::Object(predicted)), ("confusion".to_owned(), matrix)]
+}
+
+/// Writes every row's alignment of words under a normaliser, as three lines of text or as one object a line.
+fn write_alignments(path: &Path, rows: &[Row], normaliser: Normaliser) -> Result<()> {
+    let as_json = path.extension().is_some_and(|extension| extension.eq_ignore_ascii_case("jsonl"));
+    let texts = Texts::new(rows.iter().map(Row::pair).collect(), normaliser);
+    let mut written = String::new();
+    for (row, pair) in rows.iter().zip(texts.pairs()) {
+        let alignment = alignment::align_pair(pair);
+        let counts = alignment::counts(&alignment);
+        if as_json {
+            let words: Vec<Value> = alignment.iter().map(|word| json!([word.mark(), word.reference(), word.prediction()])).collect();
+            let Counts { substitutions, deletions, insertions, reference_len } = counts;
+            let line = json!({"id": row.id, "wer": counts.rate(), "substitutions": substitutions, "deletions": deletions, "insertions": insertions,
+                "words": reference_len, "alignment": words});
+            written += &format!("{line}\n");
+        } else {
+            let Counts { substitutions: s, deletions: d, insertions: i, reference_len } = counts;
+            let head = format!("{}: {:.1} % ({s} substituted, {d} deleted, {i} inserted, {reference_len} words)\n", row.id, 100.0 * counts.rate());
+            written += &format!("{head}{}\n", alignment::render(&alignment, ALIGNMENT_WIDTH));
+        }
+    }
+    files::write_atomic(path, written.as_bytes())
+}

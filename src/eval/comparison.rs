@@ -1,0 +1,110 @@
+//! Scores of several systems side by side, to read: intervals, and marks where a difference is resolved.
+
+use crate::eval::confidence::Compared;
+use crate::eval::confidence::Confident;
+use crate::eval::confidence::Slice;
+use crate::eval::table::shown;
+
+/// Widest line of a table; further systems go below.
+const MAX_WIDTH: usize = 150;
+
+/// One system of a table.
+pub struct Column<'a> {
+    /// Its name.
+    pub title: String,
+    /// Its scores.
+    pub scores: &'a [Confident],
+    /// Their differences from the base.
+    pub compared: &'a [Compared],
+}
+
+/// A line for each score that any system has, in order of first appearance; a column for each system.
+pub fn table(columns: &[Column]) -> String {
+    let mut names: Vec<&str> = Vec::new();
+    for score in columns.iter().flat_map(|column| column.scores) {
+        if !names.contains(&score.name.as_str()) {
+            names.push(&score.name);
+        }
+    }
+    // A score that only some systems have would stand after `mean` otherwise.
+    names.sort_by_key(|name| *name == crate::eval::MEAN);
+    let rows: Vec<Vec<String>> = names.iter().map(|name| columns.iter().map(|column| cell(column, name)).collect()).collect();
+    laid_out("", &names, &columns.iter().map(|column| column.title.as_str()).collect::<Vec<_>>(), &rows)
+}
+
+/// One table for each set and what it is sliced by: the score of `metric_of` the set in each slice, for each system.
+pub fn slice_tables(columns: &[(&str, &[Slice])], metric_of: impl Fn(&str) -> Option<String>) -> String {
+    let mut text = String::new();
+    let Some((_, first)) = columns.first() else { return text };
+    for slices in first.chunk_by(|a, b| (&a.set, &a.by) == (&b.set, &b.by)) {
+        let (set, by) = (&slices[0].set, &slices[0].by);
+        let Some(metric) = metric_of(set) else { continue };
+        let cell = |slices: &[Slice], value: &str| {
+            let slice = slices.iter().find(|slice| (&slice.set, &slice.by, slice.value.as_str()) == (set, by, value));
+            let score = slice.and_then(|slice| slice.scores.iter().find(|score| score.name == metric));
+            score.map_or_else(|| "-".to_owned(), |score| written(&metric, score))
+        };
+        let rows: Vec<Vec<String>> = slices
+            .iter()
+            .map(|slice| {
+                let count = slice.scores.first().map_or(0, |score| score.num_utterances).to_string();
+                std::iter::once(count).chain(columns.iter().map(|(_, of_system)| cell(of_system, &slice.value))).collect()
+            })
+            .collect();
+        let titles: Vec<&str> = std::iter::once("rows").chain(columns.iter().map(|(title, _)| *title)).collect();
+        let values: Vec<&str> = slices.iter().map(|slice| slice.value.as_str()).collect();
+        text += &format!("\n{}", laid_out(&format!("{set}.{metric} by {by}"), &values, &titles, &rows));
+    }
+    text
+}
+
+fn cell(column: &Column, name: &str) -> String {
+    let Some(score) = column.scores.iter().find(|score| score.name == name) else { return "-".to_owned() };
+    let mark = match column.compared.iter().find(|compared| compared.name == name).and_then(|compared| compared.is_better) {
+        Some(true) => " +",
+        Some(false) => " -",
+        None => "  ",
+    };
+    written(name, score) + mark
+}
+
+fn written(name: &str, score: &Confident) -> String {
+    let number = |value| shown(name, value);
+    match score.interval() {
+        Some(interval) => format!("{} [{}, {}]", number(score.value), number(interval.low), number(interval.high)),
+        None => number(score.value),
+    }
+}
+
+/// Names to the left, cells to the right below their titles; as many columns beside each other as the width allows.
+fn laid_out(corner: &str, names: &[&str], titles: &[&str], rows: &[Vec<String>]) -> String {
+    let length = |text: &str| unicode_width::UnicodeWidthStr::width(text);
+    let first = names.iter().map(|name| length(name)).chain([length(corner)]).max().unwrap_or(0);
+    let widths: Vec<usize> =
+        titles.iter().enumerate().map(|(i, title)| rows.iter().map(|row| length(&row[i])).chain([length(title)]).max().unwrap_or(0)).collect();
+    let padded = |text: &str, width: usize| " ".repeat(width.saturating_sub(length(text)));
+    let mut text = String::new();
+    let mut next = 0;
+    while next < titles.len() {
+        let mut width = first;
+        let fitting = widths[next..].iter().take_while(|column| {
+            width += *column + 2;
+            width <= MAX_WIDTH
+        });
+        let end = next + fitting.count().max(1);
+        let mut line = |name: &str, cells: &mut dyn Iterator<Item = &str>| {
+            let cells: String = cells.zip(&widths[next..end]).map(|(cell, &width)| format!("  {}{cell}", padded(cell, width))).collect();
+            text += format!("{name}{}{cells}", padded(name, first)).trim_end();
+            text.push('\n');
+        };
+        line(corner, &mut titles[next..end].iter().copied());
+        for (name, row) in names.iter().zip(rows) {
+            line(name, &mut row[next..end].iter().map(String::as_str));
+        }
+        next = end;
+        if next < titles.len() {
+            text.push('\n');
+        }
+    }
+    text
+}

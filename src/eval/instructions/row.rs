@@ -1,0 +1,128 @@
+//! A row of an instruction suite, and how it is written: a line of a manifest that any command can read.
+
+use std::path::Component;
+use std::path::Path;
+use std::path::PathBuf;
+
+use serde_json::Map;
+use serde_json::Value;
+use serde_json::json;
+
+use crate::data::AudioSource;
+use crate::data::Message;
+use crate::data::Row;
+use crate::error::Error;
+use crate::error::Result;
+use crate::eval::instructions::check::Check;
+use crate::eval::instructions::kind::Kind;
+
+/// One row: a conversation about a clip that ends with a question, and what must hold of the answer.
+#[derive(Clone, Debug, PartialEq)]
+pub struct InstructionRow {
+    /// Its name: kind, number, the row it was made from.
+    pub id: String,
+    /// What it tries.
+    pub kind: Kind,
+    /// The task that is asked last.
+    pub asks: String,
+    /// The wording in which it is asked, as `task/set/language/number`.
+    pub wording: String,
+    /// The manifest's row with the clip.
+    pub source: Row,
+    /// The conversation, the last answer left out.
+    pub messages: Vec<Message>,
+    /// What must hold of the answer.
+    pub checks: Vec<Check>,
+    /// What holds of a right answer, where that is more than one of the right form.
+    pub right: Option<Check>,
+    /// An answer for which all checks hold, where one is known.
+    pub reference: Option<String>,
+}
+
+impl InstructionRow {
+    /// The row as a line of a manifest in `folder`: `messages` and audio as manifests have them, and beside them `kind`, `asks`, `wording`,
+    /// `source`, `checks`, `right` and `reference`.
+    ///
+    /// It names no `task`: the limit of new tokens that suits a bare label would cut what is asked for here.
+    pub fn to_json(&self, folder: &Path) -> Result<Value> {
+        let mut line = Map::new();
+        let mut set = |name: &str, value: Value| {
+            if !value.is_null() {
+                line.insert(name.to_owned(), value);
+            }
+        };
+        set("id", self.id.as_str().into());
+        set("kind", self.kind.name().into());
+        set("asks", self.asks.as_str().into());
+        set("wording", self.wording.as_str().into());
+        set("source", (&*self.source.id).into());
+        let paths = self.source.clips.iter().map(|clip| match &clip.source {
+            AudioSource::File(path) => Ok(Value::from(relative(folder, path)?.to_string_lossy().replace('\\', "/"))),
+            AudioSource::Embedded { .. } => Err(Error::bug("embedded audio has no place in JSON lines")),
+        });
+        let mut paths = paths.collect::<Result<Vec<Value>>>()?;
+        match (paths.len(), self.source.clips.first()) {
+            (1, Some(clip)) => {
+                set("audio", paths.remove(0));
+                set("start_s", clip.span.start_s.into());
+                set("end_s", clip.span.end_s.into());
+            }
+            _ => set("audios", paths.into()),
+        }
+        for (name, value) in [("language", &self.source.language), ("speaker", &self.source.speaker), ("group", &self.source.group)] {
+            set(name, value.as_deref().into());
+        }
+        set("duration", self.source.duration.into());
+        set("messages", self.messages.iter().map(|message| json!({"role": message.role.as_str(), "content": message.content})).collect());
+        set("checks", serde_json::to_value(&self.checks).map_err(Error::bug)?);
+        set("right", self.right.as_ref().map(serde_json::to_value).transpose().map_err(Error::bug)?.into());
+        set("reference", self.reference.as_deref().into());
+        Ok(Value::Object(line))
+    }
+}
+
+/// `path` as seen from `folder`; absolute where the two have nothing but the root in common.
+fn relative(folder: &Path, path: &Path) -> Result<PathBuf> {
+    let absolute = |path: &Path| std::path::absolute(path).map_err(|e| Error::io(path, "resolve", &e));
+    let (folder, path) = (without_dots(&absolute(folder)?), without_dots(&absolute(path)?));
+    let (from, to): (Vec<Component>, Vec<Component>) = (folder.components().collect(), path.components().collect());
+    let shared = from.iter().zip(&to).take_while(|(a, b)| a == b).count();
+    let is_near = from.iter().take(shared).any(|part| matches!(part, Component::Normal(_)));
+    if !is_near {
+        return Ok(path);
+    }
+    Ok(from[shared..].iter().map(|_| Component::ParentDir).chain(to[shared..].iter().copied()).collect())
+}
+
+/// The path with `a/..` taken out.
+fn without_dots(path: &Path) -> PathBuf {
+    let mut kept = PathBuf::new();
+    for part in path.components() {
+        match part {
+            Component::ParentDir => {
+                kept.pop();
+            }
+            part => kept.push(part),
+        }
+    }
+    kept
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn audio_is_found_from_the_folder_of_the_suite() {
+        let cases = [
+            ("/home/a/suites", "/home/a/data/x.wav", "../data/x.wav"),
+            ("/home/a", "/home/a/x.wav", "x.wav"),
+            ("/home/a/b/../suites", "/home/a/data/../x.wav", "../x.wav"),
+            ("/home/a", "/data/x.wav", "/data/x.wav"),
+        ];
+        for (folder, path, expected) in cases {
+            assert_eq!(relative(Path::new(folder), Path::new(path)).unwrap(), Path::new(expected));
+        }
+        assert_eq!(relative(Path::new("eval/instructions"), Path::new("data/x.wav")).unwrap(), Path::new("../../data/x.wav"));
+    }
+}

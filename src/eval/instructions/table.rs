@@ -1,0 +1,134 @@
+//! Scores of an instruction suite as a table, alone or beside those of the model before it was tuned.
+
+use crate::eval::instructions::score::Change;
+use crate::eval::instructions::score::Rates;
+use crate::eval::instructions::score::Scores;
+use crate::eval::instructions::score::Spread;
+
+/// The table of one model: kinds, then checks, then the spread over wordings.
+pub fn of(scores: &Scores) -> String {
+    let head = ["", "rows", "strict", "loose", "checks", "strict", "loose"].map(str::to_owned).to_vec();
+    let line = |name: &str, rates: &Rates| {
+        let rates = [rates.prompt_strict, rates.prompt_loose, rates.instruction_strict, rates.instruction_loose].map(percent);
+        let [prompt_strict, prompt_loose, strict, loose] = rates;
+        vec![name.to_owned(), num(scores, name).0, prompt_strict, prompt_loose, num(scores, name).1, strict, loose]
+    };
+    let kinds = scores.kinds.iter().map(|(kind, rates)| line(kind, rates)).chain([line(ALL, &scores.all)]);
+    let by_kind = aligned(std::iter::once(head).chain(kinds).collect());
+    let head = ["check", "asked", "strict", "loose"].map(str::to_owned).to_vec();
+    let checks = scores.checks.iter().map(|(name, (asked, strict, loose))| vec![name.clone(), asked.to_string(), percent(*strict), percent(*loose)]);
+    format!("{by_kind}\n{}{}", aligned(std::iter::once(head).chain(checks).collect()), wordings(scores))
+}
+
+/// Two models side by side: rows whose checks all hold, before and after tuning, strictly and loosely.
+pub fn beside(base: &Scores, tuned: &Scores) -> String {
+    let head = ["", "rows", "base strict", "strict", "change", "base loose", "loose", "change"].map(str::to_owned).to_vec();
+    let line = |name: &str, before: &Rates, after: &Rates| {
+        let change = |before: f64, after: f64| format!("{:+.1}", 100.0 * (after - before));
+        vec![
+            name.to_owned(),
+            after.prompts.to_string(),
+            percent(before.prompt_strict),
+            percent(after.prompt_strict),
+            change(before.prompt_strict, after.prompt_strict),
+            percent(before.prompt_loose),
+            percent(after.prompt_loose),
+            change(before.prompt_loose, after.prompt_loose),
+        ]
+    };
+    let kinds = base.kinds.iter().zip(&tuned.kinds).map(|((kind, before), (_, after))| line(kind, before, after));
+    let table = aligned(std::iter::once(head).chain(kinds).chain([line(ALL, &base.all, &tuned.all)]).collect());
+    let change = Change::between(base, tuned);
+    format!("{table}\nrows that only the base follows: {}; rows that only the tuned model follows: {}\n", change.lost.len(), change.gained.len())
+}
+
+/// The name of the line over all rows.
+const ALL: &str = "all";
+
+/// How many rows and checks a line is over.
+fn num(scores: &Scores, name: &str) -> (String, String) {
+    let rates = scores.kinds.iter().find(|(kind, _)| kind == name).map_or(&scores.all, |(_, rates)| rates);
+    (rates.prompts.to_string(), rates.instructions.to_string())
+}
+
+fn wordings(scores: &Scores) -> String {
+    let said = |what: &str, spread: &Spread| {
+        let (lowest, highest) = (&spread.lowest, &spread.highest);
+        let range = format!("{} ({}) to {} ({})", percent(lowest.1), lowest.0, percent(highest.1), highest.0);
+        format!("  {what}: mean {}, deviation {}, {range}\n", percent(spread.mean), percent(spread.deviation))
+    };
+    let of_task = |(task, found): (&String, &crate::eval::instructions::score::Wordings)| {
+        let right = found.right.as_ref().map(|spread| said("right", spread)).unwrap_or_default();
+        format!("\n{task} in {} wordings, {} rows\n{}{right}", found.wordings, found.prompts, said("followed", &found.followed))
+    };
+    scores.wordings.iter().map(of_task).collect()
+}
+
+fn percent(share: f64) -> String {
+    format!("{:.1} %", 100.0 * share)
+}
+
+/// Lines of cells as columns: the first to the left, the others to the right.
+fn aligned(lines: Vec<Vec<String>>) -> String {
+    let width = |column: usize| lines.iter().filter_map(|line| line.get(column)).map(|cell| cell.chars().count()).max().unwrap_or(0);
+    let widths: Vec<usize> = (0..lines.iter().map(Vec::len).max().unwrap_or(0)).map(width).collect();
+    let padded = |line: &Vec<String>| {
+        let cells = line.iter().zip(&widths).enumerate();
+        let cells = cells.map(|(i, (cell, &width))| if i == 0 { format!("{cell:<width$}") } else { format!("  {cell:>width$}") });
+        format!("{}\n", cells.collect::<String>().trim_end())
+    };
+    lines.iter().map(padded).collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::eval::instructions::score::Row;
+    use crate::eval::instructions::score::score;
+
+    fn suite() -> Vec<Row> {
+        let row = |id: &str, kind: &str, checks: serde_json::Value| {
+            let row = serde_json::json!({"id": id, "kind": kind, "asks": "emotion", "wording": "emotion/dev/en/1", "checks": checks, "right": {"check": "one-of", "answers": ["sad"]}});
+            serde_json::from_value(row).unwrap()
+        };
+        let label = || serde_json::json!([{"check": "one-of", "answers": ["happy", "sad"]}]);
+        let two = serde_json::json!([{"check": "no-punctuation"}, {"check": "at-most-words", "words": 2}]);
+        vec![row("a", "label", label()), row("b", "combined", two), row("c", "wording", label())]
+    }
+
+    #[test]
+    fn one_model() {
+        let expected = "
+          rows   strict    loose  checks   strict    loose
+label        1  100.0 %  100.0 %       1  100.0 %  100.0 %
+combined     1    0.0 %  100.0 %       2   50.0 %  100.0 %
+wording      1  100.0 %  100.0 %       1  100.0 %  100.0 %
+all          3   66.7 %  100.0 %       4   75.0 %  100.0 %
+
+check           asked   strict    loose
+at-most-words       1  100.0 %  100.0 %
+no-punctuation      1    0.0 %  100.0 %
+one-of              2  100.0 %  100.0 %
+
+emotion in 1 wordings, 1 rows
+  followed: mean 100.0 %, deviation 0.0 %, 100.0 % (emotion/dev/en/1) to 100.0 % (emotion/dev/en/1)
+  right: mean 0.0 %, deviation 0.0 %, 0.0 % (emotion/dev/en/1) to 0.0 % (emotion/dev/en/1)
+";
+        assert_eq!(format!("\n{}", of(&score(&suite(), &["happy", "*one* two", "happy"]))), expected);
+    }
+
+    #[test]
+    fn before_and_after() {
+        let expected = "
+          rows  base strict   strict  change  base loose    loose  change
+label        1      100.0 %    0.0 %  -100.0     100.0 %    0.0 %  -100.0
+combined     1        0.0 %  100.0 %  +100.0     100.0 %  100.0 %    +0.0
+wording      1      100.0 %  100.0 %    +0.0     100.0 %  100.0 %    +0.0
+all          3       66.7 %   66.7 %    +0.0     100.0 %   66.7 %   -33.3
+
+rows that only the base follows: 1; rows that only the tuned model follows: 1
+";
+        let (base, tuned) = (score(&suite(), &["happy", "*one* two", "happy"]), score(&suite(), &["hello", "one two", "sad"]));
+        assert_eq!(format!("\n{}", beside(&base, &tuned)), expected);
+    }
+}

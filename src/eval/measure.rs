@@ -1,0 +1,194 @@
+//! What is computed of a set: which metrics it may list, what its rows need for them, and the tallies of its predictions.
+
+use crate::data::Role;
+use crate::error::Error;
+use crate::error::Result;
+use crate::eval::prediction::Prediction;
+use crate::eval::suite::Set;
+use crate::eval::suite::SetFile;
+use crate::metrics;
+use crate::metrics::Better;
+use crate::metrics::Normaliser;
+use crate::metrics::Pair;
+use crate::metrics::Tally;
+use crate::metrics::Texts;
+use crate::metrics::classify;
+use crate::metrics::failures;
+use crate::task::AnswerFormat;
+use crate::task::Example;
+use crate::task::Kind;
+use crate::task::Parse;
+use crate::task::Task;
+use crate::yaml;
+
+/// The loss of the targets, which every kind of set has.
+const LOSS: &str = "loss";
+/// Share of the answers that name no label.
+const UNPARSED: &str = "unparsed";
+/// What labels chosen by likelihood score, in the order of [`classify::tallies`].
+const BY_LIKELIHOOD: [&str; 4] = ["likelihood_accuracy", "likelihood_macro_f1", "likelihood_weighted_f1", "likelihood_uar"];
+
+/// The tallies of a set.
+pub struct Measured {
+    /// What the set wants, in a fixed order.
+    pub tallies: Vec<Tally>,
+    /// What stands for the set in `mean`: the metric of its task, under its first normaliser or parse.
+    pub headline: Tally,
+}
+
+impl Set {
+    /// Whether a metric (a name without `@`) is computed.
+    pub fn wants(&self, metric: &str) -> bool {
+        match &self.metrics {
+            Some(metrics) => metrics.iter().any(|wanted| wanted == metric),
+            None => metric == LOSS || self.task.kind.default_metrics().contains(&metric) || (self.likelihood && BY_LIKELIHOOD.contains(&metric)),
+        }
+    }
+
+    /// Whether the loss of its targets is computed, a pass of its own.
+    pub fn wants_loss(&self) -> bool {
+        self.wants(LOSS)
+    }
+
+    /// The inventory's names.
+    pub fn inventory(&self) -> Vec<&str> {
+        self.task.labels.iter().map(|label| label.name.as_str()).collect()
+    }
+}
+
+/// Refuses metrics that a task does not have, and settings that do nothing for it.
+pub fn check(written: &SetFile, task: &Task) -> Result<()> {
+    let is_labels = task.kind == Kind::Classify;
+    let of_kind: Vec<&str> = std::iter::once(LOSS).chain(task.kind.metrics().iter().copied()).collect();
+    let by_likelihood = if is_labels { &BY_LIKELIHOOD[..] } else { &[] };
+    let of_labels = is_labels.then_some(UNPARSED);
+    let known = || of_kind.iter().copied().chain(of_labels).chain(by_likelihood.iter().copied());
+    for name in written.metrics.iter().flatten() {
+        if !known().any(|known| known == name) {
+            let found = Error::input(format!("unknown metric `{name}`; this task has {}", known().collect::<Vec<_>>().join(", ")));
+            return Err(match yaml::nearest(name, known()) {
+                Some(near) => found.hint(format!("did you mean `{near}`?")),
+                None => found,
+            });
+        }
+        if BY_LIKELIHOOD.contains(&name.as_str()) && !written.likelihood {
+            return Err(Error::input(format!("metric `{name}` without `likelihood: true`")).hint("it takes a pass over every label of every row"));
+        }
+    }
+    if !is_labels && (written.likelihood || written.parse != [Parse::Lenient] || written.majority_from.is_some()) {
+        let key = if written.likelihood {
+            "likelihood"
+        } else if written.majority_from.is_some() {
+            "majority_from"
+        } else {
+            "parse"
+        };
+        return Err(Error::input(format!("`{key}` in a set of task `{}`, which has no labels", task.name)));
+    }
+    if written.text_from.is_some() && task.kind != Kind::Generate {
+        return Err(Error::input(format!("`text_from` in a set of task `{}`", task.name)).hint("it is for the baselines of summaries"));
+    }
+    Ok(())
+}
+
+/// Refuses a set whose rows lack what its metrics need.
+pub fn check_rows(set: &Set) -> Result<()> {
+    let has_target = |example: &Example| example.messages.iter().any(|message| message.role == Role::Assistant && message.loss);
+    match set.examples.iter().find(|example| set.wants_loss() && !has_target(example)) {
+        Some(example) => Err(Error::input(format!("metric `{LOSS}` needs what should be said, and row `{}` does not have it", example.id))
+            .hint("list `metrics` without it, or give the row its target")),
+        None => Ok(()),
+    }
+}
+
+/// The tallies of a set's predictions; the loss and what goes by likelihood are left out where the predictions do not have them.
+///
+/// # Errors
+/// A reference outside the inventory.
+pub fn measure(set: &Set, said: &[Prediction]) -> Result<Measured> {
+    let metric = &set.task.metric;
+    let wanted = |name: &str| set.wants(name) || name == metric;
+    let mut tallies: Vec<Tally> = loss(set, said).into_iter().collect();
+    match set.task.kind {
+        Kind::Transcribe | Kind::Generate => tallies.extend(of_texts(set, said, &wanted)),
+        Kind::Classify => tallies.extend(of_labels(set, said, &wanted)?),
+    }
+    if wanted("hit_limit") {
+        tallies.push(failures::hit_limit(&said.iter().map(|row| row.hit_limit).collect::<Vec<_>>()));
+    }
+    // Normalisers and parses stand in the set's order, so the first of the metric is that of the first of them.
+    let headline = tallies.iter().find(|tally| tally.metric() == metric).cloned();
+    let headline = headline.ok_or_else(|| Error::bug(format!("task `{}` has no metric `{metric}`", set.task.name)))?;
+    tallies.retain(|tally| set.wants(tally.metric()));
+    Ok(Measured { tallies, headline })
+}
+
+fn loss(set: &Set, said: &[Prediction]) -> Option<Tally> {
+    let unit = |row: &Prediction| {
+        let tokens = row.target_tokens? as f64;
+        Some([row.loss? * tokens, tokens])
+    };
+    let units = said.iter().map(unit).collect::<Option<Vec<_>>>().filter(|_| set.wants_loss())?;
+    Some(metrics::share(LOSS, &[("unit", "nats"), ("over", "target-tokens")], Better::Lower, units))
+}
+
+fn of_texts(set: &Set, said: &[Prediction], wanted: &dyn Fn(&str) -> bool) -> Vec<Tally> {
+    let pair = |row| pair(set, row);
+    let texts = |normaliser| Texts::new(said.iter().map(pair).collect(), normaliser);
+    let normalised = |name: &str| wanted(name) && metrics::is_normalised(name);
+    let others = |name: &str| wanted(name) && !metrics::is_normalised(name);
+    let mut tallies: Vec<Tally> = Vec::new();
+    for &normaliser in &set.normalisers {
+        tallies.extend(metrics::of_texts(&texts(normaliser), set.settings, normalised));
+    }
+    tallies.extend(metrics::of_texts(&texts(Normaliser::None), set.settings, others));
+    tallies
+}
+
+/// A prediction with its references; of an answer in JSON what it says, and nothing where it says nothing.
+fn pair<'a>(set: &Set, row: &'a Prediction) -> Pair<'a> {
+    let said = match set.task.answer.format {
+        AnswerFormat::Json => row.answer.as_deref().unwrap_or_default(),
+        AnswerFormat::Text | AnswerFormat::Label => &row.prediction,
+    };
+    let mut references = row.all_references();
+    let first = Pair::new(references.next().unwrap_or_default(), said);
+    references.fold(first, Pair::or)
+}
+
+fn of_labels(set: &Set, said: &[Prediction], wanted: &dyn Fn(&str) -> bool) -> Result<Vec<Tally>> {
+    let inventory = set.inventory();
+    let scored = |labels: &[Option<String>], how: &str| {
+        let pairs: Vec<(&str, Option<&str>)> = said.iter().zip(labels).map(|(row, label)| (row.reference.as_str(), label.as_deref())).collect();
+        classify::tallies(&pairs, Some(&inventory), how)
+    };
+    let mut tallies = Vec::new();
+    for &parse in &set.parses {
+        let labels: Vec<Option<String>> = said.iter().map(|row| set.task.parse_answer(&row.prediction, parse)).collect();
+        let unparsed = labels.iter().map(|label| [f64::from(u8::from(label.is_none())), 1.0]);
+        let unparsed = metrics::share(UNPARSED, &[("parse", parse.name())], Better::Lower, unparsed);
+        for mut tally in scored(&labels, parse.name())?.into_iter().chain([unparsed]).filter(|tally| wanted(&tally.name)) {
+            if parse == Parse::Strict {
+                tally.name += "@strict";
+            }
+            tallies.push(tally);
+        }
+    }
+    if set.likelihood && said.iter().all(|row| row.likelihoods.is_some()) {
+        let labels: Vec<Option<String>> = said.iter().map(|row| likeliest(row, &inventory)).collect();
+        for (mut tally, name) in scored(&labels, "likelihood-per-token")?.into_iter().zip(BY_LIKELIHOOD).filter(|(_, name)| wanted(name)) {
+            tally.name = name.to_owned();
+            tallies.push(tally);
+        }
+    }
+    let texts = Texts::new(said.iter().map(|row| Pair::new(&row.reference, &row.prediction)).collect(), Normaliser::None);
+    tallies.extend(metrics::of_texts(&texts, set.settings, |name| wanted(name) && failures::NAMES.contains(&name)));
+    Ok(tallies)
+}
+
+/// The label whose answer is the likeliest a token, the first of the inventory among equals.
+pub fn likeliest(row: &Prediction, inventory: &[&str]) -> Option<String> {
+    let likelihoods = row.likelihoods.as_ref()?;
+    let of_inventory = inventory.iter().filter_map(|label| Some((*label, *likelihoods.get(*label)?)));
+    of_inventory.rev().max_by(|a, b| a.1.total_cmp(&b.1)).map(|(label, _)| label.to_owned())
+}

@@ -1,0 +1,135 @@
+//! What a model is asked about a set: an answer to every example, and how likely it holds what could be answered.
+
+use crate::data::Message;
+use crate::data::Role;
+use crate::error::Error;
+use crate::error::Result;
+use crate::eval::prediction::Prediction;
+use crate::eval::suite::Set;
+use crate::load::Loader;
+use crate::task::Example;
+use crate::task::Mode;
+
+/// Something to ask a model about an example.
+#[derive(Clone, Debug)]
+pub struct Question<'a> {
+    /// What it is about.
+    pub example: &'a Example,
+    /// What is wanted.
+    pub wanted: Wanted,
+}
+
+/// What is wanted of a model.
+#[derive(Clone, Debug, PartialEq)]
+pub enum Wanted {
+    /// An answer of at most so many tokens.
+    Answer {
+        /// The limit.
+        max_new_tokens: usize,
+    },
+    /// The log-likelihood of what the assistant says in each of these conversations, all over the example's clips.
+    Likelihoods(Vec<Vec<Message>>),
+}
+
+/// What a model made of a question.
+#[derive(Clone, Debug, PartialEq)]
+pub enum Found {
+    /// The tokens of an answer, the one that ended it included.
+    Tokens(Vec<u32>),
+    /// For each conversation.
+    Likelihoods(Vec<Likelihood>),
+}
+
+/// How likely a model holds a text.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub struct Likelihood {
+    /// Sum of the log-probabilities of its tokens, in nats.
+    pub sum: f64,
+    /// Number of its tokens, the end included.
+    pub tokens: usize,
+}
+
+impl Likelihood {
+    /// Nats a token.
+    pub fn mean(self) -> f64 {
+        self.sum / self.tokens.max(1) as f64
+    }
+}
+
+/// The questions of a set: for each example, in order, its loss and its labels where the set wants them, and its answer last.
+pub fn questions<'a>(set: &'a Set) -> Vec<Question<'a>> {
+    let of_example = |example: &'a Example| {
+        let loss = set.wants_loss().then(|| Wanted::Likelihoods(vec![example.messages.clone()]));
+        let labels = set.likelihood.then(|| Wanted::Likelihoods(labelled(set, example)));
+        let answer = Wanted::Answer { max_new_tokens: set.task.answer.max_new_tokens };
+        loss.into_iter().chain(labels).chain([answer]).map(move |wanted| Question { example, wanted })
+    };
+    set.examples.iter().flat_map(of_example).collect()
+}
+
+/// The example's conversation ending in each label of the inventory, nothing but this last answer counted.
+fn labelled(set: &Set, example: &Example) -> Vec<Vec<Message>> {
+    let (asked, said) = match example.messages.split_last() {
+        Some((last, asked)) if last.role == Role::Assistant => (asked, Some(last.content.as_str())),
+        _ => (example.messages.as_slice(), None),
+    };
+    let asked: Vec<Message> = asked.iter().map(|message| Message { loss: false, ..message.clone() }).collect();
+    let ending = |label: String| asked.iter().cloned().chain([Message::new(Role::Assistant, label)]).collect();
+    written_labels(set, example, said).into_iter().map(ending).collect()
+}
+
+/// The labels as they are written to answer this example. A conversation of the row's own may speak another language than the row says, so
+/// where its answer is a label in some language, all labels are written in that one.
+fn written_labels(set: &Set, example: &Example, said: Option<&str>) -> Vec<String> {
+    let in_language = |language: &str| set.task.written_labels(set.wording, language);
+    let place = set.task.labels.iter().position(|label| Some(&label.name) == example.label.as_ref());
+    let expected = in_language(&example.language);
+    let (Some(place), Some(said)) = (place, said) else { return expected };
+    let names = || set.task.labels.iter().map(|label| label.name.clone()).collect();
+    let others = set.task.labels[place].words.keys().map(|language| in_language(language));
+    std::iter::once(expected.clone()).chain(others).chain([names()]).find(|labels: &Vec<String>| labels[place] == said).unwrap_or(expected)
+}
+
+/// The predictions of a set from what was found of its [`questions`], in their order.
+///
+/// # Errors
+/// Findings that do not belong to these questions, which is a fault of ours.
+pub fn predictions(set: &Set, loader: &Loader, found: Vec<Found>) -> Result<Vec<Prediction>> {
+    let ends = loader.codec().ids_that_end();
+    let mut found = found.into_iter();
+    let prediction = |example: &Example| {
+        let loss = if set.wants_loss() { likelihoods(found.next())?.first().copied() } else { None };
+        let labels = if set.likelihood { Some(likelihoods(found.next())?) } else { None };
+        let tokens = tokens(found.next())?;
+        let by_label = |of_all: Vec<Likelihood>| set.task.labels.iter().zip(of_all).map(|(label, found)| (label.name.clone(), found.mean())).collect();
+        Ok(Prediction {
+            hit_limit: !tokens.last().is_some_and(|last| ends.contains(last)),
+            target_tokens: loss.map(|found| found.tokens).or_else(|| target_tokens(loader, example)),
+            loss: loss.map(|found| -found.mean()),
+            likelihoods: labels.map(by_label),
+            ..Prediction::new(set, example, loader.codec().decode(&tokens))?.with_tokens(tokens)
+        })
+    };
+    set.examples.iter().map(prediction).collect()
+}
+
+/// Number of tokens of what should be said; `None` where the example does not know.
+pub fn target_tokens(loader: &Loader, example: &Example) -> Option<usize> {
+    // How long a clip is changes nothing about the tokens after it.
+    let encoded = loader.codec().encode(&example.messages, &vec![1; example.clips.len()], Mode::Train).ok()?;
+    Some(encoded.targets.iter().map(ExactSizeIterator::len).sum())
+}
+
+fn likelihoods(found: Option<Found>) -> Result<Vec<Likelihood>> {
+    match found {
+        Some(Found::Likelihoods(of_all)) => Ok(of_all),
+        _ => Err(Error::bug("likelihoods were asked for and not found")),
+    }
+}
+
+fn tokens(found: Option<Found>) -> Result<Vec<u32>> {
+    match found {
+        Some(Found::Tokens(tokens)) => Ok(tokens),
+        _ => Err(Error::bug("an answer was asked for and not found")),
+    }
+}

@@ -1,0 +1,223 @@
+//! An experiment as written: recipes times seeds over one data set and one budget, and the questions asked of the outcome.
+
+use std::path::Path;
+use std::path::PathBuf;
+
+use serde::Deserialize;
+use serde::Serialize;
+
+use crate::error::Error;
+use crate::error::Result;
+use crate::files;
+use crate::recipe::Recipe;
+use crate::yaml;
+
+/// An experiment file.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Experiment {
+    /// Name of its folder under `runs`.
+    pub name: String,
+    /// What is compared.
+    pub recipes: Vec<Entry>,
+    /// Changes to every recipe, each `KEY.KEY=VALUE` as `--set` takes them.
+    #[serde(default)]
+    pub set: Vec<String>,
+    /// A run of every recipe for each; recipes share a seed's initialisation and order of the data.
+    pub seeds: Vec<Seed>,
+    /// A suite that every finished run is judged on, once.
+    #[serde(default)]
+    pub test: Option<PathBuf>,
+    /// The differences that the experiment is about, declared beforehand; their p-values are corrected together.
+    #[serde(default)]
+    pub contrasts: Vec<Contrast>,
+    /// A difference is called resolved where its corrected p-value is at most this.
+    #[serde(default = "default_level")]
+    pub level: f64,
+    /// Draws of each bootstrap.
+    #[serde(default = "default_resamples")]
+    pub resamples: usize,
+}
+
+fn default_level() -> f64 {
+    0.05
+}
+
+fn default_resamples() -> usize {
+    2000
+}
+
+/// A recipe of an experiment.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Entry {
+    /// What the comparison calls it; by default the recipe's own name.
+    #[serde(default)]
+    pub name: String,
+    /// The recipe's file.
+    pub recipe: PathBuf,
+    /// Changes to this recipe, after the experiment's.
+    #[serde(default)]
+    pub set: Vec<String>,
+    /// Whether it has another budget than the rest, such as a run of one task with the exposure that the task has in a mixture.
+    #[serde(default)]
+    pub own_budget: bool,
+}
+
+/// What is random in a run, in two parts.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Seed {
+    /// Of fresh weights, wordings, dropout: the recipe's `seed`.
+    pub initialisation: u64,
+    /// Of the order of the data: the recipe's `schedule.seed`.
+    pub order: u64,
+}
+
+/// A difference between two recipes.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Contrast {
+    /// The recipe that is expected to differ.
+    pub recipe: String,
+    /// What it is held against.
+    pub against: String,
+    /// The score, as the test suite names it.
+    pub score: String,
+}
+
+/// One run of an experiment.
+#[derive(Clone, Debug)]
+pub struct Planned {
+    /// Name of the recipe in the comparison.
+    pub recipe_name: String,
+    /// Its seed, by its place.
+    pub seed: usize,
+    /// The recipe, resolved down to its folder.
+    pub recipe: Recipe,
+}
+
+impl Experiment {
+    /// Reads an experiment and every recipe it names.
+    ///
+    /// # Errors
+    /// Unknown keys, contrasts over recipes that are not there, recipes that do not share data, budget and learning rate.
+    pub fn load(path: &Path) -> Result<(Self, Vec<Planned>)> {
+        let mut experiment: Self = yaml::parse(&files::read_text(path)?, path)?;
+        let planned = experiment.check().and_then(|()| experiment.plan()).map_err(|e| e.at_path(path))?;
+        Ok((experiment, planned))
+    }
+
+    /// The experiment's folder.
+    pub fn folder(&self) -> PathBuf {
+        Path::new("runs").join(&self.name)
+    }
+
+    fn check(&mut self) -> Result<()> {
+        if self.name.is_empty() || self.name.contains(['/', '\\']) || self.name.starts_with('.') {
+            return Err(Error::input(format!("`name` is `{}`, expected the name of a folder", self.name)));
+        }
+        if self.recipes.is_empty() || self.seeds.is_empty() {
+            return Err(Error::input("`recipes` or `seeds` is empty")
+                .hint("an experiment is at least one recipe and one seed: `seeds: [{initialisation: 1, order: 1}]`"));
+        }
+        if let Some(i) = (1..self.seeds.len()).find(|&i| self.seeds[..i].contains(&self.seeds[i])) {
+            return Err(Error::input(format!("`seeds` names {:?} twice", self.seeds[i])).hint("the same seed gives the same run"));
+        }
+        if !(self.level > 0.0 && self.level < 1.0) || self.resamples == 0 {
+            return Err(Error::input("`level` is not between 0 and 1, or `resamples` is 0"));
+        }
+        Ok(())
+    }
+
+    /// Every run, seed after seed: an experiment that is stopped has whole seeds to compare.
+    fn plan(&mut self) -> Result<Vec<Planned>> {
+        let mut planned = Vec::new();
+        let seeds = self.seeds.clone();
+        for (seed, &values) in seeds.iter().enumerate() {
+            for place in 0..self.recipes.len() {
+                let recipe = self.recipe(place, seed, values)?;
+                let recipe_name = self.recipes[place].name.clone();
+                planned.push(Planned { recipe_name, seed, recipe });
+            }
+        }
+        let first: Vec<&Planned> = planned.iter().take(self.recipes.len()).collect();
+        if let Some(i) = (1..first.len()).find(|&i| first[..i].iter().any(|other| other.recipe_name == first[i].recipe_name)) {
+            return Err(Error::input(format!("two recipes are named `{}`", first[i].recipe_name)).hint("give one of them a `name`"));
+        }
+        self.check_alike(&first)?;
+        for contrast in &self.contrasts {
+            for name in [&contrast.recipe, &contrast.against] {
+                if !first.iter().any(|planned| planned.recipe_name == *name) {
+                    let known: Vec<&str> = first.iter().map(|planned| planned.recipe_name.as_str()).collect();
+                    let near = yaml::nearest(name, known.iter().copied()).map(|near| format!("did you mean `{near}`? ")).unwrap_or_default();
+                    return Err(Error::input(format!("`contrasts` names `{name}`")).hint(format!("{near}the recipes are {}", known.join(", "))));
+                }
+            }
+        }
+        Ok(planned)
+    }
+
+    fn recipe(&mut self, place: usize, seed: usize, values: Seed) -> Result<Recipe> {
+        let entry = &mut self.recipes[place];
+        let mut set = self.set.clone();
+        set.extend(entry.set.iter().cloned());
+        set.extend([format!("seed={}", values.initialisation), format!("schedule.seed={}", values.order)]);
+        let mut recipe = Recipe::load(&entry.recipe, &set)?;
+        if entry.name.is_empty() {
+            entry.name.clone_from(&recipe.name);
+        }
+        recipe.name = format!("{}-seed{}", entry.name, seed + 1);
+        recipe.runs = Some(Path::new("runs").join(&self.name));
+        Ok(recipe)
+    }
+
+    /// All recipes learn from the same rows and have the same learning rate at the same step; lengths are compared once schedules are planned.
+    fn check_alike(&self, planned: &[&Planned]) -> Result<()> {
+        let first = &planned[0];
+        let differ = |what: &str, other: &Planned| {
+            Error::input(format!("`{what}` of `{}` is not that of `{}`", other.recipe_name, first.recipe_name))
+                .hint("an experiment compares recipes over one data set, one model and one budget; change it for all with the experiment's `set`")
+        };
+        for (entry, other) in self.recipes.iter().zip(planned) {
+            let (a, b) = (&first.recipe, &other.recipe);
+            let same = [
+                ("model", a.model == b.model),
+                ("train", a.train == b.train),
+                ("lora", a.lora == b.lora),
+                ("prompts", a.prompts == b.prompts),
+                ("optimiser", a.optimiser == b.optimiser),
+                ("evaluate", a.evaluate == b.evaluate),
+                ("data", entry.own_budget || rows(a) == rows(b)),
+                ("schedule.batch", entry.own_budget || a.schedule.batch == b.schedule.batch),
+            ];
+            if let Some((what, _)) = same.iter().find(|(_, same)| !same) {
+                return Err(differ(what, other));
+            }
+            for stage in &other.recipe.schedule.stages {
+                let key = [("learning_rate", stage.learning_rate.is_some()), ("early_stop", stage.early_stop.is_some())];
+                if let Some((key, _)) = key.iter().find(|(_, is_there)| *is_there) {
+                    return Err(Error::input(format!("a stage of `{}` has `{key}`", other.recipe_name))
+                        .hint("in an experiment every recipe has the learning rate of the same step and goes on to its end"));
+                }
+            }
+        }
+        Ok(())
+    }
+
+    /// Compares the lengths of the planned schedules, in recipes' order: steps times examples are the budget.
+    pub fn check_budget(&self, lengths: &[u64]) -> Result<()> {
+        let common = self.recipes.iter().zip(lengths).find(|(entry, _)| !entry.own_budget);
+        let Some((first, steps)) = common else { return Ok(()) };
+        match self.recipes.iter().zip(lengths).find(|(entry, other)| !entry.own_budget && *other != steps) {
+            Some((other, found)) => Err(Error::input(format!("`{}` has {found} steps, `{}` {steps}", other.name, first.name))
+                .hint("give them the same budget, or write `own_budget: true` beside a recipe that is there for another reason")),
+            None => Ok(()),
+        }
+    }
+}
+
+/// The rows of a recipe; weights say how they are mixed, which is what is compared.
+fn rows(recipe: &Recipe) -> Vec<(&Path, Option<&str>)> {
+    recipe.data.iter().map(|entry| (entry.manifest.as_path(), entry.task.as_deref())).collect()
+}

@@ -1,0 +1,18 @@
+//! Recipes times seeds over one data set and one budget: trained one after the other, judged once, compared in the end.
+//!
+//! - `file`: the experiment as written. - [`runner`]: what trains and judges. - [`compare`]: scores, intervals, contrasts; [`budget`] and
+//!   [`dynamics`]: what was seen and how it went. - [`write`]: the comparison as Markdown and JSON.
+
+pub mod budget;
+pub mod compare;
+pub mod dynamics;
+mod file;
+pub mod runner;
+mod test_answers;
+pub mod write;
+
+pub use file::Contrast;
+pub use file::Entry;
+pub use file::Experiment;
+pub use file::Planned;
+pub use file::Seed;

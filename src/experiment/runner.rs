@@ -1,0 +1,120 @@
+//! Runs an experiment: every recipe with every seed, each trained to its end and judged once; whole runs are left as they are.
+
+use std::path::Path;
+use std::path::PathBuf;
+use std::sync::atomic::AtomicBool;
+
+use crate::error::Result;
+use crate::eval;
+use crate::eval::Scores;
+use crate::eval::suite::Suite;
+use crate::eval::table;
+use crate::experiment::Experiment;
+use crate::experiment::Planned;
+use crate::files;
+use crate::files::Lock;
+use crate::recipe::Begun;
+use crate::train;
+use crate::train::Observer;
+use crate::train::checkpoint;
+
+/// Folder of a run's answers to the test suite, with its last weights.
+pub const TEST_FOLDER: &str = "test";
+/// Folder of a run's answers to the test suite, with the weights that were best on dev.
+pub const BEST_FOLDER: &str = "test-best";
+
+/// Who watches an experiment.
+pub trait Watcher {
+    /// Run number `place` (from 0) of `total` begins or goes on.
+    fn begins(&mut self, planned: &Planned, place: usize, total: usize, begun: &Begun);
+    /// What watches the run itself.
+    fn observer(&mut self) -> &mut dyn Observer;
+    /// The test suite was answered.
+    fn tested(&mut self, scores: &Scores);
+    /// Something the user should know.
+    fn note(&mut self, text: &str);
+}
+
+/// Trains and judges what is not done yet; `model_dir` finds the folder of a checkpoint by its name.
+///
+/// Several processes may work on one experiment: each takes runs that no other is at. Returns the number of runs that others are still at.
+///
+/// # Errors
+/// As training: what was finished stays, and the experiment goes on from there when it is started again.
+pub fn run(
+    experiment: &Experiment,
+    planned: &[Planned],
+    test: Option<&Suite>,
+    model_dir: &dyn Fn(&str) -> Result<PathBuf>,
+    watcher: &mut dyn Watcher,
+    stop: &AtomicBool,
+) -> Result<usize> {
+    let mut elsewhere = 0;
+    for (place, one) in planned.iter().enumerate() {
+        let claims = experiment.folder().join(".claims").join(&one.recipe.name);
+        if is_done(&one.recipe.folder(), test.is_some()) {
+            continue;
+        }
+        let Some(_claim) = Lock::try_take(&claims)? else {
+            watcher.note(&format!("{} is being trained by another process", one.recipe.name));
+            elsewhere += 1;
+            continue;
+        };
+        if is_done(&one.recipe.folder(), test.is_some()) {
+            continue;
+        }
+        run_one(one, (place, planned.len()), test, model_dir, watcher, stop)?;
+    }
+    Ok(elsewhere)
+}
+
+/// Whether a run was trained to its end and judged.
+pub fn is_done(folder: &Path, is_tested: bool) -> bool {
+    folder.join(DONE_FILE).is_file() && (!is_tested || folder.join("eval").join(BEST_FOLDER).join(table::SCORES_FILE).is_file())
+}
+
+/// Written once a run is at its end; its steps.
+pub const DONE_FILE: &str = "done.json";
+
+fn run_one(
+    one: &Planned,
+    (place, total): (usize, usize),
+    test: Option<&Suite>,
+    model_dir: &dyn Fn(&str) -> Result<PathBuf>,
+    watcher: &mut dyn Watcher,
+    stop: &AtomicBool,
+) -> Result<()> {
+    let begun = one.recipe.begin(true, || model_dir(&one.recipe.model.path))?;
+    watcher.begins(one, place, total, &begun);
+    let Begun { run, schedule, mut model, mut optimiser, mut state, lock: _lock } = begun;
+    train::train(&run, schedule, &mut model, &mut optimiser, &mut state, watcher.observer(), stop)?;
+    files::write_atomic(&run.folder.join(DONE_FILE), format!("{{\"steps\": {}}}\n", state.step).as_bytes())?;
+    let Some(suite) = test else { return Ok(()) };
+    judge(&run, &model, suite, TEST_FOLDER, watcher, stop)?;
+    let best = run.folder.join("best");
+    if best.is_dir() && checkpoint::read_state(&best)?.step != state.step {
+        checkpoint::load(&best, &model, &mut optimiser)?;
+        return judge(&run, &model, suite, BEST_FOLDER, watcher, stop);
+    }
+    // The last weights are the best: their answers are in the other folder.
+    let (from, to) = (run.folder.join("eval").join(TEST_FOLDER), run.folder.join("eval").join(BEST_FOLDER));
+    let sets = suite.sets.iter().map(|set| format!("{}.jsonl", set.name));
+    sets.chain([table::SCORES_FILE.to_owned()]).try_for_each(|name| files::copy(&from.join(&name), &to.join(&name)))
+}
+
+/// Answers the test suite, if these weights have not answered it before.
+fn judge(run: &train::Run, model: &crate::model::AudioLlm, suite: &Suite, name: &str, watcher: &mut dyn Watcher, stop: &AtomicBool) -> Result<()> {
+    let folder = run.folder.join("eval").join(name);
+    if folder.join(table::SCORES_FILE).is_file() {
+        return Ok(());
+    }
+    let observer = watcher.observer();
+    let found = eval::evaluate(model, &run.loader, suite, &mut |done, total| {
+        observer.evaluating(done, total);
+        train::check(stop)
+    })?;
+    train::write_predictions(&folder, &found)?;
+    train::write_json(&folder.join(table::SCORES_FILE), &found.scores.to_json())?;
+    watcher.tested(&found.scores);
+    Ok(())
+}

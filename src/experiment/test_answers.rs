@@ -1,0 +1,25 @@
+//! The answers of a run to a set, read back and held against the set that is judged.
+
+use std::path::Path;
+
+use crate::error::Error;
+use crate::error::Result;
+use crate::eval::jsonl;
+use crate::eval::prediction::Prediction;
+use crate::eval::suite::Set;
+
+/// The predictions of a set in a folder of answers, in the order of the set.
+///
+/// # Errors
+/// A file that is missing or damaged, or answers to other rows.
+pub fn read(folder: &Path, set: &Set) -> Result<Vec<Prediction>> {
+    let path = folder.join(format!("{}.jsonl", set.name));
+    let predictions: Vec<Prediction> = jsonl::read::<Prediction>(&path)?.into_iter().map(|(_, prediction)| prediction).collect();
+    let differs = predictions.len() != set.examples.len() || predictions.iter().zip(&set.examples).any(|(answer, example)| answer.id != example.id);
+    if differs {
+        return Err(Error::input(format!("the answers are not those to the rows of set `{}`", set.name))
+            .at_path(&path)
+            .hint("the suite has changed since the run was judged; put it back, or remove the run's folder to train and judge it again"));
+    }
+    Ok(predictions)
+}

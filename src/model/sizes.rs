@@ -1,0 +1,84 @@
+//! How many numbers each part of a model has, and how many of them are trained: known from its configuration, before any is read.
+
+use crate::model::build::weight_shapes;
+use crate::model::config::Config;
+use crate::model::lora::PROJECTOR;
+use crate::model::lora::Plan;
+use crate::parts::Part;
+use crate::parts::PerPart;
+
+/// Every path of the audio tower begins like this, the projector's too.
+const TOWER: &str = "thinker.audio_tower.";
+
+/// Numbers by part.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Sizes {
+    /// Those of the checkpoint.
+    pub weights: PerPart<usize>,
+    /// Those of its adapters.
+    pub adapters: PerPart<usize>,
+    /// Those that are trained: the adapters', or all weights of a part that is trained whole.
+    pub trained: PerPart<usize>,
+    /// Weights that stay as they are, which a training keeps beside those it trains.
+    pub frozen: usize,
+}
+
+impl Sizes {
+    /// The sizes of a model with these adapters and parts trained whole.
+    pub fn of(config: &Config, plan: &Plan) -> Self {
+        let shapes = weight_shapes(config);
+        let count = |shape: &[usize]| shape.iter().product::<usize>();
+        let weights = PerPart::from_fn(|part| shapes.iter().filter(|(name, _)| part_of(name) == part).map(|(_, shape)| count(shape)).sum());
+        let adapter = |path: &str, rank: usize| shapes.get(&format!("{path}.weight")).map_or(0, |shape| rank * shape.iter().sum::<usize>());
+        let of_part = |part: Part| plan.modules.iter().filter(move |(path, _)| part_of(path) == part);
+        let adapters = PerPart::from_fn(|part| of_part(part).map(|(path, shape)| adapter(path, shape.rank)).sum());
+        let is_full = |part: Part| plan.full.contains(&part);
+        Self {
+            weights,
+            adapters,
+            trained: PerPart::from_fn(|part| if is_full(part) { weights.of(part) } else { adapters.of(part) }),
+            frozen: Part::ALL.into_iter().filter(|&part| !is_full(part)).map(|part| weights.of(part)).sum(),
+        }
+    }
+
+    /// All numbers that are trained.
+    pub fn num_trained(&self) -> usize {
+        Part::ALL.into_iter().map(|part| self.trained.of(part)).sum()
+    }
+}
+
+fn part_of(path: &str) -> Part {
+    match path {
+        path if path.starts_with(PROJECTOR) => Part::Projector,
+        path if path.starts_with(TOWER) => Part::AudioEncoder,
+        _ => Part::Decoder,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::model::lora;
+    use crate::model::shapes;
+    use crate::parts::Parts;
+    use crate::parts::Training;
+
+    #[test]
+    fn sizes_of_the_seven_billion_by_hand() {
+        let config = shapes::by_name("7b", None).unwrap();
+        let settings = lora::Settings { rank: 16, ..lora::Settings::default() };
+        let plan = Plan::from_settings(&settings, &Parts::default(), &config).unwrap();
+        let sizes = Sizes::of(&config, &plan);
+        // A layer: q and o of 3584 x 3584, k and v of 512 x 3584, three of 18944 x 3584, their biases and two norms; embeddings and head.
+        let layer = 2 * 3584 * 3584 + 2 * 512 * 3584 + 3 * 18_944 * 3584 + (3584 + 2 * 512) + 2 * 3584;
+        assert_eq!(sizes.weights.decoder, 28 * layer + 2 * 152_064 * 3584 + 3584);
+        assert_eq!(sizes.weights.projector, 1280 * 3584 + 3584);
+        // Rank 16 on q, k, v, o: 16 times the widths on either side.
+        assert_eq!(sizes.adapters.decoder, 28 * 16 * (2 * (3584 + 3584) + 2 * (3584 + 512)));
+        assert_eq!((sizes.num_trained(), sizes.trained.audio_encoder), (sizes.adapters.decoder, 0));
+        let full = Plan { full: vec![Part::Projector], ..plan };
+        assert_eq!(Sizes::of(&config, &full).num_trained(), sizes.adapters.decoder + sizes.weights.projector);
+        assert_eq!(Sizes::of(&config, &full).frozen + sizes.weights.projector, sizes.frozen);
+        assert_eq!(Parts::default().of(Part::Projector), Training::Frozen);
+    }
+}

@@ -1,0 +1,179 @@
+//! How much memory and time a run will take, about, each with its reason in a line.
+
+use std::time::Duration;
+use std::time::Instant;
+
+use crate::batch::micro_batches;
+use crate::model::config::Config;
+use crate::model::decoder::Save;
+use crate::model::lora::Plan;
+use crate::model::sizes::Sizes;
+use crate::ops::gemm::Matrix;
+use crate::ops::gemm::Threads;
+use crate::ops::gemm::product_new;
+use crate::parts::Parts;
+use crate::plan::cost::BYTES;
+use crate::plan::cost::Load;
+use crate::plan::cost::Model;
+use crate::plan::draws::StageDraws;
+use crate::plan::facts::Fact;
+use crate::plan::facts::Facts;
+use crate::plan::table::count;
+use crate::plan::table::duration;
+use crate::recipe::Recipe;
+
+/// Buffers as long as what is trained: values, gradients and two moments.
+const BUFFERS: f64 = 4.0;
+
+/// What a training reaches of the speed of one large product, whole steps with norms, loading and the optimiser: measured on two cores of
+/// an AMD EPYC with AVX-512.
+const EFFICIENCY: f64 = 0.35;
+
+/// Rows and columns of the matrices that the machine's speed is measured with.
+const SIDE: usize = 768;
+
+/// How long that takes.
+const CALIBRATION: Duration = Duration::from_millis(300);
+
+/// Log-mel numbers for each token of audio: four frames of 128.
+const FEATURES: f64 = 512.0;
+
+/// Steps whose clips are in memory: the one that is computed and the one that is read ahead.
+const STEPS_IN_MEMORY: f64 = 2.0;
+
+/// What an estimate needs to know beside what is drawn.
+pub struct Training<'a> {
+    /// The recipe.
+    pub recipe: &'a Recipe,
+    /// The model's dimensions.
+    pub config: &'a Config,
+    /// Its adapters.
+    pub plan: &'a Plan,
+    /// How each stage trains its parts.
+    pub parts: &'a [Parts],
+    /// Bytes of the embeddings that stages compare.
+    pub embeddings: f64,
+}
+
+/// The loads of a stage's looked-at steps.
+struct StageLoads {
+    /// Over all its steps, scaled from those.
+    total: Load,
+    /// The mean step.
+    operations: f64,
+    /// Bytes of the largest micro-batch.
+    activations: f64,
+    /// Audio tokens of the largest step.
+    audio_tokens: f64,
+}
+
+/// The lines of an estimate; empty where tokens are not known.
+pub fn lines(training: &Training<'_>, stages: &[StageDraws], facts: &Facts) -> Vec<(&'static str, String)> {
+    let sizes = Sizes::of(training.config, training.plan);
+    let loads: Vec<StageLoads> = stages.iter().enumerate().filter_map(|(i, stage)| loads(training, &sizes, stage, facts, i)).collect();
+    if loads.len() < stages.len() {
+        return Vec::new();
+    }
+    vec![("memory", memory(training, &sizes, &loads)), ("time", time(training, &loads, speed()))]
+}
+
+fn loads(training: &Training<'_>, sizes: &Sizes, stage: &StageDraws, facts: &Facts, index: usize) -> Option<StageLoads> {
+    let Training { recipe, config, parts, .. } = training;
+    let model = Model { config, sizes, parts: parts[index], save: recipe.memory.save };
+    let (mut sum, mut activations, mut audio_tokens) = (Load::default(), 0f64, 0f64);
+    for &step in &facts.steps[index] {
+        let draws: Vec<&Fact> = stage.steps[step].iter().filter_map(|pick| facts.of(*pick)).collect();
+        let tokens = draws.iter().map(|fact| fact.tokens).collect::<Option<Vec<_>>>()?;
+        let lengths: Vec<usize> = tokens.iter().map(|(all, _)| *all).collect();
+        for range in micro_batches(&lengths, recipe.memory.pack_tokens) {
+            let mut load = Load::default();
+            range.for_each(|i| load.add(tokens[i].0, draws[i].audio_tokens, tokens[i].1));
+            activations = activations.max(model.activations(&load));
+        }
+        (0..draws.len()).for_each(|i| sum.add(tokens[i].0, draws[i].audio_tokens, tokens[i].1));
+        audio_tokens = audio_tokens.max(draws.iter().map(|fact| fact.audio_tokens as f64).sum());
+    }
+    let scale = stage.steps.len() as f64 / facts.steps[index].len().max(1) as f64;
+    let total = Load { tokens: sum.tokens * scale, squares: sum.squares * scale, audio_tokens: sum.audio_tokens * scale, targets: sum.targets * scale };
+    Some(StageLoads { operations: model.operations(&total), total, activations, audio_tokens })
+}
+
+fn memory(training: &Training<'_>, sizes: &Sizes, loads: &[StageLoads]) -> String {
+    let largest = |of: fn(&StageLoads) -> f64| loads.iter().map(of).fold(0.0, f64::max);
+    let weights = BYTES * sizes.frozen as f64;
+    let trained = BUFFERS * BYTES * sizes.num_trained() as f64;
+    let activations = largest(|load| load.activations);
+    let features = STEPS_IN_MEMORY * FEATURES * BYTES * largest(|load| load.audio_tokens);
+    let parts = [
+        (weights, format!("frozen weights {}", bytes(weights))),
+        (trained, format!("{} trained numbers in 4 buffers {}", count(sizes.num_trained() as f64), bytes(trained))),
+        (activations, format!("activations of the largest micro-batch, `memory.save: {}`, {}", save_name(training), bytes(activations))),
+        (features, format!("clips of two steps {}", bytes(features))),
+        (training.embeddings, format!("embeddings {}", bytes(training.embeddings))),
+    ];
+    let total: f64 = parts.iter().map(|(size, _)| size).sum();
+    let said: Vec<String> = parts.into_iter().filter(|(size, _)| *size > 0.0).map(|(_, text)| text).collect();
+    format!("about {} on the CPU, in f32: {}; the program itself and rows come on top", bytes(total), said.join(" + "))
+}
+
+fn save_name(training: &Training<'_>) -> &'static str {
+    match training.recipe.memory.save {
+        Save::All => "all",
+        Save::Norms => "norms",
+        Save::Layer => "layer",
+    }
+}
+
+fn time(training: &Training<'_>, loads: &[StageLoads], speed: f64) -> String {
+    let every = training.recipe.probe.every;
+    let probes = if every > 0 { 1.0 + 1.0 / every as f64 } else { 1.0 };
+    let operations: f64 = loads.iter().map(|load| load.operations).sum::<f64>() * probes;
+    let tokens: f64 = loads.iter().map(|load| load.total.tokens).sum();
+    format!(
+        "about {} on this machine, evaluations and checkpoints apart: {} operations for {} tokens, at {:.0} GFLOP/s measured now for one \
+         product times {EFFICIENCY}, what whole steps reached of that where it was measured",
+        duration(operations / (speed * EFFICIENCY)),
+        scientific(operations),
+        count(tokens),
+        speed / 1e9
+    )
+}
+
+fn scientific(number: f64) -> String {
+    format!("{number:.1e}").replace('e', " x 10^")
+}
+
+/// Operations a second that this machine reaches in one large product, as it is now.
+fn speed() -> f64 {
+    let values: Vec<f32> = (0..SIDE * SIDE).map(|i| (i % 7) as f32).collect();
+    let matrix = Matrix::new(&values, SIDE, SIDE);
+    let (started, mut products, mut sum) = (Instant::now(), 0.0, 0.0);
+    while started.elapsed() < CALIBRATION {
+        sum += product_new(matrix, matrix.t(), 1.0, Threads::All)[0];
+        products += 1.0;
+    }
+    // The sum is looked at so that no product is left out.
+    if sum.is_nan() { 1.0 } else { products * 2.0 * (SIDE as f64).powi(3) / started.elapsed().as_secs_f64() }
+}
+
+/// Bytes in the unit that reads best.
+fn bytes(number: f64) -> String {
+    match number {
+        n if n < 1e6 => format!("{:.0} kB", n / 1e3),
+        n if n < 1e9 => format!("{:.0} MB", n / 1e6),
+        n => format!("{:.1} GB", n / 1e9),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn numbers_read_well() {
+        assert_eq!([1e3, 2.5e6, 33.4e9].map(bytes), ["1 kB", "2 MB", "33.4 GB"]);
+        assert_eq!(scientific(3.14e15), "3.1 x 10^15");
+        let found = speed();
+        assert!(found > 1e8 && found < 1e14, "{found}");
+    }
+}

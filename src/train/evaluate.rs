@@ -1,0 +1,145 @@
+//! Evaluations of a run: when a score is the best, when a stage has stopped getting better, and what is written in which order.
+
+use std::path::Path;
+
+use crate::error::Error;
+use crate::error::Result;
+use crate::eval;
+use crate::eval::Evaluation;
+use crate::eval::Scores;
+use crate::eval::suite::Suite;
+use crate::eval::table;
+use crate::files;
+use crate::metrics;
+use crate::schedule::EarlyStop;
+use crate::train::EvaluateSettings;
+use crate::train::checkpoint;
+use crate::train::checkpoint::State;
+use crate::train::checkpoint::Waiting;
+use crate::train::log;
+use crate::train::log::StageEnd;
+use crate::train::trainer::Trainer;
+use crate::train::trainer::check;
+
+impl Trainer<'_> {
+    /// Judges the model as it stands; writes predictions, scores, the log's lines and, if it is the best so far, `best/`.
+    pub fn evaluate(&mut self, settings: &EvaluateSettings, suite: &Suite) -> Result<()> {
+        let (run, step, stop) = (self.run, self.state.step, self.stop);
+        let observer = &mut *self.observer;
+        let found = eval::evaluate(self.model, &run.loader, suite, &mut |done, total| {
+            observer.evaluating(done, total);
+            check(stop)
+        })?;
+        let score = found
+            .scores
+            .get(&settings.keep_best)
+            .ok_or_else(|| Error::input(format!("`evaluate.keep_best`: there is no score `{}`; there are {}", settings.keep_best, names(&found.scores))))?;
+        let is_best = step > 0 && self.state.best.is_none_or(|best| is_better(&settings.keep_best, score, best, 0.0));
+        let (waiting, end) = self.patience(&found.scores)?;
+        let folder = table::folder(&run.folder, step);
+        write_predictions(&folder, &found)?;
+        write_json(&folder.join(table::SCORES_FILE), &found.scores.to_json())?;
+        let mut lines = vec![log::eval_line(step, None, &found.scores)?];
+        let is_last = step == self.schedule.num_steps() || end.as_ref().is_some_and(|end| end.stage + 1 == self.schedule.stages().len());
+        if is_last && !suite.controls.is_empty() {
+            lines.push(self.controls(suite, &folder)?);
+        }
+        if let Some(end) = &end {
+            lines.push(serde_json::to_string(&StageEnd::new(step, &self.schedule.stages()[end.stage].name, &end.reason)).map_err(Error::bug)?);
+        }
+        let lines = lines.join("\n");
+        let mut state = State { evaluated: Some(step), best: if is_best { Some(score) } else { self.state.best }, waiting, ..self.state.clone() };
+        state.stage_ends.extend(end.as_ref().map(|end| (end.stage, end.steps)));
+        if is_best {
+            // Before the log and the state know of the evaluation: if this fails, a resumed run evaluates again.
+            state.log_bytes = self.log.num_bytes()? + lines.len() as u64 + 1;
+            checkpoint::save(&run.folder.join("best"), self.model, self.optimiser, &state, &run.card)?;
+        }
+        self.log.line(&lines)?;
+        self.tell_tensorboard(&lines);
+        // A checkpoint of this step that was written before does not know of the evaluation.
+        (*self.state, self.saved) = (state, None);
+        self.observer.evaluated(step, &found.scores, is_best);
+        if let Some(end) = end {
+            self.observer.note(&format!("stage {} ends after {} steps: {}", self.schedule.stages()[end.stage].name, end.steps, end.reason));
+        }
+        Ok(())
+    }
+
+    /// Asks the suite in the ways of its controls; returns their lines for the log.
+    fn controls(&mut self, suite: &Suite, folder: &Path) -> Result<String> {
+        let (run, step, stop) = (self.run, self.state.step, self.stop);
+        let (mut lines, mut by_control) = (Vec::new(), serde_json::Map::new());
+        for control in &suite.controls {
+            let observer = &mut *self.observer;
+            let found = eval::evaluate(self.model, &run.loader, &control.of(suite)?, &mut |done, total| {
+                observer.evaluating(done, total);
+                check(stop)
+            })?;
+            write_predictions(&folder.join(control.name()), &found)?;
+            lines.push(log::eval_line(step, Some(control.name()), &found.scores)?);
+            by_control.insert(control.name().to_owned(), found.scores.to_json().into());
+        }
+        write_json(&folder.join(table::CONTROLS_FILE), &by_control)?;
+        Ok(lines.join("\n"))
+    }
+
+    /// How long the stage of the step just finished has waited for a better score, this evaluation counted, and whether it ends here.
+    fn patience(&self, scores: &Scores) -> Result<(Option<Waiting>, Option<End>)> {
+        let Some(last) = self.state.step.checked_sub(1) else { return Ok((None, None)) };
+        let (stage, in_stage) = self.schedule.stage_of(last);
+        let Some(EarlyStop { score: name, patience, min_delta }) = &self.schedule.stages()[stage].early_stop else { return Ok((None, None)) };
+        let score = scores.get(name).ok_or_else(|| Error::input(format!("`early_stop.score`: there is no score `{name}`; there are {}", names(scores))))?;
+        let waiting = match self.state.waiting.filter(|waiting| waiting.stage == stage) {
+            Some(Waiting { best, evaluations, .. }) if !is_better(name, score, best, *min_delta) => Waiting { stage, best, evaluations: evaluations + 1 },
+            _ => Waiting { stage, best: score, evaluations: 0 },
+        };
+        let reason = || format!("`{name}` has been no better than {:.4} for {patience} evaluations", waiting.best);
+        let end = (waiting.evaluations >= u64::from(*patience)).then(|| End { stage, steps: in_stage + 1, reason: reason() });
+        Ok((Some(waiting), end))
+    }
+}
+
+/// A stage that ends before its planned length.
+struct End {
+    stage: usize,
+    steps: u64,
+    reason: String,
+}
+
+/// Writes the predictions of each set to `SET.jsonl` in a folder.
+pub fn write_predictions(folder: &Path, found: &Evaluation) -> Result<()> {
+    for (set, predictions) in &found.predictions {
+        let lines = predictions.iter().map(|row| serde_json::to_string(row).map_err(Error::bug)).collect::<Result<Vec<_>>>()?;
+        files::write_atomic(&folder.join(format!("{set}.jsonl")), (lines.join("\n") + "\n").as_bytes())?;
+    }
+    Ok(())
+}
+
+/// Writes a JSON object, laid out to be read.
+pub fn write_json(path: &Path, object: &serde_json::Map<String, serde_json::Value>) -> Result<()> {
+    files::write_atomic(path, serde_json::to_string_pretty(object).map_err(Error::bug)?.as_bytes())
+}
+
+fn names(scores: &Scores) -> String {
+    scores.0.iter().map(|(name, _)| name.as_str()).collect::<Vec<_>>().join(", ")
+}
+
+/// Whether a score beats the best so far by more than `min_delta`; losses, error rates and failures are better low.
+fn is_better(name: &str, score: f64, best: f64, min_delta: f64) -> bool {
+    let better = metrics::better(name.rsplit('.').next().unwrap_or(name));
+    better.rank(score) > better.rank(best) + min_delta
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn error_rates_and_losses_are_better_low() {
+        assert!(is_better("words.wer", 0.1, 0.2, 0.0) && is_better("words.cer@arabic-leaderboard", 0.1, 0.2, 0.0) && is_better("words.loss", 0.1, 0.2, 0.0));
+        assert!(is_better("words.hit_limit", 0.1, 0.2, 0.0) && is_better("words.length_ratio", 1.1, 0.5, 0.0) && is_better("gist.chrf", 60.0, 50.0, 0.0));
+        assert!(is_better("mean", 0.3, 0.2, 0.0) && is_better("emotions.uar", 0.3, 0.2, 0.0) && !is_better("mean", 0.2, 0.2, 0.0));
+        assert!(is_better("mean", 0.31, 0.2, 0.1) && !is_better("mean", 0.29, 0.2, 0.1) && !is_better("words.wer", 0.15, 0.2, 0.1));
+    }
+}

@@ -1,0 +1,86 @@
+//! The gradient of each task apart: how long it is, and how far two tasks pull the same way. It looks and changes nothing.
+//!
+//! A task's gradient is that of the mean loss over its own examples of the step, so lengths can be compared whatever share of the batch a
+//! task has. A negative cosine says that a step which lowers one task's loss raises the other's, to first order: negative transfer
+//! as it happens (Yu et al. 2020, *Gradient surgery for multi-task learning*, section 2).
+
+use std::collections::BTreeMap;
+
+use serde::Serialize;
+
+use crate::batch::Batch;
+use crate::batch::Sequence;
+use crate::batch::micro_batches;
+use crate::error::Result;
+use crate::loss;
+use crate::loss::Normalise;
+use crate::model::AudioLlm;
+use crate::model::Pass;
+use crate::ops::cpu::slice;
+use crate::train::step::LoadedStep;
+
+/// What a probe found, as a line of the log.
+#[derive(Clone, Debug, PartialEq, Serialize)]
+pub struct ProbeRecord {
+    /// `probe`.
+    pub kind: &'static str,
+    /// The step whose examples it looked at, from 1; the weights are those before its update.
+    pub at_step: u64,
+    /// Name of its stage.
+    pub stage: String,
+    /// Length of each task's gradient over all trained numbers.
+    pub norms: BTreeMap<String, f64>,
+    /// Cosine between the gradients of two tasks, `first|second` in the order of their names.
+    pub cosines: BTreeMap<String, f64>,
+}
+
+/// Lengths and cosines of the tasks' gradients.
+pub(super) struct Found {
+    pub norms: BTreeMap<String, f64>,
+    pub cosines: BTreeMap<String, f64>,
+}
+
+/// How the step's loss is computed.
+#[derive(Clone, Copy)]
+pub(super) struct How {
+    pub pass: Pass,
+    pub normalise: Normalise,
+    pub pack_tokens: usize,
+}
+
+/// The gradients of a step's tasks, one after the other. What the parameters' gradient buffer held is lost.
+pub(super) fn gradients(model: &AudioLlm, loaded: &LoadedStep, how: How) -> Result<Found> {
+    let tasks: Vec<&String> = loaded.tasks().into_keys().filter_map(|task| loaded.task_names.iter().find(|name| **name == task)).collect();
+    let gradients = tasks.iter().map(|task| of_task(model, loaded, task, how)).collect::<Result<Vec<_>>>()?;
+    let norms: Vec<f64> = gradients.iter().map(|gradient| dot(gradient, gradient).sqrt()).collect();
+    let mut found = Found { norms: BTreeMap::new(), cosines: BTreeMap::new() };
+    for (i, task) in tasks.iter().enumerate() {
+        found.norms.insert((*task).clone(), norms[i]);
+        for (j, other) in tasks.iter().enumerate().skip(i + 1) {
+            let length = norms[i] * norms[j];
+            if length > 0.0 {
+                found.cosines.insert(format!("{task}|{other}"), dot(&gradients[i], &gradients[j]) / length);
+            }
+        }
+    }
+    Ok(found)
+}
+
+fn of_task(model: &AudioLlm, loaded: &LoadedStep, task: &str, how: How) -> Result<Vec<f32>> {
+    let of_task: Vec<usize> = (0..loaded.examples.len()).filter(|&i| loaded.task_names[i] == task).collect();
+    let counted: Vec<loss::Counted> = of_task.iter().map(|&i| loaded.counted[i]).collect();
+    let weights = loss::weights(&counted, how.normalise);
+    let weighed = |(&i, &target_weight): (&usize, &f64)| Sequence { target_weight, ..loaded.examples[i].sequence.clone() };
+    let sequences: Vec<Sequence> = of_task.iter().zip(&weights).map(weighed).collect();
+    let lengths: Vec<usize> = sequences.iter().map(|sequence| sequence.tokens.len()).collect();
+    model.parameters.zero_gradients()?;
+    for range in micro_batches(&lengths, how.pack_tokens) {
+        let batch = Batch::pack(&sequences[range].iter().collect::<Vec<_>>(), model.config.audio.window_frames())?;
+        model.train(&batch, how.pass)?;
+    }
+    Ok(slice::<f32>(&model.parameters.gradients)?.to_vec())
+}
+
+fn dot(a: &[f32], b: &[f32]) -> f64 {
+    a.iter().zip(b).map(|(&x, &y)| f64::from(x) * f64::from(y)).sum()
+}

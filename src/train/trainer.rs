@@ -1,0 +1,335 @@
+//! The loop: stage after stage, step after step; what is written when, so that a kill at any moment loses nothing that is not made again.
+
+use std::collections::BTreeSet;
+use std::sync::Arc;
+use std::sync::atomic::AtomicBool;
+use std::sync::atomic::Ordering;
+use std::sync::mpsc::Receiver;
+use std::sync::mpsc::sync_channel;
+
+use crate::batch::Batch;
+use crate::batch::Sequence;
+use crate::batch::micro_batches;
+use crate::error::Error;
+use crate::error::Kind;
+use crate::error::Result;
+use crate::files::AppendLog;
+use crate::load::OFFICIAL_MAX_AUDIO_S;
+use crate::model::AudioLlm;
+use crate::model::Pass;
+use crate::parts::Part;
+use crate::parts::PerPart;
+use crate::parts::Training;
+use crate::schedule::EmbeddingSource;
+use crate::schedule::Schedule;
+use crate::schedule::Stage;
+use crate::train::Observer;
+use crate::train::Run;
+use crate::train::checkpoint;
+use crate::train::checkpoint::State;
+use crate::train::embeddings;
+use crate::train::embeddings::Embedder;
+use crate::train::learning_rate;
+use crate::train::log::StepRecord;
+use crate::train::optimiser::Optimiser;
+use crate::train::optimiser::Update;
+use crate::train::probe;
+use crate::train::probe::ProbeRecord;
+use crate::train::step::LoadedStep;
+use crate::train::step::load_step;
+use crate::train::tensorboard::Events;
+
+/// Name of the snapshot that is taken of the model as the run starts.
+const BASE: &str = "base";
+
+pub(super) struct Trainer<'a> {
+    pub run: &'a Run,
+    /// Shared with the reader of the next step while a stage runs; changed between stages alone.
+    pub schedule: Arc<Schedule>,
+    pub model: &'a mut AudioLlm,
+    pub optimiser: &'a mut Optimiser,
+    pub state: &'a mut State,
+    pub observer: &'a mut dyn Observer,
+    pub stop: &'a AtomicBool,
+    pub log: AppendLog,
+    /// `None` once it could not be written: it is derived from the log, and no reason to stop.
+    pub events: Option<Events>,
+    /// The last step whose line is in the log; a checkpoint never holds a step that the log does not.
+    pub logged: u64,
+    pub saved: Option<u64>,
+    /// What was said of rows that were left out: each is said once, however often it is drawn.
+    pub said: BTreeSet<String>,
+}
+
+impl Trainer<'_> {
+    /// Trains from where the state stands to the end of the schedule.
+    pub fn train(&mut self) -> Result<()> {
+        for (&stage, &steps) in &self.state.stage_ends {
+            changed(&mut self.schedule)?.end_stage(stage, steps)?;
+        }
+        self.prepare_base()?;
+        match &self.run.evaluate {
+            Some((settings, suite)) if self.state.step == 0 && settings.at_start => self.evaluate(settings, suite)?,
+            _ if self.state.step > 0 => self.finish_step()?,
+            _ => {}
+        }
+        while self.state.step < self.schedule.num_steps() {
+            let (stage, _) = self.schedule.stage_of(self.state.step);
+            self.prepare(stage)?;
+            self.run_stage(stage)?;
+        }
+        Ok(())
+    }
+
+    /// Steps of one stage, to its end or to where it ends early.
+    fn run_stage(&mut self, stage: usize) -> Result<()> {
+        let (run, first) = (self.run, self.state.step);
+        let Stage { start, steps, .. } = self.schedule.stages()[stage];
+        let last = start + steps;
+        let schedule = self.schedule.clone();
+        std::thread::scope(|scope| {
+            // One step is read ahead while the one before it is computed; dropping the receiver ends the reader.
+            let (send, receive) = sync_channel(0);
+            scope.spawn(move || {
+                for step in first..last {
+                    let loaded = load_step(run, &schedule, step);
+                    let is_last = loaded.is_err();
+                    if send.send(loaded).is_err() || is_last {
+                        break;
+                    }
+                }
+            });
+            while self.state.step < last && !self.state.stage_ends.contains_key(&stage) {
+                self.next_step(&receive)?;
+            }
+            Ok::<(), Error>(())
+        })?;
+        if let Some(&steps) = self.state.stage_ends.get(&stage) {
+            changed(&mut self.schedule)?.end_stage(stage, steps)?;
+        }
+        Ok(())
+    }
+
+    fn next_step(&mut self, receive: &Receiver<Result<LoadedStep>>) -> Result<()> {
+        self.check_stop()?;
+        let loaded = receive.recv().map_err(|_| Error::bug("the reader of the next step ended early"))??;
+        for error in &loaded.skipped {
+            if self.said.insert(error.message().to_owned()) {
+                self.observer.note(&format!("row left out: {}", error.message()));
+            }
+        }
+        self.warn_of_long_audio(&loaded);
+        let probed = self.probe(&loaded)?;
+        let record = self.step(loaded)?;
+        let mut lines = probed.map(|probed| serde_json::to_string(&probed).map(|line| line + "\n")).transpose().map_err(Error::bug)?.unwrap_or_default();
+        lines += &serde_json::to_string(&record).map_err(Error::bug)?;
+        self.log.line(&lines)?;
+        self.logged = record.step;
+        self.tell_tensorboard(&lines);
+        self.observer.step(&record, self.schedule.num_steps());
+        self.finish_step()
+    }
+
+    /// Takes the snapshot that stages of the whole run draw by, of the model as the run starts, or reads it again.
+    fn prepare_base(&mut self) -> Result<()> {
+        let stages: Vec<usize> = (0..self.schedule.stages().len()).filter(|&stage| self.schedule.embeddings_of(stage) == Some(EmbeddingSource::Base)).collect();
+        if stages.is_empty() {
+            return Ok(());
+        }
+        self.snapshot(BASE, &stages)
+    }
+
+    /// Takes the snapshot of a stage that draws by the model as it stands when it begins, or reads it again.
+    fn prepare(&mut self, stage: usize) -> Result<()> {
+        if self.schedule.embeddings_of(stage) != Some(EmbeddingSource::Current) {
+            return Ok(());
+        }
+        let name = self.schedule.stages()[stage].name.clone();
+        self.snapshot(&name, &[stage])
+    }
+
+    /// Has stages draw by a snapshot of the model as it stands, or by the one that was taken then.
+    fn snapshot(&mut self, name: &str, stages: &[usize]) -> Result<()> {
+        let (run, path) = (self.run, self.run.folder.join("embeddings").join(format!("{name}.safetensors")));
+        let vectors = match self.state.snapshots.get(name) {
+            Some(hash) => embeddings::load(&path, hash)?,
+            None => {
+                let (observer, stop) = (&mut *self.observer, self.stop);
+                let (loader, corpus, cache) = (&run.loader, &run.corpus, run.embeddings.cache.as_path());
+                let embedder = Embedder { model: self.model, loader, corpus, cache, on_bad_row: run.on_bad_row, seed: run.order_seed };
+                let vectors = embeddings::of_stages(embedder, &self.schedule, stages, &mut |done, total| {
+                    observer.embedding(done, total);
+                    check(stop)
+                })?;
+                self.state.snapshots.insert(name.to_owned(), embeddings::save(&path, &vectors)?);
+                vectors
+            }
+        };
+        embeddings::give(changed(&mut self.schedule)?, stages, vectors, run.order_seed).map(|_| ())
+    }
+
+    /// Adds lines of the log to TensorBoard's file, as long as that can be written.
+    pub fn tell_tensorboard(&mut self, lines: &str) {
+        if let Some(mut events) = self.events.take() {
+            let outcome = lines.lines().try_for_each(|line| events.line(line));
+            self.keep(outcome.map(|()| events));
+        }
+    }
+
+    pub fn keep(&mut self, events: Result<Events>) {
+        self.events = events.map_err(|error| self.observer.note(&format!("no curves for TensorBoard until the run resumes: {error}"))).ok();
+    }
+
+    /// The gradient of each task apart, where the step is due for a look.
+    fn probe(&mut self, loaded: &LoadedStep) -> Result<Option<ProbeRecord>> {
+        let at_step = self.state.step + 1;
+        let every = self.run.probe.every;
+        if every == 0 || !at_step.is_multiple_of(every) {
+            return Ok(None);
+        }
+        let (stage, _) = self.schedule.stage_of(self.state.step);
+        self.set_trained(stage);
+        let loss = &self.run.loss[stage];
+        let how = probe::How { pass: self.pass(stage), normalise: loss.normalise, pack_tokens: self.run.memory.pack_tokens };
+        let probe::Found { norms, cosines } = probe::gradients(self.model, loaded, how)?;
+        Ok(Some(ProbeRecord { kind: "probe", at_step, stage: self.schedule.stages()[stage].name.clone(), norms, cosines }))
+    }
+
+    fn pass(&self, stage: usize) -> Pass {
+        Pass { save: self.run.memory.save, dropout: self.run.dropout, label_smoothing: self.run.loss[stage].label_smoothing }
+    }
+
+    fn set_trained(&mut self, stage: usize) {
+        for part in Part::ALL {
+            self.model.set_trained(part, self.run.parts[stage].of(part) != Training::Frozen);
+        }
+    }
+
+    /// Forward, backward and update of one step; the weights do not move if anything is not finite.
+    fn step(&mut self, loaded: LoadedStep) -> Result<StepRecord> {
+        let (run, step) = (self.run, self.state.step);
+        let mut tasks = loaded.tasks();
+        let lengths: Vec<usize> = loaded.examples.iter().map(|example| example.sequence.tokens.len()).collect();
+
+        let (stage, learning_rate) = learning_rate(&self.schedule, &run.optimiser, step);
+        self.set_trained(stage);
+        let pass = self.pass(stage);
+        let model = &*self.model;
+        model.parameters.zero_gradients()?;
+        let mut loss = 0.0;
+        for range in micro_batches(&lengths, run.memory.pack_tokens) {
+            self.check_stop()?;
+            let examples = &loaded.examples[range.clone()];
+            let sequences: Vec<&Sequence> = examples.iter().map(|example| &example.sequence).collect();
+            let batch = Batch::pack(&sequences, model.config.audio.window_frames())?;
+            let found = model.train(&batch, pass)?;
+            loss += found.loss;
+            for (log_probability, &sequence) in found.log_probabilities.iter().zip(&batch.target_sequences) {
+                tasks.entry(loaded.task_names[range.start + sequence as usize].clone()).or_default().loss -= log_probability;
+            }
+        }
+        let grad_norm = self.optimiser.grad_norm(&model.parameters)?;
+        if !loss.is_finite() || !grad_norm.is_finite() {
+            let found = format!("step {}: the loss is {loss}, the length of the gradient {grad_norm}; the weights were not changed", step + 1);
+            return Err(Error::new(Kind::Diverged, found)
+                .hint("lower `optimiser.learning_rate` or lengthen `optimiser.warmup` in a new run (`--set name=NAME`); `lora.init: CHECKPOINT` starts it from a checkpoint of this one"));
+        }
+        let counts = updates(&self.schedule, run, step);
+        self.optimiser.step(&model.parameters, Update { grad_norm, learning_rate, counts })?;
+        self.state.step += 1;
+
+        tasks.values_mut().for_each(|task| task.loss /= task.target_tokens.max(1) as f64);
+        Ok(StepRecord {
+            kind: "train",
+            step: self.state.step,
+            stage: self.schedule.stages()[stage].name.clone(),
+            loss,
+            grad_norm,
+            learning_rate,
+            examples: loaded.examples.len(),
+            tokens: lengths.iter().sum(),
+            target_tokens: tasks.values().map(|task| task.target_tokens).sum(),
+            seconds: loaded.examples.iter().map(|example| example.seconds).sum(),
+            skipped: loaded.skipped.len(),
+            tasks,
+        })
+    }
+
+    /// Says once that some audio is longer than what the official processor, and so other tools, would have heard.
+    fn warn_of_long_audio(&mut self, loaded: &LoadedStep) {
+        if let Some(longest) = loaded.examples.iter().map(|example| example.seconds).filter(|&seconds| seconds > OFFICIAL_MAX_AUDIO_S).reduce(f64::max)
+            && self.said.insert("long audio".to_owned())
+        {
+            self.observer
+                .note(&format!("{longest:.0} s of audio in one example; maqam hears all of it, the official processor cuts after {OFFICIAL_MAX_AUDIO_S} s"));
+        }
+    }
+
+    /// Evaluation and checkpoint, where the finished step is due for one.
+    fn finish_step(&mut self) -> Result<()> {
+        let step = self.state.step;
+        let is_due = |every: u64, last: u64| step == last || (every > 0 && step.is_multiple_of(every));
+        if let Some((settings, suite)) = &self.run.evaluate
+            && is_due(settings.every, self.schedule.num_steps())
+            && self.state.evaluated != Some(step)
+        {
+            self.evaluate(settings, suite)?;
+        }
+        if is_due(self.run.checkpoint.every, self.last_step()) {
+            self.save()?;
+        }
+        Ok(())
+    }
+
+    /// The run's last step, a stage that has just ended counted with the steps it had.
+    pub fn last_step(&self) -> u64 {
+        let (stage, _) = self.schedule.stage_of(self.state.step.saturating_sub(1));
+        let cut = match self.state.stage_ends.get(&stage) {
+            Some(&steps) => self.schedule.stages()[stage].steps.saturating_sub(steps),
+            None => 0,
+        };
+        self.schedule.num_steps() - cut
+    }
+
+    pub fn save(&mut self) -> Result<()> {
+        if self.saved == Some(self.state.step) {
+            return Ok(());
+        }
+        self.log.sync()?;
+        self.state.log_bytes = self.log.num_bytes()?;
+        let folder = checkpoint::folder(&self.run.checkpoints(), self.state.step);
+        checkpoint::save(&folder, self.model, self.optimiser, self.state, &self.run.card)?;
+        self.saved = Some(self.state.step);
+        checkpoint::rotate(&self.run.checkpoints(), self.run.checkpoint.keep)
+    }
+
+    fn check_stop(&self) -> Result<()> {
+        check(self.stop)
+    }
+}
+
+/// The schedule, to be changed: between stages nobody else holds it.
+fn changed(schedule: &mut Arc<Schedule>) -> Result<&mut Schedule> {
+    Arc::get_mut(schedule).ok_or_else(|| Error::bug("the schedule is read while it should change"))
+}
+
+/// How many updates each part has had after `step` (from 0), its own included; 0 for a part that is frozen in it.
+fn updates(schedule: &Schedule, run: &Run, step: u64) -> PerPart<u64> {
+    let (now, _) = schedule.stage_of(step);
+    PerPart::from_fn(|part| {
+        let is_trained = |stage: usize| run.parts[stage].of(part) != Training::Frozen;
+        if !is_trained(now) {
+            return 0;
+        }
+        let done = |stage: &Stage| (step + 1).min(stage.start + stage.steps) - stage.start;
+        schedule.stages()[..=now].iter().enumerate().filter(|(i, _)| is_trained(*i)).map(|(_, stage)| done(stage)).sum()
+    })
+}
+
+/// Whether the user asked to stop.
+///
+/// # Errors
+/// [`Kind::Interrupted`] if so.
+pub fn check(stop: &AtomicBool) -> Result<()> {
+    if stop.load(Ordering::Relaxed) { Err(Error::new(Kind::Interrupted, "stopped").hint("go on with `--resume`")) } else { Ok(()) }
+}
