@@ -53,7 +53,12 @@ impl Sample {
             if self.has_probes && step % 5 == 0 {
                 let norms: serde_json::Map<String, Value> = self.tasks.iter().map(|task| (task.clone(), json!(loss))).collect();
                 let pair = format!("{}|{}", self.tasks[0], self.tasks[self.tasks.len() - 1]);
-                writeln!(log, "{}", json!({"kind": "probe", "at_step": step, "stage": stage, "norms": norms, "cosines": {pair: 0.5 - step as f64 / self.steps as f64}})).unwrap();
+                writeln!(
+                    log,
+                    "{}",
+                    json!({"kind": "probe", "at_step": step, "stage": stage, "norms": norms, "cosines": {pair: 0.5 - step as f64 / self.steps as f64}})
+                )
+                .unwrap();
             }
             if self.evaluations.contains(&step) {
                 writeln!(log, "{}", json!({"kind": "eval", "at_step": step, "scores": self.scores(step)})).unwrap();
