@@ -262,6 +262,7 @@ fn references_score_all_and_chatter_scores_loosely() {
     let chatty = score("chatty.jsonl");
     assert_eq!((&chatty["all"]["prompt_loose"], &chatty["base"]["all"]["prompt_strict"]), (&json!(1.0), &json!(1.0)));
     assert!(chatty["all"]["prompt_strict"].as_f64().unwrap() < 0.3, "{}", chatty["all"]);
+    assert!(chatty["rows"][0]["cluster"].as_str().unwrap().starts_with('s'));
     let lost = chatty["change"]["lost"].as_array().unwrap().len() as f64;
     assert_eq!(lost / chatty["all"]["prompts"].as_f64().unwrap(), 1.0 - chatty["all"]["prompt_strict"].as_f64().unwrap());
     let table = place.run(&["instructions", "score", "--suite", "s.jsonl", "--predictions", "chatty.jsonl", "--base", "right.jsonl"]).succeeds().stdout;

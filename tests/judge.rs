@@ -44,7 +44,7 @@ fn items(count: usize) -> Vec<Item> {
 }
 
 /// A run's end, and every wait that was told on the way.
-fn judged(server: &Server, items: &[Item], cache: &Path, num_threads: usize, patience: Patience) -> (Result<Verdicts>, Vec<String>) {
+fn judged(server: &Server, items: &[Item], cache: &Path, num_threads: usize, patience: Patience) -> (Result<Verdicts>, Vec<(String, Duration)>) {
     let rubric = Rubric::load(None).unwrap();
     let endpoint = Endpoint::new(&server.url, "m", Some(Key::new(KEY).unwrap()), "OPENAI_API_KEY", patience.timeout).unwrap();
     let mut waits = Vec::new();
@@ -53,8 +53,8 @@ fn judged(server: &Server, items: &[Item], cache: &Path, num_threads: usize, pat
         &mut Cache::open(cache).unwrap(),
         &AtomicBool::new(false),
         &mut |told| {
-            if let Progress::Waiting { why, .. } = told {
-                waits.push(why.to_owned());
+            if let Progress::Waiting { why, wait } = told {
+                waits.push((why.to_owned(), wait));
             }
             Ok(())
         },
@@ -90,7 +90,8 @@ fn everything_goes_wrong_and_then_right() {
     // What was asked for, and the timeout of the silent one.
     assert!(started.elapsed() >= timeout + Duration::from_millis(200), "{:?}", started.elapsed());
     assert_eq!(waits.len(), 5, "{waits:?}");
-    for (why, expected) in waits.iter().zip(["answered 429: slow down", "answered 500: not now", "", "timeout", "no chat completion"]) {
+    assert!(waits[0].1 >= Duration::from_millis(200) && waits[1..].iter().all(|(_, wait)| *wait < Duration::from_millis(200)), "{waits:?}");
+    for ((why, _), expected) in waits.iter().zip(["answered 429: slow down", "answered 500: not now", "", "timeout", "no chat completion"]) {
         assert!(why.contains(expected), "{why}");
     }
     let seen = server.seen();

@@ -102,7 +102,7 @@ fn an_inventory_is_a_list_a_map_or_a_task() {
     place.write_rows("p.jsonl", &emotions());
     place.write("plain.txt", "angry\nhappy\n\nneutral\nsad\n");
     place.write("list.json", r#"["angry", "happy", "neutral", "sad"]"#);
-    place.write("under.yaml", "labels: [angry, happy, neutral, sad]\n");
+    place.write("under.yaml", "kind: classify\nlabels: [angry, happy, neutral, sad]\n");
     place.write("words.yaml", "{angry: , happy: {ar: سعيد}, neutral: {en: neutral}, sad: }\n");
     place.write("task.yaml", include_str!("../prompts/emotion.yaml"));
     for (file, expected) in [("plain.txt", 0.4), ("list.json", 0.4), ("under.yaml", 0.4), ("words.yaml", 0.6), ("task.yaml", 0.6)] {

@@ -71,7 +71,12 @@ impl Sample {
             if self.has_probes && step % 5 == 0 {
                 let norms: serde_json::Map<String, Value> = self.tasks.iter().map(|task| (task.clone(), json!(loss))).collect();
                 let pair = format!("{}|{}", self.tasks[0], self.tasks[self.tasks.len() - 1]);
-                writeln!(log, "{}", json!({"kind": "probe", "at_step": step, "stage": stage, "norms": norms, "cosines": {pair: 0.5 - step as f64 / self.steps as f64}})).unwrap();
+                writeln!(
+                    log,
+                    "{}",
+                    json!({"kind": "probe", "at_step": step, "stage": stage, "norms": norms, "cosines": {pair: 0.5 - step as f64 / self.steps as f64}})
+                )
+                .unwrap();
             }
             if self.evaluations.contains(&step) {
                 writeln!(log, "{}", json!({"kind": "eval", "at_step": step, "scores": self.scores(step)})).unwrap();
@@ -230,7 +235,8 @@ fn a_run_is_shown_whole_and_nothing_in_it_is_markup() {
     let elements = check(&page);
     assert_eq!(titles(&page), ["Scores", "Learning curves", "What it saw", "Gradients", "Answers", "Slices", "Worst utterances", "Recipe"]);
     let ids: Vec<&str> = page.figures().iter().map(|figure| figure.id.as_str()).collect();
-    let expected = ["scores-bars", "training-loss", "scores-by-step", "learning-rate", "stages", "shares", "gradient-norms", "cosines-by-step", "cosines-by-stage"];
+    let expected =
+        ["scores-bars", "training-loss", "scores-by-step", "learning-rate", "stages", "shares", "gradient-norms", "cosines-by-step", "cosines-by-stage"];
     assert_eq!(ids[..9], expected);
     assert_eq!(ids[9..], ["confusions", "failures"]);
     let shown = |text: &str| elements.iter().any(|element| element.text.trim() == text);
@@ -294,7 +300,10 @@ fn a_loss_that_is_no_number_is_a_gap() {
     let run = dir.path().join("run");
     Sample::default().write(&run);
     let log = fs::read_to_string(run.join("log.jsonl")).unwrap();
-    let without: String = log.lines().map(|line| if line.contains("\"step\":30,") { line.replace("\"loss\":", "\"loss\":null,\"was\":") } else { line.to_owned() } + "\n").collect();
+    let without: String = log
+        .lines()
+        .map(|line| if line.contains("\"step\":30,") { line.replace("\"loss\":", "\"loss\":null,\"was\":") } else { line.to_owned() } + "\n")
+        .collect();
     fs::write(run.join("log.jsonl"), &without).unwrap();
     assert!(without.contains("null"));
     check(&report::page(&[Run::read(&run).unwrap()], &Unknown, &silent).unwrap());
@@ -336,7 +345,8 @@ fn runs(dir: &Path, count: usize) -> Vec<Run> {
         let recipe = fs::read_to_string(folder.join("recipe.yaml")).unwrap();
         fs::write(folder.join("recipe.yaml"), recipe.replace("seed: 7", &format!("seed: {i}"))).unwrap();
         let scores = folder.join("eval/step-000060/scores.json");
-        fs::write(&scores, fs::read_to_string(&scores).unwrap().replace("\"words.wer\":", &format!("\"words.wer\":{},\"words.other\":", 0.5 / (i + 1) as f64))).unwrap();
+        fs::write(&scores, fs::read_to_string(&scores).unwrap().replace("\"words.wer\":", &format!("\"words.wer\":{},\"words.other\":", 0.5 / (i + 1) as f64)))
+            .unwrap();
     }
     folders.iter().map(|folder| Run::read(folder).unwrap()).collect()
 }
@@ -378,7 +388,18 @@ fn runs_are_compared_with_the_first() {
     let written = compare::write(&page, &dir.path().join("out")).unwrap();
     assert_eq!(fs::read_to_string(written).unwrap(), html);
     let names: BTreeSet<String> = fs::read_dir(dir.path().join("out")).unwrap().map(|entry| entry.unwrap().file_name().into_string().unwrap()).collect();
-    let expected = ["recipes.md", "recipes.tex", "report.html", "runs.md", "runs.tex", "scores-bars.svg", "scores-by-step.svg", "scores.md", "scores.tex", "training-loss.svg"];
+    let expected = [
+        "recipes.md",
+        "recipes.tex",
+        "report.html",
+        "runs.md",
+        "runs.tex",
+        "scores-bars.svg",
+        "scores-by-step.svg",
+        "scores.md",
+        "scores.tex",
+        "training-loss.svg",
+    ];
     assert_eq!(names.iter().map(String::as_str).collect::<Vec<_>>(), expected);
     assert!(fs::read_to_string(dir.path().join("out/recipes.md")).unwrap().contains("| `seed` | `0` | `1` | `2` |"));
     runs.truncate(1);
@@ -399,7 +420,11 @@ fn a_dozen_runs_are_compared_and_reported() {
 fn runs_judged_on_other_rows_are_not_compared() {
     let cases: [(&str, &dyn Fn(String) -> String, &str); 4] = [
         ("words.jsonl", &|text| text.replace("\"w3\"", "\"w99\""), "set `words`: the row `w3` is in run-0 and not in run-1 (12 rows in run-0, 12 in run-1)"),
-        ("words.jsonl", &|text| text.lines().skip(2).map(|line| format!("{line}\n")).collect(), "the row `w0` is in run-0 and not in run-1 (12 rows in run-0, 10 in run-1)"),
+        (
+            "words.jsonl",
+            &|text| text.lines().skip(2).map(|line| format!("{line}\n")).collect(),
+            "the row `w0` is in run-0 and not in run-1 (12 rows in run-0, 10 in run-1)",
+        ),
         ("words.jsonl", &|text| text.replacen("صباح الخير يا", "مساء الخير يا", 1), "the row `w0` has another reference in run-1 than in run-0"),
         ("words.jsonl", &|text| text.replace("\"w3\"", "\"w2\""), "words.jsonl:4: the id `w2` is that of line 3"),
     ];
@@ -417,7 +442,9 @@ fn runs_judged_on_other_rows_are_not_compared() {
     let error = compare::page(&runs, &Unknown, false).unwrap_err().to_string();
     assert!(error.contains("the set `moods` was judged in run-1 and not in run-0"), "{error}");
     fs::remove_dir_all(dir.path().join("run-1/eval")).unwrap();
-    let error = compare::page(&[Run::read(&dir.path().join("run-0")).unwrap(), Run::read(&dir.path().join("run-1")).unwrap()], &Unknown, false).unwrap_err().to_string();
+    let error = compare::page(&[Run::read(&dir.path().join("run-0")).unwrap(), Run::read(&dir.path().join("run-1")).unwrap()], &Unknown, false)
+        .unwrap_err()
+        .to_string();
     assert!(error.contains("has scores but no predictions"), "{error}");
 }
 

@@ -60,8 +60,7 @@ impl Asker<'_> {
     /// What is drawn for an example depends on the seed and its id, not on its neighbours.
     pub fn answers(&self, asked: &[(&Example, usize)], progress: &mut dyn FnMut(usize) -> Result<()>) -> Result<Vec<Answer>> {
         let mut answers = vec![Answer { tokens: Vec::new(), text: String::new() }; asked.len()];
-        let questions: Vec<Question> =
-            asked.iter().map(|&(example, max_new_tokens)| Question { example, wanted: Wanted::Answer { max_new_tokens } }).collect();
+        let questions: Vec<Question> = asked.iter().map(|&(example, max_new_tokens)| Question { example, wanted: Wanted::Answer { max_new_tokens } }).collect();
         let mut done = 0;
         self.ask(&questions.iter().collect::<Vec<_>>(), &mut |place, found| {
             if let Found::Tokens(tokens) = found {

@@ -80,7 +80,8 @@ fn written(name: &str, score: &Confident) -> String {
 fn laid_out(corner: &str, names: &[&str], titles: &[&str], rows: &[Vec<String>]) -> String {
     let length = |text: &str| unicode_width::UnicodeWidthStr::width(text);
     let first = names.iter().map(|name| length(name)).chain([length(corner)]).max().unwrap_or(0);
-    let widths: Vec<usize> = titles.iter().enumerate().map(|(i, title)| rows.iter().map(|row| length(&row[i])).chain([length(title)]).max().unwrap_or(0)).collect();
+    let widths: Vec<usize> =
+        titles.iter().enumerate().map(|(i, title)| rows.iter().map(|row| length(&row[i])).chain([length(title)]).max().unwrap_or(0)).collect();
     let padded = |text: &str, width: usize| " ".repeat(width.saturating_sub(length(text)));
     let mut text = String::new();
     let mut next = 0;

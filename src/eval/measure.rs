@@ -76,7 +76,13 @@ pub fn check(written: &SetFile, task: &Task) -> Result<()> {
         }
     }
     if !is_labels && (written.likelihood || written.parse != [Parse::Lenient] || written.majority_from.is_some()) {
-        let key = if written.likelihood { "likelihood" } else if written.majority_from.is_some() { "majority_from" } else { "parse" };
+        let key = if written.likelihood {
+            "likelihood"
+        } else if written.majority_from.is_some() {
+            "majority_from"
+        } else {
+            "parse"
+        };
         return Err(Error::input(format!("`{key}` in a set of task `{}`, which has no labels", task.name)));
     }
     if written.text_from.is_some() && task.kind != Kind::Generate {

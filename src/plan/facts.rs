@@ -81,7 +81,8 @@ impl Facts {
     pub fn read(reader: &Reader<'_>, stages: &[StageDraws], seed: u64, progress: &mut dyn FnMut(usize, usize) -> Result<()>) -> Result<Self> {
         let total: usize = stages.iter().flat_map(|stage| &stage.steps).map(Vec::len).sum();
         let is_sample = total > MOST_DRAWS;
-        let steps: Vec<Vec<usize>> = stages.iter().enumerate().map(|(i, stage)| sampled(stage.steps.len(), total, Key::new(seed, "plan").with(i as u64))).collect();
+        let steps: Vec<Vec<usize>> =
+            stages.iter().enumerate().map(|(i, stage)| sampled(stage.steps.len(), total, Key::new(seed, "plan").with(i as u64))).collect();
         let looked_at = stages.iter().zip(&steps).flat_map(|(stage, steps)| steps.iter().flat_map(|&step| &stage.steps[step]));
         let mut draws: Vec<Pick> = looked_at.copied().collect();
         draws.sort_unstable();
@@ -169,7 +170,9 @@ impl Reader<'_> {
         let tokens = |seconds: &f64| num_audio_tokens(num_frames((seconds * f64::from(SAMPLE_RATE)).round() as usize));
         let audio_tokens: Vec<usize> = lengths.iter().map(tokens).collect();
         let counted = match self.codec {
-            Some((codec, longest)) => Some(self.count(codec, longest, &self.corpus.example(pick.row, pick.epoch)?, &audio_tokens).map_err(|e| e.at(self.corpus.place(pick.row)))?),
+            Some((codec, longest)) => {
+                Some(self.count(codec, longest, &self.corpus.example(pick.row, pick.epoch)?, &audio_tokens).map_err(|e| e.at(self.corpus.place(pick.row)))?)
+            }
             None => None,
         };
         Ok(Fact { seconds: lengths.iter().sum(), audio_tokens: audio_tokens.iter().sum(), tokens: counted })
@@ -194,7 +197,9 @@ mod tests {
         let key = Key::new(1, "t");
         assert_eq!(sampled(100, 50_000, key), (0..100).collect::<Vec<_>>());
         let half = sampled(1_000, 100_000, key);
-        assert!(half.len() == 500 && half.windows(2).all(|pair| pair[0] < pair[1]) && half.iter().any(|&step| step > 900) && half.iter().any(|&step| step < 100));
+        assert!(
+            half.len() == 500 && half.windows(2).all(|pair| pair[0] < pair[1]) && half.iter().any(|&step| step > 900) && half.iter().any(|&step| step < 100)
+        );
         assert_eq!((sampled(10, 10_000_000, key).len(), sampled(1_000, 10_000_000, key).len()), (10, LEAST_STEPS));
     }
 }

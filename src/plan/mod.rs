@@ -196,7 +196,11 @@ impl Plan {
         let sample = |i: usize| {
             let (looked_at, steps) = (self.facts.steps[i].len(), self.draws[i].steps.len());
             let is_part = looked_at < steps;
-            if is_part { format!("audio and targets from a seeded sample of {} of its {} steps", count(looked_at as f64), count(steps as f64)) } else { String::new() }
+            if is_part {
+                format!("audio and targets from a seeded sample of {} of its {} steps", count(looked_at as f64), count(steps as f64))
+            } else {
+                String::new()
+            }
         };
         self.shares.iter().enumerate().map(|(i, shares)| shares::table(population, shares, self.stages[i].clone(), sample(i))).collect()
     }

@@ -109,7 +109,8 @@ pub fn of_stage(population: &Population, draws: &StageDraws, facts: &Facts, inde
             continue;
         }
         let of_task = reach.iter().filter(|((of, _), _)| *of == task).map(|(_, reach)| reach);
-        let whole = of_task.fold(Reach::default(), |a, b| Reach { num_rows: a.num_rows + b.num_rows, num_drawn: a.num_drawn + b.num_drawn, most: a.most.max(b.most) });
+        let whole =
+            of_task.fold(Reach::default(), |a, b| Reach { num_rows: a.num_rows + b.num_rows, num_drawn: a.num_drawn + b.num_drawn, most: a.most.max(b.most) });
         shares.push(Share { task, label: None, amount: Amount::sum(labels.iter().map(|share| &share.amount)), reach: whole });
         shares.extend(labels.into_iter().filter(|_| population.labels.get(task).is_some_and(|labels| !labels.is_empty())));
     }

@@ -125,7 +125,10 @@ fn failures(chapter: &Chapter) -> Result<Option<Figure>> {
         // A label is one word, whatever is said: its length is no failure of generation.
         let is_shown = |series: &Series| match unit {
             Unit::Percent => series.points.iter().any(|point| point.1 > 0.0),
-            _ => !chapter.metrics_of(&series.name).iter().any(|metric| metric.family == Family::Classification) && series.points.iter().any(|point| point.1.is_finite()),
+            _ => {
+                !chapter.metrics_of(&series.name).iter().any(|metric| metric.family == Family::Classification)
+                    && series.points.iter().any(|point| point.1.is_finite())
+            }
         };
         failure_panel(chapter, name, *unit, series.filter(is_shown).collect())
     };
@@ -147,7 +150,8 @@ fn failure_panel(chapter: &Chapter, name: &str, unit: Unit, series: Vec<Series>)
 /// The failures that the scores name and the predictions do not show.
 fn scored_failures(chapter: &Chapter) -> Vec<(String, Chart)> {
     let counted = ["hit_limit", "unparsed", "empty", "length_ratio"];
-    let metrics: Vec<Metric> = chapter.metrics().into_iter().filter(|metric| metric.family == Family::Failure && !counted.contains(&metric.name.as_str())).collect();
+    let metrics: Vec<Metric> =
+        chapter.metrics().into_iter().filter(|metric| metric.family == Family::Failure && !counted.contains(&metric.name.as_str())).collect();
     let names: BTreeSet<String> = metrics.iter().map(Metric::title).collect();
     let panel = |name: &String| {
         let of_kind = metrics.iter().filter(|metric| metric.title() == *name).enumerate();

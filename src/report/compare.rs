@@ -68,7 +68,8 @@ pub fn write(page: &Page, folder: &Path) -> Result<std::path::PathBuf> {
     let html = folder.join("report.html");
     files::write_atomic(&html, page.html().as_bytes())?;
     for table in page.tables() {
-        let markdown = format!("**{}.** {}\n\n{}", crate::report::escape::markdown(&table.title), crate::report::escape::markdown(&table.caption), table.markdown());
+        let markdown =
+            format!("**{}.** {}\n\n{}", crate::report::escape::markdown(&table.title), crate::report::escape::markdown(&table.caption), table.markdown());
         files::write_atomic(&folder.join(format!("{}.md", table.id)), markdown.as_bytes())?;
         files::write_atomic(&folder.join(format!("{}.tex", table.id)), table.latex().as_bytes())?;
     }
@@ -79,7 +80,9 @@ pub fn write(page: &Page, folder: &Path) -> Result<std::path::PathBuf> {
 }
 
 fn predictions(run: &Run) -> Result<Sets> {
-    let last = run.last().ok_or_else(|| Error::input("no evaluation to compare").at_path(&run.folder).hint("give its recipe an `evaluate` section, or judge it with `maqam eval`"))?;
+    let last = run.last().ok_or_else(|| {
+        Error::input("no evaluation to compare").at_path(&run.folder).hint("give its recipe an `evaluate` section, or judge it with `maqam eval`")
+    })?;
     let sets = last.predictions()?;
     if sets.is_empty() {
         let found = Error::input(format!("the evaluation after {} steps has scores but no predictions", last.step)).at_path(&run.folder);
@@ -101,7 +104,8 @@ fn expect_same_rows((first_name, first): (&str, &Sets), (other_name, other): (&s
         let others = other.iter().find(|(name, _)| name == set).map(|(_, rows)| rows.as_slice()).unwrap_or_default();
         let of_first: HashMap<&str, &Prediction> = rows.iter().map(|row| (row.id.as_str(), row)).collect();
         let of_other: HashMap<&str, &Prediction> = others.iter().map(|row| (row.id.as_str(), row)).collect();
-        let only = |rows: &[Prediction], other: &HashMap<&str, &Prediction>| rows.iter().find(|row| !other.contains_key(row.id.as_str())).map(|row| row.id.clone());
+        let only =
+            |rows: &[Prediction], other: &HashMap<&str, &Prediction>| rows.iter().find(|row| !other.contains_key(row.id.as_str())).map(|row| row.id.clone());
         for (has, lacks, id) in [(first_name, other_name, only(rows, &of_other)), (other_name, first_name, only(others, &of_first))] {
             if let Some(id) = id {
                 let counts = format!("{} rows in {first_name}, {} in {other_name}", rows.len(), others.len());

@@ -95,7 +95,10 @@ fn scores_by_step(chapter: &Chapter) -> Option<Figure> {
             Series::new(&set, chapter.run.course(&metric.full), chapter.colour_of_set(&set)).marked()
         });
         let series: Vec<Series> = recoloured(series.collect());
-        panels.push(("loss".to_owned(), Chart::Lines(LineChart { x: steps_axis(), y: loss_axis(&series), series, boundaries: chapter.boundaries(), levels: Vec::new() })));
+        panels.push((
+            "loss".to_owned(),
+            Chart::Lines(LineChart { x: steps_axis(), y: loss_axis(&series), series, boundaries: chapter.boundaries(), levels: Vec::new() }),
+        ));
     }
     let has_levels = panels.iter().any(|(_, chart)| matches!(chart, Chart::Lines(chart) if !chart.levels.is_empty()));
     let levels = if has_levels { " Dotted lines are the controls after the last step." } else { "" };

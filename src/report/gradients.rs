@@ -77,8 +77,13 @@ fn volatility_axis() -> Axis {
 
 fn cosines_by_step(chapter: &Chapter, log: &Log) -> Figure {
     let window = window(log.steps);
-    let series: Vec<Series> =
-        log.cosines.iter().enumerate().map(|(i, ((a, b), track))| Series::new(format!("{a}, {b}"), track.smooth(window), i)).filter(|s| !s.points.is_empty()).collect();
+    let series: Vec<Series> = log
+        .cosines
+        .iter()
+        .enumerate()
+        .map(|(i, ((a, b), track))| Series::new(format!("{a}, {b}"), track.smooth(window), i))
+        .filter(|s| !s.points.is_empty())
+        .collect();
     let levels = vec![Level { name: String::new(), value: 0.0 }];
     let lines = LineChart { x: steps_axis(), y: Axis::new("cosine"), series, boundaries: chapter.boundaries(), levels };
     let caption = format!("Between the gradients of two tasks, in windows of {}. Below 0, a step for one undoes what the other learns.", steps(window));
@@ -86,8 +91,12 @@ fn cosines_by_step(chapter: &Chapter, log: &Log) -> Figure {
 }
 
 fn cosines_by_stage(chapter: &Chapter, log: &Log) -> Option<Figure> {
-    let panels: Vec<(String, Chart)> =
-        log.stages.iter().filter(|stage| !stage.cosines.is_empty()).map(|stage| (stage.name.clone(), Chart::Heat(matrix(&chapter.tasks, &stage.cosines)))).collect();
+    let panels: Vec<(String, Chart)> = log
+        .stages
+        .iter()
+        .filter(|stage| !stage.cosines.is_empty())
+        .map(|stage| (stage.name.clone(), Chart::Heat(matrix(&chapter.tasks, &stage.cosines))))
+        .collect();
     let caption = "Mean over the probes of a stage.";
     (!panels.is_empty()).then(|| Figure::of_panels(chapter.id("cosines-by-stage"), "Cosines between the tasks' gradients, by stage", caption, panels))
 }

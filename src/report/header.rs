@@ -46,7 +46,9 @@ pub fn subtitle(run: &Run) -> String {
 /// The parts of the model with how each is trained: `audio encoder lora, decoder full`; what is frozen is left out.
 pub fn trained(run: &Run) -> String {
     let Some(settings) = &run.settings else { return String::new() };
-    let how = |part: &Part| settings.get(&format!("train.{}", part.name())).filter(|how| *how != "frozen").map(|how| format!("{} {how}", part.name().replace('_', " ")));
+    let how = |part: &Part| {
+        settings.get(&format!("train.{}", part.name())).filter(|how| *how != "frozen").map(|how| format!("{} {how}", part.name().replace('_', " ")))
+    };
     let parts: Vec<String> = Part::ALL.iter().filter_map(how).collect();
     let same = ["full", "lora"].into_iter().find(|how| parts.len() == Part::ALL.len() && parts.iter().all(|part| part.ends_with(how)));
     same.map_or_else(|| parts.join(", "), |how| format!("all parts, {how}"))
@@ -62,7 +64,10 @@ pub fn recipe(run: &Run, id: String) -> Section {
     put("model", get("model.path"));
     put("trained", Some(trained(run)));
     if trained(run).contains("lora") {
-        put("adapters", get("lora.rank").map(|rank| format!("rank {rank}, alpha {}, {}", get("lora.alpha").unwrap_or_default(), get("lora.targets").unwrap_or_default())));
+        put(
+            "adapters",
+            get("lora.rank").map(|rank| format!("rank {rank}, alpha {}, {}", get("lora.alpha").unwrap_or_default(), get("lora.targets").unwrap_or_default())),
+        );
     }
     put("examples a step", get("schedule.batch"));
     put("learning rate", get("optimiser.learning_rate").map(|rate| format!("{rate}, {}", get("optimiser.schedule").unwrap_or_default())));

@@ -73,14 +73,13 @@ impl HeatMap {
     /// A symmetric matrix of cosines; `None` where a pair never met.
     pub fn cosines(names: &[String], cosines: &[Vec<Option<f64>>]) -> Self {
         let cell = |value: &Option<f64>| {
-            value.filter(|value| value.is_finite()).map(|value| HeatCell { strength: value, text: format!("{value:.2}").replace('-', "−"), below: String::new() })
+            value.filter(|value| value.is_finite()).map(|value| HeatCell {
+                strength: value,
+                text: format!("{value:.2}").replace('-', "−"),
+                below: String::new(),
+            })
         };
-        Self {
-            rows: names.to_vec(),
-            columns: names.to_vec(),
-            cells: cosines.iter().map(|row| row.iter().map(cell).collect()).collect(),
-            ..Self::default()
-        }
+        Self { rows: names.to_vec(), columns: names.to_vec(), cells: cosines.iter().map(|row| row.iter().map(cell).collect()).collect(), ..Self::default() }
     }
 
     /// The map as SVG, at most `width` wide; `name` says what it shows.

@@ -71,7 +71,8 @@ fn table(chapter: &Chapter, log: &Log) -> Table {
         let mut all = Seen::default();
         stage.tasks.values().for_each(|seen| all.add(seen));
         for (i, (task, seen)) in stage.tasks.iter().enumerate() {
-            let name = if i == 0 { format!("{} ({}–{})", stage.name, number::count(stage.first as f64), number::count(stage.last as f64)) } else { String::new() };
+            let name =
+                if i == 0 { format!("{} ({}–{})", stage.name, number::count(stage.first as f64), number::count(stage.last as f64)) } else { String::new() };
             let mut row = vec![Cell::text(name), Cell::text(task)];
             for (_, of) in MEASURES {
                 row.push(Cell::number(of(seen).round(), Unit::Count));

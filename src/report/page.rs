@@ -126,7 +126,8 @@ impl Page {
     }
 
     fn head(&self) -> String {
-        let mut html = format!("<header class=\"head\">\n<p class=\"kind\">{}</p>\n<h1 dir=\"auto\">{}</h1>\n", escape::xml(&self.kind), escape::xml(&self.title));
+        let mut html =
+            format!("<header class=\"head\">\n<p class=\"kind\">{}</p>\n<h1 dir=\"auto\">{}</h1>\n", escape::xml(&self.kind), escape::xml(&self.title));
         if !self.subtitle.is_empty() {
             html += &format!("<p class=\"subtitle\">{}</p>\n", escape::xml(&self.subtitle));
         }

@@ -162,7 +162,8 @@ impl Evaluation {
         let Some(path) = self.folder.as_ref().map(|folder| folder.join("instructions.json")).filter(|path| path.is_file()) else {
             return Ok(None);
         };
-        let file: File = serde_json::from_str(&files::read_text(&path)?).map_err(|e| Error::input(format!("not a table of instructions: {e}")).at_path(&path))?;
+        let file: File =
+            serde_json::from_str(&files::read_text(&path)?).map_err(|e| Error::input(format!("not a table of instructions: {e}")).at_path(&path))?;
         Ok(Some(file.rows))
     }
 }

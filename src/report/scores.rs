@@ -97,12 +97,18 @@ fn asked<'a>(chapter: &Chapter<'a>) -> Vec<Asked<'a>> {
         found.push(Asked { name: "before".to_owned(), scores: &before.scores, is_last: false, colour: Colour::Muted });
     }
     let Some(last) = run.last() else { return found };
-    found.push(Asked { name: if last.step == 0 { "score".to_owned() } else { format!("after {}", last.step) }, scores: &last.scores, is_last: true, colour: Colour::Series(0) });
+    found.push(Asked {
+        name: if last.step == 0 { "score".to_owned() } else { format!("after {}", last.step) },
+        scores: &last.scores,
+        is_last: true,
+        colour: Colour::Series(0),
+    });
     if let Some(best) = run.best().filter(|best| best.step != last.step) {
         found.push(Asked { name: format!("best, {}", best.step), scores: &best.scores, is_last: false, colour: Colour::Series(2) });
     }
     // Controls take the colours that no training has.
-    let control = |(i, (name, scores)): (usize, &'a (String, Scores))| Asked { name: name.clone(), scores, is_last: false, colour: Colour::Series([5, 4, 1][i % 3]) };
+    let control =
+        |(i, (name, scores)): (usize, &'a (String, Scores))| Asked { name: name.clone(), scores, is_last: false, colour: Colour::Series([5, 4, 1][i % 3]) };
     found.extend(last.controls.iter().enumerate().map(control));
     found
 }
@@ -132,6 +138,7 @@ fn figure(chapter: &Chapter, asked: &[Asked], metrics: &[Metric], intervals: &[O
         is_stacked: false,
     };
     let caption = "The first metric of each set; arrows say which way is better. What is scored without hearing was not heard.";
-    let caption = if asked.iter().any(|asked| asked.name.contains("audio")) { caption } else { "The first metric of each set; arrows say which way is better." };
+    let caption =
+        if asked.iter().any(|asked| asked.name.contains("audio")) { caption } else { "The first metric of each set; arrows say which way is better." };
     Some(Figure::new(chapter.id("scores-bars"), "What training changed", caption, Chart::Bars(chart)))
 }

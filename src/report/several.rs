@@ -177,7 +177,8 @@ pub fn training_loss(runs: &[Run], names: &[String]) -> Option<Figure> {
         return None;
     }
     let chart = LineChart { x: steps_axis(), y: loss_axis(&series), series, ..LineChart::default() };
-    let caption = format!("Mean over target tokens in a window of {}. Runs that see other tasks have losses of other things.{}", steps(window), said_of_axis(&chart.y));
+    let caption =
+        format!("Mean over target tokens in a window of {}. Runs that see other tasks have losses of other things.{}", steps(window), said_of_axis(&chart.y));
     Some(Figure::new("training-loss", "Training loss", caption, Chart::Lines(chart)))
 }
 

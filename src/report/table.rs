@@ -335,7 +335,12 @@ mod tests {
     #[test]
     fn html_says_which_way_a_difference_goes() {
         let html = table().html();
-        assert!(html.contains("<td class=\"number\" data-key=\"0.0826\"><b>8.3</b> <span class=\"interval\">[7.0, 10.0]</span> <span class=\"better\">−1.8**</span></td>"), "{html}");
+        assert!(
+            html.contains(
+                "<td class=\"number\" data-key=\"0.0826\"><b>8.3</b> <span class=\"interval\">[7.0, 10.0]</span> <span class=\"better\">−1.8**</span></td>"
+            ),
+            "{html}"
+        );
         assert!(html.contains("a|b &lt;i&gt;") && html.contains("<tr class=\"rule\">") && html.contains("<svg"));
     }
 }

@@ -25,9 +25,8 @@ impl Utterance {
     /// The utterance as HTML.
     pub fn html(&self) -> String {
         let notes: String = self.notes.iter().map(|note| format!("<span>{}</span>", escape::xml(note))).collect();
-        let audio = self.audio.as_ref().map_or(String::new(), |audio| {
-            format!("<audio controls=\"controls\" preload=\"none\" src=\"{}\"></audio>", escape::xml(audio))
-        });
+        let audio =
+            self.audio.as_ref().map_or(String::new(), |audio| format!("<audio controls=\"controls\" preload=\"none\" src=\"{}\"></audio>", escape::xml(audio)));
         let mut html = format!("<article class=\"utterance\">\n<header><code>{}</code>{notes}{audio}</header>\n", escape::xml(&self.id));
         html += &match &self.alignment {
             Some(aligned) => alignment::html(aligned),

@@ -78,7 +78,11 @@ fn worst<'a>(metric: &Metric, rows: &'a [Prediction]) -> Vec<(f64, &'a Predictio
         Family::Transcription => {
             let normaliser = rescore::normaliser(metric).unwrap_or_default();
             let errors = |row: &Prediction| crate::metrics::word_errors(&normaliser.apply(&row.reference), &normaliser.apply(&row.prediction));
-            rows.iter().map(|row| (errors(row), row)).map(|(counts, row)| (counts.errors() as f64, counts.rate(), row)).filter(|(errors, ..)| *errors > 0.0).collect()
+            rows.iter()
+                .map(|row| (errors(row), row))
+                .map(|(counts, row)| (counts.errors() as f64, counts.rate(), row))
+                .filter(|(errors, ..)| *errors > 0.0)
+                .collect()
         }
         Family::Classification => {
             let mut confusions: std::collections::HashMap<(&str, Option<&str>), f64> = std::collections::HashMap::new();

@@ -124,7 +124,8 @@ fn decode(text: &str) -> String {
 
 #[test]
 fn what_is_not_well_formed_is_refused() {
-    for broken in ["<a><b></a></b>", "<a", "<a x=1/>", "<a x=\"1\" x=\"2\"/>", "<a>&nbsp;</a>", "<a>& b</a>", "<a></a>b", "<a><b></a>", "<a x=\"<\"/>", "</a>"] {
+    for broken in ["<a><b></a></b>", "<a", "<a x=1/>", "<a x=\"1\" x=\"2\"/>", "<a>&nbsp;</a>", "<a>& b</a>", "<a></a>b", "<a><b></a>", "<a x=\"<\"/>", "</a>"]
+    {
         let outcome = std::panic::catch_unwind(|| read(broken));
         assert!(outcome.is_err(), "{broken} was taken");
     }

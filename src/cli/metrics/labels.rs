@@ -35,7 +35,7 @@ pub fn inventory(written: &str, task: &Task, tasks: &Tasks) -> Result<Task> {
     let text = files::read_text(path)?;
     let is_yaml = path.extension().is_some_and(|extension| ["yaml", "yml", "json"].iter().any(|known| extension.eq_ignore_ascii_case(known)));
     let labels = match yaml::parse::<Value>(&text, path) {
-        Ok(Value::Mapping(fields)) if fields.contains_key("kind") => return classifying(load_task(path)?, path),
+        Ok(Value::Mapping(fields)) if fields.contains_key("instructions") => return classifying(load_task(path)?, path),
         Ok(tree @ (Value::Mapping(_) | Value::Sequence(_))) => in_tree(&tree),
         Err(error) if is_yaml => return Err(error),
         // Lines of plain text are one string to YAML.

@@ -143,6 +143,20 @@ mod tests {
     }
 
     #[test]
+    fn every_instruction_that_ships_is_in_its_language() {
+        let tasks = crate::task::Tasks::load(None).unwrap();
+        for task in tasks.names().map(|name| tasks.get(name).unwrap()) {
+            for wording in [crate::task::Wording::Train, crate::task::Wording::Dev, crate::task::Wording::Test] {
+                for (tag, text) in task.instructions.of(wording).iter().flat_map(|(tag, texts)| texts.iter().map(move |text| (tag, text))) {
+                    let text = text.replace("{labels}", "");
+                    let found = (Language::Arabic.is_that_of(&text), Language::English.is_that_of(&text));
+                    assert_eq!(found, (tag == "ar", tag == "en"), "{text}");
+                }
+            }
+        }
+    }
+
+    #[test]
     fn tags_are_read_with_their_regions() {
         assert_eq!(Language::of_tag("ar-EG"), Some(Language::Arabic));
         assert_eq!(Language::of_tag("EN_us"), Some(Language::English));

@@ -27,6 +27,12 @@ pub struct Row {
     /// The wording it is asked in; rows that have one and are alike in `asks` and `kind` are compared over wordings.
     #[serde(default)]
     pub wording: Option<String>,
+    /// The programme or document of the clip.
+    #[serde(default)]
+    pub group: Option<String>,
+    /// The row that the clip comes from.
+    #[serde(default)]
+    pub source: Option<String>,
     /// What must hold of the answer.
     pub checks: Vec<Check>,
     /// What holds of a right answer.
@@ -44,6 +50,8 @@ pub struct Outcome {
     pub id: String,
     /// Its kind.
     pub kind: String,
+    /// What is resampled together: the clip's group, else the clip, else the row itself.
+    pub cluster: String,
     /// Each check, strictly.
     pub strict: Vec<bool>,
     /// Each check, loosely.
@@ -210,7 +218,8 @@ pub fn score(suite: &[Row], answers: &[&str]) -> Scores {
 fn outcome(row: &Row, answer: &str) -> Outcome {
     let held = |mode: Mode| row.checks.iter().map(|check| check.holds(answer, mode)).collect();
     let right = row.right.as_ref().map(|check| check.holds(answer, Mode::Loose));
-    Outcome { id: row.id.clone(), kind: row.kind.clone(), strict: held(Mode::Strict), loose: held(Mode::Loose), right }
+    let cluster = row.group.as_ref().or(row.source.as_ref()).unwrap_or(&row.id).clone();
+    Outcome { id: row.id.clone(), kind: row.kind.clone(), cluster, strict: held(Mode::Strict), loose: held(Mode::Loose), right }
 }
 
 fn by_check(suite: &[Row], outcomes: &[Outcome]) -> BTreeMap<String, (usize, f64, f64)> {
