@@ -124,7 +124,11 @@ fn shares_and_repeats_are_those_of_the_picks() {
         let row = row(name);
         assert_eq!(number(&row[1]) as usize, all, "{row:?}");
         assert_eq!(row[2], format!("{:.1}", 100.0 * all as f64 / drawn.len() as f64));
-        assert_eq!((number(&row[7]) as usize, number(&row[8]) as usize, number(&row[11]) as usize), (ids.len(), reached, *draws.iter().max().unwrap()), "{row:?}");
+        assert_eq!(
+            (number(&row[7]) as usize, number(&row[8]) as usize, number(&row[11]) as usize),
+            (ids.len(), reached, *draws.iter().max().unwrap()),
+            "{row:?}"
+        );
         assert_eq!(row[10], format!("{:.2}", all as f64 / reached as f64));
     }
     assert!(text.contains("about") && text.contains("memory") && text.contains("time"), "{text}");
@@ -250,7 +254,10 @@ fn what_a_new_user_gets_wrong_is_caught() {
         place.run(&["plan", "recipe.yaml"]).fails(2, words);
     }
     // All rows of a task have weight 0: an empty pool.
-    place.write("recipe.yaml", recipe.replace("task: emotion}", "task: emotion, weight: 0}").replace("tasks: all, mix: uniform", "tasks: [emotion], draw: balanced"));
+    place.write(
+        "recipe.yaml",
+        recipe.replace("task: emotion}", "task: emotion, weight: 0}").replace("tasks: all, mix: uniform", "tasks: [emotion], draw: balanced"),
+    );
     place.run(&["plan", "recipe.yaml"]).fails(2, &["`weight: 0`"]);
     // One row of a label under equal slots is no error, but nobody should miss it.
     let mut rows = command::emotion_rows();

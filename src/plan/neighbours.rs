@@ -146,7 +146,7 @@ mod tests {
     #[test]
     fn the_same_vector_is_no_neighbour() {
         // Each clip stands there twice, under two tasks: without the exclusion the twin would always vote.
-        let values = circle(&[0.0, 0.0, 120.0, 120.0, 240.0, 240.0]);
+        let values = circle(&[0.0, 0.0, 110.0, 110.0, 240.0, 240.0]);
         let space = Space::new(&values, 2);
         assert_eq!(space.nearest(0, |_| true), [2, 3, 4, 5]);
         assert_eq!(space.nearest(2, |other| other % 2 == 0), [0, 4]);

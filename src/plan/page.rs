@@ -99,7 +99,12 @@ fn shares(plan: &Plan) -> Figure {
         ((*name).to_owned(), Chart::Bars(chart))
     };
     let known = MEASURES.iter().filter(|(_, of)| plan.shares.iter().any(|shares| of(&shares.total) > 0.0));
-    Figure::of_panels("stage-shares", "Shares by stage", "Under `normalise: token` the shares of target tokens are what tasks weigh in the loss.", known.map(panel).collect())
+    Figure::of_panels(
+        "stage-shares",
+        "Shares by stage",
+        "Under `normalise: token` the shares of target tokens are what tasks weigh in the loss.",
+        known.map(panel).collect(),
+    )
 }
 
 /// A table as the report shows it.

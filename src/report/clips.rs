@@ -71,7 +71,8 @@ impl Clips {
 /// A relative link from a page to a file, to the part of it that counts.
 fn link(file: &Path, page: &Path, start_s: Option<f64>, end_s: Option<f64>) -> String {
     let folder = page.parent().filter(|folder| !folder.as_os_str().is_empty()).unwrap_or(Path::new("."));
-    let whole = |path: &Path| path.canonicalize().unwrap_or_else(|_| path.to_owned());
+    // A folder that is not there yet has no canonical path.
+    let whole = |path: &Path| path.canonicalize().or_else(|_| std::path::absolute(path)).unwrap_or_else(|_| path.to_owned());
     let address = escape::address(&relative(&whole(file), &whole(folder)));
     match (start_s, end_s) {
         (None, None) => address,

@@ -46,6 +46,8 @@ const LARGEST: f64 = 58.0;
 const ROOM_FOR_TWO: f64 = 38.0;
 /// From this strength on text takes the colour that is read on the full one.
 const STRONG: f64 = 0.55;
+/// Least distance of two names.
+const LINE: f64 = 13.0;
 /// Between the columns that stand apart and the others.
 const APART: f64 = 8.0;
 
@@ -111,11 +113,13 @@ impl HeatMap {
         let side = layout.side;
         sheet.text((layout.left, 12.0), &self.column_title, Style::SMALL);
         sheet.text((layout.left - 8.0, layout.top - 6.0), &self.row_title, Style::SMALL.at(Anchor::End));
-        for (i, name) in self.rows.iter().enumerate() {
+        // Where rows are closer than lines of text, every so many have a name.
+        let every = (LINE / side).ceil().max(1.0) as usize;
+        for (i, name) in self.rows.iter().enumerate().step_by(every) {
             let y = layout.top + side * (i as f64 + 0.5) + 4.0;
             sheet.text((layout.left - 8.0, y), &fit(name, TEXT_SIZE, layout.left - 10.0), Style::TEXT.at(Anchor::End));
         }
-        for (j, name) in self.columns.iter().enumerate() {
+        for (j, name) in self.columns.iter().enumerate().step_by(every) {
             let x = layout.x(j) + side / 2.0;
             let style = Style::SMALL.in_colour(if j >= layout.apart_from { Colour::Muted } else { Colour::Text });
             if is_steep {
