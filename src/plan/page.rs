@@ -112,7 +112,8 @@ fn shown(table: &Table) -> report::Table {
     let column = |(i, name): (usize, &String)| if i < table.num_words { report::Column::text(name) } else { report::Column::number(name) };
     let mut found = report::Table::new(slug(&table.title), &table.title, &table.note, table.columns.iter().enumerate().map(column).collect());
     for row in &table.rows {
-        let cells = row.iter().map(|cell| report::Cell::text(cell.as_str())).chain(std::iter::repeat(report::Cell::text("")));
+        // Labels stand below their task; a page would swallow plain spaces.
+        let cells = row.iter().map(|cell| report::Cell::text(cell.replace("  ", "\u{2003}"))).chain(std::iter::repeat(report::Cell::text("")));
         found.row(false, cells.take(table.columns.len()).collect());
     }
     found
