@@ -32,7 +32,6 @@ use maqam::report::metric::Metric;
 use maqam::report::page::Page;
 use maqam::report::predictions::Prediction;
 use maqam::report::read::Run;
-use maqam::report::rescore;
 use maqam::report::timeline::Stage;
 use maqam::report::timeline::Timeline;
 use maqam::report::uncertainty::Difference;
@@ -74,7 +73,8 @@ fn a_run_is_shown_whole_and_nothing_in_it_is_markup() {
     let elements = check(&page);
     assert_eq!(titles(&page), ["Scores", "Learning curves", "What it saw", "Gradients", "Answers", "Slices", "Worst utterances", "Recipe"]);
     let ids: Vec<&str> = page.figures().iter().map(|figure| figure.id.as_str()).collect();
-    let expected = ["scores-bars", "training-loss", "scores-by-step", "learning-rate", "stages", "shares", "gradient-norms", "cosines-by-step", "cosines-by-stage"];
+    let expected =
+        ["scores-bars", "training-loss", "scores-by-step", "learning-rate", "stages", "shares", "gradient-norms", "cosines-by-step", "cosines-by-stage"];
     assert_eq!(ids[..9], expected);
     assert_eq!(ids[9..], ["confusions", "failures"]);
     let shown = |text: &str| elements.iter().any(|element| element.text.trim() == text);
@@ -136,13 +136,29 @@ fn odd_runs_are_shown_as_well() {
 fn pictures_of_anything_have_room_for_their_words() {
     let names = |count: usize, name: &str| (0..count).map(|i| format!("{name}{i}")).collect::<Vec<_>>();
     let at = |places: &[f64]| places.iter().enumerate().map(|(i, at)| Boundary { at: *at, name: format!("مرحلة stage {i}") }).collect::<Vec<_>>();
-    let curves = |count: usize, name: &str| names(count, name).into_iter().enumerate().map(|(i, name)| Series::new(name, vec![(0.0, 1.0), (100.0, 0.5 + 0.01 * i as f64)], i)).collect();
-    let lines = |series: Vec<Series>, places: &[f64]| Chart::Lines(LineChart { series, boundaries: at(places), levels: vec![Level { name: "no-audio".into(), value: 0.51 }], ..LineChart::default() });
+    let curves = |count: usize, name: &str| {
+        names(count, name).into_iter().enumerate().map(|(i, name)| Series::new(name, vec![(0.0, 1.0), (100.0, 0.5 + 0.01 * i as f64)], i)).collect()
+    };
+    let lines = |series: Vec<Series>, places: &[f64]| {
+        Chart::Lines(LineChart { series, boundaries: at(places), levels: vec![Level { name: "no-audio".into(), value: 0.51 }], ..LineChart::default() })
+    };
     let bar = |value: f64| Some(Bar { value, interval: Interval::new(value - 0.5, value + 0.5), marks: "***".into() });
     let group = |(i, name): (usize, String)| Group { name, bars: vec![bar(i as f64 - 1.0), None, bar(f64::NAN), bar(-0.2)] };
-    let bars = |count: usize, is_stacked: bool| Chart::Bars(BarChart { series: names(4, "مسلسل series "), groups: names(count, "مجموعة group ").into_iter().enumerate().map(group).collect(), is_stacked, ..BarChart::default() });
-    let heat = |count: usize, name: &str| Chart::Heat(HeatMap::confusion(&names(count, name), &vec![vec![7; count]; count], &vec![1; count]));
-    let stage = |(i, name): (usize, String)| Stage { name, steps: if i % 2 == 0 { 1.0 } else { 500.0 }, parts: vec![i as f64, 1.0, f64::NAN], note: "ended: no better".into() };
+    let bars = |count: usize, is_stacked: bool| {
+        Chart::Bars(BarChart {
+            series: names(4, "مسلسل series "),
+            groups: names(count, "مجموعة group ").into_iter().enumerate().map(group).collect(),
+            is_stacked,
+            ..BarChart::default()
+        })
+    };
+    let heat = |count: usize, name: &str| Chart::Heat(HeatMap::confusion(&names(count, name), &vec![vec![7; count + 1]; count]));
+    let stage = |(i, name): (usize, String)| Stage {
+        name,
+        steps: if i % 2 == 0 { 1.0 } else { 500.0 },
+        parts: vec![i as f64, 1.0, f64::NAN],
+        note: "ended: no better".into(),
+    };
     let timeline = Chart::Timeline(Timeline { tasks: names(3, "مهمة "), stages: names(6, "stage ").into_iter().enumerate().map(stage).collect() });
     let charts = [
         lines(curves(1, "a"), &[0.0, 1.0, 2.0, 3.0, 50.0, 99.0, 100.0]),
@@ -190,7 +206,10 @@ fn a_loss_that_is_no_number_is_a_gap() {
     let run = dir.path().join("run");
     Sample::default().write(&run);
     let log = fs::read_to_string(run.join("log.jsonl")).unwrap();
-    let without: String = log.lines().map(|line| if line.contains("\"step\":30,") { line.replace("\"loss\":", "\"loss\":null,\"was\":") } else { line.to_owned() } + "\n").collect();
+    let without: String = log
+        .lines()
+        .map(|line| if line.contains("\"step\":30,") { line.replace("\"loss\":", "\"loss\":null,\"was\":") } else { line.to_owned() } + "\n")
+        .collect();
     fs::write(run.join("log.jsonl"), &without).unwrap();
     assert!(without.contains("null"));
     check(&report::page(&[Run::read(&run).unwrap()], &Unknown, &silent).unwrap());
@@ -206,7 +225,7 @@ fn what_is_broken_is_named() {
         ("eval/step-000060/scores.json", "{", "scores.json: not a JSON object"),
         ("eval/step-000060/words.jsonl", "{\"id\": 1}", "words.jsonl:1: not a prediction"),
         ("eval/step-000030/words.jsonl", "nothing", "words.jsonl:1: not a prediction"),
-        ("eval/step-000060/instructions.json", "[]", "instructions.json: not a table of instructions"),
+        ("eval/step-000060/instructions.json", "{\"all\": 1}", "instructions.json: not the scores of instructions"),
     ];
     for (file, text, expected) in broken {
         Sample::default().write(&run);
@@ -231,8 +250,6 @@ fn runs(dir: &Path, count: usize) -> Vec<Run> {
         Sample { wrong: 2 + i, ..Sample::default() }.write(folder);
         let recipe = fs::read_to_string(folder.join("recipe.yaml")).unwrap();
         fs::write(folder.join("recipe.yaml"), recipe.replace("seed: 7", &format!("seed: {i}"))).unwrap();
-        let scores = folder.join("eval/step-000060/scores.json");
-        fs::write(&scores, fs::read_to_string(&scores).unwrap().replace("\"words.wer\":", &format!("\"words.wer\":{},\"words.other\":", 0.5 / (i + 1) as f64))).unwrap();
     }
     folders.iter().map(|folder| Run::read(folder).unwrap()).collect()
 }
@@ -245,14 +262,14 @@ impl Uncertainty for Plugged {
         Some("Intervals by ruler & compass.".to_owned())
     }
 
-    fn interval(&self, metric: &Metric, rows: &[Prediction]) -> Result<Option<Interval>> {
+    fn interval(&self, metric: &Metric, _: f64, rows: &[Prediction]) -> Result<Option<Interval>> {
         assert_eq!(rows.len(), 12);
         Ok((metric.name == "wer").then_some(Interval { low: 0.111, high: 0.222 }))
     }
 
-    fn difference(&self, metric: &Metric, first: &[Prediction], second: &[Prediction]) -> Result<Option<Difference>> {
+    fn difference(&self, metric: &Metric, values: [f64; 2], first: &[Prediction], second: &[Prediction]) -> Result<Option<Difference>> {
         assert!(first.iter().zip(second).all(|(a, b)| a.id == b.id), "rows come in one order");
-        assert!(rescore::score(metric, &first.iter().collect::<Vec<_>>()).is_some() || metric.name == "loss" || metric.name == "other");
+        assert!(values.iter().all(|value| value.is_finite()), "{metric:?}");
         Ok((metric.name == "wer").then_some(Difference { interval: None, p: Some(0.004) }))
     }
 }
@@ -269,12 +286,26 @@ fn runs_are_compared_with_the_first() {
     check(&page);
     let html = page.html();
     assert!(html.contains("Intervals by ruler &amp; compass.") && html.contains("[11.1, 22.2]"));
-    assert!(html.contains("<span class=\"better\">−25.0**</span>") && html.contains("25.0 **"), "from 50 % to 25 %, in the table and beside its bar");
+    // Every second answer was wrong, then every third, then every fourth; two tests of p = 0.004 are one of 0.008 after Holm.
+    assert!(html.contains("<span class=\"better\">−16.7**</span>") && html.contains("<span class=\"better\">−25.0**</span>"), "in the table");
+    assert!(html.contains("33.3 **") && html.contains("25.0 **"), "beside their bars");
+    assert!(html.contains("corrected over all 2 tests"));
     assert!(!compare::page(&runs, &Plugged, false).unwrap().html().contains("**"));
     let written = compare::write(&page, &dir.path().join("out")).unwrap();
     assert_eq!(fs::read_to_string(written).unwrap(), html);
     let names: BTreeSet<String> = fs::read_dir(dir.path().join("out")).unwrap().map(|entry| entry.unwrap().file_name().into_string().unwrap()).collect();
-    let expected = ["recipes.md", "recipes.tex", "report.html", "runs.md", "runs.tex", "scores-bars.svg", "scores-by-step.svg", "scores.md", "scores.tex", "training-loss.svg"];
+    let expected = [
+        "recipes.md",
+        "recipes.tex",
+        "report.html",
+        "runs.md",
+        "runs.tex",
+        "scores-bars.svg",
+        "scores-by-step.svg",
+        "scores.md",
+        "scores.tex",
+        "training-loss.svg",
+    ];
     assert_eq!(names.iter().map(String::as_str).collect::<Vec<_>>(), expected);
     assert!(fs::read_to_string(dir.path().join("out/recipes.md")).unwrap().contains("| `seed` | `0` | `1` | `2` |"));
     runs.truncate(1);
@@ -295,7 +326,11 @@ fn a_dozen_runs_are_compared_and_reported() {
 fn runs_judged_on_other_rows_are_not_compared() {
     let cases: [(&str, &dyn Fn(String) -> String, &str); 4] = [
         ("words.jsonl", &|text| text.replace("\"w3\"", "\"w99\""), "set `words`: the row `w3` is in run-0 and not in run-1 (12 rows in run-0, 12 in run-1)"),
-        ("words.jsonl", &|text| text.lines().skip(2).map(|line| format!("{line}\n")).collect(), "the row `w0` is in run-0 and not in run-1 (12 rows in run-0, 10 in run-1)"),
+        (
+            "words.jsonl",
+            &|text| text.lines().skip(2).map(|line| format!("{line}\n")).collect(),
+            "the row `w0` is in run-0 and not in run-1 (12 rows in run-0, 10 in run-1)",
+        ),
         ("words.jsonl", &|text| text.replacen("صباح الخير يا", "مساء الخير يا", 1), "the row `w0` has another reference in run-1 than in run-0"),
         ("words.jsonl", &|text| text.replace("\"w3\"", "\"w2\""), "words.jsonl:4: the id `w2` is that of line 3"),
     ];
@@ -313,7 +348,9 @@ fn runs_judged_on_other_rows_are_not_compared() {
     let error = compare::page(&runs, &Unknown, false).unwrap_err().to_string();
     assert!(error.contains("the set `moods` was judged in run-1 and not in run-0"), "{error}");
     fs::remove_dir_all(dir.path().join("run-1/eval")).unwrap();
-    let error = compare::page(&[Run::read(&dir.path().join("run-0")).unwrap(), Run::read(&dir.path().join("run-1")).unwrap()], &Unknown, false).unwrap_err().to_string();
+    let error = compare::page(&[Run::read(&dir.path().join("run-0")).unwrap(), Run::read(&dir.path().join("run-1")).unwrap()], &Unknown, false)
+        .unwrap_err()
+        .to_string();
     assert!(error.contains("has scores but no predictions"), "{error}");
 }
 
