@@ -68,30 +68,65 @@ impl Sample {
         log
     }
 
+    /// Every so many answers are wrong after a step: all before training, every second on the way.
+    fn wrong_after(&self, step: u64) -> usize {
+        if step == self.steps { self.wrong } else { 1 + usize::from(step > 0) }
+    }
+
+    /// Whether a row's answer is right, and what was answered instead of its label: nothing, or in row 5 the other label.
+    fn mood(&self, i: usize, step: u64) -> (usize, Option<usize>) {
+        let is_wrong = i.is_multiple_of(self.wrong_after(step));
+        (i % 2, (!is_wrong).then_some((i + usize::from(i == 5)) % 2))
+    }
+
+    /// The scores, counted by hand: a wrong transcript has four wrong words of four.
     fn scores(&self, step: u64) -> Value {
         let done = step as f64 / self.steps.max(1) as f64;
-        json!({"words.loss": 2.0 - done, "words.wer": 1.2 - done, "moods.uar": 0.2 + 0.7 * done, "moods.macro_f1": 0.1 + 0.7 * done, "mean": 0.1 + 0.7 * done})
+        let wrong = (0..self.rows).filter(|i| i.is_multiple_of(self.wrong_after(step))).count() as f64;
+        let of_label = |label: usize| {
+            let rows = || (0..self.rows).map(|i| self.mood(i, step));
+            let count = |is: &dyn Fn(&(usize, Option<usize>)) -> bool| rows().filter(is).count() as f64;
+            let (references, answers) = (count(&|row| row.0 == label), count(&|row| row.1 == Some(label)));
+            let hits = count(&|row| *row == (label, Some(label)));
+            (references > 0.0).then(|| (hits / references, 2.0 * hits / (references + answers)))
+        };
+        let found: Vec<(f64, f64)> = (0..2).filter_map(of_label).collect();
+        let mean = |of: fn(&(f64, f64)) -> f64| found.iter().map(of).sum::<f64>() / found.len().max(1) as f64;
+        json!({"words.loss": 2.0 - done, "words.wer": wrong / self.rows.max(1) as f64, "moods.uar": mean(|found| found.0), "moods.macro_f1": mean(|found| found.1), "mean": 0.1 + 0.7 * done})
     }
 
     fn write_evaluation(&self, folder: &Path, step: u64) {
         fs::create_dir_all(folder).unwrap();
         fs::write(folder.join("scores.json"), self.scores(step).to_string()).unwrap();
-        let is_wrong = |i: usize| i % self.wrong == 0;
-        let meta = |i: usize| json!({"speaker": if i % 2 == 0 { "فادية" } else { "<omar>" }, "dialect": "EGY", "seconds": 1.0 + i as f64, "hit_limit": i == 1});
-        let labels = ["angry", "happy & sad"];
-        let word = |i: usize| json!({"id": format!("w{i}"), "task": self.tasks[0], "reference": "صباح الخير يا <b>", "prediction": if is_wrong(i) { EVIL } else { "صباح الخير يا <b>" }, "answer": null, "tokens": [], "meta": meta(i)});
-        let mood = |i: usize| {
-            let label = labels[i % 2];
-            let answer = if is_wrong(i) { Value::Null } else { json!(labels[(i + usize::from(i == 5)) % 2]) };
-            json!({"id": format!("m{i}"), "task": self.tasks[self.tasks.len() - 1], "reference": label, "prediction": label, "answer": answer, "tokens": [], "meta": meta(i)})
+        let meta = |i: usize| json!({"speaker": if i.is_multiple_of(2) { "فادية" } else { "<omar>" }, "dialect": "EGY", "seconds": 1.0 + i as f64});
+        let line = |row: Value, i: usize| {
+            let mut row = row;
+            (row["meta"], row["tokens"]) = (meta(i), json!([]));
+            if i == 1 {
+                row["hit_limit"] = json!(true);
+            }
+            row.to_string() + "\n"
         };
-        let lines = |row: &dyn Fn(usize) -> Value| (0..self.rows).map(|i| row(i).to_string() + "\n").collect::<String>();
-        fs::write(folder.join("words.jsonl"), lines(&word)).unwrap();
-        fs::write(folder.join("moods.jsonl"), lines(&mood)).unwrap();
+        let said = "صباح الخير يا <b>";
+        let word = |i: usize| {
+            let prediction = if i.is_multiple_of(self.wrong_after(step)) { EVIL } else { said };
+            line(json!({"id": format!("w{i}"), "task": self.tasks[0], "reference": said, "prediction": prediction, "answer": null}), i)
+        };
+        let labels = ["angry", "happy & sad"];
+        let mood = |i: usize| {
+            let (label, answer) = self.mood(i, step);
+            let (task, label) = (&self.tasks[self.tasks.len() - 1], labels[label]);
+            line(json!({"id": format!("m{i}"), "task": task, "reference": label, "prediction": label, "answer": answer.map(|answer| labels[answer])}), i)
+        };
+        fs::write(folder.join("words.jsonl"), (0..self.rows).map(word).collect::<String>()).unwrap();
+        fs::write(folder.join("moods.jsonl"), (0..self.rows).map(mood).collect::<String>()).unwrap();
         if step == self.steps {
             fs::write(folder.join("controls.json"), json!({"no-audio": {"words.wer": 1.1, "moods.uar": 0.25}}).to_string()).unwrap();
-            let rows = json!([{"kind": "at most 5 words <&>", "count": 9, "model": {"strict": 0.5, "loose": 1.0}, "base": {"strict": 0.25, "loose": 0.5}}]);
-            fs::write(folder.join("instructions.json"), json!({"rows": rows}).to_string()).unwrap();
+            let rates = |strict: f64| json!({"prompts": 9, "instructions": 9, "prompt_strict": strict, "prompt_loose": 1.0});
+            let of = |strict: f64| json!({"all": rates(strict), "kinds": {"at most 5 words <&>": rates(strict)}, "checks": {}, "rows": []});
+            let mut instructions = of(0.5);
+            instructions["base"] = of(0.25);
+            fs::write(folder.join("instructions.json"), instructions.to_string()).unwrap();
         }
     }
 }
