@@ -77,10 +77,15 @@ impl Confident {
 
 /// The interval of an estimate to go by: the percentile one, or where clusters are few Student's, which is right there.
 pub fn interval(estimate: &Estimate) -> Interval {
-    match estimate.notes.iter().any(|note| matches!(note, Note::Few { .. })) {
-        true => estimate.student_interval,
-        false => estimate.interval,
-    }
+    if is_of_few(estimate) { estimate.student_interval } else { estimate.interval }
+}
+
+fn claimed_p(difference: &Difference) -> f64 {
+    if is_of_few(&difference.estimate) { difference.student_p } else { difference.p }
+}
+
+fn is_of_few(estimate: &Estimate) -> bool {
+    estimate.notes.iter().any(|note| matches!(note, Note::Few { .. }))
 }
 
 /// A score's difference from that of another system.
@@ -90,7 +95,7 @@ pub struct Compared {
     pub name: String,
     /// This system's minus the other's.
     pub difference: Difference,
-    /// The larger of its p-values, adjusted over all scores of the system (Holm).
+    /// Its p-value, Student's where clusters are few, adjusted over all scores of the system (Holm).
     pub adjusted_p: f64,
     /// What it resolves to.
     pub verdict: Verdict,
@@ -185,7 +190,7 @@ impl<'a> System<'a> {
                 found.push((ours, theirs, difference));
             }
         }
-        let adjusted = holm(&found.iter().map(|(_, _, difference)| difference.cautious_p()).collect::<Vec<_>>())?;
+        let adjusted = holm(&found.iter().map(|(_, _, difference)| claimed_p(difference)).collect::<Vec<_>>())?;
         let compared = |((ours, theirs, difference), adjusted_p): ((Resampled, &Resampled, Difference), f64)| {
             let verdict = Verdict::of(difference.estimate.value, adjusted_p, ALPHA);
             let is_better = ours.better.rank(ours.value()) > ours.better.rank(theirs.value());
@@ -194,9 +199,9 @@ impl<'a> System<'a> {
         Ok(found.into_iter().zip(adjusted).map(compared).collect())
     }
 
-    fn resampled(&self) -> Vec<Resampled<'_>> {
-        let of_set = |answered: &'_ Answered| {
-            let named = |tally| Resampled { name: format!("{}.{}", answered.set.name, tally.name), ..of_tally(answered.set, tally, None) };
+    fn resampled<'b>(&'b self) -> Vec<Resampled<'b>> {
+        let of_set = |answered: &'b Answered| {
+            let named = |tally: &'b Tally| Resampled { name: format!("{}.{}", answered.set.name, tally.name), ..of_tally(answered.set, tally, None) };
             answered.measured.tallies.iter().map(named).collect::<Vec<_>>()
         };
         let mut all: Vec<Resampled> = self.sets.iter().flat_map(of_set).collect();
@@ -291,3 +296,6 @@ impl Resampled<'_> {
         }
     }
 }
+
+#[cfg(test)]
+mod tests;

@@ -47,9 +47,8 @@ impl ClusterBy {
             None => Ok([Self::Speaker, Self::Group].into_iter().find(|&by| lacking(by).is_none()).unwrap_or(Self::None)),
             Some(by) => match lacking(by) {
                 None => Ok(by),
-                Some(example) => {
-                    Err(Error::input(format!("`cluster: {0}`, but row `{1}` has no `{0}`", by.name(), example.id)).hint("leave `cluster` out, or write `cluster: none`"))
-                }
+                Some(example) => Err(Error::input(format!("`cluster: {0}`, but row `{1}` has no `{0}`", by.name(), example.id))
+                    .hint("leave `cluster` out, or write `cluster: none`")),
             },
         }
     }
@@ -213,7 +212,8 @@ mod tests {
 
     #[test]
     fn clusters_are_speakers_then_groups_then_rows() {
-        let speakers = examples(&[r#"{"audio": "a.wav", "label": "sad", "speaker": "x"}"#, r#"{"audio": "a.wav", "label": "sad", "speaker": "y", "group": "g"}"#]);
+        let speakers =
+            examples(&[r#"{"audio": "a.wav", "label": "sad", "speaker": "x"}"#, r#"{"audio": "a.wav", "label": "sad", "speaker": "y", "group": "g"}"#]);
         assert_eq!(ClusterBy::of(None, &speakers).unwrap(), ClusterBy::Speaker);
         assert_eq!(ClusterBy::Speaker.cluster(&speakers[1]), "speaker y");
         let error = ClusterBy::of(Some(ClusterBy::Group), &speakers).unwrap_err().to_string();

@@ -161,8 +161,8 @@ fn legend(judged: &[Judged], suite: &Suite, resampling: &Resampling) -> String {
     }
     let percent = 100.0 * resampling.confidence;
     let mut text = format!("\nrows: {}\n", rows.join(", "));
-    text += &format!("intervals: {percent} %, bootstrap of {} resamples of clusters", resampling.resamples);
-    text += if is_few { &format!("; Student's t where clusters are fewer than {FEW}\n") } else { "\n" };
+    let few = if is_few { format!("; Student's t where clusters are fewer than {FEW}") } else { String::new() };
+    text += &format!("intervals: {percent} %, bootstrap of {} resamples of clusters{few}\n", resampling.resamples);
     if judged.iter().any(Judged::is_base) && judged.len() > 1 {
         text += &format!("+ better, - worse than {BASE}: paired bootstrap, Holm over a system's scores, p at most {ALPHA}\n");
     }

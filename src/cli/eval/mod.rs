@@ -20,7 +20,6 @@ use crate::error::Kind;
 use crate::error::Result;
 use crate::eval::significance::Resampling;
 use crate::eval::suite::Suite;
-use crate::files;
 use crate::task::Tasks;
 
 #[derive(Args)]
