@@ -297,3 +297,6 @@ impl Resampled<'_> {
         }
     }
 }
+
+#[cfg(test)]
+mod tests;
