@@ -72,6 +72,7 @@ pub fn eval(place: &Place, more: &[&str]) -> Outcome {
     eval_of(place, &fixture_text("qwen_omni"), more)
 }
 
+/// The same on another checkpoint.
 pub fn eval_of(place: &Place, model: &str, more: &[&str]) -> Outcome {
     let arguments = ["eval", "suite.yaml", "--model", model, "--adapter", "tuned=adapter", "--prompts", "prompts", "--resamples", "200"];
     place.run(&[&arguments[..], more].concat())
