@@ -1,7 +1,7 @@
 //! Leakage: rows that a model is trained on and judged by, or that share a recording, a speaker or a group with one that it is judged by.
 //!
 //! Two lists of facts are compared; nothing is read here. Ids, speakers and groups cost a look at each row; what is heard needs hashes
-//! of the files, which [`heard`](crate::plan::heard) takes of those alone that can be equal.
+//! of the files, which `heard` takes of those alone that can be equal.
 
 use std::collections::HashMap;
 

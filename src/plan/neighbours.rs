@@ -140,7 +140,7 @@ mod tests {
         one_wrong[3] = Some(1);
         let told = Space::new(&values, 2).tell(&one_wrong).unwrap();
         assert!((told.accuracy - 6.0 / 7.0).abs() < 1e-12 && told.balanced == 0.5 && told.num_rows == 7);
-        assert_eq!(Space::new(&values, 2).tell(&vec![Some(4); 13]), None, "one value alone tells nothing");
+        assert_eq!(Space::new(&values, 2).tell(&[Some(4); 13]), None, "one value alone tells nothing");
     }
 
     #[test]

@@ -144,9 +144,9 @@ fn judge(line: &mut Line, runs: &[Run], sets: &[Sets], uncertainty: &dyn Uncerta
     let set = line.metric.set.clone();
     let rows = |run: usize| sets[run].iter().find(|(name, _)| Some(name) == set.as_ref()).map(|(_, rows)| rows.as_slice());
     let first = line.values[0].map(|(value, _)| value);
-    for run in 0..sets.len() {
+    for (run, read) in runs.iter().enumerate() {
         let Some((value, interval)) = &mut line.values[run] else { continue };
-        *interval = runs[run].last().and_then(|last| last.interval(&line.metric.full)).map(|interval| line.metric.possible(interval));
+        *interval = read.last().and_then(|last| last.interval(&line.metric.full)).map(|interval| line.metric.possible(interval));
         let (Some(of_first), Some(of_run)) = (rows(0), rows(run)) else { continue };
         if interval.is_none() {
             *interval = uncertainty.interval(&line.metric, *value, of_run)?;

@@ -77,7 +77,7 @@ mod tests {
 
     fn rows(wrong: usize, speakers: usize) -> Vec<Prediction> {
         let row = |i: usize| {
-            let row = json!({"id": i.to_string(), "reference": "a b c", "prediction": if i % wrong == 0 { "a x c" } else { "a b c" }, "meta": {"speaker": i % speakers}});
+            let row = json!({"id": i.to_string(), "reference": "a b c", "prediction": if i.is_multiple_of(wrong) { "a x c" } else { "a b c" }, "meta": {"speaker": i % speakers}});
             serde_json::from_value(row).unwrap()
         };
         (0..120).map(row).collect()
