@@ -131,8 +131,9 @@ impl Said {
         };
         let prediction =
             prediction.ok_or_else(|| Error::input("the row has no `prediction`").hint("an answer of nothing is written `\"prediction\": \"\"`"))?;
-        let meta = fields.get("meta").and_then(Value::as_object);
-        let hit_limit = meta.map(|meta| meta.get("hit_limit").and_then(Value::as_bool).unwrap_or(false));
+        // Files of this program say it only where it is so; what else they say tells them from files that never say it.
+        let is_known = fields.contains_key("tokens") || fields.contains_key("meta");
+        let hit_limit = fields.get("hit_limit").and_then(Value::as_bool).or(is_known.then_some(false));
         Ok(Self { prediction, hit_limit })
     }
 }
