@@ -17,6 +17,7 @@ use maqam::eval::instructions::score;
 use maqam::eval::instructions::suite::Settings;
 use maqam::eval::instructions::suite::Suite;
 use maqam::eval::instructions::suite::suite;
+use maqam::report::read::Evaluation;
 use maqam::task::Task;
 use maqam::task::Tasks;
 use maqam::task::Wording;
@@ -269,6 +270,19 @@ fn references_score_all_and_chatter_scores_loosely() {
     for word in ["base strict", "three-turns", "no-punctuation", "asr in 6 wordings", "rows that only the base follows"] {
         assert!(table.contains(word), "{table}");
     }
+}
+
+#[test]
+fn a_report_reads_the_table() {
+    let place = scored_place();
+    let fixed = ["instructions", "score", "--suite", "s.jsonl", "--predictions", "chatty.jsonl", "--out", "step/instructions.json"];
+    let read = || Evaluation { folder: Some(place.path("step")), ..Evaluation::default() }.instructions().unwrap().unwrap();
+    place.run(&fixed).succeeds();
+    assert!(read().iter().all(|row| row.base.is_none()));
+    place.run(&[&fixed[..], &["--base", "right.jsonl"]].concat()).succeeds();
+    let rows = read();
+    assert_eq!((rows[0].kind.as_str(), rows[0].count, rows.last().unwrap().kind.as_str()), ("json", Some(4), "all"));
+    assert!(rows.iter().all(|row| row.model.loose == 1.0 && row.base.unwrap().strict == 1.0) && rows[0].model.strict == 0.0);
 }
 
 #[test]

@@ -80,6 +80,9 @@ pub struct ScoreArguments {
     /// Answers of the model before it was tuned, to show side by side what it forgot.
     #[arg(long)]
     base: Option<PathBuf>,
+    /// Also write the table that `maqam report` shows: instructions.json in the folder of an evaluation (runs/NAME/eval/step-000200).
+    #[arg(long)]
+    out: Option<PathBuf>,
     /// Print one JSON object instead of tables.
     #[arg(long)]
     json: bool,
@@ -161,6 +164,9 @@ fn score_predictions(arguments: &ScoreArguments) -> Result<()> {
     let suite = score::read_suite(&arguments.suite)?;
     let tuned = score::score_file(&suite, &arguments.predictions)?;
     let base = arguments.base.as_deref().map(|path| score::score_file(&suite, path)).transpose()?;
+    if let Some(path) = &arguments.out {
+        files::write_atomic(path, table::for_report(&tuned, base.as_ref()).to_string().as_bytes())?;
+    }
     match (&base, arguments.json) {
         (None, false) => print!("{}", table::of(&tuned)),
         (Some(base), false) => print!("{}\n{}", table::beside(base, &tuned), table::of(&tuned)),

@@ -169,7 +169,7 @@ fn instructions(chapter: &Chapter) -> Result<Option<Table>> {
     if has_base {
         columns.extend(["base, strict %", "base, loose %"].map(Column::number));
     }
-    let caption = "Share of answers that hold. Loose: with greetings, quotation marks and the like around an answer forgiven.";
+    let caption = "Share of answers of which every check holds. Loose: or holds without the first line, the last line or asterisks.";
     let mut table = Table::new(chapter.id("instructions"), "Instructions followed", caption, columns);
     for row in rows {
         let cells = |followed: Option<Followed>| match followed {

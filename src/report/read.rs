@@ -65,7 +65,7 @@ pub struct InstructionRow {
 pub struct Followed {
     /// As they are.
     pub strict: f64,
-    /// With what is around the answer forgiven.
+    /// Or without their first line, last line or asterisks.
     pub loose: f64,
 }
 
