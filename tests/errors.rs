@@ -106,7 +106,8 @@ fn an_mp3_that_does_not_decode_names_file_row_and_step() {
         rows
     });
     let ran = train(&place).fails(2, &["broken.mp3", "row `broken`", "asr.jsonl", "step ", "hint:"]);
-    place.run(&["plan", "recipe.yaml", "--picks", "picks.jsonl"]).succeeds();
+    place.run(&["plan", "recipe.yaml"]).fails(2, &["asr.jsonl:6", "broken.mp3", "hint:"]);
+    place.run(&["plan", "recipe.yaml", "--set", "on_bad_row=skip", "--picks", "picks.jsonl"]).succeeds();
     let planned = place.lines("picks.jsonl").iter().position(|pick| pick["ids"].as_array().unwrap().contains(&json!("broken"))).unwrap() + 1;
     assert!(ran.stderr.contains(&format!("error: step {planned}: asr.jsonl:6: row `broken`")), "drawn in step {planned}:\n{}", ran.stderr);
 

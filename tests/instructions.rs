@@ -278,11 +278,11 @@ fn a_report_reads_the_table() {
     let fixed = ["instructions", "score", "--suite", "s.jsonl", "--predictions", "chatty.jsonl", "--out", "step/instructions.json"];
     let read = || Evaluation { folder: Some(place.path("step")), ..Evaluation::default() }.instructions().unwrap().unwrap();
     place.run(&fixed).succeeds();
-    assert!(read().iter().all(|row| row.base.is_none()));
+    assert!(read().base.is_none());
     place.run(&[&fixed[..], &["--base", "right.jsonl"]].concat()).succeeds();
-    let rows = read();
-    assert_eq!((rows[0].kind.as_str(), rows[0].count, rows.last().unwrap().kind.as_str()), ("json", Some(4), "all"));
-    assert!(rows.iter().all(|row| row.model.loose == 1.0 && row.base.unwrap().strict == 1.0) && rows[0].model.strict == 0.0);
+    let (model, base) = (read().model, read().base.unwrap());
+    assert_eq!((model.kinds[0].0.as_str(), model.kinds[0].1.prompts, model.kinds[0].1.prompt_strict), ("json", 4.0, 0.0));
+    assert!(model.all.prompt_loose == 1.0 && base.all.prompt_strict == 1.0 && base.kind("json").unwrap().prompt_strict == 1.0);
 }
 
 #[test]

@@ -132,7 +132,7 @@ fn error_counts_and_alignments_are_those_of_jiwer() {
             let rate = (sums[0] + sums[1] + sums[2]) / (sums[0] + sums[1] + sums[3]);
             assert!((tallies[0].corpus() - rate).abs() < TOLERANCE, "{name}, {unit:?}: {}, expected {rate}", tallies[0].corpus());
         }
-        let letters: Vec<String> = rows.iter().map(|row| alignment_letters(row)).collect();
+        let letters: Vec<String> = rows.iter().map(alignment_letters).collect();
         assert_eq!(strings::checksum(letters.iter().map(String::as_str)), set.steps, "{name}: alignments");
     });
 }

@@ -52,14 +52,14 @@ else:
 thinker = Qwen2_5OmniThinkerForConditionalGeneration._from_config(c, attn_implementation="sdpa", dtype=torch.float32)
 assert thinker.lm_head.weight is thinker.model.embed_tokens.weight
 model = thinker if a.full else get_peft_model(thinker, LoraConfig(r=16, lora_alpha=32, lora_dropout=0.0, target_modules=r"model\.layers\.\d+\.(self_attn\.(q|k|v|o)_proj|mlp\.(gate|up|down)_proj)"))
-if a.full: thinker.visual.requires_grad_(False)
+if a.full: thinker.visual.requires_grad_(False); thinker.audio_tower.audio_bos_eos_token.requires_grad_(False)   # neither is used here
 model.train(); tuned = [p for p in model.parameters() if p.requires_grad]
 assert a.full or len(tuned) == 14 * t.num_hidden_layers
 for n, p in model.named_parameters():
     if "lora_B" in n: torch.nn.init.normal_(p, std=0.02)
 optimiser = torch.optim.AdamW(tuned, lr=1e-4, weight_decay=0.01)
 
-length = PROMPT + TOKENS + TARGET; ids = torch.randint(0, min(t.vocab_size, 151000), (a.clips, length)); at = 14          # the audio sits early in the prompt, as in the chat format
+length = PROMPT + TOKENS + TARGET; ids = torch.randint(0, min(t.vocab_size, 151000, AUDIO, START, END), (a.clips, length)); at = 14          # the audio sits early in the prompt, as in the chat format
 ids[:, at - 1], ids[:, at:at + TOKENS], ids[:, at + TOKENS] = START, AUDIO, END
 labels = ids.clone(); labels[:, :PROMPT + TOKENS] = -100
 batch = dict(input_ids=ids, attention_mask=torch.ones_like(ids), input_features=torch.randn(a.clips, 128, FRAMES) * 0.5, feature_attention_mask=torch.ones(a.clips, FRAMES, dtype=torch.long))

@@ -26,6 +26,9 @@ pub struct Arguments {
     /// Write the rows of every step to this file, JSONL.
     #[arg(long)]
     picks: Option<PathBuf>,
+    /// Write the plan with pictures to this file, HTML.
+    #[arg(long)]
+    html: Option<PathBuf>,
     /// What training and the recipe's suite may share; may be given several times.
     #[arg(long, value_enum, value_name = "KIND")]
     allow: Vec<Shared>,
@@ -80,9 +83,15 @@ pub fn run(arguments: &Arguments, stop: &AtomicBool) -> Result<()> {
     if let Some(path) = &arguments.picks {
         files::write_atomic(path, plan.picks()?.as_bytes())?;
     }
+    if let Some(path) = &arguments.html {
+        files::write_atomic(path, plan.page(&recipe.name).html().as_bytes())?;
+    }
     print!("{}", plan.text());
     if let Some(path) = &arguments.picks {
         println!("\npicks of every step: {}", path.display());
+    }
+    if let Some(path) = &arguments.html {
+        println!("\nthe plan with pictures: {}", path.display());
     }
     Ok(())
 }

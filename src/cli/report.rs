@@ -12,8 +12,7 @@ use crate::report;
 use crate::report::clips::Clips;
 use crate::report::compare;
 use crate::report::read::Run;
-use crate::report::uncertainty::Uncertainty;
-use crate::report::uncertainty::Unknown;
+use crate::report::resampled::Resampled;
 
 #[derive(Args)]
 pub struct ReportArguments {
@@ -57,27 +56,18 @@ pub fn report(arguments: &ReportArguments) -> Result<()> {
         let place = runs.iter().position(|known| known.folder == run.folder);
         place.map_or(Ok(None), |place| clips[place].address(set, id, &out, arguments.audio))
     };
-    let page = report::page(&runs, &*uncertainty(), &audio)?;
+    let page = report::page(&runs, &Resampled::default(), &audio)?;
     files::write_atomic(&out, page.html().as_bytes())?;
     println!("report: {}", out.display());
     Ok(())
 }
 
 pub fn compare(arguments: &CompareArguments) -> Result<()> {
-    let uncertainty = uncertainty();
-    if arguments.test && uncertainty.method().is_none() {
-        return Err(Error::input("--test: this version has no tests of significance").hint("leave --test out"));
-    }
     let runs = read(&arguments.runs)?;
-    let page = compare::page(&runs, &*uncertainty, arguments.test)?;
+    let page = compare::page(&runs, &Resampled::default(), arguments.test)?;
     let written = compare::write(&page, &arguments.out)?;
     println!("comparison: {}; its tables and figures are beside it", written.display());
     Ok(())
-}
-
-/// Who computes intervals and tests.
-fn uncertainty() -> Box<dyn Uncertainty> {
-    Box::new(Unknown)
 }
 
 /// Reads the runs; one that is named twice is an error.

@@ -92,26 +92,49 @@ impl Asker<'_> {
         Ok(runs.iter().zip(heard).flat_map(|(run, heard)| std::iter::repeat_n(heard, run.len())).collect())
     }
 
-    /// The questions for likelihoods, conversations packed.
+    /// The questions for likelihoods: endings of one prompt after it went through once, whole conversations packed.
     fn score(&self, questions: &[&Question], heard: &[Arc<Loaded>], take: &mut Take) -> Result<()> {
-        let mut sequences: Vec<Sequence> = Vec::new();
-        let mut asked: Vec<(usize, usize)> = Vec::new();
+        let (mut endings, mut packed) = (Vec::new(), Vec::new());
         for (place, question) in questions.iter().enumerate() {
             if let Wanted::Likelihoods(conversations) = &question.wanted {
-                let read = |messages| self.conversation(messages, &heard[place]).map_err(|e| e.at(format!("row `{}`", question.example.id)));
-                sequences.extend(conversations.iter().map(|messages| read(messages)).collect::<Result<Vec<_>>>()?);
-                asked.push((place, conversations.len()));
+                let read = |messages: &Vec<Message>| self.conversation(messages, &heard[place]);
+                let read = conversations.iter().map(read).collect::<Result<Vec<_>>>().map_err(|e| e.at(format!("row `{}`", question.example.id)))?;
+                match endings_of(&heard[place].sequence, &read) {
+                    Some(of_prompt) if of_prompt.len() > 1 => endings.push((place, of_prompt)),
+                    _ => packed.push((place, read)),
+                }
             }
         }
-        let mut asked = asked.into_iter();
-        let mut waiting: Vec<Likelihood> = Vec::new();
-        let mut next = asked.next();
+        self.score_endings(&endings, heard, take)?;
+        self.score_packed(&packed, take)
+    }
+
+    fn score_endings(&self, asked: &[(usize, Vec<Vec<u32>>)], heard: &[Arc<Loaded>], take: &mut Take) -> Result<()> {
+        let lengths: Vec<usize> = asked.iter().map(|(place, _)| heard[*place].sequence.tokens.len()).collect();
+        for range in micro_batches(&lengths, MAX_TOKENS) {
+            for now in asked[range].chunks(MAX_PROMPTS) {
+                let prompts: Vec<&Sequence> = now.iter().map(|(place, _)| &heard[*place].sequence).collect();
+                let prompts = Batch::pack(&prompts, self.model.config.audio.window_frames())?;
+                let endings: Vec<Vec<Vec<u32>>> = now.iter().map(|(_, endings)| endings.clone()).collect();
+                let sums = self.model.continuations(&prompts, &endings)?;
+                for ((place, endings), sums) in now.iter().zip(sums) {
+                    let found = endings.iter().zip(sums).map(|(ending, sum)| Likelihood { sum, tokens: ending.len() });
+                    take(*place, Found::Likelihoods(found.collect()))?;
+                }
+            }
+        }
+        Ok(())
+    }
+
+    fn score_packed(&self, asked: &[(usize, Vec<Sequence>)], take: &mut Take) -> Result<()> {
+        let sequences: Vec<&Sequence> = asked.iter().flat_map(|(_, sequences)| sequences).collect();
         let lengths: Vec<usize> = sequences.iter().map(|sequence| sequence.tokens.len()).collect();
+        let (mut waiting, mut next) = (Vec::new(), 0);
         for range in micro_batches(&lengths, MAX_TOKENS) {
             waiting.extend(self.likelihoods(&sequences[range])?);
-            while let Some((place, count)) = next.filter(|(_, count)| waiting.len() >= *count) {
-                take(place, Found::Likelihoods(waiting.drain(..count).collect()))?;
-                next = asked.next();
+            while let Some((place, of_question)) = asked.get(next).filter(|(_, of_question)| waiting.len() >= of_question.len()) {
+                take(*place, Found::Likelihoods(waiting.drain(..of_question.len()).collect()))?;
+                next += 1;
             }
         }
         Ok(())
@@ -126,8 +149,8 @@ impl Asker<'_> {
         Ok(Sequence { tokens: encoded.tokens, targets: encoded.targets, audio: encoded.audio, features, key: heard.sequence.key, target_weight: 1.0 })
     }
 
-    fn likelihoods(&self, sequences: &[Sequence]) -> Result<Vec<Likelihood>> {
-        let batch = Batch::pack(&sequences.iter().collect::<Vec<_>>(), self.model.config.audio.window_frames())?;
+    fn likelihoods(&self, sequences: &[&Sequence]) -> Result<Vec<Likelihood>> {
+        let batch = Batch::pack(sequences, self.model.config.audio.window_frames())?;
         let mut found = vec![Likelihood { sum: 0.0, tokens: 0 }; sequences.len()];
         for (&sequence, log_probability) in batch.target_sequences.iter().zip(self.model.score(&batch, 0.0)?.log_probabilities) {
             let of_sequence = &mut found[sequence as usize];
@@ -179,4 +202,14 @@ impl Asker<'_> {
         Err(Error::input(format!("{prompt} tokens are asked and up to {limit} answered, the model's longest sequence is {longest}"))
             .hint("lower --max-new-tokens (`answer.max_new_tokens` of the task), or split the clip with `start_s` and `end_s`"))
     }
+}
+
+/// What each conversation says after a prompt, where all that counts is its end and all before that is the prompt.
+fn endings_of(prompt: &Sequence, conversations: &[Sequence]) -> Option<Vec<Vec<u32>>> {
+    let ending = |conversation: &Sequence| {
+        let start = prompt.tokens.len();
+        let is_end = conversation.targets.as_slice() == [start..conversation.tokens.len()] && conversation.tokens[..start] == prompt.tokens;
+        is_end.then(|| conversation.tokens[start..].to_vec())
+    };
+    conversations.iter().map(ending).collect()
 }

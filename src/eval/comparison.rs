@@ -108,3 +108,47 @@ fn laid_out(corner: &str, names: &[&str], titles: &[&str], rows: &[Vec<String>])
     }
     text
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::metrics::Better;
+
+    fn score(name: &str, value: f64) -> Confident {
+        let (better, signature, cluster) = (Better::Higher, String::new(), "none");
+        Confident { name: name.to_owned(), value, better, signature, num_utterances: 4, num_clusters: 1, cluster, estimate: None, note: None }
+    }
+
+    #[test]
+    fn systems_stand_beside_each_other_and_the_mean_comes_last() {
+        let (base, lead) = ([score("gist.rouge1", 0.5), score("mean", 0.25)], [score("gist.rouge1", 1.0), score("gist.chrf", 41.26)]);
+        let columns = [Column { title: "base".to_owned(), scores: &base, compared: &[] }, Column { title: "الأساس".to_owned(), scores: &lead, compared: &[] }];
+        let expected = "\
+                base   الأساس
+gist.rouge1   50.0    100.0
+gist.chrf         -   41.3
+mean          25.0         -
+";
+        let trimmed = |text: &str| text.lines().map(|line| line.split_whitespace().collect::<Vec<_>>().join(" ")).collect::<Vec<_>>();
+        assert_eq!(trimmed(&table(&columns)), trimmed(expected));
+    }
+
+    #[test]
+    fn what_is_too_wide_goes_below() {
+        let scores = [score("gist.rouge1", 0.5)];
+        let columns: Vec<Column> = (0..40).map(|i| Column { title: format!("system {i}"), scores: &scores, compared: &[] }).collect();
+        let text = table(&columns);
+        assert!(text.lines().all(|line| line.chars().count() <= MAX_WIDTH) && text.split("\n\n").count() > 1, "{text}");
+        assert_eq!(text.matches("50.0").count(), 40);
+    }
+
+    #[test]
+    fn slices_of_a_set_are_a_table() {
+        let slice =
+            |value: &str, uar: f64| Slice { set: "moods".to_owned(), by: "gender".to_owned(), value: value.to_owned(), scores: vec![score("uar", uar)] };
+        let (base, tuned) = ([slice("f", 0.5), slice("m", 0.25)], [slice("f", 0.75), slice("m", 1.0)]);
+        let text = slice_tables(&[("base", &base), ("tuned", &tuned)], |_| Some("uar".to_owned()));
+        let expected = "\nmoods.uar by gender  rows  base  tuned\nf                       4  50.0   75.0\nm                       4  25.0  100.0\n";
+        assert_eq!(text, expected);
+    }
+}

@@ -80,7 +80,8 @@ pub fn interval(estimate: &Estimate) -> Interval {
     if is_of_few(estimate) { estimate.student_interval } else { estimate.interval }
 }
 
-fn claimed_p(difference: &Difference) -> f64 {
+/// The p-value of a difference to go by: that of the resamples, or where clusters are few Student's.
+pub fn claimed_p(difference: &Difference) -> f64 {
     if is_of_few(&difference.estimate) { difference.student_p } else { difference.p }
 }
 
@@ -296,3 +297,6 @@ impl Resampled<'_> {
         }
     }
 }
+
+#[cfg(test)]
+mod tests;

@@ -61,8 +61,8 @@ pub fn check(written: &SetFile, task: &Task) -> Result<()> {
     let is_labels = task.kind == Kind::Classify;
     let of_kind: Vec<&str> = std::iter::once(LOSS).chain(task.kind.metrics().iter().copied()).collect();
     let by_likelihood = if is_labels { &BY_LIKELIHOOD[..] } else { &[] };
-    let of_labels = is_labels.then_some(UNPARSED);
-    let known = || of_kind.iter().copied().chain(of_labels).chain(by_likelihood.iter().copied());
+    let unparsed = is_labels.then_some(UNPARSED);
+    let known = || of_kind.iter().copied().chain(unparsed).chain(by_likelihood.iter().copied());
     for name in written.metrics.iter().flatten() {
         if !known().any(|known| known == name) {
             let found = Error::input(format!("unknown metric `{name}`; this task has {}", known().collect::<Vec<_>>().join(", ")));
@@ -75,14 +75,9 @@ pub fn check(written: &SetFile, task: &Task) -> Result<()> {
             return Err(Error::input(format!("metric `{name}` without `likelihood: true`")).hint("it takes a pass over every label of every row"));
         }
     }
-    if !is_labels && (written.likelihood || written.parse != [Parse::Lenient] || written.majority_from.is_some()) {
-        let key = if written.likelihood {
-            "likelihood"
-        } else if written.majority_from.is_some() {
-            "majority_from"
-        } else {
-            "parse"
-        };
+    let of_labels_alone =
+        [("likelihood", written.likelihood), ("majority_from", written.majority_from.is_some()), ("parse", written.parse != [Parse::Lenient])];
+    if let Some((key, _)) = of_labels_alone.into_iter().find(|(_, is_said)| *is_said && !is_labels) {
         return Err(Error::input(format!("`{key}` in a set of task `{}`, which has no labels", task.name)));
     }
     if written.text_from.is_some() && task.kind != Kind::Generate {
@@ -191,4 +186,86 @@ pub fn likeliest(row: &Prediction, inventory: &[&str]) -> Option<String> {
     let likelihoods = row.likelihoods.as_ref()?;
     let of_inventory = inventory.iter().filter_map(|label| Some((*label, *likelihoods.get(*label)?)));
     of_inventory.rev().max_by(|a, b| a.1.total_cmp(&b.1)).map(|(label, _)| label.to_owned())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::eval::score_names;
+    use crate::eval::suite::Suite;
+    use crate::task::Tasks;
+    use std::collections::BTreeMap;
+
+    /// A suite of one set over rows of texts.
+    fn suite(task: &str, rows: &str, more: &str) -> Suite {
+        let dir = tempfile::tempdir().unwrap();
+        let path = |name: &str| dir.path().join(name);
+        std::fs::write(path("m.jsonl"), rows).unwrap();
+        std::fs::write(path("s.yaml"), format!("role: dev\nsets: [{{name: a, manifest: {}, task: {task}{more}}}]\n", path("m.jsonl").display())).unwrap();
+        Suite::load(&path("s.yaml"), &Tasks::load(None).unwrap()).unwrap()
+    }
+
+    fn names(suite: &Suite) -> String {
+        score_names(suite).join(" ").replace("a.", "")
+    }
+
+    const MOODS: &str = r#"{"text": "t", "label": "sad"}
+{"text": "t", "label": "sad"}
+{"text": "t", "label": "happy"}
+"#;
+
+    #[test]
+    fn a_set_has_what_it_lists_and_otherwise_what_its_task_has() {
+        let gist = r#"{"text": "t", "summary": "s"}"#;
+        assert_eq!(names(&suite("summarization", gist, "")), "loss rouge1 rouge2 rougeL mean");
+        let listed = ", metrics: [bleu, repetition, hit_limit, rougeL, length_ratio], normaliser: [arabic-leaderboard, none]";
+        let expected = "rougeL@arabic-leaderboard bleu@arabic-leaderboard rougeL bleu repetition length_ratio hit_limit mean";
+        assert_eq!(names(&suite("summarization", gist, listed)), expected);
+        assert_eq!(names(&suite("emotion", MOODS, "")), "loss accuracy macro_f1 weighted_f1 uar mean");
+        let both = ", metrics: [uar, unparsed, seq_rep_4], parse: [strict, lenient]";
+        assert_eq!(names(&suite("emotion", MOODS, both)), "uar@strict unparsed@strict uar unparsed seq_rep_4 mean");
+        let likelihood = "loss accuracy macro_f1 weighted_f1 uar likelihood_accuracy likelihood_macro_f1 likelihood_weighted_f1 likelihood_uar mean";
+        assert_eq!(names(&suite("emotion", MOODS, ", likelihood: true")), likelihood);
+    }
+
+    #[test]
+    fn recognition_and_form_are_told_apart() {
+        let suite = suite("emotion", MOODS, ", metrics: [accuracy, unparsed, likelihood_accuracy, loss], parse: [strict, lenient], likelihood: true");
+        let set = &suite.sets[0];
+        let row = |i: usize, said: &str, likelihoods: [f64; 2], loss: f64, tokens: usize| Prediction {
+            likelihoods: Some(BTreeMap::from([("happy".to_owned(), likelihoods[0]), ("sad".to_owned(), likelihoods[1])])),
+            loss: Some(loss),
+            target_tokens: Some(tokens),
+            ..Prediction::new(set, &set.examples[i], said.to_owned()).unwrap()
+        };
+        let mut said = vec![row(0, "sad", [-2.0, -1.0], 1.0, 3), row(1, "They are sad.", [-1.0, -1.0], 2.0, 1), row(2, "who knows", [-0.5, -9.0], 4.0, 1)];
+        assert_eq!(said.iter().map(|row| row.answer.as_deref()).collect::<Vec<_>>(), [Some("sad"), None, None], "the first of the set's ways to read it");
+        let measured = measure(set, &said).unwrap();
+        let scores: Vec<(&str, f64)> = measured.tallies.iter().map(|tally| (tally.name.as_str(), tally.corpus())).collect();
+        let third = 1.0 / 3.0;
+        let expected = [
+            ("loss", (3.0 + 2.0 + 4.0) / 5.0),
+            ("accuracy@strict", third),
+            ("unparsed@strict", 2.0 * third),
+            ("accuracy", 2.0 * third),
+            ("unparsed", third),
+            // The second row's labels are alike, and happy stands first in the inventory.
+            ("likelihood_accuracy", 2.0 * third),
+        ];
+        assert!(scores.iter().zip(expected).all(|(found, expected)| found.0 == expected.0 && (found.1 - expected.1).abs() < 1e-12), "{scores:?}");
+        assert_eq!((measured.headline.name.as_str(), scores.len()), ("uar@strict", expected.len()));
+        said[1].likelihoods = None;
+        said[2].loss = None;
+        let fewer = measure(set, &said).unwrap().tallies;
+        assert_eq!(fewer.iter().map(|tally| tally.name.as_str()).collect::<Vec<_>>(), ["accuracy@strict", "unparsed@strict", "accuracy", "unparsed"]);
+    }
+
+    #[test]
+    fn an_answer_in_json_is_compared_by_what_it_says() {
+        let mut suite = suite("summarization", r#"{"text": "t", "summary": "one two", "references": ["three"]}"#, ", metrics: [rouge1]");
+        suite.sets[0].task.answer.format = AnswerFormat::Json;
+        let set = &suite.sets[0];
+        let rouge1 = |said: &str| measure(set, &[Prediction::new(set, &set.examples[0], said.to_owned()).unwrap()]).unwrap().tallies[0].corpus();
+        assert_eq!([rouge1(r#"{"summarization": "one two"}"#), rouge1(r#"{"summarization": "three"}"#), rouge1("{}")], [1.0, 1.0, 0.0]);
+    }
 }

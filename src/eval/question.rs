@@ -133,3 +133,67 @@ fn tokens(found: Option<Found>) -> Result<Vec<u32>> {
         _ => Err(Error::bug("an answer was asked for and not found")),
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::eval::suite::Suite;
+    use crate::task::Tasks;
+
+    fn suite(rows: &str, more: &str) -> Suite {
+        let dir = tempfile::tempdir().unwrap();
+        let path = |name: &str| dir.path().join(name);
+        std::fs::write(path("m.jsonl"), rows).unwrap();
+        std::fs::write(path("s.yaml"), format!("role: dev\nsets: [{{name: a, manifest: {}, task: dialect{more}}}]\n", path("m.jsonl").display())).unwrap();
+        Suite::load(&path("s.yaml"), &Tasks::load(None).unwrap()).unwrap()
+    }
+
+    /// What the assistant says at the end of each conversation of the first question that asks for labels.
+    fn endings(set: &Set) -> Vec<String> {
+        let of_labels = questions(set).into_iter().find_map(|question| match question.wanted {
+            Wanted::Likelihoods(of_all) if of_all.len() > 1 => Some(of_all),
+            _ => None,
+        });
+        of_labels.unwrap().iter().map(|messages| messages.last().unwrap().content.clone()).collect()
+    }
+
+    #[test]
+    fn each_example_is_asked_what_its_set_wants_and_its_answer_last() {
+        let rows = "{\"text\": \"t\", \"label\": \"EGY\"}\n{\"text\": \"t\", \"label\": \"MSA\"}\n";
+        let kinds = |more: &str| {
+            let suite = suite(rows, more);
+            let kind = |question: &Question| match &question.wanted {
+                Wanted::Answer { .. } => 0,
+                Wanted::Likelihoods(of_all) => of_all.len(),
+            };
+            questions(&suite.sets[0]).iter().map(kind).collect::<Vec<_>>()
+        };
+        assert_eq!(kinds(", metrics: [uar]"), [0, 0]);
+        assert_eq!(kinds(""), [1, 0, 1, 0]);
+        assert_eq!(kinds(", likelihood: true"), [1, 5, 0, 1, 5, 0]);
+    }
+
+    #[test]
+    fn labels_are_spoken_as_the_question_would_have_them() {
+        let arabic = suite("{\"text\": \"t\", \"label\": \"EGY\", \"language\": \"ar\"}\n", ", likelihood: true");
+        let tasks = Tasks::load(None).unwrap();
+        let words = |language: &str| {
+            let labels = &tasks.get("dialect").unwrap().labels;
+            labels.iter().map(|label| label.words.get(language).unwrap_or(&label.name).clone()).collect::<Vec<_>>()
+        };
+        assert_eq!(endings(&arabic.sets[0]), words("ar"));
+        // A conversation of the row's own: in a language that the row does not say, and with an earlier turn that is not to be counted.
+        let turns = |answer: &str| {
+            format!(
+                "{{\"label\": \"EGY\", \"messages\": [{{\"role\": \"user\", \"content\": \"a\"}}, {{\"role\": \"assistant\", \"content\": \"b\"}}, {{\"role\": \
+                 \"user\", \"content\": \"c\"}}, {{\"role\": \"assistant\", \"content\": \"{answer}\"}}]}}\n"
+            )
+        };
+        for (answer, expected) in [(words("ar")[0].as_str(), words("ar")), ("EGY", words("name")), ("no label", words("en"))] {
+            let suite = suite(&turns(answer), ", likelihood: true");
+            assert_eq!(endings(&suite.sets[0]), expected, "{answer}");
+            let Wanted::Likelihoods(of_all) = &questions(&suite.sets[0])[1].wanted else { panic!() };
+            assert!(of_all.iter().all(|messages| messages.iter().map(|message| message.loss).collect::<Vec<_>>() == [false, false, false, true]));
+        }
+    }
+}

@@ -1,7 +1,7 @@
 //! Recipes times seeds over one data set and one budget: trained one after the other, judged once, compared in the end.
 //!
 //! - `file`: the experiment as written. - [`runner`]: what trains and judges. - [`compare`]: scores, intervals, contrasts; [`budget`] and
-//!   [`dynamics`]: what was seen and how it went. - [`write`]: the comparison as Markdown and JSON.
+//!   [`dynamics`]: what was seen and how it went. - [`mod@write`]: the comparison as Markdown and JSON.
 
 pub mod budget;
 pub mod compare;

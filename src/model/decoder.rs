@@ -281,6 +281,11 @@ impl Cache {
         Ok(())
     }
 
+    /// Forgets all but the first `len` tokens.
+    pub fn rewind(&mut self, len: usize) {
+        self.len = self.len.min(len);
+    }
+
     fn past(&self) -> Past<'_> {
         Past { keys: &self.keys, values: &self.values, len: self.len }
     }

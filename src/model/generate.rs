@@ -1,5 +1,7 @@
 //! Generation: one token after the other for a batch of prompts of any lengths, over caches of keys and values.
 
+mod continuations;
+
 use serde::Deserialize;
 use serde::Serialize;
 
@@ -129,20 +131,9 @@ impl AudioLlm {
     /// # Errors
     /// A prompt that leaves no room for `max_new_tokens` under the model's longest sequence.
     pub fn generate(&self, prompts: &Batch, keys: &[Key], limits: &Limits, sampling: &Sampling) -> Result<Vec<Vec<u32>>> {
-        let heads = self.config.text.heads();
-        let lens: Vec<usize> = prompts.cu_seqlens.windows(2).map(|pair| pair[1] - pair[0]).collect();
-        let longest = self.config.text.max_position_embeddings;
-        if let Some(len) = lens.iter().find(|&&len| len + limits.max_new_tokens > longest) {
-            return Err(Error::input(format!("a prompt of {len} tokens and {} new ones are longer than the model's {longest}", limits.max_new_tokens)));
-        }
+        let mut answers = self.begin(prompts, keys, limits.max_new_tokens)?;
         if limits.max_new_tokens == 0 {
-            return Ok(vec![Vec::new(); lens.len()]);
-        }
-        let mut answers = Vec::with_capacity(lens.len());
-        for (pair, key) in prompts.cu_seqlens.windows(2).zip(keys) {
-            let caches = (0..self.layers.len()).map(|_| Cache::new(pair[1] - pair[0] + limits.max_new_tokens, heads, &self.embeddings.value));
-            let caches = caches.collect::<candle_core::Result<Vec<_>>>()?;
-            answers.push(Answer { caches, seen: prompts.tokens[pair[0]..pair[1]].to_vec(), prompt: pair[1] - pair[0], key: *key });
+            return Ok(vec![Vec::new(); answers.len()]);
         }
         let x = self.prefill(prompts, &mut answers)?;
         let mut active: Vec<usize> = (0..answers.len()).collect();
@@ -159,6 +150,22 @@ impl AudioLlm {
             let x = self.step(&mut answers, &active)?;
             self.append_next(&x, &mut answers, &active, sampling)?;
         }
+    }
+
+    /// Empty caches with room for each prompt and `max_new_tokens` after it.
+    fn begin(&self, prompts: &Batch, keys: &[Key], max_new_tokens: usize) -> Result<Vec<Answer>> {
+        let (heads, longest) = (self.config.text.heads(), self.config.text.max_position_embeddings);
+        let mut answers = Vec::with_capacity(keys.len());
+        for (pair, key) in prompts.cu_seqlens.windows(2).zip(keys) {
+            let prompt = pair[1] - pair[0];
+            if prompt + max_new_tokens > longest {
+                return Err(Error::input(format!("a prompt of {prompt} tokens and {max_new_tokens} new ones are longer than the model's {longest}")));
+            }
+            let caches = (0..self.layers.len()).map(|_| Cache::new(prompt + max_new_tokens, heads, &self.embeddings.value));
+            let caches = caches.collect::<candle_core::Result<Vec<_>>>()?;
+            answers.push(Answer { caches, seen: prompts.tokens[pair[0]..pair[1]].to_vec(), prompt, key: *key });
+        }
+        Ok(answers)
     }
 
     /// Runs the prompts through all layers; fills the caches; returns the last token's state of each, `[sequences, dim]`.

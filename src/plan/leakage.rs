@@ -1,7 +1,7 @@
 //! Leakage: rows that a model is trained on and judged by, or that share a recording, a speaker or a group with one that it is judged by.
 //!
 //! Two lists of facts are compared; nothing is read here. Ids, speakers and groups cost a look at each row; what is heard needs hashes
-//! of the files, which [`heard`](crate::plan::heard) takes of those alone that can be equal.
+//! of the files, which `heard` takes of those alone that can be equal.
 
 use std::collections::HashMap;
 
@@ -74,11 +74,11 @@ pub struct Leak {
 
 /// Everything that rows of the training share with rows of the evaluation, kind by kind; each with its first row in the evaluation's
 /// order and that row's first partner in the training's.
-pub fn find(training: &[Facts<'_>], evaluation: &[Facts<'_>]) -> Vec<Leak> {
+pub fn find<'a>(training: &[Facts<'a>], evaluation: &[Facts<'a>]) -> Vec<Leak> {
     Kind::ALL.into_iter().filter_map(|kind| of_kind(kind, training, evaluation)).collect()
 }
 
-fn of_kind(kind: Kind, training: &[Facts<'_>], evaluation: &[Facts<'_>]) -> Option<Leak> {
+fn of_kind<'a>(kind: Kind, training: &[Facts<'a>], evaluation: &[Facts<'a>]) -> Option<Leak> {
     let pairs: Vec<(usize, usize)> = match kind {
         Kind::Audio => pairs_by_audio(training, evaluation),
         _ => pairs_by_name(training, evaluation, |facts| match kind {
@@ -92,12 +92,12 @@ fn of_kind(kind: Kind, training: &[Facts<'_>], evaluation: &[Facts<'_>]) -> Opti
 }
 
 /// For each row of the evaluation that has one its first partner.
-fn pairs_by_name<'d>(training: &[Facts<'d>], evaluation: &[Facts<'d>], name: impl for<'f> Fn(&'f Facts<'d>) -> Option<&'f str>) -> Vec<(usize, usize)> {
+fn pairs_by_name<'a>(training: &[Facts<'a>], evaluation: &[Facts<'a>], name: impl Fn(&Facts<'a>) -> Option<&'a str>) -> Vec<(usize, usize)> {
     let mut first: HashMap<&str, Option<usize>> = evaluation.iter().filter_map(&name).map(|name| (name, None)).collect();
     for (i, name) in training.iter().enumerate().filter_map(|(i, facts)| Some((i, name(facts)?))) {
         first.entry(name).and_modify(|first| *first = first.or(Some(i)));
     }
-    let partner = |facts: &Facts<'d>| first.get(name(facts)?).copied().flatten();
+    let partner = |facts: &Facts<'a>| first.get(name(facts)?).copied().flatten();
     evaluation.iter().enumerate().filter_map(|(i, facts)| Some((partner(facts)?, i))).collect()
 }
 

@@ -5,7 +5,7 @@
 //! - `evenness`: batches beside those of chance; `neighbours`, `probe`: what the embeddings know.
 //! - `cost`, `estimate`: memory and time; `warnings`: what to look at.
 //! - [`leakage`]: what training and evaluation share; `heard`, `suite`: where its facts come from.
-//! - `table`: tables as text.
+//! - `table`: tables as text; `page`: the whole as HTML.
 
 mod cost;
 mod draws;
@@ -15,6 +15,7 @@ mod facts;
 mod heard;
 pub mod leakage;
 mod neighbours;
+mod page;
 mod probe;
 mod shares;
 mod suite;
@@ -43,6 +44,7 @@ use crate::plan::table::count;
 use crate::plan::table::duration;
 use crate::plan::table::wrapped;
 use crate::recipe::Recipe;
+use crate::report::page::Page;
 use crate::schedule::Draw;
 use crate::schedule::EmbeddingSource;
 use crate::schedule::Embeddings;
@@ -71,7 +73,7 @@ pub struct Plan {
     facts: Facts,
     shares: Vec<StageShares>,
     evenness: Vec<(String, Evenness)>,
-    probe: Option<Table>,
+    probe: Option<(Table, Sample)>,
     estimates: Vec<(&'static str, String)>,
     warnings: Vec<String>,
     notes: Vec<String>,
@@ -133,7 +135,7 @@ impl Plan {
         let shares: Vec<StageShares> = draws.iter().enumerate().map(|(i, stage)| shares::of_stage(population, stage, &facts, i)).collect();
         let evenness = draws.iter().map(|stage| (stage.stage.name.clone(), evenness::of_stage(population, stage, compared.as_deref(), recipe.seed))).collect();
         let sample = compared.as_deref().map(|embeddings| Sample::of(embeddings.audio(), recipe.seed)).filter(|sample| sample.rows.len() > 1);
-        let probe = sample.as_ref().map(|sample| probe::table(&corpus, sample, |row| reader.seconds(row).ok()));
+        let probe = sample.map(|sample| (probe::table(&corpus, &sample, |row| reader.seconds(row).ok()), sample));
         let estimates = match &opened {
             Some((Opened { config, plan, parts, .. }, _)) => {
                 let embeddings = compared.as_deref().map_or(0.0, size_of_embeddings);
@@ -174,8 +176,22 @@ impl Plan {
         text
     }
 
+    /// The plan as a page of HTML, under the recipe's name.
+    pub fn page(&self, name: &str) -> Page {
+        page::page(self, name)
+    }
+
     /// Everything that is shown as a table, in the order of its reading.
     fn tables(&self) -> Vec<Table> {
+        let probe = self.probe.as_ref().map(|(table, _)| table.clone());
+        self.share_tables().into_iter().chain([self.evenness_table()]).chain(probe).collect()
+    }
+
+    fn evenness_table(&self) -> Table {
+        evenness::table(&self.evenness)
+    }
+
+    fn share_tables(&self) -> Vec<Table> {
         let population = self.corpus.population();
         let sample = |i: usize| {
             let (looked_at, steps) = (self.facts.steps[i].len(), self.draws[i].steps.len());
@@ -186,12 +202,15 @@ impl Plan {
                 String::new()
             }
         };
-        let stages = self.shares.iter().enumerate().map(|(i, shares)| shares::table(population, shares, self.stages[i].clone(), sample(i)));
-        stages.chain([evenness::table(&self.evenness)]).chain(self.probe.clone()).collect()
+        self.shares.iter().enumerate().map(|(i, shares)| shares::table(population, shares, self.stages[i].clone(), sample(i))).collect()
+    }
+
+    fn total(&self) -> Amount {
+        Amount::sum(self.shares.iter().map(|stage| &stage.total))
     }
 
     fn totals(&self) -> String {
-        let total = Amount::sum(self.shares.iter().map(|stage| &stage.total));
+        let total = self.total();
         let about = if self.facts.is_sample { "about " } else { "" };
         let tokens = match (total.target_tokens, total.tokens) {
             (Some(targets), Some(tokens)) => format!("{about}{} target tokens of {} tokens", count(targets), count(tokens)),

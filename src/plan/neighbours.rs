@@ -140,13 +140,13 @@ mod tests {
         one_wrong[3] = Some(1);
         let told = Space::new(&values, 2).tell(&one_wrong).unwrap();
         assert!((told.accuracy - 6.0 / 7.0).abs() < 1e-12 && told.balanced == 0.5 && told.num_rows == 7);
-        assert_eq!(Space::new(&values, 2).tell(&vec![Some(4); 13]), None, "one value alone tells nothing");
+        assert_eq!(Space::new(&values, 2).tell(&[Some(4); 13]), None, "one value alone tells nothing");
     }
 
     #[test]
     fn the_same_vector_is_no_neighbour() {
         // Each clip stands there twice, under two tasks: without the exclusion the twin would always vote.
-        let values = circle(&[0.0, 0.0, 120.0, 120.0, 240.0, 240.0]);
+        let values = circle(&[0.0, 0.0, 110.0, 110.0, 240.0, 240.0]);
         let space = Space::new(&values, 2);
         assert_eq!(space.nearest(0, |_| true), [2, 3, 4, 5]);
         assert_eq!(space.nearest(2, |other| other % 2 == 0), [0, 4]);

@@ -103,7 +103,7 @@ impl BarChart {
         let top = 8.0 + ROW * legend_rows as f64 + if legend_rows > 0 { 8.0 } else { 0.0 };
         let bottom = top + self.groups.iter().map(|group| self.group_height(group, names_above)).sum::<f64>();
         if self.is_stacked {
-            let right = width - 14.0;
+            let right = width - 20.0;
             return Frame { left, right, top, bottom, names_above, scale: Scale::new(&self.axis.clone().from_zero(), [0.0, 1.0], (left, right), false) };
         }
         let bars = || self.groups.iter().flat_map(|group| group.bars.iter().flatten());

@@ -1,11 +1,13 @@
 //! What the sections about one run share: the run, its predictions, its colours, and who computes what is uncertain.
 
 use crate::error::Result;
+use crate::metrics::Tally;
 use crate::report::lines::Boundary;
 use crate::report::metric::Metric;
 use crate::report::number::Unit;
 use crate::report::predictions::Prediction;
 use crate::report::read::Run;
+use crate::report::rescore;
 use crate::report::scale::Axis;
 use crate::report::uncertainty::Uncertainty;
 
@@ -73,6 +75,12 @@ impl<'a> Chapter<'a> {
     pub fn metrics_of(&self, set: &str) -> Vec<Metric> {
         let is_of_set = |metric: &Metric| metric.set.as_deref() == Some(set) && metric.name != "loss";
         self.metrics().into_iter().filter(is_of_set).collect()
+    }
+
+    /// The tally of a score of the last evaluation, where the predictions give the score again.
+    pub fn tally(&self, metric: &Metric) -> Option<Tally> {
+        let value = self.run.last()?.score(&metric.full)?;
+        rescore::tally_of(metric, value, self.rows(metric.set.as_deref()?)?)
     }
 
     /// Where the stages begin; nothing where there is but one.

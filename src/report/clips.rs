@@ -5,12 +5,15 @@ use std::path::Component;
 use std::path::Path;
 use std::path::PathBuf;
 
+use serde_json::Value;
+
 use crate::audio;
 use crate::audio::SAMPLE_RATE;
 use crate::data::AudioSource;
 use crate::data::Clip;
 use crate::data::OnBadRow;
 use crate::data::read_manifest;
+use crate::error::Error;
 use crate::error::Result;
 use crate::eval::suite::SuiteFile;
 use crate::files;
@@ -18,6 +21,8 @@ use crate::report::escape;
 use crate::report::read::Run;
 use crate::yaml;
 
+/// The file in which an evaluation says its suite.
+const SUITE_FILE: &str = "suite.json";
 /// Longest clip that is put into a page, in seconds: longer ones are linked.
 pub const LONGEST_EMBEDDED_S: f64 = 30.0;
 
@@ -33,8 +38,7 @@ impl Clips {
     /// # Errors
     /// Files that are there and broken.
     pub fn of(run: &Run) -> Result<Self> {
-        let suite = run.settings.as_ref().and_then(|settings| settings.get("evaluate.suite")).map(PathBuf::from);
-        let Some(suite) = suite.filter(|suite| suite.is_file()) else { return Ok(Self::default()) };
+        let Some(suite) = suite(run)?.filter(|suite| suite.is_file()) else { return Ok(Self::default()) };
         let file: SuiteFile = yaml::parse(&files::read_text(&suite)?, &suite)?;
         let mut by_row = HashMap::new();
         for set in file.sets.iter().filter(|set| set.manifest.is_file()) {
@@ -68,10 +72,21 @@ impl Clips {
     }
 }
 
+/// The suite that a run's recipe names, or that the folder of an evaluation stands in.
+fn suite(run: &Run) -> Result<Option<PathBuf>> {
+    if let Some(suite) = run.settings.as_ref().and_then(|settings| settings.get("evaluate.suite")) {
+        return Ok(Some(PathBuf::from(suite)));
+    }
+    let Some(about) = run.folder.parent().map(|folder| folder.join(SUITE_FILE)).filter(|about| about.is_file()) else { return Ok(None) };
+    let about: Value = serde_json::from_str(&files::read_text(&about)?).map_err(|e| Error::input(format!("not JSON: {e}")).at_path(&about))?;
+    Ok(about["file"].as_str().map(PathBuf::from))
+}
+
 /// A relative link from a page to a file, to the part of it that counts.
 fn link(file: &Path, page: &Path, start_s: Option<f64>, end_s: Option<f64>) -> String {
     let folder = page.parent().filter(|folder| !folder.as_os_str().is_empty()).unwrap_or(Path::new("."));
-    let whole = |path: &Path| path.canonicalize().unwrap_or_else(|_| path.to_owned());
+    // A folder that is not there yet has no canonical path.
+    let whole = |path: &Path| path.canonicalize().or_else(|_| std::path::absolute(path)).unwrap_or_else(|_| path.to_owned());
     let address = escape::address(&relative(&whole(file), &whole(folder)));
     match (start_s, end_s) {
         (None, None) => address,

@@ -5,6 +5,7 @@ use std::path::Path;
 
 use crate::error::Error;
 use crate::error::Result;
+use crate::eval::significance::holm;
 use crate::files;
 use crate::report::header;
 use crate::report::page::Block;
@@ -36,10 +37,17 @@ pub fn page(runs: &[Run], uncertainty: &dyn Uncertainty, is_tested: bool) -> Res
     }
     let mut lines = several::lines(runs);
     for line in &mut lines {
-        judge(line, &sets, uncertainty, is_tested).map_err(|e| e.at(format!("score `{}`", line.metric.full)))?;
+        judge(line, runs, &sets, uncertainty, is_tested).map_err(|e| e.at(format!("score `{}`", line.metric.full)))?;
+    }
+    let tests = correct(&mut lines)?;
+    let mut method = uncertainty.method();
+    if tests > 0 {
+        method = Some(
+            format!("{} p-values are of paired differences, corrected over all {tests} tests (Holm).", method.unwrap_or_default()).trim_start().to_owned(),
+        );
     }
     let mut page = Page { kind: "Comparison".to_owned(), title: several::title(&names), subtitle: subtitle(&sets[0]), ..Page::default() };
-    page.sections = sections(runs, &names, &lines, uncertainty.method().as_deref());
+    page.sections = sections(runs, &names, &lines, method.as_deref());
     Ok(page)
 }
 
@@ -132,19 +140,35 @@ fn align(first: &Sets, other: &mut Sets) {
 }
 
 /// Fills in the intervals of a score, and the differences from the first run's.
-fn judge(line: &mut Line, sets: &[Sets], uncertainty: &dyn Uncertainty, is_tested: bool) -> Result<()> {
-    let Some(set) = line.metric.set.clone() else { return Ok(()) };
-    let rows = |run: usize| sets[run].iter().find(|(name, _)| *name == set).map(|(_, rows)| rows.as_slice());
-    for run in 0..sets.len() {
+fn judge(line: &mut Line, runs: &[Run], sets: &[Sets], uncertainty: &dyn Uncertainty, is_tested: bool) -> Result<()> {
+    let set = line.metric.set.clone();
+    let rows = |run: usize| sets[run].iter().find(|(name, _)| Some(name) == set.as_ref()).map(|(_, rows)| rows.as_slice());
+    let first = line.values[0].map(|(value, _)| value);
+    for (run, read) in runs.iter().enumerate() {
+        let Some((value, interval)) = &mut line.values[run] else { continue };
+        *interval = read.last().and_then(|last| last.interval(&line.metric.full)).map(|interval| line.metric.possible(interval));
         let (Some(of_first), Some(of_run)) = (rows(0), rows(run)) else { continue };
-        if let Some((_, interval)) = &mut line.values[run] {
-            *interval = uncertainty.interval(&line.metric, of_run)?;
-            if is_tested && run > 0 {
-                line.differences[run] = uncertainty.difference(&line.metric, of_first, of_run)?;
-            }
+        if interval.is_none() {
+            *interval = uncertainty.interval(&line.metric, *value, of_run)?;
+        }
+        *interval = interval.map(|interval| line.metric.possible(interval));
+        if let Some(first) = first.filter(|_| is_tested && run > 0) {
+            line.differences[run] = uncertainty.difference(&line.metric, [first, *value], of_first, of_run)?;
         }
     }
     Ok(())
+}
+
+/// Corrects the p-values of all tests together; returns how many there are.
+fn correct(lines: &mut [Line]) -> Result<usize> {
+    let tested = || lines.iter().flat_map(|line| line.differences.iter().flatten()).filter_map(|difference| difference.p);
+    let adjusted = holm(&tested().collect::<Vec<_>>())?;
+    let count = adjusted.len();
+    let differences = lines.iter_mut().flat_map(|line| line.differences.iter_mut().flatten()).filter(|difference| difference.p.is_some());
+    for (difference, p) in differences.zip(adjusted) {
+        difference.p = Some(p);
+    }
+    Ok(count)
 }
 
 fn subtitle(sets: &Sets) -> String {

@@ -8,10 +8,8 @@ use crate::report::lines::Level;
 use crate::report::lines::LineChart;
 use crate::report::lines::Series;
 use crate::report::log::Log;
-use crate::report::metric::Better;
 use crate::report::metric::Family;
 use crate::report::metric::Metric;
-use crate::report::number::Unit;
 use crate::report::page::Block;
 use crate::report::page::Section;
 use crate::report::read;
@@ -126,12 +124,7 @@ fn panel(chapter: &Chapter, metrics: &[&Metric]) -> LineChart {
     });
     let controls = chapter.run.last().map(|last| last.controls.as_slice()).unwrap_or_default();
     let level = |(name, scores): &(String, crate::report::log::Scores)| Some(Level { name: name.clone(), value: read::score(scores, &metrics[0].full)? });
-    let arrow = match metrics[0].better {
-        Better::Higher => " ↑",
-        Better::Lower => " ↓",
-        Better::Neither => "",
-    };
-    let label = if metrics.len() == 1 { metrics[0].heading() } else { format!("{}{arrow}", if metrics[0].unit == Unit::Percent { "%" } else { "" }) };
+    let label = if metrics.len() == 1 { metrics[0].heading() } else { format!("{} {}", metrics[0].unit.sign(), metrics[0].arrow()).trim_start().to_owned() };
     LineChart {
         x: steps_axis(),
         y: Axis::new(label).unit(metrics[0].unit).from_zero(),

@@ -46,24 +46,26 @@ const LARGEST: f64 = 58.0;
 const ROOM_FOR_TWO: f64 = 38.0;
 /// From this strength on text takes the colour that is read on the full one.
 const STRONG: f64 = 0.55;
+/// Least distance of two names.
+const LINE: f64 = 13.0;
 /// Between the columns that stand apart and the others.
 const APART: f64 = 8.0;
 
 impl HeatMap {
-    /// The confusion matrix of labels: `counts[reference][answer]`, and in a column of its own the answers that name no label.
-    pub fn confusion(labels: &[String], counts: &[Vec<u64>], unparsed: &[u64]) -> Self {
-        let row = |(row, unparsed): (&Vec<u64>, &u64)| {
-            let total = row.iter().sum::<u64>() + unparsed;
+    /// The confusion matrix of labels: `counts[reference][answer]`, one column more than labels for the answers that name none.
+    pub fn confusion(labels: &[String], counts: &[Vec<u64>]) -> Self {
+        let row = |row: &Vec<u64>| {
+            let total = row.iter().sum::<u64>();
             let cell = |count: &u64| {
                 let share = if total == 0 { 0.0 } else { *count as f64 / total as f64 };
                 Some(HeatCell { strength: share, text: number::short(*count as f64), below: format!("{:.0} %", 100.0 * share) })
             };
-            row.iter().map(cell).chain(std::iter::once(cell(unparsed))).collect()
+            row.iter().map(cell).collect()
         };
         Self {
             rows: labels.to_vec(),
             columns: labels.iter().cloned().chain(std::iter::once("unparsed".to_owned())).collect(),
-            cells: counts.iter().zip(unparsed).map(row).collect(),
+            cells: counts.iter().map(row).collect(),
             row_title: "reference".to_owned(),
             column_title: "answer".to_owned(),
             apart: 1,
@@ -111,11 +113,13 @@ impl HeatMap {
         let side = layout.side;
         sheet.text((layout.left, 12.0), &self.column_title, Style::SMALL);
         sheet.text((layout.left - 8.0, layout.top - 6.0), &self.row_title, Style::SMALL.at(Anchor::End));
-        for (i, name) in self.rows.iter().enumerate() {
+        // Where rows are closer than lines of text, every so many have a name.
+        let every = (LINE / side).ceil().max(1.0) as usize;
+        for (i, name) in self.rows.iter().enumerate().step_by(every) {
             let y = layout.top + side * (i as f64 + 0.5) + 4.0;
             sheet.text((layout.left - 8.0, y), &fit(name, TEXT_SIZE, layout.left - 10.0), Style::TEXT.at(Anchor::End));
         }
-        for (j, name) in self.columns.iter().enumerate() {
+        for (j, name) in self.columns.iter().enumerate().step_by(every) {
             let x = layout.x(j) + side / 2.0;
             let style = Style::SMALL.in_colour(if j >= layout.apart_from { Colour::Muted } else { Colour::Text });
             if is_steep {
@@ -171,7 +175,7 @@ mod tests {
     #[test]
     fn rows_of_a_confusion_matrix_sum_to_one_with_what_was_not_understood() {
         let labels = ["angry".to_owned(), "sad".to_owned()];
-        let map = HeatMap::confusion(&labels, &[vec![6, 2], vec![0, 0]], &[2, 0]);
+        let map = HeatMap::confusion(&labels, &[vec![6, 2, 2], vec![0, 0, 0]]);
         let row: Vec<(f64, &str, &str)> = map.cells[0].iter().flatten().map(|cell| (cell.strength, cell.text.as_str(), cell.below.as_str())).collect();
         assert_eq!(row, [(0.6, "6", "60 %"), (0.2, "2", "20 %"), (0.2, "2", "20 %")]);
         assert!(map.cells[1].iter().flatten().all(|cell| cell.strength == 0.0), "a label without references divides nothing by nothing");

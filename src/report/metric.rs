@@ -1,17 +1,9 @@
 //! What the name of a score says: its set, its metric, whether higher is better, and how the number is written.
 
+use crate::metrics::Better;
+use crate::metrics::better;
 use crate::report::number::Unit;
-
-/// Which way a score should move.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Better {
-    /// Up.
-    Higher,
-    /// Down.
-    Lower,
-    /// Neither: a description, such as a ratio of lengths.
-    Neither,
-}
+use crate::report::uncertainty::Interval;
 
 /// What a metric compares; it decides which details a report can show.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -47,33 +39,52 @@ pub struct Metric {
     pub family: Family,
 }
 
-/// Name, how people write it, direction, unit, family.
-type Known = (&'static str, &'static str, Better, Unit, Family);
+/// Name, how people write it, unit, family.
+type Known = (&'static str, &'static str, Unit, Family);
 
-const KNOWN: [Known; 23] = [
-    ("loss", "loss", Better::Lower, Unit::Plain, Family::Other),
-    ("wer", "WER", Better::Lower, Unit::Percent, Family::Transcription),
-    ("cer", "CER", Better::Lower, Unit::Percent, Family::Transcription),
-    ("rouge1", "ROUGE-1", Better::Higher, Unit::Percent, Family::Overlap),
-    ("rouge2", "ROUGE-2", Better::Higher, Unit::Percent, Family::Overlap),
-    ("rougeL", "ROUGE-L", Better::Higher, Unit::Percent, Family::Overlap),
-    ("rougeLsum", "ROUGE-Lsum", Better::Higher, Unit::Percent, Family::Overlap),
-    ("chrf", "chrF", Better::Higher, Unit::Points, Family::Overlap),
-    ("chrf++", "chrF++", Better::Higher, Unit::Points, Family::Overlap),
-    ("bleu", "BLEU", Better::Higher, Unit::Points, Family::Overlap),
-    ("accuracy", "accuracy", Better::Higher, Unit::Percent, Family::Classification),
-    ("macro_f1", "macro F1", Better::Higher, Unit::Percent, Family::Classification),
-    ("weighted_f1", "weighted F1", Better::Higher, Unit::Percent, Family::Classification),
-    ("uar", "UAR", Better::Higher, Unit::Percent, Family::Classification),
-    ("mean", "mean", Better::Higher, Unit::Percent, Family::Other),
-    ("hit_limit", "hit the limit", Better::Lower, Unit::Percent, Family::Failure),
-    ("repeated", "repeats itself", Better::Lower, Unit::Percent, Family::Failure),
-    ("wrong_script", "wrong script", Better::Lower, Unit::Percent, Family::Failure),
-    ("unparsed", "unparsed", Better::Lower, Unit::Percent, Family::Failure),
-    ("empty", "empty", Better::Lower, Unit::Percent, Family::Failure),
-    ("length_ratio", "length ratio", Better::Neither, Unit::Plain, Family::Failure),
-    ("strict", "strict", Better::Higher, Unit::Percent, Family::Other),
-    ("loose", "loose", Better::Higher, Unit::Percent, Family::Other),
+const KNOWN: [Known; 42] = [
+    ("loss", "loss", Unit::Plain, Family::Other),
+    ("wer", "WER", Unit::Percent, Family::Transcription),
+    ("substitutions", "substitutions", Unit::Percent, Family::Transcription),
+    ("deletions", "deletions", Unit::Percent, Family::Transcription),
+    ("insertions", "insertions", Unit::Percent, Family::Transcription),
+    ("wer_arabic", "WER, Arabic", Unit::Percent, Family::Transcription),
+    ("wer_latin", "WER, Latin", Unit::Percent, Family::Transcription),
+    ("wer_digits", "WER, digits", Unit::Percent, Family::Transcription),
+    ("wer_other", "WER, other scripts", Unit::Percent, Family::Transcription),
+    ("cer", "CER", Unit::Percent, Family::Transcription),
+    ("char_substitutions", "character substitutions", Unit::Percent, Family::Transcription),
+    ("char_deletions", "character deletions", Unit::Percent, Family::Transcription),
+    ("char_insertions", "character insertions", Unit::Percent, Family::Transcription),
+    ("rouge1", "ROUGE-1", Unit::Percent, Family::Overlap),
+    ("rouge2", "ROUGE-2", Unit::Percent, Family::Overlap),
+    ("rougeL", "ROUGE-L", Unit::Percent, Family::Overlap),
+    ("rougeLsum", "ROUGE-Lsum", Unit::Percent, Family::Overlap),
+    ("chrf", "chrF", Unit::Points, Family::Overlap),
+    ("chrfpp", "chrF++", Unit::Points, Family::Overlap),
+    ("bleu", "BLEU", Unit::Points, Family::Overlap),
+    ("accuracy", "accuracy", Unit::Percent, Family::Classification),
+    ("macro_f1", "macro F1", Unit::Percent, Family::Classification),
+    ("weighted_f1", "weighted F1", Unit::Percent, Family::Classification),
+    ("uar", "UAR", Unit::Percent, Family::Classification),
+    ("likelihood_accuracy", "accuracy by likelihood", Unit::Percent, Family::Other),
+    ("likelihood_macro_f1", "macro F1 by likelihood", Unit::Percent, Family::Other),
+    ("likelihood_weighted_f1", "weighted F1 by likelihood", Unit::Percent, Family::Other),
+    ("likelihood_uar", "UAR by likelihood", Unit::Percent, Family::Other),
+    ("mean", "mean", Unit::Percent, Family::Other),
+    ("hit_limit", "hit the limit of tokens", Unit::Percent, Family::Failure),
+    ("unparsed", "named no label", Unit::Percent, Family::Failure),
+    ("repetition", "went round in circles", Unit::Percent, Family::Failure),
+    ("seq_rep_4", "repeated 4-grams", Unit::Percent, Family::Failure),
+    ("wrong_script", "letters of another script", Unit::Percent, Family::Failure),
+    ("insertion_share", "words nobody said", Unit::Percent, Family::Failure),
+    ("length_ratio", "words said / words of the reference", Unit::Plain, Family::Failure),
+    ("strict", "strict", Unit::Percent, Family::Other),
+    ("loose", "loose", Unit::Percent, Family::Other),
+    ("prompt_strict", "rows, strict", Unit::Percent, Family::Other),
+    ("prompt_loose", "rows, loose", Unit::Percent, Family::Other),
+    ("instruction_strict", "instructions, strict", Unit::Percent, Family::Other),
+    ("instruction_loose", "instructions, loose", Unit::Percent, Family::Other),
 ];
 
 impl Metric {
@@ -87,11 +98,8 @@ impl Metric {
             Some((set, name)) => (Some(set.to_owned()), name),
             None => (None, stem),
         };
-        let (better, unit, family) = match known(name) {
-            Some(&(_, _, better, unit, family)) => (better, unit, family),
-            None => (Better::Higher, Unit::Plain, Family::Other),
-        };
-        Self { full: full.to_owned(), set, name: name.to_owned(), normaliser, better, unit, family }
+        let (unit, family) = known(name).map_or((Unit::Plain, Family::Other), |&(_, _, unit, family)| (unit, family));
+        Self { full: full.to_owned(), set, name: name.to_owned(), normaliser, better: better(name), unit, family }
     }
 
     /// The metric as people write it, with its normaliser: `WER (arabic-leaderboard)`.
@@ -117,23 +125,34 @@ impl Metric {
         }
     }
 
-    fn arrow(&self) -> &'static str {
+    /// The sign of the way it should move.
+    pub fn arrow(&self) -> &'static str {
         match self.better {
             Better::Higher => "↑",
             Better::Lower => "↓",
-            Better::Neither => "",
+            Better::NearOne => "→ 1",
         }
+    }
+
+    /// An interval without what no score can be: shares lie between 0 and 1, rates of errors above 0.
+    pub fn possible(&self, interval: Interval) -> Interval {
+        let most = if self.better == Better::Higher { 1.0 } else { f64::INFINITY };
+        match self.unit {
+            Unit::Percent => Interval { low: interval.low.clamp(0.0, most), high: interval.high.clamp(0.0, most) },
+            _ => interval,
+        }
+    }
+
+    /// Whether a change from one score to another is for the better; `None` where it is neither.
+    pub fn improves(&self, from: f64, to: f64) -> Option<bool> {
+        let (from, to) = (self.better.rank(from), self.better.rank(to));
+        (from != to).then_some(to > from)
     }
 
     /// The place in `values` of the best of them; `None` where no value is better than another.
     pub fn best(&self, values: &[Option<f64>]) -> Option<usize> {
         let known = || values.iter().enumerate().filter_map(|(i, value)| value.filter(|value| value.is_finite()).map(|value| (i, value)));
-        let sign = match self.better {
-            Better::Higher => 1.0,
-            Better::Lower => -1.0,
-            Better::Neither => return None,
-        };
-        let (best, value) = known().max_by(|a, b| (sign * a.1).total_cmp(&(sign * b.1)))?;
+        let (best, value) = known().max_by(|a, b| self.better.rank(a.1).total_cmp(&self.better.rank(b.1)))?;
         known().any(|(_, other)| other != value).then_some(best)
     }
 }
@@ -158,10 +177,20 @@ mod tests {
     }
 
     #[test]
+    fn an_interval_ends_where_scores_do() {
+        let interval = Interval { low: -0.1, high: 1.2 };
+        assert_eq!(Metric::of("a.uar").possible(interval), Interval { low: 0.0, high: 1.0 });
+        assert_eq!(Metric::of("a.wer").possible(interval), Interval { low: 0.0, high: 1.2 });
+        assert_eq!(Metric::of("a.loss").possible(interval), interval);
+    }
+
+    #[test]
     fn the_best_is_the_best_in_its_direction() {
         assert_eq!(Metric::of("a.wer").best(&[Some(0.3), Some(0.1), None, Some(f64::NAN)]), Some(1));
         assert_eq!(Metric::of("a.uar").best(&[Some(0.3), Some(0.1)]), Some(0));
         assert_eq!(Metric::of("a.uar").best(&[Some(0.3), Some(0.3)]), None, "nothing is best among equals");
-        assert_eq!(Metric::of("a.length_ratio").best(&[Some(0.3), Some(0.1)]), None);
+        assert_eq!(Metric::of("a.length_ratio").best(&[Some(0.3), Some(1.1), Some(2.0)]), Some(1));
+        assert_eq!((Metric::of("a.wer").improves(0.3, 0.1), Metric::of("a.uar").improves(0.3, 0.1)), (Some(true), Some(false)));
+        assert_eq!(Metric::of("a.length_ratio").improves(0.5, 2.0), None, "as far from 1 on either side");
     }
 }

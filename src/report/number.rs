@@ -155,7 +155,7 @@ mod tests {
             (Unit::Percent, -0.0821, "−8.2"),
             (Unit::Percent, -0.00001, "0.0"),
             (Unit::Points, 31.25, "31.2"),
-            (Unit::Plain, 3.14159, "3.142"),
+            (Unit::Plain, 3.14259, "3.143"),
             (Unit::Plain, 0.00001234, "1.2×10⁻⁵"),
             (Unit::Plain, 1e300, "10³⁰⁰"),
             (Unit::Plain, 0.0, "0"),

@@ -7,9 +7,12 @@ use std::io::BufReader;
 use std::path::Path;
 
 use serde::Deserialize;
+use serde_json::Map;
+use serde_json::Value;
 
 use crate::error::Error;
 use crate::error::Result;
+use crate::metrics::Pair;
 
 /// One row.
 #[derive(Clone, Debug, Default, PartialEq, Deserialize)]
@@ -29,41 +32,48 @@ pub struct Prediction {
     /// The label that the answer was understood as.
     #[serde(default)]
     pub answer: Option<String>,
-    /// What is known of the row.
+    /// What is known of the row: `speaker, group, dialect, gender, language, wording, seconds, label`, and what else the suite asked for.
     #[serde(default)]
-    pub meta: Meta,
-}
-
-/// What is known of a row besides its texts.
-#[derive(Clone, Debug, Default, PartialEq, Deserialize)]
-pub struct Meta {
-    /// Who speaks.
-    pub speaker: Option<String>,
-    /// What it belongs to: a programme, a document.
-    pub group: Option<String>,
-    /// The dialect spoken.
-    pub dialect: Option<String>,
-    /// The speaker's gender.
-    pub gender: Option<String>,
-    /// The language.
-    pub language: Option<String>,
-    /// The instruction it was asked with.
-    pub wording: Option<serde_json::Value>,
-    /// Length of the audio.
-    pub seconds: Option<f64>,
-    /// The label of the row.
-    pub label: Option<String>,
+    pub meta: Map<String, Value>,
     /// Whether the answer ran into the limit of new tokens.
     #[serde(default)]
     pub hit_limit: bool,
-    /// Length of the reference in tokens.
+    /// Number of tokens that it should have said.
+    #[serde(default)]
     pub target_tokens: Option<f64>,
+    /// Mean negative log-likelihood of these tokens, in nats.
+    #[serde(default)]
+    pub loss: Option<f64>,
 }
+
+/// The length of a row's audio, in what is known of it.
+pub const SECONDS: &str = "seconds";
 
 impl Prediction {
     /// The label the answer should have been.
     pub fn label(&self) -> &str {
-        self.meta.label.as_deref().unwrap_or(&self.reference)
+        self.meta.get("label").and_then(Value::as_str).unwrap_or(&self.reference)
+    }
+
+    /// What is known of the row under a name, as text.
+    pub fn known(&self, name: &str) -> Option<String> {
+        match self.meta.get(name)? {
+            Value::Null => None,
+            Value::String(text) => Some(text.clone()),
+            other => Some(other.to_string()),
+        }
+    }
+
+    /// Length of the audio, in seconds.
+    pub fn seconds(&self) -> Option<f64> {
+        self.meta.get(SECONDS)?.as_f64().filter(|seconds| seconds.is_finite())
+    }
+
+    /// The row as metrics take it.
+    pub fn pair(&self) -> Pair<'_> {
+        let mut references = self.references.iter().map(String::as_str);
+        let first = Pair::new(references.next().unwrap_or(&self.reference), &self.prediction);
+        references.fold(first, Pair::or)
     }
 }
 
@@ -116,9 +126,10 @@ mod tests {
     #[test]
     fn rows_with_and_without_meta_are_read() {
         let plain = r#"{"id":"a","task":"asr","prediction":"x","reference":"y","answer":null,"tokens":[1,2]}"#;
-        let full = r#"{"id":"b","task":"emotion","prediction":"sad","reference":"sad","answer":"sad","tokens":[],"meta":{"speaker":"s","seconds":1.5,"hit_limit":true,"target_tokens":3,"label":"sad","wording":2}}"#;
+        let full = r#"{"id":"b","task":"emotion","prediction":"sad","reference":"sad","answer":"sad","tokens":[],"meta":{"speaker":"s","seconds":1.5,"label":"sad","age":40,"x":null},"hit_limit":true,"target_tokens":3,"loss":0.5}"#;
         let rows = read_text(&format!("{plain}\n\n{full}\n")).unwrap();
-        assert_eq!((rows[0].meta.hit_limit, rows[1].meta.hit_limit, rows[1].meta.seconds, rows[1].label()), (false, true, Some(1.5), "sad"));
+        assert_eq!((rows[0].hit_limit, rows[1].hit_limit, rows[1].seconds(), rows[1].label()), (false, true, Some(1.5), "sad"));
+        assert_eq!((rows[1].known("age").as_deref(), rows[1].known("x"), rows[0].known("age")), (Some("40"), None, None));
     }
 
     #[test]

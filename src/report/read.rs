@@ -9,6 +9,9 @@ use serde_json::Value;
 
 use crate::error::Error;
 use crate::error::Result;
+use crate::eval::record::DETAILS;
+use crate::eval::table::CONTROLS_FILE;
+use crate::eval::table::SCORES_FILE;
 use crate::files;
 use crate::report::log::Log;
 use crate::report::log::Scores;
@@ -16,6 +19,7 @@ use crate::report::log::numbers;
 use crate::report::predictions;
 use crate::report::predictions::Prediction;
 use crate::report::settings::Settings;
+use crate::report::uncertainty::Interval;
 
 /// A run.
 #[derive(Clone, Debug, PartialEq)]
@@ -43,30 +47,54 @@ pub struct Evaluation {
     pub scores: Scores,
     /// The scores under controls, by control.
     pub controls: Vec<(String, Scores)>,
+    /// Intervals that the evaluation itself gave, by score.
+    pub intervals: Vec<(String, Interval)>,
 }
 
-/// One line of a table of instructions.
+/// What instructions a model followed, as `maqam instructions score --json` says it.
 #[derive(Clone, Debug, PartialEq, Deserialize)]
-pub struct InstructionRow {
-    /// What the instruction asks for.
-    pub kind: String,
-    /// Number of answers that were checked.
-    #[serde(default)]
-    pub count: Option<u64>,
-    /// The share of the model's answers that hold.
+pub struct Instructions {
+    /// The model's.
+    #[serde(flatten)]
     pub model: Followed,
-    /// The share of the untuned base's.
+    /// Those of the untuned base.
     #[serde(default)]
     pub base: Option<Followed>,
 }
 
-/// Shares of answers that follow an instruction.
-#[derive(Clone, Copy, Debug, PartialEq, Deserialize)]
+/// What instructions were followed.
+#[derive(Clone, Debug, PartialEq, Deserialize)]
 pub struct Followed {
-    /// As they are.
-    pub strict: f64,
+    /// Of all rows.
+    pub all: Rates,
+    /// By what they ask for, in the order of the suite.
+    #[serde(deserialize_with = "in_order")]
+    pub kinds: Vec<(String, Rates)>,
+}
+
+/// Shares of rows all of whose instructions hold.
+#[derive(Clone, Copy, Debug, PartialEq, Deserialize)]
+pub struct Rates {
+    /// Number of rows.
+    pub prompts: f64,
+    /// As the answers are.
+    pub prompt_strict: f64,
     /// Or without their first line, last line or asterisks.
-    pub loose: f64,
+    pub prompt_loose: f64,
+}
+
+impl Followed {
+    /// The rates of one kind.
+    pub fn kind(&self, name: &str) -> Option<&Rates> {
+        self.kinds.iter().find(|(known, _)| known == name).map(|(_, rates)| rates)
+    }
+}
+
+/// An object's entries in their order.
+fn in_order<'de, D: serde::Deserializer<'de>>(deserializer: D) -> std::result::Result<Vec<(String, Rates)>, D::Error> {
+    let object = Map::<String, Value>::deserialize(deserializer)?;
+    let entry = |(name, value): (String, Value)| Ok((name, Rates::deserialize(value).map_err(serde::de::Error::custom)?));
+    object.into_iter().map(entry).collect()
 }
 
 impl Run {
@@ -122,6 +150,11 @@ impl Evaluation {
         score(&self.scores, name)
     }
 
+    /// The interval of a score, where the evaluation itself gave one.
+    pub fn interval(&self, name: &str) -> Option<Interval> {
+        self.intervals.iter().find(|(known, _)| known == name).map(|(_, interval)| *interval)
+    }
+
     /// Names and files of the sets whose predictions are there, by name.
     ///
     /// # Errors
@@ -154,17 +187,13 @@ impl Evaluation {
     ///
     /// # Errors
     /// A file of another form.
-    pub fn instructions(&self) -> Result<Option<Vec<InstructionRow>>> {
-        #[derive(Deserialize)]
-        struct File {
-            rows: Vec<InstructionRow>,
-        }
+    pub fn instructions(&self) -> Result<Option<Instructions>> {
         let Some(path) = self.folder.as_ref().map(|folder| folder.join("instructions.json")).filter(|path| path.is_file()) else {
             return Ok(None);
         };
-        let file: File =
-            serde_json::from_str(&files::read_text(&path)?).map_err(|e| Error::input(format!("not a table of instructions: {e}")).at_path(&path))?;
-        Ok(Some(file.rows))
+        let read = serde_json::from_str(&files::read_text(&path)?);
+        read.map(Some)
+            .map_err(|e| Error::input(format!("not the scores of instructions: {e}")).at_path(&path).hint("`maqam instructions score --json` writes them"))
     }
 }
 
@@ -200,6 +229,7 @@ fn evaluations(run: &Path, log: Option<&Log>) -> Result<Vec<Evaluation>> {
 impl Evaluation {
     fn take_over(&mut self, other: Self) {
         self.folder = other.folder;
+        self.intervals = other.intervals;
         if !other.scores.is_empty() {
             self.scores = other.scores;
         }
@@ -213,17 +243,28 @@ impl Evaluation {
 fn steps(run: &Path) -> Result<Vec<(u64, PathBuf)>> {
     let eval = run.join("eval");
     if !eval.is_dir() {
-        return Ok(if run.join("scores.json").is_file() { vec![(0, run.to_owned())] } else { Vec::new() });
+        return Ok(if run.join(SCORES_FILE).is_file() { vec![(0, run.to_owned())] } else { Vec::new() });
     }
     let step = |path: &PathBuf| path.file_name()?.to_str()?.strip_prefix("step-")?.parse().ok();
     Ok(entries(&eval)?.into_iter().filter_map(|path| Some((step(&path)?, path))).collect())
 }
 
 fn read_evaluation(step: u64, folder: &Path) -> Result<Evaluation> {
-    let scores = object(&folder.join("scores.json"))?.map(|object| numbers(&object)).unwrap_or_default();
-    let controls = object(&folder.join("controls.json"))?.unwrap_or_default();
+    let written = object(&folder.join(SCORES_FILE))?.unwrap_or_default();
+    let controls = object(&folder.join(CONTROLS_FILE))?.unwrap_or_default();
     let controls = controls.iter().filter_map(|(name, value)| Some((name.clone(), numbers(value.as_object()?))));
-    Ok(Evaluation { step, folder: Some(folder.to_owned()), scores, controls: controls.collect() })
+    let (scores, intervals) = (numbers(&written), intervals(&written));
+    Ok(Evaluation { step, folder: Some(folder.to_owned()), scores, controls: controls.collect(), intervals })
+}
+
+/// The intervals among the details of `scores.json`.
+fn intervals(written: &Map<String, Value>) -> Vec<(String, Interval)> {
+    let of_score = |(name, score): (&String, &Value)| {
+        let end = |which: &str| score.get("interval")?.get(which)?.as_f64();
+        Some((name.clone(), Interval::new(end("low")?, end("high")?)?))
+    };
+    let scores = written.get(DETAILS).and_then(|details| details.get("scores")?.as_object());
+    scores.into_iter().flatten().filter_map(of_score).collect()
 }
 
 /// The JSON object of a file; `None` where there is no file.

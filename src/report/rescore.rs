@@ -1,28 +1,59 @@
-//! A metric over any part of a set's rows: for slices, and for choosing what to look at.
+//! A set's score computed again from its predictions, row by row: for slices, for intervals, for choosing what to look at.
 
-use crate::metrics::Counts;
+use crate::metrics::Better;
 use crate::metrics::Normaliser;
-use crate::metrics::char_errors;
+use crate::metrics::Settings;
+use crate::metrics::Tally;
+use crate::metrics::Texts;
 use crate::metrics::classify;
-use crate::metrics::rouge;
-use crate::metrics::word_errors;
+use crate::metrics::failures;
+use crate::metrics::of_texts;
+use crate::metrics::share;
+use crate::report::metric::Family;
 use crate::report::metric::Metric;
 use crate::report::predictions::Prediction;
 
-/// The score of these rows; `None` for a metric that is not computed from texts and labels alone, or without rows.
-pub fn score(metric: &Metric, rows: &[&Prediction]) -> Option<f64> {
+/// Largest difference from the score of the evaluation, relative: sums in another order differ in their last digits.
+const TOLERANCE: f64 = 1e-9;
+
+/// The tally of a score over these rows; `None` without rows, and for a metric that predictions alone do not give.
+pub fn tally(metric: &Metric, rows: &[Prediction]) -> Option<Tally> {
     if rows.is_empty() {
         return None;
     }
-    match metric.name.as_str() {
-        "wer" => errors(metric, rows, word_errors),
-        "cer" => errors(metric, rows, char_errors),
-        "rouge1" => Some(overlap(rows).rouge1),
-        "rouge2" => Some(overlap(rows).rouge2),
-        "rougeL" => Some(overlap(rows).rouge_l),
-        "accuracy" | "macro_f1" | "weighted_f1" | "uar" => labels(metric, rows),
-        _ => None,
+    match metric.family {
+        Family::Classification => labels(metric, rows),
+        Family::Transcription | Family::Overlap => texts(metric, rows),
+        Family::Failure => failure(metric, rows),
+        Family::Other if metric.name == "loss" => loss(rows),
+        Family::Other => None,
     }
+}
+
+/// As [`tally`], where it gives `value` again. Settings that predictions do not say (what ROUGE folds, how BLEU cuts, strict labels,
+/// answers in JSON) may have made it, and then nothing is said of it.
+pub fn tally_of(metric: &Metric, value: f64, rows: &[Prediction]) -> Option<Tally> {
+    tally(metric, rows).filter(|tally| is_same(tally.corpus(), value))
+}
+
+/// The tally of two systems' rows, the first's before the second's, where it gives both scores again: so both count the same labels.
+pub fn tally_of_both(metric: &Metric, values: [f64; 2], first: &[Prediction], second: &[Prediction]) -> Option<Tally> {
+    let both = tally(metric, &[first, second].concat())?;
+    let (of_first, of_second): (Vec<usize>, Vec<usize>) = (0..both.units.len()).partition(|place| *place < first.len());
+    (is_same(score_of(&both, &of_first), values[0]) && is_same(score_of(&both, &of_second), values[1])).then_some(both)
+}
+
+fn is_same(score: f64, value: f64) -> bool {
+    (score - value).abs() <= TOLERANCE * value.abs().max(1.0)
+}
+
+/// The score of some of a tally's rows.
+pub fn score_of(tally: &Tally, places: &[usize]) -> f64 {
+    let mut sum = vec![0.0; tally.units.first().map_or(0, Vec::len)];
+    for unit in places.iter().filter_map(|&place| tally.units.get(place)) {
+        sum.iter_mut().zip(unit).for_each(|(sum, value)| *sum += value);
+    }
+    tally.score(&sum)
 }
 
 /// The metric's normaliser; `None` for one that this version does not know.
@@ -30,27 +61,39 @@ pub fn normaliser(metric: &Metric) -> Option<Normaliser> {
     metric.normaliser.as_deref().map_or(Some(Normaliser::None), |name| name.parse().ok())
 }
 
-fn errors(metric: &Metric, rows: &[&Prediction], count: fn(&str, &str) -> Counts) -> Option<f64> {
-    let normaliser = normaliser(metric)?;
-    Some(rows.iter().map(|row| count(&normaliser.apply(&row.reference), &normaliser.apply(&row.prediction))).sum::<Counts>().rate())
+fn texts(metric: &Metric, rows: &[Prediction]) -> Option<Tally> {
+    let texts = Texts::new(rows.iter().map(Prediction::pair).collect(), normaliser(metric)?);
+    of_texts(&texts, Settings::default(), |name| name == metric.name).into_iter().next()
 }
 
-fn overlap(rows: &[&Prediction]) -> rouge::Rouge {
-    rouge::mean(rows.iter().map(|row| (row.reference.as_str(), row.prediction.as_str())))
-}
-
-fn labels(metric: &Metric, rows: &[&Prediction]) -> Option<f64> {
-    // The labels of the part are its inventory: an answer outside them is a miss, as in the suite's score.
-    let mut inventory: Vec<&str> = rows.iter().flat_map(|row| std::iter::once(row.label()).chain(row.answer.as_deref())).collect();
+/// The labels seen are the inventory: a label in no reference changes no average, and an answer that names it is a miss either way.
+fn labels(metric: &Metric, rows: &[Prediction]) -> Option<Tally> {
+    if metric.normaliser.is_some() {
+        return None;
+    }
+    let pairs: Vec<(&str, Option<&str>)> = rows.iter().map(|row| (row.label(), row.answer.as_deref())).collect();
+    let mut inventory: Vec<&str> = pairs.iter().flat_map(|(label, answer)| std::iter::once(*label).chain(*answer)).collect();
     inventory.sort_unstable();
     inventory.dedup();
-    let found = classify(rows.iter().map(|row| (row.label(), row.answer.as_deref())), Some(&inventory)).ok()?;
-    Some(match metric.name.as_str() {
-        "accuracy" => found.accuracy,
-        "macro_f1" => found.macro_f1,
-        "weighted_f1" => found.weighted_f1,
-        _ => found.uar,
-    })
+    let tallies = classify::tallies(&pairs, Some(&inventory), "as-written").ok()?;
+    tallies.into_iter().find(|tally| tally.name == metric.name)
+}
+
+fn failure(metric: &Metric, rows: &[Prediction]) -> Option<Tally> {
+    match metric.name.as_str() {
+        "hit_limit" => Some(failures::hit_limit(&rows.iter().map(|row| row.hit_limit).collect::<Vec<_>>())),
+        "unparsed" if metric.normaliser.is_none() => {
+            let units = rows.iter().map(|row| [f64::from(u8::from(row.answer.is_none())), 1.0]);
+            Some(share("unparsed", &[], Better::Lower, units))
+        }
+        _ => texts(metric, rows),
+    }
+}
+
+fn loss(rows: &[Prediction]) -> Option<Tally> {
+    let unit = |row: &Prediction| Some([row.loss? * row.target_tokens?, row.target_tokens?]);
+    let units = rows.iter().map(unit).collect::<Option<Vec<_>>>()?;
+    Some(share("loss", &[], Better::Lower, units))
 }
 
 #[cfg(test)]
@@ -61,19 +104,35 @@ mod tests {
         Prediction { reference: reference.to_owned(), prediction: prediction.to_owned(), answer: answer.map(str::to_owned), ..Prediction::default() }
     }
 
+    fn score(metric: &str, rows: &[Prediction]) -> Option<f64> {
+        tally(&Metric::of(metric), rows).map(|tally| tally.corpus())
+    }
+
     #[test]
-    fn parts_are_scored_as_wholes_are() {
+    fn scores_and_parts_of_them_come_again() {
         let rows = [row("a b c d", "a x c", None), row("أحمد، نعم", "احمد نعم", None)];
-        let rows: Vec<&Prediction> = rows.iter().collect();
         // By hand: one substitution and one deletion of four words, then one substitution of two.
-        assert_eq!(score(&Metric::of("s.wer"), &rows), Some(3.0 / 6.0));
-        assert_eq!(score(&Metric::of("s.wer@arabic-leaderboard"), &rows), Some(2.0 / 6.0));
-        assert_eq!(score(&Metric::of("s.wer@of-tomorrow"), &rows), None);
-        assert_eq!(score(&Metric::of("s.loss"), &rows), None);
+        assert_eq!(score("s.wer", &rows), Some(3.0 / 6.0));
+        let tally = tally(&Metric::of("s.wer"), &rows).unwrap();
+        assert_eq!([score_of(&tally, &[0]), score_of(&tally, &[1]), score_of(&tally, &[0, 1])], [0.5, 0.5, 0.5]);
+        assert_eq!(score("s.wer@arabic-leaderboard", &rows), Some(2.0 / 6.0));
+        assert_eq!(score("s.wer@of-tomorrow", &rows), None);
         let labels = [row("sad", "sad", Some("sad")), row("sad", "?", None), row("angry", "sad", Some("sad")), row("angry", "angry", Some("angry"))];
-        let labels: Vec<&Prediction> = labels.iter().collect();
-        assert_eq!(score(&Metric::of("s.accuracy"), &labels), Some(0.5));
-        assert_eq!(score(&Metric::of("s.uar"), &labels), Some(0.5));
-        assert_eq!(score(&Metric::of("s.uar"), &[]), None);
+        assert_eq!((score("s.accuracy", &labels), score("s.uar", &labels), score("s.unparsed", &labels)), (Some(0.5), Some(0.5), Some(0.25)));
+        assert_eq!((score("s.uar", &[]), score("s.uar@strict", &labels), score("s.loss", &labels)), (None, None, None));
+    }
+
+    #[test]
+    fn a_loss_is_a_mean_over_tokens() {
+        let row = |loss, tokens| Prediction { loss: Some(loss), target_tokens: Some(tokens), ..Prediction::default() };
+        assert_eq!(score("s.loss", &[row(1.0, 3.0), row(2.0, 1.0)]), Some(5.0 / 4.0));
+    }
+
+    #[test]
+    fn what_was_scored_otherwise_is_left_alone() {
+        let rows = [row("a b", "a", None)];
+        let metric = Metric::of("s.wer");
+        assert!(tally_of(&metric, 0.5, &rows).is_some() && tally_of(&metric, 0.5 + 1e-12, &rows).is_some());
+        assert!(tally_of(&metric, 0.6, &rows).is_none());
     }
 }

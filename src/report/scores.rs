@@ -50,7 +50,7 @@ pub fn section(chapter: &Chapter) -> Result<Section> {
     if has_course {
         columns.push(Column::number("by step"));
     }
-    let mut table = Table::new(chapter.id("scores-table"), "Every score", caption(chapter, last.step), columns);
+    let mut table = Table::new(chapter.id("scores-table"), "Every score", caption(chapter, last.step, intervals.iter().any(Option::is_some)), columns);
     let mut before: Option<Option<String>> = None;
     for (metric, interval) in metrics.iter().zip(&intervals) {
         let is_new = before.as_ref() != Some(&metric.set);
@@ -69,12 +69,19 @@ pub fn section(chapter: &Chapter) -> Result<Section> {
     Ok(section)
 }
 
+/// The interval of a score of the last evaluation: its own, or else one from its predictions.
 fn interval(chapter: &Chapter, metric: &Metric) -> Result<Option<Interval>> {
-    let rows = metric.set.as_deref().and_then(|set| chapter.rows(set));
-    rows.filter(|rows| !rows.is_empty()).map_or(Ok(None), |rows| chapter.uncertainty.interval(metric, rows))
+    let Some((last, value)) = chapter.run.last().and_then(|last| Some((last, last.score(&metric.full)?))) else { return Ok(None) };
+    let rows = metric.set.as_deref().and_then(|set| chapter.rows(set)).filter(|rows| !rows.is_empty());
+    let found = match (last.interval(&metric.full), rows) {
+        (Some(known), _) => Some(known),
+        (None, Some(rows)) => chapter.uncertainty.interval(metric, value, rows)?,
+        (None, None) => None,
+    };
+    Ok(found.map(|interval| metric.possible(interval)))
 }
 
-fn caption(chapter: &Chapter, last: u64) -> String {
+fn caption(chapter: &Chapter, last: u64, has_intervals: bool) -> String {
     let mut text = "Arrows say which way is better.".to_owned();
     if let Some(best) = chapter.run.best().filter(|best| best.step != last) {
         let keep = chapter.run.settings.as_ref().and_then(|settings| settings.get("evaluate.keep_best")).unwrap_or("mean");
@@ -83,7 +90,7 @@ fn caption(chapter: &Chapter, last: u64) -> String {
     if chapter.run.last().is_some_and(|last| !last.controls.is_empty()) {
         text += " Controls ask the model as it is after the last step, without audio or with another row's.";
     }
-    if let Some(method) = chapter.uncertainty.method() {
+    if let Some(method) = chapter.uncertainty.method().filter(|_| has_intervals) {
         text += &format!(" {method}");
     }
     text

@@ -12,7 +12,6 @@ use crate::report::figure::Figure;
 use crate::report::lines::LineChart;
 use crate::report::lines::Series;
 use crate::report::log::Log;
-use crate::report::metric::Better;
 use crate::report::metric::Family;
 use crate::report::metric::Metric;
 use crate::report::number::Unit;
@@ -105,11 +104,7 @@ fn cells(line: &Line) -> Vec<Cell> {
     let cell = |(i, value): (usize, &Option<(f64, Option<Interval>)>)| {
         let Some((value, interval)) = *value else { return Cell::Empty };
         let difference = first.filter(|_| i > 0).map(|first| value - first);
-        let is_better = difference.filter(|difference| *difference != 0.0).and_then(|difference| match line.metric.better {
-            Better::Higher => Some(difference > 0.0),
-            Better::Lower => Some(difference < 0.0),
-            Better::Neither => None,
-        });
+        let is_better = first.filter(|_| i > 0).and_then(|first| line.metric.improves(first, value));
         Cell::Score(Score {
             value,
             unit: line.metric.unit,

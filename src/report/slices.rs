@@ -1,16 +1,18 @@
 //! Scores of parts of a set: by speaker, group, dialect, gender, length and wording.
 
 use std::collections::BTreeMap;
+use std::collections::BTreeSet;
 
+use crate::metrics::Tally;
 use crate::report::chapter::Chapter;
 use crate::report::figure::slug;
-use crate::report::metric::Better;
 use crate::report::metric::Family;
 use crate::report::metric::Metric;
 use crate::report::number::Unit;
 use crate::report::page::Block;
 use crate::report::page::Section;
 use crate::report::predictions::Prediction;
+use crate::report::predictions::SECONDS;
 use crate::report::rescore;
 use crate::report::table::Cell;
 use crate::report::table::Column;
@@ -37,80 +39,75 @@ pub fn section(chapter: &Chapter) -> Section {
     Section::new(chapter.id("slices"), "Slices", blocks)
 }
 
-/// The parts of one kind: name and rows.
-type Parts<'a> = Vec<(String, Vec<&'a Prediction>)>;
+/// The parts of one kind: name and places of the rows.
+type Parts = Vec<(String, Vec<usize>)>;
 
 fn table(chapter: &Chapter, set: &str, rows: &[Prediction]) -> Option<Table> {
-    let all: Vec<&Prediction> = rows.iter().collect();
-    let metrics: Vec<Metric> = chapter.metrics_of(set).into_iter().filter(|metric| rescore::score(metric, &all).is_some()).take(MOST_METRICS).collect();
-    let first = metrics.first()?;
+    let scored = chapter.metrics_of(set).into_iter().filter(|metric| metric.family != Family::Failure);
+    let scored = scored.filter_map(|metric| Some((chapter.tally(&metric)?, metric)));
+    let scored: Vec<(Tally, Metric)> = scored.take(MOST_METRICS).collect();
+    let (first, metric) = scored.first()?;
     let mut columns = vec![Column::text("by"), Column::text("part"), Column::number("rows")];
-    columns.extend(metrics.iter().map(|metric| Column::number(metric.heading())));
+    columns.extend(scored.iter().map(|(_, metric)| Column::number(metric.heading())));
     let mut table = Table::new(chapter.id(&format!("slices-{}", slug(set))), set, "", columns);
     for (kind, mut parts) in kinds(rows) {
         // Within a label there is nothing to confuse it with; the confusion matrix has that row.
-        if kind == "label" && first.family == Family::Classification {
+        if kind == "label" && metric.family == Family::Classification {
             continue;
         }
         let is_divided = parts.len() > 1;
         parts.retain(|(_, rows)| rows.len() >= FEWEST_ROWS);
         if is_divided {
             worst_of(&mut parts, first);
-            add(&mut table, kind, &parts, &metrics);
+            add(&mut table, &kind, &parts, &scored);
         }
     }
     (!table.rows.is_empty()).then_some(table)
 }
 
 /// Keeps the worst where there are too many to show.
-fn worst_of(parts: &mut Parts, metric: &Metric) {
+fn worst_of(parts: &mut Parts, tally: &Tally) {
     if parts.len() > MOST_PARTS {
-        let sign = if metric.better == Better::Lower { -1.0 } else { 1.0 };
-        let goodness = |rows: &[&Prediction]| rescore::score(metric, rows).map_or(f64::INFINITY, |value| sign * value);
+        let goodness = |rows: &[usize]| tally.better.rank(rescore::score_of(tally, rows));
         parts.sort_by(|a, b| goodness(&a.1).total_cmp(&goodness(&b.1)).then_with(|| a.0.cmp(&b.0)));
         parts.truncate(MOST_PARTS);
     }
 }
 
-fn add(table: &mut Table, kind: &str, parts: &Parts, metrics: &[Metric]) {
+fn add(table: &mut Table, kind: &str, parts: &Parts, scored: &[(Tally, Metric)]) {
     for (i, (part, rows)) in parts.iter().enumerate() {
         let mut row = vec![Cell::text(if i == 0 { kind } else { "" }), Cell::text(part), Cell::number(rows.len() as f64, Unit::Count)];
-        row.extend(metrics.iter().map(|metric| rescore::score(metric, rows).map_or(Cell::Empty, |value| Cell::number(value, metric.unit))));
+        row.extend(scored.iter().map(|(tally, metric)| Cell::number(rescore::score_of(tally, rows), metric.unit)));
         table.row(i == 0, row);
     }
 }
 
-type Field = (&'static str, fn(&Prediction) -> Option<String>);
-
-const FIELDS: [Field; 7] = [
-    ("speaker", |row| row.meta.speaker.clone()),
-    ("group", |row| row.meta.group.clone()),
-    ("dialect", |row| row.meta.dialect.clone()),
-    ("gender", |row| row.meta.gender.clone()),
-    ("language", |row| row.meta.language.clone()),
-    ("label", |row| row.meta.label.clone()),
-    ("wording", |row| row.meta.wording.as_ref().map(|wording| wording.as_str().map_or_else(|| wording.to_string(), str::to_owned))),
-];
+/// What rows are known by, in the order in which it is shown; what else a suite asked for comes after.
+const FIRST: [&str; 7] = ["speaker", "group", "dialect", "gender", "language", "label", "wording"];
 
 /// The parts of every kind; rows of which nothing is known are in none.
-fn kinds(rows: &[Prediction]) -> Vec<(&'static str, Parts<'_>)> {
-    let mut found: Vec<(&'static str, Parts)> = Vec::new();
-    for (kind, of) in FIELDS {
-        let mut parts: BTreeMap<String, Vec<&Prediction>> = BTreeMap::new();
-        for row in rows {
-            if let Some(part) = of(row) {
-                parts.entry(part).or_default().push(row);
+fn kinds(rows: &[Prediction]) -> Vec<(String, Parts)> {
+    let others: BTreeSet<&String> = rows.iter().flat_map(|row| row.meta.keys()).filter(|name| *name != SECONDS && !FIRST.contains(&name.as_str())).collect();
+    let mut found: Vec<(String, Parts)> = Vec::new();
+    for kind in FIRST.into_iter().chain(others.into_iter().map(String::as_str)) {
+        let mut parts: BTreeMap<String, Vec<usize>> = BTreeMap::new();
+        for (i, row) in rows.iter().enumerate() {
+            if let Some(part) = row.known(kind) {
+                parts.entry(part).or_default().push(i);
             }
         }
-        found.push((kind, parts.into_iter().collect()));
+        found.push((kind.to_owned(), parts.into_iter().collect()));
     }
-    found.push(("length", by_length(rows)));
+    // A suite may have divided by lengths of its own.
+    if !found.iter().any(|(kind, _)| kind == "length") {
+        found.push(("length".to_owned(), by_length(rows)));
+    }
     found
 }
 
 /// Parts of about as many rows each, from the shortest audio to the longest; equal lengths stay together.
-fn by_length(rows: &[Prediction]) -> Parts<'_> {
-    let mut timed: Vec<(f64, &Prediction)> = rows.iter().filter_map(|row| Some((row.meta.seconds.filter(|s| s.is_finite())?, row))).collect();
+fn by_length(rows: &[Prediction]) -> Parts {
+    let mut timed: Vec<(f64, usize)> = rows.iter().enumerate().filter_map(|(i, row)| Some((row.seconds()?, i))).collect();
     timed.sort_by(|a, b| a.0.total_cmp(&b.0));
     let mut parts: Parts = Vec::new();
     let mut start = 0;
@@ -131,23 +128,34 @@ fn by_length(rows: &[Prediction]) -> Parts<'_> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::report::predictions::Meta;
 
     #[test]
     fn lengths_are_divided_evenly_and_every_row_counts_once() {
-        let row = |seconds: f64| Prediction { meta: Meta { seconds: Some(seconds), ..Meta::default() }, ..Prediction::default() };
+        let row = |seconds: f64| Prediction { meta: serde_json::from_value(serde_json::json!({"seconds": seconds})).unwrap(), ..Prediction::default() };
         let rows: Vec<Prediction> = [5.0, 1.0, 2.0, 2.0, 2.0, 3.0, 4.0, f64::NAN].map(row).into();
-        let parts: Vec<(String, usize)> = by_length(&rows).into_iter().map(|(name, rows)| (name, rows.len())).collect();
-        assert_eq!(parts, [("1.0–1.0 s".to_owned(), 1), ("2.0–2.0 s".to_owned(), 3), ("3.0–3.0 s".to_owned(), 1), ("4.0–5.0 s".to_owned(), 2)]);
+        let parts = by_length(&rows);
+        let expected = [("1.0–1.0 s", vec![1]), ("2.0–2.0 s", vec![2, 3, 4]), ("3.0–3.0 s", vec![5]), ("4.0–5.0 s", vec![6, 0])];
+        assert_eq!(parts.iter().map(|(name, rows)| (name.as_str(), rows.clone())).collect::<Vec<_>>(), expected);
     }
 
     #[test]
     fn of_many_parts_the_worst_are_kept() {
         let row = |prediction: &str| Prediction { reference: "a b c d".to_owned(), prediction: prediction.to_owned(), ..Prediction::default() };
         let rows = [row("a b c d"), row("a b c"), row("a")];
-        let mut parts: Parts = (0..12).map(|i| (format!("p{i:02}"), vec![&rows[if i == 7 { 2 } else { i % 2 }]])).collect();
-        worst_of(&mut parts, &Metric::of("words.wer"));
+        let tally = rescore::tally(&Metric::of("words.wer"), &rows).unwrap();
+        let mut parts: Parts = (0..12).map(|i| (format!("p{i:02}"), vec![if i == 7 { 2 } else { i % 2 }])).collect();
+        worst_of(&mut parts, &tally);
         let names: Vec<&str> = parts.iter().map(|(name, _)| name.as_str()).collect();
         assert_eq!(names, ["p07", "p01", "p03", "p05", "p09", "p11", "p00", "p02"]);
+    }
+
+    #[test]
+    fn what_a_suite_asked_for_is_a_kind_too() {
+        let row =
+            |age: u32| serde_json::from_value(serde_json::json!({"id": "a", "prediction": "", "reference": "", "meta": {"age": age, "seconds": 1.0}})).unwrap();
+        let kinds = kinds(&[row(20), row(40), row(20)]);
+        let names: Vec<&str> = kinds.iter().filter(|(_, parts)| !parts.is_empty()).map(|(kind, _)| kind.as_str()).collect();
+        assert_eq!(names, ["age", "length"]);
+        assert!(kinds.iter().any(|(_, parts)| *parts == [("20".to_owned(), vec![0, 2]), ("40".to_owned(), vec![1])]));
     }
 }

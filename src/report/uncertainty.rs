@@ -48,17 +48,17 @@ pub trait Uncertainty {
     /// One sentence that says how the intervals (and the tests) were made, for captions; `None` where there are none.
     fn method(&self) -> Option<String>;
 
-    /// The interval of a score over these rows; `None` where the metric has none.
+    /// The interval of a score whose value over these rows is `value`; `None` where nothing can be said of it.
     ///
     /// # Errors
     /// Rows that the metric cannot take.
-    fn interval(&self, metric: &Metric, rows: &[Prediction]) -> Result<Option<Interval>>;
+    fn interval(&self, metric: &Metric, value: f64, rows: &[Prediction]) -> Result<Option<Interval>>;
 
-    /// The paired difference of a score, `second` minus `first`, over the same rows in the same order.
+    /// The paired difference of a score, second minus first, over the same rows in the same order; `values` are both scores.
     ///
     /// # Errors
     /// Rows that the metric cannot take.
-    fn difference(&self, metric: &Metric, first: &[Prediction], second: &[Prediction]) -> Result<Option<Difference>>;
+    fn difference(&self, metric: &Metric, values: [f64; 2], first: &[Prediction], second: &[Prediction]) -> Result<Option<Difference>>;
 }
 
 /// Scores as they are, with neither intervals nor tests.
@@ -69,11 +69,11 @@ impl Uncertainty for Unknown {
         None
     }
 
-    fn interval(&self, _: &Metric, _: &[Prediction]) -> Result<Option<Interval>> {
+    fn interval(&self, _: &Metric, _: f64, _: &[Prediction]) -> Result<Option<Interval>> {
         Ok(None)
     }
 
-    fn difference(&self, _: &Metric, _: &[Prediction], _: &[Prediction]) -> Result<Option<Difference>> {
+    fn difference(&self, _: &Metric, _: [f64; 2], _: &[Prediction], _: &[Prediction]) -> Result<Option<Difference>> {
         Ok(None)
     }
 }

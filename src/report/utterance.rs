@@ -1,7 +1,6 @@
 //! An utterance to look at: what was asked for, what was said, where they differ, and its sound.
 
 use crate::report::alignment;
-use crate::report::alignment::Aligned;
 use crate::report::escape;
 
 /// One utterance.
@@ -15,8 +14,8 @@ pub struct Utterance {
     pub reference: String,
     /// What was said.
     pub answer: String,
-    /// Both word by word; without it they are shown one below the other.
-    pub alignment: Option<Vec<Aligned>>,
+    /// Whether both are shown word by word, as error rates compare them, and not one below the other.
+    pub is_aligned: bool,
     /// Address of its audio: a file, or the sound itself as `data:`.
     pub audio: Option<String>,
 }
@@ -28,16 +27,17 @@ impl Utterance {
         let audio =
             self.audio.as_ref().map_or(String::new(), |audio| format!("<audio controls=\"controls\" preload=\"none\" src=\"{}\"></audio>", escape::xml(audio)));
         let mut html = format!("<article class=\"utterance\">\n<header><code>{}</code>{notes}{audio}</header>\n", escape::xml(&self.id));
-        html += &match &self.alignment {
-            Some(aligned) => alignment::html(aligned),
-            None => {
-                let line = |name: &str, text: &str| match text {
-                    "" => format!("<dt>{name}</dt><dd class=\"nothing\">nothing</dd>\n"),
-                    text => format!("<dt>{name}</dt><dd dir=\"auto\">{}</dd>\n", escape::xml(text)),
-                };
-                format!("<dl>\n{}{}</dl>\n", line("reference", &self.reference), line("answer", &self.answer))
-            }
-        };
+        let aligned = if self.is_aligned { alignment::html(&self.reference, &self.answer) } else { None };
+        html += &aligned.unwrap_or_else(|| self.beside());
         html + "</article>\n"
+    }
+
+    /// Reference and answer, one below the other.
+    fn beside(&self) -> String {
+        let line = |name: &str, text: &str| match text {
+            "" => format!("<dt>{name}</dt><dd class=\"nothing\">nothing</dd>\n"),
+            text => format!("<dt>{name}</dt><dd dir=\"auto\">{}</dd>\n", escape::xml(text)),
+        };
+        format!("<dl>\n{}{}</dl>\n", line("reference", &self.reference), line("answer", &self.answer))
     }
 }

@@ -1,8 +1,5 @@
 //! Scores of an instruction suite as a table, alone or beside those of the model before it was tuned.
 
-use serde_json::Value;
-use serde_json::json;
-
 use crate::eval::instructions::score::Change;
 use crate::eval::instructions::score::Rates;
 use crate::eval::instructions::score::Scores;
@@ -43,21 +40,6 @@ pub fn beside(base: &Scores, tuned: &Scores) -> String {
     let table = aligned(std::iter::once(head).chain(kinds).chain([line(ALL, &base.all, &tuned.all)]).collect());
     let change = Change::between(base, tuned);
     format!("{table}\nrows that only the base follows: {}; rows that only the tuned model follows: {}\n", change.lost.len(), change.gained.len())
-}
-
-/// The table as a report reads it from `instructions.json` in an evaluation's folder: rows of which every check holds, by kind.
-pub fn for_report(tuned: &Scores, base: Option<&Scores>) -> Value {
-    let shares = |rates: &Rates| json!({"strict": rates.prompt_strict, "loose": rates.prompt_loose});
-    let lines = |scores: &Scores| -> Vec<(String, Rates)> { scores.kinds.iter().cloned().chain([(ALL.to_owned(), scores.all)]).collect() };
-    let before = base.map(lines).unwrap_or_default();
-    let row = |(i, (kind, rates)): (usize, &(String, Rates))| {
-        let mut row = json!({"kind": kind, "count": rates.prompts, "model": shares(rates)});
-        if let Some((_, base)) = before.get(i) {
-            row["base"] = shares(base);
-        }
-        row
-    };
-    json!({"rows": lines(tuned).iter().enumerate().map(row).collect::<Vec<_>>()})
 }
 
 /// The name of the line over all rows.

@@ -187,7 +187,6 @@ fn batches_are_more_spread_than_those_of_random_drawing() {
     let (random, _) = measure("select: random", 1000);
     let (blind, _) = measure("embeddings: random", 1000);
     let (farthest, by_place) = measure("select: farthest", 1000);
-    println!("nearest, pairwise: random {random:?}; random embeddings {blind:?}; farthest {farthest:?}, by place {by_place:.3?}");
     // The spread of one batch has a standard deviation below 0.06, so that of the mean of 1,000 is below 0.002.
     assert!((blind.nearest - random.nearest).abs() < 0.004, "choosing by what knows nothing is no better");
     assert!(farthest.nearest > random.nearest + 0.02);

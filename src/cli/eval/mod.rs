@@ -55,9 +55,9 @@ pub fn run(arguments: &Arguments, stop: &AtomicBool) -> Result<()> {
     arguments.device.check()?;
     let suite = Suite::load(&arguments.suite, &Tasks::load(arguments.prompts.as_deref())?)?;
     let out = arguments.out.clone().unwrap_or_else(|| PathBuf::from("runs/eval").join(&suite.name));
-    let folder = Folder::claim(&out, &suite)?;
     let systems = Systems::new(&arguments.model, &arguments.adapter, arguments.no_base)?;
     systems.check_names(&suite)?;
+    let folder = Folder::claim(&out, &suite)?;
     let controlled = suite.controls.iter().map(|control| Ok((Some(*control), control.of(&suite)?))).collect::<Result<Vec<_>>>()?;
     let suites: Vec<_> = std::iter::once((None, suite.clone())).chain(controlled).collect();
     let mut asked = systems.interviews(&suites, &arguments.answers)?;

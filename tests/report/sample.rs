@@ -1,0 +1,132 @@
+//! A run folder made for a test, with names in it that would be markup if nothing escaped them.
+
+use std::fmt::Write;
+use std::fs;
+use std::path::Path;
+
+use serde_json::Value;
+use serde_json::json;
+
+/// Names that would be markup if nothing escaped them.
+pub const EVIL: &str = "</script><b a='1'>&\"x\" ]]> %_$#{}|*`";
+
+/// What a run folder is made of.
+pub struct Sample {
+    pub steps: u64,
+    pub tasks: Vec<String>,
+    pub evaluations: Vec<u64>,
+    pub has_probes: bool,
+    /// What every loss and norm is multiplied by.
+    pub scale: f64,
+    pub rows: usize,
+    /// Every so many answers are wrong.
+    pub wrong: usize,
+}
+
+impl Default for Sample {
+    fn default() -> Self {
+        Self { steps: 60, tasks: vec!["asr".into(), "emotion".into()], evaluations: vec![0, 30, 60], has_probes: true, scale: 1.0, rows: 12, wrong: 3 }
+    }
+}
+
+impl Sample {
+    pub fn write(&self, folder: &Path) {
+        fs::create_dir_all(folder.join("eval")).unwrap();
+        let recipe = "name: sample\nmodel: {path: base}\ntrain: {audio_encoder: frozen, projector: lora, decoder: lora}\nlora: {rank: 8, alpha: 16, targets: attention}\nschedule:\n  batch: 4\n  stages:\n  - {name: listen, steps: 20}\noptimiser: {learning_rate: 0.001, schedule: cosine}\nseed: 7\n";
+        fs::write(folder.join("recipe.yaml"), recipe).unwrap();
+        fs::write(folder.join("log.jsonl"), self.log()).unwrap();
+        for &step in &self.evaluations {
+            self.write_evaluation(&folder.join(format!("eval/step-{step:06}")), step);
+        }
+    }
+
+    fn log(&self) -> String {
+        let mut log = String::new();
+        for step in 1..=self.steps {
+            let stage = if step <= self.steps / 3 { "listen" } else { EVIL };
+            let loss = self.scale * (3.0 / (step as f64).sqrt() + 0.1);
+            let task = |i: usize| json!({"examples": 2, "seconds": 3.5, "target_tokens": 5 + i, "loss": loss * (1.0 + i as f64)});
+            let tasks: serde_json::Map<String, Value> = self.tasks.iter().enumerate().map(|(i, name)| (name.clone(), task(i))).collect();
+            let line = json!({"kind": "train", "step": step, "stage": stage, "loss": loss, "grad_norm": loss * (1.0 + (step % 3) as f64), "learning_rate": 1e-4,
+                "examples": 4, "tokens": 50, "target_tokens": 11, "seconds": 7.0, "skipped": 0, "tasks": tasks});
+            writeln!(log, "{line}").unwrap();
+            if self.has_probes && step % 5 == 0 {
+                let norms: serde_json::Map<String, Value> = self.tasks.iter().map(|task| (task.clone(), json!(loss))).collect();
+                let pair = format!("{}|{}", self.tasks[0], self.tasks[self.tasks.len() - 1]);
+                writeln!(
+                    log,
+                    "{}",
+                    json!({"kind": "probe", "at_step": step, "stage": stage, "norms": norms, "cosines": {pair: 0.5 - step as f64 / self.steps as f64}})
+                )
+                .unwrap();
+            }
+            if self.evaluations.contains(&step) {
+                writeln!(log, "{}", json!({"kind": "eval", "at_step": step, "scores": self.scores(step)})).unwrap();
+            }
+        }
+        writeln!(log, "{}", json!({"kind": "stage_end", "at_step": self.steps, "stage": EVIL, "reason": "planned"})).unwrap();
+        log
+    }
+
+    /// Every so many answers are wrong after a step: all before training, every second on the way.
+    fn wrong_after(&self, step: u64) -> usize {
+        if step == self.steps { self.wrong } else { 1 + usize::from(step > 0) }
+    }
+
+    /// Whether a row's answer is right, and what was answered instead of its label: nothing, or in row 5 the other label.
+    fn mood(&self, i: usize, step: u64) -> (usize, Option<usize>) {
+        let is_wrong = i.is_multiple_of(self.wrong_after(step));
+        (i % 2, (!is_wrong).then_some((i + usize::from(i == 5)) % 2))
+    }
+
+    /// The scores, counted by hand: a wrong transcript has four wrong words of four.
+    fn scores(&self, step: u64) -> Value {
+        let done = step as f64 / self.steps.max(1) as f64;
+        let wrong = (0..self.rows).filter(|i| i.is_multiple_of(self.wrong_after(step))).count() as f64;
+        let of_label = |label: usize| {
+            let rows = || (0..self.rows).map(|i| self.mood(i, step));
+            let count = |is: &dyn Fn(&(usize, Option<usize>)) -> bool| rows().filter(is).count() as f64;
+            let (references, answers) = (count(&|row| row.0 == label), count(&|row| row.1 == Some(label)));
+            let hits = count(&|row| *row == (label, Some(label)));
+            (references > 0.0).then(|| (hits / references, 2.0 * hits / (references + answers)))
+        };
+        let found: Vec<(f64, f64)> = (0..2).filter_map(of_label).collect();
+        let mean = |of: fn(&(f64, f64)) -> f64| found.iter().map(of).sum::<f64>() / found.len().max(1) as f64;
+        json!({"words.loss": 2.0 - done, "words.wer": wrong / self.rows.max(1) as f64, "moods.uar": mean(|found| found.0), "moods.macro_f1": mean(|found| found.1), "mean": 0.1 + 0.7 * done})
+    }
+
+    fn write_evaluation(&self, folder: &Path, step: u64) {
+        fs::create_dir_all(folder).unwrap();
+        fs::write(folder.join("scores.json"), self.scores(step).to_string()).unwrap();
+        let meta = |i: usize| json!({"speaker": if i.is_multiple_of(2) { "فادية" } else { "<omar>" }, "dialect": "EGY", "seconds": 1.0 + i as f64});
+        let line = |row: Value, i: usize| {
+            let mut row = row;
+            (row["meta"], row["tokens"]) = (meta(i), json!([]));
+            if i == 1 {
+                row["hit_limit"] = json!(true);
+            }
+            row.to_string() + "\n"
+        };
+        let said = "صباح الخير يا <b>";
+        let word = |i: usize| {
+            let prediction = if i.is_multiple_of(self.wrong_after(step)) { EVIL } else { said };
+            line(json!({"id": format!("w{i}"), "task": self.tasks[0], "reference": said, "prediction": prediction, "answer": null}), i)
+        };
+        let labels = ["angry", "happy & sad"];
+        let mood = |i: usize| {
+            let (label, answer) = self.mood(i, step);
+            let (task, label) = (&self.tasks[self.tasks.len() - 1], labels[label]);
+            line(json!({"id": format!("m{i}"), "task": task, "reference": label, "prediction": label, "answer": answer.map(|answer| labels[answer])}), i)
+        };
+        fs::write(folder.join("words.jsonl"), (0..self.rows).map(word).collect::<String>()).unwrap();
+        fs::write(folder.join("moods.jsonl"), (0..self.rows).map(mood).collect::<String>()).unwrap();
+        if step == self.steps {
+            fs::write(folder.join("controls.json"), json!({"no-audio": {"words.wer": 1.1, "moods.uar": 0.25}}).to_string()).unwrap();
+            let rates = |strict: f64| json!({"prompts": 9, "instructions": 9, "prompt_strict": strict, "prompt_loose": 1.0});
+            let of = |strict: f64| json!({"all": rates(strict), "kinds": {"at most 5 words <&>": rates(strict)}, "checks": {}, "rows": []});
+            let mut instructions = of(0.5);
+            instructions["base"] = of(0.25);
+            fs::write(folder.join("instructions.json"), instructions.to_string()).unwrap();
+        }
+    }
+}
