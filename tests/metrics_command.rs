@@ -12,7 +12,7 @@ fn transcripts() -> Vec<Value> {
     vec![
         json!({"id": "a", "task": "asr", "prediction": "ذهبت الى المدرسه", "reference": "ذهبتُ إلى المدرسة", "meta": {}}),
         json!({"id": "b", "prediction": "عندي ميتنج غدا", "references": ["عندي meeting غدا", "عندي اجتماع اليوم"], "meta": {}}),
-        json!({"id": 3, "prediction": "go on go on go on go on go on go on", "reference": "go on", "meta": {"hit_limit": true}}),
+        json!({"id": 3, "prediction": "go on go on go on go on go on go on", "reference": "go on", "meta": {}, "hit_limit": true}),
     ]
 }
 

@@ -66,10 +66,9 @@ fn rows_that_lack_something_are_named() {
 #[test]
 fn results_of_another_suite_are_not_mixed_in() {
     let place = place();
-    place.write("suite.yaml", "role: dev\nsets: [{name: gist, manifest: gist.jsonl, task: summarization, metrics: [rouge1]}]\n");
-    eval(&place, &["--out", "out"]).succeeds();
-    std::fs::rename(place.path("suite.yaml"), place.path("first.yaml")).unwrap();
-    place.write("suite.yaml", SUITE);
+    place.write("first.yaml", "role: dev\nsets: [{name: gist, manifest: gist.jsonl, task: summarization, metrics: [rouge1]}]\n");
+    let model = fixture_text("qwen_omni");
+    place.run(&["eval", "first.yaml", "--model", &model, "--prompts", "prompts", "--out", "out"]).succeeds();
     eval(&place, &["--out", "out"]).fails(2, &["out: holds predictions of first.yaml", "choose another folder with --out"]);
     place.write("notes/mine.txt", "x");
     eval(&place, &["--out", "notes"]).fails(2, &["notes: holds something else than an evaluation"]);

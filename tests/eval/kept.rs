@@ -4,6 +4,8 @@ use std::path::PathBuf;
 use std::time::Duration;
 use std::time::Instant;
 
+use serde_json::Value;
+
 use crate::SUITE;
 use crate::command::Place;
 use crate::command::fixture_text;
@@ -29,6 +31,42 @@ fn contents(place: &Place, folder: &str) -> Vec<(PathBuf, String)> {
     }
     found.sort();
     found
+}
+
+/// Whether two runs that asked in other batches ended alike: everything but numbers is the same, and numbers are up to rounding, because
+/// what stands beside a prompt in a batch decides in which order its sums are added up.
+fn assert_alike(found: &[(PathBuf, String)], expected: &[(PathBuf, String)]) {
+    let names = |files: &[(PathBuf, String)]| files.iter().map(|(path, _)| path.clone()).collect::<Vec<_>>();
+    assert_eq!(names(found), names(expected));
+    for ((path, found), (_, expected)) in found.iter().zip(expected) {
+        let is_lines = path.extension().is_some_and(|extension| extension == "jsonl");
+        let values = |text: &str| -> Vec<Value> {
+            let parts: Vec<&str> = if is_lines { text.lines().collect() } else { vec![text] };
+            parts.into_iter().map(|part| serde_json::from_str(part).unwrap()).collect()
+        };
+        if path.extension().is_some_and(|extension| extension != "txt") {
+            let (found, expected) = (Value::from(values(found)), Value::from(values(expected)));
+            assert_values_alike(&found, &expected, &path.display().to_string());
+        }
+    }
+}
+
+fn assert_values_alike(found: &Value, expected: &Value, place: &str) {
+    match (found, expected) {
+        (Value::Number(found), Value::Number(expected)) => {
+            let (found, expected) = (found.as_f64().unwrap(), expected.as_f64().unwrap());
+            assert!((found - expected).abs() <= 1e-5 * expected.abs().max(1.0), "{place}: {found}, expected {expected}");
+        }
+        (Value::Array(found), Value::Array(expected)) => {
+            assert_eq!(found.len(), expected.len(), "{place}");
+            found.iter().zip(expected).enumerate().for_each(|(i, (found, expected))| assert_values_alike(found, expected, &format!("{place}[{i}]")));
+        }
+        (Value::Object(found), Value::Object(expected)) => {
+            assert_eq!(found.keys().collect::<Vec<_>>(), expected.keys().collect::<Vec<_>>(), "{place}");
+            found.iter().for_each(|(key, found)| assert_values_alike(found, &expected[key], &format!("{place}.{key}")));
+        }
+        _ => assert_eq!(found, expected, "{place}"),
+    }
 }
 
 /// The files in which answers are kept.
@@ -138,7 +176,7 @@ fn a_run_that_was_cut_short_goes_on_and_ends_alike() {
         let [again, kept, rest] = counts(&went_on);
         assert_eq!(again, total);
         assert!(kept > 0 && rest > 0 && rest < asked, "{kept} kept, {rest} to ask of {asked}");
-        assert_eq!(contents(&cut, "runs/eval/suite"), expected);
+        assert_alike(&contents(&cut, "runs/eval/suite"), &expected);
     }
 }
 
@@ -157,5 +195,5 @@ fn a_killed_run_keeps_what_was_answered() {
     let killed = outcome(child.wait_with_output().unwrap());
     let went_on = eval(&cut, &[]).succeeds();
     assert!(counts(&went_on)[1] > 0, "{}\n{}", killed.stderr, went_on.stderr);
-    assert_eq!(contents(&cut, "runs/eval/suite"), contents(&whole, "runs/eval/suite"));
+    assert_alike(&contents(&cut, "runs/eval/suite"), &contents(&whole, "runs/eval/suite"));
 }

@@ -137,6 +137,7 @@ fn the_metrics_command_says_the_same_of_the_same_predictions() {
         ("words.wer", &words["wer"]),
         ("words.cer", &words["cer"]),
         ("words.length_ratio", &words["length_ratio"]),
+        ("words.hit_limit", &words["hit_limit"]),
         ("moods.accuracy", &moods["accuracy"]),
         ("moods.uar", &moods["uar"]),
         ("moods.macro_f1@strict", &strict["macro_f1"]),
