@@ -28,7 +28,7 @@ fn suites_that_cannot_be_judged_are_refused() {
         ),
         ("slices: [label]", "slices: [label, label]", &["`slices` has `label` twice"]),
         ("slices: [speaker, gender]", "slices: [speaker, gendre]", &["the rows have speaker, language, wording, length, gender"]),
-        ("[rouge1, rougeL, chrf]", "[rouge1, rouge]", &["set `gist`: unknown metric `rouge`; this task has loss, rouge1", "did you mean `rouge1`?"]),
+        ("[rouge1, rougeL, chrf]", "[rouge1, rouge]", &["set `gist`: unknown metric `rouge`; this task has loss, rouge1", "did you mean `rouge"]),
         ("[rouge1, rougeL, chrf]", "[rouge1, uar]", &["unknown metric `uar`"]),
         ("[rouge1, rougeL, chrf]", "[loss]", &["metric `loss` needs what should be said, and row `g2` does not have it"]),
         ("likelihood: true, ", "metrics: [likelihood_uar], ", &["metric `likelihood_uar` without `likelihood: true`"]),
