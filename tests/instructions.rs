@@ -17,6 +17,7 @@ use maqam::eval::instructions::score;
 use maqam::eval::instructions::suite::Settings;
 use maqam::eval::instructions::suite::Suite;
 use maqam::eval::instructions::suite::suite;
+use maqam::report::read::Evaluation;
 use maqam::task::Task;
 use maqam::task::Tasks;
 use maqam::task::Wording;
@@ -269,6 +270,19 @@ fn references_score_all_and_chatter_scores_loosely() {
     for word in ["base strict", "three-turns", "no-punctuation", "asr in 6 wordings", "rows that only the base follows"] {
         assert!(table.contains(word), "{table}");
     }
+}
+
+#[test]
+fn a_report_reads_the_table() {
+    let place = scored_place();
+    let fixed = ["instructions", "score", "--suite", "s.jsonl", "--predictions", "chatty.jsonl", "--out", "step/instructions.json"];
+    let read = || Evaluation { folder: Some(place.path("step")), ..Evaluation::default() }.instructions().unwrap().unwrap();
+    place.run(&fixed).succeeds();
+    assert!(read().base.is_none());
+    place.run(&[&fixed[..], &["--base", "right.jsonl"]].concat()).succeeds();
+    let (model, base) = (read().model, read().base.unwrap());
+    assert_eq!((model.kinds[0].0.as_str(), model.kinds[0].1.prompts, model.kinds[0].1.prompt_strict), ("json", 4.0, 0.0));
+    assert!(model.all.prompt_loose == 1.0 && base.all.prompt_strict == 1.0 && base.kind("json").unwrap().prompt_strict == 1.0);
 }
 
 #[test]

@@ -201,3 +201,43 @@ fn labels_that_do_not_fit_are_refused() {
     place.write("l.yaml", "[happy");
     metrics(&place, "emotion", &["--labels", "l.yaml"]).fails(2, &["l.yaml:"]);
 }
+
+/// Twelve rows of four words by six speakers; `wrong` of them have their first word wrong.
+fn recognised(wrong: usize) -> Vec<Value> {
+    let said = |i: usize| if i < wrong { "x two three four" } else { "one two three four" };
+    (0..12).map(|i| json!({"id": i.to_string(), "prediction": said(i), "reference": "one two three four", "tokens": [], "meta": {"speaker": format!("s{}", i / 2)}})).collect()
+}
+
+#[test]
+fn two_systems_are_tested_in_pairs() {
+    let place = Place::new();
+    place.write_rows("p.jsonl", &recognised(10));
+    // The other system's file may be in another order.
+    let mut other = recognised(0);
+    other.reverse();
+    place.write_rows("other.jsonl", &other);
+    let found = json_of(&place, "asr", &["--against", "other.jsonl"]);
+    let against = &found["against"];
+    assert_eq!((against["cluster"].clone(), against["num_clusters"].clone()), (json!("speaker"), json!(6)));
+    let wer = against["scores"].as_array().unwrap().iter().find(|score| score["name"] == "wer").unwrap();
+    assert!((wer["scores"][0].as_f64().unwrap() - 10.0 / 48.0).abs() < 1e-12 && wer["scores"][1] == 0.0, "{}", wer["scores"]);
+    // Five of six speakers differ, each the same way: of 2^5 swaps the two that keep all on one side are as far from 0.
+    let swapped = &wer["randomisation"];
+    assert_eq!((swapped["is_exact"].clone(), swapped["num_differing"].clone(), swapped["p"].as_f64()), (json!(true), json!(5), Some(2.0 / 32.0)));
+    assert_eq!(against["mapsswe"]["num_segments"], 10, "each error between two words that both have right is a segment");
+    let text = metrics(&place, "asr", &["--against", "other.jsonl"]).succeeds().stdout;
+    assert!(text.contains("p swapped") && text.contains("Matched-pair") && text.contains("only 6 clusters"), "{text}");
+
+    let same = json_of(&place, "asr", &["--against", "p.jsonl"]);
+    assert_eq!(same["against"]["scores"][0]["randomisation"]["p"], 1.0);
+    place.write_rows("other.jsonl", &recognised(0)[..11]);
+    metrics(&place, "asr", &["--against", "other.jsonl"]).fails(2, &["other.jsonl", "there is no row `11`", "the very same rows"]);
+}
+
+#[test]
+fn an_answer_at_its_limit_is_read_where_evaluations_write_it() {
+    let place = Place::new();
+    let row = |id: &str, hit: bool| json!({"id": id, "prediction": "a", "reference": "a", "tokens": [1], "hit_limit": hit});
+    place.write_rows("p.jsonl", &[row("1", true), row("2", false), json!({"id": "3", "prediction": "a", "reference": "a", "tokens": [1]})]);
+    assert_score(&json_of(&place, "asr", &[]), "hit_limit", 1.0 / 3.0);
+}

@@ -16,6 +16,7 @@ use crate::eval::instructions::kind::Kind;
 use crate::eval::instructions::language::Language;
 use crate::eval::instructions::score;
 use crate::eval::instructions::score::Change;
+use crate::eval::instructions::score::Scores;
 use crate::eval::instructions::suite::Settings;
 use crate::eval::instructions::suite::suite;
 use crate::eval::instructions::table;
@@ -83,6 +84,9 @@ pub struct ScoreArguments {
     /// Print one JSON object instead of tables.
     #[arg(long)]
     json: bool,
+    /// Also write that object to a file; `maqam report` shows instructions.json in the folder of an evaluation (runs/NAME/eval/step-000200).
+    #[arg(long)]
+    out: Option<PathBuf>,
 }
 
 pub fn run(command: &Command) -> Result<()> {
@@ -161,16 +165,24 @@ fn score_predictions(arguments: &ScoreArguments) -> Result<()> {
     let suite = score::read_suite(&arguments.suite)?;
     let tuned = score::score_file(&suite, &arguments.predictions)?;
     let base = arguments.base.as_deref().map(|path| score::score_file(&suite, path)).transpose()?;
-    match (&base, arguments.json) {
-        (None, false) => print!("{}", table::of(&tuned)),
-        (Some(base), false) => print!("{}\n{}", table::beside(base, &tuned), table::of(&tuned)),
-        (None, true) => println!("{}", tuned.to_json()?),
-        (Some(base), true) => {
-            let mut object = tuned.to_json()?;
-            object["base"] = base.to_json()?;
-            object["change"] = serde_json::to_value(Change::between(base, &tuned)).map_err(Error::bug)?;
-            println!("{object}");
-        }
+    let object = to_json(&tuned, base.as_ref())?;
+    if let Some(path) = &arguments.out {
+        files::write_atomic(path, format!("{object}\n").as_bytes())?;
+    }
+    match &base {
+        _ if arguments.json => println!("{object}"),
+        None => print!("{}", table::of(&tuned)),
+        Some(base) => print!("{}\n{}", table::beside(base, &tuned), table::of(&tuned)),
     }
     Ok(())
+}
+
+/// The scores as one object, with those of the base under `base` and what differs under `change`.
+fn to_json(tuned: &Scores, base: Option<&Scores>) -> Result<serde_json::Value> {
+    let mut object = tuned.to_json()?;
+    if let Some(base) = base {
+        object["base"] = base.to_json()?;
+        object["change"] = serde_json::to_value(Change::between(base, tuned)).map_err(Error::bug)?;
+    }
+    Ok(object)
 }

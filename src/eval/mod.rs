@@ -5,6 +5,8 @@
 //! - `content`, `store`, `interview`: what an answer depends on, those that were given before, and the asking of the others.
 //! - `prediction`, `measure`: answers beside what was due, and their tallies.
 //! - `slices`, `confidence`, `significance`: rows put together, and how sure the scores are.
+//! - `instructions`: whether a model does as it is told; `judge`: summaries graded by a model behind an endpoint.
+//! - `jsonl`: lines that one command wrote and another reads.
 //! - `record`, `table`, `comparison`: scores to keep and to read.
 
 pub mod answers;

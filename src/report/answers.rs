@@ -58,7 +58,7 @@ fn instructions(chapter: &Chapter) -> Result<Option<Table>> {
     if found.base.is_some() {
         columns.extend(["base, strict %", "base, loose %"].map(Column::number));
     }
-    let caption = "Share of rows all of whose instructions hold. Loose: with greetings, quotation marks and the like around an answer forgiven.";
+    let caption = "Share of rows all of whose instructions hold. Loose: or hold without the answer's first line, last line or asterisks.";
     let mut table = Table::new(chapter.id("instructions"), "Instructions followed", caption, columns);
     let shares = |rates: Option<&Rates>| match rates {
         Some(rates) => [Cell::number(rates.prompt_strict, Unit::Percent), Cell::number(rates.prompt_loose, Unit::Percent)],

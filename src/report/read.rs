@@ -79,7 +79,7 @@ pub struct Rates {
     pub prompts: f64,
     /// As the answers are.
     pub prompt_strict: f64,
-    /// With what is around an answer forgiven.
+    /// Or without their first line, last line or asterisks.
     pub prompt_loose: f64,
 }
 

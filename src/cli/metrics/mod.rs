@@ -3,6 +3,7 @@
 mod labels;
 mod rows;
 mod table;
+mod versus;
 
 use std::path::Path;
 use std::path::PathBuf;
@@ -14,6 +15,7 @@ use serde_json::Value;
 use serde_json::json;
 
 use crate::cli::metrics::rows::Row;
+use crate::cli::metrics::versus::Versus;
 use crate::error::Error;
 use crate::error::Result;
 use crate::files;
@@ -45,6 +47,10 @@ pub struct Arguments {
     /// References, JSONL, of the same ids: id, and reference, references or a manifest's text, summary or label.
     #[arg(long)]
     references: Option<PathBuf>,
+    /// Another system's answers to the same rows, JSONL: paired bootstrap, approximate randomisation, and for transcripts the matched-pair
+    /// sentence-segment word error test.
+    #[arg(long)]
+    against: Option<PathBuf>,
     /// What is taken out of texts before they are compared: none, arabic-leaderboard, arabic-dialect, english-basic; several are set side
     /// by side.
     #[arg(long)]
@@ -106,12 +112,50 @@ pub fn run(arguments: &Arguments) -> Result<()> {
     if let Some(path) = &arguments.alignments {
         write_alignments(path, &rows, normalisers[0])?;
     }
+    let versus = arguments.against.as_deref().map(|path| versus(path, task, inventory.as_ref(), &rows, &scored, arguments)).transpose()?;
     if arguments.json {
-        println!("{}", scored.to_json(task, &rows, arguments));
+        let mut object = scored.to_json(task, &rows, arguments);
+        if let (Some(versus), Some(object)) = (&versus, object.as_object_mut()) {
+            object.insert("against".into(), serde_json::to_value(versus).map_err(Error::bug)?);
+        }
+        println!("{object}");
     } else {
         print!("{}", table::render(task, &rows, &scored));
+        print!("{}", versus.map_or_else(String::new, |versus| versus.render()));
     }
     Ok(())
+}
+
+/// The scores beside those of another file, tested in pairs.
+fn versus(path: &Path, task: &Task, inventory: Option<&Task>, rows: &[Row], scored: &Scored, arguments: &Arguments) -> Result<Versus> {
+    let others = versus::matched(rows, rows::read(path, arguments.references.as_deref(), task)?, path)?;
+    if task.kind == Kind::Classify {
+        let of_file = |rows: &[Row]| labels_tallied(rows, inventory.unwrap_or(task), arguments.parse);
+        return versus::compare(rows, &of_file(rows)?, &of_file(&others)?);
+    }
+    let of_file = |rows: &[Row]| -> Vec<Tally> {
+        let shown = scored.texts.iter().flat_map(|(normaliser, _)| texts_scored(rows, *normaliser, arguments, task.kind));
+        shown.filter(|tally| is_shown(task.kind, tally.metric())).collect()
+    };
+    let mut versus = versus::compare(rows, &of_file(rows), &of_file(&others))?;
+    if task.kind == Kind::Transcribe {
+        versus.mapsswe = versus::segments(rows, &others, scored.texts[0].0)?;
+    }
+    Ok(versus)
+}
+
+/// The tallies of answers that are to name a label of an inventory.
+fn labels_tallied(rows: &[Row], task: &Task, parse: ParseName) -> Result<Vec<Tally>> {
+    let (name, mode) = if parse == ParseName::Strict { ("strict", Parse::Strict) } else { ("lenient", Parse::Lenient) };
+    let names: Vec<&str> = task.labels.iter().map(|label| label.name.as_str()).collect();
+    if names.is_empty() {
+        return Err(Error::input(format!("task `{}` has no inventory to read labels by", task.name)).hint("add --labels FILE"));
+    }
+    let answers: Vec<Option<String>> = rows.iter().map(|row| task.parse_answer(&row.prediction, mode)).collect();
+    let due = |row: &Row| task.label_of(&row.references[0]).map_or_else(|| row.references[0].clone(), |label| label.name.clone());
+    let due: Vec<String> = rows.iter().map(due).collect();
+    let pairs: Vec<(&str, Option<&str>)> = due.iter().zip(&answers).map(|(due, answer)| (due.as_str(), answer.as_deref())).collect();
+    Ok(classify::tallies(&pairs, Some(&names), name)?.to_vec())
 }
 
 /// Everything that was worked out.

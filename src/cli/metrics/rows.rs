@@ -27,6 +27,10 @@ pub struct Row {
     pub references: Vec<String>,
     /// Whether generation stopped at its limit, where the file says anything of how the answer came about.
     pub hit_limit: Option<bool>,
+    /// Who speaks, where the file says it.
+    pub speaker: Option<String>,
+    /// What must not be split apart, where the file says it.
+    pub group: Option<String>,
 }
 
 impl Row {
@@ -56,7 +60,8 @@ pub fn read(predictions: &Path, references: Option<&Path>, task: &Task) -> Resul
             Some(due) => due.remove(&line.id).unwrap_or_default(),
             None => required(own, task.kind).map_err(|e| e.at(format!("{}:{}", predictions.display(), line.number)))?,
         };
-        Ok(Row { id: line.id, line: line.number, prediction: said.prediction, references, hit_limit: said.hit_limit })
+        let Said { prediction, hit_limit, speaker, group } = said;
+        Ok(Row { id: line.id, line: line.number, prediction, references, hit_limit, speaker, group })
     };
     said.into_iter().map(row).collect()
 }
@@ -117,6 +122,8 @@ fn id(fields: &Map<String, Value>) -> Result<String> {
 struct Said {
     prediction: String,
     hit_limit: Option<bool>,
+    speaker: Option<String>,
+    group: Option<String>,
 }
 
 impl Said {
@@ -131,10 +138,13 @@ impl Said {
         };
         let prediction =
             prediction.ok_or_else(|| Error::input("the row has no `prediction`").hint("an answer of nothing is written `\"prediction\": \"\"`"))?;
-        // Files of this program say it only where it is so; what else they say tells them from files that never say it.
-        let is_known = fields.contains_key("tokens") || fields.contains_key("meta");
-        let hit_limit = fields.get("hit_limit").and_then(Value::as_bool).or(is_known.then_some(false));
-        Ok(Self { prediction, hit_limit })
+        let meta = fields.get("meta").and_then(Value::as_object);
+        let of_row = |name: &str| fields.get(name).or_else(|| meta?.get(name));
+        // Written only where it is true; a row that says its tokens or anything else of itself says it by leaving it out.
+        let says_how = meta.is_some() || fields.contains_key("tokens");
+        let hit_limit = of_row("hit_limit").and_then(Value::as_bool).or(says_how.then_some(false));
+        let name = |name: &str| of_row(name).and_then(Value::as_str).map(str::to_owned);
+        Ok(Self { prediction, hit_limit, speaker: name("speaker"), group: name("group") })
     }
 }
 

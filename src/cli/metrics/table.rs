@@ -24,7 +24,7 @@ pub fn render(task: &Task, rows: &[Row], scored: &Scored) -> String {
 }
 
 /// A grid: the first column to the left, the others to the right.
-fn grid(rows: &[Vec<String>]) -> String {
+pub fn grid(rows: &[Vec<String>]) -> String {
     let columns = rows.iter().map(Vec::len).max().unwrap_or(0);
     let width = |column: usize| rows.iter().filter_map(|row| row.get(column)).map(|cell| cell.chars().count()).max().unwrap_or(0);
     let widths: Vec<usize> = (0..columns).map(width).collect();
