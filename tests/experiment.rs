@@ -75,6 +75,13 @@ fn an_experiment_is_run_once_and_compared() {
             assert!((estimate["value"].as_f64().unwrap() - mean).abs() < 1e-9, "{recipe} {score}");
         }
     }
+    // The same as a page, its figures and tables beside it.
+    let report = |name: &str| String::from_utf8(place.bytes(&format!("runs/pairs/report/{name}"))).unwrap();
+    assert!(ran.stdout.contains("report.html"), "{}", ran.stdout);
+    for name in ["report.html", "scores-last.md", "contrasts.tex", "scores-bars.svg", "dev-curves.svg", "failures.svg", "cosines.svg", "budgets.md"] {
+        assert!(report(name).len() > 100, "{name}");
+    }
+    assert!(report("contrasts.md").contains("not resolved") && report("cosines.svg").contains("uniform"), "{}", report("contrasts.md"));
     // Budgets are what the logs say: four steps of four examples, but two for the recipe with its own.
     let examples: Vec<f64> = found["budgets"].as_array().unwrap().iter().map(|budget| budget["examples"].as_f64().unwrap()).collect();
     assert_eq!(examples, [16.0, 16.0, 8.0]);

@@ -15,11 +15,13 @@ use crate::eval::suite::Suite;
 use crate::experiment::Experiment;
 use crate::experiment::Planned;
 use crate::experiment::compare::compare;
+use crate::experiment::page;
 use crate::experiment::runner;
 use crate::experiment::runner::Watcher;
 use crate::experiment::write;
 use crate::files;
 use crate::recipe::Begun;
+use crate::report;
 use crate::train::Observer;
 
 #[derive(Args)]
@@ -59,7 +61,8 @@ pub fn run(arguments: &Arguments, stop: &AtomicBool) -> Result<()> {
     let markdown = write::markdown(&experiment, &outcome);
     files::write_atomic(&text, markdown.as_bytes())?;
     files::write_atomic(&numbers, serde_json::to_string_pretty(&outcome).map_err(Error::bug)?.as_bytes())?;
-    println!("{markdown}\nwritten: {}, {}", text.display(), numbers.display());
+    let page = report::compare::write(&page::page(&experiment, &outcome), &experiment.folder().join("report"))?;
+    println!("{markdown}\nwritten: {}, {}, {}", text.display(), numbers.display(), page.display());
     Ok(())
 }
 

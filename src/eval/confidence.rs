@@ -21,6 +21,7 @@ use crate::eval::significance::holm;
 use crate::eval::significance::paired_bootstrap;
 use crate::eval::slices;
 use crate::eval::suite::Set;
+use crate::metrics;
 use crate::metrics::Better;
 use crate::metrics::Tally;
 
@@ -69,9 +70,10 @@ pub struct Confident {
 }
 
 impl Confident {
-    /// The interval to go by.
+    /// The interval to go by, without what no such score can be.
     pub fn interval(&self) -> Option<Interval> {
-        self.estimate.as_ref().map(interval)
+        let (low, high) = metrics::range(&self.name);
+        self.estimate.as_ref().map(interval).map(|found| Interval { low: found.low.clamp(low, high), high: found.high.clamp(low, high) })
     }
 }
 

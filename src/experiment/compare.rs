@@ -3,7 +3,6 @@
 //! The headline is the last checkpoint, the second view the one that was best on dev. Intervals and p-values come from a bootstrap that resamples
 //! seeds (paired across recipes), then speakers or groups, then utterances.
 
-use std::collections::BTreeMap;
 
 use serde::Serialize;
 
@@ -136,7 +135,7 @@ impl Judged {
                 let of_seed = |runs: &Vec<&Planned>| measure(set, &test_answers::read(&runs[recipe].recipe.folder().join("eval").join(folder), set)?);
                 of_recipes.push(seeds.iter().map(of_seed).collect::<Result<Vec<_>>>()?);
             }
-            let clusters = clusters(set.examples.iter().map(|example| set.cluster.cluster(example)));
+            let clusters = Clusters::named(set.examples.iter().map(|example| set.cluster.cluster(example)));
             for (place, tally) in of_recipes[0][0].tallies.iter().enumerate() {
                 let systems: Vec<System> =
                     of_recipes.iter().map(|seeds| System { seeds: seeds.iter().map(|measured| measured.tallies[place].units.clone()).collect() }).collect();
@@ -202,24 +201,13 @@ fn mean(suite: &Suite, headlines: &[Vec<Vec<&Tally>>], resampling: &Resampling) 
     };
     let (num_recipes, num_seeds) = (headlines[0].len(), headlines[0][0].len());
     let systems: Vec<System> = (0..num_recipes).map(|recipe| System { seeds: (0..num_seeds).map(|seed| units(recipe, seed)).collect() }).collect();
-    let clusters = clusters(suite.sets.iter().flat_map(|set| set.examples.iter().map(|example| set.cluster.cluster(example))));
+    let clusters = Clusters::named(suite.sets.iter().flat_map(|set| set.examples.iter().map(|example| set.cluster.cluster(example))));
     let score = |sum: &[f64]| {
         let of_set = |(set, tally): (usize, &&Tally)| tally.goodness(tally.score(&sum[starts[set]..starts[set] + widths[set]]));
         tallies.iter().enumerate().map(of_set).sum::<f64>() / tallies.len() as f64
     };
     let found = Hierarchical::new(&systems, &clusters, Inside::Resampled, &score, resampling)?;
     Ok(("mean".to_owned(), "mean of the sets' task metrics as goodness in [0, 1]".to_owned(), found))
-}
-
-fn clusters(names: impl Iterator<Item = String>) -> Clusters {
-    let mut known = BTreeMap::new();
-    let ids: Vec<u32> = names
-        .map(|name| {
-            let next = known.len() as u32;
-            *known.entry(name).or_insert(next)
-        })
-        .collect();
-    Clusters::by(&ids)
 }
 
 fn contrasts(experiment: &Experiment, recipes: &[String], judged: &Judged) -> Result<Vec<Contrasted>> {

@@ -1,12 +1,14 @@
 //! Recipes times seeds over one data set and one budget: trained one after the other, judged once, compared in the end.
 //!
 //! - `file`: the experiment as written. - [`runner`]: what trains and judges. - [`compare`]: scores, intervals, contrasts; [`budget`] and
-//!   [`dynamics`]: what was seen and how it went. - [`mod@write`]: the comparison as Markdown and JSON.
+//!   [`dynamics`]: what was seen and how it went. - [`mod@write`]: the comparison as Markdown; [`mod@page`]: as a page with
+//!   figures.
 
 pub mod budget;
 pub mod compare;
 pub mod dynamics;
 mod file;
+pub mod page;
 pub mod runner;
 mod test_answers;
 pub mod write;

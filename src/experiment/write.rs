@@ -47,7 +47,9 @@ fn scores(outcome: &Outcome, tables: &[ScoreTable]) -> String {
     let cell = |recipe: usize, of: &ScoreTable, is_best: bool| {
         let estimate = &of.estimates[recipe];
         let value = if is_best { format!("**{}**", percent(estimate.value)) } else { percent(estimate.value) };
-        format!("{value} [{}, {}]", percent(estimate.student_interval.low), percent(estimate.student_interval.high))
+        let (low, high) = metrics::range(&of.score);
+        let ends = [estimate.student_interval.low, estimate.student_interval.high].map(|end| percent(end.clamp(low, high)));
+        format!("{value} [{}, {}]", ends[0], ends[1])
     };
     let row = |(recipe, name): (usize, &String)| {
         let cells = tables.iter().zip(&best).map(|(of, best)| cell(recipe, of, *best == Some(recipe)));

@@ -68,6 +68,22 @@ pub fn better(name: &str) -> Better {
     }
 }
 
+/// The least and the largest value that a metric can have, by its name with or without set and `@normaliser`; unbounded where it is not known.
+pub fn range(name: &str) -> (f64, f64) {
+    let metric = name.split('@').next().unwrap_or(name);
+    let metric = metric.rsplit('.').next().unwrap_or(metric).trim_start_matches("likelihood_");
+    match metric {
+        "bleu" | "chrf" | "chrfpp" => (0.0, 100.0),
+        "length_ratio" | "loss" => (0.0, f64::INFINITY),
+        // An answer can be wrong more often than it has words.
+        "wer" | "cer" | "substitutions" | "deletions" | "insertions" => (0.0, f64::INFINITY),
+        _ if metric.starts_with("wer_") || metric.starts_with("char_") => (0.0, f64::INFINITY),
+        "accuracy" | "macro_f1" | "weighted_f1" | "uar" | "mean" | "hit_limit" | "unparsed" => (0.0, 1.0),
+        _ if rouge::NAMES.contains(&metric) || failures::NAMES.contains(&metric) => (0.0, 1.0),
+        _ => (f64::NEG_INFINITY, f64::INFINITY),
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -90,8 +106,11 @@ mod tests {
         let labels = crate::metrics::classify::tallies(&[("a", Some("a"))], None, "as-is").unwrap();
         for tally in of_texts(&texts, Settings::default(), |_| true).iter().chain(&labels).chain([&failures::hit_limit(&[true])]) {
             assert_eq!(better(&tally.name), tally.better, "{}", tally.name);
+            let (low, high) = range(&tally.name);
+            assert!(low == 0.0 && (low..=high).contains(&tally.corpus()), "{}", tally.name);
             assert_eq!(is_normalised(tally.metric()), tally.name.contains('@'), "{}", tally.name);
         }
+        assert_eq!((range("moods.likelihood_uar"), range("set.rougeL@none").1, range("judged")), ((0.0, 1.0), 1.0, (f64::NEG_INFINITY, f64::INFINITY)));
         assert_eq!((better("loss"), better("mean")), (Better::Lower, Better::Higher));
     }
 }

@@ -32,6 +32,7 @@ pub use by_name::Settings;
 pub use by_name::better;
 pub use by_name::is_normalised;
 pub use by_name::of_texts;
+pub use by_name::range;
 pub use classify::Classification;
 pub use classify::classify;
 pub use confusion::Confusion;

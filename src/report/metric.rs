@@ -2,6 +2,7 @@
 
 use crate::metrics::Better;
 use crate::metrics::better;
+use crate::metrics::range;
 use crate::report::number::Unit;
 use crate::report::uncertainty::Interval;
 
@@ -134,13 +135,10 @@ impl Metric {
         }
     }
 
-    /// An interval without what no score can be: shares lie between 0 and 1, rates of errors above 0.
+    /// An interval without what no such score can be.
     pub fn possible(&self, interval: Interval) -> Interval {
-        let most = if self.better == Better::Higher { 1.0 } else { f64::INFINITY };
-        match self.unit {
-            Unit::Percent => Interval { low: interval.low.clamp(0.0, most), high: interval.high.clamp(0.0, most) },
-            _ => interval,
-        }
+        let (low, high) = range(&self.full);
+        Interval { low: interval.low.clamp(low, high), high: interval.high.clamp(low, high) }
     }
 
     /// Whether a change from one score to another is for the better; `None` where it is neither.
@@ -181,7 +179,8 @@ mod tests {
         let interval = Interval { low: -0.1, high: 1.2 };
         assert_eq!(Metric::of("a.uar").possible(interval), Interval { low: 0.0, high: 1.0 });
         assert_eq!(Metric::of("a.wer").possible(interval), Interval { low: 0.0, high: 1.2 });
-        assert_eq!(Metric::of("a.loss").possible(interval), interval);
+        assert_eq!(Metric::of("a.loss").possible(interval), Interval { low: 0.0, high: 1.2 });
+        assert_eq!(Metric::of("gist.my_score").possible(interval), interval);
     }
 
     #[test]

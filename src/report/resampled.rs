@@ -1,7 +1,5 @@
 //! Intervals and paired tests of scores, by drawing speakers (or groups, or rows) again from the predictions.
 
-use std::collections::HashMap;
-
 use crate::error::Result;
 use crate::eval::confidence;
 use crate::eval::significance::Clusters;
@@ -62,12 +60,7 @@ impl Uncertainty for Resampled {
 fn clusters(rows: &[Prediction]) -> Clusters {
     let named = |field: &str| rows.iter().map(|row| row.known(field)).collect::<Option<Vec<String>>>();
     let Some(names) = named("speaker").or_else(|| named("group")) else { return Clusters::each(rows.len()) };
-    let mut ids: HashMap<String, u32> = HashMap::new();
-    let id = |name: String| {
-        let next = ids.len() as u32;
-        *ids.entry(name).or_insert(next)
-    };
-    Clusters::by(&names.into_iter().map(id).collect::<Vec<_>>())
+    Clusters::named(names)
 }
 
 #[cfg(test)]

@@ -1,6 +1,5 @@
 //! Two systems' answers to the same rows: every score of both, the difference with its interval, and three paired tests.
 
-use std::collections::BTreeMap;
 use std::collections::HashMap;
 use std::path::Path;
 
@@ -119,16 +118,7 @@ fn token(aligned: Aligned) -> Token {
 /// What belongs together: speakers where every row names one, else groups, else each row by itself.
 fn clusters(rows: &[Row]) -> (&'static str, Clusters) {
     let by = |member: fn(&Row) -> Option<&String>| -> Option<Clusters> {
-        let names = rows.iter().map(member).collect::<Option<Vec<_>>>()?;
-        let mut known = BTreeMap::new();
-        let ids: Vec<u32> = names
-            .into_iter()
-            .map(|name| {
-                let next = known.len() as u32;
-                *known.entry(name).or_insert(next)
-            })
-            .collect();
-        Some(Clusters::by(&ids))
+        rows.iter().map(member).collect::<Option<Vec<_>>>().map(Clusters::named)
     };
     let speakers = by(|row| row.speaker.as_ref()).map(|clusters| ("speaker", clusters));
     speakers.or_else(|| by(|row| row.group.as_ref()).map(|clusters| ("group", clusters))).unwrap_or_else(|| ("row", Clusters::each(rows.len())))

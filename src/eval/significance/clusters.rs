@@ -1,5 +1,7 @@
 //! Which utterances belong together, with their statistics summed or laid out for resampling.
 
+use std::collections::BTreeMap;
+
 use crate::error::Error;
 use crate::error::Result;
 
@@ -22,6 +24,19 @@ impl Clusters {
             ends.push(ends.last().unwrap_or(&0) + cluster.len());
         }
         Self { order, ends }
+    }
+
+    /// Groups utterances by the name of their cluster, one name an utterance; clusters stand in the order in which they are first named.
+    pub fn named<N: Ord>(names: impl IntoIterator<Item = N>) -> Self {
+        let mut known = BTreeMap::new();
+        let ids: Vec<u32> = names
+            .into_iter()
+            .map(|name| {
+                let next = known.len() as u32;
+                *known.entry(name).or_insert(next)
+            })
+            .collect();
+        Self::by(&ids)
     }
 
     /// Each utterance a cluster of its own.
@@ -145,6 +160,7 @@ mod tests {
 
     #[test]
     fn utterances_are_summed_inside_their_cluster() {
+        assert_eq!(Clusters::named(["b", "a", "b", "a", "c"]), Clusters::by(&[0, 1, 0, 1, 2]));
         let clusters = Clusters::by(&[7, 2, 7, 2, 9]);
         assert_eq!((clusters.num_clusters(), clusters.num_utterances()), (3, 5));
         let stats: Vec<Vec<f64>> = [1.0, 10.0, 100.0, 1e3, 1e4].iter().map(|&x| vec![x, 1.0]).collect();
