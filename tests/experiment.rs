@@ -105,8 +105,11 @@ fn an_experiment_that_was_cut_goes_on_and_ends_with_the_same_bytes() {
         assert!(child.try_wait().unwrap().is_none(), "the experiment ended early");
         std::thread::sleep(std::time::Duration::from_millis(1));
     }
-    child.kill().unwrap();
-    child.wait().unwrap();
+    // SAFETY: the process is a child that nobody has waited for, so its number is still its own.
+    assert_eq!(unsafe { libc::kill(child.id() as libc::pid_t, libc::SIGINT) }, 0);
+    let stopped = command::outcome(child.wait_with_output().unwrap());
+    assert_eq!(stopped.code, Some(130), "{}", stopped.stderr);
+    assert!(stopped.stderr.contains("error: stopped\nhint: start the experiment again"), "{}", stopped.stderr);
     cut.run(&["experiment", "experiment.yaml"]).succeeds();
     for run in ["uniform-seed1", "balanced-seed1", "balanced-seed2"] {
         let log = format!("runs/pairs/{run}/log.jsonl");

@@ -2,6 +2,7 @@
 
 mod command;
 
+use std::os::unix::process::CommandExt;
 use std::path::Path;
 use std::process::Child;
 use std::sync::LazyLock;
@@ -96,8 +97,12 @@ fn wait_for_lines(place: &Place, lines: usize, child: &mut Child) {
 }
 
 fn interrupt(child: &Child) {
+    signal(child, libc::SIGINT);
+}
+
+fn signal(child: &Child, signal: libc::c_int) {
     // SAFETY: the process is a child that nobody has waited for, so its number is still its own.
-    assert_eq!(unsafe { libc::kill(child.id() as libc::pid_t, libc::SIGINT) }, 0);
+    assert_eq!(unsafe { libc::kill(child.id() as libc::pid_t, signal) }, 0);
 }
 
 /// Starts the run, sends it Ctrl-C once its log has `lines` lines, and returns how it ended.
@@ -152,6 +157,31 @@ fn a_run_killed_at_random_moments_ends_as_if_it_was_not() {
         };
         assert!(leftovers(&place.path("runs/small/checkpoints")) <= 3, "old checkpoints are removed all the same");
     }
+}
+
+#[test]
+fn a_hang_up_stops_a_run_as_ctrl_c_does_unless_it_began_under_nohup() {
+    let place = evaluated_run();
+    let mut child = place.command(&["train", "recipe.yaml"]).spawn().unwrap();
+    wait_for_lines(&place, 1, &mut child);
+    signal(&child, libc::SIGHUP);
+    outcome(child.wait_with_output().unwrap()).fails(130, &["stopping after what is under way", "hint: go on with `--resume`"]);
+
+    let place = evaluated_run();
+    let mut command = place.command(&["train", "recipe.yaml"]);
+    // SAFETY: between fork and exec only a signal's action is set, which is allowed there.
+    unsafe {
+        command.pre_exec(|| {
+            libc::signal(libc::SIGHUP, libc::SIG_IGN);
+            Ok(())
+        });
+    }
+    let mut child = command.spawn().unwrap();
+    wait_for_lines(&place, 1, &mut child);
+    signal(&child, libc::SIGHUP);
+    let ended = outcome(child.wait_with_output().unwrap());
+    assert!(ended.code == Some(0) && !ended.stderr.contains("stopping"), "{}", ended.stderr);
+    assert_uninterrupted(&place, "hung up under nohup");
 }
 
 #[test]

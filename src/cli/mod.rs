@@ -7,6 +7,7 @@ mod export;
 mod hub;
 mod inspect;
 mod instructions;
+mod interrupt;
 mod judge;
 mod judgement;
 mod metrics;
@@ -218,7 +219,7 @@ impl TaskArguments {
 pub fn main() -> ExitCode {
     let cli = Cli::parse();
     let stop = Arc::new(AtomicBool::new(false));
-    let work = || watch_for_interrupts(stop.clone()).and_then(|()| run(cli.command, &stop));
+    let work = || interrupt::watch(stop.clone()).and_then(|()| run(cli.command, &stop));
     // The panic has printed where it was; it is a fault of ours like any other.
     let outcome = std::panic::catch_unwind(std::panic::AssertUnwindSafe(work)).unwrap_or_else(|_| Err(Error::bug("maqam stopped at a fault of its own")));
     match outcome {
@@ -248,17 +249,6 @@ fn run(command: Command, stop: &AtomicBool) -> Result<()> {
         Command::Export(arguments) => export::run(&arguments),
         Command::Bench(command) => bench::run(command),
     }
-}
-
-/// The first Ctrl-C asks the work to stop at a whole step; the second ends the process.
-fn watch_for_interrupts(stop: Arc<AtomicBool>) -> Result<()> {
-    let handler = move || {
-        if stop.swap(true, Ordering::Relaxed) {
-            std::process::exit(i32::from(Error::new(crate::error::Kind::Interrupted, "").exit_code()));
-        }
-        eprintln!("\nstopping after what is under way; press Ctrl-C again to stop at once");
-    };
-    ctrlc::set_handler(handler).map_err(|e| Error::resource(format!("cannot watch for Ctrl-C: {e}")))
 }
 
 /// Whether the user asked to stop.

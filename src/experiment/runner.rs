@@ -4,6 +4,7 @@ use std::path::Path;
 use std::path::PathBuf;
 use std::sync::atomic::AtomicBool;
 
+use crate::error::Kind;
 use crate::error::Result;
 use crate::eval;
 use crate::eval::Scores;
@@ -63,7 +64,8 @@ pub fn run(
         if is_done(&one.recipe.folder(), test.is_some()) {
             continue;
         }
-        run_one(one, (place, planned.len()), test, model_dir, watcher, stop)?;
+        let outcome = run_one(one, (place, planned.len()), test, model_dir, watcher, stop);
+        outcome.map_err(|e| if e.kind == Kind::Interrupted { e.hint("start the experiment again: it goes on where it was") } else { e })?;
     }
     Ok(elsewhere)
 }
