@@ -5,6 +5,8 @@
 Expects data/real/{speech_commands,baved}/{train,dev}.jsonl with `audio`, `text`, `speaker` and, in baved, `label`. Writes data/real/schedules/
 {words,intensity}-{train,dev,test}.jsonl: training rows as they are, the sets' dev speakers divided in two, a third of them to look at while training, the rest as the
 test. The words are those of both sets, the intensities baved's. Speakers take turns in the order of how much they say, so both parts have long and short ones.
+
+Where data/real/ntrex_ar/documents.jsonl is there, its news texts with their headlines become rows without audio: headlines-train.jsonl, for plumbing.yaml.
 """
 
 import json
@@ -34,6 +36,13 @@ def write(path: Path, rows: list[dict], keep: tuple[str, ...]) -> None:
     print(f"{path}: {len(rows)} rows, {len({row['speaker'] for row in rows})} speakers")
 
 
+def headlines(source: Path, out: Path) -> None:
+    documents = [json.loads(line) for line in source.read_text(encoding="utf-8").splitlines()]
+    rows = [{"id": row["id"], "language": "ar", "text": row["document"], "summary": row["summary"], "group": row["doc"]} for row in documents]
+    out.write_text("".join(json.dumps(row, ensure_ascii=False) + "\n" for row in rows), encoding="utf-8")
+    print(f"{out}: {len(rows)} rows")
+
+
 def main() -> None:
     if len(sys.argv) != 2:
         sys.exit(__doc__)
@@ -47,6 +56,9 @@ def main() -> None:
     for split, (of_words, of_intensity) in parts.items():
         write(out / f"words-{split}.jsonl", of_words + of_intensity, ("text",))
         write(out / f"intensity-{split}.jsonl", of_intensity, ("label",))
+    documents = source / "ntrex_ar" / "documents.jsonl"
+    if documents.is_file():
+        headlines(documents, out / "headlines-train.jsonl")
 
 
 if __name__ == "__main__":
