@@ -4,9 +4,7 @@
 // bytes it moves. No sum depends on the order in which threads run: the same input gives the same bits.
 #pragma once
 
-#ifndef MAQAM_EMULATED
 #include <cuda_bf16.h>
-#endif
 
 using bf16 = __nv_bfloat16;
 
@@ -94,7 +92,8 @@ template <int WIDTH>
 __device__ __forceinline__ Floats<WIDTH> load(const float* from) {
     Floats<WIDTH> x;
     if constexpr (WIDTH == 8) {
-        const float4 low = reinterpret_cast<const float4*>(from)[0], high = reinterpret_cast<const float4*>(from)[1];
+        const float4 low = reinterpret_cast<const float4*>(from)[0];
+        const float4 high = reinterpret_cast<const float4*>(from)[1];
         x = {{low.x, low.y, low.z, low.w, high.x, high.y, high.z, high.w}};
     } else {
         x.v[0] = *from;
@@ -222,14 +221,23 @@ struct Row {
         }
     }
 
-    __device__ __forceinline__ Floats<W::WIDTH> at(int i, int column) const {
+    __device__ __forceinline__ Pack<W::WIDTH> pack(int i, int column) const {
         if constexpr (W::IN_REGISTERS > 0) {
-            return widen(kept[i]);
+            return kept[i];
         } else {
-            return load<W::WIDTH>(from + column);
+            return load_pack<W::WIDTH>(from + column);
         }
     }
+
+    __device__ __forceinline__ Floats<W::WIDTH> at(int i, int column) const { return widen(pack(i, column)); }
 };
+
+// Copies a row, bit for bit.
+template <class W>
+__device__ __forceinline__ void copy_row(bf16* to, const bf16* from, int width) {
+    const Row<W> row(from, width);
+    W::each(width, [&](int i, int column) { store_pack(to + column, row.pack(i, column)); });
+}
 
 // Runs the last arguments, a statement, with W bound to the walk for rows of this width; a block takes one way as a whole.
 #define WITH_WALK(width, is_in_packs, ...)           \
@@ -245,3 +253,39 @@ struct Row {
             __VA_ARGS__;                             \
         }                                            \
     } while (0)
+
+// ---- Stretches: passes that see no rows, eight numbers a thread. ----
+
+// Numbers of a block.
+constexpr int STRETCH = 8 * BLOCK;
+
+template <int N>
+struct Width {
+    static constexpr int VALUE = N;
+};
+
+// Calls body(index, Width<8> or Width<1>) for this thread's share of the block's stretch of `count` numbers.
+template <class Body>
+__device__ __forceinline__ void each_of_stretch(long long count, bool is_in_packs, Body body) {
+    const long long first = static_cast<long long>(blockIdx.x) * STRETCH + 8 * static_cast<int>(threadIdx.x);
+    if (is_in_packs && first + 8 <= count) {
+        body(first, Width<8>{});
+    } else {
+        const long long end = first + 8 < count ? first + 8 : count;
+        for (long long at = first; at < end; at++) body(at, Width<1>{});
+    }
+}
+
+// ---- Randomness: the counter hash of src/seed.rs. ----
+
+// The finaliser of SplitMix64 (Steele, Lea and Flood 2014; constants of Stafford's variant 13).
+__device__ __forceinline__ unsigned long long mix(unsigned long long z) {
+    z = (z ^ (z >> 30)) * 0xbf58476d1ce4e5b9ull;
+    z = (z ^ (z >> 27)) * 0x94d049bb133111ebull;
+    return z ^ (z >> 31);
+}
+
+// 64 random bits at a position of a key's stream: Key::bits.
+__device__ __forceinline__ unsigned long long random_bits(unsigned long long key, unsigned long long position) {
+    return mix(key + position * 0x9e3779b97f4a7c15ull);
+}
