@@ -7,6 +7,9 @@
 #if __has_include("common.cuh")
 #include "common.cuh"
 #endif
+#if __has_include("attention_tile.cuh")
+#include "attention_tile.cuh"
+#endif
 
 namespace samples {
 #include "samples.cu"
@@ -52,9 +55,24 @@ namespace optimiser {
 #include "optimiser.cu"
 }
 #endif
-#if __has_include("attention.cu")
-namespace attention {
-#include "attention.cu"
+#if __has_include("attention_forward.cu")
+namespace attention_forward {
+#include "attention_forward.cu"
+}
+#endif
+#if __has_include("attention_backward_keys.cu")
+namespace attention_backward_keys {
+#include "attention_backward_keys.cu"
+}
+#endif
+#if __has_include("attention_backward_queries.cu")
+namespace attention_backward_queries {
+#include "attention_backward_queries.cu"
+}
+#endif
+#if __has_include("attention_step.cu")
+namespace attention_step {
+#include "attention_step.cu"
 }
 #endif
 #if __has_include("fp8.cu")

@@ -140,7 +140,7 @@ fn every_fault_is_found() {
         (9, "writes behind its 64 bytes of dynamic shared memory"),
         (10, "not aligned"),
         (11, "an index outside"),
-        (12, "__any_sync of warp"),
+        (12, "__ballot_sync of warp"),
         (13, "writes 0x"),
     ];
     for (kind, said) in expected {
