@@ -13,6 +13,7 @@ use candle_core::Result;
 use candle_core::Shape;
 use candle_core::Tensor;
 use half::bf16;
+use rayon::prelude::*;
 
 use crate::ops::cpu::write;
 use crate::seed::Key;
@@ -124,18 +125,21 @@ pub fn synchronise(device: &Device) -> Result<()> {
 }
 
 /// Numbers made on the host as a tensor to compute with, in the device's [`compute_type`].
-pub fn place(values: Vec<f32>, shape: impl Into<Shape>, device: &Device) -> Result<Tensor> {
+pub fn place(values: &[f32], shape: impl Into<Shape>, device: &Device) -> Result<Tensor> {
     match compute_type(device) {
-        DType::BF16 => Tensor::from_vec(values.into_iter().map(bf16::from_f32).collect::<Vec<_>>(), shape.into(), device),
-        _ => Tensor::from_vec(values, shape.into(), device),
+        DType::BF16 => Tensor::from_vec(values.par_iter().with_min_len(1 << 14).map(|&x| bf16::from_f32(x)).collect::<Vec<_>>(), shape.into(), device),
+        _ => Tensor::from_vec(values.to_vec(), shape.into(), device),
     }
 }
 
 /// As [`place`], on the device of `like`; on the CPU in the type of `like`, which is `f64` where derivatives are checked.
-pub fn place_like(values: Vec<f32>, shape: impl Into<Shape>, like: &Tensor) -> Result<Tensor> {
+pub fn place_like(values: &[f32], shape: impl Into<Shape>, like: &Tensor) -> Result<Tensor> {
     let placed = place(values, shape, like.device())?;
     if like.device().is_cuda() { Ok(placed) } else { placed.to_dtype(like.dtype()) }
 }
+
+/// Bytes that products work in on a card; cuBLAS advises 32 MiB on Hopper.
+pub const WORKSPACE: usize = 64 << 20;
 
 /// A flat buffer of `len` zeros to accumulate in.
 pub fn zeros_f32(len: usize, device: &Device) -> Result<Tensor> {
@@ -157,7 +161,7 @@ pub fn fill(tensor: &Tensor, value: f32) -> Result<()> {
     }
 }
 
-/// Replaces a stretch of a flat `f32` tensor, in place.
+/// Replaces a stretch of a flat tensor, in place; on a card it may be of `bf16`, which rounds.
 ///
 /// # Errors
 /// Where the stretch is outside the tensor, or has another length than `values`.
