@@ -7,8 +7,8 @@
 #if __has_include("common.cuh")
 #include "common.cuh"
 #endif
-#if __has_include("attention_tile.cuh")
-#include "attention_tile.cuh"
+#if __has_include("attention_softmax.cuh")
+#include "attention_softmax.cuh"
 #endif
 
 namespace samples {
