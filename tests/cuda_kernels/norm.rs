@@ -3,8 +3,9 @@
 use half::bf16;
 use maqam::ops::norm;
 
+use crate::elementwise::Elsewhere;
+use crate::harness::Argument;
 use crate::harness::Buffer;
-use crate::harness::Elsewhere;
 use crate::harness::NULL;
 use crate::harness::assert_each;
 use crate::harness::assert_near;
@@ -92,7 +93,7 @@ fn rms_norm_backward_is_the_crates_own() {
             let residual = with_residual.then(|| case.rows(&case.residual));
             let expected = norm::rms_norm_backward(&dy, &x, &weight, &inverse.tensor(&[TOKENS]), residual.as_ref(), None).unwrap();
             let dx = case.output();
-            let past: &dyn crate::harness::Argument = if with_residual { &case.residual } else { NULL };
+            let past: &dyn Argument = if with_residual { &case.residual } else { NULL };
             launch("rms_norm_backward", TOKENS, 256, 0, &[&dx, &case.dy, &case.x, &case.weight, &inverse, past, &(dim as i32)]);
             assert_rounded("rms_norm_backward", dim, &dx, &expected);
         }
@@ -148,7 +149,7 @@ fn layer_norm_backward_is_the_crates_own() {
             let residual = with_residual.then(|| case.rows(&case.residual));
             let expected = norm::layer_norm_backward(&dy, &x, &weight, &saved, residual.as_ref(), None).unwrap();
             let dx = case.output();
-            let past: &dyn crate::harness::Argument = if with_residual { &case.residual } else { NULL };
+            let past: &dyn Argument = if with_residual { &case.residual } else { NULL };
             launch("layer_norm_backward", TOKENS, 256, 0, &[&dx, &case.dy, &case.x, &case.weight, &mean, &inverse, past, &(dim as i32)]);
             assert_rounded("layer_norm_backward", dim, &dx, &expected);
         }
@@ -183,7 +184,7 @@ fn gradients_of_weights_and_biases_are_added_up() {
         let (d_weight, d_bias) = (Buffer::<f32>::in_place_from(&before), Buffer::<f32>::in_place_from(&before));
         let (of_weight, of_bias) = (d_weight.tensor(&[dim]), d_bias.tensor(&[dim]));
         norm::layer_norm_backward(&case.dy.tensor(&[tokens, dim]), &rows, &weights, &saved, None, Some((&of_weight, &of_bias))).unwrap();
-        let arguments: [&dyn crate::harness::Argument; 8] = [&d_weight, &d_bias, &case.dy, &case.x, &mean, &inverse, &sizes.0, &sizes.1];
+        let arguments: [&dyn Argument; 8] = [&d_weight, &d_bias, &case.dy, &case.x, &mean, &inverse, &sizes.0, &sizes.1];
         launch("layer_norm_weight_backward", dim.div_ceil(32), (32, 8), 0, &arguments);
         assert_near("d_weight of layer_norm", &d_weight.numbers(), &flat(&of_weight), SUMMED);
         assert_near("d_bias of layer_norm", &d_bias.numbers(), &flat(&of_bias), SUMMED);

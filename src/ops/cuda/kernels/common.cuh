@@ -89,27 +89,25 @@ __device__ __forceinline__ void store(bf16* to, const Floats<WIDTH>& x) {
 
 // The same of f32: two accesses of 16 bytes, or one of 4.
 template <int WIDTH>
-__device__ __forceinline__ Floats<WIDTH> load(const float* from) {
-    Floats<WIDTH> x;
-    if constexpr (WIDTH == 8) {
-        const float4 low = reinterpret_cast<const float4*>(from)[0];
-        const float4 high = reinterpret_cast<const float4*>(from)[1];
-        x = {{low.x, low.y, low.z, low.w, high.x, high.y, high.z, high.w}};
-    } else {
-        x.v[0] = *from;
-    }
-    return x;
+__device__ __forceinline__ Floats<WIDTH> load(const float* from);
+
+template <>
+__device__ __forceinline__ Floats<8> load<8>(const float* from) {
+    const float4 low = reinterpret_cast<const float4*>(from)[0], high = reinterpret_cast<const float4*>(from)[1];
+    return {{low.x, low.y, low.z, low.w, high.x, high.y, high.z, high.w}};
 }
 
-template <int WIDTH>
-__device__ __forceinline__ void store(float* to, const Floats<WIDTH>& x) {
-    if constexpr (WIDTH == 8) {
-        reinterpret_cast<float4*>(to)[0] = make_float4(x.v[0], x.v[1], x.v[2], x.v[3]);
-        reinterpret_cast<float4*>(to)[1] = make_float4(x.v[4], x.v[5], x.v[6], x.v[7]);
-    } else {
-        *to = x.v[0];
-    }
+template <>
+__device__ __forceinline__ Floats<1> load<1>(const float* from) {
+    return {{*from}};
 }
+
+__device__ __forceinline__ void store(float* to, const Floats<8>& x) {
+    reinterpret_cast<float4*>(to)[0] = make_float4(x.v[0], x.v[1], x.v[2], x.v[3]);
+    reinterpret_cast<float4*>(to)[1] = make_float4(x.v[4], x.v[5], x.v[6], x.v[7]);
+}
+
+__device__ __forceinline__ void store(float* to, const Floats<1>& x) { *to = x.v[0]; }
 
 // Whether rows of `width` numbers behind these pointers can be moved in packs of eight.
 template <class... Pointers>

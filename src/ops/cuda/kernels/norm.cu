@@ -9,6 +9,11 @@ namespace norms {
 // 1 / sqrt(mean + eps), NaN where the mean is infinite: rsqrt would give 0, and hide it.
 __device__ __forceinline__ float inverse_root(float mean, float eps) { return rsqrtf(mean + eps) + (mean - mean); }
 
+// A norm's number from its statistics. A layer that computes its norms again must get the bits it had, so the compiler is not left
+// to choose whether product and sum are one rounding or two.
+__device__ __forceinline__ float scaled(float x, float mean, float r, float weight) { return (x - mean) * r * weight; }
+__device__ __forceinline__ float scaled(float x, float mean, float r, float weight, float bias) { return fmaf((x - mean) * r, weight, bias); }
+
 template <class W>
 __device__ __forceinline__ void rms_forward(bf16* y, float* inverse, const bf16* x, const bf16* weight, int dim, float eps) {
     constexpr int N = W::WIDTH;
@@ -25,7 +30,7 @@ __device__ __forceinline__ void rms_forward(bf16* y, float* inverse, const bf16*
         Floats<N> a = row.at(i, column);
         const Floats<N> w = load<N>(weight + column);
 #pragma unroll
-        for (int j = 0; j < N; j++) a.v[j] = a.v[j] * r * w.v[j];
+        for (int j = 0; j < N; j++) a.v[j] = scaled(a.v[j], 0.0f, r, w.v[j]);
         store(y + column, a);
     });
 }
@@ -95,23 +100,24 @@ __device__ __forceinline__ void layer_forward(bf16* y, float* mean, float* inver
         Floats<N> a = row.at(i, column);
         const Floats<N> w = load<N>(weight + column), b = load<N>(bias + column);
 #pragma unroll
-        for (int j = 0; j < N; j++) a.v[j] = (a.v[j] - centre) * r * w.v[j] + b.v[j];
+        for (int j = 0; j < N; j++) a.v[j] = scaled(a.v[j], centre, r, w.v[j], b.v[j]);
         store(y + column, a);
     });
 }
 
-// y = (x - mean) r weight + bias; no bias where it is null.
+// The output once more; no bias where it is null.
 template <int N>
 __device__ __forceinline__ void again(bf16* y, const bf16* x, const bf16* weight, const bf16* bias, float mean, float r, int dim) {
     Walk<N, 0>::each(dim, [&](int, int column) {
         Floats<N> a = load<N>(x + column);
         const Floats<N> w = load<N>(weight + column);
+        if (bias == nullptr) {
 #pragma unroll
-        for (int j = 0; j < N; j++) a.v[j] = (a.v[j] - mean) * r * w.v[j];
-        if (bias != nullptr) {
+            for (int j = 0; j < N; j++) a.v[j] = scaled(a.v[j], mean, r, w.v[j]);
+        } else {
             const Floats<N> b = load<N>(bias + column);
 #pragma unroll
-            for (int j = 0; j < N; j++) a.v[j] += b.v[j];
+            for (int j = 0; j < N; j++) a.v[j] = scaled(a.v[j], mean, r, w.v[j], b.v[j]);
         }
         store(y + column, a);
     });
