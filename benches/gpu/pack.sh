@@ -36,7 +36,7 @@ if [ ! -x "$folder/maqam" ]; then
 fi
 
 # All of them hold the same kernels: a dictionary larger than the programs together stores them once.
-tar -C "$folder" -cf - --sort=name --owner=0 --group=0 --mtime=@0 . | xz --x86 --lzma2=preset=9e,dict=512MiB > "$archive"
+tar -C "$folder" -cf - --sort=name --owner=0 --group=0 --mtime=@0 . | xz --x86 --lzma2=preset=9,dict=256MiB > "$archive"
 
 for program in "$folder"/*; do
   echo "$(basename "$program"): $(stat -c %s "$program") bytes; needs$(objdump -p "$program" | awk '/NEEDED/ { printf " %s", $2 }')"
