@@ -39,7 +39,6 @@ const BACKWARD_KEYS: Kernel = Kernel { names: ["attention_backward_keys_64", "at
 struct Shape {
     card: std::sync::Arc<Card>,
     tokens: usize,
-    heads: Heads,
     mask: Mask,
     /// Which of a [`Kernel`]'s two.
     width: usize,
@@ -48,7 +47,7 @@ struct Shape {
 impl Shape {
     fn new(qkv: &Tensor, heads: Heads, mask: Mask) -> Result<Self> {
         let width = width(heads)?;
-        Ok(Self { card: Card::of(qkv.device())?, tokens: qkv.dim(0)?, heads, mask, width })
+        Ok(Self { card: Card::of(qkv.device())?, tokens: qkv.dim(0)?, mask, width })
     }
 }
 

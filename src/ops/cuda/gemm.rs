@@ -14,6 +14,7 @@ use candle_core::DType;
 use candle_core::Result;
 use candle_core::Tensor;
 use candle_core::cuda_backend::WrapErr;
+use candle_core::cuda_backend::cudarc::cublas::sys::cublasOperation_t;
 use candle_core::cuda_backend::cudarc::cublaslt::result;
 use candle_core::cuda_backend::cudarc::cublaslt::sys;
 use candle_core::cuda_backend::cudarc::driver::CudaSlice;
@@ -28,7 +29,6 @@ use crate::ops::cuda::card::STRETCH;
 use crate::ops::cuda::card::address;
 use crate::ops::cuda::card::arguments;
 use crate::ops::cuda::card::int;
-use crate::ops::device::WORKSPACE;
 use crate::ops::device::WORKSPACE;
 
 /// Algorithms kept; a batch of another length needs a few dozen new ones.
@@ -384,8 +384,8 @@ impl Drop for Preference {
     }
 }
 
-fn operation(matrix: Matrix) -> sys::cublasOperation_t {
-    if matrix.transposed { sys::cublasOperation_t::CUBLAS_OP_T } else { sys::cublasOperation_t::CUBLAS_OP_N }
+fn operation(matrix: Matrix) -> cublasOperation_t {
+    if matrix.transposed { cublasOperation_t::CUBLAS_OP_T } else { cublasOperation_t::CUBLAS_OP_N }
 }
 
 fn kind_of(kind: DType) -> u32 {
