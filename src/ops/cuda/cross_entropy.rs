@@ -24,12 +24,18 @@ const EVEN: usize = 128;
 /// Threads of a block of the kernel.
 const THREADS: u32 = 512;
 
-/// As `ops::cross_entropy::linear_cross_entropy`; the losses are read back once, after all blocks were asked for.
+/// As `ops::cross_entropy::linear_cross_entropy`.
 pub fn linear_cross_entropy(rows: &Tensor, head: &Weight, targets: Targets, want_gradient: bool) -> Result<CrossEntropy> {
+    let bytes_of_row = head.value.dim(0)? * (size_of::<f32>() + size_of::<bf16>());
+    let fits = LOGITS_BYTES / bytes_of_row.max(1);
+    in_blocks(rows, head, targets, want_gradient, (fits / EVEN * EVEN).max(EVEN))
+}
+
+/// The same with logits for `block` rows at a time; the losses are read back once, after all blocks were asked for.
+pub fn in_blocks(rows: &Tensor, head: &Weight, targets: Targets, want_gradient: bool, block: usize) -> Result<CrossEntropy> {
     let (card, (num_rows, dim)) = (Card::of(rows.device())?, rows.dims2()?);
     let vocab = head.value.dim(0)?;
-    let fits = LOGITS_BYTES / (vocab * (size_of::<f32>() + size_of::<bf16>())).max(1);
-    let block = (fits / EVEN * EVEN).max(EVEN).min(num_rows.max(1));
+    let block = block.min(num_rows).max(1);
     let logits = card.empty((block, vocab), DType::F32)?;
     let d_logits = if want_gradient { Some(card.empty((block, vocab), DType::BF16)?) } else { None };
     let d_rows = if want_gradient { Some(card.empty((num_rows, dim), DType::BF16)?) } else { None };
