@@ -143,7 +143,7 @@ peers() {
   part "peers-$work" "$(left)" python3 "$repository/benches/peers/qwen_gpu.py" "${settings[@]}"
 }
 if python3 -c 'import torch, transformers, peft' 2> "$out/peers.log"; then
-  if [ "$(left)" -gt 60 ] || $dry; then peers asr packed+liger+compile packed+liger packed "padded+checkpointing" padded; fi
+  if [ "$(left)" -gt 60 ] || $dry; then peers asr packed+liger+compile packed+compile packed+liger padded+checkpointing padded packed; fi
   if [ "$(left)" -gt 60 ]; then peers ssum packed+liger+checkpointing; fi
   if [ "$(left)" -gt 60 ]; then peers mix packed+liger; fi
 else

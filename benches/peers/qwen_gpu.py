@@ -37,7 +37,7 @@ def arguments():
     parser.add_argument("--shape", choices=SHAPES, default="7b")
     parser.add_argument("--device", choices=["cuda", "cpu"], default="cuda")
     parser.add_argument("--work", choices=WORKS, action="append", help="one or more; default all")
-    parser.add_argument("--variant", choices=[v.name for v in VARIANTS], action="append", help="one or more; default all")
+    parser.add_argument("--variant", choices=VARIANTS, action="append", help="one or more, run in this order; default all")
     parser.add_argument("--clips", type=int, help="clips of a step: the work's own number, on a processor 4")
     parser.add_argument("--layers", type=int, help="cut the decoder to so many layers")
     parser.add_argument("--steps", type=int, help="steps that count: 20, on a processor 2")
@@ -186,9 +186,8 @@ def main():
     start = [parameter.detach().clone() for parameter in trained]
     for work in settings.work or WORKS:
         reference = None
-        for variant in VARIANTS:
-            if settings.variant and variant.name not in settings.variant:
-                continue
+        for name in settings.variant or VARIANTS:
+            variant = VARIANTS[name]
             if settings.budget_s and time.perf_counter() - begin > settings.budget_s:
                 found = {"peer": variant.name, "work": work, "error": "not run: out of time"}
             else:

@@ -33,14 +33,18 @@ class Variant:
     checkpointed: bool = False
 
 
-VARIANTS = [
-    Variant("padded"),
-    Variant("padded+checkpointing", checkpointed=True),
-    Variant("packed", packed=True),
-    Variant("packed+liger", packed=True, liger=True),
-    Variant("packed+liger+compile", packed=True, liger=True, compiled=True),
-    Variant("packed+liger+checkpointing", packed=True, liger=True, checkpointed=True),
-]
+VARIANTS = {
+    variant.name: variant
+    for variant in [
+        Variant("padded"),
+        Variant("padded+checkpointing", checkpointed=True),
+        Variant("packed", packed=True),
+        Variant("packed+liger", packed=True, liger=True),
+        Variant("packed+compile", packed=True, compiled=True),
+        Variant("packed+liger+compile", packed=True, liger=True, compiled=True),
+        Variant("packed+liger+checkpointing", packed=True, liger=True, checkpointed=True),
+    ]
+}
 
 
 @cache
