@@ -164,7 +164,12 @@ fn pairs_and_windows() {
             let exact = rows::pool_pairs(&x.exact, &windows).unwrap();
             compare("pooled", &rows::pool_pairs(&x.card, &windows).unwrap(), &exact, ROUNDED);
             let dy = Both::new(card, "dy", exact.dims());
-            compare("gradient of pooling", &rows::pool_pairs_backward(&dy.card, &windows).unwrap(), &rows::pool_pairs_backward(&dy.exact, &windows).unwrap(), 0.0);
+            compare(
+                "gradient of pooling",
+                &rows::pool_pairs_backward(&dy.card, &windows).unwrap(),
+                &rows::pool_pairs_backward(&dy.exact, &windows).unwrap(),
+                0.0,
+            );
             for stride in [1, 2] {
                 let exact = convolution::unfold(&x.exact, &windows, stride).unwrap();
                 compare("unfolded", &convolution::unfold(&x.card, &windows, stride).unwrap(), &exact, 0.0);

@@ -88,7 +88,8 @@ fn updates_with_gaps_between_segments() {
         let adamw = AdamW { beta1: 0.9, beta2: 0.999, eps: 1e-8, weight_decay: 0.1 };
         let segment = |range: std::ops::Range<usize>, learning_rate: f64, decay: bool, step: u64| Segment { range, learning_rate, decay, step };
         // Not in their order, one of them empty, borders that are multiples of nothing.
-        let segments = [segment(5003..9001, 1e-2, false, 1), segment(0..4097, 1e-3, true, 7), segment(4500..4500, 1.0, true, 1), segment(4500..5003, 5e-3, true, 3)];
+        let segments =
+            [segment(5003..9001, 1e-2, false, 1), segment(0..4097, 1e-3, true, 7), segment(4500..4500, 1.0, true, 1), segment(4500..5003, 5e-3, true, 3)];
         for has_copy in [false, true] {
             let (on_card, on_cpu) = (buffers(card, len), buffers(&Device::Cpu, len));
             let copy = device::place(&vec![7.0; len], len, card).unwrap();

@@ -3,6 +3,7 @@
 use candle_core::DType;
 use candle_core::Result;
 use candle_core::Tensor;
+use half::bf16;
 
 use crate::ops::cuda::card::BLOCK;
 use crate::ops::cuda::card::Card;
@@ -10,7 +11,6 @@ use crate::ops::cuda::card::STRETCH;
 use crate::ops::cuda::card::arguments;
 use crate::ops::cuda::card::bf16_of;
 use crate::ops::cuda::card::int;
-use half::bf16;
 
 /// Blocks that a grid's second dimension has at most (CUDA programming guide, table of technical specifications).
 const MOST_ROWS: usize = 65535;

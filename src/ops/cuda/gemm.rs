@@ -8,6 +8,7 @@ use std::ffi::c_void;
 use std::ops::Range;
 use std::sync::Arc;
 use std::sync::Mutex;
+use std::sync::MutexGuard;
 use std::sync::PoisonError;
 
 use candle_core::DType;
@@ -183,6 +184,10 @@ impl Blas {
         let workspace = unsafe { stream.alloc::<u8>(WORKSPACE).w()? };
         Ok(Self { handle, workspace, plans: Mutex::default(), stream: stream.clone() })
     }
+
+    fn plans(&self) -> MutexGuard<'_, HashMap<Question, Plan>> {
+        self.plans.lock().unwrap_or_else(PoisonError::into_inner)
+    }
 }
 
 impl Card {
@@ -202,33 +207,47 @@ impl Card {
         if k == 0 && c.is_some_and(|c| c.place == d.place) {
             return Ok(());
         }
-        let plan = self.plan(d, &product)?;
-        let (bias, later_bias) = if plan.adds_bias { (product.bias, None) } else { (None, product.bias) };
-        let (c, later_c) = if plan.adds_c { (c, None) } else { (None, c) };
-        let call = Call::new(d, &Product { bias, c, ..product })?;
-        call.run(self, &plan)?;
-        if let Some(c) = later_c {
-            self.add_rows(d, c)?;
+        let (question, plan) = self.plan(d, &product)?;
+        let bias = product.bias.filter(|_| plan.adds_bias);
+        if let (Some(c), false) = (c, plan.adds_c) {
+            self.add_apart(d, c, &Product { bias, c: None, ..product }, &plan)?;
+        } else if let Err(error) = Call::new(d, &Product { bias, ..product })?.run(self, &plan) {
+            // Whether an algorithm adds something is not asked beforehand.
+            let Some(c) = c else { return Err(error) };
+            let plan = Plan { adds_c: false, ..plan };
+            self.add_apart(d, c, &Product { bias, c: None, ..product }, &plan).map_err(|_| error)?;
+            self.blas().plans().insert(question, plan);
         }
-        if let Some(bias) = later_bias {
-            if d.stride != d.cols || d.kind != DType::BF16 {
-                candle_core::bail!("no algorithm adds a bias to {d:?}");
-            }
-            self.launch("add_bias", (m, 1), (BLOCK, 1), 0, arguments![d.place, bias, int(n)?])?;
+        match product.bias {
+            Some(bias) if !plan.adds_bias => self.add_bias(d, bias),
+            _ => Ok(()),
         }
-        Ok(())
     }
 
-    fn add_rows(&self, d: Matrix, c: Matrix) -> Result<()> {
-        if d.stride != d.cols || c.stride != c.cols || d.kind != DType::BF16 || c.kind != DType::BF16 || c.place == d.place {
+    /// A product that is added in a pass of its own.
+    fn add_apart(&self, d: Matrix, c: Matrix, product: &Product, plan: &Plan) -> Result<()> {
+        let is_whole = |matrix: Matrix| matrix.stride == matrix.cols && matrix.kind == DType::BF16;
+        if !is_whole(d) || !is_whole(c) {
             candle_core::bail!("no algorithm adds {c:?} to a product in {d:?}");
         }
         let count = d.rows * d.cols;
-        self.launch("add_to", (count.div_ceil(STRETCH), 1), (BLOCK, 1), 0, arguments![d.place, c.place, count as u64])
+        let apart = self.empty((d.rows, d.cols), DType::BF16)?;
+        Call::new(Matrix::of(&apart)?, product)?.run(self, plan)?;
+        if c.place != d.place {
+            self.copy(d.place, c.place, count * size_of::<bf16>())?;
+        }
+        self.launch("add_to", (count.div_ceil(STRETCH), 1), (BLOCK, 1), 0, arguments![d.place, address(&apart, DType::BF16)?, count as u64])
     }
 
-    /// The library's first choice for all of the product, or else for as much of it as there is an algorithm for.
-    fn plan(&self, d: Matrix, product: &Product) -> Result<Plan> {
+    fn add_bias(&self, d: Matrix, bias: Address) -> Result<()> {
+        if d.stride != d.cols || d.kind != DType::BF16 {
+            candle_core::bail!("no algorithm adds a bias to {d:?}");
+        }
+        self.launch("add_bias", (d.rows, 1), (BLOCK, 1), 0, arguments![d.place, bias, int(d.cols)?])
+    }
+
+    /// The library's first choice for the product, or for the product without its bias where it has none.
+    fn plan(&self, d: Matrix, product: &Product) -> Result<(Question, Plan)> {
         let question = Question {
             a: product.a.shape(),
             b: product.b.shape(),
@@ -238,21 +257,21 @@ impl Card {
             scales: product.scales.is_some(),
             is_fast: product.is_fast,
         };
-        let mut plans = self.blas().plans.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut plans = self.blas().plans();
         if let Some(plan) = plans.get(&question) {
-            return Ok(*plan);
+            return Ok((question, *plan));
         }
         let mut refused = None;
-        for (adds_bias, adds_c) in [(true, true), (false, true), (false, false)] {
-            let call = Call::new(d, &Product { bias: product.bias.filter(|_| adds_bias), c: product.c.filter(|_| adds_c), ..*product })?;
+        for adds_bias in [true, false] {
+            let call = Call::new(d, &Product { bias: product.bias.filter(|_| adds_bias), ..*product })?;
             match call.algorithm(self.blas(), &question) {
                 Ok(algorithm) => {
-                    let plan = Plan { algorithm, adds_bias, adds_c };
+                    let plan = Plan { algorithm, adds_bias, adds_c: true };
                     if plans.len() >= KEPT_PLANS {
                         plans.clear();
                     }
                     plans.insert(question, plan);
-                    return Ok(plan);
+                    return Ok((question, plan));
                 }
                 Err(error) => refused = Some(error),
             }
@@ -277,8 +296,13 @@ impl Call {
         let Product { a, b, alpha, c, bias, scales, is_fast } = *product;
         let added = c.unwrap_or(d);
         let description = result::create_matmul_desc(sys::cublasComputeType_t::CUBLAS_COMPUTE_32F, sys::cudaDataType_t::CUDA_R_32F).map_err(failed)?;
-        let mut call =
-            Self { description, layouts: [std::ptr::null_mut(); 4], places: [b.place, a.place, added.place, d.place], alpha, beta: if c.is_some() { 1.0 } else { 0.0 } };
+        let mut call = Self {
+            description,
+            layouts: [std::ptr::null_mut(); 4],
+            places: [b.place, a.place, added.place, d.place],
+            alpha,
+            beta: if c.is_some() { 1.0 } else { 0.0 },
+        };
         for (layout, matrix) in call.layouts.iter_mut().zip([b, a, added, d]) {
             // A single row has no distance to the next, but the library wants one that a row fits in.
             let stride = matrix.stride.max(matrix.cols) as i64;

@@ -1,7 +1,7 @@
 // An emulated `libcublasLt.so.13`: products by their definition, in f32, with what the program asks for: strides, transposes, factors,
 // C apart from D, a bias for each row, and scales of 8-bit operands for each row. Matrices are column-major, as in cuBLASLt.
 //
-// MAQAM_EMULATED_PLAIN_PRODUCTS refuses every bias, as it is refused on a card for some shapes.
+// MAQAM_EMULATED_PLAIN_PRODUCTS refuses every bias, as it is refused on a card for some shapes, and what is added to products of 8 bits.
 
 #include <algorithm>
 #include <chrono>
@@ -175,6 +175,11 @@ void multiply(const Operands& of, float alpha, const void* a, const void* b, flo
 
 std::mutex lock;
 
+bool is_plain() {
+    static const bool plain = getenv("MAQAM_EMULATED_PLAIN_PRODUCTS") != nullptr;
+    return plain;
+}
+
 }  // namespace
 
 #define EXPORTED extern "C" __attribute__((visibility("default")))
@@ -221,7 +226,6 @@ constexpr uint64_t ALGORITHM = 0x6d6171616d;
 
 EXPORTED Status cublasLtMatmulAlgoGetHeuristic(void*, const Description* description, const Layout* a, const Layout* b, const Layout* c, const Layout* d, void*, int wanted,
                                                Heuristic* results, int* found) {
-    static const bool is_plain = getenv("MAQAM_EMULATED_PLAIN_PRODUCTS") != nullptr;
     *found = 0;
     Operands operands{*description, *a, *b, *c, *d};
     if (const char* why = fault(operands)) {
@@ -229,7 +233,7 @@ EXPORTED Status cublasLtMatmulAlgoGetHeuristic(void*, const Description* descrip
         return NOT_SUPPORTED;
     }
     if (wanted < 1) return INVALID_VALUE;
-    if (is_plain && operands.has_bias()) return NOT_SUPPORTED;
+    if (is_plain() && operands.has_bias()) return NOT_SUPPORTED;
     results[0] = Heuristic{{ALGORITHM}, 0, SUCCESS, 1.0f, {}};
     *found = 1;
     return SUCCESS;
@@ -240,6 +244,7 @@ EXPORTED Status cublasLtMatmul(void*, const Description* description, const floa
     Operands operands{*description, *of_a, *of_b, *of_c, *of_d};
     if (const char* why = fault(operands)) return refuse("cublasLtMatmul", why);
     if (algorithm != nullptr && algorithm[0] != ALGORITHM) return refuse("cublasLtMatmul", "an algorithm that was never given out");
+    if (is_plain() && of_a->type == E4M3 && *beta != 0.0f) return NOT_SUPPORTED;
     std::lock_guard<std::mutex> held(lock);
     auto start = std::chrono::steady_clock::now();
     require("cublasLtMatmul reads A outside of an allocation", a, *of_a);
