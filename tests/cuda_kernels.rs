@@ -9,5 +9,15 @@ mod compile;
 #[path = "cuda_kernels/harness.rs"]
 mod harness;
 
+#[path = "cuda_kernels/driver.rs"]
+mod driver;
 #[path = "cuda_kernels/emulator.rs"]
 mod emulator;
+#[path = "cuda_kernels/elementwise.rs"]
+mod elementwise;
+#[path = "cuda_kernels/loss.rs"]
+mod loss;
+#[path = "cuda_kernels/norm.rs"]
+mod norm;
+#[path = "cuda_kernels/rows.rs"]
+mod rows;
