@@ -133,7 +133,7 @@ __device__ __forceinline__ void backward_keys(bf16* d_qkv, const bf16* d_out, co
 // d_out [tokens, num_heads * head_dim]; dots [num_heads, tokens] from attention_backward_queries; qkv, log_sums, tiles, is_causal,
 // scale: as in attention_forward, but the tiles stand for blocks of 64 keys. Best order: most queries first (causal: descending
 // length less first key, so the beginnings of sequences; full: descending length).
-// Grid (num_kv_heads, tiles), block 128, dynamic shared memory (4 * 64 + 8) * 2 * DIM ... see KeysPass: 33,280 bytes (64), 66,048 (128).
+// Grid (num_kv_heads, tiles), block 128, dynamic shared memory as KeysPass lays it out: 33,280 bytes (64), 66,048 bytes (128).
 extern "C" __global__ void __launch_bounds__(128, 3)
     attention_backward_keys_64(bf16* __restrict__ d_qkv, const bf16* __restrict__ d_out, const bf16* __restrict__ qkv,
                                const float* __restrict__ log_sums, const float* __restrict__ dots, const int4* __restrict__ tiles, int tokens, int num_heads,

@@ -85,10 +85,11 @@ __device__ __forceinline__ void backward_queries(bf16* d_qkv, float* dots, const
     const SharedAddress stages = shared_address(shared);
     auto begin_stage = [&](int t) {
         SharedAddress stage = stages + t % 2 * STAGE_BYTES;
-        const bf16* from = keys + size_t(t) * QUERIES_PASS_KEYS * layout.width();
+        // One pointer is kept and the other made of it: registers are scarce.
+        const bf16 *from = keys + size_t(t) * QUERIES_PASS_KEYS * layout.width(), *values = from + layout.num_kv_heads * layout.head_dim;
         int num_rows = num_keys - t * QUERIES_PASS_KEYS;
         begin_tile<DIM, QUERIES_PASS_KEYS, THREADS>(stage, from, layout.width(), num_rows, layout.head_dim, threadIdx.x);
-        begin_tile<DIM, QUERIES_PASS_KEYS, THREADS>(stage + TILE_BYTES, from + layout.num_kv_heads * layout.head_dim, layout.width(), num_rows, layout.head_dim, threadIdx.x);
+        begin_tile<DIM, QUERIES_PASS_KEYS, THREADS>(stage + TILE_BYTES, values, layout.width(), num_rows, layout.head_dim, threadIdx.x);
     };
 
     // Queries and dO pass through the second stage while the first fills; the loop's first barrier stands between reading them and

@@ -107,7 +107,8 @@ __device__ __forceinline__ void forward(bf16* out, float* log_sums, const bf16* 
 // blocks of 64 queries of all sequences; none for an empty sequence. Best order: most keys first (causal: descending first query;
 // full: descending length), since blocks start in this order and the last to start should be short.
 // Grid (num_heads, tiles), block 128, dynamic shared memory 4 * 64 * 2 * DIM bytes: 32 KB (64), 64 KB (128).
-// head_dim: a multiple of 8 up to the DIM in the name. is_causal: nonzero where a query sees itself and those before it alone.
+// At most 65535 tiles, the limit of a grid's y. head_dim: a multiple of 8 up to the DIM in the name.
+// is_causal: nonzero where a query sees itself and those before it alone.
 extern "C" __global__ void __launch_bounds__(128, 4)
     attention_forward_64(bf16* __restrict__ out, float* __restrict__ log_sums, const bf16* __restrict__ qkv, const int4* __restrict__ tiles,
                          int tokens, int num_heads, int num_kv_heads, int head_dim, int is_causal, float scale) {
