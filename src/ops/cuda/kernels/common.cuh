@@ -49,7 +49,8 @@ __device__ __forceinline__ Pack<1> load_pack<1>(const bf16* from) {
     return {*from};
 }
 
-__device__ __forceinline__ void store_pack(bf16* to, Pack<8> pack) { *reinterpret_cast<uint4*>(to) = pack.bits; }
+// Stores go through intrinsics: an assignment of 16 bytes may be taken apart by the compiler into four of 4.
+__device__ __forceinline__ void store_pack(bf16* to, Pack<8> pack) { __stcg(reinterpret_cast<uint4*>(to), pack.bits); }
 __device__ __forceinline__ void store_pack(bf16* to, Pack<1> pack) { *to = pack.bits; }
 
 // A bf16 is the upper half of the float of the same value.
@@ -103,8 +104,8 @@ __device__ __forceinline__ Floats<1> load<1>(const float* from) {
 }
 
 __device__ __forceinline__ void store(float* to, const Floats<8>& x) {
-    reinterpret_cast<float4*>(to)[0] = make_float4(x.v[0], x.v[1], x.v[2], x.v[3]);
-    reinterpret_cast<float4*>(to)[1] = make_float4(x.v[4], x.v[5], x.v[6], x.v[7]);
+    __stcg(reinterpret_cast<float4*>(to), make_float4(x.v[0], x.v[1], x.v[2], x.v[3]));
+    __stcg(reinterpret_cast<float4*>(to) + 1, make_float4(x.v[4], x.v[5], x.v[6], x.v[7]));
 }
 
 __device__ __forceinline__ void store(float* to, const Floats<1>& x) { *to = x.v[0]; }

@@ -17,7 +17,7 @@ __device__ __forceinline__ unsigned code_pair(float low, float high) {
 __device__ __forceinline__ void store_codes(fp8_e4m3* to, const Floats<8>& x) {
     const unsigned low = code_pair(x.v[0], x.v[1]) | code_pair(x.v[2], x.v[3]) << 16;
     const unsigned high = code_pair(x.v[4], x.v[5]) | code_pair(x.v[6], x.v[7]) << 16;
-    *reinterpret_cast<uint2*>(to) = make_uint2(low, high);
+    __stcg(reinterpret_cast<uint2*>(to), make_uint2(low, high));
 }
 
 __device__ __forceinline__ void store_codes(fp8_e4m3* to, const Floats<1>& x) { *to = __nv_cvt_float_to_fp8(x.v[0], __NV_SATFINITE, __NV_E4M3); }
