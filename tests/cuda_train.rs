@@ -216,6 +216,25 @@ fn twenty_steps_follow_the_cpus_curve() {
 const CURVE_BAR: f64 = 0.03;
 
 #[test]
+fn eight_bits_in_the_frozen_layers_change_the_loss_little() {
+    let Some(card) = &*CARD else { return };
+    for name in GOLDENS {
+        let golden = Golden::load(name);
+        let of = |is_rounded: bool| {
+            let mut model = adapted(&golden, "adapter_init", card);
+            if is_rounded {
+                model.quantise().unwrap();
+            }
+            train(&golden, &model, 20, Pass::default())
+        };
+        let (found, expected) = (of(true).0, of(false).0);
+        let errors: Vec<f64> = found.iter().zip(&expected).map(|(a, b)| (a / b - 1.0).abs()).collect();
+        eprintln!("{name} in fp8: first loss {:.2} % from bf16's, at most {:.2} %", 100.0 * errors[0], 100.0 * errors.iter().copied().fold(0.0, f64::max));
+        assert!(errors[0] < 0.01 && errors.iter().all(|&error| error < 0.1), "{name}: {found:?}, in bf16 {expected:?}");
+    }
+}
+
+#[test]
 fn two_trainings_of_one_seed_have_the_same_bits() {
     let Some(card) = &*CARD else { return };
     let golden = Golden::load("qwen_omni_tied");

@@ -92,9 +92,11 @@ impl Declared {
 
     /// Makes the buffers on a device, of zeros.
     pub fn allocate(self, device: &Device) -> Result<Parameters> {
-        let zeros = || device::zeros_f32(self.len, device);
+        // A card gives no memory of no bytes.
+        let len = if device.is_cpu() { self.len } else { self.len.max(1) };
+        let zeros = || device::zeros_f32(len, device);
         let dtype = device::compute_type(device);
-        let copy = if dtype == DType::F32 { None } else { Some(Tensor::zeros(self.len, dtype, device)?) };
+        let copy = if dtype == DType::F32 { None } else { Some(Tensor::zeros(len, dtype, device)?) };
         Ok(Parameters { values: zeros()?, copy, gradients: zeros()?, entries: self.entries, gaps: self.gaps })
     }
 }
