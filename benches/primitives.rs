@@ -166,8 +166,8 @@ fn linears() -> Result<()> {
 }
 
 fn with_gradient(value: Tensor) -> Result<Weight> {
-    let gradient = Some(value.zeros_like()?);
-    Ok(Weight { value, gradient })
+    let gradient = value.zeros_like()?;
+    Ok(Weight::trained(value, gradient))
 }
 
 fn loss_and_update() -> Result<()> {
@@ -183,7 +183,7 @@ fn loss_and_update() -> Result<()> {
     let (first, second) = (values.zeros_like()?, values.zeros_like()?);
     let adamw = AdamW { beta1: 0.9, beta2: 0.999, eps: 1e-8, weight_decay: 0.01 };
     let segments = [Segment { range: 0..n, learning_rate: 1e-4, decay: true, step: 1 }];
-    let buffers = Buffers { values: &values, gradients: &gradients, first: &first, second: &second };
+    let buffers = Buffers { values: &values, gradients: &gradients, first: &first, second: &second, copy: None };
     time("adamw", Cost::Numbers(7 * n), || adamw.update(buffers, &segments, 1.0))?;
     time("gradient norm", Cost::Numbers(n), || norm(&gradients).map(drop))
 }

@@ -27,6 +27,14 @@ pub struct Loader {
     extractor: LogMelExtractor,
     max_positions: usize,
     max_audio_s: Option<f64>,
+    limit: Option<Limit>,
+}
+
+/// Most tokens of a sequence to learn from, where that is fewer than the model has positions.
+struct Limit {
+    tokens: usize,
+    why: String,
+    hint: String,
 }
 
 /// A sequence and what it was made of.
@@ -56,7 +64,12 @@ impl Loader {
         if found != audio_token {
             return Err(Error::input(format!("config.json says the audio token is {audio_token}, the tokenizer {found}")).at_path(model_dir));
         }
-        Ok(Self { codec, extractor: LogMelExtractor::new(), max_positions, max_audio_s })
+        Ok(Self { codec, extractor: LogMelExtractor::new(), max_positions, max_audio_s, limit: None })
+    }
+
+    /// Refuses sequences to learn from of more than so many tokens, with the reason and what to do.
+    pub fn limit(&mut self, tokens: usize, why: String, hint: String) {
+        self.limit = Some(Limit { tokens, why, hint });
     }
 
     /// The tokenizer and chat template.
@@ -111,6 +124,9 @@ impl Loader {
                 self.max_positions
             ))
             .hint("nothing is cut silently: split the clip with `start_s` and `end_s`, or remove the row"));
+        }
+        if let Some(limit) = self.limit.as_ref().filter(|limit| mode == Mode::Train && encoded.tokens.len() > limit.tokens) {
+            return Err(Error::input(format!("{} tokens ({seconds:.1} s of audio), {}", encoded.tokens.len(), limit.why)).hint(&limit.hint));
         }
         if mode == Mode::Train && encoded.targets.is_empty() {
             return Err(Error::input("the conversation has no answer to learn").hint("give the row a target, or an assistant turn whose `loss` is not false"));

@@ -29,6 +29,11 @@ impl Key {
         Self(mix(self.0 ^ mix(coordinate.wrapping_add(0x9e37_79b9_7f4a_7c15))))
     }
 
+    /// The stream's name as the one number that its bits are made of, for kernels that make them elsewhere.
+    pub fn state(self) -> u64 {
+        self.0
+    }
+
     /// 64 random bits at a position of the stream.
     #[inline]
     pub fn bits(self, position: u64) -> u64 {

@@ -89,8 +89,8 @@ impl Golden {
 }
 
 fn trained(value: Tensor) -> Weight {
-    let gradient = Some(value.zeros_like().unwrap());
-    Weight { value, gradient }
+    let gradient = value.zeros_like().unwrap();
+    Weight::trained(value, gradient)
 }
 
 fn flat(tensor: &Tensor) -> Vec<f64> {

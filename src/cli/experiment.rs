@@ -5,9 +5,11 @@ use std::sync::atomic::AtomicBool;
 
 use clap::Args;
 
-use crate::cli::DeviceArguments;
+use crate::cli::device::DeviceArguments;
+use crate::cli::device::note_precision;
 use crate::cli::hub;
 use crate::cli::train::Screen;
+use crate::cli::train::tell_fit;
 use crate::error::Error;
 use crate::error::Result;
 use crate::eval::Scores;
@@ -36,7 +38,6 @@ pub struct Arguments {
 }
 
 pub fn run(arguments: &Arguments, stop: &AtomicBool) -> Result<()> {
-    arguments.device.check()?;
     let (experiment, planned) = Experiment::load(&arguments.experiment)?;
     let Some(first) = planned.first() else { return Err(Error::bug("an experiment without runs")) };
     let tasks = first.recipe.tasks()?;
@@ -45,8 +46,10 @@ pub fn run(arguments: &Arguments, stop: &AtomicBool) -> Result<()> {
     experiment.check_budget(&lengths).map_err(|e| e.at_path(&arguments.experiment))?;
     println!("experiment {}: {} recipes, {} seeds, {} runs", experiment.name, experiment.recipes.len(), experiment.seeds.len(), planned.len());
     if !arguments.compare_only {
+        let device = arguments.device.open()?;
+        note_precision(first.recipe.model.precision, &device)?;
         let mut watcher = Terminal { screen: Screen::new(0, 0) };
-        let elsewhere = runner::run(&experiment, &planned, test.as_ref(), &|model| hub::model_dir(model), &mut watcher, stop)?;
+        let elsewhere = runner::run(&experiment, &planned, test.as_ref(), (&device, &|model| hub::model_dir(model)), &mut watcher, stop)?;
         if elsewhere > 0 {
             println!("{elsewhere} runs are still being trained by other processes; start the experiment again to compare");
             return Ok(());
@@ -74,6 +77,7 @@ impl Watcher for Terminal {
     fn begins(&mut self, planned: &Planned, place: usize, total: usize, begun: &Begun) {
         self.screen.clear();
         eprintln!("run {} of {total}: {}, from step {}", place + 1, planned.recipe.name, begun.state.step);
+        tell_fit(begun);
         self.screen = Screen::new(begun.state.step, begun.schedule.num_steps());
     }
 

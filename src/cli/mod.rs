@@ -1,6 +1,7 @@
 //! The command line: arguments in, one call, an exit code out. The only room that parses arguments and prints.
 
 mod bench;
+mod device;
 mod eval;
 mod experiment;
 mod export;
@@ -28,6 +29,7 @@ use clap::Parser;
 use clap::Subcommand;
 use clap::ValueEnum;
 
+use crate::cli::device::DeviceArguments;
 use crate::data::OnBadRow;
 use crate::data::Row;
 use crate::data::read_manifest;
@@ -91,31 +93,6 @@ enum Command {
     Bench(bench::Command),
 }
 
-/// The device to compute on.
-#[derive(Args, Clone, Copy)]
-struct DeviceArguments {
-    /// Where to compute; this build computes on the CPU.
-    #[arg(long, value_enum, default_value_t = DeviceName::Cpu)]
-    device: DeviceName,
-}
-
-#[derive(Clone, Copy, PartialEq, Eq, ValueEnum)]
-enum DeviceName {
-    /// All cores, in f32.
-    Cpu,
-    /// A CUDA card; not in this build.
-    Cuda,
-}
-
-impl DeviceArguments {
-    fn check(self) -> Result<()> {
-        match self.device {
-            DeviceName::Cpu => Ok(()),
-            DeviceName::Cuda => Err(Error::input("--device cuda: this build computes on the CPU only").hint("leave --device out")),
-        }
-    }
-}
-
 /// A checkpoint, and perhaps an adapter.
 #[derive(Args, Clone)]
 struct ModelArguments {
@@ -132,13 +109,13 @@ struct ModelArguments {
 impl ModelArguments {
     /// The model with its adapter, and what reads rows for it.
     fn open(&self) -> Result<(AudioLlm, Loader)> {
-        self.device.check()?;
+        let device = self.device.open()?;
         let dir = hub::model_dir(&self.model)?;
         let config = Config::load(&dir)?;
         let loader = Loader::new(&dir, config.audio_token, config.text.max_position_embeddings, None)?;
         let trained = self.adapter.as_deref().map(|dir| Trained::load(dir, &config)).transpose()?.unwrap_or_default();
         let plan = trained.adapter.as_ref().map_or_else(Plan::default, |adapter| adapter.plan.clone());
-        let model = AudioLlm::new(config, &Weights::open(&dir)?.with(trained.full), plan, false)?;
+        let model = AudioLlm::new(config, &Weights::open(&dir)?.with(trained.full), plan, false, &device)?;
         if let (Some(adapter), Some(dir)) = (&trained.adapter, &self.adapter) {
             model.load_adapter(adapter).map_err(|e| e.at_path(dir))?;
         }

@@ -7,10 +7,13 @@ use clap::Args;
 use clap::ValueEnum;
 
 use crate::cli::check_stop;
+use crate::cli::device::DeviceArguments;
 use crate::cli::hub;
 use crate::cli::progress::Progress;
+use crate::error::Error;
 use crate::error::Result;
 use crate::files;
+use crate::plan::Asked;
 use crate::plan::ModelPlace;
 use crate::plan::Plan;
 use crate::plan::leakage::Kind;
@@ -32,6 +35,11 @@ pub struct Arguments {
     /// What training and the recipe's suite may share; may be given several times.
     #[arg(long, value_enum, value_name = "KIND")]
     allow: Vec<Shared>,
+    /// Say how training fills a card with so many GiB of memory, and what of it does not fit.
+    #[arg(long, value_name = "GIB")]
+    card: Option<f64>,
+    #[command(flatten)]
+    device: DeviceArguments,
 }
 
 /// What training and evaluation rows may share where it is meant.
@@ -58,6 +66,9 @@ impl From<Shared> for Kind {
     }
 }
 
+/// Bytes of a GiB.
+const GIB: f64 = (1u64 << 30) as f64;
+
 pub fn run(arguments: &Arguments, stop: &AtomicBool) -> Result<()> {
     let recipe = Recipe::load(&arguments.recipe, &arguments.set)?;
     let dir = hub::local_dir(&recipe.model.path)?;
@@ -67,7 +78,12 @@ pub fn run(arguments: &Arguments, stop: &AtomicBool) -> Result<()> {
     };
     let allowed: Vec<Kind> = arguments.allow.iter().map(|&shared| shared.into()).collect();
     let mut shown: Option<(&'static str, Progress)> = None;
-    let outcome = Plan::make(&recipe, &model, &allowed, &mut |what, done, total| {
+    if arguments.card.is_some_and(|card| !(card.is_finite() && card > 0.0)) {
+        return Err(Error::input("--card takes a number of GiB above 0"));
+    }
+    let card = arguments.card.map(|card| card * GIB);
+    let asked = Asked { model, device: &|| arguments.device.open(), card, allowed: &allowed };
+    let outcome = Plan::make(&recipe, &asked, &mut |what, done, total| {
         check_stop(stop)?;
         if shown.as_ref().is_none_or(|(name, _)| *name != what) {
             clear(shown.take());

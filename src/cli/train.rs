@@ -5,7 +5,8 @@ use std::sync::atomic::AtomicBool;
 
 use clap::Args;
 
-use crate::cli::DeviceArguments;
+use crate::cli::device::DeviceArguments;
+use crate::cli::device::note_precision;
 use crate::cli::hub;
 use crate::cli::progress::Progress;
 use crate::error::Result;
@@ -13,7 +14,6 @@ use crate::eval::Scores;
 use crate::eval::table;
 use crate::model::AudioLlm;
 use crate::recipe::Begun;
-use crate::recipe::Dtype;
 use crate::recipe::Recipe;
 use crate::schedule::Schedule;
 use crate::train;
@@ -38,12 +38,12 @@ pub struct Arguments {
 }
 
 pub fn run(arguments: &Arguments, stop: &AtomicBool) -> Result<()> {
-    arguments.device.check()?;
     let recipe = Recipe::load(&arguments.recipe, &arguments.set)?;
-    if recipe.model.dtype == Dtype::Bf16 {
-        eprintln!("note: the CPU computes in f32; `model.dtype: bf16` takes effect on a GPU");
-    }
-    let Begun { run, schedule, mut model, mut optimiser, mut state, lock: _lock } = recipe.begin(arguments.resume, || hub::model_dir(&recipe.model.path))?;
+    let device = arguments.device.open()?;
+    note_precision(recipe.model.precision, &device)?;
+    let begun = recipe.begin(arguments.resume, &device, || hub::model_dir(&recipe.model.path))?;
+    tell_fit(&begun);
+    let Begun { run, schedule, mut model, mut optimiser, mut state, fit: _, lock: _lock } = begun;
     for error in run.corpus.skipped() {
         eprintln!("skipped: {}", error.message());
     }
@@ -73,6 +73,14 @@ pub fn run(arguments: &Arguments, stop: &AtomicBool) -> Result<()> {
             Err(error)
         }
         Err(error) => Err(error),
+    }
+}
+
+/// Says how the training fills the card's memory, if it is on one.
+pub(super) fn tell_fit(begun: &Begun) {
+    if let Some(fit) = &begun.fit {
+        eprintln!("memory: {}", fit.line());
+        fit.note().iter().for_each(|note| eprintln!("note: {note}"));
     }
 }
 

@@ -3,7 +3,6 @@
 //! The headline is the last checkpoint, the second view the one that was best on dev. Intervals and p-values come from a bootstrap that resamples
 //! seeds (paired across recipes), then speakers or groups, then utterances.
 
-
 use serde::Serialize;
 
 use crate::error::Error;

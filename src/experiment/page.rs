@@ -83,7 +83,10 @@ fn last(outcome: &Outcome) -> Block {
 }
 
 fn best(outcome: &Outcome) -> Block {
-    Block::Folded("The checkpoints that were best on dev".to_owned(), vec![Block::Table(scores(outcome, &outcome.best, "scores-best", "Scores of the best on dev"))])
+    Block::Folded(
+        "The checkpoints that were best on dev".to_owned(),
+        vec![Block::Table(scores(outcome, &outcome.best, "scores-best", "Scores of the best on dev"))],
+    )
 }
 
 fn scores(outcome: &Outcome, tables: &[ScoreTable], id: &str, title: &str) -> Table {
@@ -163,7 +166,8 @@ fn convergence(outcome: &Outcome) -> Table {
     let caption = "Interpolated between evaluations; what is not reached counts as the whole run. The difference is the mean over seeds, with its interval.";
     let mut table = Table::new("convergence", "Steps to the other's last dev score", caption, columns);
     for reached in &outcome.dynamics.convergence {
-        let steps = |of: &[Option<f64>]| Cell::text(of.iter().map(|step| step.map_or("never".to_owned(), |step| format!("{step:.0}"))).collect::<Vec<_>>().join(", "));
+        let steps =
+            |of: &[Option<f64>]| Cell::text(of.iter().map(|step| step.map_or("never".to_owned(), |step| format!("{step:.0}"))).collect::<Vec<_>>().join(", "));
         let Reached { recipe, against, found } = reached;
         let (estimate, between) = (&found.difference.estimate, found.difference.estimate.student_interval);
         let difference = format!("{:+.0} [{:+.0}, {:+.0}]", estimate.value, between.low, between.high);

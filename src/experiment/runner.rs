@@ -4,6 +4,8 @@ use std::path::Path;
 use std::path::PathBuf;
 use std::sync::atomic::AtomicBool;
 
+use candle_core::Device;
+
 use crate::error::Kind;
 use crate::error::Result;
 use crate::eval;
@@ -36,20 +38,16 @@ pub trait Watcher {
     fn note(&mut self, text: &str);
 }
 
-/// Trains and judges what is not done yet; `model_dir` finds the folder of a checkpoint by its name.
+/// The device that a model computes on, and what finds the folder of its checkpoint by its name.
+pub type Models<'a> = (&'a Device, &'a dyn Fn(&str) -> Result<PathBuf>);
+
+/// Trains and judges what is not done yet.
 ///
 /// Several processes may work on one experiment: each takes runs that no other is at. Returns the number of runs that others are still at.
 ///
 /// # Errors
 /// As training: what was finished stays, and the experiment goes on from there when it is started again.
-pub fn run(
-    experiment: &Experiment,
-    planned: &[Planned],
-    test: Option<&Suite>,
-    model_dir: &dyn Fn(&str) -> Result<PathBuf>,
-    watcher: &mut dyn Watcher,
-    stop: &AtomicBool,
-) -> Result<usize> {
+pub fn run(experiment: &Experiment, planned: &[Planned], test: Option<&Suite>, model: Models, watcher: &mut dyn Watcher, stop: &AtomicBool) -> Result<usize> {
     let mut elsewhere = 0;
     for (place, one) in planned.iter().enumerate() {
         let claims = experiment.folder().join(".claims").join(&one.recipe.name);
@@ -64,7 +62,7 @@ pub fn run(
         if is_done(&one.recipe.folder(), test.is_some()) {
             continue;
         }
-        let outcome = run_one(one, (place, planned.len()), test, model_dir, watcher, stop);
+        let outcome = run_one(one, (place, planned.len()), test, model, watcher, stop);
         outcome.map_err(|e| if e.kind == Kind::Interrupted { e.hint("start the experiment again: it goes on where it was") } else { e })?;
     }
     Ok(elsewhere)
@@ -78,17 +76,11 @@ pub fn is_done(folder: &Path, is_tested: bool) -> bool {
 /// Written once a run is at its end; its steps.
 pub const DONE_FILE: &str = "done.json";
 
-fn run_one(
-    one: &Planned,
-    (place, total): (usize, usize),
-    test: Option<&Suite>,
-    model_dir: &dyn Fn(&str) -> Result<PathBuf>,
-    watcher: &mut dyn Watcher,
-    stop: &AtomicBool,
-) -> Result<()> {
-    let begun = one.recipe.begin(true, || model_dir(&one.recipe.model.path))?;
+fn run_one(one: &Planned, (place, total): (usize, usize), test: Option<&Suite>, model: Models, watcher: &mut dyn Watcher, stop: &AtomicBool) -> Result<()> {
+    let (device, model_dir) = model;
+    let begun = one.recipe.begin(true, device, || model_dir(&one.recipe.model.path))?;
     watcher.begins(one, place, total, &begun);
-    let Begun { run, schedule, mut model, mut optimiser, mut state, lock: _lock } = begun;
+    let Begun { run, schedule, mut model, mut optimiser, mut state, fit: _, lock: _lock } = begun;
     train::train(&run, schedule, &mut model, &mut optimiser, &mut state, watcher.observer(), stop)?;
     files::write_atomic(&run.folder.join(DONE_FILE), format!("{{\"steps\": {}}}\n", state.step).as_bytes())?;
     let Some(suite) = test else { return Ok(()) };

@@ -13,6 +13,7 @@ use crate::ops::attention::attention_backward;
 use crate::ops::convolution::unfold;
 use crate::ops::convolution::unfold_backward;
 use crate::ops::cpu::tensor;
+use crate::ops::device::place_like;
 use crate::ops::linear::AdapterDropout;
 use crate::ops::linear::Linear;
 use crate::ops::linear::Weight;
@@ -246,7 +247,7 @@ impl AudioEncoder {
     /// -> `[audio tokens, d_model]`, clip after clip
     pub fn forward(&self, audio: &Audio, windows: &Windows, training: bool) -> Result<(Tensor, Option<EncoderSaved>)> {
         let none = AdapterDropout { probability: 0.0, tokens: &[] };
-        let frames = tensor(audio.features.clone(), (audio.features.len() / MELS, MELS))?.to_dtype(self.sinusoids.dtype())?;
+        let frames = place_like(&audio.features, (audio.features.len() / MELS, MELS), &self.sinusoids)?;
         let unfolded1 = unfold(&frames, &audio.windows, 1)?;
         let (before1, _) = self.conv1.forward(&unfolded1, None, none)?;
         let unfolded2 = unfold(&gelu(&before1)?, &audio.windows, 2)?;

@@ -24,6 +24,7 @@ use crate::model::peft::KeyForm;
 use crate::model::peft::key;
 use crate::model::weights::Weights;
 use crate::ops::convolution::KERNEL;
+use crate::ops::device::compute_type;
 use crate::ops::linear::Adapter;
 use crate::ops::linear::Linear;
 use crate::ops::linear::Up;
@@ -73,7 +74,7 @@ pub(super) struct Built {
 }
 
 /// Loads every weight the thinker needs for audio and text, and puts adapters where the plan wants them.
-pub(super) fn build(config: &Config, weights: &Weights, plan: &Plan, trained: bool) -> Result<Built> {
+pub(super) fn build(config: &Config, weights: &Weights, plan: &Plan, trained: bool, device: &Device) -> Result<Built> {
     let groups = Groups::of(config);
     let mut declared = Declared::default();
     let mut places = HashMap::new();
@@ -89,11 +90,11 @@ pub(super) fn build(config: &Config, weights: &Weights, plan: &Plan, trained: bo
     }
     let has_head = !config.text.tie_word_embeddings && weights.has(HEAD);
     let full = if trained { full_weights(config, &groups, &plan.full, has_head, &mut declared) } else { HashMap::new() };
-    let parameters = declared.allocate()?;
+    let parameters = declared.allocate(device)?;
     for entry in parameters.entries.iter().filter(|entry| entry.kind != Kind::Adapter) {
-        parameters.set_tensor(entry, &weights.get(&entry.name, &entry.shape)?)?;
+        parameters.set_tensor(entry, &weights.get(&entry.name, &entry.shape, DType::F32)?)?;
     }
-    let builder = Builder { config, weights, plan, parameters: &parameters, places, full, trained };
+    let builder = Builder { config, weights, plan, parameters: &parameters, places, full, trained, device };
 
     let encoder = builder.encoder(&groups)?;
     let projector = builder.linear(&groups.projector)?;
@@ -235,6 +236,7 @@ struct Builder<'a> {
     /// Index of the parameter of each weight that is trained itself, by its name.
     full: HashMap<String, usize>,
     trained: bool,
+    device: &'a Device,
 }
 
 impl Builder<'_> {
@@ -242,7 +244,7 @@ impl Builder<'_> {
     fn weight(&self, name: &str, shape: &[usize]) -> Result<Weight> {
         match self.full.get(name) {
             Some(&entry) => self.parameters.weight(entry),
-            None => Ok(Weight::frozen(self.weights.get(name, shape)?)),
+            None => Ok(Weight::frozen(self.weights.on(name, shape, self.device)?)),
         }
     }
 
@@ -257,7 +259,7 @@ impl Builder<'_> {
             let weight = self.parameters.stacked(first..first + parts.len())?;
             return Ok(Linear { weight, bias: self.trained_bias(group)?, adapter: None });
         }
-        let weight = self.weights.stacked(&parts, Some(group.inputs))?;
+        let weight = self.weights.stacked(&parts, group.inputs, self.device)?;
         Ok(Linear { weight: Weight::frozen(weight), bias: self.bias(group)?.map(Weight::frozen), adapter: self.adapter(group)? })
     }
 
@@ -275,15 +277,16 @@ impl Builder<'_> {
         if group.bias == Bias::None {
             return Ok(None);
         }
+        let dtype = compute_type(self.device);
         let parts = group
             .members
             .iter()
             .map(|(path, outputs)| match group.has_bias(path) {
-                true => self.weights.get(&format!("{path}.bias"), &[*outputs]),
-                false => Ok(Tensor::zeros(*outputs, DType::F32, &Device::Cpu)?),
+                true => self.weights.get(&format!("{path}.bias"), &[*outputs], dtype),
+                false => Ok(Tensor::zeros(*outputs, dtype, &Device::Cpu)?),
             })
             .collect::<Result<Vec<_>>>()?;
-        Ok(Some(Tensor::cat(&parts, 0)?))
+        Ok(Some(Tensor::cat(&parts, 0)?.to_device(self.device)?))
     }
 
     /// Views of the flat buffer for a group's adapters. What is not trained gets no gradient.
@@ -334,7 +337,7 @@ impl Builder<'_> {
         Ok(AudioEncoder {
             conv1: self.convolution(&format!("{TOWER}.conv1"), audio.num_mel_bins)?,
             conv2: self.convolution(&format!("{TOWER}.conv2"), audio.d_model)?,
-            sinusoids: sinusoids(audio.n_window, audio.d_model)?,
+            sinusoids: sinusoids(audio.n_window, audio.d_model)?.to_dtype(compute_type(self.device))?.to_device(self.device)?,
             layers,
             final_norm: self.layer_norm(&format!("{TOWER}.ln_post"))?,
         })
@@ -347,8 +350,8 @@ impl Builder<'_> {
         let weight = match self.full.get(&name_of_weight) {
             Some(&entry) => self.parameters.weight(entry)?,
             None => {
-                let weight = self.weights.get(&name_of_weight, &[outputs, inputs, KERNEL])?;
-                Weight::frozen(weight.transpose(1, 2)?.contiguous()?.reshape((outputs, KERNEL * inputs))?)
+                let weight = self.weights.get(&name_of_weight, &[outputs, inputs, KERNEL], compute_type(self.device))?;
+                Weight::frozen(weight.transpose(1, 2)?.contiguous()?.reshape((outputs, KERNEL * inputs))?.to_device(self.device)?)
             }
         };
         Ok(Linear { weight, bias: Some(self.weight(&format!("{name}.bias"), &[outputs])?), adapter: None })

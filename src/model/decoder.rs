@@ -20,7 +20,9 @@ use crate::ops::norm::rms_norm;
 use crate::ops::norm::rms_norm_again;
 use crate::ops::norm::rms_norm_backward;
 use crate::ops::rotary::Rotary;
+use crate::ops::rows::columns;
 use crate::ops::rows::gather;
+use crate::ops::rows::overwrite;
 use crate::ops::rows::spread;
 
 /// What a layer keeps from its forward for its backward. It changes memory and time, never gradients.
@@ -34,6 +36,16 @@ pub enum Save {
     Norms,
     /// The layer's input alone; all but the last linear layer is computed again.
     Layer,
+}
+
+impl std::fmt::Display for Save {
+    fn fmt(&self, f: &mut std::fmt::Formatter) -> std::fmt::Result {
+        f.write_str(match self {
+            Self::All => "all",
+            Self::Norms => "norms",
+            Self::Layer => "layer",
+        })
+    }
 }
 
 /// What all layers need to know of a packed batch.
@@ -217,20 +229,19 @@ impl DecoderLayer {
         rms_norm_backward(&d_attention_in, x, &norm.value, &saved.attention_inverse, Some(&d_residual), norm.gradient.as_ref()).map(Some)
     }
 
-    /// One new token of each sequence; its key and value are put into the caches first.
+    /// One new token of each of some sequences of a cache, by rising number; its key and value are put into the cache first.
     ///
     /// # Shapes
     /// `x`: `[sequences, dim]` -> `[sequences, dim]`
-    pub fn step(&self, x: &Tensor, rotary: &Rotary, caches: &mut [&mut Cache]) -> Result<Tensor> {
+    pub fn step(&self, x: &Tensor, rotary: &Rotary, cache: &mut Cache, sequences: &[usize]) -> Result<Tensor> {
         let dropout = AdapterDropout { probability: 0.0, tokens: &[] };
         let (attention_in, _) = rms_norm(x, &self.attention_norm.value, self.eps)?;
         let (qkv, _) = self.qkv.forward(&attention_in, None, dropout)?;
         rotary.apply(&qkv, self.heads.num_heads + self.heads.num_kv_heads)?;
-        for (sequence, cache) in caches.iter_mut().enumerate() {
-            cache.append(&qkv.narrow(0, sequence, 1)?, self.heads)?;
-        }
-        let queries = qkv.narrow(1, 0, self.heads.query_width())?.contiguous()?;
-        let past: Vec<Past> = caches.iter().map(|cache| cache.past()).collect();
+        cache.append(&qkv, sequences.iter().map(|&sequence| (sequence, 1)))?;
+        let queries = columns(&qkv, 0..self.heads.query_width())?;
+        let views = sequences.iter().map(|&sequence| cache.of(sequence)).collect::<Result<Vec<_>>>()?;
+        let past: Vec<Past> = views.iter().map(|(keys, values, len)| Past { keys, values, len: *len }).collect();
         let attended = attention_step(&queries, &past, self.heads)?;
         let (middle, _) = self.output.forward(&attended, Some(x), dropout)?;
         let (mlp_in, _) = rms_norm(&middle, &self.mlp_norm.value, self.eps)?;
@@ -256,38 +267,59 @@ impl RowKeys {
     }
 }
 
-/// Keys and values of one sequence in one layer, `[capacity, kv_width]` each.
+/// Keys and values of some sequences in one layer, one room after the other: `[sum of rooms, kv_width]` each.
 #[derive(Debug)]
 pub struct Cache {
     keys: Tensor,
     values: Tensor,
-    len: usize,
+    heads: Heads,
+    /// Where each sequence's room begins, and the end of the last.
+    starts: Vec<usize>,
+    /// Tokens in each room.
+    lens: Vec<usize>,
 }
 
 impl Cache {
-    /// Room for `capacity` tokens.
-    pub fn new(capacity: usize, heads: Heads, like: &Tensor) -> Result<Self> {
-        let room = || Tensor::zeros((capacity, heads.kv_width()), like.dtype(), like.device());
-        Ok(Self { keys: room()?, values: room()?, len: 0 })
+    /// Room for `capacities[i]` tokens of sequence `i`.
+    pub fn new(capacities: &[usize], heads: Heads, like: &Tensor) -> Result<Self> {
+        let ends = capacities.iter().scan(0, |end, capacity| {
+            *end += capacity;
+            Some(*end)
+        });
+        let starts: Vec<usize> = std::iter::once(0).chain(ends).collect();
+        let room = || Tensor::zeros((capacities.iter().sum::<usize>(), heads.kv_width()), like.dtype(), like.device());
+        Ok(Self { keys: room()?, values: room()?, heads, starts, lens: vec![0; capacities.len()] })
     }
 
-    /// Takes the keys and values of the next tokens out of their stacked projections, `[tokens, heads.width()]`.
-    pub fn append(&mut self, qkv: &Tensor, heads: Heads) -> Result<()> {
-        let tokens = qkv.dim(0)?;
-        let column = heads.query_width();
-        self.keys.slice_set(&qkv.narrow(1, column, heads.kv_width())?.contiguous()?, 0, self.len)?;
-        self.values.slice_set(&qkv.narrow(1, column + heads.kv_width(), heads.kv_width())?.contiguous()?, 0, self.len)?;
-        self.len += tokens;
-        Ok(())
+    /// Takes keys and values of the next tokens out of their stacked projections: for each sequence that is named so many rows of `qkv`,
+    /// one sequence after the other.
+    ///
+    /// # Shapes
+    /// `qkv`: `[sum of tokens, heads.width()]`
+    pub fn append(&mut self, qkv: &Tensor, tokens: impl Iterator<Item = (usize, usize)>) -> Result<()> {
+        let mut rows = Vec::with_capacity(qkv.dim(0)?);
+        for (sequence, tokens) in tokens {
+            let next = self.starts[sequence] + self.lens[sequence];
+            if next + tokens > self.starts[sequence + 1] {
+                candle_core::bail!("{tokens} more tokens do not fit into the cache of sequence {sequence}");
+            }
+            rows.extend((next..next + tokens).map(|row| row as u32));
+            self.lens[sequence] += tokens;
+        }
+        let (first, width) = (self.heads.query_width(), self.heads.kv_width());
+        overwrite(&self.keys, &rows, &columns(qkv, first..first + width)?)?;
+        overwrite(&self.values, &rows, &columns(qkv, first + width..first + 2 * width)?)
     }
 
-    /// Forgets all but the first `len` tokens.
-    pub fn rewind(&mut self, len: usize) {
-        self.len = self.len.min(len);
+    /// Forgets all but the first `len` tokens of a sequence.
+    pub fn rewind(&mut self, sequence: usize, len: usize) {
+        self.lens[sequence] = self.lens[sequence].min(len);
     }
 
-    fn past(&self) -> Past<'_> {
-        Past { keys: &self.keys, values: &self.values, len: self.len }
+    /// Views of a sequence's keys and values, and how many rows are filled.
+    fn of(&self, sequence: usize) -> Result<(Tensor, Tensor, usize)> {
+        let (start, end) = (self.starts[sequence], self.starts[sequence + 1]);
+        Ok((self.keys.narrow(0, start, end - start)?, self.values.narrow(0, start, end - start)?, self.lens[sequence]))
     }
 }
 

@@ -2,7 +2,7 @@
 
 use crate::error::Result;
 use crate::model::AudioLlm;
-use crate::ops::cpu::slice;
+use crate::ops::device::to_host;
 use crate::ops::linear::Linear;
 use crate::ops::linear::Weight;
 
@@ -16,7 +16,7 @@ impl AudioLlm {
     /// Hash of everything that [`AudioLlm::hear`] computes with: the encoder's and projector's weights as they are now, their adapters and
     /// the shape of the encoder.
     pub fn hearing_fingerprint(&mut self) -> Result<Fingerprint> {
-        let mut hasher = blake3::Hasher::new();
+        let mut hasher = self.hasher();
         hasher.update(format!("hearing {FORMAT} {:?}", self.config.audio).as_bytes());
         for linear in self.encoder.linears_mut().into_iter().chain([&mut self.projector]) {
             hash_scales(&mut hasher, linear);
@@ -29,10 +29,19 @@ impl AudioLlm {
 
     /// Hash of the token embeddings as they are now.
     pub fn reading_fingerprint(&self) -> Result<Fingerprint> {
-        let mut hasher = blake3::Hasher::new();
+        let mut hasher = self.hasher();
         hasher.update(format!("reading {FORMAT}").as_bytes());
         hash_weight(&mut hasher, &self.embeddings)?;
         Ok(*hasher.finalize().as_bytes())
+    }
+
+    /// A hash of what is computed with: elsewhere than on the CPU the same weights hear something else in the last digits.
+    fn hasher(&self) -> blake3::Hasher {
+        let mut hasher = blake3::Hasher::new();
+        if !self.device.is_cpu() {
+            hasher.update(format!("{:?} ", self.embeddings.value.dtype()).as_bytes());
+        }
+        hasher
     }
 }
 
@@ -45,7 +54,7 @@ fn hash_scales(hasher: &mut blake3::Hasher, linear: &Linear) {
 fn hash_weight(hasher: &mut blake3::Hasher, weight: &Weight) -> Result<()> {
     hasher.update(format!("{:?}", weight.value.dims()).as_bytes());
     let mut bytes = Vec::new();
-    for values in slice::<f32>(&weight.value)?.chunks(1 << 16) {
+    for values in to_host(&weight.value)?.chunks(1 << 16) {
         bytes.clear();
         bytes.extend(values.iter().flat_map(|value| value.to_le_bytes()));
         hasher.update(&bytes);

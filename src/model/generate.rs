@@ -2,6 +2,7 @@
 
 mod continuations;
 
+use rayon::prelude::*;
 use serde::Deserialize;
 use serde::Serialize;
 
@@ -12,7 +13,7 @@ use crate::model::AudioLlm;
 use crate::model::Pass;
 use crate::model::decoder::Cache;
 use crate::model::decoder::wanted;
-use crate::ops::cpu::slice;
+use crate::ops::device::to_host;
 use crate::ops::rotary::Rotary;
 use crate::ops::rows::gather;
 use crate::seed::Key;
@@ -118,8 +119,13 @@ pub struct Limits {
     pub ends: Vec<u32>,
 }
 
-struct Answer {
+/// Answers on their way, and what every layer has cached of them.
+struct Answers {
     caches: Vec<Cache>,
+    all: Vec<Answer>,
+}
+
+struct Answer {
     seen: Vec<u32>,
     prompt: usize,
     key: Key,
@@ -133,19 +139,19 @@ impl AudioLlm {
     pub fn generate(&self, prompts: &Batch, keys: &[Key], limits: &Limits, sampling: &Sampling) -> Result<Vec<Vec<u32>>> {
         let mut answers = self.begin(prompts, keys, limits.max_new_tokens)?;
         if limits.max_new_tokens == 0 {
-            return Ok(vec![Vec::new(); answers.len()]);
+            return Ok(vec![Vec::new(); answers.all.len()]);
         }
         let x = self.prefill(prompts, &mut answers)?;
-        let mut active: Vec<usize> = (0..answers.len()).collect();
+        let mut active: Vec<usize> = (0..answers.all.len()).collect();
         self.append_next(&x, &mut answers, &active, sampling)?;
         loop {
             active.retain(|&i| {
-                let answer = &answers[i];
+                let answer = &answers.all[i];
                 let is_full = answer.seen.len() - answer.prompt >= limits.max_new_tokens;
                 !is_full && !answer.seen.last().is_some_and(|last| limits.ends.contains(last))
             });
             if active.is_empty() {
-                return Ok(answers.into_iter().map(|answer| answer.seen[answer.prompt..].to_vec()).collect());
+                return Ok(answers.all.into_iter().map(|answer| answer.seen[answer.prompt..].to_vec()).collect());
             }
             let x = self.step(&mut answers, &active)?;
             self.append_next(&x, &mut answers, &active, sampling)?;
@@ -153,23 +159,23 @@ impl AudioLlm {
     }
 
     /// Empty caches with room for each prompt and `max_new_tokens` after it.
-    fn begin(&self, prompts: &Batch, keys: &[Key], max_new_tokens: usize) -> Result<Vec<Answer>> {
-        let (heads, longest) = (self.config.text.heads(), self.config.text.max_position_embeddings);
-        let mut answers = Vec::with_capacity(keys.len());
+    fn begin(&self, prompts: &Batch, keys: &[Key], max_new_tokens: usize) -> Result<Answers> {
+        let longest = self.config.text.max_position_embeddings;
+        let mut all = Vec::with_capacity(keys.len());
         for (pair, key) in prompts.cu_seqlens.windows(2).zip(keys) {
             let prompt = pair[1] - pair[0];
             if prompt + max_new_tokens > longest {
                 return Err(Error::input(format!("a prompt of {prompt} tokens and {max_new_tokens} new ones are longer than the model's {longest}")));
             }
-            let caches = (0..self.layers.len()).map(|_| Cache::new(prompt + max_new_tokens, heads, &self.embeddings.value));
-            let caches = caches.collect::<candle_core::Result<Vec<_>>>()?;
-            answers.push(Answer { caches, seen: prompts.tokens[pair[0]..pair[1]].to_vec(), prompt, key: *key });
+            all.push(Answer { seen: prompts.tokens[pair[0]..pair[1]].to_vec(), prompt, key: *key });
         }
-        Ok(answers)
+        let rooms: Vec<usize> = all.iter().map(|answer| answer.prompt + max_new_tokens).collect();
+        let caches = self.layers.iter().map(|layer| Cache::new(&rooms, layer.heads, &self.embeddings.value));
+        Ok(Answers { caches: caches.collect::<candle_core::Result<_>>()?, all })
     }
 
     /// Runs the prompts through all layers; fills the caches; returns the last token's state of each, `[sequences, dim]`.
-    fn prefill(&self, prompts: &Batch, answers: &mut [Answer]) -> Result<candle_core::Tensor> {
+    fn prefill(&self, prompts: &Batch, answers: &mut Answers) -> Result<candle_core::Tensor> {
         let rotary = self.rotary(prompts)?;
         let packing = self.packing_without_dropout(prompts, &rotary);
         let (mut x, _) = self.embed(prompts, Pass::default(), false)?;
@@ -177,40 +183,40 @@ impl AudioLlm {
         for (i, layer) in self.layers.iter().enumerate() {
             let is_last = i + 1 == self.layers.len();
             let (y, saved) = layer.forward(&x, &packing, is_last.then_some(&last_rows))?;
-            for (answer, pair) in answers.iter_mut().zip(prompts.cu_seqlens.windows(2)) {
-                answer.caches[i].append(&wanted(saved.qkv())?.narrow(0, pair[0], pair[1] - pair[0])?, self.config.text.heads())?;
-            }
+            answers.caches[i].append(wanted(saved.qkv())?, answers.all.iter().map(|answer| answer.prompt).enumerate())?;
             x = y;
         }
         Ok(x)
     }
 
     /// Runs the newest token of each active answer through all layers, `[active, dim]`.
-    fn step(&self, answers: &mut [Answer], active: &[usize]) -> Result<candle_core::Tensor> {
-        let newest: Vec<u32> = active.iter().filter_map(|&i| answers[i].seen.last().copied()).collect();
-        let positions: Vec<u32> = active.iter().map(|&i| answers[i].seen.len() as u32 - 1).collect();
+    fn step(&self, answers: &mut Answers, active: &[usize]) -> Result<candle_core::Tensor> {
+        let newest: Vec<u32> = active.iter().filter_map(|&i| answers.all[i].seen.last().copied()).collect();
+        let positions: Vec<u32> = active.iter().map(|&i| answers.all[i].seen.len() as u32 - 1).collect();
         let text = &self.config.text;
         let rotary = Rotary::new(&positions, text.head_dim, text.rope_theta, &self.embeddings.value)?;
         let mut x = gather(&self.embeddings.value, &newest)?;
-        for (i, layer) in self.layers.iter().enumerate() {
-            let mut caches: Vec<&mut Cache> =
-                answers.iter_mut().enumerate().filter(|(answer, _)| active.binary_search(answer).is_ok()).map(|(_, answer)| &mut answer.caches[i]).collect();
-            x = layer.step(&x, &rotary, &mut caches)?;
+        for (layer, cache) in self.layers.iter().zip(&mut answers.caches) {
+            x = layer.step(&x, &rotary, cache, active)?;
         }
         Ok(x)
     }
 
-    fn append_next(&self, x: &candle_core::Tensor, answers: &mut [Answer], active: &[usize], sampling: &Sampling) -> Result<()> {
-        let logits = self.logits_of(x)?;
-        let (_, vocab) = logits.dims2()?;
-        let logits = slice::<f32>(&logits)?;
-        for (logits, &i) in logits.chunks_exact(vocab).zip(active) {
-            let answer = &mut answers[i];
+    fn append_next(&self, x: &candle_core::Tensor, answers: &mut Answers, active: &[usize], sampling: &Sampling) -> Result<()> {
+        let logits = self.rows_of_logits(x)?;
+        let choose = |(logits, &i): (&[f32], &usize)| {
+            let answer = &answers.all[i];
             let position = (answer.seen.len() - answer.prompt) as u64;
-            let next = sampling.choose(logits, &answer.seen, answer.key.uniform(position));
-            answer.seen.push(next);
-        }
+            (i, sampling.choose(logits, &answer.seen, answer.key.uniform(position)))
+        };
+        let chosen: Vec<(usize, u32)> = logits.par_chunks_exact(self.config.text.vocab_size).zip(active).map(choose).collect();
+        chosen.into_iter().for_each(|(i, next)| answers.all[i].seen.push(next));
         Ok(())
+    }
+
+    /// The logits of every row on the CPU, one row after the other.
+    fn rows_of_logits(&self, x: &candle_core::Tensor) -> Result<Vec<f32>> {
+        Ok(to_host(&self.logits_of(x)?)?)
     }
 }
 

@@ -3,13 +3,16 @@
 pub mod audio_encoder;
 mod build;
 pub mod config;
+pub mod cost;
 pub mod decoder;
 pub mod export;
 pub mod fingerprint;
 pub mod generate;
 pub mod lora;
+pub mod memory;
 pub mod parameters;
 pub mod peft;
+pub mod precision;
 pub mod shapes;
 pub mod sizes;
 pub mod trained;
@@ -18,6 +21,7 @@ pub mod weights;
 use std::collections::BTreeMap;
 use std::collections::HashMap;
 
+use candle_core::Device;
 use candle_core::Tensor;
 
 use crate::batch::Batch;
@@ -36,11 +40,11 @@ use crate::model::lora::Plan;
 use crate::model::parameters::Kind;
 use crate::model::parameters::Parameters;
 use crate::model::weights::Weights;
-use crate::ops::cpu::slice;
 use crate::ops::cross_entropy::CrossEntropy;
 use crate::ops::cross_entropy::Targets;
 use crate::ops::cross_entropy::linear_cross_entropy;
 use crate::ops::cross_entropy::logits;
+use crate::ops::device::to_host;
 use crate::ops::linear::AdapterDropout;
 use crate::ops::linear::Linear;
 use crate::ops::linear::Weight;
@@ -60,6 +64,8 @@ pub struct AudioLlm {
     pub plan: Plan,
     /// Everything that is trained.
     pub parameters: Parameters,
+    /// Where it computes.
+    pub device: Device,
     encoder: AudioEncoder,
     projector: Linear,
     embeddings: Weight,
@@ -81,6 +87,21 @@ pub struct Pass {
     pub label_smoothing: f64,
 }
 
+/// The parts of a training pass, in their order.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Phase {
+    /// Features to embeddings.
+    Encoder,
+    /// The decoder's layers.
+    Forward,
+    /// Head, loss, and the gradient of the last states.
+    Head,
+    /// The decoder's layers, backwards.
+    Backward,
+    /// What is trained before the decoder, backwards.
+    EncoderBackward,
+}
+
 /// What projecting the audio keeps for its backward.
 struct Heard {
     cu_positions: Vec<usize>,
@@ -93,11 +114,21 @@ struct Heard {
 const ADAPTER_HINT: &str = "an adapter fits the model it was trained on, which its adapter_config.json names";
 
 impl AudioLlm {
-    /// A model with its weights; adapters are zero until they are initialised or loaded. `trained` gives them gradients.
-    pub fn new(config: Config, weights: &Weights, plan: Plan, trained: bool) -> Result<Self> {
-        let built = build::build(&config, weights, &plan, trained)?;
+    /// A model with its weights on a device; adapters are zero until they are initialised or loaded. `trained` gives them gradients.
+    pub fn new(config: Config, weights: &Weights, plan: Plan, trained: bool, device: &Device) -> Result<Self> {
+        let built = build::build(&config, weights, &plan, trained, device)?;
         let build::Built { encoder, projector, embeddings, layers, final_norm, head, parameters } = built;
-        Ok(Self { config, plan, parameters, encoder, projector, embeddings, layers, final_norm, head, parked: BTreeMap::new() })
+        let device = device.clone();
+        Ok(Self { config, plan, parameters, device, encoder, projector, embeddings, layers, final_norm, head, parked: BTreeMap::new() })
+    }
+
+    /// Rounds the frozen weights of the decoder's linear layers to fp8, and has them compute in it from here on.
+    ///
+    /// # Errors
+    /// A device that does not compute in fp8.
+    pub fn quantise(&mut self) -> Result<()> {
+        let linears = self.layers.iter_mut().flat_map(|layer| [&mut layer.qkv, &mut layer.output, &mut layer.gate_up, &mut layer.down]);
+        linears.filter(|linear| linear.weight.gradient.is_none()).try_for_each(|linear| Ok(linear.quantise()?))
     }
 
     /// Starts fresh adapters; every tensor has its own stream of random numbers.
@@ -188,12 +219,18 @@ impl AudioLlm {
     /// The loss is the sum over targets of weight times negative log-likelihood: weights that sum to one over a whole
     /// optimiser step make it the step's loss, however the step is packed.
     pub fn train(&self, batch: &Batch, pass: Pass) -> Result<CrossEntropy> {
+        self.train_watched(batch, pass, &mut |_| Ok(()))
+    }
+
+    /// As [`AudioLlm::train`]; `done` is told of every phase once its work is under way, which on a card is before it is over.
+    pub fn train_watched(&self, batch: &Batch, pass: Pass, done: &mut dyn FnMut(Phase) -> Result<()>) -> Result<CrossEntropy> {
         let dropout = AdapterDropout { probability: pass.dropout, tokens: &batch.token_keys };
         let rotary = self.rotary(batch)?;
         let packing = Packing { cu_seqlens: &batch.cu_seqlens, rotary: &rotary, dropout, save: pass.save };
 
         // Forward.
         let (mut x, heard) = self.embed(batch, pass, true)?;
+        done(Phase::Encoder)?;
         let mut saved = Vec::with_capacity(self.layers.len());
         for (i, layer) in self.layers.iter().enumerate() {
             let is_last = i + 1 == self.layers.len();
@@ -201,6 +238,7 @@ impl AudioLlm {
             saved.push(kept);
             x = y;
         }
+        done(Phase::Forward)?;
         let (rows, inverse) = rms_norm(&x, &self.final_norm.value, self.config.text.rms_norm_eps)?;
         let targets = Targets { ids: &batch.target_ids, weights: &batch.target_weights, label_smoothing: pass.label_smoothing };
         let mut found = linear_cross_entropy(&rows, &self.head, targets, true)?;
@@ -210,6 +248,7 @@ impl AudioLlm {
         let norm = &self.final_norm;
         let mut dx = rms_norm_backward(&d_rows, &x, &norm.value, &inverse, None, norm.gradient.as_ref())?;
         drop(x);
+        done(Phase::Head)?;
         let hearing_is_trained = self.projector.is_trained() || self.encoder.is_trained();
         let input_is_trained = hearing_is_trained || self.embeddings.gradient.is_some();
         let wants_input = |layer: usize| input_is_trained || self.layers[..layer].iter().any(DecoderLayer::is_trained);
@@ -217,9 +256,13 @@ impl AudioLlm {
             let Some(kept) = saved.pop() else { break };
             match layer.backward(&dx, &kept, &packing, wants_input(i))? {
                 Some(d) => dx = d,
-                None => return Ok(found),
+                None => {
+                    done(Phase::Backward)?;
+                    return Ok(found);
+                }
             }
         }
+        done(Phase::Backward)?;
         if let Some(gradient) = &self.embeddings.gradient {
             let (rows, tokens) = written_rows(batch);
             scatter_add(gradient, &tokens, &gather(&dx, &rows)?)?;
@@ -228,6 +271,7 @@ impl AudioLlm {
             self.hear_backward(&gather(&dx, &batch.audio_rows)?, &heard, batch, pass)?;
         }
         self.parameters.clear_gaps()?;
+        done(Phase::EncoderBackward)?;
         Ok(found)
     }
 
@@ -272,14 +316,14 @@ impl AudioLlm {
         self.logits_of(&x)
     }
 
-    /// What the projector makes of the batch's clips, `[audio tokens, hidden]`, clip after clip.
+    /// What the projector makes of the batch's clips, `[audio tokens, hidden]`, clip after clip; on the CPU.
     pub fn hear(&self, batch: &Batch) -> Result<Option<Tensor>> {
-        Ok(self.hear_with(batch, Pass::default(), false)?.map(|(projected, _)| projected))
+        self.hear_with(batch, Pass::default(), false)?.map(|(projected, _)| on_host(&projected)).transpose()
     }
 
-    /// Mean of the embeddings of some tokens, `[hidden]`.
+    /// Mean of the embeddings of some tokens, `[hidden]`; on the CPU.
     pub fn read_mean(&self, tokens: &[u32]) -> Result<Tensor> {
-        Ok(gather(&self.embeddings.value, tokens)?.mean(0)?)
+        Ok(on_host(&gather(&self.embeddings.value, tokens)?)?.mean(0)?)
     }
 
     fn logits_of(&self, x: &Tensor) -> Result<Tensor> {
@@ -347,10 +391,18 @@ impl AudioLlm {
 
     /// Names of trained tensors (of parts that are not frozen for now) whose gradient is zero everywhere, after a backward.
     pub fn unreached(&self) -> Result<Vec<String>> {
-        let gradients = slice::<f32>(&self.parameters.gradients)?;
+        let gradients = to_host(&self.parameters.gradients)?;
         let is_zero = |entry: &&parameters::Entry| gradients[entry.range.clone()].iter().all(|&g| g == 0.0);
         Ok(self.parameters.entries.iter().filter(|entry| self.is_trained(entry.part)).filter(is_zero).map(|entry| entry.name.clone()).collect())
     }
+}
+
+/// A tensor's values in `f32` on the CPU; one that lies there already is not copied.
+pub fn on_host(tensor: &Tensor) -> Result<Tensor> {
+    if tensor.device().is_cpu() {
+        return Ok(tensor.clone());
+    }
+    Ok(Tensor::from_vec(to_host(tensor)?, tensor.shape(), &Device::Cpu)?)
 }
 
 /// The rows of a batch whose input is the embedding of their token, not something heard; and those tokens.

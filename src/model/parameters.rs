@@ -8,7 +8,7 @@ use candle_core::Tensor;
 
 use crate::error::Error;
 use crate::error::Result;
-use crate::ops::cpu::write;
+use crate::ops::device;
 use crate::ops::linear::Weight;
 use crate::parts::Part;
 
@@ -45,6 +45,8 @@ pub struct Parameters {
     pub entries: Vec<Entry>,
     /// `[parameters]`, in `f32`.
     pub values: Tensor,
+    /// The values in the type that the device computes with, `[parameters]`; `None` where that is `f32` and layers read the values themselves.
+    pub copy: Option<Tensor>,
     /// `[parameters]`, in `f32`.
     pub gradients: Tensor,
     /// Stretches between entries that are no parameters: their values and gradients stay zero.
@@ -88,10 +90,14 @@ impl Declared {
         self.entries
     }
 
-    /// Makes the buffers, of zeros.
-    pub fn allocate(self) -> Result<Parameters> {
-        let zeros = || Tensor::zeros(self.len, DType::F32, &Device::Cpu);
-        Ok(Parameters { values: zeros()?, gradients: zeros()?, entries: self.entries, gaps: self.gaps })
+    /// Makes the buffers on a device, of zeros.
+    pub fn allocate(self, device: &Device) -> Result<Parameters> {
+        // A card gives no memory of no bytes.
+        let len = if device.is_cpu() { self.len } else { self.len.max(1) };
+        let zeros = || device::zeros_f32(len, device);
+        let dtype = device::compute_type(device);
+        let copy = if dtype == DType::F32 { None } else { Some(Tensor::zeros(len, dtype, device)?) };
+        Ok(Parameters { values: zeros()?, copy, gradients: zeros()?, entries: self.entries, gaps: self.gaps })
     }
 }
 
@@ -117,15 +123,15 @@ impl Parameters {
         }
         shape[0] = range.len() / shape[1..].iter().product::<usize>();
         let view = |flat: &Tensor| flat.narrow(0, range.start, range.len())?.reshape(shape.as_slice());
-        Ok(Weight { value: view(&self.values)?, gradient: Some(view(&self.gradients)?) })
+        Ok(Weight::trained(view(self.copy.as_ref().unwrap_or(&self.values))?, view(&self.gradients)?))
     }
 
-    /// A copy of one entry's values, in its shape.
+    /// A copy of one entry's values on the CPU, in its shape.
     pub fn value(&self, entry: &Entry) -> Result<Tensor> {
         copy(&self.values, entry)
     }
 
-    /// A copy of one entry's gradient, in its shape.
+    /// A copy of one entry's gradient on the CPU, in its shape.
     pub fn gradient(&self, entry: &Entry) -> Result<Tensor> {
         copy(&self.gradients, entry)
     }
@@ -144,32 +150,30 @@ impl Parameters {
         if values.len() != entry.range.len() {
             return Err(Error::bug(format!("{} values for `{}` of shape {:?}", values.len(), entry.name, entry.shape)));
         }
-        write::<f32>(&self.values, |flat| flat[entry.range.clone()].copy_from_slice(values))?;
+        for flat in [&self.values].into_iter().chain(&self.copy) {
+            device::write_stretch(flat, entry.range.clone(), values)?;
+        }
         Ok(())
     }
 
     /// Sets the gradient to zero.
     pub fn zero_gradients(&self) -> Result<()> {
-        write::<f32>(&self.gradients, |flat| flat.fill(0.0))?;
+        device::fill(&self.gradients, 0.0)?;
         Ok(())
     }
 
     /// Takes away what a backward left between the entries.
     pub fn clear_gaps(&self) -> Result<()> {
-        if !self.gaps.is_empty() {
-            write::<f32>(&self.gradients, |flat| self.gaps.iter().for_each(|gap| flat[gap.clone()].fill(0.0)))?;
-        }
-        Ok(())
+        self.gaps.iter().try_for_each(|gap| Ok(device::fill(&self.gradients.narrow(0, gap.start, gap.len())?, 0.0)?))
     }
 }
 
 /// A copy of one entry's stretch of a flat buffer, in the entry's shape.
 fn copy(flat: &Tensor, entry: &Entry) -> Result<Tensor> {
-    let stretch = flat.narrow(0, entry.range.start, entry.range.len())?;
+    let values = device::to_host(&flat.narrow(0, entry.range.start, entry.range.len())?)?;
     if entry.kind == Kind::Convolution {
         let (outputs, inputs, taps) = (entry.shape[0], entry.shape[1], entry.shape[2]);
-        return Ok(stretch.reshape((outputs, taps, inputs))?.transpose(1, 2)?.contiguous()?);
+        return Ok(Tensor::from_vec(values, (outputs, taps, inputs), &Device::Cpu)?.transpose(1, 2)?.contiguous()?);
     }
-    // candle's `copy` of a view copies the whole storage below it, once for every tensor.
-    Ok(Tensor::from_vec(stretch.to_vec1::<f32>()?, entry.shape.as_slice(), &Device::Cpu)?)
+    Ok(Tensor::from_vec(values, entry.shape.as_slice(), &Device::Cpu)?)
 }

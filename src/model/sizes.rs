@@ -10,6 +10,9 @@ use crate::parts::PerPart;
 /// Every path of the audio tower begins like this, the projector's too.
 const TOWER: &str = "thinker.audio_tower.";
 
+/// Every path of a decoder layer begins like this.
+const LAYERS: &str = "thinker.model.layers.";
+
 /// Numbers by part.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Sizes {
@@ -21,6 +24,10 @@ pub struct Sizes {
     pub trained: PerPart<usize>,
     /// Weights that stay as they are, which a training keeps beside those it trains.
     pub frozen: usize,
+    /// Those of them that are matrices of the decoder's layers: what fp8 rounds.
+    pub frozen_linears: usize,
+    /// Sum of the ranks of a part's adapters: what they keep of a token.
+    pub ranks: PerPart<usize>,
 }
 
 impl Sizes {
@@ -33,10 +40,13 @@ impl Sizes {
         let of_part = |part: Part| plan.modules.iter().filter(move |(path, _)| part_of(path) == part);
         let adapters = PerPart::from_fn(|part| of_part(part).map(|(path, shape)| adapter(path, shape.rank)).sum());
         let is_full = |part: Part| plan.full.contains(&part);
+        let linears = shapes.iter().filter(|(name, shape)| name.starts_with(LAYERS) && shape.len() == 2).map(|(_, shape)| count(shape)).sum();
         Self {
             weights,
             adapters,
             trained: PerPart::from_fn(|part| if is_full(part) { weights.of(part) } else { adapters.of(part) }),
+            frozen_linears: if is_full(Part::Decoder) { 0 } else { linears },
+            ranks: PerPart::from_fn(|part| of_part(part).map(|(_, shape)| shape.rank).sum()),
             frozen: Part::ALL.into_iter().filter(|&part| !is_full(part)).map(|part| weights.of(part)).sum(),
         }
     }
@@ -80,5 +90,6 @@ mod tests {
         assert_eq!(Sizes::of(&config, &full).num_trained(), sizes.adapters.decoder + sizes.weights.projector);
         assert_eq!(Sizes::of(&config, &full).frozen + sizes.weights.projector, sizes.frozen);
         assert_eq!(Parts::default().of(Part::Projector), Training::Frozen);
+        assert_eq!((sizes.frozen_linears, sizes.ranks.decoder, sizes.ranks.projector), (28 * (layer - (3584 + 2 * 512) - 2 * 3584), 28 * 4 * 16, 0));
     }
 }

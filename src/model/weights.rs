@@ -10,6 +10,8 @@ use std::path::PathBuf;
 use candle_core::DType;
 use candle_core::Device;
 use candle_core::Tensor;
+use half::bf16;
+use half::f16;
 use memmap2::Mmap;
 use rayon::prelude::*;
 use safetensors::Dtype;
@@ -21,14 +23,21 @@ use serde_json::Value;
 use crate::error::Error;
 use crate::error::Result;
 use crate::files;
+use crate::ops::device::compute_type;
+use crate::ops::device::random_normal;
 use crate::seed::Key;
 
 /// A source of named tensors.
 pub enum Weights {
     /// The files of a checkpoint.
     Checkpoint(Checkpoint),
-    /// Random numbers of the right scale, for benchmarks: every name has its own stream.
+    /// Random numbers of the right scale: every name has its own stream, and the same numbers on every device.
     Random {
+        /// Seed of all of them.
+        seed: u64,
+    },
+    /// Random matrices made where they are computed with, for benchmarks of models that are large.
+    Noise {
         /// Seed of all of them.
         seed: u64,
     },
@@ -86,15 +95,20 @@ impl MappedFile {
         Ok(Self { path: path.to_owned(), map, metadata, start })
     }
 
-    /// The values of one tensor as `f32`; `None` for types that are not floating-point.
-    fn values(&self, info: &TensorInfo) -> Option<Vec<f32>> {
+    /// One tensor, on the CPU; `None` for types that are not floating-point.
+    fn read(&self, info: &TensorInfo, dtype: DType) -> Result<Option<Tensor>> {
         let range = self.start + info.data_offsets.0..self.start + info.data_offsets.1;
         let bytes = &self.map[range.clone()];
-        let values = match info.dtype {
-            Dtype::F32 => widen::<4>(bytes, f32::from_le_bytes),
-            Dtype::F16 => widen::<2>(bytes, |b| half::f16::from_le_bytes(b).to_f32()),
-            Dtype::BF16 => widen::<2>(bytes, |b| half::bf16::from_le_bytes(b).to_f32()),
-            _ => return None,
+        let shape = info.shape.as_slice();
+        let values = match (info.dtype, dtype) {
+            // What is stored as it is computed with is copied, bit for bit.
+            (Dtype::BF16, DType::BF16) => Tensor::from_vec(converted::<2, _>(bytes, bf16::from_le_bytes), shape, &Device::Cpu)?,
+            (Dtype::F16, DType::BF16) => Tensor::from_vec(converted::<2, _>(bytes, |b| bf16::from_f32(f16::from_le_bytes(b).to_f32())), shape, &Device::Cpu)?,
+            (Dtype::F32, DType::BF16) => Tensor::from_vec(converted::<4, _>(bytes, |b| bf16::from_f32(f32::from_le_bytes(b))), shape, &Device::Cpu)?,
+            (Dtype::F32, _) => Tensor::from_vec(converted::<4, _>(bytes, f32::from_le_bytes), shape, &Device::Cpu)?,
+            (Dtype::F16, _) => Tensor::from_vec(converted::<2, _>(bytes, |b| f16::from_le_bytes(b).to_f32()), shape, &Device::Cpu)?,
+            (Dtype::BF16, _) => Tensor::from_vec(converted::<2, _>(bytes, |b| bf16::from_le_bytes(b).to_f32()), shape, &Device::Cpu)?,
+            _ => return Ok(None),
         };
         #[cfg(unix)]
         {
@@ -102,12 +116,12 @@ impl MappedFile {
             // A refusal costs memory, nothing else.
             let _ = unsafe { self.map.unchecked_advise_range(memmap2::UncheckedAdvice::DontNeed, range.start, range.len()) };
         }
-        Some(values)
+        Ok(Some(values))
     }
 }
 
-fn widen<const N: usize>(bytes: &[u8], value: impl Fn([u8; N]) -> f32 + Sync) -> Vec<f32> {
-    let mut values = vec![0.0; bytes.len() / N];
+fn converted<const N: usize, T: Clone + Default + Send>(bytes: &[u8], value: impl Fn([u8; N]) -> T + Sync) -> Vec<T> {
+    let mut values = vec![T::default(); bytes.len() / N];
     values.par_chunks_mut(1 << 16).zip(bytes.par_chunks(N << 16)).for_each(|(values, bytes)| {
         for (out, bytes) in values.iter_mut().zip(bytes.chunks_exact(N)) {
             let mut word = [0; N];
@@ -156,7 +170,7 @@ impl Checkpoint {
         }
     }
 
-    fn get(&self, name: &str, shape: &[usize]) -> Result<Tensor> {
+    fn get(&self, name: &str, shape: &[usize], dtype: DType) -> Result<Tensor> {
         let stored = self.stored_name(name);
         let file = self.names.get(&stored).map(|&i| &self.files[i]);
         let Some((file, info)) = file.and_then(|file| Some((file, file.metadata.info(&stored)?))) else {
@@ -167,10 +181,8 @@ impl Checkpoint {
         if info.shape != shape {
             return Err(Error::input(format!("`{stored}` has shape {:?}, config.json asks for {shape:?}", info.shape)).at_path(&self.dir));
         }
-        let Some(values) = file.values(info) else {
-            return Err(Error::input(format!("`{stored}` is stored as {:?}; maqam reads F32, F16 and BF16", info.dtype)).at_path(&self.dir));
-        };
-        Ok(Tensor::from_vec(values, shape, &Device::Cpu)?)
+        file.read(info, dtype)?
+            .ok_or_else(|| Error::input(format!("`{stored}` is stored as {:?}; maqam reads F32, F16 and BF16", info.dtype)).at_path(&self.dir))
     }
 }
 
@@ -208,42 +220,55 @@ impl Weights {
     pub fn has(&self, name: &str) -> bool {
         match self {
             Self::Checkpoint(checkpoint) => checkpoint.names.contains_key(&checkpoint.stored_name(name)),
-            Self::Random { .. } => true,
+            Self::Random { .. } | Self::Noise { .. } => true,
             Self::Trained { base, tensors } => tensors.contains_key(name) || base.has(name),
         }
     }
 
-    /// One tensor, in `f32`, of exactly this shape.
+    /// One tensor of exactly this shape, on the CPU, in `f32` or `bf16`.
     ///
     /// # Errors
     /// Missing or misshapen tensors, named.
-    pub fn get(&self, name: &str, shape: &[usize]) -> Result<Tensor> {
+    pub fn get(&self, name: &str, shape: &[usize], dtype: DType) -> Result<Tensor> {
         match self {
-            Self::Checkpoint(checkpoint) => checkpoint.get(name, shape),
-            Self::Random { seed } => random(Key::new(*seed, name), name, shape),
+            Self::Checkpoint(checkpoint) => checkpoint.get(name, shape, dtype),
+            Self::Random { seed } | Self::Noise { seed } => Ok(random(Key::new(*seed, name), name, shape)?.to_dtype(dtype)?),
             Self::Trained { base, tensors } => match tensors.get(name) {
-                Some(tensor) if tensor.dims() == shape => Ok(tensor.to_dtype(DType::F32)?),
+                Some(tensor) if tensor.dims() == shape => Ok(tensor.to_dtype(dtype)?),
                 Some(tensor) => Err(Error::input(format!("`{name}` has shape {:?}, config.json asks for {shape:?}", tensor.dims()))),
-                None => base.get(name, shape),
+                None => base.get(name, shape, dtype),
             },
         }
     }
 
-    /// Several tensors of `[rows, columns]` stacked to one of `[sum of rows, columns]` (or vectors to a longer one).
-    pub fn stacked(&self, parts: &[(String, usize)], columns: Option<usize>) -> Result<Tensor> {
-        let parts = parts
-            .iter()
-            .map(|(name, rows)| match columns {
-                Some(columns) => self.get(name, &[*rows, columns]),
-                None => self.get(name, &[*rows]),
-            })
-            .collect::<Result<Vec<_>>>()?;
-        if let [only] = parts.as_slice() {
-            return Ok(only.clone());
+    /// The same on the device that computes with it, in the type it computes with there.
+    pub fn on(&self, name: &str, shape: &[usize], device: &Device) -> Result<Tensor> {
+        match self {
+            Self::Noise { seed } if shape.len() > 1 => noise(Key::new(*seed, name), shape, device),
+            _ => Ok(self.get(name, shape, compute_type(device))?.to_device(device)?),
         }
-        Ok(Tensor::cat(&parts, 0)?)
+    }
+
+    /// Several matrices of `columns` columns stacked, likewise on the device.
+    pub fn stacked(&self, parts: &[(String, usize)], columns: usize, device: &Device) -> Result<Tensor> {
+        match (self, parts) {
+            (_, [(name, rows)]) => self.on(name, &[*rows, columns], device),
+            (Self::Noise { .. }, [(first, _), ..]) => self.on(first, &[parts.iter().map(|(_, rows)| rows).sum(), columns], device),
+            _ => {
+                let parts = parts.iter().map(|(name, rows)| self.get(name, &[*rows, columns], compute_type(device))).collect::<Result<Vec<_>>>()?;
+                Ok(Tensor::cat(&parts, 0)?.to_device(device)?)
+            }
+        }
     }
 }
+
+/// Normal matrices of the deviation of [`random`]'s, made on the device.
+fn noise(key: Key, shape: &[usize], device: &Device) -> Result<Tensor> {
+    Ok(random_normal(shape, key, (GAIN / (shape[1..].iter().product::<usize>() as f64).sqrt()) as f32, device)?)
+}
+
+/// What keeps the size of activations over layers with a residual path past them.
+const GAIN: f64 = 0.5;
 
 /// Uniform matrices with the variance that keeps activations in scale, norms of ones, biases of zeros.
 fn random(key: Key, name: &str, shape: &[usize]) -> Result<Tensor> {
@@ -252,7 +277,7 @@ fn random(key: Key, name: &str, shape: &[usize]) -> Result<Tensor> {
         1 => vec![if name.contains("norm") && name.ends_with("weight") || name.ends_with("ln_post.weight") { 1.0 } else { 0.0 }; count],
         _ => {
             // Convolutions are followed by GELU and then by positions of unit size, which must not drown what is heard (He et al. 2015).
-            let gain = if shape.len() == 3 { 2f64.sqrt() } else { 0.5 };
+            let gain = if shape.len() == 3 { 2f64.sqrt() } else { GAIN };
             let bound = (3.0f64).sqrt() * gain / (shape[1..].iter().product::<usize>() as f64).sqrt();
             (0..count as u64).into_par_iter().map(|i| ((2.0 * key.uniform(i) - 1.0) * bound) as f32).collect()
         }

@@ -18,6 +18,7 @@ use crate::ops::cpu::with_real;
 pub fn swiglu(gate_up: &Tensor) -> Result<Tensor> {
     let (tokens, width) = gate_up.dims2()?;
     let dim = half(width)?;
+    on_cuda!(gate_up.device(), crate::ops::cuda::activation::swiglu(gate_up));
     with_real!(gate_up, T => {
         let both = slice::<T>(gate_up)?;
         let both: &[T] = &both;
@@ -44,6 +45,7 @@ pub fn swiglu_backward(dy: &Tensor, gate_up: &Tensor) -> Result<Tensor> {
     let (tokens, width) = gate_up.dims2()?;
     let dim = half(width)?;
     expect_shape("the gradient of swiglu", dy, &[tokens, dim])?;
+    on_cuda!(dy.device(), crate::ops::cuda::activation::swiglu_backward(dy, gate_up));
     with_real!(gate_up, T => {
         let (dys, both) = (slice::<T>(dy)?, slice::<T>(gate_up)?);
         let (dys, both): (&[T], &[T]) = (&dys, &both);
@@ -68,6 +70,7 @@ pub fn swiglu_backward(dy: &Tensor, gate_up: &Tensor) -> Result<Tensor> {
 
 /// The exact GELU, `x Phi(x)` (Hendrycks and Gimpel 2016), of any shape.
 pub fn gelu(x: &Tensor) -> Result<Tensor> {
+    on_cuda!(x.device(), crate::ops::cuda::activation::gelu(x));
     with_real!(x, T => {
         let xs = slice::<T>(x)?;
         let xs: &[T] = &xs;
@@ -89,6 +92,7 @@ pub fn gelu_backward(dy: &Tensor, x: &Tensor) -> Result<Tensor> {
     /// 1 / sqrt(2 pi), the normal density's factor.
     const DENSITY: f64 = std::f64::consts::FRAC_2_SQRT_PI * std::f64::consts::FRAC_1_SQRT_2 / 2.0;
     expect_shape("the gradient of gelu", dy, x.dims())?;
+    on_cuda!(x.device(), crate::ops::cuda::activation::gelu_backward(dy, x));
     with_real!(x, T => {
         let (dys, xs) = (slice::<T>(dy)?, slice::<T>(x)?);
         let (dys, xs): (&[T], &[T]) = (&dys, &xs);

@@ -48,11 +48,14 @@ pub struct Buffers<'a> {
     pub first: &'a Tensor,
     /// Running mean of its square, changed.
     pub second: &'a Tensor,
+    /// The values in the type that a card computes with, written anew; `None` where values are computed with as they are.
+    pub copy: Option<&'a Tensor>,
 }
 
 impl AdamW {
     /// One update of a gradient multiplied by `gradient_scale` (clipping) first.
     pub fn update(&self, buffers: Buffers, segments: &[Segment], gradient_scale: f64) -> Result<()> {
+        on_cuda!(buffers.values.device(), crate::ops::cuda::adamw::update(self, buffers, segments, gradient_scale));
         let gradients = slice::<f32>(buffers.gradients)?;
         let gradients: &[f32] = &gradients;
         // The nested writes lock three buffers at once; what fails inside is carried out by hand.
@@ -62,13 +65,9 @@ impl AdamW {
                 innermost = write::<f32>(buffers.second, |second| {
                     for segment in segments {
                         let range = segment.range.clone();
-                        let step = segment.step as i32;
-                        let (bias1, bias2) = (1.0 - self.beta1.powi(step), 1.0 - self.beta2.powi(step));
-                        let keep = if segment.decay { (1.0 - segment.learning_rate * self.weight_decay) as f32 } else { 1.0 };
-                        let rate = (segment.learning_rate / bias1) as f32;
+                        let (rate, keep, root) = self.factors(segment);
                         let (b1, b2, eps) = (self.beta1 as f32, self.beta2 as f32, self.eps as f32);
                         let (c1, c2, scale) = ((1.0 - self.beta1) as f32, (1.0 - self.beta2) as f32, gradient_scale as f32);
-                        let root = (1.0 / bias2.sqrt()) as f32;
                         values[range.clone()]
                             .par_chunks_mut(CHUNK)
                             .zip(first[range.clone()].par_chunks_mut(CHUNK))
@@ -93,12 +92,21 @@ impl AdamW {
         })?;
         inner.and(innermost)
     }
+
+    /// Of a segment's update: the rate with the first moment's bias corrected, what decay leaves, and the second moment's correction.
+    pub fn factors(&self, segment: &Segment) -> (f32, f32, f32) {
+        let step = segment.step as i32;
+        let (bias1, bias2) = (1.0 - self.beta1.powi(step), 1.0 - self.beta2.powi(step));
+        let keep = if segment.decay { (1.0 - segment.learning_rate * self.weight_decay) as f32 } else { 1.0 };
+        ((segment.learning_rate / bias1) as f32, keep, (1.0 / bias2.sqrt()) as f32)
+    }
 }
 
 const CHUNK: usize = 1 << 14;
 
 /// Euclidean norm of a flat `f32` tensor, summed in `f64` in an order that does not depend on the threads.
 pub fn norm(flat: &Tensor) -> Result<f64> {
+    on_cuda!(flat.device(), crate::ops::cuda::adamw::norm(flat));
     let values = slice::<f32>(flat)?;
     let sums: Vec<f64> = values
         .par_chunks(CHUNK)

@@ -53,7 +53,8 @@ impl Heads {
         self.num_heads / self.num_kv_heads
     }
 
-    fn scale(&self) -> f64 {
+    /// Factor of the scores.
+    pub fn scale(&self) -> f64 {
         1.0 / (self.head_dim as f64).sqrt()
     }
 }
@@ -106,6 +107,7 @@ impl<T> Shared<T> {
 pub fn attention(qkv: &Tensor, cu_seqlens: &[usize], heads: Heads, mask: Mask) -> Result<(Tensor, Tensor)> {
     let (tokens, width) = qkv.dims2()?;
     check(tokens, width, cu_seqlens, heads)?;
+    on_cuda!(qkv.device(), crate::ops::cuda::attention::attention(qkv, cu_seqlens, heads, mask));
     let (dim, out_width) = (heads.head_dim, heads.query_width());
     with_real!(qkv, T => {
         let values = slice::<T>(qkv)?;
@@ -157,6 +159,7 @@ pub fn attention_backward(d_out: &Tensor, qkv: &Tensor, out: &Tensor, log_sums: 
     expect_shape("the output of attention", out, &[tokens, out_width])?;
     expect_shape("the gradient of attention", d_out, &[tokens, out_width])?;
     expect_shape("the log-sum-exps of attention", log_sums, &[heads.num_heads, tokens])?;
+    on_cuda!(qkv.device(), crate::ops::cuda::attention::attention_backward(d_out, qkv, out, log_sums, cu_seqlens, heads, mask));
     with_real!(qkv, T => {
         let (values, d_outs, outs, log_sums) = (slice::<T>(qkv)?, slice::<T>(d_out)?, slice::<T>(out)?, slice::<T>(log_sums)?);
         let (values, d_outs, outs, log_sums): (&[T], &[T], &[T], &[T]) = (&values, &d_outs, &outs, &log_sums);
@@ -236,6 +239,7 @@ pub fn attention_step(queries: &Tensor, past: &[Past], heads: Heads) -> Result<T
             candle_core::bail!("a cache of {capacity} rows of {found} cannot hold {} keys of {kv_width}", past.len);
         }
     }
+    on_cuda!(queries.device(), crate::ops::cuda::attention::attention_step(queries, past, heads));
     with_real!(queries, T => {
         let queries = slice::<T>(queries)?;
         let queries: &[T] = &queries;

@@ -27,6 +27,7 @@ pub fn unfold(x: &Tensor, windows: &[usize], stride: usize) -> Result<Tensor> {
     let (rows, dim) = x.dims2()?;
     check(rows, windows, stride)?;
     let centres = centres(windows, stride);
+    on_cuda!(x.device(), crate::ops::cuda::convolution::unfold(x, &on_card(&centres)));
     with_real!(x, T => {
         let xs = slice::<T>(x)?;
         let xs: &[T] = &xs;
@@ -56,6 +57,7 @@ pub fn unfold_backward(dy: &Tensor, windows: &[usize], stride: usize) -> Result<
     if outputs != centres.len() || width != KERNEL * dim {
         candle_core::bail!("windows {windows:?} at stride {stride} unfold into {} rows of three parts, found {outputs} of width {width}", centres.len());
     }
+    on_cuda!(dy.device(), crate::ops::cuda::convolution::unfold_backward(dy, &on_card(&centres), rows));
     with_real!(dy, T => {
         let dys = slice::<T>(dy)?;
         let mut dx = vec![T::of(0.0); rows * dim];
@@ -101,4 +103,9 @@ fn centres(windows: &[usize], stride: usize) -> Vec<Centre> {
         start += len;
     }
     centres
+}
+
+#[cfg(feature = "cuda")]
+fn on_card(centres: &[Centre]) -> Vec<[usize; 3]> {
+    centres.iter().map(|centre| [centre.row, centre.start, centre.end]).collect()
 }

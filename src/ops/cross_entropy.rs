@@ -42,6 +42,9 @@ pub struct CrossEntropy {
     pub d_rows: Option<Tensor>,
 }
 
+/// Most bytes of logits and of their gradients that exist at a time on a card.
+pub const LOGITS_BYTES: usize = 1 << 30;
+
 /// Rows whose logits exist at a time.
 const BLOCK: usize = 256;
 
@@ -59,6 +62,7 @@ pub fn linear_cross_entropy(rows: &Tensor, head: &Weight, targets: Targets, want
     if let Some(id) = targets.ids.iter().find(|&&id| id as usize >= vocab) {
         candle_core::bail!("target {id} is outside a vocabulary of {vocab}");
     }
+    on_cuda!(rows.device(), crate::ops::cuda::cross_entropy::linear_cross_entropy(rows, head, targets, want_gradient));
     with_real!(rows, T => {
         let (xs, w) = (slice::<T>(rows)?, slice::<T>(&head.value)?);
         let (xs, w): (&[T], &[T]) = (&xs, &w);
@@ -120,7 +124,7 @@ fn one_row<T: Real>(row: &mut [T], target: u32, weight: f64, smoothing: f64, wan
     (-(1.0 - smoothing) * log_probability + spread, log_probability)
 }
 
-/// Logits of every row: `rows head^T`.
+/// Logits of every row: `rows head^T`, on a card in `f32`.
 ///
 /// # Shapes
 /// `rows`: `[rows, dim]`, `head`: `[vocab, dim]` -> `[rows, vocab]`
@@ -128,6 +132,7 @@ pub fn logits(rows: &Tensor, head: &Tensor) -> Result<Tensor> {
     let (num_rows, dim) = rows.dims2()?;
     let (vocab, _) = head.dims2()?;
     expect_shape("the head", head, &[vocab, dim])?;
+    on_cuda!(rows.device(), crate::ops::cuda::cross_entropy::logits(rows, head));
     with_real!(rows, T => {
         let (xs, w) = (slice::<T>(rows)?, slice::<T>(head)?);
         let out = product_new(Matrix::new(&xs, num_rows, dim), Matrix::new(&w, vocab, dim).t(), 1.0, Threads::All);

@@ -37,6 +37,10 @@ impl Dropout<'_> {
         let kept = 1.0 / (1.0 - self.probability);
         // `uniform` is 53 random bits over 2^53, so comparing the bits with the next whole number is the same, and faster.
         let dropped = (self.probability * (1u64 << 53) as f64).ceil() as u64;
+        on_cuda!(x.device(), {
+            let keys: Vec<u64> = self.tokens.iter().map(|key| key.with(self.site).state()).collect();
+            crate::ops::cuda::dropout::dropout(x, &keys, dropped, kept)
+        });
         with_real!(x, T => {
             let xs = slice::<T>(x)?;
             let xs: &[T] = &xs;

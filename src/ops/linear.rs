@@ -24,19 +24,40 @@ use crate::ops::gemm::product_new;
 use crate::ops::norm::add_rows;
 use crate::ops::rows::add_to;
 
+/// Bytes that a number of a frozen weight takes in 8 bits: it is there twice.
+pub const EIGHT_BIT_BYTES: usize = 2;
+
+/// A frozen weight's other half where it is of 8 bits (e4m3), for a card: a number is its value times the scale of its row.
+#[derive(Clone, Debug)]
+pub struct Quantised {
+    /// Scales of the weight's rows, `[out]`.
+    pub scale: Tensor,
+    /// The weight once more, transposed before it was rounded: `[in, out]`.
+    pub transposed: Tensor,
+    /// Scales of its rows, `[in]`.
+    pub transposed_scale: Tensor,
+}
+
 /// A tensor of the model: frozen, or trained with a place where its gradient is added.
 #[derive(Clone, Debug)]
 pub struct Weight {
-    /// The values; for a trained weight a view into the flat buffer of all of them.
+    /// The values; for a trained weight a view into the flat buffer of all of them, or into its copy of the type that is computed with.
     pub value: Tensor,
     /// Where the gradient is added; `None` for a frozen weight.
     pub gradient: Option<Tensor>,
+    /// Where the values are of 8 bits, what else it takes to compute with them.
+    pub quantised: Option<Quantised>,
 }
 
 impl Weight {
     /// A weight that is not trained.
     pub fn frozen(value: Tensor) -> Self {
-        Self { value, gradient: None }
+        Self { value, gradient: None, quantised: None }
+    }
+
+    /// A weight that is trained.
+    pub fn trained(value: Tensor, gradient: Tensor) -> Self {
+        Self { value, gradient: Some(gradient), quantised: None }
     }
 }
 
@@ -85,7 +106,8 @@ pub struct AdapterDropout<'a> {
 }
 
 impl AdapterDropout<'_> {
-    fn dropped(self, x: &Tensor, site: u64) -> Result<Option<Tensor>> {
+    /// What is left of `x` at a layer's site; `None` where nothing is dropped.
+    pub fn dropped(self, x: &Tensor, site: u64) -> Result<Option<Tensor>> {
         if self.probability == 0.0 {
             return Ok(None);
         }
@@ -97,6 +119,20 @@ impl Linear {
     /// A frozen layer without adapters.
     pub fn frozen(weight: Tensor, bias: Option<Tensor>) -> Self {
         Self { weight: Weight::frozen(weight), bias: bias.map(Weight::frozen), adapter: None }
+    }
+
+    /// Turns a frozen weight on a card into 8 bits; adapters and the bias stay as they are.
+    ///
+    /// # Errors
+    /// Where the weight is trained or lies on the CPU, the card is older than Hopper, or a dimension is no multiple of 16.
+    pub fn quantise(&mut self) -> Result<()> {
+        if self.weight.gradient.is_some() {
+            candle_core::bail!("a weight that is trained cannot have 8 bits");
+        }
+        if self.weight.quantised.is_none() {
+            self.weight = quantised(&self.weight.value)?;
+        }
+        Ok(())
     }
 
     /// Whether the layer has a gradient to compute.
@@ -128,6 +164,7 @@ impl Linear {
         if let Some(bias) = &self.bias {
             expect_shape("the bias of a linear layer", &bias.value, &[outputs])?;
         }
+        on_cuda!(x.device(), crate::ops::cuda::linear::forward(self, x, residual, dropout));
         with_real!(x, T => {
             let (xs, w) = (slice::<T>(x)?, slice::<T>(&self.weight.value)?);
             let (lhs, rhs) = (Matrix::new(&xs, tokens, inputs), Matrix::new(&w, outputs, inputs).t());
@@ -166,6 +203,7 @@ impl Linear {
             (Some(_), None) => candle_core::bail!("the backward of an adapted layer needs what its forward left, and found nothing"),
             (None, _) => {}
         }
+        on_cuda!(dy.device(), crate::ops::cuda::linear::backward(self, dy, x, hidden, dropout, want_input));
         with_real!(dy, T => {
             let (dys, xs, w) = (slice::<T>(dy)?, slice::<T>(x)?, slice::<T>(&self.weight.value)?);
             let (dys, xs, w): (&[T], &[T], &[T]) = (&dys, &xs, &w);
@@ -201,6 +239,11 @@ impl Linear {
     }
 }
 
+fn quantised(value: &Tensor) -> Result<Weight> {
+    on_cuda!(value.device(), crate::ops::cuda::linear::quantise(value));
+    candle_core::bail!("weights of 8 bits need a card")
+}
+
 /// What a layer's product is added to: the residual and the bias, where there are any.
 fn start<T: Real>(residual: Option<&Tensor>, bias: Option<&Weight>, tokens: usize, outputs: usize) -> Result<Option<Vec<T>>> {
     let (past, bias) = (residual.map(slice::<T>).transpose()?, bias.map(|bias| slice::<T>(&bias.value)).transpose()?);
@@ -225,7 +268,8 @@ fn start<T: Real>(residual: Option<&Tensor>, bias: Option<&Weight>, tokens: usiz
 }
 
 impl Adapter {
-    fn num_ranks(&self) -> usize {
+    /// Sum of the ranks of the adapted projections.
+    pub fn num_ranks(&self) -> usize {
         self.ups.iter().map(|up| up.ranks.len()).sum()
     }
 

@@ -3,6 +3,21 @@
 //! A forward returns what its backward needs and nothing else; a backward adds to the gradients of parameters that have one
 //! and returns the gradient of its input. Tensors are contiguous, token-major: `[tokens, dim]`, sequences one after the other.
 //! The CPU computes in `f32` (or `f64`, for finite differences); matrix products are candle's, element-wise passes are fused here.
+//! Tensors on a card go to the module `cuda`, where a build has it: the same functions in `bf16`, accumulated in `f32`.
+
+/// Hands over to the kernels of a card where `$device` is one.
+macro_rules! on_cuda {
+    ($device:expr, $call:expr) => {
+        #[cfg(feature = "cuda")]
+        {
+            if $device.is_cuda() {
+                return $call;
+            }
+        }
+        #[cfg(not(feature = "cuda"))]
+        let _ = &$device;
+    };
+}
 
 pub mod activation;
 pub mod adamw;
@@ -10,6 +25,9 @@ pub mod attention;
 pub mod convolution;
 pub mod cpu;
 pub mod cross_entropy;
+#[cfg(feature = "cuda")]
+pub mod cuda;
+pub mod device;
 pub mod dropout;
 pub mod gemm;
 pub mod linear;

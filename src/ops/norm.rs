@@ -24,6 +24,7 @@ use crate::ops::cpu::write;
 pub fn rms_norm(x: &Tensor, weight: &Tensor, eps: f64) -> Result<(Tensor, Tensor)> {
     let (tokens, dim) = x.dims2()?;
     expect_shape("the weight of the norm", weight, &[dim])?;
+    on_cuda!(x.device(), crate::ops::cuda::norm::rms_norm(x, weight, eps));
     with_real!(x, T => {
         let (xs, w) = (slice::<T>(x)?, slice::<T>(weight)?);
         let (xs, w): (&[T], &[T]) = (&xs, &w);
@@ -54,6 +55,7 @@ pub fn rms_norm_again(x: &Tensor, weight: &Tensor, inverse: &Tensor) -> Result<T
     let (tokens, dim) = x.dims2()?;
     expect_shape("the weight of the norm", weight, &[dim])?;
     expect_shape("the statistics of the norm", inverse, &[tokens])?;
+    on_cuda!(x.device(), crate::ops::cuda::norm::rms_norm_again(x, weight, inverse));
     with_real!(x, T => {
         let (xs, w, r) = (slice::<T>(x)?, slice::<T>(weight)?, slice::<T>(inverse)?);
         let (xs, w, r): (&[T], &[T], &[T]) = (&xs, &w, &r);
@@ -83,6 +85,7 @@ pub fn rms_norm_backward(dy: &Tensor, x: &Tensor, weight: &Tensor, inverse: &Ten
     let (tokens, dim) = x.dims2()?;
     check_backward(dy, x, weight, residual, d_weight)?;
     expect_shape("the statistics of the norm", inverse, &[tokens])?;
+    on_cuda!(x.device(), crate::ops::cuda::norm::rms_norm_backward(dy, x, weight, inverse, residual, d_weight));
     with_real!(x, T => {
         let (dys, xs, w, r) = (slice::<T>(dy)?, slice::<T>(x)?, slice::<T>(weight)?, slice::<T>(inverse)?);
         let (dys, xs, w, r): (&[T], &[T], &[T], &[T]) = (&dys, &xs, &w, &r);
@@ -133,6 +136,12 @@ pub struct LayerNormStatistics {
 /// `x`: `[tokens, dim]`; `weight`, `bias`: `[dim]` -> `[tokens, dim]`
 pub fn layer_norm(x: &Tensor, weight: &Tensor, bias: &Tensor, eps: f64) -> Result<(Tensor, LayerNormStatistics)> {
     let (tokens, dim) = x.dims2()?;
+    on_cuda!(x.device(), {
+        expect_shape("the weight of the norm", weight, &[dim])?;
+        expect_shape("the bias of the norm", bias, &[dim])?;
+        let (y, mean, inverse) = crate::ops::cuda::norm::layer_norm(x, weight, bias, eps)?;
+        Ok((y, LayerNormStatistics { mean, inverse }))
+    });
     with_real!(x, T => {
         let xs = slice::<T>(x)?;
         let xs: &[T] = &xs;
@@ -162,6 +171,7 @@ pub fn layer_norm_again(x: &Tensor, weight: &Tensor, bias: &Tensor, statistics: 
     expect_shape("the weight of the norm", weight, &[dim])?;
     expect_shape("the bias of the norm", bias, &[dim])?;
     expect_shape("the statistics of the norm", &statistics.mean, &[tokens])?;
+    on_cuda!(x.device(), crate::ops::cuda::norm::layer_norm_again(x, weight, bias, &statistics.mean, &statistics.inverse));
     with_real!(x, T => {
         let (xs, w, b) = (slice::<T>(x)?, slice::<T>(weight)?, slice::<T>(bias)?);
         let (mean, r) = (slice::<T>(&statistics.mean)?, slice::<T>(&statistics.inverse)?);
@@ -195,6 +205,10 @@ pub fn layer_norm_backward(
     let (tokens, dim) = x.dims2()?;
     check_backward(dy, x, weight, residual, gradients.map(|(d_weight, _)| d_weight))?;
     expect_shape("the statistics of the norm", &statistics.mean, &[tokens])?;
+    if let Some((_, d_bias)) = gradients {
+        expect_shape("the gradient of the norm's bias", d_bias, &[dim])?;
+    }
+    on_cuda!(x.device(), crate::ops::cuda::norm::layer_norm_backward(dy, x, weight, (&statistics.mean, &statistics.inverse), residual, gradients));
     with_real!(x, T => {
         let (dys, xs, w) = (slice::<T>(dy)?, slice::<T>(x)?, slice::<T>(weight)?);
         let (mean, r) = (slice::<T>(&statistics.mean)?, slice::<T>(&statistics.inverse)?);
@@ -217,7 +231,6 @@ pub fn layer_norm_backward(
             },
         );
         if let Some((d_weight, d_bias)) = gradients {
-            expect_shape("the gradient of the norm's bias", d_bias, &[dim])?;
             write::<T>(d_weight, |dw| {
                 column_sums(
                     dw,

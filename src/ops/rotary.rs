@@ -10,7 +10,7 @@ use crate::ops::cpu::tensor;
 use crate::ops::cpu::with_real;
 use crate::ops::cpu::write;
 
-/// Cosines and sines of a batch's positions, `[tokens, head_dim / 2]` each.
+/// Cosines and sines of a batch's positions, `[tokens, head_dim / 2]` each, on a card in `f32`.
 #[derive(Clone, Debug)]
 pub struct Rotary {
     cos: Tensor,
@@ -39,6 +39,10 @@ impl Rotary {
         if half == 0 || !angles.len().is_multiple_of(half) {
             candle_core::bail!("{} angles are not {half} for each token", angles.len());
         }
+        on_cuda!(like.device(), {
+            let (cos, sin) = crate::ops::cuda::rotary::tables(angles, half, like.device())?;
+            Ok(Self { cos, sin, head_dim })
+        });
         with_real!(like, T => {
             let table = |function: fn(f64) -> f64| tensor(angles.iter().map(|&a| T::of(function(a))).collect::<Vec<T>>(), (angles.len() / half, half));
             Ok(Self { cos: table(f64::cos)?, sin: table(f64::sin)?, head_dim })
@@ -65,6 +69,7 @@ impl Rotary {
             let found = self.cos.dims()[0];
             candle_core::bail!("cannot rotate {num_heads} heads of {} at {found} positions in a tensor of {tokens} tokens and width {width}", self.head_dim);
         }
+        on_cuda!(x.device(), crate::ops::cuda::rotary::rotate(x, &self.cos, &self.sin, num_heads, direction));
         with_real!(x, T => {
             let (cos, sin) = (slice::<T>(&self.cos)?, slice::<T>(&self.sin)?);
             let (cos, sin): (&[T], &[T]) = (&cos, &sin);

@@ -1,5 +1,7 @@
 //! Moving rows: looking embeddings up, putting audio among them, picking target rows, pooling frames in pairs.
 
+use std::ops::Range;
+
 use candle_core::Result;
 use candle_core::Tensor;
 
@@ -19,6 +21,7 @@ use crate::ops::cpu::write;
 pub fn gather(table: &Tensor, ids: &[u32]) -> Result<Tensor> {
     let (_, dim) = table.dims2()?;
     check(table, ids)?;
+    on_cuda!(table.device(), crate::ops::cuda::rows::gather(table, ids));
     with_real!(table, T => {
         let values = slice::<T>(table)?;
         let values: &[T] = &values;
@@ -35,6 +38,7 @@ pub fn scatter_add(d_table: &Tensor, ids: &[u32], d_rows: &Tensor) -> Result<()>
     let (_, dim) = d_table.dims2()?;
     check(d_table, ids)?;
     expect_shape("the gradient of gathered rows", d_rows, &[ids.len(), dim])?;
+    on_cuda!(d_table.device(), crate::ops::cuda::rows::scatter_add(d_table, ids, d_rows));
     with_real!(d_rows, T => {
         let d_rows = slice::<T>(d_rows)?;
         let d_rows: &[T] = &d_rows;
@@ -48,7 +52,7 @@ pub fn scatter_add(d_table: &Tensor, ids: &[u32], d_rows: &Tensor) -> Result<()>
     })
 }
 
-/// Writes the rows of `source` over the rows of `target` named by `ids`, in place.
+/// Writes the rows of `source` over the rows of `target` named by `ids`, all different, in place.
 ///
 /// # Shapes
 /// `target`: `[rows, dim]`, `source`: `[ids, dim]`
@@ -56,6 +60,7 @@ pub fn overwrite(target: &Tensor, ids: &[u32], source: &Tensor) -> Result<()> {
     let (_, dim) = target.dims2()?;
     check(target, ids)?;
     expect_shape("what is written over rows", source, &[ids.len(), dim])?;
+    on_cuda!(target.device(), crate::ops::cuda::rows::overwrite(target, ids, source));
     with_real!(source, T => {
         let source = slice::<T>(source)?;
         let source: &[T] = &source;
@@ -65,6 +70,38 @@ pub fn overwrite(target: &Tensor, ids: &[u32], source: &Tensor) -> Result<()> {
             }
         })
     })
+}
+
+/// Copies some rows of `source`, of its columns from `first_column` on, over the rows of `target` from `first_row` on, which are as
+/// wide as what is copied.
+///
+/// # Shapes
+/// `target`: `[capacity, width]`, `source`: `[rows, at least first_column + width]`
+pub fn copy_columns(target: &Tensor, first_row: usize, source: &Tensor, rows: Range<usize>, first_column: usize) -> Result<()> {
+    let ((capacity, width), (num_rows, source_width)) = (target.dims2()?, source.dims2()?);
+    if rows.start > rows.end || rows.end > num_rows || first_row + rows.len() > capacity || first_column + width > source_width {
+        candle_core::bail!("cannot copy rows {rows:?} of {:?} from column {first_column} to row {first_row} of {:?}", source.dims(), target.dims());
+    }
+    on_cuda!(target.device(), crate::ops::cuda::rows::copy_columns(target, first_row, source, rows, first_column));
+    with_real!(source, T => {
+        let source = slice::<T>(source)?;
+        write::<T>(target, |target| {
+            for (to, from) in target[first_row * width..].chunks_exact_mut(width.max(1)).zip(rows) {
+                to.copy_from_slice(&source[from * source_width + first_column..][..width]);
+            }
+        })
+    })
+}
+
+/// Some columns of every row, as a tensor of their own.
+///
+/// # Shapes
+/// `x`: `[rows, width]` -> `[rows, columns]`
+pub fn columns(x: &Tensor, columns: Range<usize>) -> Result<Tensor> {
+    let rows = x.dim(0)?;
+    let out = Tensor::zeros((rows, columns.len()), x.dtype(), x.device())?;
+    copy_columns(&out, 0, x, 0..rows, columns.start)?;
+    Ok(out)
 }
 
 /// A tensor of zeros with the rows of `source` at `ids`: the backward of picking rows that are all different.
@@ -88,6 +125,7 @@ pub fn pool_pairs(x: &Tensor, segments: &[usize]) -> Result<Tensor> {
         candle_core::bail!("segments {segments:?} do not cover {rows} rows");
     }
     let firsts = firsts_of_pairs(segments);
+    on_cuda!(x.device(), crate::ops::cuda::rows::pool_pairs(x, &firsts));
     with_real!(x, T => {
         let xs = slice::<T>(x)?;
         let xs: &[T] = &xs;
@@ -112,6 +150,7 @@ pub fn pool_pairs_backward(dy: &Tensor, segments: &[usize]) -> Result<Tensor> {
     let rows: usize = segments.iter().sum();
     let firsts = firsts_of_pairs(segments);
     expect_shape("the gradient of pooled rows", dy, &[firsts.len(), dim])?;
+    on_cuda!(dy.device(), crate::ops::cuda::rows::pool_pairs_backward(dy, &firsts, rows));
     with_real!(dy, T => {
         let dys = slice::<T>(dy)?;
         let mut dx = vec![T::of(0.0); rows * dim];
@@ -147,6 +186,7 @@ fn firsts_of_pairs(segments: &[usize]) -> Vec<usize> {
 /// `a += b`, in place.
 pub fn add_to(a: &Tensor, b: &Tensor) -> Result<()> {
     expect_shape("what is added", b, a.dims())?;
+    on_cuda!(a.device(), crate::ops::cuda::rows::add_to(a, b));
     with_real!(a, T => {
         let b = slice::<T>(b)?;
         let b: &[T] = &b;

@@ -5,22 +5,23 @@ use std::time::Instant;
 
 use crate::batch::micro_batches;
 use crate::model::config::Config;
-use crate::model::decoder::Save;
+use crate::model::cost::F32;
+use crate::model::cost::Load;
+use crate::model::cost::Model;
 use crate::model::lora::Plan;
+use crate::model::precision::Precision;
 use crate::model::sizes::Sizes;
 use crate::ops::gemm::Matrix;
 use crate::ops::gemm::Threads;
 use crate::ops::gemm::product_new;
 use crate::parts::Parts;
-use crate::plan::cost::BYTES;
-use crate::plan::cost::Load;
-use crate::plan::cost::Model;
 use crate::plan::draws::StageDraws;
 use crate::plan::facts::Fact;
 use crate::plan::facts::Facts;
 use crate::plan::table::count;
 use crate::plan::table::duration;
 use crate::recipe::Recipe;
+use crate::train::corpus::Corpus;
 
 /// Buffers as long as what is trained: values, gradients and two moments.
 const BUFFERS: f64 = 4.0;
@@ -54,6 +55,8 @@ pub struct Training<'a> {
     pub parts: &'a [Parts],
     /// Bytes of the embeddings that stages compare.
     pub embeddings: f64,
+    /// Bytes of the card that it should fit.
+    pub card: Option<f64>,
 }
 
 /// The loads of a stage's looked-at steps.
@@ -69,13 +72,56 @@ struct StageLoads {
 }
 
 /// The lines of an estimate; empty where tokens are not known.
-pub fn lines(training: &Training<'_>, stages: &[StageDraws], facts: &Facts) -> Vec<(&'static str, String)> {
+pub fn lines(training: &Training<'_>, corpus: &Corpus, stages: &[StageDraws], facts: &Facts) -> Vec<(&'static str, String)> {
     let sizes = Sizes::of(training.config, training.plan);
     let loads: Vec<StageLoads> = stages.iter().enumerate().filter_map(|(i, stage)| loads(training, &sizes, stage, facts, i)).collect();
     if loads.len() < stages.len() {
         return Vec::new();
     }
-    vec![("memory", memory(training, &sizes, &loads)), ("time", time(training, &loads, speed()))]
+    let mut lines = vec![("memory", memory(training, &sizes, &loads)), ("time", time(training, &loads, speed()))];
+    lines.extend(training.card.map(|card| ("card", on_card(training, &sizes, (corpus, stages, facts), card))));
+    lines
+}
+
+/// What a card's driver takes of its memory for itself, in bytes.
+const CONTEXT: f64 = 0.6e9;
+
+/// How the training fills a card of `card` bytes, and which drawn rows it has no room for.
+fn on_card(training: &Training<'_>, sizes: &Sizes, (corpus, stages, facts): (&Corpus, &[StageDraws], &Facts), card: f64) -> String {
+    let Training { recipe, config, plan, parts, .. } = training;
+    let precision = if recipe.model.precision == Precision::Fp8 { Precision::Fp8 } else { Precision::Bf16 };
+    let fit = match recipe.fit(config, plan, parts, precision, card - CONTEXT) {
+        Ok(fit) => fit,
+        Err(refusal) => return refusal.to_string().replace('\n', "; "),
+    };
+    let (mut largest, mut tokens_of_largest, mut longest) = (0f64, 0, (0, 0));
+    for (index, stage) in stages.iter().enumerate() {
+        let model = Model { config, sizes, parts: parts[index], save: recipe.memory.save };
+        for &step in &facts.steps[index] {
+            let draws = stage.steps[step].iter().filter_map(|pick| Some((pick.row, facts.of(*pick)?)));
+            let known: Vec<(u32, &Fact, (usize, usize))> = draws.filter_map(|(row, fact)| Some((row, fact, fact.tokens?))).collect();
+            let lengths: Vec<usize> = known.iter().map(|(_, _, (all, _))| *all).collect();
+            longest = known.iter().map(|(row, _, (all, _))| (*all, *row)).fold(longest, Ord::max);
+            for range in micro_batches(&lengths, fit.pack_tokens) {
+                let mut load = Load::default();
+                known[range].iter().for_each(|(_, fact, (all, targets))| load.add(*all, fact.audio_tokens, *targets));
+                let bytes = model.on_card(&load);
+                if bytes > largest {
+                    (largest, tokens_of_largest) = (bytes, load.tokens as usize);
+                }
+            }
+        }
+    }
+    let mut said = vec![
+        format!("in {precision}: {}", fit.line()),
+        format!("the largest micro-batch drawn has {} tokens and takes {}", count(tokens_of_largest as f64), bytes(largest)),
+    ];
+    said.extend(fit.note());
+    if longest.0 > fit.longest {
+        let row = corpus.place(longest.1);
+        said.push(format!("{row} has {} tokens, which will be refused: the card has room for {}; {}", count(longest.0 as f64), fit.longest, fit.hint()));
+    }
+    said.join("; ")
 }
 
 fn loads(training: &Training<'_>, sizes: &Sizes, stage: &StageDraws, facts: &Facts, index: usize) -> Option<StageLoads> {
@@ -101,28 +147,20 @@ fn loads(training: &Training<'_>, sizes: &Sizes, stage: &StageDraws, facts: &Fac
 
 fn memory(training: &Training<'_>, sizes: &Sizes, loads: &[StageLoads]) -> String {
     let largest = |of: fn(&StageLoads) -> f64| loads.iter().map(of).fold(0.0, f64::max);
-    let weights = BYTES * sizes.frozen as f64;
-    let trained = BUFFERS * BYTES * sizes.num_trained() as f64;
+    let weights = F32 * sizes.frozen as f64;
+    let trained = BUFFERS * F32 * sizes.num_trained() as f64;
     let activations = largest(|load| load.activations);
-    let features = STEPS_IN_MEMORY * FEATURES * BYTES * largest(|load| load.audio_tokens);
+    let features = STEPS_IN_MEMORY * FEATURES * F32 * largest(|load| load.audio_tokens);
     let parts = [
         (weights, format!("frozen weights {}", bytes(weights))),
         (trained, format!("{} trained numbers in 4 buffers {}", count(sizes.num_trained() as f64), bytes(trained))),
-        (activations, format!("activations of the largest micro-batch, `memory.save: {}`, {}", save_name(training), bytes(activations))),
+        (activations, format!("activations of the largest micro-batch, `memory.save: {}`, {}", training.recipe.memory.save, bytes(activations))),
         (features, format!("clips of two steps {}", bytes(features))),
         (training.embeddings, format!("embeddings {}", bytes(training.embeddings))),
     ];
     let total: f64 = parts.iter().map(|(size, _)| size).sum();
     let said: Vec<String> = parts.into_iter().filter(|(size, _)| *size > 0.0).map(|(_, text)| text).collect();
     format!("about {} on the CPU, in f32: {}; the program itself and rows come on top", bytes(total), said.join(" + "))
-}
-
-fn save_name(training: &Training<'_>) -> &'static str {
-    match training.recipe.memory.save {
-        Save::All => "all",
-        Save::Norms => "norms",
-        Save::Layer => "layer",
-    }
 }
 
 fn time(training: &Training<'_>, loads: &[StageLoads], speed: f64) -> String {

@@ -3,11 +3,10 @@
 //! - `draws`: which rows every step draws; `facts`: how long each of them is.
 //! - `shares`: what tasks and labels get, and how much of their rows that reaches.
 //! - `evenness`: batches beside those of chance; `neighbours`, `probe`: what the embeddings know.
-//! - `cost`, `estimate`: memory and time; `warnings`: what to look at.
+//! - `estimate`: memory and time; `warnings`: what to look at.
 //! - [`leakage`]: what training and evaluation share; `heard`, `suite`: where its facts come from.
 //! - `table`: tables as text; `page`: the whole as HTML.
 
-mod cost;
 mod draws;
 mod estimate;
 mod evenness;
@@ -24,6 +23,8 @@ mod warnings;
 
 use std::path::Path;
 use std::sync::Arc;
+
+use candle_core::Device;
 
 use crate::error::Result;
 use crate::load::Loader;
@@ -60,6 +61,18 @@ pub enum ModelPlace<'a> {
     Here(&'a Path),
     /// Not on this machine; the reason, as a sentence.
     Elsewhere(String),
+}
+
+/// What a plan is made for.
+pub struct Asked<'a> {
+    /// Where the model is.
+    pub model: ModelPlace<'a>,
+    /// Opens the device that training will compute on, where stages compare embeddings.
+    pub device: &'a dyn Fn() -> Result<Device>,
+    /// Bytes of the card that it should fit.
+    pub card: Option<f64>,
+    /// What training and evaluation may share.
+    pub allowed: &'a [Kind],
 }
 
 /// Told what goes on (its name, how much of how much is done); an error ends it.
@@ -104,7 +117,8 @@ impl Plan {
     /// # Errors
     /// Whatever training would refuse of rows, schedule, suite and adapters; leakage of a kind that is not `allowed`; a cache of
     /// embeddings of another model.
-    pub fn make(recipe: &Recipe, model: &ModelPlace<'_>, allowed: &[Kind], watch: Watch<'_>) -> Result<Self> {
+    pub fn make(recipe: &Recipe, asked: &Asked<'_>, watch: Watch<'_>) -> Result<Self> {
+        let Asked { model, device, card, allowed } = asked;
         let tasks = recipe.tasks()?;
         let (corpus, mut schedule) = recipe.plan(&tasks)?;
         if let Some((settings, _)) = recipe.suite(&tasks)? {
@@ -123,7 +137,7 @@ impl Plan {
             Some(format!("stage `{}`: which rows of a block share a batch is not known: {}; shares, coverage and repeats are", stage.name, why.as_ref()?))
         }));
         let compared = match &opened {
-            Some((opened, dir)) => embed(recipe, &corpus, &mut schedule, (opened, dir), &unknown, watch)?,
+            Some((opened, dir)) => embed(recipe, &corpus, &mut schedule, (opened, dir, device), &unknown, watch)?,
             None => None,
         };
         let draws = draws::of_all(recipe, &corpus, &schedule, &unknown)?;
@@ -139,7 +153,7 @@ impl Plan {
         let estimates = match &opened {
             Some((Opened { config, plan, parts, .. }, _)) => {
                 let embeddings = compared.as_deref().map_or(0.0, size_of_embeddings);
-                estimate::lines(&estimate::Training { recipe, config, plan, parts, embeddings }, &draws, &facts)
+                estimate::lines(&estimate::Training { recipe, config, plan, parts, embeddings, card: *card }, &corpus, &draws, &facts)
             }
             None => Vec::new(),
         };
@@ -239,7 +253,7 @@ fn embed(
     recipe: &Recipe,
     corpus: &Corpus,
     schedule: &mut Schedule,
-    (opened, dir): (&Opened, &Path),
+    (opened, dir, device): (&Opened, &Path, &dyn Fn() -> Result<Device>),
     unknown: &[Option<String>],
     watch: Watch<'_>,
 ) -> Result<Option<Arc<Embeddings>>> {
@@ -247,7 +261,7 @@ fn embed(
     if stages.is_empty() {
         return Ok(None);
     }
-    let (_, mut model): (_, AudioLlm) = recipe.open_model(dir, opened.config.clone(), schedule)?;
+    let (_, mut model): (_, AudioLlm) = recipe.open_model(dir, opened.config.clone(), schedule, &device()?)?;
     let seed = recipe.order_seed();
     let mut compared = None;
     // A snapshot holds the rows of the stages that share it: centring is over those, as it is in training.
@@ -268,7 +282,7 @@ fn shared(schedule: &Schedule, stages: &[usize]) -> Vec<Vec<usize>> {
 }
 
 fn size_of_embeddings(embeddings: &Embeddings) -> f64 {
-    cost::BYTES * (embeddings.audio().values.len() + embeddings.text().values.len()) as f64
+    crate::model::cost::F32 * (embeddings.audio().values.len() + embeddings.text().values.len()) as f64
 }
 
 /// A stage in a line: where it stands and how it draws.

@@ -2,10 +2,14 @@
 
 use std::path::Path;
 
+use candle_core::Device;
+
 use crate::error::Error;
 use crate::error::Result;
 use crate::files;
 use crate::model::AudioLlm;
+use crate::model::memory::Fit;
+use crate::recipe::Opened;
 use crate::recipe::Recipe;
 use crate::schedule::Schedule;
 use crate::train::Run;
@@ -25,16 +29,18 @@ pub struct Begun {
     pub optimiser: Optimiser,
     /// Where the run stands.
     pub state: State,
+    /// How the training fits the card, if it is on one.
+    pub fit: Option<Fit>,
     /// Nobody else writes to the folder while this is held.
     pub lock: files::Lock,
 }
 
 impl Recipe {
-    /// Takes the run's folder and reads all that training needs; `model_dir` is asked for the checkpoint's folder once nothing stands in the way.
+    /// Takes the run's folder and reads all that training needs, onto the device; `model_dir` is asked for the checkpoint's folder once nothing stands in the way.
     ///
     /// # Errors
     /// A run that exists without `resume`; with it a recipe or an input that has changed; whatever [`Recipe::open`] refuses.
-    pub fn begin(&self, resume: bool, model_dir: impl FnOnce() -> Result<std::path::PathBuf>) -> Result<Begun> {
+    pub fn begin(&self, resume: bool, device: &Device, model_dir: impl FnOnce() -> Result<std::path::PathBuf>) -> Result<Begun> {
         let stored = self.folder().join("recipe.yaml");
         let lock = files::Lock::take(&self.folder())?;
         let is_begun = stored.is_file();
@@ -52,7 +58,7 @@ impl Recipe {
         if is_begun {
             self.check_unchanged(&stored)?;
         }
-        let (run, schedule, model) = self.open(&model_dir()?)?;
+        let Opened { run, schedule, model, fit } = self.open(&model_dir()?, device)?;
         let mut optimiser = Optimiser::new(run.optimiser.clone(), &model.parameters)?;
         let mut state = State::new(self.inputs(run.evaluate.as_ref().map(|(_, suite)| suite))?);
         match checkpoint::list(&run.checkpoints())?.pop() {
@@ -63,7 +69,7 @@ impl Recipe {
             }
             _ => files::write_atomic(&stored, self.to_yaml()?.as_bytes())?,
         }
-        Ok(Begun { run, schedule, model, optimiser, state, lock })
+        Ok(Begun { run, schedule, model, optimiser, state, fit, lock })
     }
 
     /// Compares with the recipe a run was started with.

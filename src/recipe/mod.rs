@@ -2,9 +2,11 @@
 
 mod begin;
 mod changes;
+mod open;
 mod overrides;
 
 pub use begin::Begun;
+pub use open::Opened;
 
 use std::collections::BTreeMap;
 use std::path::Path;
@@ -21,16 +23,11 @@ use crate::eval;
 use crate::eval::suite::Role;
 use crate::eval::suite::Suite;
 use crate::files;
-use crate::load::Loader;
 use crate::loss;
-use crate::model::AudioLlm;
 use crate::model::config::Config;
 use crate::model::lora;
-use crate::model::lora::Init;
 use crate::model::lora::Plan;
-use crate::model::peft::Card;
-use crate::model::trained::Trained;
-use crate::model::weights::Weights;
+use crate::model::precision::Precision;
 use crate::parts::Part;
 use crate::parts::Parts;
 use crate::parts::Training;
@@ -43,7 +40,6 @@ use crate::train::EmbeddingSettings;
 use crate::train::EvaluateSettings;
 use crate::train::MemorySettings;
 use crate::train::ProbeSettings;
-use crate::train::Run;
 use crate::train::corpus::Corpus;
 use crate::train::corpus::EntrySettings;
 use crate::train::optimiser;
@@ -120,8 +116,8 @@ pub struct ModelSettings {
     /// A folder, or a Hub id.
     pub path: String,
     /// Type of the computation.
-    #[serde(default)]
-    pub dtype: Dtype,
+    #[serde(default, alias = "dtype")]
+    pub precision: Precision,
     /// The folder's weights, or fresh ones drawn from the seed.
     #[serde(default)]
     pub weights: WeightsSource,
@@ -136,19 +132,6 @@ pub enum WeightsSource {
     Checkpoint,
     /// Random numbers, of the shapes that config.json asks for: a model from nothing.
     Random,
-}
-
-/// Type of the computation.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(rename_all = "lowercase")]
-pub enum Dtype {
-    /// The best the device has: `f32` on the CPU.
-    #[default]
-    Auto,
-    /// Single precision.
-    F32,
-    /// Brain floating point; the CPU computes in `f32` all the same, and says so.
-    Bf16,
 }
 
 /// `audio_encoder:` of a recipe.
@@ -255,44 +238,6 @@ impl Recipe {
         Ok(Some((settings.clone(), suite)))
     }
 
-    /// Resolves the recipe: reads rows, suite and weights. `model_dir` is the folder that `model.path` was found in.
-    pub fn open(&self, model_dir: &Path) -> Result<(Run, Schedule, AudioLlm)> {
-        let tasks = self.tasks()?;
-        let (corpus, schedule) = self.plan(&tasks)?;
-        let evaluate = self.suite(&tasks)?;
-        let config = Config::load(model_dir)?;
-        let loader = Loader::new(model_dir, config.audio_token, config.text.max_position_embeddings, self.max_audio_s)?;
-        let (parts, model) = self.open_model(model_dir, config, &schedule)?;
-        let loss: Vec<loss::Settings> = schedule.stages().iter().map(|stage| stage.loss.or(&self.loss)).collect();
-        loss.iter().try_for_each(loss::Settings::check)?;
-        let run = Run {
-            folder: self.folder(),
-            seed: self.seed,
-            order_seed: self.order_seed(),
-            corpus,
-            loader,
-            parts,
-            loss,
-            card: Card { base: self.model.path.clone(), dropout: self.lora.dropout, variant: self.lora.variant },
-            dropout: self.lora.dropout,
-            optimiser: self.optimiser.clone(),
-            memory: self.memory.clone(),
-            checkpoint: self.checkpoint.clone(),
-            evaluate,
-            probe: self.probe.clone(),
-            embeddings: self.embeddings.clone(),
-            on_bad_row: self.on_bad_row,
-        };
-        Ok((run, schedule, model))
-    }
-
-    /// How each stage trains each part, and the model as the run starts.
-    pub fn open_model(&self, model_dir: &Path, config: Config, schedule: &Schedule) -> Result<(Vec<Parts>, AudioLlm)> {
-        let (parts, plan) = self.adapters(&config, schedule)?;
-        let model = self.model(model_dir, config, plan)?;
-        Ok((parts, model))
-    }
-
     /// How each stage trains each part, and which adapters that takes.
     ///
     /// # Errors
@@ -326,48 +271,6 @@ impl Recipe {
             }
         }
         Ok(trained)
-    }
-
-    /// The checkpoint with adapters where the recipe wants them, started as it says.
-    fn model(&self, model_dir: &Path, config: Config, plan: Plan) -> Result<AudioLlm> {
-        let init = match self.lora.init.as_str() {
-            "default" => Some(Init::Default),
-            "gaussian" => Some(Init::Gaussian),
-            _ => None,
-        };
-        let continued = match init {
-            Some(_) => Trained::default(),
-            None => self.continued(&plan, &config)?,
-        };
-        let weights = match self.model.weights {
-            WeightsSource::Checkpoint => Weights::open(model_dir)?,
-            WeightsSource::Random => Weights::Random { seed: self.seed },
-        };
-        let model = AudioLlm::new(config, &weights.with(continued.full), plan, true)?;
-        match &continued.adapter {
-            Some(adapter) => model.load_adapter(adapter).map_err(|e| e.at(&self.lora.init))?,
-            None => model.initialise(init.unwrap_or(Init::Default), self.seed)?,
-        }
-        Ok(model)
-    }
-
-    /// The PEFT folder or checkpoint to go on from; its adapter must be what the recipe says. Without one fresh adapters start from its weights.
-    fn continued(&self, plan: &Plan, config: &Config) -> Result<Trained> {
-        let dir = Path::new(&self.lora.init);
-        if !dir.is_dir() {
-            return Err(Error::input(format!("`lora.init` is `{}`, expected `default`, `gaussian`, a PEFT folder or a checkpoint of a run", self.lora.init)));
-        }
-        let trained = Trained::load(dir, config)?;
-        let Some(adapter) = &trained.adapter else { return Ok(trained) };
-        if adapter.plan.modules == plan.modules {
-            return Ok(trained);
-        }
-        let differs = |module: &String| adapter.plan.modules.get(module) != plan.modules.get(module);
-        let module = adapter.plan.modules.keys().chain(plan.modules.keys()).find(|module| differs(module)).cloned().unwrap_or_default();
-        let say = |plan: &Plan| plan.modules.get(&module).map_or("no adapter".to_owned(), |shape| format!("rank {} scaled by {}", shape.rank, shape.scale));
-        Err(Error::input(format!("`{module}` has {} there, the recipe asks for {}", say(&adapter.plan), say(plan)))
-            .at_path(dir)
-            .hint("make `train` and `lora` (rank, alpha, targets, variant) say what adapter_config.json says"))
     }
 
     /// BLAKE3 of every manifest, task file and suite that the run reads, by path: a resumed run must find the same.

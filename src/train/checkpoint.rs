@@ -13,10 +13,12 @@ use crate::error::Result;
 use crate::files;
 use crate::files::StagedDir;
 use crate::model::AudioLlm;
+use crate::model::on_host;
 use crate::model::peft::Card;
+use crate::model::precision::Computes;
 use crate::model::trained;
-use crate::ops::cpu::slice;
-use crate::ops::cpu::write;
+use crate::ops::device::to_host;
+use crate::ops::device::write_stretch;
 use crate::train::optimiser::Optimiser;
 
 /// Number of the format of a checkpoint folder.
@@ -50,6 +52,13 @@ pub struct State {
     /// BLAKE3 of the snapshots of embeddings that stages draw by, by name.
     #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
     pub snapshots: BTreeMap<String, String>,
+    /// What computed the last step, where that was not the CPU in `f32`.
+    #[serde(default, skip_serializing_if = "is_default")]
+    pub computes: Computes,
+}
+
+fn is_default(computes: &Computes) -> bool {
+    *computes == Computes::default()
 }
 
 /// A stage that waits for a better score.
@@ -67,7 +76,8 @@ impl State {
     /// The state of a run that has not begun.
     pub fn new(inputs: BTreeMap<String, String>) -> Self {
         let (stage_ends, waiting, snapshots) = (BTreeMap::new(), None, BTreeMap::new());
-        Self { format: FORMAT, step: 0, evaluated: None, best: None, log_bytes: 0, inputs, stage_ends, waiting, snapshots }
+        let computes = Computes::default();
+        Self { format: FORMAT, step: 0, evaluated: None, best: None, log_bytes: 0, inputs, stage_ends, waiting, snapshots, computes }
     }
 }
 
@@ -75,7 +85,7 @@ impl State {
 pub fn save(target: &Path, model: &AudioLlm, optimiser: &Optimiser, state: &State, card: &Card) -> Result<()> {
     let staged = StagedDir::new(target)?;
     trained::save(staged.path(), model, card)?;
-    let moments = [("first".to_owned(), &optimiser.first), ("second".to_owned(), &optimiser.second)];
+    let moments = [("first", on_host(&optimiser.first)?), ("second", on_host(&optimiser.second)?)];
     files::write_safetensors(&staged.path().join(OPTIMISER_FILE), moments)?;
     let text = serde_json::to_string_pretty(state).map_err(Error::bug)?;
     files::write_atomic(&staged.path().join(STATE_FILE), text.as_bytes())?;
@@ -95,8 +105,7 @@ pub fn load(dir: &Path, model: &AudioLlm, optimiser: &mut Optimiser) -> Result<S
         let Some(values) = stored.get(name).filter(|values| values.dims() == moment.dims()) else {
             return Err(Error::input(format!("`{name}` is missing or of another length")).at_path(&path).hint(DAMAGED_HINT));
         };
-        let values = slice::<f32>(values)?;
-        write::<f32>(moment, |moment| moment.copy_from_slice(&values))?;
+        write_stretch(moment, 0..values.elem_count(), &to_host(values)?)?;
     }
     Ok(state)
 }

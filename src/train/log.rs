@@ -7,6 +7,7 @@ use serde::Serialize;
 use crate::error::Error;
 use crate::error::Result;
 use crate::eval::Scores;
+use crate::model::precision::Computes;
 
 /// One finished optimiser step.
 #[derive(Clone, Debug, PartialEq, Serialize)]
@@ -35,6 +36,18 @@ pub struct StepRecord {
     pub skipped: usize,
     /// The same by task.
     pub tasks: BTreeMap<String, TaskRecord>,
+}
+
+/// What computes the steps after this line, where it is something else than before. A log begins on the CPU, in `f32`.
+#[derive(Clone, Debug, PartialEq, Serialize)]
+pub struct DeviceRecord {
+    /// `device`.
+    pub kind: &'static str,
+    /// Steps before it.
+    pub at_step: u64,
+    /// Where, and in which type.
+    #[serde(flatten)]
+    pub computes: Computes,
 }
 
 /// One task's part of a step.

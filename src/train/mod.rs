@@ -37,6 +37,7 @@ use crate::load::Loader;
 use crate::loss;
 use crate::model::AudioLlm;
 use crate::model::peft::Card;
+use crate::model::precision::Computes;
 use crate::parts::Parts;
 use crate::schedule::Schedule;
 use crate::train::checkpoint::State;
@@ -54,10 +55,14 @@ pub struct Run {
     pub seed: u64,
     /// Seed of the order of the data.
     pub order_seed: u64,
+    /// What computes it.
+    pub computes: Computes,
     /// The rows.
     pub corpus: Corpus,
     /// What reads them.
     pub loader: Loader,
+    /// Frames that the model hears at once.
+    pub window: usize,
     /// How each stage trains each part, stage by stage.
     pub parts: Vec<Parts>,
     /// `loss:`, stage by stage.

@@ -182,7 +182,8 @@ impl Optimiser {
             step: update.counts.of(entry.part),
         };
         let segments: Vec<Segment> = parameters.entries.iter().filter(|entry| update.counts.of(entry.part) > 0).map(segment).collect();
-        let buffers = Buffers { values: &parameters.values, gradients: &parameters.gradients, first: &self.first, second: &self.second };
+        let (values, copy, gradients) = (&parameters.values, parameters.copy.as_ref(), &parameters.gradients);
+        let buffers = Buffers { values, copy, gradients, first: &self.first, second: &self.second };
         AdamW { beta1, beta2, eps, weight_decay }.update(buffers, &segments, scale)?;
         Ok(())
     }

@@ -16,7 +16,7 @@ use crate::loss;
 use crate::loss::Normalise;
 use crate::model::AudioLlm;
 use crate::model::Pass;
-use crate::ops::cpu::slice;
+use crate::ops::device::to_host;
 use crate::train::step::LoadedStep;
 
 /// What a probe found, as a line of the log.
@@ -78,7 +78,7 @@ fn of_task(model: &AudioLlm, loaded: &LoadedStep, task: &str, how: How) -> Resul
         let batch = Batch::pack(&sequences[range].iter().collect::<Vec<_>>(), model.config.audio.window_frames())?;
         model.train(&batch, how.pass)?;
     }
-    Ok(slice::<f32>(&model.parameters.gradients)?.to_vec())
+    Ok(to_host(&model.parameters.gradients)?)
 }
 
 fn dot(a: &[f32], b: &[f32]) -> f64 {

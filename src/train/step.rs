@@ -1,9 +1,13 @@
-//! Reading one step: the rows the schedule picks, loaded in parallel, and what each weighs in the loss.
+//! Reading one step: the rows the schedule picks, loaded in parallel, what each weighs in the loss, and how they are packed.
 
 use std::collections::BTreeMap;
+use std::ops::Range;
 
 use rayon::prelude::*;
 
+use crate::batch::Batch;
+use crate::batch::Sequence;
+use crate::batch::micro_batches;
 use crate::data::OnBadRow;
 use crate::error::Error;
 use crate::error::Kind;
@@ -26,6 +30,8 @@ pub(super) struct LoadedStep {
     pub counted: Vec<Counted>,
     /// What is wrong with the rows that were left out.
     pub skipped: Vec<Error>,
+    /// The examples packed, and which of them each micro-batch holds.
+    pub batches: Vec<(Range<usize>, Batch)>,
 }
 
 impl LoadedStep {
@@ -80,6 +86,12 @@ pub(super) fn load_step(run: &Run, schedule: &Schedule, step: u64) -> Result<Loa
     for (example, weight) in examples.iter_mut().zip(weights(&counted, loss.normalise)) {
         example.sequence.target_weight = weight;
     }
+    let lengths: Vec<usize> = examples.iter().map(|example| example.sequence.tokens.len()).collect();
+    let batches = micro_batches(&lengths, run.memory.pack_tokens).into_iter().map(|range| {
+        let sequences: Vec<&Sequence> = examples[range.clone()].iter().map(|example| &example.sequence).collect();
+        Ok((range, Batch::pack(&sequences, run.window)?))
+    });
+    let batches = batches.collect::<Result<Vec<_>>>()?;
     let task_names = counted.iter().map(|counted| corpus.population().tasks[counted.task].clone()).collect();
-    Ok(LoadedStep { examples, task_names, counted, skipped })
+    Ok(LoadedStep { examples, task_names, counted, skipped, batches })
 }

@@ -7,9 +7,6 @@ use std::sync::atomic::Ordering;
 use std::sync::mpsc::Receiver;
 use std::sync::mpsc::sync_channel;
 
-use crate::batch::Batch;
-use crate::batch::Sequence;
-use crate::batch::micro_batches;
 use crate::error::Error;
 use crate::error::Kind;
 use crate::error::Result;
@@ -30,6 +27,7 @@ use crate::train::checkpoint::State;
 use crate::train::embeddings;
 use crate::train::embeddings::Embedder;
 use crate::train::learning_rate;
+use crate::train::log::DeviceRecord;
 use crate::train::log::StepRecord;
 use crate::train::optimiser::Optimiser;
 use crate::train::optimiser::Update;
@@ -67,6 +65,7 @@ impl Trainer<'_> {
         for (&stage, &steps) in &self.state.stage_ends {
             changed(&mut self.schedule)?.end_stage(stage, steps)?;
         }
+        self.tell_device()?;
         self.prepare_base()?;
         match &self.run.evaluate {
             Some((settings, suite)) if self.state.step == 0 && settings.at_start => self.evaluate(settings, suite)?,
@@ -78,6 +77,18 @@ impl Trainer<'_> {
             self.prepare(stage)?;
             self.run_stage(stage)?;
         }
+        Ok(())
+    }
+
+    /// A line of the log where another device or type than before computes from here on.
+    fn tell_device(&mut self) -> Result<()> {
+        let computes = self.run.computes;
+        if self.state.computes == computes || self.state.step == self.schedule.num_steps() {
+            return Ok(());
+        }
+        let record = DeviceRecord { kind: "device", at_step: self.state.step, computes };
+        self.log.line(&serde_json::to_string(&record).map_err(Error::bug)?)?;
+        self.state.computes = computes;
         Ok(())
     }
 
@@ -209,7 +220,7 @@ impl Trainer<'_> {
     fn step(&mut self, loaded: LoadedStep) -> Result<StepRecord> {
         let (run, step) = (self.run, self.state.step);
         let mut tasks = loaded.tasks();
-        let lengths: Vec<usize> = loaded.examples.iter().map(|example| example.sequence.tokens.len()).collect();
+        let tokens = loaded.examples.iter().map(|example| example.sequence.tokens.len()).sum();
 
         let (stage, learning_rate) = learning_rate(&self.schedule, &run.optimiser, step);
         self.set_trained(stage);
@@ -217,12 +228,9 @@ impl Trainer<'_> {
         let model = &*self.model;
         model.parameters.zero_gradients()?;
         let mut loss = 0.0;
-        for range in micro_batches(&lengths, run.memory.pack_tokens) {
+        for (range, batch) in &loaded.batches {
             self.check_stop()?;
-            let examples = &loaded.examples[range.clone()];
-            let sequences: Vec<&Sequence> = examples.iter().map(|example| &example.sequence).collect();
-            let batch = Batch::pack(&sequences, model.config.audio.window_frames())?;
-            let found = model.train(&batch, pass)?;
+            let found = model.train(batch, pass)?;
             loss += found.loss;
             for (log_probability, &sequence) in found.log_probabilities.iter().zip(&batch.target_sequences) {
                 tasks.entry(loaded.task_names[range.start + sequence as usize].clone()).or_default().loss -= log_probability;
@@ -247,7 +255,7 @@ impl Trainer<'_> {
             grad_norm,
             learning_rate,
             examples: loaded.examples.len(),
-            tokens: lengths.iter().sum(),
+            tokens,
             target_tokens: tasks.values().map(|task| task.target_tokens).sum(),
             seconds: loaded.examples.iter().map(|example| example.seconds).sum(),
             skipped: loaded.skipped.len(),

@@ -3,7 +3,6 @@
 #![allow(dead_code, reason = "each test program uses its own part of these helpers")]
 
 use std::collections::HashMap;
-use std::path::Path;
 use std::path::PathBuf;
 use std::process::Command;
 use std::process::Stdio;
@@ -13,9 +12,14 @@ use candle_core::Tensor;
 use serde_json::Value;
 use serde_json::json;
 
+/// The path a variable names, else the one of the build: tests run on other machines than the one that built them.
+fn named(variable: &str, built: &str) -> PathBuf {
+    std::env::var_os(variable).map_or_else(|| built.into(), PathBuf::from)
+}
+
 /// Something that ships with the tests.
 pub fn fixture(name: &str) -> PathBuf {
-    Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/fixtures").join(name)
+    named("CARGO_MANIFEST_DIR", env!("CARGO_MANIFEST_DIR")).join("tests/fixtures").join(name)
 }
 
 /// The same as text, for a manifest or a recipe.
@@ -75,7 +79,7 @@ impl Place {
 
     /// The command, not yet started; it never reaches for a network.
     pub fn command(&self, arguments: &[&str]) -> Command {
-        let mut command = Command::new(env!("CARGO_BIN_EXE_maqam"));
+        let mut command = Command::new(named("CARGO_BIN_EXE_maqam", env!("CARGO_BIN_EXE_maqam")));
         command.args(arguments).current_dir(self.dir.path()).stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::piped());
         command.env("HF_HUB_OFFLINE", "1").env("HF_HOME", self.path("no-cache"));
         command

@@ -161,7 +161,7 @@ fn a_training_would_see_the_same_scores_and_predictions() {
     let dir = fixture("qwen_omni");
     let config = Config::load(&dir).unwrap();
     let loader = Loader::new(&dir, config.audio_token, config.text.max_position_embeddings, None).unwrap();
-    let model = AudioLlm::new(config, &Weights::open(&dir).unwrap(), Plan::default(), false).unwrap();
+    let model = AudioLlm::new(config, &Weights::open(&dir).unwrap(), Plan::default(), false, &candle_core::Device::Cpu).unwrap();
     let evaluation = eval::evaluate(&model, &loader, &suite, &mut |_, _| Ok(())).unwrap();
     let mut written = scores(&place, "base").as_object().unwrap().clone();
     written.shift_remove("details");

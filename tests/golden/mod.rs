@@ -5,6 +5,7 @@ use std::path::Path;
 use std::path::PathBuf;
 use std::sync::Arc;
 
+use candle_core::Device;
 use candle_core::Tensor;
 use maqam::audio::LogMel;
 use maqam::batch::Sequence;
@@ -16,8 +17,10 @@ use maqam::model::weights::Weights;
 use maqam::seed::Key;
 use serde_json::Value;
 
+/// Below the repository that a variable names, as cargo's does, else below that of the build: tests run on other machines too.
 pub fn fixture(name: &str) -> PathBuf {
-    Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/fixtures").join(name)
+    let root = std::env::var_os("CARGO_MANIFEST_DIR").map_or_else(|| env!("CARGO_MANIFEST_DIR").into(), PathBuf::from);
+    root.join("tests/fixtures").join(name)
 }
 
 pub fn json(path: &Path) -> Value {
@@ -34,7 +37,7 @@ pub struct Golden {
 impl Golden {
     pub fn load(name: &str) -> Self {
         let dir = fixture(name);
-        let tensors = candle_core::safetensors::load(dir.join("expected.safetensors"), &candle_core::Device::Cpu).unwrap();
+        let tensors = candle_core::safetensors::load(dir.join("expected.safetensors"), &Device::Cpu).unwrap();
         Self { expected: json(&dir.join("expected.json")), tensors, dir }
     }
 
@@ -43,13 +46,21 @@ impl Golden {
     }
 
     pub fn model(&self, plan: Plan, trained: bool) -> AudioLlm {
-        AudioLlm::new(Config::load(&self.dir).unwrap(), &Weights::open(&self.dir).unwrap(), plan, trained).unwrap()
+        self.model_on(&Device::Cpu, plan, trained)
+    }
+
+    pub fn model_on(&self, device: &Device, plan: Plan, trained: bool) -> AudioLlm {
+        AudioLlm::new(Config::load(&self.dir).unwrap(), &Weights::open(&self.dir).unwrap(), plan, trained, device).unwrap()
     }
 
     /// The model with one of the golden's adapters.
     pub fn adapted(&self, adapter: &str) -> AudioLlm {
+        self.adapted_on(&Device::Cpu, adapter)
+    }
+
+    pub fn adapted_on(&self, device: &Device, adapter: &str) -> AudioLlm {
         let adapter = peft::Adapter::load(&self.dir.join(adapter), &Config::load(&self.dir).unwrap()).unwrap();
-        let model = self.model(adapter.plan.clone(), true);
+        let model = self.model_on(device, adapter.plan.clone(), true);
         model.load_adapter(&adapter).unwrap();
         model
     }

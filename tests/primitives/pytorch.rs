@@ -60,7 +60,7 @@ fn adamw_takes_pytorchs_steps() {
     for (step, expected) in run["steps"].as_array().unwrap().iter().enumerate() {
         let gradients = single(&expected["gradient"]);
         let before = copy(&gradients);
-        let buffers = Buffers { values: &values, gradients: &gradients, first: &first, second: &second };
+        let buffers = Buffers { values: &values, gradients: &gradients, first: &first, second: &second, copy: None };
         segments.iter_mut().for_each(|segment| segment.step = step as u64 + 1);
         adamw.update(buffers, &segments, number(&expected["scale"])).unwrap();
         assert_near("values", &values, &single(&expected["values"]), 5e-7);
@@ -79,7 +79,7 @@ fn what_no_segment_names_stays_and_the_split_does_not_matter() {
     let after = |ranges: &[std::ops::Range<usize>]| {
         let (values, first, second) = (copy(&start), zeros_like(&start), zeros_like(&start));
         let segments: Vec<Segment> = ranges.iter().map(|range| Segment { range: range.clone(), learning_rate: 0.1, decay: true, step: 1 }).collect();
-        adamw.update(Buffers { values: &values, gradients: &gradients, first: &first, second: &second }, &segments, 1.0).unwrap();
+        adamw.update(Buffers { values: &values, gradients: &gradients, first: &first, second: &second, copy: None }, &segments, 1.0).unwrap();
         values.to_vec1::<f32>().unwrap()
     };
     let (all, inside) = (0..len, 10..60_000);

@@ -49,8 +49,8 @@ pub fn dot(a: &Tensor, b: &Tensor) -> f64 {
 
 /// A tensor with a place for its gradient, zero at first.
 pub fn trained(value: Tensor) -> Weight {
-    let gradient = Some(zeros_like(&value));
-    Weight { value, gradient }
+    let gradient = zeros_like(&value);
+    Weight::trained(value, gradient)
 }
 
 /// The gradient that has been added up for a trained weight.

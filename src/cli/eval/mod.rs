@@ -10,7 +10,7 @@ use std::sync::atomic::Ordering;
 
 use clap::Args;
 
-use crate::cli::DeviceArguments;
+use crate::cli::device::DeviceArguments;
 use crate::cli::eval::systems::Asked;
 use crate::cli::eval::systems::Systems;
 use crate::cli::eval::written::Folder;
@@ -52,10 +52,9 @@ pub struct Arguments {
 }
 
 pub fn run(arguments: &Arguments, stop: &AtomicBool) -> Result<()> {
-    arguments.device.check()?;
     let suite = Suite::load(&arguments.suite, &Tasks::load(arguments.prompts.as_deref())?)?;
     let out = arguments.out.clone().unwrap_or_else(|| PathBuf::from("runs/eval").join(&suite.name));
-    let systems = Systems::new(&arguments.model, &arguments.adapter, arguments.no_base)?;
+    let systems = Systems::new(&arguments.model, &arguments.adapter, arguments.no_base, arguments.device.open()?)?;
     systems.check_names(&suite)?;
     let folder = Folder::claim(&out, &suite)?;
     let controlled = suite.controls.iter().map(|control| Ok((Some(*control), control.of(&suite)?))).collect::<Result<Vec<_>>>()?;

@@ -5,6 +5,7 @@ use std::path::Path;
 use std::path::PathBuf;
 
 use blake3::Hash;
+use candle_core::Device;
 
 use crate::cli::hub;
 use crate::error::Error;
@@ -20,14 +21,13 @@ use crate::load::Loader;
 use crate::model::AudioLlm;
 use crate::model::config::Config;
 use crate::model::lora::Plan;
+use crate::model::precision::Precision;
 use crate::model::trained;
 use crate::model::trained::Trained;
 use crate::model::weights::Weights;
 
 /// The name of the untuned model.
 pub const BASE: &str = "base";
-/// Where it is computed, which may change the last bits of a logit.
-const COMPUTES: &str = "cpu f32";
 /// Seed of drawn answers.
 const SEED: u64 = 0;
 
@@ -35,6 +35,7 @@ const SEED: u64 = 0;
 pub struct Systems {
     dir: PathBuf,
     config: Config,
+    device: Device,
     /// Tokenizer and clips, the same for all.
     pub loader: Loader,
     trained: Vec<(String, Option<PathBuf>)>,
@@ -60,7 +61,7 @@ impl Systems {
     ///
     /// # Errors
     /// A model that cannot be found; adapters of one name.
-    pub fn new(model: &str, adapters: &[String], without_base: bool) -> Result<Self> {
+    pub fn new(model: &str, adapters: &[String], without_base: bool, device: Device) -> Result<Self> {
         let dir = hub::model_dir(model)?;
         let config = Config::load(&dir)?;
         let loader = Loader::new(&dir, config.audio_token, config.text.max_position_embeddings, None)?;
@@ -75,7 +76,7 @@ impl Systems {
             }
             trained.push((name, Some(folder)));
         }
-        Ok(Self { dir, config, loader, trained })
+        Ok(Self { dir, config, device, loader, trained })
     }
 
     /// Refuses names that a baseline or a control has.
@@ -90,8 +91,10 @@ impl Systems {
     /// The questions of some suites to every system, and what it answered before.
     pub fn interviews<'a>(&self, suites: &'a [(Option<Control>, Suite)], answers: &Path) -> Result<Vec<Asked<'a>>> {
         let contents = Contents::open(answers)?;
+        // Where it is computed may change the last bits of a logit.
+        let computes = Precision::Auto.on(&self.device)?.to_string();
         let of_system = |(name, adapter): &(String, Option<PathBuf>)| {
-            let model = contents.model(&self.dir, adapter.as_deref(), COMPUTES)?;
+            let model = contents.model(&self.dir, adapter.as_deref(), &computes)?;
             let store = Store::open(answers, model)?;
             let interview = |(control, suite): &'a (Option<Control>, Suite)| {
                 let asked = content::Asked { model, loader: &self.loader, sampling: &suite.generation, seed: SEED };
@@ -114,7 +117,7 @@ impl Systems {
     pub fn open(&self, asked: &Asked) -> Result<AudioLlm> {
         let trained = asked.adapter.as_deref().map(|dir| Trained::load(dir, &self.config)).transpose()?.unwrap_or_default();
         let plan = trained.adapter.as_ref().map_or_else(Plan::default, |adapter| adapter.plan.clone());
-        let model = AudioLlm::new(self.config.clone(), &Weights::open(&self.dir)?.with(trained.full), plan, false)?;
+        let model = AudioLlm::new(self.config.clone(), &Weights::open(&self.dir)?.with(trained.full), plan, false, &self.device)?;
         if let (Some(adapter), Some(dir)) = (&trained.adapter, &asked.adapter) {
             model.load_adapter(adapter).map_err(|e| e.at_path(dir))?;
         }

@@ -117,9 +117,7 @@ fn token(aligned: Aligned) -> Token {
 
 /// What belongs together: speakers where every row names one, else groups, else each row by itself.
 fn clusters(rows: &[Row]) -> (&'static str, Clusters) {
-    let by = |member: fn(&Row) -> Option<&String>| -> Option<Clusters> {
-        rows.iter().map(member).collect::<Option<Vec<_>>>().map(Clusters::named)
-    };
+    let by = |member: fn(&Row) -> Option<&String>| -> Option<Clusters> { rows.iter().map(member).collect::<Option<Vec<_>>>().map(Clusters::named) };
     let speakers = by(|row| row.speaker.as_ref()).map(|clusters| ("speaker", clusters));
     speakers.or_else(|| by(|row| row.group.as_ref()).map(|clusters| ("group", clusters))).unwrap_or_else(|| ("row", Clusters::each(rows.len())))
 }

@@ -1,10 +1,9 @@
 //! How likely continuations of a prompt are: the prompt goes through the model once, however many are tried after it.
 
-use super::Answer;
+use super::Answers;
 use crate::batch::Batch;
 use crate::error::Result;
 use crate::model::AudioLlm;
-use crate::ops::cpu::slice;
 use crate::seed::Key;
 
 impl AudioLlm {
@@ -19,21 +18,22 @@ impl AudioLlm {
         let room = continuations.iter().flatten().map(Vec::len).max().unwrap_or(0);
         let keys = vec![Key::new(0, "continuations"); continuations.len()];
         let mut answers = self.begin(prompts, &keys, room)?;
+        let vocab = self.config.text.vocab_size;
         let first = self.rows_of_logits(&self.prefill(prompts, &mut answers)?)?;
         let mut found: Vec<Vec<f64>> = vec![Vec::new(); continuations.len()];
         for place in 0..continuations.iter().map(Vec::len).max().unwrap_or(0) {
             let tried: Vec<Option<&Vec<u32>>> = continuations.iter().map(|of_prompt| of_prompt.get(place)).collect();
-            for (i, tokens) in tried.iter().enumerate() {
-                found[i].extend(tokens.map(|tokens| log_probability(&first[i], tokens[0])));
+            for ((i, tokens), first) in tried.iter().enumerate().zip(first.chunks_exact(vocab)) {
+                found[i].extend(tokens.map(|tokens| log_probability(first, tokens[0])));
             }
             self.follow(&mut answers, &tried, place, &mut found)?;
-            answers.iter_mut().for_each(Answer::rewind);
+            answers.rewind();
         }
         Ok(found)
     }
 
     /// Adds the log-probabilities of the tokens after the first to what was found at `place`.
-    fn follow(&self, answers: &mut [Answer], tried: &[Option<&Vec<u32>>], place: usize, found: &mut [Vec<f64>]) -> Result<()> {
+    fn follow(&self, answers: &mut Answers, tried: &[Option<&Vec<u32>>], place: usize, found: &mut [Vec<f64>]) -> Result<()> {
         for step in 1.. {
             let next = |i: usize| tried[i].and_then(|tokens| tokens.get(step).copied());
             let active: Vec<usize> = (0..tried.len()).filter(|&i| next(i).is_some()).collect();
@@ -41,28 +41,24 @@ impl AudioLlm {
                 break;
             }
             for &i in &active {
-                answers[i].seen.extend(tried[i].map(|tokens| tokens[step - 1]));
+                answers.all[i].seen.extend(tried[i].map(|tokens| tokens[step - 1]));
             }
             let logits = self.rows_of_logits(&self.step(answers, &active)?)?;
-            for (logits, &i) in logits.iter().zip(&active) {
+            for (logits, &i) in logits.chunks_exact(self.config.text.vocab_size).zip(&active) {
                 found[i][place] += next(i).map_or(0.0, |token| log_probability(logits, token));
             }
         }
         Ok(())
     }
-
-    fn rows_of_logits(&self, x: &candle_core::Tensor) -> Result<Vec<Vec<f32>>> {
-        let logits = self.logits_of(x)?;
-        let (_, vocab) = logits.dims2()?;
-        Ok(slice::<f32>(&logits)?.chunks_exact(vocab).map(<[f32]>::to_vec).collect())
-    }
 }
 
-impl Answer {
-    /// Back to the end of the prompt.
+impl Answers {
+    /// Back to the end of every prompt.
     fn rewind(&mut self) {
-        self.seen.truncate(self.prompt);
-        self.caches.iter_mut().for_each(|cache| cache.rewind(self.prompt));
+        for (i, answer) in self.all.iter_mut().enumerate() {
+            answer.seen.truncate(answer.prompt);
+            self.caches.iter_mut().for_each(|cache| cache.rewind(i, answer.prompt));
+        }
     }
 }
 

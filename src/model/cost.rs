@@ -13,7 +13,9 @@ use crate::parts::Parts;
 use crate::parts::Training;
 
 /// Bytes of a number in f32.
-pub const BYTES: f64 = 4.0;
+pub const F32: f64 = 4.0;
+/// Bytes of a number in bf16.
+pub const BF16: f64 = 2.0;
 
 /// Operations of a product for each pair of numbers: one multiplication, one addition.
 const PAIR: f64 = 2.0;
@@ -23,7 +25,7 @@ const PAIR: f64 = 2.0;
 const ATTENTION_BACKWARD: f64 = 2.5;
 
 /// Positions of the audio encoder for each token of audio.
-const POSITIONS: f64 = 2.0;
+pub(super) const POSITIONS: f64 = 2.0;
 
 /// What goes through the model at once: a micro-batch, or a step.
 #[derive(Clone, Copy, Debug, Default, PartialEq)]
@@ -50,6 +52,7 @@ impl Load {
 }
 
 /// A model as it is trained.
+#[derive(Clone, Copy)]
 pub struct Model<'a> {
     /// Its dimensions.
     pub config: &'a Config,
@@ -67,11 +70,24 @@ impl Model<'_> {
         self.decoder(load) + self.encoder(load) + self.projector(load) + self.adapters(load)
     }
 
-    fn is_full(&self, part: Part) -> f64 {
+    /// Operations that a step of adapters over frozen weights cannot do without: every weight of the decoder's layers once forward and once
+    /// to the gradient of its input, the head's likewise over what is learnt, the audio tower's forward. Nothing that is computed again
+    /// counts, nor attention, nor the adapters. What `bench` divides by the time.
+    pub fn useful(&self, load: &Load) -> f64 {
+        let (text, audio) = (&self.config.text, &self.config.audio);
+        let (dim, ffn, query) = (text.hidden_size as f64, text.intermediate_size as f64, text.heads().query_width() as f64);
+        let layers = text.num_hidden_layers as f64 * (dim * text.heads().width() as f64 + query * dim + 3.0 * dim * ffn);
+        let head = dim * text.vocab_size as f64;
+        let (d, ffn, kernel) = (audio.d_model as f64, audio.encoder_ffn_dim as f64, KERNEL as f64);
+        let tower = audio.encoder_layers as f64 * (4.0 * d * d + 2.0 * d * ffn) + kernel * d * (MELS as f64 + d) + d * audio.output_dim as f64;
+        2.0 * PAIR * (layers * load.tokens + head * load.targets) + PAIR * tower * POSITIONS * load.audio_tokens
+    }
+
+    pub(super) fn is_full(&self, part: Part) -> f64 {
         f64::from(u8::from(self.parts.of(part) == Training::Full))
     }
 
-    fn is_trained(&self, part: Part) -> bool {
+    pub(super) fn is_trained(&self, part: Part) -> bool {
         self.parts.of(part) != Training::Frozen
     }
 
@@ -149,7 +165,7 @@ impl Model<'_> {
         let convolutions = 2.0 * (KERNEL * MELS) as f64 + 2.0 * dim + KERNEL as f64 * dim + dim;
         let of_convolutions = convolutions * (1.0 + self.is_full(Part::AudioEncoder));
         let encoder = (of_layers + of_convolutions + 2.0 * (inside + normed)) * POSITIONS * load.audio_tokens;
-        BYTES * (decoder + head + encoder)
+        F32 * (decoder + head + encoder)
     }
 }
 
@@ -179,6 +195,19 @@ mod tests {
         assert!((1.0..1.02).contains(&whole), "{whole}");
         let again = model(parts, Save::Layer).operations(&load) / found;
         assert!((1.25..1.5).contains(&again), "{again}: all but the last product of each layer once more");
+    }
+
+    #[test]
+    fn useful_operations_are_those_that_peers_are_measured_by() {
+        let config = shapes::by_name("7b", None).unwrap();
+        let (parts, plan) = (Parts::default(), Plan::default());
+        let sizes = Sizes::of(&config, &plan);
+        let model = Model { config: &config, sizes: &sizes, parts, save: Save::Layer };
+        let mut load = Load::default();
+        load.add(340, 250, 50);
+        // 6.5253 G weights in the layers, 0.5450 G in the head, 0.639 G in the tower; ten seconds are 500 positions.
+        let by_hand = 4.0 * 6.5253e9 * 340.0 + 4.0 * 0.5450e9 * 50.0 + 2.0 * 0.639e9 * 500.0;
+        assert!((model.useful(&load) / by_hand - 1.0).abs() < 1e-3);
     }
 
     #[test]

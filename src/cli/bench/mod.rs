@@ -1,0 +1,314 @@
+//! `maqam bench`: speed and memory on work of a stated shape.
+
+mod measured;
+mod work;
+
+use std::path::PathBuf;
+use std::time::Instant;
+
+use candle_core::Device;
+use candle_core::Tensor;
+use clap::Args;
+use clap::Subcommand;
+use clap::ValueEnum;
+
+use crate::batch::Batch;
+use crate::batch::Sequence;
+use crate::batch::micro_batches;
+use crate::cli::bench::measured::Measured;
+use crate::cli::bench::measured::Phases;
+use crate::cli::bench::work::Work;
+use crate::cli::bench::work::load_of;
+use crate::cli::device::DeviceArguments;
+use crate::error::Error;
+use crate::error::Result;
+use crate::model::AudioLlm;
+use crate::model::Pass;
+use crate::model::config::Config;
+use crate::model::cost;
+use crate::model::decoder::Save;
+use crate::model::lora;
+use crate::model::lora::Init;
+use crate::model::lora::Plan;
+use crate::model::lora::Targets;
+use crate::model::memory::Fit;
+use crate::model::precision::Computes;
+use crate::model::precision::Precision;
+use crate::model::shapes;
+use crate::model::sizes::Sizes;
+use crate::model::weights::Weights;
+use crate::ops::device::memory;
+use crate::ops::device::peak;
+use crate::ops::device::place;
+use crate::ops::device::reset_peak;
+use crate::ops::device::synchronise;
+use crate::parts::Parts;
+use crate::parts::PerPart;
+use crate::parts::Training;
+use crate::seed::Key;
+use crate::train::optimiser;
+use crate::train::optimiser::Optimiser;
+use crate::train::optimiser::Update;
+
+#[derive(Subcommand)]
+pub enum Command {
+    /// Training steps with random weights and AdamW: LoRA on all linear layers of the decoder, tower frozen; or every weight.
+    Train(TrainArguments),
+}
+
+#[derive(Args)]
+pub struct TrainArguments {
+    /// Shape of the model: tiny, 0.5b (Qwen2.5-0.5B's decoder), 3b, 7b (Qwen2.5-Omni's thinkers).
+    #[arg(long, default_value = "tiny")]
+    shape: String,
+    /// A checkpoint folder whose configuration is the shape instead.
+    #[arg(long, conflicts_with_all = ["shape", "layers"])]
+    model: Option<PathBuf>,
+    /// Cut the decoder to so many layers.
+    #[arg(long)]
+    layers: Option<usize>,
+    /// Train every weight of all parts instead of adapters.
+    #[arg(long, conflicts_with = "rank")]
+    full: bool,
+    /// asr: clips of 10 s. short: clips of 3 s, as data/sample has. ssum: clips of 60 s. mix: a quarter each of ASR, dialect, emotion, summaries.
+    #[arg(long, value_enum, default_value_t = Work::Asr)]
+    work: Work,
+    /// Clips in a step; by default 16, for ssum 8.
+    #[arg(long)]
+    clips: Option<usize>,
+    /// Steps that count.
+    #[arg(long, default_value_t = 5)]
+    steps: usize,
+    /// Steps before them that do not; by default 1, on a card 5.
+    #[arg(long)]
+    warm_up: Option<usize>,
+    /// Rank of the adapters; alpha is twice that.
+    #[arg(long, default_value_t = 16)]
+    rank: usize,
+    /// What layers keep for their backward.
+    #[arg(long, value_enum, default_value_t = SaveName::Norms)]
+    save: SaveName,
+    /// What the decoder's frozen linear layers compute in on a card; the CPU computes in f32.
+    #[arg(long, value_enum, default_value_t = PrecisionName::Auto)]
+    precision: PrecisionName,
+    /// Most tokens of a micro-batch.
+    #[arg(long, default_value_t = 8192)]
+    pack_tokens: usize,
+    /// Measure the decoder layers alone, from given states and gradients.
+    #[arg(long, value_enum)]
+    only: Option<Only>,
+    /// Print one JSON object.
+    #[arg(long)]
+    json: bool,
+    #[command(flatten)]
+    device: DeviceArguments,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+enum SaveName {
+    All,
+    Norms,
+    Layer,
+}
+
+impl From<SaveName> for Save {
+    fn from(name: SaveName) -> Self {
+        match name {
+            SaveName::All => Self::All,
+            SaveName::Norms => Self::Norms,
+            SaveName::Layer => Self::Layer,
+        }
+    }
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+enum PrecisionName {
+    Auto,
+    Bf16,
+    Fp8,
+}
+
+impl From<PrecisionName> for Precision {
+    fn from(name: PrecisionName) -> Self {
+        match name {
+            PrecisionName::Auto => Self::Auto,
+            PrecisionName::Bf16 => Self::Bf16,
+            PrecisionName::Fp8 => Self::Fp8,
+        }
+    }
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+enum Only {
+    Layers,
+}
+
+/// Steps that do not count, on the CPU and on a card, where products choose their kernels and memory is taken for the first time.
+const WARM_UP: (usize, usize) = (1, 5);
+/// Steps that are looked at phase by phase, likewise.
+const PROFILED: (usize, usize) = (1, 3);
+
+pub fn run(command: Command) -> Result<()> {
+    let Command::Train(arguments) = command;
+    if arguments.steps == 0 || arguments.clips == Some(0) {
+        return Err(Error::input("--steps and --clips count from 1"));
+    }
+    let config = match &arguments.model {
+        Some(dir) => Config::load(dir)?,
+        None => shapes::by_name(&arguments.shape, arguments.layers)?,
+    };
+    let device = arguments.device.open()?;
+    let precision: Precision = arguments.precision.into();
+    let computes = precision.on(&device)?;
+    precision.note(computes).iter().for_each(|note| eprintln!("note: {note}"));
+    let mut sequences: Vec<Sequence> =
+        arguments.work.examples(arguments.clips).iter().enumerate().map(|(i, example)| example.sequence(i, config.text.vocab_size)).collect();
+    let num_targets: usize = sequences.iter().map(Sequence::num_targets).sum();
+    sequences.iter_mut().for_each(|sequence| sequence.target_weight = 1.0 / num_targets as f64);
+
+    let settings =
+        lora::Settings { rank: arguments.rank, alpha: 2.0 * arguments.rank as f64, targets: Targets::Named("all-linear".into()), ..lora::Settings::default() };
+    let parts = if arguments.full { Parts { audio_encoder: Training::Full, projector: Training::Full, decoder: Training::Full } } else { Parts::default() };
+    let plan = Plan::from_settings(&settings, &parts, &config)?;
+    let sizes = Sizes::of(&config, &plan);
+    let costs = cost::Model { config: &config, sizes: &sizes, parts, save: arguments.save.into() };
+    let bench = Bench { arguments: &arguments, costs, sequences: &sequences, computes, device: &device };
+    let fit = bench.fit()?;
+    let measured = bench.measure(plan, fit.as_ref().map_or(arguments.pack_tokens, |fit| fit.pack_tokens))?;
+    measured.print(&arguments, fit.as_ref());
+    Ok(())
+}
+
+/// A benchmark before it runs.
+struct Bench<'a> {
+    arguments: &'a TrainArguments,
+    costs: cost::Model<'a>,
+    sequences: &'a [Sequence],
+    computes: Computes,
+    device: &'a Device,
+}
+
+impl Bench<'_> {
+    /// How it fits the card's memory; `None` on the CPU.
+    fn fit(&self) -> Result<Option<Fit>> {
+        let Some(memory) = memory(self.device)? else { return Ok(None) };
+        let fit = Fit::new(&[self.costs], self.computes.precision, memory.free as f64, self.arguments.pack_tokens)?;
+        if let Some(longest) = self.sequences.iter().map(|sequence| sequence.tokens.len()).max().filter(|&longest| longest > fit.longest) {
+            return Err(Error::resource(format!("an example has {longest} tokens, the card has memory for {}", fit.longest)).hint("try --save layer"));
+        }
+        eprintln!("memory: {}", fit.line());
+        fit.note().iter().for_each(|note| eprintln!("note: {note}"));
+        Ok(Some(fit))
+    }
+
+    fn model(&self, plan: Plan) -> Result<AudioLlm> {
+        let weights = if self.device.is_cpu() { Weights::Random { seed: 1 } } else { Weights::Noise { seed: 1 } };
+        let mut model = AudioLlm::new(self.costs.config.clone(), &weights, plan, true, self.device)?;
+        model.initialise(Init::Default, 1)?;
+        if self.computes.precision == Precision::Fp8 {
+            model.quantise()?;
+        }
+        Ok(model)
+    }
+
+    fn measure(&self, plan: Plan, pack_tokens: usize) -> Result<Measured> {
+        let model = self.model(plan)?;
+        let optimiser = Optimiser::new(optimiser::Settings::default(), &model.parameters)?;
+        let lengths: Vec<usize> = self.sequences.iter().map(|sequence| sequence.tokens.len()).collect();
+        let window = self.costs.config.audio.window_frames();
+        let batches = micro_batches(&lengths, pack_tokens)
+            .into_iter()
+            .map(|range| Batch::pack(&self.sequences[range].iter().collect::<Vec<_>>(), window))
+            .collect::<Result<Vec<_>>>()?;
+        let pass = Pass { save: self.costs.save, ..Pass::default() };
+        let mut steps = Steps { model, optimiser, batches: &batches, pass, only: self.arguments.only, done: 0 };
+        let of_device = |(cpu, card)| if self.device.is_cpu() { cpu } else { card };
+        reset_peak(self.device)?;
+        for _ in 0..self.arguments.warm_up.unwrap_or(of_device(WARM_UP)) {
+            steps.step()?;
+        }
+        let (seconds, losses): (Vec<f64>, Vec<f64>) = (0..self.arguments.steps).map(|_| steps.step()).collect::<Result<Vec<_>>>()?.into_iter().unzip();
+        let num_profiled = if self.arguments.only.is_none() { of_device(PROFILED) } else { 0 };
+        let phases = (0..num_profiled).map(|_| steps.profiled()).collect::<Result<Vec<Phases>>>()?;
+        let load = load_of(self.sequences);
+        Ok(Measured {
+            computes: self.computes,
+            seconds,
+            losses,
+            phases,
+            examples: self.sequences.len(),
+            micro_batches: batches.len(),
+            useful: (!self.arguments.full && self.arguments.only.is_none()).then(|| self.costs.useful(&load)),
+            load,
+            card_bytes: peak(self.device)?,
+        })
+    }
+}
+
+/// Steps over the same batches, one after the other.
+struct Steps<'a> {
+    model: AudioLlm,
+    optimiser: Optimiser,
+    batches: &'a [Batch],
+    pass: Pass,
+    only: Option<Only>,
+    done: u64,
+}
+
+impl Steps<'_> {
+    /// Seconds of the next step, and its loss.
+    fn step(&mut self) -> Result<(f64, f64)> {
+        let device = self.model.device.clone();
+        let (mut seconds, mut loss) = (0.0, 0.0);
+        for (i, batch) in self.batches.iter().enumerate() {
+            // Making states for the layers alone is not their time.
+            let state = |purpose| random_states(purpose, batch.tokens.len(), self.model.config.text.hidden_size, &device);
+            let states = self.only.map(|Only::Layers| Ok::<_, Error>((state("x")?, state("dy")?))).transpose()?;
+            synchronise(&device)?;
+            let started = Instant::now();
+            if i == 0 {
+                self.model.parameters.zero_gradients()?;
+            }
+            match states {
+                None => loss += self.model.train(batch, self.pass)?.loss,
+                Some((x, dy)) => self.model.train_layers(batch, &x, &dy, self.pass)?,
+            }
+            if i + 1 == self.batches.len() {
+                self.update()?;
+            }
+            if self.only.is_some() || i + 1 == self.batches.len() {
+                synchronise(&device)?;
+            }
+            seconds += started.elapsed().as_secs_f64();
+        }
+        Ok((seconds, loss))
+    }
+
+    /// The next step, waited for after every phase.
+    fn profiled(&mut self) -> Result<Phases> {
+        let device = self.model.device.clone();
+        let mut phases = Phases::begin(&device)?;
+        self.model.parameters.zero_gradients()?;
+        for batch in self.batches {
+            self.model.train_watched(batch, self.pass, &mut |phase| phases.done(phase, &device))?;
+        }
+        self.update()?;
+        phases.optimiser(&device)?;
+        Ok(phases)
+    }
+
+    fn update(&mut self) -> Result<()> {
+        if self.only.is_some() {
+            return Ok(());
+        }
+        self.done += 1;
+        let (grad_norm, counts) = (self.optimiser.grad_norm(&self.model.parameters)?, PerPart::from_fn(|_| self.done));
+        self.optimiser.step(&self.model.parameters, Update { grad_norm, learning_rate: 1e-5, counts })
+    }
+}
+
+fn random_states(purpose: &str, tokens: usize, dim: usize, device: &Device) -> Result<Tensor> {
+    let key = Key::new(0, purpose);
+    let values: Vec<f32> = (0..(tokens * dim) as u64).map(|i| key.uniform(i) as f32 - 0.5).collect();
+    Ok(place(&values, (tokens, dim), device)?)
+}

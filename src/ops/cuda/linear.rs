@@ -1,0 +1,177 @@
+//! Linear layers on a card: one large product, adapters as small ones before it, frozen weights in 16 or 8 bits.
+//!
+//! What an adapter says is written first and the large product adds itself to it: a small product that came second would have to
+//! read the output again.
+
+use candle_core::DType;
+use candle_core::Result;
+use candle_core::Tensor;
+use half::bf16;
+
+use crate::ops::cuda::card::Address;
+use crate::ops::cuda::card::BLOCK;
+use crate::ops::cuda::card::Card;
+use crate::ops::cuda::card::address;
+use crate::ops::cuda::card::arguments;
+use crate::ops::cuda::card::bf16_of;
+use crate::ops::cuda::card::f32_of;
+use crate::ops::cuda::card::int;
+use crate::ops::cuda::gemm::Matrix;
+use crate::ops::cuda::gemm::Product;
+use crate::ops::cuda::norm::column_sums;
+use crate::ops::cuda::rows::transpose;
+use crate::ops::linear::Adapter;
+use crate::ops::linear::AdapterDropout;
+use crate::ops::linear::Linear;
+use crate::ops::linear::Quantised;
+use crate::ops::linear::Weight;
+
+/// As `Linear::forward`.
+pub fn forward(layer: &Linear, x: &Tensor, residual: Option<&Tensor>, dropout: AdapterDropout) -> Result<(Tensor, Option<Tensor>)> {
+    let (card, tokens, outputs) = (Card::of(x.device())?, x.dim(0)?, layer.weight.value.dim(0)?);
+    let y = card.empty((tokens, outputs), DType::BF16)?;
+    let (start, hidden) = match &layer.adapter {
+        Some(adapter) => {
+            let dropped = dropout.dropped(x, adapter.site)?;
+            (Some(Matrix::of(&y)?), Some(adapted(&card, adapter, dropped.as_ref().unwrap_or(x), &y, residual)?))
+        }
+        None => (residual.map(Matrix::of).transpose()?, None),
+    };
+    let bias = layer.bias.as_ref().map(|bias| bf16_of(&bias.value)).transpose()?;
+    let product = |a, b| Product { bias, ..Product::new(a, b).plus(start) };
+    match &layer.weight.quantised {
+        None => card.product(Matrix::of(&y)?, product(Matrix::of(x)?, Matrix::of(&layer.weight.value)?.t()))?,
+        Some(quantised) => {
+            let rows = EightBit::of(&card, x)?;
+            let scales = Some((f32_of(&rows.scale)?, f32_of(&quantised.scale)?));
+            let product = product(Matrix::of(&rows.values)?, Matrix::of(&layer.weight.value)?.t());
+            // The forward's sums may be short: an error there is one among the rounding errors of its inputs.
+            card.product(Matrix::of(&y)?, Product { scales, is_fast: true, ..product })?;
+        }
+    }
+    Ok((y, hidden))
+}
+
+/// Writes what the adapter says, with `residual` added, into `y`; returns `x A^T`.
+fn adapted(card: &Card, adapter: &Adapter, x: &Tensor, y: &Tensor, residual: Option<&Tensor>) -> Result<Tensor> {
+    let (tokens, outputs) = y.dims2()?;
+    let hidden = card.empty((tokens, adapter.num_ranks()), DType::BF16)?;
+    card.product(Matrix::of(&hidden)?, Product::new(Matrix::of(x)?, Matrix::of(&adapter.down.value)?.t()))?;
+    let (to, h) = (Matrix::of(y)?, Matrix::of(&hidden)?);
+    let covered: usize = adapter.ups.iter().map(|up| up.columns.len()).sum();
+    let start = if covered == outputs {
+        residual.map(Matrix::of).transpose()?
+    } else {
+        let bytes = tokens * outputs * size_of::<bf16>();
+        match residual {
+            Some(residual) => card.copy(bf16_of(y)?, bf16_of(residual)?, bytes)?,
+            None => card.clear(bf16_of(y)?, bytes)?,
+        }
+        Some(to)
+    };
+    for up in &adapter.ups {
+        let columns = up.columns.clone();
+        let product = Product::new(h.columns(up.ranks.clone()), Matrix::of(&up.weight.value)?.t()).scaled(up.scale);
+        card.product(to.columns(columns.clone()), product.plus(start.map(|start| start.columns(columns))))?;
+    }
+    Ok(hidden)
+}
+
+/// As `Linear::backward`.
+pub fn backward(layer: &Linear, dy: &Tensor, x: &Tensor, hidden: Option<&Tensor>, dropout: AdapterDropout, want_input: bool) -> Result<Option<Tensor>> {
+    let (card, (tokens, inputs)) = (Card::of(x.device())?, x.dims2()?);
+    let d_out = Matrix::of(dy)?;
+    if let Some(gradient) = &layer.weight.gradient {
+        accumulate(&card, gradient, d_out.t(), Matrix::of(x)?, 1.0)?;
+    }
+    if let Some(gradient) = layer.bias.as_ref().and_then(|bias| bias.gradient.as_ref()) {
+        column_sums(gradient, dy)?;
+    }
+    let mut dx = None;
+    if let (Some(adapter), Some(hidden)) = (&layer.adapter, hidden) {
+        let dropped = dropout.dropped(x, adapter.site)?;
+        let d_hidden = adapter_backward(&card, adapter, d_out, dropped.as_ref().unwrap_or(x), hidden)?;
+        if want_input {
+            let d = card.empty((tokens, inputs), DType::BF16)?;
+            card.product(Matrix::of(&d)?, Product::new(Matrix::of(&d_hidden)?, Matrix::of(&adapter.down.value)?))?;
+            dx = Some(dropout.dropped(&d, adapter.site)?.unwrap_or(d));
+        }
+    }
+    if !want_input {
+        return Ok(None);
+    }
+    let start = dx.as_ref().map(Matrix::of).transpose()?;
+    let dx = dx.map_or_else(|| card.empty((tokens, inputs), DType::BF16), Ok)?;
+    match &layer.weight.quantised {
+        None => card.product(Matrix::of(&dx)?, Product::new(d_out, Matrix::of(&layer.weight.value)?).plus(start))?,
+        Some(quantised) => {
+            let rows = EightBit::of(&card, dy)?;
+            let scales = Some((f32_of(&rows.scale)?, f32_of(&quantised.transposed_scale)?));
+            let product = Product::new(Matrix::of(&rows.values)?, Matrix::of(&quantised.transposed)?.t()).plus(start);
+            card.product(Matrix::of(&dx)?, Product { scales, ..product })?;
+        }
+    }
+    Ok(Some(dx))
+}
+
+/// Adds to the gradients of A and B; returns the gradient of `x A^T`.
+fn adapter_backward(card: &Card, adapter: &Adapter, d_out: Matrix, x: &Tensor, hidden: &Tensor) -> Result<Tensor> {
+    let d_hidden = card.empty(hidden.shape(), DType::BF16)?;
+    let (to, h) = (Matrix::of(&d_hidden)?, Matrix::of(hidden)?);
+    for up in &adapter.ups {
+        let d_out = d_out.columns(up.columns.clone());
+        if let Some(gradient) = &up.weight.gradient {
+            accumulate(card, gradient, d_out.t(), h.columns(up.ranks.clone()), up.scale)?;
+        }
+        card.product(to.columns(up.ranks.clone()), Product::new(d_out, Matrix::of(&up.weight.value)?).scaled(up.scale))?;
+    }
+    if let Some(gradient) = &adapter.down.gradient {
+        accumulate(card, gradient, to.t(), Matrix::of(x)?, 1.0)?;
+    }
+    Ok(d_hidden)
+}
+
+/// `gradient += scale a b`, in `f32`.
+fn accumulate(card: &Card, gradient: &Tensor, a: Matrix, b: Matrix, scale: f64) -> Result<()> {
+    let gradient = Matrix::of(gradient)?;
+    card.product(gradient, Product::new(a, b).scaled(scale).plus(Some(gradient)))
+}
+
+/// Rows in 8 bits with a scale for each.
+struct EightBit {
+    values: Tensor,
+    scale: Tensor,
+}
+
+impl EightBit {
+    fn of(card: &Card, x: &Tensor) -> Result<Self> {
+        let (rows, width) = x.dims2()?;
+        let (values, scale) = (card.empty((rows, width), DType::F8E4M3)?, card.empty(rows, DType::F32)?);
+        let to: Address = address(&values, DType::F8E4M3)?;
+        card.launch("quantise_rows", (rows, 1), (BLOCK, 1), 0, arguments![to, f32_of(&scale)?, bf16_of(x)?, int(width)?])?;
+        Ok(Self { values, scale })
+    }
+}
+
+/// A frozen weight `[out, in]` in 8 bits, as it is and transposed: products of 8 bits want both factors' inner dimension contiguous.
+///
+/// # Errors
+/// Where the card has no such products with a scale for each row, or the dimensions are not multiples of 16.
+pub fn quantise(weight: &Tensor) -> Result<Weight> {
+    /// Bytes that rows are multiples of (cuBLAS manual, section on `cublasLtMatmul` in 8 bits).
+    const ROW: usize = 16;
+    /// The compute capability whose products take a scale for each row.
+    const OLDEST: (i32, i32) = (9, 0);
+    let (card, (outputs, inputs)) = (Card::of(weight.device())?, weight.dims2()?);
+    let found = card.capability()?;
+    if found < OLDEST {
+        candle_core::bail!("weights of 8 bits need a card of compute capability {}.{}, this one has {}.{}", OLDEST.0, OLDEST.1, found.0, found.1);
+    }
+    if !outputs.is_multiple_of(ROW) || !inputs.is_multiple_of(ROW) {
+        candle_core::bail!("weights of 8 bits have dimensions that are multiples of {ROW}, found [{outputs}, {inputs}]");
+    }
+    let by_output = EightBit::of(&card, weight)?;
+    let by_input = EightBit::of(&card, &transpose(weight)?)?;
+    let quantised = Quantised { scale: by_output.scale, transposed: by_input.values, transposed_scale: by_input.scale };
+    Ok(Weight { value: by_output.values, gradient: None, quantised: Some(quantised) })
+}

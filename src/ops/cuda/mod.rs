@@ -1,0 +1,36 @@
+//! The primitives on an NVIDIA card: the functions of the rooms beside this one, as launches of our kernels and of cuBLASLt.
+//!
+//! Activations, frozen weights and the compute copy of trained ones are `bf16`; gradients, master values, moments, statistics
+//! and rotary tables are `f32`. Everything runs on one stream, in the order in which it was asked for, whatever the thread; so
+//! memory that is freed may be given out again at once, and nothing waits for the host but what reads a result back.
+//! Nothing is added up in an order that may change, so the same input gives the same bits.
+//!
+//! Of the driver this uses, candle's own calls included: `cuInit`, `cuDeviceGet`, `cuDeviceGetName`, `cuDeviceGetAttribute`,
+//! `cuDevicePrimaryCtxRetain`, `cuCtxGetCurrent`, `cuCtxSetCurrent`, `cuCtxSynchronize`, `cuStreamCreate`, `cuStreamSynchronize`,
+//! `cuDeviceGetMemPool`, `cuMemPoolGetAttribute`, `cuMemPoolSetAttribute`, `cuMemGetInfo`, `cuMemAllocAsync`, `cuMemFreeAsync`,
+//! `cuMemsetD8Async`, `cuMemcpyHtoDAsync`, `cuMemcpyDtoHAsync`, `cuMemcpyDtoDAsync`, `cuModuleLoadData`, `cuModuleGetFunction`,
+//! `cuFuncSetAttribute` and `cuLaunchKernel`. Of cuBLASLt: create and destroy of the handle, of descriptions, layouts and
+//! preferences, `cublasLtMatmulAlgoGetHeuristic` and `cublasLtMatmul`. cuBLAS and cuRAND are opened by candle and never used.
+
+pub mod activation;
+pub mod adamw;
+pub mod attention;
+mod card;
+pub mod convolution;
+pub mod cross_entropy;
+pub mod dropout;
+mod gemm;
+pub mod linear;
+pub mod norm;
+mod pool;
+pub mod rotary;
+pub mod rows;
+
+pub use pool::memory;
+pub use pool::name;
+pub use pool::open;
+pub use pool::peak;
+pub use pool::reset_peak;
+pub use pool::synchronise;
+pub use pool::to_host;
+pub use pool::write_stretch;

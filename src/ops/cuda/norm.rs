@@ -1,0 +1,98 @@
+//! Launches of the norms.
+
+use candle_core::DType;
+use candle_core::Result;
+use candle_core::Tensor;
+
+use crate::ops::cuda::card::Address;
+use crate::ops::cuda::card::BLOCK;
+use crate::ops::cuda::card::Card;
+use crate::ops::cuda::card::arguments;
+use crate::ops::cuda::card::bf16_of;
+use crate::ops::cuda::card::f32_of;
+use crate::ops::cuda::card::int;
+
+/// Columns that a block of [`SUM_BLOCK`] threads sums over all rows.
+const SUM_COLUMNS: usize = 32;
+const SUM_BLOCK: (u32, u32) = (32, 8);
+
+/// As `ops::norm::rms_norm`.
+pub fn rms_norm(x: &Tensor, weight: &Tensor, eps: f64) -> Result<(Tensor, Tensor)> {
+    let (card, (tokens, dim)) = (Card::of(x.device())?, x.dims2()?);
+    let (y, inverse) = (card.empty((tokens, dim), DType::BF16)?, card.empty(tokens, DType::F32)?);
+    let arguments = arguments![bf16_of(&y)?, f32_of(&inverse)?, bf16_of(x)?, bf16_of(weight)?, int(dim)?, eps as f32];
+    card.launch("rms_norm", (tokens, 1), (BLOCK, 1), 0, arguments)?;
+    Ok((y, inverse))
+}
+
+/// As `ops::norm::rms_norm_again`.
+pub fn rms_norm_again(x: &Tensor, weight: &Tensor, inverse: &Tensor) -> Result<Tensor> {
+    let (card, (tokens, dim)) = (Card::of(x.device())?, x.dims2()?);
+    let y = card.empty((tokens, dim), DType::BF16)?;
+    let arguments = arguments![bf16_of(&y)?, bf16_of(x)?, bf16_of(weight)?, f32_of(inverse)?, int(dim)?];
+    card.launch("rms_norm_again", (tokens, 1), (BLOCK, 1), 0, arguments)?;
+    Ok(y)
+}
+
+/// As `ops::norm::rms_norm_backward`.
+pub fn rms_norm_backward(dy: &Tensor, x: &Tensor, weight: &Tensor, inverse: &Tensor, residual: Option<&Tensor>, d_weight: Option<&Tensor>) -> Result<Tensor> {
+    let (card, (tokens, dim)) = (Card::of(x.device())?, x.dims2()?);
+    let dx = card.empty((tokens, dim), DType::BF16)?;
+    let (dy, x, inverse) = (bf16_of(dy)?, bf16_of(x)?, f32_of(inverse)?);
+    let arguments = arguments![bf16_of(&dx)?, dy, x, bf16_of(weight)?, inverse, or_null(residual)?, int(dim)?];
+    card.launch("rms_norm_backward", (tokens, 1), (BLOCK, 1), 0, arguments)?;
+    if let Some(d_weight) = d_weight {
+        let arguments = arguments![f32_of(d_weight)?, dy, x, inverse, int(tokens)?, int(dim)?];
+        card.launch("rms_norm_weight_backward", (dim.div_ceil(SUM_COLUMNS), 1), SUM_BLOCK, 0, arguments)?;
+    }
+    Ok(dx)
+}
+
+/// As `ops::norm::layer_norm`: the output, the means and the inverse standard deviations.
+pub fn layer_norm(x: &Tensor, weight: &Tensor, bias: &Tensor, eps: f64) -> Result<(Tensor, Tensor, Tensor)> {
+    let (card, (tokens, dim)) = (Card::of(x.device())?, x.dims2()?);
+    let (y, mean, inverse) = (card.empty((tokens, dim), DType::BF16)?, card.empty(tokens, DType::F32)?, card.empty(tokens, DType::F32)?);
+    let arguments = arguments![bf16_of(&y)?, f32_of(&mean)?, f32_of(&inverse)?, bf16_of(x)?, bf16_of(weight)?, bf16_of(bias)?, int(dim)?, eps as f32];
+    card.launch("layer_norm", (tokens, 1), (BLOCK, 1), 0, arguments)?;
+    Ok((y, mean, inverse))
+}
+
+/// As `ops::norm::layer_norm_again`.
+pub fn layer_norm_again(x: &Tensor, weight: &Tensor, bias: &Tensor, mean: &Tensor, inverse: &Tensor) -> Result<Tensor> {
+    let (card, (tokens, dim)) = (Card::of(x.device())?, x.dims2()?);
+    let y = card.empty((tokens, dim), DType::BF16)?;
+    let arguments = arguments![bf16_of(&y)?, bf16_of(x)?, bf16_of(weight)?, bf16_of(bias)?, f32_of(mean)?, f32_of(inverse)?, int(dim)?];
+    card.launch("layer_norm_again", (tokens, 1), (BLOCK, 1), 0, arguments)?;
+    Ok(y)
+}
+
+/// As `ops::norm::layer_norm_backward`; `statistics` are the means and the inverse standard deviations.
+pub fn layer_norm_backward(
+    dy: &Tensor,
+    x: &Tensor,
+    weight: &Tensor,
+    statistics: (&Tensor, &Tensor),
+    residual: Option<&Tensor>,
+    gradients: Option<(&Tensor, &Tensor)>,
+) -> Result<Tensor> {
+    let (card, (tokens, dim)) = (Card::of(x.device())?, x.dims2()?);
+    let dx = card.empty((tokens, dim), DType::BF16)?;
+    let (dy, x, mean, inverse) = (bf16_of(dy)?, bf16_of(x)?, f32_of(statistics.0)?, f32_of(statistics.1)?);
+    let arguments = arguments![bf16_of(&dx)?, dy, x, bf16_of(weight)?, mean, inverse, or_null(residual)?, int(dim)?];
+    card.launch("layer_norm_backward", (tokens, 1), (BLOCK, 1), 0, arguments)?;
+    if let Some((d_weight, d_bias)) = gradients {
+        let arguments = arguments![f32_of(d_weight)?, f32_of(d_bias)?, dy, x, mean, inverse, int(tokens)?, int(dim)?];
+        card.launch("layer_norm_weight_backward", (dim.div_ceil(SUM_COLUMNS), 1), SUM_BLOCK, 0, arguments)?;
+    }
+    Ok(dx)
+}
+
+/// Adds the rows of `rows` to `out`, `[width]`: the gradient of a bias.
+pub fn column_sums(out: &Tensor, rows: &Tensor) -> Result<()> {
+    let (card, (tokens, width)) = (Card::of(rows.device())?, rows.dims2()?);
+    card.launch("column_sums", (width.div_ceil(SUM_COLUMNS), 1), SUM_BLOCK, 0, arguments![f32_of(out)?, bf16_of(rows)?, int(tokens)?, int(width)?])
+}
+
+fn or_null(tensor: Option<&Tensor>) -> Result<Address> {
+    tensor.map_or(Ok(Address::NULL), bf16_of)
+}

@@ -1,0 +1,29 @@
+//! Tables and launches of the rotary embedding.
+
+use candle_core::Device;
+use candle_core::Result;
+use candle_core::Tensor;
+use rayon::prelude::*;
+
+use crate::ops::cuda::card::BLOCK;
+use crate::ops::cuda::card::Card;
+use crate::ops::cuda::card::arguments;
+use crate::ops::cuda::card::bf16_of;
+use crate::ops::cuda::card::f32_of;
+use crate::ops::cuda::card::int;
+
+/// Cosines and sines of angles, `half` for each token, in `f32`.
+pub fn tables(angles: &[f64], half: usize, device: &Device) -> Result<(Tensor, Tensor)> {
+    let table = |function: fn(f64) -> f64| {
+        let values: Vec<f32> = angles.par_iter().map(|&angle| function(angle) as f32).collect();
+        Tensor::from_vec(values, (angles.len() / half, half), device)
+    };
+    Ok((table(f64::cos)?, table(f64::sin)?))
+}
+
+/// Rotates the first `num_heads` heads of every token in place, forwards (1) or backwards (-1).
+pub fn rotate(x: &Tensor, cos: &Tensor, sin: &Tensor, num_heads: usize, direction: f64) -> Result<()> {
+    let (card, (tokens, width), half) = (Card::of(x.device())?, x.dims2()?, cos.dim(1)?);
+    let arguments = arguments![bf16_of(x)?, f32_of(cos)?, f32_of(sin)?, int(width)?, int(num_heads)?, int(half)?, direction as f32];
+    card.launch("rotate", (tokens, 1), (BLOCK, 1), 0, arguments)
+}

@@ -1,0 +1,151 @@
+//! From a recipe to what trains: its rows, its schedule, its model on a device, and how that fits there.
+
+use std::path::Path;
+
+use candle_core::Device;
+
+use crate::error::Error;
+use crate::error::Result;
+use crate::load::Loader;
+use crate::loss;
+use crate::model::AudioLlm;
+use crate::model::config::Config;
+use crate::model::cost::Model;
+use crate::model::lora::Init;
+use crate::model::lora::Plan;
+use crate::model::memory::Fit;
+use crate::model::peft::Card;
+use crate::model::precision::Precision;
+use crate::model::sizes::Sizes;
+use crate::model::trained::Trained;
+use crate::model::weights::Weights;
+use crate::ops::device::memory;
+use crate::parts::Parts;
+use crate::recipe::Recipe;
+use crate::recipe::WeightsSource;
+use crate::schedule::Schedule;
+use crate::train::Run;
+
+/// A recipe, resolved.
+pub struct Opened {
+    /// What every step needs to know.
+    pub run: Run,
+    /// Which rows each step sees.
+    pub schedule: Schedule,
+    /// The model as the run starts.
+    pub model: AudioLlm,
+    /// How the training fits the card, if it is on one.
+    pub fit: Option<Fit>,
+}
+
+impl Recipe {
+    /// Resolves the recipe: reads rows, suite and weights, these onto the device. `model_dir` is the folder that `model.path` was found in.
+    ///
+    /// # Errors
+    /// On a card also a training that does not fit its memory, before a weight is read.
+    pub fn open(&self, model_dir: &Path, device: &Device) -> Result<Opened> {
+        let tasks = self.tasks()?;
+        let computes = self.model.precision.on(device)?;
+        let (corpus, schedule) = self.plan(&tasks)?;
+        let evaluate = self.suite(&tasks)?;
+        let config = Config::load(model_dir)?;
+        let mut loader = Loader::new(model_dir, config.audio_token, config.text.max_position_embeddings, self.max_audio_s)?;
+        let (parts, plan) = self.adapters(&config, &schedule)?;
+        let loss: Vec<loss::Settings> = schedule.stages().iter().map(|stage| stage.loss.or(&self.loss)).collect();
+        loss.iter().try_for_each(loss::Settings::check)?;
+        let fit = match memory(device)? {
+            Some(memory) => Some(self.fit(&config, &plan, &parts, computes.precision, memory.free as f64)?),
+            None => None,
+        };
+        let mut memory = self.memory.clone();
+        if let Some(fit) = &fit {
+            memory.pack_tokens = fit.pack_tokens;
+            loader.limit(fit.longest, format!("the card has memory for {} under `memory.save: {}`", fit.longest, fit.save), fit.hint());
+        }
+        let window = config.audio.window_frames();
+        let model = self.model(model_dir, config, plan, device)?;
+        let run = Run {
+            folder: self.folder(),
+            seed: self.seed,
+            order_seed: self.order_seed(),
+            computes,
+            corpus,
+            loader,
+            window,
+            parts,
+            loss,
+            card: Card { base: self.model.path.clone(), dropout: self.lora.dropout, variant: self.lora.variant },
+            dropout: self.lora.dropout,
+            optimiser: self.optimiser.clone(),
+            memory,
+            checkpoint: self.checkpoint.clone(),
+            evaluate,
+            probe: self.probe.clone(),
+            embeddings: self.embeddings.clone(),
+            on_bad_row: self.on_bad_row,
+        };
+        Ok(Opened { run, schedule, model, fit })
+    }
+
+    /// How the training fits a card with so many bytes free.
+    ///
+    /// # Errors
+    /// One that does not.
+    pub fn fit(&self, config: &Config, plan: &Plan, parts: &[Parts], precision: Precision, free: f64) -> Result<Fit> {
+        let sizes = Sizes::of(config, plan);
+        let stages: Vec<Model> = parts.iter().map(|&parts| Model { config, sizes: &sizes, parts, save: self.memory.save }).collect();
+        Fit::new(&stages, precision, free, self.memory.pack_tokens)
+    }
+
+    /// How each stage trains each part, and the model as the run starts.
+    pub fn open_model(&self, model_dir: &Path, config: Config, schedule: &Schedule, device: &Device) -> Result<(Vec<Parts>, AudioLlm)> {
+        let (parts, plan) = self.adapters(&config, schedule)?;
+        let model = self.model(model_dir, config, plan, device)?;
+        Ok((parts, model))
+    }
+
+    /// The checkpoint with adapters where the recipe wants them, started as it says.
+    fn model(&self, model_dir: &Path, config: Config, plan: Plan, device: &Device) -> Result<AudioLlm> {
+        let init = match self.lora.init.as_str() {
+            "default" => Some(Init::Default),
+            "gaussian" => Some(Init::Gaussian),
+            _ => None,
+        };
+        let continued = match init {
+            Some(_) => Trained::default(),
+            None => self.continued(&plan, &config)?,
+        };
+        let weights = match self.model.weights {
+            WeightsSource::Checkpoint => Weights::open(model_dir)?,
+            WeightsSource::Random => Weights::Random { seed: self.seed },
+        };
+        let mut model = AudioLlm::new(config, &weights.with(continued.full), plan, true, device)?;
+        if self.model.precision.on(device)?.precision == Precision::Fp8 {
+            model.quantise()?;
+        }
+        match &continued.adapter {
+            Some(adapter) => model.load_adapter(adapter).map_err(|e| e.at(&self.lora.init))?,
+            None => model.initialise(init.unwrap_or(Init::Default), self.seed)?,
+        }
+        Ok(model)
+    }
+
+    /// The PEFT folder or checkpoint to go on from; its adapter must be what the recipe says. Without one fresh adapters start from its weights.
+    fn continued(&self, plan: &Plan, config: &Config) -> Result<Trained> {
+        let dir = Path::new(&self.lora.init);
+        if !dir.is_dir() {
+            return Err(Error::input(format!("`lora.init` is `{}`, expected `default`, `gaussian`, a PEFT folder or a checkpoint of a run", self.lora.init)));
+        }
+        let trained = Trained::load(dir, config)?;
+        let Some(adapter) = &trained.adapter else { return Ok(trained) };
+        if adapter.plan.modules == plan.modules {
+            return Ok(trained);
+        }
+        let differs = |module: &String| adapter.plan.modules.get(module) != plan.modules.get(module);
+        let module = adapter.plan.modules.keys().chain(plan.modules.keys()).find(|module| differs(module)).cloned().unwrap_or_default();
+        let say = |plan: &Plan| plan.modules.get(&module).map_or("no adapter".to_owned(), |shape| format!("rank {} scaled by {}", shape.rank, shape.scale));
+        Err(Error::input(format!("`{module}` has {} there, the recipe asks for {}", say(&adapter.plan), say(plan)))
+            .at_path(dir)
+            .hint("make `train` and `lora` (rank, alpha, targets, variant) say what adapter_config.json says"))
+    }
+}

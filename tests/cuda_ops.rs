@@ -1,0 +1,158 @@
+//! Every primitive on a card against the same function on the CPU in `f64`, from the same inputs, which are rounded to bf16 first.
+//!
+//! It takes a build with the feature `cuda` and a card, or the emulated driver of `tests/cuda/driver`; where there is neither, every
+//! test says so and checks nothing.
+#![cfg(feature = "cuda")]
+
+mod support;
+
+#[path = "cuda_ops/attention.rs"]
+mod attention;
+#[path = "cuda_ops/linear.rs"]
+mod linear;
+#[path = "cuda_ops/rowwise.rs"]
+mod rowwise;
+#[path = "cuda_ops/training.rs"]
+mod training;
+
+use std::sync::LazyLock;
+
+use candle_core::DType;
+use candle_core::Device;
+use candle_core::Tensor;
+use half::bf16;
+use maqam::ops::device;
+use maqam::ops::device::Choice;
+use maqam::ops::linear::Weight;
+use support::flat;
+use support::numbers;
+
+/// The card; where there is none, every test says so and checks nothing.
+static CARD: LazyLock<Option<Device>> = LazyLock::new(|| {
+    device::open(Choice::Cuda)
+        .map_err(|error| {
+            eprintln!("\nNOT TESTED ON A CARD: {error}\nbuild the emulated driver with tests/cuda/driver/build.sh, or run this where there is a card\n")
+        })
+        .ok()
+});
+
+/// Half a unit in the last place of bf16, relative to the number: what rounding a result once costs.
+const ROUNDING: f64 = 1.0 / 512.0;
+
+/// One rounding of the result, and what single precision adds on the way.
+const ROUNDED: f64 = 1.1 * ROUNDING;
+
+/// Two roundings: of a part in between, and of the result.
+const TWICE: f64 = 2.2 * ROUNDING;
+
+/// Sums in single precision, of inputs that are exact.
+const SINGLE: f64 = 2e-5;
+
+/// The same numbers on the card and, in `f64`, on the CPU.
+struct Both {
+    card: Tensor,
+    exact: Tensor,
+}
+
+impl Both {
+    /// [`numbers`] rounded to bf16.
+    fn new(card: &Device, name: &str, shape: &[usize]) -> Self {
+        Self::of(card, &numbers(name, shape.iter().product()), shape)
+    }
+
+    fn of(card: &Device, values: &[f64], shape: &[usize]) -> Self {
+        let values: Vec<f32> = values.iter().map(|&x| bf16::from_f64(x).to_f32()).collect();
+        let exact = Tensor::from_vec(values.iter().map(|&x| f64::from(x)).collect::<Vec<_>>(), shape, &Device::Cpu).unwrap();
+        Self { card: device::place(&values, shape, card).unwrap(), exact }
+    }
+
+    /// A buffer to accumulate in: numbers in single precision, since what is there already must stay.
+    fn accumulated(card: &Device, name: &str, shape: &[usize]) -> Self {
+        let values: Vec<f32> = numbers(name, shape.iter().product()).into_iter().map(|x| x as f32).collect();
+        let exact = Tensor::from_vec(values.iter().map(|&x| f64::from(x)).collect::<Vec<_>>(), shape, &Device::Cpu).unwrap();
+        let flat = device::zeros_f32(values.len(), card).unwrap();
+        device::write_stretch(&flat, 0..values.len(), &values).unwrap();
+        Self { card: flat.reshape(shape).unwrap(), exact }
+    }
+
+    /// The weights of a layer on the card and on the CPU, frozen.
+    fn frozen(self) -> (Weight, Weight) {
+        (Weight::frozen(self.card), Weight::frozen(self.exact))
+    }
+
+    /// The same, trained, with gradients that hold numbers already.
+    fn trained(self, card: &Device, name: &str) -> (Weight, Weight) {
+        let gradient = Self::accumulated(card, &format!("gradient of {name}"), self.exact.dims());
+        (Weight::trained(self.card, gradient.card), Weight::trained(self.exact, gradient.exact))
+    }
+}
+
+/// Asserts that what the card found is what `f64` finds, each number within `bar` of itself and of their root mean square.
+#[track_caller]
+fn compare(what: &str, found: &Tensor, exact: &Tensor, bar: f64) {
+    assert_eq!(found.dims(), exact.dims(), "{what}");
+    let (found, exact) = (device::to_host(found).unwrap(), flat(exact));
+    let typical = (exact.iter().map(|x| x * x).sum::<f64>() / exact.len().max(1) as f64).sqrt();
+    let mut worst = (0.0, 0);
+    for (i, (&found, &exact)) in found.iter().zip(&exact).enumerate() {
+        let error = (f64::from(found) - exact).abs() / (exact.abs() + typical).max(f64::MIN_POSITIVE);
+        assert!(error.is_finite(), "{what}: number {i} is {found}, should be {exact}");
+        if error > worst.0 {
+            worst = (error, i);
+        }
+    }
+    let (error, i) = worst;
+    assert!(error <= bar, "{what}: number {i} of {} is {}, should be {}: off by {error:.2e}, the bar is {bar:.2e}", exact.len(), found[i], exact[i]);
+}
+
+/// A test on the card, if there is one.
+fn on_card(test: impl FnOnce(&Device)) {
+    if let Some(card) = &*CARD {
+        test(card);
+    }
+}
+
+#[test]
+fn numbers_reach_the_card_and_come_back() {
+    on_card(|card| {
+        let values: Vec<f32> = (0..1000).map(|i| bf16::from_f32(i as f32 * 0.37 - 100.0).to_f32()).collect();
+        let there = device::place(&values, (10, 100), card).unwrap();
+        assert_eq!((there.dtype(), device::compute_type(card)), (DType::BF16, DType::BF16));
+        assert_eq!(device::to_host(&there).unwrap(), values);
+        assert_eq!(device::to_host(&there.narrow(0, 3, 2).unwrap()).unwrap(), values[300..500]);
+        let flat = device::zeros_f32(7, card).unwrap();
+        device::write_stretch(&flat, 2..4, &[0.1, 0.2]).unwrap();
+        device::fill(&flat.narrow(0, 5, 2).unwrap(), 0.3).unwrap();
+        assert_eq!(device::to_host(&flat).unwrap(), [0.0, 0.0, 0.1, 0.2, 0.0, 0.3, 0.3]);
+        device::fill(&flat, 0.0).unwrap();
+        assert_eq!(device::to_host(&flat).unwrap(), [0.0; 7]);
+        let small = device::place(&[1.0; 5], 5, card).unwrap();
+        device::write_stretch(&small, 1..3, &[1.001, 3.0]).unwrap();
+        device::fill(&small.narrow(0, 3, 1).unwrap(), 5.0).unwrap();
+        assert_eq!(device::to_host(&small).unwrap(), [1.0, 1.0, 3.0, 5.0, 1.0]);
+        assert!(device::to_host(&device::place(&[], (0, 4), card).unwrap()).unwrap().is_empty());
+    });
+}
+
+#[test]
+fn memory_is_counted() {
+    on_card(|card| {
+        let before = device::memory(card).unwrap().unwrap();
+        assert!(before.free <= before.total && before.free > 0);
+        device::synchronise(card).unwrap();
+        device::reset_peak(card).unwrap();
+        let start = device::peak(card).unwrap().unwrap();
+        drop(device::zeros_f32(16 << 20, card).unwrap());
+        assert!(device::peak(card).unwrap().unwrap() >= start + (64 << 20));
+        assert!(!device::name(card).unwrap().is_empty());
+    });
+}
+
+#[test]
+fn random_numbers_are_those_of_the_cpu_but_for_rounding() {
+    on_card(|card| {
+        let key = maqam::seed::Key::new(3, "weights");
+        let exact = device::random_normal((37, 61), key, 0.02, &Device::Cpu).unwrap();
+        compare("random", &device::random_normal((37, 61), key, 0.02, card).unwrap(), &exact, ROUNDED);
+    });
+}

@@ -1,0 +1,221 @@
+//! Linear layers: frozen, trained, adapted, with dropout, in 16 and in 8 bits.
+
+use candle_core::Device;
+use candle_core::Tensor;
+use maqam::ops::device;
+use maqam::ops::linear::Adapter;
+use maqam::ops::linear::AdapterDropout;
+use maqam::ops::linear::Linear;
+use maqam::ops::linear::Up;
+use maqam::ops::linear::Weight;
+
+use crate::Both;
+use crate::ROUNDED;
+use crate::SINGLE;
+use crate::TWICE;
+use crate::compare;
+use crate::flat;
+use crate::on_card;
+use crate::support::NO_DROPOUT;
+use crate::support::keys;
+
+/// Gradients of A are sums over gradients that were rounded, those of B over rounded inputs; a share of each rounding stays.
+const ADAPTER: f64 = TWICE;
+
+/// What a layer is made of.
+#[derive(Clone, Default)]
+struct Parts {
+    inputs: usize,
+    outputs: usize,
+    bias: bool,
+    is_trained: bool,
+    /// Columns and rank of each up-projection.
+    ups: Vec<(std::ops::Range<usize>, usize)>,
+}
+
+/// The same layer on the card and on the CPU.
+fn layers(card: &Device, parts: &Parts) -> (Linear, Linear) {
+    let weight = |name: &str, shape: &[usize], is_trained: bool| {
+        let both = Both::new(card, name, shape);
+        if is_trained { both.trained(card, name) } else { both.frozen() }
+    };
+    let (on_card, exact) = weight("weight", &[parts.outputs, parts.inputs], parts.is_trained);
+    let (mut on_card, mut exact) = (Linear { weight: on_card, bias: None, adapter: None }, Linear { weight: exact, bias: None, adapter: None });
+    if parts.bias {
+        let (a, b) = weight("bias", &[parts.outputs], parts.is_trained);
+        (on_card.bias, exact.bias) = (Some(a), Some(b));
+    }
+    if !parts.ups.is_empty() {
+        let ranks = parts.ups.iter().map(|(_, rank)| rank).sum();
+        let (down_card, down_exact) = weight("down", &[ranks, parts.inputs], true);
+        let (mut ups_card, mut ups_exact, mut first) = (Vec::new(), Vec::new(), 0);
+        for (i, (columns, rank)) in parts.ups.iter().enumerate() {
+            let (a, b) = weight(&format!("up {i}"), &[columns.len(), *rank], true);
+            let up = |weight| Up { weight, columns: columns.clone(), ranks: first..first + rank, scale: 0.5 + 0.25 * i as f64 };
+            ups_card.push(up(a));
+            ups_exact.push(up(b));
+            first += rank;
+        }
+        on_card.adapter = Some(Adapter { down: down_card, ups: ups_card, site: 3 });
+        exact.adapter = Some(Adapter { down: down_exact, ups: ups_exact, site: 3 });
+    }
+    (on_card, exact)
+}
+
+/// Forward and backward of a layer of `parts` over some tokens; the gradients that were there stay in the sums.
+fn check(card: &Device, what: &str, parts: &Parts, tokens: usize, has_residual: bool, probability: f64) {
+    let (mut on_card, mut exact) = layers(card, parts);
+    let (x, residual) = (Both::new(card, "x", &[tokens, parts.inputs]), Both::new(card, "residual", &[tokens, parts.outputs]));
+    let token_keys = keys(4, tokens);
+    let dropout = if probability > 0.0 { AdapterDropout { probability, tokens: &token_keys } } else { NO_DROPOUT };
+    let (y, hidden) = on_card.forward(&x.card, has_residual.then_some(&residual.card), dropout).unwrap();
+    let (exact_y, exact_hidden) = exact.forward(&x.exact, has_residual.then_some(&residual.exact), dropout).unwrap();
+    let is_plain = parts.ups.is_empty() && probability == 0.0;
+    compare(&format!("{what}: output"), &y, &exact_y, if is_plain { ROUNDED } else { 2.0 * TWICE });
+    let dy = Both::new(card, "dy", &[tokens, parts.outputs]);
+    let dx = on_card.backward(&dy.card, &x.card, hidden.as_ref(), dropout, true).unwrap().unwrap();
+    let exact_dx = exact.backward(&dy.exact, &x.exact, exact_hidden.as_ref(), dropout, true).unwrap().unwrap();
+    compare(&format!("{what}: gradient of the input"), &dx, &exact_dx, if is_plain { ROUNDED } else { 2.0 * TWICE });
+    assert!(on_card.backward(&dy.card, &x.card, hidden.as_ref(), dropout, false).unwrap().is_none());
+    assert!(exact.backward(&dy.exact, &x.exact, exact_hidden.as_ref(), dropout, false).unwrap().is_none());
+    let names = ["weight", "bias"].into_iter().take(1 + usize::from(parts.bias)).chain(["A", "B", "another B", "a third B"]);
+    for ((name, on_card), exact) in names.zip(on_card.weights_mut()).zip(exact.weights_mut()) {
+        if let (Some(found), Some(exact)) = (&on_card.gradient, &exact.gradient) {
+            compare(&format!("{what}: gradient of {name}"), found, exact, if matches!(name, "weight" | "bias") { SINGLE } else { ADAPTER });
+        }
+    }
+}
+
+#[test]
+fn frozen_layers() {
+    on_card(|card| {
+        for (inputs, outputs, tokens) in [(64, 48, 33), (5, 3, 1), (129, 7, 4), (128, 256, 65)] {
+            for bias in [false, true] {
+                for has_residual in [false, true] {
+                    let parts = Parts { inputs, outputs, bias, ..Parts::default() };
+                    check(card, &format!("[{outputs}, {inputs}], bias {bias}, residual {has_residual}"), &parts, tokens, has_residual, 0.0);
+                }
+            }
+        }
+    });
+}
+
+#[test]
+fn trained_layers() {
+    on_card(|card| {
+        for (inputs, outputs, tokens) in [(64, 48, 33), (5, 3, 7)] {
+            let parts = Parts { inputs, outputs, bias: true, is_trained: true, ..Parts::default() };
+            check(card, &format!("trained [{outputs}, {inputs}]"), &parts, tokens, true, 0.0);
+        }
+    });
+}
+
+#[test]
+fn adapted_layers() {
+    on_card(|card| {
+        let whole = vec![(0..96, 8)];
+        let stacked = vec![(0..64, 8), (64..80, 4), (80..96, 8)];
+        let partly = vec![(0..64, 16), (80..96, 8)];
+        let odd = vec![(1..4, 3), (9..96, 5)];
+        for (name, ups) in [("whole", whole), ("stacked", stacked), ("partly", partly), ("odd", odd)] {
+            for (has_residual, probability) in [(false, 0.0), (true, 0.0), (true, 0.3)] {
+                let parts = Parts { inputs: 72, outputs: 96, bias: true, is_trained: false, ups: ups.clone() };
+                check(card, &format!("adapted {name}, residual {has_residual}, dropout {probability}"), &parts, 37, has_residual, probability);
+            }
+        }
+        let everything = Parts { inputs: 16, outputs: 24, bias: true, is_trained: true, ups: vec![(0..24, 4)] };
+        check(card, "everything trained", &everything, 9, false, 0.2);
+    });
+}
+
+#[test]
+fn layers_of_no_tokens() {
+    on_card(|card| {
+        let parts = Parts { inputs: 16, outputs: 24, bias: true, is_trained: true, ups: vec![(0..24, 4)] };
+        check(card, "no tokens", &parts, 0, true, 0.0);
+    });
+}
+
+#[test]
+fn the_same_bits_each_time() {
+    on_card(|card| {
+        let bits = || {
+            let parts = Parts { inputs: 128, outputs: 96, bias: true, is_trained: true, ups: vec![(0..96, 8)] };
+            let (mut layer, _) = layers(card, &parts);
+            let (x, dy) = (Both::new(card, "x", &[130, 128]), Both::new(card, "dy", &[130, 96]));
+            let (y, hidden) = layer.forward(&x.card, None, NO_DROPOUT).unwrap();
+            let dx = layer.backward(&dy.card, &x.card, hidden.as_ref(), NO_DROPOUT, true).unwrap().unwrap();
+            let gradients = layer.weights_mut().into_iter().filter_map(|weight| weight.gradient.clone());
+            [y, dx].into_iter().chain(gradients).map(|tensor| device::to_host(&tensor).unwrap()).collect::<Vec<_>>()
+        };
+        assert_eq!(bits(), bits());
+    });
+}
+
+/// Root mean square of the difference, relative to that of what is expected.
+fn error(found: &Tensor, exact: &Tensor) -> f64 {
+    let (found, exact) = (device::to_host(found).unwrap(), flat(exact));
+    let difference: f64 = found.iter().zip(&exact).map(|(&a, b)| (f64::from(a) - b).powi(2)).sum();
+    (difference / exact.iter().map(|x| x * x).sum::<f64>()).sqrt()
+}
+
+#[test]
+fn layers_of_8_bits() {
+    /// Three bits after the leading one: an error uniform within 2^-4 of a number, seldom the whole of it, so 0.026 of each factor, and
+    /// sqrt(2) of that of their product. Less than a third of it would mean that no factor was rounded.
+    const EXPECTED: f64 = 0.037;
+    on_card(|card| {
+        let parts = Parts { inputs: 128, outputs: 96, bias: true, is_trained: false, ups: vec![(0..96, 8)] };
+        for ups in [vec![], parts.ups.clone()] {
+            let (mut on_card, exact) = layers(card, &Parts { ups, ..parts.clone() });
+            if let Err(refused) = on_card.quantise() {
+                assert!(refused.to_string().contains("compute capability"), "{refused}");
+                eprintln!("\nNOT TESTED: {refused}\n");
+                return;
+            }
+            assert_eq!(on_card.weight.value.dims(), [96, 128]);
+            on_card.quantise().unwrap();
+            let (x, residual, dy) = (Both::new(card, "x", &[33, 128]), Both::new(card, "residual", &[33, 96]), Both::new(card, "dy", &[33, 96]));
+            for residual in [None, Some(&residual)] {
+                let (y, hidden) = on_card.forward(&x.card, residual.map(|r| &r.card), NO_DROPOUT).unwrap();
+                let (exact_y, exact_hidden) = exact.forward(&x.exact, residual.map(|r| &r.exact), NO_DROPOUT).unwrap();
+                let found = error(&y, &exact_y);
+                assert!(found > EXPECTED / 3.0 && found < 1.2 * EXPECTED, "output: {found}");
+                let dx = on_card.backward(&dy.card, &x.card, hidden.as_ref(), NO_DROPOUT, true).unwrap().unwrap();
+                let exact_dx = exact.backward(&dy.exact, &x.exact, exact_hidden.as_ref(), NO_DROPOUT, true).unwrap().unwrap();
+                let found = error(&dx, &exact_dx);
+                assert!(found > EXPECTED / 3.0 && found < 1.2 * EXPECTED, "gradient: {found}");
+            }
+        }
+    });
+}
+
+#[test]
+fn what_8_bits_hold_exactly_is_multiplied_exactly() {
+    on_card(|card| {
+        // Powers of two up to 448 times one: every row's scale is a power of two, and every number is held as it is.
+        let of_rows = |rows: usize, cols: usize| -> Vec<f64> {
+            (0..rows * cols).map(|i| if i % cols == 0 { 448.0 * f64::from(1 << (i / cols % 3)) } else { f64::from((i * 7 % 5) as i32 - 2) }).collect()
+        };
+        let (x, weight) = (Both::of(card, &of_rows(5, 32), &[5, 32]), Both::of(card, &of_rows(16, 32), &[16, 32]));
+        let mut layer = Linear::frozen(weight.card, None);
+        if let Err(refused) = layer.quantise() {
+            eprintln!("\nNOT TESTED: {refused}\n");
+            return;
+        }
+        let exact = Linear::frozen(weight.exact, None).forward(&x.exact, None, NO_DROPOUT).unwrap().0;
+        compare("output", &layer.forward(&x.card, None, NO_DROPOUT).unwrap().0, &exact, ROUNDED);
+    });
+}
+
+#[test]
+fn weights_that_cannot_have_8_bits_say_why() {
+    on_card(|card| {
+        let (mut trained, mut on_cpu) = layers(card, &Parts { inputs: 16, outputs: 16, is_trained: true, ..Parts::default() });
+        assert!(trained.quantise().unwrap_err().to_string().contains("trained"));
+        on_cpu.weight = Weight::frozen(on_cpu.weight.value);
+        assert!(on_cpu.quantise().unwrap_err().to_string().contains("need a card"));
+        let (mut odd, _) = layers(card, &Parts { inputs: 24, outputs: 16, ..Parts::default() });
+        assert!(odd.quantise().is_err());
+    });
+}

@@ -1,0 +1,407 @@
+//! The engine on a card against the engine on the CPU, which `tests/parity.rs` holds against PyTorch: losses, gradients, training,
+//! generation, and the commands. It takes a build with the feature `cuda` and a card, or the emulated driver of `tests/cuda/driver`.
+#![cfg(feature = "cuda")]
+
+mod command;
+mod golden;
+
+use std::collections::HashMap;
+use std::sync::LazyLock;
+
+use candle_core::DType;
+use candle_core::Device;
+use candle_core::Tensor;
+use golden::Golden;
+use golden::numbers;
+use maqam::batch::Batch;
+use maqam::batch::Sequence;
+use maqam::model::AudioLlm;
+use maqam::model::Pass;
+use maqam::model::config::Config;
+use maqam::model::decoder::Save;
+use maqam::model::generate::Limits;
+use maqam::model::generate::Sampling;
+use maqam::model::lora::Init;
+use maqam::model::lora::Plan;
+use maqam::model::lora::Settings as Lora;
+use maqam::model::lora::Targets;
+use maqam::model::peft;
+use maqam::model::weights::Weights;
+use maqam::ops::device;
+use maqam::ops::device::Choice;
+use maqam::parts::Parts;
+use maqam::parts::PerPart;
+use maqam::parts::Training;
+use maqam::seed::Key;
+use maqam::train::optimiser::Optimiser;
+use maqam::train::optimiser::Settings;
+use maqam::train::optimiser::Shape;
+use maqam::train::optimiser::Update;
+
+/// Those whose heads are as wide as the kernels want them: multiples of 8.
+const GOLDENS: [&str; 2] = ["qwen_omni", "qwen_omni_tied"];
+
+/// The card; where there is none, every test says so and checks nothing.
+static CARD: LazyLock<Option<Device>> = LazyLock::new(|| {
+    device::open(Choice::Cuda)
+        .map_err(|error| {
+            eprintln!("\nNOT TESTED ON A CARD: {error}\nbuild the emulated driver with tests/cuda/driver/build.sh, or run this where there is a card\n")
+        })
+        .ok()
+});
+
+/// Relative error of a loss, and least cosine of a gradient with the CPU's: what sums of products of 8 significant bits may differ by.
+const LOSS_BAR: f64 = 1e-3;
+const COSINE_BAR: f64 = 0.995;
+
+fn pack(sequences: &[Sequence]) -> Batch {
+    Batch::pack(&sequences.iter().collect::<Vec<_>>(), 200).unwrap()
+}
+
+fn batch(golden: &Golden) -> Batch {
+    let mut sequences = golden.sequences();
+    let total: usize = sequences.iter().map(Sequence::num_targets).sum();
+    sequences.iter_mut().for_each(|sequence| sequence.target_weight = 1.0 / total as f64);
+    pack(&sequences)
+}
+
+/// The golden's weights in bf16, as checkpoints of this size are: the CPU widens the same numbers that the card computes with.
+fn weights(golden: &Golden) -> Weights {
+    let mut tensors = HashMap::new();
+    for file in maqam::model::weights::safetensors_of(&golden.dir).unwrap() {
+        for (name, tensor) in candle_core::safetensors::load(file, &Device::Cpu).unwrap() {
+            let name = if name.starts_with("thinker.") { name } else { format!("thinker.{name}") };
+            tensors.insert(name, tensor.to_dtype(DType::BF16).unwrap().to_dtype(DType::F32).unwrap());
+        }
+    }
+    Weights::open(&golden.dir).unwrap().with(tensors)
+}
+
+fn config(golden: &Golden) -> Config {
+    Config::load(&golden.dir).unwrap()
+}
+
+/// The model with the golden's first or last adapter.
+fn adapted(golden: &Golden, adapter: &str, device: &Device) -> AudioLlm {
+    let adapter = peft::Adapter::load(&golden.dir.join(adapter), &config(golden)).unwrap();
+    let model = AudioLlm::new(config(golden), &weights(golden), adapter.plan.clone(), true, device).unwrap();
+    model.load_adapter(&adapter).unwrap();
+    model
+}
+
+/// The model with every part trained in one way; adapters away from zero, where the gradient of A would vanish.
+fn trained(golden: &Golden, how: Training, device: &Device) -> AudioLlm {
+    let parts = Parts { audio_encoder: how, projector: how, decoder: how };
+    let settings = Lora { rank: 8, alpha: 16.0, targets: Targets::Named("all-linear".into()), ..Lora::default() };
+    let plan = Plan::from_settings(&settings, &parts, &config(golden)).unwrap();
+    let model = AudioLlm::new(config(golden), &weights(golden), plan, true, device).unwrap();
+    model.initialise(Init::Default, 3).unwrap();
+    for entry in model.parameters.entries.iter().filter(|entry| entry.name.ends_with("lora_B.weight")) {
+        let key = Key::new(4, &entry.name);
+        let values: Vec<f32> = (0..entry.range.len() as u64).map(|i| 0.1 * (key.uniform(i) as f32 - 0.5)).collect();
+        model.parameters.set(entry, &values).unwrap();
+    }
+    model
+}
+
+fn cosine(a: &[f32], b: &[f32]) -> f64 {
+    let dot = |a: &[f32], b: &[f32]| a.iter().zip(b).map(|(&x, &y)| f64::from(x) * f64::from(y)).sum::<f64>();
+    dot(a, b) / (dot(a, a) * dot(b, b)).sqrt()
+}
+
+fn gradients(model: &AudioLlm) -> Vec<f32> {
+    device::to_host(&model.parameters.gradients).unwrap()
+}
+
+/// One pass on either device: losses near each other, every tensor's gradient in the same direction and of the same length.
+fn assert_same_pass(what: &str, on_card: &AudioLlm, on_cpu: &AudioLlm, batch: &Batch, pass: Pass) {
+    let (found, expected) = (on_card.train(batch, pass).unwrap(), on_cpu.train(batch, pass).unwrap());
+    let error = (found.loss / expected.loss - 1.0).abs();
+    assert!(error < LOSS_BAR, "{what}: loss {} on the card, {} on the CPU", found.loss, expected.loss);
+    let (found, expected) = (gradients(on_card), gradients(on_cpu));
+    let (mut least, mut worst) = (1f64, String::new());
+    for entry in &on_cpu.parameters.entries {
+        let (a, b) = (&found[entry.range.clone()], &expected[entry.range.clone()]);
+        if entry.name.ends_with("k_proj.bias") {
+            // A constant added to every key changes no softmax: its true gradient is zero, and what is found is rounding.
+            continue;
+        }
+        let (cosine, length) = (cosine(a, b), (cosine(a, a) * norm(a)) / norm(b));
+        assert!(cosine > COSINE_BAR && (length - 1.0).abs() < 0.05, "{what}: {} has a cosine of {cosine} and {length} of the length", entry.name);
+        if cosine < least {
+            (least, worst) = (cosine, entry.name.clone());
+        }
+    }
+    eprintln!("{what}: loss off by {error:.1e}, least cosine {least:.5} ({worst})");
+}
+
+fn norm(values: &[f32]) -> f64 {
+    values.iter().map(|&x| f64::from(x) * f64::from(x)).sum::<f64>().sqrt()
+}
+
+#[test]
+fn a_first_step_has_the_cpus_loss_and_gradients() {
+    let Some(card) = &*CARD else { return };
+    for name in GOLDENS {
+        let golden = Golden::load(name);
+        let of = |device| adapted(&golden, "adapter_init", device);
+        assert_same_pass(name, &of(card), &of(&Device::Cpu), &batch(&golden), Pass::default());
+        let smooth = Pass { dropout: 0.1, label_smoothing: 0.1, ..Pass::default() };
+        assert_same_pass(&format!("{name} with dropout"), &of(card), &of(&Device::Cpu), &batch(&golden), smooth);
+    }
+}
+
+#[test]
+fn every_part_trains_through_adapters_and_whole() {
+    let Some(card) = &*CARD else { return };
+    let golden = Golden::load("qwen_omni");
+    for (what, how) in [("adapters everywhere", Training::Lora), ("every weight", Training::Full)] {
+        let of = |device| trained(&golden, how, device);
+        let on_card = of(card);
+        assert_same_pass(what, &on_card, &of(&Device::Cpu), &batch(&golden), Pass::default());
+        assert_eq!(on_card.unreached().unwrap(), Vec::<String>::new(), "{what}");
+    }
+}
+
+#[test]
+fn what_is_kept_for_the_backward_changes_no_bit() {
+    let Some(card) = &*CARD else { return };
+    let golden = Golden::load("qwen_omni");
+    let of = |save| {
+        let model = trained(&golden, Training::Lora, card);
+        let loss = model.train(&batch(&golden), Pass { save, dropout: 0.1, label_smoothing: 0.1 }).unwrap().loss;
+        (loss, gradients(&model))
+    };
+    let all = of(Save::All);
+    assert!(all == of(Save::Norms), "`norms` differs from `all`");
+    assert!(all == of(Save::Layer), "`layer` differs from `all`");
+}
+
+/// The losses of some steps over all clips, and the values at their end.
+fn train(golden: &Golden, model: &AudioLlm, steps: usize, pass: Pass) -> (Vec<f64>, Vec<f32>) {
+    let learning_rate = golden.expected["lora"]["lr"].as_f64().unwrap();
+    let settings = Settings { learning_rate, schedule: Shape::Constant, warmup: 0.0, ..Settings::default() };
+    let mut optimiser = Optimiser::new(settings, &model.parameters).unwrap();
+    let batch = batch(golden);
+    let losses = (1..=steps as u64)
+        .map(|step| {
+            model.parameters.zero_gradients().unwrap();
+            let loss = model.train(&batch, pass).unwrap().loss;
+            let grad_norm = optimiser.grad_norm(&model.parameters).unwrap();
+            optimiser.step(&model.parameters, Update { grad_norm, learning_rate, counts: PerPart::from_fn(|_| step) }).unwrap();
+            loss
+        })
+        .collect();
+    (losses, device::to_host(&model.parameters.values).unwrap())
+}
+
+#[test]
+fn twenty_steps_follow_the_cpus_curve() {
+    let Some(card) = &*CARD else { return };
+    for name in GOLDENS {
+        let golden = Golden::load(name);
+        let (found, _) = train(&golden, &adapted(&golden, "adapter_init", card), 20, Pass::default());
+        let (expected, _) = train(&golden, &adapted(&golden, "adapter_init", &Device::Cpu), 20, Pass::default());
+        let errors: Vec<f64> = found.iter().zip(&expected).map(|(a, b)| (a / b - 1.0).abs()).collect();
+        eprintln!("{name}: {:.3} to {:.3}, at most {:.2} % from the CPU's", found[0], found[19], 100.0 * errors.iter().copied().fold(0.0, f64::max));
+        assert!(
+            found[19] < 0.5 * found[0] && errors[0] < LOSS_BAR && errors.iter().all(|&error| error < CURVE_BAR),
+            "{name}: {found:?}, on the CPU {expected:?}"
+        );
+    }
+}
+
+/// How far the losses of twenty steps may be from the CPU's: their rate takes the loss to a quarter within twenty steps, and so carries
+/// every rounding of the first on into the others.
+const CURVE_BAR: f64 = 0.03;
+
+#[test]
+fn eight_bits_in_the_frozen_layers_change_the_loss_little() {
+    let Some(card) = &*CARD else { return };
+    for name in GOLDENS {
+        let golden = Golden::load(name);
+        let of = |is_rounded: bool| {
+            let mut model = adapted(&golden, "adapter_init", card);
+            if is_rounded {
+                model.quantise().unwrap();
+            }
+            train(&golden, &model, 20, Pass::default())
+        };
+        let (found, expected) = (of(true).0, of(false).0);
+        let errors: Vec<f64> = found.iter().zip(&expected).map(|(a, b)| (a / b - 1.0).abs()).collect();
+        eprintln!("{name} in fp8: first loss {:.2} % from bf16's, at most {:.2} %", 100.0 * errors[0], 100.0 * errors.iter().copied().fold(0.0, f64::max));
+        assert!(errors[0] < 0.01 && errors.iter().all(|&error| error < 0.1), "{name}: {found:?}, in bf16 {expected:?}");
+    }
+}
+
+#[test]
+fn two_trainings_of_one_seed_have_the_same_bits() {
+    let Some(card) = &*CARD else { return };
+    let golden = Golden::load("qwen_omni_tied");
+    let run = || train(&golden, &adapted(&golden, "adapter_init", card), 3, Pass { dropout: 0.1, ..Pass::default() });
+    assert!(run() == run());
+}
+
+#[test]
+fn what_is_heard_scored_and_said_is_the_cpus() {
+    let Some(card) = &*CARD else { return };
+    for name in GOLDENS {
+        let golden = Golden::load(name);
+        let (on_card, on_cpu) = (adapted(&golden, "adapter_final", card), adapted(&golden, "adapter_final", &Device::Cpu));
+        let batch = batch(&golden);
+        let (found, expected) = (on_card.hear(&batch).unwrap().unwrap(), on_cpu.hear(&batch).unwrap().unwrap());
+        assert!(found.device().is_cpu());
+        assert!(cosine(&golden::flat(&found), &golden::flat(&expected)) > 0.9999, "{name}: what is heard");
+        let (found, expected) = (on_card.score(&batch, 0.0).unwrap(), on_cpu.score(&batch, 0.0).unwrap());
+        assert!((found.loss / expected.loss - 1.0).abs() < 10.0 * LOSS_BAR, "{name}: {} and {}", found.loss, expected.loss);
+        assert_same_answers(name, &golden, &on_card, &on_cpu);
+    }
+}
+
+/// The same greedy tokens as long as the likeliest is clearly ahead, whatever a prompt is batched with.
+fn assert_same_answers(name: &str, golden: &Golden, on_card: &AudioLlm, on_cpu: &AudioLlm) {
+    let prompts: Vec<Sequence> = (0..golden.examples().len()).map(|i| golden.prompt(i)).collect();
+    let keys: Vec<Key> = prompts.iter().map(|prompt| prompt.key).collect();
+    let limits = Limits { max_new_tokens: 6, ends: Vec::new() };
+    let answers = |model: &AudioLlm| model.generate(&pack(&prompts), &keys, &limits, &Sampling::default()).unwrap();
+    let (found, expected) = (answers(on_card), answers(on_cpu));
+    let mut clear = 0;
+    for (i, (found, expected)) in found.iter().zip(&expected).enumerate() {
+        let alone = on_card.generate(&pack(&prompts[i..=i]), &keys[i..=i], &limits, &Sampling::default()).unwrap();
+        for (step, token) in expected.iter().enumerate() {
+            let mut so_far = prompts[i].clone();
+            so_far.tokens.extend(&expected[..step]);
+            if margin(on_cpu, &so_far) < 0.1 {
+                break;
+            }
+            assert_eq!((found[step], alone[0][step]), (*token, *token), "{name} clip {i}, token {step}");
+            clear += 1;
+        }
+    }
+    assert!(clear > 3, "{name}: only {clear} tokens are clear");
+    let endings: Vec<Vec<Vec<u32>>> = expected.iter().map(|answer| vec![answer.clone(), answer[..2].to_vec()]).collect();
+    let (found, expected) = (on_card.continuations(&pack(&prompts), &endings).unwrap(), on_cpu.continuations(&pack(&prompts), &endings).unwrap());
+    for (found, expected) in found.iter().flatten().zip(expected.iter().flatten()) {
+        assert!((found - expected).abs() < 0.05 * expected.abs().max(1.0), "{name}: {found} and {expected}");
+    }
+}
+
+/// How far the likeliest next token is ahead of the second.
+fn margin(model: &AudioLlm, prompt: &Sequence) -> f32 {
+    let logits = model.logits(&pack(std::slice::from_ref(prompt))).unwrap();
+    let mut last = golden::flat(&logits.narrow(0, prompt.tokens.len() - 1, 1).unwrap());
+    last.sort_by(|a, b| b.total_cmp(a));
+    last[0] - last[1]
+}
+
+#[test]
+fn a_checkpoint_in_bf16_is_on_the_card_bit_for_bit() {
+    let Some(card) = &*CARD else { return };
+    let golden = Golden::load("qwen_omni_tied");
+    let (name, shape) = ("thinker.model.embed_tokens.weight", [352, 64]);
+    let on_card = weights(&golden).on(name, &shape, card).unwrap();
+    assert_eq!(on_card.dtype(), DType::BF16);
+    assert_eq!(device::to_host(&on_card).unwrap(), golden::flat(&weights(&golden).get(name, &shape, DType::F32).unwrap()));
+    let noise = |device: &Device| device::to_host(&Weights::Noise { seed: 3 }.on(name, &[50, 64], device).unwrap()).unwrap();
+    let (a, b) = (noise(card), noise(&Device::Cpu));
+    assert!(cosine(&a, &b) > 0.99999 && (norm(&a) / norm(&b) - 1.0).abs() < 1e-3, "random weights are the same on both");
+}
+
+fn last_losses(place: &command::Place, run: &str) -> Vec<f64> {
+    let lines = place.lines(&format!("runs/{run}/log.jsonl"));
+    lines.iter().filter(|line| line["kind"] == "train").map(|line| line["loss"].as_f64().unwrap()).collect()
+}
+
+#[test]
+fn a_run_on_the_card_resumes_bit_for_bit_and_either_device_goes_on_with_the_others() {
+    if CARD.is_none() {
+        return;
+    }
+    let place = command::small_run(3);
+    let train = |name: &str, device: &str, rest: &[&str]| {
+        let name = format!("name={name}");
+        let arguments = ["train", "recipe.yaml", "--set", &name, "--set", "checkpoint.every=3", "--device", device];
+        place.run(&[&arguments[..], rest].concat()).succeeds()
+    };
+    let told = train("whole", "cuda", &[]).stderr;
+    assert!(told.contains("computing on") && told.contains("memory: frozen weights"), "{told}");
+    let first = &place.lines("runs/whole/log.jsonl")[0];
+    assert_eq!((&first["kind"], &first["device"], &first["precision"], &first["at_step"]), (&"device".into(), &"cuda".into(), &"bf16".into(), &0.into()));
+
+    // Three steps on one device, three on the other; by removing what came after the third.
+    train("on-cpu", "cpu", &[]);
+    let whole = last_losses(&place, "whole");
+    for (from, to, name) in [("cuda", "cuda", "same"), ("cuda", "cpu", "down"), ("cpu", "cuda", "up")] {
+        train(name, from, &[]);
+        std::fs::remove_dir_all(place.path(&format!("runs/{name}/checkpoints/step-000006"))).unwrap();
+        train(name, to, &["--resume"]);
+        let (losses, of) = (last_losses(&place, name), place.lines(&format!("runs/{name}/log.jsonl")));
+        for (found, expected) in losses.iter().zip(&whole) {
+            assert!((found / expected - 1.0).abs() < 0.01, "{name}: {losses:?}, on the card {whole:?}");
+        }
+        let devices: Vec<(String, u64)> = of
+            .iter()
+            .filter(|line| line["kind"] == "device")
+            .map(|line| (line["device"].as_str().unwrap().to_owned(), line["at_step"].as_u64().unwrap()))
+            .collect();
+        let expected: Vec<(String, u64)> = match name {
+            "same" => vec![("cuda".into(), 0)],
+            "down" => vec![("cuda".into(), 0), ("cpu".into(), 3)],
+            _ => vec![("cuda".into(), 3)],
+        };
+        assert_eq!(devices, expected, "{name}");
+    }
+    for file in ["adapter_model.safetensors", "optimiser.safetensors", "state.json"] {
+        let of = |run: &str| place.bytes(&format!("runs/{run}/checkpoints/step-000006/{file}"));
+        assert!(of("whole") == of("same"), "{file} of a resumed run differs");
+    }
+    assert_eq!(place.bytes("runs/whole/log.jsonl"), place.bytes("runs/same/log.jsonl"));
+    assert!(command::distance(&tensor_of(&place, "whole"), &tensor_of(&place, "on-cpu")) < 0.02);
+}
+
+fn tensor_of(place: &command::Place, run: &str) -> Tensor {
+    let tensors = place.tensors(&format!("runs/{run}/checkpoints/step-000006/adapter_model.safetensors"));
+    let mut names: Vec<&String> = tensors.keys().collect();
+    names.sort();
+    tensors[names[0]].clone()
+}
+
+#[test]
+fn the_commands_compute_on_the_card() {
+    if CARD.is_none() {
+        return;
+    }
+    let place = command::Place::new();
+    place.write_rows("rows.jsonl", &[command::row("a", "a3.wav", "what is said?", "nothing"), command::row("b", "odd.wav", "and here?", "a word")]);
+    let model = command::fixture_text("qwen_omni");
+    let run = |what: &str, device: &str, rest: &[&str]| {
+        let out = format!("{what}-{device}");
+        let arguments = [what, "--model", &model, "--data", "rows.jsonl", "--out", &out, "--device", device];
+        place.run(&[&arguments[..], rest].concat()).succeeds();
+        out
+    };
+    let losses = |device: &str| place.lines(&run("score", device, &[])).iter().map(|line| line["loss"].as_f64().unwrap()).collect::<Vec<f64>>();
+    for (found, expected) in losses("cuda").iter().zip(losses("cpu")) {
+        assert!((found / expected - 1.0).abs() < 5.0 * LOSS_BAR, "{found} on the card, {expected} on the CPU");
+    }
+    let (found, expected) = (place.tensors(&run("embed", "cuda", &[])), place.tensors(&run("embed", "cpu", &[])));
+    assert!(command::distance(&found["a"], &expected["a"]) < 0.01);
+    let lines = place.lines(&run("generate", "cuda", &["--max-new-tokens", "3"]));
+    assert!(lines.iter().all(|line| numbers(&line["tokens"]).len() <= 3) && lines.len() == 2);
+}
+
+#[test]
+fn a_benchmark_on_the_card_says_what_it_took() {
+    if CARD.is_none() {
+        return;
+    }
+    let arguments = ["bench", "train", "--shape", "tiny", "--layers", "2", "--work", "short", "--clips", "2", "--steps", "2", "--warm-up", "1"];
+    let ran = command::Place::new().run(&[&arguments[..], &["--device", "cuda", "--json"]].concat()).succeeds();
+    let found: serde_json::Value = serde_json::from_str(&ran.stdout).unwrap();
+    assert_eq!((&found["device"], &found["precision"], &found["tokens"]), (&"cuda".into(), &"bf16".into(), &(2 * 145).into()));
+    let number = |name: &str| found[name].as_f64().unwrap();
+    assert!(number("useful_tflops") > 0.0 && number("peak_memory_gb") > 0.0 && number("peak_memory_gb") <= number("planned_memory_gb"), "{found}");
+    for phase in ["encoder", "decoder_forward", "head", "decoder_backward", "optimiser"] {
+        assert!(found["phases_s"][phase].as_f64().unwrap() > 0.0, "{phase}: {found}");
+    }
+}

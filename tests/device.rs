@@ -1,0 +1,79 @@
+//! Devices and precisions as commands and recipes name them, and what a training needs of a card, on a machine without one.
+
+mod command;
+
+use command::Place;
+use command::small_run;
+use serde_json::Value;
+
+#[test]
+fn a_benchmark_says_what_it_computed_and_where_the_time_went() {
+    let arguments = ["bench", "train", "--shape", "tiny", "--layers", "2", "--work", "mix", "--clips", "4", "--steps", "2", "--device", "cpu"];
+    let ran = Place::new().run(&[&arguments[..], &["--json", "--precision", "fp8"]].concat()).succeeds();
+    assert_eq!(ran.stderr.matches("the CPU computes in f32; `model.precision: fp8` takes effect on a card").count(), 1, "{}", ran.stderr);
+    let found: Value = serde_json::from_str(&ran.stdout).unwrap();
+    assert_eq!((&found["device"], &found["precision"], &found["save"]), (&"cpu".into(), &"f32".into(), &"norms".into()));
+    // One of each kind: 40 + 200 + 45, 60 + 250 + 4, 60 + 100 + 4, 40 + 1500 + 80.
+    assert_eq!((&found["tokens"], &found["target_tokens"]), (&(285 + 314 + 164 + 1620).into(), &(45 + 4 + 4 + 80).into()));
+    let number = |name: &str| found[name].as_f64().unwrap();
+    let seconds = number("seconds_per_step");
+    assert!((number("examples_per_s") * seconds / 4.0 - 1.0).abs() < 1e-9 && (number("tokens_per_s") * seconds / 2383.0 - 1.0).abs() < 1e-9);
+    // By hand: two layers of 4 heads of 32 with 2 key heads, 384 inside; 2048 tokens in the head; two layers of 128 and 512 in the tower.
+    let layers = 2.0 * (128.0 * 256.0 + 128.0 * 128.0 + 3.0 * 128.0 * 384.0);
+    let tower = 2.0 * (4.0 * 128.0 * 128.0 + 2.0 * 128.0 * 512.0) + 3.0 * 128.0 * (128.0 + 128.0) + 128.0 * 128.0;
+    let useful = 4.0 * layers * 2383.0 + 4.0 * 2048.0 * 128.0 * 133.0 + 2.0 * tower * 2.0 * 2050.0;
+    assert!((number("useful_tflops") * seconds * 1e12 / useful - 1.0).abs() < 1e-9);
+    let phases = found["phases_s"].as_object().unwrap();
+    let names: Vec<&str> = phases.keys().map(String::as_str).filter(|name| *name != "encoder_backward").collect();
+    assert_eq!(names, ["encoder", "decoder_forward", "head", "decoder_backward", "optimiser"]);
+    assert!(phases.values().all(|seconds| seconds.as_f64().unwrap() > 0.0));
+    assert_eq!(found["losses"].as_array().unwrap().len(), 2);
+}
+
+#[test]
+fn a_precision_that_the_cpu_lacks_is_said_once_and_changes_no_bit() {
+    let place = small_run(2);
+    place.run(&["train", "recipe.yaml", "--device", "cpu"]).succeeds();
+    for precision in ["bf16", "fp8"] {
+        let (name, set) = (format!("name={precision}"), format!("model.precision={precision}"));
+        let ran = place.run(&["train", "recipe.yaml", "--set", &name, "--set", &set, "--device", "cpu"]).succeeds();
+        assert_eq!(ran.stderr.matches(&format!("`model.precision: {precision}` takes effect on a card")).count(), 1, "{}", ran.stderr);
+        assert_eq!(place.bytes(&format!("runs/{precision}/log.jsonl")), place.bytes("runs/small/log.jsonl"));
+        assert!(place.text(&format!("runs/{precision}/recipe.yaml")).contains(&format!("precision: {precision}")));
+    }
+    assert!(!place.text("runs/small/log.jsonl").contains("\"kind\":\"device\""), "a log begins on the CPU");
+    let stored = place.text("runs/small/recipe.yaml");
+    // What earlier versions wrote.
+    place.write("runs/small/recipe.yaml", stored.replace("precision: auto", "dtype: auto"));
+    place.run(&["train", "recipe.yaml", "--resume", "--device", "cpu"]).succeeds();
+    place.run(&["train", "recipe.yaml", "--set", "name=other", "--set", "model.precision=fp4"]).fails(2, &["fp4"]);
+    place.run(&["train", "recipe.yaml", "--device", "gpu"]).fails(2, &["gpu", "auto, cpu, cuda"]);
+}
+
+#[cfg(not(feature = "cuda"))]
+#[test]
+fn a_card_that_this_build_cannot_use_is_refused_by_name() {
+    let place = small_run(2);
+    place.run(&["train", "recipe.yaml", "--device", "cuda"]).fails(2, &["--device cuda", "hint: ", "--features cuda"]);
+    assert!(!place.path("runs").exists(), "nothing was begun");
+    place.run(&["bench", "train", "--device", "cuda"]).fails(2, &["--device cuda"]);
+}
+
+#[test]
+fn a_plan_says_how_training_fills_a_card() {
+    let place = small_run(2);
+    let plan = |rest: &[&str]| place.run(&[&["plan", "recipe.yaml"], rest].concat()).succeeds().stdout;
+    assert!(!plan(&[]).lines().any(|line| line.starts_with("card")));
+    let text = plan(&["--card", "80"]);
+    let words = text.split_whitespace().collect::<Vec<_>>().join(" ");
+    let begin = "card in bf16: frozen weights 0.00 GB + what is trained 0.00 GB + workspace 0.47 GB + a micro-batch of 8192 tokens";
+    assert!(words.contains(begin) && words.contains("of 85.3 GB free") && words.contains("the largest micro-batch drawn has"), "{text}");
+    let fp8 = plan(&["--card", "80", "--set", "model.precision=fp8"]);
+    assert!(fp8.contains("card    in fp8"), "{fp8}");
+    // What is left beside the driver's part and the workspace is 60 MB: not enough for 8192 tokens.
+    let small = plan(&["--card", "1.05"]).split_whitespace().collect::<Vec<_>>().join(" ");
+    assert!(small.contains("`memory.pack_tokens` is 8192, and") && small.contains("tokens fit the card: longer micro-batches are split"), "{small}");
+    let tiny = plan(&["--card", "0.9"]).split_whitespace().collect::<Vec<_>>().join(" ");
+    assert!(tiny.contains("the training does not fit the card") && tiny.contains("hint:"), "{tiny}");
+    place.run(&["plan", "recipe.yaml", "--card", "-1"]).fails(2, &["--card"]);
+}
