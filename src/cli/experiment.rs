@@ -51,7 +51,7 @@ pub fn run(arguments: &Arguments, stop: &AtomicBool) -> Result<()> {
         let mut watcher = Terminal { screen: Screen::new(0, 0) };
         let elsewhere = runner::run(&experiment, &planned, test.as_ref(), (&device, &|model| hub::model_dir(model)), &mut watcher, stop)?;
         if elsewhere > 0 {
-            println!("{elsewhere} runs are still being trained by other processes; start the experiment again to compare");
+            println!("{elsewhere} runs are still being trained by other processes; the last of them compares, or `--compare-only`");
             return Ok(());
         }
     }

@@ -36,7 +36,7 @@ pub struct Arguments {
     #[arg(long, value_enum, value_name = "KIND")]
     allow: Vec<Shared>,
     /// Say how training fills a card with so many GiB of memory, and what of it does not fit.
-    #[arg(long, value_name = "GIB")]
+    #[arg(long, value_name = "GIB", allow_negative_numbers = true)]
     card: Option<f64>,
     #[command(flatten)]
     device: DeviceArguments,

@@ -1,6 +1,7 @@
 //! How the runs of an experiment went on the way: dev curves, steps to a score, how answers go wrong as training goes on, how tasks pull.
 
 use std::collections::BTreeMap;
+use std::collections::BTreeSet;
 
 use serde::Serialize;
 
@@ -63,7 +64,8 @@ pub struct Gradients {
 pub fn of_recipes(experiment: &Experiment, recipes: &[String], seeds: &[Vec<&Planned>], resampling: &Resampling) -> Result<Dynamics> {
     let runs = |recipe: usize| seeds.iter().map(move |runs| runs[recipe]);
     let mut pairs: Vec<(&String, &String)> = experiment.contrasts.iter().map(|contrast| (&contrast.recipe, &contrast.against)).collect();
-    pairs.dedup();
+    let mut known = BTreeSet::new();
+    pairs.retain(|pair| known.insert(*pair));
     pairs.retain(|(a, b)| experiment.recipes.iter().all(|entry| !entry.own_budget || (entry.name != **a && entry.name != **b)));
     let curves: Vec<Vec<Curve>> = (0..recipes.len()).map(|recipe| runs(recipe).map(dev_curve).collect::<Result<_>>()).collect::<Result<_>>()?;
     let reached = |(recipe, against): (&String, &String)| {

@@ -48,24 +48,30 @@ pub type Models<'a> = (&'a Device, &'a dyn Fn(&str) -> Result<PathBuf>);
 /// # Errors
 /// As training: what was finished stays, and the experiment goes on from there when it is started again.
 pub fn run(experiment: &Experiment, planned: &[Planned], test: Option<&Suite>, model: Models, watcher: &mut dyn Watcher, stop: &AtomicBool) -> Result<usize> {
-    let mut elsewhere = 0;
-    for (place, one) in planned.iter().enumerate() {
-        let claims = experiment.folder().join(".claims").join(&one.recipe.name);
-        if is_done(&one.recipe.folder(), test.is_some()) {
-            continue;
+    // A run that another process had begun is looked at again once this one has nothing else to do: the other may have been stopped.
+    loop {
+        let mut has_run = false;
+        for (place, one) in planned.iter().enumerate() {
+            let claims = experiment.folder().join(".claims").join(&one.recipe.name);
+            if is_done(&one.recipe.folder(), test.is_some()) {
+                continue;
+            }
+            let Some(_claim) = Lock::try_take(&claims)? else {
+                watcher.note(&format!("{} is being trained by another process", one.recipe.name));
+                continue;
+            };
+            if is_done(&one.recipe.folder(), test.is_some()) {
+                continue;
+            }
+            let outcome = run_one(one, (place, planned.len()), test, model, watcher, stop);
+            outcome.map_err(|e| if e.kind == Kind::Interrupted { e.hint("start the experiment again: it goes on where it was") } else { e })?;
+            has_run = true;
         }
-        let Some(_claim) = Lock::try_take(&claims)? else {
-            watcher.note(&format!("{} is being trained by another process", one.recipe.name));
-            elsewhere += 1;
-            continue;
-        };
-        if is_done(&one.recipe.folder(), test.is_some()) {
-            continue;
+        let left = planned.iter().filter(|one| !is_done(&one.recipe.folder(), test.is_some())).count();
+        if left == 0 || !has_run {
+            return Ok(left);
         }
-        let outcome = run_one(one, (place, planned.len()), test, model, watcher, stop);
-        outcome.map_err(|e| if e.kind == Kind::Interrupted { e.hint("start the experiment again: it goes on where it was") } else { e })?;
     }
-    Ok(elsewhere)
 }
 
 /// Whether a run was trained to its end and judged.
