@@ -1,5 +1,6 @@
 //! What Ctrl-C, a termination and a hang-up do to the work.
 
+use std::io::Write;
 use std::sync::Arc;
 use std::sync::atomic::AtomicBool;
 use std::sync::atomic::Ordering;
@@ -16,7 +17,8 @@ pub fn watch(stop: Arc<AtomicBool>) -> Result<()> {
         if stop.swap(true, Ordering::Relaxed) {
             std::process::exit(i32::from(Error::new(Kind::Interrupted, "").exit_code()));
         }
-        eprintln!("\nstopping after what is under way; press Ctrl-C again to stop at once");
+        // After a hang-up there may be nobody to tell.
+        let _ = writeln!(std::io::stderr(), "\nstopping after what is under way; press Ctrl-C again to stop at once");
     };
     let ignores_hangup = ignores_hangup();
     ctrlc::set_handler(handler).map_err(|e| Error::resource(format!("cannot watch for Ctrl-C: {e}")))?;

@@ -1,4 +1,5 @@
-//! Runs an experiment: every recipe with every seed, each trained to its end and judged once; whole runs are left as they are.
+//! Runs an experiment: every recipe with every seed, each trained to its end, its last weights and its best on dev judged once; finished runs are left
+//! as they are.
 
 use std::path::Path;
 use std::path::PathBuf;
