@@ -37,7 +37,7 @@ static CARD: LazyLock<Option<Device>> = LazyLock::new(|| {
 });
 
 /// Half a unit in the last place of bf16, relative to the number: what rounding a result once costs.
-const ROUNDING: f64 = 1.0 / 512.0;
+const ROUNDING: f64 = 1.0 / 256.0;
 
 /// One rounding of the result, and what single precision adds on the way.
 const ROUNDED: f64 = 1.1 * ROUNDING;
