@@ -12,8 +12,6 @@ use candle_core::Device;
 use candle_core::Result;
 use candle_core::Shape;
 use candle_core::Tensor;
-use half::bf16;
-use rayon::prelude::*;
 
 use crate::ops::cpu::write;
 use crate::seed::Key;
@@ -126,10 +124,9 @@ pub fn synchronise(device: &Device) -> Result<()> {
 
 /// Numbers made on the host as a tensor to compute with, in the device's [`compute_type`].
 pub fn place(values: &[f32], shape: impl Into<Shape>, device: &Device) -> Result<Tensor> {
-    match compute_type(device) {
-        DType::BF16 => Tensor::from_vec(values.par_iter().with_min_len(1 << 14).map(|&x| bf16::from_f32(x)).collect::<Vec<_>>(), shape.into(), device),
-        _ => Tensor::from_vec(values.to_vec(), shape.into(), device),
-    }
+    let shape = shape.into();
+    on_cuda!(device, crate::ops::cuda::place(values, shape, device));
+    Tensor::from_vec(values.to_vec(), shape, device)
 }
 
 /// As [`place`], on the device of `like`; on the CPU in the type of `like`, which is `f64` where derivatives are checked.
@@ -143,6 +140,7 @@ pub const WORKSPACE: usize = 64 << 20;
 
 /// A flat buffer of `len` zeros to accumulate in.
 pub fn zeros_f32(len: usize, device: &Device) -> Result<Tensor> {
+    on_cuda!(device, crate::ops::cuda::zeros(len, DType::F32, device));
     Tensor::zeros(len, DType::F32, device)
 }
 

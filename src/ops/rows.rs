@@ -99,7 +99,7 @@ pub fn copy_columns(target: &Tensor, first_row: usize, source: &Tensor, rows: Ra
 /// `x`: `[rows, width]` -> `[rows, columns]`
 pub fn columns(x: &Tensor, columns: Range<usize>) -> Result<Tensor> {
     let rows = x.dim(0)?;
-    let out = Tensor::zeros((rows, columns.len()), x.dtype(), x.device())?;
+    let out = zeros((rows, columns.len()), x)?;
     copy_columns(&out, 0, x, 0..rows, columns.start)?;
     Ok(out)
 }
@@ -110,7 +110,7 @@ pub fn columns(x: &Tensor, columns: Range<usize>) -> Result<Tensor> {
 /// `source`: `[ids, dim]` -> `[rows, dim]`
 pub fn spread(source: &Tensor, ids: &[u32], rows: usize) -> Result<Tensor> {
     let (_, dim) = source.dims2()?;
-    let out = Tensor::zeros((rows, dim), source.dtype(), source.device())?;
+    let out = zeros((rows, dim), source)?;
     overwrite(&out, ids, source)?;
     Ok(out)
 }
@@ -163,6 +163,11 @@ pub fn pool_pairs_backward(dy: &Tensor, segments: &[usize]) -> Result<Tensor> {
         }
         tensor(dx, (rows, dim))
     })
+}
+
+fn zeros(shape: (usize, usize), like: &Tensor) -> Result<Tensor> {
+    on_cuda!(like.device(), crate::ops::cuda::zeros(shape, like.dtype(), like.device()));
+    Tensor::zeros(shape, like.dtype(), like.device())
 }
 
 fn check(table: &Tensor, ids: &[u32]) -> Result<()> {

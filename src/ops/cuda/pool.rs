@@ -6,6 +6,7 @@ use std::ops::Range;
 use candle_core::DType;
 use candle_core::Device;
 use candle_core::Result;
+use candle_core::Shape;
 use candle_core::Tensor;
 use candle_core::cuda_backend::WrapErr;
 use candle_core::cuda_backend::cudarc::driver::CudaStream;
@@ -13,6 +14,7 @@ use candle_core::cuda_backend::cudarc::driver::result;
 use candle_core::cuda_backend::cudarc::driver::sys::CUmemPool_attribute;
 use candle_core::cuda_backend::cudarc::driver::sys::CUmemoryPool;
 use half::bf16;
+use rayon::prelude::*;
 
 use crate::ops::cuda::card::Card;
 use crate::ops::cuda::card::address;
@@ -91,6 +93,30 @@ fn get(stream: &CudaStream, attribute: CUmemPool_attribute) -> Result<u64> {
 fn set(stream: &CudaStream, attribute: CUmemPool_attribute, mut value: u64) -> Result<()> {
     // SAFETY: as above.
     unsafe { result::mem_pool::set_attribute(pool(stream)?, attribute, (&raw mut value).cast::<c_void>()).w() }
+}
+
+/// Numbers of the host as a tensor in bf16.
+pub fn place(values: &[f32], shape: Shape, device: &Device) -> Result<Tensor> {
+    /// Numbers that one task of the conversion handles at least.
+    const GRAIN: usize = 1 << 14;
+    if shape.elem_count() != values.len() {
+        candle_core::bail!("{} numbers cannot be placed as {shape:?}", values.len());
+    }
+    let card = Card::of(device)?;
+    let placed = card.empty(shape, DType::BF16)?;
+    let values: Vec<bf16> = values.par_iter().with_min_len(GRAIN).map(|&value| bf16::from_f32(value)).collect();
+    if !values.is_empty() {
+        card.write(address(&placed, DType::BF16)?, &values)?;
+    }
+    Ok(placed)
+}
+
+/// A tensor of zeros, possibly of none: a driver allocates no memory of no bytes.
+pub fn zeros(shape: impl Into<Shape>, kind: DType, device: &Device) -> Result<Tensor> {
+    let card = Card::of(device)?;
+    let zeros = card.empty(shape, kind)?;
+    card.clear(address(&zeros, kind)?, zeros.elem_count() * kind.size_in_bytes())?;
+    Ok(zeros)
 }
 
 /// The numbers of a tensor; waits for them.
