@@ -42,7 +42,9 @@ pub fn page(experiment: &Experiment, outcome: &Outcome) -> Page {
         Fact::new(outcome.num_seeds.to_string(), "seeds each"),
         Fact::new(format!("{resolved} of {}", outcome.contrasts.len()), "contrasts resolved"),
     ];
-    let mut before = vec![Block::Prose("Scores are of the last checkpoint unless a table says otherwise; each checkpoint that is scored answered the test set once.".to_owned())];
+    let mut before = vec![Block::Prose(
+        "Scores are of the last checkpoint unless a table says otherwise; each checkpoint that is scored answered the test set once.".to_owned(),
+    )];
     before.extend(outcome.notes.iter().map(|note| Block::Prose(note.clone())));
     let sections = vec![
         Section::new("scores-section", "Scores", [vec![Block::Figure(bars(outcome))], before, vec![last(outcome), best(outcome)]].concat()),
