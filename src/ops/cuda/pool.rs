@@ -35,7 +35,7 @@ pub fn open() -> Result<Device> {
         ))
     };
     // One stream for all threads: candle's default is one for each thread, whose order would be anyone's guess.
-    let device = Device::new_cuda_with_stream(0).map_err(|error| wrong(error.to_string()))?;
+    let device = Device::new_cuda_with_stream(0).map_err(|error| wrong(first_line(&error)))?;
     let cuda = device.as_cuda_device()?;
     let stream = cuda.cuda_stream();
     let found = stream.context().compute_capability().w()?;
@@ -47,6 +47,11 @@ pub fn open() -> Result<Device> {
     // By default freed memory goes back to the driver at every synchronisation, and is asked for anew after it.
     set(&stream, CUmemPool_attribute::CU_MEMPOOL_ATTR_RELEASE_THRESHOLD, u64::MAX)?;
     Ok(device)
+}
+
+/// What went wrong, without the backtrace that candle appends where one is asked for.
+fn first_line(error: &candle_core::Error) -> String {
+    error.to_string().lines().next().unwrap_or_default().to_owned()
 }
 
 /// The card's name.
