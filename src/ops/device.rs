@@ -75,7 +75,8 @@ fn open_card() -> Result<Device> {
 
 #[cfg(not(feature = "cuda"))]
 fn open_card() -> Result<Device> {
-    candle_core::bail!("this build computes on the CPU alone\nhint: build with `cargo build --release --features cuda` on a machine with the CUDA 13.0 toolkit")
+    let found = "this build computes on the CPU alone\nhint: build with `cargo build --release --features cuda` on a machine with the CUDA 13.0 toolkit";
+    Err(candle_core::Error::Msg(found.to_owned()))
 }
 
 /// What a person reads of a device: the card's name, or `CPU`.

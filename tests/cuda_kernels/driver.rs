@@ -142,7 +142,7 @@ fn kernels_of_candle_are_known_by_name() {
     let arguments = [6, 2, info, x, y];
     assert_eq!(card.launch(card.function(ptx, "ucopy_bf16").unwrap(), 1, 1024, &arguments), 0);
     assert_eq!(card.download::<bf16>(y, 6), [0.0, 3.0, 1.0, 4.0, 2.0, 5.0]);
-    let wide = card.upload(&[1.0f32, 1.00390625, 1.01171875, -3.0, 1e30, 7.0]);
+    let wide = card.upload(&[1.0f32, 1.0 + 1.0 / 256.0, 1.0 + 3.0 / 256.0, -3.0, 1e30, 7.0]);
     let arguments = [6, 1, 0, wide, y];
     assert_eq!(card.launch(card.function(ptx, "cast_f32_bf16").unwrap(), 1, 1024, &arguments), 0);
     assert_eq!(card.download::<bf16>(y, 4), [1.0, 1.0, 1.015625, -3.0]);
@@ -239,11 +239,11 @@ fn products_are_those_of_f64() {
         assert_eq!(product(card, [&b, &a, &c, &d], 0.75, 0.5, &attributes), 0);
         let mut expected = Vec::new();
         for i in 0..m {
-            for j in 0..n {
+            for (j, bias) in bias.iter().enumerate().take(n) {
                 let left = |k: usize| if transposes_a { a.at(k, i) } else { a.at(i, k) };
                 let right = |k: usize| if transposes_b { b.at(j, k) } else { b.at(k, j) };
                 let sum: f64 = (0..k).map(|k| left(k) * right(k)).sum();
-                expected.push(0.75 * sum + 0.5 * c.at(i, j) + if is_wide { 0.0 } else { bias[j].to_f64() });
+                expected.push(0.75 * sum + 0.5 * c.at(i, j) + if is_wide { 0.0 } else { bias.to_f64() });
             }
         }
         let found = if is_wide { card.download::<f32>(d.address, m * n) } else { card.download::<bf16>(d.address, m * n) };

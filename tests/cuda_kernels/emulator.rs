@@ -94,7 +94,7 @@ fn roundings_are_to_nearest_even() {
     // Every e4m3 number, half ways between neighbours, and numbers around them; then bf16's own ties.
     let codes: Vec<f32> = (0..127u8).map(e4m3).collect();
     let mut values: Vec<f32> = codes.windows(2).flat_map(|pair| [pair[0], (pair[0] + pair[1]) / 2.0, (pair[0] + pair[1]) / 2.0 * 1.0001]).collect();
-    values.extend([448.0, 460.0, 1e9, 1e-4, 1.00390625, 1.01171875]);
+    values.extend([448.0, 460.0, 1e9, 1e-4, 1.0 + 1.0 / 256.0, 1.0 + 3.0 / 256.0]);
     values.extend(values.clone().iter().map(|value| -value));
     let x = Buffer::<f32>::input(&values);
     let (as_bf16, as_fp8) = (Buffer::<bf16>::output(values.len()), Buffer::<f32>::output(values.len()));
