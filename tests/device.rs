@@ -75,5 +75,5 @@ fn a_plan_says_how_training_fills_a_card() {
     assert!(small.contains("`memory.pack_tokens` is 8192, and") && small.contains("tokens fit the card: longer micro-batches are split"), "{small}");
     let tiny = plan(&["--card", "0.9"]).split_whitespace().collect::<Vec<_>>().join(" ");
     assert!(tiny.contains("the training does not fit the card") && tiny.contains("hint:"), "{tiny}");
-    place.run(&["plan", "recipe.yaml", "--card", "-1"]).fails(2, &["--card"]);
+    place.run(&["plan", "recipe.yaml", "--card", "0"]).fails(2, &["--card"]);
 }

@@ -3,7 +3,6 @@
 #![allow(dead_code, reason = "each test program uses its own part of these helpers")]
 
 use std::collections::HashMap;
-use std::path::Path;
 use std::path::PathBuf;
 use std::process::Command;
 use std::process::Stdio;
