@@ -6,6 +6,7 @@ mod command;
 mod golden;
 
 use std::collections::HashMap;
+use std::io::Write;
 use std::sync::LazyLock;
 
 use candle_core::DType;
@@ -41,13 +42,13 @@ use maqam::train::optimiser::Update;
 /// Those whose heads are as wide as the kernels want them: multiples of 8.
 const GOLDENS: [&str; 2] = ["qwen_omni", "qwen_omni_tied"];
 
-/// The card; where there is none, every test says so and checks nothing.
+/// The card; where there is none, the tests say so, past the capture of their output, and check nothing.
 static CARD: LazyLock<Option<Device>> = LazyLock::new(|| {
-    device::open(Choice::Cuda)
-        .map_err(|error| {
-            eprintln!("\nNOT TESTED ON A CARD: {error}\nbuild the emulated driver with tests/cuda/driver/build.sh, or run this where there is a card\n")
-        })
-        .ok()
+    let say = |error| {
+        let hint = "build the emulated driver with tests/cuda/driver/build.sh, or run this where there is a card";
+        let _ = writeln!(std::io::stderr(), "\nNOT TESTED ON A CARD: {error}\n{hint}\n");
+    };
+    device::open(Choice::Cuda).map_err(say).ok()
 });
 
 /// Relative error of a loss, and least cosine of a gradient with the CPU's: what sums of products of 8 significant bits may differ by.
@@ -195,25 +196,39 @@ fn train(golden: &Golden, model: &AudioLlm, steps: usize, pass: Pass) -> (Vec<f6
     (losses, device::to_host(&model.parameters.values).unwrap())
 }
 
+fn apart(found: &[f64], expected: &[f64]) -> Vec<f64> {
+    found.iter().zip(expected).map(|(a, b)| (a / b - 1.0).abs()).collect()
+}
+
+fn largest(errors: &[f64]) -> f64 {
+    errors.iter().copied().fold(0.0, f64::max)
+}
+
+/// The goldens' rate takes the loss to a quarter within twenty steps; a difference of the last digit grows tenfold every five of them.
+/// What that comes to is measured beside it: on the CPU, from the same adapter rounded to bf16.
 #[test]
 fn twenty_steps_follow_the_cpus_curve() {
     let Some(card) = &*CARD else { return };
     for name in GOLDENS {
         let golden = Golden::load(name);
-        let (found, _) = train(&golden, &adapted(&golden, "adapter_init", card), 20, Pass::default());
-        let (expected, _) = train(&golden, &adapted(&golden, "adapter_init", &Device::Cpu), 20, Pass::default());
-        let errors: Vec<f64> = found.iter().zip(&expected).map(|(a, b)| (a / b - 1.0).abs()).collect();
-        eprintln!("{name}: {:.3} to {:.3}, at most {:.2} % from the CPU's", found[0], found[19], 100.0 * errors.iter().copied().fold(0.0, f64::max));
-        assert!(
-            found[19] < 0.5 * found[0] && errors[0] < LOSS_BAR && errors.iter().all(|&error| error < CURVE_BAR),
-            "{name}: {found:?}, on the CPU {expected:?}"
-        );
+        let run = |model: AudioLlm| train(&golden, &model, 20, Pass::default()).0;
+        let found = run(adapted(&golden, "adapter_init", card));
+        let expected = run(adapted(&golden, "adapter_init", &Device::Cpu));
+        let rounded = adapted(&golden, "adapter_init", &Device::Cpu);
+        for entry in &rounded.parameters.entries {
+            let value = rounded.parameters.value(entry).unwrap();
+            rounded.parameters.set_tensor(entry, &value.to_dtype(DType::BF16).unwrap().to_dtype(DType::F32).unwrap()).unwrap();
+        }
+        let (errors, spread) = (apart(&found, &expected), apart(&run(rounded), &expected));
+        eprintln!("{name}: {:.3} to {:.3}; {errors:.4?} from the CPU's, which are {spread:.4?} apart", found[0], found[19]);
+        assert!(found[19] < 0.5 * found[0] && errors[0] < LOSS_BAR && largest(&errors[..6]) < 0.01, "{name}: {found:?}, on the CPU {expected:?}");
+        assert!(largest(&errors) < SPREADS * largest(&spread), "{name}: {errors:?} from the CPU's, which are {spread:?} apart");
     }
 }
 
-/// How far the losses of twenty steps may be from the CPU's: their rate takes the loss to a quarter within twenty steps, and so carries
-/// every rounding of the first on into the others.
-const CURVE_BAR: f64 = 0.03;
+/// How many times the largest distance of two curves of the CPU, which differ in one rounding of the adapter, a curve of the card may be
+/// away; found were 0.6 and 0.7.
+const SPREADS: f64 = 2.0;
 
 #[test]
 fn eight_bits_in_the_frozen_layers_change_the_loss_little() {
@@ -228,9 +243,10 @@ fn eight_bits_in_the_frozen_layers_change_the_loss_little() {
             train(&golden, &model, 20, Pass::default())
         };
         let (found, expected) = (of(true).0, of(false).0);
-        let errors: Vec<f64> = found.iter().zip(&expected).map(|(a, b)| (a / b - 1.0).abs()).collect();
-        eprintln!("{name} in fp8: first loss {:.2} % from bf16's, at most {:.2} %", 100.0 * errors[0], 100.0 * errors.iter().copied().fold(0.0, f64::max));
-        assert!(errors[0] < 0.01 && errors.iter().all(|&error| error < 0.1), "{name}: {found:?}, in bf16 {expected:?}");
+        let errors = apart(&found, &expected);
+        let mean = errors.iter().sum::<f64>() / errors.len() as f64;
+        eprintln!("{name} in fp8: {:.3} to {:.3}; {errors:.4?} from bf16's, {mean:.4} on average", found[0], found[19]);
+        assert!(errors[0] < 0.01 && mean < 0.05 && found[19] < 0.5 * found[0], "{name}: {found:?}, in bf16 {expected:?}");
     }
 }
 
@@ -324,6 +340,9 @@ fn a_run_on_the_card_resumes_bit_for_bit_and_either_device_goes_on_with_the_othe
         place.run(&[&arguments[..], rest].concat()).succeeds()
     };
     let told = train("whole", "cuda", &[]).stderr;
+    let split = train("split", "cuda", &["--set", "memory.pack_tokens=100000000"]).stderr;
+    assert!(split.contains("`memory.pack_tokens` is 100000000, and") && split.contains("longer micro-batches are split"), "{split}");
+    assert_eq!(place.bytes("runs/whole/log.jsonl"), place.bytes("runs/split/log.jsonl"));
     assert!(told.contains("computing on") && told.contains("memory: frozen weights"), "{told}");
     let first = &place.lines("runs/whole/log.jsonl")[0];
     assert_eq!((&first["kind"], &first["device"], &first["precision"], &first["at_step"]), (&"device".into(), &"cuda".into(), &"bf16".into(), &0.into()));

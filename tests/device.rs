@@ -3,7 +3,16 @@
 mod command;
 
 use command::Place;
+use command::fixture;
+use command::row;
 use command::small_run;
+use maqam::data::OnBadRow;
+use maqam::data::read_manifest;
+use maqam::load::Loader;
+use maqam::model::config::Config;
+use maqam::seed::Key;
+use maqam::task::Mode;
+use maqam::task::example_without_task;
 use serde_json::Value;
 
 #[test]
@@ -57,6 +66,28 @@ fn a_card_that_this_build_cannot_use_is_refused_by_name() {
     place.run(&["train", "recipe.yaml", "--device", "cuda"]).fails(2, &["--device cuda", "hint: ", "--features cuda"]);
     assert!(!place.path("runs").exists(), "nothing was begun");
     place.run(&["bench", "train", "--device", "cuda"]).fails(2, &["--device cuda"]);
+}
+
+#[test]
+fn an_example_that_a_card_has_no_room_for_is_refused_by_name_in_training_alone() {
+    let place = Place::new();
+    let rows = place.write_rows("rows.jsonl", &[row("long", "a2.wav", "what is said?", "nothing")]);
+    let rows = read_manifest(&rows, None, OnBadRow::Error).unwrap().rows;
+    let (dir, example) = (fixture("qwen_omni"), example_without_task(&rows[0]).unwrap());
+    let config = Config::load(&dir).unwrap();
+    let mut loader = Loader::new(&dir, config.audio_token, config.text.max_position_embeddings, None).unwrap();
+    let key = Key::new(1, "test");
+    let tokens = loader.load(&example, Mode::Train, key).unwrap().sequence.tokens.len();
+    loader.limit(tokens, "not said".to_owned(), String::new());
+    assert!(loader.load(&example, Mode::Train, key).is_ok());
+    loader.limit(tokens - 1, format!("the card has memory for {}", tokens - 1), "split the clip".to_owned());
+    let refused = loader.load(&example, Mode::Train, key).unwrap_err().to_string();
+    let begin = format!("row `long`: {tokens} tokens");
+    assert!(
+        refused.starts_with(&begin) && refused.contains(&format!("the card has memory for {}", tokens - 1)) && refused.contains("hint: split the clip"),
+        "{refused}"
+    );
+    assert!(loader.load(&example, Mode::Generate, key).is_ok(), "nothing is kept for a backward then");
 }
 
 #[test]
