@@ -30,6 +30,7 @@ use maqam::model::peft;
 use maqam::model::weights::Weights;
 use maqam::ops::device;
 use maqam::ops::device::Choice;
+use maqam::parts::Part;
 use maqam::parts::Parts;
 use maqam::parts::PerPart;
 use maqam::parts::Training;
@@ -114,11 +115,16 @@ fn gradients(model: &AudioLlm) -> Vec<f32> {
     device::to_host(&model.parameters.gradients).unwrap()
 }
 
+/// The loss of a pass, which leaves its gradient.
+fn loss_of(model: &AudioLlm, batch: &Batch, pass: Pass) -> f64 {
+    model.train(batch, None, pass).unwrap().loss.value().unwrap()
+}
+
 /// One pass on either device: losses near each other, every tensor's gradient in the same direction and of the same length.
 fn assert_same_pass(what: &str, on_card: &AudioLlm, on_cpu: &AudioLlm, batch: &Batch, pass: Pass) {
-    let (found, expected) = (on_card.train(batch, pass).unwrap(), on_cpu.train(batch, pass).unwrap());
-    let error = (found.loss / expected.loss - 1.0).abs();
-    assert!(error < LOSS_BAR, "{what}: loss {} on the card, {} on the CPU", found.loss, expected.loss);
+    let (found, expected) = (loss_of(on_card, batch, pass), loss_of(on_cpu, batch, pass));
+    let error = (found / expected - 1.0).abs();
+    assert!(error < LOSS_BAR, "{what}: loss {found} on the card, {expected} on the CPU");
     let (found, expected) = (gradients(on_card), gradients(on_cpu));
     let (mut least, mut worst) = (1f64, String::new());
     for entry in &on_cpu.parameters.entries {
@@ -170,7 +176,7 @@ fn what_is_kept_for_the_backward_changes_no_bit() {
     let golden = Golden::load("qwen_omni");
     let of = |save| {
         let model = trained(&golden, Training::Lora, card);
-        let loss = model.train(&batch(&golden), Pass { save, dropout: 0.1, label_smoothing: 0.1 }).unwrap().loss;
+        let loss = loss_of(&model, &batch(&golden), Pass { save, dropout: 0.1, label_smoothing: 0.1 });
         (loss, gradients(&model))
     };
     let all = of(Save::All);
@@ -187,10 +193,10 @@ fn train(golden: &Golden, model: &AudioLlm, steps: usize, pass: Pass) -> (Vec<f6
     let losses = (1..=steps as u64)
         .map(|step| {
             model.parameters.zero_gradients().unwrap();
-            let loss = model.train(&batch, pass).unwrap().loss;
+            let loss = model.train(&batch, None, pass).unwrap().loss;
             let grad_norm = optimiser.grad_norm(&model.parameters).unwrap();
-            optimiser.step(&model.parameters, Update { grad_norm, learning_rate, counts: PerPart::from_fn(|_| step) }).unwrap();
-            loss
+            optimiser.step(&model.parameters, Update { loss: &loss, grad_norm: &grad_norm, learning_rate, counts: PerPart::from_fn(|_| step) }).unwrap();
+            loss.value().unwrap()
         })
         .collect();
     (losses, device::to_host(&model.parameters.values).unwrap())
@@ -321,6 +327,81 @@ fn a_checkpoint_in_bf16_is_on_the_card_bit_for_bit() {
     let noise = |device: &Device| device::to_host(&Weights::Noise { seed: 3 }.on(name, &[50, 64], device).unwrap()).unwrap();
     let (a, b) = (noise(card), noise(&Device::Cpu));
     assert!(cosine(&a, &b) > 0.99999 && (norm(&a) / norm(&b) - 1.0).abs() < 1e-3, "random weights are the same on both");
+}
+
+/// As `tests/full_training.rs` has it of the CPU.
+#[test]
+fn what_is_heard_ahead_changes_no_bit() {
+    let Some(card) = &*CARD else { return };
+    let golden = Golden::load("qwen_omni");
+    let (batch, pass) = (batch(&golden), Pass { dropout: 0.1, ..Pass::default() });
+    let run = |is_ahead: bool| {
+        let mut model = trained(&golden, Training::Lora, card);
+        assert!(model.hear_ahead(&batch, pass).unwrap().is_none());
+        [Part::AudioEncoder, Part::Projector].into_iter().for_each(|part| model.set_trained(part, false));
+        let heard = model.hear_ahead(&batch, pass).unwrap().filter(|_| is_ahead);
+        assert_eq!(heard.is_some(), is_ahead);
+        let found = model.train(&batch, heard, pass).unwrap().read().unwrap();
+        (found, gradients(&model))
+    };
+    assert!(run(true) == run(false));
+}
+
+/// How often a run waited for the card and how often for a reading of it, of the emulated driver's report; `None` of a card's run.
+fn waits(told: &str) -> Option<(usize, usize)> {
+    let count = |name: &str| {
+        let line = told.lines().find(|line| line.contains(&format!(" x {name} ")))?;
+        line.split_whitespace().find_map(|word| word.parse::<usize>().ok())
+    };
+    Some((count("cuStreamSynchronize")?, count("cuEventSynchronize")?))
+}
+
+#[test]
+fn a_step_waits_for_the_card_once_however_it_is_split() {
+    if CARD.is_none() {
+        return;
+    }
+    let place = command::small_run(3);
+    let told = |name: &str, tokens: usize, steps: usize, rest: &[&str]| {
+        let settings = [format!("name={name}"), format!("memory.pack_tokens={tokens}"), format!("schedule.stages.0.steps={steps}"), FROZEN.into()];
+        let mut command = place.command(&["train", "recipe.yaml", "--device", "cuda"]);
+        settings.iter().for_each(|setting| drop(command.args(["--set", setting])));
+        command::outcome(command.args(rest).env("MAQAM_EMULATED_REPORT", "1").output().unwrap()).succeeds().stderr
+    };
+    let whole = waits(&told("whole", 8192, 3, &[]));
+    if let Some((stream, readings)) = whole {
+        assert_eq!(waits(&told("split", 1, 3, &[])), whole, "waits for the stream and for readings");
+        let longer = waits(&told("longer", 8192, 5, &[])).unwrap();
+        assert!(longer.0 > stream && longer.1 == readings + 2, "one reading a step, and what a checkpoint reads: {whole:?}, {longer:?}");
+    }
+
+    // The third step was heard ahead there; a run that goes on with it hears it as it comes.
+    told("resumed", 8192, 3, &[]);
+    for step in ["000004", "000006"] {
+        std::fs::remove_dir_all(place.path(&format!("runs/resumed/checkpoints/step-{step}"))).unwrap();
+    }
+    told("resumed", 8192, 3, &["--resume"]);
+    assert_eq!(place.bytes("runs/resumed/log.jsonl"), place.bytes("runs/whole/log.jsonl"));
+}
+
+/// Nothing that hears is trained, so it is heard ahead.
+const FROZEN: &str = "train={decoder: lora}";
+
+/// A learning rate that throws the weights out of what can be computed: the run stops as it does on the CPU, and before they move again.
+#[test]
+fn a_run_that_diverges_keeps_the_weights_it_had() {
+    if CARD.is_none() {
+        return;
+    }
+    let place = command::small_run(3);
+    let arguments = ["train", "recipe.yaml", "--device", "cuda", "--set", "optimiser.learning_rate=1e30", "--set", "optimiser.warmup=0"];
+    let told = place.run(&arguments).fails(3, &["the weights were not changed"]).stderr;
+    let lines = place.lines("runs/small/log.jsonl");
+    let last = lines.iter().rev().find(|line| line["kind"] == "train").unwrap()["step"].as_u64().unwrap();
+    assert!(told.contains(&format!("step {}: the loss is", last + 1)), "{told}");
+    for (name, tensor) in place.tensors(&format!("runs/small/checkpoints/step-{last:06}/adapter_model.safetensors")) {
+        assert!(golden::flat(&tensor).iter().all(|value| value.is_finite()), "{name}");
+    }
 }
 
 fn last_losses(place: &command::Place, run: &str) -> Vec<f64> {

@@ -178,7 +178,7 @@ impl AudioLlm {
     fn prefill(&self, prompts: &Batch, answers: &mut Answers) -> Result<candle_core::Tensor> {
         let rotary = self.rotary(prompts)?;
         let packing = self.packing_without_dropout(prompts, &rotary);
-        let (mut x, _) = self.embed(prompts, Pass::default(), false)?;
+        let (mut x, _) = self.embed(prompts, None, Pass::default(), false)?;
         let last_rows = prompts.last_rows();
         for (i, layer) in self.layers.iter().enumerate() {
             let is_last = i + 1 == self.layers.len();

@@ -59,7 +59,14 @@ impl Model<'_> {
     pub fn on_card(&self, load: &Load) -> f64 {
         let (encoder_saved, encoder_live) = self.encoder_on_card(load);
         // The encoder is done before the decoder begins; what it keeps for its own backward stays.
-        (encoder_saved + encoder_live.max(self.decoder_on_card(load))) * (1.0 + BETWEEN)
+        (encoder_saved + self.heard_ahead(load) + encoder_live.max(self.decoder_on_card(load))) * (1.0 + BETWEEN)
+    }
+
+    /// What was heard of a batch while the step before was still computed; it may lie there through a probe, which computes with as much as
+    /// a step. Nothing where hearing is trained.
+    fn heard_ahead(&self, load: &Load) -> f64 {
+        let is_trained = self.is_trained(Part::AudioEncoder) || self.is_trained(Part::Projector);
+        if is_trained { 0.0 } else { BF16 * self.config.text.hidden_size as f64 * load.audio_tokens }
     }
 
     fn decoder_on_card(&self, load: &Load) -> f64 {

@@ -41,6 +41,7 @@ use crate::model::parameters::Kind;
 use crate::model::parameters::Parameters;
 use crate::model::weights::Weights;
 use crate::ops::cross_entropy::CrossEntropy;
+use crate::ops::cross_entropy::Losses;
 use crate::ops::cross_entropy::Targets;
 use crate::ops::cross_entropy::linear_cross_entropy;
 use crate::ops::cross_entropy::logits;
@@ -101,6 +102,10 @@ pub enum Phase {
     /// What is trained before the decoder, backwards.
     EncoderBackward,
 }
+
+/// What the projector makes of a batch's clips, `[audio tokens, hidden]`, asked for before the batch is trained on. It holds as long as
+/// nothing that hears is trained.
+pub struct HeardAhead(Tensor);
 
 /// What projecting the audio keeps for its backward.
 struct Heard {
@@ -218,18 +223,20 @@ impl AudioLlm {
     ///
     /// The loss is the sum over targets of weight times negative log-likelihood: weights that sum to one over a whole
     /// optimiser step make it the step's loss, however the step is packed.
-    pub fn train(&self, batch: &Batch, pass: Pass) -> Result<CrossEntropy> {
-        self.train_watched(batch, pass, &mut |_| Ok(()))
+    ///
+    /// On a card nothing is waited for. `heard` is what [`AudioLlm::hear_ahead`] gave for this batch and pass; it changes no bit.
+    pub fn train(&self, batch: &Batch, heard: Option<HeardAhead>, pass: Pass) -> Result<CrossEntropy> {
+        self.train_watched(batch, heard, pass, &mut |_| Ok(()))
     }
 
     /// As [`AudioLlm::train`]; `done` is told of every phase once its work is under way, which on a card is before it is over.
-    pub fn train_watched(&self, batch: &Batch, pass: Pass, done: &mut dyn FnMut(Phase) -> Result<()>) -> Result<CrossEntropy> {
+    pub fn train_watched(&self, batch: &Batch, heard: Option<HeardAhead>, pass: Pass, done: &mut dyn FnMut(Phase) -> Result<()>) -> Result<CrossEntropy> {
         let dropout = AdapterDropout { probability: pass.dropout, tokens: &batch.token_keys };
         let rotary = self.rotary(batch)?;
         let packing = Packing { cu_seqlens: &batch.cu_seqlens, rotary: &rotary, dropout, save: pass.save };
 
         // Forward.
-        let (mut x, heard) = self.embed(batch, pass, true)?;
+        let (mut x, heard) = self.embed(batch, heard, pass, true)?;
         done(Phase::Encoder)?;
         let mut saved = Vec::with_capacity(self.layers.len());
         for (i, layer) in self.layers.iter().enumerate() {
@@ -249,8 +256,7 @@ impl AudioLlm {
         let mut dx = rms_norm_backward(&d_rows, &x, &norm.value, &inverse, None, norm.gradient.as_ref())?;
         drop(x);
         done(Phase::Head)?;
-        let hearing_is_trained = self.projector.is_trained() || self.encoder.is_trained();
-        let input_is_trained = hearing_is_trained || self.embeddings.gradient.is_some();
+        let input_is_trained = self.hearing_is_trained() || self.embeddings.gradient.is_some();
         let wants_input = |layer: usize| input_is_trained || self.layers[..layer].iter().any(DecoderLayer::is_trained);
         for (i, layer) in self.layers.iter().enumerate().rev() {
             let Some(kept) = saved.pop() else { break };
@@ -267,7 +273,7 @@ impl AudioLlm {
             let (rows, tokens) = written_rows(batch);
             scatter_add(gradient, &tokens, &gather(&dx, &rows)?)?;
         }
-        if let Some(heard) = heard.filter(|_| hearing_is_trained) {
+        if let Some(heard) = heard {
             self.hear_backward(&gather(&dx, &batch.audio_rows)?, &heard, batch, pass)?;
         }
         self.parameters.clear_gaps()?;
@@ -302,12 +308,12 @@ impl AudioLlm {
         Ok(())
     }
 
-    /// Loss of a batch and the log-probability of every target, without a gradient.
-    pub fn score(&self, batch: &Batch, label_smoothing: f64) -> Result<CrossEntropy> {
+    /// Loss of a batch and the log-probability of every target, without a gradient; waits for them.
+    pub fn score(&self, batch: &Batch, label_smoothing: f64) -> Result<Losses> {
         let x = self.last_hidden(batch, Some(&batch.target_rows))?;
         let (rows, _) = rms_norm(&x, &self.final_norm.value, self.config.text.rms_norm_eps)?;
         let targets = Targets { ids: &batch.target_ids, weights: &batch.target_weights, label_smoothing };
-        Ok(linear_cross_entropy(&rows, &Weight::frozen(self.head.value.clone()), targets, false)?)
+        Ok(linear_cross_entropy(&rows, &Weight::frozen(self.head.value.clone()), targets, false)?.read()?)
     }
 
     /// Logits of every token of a batch, `[tokens, vocab]`.
@@ -319,6 +325,20 @@ impl AudioLlm {
     /// What the projector makes of the batch's clips, `[audio tokens, hidden]`, clip after clip; on the CPU.
     pub fn hear(&self, batch: &Batch) -> Result<Option<Tensor>> {
         self.hear_with(batch, Pass::default(), false)?.map(|(projected, _)| on_host(&projected)).transpose()
+    }
+
+    /// Begins to hear a batch that is trained on later with the same `pass`; `None` where it has no clips, or where hearing is trained and
+    /// what is heard would be another by then.
+    pub fn hear_ahead(&self, batch: &Batch, pass: Pass) -> Result<Option<HeardAhead>> {
+        if self.hearing_is_trained() {
+            return Ok(None);
+        }
+        Ok(self.hear_with(batch, pass, true)?.map(|(projected, _)| HeardAhead(projected)))
+    }
+
+    /// Whether the encoder or the projector is not frozen for now.
+    pub fn hearing_is_trained(&self) -> bool {
+        self.projector.is_trained() || self.encoder.is_trained()
     }
 
     /// Mean of the embeddings of some tokens, `[hidden]`; on the CPU.
@@ -334,7 +354,7 @@ impl AudioLlm {
     fn last_hidden(&self, batch: &Batch, keep: Option<&[u32]>) -> Result<Tensor> {
         let rotary = self.rotary(batch)?;
         let packing = self.packing_without_dropout(batch, &rotary);
-        let (mut x, _) = self.embed(batch, Pass::default(), false)?;
+        let (mut x, _) = self.embed(batch, None, Pass::default(), false)?;
         for (i, layer) in self.layers.iter().enumerate() {
             let is_last = i + 1 == self.layers.len();
             x = layer.forward(&x, &packing, keep.filter(|_| is_last))?.0;
@@ -356,14 +376,17 @@ impl AudioLlm {
         Ok(Rotary::new(&batch.positions, self.config.text.head_dim, self.config.text.rope_theta, &self.embeddings.value)?)
     }
 
-    /// Embeddings of the tokens, with what was heard in the places of the audio tokens.
-    fn embed(&self, batch: &Batch, pass: Pass, training: bool) -> Result<(Tensor, Option<Heard>)> {
+    /// Embeddings of the tokens, with what was heard in the places of the audio tokens; and what hearing keeps where it is trained.
+    fn embed(&self, batch: &Batch, ahead: Option<HeardAhead>, pass: Pass, training: bool) -> Result<(Tensor, Option<Heard>)> {
         let embedded = gather(&self.embeddings.value, &batch.tokens)?;
-        let heard = self.hear_with(batch, pass, training)?;
-        if let Some((projected, _)) = &heard {
-            overwrite(&embedded, &batch.audio_rows, projected)?;
+        let (projected, saved) = match ahead {
+            Some(HeardAhead(projected)) => (Some(projected), None),
+            None => self.hear_with(batch, pass, training)?.unzip(),
+        };
+        if let Some(projected) = projected {
+            overwrite(&embedded, &batch.audio_rows, &projected)?;
         }
-        Ok((embedded, heard.map(|(_, saved)| saved)))
+        Ok((embedded, saved.filter(|_| training && self.hearing_is_trained())))
     }
 
     fn hear_with(&self, batch: &Batch, pass: Pass, training: bool) -> Result<Option<(Tensor, Heard)>> {

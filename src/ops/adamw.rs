@@ -10,6 +10,7 @@ use crate::ops::cpu::slice;
 use crate::ops::cpu::sum_over;
 use crate::ops::cpu::vectorised;
 use crate::ops::cpu::write;
+use crate::ops::scalar::Scalar;
 
 /// The settings of one update.
 #[derive(Clone, Copy, Debug)]
@@ -52,10 +53,34 @@ pub struct Buffers<'a> {
     pub copy: Option<&'a Tensor>,
 }
 
+/// What an update looks at first: whether the step is finite, and how long its gradient is.
+#[derive(Clone, Copy)]
+pub struct Clip<'a> {
+    /// The step's loss.
+    pub loss: &'a Scalar,
+    /// The gradient's [`norm`].
+    pub norm: &'a Scalar,
+    /// A longer gradient is shortened to it; 0 for never.
+    pub max_norm: f64,
+}
+
+impl Clip<'_> {
+    /// Factor of the gradient; `None` where the step is not finite.
+    fn factor(&self) -> Result<Option<f64>> {
+        let (loss, norm) = (self.loss.value()?, self.norm.value()?);
+        // PyTorch's clip_grad_norm_: the norm has 1e-6 added before the division.
+        let factor = if self.max_norm > 0.0 { (self.max_norm / (norm + 1e-6)).min(1.0) } else { 1.0 };
+        Ok((loss.is_finite() && norm.is_finite()).then_some(factor))
+    }
+}
+
 impl AdamW {
-    /// One update of a gradient multiplied by `gradient_scale` (clipping) first.
-    pub fn update(&self, buffers: Buffers, segments: &[Segment], gradient_scale: f64) -> Result<()> {
-        on_cuda!(buffers.values.device(), crate::ops::cuda::adamw::update(self, buffers, segments, gradient_scale));
+    /// One update of a gradient that is clipped first. Where the loss or the norm is not finite, values and moments stay as they are.
+    ///
+    /// On a card nothing is waited for.
+    pub fn update(&self, buffers: Buffers, segments: &[Segment], clip: Clip) -> Result<()> {
+        on_cuda!(buffers.values.device(), crate::ops::cuda::adamw::update(self, buffers, segments, clip));
+        let Some(factor) = clip.factor()? else { return Ok(()) };
         let gradients = slice::<f32>(buffers.gradients)?;
         let gradients: &[f32] = &gradients;
         // The nested writes lock three buffers at once; what fails inside is carried out by hand.
@@ -67,7 +92,7 @@ impl AdamW {
                         let range = segment.range.clone();
                         let (rate, keep, root) = self.factors(segment);
                         let (b1, b2, eps) = (self.beta1 as f32, self.beta2 as f32, self.eps as f32);
-                        let (c1, c2, scale) = ((1.0 - self.beta1) as f32, (1.0 - self.beta2) as f32, gradient_scale as f32);
+                        let (c1, c2, scale) = ((1.0 - self.beta1) as f32, (1.0 - self.beta2) as f32, factor as f32);
                         values[range.clone()]
                             .par_chunks_mut(CHUNK)
                             .zip(first[range.clone()].par_chunks_mut(CHUNK))
@@ -105,7 +130,7 @@ impl AdamW {
 const CHUNK: usize = 1 << 14;
 
 /// Euclidean norm of a flat `f32` tensor, summed in `f64` in an order that does not depend on the threads.
-pub fn norm(flat: &Tensor) -> Result<f64> {
+pub fn norm(flat: &Tensor) -> Result<Scalar> {
     on_cuda!(flat.device(), crate::ops::cuda::adamw::norm(flat));
     let values = slice::<f32>(flat)?;
     let sums: Vec<f64> = values
@@ -117,5 +142,5 @@ pub fn norm(flat: &Tensor) -> Result<f64> {
             )
         })
         .collect();
-    Ok(sums.iter().sum::<f64>().sqrt())
+    Scalar::new(sums.iter().sum::<f64>().sqrt(), flat.device())
 }

@@ -19,6 +19,8 @@ use crate::ops::gemm::Threads;
 use crate::ops::gemm::product;
 use crate::ops::gemm::product_new;
 use crate::ops::linear::Weight;
+use crate::ops::scalar::Scalar;
+use crate::ops::scalar::read;
 
 /// What the rows should have said.
 #[derive(Clone, Copy, Debug)]
@@ -31,15 +33,33 @@ pub struct Targets<'a> {
     pub label_smoothing: f64,
 }
 
-/// What [`linear_cross_entropy`] finds.
+/// What [`linear_cross_entropy`] finds, on the rows' device.
 #[derive(Debug)]
 pub struct CrossEntropy {
+    /// Sum over rows of weight times (smoothed) negative log-likelihood, nats.
+    pub loss: Scalar,
+    /// Log-probability of each target, nats, neither weighted nor smoothed: `[rows]`, in `f64`, on a card `f32`.
+    pub log_probabilities: Tensor,
+    /// Gradient of `loss` with respect to the rows, `[rows, dim]`, where it was wanted.
+    pub d_rows: Option<Tensor>,
+}
+
+/// The numbers of a [`CrossEntropy`], read.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Losses {
     /// Sum over rows of weight times (smoothed) negative log-likelihood, nats.
     pub loss: f64,
     /// Log-probability of each target, nats, neither weighted nor smoothed.
     pub log_probabilities: Vec<f64>,
-    /// Gradient of `loss` with respect to the rows, `[rows, dim]`, where it was wanted.
-    pub d_rows: Option<Tensor>,
+}
+
+impl CrossEntropy {
+    /// Its numbers; waits for them.
+    pub fn read(&self) -> Result<Losses> {
+        let numbers = read(&[self.loss.tensor(), &self.log_probabilities])?.wait()?;
+        let [loss, log_probabilities] = numbers.try_into().map_err(|_| candle_core::Error::Msg("two tensors were read as others".into()))?;
+        Ok(Losses { loss: loss[0], log_probabilities })
+    }
 }
 
 /// Most bytes of logits and of their gradients that exist at a time on a card.
@@ -48,7 +68,8 @@ pub const LOGITS_BYTES: usize = 1 << 30;
 /// Rows whose logits exist at a time.
 const BLOCK: usize = 256;
 
-/// Cross-entropy of `softmax(rows head^T)` against the targets; adds to the head's gradient where it is trained.
+/// Cross-entropy of `softmax(rows head^T)` against the targets; adds to the head's gradient where it is trained. On a card nothing is
+/// waited for.
 ///
 /// # Shapes
 /// `rows`: `[rows, dim]`, `head`: `[vocab, dim]`
@@ -92,9 +113,10 @@ pub fn linear_cross_entropy(rows: &Tensor, head: &Weight, targets: Targets, want
                 }
             }
         }
-        let loss = found.iter().zip(targets.weights).map(|((smoothed, _), weight)| weight * smoothed).sum();
+        let loss = found.iter().zip(targets.weights).map(|((smoothed, _), weight)| weight * smoothed).sum::<f64>();
+        let log_probabilities: Vec<f64> = found.into_iter().map(|(_, log_probability)| log_probability).collect();
         let d_rows = if want_gradient { Some(tensor(d_rows, (num_rows, dim))?) } else { None };
-        Ok(CrossEntropy { loss, log_probabilities: found.into_iter().map(|(_, log_probability)| log_probability).collect(), d_rows })
+        Ok(CrossEntropy { loss: Scalar::new(loss, rows.device())?, log_probabilities: tensor(log_probabilities, num_rows)?, d_rows })
     })
 }
 

@@ -34,3 +34,4 @@ pub mod linear;
 pub mod norm;
 pub mod rotary;
 pub mod rows;
+pub mod scalar;

@@ -10,8 +10,10 @@ use crate::model::parameters::Entry;
 use crate::model::parameters::Parameters;
 use crate::ops::adamw::AdamW;
 use crate::ops::adamw::Buffers;
+use crate::ops::adamw::Clip;
 use crate::ops::adamw::Segment;
 use crate::ops::adamw::norm;
+use crate::ops::scalar::Scalar;
 use crate::parts::Part;
 use crate::parts::PerPart;
 
@@ -150,9 +152,11 @@ pub struct Optimiser {
 
 /// What an update needs to know beside the gradient.
 #[derive(Clone, Copy, Debug)]
-pub struct Update {
-    /// Length of the gradient, for clipping.
-    pub grad_norm: f64,
+pub struct Update<'a> {
+    /// The step's loss: one that is not finite changes nothing.
+    pub loss: &'a Scalar,
+    /// Length of the gradient, for clipping; one that is not finite changes nothing.
+    pub grad_norm: &'a Scalar,
     /// The step's learning rate, before the parts' factors.
     pub learning_rate: f64,
     /// How many updates each part has had with this one; 0 for a part that is frozen in it.
@@ -166,15 +170,13 @@ impl Optimiser {
     }
 
     /// Length of the gradient before clipping.
-    pub fn grad_norm(&self, parameters: &Parameters) -> Result<f64> {
+    pub fn grad_norm(&self, parameters: &Parameters) -> Result<Scalar> {
         Ok(norm(&parameters.gradients)?)
     }
 
-    /// One update, clipped. Frozen parts keep values and moments; every part corrects its moments' bias by its own count.
+    /// One update, clipped, of which on a card nothing is waited for. Frozen parts keep values and moments; every part corrects its moments' bias by its own count.
     pub fn step(&mut self, parameters: &Parameters, update: Update) -> Result<()> {
         let Settings { betas: [beta1, beta2], eps, weight_decay, max_grad_norm, .. } = self.settings;
-        // PyTorch's clip_grad_norm_: the norm has 1e-6 added before the division.
-        let scale = if max_grad_norm > 0.0 { (max_grad_norm / (update.grad_norm + 1e-6)).min(1.0) } else { 1.0 };
         let segment = |entry: &Entry| Segment {
             range: entry.range.clone(),
             learning_rate: update.learning_rate * self.settings.factors.of(entry.part),
@@ -184,7 +186,8 @@ impl Optimiser {
         let segments: Vec<Segment> = parameters.entries.iter().filter(|entry| update.counts.of(entry.part) > 0).map(segment).collect();
         let (values, copy, gradients) = (&parameters.values, parameters.copy.as_ref(), &parameters.gradients);
         let buffers = Buffers { values, copy, gradients, first: &self.first, second: &self.second };
-        AdamW { beta1, beta2, eps, weight_decay }.update(buffers, &segments, scale)?;
+        let clip = Clip { loss: update.loss, norm: update.grad_norm, max_norm: max_grad_norm };
+        AdamW { beta1, beta2, eps, weight_decay }.update(buffers, &segments, clip)?;
         Ok(())
     }
 }

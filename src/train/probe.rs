@@ -76,7 +76,7 @@ fn of_task(model: &AudioLlm, loaded: &LoadedStep, task: &str, how: How) -> Resul
     model.parameters.zero_gradients()?;
     for range in micro_batches(&lengths, how.pack_tokens) {
         let batch = Batch::pack(&sequences[range].iter().collect::<Vec<_>>(), model.config.audio.window_frames())?;
-        model.train(&batch, how.pass)?;
+        model.train(&batch, None, how.pass)?;
     }
     Ok(to_host(&model.parameters.gradients)?)
 }

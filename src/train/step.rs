@@ -2,6 +2,7 @@
 
 use std::collections::BTreeMap;
 use std::ops::Range;
+use std::sync::mpsc::Receiver;
 
 use rayon::prelude::*;
 
@@ -16,6 +17,9 @@ use crate::load::Loaded;
 use crate::loss::ClassWeights;
 use crate::loss::Counted;
 use crate::loss::weights;
+use crate::model::AudioLlm;
+use crate::model::HeardAhead;
+use crate::model::Pass;
 use crate::schedule::Schedule;
 use crate::seed::Key;
 use crate::task::Mode;
@@ -44,6 +48,40 @@ impl LoadedStep {
             task.target_tokens += example.sequence.num_targets();
         }
         tasks
+    }
+}
+
+/// The steps of a stage, as the thread that reads them hands them over.
+pub(super) struct Steps {
+    receive: Receiver<Result<LoadedStep>>,
+    next: Option<Result<Next>>,
+}
+
+/// A step, and what was heard of its first micro-batch already.
+type Next = (LoadedStep, Option<HeardAhead>);
+
+impl Steps {
+    pub fn new(receive: Receiver<Result<LoadedStep>>) -> Self {
+        Self { receive, next: None }
+    }
+
+    /// Begins to hear the next step's first micro-batch if that step has been read, so that a card has work while the host reads what the
+    /// step before came to. What fails here fails the next step, not the one that is finished.
+    pub fn hear_ahead(&mut self, model: &AudioLlm, pass: Pass) {
+        if let Ok(read) = self.receive.try_recv() {
+            self.next = Some(read.and_then(|loaded| {
+                let heard = loaded.batches.first().map(|(_, batch)| model.hear_ahead(batch, pass)).transpose()?;
+                Ok((loaded, heard.flatten()))
+            }));
+        }
+    }
+
+    /// The next step; waits until it has been read.
+    pub fn next(&mut self) -> Result<Next> {
+        match self.next.take() {
+            Some(next) => next,
+            None => Ok((self.receive.recv().map_err(|_| Error::bug("the reader of the next step ended early"))??, None)),
+        }
     }
 }
 

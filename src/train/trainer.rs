@@ -4,8 +4,9 @@ use std::collections::BTreeSet;
 use std::sync::Arc;
 use std::sync::atomic::AtomicBool;
 use std::sync::atomic::Ordering;
-use std::sync::mpsc::Receiver;
 use std::sync::mpsc::sync_channel;
+
+use candle_core::Tensor;
 
 use crate::error::Error;
 use crate::error::Kind;
@@ -13,7 +14,10 @@ use crate::error::Result;
 use crate::files::AppendLog;
 use crate::load::OFFICIAL_MAX_AUDIO_S;
 use crate::model::AudioLlm;
+use crate::model::HeardAhead;
 use crate::model::Pass;
+use crate::ops::scalar::Scalar;
+use crate::ops::scalar::read;
 use crate::parts::Part;
 use crate::parts::PerPart;
 use crate::parts::Training;
@@ -34,6 +38,7 @@ use crate::train::optimiser::Update;
 use crate::train::probe;
 use crate::train::probe::ProbeRecord;
 use crate::train::step::LoadedStep;
+use crate::train::step::Steps;
 use crate::train::step::load_step;
 use crate::train::tensorboard::Events;
 
@@ -99,7 +104,7 @@ impl Trainer<'_> {
         let last = start + steps;
         let schedule = self.schedule.clone();
         std::thread::scope(|scope| {
-            // One step is read ahead while the one before it is computed; dropping the receiver ends the reader.
+            // One step is read ahead while the one before it is computed; dropping the receiver, with `steps`, ends the reader.
             let (send, receive) = sync_channel(0);
             scope.spawn(move || {
                 for step in first..last {
@@ -110,8 +115,9 @@ impl Trainer<'_> {
                     }
                 }
             });
+            let mut steps = Steps::new(receive);
             while self.state.step < last && !self.state.stage_ends.contains_key(&stage) {
-                self.next_step(&receive)?;
+                self.next_step(&mut steps)?;
             }
             Ok::<(), Error>(())
         })?;
@@ -121,9 +127,9 @@ impl Trainer<'_> {
         Ok(())
     }
 
-    fn next_step(&mut self, receive: &Receiver<Result<LoadedStep>>) -> Result<()> {
+    fn next_step(&mut self, steps: &mut Steps) -> Result<()> {
         self.check_stop()?;
-        let loaded = receive.recv().map_err(|_| Error::bug("the reader of the next step ended early"))??;
+        let (loaded, heard) = steps.next()?;
         for error in &loaded.skipped {
             if self.said.insert(error.message().to_owned()) {
                 self.observer.note(&format!("row left out: {}", error.message()));
@@ -131,7 +137,7 @@ impl Trainer<'_> {
         }
         self.warn_of_long_audio(&loaded);
         let probed = self.probe(&loaded)?;
-        let record = self.step(loaded)?;
+        let record = self.step(loaded, heard, steps)?;
         let mut lines = probed.map(|probed| serde_json::to_string(&probed).map(|line| line + "\n")).transpose().map_err(Error::bug)?.unwrap_or_default();
         lines += &serde_json::to_string(&record).map_err(Error::bug)?;
         self.log.line(&lines)?;
@@ -216,8 +222,9 @@ impl Trainer<'_> {
         }
     }
 
-    /// Forward, backward and update of one step; the weights do not move if anything is not finite.
-    fn step(&mut self, loaded: LoadedStep) -> Result<StepRecord> {
+    /// Forward, backward and update of one step; the weights do not move if anything is not finite. All of it is asked of the device, and
+    /// on a card the next step's first clips are, before the first number is waited for.
+    fn step(&mut self, loaded: LoadedStep, mut heard: Option<HeardAhead>, steps: &mut Steps) -> Result<StepRecord> {
         let (run, step) = (self.run, self.state.step);
         let mut tasks = loaded.tasks();
         let tokens = loaded.examples.iter().map(|example| example.sequence.tokens.len()).sum();
@@ -227,25 +234,38 @@ impl Trainer<'_> {
         let pass = self.pass(stage);
         let model = &*self.model;
         model.parameters.zero_gradients()?;
-        let mut loss = 0.0;
-        for (range, batch) in &loaded.batches {
+        let mut found = Vec::with_capacity(loaded.batches.len());
+        let loss = Scalar::new(0.0, &model.device)?;
+        for (_, batch) in &loaded.batches {
             self.check_stop()?;
-            let found = model.train(batch, pass)?;
-            loss += found.loss;
-            for (log_probability, &sequence) in found.log_probabilities.iter().zip(&batch.target_sequences) {
-                tasks.entry(loaded.task_names[range.start + sequence as usize].clone()).or_default().loss -= log_probability;
-            }
+            let of_batch = model.train(batch, heard.take(), pass)?;
+            loss.add(&of_batch.loss)?;
+            found.push(of_batch.log_probabilities);
         }
         let grad_norm = self.optimiser.grad_norm(&model.parameters)?;
+        let counts = updates(&self.schedule, run, step);
+        self.optimiser.step(&model.parameters, Update { loss: &loss, grad_norm: &grad_norm, learning_rate, counts })?;
+
+        let wanted: Vec<&Tensor> = [loss.tensor(), grad_norm.tensor()].into_iter().chain(&found).collect();
+        let reading = read(&wanted)?;
+        // On the CPU it would be the same work, and hold memory.
+        if !model.device.is_cpu() && !model.hearing_is_trained() {
+            steps.hear_ahead(model, pass);
+        }
+        let numbers = reading.wait()?;
+        let (loss, grad_norm) = (numbers[0][0], numbers[1][0]);
         if !loss.is_finite() || !grad_norm.is_finite() {
             let found = format!("step {}: the loss is {loss}, the length of the gradient {grad_norm}; the weights were not changed", step + 1);
             return Err(Error::new(Kind::Diverged, found)
                 .hint("lower `optimiser.learning_rate` or lengthen `optimiser.warmup` in a new run (`--set name=NAME`); `lora.init: CHECKPOINT` starts it from a checkpoint of this one"));
         }
-        let counts = updates(&self.schedule, run, step);
-        self.optimiser.step(&model.parameters, Update { grad_norm, learning_rate, counts })?;
         self.state.step += 1;
 
+        for ((range, batch), log_probabilities) in loaded.batches.iter().zip(&numbers[2..]) {
+            for (log_probability, &sequence) in log_probabilities.iter().zip(&batch.target_sequences) {
+                tasks.entry(loaded.task_names[range.start + sequence as usize].clone()).or_default().loss -= log_probability;
+            }
+        }
         tasks.values_mut().for_each(|task| task.loss /= task.target_tokens.max(1) as f64);
         Ok(StepRecord {
             kind: "train",

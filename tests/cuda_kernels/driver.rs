@@ -117,6 +117,23 @@ fn memory_is_counted_and_a_full_card_says_so() {
 }
 
 #[test]
+fn a_copy_into_page_locked_memory_is_seen_after_a_wait() {
+    let Some(card) = card() else { return };
+    let (held, mut locked, no) = (card.upload(&[1.5f32, 2.5]), ptr::null_mut::<c_void>(), ptr::null_mut());
+    assert_eq!(call!(card.driver, cuMemHostAlloc(*mut Handle: &mut locked, usize: 16, c_int: 0)), 0);
+    let seen = || unsafe { std::slice::from_raw_parts(locked.cast::<f32>().add(1), 2) }.to_vec();
+    let to = locked.wrapping_byte_add(4);
+    assert_eq!(call!(card.driver, cuMemcpyDtoHAsync_v2(Handle: to, Address: held, usize: 8, Handle: no)), 0);
+    // What the card does meanwhile comes after the copy.
+    assert_eq!(call!(card.driver, cuMemsetD8Async(Address: held, u8: 0, usize: 8, Handle: no)), 0);
+    assert!(seen().iter().all(|value| value.is_nan()));
+    assert_eq!(call!(card.driver, cuEventSynchronize(Handle: no)), 0);
+    assert_eq!(seen(), [1.5, 2.5]);
+    assert_eq!(call!(card.driver, cuMemFreeHost(Handle: locked)), 0);
+    card.free(held);
+}
+
+#[test]
 fn kernels_are_launched_by_name() {
     let Some(card) = card() else { return };
     let (x, sums) = (card.upload(&[0.5f32; 300]), card.allocate(8));

@@ -7,6 +7,7 @@ use maqam::ops::activation::gelu;
 use maqam::ops::activation::gelu_backward;
 use maqam::ops::adamw::AdamW;
 use maqam::ops::adamw::Buffers;
+use maqam::ops::adamw::Clip;
 use maqam::ops::adamw::Segment;
 use maqam::ops::adamw::norm;
 use maqam::ops::convolution::KERNEL;
@@ -16,6 +17,7 @@ use maqam::ops::linear::Linear;
 use maqam::ops::norm::layer_norm;
 use maqam::ops::norm::layer_norm_backward;
 use maqam::ops::rotary::Rotary;
+use maqam::ops::scalar::Scalar;
 use serde_json::Value;
 
 use crate::support::NO_DROPOUT;
@@ -43,6 +45,10 @@ fn single(values: &Value) -> Tensor {
     tensor(values, &[values.as_array().unwrap().len()]).to_dtype(DType::F32).unwrap()
 }
 
+fn scalar(value: f64) -> Scalar {
+    Scalar::new(value, &Device::Cpu).unwrap()
+}
+
 #[test]
 fn adamw_takes_pytorchs_steps() {
     let run = fixture("adamw");
@@ -62,7 +68,9 @@ fn adamw_takes_pytorchs_steps() {
         let before = copy(&gradients);
         let buffers = Buffers { values: &values, gradients: &gradients, first: &first, second: &second, copy: None };
         segments.iter_mut().for_each(|segment| segment.step = step as u64 + 1);
-        adamw.update(buffers, &segments, number(&expected["scale"])).unwrap();
+        // A gradient as long as this is shortened to `scale` of itself: the kernel's 1e-6 makes it one.
+        let clip = Clip { loss: &scalar(0.5), norm: &scalar(1.0 - 1e-6), max_norm: number(&expected["scale"]) };
+        adamw.update(buffers, &segments, clip).unwrap();
         assert_near("values", &values, &single(&expected["values"]), 5e-7);
         assert_near("the gradient is only read", &gradients, &before, 0.0);
     }
@@ -76,10 +84,11 @@ fn what_no_segment_names_stays_and_the_split_does_not_matter() {
     let len = 70_000;
     let single = |name| random(name, &[len]).to_dtype(DType::F32).unwrap();
     let (start, gradients) = (single("start"), single("gradients"));
+    let unclipped = Clip { loss: &scalar(1.0), norm: &scalar(1e9), max_norm: 0.0 };
     let after = |ranges: &[std::ops::Range<usize>]| {
         let (values, first, second) = (copy(&start), zeros_like(&start), zeros_like(&start));
         let segments: Vec<Segment> = ranges.iter().map(|range| Segment { range: range.clone(), learning_rate: 0.1, decay: true, step: 1 }).collect();
-        adamw.update(Buffers { values: &values, gradients: &gradients, first: &first, second: &second, copy: None }, &segments, 1.0).unwrap();
+        adamw.update(Buffers { values: &values, gradients: &gradients, first: &first, second: &second, copy: None }, &segments, unclipped).unwrap();
         values.to_vec1::<f32>().unwrap()
     };
     let (all, inside) = (0..len, 10..60_000);
@@ -92,14 +101,42 @@ fn what_no_segment_names_stays_and_the_split_does_not_matter() {
 }
 
 #[test]
+fn a_step_that_is_not_finite_changes_nothing_and_a_long_gradient_is_shortened() {
+    let adamw = AdamW { beta1: 0.9, beta2: 0.999, eps: 1e-8, weight_decay: 0.1 };
+    let single = |name| random(name, &[1000]).to_dtype(DType::F32).unwrap();
+    let segments = [Segment { range: 0..1000, learning_rate: 0.1, decay: true, step: 1 }];
+    let after = |loss: f64, norm: f64, max_norm: f64| {
+        let buffers = [single("values"), single("first"), single("second").abs().unwrap()];
+        let [values, first, second] = &buffers;
+        let clip = Clip { loss: &scalar(loss), norm: &scalar(norm), max_norm };
+        adamw.update(Buffers { values, gradients: &single("gradients"), first, second, copy: None }, &segments, clip).unwrap();
+        buffers.map(|buffer| buffer.to_vec1::<f32>().unwrap())
+    };
+    let before = [single("values"), single("first"), single("second").abs().unwrap()].map(|buffer| buffer.to_vec1::<f32>().unwrap());
+    for (loss, norm) in [(f64::NAN, 1.0), (f64::INFINITY, 1.0), (1.0, f64::NAN), (1.0, f64::INFINITY)] {
+        for max_norm in [0.0, 1.0] {
+            assert_eq!(after(loss, norm, max_norm), before, "loss {loss}, norm {norm}");
+        }
+    }
+    let unclipped = after(1.0, 3.0, 0.0);
+    assert_ne!(unclipped, before);
+    assert_eq!(after(1.0, 3.0, 3.1), unclipped, "short enough");
+    // The first moment holds a tenth of the gradient: half of it is missing where the gradient is twice as long as it may be.
+    let (clipped, gradients) = (after(1.0, 2.0 - 1e-6, 1.0), single("gradients").to_vec1::<f32>().unwrap());
+    for ((clipped, whole), gradient) in clipped[1].iter().zip(&unclipped[1]).zip(gradients) {
+        assert!((whole - clipped - 0.05 * gradient).abs() < 1e-6);
+    }
+}
+
+#[test]
 fn the_norm_is_the_root_of_the_sum_of_squares() {
     for len in [1, 7, 16_384, 100_003] {
         let gradient = random("gradient", &[len]).to_dtype(DType::F32).unwrap();
         let expected = gradient.to_vec1::<f32>().unwrap().iter().map(|&g| f64::from(g) * f64::from(g)).sum::<f64>().sqrt();
-        assert!((norm(&gradient).unwrap() - expected).abs() < 1e-12 * expected);
+        assert!((norm(&gradient).unwrap().value().unwrap() - expected).abs() < 1e-12 * expected);
     }
-    assert!(norm(&Tensor::new(&[1.0f32, f32::NAN], &Device::Cpu).unwrap()).unwrap().is_nan(), "not finite is seen");
-    let large = norm(&Tensor::new(&[3e30f32, 4e30], &Device::Cpu).unwrap()).unwrap();
+    assert!(norm(&Tensor::new(&[1.0f32, f32::NAN], &Device::Cpu).unwrap()).unwrap().value().unwrap().is_nan(), "not finite is seen");
+    let large = norm(&Tensor::new(&[3e30f32, 4e30], &Device::Cpu).unwrap()).unwrap().value().unwrap();
     assert!((large / 5e30 - 1.0).abs() < 1e-6, "squares beyond single precision do not overflow");
 }
 

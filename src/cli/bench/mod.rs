@@ -23,6 +23,7 @@ use crate::cli::device::DeviceArguments;
 use crate::error::Error;
 use crate::error::Result;
 use crate::model::AudioLlm;
+use crate::model::HeardAhead;
 use crate::model::Pass;
 use crate::model::config::Config;
 use crate::model::cost;
@@ -42,6 +43,8 @@ use crate::ops::device::peak;
 use crate::ops::device::place;
 use crate::ops::device::reset_peak;
 use crate::ops::device::synchronise;
+use crate::ops::scalar::Scalar;
+use crate::ops::scalar::read;
 use crate::parts::Parts;
 use crate::parts::PerPart;
 use crate::parts::Training;
@@ -221,7 +224,7 @@ impl Bench<'_> {
             .map(|range| Batch::pack(&self.sequences[range].iter().collect::<Vec<_>>(), window))
             .collect::<Result<Vec<_>>>()?;
         let pass = Pass { save: self.costs.save, ..Pass::default() };
-        let mut steps = Steps { model, optimiser, batches: &batches, pass, only: self.arguments.only, done: 0 };
+        let mut steps = Steps { model, optimiser, batches: &batches, pass, only: self.arguments.only, done: 0, heard: None, ended: None };
         let of_device = |(cpu, card)| if self.device.is_cpu() { cpu } else { card };
         reset_peak(self.device)?;
         for _ in 0..self.arguments.warm_up.unwrap_or(of_device(WARM_UP)) {
@@ -253,57 +256,87 @@ struct Steps<'a> {
     pass: Pass,
     only: Option<Only>,
     done: u64,
+    /// What was heard of the next step's first batch, as in training.
+    heard: Option<HeardAhead>,
+    /// When the loss of the step before was read.
+    ended: Option<Instant>,
 }
 
 impl Steps<'_> {
     /// Seconds of the next step, and its loss.
     fn step(&mut self) -> Result<(f64, f64)> {
-        let device = self.model.device.clone();
-        let (mut seconds, mut loss) = (0.0, 0.0);
-        for (i, batch) in self.batches.iter().enumerate() {
-            // Making states for the layers alone is not their time.
-            let state = |purpose| random_states(purpose, batch.tokens.len(), self.model.config.text.hidden_size, &device);
-            let states = self.only.map(|Only::Layers| Ok::<_, Error>((state("x")?, state("dy")?))).transpose()?;
-            synchronise(&device)?;
-            let started = Instant::now();
-            if i == 0 {
-                self.model.parameters.zero_gradients()?;
-            }
-            match states {
-                None => loss += self.model.train(batch, self.pass)?.loss,
-                Some((x, dy)) => self.model.train_layers(batch, &x, &dy, self.pass)?,
-            }
-            if i + 1 == self.batches.len() {
-                self.update()?;
-            }
-            if self.only.is_some() || i + 1 == self.batches.len() {
-                synchronise(&device)?;
-            }
-            seconds += started.elapsed().as_secs_f64();
+        match self.only {
+            None => self.whole(),
+            Some(Only::Layers) => Ok((self.layers()?, 0.0)),
         }
-        Ok((seconds, loss))
     }
 
-    /// The next step, waited for after every phase.
+    /// A step as training computes it: from the moment when the loss of the one before was read to the moment when its own was. On a card
+    /// the first batch was heard before the former, and the next step's is before the latter.
+    fn whole(&mut self) -> Result<(f64, f64)> {
+        let started = match self.ended {
+            Some(ended) => ended,
+            None => {
+                synchronise(&self.model.device)?;
+                Instant::now()
+            }
+        };
+        self.model.parameters.zero_gradients()?;
+        let loss = Scalar::new(0.0, &self.model.device)?;
+        for batch in self.batches {
+            loss.add(&self.model.train(batch, self.heard.take(), self.pass)?.loss)?;
+        }
+        let grad_norm = self.update(&loss)?;
+        let reading = read(&[loss.tensor(), grad_norm.tensor()])?;
+        if !self.model.device.is_cpu()
+            && let Some(batch) = self.batches.first()
+        {
+            self.heard = self.model.hear_ahead(batch, self.pass)?;
+        }
+        let loss = reading.wait()?[0][0];
+        let ended = Instant::now();
+        self.ended = Some(ended);
+        Ok(((ended - started).as_secs_f64(), loss))
+    }
+
+    /// Seconds of the decoder's layers; making states for them is not their time.
+    fn layers(&self) -> Result<f64> {
+        let device = &self.model.device;
+        self.model.parameters.zero_gradients()?;
+        let mut seconds = 0.0;
+        for batch in self.batches {
+            let state = |purpose| random_states(purpose, batch.tokens.len(), self.model.config.text.hidden_size, device);
+            let (x, dy) = (state("x")?, state("dy")?);
+            synchronise(device)?;
+            let started = Instant::now();
+            self.model.train_layers(batch, &x, &dy, self.pass)?;
+            synchronise(device)?;
+            seconds += started.elapsed().as_secs_f64();
+        }
+        Ok(seconds)
+    }
+
+    /// The next step, waited for after every phase, so with nothing heard ahead.
     fn profiled(&mut self) -> Result<Phases> {
         let device = self.model.device.clone();
+        (self.heard, self.ended) = (None, None);
         let mut phases = Phases::begin(&device)?;
         self.model.parameters.zero_gradients()?;
+        let loss = Scalar::new(0.0, &device)?;
         for batch in self.batches {
-            self.model.train_watched(batch, self.pass, &mut |phase| phases.done(phase, &device))?;
+            loss.add(&self.model.train_watched(batch, None, self.pass, &mut |phase| phases.done(phase, &device))?.loss)?;
         }
-        self.update()?;
+        self.update(&loss)?;
         phases.optimiser(&device)?;
         Ok(phases)
     }
 
-    fn update(&mut self) -> Result<()> {
-        if self.only.is_some() {
-            return Ok(());
-        }
+    /// The update, and the gradient's norm before it.
+    fn update(&mut self, loss: &Scalar) -> Result<Scalar> {
         self.done += 1;
         let (grad_norm, counts) = (self.optimiser.grad_norm(&self.model.parameters)?, PerPart::from_fn(|_| self.done));
-        self.optimiser.step(&self.model.parameters, Update { grad_norm, learning_rate: 1e-5, counts })
+        self.optimiser.step(&self.model.parameters, Update { loss, grad_norm: &grad_norm, learning_rate: 1e-5, counts })?;
+        Ok(grad_norm)
     }
 }
 

@@ -6,6 +6,7 @@ use candle_core::Tensor;
 
 use crate::ops::adamw::AdamW;
 use crate::ops::adamw::Buffers;
+use crate::ops::adamw::Clip;
 use crate::ops::adamw::Segment;
 use crate::ops::cuda::card::Address;
 use crate::ops::cuda::card::BLOCK;
@@ -17,6 +18,7 @@ use crate::ops::cuda::card::arguments;
 use crate::ops::cuda::card::bf16_of;
 use crate::ops::cuda::card::f32_of;
 use crate::ops::cuda::card::int;
+use crate::ops::scalar::Scalar;
 
 /// Blocks that sum squares, whatever the number of them, so that the order of the sum depends on nothing else.
 const SUM_BLOCKS: usize = 1024;
@@ -37,7 +39,7 @@ struct OnCard {
 unsafe impl Plain for OnCard {}
 
 /// As `AdamW::update`.
-pub fn update(settings: &AdamW, buffers: Buffers, segments: &[Segment], gradient_scale: f64) -> Result<()> {
+pub fn update(settings: &AdamW, buffers: Buffers, segments: &[Segment], clip: Clip) -> Result<()> {
     let card = Card::of(buffers.values.device())?;
     let total = buffers.values.elem_count();
     let mut on_card: Vec<OnCard> = segments
@@ -57,17 +59,20 @@ pub fn update(settings: &AdamW, buffers: Buffers, segments: &[Segment], gradient
     let table = card.table(&on_card)?;
     let (values, first, second) = (f32_of(buffers.values)?, f32_of(buffers.first)?, f32_of(buffers.second)?);
     let (beta1, beta2, eps) = (settings.beta1 as f32, settings.beta2 as f32, settings.eps as f32);
-    let count = int(on_card.len())?;
-    let arguments = arguments![values, first, second, copy, f32_of(buffers.gradients)?, table.address(), count, beta1, beta2, eps, gradient_scale as f32];
+    // The complements of betas that are not rounded yet, as on the CPU.
+    let (rest1, rest2) = ((1.0 - settings.beta1) as f32, (1.0 - settings.beta2) as f32);
+    let (gradients, count) = (f32_of(buffers.gradients)?, int(on_card.len())?);
+    let (norm, loss) = (address(clip.norm.tensor(), DType::F64)?, address(clip.loss.tensor(), DType::F64)?);
+    let arguments = arguments![values, first, second, copy, gradients, table.address(), count, beta1, beta2, rest1, rest2, eps, clip.max_norm, norm, loss];
     card.launch("adamw", (end.div_ceil(STRETCH), 1), (BLOCK, 1), 0, arguments)
 }
 
-/// As `ops::adamw::norm`; waits for it.
-pub fn norm(flat: &Tensor) -> Result<f64> {
+/// As `ops::adamw::norm`.
+pub fn norm(flat: &Tensor) -> Result<Scalar> {
     let card = Card::of(flat.device())?;
-    let (partial, sum) = (card.empty(SUM_BLOCKS, DType::F64)?, card.empty(1, DType::F64)?);
-    let (partial, sum) = (address(&partial, DType::F64)?, address(&sum, DType::F64)?);
+    let (partials, norm) = (card.empty(SUM_BLOCKS, DType::F64)?, card.empty(1, DType::F64)?);
+    let (partial, root) = (address(&partials, DType::F64)?, address(&norm, DType::F64)?);
     card.launch("sum_of_squares", (SUM_BLOCKS, 1), (BLOCK, 1), 0, arguments![partial, f32_of(flat)?, flat.elem_count() as u64])?;
-    card.launch("sum_partials", (1, 1), (BLOCK, 1), 0, arguments![sum, partial, int(SUM_BLOCKS)?])?;
-    Ok(card.download::<f64>(sum, 1)?[0].sqrt())
+    card.launch("root_of_sum", (1, 1), (BLOCK, 1), 0, arguments![root, partial, int(SUM_BLOCKS)?])?;
+    Scalar::of(norm)
 }

@@ -18,6 +18,7 @@ use candle_core::cuda_backend::CudaDevice;
 use candle_core::cuda_backend::CudaStorageSlice;
 use candle_core::cuda_backend::DeviceId;
 use candle_core::cuda_backend::WrapErr;
+use candle_core::cuda_backend::cudarc::driver::CudaEvent;
 use candle_core::cuda_backend::cudarc::driver::CudaFunction;
 use candle_core::cuda_backend::cudarc::driver::CudaModule;
 use candle_core::cuda_backend::cudarc::driver::CudaSlice;
@@ -29,6 +30,7 @@ use candle_core::cuda_backend::cudarc::nvrtc::Ptx;
 use half::bf16;
 
 use crate::ops::cuda::gemm::Blas;
+use crate::ops::cuda::pinned;
 
 /// The compiled kernels, a fatbin for each source file.
 const FATBINS: &[&[u8]] = &include!(concat!(env!("OUT_DIR"), "/kernels.rs"));
@@ -70,6 +72,8 @@ pub enum Argument {
     Long(u64),
     /// A `float`.
     Float(f32),
+    /// A `double`.
+    Double(f64),
 }
 
 impl From<Address> for Argument {
@@ -96,6 +100,12 @@ impl From<f32> for Argument {
     }
 }
 
+impl From<f64> for Argument {
+    fn from(value: f64) -> Self {
+        Self::Double(value)
+    }
+}
+
 /// A list of arguments for [`Card::launch`], each of the type that the kernel has.
 macro_rules! arguments {
     ($($argument:expr),* $(,)?) => {
@@ -110,6 +120,8 @@ pub(crate) use arguments;
 /// No padding, and every pattern of bits is a value.
 pub unsafe trait Plain: Copy {}
 // SAFETY: plain numbers.
+unsafe impl Plain for u8 {}
+// SAFETY: as above.
 unsafe impl Plain for u32 {}
 // SAFETY: as above.
 unsafe impl Plain for i32 {}
@@ -146,6 +158,7 @@ pub struct Card {
     modules: Vec<Arc<CudaModule>>,
     functions: Mutex<HashMap<&'static str, (CudaFunction, u32)>>,
     tables: Mutex<VecDeque<Kept>>,
+    pinned: Mutex<pinned::Pool>,
     blas: Blas,
 }
 
@@ -169,7 +182,7 @@ impl Card {
         let load = |fatbin: &&[u8]| stream.context().load_module(Ptx::from_binary(fatbin.to_vec())).w();
         let modules = FATBINS.iter().map(load).collect::<Result<_>>()?;
         let blas = Blas::new(&stream)?;
-        Ok(Self { device: device.clone(), stream, modules, functions: Mutex::default(), tables: Mutex::default(), blas })
+        Ok(Self { device: device.clone(), stream, modules, functions: Mutex::default(), tables: Mutex::default(), pinned: Mutex::default(), blas })
     }
 
     /// The compute capability.
@@ -212,6 +225,7 @@ impl Card {
                 Argument::Pointer(value) | Argument::Long(value) => std::ptr::from_ref(value).cast::<c_void>().cast_mut(),
                 Argument::Int(value) => std::ptr::from_ref(value).cast::<c_void>().cast_mut(),
                 Argument::Float(value) => std::ptr::from_ref(value).cast::<c_void>().cast_mut(),
+                Argument::Double(value) => std::ptr::from_ref(value).cast::<c_void>().cast_mut(),
             })
             .collect();
         let stream = self.stream.cu_stream();
@@ -253,19 +267,50 @@ impl Card {
             }
         } else {
             let bytes = if bytes.is_empty() { vec![0] } else { bytes.to_vec() };
-            let on_card = Arc::new(self.stream.clone_htod(&bytes).w()?);
-            tables.push_front(Kept { bytes, on_card });
+            // SAFETY: all of it is written before anything reads it.
+            let on_card = unsafe { self.stream.alloc::<u8>(bytes.len()).w()? };
+            self.write(Address(on_card.device_ptr(&self.stream).0), &bytes)?;
+            tables.push_front(Kept { bytes, on_card: Arc::new(on_card) });
             tables.truncate(KEPT_TABLES);
         }
         tables.front().map(|kept| Table(kept.on_card.clone())).ok_or_else(|| candle_core::Error::Msg("a table was lost".into()))
     }
 
-    /// Copies numbers of the host over what is at `to`.
+    /// Copies numbers of the host over what is at `to`; waits for nothing but where they are very many.
     pub fn write<T: Plain>(&self, to: Address, values: &[T]) -> Result<()> {
         self.stream.context().bind_to_thread().w()?;
-        // SAFETY: callers name memory of a tensor with room for the values. From memory that is not page-locked the driver has
-        // read everything before it returns.
-        unsafe { result::memcpy_htod_async(to.0, values, self.stream.cu_stream()).w() }
+        if !pinned::is_staged(size_of_val(values)) {
+            // SAFETY: callers name memory of a tensor with room for the values. From memory that is not page-locked the driver has
+            // read everything before it returns.
+            return unsafe { result::memcpy_htod_async(to.0, values, self.stream.cu_stream()).w() };
+        }
+        let mut block = self.pinned()?.take(size_of_val(values))?;
+        // SAFETY: as above; the block is used again once the card has read it.
+        unsafe { result::memcpy_htod_async(to.0, block.filled(values), self.stream.cu_stream()).w()? };
+        self.pinned()?.give(block, self.event()?);
+        Ok(())
+    }
+
+    /// Page-locked memory to copy through.
+    pub fn pinned(&self) -> Result<MutexGuard<'_, pinned::Pool>> {
+        self.stream.context().bind_to_thread().w()?;
+        Ok(locked(&self.pinned))
+    }
+
+    /// Says when all that was asked for so far is done.
+    pub fn event(&self) -> Result<CudaEvent> {
+        self.stream.record_event(None).w()
+    }
+
+    /// Begins to copy `count` numbers into page-locked memory.
+    pub fn download_to<T: Plain>(&self, to: *mut T, from: Address, count: usize) -> Result<()> {
+        if count == 0 {
+            return Ok(());
+        }
+        self.stream.context().bind_to_thread().w()?;
+        // SAFETY: callers name a place of a block with room for the values, which they keep until an event says that they are there,
+        // and memory of a tensor with as many.
+        unsafe { result::memcpy_dtoh_async(std::slice::from_raw_parts_mut(to, count), from.0, self.stream.cu_stream()).w() }
     }
 
     /// Waits for `count` numbers and copies them to the host.

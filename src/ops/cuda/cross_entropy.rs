@@ -9,7 +9,9 @@ use crate::ops::cross_entropy::CrossEntropy;
 use crate::ops::cross_entropy::LOGITS_BYTES;
 use crate::ops::cross_entropy::Targets;
 use crate::ops::cuda::card::Address;
+use crate::ops::cuda::card::BLOCK;
 use crate::ops::cuda::card::Card;
+use crate::ops::cuda::card::address;
 use crate::ops::cuda::card::arguments;
 use crate::ops::cuda::card::bf16_of;
 use crate::ops::cuda::card::f32_of;
@@ -17,6 +19,7 @@ use crate::ops::cuda::card::int;
 use crate::ops::cuda::gemm::Matrix;
 use crate::ops::cuda::gemm::Product;
 use crate::ops::linear::Weight;
+use crate::ops::scalar::Scalar;
 
 /// Blocks of rows are multiples of this, which products divide evenly.
 const EVEN: usize = 128;
@@ -31,7 +34,7 @@ pub fn linear_cross_entropy(rows: &Tensor, head: &Weight, targets: Targets, want
     in_blocks(rows, head, targets, want_gradient, (fits / EVEN * EVEN).max(EVEN))
 }
 
-/// The same with logits for `block` rows at a time; the losses are read back once, after all blocks were asked for.
+/// The same with logits for `block` rows at a time.
 pub fn in_blocks(rows: &Tensor, head: &Weight, targets: Targets, want_gradient: bool, block: usize) -> Result<CrossEntropy> {
     let (card, (num_rows, dim)) = (Card::of(rows.device())?, rows.dims2()?);
     let vocab = head.value.dim(0)?;
@@ -43,7 +46,7 @@ pub fn in_blocks(rows: &Tensor, head: &Weight, targets: Targets, want_gradient: 
     let found = card.empty((2, num_rows), DType::F32)?;
     let (losses, log_probabilities) = (f32_of(&found)?, f32_of(&found)?.at::<f32>(num_rows));
     let ids = card.table(targets.ids)?;
-    let weights = card.table(&targets.weights.iter().map(|&weight| weight as f32).collect::<Vec<_>>())?;
+    let weights = card.table(targets.weights)?;
     let (x, w) = (Matrix::of(rows)?, Matrix::of(&head.value)?);
     for first in (0..num_rows).step_by(block) {
         let len = block.min(num_rows - first);
@@ -51,7 +54,7 @@ pub fn in_blocks(rows: &Tensor, head: &Weight, targets: Targets, want_gradient: 
         card.product(Matrix::of(&logits)?.rows(0..len), Product::new(x, w.t()))?;
         let d = d_logits.as_ref().map_or(Ok(Address::NULL), bf16_of)?;
         let (loss, log_probability) = (losses.at::<f32>(first), log_probabilities.at::<f32>(first));
-        let (ids, weights) = (ids.address().at::<u32>(first), weights.address().at::<f32>(first));
+        let (ids, weights) = (ids.address().at::<u32>(first), weights.address().at::<f64>(first));
         let arguments = arguments![loss, log_probability, d, f32_of(&logits)?, ids, weights, targets.label_smoothing as f32, int(vocab)?];
         card.launch("cross_entropy", (len, 1), (THREADS, 1), 0, arguments)?;
         if let (Some(d_logits), Some(d_rows)) = (&d_logits, &d_rows) {
@@ -63,10 +66,10 @@ pub fn in_blocks(rows: &Tensor, head: &Weight, targets: Targets, want_gradient: 
             }
         }
     }
-    let found: Vec<f64> = card.download::<f32>(losses, 2 * num_rows)?.into_iter().map(f64::from).collect();
-    let (losses, log_probabilities) = found.split_at(num_rows);
-    let loss = losses.iter().zip(targets.weights).map(|(loss, weight)| weight * loss).sum();
-    Ok(CrossEntropy { loss, log_probabilities: log_probabilities.to_vec(), d_rows })
+    let loss = card.empty(1, DType::F64)?;
+    let arguments = arguments![address(&loss, DType::F64)?, losses, weights.address(), int(num_rows)?];
+    card.launch("weighted_sum", (1, 1), (BLOCK, 1), 0, arguments)?;
+    Ok(CrossEntropy { loss: Scalar::of(loss)?, log_probabilities: found.get(1)?, d_rows })
 }
 
 /// As `ops::cross_entropy::logits`, in `f32`.

@@ -2,12 +2,14 @@
 //!
 //! Activations, frozen weights and the compute copy of trained ones are `bf16`; gradients, master values, moments, statistics
 //! and rotary tables are `f32`. Everything runs on one stream, in the order in which it was asked for, whatever the thread; so
-//! memory that is freed may be given out again at once, and nothing waits for the host but what reads a result back.
+//! memory that is freed may be given out again at once. Nothing waits for the host, and the host waits for nothing but a result that it
+//! reads: uploads go through page-locked memory, and what an update must know of the whole step (its loss, the gradient's norm) stays here.
 //! Nothing is added up in an order that may change, so the same input gives the same bits.
 //!
 //! Of the driver this uses, candle's own calls included: `cuInit`, `cuDeviceGet`, `cuDeviceGetName`, `cuDeviceGetAttribute`,
 //! `cuDevicePrimaryCtxRetain`, `cuCtxGetCurrent`, `cuCtxSetCurrent`, `cuCtxSynchronize`, `cuStreamCreate`, `cuStreamSynchronize`,
 //! `cuDeviceGetMemPool`, `cuMemPoolGetAttribute`, `cuMemPoolSetAttribute`, `cuMemGetInfo`, `cuMemAllocAsync`, `cuMemFreeAsync`,
+//! `cuMemHostAlloc`, `cuMemFreeHost`, `cuEventCreate`, `cuEventRecord`, `cuEventQuery`, `cuEventSynchronize`, `cuEventDestroy`,
 //! `cuMemsetD8Async`, `cuMemcpyHtoDAsync`, `cuMemcpyDtoHAsync`, `cuMemcpyDtoDAsync`, `cuModuleLoadData`, `cuModuleGetFunction`,
 //! `cuFuncSetAttribute` and `cuLaunchKernel`. Of cuBLASLt: create and destroy of the handle, of descriptions, layouts and
 //! preferences, `cublasLtMatmulAlgoGetHeuristic` and `cublasLtMatmul`. cuBLAS and cuRAND are opened by candle and never used.
@@ -22,9 +24,11 @@ pub mod dropout;
 mod gemm;
 pub mod linear;
 pub mod norm;
+mod pinned;
 mod pool;
 pub mod rotary;
 pub mod rows;
+pub mod scalar;
 
 pub use pool::memory;
 pub use pool::name;

@@ -1,8 +1,9 @@
 // An emulated `libcuda.so.1`: a card made of host memory, whose kernels are those of `emulated.cpp`. Everything happens at once, in
-// the order in which it is asked for, so streams and events have nothing to do.
+// the order in which it is asked for, so streams and events have nothing to do; but what is copied into page-locked memory is seen
+// there after a wait alone.
 //
 // Settings, all of them variables of the environment:
-//   MAQAM_EMULATED_REPORT      memory, launches and time by kernel, on stderr at exit
+//   MAQAM_EMULATED_REPORT      memory, waits, launches and time by kernel, on stderr at exit
 //   MAQAM_EMULATED_REVERSED    blocks and threads in descending order: a run must give the same bits
 //   MAQAM_EMULATED_MEMORY_GIB  memory of the card, 8 otherwise
 //   MAQAM_EMULATED_CAPABILITY  compute capability, 90 otherwise
@@ -11,6 +12,7 @@
 #include <dlfcn.h>
 #include <set>
 #include <string>
+#include <vector>
 
 #include "candle.h"
 #include "memory.h"
@@ -44,6 +46,13 @@ struct Account {
 
 std::mutex lock;
 std::map<std::string, Account>* accounts = new std::map<std::string, Account>();
+// What was copied into page-locked memory and is not seen there yet; and that memory, with its sizes.
+struct Copy {
+    void* to;
+    std::vector<unsigned char> bytes;
+};
+std::vector<Copy>* copies = new std::vector<Copy>();
+std::map<unsigned char*, size_t>* page_locked = new std::map<unsigned char*, size_t>();
 thread_local void* current_context;
 int primary_context, the_pool;
 
@@ -79,6 +88,23 @@ EXPORTED void maqam_card_account(const char* name, double seconds) {
     account.seconds += seconds;
 }
 
+namespace {
+
+// What every wait does.
+Result settle() {
+    std::lock_guard<std::mutex> held(lock);
+    for (const Copy& copy : *copies) memcpy(copy.to, copy.bytes.data(), copy.bytes.size());
+    return copies->clear(), SUCCESS;
+}
+
+Result wait(const char* name) {
+    card::memory().trim();
+    maqam_card_account(name, 0.0);
+    return settle();
+}
+
+}  // namespace
+
 // ---- The device and its context ----
 
 EXPORTED Result cuInit(unsigned) { return SUCCESS; }
@@ -108,7 +134,7 @@ EXPORTED Result cuDevicePrimaryCtxRetain(void** context, int) { return *context 
 EXPORTED Result cuDevicePrimaryCtxRelease_v2(int) { return SUCCESS; }
 EXPORTED Result cuCtxGetCurrent(void** context) { return *context = current_context, SUCCESS; }
 EXPORTED Result cuCtxSetCurrent(void* context) { return current_context = context, SUCCESS; }
-EXPORTED Result cuCtxSynchronize() { return card::memory().trim(), SUCCESS; }
+EXPORTED Result cuCtxSynchronize() { return wait("cuCtxSynchronize"); }
 
 EXPORTED Result cuGetErrorName(Result error, const char** name) {
     switch (error) {
@@ -130,19 +156,19 @@ EXPORTED Result cuGetProcAddress_v2(const char* symbol, void** function, int, ui
     return *function ? SUCCESS : NOT_FOUND;
 }
 
-// ---- Streams and events: all that they order is done already ----
+// ---- Streams and events: all that they order is done already, but for copies that are not seen yet ----
 
 EXPORTED Result cuStreamCreate(void** stream, unsigned) { return *stream = new char, SUCCESS; }
 EXPORTED Result cuStreamDestroy_v2(void* stream) { return delete static_cast<char*>(stream), SUCCESS; }
-EXPORTED Result cuStreamSynchronize(void*) { return card::memory().trim(), SUCCESS; }
+EXPORTED Result cuStreamSynchronize(void*) { return wait("cuStreamSynchronize"); }
 EXPORTED Result cuStreamWaitEvent(void*, void*, unsigned) { return SUCCESS; }
 EXPORTED Result cuStreamIsCapturing(void*, int* status) { return *status = 0, SUCCESS; }
 
 EXPORTED Result cuEventCreate(void** event, unsigned) { return *event = new double(0.0), SUCCESS; }
 EXPORTED Result cuEventDestroy_v2(void* event) { return delete static_cast<double*>(event), SUCCESS; }
 EXPORTED Result cuEventRecord(void* event, void*) { return *static_cast<double*>(event) = now(), SUCCESS; }
-EXPORTED Result cuEventQuery(void*) { return SUCCESS; }
-EXPORTED Result cuEventSynchronize(void*) { return SUCCESS; }
+EXPORTED Result cuEventQuery(void*) { return settle(); }
+EXPORTED Result cuEventSynchronize(void*) { return wait("cuEventSynchronize"); }
 EXPORTED Result cuEventElapsedTime_v2(float* milliseconds, void* start, void* end) {
     *milliseconds = static_cast<float>(1e3 * (*static_cast<double*>(end) - *static_cast<double*>(start)));
     return SUCCESS;
@@ -168,8 +194,17 @@ EXPORTED Result cuMemGetInfo_v2(size_t* free, size_t* total) {
     return SUCCESS;
 }
 
-EXPORTED Result cuMemHostAlloc(void** pointer, size_t bytes, unsigned) { return *pointer = aligned_alloc(card::PAGE, (bytes + card::PAGE) / card::PAGE * card::PAGE), SUCCESS; }
-EXPORTED Result cuMemFreeHost(void* pointer) { return free(pointer), SUCCESS; }
+EXPORTED Result cuMemHostAlloc(void** pointer, size_t bytes, unsigned) {
+    *pointer = aligned_alloc(card::PAGE, (bytes + card::PAGE) / card::PAGE * card::PAGE);
+    std::lock_guard<std::mutex> held(lock);
+    return (*page_locked)[static_cast<unsigned char*>(*pointer)] = bytes, SUCCESS;
+}
+EXPORTED Result cuMemFreeHost(void* pointer) {
+    settle();
+    std::lock_guard<std::mutex> held(lock);
+    if (page_locked->erase(static_cast<unsigned char*>(pointer)) == 0) card::stop("memory is freed that is not page-locked", pointer, 0);
+    return free(pointer), SUCCESS;
+}
 
 EXPORTED Result cuDeviceGetMemPool(void** pool, int) { return *pool = &the_pool, SUCCESS; }
 EXPORTED Result cuDeviceGetDefaultMemPool(void** pool, int) { return *pool = &the_pool, SUCCESS; }
@@ -204,7 +239,12 @@ EXPORTED Result cuMemcpyHtoD_v2(Pointer to, const void* from, size_t bytes) { re
 
 EXPORTED Result cuMemcpyDtoHAsync_v2(void* to, Pointer from, size_t bytes, void*) {
     card::memory().require("cuMemcpyDtoH reads outside of an allocation", reinterpret_cast<void*>(from), bytes);
-    return memcpy(to, reinterpret_cast<void*>(from), bytes), SUCCESS;
+    auto* source = reinterpret_cast<const unsigned char*>(from);
+    std::lock_guard<std::mutex> held(lock);
+    auto next = page_locked->upper_bound(static_cast<unsigned char*>(to));
+    if (next == page_locked->begin() || to >= std::prev(next)->first + std::prev(next)->second) return memcpy(to, source, bytes), SUCCESS;
+    copies->push_back({to, std::vector<unsigned char>(source, source + bytes)});
+    return memset(to, card::POISON, bytes), SUCCESS;
 }
 EXPORTED Result cuMemcpyDtoH_v2(void* to, Pointer from, size_t bytes) { return cuMemcpyDtoHAsync_v2(to, from, bytes, nullptr); }
 

@@ -77,13 +77,22 @@ __device__ __forceinline__ void row_loss(float* loss, float* log_probability, bf
 // Bytes: 4 vocab + 16 a row; 10 vocab + 16 with a gradient (the second reading comes from the cache where that holds the rows at work).
 extern "C" __global__ void __launch_bounds__(losses::THREADS)
     cross_entropy(float* __restrict__ loss, float* __restrict__ log_probability, bf16* __restrict__ d_logits, const float* __restrict__ logits,
-                  const unsigned* __restrict__ targets, const float* __restrict__ weights, float smoothing, int vocab) {
+                  const unsigned* __restrict__ targets, const double* __restrict__ weights, float smoothing, int vocab) {
     const size_t row = blockIdx.x, start = row * vocab;
     bf16* gradient = d_logits == nullptr ? nullptr : d_logits + start;
     const int target = static_cast<int>(targets[row]);
+    const float weight = static_cast<float>(weights[row]);
     if (in_packs(vocab, logits, d_logits)) {
-        losses::row_loss<8>(loss + row, log_probability + row, gradient, logits + start, target, weights[row], smoothing, vocab);
+        losses::row_loss<8>(loss + row, log_probability + row, gradient, logits + start, target, weight, smoothing, vocab);
     } else {
-        losses::row_loss<1>(loss + row, log_probability + row, gradient, logits + start, target, weights[row], smoothing, vocab);
+        losses::row_loss<1>(loss + row, log_probability + row, gradient, logits + start, target, weight, smoothing, vocab);
     }
+}
+
+// out = the sum of weights times x, both [count], in f64 and in a fixed order. Grid 1, block 256. Bytes: 12 count.
+extern "C" __global__ void __launch_bounds__(BLOCK) weighted_sum(double* __restrict__ out, const float* __restrict__ x, const double* __restrict__ weights, int count) {
+    double sum = 0.0;
+    for (int i = threadIdx.x; i < count; i += BLOCK) sum += weights[i] * x[i];
+    sum = block_sum<BLOCK>(sum);
+    if (threadIdx.x == 0) *out = sum;
 }

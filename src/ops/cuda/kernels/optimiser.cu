@@ -1,4 +1,4 @@
-// AdamW (Loshchilov and Hutter 2019) over one flat buffer, and the sum of the squares of a flat gradient.
+// AdamW (Loshchilov and Hutter 2019) over one flat buffer, the norm of a flat gradient, and the running sum of a step's losses.
 #include "common.cuh"
 
 // A stretch of the flat buffer that is updated alike; stretches are sorted, disjoint, and may have gaps between them.
@@ -12,7 +12,7 @@ struct Segment {
 namespace updates {
 
 struct Settings {
-    float beta1, beta2, eps, scale;
+    float beta1, beta2, rest1, rest2, eps, scale;
 };
 
 // Index of the first segment that ends after `at`; num_segments where there is none.
@@ -37,8 +37,8 @@ __device__ __forceinline__ void update(float* values, float* first, float* secon
 #pragma unroll
     for (int j = 0; j < N; j++) {
         const float g = d.v[j] * with.scale;
-        m.v[j] = m.v[j] * with.beta1 + g * (1.0f - with.beta1);
-        v.v[j] = v.v[j] * with.beta2 + g * g * (1.0f - with.beta2);
+        m.v[j] = m.v[j] * with.beta1 + g * with.rest1;
+        v.v[j] = v.v[j] * with.beta2 + g * g * with.rest2;
         p.v[j] = p.v[j] * segment.keep - segment.rate * m.v[j] / (sqrtf(v.v[j]) * segment.root + with.eps);
     }
     store(values + at, p);
@@ -46,6 +46,8 @@ __device__ __forceinline__ void update(float* values, float* first, float* secon
     store(second + at, v);
     if (copy != nullptr) store(copy + at, p);
 }
+
+__device__ __forceinline__ bool is_finite(double x) { return x - x == 0.0; }
 
 } // namespace updates
 
@@ -68,23 +70,32 @@ extern "C" __global__ void __launch_bounds__(BLOCK) sum_of_squares(double* __res
     if (threadIdx.x == 0) partial[blockIdx.x] = sum;
 }
 
-// out = the sum of partial [count], in a fixed order. Grid 1, block 256. Bytes: 8 count.
-extern "C" __global__ void __launch_bounds__(BLOCK) sum_partials(double* __restrict__ out, const double* __restrict__ partial, int count) {
+// out = the root of the sum of partial [count], in a fixed order. Grid 1, block 256. Bytes: 8 count.
+extern "C" __global__ void __launch_bounds__(BLOCK) root_of_sum(double* __restrict__ out, const double* __restrict__ partial, int count) {
     double sum = 0.0;
     for (int i = threadIdx.x; i < count; i += BLOCK) sum += partial[i];
     sum = block_sum<BLOCK>(sum);
-    if (threadIdx.x == 0) *out = sum;
+    if (threadIdx.x == 0) *out = sqrt(sum);
 }
 
-// One update of a gradient that is multiplied by `scale` (clipping) first; numbers outside of all segments stay.
+// sum += term, one number each. Grid 1, block 1.
+extern "C" __global__ void add_scalar(double* __restrict__ sum, const double* __restrict__ term) { *sum += *term; }
+
+// One update of a gradient that is multiplied by min(1, max_norm / (norm + 1e-6)) first, by 1 where max_norm is 0; numbers outside of
+// all segments stay. Where the norm or the loss is not finite, all of them do.
 //
 // values, first, second, gradients: flat f32; copy (null where there is none): the values in bf16; the end of the last segment is
-// where the buffers may end. Grid ceil(that end / 2048), block 256. Bytes: 28 a number, 30 with a copy.
-// Differs: 1 - beta is that of the rounded beta, so a second moment lies up to 1.3e-5 beside the CPU's.
+// where the buffers may end. rest1, rest2: 1 - beta, of a beta that is not rounded yet. norm, loss: one number each.
+// Grid ceil(that end / 2048), block 256. Bytes: 28 a number, 30 with a copy.
 extern "C" __global__ void __launch_bounds__(BLOCK)
     adamw(float* __restrict__ values, float* __restrict__ first, float* __restrict__ second, bf16* __restrict__ copy, const float* __restrict__ gradients,
-          const Segment* __restrict__ segments, int num_segments, float beta1, float beta2, float eps, float scale) {
-    const updates::Settings with = {beta1, beta2, eps, scale};
+          const Segment* __restrict__ segments, int num_segments, float beta1, float beta2, float rest1, float rest2, float eps, double max_norm,
+          const double* __restrict__ norm, const double* __restrict__ loss) {
+    const double length = *norm;
+    if (!updates::is_finite(length) || !updates::is_finite(*loss)) return;
+    // As the CPU does, in f64; PyTorch's clip_grad_norm_ adds the 1e-6.
+    const float scale = max_norm > 0.0 ? static_cast<float>(fmin(max_norm / (length + 1e-6), 1.0)) : 1.0f;
+    const updates::Settings with = {beta1, beta2, rest1, rest2, eps, scale};
     const long long begin = static_cast<long long>(blockIdx.x) * STRETCH + 8 * threadIdx.x;
     int place = updates::find(segments, num_segments, begin);
     if (place == num_segments) return;
