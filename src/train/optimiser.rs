@@ -185,7 +185,7 @@ impl Optimiser {
         let (values, copy, gradients) = (&parameters.values, parameters.copy.as_ref(), &parameters.gradients);
         let buffers = Buffers { values, copy, gradients, first: &self.first, second: &self.second };
         AdamW { beta1, beta2, eps, weight_decay }.update(buffers, &segments, scale)?;
-        Ok(())
+        parameters.changed()
     }
 }
 
