@@ -93,11 +93,11 @@ fn random(shape: &[usize]) -> Result<Tensor> {
 fn norms_and_activations() -> Result<()> {
     let n = TOKENS * HIDDEN;
     let (x, dy, w) = (random(&[TOKENS, HIDDEN])?, random(&[TOKENS, HIDDEN])?, random(&[HIDDEN])?);
-    let (_, inverse) = rms_norm(&x, &w, 1e-6)?;
-    time("rms_norm", Cost::Numbers(2 * n), || rms_norm(&x, &w, 1e-6).map(drop))?;
-    time("rms_norm_backward, residual", Cost::Numbers(4 * n), || rms_norm_backward(&dy, &x, &w, &inverse, Some(&dy), None).map(drop))?;
+    let (_, inverse) = rms_norm(&x, &w, 1e-6, 0)?;
+    time("rms_norm", Cost::Numbers(2 * n), || rms_norm(&x, &w, 1e-6, 0).map(drop))?;
+    time("rms_norm_backward, residual", Cost::Numbers(4 * n), || rms_norm_backward(&dy, &x, &w, &inverse, Some(&dy), None, 0).map(drop))?;
     let d_w = w.zeros_like()?;
-    time("rms_norm_backward, weight", Cost::Numbers(5 * n), || rms_norm_backward(&dy, &x, &w, &inverse, None, Some(&d_w)).map(drop))?;
+    time("rms_norm_backward, weight", Cost::Numbers(5 * n), || rms_norm_backward(&dy, &x, &w, &inverse, None, Some(&d_w), 0).map(drop))?;
     let (_, statistics) = layer_norm(&x, &w, &w, 1e-6)?;
     time("layer_norm", Cost::Numbers(2 * n), || layer_norm(&x, &w, &w, 1e-6).map(drop))?;
     time("layer_norm_backward, residual", Cost::Numbers(4 * n), || layer_norm_backward(&dy, &x, &w, &statistics, Some(&dy), None).map(drop))?;
@@ -109,8 +109,8 @@ fn norms_and_activations() -> Result<()> {
 
     let (both, d_ffn) = (random(&[TOKENS, 2 * FFN])?, random(&[TOKENS, FFN])?);
     let n = TOKENS * FFN;
-    time("swiglu", Cost::Numbers(3 * n), || swiglu(&both).map(drop))?;
-    time("swiglu_backward", Cost::Numbers(5 * n), || swiglu_backward(&d_ffn, &both).map(drop))?;
+    time("swiglu", Cost::Numbers(3 * n), || swiglu(&both, 0).map(drop))?;
+    time("swiglu_backward", Cost::Numbers(5 * n), || swiglu_backward(&d_ffn, &both, 0).map(drop))?;
     time("gelu", Cost::Numbers(2 * n), || gelu(&d_ffn).map(drop))?;
     time("gelu_backward", Cost::Numbers(3 * n), || gelu_backward(&d_ffn, &d_ffn).map(drop))?;
 
@@ -145,7 +145,7 @@ fn attention_and_rotary() -> Result<()> {
 fn linears() -> Result<()> {
     for (name, inputs, outputs) in [("qkv", HIDDEN, HEADS.width()), ("o", HIDDEN, HIDDEN), ("gate_up", HIDDEN, 2 * FFN), ("down", FFN, HIDDEN)] {
         let up = Up { weight: with_gradient(random(&[outputs, 16])?)?, columns: 0..outputs, ranks: 0..16, scale: 2.0 };
-        let adapter = Adapter { down: with_gradient(random(&[16, inputs])?)?, ups: vec![up], site: 1 };
+        let adapter = Adapter { down: with_gradient(random(&[16, inputs])?)?, ups: vec![up], site: 1, joined: None };
         let plain = Linear::frozen(random(&[outputs, inputs])?, None);
         let adapted = Linear { adapter: Some(adapter), ..plain.clone() };
         let (x, dy) = (random(&[TOKENS, inputs])?, random(&[TOKENS, outputs])?);

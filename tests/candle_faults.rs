@@ -73,7 +73,7 @@ fn every_trained_weight_gets_a_gradient_and_no_frozen_one_does() {
 
     let x = random("x", &[tokens, dim]);
     let (a, statistics) = layer_norm(&x, &before[0].value, &before[1].value, 1e-5).unwrap();
-    let (b, inverse) = rms_norm(&a, &before[2].value, 1e-6).unwrap();
+    let (b, inverse) = rms_norm(&a, &before[2].value, 1e-6, 0).unwrap();
     let (qkv, hidden) = to_qkv.forward(&b, None, NO_DROPOUT).unwrap();
     let rotary = Rotary::new(&[0, 1, 2, 3, 4, 5], heads.head_dim, 1e4, &qkv).unwrap();
     rotary.apply(&qkv, 3).unwrap();
@@ -87,7 +87,7 @@ fn every_trained_weight_gets_a_gradient_and_no_frozen_one_does() {
     let d_qkv = attention_backward(&d_mixed, &qkv, &mixed, &log_sums, &[0, tokens], heads, Mask::Causal).unwrap();
     rotary.apply_backward(&d_qkv, 3).unwrap();
     let d_b = to_qkv.backward(&d_qkv, &b, hidden.as_ref(), NO_DROPOUT, true).unwrap().unwrap();
-    let d_a = rms_norm_backward(&d_b, &a, &before[2].value, &inverse, None, before[2].gradient.as_ref()).unwrap();
+    let d_a = rms_norm_backward(&d_b, &a, &before[2].value, &inverse, None, before[2].gradient.as_ref(), 0).unwrap();
     let norm_gradients = before[0].gradient.as_ref().zip(before[1].gradient.as_ref());
     let d_x = layer_norm_backward(&d_a, &x, &before[0].value, &statistics, None, norm_gradients).unwrap();
 
@@ -259,10 +259,10 @@ fn half_precision_and_strided_tensors_are_refused() {
         let targets = Targets { ids: &[0; 4], weights: &[1.0; 4], label_smoothing: 0.0 };
         let keys = keys(0, 4);
         let refused: Vec<(&str, Result<()>)> = vec![
-            ("rms_norm", rms_norm(&x, &w, 1e-6).map(drop)),
-            ("rms_norm with a half weight", rms_norm(&single, &w, 1e-6).map(drop)),
+            ("rms_norm", rms_norm(&x, &w, 1e-6, 0).map(drop)),
+            ("rms_norm with a half weight", rms_norm(&single, &w, 1e-6, 0).map(drop)),
             ("layer_norm", layer_norm(&x, &w, &w, 1e-6).map(drop)),
-            ("swiglu", swiglu(&x).map(drop)),
+            ("swiglu", swiglu(&x, 0).map(drop)),
             ("gelu", gelu(&x).map(drop)),
             ("attention", attention(&x, &[0, 4], heads, Mask::Full).map(drop)),
             ("rotary", Rotary::new(&[0; 4], 2, 1e4, &single).unwrap().apply(&x, 1)),
@@ -278,5 +278,5 @@ fn half_precision_and_strided_tensors_are_refused() {
         assert!(taken.is_empty(), "{dtype:?} went through {taken:?}");
     }
     let strided = random("x", &[6, 4]).t().unwrap();
-    assert!(gelu(&strided).is_err() && rms_norm(&strided, &random("w", &[6]), 1e-6).is_err());
+    assert!(gelu(&strided).is_err() && rms_norm(&strided, &random("w", &[6]), 1e-6, 0).is_err());
 }

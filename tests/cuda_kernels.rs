@@ -9,6 +9,8 @@ mod compile;
 #[path = "cuda_kernels/harness.rs"]
 mod harness;
 
+#[path = "cuda_kernels/adapter.rs"]
+mod adapter;
 #[path = "cuda_kernels/attention.rs"]
 mod attention;
 #[path = "cuda_kernels/driver.rs"]

@@ -184,9 +184,9 @@ fn what_is_kept_for_the_backward_changes_no_bit() {
     assert!(all == of(Save::Layer), "`layer` differs from `all`");
 }
 
-/// The losses of some steps over all clips, and the values at their end.
-fn train(golden: &Golden, model: &AudioLlm, steps: usize, pass: Pass) -> (Vec<f64>, Vec<f32>) {
-    let learning_rate = golden.expected["lora"]["lr"].as_f64().unwrap();
+/// The losses of some steps over all clips at a share of the golden's rate, and the values at their end.
+fn train(golden: &Golden, model: &AudioLlm, steps: usize, share: f64, pass: Pass) -> (Vec<f64>, Vec<f32>) {
+    let learning_rate = share * golden.expected["lora"]["lr"].as_f64().unwrap();
     let settings = Settings { learning_rate, schedule: Shape::Constant, warmup: 0.0, ..Settings::default() };
     let mut optimiser = Optimiser::new(settings, &model.parameters).unwrap();
     let batch = batch(golden);
@@ -210,31 +210,22 @@ fn largest(errors: &[f64]) -> f64 {
     errors.iter().copied().fold(0.0, f64::max)
 }
 
-/// The goldens' rate takes the loss to a quarter within twenty steps; a difference of the last digit grows tenfold every five of them.
-/// What that comes to is measured beside it: on the CPU, from the same adapter rounded to bf16.
+/// How far a loss of the card may be from the CPU's at any of the steps, relative to it.
+const CURVE_BAR: f64 = 0.01;
+
+/// At a quarter of the goldens' rate: the whole takes the loss to a quarter within twenty steps, and any rounding grows tenfold every five.
 #[test]
 fn twenty_steps_follow_the_cpus_curve() {
     let Some(card) = &*CARD else { return };
     for name in GOLDENS {
         let golden = Golden::load(name);
-        let run = |model: AudioLlm| train(&golden, &model, 20, Pass::default()).0;
-        let found = run(adapted(&golden, "adapter_init", card));
-        let expected = run(adapted(&golden, "adapter_init", &Device::Cpu));
-        let rounded = adapted(&golden, "adapter_init", &Device::Cpu);
-        for entry in &rounded.parameters.entries {
-            let value = rounded.parameters.value(entry).unwrap();
-            rounded.parameters.set_tensor(entry, &value.to_dtype(DType::BF16).unwrap().to_dtype(DType::F32).unwrap()).unwrap();
-        }
-        let (errors, spread) = (apart(&found, &expected), apart(&run(rounded), &expected));
-        eprintln!("{name}: {:.3} to {:.3}; {errors:.4?} from the CPU's, which are {spread:.4?} apart", found[0], found[19]);
-        assert!(found[19] < 0.5 * found[0] && errors[0] < LOSS_BAR && largest(&errors[..6]) < 0.01, "{name}: {found:?}, on the CPU {expected:?}");
-        assert!(largest(&errors) < SPREADS * largest(&spread), "{name}: {errors:?} from the CPU's, which are {spread:?} apart");
+        let run = |device: &Device| train(&golden, &adapted(&golden, "adapter_init", device), 20, 0.25, Pass::default()).0;
+        let (found, expected) = (run(card), run(&Device::Cpu));
+        let errors = apart(&found, &expected);
+        eprintln!("{name}: {:.3} to {:.3}; {errors:.4?} from the CPU's", found[0], found[19]);
+        assert!(found[19] < 0.8 * found[0] && errors[0] < LOSS_BAR && largest(&errors) < CURVE_BAR, "{name}: {found:?}, on the CPU {expected:?}");
     }
 }
-
-/// How many times the largest distance of two curves of the CPU, which differ in one rounding of the adapter, a curve of the card may be
-/// away; found were 0.6 and 0.7.
-const SPREADS: f64 = 2.0;
 
 #[test]
 fn eight_bits_in_the_frozen_layers_change_the_loss_little() {
@@ -246,7 +237,7 @@ fn eight_bits_in_the_frozen_layers_change_the_loss_little() {
             if is_rounded {
                 model.quantise().unwrap();
             }
-            train(&golden, &model, 20, Pass::default())
+            train(&golden, &model, 20, 1.0, Pass::default())
         };
         let (found, expected) = (of(true).0, of(false).0);
         let errors = apart(&found, &expected);
@@ -260,7 +251,7 @@ fn eight_bits_in_the_frozen_layers_change_the_loss_little() {
 fn two_trainings_of_one_seed_have_the_same_bits() {
     let Some(card) = &*CARD else { return };
     let golden = Golden::load("qwen_omni_tied");
-    let run = || train(&golden, &adapted(&golden, "adapter_init", card), 3, Pass { dropout: 0.1, ..Pass::default() });
+    let run = || train(&golden, &adapted(&golden, "adapter_init", card), 3, 1.0, Pass { dropout: 0.1, ..Pass::default() });
     assert!(run() == run());
 }
 
@@ -365,7 +356,9 @@ fn a_step_waits_for_the_card_once_however_it_is_split() {
     let told = |name: &str, tokens: usize, steps: usize, rest: &[&str]| {
         let settings = [format!("name={name}"), format!("memory.pack_tokens={tokens}"), format!("schedule.stages.0.steps={steps}"), FROZEN.into()];
         let mut command = place.command(&["train", "recipe.yaml", "--device", "cuda"]);
-        settings.iter().for_each(|setting| drop(command.args(["--set", setting])));
+        settings.iter().for_each(|setting| {
+            command.args(["--set", setting]);
+        });
         command::outcome(command.args(rest).env("MAQAM_EMULATED_REPORT", "1").output().unwrap()).succeeds().stderr
     };
     let whole = waits(&told("whole", 8192, 3, &[]));

@@ -90,7 +90,7 @@ pub(super) fn build(config: &Config, weights: &Weights, plan: &Plan, trained: bo
     }
     let has_head = !config.text.tie_word_embeddings && weights.has(HEAD);
     let full = if trained { full_weights(config, &groups, &plan.full, has_head, &mut declared) } else { HashMap::new() };
-    let parameters = declared.allocate(device)?;
+    let mut parameters = declared.allocate(device)?;
     for entry in parameters.entries.iter().filter(|entry| entry.kind != Kind::Adapter) {
         parameters.set_tensor(entry, &weights.get(&entry.name, &entry.shape, DType::F32)?)?;
     }
@@ -104,7 +104,15 @@ pub(super) fn build(config: &Config, weights: &Weights, plan: &Plan, trained: bo
     let final_norm = builder.weight(FINAL_NORM, &[config.text.hidden_size])?;
     // A tied head shares the embeddings' gradient too: both add to it.
     let head = if has_head { builder.weight(HEAD, &table)? } else { embeddings.clone() };
+    parameters.copies = copies(&layers)?;
     Ok(Built { encoder, projector, embeddings, layers, final_norm, head, parameters })
+}
+
+/// Adapters of decoder layers, and where copies of them lie beside the weights they adapt.
+pub(super) fn copies(layers: &[DecoderLayer]) -> Result<Vec<(Tensor, Tensor)>> {
+    let linears = layers.iter().flat_map(|layer| [&layer.qkv, &layer.output, &layer.gate_up, &layer.down]);
+    let copies = linears.map(Linear::copies).collect::<candle_core::Result<Vec<_>>>()?;
+    Ok(copies.concat())
 }
 
 const TOWER: &str = "thinker.audio_tower";
@@ -263,6 +271,15 @@ impl Builder<'_> {
         Ok(Linear { weight: Weight::frozen(weight), bias: self.bias(group)?.map(Weight::frozen), adapter: self.adapter(group)? })
     }
 
+    /// As [`Builder::linear`], joined with its adapter where that is trained.
+    fn joined(&self, group: &Group) -> Result<Linear> {
+        let mut linear = self.linear(group)?;
+        if self.trained {
+            linear.join()?;
+        }
+        Ok(linear)
+    }
+
     /// The stacked bias of a group that is trained whole; where keys have none there is a gap of zeros.
     fn trained_bias(&self, group: &Group) -> Result<Option<Weight>> {
         let place = |path: &String| self.full.get(&format!("{path}.bias")).copied();
@@ -312,7 +329,7 @@ impl Builder<'_> {
             .enumerate()
             .map(|(i, (columns, ranks, scale))| Ok(Up { weight: frozen_if_not_trained(self.parameters.weight(first_up + i)?), columns, ranks, scale }))
             .collect::<Result<Vec<_>>>()?;
-        Ok(Some(Adapter { down, ups, site: place as u64 }))
+        Ok(Some(Adapter { down, ups, site: place as u64, joined: None }))
     }
 
     fn encoder(&self, groups: &Groups) -> Result<AudioEncoder> {
@@ -361,11 +378,11 @@ impl Builder<'_> {
         let (stem, text) = (decoder_layer(layer), &self.config.text);
         Ok(DecoderLayer {
             attention_norm: self.weight(&format!("{stem}.input_layernorm.weight"), &[text.hidden_size])?,
-            qkv: self.linear(qkv)?,
-            output: self.linear(output)?,
+            qkv: self.joined(qkv)?,
+            output: self.joined(output)?,
             mlp_norm: self.weight(&format!("{stem}.post_attention_layernorm.weight"), &[text.hidden_size])?,
-            gate_up: self.linear(gate_up)?,
-            down: self.linear(down)?,
+            gate_up: self.joined(gate_up)?,
+            down: self.joined(down)?,
             heads: text.heads(),
             eps: text.rms_norm_eps,
         })

@@ -148,7 +148,7 @@ impl DecoderLayer {
     /// Everything up to the last linear layer, and that layer's input.
     fn activations(&self, x: &Tensor, packing: &Packing, keep: Option<&[u32]>) -> Result<(Activations, Tensor)> {
         let Packing { cu_seqlens, rotary, dropout, save } = *packing;
-        let (attention_in, attention_inverse) = rms_norm(x, &self.attention_norm.value, self.eps)?;
+        let (attention_in, attention_inverse) = rms_norm(x, &self.attention_norm.value, self.eps, self.qkv.room())?;
         let (qkv, qkv_hidden) = self.qkv.forward(&attention_in, None, dropout)?;
         rotary.apply(&qkv, self.heads.num_heads + self.heads.num_kv_heads)?;
         let (attended, log_sums) = attention(&qkv, cu_seqlens, self.heads, Mask::Causal)?;
@@ -162,9 +162,9 @@ impl DecoderLayer {
         };
         let (middle, output_hidden) = self.output.forward(attended_rows, Some(&residual), rest)?;
 
-        let (mlp_in, mlp_inverse) = rms_norm(&middle, &self.mlp_norm.value, self.eps)?;
+        let (mlp_in, mlp_inverse) = rms_norm(&middle, &self.mlp_norm.value, self.eps, self.gate_up.room())?;
         let (gate_up, gate_up_hidden) = self.gate_up.forward(&mlp_in, None, rest)?;
-        let activated = swiglu(&gate_up)?;
+        let activated = swiglu(&gate_up, self.down.room())?;
 
         let all = save == Save::All;
         let activations = Activations {
@@ -186,11 +186,12 @@ impl DecoderLayer {
         Ok((activations, activated))
     }
 
-    /// Adds to the gradients of what is trained; returns the gradient of the input where something before the layer is trained.
+    /// Adds to the gradients of what is trained; returns the gradient of the input where something before the layer is trained: `input` is
+    /// then the room that whatever takes it wants behind its rows.
     ///
     /// # Shapes
     /// `dy`: as the forward's output -> `[tokens, dim]`
-    pub fn backward(&self, dy: &Tensor, saved: &Saved, packing: &Packing, want_input: bool) -> Result<Option<Tensor>> {
+    pub fn backward(&self, dy: &Tensor, saved: &Saved, packing: &Packing, input: Option<usize>) -> Result<Option<Tensor>> {
         let Packing { cu_seqlens, rotary, dropout, .. } = *packing;
         let Saved { x, keep, activations, down_hidden } = saved;
         let again = match activations {
@@ -201,15 +202,17 @@ impl DecoderLayer {
         let rest = self.dropout_of(packing, saved.kept.as_ref());
         let rest = rest.as_dropout(dropout);
 
-        let activated = or_again(&saved.activated, || swiglu(&saved.gate_up))?;
+        let activated = or_again(&saved.activated, || swiglu(&saved.gate_up, 0))?;
         let d_activated = wanted(self.down.backward(dy, &activated, down_hidden.as_ref(), rest, true)?)?;
         drop(activated);
-        let d_gate_up = swiglu_backward(&d_activated, &saved.gate_up)?;
+        let d_gate_up = swiglu_backward(&d_activated, &saved.gate_up, self.gate_up.room())?;
         drop(d_activated);
         let mlp_in = or_again(&saved.mlp_in, || rms_norm_again(&saved.middle, &self.mlp_norm.value, &saved.mlp_inverse))?;
         let d_mlp_in = wanted(self.gate_up.backward(&d_gate_up, &mlp_in, saved.gate_up_hidden.as_ref(), rest, true)?)?;
         drop(d_gate_up);
-        let d_middle = rms_norm_backward(&d_mlp_in, &saved.middle, &self.mlp_norm.value, &saved.mlp_inverse, Some(dy), self.mlp_norm.gradient.as_ref())?;
+        let norm = &self.mlp_norm;
+        let room = if saved.kept.is_none() { self.output.room() } else { 0 };
+        let d_middle = rms_norm_backward(&d_mlp_in, &saved.middle, &norm.value, &saved.mlp_inverse, Some(dy), norm.gradient.as_ref(), room)?;
 
         let attended_rows = saved.kept.as_ref().map_or(&saved.attended, |kept| &kept.attended);
         let d_attended = wanted(self.output.backward(&d_middle, attended_rows, saved.output_hidden.as_ref(), rest, true)?)?;
@@ -223,10 +226,11 @@ impl DecoderLayer {
         let d_qkv = attention_backward(&d_attended, &saved.qkv, &saved.attended, &saved.log_sums, cu_seqlens, self.heads, Mask::Causal)?;
         rotary.apply_backward(&d_qkv, self.heads.num_heads + self.heads.num_kv_heads)?;
         let attention_in = or_again(&saved.attention_in, || rms_norm_again(x, &self.attention_norm.value, &saved.attention_inverse))?;
-        let want_norm = want_input || self.attention_norm.gradient.is_some();
+        let want_norm = input.is_some() || self.attention_norm.gradient.is_some();
         let Some(d_attention_in) = self.qkv.backward(&d_qkv, &attention_in, saved.qkv_hidden.as_ref(), dropout, want_norm)? else { return Ok(None) };
         let norm = &self.attention_norm;
-        rms_norm_backward(&d_attention_in, x, &norm.value, &saved.attention_inverse, Some(&d_residual), norm.gradient.as_ref()).map(Some)
+        let room = input.unwrap_or(0);
+        rms_norm_backward(&d_attention_in, x, &norm.value, &saved.attention_inverse, Some(&d_residual), norm.gradient.as_ref(), room).map(Some)
     }
 
     /// One new token of each of some sequences of a cache, by rising number; its key and value are put into the cache first.
@@ -235,7 +239,7 @@ impl DecoderLayer {
     /// `x`: `[sequences, dim]` -> `[sequences, dim]`
     pub fn step(&self, x: &Tensor, rotary: &Rotary, cache: &mut Cache, sequences: &[usize]) -> Result<Tensor> {
         let dropout = AdapterDropout { probability: 0.0, tokens: &[] };
-        let (attention_in, _) = rms_norm(x, &self.attention_norm.value, self.eps)?;
+        let (attention_in, _) = rms_norm(x, &self.attention_norm.value, self.eps, self.qkv.room())?;
         let (qkv, _) = self.qkv.forward(&attention_in, None, dropout)?;
         rotary.apply(&qkv, self.heads.num_heads + self.heads.num_kv_heads)?;
         cache.append(&qkv, sequences.iter().map(|&sequence| (sequence, 1)))?;
@@ -244,9 +248,9 @@ impl DecoderLayer {
         let past: Vec<Past> = views.iter().map(|(keys, values, len)| Past { keys, values, len: *len }).collect();
         let attended = attention_step(&queries, &past, self.heads)?;
         let (middle, _) = self.output.forward(&attended, Some(x), dropout)?;
-        let (mlp_in, _) = rms_norm(&middle, &self.mlp_norm.value, self.eps)?;
+        let (mlp_in, _) = rms_norm(&middle, &self.mlp_norm.value, self.eps, self.gate_up.room())?;
         let (gate_up, _) = self.gate_up.forward(&mlp_in, None, dropout)?;
-        let (y, _) = self.down.forward(&swiglu(&gate_up)?, Some(&middle), dropout)?;
+        let (y, _) = self.down.forward(&swiglu(&gate_up, self.down.room())?, Some(&middle), dropout)?;
         Ok(y)
     }
 

@@ -133,7 +133,9 @@ impl AudioLlm {
     /// A device that does not compute in fp8.
     pub fn quantise(&mut self) -> Result<()> {
         let linears = self.layers.iter_mut().flat_map(|layer| [&mut layer.qkv, &mut layer.output, &mut layer.gate_up, &mut layer.down]);
-        linears.filter(|linear| linear.weight.gradient.is_none()).try_for_each(|linear| Ok(linear.quantise()?))
+        linears.filter(|linear| linear.weight.gradient.is_none()).try_for_each(|linear| linear.quantise())?;
+        self.parameters.copies = build::copies(&self.layers)?;
+        Ok(())
     }
 
     /// Starts fresh adapters; every tensor has its own stream of random numbers.
@@ -246,21 +248,21 @@ impl AudioLlm {
             x = y;
         }
         done(Phase::Forward)?;
-        let (rows, inverse) = rms_norm(&x, &self.final_norm.value, self.config.text.rms_norm_eps)?;
+        let (rows, inverse) = rms_norm(&x, &self.final_norm.value, self.config.text.rms_norm_eps, 0)?;
         let targets = Targets { ids: &batch.target_ids, weights: &batch.target_weights, label_smoothing: pass.label_smoothing };
         let mut found = linear_cross_entropy(&rows, &self.head, targets, true)?;
 
         // Backward.
         let d_rows = wanted(found.d_rows.take())?;
         let norm = &self.final_norm;
-        let mut dx = rms_norm_backward(&d_rows, &x, &norm.value, &inverse, None, norm.gradient.as_ref())?;
+        let mut dx = rms_norm_backward(&d_rows, &x, &norm.value, &inverse, None, norm.gradient.as_ref(), self.room_below(self.layers.len()))?;
         drop(x);
         done(Phase::Head)?;
         let input_is_trained = self.hearing_is_trained() || self.embeddings.gradient.is_some();
         let wants_input = |layer: usize| input_is_trained || self.layers[..layer].iter().any(DecoderLayer::is_trained);
         for (i, layer) in self.layers.iter().enumerate().rev() {
             let Some(kept) = saved.pop() else { break };
-            match layer.backward(&dx, &kept, &packing, wants_input(i))? {
+            match layer.backward(&dx, &kept, &packing, wants_input(i).then(|| self.room_below(i)))? {
                 Some(d) => dx = d,
                 None => {
                     done(Phase::Backward)?;
@@ -279,6 +281,11 @@ impl AudioLlm {
         self.parameters.clear_gaps()?;
         done(Phase::EncoderBackward)?;
         Ok(found)
+    }
+
+    /// Room that the last linear of what comes before a layer wants behind the rows of its output's gradient.
+    fn room_below(&self, layer: usize) -> usize {
+        layer.checked_sub(1).map_or(0, |below| self.layers[below].down.room())
     }
 
     /// Forward and backward of the decoder layers alone, from given hidden states and a given gradient: what a benchmark
@@ -300,7 +307,7 @@ impl AudioLlm {
         let mut dx = dy.clone();
         for (i, layer) in self.layers.iter().enumerate().rev() {
             let Some(kept) = saved.pop() else { break };
-            match layer.backward(&dx, &kept, &packing, i > 0)? {
+            match layer.backward(&dx, &kept, &packing, (i > 0).then(|| self.room_below(i)))? {
                 Some(d) => dx = d,
                 None => break,
             }
@@ -311,7 +318,7 @@ impl AudioLlm {
     /// Loss of a batch and the log-probability of every target, without a gradient; waits for them.
     pub fn score(&self, batch: &Batch, label_smoothing: f64) -> Result<Losses> {
         let x = self.last_hidden(batch, Some(&batch.target_rows))?;
-        let (rows, _) = rms_norm(&x, &self.final_norm.value, self.config.text.rms_norm_eps)?;
+        let (rows, _) = rms_norm(&x, &self.final_norm.value, self.config.text.rms_norm_eps, 0)?;
         let targets = Targets { ids: &batch.target_ids, weights: &batch.target_weights, label_smoothing };
         Ok(linear_cross_entropy(&rows, &Weight::frozen(self.head.value.clone()), targets, false)?.read()?)
     }
@@ -347,7 +354,7 @@ impl AudioLlm {
     }
 
     fn logits_of(&self, x: &Tensor) -> Result<Tensor> {
-        let (rows, _) = rms_norm(x, &self.final_norm.value, self.config.text.rms_norm_eps)?;
+        let (rows, _) = rms_norm(x, &self.final_norm.value, self.config.text.rms_norm_eps, 0)?;
         Ok(logits(&rows, &self.head.value)?)
     }
 

@@ -10,6 +10,7 @@ use crate::error::Error;
 use crate::error::Result;
 use crate::ops::device;
 use crate::ops::linear::Weight;
+use crate::ops::linear::copy_matrices;
 use crate::parts::Part;
 
 /// One named stretch of the flat buffer.
@@ -49,6 +50,8 @@ pub struct Parameters {
     pub copy: Option<Tensor>,
     /// `[parameters]`, in `f32`.
     pub gradients: Tensor,
+    /// Adapters on a card, and where copies of them lie beside the weights they adapt.
+    pub copies: Vec<(Tensor, Tensor)>,
     /// Stretches between entries that are no parameters: their values and gradients stay zero.
     gaps: Vec<Range<usize>>,
 }
@@ -97,7 +100,7 @@ impl Declared {
         let zeros = || device::zeros_f32(len, device);
         let dtype = device::compute_type(device);
         let copy = if dtype == DType::F32 { None } else { Some(Tensor::zeros(len, dtype, device)?) };
-        Ok(Parameters { values: zeros()?, copy, gradients: zeros()?, entries: self.entries, gaps: self.gaps })
+        Ok(Parameters { values: zeros()?, copy, gradients: zeros()?, entries: self.entries, copies: Vec::new(), gaps: self.gaps })
     }
 }
 
@@ -153,7 +156,12 @@ impl Parameters {
         for flat in [&self.values].into_iter().chain(&self.copy) {
             device::write_stretch(flat, entry.range.clone(), values)?;
         }
-        Ok(())
+        self.changed()
+    }
+
+    /// To be called once values have changed: renews the copies that lie elsewhere.
+    pub fn changed(&self) -> Result<()> {
+        Ok(copy_matrices(&self.copies)?)
     }
 
     /// Sets the gradient to zero.

@@ -23,6 +23,10 @@ use crate::ops::gemm::product;
 use crate::ops::gemm::product_new;
 use crate::ops::norm::add_rows;
 use crate::ops::rows::add_to;
+use crate::ops::rows::zeros;
+
+/// Widths of rooms are multiples of this: of what products on a card sum at a time, and of the bytes that memory is read in.
+pub const ROOM: usize = 64;
 
 /// Bytes that a number of a frozen weight takes in 8 bits: it is there twice.
 pub const EIGHT_BIT_BYTES: usize = 2;
@@ -83,6 +87,8 @@ pub struct Adapter {
     pub ups: Vec<Up>,
     /// Tells the layers of a model apart for dropout.
     pub site: u64,
+    /// On a card, once [`Linear::join`] was called: `[[W, B], [A, 0]]`, `[out + room, in + room]`, whose upper left is the layer's weight.
+    pub joined: Option<Tensor>,
 }
 
 /// `y = x W^T + b + scale (dropout(x) A^T) B^T`.
@@ -131,8 +137,44 @@ impl Linear {
         }
         if self.weight.quantised.is_none() {
             self.weight = quantised(&self.weight.value)?;
+            self.adapter.iter_mut().for_each(|adapter| adapter.joined = None);
         }
         Ok(())
+    }
+
+    /// Puts the adapter's matrices beside the frozen weight, so that a product with `[x, x A^T]` is both the layer's and the adapter's, and
+    /// one with `[dy, dy B]` both gradients of the input: the output and the input's gradient are then written once and read never.
+    /// Copies are kept: whoever changes the adapter calls [`copy_matrices`] with [`Linear::copies`]. Does nothing on the CPU.
+    pub fn join(&mut self) -> Result<()> {
+        let Some(adapter) = &mut self.adapter else { return Ok(()) };
+        if self.weight.value.device().is_cpu() || self.weight.gradient.is_some() || self.weight.quantised.is_some() {
+            return Ok(());
+        }
+        let (outputs, inputs) = self.weight.value.dims2()?;
+        let room = adapter.num_ranks().next_multiple_of(ROOM);
+        let joined = zeros((outputs + room, inputs + room), &self.weight.value)?;
+        let value = joined.narrow(0, 0, outputs)?.narrow(1, 0, inputs)?;
+        copy_matrices(&[(self.weight.value.clone(), value.clone())])?;
+        (self.weight.value, adapter.joined) = (value, Some(joined));
+        copy_matrices(&self.copies()?)
+    }
+
+    /// Columns that the rows of the layer's input, and those of its output's gradient, are best given behind their own on a card: the layer
+    /// writes there what its adapter's first product finds. None on the CPU, and for layers that are not joined.
+    pub fn room(&self) -> usize {
+        let joined = self.adapter.as_ref().and_then(|adapter| adapter.joined.as_ref());
+        joined.map_or(0, |joined| joined.dims()[1] - self.weight.value.dims()[1])
+    }
+
+    /// The adapter's matrices, and where [`Linear::join`] has put copies of them.
+    pub fn copies(&self) -> Result<Vec<(Tensor, Tensor)>> {
+        let Some(adapter) = &self.adapter else { return Ok(Vec::new()) };
+        let Some(joined) = &adapter.joined else { return Ok(Vec::new()) };
+        let ((outputs, inputs), ranks) = (self.weight.value.dims2()?, adapter.num_ranks());
+        let below = joined.narrow(0, outputs, ranks)?.narrow(1, 0, inputs)?;
+        let beside = |up: &Up| joined.narrow(0, up.columns.start, up.columns.len())?.narrow(1, inputs + up.ranks.start, up.ranks.len());
+        let ups = adapter.ups.iter().map(|up| Ok((up.weight.value.clone(), beside(up)?)));
+        std::iter::once(Ok((adapter.down.value.clone(), below))).chain(ups).collect()
     }
 
     /// Whether the layer has a gradient to compute.
@@ -237,6 +279,13 @@ impl Linear {
             if want_input { tensor(dx, (tokens, inputs)).map(Some) } else { Ok(None) }
         })
     }
+}
+
+/// Copies matrices on a card, each over another of its shape, whose rows may lie apart; all of them at once.
+pub fn copy_matrices(copies: &[(Tensor, Tensor)]) -> Result<()> {
+    let Some((first, _)) = copies.first() else { return Ok(()) };
+    on_cuda!(first.device(), crate::ops::cuda::linear::copy_matrices(copies));
+    candle_core::bail!("matrices that lie apart are on cards alone")
 }
 
 fn quantised(value: &Tensor) -> Result<Weight> {

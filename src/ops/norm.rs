@@ -20,11 +20,13 @@ use crate::ops::cpu::write;
 /// `x / rms(x) * weight` (Zhang and Sennrich 2019, equation 4).
 ///
 /// # Shapes
-/// `x`: `[tokens, dim]`, `weight`: `[dim]` -> `[tokens, dim]` and the inverse root mean squares `[tokens]`
-pub fn rms_norm(x: &Tensor, weight: &Tensor, eps: f64) -> Result<(Tensor, Tensor)> {
+/// `x`: `[tokens, dim]`, `weight`: `[dim]` -> `[tokens, dim]`, with `room` behind every row (see [`Linear::room`](crate::ops::linear::Linear::room)),
+/// and the inverse root mean squares `[tokens]`
+pub fn rms_norm(x: &Tensor, weight: &Tensor, eps: f64, room: usize) -> Result<(Tensor, Tensor)> {
     let (tokens, dim) = x.dims2()?;
     expect_shape("the weight of the norm", weight, &[dim])?;
-    on_cuda!(x.device(), crate::ops::cuda::norm::rms_norm(x, weight, eps));
+    on_cuda!(x.device(), crate::ops::cuda::norm::rms_norm(x, weight, eps, room));
+    let _ = room; // Rows on the CPU have none.
     with_real!(x, T => {
         let (xs, w) = (slice::<T>(x)?, slice::<T>(weight)?);
         let (xs, w): (&[T], &[T]) = (&xs, &w);
@@ -80,12 +82,21 @@ pub fn rms_norm_again(x: &Tensor, weight: &Tensor, inverse: &Tensor) -> Result<T
 /// With r = 1 / rms and g = weight * dy: dx = r g - x r^3 mean(g x); dw = sum over tokens of dy x r.
 ///
 /// # Shapes
-/// `dy`, `x`, `residual`: `[tokens, dim]`; `inverse`: `[tokens]`; `weight`, `d_weight`: `[dim]`
-pub fn rms_norm_backward(dy: &Tensor, x: &Tensor, weight: &Tensor, inverse: &Tensor, residual: Option<&Tensor>, d_weight: Option<&Tensor>) -> Result<Tensor> {
+/// `dy`, `x`, `residual`: `[tokens, dim]`; `inverse`: `[tokens]`; `weight`, `d_weight`: `[dim]` -> `[tokens, dim]`, with `room` behind every row
+pub fn rms_norm_backward(
+    dy: &Tensor,
+    x: &Tensor,
+    weight: &Tensor,
+    inverse: &Tensor,
+    residual: Option<&Tensor>,
+    d_weight: Option<&Tensor>,
+    room: usize,
+) -> Result<Tensor> {
     let (tokens, dim) = x.dims2()?;
     check_backward(dy, x, weight, residual, d_weight)?;
     expect_shape("the statistics of the norm", inverse, &[tokens])?;
-    on_cuda!(x.device(), crate::ops::cuda::norm::rms_norm_backward(dy, x, weight, inverse, residual, d_weight));
+    on_cuda!(x.device(), crate::ops::cuda::norm::rms_norm_backward(dy, x, weight, inverse, residual, d_weight, room));
+    let _ = room; // Rows on the CPU have none.
     with_real!(x, T => {
         let (dys, xs, w, r) = (slice::<T>(dy)?, slice::<T>(x)?, slice::<T>(weight)?, slice::<T>(inverse)?);
         let (dys, xs, w, r): (&[T], &[T], &[T], &[T]) = (&dys, &xs, &w, &r);

@@ -165,7 +165,8 @@ pub fn pool_pairs_backward(dy: &Tensor, segments: &[usize]) -> Result<Tensor> {
     })
 }
 
-fn zeros(shape: (usize, usize), like: &Tensor) -> Result<Tensor> {
+/// A matrix of zeros where `like` lies, in its type.
+pub(super) fn zeros(shape: (usize, usize), like: &Tensor) -> Result<Tensor> {
     on_cuda!(like.device(), crate::ops::cuda::zeros(shape, like.dtype(), like.device()));
     Tensor::zeros(shape, like.dtype(), like.device())
 }

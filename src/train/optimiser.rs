@@ -188,7 +188,7 @@ impl Optimiser {
         let buffers = Buffers { values, copy, gradients, first: &self.first, second: &self.second };
         let clip = Clip { loss: update.loss, norm: update.grad_norm, max_norm: max_grad_norm };
         AdamW { beta1, beta2, eps, weight_decay }.update(buffers, &segments, clip)?;
-        Ok(())
+        parameters.changed()
     }
 }
 

@@ -4,82 +4,55 @@
 
 #include "emulator.h"
 
-#if __has_include("common.cuh")
 #include "common.cuh"
-#endif
-#if __has_include("attention_softmax.cuh")
 #include "attention_softmax.cuh"
-#endif
 
 namespace samples {
 #include "samples.cu"
 }
 
-#if __has_include("norm.cu")
 namespace norm {
 #include "norm.cu"
 }
-#endif
-#if __has_include("activation.cu")
+namespace adapter {
+#include "adapter.cu"
+}
 namespace activation {
 #include "activation.cu"
 }
-#endif
-#if __has_include("rotary.cu")
 namespace rotary {
 #include "rotary.cu"
 }
-#endif
-#if __has_include("rows.cu")
 namespace rows {
 #include "rows.cu"
 }
-#endif
-#if __has_include("convolution.cu")
 namespace convolution {
 #include "convolution.cu"
 }
-#endif
-#if __has_include("dropout.cu")
 namespace dropout {
 #include "dropout.cu"
 }
-#endif
-#if __has_include("cross_entropy.cu")
 namespace cross_entropy {
 #include "cross_entropy.cu"
 }
-#endif
-#if __has_include("optimiser.cu")
 namespace optimiser {
 #include "optimiser.cu"
 }
-#endif
-#if __has_include("attention_forward.cu")
 namespace attention_forward {
 #include "attention_forward.cu"
 }
-#endif
-#if __has_include("attention_backward_keys.cu")
 namespace attention_backward_keys {
 #include "attention_backward_keys.cu"
 }
-#endif
-#if __has_include("attention_backward_queries.cu")
 namespace attention_backward_queries {
 #include "attention_backward_queries.cu"
 }
-#endif
-#if __has_include("attention_step.cu")
 namespace attention_step {
 #include "attention_step.cu"
 }
-#endif
-#if __has_include("fp8.cu")
 namespace fp8 {
 #include "fp8.cu"
 }
-#endif
 
 namespace {
 

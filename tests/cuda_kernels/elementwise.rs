@@ -59,12 +59,20 @@ fn swiglu_is_the_crates_own() {
         let dy = Buffer::<bf16>::input_from(&numbers("dy", tokens * dim));
         let (y, d_gate_up) = (Buffer::<bf16>::output(tokens * dim), Buffer::<bf16>::output(tokens * 2 * dim));
         let grid = (dim.div_ceil(STRETCH), tokens);
-        launch("swiglu", grid, 256, 0, &[&y, &gate_up, &(dim as i32)]);
-        launch("swiglu_backward", grid, 256, 0, &[&d_gate_up, &dy, &gate_up, &(dim as i32)]);
+        let (width, both_widths) = (dim as i32, 2 * dim as i32);
+        launch("swiglu", grid, 256, 0, &[&y, &gate_up, &width, &width]);
+        launch("swiglu_backward", grid, 256, 0, &[&d_gate_up, &dy, &gate_up, &width, &both_widths]);
+        for room in [64, 3] {
+            let (apart, d_apart) = (Buffer::<bf16>::output(tokens * (dim + room)), Buffer::<bf16>::output(tokens * (2 * dim + room)));
+            launch("swiglu", grid, 256, 0, &[&apart, &gate_up, &width, &(width + room as i32)]);
+            launch("swiglu_backward", grid, 256, 0, &[&d_apart, &dy, &gate_up, &width, &(both_widths + room as i32)]);
+            assert_eq!(apart.rows(dim, dim + room), y.numbers());
+            assert_eq!(d_apart.rows(2 * dim, 2 * dim + room), d_gate_up.numbers());
+        }
         let both = gate_up.tensor(&[tokens, 2 * dim]);
         // Far below zero e^-gate is beyond f32, and the sigmoid zero.
-        assert_each("swiglu", &y.numbers(), &flat(&activation::swiglu(&both).unwrap()), ROUNDED, 1e-34);
-        let expected = activation::swiglu_backward(&dy.tensor(&[tokens, dim]), &both).unwrap();
+        assert_each("swiglu", &y.numbers(), &flat(&activation::swiglu(&both, 0).unwrap()), ROUNDED, 1e-34);
+        let expected = activation::swiglu_backward(&dy.tensor(&[tokens, dim]), &both, 0).unwrap();
         assert_each("swiglu_backward", &d_gate_up.numbers(), &flat(&expected), ROUNDED, CANCELLED);
     }
 }
@@ -98,7 +106,7 @@ fn activations_keep_what_is_not_finite() {
     launch("gelu", 1, 256, 0, &[&y, &x, &3i64]);
     assert!(y.numbers().iter().all(|value| !value.is_finite()));
     let gate_up = Buffer::<bf16>::input_from(&[bad, [1.0; 3]].concat());
-    launch("swiglu", (1, 1), 256, 0, &[&y, &gate_up, &3i32]);
+    launch("swiglu", (1, 1), 256, 0, &[&y, &gate_up, &3i32, &3i32]);
     assert!(y.numbers().iter().all(|value| !value.is_finite()));
 }
 
@@ -153,7 +161,13 @@ fn dropout_drops_what_the_crates_own_drops() {
             let y = Buffer::<bf16>::output(tokens * dim);
             let dropped = (probability * (1u64 << 53) as f64).ceil() as u64;
             let kept = (1.0 / (1.0 - probability)) as f32;
-            launch("dropout", tokens, 256, 0, &[&y, &x, &of_site, &dropped, &kept, &(dim as i32)]);
+            let width = dim as i32;
+            launch("dropout", tokens, 256, 0, &[&y, &x, &of_site, &dropped, &kept, &width, &width]);
+            for room in [64, 3] {
+                let (again, apart) = (Buffer::<bf16>::output(tokens * dim), Buffer::input_rows(&x.numbers(), dim, dim + room));
+                launch("dropout", tokens, 256, 0, &[&again, &apart, &of_site, &dropped, &kept, &width, &(width + room as i32)]);
+                assert_eq!(again.values(), y.values());
+            }
             let (found, expected) = (y.numbers(), flat(&dropout.apply(&x.tensor(&[tokens, dim])).unwrap()));
             assert!(found.iter().zip(&expected).all(|(found, expected)| (*found == 0.0) == (*expected == 0.0)));
             assert_each("dropout", &found, &expected, ROUNDED, 0.0);

@@ -10,8 +10,8 @@
 //!     let weight = Buffer::<bf16>::input_from(&numbers("weight", dim));
 //!     let y = Buffer::<bf16>::output(tokens * dim);
 //!     let inverse = Buffer::<f32>::output(tokens);
-//!     launch("rms_norm", tokens, 256, 0, &[&y, &inverse, &x, &weight, &(dim as i32), &1e-6f32]);
-//!     let (expected, _) = maqam::ops::norm::rms_norm(&x.tensor(&[tokens, dim]), &weight.tensor(&[dim]), 1e-6).unwrap();
+//!     launch("rms_norm", tokens, 256, 0, &[&y, &inverse, &x, &weight, &(dim as i32), &(dim as i32), &1e-6f32]);
+//!     let (expected, _) = maqam::ops::norm::rms_norm(&x.tensor(&[tokens, dim]), &weight.tensor(&[dim]), 1e-6, 0).unwrap();
 //!     assert_near("y", &y.numbers(), &flat(&expected), 2f64.powi(-8));
 //! }
 //! ```
@@ -206,6 +206,23 @@ impl<T: Number> Buffer<T> {
     /// What the buffer holds as an `f64` tensor on the CPU.
     pub fn tensor(&self, shape: &[usize]) -> Tensor {
         Tensor::from_vec(self.numbers(), shape, &Device::Cpu).unwrap()
+    }
+}
+
+impl Buffer<bf16> {
+    /// [`Buffer::input_from`] of rows that lie `stride` apart, NaN between them.
+    pub fn input_rows(values: &[f64], width: usize, stride: usize) -> Self {
+        let gap = vec![bf16::from_bits(u16::from_ne_bytes([POISON; 2])); stride - width];
+        let rows = values.chunks(width).flat_map(|row| row.iter().map(|&value| bf16::from_f64(value)).chain(gap.iter().copied()));
+        Self::input(&rows.collect::<Vec<_>>())
+    }
+
+    /// The numbers of rows that lie `stride` apart; what lies between them must be as an output's was.
+    pub fn rows(&self, width: usize, stride: usize) -> Vec<f64> {
+        let values = self.values();
+        let gaps = values.chunks(stride).flat_map(|row| &row[width..]);
+        assert!(gaps.into_iter().all(|value| value.to_bits() == u16::from_ne_bytes([POISON; 2])), "something was written between rows");
+        values.chunks(stride).flat_map(|row| &row[..width]).map(|value| value.to_f64()).collect()
     }
 }
 

@@ -20,6 +20,8 @@ use crate::support::zeros_like;
 const DIMS: [usize; 9] = [1, 8, 20, 257, 1280, 2056, 3584, 8192, 8200];
 const TOKENS: usize = 3;
 const EPS: f32 = 1e-6;
+/// Numbers between rows: whole packs, and not.
+const ROOMS: [usize; 2] = [64, 3];
 /// One rounding to bf16 is 2^-9.
 const ROUNDED: f64 = 1.0 / 256.0;
 /// Of f32 sums over a row.
@@ -70,12 +72,17 @@ fn rms_norm_is_the_crates_own() {
         let case = Case::new(dim);
         let (y, again, inverse) = (case.output(), case.output(), Buffer::<f32>::output(TOKENS));
         let (width, weight) = (dim as i32, case.weight.tensor(&[dim]));
-        launch("rms_norm", TOKENS, 256, 0, &[&y, &inverse, &case.x, &case.weight, &width, &EPS]);
-        let (expected, r) = norm::rms_norm(&case.rows(&case.x), &weight, f64::from(EPS)).unwrap();
+        launch("rms_norm", TOKENS, 256, 0, &[&y, &inverse, &case.x, &case.weight, &width, &width, &EPS]);
+        let (expected, r) = norm::rms_norm(&case.rows(&case.x), &weight, f64::from(EPS), 0).unwrap();
         assert_rounded("rms_norm", dim, &y, &expected);
         assert_each("inverse", &inverse.numbers(), &flat(&r), SUMMED, 0.0);
         launch("rms_norm_again", TOKENS, 256, 0, &[&again, &case.x, &case.weight, &inverse, &width]);
         assert_eq!(again.values(), y.values());
+        for room in ROOMS {
+            let apart = Buffer::<bf16>::output(TOKENS * (dim + room));
+            launch("rms_norm", TOKENS, 256, 0, &[&apart, &inverse, &case.x, &case.weight, &width, &((dim + room) as i32), &EPS]);
+            assert_eq!(apart.rows(dim, dim + room), y.numbers());
+        }
     }
 }
 
@@ -87,15 +94,26 @@ fn rms_norm_backward_is_the_crates_own() {
     for dim in DIMS {
         let case = Case::new(dim);
         let (x, dy, weight) = (case.rows(&case.x), case.rows(&case.dy), case.weight.tensor(&[dim]));
-        let (_, r) = norm::rms_norm(&x, &weight, f64::from(EPS)).unwrap();
+        let (_, r) = norm::rms_norm(&x, &weight, f64::from(EPS), 0).unwrap();
         let inverse = Buffer::<f32>::input_from(&flat(&r));
         for with_residual in [false, true] {
             let residual = with_residual.then(|| case.rows(&case.residual));
-            let expected = norm::rms_norm_backward(&dy, &x, &weight, &inverse.tensor(&[TOKENS]), residual.as_ref(), None).unwrap();
+            let expected = norm::rms_norm_backward(&dy, &x, &weight, &inverse.tensor(&[TOKENS]), residual.as_ref(), None, 0).unwrap();
             let dx = case.output();
             let past: &dyn Argument = if with_residual { &case.residual } else { NULL };
-            launch("rms_norm_backward", TOKENS, 256, 0, &[&dx, &case.dy, &case.x, &case.weight, &inverse, past, &(dim as i32)]);
+            let width = dim as i32;
+            launch("rms_norm_backward", TOKENS, 256, 0, &[&dx, &case.dy, &case.x, &case.weight, &inverse, past, &width, &width, &width]);
             assert_rounded("rms_norm_backward", dim, &dx, &expected);
+            for room in ROOMS {
+                // The residual's rows lie apart too, and otherwise than the output's.
+                let (stride, past_stride) = (dim + room, dim + 2 * room);
+                let apart = Buffer::<bf16>::output(TOKENS * stride);
+                let residual = Buffer::input_rows(&case.residual.numbers(), dim, past_stride);
+                let past: &dyn Argument = if with_residual { &residual } else { NULL };
+                let strides = (stride as i32, past_stride as i32);
+                launch("rms_norm_backward", TOKENS, 256, 0, &[&apart, &case.dy, &case.x, &case.weight, &inverse, past, &width, &strides.0, &strides.1]);
+                assert_eq!(apart.rows(dim, stride), dx.numbers());
+            }
         }
     }
 }
@@ -170,10 +188,10 @@ fn gradients_of_weights_and_biases_are_added_up() {
         let before = numbers("before", dim);
         let sizes = (tokens as i32, dim as i32);
 
-        let (_, r) = norm::rms_norm(&rows, &weights, f64::from(EPS)).unwrap();
+        let (_, r) = norm::rms_norm(&rows, &weights, f64::from(EPS), 0).unwrap();
         let (d_weight, inverse) = (Buffer::<f32>::in_place_from(&before), Buffer::<f32>::input_from(&flat(&r)));
         let expected = d_weight.tensor(&[dim]);
-        norm::rms_norm_backward(&dy.tensor(&[tokens, dim]), &rows, &weights, &r, None, Some(&expected)).unwrap();
+        norm::rms_norm_backward(&dy.tensor(&[tokens, dim]), &rows, &weights, &r, None, Some(&expected), 0).unwrap();
         launch("rms_norm_weight_backward", dim.div_ceil(32), (32, 8), 0, &[&d_weight, &dy, &x, &inverse, &sizes.0, &sizes.1]);
         assert_near("d_weight", &d_weight.numbers(), &flat(&expected), SUMMED);
 
@@ -208,7 +226,7 @@ fn what_is_not_finite_stays_visible() {
             let (weight, bias) = (Buffer::<bf16>::input_from(&vec![1.0; dim]), Buffer::<bf16>::input_from(&vec![0.0; dim]));
             let (y, mean, inverse) = (Buffer::<bf16>::output(TOKENS * dim), Buffer::<f32>::output(TOKENS), Buffer::<f32>::output(TOKENS));
             let of_row = |row: usize, y: &Buffer<bf16>| y.numbers()[row * dim..][..dim].to_vec();
-            launch("rms_norm", TOKENS, 256, 0, &[&y, &inverse, &x, &weight, &(dim as i32), &EPS]);
+            launch("rms_norm", TOKENS, 256, 0, &[&y, &inverse, &x, &weight, &(dim as i32), &(dim as i32), &EPS]);
             assert!(of_row(1, &y).iter().all(|value| value.is_nan()) && inverse.numbers()[1].is_nan());
             assert!([0, 2].iter().all(|&row| of_row(row, &y).iter().all(|value| value.is_finite())));
             launch("layer_norm", TOKENS, 256, 0, &[&y, &mean, &inverse, &x, &weight, &bias, &(dim as i32), &EPS]);
@@ -216,7 +234,8 @@ fn what_is_not_finite_stays_visible() {
 
             let ones = Buffer::<f32>::input_from(&[1.0; TOKENS]);
             let dx = Buffer::<bf16>::output(TOKENS * dim);
-            launch("rms_norm_backward", TOKENS, 256, 0, &[&dx, &x, &weight_rows(dim), &weight, &ones, NULL, &(dim as i32)]);
+            let width = dim as i32;
+            launch("rms_norm_backward", TOKENS, 256, 0, &[&dx, &x, &weight_rows(dim), &weight, &ones, NULL, &width, &width, &width]);
             assert!(bad == 1e30 || of_row(1, &dx).iter().all(|value| !value.is_finite()));
         }
     }
@@ -236,7 +255,7 @@ fn rows_that_are_not_aligned_are_computed_all_the_same() {
     let (y, inverse) = (case.output(), Buffer::<f32>::output(TOKENS));
     // One number of room before it.
     let shifted = Buffer::<bf16>::input(&[&[bf16::ZERO], &case.x.values()[..]].concat());
-    launch("rms_norm", TOKENS, 256, 0, &[&y, &inverse, &Elsewhere(&shifted, 2), &case.weight, &(dim as i32), &EPS]);
-    let (expected, _) = norm::rms_norm(&case.rows(&case.x), &case.weight.tensor(&[dim]), f64::from(EPS)).unwrap();
+    launch("rms_norm", TOKENS, 256, 0, &[&y, &inverse, &Elsewhere(&shifted, 2), &case.weight, &(dim as i32), &(dim as i32), &EPS]);
+    let (expected, _) = norm::rms_norm(&case.rows(&case.x), &case.weight.tensor(&[dim]), f64::from(EPS), 0).unwrap();
     assert_rounded("rms_norm", dim, &y, &expected);
 }

@@ -8,6 +8,8 @@ use maqam::ops::linear::AdapterDropout;
 use maqam::ops::linear::Linear;
 use maqam::ops::linear::Up;
 use maqam::ops::linear::Weight;
+use maqam::ops::linear::copy_matrices;
+use maqam::ops::rows::copy_columns;
 
 use crate::Both;
 use crate::ROUNDED;
@@ -56,16 +58,38 @@ fn layers(card: &Device, parts: &Parts) -> (Linear, Linear) {
             ups_exact.push(up(b));
             first += rank;
         }
-        on_card.adapter = Some(Adapter { down: down_card, ups: ups_card, site: 3 });
-        exact.adapter = Some(Adapter { down: down_exact, ups: ups_exact, site: 3 });
+        on_card.adapter = Some(Adapter { down: down_card, ups: ups_card, site: 3, joined: None });
+        exact.adapter = Some(Adapter { down: down_exact, ups: ups_exact, site: 3, joined: None });
     }
     (on_card, exact)
 }
 
+/// The same rows with so many numbers behind each that are none until somebody writes them.
+fn with_room(x: &Tensor, room: usize) -> Tensor {
+    let (rows, width) = x.dims2().unwrap();
+    let apart = device::place(&vec![f32::NAN; rows * (width + room)], (rows, width + room), x.device()).unwrap().narrow(1, 0, width).unwrap();
+    copy_columns(&apart, 0, x, 0..rows, 0).unwrap();
+    apart
+}
+
 /// Forward and backward of a layer of `parts` over some tokens; the gradients that were there stay in the sums.
 fn check(card: &Device, what: &str, parts: &Parts, tokens: usize, has_residual: bool, probability: f64) {
+    check_with(card, what, parts, tokens, has_residual, probability, false);
+    if !parts.ups.is_empty() && !parts.is_trained {
+        check_with(card, &format!("joined {what}"), parts, tokens, has_residual, probability, true);
+    }
+}
+
+fn check_with(card: &Device, what: &str, parts: &Parts, tokens: usize, has_residual: bool, probability: f64, is_joined: bool) {
     let (mut on_card, mut exact) = layers(card, parts);
-    let (x, residual) = (Both::new(card, "x", &[tokens, parts.inputs]), Both::new(card, "residual", &[tokens, parts.outputs]));
+    let (mut x, residual) = (Both::new(card, "x", &[tokens, parts.inputs]), Both::new(card, "residual", &[tokens, parts.outputs]));
+    let mut dy = Both::new(card, "dy", &[tokens, parts.outputs]);
+    if is_joined {
+        on_card.join().unwrap();
+        let ranks: usize = parts.ups.iter().map(|(_, rank)| rank).sum();
+        assert_eq!(on_card.room(), ranks.next_multiple_of(64));
+        (x.card, dy.card) = (with_room(&x.card, on_card.room()), with_room(&dy.card, on_card.room()));
+    }
     let token_keys = keys(4, tokens);
     let dropout = if probability > 0.0 { AdapterDropout { probability, tokens: &token_keys } } else { NO_DROPOUT };
     let (y, hidden) = on_card.forward(&x.card, has_residual.then_some(&residual.card), dropout).unwrap();
@@ -80,7 +104,6 @@ fn check(card: &Device, what: &str, parts: &Parts, tokens: usize, has_residual: 
         ROUNDED
     };
     compare(&format!("{what}: output"), &y, &exact_y, bar);
-    let dy = Both::new(card, "dy", &[tokens, parts.outputs]);
     let dx = on_card.backward(&dy.card, &x.card, hidden.as_ref(), dropout, true).unwrap().unwrap();
     let exact_dx = exact.backward(&dy.exact, &x.exact, exact_hidden.as_ref(), dropout, true).unwrap().unwrap();
     compare(&format!("{what}: gradient of the input"), &dx, &exact_dx, if is_plain { ROUNDED } else { 2.0 * TWICE });
@@ -145,6 +168,44 @@ fn layers_of_no_tokens() {
 }
 
 #[test]
+fn joined_layers_without_room_or_with_a_new_adapter() {
+    on_card(|card| {
+        let parts = Parts { inputs: 128, outputs: 96, bias: true, is_trained: false, ups: vec![(0..64, 8), (80..96, 4)] };
+        let (mut layer, exact) = layers(card, &parts);
+        layer.join().unwrap();
+        let (x, dy) = (Both::new(card, "x", &[65, 128]), Both::new(card, "dy", &[65, 96]));
+        let agree = |what: &str, layer: &Linear, exact: &Linear, room: usize| {
+            let (x_card, dy_card) = (with_room(&x.card, room), with_room(&dy.card, room));
+            let (y, hidden) = layer.forward(&x_card, None, NO_DROPOUT).unwrap();
+            let (exact_y, exact_hidden) = exact.forward(&x.exact, None, NO_DROPOUT).unwrap();
+            compare(&format!("{what}: output"), &y, &exact_y, 2.0 * TWICE);
+            let dx = layer.backward(&dy_card, &x_card, hidden.as_ref(), NO_DROPOUT, true).unwrap().unwrap();
+            let exact_dx = exact.backward(&dy.exact, &x.exact, exact_hidden.as_ref(), NO_DROPOUT, true).unwrap().unwrap();
+            compare(&format!("{what}: gradient of the input"), &dx, &exact_dx, 2.0 * TWICE);
+        };
+        agree("no room", &layer, &exact, 0);
+        agree("too little room", &layer, &exact, 8);
+        agree("more room", &layer, &exact, 128);
+        // Another adapter is heard of once its copies are renewed.
+        let changed = |weight: &Weight, exact: &Weight| {
+            let values = Both::new(card, "another", exact.value.dims());
+            let rows = values.card.dim(0).unwrap();
+            copy_columns(&weight.value, 0, &values.card, 0..rows, 0).unwrap();
+            Weight { value: values.exact, ..exact.clone() }
+        };
+        let mut other = exact.clone();
+        let (of_card, of_exact) = (layer.adapter.as_ref().unwrap(), other.adapter.as_mut().unwrap());
+        of_exact.down = changed(&of_card.down, &of_exact.down);
+        for (up, exact) in of_card.ups.iter().zip(&mut of_exact.ups) {
+            exact.weight = changed(&up.weight, &exact.weight);
+        }
+        copy_matrices(&layer.copies().unwrap()).unwrap();
+        agree("another adapter", &layer, &other, 64);
+        agree("another adapter, no room", &layer, &other, 0);
+    });
+}
+
+#[test]
 fn the_same_bits_each_time() {
     on_card(|card| {
         let bits = || {
@@ -176,6 +237,7 @@ fn layers_of_8_bits() {
         let parts = Parts { inputs: 128, outputs: 96, bias: true, is_trained: false, ups: vec![(0..96, 8)] };
         for ups in [vec![], parts.ups.clone()] {
             let (mut on_card, exact) = layers(card, &Parts { ups, ..parts.clone() });
+            on_card.join().unwrap();
             if let Err(refused) = on_card.quantise() {
                 assert!(refused.to_string().contains("compute capability"), "{refused}");
                 crate::say(&format!("in 8 bits: {refused}"));
@@ -183,6 +245,7 @@ fn layers_of_8_bits() {
             }
             assert_eq!(on_card.weight.value.dims(), [96, 128]);
             on_card.quantise().unwrap();
+            assert!(on_card.room() == 0 && on_card.copies().unwrap().is_empty());
             let (x, residual, dy) = (Both::new(card, "x", &[33, 128]), Both::new(card, "residual", &[33, 96]), Both::new(card, "dy", &[33, 96]));
             for residual in [None, Some(&residual)] {
                 let (y, hidden) = on_card.forward(&x.card, residual.map(|r| &r.card), NO_DROPOUT).unwrap();

@@ -27,8 +27,8 @@ fn root_mean_square_norms() {
     on_card(|card| {
         for shape in SHAPES {
             let (x, weight) = (Both::new(card, "x", &shape), Both::new(card, "weight", &shape[1..]));
-            let (y, inverse) = norm::rms_norm(&x.card, &weight.card, EPS).unwrap();
-            let (exact, exact_inverse) = norm::rms_norm(&x.exact, &weight.exact, EPS).unwrap();
+            let (y, inverse) = norm::rms_norm(&x.card, &weight.card, EPS, 0).unwrap();
+            let (exact, exact_inverse) = norm::rms_norm(&x.exact, &weight.exact, EPS, 0).unwrap();
             compare("output", &y, &exact, ROUNDED);
             compare("statistics", &inverse, &exact_inverse, SINGLE);
             let again = norm::rms_norm_again(&x.card, &weight.card, &inverse).unwrap();
@@ -37,8 +37,8 @@ fn root_mean_square_norms() {
             let d_weight = Both::accumulated(card, "d_weight", &shape[1..]);
             for is_past in [false, true] {
                 let (card_past, exact_past) = (is_past.then_some(&past.card), is_past.then_some(&past.exact));
-                let dx = norm::rms_norm_backward(&dy.card, &x.card, &weight.card, &inverse, card_past, Some(&d_weight.card)).unwrap();
-                let exact = norm::rms_norm_backward(&dy.exact, &x.exact, &weight.exact, &exact_inverse, exact_past, Some(&d_weight.exact)).unwrap();
+                let dx = norm::rms_norm_backward(&dy.card, &x.card, &weight.card, &inverse, card_past, Some(&d_weight.card), 0).unwrap();
+                let exact = norm::rms_norm_backward(&dy.exact, &x.exact, &weight.exact, &exact_inverse, exact_past, Some(&d_weight.exact), 0).unwrap();
                 compare("gradient", &dx, &exact, ROUNDED);
             }
             compare("gradient of the weight", &d_weight.card, &d_weight.exact, SINGLE);
@@ -73,9 +73,9 @@ fn activations() {
     on_card(|card| {
         for [tokens, dim] in SHAPES {
             let (gate_up, dy) = (Both::new(card, "gate_up", &[tokens, 2 * dim]), Both::new(card, "dy", &[tokens, dim]));
-            compare("swiglu", &activation::swiglu(&gate_up.card).unwrap(), &activation::swiglu(&gate_up.exact).unwrap(), ROUNDED);
-            let exact = activation::swiglu_backward(&dy.exact, &gate_up.exact).unwrap();
-            compare("gradient of swiglu", &activation::swiglu_backward(&dy.card, &gate_up.card).unwrap(), &exact, ROUNDED);
+            compare("swiglu", &activation::swiglu(&gate_up.card, 0).unwrap(), &activation::swiglu(&gate_up.exact, 0).unwrap(), ROUNDED);
+            let exact = activation::swiglu_backward(&dy.exact, &gate_up.exact, 0).unwrap();
+            compare("gradient of swiglu", &activation::swiglu_backward(&dy.card, &gate_up.card, 0).unwrap(), &exact, ROUNDED);
             let x = Both::new(card, "x", &[tokens, dim]);
             compare("gelu", &activation::gelu(&x.card).unwrap(), &activation::gelu(&x.exact).unwrap(), ROUNDED);
             let exact = activation::gelu_backward(&dy.exact, &x.exact).unwrap();
@@ -89,9 +89,9 @@ fn a_batch_of_more_tokens_than_a_grid_has_rows() {
     on_card(|card| {
         let (tokens, dim) = (65_540, 1);
         let (gate_up, dy) = (Both::new(card, "gate_up", &[tokens, 2 * dim]), Both::new(card, "dy", &[tokens, dim]));
-        compare("swiglu", &activation::swiglu(&gate_up.card).unwrap(), &activation::swiglu(&gate_up.exact).unwrap(), ROUNDED);
-        let exact = activation::swiglu_backward(&dy.exact, &gate_up.exact).unwrap();
-        compare("gradient of swiglu", &activation::swiglu_backward(&dy.card, &gate_up.card).unwrap(), &exact, ROUNDED);
+        compare("swiglu", &activation::swiglu(&gate_up.card, 0).unwrap(), &activation::swiglu(&gate_up.exact, 0).unwrap(), ROUNDED);
+        let exact = activation::swiglu_backward(&dy.exact, &gate_up.exact, 0).unwrap();
+        compare("gradient of swiglu", &activation::swiglu_backward(&dy.card, &gate_up.card, 0).unwrap(), &exact, ROUNDED);
     });
 }
 

@@ -19,10 +19,10 @@ use crate::support::random;
 fn swiglu_gradient_is_the_difference() {
     for [tokens, dim] in [[1, 1], [5, 17], [33, 64]] {
         let (gate_up, dy) = ((random("gate_up", &[tokens, 2 * dim]) * 4.0).unwrap(), random("dy", &[tokens, dim]));
-        let d = swiglu_backward(&dy, &gate_up).unwrap();
-        assert_gradient("swiglu", &gate_up, &d, |x| dot(&dy, &swiglu(x).unwrap()));
+        let d = swiglu_backward(&dy, &gate_up, 0).unwrap();
+        assert_gradient("swiglu", &gate_up, &d, |x| dot(&dy, &swiglu(x, 0).unwrap()));
         let (gate, up) = (gate_up.narrow(1, 0, dim).unwrap(), gate_up.narrow(1, dim, dim).unwrap());
-        assert_near("swiglu", &swiglu(&gate_up).unwrap(), &(gate.silu().unwrap() * up).unwrap(), 1e-14);
+        assert_near("swiglu", &swiglu(&gate_up, 0).unwrap(), &(gate.silu().unwrap() * up).unwrap(), 1e-14);
     }
 }
 
@@ -50,8 +50,8 @@ fn activations_keep_their_limits_far_from_zero() {
             flat(&found).iter().zip(expected).zip(bars).all(|((found, expected), bar)| (found - expected).abs() <= bar)
         };
         let gate_up = Tensor::cat(&[&x, &ones], 1).unwrap();
-        let d_gate = swiglu_backward(&ones, &gate_up).unwrap().narrow(1, 0, 7).unwrap();
-        assert!(near(swiglu(&gate_up).unwrap(), &kept) && near(d_gate, &steps));
+        let d_gate = swiglu_backward(&ones, &gate_up, 0).unwrap().narrow(1, 0, 7).unwrap();
+        assert!(near(swiglu(&gate_up, 0).unwrap(), &kept) && near(d_gate, &steps));
     }
 }
 

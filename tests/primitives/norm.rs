@@ -24,21 +24,21 @@ fn rms_norm_is_its_formula_and_its_gradients_are_the_differences() {
     for [tokens, dim] in SHAPES {
         let (x, weight) = (random("x", &[tokens, dim]), random("weight", &[dim]));
         let (dy, residual) = (random("dy", &[tokens, dim]), random("residual", &[tokens, dim]));
-        let (y, inverse) = rms_norm(&x, &weight, EPS).unwrap();
+        let (y, inverse) = rms_norm(&x, &weight, EPS, 0).unwrap();
         let mean_square = (x.sqr().unwrap().sum_keepdim(1).unwrap() / dim as f64).unwrap();
         let formula = x.broadcast_div(&(mean_square + EPS).unwrap().sqrt().unwrap()).unwrap().broadcast_mul(&weight).unwrap();
         assert_near("rms_norm", &y, &formula, 1e-14);
         assert_eq!(flat(&rms_norm_again(&x, &weight, &inverse).unwrap()), flat(&y), "again");
 
         let d_weight = zeros_like(&weight);
-        let dx = rms_norm_backward(&dy, &x, &weight, &inverse, Some(&residual), Some(&d_weight)).unwrap();
-        let loss = |x: &Tensor, weight: &Tensor| dot(&dy, &rms_norm(x, weight, EPS).unwrap().0);
+        let dx = rms_norm_backward(&dy, &x, &weight, &inverse, Some(&residual), Some(&d_weight), 0).unwrap();
+        let loss = |x: &Tensor, weight: &Tensor| dot(&dy, &rms_norm(x, weight, EPS, 0).unwrap().0);
         assert_gradient("rms_norm x", &x, &dx, |x| loss(x, &weight) + dot(&residual, x));
         assert_gradient("rms_norm weight", &weight, &d_weight, |weight| loss(&x, weight));
 
-        let bare = rms_norm_backward(&dy, &x, &weight, &inverse, None, Some(&d_weight)).unwrap();
+        let bare = rms_norm_backward(&dy, &x, &weight, &inverse, None, Some(&d_weight), 0).unwrap();
         assert_near("without the residual", &(bare + &residual).unwrap(), &dx, 1e-15);
-        rms_norm_backward(&dy, &x, &weight, &inverse, None, Some(&d_weight)).unwrap();
+        rms_norm_backward(&dy, &x, &weight, &inverse, None, Some(&d_weight), 0).unwrap();
         assert_gradient("rms_norm weight, three times", &weight, &d_weight, |weight| 3.0 * loss(&x, weight));
     }
 }
@@ -76,6 +76,6 @@ fn a_constant_row_has_no_variance_and_stays_finite() {
     let (y, statistics) = layer_norm(&x, &weight, &bias, 1e-5).unwrap();
     assert_near("every row is the bias", &y, &bias.broadcast_as((4, 20)).unwrap().contiguous().unwrap(), 1e-12);
     assert!(flat(&layer_norm_backward(&dy, &x, &weight, &statistics, None, None).unwrap()).iter().all(|d| d.is_finite()));
-    let (y, _) = rms_norm(&zeros_like(&x), &weight, 1e-6).unwrap();
+    let (y, _) = rms_norm(&zeros_like(&x), &weight, 1e-6, 0).unwrap();
     assert!(flat(&y).iter().all(|&y| y == 0.0));
 }

@@ -99,18 +99,18 @@ fn a_small_decoder_agrees_with_candles_autograd() {
     let targets = Targets { ids: &ids, weights: &weights, label_smoothing: 0.0 };
 
     // Ours: norm, fused projection, attention with its residual, SwiGLU, target rows, head.
-    let (normed, inverse) = rms_norm(&x, &scale.value, EPS).unwrap();
+    let (normed, inverse) = rms_norm(&x, &scale.value, EPS, 0).unwrap();
     let (qkv, qkv_hidden) = to_qkv.forward(&normed, None, NO_DROPOUT).unwrap();
     let (mixed, log_sums) = attention(&qkv, &bounds, HEADS, Mask::Causal).unwrap();
     let (both, both_hidden) = gate_up.forward(&mixed, None, NO_DROPOUT).unwrap();
-    let y = (swiglu(&both).unwrap() + &x).unwrap();
+    let y = (swiglu(&both, 0).unwrap() + &x).unwrap();
     let found = linear_cross_entropy(&maqam::ops::rows::gather(&y, &rows).unwrap(), &head, targets, true).unwrap();
     let d_y = maqam::ops::rows::spread(&found.d_rows.unwrap(), &rows, tokens).unwrap();
-    let d_both = swiglu_backward(&d_y, &both).unwrap();
+    let d_both = swiglu_backward(&d_y, &both, 0).unwrap();
     let d_mixed = gate_up.backward(&d_both, &mixed, both_hidden.as_ref(), NO_DROPOUT, true).unwrap().unwrap();
     let d_qkv = attention_backward(&d_mixed, &qkv, &mixed, &log_sums, &bounds, HEADS, Mask::Causal).unwrap();
     let d_normed = to_qkv.backward(&d_qkv, &normed, qkv_hidden.as_ref(), NO_DROPOUT, true).unwrap().unwrap();
-    let dx = rms_norm_backward(&d_normed, &x, &scale.value, &inverse, Some(&d_y), scale.gradient.as_ref()).unwrap();
+    let dx = rms_norm_backward(&d_normed, &x, &scale.value, &inverse, Some(&d_y), scale.gradient.as_ref(), 0).unwrap();
 
     // Candle's.
     let (x_var, scale_var, head_var) = (Var::from_tensor(&x).unwrap(), Var::from_tensor(&scale.value).unwrap(), Var::from_tensor(&head.value).unwrap());

@@ -66,9 +66,9 @@ fn everything(sizes: &Sizes, dtype: DType) -> Vec<(&'static str, Tensor)> {
     let (x, dy, weight, bias) = (number("x", &[tokens, dim]), number("dy", &[tokens, dim]), number("weight", &[dim]), number("bias", &[dim]));
     let mut found = Vec::new();
 
-    let (y, inverse) = rms_norm(&x, &weight, 1e-6).unwrap();
+    let (y, inverse) = rms_norm(&x, &weight, 1e-6, 0).unwrap();
     let d_weight = zeros_like(&weight);
-    let dx = rms_norm_backward(&dy, &x, &weight, &inverse, Some(&y), Some(&d_weight)).unwrap();
+    let dx = rms_norm_backward(&dy, &x, &weight, &inverse, Some(&y), Some(&d_weight), 0).unwrap();
     found.extend([("rms_norm", y), ("rms_norm_backward", dx), ("rms_norm_backward weight", d_weight)]);
 
     let (y, statistics) = layer_norm(&x, &weight, &bias, 1e-5).unwrap();
@@ -81,7 +81,7 @@ fn everything(sizes: &Sizes, dtype: DType) -> Vec<(&'static str, Tensor)> {
     }
 
     let both = (number("both", &[tokens, 2 * dim]) * 5.0).unwrap();
-    found.extend([("swiglu", swiglu(&both).unwrap()), ("swiglu_backward", swiglu_backward(&dy, &both).unwrap())]);
+    found.extend([("swiglu", swiglu(&both, 0).unwrap()), ("swiglu_backward", swiglu_backward(&dy, &both, 0).unwrap())]);
     found.extend([("gelu", gelu(&both).unwrap()), ("gelu_backward", gelu_backward(&both, &both).unwrap())]);
 
     let qkv = (number("qkv", &[tokens, heads.width()]) * 2.0).unwrap();
@@ -100,7 +100,7 @@ fn everything(sizes: &Sizes, dtype: DType) -> Vec<(&'static str, Tensor)> {
 
     let up = |name, columns: std::ops::Range<usize>, ranks| Up { weight: trained(number(name, &[columns.len(), rank])), columns, ranks, scale: 2.0 };
     let ups = vec![up("up 0", 0..dim / 2, 0..rank), up("up 1", dim / 2..dim, rank..2 * rank)];
-    let adapter = Adapter { down: trained(number("down", &[2 * rank, dim])), ups, site: 1 };
+    let adapter = Adapter { down: trained(number("down", &[2 * rank, dim])), ups, site: 1, joined: None };
     let layer = Linear { weight: trained(number("w", &[dim, dim])), bias: Some(trained(bias)), adapter: Some(adapter) };
     let keys = keys(1, tokens);
     let dropout = AdapterDropout { probability: 0.1, tokens: &keys };

@@ -123,7 +123,7 @@ pub fn adapted(name: &str, inputs: usize, outputs: usize, ups: &[(std::ops::Rang
     Linear {
         weight: trained(random(&format!("{name} weight"), &[outputs, inputs])),
         bias: Some(trained(random(&format!("{name} bias"), &[outputs]))),
-        adapter: Some(Adapter { down, ups, site: 3 }),
+        adapter: Some(Adapter { down, ups, site: 3, joined: None }),
     }
 }
 

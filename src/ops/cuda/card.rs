@@ -204,6 +204,11 @@ impl Card {
         flat.narrow(0, 0, count)?.reshape(shape)
     }
 
+    /// The same of bf16 rows with `room` more numbers behind each, which are not the tensor's: see [`crate::ops::linear::Linear::room`].
+    pub fn empty_rows(&self, rows: usize, width: usize, room: usize) -> Result<Tensor> {
+        self.empty((rows, width + room), DType::BF16)?.narrow(1, 0, width)
+    }
+
     /// Runs a kernel; one of no blocks does nothing.
     ///
     /// # Errors
@@ -357,8 +362,30 @@ impl Card {
 /// # Errors
 /// Where the tensor is strided, elsewhere, or of another type.
 pub fn address(tensor: &Tensor, kind: DType) -> Result<Address> {
+    let layout = tensor.layout();
+    if !layout.is_contiguous() {
+        candle_core::bail!("expected a contiguous tensor, found {layout:?}");
+    }
+    place(tensor, kind)
+}
+
+/// The place of a matrix on a card, and the distance of its rows, which may be more than their width.
+///
+/// # Errors
+/// Where the numbers of a row do not follow each other, or the tensor is elsewhere or of another type.
+pub fn rows_of(tensor: &Tensor, kind: DType) -> Result<(Address, usize)> {
+    let layout = tensor.layout();
+    match (layout.dims(), layout.stride()) {
+        _ if layout.is_contiguous() => Ok((place(tensor, kind)?, layout.dims().last().copied().unwrap_or(1))),
+        (&[_, width], &[stride, 1]) if stride >= width => Ok((place(tensor, kind)?, stride)),
+        _ => candle_core::bail!("expected rows of numbers that follow each other, found {layout:?}"),
+    }
+}
+
+/// Where a tensor's first number lies.
+fn place(tensor: &Tensor, kind: DType) -> Result<Address> {
     let (storage, layout) = tensor.storage_and_layout();
-    let Some((start, _)) = layout.contiguous_offsets() else { candle_core::bail!("expected a contiguous tensor, found {layout:?}") };
+    let start = layout.start_offset();
     let Storage::Cuda(storage) = &*storage else { candle_core::bail!("expected a tensor on a card, found one on {:?}", tensor.device().location()) };
     macro_rules! place {
         ($values:expr, $T:ty) => {

@@ -30,6 +30,7 @@ use crate::ops::cuda::card::STRETCH;
 use crate::ops::cuda::card::address;
 use crate::ops::cuda::card::arguments;
 use crate::ops::cuda::card::int;
+use crate::ops::cuda::card::rows_of;
 use crate::ops::device::WORKSPACE;
 
 /// Algorithms kept; a batch of another length needs a few dozen new ones.
@@ -56,7 +57,33 @@ impl Matrix {
         let cols = tensor.dims().last().copied().unwrap_or(1);
         let rows = if cols == 0 { 0 } else { tensor.elem_count() / cols };
         let kind = tensor.dtype();
-        Ok(Self { place: address(tensor, kind)?, kind, rows, cols, stride: cols, transposed: false })
+        let (place, stride) = rows_of(tensor, kind)?;
+        Ok(Self { place, kind, rows, cols, stride, transposed: false })
+    }
+
+    /// The same rows with the `room` numbers behind each of them.
+    pub fn with_room(self, room: usize) -> Self {
+        Self { cols: self.cols + room, ..self }
+    }
+
+    /// The same columns with the `rows` rows below them.
+    pub fn with_rows_below(self, rows: usize) -> Self {
+        Self { rows: self.rows + rows, ..self }
+    }
+
+    /// Numbers between two rows.
+    pub fn room(self) -> usize {
+        self.stride - self.cols
+    }
+
+    /// The place of the first number behind the first row.
+    pub fn behind(self) -> Address {
+        self.moved(self.cols)
+    }
+
+    /// The distance of two rows.
+    pub fn stride(self) -> usize {
+        self.stride
     }
 
     /// Some of the rows, of a matrix that is not transposed.

@@ -1,7 +1,9 @@
 //! Linear layers on a card: one large product, adapters as small ones before it, frozen weights in 16 or 8 bits.
 //!
-//! What an adapter says is written first and the large product adds itself to it: a small product that came second would have to
-//! read the output again.
+//! A layer that is joined with its adapter makes `h = x A^T`, writes it behind the rows of `x`, and has `[x, h] [W, B]^T` in one product,
+//! so that the output is written once and never read; the gradient of the input likewise, of `[dy, dy B]` and `[W; A]`. That takes room
+//! behind the rows, which most of what comes before a layer leaves. Elsewhere what the adapter says is written first and the large product
+//! adds itself to it: a small product that came second would have to read the output again.
 
 use candle_core::DType;
 use candle_core::Result;
@@ -11,11 +13,14 @@ use half::bf16;
 use crate::ops::cuda::card::Address;
 use crate::ops::cuda::card::BLOCK;
 use crate::ops::cuda::card::Card;
+use crate::ops::cuda::card::Plain;
+use crate::ops::cuda::card::STRETCH;
 use crate::ops::cuda::card::address;
 use crate::ops::cuda::card::arguments;
 use crate::ops::cuda::card::bf16_of;
 use crate::ops::cuda::card::f32_of;
 use crate::ops::cuda::card::int;
+use crate::ops::cuda::card::rows_of;
 use crate::ops::cuda::gemm::Matrix;
 use crate::ops::cuda::gemm::Product;
 use crate::ops::cuda::norm::column_sums;
@@ -25,26 +30,36 @@ use crate::ops::linear::AdapterDropout;
 use crate::ops::linear::Linear;
 use crate::ops::linear::Quantised;
 use crate::ops::linear::Weight;
+use crate::ops::rows::columns;
 
 /// As `Linear::forward`.
 pub fn forward(layer: &Linear, x: &Tensor, residual: Option<&Tensor>, dropout: AdapterDropout) -> Result<(Tensor, Option<Tensor>)> {
     let (card, tokens, outputs) = (Card::of(x.device())?, x.dim(0)?, layer.weight.value.dim(0)?);
     let y = card.empty((tokens, outputs), DType::BF16)?;
-    let (start, hidden) = match &layer.adapter {
-        Some(adapter) => {
-            let dropped = dropout.dropped(x, adapter.site)?;
-            (Some(Matrix::of(&y)?), Some(adapted(&card, adapter, dropped.as_ref().unwrap_or(x), &y, residual)?))
+    let (mut input, mut weight, mut start) = (Matrix::of(x)?, Matrix::of(&layer.weight.value)?, residual.map(Matrix::of).transpose()?);
+    let mut hidden = None;
+    if let Some(adapter) = &layer.adapter {
+        let dropped = dropout.dropped(x, adapter.site)?;
+        let found = down(&card, adapter, dropped.as_ref().unwrap_or(x))?;
+        let room = layer.room();
+        if room > 0 && input.room() >= room {
+            let scales: Vec<f32> = adapter.ups.iter().flat_map(|up| up.ranks.clone().map(|_| up.scale as f32)).collect();
+            let scales = card.table(&scales)?;
+            write_beside(&card, input, room, &found, scales.address())?;
+            (input, weight) = (input.with_room(room), weight.with_room(room));
+        } else {
+            start = Some(up(&card, adapter, &found, &y, residual)?);
         }
-        None => (residual.map(Matrix::of).transpose()?, None),
-    };
+        hidden = Some(found);
+    }
     let bias = layer.bias.as_ref().map(|bias| bf16_of(&bias.value)).transpose()?;
     let product = |a, b| Product { bias, ..Product::new(a, b).plus(start) };
     match &layer.weight.quantised {
-        None => card.product(Matrix::of(&y)?, product(Matrix::of(x)?, Matrix::of(&layer.weight.value)?.t()))?,
+        None => card.product(Matrix::of(&y)?, product(input, weight.t()))?,
         Some(quantised) => {
             let rows = EightBit::of(&card, x)?;
             let scales = Some((f32_of(&rows.scale)?, f32_of(&quantised.scale)?));
-            let product = product(Matrix::of(&rows.values)?, Matrix::of(&layer.weight.value)?.t());
+            let product = product(Matrix::of(&rows.values)?, weight.t());
             // The forward's sums may be short: an error there is one among the rounding errors of its inputs.
             card.product(Matrix::of(&y)?, Product { scales, is_fast: true, ..product })?;
         }
@@ -52,12 +67,24 @@ pub fn forward(layer: &Linear, x: &Tensor, residual: Option<&Tensor>, dropout: A
     Ok((y, hidden))
 }
 
-/// Writes what the adapter says, with `residual` added, into `y`; returns `x A^T`.
-fn adapted(card: &Card, adapter: &Adapter, x: &Tensor, y: &Tensor, residual: Option<&Tensor>) -> Result<Tensor> {
-    let (tokens, outputs) = y.dims2()?;
-    let hidden = card.empty((tokens, adapter.num_ranks()), DType::BF16)?;
+/// `x A^T`.
+fn down(card: &Card, adapter: &Adapter, x: &Tensor) -> Result<Tensor> {
+    let hidden = card.empty((x.dim(0)?, adapter.num_ranks()), DType::BF16)?;
     card.product(Matrix::of(&hidden)?, Product::new(Matrix::of(x)?, Matrix::of(&adapter.down.value)?.t()))?;
-    let (to, h) = (Matrix::of(y)?, Matrix::of(&hidden)?);
+    Ok(hidden)
+}
+
+/// Writes `hidden`, times the factors of its columns where there are any, behind the rows of `x`, and zeros to the end of the room.
+fn write_beside(card: &Card, x: Matrix, room: usize, hidden: &Tensor, scales: Address) -> Result<()> {
+    let (rows, ranks) = hidden.dims2()?;
+    let arguments = arguments![x.behind(), bf16_of(hidden)?, scales, int(rows)?, int(ranks)?, int(room)?, int(x.stride())?];
+    card.launch("write_beside", ((rows * room).div_ceil(STRETCH), 1), (BLOCK, 1), 0, arguments)
+}
+
+/// Writes what the adapter says of `x A^T`, with `residual` added, into `y`: what the large product is added to.
+fn up(card: &Card, adapter: &Adapter, hidden: &Tensor, y: &Tensor, residual: Option<&Tensor>) -> Result<Matrix> {
+    let (tokens, outputs) = y.dims2()?;
+    let (to, h) = (Matrix::of(y)?, Matrix::of(hidden)?);
     let covered: usize = adapter.ups.iter().map(|up| up.columns.len()).sum();
     let start = if covered == outputs {
         residual.map(Matrix::of).transpose()?
@@ -74,7 +101,7 @@ fn adapted(card: &Card, adapter: &Adapter, x: &Tensor, y: &Tensor, residual: Opt
         let product = Product::new(h.columns(up.ranks.clone()), Matrix::of(&up.weight.value)?.t()).scaled(up.scale);
         card.product(to.columns(columns.clone()), product.plus(start.map(|start| start.columns(columns))))?;
     }
-    Ok(hidden)
+    Ok(to)
 }
 
 /// As `Linear::backward`.
@@ -87,11 +114,15 @@ pub fn backward(layer: &Linear, dy: &Tensor, x: &Tensor, hidden: Option<&Tensor>
     if let Some(gradient) = layer.bias.as_ref().and_then(|bias| bias.gradient.as_ref()) {
         column_sums(gradient, dy)?;
     }
-    let mut dx = None;
+    let (mut output, mut weight, mut dx) = (d_out, Matrix::of(&layer.weight.value)?, None);
     if let (Some(adapter), Some(hidden)) = (&layer.adapter, hidden) {
         let dropped = dropout.dropped(x, adapter.site)?;
         let d_hidden = adapter_backward(&card, adapter, d_out, dropped.as_ref().unwrap_or(x), hidden)?;
-        if want_input {
+        let room = layer.room();
+        if want_input && dropped.is_none() && room > 0 && d_out.room() >= room {
+            write_beside(&card, d_out, room, &d_hidden, Address::NULL)?;
+            (output, weight) = (d_out.with_room(room), weight.with_rows_below(room));
+        } else if want_input {
             let d = card.empty((tokens, inputs), DType::BF16)?;
             card.product(Matrix::of(&d)?, Product::new(Matrix::of(&d_hidden)?, Matrix::of(&adapter.down.value)?))?;
             dx = Some(dropout.dropped(&d, adapter.site)?.unwrap_or(d));
@@ -103,7 +134,7 @@ pub fn backward(layer: &Linear, dy: &Tensor, x: &Tensor, hidden: Option<&Tensor>
     let start = dx.as_ref().map(Matrix::of).transpose()?;
     let dx = dx.map_or_else(|| card.empty((tokens, inputs), DType::BF16), Ok)?;
     match &layer.weight.quantised {
-        None => card.product(Matrix::of(&dx)?, Product::new(d_out, Matrix::of(&layer.weight.value)?).plus(start))?,
+        None => card.product(Matrix::of(&dx)?, Product::new(output, weight).plus(start))?,
         Some(quantised) => {
             let rows = EightBit::of(&card, dy)?;
             let scales = Some((f32_of(&rows.scale)?, f32_of(&quantised.transposed_scale)?));
@@ -137,6 +168,41 @@ fn accumulate(card: &Card, gradient: &Tensor, a: Matrix, b: Matrix, scale: f64) 
     card.product(gradient, Product::new(a, b).scaled(scale).plus(Some(gradient)))
 }
 
+/// A matrix that is copied into another: the kernel's `Copy`.
+#[derive(Clone, Copy)]
+#[repr(C)]
+struct CopyOnCard {
+    from: u64,
+    to: u64,
+    stride: i64,
+    rows: i32,
+    columns: i32,
+    first_block: i32,
+    unused: i32,
+}
+
+// SAFETY: numbers that fill the structure without a gap.
+unsafe impl Plain for CopyOnCard {}
+
+/// As `ops::linear::copy_matrices`.
+pub fn copy_matrices(copies: &[(Tensor, Tensor)]) -> Result<()> {
+    let (mut table, mut blocks) = (Vec::with_capacity(copies.len()), 0);
+    for (from, to) in copies {
+        let ((rows, columns), (place, stride)) = (from.dims2()?, rows_of(to, DType::BF16)?);
+        if to.dims() != from.dims() {
+            candle_core::bail!("{:?} cannot be copied over {:?}", from.dims(), to.dims());
+        }
+        let (rows_on_card, columns_on_card, first_block) = (int(rows)?, int(columns)?, int(blocks)?);
+        let (from, stride) = (bf16_of(from)?.0, stride as i64);
+        table.push(CopyOnCard { from, to: place.0, stride, rows: rows_on_card, columns: columns_on_card, first_block, unused: 0 });
+        blocks += (rows * columns).div_ceil(STRETCH);
+    }
+    let Some((first, _)) = copies.first() else { return Ok(()) };
+    let card = Card::of(first.device())?;
+    let on_card = card.table(&table)?;
+    card.launch("copy_matrices", (blocks, 1), (BLOCK, 1), 0, arguments![on_card.address(), int(table.len())?])
+}
+
 /// Rows in 8 bits with a scale for each.
 struct EightBit {
     values: Tensor,
@@ -163,6 +229,8 @@ pub fn quantise(weight: &Tensor) -> Result<Weight> {
     /// The compute capability whose products take a scale for each row.
     const OLDEST: (i32, i32) = (9, 0);
     let (card, (outputs, inputs)) = (Card::of(weight.device())?, weight.dims2()?);
+    // One that is joined with its adapter has that behind its rows.
+    let weight = &if weight.is_contiguous() { weight.clone() } else { columns(weight, 0..inputs)? };
     let found = card.capability()?;
     if found < OLDEST {
         candle_core::bail!("weights of 8 bits need a card of compute capability {}.{}, this one has {}.{}", OLDEST.0, OLDEST.1, found.0, found.1);

@@ -11,16 +11,18 @@ use crate::ops::cuda::card::arguments;
 use crate::ops::cuda::card::bf16_of;
 use crate::ops::cuda::card::f32_of;
 use crate::ops::cuda::card::int;
+use crate::ops::cuda::card::rows_of;
 
 /// Columns that a block of [`SUM_BLOCK`] threads sums over all rows.
 const SUM_COLUMNS: usize = 32;
 const SUM_BLOCK: (u32, u32) = (32, 8);
 
 /// As `ops::norm::rms_norm`.
-pub fn rms_norm(x: &Tensor, weight: &Tensor, eps: f64) -> Result<(Tensor, Tensor)> {
+pub fn rms_norm(x: &Tensor, weight: &Tensor, eps: f64, room: usize) -> Result<(Tensor, Tensor)> {
     let (card, (tokens, dim)) = (Card::of(x.device())?, x.dims2()?);
-    let (y, inverse) = (card.empty((tokens, dim), DType::BF16)?, card.empty(tokens, DType::F32)?);
-    let arguments = arguments![bf16_of(&y)?, f32_of(&inverse)?, bf16_of(x)?, bf16_of(weight)?, int(dim)?, eps as f32];
+    let (y, inverse) = (card.empty_rows(tokens, dim, room)?, card.empty(tokens, DType::F32)?);
+    let (to, stride) = rows_of(&y, DType::BF16)?;
+    let arguments = arguments![to, f32_of(&inverse)?, bf16_of(x)?, bf16_of(weight)?, int(dim)?, int(stride)?, eps as f32];
     card.launch("rms_norm", (tokens, 1), (BLOCK, 1), 0, arguments)?;
     Ok((y, inverse))
 }
@@ -35,11 +37,21 @@ pub fn rms_norm_again(x: &Tensor, weight: &Tensor, inverse: &Tensor) -> Result<T
 }
 
 /// As `ops::norm::rms_norm_backward`.
-pub fn rms_norm_backward(dy: &Tensor, x: &Tensor, weight: &Tensor, inverse: &Tensor, residual: Option<&Tensor>, d_weight: Option<&Tensor>) -> Result<Tensor> {
+pub fn rms_norm_backward(
+    dy: &Tensor,
+    x: &Tensor,
+    weight: &Tensor,
+    inverse: &Tensor,
+    residual: Option<&Tensor>,
+    d_weight: Option<&Tensor>,
+    room: usize,
+) -> Result<Tensor> {
     let (card, (tokens, dim)) = (Card::of(x.device())?, x.dims2()?);
-    let dx = card.empty((tokens, dim), DType::BF16)?;
+    let dx = card.empty_rows(tokens, dim, room)?;
+    let (to, stride) = rows_of(&dx, DType::BF16)?;
+    let (past, past_stride) = residual.map_or(Ok((Address::NULL, dim)), |residual| rows_of(residual, DType::BF16))?;
     let (dy, x, inverse) = (bf16_of(dy)?, bf16_of(x)?, f32_of(inverse)?);
-    let arguments = arguments![bf16_of(&dx)?, dy, x, bf16_of(weight)?, inverse, or_null(residual)?, int(dim)?];
+    let arguments = arguments![to, dy, x, bf16_of(weight)?, inverse, past, int(dim)?, int(stride)?, int(past_stride)?];
     card.launch("rms_norm_backward", (tokens, 1), (BLOCK, 1), 0, arguments)?;
     if let Some(d_weight) = d_weight {
         let arguments = arguments![f32_of(d_weight)?, dy, x, inverse, int(tokens)?, int(dim)?];

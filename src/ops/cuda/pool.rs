@@ -19,6 +19,7 @@ use rayon::prelude::*;
 use crate::ops::cuda::card::Card;
 use crate::ops::cuda::card::address;
 use crate::ops::device::Memory;
+use crate::ops::rows::columns;
 
 /// The oldest compute capability with bf16 tensor cores and asynchronous copies into shared memory, which the kernels need.
 const OLDEST: (i32, i32) = (8, 0);
@@ -126,7 +127,11 @@ pub fn zeros(shape: impl Into<Shape>, kind: DType, device: &Device) -> Result<Te
 
 /// The numbers of a tensor; waits for them.
 pub fn to_host(tensor: &Tensor) -> Result<Vec<f32>> {
-    let tensor = tensor.contiguous()?;
+    let tensor = match tensor.dims() {
+        // Rows with room behind them.
+        &[_, width] if tensor.dtype() == DType::BF16 && !tensor.is_contiguous() => columns(tensor, 0..width)?,
+        _ => tensor.contiguous()?,
+    };
     let card = Card::of(tensor.device())?;
     match tensor.dtype() {
         DType::F32 => card.download::<f32>(address(&tensor, DType::F32)?, tensor.elem_count()),
@@ -144,10 +149,6 @@ pub fn write_stretch(flat: &Tensor, range: Range<usize>, values: &[f32]) -> Resu
         return Ok(());
     }
     let card = Card::of(flat.device())?;
-    if flat.dtype() == DType::BF16 {
-        let values: Vec<bf16> = values.iter().map(|&value| bf16::from_f32(value)).collect();
-        return card.write(address(flat, DType::BF16)?.at::<bf16>(range.start), &values);
-    }
     match flat.dtype() {
         DType::BF16 => {
             let values: Vec<bf16> = values.iter().map(|&value| bf16::from_f32(value)).collect();

@@ -15,6 +15,7 @@ use crate::ops::cuda::card::arguments;
 use crate::ops::cuda::card::bf16_of;
 use crate::ops::cuda::card::f32_of;
 use crate::ops::cuda::card::int;
+use crate::ops::cuda::card::rows_of;
 use crate::seed::Key;
 
 /// As `ops::rows::gather`.
@@ -99,10 +100,11 @@ pub fn add_to(a: &Tensor, b: &Tensor) -> Result<()> {
 
 /// As `ops::rows::copy_columns`.
 pub fn copy_columns(target: &Tensor, first_row: usize, source: &Tensor, rows: std::ops::Range<usize>, first_column: usize) -> Result<()> {
-    let (card, (_, width), (_, source_width)) = (Card::of(target.device())?, target.dims2()?, source.dims2()?);
-    let to = bf16_of(target)?.at::<bf16>(first_row * width);
-    let from = bf16_of(source)?.at::<bf16>(rows.start * source_width + first_column);
-    card.launch("copy_columns", (rows.len(), 1), (BLOCK, 1), 0, arguments![to, width as u64, from, source_width as u64, int(width)?])
+    let (card, (_, width)) = (Card::of(target.device())?, target.dims2()?);
+    let ((to, stride), (from, source_stride)) = (rows_of(target, DType::BF16)?, rows_of(source, DType::BF16)?);
+    let to = to.at::<bf16>(first_row * stride);
+    let from = from.at::<bf16>(rows.start * source_stride + first_column);
+    card.launch("copy_columns", (rows.len(), 1), (BLOCK, 1), 0, arguments![to, stride as u64, from, source_stride as u64, int(width)?])
 }
 
 /// As `ops::device::fill`.

@@ -1,6 +1,7 @@
 // SwiGLU and GELU, forward and backward.
 //
-// SwiGLU: grid (ceil(dim / 2048), tokens), block 256; a grid has at most 65535 tokens. GELU: grid ceil(count / 2048), block 256.
+// SwiGLU: grid (ceil(dim / 2048), tokens), block 256; a grid has at most 65535 tokens. Rows of its outputs are `stride` apart, which may
+// be more than their width: what lies between is not written. GELU: grid ceil(count / 2048), block 256.
 #include "common.cuh"
 
 namespace activations {
@@ -19,16 +20,16 @@ __device__ __forceinline__ float normal(float x) { return 0.5f * erfcf(-x * SQRT
 // silu(gate) * up (Shazeer 2020), gate and up side by side.
 //
 // gate_up: [tokens, 2 dim]; y: [tokens, dim]. Bytes: 6 dim a token.
-extern "C" __global__ void __launch_bounds__(BLOCK) swiglu(bf16* __restrict__ y, const bf16* __restrict__ gate_up, int dim) {
+extern "C" __global__ void __launch_bounds__(BLOCK) swiglu(bf16* __restrict__ y, const bf16* __restrict__ gate_up, int dim, int stride) {
     const size_t row = blockIdx.y;
     const bf16* gates = gate_up + row * 2 * dim;
-    each_of_stretch(dim, in_packs(dim, y, gate_up), [&](long long at, auto width) {
+    each_of_stretch(dim, in_packs(dim, y, gate_up) && stride % 8 == 0, [&](long long at, auto width) {
         constexpr int N = decltype(width)::VALUE;
         const Floats<N> gate = load<N>(gates + at), up = load<N>(gates + dim + at);
         Floats<N> out;
 #pragma unroll
         for (int j = 0; j < N; j++) out.v[j] = gate.v[j] * activations::sigmoid(gate.v[j]) * up.v[j];
-        store(y + row * dim + at, out);
+        store(y + row * stride + at, out);
     });
 }
 
@@ -36,11 +37,11 @@ extern "C" __global__ void __launch_bounds__(BLOCK) swiglu(bf16* __restrict__ y,
 //
 // dy: [tokens, dim]; gate_up, d_gate_up: [tokens, 2 dim]. Bytes: 10 dim a token.
 extern "C" __global__ void __launch_bounds__(BLOCK)
-    swiglu_backward(bf16* __restrict__ d_gate_up, const bf16* __restrict__ dy, const bf16* __restrict__ gate_up, int dim) {
+    swiglu_backward(bf16* __restrict__ d_gate_up, const bf16* __restrict__ dy, const bf16* __restrict__ gate_up, int dim, int stride) {
     const size_t row = blockIdx.y;
     const bf16* gates = gate_up + row * 2 * dim;
-    bf16* d_gates = d_gate_up + row * 2 * dim;
-    each_of_stretch(dim, in_packs(dim, d_gate_up, dy, gate_up), [&](long long at, auto width) {
+    bf16* d_gates = d_gate_up + row * stride;
+    each_of_stretch(dim, in_packs(dim, d_gate_up, dy, gate_up) && stride % 8 == 0, [&](long long at, auto width) {
         constexpr int N = decltype(width)::VALUE;
         const Floats<N> gate = load<N>(gates + at), up = load<N>(gates + dim + at), d = load<N>(dy + row * dim + at);
         Floats<N> d_gate, d_up;

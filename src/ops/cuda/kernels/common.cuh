@@ -263,16 +263,22 @@ struct Width {
     static constexpr int VALUE = N;
 };
 
-// Calls body(index, Width<8> or Width<1>) for this thread's share of the block's stretch of `count` numbers.
+// Calls body(index, Width<8> or Width<1>) for this thread's share of stretch number `stretch` of `count` numbers.
 template <class Body>
-__device__ __forceinline__ void each_of_stretch(long long count, bool is_in_packs, Body body) {
-    const long long first = static_cast<long long>(blockIdx.x) * STRETCH + 8 * static_cast<int>(threadIdx.x);
+__device__ __forceinline__ void each_of_stretch(long long stretch, long long count, bool is_in_packs, Body body) {
+    const long long first = stretch * STRETCH + 8 * static_cast<int>(threadIdx.x);
     if (is_in_packs && first + 8 <= count) {
         body(first, Width<8>{});
     } else {
         const long long end = first + 8 < count ? first + 8 : count;
         for (long long at = first; at < end; at++) body(at, Width<1>{});
     }
+}
+
+// The same of the block's own stretch.
+template <class Body>
+__device__ __forceinline__ void each_of_stretch(long long count, bool is_in_packs, Body body) {
+    each_of_stretch(blockIdx.x, count, is_in_packs, body);
 }
 
 // ---- Randomness: the counter hash of src/seed.rs. ----

@@ -22,11 +22,12 @@ __device__ __forceinline__ void drop(bf16* y, const bf16* x, unsigned long long 
 
 // y = x `kept` where the 53 bits at (token's key, column) are at least `dropped`, else 0; of a gradient, the backward.
 //
-// x, y: [tokens, dim]; token_keys: [tokens], with the site; dropped: the share times 2^53, rounded up; kept: 1 / (1 - share).
+// x: [tokens, dim], `stride` apart; y: [tokens, dim]; token_keys: [tokens], with the site; dropped: the share times 2^53, rounded up; kept: 1 / (1 - share).
 // Grid (tokens), block 256. Bytes: 4 dim + 8 a token.
 extern "C" __global__ void __launch_bounds__(BLOCK)
-    dropout(bf16* __restrict__ y, const bf16* __restrict__ x, const unsigned long long* __restrict__ token_keys, unsigned long long dropped, float kept, int dim) {
-    const size_t start = static_cast<size_t>(blockIdx.x) * dim;
+    dropout(bf16* __restrict__ y, const bf16* __restrict__ x, const unsigned long long* __restrict__ token_keys, unsigned long long dropped, float kept, int dim,
+            int stride) {
+    const size_t token = blockIdx.x;
     const unsigned long long key = token_keys[blockIdx.x];
-    WITH_WALK(dim, in_packs(dim, y, x), masks::drop<W>(y + start, x + start, key, dropped, kept, dim));
+    WITH_WALK(dim, in_packs(dim, y, x) && stride % 8 == 0, masks::drop<W>(y + token * dim, x + token * stride, key, dropped, kept, dim));
 }

@@ -1,7 +1,8 @@
 // Root-mean-square norm and layer norm over the last dimension, forward and backward.
 //
 // Statistics are f32 and are saved; a mean square that overflows makes its row NaN rather than zero. Unless said, one block of 256
-// threads per token: grid (tokens), block 256. `dim` is the row's width; bytes are those of `tokens` rows.
+// threads per token: grid (tokens), block 256. `dim` is the row's width; bytes are those of `tokens` rows. A `stride` is the distance of
+// two rows where that may be more than their width: what lies between is neither read nor written.
 #include "common.cuh"
 
 namespace norms {
@@ -160,11 +161,12 @@ __device__ __forceinline__ void column_sum(float* out, int tokens, int dim, Term
 
 // y = x r weight with r = 1 / sqrt(mean(x^2) + eps) (Zhang and Sennrich 2019, equation 4); inverse = r.
 //
-// y, x: [tokens, dim]; weight: [dim]; inverse: [tokens]. Bytes: 4 dim + 4 a token.
+// y: [tokens, dim], `stride` apart; x: [tokens, dim]; weight: [dim]; inverse: [tokens]. Bytes: 4 dim + 4 a token.
 extern "C" __global__ void __launch_bounds__(BLOCK)
-    rms_norm(bf16* __restrict__ y, float* __restrict__ inverse, const bf16* __restrict__ x, const bf16* __restrict__ weight, int dim, float eps) {
-    const size_t start = static_cast<size_t>(blockIdx.x) * dim;
-    WITH_WALK(dim, in_packs(dim, y, x, weight), norms::rms_forward<W>(y + start, inverse + blockIdx.x, x + start, weight, dim, eps));
+    rms_norm(bf16* __restrict__ y, float* __restrict__ inverse, const bf16* __restrict__ x, const bf16* __restrict__ weight, int dim, int stride, float eps) {
+    const size_t token = blockIdx.x;
+    const bool is_in_packs = in_packs(dim, y, x, weight) && stride % 8 == 0;
+    WITH_WALK(dim, is_in_packs, norms::rms_forward<W>(y + token * stride, inverse + token, x + token * dim, weight, dim, eps));
 }
 
 // rms_norm's output once more, from its statistics. Bytes: 4 dim + 4 a token.
@@ -181,14 +183,15 @@ extern "C" __global__ void __launch_bounds__(BLOCK)
 
 // dx = r weight dy - x r^3 mean(weight dy x) + residual; no residual where it is null.
 //
-// dx, dy, x, residual: [tokens, dim]. dx may not be one of the others. Bytes: 6 dim + 4 a token, 8 dim + 4 with a residual.
+// dx, dy, x, residual: [tokens, dim], dx `stride` and the residual `residual_stride` apart. dx may not be one of the others.
+// Bytes: 6 dim + 4 a token, 8 dim + 4 with a residual.
 extern "C" __global__ void __launch_bounds__(BLOCK, 4)
     rms_norm_backward(bf16* __restrict__ dx, const bf16* __restrict__ dy, const bf16* __restrict__ x, const bf16* __restrict__ weight,
-                      const float* __restrict__ inverse, const bf16* __restrict__ residual, int dim) {
-    const size_t start = static_cast<size_t>(blockIdx.x) * dim;
-    const bf16* past = residual == nullptr ? nullptr : residual + start;
-    WITH_WALK(dim, in_packs(dim, dx, dy, x, weight, residual),
-              norms::backward<W, false>(dx + start, dy + start, x + start, weight, 0.0f, inverse[blockIdx.x], past, dim));
+                      const float* __restrict__ inverse, const bf16* __restrict__ residual, int dim, int stride, int residual_stride) {
+    const size_t token = blockIdx.x, start = token * dim;
+    const bf16* past = residual == nullptr ? nullptr : residual + token * residual_stride;
+    const bool is_in_packs = in_packs(dim, dx, dy, x, weight, residual) && stride % 8 == 0 && residual_stride % 8 == 0;
+    WITH_WALK(dim, is_in_packs, norms::backward<W, false>(dx + token * stride, dy + start, x + start, weight, 0.0f, inverse[token], past, dim));
 }
 
 // d_weight += sum over tokens of dy x r. Grid ceil(dim / 32), block (32, 8). Bytes: 4 dim + 4 a token, and 8 dim.
