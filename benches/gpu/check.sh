@@ -1,15 +1,16 @@
 #!/usr/bin/env bash
-# Checks and measures a maqam built with the feature `cuda` on the card of this machine, in one call of at most eight minutes.
+# Checks and measures maqam, built with the feature `cuda`, on the card of this machine, in one call of at most eight minutes.
 #
 #   benches/gpu/check.sh PACK [OUT] [--dry-run]
 #
-# PACK: the archive that benches/gpu/pack.sh made, or a folder with its files: `maqam`, and any tests `cuda_*`. OUT: where results go,
-# by default ./gpu-check. --dry-run goes through every line on a processor, with tiny shapes and any maqam.
+# PACK: the archive that benches/gpu/pack.sh made, or a folder with its files: `bench`, and any tests `cuda_*`; a folder may have a whole
+# `maqam` instead of `bench`. OUT: where results go, by default ./gpu-check. --dry-run goes through every line on a processor, with tiny
+# shapes and any build.
 # Builds nothing, downloads nothing, and changes no setting of the card. The driver's libcuda and the toolkit's libcublas, libcublasLt and
 # libcurand come from this machine. Each part has a time of its own, and its failure stops nothing:
 #   1. the machine: card, driver, clocks, libraries;
 #   2. the tests on the card;
-#   3. `maqam bench train` in bfloat16, each work with several save policies, then fp8;
+#   3. `bench train` in bfloat16, each work with several save policies, then fp8;
 #   4. the peers (benches/peers/qwen_gpu.py) where python3 has torch, transformers and peft, with the time that is left.
 # Leaves OUT/results.jsonl, one line a part; OUT/report.md, the table with targets beside what was found; OUT/*.log, all output.
 #
@@ -47,8 +48,12 @@ if [ -f "$pack" ]; then
   pack=$out/pack
 fi
 pack=$(cd "$pack" && pwd)
-if [ ! -x "$pack/maqam" ]; then
-  echo "no program $pack/maqam" >&2
+if [ -x "$pack/bench" ]; then
+  program=("$pack/bench")
+elif [ -x "$pack/maqam" ]; then
+  program=("$pack/maqam" bench)
+else
+  echo "neither a program $pack/bench nor $pack/maqam" >&2
   exit 2
 fi
 
@@ -91,14 +96,13 @@ machine() {
   local card
   card=$(nvidia-smi "--query-gpu=$query" --format=csv,noheader 2>&1)
   nvidia-smi >&2
-  ldd "$pack/maqam" >&2
+  ldd "$1" >&2
   local missing
-  missing=$(ldd "$pack/maqam" | awk '/not found/ { printf "%s%s", between, $1; between = " " }')
+  missing=$(ldd "$1" | awk '/not found/ { printf "%s%s", between, $1; between = " " }')
   echo "{\"card\": $(printf '%s' "$card" | quoted), \"missing_libraries\": $(printf '%s' "$missing" | quoted), \"cores\": $(nproc)}"
 }
 export -f machine quoted
-export pack
-part machine 20 "${with_toolkit[@]}" bash -c machine
+part machine 20 "${with_toolkit[@]}" bash -c 'machine "$@"' machine "${program[0]}"
 
 # 2. The tests, told where fixtures and program are on this machine. A test that found no card says so and passes: here that is a fault.
 tests() {
@@ -109,14 +113,14 @@ export -f tests
 for test in "$pack"/cuda_*; do
   [ -x "$test" ] || continue
   name=tests-$(basename "$test")
-  part "$name" 75 "${with_toolkit[@]}" "CARGO_MANIFEST_DIR=$repository" "CARGO_BIN_EXE_maqam=$pack/maqam" \
+  part "$name" 75 "${with_toolkit[@]}" "CARGO_MANIFEST_DIR=$repository" \
     bash -c 'tests "$@"' tests "$test" "$out/$name.log"
 done
 
 # 3. Training steps. The order is that of what one wants to know most, should time run out.
 bench() {
   local work=$1 precision=$2 save=$3
-  local command=("${with_toolkit[@]}" "$pack/maqam" bench train --work "$work" --precision "$precision" --save "$save" --json)
+  local command=("${with_toolkit[@]}" "${program[@]}" train --work "$work" --precision "$precision" --save "$save" --json)
   if $dry; then
     command+=(--device cpu --shape tiny --clips 1 --steps 1)
   else

@@ -1,5 +1,5 @@
 #!/usr/bin/env bash
-# Builds maqam and its tests on a card with the feature `cuda`, strips them and packs them for a machine that has a card and no compiler.
+# Builds `maqam bench` and the tests on a card with the feature `cuda`, strips and packs them for a machine that has a card and no compiler.
 #
 #   benches/gpu/pack.sh [ARCHIVE]        by default gpu-check.tar.xz; benches/gpu/check.sh takes it
 #
@@ -25,13 +25,13 @@ for test in ${PACK_TESTS:-cuda_ops cuda_train}; do
   if [ -f "tests/$test.rs" ]; then tests+=(--test "$test"); else echo "no tests/$test.rs: it does not go along" >&2; fi
 done
 # cargo says as JSON what it built; executables are named there, tests with a hash behind their name.
-cargo build --release --features cuda --bin maqam ${tests[@]+"${tests[@]}"} --message-format json-render-diagnostics |
+cargo build --release --features cuda --bench train ${tests[@]+"${tests[@]}"} --message-format json-render-diagnostics |
   sed -n 's/.*"executable":"\([^"]*\)".*/\1/p' | while read -r built; do
-  name=$(basename "$built" | sed 's/-[0-9a-f]\{16\}$//')
+  name=$(basename "$built" | sed 's/-[0-9a-f]\{16\}$//; s/^train$/bench/')
   strip --strip-all -o "$folder/$name" "$built"
 done
-if [ ! -x "$folder/maqam" ]; then
-  echo "cargo named no program maqam" >&2
+if [ ! -x "$folder/bench" ]; then
+  echo "cargo named no program of benches/train.rs" >&2
   exit 1
 fi
 

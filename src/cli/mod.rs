@@ -192,11 +192,28 @@ impl TaskArguments {
     }
 }
 
+/// `maqam bench` alone: what a card is measured with is a small program.
+#[derive(Parser)]
+#[command(name = "bench", version, about = "Speed and memory on work of a stated shape", max_term_width = 120)]
+struct BenchCli {
+    #[command(subcommand)]
+    command: bench::Command,
+}
+
 /// Parses the arguments, runs the command, prints what went wrong.
 pub fn main() -> ExitCode {
     let cli = Cli::parse();
     let stop = Arc::new(AtomicBool::new(false));
-    let work = || interrupt::watch(stop.clone()).and_then(|()| run(cli.command, &stop));
+    outcome(|| interrupt::watch(stop.clone()).and_then(|()| run(cli.command, &stop)))
+}
+
+/// The same of `maqam bench`, by itself.
+pub fn bench_main() -> ExitCode {
+    let cli = BenchCli::parse();
+    outcome(|| bench::run(cli.command))
+}
+
+fn outcome(work: impl FnOnce() -> Result<()>) -> ExitCode {
     // The panic has printed where it was; it is a fault of ours like any other.
     let outcome = std::panic::catch_unwind(std::panic::AssertUnwindSafe(work)).unwrap_or_else(|_| Err(Error::bug("maqam stopped at a fault of its own")));
     match outcome {

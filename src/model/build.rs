@@ -27,6 +27,7 @@ use crate::ops::convolution::KERNEL;
 use crate::ops::device::compute_type;
 use crate::ops::linear::Adapter;
 use crate::ops::linear::Linear;
+use crate::ops::linear::ROOM;
 use crate::ops::linear::Up;
 use crate::ops::linear::Weight;
 use crate::parts::Part;
@@ -172,6 +173,13 @@ fn full_weights(config: &Config, groups: &Groups, parts: &[Part], has_head: bool
         }
     }
     places
+}
+
+/// Of each linear of the decoder's layers that a plan adapts: inputs, outputs, and the room that it is joined with ([`Linear::join`]).
+pub(super) fn joined(config: &Config, plan: &Plan) -> Vec<(usize, usize, usize)> {
+    let ranks = |group: &Group| group.members.iter().filter_map(|(path, _)| plan.modules.get(path)).map(|shape| shape.rank).sum::<usize>();
+    let groups = Groups::of(config).decoder;
+    groups.iter().flatten().map(|group| (group.inputs, group.outputs(), ranks(group).next_multiple_of(ROOM))).filter(|(_, _, room)| *room > 0).collect()
 }
 
 /// Name and shape of every weight that can be trained whole.

@@ -1,5 +1,6 @@
 //! How many numbers each part of a model has, and how many of them are trained: known from its configuration, before any is read.
 
+use crate::model::build::joined;
 use crate::model::build::weight_shapes;
 use crate::model::config::Config;
 use crate::model::lora::PROJECTOR;
@@ -28,6 +29,10 @@ pub struct Sizes {
     pub frozen_linears: usize,
     /// Sum of the ranks of a part's adapters: what they keep of a token.
     pub ranks: PerPart<usize>,
+    /// Numbers that lie beside the frozen weights of the decoder's layers where a card joins them with their adapters.
+    pub joined: usize,
+    /// Sum of the rooms of these layers: numbers behind the rows of their inputs, or of their outputs' gradients.
+    pub rooms: usize,
 }
 
 impl Sizes {
@@ -40,6 +45,7 @@ impl Sizes {
         let of_part = |part: Part| plan.modules.iter().filter(move |(path, _)| part_of(path) == part);
         let adapters = PerPart::from_fn(|part| of_part(part).map(|(path, shape)| adapter(path, shape.rank)).sum());
         let is_full = |part: Part| plan.full.contains(&part);
+        let joined = joined(config, plan);
         let linears = shapes.iter().filter(|(name, shape)| name.starts_with(LAYERS) && shape.len() == 2).map(|(_, shape)| count(shape)).sum();
         Self {
             weights,
@@ -47,6 +53,8 @@ impl Sizes {
             trained: PerPart::from_fn(|part| if is_full(part) { weights.of(part) } else { adapters.of(part) }),
             frozen_linears: if is_full(Part::Decoder) { 0 } else { linears },
             ranks: PerPart::from_fn(|part| of_part(part).map(|(_, shape)| shape.rank).sum()),
+            joined: joined.iter().map(|(inputs, outputs, room)| room * (inputs + outputs + room)).sum(),
+            rooms: joined.iter().map(|(_, _, room)| room).sum(),
             frozen: Part::ALL.into_iter().filter(|&part| !is_full(part)).map(|part| weights.of(part)).sum(),
         }
     }
@@ -86,6 +94,8 @@ mod tests {
         // Rank 16 on q, k, v, o: 16 times the widths on either side.
         assert_eq!(sizes.adapters.decoder, 28 * 16 * (2 * (3584 + 3584) + 2 * (3584 + 512)));
         assert_eq!((sizes.num_trained(), sizes.trained.audio_encoder), (sizes.adapters.decoder, 0));
+        // Ranks of 3 x 16 and of 16 get rooms of 64: beside stacked queries, keys and values, and beside what comes after attention.
+        assert_eq!((sizes.joined, sizes.rooms), (28 * 64 * ((3584 + 4608 + 64) + (2 * 3584 + 64)), 28 * 2 * 64));
         let full = Plan { full: vec![Part::Projector], ..plan };
         assert_eq!(Sizes::of(&config, &full).num_trained(), sizes.adapters.decoder + sizes.weights.projector);
         assert_eq!(Sizes::of(&config, &full).frozen + sizes.weights.projector, sizes.frozen);
