@@ -30,11 +30,29 @@ LAYERS, WIDTH = 28, 3584
 PRODUCTS, PRODUCTS_FP8, ATTENTION, BYTES_PER_S = 720e12, 1200e12, 200e12, 3.4e12
 # The tower with its norms, activations and windows, over its products alone.
 TOWER_REST = 1.35
-# Bytes a token moves: element-wise passes forward and back, the adapters' likewise, norms and SwiGLU once more.
-ELEMENTWISE, ADAPTERS, NORMS_AGAIN = (5.8e6, 10.6e6), (3.0e6, 5.9e6), 4.0e6
+# Bytes a token moves: element-wise passes forward and back, norms and SwiGLU once more.
+ELEMENTWISE, NORMS_AGAIN = (5.8e6, 10.6e6), 4.0e6
+# A layer's linears: inputs, outputs, and whether in bf16 one product is the layer's and its adapter's, forward and back. Where it is, its
+# inner dimension is wider by the room.
+LINEARS = [(3584, 4608, True, False), (3584, 3584, False, True), (3584, 37888, True, True), (18944, 3584, True, True)]
+ROOM = 64
 # The part of the decoder's products that saving layer inputs alone computes twice: all but the projection down.
 AGAIN = 1 - 18944 * 3584 / 233.046e6
 OPTIMISER_S = 0.4e-3
+
+
+def adapters(is_fp8):
+    """Bytes that a token's adapters move forward and back, those of rounding to 8 bits with them; how much wider rooms make the products."""
+    forward = back = wider = wider_back = weights = 0
+    for inputs, outputs, is_joined, is_joined_back in LINEARS:
+        joined, joined_back = is_joined and not is_fp8, is_joined_back and not is_fp8
+        # The input is read; an output that is not joined is written and read once more. Back, the gradient is read twice, the input once.
+        forward += 2 * inputs + (0 if joined else 4 * outputs) + (3 * inputs if is_fp8 else 0)
+        back += 4 * outputs + 2 * inputs + (0 if joined_back else 4 * inputs) + (3 * outputs if is_fp8 else 0)
+        wider += ROOM * outputs if joined else 0
+        wider_back += ROOM * inputs if joined_back else 0
+        weights += inputs * outputs
+    return LAYERS * forward, LAYERS * back, wider / weights, wider_back / weights
 
 
 def predicted(work, precision, save):
@@ -42,7 +60,9 @@ def predicted(work, precision, save):
     tokens, targets, frames, squares = WORKS[work]
     products = 2 * DECODER * tokens / (PRODUCTS_FP8 if precision == "fp8" else PRODUCTS)
     attention = 2 * squares * WIDTH * LAYERS / ATTENTION
-    forward, back = (tokens * (ELEMENTWISE[i] + ADAPTERS[i]) / BYTES_PER_S for i in (0, 1))
+    moved, moved_back, wider, wider_back = adapters(precision == "fp8")
+    forward = products * wider + tokens * (ELEMENTWISE[0] + moved) / BYTES_PER_S
+    back = products * wider_back + tokens * (ELEMENTWISE[1] + moved_back) / BYTES_PER_S
     again = {"all": 0.0, "norms": tokens * NORMS_AGAIN / BYTES_PER_S, "layer": AGAIN * products + forward}[save]
     return {
         "encoder": 2 * TOWER * (frames // 2) / PRODUCTS * TOWER_REST,
