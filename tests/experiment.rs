@@ -128,6 +128,7 @@ fn what_is_no_fair_comparison_is_refused() {
             "{recipe: balanced.yaml, set: [optimiser.learning_rate=1e-3]}",
             &["`optimiser` of `balanced` is not that of `uniform`"][..],
         ),
+        ("{recipe: balanced.yaml}", "{recipe: balanced.yaml, set: [model.weights=random]}", &["`model` of `balanced` is not that of `uniform`"]),
         ("{recipe: balanced.yaml}", "{recipe: balanced.yaml, set: [schedule.stages.0.steps=5]}", &["`balanced` has 5 steps, `uniform` 4", "own_budget"]),
         ("{recipe: balanced.yaml}", "{recipe: balanced.yaml, set: [schedule.stages.0.learning_rate=1e-3]}", &["a stage of `balanced` has `learning_rate`"]),
         ("{recipe: balanced.yaml}", "{name: uniform, recipe: balanced.yaml}", &["two recipes are named `uniform`"]),

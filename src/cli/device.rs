@@ -2,9 +2,12 @@
 
 use candle_core::Device;
 use clap::Args;
+use clap::ValueEnum;
 
 use crate::error::Error;
 use crate::error::Result;
+use crate::model::AudioLlm;
+use crate::model::precision::Computes;
 use crate::model::precision::Precision;
 use crate::ops::device;
 use crate::ops::device::Choice;
@@ -45,6 +48,48 @@ fn open_card() -> Result<Device> {
     let device = device::open(Choice::Cuda).map_err(failed)?;
     eprintln!("computing on {}", device::name(&device)?);
     Ok(device)
+}
+
+/// What the model computes in, where no recipe says it.
+#[derive(Args, Clone, Copy)]
+pub struct PrecisionArguments {
+    /// `fp8` rounds the decoder's frozen linear layers to 8 bits; on the CPU that shows what it does to a loss, and is slower than f32.
+    #[arg(long, value_enum, default_value_t = PrecisionName::Auto)]
+    precision: PrecisionName,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+enum PrecisionName {
+    Auto,
+    Bf16,
+    Fp8,
+}
+
+impl PrecisionArguments {
+    /// What that comes to on a device; said on the terminal where it is not what was asked for.
+    ///
+    /// # Errors
+    /// A device that has no such precision.
+    pub fn on(self, device: &Device) -> Result<Computes> {
+        let precision = match self.precision {
+            PrecisionName::Auto => Precision::Auto,
+            PrecisionName::Bf16 => Precision::Bf16,
+            PrecisionName::Fp8 => Precision::Fp8,
+        };
+        note_precision(precision, device)?;
+        precision.on(device)
+    }
+
+    /// Has a model compute in it from here on; all that it computes with is frozen now.
+    ///
+    /// # Errors
+    /// As [`PrecisionArguments::on`].
+    pub fn apply(self, model: &mut AudioLlm) -> Result<()> {
+        match self.on(&model.device)?.precision {
+            Precision::Fp8 => model.quantise(),
+            _ => Ok(()),
+        }
+    }
 }
 
 /// Says what a recipe's precision comes to on a device, where that is not what it asks for.

@@ -22,6 +22,7 @@ use crate::experiment::runner;
 use crate::experiment::runner::Watcher;
 use crate::experiment::write;
 use crate::files;
+use crate::model::precision::Precision;
 use crate::recipe::Begun;
 use crate::report;
 use crate::train::Observer;
@@ -47,7 +48,9 @@ pub fn run(arguments: &Arguments, stop: &AtomicBool) -> Result<()> {
     println!("experiment {}: {} recipes, {} seeds, {} runs", experiment.name, experiment.recipes.len(), experiment.seeds.len(), planned.len());
     if !arguments.compare_only {
         let device = arguments.device.open()?;
-        note_precision(first.recipe.model.precision, &device)?;
+        let precisions: Vec<Precision> = planned.iter().take(experiment.recipes.len()).map(|one| one.recipe.model.precision).collect();
+        let each_once = precisions.iter().enumerate().filter(|(i, precision)| !precisions[..*i].contains(precision));
+        each_once.map(|(_, precision)| *precision).try_for_each(|precision| note_precision(precision, &device))?;
         let mut watcher = Terminal { screen: Screen::new(0, 0) };
         let elsewhere = runner::run(&experiment, &planned, test.as_ref(), (&device, &|model| hub::model_dir(model)), &mut watcher, stop)?;
         if elsewhere > 0 {

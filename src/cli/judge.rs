@@ -13,6 +13,7 @@ use crate::cli::DataArguments;
 use crate::cli::ModelArguments;
 use crate::cli::TaskArguments;
 use crate::cli::check_stop;
+use crate::cli::device::PrecisionArguments;
 use crate::cli::progress::Progress;
 use crate::error::Error;
 use crate::error::Result;
@@ -35,6 +36,8 @@ pub struct ScoreArguments {
     /// Output, JSONL: id, loss (mean nats over target tokens), num_target_tokens, logprobs.
     #[arg(long)]
     out: PathBuf,
+    #[command(flatten)]
+    precision: PrecisionArguments,
 }
 
 /// One line of `score`'s output.
@@ -54,7 +57,8 @@ const PACK_TOKENS: usize = 8192;
 pub fn score(arguments: &ScoreArguments, stop: &AtomicBool) -> Result<()> {
     files::expect_writable(&arguments.out)?;
     let examples = arguments.task.examples(&arguments.data.rows()?, &arguments.data.data)?;
-    let (model, loader) = arguments.model.open()?;
+    let (mut model, loader) = arguments.model.open()?;
+    arguments.precision.apply(&mut model)?;
     let mut progress = Progress::new("scoring", 0, examples.len() as u64);
     let mut lines = Vec::with_capacity(examples.len());
     for chunk in examples.chunks(READ_AHEAD) {
@@ -116,6 +120,8 @@ pub struct GenerateArguments {
     /// Seed of the drawing.
     #[arg(long, default_value_t = 0)]
     seed: u64,
+    #[command(flatten)]
+    precision: PrecisionArguments,
 }
 
 /// One line of `generate`'s output.
@@ -141,7 +147,8 @@ pub fn generate(arguments: &GenerateArguments, stop: &AtomicBool) -> Result<()> 
     sampling.check()?;
     files::expect_writable(&arguments.out)?;
     let examples = arguments.task.examples(&arguments.data.rows()?, &arguments.data.data)?;
-    let (model, loader) = arguments.model.open()?;
+    let (mut model, loader) = arguments.model.open()?;
+    arguments.precision.apply(&mut model)?;
     let limit = |of_task: &Option<usize>| arguments.max_new_tokens.or(*of_task).unwrap_or(DEFAULT_MAX_NEW_TOKENS);
     let asked: Vec<(&Example, usize)> = examples.iter().map(|(example, of_task)| (example, limit(of_task))).collect();
     let mut progress = Progress::new("answering", 0, examples.len() as u64);

@@ -182,7 +182,8 @@ impl Experiment {
         for (entry, other) in self.recipes.iter().zip(planned) {
             let (a, b) = (&first.recipe, &other.recipe);
             let same = [
-                ("model", a.model == b.model),
+                // What it computes in may be what is compared.
+                ("model", a.model.path == b.model.path && a.model.weights == b.model.weights),
                 ("train", a.train == b.train),
                 ("lora", a.lora == b.lora),
                 ("prompts", a.prompts == b.prompts),

@@ -221,6 +221,11 @@ impl AudioLlm {
         !self.parked.contains_key(&part)
     }
 
+    /// The decoder's layers, in their order.
+    pub fn layers(&self) -> &[DecoderLayer] {
+        &self.layers
+    }
+
     /// Loss of a batch, and its gradient added to the parameters'.
     ///
     /// The loss is the sum over targets of weight times negative log-likelihood: weights that sum to one over a whole

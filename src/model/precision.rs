@@ -20,7 +20,8 @@ pub enum Precision {
     F32,
     /// Brain floating point; the CPU computes in `f32` all the same, and says so.
     Bf16,
-    /// As `bf16`, with the frozen linear layers of the decoder in 8 bits (e4m3, Micikevicius et al. 2022); the CPU as above.
+    /// As `bf16`, with the frozen linear layers of the decoder in 8 bits (e4m3, Micikevicius et al. 2022); the CPU rounds to the same
+    /// numbers and computes in `f32`.
     Fp8,
 }
 
@@ -31,6 +32,7 @@ impl Precision {
     /// `f32` on a card.
     pub fn on(self, device: &Device) -> Result<Computes> {
         match (device.is_cuda(), self) {
+            (false, Self::Fp8) => Ok(Computes { device: Place::Cpu, precision: Self::Fp8 }),
             (false, _) => Ok(Computes::default()),
             (true, Self::Auto | Self::Bf16) => Ok(Computes { device: Place::Cuda, precision: Self::Bf16 }),
             (true, Self::Fp8) => Ok(Computes { device: Place::Cuda, precision: Self::Fp8 }),
@@ -40,10 +42,13 @@ impl Precision {
         }
     }
 
-    /// What to say where less was computed with than was asked for.
+    /// What to say where something else than what was asked for computes.
     pub fn note(self, computes: Computes) -> Option<String> {
-        let is_asked = matches!(self, Self::Bf16 | Self::Fp8);
-        (is_asked && computes.device == Place::Cpu).then(|| format!("the CPU computes in f32; `model.precision: {self}` takes effect on a card"))
+        match (computes.device, self) {
+            (Place::Cpu, Self::Bf16) => Some("the CPU computes in f32; `model.precision: bf16` takes effect on a card".into()),
+            (Place::Cpu, Self::Fp8) => Some("the CPU computes in f32 over numbers rounded to fp8: what a card's fp8 does to a loss, slower than f32".into()),
+            _ => None,
+        }
     }
 }
 
@@ -99,10 +104,14 @@ mod tests {
     use super::*;
 
     #[test]
-    fn the_cpu_computes_in_single_precision_whatever_is_asked_and_says_so() {
-        for (asked, says) in [(Precision::Auto, false), (Precision::F32, false), (Precision::Bf16, true), (Precision::Fp8, true)] {
+    fn the_cpu_computes_in_single_precision_or_in_what_fp8_leaves_of_it_and_says_so() {
+        let expected =
+            [(Precision::Auto, "cpu f32", ""), (Precision::F32, "cpu f32", ""), (Precision::Bf16, "cpu f32", "card"), (Precision::Fp8, "cpu fp8", "slower")];
+        for (asked, computed, says) in expected {
             let computes = asked.on(&Device::Cpu).unwrap();
-            assert_eq!((computes.to_string().as_str(), asked.note(computes).is_some()), ("cpu f32", says));
+            let note = asked.note(computes).unwrap_or_default();
+            assert_eq!((computes.to_string().as_str(), note.is_empty()), (computed, says.is_empty()));
+            assert!(note.contains(says), "{note}");
         }
     }
 }

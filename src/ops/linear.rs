@@ -16,6 +16,7 @@ use crate::ops::cpu::tensor;
 use crate::ops::cpu::with_real;
 use crate::ops::cpu::write;
 use crate::ops::dropout::Dropout;
+use crate::ops::fp8;
 use crate::ops::gemm::Into;
 use crate::ops::gemm::Matrix;
 use crate::ops::gemm::Threads;
@@ -28,10 +29,11 @@ use crate::ops::rows::zeros;
 /// Widths of rooms are multiples of this: of what products on a card sum at a time, and of the bytes that memory is read in.
 pub const ROOM: usize = 64;
 
-/// Bytes that a number of a frozen weight takes in 8 bits: it is there twice.
+/// Bytes that a number of a frozen weight takes in 8 bits on a card: it is there twice.
 pub const EIGHT_BIT_BYTES: usize = 2;
 
-/// A frozen weight's other half where it is of 8 bits (e4m3), for a card: a number is its value times the scale of its row.
+/// A frozen weight's other half where it is of 8 bits (e4m3). On a card a number is its value times the scale of its row; on the CPU
+/// the values are these products, in `f32`.
 #[derive(Clone, Debug)]
 pub struct Quantised {
     /// Scales of the weight's rows, `[out]`.
@@ -127,10 +129,11 @@ impl Linear {
         Self { weight: Weight::frozen(weight), bias: bias.map(Weight::frozen), adapter: None }
     }
 
-    /// Turns a frozen weight on a card into 8 bits; adapters and the bias stay as they are.
+    /// Rounds a frozen weight to 8 bits; adapters and the bias stay as they are. On the CPU it takes twice its memory.
     ///
     /// # Errors
-    /// Where the weight is trained or lies on the CPU, the card is older than Hopper, or a dimension is no multiple of 16.
+    /// Where the weight is trained; on the CPU where it is not in `f32`; on a card older than Hopper, or where a dimension is no
+    /// multiple of 16.
     pub fn quantise(&mut self) -> Result<()> {
         if self.weight.gradient.is_some() {
             candle_core::bail!("a weight that is trained cannot have 8 bits");
@@ -207,8 +210,10 @@ impl Linear {
             expect_shape("the bias of a linear layer", &bias.value, &[outputs])?;
         }
         on_cuda!(x.device(), crate::ops::cuda::linear::forward(self, x, residual, dropout));
+        // The adapter below reads `x` as it is.
+        let rounded = self.weight.quantised.as_ref().map(|_| fp8::rounded(x)).transpose()?;
         with_real!(x, T => {
-            let (xs, w) = (slice::<T>(x)?, slice::<T>(&self.weight.value)?);
+            let (xs, w) = (slice::<T>(rounded.as_ref().unwrap_or(x))?, slice::<T>(&self.weight.value)?);
             let (lhs, rhs) = (Matrix::new(&xs, tokens, inputs), Matrix::new(&w, outputs, inputs).t());
             let mut y = match start::<T>(residual, self.bias.as_ref(), tokens, outputs)? {
                 Some(mut y) => {
@@ -256,7 +261,15 @@ impl Linear {
             if let Some(gradient) = self.bias.as_ref().and_then(|b| b.gradient.as_ref()) {
                 write::<T>(gradient, |db| add_rows(db, tokens, dys))?;
             }
-            let mut dx = if want_input { product_new(d_out, Matrix::new(w, outputs, inputs), 1.0, Threads::All) } else { Vec::new() };
+            let mut dx = match &self.weight.quantised {
+                _ if !want_input => Vec::new(),
+                None => product_new(d_out, Matrix::new(w, outputs, inputs), 1.0, Threads::All),
+                Some(quantised) => {
+                    let dy = fp8::rounded(dy)?;
+                    let (dys, w) = (slice::<T>(&dy)?, slice::<T>(&quantised.transposed)?);
+                    product_new(Matrix::new(&dys, tokens, outputs), Matrix::new(&w, inputs, outputs).t(), 1.0, Threads::All)
+                }
+            };
             if let (Some(adapter), Some(hidden)) = (&self.adapter, hidden) {
                 let dropped = dropout.dropped(x, adapter.site)?;
                 let d_hidden = adapter.backward::<T>(dys, outputs, dropped.as_ref().unwrap_or(x), hidden)?;
@@ -290,7 +303,7 @@ pub fn copy_matrices(copies: &[(Tensor, Tensor)]) -> Result<()> {
 
 fn quantised(value: &Tensor) -> Result<Weight> {
     on_cuda!(value.device(), crate::ops::cuda::linear::quantise(value));
-    candle_core::bail!("weights of 8 bits need a card")
+    fp8::quantise(value)
 }
 
 /// What a layer's product is added to: the residual and the bias, where there are any.

@@ -29,6 +29,7 @@ pub mod cross_entropy;
 pub mod cuda;
 pub mod device;
 pub mod dropout;
+pub mod fp8;
 pub mod gemm;
 pub mod linear;
 pub mod norm;

@@ -147,12 +147,14 @@ fn loads(training: &Training<'_>, sizes: &Sizes, stage: &StageDraws, facts: &Fac
 
 fn memory(training: &Training<'_>, sizes: &Sizes, loads: &[StageLoads]) -> String {
     let largest = |of: fn(&StageLoads) -> f64| loads.iter().map(of).fold(0.0, f64::max);
-    let weights = F32 * sizes.frozen as f64;
+    let is_rounded = training.recipe.model.precision == Precision::Fp8;
+    let (twice, said_of) = if is_rounded { (sizes.frozen_linears, ", the decoder's linear layers twice,") } else { (0, "") };
+    let weights = F32 * (sizes.frozen + twice) as f64;
     let trained = BUFFERS * F32 * sizes.num_trained() as f64;
     let activations = largest(|load| load.activations);
     let features = STEPS_IN_MEMORY * FEATURES * F32 * largest(|load| load.audio_tokens);
     let parts = [
-        (weights, format!("frozen weights {}", bytes(weights))),
+        (weights, format!("frozen weights{said_of} {}", bytes(weights))),
         (trained, format!("{} trained numbers in 4 buffers {}", count(sizes.num_trained() as f64), bytes(trained))),
         (activations, format!("activations of the largest micro-batch, `memory.save: {}`, {}", training.recipe.memory.save, bytes(activations))),
         (features, format!("clips of two steps {}", bytes(features))),

@@ -20,6 +20,7 @@ use crate::cli::bench::measured::Phases;
 use crate::cli::bench::work::Work;
 use crate::cli::bench::work::load_of;
 use crate::cli::device::DeviceArguments;
+use crate::cli::device::PrecisionArguments;
 use crate::error::Error;
 use crate::error::Result;
 use crate::model::AudioLlm;
@@ -91,9 +92,8 @@ pub struct TrainArguments {
     /// What layers keep for their backward.
     #[arg(long, value_enum, default_value_t = SaveName::Norms)]
     save: SaveName,
-    /// What the decoder's frozen linear layers compute in on a card; the CPU computes in f32.
-    #[arg(long, value_enum, default_value_t = PrecisionName::Auto)]
-    precision: PrecisionName,
+    #[command(flatten)]
+    precision: PrecisionArguments,
     /// Most tokens of a micro-batch.
     #[arg(long, default_value_t = 8192)]
     pack_tokens: usize,
@@ -125,23 +125,6 @@ impl From<SaveName> for Save {
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
-enum PrecisionName {
-    Auto,
-    Bf16,
-    Fp8,
-}
-
-impl From<PrecisionName> for Precision {
-    fn from(name: PrecisionName) -> Self {
-        match name {
-            PrecisionName::Auto => Self::Auto,
-            PrecisionName::Bf16 => Self::Bf16,
-            PrecisionName::Fp8 => Self::Fp8,
-        }
-    }
-}
-
-#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
 enum Only {
     Layers,
 }
@@ -161,9 +144,7 @@ pub fn run(command: Command) -> Result<()> {
         None => shapes::by_name(&arguments.shape, arguments.layers)?,
     };
     let device = arguments.device.open()?;
-    let precision: Precision = arguments.precision.into();
-    let computes = precision.on(&device)?;
-    precision.note(computes).iter().for_each(|note| eprintln!("note: {note}"));
+    let computes = arguments.precision.on(&device)?;
     let mut sequences: Vec<Sequence> =
         arguments.work.examples(arguments.clips).iter().enumerate().map(|(i, example)| example.sequence(i, config.text.vocab_size)).collect();
     let num_targets: usize = sequences.iter().map(Sequence::num_targets).sum();

@@ -11,6 +11,7 @@ use std::sync::atomic::Ordering;
 use clap::Args;
 
 use crate::cli::device::DeviceArguments;
+use crate::cli::device::PrecisionArguments;
 use crate::cli::eval::systems::Asked;
 use crate::cli::eval::systems::Systems;
 use crate::cli::eval::written::Folder;
@@ -48,13 +49,17 @@ pub struct Arguments {
     #[arg(long, value_name = "DIR", default_value = "runs/.answers")]
     answers: PathBuf,
     #[command(flatten)]
+    precision: PrecisionArguments,
+    #[command(flatten)]
     device: DeviceArguments,
 }
 
 pub fn run(arguments: &Arguments, stop: &AtomicBool) -> Result<()> {
     let suite = Suite::load(&arguments.suite, &Tasks::load(arguments.prompts.as_deref())?)?;
     let out = arguments.out.clone().unwrap_or_else(|| PathBuf::from("runs/eval").join(&suite.name));
-    let systems = Systems::new(&arguments.model, &arguments.adapter, arguments.no_base, arguments.device.open()?)?;
+    let device = arguments.device.open()?;
+    let computes = arguments.precision.on(&device)?;
+    let systems = Systems::new(&arguments.model, &arguments.adapter, arguments.no_base, (device, computes))?;
     systems.check_names(&suite)?;
     let folder = Folder::claim(&out, &suite)?;
     let controlled = suite.controls.iter().map(|control| Ok((Some(*control), control.of(&suite)?))).collect::<Result<Vec<_>>>()?;

@@ -21,6 +21,7 @@ use crate::load::Loader;
 use crate::model::AudioLlm;
 use crate::model::config::Config;
 use crate::model::lora::Plan;
+use crate::model::precision::Computes;
 use crate::model::precision::Precision;
 use crate::model::trained;
 use crate::model::trained::Trained;
@@ -36,6 +37,7 @@ pub struct Systems {
     dir: PathBuf,
     config: Config,
     device: Device,
+    computes: Computes,
     /// Tokenizer and clips, the same for all.
     pub loader: Loader,
     trained: Vec<(String, Option<PathBuf>)>,
@@ -61,7 +63,7 @@ impl Systems {
     ///
     /// # Errors
     /// A model that cannot be found; adapters of one name.
-    pub fn new(model: &str, adapters: &[String], without_base: bool, device: Device) -> Result<Self> {
+    pub fn new(model: &str, adapters: &[String], without_base: bool, (device, computes): (Device, Computes)) -> Result<Self> {
         let dir = hub::model_dir(model)?;
         let config = Config::load(&dir)?;
         let loader = Loader::new(&dir, config.audio_token, config.text.max_position_embeddings, None)?;
@@ -76,7 +78,7 @@ impl Systems {
             }
             trained.push((name, Some(folder)));
         }
-        Ok(Self { dir, config, device, loader, trained })
+        Ok(Self { dir, config, device, computes, loader, trained })
     }
 
     /// Refuses names that a baseline or a control has.
@@ -91,8 +93,8 @@ impl Systems {
     /// The questions of some suites to every system, and what it answered before.
     pub fn interviews<'a>(&self, suites: &'a [(Option<Control>, Suite)], answers: &Path) -> Result<Vec<Asked<'a>>> {
         let contents = Contents::open(answers)?;
-        // Where it is computed may change the last bits of a logit.
-        let computes = Precision::Auto.on(&self.device)?.to_string();
+        // Where it is computed may change the last bits of a logit, and rounded weights far more.
+        let computes = self.computes.to_string();
         let of_system = |(name, adapter): &(String, Option<PathBuf>)| {
             let model = contents.model(&self.dir, adapter.as_deref(), &computes)?;
             let store = Store::open(answers, model)?;
@@ -117,7 +119,10 @@ impl Systems {
     pub fn open(&self, asked: &Asked) -> Result<AudioLlm> {
         let trained = asked.adapter.as_deref().map(|dir| Trained::load(dir, &self.config)).transpose()?.unwrap_or_default();
         let plan = trained.adapter.as_ref().map_or_else(Plan::default, |adapter| adapter.plan.clone());
-        let model = AudioLlm::new(self.config.clone(), &Weights::open(&self.dir)?.with(trained.full), plan, false, &self.device)?;
+        let mut model = AudioLlm::new(self.config.clone(), &Weights::open(&self.dir)?.with(trained.full), plan, false, &self.device)?;
+        if self.computes.precision == Precision::Fp8 {
+            model.quantise()?;
+        }
         if let (Some(adapter), Some(dir)) = (&trained.adapter, &asked.adapter) {
             model.load_adapter(adapter).map_err(|e| e.at_path(dir))?;
         }
