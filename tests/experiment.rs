@@ -119,6 +119,18 @@ fn an_experiment_that_was_cut_goes_on_and_ends_with_the_same_bytes() {
 }
 
 #[test]
+fn runs_that_were_not_judged_on_their_way_are_compared_by_their_ends() {
+    let place = place();
+    for (name, stages) in [("uniform", "{mix: uniform, steps: 2}"), ("balanced", "{draw: balanced, steps: 2}")] {
+        place.write(&format!("{name}.yaml"), recipe(name, stages).replace("evaluate: {suite: dev.yaml, every: 2}\n", ""));
+    }
+    place.run(&["experiment", "experiment.yaml"]).succeeds();
+    let found = place.json("runs/pairs/comparison.json");
+    assert_eq!(found["dynamics"]["convergence"], json!([]));
+    assert_eq!(found["contrasts"].as_array().unwrap().len(), 2);
+}
+
+#[test]
 fn what_is_no_fair_comparison_is_refused() {
     let place = place();
     let with = |from: &str, to: &str| place.write("experiment.yaml", EXPERIMENT.replace(from, to));

@@ -25,11 +25,11 @@ fn batch(golden: &Golden) -> Batch {
     Batch::pack(&sequences.iter().collect::<Vec<_>>(), 200).unwrap()
 }
 
-/// A golden's model with a trained adapter, as it is and with rounded layers.
+/// A golden's model as its training begins, as it is and with rounded layers: near the end a gradient is a small difference of large parts.
 fn both(golden: &Golden) -> [AudioLlm; 2] {
-    let mut rounded = golden.adapted("adapter_final");
+    let mut rounded = golden.adapted("adapter_init");
     rounded.quantise().unwrap();
-    [golden.adapted("adapter_final"), rounded]
+    [golden.adapted("adapter_init"), rounded]
 }
 
 /// Loss of a pass, and its gradients by tensor.
@@ -60,8 +60,8 @@ fn losses_and_gradients_of_adapters_stay_near_those_of_single_precision() {
         let least = each.iter().copied().fold(1.0, f64::min);
         eprintln!("{name}: loss {loss:.4}, {apart:.2e} away in fp8; cosine of all gradients {whole:.5}, least of one tensor {least:.5}");
         assert!(apart > 1e-7 && apart < 0.02, "{name}: {loss} became {rounded_loss}");
-        assert!(whole > 0.97 && whole < 0.999_999, "{name}: {whole}");
-        assert!(least > 0.94, "{name}: {least}");
+        assert!(whole > 0.99 && whole < 0.999_999, "{name}: {whole}");
+        assert!(least > 0.96, "{name}: {least}");
         assert_eq!(rounded.unreached().unwrap(), Vec::<String>::new());
     }
 }

@@ -67,12 +67,15 @@ pub fn of_recipes(experiment: &Experiment, recipes: &[String], seeds: &[Vec<&Pla
     let mut known = BTreeSet::new();
     pairs.retain(|pair| known.insert(*pair));
     pairs.retain(|(a, b)| experiment.recipes.iter().all(|entry| !entry.own_budget || (entry.name != **a && entry.name != **b)));
-    let curves: Vec<Vec<Curve>> = (0..recipes.len()).map(|recipe| runs(recipe).map(dev_curve).collect::<Result<_>>()).collect::<Result<_>>()?;
+    let place = |name: &String| recipes.iter().position(|known| known == name).unwrap_or_default();
+    // Runs that were never judged on their way have no curve to compare.
+    let is_judged: Vec<bool> =
+        (0..recipes.len()).map(|recipe| runs(recipe).try_fold(true, |all, run| Ok(all && !evaluations(run)?.is_empty()))).collect::<Result<_>>()?;
+    pairs.retain(|(a, b)| is_judged[place(a)] && is_judged[place(b)]);
     let reached = |(recipe, against): (&String, &String)| {
-        let place = |name: &String| recipes.iter().position(|known| known == name).unwrap_or_default();
-        let (first, second) = (&curves[place(against)], &curves[place(recipe)]);
+        let curves = |name: &String| runs(place(name)).map(dev_curve).collect::<Result<Vec<Curve>>>();
         let targets: Vec<f64> = runs(place(against)).map(last_score).collect::<Result<_>>()?;
-        let found = steps_to_reach(first, second, &targets, Better::Higher, resampling)?;
+        let found = steps_to_reach(&curves(against)?, &curves(recipe)?, &targets, Better::Higher, resampling)?;
         Ok(Reached { recipe: recipe.clone(), against: against.clone(), found })
     };
     Ok(Dynamics {

@@ -117,7 +117,7 @@ def draw(curves: dict[str, list[list[float]]], target: str) -> None:
     ]
     second = LEFT + WIDTH + GAP - 60
     width, height = second + WIDTH - 30, TOP + HEIGHT + 50
-    body = panel(LEFT, f"training loss, each seed (mean of {WINDOW} steps)", left, 2.0, 12.0, last, False) + "\n"
+    body = panel(LEFT, f"training loss, each seed (mean of {WINDOW} steps)", left, 0.0, math.ceil(max(value for _, points in left for _, value in points)), last, False) + "\n"
     body += panel(second, "distance from f32 at the same step, same seed", apart, 1e-7, 1.0, last, True)
     Path(target).write_text(
         f'<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 {width} {height}" width="{width}" height="{height}" {FONT}>\n'
