@@ -1,7 +1,6 @@
 //! Frozen linear layers rounded to 8 bits on the CPU: what it does to losses and gradients of whole models, and what commands say of it.
 
 mod command;
-#[allow(dead_code, reason = "each test program uses its own part of these helpers")]
 mod golden;
 
 use command::Place;
