@@ -1,5 +1,6 @@
 //! Tables and launches of the rotary embedding.
 
+use candle_core::DType;
 use candle_core::Device;
 use candle_core::Result;
 use candle_core::Tensor;
@@ -14,9 +15,12 @@ use crate::ops::cuda::card::int;
 
 /// Cosines and sines of angles, `half` for each token, in `f32`.
 pub fn tables(angles: &[f64], half: usize, device: &Device) -> Result<(Tensor, Tensor)> {
+    let card = Card::of(device)?;
     let table = |function: fn(f64) -> f64| {
         let values: Vec<f32> = angles.par_iter().map(|&angle| function(angle) as f32).collect();
-        Tensor::from_vec(values, (angles.len() / half, half), device)
+        let table = card.empty((angles.len() / half, half), DType::F32)?;
+        card.write(f32_of(&table)?, &values)?;
+        Ok::<_, candle_core::Error>(table)
     };
     Ok((table(f64::cos)?, table(f64::sin)?))
 }
