@@ -95,26 +95,11 @@ pub fn rounded(x: &Tensor) -> Result<Tensor> {
     tensor(values, (rows, width))
 }
 
-/// The scales of the rows of `x`, `[rows]`.
-fn scales(x: &Tensor) -> Result<Tensor> {
-    let (rows, width) = x.dims2()?;
-    let xs = slice::<f32>(x)?;
-    let xs: &[f32] = &xs;
-    let values = new_rows(
-        rows,
-        1,
-        #[inline(always)]
-        |i, scale: &mut [f32]| scale[0] = scale_of(&xs[i * width..][..width]),
-    );
-    tensor(values, rows)
-}
-
 /// A frozen weight `[out, in]` as 8 bits hold it, by rows and, for the backward, by columns. Both stay in `f32`: twice its memory.
 ///
 /// # Errors
 /// A weight that is not in `f32`.
 pub fn quantise(weight: &Tensor) -> Result<Weight> {
-    let turned = weight.t()?.contiguous()?;
-    let quantised = Quantised { scale: scales(weight)?, transposed: rounded(&turned)?, transposed_scale: scales(&turned)? };
+    let quantised = Quantised { transposed: rounded(&weight.t()?.contiguous()?)?, scales: None };
     Ok(Weight { value: rounded(weight)?, gradient: None, quantised: Some(quantised) })
 }

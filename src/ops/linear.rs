@@ -32,16 +32,22 @@ pub const ROOM: usize = 64;
 /// Bytes that a number of a frozen weight takes in 8 bits on a card: it is there twice.
 pub const EIGHT_BIT_BYTES: usize = 2;
 
-/// A frozen weight's other half where it is of 8 bits (e4m3). On a card a number is its value times the scale of its row; on the CPU
-/// the values are these products, in `f32`.
+/// A frozen weight's other half where it is of 8 bits (e4m3).
 #[derive(Clone, Debug)]
 pub struct Quantised {
-    /// Scales of the weight's rows, `[out]`.
-    pub scale: Tensor,
     /// The weight once more, transposed before it was rounded: `[in, out]`.
     pub transposed: Tensor,
-    /// Scales of its rows, `[in]`.
-    pub transposed_scale: Tensor,
+    /// On a card a number is its value times the scale of its row; on the CPU the values are these products, in `f32`.
+    pub scales: Option<Scales>,
+}
+
+/// Scales of rows, in `f32`.
+#[derive(Clone, Debug)]
+pub struct Scales {
+    /// Those of the weight, `[out]`.
+    pub by_output: Tensor,
+    /// Those of the transposed weight, `[in]`.
+    pub by_input: Tensor,
 }
 
 /// A tensor of the model: frozen, or trained with a place where its gradient is added.

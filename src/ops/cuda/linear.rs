@@ -29,6 +29,7 @@ use crate::ops::linear::Adapter;
 use crate::ops::linear::AdapterDropout;
 use crate::ops::linear::Linear;
 use crate::ops::linear::Quantised;
+use crate::ops::linear::Scales;
 use crate::ops::linear::Weight;
 use crate::ops::rows::columns;
 
@@ -58,7 +59,7 @@ pub fn forward(layer: &Linear, x: &Tensor, residual: Option<&Tensor>, dropout: A
         None => card.product(Matrix::of(&y)?, product(input, weight.t()))?,
         Some(quantised) => {
             let rows = EightBit::of(&card, x)?;
-            let scales = Some((f32_of(&rows.scale)?, f32_of(&quantised.scale)?));
+            let scales = Some((f32_of(&rows.scale)?, f32_of(&scales_of(quantised)?.by_output)?));
             let product = product(Matrix::of(&rows.values)?, weight.t());
             // The forward's sums may be short: an error there is one among the rounding errors of its inputs.
             card.product(Matrix::of(&y)?, Product { scales, is_fast: true, ..product })?;
@@ -137,7 +138,7 @@ pub fn backward(layer: &Linear, dy: &Tensor, x: &Tensor, hidden: Option<&Tensor>
         None => card.product(Matrix::of(&dx)?, Product::new(output, weight).plus(start))?,
         Some(quantised) => {
             let rows = EightBit::of(&card, dy)?;
-            let scales = Some((f32_of(&rows.scale)?, f32_of(&quantised.transposed_scale)?));
+            let scales = Some((f32_of(&rows.scale)?, f32_of(&scales_of(quantised)?.by_input)?));
             let product = Product::new(Matrix::of(&rows.values)?, Matrix::of(&quantised.transposed)?.t()).plus(start);
             card.product(Matrix::of(&dx)?, Product { scales, ..product })?;
         }
@@ -219,6 +220,10 @@ impl EightBit {
     }
 }
 
+fn scales_of(quantised: &Quantised) -> Result<&Scales> {
+    quantised.scales.as_ref().ok_or_else(|| candle_core::Error::Msg("a weight of 8 bits without its scales was made for the CPU".into()))
+}
+
 /// A frozen weight `[out, in]` in 8 bits, as it is and transposed: products of 8 bits want both factors' inner dimension contiguous.
 ///
 /// # Errors
@@ -240,6 +245,6 @@ pub fn quantise(weight: &Tensor) -> Result<Weight> {
     }
     let by_output = EightBit::of(&card, weight)?;
     let by_input = EightBit::of(&card, &transpose(weight)?)?;
-    let quantised = Quantised { scale: by_output.scale, transposed: by_input.values, transposed_scale: by_input.scale };
+    let quantised = Quantised { transposed: by_input.values, scales: Some(Scales { by_output: by_output.scale, by_input: by_input.scale }) };
     Ok(Weight { value: by_output.values, gradient: None, quantised: Some(quantised) })
 }
