@@ -85,10 +85,7 @@ impl PrecisionArguments {
     /// # Errors
     /// As [`PrecisionArguments::on`].
     pub fn apply(self, model: &mut AudioLlm) -> Result<()> {
-        match self.on(&model.device)?.precision {
-            Precision::Fp8 => model.quantise(),
-            _ => Ok(()),
-        }
+        model.compute_in(self.on(&model.device)?.precision)
     }
 }
 

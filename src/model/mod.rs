@@ -39,6 +39,7 @@ use crate::model::lora::Init;
 use crate::model::lora::Plan;
 use crate::model::parameters::Kind;
 use crate::model::parameters::Parameters;
+use crate::model::precision::Precision;
 use crate::model::weights::Weights;
 use crate::ops::cross_entropy::CrossEntropy;
 use crate::ops::cross_entropy::Losses;
@@ -125,6 +126,14 @@ impl AudioLlm {
         let build::Built { encoder, projector, embeddings, layers, final_norm, head, parameters } = built;
         let device = device.clone();
         Ok(Self { config, plan, parameters, device, encoder, projector, embeddings, layers, final_norm, head, parked: BTreeMap::new() })
+    }
+
+    /// Has the model compute in a precision from here on: [`Precision::Fp8`] rounds, the others are what the device does anyway.
+    ///
+    /// # Errors
+    /// As [`AudioLlm::quantise`].
+    pub fn compute_in(&mut self, precision: Precision) -> Result<()> {
+        if precision == Precision::Fp8 { self.quantise() } else { Ok(()) }
     }
 
     /// Rounds the frozen weights of the decoder's linear layers to fp8, and has them compute in it from here on.

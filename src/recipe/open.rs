@@ -120,9 +120,7 @@ impl Recipe {
             WeightsSource::Random => Weights::Random { seed: self.seed },
         };
         let mut model = AudioLlm::new(config, &weights.with(continued.full), plan, true, device)?;
-        if self.model.precision.on(device)?.precision == Precision::Fp8 {
-            model.quantise()?;
-        }
+        model.compute_in(self.model.precision.on(device)?.precision)?;
         match &continued.adapter {
             Some(adapter) => model.load_adapter(adapter).map_err(|e| e.at(&self.lora.init))?,
             None => model.initialise(init.unwrap_or(Init::Default), self.seed)?,

@@ -35,7 +35,6 @@ use crate::model::lora::Plan;
 use crate::model::lora::Targets;
 use crate::model::memory::Fit;
 use crate::model::precision::Computes;
-use crate::model::precision::Precision;
 use crate::model::shapes;
 use crate::model::sizes::Sizes;
 use crate::model::weights::Weights;
@@ -189,9 +188,7 @@ impl Bench<'_> {
         let weights = if self.device.is_cpu() { Weights::Random { seed: 1 } } else { Weights::Noise { seed: 1 } };
         let mut model = AudioLlm::new(self.costs.config.clone(), &weights, plan, true, self.device)?;
         model.initialise(Init::Default, 1)?;
-        if self.computes.precision == Precision::Fp8 {
-            model.quantise()?;
-        }
+        model.compute_in(self.computes.precision)?;
         Ok(model)
     }
 

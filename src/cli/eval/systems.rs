@@ -22,7 +22,6 @@ use crate::model::AudioLlm;
 use crate::model::config::Config;
 use crate::model::lora::Plan;
 use crate::model::precision::Computes;
-use crate::model::precision::Precision;
 use crate::model::trained;
 use crate::model::trained::Trained;
 use crate::model::weights::Weights;
@@ -120,9 +119,7 @@ impl Systems {
         let trained = asked.adapter.as_deref().map(|dir| Trained::load(dir, &self.config)).transpose()?.unwrap_or_default();
         let plan = trained.adapter.as_ref().map_or_else(Plan::default, |adapter| adapter.plan.clone());
         let mut model = AudioLlm::new(self.config.clone(), &Weights::open(&self.dir)?.with(trained.full), plan, false, &self.device)?;
-        if self.computes.precision == Precision::Fp8 {
-            model.quantise()?;
-        }
+        model.compute_in(self.computes.precision)?;
         if let (Some(adapter), Some(dir)) = (&trained.adapter, &asked.adapter) {
             model.load_adapter(adapter).map_err(|e| e.at_path(dir))?;
         }
