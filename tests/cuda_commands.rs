@@ -2,26 +2,13 @@
 //! build with the feature `cuda` and a card, or the emulated driver of `tests/cuda/driver`.
 #![cfg(feature = "cuda")]
 
+mod card;
 mod command;
 mod golden;
 
-use std::io::Write;
-use std::sync::LazyLock;
-
-use candle_core::Device;
 use candle_core::Tensor;
+use card::CARD;
 use golden::numbers;
-use maqam::ops::device;
-use maqam::ops::device::Choice;
-
-/// The card; where there is none, the tests say so, past the capture of their output, and check nothing.
-static CARD: LazyLock<Option<Device>> = LazyLock::new(|| {
-    let say = |error| {
-        let hint = "build the emulated driver with tests/cuda/driver/build.sh, or run this where there is a card";
-        let _ = writeln!(std::io::stderr(), "\nNOT TESTED ON A CARD: {error}\n{hint}\n");
-    };
-    device::open(Choice::Cuda).map_err(say).ok()
-});
 
 /// Relative error of a loss: what sums of products of 8 significant bits may differ by.
 const LOSS_BAR: f64 = 1e-3;

@@ -4,6 +4,7 @@
 //! test says so and checks nothing.
 #![cfg(feature = "cuda")]
 
+mod card;
 mod support;
 
 #[path = "cuda_ops/attention.rs"]
@@ -15,30 +16,15 @@ mod rowwise;
 #[path = "cuda_ops/training.rs"]
 mod training;
 
-use std::io::Write;
-use std::sync::LazyLock;
-
 use candle_core::DType;
 use candle_core::Device;
 use candle_core::Tensor;
+use card::CARD;
 use half::bf16;
 use maqam::ops::device;
-use maqam::ops::device::Choice;
 use maqam::ops::linear::Weight;
 use support::flat;
 use support::numbers;
-
-/// The card; where there is none, every test says so and checks nothing.
-static CARD: LazyLock<Option<Device>> = LazyLock::new(|| {
-    device::open(Choice::Cuda)
-        .map_err(|error| say(&format!("ON A CARD: {error}\nbuild the emulated driver with tests/cuda/driver/build.sh, or run this where there is a card")))
-        .ok()
-});
-
-/// Says what is not tested, past the capture of a passing test's output.
-fn say(what: &str) {
-    let _ = writeln!(std::io::stderr(), "\nNOT TESTED {what}\n");
-}
 
 /// Half a unit in the last place of bf16, relative to the number: what rounding a result once costs.
 const ROUNDING: f64 = 1.0 / 256.0;

@@ -246,7 +246,7 @@ fn layers_of_8_bits() {
             on_card.join().unwrap();
             if let Err(refused) = on_card.quantise() {
                 assert!(refused.to_string().contains("compute capability"), "{refused}");
-                crate::say(&format!("in 8 bits: {refused}"));
+                crate::card::say(&format!("in 8 bits: {refused}"));
                 return;
             }
             assert_eq!(on_card.weight.value.dims(), [96, 128]);
@@ -288,7 +288,7 @@ fn what_8_bits_hold_exactly_is_multiplied_exactly() {
         let (x, weight) = (Both::of(card, &of_rows(5, 32), &[5, 32]), Both::of(card, &of_rows(16, 32), &[16, 32]));
         let mut layer = Linear::frozen(weight.card, None);
         if let Err(refused) = layer.quantise() {
-            crate::say(&format!("in 8 bits: {refused}"));
+            crate::card::say(&format!("in 8 bits: {refused}"));
             return;
         }
         let exact = Linear::frozen(weight.exact, None).forward(&x.exact, None, NO_DROPOUT).unwrap().0;
