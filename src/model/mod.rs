@@ -407,7 +407,7 @@ impl AudioLlm {
         if let Some(projected) = projected {
             overwrite(&embedded, &batch.audio_rows, &projected)?;
         }
-        Ok((embedded, saved.filter(|_| training && self.hearing_is_trained())))
+        Ok((embedded, saved.filter(|_| self.hearing_is_trained())))
     }
 
     fn hear_with(&self, batch: &Batch, pass: Pass, training: bool) -> Result<Option<(Tensor, Heard)>> {

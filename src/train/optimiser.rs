@@ -174,7 +174,8 @@ impl Optimiser {
         Ok(norm(&parameters.gradients)?)
     }
 
-    /// One update, clipped, of which on a card nothing is waited for. Frozen parts keep values and moments; every part corrects its moments' bias by its own count.
+    /// One update, clipped, of which on a card nothing is waited for. Frozen parts keep values and moments; every part corrects its moments'
+    /// bias by its own count.
     pub fn step(&mut self, parameters: &Parameters, update: Update) -> Result<()> {
         let Settings { betas: [beta1, beta2], eps, weight_decay, max_grad_norm, .. } = self.settings;
         let segment = |entry: &Entry| Segment {

@@ -22,8 +22,8 @@ __device__ __forceinline__ void drop(bf16* y, const bf16* x, unsigned long long 
 
 // y = x `kept` where the 53 bits at (token's key, column) are at least `dropped`, else 0; of a gradient, the backward.
 //
-// x: [tokens, dim], `stride` apart; y: [tokens, dim]; token_keys: [tokens], with the site; dropped: the share times 2^53, rounded up; kept: 1 / (1 - share).
-// Grid (tokens), block 256. Bytes: 4 dim + 8 a token.
+// x: [tokens, dim], `stride` apart; y: [tokens, dim]; token_keys: [tokens], with the site; dropped: the share times 2^53, rounded up;
+// kept: 1 / (1 - share). Grid (tokens), block 256. Bytes: 4 dim + 8 a token.
 extern "C" __global__ void __launch_bounds__(BLOCK)
     dropout(bf16* __restrict__ y, const bf16* __restrict__ x, const unsigned long long* __restrict__ token_keys, unsigned long long dropped, float kept, int dim,
             int stride) {
