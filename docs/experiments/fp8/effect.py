@@ -1,6 +1,7 @@
 """What 8 bits do to losses, from files that maqam wrote: tables of docs/experiments/fp8.md, and its figure.
 
     python docs/experiments/fp8/effect.py scores MANIFEST F32.jsonl FP8.jsonl   # two outputs of `maqam score` over one manifest
+    python docs/experiments/fp8/effect.py models F32.jsonl FP8.jsonl [F32.jsonl FP8.jsonl ...]   # such pairs, one of each model
     python docs/experiments/fp8/effect.py curves runs/fp8 docs/experiments/fp8/curves.svg
 
 Needs nothing but Python 3.10.
@@ -14,6 +15,8 @@ import sys
 from pathlib import Path
 
 RESAMPLES = 10_000
+# The 97.5 % quantile of Student's t by degrees of freedom.
+T_95 = {1: 12.706, 2: 4.303, 3: 3.182, 4: 2.776, 5: 2.571, 6: 2.447, 7: 2.365, 8: 2.306, 9: 2.262}
 BLOCK = 50  # Steps that a row of the table of curves averages.
 WINDOW = 10  # Steps that a point of the figure averages.
 WIDTH, HEIGHT, LEFT, TOP, GAP = 420, 250, 54, 40, 84
@@ -45,6 +48,17 @@ def scores(manifest: str, exact: str, rounded: str) -> None:
     apart = statistics.fmean(abs(b - a) for a, b in pairs)
     worse = sum(b > a for a, b in pairs)
     print(f"| {len(pairs)} | {means[0]:.4f} | {means[1]:.4f} | {means[1] - means[0]:+.4f} [{low:+.4f}, {high:+.4f}] | {apart:.4f} | {worse} |")
+
+
+def models(outputs: list[str]) -> None:
+    """The mean over models of the mean difference in loss, nats a target token, with Student's t interval over models."""
+    means = [statistics.fmean(row["loss"] for row in rows(output)) for output in outputs]
+    exact, rounded = means[0::2], means[1::2]
+    apart = [b - a for a, b in zip(exact, rounded, strict=True)]
+    half = T_95[len(apart) - 1] * statistics.stdev(apart) / math.sqrt(len(apart))
+    mean, base = statistics.fmean(apart), statistics.fmean(exact)
+    each = " ".join(f"{difference:+.3f}" for difference in apart)
+    print(f"| {base:.3f} | {min(exact):.3f} to {max(exact):.3f} | {mean:+.3f} [{mean - half:+.3f}, {mean + half:+.3f}] | {each} | {100 * mean / base:+.1f} % |")
 
 
 def losses(folder: Path) -> dict[str, list[list[float]]]:
@@ -130,6 +144,8 @@ def main() -> None:
     match sys.argv[1:]:
         case ["scores", manifest, exact, rounded]:
             scores(manifest, exact, rounded)
+        case ["models", *outputs]:
+            models(outputs)
         case ["curves", folder, target]:
             curves = losses(Path(folder))
             table(curves)
