@@ -123,6 +123,17 @@ fn a_run_that_was_begun_in_single_precision_says_where_it_changed() {
 }
 
 #[test]
+fn a_decoder_that_is_trained_whole_leaves_nothing_to_round() {
+    let place = small_run(2);
+    for command in ["plan", "train"] {
+        let arguments = [command, "recipe.yaml", "--set", "train={decoder: full}", "--set", "model.precision=fp8"];
+        place.run(&arguments).fails(2, &["`model.precision` is fp8", "`train.decoder: full` leaves none", "hint: train the decoder through adapters"]);
+    }
+    let bench = ["bench", "train", "--shape", "tiny", "--layers", "1", "--work", "short", "--clips", "1", "--steps", "1", "--full", "--precision", "fp8"];
+    place.run(&bench).fails(2, &["all of them are trained here"]);
+}
+
+#[test]
 fn a_plan_counts_the_rounded_weights_twice() {
     let place = small_run(2);
     let plan = |rest: &[&str]| place.run(&[&["plan", "recipe.yaml"], rest].concat()).succeeds().stdout;

@@ -139,10 +139,14 @@ impl AudioLlm {
     /// Rounds the frozen weights of the decoder's linear layers to fp8, and has them compute in it from here on.
     ///
     /// # Errors
-    /// A device that does not compute in fp8.
+    /// A device that does not compute in fp8; a decoder that is trained whole, which has nothing to round.
     pub fn quantise(&mut self) -> Result<()> {
         let linears = self.layers.iter_mut().flat_map(|layer| [&mut layer.qkv, &mut layer.output, &mut layer.gate_up, &mut layer.down]);
-        linears.filter(|linear| linear.weight.gradient.is_none()).try_for_each(|linear| linear.quantise())?;
+        let frozen: Vec<&mut Linear> = linears.filter(|linear| linear.weight.gradient.is_none()).collect();
+        if frozen.is_empty() {
+            return Err(Error::input("fp8 rounds frozen linear layers of the decoder, and all of them are trained here"));
+        }
+        frozen.into_iter().try_for_each(Linear::quantise)?;
         self.parameters.copies = build::copies(&self.layers)?;
         Ok(())
     }

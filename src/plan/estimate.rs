@@ -90,7 +90,7 @@ const CONTEXT: f64 = 0.6e9;
 fn on_card(training: &Training<'_>, sizes: &Sizes, (corpus, stages, facts): (&Corpus, &[StageDraws], &Facts), card: f64) -> String {
     let Training { recipe, config, plan, parts, .. } = training;
     let precision = if recipe.model.precision == Precision::Fp8 { Precision::Fp8 } else { Precision::Bf16 };
-    let fit = match recipe.fit(config, plan, parts, precision, card - CONTEXT) {
+    let fit = match recipe.fit(config, plan, parts, precision, (card - CONTEXT).max(0.0)) {
         Ok(fit) => fit,
         Err(refusal) => return refusal.to_string().replace('\n', "; "),
     };

@@ -241,10 +241,14 @@ impl Recipe {
     /// How each stage trains each part, and which adapters that takes.
     ///
     /// # Errors
-    /// Stages that contradict each other; targets that match nothing.
+    /// Stages that contradict each other; targets that match nothing; fp8 where the decoder has no frozen layer to round.
     pub fn adapters(&self, config: &Config, schedule: &Schedule) -> Result<(Vec<Parts>, Plan)> {
         let parts: Vec<Parts> = schedule.stages().iter().map(|stage| stage.train.or(&self.train)).collect();
         let plan = Plan::from_settings(&self.lora, &self.trained_parts(schedule, &parts)?, config)?;
+        if self.model.precision == Precision::Fp8 && plan.full.contains(&Part::Decoder) {
+            return Err(Error::input("`model.precision` is fp8, which rounds frozen linear layers of the decoder, and `train.decoder: full` leaves none")
+                .hint("train the decoder through adapters (`train.decoder: lora`), or leave `model.precision` out"));
+        }
         Ok((parts, plan))
     }
 
