@@ -30,22 +30,32 @@ fn measure() -> Result<()> {
             // Cargo's own mark of a benchmark run.
             "--bench" => {}
             "--repeats" => {
-                let number = arguments.next().and_then(|n| n.parse().ok()).filter(|&n: &usize| n > 0);
-                repeats = number.ok_or_else(|| Error::input("`--repeats` takes a number above 0"))?;
+                let number = arguments
+                    .next()
+                    .and_then(|n| n.parse().ok())
+                    .filter(|&n: &usize| n > 0);
+                repeats =
+                    number.ok_or_else(|| Error::input("`--repeats` takes a number above 0"))?;
             }
             _ => files.push(PathBuf::from(argument)),
         }
     }
     if files.is_empty() {
         let folder = PathBuf::from(env!("CARGO_MANIFEST_DIR")).join("tests/fixtures/audio");
-        files = ["a1.wav", "a2.wav", "a3.wav", "odd.wav"].map(|name| folder.join(name)).to_vec();
+        files = ["a1.wav", "a2.wav", "a3.wav", "odd.wav"]
+            .map(|name| folder.join(name))
+            .to_vec();
     }
     let extractor = LogMelExtractor::new();
     println!("what file audio_s best_s");
     for file in files {
         let samples = read(&file, Span::default())?;
         let audio_s = samples.len() as f64 / f64::from(SAMPLE_RATE);
-        let reading_s = fastest(repeats, || read(&file, Span::default()).map(|samples| samples.len()).ok());
+        let reading_s = fastest(repeats, || {
+            read(&file, Span::default())
+                .map(|samples| samples.len())
+                .ok()
+        });
         let log_mel_s = fastest(repeats, || extractor.extract(black_box(&samples)).frames);
         println!("read {} {audio_s:.3} {reading_s:.9}", file.display());
         println!("log_mel {} {audio_s:.3} {log_mel_s:.9}", file.display());

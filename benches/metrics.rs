@@ -23,27 +23,71 @@ const PAIRS: usize = 100_000;
 const REPEATS: usize = 3;
 
 fn main() -> Result<(), Box<dyn std::error::Error>> {
-    let file = std::env::args().skip(1).find(|argument| !argument.starts_with("--"));
+    let file = std::env::args()
+        .skip(1)
+        .find(|argument| !argument.starts_with("--"));
     let rows: Vec<(String, String)> = match &file {
-        Some(path) => std::fs::read_to_string(path)?.lines().map(serde_json::from_str).collect::<Result<_, _>>()?,
+        Some(path) => std::fs::read_to_string(path)?
+            .lines()
+            .map(serde_json::from_str)
+            .collect::<Result<_, _>>()?,
         None => sentences(PAIRS),
     };
-    let texts = || Texts::new(rows.iter().map(|(reference, prediction)| Pair::new(reference, prediction)).collect(), Normaliser::None);
-    println!("{} pairs, {} threads", rows.len(), rayon::current_num_threads());
-    report("wer", || edit::tallies(&texts(), edit::Unit::Words).swap_remove(0).corpus());
-    report("cer", || edit::tallies(&texts(), edit::Unit::Characters).swap_remove(0).corpus());
+    let texts = || {
+        Texts::new(
+            rows.iter()
+                .map(|(reference, prediction)| Pair::new(reference, prediction))
+                .collect(),
+            Normaliser::None,
+        )
+    };
+    println!(
+        "{} pairs, {} threads",
+        rows.len(),
+        rayon::current_num_threads()
+    );
+    report("wer", || {
+        edit::tallies(&texts(), edit::Unit::Words)
+            .swap_remove(0)
+            .corpus()
+    });
+    report("cer", || {
+        edit::tallies(&texts(), edit::Unit::Characters)
+            .swap_remove(0)
+            .corpus()
+    });
     if file.is_some() {
         return Ok(());
     }
-    report("wer by script", || script::tallies(&texts()).iter().map(Tally::corpus).sum());
-    report("alignments, one core", || rows.iter().map(|(reference, prediction)| align_words(reference, prediction).len()).sum::<usize>() as f64);
-    report("rouge", || rouge::tallies(&texts(), rouge::Fold::None)[2].corpus());
-    report("chrf", || chrf::tally(&texts(), chrf::Variant::ChrF).corpus());
-    report("chrfpp", || chrf::tally(&texts(), chrf::Variant::ChrFPlusPlus).corpus());
-    report("bleu", || bleu::tally(&texts(), bleu::Tokeniser::default()).corpus());
-    report("failures", || failures::tallies(&texts()).iter().map(Tally::corpus).sum());
+    report("wer by script", || {
+        script::tallies(&texts()).iter().map(Tally::corpus).sum()
+    });
+    report("alignments, one core", || {
+        rows.iter()
+            .map(|(reference, prediction)| align_words(reference, prediction).len())
+            .sum::<usize>() as f64
+    });
+    report("rouge", || {
+        rouge::tallies(&texts(), rouge::Fold::None)[2].corpus()
+    });
+    report("chrf", || {
+        chrf::tally(&texts(), chrf::Variant::ChrF).corpus()
+    });
+    report("chrfpp", || {
+        chrf::tally(&texts(), chrf::Variant::ChrFPlusPlus).corpus()
+    });
+    report("bleu", || {
+        bleu::tally(&texts(), bleu::Tokeniser::default()).corpus()
+    });
+    report("failures", || {
+        failures::tallies(&texts()).iter().map(Tally::corpus).sum()
+    });
     for normaliser in &Normaliser::ALL[1..] {
-        report(normaliser.name(), || rows.iter().map(|(reference, _)| normaliser.apply(reference).len()).sum::<usize>() as f64);
+        report(normaliser.name(), || {
+            rows.iter()
+                .map(|(reference, _)| normaliser.apply(reference).len())
+                .sum::<usize>() as f64
+        });
     }
     Ok(())
 }
@@ -68,11 +112,13 @@ fn sentences(count: usize) -> Vec<(String, String)> {
         let at = |i: u64, what: u64| key.with(row).with(i).below(what, words.len());
         let len = 4 + key.with(row).below(0, 20) as u64;
         let reference: Vec<&str> = (0..len).map(|i| words[at(i, 0)]).collect();
-        let said = reference.iter().zip(0..).flat_map(|(&word, i)| match key.with(row).with(i).below(1, 100) {
-            0..4 => vec![],
-            4..12 => vec![words[at(i, 2)]],
-            12..15 => vec![words[at(i, 2)], word],
-            _ => vec![word],
+        let said = reference.iter().zip(0..).flat_map(|(&word, i)| {
+            match key.with(row).with(i).below(1, 100) {
+                0..4 => vec![],
+                4..12 => vec![words[at(i, 2)]],
+                12..15 => vec![words[at(i, 2)], word],
+                _ => vec![word],
+            }
         });
         (reference.join(" "), said.collect::<Vec<_>>().join(" "))
     };

@@ -33,7 +33,11 @@ pub struct Error {
 impl Error {
     /// An error of `kind` with its message: lower case, no full stop.
     pub fn new(kind: Kind, message: impl fmt::Display) -> Self {
-        Self { kind, message: message.to_string(), hint: None }
+        Self {
+            kind,
+            message: message.to_string(),
+            hint: None,
+        }
     }
 
     /// Bad input: a file, a recipe, an argument.
@@ -61,7 +65,11 @@ impl Error {
     /// As [`Error::hint`], unless the error has a hint already.
     #[must_use]
     pub fn or_hint(self, hint: impl fmt::Display) -> Self {
-        if self.hint.is_some() { self } else { self.hint(hint) }
+        if self.hint.is_some() {
+            self
+        } else {
+            self.hint(hint)
+        }
     }
 
     /// Puts `place` (a file, a row id, a recipe key) in front of the message.
@@ -85,7 +93,12 @@ impl Error {
     pub fn io(path: &Path, action: &str, error: &std::io::Error) -> Self {
         use std::io::ErrorKind as E;
         let kind = match error.kind() {
-            E::NotFound | E::AlreadyExists | E::PermissionDenied | E::IsADirectory | E::NotADirectory | E::InvalidData => Kind::Input,
+            E::NotFound
+            | E::AlreadyExists
+            | E::PermissionDenied
+            | E::IsADirectory
+            | E::NotADirectory
+            | E::InvalidData => Kind::Input,
             _ => Kind::Resource,
         };
         let found = Self::new(kind, format!("cannot {action}: {error}")).at_path(path);

@@ -30,11 +30,16 @@ pub fn write_atomic(path: &Path, contents: &[u8]) -> Result<()> {
 }
 
 /// As [`write_atomic`], for contents that are produced piece by piece.
-pub fn write_atomic_with(path: &Path, write: impl FnOnce(&mut std::io::BufWriter<&mut File>) -> std::io::Result<()>) -> Result<()> {
+pub fn write_atomic_with(
+    path: &Path,
+    write: impl FnOnce(&mut std::io::BufWriter<&mut File>) -> std::io::Result<()>,
+) -> Result<()> {
     let parent = parent_of(path);
     create_dir(parent)?;
     let attempt = || -> std::io::Result<()> {
-        let mut temporary = tempfile::Builder::new().prefix(".writing-").tempfile_in(parent)?;
+        let mut temporary = tempfile::Builder::new()
+            .prefix(".writing-")
+            .tempfile_in(parent)?;
         let mut buffered = std::io::BufWriter::with_capacity(1 << 20, temporary.as_file_mut());
         write(&mut buffered)?;
         buffered.flush()?;
@@ -48,11 +53,17 @@ pub fn write_atomic_with(path: &Path, write: impl FnOnce(&mut std::io::BufWriter
 }
 
 /// Writes named tensors to a safetensors file, one after the other, whole or not at all.
-pub fn write_safetensors<S: AsRef<str> + Ord + std::fmt::Display, V: safetensors::View>(path: &Path, tensors: impl IntoIterator<Item = (S, V)>) -> Result<()> {
+pub fn write_safetensors<S: AsRef<str> + Ord + std::fmt::Display, V: safetensors::View>(
+    path: &Path,
+    tensors: impl IntoIterator<Item = (S, V)>,
+) -> Result<()> {
     let parent = parent_of(path);
     create_dir(parent)?;
     let metadata = std::collections::HashMap::from([("format".to_owned(), "pt".to_owned())]);
-    let staged = parent.join(format!(".writing-{}", path.file_name().unwrap_or_default().to_string_lossy()));
+    let staged = parent.join(format!(
+        ".writing-{}",
+        path.file_name().unwrap_or_default().to_string_lossy()
+    ));
     if let Err(error) = safetensors::serialize_to_file(tensors, Some(metadata), &staged) {
         let _ = fs::remove_file(&staged);
         return Err(match error {
@@ -90,11 +101,17 @@ impl StagedDir {
     pub fn new(target: &Path) -> Result<Self> {
         let parent = parent_of(target);
         create_dir(parent)?;
-        let name = target.file_name().map(|n| n.to_string_lossy().into_owned()).unwrap_or_default();
+        let name = target
+            .file_name()
+            .map(|n| n.to_string_lossy().into_owned())
+            .unwrap_or_default();
         let staging = parent.join(format!(".writing-{name}"));
         remove_dir(&staging)?;
         create_dir(&staging)?;
-        Ok(Self { staging, target: target.to_owned() })
+        Ok(Self {
+            staging,
+            target: target.to_owned(),
+        })
     }
 
     /// Where to write.
@@ -107,7 +124,11 @@ impl StagedDir {
         let swap = || -> std::io::Result<()> {
             sync_dir(&self.staging)?;
             if self.target.exists() {
-                let name = self.target.file_name().map(|n| n.to_string_lossy().into_owned()).unwrap_or_default();
+                let name = self
+                    .target
+                    .file_name()
+                    .map(|n| n.to_string_lossy().into_owned())
+                    .unwrap_or_default();
                 let old = parent_of(&self.target).join(format!(".old-{name}"));
                 if old.exists() {
                     fs::remove_dir_all(&old)?;
@@ -142,15 +163,24 @@ pub fn remove_dir(path: &Path) -> Result<()> {
 /// A folder of that name, or one in which nothing can be written.
 pub fn expect_writable(path: &Path) -> Result<()> {
     if path.is_dir() {
-        return Err(Error::input("cannot write: this is a folder").at_path(path).hint("name a file"));
+        return Err(Error::input("cannot write: this is a folder")
+            .at_path(path)
+            .hint("name a file"));
     }
     let parent = parent_of(path);
     create_dir(parent)
         .and_then(|()| {
-            let probe = tempfile::Builder::new().prefix(".writing-").tempfile_in(parent);
-            probe.map(drop).map_err(|e| Error::io(parent, "write into the folder", &e))
+            let probe = tempfile::Builder::new()
+                .prefix(".writing-")
+                .tempfile_in(parent);
+            probe
+                .map(drop)
+                .map_err(|e| Error::io(parent, "write into the folder", &e))
         })
-        .map_err(|e| e.at(format!("{}: cannot write", path.display())).or_hint("choose another place for the output"))
+        .map_err(|e| {
+            e.at(format!("{}: cannot write", path.display()))
+                .or_hint("choose another place for the output")
+        })
 }
 
 /// Copies one file, whole or not at all.
@@ -169,8 +199,15 @@ impl AppendLog {
     /// Opens `path` for appending, making it where it is missing.
     pub fn open(path: &Path) -> Result<Self> {
         create_dir(parent_of(path))?;
-        let file = fs::OpenOptions::new().create(true).append(true).open(path).map_err(|e| Error::io(path, "open", &e))?;
-        Ok(Self { file, path: path.to_owned() })
+        let file = fs::OpenOptions::new()
+            .create(true)
+            .append(true)
+            .open(path)
+            .map_err(|e| Error::io(path, "open", &e))?;
+        Ok(Self {
+            file,
+            path: path.to_owned(),
+        })
     }
 
     /// Appends one line, whole or not at all; in a single write, so that a reader does not see half of one.
@@ -190,12 +227,16 @@ impl AppendLog {
 
     /// Flushes to the disk.
     pub fn sync(&mut self) -> Result<()> {
-        self.file.sync_data().map_err(|e| Error::io(&self.path, "flush", &e))
+        self.file
+            .sync_data()
+            .map_err(|e| Error::io(&self.path, "flush", &e))
     }
 
     /// Number of bytes written so far, over all openings.
     pub fn num_bytes(&mut self) -> Result<u64> {
-        self.file.seek(std::io::SeekFrom::End(0)).map_err(|e| Error::io(&self.path, "seek in", &e))
+        self.file
+            .seek(std::io::SeekFrom::End(0))
+            .map_err(|e| Error::io(&self.path, "seek in", &e))
     }
 }
 
@@ -205,12 +246,26 @@ impl AppendLog {
 /// A log that is shorter: something that belongs into it is lost.
 pub fn truncate(path: &Path, len: u64) -> Result<()> {
     create_dir(parent_of(path))?;
-    let file = fs::OpenOptions::new().create(true).write(true).truncate(false).open(path).map_err(|e| Error::io(path, "open", &e))?;
-    let found = file.metadata().map_err(|e| Error::io(path, "read", &e))?.len();
+    let file = fs::OpenOptions::new()
+        .create(true)
+        .write(true)
+        .truncate(false)
+        .open(path)
+        .map_err(|e| Error::io(path, "open", &e))?;
+    let found = file
+        .metadata()
+        .map_err(|e| Error::io(path, "read", &e))?
+        .len();
     if found < len {
-        return Err(Error::input(format!("holds {found} bytes, the checkpoint was written after {len}")).at_path(path).hint("put the log back as it was"));
+        return Err(Error::input(format!(
+            "holds {found} bytes, the checkpoint was written after {len}"
+        ))
+        .at_path(path)
+        .hint("put the log back as it was"));
     }
-    file.set_len(len).and_then(|()| file.sync_all()).map_err(|e| Error::io(path, "truncate", &e))
+    file.set_len(len)
+        .and_then(|()| file.sync_all())
+        .map_err(|e| Error::io(path, "truncate", &e))
 }
 
 /// What a claimed folder is claimed by.
@@ -229,7 +284,9 @@ impl Lock {
     pub fn take(folder: &Path) -> Result<Self> {
         Self::try_take(folder)?.ok_or_else(|| {
             let holder = fs::read_to_string(folder.join(LOCK_FILE)).unwrap_or_default();
-            Error::input(format!("process {} is at work here", holder.trim())).at_path(folder).hint("wait until it ends, or stop it")
+            Error::input(format!("process {} is at work here", holder.trim()))
+                .at_path(folder)
+                .hint("wait until it ends, or stop it")
         })
     }
 
@@ -237,14 +294,22 @@ impl Lock {
     pub fn try_take(folder: &Path) -> Result<Option<Self>> {
         create_dir(folder)?;
         let path = folder.join(LOCK_FILE);
-        let mut file = fs::OpenOptions::new().create(true).read(true).write(true).truncate(false).open(&path).map_err(|e| Error::io(&path, "open", &e))?;
+        let mut file = fs::OpenOptions::new()
+            .create(true)
+            .read(true)
+            .write(true)
+            .truncate(false)
+            .open(&path)
+            .map_err(|e| Error::io(&path, "open", &e))?;
         match file.try_lock() {
             Ok(()) => {}
             Err(fs::TryLockError::WouldBlock) => return Ok(None),
             Err(fs::TryLockError::Error(e)) => return Err(Error::io(&path, "lock", &e)),
         }
         // The number only serves the message, so a full disk is no reason to give up here.
-        let _ = file.set_len(0).and_then(|()| write!(file, "{}", std::process::id()));
+        let _ = file
+            .set_len(0)
+            .and_then(|()| write!(file, "{}", std::process::id()));
         Ok(Some(Self { _file: file }))
     }
 }
@@ -255,7 +320,10 @@ pub fn hash(path: &Path) -> Result<String> {
     let mut hasher = blake3::Hasher::new();
     let mut buffer = vec![0; 1 << 20];
     loop {
-        match file.read(&mut buffer).map_err(|e| Error::io(path, "read", &e))? {
+        match file
+            .read(&mut buffer)
+            .map_err(|e| Error::io(path, "read", &e))?
+        {
             0 => return Ok(hasher.finalize().to_hex().to_string()),
             read => {
                 hasher.update(&buffer[..read]);
@@ -309,7 +377,11 @@ mod tests {
         assert_eq!(error.exit_code(), 4);
         assert!(error.to_string().contains("free some space"), "{error}");
         assert_eq!(read_text(&path).unwrap(), "old");
-        assert_eq!(fs::read_dir(path.parent().unwrap()).unwrap().count(), 1, "the temporary file is gone");
+        assert_eq!(
+            fs::read_dir(path.parent().unwrap()).unwrap().count(),
+            1,
+            "the temporary file is gone"
+        );
     }
 
     #[test]
@@ -352,8 +424,16 @@ mod tests {
     fn whether_an_output_can_be_written_is_known_beforehand() {
         let dir = tempfile::tempdir().unwrap();
         expect_writable(&dir.path().join("new/folder/o.jsonl")).unwrap();
-        assert_eq!(fs::read_dir(dir.path().join("new/folder")).unwrap().count(), 0);
-        assert!(expect_writable(dir.path()).unwrap_err().to_string().contains("this is a folder"));
+        assert_eq!(
+            fs::read_dir(dir.path().join("new/folder")).unwrap().count(),
+            0
+        );
+        assert!(
+            expect_writable(dir.path())
+                .unwrap_err()
+                .to_string()
+                .contains("this is a folder")
+        );
         write_atomic(&dir.path().join("file"), b"").unwrap();
         let error = expect_writable(&dir.path().join("file/o.jsonl")).unwrap_err();
         assert_eq!(error.exit_code(), 2, "{error}");
@@ -366,7 +446,10 @@ mod tests {
         truncate(&path, 0).unwrap();
         AppendLog::open(&path).unwrap().line("one").unwrap();
         let error = truncate(&path, 8).unwrap_err().to_string();
-        assert!(error.contains("holds 4 bytes, the checkpoint was written after 8"), "{error}");
+        assert!(
+            error.contains("holds 4 bytes, the checkpoint was written after 8"),
+            "{error}"
+        );
         assert_eq!(read_text(&path).unwrap(), "one\n");
     }
 
@@ -377,7 +460,12 @@ mod tests {
         let held = Lock::take(&folder).unwrap();
         let error = Lock::take(&folder).err().unwrap();
         assert_eq!(error.exit_code(), 2);
-        assert!(error.to_string().contains(&format!("process {} is at work here", std::process::id())), "{error}");
+        assert!(
+            error
+                .to_string()
+                .contains(&format!("process {} is at work here", std::process::id())),
+            "{error}"
+        );
         drop(held);
         Lock::take(&folder).unwrap();
     }
@@ -386,6 +474,11 @@ mod tests {
     fn a_missing_file_is_the_users_to_mend() {
         let error = read_text(Path::new("/nowhere/recipe.yaml")).unwrap_err();
         assert_eq!(error.exit_code(), 2);
-        assert!(error.to_string().starts_with("/nowhere/recipe.yaml: cannot read"), "{error}");
+        assert!(
+            error
+                .to_string()
+                .starts_with("/nowhere/recipe.yaml: cannot read"),
+            "{error}"
+        );
     }
 }

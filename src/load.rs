@@ -58,13 +58,27 @@ impl Loaded {
 
 impl Loader {
     /// A loader for the checkpoint in `model_dir`, whose longest sequence is `max_positions` tokens.
-    pub fn new(model_dir: &Path, audio_token: u32, max_positions: usize, max_audio_s: Option<f64>) -> Result<Self> {
+    pub fn new(
+        model_dir: &Path,
+        audio_token: u32,
+        max_positions: usize,
+        max_audio_s: Option<f64>,
+    ) -> Result<Self> {
         let codec = TextCodec::load(model_dir)?;
         let found = codec.special().audio;
         if found != audio_token {
-            return Err(Error::input(format!("config.json says the audio token is {audio_token}, the tokenizer {found}")).at_path(model_dir));
+            return Err(Error::input(format!(
+                "config.json says the audio token is {audio_token}, the tokenizer {found}"
+            ))
+            .at_path(model_dir));
         }
-        Ok(Self { codec, extractor: LogMelExtractor::new(), max_positions, max_audio_s, limit: None })
+        Ok(Self {
+            codec,
+            extractor: LogMelExtractor::new(),
+            max_positions,
+            max_audio_s,
+            limit: None,
+        })
     }
 
     /// Refuses sequences to learn from of more than so many tokens, with the reason and what to do.
@@ -82,7 +96,8 @@ impl Loader {
     /// # Errors
     /// Audio that cannot be read, a conversation without a target in [`Mode::Train`], or one longer than the model; in front is the row's id.
     pub fn load(&self, example: &Example, mode: Mode, key: Key) -> Result<Loaded> {
-        self.load_row(example, mode, key).map_err(|e| e.at(format!("row `{}`", example.id)))
+        self.load_row(example, mode, key)
+            .map_err(|e| e.at(format!("row `{}`", example.id)))
     }
 
     /// A sequence of nothing but the audio of some clips, one after the other.
@@ -94,16 +109,29 @@ impl Loader {
         for clip in clips {
             let (clip, _) = features_of(clip, &self.extractor, None)?;
             let start = tokens.len();
-            tokens.resize(start + num_audio_tokens(clip.frames), self.codec.special().audio);
+            tokens.resize(
+                start + num_audio_tokens(clip.frames),
+                self.codec.special().audio,
+            );
             audio.push(start..tokens.len());
             features.push(Arc::new(clip));
         }
-        Ok(Sequence { tokens, targets: Vec::new(), audio, features, key: Key::new(0, "audio alone"), target_weight: 0.0 })
+        Ok(Sequence {
+            tokens,
+            targets: Vec::new(),
+            audio,
+            features,
+            key: Key::new(0, "audio alone"),
+            target_weight: 0.0,
+        })
     }
 
     /// The tokens that an example without audio asks.
     pub fn question_tokens(&self, example: &Example) -> Result<Vec<u32>> {
-        Ok(self.codec.encode(&example.messages, &[], Mode::Generate)?.tokens)
+        Ok(self
+            .codec
+            .encode(&example.messages, &[], Mode::Generate)?
+            .tokens)
     }
 
     fn load_row(&self, example: &Example, mode: Mode, key: Key) -> Result<Loaded> {
@@ -115,7 +143,10 @@ impl Loader {
             seconds += length;
             longest_s = longest_s.max(length);
         }
-        let audio_tokens: Vec<usize> = features.iter().map(|clip| num_audio_tokens(clip.frames)).collect();
+        let audio_tokens: Vec<usize> = features
+            .iter()
+            .map(|clip| num_audio_tokens(clip.frames))
+            .collect();
         let encoded = self.codec.encode(&example.messages, &audio_tokens, mode)?;
         if encoded.tokens.len() > self.max_positions {
             return Err(Error::input(format!(
@@ -125,14 +156,35 @@ impl Loader {
             ))
             .hint("nothing is cut silently: split the clip with `start_s` and `end_s`, or remove the row"));
         }
-        if let Some(limit) = self.limit.as_ref().filter(|limit| mode == Mode::Train && encoded.tokens.len() > limit.tokens) {
-            return Err(Error::input(format!("{} tokens ({seconds:.1} s of audio), {}", encoded.tokens.len(), limit.why)).hint(&limit.hint));
+        if let Some(limit) = self
+            .limit
+            .as_ref()
+            .filter(|limit| mode == Mode::Train && encoded.tokens.len() > limit.tokens)
+        {
+            return Err(Error::input(format!(
+                "{} tokens ({seconds:.1} s of audio), {}",
+                encoded.tokens.len(),
+                limit.why
+            ))
+            .hint(&limit.hint));
         }
         if mode == Mode::Train && encoded.targets.is_empty() {
-            return Err(Error::input("the conversation has no answer to learn").hint("give the row a target, or an assistant turn whose `loss` is not false"));
+            return Err(Error::input("the conversation has no answer to learn")
+                .hint("give the row a target, or an assistant turn whose `loss` is not false"));
         }
-        let sequence = Sequence { tokens: encoded.tokens, targets: encoded.targets, audio: encoded.audio, features, key, target_weight: 1.0 };
-        Ok(Loaded { sequence, seconds, longest_s })
+        let sequence = Sequence {
+            tokens: encoded.tokens,
+            targets: encoded.targets,
+            audio: encoded.audio,
+            features,
+            key,
+            target_weight: 1.0,
+        };
+        Ok(Loaded {
+            sequence,
+            seconds,
+            longest_s,
+        })
     }
 }
 
@@ -140,10 +192,17 @@ impl Loader {
 ///
 /// # Errors
 /// Audio that cannot be read, is longer than `max_audio_s` or too short for one audio token, naming the file.
-pub fn features_of(clip: &Clip, extractor: &LogMelExtractor, max_audio_s: Option<f64>) -> Result<(LogMel, f64)> {
+pub fn features_of(
+    clip: &Clip,
+    extractor: &LogMelExtractor,
+    max_audio_s: Option<f64>,
+) -> Result<(LogMel, f64)> {
     let (samples, name) = match &clip.source {
         AudioSource::File(path) => (audio::read(path, clip.span)?, path.display().to_string()),
-        AudioSource::Embedded { bytes, name } => (audio::read_bytes(bytes.clone(), name, clip.span)?, name.to_string()),
+        AudioSource::Embedded { bytes, name } => (
+            audio::read_bytes(bytes.clone(), name, clip.span)?,
+            name.to_string(),
+        ),
     };
     let seconds = samples.len() as f64 / f64::from(SAMPLE_RATE);
     if let Some(longest) = max_audio_s.filter(|&longest| seconds > longest) {
@@ -153,9 +212,12 @@ pub fn features_of(clip: &Clip, extractor: &LogMelExtractor, max_audio_s: Option
     }
     let features = extractor.extract(&samples);
     if num_audio_tokens(features.frames) == 0 {
-        return Err(Error::input(format!("{} samples are too short for one audio token", samples.len()))
-            .at(name)
-            .hint("remove the row; the shortest clip the model hears is 0.03 s"));
+        return Err(Error::input(format!(
+            "{} samples are too short for one audio token",
+            samples.len()
+        ))
+        .at(name)
+        .hint("remove the row; the shortest clip the model hears is 0.03 s"));
     }
     Ok((features, seconds))
 }

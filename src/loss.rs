@@ -74,7 +74,10 @@ impl Settings {
         if (0.0..1.0).contains(&self.label_smoothing) {
             return Ok(());
         }
-        Err(Error::input(format!("`loss.label_smoothing` is {}, expected a share in [0, 1)", self.label_smoothing)))
+        Err(Error::input(format!(
+            "`loss.label_smoothing` is {}, expected a share in [0, 1)",
+            self.label_smoothing
+        )))
     }
 }
 
@@ -91,7 +94,13 @@ pub struct Counted {
 
 /// The weight of each example's target tokens; weights times tokens sum to one over the step.
 pub fn weights(examples: &[Counted], normalise: Normalise) -> Vec<f64> {
-    let of_task = |task: usize| examples.iter().filter(|other| other.task == task).map(|other| other.num_targets as f64 * other.class_weight).sum::<f64>();
+    let of_task = |task: usize| {
+        examples
+            .iter()
+            .filter(|other| other.task == task)
+            .map(|other| other.num_targets as f64 * other.class_weight)
+            .sum::<f64>()
+    };
     let raw: Vec<f64> = examples
         .iter()
         .map(|example| {
@@ -103,7 +112,11 @@ pub fn weights(examples: &[Counted], normalise: Normalise) -> Vec<f64> {
             share * example.class_weight
         })
         .collect();
-    let total: f64 = raw.iter().zip(examples).map(|(weight, example)| weight * example.num_targets as f64).sum();
+    let total: f64 = raw
+        .iter()
+        .zip(examples)
+        .map(|(weight, example)| weight * example.num_targets as f64)
+        .sum();
     raw.into_iter().map(|weight| weight / total).collect()
 }
 
@@ -112,22 +125,47 @@ mod tests {
     use super::*;
 
     const EXAMPLES: [Counted; 3] = [
-        Counted { task: 0, num_targets: 10, class_weight: 1.0 },
-        Counted { task: 0, num_targets: 30, class_weight: 1.0 },
-        Counted { task: 1, num_targets: 2, class_weight: 1.0 },
+        Counted {
+            task: 0,
+            num_targets: 10,
+            class_weight: 1.0,
+        },
+        Counted {
+            task: 0,
+            num_targets: 30,
+            class_weight: 1.0,
+        },
+        Counted {
+            task: 1,
+            num_targets: 2,
+            class_weight: 1.0,
+        },
     ];
 
     fn shares(normalise: Normalise) -> Vec<f64> {
-        weights(&EXAMPLES, normalise).iter().zip(&EXAMPLES).map(|(weight, example)| weight * example.num_targets as f64).collect()
+        weights(&EXAMPLES, normalise)
+            .iter()
+            .zip(&EXAMPLES)
+            .map(|(weight, example)| weight * example.num_targets as f64)
+            .collect()
     }
 
     fn assert_shares(found: &[f64], expected: &[f64]) {
-        assert!(found.iter().zip(expected).all(|(a, b)| (a - b).abs() < 1e-12), "{found:?}, expected {expected:?}");
+        assert!(
+            found
+                .iter()
+                .zip(expected)
+                .all(|(a, b)| (a - b).abs() < 1e-12),
+            "{found:?}, expected {expected:?}"
+        );
     }
 
     #[test]
     fn tokens_examples_or_tasks_weigh_the_same() {
-        assert_shares(&shares(Normalise::Token), &[10.0 / 42.0, 30.0 / 42.0, 2.0 / 42.0]);
+        assert_shares(
+            &shares(Normalise::Token),
+            &[10.0 / 42.0, 30.0 / 42.0, 2.0 / 42.0],
+        );
         assert_shares(&shares(Normalise::Example), &[1.0 / 3.0; 3]);
         assert_shares(&shares(Normalise::Task), &[0.125, 0.375, 0.5]);
     }
@@ -137,6 +175,9 @@ mod tests {
         let mut examples = EXAMPLES;
         examples[2].class_weight = 3.0;
         let found = weights(&examples, Normalise::Example);
-        assert_shares(&[found[0] * 10.0, found[1] * 30.0, found[2] * 2.0], &[0.2, 0.2, 0.6]);
+        assert_shares(
+            &[found[0] * 10.0, found[1] * 30.0, found[2] * 2.0],
+            &[0.2, 0.2, 0.6],
+        );
     }
 }

@@ -63,7 +63,11 @@ impl<T: Copy> PerPart<T> {
 
     /// What `value` says of each part.
     pub fn from_fn(value: impl Fn(Part) -> T) -> Self {
-        Self { audio_encoder: value(Part::AudioEncoder), projector: value(Part::Projector), decoder: value(Part::Decoder) }
+        Self {
+            audio_encoder: value(Part::AudioEncoder),
+            projector: value(Part::Projector),
+            decoder: value(Part::Decoder),
+        }
     }
 }
 
@@ -81,14 +85,23 @@ pub struct Parts {
 
 impl Default for Parts {
     fn default() -> Self {
-        Self { audio_encoder: Training::Frozen, projector: Training::Frozen, decoder: Training::Lora }
+        Self {
+            audio_encoder: Training::Frozen,
+            projector: Training::Frozen,
+            decoder: Training::Lora,
+        }
     }
 }
 
 impl Parts {
     /// How a part is trained.
     pub fn of(&self, part: Part) -> Training {
-        PerPart { audio_encoder: self.audio_encoder, projector: self.projector, decoder: self.decoder }.of(part)
+        PerPart {
+            audio_encoder: self.audio_encoder,
+            projector: self.projector,
+            decoder: self.decoder,
+        }
+        .of(part)
     }
 
     /// A part's place.

@@ -20,13 +20,16 @@ impl Key {
     /// The stream for one more name.
     #[must_use]
     pub fn with_name(self, name: &str) -> Self {
-        name.bytes().fold(self, |key, byte| key.with(u64::from(byte)))
+        name.bytes()
+            .fold(self, |key, byte| key.with(u64::from(byte)))
     }
 
     /// The stream for one more coordinate (a step, an epoch, a row).
     #[must_use]
     pub fn with(self, coordinate: u64) -> Self {
-        Self(mix(self.0 ^ mix(coordinate.wrapping_add(0x9e37_79b9_7f4a_7c15))))
+        Self(mix(
+            self.0 ^ mix(coordinate.wrapping_add(0x9e37_79b9_7f4a_7c15))
+        ))
     }
 
     /// The stream's name as the one number that its bits are made of, for kernels that make them elsewhere.
@@ -37,7 +40,9 @@ impl Key {
     /// 64 random bits at a position of the stream.
     #[inline]
     pub fn bits(self, position: u64) -> u64 {
-        mix(self.0.wrapping_add(position.wrapping_mul(0x9e37_79b9_7f4a_7c15)))
+        mix(self
+            .0
+            .wrapping_add(position.wrapping_mul(0x9e37_79b9_7f4a_7c15)))
     }
 
     /// A number uniform in `[0, 1)`.
@@ -53,14 +58,19 @@ impl Key {
 
     /// A permutation of `0..len`: numbers sorted by their hash.
     pub fn permutation(self, len: usize) -> Vec<u32> {
-        let mut order: Vec<(u64, u32)> = (0..len as u32).map(|i| (self.bits(u64::from(i)), i)).collect();
+        let mut order: Vec<(u64, u32)> = (0..len as u32)
+            .map(|i| (self.bits(u64::from(i)), i))
+            .collect();
         order.sort_unstable();
         order.into_iter().map(|(_, i)| i).collect()
     }
 
     /// The stream as a generator for `rand`'s distributions, from its first position.
     pub fn generator(self) -> Generator {
-        Generator { key: self, position: 0 }
+        Generator {
+            key: self,
+            position: 0,
+        }
     }
 }
 
@@ -117,7 +127,14 @@ mod tests {
 
     #[test]
     fn streams_of_different_names_differ() {
-        let keys = [Key::new(7, "a"), Key::new(8, "a"), Key::new(7, "b"), Key::new(7, "a").with(0), Key::new(7, "a").with(1), Key::new(7, "a").with(0).with(0)];
+        let keys = [
+            Key::new(7, "a"),
+            Key::new(8, "a"),
+            Key::new(7, "b"),
+            Key::new(7, "a").with(0),
+            Key::new(7, "a").with(1),
+            Key::new(7, "a").with(0).with(0),
+        ];
         for (i, a) in keys.iter().enumerate() {
             for b in &keys[..i] {
                 assert!((0..64).all(|p| a.bits(p) != b.bits(p)));
@@ -137,7 +154,11 @@ mod tests {
             lag += u * (key.uniform(i + 1) - 0.5);
         }
         let n = n as f64;
-        assert!((sum / n).abs() < 0.003 && (square / n - 1.0 / 12.0).abs() < 0.001 && (lag / n).abs() < 0.001);
+        assert!(
+            (sum / n).abs() < 0.003
+                && (square / n - 1.0 / 12.0).abs() < 0.001
+                && (lag / n).abs() < 0.001
+        );
     }
 
     #[test]

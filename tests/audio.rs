@@ -19,17 +19,29 @@ use safetensors::SafeTensors;
 
 /// `expected.safetensors` of the formats keeps every 8th sample.
 const STRIDE: usize = 8;
-const WHOLE: Span = Span { start_s: None, end_s: None };
+const WHOLE: Span = Span {
+    start_s: None,
+    end_s: None,
+};
 
 fn fixture(path: &str) -> PathBuf {
-    Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/fixtures").join(path)
+    Path::new(env!("CARGO_MANIFEST_DIR"))
+        .join("tests/fixtures")
+        .join(path)
 }
 
 fn tensors(path: &str) -> HashMap<String, (Vec<usize>, Vec<f32>)> {
     let bytes = std::fs::read(fixture(path)).unwrap();
     let file = SafeTensors::deserialize(&bytes).unwrap();
-    let values = |data: &[u8]| data.chunks_exact(4).map(|b| f32::from_le_bytes(b.try_into().unwrap())).collect();
-    file.tensors().into_iter().map(|(name, view)| (name, (view.shape().to_vec(), values(view.data())))).collect()
+    let values = |data: &[u8]| {
+        data.chunks_exact(4)
+            .map(|b| f32::from_le_bytes(b.try_into().unwrap()))
+            .collect()
+    };
+    file.tensors()
+        .into_iter()
+        .map(|(name, view)| (name, (view.shape().to_vec(), values(view.data()))))
+        .collect()
 }
 
 fn format(name: &str) -> PathBuf {
@@ -41,12 +53,18 @@ fn format_bytes(name: &str) -> Vec<u8> {
 }
 
 fn span(start_s: f64, end_s: f64) -> Span {
-    Span { start_s: Some(start_s), end_s: Some(end_s) }
+    Span {
+        start_s: Some(start_s),
+        end_s: Some(end_s),
+    }
 }
 
 fn largest_difference(a: &[f32], b: &[f32]) -> f32 {
     assert_eq!(a.len(), b.len());
-    a.iter().zip(b).map(|(a, b)| (a - b).abs()).fold(0.0, f32::max)
+    a.iter()
+        .zip(b)
+        .map(|(a, b)| (a - b).abs())
+        .fold(0.0, f32::max)
 }
 
 fn decode(bytes: &[u8]) -> maqam::error::Result<Vec<f32>> {
@@ -56,7 +74,10 @@ fn decode(bytes: &[u8]) -> maqam::error::Result<Vec<f32>> {
 /// The message of what must fail; it names the recording, has a hint-free first line in our style, and is the user's to mend.
 fn refusal(bytes: &[u8]) -> String {
     match decode(bytes) {
-        Ok(samples) => panic!("{} samples were read from a damaged recording", samples.len()),
+        Ok(samples) => panic!(
+            "{} samples were read from a damaged recording",
+            samples.len()
+        ),
         Err(error) => {
             assert_eq!(error.exit_code(), 2, "{error}");
             assert!(error.message().starts_with("a.clip: "), "{error}");
@@ -74,7 +95,11 @@ fn wav(format_tag: u16, channels: u16, rate: u32, bits: u16, data: &[u8]) -> Vec
     bytes.extend(b"WAVEfmt ");
     bytes.extend(16u32.to_le_bytes());
     bytes.extend([format_tag.to_le_bytes(), channels.to_le_bytes()].concat());
-    bytes.extend([rate, rate * u32::from(block)].map(u32::to_le_bytes).concat());
+    bytes.extend(
+        [rate, rate * u32::from(block)]
+            .map(u32::to_le_bytes)
+            .concat(),
+    );
     bytes.extend([block.to_le_bytes(), bits.to_le_bytes()].concat());
     bytes.extend(b"data");
     bytes.extend((data.len() as u32).to_le_bytes());
@@ -99,7 +124,10 @@ fn log_mel_equals_the_official_processor() {
         let ours = extractor.extract(&samples);
         assert_eq!(shape, &[MELS, ours.frames], "{clip}");
         assert_eq!(ours.frames, num_frames(samples.len()));
-        let mel_first: Vec<f32> = (0..MELS).flat_map(|mel| (0..ours.frames).map(move |frame| (frame, mel))).map(|(f, m)| ours.values[f * MELS + m]).collect();
+        let mel_first: Vec<f32> = (0..MELS)
+            .flat_map(|mel| (0..ours.frames).map(move |frame| (frame, mel)))
+            .map(|(f, m)| ours.values[f * MELS + m])
+            .collect();
         let worst = largest_difference(&mel_first, golden);
         println!("{folder} {name} {clip}: largest difference {worst:e}");
         assert!(worst < 1e-4, "{folder} {name}: {worst}");
@@ -111,9 +139,23 @@ fn log_mel_equals_the_official_processor() {
 #[test]
 fn lossless_formats_are_bit_for_bit_those_of_libsndfile() {
     let expected = tensors("audio/formats/expected.safetensors");
-    for name in ["u8.wav", "s16.wav", "s24.wav", "s32.wav", "f32.wav", "f64.wav", "extensible.wav", "s24_16k.flac", "s16_16k.flac"] {
+    for name in [
+        "u8.wav",
+        "s16.wav",
+        "s24.wav",
+        "s32.wav",
+        "f32.wav",
+        "f64.wav",
+        "extensible.wav",
+        "s24_16k.flac",
+        "s16_16k.flac",
+    ] {
         let samples = read(&format(name), WHOLE).unwrap();
-        assert_eq!(samples.len(), expected[&format!("{name}.frames")].1[0] as usize, "{name}");
+        assert_eq!(
+            samples.len(),
+            expected[&format!("{name}.frames")].1[0] as usize,
+            "{name}"
+        );
         let kept: Vec<f32> = samples.iter().step_by(STRIDE).copied().collect();
         assert!(kept.iter().any(|&x| x != 0.0));
         assert_eq!(kept, expected[name].1, "{name}");
@@ -125,7 +167,11 @@ fn lossy_formats_have_the_length_and_the_samples_of_libsndfile_or_ffmpeg() {
     let expected = tensors("audio/formats/expected.safetensors");
     for name in ["mono_16k.mp3", "mono_16k.ogg", "mono_16k.m4a"] {
         let samples = read(&format(name), WHOLE).unwrap();
-        assert_eq!(samples.len(), expected[&format!("{name}.frames")].1[0] as usize, "{name}");
+        assert_eq!(
+            samples.len(),
+            expected[&format!("{name}.frames")].1[0] as usize,
+            "{name}"
+        );
         let kept: Vec<f32> = samples.iter().step_by(STRIDE).copied().collect();
         let worst = largest_difference(&kept, &expected[name].1);
         println!("{name}: largest difference {worst:e}");
@@ -136,15 +182,31 @@ fn lossy_formats_have_the_length_and_the_samples_of_libsndfile_or_ffmpeg() {
 #[test]
 fn other_rates_and_channels_are_what_soxr_makes_of_them() {
     let expected = tensors("audio/formats/expected.safetensors");
-    for (name, rate) in
-        [("s16_8k.wav", 8000.0), ("s16_44k_stereo.flac", 44_100.0), ("stereo_44k.mp3", 44_100.0), ("stereo_48k.ogg", 48_000.0), ("stereo_44k.m4a", 44_100.0)]
-    {
+    for (name, rate) in [
+        ("s16_8k.wav", 8000.0),
+        ("s16_44k_stereo.flac", 44_100.0),
+        ("stereo_44k.mp3", 44_100.0),
+        ("stereo_48k.ogg", 48_000.0),
+        ("stereo_44k.m4a", 44_100.0),
+    ] {
         let samples = read(&format(name), WHOLE).unwrap();
         let frames = f64::from(expected[&format!("{name}.frames")].1[0]);
-        assert_eq!(samples.len(), (frames * 16_000.0 / rate).ceil() as usize, "{name}");
-        assert!((duration_s(&format(name), WHOLE).unwrap() - frames / rate).abs() < 1e-9, "{name}");
+        assert_eq!(
+            samples.len(),
+            (frames * 16_000.0 / rate).ceil() as usize,
+            "{name}"
+        );
+        assert!(
+            (duration_s(&format(name), WHOLE).unwrap() - frames / rate).abs() < 1e-9,
+            "{name}"
+        );
         let theirs = &expected[&format!("{name}@16k")].1;
-        let ours: Vec<f32> = samples.iter().step_by(STRIDE).copied().take(theirs.len()).collect();
+        let ours: Vec<f32> = samples
+            .iter()
+            .step_by(STRIDE)
+            .copied()
+            .take(theirs.len())
+            .collect();
         assert!(theirs.len() - ours.len() <= 1);
         let power = |x: &[f32]| x.iter().map(|x| f64::from(*x).powi(2)).sum::<f64>();
         let difference: Vec<f32> = ours.iter().zip(theirs).map(|(a, b)| a - b).collect();
@@ -157,26 +219,69 @@ fn other_rates_and_channels_are_what_soxr_makes_of_them() {
 
 #[test]
 fn a_span_is_exactly_that_part_of_the_whole() {
-    for name in ["../a3.wav", "s16_16k.flac", "mono_16k.mp3", "mono_16k.ogg", "mono_16k.m4a"] {
+    for name in [
+        "../a3.wav",
+        "s16_16k.flac",
+        "mono_16k.mp3",
+        "mono_16k.ogg",
+        "mono_16k.m4a",
+    ] {
         let whole = read(&format(name), WHOLE).unwrap();
-        for (start_s, end_s) in [(0.0, 0.3), (0.1, 0.2), (0.37, 1.11), (0.7, 0.700_125), (1.0, 1.87), (1.3, 1.5), (1.8, 1.85)] {
+        for (start_s, end_s) in [
+            (0.0, 0.3),
+            (0.1, 0.2),
+            (0.37, 1.11),
+            (0.7, 0.700_125),
+            (1.0, 1.87),
+            (1.3, 1.5),
+            (1.8, 1.85),
+        ] {
             let part = read(&format(name), span(start_s, end_s)).unwrap();
-            let range = (start_s * 16_000.0_f64).round() as usize..(end_s * 16_000.0_f64).round() as usize;
+            let range =
+                (start_s * 16_000.0_f64).round() as usize..(end_s * 16_000.0_f64).round() as usize;
             assert_eq!(part.len(), range.len(), "{name} {start_s} to {end_s}");
             assert_eq!(part, whole[range], "{name} {start_s} to {end_s}");
-            assert!((duration_s(&format(name), span(start_s, end_s)).unwrap() - part.len() as f64 / 16_000.0).abs() < 1e-9);
+            assert!(
+                (duration_s(&format(name), span(start_s, end_s)).unwrap()
+                    - part.len() as f64 / 16_000.0)
+                    .abs()
+                    < 1e-9
+            );
         }
-        let tail = read(&format(name), Span { start_s: Some(1.5), end_s: None }).unwrap();
+        let tail = read(
+            &format(name),
+            Span {
+                start_s: Some(1.5),
+                end_s: None,
+            },
+        )
+        .unwrap();
         assert_eq!(tail, whole[24_000..], "{name}");
-        let head = read(&format(name), Span { start_s: None, end_s: Some(1.0) }).unwrap();
+        let head = read(
+            &format(name),
+            Span {
+                start_s: None,
+                end_s: Some(1.0),
+            },
+        )
+        .unwrap();
         assert_eq!(head, whole[..16_000], "{name}");
-        assert!((duration_s(&format(name), WHOLE).unwrap() - whole.len() as f64 / 16_000.0).abs() < 1e-9, "{name}");
+        assert!(
+            (duration_s(&format(name), WHOLE).unwrap() - whole.len() as f64 / 16_000.0).abs()
+                < 1e-9,
+            "{name}"
+        );
     }
 }
 
 #[test]
 fn a_span_of_another_rate_has_the_length_of_its_time() {
-    for name in ["s16_8k.wav", "s16_44k_stereo.flac", "stereo_44k.mp3", "stereo_48k.ogg"] {
+    for name in [
+        "s16_8k.wav",
+        "s16_44k_stereo.flac",
+        "stereo_44k.mp3",
+        "stereo_48k.ogg",
+    ] {
         let whole = read(&format(name), WHOLE).unwrap();
         let part = read(&format(name), span(0.6, 0.9)).unwrap();
         assert_eq!(part.len(), 4800, "{name}");
@@ -191,26 +296,52 @@ fn spans_that_make_no_sense_are_refused_with_the_length() {
     let path = format("mono_16k.mp3");
     let message = |span| read(&path, span).unwrap_err().to_string();
     let late = message(span(0.5, 2.5));
-    assert!(late.starts_with(&format!("{}: `end_s` (2.5) is after the end of the recording, which is 1.871 s long", path.display())), "{late}");
+    assert!(
+        late.starts_with(&format!(
+            "{}: `end_s` (2.5) is after the end of the recording, which is 1.871 s long",
+            path.display()
+        )),
+        "{late}"
+    );
     assert!(late.contains("\nhint: "), "{late}");
     assert!(message(span(1.0, 1.0)).contains("`end_s` (1) is not after `start_s` (1)"));
     assert!(message(span(1.5, 1.0)).contains("is not after"));
-    assert!(message(Span { start_s: Some(3.0), end_s: None }).contains("`start_s` (3) is not before the end of the recording, which is 1.871 s long"));
+    assert!(
+        message(Span {
+            start_s: Some(3.0),
+            end_s: None
+        })
+        .contains("`start_s` (3) is not before the end of the recording, which is 1.871 s long")
+    );
     assert!(message(span(-1.0, 1.0)).contains("`start_s` is -1"));
     assert!(message(span(0.0, f64::NAN)).contains("`end_s` is NaN"));
     // A manifest's rounding is not a mistake.
-    assert_eq!(read(&path, span(0.0, 1.9)).unwrap(), read(&path, WHOLE).unwrap());
+    assert_eq!(
+        read(&path, span(0.0, 1.9)).unwrap(),
+        read(&path, WHOLE).unwrap()
+    );
     assert!(duration_s(&path, span(0.5, 2.5)).is_err());
 }
 
 #[test]
 fn a_recording_that_ends_early_is_refused() {
-    for name in ["s16.wav", "s16_16k.flac", "mono_16k.mp3", "stereo_44k.mp3", "mono_16k.ogg", "stereo_48k.ogg", "mono_16k.m4a"] {
+    for name in [
+        "s16.wav",
+        "s16_16k.flac",
+        "mono_16k.mp3",
+        "stereo_44k.mp3",
+        "mono_16k.ogg",
+        "stereo_48k.ogg",
+        "mono_16k.m4a",
+    ] {
         let bytes = format_bytes(name);
         for part in [0.3, 0.5, 0.8, 0.97] {
             let cut = &bytes[..(bytes.len() as f64 * part) as usize];
             let message = refusal(cut);
-            assert!(message.contains("truncated") || message.contains("damaged"), "{name}, {part} of it: {message}");
+            assert!(
+                message.contains("truncated") || message.contains("damaged"),
+                "{name}, {part} of it: {message}"
+            );
         }
         for len in [0, 1, 3, 4, 12, 30] {
             refusal(&bytes[..len]);
@@ -222,7 +353,13 @@ fn a_recording_that_ends_early_is_refused() {
 
 #[test]
 fn damage_in_the_middle_is_refused() {
-    for name in ["s16_16k.flac", "mono_16k.mp3", "stereo_44k.mp3", "mono_16k.ogg", "stereo_48k.ogg"] {
+    for name in [
+        "s16_16k.flac",
+        "mono_16k.mp3",
+        "stereo_44k.mp3",
+        "mono_16k.ogg",
+        "stereo_48k.ogg",
+    ] {
         let bytes = format_bytes(name);
         for part in [0.4, 0.6, 0.8] {
             let mut damaged = bytes.clone();
@@ -241,14 +378,23 @@ fn damage_in_the_middle_is_refused() {
 fn aac_that_would_lose_half_its_band_is_refused() {
     let bytes = format_bytes("mono_16k.m4a");
     // AudioSpecificConfig: object type 2 (LC), index 8 (16 kHz), one channel.
-    let at = bytes.windows(4).position(|window| window == [0x05, 0x80, 0x80, 0x80]).unwrap() + 5;
+    let at = bytes
+        .windows(4)
+        .position(|window| window == [0x05, 0x80, 0x80, 0x80])
+        .unwrap()
+        + 5;
     assert_eq!(bytes[at..at + 2], [0x14, 0x08]);
     let mut he_aac = bytes.clone();
     he_aac[at] = 5 << 3 | 0x14 & 7;
     let message = refusal(&he_aac);
-    assert!(message.contains("HE-AAC") && message.contains("convert the file to FLAC"), "{message}");
+    assert!(
+        message.contains("HE-AAC") && message.contains("convert the file to FLAC"),
+        "{message}"
+    );
     // An ADTS header: sync word, MPEG-4, no checksum; LC, 16 kHz, one channel.
-    let message = refusal(&[0xff, 0xf1, 0x60, 0x40, 0x20, 0x1f, 0xfc, 0, 0, 0, 0, 0, 0, 0, 0, 0]);
+    let message = refusal(&[
+        0xff, 0xf1, 0x60, 0x40, 0x20, 0x1f, 0xfc, 0, 0, 0, 0, 0, 0, 0, 0, 0,
+    ]);
     assert!(message.contains("ADTS"), "{message}");
 }
 
@@ -266,10 +412,22 @@ fn tags_around_the_sound_are_not_damage() {
     for name in ["s16_16k.flac", "mono_16k.mp3", "stereo_44k.mp3"] {
         let bytes = format_bytes(name);
         let plain = decode(&bytes).unwrap();
-        assert_eq!(decode(&[&id3v2[..], &bytes, &id3v1].concat()).unwrap(), plain, "{name}");
+        assert_eq!(
+            decode(&[&id3v2[..], &bytes, &id3v1].concat()).unwrap(),
+            plain,
+            "{name}"
+        );
         if name.ends_with("mp3") {
-            assert_eq!(decode(&[&bytes[..], &ape, &id3v1].concat()).unwrap(), plain, "{name}");
-            assert_eq!(decode(&[&bytes[..], &[0; 417]].concat()).unwrap(), plain, "{name}");
+            assert_eq!(
+                decode(&[&bytes[..], &ape, &id3v1].concat()).unwrap(),
+                plain,
+                "{name}"
+            );
+            assert_eq!(
+                decode(&[&bytes[..], &[0; 417]].concat()).unwrap(),
+                plain,
+                "{name}"
+            );
         }
     }
 }
@@ -277,17 +435,23 @@ fn tags_around_the_sound_are_not_damage() {
 #[test]
 fn an_mp3_without_an_info_frame_keeps_every_frame() {
     let bytes = format_bytes("mono_16k.mp3");
-    let info = bytes.windows(4).position(|w| matches!(w, b"Info" | b"Xing")).unwrap();
+    let info = bytes
+        .windows(4)
+        .position(|w| matches!(w, b"Info" | b"Xing"))
+        .unwrap();
     assert!(info < 100);
     // The frame after the one that holds the tag: the next header equal to the first in its first two bytes.
-    let next = (info..bytes.len()).find(|&at| bytes[at..at + 2] == bytes[..2]).unwrap();
+    let next = (info..bytes.len())
+        .find(|&at| bytes[at..at + 2] == bytes[..2])
+        .unwrap();
     let bare = &bytes[next..];
     let samples = decode(bare).unwrap();
     let whole = decode(&bytes).unwrap();
     assert_eq!(samples.len() % 576, 0);
     assert!(samples.len() >= whole.len() + 529);
     // The same sound, later by the delay that the tag no longer tells.
-    let delay = (0..2000).find(|&d| largest_difference(&samples[d + 4000..d + 6000], &whole[4000..6000]) == 0.0);
+    let delay = (0..2000)
+        .find(|&d| largest_difference(&samples[d + 4000..d + 6000], &whole[4000..6000]) == 0.0);
     assert!(delay.is_some_and(|d| d >= 529), "{delay:?}");
 }
 
@@ -301,7 +465,12 @@ fn a_wav_from_a_pipe_is_read_to_its_end() {
         piped[4..8].copy_from_slice(&u32::MAX.to_le_bytes());
         piped[data + 4..data + 8].copy_from_slice(&size.to_le_bytes());
         assert_eq!(decode(&piped).unwrap(), plain);
-        assert!((duration_s_bytes(piped.into(), "a.clip", WHOLE).unwrap() - plain.len() as f64 / 16_000.0).abs() < 1e-3);
+        assert!(
+            (duration_s_bytes(piped.into(), "a.clip", WHOLE).unwrap()
+                - plain.len() as f64 / 16_000.0)
+                .abs()
+                < 1e-3
+        );
     }
 }
 
@@ -311,20 +480,37 @@ fn what_is_no_sound_is_refused() {
     refusal(&wav(1, 0, 16_000, 16, &[0; 64]));
     refusal(&wav(1, 1, 0, 16, &[0; 64]));
     for bad in [f32::NAN, f32::INFINITY, f32::NEG_INFINITY] {
-        let data: Vec<u8> = [0.5f32, 0.25, bad, 0.5].iter().flat_map(|x| x.to_le_bytes()).collect();
+        let data: Vec<u8> = [0.5f32, 0.25, bad, 0.5]
+            .iter()
+            .flat_map(|x| x.to_le_bytes())
+            .collect();
         let message = refusal(&wav(3, 1, 16_000, 32, &data));
         assert!(message.contains("not finite"), "{message}");
     }
     let missing = read(Path::new("/nowhere/a.wav"), WHOLE).unwrap_err();
-    assert!(missing.message().starts_with("/nowhere/a.wav: cannot read"), "{missing}");
+    assert!(
+        missing.message().starts_with("/nowhere/a.wav: cannot read"),
+        "{missing}"
+    );
     assert_eq!(missing.exit_code(), 2);
-    assert!(read(&fixture("audio"), WHOLE).unwrap_err().message().contains("a folder"));
+    assert!(
+        read(&fixture("audio"), WHOLE)
+            .unwrap_err()
+            .message()
+            .contains("a folder")
+    );
 }
 
 #[test]
 fn channels_are_averaged() {
-    let data: Vec<u8> = [1000i16, 3000, -2000, 0, 32_767, 32_767].iter().flat_map(|x| x.to_le_bytes()).collect();
-    assert_eq!(decode(&wav(1, 2, 16_000, 16, &data)).unwrap(), [2000.0 / 32_768.0, -1000.0 / 32_768.0, 32_767.0 / 32_768.0]);
+    let data: Vec<u8> = [1000i16, 3000, -2000, 0, 32_767, 32_767]
+        .iter()
+        .flat_map(|x| x.to_le_bytes())
+        .collect();
+    assert_eq!(
+        decode(&wav(1, 2, 16_000, 16, &data)).unwrap(),
+        [2000.0 / 32_768.0, -1000.0 / 32_768.0, 32_767.0 / 32_768.0]
+    );
     assert_eq!(decode(&wav(1, 3, 16_000, 16, &data)).unwrap().len(), 2);
 }
 
@@ -336,5 +522,11 @@ fn frames_of_a_clip_are_a_hop_apart() {
     let later = extractor.extract(&samples[10 * HOP..]);
     // Frames whose windows lie inside both clips hear the same samples; both clips hold the loudest cell.
     let shift = 10 * MELS;
-    assert_eq!(largest_difference(&later.values[2 * MELS..100 * MELS], &whole.values[shift + 2 * MELS..shift + 100 * MELS]), 0.0);
+    assert_eq!(
+        largest_difference(
+            &later.values[2 * MELS..100 * MELS],
+            &whole.values[shift + 2 * MELS..shift + 100 * MELS]
+        ),
+        0.0
+    );
 }

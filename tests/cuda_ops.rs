@@ -52,17 +52,36 @@ impl Both {
 
     fn of(card: &Device, values: &[f64], shape: &[usize]) -> Self {
         let values: Vec<f32> = values.iter().map(|&x| bf16::from_f64(x).to_f32()).collect();
-        let exact = Tensor::from_vec(values.iter().map(|&x| f64::from(x)).collect::<Vec<_>>(), shape, &Device::Cpu).unwrap();
-        Self { card: device::place(&values, shape, card).unwrap(), exact }
+        let exact = Tensor::from_vec(
+            values.iter().map(|&x| f64::from(x)).collect::<Vec<_>>(),
+            shape,
+            &Device::Cpu,
+        )
+        .unwrap();
+        Self {
+            card: device::place(&values, shape, card).unwrap(),
+            exact,
+        }
     }
 
     /// A buffer to accumulate in: numbers in single precision, since what is there already must stay.
     fn accumulated(card: &Device, name: &str, shape: &[usize]) -> Self {
-        let values: Vec<f32> = numbers(name, shape.iter().product()).into_iter().map(|x| x as f32).collect();
-        let exact = Tensor::from_vec(values.iter().map(|&x| f64::from(x)).collect::<Vec<_>>(), shape, &Device::Cpu).unwrap();
+        let values: Vec<f32> = numbers(name, shape.iter().product())
+            .into_iter()
+            .map(|x| x as f32)
+            .collect();
+        let exact = Tensor::from_vec(
+            values.iter().map(|&x| f64::from(x)).collect::<Vec<_>>(),
+            shape,
+            &Device::Cpu,
+        )
+        .unwrap();
         let flat = device::zeros_f32(values.len(), card).unwrap();
         device::write_stretch(&flat, 0..values.len(), &values).unwrap();
-        Self { card: flat.reshape(shape).unwrap(), exact }
+        Self {
+            card: flat.reshape(shape).unwrap(),
+            exact,
+        }
     }
 
     /// The weights of a layer on the card and on the CPU, frozen.
@@ -73,7 +92,10 @@ impl Both {
     /// The same, trained, with gradients that hold numbers already.
     fn trained(self, card: &Device, name: &str) -> (Weight, Weight) {
         let gradient = Self::accumulated(card, &format!("gradient of {name}"), self.exact.dims());
-        (Weight::trained(self.card, gradient.card), Weight::trained(self.exact, gradient.exact))
+        (
+            Weight::trained(self.card, gradient.card),
+            Weight::trained(self.exact, gradient.exact),
+        )
     }
 }
 
@@ -85,14 +107,24 @@ fn compare(what: &str, found: &Tensor, exact: &Tensor, bar: f64) {
     let typical = (exact.iter().map(|x| x * x).sum::<f64>() / exact.len().max(1) as f64).sqrt();
     let mut worst = (0.0, 0);
     for (i, (&found, &exact)) in found.iter().zip(&exact).enumerate() {
-        let error = (f64::from(found) - exact).abs() / (exact.abs() + typical).max(f64::MIN_POSITIVE);
-        assert!(error.is_finite(), "{what}: number {i} is {found}, should be {exact}");
+        let error =
+            (f64::from(found) - exact).abs() / (exact.abs() + typical).max(f64::MIN_POSITIVE);
+        assert!(
+            error.is_finite(),
+            "{what}: number {i} is {found}, should be {exact}"
+        );
         if error > worst.0 {
             worst = (error, i);
         }
     }
     let (error, i) = worst;
-    assert!(error <= bar, "{what}: number {i} of {} is {}, should be {}: off by {error:.2e}, the bar is {bar:.2e}", exact.len(), found[i], exact[i]);
+    assert!(
+        error <= bar,
+        "{what}: number {i} of {} is {}, should be {}: off by {error:.2e}, the bar is {bar:.2e}",
+        exact.len(),
+        found[i],
+        exact[i]
+    );
 }
 
 /// A test on the card, if there is one.
@@ -105,22 +137,37 @@ fn on_card(test: impl FnOnce(&Device)) {
 #[test]
 fn numbers_reach_the_card_and_come_back() {
     on_card(|card| {
-        let values: Vec<f32> = (0..1000).map(|i| bf16::from_f32(i as f32 * 0.37 - 100.0).to_f32()).collect();
+        let values: Vec<f32> = (0..1000)
+            .map(|i| bf16::from_f32(i as f32 * 0.37 - 100.0).to_f32())
+            .collect();
         let there = device::place(&values, (10, 100), card).unwrap();
-        assert_eq!((there.dtype(), device::compute_type(card)), (DType::BF16, DType::BF16));
+        assert_eq!(
+            (there.dtype(), device::compute_type(card)),
+            (DType::BF16, DType::BF16)
+        );
         assert_eq!(device::to_host(&there).unwrap(), values);
-        assert_eq!(device::to_host(&there.narrow(0, 3, 2).unwrap()).unwrap(), values[300..500]);
+        assert_eq!(
+            device::to_host(&there.narrow(0, 3, 2).unwrap()).unwrap(),
+            values[300..500]
+        );
         let flat = device::zeros_f32(7, card).unwrap();
         device::write_stretch(&flat, 2..4, &[0.1, 0.2]).unwrap();
         device::fill(&flat.narrow(0, 5, 2).unwrap(), 0.3).unwrap();
-        assert_eq!(device::to_host(&flat).unwrap(), [0.0, 0.0, 0.1, 0.2, 0.0, 0.3, 0.3]);
+        assert_eq!(
+            device::to_host(&flat).unwrap(),
+            [0.0, 0.0, 0.1, 0.2, 0.0, 0.3, 0.3]
+        );
         device::fill(&flat, 0.0).unwrap();
         assert_eq!(device::to_host(&flat).unwrap(), [0.0; 7]);
         let small = device::place(&[1.0; 5], 5, card).unwrap();
         device::write_stretch(&small, 1..3, &[1.001, 3.0]).unwrap();
         device::fill(&small.narrow(0, 3, 1).unwrap(), 5.0).unwrap();
         assert_eq!(device::to_host(&small).unwrap(), [1.0, 1.0, 3.0, 5.0, 1.0]);
-        assert!(device::to_host(&device::place(&[], (0, 4), card).unwrap()).unwrap().is_empty());
+        assert!(
+            device::to_host(&device::place(&[], (0, 4), card).unwrap())
+                .unwrap()
+                .is_empty()
+        );
     });
 }
 
@@ -143,6 +190,11 @@ fn random_numbers_are_those_of_the_cpu_but_for_rounding() {
     on_card(|card| {
         let key = maqam::seed::Key::new(3, "weights");
         let exact = device::random_normal((37, 61), key, 0.02, &Device::Cpu).unwrap();
-        compare("random", &device::random_normal((37, 61), key, 0.02, card).unwrap(), &exact, ROUNDED);
+        compare(
+            "random",
+            &device::random_normal((37, 61), key, 0.02, card).unwrap(),
+            &exact,
+            ROUNDED,
+        );
     });
 }

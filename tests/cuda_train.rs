@@ -51,7 +51,9 @@ fn pack(sequences: &[Sequence]) -> Batch {
 fn batch(golden: &Golden) -> Batch {
     let mut sequences = golden.sequences();
     let total: usize = sequences.iter().map(Sequence::num_targets).sum();
-    sequences.iter_mut().for_each(|sequence| sequence.target_weight = 1.0 / total as f64);
+    sequences
+        .iter_mut()
+        .for_each(|sequence| sequence.target_weight = 1.0 / total as f64);
     pack(&sequences)
 }
 
@@ -60,8 +62,19 @@ fn weights(golden: &Golden) -> Weights {
     let mut tensors = HashMap::new();
     for file in maqam::model::weights::safetensors_of(&golden.dir).unwrap() {
         for (name, tensor) in candle_core::safetensors::load(file, &Device::Cpu).unwrap() {
-            let name = if name.starts_with("thinker.") { name } else { format!("thinker.{name}") };
-            tensors.insert(name, tensor.to_dtype(DType::BF16).unwrap().to_dtype(DType::F32).unwrap());
+            let name = if name.starts_with("thinker.") {
+                name
+            } else {
+                format!("thinker.{name}")
+            };
+            tensors.insert(
+                name,
+                tensor
+                    .to_dtype(DType::BF16)
+                    .unwrap()
+                    .to_dtype(DType::F32)
+                    .unwrap(),
+            );
         }
     }
     Weights::open(&golden.dir).unwrap().with(tensors)
@@ -74,28 +87,56 @@ fn config(golden: &Golden) -> Config {
 /// The model with the golden's first or last adapter.
 fn adapted(golden: &Golden, adapter: &str, device: &Device) -> AudioLlm {
     let adapter = peft::Adapter::load(&golden.dir.join(adapter), &config(golden)).unwrap();
-    let model = AudioLlm::new(config(golden), &weights(golden), adapter.plan.clone(), true, device).unwrap();
+    let model = AudioLlm::new(
+        config(golden),
+        &weights(golden),
+        adapter.plan.clone(),
+        true,
+        device,
+    )
+    .unwrap();
     model.load_adapter(&adapter).unwrap();
     model
 }
 
 /// The model with every part trained in one way; adapters away from zero, where the gradient of A would vanish.
 fn trained(golden: &Golden, how: Training, device: &Device) -> AudioLlm {
-    let parts = Parts { audio_encoder: how, projector: how, decoder: how };
-    let settings = Lora { rank: 8, alpha: 16.0, targets: Targets::Named("all-linear".into()), ..Lora::default() };
+    let parts = Parts {
+        audio_encoder: how,
+        projector: how,
+        decoder: how,
+    };
+    let settings = Lora {
+        rank: 8,
+        alpha: 16.0,
+        targets: Targets::Named("all-linear".into()),
+        ..Lora::default()
+    };
     let plan = Plan::from_settings(&settings, &parts, &config(golden)).unwrap();
     let model = AudioLlm::new(config(golden), &weights(golden), plan, true, device).unwrap();
     model.initialise(Init::Default, 3).unwrap();
-    for entry in model.parameters.entries.iter().filter(|entry| entry.name.ends_with("lora_B.weight")) {
+    for entry in model
+        .parameters
+        .entries
+        .iter()
+        .filter(|entry| entry.name.ends_with("lora_B.weight"))
+    {
         let key = Key::new(4, &entry.name);
-        let values: Vec<f32> = (0..entry.range.len() as u64).map(|i| 0.1 * (key.uniform(i) as f32 - 0.5)).collect();
+        let values: Vec<f32> = (0..entry.range.len() as u64)
+            .map(|i| 0.1 * (key.uniform(i) as f32 - 0.5))
+            .collect();
         model.parameters.set(entry, &values).unwrap();
     }
     model
 }
 
 fn cosine(a: &[f32], b: &[f32]) -> f64 {
-    let dot = |a: &[f32], b: &[f32]| a.iter().zip(b).map(|(&x, &y)| f64::from(x) * f64::from(y)).sum::<f64>();
+    let dot = |a: &[f32], b: &[f32]| {
+        a.iter()
+            .zip(b)
+            .map(|(&x, &y)| f64::from(x) * f64::from(y))
+            .sum::<f64>()
+    };
     dot(a, b) / (dot(a, a) * dot(b, b)).sqrt()
 }
 
@@ -105,14 +146,22 @@ fn gradients(model: &AudioLlm) -> Vec<f32> {
 
 /// The loss of a pass, which leaves its gradient.
 fn loss_of(model: &AudioLlm, batch: &Batch, pass: Pass) -> f64 {
-    model.train(batch, None, pass).unwrap().loss.value().unwrap()
+    model
+        .train(batch, None, pass)
+        .unwrap()
+        .loss
+        .value()
+        .unwrap()
 }
 
 /// One pass on either device: losses near each other, every tensor's gradient in the same direction and of the same length.
 fn assert_same_pass(what: &str, on_card: &AudioLlm, on_cpu: &AudioLlm, batch: &Batch, pass: Pass) {
     let (found, expected) = (loss_of(on_card, batch, pass), loss_of(on_cpu, batch, pass));
     let error = (found / expected - 1.0).abs();
-    assert!(error < LOSS_BAR, "{what}: loss {found} on the card, {expected} on the CPU");
+    assert!(
+        error < LOSS_BAR,
+        "{what}: loss {found} on the card, {expected} on the CPU"
+    );
     let (found, expected) = (gradients(on_card), gradients(on_cpu));
     let (mut least, mut worst) = (1f64, String::new());
     for entry in &on_cpu.parameters.entries {
@@ -122,7 +171,11 @@ fn assert_same_pass(what: &str, on_card: &AudioLlm, on_cpu: &AudioLlm, batch: &B
             continue;
         }
         let (cosine, length) = (cosine(a, b), (cosine(a, a) * norm(a)) / norm(b));
-        assert!(cosine > COSINE_BAR && (length - 1.0).abs() < 0.05, "{what}: {} has a cosine of {cosine} and {length} of the length", entry.name);
+        assert!(
+            cosine > COSINE_BAR && (length - 1.0).abs() < 0.05,
+            "{what}: {} has a cosine of {cosine} and {length} of the length",
+            entry.name
+        );
         if cosine < least {
             (least, worst) = (cosine, entry.name.clone());
         }
@@ -131,7 +184,11 @@ fn assert_same_pass(what: &str, on_card: &AudioLlm, on_cpu: &AudioLlm, batch: &B
 }
 
 fn norm(values: &[f32]) -> f64 {
-    values.iter().map(|&x| f64::from(x) * f64::from(x)).sum::<f64>().sqrt()
+    values
+        .iter()
+        .map(|&x| f64::from(x) * f64::from(x))
+        .sum::<f64>()
+        .sqrt()
 }
 
 #[test]
@@ -140,9 +197,25 @@ fn a_first_step_has_the_cpus_loss_and_gradients() {
     for name in GOLDENS {
         let golden = Golden::load(name);
         let of = |device| adapted(&golden, "adapter_init", device);
-        assert_same_pass(name, &of(card), &of(&Device::Cpu), &batch(&golden), Pass::default());
-        let smooth = Pass { dropout: 0.1, label_smoothing: 0.1, ..Pass::default() };
-        assert_same_pass(&format!("{name} with dropout"), &of(card), &of(&Device::Cpu), &batch(&golden), smooth);
+        assert_same_pass(
+            name,
+            &of(card),
+            &of(&Device::Cpu),
+            &batch(&golden),
+            Pass::default(),
+        );
+        let smooth = Pass {
+            dropout: 0.1,
+            label_smoothing: 0.1,
+            ..Pass::default()
+        };
+        assert_same_pass(
+            &format!("{name} with dropout"),
+            &of(card),
+            &of(&Device::Cpu),
+            &batch(&golden),
+            smooth,
+        );
     }
 }
 
@@ -150,10 +223,19 @@ fn a_first_step_has_the_cpus_loss_and_gradients() {
 fn every_part_trains_through_adapters_and_whole() {
     let Some(card) = &*CARD else { return };
     let golden = Golden::load("qwen_omni");
-    for (what, how) in [("adapters everywhere", Training::Lora), ("every weight", Training::Full)] {
+    for (what, how) in [
+        ("adapters everywhere", Training::Lora),
+        ("every weight", Training::Full),
+    ] {
         let of = |device| trained(&golden, how, device);
         let on_card = of(card);
-        assert_same_pass(what, &on_card, &of(&Device::Cpu), &batch(&golden), Pass::default());
+        assert_same_pass(
+            what,
+            &on_card,
+            &of(&Device::Cpu),
+            &batch(&golden),
+            Pass::default(),
+        );
         assert_eq!(on_card.unreached().unwrap(), Vec::<String>::new(), "{what}");
     }
 }
@@ -164,7 +246,15 @@ fn what_is_kept_for_the_backward_changes_no_bit() {
     let golden = Golden::load("qwen_omni");
     let of = |save| {
         let model = trained(&golden, Training::Lora, card);
-        let loss = loss_of(&model, &batch(&golden), Pass { save, dropout: 0.1, label_smoothing: 0.1 });
+        let loss = loss_of(
+            &model,
+            &batch(&golden),
+            Pass {
+                save,
+                dropout: 0.1,
+                label_smoothing: 0.1,
+            },
+        );
         (loss, gradients(&model))
     };
     let all = of(Save::All);
@@ -173,9 +263,20 @@ fn what_is_kept_for_the_backward_changes_no_bit() {
 }
 
 /// The losses of some steps over all clips at a share of the golden's rate, and the values at their end.
-fn train(golden: &Golden, model: &AudioLlm, steps: usize, share: f64, pass: Pass) -> (Vec<f64>, Vec<f32>) {
+fn train(
+    golden: &Golden,
+    model: &AudioLlm,
+    steps: usize,
+    share: f64,
+    pass: Pass,
+) -> (Vec<f64>, Vec<f32>) {
     let learning_rate = share * golden.expected["lora"]["lr"].as_f64().unwrap();
-    let settings = Settings { learning_rate, schedule: Shape::Constant, warmup: 0.0, ..Settings::default() };
+    let settings = Settings {
+        learning_rate,
+        schedule: Shape::Constant,
+        warmup: 0.0,
+        ..Settings::default()
+    };
     let mut optimiser = Optimiser::new(settings, &model.parameters).unwrap();
     let batch = batch(golden);
     let losses = (1..=steps as u64)
@@ -183,7 +284,17 @@ fn train(golden: &Golden, model: &AudioLlm, steps: usize, share: f64, pass: Pass
             model.parameters.zero_gradients().unwrap();
             let loss = model.train(&batch, None, pass).unwrap().loss;
             let grad_norm = optimiser.grad_norm(&model.parameters).unwrap();
-            optimiser.step(&model.parameters, Update { loss: &loss, grad_norm: &grad_norm, learning_rate, counts: PerPart::from_fn(|_| step) }).unwrap();
+            optimiser
+                .step(
+                    &model.parameters,
+                    Update {
+                        loss: &loss,
+                        grad_norm: &grad_norm,
+                        learning_rate,
+                        counts: PerPart::from_fn(|_| step),
+                    },
+                )
+                .unwrap();
             loss.value().unwrap()
         })
         .collect();
@@ -191,7 +302,11 @@ fn train(golden: &Golden, model: &AudioLlm, steps: usize, share: f64, pass: Pass
 }
 
 fn apart(found: &[f64], expected: &[f64]) -> Vec<f64> {
-    found.iter().zip(expected).map(|(a, b)| (a / b - 1.0).abs()).collect()
+    found
+        .iter()
+        .zip(expected)
+        .map(|(a, b)| (a / b - 1.0).abs())
+        .collect()
 }
 
 fn largest(errors: &[f64]) -> f64 {
@@ -210,11 +325,25 @@ fn fifty_steps_are_within_what_two_runs_of_pytorch_differ_by_and_near_the_cpus()
     let share = of_pytorch["share_of_rate"].as_f64().unwrap();
     for name in GOLDENS {
         let golden = Golden::load(name);
-        let run = |device: &Device, steps| train(&golden, &adapted(&golden, "adapter_init", device), steps, share, Pass::default()).0;
-        let [eager, fused] = ["eager", "sdpa"].map(|attention| golden::numbers(&of_pytorch["curves"][name][attention]));
+        let run = |device: &Device, steps| {
+            train(
+                &golden,
+                &adapted(&golden, "adapter_init", device),
+                steps,
+                share,
+                Pass::default(),
+            )
+            .0
+        };
+        let [eager, fused] = ["eager", "sdpa"]
+            .map(|attention| golden::numbers(&of_pytorch["curves"][name][attention]));
         let (found, expected) = (run(card, eager.len()), run(&Device::Cpu, 20));
         let errors = apart(&found[..20], &expected);
-        let nearest: Vec<f64> = apart(&found, &eager).into_iter().zip(apart(&found, &fused)).map(|(a, b)| a.min(b)).collect();
+        let nearest: Vec<f64> = apart(&found, &eager)
+            .into_iter()
+            .zip(apart(&found, &fused))
+            .map(|(a, b)| a.min(b))
+            .collect();
         let (off, spread) = (largest(&nearest), largest(&apart(&eager, &fused)));
         eprintln!(
             "{name}: {:.3} to {:.3}; {:.4} from the CPU's at most, {off:.4} from the nearer run of PyTorch's, which are {spread:.4} apart",
@@ -222,8 +351,14 @@ fn fifty_steps_are_within_what_two_runs_of_pytorch_differ_by_and_near_the_cpus()
             found[49],
             largest(&errors)
         );
-        assert!(found[49] < 0.5 * found[0] && errors[0] < LOSS_BAR && largest(&errors) < CURVE_BAR, "{name}: {found:?}, on the CPU {expected:?}");
-        assert!(off < spread, "{name}: {found:?}, PyTorch's {eager:?} and {fused:?}");
+        assert!(
+            found[49] < 0.5 * found[0] && errors[0] < LOSS_BAR && largest(&errors) < CURVE_BAR,
+            "{name}: {found:?}, on the CPU {expected:?}"
+        );
+        assert!(
+            off < spread,
+            "{name}: {found:?}, PyTorch's {eager:?} and {fused:?}"
+        );
     }
 }
 
@@ -242,8 +377,14 @@ fn eight_bits_in_the_frozen_layers_change_the_loss_little() {
         let (found, expected) = (of(true).0, of(false).0);
         let errors = apart(&found, &expected);
         let mean = errors.iter().sum::<f64>() / errors.len() as f64;
-        eprintln!("{name} in fp8: {:.3} to {:.3}; {errors:.4?} from bf16's, {mean:.4} on average", found[0], found[19]);
-        assert!(errors[0] < 0.01 && mean < 0.05 && found[19] < 0.5 * found[0], "{name}: {found:?}, in bf16 {expected:?}");
+        eprintln!(
+            "{name} in fp8: {:.3} to {:.3}; {errors:.4?} from bf16's, {mean:.4} on average",
+            found[0], found[19]
+        );
+        assert!(
+            errors[0] < 0.01 && mean < 0.05 && found[19] < 0.5 * found[0],
+            "{name}: {found:?}, in bf16 {expected:?}"
+        );
     }
 }
 
@@ -251,7 +392,18 @@ fn eight_bits_in_the_frozen_layers_change_the_loss_little() {
 fn two_trainings_of_one_seed_have_the_same_bits() {
     let Some(card) = &*CARD else { return };
     let golden = Golden::load("qwen_omni_tied");
-    let run = || train(&golden, &adapted(&golden, "adapter_init", card), 3, 1.0, Pass { dropout: 0.1, ..Pass::default() });
+    let run = || {
+        train(
+            &golden,
+            &adapted(&golden, "adapter_init", card),
+            3,
+            1.0,
+            Pass {
+                dropout: 0.1,
+                ..Pass::default()
+            },
+        )
+    };
     assert!(run() == run());
 }
 
@@ -260,42 +412,88 @@ fn what_is_heard_scored_and_said_is_the_cpus() {
     let Some(card) = &*CARD else { return };
     for name in GOLDENS {
         let golden = Golden::load(name);
-        let (on_card, on_cpu) = (adapted(&golden, "adapter_final", card), adapted(&golden, "adapter_final", &Device::Cpu));
+        let (on_card, on_cpu) = (
+            adapted(&golden, "adapter_final", card),
+            adapted(&golden, "adapter_final", &Device::Cpu),
+        );
         let batch = batch(&golden);
-        let (found, expected) = (on_card.hear(&batch).unwrap().unwrap(), on_cpu.hear(&batch).unwrap().unwrap());
+        let (found, expected) = (
+            on_card.hear(&batch).unwrap().unwrap(),
+            on_cpu.hear(&batch).unwrap().unwrap(),
+        );
         assert!(found.device().is_cpu());
-        assert!(cosine(&golden::flat(&found), &golden::flat(&expected)) > 0.9999, "{name}: what is heard");
-        let (found, expected) = (on_card.score(&batch, 0.0).unwrap(), on_cpu.score(&batch, 0.0).unwrap());
-        assert!((found.loss / expected.loss - 1.0).abs() < 10.0 * LOSS_BAR, "{name}: {} and {}", found.loss, expected.loss);
+        assert!(
+            cosine(&golden::flat(&found), &golden::flat(&expected)) > 0.9999,
+            "{name}: what is heard"
+        );
+        let (found, expected) = (
+            on_card.score(&batch, 0.0).unwrap(),
+            on_cpu.score(&batch, 0.0).unwrap(),
+        );
+        assert!(
+            (found.loss / expected.loss - 1.0).abs() < 10.0 * LOSS_BAR,
+            "{name}: {} and {}",
+            found.loss,
+            expected.loss
+        );
         assert_same_answers(name, &golden, &on_card, &on_cpu);
     }
 }
 
 /// The same greedy tokens as long as the likeliest is clearly ahead, whatever a prompt is batched with.
 fn assert_same_answers(name: &str, golden: &Golden, on_card: &AudioLlm, on_cpu: &AudioLlm) {
-    let prompts: Vec<Sequence> = (0..golden.examples().len()).map(|i| golden.prompt(i)).collect();
+    let prompts: Vec<Sequence> = (0..golden.examples().len())
+        .map(|i| golden.prompt(i))
+        .collect();
     let keys: Vec<Key> = prompts.iter().map(|prompt| prompt.key).collect();
-    let limits = Limits { max_new_tokens: 6, ends: Vec::new() };
-    let answers = |model: &AudioLlm| model.generate(&pack(&prompts), &keys, &limits, &Sampling::default()).unwrap();
+    let limits = Limits {
+        max_new_tokens: 6,
+        ends: Vec::new(),
+    };
+    let answers = |model: &AudioLlm| {
+        model
+            .generate(&pack(&prompts), &keys, &limits, &Sampling::default())
+            .unwrap()
+    };
     let (found, expected) = (answers(on_card), answers(on_cpu));
     let mut clear = 0;
     for (i, (found, expected)) in found.iter().zip(&expected).enumerate() {
-        let alone = on_card.generate(&pack(&prompts[i..=i]), &keys[i..=i], &limits, &Sampling::default()).unwrap();
+        let alone = on_card
+            .generate(
+                &pack(&prompts[i..=i]),
+                &keys[i..=i],
+                &limits,
+                &Sampling::default(),
+            )
+            .unwrap();
         for (step, token) in expected.iter().enumerate() {
             let mut so_far = prompts[i].clone();
             so_far.tokens.extend(&expected[..step]);
             if margin(on_cpu, &so_far) < 0.1 {
                 break;
             }
-            assert_eq!((found[step], alone[0][step]), (*token, *token), "{name} clip {i}, token {step}");
+            assert_eq!(
+                (found[step], alone[0][step]),
+                (*token, *token),
+                "{name} clip {i}, token {step}"
+            );
             clear += 1;
         }
     }
     assert!(clear > 3, "{name}: only {clear} tokens are clear");
-    let endings: Vec<Vec<Vec<u32>>> = expected.iter().map(|answer| vec![answer.clone(), answer[..2].to_vec()]).collect();
-    let (found, expected) = (on_card.continuations(&pack(&prompts), &endings).unwrap(), on_cpu.continuations(&pack(&prompts), &endings).unwrap());
+    let endings: Vec<Vec<Vec<u32>>> = expected
+        .iter()
+        .map(|answer| vec![answer.clone(), answer[..2].to_vec()])
+        .collect();
+    let (found, expected) = (
+        on_card.continuations(&pack(&prompts), &endings).unwrap(),
+        on_cpu.continuations(&pack(&prompts), &endings).unwrap(),
+    );
     for (found, expected) in found.iter().flatten().zip(expected.iter().flatten()) {
-        assert!((found - expected).abs() < 0.05 * expected.abs().max(1.0), "{name}: {found} and {expected}");
+        assert!(
+            (found - expected).abs() < 0.05 * expected.abs().max(1.0),
+            "{name}: {found} and {expected}"
+        );
     }
 }
 
@@ -314,10 +512,23 @@ fn a_checkpoint_in_bf16_is_on_the_card_bit_for_bit() {
     let (name, shape) = ("thinker.model.embed_tokens.weight", [352, 64]);
     let on_card = weights(&golden).on(name, &shape, card).unwrap();
     assert_eq!(on_card.dtype(), DType::BF16);
-    assert_eq!(device::to_host(&on_card).unwrap(), golden::flat(&weights(&golden).get(name, &shape, DType::F32).unwrap()));
-    let noise = |device: &Device| device::to_host(&Weights::Noise { seed: 3 }.on(name, &[50, 64], device).unwrap()).unwrap();
+    assert_eq!(
+        device::to_host(&on_card).unwrap(),
+        golden::flat(&weights(&golden).get(name, &shape, DType::F32).unwrap())
+    );
+    let noise = |device: &Device| {
+        device::to_host(
+            &Weights::Noise { seed: 3 }
+                .on(name, &[50, 64], device)
+                .unwrap(),
+        )
+        .unwrap()
+    };
     let (a, b) = (noise(card), noise(&Device::Cpu));
-    assert!(cosine(&a, &b) > 0.99999 && (norm(&a) / norm(&b) - 1.0).abs() < 1e-3, "random weights are the same on both");
+    assert!(
+        cosine(&a, &b) > 0.99999 && (norm(&a) / norm(&b) - 1.0).abs() < 1e-3,
+        "random weights are the same on both"
+    );
 }
 
 /// As `tests/full_training.rs` has it of the CPU.
@@ -325,11 +536,19 @@ fn a_checkpoint_in_bf16_is_on_the_card_bit_for_bit() {
 fn what_is_heard_ahead_changes_no_bit() {
     let Some(card) = &*CARD else { return };
     let golden = Golden::load("qwen_omni");
-    let (batch, pass) = (batch(&golden), Pass { dropout: 0.1, ..Pass::default() });
+    let (batch, pass) = (
+        batch(&golden),
+        Pass {
+            dropout: 0.1,
+            ..Pass::default()
+        },
+    );
     let run = |is_ahead: bool| {
         let mut model = trained(&golden, Training::Lora, card);
         assert!(model.hear_ahead(&batch, pass).unwrap().is_none());
-        [Part::AudioEncoder, Part::Projector].into_iter().for_each(|part| model.set_trained(part, false));
+        [Part::AudioEncoder, Part::Projector]
+            .into_iter()
+            .for_each(|part| model.set_trained(part, false));
         let heard = model.hear_ahead(&batch, pass).unwrap().filter(|_| is_ahead);
         assert_eq!(heard.is_some(), is_ahead);
         let found = model.train(&batch, heard, pass).unwrap().read().unwrap();

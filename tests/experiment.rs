@@ -49,8 +49,14 @@ fn place() -> Place {
         let sets = "sets:\n  - {name: moods, manifest: emotion.jsonl, task: emotion, metrics: [accuracy]}\n  - {name: words, manifest: asr.jsonl, task: asr, metrics: [wer], limit: 3}\n";
         place.write(&format!("{role}.yaml"), format!("role: {role}\n{sets}"));
     }
-    place.write("uniform.yaml", recipe("uniform", "{mix: uniform, steps: 4}"));
-    place.write("balanced.yaml", recipe("balanced", "{draw: balanced, steps: 4}"));
+    place.write(
+        "uniform.yaml",
+        recipe("uniform", "{mix: uniform, steps: 4}"),
+    );
+    place.write(
+        "balanced.yaml",
+        recipe("balanced", "{draw: balanced, steps: 4}"),
+    );
     place.write("experiment.yaml", EXPERIMENT);
     place
 }
@@ -63,27 +69,68 @@ fn json_of(place: &Place, run: &str, name: &str) -> Value {
 fn an_experiment_is_run_once_and_compared() {
     let place = place();
     let ran = place.run(&["experiment", "experiment.yaml"]).succeeds();
-    assert!(ran.stdout.contains("3 recipes, 2 seeds, 6 runs") && ran.stdout.contains("not resolved"), "{}", ran.stdout);
+    assert!(
+        ran.stdout.contains("3 recipes, 2 seeds, 6 runs") && ran.stdout.contains("not resolved"),
+        "{}",
+        ran.stdout
+    );
     let found = place.json("runs/pairs/comparison.json");
-    assert_eq!((found["recipes"].clone(), found["num_seeds"].clone()), (json!(["uniform", "balanced", "alone"]), json!(2)));
+    assert_eq!(
+        (found["recipes"].clone(), found["num_seeds"].clone()),
+        (json!(["uniform", "balanced", "alone"]), json!(2))
+    );
     // What the tables say is the mean of what the runs' own scores say.
     for table in found["last"].as_array().unwrap() {
         let score = table["score"].as_str().unwrap();
-        for (recipe, estimate) in ["uniform", "balanced", "alone"].iter().zip(table["estimates"].as_array().unwrap()) {
-            let of_seed = |seed: u32| json_of(&place, &format!("{recipe}-seed{seed}"), "eval/test/scores.json")[score].as_f64().unwrap();
+        for (recipe, estimate) in ["uniform", "balanced", "alone"]
+            .iter()
+            .zip(table["estimates"].as_array().unwrap())
+        {
+            let of_seed = |seed: u32| {
+                json_of(
+                    &place,
+                    &format!("{recipe}-seed{seed}"),
+                    "eval/test/scores.json",
+                )[score]
+                    .as_f64()
+                    .unwrap()
+            };
             let mean = (of_seed(1) + of_seed(2)) / 2.0;
-            assert!((estimate["value"].as_f64().unwrap() - mean).abs() < 1e-9, "{recipe} {score}");
+            assert!(
+                (estimate["value"].as_f64().unwrap() - mean).abs() < 1e-9,
+                "{recipe} {score}"
+            );
         }
     }
     // The same as a page, its figures and tables beside it.
-    let report = |name: &str| String::from_utf8(place.bytes(&format!("runs/pairs/report/{name}"))).unwrap();
+    let report =
+        |name: &str| String::from_utf8(place.bytes(&format!("runs/pairs/report/{name}"))).unwrap();
     assert!(ran.stdout.contains("report.html"), "{}", ran.stdout);
-    for name in ["report.html", "scores-last.md", "contrasts.tex", "scores-bars.svg", "dev-curves.svg", "failures.svg", "cosines.svg", "budgets.md"] {
+    for name in [
+        "report.html",
+        "scores-last.md",
+        "contrasts.tex",
+        "scores-bars.svg",
+        "dev-curves.svg",
+        "failures.svg",
+        "cosines.svg",
+        "budgets.md",
+    ] {
         assert!(report(name).len() > 100, "{name}");
     }
-    assert!(report("contrasts.md").contains("not resolved") && report("cosines.svg").contains("uniform"), "{}", report("contrasts.md"));
+    assert!(
+        report("contrasts.md").contains("not resolved")
+            && report("cosines.svg").contains("uniform"),
+        "{}",
+        report("contrasts.md")
+    );
     // Budgets are what the logs say: four steps of four examples, but two for the recipe with its own.
-    let examples: Vec<f64> = found["budgets"].as_array().unwrap().iter().map(|budget| budget["examples"].as_f64().unwrap()).collect();
+    let examples: Vec<f64> = found["budgets"]
+        .as_array()
+        .unwrap()
+        .iter()
+        .map(|budget| budget["examples"].as_f64().unwrap())
+        .collect();
     assert_eq!(examples, [16.0, 16.0, 8.0]);
 
     // A second call trains nothing, asks nothing, and says the same.
@@ -91,7 +138,10 @@ fn an_experiment_is_run_once_and_compared() {
     std::fs::remove_dir_all(place.path("runs/pairs/uniform-seed1/checkpoints")).unwrap();
     place.run(&["experiment", "experiment.yaml"]).succeeds();
     assert!(place.bytes("runs/pairs/comparison.json") == before);
-    assert!(!place.path("runs/pairs/uniform-seed1/checkpoints").exists(), "a whole run is left as it is");
+    assert!(
+        !place.path("runs/pairs/uniform-seed1/checkpoints").exists(),
+        "a whole run is left as it is"
+    );
 }
 
 #[test]
@@ -99,17 +149,39 @@ fn an_experiment_that_was_cut_goes_on_and_ends_with_the_same_bytes() {
     let (whole, cut) = (place(), place());
     whole.run(&["experiment", "experiment.yaml"]).succeeds();
     let early = cut.run(&["experiment", "experiment.yaml", "--compare-only"]);
-    assert!(early.code == Some(2) && early.stderr.contains("0 seeds are finished with every recipe"), "{}", early.stderr);
-    let mut child = cut.command(&["experiment", "experiment.yaml"]).spawn().unwrap();
+    assert!(
+        early.code == Some(2)
+            && early
+                .stderr
+                .contains("0 seeds are finished with every recipe"),
+        "{}",
+        early.stderr
+    );
+    let mut child = cut
+        .command(&["experiment", "experiment.yaml"])
+        .spawn()
+        .unwrap();
     while !cut.path("runs/pairs/balanced-seed1/log.jsonl").is_file() {
-        assert!(child.try_wait().unwrap().is_none(), "the experiment ended early");
+        assert!(
+            child.try_wait().unwrap().is_none(),
+            "the experiment ended early"
+        );
         std::thread::sleep(std::time::Duration::from_millis(1));
     }
     // SAFETY: the process is a child that nobody has waited for, so its number is still its own.
-    assert_eq!(unsafe { libc::kill(child.id() as libc::pid_t, libc::SIGINT) }, 0);
+    assert_eq!(
+        unsafe { libc::kill(child.id() as libc::pid_t, libc::SIGINT) },
+        0
+    );
     let stopped = command::outcome(child.wait_with_output().unwrap());
     assert_eq!(stopped.code, Some(130), "{}", stopped.stderr);
-    assert!(stopped.stderr.contains("error: stopped\nhint: start the experiment again"), "{}", stopped.stderr);
+    assert!(
+        stopped
+            .stderr
+            .contains("error: stopped\nhint: start the experiment again"),
+        "{}",
+        stopped.stderr
+    );
     cut.run(&["experiment", "experiment.yaml"]).succeeds();
     for run in ["uniform-seed1", "balanced-seed1", "balanced-seed2"] {
         let log = format!("runs/pairs/{run}/log.jsonl");
@@ -121,8 +193,14 @@ fn an_experiment_that_was_cut_goes_on_and_ends_with_the_same_bytes() {
 #[test]
 fn runs_that_were_not_judged_on_their_way_are_compared_by_their_ends() {
     let place = place();
-    for (name, stages) in [("uniform", "{mix: uniform, steps: 2}"), ("balanced", "{draw: balanced, steps: 2}")] {
-        place.write(&format!("{name}.yaml"), recipe(name, stages).replace("evaluate: {suite: dev.yaml, every: 2}\n", ""));
+    for (name, stages) in [
+        ("uniform", "{mix: uniform, steps: 2}"),
+        ("balanced", "{draw: balanced, steps: 2}"),
+    ] {
+        place.write(
+            &format!("{name}.yaml"),
+            recipe(name, stages).replace("evaluate: {suite: dev.yaml, every: 2}\n", ""),
+        );
     }
     place.run(&["experiment", "experiment.yaml"]).succeeds();
     let found = place.json("runs/pairs/comparison.json");
@@ -140,20 +218,55 @@ fn what_is_no_fair_comparison_is_refused() {
             "{recipe: balanced.yaml, set: [optimiser.learning_rate=1e-3]}",
             &["`optimiser` of `balanced` is not that of `uniform`"][..],
         ),
-        ("{recipe: balanced.yaml}", "{recipe: balanced.yaml, set: [model.weights=random]}", &["`model` of `balanced` is not that of `uniform`"]),
-        ("{recipe: balanced.yaml}", "{recipe: balanced.yaml, set: [schedule.stages.0.steps=5]}", &["`balanced` has 5 steps, `uniform` 4", "own_budget"]),
-        ("{recipe: balanced.yaml}", "{recipe: balanced.yaml, set: [schedule.stages.0.learning_rate=1e-3]}", &["a stage of `balanced` has `learning_rate`"]),
-        ("{recipe: balanced.yaml}", "{name: uniform, recipe: balanced.yaml}", &["two recipes are named `uniform`"]),
-        ("against: uniform", "against: uniforn", &["`contrasts` names `uniforn`", "did you mean `uniform`?"]),
-        ("order: 12", "order: 11, initialisation: 1", &["experiment.yaml"]),
-        ("recipe: uniform.yaml}", "recipe: missing.yaml}", &["missing.yaml"]),
+        (
+            "{recipe: balanced.yaml}",
+            "{recipe: balanced.yaml, set: [model.weights=random]}",
+            &["`model` of `balanced` is not that of `uniform`"],
+        ),
+        (
+            "{recipe: balanced.yaml}",
+            "{recipe: balanced.yaml, set: [schedule.stages.0.steps=5]}",
+            &["`balanced` has 5 steps, `uniform` 4", "own_budget"],
+        ),
+        (
+            "{recipe: balanced.yaml}",
+            "{recipe: balanced.yaml, set: [schedule.stages.0.learning_rate=1e-3]}",
+            &["a stage of `balanced` has `learning_rate`"],
+        ),
+        (
+            "{recipe: balanced.yaml}",
+            "{name: uniform, recipe: balanced.yaml}",
+            &["two recipes are named `uniform`"],
+        ),
+        (
+            "against: uniform",
+            "against: uniforn",
+            &["`contrasts` names `uniforn`", "did you mean `uniform`?"],
+        ),
+        (
+            "order: 12",
+            "order: 11, initialisation: 1",
+            &["experiment.yaml"],
+        ),
+        (
+            "recipe: uniform.yaml}",
+            "recipe: missing.yaml}",
+            &["missing.yaml"],
+        ),
     ] {
         with(from, to);
         let ended = place.run(&["experiment", "experiment.yaml"]);
         assert_eq!(ended.code, Some(2), "{to}: {}", ended.stderr);
         for word in words {
-            assert!(ended.stderr.contains(word), "{to}: `{word}` is not in {}", ended.stderr);
+            assert!(
+                ended.stderr.contains(word),
+                "{to}: `{word}` is not in {}",
+                ended.stderr
+            );
         }
-        assert!(!place.path("runs/pairs").join("uniform-seed1").exists(), "{to}: nothing was trained");
+        assert!(
+            !place.path("runs/pairs").join("uniform-seed1").exists(),
+            "{to}: nothing was trained"
+        );
     }
 }

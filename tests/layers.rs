@@ -22,7 +22,10 @@ use maqam::ops::rotary::Rotary;
 /// Both sides compute in double precision, in another order.
 const BAR: f64 = 1e-9;
 
-const NO_DROPOUT: AdapterDropout = AdapterDropout { probability: 0.0, tokens: &[] };
+const NO_DROPOUT: AdapterDropout = AdapterDropout {
+    probability: 0.0,
+    tokens: &[],
+};
 
 /// The tensors of one part of the golden file.
 struct Golden {
@@ -32,8 +35,12 @@ struct Golden {
 
 impl Golden {
     fn load(part: &'static str) -> Self {
-        let path = std::path::Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/fixtures/layers.safetensors");
-        Self { part, tensors: candle_core::safetensors::load(path, &Device::Cpu).unwrap() }
+        let path = std::path::Path::new(env!("CARGO_MANIFEST_DIR"))
+            .join("tests/fixtures/layers.safetensors");
+        Self {
+            part,
+            tensors: candle_core::safetensors::load(path, &Device::Cpu).unwrap(),
+        }
     }
 
     fn get(&self, name: &str) -> Tensor {
@@ -51,7 +58,10 @@ impl Golden {
     }
 
     fn weights(&self, kind: &str, names: &[&str]) -> Tensor {
-        let parts: Vec<Tensor> = names.iter().map(|name| self.get(&format!("{kind}.{name}.weight"))).collect();
+        let parts: Vec<Tensor> = names
+            .iter()
+            .map(|name| self.get(&format!("{kind}.{name}.weight")))
+            .collect();
         Tensor::cat(&parts, 0).unwrap()
     }
 
@@ -59,29 +69,58 @@ impl Golden {
     fn linear(&self, names: &[&str]) -> Linear {
         let weight = self.weights("weight", names);
         let has_bias = names.iter().any(|name| self.has_bias(name));
-        let bias = has_bias.then(|| trained(Tensor::cat(&self.biases("weight", names), 0).unwrap()));
-        Linear { weight: trained(weight), bias, adapter: None }
+        let bias =
+            has_bias.then(|| trained(Tensor::cat(&self.biases("weight", names), 0).unwrap()));
+        Linear {
+            weight: trained(weight),
+            bias,
+            adapter: None,
+        }
     }
 
     fn has_bias(&self, name: &str) -> bool {
-        self.tensors.contains_key(&format!("{}.weight.{name}.bias", self.part))
+        self.tensors
+            .contains_key(&format!("{}.weight.{name}.bias", self.part))
     }
 
     fn biases(&self, kind: &str, names: &[&str]) -> Vec<Tensor> {
         let rows = |name: &str| self.get(&format!("weight.{name}.weight")).dim(0).unwrap();
         let zeros = |name: &str| Tensor::zeros(rows(name), DType::F64, &Device::Cpu).unwrap();
-        names.iter().map(|name| if self.has_bias(name) { self.get(&format!("{kind}.{name}.bias")) } else { zeros(name) }).collect()
+        names
+            .iter()
+            .map(|name| {
+                if self.has_bias(name) {
+                    self.get(&format!("{kind}.{name}.bias"))
+                } else {
+                    zeros(name)
+                }
+            })
+            .collect()
     }
 
     /// The gradients that a layer of these projections has gathered are PyTorch's.
     fn check_linear(&self, layer: &Linear, names: &[&str]) {
-        assert_near(&names.join("+"), layer.weight.gradient.as_ref().unwrap(), &self.weights("grad", names));
-        let Some(found) = layer.bias.as_ref().map(|bias| bias.gradient.clone().unwrap()) else { return };
+        assert_near(
+            &names.join("+"),
+            layer.weight.gradient.as_ref().unwrap(),
+            &self.weights("grad", names),
+        );
+        let Some(found) = layer
+            .bias
+            .as_ref()
+            .map(|bias| bias.gradient.clone().unwrap())
+        else {
+            return;
+        };
         let mut start = 0;
         for (name, expected) in names.iter().zip(self.biases("grad", names)) {
             let rows = expected.dim(0).unwrap();
             if self.has_bias(name) {
-                assert_near(&format!("{name}.bias"), &found.narrow(0, start, rows).unwrap(), &expected);
+                assert_near(
+                    &format!("{name}.bias"),
+                    &found.narrow(0, start, rows).unwrap(),
+                    &expected,
+                );
             }
             start += rows;
         }
@@ -102,8 +141,21 @@ fn assert_near(what: &str, found: &Tensor, expected: &Tensor) {
     assert_eq!(found.dims(), expected.dims(), "{what}");
     let (found, expected) = (flat(found), flat(expected));
     let size = expected.iter().fold(0f64, |a, b| a.max(b.abs()));
-    let error = found.iter().zip(&expected).map(|(a, b)| if a.is_nan() { f64::INFINITY } else { (a - b).abs() }).fold(0.0, f64::max);
-    assert!(size > 0.0 && error <= BAR * size, "{what}: off by {error:e} of {size}");
+    let error = found
+        .iter()
+        .zip(&expected)
+        .map(|(a, b)| {
+            if a.is_nan() {
+                f64::INFINITY
+            } else {
+                (a - b).abs()
+            }
+        })
+        .fold(0.0, f64::max);
+    assert!(
+        size > 0.0 && error <= BAR * size,
+        "{what}: off by {error:e} of {size}"
+    );
 }
 
 const QKV: [&str; 3] = ["self_attn.q_proj", "self_attn.k_proj", "self_attn.v_proj"];
@@ -116,7 +168,11 @@ fn decoder(golden: &Golden) -> DecoderLayer {
         mlp_norm: trained(golden.get("weight.post_attention_layernorm.weight")),
         gate_up: golden.linear(&["mlp.gate_proj", "mlp.up_proj"]),
         down: golden.linear(&["mlp.down_proj"]),
-        heads: Heads { num_heads: 4, num_kv_heads: 2, head_dim: 8 },
+        heads: Heads {
+            num_heads: 4,
+            num_kv_heads: 2,
+            head_dim: 8,
+        },
         eps: 1e-6,
     }
 }
@@ -125,7 +181,9 @@ fn decoder(golden: &Golden) -> DecoderLayer {
 fn rotary(golden: &Golden, cu_seqlens: &[usize]) -> Rotary {
     let positions = cu_seqlens.windows(2).flat_map(|pair| 0..pair[1] - pair[0]);
     let frequency = |i: usize| 1e6f64.powf(-2.0 * i as f64 / 8.0);
-    let angles: Vec<f64> = positions.flat_map(|p| (0..4).map(move |i| p as f64 * frequency(i))).collect();
+    let angles: Vec<f64> = positions
+        .flat_map(|p| (0..4).map(move |i| p as f64 * frequency(i)))
+        .collect();
     Rotary::from_angles(&angles, 8, &golden.get("input")).unwrap()
 }
 
@@ -135,17 +193,33 @@ fn a_decoder_layer_and_all_its_gradients_equal_pytorchs() {
         let golden = Golden::load("decoder");
         let (layer, cu_seqlens) = (decoder(&golden), golden.cu_seqlens());
         let rotary = rotary(&golden, &cu_seqlens);
-        let packing = Packing { cu_seqlens: &cu_seqlens, rotary: &rotary, dropout: NO_DROPOUT, save };
+        let packing = Packing {
+            cu_seqlens: &cu_seqlens,
+            rotary: &rotary,
+            dropout: NO_DROPOUT,
+            save,
+        };
         let (output, saved) = layer.forward(&golden.get("input"), &packing, None).unwrap();
         assert_near("output", &output, &golden.get("output"));
-        let dx = layer.backward(&golden.get("upstream"), &saved, &packing, Some(0)).unwrap().unwrap();
+        let dx = layer
+            .backward(&golden.get("upstream"), &saved, &packing, Some(0))
+            .unwrap()
+            .unwrap();
         assert_near("gradient of the input", &dx, &golden.get("input_grad"));
         golden.check_linear(&layer.qkv, &QKV);
         golden.check_linear(&layer.output, &["self_attn.o_proj"]);
         golden.check_linear(&layer.gate_up, &["mlp.gate_proj", "mlp.up_proj"]);
         golden.check_linear(&layer.down, &["mlp.down_proj"]);
-        assert_near("input_layernorm", layer.attention_norm.gradient.as_ref().unwrap(), &golden.get("grad.input_layernorm.weight"));
-        assert_near("post_attention_layernorm", layer.mlp_norm.gradient.as_ref().unwrap(), &golden.get("grad.post_attention_layernorm.weight"));
+        assert_near(
+            "input_layernorm",
+            layer.attention_norm.gradient.as_ref().unwrap(),
+            &golden.get("grad.input_layernorm.weight"),
+        );
+        assert_near(
+            "post_attention_layernorm",
+            layer.mlp_norm.gradient.as_ref().unwrap(),
+            &golden.get("grad.post_attention_layernorm.weight"),
+        );
     }
 }
 
@@ -154,24 +228,48 @@ fn rows_that_are_not_kept_change_nothing_for_the_others() {
     let golden = Golden::load("decoder");
     let cu_seqlens = golden.cu_seqlens();
     let rotary = rotary(&golden, &cu_seqlens);
-    let packing = Packing { cu_seqlens: &cu_seqlens, rotary: &rotary, dropout: NO_DROPOUT, save: Save::Norms };
+    let packing = Packing {
+        cu_seqlens: &cu_seqlens,
+        rotary: &rotary,
+        dropout: NO_DROPOUT,
+        save: Save::Norms,
+    };
     let kept = [0u32, 4, 5, 11];
     let rows = Tensor::new(&kept, &Device::Cpu).unwrap();
     let x = golden.get("input");
     let some = decoder(&golden);
     let (output, saved) = some.forward(&x, &packing, Some(&kept)).unwrap();
-    assert_near("kept outputs", &output, &golden.get("output").index_select(&rows, 0).unwrap());
+    assert_near(
+        "kept outputs",
+        &output,
+        &golden.get("output").index_select(&rows, 0).unwrap(),
+    );
     let upstream = golden.get("upstream").index_select(&rows, 0).unwrap();
-    let dx = some.backward(&upstream, &saved, &packing, Some(0)).unwrap().unwrap();
+    let dx = some
+        .backward(&upstream, &saved, &packing, Some(0))
+        .unwrap()
+        .unwrap();
 
     let all = decoder(&golden);
     let (_, saved) = all.forward(&x, &packing, None).unwrap();
     let zeros = golden.get("upstream").zeros_like().unwrap();
     let dy = zeros.index_add(&rows, &upstream, 0).unwrap();
-    let expected = all.backward(&dy, &saved, &packing, Some(0)).unwrap().unwrap();
+    let expected = all
+        .backward(&dy, &saved, &packing, Some(0))
+        .unwrap()
+        .unwrap();
     assert_near("gradient of the input", &dx, &expected);
-    for (a, b) in [(&some.qkv, &all.qkv), (&some.output, &all.output), (&some.gate_up, &all.gate_up), (&some.down, &all.down)] {
-        assert_near("gradient of a weight", a.weight.gradient.as_ref().unwrap(), b.weight.gradient.as_ref().unwrap());
+    for (a, b) in [
+        (&some.qkv, &all.qkv),
+        (&some.output, &all.output),
+        (&some.gate_up, &all.gate_up),
+        (&some.down, &all.down),
+    ] {
+        assert_near(
+            "gradient of a weight",
+            a.weight.gradient.as_ref().unwrap(),
+            b.weight.gradient.as_ref().unwrap(),
+        );
     }
 }
 
@@ -190,13 +288,24 @@ fn an_encoder_layer_and_its_gradients_equal_pytorchs() {
             mlp_norm: norm("final_layer_norm"),
             fc1: golden.linear(&["fc1"]),
             fc2: golden.linear(&["fc2"]),
-            heads: Heads { num_heads: 2, num_kv_heads: 2, head_dim: 8 },
+            heads: Heads {
+                num_heads: 2,
+                num_kv_heads: 2,
+                head_dim: 8,
+            },
         };
         let cu_positions = golden.cu_seqlens();
-        let windows = Windows { cu_positions: &cu_positions, dropout: NO_DROPOUT, save };
+        let windows = Windows {
+            cu_positions: &cu_positions,
+            dropout: NO_DROPOUT,
+            save,
+        };
         let (output, saved) = layer.forward(&golden.get("input"), &windows).unwrap();
         assert_near("output", &output, &golden.get("output"));
-        let dx = layer.backward(&golden.get("upstream"), &saved, &windows, true).unwrap().unwrap();
+        let dx = layer
+            .backward(&golden.get("upstream"), &saved, &windows, true)
+            .unwrap()
+            .unwrap();
         assert_near("gradient of the input", &dx, &golden.get("input_grad"));
         golden.check_linear(&layer.qkv, &QKV);
         golden.check_linear(&layer.output, &["self_attn.out_proj"]);

@@ -54,11 +54,20 @@ fn silent(_: &Run, _: &str, _: &str) -> Result<Option<String>> {
 fn report_of(sample: &Sample) -> Page {
     let dir = folder();
     sample.write(&dir.path().join("run"));
-    report::page(&[Run::read(&dir.path().join("run")).unwrap()], &Unknown, &silent).unwrap()
+    report::page(
+        &[Run::read(&dir.path().join("run")).unwrap()],
+        &Unknown,
+        &silent,
+    )
+    .unwrap()
 }
 
 fn titles(page: &Page) -> Vec<&str> {
-    page.sections.iter().filter(|section| !section.blocks.is_empty()).map(|section| section.title.as_str()).collect()
+    page.sections
+        .iter()
+        .filter(|section| !section.blocks.is_empty())
+        .map(|section| section.title.as_str())
+        .collect()
 }
 
 fn says(page: &Page, text: &str) -> bool {
@@ -71,29 +80,85 @@ fn a_run_is_shown_whole_and_nothing_in_it_is_markup() {
     sample.tasks[1] = EVIL.replace('|', "");
     let page = report_of(&sample);
     let elements = check(&page);
-    assert_eq!(titles(&page), ["Scores", "Learning curves", "What it saw", "Gradients", "Answers", "Slices", "Worst utterances", "Recipe"]);
-    let ids: Vec<&str> = page.figures().iter().map(|figure| figure.id.as_str()).collect();
-    let expected =
-        ["scores-bars", "training-loss", "scores-by-step", "learning-rate", "stages", "shares", "gradient-norms", "cosines-by-step", "cosines-by-stage"];
+    assert_eq!(
+        titles(&page),
+        [
+            "Scores",
+            "Learning curves",
+            "What it saw",
+            "Gradients",
+            "Answers",
+            "Slices",
+            "Worst utterances",
+            "Recipe"
+        ]
+    );
+    let ids: Vec<&str> = page
+        .figures()
+        .iter()
+        .map(|figure| figure.id.as_str())
+        .collect();
+    let expected = [
+        "scores-bars",
+        "training-loss",
+        "scores-by-step",
+        "learning-rate",
+        "stages",
+        "shares",
+        "gradient-norms",
+        "cosines-by-step",
+        "cosines-by-stage",
+    ];
     assert_eq!(ids[..9], expected);
     assert_eq!(ids[9..], ["confusions", "failures"]);
     let shown = |text: &str| elements.iter().any(|element| element.text.trim() == text);
-    assert!(shown("7.0 min") && shown("of audio") && shown("240") && shown("660"), "60 steps of 7 s, 4 examples and 11 target tokens");
-    assert!(elements.iter().filter(|element| element.name == "script").count() == 1, "no answer became a script");
+    assert!(
+        shown("7.0 min") && shown("of audio") && shown("240") && shown("660"),
+        "60 steps of 7 s, 4 examples and 11 target tokens"
+    );
+    assert!(
+        elements
+            .iter()
+            .filter(|element| element.name == "script")
+            .count()
+            == 1,
+        "no answer became a script"
+    );
     assert!(shown("at most 5 words <&>") && says(&page, "projector lora, decoder lora"));
-    assert!(elements.iter().any(|element| element.get("dir") == Some("auto") && element.get("class") == Some("alignment")));
+    assert!(
+        elements
+            .iter()
+            .any(|element| element.get("dir") == Some("auto")
+                && element.get("class") == Some("alignment"))
+    );
     // 4 of 12 rows are wrong, and the one of the other label.
-    let unparsed: BTreeSet<&str> = elements.iter().map(|element| element.text.as_str()).filter(|text| text.contains("→ unparsed: ")).collect();
-    assert_eq!(unparsed.into_iter().collect::<Vec<_>>(), ["angry → unparsed: 2 33 %", "happy & sad → unparsed: 2 33 %"]);
+    let unparsed: BTreeSet<&str> = elements
+        .iter()
+        .map(|element| element.text.as_str())
+        .filter(|text| text.contains("→ unparsed: "))
+        .collect();
+    assert_eq!(
+        unparsed.into_iter().collect::<Vec<_>>(),
+        ["angry → unparsed: 2 33 %", "happy & sad → unparsed: 2 33 %"]
+    );
 }
 
 #[test]
 fn what_is_missing_is_left_out() {
     let dir = folder();
     let run = dir.path().join("run");
-    Sample { has_probes: false, ..Sample::default() }.write(&run);
+    Sample {
+        has_probes: false,
+        ..Sample::default()
+    }
+    .write(&run);
     let read = || report::page(&[Run::read(&run).unwrap()], &Unknown, &silent).unwrap();
-    assert!(!read().figures().iter().any(|figure| figure.id.starts_with("cosines")));
+    assert!(
+        !read()
+            .figures()
+            .iter()
+            .any(|figure| figure.id.starts_with("cosines"))
+    );
     fs::remove_file(run.join("recipe.yaml")).unwrap();
     assert!(!titles(&read()).contains(&"Recipe"));
     for step in [0, 30, 60] {
@@ -102,30 +167,81 @@ fn what_is_missing_is_left_out() {
     }
     let page = read();
     check(&page);
-    assert_eq!(titles(&page), ["Scores", "Learning curves", "What it saw", "Gradients", "Answers"], "the instructions are still there");
+    assert_eq!(
+        titles(&page),
+        [
+            "Scores",
+            "Learning curves",
+            "What it saw",
+            "Gradients",
+            "Answers"
+        ],
+        "the instructions are still there"
+    );
     fs::remove_dir_all(run.join("eval")).unwrap();
     let page = read();
     check(&page);
-    assert_eq!(page.figures().iter().filter(|figure| figure.id == "scores-by-step").count(), 1, "the log has scores too");
+    assert_eq!(
+        page.figures()
+            .iter()
+            .filter(|figure| figure.id == "scores-by-step")
+            .count(),
+        1,
+        "the log has scores too"
+    );
     fs::write(run.join("log.jsonl"), "").unwrap();
     assert!(titles(&read()).is_empty());
     fs::remove_file(run.join("log.jsonl")).unwrap();
     let error = Run::read(&run).unwrap_err();
-    assert!(error.exit_code() == 2 && error.to_string().contains("neither `log.jsonl` nor scores"), "{error}");
+    assert!(
+        error.exit_code() == 2 && error.to_string().contains("neither `log.jsonl` nor scores"),
+        "{error}"
+    );
 }
 
 #[test]
 fn odd_runs_are_shown_as_well() {
     let odd = [
-        Sample { steps: 1, evaluations: vec![1], ..Sample::default() },
-        Sample { steps: 1, evaluations: vec![], has_probes: false, ..Sample::default() },
-        Sample { rows: 0, ..Sample::default() },
-        Sample { rows: 1, wrong: 1, ..Sample::default() },
-        Sample { scale: 1e300, ..Sample::default() },
-        Sample { scale: 1e-300, ..Sample::default() },
-        Sample { scale: 0.0, ..Sample::default() },
-        Sample { tasks: vec!["مهمة لها اسم طويل جدا لا يتسع له المكان أبدا".into()], ..Sample::default() },
-        Sample { tasks: (0..20).map(|i| format!("task-with-a-name-{i}")).collect(), ..Sample::default() },
+        Sample {
+            steps: 1,
+            evaluations: vec![1],
+            ..Sample::default()
+        },
+        Sample {
+            steps: 1,
+            evaluations: vec![],
+            has_probes: false,
+            ..Sample::default()
+        },
+        Sample {
+            rows: 0,
+            ..Sample::default()
+        },
+        Sample {
+            rows: 1,
+            wrong: 1,
+            ..Sample::default()
+        },
+        Sample {
+            scale: 1e300,
+            ..Sample::default()
+        },
+        Sample {
+            scale: 1e-300,
+            ..Sample::default()
+        },
+        Sample {
+            scale: 0.0,
+            ..Sample::default()
+        },
+        Sample {
+            tasks: vec!["مهمة لها اسم طويل جدا لا يتسع له المكان أبدا".into()],
+            ..Sample::default()
+        },
+        Sample {
+            tasks: (0..20).map(|i| format!("task-with-a-name-{i}")).collect(),
+            ..Sample::default()
+        },
     ];
     for sample in &odd {
         check(&report_of(sample));
@@ -134,32 +250,79 @@ fn odd_runs_are_shown_as_well() {
 
 #[test]
 fn pictures_of_anything_have_room_for_their_words() {
-    let names = |count: usize, name: &str| (0..count).map(|i| format!("{name}{i}")).collect::<Vec<_>>();
-    let at = |places: &[f64]| places.iter().enumerate().map(|(i, at)| Boundary { at: *at, name: format!("مرحلة stage {i}") }).collect::<Vec<_>>();
+    let names =
+        |count: usize, name: &str| (0..count).map(|i| format!("{name}{i}")).collect::<Vec<_>>();
+    let at = |places: &[f64]| {
+        places
+            .iter()
+            .enumerate()
+            .map(|(i, at)| Boundary {
+                at: *at,
+                name: format!("مرحلة stage {i}"),
+            })
+            .collect::<Vec<_>>()
+    };
     let curves = |count: usize, name: &str| {
-        names(count, name).into_iter().enumerate().map(|(i, name)| Series::new(name, vec![(0.0, 1.0), (100.0, 0.5 + 0.01 * i as f64)], i)).collect()
+        names(count, name)
+            .into_iter()
+            .enumerate()
+            .map(|(i, name)| Series::new(name, vec![(0.0, 1.0), (100.0, 0.5 + 0.01 * i as f64)], i))
+            .collect()
     };
     let lines = |series: Vec<Series>, places: &[f64]| {
-        Chart::Lines(LineChart { series, boundaries: at(places), levels: vec![Level { name: "no-audio".into(), value: 0.51 }], ..LineChart::default() })
+        Chart::Lines(LineChart {
+            series,
+            boundaries: at(places),
+            levels: vec![Level {
+                name: "no-audio".into(),
+                value: 0.51,
+            }],
+            ..LineChart::default()
+        })
     };
-    let bar = |value: f64| Some(Bar { value, interval: Interval::new(value - 0.5, value + 0.5), marks: "***".into() });
-    let group = |(i, name): (usize, String)| Group { name, bars: vec![bar(i as f64 - 1.0), None, bar(f64::NAN), bar(-0.2)] };
+    let bar = |value: f64| {
+        Some(Bar {
+            value,
+            interval: Interval::new(value - 0.5, value + 0.5),
+            marks: "***".into(),
+        })
+    };
+    let group = |(i, name): (usize, String)| Group {
+        name,
+        bars: vec![bar(i as f64 - 1.0), None, bar(f64::NAN), bar(-0.2)],
+    };
     let bars = |count: usize, is_stacked: bool| {
         Chart::Bars(BarChart {
             series: names(4, "مسلسل series "),
-            groups: names(count, "مجموعة group ").into_iter().enumerate().map(group).collect(),
+            groups: names(count, "مجموعة group ")
+                .into_iter()
+                .enumerate()
+                .map(group)
+                .collect(),
             is_stacked,
             ..BarChart::default()
         })
     };
-    let heat = |count: usize, name: &str| Chart::Heat(HeatMap::confusion(&names(count, name), &vec![vec![7; count + 1]; count]));
+    let heat = |count: usize, name: &str| {
+        Chart::Heat(HeatMap::confusion(
+            &names(count, name),
+            &vec![vec![7; count + 1]; count],
+        ))
+    };
     let stage = |(i, name): (usize, String)| Stage {
         name,
         steps: if i % 2 == 0 { 1.0 } else { 500.0 },
         parts: vec![i as f64, 1.0, f64::NAN],
         note: "ended: no better".into(),
     };
-    let timeline = Chart::Timeline(Timeline { tasks: names(3, "مهمة "), stages: names(6, "stage ").into_iter().enumerate().map(stage).collect() });
+    let timeline = Chart::Timeline(Timeline {
+        tasks: names(3, "مهمة "),
+        stages: names(6, "stage ")
+            .into_iter()
+            .enumerate()
+            .map(stage)
+            .collect(),
+    });
     let charts = [
         lines(curves(1, "a"), &[0.0, 1.0, 2.0, 3.0, 50.0, 99.0, 100.0]),
         lines(curves(16, "منهج "), &[0.0, 50.0]),
@@ -187,17 +350,40 @@ fn audio_is_linked_or_put_into_the_page() {
     let dir = folder();
     let run = dir.path().join("run");
     Sample::default().write(&run);
-    fs::write(run.join("recipe.yaml"), format!("evaluate: {{suite: {}/eval/first.yaml}}\n", env!("CARGO_MANIFEST_DIR"))).unwrap();
+    fs::write(
+        run.join("recipe.yaml"),
+        format!(
+            "evaluate: {{suite: {}/eval/first.yaml}}\n",
+            env!("CARGO_MANIFEST_DIR")
+        ),
+    )
+    .unwrap();
     let run = Run::read(&run).unwrap();
     // The suite's manifest is named from the crate's folder, where tests run.
     let clips = Clips::of(&run).unwrap();
     let page = Path::new("runs/sample/report.html");
-    let address = |id: &str, is_embedded: bool| clips.address("words", id, page, is_embedded).unwrap();
+    let address =
+        |id: &str, is_embedded: bool| clips.address("words", id, page, is_embedded).unwrap();
     let link = address("asr-omar-01-happy", false).unwrap();
-    assert!(link.ends_with("data/first/clips/omar-01-happy.flac") && !link.contains("//"), "{link}");
-    assert!(address("asr-omar-01-happy", true).unwrap().starts_with("data:audio/wav;base64,UklGR"));
-    assert_eq!((address("nobody", false), address("nobody", true)), (None, None));
-    assert_eq!(Clips::default().address("words", "asr-omar-01-happy", page, false).unwrap(), None);
+    assert!(
+        link.ends_with("data/first/clips/omar-01-happy.flac") && !link.contains("//"),
+        "{link}"
+    );
+    assert!(
+        address("asr-omar-01-happy", true)
+            .unwrap()
+            .starts_with("data:audio/wav;base64,UklGR")
+    );
+    assert_eq!(
+        (address("nobody", false), address("nobody", true)),
+        (None, None)
+    );
+    assert_eq!(
+        Clips::default()
+            .address("words", "asr-omar-01-happy", page, false)
+            .unwrap(),
+        None
+    );
 }
 
 #[test]
@@ -220,24 +406,53 @@ fn what_is_broken_is_named() {
     let dir = folder();
     let run = dir.path().join("run");
     let broken = [
-        ("log.jsonl", "{\"kind\":\"train\",\"step\":1,\"stage\":\"a\"}\n{\"kind\":\"train\"", "log.jsonl:2: not a line of a log"),
+        (
+            "log.jsonl",
+            "{\"kind\":\"train\",\"step\":1,\"stage\":\"a\"}\n{\"kind\":\"train\"",
+            "log.jsonl:2: not a line of a log",
+        ),
         ("recipe.yaml", "a: [1\n", "recipe.yaml:2"),
-        ("eval/step-000060/scores.json", "{", "scores.json: not a JSON object"),
-        ("eval/step-000060/words.jsonl", "{\"id\": 1}", "words.jsonl:1: not a prediction"),
-        ("eval/step-000030/words.jsonl", "nothing", "words.jsonl:1: not a prediction"),
-        ("eval/step-000060/instructions.json", "{\"all\": 1}", "instructions.json: not the scores of instructions"),
+        (
+            "eval/step-000060/scores.json",
+            "{",
+            "scores.json: not a JSON object",
+        ),
+        (
+            "eval/step-000060/words.jsonl",
+            "{\"id\": 1}",
+            "words.jsonl:1: not a prediction",
+        ),
+        (
+            "eval/step-000030/words.jsonl",
+            "nothing",
+            "words.jsonl:1: not a prediction",
+        ),
+        (
+            "eval/step-000060/instructions.json",
+            "{\"all\": 1}",
+            "instructions.json: not the scores of instructions",
+        ),
     ];
     for (file, text, expected) in broken {
         Sample::default().write(&run);
         fs::write(run.join(file), text).unwrap();
-        let error = Run::read(&run).and_then(|run| report::page(&[run], &Unknown, &silent)).unwrap_err();
-        assert!(error.exit_code() == 2 && error.to_string().contains(expected), "{file}: {error}");
+        let error = Run::read(&run)
+            .and_then(|run| report::page(&[run], &Unknown, &silent))
+            .unwrap_err();
+        assert!(
+            error.exit_code() == 2 && error.to_string().contains(expected),
+            "{file}: {error}"
+        );
     }
 }
 
 #[test]
 fn a_long_log_makes_a_small_page() {
-    let page = report_of(&Sample { steps: 40_000, evaluations: vec![], ..Sample::default() });
+    let page = report_of(&Sample {
+        steps: 40_000,
+        evaluations: vec![],
+        ..Sample::default()
+    });
     // Two thousand points a curve at most: some fifteen bytes each, on ten curves at two widths.
     assert!(page.html().len() < 1_500_000, "{} bytes", page.html().len());
     check(&page);
@@ -247,11 +462,22 @@ fn a_long_log_makes_a_small_page() {
 fn runs(dir: &Path, count: usize) -> Vec<Run> {
     let folders: Vec<PathBuf> = (0..count).map(|i| dir.join(format!("run-{i}"))).collect();
     for (i, folder) in folders.iter().enumerate() {
-        Sample { wrong: 2 + i, ..Sample::default() }.write(folder);
+        Sample {
+            wrong: 2 + i,
+            ..Sample::default()
+        }
+        .write(folder);
         let recipe = fs::read_to_string(folder.join("recipe.yaml")).unwrap();
-        fs::write(folder.join("recipe.yaml"), recipe.replace("seed: 7", &format!("seed: {i}"))).unwrap();
+        fs::write(
+            folder.join("recipe.yaml"),
+            recipe.replace("seed: 7", &format!("seed: {i}")),
+        )
+        .unwrap();
     }
-    folders.iter().map(|folder| Run::read(folder).unwrap()).collect()
+    folders
+        .iter()
+        .map(|folder| Run::read(folder).unwrap())
+        .collect()
 }
 
 /// Intervals and tests that are easily recognised.
@@ -264,13 +490,28 @@ impl Uncertainty for Plugged {
 
     fn interval(&self, metric: &Metric, _: f64, rows: &[Prediction]) -> Result<Option<Interval>> {
         assert_eq!(rows.len(), 12);
-        Ok((metric.name == "wer").then_some(Interval { low: 0.111, high: 0.222 }))
+        Ok((metric.name == "wer").then_some(Interval {
+            low: 0.111,
+            high: 0.222,
+        }))
     }
 
-    fn difference(&self, metric: &Metric, values: [f64; 2], first: &[Prediction], second: &[Prediction]) -> Result<Option<Difference>> {
-        assert!(first.iter().zip(second).all(|(a, b)| a.id == b.id), "rows come in one order");
+    fn difference(
+        &self,
+        metric: &Metric,
+        values: [f64; 2],
+        first: &[Prediction],
+        second: &[Prediction],
+    ) -> Result<Option<Difference>> {
+        assert!(
+            first.iter().zip(second).all(|(a, b)| a.id == b.id),
+            "rows come in one order"
+        );
         assert!(values.iter().all(|value| value.is_finite()), "{metric:?}");
-        Ok((metric.name == "wer").then_some(Difference { interval: None, p: Some(0.004) }))
+        Ok((metric.name == "wer").then_some(Difference {
+            interval: None,
+            p: Some(0.004),
+        }))
     }
 }
 
@@ -280,20 +521,40 @@ fn runs_are_compared_with_the_first() {
     let mut runs = runs(dir.path(), 3);
     // The order of rows is no difference.
     let words = dir.path().join("run-1/eval/step-000060/words.jsonl");
-    let turned: Vec<String> = fs::read_to_string(&words).unwrap().lines().rev().map(str::to_owned).collect();
+    let turned: Vec<String> = fs::read_to_string(&words)
+        .unwrap()
+        .lines()
+        .rev()
+        .map(str::to_owned)
+        .collect();
     fs::write(&words, turned.join("\n")).unwrap();
     let page = compare::page(&runs, &Plugged, true).unwrap();
     check(&page);
     let html = page.html();
     assert!(html.contains("Intervals by ruler &amp; compass.") && html.contains("[11.1, 22.2]"));
     // Every second answer was wrong, then every third, then every fourth; two tests of p = 0.004 are one of 0.008 after Holm.
-    assert!(html.contains("<span class=\"better\">−16.7**</span>") && html.contains("<span class=\"better\">−25.0**</span>"), "in the table");
-    assert!(html.contains("33.3 **") && html.contains("25.0 **"), "beside their bars");
+    assert!(
+        html.contains("<span class=\"better\">−16.7**</span>")
+            && html.contains("<span class=\"better\">−25.0**</span>"),
+        "in the table"
+    );
+    assert!(
+        html.contains("33.3 **") && html.contains("25.0 **"),
+        "beside their bars"
+    );
     assert!(html.contains("corrected over all 2 tests"));
-    assert!(!compare::page(&runs, &Plugged, false).unwrap().html().contains("**"));
+    assert!(
+        !compare::page(&runs, &Plugged, false)
+            .unwrap()
+            .html()
+            .contains("**")
+    );
     let written = compare::write(&page, &dir.path().join("out")).unwrap();
     assert_eq!(fs::read_to_string(written).unwrap(), html);
-    let names: BTreeSet<String> = fs::read_dir(dir.path().join("out")).unwrap().map(|entry| entry.unwrap().file_name().into_string().unwrap()).collect();
+    let names: BTreeSet<String> = fs::read_dir(dir.path().join("out"))
+        .unwrap()
+        .map(|entry| entry.unwrap().file_name().into_string().unwrap())
+        .collect();
     let expected = [
         "recipes.md",
         "recipes.tex",
@@ -306,10 +567,22 @@ fn runs_are_compared_with_the_first() {
         "scores.tex",
         "training-loss.svg",
     ];
-    assert_eq!(names.iter().map(String::as_str).collect::<Vec<_>>(), expected);
-    assert!(fs::read_to_string(dir.path().join("out/recipes.md")).unwrap().contains("| `seed` | `0` | `1` | `2` |"));
+    assert_eq!(
+        names.iter().map(String::as_str).collect::<Vec<_>>(),
+        expected
+    );
+    assert!(
+        fs::read_to_string(dir.path().join("out/recipes.md"))
+            .unwrap()
+            .contains("| `seed` | `0` | `1` | `2` |")
+    );
     runs.truncate(1);
-    assert!(compare::page(&runs, &Unknown, false).unwrap_err().to_string().contains("1 run, and a comparison needs two"));
+    assert!(
+        compare::page(&runs, &Unknown, false)
+            .unwrap_err()
+            .to_string()
+            .contains("1 run, and a comparison needs two")
+    );
 }
 
 #[test]
@@ -325,14 +598,31 @@ fn a_dozen_runs_are_compared_and_reported() {
 #[test]
 fn runs_judged_on_other_rows_are_not_compared() {
     let cases: [(&str, &dyn Fn(String) -> String, &str); 4] = [
-        ("words.jsonl", &|text| text.replace("\"w3\"", "\"w99\""), "set `words`: the row `w3` is in run-0 and not in run-1 (12 rows in run-0, 12 in run-1)"),
         (
             "words.jsonl",
-            &|text| text.lines().skip(2).map(|line| format!("{line}\n")).collect(),
+            &|text| text.replace("\"w3\"", "\"w99\""),
+            "set `words`: the row `w3` is in run-0 and not in run-1 (12 rows in run-0, 12 in run-1)",
+        ),
+        (
+            "words.jsonl",
+            &|text| {
+                text.lines()
+                    .skip(2)
+                    .map(|line| format!("{line}\n"))
+                    .collect()
+            },
             "the row `w0` is in run-0 and not in run-1 (12 rows in run-0, 10 in run-1)",
         ),
-        ("words.jsonl", &|text| text.replacen("صباح الخير يا", "مساء الخير يا", 1), "the row `w0` has another reference in run-1 than in run-0"),
-        ("words.jsonl", &|text| text.replace("\"w3\"", "\"w2\""), "words.jsonl:4: the id `w2` is that of line 3"),
+        (
+            "words.jsonl",
+            &|text| text.replacen("صباح الخير يا", "مساء الخير يا", 1),
+            "the row `w0` has another reference in run-1 than in run-0",
+        ),
+        (
+            "words.jsonl",
+            &|text| text.replace("\"w3\"", "\"w2\""),
+            "words.jsonl:4: the id `w2` is that of line 3",
+        ),
     ];
     for (file, change, expected) in cases {
         let dir = folder();
@@ -340,17 +630,32 @@ fn runs_judged_on_other_rows_are_not_compared() {
         let path = dir.path().join("run-1/eval/step-000060").join(file);
         fs::write(&path, change(fs::read_to_string(&path).unwrap())).unwrap();
         let error = compare::page(&runs, &Unknown, false).unwrap_err();
-        assert!(error.exit_code() == 2 && error.to_string().contains(expected), "{error}");
+        assert!(
+            error.exit_code() == 2 && error.to_string().contains(expected),
+            "{error}"
+        );
     }
     let dir = folder();
     let runs = runs(dir.path(), 2);
     fs::remove_file(dir.path().join("run-0/eval/step-000060/moods.jsonl")).unwrap();
-    let error = compare::page(&runs, &Unknown, false).unwrap_err().to_string();
-    assert!(error.contains("the set `moods` was judged in run-1 and not in run-0"), "{error}");
-    fs::remove_dir_all(dir.path().join("run-1/eval")).unwrap();
-    let error = compare::page(&[Run::read(&dir.path().join("run-0")).unwrap(), Run::read(&dir.path().join("run-1")).unwrap()], &Unknown, false)
+    let error = compare::page(&runs, &Unknown, false)
         .unwrap_err()
         .to_string();
+    assert!(
+        error.contains("the set `moods` was judged in run-1 and not in run-0"),
+        "{error}"
+    );
+    fs::remove_dir_all(dir.path().join("run-1/eval")).unwrap();
+    let error = compare::page(
+        &[
+            Run::read(&dir.path().join("run-0")).unwrap(),
+            Run::read(&dir.path().join("run-1")).unwrap(),
+        ],
+        &Unknown,
+        false,
+    )
+    .unwrap_err()
+    .to_string();
     assert!(error.contains("has scores but no predictions"), "{error}");
 }
 
@@ -359,17 +664,33 @@ fn the_commands_write_where_they_are_told() {
     let dir = folder();
     runs(dir.path(), 2);
     let maqam = |arguments: &[&str]| {
-        let output = std::process::Command::new(env!("CARGO_BIN_EXE_maqam")).args(arguments).current_dir(dir.path()).output().unwrap();
-        (output.status.code().unwrap(), String::from_utf8(output.stderr).unwrap())
+        let output = std::process::Command::new(env!("CARGO_BIN_EXE_maqam"))
+            .args(arguments)
+            .current_dir(dir.path())
+            .output()
+            .unwrap();
+        (
+            output.status.code().unwrap(),
+            String::from_utf8(output.stderr).unwrap(),
+        )
     };
     assert_eq!(maqam(&["report", "run-0"]), (0, String::new()));
-    assert_eq!(maqam(&["report", "run-0", "run-1", "--out", "both.html"]), (0, String::new()));
-    assert_eq!(maqam(&["compare", "run-0", "run-1", "--out", "side-by-side"]), (0, String::new()));
+    assert_eq!(
+        maqam(&["report", "run-0", "run-1", "--out", "both.html"]),
+        (0, String::new())
+    );
+    assert_eq!(
+        maqam(&["compare", "run-0", "run-1", "--out", "side-by-side"]),
+        (0, String::new())
+    );
     for file in ["run-0/report.html", "both.html", "side-by-side/report.html"] {
         xml::read(&fs::read_to_string(dir.path().join(file)).unwrap());
     }
     let (code, error) = maqam(&["compare", "run-0", "run-9"]);
-    assert!(code == 2 && error.contains("run-9: no such folder"), "{error}");
+    assert!(
+        code == 2 && error.contains("run-9: no such folder"),
+        "{error}"
+    );
     let (code, error) = maqam(&["report", "run-0", "./run-0"]);
     assert!(code == 2 && error.contains("named twice"), "{error}");
 }

@@ -14,7 +14,8 @@ use maqam::data::read_manifest;
 const TASKS: [&str; 4] = ["asr", "summarization", "dialect", "emotion"];
 
 fn rows(task: &str, split: &str) -> Vec<Row> {
-    let path = Path::new(env!("CARGO_MANIFEST_DIR")).join(format!("data/sample/{task}-{split}.jsonl"));
+    let path =
+        Path::new(env!("CARGO_MANIFEST_DIR")).join(format!("data/sample/{task}-{split}.jsonl"));
     read_manifest(&path, None, OnBadRow::Error).unwrap().rows
 }
 
@@ -23,25 +24,42 @@ fn every_clip_serves_four_tasks_and_is_as_long_as_its_row_says() {
     for (split, num_clips) in [("train", 640), ("dev", 100), ("test", 120)] {
         let asr = rows("asr", split);
         assert_eq!(asr.len(), num_clips);
-        let ids = |rows: &[Row]| rows.iter().map(|row| row.id.to_string()).collect::<BTreeSet<_>>();
+        let ids = |rows: &[Row]| {
+            rows.iter()
+                .map(|row| row.id.to_string())
+                .collect::<BTreeSet<_>>()
+        };
         for task in TASKS {
             assert_eq!(ids(&rows(task, split)), ids(&asr), "{task} {split}");
         }
         for row in &asr {
-            let AudioSource::File(path) = &row.clips[0].source else { panic!("{} is no file", row.id) };
+            let AudioSource::File(path) = &row.clips[0].source else {
+                panic!("{} is no file", row.id)
+            };
             let seconds = audio::duration_s(path, Span::default()).unwrap();
-            assert!((seconds - row.duration.unwrap()).abs() < 0.01, "{}: {seconds} s", row.id);
+            assert!(
+                (seconds - row.duration.unwrap()).abs() < 0.01,
+                "{}: {seconds} s",
+                row.id
+            );
         }
     }
 }
 
 #[test]
 fn splits_share_no_voice_and_no_sentence() {
-    let by_split: Vec<Vec<Row>> = ["train", "dev", "test"].map(|split| rows("asr", split)).into();
+    let by_split: Vec<Vec<Row>> = ["train", "dev", "test"]
+        .map(|split| rows("asr", split))
+        .into();
     for (i, a) in by_split.iter().enumerate() {
         for b in &by_split[i + 1..] {
-            let set = |rows: &[Row], value: fn(&Row) -> String| rows.iter().map(value).collect::<BTreeSet<_>>();
-            for value in [|row: &Row| row.speaker.as_deref().unwrap().to_owned(), |row: &Row| row.text.as_deref().unwrap().to_owned()] {
+            let set = |rows: &[Row], value: fn(&Row) -> String| {
+                rows.iter().map(value).collect::<BTreeSet<_>>()
+            };
+            for value in [
+                |row: &Row| row.speaker.as_deref().unwrap().to_owned(),
+                |row: &Row| row.text.as_deref().unwrap().to_owned(),
+            ] {
                 assert!(set(a, value).is_disjoint(&set(b, value)));
             }
         }
@@ -55,11 +73,19 @@ fn every_voice_has_every_emotion_and_every_sentence_all_four() {
         let mut of_sentence = BTreeMap::<String, BTreeSet<String>>::new();
         for row in rows("emotion", split) {
             let label = row.label.as_deref().unwrap().to_owned();
-            *of_voice.entry((row.speaker.as_deref().unwrap().to_owned(), label.clone())).or_default() += 1;
-            of_sentence.entry(row.group.as_deref().unwrap().to_owned()).or_default().insert(label);
+            *of_voice
+                .entry((row.speaker.as_deref().unwrap().to_owned(), label.clone()))
+                .or_default() += 1;
+            of_sentence
+                .entry(row.group.as_deref().unwrap().to_owned())
+                .or_default()
+                .insert(label);
         }
         assert!(of_sentence.values().all(|labels| labels.len() == 4));
-        let (least, most) = (of_voice.values().min().unwrap(), of_voice.values().max().unwrap());
+        let (least, most) = (
+            of_voice.values().min().unwrap(),
+            of_voice.values().max().unwrap(),
+        );
         assert!(most - least <= tolerance, "{split}: {of_voice:?}");
     }
 }

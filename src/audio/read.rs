@@ -52,12 +52,16 @@ const PREROLL_SAMPLES: usize = 8192;
 /// is empty or ends after the recording.
 pub fn read(path: &Path, span: Span) -> Result<Vec<f32>> {
     let source = Source::open(path)?;
-    Recording::open(source).and_then(|recording| recording.samples(span)).map_err(|e| e.at_path(path))
+    Recording::open(source)
+        .and_then(|recording| recording.samples(span))
+        .map_err(|e| e.at_path(path))
 }
 
 /// As [`read`], from bytes in memory; `name` stands for the file's in messages.
 pub fn read_bytes(bytes: Arc<[u8]>, name: &str, span: Span) -> Result<Vec<f32>> {
-    Recording::open(Source::from_bytes(bytes)).and_then(|recording| recording.samples(span)).map_err(|e| e.at(name))
+    Recording::open(Source::from_bytes(bytes))
+        .and_then(|recording| recording.samples(span))
+        .map_err(|e| e.at(name))
 }
 
 /// Length of a recording, or of a part of it, in seconds: from its headers where they say it, else by decoding.
@@ -66,12 +70,16 @@ pub fn read_bytes(bytes: Arc<[u8]>, name: &str, span: Span) -> Result<Vec<f32>> 
 /// As [`read`], but for what only decoding can find.
 pub fn duration_s(path: &Path, span: Span) -> Result<f64> {
     let source = Source::open(path)?;
-    Recording::open(source).and_then(|recording| recording.duration_s(span)).map_err(|e| e.at_path(path))
+    Recording::open(source)
+        .and_then(|recording| recording.duration_s(span))
+        .map_err(|e| e.at_path(path))
 }
 
 /// As [`duration_s`], from bytes in memory; `name` stands for the file's in messages.
 pub fn duration_s_bytes(bytes: Arc<[u8]>, name: &str, span: Span) -> Result<f64> {
-    Recording::open(Source::from_bytes(bytes)).and_then(|recording| recording.duration_s(span)).map_err(|e| e.at(name))
+    Recording::open(Source::from_bytes(bytes))
+        .and_then(|recording| recording.duration_s(span))
+        .map_err(|e| e.at(name))
 }
 
 /// Room made beforehand for at most this many samples, whatever a header promises.
@@ -79,7 +87,10 @@ const MOST_RESERVED_SAMPLES: usize = 1 << 22;
 
 /// An opened recording.
 enum Recording {
-    Mpeg { bytes: Arc<[u8]>, stream: mpeg::Stream },
+    Mpeg {
+        bytes: Arc<[u8]>,
+        stream: mpeg::Stream,
+    },
     Packets(Box<Packets>),
 }
 
@@ -127,7 +138,11 @@ impl Recording {
         let samples = self.native_samples(span)?;
         if let Some(at) = samples.iter().position(|x| !x.is_finite()) {
             let at_s = span.start_s.unwrap_or(0.0) + at as f64 / f64::from(rate);
-            return Err(Error::input(format!("a sample that is not finite ({}) at {at_s:.3} s", samples[at])).hint("repair or leave out this recording"));
+            return Err(Error::input(format!(
+                "a sample that is not finite ({}) at {at_s:.3} s",
+                samples[at]
+            ))
+            .hint("repair or leave out this recording"));
         }
         resample(samples, rate)
     }
@@ -154,27 +169,48 @@ impl Recording {
 /// A span in samples at `rate`, inside a recording of `total` samples; a recording of unknown length has no end yet.
 fn resolve(span: Span, rate: u32, total: Option<usize>) -> Result<Range<usize>> {
     if total == Some(0) {
-        return Err(Error::input("the recording has no samples").hint("its header may never have been completed; record or convert it again"));
+        return Err(Error::input("the recording has no samples")
+            .hint("its header may never have been completed; record or convert it again"));
     }
     let rate = f64::from(rate);
-    let length = || total.map_or(String::from("unknown"), |total| format!("{:.3} s", total as f64 / rate));
+    let length = || {
+        total.map_or(String::from("unknown"), |total| {
+            format!("{:.3} s", total as f64 / rate)
+        })
+    };
     for (name, bound) in [("start_s", span.start_s), ("end_s", span.end_s)] {
         if let Some(found) = bound.filter(|s| !(s.is_finite() && *s >= 0.0)) {
-            return Err(Error::input(format!("`{name}` is {found}")).hint("spans are in seconds from the beginning of the recording"));
+            return Err(Error::input(format!("`{name}` is {found}"))
+                .hint("spans are in seconds from the beginning of the recording"));
         }
     }
     let start = (span.start_s.unwrap_or(0.0) * rate).round() as usize;
-    let end = span.end_s.map_or(usize::MAX, |s| (s * rate).round() as usize);
+    let end = span
+        .end_s
+        .map_or(usize::MAX, |s| (s * rate).round() as usize);
     if start >= end {
         let (start_s, end_s) = (span.start_s.unwrap_or(0.0), span.end_s.unwrap_or(0.0));
-        return Err(Error::input(format!("`end_s` ({end_s}) is not after `start_s` ({start_s})")).hint("fix the row, or drop both for the whole file"));
+        return Err(Error::input(format!(
+            "`end_s` ({end_s}) is not after `start_s` ({start_s})"
+        ))
+        .hint("fix the row, or drop both for the whole file"));
     }
-    let Some(total) = total else { return Ok(start..end) };
+    let Some(total) = total else {
+        return Ok(start..end);
+    };
     if start >= total {
-        return Err(Error::input(format!("`start_s` ({}) is not before the end of the recording, which is {} long", span.start_s.unwrap_or(0.0), length())));
+        return Err(Error::input(format!(
+            "`start_s` ({}) is not before the end of the recording, which is {} long",
+            span.start_s.unwrap_or(0.0),
+            length()
+        )));
     }
     if end != usize::MAX && end as f64 > total as f64 + END_TOLERANCE_S * rate {
-        let message = format!("`end_s` ({}) is after the end of the recording, which is {} long", span.end_s.unwrap_or(0.0), length());
+        let message = format!(
+            "`end_s` ({}) is after the end of the recording, which is {} long",
+            span.end_s.unwrap_or(0.0),
+            length()
+        );
         return Err(Error::input(message).hint("fix the row, or drop `end_s` to read to the end"));
     }
     Ok(start..end.min(total))
@@ -182,45 +218,79 @@ fn resolve(span: Span, rate: u32, total: Option<usize>) -> Result<Range<usize>> 
 
 impl Packets {
     fn open(container: Container, mut source: Source) -> Result<Self> {
-        let moov = if container == Container::Mp4 { Some(source.moov()?) } else { None };
+        let moov = if container == Container::Mp4 {
+            Some(source.moov()?)
+        } else {
+            None
+        };
         let stream = MediaSourceStream::new(Box::new(source), Default::default());
         let options = FormatOptions::default();
         let opened: std::result::Result<Box<dyn FormatReader>, CodecError> = match container {
             Container::Wav => WavReader::try_new(stream, options).map(|r| Box::new(r) as _),
             Container::Flac => FlacReader::try_new(stream, options).map(|r| Box::new(r) as _),
             Container::Mp4 => IsoMp4Reader::try_new(stream, options).map(|r| Box::new(r) as _),
-            Container::Ogg | Container::Mpeg => OggReader::try_new(stream, options).map(|r| Box::new(r) as _),
+            Container::Ogg | Container::Mpeg => {
+                OggReader::try_new(stream, options).map(|r| Box::new(r) as _)
+            }
         };
         let format = opened.map_err(|e| codec_error(&e, "its header does not parse"))?;
         let Some(track) = format.default_track(TrackType::Audio).cloned() else {
-            return Err(Error::input("no audio in a codec that is read").hint("WAV, FLAC, MP3, Ogg Vorbis and M4A are read; convert it to one of them"));
+            return Err(Error::input("no audio in a codec that is read")
+                .hint("WAV, FLAC, MP3, Ogg Vorbis and M4A are read; convert it to one of them"));
         };
         let Some(CodecParameters::Audio(parameters)) = &track.codec_params else {
-            return Err(Error::input("the audio track does not say how it is encoded"));
+            return Err(Error::input(
+                "the audio track does not say how it is encoded",
+            ));
         };
         let rate = parameters.sample_rate.unwrap_or(0);
         if !RATES.contains(&rate) {
-            return Err(Error::input(format!("the header says {rate} samples a second")).hint("copy or convert it again"));
+            return Err(
+                Error::input(format!("the header says {rate} samples a second"))
+                    .hint("copy or convert it again"),
+            );
         }
-        if parameters.channels.as_ref().is_some_and(|channels| channels.count() == 0) {
+        if parameters
+            .channels
+            .as_ref()
+            .is_some_and(|channels| channels.count() == 0)
+        {
             return Err(Error::input("the header says 0 channels").hint("copy or convert it again"));
         }
         let options = AudioDecoderOptions::default();
-        let decoder = symphonia::default::get_codecs().make_audio_decoder(parameters, &options).map_err(|e| match container {
-            Container::Mp4 => Error::input(format!("sound other than AAC-LC in mono or stereo, such as HE-AAC or ALAC ({e})")).hint(mp4::CONVERT),
-            _ => codec_error(&e, "no decoder for its codec"),
-        })?;
+        let decoder = symphonia::default::get_codecs()
+            .make_audio_decoder(parameters, &options)
+            .map_err(|e| match container {
+                Container::Mp4 => Error::input(format!(
+                    "sound other than AAC-LC in mono or stereo, such as HE-AAC or ALAC ({e})"
+                ))
+                .hint(mp4::CONVERT),
+                _ => codec_error(&e, "no decoder for its codec"),
+            })?;
         if container == Container::Ogg && track.num_frames.is_none() {
             let message = "truncated or damaged: the Ogg stream has no last page";
-            return Err(Error::input(message).hint("copy or download it again; re-encode a piece that was cut out of a broadcast"));
+            return Err(Error::input(message).hint(
+                "copy or download it again; re-encode a piece that was cut out of a broadcast",
+            ));
         }
         let delay = i64::from(track.delay.unwrap_or(0));
         let seekable = container != Container::Ogg || track.start_ts.get() + delay == 0;
         // An Ogg file says when it ends rather than how long it is.
-        let num_samples = track.num_frames.map(|n| n as usize).filter(|&n| seekable && !(n == 0 && container == Container::Flac));
+        let num_samples = track
+            .num_frames
+            .map(|n| n as usize)
+            .filter(|&n| seekable && !(n == 0 && container == Container::Flac));
         let edit = moov.map(|moov| mp4::edit(&moov, rate)).transpose()?;
         let num_samples = edit.map_or(num_samples, |edit| edit.len);
-        Ok(Self { format, track, decoder, rate, num_samples, delay: edit.map(|edit| edit.delay), seekable })
+        Ok(Self {
+            format,
+            track,
+            decoder,
+            rate,
+            num_samples,
+            delay: edit.map(|edit| edit.delay),
+            seekable,
+        })
     }
 
     /// Samples `wanted`, averaged to mono; for a recording of unknown length `span` is compared with what was found.
@@ -233,7 +303,15 @@ impl Packets {
         let sought = self.seekable && wanted.start > PREROLL_SAMPLES && self.num_samples.is_some();
         if sought {
             let ts = Timestamp::new((wanted.start - PREROLL_SAMPLES) as i64);
-            self.format.seek(SeekMode::Accurate, SeekTo::Timestamp { ts, track_id: self.track.id }).map_err(|e| codec_error(&e, "cannot seek to the span"))?;
+            self.format
+                .seek(
+                    SeekMode::Accurate,
+                    SeekTo::Timestamp {
+                        ts,
+                        track_id: self.track.id,
+                    },
+                )
+                .map_err(|e| codec_error(&e, "cannot seek to the span"))?;
             self.decoder.reset();
         }
         let mut samples = Vec::with_capacity(wanted.len().min(MOST_RESERVED_SAMPLES));
@@ -251,12 +329,16 @@ impl Packets {
             if packet.track_id != self.track.id {
                 continue;
             }
-            let buffer = self.decoder.decode(&packet).map_err(|e| packet_error(&e, at_s))?;
+            let buffer = self
+                .decoder
+                .decode(&packet)
+                .map_err(|e| packet_error(&e, at_s))?;
             if buffer.frames() == 0 {
                 continue;
             }
             let timestamp = packet.pts.get() + packet.trim_start.get() as i64;
-            let at = usize::try_from(timestamp - *origin.get_or_insert(timestamp)).map_err(|_| gap(at_s, timestamp, self.rate))?;
+            let at = usize::try_from(timestamp - *origin.get_or_insert(timestamp))
+                .map_err(|_| gap(at_s, timestamp, self.rate))?;
             if next.is_some_and(|next| next != at) || (next.is_none() && at > wanted.start) {
                 return Err(gap(at_s, timestamp, self.rate));
             }
@@ -269,12 +351,19 @@ impl Packets {
             next = Some(end);
         }
         let found = next.unwrap_or(0);
-        let announced = self.track.num_frames.filter(|&n| n > 0).map_or(0, |end| (end as i64 - origin.unwrap_or(0)).max(0) as usize);
+        let announced = self
+            .track
+            .num_frames
+            .filter(|&n| n > 0)
+            .map_or(0, |end| (end as i64 - origin.unwrap_or(0)).max(0) as usize);
         if found < announced.min(wanted.end) {
             return Err(ends_early(found, announced.min(wanted.end), self.rate));
         }
         if self.delay.is_none() && self.num_samples.is_some_and(|total| found > total) {
-            return Err(Error::input(format!("damaged: more audio than the {announced} samples that are announced")).hint("copy or download it again"));
+            return Err(Error::input(format!(
+                "damaged: more audio than the {announced} samples that are announced"
+            ))
+            .hint("copy or download it again"));
         }
         if self.num_samples.is_none() {
             resolve(span, self.rate, Some(found.saturating_sub(delay)))?;
@@ -286,17 +375,28 @@ impl Packets {
 
 fn gap(at_s: f64, timestamp: i64, rate: u32) -> Error {
     let found_s = timestamp as f64 / f64::from(rate);
-    Error::input(format!("damaged: after {at_s:.3} s comes audio that belongs at {found_s:.3} s")).hint("copy or download it again, or re-encode it")
+    Error::input(format!(
+        "damaged: after {at_s:.3} s comes audio that belongs at {found_s:.3} s"
+    ))
+    .hint("copy or download it again, or re-encode it")
 }
 
 fn ends_early(found: usize, promised: usize, rate: u32) -> Error {
-    let (found_s, promised_s) = (found as f64 / f64::from(rate), promised as f64 / f64::from(rate));
-    Error::input(format!("truncated: the audio ends at {found_s:.3} s, but {promised_s:.3} s are announced")).hint("copy or download it again")
+    let (found_s, promised_s) = (
+        found as f64 / f64::from(rate),
+        promised as f64 / f64::from(rate),
+    );
+    Error::input(format!(
+        "truncated: the audio ends at {found_s:.3} s, but {promised_s:.3} s are announced"
+    ))
+    .hint("copy or download it again")
 }
 
 fn codec_error(error: &CodecError, what: &str) -> Error {
     match error {
-        CodecError::IoError(io) if io.kind() == ErrorKind::UnexpectedEof => Error::input(format!("truncated: {what}")).hint("copy or download it again"),
+        CodecError::IoError(io) if io.kind() == ErrorKind::UnexpectedEof => {
+            Error::input(format!("truncated: {what}")).hint("copy or download it again")
+        }
         CodecError::IoError(io) => Error::new(Kind::Resource, format!("cannot read: {io}")),
         other => Error::input(format!("{what} ({other})")).hint("copy or convert it again"),
     }
@@ -304,12 +404,17 @@ fn codec_error(error: &CodecError, what: &str) -> Error {
 
 fn packet_error(error: &CodecError, at_s: f64) -> Error {
     match error {
-        CodecError::ResetRequired => {
-            Error::input(format!("another recording begins in the same file at {at_s:.3} s")).hint("split the file, or re-encode it as one")
-        }
-        CodecError::IoError(io) if io.kind() == ErrorKind::UnexpectedEof => {
-            Error::input(format!("truncated: the file ends in the middle of a packet, at {at_s:.3} s")).hint("copy or download it again")
-        }
-        other => codec_error(other, &format!("damaged: the packet at {at_s:.3} s does not decode")),
+        CodecError::ResetRequired => Error::input(format!(
+            "another recording begins in the same file at {at_s:.3} s"
+        ))
+        .hint("split the file, or re-encode it as one"),
+        CodecError::IoError(io) if io.kind() == ErrorKind::UnexpectedEof => Error::input(format!(
+            "truncated: the file ends in the middle of a packet, at {at_s:.3} s"
+        ))
+        .hint("copy or download it again"),
+        other => codec_error(
+            other,
+            &format!("damaged: the packet at {at_s:.3} s does not decode"),
+        ),
     }
 }

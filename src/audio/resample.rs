@@ -37,7 +37,11 @@ pub(super) fn resample(samples: Vec<f32>, rate: u32) -> Result<Vec<f32>> {
     }
     if !RATES.contains(&rate) {
         let found = Error::input(format!("a sampling rate of {rate} Hz"));
-        return Err(found.hint(format!("recordings have {} to {} Hz; the header may be broken", RATES.start(), RATES.end())));
+        return Err(found.hint(format!(
+            "recordings have {} to {} Hz; the header may be broken",
+            RATES.start(),
+            RATES.end()
+        )));
     }
     RESAMPLERS.with_borrow_mut(|kept| {
         let resampler = match kept.entry(rate) {
@@ -45,7 +49,10 @@ pub(super) fn resample(samples: Vec<f32>, rate: u32) -> Result<Vec<f32>> {
             Entry::Vacant(entry) => entry.insert(plan(rate)?),
         };
         let input = InterleavedSlice::new(&samples, 1, samples.len()).map_err(Error::bug)?;
-        let mut output = resampler.process_all(&input, samples.len(), None).map_err(Error::bug)?.take_data();
+        let mut output = resampler
+            .process_all(&input, samples.len(), None)
+            .map_err(Error::bug)?
+            .take_data();
         output.truncate((samples.len() * SAMPLE_RATE as usize).div_ceil(rate as usize));
         Ok(output)
     })
@@ -71,14 +78,18 @@ mod tests {
     use super::*;
 
     fn sine(hertz: f64, rate: u32, num_samples: usize) -> Vec<f32> {
-        (0..num_samples).map(|i| (std::f64::consts::TAU * hertz * i as f64 / f64::from(rate)).sin() as f32).collect()
+        (0..num_samples)
+            .map(|i| (std::f64::consts::TAU * hertz * i as f64 / f64::from(rate)).sin() as f32)
+            .collect()
     }
 
     fn rms(samples: &[f32]) -> f64 {
         (samples.iter().map(|&x| f64::from(x).powi(2)).sum::<f64>() / samples.len() as f64).sqrt()
     }
 
-    const RATES_HEARD: [u32; 10] = [8_000, 11_025, 12_000, 22_050, 24_000, 32_000, 44_100, 48_000, 96_000, 16_001];
+    const RATES_HEARD: [u32; 10] = [
+        8_000, 11_025, 12_000, 22_050, 24_000, 32_000, 44_100, 48_000, 96_000, 16_001,
+    ];
 
     #[test]
     fn a_tone_comes_out_as_the_same_tone_sampled_at_16_khz() {
@@ -92,7 +103,8 @@ mod tests {
                 let difference: Vec<f32> = out.iter().zip(&expected).map(|(a, b)| a - b).collect();
                 let error = rms(&difference[2000..14_000]);
                 assert!(error < 2e-4, "{hertz} Hz at {rate} Hz: {error}");
-                let gain_db = 20.0 * (rms(&out[2000..14_000]) / rms(&expected[2000..14_000])).log10();
+                let gain_db =
+                    20.0 * (rms(&out[2000..14_000]) / rms(&expected[2000..14_000])).log10();
                 assert!(gain_db.abs() < 0.1, "{hertz} Hz at {rate} Hz: {gain_db} dB");
             }
         }
@@ -103,7 +115,8 @@ mod tests {
         for rate in [22_050, 24_000, 32_000, 44_100, 48_000, 96_000] {
             for hertz in [8_100.0, 9_000.0, 10_500.0] {
                 let out = resample(sine(hertz, rate, rate as usize), rate).unwrap();
-                let alias_db = 20.0 * (rms(&out[2000..14_000]) / rms(&sine(hertz, rate, rate as usize))).log10();
+                let alias_db = 20.0
+                    * (rms(&out[2000..14_000]) / rms(&sine(hertz, rate, rate as usize))).log10();
                 assert!(alias_db < -80.0, "{hertz} Hz at {rate} Hz: {alias_db} dB");
             }
         }
@@ -114,7 +127,11 @@ mod tests {
         for rate in RATES_HEARD {
             for num_samples in [1usize, 2, 7, 160, 1023, 1024, 5000, 44_099] {
                 let out = resample(vec![0.25; num_samples], rate).unwrap();
-                assert_eq!(out.len(), (num_samples * 16_000).div_ceil(rate as usize), "{num_samples} samples at {rate} Hz");
+                assert_eq!(
+                    out.len(),
+                    (num_samples * 16_000).div_ceil(rate as usize),
+                    "{num_samples} samples at {rate} Hz"
+                );
             }
         }
     }
@@ -127,8 +144,14 @@ mod tests {
                 let mut samples = vec![0.0; rate as usize];
                 samples[at] = 1.0;
                 let out = resample(samples, rate).unwrap();
-                let loudest = (0..out.len()).max_by(|&a, &b| out[a].abs().total_cmp(&out[b].abs())).unwrap();
-                assert_eq!(loudest, (at as f64 * 16_000.0 / f64::from(rate)).round() as usize, "a click at {place_s} s, {rate} Hz");
+                let loudest = (0..out.len())
+                    .max_by(|&a, &b| out[a].abs().total_cmp(&out[b].abs()))
+                    .unwrap();
+                assert_eq!(
+                    loudest,
+                    (at as f64 * 16_000.0 / f64::from(rate)).round() as usize,
+                    "a click at {place_s} s, {rate} Hz"
+                );
             }
         }
     }
@@ -136,7 +159,12 @@ mod tests {
     #[test]
     fn a_clip_does_not_hear_the_one_before_it() {
         let clip = sine(500.0, 44_100, 10_000);
-        let alone = std::thread::scope(|scope| scope.spawn(|| resample(clip.clone(), 44_100).unwrap()).join().unwrap());
+        let alone = std::thread::scope(|scope| {
+            scope
+                .spawn(|| resample(clip.clone(), 44_100).unwrap())
+                .join()
+                .unwrap()
+        });
         resample(vec![1.0; 5000], 44_100).unwrap();
         assert_eq!(resample(clip, 44_100).unwrap(), alone);
     }
@@ -145,6 +173,11 @@ mod tests {
     fn sixteen_khz_is_returned_bit_for_bit_and_nonsense_refused() {
         let samples = sine(7_999.0, SAMPLE_RATE, 1000);
         assert_eq!(resample(samples.clone(), SAMPLE_RATE).unwrap(), samples);
-        assert!(resample(samples, 12).unwrap_err().message().contains("12 Hz"));
+        assert!(
+            resample(samples, 12)
+                .unwrap_err()
+                .message()
+                .contains("12 Hz")
+        );
     }
 }

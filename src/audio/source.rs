@@ -53,13 +53,23 @@ impl Source {
         if metadata.is_dir() {
             return Err(Error::input("a folder where a recording was expected").at_path(path));
         }
-        Ok(Self { store: Store::File(file), start: 0, end: metadata.len(), position: 0 })
+        Ok(Self {
+            store: Store::File(file),
+            start: 0,
+            end: metadata.len(),
+            position: 0,
+        })
     }
 
     /// Bytes in memory.
     pub(super) fn from_bytes(bytes: Arc<[u8]>) -> Self {
         let end = bytes.len() as u64;
-        Self { store: Store::Bytes(bytes), start: 0, end, position: 0 }
+        Self {
+            store: Store::Bytes(bytes),
+            start: 0,
+            end,
+            position: 0,
+        }
     }
 
     /// Finds the format, past the ID3v2 tags that some programs put before it, and makes the source begin there.
@@ -68,7 +78,9 @@ impl Source {
     /// An empty file, a format that is not read, a WAV file that ends before its header says.
     pub(super) fn into_container(mut self) -> Result<(Container, Self)> {
         if self.len() == 0 {
-            return Err(Error::input("the file is empty (0 bytes)").hint("copy or download it again"));
+            return Err(
+                Error::input("the file is empty (0 bytes)").hint("copy or download it again")
+            );
         }
         while let Some(tag_len) = mpeg::id3v2_len(&self.peek(0, 10)?) {
             self.start = self.start.saturating_add(tag_len as u64).min(self.end);
@@ -87,7 +99,9 @@ impl Source {
             Container::Wav => self.check_wav_size()?,
             Container::Mp4 => self.check_mp4_size()?,
             // Some taggers append an ID3v1 tag to FLAC too, where it would make the last frame look damaged.
-            Container::Flac if self.len() > 128 && self.peek(self.len() - 128, 3)? == b"TAG" => self.end -= 128,
+            Container::Flac if self.len() > 128 && self.peek(self.len() - 128, 3)? == b"TAG" => {
+                self.end -= 128
+            }
             _ => {}
         }
         Ok((container, self))
@@ -114,7 +128,10 @@ impl Source {
     fn peek(&mut self, position: u64, len: usize) -> Result<Vec<u8>> {
         self.position = position;
         let mut bytes = Vec::with_capacity(len);
-        self.by_ref().take(len as u64).read_to_end(&mut bytes).map_err(read_error)?;
+        self.by_ref()
+            .take(len as u64)
+            .read_to_end(&mut bytes)
+            .map_err(read_error)?;
         self.position = 0;
         Ok(bytes)
     }
@@ -125,7 +142,10 @@ impl Source {
         loop {
             let header = self.peek(position, 8)?;
             let (Some(id), Some(size)) = (header.get(..4), header.get(4..8)) else {
-                return Err(Error::input("a WAV file without a `data` chunk: it holds no audio, or was cut off").hint("copy or convert it again"));
+                return Err(Error::input(
+                    "a WAV file without a `data` chunk: it holds no audio, or was cut off",
+                )
+                .hint("copy or convert it again"));
             };
             let size = u32::from_le_bytes([size[0], size[1], size[2], size[3]]);
             let start = position + 8;
@@ -137,7 +157,11 @@ impl Source {
             if u64::from(size) <= found {
                 return Ok(());
             }
-            return if size >= STREAMED_WAV_SIZE { self.fill_in_wav_size(start, found) } else { Err(cut_wav(size, found)) };
+            return if size >= STREAMED_WAV_SIZE {
+                self.fill_in_wav_size(start, found)
+            } else {
+                Err(cut_wav(size, found))
+            };
         }
     }
 
@@ -149,11 +173,21 @@ impl Source {
             let len = match mp4::box_len(&header) {
                 Some((_, 0)) => return Ok(()),
                 Some((header_len, len)) if len >= header_len as u64 => len,
-                _ => return Err(Error::input("damaged: the MP4 file's boxes do not follow each other").hint("copy or download it again")),
+                _ => {
+                    return Err(Error::input(
+                        "damaged: the MP4 file's boxes do not follow each other",
+                    )
+                    .hint("copy or download it again"));
+                }
             };
             if len > self.len() - position {
-                let (kind, found) = (String::from_utf8_lossy(&header[4..8]).into_owned(), self.len() - position);
-                let message = format!("truncated: the MP4 file's `{kind}` box has {len} bytes, the file has {found} more");
+                let (kind, found) = (
+                    String::from_utf8_lossy(&header[4..8]).into_owned(),
+                    self.len() - position,
+                );
+                let message = format!(
+                    "truncated: the MP4 file's `{kind}` box has {len} bytes, the file has {found} more"
+                );
                 return Err(Error::input(message).hint("copy or download it again"));
             }
             position += len;
@@ -166,21 +200,39 @@ impl Source {
         let mut position = 0;
         while position < self.len() {
             let header = self.peek(position, 16)?;
-            let Some((header_len, len)) = mp4::box_len(&header) else { break };
+            let Some((header_len, len)) = mp4::box_len(&header) else {
+                break;
+            };
             let len = if len == 0 { self.len() - position } else { len };
             if header.get(4..8) == Some(b"moov") {
-                return self.peek(position + header_len as u64, usize::try_from(len).unwrap_or(usize::MAX).saturating_sub(header_len));
+                return self.peek(
+                    position + header_len as u64,
+                    usize::try_from(len)
+                        .unwrap_or(usize::MAX)
+                        .saturating_sub(header_len),
+                );
             }
             position += len;
         }
-        Err(Error::input("truncated: an MP4 file without its `moov` box, which is often the last").hint("copy or download it again"))
+        Err(
+            Error::input("truncated: an MP4 file without its `moov` box, which is often the last")
+                .hint("copy or download it again"),
+        )
     }
 
     fn fill_in_wav_size(&mut self, data_start: u64, data_len: u64) -> Result<()> {
         let Ok(size) = u32::try_from(data_len) else {
-            return Err(Error::input("a WAV file of unknown size and more than 4 GiB").hint("convert it to FLAC"));
+            return Err(
+                Error::input("a WAV file of unknown size and more than 4 GiB")
+                    .hint("convert it to FLAC"),
+            );
         };
-        let owned = Self { store: std::mem::replace(&mut self.store, Store::Bytes(Arc::from([]))), start: self.start, end: self.end, position: 0 };
+        let owned = Self {
+            store: std::mem::replace(&mut self.store, Store::Bytes(Arc::from([]))),
+            start: self.start,
+            end: self.end,
+            position: 0,
+        };
         let mut bytes = owned.into_bytes()?.to_vec();
         bytes[4..8].copy_from_slice(&u32::MAX.to_le_bytes());
         bytes[data_start as usize - 4..data_start as usize].copy_from_slice(&size.to_le_bytes());
@@ -190,7 +242,10 @@ impl Source {
 }
 
 fn cut_wav(size: u32, found: u64) -> Error {
-    Error::input(format!("truncated: the WAV header says {size} bytes of audio, the file has {found}")).hint("copy or download it again")
+    Error::input(format!(
+        "truncated: the WAV header says {size} bytes of audio, the file has {found}"
+    ))
+    .hint("copy or download it again")
 }
 
 /// AAC frames without a container: sync word, layer 0.
@@ -204,9 +259,21 @@ fn bare_aac() -> Error {
 }
 
 fn unknown_format(head: &[u8]) -> Error {
-    let shown: String = head.iter().take(8).map(|&b| if b.is_ascii_graphic() { char::from(b).to_string() } else { format!("\\x{b:02x}") }).collect();
-    Error::input(format!("not a format that is read: the file begins with `{shown}`"))
-        .hint("WAV, FLAC, MP3, Ogg Vorbis and M4A are read; convert it to one of them")
+    let shown: String = head
+        .iter()
+        .take(8)
+        .map(|&b| {
+            if b.is_ascii_graphic() {
+                char::from(b).to_string()
+            } else {
+                format!("\\x{b:02x}")
+            }
+        })
+        .collect();
+    Error::input(format!(
+        "not a format that is read: the file begins with `{shown}`"
+    ))
+    .hint("WAV, FLAC, MP3, Ogg Vorbis and M4A are read; convert it to one of them")
 }
 
 /// The system could not read what it opened.
@@ -217,7 +284,9 @@ fn read_error(error: io::Error) -> Error {
 impl Read for Source {
     fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
         let left = self.len().saturating_sub(self.position);
-        let wanted = buffer.len().min(usize::try_from(left).unwrap_or(usize::MAX));
+        let wanted = buffer
+            .len()
+            .min(usize::try_from(left).unwrap_or(usize::MAX));
         if wanted == 0 {
             return Ok(0);
         }

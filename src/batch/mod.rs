@@ -98,24 +98,50 @@ impl Batch {
             target_weights: Vec::new(),
             target_sequences: Vec::new(),
         };
-        let mut audio = Audio { features: Vec::new(), windows: Vec::new(), positions: Vec::new(), clip_positions: Vec::new(), position_keys: Vec::new() };
+        let mut audio = Audio {
+            features: Vec::new(),
+            windows: Vec::new(),
+            positions: Vec::new(),
+            clip_positions: Vec::new(),
+            position_keys: Vec::new(),
+        };
         for (index, sequence) in sequences.iter().enumerate() {
             let start = batch.tokens.len();
             batch.tokens.extend(&sequence.tokens);
             batch.positions.extend(0..sequence.tokens.len() as u32);
-            batch.token_keys.extend((0..sequence.tokens.len() as u64).map(|position| sequence.key.with(position)));
+            batch.token_keys.extend(
+                (0..sequence.tokens.len() as u64).map(|position| sequence.key.with(position)),
+            );
             if sequence.audio.len() != sequence.features.len() {
-                return Err(Error::bug(format!("{} runs of audio tokens for {} clips", sequence.audio.len(), sequence.features.len())));
+                return Err(Error::bug(format!(
+                    "{} runs of audio tokens for {} clips",
+                    sequence.audio.len(),
+                    sequence.features.len()
+                )));
             }
-            for (clip, (range, features)) in sequence.audio.iter().zip(&sequence.features).enumerate() {
-                let positions = audio.push(features, window, sequence.key.with(1 << 40).with(clip as u64));
+            for (clip, (range, features)) in
+                sequence.audio.iter().zip(&sequence.features).enumerate()
+            {
+                let positions = audio.push(
+                    features,
+                    window,
+                    sequence.key.with(1 << 40).with(clip as u64),
+                );
                 if positions / 2 != range.len() {
-                    return Err(Error::bug(format!("{} audio tokens for a clip of {} frames", range.len(), features.frames)));
+                    return Err(Error::bug(format!(
+                        "{} audio tokens for a clip of {} frames",
+                        range.len(),
+                        features.frames
+                    )));
                 }
-                batch.audio_rows.extend(range.clone().map(|row| (start + row) as u32));
+                batch
+                    .audio_rows
+                    .extend(range.clone().map(|row| (start + row) as u32));
             }
             for position in sequence.targets.iter().cloned().flatten() {
-                let before = position.checked_sub(1).ok_or_else(|| Error::bug("the first token of a sequence cannot be a target"))?;
+                let before = position.checked_sub(1).ok_or_else(|| {
+                    Error::bug("the first token of a sequence cannot be a target")
+                })?;
                 batch.target_rows.push((start + before) as u32);
                 batch.target_ids.push(sequence.tokens[position]);
                 batch.target_weights.push(sequence.target_weight);
@@ -129,7 +155,10 @@ impl Batch {
 
     /// The last row of each sequence: where generation starts.
     pub fn last_rows(&self) -> Vec<u32> {
-        self.cu_seqlens[1..].iter().map(|&end| end as u32 - 1).collect()
+        self.cu_seqlens[1..]
+            .iter()
+            .map(|&end| end as u32 - 1)
+            .collect()
     }
 }
 
@@ -146,7 +175,8 @@ impl Audio {
             positions += frames.div_ceil(2);
         }
         self.clip_positions.push(positions);
-        self.position_keys.extend((0..positions as u64).map(|position| key.with(position)));
+        self.position_keys
+            .extend((0..positions as u64).map(|position| key.with(position)));
         positions
     }
 
@@ -189,14 +219,32 @@ mod tests {
         let audio = clip_frames
             .iter()
             .map(|&frames| {
-                let positions: usize = (0..frames).step_by(200).map(|s| 200.min(frames - s).div_ceil(2)).sum();
+                let positions: usize = (0..frames)
+                    .step_by(200)
+                    .map(|s| 200.min(frames - s).div_ceil(2))
+                    .sum();
                 let range = at..at + positions / 2;
                 at = range.end + 1;
                 range
             })
             .collect();
-        let features = clip_frames.iter().map(|&frames| Arc::new(LogMel { frames, values: vec![frames as f32; frames * MELS] })).collect();
-        Sequence { tokens: (0..tokens as u32).collect(), targets: vec![targets], audio, features, key: Key::new(1, "t"), target_weight: 0.5 }
+        let features = clip_frames
+            .iter()
+            .map(|&frames| {
+                Arc::new(LogMel {
+                    frames,
+                    values: vec![frames as f32; frames * MELS],
+                })
+            })
+            .collect();
+        Sequence {
+            tokens: (0..tokens as u32).collect(),
+            targets: vec![targets],
+            audio,
+            features,
+            key: Key::new(1, "t"),
+            target_weight: 0.5,
+        }
     }
 
     #[test]
@@ -211,7 +259,10 @@ mod tests {
         assert_eq!(batch.target_ids, [4, 5, 6, 7, 7, 8]);
         assert_eq!(batch.target_sequences, [0, 0, 0, 0, 1, 1]);
         let audio = batch.audio.unwrap();
-        assert_eq!((audio.windows.as_slice(), audio.positions.as_slice()), (&[9, 8][..], &[5, 4][..]));
+        assert_eq!(
+            (audio.windows.as_slice(), audio.positions.as_slice()),
+            (&[9, 8][..], &[5, 4][..])
+        );
         assert_eq!(audio.cu_positions(), [0, 5, 9]);
     }
 
@@ -227,9 +278,15 @@ mod tests {
     #[test]
     fn tokens_have_the_same_stream_whatever_they_are_packed_with() {
         let (a, b) = (sequence(8, 4..8, &[9]), sequence(10, 7..9, &[8]));
-        let (together, alone) = (Batch::pack(&[&a, &b], 200).unwrap(), Batch::pack(&[&b], 200).unwrap());
+        let (together, alone) = (
+            Batch::pack(&[&a, &b], 200).unwrap(),
+            Batch::pack(&[&b], 200).unwrap(),
+        );
         assert_eq!(together.token_keys[8..], alone.token_keys[..]);
-        assert_eq!(together.audio.unwrap().position_keys[5..], alone.audio.unwrap().position_keys[..]);
+        assert_eq!(
+            together.audio.unwrap().position_keys[5..],
+            alone.audio.unwrap().position_keys[..]
+        );
     }
 
     #[test]
@@ -241,7 +298,10 @@ mod tests {
 
     #[test]
     fn micro_batches_hold_all_examples_in_order_under_the_cap() {
-        assert_eq!(micro_batches(&[5, 5, 5, 20, 1, 9], 10), [0..2, 2..3, 3..4, 4..6]);
+        assert_eq!(
+            micro_batches(&[5, 5, 5, 20, 1, 9], 10),
+            [0..2, 2..3, 3..4, 4..6]
+        );
         assert!(micro_batches(&[], 10).is_empty());
     }
 }

@@ -42,7 +42,9 @@ impl DeviceArguments {
 fn open_card() -> Result<Device> {
     let failed = |e: candle_core::Error| {
         let text = e.to_string();
-        let (message, hint) = text.split_once("\nhint: ").unwrap_or((&text, "compute on the CPU with --device cpu"));
+        let (message, hint) = text
+            .split_once("\nhint: ")
+            .unwrap_or((&text, "compute on the CPU with --device cpu"));
         Error::input(message).hint(hint)
     };
     let device = device::open(Choice::Cuda).map_err(failed)?;

@@ -40,21 +40,59 @@ pub struct Arguments {
 
 pub fn run(arguments: &Arguments, stop: &AtomicBool) -> Result<()> {
     let (experiment, planned) = Experiment::load(&arguments.experiment)?;
-    let Some(first) = planned.first() else { return Err(Error::bug("an experiment without runs")) };
+    let Some(first) = planned.first() else {
+        return Err(Error::bug("an experiment without runs"));
+    };
     let tasks = first.recipe.tasks()?;
-    let test = experiment.test.as_deref().map(|path| Suite::load(path, &tasks)).transpose()?;
-    let lengths = planned.iter().take(experiment.recipes.len()).map(|one| Ok(one.recipe.plan(&tasks)?.1.num_steps())).collect::<Result<Vec<_>>>()?;
-    experiment.check_budget(&lengths).map_err(|e| e.at_path(&arguments.experiment))?;
-    println!("experiment {}: {} recipes, {} seeds, {} runs", experiment.name, experiment.recipes.len(), experiment.seeds.len(), planned.len());
+    let test = experiment
+        .test
+        .as_deref()
+        .map(|path| Suite::load(path, &tasks))
+        .transpose()?;
+    let lengths = planned
+        .iter()
+        .take(experiment.recipes.len())
+        .map(|one| Ok(one.recipe.plan(&tasks)?.1.num_steps()))
+        .collect::<Result<Vec<_>>>()?;
+    experiment
+        .check_budget(&lengths)
+        .map_err(|e| e.at_path(&arguments.experiment))?;
+    println!(
+        "experiment {}: {} recipes, {} seeds, {} runs",
+        experiment.name,
+        experiment.recipes.len(),
+        experiment.seeds.len(),
+        planned.len()
+    );
     if !arguments.compare_only {
         let device = arguments.device.open()?;
-        let precisions: Vec<Precision> = planned.iter().take(experiment.recipes.len()).map(|one| one.recipe.model.precision).collect();
-        let each_once = precisions.iter().enumerate().filter(|(i, precision)| !precisions[..*i].contains(precision));
-        each_once.map(|(_, precision)| *precision).try_for_each(|precision| note_precision(precision, &device))?;
-        let mut watcher = Terminal { screen: Screen::new(0, 0) };
-        let elsewhere = runner::run(&experiment, &planned, test.as_ref(), (&device, &|model| hub::model_dir(model)), &mut watcher, stop)?;
+        let precisions: Vec<Precision> = planned
+            .iter()
+            .take(experiment.recipes.len())
+            .map(|one| one.recipe.model.precision)
+            .collect();
+        let each_once = precisions
+            .iter()
+            .enumerate()
+            .filter(|(i, precision)| !precisions[..*i].contains(precision));
+        each_once
+            .map(|(_, precision)| *precision)
+            .try_for_each(|precision| note_precision(precision, &device))?;
+        let mut watcher = Terminal {
+            screen: Screen::new(0, 0),
+        };
+        let elsewhere = runner::run(
+            &experiment,
+            &planned,
+            test.as_ref(),
+            (&device, &|model| hub::model_dir(model)),
+            &mut watcher,
+            stop,
+        )?;
         if elsewhere > 0 {
-            println!("{elsewhere} runs are still being trained by other processes; the last of them compares, or `--compare-only`");
+            println!(
+                "{elsewhere} runs are still being trained by other processes; the last of them compares, or `--compare-only`"
+            );
             return Ok(());
         }
     }
@@ -63,12 +101,28 @@ pub fn run(arguments: &Arguments, stop: &AtomicBool) -> Result<()> {
         return Ok(());
     };
     let outcome = compare(&experiment, &planned, &test)?;
-    let (text, numbers) = (experiment.folder().join("comparison.md"), experiment.folder().join("comparison.json"));
+    let (text, numbers) = (
+        experiment.folder().join("comparison.md"),
+        experiment.folder().join("comparison.json"),
+    );
     let markdown = write::markdown(&experiment, &outcome);
     files::write_atomic(&text, markdown.as_bytes())?;
-    files::write_atomic(&numbers, serde_json::to_string_pretty(&outcome).map_err(Error::bug)?.as_bytes())?;
-    let page = report::compare::write(&page::page(&experiment, &outcome), &experiment.folder().join("report"))?;
-    println!("{markdown}\nwritten: {}, {}, {}", text.display(), numbers.display(), page.display());
+    files::write_atomic(
+        &numbers,
+        serde_json::to_string_pretty(&outcome)
+            .map_err(Error::bug)?
+            .as_bytes(),
+    )?;
+    let page = report::compare::write(
+        &page::page(&experiment, &outcome),
+        &experiment.folder().join("report"),
+    )?;
+    println!(
+        "{markdown}\nwritten: {}, {}, {}",
+        text.display(),
+        numbers.display(),
+        page.display()
+    );
     Ok(())
 }
 
@@ -79,7 +133,12 @@ struct Terminal {
 impl Watcher for Terminal {
     fn begins(&mut self, planned: &Planned, place: usize, total: usize, begun: &Begun) {
         self.screen.clear();
-        eprintln!("run {} of {total}: {}, from step {}", place + 1, planned.recipe.name, begun.state.step);
+        eprintln!(
+            "run {} of {total}: {}, from step {}",
+            place + 1,
+            planned.recipe.name,
+            begun.state.step
+        );
         tell_fit(begun);
         self.screen = Screen::new(begun.state.step, begun.schedule.num_steps());
     }
@@ -89,7 +148,12 @@ impl Watcher for Terminal {
     }
 
     fn tested(&mut self, scores: &Scores) {
-        let listed = scores.0.iter().map(|(name, value)| format!("{name} {value:.4}")).collect::<Vec<_>>().join("  ");
+        let listed = scores
+            .0
+            .iter()
+            .map(|(name, value)| format!("{name} {value:.4}"))
+            .collect::<Vec<_>>()
+            .join("  ");
         self.screen.note(&format!("test: {listed}"));
     }
 

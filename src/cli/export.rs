@@ -73,7 +73,9 @@ pub fn run(arguments: &Arguments) -> Result<()> {
         Form::PeftThinker => KeyForm::Thinker,
     };
     if arguments.dtype.is_some() {
-        return Err(Error::input("--dtype is for --form merged").hint("an adapter is always stored in f32"));
+        return Err(
+            Error::input("--dtype is for --form merged").hint("an adapter is always stored in f32")
+        );
     }
     let Some(adapter) = trained.adapter.filter(|_| trained.full.is_empty()) else {
         return Err(Error::input("parts of the model were trained whole (trained.safetensors), which a PEFT folder cannot hold")
@@ -81,14 +83,24 @@ pub fn run(arguments: &Arguments) -> Result<()> {
             .hint("write the whole checkpoint with --form merged"));
     };
     if arguments.out.exists() {
-        return Err(Error::input("exists already").at_path(&arguments.out).hint("name a folder that does not exist yet"));
+        return Err(Error::input("exists already")
+            .at_path(&arguments.out)
+            .hint("name a folder that does not exist yet"));
     }
     let text = files::read_text(&arguments.adapter.join(peft::CONFIG_FILE))?;
     let written: serde_json::Value = serde_json::from_str(&text).map_err(Error::input)?;
-    let card = Card { base: arguments.model.clone(), dropout: written["lora_dropout"].as_f64().unwrap_or(0.0), variant: adapter.variant };
+    let card = Card {
+        base: arguments.model.clone(),
+        dropout: written["lora_dropout"].as_f64().unwrap_or(0.0),
+        variant: adapter.variant,
+    };
     let staged = StagedDir::new(&arguments.out)?;
     peft::save(staged.path(), &adapter.plan, &adapter.tensors, &card, form)?;
     staged.commit()?;
-    println!("{} adapted modules in {}", adapter.plan.modules.len(), arguments.out.display());
+    println!(
+        "{} adapted modules in {}",
+        adapter.plan.modules.len(),
+        arguments.out.display()
+    );
     Ok(())
 }

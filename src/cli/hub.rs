@@ -46,7 +46,8 @@ pub fn model_dir(model: &str) -> Result<PathBuf> {
     if let Some(dir) = cached(&cache.repo(Repo::model(model.to_owned()))) {
         return Ok(dir);
     }
-    let is_offline = std::env::var("HF_HUB_OFFLINE").is_ok_and(|value| !["", "0", "false"].contains(&value.to_lowercase().as_str()));
+    let is_offline = std::env::var("HF_HUB_OFFLINE")
+        .is_ok_and(|value| !["", "0", "false"].contains(&value.to_lowercase().as_str()));
     if is_offline {
         return Err(Error::resource(format!("not (wholly) in the cache at {}, and HF_HUB_OFFLINE is set", cache.path().display()))
             .at(model)
@@ -56,7 +57,9 @@ pub fn model_dir(model: &str) -> Result<PathBuf> {
 }
 
 fn check_id(model: &str) -> Result<()> {
-    let is_id = model.split('/').count() == 2 && !model.starts_with(['.', '/', '~']) && model.split('/').all(|part| !part.is_empty());
+    let is_id = model.split('/').count() == 2
+        && !model.starts_with(['.', '/', '~'])
+        && model.split('/').all(|part| !part.is_empty());
     if is_id {
         return Ok(());
     }
@@ -83,21 +86,36 @@ fn download(model: &str, cache: Cache) -> Result<PathBuf> {
             .hint("check the id and the network, or give the folder of a checkpoint; what was downloaded before is kept")
     };
     let here = cache.repo(Repo::model(model.to_owned()));
-    let api = ApiBuilder::from_env().with_cache_dir(cache.path().clone()).build().map_err(|e| failed("anything", &e))?;
+    let api = ApiBuilder::from_env()
+        .with_cache_dir(cache.path().clone())
+        .build()
+        .map_err(|e| failed("anything", &e))?;
     let repo: ApiRepo = api.model(model.to_owned());
     let listed = repo.info().map_err(|e| failed("the list of files", &e))?;
-    let listed: Vec<&str> = listed.siblings.iter().map(|file| file.rfilename.as_str()).collect();
+    let listed: Vec<&str> = listed
+        .siblings
+        .iter()
+        .map(|file| file.rfilename.as_str())
+        .collect();
     if let Some(missing) = NEEDED.iter().find(|name| !listed.contains(name)) {
-        return Err(Error::input(format!("the repository has no {missing}")).at(model).hint("`model` is a Qwen2.5-Omni checkpoint in safetensors format"));
+        return Err(Error::input(format!("the repository has no {missing}"))
+            .at(model)
+            .hint("`model` is a Qwen2.5-Omni checkpoint in safetensors format"));
     }
-    let wanted = listed.iter().filter(|name| !name.starts_with('.') && !OTHER_WEIGHTS.iter().any(|ending| name.ends_with(ending)));
+    let wanted = listed.iter().filter(|name| {
+        !name.starts_with('.') && !OTHER_WEIGHTS.iter().any(|ending| name.ends_with(ending))
+    });
     // The configuration comes first: it tells where the snapshot lies.
-    let wanted = NEEDED.iter().chain(wanted.filter(|name| !NEEDED.contains(*name)));
+    let wanted = NEEDED
+        .iter()
+        .chain(wanted.filter(|name| !NEEDED.contains(*name)));
     let mut dir = None;
     for &name in wanted {
         let path = match here.get(name) {
             Some(path) => path,
-            None => repo.download_with_progress(name, Download::default()).map_err(|e| failed(name, &e))?,
+            None => repo
+                .download_with_progress(name, Download::default())
+                .map_err(|e| failed(name, &e))?,
         };
         if name == NEEDED[0] {
             dir = path.parent().map(Path::to_owned);
@@ -130,7 +148,8 @@ impl HubProgress for Download {
     fn init(&mut self, size: usize, filename: &str) {
         (self.bytes, self.size) = (0, size);
         filename.clone_into(&mut self.name);
-        self.shown.get_or_insert_with(|| Progress::new("download", 0, size.div_ceil(MEGABYTE) as u64));
+        self.shown
+            .get_or_insert_with(|| Progress::new("download", 0, size.div_ceil(MEGABYTE) as u64));
     }
 
     /// What an earlier attempt left comes first, as one piece.

@@ -55,12 +55,18 @@ pub fn embed(arguments: &EmbedArguments, stop: &AtomicBool) -> Result<()> {
     for chunk in rows.chunks(READ_AHEAD) {
         let sequences = chunk
             .par_iter()
-            .map(|row| clips(row).and_then(|clips| loader.audio_of(clips)).map_err(|e| e.at(row.place(&arguments.data.data))))
+            .map(|row| {
+                clips(row)
+                    .and_then(|clips| loader.audio_of(clips))
+                    .map_err(|e| e.at(row.place(&arguments.data.data)))
+            })
             .collect::<Result<Vec<_>>>()?;
         for (row, sequence) in chunk.iter().zip(sequences) {
             check_stop(stop)?;
             let batch = Batch::pack(&[&sequence], model.config.audio.window_frames())?;
-            let heard = model.hear(&batch)?.ok_or_else(|| Error::bug("a row with clips that were not heard"))?;
+            let heard = model
+                .hear(&batch)?
+                .ok_or_else(|| Error::bug("a row with clips that were not heard"))?;
             let tensor = match arguments.pool {
                 Pool::None => heard,
                 Pool::Mean => {
@@ -105,11 +111,25 @@ pub fn features(arguments: &FeaturesArguments, stop: &AtomicBool) -> Result<()> 
             .map(|row| {
                 let clips = clips(row).map_err(|e| e.at(row.place(&arguments.data.data)))?;
                 let tensors = clips.iter().map(|clip| -> Result<Tensor> {
-                    let (mel, _) = features_of(clip, &extractor, None).map_err(|e| e.at(row.place(&arguments.data.data)))?;
-                    Ok(Tensor::from_vec(mel.values, (mel.frames, MELS), &Device::Cpu)?.t()?.contiguous()?)
+                    let (mel, _) = features_of(clip, &extractor, None)
+                        .map_err(|e| e.at(row.place(&arguments.data.data)))?;
+                    Ok(
+                        Tensor::from_vec(mel.values, (mel.frames, MELS), &Device::Cpu)?
+                            .t()?
+                            .contiguous()?,
+                    )
                 });
-                let name = |i: usize| if clips.len() == 1 { row.id.to_string() } else { format!("{}.{i}", row.id) };
-                tensors.enumerate().map(|(i, tensor)| Ok((name(i), tensor?))).collect::<Result<Vec<_>>>()
+                let name = |i: usize| {
+                    if clips.len() == 1 {
+                        row.id.to_string()
+                    } else {
+                        format!("{}.{i}", row.id)
+                    }
+                };
+                tensors
+                    .enumerate()
+                    .map(|(i, tensor)| Ok((name(i), tensor?)))
+                    .collect::<Result<Vec<_>>>()
             })
             .collect::<Result<Vec<_>>>()?;
         named.extend(found.into_iter().flatten());

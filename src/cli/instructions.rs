@@ -100,25 +100,41 @@ fn build(arguments: &BuildArguments) -> Result<()> {
     files::expect_writable(&arguments.out)?;
     let tasks = Tasks::load(arguments.prompts.as_deref())?;
     let settings = arguments.settings()?;
-    let manifests = arguments.data.iter().map(|path| read_manifest(path, arguments.audio_root.as_deref(), OnBadRow::Error)).collect::<Result<Vec<_>>>()?;
+    let manifests = arguments
+        .data
+        .iter()
+        .map(|path| read_manifest(path, arguments.audio_root.as_deref(), OnBadRow::Error))
+        .collect::<Result<Vec<_>>>()?;
     let mut sources = Vec::new();
     for (i, manifest) in manifests.iter().enumerate() {
         let default = arguments.task_of(i)?;
         for row in &manifest.rows {
-            let name = row.task.as_deref().or(default).ok_or_else(|| Error::input("no task").hint("add --task NAME, or a `task` to each row"));
-            let task = name.and_then(|name| tasks.get(name)).map_err(|e| e.at(row.place(&manifest.path)))?;
+            let name = row.task.as_deref().or(default).ok_or_else(|| {
+                Error::input("no task").hint("add --task NAME, or a `task` to each row")
+            });
+            let task = name
+                .and_then(|name| tasks.get(name))
+                .map_err(|e| e.at(row.place(&manifest.path)))?;
             sources.push(Source { row, task });
         }
     }
     let asked = arguments.asked(&tasks)?;
     let built = suite(&sources, &asked, &settings, arguments.seed)?;
-    let folder = arguments.out.parent().filter(|parent| !parent.as_os_str().is_empty()).unwrap_or(Path::new("."));
+    let folder = arguments
+        .out
+        .parent()
+        .filter(|parent| !parent.as_os_str().is_empty())
+        .unwrap_or(Path::new("."));
     files::write_atomic(&arguments.out, built.to_jsonl(folder)?.as_bytes())?;
     for note in &built.left_out {
         eprintln!("note: {note}");
     }
     for kind in &settings.kinds {
-        println!("{:<12} {}", kind.name(), built.rows.iter().filter(|row| row.kind == *kind).count());
+        println!(
+            "{:<12} {}",
+            kind.name(),
+            built.rows.iter().filter(|row| row.kind == *kind).count()
+        );
     }
     println!("{:<12} {}", "all", built.rows.len());
     Ok(())
@@ -127,13 +143,25 @@ fn build(arguments: &BuildArguments) -> Result<()> {
 impl BuildArguments {
     fn settings(&self) -> Result<Settings> {
         let language = |tag: &String| {
-            let unknown = || Error::input(format!("--languages {tag}: instructions are worded in ar and en"));
+            let unknown = || {
+                Error::input(format!(
+                    "--languages {tag}: instructions are worded in ar and en"
+                ))
+            };
             Language::of_tag(tag).ok_or_else(unknown)
         };
-        let kinds = self.kinds.iter().map(|name| Kind::of_name(name)).collect::<Result<Vec<_>>>()?;
+        let kinds = self
+            .kinds
+            .iter()
+            .map(|name| Kind::of_name(name))
+            .collect::<Result<Vec<_>>>()?;
         Ok(Settings {
             rows: self.rows,
-            kinds: if kinds.is_empty() { Kind::ALL.to_vec() } else { kinds },
+            kinds: if kinds.is_empty() {
+                Kind::ALL.to_vec()
+            } else {
+                kinds
+            },
             languages: self.languages.iter().map(language).collect::<Result<_>>()?,
             wording: match self.wording {
                 WordingName::Train => Wording::Train,
@@ -149,22 +177,43 @@ impl BuildArguments {
         match self.task.len() {
             0 | 1 => Ok(self.task.first().map(String::as_str)),
             named if named == self.data.len() => Ok(Some(&self.task[place])),
-            named => {
-                Err(Error::input(format!("--task is given {named} times, --data {} times", self.data.len())).hint("give one task for all, or one for each"))
-            }
+            named => Err(Error::input(format!(
+                "--task is given {named} times, --data {} times",
+                self.data.len()
+            ))
+            .hint("give one task for all, or one for each")),
         }
     }
 
     fn asked<'a>(&self, tasks: &'a Tasks) -> Result<Vec<&'a Task>> {
-        let names: Vec<&str> = if self.ask.is_empty() { tasks.names().collect() } else { self.ask.iter().map(String::as_str).collect() };
-        names.into_iter().map(|name| tasks.get(name).map_err(|e| if self.ask.is_empty() { e } else { e.at("--ask") })).collect()
+        let names: Vec<&str> = if self.ask.is_empty() {
+            tasks.names().collect()
+        } else {
+            self.ask.iter().map(String::as_str).collect()
+        };
+        names
+            .into_iter()
+            .map(|name| {
+                tasks.get(name).map_err(|e| {
+                    if self.ask.is_empty() {
+                        e
+                    } else {
+                        e.at("--ask")
+                    }
+                })
+            })
+            .collect()
     }
 }
 
 fn score_predictions(arguments: &ScoreArguments) -> Result<()> {
     let suite = score::read_suite(&arguments.suite)?;
     let tuned = score::score_file(&suite, &arguments.predictions)?;
-    let base = arguments.base.as_deref().map(|path| score::score_file(&suite, path)).transpose()?;
+    let base = arguments
+        .base
+        .as_deref()
+        .map(|path| score::score_file(&suite, path))
+        .transpose()?;
     let object = to_json(&tuned, base.as_ref())?;
     if let Some(path) = &arguments.out {
         files::write_atomic(path, format!("{object}\n").as_bytes())?;
@@ -182,7 +231,8 @@ fn to_json(tuned: &Scores, base: Option<&Scores>) -> Result<serde_json::Value> {
     let mut object = tuned.to_json()?;
     if let Some(base) = base {
         object["base"] = base.to_json()?;
-        object["change"] = serde_json::to_value(Change::between(base, tuned)).map_err(Error::bug)?;
+        object["change"] =
+            serde_json::to_value(Change::between(base, tuned)).map_err(Error::bug)?;
     }
     Ok(object)
 }

@@ -18,10 +18,14 @@ pub fn watch(stop: Arc<AtomicBool>) -> Result<()> {
             std::process::exit(i32::from(Error::new(Kind::Interrupted, "").exit_code()));
         }
         // After a hang-up there may be nobody to tell.
-        let _ = writeln!(std::io::stderr(), "\nstopping after what is under way; press Ctrl-C again to stop at once");
+        let _ = writeln!(
+            std::io::stderr(),
+            "\nstopping after what is under way; press Ctrl-C again to stop at once"
+        );
     };
     let ignores_hangup = ignores_hangup();
-    ctrlc::set_handler(handler).map_err(|e| Error::resource(format!("cannot watch for Ctrl-C: {e}")))?;
+    ctrlc::set_handler(handler)
+        .map_err(|e| Error::resource(format!("cannot watch for Ctrl-C: {e}")))?;
     if ignores_hangup {
         ignore_hangup();
     }
@@ -33,7 +37,8 @@ fn ignores_hangup() -> bool {
     // SAFETY: an action of zeros is a valid one, and `sigaction` without a new action only writes the old one to it.
     unsafe {
         let mut action: libc::sigaction = std::mem::zeroed();
-        libc::sigaction(libc::SIGHUP, std::ptr::null(), &raw mut action) == 0 && action.sa_sigaction == libc::SIG_IGN
+        libc::sigaction(libc::SIGHUP, std::ptr::null(), &raw mut action) == 0
+            && action.sa_sigaction == libc::SIG_IGN
     }
 }
 

@@ -56,7 +56,9 @@ const PACK_TOKENS: usize = 8192;
 
 pub fn score(arguments: &ScoreArguments, stop: &AtomicBool) -> Result<()> {
     files::expect_writable(&arguments.out)?;
-    let examples = arguments.task.examples(&arguments.data.rows()?, &arguments.data.data)?;
+    let examples = arguments
+        .task
+        .examples(&arguments.data.rows()?, &arguments.data.data)?;
     let (mut model, loader) = arguments.model.open()?;
     arguments.precision.apply(&mut model)?;
     let mut progress = Progress::new("scoring", 0, examples.len() as u64);
@@ -73,15 +75,32 @@ pub fn score(arguments: &ScoreArguments, stop: &AtomicBool) -> Result<()> {
             })
             .collect::<Result<_>>()
             .map_err(|e: Error| e.at_path(&arguments.data.data))?;
-        let lengths: Vec<usize> = loaded.iter().map(|sequence| sequence.tokens.len()).collect();
+        let lengths: Vec<usize> = loaded
+            .iter()
+            .map(|sequence| sequence.tokens.len())
+            .collect();
         for range in micro_batches(&lengths, PACK_TOKENS) {
             check_stop(stop)?;
-            let batch = Batch::pack(&loaded[range.clone()].iter().collect::<Vec<_>>(), model.config.audio.window_frames())?;
+            let batch = Batch::pack(
+                &loaded[range.clone()].iter().collect::<Vec<_>>(),
+                model.config.audio.window_frames(),
+            )?;
             let found = model.score(&batch, 0.0)?;
             for (i, (example, _)) in chunk[range.clone()].iter().enumerate() {
-                let of_row = batch.target_sequences.iter().zip(&found.log_probabilities).filter(|(sequence, _)| **sequence as usize == i);
-                let logprobs: Vec<f64> = of_row.map(|(_, log_probability)| *log_probability).collect();
-                let line = Score { id: &example.id, loss: -logprobs.iter().sum::<f64>() / logprobs.len() as f64, num_target_tokens: logprobs.len(), logprobs };
+                let of_row = batch
+                    .target_sequences
+                    .iter()
+                    .zip(&found.log_probabilities)
+                    .filter(|(sequence, _)| **sequence as usize == i);
+                let logprobs: Vec<f64> = of_row
+                    .map(|(_, log_probability)| *log_probability)
+                    .collect();
+                let line = Score {
+                    id: &example.id,
+                    loss: -logprobs.iter().sum::<f64>() / logprobs.len() as f64,
+                    num_target_tokens: logprobs.len(),
+                    logprobs,
+                };
                 lines.push(serde_json::to_string(&line).map_err(Error::bug)?);
             }
             progress.update(lines.len() as u64, "");
@@ -136,9 +155,14 @@ struct Generated<'a> {
 const DEFAULT_MAX_NEW_TOKENS: usize = 256;
 
 pub fn generate(arguments: &GenerateArguments, stop: &AtomicBool) -> Result<()> {
-    let is_drawn = arguments.temperature.is_some() || arguments.top_k.is_some() || arguments.top_p.is_some();
+    let is_drawn =
+        arguments.temperature.is_some() || arguments.top_k.is_some() || arguments.top_p.is_some();
     let sampling = Sampling {
-        strategy: if is_drawn { Strategy::Sample } else { Strategy::Greedy },
+        strategy: if is_drawn {
+            Strategy::Sample
+        } else {
+            Strategy::Greedy
+        },
         temperature: arguments.temperature.unwrap_or(1.0),
         top_k: arguments.top_k.unwrap_or(0),
         top_p: arguments.top_p.unwrap_or(1.0),
@@ -146,21 +170,43 @@ pub fn generate(arguments: &GenerateArguments, stop: &AtomicBool) -> Result<()> 
     };
     sampling.check()?;
     files::expect_writable(&arguments.out)?;
-    let examples = arguments.task.examples(&arguments.data.rows()?, &arguments.data.data)?;
+    let examples = arguments
+        .task
+        .examples(&arguments.data.rows()?, &arguments.data.data)?;
     let (mut model, loader) = arguments.model.open()?;
     arguments.precision.apply(&mut model)?;
-    let limit = |of_task: &Option<usize>| arguments.max_new_tokens.or(*of_task).unwrap_or(DEFAULT_MAX_NEW_TOKENS);
-    let asked: Vec<(&Example, usize)> = examples.iter().map(|(example, of_task)| (example, limit(of_task))).collect();
+    let limit = |of_task: &Option<usize>| {
+        arguments
+            .max_new_tokens
+            .or(*of_task)
+            .unwrap_or(DEFAULT_MAX_NEW_TOKENS)
+    };
+    let asked: Vec<(&Example, usize)> = examples
+        .iter()
+        .map(|(example, of_task)| (example, limit(of_task)))
+        .collect();
     let mut progress = Progress::new("answering", 0, examples.len() as u64);
-    let asker = Asker { model: &model, loader: &loader, sampling: &sampling, seed: arguments.seed };
+    let asker = Asker {
+        model: &model,
+        loader: &loader,
+        sampling: &sampling,
+        seed: arguments.seed,
+    };
     let answers = asker.answers(&asked, &mut |done| {
         progress.update(done as u64, "");
         check_stop(stop)
     });
     progress.finish();
     let mut text = String::new();
-    for ((example, _), answer) in asked.iter().zip(answers.map_err(|e| e.at_path(&arguments.data.data))?) {
-        let line = Generated { id: &example.id, prediction: &answer.text, tokens: &answer.tokens };
+    for ((example, _), answer) in asked
+        .iter()
+        .zip(answers.map_err(|e| e.at_path(&arguments.data.data))?)
+    {
+        let line = Generated {
+            id: &example.id,
+            prediction: &answer.text,
+            tokens: &answer.tokens,
+        };
         text += &serde_json::to_string(&line).map_err(Error::bug)?;
         text.push('\n');
     }

@@ -78,27 +78,51 @@ pub fn run(arguments: &Arguments, stop: &AtomicBool) -> Result<()> {
     let patience = arguments.patience()?;
     let key = Key::from_variable(&rubric.key_variable)?;
     let model = arguments.model.as_deref().unwrap_or(&rubric.model);
-    let endpoint = Endpoint::new(&arguments.endpoint, model, key, &rubric.key_variable, patience.timeout)?;
-    let mut cache = Cache::open(&arguments.cache.clone().unwrap_or_else(|| arguments.out.with_file_name("judge-cache.jsonl")))?;
-    let judge = Judge { rubric: &rubric, endpoint: &endpoint, patience, num_threads: arguments.threads };
+    let endpoint = Endpoint::new(
+        &arguments.endpoint,
+        model,
+        key,
+        &rubric.key_variable,
+        patience.timeout,
+    )?;
+    let mut cache = Cache::open(
+        &arguments
+            .cache
+            .clone()
+            .unwrap_or_else(|| arguments.out.with_file_name("judge-cache.jsonl")),
+    )?;
+    let judge = Judge {
+        rubric: &rubric,
+        endpoint: &endpoint,
+        patience,
+        num_threads: arguments.threads,
+    };
     let mut shown = Progress::new("judging", 0, items.len() as u64);
     let verdicts = judge.judge(&items, &mut cache, stop, &mut |told| {
         match told {
             Told::Done(done, _) => shown.update(done as u64, ""),
-            Told::Waiting { why, wait } => shown.line(&format!("{why}; again in {:.1} s", wait.as_secs_f64())),
+            Told::Waiting { why, wait } => {
+                shown.line(&format!("{why}; again in {:.1} s", wait.as_secs_f64()))
+            }
         }
         Ok(())
     });
     shown.finish();
     let verdicts = verdicts?;
     write(&arguments.out, &items, &verdicts, &rubric, model)?;
-    let prices = Prices { prompt: arguments.prompt_price.or(rubric.prices.prompt), completion: arguments.completion_price.or(rubric.prices.completion) };
+    let prices = Prices {
+        prompt: arguments.prompt_price.or(rubric.prices.prompt),
+        completion: arguments.completion_price.or(rubric.prices.completion),
+    };
     arguments.report(&verdicts, &rubric, prices);
     match verdicts.num_unusable() {
         0 => Ok(()),
-        count => Err(Error::resource(format!("{count} of {} summaries got no answer that can be used", items.len()))
-            .at_path(&arguments.out)
-            .hint("`fault` says why, row by row; run the command again to ask for these alone")),
+        count => Err(Error::resource(format!(
+            "{count} of {} summaries got no answer that can be used",
+            items.len()
+        ))
+        .at_path(&arguments.out)
+        .hint("`fault` says why, row by row; run the command again to ask for these alone")),
     }
 }
 
@@ -108,19 +132,28 @@ type Fields = Map<String, Value>;
 impl Arguments {
     fn patience(&self) -> Result<Patience> {
         let seconds = |name: &str, value: f64| {
-            let length = Duration::try_from_secs_f64(value).ok().filter(|length| !length.is_zero());
+            let length = Duration::try_from_secs_f64(value)
+                .ok()
+                .filter(|length| !length.is_zero());
             length.ok_or_else(|| Error::input(format!("--{name} {value} is no length of time")))
         };
         if self.threads == 0 {
             return Err(Error::input("--threads 0 asks nothing"));
         }
-        Ok(Patience { timeout: seconds("timeout-s", self.timeout_s)?, first_wait: seconds("wait-s", self.wait_s)?, ..Patience::default() })
+        Ok(Patience {
+            timeout: seconds("timeout-s", self.timeout_s)?,
+            first_wait: seconds("wait-s", self.wait_s)?,
+            ..Patience::default()
+        })
     }
 
     /// What is judged, in the order of the predictions.
     fn items(&self) -> Result<Vec<Item>> {
         let path = Path::new(&self.sources);
-        let is_file = path.is_file() || path.extension().is_some_and(|extension| extension.eq_ignore_ascii_case("jsonl"));
+        let is_file = path.is_file()
+            || path
+                .extension()
+                .is_some_and(|extension| extension.eq_ignore_ascii_case("jsonl"));
         let sources = if is_file { Some(texts(path)?) } else { None };
         let rows: Vec<(usize, Fields)> = jsonl::read(&self.predictions)?;
         let mut lines = HashMap::new();
@@ -129,7 +162,11 @@ impl Arguments {
                 let place = format!("{}:{line}", self.predictions.display());
                 let item = self.item(row, sources.as_ref()).map_err(|e| e.at(&place))?;
                 match lines.insert(item.id.clone(), line) {
-                    Some(first) => Err(Error::input(format!("id `{}` was predicted before, in line {first}", item.id)).at(place)),
+                    Some(first) => Err(Error::input(format!(
+                        "id `{}` was predicted before, in line {first}",
+                        item.id
+                    ))
+                    .at(place)),
                     None => Ok(item),
                 }
             })
@@ -138,31 +175,56 @@ impl Arguments {
 
     fn item(&self, row: &Fields, sources: Option<&HashMap<String, String>>) -> Result<Item> {
         let text = |name: &str| row.get(name).and_then(Value::as_str).map(str::to_owned);
-        let needed = |name: &str| text(name).ok_or_else(|| Error::input(format!("`{name}` is missing or no text")));
+        let needed = |name: &str| {
+            text(name).ok_or_else(|| Error::input(format!("`{name}` is missing or no text")))
+        };
         let id = needed("id")?;
         let source = match sources {
             Some(texts) => {
-                let missing =
-                    || Error::input(format!("row `{id}` has no source in {}", self.sources)).hint("give the manifest that the predictions were made from");
+                let missing = || {
+                    Error::input(format!("row `{id}` has no source in {}", self.sources))
+                        .hint("give the manifest that the predictions were made from")
+                };
                 texts.get(&id).ok_or_else(missing)?.clone()
             }
             None => {
                 let mut path = self.sources.split('.');
-                let value = path.next().and_then(|name| row.get(name)).and_then(|first| path.try_fold(first, |value, name| value.get(name)));
-                let missing =
-                    || Error::input(format!("the row has no text under `{}`", self.sources)).hint("--sources is a file, or a field of the predictions");
-                value.and_then(Value::as_str).ok_or_else(missing)?.to_owned()
+                let value = path
+                    .next()
+                    .and_then(|name| row.get(name))
+                    .and_then(|first| path.try_fold(first, |value, name| value.get(name)));
+                let missing = || {
+                    Error::input(format!("the row has no text under `{}`", self.sources))
+                        .hint("--sources is a file, or a field of the predictions")
+                };
+                value
+                    .and_then(Value::as_str)
+                    .ok_or_else(missing)?
+                    .to_owned()
             }
         };
-        Ok(Item { id, source, summary: needed("prediction")?, reference: text("reference").filter(|text| !text.is_empty()) })
+        Ok(Item {
+            id,
+            source,
+            summary: needed("prediction")?,
+            reference: text("reference").filter(|text| !text.is_empty()),
+        })
     }
 
     fn report(&self, verdicts: &Verdicts, rubric: &Rubric, prices: Prices) {
         let (bill, cost) = (verdicts.bill, verdicts.bill.cost(prices));
         let judged = verdicts.outcomes.len() - verdicts.num_unusable();
-        let means: Vec<(&str, f64)> = rubric.scales.iter().map(|scale| scale.name.as_str()).zip(verdicts.means().unwrap_or_default()).collect();
+        let means: Vec<(&str, f64)> = rubric
+            .scales
+            .iter()
+            .map(|scale| scale.name.as_str())
+            .zip(verdicts.means().unwrap_or_default())
+            .collect();
         if self.json {
-            let means: Fields = means.iter().map(|(name, mean)| ((*name).to_owned(), (*mean).into())).collect();
+            let means: Fields = means
+                .iter()
+                .map(|(name, mean)| ((*name).to_owned(), (*mean).into()))
+                .collect();
             let tokens = json!({"prompt": bill.prompt_tokens, "completion": bill.completion_tokens, "unmetered_requests": bill.unmetered});
             let counts = (verdicts.num_cached, verdicts.num_unusable());
             println!(
@@ -174,8 +236,11 @@ impl Arguments {
         for (name, mean) in means {
             println!("{name:<16} {mean:.2}");
         }
-        let cost = cost
-            .map_or("cost not known: set prices in the rubric, or --prompt-price and --completion-price".to_owned(), |dollars| format!("{dollars:.4} dollars"));
+        let cost = cost.map_or(
+            "cost not known: set prices in the rubric, or --prompt-price and --completion-price"
+                .to_owned(),
+            |dollars| format!("{dollars:.4} dollars"),
+        );
         println!(
             "{judged} judged, {} without asking; {} requests, {} + {} tokens, {cost}",
             verdicts.num_cached, bill.requests, bill.prompt_tokens, bill.completion_tokens
@@ -190,18 +255,38 @@ fn texts(path: &Path) -> Result<HashMap<String, String>> {
         id: String,
         text: String,
     }
-    Ok(jsonl::read::<Source>(path)?.into_iter().map(|(_, row)| (row.id, row.text)).collect())
+    Ok(jsonl::read::<Source>(path)?
+        .into_iter()
+        .map(|(_, row)| (row.id, row.text))
+        .collect())
 }
 
-fn write(path: &Path, items: &[Item], verdicts: &Verdicts, rubric: &Rubric, model: &str) -> Result<()> {
+fn write(
+    path: &Path,
+    items: &[Item],
+    verdicts: &Verdicts,
+    rubric: &Rubric,
+    model: &str,
+) -> Result<()> {
     let line = |(item, outcome): (&Item, &Outcome)| match outcome {
         Outcome::Judged(judged) => {
-            let grades: Fields = rubric.scales.iter().zip(&judged.verdict.grades).map(|(scale, grade)| (scale.name.clone(), (*grade).into())).collect();
+            let grades: Fields = rubric
+                .scales
+                .iter()
+                .zip(&judged.verdict.grades)
+                .map(|(scale, grade)| (scale.name.clone(), (*grade).into()))
+                .collect();
             let tokens = judged.usage.map(|usage| json!({"prompt": usage.prompt_tokens, "completion": usage.completion_tokens}));
             json!({"id": item.id, "grades": grades, "reason": judged.verdict.reason, "rubric": rubric.name, "model": model, "tokens": tokens})
         }
-        Outcome::Unusable(fault) => json!({"id": item.id, "grades": null, "fault": fault, "rubric": rubric.name, "model": model}),
+        Outcome::Unusable(fault) => {
+            json!({"id": item.id, "grades": null, "fault": fault, "rubric": rubric.name, "model": model})
+        }
     };
-    let text: String = items.iter().zip(&verdicts.outcomes).map(|pair| format!("{}\n", line(pair))).collect();
+    let text: String = items
+        .iter()
+        .zip(&verdicts.outcomes)
+        .map(|pair| format!("{}\n", line(pair)))
+        .collect();
     files::write_atomic(path, text.as_bytes())
 }

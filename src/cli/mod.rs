@@ -112,10 +112,29 @@ impl ModelArguments {
         let device = self.device.open()?;
         let dir = hub::model_dir(&self.model)?;
         let config = Config::load(&dir)?;
-        let loader = Loader::new(&dir, config.audio_token, config.text.max_position_embeddings, None)?;
-        let trained = self.adapter.as_deref().map(|dir| Trained::load(dir, &config)).transpose()?.unwrap_or_default();
-        let plan = trained.adapter.as_ref().map_or_else(Plan::default, |adapter| adapter.plan.clone());
-        let model = AudioLlm::new(config, &Weights::open(&dir)?.with(trained.full), plan, false, &device)?;
+        let loader = Loader::new(
+            &dir,
+            config.audio_token,
+            config.text.max_position_embeddings,
+            None,
+        )?;
+        let trained = self
+            .adapter
+            .as_deref()
+            .map(|dir| Trained::load(dir, &config))
+            .transpose()?
+            .unwrap_or_default();
+        let plan = trained
+            .adapter
+            .as_ref()
+            .map_or_else(Plan::default, |adapter| adapter.plan.clone());
+        let model = AudioLlm::new(
+            config,
+            &Weights::open(&dir)?.with(trained.full),
+            plan,
+            false,
+            &device,
+        )?;
         if let (Some(adapter), Some(dir)) = (&trained.adapter, &self.adapter) {
             model.load_adapter(adapter).map_err(|e| e.at_path(dir))?;
         }
@@ -177,24 +196,38 @@ impl TaskArguments {
         let example = |(i, row): (usize, &Row)| {
             let name = row.task.as_deref().or(self.task.as_deref());
             match name {
-                _ if !row.messages.is_empty() => {
-                    Ok((example_without_task(row)?, name.and_then(|name| tasks.get(name).ok()).map(|task| task.answer.max_new_tokens)))
-                }
+                _ if !row.messages.is_empty() => Ok((
+                    example_without_task(row)?,
+                    name.and_then(|name| tasks.get(name).ok())
+                        .map(|task| task.answer.max_new_tokens),
+                )),
                 Some(name) => {
                     let task = tasks.get(name)?;
-                    Ok((task.example(row, wording, instruction.with(i as u64))?, Some(task.answer.max_new_tokens)))
+                    Ok((
+                        task.example(row, wording, instruction.with(i as u64))?,
+                        Some(task.answer.max_new_tokens),
+                    ))
                 }
                 None if row.instruction.is_some() => Ok((example_without_task(row)?, None)),
-                None => Err(Error::input("no task").hint("add --task NAME, or a `task` or `messages` to each row")),
+                None => Err(Error::input("no task")
+                    .hint("add --task NAME, or a `task` or `messages` to each row")),
             }
         };
-        rows.iter().enumerate().map(|(i, row)| example((i, row)).map_err(|e| e.at(row.place(path)))).collect()
+        rows.iter()
+            .enumerate()
+            .map(|(i, row)| example((i, row)).map_err(|e| e.at(row.place(path))))
+            .collect()
     }
 }
 
 /// `maqam bench` alone: what a card is measured with is a small program.
 #[derive(Parser)]
-#[command(name = "bench", version, about = "Speed and memory on work of a stated shape", max_term_width = 120)]
+#[command(
+    name = "bench",
+    version,
+    about = "Speed and memory on work of a stated shape",
+    max_term_width = 120
+)]
 struct BenchCli {
     #[command(subcommand)]
     command: bench::Command,
@@ -215,7 +248,8 @@ pub fn bench_main() -> ExitCode {
 
 fn outcome(work: impl FnOnce() -> Result<()>) -> ExitCode {
     // The panic has printed where it was; it is a fault of ours like any other.
-    let outcome = std::panic::catch_unwind(std::panic::AssertUnwindSafe(work)).unwrap_or_else(|_| Err(Error::bug("maqam stopped at a fault of its own")));
+    let outcome = std::panic::catch_unwind(std::panic::AssertUnwindSafe(work))
+        .unwrap_or_else(|_| Err(Error::bug("maqam stopped at a fault of its own")));
     match outcome {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) => {
@@ -247,5 +281,12 @@ fn run(command: Command, stop: &AtomicBool) -> Result<()> {
 
 /// Whether the user asked to stop.
 fn check_stop(stop: &AtomicBool) -> Result<()> {
-    if stop.load(Ordering::Relaxed) { Err(Error::new(crate::error::Kind::Interrupted, "stopped; nothing was written")) } else { Ok(()) }
+    if stop.load(Ordering::Relaxed) {
+        Err(Error::new(
+            crate::error::Kind::Interrupted,
+            "stopped; nothing was written",
+        ))
+    } else {
+        Ok(())
+    }
 }

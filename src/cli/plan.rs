@@ -74,15 +74,30 @@ pub fn run(arguments: &Arguments, stop: &AtomicBool) -> Result<()> {
     let dir = hub::local_dir(&recipe.model.path)?;
     let model = match &dir {
         Some(dir) => ModelPlace::Here(dir),
-        None => ModelPlace::Elsewhere(format!("`{}` is not on this machine, and a plan downloads nothing", recipe.model.path)),
+        None => ModelPlace::Elsewhere(format!(
+            "`{}` is not on this machine, and a plan downloads nothing",
+            recipe.model.path
+        )),
     };
-    let allowed: Vec<Kind> = arguments.allow.iter().map(|&shared| shared.into()).collect();
+    let allowed: Vec<Kind> = arguments
+        .allow
+        .iter()
+        .map(|&shared| shared.into())
+        .collect();
     let mut shown: Option<(&'static str, Progress)> = None;
-    if arguments.card.is_some_and(|card| !(card.is_finite() && card > 0.0)) {
+    if arguments
+        .card
+        .is_some_and(|card| !(card.is_finite() && card > 0.0))
+    {
         return Err(Error::input("--card takes a number of GiB above 0"));
     }
     let card = arguments.card.map(|card| card * GIB);
-    let asked = Asked { model, device: &|| arguments.device.open(), card, allowed: &allowed };
+    let asked = Asked {
+        model,
+        device: &|| arguments.device.open(),
+        card,
+        allowed: &allowed,
+    };
     let outcome = Plan::make(&recipe, &asked, &mut |what, done, total| {
         check_stop(stop)?;
         if shown.as_ref().is_none_or(|(name, _)| *name != what) {

@@ -29,8 +29,18 @@ impl Progress {
     /// Work of `total` units, of which `done` were done before.
     pub fn new(what: &'static str, done: u64, total: u64) -> Self {
         let is_terminal = std::io::stderr().is_terminal();
-        let target = if is_terminal { ProgressDrawTarget::stderr() } else { ProgressDrawTarget::hidden() };
-        Self::within(MultiProgress::with_draw_target(target), is_terminal, what, done, total)
+        let target = if is_terminal {
+            ProgressDrawTarget::stderr()
+        } else {
+            ProgressDrawTarget::hidden()
+        };
+        Self::within(
+            MultiProgress::with_draw_target(target),
+            is_terminal,
+            what,
+            done,
+            total,
+        )
     }
 
     /// A part of this work, shown below it until [`Progress::clear`].
@@ -38,20 +48,41 @@ impl Progress {
         Self::within(self.group.clone(), self.is_terminal, what, 0, total)
     }
 
-    fn within(group: MultiProgress, is_terminal: bool, what: &'static str, done: u64, total: u64) -> Self {
+    fn within(
+        group: MultiProgress,
+        is_terminal: bool,
+        what: &'static str,
+        done: u64,
+        total: u64,
+    ) -> Self {
         let bar = group.add(ProgressBar::new(total));
-        let style = ProgressStyle::with_template("{prefix:>10} {bar:28} {pos}/{len} {msg}").unwrap_or_else(|_| ProgressStyle::default_bar());
+        let style = ProgressStyle::with_template("{prefix:>10} {bar:28} {pos}/{len} {msg}")
+            .unwrap_or_else(|_| ProgressStyle::default_bar());
         bar.set_style(style);
         bar.set_prefix(what);
         bar.set_position(done);
-        Self { group, bar, what, total, done, started_at: done, started: Instant::now(), last_line: Instant::now(), is_terminal }
+        Self {
+            group,
+            bar,
+            what,
+            total,
+            done,
+            started_at: done,
+            started: Instant::now(),
+            last_line: Instant::now(),
+            is_terminal,
+        }
     }
 
     /// `done` units are done; `detail` says how it goes.
     pub fn update(&mut self, done: u64, detail: &str) {
         self.done = done;
         let pace = self.pace();
-        let text = [pace.as_str(), detail].into_iter().filter(|part| !part.is_empty()).collect::<Vec<_>>().join("  ");
+        let text = [pace.as_str(), detail]
+            .into_iter()
+            .filter(|part| !part.is_empty())
+            .collect::<Vec<_>>()
+            .join("  ");
         if self.is_terminal {
             self.bar.set_message(text);
             self.bar.set_position(done);
@@ -81,7 +112,11 @@ impl Progress {
         }
         let rate = done as f64 / seconds;
         let left = (self.total.saturating_sub(self.done)) as f64 / rate;
-        let rate = if rate >= 1.0 { format!("{rate:.1}/s") } else { format!("{:.1} s each", 1.0 / rate) };
+        let rate = if rate >= 1.0 {
+            format!("{rate:.1}/s")
+        } else {
+            format!("{:.1} s each", 1.0 / rate)
+        };
         format!("{rate}, {} left", clock(left))
     }
 
@@ -100,7 +135,11 @@ impl Progress {
 pub fn clock(seconds: f64) -> String {
     let seconds = seconds.round() as u64;
     let (hours, minutes, seconds) = (seconds / 3600, seconds / 60 % 60, seconds % 60);
-    if hours > 0 { format!("{hours}:{minutes:02}:{seconds:02}") } else { format!("{minutes}:{seconds:02}") }
+    if hours > 0 {
+        format!("{hours}:{minutes:02}:{seconds:02}")
+    } else {
+        format!("{minutes}:{seconds:02}")
+    }
 }
 
 #[cfg(test)]
@@ -109,6 +148,9 @@ mod tests {
 
     #[test]
     fn times_read_like_a_clock() {
-        assert_eq!([clock(5.4), clock(65.0), clock(3723.0)], ["0:05", "1:05", "1:02:03"]);
+        assert_eq!(
+            [clock(5.4), clock(65.0), clock(3723.0)],
+            ["0:05", "1:05", "1:02:03"]
+        );
     }
 }

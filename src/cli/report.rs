@@ -54,7 +54,9 @@ pub fn report(arguments: &ReportArguments) -> Result<()> {
     let clips: Vec<Clips> = runs.iter().map(Clips::of).collect::<Result<_>>()?;
     let audio = |run: &Run, set: &str, id: &str| {
         let place = runs.iter().position(|known| known.folder == run.folder);
-        place.map_or(Ok(None), |place| clips[place].address(set, id, &out, arguments.audio))
+        place.map_or(Ok(None), |place| {
+            clips[place].address(set, id, &out, arguments.audio)
+        })
     };
     let page = report::page(&runs, &Resampled::default(), &audio)?;
     files::write_atomic(&out, page.html().as_bytes())?;
@@ -66,7 +68,10 @@ pub fn compare(arguments: &CompareArguments) -> Result<()> {
     let runs = read(&arguments.runs)?;
     let page = compare::page(&runs, &Resampled::default(), arguments.test)?;
     let written = compare::write(&page, &arguments.out)?;
-    println!("comparison: {}; its tables and figures are beside it", written.display());
+    println!(
+        "comparison: {}; its tables and figures are beside it",
+        written.display()
+    );
     Ok(())
 }
 
@@ -74,8 +79,13 @@ pub fn compare(arguments: &CompareArguments) -> Result<()> {
 fn read(folders: &[PathBuf]) -> Result<Vec<Run>> {
     let whole = |path: &Path| path.canonicalize().unwrap_or_else(|_| path.to_owned());
     for (i, folder) in folders.iter().enumerate() {
-        if folders[..i].iter().any(|other| whole(other) == whole(folder)) {
-            return Err(Error::input("the run is named twice").at_path(folder).hint("name every run once"));
+        if folders[..i]
+            .iter()
+            .any(|other| whole(other) == whole(folder))
+        {
+            return Err(Error::input("the run is named twice")
+                .at_path(folder)
+                .hint("name every run once"));
         }
     }
     folders.iter().map(|folder| Run::read(folder)).collect()

@@ -41,25 +41,53 @@ pub fn run(arguments: &Arguments, stop: &AtomicBool) -> Result<()> {
     let recipe = Recipe::load(&arguments.recipe, &arguments.set)?;
     let device = arguments.device.open()?;
     note_precision(recipe.model.precision, &device)?;
-    let begun = recipe.begin(arguments.resume, &device, || hub::model_dir(&recipe.model.path))?;
+    let begun = recipe.begin(arguments.resume, &device, || {
+        hub::model_dir(&recipe.model.path)
+    })?;
     tell_fit(&begun);
-    let Begun { run, schedule, mut model, mut optimiser, mut state, fit: _, lock: _lock } = begun;
+    let Begun {
+        run,
+        schedule,
+        mut model,
+        mut optimiser,
+        mut state,
+        fit: _,
+        lock: _lock,
+    } = begun;
     for error in run.corpus.skipped() {
         eprintln!("skipped: {}", error.message());
     }
     describe(&recipe, &run, &schedule, &model, &state);
     let mut screen = Screen::new(state.step, schedule.num_steps());
-    let outcome = train::train(&run, schedule, &mut model, &mut optimiser, &mut state, &mut screen, stop);
+    let outcome = train::train(
+        &run,
+        schedule,
+        &mut model,
+        &mut optimiser,
+        &mut state,
+        &mut screen,
+        stop,
+    );
     screen.finish();
     let last = checkpoint::folder(&run.checkpoints(), state.step);
     match outcome {
         Ok(()) => {
-            eprintln!("done: {} steps; trained weights in {}", state.step, last.display());
+            eprintln!(
+                "done: {} steps; trained weights in {}",
+                state.step,
+                last.display()
+            );
             let best = run.folder.join("best");
             let mut best_step = None;
             if best.is_dir() {
                 best_step = checkpoint::read_state(&best)?.evaluated;
-                eprintln!("best {}: {}", run.evaluate.as_ref().map_or("", |(settings, _)| &settings.keep_best), best.display());
+                eprintln!(
+                    "best {}: {}",
+                    run.evaluate
+                        .as_ref()
+                        .map_or("", |(settings, _)| &settings.keep_best),
+                    best.display()
+                );
             }
             if run.evaluate.is_some()
                 && let Some(table) = table::of_run(&run.folder, state.step, best_step)?
@@ -95,12 +123,26 @@ fn describe(recipe: &Recipe, run: &Run, schedule: &Schedule, model: &AudioLlm, s
         model.parameters.count()
     );
     for (i, task) in population.tasks.iter().enumerate() {
-        let rows = population.row_task.iter().filter(|&&of| usize::from(of) == i).count();
+        let rows = population
+            .row_task
+            .iter()
+            .filter(|&&of| usize::from(of) == i)
+            .count();
         eprintln!("  task {task}: {rows} rows");
     }
     for stage in schedule.stages() {
-        let replayed = if stage.replayed.is_empty() { String::new() } else { format!(", replaying {}", stage.replayed.join(", ")) };
-        eprintln!("  stage {}: steps {} to {}, {}{replayed}", stage.name, stage.start + 1, stage.start + stage.steps, stage.tasks.join(", "));
+        let replayed = if stage.replayed.is_empty() {
+            String::new()
+        } else {
+            format!(", replaying {}", stage.replayed.join(", "))
+        };
+        eprintln!(
+            "  stage {}: steps {} to {}, {}{replayed}",
+            stage.name,
+            stage.start + 1,
+            stage.start + stage.steps,
+            stage.tasks.join(", ")
+        );
     }
     if state.step > 0 {
         eprintln!("  going on after step {}", state.step);
@@ -118,7 +160,11 @@ pub(super) struct Screen {
 impl Screen {
     /// A run that stands at `step` of `num_steps`.
     pub(super) fn new(step: u64, num_steps: u64) -> Self {
-        Self { progress: Progress::new("training", step, num_steps), part: None, stage: String::new() }
+        Self {
+            progress: Progress::new("training", step, num_steps),
+            part: None,
+            stage: String::new(),
+        }
     }
 
     /// Leaves the bar as it is.
@@ -133,7 +179,9 @@ impl Screen {
 
     fn part(&mut self, name: &'static str, done: usize, total: usize) {
         let progress = &self.progress;
-        self.part.get_or_insert_with(|| progress.part(name, total as u64)).update(done as u64, "");
+        self.part
+            .get_or_insert_with(|| progress.part(name, total as u64))
+            .update(done as u64, "");
         if done == total {
             self.end_part();
         }
@@ -152,7 +200,13 @@ impl Observer for Screen {
             self.stage.clone_from(&record.stage);
             self.progress.line(&format!("stage {}", record.stage));
         }
-        self.progress.update(record.step, &format!("loss {:.4}  gradient {:.3}  rate {:.2e}", record.loss, record.grad_norm, record.learning_rate));
+        self.progress.update(
+            record.step,
+            &format!(
+                "loss {:.4}  gradient {:.3}  rate {:.2e}",
+                record.loss, record.grad_norm, record.learning_rate
+            ),
+        );
     }
 
     fn embedding(&mut self, done: usize, total: usize) {
@@ -165,8 +219,16 @@ impl Observer for Screen {
 
     fn evaluated(&mut self, at_step: u64, scores: &Scores, is_best: bool) {
         self.end_part();
-        let listed = scores.0.iter().map(|(name, value)| format!("{name} {value:.4}")).collect::<Vec<_>>().join("  ");
-        self.progress.line(&format!("step {at_step}: {listed}{}", if is_best { "  (best)" } else { "" }));
+        let listed = scores
+            .0
+            .iter()
+            .map(|(name, value)| format!("{name} {value:.4}"))
+            .collect::<Vec<_>>()
+            .join("  ");
+        self.progress.line(&format!(
+            "step {at_step}: {listed}{}",
+            if is_best { "  (best)" } else { "" }
+        ));
     }
 
     fn note(&mut self, text: &str) {

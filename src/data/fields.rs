@@ -61,19 +61,26 @@ impl Fields {
         match self.take(name) {
             None => Ok(None),
             Some(Value::String(text)) => Ok(Some(text)),
-            Some(Value::Number(number)) if number.is_i64() || number.is_u64() => Ok(Some(number.to_string())),
+            Some(Value::Number(number)) if number.is_i64() || number.is_u64() => {
+                Ok(Some(number.to_string()))
+            }
             Some(other) => Err(wrong_type(name, &other, "a string or a whole number")),
         }
     }
 
     /// Takes a time in seconds: finite, zero or more.
     pub fn seconds(&mut self, name: &str) -> Result<Option<f64>> {
-        let Some(value) = self.take(name) else { return Ok(None) };
-        let seconds = value.as_f64().ok_or_else(|| wrong_type(name, &value, "a number of seconds"))?;
+        let Some(value) = self.take(name) else {
+            return Ok(None);
+        };
+        let seconds = value
+            .as_f64()
+            .ok_or_else(|| wrong_type(name, &value, "a number of seconds"))?;
         if seconds.is_finite() && seconds >= 0.0 {
             Ok(Some(seconds))
         } else {
-            Err(Error::input(format!("`{name}` is {value}")).hint("a time in seconds is zero or more"))
+            Err(Error::input(format!("`{name}` is {value}"))
+                .hint("a time in seconds is zero or more"))
         }
     }
 
@@ -82,10 +89,14 @@ impl Fields {
         match self.take(name) {
             None => Ok(None),
             Some(Value::Array(values)) => Ok(Some(values)),
-            Some(Value::String(text)) if text.trim_start().starts_with('[') => match serde_json::from_str(&text) {
-                Ok(values) => Ok(Some(values)),
-                Err(error) => Err(Error::input(format!("`{name}` is a string that starts like a list, but: {error}"))),
-            },
+            Some(Value::String(text)) if text.trim_start().starts_with('[') => {
+                match serde_json::from_str(&text) {
+                    Ok(values) => Ok(Some(values)),
+                    Err(error) => Err(Error::input(format!(
+                        "`{name}` is a string that starts like a list, but: {error}"
+                    ))),
+                }
+            }
             Some(other) => Err(wrong_type(name, &other, "a list")),
         }
     }

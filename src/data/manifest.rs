@@ -37,14 +37,26 @@ pub struct Manifest {
 /// # Errors
 /// Under [`OnBadRow::Error`] every bad row, as `file:line: what was found`, up to [`MAX_BAD_ROWS_NAMED`]; under both, a file that cannot
 /// be read or of which no row can be used.
-pub fn read_manifest(path: &Path, audio_root: Option<&Path>, on_bad_row: OnBadRow) -> Result<Manifest> {
+pub fn read_manifest(
+    path: &Path,
+    audio_root: Option<&Path>,
+    on_bad_row: OnBadRow,
+) -> Result<Manifest> {
     let audio_folder = audio_root.or(path.parent()).unwrap_or(Path::new(""));
-    let file = File::open(path).map_err(|e| Error::io(path, "read", &e).or_hint("relative paths of manifests start from the folder the command runs in"))?;
+    let file = File::open(path).map_err(|e| {
+        Error::io(path, "read", &e)
+            .or_hint("relative paths of manifests start from the folder the command runs in")
+    })?;
     if file.metadata().is_ok_and(|metadata| metadata.is_dir()) {
-        return Err(Error::input("is a folder, not a manifest").at_path(path).hint("name a .jsonl or .parquet file"));
+        return Err(Error::input("is a folder, not a manifest")
+            .at_path(path)
+            .hint("name a .jsonl or .parquet file"));
     }
     let mut collector = Collector::new(path, audio_folder, on_bad_row);
-    if path.extension().is_some_and(|extension| extension.eq_ignore_ascii_case("parquet")) {
+    if path
+        .extension()
+        .is_some_and(|extension| extension.eq_ignore_ascii_case("parquet"))
+    {
         parquet::read(&file, path, |raw| collector.add(raw))?;
     } else {
         read_jsonl(file, path, |line, raw| match raw {
@@ -62,7 +74,11 @@ fn read_jsonl(file: File, path: &Path, mut found: impl FnMut(u32, Result<RawRow>
     let mut line = 0;
     loop {
         bytes.clear();
-        if reader.read_until(b'\n', &mut bytes).map_err(|e| Error::io(path, "read", &e))? == 0 {
+        if reader
+            .read_until(b'\n', &mut bytes)
+            .map_err(|e| Error::io(path, "read", &e))?
+            == 0
+        {
             return Ok(());
         }
         line += 1;
@@ -78,8 +94,15 @@ fn read_jsonl(file: File, path: &Path, mut found: impl FnMut(u32, Result<RawRow>
 
 fn parse_line(line: u32, text: &[u8]) -> Result<RawRow> {
     match serde_json::from_slice(text) {
-        Ok(Value::Object(fields)) => Ok(RawRow { line, fields, embedded: Vec::new() }),
-        Ok(other) => Err(Error::input(format!("found {}, not a JSON object", brief(&other))).hint("a manifest holds one JSON object a line")),
+        Ok(Value::Object(fields)) => Ok(RawRow {
+            line,
+            fields,
+            embedded: Vec::new(),
+        }),
+        Ok(other) => Err(
+            Error::input(format!("found {}, not a JSON object", brief(&other)))
+                .hint("a manifest holds one JSON object a line"),
+        ),
         Err(error) => Err(not_json(text, &error)),
     }
 }
@@ -107,7 +130,14 @@ struct Collector<'a> {
 
 impl<'a> Collector<'a> {
     fn new(path: &'a Path, audio_folder: &'a Path, on_bad_row: OnBadRow) -> Self {
-        Self { path, reader: RowReader::new(audio_folder), on_bad_row, rows: Vec::new(), bad: Vec::new(), num_bad: 0 }
+        Self {
+            path,
+            reader: RowReader::new(audio_folder),
+            on_bad_row,
+            rows: Vec::new(),
+            bad: Vec::new(),
+            num_bad: 0,
+        }
     }
 
     fn add(&mut self, raw: RawRow) {
@@ -121,7 +151,8 @@ impl<'a> Collector<'a> {
     fn refuse(&mut self, line: u32, error: Error) {
         self.num_bad += 1;
         if self.on_bad_row == OnBadRow::Skip || self.bad.len() < MAX_BAD_ROWS_NAMED {
-            self.bad.push((line, error.at(format!("{}:{line}", self.path.display()))));
+            self.bad
+                .push((line, error.at(format!("{}:{line}", self.path.display()))));
         }
     }
 
@@ -129,7 +160,8 @@ impl<'a> Collector<'a> {
         self.refuse_duplicates();
         self.bad.sort_by_key(|(line, _)| *line);
         let num_rows = self.rows.len() + self.num_bad;
-        let usable = self.num_bad == 0 || (self.on_bad_row == OnBadRow::Skip && !self.rows.is_empty());
+        let usable =
+            self.num_bad == 0 || (self.on_bad_row == OnBadRow::Skip && !self.rows.is_empty());
         if num_rows == 0 {
             return Err(Error::input("holds no rows").at_path(self.path));
         }
@@ -137,7 +169,11 @@ impl<'a> Collector<'a> {
             return Err(self.summary(num_rows));
         }
         self.rows.shrink_to_fit();
-        Ok(Manifest { path: self.path.to_owned(), rows: self.rows, skipped: self.bad.into_iter().map(|(_, error)| error).collect() })
+        Ok(Manifest {
+            path: self.path.to_owned(),
+            rows: self.rows,
+            skipped: self.bad.into_iter().map(|(_, error)| error).collect(),
+        })
     }
 
     /// Takes out every row whose id was used before; the first of them stays.
@@ -157,10 +193,17 @@ impl<'a> Collector<'a> {
         repeated.sort_unstable();
         for &(position, first_line) in &repeated {
             let row = &self.rows[position as usize];
-            let found = Error::input(format!("id `{}` was used before, in line {first_line}", row.id)).hint("ids are unique in a manifest");
+            let found = Error::input(format!(
+                "id `{}` was used before, in line {first_line}",
+                row.id
+            ))
+            .hint("ids are unique in a manifest");
             self.refuse(row.line, found);
         }
-        let mut next = repeated.into_iter().map(|(position, _)| position).peekable();
+        let mut next = repeated
+            .into_iter()
+            .map(|(position, _)| position)
+            .peekable();
         let mut position = 0;
         self.rows.retain(|_| {
             let drop = next.next_if_eq(&position).is_some();
@@ -173,17 +216,28 @@ impl<'a> Collector<'a> {
     fn summary(self, num_rows: usize) -> Error {
         let mut message = match (self.num_bad, self.bad.as_slice()) {
             (1, [(_, only)]) => return only.clone(),
-            (num_bad, _) => format!("{}: {num_bad} of {num_rows} rows cannot be used", self.path.display()),
+            (num_bad, _) => format!(
+                "{}: {num_bad} of {num_rows} rows cannot be used",
+                self.path.display()
+            ),
         };
         for (_, error) in self.bad.iter().take(MAX_BAD_ROWS_NAMED) {
-            message.push_str(&format!("\n  {}", error.to_string().replace('\n', "\n    ")));
+            message.push_str(&format!(
+                "\n  {}",
+                error.to_string().replace('\n', "\n    ")
+            ));
         }
         if self.num_bad > MAX_BAD_ROWS_NAMED {
-            message.push_str(&format!("\n  and {} more", self.num_bad - MAX_BAD_ROWS_NAMED));
+            message.push_str(&format!(
+                "\n  and {} more",
+                self.num_bad - MAX_BAD_ROWS_NAMED
+            ));
         }
         let found = Error::input(message);
         match self.on_bad_row {
-            OnBadRow::Error => found.hint("mend these rows, or set `on_bad_row: skip` to go on without them"),
+            OnBadRow::Error => {
+                found.hint("mend these rows, or set `on_bad_row: skip` to go on without them")
+            }
             OnBadRow::Skip => found,
         }
     }

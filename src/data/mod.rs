@@ -82,7 +82,11 @@ pub struct Message {
 impl Message {
     /// A message; an assistant's is learnt.
     pub fn new(role: Role, content: impl Into<String>) -> Self {
-        Self { role, content: content.into(), loss: true }
+        Self {
+            role,
+            content: content.into(),
+            loss: true,
+        }
     }
 
     /// Number of clips that the message speaks about.
@@ -142,7 +146,10 @@ impl Row {
     /// The fields that the manifest's contract does not name, kept as they were.
     pub fn extra_fields(&self) -> serde_json::Map<String, serde_json::Value> {
         // The text was written by this crate, so it always parses; an empty map is what a row without such fields has.
-        self.extra.as_deref().and_then(|text| serde_json::from_str(text).ok()).unwrap_or_default()
+        self.extra
+            .as_deref()
+            .and_then(|text| serde_json::from_str(text).ok())
+            .unwrap_or_default()
     }
 }
 

@@ -33,13 +33,26 @@ pub fn read(file: &File, path: &Path, mut found: impl FnMut(RawRow)) -> Result<(
     let mut metadata = ParquetReader::new(copy()?);
     let schema = guarded(path, || metadata.schema())?;
     let columns = readable_columns(&schema, path)?;
-    let groups: Vec<usize> = guarded(path, || Ok(metadata.get_metadata()?.row_groups.iter().map(|group| group.num_rows()).collect()))?;
+    let groups: Vec<usize> = guarded(path, || {
+        Ok(metadata
+            .get_metadata()?
+            .row_groups
+            .iter()
+            .map(|group| group.num_rows())
+            .collect())
+    })?;
     let mut start = 0;
     for num_rows in groups {
-        let reader = ParquetReader::new(copy()?).with_columns(Some(columns.clone())).with_slice(Some((start, num_rows)));
+        let reader = ParquetReader::new(copy()?)
+            .with_columns(Some(columns.clone()))
+            .with_slice(Some((start, num_rows)));
         let frame = guarded(path, || reader.finish())?;
         for i in 0..frame.height() {
-            let mut raw = RawRow { line: (start + i + 1) as u32, fields: Map::new(), embedded: Vec::new() };
+            let mut raw = RawRow {
+                line: (start + i + 1) as u32,
+                fields: Map::new(),
+                embedded: Vec::new(),
+            };
             for column in frame.columns() {
                 add_field(&mut raw, column.name(), guarded(path, || column.get(i))?);
             }
@@ -52,7 +65,9 @@ pub fn read(file: &File, path: &Path, mut found: impl FnMut(RawRow)) -> Result<(
 
 /// What `polars` makes of the file. It panics on some damaged files, which are the file's fault and not a bug.
 fn guarded<T>(path: &Path, read: impl FnOnce() -> PolarsResult<T>) -> Result<T> {
-    let broken = |what: &dyn std::fmt::Display| Error::input(format!("not a readable Parquet file: {what}")).at_path(path);
+    let broken = |what: &dyn std::fmt::Display| {
+        Error::input(format!("not a readable Parquet file: {what}")).at_path(path)
+    };
     match catch_unwind(AssertUnwindSafe(read)) {
         Ok(Ok(found)) => Ok(found),
         Ok(Err(error)) => Err(broken(&error)),
@@ -66,8 +81,14 @@ fn readable_columns(schema: &ArrowSchema, path: &Path) -> Result<Vec<String>> {
         if is_readable(field.dtype()) {
             names.push(field.name.to_string());
         } else if FIELDS.contains(&field.name.as_str()) {
-            let found = format!("column `{}` is of type {:?}, which is not read", field.name, field.dtype());
-            return Err(Error::input(found).at_path(path).hint("cast it to text or to a 32 or 64 bit number"));
+            let found = format!(
+                "column `{}` is of type {:?}, which is not read",
+                field.name,
+                field.dtype()
+            );
+            return Err(Error::input(found)
+                .at_path(path)
+                .hint("cast it to text or to a 32 or 64 bit number"));
         }
     }
     Ok(names)
@@ -76,7 +97,14 @@ fn readable_columns(schema: &ArrowSchema, path: &Path) -> Result<Vec<String>> {
 fn is_readable(dtype: &ArrowDataType) -> bool {
     use ArrowDataType as T;
     match dtype {
-        T::Null | T::Boolean | T::Int32 | T::Int64 | T::UInt32 | T::UInt64 | T::Float32 | T::Float64 => true,
+        T::Null
+        | T::Boolean
+        | T::Int32
+        | T::Int64
+        | T::UInt32
+        | T::UInt64
+        | T::Float32
+        | T::Float64 => true,
         T::Utf8 | T::LargeUtf8 | T::Utf8View | T::Binary | T::LargeBinary | T::BinaryView => true,
         T::List(item) | T::LargeList(item) => is_readable(item.dtype()),
         T::Struct(fields) => fields.iter().all(|field| is_readable(field.dtype())),
@@ -94,9 +122,16 @@ fn add_field(raw: &mut RawRow, name: &str, value: AnyValue<'_>) {
     let value = match (name, to_json(value)) {
         // A data set that kept its audio outside has nothing but paths in the same columns.
         ("audio", Value::Object(file)) => file.get("path").cloned().unwrap_or(Value::Null),
-        ("audios", Value::Array(files)) => {
-            files.into_iter().map(|file| if let Value::Object(file) = file { file.get("path").cloned().unwrap_or(Value::Null) } else { file }).collect()
-        }
+        ("audios", Value::Array(files)) => files
+            .into_iter()
+            .map(|file| {
+                if let Value::Object(file) = file {
+                    file.get("path").cloned().unwrap_or(Value::Null)
+                } else {
+                    file
+                }
+            })
+            .collect(),
         (_, value) => value,
     };
     raw.fields.insert(name.to_owned(), value);
@@ -114,13 +149,20 @@ fn embedded_audio(value: &AnyValue<'_>) -> Option<Vec<(Arc<[u8]>, Option<String>
         AnyValue::Struct(..) => embedded_audio(&value.clone().into_static()),
         AnyValue::StructOwned(payload) => {
             let (values, fields) = &**payload;
-            let field = |name: &str| fields.iter().position(|field| field.name() == name).map(|i| &values[i]);
+            let field = |name: &str| {
+                fields
+                    .iter()
+                    .position(|field| field.name() == name)
+                    .map(|i| &values[i])
+            };
             let bytes: Arc<[u8]> = match field("bytes")? {
                 AnyValue::Binary(bytes) => (*bytes).into(),
                 AnyValue::BinaryOwned(bytes) => bytes.as_slice().into(),
                 _ => return None,
             };
-            let path = field("path").and_then(|path| path.get_str()).map(str::to_owned);
+            let path = field("path")
+                .and_then(|path| path.get_str())
+                .map(str::to_owned);
             Some(vec![(bytes, path)])
         }
         _ => None,
@@ -132,13 +174,21 @@ fn to_json(value: AnyValue<'_>) -> Value {
     match value {
         AnyValue::Null | AnyValue::Binary(_) | AnyValue::BinaryOwned(_) => Value::Null,
         AnyValue::Boolean(value) => Value::Bool(value),
-        AnyValue::Float32(value) => Number::from_f64(widen(value)).map_or(Value::Null, Value::Number),
+        AnyValue::Float32(value) => {
+            Number::from_f64(widen(value)).map_or(Value::Null, Value::Number)
+        }
         AnyValue::Float64(value) => Number::from_f64(value).map_or(Value::Null, Value::Number),
         AnyValue::List(series) => Value::Array(series.iter().map(to_json).collect()),
         AnyValue::Struct(..) => to_json(value.into_static()),
         AnyValue::StructOwned(payload) => {
             let (values, fields) = *payload;
-            Value::Object(fields.iter().zip(values).map(|(field, value)| (field.name().to_string(), to_json(value))).collect())
+            Value::Object(
+                fields
+                    .iter()
+                    .zip(values)
+                    .map(|(field, value)| (field.name().to_string(), to_json(value)))
+                    .collect(),
+            )
         }
         value if value.is_integer() => match (value.extract::<i64>(), value.extract::<u64>()) {
             (Some(number), _) => number.into(),

@@ -63,7 +63,10 @@ pub struct RowReader<'a> {
 impl<'a> RowReader<'a> {
     /// A reader that resolves relative audio paths from `audio_folder`.
     pub fn new(audio_folder: &'a Path) -> Self {
-        Self { audio_folder, shared: Shared::default() }
+        Self {
+            audio_folder,
+            shared: Shared::default(),
+        }
     }
 
     /// Checks one row.
@@ -73,14 +76,22 @@ impl<'a> RowReader<'a> {
     pub fn read(&mut self, raw: RawRow) -> Result<Row> {
         let mut fields = Fields::new(raw.fields);
         let id = match fields.name("id")? {
-            Some(id) if id.is_empty() => return Err(Error::input("`id` is empty").hint("leave `id` out to have the line number instead")),
+            Some(id) if id.is_empty() => {
+                return Err(Error::input("`id` is empty")
+                    .hint("leave `id` out to have the line number instead"));
+            }
             Some(id) => id,
             None => raw.line.to_string(),
         };
         let mut clips = self.read_clips(&mut fields)?;
         for (bytes, name) in raw.embedded {
-            let name = name.unwrap_or_else(|| format!("audio of row {}", raw.line)).into();
-            clips.push(Clip { source: AudioSource::Embedded { bytes, name }, span: Span::default() });
+            let name = name
+                .unwrap_or_else(|| format!("audio of row {}", raw.line))
+                .into();
+            clips.push(Clip {
+                source: AudioSource::Embedded { bytes, name },
+                span: Span::default(),
+            });
         }
         read_span(&mut fields, &mut clips)?;
         let messages = read_messages(&mut fields)?;
@@ -119,9 +130,16 @@ impl<'a> RowReader<'a> {
 
     fn read_clips(&self, fields: &mut Fields) -> Result<Vec<Clip>> {
         let paths = match (fields.take("audio"), fields.take("audios")) {
-            (Some(_), Some(_)) => return Err(Error::input("the row has both `audio` and `audios`").hint("keep one of them")),
+            (Some(_), Some(_)) => {
+                return Err(
+                    Error::input("the row has both `audio` and `audios`").hint("keep one of them")
+                );
+            }
             (Some(Value::String(path)), None) => vec![Value::String(path)],
-            (Some(other), None) => return Err(wrong_type("audio", &other, "a path").hint("a row with several clips lists their paths under `audios`")),
+            (Some(other), None) => {
+                return Err(wrong_type("audio", &other, "a path")
+                    .hint("a row with several clips lists their paths under `audios`"));
+            }
             (None, Some(Value::Array(paths))) => paths,
             (None, Some(Value::String(text))) => match serde_json::from_str(&text) {
                 Ok(Value::Array(paths)) => paths,
@@ -134,28 +152,47 @@ impl<'a> RowReader<'a> {
     }
 
     fn read_clip(&self, path: &Value) -> Result<Clip> {
-        let written = path.as_str().ok_or_else(|| wrong_type("audio", path, "a path"))?;
+        let written = path
+            .as_str()
+            .ok_or_else(|| wrong_type("audio", path, "a path"))?;
         if written.is_empty() {
-            return Err(Error::input("the audio path is empty").hint("leave `audio` out of a row without audio"));
+            return Err(Error::input("the audio path is empty")
+                .hint("leave `audio` out of a row without audio"));
         }
-        if ["http://", "https://", "data:"].iter().any(|scheme| written.starts_with(scheme)) {
-            return Err(Error::input(format!("audio is {}, not a path", brief(path))).hint("audio is read from files: fetch it first"));
+        if ["http://", "https://", "data:"]
+            .iter()
+            .any(|scheme| written.starts_with(scheme))
+        {
+            return Err(
+                Error::input(format!("audio is {}, not a path", brief(path)))
+                    .hint("audio is read from files: fetch it first"),
+            );
         }
         let resolved = self.audio_folder.join(written);
         if !resolved.is_file() {
             let hint = match Path::new(written).is_absolute() {
                 true => "the path is absolute: does the file exist on this machine?",
-                false => "relative paths start from the manifest's folder; set `audio_root` if the audio is elsewhere",
+                false => {
+                    "relative paths start from the manifest's folder; set `audio_root` if the audio is elsewhere"
+                }
             };
-            return Err(Error::input(format!("no audio file at {}", resolved.display())).hint(hint));
+            return Err(
+                Error::input(format!("no audio file at {}", resolved.display())).hint(hint),
+            );
         }
-        Ok(Clip { source: AudioSource::File(resolved.into()), span: Span::default() })
+        Ok(Clip {
+            source: AudioSource::File(resolved.into()),
+            span: Span::default(),
+        })
     }
 }
 
 /// Puts `start_s` and `end_s` on the row's one clip.
 fn read_span(fields: &mut Fields, clips: &mut [Clip]) -> Result<()> {
-    let span = Span { start_s: fields.seconds("start_s")?, end_s: fields.seconds("end_s")? };
+    let span = Span {
+        start_s: fields.seconds("start_s")?,
+        end_s: fields.seconds("end_s")?,
+    };
     if span == Span::default() {
         return Ok(());
     }
@@ -163,12 +200,20 @@ fn read_span(fields: &mut Fields, clips: &mut [Clip]) -> Result<()> {
     if let Some(end_s) = span.end_s
         && end_s <= start_s
     {
-        return Err(Error::input(format!("the span from {start_s} s to {end_s} s is empty")).hint("`end_s` lies after `start_s`, both in seconds"));
+        return Err(
+            Error::input(format!("the span from {start_s} s to {end_s} s is empty"))
+                .hint("`end_s` lies after `start_s`, both in seconds"),
+        );
     }
     match clips {
         [clip] => clip.span = span,
         [] => return Err(Error::input("`start_s` or `end_s` without audio")),
-        _ => return Err(Error::input(format!("`start_s` or `end_s` with {} clips", clips.len())).hint("a span belongs to a row with one clip")),
+        _ => {
+            return Err(
+                Error::input(format!("`start_s` or `end_s` with {} clips", clips.len()))
+                    .hint("a span belongs to a row with one clip"),
+            );
+        }
     }
     Ok(())
 }
@@ -195,11 +240,26 @@ struct Wording {
 
 /// ms-swift's and OpenAI's way, then LLaMA-Factory's (ShareGPT's). Each reads the other's names of roles.
 const WORDINGS: [Wording; 2] = {
-    const ROLES: [(&str, Role); 5] =
-        [("system", Role::System), ("user", Role::User), ("assistant", Role::Assistant), ("human", Role::User), ("gpt", Role::Assistant)];
+    const ROLES: [(&str, Role); 5] = [
+        ("system", Role::System),
+        ("user", Role::User),
+        ("assistant", Role::Assistant),
+        ("human", Role::User),
+        ("gpt", Role::Assistant),
+    ];
     [
-        Wording { list: "messages", role: "role", content: "content", roles: ROLES },
-        Wording { list: "conversations", role: "from", content: "value", roles: ROLES },
+        Wording {
+            list: "messages",
+            role: "role",
+            content: "content",
+            roles: ROLES,
+        },
+        Wording {
+            list: "conversations",
+            role: "from",
+            content: "value",
+            roles: ROLES,
+        },
     ]
 };
 
@@ -207,20 +267,30 @@ fn read_messages(fields: &mut Fields) -> Result<Vec<Message>> {
     let mut messages = Vec::new();
     let mut found = None;
     for wording in &WORDINGS {
-        let Some(list) = fields.list(wording.list)? else { continue };
+        let Some(list) = fields.list(wording.list)? else {
+            continue;
+        };
         if let Some(other) = found.replace(wording.list) {
-            return Err(Error::input(format!("the row has both `{other}` and `{}`", wording.list)).hint("keep one of them"));
+            return Err(
+                Error::input(format!("the row has both `{other}` and `{}`", wording.list))
+                    .hint("keep one of them"),
+            );
         }
         if list.is_empty() {
             return Err(Error::input(format!("`{}` is empty", wording.list)));
         }
         for (i, message) in list.into_iter().enumerate() {
-            messages.push(read_message(message, wording).map_err(|e| e.at(format!("{}[{i}]", wording.list)))?);
+            messages.push(
+                read_message(message, wording)
+                    .map_err(|e| e.at(format!("{}[{i}]", wording.list)))?,
+            );
         }
     }
     if found.is_some()
         && let Some(system) = fields.text("system")?
-        && messages.first().is_none_or(|first| first.role != Role::System)
+        && messages
+            .first()
+            .is_none_or(|first| first.role != Role::System)
         && !system.is_empty()
     {
         messages.insert(0, Message::new(Role::System, system));
@@ -230,15 +300,23 @@ fn read_messages(fields: &mut Fields) -> Result<Vec<Message>> {
 
 fn read_message(message: Value, wording: &Wording) -> Result<Message> {
     let Value::Object(map) = message else {
-        return Err(Error::input(format!("a message is {}, not an object", brief(&message))));
+        return Err(Error::input(format!(
+            "a message is {}, not an object",
+            brief(&message)
+        )));
     };
     let mut fields = Fields::new(map);
     let missing = |name: &str| Error::input(format!("`{name}` is missing"));
-    let role = fields.text(wording.role)?.ok_or_else(|| missing(wording.role))?;
+    let role = fields
+        .text(wording.role)?
+        .ok_or_else(|| missing(wording.role))?;
     let Some(&(_, role)) = wording.roles.iter().find(|(name, _)| *name == role) else {
-        return Err(Error::input(format!("unknown role `{role}`")).hint("roles are system, user (human) and assistant (gpt)"));
+        return Err(Error::input(format!("unknown role `{role}`"))
+            .hint("roles are system, user (human) and assistant (gpt)"));
     };
-    let content = fields.text(wording.content)?.ok_or_else(|| missing(wording.content))?;
+    let content = fields
+        .text(wording.content)?
+        .ok_or_else(|| missing(wording.content))?;
     let loss = match fields.take("loss") {
         None => true,
         Some(Value::Bool(loss)) => loss,
@@ -246,7 +324,11 @@ fn read_message(message: Value, wording: &Wording) -> Result<Message> {
         Some(Value::Number(weight)) if weight.as_f64() == Some(1.0) => true,
         Some(other) => return Err(wrong_type("loss", &other, "true or false")),
     };
-    Ok(Message { role, content, loss })
+    Ok(Message {
+        role,
+        content,
+        loss,
+    })
 }
 
 fn check_marks(messages: &[Message], num_clips: usize) -> Result<()> {
@@ -254,6 +336,8 @@ fn check_marks(messages: &[Message], num_clips: usize) -> Result<()> {
     if num_marks == num_clips {
         return Ok(());
     }
-    let found = format!("the user's messages hold {num_marks} `{AUDIO_MARK}` marks, the row {num_clips} clips");
+    let found = format!(
+        "the user's messages hold {num_marks} `{AUDIO_MARK}` marks, the row {num_clips} clips"
+    );
     Err(Error::input(found).hint(format!("write one `{AUDIO_MARK}` where each clip is heard")))
 }

@@ -36,7 +36,9 @@ impl Baseline {
     pub fn fits(self) -> &'static str {
         match self {
             Self::Majority => "sets of labels",
-            Self::Lead | Self::Transcript => "sets of summaries whose rows have a `text` of their own or in the set's `text_from`",
+            Self::Lead | Self::Transcript => {
+                "sets of summaries whose rows have a `text` of their own or in the set's `text_from`"
+            }
         }
     }
 
@@ -45,13 +47,30 @@ impl Baseline {
         match (self, set.task.kind) {
             (Self::Majority, Kind::Classify) => {
                 let label = set.majority.as_ref()?.label.as_str();
-                let place = set.task.labels.iter().position(|known| known.name == label)?;
-                Some(set.examples.iter().map(|example| set.task.written_labels(set.wording, &example.language).swap_remove(place)).collect())
+                let place = set
+                    .task
+                    .labels
+                    .iter()
+                    .position(|known| known.name == label)?;
+                Some(
+                    set.examples
+                        .iter()
+                        .map(|example| {
+                            set.task
+                                .written_labels(set.wording, &example.language)
+                                .swap_remove(place)
+                        })
+                        .collect(),
+                )
             }
             (Self::Lead | Self::Transcript, Kind::Generate) => {
                 let answer = |text: &Option<Box<str>>| {
                     let text = text.as_deref()?;
-                    Some(set.task.write(if self == Self::Lead { first_sentence(text) } else { text.trim() }))
+                    Some(set.task.write(if self == Self::Lead {
+                        first_sentence(text)
+                    } else {
+                        text.trim()
+                    }))
                 };
                 set.transcripts.iter().map(answer).collect()
             }
@@ -62,7 +81,10 @@ impl Baseline {
     /// What a reader of its scores for a set must know.
     pub fn note(self, set: &Set) -> Option<String> {
         let majority = set.majority.as_ref().filter(|_| self == Self::Majority)?;
-        Some(format!("`{}`, the commonest label of {}", majority.label, majority.of))
+        Some(format!(
+            "`{}`, the commonest label of {}",
+            majority.label, majority.of
+        ))
     }
 }
 
@@ -77,26 +99,44 @@ pub struct Majority {
 
 impl Majority {
     /// The commonest of some labels, the first of the inventory among equals; `None` without any.
-    pub fn among<'a>(task: &Task, labels: impl Iterator<Item = &'a str>, of: String) -> Option<Self> {
+    pub fn among<'a>(
+        task: &Task,
+        labels: impl Iterator<Item = &'a str>,
+        of: String,
+    ) -> Option<Self> {
         let mut counts = vec![0usize; task.labels.len()];
         for label in labels {
             if let Some(place) = task.labels.iter().position(|known| known.name == label) {
                 counts[place] += 1;
             }
         }
-        let (place, _) = counts.iter().enumerate().filter(|(_, count)| **count > 0).rev().max_by_key(|(_, count)| **count)?;
-        Some(Self { label: task.labels[place].name.clone(), of })
+        let (place, _) = counts
+            .iter()
+            .enumerate()
+            .filter(|(_, count)| **count > 0)
+            .rev()
+            .max_by_key(|(_, count)| **count)?;
+        Some(Self {
+            label: task.labels[place].name.clone(),
+            of,
+        })
     }
 }
 
 /// The end of a sentence: its marks, with what closes a quotation behind them, before white space; or a line's end.
-#[expect(clippy::unwrap_used, reason = "the pattern is a constant, compiled in the tests of this file")]
-static SENTENCE_END: LazyLock<Regex> = LazyLock::new(|| Regex::new(r#"[.!?؟۔…]+[»"'”’)\]]*(?:\s|$)|\n"#).unwrap());
+#[expect(
+    clippy::unwrap_used,
+    reason = "the pattern is a constant, compiled in the tests of this file"
+)]
+static SENTENCE_END: LazyLock<Regex> =
+    LazyLock::new(|| Regex::new(r#"[.!?؟۔…]+[»"'”’)\]]*(?:\s|$)|\n"#).unwrap());
 
 /// The first sentence of a text, its marks included; the whole text where nothing ends one.
 fn first_sentence(text: &str) -> &str {
     let text = text.trim();
-    SENTENCE_END.find(text).map_or(text, |end| text[..end.end()].trim_end())
+    SENTENCE_END
+        .find(text)
+        .map_or(text, |end| text[..end.end()].trim_end())
 }
 
 #[cfg(test)]
@@ -109,7 +149,10 @@ mod tests {
         let cases = [
             ("  وصل الوفد. ثم غادر.", "وصل الوفد."),
             ("أين كان؟! لا أحد يعرف", "أين كان؟!"),
-            ("It cost 3.5 million (or more...) in all. Yes.", "It cost 3.5 million (or more...)"),
+            (
+                "It cost 3.5 million (or more...) in all. Yes.",
+                "It cost 3.5 million (or more...)",
+            ),
             ("He said «نعم.» Then left.", "He said «نعم.»"),
             ("one line\nanother", "one line"),
             ("no end", "no end"),
@@ -123,9 +166,20 @@ mod tests {
     #[test]
     fn the_majority_is_the_commonest_and_the_inventorys_first_of_equals() {
         let tasks = Tasks::load(None).unwrap();
-        let among = |labels: &[&str]| Majority::among(tasks.get("emotion").unwrap(), labels.iter().copied(), "x".to_owned()).map(|found| found.label);
+        let among = |labels: &[&str]| {
+            Majority::among(
+                tasks.get("emotion").unwrap(),
+                labels.iter().copied(),
+                "x".to_owned(),
+            )
+            .map(|found| found.label)
+        };
         assert_eq!(among(&["sad", "happy", "sad"]).as_deref(), Some("sad"));
-        assert_eq!(among(&["sad", "happy", "sad", "happy"]).as_deref(), Some("happy"), "happy stands before sad in the inventory");
+        assert_eq!(
+            among(&["sad", "happy", "sad", "happy"]).as_deref(),
+            Some("happy"),
+            "happy stands before sad in the inventory"
+        );
         assert_eq!(among(&[]), None);
     }
 }

@@ -28,39 +28,82 @@ pub fn table(columns: &[Column]) -> String {
     }
     // A score that only some systems have would stand after `mean` otherwise.
     names.sort_by_key(|name| *name == crate::eval::MEAN);
-    let rows: Vec<Vec<String>> = names.iter().map(|name| columns.iter().map(|column| cell(column, name)).collect()).collect();
-    laid_out("", &names, &columns.iter().map(|column| column.title.as_str()).collect::<Vec<_>>(), &rows)
+    let rows: Vec<Vec<String>> = names
+        .iter()
+        .map(|name| columns.iter().map(|column| cell(column, name)).collect())
+        .collect();
+    laid_out(
+        "",
+        &names,
+        &columns
+            .iter()
+            .map(|column| column.title.as_str())
+            .collect::<Vec<_>>(),
+        &rows,
+    )
 }
 
 /// One table for each set and what it is sliced by: the score of `metric_of` the set in each slice, for each system.
-pub fn slice_tables(columns: &[(&str, &[Slice])], metric_of: impl Fn(&str) -> Option<String>) -> String {
+pub fn slice_tables(
+    columns: &[(&str, &[Slice])],
+    metric_of: impl Fn(&str) -> Option<String>,
+) -> String {
     let mut text = String::new();
-    let Some((_, first)) = columns.first() else { return text };
+    let Some((_, first)) = columns.first() else {
+        return text;
+    };
     for slices in first.chunk_by(|a, b| (&a.set, &a.by) == (&b.set, &b.by)) {
         let (set, by) = (&slices[0].set, &slices[0].by);
-        let Some(metric) = metric_of(set) else { continue };
+        let Some(metric) = metric_of(set) else {
+            continue;
+        };
         let cell = |slices: &[Slice], value: &str| {
-            let slice = slices.iter().find(|slice| (&slice.set, &slice.by, slice.value.as_str()) == (set, by, value));
-            let score = slice.and_then(|slice| slice.scores.iter().find(|score| score.name == metric));
+            let slice = slices
+                .iter()
+                .find(|slice| (&slice.set, &slice.by, slice.value.as_str()) == (set, by, value));
+            let score =
+                slice.and_then(|slice| slice.scores.iter().find(|score| score.name == metric));
             score.map_or_else(|| "-".to_owned(), |score| written(&metric, score))
         };
         let rows: Vec<Vec<String>> = slices
             .iter()
             .map(|slice| {
-                let count = slice.scores.first().map_or(0, |score| score.num_utterances).to_string();
-                std::iter::once(count).chain(columns.iter().map(|(_, of_system)| cell(of_system, &slice.value))).collect()
+                let count = slice
+                    .scores
+                    .first()
+                    .map_or(0, |score| score.num_utterances)
+                    .to_string();
+                std::iter::once(count)
+                    .chain(
+                        columns
+                            .iter()
+                            .map(|(_, of_system)| cell(of_system, &slice.value)),
+                    )
+                    .collect()
             })
             .collect();
-        let titles: Vec<&str> = std::iter::once("rows").chain(columns.iter().map(|(title, _)| *title)).collect();
+        let titles: Vec<&str> = std::iter::once("rows")
+            .chain(columns.iter().map(|(title, _)| *title))
+            .collect();
         let values: Vec<&str> = slices.iter().map(|slice| slice.value.as_str()).collect();
-        text += &format!("\n{}", laid_out(&format!("{set}.{metric} by {by}"), &values, &titles, &rows));
+        text += &format!(
+            "\n{}",
+            laid_out(&format!("{set}.{metric} by {by}"), &values, &titles, &rows)
+        );
     }
     text
 }
 
 fn cell(column: &Column, name: &str) -> String {
-    let Some(score) = column.scores.iter().find(|score| score.name == name) else { return "-".to_owned() };
-    let mark = match column.compared.iter().find(|compared| compared.name == name).and_then(|compared| compared.is_better) {
+    let Some(score) = column.scores.iter().find(|score| score.name == name) else {
+        return "-".to_owned();
+    };
+    let mark = match column
+        .compared
+        .iter()
+        .find(|compared| compared.name == name)
+        .and_then(|compared| compared.is_better)
+    {
         Some(true) => " +",
         Some(false) => " -",
         None => "  ",
@@ -71,7 +114,12 @@ fn cell(column: &Column, name: &str) -> String {
 fn written(name: &str, score: &Confident) -> String {
     let number = |value| shown(name, value);
     match score.interval() {
-        Some(interval) => format!("{} [{}, {}]", number(score.value), number(interval.low), number(interval.high)),
+        Some(interval) => format!(
+            "{} [{}, {}]",
+            number(score.value),
+            number(interval.low),
+            number(interval.high)
+        ),
         None => number(score.value),
     }
 }
@@ -79,9 +127,23 @@ fn written(name: &str, score: &Confident) -> String {
 /// Names to the left, cells to the right below their titles; as many columns beside each other as the width allows.
 fn laid_out(corner: &str, names: &[&str], titles: &[&str], rows: &[Vec<String>]) -> String {
     let length = |text: &str| unicode_width::UnicodeWidthStr::width(text);
-    let first = names.iter().map(|name| length(name)).chain([length(corner)]).max().unwrap_or(0);
-    let widths: Vec<usize> =
-        titles.iter().enumerate().map(|(i, title)| rows.iter().map(|row| length(&row[i])).chain([length(title)]).max().unwrap_or(0)).collect();
+    let first = names
+        .iter()
+        .map(|name| length(name))
+        .chain([length(corner)])
+        .max()
+        .unwrap_or(0);
+    let widths: Vec<usize> = titles
+        .iter()
+        .enumerate()
+        .map(|(i, title)| {
+            rows.iter()
+                .map(|row| length(&row[i]))
+                .chain([length(title)])
+                .max()
+                .unwrap_or(0)
+        })
+        .collect();
     let padded = |text: &str, width: usize| " ".repeat(width.saturating_sub(length(text)));
     let mut text = String::new();
     let mut next = 0;
@@ -93,7 +155,10 @@ fn laid_out(corner: &str, names: &[&str], titles: &[&str], rows: &[Vec<String>])
         });
         let end = next + fitting.count().max(1);
         let mut line = |name: &str, cells: &mut dyn Iterator<Item = &str>| {
-            let cells: String = cells.zip(&widths[next..end]).map(|(cell, &width)| format!("  {}{cell}", padded(cell, width))).collect();
+            let cells: String = cells
+                .zip(&widths[next..end])
+                .map(|(cell, &width)| format!("  {}{cell}", padded(cell, width)))
+                .collect();
             text += format!("{name}{}{cells}", padded(name, first)).trim_end();
             text.push('\n');
         };
@@ -116,38 +181,85 @@ mod tests {
 
     fn score(name: &str, value: f64) -> Confident {
         let (better, signature, cluster) = (Better::Higher, String::new(), "none");
-        Confident { name: name.to_owned(), value, better, signature, num_utterances: 4, num_clusters: 1, cluster, estimate: None, note: None }
+        Confident {
+            name: name.to_owned(),
+            value,
+            better,
+            signature,
+            num_utterances: 4,
+            num_clusters: 1,
+            cluster,
+            estimate: None,
+            note: None,
+        }
     }
 
     #[test]
     fn systems_stand_beside_each_other_and_the_mean_comes_last() {
-        let (base, lead) = ([score("gist.rouge1", 0.5), score("mean", 0.25)], [score("gist.rouge1", 1.0), score("gist.chrf", 41.26)]);
-        let columns = [Column { title: "base".to_owned(), scores: &base, compared: &[] }, Column { title: "الأساس".to_owned(), scores: &lead, compared: &[] }];
+        let (base, lead) = (
+            [score("gist.rouge1", 0.5), score("mean", 0.25)],
+            [score("gist.rouge1", 1.0), score("gist.chrf", 41.26)],
+        );
+        let columns = [
+            Column {
+                title: "base".to_owned(),
+                scores: &base,
+                compared: &[],
+            },
+            Column {
+                title: "الأساس".to_owned(),
+                scores: &lead,
+                compared: &[],
+            },
+        ];
         let expected = "\
                 base   الأساس
 gist.rouge1   50.0    100.0
 gist.chrf         -   41.3
 mean          25.0         -
 ";
-        let trimmed = |text: &str| text.lines().map(|line| line.split_whitespace().collect::<Vec<_>>().join(" ")).collect::<Vec<_>>();
+        let trimmed = |text: &str| {
+            text.lines()
+                .map(|line| line.split_whitespace().collect::<Vec<_>>().join(" "))
+                .collect::<Vec<_>>()
+        };
         assert_eq!(trimmed(&table(&columns)), trimmed(expected));
     }
 
     #[test]
     fn what_is_too_wide_goes_below() {
         let scores = [score("gist.rouge1", 0.5)];
-        let columns: Vec<Column> = (0..40).map(|i| Column { title: format!("system {i}"), scores: &scores, compared: &[] }).collect();
+        let columns: Vec<Column> = (0..40)
+            .map(|i| Column {
+                title: format!("system {i}"),
+                scores: &scores,
+                compared: &[],
+            })
+            .collect();
         let text = table(&columns);
-        assert!(text.lines().all(|line| line.chars().count() <= MAX_WIDTH) && text.split("\n\n").count() > 1, "{text}");
+        assert!(
+            text.lines().all(|line| line.chars().count() <= MAX_WIDTH)
+                && text.split("\n\n").count() > 1,
+            "{text}"
+        );
         assert_eq!(text.matches("50.0").count(), 40);
     }
 
     #[test]
     fn slices_of_a_set_are_a_table() {
-        let slice =
-            |value: &str, uar: f64| Slice { set: "moods".to_owned(), by: "gender".to_owned(), value: value.to_owned(), scores: vec![score("uar", uar)] };
-        let (base, tuned) = ([slice("f", 0.5), slice("m", 0.25)], [slice("f", 0.75), slice("m", 1.0)]);
-        let text = slice_tables(&[("base", &base), ("tuned", &tuned)], |_| Some("uar".to_owned()));
+        let slice = |value: &str, uar: f64| Slice {
+            set: "moods".to_owned(),
+            by: "gender".to_owned(),
+            value: value.to_owned(),
+            scores: vec![score("uar", uar)],
+        };
+        let (base, tuned) = (
+            [slice("f", 0.5), slice("m", 0.25)],
+            [slice("f", 0.75), slice("m", 1.0)],
+        );
+        let text = slice_tables(&[("base", &base), ("tuned", &tuned)], |_| {
+            Some("uar".to_owned())
+        });
         let expected = "\nmoods.uar by gender  rows  base  tuned\nf                       4  50.0   75.0\nm                       4  25.0  100.0\n";
         assert_eq!(text, expected);
     }

@@ -73,22 +73,36 @@ impl Confident {
     /// The interval to go by, without what no such score can be.
     pub fn interval(&self) -> Option<Interval> {
         let (low, high) = metrics::range(&self.name);
-        self.estimate.as_ref().map(interval).map(|found| Interval { low: found.low.clamp(low, high), high: found.high.clamp(low, high) })
+        self.estimate.as_ref().map(interval).map(|found| Interval {
+            low: found.low.clamp(low, high),
+            high: found.high.clamp(low, high),
+        })
     }
 }
 
 /// The interval of an estimate to go by: the percentile one, or where clusters are few Student's, which is right there.
 pub fn interval(estimate: &Estimate) -> Interval {
-    if is_of_few(estimate) { estimate.student_interval } else { estimate.interval }
+    if is_of_few(estimate) {
+        estimate.student_interval
+    } else {
+        estimate.interval
+    }
 }
 
 /// The p-value of a difference to go by: that of the resamples, or where clusters are few Student's.
 pub fn claimed_p(difference: &Difference) -> f64 {
-    if is_of_few(&difference.estimate) { difference.student_p } else { difference.p }
+    if is_of_few(&difference.estimate) {
+        difference.student_p
+    } else {
+        difference.p
+    }
 }
 
 fn is_of_few(estimate: &Estimate) -> bool {
-    estimate.notes.iter().any(|note| matches!(note, Note::Few { .. }))
+    estimate
+        .notes
+        .iter()
+        .any(|note| matches!(note, Note::Few { .. }))
 }
 
 /// A score's difference from that of another system.
@@ -138,27 +152,50 @@ impl<'a> System<'a> {
     pub fn new(sets: &[&'a Set], said: Vec<Vec<Prediction>>, is_whole: bool) -> Result<Self> {
         let answered = |(&set, said): (&&'a Set, Vec<Prediction>)| {
             let measured = measure(set, &said).map_err(|e| e.at(format!("set `{}`", set.name)))?;
-            Ok(Answered { set, said, measured })
+            Ok(Answered {
+                set,
+                said,
+                measured,
+            })
         };
-        Ok(Self { sets: sets.iter().zip(said).map(answered).collect::<Result<_>>()?, is_whole })
+        Ok(Self {
+            sets: sets.iter().zip(said).map(answered).collect::<Result<_>>()?,
+            is_whole,
+        })
     }
 
     /// The scores as they are.
     pub fn scores(&self) -> Scores {
         let of_set = |answered: &Answered| {
-            let named = |tally: &Tally| (format!("{}.{}", answered.set.name, tally.name), tally.corpus());
-            answered.measured.tallies.iter().map(named).collect::<Vec<_>>()
+            let named = |tally: &Tally| {
+                (
+                    format!("{}.{}", answered.set.name, tally.name),
+                    tally.corpus(),
+                )
+            };
+            answered
+                .measured
+                .tallies
+                .iter()
+                .map(named)
+                .collect::<Vec<_>>()
         };
         let mut scores: Vec<(String, f64)> = self.sets.iter().flat_map(of_set).collect();
         if self.is_whole {
-            scores.push((MEAN.to_owned(), mean(self.sets.iter().map(|answered| &answered.measured.headline))));
+            scores.push((
+                MEAN.to_owned(),
+                mean(self.sets.iter().map(|answered| &answered.measured.headline)),
+            ));
         }
         Scores(scores)
     }
 
     /// The scores with their intervals.
     pub fn confident(&self, resampling: &Resampling) -> Vec<Confident> {
-        self.resampled().iter().map(|resampled| resampled.confident(resampling)).collect()
+        self.resampled()
+            .iter()
+            .map(|resampled| resampled.confident(resampling))
+            .collect()
     }
 
     /// The scores of each slice of each set.
@@ -171,8 +208,18 @@ impl<'a> System<'a> {
             let set = answered.set;
             for by in &set.slices {
                 for (value, rows) in slices::split(by, &set.examples)? {
-                    let scores = answered.measured.tallies.iter().map(|tally| of_tally(set, tally, Some(&rows)).confident(resampling)).collect();
-                    found.push(Slice { set: set.name.clone(), by: by.clone(), value, scores });
+                    let scores = answered
+                        .measured
+                        .tallies
+                        .iter()
+                        .map(|tally| of_tally(set, tally, Some(&rows)).confident(resampling))
+                        .collect();
+                    found.push(Slice {
+                        set: set.name.clone(),
+                        by: by.clone(),
+                        value,
+                        scores,
+                    });
                 }
             }
         }
@@ -184,28 +231,62 @@ impl<'a> System<'a> {
     /// # Errors
     /// A p-value that is none.
     pub fn against(&self, other: &System, resampling: &Resampling) -> Result<Vec<Compared>> {
-        let others: HashMap<String, Resampled> = other.resampled().into_iter().map(|resampled| (resampled.name.clone(), resampled)).collect();
+        let others: HashMap<String, Resampled> = other
+            .resampled()
+            .into_iter()
+            .map(|resampled| (resampled.name.clone(), resampled))
+            .collect();
         let mut found = Vec::new();
         for ours in self.resampled() {
-            let Some(theirs) = others.get(&ours.name) else { continue };
+            let Some(theirs) = others.get(&ours.name) else {
+                continue;
+            };
             // What cannot be resampled has no difference either; the score's own note says why.
-            if let Ok(difference) = paired_bootstrap(&theirs.units, &ours.units, &ours.clusters(), &*ours.score, resampling) {
+            if let Ok(difference) = paired_bootstrap(
+                &theirs.units,
+                &ours.units,
+                &ours.clusters(),
+                &*ours.score,
+                resampling,
+            ) {
                 found.push((ours, theirs, difference));
             }
         }
-        let adjusted = holm(&found.iter().map(|(_, _, difference)| claimed_p(difference)).collect::<Vec<_>>())?;
-        let compared = |((ours, theirs, difference), adjusted_p): ((Resampled, &Resampled, Difference), f64)| {
+        let adjusted = holm(
+            &found
+                .iter()
+                .map(|(_, _, difference)| claimed_p(difference))
+                .collect::<Vec<_>>(),
+        )?;
+        let compared = |((ours, theirs, difference), adjusted_p): (
+            (Resampled, &Resampled, Difference),
+            f64,
+        )| {
             let verdict = Verdict::of(difference.estimate.value, adjusted_p, ALPHA);
             let is_better = ours.better.rank(ours.value()) > ours.better.rank(theirs.value());
-            Compared { name: ours.name, difference, adjusted_p, verdict, is_better: (verdict != Verdict::NotResolved).then_some(is_better) }
+            Compared {
+                name: ours.name,
+                difference,
+                adjusted_p,
+                verdict,
+                is_better: (verdict != Verdict::NotResolved).then_some(is_better),
+            }
         };
         Ok(found.into_iter().zip(adjusted).map(compared).collect())
     }
 
     fn resampled<'b>(&'b self) -> Vec<Resampled<'b>> {
         let of_set = |answered: &'b Answered| {
-            let named = |tally: &'b Tally| Resampled { name: format!("{}.{}", answered.set.name, tally.name), ..of_tally(answered.set, tally, None) };
-            answered.measured.tallies.iter().map(named).collect::<Vec<_>>()
+            let named = |tally: &'b Tally| Resampled {
+                name: format!("{}.{}", answered.set.name, tally.name),
+                ..of_tally(answered.set, tally, None)
+            };
+            answered
+                .measured
+                .tallies
+                .iter()
+                .map(named)
+                .collect::<Vec<_>>()
         };
         let mut all: Vec<Resampled> = self.sets.iter().flat_map(of_set).collect();
         all.extend(self.is_whole.then(|| self.resampled_mean()));
@@ -214,11 +295,23 @@ impl<'a> System<'a> {
 
     /// The mean over sets: their vectors side by side, each with a count of its rows, and clusters of one name are one in all sets.
     fn resampled_mean(&self) -> Resampled<'_> {
-        let headlines: Vec<&Tally> = self.sets.iter().map(|answered| &answered.measured.headline).collect();
-        let widths: Vec<usize> = headlines.iter().map(|tally| tally.units.first().map_or(0, Vec::len) + 1).collect();
+        let headlines: Vec<&Tally> = self
+            .sets
+            .iter()
+            .map(|answered| &answered.measured.headline)
+            .collect();
+        let widths: Vec<usize> = headlines
+            .iter()
+            .map(|tally| tally.units.first().map_or(0, Vec::len) + 1)
+            .collect();
         let (mut units, mut clusters, mut start) = (Vec::new(), Vec::new(), 0);
         for (answered, width) in self.sets.iter().zip(&widths) {
-            for (example, unit) in answered.set.examples.iter().zip(&answered.measured.headline.units) {
+            for (example, unit) in answered
+                .set
+                .examples
+                .iter()
+                .zip(&answered.measured.headline.units)
+            {
                 let mut beside = vec![0.0; widths.iter().sum()];
                 beside[start..start + unit.len()].copy_from_slice(unit);
                 beside[start + width - 1] = 1.0;
@@ -227,46 +320,89 @@ impl<'a> System<'a> {
             }
             start += width;
         }
-        let by = self.sets.first().map(|answered| answered.set.cluster).filter(|first| self.sets.iter().all(|answered| answered.set.cluster == *first));
-        let signature = headlines.iter().zip(&self.sets).map(|(tally, answered)| format!("{}.{}", answered.set.name, tally.name)).collect::<Vec<_>>();
+        let by = self
+            .sets
+            .first()
+            .map(|answered| answered.set.cluster)
+            .filter(|first| {
+                self.sets
+                    .iter()
+                    .all(|answered| answered.set.cluster == *first)
+            });
+        let signature = headlines
+            .iter()
+            .zip(&self.sets)
+            .map(|(tally, answered)| format!("{}.{}", answered.set.name, tally.name))
+            .collect::<Vec<_>>();
         let score = move |sum: &[f64]| {
             let mut rest = sum;
             let of_set = |(tally, width): (&&Tally, &usize)| {
                 let (part, after) = rest.split_at(*width);
                 rest = after;
                 // A resample without a row of a set says nothing of it.
-                if part[width - 1] == 0.0 { f64::NAN } else { tally.goodness(tally.score(&part[..width - 1])) }
+                if part[width - 1] == 0.0 {
+                    f64::NAN
+                } else {
+                    tally.goodness(tally.score(&part[..width - 1]))
+                }
             };
             headlines.iter().zip(&widths).map(of_set).sum::<f64>() / headlines.len() as f64
         };
         let signature = format!("mean-of:{}", signature.join("+"));
         let by = by.map_or("mixed", |by| by.name());
-        Resampled { name: MEAN.to_owned(), better: Better::Higher, signature, units: units.into(), clusters, by, score: Box::new(score) }
+        Resampled {
+            name: MEAN.to_owned(),
+            better: Better::Higher,
+            signature,
+            units: units.into(),
+            clusters,
+            by,
+            score: Box::new(score),
+        }
     }
 }
 
 /// The mean over sets of what stands for each.
 pub fn mean<'a>(headlines: impl ExactSizeIterator<Item = &'a Tally>) -> f64 {
     let count = headlines.len().max(1) as f64;
-    headlines.map(|tally| tally.goodness(tally.corpus())).sum::<f64>() / count
+    headlines
+        .map(|tally| tally.goodness(tally.corpus()))
+        .sum::<f64>()
+        / count
 }
 
 /// A tally of a set's rows, or of some of them, named by its metric.
 fn of_tally<'a>(set: &Set, tally: &'a Tally, rows: Option<&[usize]>) -> Resampled<'a> {
     let cluster = |example| set.cluster.cluster(example);
     let (units, clusters) = match rows {
-        None => (Cow::Borrowed(tally.units.as_slice()), set.examples.iter().map(cluster).collect()),
-        Some(rows) => (rows.iter().map(|&i| tally.units[i].clone()).collect(), rows.iter().map(|&i| cluster(&set.examples[i])).collect()),
+        None => (
+            Cow::Borrowed(tally.units.as_slice()),
+            set.examples.iter().map(cluster).collect(),
+        ),
+        Some(rows) => (
+            rows.iter().map(|&i| tally.units[i].clone()).collect(),
+            rows.iter().map(|&i| cluster(&set.examples[i])).collect(),
+        ),
     };
     let (name, signature) = (tally.name.clone(), tally.signature.clone());
-    Resampled { name, better: tally.better, signature, units, clusters, by: set.cluster.name(), score: Box::new(|sum| tally.score(sum)) }
+    Resampled {
+        name,
+        better: tally.better,
+        signature,
+        units,
+        clusters,
+        by: set.cluster.name(),
+        score: Box::new(|sum| tally.score(sum)),
+    }
 }
 
 impl Resampled<'_> {
     fn value(&self) -> f64 {
         let mut sum = vec![0.0; self.units.first().map_or(0, Vec::len)];
         for unit in self.units.iter() {
-            sum.iter_mut().zip(unit).for_each(|(sum, value)| *sum += value);
+            sum.iter_mut()
+                .zip(unit)
+                .for_each(|(sum, value)| *sum += value);
         }
         (self.score)(&sum)
     }
@@ -277,7 +413,13 @@ impl Resampled<'_> {
             let next = ids.len() as u32;
             *ids.entry(name).or_insert(next)
         };
-        Clusters::by(&self.clusters.iter().map(|name| id(name)).collect::<Vec<_>>())
+        Clusters::by(
+            &self
+                .clusters
+                .iter()
+                .map(|name| id(name))
+                .collect::<Vec<_>>(),
+        )
     }
 
     fn confident(&self, resampling: &Resampling) -> Confident {

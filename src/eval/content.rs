@@ -63,11 +63,21 @@ impl Contents {
     /// A file of hashes that cannot be read.
     pub fn open(folder: &Path) -> Result<Self> {
         let path = folder.join(FILE);
-        let text = if path.is_file() { files::read_text(&path)? } else { String::new() };
+        let text = if path.is_file() {
+            files::read_text(&path)?
+        } else {
+            String::new()
+        };
         // A line that a kill has cut short, or that says something else, only costs reading a file again.
-        let known = text.lines().filter_map(|line| serde_json::from_str::<Remembered>(line).ok());
+        let known = text
+            .lines()
+            .filter_map(|line| serde_json::from_str::<Remembered>(line).ok());
         let remembered = known.map(|known| (known.path.clone(), known)).collect();
-        Ok(Self { folder: folder.to_owned(), hashes: Mutex::default(), remembered: Mutex::new(remembered) })
+        Ok(Self {
+            folder: folder.to_owned(),
+            hashes: Mutex::default(),
+            remembered: Mutex::new(remembered),
+        })
     }
 
     /// Hash of all that a model computes with: its config and weights, those of what was trained, and where it computes.
@@ -78,14 +88,20 @@ impl Contents {
         let mut paths = vec![dir.join("config.json")];
         paths.extend(safetensors_of(dir)?);
         if let Some(folder) = trained {
-            let of_folder = [peft::CONFIG_FILE, peft::TENSORS_FILE, trained::FILE].map(|name| folder.join(name));
+            let of_folder = [peft::CONFIG_FILE, peft::TENSORS_FILE, trained::FILE]
+                .map(|name| folder.join(name));
             let before = paths.len();
             paths.extend(of_folder.into_iter().filter(|path| path.is_file()));
             if paths.len() == before {
-                return Err(Error::input("holds no adapter").at_path(folder).hint("`--adapter` takes a PEFT folder or a checkpoint of a run"));
+                return Err(Error::input("holds no adapter")
+                    .at_path(folder)
+                    .hint("`--adapter` takes a PEFT folder or a checkpoint of a run"));
             }
         }
-        let hashes = paths.par_iter().map(|path| self.file(path)).collect::<Result<Vec<_>>>()?;
+        let hashes = paths
+            .par_iter()
+            .map(|path| self.file(path))
+            .collect::<Result<Vec<_>>>()?;
         let mut fields = Fields::new("model");
         fields.add(computes);
         for (path, hash) in paths.iter().zip(hashes) {
@@ -112,7 +128,11 @@ impl Contents {
             return Ok(hash.clone());
         }
         let metadata = std::fs::metadata(path).map_err(|e| Error::io(path, "read", &e))?;
-        let modified_ns = metadata.modified().ok().and_then(|time| time.duration_since(UNIX_EPOCH).ok()).map(|time| time.as_nanos());
+        let modified_ns = metadata
+            .modified()
+            .ok()
+            .and_then(|time| time.duration_since(UNIX_EPOCH).ok())
+            .map(|time| time.as_nanos());
         let hash = match modified_ns.filter(|_| metadata.len() >= REMEMBERED_BYTES) {
             Some(modified_ns) => self.large_file(path, metadata.len(), modified_ns)?,
             None => files::hash(path)?,
@@ -122,17 +142,27 @@ impl Contents {
     }
 
     fn large_file(&self, path: &Path, bytes: u64, modified_ns: u128) -> Result<String> {
-        let place = path.canonicalize().map_err(|e| Error::io(path, "read", &e))?;
+        let place = path
+            .canonicalize()
+            .map_err(|e| Error::io(path, "read", &e))?;
         let modified = u64::try_from(modified_ns).unwrap_or(u64::MAX);
         let is_same = |known: &&Remembered| known.bytes == bytes && known.modified_ns == modified;
         if let Some(known) = lock(&self.remembered).get(&place).filter(is_same) {
             return Ok(known.hash.clone());
         }
-        let now = SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |time| time.as_nanos());
+        let now = SystemTime::now()
+            .duration_since(UNIX_EPOCH)
+            .map_or(0, |time| time.as_nanos());
         let hash = files::hash(path)?;
         if now > modified_ns + SETTLED_NS {
-            let known = Remembered { path: place.clone(), bytes, modified_ns: modified, hash: hash.clone() };
-            AppendLog::open(&self.folder.join(FILE))?.line(&serde_json::to_string(&known).map_err(Error::bug)?)?;
+            let known = Remembered {
+                path: place.clone(),
+                bytes,
+                modified_ns: modified,
+                hash: hash.clone(),
+            };
+            AppendLog::open(&self.folder.join(FILE))?
+                .line(&serde_json::to_string(&known).map_err(Error::bug)?)?;
             lock(&self.remembered).insert(place, known);
         }
         Ok(hash)
@@ -170,9 +200,18 @@ impl Asked<'_> {
         let at = |e: Error| e.at(format!("row `{}`", example.id));
         match &question.wanted {
             Wanted::Answer { max_new_tokens } => {
-                fields.add(format!("answer {max_new_tokens} {:?}", codec.ids_that_end()));
+                fields.add(format!(
+                    "answer {max_new_tokens} {:?}",
+                    codec.ids_that_end()
+                ));
                 fields.add(self.choice(&example.id));
-                fields.add(format!("{:?}", codec.encode(&example.messages, &marks, Mode::Generate).map_err(at)?.tokens));
+                fields.add(format!(
+                    "{:?}",
+                    codec
+                        .encode(&example.messages, &marks, Mode::Generate)
+                        .map_err(at)?
+                        .tokens
+                ));
             }
             Wanted::Likelihoods(conversations) => {
                 fields.add("likelihoods");
@@ -187,10 +226,19 @@ impl Asked<'_> {
 
     /// What decides on a token beside its logits. Where the likeliest is taken nothing is drawn, whatever the other settings say.
     fn choice(&self, id: &str) -> String {
-        let Sampling { strategy, temperature, top_k, top_p, repetition_penalty } = self.sampling;
+        let Sampling {
+            strategy,
+            temperature,
+            top_k,
+            top_p,
+            repetition_penalty,
+        } = self.sampling;
         match strategy {
             Strategy::Greedy => format!("greedy {repetition_penalty:?}"),
-            Strategy::Sample => format!("sample {temperature:?} {top_k} {top_p:?} {repetition_penalty:?} {} {id}", self.seed),
+            Strategy::Sample => format!(
+                "sample {temperature:?} {top_k} {top_p:?} {repetition_penalty:?} {} {id}",
+                self.seed
+            ),
         }
     }
 }
@@ -207,7 +255,9 @@ impl Fields {
 
     fn add(&mut self, field: impl AsRef<str>) {
         let field = field.as_ref().as_bytes();
-        self.0.update(&(field.len() as u64).to_le_bytes()).update(field);
+        self.0
+            .update(&(field.len() as u64).to_le_bytes())
+            .update(field);
     }
 
     fn hash(&self) -> Hash {
@@ -245,15 +295,28 @@ mod tests {
             contents[0] = byte;
             std::fs::write(&path, contents).unwrap();
             let then = SystemTime::now() - std::time::Duration::from_secs(age_s);
-            std::fs::File::options().write(true).open(&path).unwrap().set_modified(then).unwrap();
+            std::fs::File::options()
+                .write(true)
+                .open(&path)
+                .unwrap()
+                .set_modified(then)
+                .unwrap();
         };
         let store = dir.path().join("store");
         let hash = || Contents::open(&store).unwrap().file(&path).unwrap();
-        let remembered = || files::read_text(&store.join(FILE)).map_or(0, |text| text.lines().count());
+        let remembered =
+            || files::read_text(&store.join(FILE)).map_or(0, |text| text.lines().count());
         write(1, 0);
-        assert_eq!((hash(), remembered()), (files::hash(&path).unwrap(), 0), "written just now: not remembered");
+        assert_eq!(
+            (hash(), remembered()),
+            (files::hash(&path).unwrap(), 0),
+            "written just now: not remembered"
+        );
         write(1, 100);
-        assert_eq!((hash(), hash(), remembered()), (files::hash(&path).unwrap(), files::hash(&path).unwrap(), 1));
+        assert_eq!(
+            (hash(), hash(), remembered()),
+            (files::hash(&path).unwrap(), files::hash(&path).unwrap(), 1)
+        );
         write(2, 50);
         assert_eq!((hash(), remembered()), (files::hash(&path).unwrap(), 2));
     }

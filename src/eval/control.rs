@@ -36,14 +36,27 @@ impl Control {
     /// A shuffle of a single row.
     pub fn of(self, suite: &Suite) -> Result<Suite> {
         let mut sets = Vec::new();
-        for set in suite.sets.iter().filter(|set| set.examples.iter().any(|example| !example.clips.is_empty())) {
+        for set in suite
+            .sets
+            .iter()
+            .filter(|set| set.examples.iter().any(|example| !example.clips.is_empty()))
+        {
             let examples = match self {
                 Self::NoAudio => set.examples.iter().map(without_audio).collect(),
-                Self::ShuffledAudio => shuffled(&set.examples).map_err(|e| e.at(format!("set `{}`", set.name)))?,
+                Self::ShuffledAudio => {
+                    shuffled(&set.examples).map_err(|e| e.at(format!("set `{}`", set.name)))?
+                }
             };
-            sets.push(Set { examples, ..set.clone() });
+            sets.push(Set {
+                examples,
+                ..set.clone()
+            });
         }
-        Ok(Suite { sets, controls: Vec::new(), ..suite.clone() })
+        Ok(Suite {
+            sets,
+            controls: Vec::new(),
+            ..suite.clone()
+        })
     }
 }
 
@@ -51,21 +64,35 @@ fn without_audio(example: &Example) -> Example {
     let mut example = example.clone();
     example.clips.clear();
     for message in &mut example.messages {
-        message.content = message.content.replace(AUDIO_MARK, "").trim_start().to_owned();
+        message.content = message
+            .content
+            .replace(AUDIO_MARK, "")
+            .trim_start()
+            .to_owned();
     }
     example
 }
 
 /// Every example with audio takes the clips of the next in a seeded order that closes on itself, so none keeps its own.
 fn shuffled(examples: &[Example]) -> Result<Vec<Example>> {
-    let with_audio: Vec<usize> = (0..examples.len()).filter(|&i| !examples[i].clips.is_empty()).collect();
+    let with_audio: Vec<usize> = (0..examples.len())
+        .filter(|&i| !examples[i].clips.is_empty())
+        .collect();
     if with_audio.len() < 2 {
-        return Err(Error::input("one row with audio: there is no other to take a clip from").hint("leave `shuffled-audio` out of `controls`"));
-    }
-    if let Some(&odd) = with_audio.iter().find(|&&i| examples[i].clips.len() != examples[with_audio[0]].clips.len()) {
         return Err(
-            Error::input(format!("row `{}` has another number of clips than the first", examples[odd].id)).hint("leave `shuffled-audio` out of `controls`")
+            Error::input("one row with audio: there is no other to take a clip from")
+                .hint("leave `shuffled-audio` out of `controls`"),
         );
+    }
+    if let Some(&odd) = with_audio
+        .iter()
+        .find(|&&i| examples[i].clips.len() != examples[with_audio[0]].clips.len())
+    {
+        return Err(Error::input(format!(
+            "row `{}` has another number of clips than the first",
+            examples[odd].id
+        ))
+        .hint("leave `shuffled-audio` out of `controls`"));
     }
     let order = Key::new(0, "shuffled audio").permutation(with_audio.len());
     let mut asked = examples.to_vec();
@@ -89,11 +116,23 @@ mod tests {
     #[test]
     fn without_audio_the_same_words_are_asked() {
         let (suite, asked) = (suite(), Control::NoAudio.of(&suite()).unwrap());
-        for (before, now) in suite.sets.iter().flat_map(|set| &set.examples).zip(asked.sets.iter().flat_map(|set| &set.examples)) {
+        for (before, now) in suite
+            .sets
+            .iter()
+            .flat_map(|set| &set.examples)
+            .zip(asked.sets.iter().flat_map(|set| &set.examples))
+        {
             assert!(before.clips.len() == 1 && now.clips.is_empty());
-            assert_eq!((&before.reference, before.messages.len()), (&now.reference, now.messages.len()));
+            assert_eq!(
+                (&before.reference, before.messages.len()),
+                (&now.reference, now.messages.len())
+            );
             for (before, now) in before.messages.iter().zip(&now.messages) {
-                assert!(!now.content.contains(AUDIO_MARK) && before.content.ends_with(&now.content) && !now.content.is_empty());
+                assert!(
+                    !now.content.contains(AUDIO_MARK)
+                        && before.content.ends_with(&now.content)
+                        && !now.content.is_empty()
+                );
             }
         }
     }
@@ -102,13 +141,30 @@ mod tests {
     fn shuffled_every_row_hears_another_and_every_clip_is_heard_once() {
         let (suite, asked) = (suite(), Control::ShuffledAudio.of(&suite()).unwrap());
         for (before, now) in suite.sets.iter().zip(&asked.sets) {
-            let clips = |set: &Set| set.examples.iter().map(|example| format!("{:?}", example.clips)).collect::<Vec<_>>();
+            let clips = |set: &Set| {
+                set.examples
+                    .iter()
+                    .map(|example| format!("{:?}", example.clips))
+                    .collect::<Vec<_>>()
+            };
             let (mut before_clips, mut now_clips) = (clips(before), clips(now));
-            assert!(before_clips.iter().zip(&now_clips).all(|(before, now)| before != now));
+            assert!(
+                before_clips
+                    .iter()
+                    .zip(&now_clips)
+                    .all(|(before, now)| before != now)
+            );
             before_clips.sort();
             now_clips.sort();
             assert_eq!(before_clips, now_clips);
-            assert!(before.examples.iter().zip(&now.examples).all(|(before, now)| before.messages == now.messages && before.reference == now.reference));
+            assert!(
+                before
+                    .examples
+                    .iter()
+                    .zip(&now.examples)
+                    .all(|(before, now)| before.messages == now.messages
+                        && before.reference == now.reference)
+            );
         }
     }
 }

@@ -30,11 +30,20 @@ impl<'a> Interview<'a> {
     /// Clips that cannot be read; conversations that cannot be encoded.
     pub fn new(suite: &'a Suite, asked: &Asked, contents: &Contents) -> Result<Self> {
         let of_set = |set: &'a Set| {
-            let keyed = |question: Question<'a>| asked.key(&question, contents).map(|key| (question, key));
-            let questions = question::questions(set).into_par_iter().map(keyed).collect::<Result<Vec<_>>>();
-            Ok((set, questions.map_err(|e| e.at(format!("set `{}`", set.name)))?))
+            let keyed =
+                |question: Question<'a>| asked.key(&question, contents).map(|key| (question, key));
+            let questions = question::questions(set)
+                .into_par_iter()
+                .map(keyed)
+                .collect::<Result<Vec<_>>>();
+            Ok((
+                set,
+                questions.map_err(|e| e.at(format!("set `{}`", set.name)))?,
+            ))
         };
-        Ok(Self { sets: suite.sets.iter().map(of_set).collect::<Result<_>>()? })
+        Ok(Self {
+            sets: suite.sets.iter().map(of_set).collect::<Result<_>>()?,
+        })
     }
 
     /// Number of questions.
@@ -44,12 +53,19 @@ impl<'a> Interview<'a> {
 
     /// Number of those that a store has no answer to, however often the same one is asked.
     pub fn num_left(&self, store: &Store) -> usize {
-        self.sets.iter().flat_map(|(_, questions)| questions).filter(|(_, key)| store.get(key).is_none()).count()
+        self.sets
+            .iter()
+            .flat_map(|(_, questions)| questions)
+            .filter(|(_, key)| store.get(key).is_none())
+            .count()
     }
 
     /// The keys of those that a store has no answer to.
     pub fn open(&self, store: &Store) -> HashSet<Hash> {
-        let keys = self.sets.iter().flat_map(|(_, questions)| questions.iter().map(|(_, key)| *key));
+        let keys = self
+            .sets
+            .iter()
+            .flat_map(|(_, questions)| questions.iter().map(|(_, key)| *key));
         keys.filter(|key| store.get(key).is_none()).collect()
     }
 
@@ -57,16 +73,26 @@ impl<'a> Interview<'a> {
     ///
     /// # Errors
     /// Those of the asking and of the disk, and what `kept` returns; what was kept before is kept.
-    pub fn ask(&self, asker: &Asker, store: &mut Store, kept: &mut dyn FnMut() -> Result<()>) -> Result<()> {
+    pub fn ask(
+        &self,
+        asker: &Asker,
+        store: &mut Store,
+        kept: &mut dyn FnMut() -> Result<()>,
+    ) -> Result<()> {
         for (set, questions) in &self.sets {
             let mut seen = HashSet::new();
-            let open: Vec<&(Question, Hash)> = questions.iter().filter(|(_, key)| store.get(key).is_none() && seen.insert(*key)).collect();
+            let open: Vec<&(Question, Hash)> = questions
+                .iter()
+                .filter(|(_, key)| store.get(key).is_none() && seen.insert(*key))
+                .collect();
             let asked: Vec<&Question> = open.iter().map(|(question, _)| question).collect();
             let mut take = |place: usize, found| {
                 store.keep(open[place].1, found)?;
                 kept()
             };
-            asker.ask(&asked, &mut take).map_err(|e| e.at(format!("set `{}`", set.name)))?;
+            asker
+                .ask(&asked, &mut take)
+                .map_err(|e| e.at(format!("set `{}`", set.name)))?;
         }
         Ok(())
     }
@@ -77,7 +103,10 @@ impl<'a> Interview<'a> {
     /// A question without an answer, which is a fault of ours.
     pub fn predictions(&self, loader: &Loader, store: &Store) -> Result<Vec<Vec<Prediction>>> {
         let of_set = |(set, questions): &(&Set, Vec<(Question, Hash)>)| {
-            let found = questions.iter().map(|(_, key)| store.get(key).cloned()).collect::<Option<Vec<_>>>();
+            let found = questions
+                .iter()
+                .map(|(_, key)| store.get(key).cloned())
+                .collect::<Option<Vec<_>>>();
             let found = found.ok_or_else(|| Error::bug("a question was not asked"))?;
             question::predictions(set, loader, found)
         };

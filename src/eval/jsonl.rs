@@ -25,7 +25,11 @@ pub struct Answered {
 /// `file:line: what was found` for the first line that does not fit; a file without lines.
 pub fn read<T: DeserializeOwned>(path: &Path) -> Result<Vec<(usize, T)>> {
     let text = files::read_text(path)?;
-    let lines = text.trim_start_matches('\u{feff}').lines().enumerate().filter(|(_, line)| !line.trim().is_empty());
+    let lines = text
+        .trim_start_matches('\u{feff}')
+        .lines()
+        .enumerate()
+        .filter(|(_, line)| !line.trim().is_empty());
     let parsed = lines.map(|(i, line)| match serde_json::from_str(line) {
         Ok(value) => Ok((i + 1, value)),
         Err(error) => Err(not_read(&error).at(format!("{}:{}", path.display(), i + 1))),
@@ -43,7 +47,8 @@ fn not_read(error: &serde_json::Error) -> Error {
     let what = message.split(" at line ").next().unwrap_or(&message);
     match error.is_data() {
         true => Error::input(what),
-        false => Error::input(format!("column {}: not JSON: {what}", error.column())).hint("one JSON object a line"),
+        false => Error::input(format!("column {}: not JSON: {what}", error.column()))
+            .hint("one JSON object a line"),
     }
 }
 
@@ -54,30 +59,65 @@ const MAX_NAMED: usize = 5;
 ///
 /// # Errors
 /// An id that is predicted twice, one that `ids` does not have, one that has no prediction; the message says how many, and names some.
-pub fn in_order<'a>(ids: &[&str], predictions: &'a [(usize, Answered)], path: &Path) -> Result<Vec<&'a str>> {
+pub fn in_order<'a>(
+    ids: &[&str],
+    predictions: &'a [(usize, Answered)],
+    path: &Path,
+) -> Result<Vec<&'a str>> {
     let mut by_id: HashMap<&str, (usize, &'a str)> = HashMap::with_capacity(predictions.len());
     for (line, row) in predictions {
         if let Some((first, _)) = by_id.insert(&row.id, (*line, &row.prediction)) {
-            let found = Error::input(format!("id `{}` was predicted before, in line {first}", row.id)).at(format!("{}:{line}", path.display()));
+            let found = Error::input(format!(
+                "id `{}` was predicted before, in line {first}",
+                row.id
+            ))
+            .at(format!("{}:{line}", path.display()));
             return Err(found.hint("each row is predicted once: two runs in one file?"));
         }
     }
     let known: std::collections::HashSet<&str> = ids.iter().copied().collect();
-    let foreign: Vec<&str> = predictions.iter().map(|(_, row)| row.id.as_str()).filter(|id| !known.contains(id)).collect();
+    let foreign: Vec<&str> = predictions
+        .iter()
+        .map(|(_, row)| row.id.as_str())
+        .filter(|id| !known.contains(id))
+        .collect();
     if !foreign.is_empty() {
-        let found = format!("{} of {} predictions are of other rows: {}", foreign.len(), predictions.len(), named(&foreign));
+        let found = format!(
+            "{} of {} predictions are of other rows: {}",
+            foreign.len(),
+            predictions.len(),
+            named(&foreign)
+        );
         return Err(Error::input(found).at_path(path).hint("predictions and rows belong together: give the file that the predictions were made from"));
     }
-    let missing: Vec<&str> = ids.iter().copied().filter(|id| !by_id.contains_key(id)).collect();
+    let missing: Vec<&str> = ids
+        .iter()
+        .copied()
+        .filter(|id| !by_id.contains_key(id))
+        .collect();
     if !missing.is_empty() {
-        let found = format!("{} of {} rows have no prediction: {}", missing.len(), ids.len(), named(&missing));
-        return Err(Error::input(found).at_path(path).hint("a score over some of the rows is not comparable: predict them all"));
+        let found = format!(
+            "{} of {} rows have no prediction: {}",
+            missing.len(),
+            ids.len(),
+            named(&missing)
+        );
+        return Err(Error::input(found)
+            .at_path(path)
+            .hint("a score over some of the rows is not comparable: predict them all"));
     }
-    Ok(ids.iter().filter_map(|id| by_id.get(id).map(|(_, prediction)| *prediction)).collect())
+    Ok(ids
+        .iter()
+        .filter_map(|id| by_id.get(id).map(|(_, prediction)| *prediction))
+        .collect())
 }
 
 fn named(ids: &[&str]) -> String {
-    let shown: Vec<String> = ids.iter().take(MAX_NAMED).map(|id| format!("`{id}`")).collect();
+    let shown: Vec<String> = ids
+        .iter()
+        .take(MAX_NAMED)
+        .map(|id| format!("`{id}`"))
+        .collect();
     match ids.len().checked_sub(MAX_NAMED) {
         Some(more @ 1..) => format!("{} and {more} more", shown.join(", ")),
         _ => shown.join(", "),
@@ -89,13 +129,27 @@ mod tests {
     use super::*;
 
     fn predictions(ids: &[&str]) -> Vec<(usize, Answered)> {
-        ids.iter().enumerate().map(|(i, id)| (i + 1, Answered { id: (*id).to_owned(), prediction: format!("said {id}") })).collect()
+        ids.iter()
+            .enumerate()
+            .map(|(i, id)| {
+                (
+                    i + 1,
+                    Answered {
+                        id: (*id).to_owned(),
+                        prediction: format!("said {id}"),
+                    },
+                )
+            })
+            .collect()
     }
 
     #[test]
     fn predictions_come_in_the_order_of_the_rows() {
         let predictions = predictions(&["b", "a"]);
-        assert_eq!(in_order(&["a", "b"], &predictions, Path::new("p.jsonl")).unwrap(), ["said a", "said b"]);
+        assert_eq!(
+            in_order(&["a", "b"], &predictions, Path::new("p.jsonl")).unwrap(),
+            ["said a", "said b"]
+        );
     }
 
     #[test]
@@ -103,13 +157,32 @@ mod tests {
         let many: Vec<String> = (0..9).map(|i| format!("r{i}")).collect();
         let many: Vec<&str> = many.iter().map(String::as_str).collect();
         for (ids, predicted, expected) in [
-            (&["a", "b"][..], &["a", "b", "a"][..], "p.jsonl:3: id `a` was predicted before, in line 1"),
-            (&["a"], &["a", "c", "d"], "p.jsonl: 2 of 3 predictions are of other rows: `c`, `d`\n"),
-            (&["a", "b"], &["b"], "p.jsonl: 1 of 2 rows have no prediction: `a`\n"),
-            (&many, &["r8"], "8 of 9 rows have no prediction: `r0`, `r1`, `r2`, `r3`, `r4` and 3 more"),
+            (
+                &["a", "b"][..],
+                &["a", "b", "a"][..],
+                "p.jsonl:3: id `a` was predicted before, in line 1",
+            ),
+            (
+                &["a"],
+                &["a", "c", "d"],
+                "p.jsonl: 2 of 3 predictions are of other rows: `c`, `d`\n",
+            ),
+            (
+                &["a", "b"],
+                &["b"],
+                "p.jsonl: 1 of 2 rows have no prediction: `a`\n",
+            ),
+            (
+                &many,
+                &["r8"],
+                "8 of 9 rows have no prediction: `r0`, `r1`, `r2`, `r3`, `r4` and 3 more",
+            ),
         ] {
             let error = in_order(ids, &predictions(predicted), Path::new("p.jsonl")).unwrap_err();
-            assert!(error.exit_code() == 2 && error.to_string().contains(expected), "{error}");
+            assert!(
+                error.exit_code() == 2 && error.to_string().contains(expected),
+                "{error}"
+            );
         }
     }
 
@@ -118,8 +191,14 @@ mod tests {
         let dir = tempfile::tempdir().unwrap();
         let path = dir.path().join("p.jsonl");
         for (text, expected) in [
-            ("{\"id\": \"a\", \"prediction\": \"x\"}\n\n{\"id\": \"b\"}\n", "p.jsonl:3: missing field `prediction`"),
-            ("{\"id\": 3, \"prediction\": \"x\"}", "p.jsonl:1: invalid type: integer `3`, expected a string"),
+            (
+                "{\"id\": \"a\", \"prediction\": \"x\"}\n\n{\"id\": \"b\"}\n",
+                "p.jsonl:3: missing field `prediction`",
+            ),
+            (
+                "{\"id\": 3, \"prediction\": \"x\"}",
+                "p.jsonl:1: invalid type: integer `3`, expected a string",
+            ),
             ("{\"id\": \"a\",\n", "p.jsonl:1: column 11: not JSON"),
             ("\n", "p.jsonl: holds no rows"),
         ] {
@@ -127,7 +206,11 @@ mod tests {
             let error = read::<Answered>(&path).unwrap_err().to_string();
             assert!(error.contains(expected), "{error}");
         }
-        std::fs::write(&path, "\u{feff}{\"id\": \"a\", \"prediction\": \"x\", \"tokens\": [1]}\n").unwrap();
+        std::fs::write(
+            &path,
+            "\u{feff}{\"id\": \"a\", \"prediction\": \"x\", \"tokens\": [1]}\n",
+        )
+        .unwrap();
         assert_eq!(read::<Answered>(&path).unwrap()[0].1.prediction, "x");
     }
 }

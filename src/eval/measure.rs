@@ -26,7 +26,12 @@ const LOSS: &str = "loss";
 /// Share of the answers that name no label.
 const UNPARSED: &str = "unparsed";
 /// What labels chosen by likelihood score, in the order of [`classify::tallies`].
-const BY_LIKELIHOOD: [&str; 4] = ["likelihood_accuracy", "likelihood_macro_f1", "likelihood_weighted_f1", "likelihood_uar"];
+const BY_LIKELIHOOD: [&str; 4] = [
+    "likelihood_accuracy",
+    "likelihood_macro_f1",
+    "likelihood_weighted_f1",
+    "likelihood_uar",
+];
 
 /// The tallies of a set.
 pub struct Measured {
@@ -41,7 +46,11 @@ impl Set {
     pub fn wants(&self, metric: &str) -> bool {
         match &self.metrics {
             Some(metrics) => metrics.iter().any(|wanted| wanted == metric),
-            None => metric == LOSS || self.task.kind.default_metrics().contains(&metric) || (self.likelihood && BY_LIKELIHOOD.contains(&metric)),
+            None => {
+                metric == LOSS
+                    || self.task.kind.default_metrics().contains(&metric)
+                    || (self.likelihood && BY_LIKELIHOOD.contains(&metric))
+            }
         }
     }
 
@@ -52,46 +61,88 @@ impl Set {
 
     /// The inventory's names.
     pub fn inventory(&self) -> Vec<&str> {
-        self.task.labels.iter().map(|label| label.name.as_str()).collect()
+        self.task
+            .labels
+            .iter()
+            .map(|label| label.name.as_str())
+            .collect()
     }
 }
 
 /// Refuses metrics that a task does not have, and settings that do nothing for it.
 pub fn check(written: &SetFile, task: &Task) -> Result<()> {
     let is_labels = task.kind == Kind::Classify;
-    let of_kind: Vec<&str> = std::iter::once(LOSS).chain(task.kind.metrics().iter().copied()).collect();
+    let of_kind: Vec<&str> = std::iter::once(LOSS)
+        .chain(task.kind.metrics().iter().copied())
+        .collect();
     let by_likelihood = if is_labels { &BY_LIKELIHOOD[..] } else { &[] };
     let unparsed = is_labels.then_some(UNPARSED);
-    let known = || of_kind.iter().copied().chain(unparsed).chain(by_likelihood.iter().copied());
+    let known = || {
+        of_kind
+            .iter()
+            .copied()
+            .chain(unparsed)
+            .chain(by_likelihood.iter().copied())
+    };
     for name in written.metrics.iter().flatten() {
         if !known().any(|known| known == name) {
-            let found = Error::input(format!("unknown metric `{name}`; this task has {}", known().collect::<Vec<_>>().join(", ")));
+            let found = Error::input(format!(
+                "unknown metric `{name}`; this task has {}",
+                known().collect::<Vec<_>>().join(", ")
+            ));
             return Err(match yaml::nearest(name, known()) {
                 Some(near) => found.hint(format!("did you mean `{near}`?")),
                 None => found,
             });
         }
         if BY_LIKELIHOOD.contains(&name.as_str()) && !written.likelihood {
-            return Err(Error::input(format!("metric `{name}` without `likelihood: true`")).hint("it takes a pass over every label of every row"));
+            return Err(
+                Error::input(format!("metric `{name}` without `likelihood: true`"))
+                    .hint("it takes a pass over every label of every row"),
+            );
         }
     }
-    let of_labels_alone =
-        [("likelihood", written.likelihood), ("majority_from", written.majority_from.is_some()), ("parse", written.parse != [Parse::Lenient])];
-    if let Some((key, _)) = of_labels_alone.into_iter().find(|(_, is_said)| *is_said && !is_labels) {
-        return Err(Error::input(format!("`{key}` in a set of task `{}`, which has no labels", task.name)));
+    let of_labels_alone = [
+        ("likelihood", written.likelihood),
+        ("majority_from", written.majority_from.is_some()),
+        ("parse", written.parse != [Parse::Lenient]),
+    ];
+    if let Some((key, _)) = of_labels_alone
+        .into_iter()
+        .find(|(_, is_said)| *is_said && !is_labels)
+    {
+        return Err(Error::input(format!(
+            "`{key}` in a set of task `{}`, which has no labels",
+            task.name
+        )));
     }
     if written.text_from.is_some() && task.kind != Kind::Generate {
-        return Err(Error::input(format!("`text_from` in a set of task `{}`", task.name)).hint("it is for the baselines of summaries"));
+        return Err(
+            Error::input(format!("`text_from` in a set of task `{}`", task.name))
+                .hint("it is for the baselines of summaries"),
+        );
     }
     Ok(())
 }
 
 /// Refuses a set whose rows lack what its metrics need.
 pub fn check_rows(set: &Set) -> Result<()> {
-    let has_target = |example: &Example| example.messages.iter().any(|message| message.role == Role::Assistant && message.loss);
-    match set.examples.iter().find(|example| set.wants_loss() && !has_target(example)) {
-        Some(example) => Err(Error::input(format!("metric `{LOSS}` needs what should be said, and row `{}` does not have it", example.id))
-            .hint("list `metrics` without it, or give the row its target")),
+    let has_target = |example: &Example| {
+        example
+            .messages
+            .iter()
+            .any(|message| message.role == Role::Assistant && message.loss)
+    };
+    match set
+        .examples
+        .iter()
+        .find(|example| set.wants_loss() && !has_target(example))
+    {
+        Some(example) => Err(Error::input(format!(
+            "metric `{LOSS}` needs what should be said, and row `{}` does not have it",
+            example.id
+        ))
+        .hint("list `metrics` without it, or give the row its target")),
         None => Ok(()),
     }
 }
@@ -109,11 +160,17 @@ pub fn measure(set: &Set, said: &[Prediction]) -> Result<Measured> {
         Kind::Classify => tallies.extend(of_labels(set, said, &wanted)?),
     }
     if wanted("hit_limit") {
-        tallies.push(failures::hit_limit(&said.iter().map(|row| row.hit_limit).collect::<Vec<_>>()));
+        tallies.push(failures::hit_limit(
+            &said.iter().map(|row| row.hit_limit).collect::<Vec<_>>(),
+        ));
     }
     // Normalisers and parses stand in the set's order, so the first of the metric is that of the first of them.
-    let headline = tallies.iter().find(|tally| tally.metric() == metric).cloned();
-    let headline = headline.ok_or_else(|| Error::bug(format!("task `{}` has no metric `{metric}`", set.task.name)))?;
+    let headline = tallies
+        .iter()
+        .find(|tally| tally.metric() == metric)
+        .cloned();
+    let headline = headline
+        .ok_or_else(|| Error::bug(format!("task `{}` has no metric `{metric}`", set.task.name)))?;
     tallies.retain(|tally| set.wants(tally.metric()));
     Ok(Measured { tallies, headline })
 }
@@ -123,8 +180,17 @@ fn loss(set: &Set, said: &[Prediction]) -> Option<Tally> {
         let tokens = row.target_tokens? as f64;
         Some([row.loss? * tokens, tokens])
     };
-    let units = said.iter().map(unit).collect::<Option<Vec<_>>>().filter(|_| set.wants_loss())?;
-    Some(metrics::share(LOSS, &[("unit", "nats"), ("over", "target-tokens")], Better::Lower, units))
+    let units = said
+        .iter()
+        .map(unit)
+        .collect::<Option<Vec<_>>>()
+        .filter(|_| set.wants_loss())?;
+    Some(metrics::share(
+        LOSS,
+        &[("unit", "nats"), ("over", "target-tokens")],
+        Better::Lower,
+        units,
+    ))
 }
 
 fn of_texts(set: &Set, said: &[Prediction], wanted: &dyn Fn(&str) -> bool) -> Vec<Tally> {
@@ -134,9 +200,17 @@ fn of_texts(set: &Set, said: &[Prediction], wanted: &dyn Fn(&str) -> bool) -> Ve
     let others = |name: &str| wanted(name) && !metrics::is_normalised(name);
     let mut tallies: Vec<Tally> = Vec::new();
     for &normaliser in &set.normalisers {
-        tallies.extend(metrics::of_texts(&texts(normaliser), set.settings, normalised));
+        tallies.extend(metrics::of_texts(
+            &texts(normaliser),
+            set.settings,
+            normalised,
+        ));
     }
-    tallies.extend(metrics::of_texts(&texts(Normaliser::None), set.settings, others));
+    tallies.extend(metrics::of_texts(
+        &texts(Normaliser::None),
+        set.settings,
+        others,
+    ));
     tallies
 }
 
@@ -154,15 +228,33 @@ fn pair<'a>(set: &Set, row: &'a Prediction) -> Pair<'a> {
 fn of_labels(set: &Set, said: &[Prediction], wanted: &dyn Fn(&str) -> bool) -> Result<Vec<Tally>> {
     let inventory = set.inventory();
     let scored = |labels: &[Option<String>], how: &str| {
-        let pairs: Vec<(&str, Option<&str>)> = said.iter().zip(labels).map(|(row, label)| (row.reference.as_str(), label.as_deref())).collect();
+        let pairs: Vec<(&str, Option<&str>)> = said
+            .iter()
+            .zip(labels)
+            .map(|(row, label)| (row.reference.as_str(), label.as_deref()))
+            .collect();
         classify::tallies(&pairs, Some(&inventory), how)
     };
     let mut tallies = Vec::new();
     for &parse in &set.parses {
-        let labels: Vec<Option<String>> = said.iter().map(|row| set.task.parse_answer(&row.prediction, parse)).collect();
-        let unparsed = labels.iter().map(|label| [f64::from(u8::from(label.is_none())), 1.0]);
-        let unparsed = metrics::share(UNPARSED, &[("parse", parse.name())], Better::Lower, unparsed);
-        for mut tally in scored(&labels, parse.name())?.into_iter().chain([unparsed]).filter(|tally| wanted(&tally.name)) {
+        let labels: Vec<Option<String>> = said
+            .iter()
+            .map(|row| set.task.parse_answer(&row.prediction, parse))
+            .collect();
+        let unparsed = labels
+            .iter()
+            .map(|label| [f64::from(u8::from(label.is_none())), 1.0]);
+        let unparsed = metrics::share(
+            UNPARSED,
+            &[("parse", parse.name())],
+            Better::Lower,
+            unparsed,
+        );
+        for mut tally in scored(&labels, parse.name())?
+            .into_iter()
+            .chain([unparsed])
+            .filter(|tally| wanted(&tally.name))
+        {
             if parse == Parse::Strict {
                 tally.name += "@strict";
             }
@@ -170,22 +262,39 @@ fn of_labels(set: &Set, said: &[Prediction], wanted: &dyn Fn(&str) -> bool) -> R
         }
     }
     if set.likelihood && said.iter().all(|row| row.likelihoods.is_some()) {
-        let labels: Vec<Option<String>> = said.iter().map(|row| likeliest(row, &inventory)).collect();
-        for (mut tally, name) in scored(&labels, "likelihood-per-token")?.into_iter().zip(BY_LIKELIHOOD).filter(|(_, name)| wanted(name)) {
+        let labels: Vec<Option<String>> =
+            said.iter().map(|row| likeliest(row, &inventory)).collect();
+        for (mut tally, name) in scored(&labels, "likelihood-per-token")?
+            .into_iter()
+            .zip(BY_LIKELIHOOD)
+            .filter(|(_, name)| wanted(name))
+        {
             tally.name = name.to_owned();
             tallies.push(tally);
         }
     }
-    let texts = Texts::new(said.iter().map(|row| Pair::new(&row.reference, &row.prediction)).collect(), Normaliser::None);
-    tallies.extend(metrics::of_texts(&texts, set.settings, |name| wanted(name) && failures::NAMES.contains(&name)));
+    let texts = Texts::new(
+        said.iter()
+            .map(|row| Pair::new(&row.reference, &row.prediction))
+            .collect(),
+        Normaliser::None,
+    );
+    tallies.extend(metrics::of_texts(&texts, set.settings, |name| {
+        wanted(name) && failures::NAMES.contains(&name)
+    }));
     Ok(tallies)
 }
 
 /// The label whose answer is the likeliest a token, the first of the inventory among equals.
 pub fn likeliest(row: &Prediction, inventory: &[&str]) -> Option<String> {
     let likelihoods = row.likelihoods.as_ref()?;
-    let of_inventory = inventory.iter().filter_map(|label| Some((*label, *likelihoods.get(*label)?)));
-    of_inventory.rev().max_by(|a, b| a.1.total_cmp(&b.1)).map(|(label, _)| label.to_owned())
+    let of_inventory = inventory
+        .iter()
+        .filter_map(|label| Some((*label, *likelihoods.get(*label)?)));
+    of_inventory
+        .rev()
+        .max_by(|a, b| a.1.total_cmp(&b.1))
+        .map(|(label, _)| label.to_owned())
 }
 
 #[cfg(test)]
@@ -201,7 +310,14 @@ mod tests {
         let dir = tempfile::tempdir().unwrap();
         let path = |name: &str| dir.path().join(name);
         std::fs::write(path("m.jsonl"), rows).unwrap();
-        std::fs::write(path("s.yaml"), format!("role: dev\nsets: [{{name: a, manifest: {}, task: {task}{more}}}]\n", path("m.jsonl").display())).unwrap();
+        std::fs::write(
+            path("s.yaml"),
+            format!(
+                "role: dev\nsets: [{{name: a, manifest: {}, task: {task}{more}}}]\n",
+                path("m.jsonl").display()
+            ),
+        )
+        .unwrap();
         Suite::load(&path("s.yaml"), &Tasks::load(None).unwrap()).unwrap()
     }
 
@@ -217,31 +333,65 @@ mod tests {
     #[test]
     fn a_set_has_what_it_lists_and_otherwise_what_its_task_has() {
         let gist = r#"{"text": "t", "summary": "s"}"#;
-        assert_eq!(names(&suite("summarization", gist, "")), "loss rouge1 rouge2 rougeL mean");
+        assert_eq!(
+            names(&suite("summarization", gist, "")),
+            "loss rouge1 rouge2 rougeL mean"
+        );
         let listed = ", metrics: [bleu, repetition, hit_limit, rougeL, length_ratio], normaliser: [arabic-leaderboard, none]";
         let expected = "rougeL@arabic-leaderboard bleu@arabic-leaderboard rougeL bleu repetition length_ratio hit_limit mean";
         assert_eq!(names(&suite("summarization", gist, listed)), expected);
-        assert_eq!(names(&suite("emotion", MOODS, "")), "loss accuracy macro_f1 weighted_f1 uar mean");
+        assert_eq!(
+            names(&suite("emotion", MOODS, "")),
+            "loss accuracy macro_f1 weighted_f1 uar mean"
+        );
         let both = ", metrics: [uar, unparsed, seq_rep_4], parse: [strict, lenient]";
-        assert_eq!(names(&suite("emotion", MOODS, both)), "uar@strict unparsed@strict uar unparsed seq_rep_4 mean");
+        assert_eq!(
+            names(&suite("emotion", MOODS, both)),
+            "uar@strict unparsed@strict uar unparsed seq_rep_4 mean"
+        );
         let likelihood = "loss accuracy macro_f1 weighted_f1 uar likelihood_accuracy likelihood_macro_f1 likelihood_weighted_f1 likelihood_uar mean";
-        assert_eq!(names(&suite("emotion", MOODS, ", likelihood: true")), likelihood);
+        assert_eq!(
+            names(&suite("emotion", MOODS, ", likelihood: true")),
+            likelihood
+        );
     }
 
     #[test]
     fn recognition_and_form_are_told_apart() {
-        let suite = suite("emotion", MOODS, ", metrics: [accuracy, unparsed, likelihood_accuracy, loss], parse: [strict, lenient], likelihood: true");
+        let suite = suite(
+            "emotion",
+            MOODS,
+            ", metrics: [accuracy, unparsed, likelihood_accuracy, loss], parse: [strict, lenient], likelihood: true",
+        );
         let set = &suite.sets[0];
-        let row = |i: usize, said: &str, likelihoods: [f64; 2], loss: f64, tokens: usize| Prediction {
-            likelihoods: Some(BTreeMap::from([("happy".to_owned(), likelihoods[0]), ("sad".to_owned(), likelihoods[1])])),
-            loss: Some(loss),
-            target_tokens: Some(tokens),
-            ..Prediction::new(set, &set.examples[i], said.to_owned()).unwrap()
-        };
-        let mut said = vec![row(0, "sad", [-2.0, -1.0], 1.0, 3), row(1, "They are sad.", [-1.0, -1.0], 2.0, 1), row(2, "who knows", [-0.5, -9.0], 4.0, 1)];
-        assert_eq!(said.iter().map(|row| row.answer.as_deref()).collect::<Vec<_>>(), [Some("sad"), None, None], "the first of the set's ways to read it");
+        let row =
+            |i: usize, said: &str, likelihoods: [f64; 2], loss: f64, tokens: usize| Prediction {
+                likelihoods: Some(BTreeMap::from([
+                    ("happy".to_owned(), likelihoods[0]),
+                    ("sad".to_owned(), likelihoods[1]),
+                ])),
+                loss: Some(loss),
+                target_tokens: Some(tokens),
+                ..Prediction::new(set, &set.examples[i], said.to_owned()).unwrap()
+            };
+        let mut said = vec![
+            row(0, "sad", [-2.0, -1.0], 1.0, 3),
+            row(1, "They are sad.", [-1.0, -1.0], 2.0, 1),
+            row(2, "who knows", [-0.5, -9.0], 4.0, 1),
+        ];
+        assert_eq!(
+            said.iter()
+                .map(|row| row.answer.as_deref())
+                .collect::<Vec<_>>(),
+            [Some("sad"), None, None],
+            "the first of the set's ways to read it"
+        );
         let measured = measure(set, &said).unwrap();
-        let scores: Vec<(&str, f64)> = measured.tallies.iter().map(|tally| (tally.name.as_str(), tally.corpus())).collect();
+        let scores: Vec<(&str, f64)> = measured
+            .tallies
+            .iter()
+            .map(|tally| (tally.name.as_str(), tally.corpus()))
+            .collect();
         let third = 1.0 / 3.0;
         let expected = [
             ("loss", (3.0 + 2.0 + 4.0) / 5.0),
@@ -252,20 +402,55 @@ mod tests {
             // The second row's labels are alike, and happy stands first in the inventory.
             ("likelihood_accuracy", 2.0 * third),
         ];
-        assert!(scores.iter().zip(expected).all(|(found, expected)| found.0 == expected.0 && (found.1 - expected.1).abs() < 1e-12), "{scores:?}");
-        assert_eq!((measured.headline.name.as_str(), scores.len()), ("uar@strict", expected.len()));
+        assert!(
+            scores
+                .iter()
+                .zip(expected)
+                .all(|(found, expected)| found.0 == expected.0
+                    && (found.1 - expected.1).abs() < 1e-12),
+            "{scores:?}"
+        );
+        assert_eq!(
+            (measured.headline.name.as_str(), scores.len()),
+            ("uar@strict", expected.len())
+        );
         said[1].likelihoods = None;
         said[2].loss = None;
         let fewer = measure(set, &said).unwrap().tallies;
-        assert_eq!(fewer.iter().map(|tally| tally.name.as_str()).collect::<Vec<_>>(), ["accuracy@strict", "unparsed@strict", "accuracy", "unparsed"]);
+        assert_eq!(
+            fewer
+                .iter()
+                .map(|tally| tally.name.as_str())
+                .collect::<Vec<_>>(),
+            ["accuracy@strict", "unparsed@strict", "accuracy", "unparsed"]
+        );
     }
 
     #[test]
     fn an_answer_in_json_is_compared_by_what_it_says() {
-        let mut suite = suite("summarization", r#"{"text": "t", "summary": "one two", "references": ["three"]}"#, ", metrics: [rouge1]");
+        let mut suite = suite(
+            "summarization",
+            r#"{"text": "t", "summary": "one two", "references": ["three"]}"#,
+            ", metrics: [rouge1]",
+        );
         suite.sets[0].task.answer.format = AnswerFormat::Json;
         let set = &suite.sets[0];
-        let rouge1 = |said: &str| measure(set, &[Prediction::new(set, &set.examples[0], said.to_owned()).unwrap()]).unwrap().tallies[0].corpus();
-        assert_eq!([rouge1(r#"{"summarization": "one two"}"#), rouge1(r#"{"summarization": "three"}"#), rouge1("{}")], [1.0, 1.0, 0.0]);
+        let rouge1 = |said: &str| {
+            measure(
+                set,
+                &[Prediction::new(set, &set.examples[0], said.to_owned()).unwrap()],
+            )
+            .unwrap()
+            .tallies[0]
+                .corpus()
+        };
+        assert_eq!(
+            [
+                rouge1(r#"{"summarization": "one two"}"#),
+                rouge1(r#"{"summarization": "three"}"#),
+                rouge1("{}")
+            ],
+            [1.0, 1.0, 0.0]
+        );
     }
 }

@@ -53,12 +53,18 @@ pub struct Scores(pub Vec<(String, f64)>);
 impl Scores {
     /// The score of that name.
     pub fn get(&self, name: &str) -> Option<f64> {
-        self.0.iter().find(|(known, _)| known == name).map(|(_, value)| *value)
+        self.0
+            .iter()
+            .find(|(known, _)| known == name)
+            .map(|(_, value)| *value)
     }
 
     /// The scores as a JSON object in their order.
     pub fn to_json(&self) -> serde_json::Map<String, serde_json::Value> {
-        self.0.iter().map(|(name, value)| (name.clone(), (*value).into())).collect()
+        self.0
+            .iter()
+            .map(|(name, value)| (name.clone(), (*value).into()))
+            .collect()
     }
 }
 
@@ -77,31 +83,63 @@ pub const MEAN: &str = "mean";
 pub fn score_names(suite: &Suite) -> Vec<String> {
     // Which tallies there are does not depend on the predictions, so none will do.
     let of_set = |set: &Set| {
-        let measured = measure(set, &[]).map(|measured| measured.tallies).unwrap_or_default();
-        measured.into_iter().map(|tally| format!("{}.{}", set.name, tally.name)).collect::<Vec<_>>()
+        let measured = measure(set, &[])
+            .map(|measured| measured.tallies)
+            .unwrap_or_default();
+        measured
+            .into_iter()
+            .map(|tally| format!("{}.{}", set.name, tally.name))
+            .collect::<Vec<_>>()
     };
-    suite.sets.iter().flat_map(of_set).chain([MEAN.to_owned()]).collect()
+    suite
+        .sets
+        .iter()
+        .flat_map(of_set)
+        .chain([MEAN.to_owned()])
+        .collect()
 }
 
 /// Judges a model on a suite; `progress` is told how many of how many examples are done. Controls and baselines are left out.
-pub fn evaluate(model: &AudioLlm, loader: &Loader, suite: &Suite, progress: &mut dyn FnMut(usize, usize) -> Result<()>) -> Result<Evaluation> {
+pub fn evaluate(
+    model: &AudioLlm,
+    loader: &Loader,
+    suite: &Suite,
+    progress: &mut dyn FnMut(usize, usize) -> Result<()>,
+) -> Result<Evaluation> {
     let (mut done, total) = (0, suite.num_examples());
     progress(done, total)?;
     let mut said = Vec::new();
     for set in &suite.sets {
         let questions = question::questions(set);
         let mut found: Vec<Option<Found>> = vec![None; questions.len()];
-        let asker = Asker { model, loader, sampling: &suite.generation, seed: 0 };
+        let asker = Asker {
+            model,
+            loader,
+            sampling: &suite.generation,
+            seed: 0,
+        };
         let mut take = |place: usize, what: Found| {
             done += usize::from(matches!(what, Found::Tokens(_)));
             found[place] = Some(what);
             progress(done, total)
         };
-        asker.ask(&questions.iter().collect::<Vec<&Question>>(), &mut take).map_err(|e| e.at(format!("set `{}`", set.name)))?;
-        let found = found.into_iter().collect::<Option<Vec<_>>>().ok_or_else(|| Error::bug("a question was not asked"))?;
+        asker
+            .ask(&questions.iter().collect::<Vec<&Question>>(), &mut take)
+            .map_err(|e| e.at(format!("set `{}`", set.name)))?;
+        let found = found
+            .into_iter()
+            .collect::<Option<Vec<_>>>()
+            .ok_or_else(|| Error::bug("a question was not asked"))?;
         said.push(question::predictions(set, loader, found)?);
     }
     let system = System::new(&suite.sets.iter().collect::<Vec<_>>(), said, true)?;
     let scores = system.scores();
-    Ok(Evaluation { scores, predictions: system.sets.into_iter().map(|answered| (answered.set.name.clone(), answered.said)).collect() })
+    Ok(Evaluation {
+        scores,
+        predictions: system
+            .sets
+            .into_iter()
+            .map(|answered| (answered.set.name.clone(), answered.said))
+            .collect(),
+    })
 }

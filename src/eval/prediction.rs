@@ -57,7 +57,9 @@ impl Prediction {
         let reference = example.reference.clone().unwrap_or_default();
         let references = match example.references.is_empty() {
             true => Vec::new(),
-            false => std::iter::once(reference.clone()).chain(example.references.iter().map(|other| other.to_string())).collect(),
+            false => std::iter::once(reference.clone())
+                .chain(example.references.iter().map(|other| other.to_string()))
+                .collect(),
         };
         Ok(Self {
             id: example.id.clone(),
@@ -79,8 +81,12 @@ impl Prediction {
 
     /// The references in their order; one at least.
     pub fn all_references(&self) -> impl Iterator<Item = &str> {
-        let only = self.references.is_empty().then_some(self.reference.as_str());
-        only.into_iter().chain(self.references.iter().map(String::as_str))
+        let only = self
+            .references
+            .is_empty()
+            .then_some(self.reference.as_str());
+        only.into_iter()
+            .chain(self.references.iter().map(String::as_str))
     }
 }
 
@@ -98,7 +104,12 @@ fn meta(set: &Set, example: &Example) -> Result<Map<String, Value>> {
     put("group", example.group.clone().map(Value::from));
     for name in SHOWN {
         // A list or an object under such a name is no slice, and nobody asked for one.
-        put(name, slices::field_value(name, example).unwrap_or_default().map(Value::from));
+        put(
+            name,
+            slices::field_value(name, example)
+                .unwrap_or_default()
+                .map(Value::from),
+        );
     }
     put("language", Some(example.language.clone().into()));
     put("wording", example.wording.clone().map(Value::from));
@@ -110,7 +121,10 @@ fn meta(set: &Set, example: &Example) -> Result<Map<String, Value>> {
     Ok(meta)
 }
 
-#[expect(clippy::trivially_copy_pass_by_ref, reason = "serde asks with a reference")]
+#[expect(
+    clippy::trivially_copy_pass_by_ref,
+    reason = "serde asks with a reference"
+)]
 fn is_false(value: &bool) -> bool {
     !value
 }

@@ -59,10 +59,19 @@ impl Likelihood {
 /// The questions of a set: for each example, in order, its loss and its labels where the set wants them, and its answer last.
 pub fn questions<'a>(set: &'a Set) -> Vec<Question<'a>> {
     let of_example = |example: &'a Example| {
-        let loss = set.wants_loss().then(|| Wanted::Likelihoods(vec![example.messages.clone()]));
-        let labels = set.likelihood.then(|| Wanted::Likelihoods(labelled(set, example)));
-        let answer = Wanted::Answer { max_new_tokens: set.task.answer.max_new_tokens };
-        loss.into_iter().chain(labels).chain([answer]).map(move |wanted| Question { example, wanted })
+        let loss = set
+            .wants_loss()
+            .then(|| Wanted::Likelihoods(vec![example.messages.clone()]));
+        let labels = set
+            .likelihood
+            .then(|| Wanted::Likelihoods(labelled(set, example)));
+        let answer = Wanted::Answer {
+            max_new_tokens: set.task.answer.max_new_tokens,
+        };
+        loss.into_iter()
+            .chain(labels)
+            .chain([answer])
+            .map(move |wanted| Question { example, wanted })
     };
     set.examples.iter().flat_map(of_example).collect()
 }
@@ -73,21 +82,55 @@ fn labelled(set: &Set, example: &Example) -> Vec<Vec<Message>> {
         Some((last, asked)) if last.role == Role::Assistant => (asked, Some(last.content.as_str())),
         _ => (example.messages.as_slice(), None),
     };
-    let asked: Vec<Message> = asked.iter().map(|message| Message { loss: false, ..message.clone() }).collect();
-    let ending = |label: String| asked.iter().cloned().chain([Message::new(Role::Assistant, label)]).collect();
-    written_labels(set, example, said).into_iter().map(ending).collect()
+    let asked: Vec<Message> = asked
+        .iter()
+        .map(|message| Message {
+            loss: false,
+            ..message.clone()
+        })
+        .collect();
+    let ending = |label: String| {
+        asked
+            .iter()
+            .cloned()
+            .chain([Message::new(Role::Assistant, label)])
+            .collect()
+    };
+    written_labels(set, example, said)
+        .into_iter()
+        .map(ending)
+        .collect()
 }
 
 /// The labels as they are written to answer this example. A conversation of the row's own may speak another language than the row says, so
 /// where its answer is a label in some language, all labels are written in that one.
 fn written_labels(set: &Set, example: &Example, said: Option<&str>) -> Vec<String> {
     let in_language = |language: &str| set.task.written_labels(set.wording, language);
-    let place = set.task.labels.iter().position(|label| Some(&label.name) == example.label.as_ref());
+    let place = set
+        .task
+        .labels
+        .iter()
+        .position(|label| Some(&label.name) == example.label.as_ref());
     let expected = in_language(&example.language);
-    let (Some(place), Some(said)) = (place, said) else { return expected };
-    let names = || set.task.labels.iter().map(|label| label.name.clone()).collect();
-    let others = set.task.labels[place].words.keys().map(|language| in_language(language));
-    std::iter::once(expected.clone()).chain(others).chain([names()]).find(|labels: &Vec<String>| labels[place] == said).unwrap_or(expected)
+    let (Some(place), Some(said)) = (place, said) else {
+        return expected;
+    };
+    let names = || {
+        set.task
+            .labels
+            .iter()
+            .map(|label| label.name.clone())
+            .collect()
+    };
+    let others = set.task.labels[place]
+        .words
+        .keys()
+        .map(|language| in_language(language));
+    std::iter::once(expected.clone())
+        .chain(others)
+        .chain([names()])
+        .find(|labels: &Vec<String>| labels[place] == said)
+        .unwrap_or(expected)
 }
 
 /// The predictions of a set from what was found of its [`questions`], in their order.
@@ -98,13 +141,30 @@ pub fn predictions(set: &Set, loader: &Loader, found: Vec<Found>) -> Result<Vec<
     let ends = loader.codec().ids_that_end();
     let mut found = found.into_iter();
     let prediction = |example: &Example| {
-        let loss = if set.wants_loss() { likelihoods(found.next())?.first().copied() } else { None };
-        let labels = if set.likelihood { Some(likelihoods(found.next())?) } else { None };
+        let loss = if set.wants_loss() {
+            likelihoods(found.next())?.first().copied()
+        } else {
+            None
+        };
+        let labels = if set.likelihood {
+            Some(likelihoods(found.next())?)
+        } else {
+            None
+        };
         let tokens = tokens(found.next())?;
-        let by_label = |of_all: Vec<Likelihood>| set.task.labels.iter().zip(of_all).map(|(label, found)| (label.name.clone(), found.mean())).collect();
+        let by_label = |of_all: Vec<Likelihood>| {
+            set.task
+                .labels
+                .iter()
+                .zip(of_all)
+                .map(|(label, found)| (label.name.clone(), found.mean()))
+                .collect()
+        };
         Ok(Prediction {
             hit_limit: !tokens.last().is_some_and(|last| ends.contains(last)),
-            target_tokens: loss.map(|found| found.tokens).or_else(|| target_tokens(loader, example)),
+            target_tokens: loss
+                .map(|found| found.tokens)
+                .or_else(|| target_tokens(loader, example)),
             loss: loss.map(|found| -found.mean()),
             likelihoods: labels.map(by_label),
             ..Prediction::new(set, example, loader.codec().decode(&tokens))?.with_tokens(tokens)
@@ -116,7 +176,14 @@ pub fn predictions(set: &Set, loader: &Loader, found: Vec<Found>) -> Result<Vec<
 /// Number of tokens of what should be said; `None` where the example does not know.
 pub fn target_tokens(loader: &Loader, example: &Example) -> Option<usize> {
     // How long a clip is changes nothing about the tokens after it.
-    let encoded = loader.codec().encode(&example.messages, &vec![1; example.clips.len()], Mode::Train).ok()?;
+    let encoded = loader
+        .codec()
+        .encode(
+            &example.messages,
+            &vec![1; example.clips.len()],
+            Mode::Train,
+        )
+        .ok()?;
     Some(encoded.targets.iter().map(ExactSizeIterator::len).sum())
 }
 
@@ -144,17 +211,30 @@ mod tests {
         let dir = tempfile::tempdir().unwrap();
         let path = |name: &str| dir.path().join(name);
         std::fs::write(path("m.jsonl"), rows).unwrap();
-        std::fs::write(path("s.yaml"), format!("role: dev\nsets: [{{name: a, manifest: {}, task: dialect{more}}}]\n", path("m.jsonl").display())).unwrap();
+        std::fs::write(
+            path("s.yaml"),
+            format!(
+                "role: dev\nsets: [{{name: a, manifest: {}, task: dialect{more}}}]\n",
+                path("m.jsonl").display()
+            ),
+        )
+        .unwrap();
         Suite::load(&path("s.yaml"), &Tasks::load(None).unwrap()).unwrap()
     }
 
     /// What the assistant says at the end of each conversation of the first question that asks for labels.
     fn endings(set: &Set) -> Vec<String> {
-        let of_labels = questions(set).into_iter().find_map(|question| match question.wanted {
-            Wanted::Likelihoods(of_all) if of_all.len() > 1 => Some(of_all),
-            _ => None,
-        });
-        of_labels.unwrap().iter().map(|messages| messages.last().unwrap().content.clone()).collect()
+        let of_labels = questions(set)
+            .into_iter()
+            .find_map(|question| match question.wanted {
+                Wanted::Likelihoods(of_all) if of_all.len() > 1 => Some(of_all),
+                _ => None,
+            });
+        of_labels
+            .unwrap()
+            .iter()
+            .map(|messages| messages.last().unwrap().content.clone())
+            .collect()
     }
 
     #[test]
@@ -166,7 +246,10 @@ mod tests {
                 Wanted::Answer { .. } => 0,
                 Wanted::Likelihoods(of_all) => of_all.len(),
             };
-            questions(&suite.sets[0]).iter().map(kind).collect::<Vec<_>>()
+            questions(&suite.sets[0])
+                .iter()
+                .map(kind)
+                .collect::<Vec<_>>()
         };
         assert_eq!(kinds(", metrics: [uar]"), [0, 0]);
         assert_eq!(kinds(""), [1, 0, 1, 0]);
@@ -175,11 +258,17 @@ mod tests {
 
     #[test]
     fn labels_are_spoken_as_the_question_would_have_them() {
-        let arabic = suite("{\"text\": \"t\", \"label\": \"EGY\", \"language\": \"ar\"}\n", ", likelihood: true");
+        let arabic = suite(
+            "{\"text\": \"t\", \"label\": \"EGY\", \"language\": \"ar\"}\n",
+            ", likelihood: true",
+        );
         let tasks = Tasks::load(None).unwrap();
         let words = |language: &str| {
             let labels = &tasks.get("dialect").unwrap().labels;
-            labels.iter().map(|label| label.words.get(language).unwrap_or(&label.name).clone()).collect::<Vec<_>>()
+            labels
+                .iter()
+                .map(|label| label.words.get(language).unwrap_or(&label.name).clone())
+                .collect::<Vec<_>>()
         };
         assert_eq!(endings(&arabic.sets[0]), words("ar"));
         // A conversation of the row's own: in a language that the row does not say, and with an earlier turn that is not to be counted.
@@ -189,11 +278,23 @@ mod tests {
                  \"user\", \"content\": \"c\"}}, {{\"role\": \"assistant\", \"content\": \"{answer}\"}}]}}\n"
             )
         };
-        for (answer, expected) in [(words("ar")[0].as_str(), words("ar")), ("EGY", words("name")), ("no label", words("en"))] {
+        for (answer, expected) in [
+            (words("ar")[0].as_str(), words("ar")),
+            ("EGY", words("name")),
+            ("no label", words("en")),
+        ] {
             let suite = suite(&turns(answer), ", likelihood: true");
             assert_eq!(endings(&suite.sets[0]), expected, "{answer}");
-            let Wanted::Likelihoods(of_all) = &questions(&suite.sets[0])[1].wanted else { panic!() };
-            assert!(of_all.iter().all(|messages| messages.iter().map(|message| message.loss).collect::<Vec<_>>() == [false, false, false, true]));
+            let Wanted::Likelihoods(of_all) = &questions(&suite.sets[0])[1].wanted else {
+                panic!()
+            };
+            assert!(of_all.iter().all(|messages| {
+                messages
+                    .iter()
+                    .map(|message| message.loss)
+                    .collect::<Vec<_>>()
+                    == [false, false, false, true]
+            }));
         }
     }
 }

@@ -37,12 +37,19 @@ pub fn scores_json(system: &System, details: &Details) -> Result<Map<String, Val
     let mut object = system.scores().to_json();
     let mut written = details.about.clone();
     let scores = details.scores.iter().map(|score| {
-        let compared = details.compared.iter().find(|compared| compared.name == score.name);
+        let compared = details
+            .compared
+            .iter()
+            .find(|compared| compared.name == score.name);
         (score.name.clone(), confident(score, compared))
     });
     written.insert("scores".to_owned(), Value::Object(scores.collect()));
     let mut labels = Map::new();
-    for answered in system.sets.iter().filter(|answered| answered.set.task.kind == Kind::Classify) {
+    for answered in system
+        .sets
+        .iter()
+        .filter(|answered| answered.set.task.kind == Kind::Classify)
+    {
         labels.insert(answered.set.name.clone(), confusion(answered)?);
     }
     written.insert("labels".to_owned(), labels.into());
@@ -83,7 +90,10 @@ fn confident(score: &Confident, compared: Option<&Compared>) -> Value {
 
 /// The confusion matrix of a set: a row for each reference label, a column for each predicted one and the last for answers without any.
 fn confusion(answered: &Answered) -> Result<Value> {
-    let pairs = answered.said.iter().map(|row| (row.reference.as_str(), row.answer.as_deref()));
+    let pairs = answered
+        .said
+        .iter()
+        .map(|row| (row.reference.as_str(), row.answer.as_deref()));
     let found = Confusion::new(pairs, &answered.set.inventory())?;
     Ok(json!({"labels": found.labels, "counts": found.counts, "predicted": found.predicted()}))
 }
@@ -92,10 +102,20 @@ fn confusion(answered: &Answered) -> Result<Value> {
 fn slices(slices: &[Slice]) -> Map<String, Value> {
     let mut by_set = Map::new();
     for slice in slices {
-        let scores = slice.scores.iter().map(|score| (score.name.clone(), json!({"score": score.value, "interval": score.interval()})));
-        let rows = slice.scores.first().map_or((0, 0), |score| (score.num_utterances, score.num_clusters));
+        let scores = slice.scores.iter().map(|score| {
+            (
+                score.name.clone(),
+                json!({"score": score.value, "interval": score.interval()}),
+            )
+        });
+        let rows = slice
+            .scores
+            .first()
+            .map_or((0, 0), |score| (score.num_utterances, score.num_clusters));
         let value = json!({"utterances": rows.0, "clusters": rows.1, "scores": Value::Object(scores.collect())});
-        let below = |map: &mut Map<String, Value>, key: &str| map.entry(key).or_insert_with(|| Map::new().into()).clone();
+        let below = |map: &mut Map<String, Value>, key: &str| {
+            map.entry(key).or_insert_with(|| Map::new().into()).clone()
+        };
         let mut of_set = below(&mut by_set, &slice.set);
         of_set[slice.by.as_str()][slice.value.as_str()] = value;
         by_set.insert(slice.set.clone(), of_set);

@@ -44,18 +44,29 @@ impl ClusterBy {
     pub fn of(wanted: Option<Self>, examples: &[Example]) -> Result<Self> {
         let lacking = |by: Self| examples.iter().find(|example| by.member(example).is_none());
         match wanted {
-            None => Ok([Self::Speaker, Self::Group].into_iter().find(|&by| lacking(by).is_none()).unwrap_or(Self::None)),
+            None => Ok([Self::Speaker, Self::Group]
+                .into_iter()
+                .find(|&by| lacking(by).is_none())
+                .unwrap_or(Self::None)),
             Some(by) => match lacking(by) {
                 None => Ok(by),
-                Some(example) => Err(Error::input(format!("`cluster: {0}`, but row `{1}` has no `{0}`", by.name(), example.id))
-                    .hint("leave `cluster` out, or write `cluster: none`")),
+                Some(example) => Err(Error::input(format!(
+                    "`cluster: {0}`, but row `{1}` has no `{0}`",
+                    by.name(),
+                    example.id
+                ))
+                .hint("leave `cluster` out, or write `cluster: none`")),
             },
         }
     }
 
     /// The cluster of an example, by a name that says the same in every set; rows that stand for themselves are known by their ids.
     pub fn cluster(self, example: &Example) -> String {
-        format!("{} {}", self.name(), self.member(example).unwrap_or_default())
+        format!(
+            "{} {}",
+            self.name(),
+            self.member(example).unwrap_or_default()
+        )
     }
 
     fn member(self, example: &Example) -> Option<&str> {
@@ -87,7 +98,14 @@ pub fn value(slice: &str, example: &Example) -> Result<Option<String>> {
 /// Length of an example's audio: what the data says, or else the sum of its spans where both ends are given.
 pub fn seconds(example: &Example) -> Option<f64> {
     let span = |clip: &crate::data::Clip| Some(clip.span.end_s? - clip.span.start_s.unwrap_or(0.0));
-    let of_spans = || example.clips.iter().map(span).sum::<Option<f64>>().filter(|_| !example.clips.is_empty());
+    let of_spans = || {
+        example
+            .clips
+            .iter()
+            .map(span)
+            .sum::<Option<f64>>()
+            .filter(|_| !example.clips.is_empty())
+    };
     example.duration.or_else(of_spans)
 }
 
@@ -97,7 +115,10 @@ pub fn field_value(field: &str, example: &Example) -> Result<Option<String>> {
         None | Some(Value::Null) => Ok(None),
         Some(Value::String(text)) => Ok(Some(text)),
         Some(found @ (Value::Number(_) | Value::Bool(_))) => Ok(Some(found.to_string())),
-        Some(_) => Err(Error::input(format!("`{field}` of row `{}` is a list or an object, which names no slice", example.id))),
+        Some(_) => Err(Error::input(format!(
+            "`{field}` of row `{}` is a list or an object, which names no slice",
+            example.id
+        ))),
     }
 }
 
@@ -111,17 +132,32 @@ pub fn check(slice: &str, examples: &[Example]) -> Result<()> {
             return Ok(());
         }
     }
-    let of_rows = examples.iter().flat_map(|example| extra(example).into_iter().map(|(name, _)| name));
+    let of_rows = examples
+        .iter()
+        .flat_map(|example| extra(example).into_iter().map(|(name, _)| name));
     let mut fields: Vec<String> = Vec::new();
     for name in of_rows {
         if !fields.contains(&name) {
             fields.push(name);
         }
     }
-    let usable = |name: &&str| examples.iter().any(|example| matches!(value(name, example), Ok(Some(_))));
-    let known: Vec<&str> = KNOWN.into_iter().chain(fields.iter().map(String::as_str)).filter(usable).collect();
-    let lacking = if slice == "length" { "no row says its `duration` or its span".to_owned() } else { format!("no row has `{slice}`") };
-    Err(Error::input(format!("slice `{slice}`: {lacking}")).hint(format!("the rows have {}", known.join(", "))))
+    let usable = |name: &&str| {
+        examples
+            .iter()
+            .any(|example| matches!(value(name, example), Ok(Some(_))))
+    };
+    let known: Vec<&str> = KNOWN
+        .into_iter()
+        .chain(fields.iter().map(String::as_str))
+        .filter(usable)
+        .collect();
+    let lacking = if slice == "length" {
+        "no row says its `duration` or its span".to_owned()
+    } else {
+        format!("no row has `{slice}`")
+    };
+    Err(Error::input(format!("slice `{slice}`: {lacking}"))
+        .hint(format!("the rows have {}", known.join(", "))))
 }
 
 /// The slices of some examples: each value with the places of its rows, in order of first appearance but lengths from short to long.
@@ -138,7 +174,11 @@ pub fn split(slice: &str, examples: &[Example]) -> Result<Vec<(String, Vec<usize
         }
     }
     if slice == "length" {
-        let shortest = |rows: &[usize]| rows.iter().filter_map(|&i| seconds(&examples[i])).fold(f64::INFINITY, f64::min);
+        let shortest = |rows: &[usize]| {
+            rows.iter()
+                .filter_map(|&i| seconds(&examples[i]))
+                .fold(f64::INFINITY, f64::min)
+        };
         found.sort_by(|(_, a), (_, b)| shortest(a).total_cmp(&shortest(b)));
     }
     Ok(found)
@@ -146,7 +186,10 @@ pub fn split(slice: &str, examples: &[Example]) -> Result<Vec<(String, Vec<usize
 
 /// The bin of a length, `5-10 s`.
 fn length(seconds: f64) -> String {
-    let above = LENGTH_BOUNDS_S.iter().take_while(|&&bound| bound <= seconds).count();
+    let above = LENGTH_BOUNDS_S
+        .iter()
+        .take_while(|&&bound| bound <= seconds)
+        .count();
     let low = above.checked_sub(1).map_or(0.0, |i| LENGTH_BOUNDS_S[i]);
     match LENGTH_BOUNDS_S.get(above) {
         Some(high) => format!("{low}-{high} s"),
@@ -156,7 +199,11 @@ fn length(seconds: f64) -> String {
 
 fn extra(example: &Example) -> serde_json::Map<String, Value> {
     // The text was written by this crate, so it always parses.
-    example.extra.as_deref().and_then(|text| serde_json::from_str(text).ok()).unwrap_or_default()
+    example
+        .extra
+        .as_deref()
+        .and_then(|text| serde_json::from_str(text).ok())
+        .unwrap_or_default()
 }
 
 #[cfg(test)]
@@ -173,8 +220,19 @@ mod tests {
         std::fs::write(dir.path().join("a.wav"), b"RIFF").unwrap();
         let path = dir.path().join("m.jsonl");
         std::fs::write(&path, rows.join("\n")).unwrap();
-        let (tasks, rows) = (Tasks::load(None).unwrap(), read_manifest(&path, None, OnBadRow::Error).unwrap().rows);
-        rows.iter().map(|row| tasks.get("emotion").unwrap().example(row, Wording::Dev, Key::new(0, "x")).unwrap()).collect()
+        let (tasks, rows) = (
+            Tasks::load(None).unwrap(),
+            read_manifest(&path, None, OnBadRow::Error).unwrap().rows,
+        );
+        rows.iter()
+            .map(|row| {
+                tasks
+                    .get("emotion")
+                    .unwrap()
+                    .example(row, Wording::Dev, Key::new(0, "x"))
+                    .unwrap()
+            })
+            .collect()
     }
 
     #[test]
@@ -184,43 +242,101 @@ mod tests {
             r#"{"audio": "a.wav", "label": "happy", "start_s": 1, "end_s": 2.5, "tags": ["a"]}"#,
             r#"{"audio": "a.wav", "label": "sad"}"#,
         ]);
-        let says = |slice: &str| rows.iter().map(|row| value(slice, row).unwrap()).collect::<Vec<_>>();
+        let says = |slice: &str| {
+            rows.iter()
+                .map(|row| value(slice, row).unwrap())
+                .collect::<Vec<_>>()
+        };
         let some = |text: &str| Some(text.to_owned());
         assert_eq!(says("gender"), [some("female"), None, None]);
         assert_eq!(says("age"), [some("40"), None, None]);
         assert_eq!(says("length"), [some("2-5 s"), some("0-2 s"), None]);
         assert_eq!(says("label"), [some("sad"), some("happy"), some("sad")]);
-        assert!(says("wording")[0].as_deref().unwrap().starts_with("emotion/dev/ar/") && says("wording")[1].as_deref().unwrap().starts_with("emotion/dev/en/"));
-        assert_eq!(split("label", &rows).unwrap(), [("sad".to_owned(), vec![0, 2]), ("happy".to_owned(), vec![1])]);
-        assert_eq!(split("length", &rows).unwrap(), [("0-2 s".to_owned(), vec![1]), ("2-5 s".to_owned(), vec![0]), (NOT_SAID.to_owned(), vec![2])]);
-        assert!(value("tags", &rows[1]).unwrap_err().to_string().contains("`tags` of row `2` is a list"));
+        assert!(
+            says("wording")[0]
+                .as_deref()
+                .unwrap()
+                .starts_with("emotion/dev/ar/")
+                && says("wording")[1]
+                    .as_deref()
+                    .unwrap()
+                    .starts_with("emotion/dev/en/")
+        );
+        assert_eq!(
+            split("label", &rows).unwrap(),
+            [
+                ("sad".to_owned(), vec![0, 2]),
+                ("happy".to_owned(), vec![1])
+            ]
+        );
+        assert_eq!(
+            split("length", &rows).unwrap(),
+            [
+                ("0-2 s".to_owned(), vec![1]),
+                ("2-5 s".to_owned(), vec![0]),
+                (NOT_SAID.to_owned(), vec![2])
+            ]
+        );
+        assert!(
+            value("tags", &rows[1])
+                .unwrap_err()
+                .to_string()
+                .contains("`tags` of row `2` is a list")
+        );
     }
 
     #[test]
     fn lengths_fall_between_bounds() {
-        assert_eq!([0.0, 1.99, 2.0, 29.9, 30.0, 300.0].map(length), ["0-2 s", "0-2 s", "2-5 s", "20-30 s", "30 s and more", "30 s and more"]);
+        assert_eq!(
+            [0.0, 1.99, 2.0, 29.9, 30.0, 300.0].map(length),
+            [
+                "0-2 s",
+                "0-2 s",
+                "2-5 s",
+                "20-30 s",
+                "30 s and more",
+                "30 s and more"
+            ]
+        );
     }
 
     #[test]
     fn a_slice_that_no_row_has_is_refused_with_those_they_have() {
-        let rows = examples(&[r#"{"audio": "a.wav", "label": "sad", "group": "g", "dialect": "EGY", "tags": []}"#]);
+        let rows = examples(&[
+            r#"{"audio": "a.wav", "label": "sad", "group": "g", "dialect": "EGY", "tags": []}"#,
+        ]);
         let error = check("gendre", &rows).unwrap_err().to_string();
         assert!(error.contains("slice `gendre`: no row has `gendre`\nhint: the rows have group, language, wording, label, dialect"), "{error}");
-        assert!(check("length", &rows).unwrap_err().to_string().contains("no row says its `duration`"));
+        assert!(
+            check("length", &rows)
+                .unwrap_err()
+                .to_string()
+                .contains("no row says its `duration`")
+        );
         check("dialect", &rows).unwrap();
     }
 
     #[test]
     fn clusters_are_speakers_then_groups_then_rows() {
-        let speakers =
-            examples(&[r#"{"audio": "a.wav", "label": "sad", "speaker": "x"}"#, r#"{"audio": "a.wav", "label": "sad", "speaker": "y", "group": "g"}"#]);
+        let speakers = examples(&[
+            r#"{"audio": "a.wav", "label": "sad", "speaker": "x"}"#,
+            r#"{"audio": "a.wav", "label": "sad", "speaker": "y", "group": "g"}"#,
+        ]);
         assert_eq!(ClusterBy::of(None, &speakers).unwrap(), ClusterBy::Speaker);
         assert_eq!(ClusterBy::Speaker.cluster(&speakers[1]), "speaker y");
-        let error = ClusterBy::of(Some(ClusterBy::Group), &speakers).unwrap_err().to_string();
+        let error = ClusterBy::of(Some(ClusterBy::Group), &speakers)
+            .unwrap_err()
+            .to_string();
         assert!(error.contains("row `1` has no `group`"), "{error}");
-        let groups = examples(&[r#"{"audio": "a.wav", "label": "sad", "speaker": "x", "group": "g"}"#, r#"{"audio": "a.wav", "label": "sad", "group": "g"}"#]);
+        let groups = examples(&[
+            r#"{"audio": "a.wav", "label": "sad", "speaker": "x", "group": "g"}"#,
+            r#"{"audio": "a.wav", "label": "sad", "group": "g"}"#,
+        ]);
         assert_eq!(ClusterBy::of(None, &groups).unwrap(), ClusterBy::Group);
-        let alone = examples(&[r#"{"audio": "a.wav", "label": "sad", "speaker": "x"}"#, r#"{"audio": "a.wav", "label": "sad"}"#]);
+        let alone = examples(&[
+            r#"{"audio": "a.wav", "label": "sad", "speaker": "x"}"#,
+            r#"{"audio": "a.wav", "label": "sad"}"#,
+        ]);
         assert_eq!(ClusterBy::of(None, &alone).unwrap(), ClusterBy::None);
         assert_eq!(ClusterBy::None.cluster(&alone[1]), "none 2");
     }

@@ -50,7 +50,11 @@ impl Store {
         let mut found = HashMap::new();
         for path in parts(&folder)? {
             let text = files::read_text(&path)?;
-            for (i, line) in text.split_inclusive('\n').enumerate().filter(|(_, line)| line.ends_with('\n')) {
+            for (i, line) in text
+                .split_inclusive('\n')
+                .enumerate()
+                .filter(|(_, line)| line.ends_with('\n'))
+            {
                 let (key, what) = read(line).map_err(|e| {
                     let hint = "remove the file; what it held is asked again";
                     e.at(format!("{}:{}", path.display(), i + 1)).hint(hint)
@@ -58,7 +62,11 @@ impl Store {
                 found.insert(key, what);
             }
         }
-        Ok(Self { folder, found, part: None })
+        Ok(Self {
+            folder,
+            found,
+            part: None,
+        })
     }
 
     /// What was found of a question.
@@ -81,7 +89,9 @@ impl Store {
 
 /// A name that no other process takes.
 fn new_part(folder: &Path) -> PathBuf {
-    let now = SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |time| time.as_nanos());
+    let now = SystemTime::now()
+        .duration_since(UNIX_EPOCH)
+        .map_or(0, |time| time.as_nanos());
     folder.join(format!("{now:x}-{}.jsonl", std::process::id()))
 }
 
@@ -90,9 +100,16 @@ fn parts(folder: &Path) -> Result<Vec<PathBuf>> {
     if !folder.is_dir() {
         return Ok(Vec::new());
     }
-    let paths = || std::fs::read_dir(folder)?.map(|entry| Ok(entry?.path())).collect::<std::io::Result<Vec<PathBuf>>>();
+    let paths = || {
+        std::fs::read_dir(folder)?
+            .map(|entry| Ok(entry?.path()))
+            .collect::<std::io::Result<Vec<PathBuf>>>()
+    };
     let mut paths = paths().map_err(|e| Error::io(folder, "read the folder", &e))?;
-    paths.retain(|path| path.extension().is_some_and(|extension| extension == "jsonl"));
+    paths.retain(|path| {
+        path.extension()
+            .is_some_and(|extension| extension == "jsonl")
+    });
     paths.sort();
     Ok(paths)
 }
@@ -100,22 +117,42 @@ fn parts(folder: &Path) -> Result<Vec<PathBuf>> {
 fn line(key: Hash, found: &Found) -> Line {
     let key = key.to_hex().to_string();
     match found {
-        Found::Tokens(tokens) => Line { key, tokens: Some(tokens.clone()), likelihoods: None },
+        Found::Tokens(tokens) => Line {
+            key,
+            tokens: Some(tokens.clone()),
+            likelihoods: None,
+        },
         Found::Likelihoods(of_all) => {
-            let of_all = of_all.iter().map(|found| (format!("{:?}", found.sum), found.tokens)).collect();
-            Line { key, tokens: None, likelihoods: Some(of_all) }
+            let of_all = of_all
+                .iter()
+                .map(|found| (format!("{:?}", found.sum), found.tokens))
+                .collect();
+            Line {
+                key,
+                tokens: None,
+                likelihoods: Some(of_all),
+            }
         }
     }
 }
 
 fn read(line: &str) -> Result<(Hash, Found)> {
-    let wrong = |e: &dyn std::fmt::Display| Error::input(format!("not an answer that was kept: {e}"));
+    let wrong =
+        |e: &dyn std::fmt::Display| Error::input(format!("not an answer that was kept: {e}"));
     let line: Line = serde_json::from_str(line).map_err(|e| wrong(&e))?;
     let key = Hash::from_hex(&line.key).map_err(|e| wrong(&e))?;
-    let likelihood = |(sum, tokens): &(String, usize)| Ok(Likelihood { sum: sum.parse().map_err(|e| wrong(&e))?, tokens: *tokens });
+    let likelihood = |(sum, tokens): &(String, usize)| {
+        Ok(Likelihood {
+            sum: sum.parse().map_err(|e| wrong(&e))?,
+            tokens: *tokens,
+        })
+    };
     match (line.tokens, line.likelihoods) {
         (Some(tokens), None) => Ok((key, Found::Tokens(tokens))),
-        (None, Some(of_all)) => Ok((key, Found::Likelihoods(of_all.iter().map(likelihood).collect::<Result<_>>()?))),
+        (None, Some(of_all)) => Ok((
+            key,
+            Found::Likelihoods(of_all.iter().map(likelihood).collect::<Result<_>>()?),
+        )),
         _ => Err(wrong(&"neither tokens nor likelihoods")),
     }
 }
@@ -126,21 +163,39 @@ mod tests {
     use proptest::prelude::*;
 
     fn some() -> [(Hash, Found); 2] {
-        let likelihoods = vec![Likelihood { sum: -0.1 - 0.2, tokens: 3 }, Likelihood { sum: -f64::MIN_POSITIVE, tokens: 1 }];
-        [(blake3::hash(b"a"), Found::Tokens(vec![5, 0, 151_645])), (blake3::hash(b"b"), Found::Likelihoods(likelihoods))]
+        let likelihoods = vec![
+            Likelihood {
+                sum: -0.1 - 0.2,
+                tokens: 3,
+            },
+            Likelihood {
+                sum: -f64::MIN_POSITIVE,
+                tokens: 1,
+            },
+        ];
+        [
+            (blake3::hash(b"a"), Found::Tokens(vec![5, 0, 151_645])),
+            (blake3::hash(b"b"), Found::Likelihoods(likelihoods)),
+        ]
     }
 
     #[test]
     fn what_was_kept_is_found_again_whoever_kept_it() {
         let dir = tempfile::tempdir().unwrap();
         let model = blake3::hash(b"model");
-        let (mut one, mut two) = (Store::open(dir.path(), model).unwrap(), Store::open(dir.path(), model).unwrap());
+        let (mut one, mut two) = (
+            Store::open(dir.path(), model).unwrap(),
+            Store::open(dir.path(), model).unwrap(),
+        );
         let [(a, tokens), (b, likelihoods)] = some();
         one.keep(a, tokens.clone()).unwrap();
         two.keep(b, likelihoods.clone()).unwrap();
         assert_eq!((one.get(&a), one.get(&b)), (Some(&tokens), None));
         let again = Store::open(dir.path(), model).unwrap();
-        assert_eq!((again.get(&a), again.get(&b)), (Some(&tokens), Some(&likelihoods)));
+        assert_eq!(
+            (again.get(&a), again.get(&b)),
+            (Some(&tokens), Some(&likelihoods))
+        );
         let other = Store::open(dir.path(), blake3::hash(b"another model")).unwrap();
         assert_eq!(other.get(&a), None);
     }
@@ -159,11 +214,18 @@ mod tests {
         for cut in first..whole.len() {
             std::fs::write(&part, &whole[..cut]).unwrap();
             let store = Store::open(dir.path(), model).unwrap();
-            assert_eq!((store.get(&some()[0].0), store.get(&some()[1].0)), (Some(&some()[0].1), None));
+            assert_eq!(
+                (store.get(&some()[0].0), store.get(&some()[1].0)),
+                (Some(&some()[0].1), None)
+            );
         }
         std::fs::write(&part, format!("{whole}{{\"key\": \"00\"}}\n")).unwrap();
         let error = Store::open(dir.path(), model).err().unwrap().to_string();
-        assert!(error.contains(".jsonl:3: not an answer that was kept") && error.contains("remove the file"), "{error}");
+        assert!(
+            error.contains(".jsonl:3: not an answer that was kept")
+                && error.contains("remove the file"),
+            "{error}"
+        );
     }
 
     proptest! {

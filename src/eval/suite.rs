@@ -105,16 +105,39 @@ impl Suite {
             if sets.iter().any(|set| set.name == written.name) {
                 return Err(Error::input("another set has this name").at(place));
             }
-            sets.push(Set::load(written, file.role, &file.baselines, tasks).map_err(|e| e.at(place))?);
+            sets.push(
+                Set::load(written, file.role, &file.baselines, tasks).map_err(|e| e.at(place))?,
+            );
         }
-        if let Some(odd) = file.baselines.iter().find(|baseline| sets.iter().all(|set| baseline.answers(set).is_none())) {
-            let found = Error::input(format!("baseline `{}` fits none of the sets", odd.name())).at_path(path);
+        if let Some(odd) = file
+            .baselines
+            .iter()
+            .find(|baseline| sets.iter().all(|set| baseline.answers(set).is_none()))
+        {
+            let found = Error::input(format!("baseline `{}` fits none of the sets", odd.name()))
+                .at_path(path);
             return Err(found.hint(format!("it is for {}", odd.fits())));
         }
-        let name = path.file_stem().unwrap_or_default().to_string_lossy().into_owned();
-        let manifests = file.sets.into_iter().flat_map(|set| [Some(set.manifest), set.majority_from, set.text_from]).flatten();
+        let name = path
+            .file_stem()
+            .unwrap_or_default()
+            .to_string_lossy()
+            .into_owned();
+        let manifests = file
+            .sets
+            .into_iter()
+            .flat_map(|set| [Some(set.manifest), set.majority_from, set.text_from])
+            .flatten();
         let files = std::iter::once(path.to_owned()).chain(manifests).collect();
-        Ok(Self { name, role: file.role, sets, generation: file.generation, controls: file.controls, baselines: file.baselines, files })
+        Ok(Self {
+            name,
+            role: file.role,
+            sets,
+            generation: file.generation,
+            controls: file.controls,
+            baselines: file.baselines,
+            files,
+        })
     }
 
     /// Number of examples in all sets.
@@ -126,9 +149,17 @@ impl Suite {
 impl Set {
     fn load(written: &SetFile, role: Role, baselines: &[Baseline], tasks: &Tasks) -> Result<Self> {
         check_written(written)?;
-        let manifest = read_manifest(&written.manifest, written.audio_root.as_deref(), OnBadRow::Error)?;
+        let manifest = read_manifest(
+            &written.manifest,
+            written.audio_root.as_deref(),
+            OnBadRow::Error,
+        )?;
         let row_task = manifest.rows.iter().find_map(|row| row.task.as_deref());
-        let name = written.task.as_deref().or(row_task).ok_or_else(|| Error::input("neither the set nor its rows name a `task`"))?;
+        let name = written
+            .task
+            .as_deref()
+            .or(row_task)
+            .ok_or_else(|| Error::input("neither the set nor its rows name a `task`"))?;
         let task = with_system(tasks.get(name)?, written.system.as_deref());
         let wording = written.wording.unwrap_or(match role {
             Role::Dev => Wording::Dev,
@@ -140,19 +171,31 @@ impl Set {
         for slice in &written.slices {
             slices::check(slice, &examples)?;
         }
-        let takes_text = baselines.contains(&Baseline::Lead) || baselines.contains(&Baseline::Transcript);
+        let takes_text =
+            baselines.contains(&Baseline::Lead) || baselines.contains(&Baseline::Transcript);
         let set = Self {
             name: written.name.clone(),
             wording,
             metrics: written.metrics.clone(),
             normalisers: written.normaliser.clone(),
-            settings: metrics::Settings { fold: written.rouge_fold.into(), tokeniser: written.bleu_tokeniser.parse()? },
+            settings: metrics::Settings {
+                fold: written.rouge_fold.into(),
+                tokeniser: written.bleu_tokeniser.parse()?,
+            },
             parses: written.parse.clone(),
             likelihood: written.likelihood,
             slices: written.slices.clone(),
             cluster: ClusterBy::of(written.cluster, &examples)?,
-            transcripts: if takes_text { transcripts(rows, written.text_from.as_deref())? } else { Vec::new() },
-            majority: if baselines.contains(&Baseline::Majority) { majority(&task, &examples, written.majority_from.as_deref())? } else { None },
+            transcripts: if takes_text {
+                transcripts(rows, written.text_from.as_deref())?
+            } else {
+                Vec::new()
+            },
+            majority: if baselines.contains(&Baseline::Majority) {
+                majority(&task, &examples, written.majority_from.as_deref())?
+            } else {
+                None
+            },
             task,
             examples,
         };
@@ -171,24 +214,48 @@ impl From<RougeFold> for Fold {
 }
 
 fn check_written(written: &SetFile) -> Result<()> {
-    if written.name.is_empty() || written.name.contains(['/', '\\']) || written.name.starts_with('.') {
-        return Err(Error::input("the set's name cannot name a file").hint("its predictions go to <name>.jsonl"));
+    if written.name.is_empty()
+        || written.name.contains(['/', '\\'])
+        || written.name.starts_with('.')
+    {
+        return Err(Error::input("the set's name cannot name a file")
+            .hint("its predictions go to <name>.jsonl"));
     }
     if written.normaliser.is_empty() {
-        return Err(Error::input("`normaliser` is an empty list").hint("leave it out, or write `normaliser: [none]`"));
+        return Err(Error::input("`normaliser` is an empty list")
+            .hint("leave it out, or write `normaliser: [none]`"));
     }
     if written.parse.is_empty() {
-        return Err(Error::input("`parse` is an empty list").hint("leave it out, or write `parse: [lenient, strict]`"));
+        return Err(Error::input("`parse` is an empty list")
+            .hint("leave it out, or write `parse: [lenient, strict]`"));
     }
     if written.limit == Some(0) {
         return Err(Error::input("`limit` is 0").hint("leave it out for all rows"));
     }
-    let twice = |names: Vec<&str>| names.iter().enumerate().find(|(i, name)| names[..*i].contains(name)).map(|(_, name)| (*name).to_owned());
+    let twice = |names: Vec<&str>| {
+        names
+            .iter()
+            .enumerate()
+            .find(|(i, name)| names[..*i].contains(name))
+            .map(|(_, name)| (*name).to_owned())
+    };
     let slices = written.slices.iter().map(String::as_str).collect();
     let found = [
         ("slices", twice(slices)),
-        ("normaliser", twice(written.normaliser.iter().map(|normaliser| normaliser.name()).collect())),
-        ("parse", twice(written.parse.iter().map(|parse| parse.name()).collect())),
+        (
+            "normaliser",
+            twice(
+                written
+                    .normaliser
+                    .iter()
+                    .map(|normaliser| normaliser.name())
+                    .collect(),
+            ),
+        ),
+        (
+            "parse",
+            twice(written.parse.iter().map(|parse| parse.name()).collect()),
+        ),
     ];
     match found.into_iter().find_map(|(key, name)| Some((key, name?))) {
         Some((key, name)) => Err(Error::input(format!("`{key}` has `{name}` twice"))),
@@ -209,15 +276,24 @@ fn with_system(task: &Task, system: Option<&str>) -> Task {
     task
 }
 
-fn examples(task: &Task, wording: Wording, rows: &[Row], manifest: &Manifest) -> Result<Vec<Example>> {
+fn examples(
+    task: &Task,
+    wording: Wording,
+    rows: &[Row],
+    manifest: &Manifest,
+) -> Result<Vec<Example>> {
     let instruction = Key::new(0, "evaluation instruction");
     let example = |(i, row): (usize, &Row)| -> Result<Example> {
         if let Some(other) = row.task.as_deref().filter(|other| *other != task.name) {
-            return Err(Error::input(format!("row of task `{other}` in a set of task `{}`", task.name)));
+            return Err(Error::input(format!(
+                "row of task `{other}` in a set of task `{}`",
+                task.name
+            )));
         }
         let mut example = task.example(row, wording, instruction.with(i as u64))?;
         if task.kind == Kind::Classify && example.label.is_none() {
-            return Err(Error::input("the row has no label of the task's inventory").hint("give it a `label`"));
+            return Err(Error::input("the row has no label of the task's inventory")
+                .hint("give it a `label`"));
         }
         if example.reference.is_none() && !example.references.is_empty() {
             example.reference = Some(example.references.remove(0).into());
@@ -227,10 +303,15 @@ fn examples(task: &Task, wording: Wording, rows: &[Row], manifest: &Manifest) ->
                 example.references.retain(|other| **other != **reference);
                 Ok(example)
             }
-            None => Err(Error::input("the row has nothing to compare an answer with")),
+            None => Err(Error::input(
+                "the row has nothing to compare an answer with",
+            )),
         }
     };
-    rows.iter().enumerate().map(|(i, row)| example((i, row)).map_err(|e| e.at(row.place(&manifest.path)))).collect()
+    rows.iter()
+        .enumerate()
+        .map(|(i, row)| example((i, row)).map_err(|e| e.at(row.place(&manifest.path))))
+        .collect()
 }
 
 /// What was said in each row: its own `text`, or that of the row of its id in another manifest.
@@ -238,12 +319,22 @@ fn examples(task: &Task, wording: Wording, rows: &[Row], manifest: &Manifest) ->
 /// # Errors
 /// A row that neither has a text nor finds one in the manifest that is named.
 fn transcripts(rows: &[Row], from: Option<&Path>) -> Result<Vec<Option<Box<str>>>> {
-    let Some(from) = from else { return Ok(rows.iter().map(|row| row.text.clone()).collect()) };
+    let Some(from) = from else {
+        return Ok(rows.iter().map(|row| row.text.clone()).collect());
+    };
     let others = read_manifest(from, None, OnBadRow::Error)?;
-    let by_id: HashMap<&str, &str> = others.rows.iter().filter_map(|row| Some((&*row.id, row.text.as_deref()?))).collect();
+    let by_id: HashMap<&str, &str> = others
+        .rows
+        .iter()
+        .filter_map(|row| Some((&*row.id, row.text.as_deref()?)))
+        .collect();
     let text = |row: &Row| match row.text.as_deref().or_else(|| by_id.get(&*row.id).copied()) {
         Some(text) => Ok(Some(text.into())),
-        None => Err(Error::input(format!("row `{}` has no `text`, and there is none here either", row.id)).at_path(from)),
+        None => Err(Error::input(format!(
+            "row `{}` has no `text`, and there is none here either",
+            row.id
+        ))
+        .at_path(from)),
     };
     rows.iter().map(text).collect()
 }
@@ -253,14 +344,29 @@ fn majority(task: &Task, examples: &[Example], from: Option<&Path>) -> Result<Op
         return Ok(None);
     }
     let Some(from) = from else {
-        return Ok(Majority::among(task, examples.iter().filter_map(|example| example.label.as_deref()), "the set itself".to_owned()));
+        return Ok(Majority::among(
+            task,
+            examples
+                .iter()
+                .filter_map(|example| example.label.as_deref()),
+            "the set itself".to_owned(),
+        ));
     };
     let manifest = read_manifest(from, None, OnBadRow::Error)?;
     let name = |row: &Row| match row.label.as_deref() {
-        Some(label) => task.row_label(label).map(|label| Some(label.name.clone())).map_err(|e| e.at(row.place(from))),
+        Some(label) => task
+            .row_label(label)
+            .map(|label| Some(label.name.clone()))
+            .map_err(|e| e.at(row.place(from))),
         None => Ok(None),
     };
     let labels = manifest.rows.iter().map(name).collect::<Result<Vec<_>>>()?;
-    let found = Majority::among(task, labels.iter().flatten().map(String::as_str), from.display().to_string());
-    found.map(Some).ok_or_else(|| Error::input("no row has a `label`").at_path(from))
+    let found = Majority::among(
+        task,
+        labels.iter().flatten().map(String::as_str),
+        from.display().to_string(),
+    );
+    found
+        .map(Some)
+        .ok_or_else(|| Error::input("no row has a `label`").at_path(from))
 }

@@ -26,9 +26,13 @@ pub fn folder(run: &Path, step: u64) -> std::path::PathBuf {
 pub fn of_run(run: &Path, last: u64, best: Option<u64>) -> Result<Option<String>> {
     let scores_at = |step: u64| {
         let path = folder(run, step).join(SCORES_FILE);
-        path.is_file().then(|| Ok::<_, Error>(scores(&read(&path)?))).transpose()
+        path.is_file()
+            .then(|| Ok::<_, Error>(scores(&read(&path)?)))
+            .transpose()
     };
-    let Some(after) = scores_at(last)? else { return Ok(None) };
+    let Some(after) = scores_at(last)? else {
+        return Ok(None);
+    };
     let mut columns = Vec::new();
     if last > 0
         && let Some(before) = scores_at(0)?
@@ -45,18 +49,27 @@ pub fn of_run(run: &Path, last: u64, best: Option<u64>) -> Result<Option<String>
     if controls.is_file()
         && let Value::Object(by_control) = read(&controls)?
     {
-        columns.extend(by_control.iter().map(|(name, value)| (name.clone(), scores(value))));
+        columns.extend(
+            by_control
+                .iter()
+                .map(|(name, value)| (name.clone(), scores(value))),
+        );
     }
     Ok(Some(table(&after, &columns)))
 }
 
 fn read(path: &Path) -> Result<Value> {
-    serde_json::from_str(&files::read_text(path)?).map_err(|e| Error::input(format!("not JSON: {e}")).at_path(path))
+    serde_json::from_str(&files::read_text(path)?)
+        .map_err(|e| Error::input(format!("not JSON: {e}")).at_path(path))
 }
 
 fn scores(value: &Value) -> Scores {
     let entries = value.as_object().into_iter().flatten();
-    Scores(entries.filter_map(|(name, value)| Some((name.clone(), value.as_f64()?))).collect())
+    Scores(
+        entries
+            .filter_map(|(name, value)| Some((name.clone(), value.as_f64()?)))
+            .collect(),
+    )
 }
 
 /// The metric of a score's name, without its set and normaliser.
@@ -67,7 +80,10 @@ fn metric(name: &str) -> &str {
 
 /// Whether a score is a fraction that is read in percent.
 fn is_share(name: &str) -> bool {
-    !matches!(metric(name), "loss" | "length_ratio" | "chrf" | "chrfpp" | "bleu")
+    !matches!(
+        metric(name),
+        "loss" | "length_ratio" | "chrf" | "chrfpp" | "bleu"
+    )
 }
 
 /// A score as a number to read: fractions in percent, losses and ratios as they are, and so what runs to 100 by itself.
@@ -81,10 +97,22 @@ pub fn shown(name: &str, value: f64) -> String {
 
 /// One line for each score of `rows`, one column for each of `columns`; shares in percent, everything else as it is.
 fn table(rows: &Scores, columns: &[(String, Scores)]) -> String {
-    let first = rows.0.iter().map(|(name, _)| name.chars().count()).max().unwrap_or(0);
-    let widths: Vec<usize> = columns.iter().map(|(title, _)| title.chars().count().max(8)).collect();
+    let first = rows
+        .0
+        .iter()
+        .map(|(name, _)| name.chars().count())
+        .max()
+        .unwrap_or(0);
+    let widths: Vec<usize> = columns
+        .iter()
+        .map(|(title, _)| title.chars().count().max(8))
+        .collect();
     let line = |name: &str, cells: Vec<String>| {
-        let cells = cells.iter().zip(&widths).map(|(cell, &width)| format!("  {cell:>width$}")).collect::<String>();
+        let cells = cells
+            .iter()
+            .zip(&widths)
+            .map(|(cell, &width)| format!("  {cell:>width$}"))
+            .collect::<String>();
         format!("{name:<first$}{cells}\n")
     };
     let mut text = line("", columns.iter().map(|(title, _)| title.clone()).collect());
@@ -94,7 +122,10 @@ fn table(rows: &Scores, columns: &[(String, Scores)]) -> String {
             Some(value) => shown(name, value),
             None => "-".to_owned(),
         };
-        text += &line(name, columns.iter().map(|(_, scores)| cell(scores)).collect());
+        text += &line(
+            name,
+            columns.iter().map(|(_, scores)| cell(scores)).collect(),
+        );
     }
     text
 }
@@ -105,11 +136,32 @@ mod tests {
 
     #[test]
     fn columns_line_up_and_what_is_missing_is_a_dash() {
-        let scores = |values: &[(&str, f64)]| Scores(values.iter().map(|(name, value)| ((*name).to_owned(), *value)).collect());
-        let before = scores(&[("words.wer", 1.024), ("words.loss", 4.0), ("gist.chrf", 41.26), ("mean", 0.1)]);
-        let after = scores(&[("words.wer", 0.0825), ("words.loss", 0.5), ("gist.chrf", 5.0), ("mean", 0.95)]);
+        let scores = |values: &[(&str, f64)]| {
+            Scores(
+                values
+                    .iter()
+                    .map(|(name, value)| ((*name).to_owned(), *value))
+                    .collect(),
+            )
+        };
+        let before = scores(&[
+            ("words.wer", 1.024),
+            ("words.loss", 4.0),
+            ("gist.chrf", 41.26),
+            ("mean", 0.1),
+        ]);
+        let after = scores(&[
+            ("words.wer", 0.0825),
+            ("words.loss", 0.5),
+            ("gist.chrf", 5.0),
+            ("mean", 0.95),
+        ]);
         let control = scores(&[("words.wer", 0.99)]);
-        let columns = [("before".to_owned(), before), ("after 400".to_owned(), after.clone()), ("no-audio".to_owned(), control)];
+        let columns = [
+            ("before".to_owned(), before),
+            ("after 400".to_owned(), after.clone()),
+            ("no-audio".to_owned(), control),
+        ];
         let expected = [
             "              before  after 400  no-audio",
             "words.wer    102.4 %      8.2 %    99.0 %",

@@ -60,7 +60,18 @@ impl Budget {
 pub fn lines(folder: &Path, kind: &str) -> Result<Vec<Value>> {
     let path = folder.join("log.jsonl");
     let text = files::read_text(&path)?;
-    let parse = |(i, line)| serde_json::from_str::<Value>(line).map_err(|e| Error::input(format!("not JSON: {e}")).at(format!("{}:{}", path.display(), i + 1)));
-    let all = text.lines().enumerate().map(parse).collect::<Result<Vec<_>>>()?;
-    Ok(all.into_iter().filter(|line| line["kind"] == kind).collect())
+    let parse = |(i, line)| {
+        serde_json::from_str::<Value>(line).map_err(|e| {
+            Error::input(format!("not JSON: {e}")).at(format!("{}:{}", path.display(), i + 1))
+        })
+    };
+    let all = text
+        .lines()
+        .enumerate()
+        .map(parse)
+        .collect::<Result<Vec<_>>>()?;
+    Ok(all
+        .into_iter()
+        .filter(|line| line["kind"] == kind)
+        .collect())
 }

@@ -81,19 +81,37 @@ pub struct Contrasted {
 /// # Errors
 /// No seed that all recipes have finished; answers of another test suite; a contrast over a score that the suite does not give.
 pub fn compare(experiment: &Experiment, planned: &[Planned], test: &Suite) -> Result<Outcome> {
-    let recipes: Vec<String> = experiment.recipes.iter().map(|entry| entry.name.clone()).collect();
+    let recipes: Vec<String> = experiment
+        .recipes
+        .iter()
+        .map(|entry| entry.name.clone())
+        .collect();
     let (seeds, missing) = finished(planned, recipes.len());
     if seeds.len() < 2 {
-        return Err(Error::input(format!("{} seeds are finished with every recipe", seeds.len()))
-            .at_path(&experiment.folder())
-            .hint("a comparison takes at least two, better five; start the experiment again to go on"));
+        return Err(Error::input(format!(
+            "{} seeds are finished with every recipe",
+            seeds.len()
+        ))
+        .at_path(&experiment.folder())
+        .hint(
+            "a comparison takes at least two, better five; start the experiment again to go on",
+        ));
     }
-    let resampling = Resampling { resamples: experiment.resamples, ..Resampling::default() };
+    let resampling = Resampling {
+        resamples: experiment.resamples,
+        ..Resampling::default()
+    };
     let last = Judged::read(test, &seeds, runner::TEST_FOLDER, &resampling)?;
     let best = Judged::read(test, &seeds, runner::BEST_FOLDER, &resampling)?;
     let mut notes: Vec<String> = last.notes()?;
     if missing > 0 {
-        notes.insert(0, format!("{missing} of {} seeds are not finished with every recipe and left out", experiment.seeds.len()));
+        notes.insert(
+            0,
+            format!(
+                "{missing} of {} seeds are not finished with every recipe and left out",
+                experiment.seeds.len()
+            ),
+        );
     }
     Ok(Outcome {
         num_seeds: seeds.len(),
@@ -109,9 +127,18 @@ pub fn compare(experiment: &Experiment, planned: &[Planned], test: &Suite) -> Re
 
 /// The runs of the seeds that are whole, `[seeds][recipes]`, and the number of other seeds.
 fn finished(planned: &[Planned], num_recipes: usize) -> (Vec<Vec<&Planned>>, usize) {
-    let seeds: Vec<Vec<&Planned>> = planned.chunks(num_recipes).map(|runs| runs.iter().collect()).collect();
+    let seeds: Vec<Vec<&Planned>> = planned
+        .chunks(num_recipes)
+        .map(|runs| runs.iter().collect())
+        .collect();
     let num_seeds = seeds.len();
-    let whole: Vec<_> = seeds.into_iter().filter(|runs: &Vec<&Planned>| runs.iter().all(|run| runner::is_done(&run.recipe.folder(), true))).collect();
+    let whole: Vec<_> = seeds
+        .into_iter()
+        .filter(|runs: &Vec<&Planned>| {
+            runs.iter()
+                .all(|run| runner::is_done(&run.recipe.folder(), true))
+        })
+        .collect();
     let missing = num_seeds - whole.len();
     (whole, missing)
 }
@@ -123,7 +150,12 @@ struct Judged {
 }
 
 impl Judged {
-    fn read(suite: &Suite, seeds: &[Vec<&Planned>], folder: &str, resampling: &Resampling) -> Result<Self> {
+    fn read(
+        suite: &Suite,
+        seeds: &[Vec<&Planned>],
+        folder: &str,
+        resampling: &Resampling,
+    ) -> Result<Self> {
         let num_recipes = seeds[0].len();
         // [sets][recipes][seeds]: the tallies of one run on one set, and the one that stands for the set.
         let mut of_sets = Vec::new();
@@ -131,35 +163,88 @@ impl Judged {
         for set in &suite.sets {
             let mut of_recipes = Vec::with_capacity(num_recipes);
             for recipe in 0..num_recipes {
-                let of_seed = |runs: &Vec<&Planned>| measure(set, &test_answers::read(&runs[recipe].recipe.folder().join("eval").join(folder), set)?);
+                let of_seed = |runs: &Vec<&Planned>| {
+                    measure(
+                        set,
+                        &test_answers::read(
+                            &runs[recipe].recipe.folder().join("eval").join(folder),
+                            set,
+                        )?,
+                    )
+                };
                 of_recipes.push(seeds.iter().map(of_seed).collect::<Result<Vec<_>>>()?);
             }
-            let clusters = Clusters::named(set.examples.iter().map(|example| set.cluster.cluster(example)));
+            let clusters = Clusters::named(
+                set.examples
+                    .iter()
+                    .map(|example| set.cluster.cluster(example)),
+            );
             for (place, tally) in of_recipes[0][0].tallies.iter().enumerate() {
-                let systems: Vec<System> =
-                    of_recipes.iter().map(|seeds| System { seeds: seeds.iter().map(|measured| measured.tallies[place].units.clone()).collect() }).collect();
-                let resampled = Hierarchical::new(&systems, &clusters, Inside::Resampled, &|sum| tally.score(sum), resampling)?;
-                scores.push((format!("{}.{}", set.name, tally.name), tally.signature.clone(), resampled));
+                let systems: Vec<System> = of_recipes
+                    .iter()
+                    .map(|seeds| System {
+                        seeds: seeds
+                            .iter()
+                            .map(|measured| measured.tallies[place].units.clone())
+                            .collect(),
+                    })
+                    .collect();
+                let resampled = Hierarchical::new(
+                    &systems,
+                    &clusters,
+                    Inside::Resampled,
+                    &|sum| tally.score(sum),
+                    resampling,
+                )?;
+                scores.push((
+                    format!("{}.{}", set.name, tally.name),
+                    tally.signature.clone(),
+                    resampled,
+                ));
             }
             of_sets.push(of_recipes);
         }
-        let headlines: Vec<Vec<Vec<&Tally>>> =
-            of_sets.iter().map(|recipes| recipes.iter().map(|seeds| seeds.iter().map(|measured| &measured.headline).collect()).collect()).collect();
+        let headlines: Vec<Vec<Vec<&Tally>>> = of_sets
+            .iter()
+            .map(|recipes| {
+                recipes
+                    .iter()
+                    .map(|seeds| seeds.iter().map(|measured| &measured.headline).collect())
+                    .collect()
+            })
+            .collect();
         scores.push(mean(suite, &headlines, resampling)?);
         Ok(Self { scores })
     }
 
     fn get(&self, name: &str) -> Result<&Hierarchical> {
-        self.scores.iter().find(|(known, _, _)| known == name).map(|(_, _, found)| found).ok_or_else(|| {
-            let known: Vec<&str> = self.scores.iter().map(|(name, _, _)| name.as_str()).collect();
-            Error::input(format!("`contrasts`: the test suite gives no score `{name}`")).hint(format!("it gives {}", known.join(", ")))
-        })
+        self.scores
+            .iter()
+            .find(|(known, _, _)| known == name)
+            .map(|(_, _, found)| found)
+            .ok_or_else(|| {
+                let known: Vec<&str> = self
+                    .scores
+                    .iter()
+                    .map(|(name, _, _)| name.as_str())
+                    .collect();
+                Error::input(format!(
+                    "`contrasts`: the test suite gives no score `{name}`"
+                ))
+                .hint(format!("it gives {}", known.join(", ")))
+            })
     }
 
     fn tables(&self) -> Result<Vec<ScoreTable>> {
         let table = |(score, signature, found): &(String, String, Hierarchical)| {
-            let estimates = (0..found.num_systems()).map(|recipe| found.estimate(recipe)).collect::<Result<_>>()?;
-            Ok(ScoreTable { score: score.clone(), signature: signature.clone(), estimates })
+            let estimates = (0..found.num_systems())
+                .map(|recipe| found.estimate(recipe))
+                .collect::<Result<_>>()?;
+            Ok(ScoreTable {
+                score: score.clone(),
+                signature: signature.clone(),
+                estimates,
+            })
         };
         self.scores.iter().map(table).collect()
     }
@@ -180,10 +265,25 @@ impl Judged {
 }
 
 /// The mean over sets of their headline scores as goodness: the sets' vectors side by side, each utterance in its set's place.
-fn mean(suite: &Suite, headlines: &[Vec<Vec<&Tally>>], resampling: &Resampling) -> Result<(String, String, Hierarchical)> {
-    let tallies: Vec<&Tally> = headlines.iter().map(|of_recipes| of_recipes[0][0]).collect();
-    let widths: Vec<usize> = tallies.iter().map(|tally| tally.units.first().map_or(0, Vec::len)).collect();
-    let starts: Vec<usize> = widths.iter().scan(0, |next, width| Some(std::mem::replace(next, *next + width))).collect();
+fn mean(
+    suite: &Suite,
+    headlines: &[Vec<Vec<&Tally>>],
+    resampling: &Resampling,
+) -> Result<(String, String, Hierarchical)> {
+    let tallies: Vec<&Tally> = headlines
+        .iter()
+        .map(|of_recipes| of_recipes[0][0])
+        .collect();
+    let widths: Vec<usize> = tallies
+        .iter()
+        .map(|tally| tally.units.first().map_or(0, Vec::len))
+        .collect();
+    let starts: Vec<usize> = widths
+        .iter()
+        .scan(0, |next, width| {
+            Some(std::mem::replace(next, *next + width))
+        })
+        .collect();
     let total: usize = widths.iter().sum();
     let placed = |set: usize, unit: &Vec<f64>| {
         let mut wide = vec![0.0; total];
@@ -194,32 +294,81 @@ fn mean(suite: &Suite, headlines: &[Vec<Vec<&Tally>>], resampling: &Resampling) 
         headlines
             .iter()
             .enumerate()
-            .flat_map(|(set, of_recipes)| of_recipes[recipe][seed].units.iter().map(move |unit| (set, unit)))
+            .flat_map(|(set, of_recipes)| {
+                of_recipes[recipe][seed]
+                    .units
+                    .iter()
+                    .map(move |unit| (set, unit))
+            })
             .map(|(set, unit)| placed(set, unit))
             .collect()
     };
     let (num_recipes, num_seeds) = (headlines[0].len(), headlines[0][0].len());
-    let systems: Vec<System> = (0..num_recipes).map(|recipe| System { seeds: (0..num_seeds).map(|seed| units(recipe, seed)).collect() }).collect();
-    let clusters = Clusters::named(suite.sets.iter().flat_map(|set| set.examples.iter().map(|example| set.cluster.cluster(example))));
+    let systems: Vec<System> = (0..num_recipes)
+        .map(|recipe| System {
+            seeds: (0..num_seeds).map(|seed| units(recipe, seed)).collect(),
+        })
+        .collect();
+    let clusters = Clusters::named(suite.sets.iter().flat_map(|set| {
+        set.examples
+            .iter()
+            .map(|example| set.cluster.cluster(example))
+    }));
     let score = |sum: &[f64]| {
-        let of_set = |(set, tally): (usize, &&Tally)| tally.goodness(tally.score(&sum[starts[set]..starts[set] + widths[set]]));
+        let of_set = |(set, tally): (usize, &&Tally)| {
+            tally.goodness(tally.score(&sum[starts[set]..starts[set] + widths[set]]))
+        };
         tallies.iter().enumerate().map(of_set).sum::<f64>() / tallies.len() as f64
     };
     let found = Hierarchical::new(&systems, &clusters, Inside::Resampled, &score, resampling)?;
-    Ok(("mean".to_owned(), "mean of the sets' task metrics as goodness in [0, 1]".to_owned(), found))
+    Ok((
+        "mean".to_owned(),
+        "mean of the sets' task metrics as goodness in [0, 1]".to_owned(),
+        found,
+    ))
 }
 
-fn contrasts(experiment: &Experiment, recipes: &[String], judged: &Judged) -> Result<Vec<Contrasted>> {
-    let place = |name: &String| recipes.iter().position(|known| known == name).ok_or_else(|| Error::bug(format!("no recipe `{name}`")));
-    let difference = |contrast: &Contrast| judged.get(&contrast.score)?.difference(place(&contrast.against)?, place(&contrast.recipe)?);
-    let differences: Vec<Difference> = experiment.contrasts.iter().map(difference).collect::<Result<_>>()?;
-    let p_values: Vec<f64> = differences.iter().map(|difference| difference.student_p).collect();
+fn contrasts(
+    experiment: &Experiment,
+    recipes: &[String],
+    judged: &Judged,
+) -> Result<Vec<Contrasted>> {
+    let place = |name: &String| {
+        recipes
+            .iter()
+            .position(|known| known == name)
+            .ok_or_else(|| Error::bug(format!("no recipe `{name}`")))
+    };
+    let difference = |contrast: &Contrast| {
+        judged
+            .get(&contrast.score)?
+            .difference(place(&contrast.against)?, place(&contrast.recipe)?)
+    };
+    let differences: Vec<Difference> = experiment
+        .contrasts
+        .iter()
+        .map(difference)
+        .collect::<Result<_>>()?;
+    let p_values: Vec<f64> = differences
+        .iter()
+        .map(|difference| difference.student_p)
+        .collect();
     let adjusted = holm(&p_values)?;
-    let found = experiment.contrasts.iter().zip(differences).zip(p_values.into_iter().zip(adjusted));
+    let found = experiment
+        .contrasts
+        .iter()
+        .zip(differences)
+        .zip(p_values.into_iter().zip(adjusted));
     Ok(found
         .map(|((contrast, difference), (p, adjusted_p))| {
             let verdict = Verdict::of(difference.estimate.value, adjusted_p, experiment.level);
-            Contrasted { contrast: contrast.clone(), difference, p, adjusted_p, verdict }
+            Contrasted {
+                contrast: contrast.clone(),
+                difference,
+                p,
+                adjusted_p,
+                verdict,
+            }
         })
         .collect())
 }

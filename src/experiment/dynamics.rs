@@ -61,28 +61,72 @@ pub struct Gradients {
 }
 
 /// Reads the way of every run; `seeds` is `[seeds][recipes]`.
-pub fn of_recipes(experiment: &Experiment, recipes: &[String], seeds: &[Vec<&Planned>], resampling: &Resampling) -> Result<Dynamics> {
+pub fn of_recipes(
+    experiment: &Experiment,
+    recipes: &[String],
+    seeds: &[Vec<&Planned>],
+    resampling: &Resampling,
+) -> Result<Dynamics> {
     let runs = |recipe: usize| seeds.iter().map(move |runs| runs[recipe]);
-    let mut pairs: Vec<(&String, &String)> = experiment.contrasts.iter().map(|contrast| (&contrast.recipe, &contrast.against)).collect();
+    let mut pairs: Vec<(&String, &String)> = experiment
+        .contrasts
+        .iter()
+        .map(|contrast| (&contrast.recipe, &contrast.against))
+        .collect();
     let mut known = BTreeSet::new();
     pairs.retain(|pair| known.insert(*pair));
-    pairs.retain(|(a, b)| experiment.recipes.iter().all(|entry| !entry.own_budget || (entry.name != **a && entry.name != **b)));
-    let place = |name: &String| recipes.iter().position(|known| known == name).unwrap_or_default();
+    pairs.retain(|(a, b)| {
+        experiment
+            .recipes
+            .iter()
+            .all(|entry| !entry.own_budget || (entry.name != **a && entry.name != **b))
+    });
+    let place = |name: &String| {
+        recipes
+            .iter()
+            .position(|known| known == name)
+            .unwrap_or_default()
+    };
     // Runs that were never judged on their way have no curve to compare.
-    let is_judged: Vec<bool> =
-        (0..recipes.len()).map(|recipe| runs(recipe).try_fold(true, |all, run| Ok(all && !evaluations(run)?.is_empty()))).collect::<Result<_>>()?;
+    let is_judged: Vec<bool> = (0..recipes.len())
+        .map(|recipe| {
+            runs(recipe).try_fold(true, |all, run| Ok(all && !evaluations(run)?.is_empty()))
+        })
+        .collect::<Result<_>>()?;
     pairs.retain(|(a, b)| is_judged[place(a)] && is_judged[place(b)]);
     let reached = |(recipe, against): (&String, &String)| {
-        let curves = |name: &String| runs(place(name)).map(dev_curve).collect::<Result<Vec<Curve>>>();
-        let targets: Vec<f64> = runs(place(against)).map(last_score).collect::<Result<_>>()?;
-        let found = steps_to_reach(&curves(against)?, &curves(recipe)?, &targets, Better::Higher, resampling)?;
-        Ok(Reached { recipe: recipe.clone(), against: against.clone(), found })
+        let curves = |name: &String| {
+            runs(place(name))
+                .map(dev_curve)
+                .collect::<Result<Vec<Curve>>>()
+        };
+        let targets: Vec<f64> = runs(place(against))
+            .map(last_score)
+            .collect::<Result<_>>()?;
+        let found = steps_to_reach(
+            &curves(against)?,
+            &curves(recipe)?,
+            &targets,
+            Better::Higher,
+            resampling,
+        )?;
+        Ok(Reached {
+            recipe: recipe.clone(),
+            against: against.clone(),
+            found,
+        })
     };
     Ok(Dynamics {
         convergence: pairs.into_iter().map(reached).collect::<Result<_>>()?,
-        curves: (0..recipes.len()).map(|recipe| mean_curves(runs(recipe))).collect::<Result<_>>()?,
-        failures: (0..recipes.len()).map(|recipe| mean_failures(runs(recipe))).collect::<Result<_>>()?,
-        gradients: (0..recipes.len()).map(|recipe| mean_gradients(runs(recipe))).collect::<Result<_>>()?,
+        curves: (0..recipes.len())
+            .map(|recipe| mean_curves(runs(recipe)))
+            .collect::<Result<_>>()?,
+        failures: (0..recipes.len())
+            .map(|recipe| mean_failures(runs(recipe)))
+            .collect::<Result<_>>()?,
+        gradients: (0..recipes.len())
+            .map(|recipe| mean_gradients(runs(recipe)))
+            .collect::<Result<_>>()?,
     })
 }
 
@@ -90,21 +134,40 @@ pub fn of_recipes(experiment: &Experiment, recipes: &[String], seeds: &[Vec<&Pla
 fn evaluations(run: &Planned) -> Result<Vec<(u64, BTreeMap<String, f64>)>> {
     let found = lines(&run.recipe.folder(), "eval")?;
     let plain = found.iter().filter(|line| line["control"].is_null());
-    let scores =
-        |line: &serde_json::Value| line["scores"].as_object().into_iter().flatten().filter_map(|(name, value)| Some((name.clone(), value.as_f64()?))).collect();
-    Ok(plain.map(|line| (line["at_step"].as_u64().unwrap_or(0), scores(line))).collect())
+    let scores = |line: &serde_json::Value| {
+        line["scores"]
+            .as_object()
+            .into_iter()
+            .flatten()
+            .filter_map(|(name, value)| Some((name.clone(), value.as_f64()?)))
+            .collect()
+    };
+    Ok(plain
+        .map(|line| (line["at_step"].as_u64().unwrap_or(0), scores(line)))
+        .collect())
 }
 
 fn dev_curve(run: &Planned) -> Result<Curve> {
     let scores = evaluations(run)?;
-    Curve::new(scores.into_iter().filter_map(|(step, scores)| Some((step, *scores.get(CURVE)?))).collect()).map_err(|e| e.at_path(&run.recipe.folder()))
+    Curve::new(
+        scores
+            .into_iter()
+            .filter_map(|(step, scores)| Some((step, *scores.get(CURVE)?)))
+            .collect(),
+    )
+    .map_err(|e| e.at_path(&run.recipe.folder()))
 }
 
 fn last_score(run: &Planned) -> Result<f64> {
-    Ok(evaluations(run)?.last().and_then(|(_, scores)| scores.get(CURVE).copied()).unwrap_or(0.0))
+    Ok(evaluations(run)?
+        .last()
+        .and_then(|(_, scores)| scores.get(CURVE).copied())
+        .unwrap_or(0.0))
 }
 
-fn mean_curves<'a>(runs: impl Iterator<Item = &'a Planned>) -> Result<BTreeMap<String, BTreeMap<u64, f64>>> {
+fn mean_curves<'a>(
+    runs: impl Iterator<Item = &'a Planned>,
+) -> Result<BTreeMap<String, BTreeMap<u64, f64>>> {
     let mut sums = BTreeMap::<String, BTreeMap<u64, (f64, f64)>>::new();
     for run in runs {
         for (step, scores) in evaluations(run)? {
@@ -114,43 +177,88 @@ fn mean_curves<'a>(runs: impl Iterator<Item = &'a Planned>) -> Result<BTreeMap<S
             }
         }
     }
-    Ok(sums.into_iter().map(|(name, of)| (name, of.into_iter().map(|(step, (sum, count))| (step, sum / count)).collect())).collect())
+    Ok(sums
+        .into_iter()
+        .map(|(name, of)| {
+            (
+                name,
+                of.into_iter()
+                    .map(|(step, (sum, count))| (step, sum / count))
+                    .collect(),
+            )
+        })
+        .collect())
 }
 
 /// Failures of what is said freely, at every evaluation: shares of answers at the limit, with repetition, in a wrong script, insertions, lengths.
-fn mean_failures<'a>(runs: impl Iterator<Item = &'a Planned>) -> Result<BTreeMap<u64, BTreeMap<String, f64>>> {
+fn mean_failures<'a>(
+    runs: impl Iterator<Item = &'a Planned>,
+) -> Result<BTreeMap<u64, BTreeMap<String, f64>>> {
     let mut sums = BTreeMap::<u64, BTreeMap<String, (f64, f64)>>::new();
     for run in runs {
         for (step, _) in evaluations(run)? {
             for path in answers_in(&table::folder(&run.recipe.folder(), step))? {
-                let said: Vec<Prediction> = jsonl::read::<Prediction>(&path)?.into_iter().map(|(_, said)| said).collect();
+                let said: Vec<Prediction> = jsonl::read::<Prediction>(&path)?
+                    .into_iter()
+                    .map(|(_, said)| said)
+                    .collect();
                 // Labels are chosen, not said freely.
                 if said.iter().all(|row| row.meta.contains_key("label")) {
                     continue;
                 }
-                let texts = Texts::new(said.iter().map(|row| Pair::new(&row.reference, &row.prediction)).collect(), Normaliser::None);
-                let set = path.file_stem().unwrap_or_default().to_string_lossy().into_owned();
-                let limit = failures::hit_limit(&said.iter().map(|row| row.hit_limit).collect::<Vec<_>>());
+                let texts = Texts::new(
+                    said.iter()
+                        .map(|row| Pair::new(&row.reference, &row.prediction))
+                        .collect(),
+                    Normaliser::None,
+                );
+                let set = path
+                    .file_stem()
+                    .unwrap_or_default()
+                    .to_string_lossy()
+                    .into_owned();
+                let limit =
+                    failures::hit_limit(&said.iter().map(|row| row.hit_limit).collect::<Vec<_>>());
                 for tally in failures::tallies(&texts).iter().chain([&limit]) {
-                    let sum = sums.entry(step).or_default().entry(format!("{set}.{}", tally.name)).or_default();
+                    let sum = sums
+                        .entry(step)
+                        .or_default()
+                        .entry(format!("{set}.{}", tally.name))
+                        .or_default();
                     *sum = (sum.0 + tally.corpus(), sum.1 + 1.0);
                 }
             }
         }
     }
-    Ok(sums.into_iter().map(|(step, of)| (step, of.into_iter().map(|(name, (sum, count))| (name, sum / count)).collect())).collect())
+    Ok(sums
+        .into_iter()
+        .map(|(step, of)| {
+            (
+                step,
+                of.into_iter()
+                    .map(|(name, (sum, count))| (name, sum / count))
+                    .collect(),
+            )
+        })
+        .collect())
 }
 
 fn answers_in(folder: &std::path::Path) -> Result<Vec<std::path::PathBuf>> {
-    let entries = std::fs::read_dir(folder).map_err(|e| crate::error::Error::io(folder, "list", &e))?;
-    let mut paths: Vec<_> =
-        entries.filter_map(|entry| entry.ok().map(|entry| entry.path())).filter(|path| path.extension().is_some_and(|e| e == "jsonl")).collect();
+    let entries =
+        std::fs::read_dir(folder).map_err(|e| crate::error::Error::io(folder, "list", &e))?;
+    let mut paths: Vec<_> = entries
+        .filter_map(|entry| entry.ok().map(|entry| entry.path()))
+        .filter(|path| path.extension().is_some_and(|e| e == "jsonl"))
+        .collect();
     paths.sort();
     Ok(paths)
 }
 
 fn mean_gradients<'a>(runs: impl Iterator<Item = &'a Planned>) -> Result<Gradients> {
-    let (mut cosines, mut norms) = (BTreeMap::<String, Vec<f64>>::new(), BTreeMap::<String, Vec<f64>>::new());
+    let (mut cosines, mut norms) = (
+        BTreeMap::<String, Vec<f64>>::new(),
+        BTreeMap::<String, Vec<f64>>::new(),
+    );
     let mut volatilities = Vec::new();
     for run in runs {
         for line in lines(&run.recipe.folder(), "probe")? {
@@ -160,12 +268,32 @@ fn mean_gradients<'a>(runs: impl Iterator<Item = &'a Planned>) -> Result<Gradien
                 }
             }
         }
-        let lengths: Vec<f64> = lines(&run.recipe.folder(), "train")?.iter().filter_map(|line| line["grad_norm"].as_f64()).collect();
+        let lengths: Vec<f64> = lines(&run.recipe.folder(), "train")?
+            .iter()
+            .filter_map(|line| line["grad_norm"].as_f64())
+            .collect();
         let middle = mean(&lengths);
-        volatilities.push((mean(&lengths.iter().map(|length| (length - middle).powi(2)).collect::<Vec<_>>())).sqrt() / middle);
+        volatilities.push(
+            (mean(
+                &lengths
+                    .iter()
+                    .map(|length| (length - middle).powi(2))
+                    .collect::<Vec<_>>(),
+            ))
+            .sqrt()
+                / middle,
+        );
     }
-    let means = |of: BTreeMap<String, Vec<f64>>| of.into_iter().map(|(name, values)| (name, mean(&values))).collect();
-    Ok(Gradients { cosines: means(cosines), norms: means(norms), volatility: mean(&volatilities) })
+    let means = |of: BTreeMap<String, Vec<f64>>| {
+        of.into_iter()
+            .map(|(name, values)| (name, mean(&values)))
+            .collect()
+    };
+    Ok(Gradients {
+        cosines: means(cosines),
+        norms: means(norms),
+        volatility: mean(&volatilities),
+    })
 }
 
 fn mean(values: &[f64]) -> f64 {

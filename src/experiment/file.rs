@@ -104,7 +104,10 @@ impl Experiment {
     /// Unknown keys, contrasts over recipes that are not there, recipes that do not share data, budget and learning rate.
     pub fn load(path: &Path) -> Result<(Self, Vec<Planned>)> {
         let mut experiment: Self = yaml::parse(&files::read_text(path)?, path)?;
-        let planned = experiment.check().and_then(|()| experiment.plan()).map_err(|e| e.at_path(path))?;
+        let planned = experiment
+            .check()
+            .and_then(|()| experiment.plan())
+            .map_err(|e| e.at_path(path))?;
         Ok((experiment, planned))
     }
 
@@ -115,17 +118,25 @@ impl Experiment {
 
     fn check(&mut self) -> Result<()> {
         if self.name.is_empty() || self.name.contains(['/', '\\']) || self.name.starts_with('.') {
-            return Err(Error::input(format!("`name` is `{}`, expected the name of a folder", self.name)));
+            return Err(Error::input(format!(
+                "`name` is `{}`, expected the name of a folder",
+                self.name
+            )));
         }
         if self.recipes.is_empty() || self.seeds.is_empty() {
             return Err(Error::input("`recipes` or `seeds` is empty")
                 .hint("an experiment is at least one recipe and one seed: `seeds: [{initialisation: 1, order: 1}]`"));
         }
         if let Some(i) = (1..self.seeds.len()).find(|&i| self.seeds[..i].contains(&self.seeds[i])) {
-            return Err(Error::input(format!("`seeds` names {:?} twice", self.seeds[i])).hint("the same seed gives the same run"));
+            return Err(
+                Error::input(format!("`seeds` names {:?} twice", self.seeds[i]))
+                    .hint("the same seed gives the same run"),
+            );
         }
         if !(self.level > 0.0 && self.level < 1.0) || self.resamples == 0 {
-            return Err(Error::input("`level` is not between 0 and 1, or `resamples` is 0"));
+            return Err(Error::input(
+                "`level` is not between 0 and 1, or `resamples` is 0",
+            ));
         }
         Ok(())
     }
@@ -138,20 +149,37 @@ impl Experiment {
             for place in 0..self.recipes.len() {
                 let recipe = self.recipe(place, seed, values)?;
                 let recipe_name = self.recipes[place].name.clone();
-                planned.push(Planned { recipe_name, seed, recipe });
+                planned.push(Planned {
+                    recipe_name,
+                    seed,
+                    recipe,
+                });
             }
         }
         let first: Vec<&Planned> = planned.iter().take(self.recipes.len()).collect();
-        if let Some(i) = (1..first.len()).find(|&i| first[..i].iter().any(|other| other.recipe_name == first[i].recipe_name)) {
-            return Err(Error::input(format!("two recipes are named `{}`", first[i].recipe_name)).hint("give one of them a `name`"));
+        if let Some(i) = (1..first.len()).find(|&i| {
+            first[..i]
+                .iter()
+                .any(|other| other.recipe_name == first[i].recipe_name)
+        }) {
+            return Err(
+                Error::input(format!("two recipes are named `{}`", first[i].recipe_name))
+                    .hint("give one of them a `name`"),
+            );
         }
         self.check_alike(&first)?;
         for contrast in &self.contrasts {
             for name in [&contrast.recipe, &contrast.against] {
                 if !first.iter().any(|planned| planned.recipe_name == *name) {
-                    let known: Vec<&str> = first.iter().map(|planned| planned.recipe_name.as_str()).collect();
-                    let near = yaml::nearest(name, known.iter().copied()).map(|near| format!("did you mean `{near}`? ")).unwrap_or_default();
-                    return Err(Error::input(format!("`contrasts` names `{name}`")).hint(format!("{near}the recipes are {}", known.join(", "))));
+                    let known: Vec<&str> = first
+                        .iter()
+                        .map(|planned| planned.recipe_name.as_str())
+                        .collect();
+                    let near = yaml::nearest(name, known.iter().copied())
+                        .map(|near| format!("did you mean `{near}`? "))
+                        .unwrap_or_default();
+                    return Err(Error::input(format!("`contrasts` names `{name}`"))
+                        .hint(format!("{near}the recipes are {}", known.join(", "))));
                 }
             }
         }
@@ -162,7 +190,10 @@ impl Experiment {
         let entry = &mut self.recipes[place];
         let mut set = self.set.clone();
         set.extend(entry.set.iter().cloned());
-        set.extend([format!("seed={}", values.initialisation), format!("schedule.seed={}", values.order)]);
+        set.extend([
+            format!("seed={}", values.initialisation),
+            format!("schedule.seed={}", values.order),
+        ]);
         let mut recipe = Recipe::load(&entry.recipe, &set)?;
         if entry.name.is_empty() {
             entry.name.clone_from(&recipe.name);
@@ -183,20 +214,29 @@ impl Experiment {
             let (a, b) = (&first.recipe, &other.recipe);
             let same = [
                 // What it computes in may be what is compared.
-                ("model", a.model.path == b.model.path && a.model.weights == b.model.weights),
+                (
+                    "model",
+                    a.model.path == b.model.path && a.model.weights == b.model.weights,
+                ),
                 ("train", a.train == b.train),
                 ("lora", a.lora == b.lora),
                 ("prompts", a.prompts == b.prompts),
                 ("optimiser", a.optimiser == b.optimiser),
                 ("evaluate", a.evaluate == b.evaluate),
                 ("data", entry.own_budget || rows(a) == rows(b)),
-                ("schedule.batch", entry.own_budget || a.schedule.batch == b.schedule.batch),
+                (
+                    "schedule.batch",
+                    entry.own_budget || a.schedule.batch == b.schedule.batch,
+                ),
             ];
             if let Some((what, _)) = same.iter().find(|(_, same)| !same) {
                 return Err(differ(what, other));
             }
             for stage in &other.recipe.schedule.stages {
-                let key = [("learning_rate", stage.learning_rate.is_some()), ("early_stop", stage.early_stop.is_some())];
+                let key = [
+                    ("learning_rate", stage.learning_rate.is_some()),
+                    ("early_stop", stage.early_stop.is_some()),
+                ];
                 if let Some((key, _)) = key.iter().find(|(_, is_there)| *is_there) {
                     return Err(Error::input(format!("a stage of `{}` has `{key}`", other.recipe_name))
                         .hint("in an experiment every recipe has the learning rate of the same step and goes on to its end"));
@@ -208,8 +248,14 @@ impl Experiment {
 
     /// Compares the lengths of the planned schedules, in recipes' order: steps times examples are the budget.
     pub fn check_budget(&self, lengths: &[u64]) -> Result<()> {
-        let common = self.recipes.iter().zip(lengths).find(|(entry, _)| !entry.own_budget);
-        let Some((first, steps)) = common else { return Ok(()) };
+        let common = self
+            .recipes
+            .iter()
+            .zip(lengths)
+            .find(|(entry, _)| !entry.own_budget);
+        let Some((first, steps)) = common else {
+            return Ok(());
+        };
         match self.recipes.iter().zip(lengths).find(|(entry, other)| !entry.own_budget && *other != steps) {
             Some((other, found)) => Err(Error::input(format!("`{}` has {found} steps, `{}` {steps}", other.name, first.name))
                 .hint("give them the same budget, or write `own_budget: true` beside a recipe that is there for another reason")),
@@ -220,5 +266,9 @@ impl Experiment {
 
 /// The rows of a recipe; weights say how they are mixed, which is what is compared.
 fn rows(recipe: &Recipe) -> Vec<(&Path, Option<&str>)> {
-    recipe.data.iter().map(|entry| (entry.manifest.as_path(), entry.task.as_deref())).collect()
+    recipe
+        .data
+        .iter()
+        .map(|entry| (entry.manifest.as_path(), entry.task.as_deref()))
+        .collect()
 }

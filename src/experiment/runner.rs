@@ -48,7 +48,14 @@ pub type Models<'a> = (&'a Device, &'a dyn Fn(&str) -> Result<PathBuf>);
 ///
 /// # Errors
 /// As training: what was finished stays, and the experiment goes on from there when it is started again.
-pub fn run(experiment: &Experiment, planned: &[Planned], test: Option<&Suite>, model: Models, watcher: &mut dyn Watcher, stop: &AtomicBool) -> Result<usize> {
+pub fn run(
+    experiment: &Experiment,
+    planned: &[Planned],
+    test: Option<&Suite>,
+    model: Models,
+    watcher: &mut dyn Watcher,
+    stop: &AtomicBool,
+) -> Result<usize> {
     // A run that another process had begun is looked at again once this one has nothing else to do: the other may have been stopped.
     loop {
         let mut has_run = false;
@@ -58,17 +65,29 @@ pub fn run(experiment: &Experiment, planned: &[Planned], test: Option<&Suite>, m
                 continue;
             }
             let Some(_claim) = Lock::try_take(&claims)? else {
-                watcher.note(&format!("{} is being trained by another process", one.recipe.name));
+                watcher.note(&format!(
+                    "{} is being trained by another process",
+                    one.recipe.name
+                ));
                 continue;
             };
             if is_done(&one.recipe.folder(), test.is_some()) {
                 continue;
             }
             let outcome = run_one(one, (place, planned.len()), test, model, watcher, stop);
-            outcome.map_err(|e| if e.kind == Kind::Interrupted { e.hint("start the experiment again: it goes on where it was") } else { e })?;
+            outcome.map_err(|e| {
+                if e.kind == Kind::Interrupted {
+                    e.hint("start the experiment again: it goes on where it was")
+                } else {
+                    e
+                }
+            })?;
             has_run = true;
         }
-        let left = planned.iter().filter(|one| !is_done(&one.recipe.folder(), test.is_some())).count();
+        let left = planned
+            .iter()
+            .filter(|one| !is_done(&one.recipe.folder(), test.is_some()))
+            .count();
         if left == 0 || !has_run {
             return Ok(left);
         }
@@ -77,19 +96,53 @@ pub fn run(experiment: &Experiment, planned: &[Planned], test: Option<&Suite>, m
 
 /// Whether a run was trained to its end and judged.
 pub fn is_done(folder: &Path, is_tested: bool) -> bool {
-    folder.join(DONE_FILE).is_file() && (!is_tested || folder.join("eval").join(BEST_FOLDER).join(table::SCORES_FILE).is_file())
+    folder.join(DONE_FILE).is_file()
+        && (!is_tested
+            || folder
+                .join("eval")
+                .join(BEST_FOLDER)
+                .join(table::SCORES_FILE)
+                .is_file())
 }
 
 /// Written once a run is at its end; its steps.
 pub const DONE_FILE: &str = "done.json";
 
-fn run_one(one: &Planned, (place, total): (usize, usize), test: Option<&Suite>, model: Models, watcher: &mut dyn Watcher, stop: &AtomicBool) -> Result<()> {
+fn run_one(
+    one: &Planned,
+    (place, total): (usize, usize),
+    test: Option<&Suite>,
+    model: Models,
+    watcher: &mut dyn Watcher,
+    stop: &AtomicBool,
+) -> Result<()> {
     let (device, model_dir) = model;
-    let begun = one.recipe.begin(true, device, || model_dir(&one.recipe.model.path))?;
+    let begun = one
+        .recipe
+        .begin(true, device, || model_dir(&one.recipe.model.path))?;
     watcher.begins(one, place, total, &begun);
-    let Begun { run, schedule, mut model, mut optimiser, mut state, fit: _, lock: _lock } = begun;
-    train::train(&run, schedule, &mut model, &mut optimiser, &mut state, watcher.observer(), stop)?;
-    files::write_atomic(&run.folder.join(DONE_FILE), format!("{{\"steps\": {}}}\n", state.step).as_bytes())?;
+    let Begun {
+        run,
+        schedule,
+        mut model,
+        mut optimiser,
+        mut state,
+        fit: _,
+        lock: _lock,
+    } = begun;
+    train::train(
+        &run,
+        schedule,
+        &mut model,
+        &mut optimiser,
+        &mut state,
+        watcher.observer(),
+        stop,
+    )?;
+    files::write_atomic(
+        &run.folder.join(DONE_FILE),
+        format!("{{\"steps\": {}}}\n", state.step).as_bytes(),
+    )?;
     let Some(suite) = test else { return Ok(()) };
     judge(&run, &model, suite, TEST_FOLDER, watcher, stop)?;
     let best = run.folder.join("best");
@@ -98,13 +151,24 @@ fn run_one(one: &Planned, (place, total): (usize, usize), test: Option<&Suite>, 
         return judge(&run, &model, suite, BEST_FOLDER, watcher, stop);
     }
     // The last weights are the best: their answers are in the other folder.
-    let (from, to) = (run.folder.join("eval").join(TEST_FOLDER), run.folder.join("eval").join(BEST_FOLDER));
+    let (from, to) = (
+        run.folder.join("eval").join(TEST_FOLDER),
+        run.folder.join("eval").join(BEST_FOLDER),
+    );
     let sets = suite.sets.iter().map(|set| format!("{}.jsonl", set.name));
-    sets.chain([table::SCORES_FILE.to_owned()]).try_for_each(|name| files::copy(&from.join(&name), &to.join(&name)))
+    sets.chain([table::SCORES_FILE.to_owned()])
+        .try_for_each(|name| files::copy(&from.join(&name), &to.join(&name)))
 }
 
 /// Answers the test suite, if these weights have not answered it before.
-fn judge(run: &train::Run, model: &crate::model::AudioLlm, suite: &Suite, name: &str, watcher: &mut dyn Watcher, stop: &AtomicBool) -> Result<()> {
+fn judge(
+    run: &train::Run,
+    model: &crate::model::AudioLlm,
+    suite: &Suite,
+    name: &str,
+    watcher: &mut dyn Watcher,
+    stop: &AtomicBool,
+) -> Result<()> {
     let folder = run.folder.join("eval").join(name);
     if folder.join(table::SCORES_FILE).is_file() {
         return Ok(());

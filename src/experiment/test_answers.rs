@@ -14,8 +14,15 @@ use crate::eval::suite::Set;
 /// A file that is missing or damaged, or answers to other rows.
 pub fn read(folder: &Path, set: &Set) -> Result<Vec<Prediction>> {
     let path = folder.join(format!("{}.jsonl", set.name));
-    let predictions: Vec<Prediction> = jsonl::read::<Prediction>(&path)?.into_iter().map(|(_, prediction)| prediction).collect();
-    let differs = predictions.len() != set.examples.len() || predictions.iter().zip(&set.examples).any(|(answer, example)| answer.id != example.id);
+    let predictions: Vec<Prediction> = jsonl::read::<Prediction>(&path)?
+        .into_iter()
+        .map(|(_, prediction)| prediction)
+        .collect();
+    let differs = predictions.len() != set.examples.len()
+        || predictions
+            .iter()
+            .zip(&set.examples)
+            .any(|(answer, example)| answer.id != example.id);
     if differs {
         return Err(Error::input(format!("the answers are not those to the rows of set `{}`", set.name))
             .at_path(&path)

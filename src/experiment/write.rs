@@ -11,30 +11,63 @@ use crate::metrics::Better;
 
 /// The whole comparison.
 pub fn markdown(experiment: &Experiment, outcome: &Outcome) -> String {
-    let mut text = format!("# {}\n\n{} recipes, {} seeds each.\n", experiment.name, outcome.recipes.len(), outcome.num_seeds);
-    let _ = writeln!(text, "\n## Test scores, last checkpoint\n\n{}", scores(outcome, &outcome.last));
-    let _ = writeln!(text, "\nMean over seeds, with the 95 % interval of Student's t over resampled seeds, speakers or groups, and utterances. Percent.");
-    let _ = writeln!(text, "\n## Test scores, best on dev\n\n{}", scores(outcome, &outcome.best));
+    let mut text = format!(
+        "# {}\n\n{} recipes, {} seeds each.\n",
+        experiment.name,
+        outcome.recipes.len(),
+        outcome.num_seeds
+    );
+    let _ = writeln!(
+        text,
+        "\n## Test scores, last checkpoint\n\n{}",
+        scores(outcome, &outcome.last)
+    );
+    let _ = writeln!(
+        text,
+        "\nMean over seeds, with the 95 % interval of Student's t over resampled seeds, speakers or groups, and utterances. Percent."
+    );
+    let _ = writeln!(
+        text,
+        "\n## Test scores, best on dev\n\n{}",
+        scores(outcome, &outcome.best)
+    );
     if !outcome.contrasts.is_empty() {
         let _ = writeln!(text, "\n## Contrasts\n\n{}", contrasts(outcome));
-        let _ = writeln!(text, "\np-values by Student's t, corrected together by Holm's method; resolved at {}.", experiment.level);
+        let _ = writeln!(
+            text,
+            "\np-values by Student's t, corrected together by Holm's method; resolved at {}.",
+            experiment.level
+        );
     }
     if !outcome.dynamics.convergence.is_empty() {
-        let _ = writeln!(text, "\n## Steps to the other's last dev score\n\n{}", convergence(outcome));
+        let _ = writeln!(
+            text,
+            "\n## Steps to the other's last dev score\n\n{}",
+            convergence(outcome)
+        );
     }
-    let _ = writeln!(text, "\n## Answers that go wrong, by step\n\n{}", failures(outcome));
+    let _ = writeln!(
+        text,
+        "\n## Answers that go wrong, by step\n\n{}",
+        failures(outcome)
+    );
     let _ = writeln!(text, "\n## Gradients\n\n{}", gradients(outcome));
     let _ = writeln!(text, "\n## Budgets\n\n{}", budgets(outcome));
     if !outcome.notes.is_empty() {
         let _ = writeln!(text, "\n## Before believing it\n");
-        outcome.notes.iter().for_each(|note| text += &format!("- {note}\n"));
+        outcome
+            .notes
+            .iter()
+            .for_each(|note| text += &format!("- {note}\n"));
     }
     text
 }
 
 fn table(head: &[String], rows: &[Vec<String>]) -> String {
     let line = |cells: &[String]| format!("| {} |\n", cells.join(" | "));
-    line(head) + &line(&head.iter().map(|_| "---".to_owned()).collect::<Vec<_>>()) + &rows.iter().map(|row| line(row)).collect::<String>()
+    line(head)
+        + &line(&head.iter().map(|_| "---".to_owned()).collect::<Vec<_>>())
+        + &rows.iter().map(|row| line(row)).collect::<String>()
 }
 
 fn percent(value: f64) -> String {
@@ -42,31 +75,63 @@ fn percent(value: f64) -> String {
 }
 
 fn scores(outcome: &Outcome, tables: &[ScoreTable]) -> String {
-    let head: Vec<String> = std::iter::once("recipe".to_owned()).chain(tables.iter().map(|of| of.score.clone())).collect();
+    let head: Vec<String> = std::iter::once("recipe".to_owned())
+        .chain(tables.iter().map(|of| of.score.clone()))
+        .collect();
     let best: Vec<Option<usize>> = tables.iter().map(best_of).collect();
     let cell = |recipe: usize, of: &ScoreTable, is_best: bool| {
         let estimate = &of.estimates[recipe];
-        let value = if is_best { format!("**{}**", percent(estimate.value)) } else { percent(estimate.value) };
+        let value = if is_best {
+            format!("**{}**", percent(estimate.value))
+        } else {
+            percent(estimate.value)
+        };
         let (low, high) = metrics::range(&of.score);
-        let ends = [estimate.student_interval.low, estimate.student_interval.high].map(|end| percent(end.clamp(low, high)));
+        let ends = [
+            estimate.student_interval.low,
+            estimate.student_interval.high,
+        ]
+        .map(|end| percent(end.clamp(low, high)));
         format!("{value} [{}, {}]", ends[0], ends[1])
     };
     let row = |(recipe, name): (usize, &String)| {
-        let cells = tables.iter().zip(&best).map(|(of, best)| cell(recipe, of, *best == Some(recipe)));
+        let cells = tables
+            .iter()
+            .zip(&best)
+            .map(|(of, best)| cell(recipe, of, *best == Some(recipe)));
         std::iter::once(name.clone()).chain(cells).collect()
     };
-    table(&head, &outcome.recipes.iter().enumerate().map(row).collect::<Vec<_>>())
+    table(
+        &head,
+        &outcome
+            .recipes
+            .iter()
+            .enumerate()
+            .map(row)
+            .collect::<Vec<_>>(),
+    )
 }
 
 /// The recipe with the best value of a score that has a better end.
 fn best_of(of: &ScoreTable) -> Option<usize> {
     let better = metrics::better(of.score.rsplit('.').next().unwrap_or(&of.score));
     let rank = |recipe: &usize| better.rank(of.estimates[*recipe].value);
-    (better != Better::NearOne).then(|| (0..of.estimates.len()).max_by(|a, b| rank(a).total_cmp(&rank(b))))?
+    (better != Better::NearOne)
+        .then(|| (0..of.estimates.len()).max_by(|a, b| rank(a).total_cmp(&rank(b))))?
 }
 
 fn contrasts(outcome: &Outcome) -> String {
-    let head = ["recipe", "against", "score", "difference", "95 % interval", "p", "p, corrected", "verdict"].map(str::to_owned);
+    let head = [
+        "recipe",
+        "against",
+        "score",
+        "difference",
+        "95 % interval",
+        "p",
+        "p, corrected",
+        "verdict",
+    ]
+    .map(str::to_owned);
     let row = |found: &crate::experiment::compare::Contrasted| {
         let (contrast, estimate) = (&found.contrast, &found.difference.estimate);
         vec![
@@ -74,18 +139,38 @@ fn contrasts(outcome: &Outcome) -> String {
             contrast.against.clone(),
             contrast.score.clone(),
             format!("{:+.1}", 100.0 * estimate.value),
-            format!("[{:+.1}, {:+.1}]", 100.0 * estimate.student_interval.low, 100.0 * estimate.student_interval.high),
+            format!(
+                "[{:+.1}, {:+.1}]",
+                100.0 * estimate.student_interval.low,
+                100.0 * estimate.student_interval.high
+            ),
             format!("{:.3}", found.p),
             format!("{:.3}", found.adjusted_p),
             found.verdict.to_string(),
         ]
     };
-    table(&head, &outcome.contrasts.iter().map(row).collect::<Vec<_>>())
+    table(
+        &head,
+        &outcome.contrasts.iter().map(row).collect::<Vec<_>>(),
+    )
 }
 
 fn convergence(outcome: &Outcome) -> String {
-    let head = ["recipe", "reaches the last dev mean of", "steps by seed", "the other's", "difference", "95 % interval"].map(str::to_owned);
-    let steps = |of: &[Option<f64>]| of.iter().map(|step| step.map_or("never".to_owned(), |step| format!("{step:.0}"))).collect::<Vec<_>>().join(" ");
+    let head = [
+        "recipe",
+        "reaches the last dev mean of",
+        "steps by seed",
+        "the other's",
+        "difference",
+        "95 % interval",
+    ]
+    .map(str::to_owned);
+    let steps = |of: &[Option<f64>]| {
+        of.iter()
+            .map(|step| step.map_or("never".to_owned(), |step| format!("{step:.0}")))
+            .collect::<Vec<_>>()
+            .join(" ")
+    };
     let row = |reached: &crate::experiment::dynamics::Reached| {
         let estimate = &reached.found.difference.estimate;
         vec![
@@ -94,38 +179,99 @@ fn convergence(outcome: &Outcome) -> String {
             steps(&reached.found.steps[1]),
             steps(&reached.found.steps[0]),
             format!("{:+.0}", estimate.value),
-            format!("[{:+.0}, {:+.0}]", estimate.student_interval.low, estimate.student_interval.high),
+            format!(
+                "[{:+.0}, {:+.0}]",
+                estimate.student_interval.low, estimate.student_interval.high
+            ),
         ]
     };
-    table(&head, &outcome.dynamics.convergence.iter().map(row).collect::<Vec<_>>())
+    table(
+        &head,
+        &outcome
+            .dynamics
+            .convergence
+            .iter()
+            .map(row)
+            .collect::<Vec<_>>(),
+    )
 }
 
 fn failures(outcome: &Outcome) -> String {
-    let names: BTreeSet<&String> = outcome.dynamics.failures.iter().flat_map(|of| of.values()).flat_map(|of| of.keys()).collect();
-    let head: Vec<String> = ["recipe", "step"].map(str::to_owned).into_iter().chain(names.iter().map(|name| (*name).clone())).collect();
+    let names: BTreeSet<&String> = outcome
+        .dynamics
+        .failures
+        .iter()
+        .flat_map(|of| of.values())
+        .flat_map(|of| of.keys())
+        .collect();
+    let head: Vec<String> = ["recipe", "step"]
+        .map(str::to_owned)
+        .into_iter()
+        .chain(names.iter().map(|name| (*name).clone()))
+        .collect();
     let mut rows = Vec::new();
     for (recipe, of_recipe) in outcome.recipes.iter().zip(&outcome.dynamics.failures) {
         for (step, found) in of_recipe {
-            let cells = names.iter().map(|name| found.get(*name).map_or("-".to_owned(), |value| format!("{value:.3}")));
-            rows.push([recipe.clone(), step.to_string()].into_iter().chain(cells).collect());
+            let cells = names.iter().map(|name| {
+                found
+                    .get(*name)
+                    .map_or("-".to_owned(), |value| format!("{value:.3}"))
+            });
+            rows.push(
+                [recipe.clone(), step.to_string()]
+                    .into_iter()
+                    .chain(cells)
+                    .collect(),
+            );
         }
     }
     table(&head, &rows)
 }
 
 fn gradients(outcome: &Outcome) -> String {
-    let names: BTreeSet<&String> = outcome.dynamics.gradients.iter().flat_map(|of| of.cosines.keys()).collect();
-    let head: Vec<String> =
-        ["recipe", "volatility"].map(str::to_owned).into_iter().chain(names.iter().map(|name| format!("cos {}", name.replace('|', " , ")))).collect();
+    let names: BTreeSet<&String> = outcome
+        .dynamics
+        .gradients
+        .iter()
+        .flat_map(|of| of.cosines.keys())
+        .collect();
+    let head: Vec<String> = ["recipe", "volatility"]
+        .map(str::to_owned)
+        .into_iter()
+        .chain(
+            names
+                .iter()
+                .map(|name| format!("cos {}", name.replace('|', " , "))),
+        )
+        .collect();
     let row = |(recipe, of): (&String, &crate::experiment::dynamics::Gradients)| {
-        let cells = names.iter().map(|name| of.cosines.get(*name).map_or("-".to_owned(), |value| format!("{value:+.2}")));
-        [recipe.clone(), format!("{:.2}", of.volatility)].into_iter().chain(cells).collect()
+        let cells = names.iter().map(|name| {
+            of.cosines
+                .get(*name)
+                .map_or("-".to_owned(), |value| format!("{value:+.2}"))
+        });
+        [recipe.clone(), format!("{:.2}", of.volatility)]
+            .into_iter()
+            .chain(cells)
+            .collect()
     };
-    table(&head, &outcome.recipes.iter().zip(&outcome.dynamics.gradients).map(row).collect::<Vec<_>>())
+    table(
+        &head,
+        &outcome
+            .recipes
+            .iter()
+            .zip(&outcome.dynamics.gradients)
+            .map(row)
+            .collect::<Vec<_>>(),
+    )
 }
 
 fn budgets(outcome: &Outcome) -> String {
-    let tasks: BTreeSet<&String> = outcome.budgets.iter().flat_map(|budget| budget.examples_by_task.keys()).collect();
+    let tasks: BTreeSet<&String> = outcome
+        .budgets
+        .iter()
+        .flat_map(|budget| budget.examples_by_task.keys())
+        .collect();
     let head: Vec<String> = ["recipe", "steps", "examples", "audio h", "target tokens"]
         .map(str::to_owned)
         .into_iter()
@@ -133,9 +279,29 @@ fn budgets(outcome: &Outcome) -> String {
         .collect();
     let row = |(recipe, budget): (&String, &crate::experiment::budget::Budget)| {
         let whole = [budget.steps, budget.examples].map(|value| format!("{value:.0}"));
-        let rest = [format!("{:.2}", budget.audio_hours), format!("{:.0}", budget.target_tokens)];
-        let of_tasks = tasks.iter().map(|task| format!("{:.0}", budget.examples_by_task.get(*task).copied().unwrap_or(0.0)));
-        std::iter::once(recipe.clone()).chain(whole).chain(rest).chain(of_tasks).collect()
+        let rest = [
+            format!("{:.2}", budget.audio_hours),
+            format!("{:.0}", budget.target_tokens),
+        ];
+        let of_tasks = tasks.iter().map(|task| {
+            format!(
+                "{:.0}",
+                budget.examples_by_task.get(*task).copied().unwrap_or(0.0)
+            )
+        });
+        std::iter::once(recipe.clone())
+            .chain(whole)
+            .chain(rest)
+            .chain(of_tasks)
+            .collect()
     };
-    table(&head, &outcome.recipes.iter().zip(&outcome.budgets).map(row).collect::<Vec<_>>())
+    table(
+        &head,
+        &outcome
+            .recipes
+            .iter()
+            .zip(&outcome.budgets)
+            .map(row)
+            .collect::<Vec<_>>(),
+    )
 }

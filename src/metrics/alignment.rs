@@ -81,13 +81,18 @@ pub fn align_words<'a>(reference: &'a str, prediction: &'a str) -> Vec<Aligned<'
 
 /// The alignment with the reference that the word error rate counts: the one with the lowest rate, the first of equals.
 pub fn align_pair<'p>(pair: &'p Pair) -> Vec<Aligned<'p>> {
-    pair.lowest(|reference| align_words(reference, &pair.prediction), |alignment| counts(alignment).rate())
+    pair.lowest(
+        |reference| align_words(reference, &pair.prediction),
+        |alignment| counts(alignment).rate(),
+    )
 }
 
 /// The errors of an alignment.
 pub fn counts(alignment: &[Aligned]) -> Counts {
     let mut counts = Counts::default();
-    alignment.iter().for_each(|aligned| counts.count(aligned.step()));
+    alignment
+        .iter()
+        .for_each(|aligned| counts.count(aligned.step()));
     counts
 }
 
@@ -104,7 +109,10 @@ const BETWEEN: &str = "  ";
 /// nothing is written from right to left no invisible character is added.
 pub fn render(alignment: &[Aligned], max_width: usize) -> String {
     let columns: Vec<[String; 3]> = alignment.iter().map(|aligned| column(*aligned)).collect();
-    let widths: Vec<usize> = columns.iter().map(|cells| cells.iter().map(|cell| width(cell)).max().unwrap_or(0)).collect();
+    let widths: Vec<usize> = columns
+        .iter()
+        .map(|cells| cells.iter().map(|cell| width(cell)).max().unwrap_or(0))
+        .collect();
     let direction = Direction::of(alignment);
     let mut blocks = Vec::new();
     let mut start = 0;
@@ -125,11 +133,24 @@ pub fn render(alignment: &[Aligned], max_width: usize) -> String {
 fn column(aligned: Aligned) -> [String; 3] {
     let shown = |word: Option<&str>, other: Option<&str>| match word {
         // A tab or line break inside a word would break the columns.
-        Some(word) => word.chars().map(|c| if c.is_whitespace() || c.is_control() { '␣' } else { c }).collect(),
+        Some(word) => word
+            .chars()
+            .map(|c| {
+                if c.is_whitespace() || c.is_control() {
+                    '␣'
+                } else {
+                    c
+                }
+            })
+            .collect(),
         None => std::iter::repeat_n(GAP, other.map_or(0, width).max(1)).collect(),
     };
     let (reference, prediction) = (aligned.reference(), aligned.prediction());
-    [shown(reference, prediction), shown(prediction, reference), aligned.mark().to_owned()]
+    [
+        shown(reference, prediction),
+        shown(prediction, reference),
+        aligned.mark().to_owned(),
+    ]
 }
 
 /// Columns of a terminal, which gives each character its own: marks none, ideographs two.
@@ -150,9 +171,17 @@ enum Direction {
 
 impl Direction {
     fn of(alignment: &[Aligned]) -> Self {
-        let words = || alignment.iter().flat_map(|aligned| [aligned.reference(), aligned.prediction()]).flatten();
+        let words = || {
+            alignment
+                .iter()
+                .flat_map(|aligned| [aligned.reference(), aligned.prediction()])
+                .flatten()
+        };
         let letters = || words().flat_map(str::chars).filter(|c| c.is_alphabetic());
-        match (letters().filter(|&c| script::runs_right_to_left(c)).count(), letters().count()) {
+        match (
+            letters().filter(|&c| script::runs_right_to_left(c)).count(),
+            letters().count(),
+        ) {
             (0, _) => Self::Left,
             (right, all) if 2 * right >= all => Self::Right,
             _ => Self::Mixed,
@@ -166,14 +195,18 @@ fn block(columns: &[[String; 3]], widths: &[usize], direction: Direction) -> Str
             let padding = " ".repeat(column - width(&cells[row]));
             match direction {
                 Direction::Left => format!("{}{padding}", cells[row]),
-                Direction::Mixed | Direction::Right => format!("\u{2068}{}\u{2069}{padding}", cells[row]),
+                Direction::Mixed | Direction::Right => {
+                    format!("\u{2068}{}\u{2069}{padding}", cells[row])
+                }
             }
         });
         let cells = cells.collect::<Vec<_>>().join(BETWEEN);
         match direction {
             // A mark of no width at the end: white space before the end of a line would go to the other side of it (rule L1).
             Direction::Right => format!("{label}\u{2067}{cells}\u{2069}\u{200e}\n"),
-            Direction::Left | Direction::Mixed => format!("{}\n", format!("{label}{cells}").trim_end()),
+            Direction::Left | Direction::Mixed => {
+                format!("{}\n", format!("{label}{cells}").trim_end())
+            }
         }
     };
     line("REF: ", 0) + &line("HYP: ", 1) + &line("     ", 2)
@@ -189,39 +222,76 @@ mod tests {
     fn words_stand_over_each_other() {
         let alignment = align_words("the cat sat on the mat", "the hat sat the old mat");
         use Aligned::*;
-        assert_eq!(alignment, [Equal("the"), Substituted("cat", "hat"), Equal("sat"), Substituted("on", "the"), Substituted("the", "old"), Equal("mat")]);
+        assert_eq!(
+            alignment,
+            [
+                Equal("the"),
+                Substituted("cat", "hat"),
+                Equal("sat"),
+                Substituted("on", "the"),
+                Substituted("the", "old"),
+                Equal("mat")
+            ]
+        );
         let text = render(&align_words("we meet at noon", "meet at about noon"), 80);
-        assert_eq!(text, "REF: we  meet  at  *****  noon\nHYP: **  meet  at  about  noon\n     D             I\n");
+        assert_eq!(
+            text,
+            "REF: we  meet  at  *****  noon\nHYP: **  meet  at  about  noon\n     D             I\n"
+        );
         assert_eq!(render(&[], 80), "");
     }
 
     #[test]
     fn long_alignments_are_cut_into_blocks() {
         let text = render(&align_words("one two three four", "one two four"), 8);
-        assert_eq!(text, "REF: one  two\nHYP: one  two\n\n\nREF: three\nHYP: *****\n     D\n\nREF: four\nHYP: four\n\n");
+        assert_eq!(
+            text,
+            "REF: one  two\nHYP: one  two\n\n\nREF: three\nHYP: *****\n     D\n\nREF: four\nHYP: four\n\n"
+        );
     }
 
     /// Without the isolates, which take no column.
     fn visible(text: &str) -> String {
-        text.chars().filter(|c| !matches!(c, '\u{2066}'..='\u{2069}' | '\u{200e}')).collect()
+        text.chars()
+            .filter(|c| !matches!(c, '\u{2066}'..='\u{2069}' | '\u{200e}'))
+            .collect()
     }
 
     #[test]
     fn arabic_stands_in_columns_and_every_isolate_is_closed() {
         let text = render(&align_words("قالَ الرجل نعم", "قال الرجل لا نعم"), 80);
-        assert_eq!(visible(&text), "REF: قالَ  الرجل  **  نعم\nHYP: قال  الرجل  لا  نعم\n     S           I      \n");
+        assert_eq!(
+            visible(&text),
+            "REF: قالَ  الرجل  **  نعم\nHYP: قال  الرجل  لا  نعم\n     S           I      \n"
+        );
         for line in text.lines() {
-            let opened = line.chars().filter(|c| matches!(c, '\u{2067}' | '\u{2068}')).count();
+            let opened = line
+                .chars()
+                .filter(|c| matches!(c, '\u{2067}' | '\u{2068}'))
+                .count();
             assert_eq!(opened, line.chars().filter(|&c| c == '\u{2069}').count());
-            assert!(line[5..].starts_with('\u{2067}') && line.ends_with("\u{2069}\u{200e}") && opened == 5);
+            assert!(
+                line[5..].starts_with('\u{2067}')
+                    && line.ends_with("\u{2069}\u{200e}")
+                    && opened == 5
+            );
         }
-        let mixed = render(&align_words("send it to the منزل", "send it to the house"), 80);
-        assert!(!mixed.contains('\u{2067}') && mixed.contains("\u{2068}منزل\u{2069}"), "{mixed}");
+        let mixed = render(
+            &align_words("send it to the منزل", "send it to the house"),
+            80,
+        );
+        assert!(
+            !mixed.contains('\u{2067}') && mixed.contains("\u{2068}منزل\u{2069}"),
+            "{mixed}"
+        );
     }
 
     #[test]
     fn a_tab_inside_a_word_keeps_the_columns() {
-        assert_eq!(render(&align_words("a\tb c", "a\tb"), 80), "REF: a␣b  c\nHYP: a␣b  *\n          D\n");
+        assert_eq!(
+            render(&align_words("a\tb c", "a\tb"), 80),
+            "REF: a␣b  c\nHYP: a␣b  *\n          D\n"
+        );
     }
 
     proptest! {

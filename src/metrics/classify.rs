@@ -32,7 +32,10 @@ pub struct Classification {
 ///
 /// # Errors
 /// A reference label that the inventory lacks.
-pub fn classify<'a>(pairs: impl IntoIterator<Item = (&'a str, Option<&'a str>)>, inventory: Option<&[&str]>) -> Result<Classification> {
+pub fn classify<'a>(
+    pairs: impl IntoIterator<Item = (&'a str, Option<&'a str>)>,
+    inventory: Option<&[&str]>,
+) -> Result<Classification> {
     let mut labels: BTreeMap<&str, Seen> = BTreeMap::new();
     for (reference, predicted) in pairs {
         expect_in(inventory, reference)?;
@@ -45,8 +48,14 @@ pub fn classify<'a>(pairs: impl IntoIterator<Item = (&'a str, Option<&'a str>)>,
         }
     }
     let labels: Vec<Seen> = labels.into_values().collect();
-    let [accuracy, macro_f1, weighted_f1, uar] = averages(inventory).map(|(_, average)| average.of_labels(&labels));
-    Ok(Classification { accuracy, macro_f1, weighted_f1, uar })
+    let [accuracy, macro_f1, weighted_f1, uar] =
+        averages(inventory).map(|(_, average)| average.of_labels(&labels));
+    Ok(Classification {
+        accuracy,
+        macro_f1,
+        weighted_f1,
+        uar,
+    })
 }
 
 /// An error where an inventory lacks a reference label.
@@ -54,7 +63,9 @@ pub(crate) fn expect_in(inventory: Option<&[&str]>, reference: &str) -> Result<(
     match inventory.filter(|inventory| !inventory.contains(&reference)) {
         None => Ok(()),
         Some(inventory) => {
-            let found = Error::input(format!("the reference label `{reference}` is not in the inventory"));
+            let found = Error::input(format!(
+                "the reference label `{reference}` is not in the inventory"
+            ));
             Err(found.hint(format!("it has: {}", inventory.join(", "))))
         }
     }
@@ -67,10 +78,18 @@ pub(crate) fn expect_in(inventory: Option<&[&str]>, reference: &str) -> Result<(
 ///
 /// # Errors
 /// As [`classify`].
-pub fn tallies(pairs: &[(&str, Option<&str>)], inventory: Option<&[&str]>, parse: &str) -> Result<[Tally; 4]> {
+pub fn tallies(
+    pairs: &[(&str, Option<&str>)],
+    inventory: Option<&[&str]>,
+    parse: &str,
+) -> Result<[Tally; 4]> {
     let mut labels: Vec<&str> = match inventory {
         Some(inventory) => inventory.to_vec(),
-        None => pairs.iter().flat_map(|(reference, predicted)| [Some(*reference), *predicted]).flatten().collect(),
+        None => pairs
+            .iter()
+            .flat_map(|(reference, predicted)| [Some(*reference), *predicted])
+            .flatten()
+            .collect(),
     };
     labels.sort_unstable();
     labels.dedup();
@@ -82,26 +101,52 @@ pub fn tallies(pairs: &[(&str, Option<&str>)], inventory: Option<&[&str]>, parse
         let (due, said) = (place(reference), predicted.and_then(place));
         due.into_iter().for_each(|i| unit[i] = 1.0);
         said.into_iter().for_each(|i| unit[labels.len() + i] = 1.0);
-        due.filter(|_| due == said).into_iter().for_each(|i| unit[2 * labels.len() + i] = 1.0);
+        due.filter(|_| due == said)
+            .into_iter()
+            .for_each(|i| unit[2 * labels.len() + i] = 1.0);
         units.push(unit);
     }
     let signature = signature(inventory, parse);
-    Ok(averages(inventory).map(|(name, average)| Tally::new(name, signature.clone(), Better::Higher, units.clone(), Formula::Labels(average))))
+    Ok(averages(inventory).map(|(name, average)| {
+        Tally::new(
+            name,
+            signature.clone(),
+            Better::Higher,
+            units.clone(),
+            Formula::Labels(average),
+        )
+    }))
 }
 
 /// How classification is scored.
 pub(crate) fn signature(inventory: Option<&[&str]>, parse: &str) -> Signature {
     let signature = Signature::default().with("parse", parse);
     match inventory {
-        Some(inventory) => signature.with("labels", inventory.len()).with("over", "references").with("unparsed", "miss").with("zero", 0),
-        None => signature.with("labels", "seen").with("over", "references+predictions").with("zero", 0),
+        Some(inventory) => signature
+            .with("labels", inventory.len())
+            .with("over", "references")
+            .with("unparsed", "miss")
+            .with("zero", 0),
+        None => signature
+            .with("labels", "seen")
+            .with("over", "references+predictions")
+            .with("zero", 0),
     }
 }
 
 /// The four scores by name.
 fn averages(inventory: Option<&[&str]>) -> [(&'static str, Average); 4] {
-    let macro_f1 = if inventory.is_some() { Average::MacroF1 } else { Average::MacroF1OfSeen };
-    [("accuracy", Average::Accuracy), ("macro_f1", macro_f1), ("weighted_f1", Average::WeightedF1), ("uar", Average::Uar)]
+    let macro_f1 = if inventory.is_some() {
+        Average::MacroF1
+    } else {
+        Average::MacroF1OfSeen
+    };
+    [
+        ("accuracy", Average::Accuracy),
+        ("macro_f1", macro_f1),
+        ("weighted_f1", Average::WeightedF1),
+        ("uar", Average::Uar),
+    ]
 }
 
 /// How labels become one number.
@@ -123,19 +168,30 @@ impl Average {
     /// From a sum of vectors as [`tallies`] makes them.
     pub(crate) fn of(self, sum: &[f64]) -> f64 {
         let num_labels = sum.len() / 3;
-        let label = |i: usize| Seen { references: sum[i], predictions: sum[num_labels + i], hits: sum[2 * num_labels + i] };
+        let label = |i: usize| Seen {
+            references: sum[i],
+            predictions: sum[num_labels + i],
+            hits: sum[2 * num_labels + i],
+        };
         self.of_labels(&(0..num_labels).map(label).collect::<Vec<_>>())
     }
 
     fn of_labels(self, labels: &[Seen]) -> f64 {
         let present = || labels.iter().filter(|label| label.references > 0.0);
-        let seen = || labels.iter().filter(|label| label.references + label.predictions > 0.0);
+        let seen = || {
+            labels
+                .iter()
+                .filter(|label| label.references + label.predictions > 0.0)
+        };
         let answers = || labels.iter().map(|label| label.references).sum();
         match self {
             Self::Accuracy => ratio(labels.iter().map(|label| label.hits).sum(), answers()),
             Self::MacroF1 => ratio(present().map(Seen::f1).sum(), present().count() as f64),
             Self::MacroF1OfSeen => ratio(seen().map(Seen::f1).sum(), seen().count() as f64),
-            Self::WeightedF1 => ratio(present().map(|label| label.f1() * label.references).sum(), answers()),
+            Self::WeightedF1 => ratio(
+                present().map(|label| label.f1() * label.references).sum(),
+                answers(),
+            ),
             Self::Uar => ratio(present().map(Seen::recall).sum(), present().count() as f64),
         }
     }
@@ -192,19 +248,53 @@ mod tests {
 
     #[test]
     fn scores_are_those_of_scikit_learn() {
-        let goldens: Vec<Golden> = serde_json::from_str(include_str!("../../tests/fixtures/metrics/classify.json")).unwrap();
+        let goldens: Vec<Golden> =
+            serde_json::from_str(include_str!("../../tests/fixtures/metrics/classify.json"))
+                .unwrap();
         assert!(
-            goldens.iter().filter(|golden| golden.inventory.is_some()).count() >= 30
-                && goldens.iter().filter(|golden| golden.inventory.is_none()).count() >= 30
+            goldens
+                .iter()
+                .filter(|golden| golden.inventory.is_some())
+                .count()
+                >= 30
+                && goldens
+                    .iter()
+                    .filter(|golden| golden.inventory.is_none())
+                    .count()
+                    >= 30
         );
         for golden in &goldens {
-            let pairs = golden.references.iter().map(String::as_str).zip(golden.predictions.iter().map(Option::as_deref));
-            let inventory: Option<Vec<&str>> = golden.inventory.as_ref().map(|labels| labels.iter().map(String::as_str).collect());
+            let pairs = golden
+                .references
+                .iter()
+                .map(String::as_str)
+                .zip(golden.predictions.iter().map(Option::as_deref));
+            let inventory: Option<Vec<&str>> = golden
+                .inventory
+                .as_ref()
+                .map(|labels| labels.iter().map(String::as_str).collect());
             let pairs: Vec<(&str, Option<&str>)> = pairs.collect();
             let scores = classify(pairs.iter().copied(), inventory.as_deref()).unwrap();
-            let [accuracy, macro_f1, weighted_f1, uar] = tallies(&pairs, inventory.as_deref(), "lenient").unwrap().map(|tally| tally.corpus());
-            assert_eq!(scores, Classification { accuracy, macro_f1, weighted_f1, uar }, "the sums say the same");
-            let theirs = Classification { accuracy: golden.accuracy, macro_f1: golden.macro_f1, weighted_f1: golden.weighted_f1, uar: golden.uar };
+            let [accuracy, macro_f1, weighted_f1, uar] =
+                tallies(&pairs, inventory.as_deref(), "lenient")
+                    .unwrap()
+                    .map(|tally| tally.corpus());
+            assert_eq!(
+                scores,
+                Classification {
+                    accuracy,
+                    macro_f1,
+                    weighted_f1,
+                    uar
+                },
+                "the sums say the same"
+            );
+            let theirs = Classification {
+                accuracy: golden.accuracy,
+                macro_f1: golden.macro_f1,
+                weighted_f1: golden.weighted_f1,
+                uar: golden.uar,
+            };
             let near = |a: f64, b: f64| (a - b).abs() < 1e-12;
             assert!(
                 near(scores.accuracy, theirs.accuracy)
@@ -220,20 +310,52 @@ mod tests {
 
     #[test]
     fn an_unparsed_answer_is_a_miss_and_never_a_class() {
-        let pairs = [("angry", Some("angry")), ("angry", None), ("sad", Some("a bit of both"))];
+        let pairs = [
+            ("angry", Some("angry")),
+            ("angry", None),
+            ("sad", Some("a bit of both")),
+        ];
         let scores = classify(pairs, Some(&["angry", "happy", "sad"])).unwrap();
         // By hand: F1 of angry 2*1/(2+1), of sad 0; happy is in no reference; recalls 1/2 and 0.
-        assert_eq!(scores, Classification { accuracy: 1.0 / 3.0, macro_f1: 1.0 / 3.0, weighted_f1: 2.0 * (2.0 / 3.0) / 3.0, uar: 0.25 });
+        assert_eq!(
+            scores,
+            Classification {
+                accuracy: 1.0 / 3.0,
+                macro_f1: 1.0 / 3.0,
+                weighted_f1: 2.0 * (2.0 / 3.0) / 3.0,
+                uar: 0.25
+            }
+        );
         let as_they_are = classify(pairs, None).unwrap();
-        let [accuracy, macro_f1, weighted_f1, uar] = tallies(&pairs, Some(&["angry", "happy", "sad"]), "lenient").unwrap().map(|tally| tally.corpus());
-        assert_eq!(scores, Classification { accuracy, macro_f1, weighted_f1, uar });
-        assert_eq!(as_they_are.macro_f1, (2.0 / 3.0) / 3.0, "the odd answer is a third label");
+        let [accuracy, macro_f1, weighted_f1, uar] =
+            tallies(&pairs, Some(&["angry", "happy", "sad"]), "lenient")
+                .unwrap()
+                .map(|tally| tally.corpus());
+        assert_eq!(
+            scores,
+            Classification {
+                accuracy,
+                macro_f1,
+                weighted_f1,
+                uar
+            }
+        );
+        assert_eq!(
+            as_they_are.macro_f1,
+            (2.0 / 3.0) / 3.0,
+            "the odd answer is a third label"
+        );
     }
 
     #[test]
     fn nothing_scores_nothing_and_a_strange_reference_is_refused() {
         assert_eq!(classify([], None).unwrap(), Classification::default());
         let error = classify([("bored", Some("sad"))], Some(&["angry", "sad"])).unwrap_err();
-        assert!(error.exit_code() == 2 && error.to_string().contains("`bored`") && error.to_string().contains("it has: angry, sad"), "{error}");
+        assert!(
+            error.exit_code() == 2
+                && error.to_string().contains("`bored`")
+                && error.to_string().contains("it has: angry, sad"),
+            "{error}"
+        );
     }
 }

@@ -19,7 +19,10 @@ impl Confusion {
     ///
     /// # Errors
     /// A reference label that the inventory lacks.
-    pub fn new<'a>(pairs: impl IntoIterator<Item = (&'a str, Option<&'a str>)>, inventory: &[&str]) -> Result<Self> {
+    pub fn new<'a>(
+        pairs: impl IntoIterator<Item = (&'a str, Option<&'a str>)>,
+        inventory: &[&str],
+    ) -> Result<Self> {
         let mut counts = vec![vec![0; inventory.len() + 1]; inventory.len()];
         let place = |label: &str| inventory.iter().position(|known| *known == label);
         for (reference, predicted) in pairs {
@@ -28,19 +31,28 @@ impl Confusion {
                 counts[row][predicted.and_then(place).unwrap_or(inventory.len())] += 1;
             }
         }
-        Ok(Self { labels: inventory.iter().map(|&label| label.to_owned()).collect(), counts })
+        Ok(Self {
+            labels: inventory.iter().map(|&label| label.to_owned()).collect(),
+            counts,
+        })
     }
 
     /// How often each label stands in the references, in the predictions and in both, in the order of `labels`.
     pub fn seen(&self) -> Vec<Seen> {
         let predictions = self.predicted();
-        let label = |(i, row): (usize, &Vec<u64>)| Seen { references: row.iter().sum::<u64>() as f64, predictions: predictions[i] as f64, hits: row[i] as f64 };
+        let label = |(i, row): (usize, &Vec<u64>)| Seen {
+            references: row.iter().sum::<u64>() as f64,
+            predictions: predictions[i] as f64,
+            hits: row[i] as f64,
+        };
         self.counts.iter().enumerate().map(label).collect()
     }
 
     /// How often each label was predicted and, last, how often none: the distribution of the answers.
     pub fn predicted(&self) -> Vec<u64> {
-        (0..=self.labels.len()).map(|column| self.counts.iter().map(|row| row[column]).sum()).collect()
+        (0..=self.labels.len())
+            .map(|column| self.counts.iter().map(|row| row[column]).sum())
+            .collect()
     }
 }
 
@@ -50,15 +62,33 @@ mod tests {
 
     #[test]
     fn answers_fall_into_columns() {
-        let pairs = [("a", Some("a")), ("a", Some("b")), ("b", Some("b")), ("b", None), ("a", Some("z")), ("a", Some("a"))];
+        let pairs = [
+            ("a", Some("a")),
+            ("a", Some("b")),
+            ("b", Some("b")),
+            ("b", None),
+            ("a", Some("z")),
+            ("a", Some("a")),
+        ];
         let found = Confusion::new(pairs, &["b", "a", "c"]).unwrap();
         assert_eq!(found.labels, ["b", "a", "c"]);
         assert_eq!(found.counts, [[1, 0, 0, 1], [1, 2, 0, 1], [0, 0, 0, 0]]);
         assert_eq!(found.predicted(), [2, 2, 0, 2]);
         let seen = found.seen();
         // By hand: of `a` two of four were found and both predictions are right.
-        assert_eq!((seen[1].precision(), seen[1].recall(), seen[1].f1()), (1.0, 0.5, 2.0 / 3.0));
-        assert_eq!((seen[2].precision(), seen[2].recall(), seen[2].f1()), (0.0, 0.0, 0.0));
-        assert!(Confusion::new([("d", None)], &["a"]).unwrap_err().to_string().contains("`d` is not in the inventory"));
+        assert_eq!(
+            (seen[1].precision(), seen[1].recall(), seen[1].f1()),
+            (1.0, 0.5, 2.0 / 3.0)
+        );
+        assert_eq!(
+            (seen[2].precision(), seen[2].recall(), seen[2].f1()),
+            (0.0, 0.0, 0.0)
+        );
+        assert!(
+            Confusion::new([("d", None)], &["a"])
+                .unwrap_err()
+                .to_string()
+                .contains("`d` is not in the inventory")
+        );
     }
 }

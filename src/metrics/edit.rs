@@ -73,7 +73,14 @@ impl Counts {
 
     /// As a tally's vector: `[substitutions, deletions, insertions, hits]`.
     pub(crate) fn unit(self) -> Vec<f64> {
-        [self.substitutions, self.deletions, self.insertions, self.hits()].map(|count| count as f64).to_vec()
+        [
+            self.substitutions,
+            self.deletions,
+            self.insertions,
+            self.hits(),
+        ]
+        .map(|count| count as f64)
+        .to_vec()
     }
 }
 
@@ -119,21 +126,31 @@ impl Unit {
         let count = |step| counts.count(step);
         match self {
             Self::Words => walk_back(&words(reference), &words(prediction), MAX_KEPT_WORDS, count),
-            Self::Characters => walk_back(&chars(reference), &chars(prediction), MAX_KEPT_WORDS, count),
+            Self::Characters => {
+                walk_back(&chars(reference), &chars(prediction), MAX_KEPT_WORDS, count)
+            }
         }
         counts
     }
 
     /// Errors against the reference with the lowest rate, the first of equals.
     pub fn fewest_errors(self, pair: &Pair) -> Counts {
-        pair.lowest(|reference| self.errors(reference, &pair.prediction), |counts| counts.rate())
+        pair.lowest(
+            |reference| self.errors(reference, &pair.prediction),
+            |counts| counts.rate(),
+        )
     }
 
     /// The rate's name, and those of its parts.
     fn names(self) -> [&'static str; 4] {
         match self {
             Self::Words => ["wer", "substitutions", "deletions", "insertions"],
-            Self::Characters => ["cer", "char_substitutions", "char_deletions", "char_insertions"],
+            Self::Characters => [
+                "cer",
+                "char_substitutions",
+                "char_deletions",
+                "char_insertions",
+            ],
         }
     }
 }
@@ -152,12 +169,24 @@ pub fn char_errors(reference: &str, prediction: &str) -> Counts {
 ///
 /// An utterance adds `[substitutions, deletions, insertions, hits]` of its reference with the lowest rate, the first of equals.
 pub fn tallies(texts: &Texts, unit: Unit) -> Vec<Tally> {
-    let units: Vec<Vec<f64>> = texts.pairs().par_iter().map(|pair| unit.fewest_errors(pair).unit()).collect();
+    let units: Vec<Vec<f64>> = texts
+        .pairs()
+        .par_iter()
+        .map(|pair| unit.fewest_errors(pair).unit())
+        .collect();
     let kinds: [Range<usize>; 4] = [0..3, 0..1, 1..2, 2..3];
     unit.names()
         .into_iter()
         .zip(kinds)
-        .map(|(name, kinds)| Tally::new(texts.normaliser.named(name), signature(texts, unit), Better::Lower, units.clone(), Formula::Errors(kinds)))
+        .map(|(name, kinds)| {
+            Tally::new(
+                texts.normaliser.named(name),
+                signature(texts, unit),
+                Better::Lower,
+                units.clone(),
+                Formula::Errors(kinds),
+            )
+        })
         .collect()
 }
 
@@ -178,7 +207,11 @@ pub(crate) fn signature(texts: &Texts, unit: Unit) -> Signature {
 
 /// Whether case counts.
 fn case(normaliser: Normaliser) -> &'static str {
-    if normaliser.lowers_case() { "lower" } else { "mixed" }
+    if normaliser.lowers_case() {
+        "lower"
+    } else {
+        "mixed"
+    }
 }
 
 /// White space as Python has it: Unicode's, with the four information separators.
@@ -225,7 +258,12 @@ mod tests {
     }
 
     fn as_array(counts: Counts) -> [u64; 4] {
-        [counts.substitutions, counts.deletions, counts.insertions, counts.reference_len]
+        [
+            counts.substitutions,
+            counts.deletions,
+            counts.insertions,
+            counts.reference_len,
+        ]
     }
 
     #[test]
@@ -233,8 +271,16 @@ mod tests {
         let goldens = goldens();
         assert!(goldens.len() >= 500);
         for (reference, prediction, words, chars) in &goldens {
-            assert_eq!(as_array(word_errors(reference, prediction)), *words, "words of {reference:?} and {prediction:?}");
-            assert_eq!(as_array(char_errors(reference, prediction)), *chars, "characters of {reference:?} and {prediction:?}");
+            assert_eq!(
+                as_array(word_errors(reference, prediction)),
+                *words,
+                "words of {reference:?} and {prediction:?}"
+            );
+            assert_eq!(
+                as_array(char_errors(reference, prediction)),
+                *chars,
+                "characters of {reference:?} and {prediction:?}"
+            );
         }
     }
 
@@ -243,7 +289,9 @@ mod tests {
         for (reference, prediction, _, expected) in goldens() {
             for max_kept in [1, 7, 40] {
                 let mut counts = Counts::default();
-                walk_back(&chars(&reference), &chars(&prediction), max_kept, |step| counts.count(step));
+                walk_back(&chars(&reference), &chars(&prediction), max_kept, |step| {
+                    counts.count(step)
+                });
                 assert_eq!(as_array(counts), expected);
             }
         }
@@ -251,32 +299,73 @@ mod tests {
 
     #[test]
     fn rates_are_of_sums_and_an_empty_reference_counts_insertions() {
-        let corpus: Counts = [("one two three", "one too three"), ("four", ""), ("", "five six")].into_iter().map(|(r, p)| word_errors(r, p)).sum();
+        let corpus: Counts = [
+            ("one two three", "one too three"),
+            ("four", ""),
+            ("", "five six"),
+        ]
+        .into_iter()
+        .map(|(r, p)| word_errors(r, p))
+        .sum();
         assert_eq!(as_array(corpus), [1, 1, 2, 4]);
         assert_eq!((corpus.hits(), corpus.prediction_len()), (2, 5));
         assert_eq!(corpus.rate(), 1.0);
         assert_eq!(corpus.fraction(corpus.insertions), 0.5);
         assert_eq!(word_errors("", " ").rate(), 0.0);
-        assert_eq!(word_errors("", "one two three").rate(), 3.0, "jiwer 4: as many as there are insertions");
+        assert_eq!(
+            word_errors("", "one two three").rate(),
+            3.0,
+            "jiwer 4: as many as there are insertions"
+        );
         assert_eq!(char_errors("ab", "").rate(), 1.0);
     }
 
     #[test]
     fn words_part_where_jiwer_parts_them() {
-        assert_eq!(words("  one\ttwo \tthree\u{a0}four  five\n"), ["one\ttwo", "three\u{a0}four", "five"]);
+        assert_eq!(
+            words("  one\ttwo \tthree\u{a0}four  five\n"),
+            ["one\ttwo", "three\u{a0}four", "five"]
+        );
         assert_eq!(words(" \t "), Vec::<&str>::new());
     }
 
     #[test]
     fn tallies_score_sums_against_the_nearest_reference() {
-        let pairs = vec![Pair::new("one two three", "one too three"), Pair::new("a b c", "d e f").or("d e").or("d e f g"), Pair::new("", "x")];
+        let pairs = vec![
+            Pair::new("one two three", "one too three"),
+            Pair::new("a b c", "d e f").or("d e").or("d e f g"),
+            Pair::new("", "x"),
+        ];
         let found = tallies(&Texts::new(pairs, Normaliser::None), Unit::Words);
         // "d e f g" has rate 1/4, "d e" 1/2, "a b c" 1: [0, 1, 0, 3] is added.
-        assert_eq!(found[0].units, [[1.0, 0.0, 0.0, 2.0], [0.0, 1.0, 0.0, 3.0], [0.0, 0.0, 1.0, 0.0]]);
-        let scores: Vec<(&str, f64)> = found.iter().map(|tally| (tally.name.as_str(), tally.corpus())).collect();
-        assert_eq!(scores, [("wer", 3.0 / 7.0), ("substitutions", 1.0 / 7.0), ("deletions", 1.0 / 7.0), ("insertions", 1.0 / 7.0)]);
+        assert_eq!(
+            found[0].units,
+            [
+                [1.0, 0.0, 0.0, 2.0],
+                [0.0, 1.0, 0.0, 3.0],
+                [0.0, 0.0, 1.0, 0.0]
+            ]
+        );
+        let scores: Vec<(&str, f64)> = found
+            .iter()
+            .map(|tally| (tally.name.as_str(), tally.corpus()))
+            .collect();
+        assert_eq!(
+            scores,
+            [
+                ("wer", 3.0 / 7.0),
+                ("substitutions", 1.0 / 7.0),
+                ("deletions", 1.0 / 7.0),
+                ("insertions", 1.0 / 7.0)
+            ]
+        );
         let version = env!("CARGO_PKG_VERSION");
-        assert_eq!(found[0].signature, format!("nrefs:var|best:rate|tok:words|case:mixed|norm:none|empty:insertions|version:maqam-{version}"));
+        assert_eq!(
+            found[0].signature,
+            format!(
+                "nrefs:var|best:rate|tok:words|case:mixed|norm:none|empty:insertions|version:maqam-{version}"
+            )
+        );
         assert_eq!(found[0].utterance(2), 1.0);
     }
 
@@ -285,6 +374,10 @@ mod tests {
         let pair = Pair::new("a b", "a").or("a c").or("x y a b");
         assert_eq!(as_array(Unit::Words.fewest_errors(&pair)), [0, 1, 0, 2]);
         let pair = Pair::new("a b", "a x").or("a");
-        assert_eq!(as_array(Unit::Words.fewest_errors(&pair)), [1, 0, 0, 2], "half wrong, while one insertion on one word is all wrong");
+        assert_eq!(
+            as_array(Unit::Words.fewest_errors(&pair)),
+            [1, 0, 0, 2],
+            "half wrong, while one insertion on one word is all wrong"
+        );
     }
 }

@@ -37,8 +37,14 @@ static RULES: LazyLock<Vec<(Regex, &str)>> = LazyLock::new(|| {
         (r"[.$¢€£]([^0-9])", " $1"),
         (r"([^0-9])%", "$1 "),
     ];
-    #[expect(clippy::unwrap_used, reason = "the patterns are constants, compiled in every test of this file")]
-    rules.into_iter().map(|(pattern, replacement)| (Regex::new(pattern).unwrap(), replacement)).collect()
+    #[expect(
+        clippy::unwrap_used,
+        reason = "the patterns are constants, compiled in every test of this file"
+    )]
+    rules
+        .into_iter()
+        .map(|(pattern, replacement)| (Regex::new(pattern).unwrap(), replacement))
+        .collect()
 });
 
 /// The text as it is compared; [`crate::metrics::Normaliser::EnglishBasic`] says how.
@@ -50,7 +56,10 @@ pub fn normalise(text: &str) -> String {
             text = changed;
         }
     }
-    text.split(is_space).filter(|word| !word.is_empty()).collect::<Vec<_>>().join(" ")
+    text.split(is_space)
+        .filter(|word| !word.is_empty())
+        .collect::<Vec<_>>()
+        .join(" ")
 }
 
 #[cfg(test)]
@@ -63,11 +72,23 @@ mod tests {
             ("Hello, World!", "hello world"),
             ("[noise] I (softly) said <unk> yes", "i said yes"),
             ("Um, I, uh, think so. Hmm", "i think so"),
-            ("I won't, can't and don’t; let's!", "i will not can not and do not let us"),
-            ("He's been here; he'd gone. She's tall, they'd come", "he has been here he had gone she is tall they would come"),
-            ("We're sure you'll say I'm what they've got", "we are sure you will say i am what they have got"),
+            (
+                "I won't, can't and don’t; let's!",
+                "i will not can not and do not let us",
+            ),
+            (
+                "He's been here; he'd gone. She's tall, they'd come",
+                "he has been here he had gone she is tall they would come",
+            ),
+            (
+                "We're sure you'll say I'm what they've got",
+                "we are sure you will say i am what they have got",
+            ),
             ("it 's fine", "it is fine"),
-            ("$1,000.50 is 3.5% of £ 7 and 100%, No. 5.", "$1000.50 is 3.5% of 7 and 100% no 5"),
+            (
+                "$1,000.50 is 3.5% of £ 7 and 100%, No. 5.",
+                "$1000.50 is 3.5% of 7 and 100% no 5",
+            ),
             ("state-of-the-art e\u{301}t é", "state of the art et é"),
             ("a\u{a0}b\t c", "a b c"),
             ("", ""),

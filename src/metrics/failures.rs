@@ -24,7 +24,13 @@ const LOOP_TIMES: usize = 3;
 const REPEATED_ORDER: u32 = 4;
 
 /// The metrics of [`tallies`], in their order.
-pub const NAMES: [&str; 5] = ["repetition", "seq_rep_4", "length_ratio", "wrong_script", "insertion_share"];
+pub const NAMES: [&str; 5] = [
+    "repetition",
+    "seq_rep_4",
+    "length_ratio",
+    "wrong_script",
+    "insertion_share",
+];
 
 /// The tallies of [`NAMES`]. Texts are looked at as they were written; words are runs of letters, marks and digits, lower-cased.
 ///
@@ -38,34 +44,71 @@ pub const NAMES: [&str; 5] = ["repetition", "seq_rep_4", "length_ratio", "wrong_
 pub fn tallies(texts: &Texts) -> [Tally; 5] {
     let rows: Vec<[[f64; 2]; 5]> = texts.written().par_iter().map(row).collect();
     let signed = |tok: &str| Signature::default().with("tok", tok);
-    let compared = |tok: &str| Signature::default().with("nrefs", texts.num_references()).with("tok", tok);
+    let compared = |tok: &str| {
+        Signature::default()
+            .with("nrefs", texts.num_references())
+            .with("tok", tok)
+    };
     let of = |i: usize, signature: Signature, better: Better, formula: Formula| {
         let units = rows.iter().map(|row| row[i].to_vec()).collect();
         Tally::new(NAMES[i], signature, better, units, formula)
     };
-    let looped = signed("unicode-words").with("phrase", format!("{LOOP_WORDS}+words")).with("times", format!("{LOOP_TIMES}+"));
+    let looped = signed("unicode-words")
+        .with("phrase", format!("{LOOP_WORDS}+words"))
+        .with("times", format!("{LOOP_TIMES}+"));
     [
         of(0, looped, Better::Lower, Formula::Share),
-        of(1, signed("unicode-words").with("n", REPEATED_ORDER), Better::Lower, Formula::Share),
-        of(2, compared("unicode-words").with("best", "nearest"), Better::NearOne, Formula::Rate),
+        of(
+            1,
+            signed("unicode-words").with("n", REPEATED_ORDER),
+            Better::Lower,
+            Formula::Share,
+        ),
+        of(
+            2,
+            compared("unicode-words").with("best", "nearest"),
+            Better::NearOne,
+            Formula::Rate,
+        ),
         of(3, compared("letters"), Better::Lower, Formula::Share),
-        of(4, compared("words").with("best", "rate"), Better::Lower, Formula::Share),
+        of(
+            4,
+            compared("words").with("best", "rate"),
+            Better::Lower,
+            Formula::Share,
+        ),
     ]
 }
 
 /// The tally `hit_limit`: share of answers that stopped at the limit of new tokens and not of themselves.
 pub fn hit_limit(stopped: &[bool]) -> Tally {
-    let units = stopped.iter().map(|&stopped| vec![f64::from(u8::from(stopped)), 1.0]).collect();
-    Tally::new("hit_limit", Signature::default().with("limit", "new-tokens"), Better::Lower, units, Formula::Share)
+    let units = stopped
+        .iter()
+        .map(|&stopped| vec![f64::from(u8::from(stopped)), 1.0])
+        .collect();
+    Tally::new(
+        "hit_limit",
+        Signature::default().with("limit", "new-tokens"),
+        Better::Lower,
+        units,
+        Formula::Share,
+    )
 }
 
 /// What one answer adds to each metric, numerator and denominator.
 fn row(pair: &Pair) -> [[f64; 2]; 5] {
     let said = numbered(Fold::None.words(&pair.prediction));
-    let lengths = pair.references().map(|reference| Fold::None.words(reference).len());
-    let nearest = lengths.min_by_key(|&len| (len.abs_diff(said.len()), len)).unwrap_or(0);
+    let lengths = pair
+        .references()
+        .map(|reference| Fold::None.words(reference).len());
+    let nearest = lengths
+        .min_by_key(|&len| (len.abs_diff(said.len()), len))
+        .unwrap_or(0);
     let grams = NGrams::new(&said, REPEATED_ORDER);
-    let (all, different) = (grams.count(REPEATED_ORDER), grams.num_different(REPEATED_ORDER));
+    let (all, different) = (
+        grams.count(REPEATED_ORDER),
+        grams.num_different(REPEATED_ORDER),
+    );
     let counts = Unit::Words.fewest_errors(pair);
     let count = |count: usize| count as f64;
     [
@@ -100,9 +143,15 @@ fn has_loop(words: &[u32]) -> bool {
 
 /// Letters of the prediction in a script that no reference uses, and all of its letters.
 fn wrong_script(pair: &Pair) -> [f64; 2] {
-    let due: u32 = pair.references().flat_map(str::chars).filter_map(script::of_letter).fold(0, |seen, script| seen | 1 << script);
+    let due: u32 = pair
+        .references()
+        .flat_map(str::chars)
+        .filter_map(script::of_letter)
+        .fold(0, |seen, script| seen | 1 << script);
     let said = pair.prediction.chars().filter_map(script::of_letter);
-    let counts = said.fold([0u32, 0], |[wrong, all], script| [wrong + u32::from(due >> script & 1 == 0), all + 1]);
+    let counts = said.fold([0u32, 0], |[wrong, all], script| {
+        [wrong + u32::from(due >> script & 1 == 0), all + 1]
+    });
     counts.map(f64::from)
 }
 
@@ -129,21 +178,35 @@ mod tests {
             ("", false),
         ];
         for (said, expected) in cases {
-            assert_eq!(sums(Pair::new("x", said))[0], [f64::from(u8::from(expected)), 1.0], "{said}");
+            assert_eq!(
+                sums(Pair::new("x", said))[0],
+                [f64::from(u8::from(expected)), 1.0],
+                "{said}"
+            );
         }
     }
 
     #[test]
     fn repetition_length_script_and_insertions_by_hand() {
         // Four-word phrases of "a b c d a b c d": abcd, bcda, cdab, dabc, abcd: one of five was said before.
-        let [_, repeated, length, _, inserted] = sums(Pair::new("a b c d", "a b c d a b c d").or("a b c d x y"));
+        let [_, repeated, length, _, inserted] =
+            sums(Pair::new("a b c d", "a b c d a b c d").or("a b c d x y"));
         // Against the second reference the rate is 4/6 and two words of eight are inserted, against the first 4/4.
-        assert_eq!((repeated, length, inserted), (vec![1.0, 5.0], vec![8.0, 6.0], vec![2.0, 8.0]));
+        assert_eq!(
+            (repeated, length, inserted),
+            (vec![1.0, 5.0], vec![8.0, 6.0], vec![2.0, 8.0])
+        );
         let [_, none, _, script, _] = sums(Pair::new("كتاب ok", "كتاب да no 5"));
         assert_eq!((none, script), (vec![0.0, 1.0], vec![2.0, 8.0]));
         assert_eq!(sums(Pair::new("", "سلام"))[3], [4.0, 4.0]);
-        let tallies = tallies(&Texts::new(vec![Pair::new("a b", ""), Pair::new("", "a")], Normaliser::ArabicDialect));
-        assert_eq!(tallies.map(|tally| tally.corpus()), [0.0, 0.0, 0.5, 1.0, 1.0]);
+        let tallies = tallies(&Texts::new(
+            vec![Pair::new("a b", ""), Pair::new("", "a")],
+            Normaliser::ArabicDialect,
+        ));
+        assert_eq!(
+            tallies.map(|tally| tally.corpus()),
+            [0.0, 0.0, 0.5, 1.0, 1.0]
+        );
     }
 
     #[test]

@@ -30,20 +30,42 @@ pub enum Step {
 pub const MAX_KEPT_WORDS: usize = 1 << 20;
 
 /// Tells `step` the alignment from the last tokens to the first. `max_kept` bounds memory, never changes the result.
-pub fn walk_back<T: Eq + Hash>(reference: &[T], prediction: &[T], max_kept: usize, mut step: impl FnMut(Step)) {
+pub fn walk_back<T: Eq + Hash>(
+    reference: &[T],
+    prediction: &[T],
+    max_kept: usize,
+    mut step: impl FnMut(Step),
+) {
     let shorter = reference.len().min(prediction.len());
-    let prefix = (0..shorter).take_while(|&i| reference[i] == prediction[i]).count();
+    let prefix = (0..shorter)
+        .take_while(|&i| reference[i] == prediction[i])
+        .count();
     let (reference, prediction) = (&reference[prefix..], &prediction[prefix..]);
-    let suffix = (1..=shorter - prefix).take_while(|&i| reference[reference.len() - i] == prediction[prediction.len() - i]).count();
-    let (reference, prediction) = (&reference[..reference.len() - suffix], &prediction[..prediction.len() - suffix]);
+    let suffix = (1..=shorter - prefix)
+        .take_while(|&i| reference[reference.len() - i] == prediction[prediction.len() - i])
+        .count();
+    let (reference, prediction) = (
+        &reference[..reference.len() - suffix],
+        &prediction[..prediction.len() - suffix],
+    );
 
     (0..suffix).for_each(|_| step(Step::Equal));
     let (left, extra) = if reference.is_empty() || prediction.is_empty() {
         (reference.len(), prediction.len())
     } else if reference.len().max(prediction.len()) <= 64 {
-        differing_ends(&mut ShortMatrix::new(reference, prediction), reference, prediction, &mut step)
+        differing_ends(
+            &mut ShortMatrix::new(reference, prediction),
+            reference,
+            prediction,
+            &mut step,
+        )
     } else {
-        differing_ends(&mut LongMatrix::new(reference, prediction, max_kept), reference, prediction, &mut step)
+        differing_ends(
+            &mut LongMatrix::new(reference, prediction, max_kept),
+            reference,
+            prediction,
+            &mut step,
+        )
     };
     (0..left).for_each(|_| step(Step::Deleted));
     (0..extra).for_each(|_| step(Step::Inserted));
@@ -51,7 +73,12 @@ pub fn walk_back<T: Eq + Hash>(reference: &[T], prediction: &[T], max_kept: usiz
 }
 
 /// The way back through a matrix until one text is used up; the numbers of tokens that are left of each.
-fn differing_ends<T: Eq>(matrix: &mut impl Matrix, reference: &[T], prediction: &[T], step: &mut impl FnMut(Step)) -> (usize, usize) {
+fn differing_ends<T: Eq>(
+    matrix: &mut impl Matrix,
+    reference: &[T],
+    prediction: &[T],
+    step: &mut impl FnMut(Step),
+) -> (usize, usize) {
     let (mut row, mut column) = (prediction.len(), reference.len());
     while row > 0 && column > 0 {
         if matrix.at(row - 1, column - 1).rises(column - 1) {
@@ -64,7 +91,11 @@ fn differing_ends<T: Eq>(matrix: &mut impl Matrix, reference: &[T], prediction: 
             step(Step::Inserted);
         } else {
             column -= 1;
-            step(if reference[column] == prediction[row] { Step::Equal } else { Step::Substituted });
+            step(if reference[column] == prediction[row] {
+                Step::Equal
+            } else {
+                Step::Substituted
+            });
         }
     }
     (column, row)
@@ -79,7 +110,10 @@ struct Differences {
 
 impl Differences {
     /// Before the first token of the prediction every token of the reference is one error more.
-    const FIRST: Self = Self { up: u64::MAX, down: 0 };
+    const FIRST: Self = Self {
+        up: u64::MAX,
+        down: 0,
+    };
 
     fn rises(self, column: usize) -> bool {
         self.up >> (column % 64) & 1 == 1
@@ -104,7 +138,12 @@ impl ShortMatrix {
         let mut rows = [Differences::FIRST; 64];
         let mut row = [Differences::FIRST];
         for (kept, token) in rows.iter_mut().zip(prediction) {
-            let matches = reference.iter().enumerate().fold(0, |matches, (place, known)| matches | u64::from(known == token) << place);
+            let matches = reference
+                .iter()
+                .enumerate()
+                .fold(0, |matches, (place, known)| {
+                    matches | u64::from(known == token) << place
+                });
             advance(&mut row, &[matches]);
             *kept = row[0];
         }
@@ -143,7 +182,15 @@ impl LongMatrix {
         let blocks = reference.len().div_ceil(64);
         let stride = (max_kept / (2 * blocks)).clamp(1, prediction.len());
         let first = vec![Differences::FIRST; blocks];
-        let mut matrix = Self { places, groups, blocks, stride, states: vec![first], rows: Vec::with_capacity(stride * blocks), first: 0 };
+        let mut matrix = Self {
+            places,
+            groups,
+            blocks,
+            stride,
+            states: vec![first],
+            rows: Vec::with_capacity(stride * blocks),
+            first: 0,
+        };
         let strides = prediction.len().div_ceil(stride);
         matrix.work_out(0);
         for stride in 1..strides {
@@ -162,7 +209,9 @@ impl LongMatrix {
         self.first = stride * self.stride;
         for group in &self.groups[self.first..self.groups.len().min(self.first + self.stride)] {
             let places = &self.places[group.clone()];
-            places.iter().for_each(|place| matches[place / 64] |= 1 << (place % 64));
+            places
+                .iter()
+                .for_each(|place| matches[place / 64] |= 1 << (place % 64));
             advance(&mut row, &matches);
             places.iter().for_each(|place| matches[place / 64] = 0);
             self.rows.extend_from_slice(&row);
@@ -181,8 +230,12 @@ impl Matrix for LongMatrix {
 }
 
 /// The places of the reference grouped by token, and for each token of the prediction its group.
-fn places_of_tokens<T: Eq + Hash>(reference: &[T], prediction: &[T]) -> (Vec<usize>, Vec<Range<usize>>) {
-    let mut numbers: HashMap<&T, usize, BuildHasherDefault<QuickHasher>> = HashMap::with_capacity_and_hasher(reference.len(), BuildHasherDefault::default());
+fn places_of_tokens<T: Eq + Hash>(
+    reference: &[T],
+    prediction: &[T],
+) -> (Vec<usize>, Vec<Range<usize>>) {
+    let mut numbers: HashMap<&T, usize, BuildHasherDefault<QuickHasher>> =
+        HashMap::with_capacity_and_hasher(reference.len(), BuildHasherDefault::default());
     let number = |token| {
         let next = numbers.len();
         *numbers.entry(token).or_insert(next)
@@ -196,7 +249,14 @@ fn places_of_tokens<T: Eq + Hash>(reference: &[T], prediction: &[T]) -> (Vec<usi
         let start = of_token.last().map_or(0, |before| before.end);
         of_token.push(start..start + run.len());
     }
-    let groups = prediction.iter().map(|token| numbers.get(token).map_or(0..0, |&token| of_token[token].clone())).collect();
+    let groups = prediction
+        .iter()
+        .map(|token| {
+            numbers
+                .get(token)
+                .map_or(0..0, |&token| of_token[token].clone())
+        })
+        .collect();
     (places, groups)
 }
 
@@ -206,11 +266,16 @@ fn advance(row: &mut [Differences], matches: &[u64]) {
     let (mut up_in, mut down_in) = (1, 0);
     for (cell, &matched) in row.iter_mut().zip(matches) {
         let matched_or_down = matched | down_in;
-        let diagonal = ((matched_or_down & cell.up).wrapping_add(cell.up) ^ cell.up) | matched_or_down | cell.down;
+        let diagonal = ((matched_or_down & cell.up).wrapping_add(cell.up) ^ cell.up)
+            | matched_or_down
+            | cell.down;
         let (up, down) = (cell.down | !(diagonal | cell.up), diagonal & cell.up);
         let (shifted_up, shifted_down) = (up << 1 | up_in, down << 1 | down_in);
         (up_in, down_in) = (up >> 63, down >> 63);
-        *cell = Differences { up: shifted_down | !(diagonal | shifted_up), down: shifted_up & diagonal };
+        *cell = Differences {
+            up: shifted_down | !(diagonal | shifted_up),
+            down: shifted_up & diagonal,
+        };
     }
 }
 
@@ -262,7 +327,9 @@ mod tests {
         for (i, x) in a.iter().enumerate() {
             let mut diagonal = std::mem::replace(&mut row[0], i + 1);
             for (j, y) in b.iter().enumerate() {
-                let best = (diagonal + usize::from(x != y)).min(row[j] + 1).min(row[j + 1] + 1);
+                let best = (diagonal + usize::from(x != y))
+                    .min(row[j] + 1)
+                    .min(row[j + 1] + 1);
                 diagonal = std::mem::replace(&mut row[j + 1], best);
             }
         }
@@ -289,7 +356,10 @@ mod tests {
     #[test]
     fn alignments_lead_from_one_text_to_the_other() {
         use Step::*;
-        assert_eq!(steps(b"abcd", b"axcde", 9), [Equal, Substituted, Equal, Equal, Inserted]);
+        assert_eq!(
+            steps(b"abcd", b"axcde", 9),
+            [Equal, Substituted, Equal, Equal, Inserted]
+        );
         assert_eq!(steps(b"ab", b"", 9), [Deleted, Deleted]);
         assert_eq!(steps(b"", b"ab", 9), [Inserted, Inserted]);
         assert_eq!(steps(b"", b"", 9), []);

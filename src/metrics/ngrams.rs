@@ -38,13 +38,19 @@ impl NGrams {
     /// Number of n-grams of an order that these share with one of `others`: each as often as it occurs here, at most as often as in
     /// the one that has it most.
     pub fn shared(&self, others: &[&Self], order: u32) -> usize {
-        let mut rests: Vec<_> = others.iter().map(|other| other.runs(order).peekable()).collect();
+        let mut rests: Vec<_> = others
+            .iter()
+            .map(|other| other.runs(order).peekable())
+            .collect();
         let mut shared = 0;
         for (gram, count) in self.runs(order) {
             let mut most = 0;
             for rest in &mut rests {
                 while rest.next_if(|(other, _)| *other < gram).is_some() {}
-                most = most.max(rest.next_if(|(other, _)| *other == gram).map_or(0, |(_, count)| count));
+                most = most.max(
+                    rest.next_if(|(other, _)| *other == gram)
+                        .map_or(0, |(_, count)| count),
+                );
             }
             shared += count.min(most);
         }
@@ -57,7 +63,11 @@ impl NGrams {
         let rest = (self.max_order - order) * bits;
         let last_item = u128::MAX >> (u128::BITS - bits);
         // What runs over the end of the sequence is no n-gram.
-        let grams = self.starts.iter().map(move |start| start >> rest).filter(move |gram| gram & last_item != 0);
+        let grams = self
+            .starts
+            .iter()
+            .map(move |start| start >> rest)
+            .filter(move |gram| gram & last_item != 0);
         let mut grams = grams.peekable();
         std::iter::from_fn(move || {
             let gram = grams.next()?;
@@ -78,7 +88,9 @@ mod tests {
 
     fn counted(items: &[u32], order: usize) -> HashMap<&[u32], usize> {
         let mut counts = HashMap::new();
-        items.windows(order).for_each(|gram| *counts.entry(gram).or_default() += 1);
+        items
+            .windows(order)
+            .for_each(|gram| *counts.entry(gram).or_default() += 1);
         counts
     }
 
@@ -105,7 +117,10 @@ mod tests {
     #[test]
     fn the_largest_characters_fit() {
         let items = [char::MAX as u32; 7];
-        assert_eq!(NGrams::new(&items, 6).shared(&[&NGrams::new(&items[1..], 6)], 6), 1);
+        assert_eq!(
+            NGrams::new(&items, 6).shared(&[&NGrams::new(&items[1..], 6)], 6),
+            1
+        );
         assert_eq!(NGrams::new(&items, 6).num_different(2), 1);
     }
 }

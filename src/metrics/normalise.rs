@@ -51,7 +51,12 @@ pub enum Normaliser {
 
 impl Normaliser {
     /// All there are, in the order of messages.
-    pub const ALL: [Self; 4] = [Self::None, Self::ArabicLeaderboard, Self::ArabicDialect, Self::EnglishBasic];
+    pub const ALL: [Self; 4] = [
+        Self::None,
+        Self::ArabicLeaderboard,
+        Self::ArabicDialect,
+        Self::EnglishBasic,
+    ];
 
     /// The name in suites, arguments and signatures.
     pub fn name(self) -> &'static str {
@@ -67,7 +72,9 @@ impl Normaliser {
     pub fn apply(self, text: &str) -> String {
         match self {
             Self::None => text.to_owned(),
-            Self::ArabicLeaderboard => join_waw(&text.chars().filter_map(fold_arabic).collect::<String>()),
+            Self::ArabicLeaderboard => {
+                join_waw(&text.chars().filter_map(fold_arabic).collect::<String>())
+            }
             Self::ArabicDialect => join_waw(&at_most_twice(text.chars().filter_map(fold_dialect))),
             Self::EnglishBasic => english::normalise(text),
         }
@@ -97,16 +104,27 @@ impl FromStr for Normaliser {
     type Err = Error;
 
     fn from_str(name: &str) -> Result<Self, Error> {
-        if let Some(found) = Self::ALL.into_iter().find(|normaliser| normaliser.name() == name) {
+        if let Some(found) = Self::ALL
+            .into_iter()
+            .find(|normaliser| normaliser.name() == name)
+        {
             return Ok(found);
         }
         let error = Error::input(format!("there is no normaliser `{name}`"));
         // Underscores, capitals and half a name are the usual slips.
         let typed = name.to_lowercase().replace('_', "-");
-        let nearest = Self::ALL.map(|normaliser| (strsim::jaro_winkler(normaliser.name(), &typed), normaliser)).into_iter().max_by(|a, b| a.0.total_cmp(&b.0));
+        let nearest = Self::ALL
+            .map(|normaliser| (strsim::jaro_winkler(normaliser.name(), &typed), normaliser))
+            .into_iter()
+            .max_by(|a, b| a.0.total_cmp(&b.0));
         Err(match nearest {
-            Some((likeness, nearest)) if likeness > 0.75 => error.hint(format!("did you mean `{nearest}`?")),
-            _ => error.hint(format!("there are: {}", Self::ALL.map(Self::name).join(", "))),
+            Some((likeness, nearest)) if likeness > 0.75 => {
+                error.hint(format!("did you mean `{nearest}`?"))
+            }
+            _ => error.hint(format!(
+                "there are: {}",
+                Self::ALL.map(Self::name).join(", ")
+            )),
         })
     }
 }
@@ -129,10 +147,18 @@ fn fold_arabic(c: char) -> Option<char> {
 /// One character under the dialects' rules, or nothing where it is removed.
 fn fold_dialect(c: char) -> Option<char> {
     match c {
-        'ـ' | '\u{0610}'..='\u{061a}' | '\u{064b}'..='\u{065f}' | '\u{0670}' | '\u{06d6}'..='\u{06dc}' | '\u{06df}'..='\u{06e8}' | '\u{06ea}'..='\u{06ed}' => {
-            None
-        }
-        '\u{061c}' | '\u{200b}'..='\u{200f}' | '\u{202a}'..='\u{202e}' | '\u{2060}'..='\u{2069}' | '\u{feff}' => None,
+        'ـ'
+        | '\u{0610}'..='\u{061a}'
+        | '\u{064b}'..='\u{065f}'
+        | '\u{0670}'
+        | '\u{06d6}'..='\u{06dc}'
+        | '\u{06df}'..='\u{06e8}'
+        | '\u{06ea}'..='\u{06ed}' => None,
+        '\u{061c}'
+        | '\u{200b}'..='\u{200f}'
+        | '\u{202a}'..='\u{202e}'
+        | '\u{2060}'..='\u{2069}'
+        | '\u{feff}' => None,
         'ى' | 'ی' | 'ې' | 'ۍ' | 'ے' | 'ۓ' => Some('ي'),
         'ة' | 'ۃ' | 'ھ' | 'ہ' | 'ۂ' | 'ۀ' | 'ە' => Some('ه'),
         'ٱ' => Some('ا'),
@@ -152,7 +178,10 @@ fn fold_dialect(c: char) -> Option<char> {
 
 /// Whether Unicode calls a character punctuation.
 pub(crate) fn is_punctuation(c: char) -> bool {
-    #[expect(clippy::unwrap_used, reason = "the class is a constant, compiled in every test of this file")]
+    #[expect(
+        clippy::unwrap_used,
+        reason = "the class is a constant, compiled in every test of this file"
+    )]
     static PUNCTUATION: LazyLock<Regex> = LazyLock::new(|| Regex::new(r"\p{P}").unwrap());
     // Letters and digits are most of a text; the engine's tables are for the rest.
     !c.is_alphanumeric() && !c.is_whitespace() && PUNCTUATION.is_match(c.encode_utf8(&mut [0; 4]))
@@ -210,7 +239,11 @@ mod tests {
             ("ء ،", ""),
             ("", ""),
         ] {
-            assert_eq!(Normaliser::ArabicLeaderboard.apply(written), compared, "{written}");
+            assert_eq!(
+                Normaliser::ArabicLeaderboard.apply(written),
+                compared,
+                "{written}"
+            );
             assert_eq!(Normaliser::None.apply(written), written);
         }
     }
@@ -222,21 +255,34 @@ mod tests {
             ("مدرسة على مدى", "مدرسه علي مدي"),
             ("جمـــيل جميييييل ههههه الله", "جميل جمييل هه الله"),
             ("رحمٰن ٱلكتاب مُوسَىٰٓ", "رحمن الكتاب موسي"),
-            ("چاي گال كتابی ژاكيت ڨهوة ڭاع پنسل ڤيلا", "جاي كال كتابي زاكيت قهوه كاع بنسل فيلا"),
+            (
+                "چاي گال كتابی ژاكيت ڨهوة ڭاع پنسل ڤيلا",
+                "جاي كال كتابي زاكيت قهوه كاع بنسل فيلا",
+            ),
             ("۱۲۳ ٤٥٦ 1000 555", "123 456 1000 555"),
             ("نعم…لا—“ممكن”٪", "نعم لا ممكن"),
-            ("مي\u{200c}خواهم \u{202b}كلمة\u{202c}\u{200f}", "ميخواهم كلمه"),
+            (
+                "مي\u{200c}خواهم \u{202b}كلمة\u{202c}\u{200f}",
+                "ميخواهم كلمه",
+            ),
             ("Ahmed و صديقه Cooool", "Ahmed وصديقه Cool"),
             ("شيء مسؤول", "شي مسوول"),
         ] {
-            assert_eq!(Normaliser::ArabicDialect.apply(written), compared, "{written}");
+            assert_eq!(
+                Normaliser::ArabicDialect.apply(written),
+                compared,
+                "{written}"
+            );
         }
     }
 
     #[test]
     fn names_are_read_back_and_slips_are_pointed_out() {
         for normaliser in Normaliser::ALL {
-            assert_eq!(normaliser.to_string().parse::<Normaliser>().unwrap(), normaliser);
+            assert_eq!(
+                normaliser.to_string().parse::<Normaliser>().unwrap(),
+                normaliser
+            );
         }
         for (typed, hint) in [
             ("arabic_leaderboard", "did you mean `arabic-leaderboard`?"),
@@ -244,10 +290,16 @@ mod tests {
             ("nonne", "did you mean `none`?"),
             ("english", "did you mean `english-basic`?"),
             ("arabic-dialects", "did you mean `arabic-dialect`?"),
-            ("xyz", "there are: none, arabic-leaderboard, arabic-dialect, english-basic"),
+            (
+                "xyz",
+                "there are: none, arabic-leaderboard, arabic-dialect, english-basic",
+            ),
         ] {
             let error = typed.parse::<Normaliser>().unwrap_err();
-            assert!(error.exit_code() == 2 && error.to_string().contains(hint), "{error}");
+            assert!(
+                error.exit_code() == 2 && error.to_string().contains(hint),
+                "{error}"
+            );
         }
     }
 

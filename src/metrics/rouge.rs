@@ -58,20 +58,40 @@ impl Fold {
             Self::None => text.into(),
             Self::Diacritics => FOLDED.replace_all(&text, ""),
         };
-        WORD.find_iter(&text).map(|word| word.as_str().to_owned()).collect()
+        WORD.find_iter(&text)
+            .map(|word| word.as_str().to_owned())
+            .collect()
     }
 }
 
-#[expect(clippy::unwrap_used, reason = "the pattern is a constant, compiled in every test of this file")]
+#[expect(
+    clippy::unwrap_used,
+    reason = "the pattern is a constant, compiled in every test of this file"
+)]
 static WORD: LazyLock<Regex> = LazyLock::new(|| Regex::new(r"[\p{L}\p{M}\p{N}]+").unwrap());
-#[expect(clippy::unwrap_used, reason = "the pattern is a constant, compiled in every test of this file")]
+#[expect(
+    clippy::unwrap_used,
+    reason = "the pattern is a constant, compiled in every test of this file"
+)]
 static FOLDED: LazyLock<Regex> = LazyLock::new(|| Regex::new(r"[\p{M}\x{0640}]+").unwrap());
 
 /// Mean over pairs of reference and prediction; 0 without any.
 pub fn mean<'a>(pairs: impl IntoIterator<Item = (&'a str, &'a str)>) -> Rouge {
-    let pairs = pairs.into_iter().map(|(reference, prediction)| Pair::new(reference, prediction)).collect();
-    let [rouge1, rouge2, rouge_l, rouge_lsum] = tallies(&Texts::new(pairs, crate::metrics::Normaliser::None), Fold::None).map(|tally| tally.corpus());
-    Rouge { rouge1, rouge2, rouge_l, rouge_lsum }
+    let pairs = pairs
+        .into_iter()
+        .map(|(reference, prediction)| Pair::new(reference, prediction))
+        .collect();
+    let [rouge1, rouge2, rouge_l, rouge_lsum] = tallies(
+        &Texts::new(pairs, crate::metrics::Normaliser::None),
+        Fold::None,
+    )
+    .map(|tally| tally.corpus());
+    Rouge {
+        rouge1,
+        rouge2,
+        rouge_l,
+        rouge_lsum,
+    }
 }
 
 /// The tallies of [`NAMES`]: an utterance adds its F1 against the reference where that is highest, and 1.
@@ -79,13 +99,30 @@ pub fn tallies(texts: &Texts, fold: Fold) -> [Tally; 4] {
     let lines = texts.lines();
     let scores: Vec<[f64; 4]> = lines.par_iter().map(|pair| best_f1(pair, fold)).collect();
     let signature = |name: &str| {
-        let signed = Signature::default().with("nrefs", texts.num_references()).with("best", "f1").with("tok", "unicode-words").with("case", "lower");
-        let signed = signed.with("fold", fold.name()).with("stem", "no").with("norm", texts.normaliser);
-        if name == "rougeLsum" { signed.with("sentences", "lines") } else { signed }
+        let signed = Signature::default()
+            .with("nrefs", texts.num_references())
+            .with("best", "f1")
+            .with("tok", "unicode-words")
+            .with("case", "lower");
+        let signed = signed
+            .with("fold", fold.name())
+            .with("stem", "no")
+            .with("norm", texts.normaliser);
+        if name == "rougeLsum" {
+            signed.with("sentences", "lines")
+        } else {
+            signed
+        }
     };
     std::array::from_fn(|i| {
         let units = scores.iter().map(|scores| vec![scores[i], 1.0]).collect();
-        Tally::new(texts.normaliser.named(NAMES[i]), signature(NAMES[i]), Better::Higher, units, Formula::Share)
+        Tally::new(
+            texts.normaliser.named(NAMES[i]),
+            signature(NAMES[i]),
+            Better::Higher,
+            units,
+            Formula::Share,
+        )
     })
 }
 
@@ -96,7 +133,9 @@ fn best_f1(pair: &Pair, fold: Fold) -> [f64; 4] {
     let mut best = [0.0f64; 4];
     for reference in pair.references() {
         let found = f1s(&Words::new(reference, fold, &mut numbers), &prediction);
-        best.iter_mut().zip(found).for_each(|(best, found)| *best = best.max(found));
+        best.iter_mut()
+            .zip(found)
+            .for_each(|(best, found)| *best = best.max(found));
     }
     best
 }
@@ -113,7 +152,11 @@ impl Words {
             *numbers.entry(word).or_insert(next)
         };
         let lines = text.split('\n').filter(|line| !line.is_empty());
-        Self { lines: lines.map(|line| fold.words(line).into_iter().map(&mut number).collect()).collect() }
+        Self {
+            lines: lines
+                .map(|line| fold.words(line).into_iter().map(&mut number).collect())
+                .collect(),
+        }
     }
 }
 
@@ -125,12 +168,25 @@ fn f1s(reference: &Words, prediction: &Words) -> [f64; 4] {
     };
     let [grams, predicted] = [&all_reference, &all_prediction].map(|words| NGrams::new(words, 2));
     let longest = longest_common_subsequence(&all_reference, &all_prediction);
-    let union = if reference.lines.len() == 1 && prediction.lines.len() == 1 { longest } else { union_hits(&reference.lines, &prediction.lines) };
-    [of_hits(predicted.shared(&[&grams], 1), 1), of_hits(predicted.shared(&[&grams], 2), 2), of_hits(longest, 1), of_hits(union, 1)]
+    let union = if reference.lines.len() == 1 && prediction.lines.len() == 1 {
+        longest
+    } else {
+        union_hits(&reference.lines, &prediction.lines)
+    };
+    [
+        of_hits(predicted.shared(&[&grams], 1), 1),
+        of_hits(predicted.shared(&[&grams], 2), 2),
+        of_hits(longest, 1),
+        of_hits(union, 1),
+    ]
 }
 
 fn f1(hits: usize, references: usize, predictions: usize) -> f64 {
-    if hits == 0 { 0.0 } else { 2.0 * hits as f64 / (references + predictions) as f64 }
+    if hits == 0 {
+        0.0
+    } else {
+        2.0 * hits as f64 / (references + predictions) as f64
+    }
 }
 
 fn longest_common_subsequence(a: &[u32], b: &[u32]) -> usize {
@@ -139,7 +195,11 @@ fn longest_common_subsequence(a: &[u32], b: &[u32]) -> usize {
         let mut diagonal = 0;
         for (j, y) in b.iter().enumerate() {
             let above = row[j + 1];
-            row[j + 1] = if x == y { diagonal + 1 } else { above.max(row[j]) };
+            row[j + 1] = if x == y {
+                diagonal + 1
+            } else {
+                above.max(row[j])
+            };
             diagonal = above;
         }
     }
@@ -151,13 +211,22 @@ fn longest_common_subsequence(a: &[u32], b: &[u32]) -> usize {
 fn union_hits(reference: &[Vec<u32>], prediction: &[Vec<u32>]) -> usize {
     let mut left: HashMap<u32, [usize; 2]> = HashMap::new();
     for (side, lines) in [reference, prediction].into_iter().enumerate() {
-        lines.iter().flatten().for_each(|&word| left.entry(word).or_default()[side] += 1);
+        lines
+            .iter()
+            .flatten()
+            .for_each(|&word| left.entry(word).or_default()[side] += 1);
     }
     let mut hits = 0;
     for line in reference {
         let mut is_in_union = vec![false; line.len()];
-        prediction.iter().for_each(|other| mark_common_subsequence(line, other, &mut is_in_union));
-        for (word, _) in line.iter().zip(is_in_union).filter(|(_, is_in_union)| *is_in_union) {
+        prediction
+            .iter()
+            .for_each(|other| mark_common_subsequence(line, other, &mut is_in_union));
+        for (word, _) in line
+            .iter()
+            .zip(is_in_union)
+            .filter(|(_, is_in_union)| *is_in_union)
+        {
             if let Some([of_reference, of_prediction]) = left.get_mut(word)
                 && *of_reference > 0
                 && *of_prediction > 0
@@ -179,7 +248,11 @@ fn mark_common_subsequence(line: &[u32], other: &[u32], marks: &mut [bool]) {
     for (i, word) in line.iter().enumerate() {
         for (j, said) in other.iter().enumerate() {
             let here = (i + 1) * width + j + 1;
-            longest[here] = if word == said { longest[here - width - 1] + 1 } else { longest[here - width].max(longest[here - 1]) };
+            longest[here] = if word == said {
+                longest[here - width - 1] + 1
+            } else {
+                longest[here - width].max(longest[here - 1])
+            };
         }
     }
     let (mut i, mut j) = (line.len(), other.len());
@@ -216,7 +289,10 @@ mod tests {
         assert_eq!(lcs("police killed the gunman", "police kill the gunman"), 3);
         assert_eq!(lcs("police killed the gunman", "the gunman kill police"), 2);
         let found = mean([("police killed the gunman", "the gunman kill police")]);
-        assert_eq!((found.rouge1, found.rouge2, found.rouge_l, found.rouge_lsum), (0.75, 1.0 / 3.0, 0.5, 0.5));
+        assert_eq!(
+            (found.rouge1, found.rouge2, found.rouge_l, found.rouge_lsum),
+            (0.75, 1.0 / 3.0, 0.5, 0.5)
+        );
     }
 
     #[test]
@@ -236,20 +312,36 @@ mod tests {
 
     #[test]
     fn diacritics_and_tatweel_count_unless_they_are_folded() {
-        let texts = Texts::new(vec![Pair::new("كِتَابٌ جميـــل", "كتاب جميل")], Normaliser::None);
+        let texts = Texts::new(
+            vec![Pair::new("كِتَابٌ جميـــل", "كتاب جميل")],
+            Normaliser::None,
+        );
         let score = |fold| tallies(&texts, fold)[0].corpus();
         assert_eq!((score(Fold::None), score(Fold::Diacritics)), (0.0, 1.0));
-        assert!(tallies(&texts, Fold::Diacritics)[0].signature.starts_with("nrefs:1|best:f1|tok:unicode-words|case:lower|fold:diacritics+tatweel|stem:no|"));
+        assert!(tallies(&texts, Fold::Diacritics)[0].signature.starts_with(
+            "nrefs:1|best:f1|tok:unicode-words|case:lower|fold:diacritics+tatweel|stem:no|"
+        ));
     }
 
     #[test]
     fn each_metric_takes_its_best_reference_and_lines_outlive_a_normaliser() {
         let pair = || Pair::new("b a", "a b x").or("a b c d e f");
-        let [one, two, longest, _] = tallies(&Texts::new(vec![pair()], Normaliser::None), Fold::None).map(|tally| tally.corpus());
+        let [one, two, longest, _] =
+            tallies(&Texts::new(vec![pair()], Normaliser::None), Fold::None)
+                .map(|tally| tally.corpus());
         assert_eq!((one, two, longest), (0.8, 2.0 / 7.0, 4.0 / 9.0));
-        let texts = Texts::new(vec![Pair::new("w1 w2 w3 w4 w5", "w1 w2 w6 w7 w8\nw1 w3 w8 w9 w5")], Normaliser::ArabicLeaderboard);
+        let texts = Texts::new(
+            vec![Pair::new(
+                "w1 w2 w3 w4 w5",
+                "w1 w2 w6 w7 w8\nw1 w3 w8 w9 w5",
+            )],
+            Normaliser::ArabicLeaderboard,
+        );
         let lsum = &tallies(&texts, Fold::None)[3];
-        assert_eq!((lsum.name.as_str(), lsum.corpus()), ("rougeLsum@arabic-leaderboard", 2.0 * 4.0 / 15.0));
+        assert_eq!(
+            (lsum.name.as_str(), lsum.corpus()),
+            ("rougeLsum@arabic-leaderboard", 2.0 * 4.0 / 15.0)
+        );
     }
 
     #[test]

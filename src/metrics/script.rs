@@ -62,9 +62,15 @@ static TABLE: LazyLock<Vec<u8>> = LazyLock::new(|| {
     let mut table = vec![NONE; TABLE_LEN as usize];
     let letters: String = (0..TABLE_LEN).filter_map(char::from_u32).collect();
     let mut mark = |class: String, script: u8| {
-        #[expect(clippy::unwrap_used, reason = "the classes are constants, compiled in every test of this file")]
+        #[expect(
+            clippy::unwrap_used,
+            reason = "the classes are constants, compiled in every test of this file"
+        )]
         let runs = Regex::new(&class).unwrap();
-        for c in runs.find_iter(&letters).flat_map(|run| run.as_str().chars()) {
+        for c in runs
+            .find_iter(&letters)
+            .flat_map(|run| run.as_str().chars())
+        {
             table[c as usize] = script;
         }
     };
@@ -77,7 +83,10 @@ static TABLE: LazyLock<Vec<u8>> = LazyLock::new(|| {
 
 /// The script of a letter as a number; `None` for what is no letter and for letters that every script uses.
 pub(crate) fn of_letter(c: char) -> Option<u8> {
-    let found = TABLE.get(c as usize).copied().unwrap_or(if c.is_alphabetic() { OTHER } else { NONE });
+    let found = TABLE
+        .get(c as usize)
+        .copied()
+        .unwrap_or(if c.is_alphabetic() { OTHER } else { NONE });
     (found != NONE).then_some(found)
 }
 
@@ -138,13 +147,30 @@ impl WordScript {
 /// A reference word counts, with its error, for the script it is written in; an inserted word, which no reference word stands for, counts
 /// for its own. The vectors are those of the word error rate and add up to them over the scripts.
 pub fn tallies(texts: &Texts) -> Vec<Tally> {
-    let by_script: Vec<[Counts; 4]> = texts.pairs().par_iter().map(|pair| counts(&align_pair(pair))).collect();
-    let signature = signature(texts, Unit::Words).with("script", "most-letters").with("inserted", "own-script");
+    let by_script: Vec<[Counts; 4]> = texts
+        .pairs()
+        .par_iter()
+        .map(|pair| counts(&align_pair(pair)))
+        .collect();
+    let signature = signature(texts, Unit::Words)
+        .with("script", "most-letters")
+        .with("inserted", "own-script");
     let tally = |script: WordScript| {
-        let units: Vec<Vec<f64>> = by_script.iter().map(|counts| counts[script as usize].unit()).collect();
+        let units: Vec<Vec<f64>> = by_script
+            .iter()
+            .map(|counts| counts[script as usize].unit())
+            .collect();
         let occurs = units.iter().flatten().any(|&count| count > 0.0);
         let name = texts.normaliser.named(&format!("wer_{}", script.name()));
-        occurs.then(|| Tally::new(name, signature.clone(), Better::Lower, units, Formula::Errors(0..3)))
+        occurs.then(|| {
+            Tally::new(
+                name,
+                signature.clone(),
+                Better::Lower,
+                units,
+                Formula::Errors(0..3),
+            )
+        })
     };
     WordScript::ALL.into_iter().filter_map(tally).collect()
 }
@@ -153,7 +179,10 @@ pub fn tallies(texts: &Texts) -> Vec<Tally> {
 fn counts(alignment: &[Aligned]) -> [Counts; 4] {
     let mut counts = [Counts::default(); 4];
     for aligned in alignment {
-        let word = aligned.reference().or(aligned.prediction()).unwrap_or_default();
+        let word = aligned
+            .reference()
+            .or(aligned.prediction())
+            .unwrap_or_default();
         counts[WordScript::of(word) as usize].count(aligned.step());
     }
     counts
@@ -188,13 +217,23 @@ mod tests {
         for (word, expected) in cases {
             assert_eq!(WordScript::of(word).name(), expected, "{word}");
         }
-        assert_eq!(of_letter('ـ'), None, "tatweel is of every script that joins");
+        assert_eq!(
+            of_letter('ـ'),
+            None,
+            "tatweel is of every script that joins"
+        );
         assert!(runs_right_to_left('א') && !runs_right_to_left('a'));
     }
 
     #[test]
     fn errors_fall_to_the_script_of_the_reference_word() {
-        let pairs = vec![Pair::new("عندي meeting الساعة 10 غدا", "عندي ميتنج الساعة عشرة يا man غدا"), Pair::new("ok", "ok ok")];
+        let pairs = vec![
+            Pair::new(
+                "عندي meeting الساعة 10 غدا",
+                "عندي ميتنج الساعة عشرة يا man غدا",
+            ),
+            Pair::new("ok", "ok ok"),
+        ];
         let found = tallies(&Texts::new(pairs.clone(), Normaliser::None));
         let of = |name: &str| found.iter().find(|tally| tally.name == name).unwrap().sum();
         // Right: three Arabic words and one `ok`. `meeting` became `ميتنج` and `10` `man`; `عشرة`, `يا` and one `ok` came in.
@@ -203,8 +242,14 @@ mod tests {
         assert_eq!(of("wer_digits"), [1.0, 0.0, 0.0, 0.0]);
         assert_eq!(found.len(), 3, "nothing is written in another script");
         let whole = edit::tallies(&Texts::new(pairs, Normaliser::None), Unit::Words)[0].sum();
-        let added = (0..4).map(|i| found.iter().map(|tally| tally.sum()[i]).sum::<f64>()).collect::<Vec<_>>();
+        let added = (0..4)
+            .map(|i| found.iter().map(|tally| tally.sum()[i]).sum::<f64>())
+            .collect::<Vec<_>>();
         assert_eq!(added, whole);
-        assert!(found[0].signature.contains("|script:most-letters|inserted:own-script|"));
+        assert!(
+            found[0]
+                .signature
+                .contains("|script:most-letters|inserted:own-script|")
+        );
     }
 }

@@ -64,8 +64,20 @@ pub(crate) enum Formula {
 }
 
 impl Tally {
-    pub(crate) fn new(name: impl Into<String>, signature: Signature, better: Better, units: Vec<Vec<f64>>, formula: Formula) -> Self {
-        Self { name: name.into(), signature: signature.to_string(), better, units, formula }
+    pub(crate) fn new(
+        name: impl Into<String>,
+        signature: Signature,
+        better: Better,
+        units: Vec<Vec<f64>>,
+        formula: Formula,
+    ) -> Self {
+        Self {
+            name: name.into(),
+            signature: signature.to_string(),
+            better,
+            units,
+            formula,
+        }
     }
 
     /// The score of the utterances whose vectors add up to `sum`. Rates, shares and F1 are fractions; chrF and BLEU run from 0 to 100,
@@ -73,7 +85,9 @@ impl Tally {
     pub fn score(&self, sum: &[f64]) -> f64 {
         let at = |i: usize| sum.get(i).copied().unwrap_or(0.0);
         match &self.formula {
-            Formula::Errors(kinds) => kinds.clone().map(at).sum::<f64>() / (at(0) + at(1) + at(3)).max(1.0),
+            Formula::Errors(kinds) => {
+                kinds.clone().map(at).sum::<f64>() / (at(0) + at(1) + at(3)).max(1.0)
+            }
             Formula::Share if at(1) == 0.0 => 0.0,
             Formula::Share => at(0) / at(1),
             Formula::Rate => at(0) / at(1).max(1.0),
@@ -92,7 +106,9 @@ impl Tally {
     pub fn sum(&self) -> Vec<f64> {
         let mut sum = vec![0.0; self.units.first().map_or(0, Vec::len)];
         for unit in &self.units {
-            sum.iter_mut().zip(unit).for_each(|(sum, value)| *sum += value);
+            sum.iter_mut()
+                .zip(unit)
+                .for_each(|(sum, value)| *sum += value);
         }
         sum
     }

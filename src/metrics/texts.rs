@@ -18,7 +18,11 @@ pub struct Pair<'a> {
 impl<'a> Pair<'a> {
     /// A prediction with its one reference.
     pub fn new(reference: &'a str, prediction: &'a str) -> Self {
-        Self { first: Cow::Borrowed(reference), others: Vec::new(), prediction: Cow::Borrowed(prediction) }
+        Self {
+            first: Cow::Borrowed(reference),
+            others: Vec::new(),
+            prediction: Cow::Borrowed(prediction),
+        }
     }
 
     /// The same with another text that would be as good.
@@ -30,7 +34,9 @@ impl<'a> Pair<'a> {
 
     /// The references in their order.
     pub fn references(&self) -> impl Iterator<Item = &str> {
-        std::iter::once(&self.first).chain(&self.others).map(|text| text.as_ref())
+        std::iter::once(&self.first)
+            .chain(&self.others)
+            .map(|text| text.as_ref())
     }
 
     /// Number of references.
@@ -39,7 +45,11 @@ impl<'a> Pair<'a> {
     }
 
     /// What `compare` makes of each reference, and which of them has the lowest `rank`, the first of equals.
-    pub(crate) fn lowest<'s, T>(&'s self, mut compare: impl FnMut(&'s str) -> T, rank: impl Fn(&T) -> f64) -> T {
+    pub(crate) fn lowest<'s, T>(
+        &'s self,
+        mut compare: impl FnMut(&'s str) -> T,
+        rank: impl Fn(&T) -> f64,
+    ) -> T {
         let mut best = compare(&self.first);
         for other in &self.others {
             let found = compare(other);
@@ -53,7 +63,11 @@ impl<'a> Pair<'a> {
     /// Both sides under a rule; `None` leaves what it is given.
     fn map(&self, rule: impl Fn(&str) -> String) -> Self {
         let apply = |text: &Cow<'a, str>| Cow::Owned(rule(text));
-        Self { first: apply(&self.first), others: self.others.iter().map(apply).collect(), prediction: apply(&self.prediction) }
+        Self {
+            first: apply(&self.first),
+            others: self.others.iter().map(apply).collect(),
+            prediction: apply(&self.prediction),
+        }
     }
 }
 
@@ -71,9 +85,16 @@ impl<'a> Texts<'a> {
     pub fn new(pairs: Vec<Pair<'a>>, normaliser: Normaliser) -> Self {
         let compared = match normaliser {
             Normaliser::None => pairs.clone(),
-            rule => pairs.par_iter().map(|pair| pair.map(|text| rule.apply(text))).collect(),
+            rule => pairs
+                .par_iter()
+                .map(|pair| pair.map(|text| rule.apply(text)))
+                .collect(),
         };
-        Self { written: pairs, compared, normaliser }
+        Self {
+            written: pairs,
+            compared,
+            normaliser,
+        }
     }
 
     /// The pairs as they are compared.
@@ -91,8 +112,18 @@ impl<'a> Texts<'a> {
         match self.normaliser {
             Normaliser::None => Cow::Borrowed(self.written.as_slice()),
             rule => {
-                let by_line = |text: &str| text.split('\n').map(|line| rule.apply(line)).collect::<Vec<_>>().join("\n");
-                Cow::Owned(self.written.par_iter().map(|pair| pair.map(by_line)).collect())
+                let by_line = |text: &str| {
+                    text.split('\n')
+                        .map(|line| rule.apply(line))
+                        .collect::<Vec<_>>()
+                        .join("\n")
+                };
+                Cow::Owned(
+                    self.written
+                        .par_iter()
+                        .map(|pair| pair.map(by_line))
+                        .collect(),
+                )
             }
         }
     }
@@ -101,6 +132,10 @@ impl<'a> Texts<'a> {
     pub(crate) fn num_references(&self) -> String {
         let mut counts = self.written.iter().map(Pair::num_references);
         let first = counts.next().unwrap_or(1);
-        if counts.all(|count| count == first) { first.to_string() } else { "var".to_owned() }
+        if counts.all(|count| count == first) {
+            first.to_string()
+        } else {
+            "var".to_owned()
+        }
     }
 }

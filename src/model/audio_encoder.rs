@@ -52,8 +52,18 @@ impl LayerNorm {
         layer_norm_again(x, &self.weight.value, &self.bias.value, statistics)
     }
 
-    fn backward(&self, dy: &Tensor, x: &Tensor, statistics: &LayerNormStatistics, residual: Option<&Tensor>) -> Result<Tensor> {
-        let gradients = self.weight.gradient.as_ref().zip(self.bias.gradient.as_ref());
+    fn backward(
+        &self,
+        dy: &Tensor,
+        x: &Tensor,
+        statistics: &LayerNormStatistics,
+        residual: Option<&Tensor>,
+    ) -> Result<Tensor> {
+        let gradients = self
+            .weight
+            .gradient
+            .as_ref()
+            .zip(self.bias.gradient.as_ref());
         layer_norm_backward(dy, x, &self.weight.value, statistics, residual, gradients)
     }
 }
@@ -117,14 +127,27 @@ impl EncoderLayer {
     /// `x`: `[positions, d_model]` -> the same
     pub fn forward(&self, x: &Tensor, windows: &Windows) -> Result<(Tensor, Saved)> {
         let (activations, activated) = self.activations(x, windows)?;
-        let (y, fc2_hidden) = self.fc2.forward(&activated, Some(&activations.middle), windows.dropout)?;
+        let (y, fc2_hidden) =
+            self.fc2
+                .forward(&activated, Some(&activations.middle), windows.dropout)?;
         let activations = (windows.save != Save::Layer).then_some(activations);
-        Ok((y, Saved { x: x.clone(), activations, fc2_hidden }))
+        Ok((
+            y,
+            Saved {
+                x: x.clone(),
+                activations,
+                fc2_hidden,
+            },
+        ))
     }
 
     /// Everything up to the last linear layer, and that layer's input.
     fn activations(&self, x: &Tensor, windows: &Windows) -> Result<(Activations, Tensor)> {
-        let Windows { cu_positions, dropout, save } = *windows;
+        let Windows {
+            cu_positions,
+            dropout,
+            save,
+        } = *windows;
         let (attention_in, attention_statistics) = self.attention_norm.forward(x)?;
         let (qkv, qkv_hidden) = self.qkv.forward(&attention_in, None, dropout)?;
         let (attended, log_sums) = attention(&qkv, cu_positions, self.heads, Mask::Full)?;
@@ -154,27 +177,87 @@ impl EncoderLayer {
     }
 
     /// Adds to the gradients of what is trained; returns the gradient of the input where it is wanted.
-    pub fn backward(&self, dy: &Tensor, saved: &Saved, windows: &Windows, want_input: bool) -> Result<Option<Tensor>> {
-        let Windows { cu_positions, dropout, .. } = *windows;
-        let Saved { x, activations, fc2_hidden } = saved;
+    pub fn backward(
+        &self,
+        dy: &Tensor,
+        saved: &Saved,
+        windows: &Windows,
+        want_input: bool,
+    ) -> Result<Option<Tensor>> {
+        let Windows {
+            cu_positions,
+            dropout,
+            ..
+        } = *windows;
+        let Saved {
+            x,
+            activations,
+            fc2_hidden,
+        } = saved;
         let again = match activations {
             Some(_) => None,
             None => Some(self.activations(x, windows)?.0),
         };
         let saved = wanted(activations.as_ref().or(again.as_ref()))?;
         let activated = or_again(&saved.activated, || gelu(&saved.before))?;
-        let d_activated = wanted(self.fc2.backward(dy, &activated, fc2_hidden.as_ref(), dropout, true)?)?;
+        let d_activated =
+            wanted(
+                self.fc2
+                    .backward(dy, &activated, fc2_hidden.as_ref(), dropout, true)?,
+            )?;
         let d_before = gelu_backward(&d_activated, &saved.before)?;
-        let mlp_in = or_again(&saved.mlp_in, || self.mlp_norm.again(&saved.middle, &saved.mlp_statistics))?;
-        let d_mlp_in = wanted(self.fc1.backward(&d_before, &mlp_in, saved.fc1_hidden.as_ref(), dropout, true)?)?;
-        let d_middle = self.mlp_norm.backward(&d_mlp_in, &saved.middle, &saved.mlp_statistics, Some(dy))?;
+        let mlp_in = or_again(&saved.mlp_in, || {
+            self.mlp_norm.again(&saved.middle, &saved.mlp_statistics)
+        })?;
+        let d_mlp_in = wanted(self.fc1.backward(
+            &d_before,
+            &mlp_in,
+            saved.fc1_hidden.as_ref(),
+            dropout,
+            true,
+        )?)?;
+        let d_middle =
+            self.mlp_norm
+                .backward(&d_mlp_in, &saved.middle, &saved.mlp_statistics, Some(dy))?;
 
-        let d_attended = wanted(self.output.backward(&d_middle, &saved.attended, saved.output_hidden.as_ref(), dropout, true)?)?;
-        let d_qkv = attention_backward(&d_attended, &saved.qkv, &saved.attended, &saved.log_sums, cu_positions, self.heads, Mask::Full)?;
-        let attention_in = or_again(&saved.attention_in, || self.attention_norm.again(x, &saved.attention_statistics))?;
+        let d_attended = wanted(self.output.backward(
+            &d_middle,
+            &saved.attended,
+            saved.output_hidden.as_ref(),
+            dropout,
+            true,
+        )?)?;
+        let d_qkv = attention_backward(
+            &d_attended,
+            &saved.qkv,
+            &saved.attended,
+            &saved.log_sums,
+            cu_positions,
+            self.heads,
+            Mask::Full,
+        )?;
+        let attention_in = or_again(&saved.attention_in, || {
+            self.attention_norm.again(x, &saved.attention_statistics)
+        })?;
         let want_norm = want_input || self.attention_norm.weight.gradient.is_some();
-        let Some(d_attention_in) = self.qkv.backward(&d_qkv, &attention_in, saved.qkv_hidden.as_ref(), dropout, want_norm)? else { return Ok(None) };
-        self.attention_norm.backward(&d_attention_in, x, &saved.attention_statistics, Some(&d_middle)).map(Some)
+        let Some(d_attention_in) = self.qkv.backward(
+            &d_qkv,
+            &attention_in,
+            saved.qkv_hidden.as_ref(),
+            dropout,
+            want_norm,
+        )?
+        else {
+            return Ok(None);
+        };
+        self.attention_norm
+            .backward(
+                &d_attention_in,
+                x,
+                &saved.attention_statistics,
+                Some(&d_middle),
+            )
+            .map(Some)
     }
 }
 
@@ -216,13 +299,27 @@ impl AudioEncoder {
     }
 
     fn first_trained(&self) -> Option<usize> {
-        self.layers.iter().position(|layer| [&layer.qkv, &layer.output, &layer.fc1, &layer.fc2].iter().any(|linear| linear.is_trained()))
+        self.layers.iter().position(|layer| {
+            [&layer.qkv, &layer.output, &layer.fc1, &layer.fc2]
+                .iter()
+                .any(|linear| linear.is_trained())
+        })
     }
 
     /// The convolutions and every layer's linears, in the order of the data.
     pub fn linears_mut(&mut self) -> Vec<&mut Linear> {
-        let of_layers = self.layers.iter_mut().flat_map(|layer| [&mut layer.qkv, &mut layer.output, &mut layer.fc1, &mut layer.fc2]);
-        [&mut self.conv1, &mut self.conv2].into_iter().chain(of_layers).collect()
+        let of_layers = self.layers.iter_mut().flat_map(|layer| {
+            [
+                &mut layer.qkv,
+                &mut layer.output,
+                &mut layer.fc1,
+                &mut layer.fc2,
+            ]
+        });
+        [&mut self.conv1, &mut self.conv2]
+            .into_iter()
+            .chain(of_layers)
+            .collect()
     }
 
     /// Everything that can be trained, in a fixed order.
@@ -232,7 +329,12 @@ impl AudioEncoder {
             found.extend(linear.weights_mut());
         }
         for layer in &mut self.layers {
-            for linear in [&mut layer.qkv, &mut layer.output, &mut layer.fc1, &mut layer.fc2] {
+            for linear in [
+                &mut layer.qkv,
+                &mut layer.output,
+                &mut layer.fc1,
+                &mut layer.fc2,
+            ] {
                 found.extend(linear.weights_mut());
             }
             for norm in [&mut layer.attention_norm, &mut layer.mlp_norm] {
@@ -245,16 +347,37 @@ impl AudioEncoder {
 
     /// # Shapes
     /// -> `[audio tokens, d_model]`, clip after clip
-    pub fn forward(&self, audio: &Audio, windows: &Windows, training: bool) -> Result<(Tensor, Option<EncoderSaved>)> {
-        let none = AdapterDropout { probability: 0.0, tokens: &[] };
-        let frames = place_like(&audio.features, (audio.features.len() / MELS, MELS), &self.sinusoids)?;
+    pub fn forward(
+        &self,
+        audio: &Audio,
+        windows: &Windows,
+        training: bool,
+    ) -> Result<(Tensor, Option<EncoderSaved>)> {
+        let none = AdapterDropout {
+            probability: 0.0,
+            tokens: &[],
+        };
+        let frames = place_like(
+            &audio.features,
+            (audio.features.len() / MELS, MELS),
+            &self.sinusoids,
+        )?;
         let unfolded1 = unfold(&frames, &audio.windows, 1)?;
         let (before1, _) = self.conv1.forward(&unfolded1, None, none)?;
         let unfolded2 = unfold(&gelu(&before1)?, &audio.windows, 2)?;
         let (before2, _) = self.conv2.forward(&unfolded2, None, none)?;
         let mut x = gelu(&before2)?;
-        let convolutions = (training && self.conv1.is_trained()).then_some(Convolved { unfolded1, before1, unfolded2, before2 });
-        let positions: Vec<u32> = audio.positions.iter().flat_map(|&len| 0..len as u32).collect();
+        let convolutions = (training && self.conv1.is_trained()).then_some(Convolved {
+            unfolded1,
+            before1,
+            unfolded2,
+            before2,
+        });
+        let positions: Vec<u32> = audio
+            .positions
+            .iter()
+            .flat_map(|&len| 0..len as u32)
+            .collect();
         add_to(&x, &gather(&self.sinusoids, &positions)?)?;
 
         let keep_from = match training {
@@ -272,17 +395,39 @@ impl AudioEncoder {
         }
         let pooled = pool_pairs(&x, &audio.clip_positions)?;
         let (y, statistics) = self.final_norm.forward(&pooled)?;
-        let saved = (!layers.is_empty() || convolutions.is_some()).then_some(EncoderSaved { convolutions, layers, pooled, statistics });
+        let saved = (!layers.is_empty() || convolutions.is_some()).then_some(EncoderSaved {
+            convolutions,
+            layers,
+            pooled,
+            statistics,
+        });
         Ok((y, saved))
     }
 
     /// Adds to the gradients of the layers, from the last to the first that is trained, and of the convolutions.
-    pub fn backward(&self, dy: &Tensor, saved: &EncoderSaved, audio: &Audio, windows: &Windows) -> Result<()> {
-        let d_pooled = self.final_norm.backward(dy, &saved.pooled, &saved.statistics, None)?;
+    pub fn backward(
+        &self,
+        dy: &Tensor,
+        saved: &EncoderSaved,
+        audio: &Audio,
+        windows: &Windows,
+    ) -> Result<()> {
+        let d_pooled = self
+            .final_norm
+            .backward(dy, &saved.pooled, &saved.statistics, None)?;
         let mut dx = pool_pairs_backward(&d_pooled, &audio.clip_positions)?;
-        let EncoderSaved { convolutions, layers: saved_layers, .. } = saved;
+        let EncoderSaved {
+            convolutions,
+            layers: saved_layers,
+            ..
+        } = saved;
         let first = self.layers.len() - saved_layers.len();
-        for (i, (layer, saved)) in self.layers[first..].iter().zip(saved_layers).enumerate().rev() {
+        for (i, (layer, saved)) in self.layers[first..]
+            .iter()
+            .zip(saved_layers)
+            .enumerate()
+            .rev()
+        {
             match layer.backward(&dx, saved, windows, i > 0 || convolutions.is_some())? {
                 Some(d) => dx = d,
                 None => return Ok(()),
@@ -294,12 +439,28 @@ impl AudioEncoder {
         }
     }
 
-    fn convolutions_backward(&self, dx: &Tensor, convolved: &Convolved, audio: &Audio) -> Result<()> {
-        let none = AdapterDropout { probability: 0.0, tokens: &[] };
+    fn convolutions_backward(
+        &self,
+        dx: &Tensor,
+        convolved: &Convolved,
+        audio: &Audio,
+    ) -> Result<()> {
+        let none = AdapterDropout {
+            probability: 0.0,
+            tokens: &[],
+        };
         let d_before2 = gelu_backward(dx, &convolved.before2)?;
-        let d_unfolded2 = wanted(self.conv2.backward(&d_before2, &convolved.unfolded2, None, none, true)?)?;
-        let d_before1 = gelu_backward(&unfold_backward(&d_unfolded2, &audio.windows, 2)?, &convolved.before1)?;
-        self.conv1.backward(&d_before1, &convolved.unfolded1, None, none, false)?;
+        let d_unfolded2 =
+            wanted(
+                self.conv2
+                    .backward(&d_before2, &convolved.unfolded2, None, none, true)?,
+            )?;
+        let d_before1 = gelu_backward(
+            &unfold_backward(&d_unfolded2, &audio.windows, 2)?,
+            &convolved.before1,
+        )?;
+        self.conv1
+            .backward(&d_before1, &convolved.unfolded1, None, none, false)?;
         Ok(())
     }
 }
@@ -308,7 +469,12 @@ impl AudioEncoder {
 pub fn sinusoids(positions: usize, channels: usize) -> Result<Tensor> {
     let half = channels / 2;
     let step = (10_000f64).ln() / (half as f64 - 1.0);
-    let angle = |position: usize, i: usize| position as f64 * f64::from((-step * i as f64).exp() as f32);
-    let rows = (0..positions).flat_map(|p| (0..half).map(move |i| angle(p, i).sin() as f32).chain((0..half).map(move |i| angle(p, i).cos() as f32)));
+    let angle =
+        |position: usize, i: usize| position as f64 * f64::from((-step * i as f64).exp() as f32);
+    let rows = (0..positions).flat_map(|p| {
+        (0..half)
+            .map(move |i| angle(p, i).sin() as f32)
+            .chain((0..half).map(move |i| angle(p, i).cos() as f32))
+    });
     tensor(rows.collect::<Vec<f32>>(), (positions, channels))
 }

@@ -39,7 +39,11 @@ impl AudioConfig {
     /// Full attention: as many key heads as query heads.
     pub fn heads(&self) -> Heads {
         let heads = self.encoder_attention_heads;
-        Heads { num_heads: heads, num_kv_heads: heads, head_dim: self.d_model / heads }
+        Heads {
+            num_heads: heads,
+            num_kv_heads: heads,
+            head_dim: self.d_model / heads,
+        }
     }
 }
 
@@ -73,7 +77,11 @@ pub struct TextConfig {
 impl TextConfig {
     /// How the fused projection divides into heads.
     pub fn heads(&self) -> Heads {
-        Heads { num_heads: self.num_attention_heads, num_kv_heads: self.num_key_value_heads, head_dim: self.head_dim }
+        Heads {
+            num_heads: self.num_attention_heads,
+            num_kv_heads: self.num_key_value_heads,
+            head_dim: self.head_dim,
+        }
     }
 }
 
@@ -96,7 +104,8 @@ impl Config {
     pub fn load(dir: &Path) -> Result<Self> {
         let path = dir.join("config.json");
         let text = files::read_text(&path).map_err(|e| e.or_hint("`model` is the folder of a checkpoint: config.json, tokenizer.json and safetensors"))?;
-        let root: Value = serde_json::from_str(&text).map_err(|e| Error::input(format!("not JSON: {e}")).at_path(&path))?;
+        let root: Value = serde_json::from_str(&text)
+            .map_err(|e| Error::input(format!("not JSON: {e}")).at_path(&path))?;
         Self::from_json(&root).map_err(|e| e.at_path(&path))
     }
 
@@ -106,20 +115,32 @@ impl Config {
             "qwen2_5_omni" => &root["thinker_config"],
             "qwen2_5_omni_thinker" => root,
             other => {
-                return Err(Error::input(format!("`model_type` is {other}, expected qwen2_5_omni or qwen2_5_omni_thinker"))
-                    .hint("maqam trains Qwen2.5-Omni checkpoints; point `model` at the folder of one"));
+                return Err(Error::input(format!(
+                    "`model_type` is {other}, expected qwen2_5_omni or qwen2_5_omni_thinker"
+                ))
+                .hint(
+                    "maqam trains Qwen2.5-Omni checkpoints; point `model` at the folder of one",
+                ));
             }
         };
-        let (audio, text) = (Fields(&thinker["audio_config"], "audio_config"), Fields(&thinker["text_config"], "text_config"));
+        let (audio, text) = (
+            Fields(&thinker["audio_config"], "audio_config"),
+            Fields(&thinker["text_config"], "text_config"),
+        );
         audio.require("activation_function", "gelu")?;
         audio.require("scale_embedding", false)?;
         text.require("hidden_act", "silu")?;
         text.require("use_sliding_window", false)?;
-        let rope = [&text.0["rope_parameters"], &text.0["rope_scaling"]].into_iter().find(|v| v.is_object()).unwrap_or(&Value::Null);
+        let rope = [&text.0["rope_parameters"], &text.0["rope_scaling"]]
+            .into_iter()
+            .find(|v| v.is_object())
+            .unwrap_or(&Value::Null);
         if let Some(kind) = rope["rope_type"].as_str().or_else(|| rope["type"].as_str())
             && !["default", "mrope"].contains(&kind)
         {
-            return Err(Error::input(format!("`text_config` asks for rotary embeddings of type `{kind}`; maqam has `default`")));
+            return Err(Error::input(format!(
+                "`text_config` asks for rotary embeddings of type `{kind}`; maqam has `default`"
+            )));
         }
         let hidden_size = text.number("hidden_size")?;
         let num_attention_heads = text.number("num_attention_heads")?;
@@ -141,19 +162,29 @@ impl Config {
                 num_hidden_layers: text.number("num_hidden_layers")?,
                 num_attention_heads,
                 num_key_value_heads: text.number("num_key_value_heads")?,
-                head_dim: text.0["head_dim"].as_u64().map_or(hidden_size / num_attention_heads, |n| n as usize),
+                head_dim: text.0["head_dim"]
+                    .as_u64()
+                    .map_or(hidden_size / num_attention_heads, |n| n as usize),
                 max_position_embeddings: text.number("max_position_embeddings")?,
                 rms_norm_eps: text.0["rms_norm_eps"].as_f64().unwrap_or(1e-6),
-                rope_theta: rope["rope_theta"].as_f64().or_else(|| text.0["rope_theta"].as_f64()).unwrap_or(1e6),
-                tie_word_embeddings: [&text.0["tie_word_embeddings"], &thinker["tie_word_embeddings"], &root["tie_word_embeddings"]]
-                    .into_iter()
-                    .find_map(Value::as_bool)
-                    .unwrap_or(false),
+                rope_theta: rope["rope_theta"]
+                    .as_f64()
+                    .or_else(|| text.0["rope_theta"].as_f64())
+                    .unwrap_or(1e6),
+                tie_word_embeddings: [
+                    &text.0["tie_word_embeddings"],
+                    &thinker["tie_word_embeddings"],
+                    &root["tie_word_embeddings"],
+                ]
+                .into_iter()
+                .find_map(Value::as_bool)
+                .unwrap_or(false),
             },
             audio_token: ["audio_token_index", "audio_token_id"]
                 .into_iter()
                 .find_map(|name| thinker[name].as_u64())
-                .ok_or_else(|| Error::input("`thinker_config` has no `audio_token_index`"))? as u32,
+                .ok_or_else(|| Error::input("`thinker_config` has no `audio_token_index`"))?
+                as u32,
         };
         found.check()?;
         Ok(found)
@@ -163,20 +194,40 @@ impl Config {
         let (audio, text) = (&self.audio, &self.text);
         let wrong = |message: String| Err(Error::input(message));
         if audio.num_mel_bins != crate::audio::MELS {
-            return wrong(format!("`audio_config.num_mel_bins` is {}, expected {}", audio.num_mel_bins, crate::audio::MELS));
+            return wrong(format!(
+                "`audio_config.num_mel_bins` is {}, expected {}",
+                audio.num_mel_bins,
+                crate::audio::MELS
+            ));
         }
         if !audio.d_model.is_multiple_of(audio.encoder_attention_heads) {
-            return wrong(format!("`audio_config.d_model` ({}) is not a multiple of its heads ({})", audio.d_model, audio.encoder_attention_heads));
+            return wrong(format!(
+                "`audio_config.d_model` ({}) is not a multiple of its heads ({})",
+                audio.d_model, audio.encoder_attention_heads
+            ));
         }
-        if !text.num_attention_heads.is_multiple_of(text.num_key_value_heads) || !text.head_dim.is_multiple_of(2) {
+        if !text
+            .num_attention_heads
+            .is_multiple_of(text.num_key_value_heads)
+            || !text.head_dim.is_multiple_of(2)
+        {
             let (heads, kv) = (text.num_attention_heads, text.num_key_value_heads);
-            return wrong(format!("`text_config` has {heads} heads over {kv} key heads of {} numbers", text.head_dim));
+            return wrong(format!(
+                "`text_config` has {heads} heads over {kv} key heads of {} numbers",
+                text.head_dim
+            ));
         }
         if audio.output_dim != text.hidden_size {
-            return wrong(format!("`audio_config.output_dim` ({}) differs from `text_config.hidden_size` ({})", audio.output_dim, text.hidden_size));
+            return wrong(format!(
+                "`audio_config.output_dim` ({}) differs from `text_config.hidden_size` ({})",
+                audio.output_dim, text.hidden_size
+            ));
         }
         if audio.n_window > audio.max_source_positions {
-            return wrong(format!("a window has {} positions, the sinusoid table {}", audio.n_window, audio.max_source_positions));
+            return wrong(format!(
+                "a window has {} positions, the sinusoid table {}",
+                audio.n_window, audio.max_source_positions
+            ));
         }
         Ok(())
     }
@@ -188,7 +239,10 @@ impl Fields<'_> {
     fn number(&self, name: &str) -> Result<usize> {
         match self.0[name].as_u64() {
             Some(n) if n > 0 => Ok(n as usize),
-            _ => Err(Error::input(format!("`{}.{name}` should be a whole number above 0, found {}", self.1, self.0[name]))),
+            _ => Err(Error::input(format!(
+                "`{}.{name}` should be a whole number above 0, found {}",
+                self.1, self.0[name]
+            ))),
         }
     }
 
@@ -197,6 +251,9 @@ impl Fields<'_> {
         if found.is_null() || *found == expected {
             return Ok(());
         }
-        Err(Error::input(format!("`{}.{name}` is {found}; maqam computes {expected} only", self.1)))
+        Err(Error::input(format!(
+            "`{}.{name}` is {found}; maqam computes {expected} only",
+            self.1
+        )))
     }
 }

@@ -75,12 +75,24 @@ impl Model<'_> {
     /// counts, nor attention, nor the adapters. What `bench` divides by the time.
     pub fn useful(&self, load: &Load) -> f64 {
         let (text, audio) = (&self.config.text, &self.config.audio);
-        let (dim, ffn, query) = (text.hidden_size as f64, text.intermediate_size as f64, text.heads().query_width() as f64);
-        let layers = text.num_hidden_layers as f64 * (dim * text.heads().width() as f64 + query * dim + 3.0 * dim * ffn);
+        let (dim, ffn, query) = (
+            text.hidden_size as f64,
+            text.intermediate_size as f64,
+            text.heads().query_width() as f64,
+        );
+        let layers = text.num_hidden_layers as f64
+            * (dim * text.heads().width() as f64 + query * dim + 3.0 * dim * ffn);
         let head = dim * text.vocab_size as f64;
-        let (d, ffn, kernel) = (audio.d_model as f64, audio.encoder_ffn_dim as f64, KERNEL as f64);
-        let tower = audio.encoder_layers as f64 * (4.0 * d * d + 2.0 * d * ffn) + kernel * d * (MELS as f64 + d) + d * audio.output_dim as f64;
-        2.0 * PAIR * (layers * load.tokens + head * load.targets) + PAIR * tower * POSITIONS * load.audio_tokens
+        let (d, ffn, kernel) = (
+            audio.d_model as f64,
+            audio.encoder_ffn_dim as f64,
+            KERNEL as f64,
+        );
+        let tower = audio.encoder_layers as f64 * (4.0 * d * d + 2.0 * d * ffn)
+            + kernel * d * (MELS as f64 + d)
+            + d * audio.output_dim as f64;
+        2.0 * PAIR * (layers * load.tokens + head * load.targets)
+            + PAIR * tower * POSITIONS * load.audio_tokens
     }
 
     pub(super) fn is_full(&self, part: Part) -> f64 {
@@ -93,12 +105,17 @@ impl Model<'_> {
 
     fn decoder(&self, load: &Load) -> f64 {
         let text = &self.config.text;
-        let (dim, ffn, layers) = (text.hidden_size as f64, text.intermediate_size as f64, text.num_hidden_layers as f64);
+        let (dim, ffn, layers) = (
+            text.hidden_size as f64,
+            text.intermediate_size as f64,
+            text.num_hidden_layers as f64,
+        );
         let heads = text.heads();
         let (query, width) = (heads.query_width() as f64, heads.width() as f64);
         let (into, rest, down) = (dim * width, query * dim + 3.0 * dim * ffn, dim * ffn);
         // The last layer goes on with the rows of targets alone.
-        let linear = PAIR * (layers * into * load.tokens + rest * ((layers - 1.0) * load.tokens + load.targets));
+        let linear = PAIR
+            * (layers * into * load.tokens + rest * ((layers - 1.0) * load.tokens + load.targets));
         // Causal: half of the scores, and of their products with the values.
         let attention = layers * PAIR * query * load.squares;
         let head = PAIR * dim * text.vocab_size as f64 * load.targets;
@@ -107,12 +124,19 @@ impl Model<'_> {
             Save::All | Save::Norms => 0.0,
         };
         // Gradients of inputs cost what the forward does; those of weights as much again.
-        linear * (2.0 + self.is_full(Part::Decoder)) + attention * (1.0 + ATTENTION_BACKWARD) + head * (2.0 + self.is_full(Part::Decoder)) + again
+        linear * (2.0 + self.is_full(Part::Decoder))
+            + attention * (1.0 + ATTENTION_BACKWARD)
+            + head * (2.0 + self.is_full(Part::Decoder))
+            + again
     }
 
     fn encoder(&self, load: &Load) -> f64 {
         let audio = &self.config.audio;
-        let (dim, ffn, layers) = (audio.d_model as f64, audio.encoder_ffn_dim as f64, audio.encoder_layers as f64);
+        let (dim, ffn, layers) = (
+            audio.d_model as f64,
+            audio.encoder_ffn_dim as f64,
+            audio.encoder_layers as f64,
+        );
         let (positions, kernel) = (POSITIONS * load.audio_tokens, KERNEL as f64);
         // The first convolution gives two rows for each position.
         let convolutions = PAIR * kernel * dim * positions * (2.0 * MELS as f64 + dim);
@@ -121,7 +145,11 @@ impl Model<'_> {
         if !self.is_trained(Part::AudioEncoder) {
             return convolutions + linear + attention;
         }
-        let again = if self.save == Save::Layer { linear + attention } else { 0.0 };
+        let again = if self.save == Save::Layer {
+            linear + attention
+        } else {
+            0.0
+        };
         convolutions * (1.0 + 2.0 * self.is_full(Part::AudioEncoder))
             + linear * (2.0 + self.is_full(Part::AudioEncoder))
             + attention * (1.0 + ATTENTION_BACKWARD)
@@ -129,7 +157,10 @@ impl Model<'_> {
     }
 
     fn projector(&self, load: &Load) -> f64 {
-        let once = PAIR * self.config.audio.d_model as f64 * self.config.audio.output_dim as f64 * load.audio_tokens;
+        let once = PAIR
+            * self.config.audio.d_model as f64
+            * self.config.audio.output_dim as f64
+            * load.audio_tokens;
         let below = f64::from(u8::from(self.is_trained(Part::AudioEncoder)));
         once * (1.0 + below + self.is_full(Part::Projector))
     }
@@ -141,30 +172,55 @@ impl Model<'_> {
             Part::Projector => load.audio_tokens,
             Part::Decoder => load.tokens,
         };
-        let of = |part: Part| if self.is_trained(part) { 3.0 * PAIR * self.sizes.adapters.of(part) as f64 * rows(part) } else { 0.0 };
-        Part::ALL.into_iter().filter(|&part| self.parts.of(part) == Training::Lora).map(of).sum()
+        let of = |part: Part| {
+            if self.is_trained(part) {
+                3.0 * PAIR * self.sizes.adapters.of(part) as f64 * rows(part)
+            } else {
+                0.0
+            }
+        };
+        Part::ALL
+            .into_iter()
+            .filter(|&part| self.parts.of(part) == Training::Lora)
+            .map(of)
+            .sum()
     }
 
     /// Bytes of what a micro-batch keeps for its backward, with what one layer needs on its way.
     pub fn activations(&self, load: &Load) -> f64 {
         let (text, heads) = (&self.config.text, self.config.text.heads());
-        let (dim, ffn, layers) = (text.hidden_size as f64, text.intermediate_size as f64, text.num_hidden_layers as f64);
-        let inside = (heads.width() + heads.query_width() + heads.num_heads) as f64 + dim + 2.0 * ffn + 2.0;
+        let (dim, ffn, layers) = (
+            text.hidden_size as f64,
+            text.intermediate_size as f64,
+            text.num_hidden_layers as f64,
+        );
+        let inside =
+            (heads.width() + heads.query_width() + heads.num_heads) as f64 + dim + 2.0 * ffn + 2.0;
         let normed = 2.0 * dim + ffn;
         let kept = |inside: f64, normed: f64| match self.save {
             Save::Layer => 0.0,
             Save::Norms => inside,
             Save::All => inside + normed,
         };
-        let decoder = (layers * (dim + kept(inside, normed)) + 2.0 * (inside + normed)) * load.tokens;
+        let decoder =
+            (layers * (dim + kept(inside, normed)) + 2.0 * (inside + normed)) * load.tokens;
         let head = load.targets * 2.0 * dim + load.targets.min(256.0) * text.vocab_size as f64;
         let audio = &self.config.audio;
-        let (dim, ffn, layers) = (audio.d_model as f64, audio.encoder_ffn_dim as f64, audio.encoder_layers as f64);
+        let (dim, ffn, layers) = (
+            audio.d_model as f64,
+            audio.encoder_ffn_dim as f64,
+            audio.encoder_layers as f64,
+        );
         let (inside, normed) = (5.0 * dim + ffn, 2.0 * dim + ffn);
-        let of_layers = if self.is_trained(Part::AudioEncoder) { layers * (dim + kept(inside, normed)) } else { 0.0 };
+        let of_layers = if self.is_trained(Part::AudioEncoder) {
+            layers * (dim + kept(inside, normed))
+        } else {
+            0.0
+        };
         let convolutions = 2.0 * (KERNEL * MELS) as f64 + 2.0 * dim + KERNEL as f64 * dim + dim;
         let of_convolutions = convolutions * (1.0 + self.is_full(Part::AudioEncoder));
-        let encoder = (of_layers + of_convolutions + 2.0 * (inside + normed)) * POSITIONS * load.audio_tokens;
+        let encoder =
+            (of_layers + of_convolutions + 2.0 * (inside + normed)) * POSITIONS * load.audio_tokens;
         F32 * (decoder + head + encoder)
     }
 }
@@ -182,19 +238,39 @@ mod tests {
         let parts = Parts::default();
         let plan = Plan::from_settings(&lora::Settings::default(), &parts, &config).unwrap();
         let sizes = Sizes::of(&config, &plan);
-        let model = |parts, save| Model { config: &config, sizes: &sizes, parts, save };
+        let model = |parts, save| Model {
+            config: &config,
+            sizes: &sizes,
+            parts,
+            save,
+        };
         let mut load = Load::default();
         load.add(1000, 0, 1000);
         // Kaplan et al. 2020, section 2.1: a forward costs 2 operations a weight and token, a backward twice that, half of it for the
         // weights' own gradients. The embedding table is looked up and multiplied by nothing.
-        let weights = (sizes.weights.decoder - config.text.vocab_size * config.text.hidden_size) as f64;
+        let weights =
+            (sizes.weights.decoder - config.text.vocab_size * config.text.hidden_size) as f64;
         let found = model(parts, Save::Norms).operations(&load);
         let lora = found / (4.0 * weights * 1000.0);
-        assert!((1.0..1.03).contains(&lora), "{lora}: attention over 1000 tokens and adapters come on top");
-        let whole = model(Parts { decoder: Training::Full, ..parts }, Save::Norms).operations(&load) / (6.0 * weights * 1000.0);
+        assert!(
+            (1.0..1.03).contains(&lora),
+            "{lora}: attention over 1000 tokens and adapters come on top"
+        );
+        let whole = model(
+            Parts {
+                decoder: Training::Full,
+                ..parts
+            },
+            Save::Norms,
+        )
+        .operations(&load)
+            / (6.0 * weights * 1000.0);
         assert!((1.0..1.02).contains(&whole), "{whole}");
         let again = model(parts, Save::Layer).operations(&load) / found;
-        assert!((1.25..1.5).contains(&again), "{again}: all but the last product of each layer once more");
+        assert!(
+            (1.25..1.5).contains(&again),
+            "{again}: all but the last product of each layer once more"
+        );
     }
 
     #[test]
@@ -202,7 +278,12 @@ mod tests {
         let config = shapes::by_name("7b", None).unwrap();
         let (parts, plan) = (Parts::default(), Plan::default());
         let sizes = Sizes::of(&config, &plan);
-        let model = Model { config: &config, sizes: &sizes, parts, save: Save::Layer };
+        let model = Model {
+            config: &config,
+            sizes: &sizes,
+            parts,
+            save: Save::Layer,
+        };
         let mut load = Load::default();
         load.add(340, 250, 50);
         // 6.5253 G weights in the layers, 0.5450 G in the head, 0.639 G in the tower; ten seconds are 500 positions.
@@ -213,17 +294,40 @@ mod tests {
     #[test]
     fn policies_keep_less_in_their_order_and_everything_grows_with_the_load() {
         let config = shapes::by_name("tiny", None).unwrap();
-        let parts = Parts { audio_encoder: Training::Full, projector: Training::Full, decoder: Training::Full };
+        let parts = Parts {
+            audio_encoder: Training::Full,
+            projector: Training::Full,
+            decoder: Training::Full,
+        };
         let plan = Plan::from_settings(&lora::Settings::default(), &parts, &config).unwrap();
         let sizes = Sizes::of(&config, &plan);
         let (mut one, mut two) = (Load::default(), Load::default());
         one.add(300, 200, 30);
         two.add(300, 200, 30);
         two.add(300, 200, 30);
-        let bytes = |save, load: &Load| Model { config: &config, sizes: &sizes, parts, save }.activations(load);
-        assert!(bytes(Save::All, &one) > bytes(Save::Norms, &one) && bytes(Save::Norms, &one) > bytes(Save::Layer, &one));
+        let bytes = |save, load: &Load| {
+            Model {
+                config: &config,
+                sizes: &sizes,
+                parts,
+                save,
+            }
+            .activations(load)
+        };
+        assert!(
+            bytes(Save::All, &one) > bytes(Save::Norms, &one)
+                && bytes(Save::Norms, &one) > bytes(Save::Layer, &one)
+        );
         assert!((bytes(Save::Norms, &two) / bytes(Save::Norms, &one) - 2.0).abs() < 0.1);
-        let model = Model { config: &config, sizes: &sizes, parts, save: Save::Norms };
-        assert!((model.operations(&two) / model.operations(&one) - 2.0).abs() < 1e-9, "sequences do not see each other");
+        let model = Model {
+            config: &config,
+            sizes: &sizes,
+            parts,
+            save: Save::Norms,
+        };
+        assert!(
+            (model.operations(&two) / model.operations(&one) - 2.0).abs() < 1e-9,
+            "sequences do not see each other"
+        );
     }
 }

@@ -116,44 +116,95 @@ struct Kept {
 impl Saved {
     /// Rotated queries, rotated keys and values, `[tokens, heads.width()]`: what generation caches. `None` under [`Save::Layer`].
     pub fn qkv(&self) -> Option<&Tensor> {
-        self.activations.as_ref().map(|activations| &activations.qkv)
+        self.activations
+            .as_ref()
+            .map(|activations| &activations.qkv)
     }
 }
 
 impl DecoderLayer {
     /// Everything that can be trained, in a fixed order.
     pub fn weights_mut(&mut self) -> Vec<&mut Weight> {
-        let linears = [&mut self.qkv, &mut self.output, &mut self.gate_up, &mut self.down];
-        linears.into_iter().flat_map(Linear::weights_mut).chain([&mut self.attention_norm, &mut self.mlp_norm]).collect()
+        let linears = [
+            &mut self.qkv,
+            &mut self.output,
+            &mut self.gate_up,
+            &mut self.down,
+        ];
+        linears
+            .into_iter()
+            .flat_map(Linear::weights_mut)
+            .chain([&mut self.attention_norm, &mut self.mlp_norm])
+            .collect()
     }
 
     /// Whether the layer has something to train.
     pub fn is_trained(&self) -> bool {
-        let norms = [&self.attention_norm, &self.mlp_norm].iter().any(|norm| norm.gradient.is_some());
-        norms || [&self.qkv, &self.output, &self.gate_up, &self.down].iter().any(|linear| linear.is_trained())
+        let norms = [&self.attention_norm, &self.mlp_norm]
+            .iter()
+            .any(|norm| norm.gradient.is_some());
+        norms
+            || [&self.qkv, &self.output, &self.gate_up, &self.down]
+                .iter()
+                .any(|linear| linear.is_trained())
     }
 
     /// The layer's output; where `keep` names rows, only theirs: nothing after the last attention looks at the others.
     ///
     /// # Shapes
     /// `x`: `[tokens, dim]` -> `[tokens, dim]`, or `[keep, dim]`
-    pub fn forward(&self, x: &Tensor, packing: &Packing, keep: Option<&[u32]>) -> Result<(Tensor, Saved)> {
+    pub fn forward(
+        &self,
+        x: &Tensor,
+        packing: &Packing,
+        keep: Option<&[u32]>,
+    ) -> Result<(Tensor, Saved)> {
         let (activations, activated) = self.activations(x, packing, keep)?;
         let rest = self.dropout_of(packing, activations.kept.as_ref());
-        let (y, down_hidden) = self.down.forward(&activated, Some(&activations.middle), rest.as_dropout(packing.dropout))?;
+        let (y, down_hidden) = self.down.forward(
+            &activated,
+            Some(&activations.middle),
+            rest.as_dropout(packing.dropout),
+        )?;
         let activations = (packing.save != Save::Layer).then_some(activations);
-        Ok((y, Saved { x: x.clone(), keep: keep.map(<[u32]>::to_vec), activations, down_hidden }))
+        Ok((
+            y,
+            Saved {
+                x: x.clone(),
+                keep: keep.map(<[u32]>::to_vec),
+                activations,
+                down_hidden,
+            },
+        ))
     }
 
     /// Everything up to the last linear layer, and that layer's input.
-    fn activations(&self, x: &Tensor, packing: &Packing, keep: Option<&[u32]>) -> Result<(Activations, Tensor)> {
-        let Packing { cu_seqlens, rotary, dropout, save } = *packing;
-        let (attention_in, attention_inverse) = rms_norm(x, &self.attention_norm.value, self.eps, self.qkv.room())?;
+    fn activations(
+        &self,
+        x: &Tensor,
+        packing: &Packing,
+        keep: Option<&[u32]>,
+    ) -> Result<(Activations, Tensor)> {
+        let Packing {
+            cu_seqlens,
+            rotary,
+            dropout,
+            save,
+        } = *packing;
+        let (attention_in, attention_inverse) =
+            rms_norm(x, &self.attention_norm.value, self.eps, self.qkv.room())?;
         let (qkv, qkv_hidden) = self.qkv.forward(&attention_in, None, dropout)?;
         rotary.apply(&qkv, self.heads.num_heads + self.heads.num_kv_heads)?;
         let (attended, log_sums) = attention(&qkv, cu_seqlens, self.heads, Mask::Causal)?;
 
-        let kept = keep.map(|rows| Ok::<_, candle_core::Error>(Kept { rows: rows.to_vec(), attended: gather(&attended, rows)? })).transpose()?;
+        let kept = keep
+            .map(|rows| {
+                Ok::<_, candle_core::Error>(Kept {
+                    rows: rows.to_vec(),
+                    attended: gather(&attended, rows)?,
+                })
+            })
+            .transpose()?;
         let rest = self.dropout_of(packing, kept.as_ref());
         let rest = rest.as_dropout(dropout);
         let (attended_rows, residual) = match &kept {
@@ -162,7 +213,8 @@ impl DecoderLayer {
         };
         let (middle, output_hidden) = self.output.forward(attended_rows, Some(&residual), rest)?;
 
-        let (mlp_in, mlp_inverse) = rms_norm(&middle, &self.mlp_norm.value, self.eps, self.gate_up.room())?;
+        let (mlp_in, mlp_inverse) =
+            rms_norm(&middle, &self.mlp_norm.value, self.eps, self.gate_up.room())?;
         let (gate_up, gate_up_hidden) = self.gate_up.forward(&mlp_in, None, rest)?;
         let activated = swiglu(&gate_up, self.down.room())?;
 
@@ -191,9 +243,25 @@ impl DecoderLayer {
     ///
     /// # Shapes
     /// `dy`: as the forward's output -> `[tokens, dim]`
-    pub fn backward(&self, dy: &Tensor, saved: &Saved, packing: &Packing, input: Option<usize>) -> Result<Option<Tensor>> {
-        let Packing { cu_seqlens, rotary, dropout, .. } = *packing;
-        let Saved { x, keep, activations, down_hidden } = saved;
+    pub fn backward(
+        &self,
+        dy: &Tensor,
+        saved: &Saved,
+        packing: &Packing,
+        input: Option<usize>,
+    ) -> Result<Option<Tensor>> {
+        let Packing {
+            cu_seqlens,
+            rotary,
+            dropout,
+            ..
+        } = *packing;
+        let Saved {
+            x,
+            keep,
+            activations,
+            down_hidden,
+        } = saved;
         let again = match activations {
             Some(_) => None,
             None => Some(self.activations(x, packing, keep.as_deref())?.0),
@@ -203,61 +271,151 @@ impl DecoderLayer {
         let rest = rest.as_dropout(dropout);
 
         let activated = or_again(&saved.activated, || swiglu(&saved.gate_up, 0))?;
-        let d_activated = wanted(self.down.backward(dy, &activated, down_hidden.as_ref(), rest, true)?)?;
+        let d_activated =
+            wanted(
+                self.down
+                    .backward(dy, &activated, down_hidden.as_ref(), rest, true)?,
+            )?;
         drop(activated);
         let d_gate_up = swiglu_backward(&d_activated, &saved.gate_up, self.gate_up.room())?;
         drop(d_activated);
-        let mlp_in = or_again(&saved.mlp_in, || rms_norm_again(&saved.middle, &self.mlp_norm.value, &saved.mlp_inverse))?;
-        let d_mlp_in = wanted(self.gate_up.backward(&d_gate_up, &mlp_in, saved.gate_up_hidden.as_ref(), rest, true)?)?;
+        let mlp_in = or_again(&saved.mlp_in, || {
+            rms_norm_again(&saved.middle, &self.mlp_norm.value, &saved.mlp_inverse)
+        })?;
+        let d_mlp_in = wanted(self.gate_up.backward(
+            &d_gate_up,
+            &mlp_in,
+            saved.gate_up_hidden.as_ref(),
+            rest,
+            true,
+        )?)?;
         drop(d_gate_up);
         let norm = &self.mlp_norm;
-        let room = if saved.kept.is_none() { self.output.room() } else { 0 };
-        let d_middle = rms_norm_backward(&d_mlp_in, &saved.middle, &norm.value, &saved.mlp_inverse, Some(dy), norm.gradient.as_ref(), room)?;
+        let room = if saved.kept.is_none() {
+            self.output.room()
+        } else {
+            0
+        };
+        let d_middle = rms_norm_backward(
+            &d_mlp_in,
+            &saved.middle,
+            &norm.value,
+            &saved.mlp_inverse,
+            Some(dy),
+            norm.gradient.as_ref(),
+            room,
+        )?;
 
-        let attended_rows = saved.kept.as_ref().map_or(&saved.attended, |kept| &kept.attended);
-        let d_attended = wanted(self.output.backward(&d_middle, attended_rows, saved.output_hidden.as_ref(), rest, true)?)?;
+        let attended_rows = saved
+            .kept
+            .as_ref()
+            .map_or(&saved.attended, |kept| &kept.attended);
+        let d_attended = wanted(self.output.backward(
+            &d_middle,
+            attended_rows,
+            saved.output_hidden.as_ref(),
+            rest,
+            true,
+        )?)?;
         let (d_attended, d_residual) = match &saved.kept {
             Some(kept) => {
                 let tokens = x.dim(0)?;
-                (spread(&d_attended, &kept.rows, tokens)?, spread(&d_middle, &kept.rows, tokens)?)
+                (
+                    spread(&d_attended, &kept.rows, tokens)?,
+                    spread(&d_middle, &kept.rows, tokens)?,
+                )
             }
             None => (d_attended, d_middle),
         };
-        let d_qkv = attention_backward(&d_attended, &saved.qkv, &saved.attended, &saved.log_sums, cu_seqlens, self.heads, Mask::Causal)?;
+        let d_qkv = attention_backward(
+            &d_attended,
+            &saved.qkv,
+            &saved.attended,
+            &saved.log_sums,
+            cu_seqlens,
+            self.heads,
+            Mask::Causal,
+        )?;
         rotary.apply_backward(&d_qkv, self.heads.num_heads + self.heads.num_kv_heads)?;
-        let attention_in = or_again(&saved.attention_in, || rms_norm_again(x, &self.attention_norm.value, &saved.attention_inverse))?;
+        let attention_in = or_again(&saved.attention_in, || {
+            rms_norm_again(x, &self.attention_norm.value, &saved.attention_inverse)
+        })?;
         let want_norm = input.is_some() || self.attention_norm.gradient.is_some();
-        let Some(d_attention_in) = self.qkv.backward(&d_qkv, &attention_in, saved.qkv_hidden.as_ref(), dropout, want_norm)? else { return Ok(None) };
+        let Some(d_attention_in) = self.qkv.backward(
+            &d_qkv,
+            &attention_in,
+            saved.qkv_hidden.as_ref(),
+            dropout,
+            want_norm,
+        )?
+        else {
+            return Ok(None);
+        };
         let norm = &self.attention_norm;
         let room = input.unwrap_or(0);
-        rms_norm_backward(&d_attention_in, x, &norm.value, &saved.attention_inverse, Some(&d_residual), norm.gradient.as_ref(), room).map(Some)
+        rms_norm_backward(
+            &d_attention_in,
+            x,
+            &norm.value,
+            &saved.attention_inverse,
+            Some(&d_residual),
+            norm.gradient.as_ref(),
+            room,
+        )
+        .map(Some)
     }
 
     /// One new token of each of some sequences of a cache, by rising number; its key and value are put into the cache first.
     ///
     /// # Shapes
     /// `x`: `[sequences, dim]` -> `[sequences, dim]`
-    pub fn step(&self, x: &Tensor, rotary: &Rotary, cache: &mut Cache, sequences: &[usize]) -> Result<Tensor> {
-        let dropout = AdapterDropout { probability: 0.0, tokens: &[] };
+    pub fn step(
+        &self,
+        x: &Tensor,
+        rotary: &Rotary,
+        cache: &mut Cache,
+        sequences: &[usize],
+    ) -> Result<Tensor> {
+        let dropout = AdapterDropout {
+            probability: 0.0,
+            tokens: &[],
+        };
         let (attention_in, _) = rms_norm(x, &self.attention_norm.value, self.eps, self.qkv.room())?;
         let (qkv, _) = self.qkv.forward(&attention_in, None, dropout)?;
         rotary.apply(&qkv, self.heads.num_heads + self.heads.num_kv_heads)?;
         cache.append(&qkv, sequences.iter().map(|&sequence| (sequence, 1)))?;
         let queries = columns(&qkv, 0..self.heads.query_width())?;
-        let views = sequences.iter().map(|&sequence| cache.of(sequence)).collect::<Result<Vec<_>>>()?;
-        let past: Vec<Past> = views.iter().map(|(keys, values, len)| Past { keys, values, len: *len }).collect();
+        let views = sequences
+            .iter()
+            .map(|&sequence| cache.of(sequence))
+            .collect::<Result<Vec<_>>>()?;
+        let past: Vec<Past> = views
+            .iter()
+            .map(|(keys, values, len)| Past {
+                keys,
+                values,
+                len: *len,
+            })
+            .collect();
         let attended = attention_step(&queries, &past, self.heads)?;
         let (middle, _) = self.output.forward(&attended, Some(x), dropout)?;
         let (mlp_in, _) = rms_norm(&middle, &self.mlp_norm.value, self.eps, self.gate_up.room())?;
         let (gate_up, _) = self.gate_up.forward(&mlp_in, None, dropout)?;
-        let (y, _) = self.down.forward(&swiglu(&gate_up, self.down.room())?, Some(&middle), dropout)?;
+        let (y, _) =
+            self.down
+                .forward(&swiglu(&gate_up, self.down.room())?, Some(&middle), dropout)?;
         Ok(y)
     }
 
     /// The dropout streams of the rows that are left after the attention.
     fn dropout_of(&self, packing: &Packing, kept: Option<&Kept>) -> RowKeys {
         match kept {
-            Some(kept) if packing.dropout.probability > 0.0 => RowKeys(Some(kept.rows.iter().map(|&row| packing.dropout.tokens[row as usize]).collect())),
+            Some(kept) if packing.dropout.probability > 0.0 => RowKeys(Some(
+                kept.rows
+                    .iter()
+                    .map(|&row| packing.dropout.tokens[row as usize])
+                    .collect(),
+            )),
             _ => RowKeys(None),
         }
     }
@@ -267,7 +425,9 @@ struct RowKeys(Option<Vec<crate::seed::Key>>);
 
 impl RowKeys {
     fn as_dropout<'a>(&'a self, all: AdapterDropout<'a>) -> AdapterDropout<'a> {
-        self.0.as_deref().map_or(all, |tokens| AdapterDropout { tokens, ..all })
+        self.0
+            .as_deref()
+            .map_or(all, |tokens| AdapterDropout { tokens, ..all })
     }
 }
 
@@ -291,8 +451,20 @@ impl Cache {
             Some(*end)
         });
         let starts: Vec<usize> = std::iter::once(0).chain(ends).collect();
-        let room = || Tensor::zeros((capacities.iter().sum::<usize>(), heads.kv_width()), like.dtype(), like.device());
-        Ok(Self { keys: room()?, values: room()?, heads, starts, lens: vec![0; capacities.len()] })
+        let room = || {
+            Tensor::zeros(
+                (capacities.iter().sum::<usize>(), heads.kv_width()),
+                like.dtype(),
+                like.device(),
+            )
+        };
+        Ok(Self {
+            keys: room()?,
+            values: room()?,
+            heads,
+            starts,
+            lens: vec![0; capacities.len()],
+        })
     }
 
     /// Takes keys and values of the next tokens out of their stacked projections: for each sequence that is named so many rows of `qkv`,
@@ -300,19 +472,29 @@ impl Cache {
     ///
     /// # Shapes
     /// `qkv`: `[sum of tokens, heads.width()]`
-    pub fn append(&mut self, qkv: &Tensor, tokens: impl Iterator<Item = (usize, usize)>) -> Result<()> {
+    pub fn append(
+        &mut self,
+        qkv: &Tensor,
+        tokens: impl Iterator<Item = (usize, usize)>,
+    ) -> Result<()> {
         let mut rows = Vec::with_capacity(qkv.dim(0)?);
         for (sequence, tokens) in tokens {
             let next = self.starts[sequence] + self.lens[sequence];
             if next + tokens > self.starts[sequence + 1] {
-                candle_core::bail!("{tokens} more tokens do not fit into the cache of sequence {sequence}");
+                candle_core::bail!(
+                    "{tokens} more tokens do not fit into the cache of sequence {sequence}"
+                );
             }
             rows.extend((next..next + tokens).map(|row| row as u32));
             self.lens[sequence] += tokens;
         }
         let (first, width) = (self.heads.query_width(), self.heads.kv_width());
         overwrite(&self.keys, &rows, &columns(qkv, first..first + width)?)?;
-        overwrite(&self.values, &rows, &columns(qkv, first + width..first + 2 * width)?)
+        overwrite(
+            &self.values,
+            &rows,
+            &columns(qkv, first + width..first + 2 * width)?,
+        )
     }
 
     /// Forgets all but the first `len` tokens of a sequence.
@@ -323,16 +505,24 @@ impl Cache {
     /// Views of a sequence's keys and values, and how many rows are filled.
     fn of(&self, sequence: usize) -> Result<(Tensor, Tensor, usize)> {
         let (start, end) = (self.starts[sequence], self.starts[sequence + 1]);
-        Ok((self.keys.narrow(0, start, end - start)?, self.values.narrow(0, start, end - start)?, self.lens[sequence]))
+        Ok((
+            self.keys.narrow(0, start, end - start)?,
+            self.values.narrow(0, start, end - start)?,
+            self.lens[sequence],
+        ))
     }
 }
 
 /// A saved tensor, or the same computed again.
 pub fn or_again(saved: &Option<Tensor>, again: impl FnOnce() -> Result<Tensor>) -> Result<Tensor> {
-    saved.as_ref().map_or_else(again, |tensor| Ok(tensor.clone()))
+    saved
+        .as_ref()
+        .map_or_else(again, |tensor| Ok(tensor.clone()))
 }
 
 /// The gradient that was asked for.
 pub fn wanted<T>(found: Option<T>) -> Result<T> {
-    found.ok_or_else(|| candle_core::Error::Msg("a backward found nothing where something was wanted".into()))
+    found.ok_or_else(|| {
+        candle_core::Error::Msg("a backward found nothing where something was wanted".into())
+    })
 }

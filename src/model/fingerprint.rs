@@ -18,10 +18,20 @@ impl AudioLlm {
     pub fn hearing_fingerprint(&mut self) -> Result<Fingerprint> {
         let mut hasher = self.hasher();
         hasher.update(format!("hearing {FORMAT} {:?}", self.config.audio).as_bytes());
-        for linear in self.encoder.linears_mut().into_iter().chain([&mut self.projector]) {
+        for linear in self
+            .encoder
+            .linears_mut()
+            .into_iter()
+            .chain([&mut self.projector])
+        {
             hash_scales(&mut hasher, linear);
         }
-        for weight in self.encoder.weights_mut().into_iter().chain(self.projector.weights_mut()) {
+        for weight in self
+            .encoder
+            .weights_mut()
+            .into_iter()
+            .chain(self.projector.weights_mut())
+        {
             hash_weight(&mut hasher, weight)?;
         }
         Ok(*hasher.finalize().as_bytes())

@@ -46,22 +46,40 @@ pub enum Strategy {
 
 impl Default for Sampling {
     fn default() -> Self {
-        Self { strategy: Strategy::Greedy, temperature: 1.0, top_k: 0, top_p: 1.0, repetition_penalty: 1.0 }
+        Self {
+            strategy: Strategy::Greedy,
+            temperature: 1.0,
+            top_k: 0,
+            top_p: 1.0,
+            repetition_penalty: 1.0,
+        }
     }
 }
 
 impl Sampling {
     /// Checks the settings; the message names the key.
     pub fn check(&self) -> Result<()> {
-        let wrong = |key: &str, value: f64, expected: &str| Err(Error::input(format!("`{key}` is {value}, expected {expected}")));
+        let wrong = |key: &str, value: f64, expected: &str| {
+            Err(Error::input(format!(
+                "`{key}` is {value}, expected {expected}"
+            )))
+        };
         if !(self.temperature.is_finite() && self.temperature > 0.0) {
-            return wrong("temperature", self.temperature, "a number above 0 (without one the likeliest token is taken)");
+            return wrong(
+                "temperature",
+                self.temperature,
+                "a number above 0 (without one the likeliest token is taken)",
+            );
         }
         if !(self.top_p > 0.0 && self.top_p <= 1.0) {
             return wrong("top_p", self.top_p, "a share in (0, 1]");
         }
         if !(self.repetition_penalty.is_finite() && self.repetition_penalty > 0.0) {
-            return wrong("repetition_penalty", self.repetition_penalty, "a number above 0 (1 for none)");
+            return wrong(
+                "repetition_penalty",
+                self.repetition_penalty,
+                "a number above 0 (1 for none)",
+            );
         }
         Ok(())
     }
@@ -75,7 +93,11 @@ impl Sampling {
             seen.dedup();
             for id in seen {
                 if let Some(logit) = logits.get_mut(id as usize) {
-                    *logit = if *logit > 0.0 { *logit / self.repetition_penalty } else { *logit * self.repetition_penalty };
+                    *logit = if *logit > 0.0 {
+                        *logit / self.repetition_penalty
+                    } else {
+                        *logit * self.repetition_penalty
+                    };
                 }
             }
         }
@@ -83,12 +105,19 @@ impl Sampling {
             return likeliest(&logits);
         }
         let mut order: Vec<u32> = (0..logits.len() as u32).collect();
-        order.sort_by(|&a, &b| logits[b as usize].total_cmp(&logits[a as usize]).then(a.cmp(&b)));
+        order.sort_by(|&a, &b| {
+            logits[b as usize]
+                .total_cmp(&logits[a as usize])
+                .then(a.cmp(&b))
+        });
         if self.top_k > 0 {
             order.truncate(self.top_k);
         }
         let top = logits[order[0] as usize];
-        let mut weights: Vec<f64> = order.iter().map(|&id| ((logits[id as usize] - top) / self.temperature).exp()).collect();
+        let mut weights: Vec<f64> = order
+            .iter()
+            .map(|&id| ((logits[id as usize] - top) / self.temperature).exp())
+            .collect();
         let total: f64 = weights.iter().sum();
         let mut reached = 0.0;
         let kept = weights.iter().position(|weight| {
@@ -106,7 +135,12 @@ impl Sampling {
 }
 
 fn likeliest(logits: &[f64]) -> u32 {
-    let best = logits.iter().enumerate().fold((0, f64::NEG_INFINITY), |best, (id, &logit)| if logit > best.1 { (id, logit) } else { best });
+    let best = logits
+        .iter()
+        .enumerate()
+        .fold((0, f64::NEG_INFINITY), |best, (id, &logit)| {
+            if logit > best.1 { (id, logit) } else { best }
+        });
     best.0 as u32
 }
 
@@ -136,7 +170,13 @@ impl AudioLlm {
     ///
     /// # Errors
     /// A prompt that leaves no room for `max_new_tokens` under the model's longest sequence.
-    pub fn generate(&self, prompts: &Batch, keys: &[Key], limits: &Limits, sampling: &Sampling) -> Result<Vec<Vec<u32>>> {
+    pub fn generate(
+        &self,
+        prompts: &Batch,
+        keys: &[Key],
+        limits: &Limits,
+        sampling: &Sampling,
+    ) -> Result<Vec<Vec<u32>>> {
         let mut answers = self.begin(prompts, keys, limits.max_new_tokens)?;
         if limits.max_new_tokens == 0 {
             return Ok(vec![Vec::new(); answers.all.len()]);
@@ -148,10 +188,18 @@ impl AudioLlm {
             active.retain(|&i| {
                 let answer = &answers.all[i];
                 let is_full = answer.seen.len() - answer.prompt >= limits.max_new_tokens;
-                !is_full && !answer.seen.last().is_some_and(|last| limits.ends.contains(last))
+                !is_full
+                    && !answer
+                        .seen
+                        .last()
+                        .is_some_and(|last| limits.ends.contains(last))
             });
             if active.is_empty() {
-                return Ok(answers.all.into_iter().map(|answer| answer.seen[answer.prompt..].to_vec()).collect());
+                return Ok(answers
+                    .all
+                    .into_iter()
+                    .map(|answer| answer.seen[answer.prompt..].to_vec())
+                    .collect());
             }
             let x = self.step(&mut answers, &active)?;
             self.append_next(&x, &mut answers, &active, sampling)?;
@@ -165,13 +213,28 @@ impl AudioLlm {
         for (pair, key) in prompts.cu_seqlens.windows(2).zip(keys) {
             let prompt = pair[1] - pair[0];
             if prompt + max_new_tokens > longest {
-                return Err(Error::input(format!("a prompt of {prompt} tokens and {max_new_tokens} new ones are longer than the model's {longest}")));
+                return Err(Error::input(format!(
+                    "a prompt of {prompt} tokens and {max_new_tokens} new ones are longer than the model's {longest}"
+                )));
             }
-            all.push(Answer { seen: prompts.tokens[pair[0]..pair[1]].to_vec(), prompt, key: *key });
+            all.push(Answer {
+                seen: prompts.tokens[pair[0]..pair[1]].to_vec(),
+                prompt,
+                key: *key,
+            });
         }
-        let rooms: Vec<usize> = all.iter().map(|answer| answer.prompt + max_new_tokens).collect();
-        let caches = self.layers.iter().map(|layer| Cache::new(&rooms, layer.heads, &self.embeddings.value));
-        Ok(Answers { caches: caches.collect::<candle_core::Result<_>>()?, all })
+        let rooms: Vec<usize> = all
+            .iter()
+            .map(|answer| answer.prompt + max_new_tokens)
+            .collect();
+        let caches = self
+            .layers
+            .iter()
+            .map(|layer| Cache::new(&rooms, layer.heads, &self.embeddings.value));
+        Ok(Answers {
+            caches: caches.collect::<candle_core::Result<_>>()?,
+            all,
+        })
     }
 
     /// Runs the prompts through all layers; fills the caches; returns the last token's state of each, `[sequences, dim]`.
@@ -183,7 +246,10 @@ impl AudioLlm {
         for (i, layer) in self.layers.iter().enumerate() {
             let is_last = i + 1 == self.layers.len();
             let (y, saved) = layer.forward(&x, &packing, is_last.then_some(&last_rows))?;
-            answers.caches[i].append(wanted(saved.qkv())?, answers.all.iter().map(|answer| answer.prompt).enumerate())?;
+            answers.caches[i].append(
+                wanted(saved.qkv())?,
+                answers.all.iter().map(|answer| answer.prompt).enumerate(),
+            )?;
             x = y;
         }
         Ok(x)
@@ -191,10 +257,21 @@ impl AudioLlm {
 
     /// Runs the newest token of each active answer through all layers, `[active, dim]`.
     fn step(&self, answers: &mut Answers, active: &[usize]) -> Result<candle_core::Tensor> {
-        let newest: Vec<u32> = active.iter().filter_map(|&i| answers.all[i].seen.last().copied()).collect();
-        let positions: Vec<u32> = active.iter().map(|&i| answers.all[i].seen.len() as u32 - 1).collect();
+        let newest: Vec<u32> = active
+            .iter()
+            .filter_map(|&i| answers.all[i].seen.last().copied())
+            .collect();
+        let positions: Vec<u32> = active
+            .iter()
+            .map(|&i| answers.all[i].seen.len() as u32 - 1)
+            .collect();
         let text = &self.config.text;
-        let rotary = Rotary::new(&positions, text.head_dim, text.rope_theta, &self.embeddings.value)?;
+        let rotary = Rotary::new(
+            &positions,
+            text.head_dim,
+            text.rope_theta,
+            &self.embeddings.value,
+        )?;
         let mut x = gather(&self.embeddings.value, &newest)?;
         for (layer, cache) in self.layers.iter().zip(&mut answers.caches) {
             x = layer.step(&x, &rotary, cache, active)?;
@@ -202,15 +279,30 @@ impl AudioLlm {
         Ok(x)
     }
 
-    fn append_next(&self, x: &candle_core::Tensor, answers: &mut Answers, active: &[usize], sampling: &Sampling) -> Result<()> {
+    fn append_next(
+        &self,
+        x: &candle_core::Tensor,
+        answers: &mut Answers,
+        active: &[usize],
+        sampling: &Sampling,
+    ) -> Result<()> {
         let logits = self.rows_of_logits(x)?;
         let choose = |(logits, &i): (&[f32], &usize)| {
             let answer = &answers.all[i];
             let position = (answer.seen.len() - answer.prompt) as u64;
-            (i, sampling.choose(logits, &answer.seen, answer.key.uniform(position)))
+            (
+                i,
+                sampling.choose(logits, &answer.seen, answer.key.uniform(position)),
+            )
         };
-        let chosen: Vec<(usize, u32)> = logits.par_chunks_exact(self.config.text.vocab_size).zip(active).map(choose).collect();
-        chosen.into_iter().for_each(|(i, next)| answers.all[i].seen.push(next));
+        let chosen: Vec<(usize, u32)> = logits
+            .par_chunks_exact(self.config.text.vocab_size)
+            .zip(active)
+            .map(choose)
+            .collect();
+        chosen
+            .into_iter()
+            .for_each(|(i, next)| answers.all[i].seen.push(next));
         Ok(())
     }
 
@@ -228,21 +320,38 @@ mod tests {
         let n = 20_000;
         let mut counts = vec![0.0; logits.len()];
         let key = Key::new(5, "sampling");
-        (0..n).for_each(|i| counts[sampling.choose(logits, &[], key.uniform(i)) as usize] += 1.0 / n as f64);
+        (0..n).for_each(|i| {
+            counts[sampling.choose(logits, &[], key.uniform(i)) as usize] += 1.0 / n as f64
+        });
         counts
     }
 
     fn sample() -> Sampling {
-        Sampling { strategy: Strategy::Sample, ..Sampling::default() }
+        Sampling {
+            strategy: Strategy::Sample,
+            ..Sampling::default()
+        }
     }
 
     #[test]
     fn drawn_tokens_have_the_softmaxs_shares() {
         let logits = [0.0, 1.0, 2.0];
         for temperature in [0.5, 1.0, 2.0] {
-            let weights: Vec<f64> = logits.iter().map(|&l| (f64::from(l) / temperature).exp()).collect();
+            let weights: Vec<f64> = logits
+                .iter()
+                .map(|&l| (f64::from(l) / temperature).exp())
+                .collect();
             let total: f64 = weights.iter().sum();
-            for (share, weight) in shares(&Sampling { temperature, ..sample() }, &logits).iter().zip(weights) {
+            for (share, weight) in shares(
+                &Sampling {
+                    temperature,
+                    ..sample()
+                },
+                &logits,
+            )
+            .iter()
+            .zip(weights)
+            {
                 assert!((share - weight / total).abs() < 0.015);
             }
         }
@@ -251,15 +360,43 @@ mod tests {
     #[test]
     fn top_k_and_top_p_leave_the_likeliest() {
         let logits = [(0.5f32).ln(), (0.3f32).ln(), (0.15f32).ln(), (0.05f32).ln()];
-        assert_eq!(shares(&Sampling { top_k: 2, ..sample() }, &logits)[2..], [0.0, 0.0]);
-        let nucleus = shares(&Sampling { top_p: 0.7, ..sample() }, &logits);
+        assert_eq!(
+            shares(
+                &Sampling {
+                    top_k: 2,
+                    ..sample()
+                },
+                &logits
+            )[2..],
+            [0.0, 0.0]
+        );
+        let nucleus = shares(
+            &Sampling {
+                top_p: 0.7,
+                ..sample()
+            },
+            &logits,
+        );
         assert!((nucleus[0] - 0.625).abs() < 0.015 && nucleus[2..] == [0.0, 0.0]);
-        assert_eq!(shares(&Sampling { top_p: 0.4, ..sample() }, &logits)[0].round(), 1.0);
+        assert_eq!(
+            shares(
+                &Sampling {
+                    top_p: 0.4,
+                    ..sample()
+                },
+                &logits
+            )[0]
+            .round(),
+            1.0
+        );
     }
 
     #[test]
     fn a_repetition_penalty_lowers_what_was_seen_whatever_its_sign() {
-        let penalised = Sampling { repetition_penalty: 2.0, ..Sampling::default() };
+        let penalised = Sampling {
+            repetition_penalty: 2.0,
+            ..Sampling::default()
+        };
         assert_eq!(penalised.choose(&[3.0, 2.0], &[0], 0.0), 1);
         assert_eq!(penalised.choose(&[-1.0, -1.5], &[0, 0], 0.0), 1);
         assert_eq!(Sampling::default().choose(&[3.0, 2.0], &[0], 0.0), 0);
@@ -272,7 +409,22 @@ mod tests {
 
     #[test]
     fn settings_outside_their_range_are_refused_by_key() {
-        for (sampling, key) in [(Sampling { temperature: 0.0, ..sample() }, "temperature"), (Sampling { top_p: 1.5, ..sample() }, "top_p")] {
+        for (sampling, key) in [
+            (
+                Sampling {
+                    temperature: 0.0,
+                    ..sample()
+                },
+                "temperature",
+            ),
+            (
+                Sampling {
+                    top_p: 1.5,
+                    ..sample()
+                },
+                "top_p",
+            ),
+        ] {
             assert!(sampling.check().unwrap_err().to_string().contains(key));
         }
     }

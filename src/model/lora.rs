@@ -37,7 +37,14 @@ pub struct Settings {
 
 impl Default for Settings {
     fn default() -> Self {
-        Self { rank: 16, alpha: 32.0, dropout: 0.0, targets: Targets::Named("attention".into()), variant: Variant::Lora, init: "default".into() }
+        Self {
+            rank: 16,
+            alpha: 32.0,
+            dropout: 0.0,
+            targets: Targets::Named("attention".into()),
+            variant: Variant::Lora,
+            init: "default".into(),
+        }
     }
 }
 
@@ -52,7 +59,9 @@ pub enum Targets {
 }
 
 impl<'de> Deserialize<'de> for Targets {
-    fn deserialize<D: serde::Deserializer<'de>>(deserializer: D) -> std::result::Result<Self, D::Error> {
+    fn deserialize<D: serde::Deserializer<'de>>(
+        deserializer: D,
+    ) -> std::result::Result<Self, D::Error> {
         struct Visitor;
         impl<'de> serde::de::Visitor<'de> for Visitor {
             type Value = Targets;
@@ -65,7 +74,10 @@ impl<'de> Deserialize<'de> for Targets {
                 Ok(Targets::Named(text.to_owned()))
             }
 
-            fn visit_seq<A: serde::de::SeqAccess<'de>>(self, mut seq: A) -> std::result::Result<Targets, A::Error> {
+            fn visit_seq<A: serde::de::SeqAccess<'de>>(
+                self,
+                mut seq: A,
+            ) -> std::result::Result<Targets, A::Error> {
                 let mut names = Vec::new();
                 while let Some(name) = seq.next_element()? {
                     names.push(name);
@@ -122,20 +134,48 @@ pub const PROJECTOR: &str = "thinker.audio_tower.proj";
 /// Targets that have a name of their own.
 const PRESETS: [&str; 3] = ["attention", "mlp", "all-linear"];
 
-const DECODER_ATTENTION: [&str; 4] = ["self_attn.q_proj", "self_attn.k_proj", "self_attn.v_proj", "self_attn.o_proj"];
+const DECODER_ATTENTION: [&str; 4] = [
+    "self_attn.q_proj",
+    "self_attn.k_proj",
+    "self_attn.v_proj",
+    "self_attn.o_proj",
+];
 const DECODER_MLP: [&str; 3] = ["mlp.gate_proj", "mlp.up_proj", "mlp.down_proj"];
-const ENCODER_ATTENTION: [&str; 4] = ["self_attn.q_proj", "self_attn.k_proj", "self_attn.v_proj", "self_attn.out_proj"];
+const ENCODER_ATTENTION: [&str; 4] = [
+    "self_attn.q_proj",
+    "self_attn.k_proj",
+    "self_attn.v_proj",
+    "self_attn.out_proj",
+];
 const ENCODER_MLP: [&str; 2] = ["fc1", "fc2"];
 
 /// Every linear layer of the model that can be adapted, in the order of the model.
 pub fn modules(config: &Config) -> Vec<Module> {
     let encoder = (0..config.audio.encoder_layers).flat_map(|i| {
-        ENCODER_ATTENTION.iter().chain(&ENCODER_MLP).map(move |name| Module { path: format!("{}.{name}", encoder_layer(i)), part: Part::AudioEncoder })
+        ENCODER_ATTENTION
+            .iter()
+            .chain(&ENCODER_MLP)
+            .map(move |name| Module {
+                path: format!("{}.{name}", encoder_layer(i)),
+                part: Part::AudioEncoder,
+            })
     });
     let decoder = (0..config.text.num_hidden_layers).flat_map(|i| {
-        DECODER_ATTENTION.iter().chain(&DECODER_MLP).map(move |name| Module { path: format!("{}.{name}", decoder_layer(i)), part: Part::Decoder })
+        DECODER_ATTENTION
+            .iter()
+            .chain(&DECODER_MLP)
+            .map(move |name| Module {
+                path: format!("{}.{name}", decoder_layer(i)),
+                part: Part::Decoder,
+            })
     });
-    encoder.chain([Module { path: PROJECTOR.to_owned(), part: Part::Projector }]).chain(decoder).collect()
+    encoder
+        .chain([Module {
+            path: PROJECTOR.to_owned(),
+            part: Part::Projector,
+        }])
+        .chain(decoder)
+        .collect()
 }
 
 /// Rank and scale of one module's adapter.
@@ -165,35 +205,67 @@ impl Plan {
     /// A rank of 0, a dropout outside `[0, 1)`, a target that matches nothing; the message names the key.
     pub fn from_settings(settings: &Settings, parts: &Parts, config: &Config) -> Result<Self> {
         if settings.rank == 0 {
-            return Err(Error::input("`lora.rank` is 0").hint("set a part to `frozen` under `train` to leave it without an adapter"));
+            return Err(Error::input("`lora.rank` is 0")
+                .hint("set a part to `frozen` under `train` to leave it without an adapter"));
         }
         if !(0.0..1.0).contains(&settings.dropout) {
-            return Err(Error::input(format!("`lora.dropout` is {}, expected a share in [0, 1)", settings.dropout)));
+            return Err(Error::input(format!(
+                "`lora.dropout` is {}, expected a share in [0, 1)",
+                settings.dropout
+            )));
         }
         if !(settings.alpha.is_finite() && settings.alpha > 0.0) {
-            return Err(Error::input(format!("`lora.alpha` is {}, expected a number above 0", settings.alpha)));
+            return Err(Error::input(format!(
+                "`lora.alpha` is {}, expected a number above 0",
+                settings.alpha
+            )));
         }
-        let shape = Shape { rank: settings.rank, alpha: settings.alpha, scale: settings.variant.scale(settings.alpha, settings.rank) };
+        let shape = Shape {
+            rank: settings.rank,
+            alpha: settings.alpha,
+            scale: settings.variant.scale(settings.alpha, settings.rank),
+        };
         let all = modules(config);
-        let trained: Vec<&Module> = all.iter().filter(|module| parts.of(module.part) == Training::Lora).collect();
-        let full = Part::ALL.into_iter().filter(|&part| parts.of(part) == Training::Full).collect();
+        let trained: Vec<&Module> = all
+            .iter()
+            .filter(|module| parts.of(module.part) == Training::Lora)
+            .collect();
+        let full = Part::ALL
+            .into_iter()
+            .filter(|&part| parts.of(part) == Training::Full)
+            .collect();
         if trained.is_empty() {
-            return Ok(Self { modules: BTreeMap::new(), full });
+            return Ok(Self {
+                modules: BTreeMap::new(),
+                full,
+            });
         }
         let mut chosen = BTreeMap::new();
         for target in settings.targets.selectors()? {
-            let matched: Vec<&&Module> = trained.iter().filter(|module| target.matches(module)).collect();
+            let matched: Vec<&&Module> = trained
+                .iter()
+                .filter(|module| target.matches(module))
+                .collect();
             if matched.is_empty() {
-                return Err(Error::input(format!("`lora.targets`: `{}` matches no linear layer of the parts set to `lora`", target.written)).hint(
-                    match yaml::nearest(&target.written, PRESETS.into_iter()) {
-                        Some(near) => format!("did you mean `{near}`?"),
-                        None => format!("layers have paths like {}", trained[0].path),
-                    },
-                ));
+                return Err(Error::input(format!(
+                    "`lora.targets`: `{}` matches no linear layer of the parts set to `lora`",
+                    target.written
+                ))
+                .hint(match yaml::nearest(&target.written, PRESETS.into_iter()) {
+                    Some(near) => format!("did you mean `{near}`?"),
+                    None => format!("layers have paths like {}", trained[0].path),
+                }));
             }
-            chosen.extend(matched.into_iter().map(|module| (module.path.clone(), shape)));
+            chosen.extend(
+                matched
+                    .into_iter()
+                    .map(|module| (module.path.clone(), shape)),
+            );
         }
-        Ok(Self { modules: chosen, full })
+        Ok(Self {
+            modules: chosen,
+            full,
+        })
     }
 
     /// The regular expression that names exactly these modules to PEFT.
@@ -204,7 +276,10 @@ impl Plan {
         let mut single = Vec::new();
         for path in self.modules.keys() {
             match layer.captures(path) {
-                Some(found) => by_kind.entry(format!("{}\n{}", &found[1], &found[3])).or_default().push(found[2].parse().unwrap_or_default()),
+                Some(found) => by_kind
+                    .entry(format!("{}\n{}", &found[1], &found[3]))
+                    .or_default()
+                    .push(found[2].parse().unwrap_or_default()),
                 None => single.push(regex::escape(path)),
             }
         }
@@ -212,24 +287,42 @@ impl Plan {
         for (kind, mut layers) in by_kind {
             layers.sort_unstable();
             let (stem, name) = kind.split_once('\n').unwrap_or_default();
-            groups.entry((stem.to_owned(), layers)).or_default().push(regex::escape(name));
+            groups
+                .entry((stem.to_owned(), layers))
+                .or_default()
+                .push(regex::escape(name));
         }
         let mut parts: Vec<String> = groups
             .into_iter()
             .map(|((stem, layers), names)| {
-                let numbers = layers.iter().map(ToString::to_string).collect::<Vec<_>>().join("|");
-                format!("{}\\.({numbers})\\.({})", regex::escape(&stem), names.join("|"))
+                let numbers = layers
+                    .iter()
+                    .map(ToString::to_string)
+                    .collect::<Vec<_>>()
+                    .join("|");
+                format!(
+                    "{}\\.({numbers})\\.({})",
+                    regex::escape(&stem),
+                    names.join("|")
+                )
             })
             .collect();
         parts.extend(single);
-        if parts.len() == 1 { parts.remove(0) } else { format!("({})", parts.join("|")) }
+        if parts.len() == 1 {
+            parts.remove(0)
+        } else {
+            format!("({})", parts.join("|"))
+        }
     }
 }
 
 struct Layer;
 
 impl Layer {
-    #[expect(clippy::unwrap_used, reason = "the pattern is a constant, compiled in a test")]
+    #[expect(
+        clippy::unwrap_used,
+        reason = "the pattern is a constant, compiled in a test"
+    )]
     fn pattern() -> Regex {
         Regex::new(r"^(thinker\..*layers)\.(\d+)\.(.+)$").unwrap()
     }
@@ -256,12 +349,26 @@ impl Targets {
                     "attention" => Rule::Attention,
                     "mlp" => Rule::Mlp,
                     "all-linear" => Rule::All,
-                    pattern => Rule::Pattern(Regex::new(&format!("^(?:{pattern})$")).map_err(|e| Error::input(format!("`lora.targets`: {e}")))?),
+                    pattern => Rule::Pattern(
+                        Regex::new(&format!("^(?:{pattern})$"))
+                            .map_err(|e| Error::input(format!("`lora.targets`: {e}")))?,
+                    ),
                 };
-                Ok(vec![Selector { written: name.clone(), rule }])
+                Ok(vec![Selector {
+                    written: name.clone(),
+                    rule,
+                }])
             }
-            Self::List(names) if names.is_empty() => Err(Error::input("`lora.targets` is an empty list")),
-            Self::List(names) => Ok(names.iter().map(|name| Selector { written: name.clone(), rule: Rule::Name(name.clone()) }).collect()),
+            Self::List(names) if names.is_empty() => {
+                Err(Error::input("`lora.targets` is an empty list"))
+            }
+            Self::List(names) => Ok(names
+                .iter()
+                .map(|name| Selector {
+                    written: name.clone(),
+                    rule: Rule::Name(name.clone()),
+                })
+                .collect()),
         }
     }
 }
@@ -269,7 +376,12 @@ impl Targets {
 impl Selector {
     fn matches(&self, module: &Module) -> bool {
         let path = module.path.as_str();
-        let ends = |name: &str| path == name || path.strip_suffix(name).is_some_and(|stem| stem.ends_with('.'));
+        let ends = |name: &str| {
+            path == name
+                || path
+                    .strip_suffix(name)
+                    .is_some_and(|stem| stem.ends_with('.'))
+        };
         match &self.rule {
             Rule::All => true,
             Rule::Attention => path.contains(".self_attn."),
@@ -297,11 +409,21 @@ impl Init {
         match self {
             Self::Default => {
                 let bound = 1.0 / (inputs as f64).sqrt();
-                (0..count as u64).map(|i| ((2.0 * key.uniform(i) - 1.0) * bound) as f32).collect()
+                (0..count as u64)
+                    .map(|i| ((2.0 * key.uniform(i) - 1.0) * bound) as f32)
+                    .collect()
             }
             Self::Gaussian => {
                 let mut generator = key.generator();
-                (0..count).map(|_| <StandardNormal as Distribution<f64>>::sample(&StandardNormal, &mut generator) / rank as f64).map(|x| x as f32).collect()
+                (0..count)
+                    .map(|_| {
+                        <StandardNormal as Distribution<f64>>::sample(
+                            &StandardNormal,
+                            &mut generator,
+                        ) / rank as f64
+                    })
+                    .map(|x| x as f32)
+                    .collect()
             }
         }
     }
@@ -337,44 +459,114 @@ mod tests {
             rope_theta: 1e4,
             tie_word_embeddings: true,
         };
-        Config { audio, text, audio_token: 5 }
+        Config {
+            audio,
+            text,
+            audio_token: 5,
+        }
     }
 
     fn plan(targets: Targets, parts: Parts) -> Result<Plan> {
-        Plan::from_settings(&Settings { targets, ..Settings::default() }, &parts, &config())
+        Plan::from_settings(
+            &Settings {
+                targets,
+                ..Settings::default()
+            },
+            &parts,
+            &config(),
+        )
     }
 
     fn everywhere() -> Parts {
-        Parts { audio_encoder: Training::Lora, projector: Training::Lora, decoder: Training::Lora }
+        Parts {
+            audio_encoder: Training::Lora,
+            projector: Training::Lora,
+            decoder: Training::Lora,
+        }
     }
 
     #[test]
     fn targets_choose_what_the_design_says() {
         let named = |name: &str| Targets::Named(name.into());
-        assert_eq!(plan(named("attention"), Parts::default()).unwrap().modules.len(), 3 * 4);
-        assert_eq!(plan(named("mlp"), Parts::default()).unwrap().modules.len(), 3 * 3);
-        assert_eq!(plan(named("all-linear"), everywhere()).unwrap().modules.len(), 3 * 7 + 2 * 6 + 1);
-        assert_eq!(plan(named("mlp"), everywhere()).unwrap().modules.len(), 3 * 3 + 2 * 2);
-        assert_eq!(plan(Targets::List(vec!["q_proj".into(), "proj".into()]), everywhere()).unwrap().modules.len(), 3 + 2 + 1);
-        let one = plan(named(r"thinker\.model\.layers\.1\..*q_proj"), Parts::default()).unwrap();
-        assert_eq!(one.modules.keys().collect::<Vec<_>>(), ["thinker.model.layers.1.self_attn.q_proj"]);
+        assert_eq!(
+            plan(named("attention"), Parts::default())
+                .unwrap()
+                .modules
+                .len(),
+            3 * 4
+        );
+        assert_eq!(
+            plan(named("mlp"), Parts::default()).unwrap().modules.len(),
+            3 * 3
+        );
+        assert_eq!(
+            plan(named("all-linear"), everywhere())
+                .unwrap()
+                .modules
+                .len(),
+            3 * 7 + 2 * 6 + 1
+        );
+        assert_eq!(
+            plan(named("mlp"), everywhere()).unwrap().modules.len(),
+            3 * 3 + 2 * 2
+        );
+        assert_eq!(
+            plan(
+                Targets::List(vec!["q_proj".into(), "proj".into()]),
+                everywhere()
+            )
+            .unwrap()
+            .modules
+            .len(),
+            3 + 2 + 1
+        );
+        let one = plan(
+            named(r"thinker\.model\.layers\.1\..*q_proj"),
+            Parts::default(),
+        )
+        .unwrap();
+        assert_eq!(
+            one.modules.keys().collect::<Vec<_>>(),
+            ["thinker.model.layers.1.self_attn.q_proj"]
+        );
     }
 
     #[test]
     fn a_target_that_matches_nothing_is_refused_by_name() {
-        let error = plan(Targets::List(vec!["q_proj".into(), "qproj".into()]), Parts::default()).unwrap_err();
-        assert!(error.to_string().contains("`qproj` matches no linear layer"), "{error}");
+        let error = plan(
+            Targets::List(vec!["q_proj".into(), "qproj".into()]),
+            Parts::default(),
+        )
+        .unwrap_err();
+        assert!(
+            error
+                .to_string()
+                .contains("`qproj` matches no linear layer"),
+            "{error}"
+        );
         let error = plan(Targets::Named("all_linear".into()), Parts::default()).unwrap_err();
-        assert!(error.to_string().contains("did you mean `all-linear`?"), "{error}");
+        assert!(
+            error.to_string().contains("did you mean `all-linear`?"),
+            "{error}"
+        );
     }
 
     #[test]
     fn the_expression_for_peft_matches_these_modules_and_no_others() {
-        for (targets, parts) in [("attention", Parts::default()), ("all-linear", everywhere()), ("mlp", everywhere())] {
+        for (targets, parts) in [
+            ("attention", Parts::default()),
+            ("all-linear", everywhere()),
+            ("mlp", everywhere()),
+        ] {
             let plan = plan(Targets::Named(targets.into()), parts).unwrap();
             let pattern = Regex::new(&format!("^(?:{})$", plan.regex())).unwrap();
             for module in modules(&config()) {
-                assert_eq!(pattern.is_match(&module.path), plan.modules.contains_key(&module.path), "{} in {pattern}", module.path);
+                assert_eq!(
+                    pattern.is_match(&module.path),
+                    plan.modules.contains_key(&module.path),
+                    "{} in {pattern}",
+                    module.path
+                );
             }
             assert!(!pattern.is_match("talker.model.layers.0.self_attn.q_proj"));
         }
@@ -389,10 +581,18 @@ mod tests {
     #[test]
     fn fresh_adapters_have_the_moments_of_pefts() {
         let (rank, inputs) = (16, 1024);
-        let variance = |values: &[f32]| values.iter().map(|&x| f64::from(x).powi(2)).sum::<f64>() / values.len() as f64;
+        let variance = |values: &[f32]| {
+            values.iter().map(|&x| f64::from(x).powi(2)).sum::<f64>() / values.len() as f64
+        };
         let uniform = variance(&Init::Default.down("m", rank, inputs, 1));
         let normal = variance(&Init::Gaussian.down("m", rank, inputs, 1));
-        assert!((uniform * 3.0 * inputs as f64 - 1.0).abs() < 0.03, "{uniform}");
-        assert!((normal * (rank * rank) as f64 - 1.0).abs() < 0.05, "{normal}");
+        assert!(
+            (uniform * 3.0 * inputs as f64 - 1.0).abs() < 0.03,
+            "{uniform}"
+        );
+        assert!(
+            (normal * (rank * rank) as f64 - 1.0).abs() < 0.05,
+            "{normal}"
+        );
     }
 }

@@ -117,15 +117,42 @@ struct Heard {
 }
 
 /// What to do about an adapter that does not fit.
-const ADAPTER_HINT: &str = "an adapter fits the model it was trained on, which its adapter_config.json names";
+const ADAPTER_HINT: &str =
+    "an adapter fits the model it was trained on, which its adapter_config.json names";
 
 impl AudioLlm {
     /// A model with its weights on a device; adapters are zero until they are initialised or loaded. `trained` gives them gradients.
-    pub fn new(config: Config, weights: &Weights, plan: Plan, trained: bool, device: &Device) -> Result<Self> {
+    pub fn new(
+        config: Config,
+        weights: &Weights,
+        plan: Plan,
+        trained: bool,
+        device: &Device,
+    ) -> Result<Self> {
         let built = build::build(&config, weights, &plan, trained, device)?;
-        let build::Built { encoder, projector, embeddings, layers, final_norm, head, parameters } = built;
+        let build::Built {
+            encoder,
+            projector,
+            embeddings,
+            layers,
+            final_norm,
+            head,
+            parameters,
+        } = built;
         let device = device.clone();
-        Ok(Self { config, plan, parameters, device, encoder, projector, embeddings, layers, final_norm, head, parked: BTreeMap::new() })
+        Ok(Self {
+            config,
+            plan,
+            parameters,
+            device,
+            encoder,
+            projector,
+            embeddings,
+            layers,
+            final_norm,
+            head,
+            parked: BTreeMap::new(),
+        })
     }
 
     /// Has the model compute in a precision from here on: [`Precision::Fp8`] rounds, the others are what the device does anyway.
@@ -133,7 +160,11 @@ impl AudioLlm {
     /// # Errors
     /// As [`AudioLlm::quantise`].
     pub fn compute_in(&mut self, precision: Precision) -> Result<()> {
-        if precision == Precision::Fp8 { self.quantise() } else { Ok(()) }
+        if precision == Precision::Fp8 {
+            self.quantise()
+        } else {
+            Ok(())
+        }
     }
 
     /// Rounds the frozen weights of the decoder's linear layers to fp8, and has them compute in it from here on.
@@ -141,10 +172,21 @@ impl AudioLlm {
     /// # Errors
     /// A device that does not compute in fp8; a decoder that is trained whole, which has nothing to round.
     pub fn quantise(&mut self) -> Result<()> {
-        let linears = self.layers.iter_mut().flat_map(|layer| [&mut layer.qkv, &mut layer.output, &mut layer.gate_up, &mut layer.down]);
-        let frozen: Vec<&mut Linear> = linears.filter(|linear| linear.weight.gradient.is_none()).collect();
+        let linears = self.layers.iter_mut().flat_map(|layer| {
+            [
+                &mut layer.qkv,
+                &mut layer.output,
+                &mut layer.gate_up,
+                &mut layer.down,
+            ]
+        });
+        let frozen: Vec<&mut Linear> = linears
+            .filter(|linear| linear.weight.gradient.is_none())
+            .collect();
         if frozen.is_empty() {
-            return Err(Error::input("fp8 rounds frozen linear layers of the decoder, and all of them are trained here"));
+            return Err(Error::input(
+                "fp8 rounds frozen linear layers of the decoder, and all of them are trained here",
+            ));
         }
         frozen.into_iter().try_for_each(Linear::quantise)?;
         self.parameters.copies = build::copies(&self.layers)?;
@@ -153,9 +195,20 @@ impl AudioLlm {
 
     /// Starts fresh adapters; every tensor has its own stream of random numbers.
     pub fn initialise(&self, init: Init, seed: u64) -> Result<()> {
-        for entry in self.parameters.entries.iter().filter(|entry| entry.kind == Kind::Adapter) {
-            let [rows, columns] = entry.shape[..] else { return Err(Error::bug(format!("`{}` is not a matrix", entry.name))) };
-            let values = if entry.name.ends_with("lora_A.weight") { init.down(&entry.name, rows, columns, seed) } else { vec![0.0; rows * columns] };
+        for entry in self
+            .parameters
+            .entries
+            .iter()
+            .filter(|entry| entry.kind == Kind::Adapter)
+        {
+            let [rows, columns] = entry.shape[..] else {
+                return Err(Error::bug(format!("`{}` is not a matrix", entry.name)));
+            };
+            let values = if entry.name.ends_with("lora_A.weight") {
+                init.down(&entry.name, rows, columns, seed)
+            } else {
+                vec![0.0; rows * columns]
+            };
             self.parameters.set(entry, &values)?;
         }
         Ok(())
@@ -163,13 +216,25 @@ impl AudioLlm {
 
     /// Takes the values of a PEFT folder; its modules and ranks must be the plan's.
     pub fn load_adapter(&self, adapter: &peft::Adapter) -> Result<()> {
-        for entry in self.parameters.entries.iter().filter(|entry| entry.kind == Kind::Adapter) {
+        for entry in self
+            .parameters
+            .entries
+            .iter()
+            .filter(|entry| entry.kind == Kind::Adapter)
+        {
             let found = adapter.tensors.iter().find_map(|(module, (a, b))| {
                 let is = |matrix| entry.name == peft::key(module, matrix, peft::KeyForm::Full);
-                if is('A') { Some(a) } else { is('B').then_some(b) }
+                if is('A') {
+                    Some(a)
+                } else {
+                    is('B').then_some(b)
+                }
             });
-            let tensor = found.ok_or_else(|| Error::input(format!("the adapter has no `{}`", entry.name)))?;
-            self.parameters.set_tensor(entry, tensor).map_err(|e| e.hint(ADAPTER_HINT))?;
+            let tensor = found
+                .ok_or_else(|| Error::input(format!("the adapter has no `{}`", entry.name)))?;
+            self.parameters
+                .set_tensor(entry, tensor)
+                .map_err(|e| e.hint(ADAPTER_HINT))?;
         }
         Ok(())
     }
@@ -177,30 +242,59 @@ impl AudioLlm {
     /// The adapters' values by module path: `lora_A` and `lora_B`.
     pub fn adapter_tensors(&self) -> Result<BTreeMap<String, (Tensor, Tensor)>> {
         let value = |name: &str| {
-            let entry = self.parameters.entries.iter().find(|entry| entry.name == name).ok_or_else(|| Error::bug(format!("no parameter `{name}`")))?;
+            let entry = self
+                .parameters
+                .entries
+                .iter()
+                .find(|entry| entry.name == name)
+                .ok_or_else(|| Error::bug(format!("no parameter `{name}`")))?;
             self.parameters.value(entry)
         };
         self.plan
             .modules
             .keys()
-            .map(|module| Ok((module.clone(), (value(&peft::key(module, 'A', peft::KeyForm::Full))?, value(&peft::key(module, 'B', peft::KeyForm::Full))?))))
+            .map(|module| {
+                Ok((
+                    module.clone(),
+                    (
+                        value(&peft::key(module, 'A', peft::KeyForm::Full))?,
+                        value(&peft::key(module, 'B', peft::KeyForm::Full))?,
+                    ),
+                ))
+            })
             .collect()
     }
 
     /// The values of the parts that are trained whole, by their names in the checkpoint.
     pub fn full_tensors(&self) -> Result<Vec<(String, Tensor)>> {
-        let full = self.parameters.entries.iter().filter(|entry| entry.kind != Kind::Adapter);
-        full.map(|entry| Ok((entry.name.clone(), self.parameters.value(entry)?))).collect()
+        let full = self
+            .parameters
+            .entries
+            .iter()
+            .filter(|entry| entry.kind != Kind::Adapter);
+        full.map(|entry| Ok((entry.name.clone(), self.parameters.value(entry)?)))
+            .collect()
     }
 
     /// Takes the values of the parts that are trained whole; `tensors` must hold all of them and nothing else.
     pub fn load_full(&self, tensors: &HashMap<String, Tensor>) -> Result<()> {
-        let full: Vec<&parameters::Entry> = self.parameters.entries.iter().filter(|entry| entry.kind != Kind::Adapter).collect();
-        if let Some(name) = tensors.keys().find(|name| !full.iter().any(|entry| entry.name == **name)) {
-            return Err(Error::input(format!("`{name}` is not trained here")).hint("`train` must set the same parts to `full` as the run that wrote it"));
+        let full: Vec<&parameters::Entry> = self
+            .parameters
+            .entries
+            .iter()
+            .filter(|entry| entry.kind != Kind::Adapter)
+            .collect();
+        if let Some(name) = tensors
+            .keys()
+            .find(|name| !full.iter().any(|entry| entry.name == **name))
+        {
+            return Err(Error::input(format!("`{name}` is not trained here"))
+                .hint("`train` must set the same parts to `full` as the run that wrote it"));
         }
         for entry in full {
-            let tensor = tensors.get(&entry.name).ok_or_else(|| Error::input(format!("there is no `{}`", entry.name)))?;
+            let tensor = tensors
+                .get(&entry.name)
+                .ok_or_else(|| Error::input(format!("there is no `{}`", entry.name)))?;
             self.parameters.set_tensor(entry, tensor)?;
         }
         Ok(())
@@ -217,13 +311,23 @@ impl AudioLlm {
             Part::Projector => self.projector.weights_mut(),
             Part::Decoder => {
                 let ends = [&mut self.embeddings, &mut self.final_norm, &mut self.head];
-                self.layers.iter_mut().flat_map(DecoderLayer::weights_mut).chain(ends).collect()
+                self.layers
+                    .iter_mut()
+                    .flat_map(DecoderLayer::weights_mut)
+                    .chain(ends)
+                    .collect()
             }
         };
         match parked {
-            Some(gradients) => weights.into_iter().zip(gradients).for_each(|(weight, gradient)| weight.gradient = gradient),
+            Some(gradients) => weights
+                .into_iter()
+                .zip(gradients)
+                .for_each(|(weight, gradient)| weight.gradient = gradient),
             None => {
-                let gradients = weights.into_iter().map(|weight| weight.gradient.take()).collect();
+                let gradients = weights
+                    .into_iter()
+                    .map(|weight| weight.gradient.take())
+                    .collect();
                 self.parked.insert(part, gradients);
             }
         }
@@ -245,15 +349,34 @@ impl AudioLlm {
     /// optimiser step make it the step's loss, however the step is packed.
     ///
     /// On a card nothing is waited for. `heard` is what [`AudioLlm::hear_ahead`] gave for this batch and pass; it changes no bit.
-    pub fn train(&self, batch: &Batch, heard: Option<HeardAhead>, pass: Pass) -> Result<CrossEntropy> {
+    pub fn train(
+        &self,
+        batch: &Batch,
+        heard: Option<HeardAhead>,
+        pass: Pass,
+    ) -> Result<CrossEntropy> {
         self.train_watched(batch, heard, pass, &mut |_| Ok(()))
     }
 
     /// As [`AudioLlm::train`]; `done` is told of every phase once its work is under way, which on a card is before it is over.
-    pub fn train_watched(&self, batch: &Batch, heard: Option<HeardAhead>, pass: Pass, done: &mut dyn FnMut(Phase) -> Result<()>) -> Result<CrossEntropy> {
-        let dropout = AdapterDropout { probability: pass.dropout, tokens: &batch.token_keys };
+    pub fn train_watched(
+        &self,
+        batch: &Batch,
+        heard: Option<HeardAhead>,
+        pass: Pass,
+        done: &mut dyn FnMut(Phase) -> Result<()>,
+    ) -> Result<CrossEntropy> {
+        let dropout = AdapterDropout {
+            probability: pass.dropout,
+            tokens: &batch.token_keys,
+        };
         let rotary = self.rotary(batch)?;
-        let packing = Packing { cu_seqlens: &batch.cu_seqlens, rotary: &rotary, dropout, save: pass.save };
+        let packing = Packing {
+            cu_seqlens: &batch.cu_seqlens,
+            rotary: &rotary,
+            dropout,
+            save: pass.save,
+        };
 
         // Forward.
         let (mut x, heard) = self.embed(batch, heard, pass, true)?;
@@ -266,21 +389,41 @@ impl AudioLlm {
             x = y;
         }
         done(Phase::Forward)?;
-        let (rows, inverse) = rms_norm(&x, &self.final_norm.value, self.config.text.rms_norm_eps, 0)?;
-        let targets = Targets { ids: &batch.target_ids, weights: &batch.target_weights, label_smoothing: pass.label_smoothing };
+        let (rows, inverse) =
+            rms_norm(&x, &self.final_norm.value, self.config.text.rms_norm_eps, 0)?;
+        let targets = Targets {
+            ids: &batch.target_ids,
+            weights: &batch.target_weights,
+            label_smoothing: pass.label_smoothing,
+        };
         let mut found = linear_cross_entropy(&rows, &self.head, targets, true)?;
 
         // Backward.
         let d_rows = wanted(found.d_rows.take())?;
         let norm = &self.final_norm;
-        let mut dx = rms_norm_backward(&d_rows, &x, &norm.value, &inverse, None, norm.gradient.as_ref(), self.room_below(self.layers.len()))?;
+        let mut dx = rms_norm_backward(
+            &d_rows,
+            &x,
+            &norm.value,
+            &inverse,
+            None,
+            norm.gradient.as_ref(),
+            self.room_below(self.layers.len()),
+        )?;
         drop(x);
         done(Phase::Head)?;
         let input_is_trained = self.hearing_is_trained() || self.embeddings.gradient.is_some();
-        let wants_input = |layer: usize| input_is_trained || self.layers[..layer].iter().any(DecoderLayer::is_trained);
+        let wants_input = |layer: usize| {
+            input_is_trained || self.layers[..layer].iter().any(DecoderLayer::is_trained)
+        };
         for (i, layer) in self.layers.iter().enumerate().rev() {
             let Some(kept) = saved.pop() else { break };
-            match layer.backward(&dx, &kept, &packing, wants_input(i).then(|| self.room_below(i)))? {
+            match layer.backward(
+                &dx,
+                &kept,
+                &packing,
+                wants_input(i).then(|| self.room_below(i)),
+            )? {
                 Some(d) => dx = d,
                 None => {
                     done(Phase::Backward)?;
@@ -303,7 +446,9 @@ impl AudioLlm {
 
     /// Room that the last linear of what comes before a layer wants behind the rows of its output's gradient.
     fn room_below(&self, layer: usize) -> usize {
-        layer.checked_sub(1).map_or(0, |below| self.layers[below].down.room())
+        layer
+            .checked_sub(1)
+            .map_or(0, |below| self.layers[below].down.room())
     }
 
     /// Forward and backward of the decoder layers alone, from given hidden states and a given gradient: what a benchmark
@@ -313,8 +458,16 @@ impl AudioLlm {
     /// `x`, `dy`: `[tokens, hidden]`
     pub fn train_layers(&self, batch: &Batch, x: &Tensor, dy: &Tensor, pass: Pass) -> Result<()> {
         let rotary = self.rotary(batch)?;
-        let dropout = AdapterDropout { probability: pass.dropout, tokens: &batch.token_keys };
-        let packing = Packing { cu_seqlens: &batch.cu_seqlens, rotary: &rotary, dropout, save: pass.save };
+        let dropout = AdapterDropout {
+            probability: pass.dropout,
+            tokens: &batch.token_keys,
+        };
+        let packing = Packing {
+            cu_seqlens: &batch.cu_seqlens,
+            rotary: &rotary,
+            dropout,
+            save: pass.save,
+        };
         let (mut x, mut saved) = (x.clone(), Vec::new());
         for layer in &self.layers {
             let (y, kept) = layer.forward(&x, &packing, None)?;
@@ -337,8 +490,18 @@ impl AudioLlm {
     pub fn score(&self, batch: &Batch, label_smoothing: f64) -> Result<Losses> {
         let x = self.last_hidden(batch, Some(&batch.target_rows))?;
         let (rows, _) = rms_norm(&x, &self.final_norm.value, self.config.text.rms_norm_eps, 0)?;
-        let targets = Targets { ids: &batch.target_ids, weights: &batch.target_weights, label_smoothing };
-        Ok(linear_cross_entropy(&rows, &Weight::frozen(self.head.value.clone()), targets, false)?.read()?)
+        let targets = Targets {
+            ids: &batch.target_ids,
+            weights: &batch.target_weights,
+            label_smoothing,
+        };
+        Ok(linear_cross_entropy(
+            &rows,
+            &Weight::frozen(self.head.value.clone()),
+            targets,
+            false,
+        )?
+        .read()?)
     }
 
     /// Logits of every token of a batch, `[tokens, vocab]`.
@@ -349,7 +512,9 @@ impl AudioLlm {
 
     /// What the projector makes of the batch's clips, `[audio tokens, hidden]`, clip after clip; on the CPU.
     pub fn hear(&self, batch: &Batch) -> Result<Option<Tensor>> {
-        self.hear_with(batch, Pass::default(), false)?.map(|(projected, _)| on_host(&projected)).transpose()
+        self.hear_with(batch, Pass::default(), false)?
+            .map(|(projected, _)| on_host(&projected))
+            .transpose()
     }
 
     /// Begins to hear a batch that is trained on later with the same `pass`; `None` where it has no clips, or where hearing is trained and
@@ -358,7 +523,9 @@ impl AudioLlm {
         if self.hearing_is_trained() {
             return Ok(None);
         }
-        Ok(self.hear_with(batch, pass, true)?.map(|(projected, _)| HeardAhead(projected)))
+        Ok(self
+            .hear_with(batch, pass, true)?
+            .map(|(projected, _)| HeardAhead(projected)))
     }
 
     /// Whether the encoder or the projector is not frozen for now.
@@ -388,21 +555,44 @@ impl AudioLlm {
     }
 
     fn packing_without_dropout<'a>(&self, batch: &'a Batch, rotary: &'a Rotary) -> Packing<'a> {
-        let dropout = AdapterDropout { probability: 0.0, tokens: &batch.token_keys };
-        Packing { cu_seqlens: &batch.cu_seqlens, rotary, dropout, save: Save::Norms }
+        let dropout = AdapterDropout {
+            probability: 0.0,
+            tokens: &batch.token_keys,
+        };
+        Packing {
+            cu_seqlens: &batch.cu_seqlens,
+            rotary,
+            dropout,
+            save: Save::Norms,
+        }
     }
 
     fn rotary(&self, batch: &Batch) -> Result<Rotary> {
         if let Some(position) = batch.positions.iter().max()
             && *position as usize >= self.config.text.max_position_embeddings
         {
-            return Err(Error::input(format!("a sequence of {} tokens is longer than the model's {}", position + 1, self.config.text.max_position_embeddings)));
+            return Err(Error::input(format!(
+                "a sequence of {} tokens is longer than the model's {}",
+                position + 1,
+                self.config.text.max_position_embeddings
+            )));
         }
-        Ok(Rotary::new(&batch.positions, self.config.text.head_dim, self.config.text.rope_theta, &self.embeddings.value)?)
+        Ok(Rotary::new(
+            &batch.positions,
+            self.config.text.head_dim,
+            self.config.text.rope_theta,
+            &self.embeddings.value,
+        )?)
     }
 
     /// Embeddings of the tokens, with what was heard in the places of the audio tokens; and what hearing keeps where it is trained.
-    fn embed(&self, batch: &Batch, ahead: Option<HeardAhead>, pass: Pass, training: bool) -> Result<(Tensor, Option<Heard>)> {
+    fn embed(
+        &self,
+        batch: &Batch,
+        ahead: Option<HeardAhead>,
+        pass: Pass,
+        training: bool,
+    ) -> Result<(Tensor, Option<Heard>)> {
         let embedded = gather(&self.embeddings.value, &batch.tokens)?;
         let (projected, saved) = match ahead {
             Some(HeardAhead(projected)) => (Some(projected), None),
@@ -414,25 +604,83 @@ impl AudioLlm {
         Ok((embedded, saved.filter(|_| self.hearing_is_trained())))
     }
 
-    fn hear_with(&self, batch: &Batch, pass: Pass, training: bool) -> Result<Option<(Tensor, Heard)>> {
-        let Some(audio) = &batch.audio else { return Ok(None) };
-        let dropout = AdapterDropout { probability: pass.dropout, tokens: &audio.position_keys };
+    fn hear_with(
+        &self,
+        batch: &Batch,
+        pass: Pass,
+        training: bool,
+    ) -> Result<Option<(Tensor, Heard)>> {
+        let Some(audio) = &batch.audio else {
+            return Ok(None);
+        };
+        let dropout = AdapterDropout {
+            probability: pass.dropout,
+            tokens: &audio.position_keys,
+        };
         let cu_positions = audio.cu_positions();
-        let windows = Windows { cu_positions: &cu_positions, dropout, save: pass.save };
+        let windows = Windows {
+            cu_positions: &cu_positions,
+            dropout,
+            save: pass.save,
+        };
         let (encoded, encoder) = self.encoder.forward(audio, &windows, training)?;
         let keys = pooled_keys(audio, pass.dropout);
-        let (projected, hidden) = self.projector.forward(&encoded, None, AdapterDropout { probability: pass.dropout, tokens: &keys })?;
-        Ok(Some((projected, Heard { cu_positions, encoder, encoded, hidden })))
+        let (projected, hidden) = self.projector.forward(
+            &encoded,
+            None,
+            AdapterDropout {
+                probability: pass.dropout,
+                tokens: &keys,
+            },
+        )?;
+        Ok(Some((
+            projected,
+            Heard {
+                cu_positions,
+                encoder,
+                encoded,
+                hidden,
+            },
+        )))
     }
 
-    fn hear_backward(&self, d_projected: &Tensor, heard: &Heard, batch: &Batch, pass: Pass) -> Result<()> {
-        let Some(audio) = &batch.audio else { return Ok(()) };
+    fn hear_backward(
+        &self,
+        d_projected: &Tensor,
+        heard: &Heard,
+        batch: &Batch,
+        pass: Pass,
+    ) -> Result<()> {
+        let Some(audio) = &batch.audio else {
+            return Ok(());
+        };
         let keys = pooled_keys(audio, pass.dropout);
-        let dropout = AdapterDropout { probability: pass.dropout, tokens: &keys };
-        let d_encoded = self.projector.backward(d_projected, &heard.encoded, heard.hidden.as_ref(), dropout, heard.encoder.is_some())?;
+        let dropout = AdapterDropout {
+            probability: pass.dropout,
+            tokens: &keys,
+        };
+        let d_encoded = self.projector.backward(
+            d_projected,
+            &heard.encoded,
+            heard.hidden.as_ref(),
+            dropout,
+            heard.encoder.is_some(),
+        )?;
         if let (Some(saved), Some(d_encoded)) = (&heard.encoder, d_encoded) {
-            let dropout = AdapterDropout { probability: pass.dropout, tokens: &audio.position_keys };
-            self.encoder.backward(&d_encoded, saved, audio, &Windows { cu_positions: &heard.cu_positions, dropout, save: pass.save })?;
+            let dropout = AdapterDropout {
+                probability: pass.dropout,
+                tokens: &audio.position_keys,
+            };
+            self.encoder.backward(
+                &d_encoded,
+                saved,
+                audio,
+                &Windows {
+                    cu_positions: &heard.cu_positions,
+                    dropout,
+                    save: pass.save,
+                },
+            )?;
         }
         Ok(())
     }
@@ -440,8 +688,16 @@ impl AudioLlm {
     /// Names of trained tensors (of parts that are not frozen for now) whose gradient is zero everywhere, after a backward.
     pub fn unreached(&self) -> Result<Vec<String>> {
         let gradients = to_host(&self.parameters.gradients)?;
-        let is_zero = |entry: &&parameters::Entry| gradients[entry.range.clone()].iter().all(|&g| g == 0.0);
-        Ok(self.parameters.entries.iter().filter(|entry| self.is_trained(entry.part)).filter(is_zero).map(|entry| entry.name.clone()).collect())
+        let is_zero =
+            |entry: &&parameters::Entry| gradients[entry.range.clone()].iter().all(|&g| g == 0.0);
+        Ok(self
+            .parameters
+            .entries
+            .iter()
+            .filter(|entry| self.is_trained(entry.part))
+            .filter(is_zero)
+            .map(|entry| entry.name.clone())
+            .collect())
     }
 }
 
@@ -450,14 +706,24 @@ pub fn on_host(tensor: &Tensor) -> Result<Tensor> {
     if tensor.device().is_cpu() {
         return Ok(tensor.clone());
     }
-    Ok(Tensor::from_vec(to_host(tensor)?, tensor.shape(), &Device::Cpu)?)
+    Ok(Tensor::from_vec(
+        to_host(tensor)?,
+        tensor.shape(),
+        &Device::Cpu,
+    )?)
 }
 
 /// The rows of a batch whose input is the embedding of their token, not something heard; and those tokens.
 fn written_rows(batch: &Batch) -> (Vec<u32>, Vec<u32>) {
     let mut is_heard = vec![false; batch.tokens.len()];
-    batch.audio_rows.iter().for_each(|&row| is_heard[row as usize] = true);
-    (0..batch.tokens.len() as u32).zip(&batch.tokens).filter(|(row, _)| !is_heard[*row as usize]).unzip()
+    batch
+        .audio_rows
+        .iter()
+        .for_each(|&row| is_heard[row as usize] = true);
+    (0..batch.tokens.len() as u32)
+        .zip(&batch.tokens)
+        .filter(|(row, _)| !is_heard[*row as usize])
+        .unzip()
 }
 
 /// One stream for each audio token: that of the first of the two positions it was pooled from.

@@ -68,7 +68,13 @@ impl Declared {
     /// Takes the next stretch of the buffer.
     pub fn declare(&mut self, name: String, shape: &[usize], part: Part, kind: Kind) {
         let count: usize = shape.iter().product();
-        self.entries.push(Entry { name, shape: shape.to_vec(), range: self.len..self.len + count, part, kind });
+        self.entries.push(Entry {
+            name,
+            shape: shape.to_vec(),
+            range: self.len..self.len + count,
+            part,
+            kind,
+        });
         self.len += count;
     }
 
@@ -96,11 +102,26 @@ impl Declared {
     /// Makes the buffers on a device, of zeros.
     pub fn allocate(self, device: &Device) -> Result<Parameters> {
         // A card gives no memory of no bytes.
-        let len = if device.is_cpu() { self.len } else { self.len.max(1) };
+        let len = if device.is_cpu() {
+            self.len
+        } else {
+            self.len.max(1)
+        };
         let zeros = || device::zeros_f32(len, device);
         let dtype = device::compute_type(device);
-        let copy = if dtype == DType::F32 { None } else { Some(Tensor::zeros(len, dtype, device)?) };
-        Ok(Parameters { values: zeros()?, copy, gradients: zeros()?, entries: self.entries, copies: Vec::new(), gaps: self.gaps })
+        let copy = if dtype == DType::F32 {
+            None
+        } else {
+            Some(Tensor::zeros(len, dtype, device)?)
+        };
+        Ok(Parameters {
+            values: zeros()?,
+            copy,
+            gradients: zeros()?,
+            entries: self.entries,
+            copies: Vec::new(),
+            gaps: self.gaps,
+        })
     }
 }
 
@@ -118,15 +139,23 @@ impl Parameters {
     /// Neighbouring entries of equal width as one matrix, their rows stacked, gaps between them included.
     pub fn stacked(&self, entries: Range<usize>) -> Result<Weight> {
         let entries = &self.entries[entries];
-        let (Some(first), Some(last)) = (entries.first(), entries.last()) else { return Err(Error::bug("a stack of no entries")) };
+        let (Some(first), Some(last)) = (entries.first(), entries.last()) else {
+            return Err(Error::bug("a stack of no entries"));
+        };
         let range = first.range.start..last.range.end;
         let mut shape = first.shape.clone();
         if first.kind == Kind::Convolution {
             shape = vec![shape[0], shape[1] * shape[2]];
         }
         shape[0] = range.len() / shape[1..].iter().product::<usize>();
-        let view = |flat: &Tensor| flat.narrow(0, range.start, range.len())?.reshape(shape.as_slice());
-        Ok(Weight::trained(view(self.copy.as_ref().unwrap_or(&self.values))?, view(&self.gradients)?))
+        let view = |flat: &Tensor| {
+            flat.narrow(0, range.start, range.len())?
+                .reshape(shape.as_slice())
+        };
+        Ok(Weight::trained(
+            view(self.copy.as_ref().unwrap_or(&self.values))?,
+            view(&self.gradients)?,
+        ))
     }
 
     /// A copy of one entry's values on the CPU, in its shape.
@@ -142,16 +171,36 @@ impl Parameters {
     /// Replaces one entry's values by a tensor of its shape.
     pub fn set_tensor(&self, entry: &Entry, tensor: &Tensor) -> Result<()> {
         if tensor.dims() != entry.shape {
-            return Err(Error::input(format!("`{}` has shape {:?}, this model needs {:?}", entry.name, tensor.dims(), entry.shape)));
+            return Err(Error::input(format!(
+                "`{}` has shape {:?}, this model needs {:?}",
+                entry.name,
+                tensor.dims(),
+                entry.shape
+            )));
         }
-        let tensor = if entry.kind == Kind::Convolution { tensor.transpose(1, 2)?.contiguous()? } else { tensor.clone() };
-        self.set(entry, &tensor.to_dtype(DType::F32)?.flatten_all()?.to_vec1::<f32>()?)
+        let tensor = if entry.kind == Kind::Convolution {
+            tensor.transpose(1, 2)?.contiguous()?
+        } else {
+            tensor.clone()
+        };
+        self.set(
+            entry,
+            &tensor
+                .to_dtype(DType::F32)?
+                .flatten_all()?
+                .to_vec1::<f32>()?,
+        )
     }
 
     /// Replaces one entry's values, in the order of the buffer.
     pub fn set(&self, entry: &Entry, values: &[f32]) -> Result<()> {
         if values.len() != entry.range.len() {
-            return Err(Error::bug(format!("{} values for `{}` of shape {:?}", values.len(), entry.name, entry.shape)));
+            return Err(Error::bug(format!(
+                "{} values for `{}` of shape {:?}",
+                values.len(),
+                entry.name,
+                entry.shape
+            )));
         }
         for flat in [&self.values].into_iter().chain(&self.copy) {
             device::write_stretch(flat, entry.range.clone(), values)?;
@@ -172,7 +221,12 @@ impl Parameters {
 
     /// Takes away what a backward left between the entries.
     pub fn clear_gaps(&self) -> Result<()> {
-        self.gaps.iter().try_for_each(|gap| Ok(device::fill(&self.gradients.narrow(0, gap.start, gap.len())?, 0.0)?))
+        self.gaps.iter().try_for_each(|gap| {
+            Ok(device::fill(
+                &self.gradients.narrow(0, gap.start, gap.len())?,
+                0.0,
+            )?)
+        })
     }
 }
 
@@ -181,7 +235,15 @@ fn copy(flat: &Tensor, entry: &Entry) -> Result<Tensor> {
     let values = device::to_host(&flat.narrow(0, entry.range.start, entry.range.len())?)?;
     if entry.kind == Kind::Convolution {
         let (outputs, inputs, taps) = (entry.shape[0], entry.shape[1], entry.shape[2]);
-        return Ok(Tensor::from_vec(values, (outputs, taps, inputs), &Device::Cpu)?.transpose(1, 2)?.contiguous()?);
+        return Ok(
+            Tensor::from_vec(values, (outputs, taps, inputs), &Device::Cpu)?
+                .transpose(1, 2)?
+                .contiguous()?,
+        );
     }
-    Ok(Tensor::from_vec(values, entry.shape.as_slice(), &Device::Cpu)?)
+    Ok(Tensor::from_vec(
+        values,
+        entry.shape.as_slice(),
+        &Device::Cpu,
+    )?)
 }

@@ -32,13 +32,23 @@ impl Precision {
     /// `f32` on a card.
     pub fn on(self, device: &Device) -> Result<Computes> {
         match (device.is_cuda(), self) {
-            (false, Self::Fp8) => Ok(Computes { device: Place::Cpu, precision: Self::Fp8 }),
+            (false, Self::Fp8) => Ok(Computes {
+                device: Place::Cpu,
+                precision: Self::Fp8,
+            }),
             (false, _) => Ok(Computes::default()),
-            (true, Self::Auto | Self::Bf16) => Ok(Computes { device: Place::Cuda, precision: Self::Bf16 }),
-            (true, Self::Fp8) => Ok(Computes { device: Place::Cuda, precision: Self::Fp8 }),
-            (true, Self::F32) => {
-                Err(Error::input("`model.precision` is f32; a card computes in bf16 or fp8").hint("leave it out, or compute on the CPU with --device cpu"))
-            }
+            (true, Self::Auto | Self::Bf16) => Ok(Computes {
+                device: Place::Cuda,
+                precision: Self::Bf16,
+            }),
+            (true, Self::Fp8) => Ok(Computes {
+                device: Place::Cuda,
+                precision: Self::Fp8,
+            }),
+            (true, Self::F32) => Err(Error::input(
+                "`model.precision` is f32; a card computes in bf16 or fp8",
+            )
+            .hint("leave it out, or compute on the CPU with --device cpu")),
         }
     }
 
@@ -85,7 +95,10 @@ pub struct Computes {
 
 impl Default for Computes {
     fn default() -> Self {
-        Self { device: Place::Cpu, precision: Precision::F32 }
+        Self {
+            device: Place::Cpu,
+            precision: Precision::F32,
+        }
     }
 }
 
@@ -105,12 +118,19 @@ mod tests {
 
     #[test]
     fn the_cpu_computes_in_single_precision_or_in_what_fp8_leaves_of_it_and_says_so() {
-        let expected =
-            [(Precision::Auto, "cpu f32", ""), (Precision::F32, "cpu f32", ""), (Precision::Bf16, "cpu f32", "card"), (Precision::Fp8, "cpu fp8", "slower")];
+        let expected = [
+            (Precision::Auto, "cpu f32", ""),
+            (Precision::F32, "cpu f32", ""),
+            (Precision::Bf16, "cpu f32", "card"),
+            (Precision::Fp8, "cpu fp8", "slower"),
+        ];
         for (asked, computed, says) in expected {
             let computes = asked.on(&Device::Cpu).unwrap();
             let note = asked.note(computes).unwrap_or_default();
-            assert_eq!((computes.to_string().as_str(), note.is_empty()), (computed, says.is_empty()));
+            assert_eq!(
+                (computes.to_string().as_str(), note.is_empty()),
+                (computed, says.is_empty())
+            );
             assert!(note.contains(says), "{note}");
         }
     }

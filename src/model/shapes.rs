@@ -42,7 +42,13 @@ const OMNI_TEXT: TextConfig = TextConfig {
 pub fn by_name(name: &str, layers: Option<usize>) -> Result<Config> {
     let (audio, text) = match name {
         "tiny" => (
-            AudioConfig { d_model: 128, encoder_layers: 2, encoder_attention_heads: 4, encoder_ffn_dim: 512, ..OMNI_TOWER },
+            AudioConfig {
+                d_model: 128,
+                encoder_layers: 2,
+                encoder_attention_heads: 4,
+                encoder_ffn_dim: 512,
+                ..OMNI_TOWER
+            },
             TextConfig {
                 vocab_size: 2048,
                 hidden_size: 128,
@@ -55,7 +61,13 @@ pub fn by_name(name: &str, layers: Option<usize>) -> Result<Config> {
             },
         ),
         "0.5b" => (
-            AudioConfig { d_model: 512, encoder_layers: 4, encoder_attention_heads: 8, encoder_ffn_dim: 2048, ..OMNI_TOWER },
+            AudioConfig {
+                d_model: 512,
+                encoder_layers: 4,
+                encoder_attention_heads: 8,
+                encoder_ffn_dim: 2048,
+                ..OMNI_TOWER
+            },
             TextConfig {
                 hidden_size: 896,
                 intermediate_size: 4864,
@@ -66,7 +78,16 @@ pub fn by_name(name: &str, layers: Option<usize>) -> Result<Config> {
                 ..OMNI_TEXT
             },
         ),
-        "3b" => (OMNI_TOWER, TextConfig { hidden_size: 2048, intermediate_size: 11_008, num_hidden_layers: 36, num_attention_heads: 16, ..OMNI_TEXT }),
+        "3b" => (
+            OMNI_TOWER,
+            TextConfig {
+                hidden_size: 2048,
+                intermediate_size: 11_008,
+                num_hidden_layers: 36,
+                num_attention_heads: 16,
+                ..OMNI_TEXT
+            },
+        ),
         "7b" => (
             OMNI_TOWER,
             TextConfig {
@@ -79,10 +100,25 @@ pub fn by_name(name: &str, layers: Option<usize>) -> Result<Config> {
                 ..OMNI_TEXT
             },
         ),
-        other => return Err(Error::input(format!("no shape `{other}`; there are {}", NAMES.join(", ")))),
+        other => {
+            return Err(Error::input(format!(
+                "no shape `{other}`; there are {}",
+                NAMES.join(", ")
+            )));
+        }
     };
-    let text = TextConfig { num_hidden_layers: layers.unwrap_or(text.num_hidden_layers), ..text };
-    Ok(Config { audio: AudioConfig { output_dim: text.hidden_size, ..audio }, text, audio_token: text_audio_token(name) })
+    let text = TextConfig {
+        num_hidden_layers: layers.unwrap_or(text.num_hidden_layers),
+        ..text
+    };
+    Ok(Config {
+        audio: AudioConfig {
+            output_dim: text.hidden_size,
+            ..audio
+        },
+        text,
+        audio_token: text_audio_token(name),
+    })
 }
 
 /// The audio token of the real vocabularies; the tiny one has room for any.

@@ -37,21 +37,38 @@ impl Trained {
     pub fn load(dir: &Path, config: &Config) -> Result<Self> {
         let path = dir.join(FILE);
         if !path.is_file() {
-            return Ok(Self { adapter: Some(Adapter::load(dir, config)?), full: HashMap::new() });
+            return Ok(Self {
+                adapter: Some(Adapter::load(dir, config)?),
+                full: HashMap::new(),
+            });
         }
-        let full = candle_core::safetensors::load(&path, &Device::Cpu).map_err(|e| Error::input(format!("damaged: {e}")).at_path(&path))?;
+        let full = candle_core::safetensors::load(&path, &Device::Cpu)
+            .map_err(|e| Error::input(format!("damaged: {e}")).at_path(&path))?;
         let known = weight_shapes(config);
         for (name, tensor) in &full {
             let hint = "the folder belongs to another model";
             match known.get(name) {
-                None => return Err(Error::input(format!("this model has no `{name}`")).at_path(&path).hint(hint)),
+                None => {
+                    return Err(Error::input(format!("this model has no `{name}`"))
+                        .at_path(&path)
+                        .hint(hint));
+                }
                 Some(shape) if shape != tensor.dims() => {
-                    return Err(Error::input(format!("`{name}` has shape {:?}, this model needs {shape:?}", tensor.dims())).at_path(&path).hint(hint));
+                    return Err(Error::input(format!(
+                        "`{name}` has shape {:?}, this model needs {shape:?}",
+                        tensor.dims()
+                    ))
+                    .at_path(&path)
+                    .hint(hint));
                 }
                 Some(_) => {}
             }
         }
-        let adapter = dir.join(peft::CONFIG_FILE).is_file().then(|| Adapter::load(dir, config)).transpose()?;
+        let adapter = dir
+            .join(peft::CONFIG_FILE)
+            .is_file()
+            .then(|| Adapter::load(dir, config))
+            .transpose()?;
         Ok(Self { adapter, full })
     }
 }
@@ -59,7 +76,13 @@ impl Trained {
 /// Writes what was trained of a model into a folder that exists.
 pub fn save(dir: &Path, model: &AudioLlm, card: &Card) -> Result<()> {
     if !model.plan.modules.is_empty() {
-        peft::save(dir, &model.plan, &model.adapter_tensors()?, card, KeyForm::Full)?;
+        peft::save(
+            dir,
+            &model.plan,
+            &model.adapter_tensors()?,
+            card,
+            KeyForm::Full,
+        )?;
     }
     if !model.plan.full.is_empty() {
         files::write_safetensors(&dir.join(FILE), model.full_tensors()?)?;
@@ -73,7 +96,11 @@ pub fn load_into(dir: &Path, model: &AudioLlm) -> Result<()> {
     match &trained.adapter {
         Some(adapter) => model.load_adapter(adapter)?,
         None if model.plan.modules.is_empty() => {}
-        None => return Err(Error::input("there is no adapter").at_path(&dir.join(peft::CONFIG_FILE))),
+        None => {
+            return Err(Error::input("there is no adapter").at_path(&dir.join(peft::CONFIG_FILE)));
+        }
     }
-    model.load_full(&trained.full).map_err(|e| e.at_path(&dir.join(FILE)))
+    model
+        .load_full(&trained.full)
+        .map_err(|e| e.at_path(&dir.join(FILE)))
 }

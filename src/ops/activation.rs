@@ -18,7 +18,10 @@ use crate::ops::cpu::with_real;
 pub fn swiglu(gate_up: &Tensor, room: usize) -> Result<Tensor> {
     let (tokens, width) = gate_up.dims2()?;
     let dim = half(width)?;
-    on_cuda!(gate_up.device(), crate::ops::cuda::activation::swiglu(gate_up, room));
+    on_cuda!(
+        gate_up.device(),
+        crate::ops::cuda::activation::swiglu(gate_up, room)
+    );
     let _ = room; // Rows on the CPU have none.
     with_real!(gate_up, T => {
         let both = slice::<T>(gate_up)?;
@@ -46,7 +49,10 @@ pub fn swiglu_backward(dy: &Tensor, gate_up: &Tensor, room: usize) -> Result<Ten
     let (tokens, width) = gate_up.dims2()?;
     let dim = half(width)?;
     expect_shape("the gradient of swiglu", dy, &[tokens, dim])?;
-    on_cuda!(dy.device(), crate::ops::cuda::activation::swiglu_backward(dy, gate_up, room));
+    on_cuda!(
+        dy.device(),
+        crate::ops::cuda::activation::swiglu_backward(dy, gate_up, room)
+    );
     let _ = room; // Rows on the CPU have none.
     with_real!(gate_up, T => {
         let (dys, both) = (slice::<T>(dy)?, slice::<T>(gate_up)?);
@@ -94,7 +100,10 @@ pub fn gelu_backward(dy: &Tensor, x: &Tensor) -> Result<Tensor> {
     /// 1 / sqrt(2 pi), the normal density's factor.
     const DENSITY: f64 = std::f64::consts::FRAC_2_SQRT_PI * std::f64::consts::FRAC_1_SQRT_2 / 2.0;
     expect_shape("the gradient of gelu", dy, x.dims())?;
-    on_cuda!(x.device(), crate::ops::cuda::activation::gelu_backward(dy, x));
+    on_cuda!(
+        x.device(),
+        crate::ops::cuda::activation::gelu_backward(dy, x)
+    );
     with_real!(x, T => {
         let (dys, xs) = (slice::<T>(dy)?, slice::<T>(x)?);
         let (dys, xs): (&[T], &[T]) = (&dys, &xs);

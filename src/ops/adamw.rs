@@ -69,7 +69,11 @@ impl Clip<'_> {
     fn factor(&self) -> Result<Option<f64>> {
         let (loss, norm) = (self.loss.value()?, self.norm.value()?);
         // PyTorch's clip_grad_norm_: the norm has 1e-6 added before the division.
-        let factor = if self.max_norm > 0.0 { (self.max_norm / (norm + 1e-6)).min(1.0) } else { 1.0 };
+        let factor = if self.max_norm > 0.0 {
+            (self.max_norm / (norm + 1e-6)).min(1.0)
+        } else {
+            1.0
+        };
         Ok((loss.is_finite() && norm.is_finite()).then_some(factor))
     }
 }
@@ -79,8 +83,13 @@ impl AdamW {
     ///
     /// On a card nothing is waited for.
     pub fn update(&self, buffers: Buffers, segments: &[Segment], clip: Clip) -> Result<()> {
-        on_cuda!(buffers.values.device(), crate::ops::cuda::adamw::update(self, buffers, segments, clip));
-        let Some(factor) = clip.factor()? else { return Ok(()) };
+        on_cuda!(
+            buffers.values.device(),
+            crate::ops::cuda::adamw::update(self, buffers, segments, clip)
+        );
+        let Some(factor) = clip.factor()? else {
+            return Ok(());
+        };
         let gradients = slice::<f32>(buffers.gradients)?;
         let gradients: &[f32] = &gradients;
         // The nested writes lock three buffers at once; what fails inside is carried out by hand.
@@ -92,7 +101,11 @@ impl AdamW {
                         let range = segment.range.clone();
                         let (rate, keep, root) = self.factors(segment);
                         let (b1, b2, eps) = (self.beta1 as f32, self.beta2 as f32, self.eps as f32);
-                        let (c1, c2, scale) = ((1.0 - self.beta1) as f32, (1.0 - self.beta2) as f32, factor as f32);
+                        let (c1, c2, scale) = (
+                            (1.0 - self.beta1) as f32,
+                            (1.0 - self.beta2) as f32,
+                            factor as f32,
+                        );
                         values[range.clone()]
                             .par_chunks_mut(CHUNK)
                             .zip(first[range.clone()].par_chunks_mut(CHUNK))
@@ -102,7 +115,9 @@ impl AdamW {
                                 vectorised(
                                     #[inline(always)]
                                     || {
-                                        for (((p, m), v), &g) in values.iter_mut().zip(first).zip(second).zip(gradients) {
+                                        for (((p, m), v), &g) in
+                                            values.iter_mut().zip(first).zip(second).zip(gradients)
+                                        {
                                             let g = g * scale;
                                             *m = *m * b1 + g * c1;
                                             *v = *v * b2 + g * g * c2;
@@ -122,8 +137,16 @@ impl AdamW {
     pub fn factors(&self, segment: &Segment) -> (f32, f32, f32) {
         let step = segment.step as i32;
         let (bias1, bias2) = (1.0 - self.beta1.powi(step), 1.0 - self.beta2.powi(step));
-        let keep = if segment.decay { (1.0 - segment.learning_rate * self.weight_decay) as f32 } else { 1.0 };
-        ((segment.learning_rate / bias1) as f32, keep, (1.0 / bias2.sqrt()) as f32)
+        let keep = if segment.decay {
+            (1.0 - segment.learning_rate * self.weight_decay) as f32
+        } else {
+            1.0
+        };
+        (
+            (segment.learning_rate / bias1) as f32,
+            keep,
+            (1.0 / bias2.sqrt()) as f32,
+        )
     }
 }
 

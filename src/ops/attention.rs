@@ -104,10 +104,18 @@ impl<T> Shared<T> {
 /// # Shapes
 /// `qkv`: `[tokens, heads.width()]`; `cu_seqlens`: starts of the sequences, and the number of tokens at the end
 /// -> `[tokens, heads.query_width()]` and the log-sum-exp of every row of scores, `[num_heads, tokens]`
-pub fn attention(qkv: &Tensor, cu_seqlens: &[usize], heads: Heads, mask: Mask) -> Result<(Tensor, Tensor)> {
+pub fn attention(
+    qkv: &Tensor,
+    cu_seqlens: &[usize],
+    heads: Heads,
+    mask: Mask,
+) -> Result<(Tensor, Tensor)> {
     let (tokens, width) = qkv.dims2()?;
     check(tokens, width, cu_seqlens, heads)?;
-    on_cuda!(qkv.device(), crate::ops::cuda::attention::attention(qkv, cu_seqlens, heads, mask));
+    on_cuda!(
+        qkv.device(),
+        crate::ops::cuda::attention::attention(qkv, cu_seqlens, heads, mask)
+    );
     let (dim, out_width) = (heads.head_dim, heads.query_width());
     with_real!(qkv, T => {
         let values = slice::<T>(qkv)?;
@@ -152,14 +160,31 @@ pub fn attention(qkv: &Tensor, cu_seqlens: &[usize], heads: Heads, mask: Mask) -
 ///
 /// # Shapes
 /// `d_out`, `out`: `[tokens, heads.query_width()]`; `log_sums`: `[num_heads, tokens]` -> `[tokens, heads.width()]`
-pub fn attention_backward(d_out: &Tensor, qkv: &Tensor, out: &Tensor, log_sums: &Tensor, cu_seqlens: &[usize], heads: Heads, mask: Mask) -> Result<Tensor> {
+pub fn attention_backward(
+    d_out: &Tensor,
+    qkv: &Tensor,
+    out: &Tensor,
+    log_sums: &Tensor,
+    cu_seqlens: &[usize],
+    heads: Heads,
+    mask: Mask,
+) -> Result<Tensor> {
     let (tokens, width) = qkv.dims2()?;
     check(tokens, width, cu_seqlens, heads)?;
     let (dim, out_width) = (heads.head_dim, heads.query_width());
     expect_shape("the output of attention", out, &[tokens, out_width])?;
     expect_shape("the gradient of attention", d_out, &[tokens, out_width])?;
-    expect_shape("the log-sum-exps of attention", log_sums, &[heads.num_heads, tokens])?;
-    on_cuda!(qkv.device(), crate::ops::cuda::attention::attention_backward(d_out, qkv, out, log_sums, cu_seqlens, heads, mask));
+    expect_shape(
+        "the log-sum-exps of attention",
+        log_sums,
+        &[heads.num_heads, tokens],
+    )?;
+    on_cuda!(
+        qkv.device(),
+        crate::ops::cuda::attention::attention_backward(
+            d_out, qkv, out, log_sums, cu_seqlens, heads, mask
+        )
+    );
     with_real!(qkv, T => {
         let (values, d_outs, outs, log_sums) = (slice::<T>(qkv)?, slice::<T>(d_out)?, slice::<T>(out)?, slice::<T>(log_sums)?);
         let (values, d_outs, outs, log_sums): (&[T], &[T], &[T], &[T]) = (&values, &d_outs, &outs, &log_sums);
@@ -231,15 +256,25 @@ pub fn attention_step(queries: &Tensor, past: &[Past], heads: Heads) -> Result<T
     let (sequences, width) = queries.dims2()?;
     check_heads(heads)?;
     let (dim, kv_width, group) = (heads.head_dim, heads.kv_width(), heads.group());
-    expect_shape("the queries of a step", queries, &[past.len(), heads.query_width()])?;
+    expect_shape(
+        "the queries of a step",
+        queries,
+        &[past.len(), heads.query_width()],
+    )?;
     for past in past {
         let (capacity, found) = past.keys.dims2()?;
         expect_shape("the values of a cache", past.values, &[capacity, kv_width])?;
         if past.len == 0 || past.len > capacity || found != kv_width {
-            candle_core::bail!("a cache of {capacity} rows of {found} cannot hold {} keys of {kv_width}", past.len);
+            candle_core::bail!(
+                "a cache of {capacity} rows of {found} cannot hold {} keys of {kv_width}",
+                past.len
+            );
         }
     }
-    on_cuda!(queries.device(), crate::ops::cuda::attention::attention_step(queries, past, heads));
+    on_cuda!(
+        queries.device(),
+        crate::ops::cuda::attention::attention_step(queries, past, heads)
+    );
     with_real!(queries, T => {
         let queries = slice::<T>(queries)?;
         let queries: &[T] = &queries;
@@ -281,16 +316,30 @@ fn softmax<T: Real>(row: &mut [T]) -> T {
     max + sum.ln()
 }
 
-fn keys_and_values<T: Real>(values: &[T], start: usize, keys: usize, kv_head: usize, heads: Heads) -> (Matrix<'_, T>, Matrix<'_, T>) {
+fn keys_and_values<T: Real>(
+    values: &[T],
+    start: usize,
+    keys: usize,
+    kv_head: usize,
+    heads: Heads,
+) -> (Matrix<'_, T>, Matrix<'_, T>) {
     let width = heads.width();
     let column = start * width + heads.query_width() + kv_head * heads.head_dim;
     let k = Matrix::strided(&values[column..], keys, heads.head_dim, width);
-    let v = Matrix::strided(&values[column + heads.kv_width()..], keys, heads.head_dim, width);
+    let v = Matrix::strided(
+        &values[column + heads.kv_width()..],
+        keys,
+        heads.head_dim,
+        width,
+    );
     (k, v)
 }
 
 fn sequences(cu_seqlens: &[usize]) -> impl Iterator<Item = (usize, usize)> + '_ {
-    cu_seqlens.windows(2).map(|pair| (pair[0], pair[1] - pair[0])).filter(|&(_, len)| len > 0)
+    cu_seqlens
+        .windows(2)
+        .map(|pair| (pair[0], pair[1] - pair[0]))
+        .filter(|&(_, len)| len > 0)
 }
 
 /// The end of the sequence that starts at each token; 0 where none starts.
@@ -303,7 +352,10 @@ fn ends(cu_seqlens: &[usize], tokens: usize) -> Vec<usize> {
 }
 
 fn check_heads(heads: Heads) -> Result<()> {
-    if heads.num_kv_heads == 0 || heads.head_dim == 0 || !heads.num_heads.is_multiple_of(heads.num_kv_heads) {
+    if heads.num_kv_heads == 0
+        || heads.head_dim == 0
+        || !heads.num_heads.is_multiple_of(heads.num_kv_heads)
+    {
         candle_core::bail!("query heads share key heads evenly, found {heads:?}");
     }
     Ok(())
@@ -312,9 +364,15 @@ fn check_heads(heads: Heads) -> Result<()> {
 fn check(tokens: usize, width: usize, cu_seqlens: &[usize], heads: Heads) -> Result<()> {
     check_heads(heads)?;
     if width != heads.width() {
-        candle_core::bail!("attention expects a width of {}, found {width}", heads.width());
+        candle_core::bail!(
+            "attention expects a width of {}, found {width}",
+            heads.width()
+        );
     }
-    if cu_seqlens.first() != Some(&0) || cu_seqlens.last() != Some(&tokens) || cu_seqlens.windows(2).any(|pair| pair[0] > pair[1]) {
+    if cu_seqlens.first() != Some(&0)
+        || cu_seqlens.last() != Some(&tokens)
+        || cu_seqlens.windows(2).any(|pair| pair[0] > pair[1])
+    {
         candle_core::bail!("the sequence boundaries {cu_seqlens:?} do not cover {tokens} tokens");
     }
     Ok(())

@@ -27,7 +27,10 @@ pub fn unfold(x: &Tensor, windows: &[usize], stride: usize) -> Result<Tensor> {
     let (rows, dim) = x.dims2()?;
     check(rows, windows, stride)?;
     let centres = centres(windows, stride);
-    on_cuda!(x.device(), crate::ops::cuda::convolution::unfold(x, &on_card(&centres)));
+    on_cuda!(
+        x.device(),
+        crate::ops::cuda::convolution::unfold(x, &on_card(&centres))
+    );
     with_real!(x, T => {
         let xs = slice::<T>(x)?;
         let xs: &[T] = &xs;
@@ -55,9 +58,15 @@ pub fn unfold_backward(dy: &Tensor, windows: &[usize], stride: usize) -> Result<
     check(rows, windows, stride)?;
     let centres = centres(windows, stride);
     if outputs != centres.len() || width != KERNEL * dim {
-        candle_core::bail!("windows {windows:?} at stride {stride} unfold into {} rows of three parts, found {outputs} of width {width}", centres.len());
+        candle_core::bail!(
+            "windows {windows:?} at stride {stride} unfold into {} rows of three parts, found {outputs} of width {width}",
+            centres.len()
+        );
     }
-    on_cuda!(dy.device(), crate::ops::cuda::convolution::unfold_backward(dy, &on_card(&centres), rows));
+    on_cuda!(
+        dy.device(),
+        crate::ops::cuda::convolution::unfold_backward(dy, &on_card(&centres), rows)
+    );
     with_real!(dy, T => {
         let dys = slice::<T>(dy)?;
         let mut dx = vec![T::of(0.0); rows * dim];
@@ -99,7 +108,11 @@ fn centres(windows: &[usize], stride: usize) -> Vec<Centre> {
     let mut start = 0;
     let mut centres = Vec::new();
     for &len in windows {
-        centres.extend((0..num_outputs(len, stride)).map(|i| Centre { row: start + i * stride, start, end: start + len }));
+        centres.extend((0..num_outputs(len, stride)).map(|i| Centre {
+            row: start + i * stride,
+            start,
+            end: start + len,
+        }));
         start += len;
     }
     centres
@@ -107,5 +120,8 @@ fn centres(windows: &[usize], stride: usize) -> Vec<Centre> {
 
 #[cfg(feature = "cuda")]
 fn on_card(centres: &[Centre]) -> Vec<[usize; 3]> {
-    centres.iter().map(|centre| [centre.row, centre.start, centre.end]).collect()
+    centres
+        .iter()
+        .map(|centre| [centre.row, centre.start, centre.end])
+        .collect()
 }

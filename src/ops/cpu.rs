@@ -21,7 +21,9 @@ use candle_core::backend::BackendStorage;
 use rayon::prelude::*;
 
 /// The numbers the primitives compute with: `f32` for work, `f64` for finite differences.
-pub trait Real: WithDType + num_traits::Float + std::ops::AddAssign + std::iter::Sum + Send + Sync {
+pub trait Real:
+    WithDType + num_traits::Float + std::ops::AddAssign + std::iter::Sum + Send + Sync
+{
     /// e to the power of `self`, written so that the compiler can vectorise it.
     fn exp_lanes(self) -> Self;
     /// The normal distribution at `self`: its cumulative probability, and e^(-x^2 / 2), which is its density but for a factor.
@@ -46,7 +48,9 @@ macro_rules! with_real {
                 type $T = f64;
                 $body
             }
-            other => candle_core::bail!("the CPU primitives compute in f32 or f64, found {other:?}"),
+            other => {
+                candle_core::bail!("the CPU primitives compute in f32 or f64, found {other:?}")
+            }
         }
     };
 }
@@ -65,10 +69,21 @@ pub struct Slice<'a, T> {
 /// Where the tensor is strided, elsewhere than on the CPU, or of another type.
 pub fn slice<T: WithDType>(tensor: &Tensor) -> Result<Slice<'_, T>> {
     let (storage, layout) = tensor.storage_and_layout();
-    let Some((start, end)) = layout.contiguous_offsets() else { candle_core::bail!("expected a contiguous tensor, found {layout:?}") };
+    let Some((start, end)) = layout.contiguous_offsets() else {
+        candle_core::bail!("expected a contiguous tensor, found {layout:?}")
+    };
     match &*storage {
-        Storage::Cpu(values) if values.dtype() == T::DTYPE => Ok(Slice { storage, range: start..end, kind: PhantomData }),
-        other => candle_core::bail!("expected {:?} on the CPU, found {:?} on {:?}", T::DTYPE, other.dtype(), other.device().location()),
+        Storage::Cpu(values) if values.dtype() == T::DTYPE => Ok(Slice {
+            storage,
+            range: start..end,
+            kind: PhantomData,
+        }),
+        other => candle_core::bail!(
+            "expected {:?} on the CPU, found {:?} on {:?}",
+            T::DTYPE,
+            other.dtype(),
+            other.device().location()
+        ),
     }
 }
 
@@ -110,7 +125,9 @@ impl<F: FnOnce(&mut CpuStorage, Range<usize>) -> Result<()>> InplaceOp1 for Writ
     }
 
     fn cpu_fwd(&self, storage: &mut CpuStorage, layout: &Layout) -> Result<()> {
-        let Some((start, end)) = layout.contiguous_offsets() else { candle_core::bail!("cannot write into a strided tensor") };
+        let Some((start, end)) = layout.contiguous_offsets() else {
+            candle_core::bail!("cannot write into a strided tensor")
+        };
         match self.0.borrow_mut().take() {
             Some(write) => write(storage, start..end),
             None => Ok(()),
@@ -177,16 +194,18 @@ pub fn for_rows<T: Send>(out: &mut [T], width: usize, body: impl Fn(usize, &mut 
         return;
     }
     let rows = GRAIN.div_ceil(width);
-    out.par_chunks_mut(rows * width).enumerate().for_each(|(chunk, values)| {
-        vectorised(
-            #[inline(always)]
-            || {
-                for (row, values) in values.chunks_exact_mut(width).enumerate() {
-                    body(chunk * rows + row, values);
-                }
-            },
-        );
-    });
+    out.par_chunks_mut(rows * width)
+        .enumerate()
+        .for_each(|(chunk, values)| {
+            vectorised(
+                #[inline(always)]
+                || {
+                    for (row, values) in values.chunks_exact_mut(width).enumerate() {
+                        body(chunk * rows + row, values);
+                    }
+                },
+            );
+        });
 }
 
 /// A vector of `rows` rows of `width` values, each written by `body(row, values)`, rows in parallel, vectorised.
@@ -194,26 +213,38 @@ pub fn for_rows<T: Send>(out: &mut [T], width: usize, body: impl Fn(usize, &mut 
 /// `body` finds zeros. They are written by the task that needs them, into its cache: a vector made of zeros first would cost
 /// one thread a pass over memory.
 #[inline(always)]
-pub fn new_rows<T: Real>(rows: usize, width: usize, body: impl Fn(usize, &mut [T]) + Sync) -> Vec<T> {
+pub fn new_rows<T: Real>(
+    rows: usize,
+    width: usize,
+    body: impl Fn(usize, &mut [T]) + Sync,
+) -> Vec<T> {
     let len = rows * width;
     let mut out: Vec<T> = Vec::with_capacity(len);
     if len == 0 {
         return out;
     }
     let rows = GRAIN.div_ceil(width);
-    out.spare_capacity_mut()[..len].par_chunks_mut(rows * width).enumerate().for_each(|(chunk, values)| {
-        vectorised(
-            #[inline(always)]
-            || {
-                values.fill(std::mem::MaybeUninit::new(T::zero()));
-                // SAFETY: the values were all written just now.
-                let values = unsafe { std::slice::from_raw_parts_mut(values.as_mut_ptr().cast::<T>(), values.len()) };
-                for (row, values) in values.chunks_exact_mut(width).enumerate() {
-                    body(chunk * rows + row, values);
-                }
-            },
-        );
-    });
+    out.spare_capacity_mut()[..len]
+        .par_chunks_mut(rows * width)
+        .enumerate()
+        .for_each(|(chunk, values)| {
+            vectorised(
+                #[inline(always)]
+                || {
+                    values.fill(std::mem::MaybeUninit::new(T::zero()));
+                    // SAFETY: the values were all written just now.
+                    let values = unsafe {
+                        std::slice::from_raw_parts_mut(
+                            values.as_mut_ptr().cast::<T>(),
+                            values.len(),
+                        )
+                    };
+                    for (row, values) in values.chunks_exact_mut(width).enumerate() {
+                        body(chunk * rows + row, values);
+                    }
+                },
+            );
+        });
     // SAFETY: the chunks cover the first `len` values, and each wrote all of its own.
     unsafe { out.set_len(len) };
     out
@@ -223,17 +254,25 @@ pub fn new_rows<T: Real>(rows: usize, width: usize, body: impl Fn(usize, &mut [T
 #[inline(always)]
 pub fn new_stretches<T: Real>(len: usize, body: impl Fn(usize, &mut [T]) + Sync) -> Vec<T> {
     let mut out = Vec::with_capacity(len);
-    out.spare_capacity_mut()[..len].par_chunks_mut(GRAIN).enumerate().for_each(|(chunk, values)| {
-        vectorised(
-            #[inline(always)]
-            || {
-                values.fill(std::mem::MaybeUninit::new(T::zero()));
-                // SAFETY: the values were all written just now.
-                let values = unsafe { std::slice::from_raw_parts_mut(values.as_mut_ptr().cast::<T>(), values.len()) };
-                body(chunk * GRAIN, values);
-            },
-        );
-    });
+    out.spare_capacity_mut()[..len]
+        .par_chunks_mut(GRAIN)
+        .enumerate()
+        .for_each(|(chunk, values)| {
+            vectorised(
+                #[inline(always)]
+                || {
+                    values.fill(std::mem::MaybeUninit::new(T::zero()));
+                    // SAFETY: the values were all written just now.
+                    let values = unsafe {
+                        std::slice::from_raw_parts_mut(
+                            values.as_mut_ptr().cast::<T>(),
+                            values.len(),
+                        )
+                    };
+                    body(chunk * GRAIN, values);
+                },
+            );
+        });
     // SAFETY: the chunks cover the first `len` values, and each wrote all of its own.
     unsafe { out.set_len(len) };
     out
@@ -242,31 +281,46 @@ pub fn new_stretches<T: Real>(len: usize, body: impl Fn(usize, &mut [T]) + Sync)
 /// Calls `body(start, values)` for stretches of `out`, in parallel, vectorised; `start` is the index of the first value.
 #[inline(always)]
 pub fn for_stretches<T: Send>(out: &mut [T], body: impl Fn(usize, &mut [T]) + Sync) {
-    out.par_chunks_mut(GRAIN).enumerate().for_each(|(chunk, values)| {
-        vectorised(
-            #[inline(always)]
-            || body(chunk * GRAIN, values),
-        );
-    });
+    out.par_chunks_mut(GRAIN)
+        .enumerate()
+        .for_each(|(chunk, values)| {
+            vectorised(
+                #[inline(always)]
+                || body(chunk * GRAIN, values),
+            );
+        });
 }
 
 /// As [`for_rows`] over two outputs of the same number of rows.
 #[inline(always)]
-pub fn for_rows2<T: Send, U: Send>(a: &mut [T], a_width: usize, b: &mut [U], b_width: usize, body: impl Fn(usize, &mut [T], &mut [U]) + Sync) {
+pub fn for_rows2<T: Send, U: Send>(
+    a: &mut [T],
+    a_width: usize,
+    b: &mut [U],
+    b_width: usize,
+    body: impl Fn(usize, &mut [T], &mut [U]) + Sync,
+) {
     if a.is_empty() || a_width == 0 || b_width == 0 {
         return;
     }
     let rows = GRAIN.div_ceil(a_width);
-    a.par_chunks_mut(rows * a_width).zip(b.par_chunks_mut(rows * b_width)).enumerate().for_each(|(chunk, (a, b))| {
-        vectorised(
-            #[inline(always)]
-            || {
-                for (row, (a, b)) in a.chunks_exact_mut(a_width).zip(b.chunks_exact_mut(b_width)).enumerate() {
-                    body(chunk * rows + row, a, b);
-                }
-            },
-        );
-    });
+    a.par_chunks_mut(rows * a_width)
+        .zip(b.par_chunks_mut(rows * b_width))
+        .enumerate()
+        .for_each(|(chunk, (a, b))| {
+            vectorised(
+                #[inline(always)]
+                || {
+                    for (row, (a, b)) in a
+                        .chunks_exact_mut(a_width)
+                        .zip(b.chunks_exact_mut(b_width))
+                        .enumerate()
+                    {
+                        body(chunk * rows + row, a, b);
+                    }
+                },
+            );
+        });
 }
 
 /// Number of running sums kept side by side, so that a sum vectorises.
@@ -308,7 +362,10 @@ pub fn max_of<T: Real>(values: &[T]) -> T {
             *lane = if value > *lane { value } else { *lane };
         }
     }
-    values[whole..].iter().chain(&lanes).fold(T::neg_infinity(), |a, &b| if b > a { b } else { a })
+    values[whole..]
+        .iter()
+        .chain(&lanes)
+        .fold(T::neg_infinity(), |a, &b| if b > a { b } else { a })
 }
 
 impl Real for f32 {
@@ -331,7 +388,13 @@ impl Real for f32 {
         let p = p * r + 1.666_666_5e-1;
         let p = p * r + 0.5;
         let y = p * r * r + r + 1.0;
-        let scaled = y * f32::from_bits(rounded.to_bits().wrapping_sub(ROUND.to_bits()).wrapping_add(127) << 23);
+        let scaled = y * f32::from_bits(
+            rounded
+                .to_bits()
+                .wrapping_sub(ROUND.to_bits())
+                .wrapping_add(127)
+                << 23,
+        );
         let scaled = if self < -87.3 { 0.0 } else { scaled };
         if self.is_nan() { self } else { scaled }
     }
@@ -375,7 +438,10 @@ impl Real for f64 {
 
     #[inline(always)]
     fn normal_lanes(self) -> (Self, Self) {
-        (0.5 * libm::erfc(-self * std::f64::consts::FRAC_1_SQRT_2), (-0.5 * self * self).exp())
+        (
+            0.5 * libm::erfc(-self * std::f64::consts::FRAC_1_SQRT_2),
+            (-0.5 * self * self).exp(),
+        )
     }
 
     #[inline(always)]
@@ -416,11 +482,21 @@ mod tests {
             // Squaring x rounds the exponent by up to x^2 / 2 half units in the last place.
             let bar = 1e-6 + f64::from(x * x) * 6e-8;
             let error = (f64::from(x.normal_lanes().0) - exact).abs() / exact;
-            assert!(error < bar, "the normal distribution at {x} is off by {error:e} of itself");
+            assert!(
+                error < bar,
+                "the normal distribution at {x} is off by {error:e} of itself"
+            );
             worst = worst.max((f64::from(x.normal_lanes().0) - exact).abs());
         }
         assert!(worst < 3e-7, "absolute error {worst:e}");
-        assert_eq!((0f32.normal_lanes().0, f32::INFINITY.normal_lanes(), f32::NEG_INFINITY.normal_lanes()), (0.5, (1.0, 0.0), (0.0, 0.0)));
+        assert_eq!(
+            (
+                0f32.normal_lanes().0,
+                f32::INFINITY.normal_lanes(),
+                f32::NEG_INFINITY.normal_lanes()
+            ),
+            (0.5, (1.0, 0.0), (0.0, 0.0))
+        );
         assert!(f32::NAN.normal_lanes().0.is_nan());
     }
 
@@ -433,7 +509,12 @@ mod tests {
                 }
             });
             assert_eq!(found.len(), rows * width);
-            assert!(found.iter().enumerate().all(|(i, &value)| value == i as f32));
+            assert!(
+                found
+                    .iter()
+                    .enumerate()
+                    .all(|(i, &value)| value == i as f32)
+            );
         }
     }
 
@@ -441,15 +522,26 @@ mod tests {
     fn shapes_that_differ_are_named() {
         let x = Tensor::zeros((2, 3), DType::F32, &Device::Cpu).unwrap();
         assert!(expect_shape("the weight", &x, &[2, 3]).is_ok());
-        assert!(expect_shape("the weight", &x, &[3]).unwrap_err().to_string().starts_with("the weight should be [3], found [2, 3]"));
+        assert!(
+            expect_shape("the weight", &x, &[3])
+                .unwrap_err()
+                .to_string()
+                .starts_with("the weight should be [3], found [2, 3]")
+        );
     }
 
     #[test]
     fn a_write_is_seen_through_every_view() {
         let flat = Tensor::zeros(6, DType::F32, &Device::Cpu).unwrap();
         let view = flat.narrow(0, 2, 4).unwrap().reshape((2, 2)).unwrap();
-        write::<f32>(&view, |values| values.copy_from_slice(&[1.0, 2.0, 3.0, 4.0])).unwrap();
-        assert_eq!(flat.to_vec1::<f32>().unwrap(), [0.0, 0.0, 1.0, 2.0, 3.0, 4.0]);
+        write::<f32>(&view, |values| {
+            values.copy_from_slice(&[1.0, 2.0, 3.0, 4.0])
+        })
+        .unwrap();
+        assert_eq!(
+            flat.to_vec1::<f32>().unwrap(),
+            [0.0, 0.0, 1.0, 2.0, 3.0, 4.0]
+        );
         assert!(slice::<f64>(&flat).is_err());
         assert!(slice::<f32>(&view.t().unwrap()).is_err());
     }
@@ -459,7 +551,10 @@ mod tests {
         for len in [0, 1, 15, 16, 17, 64, 100] {
             let values: Vec<f64> = (0..len).map(|i| (i as f64 * 7.3).sin()).collect();
             assert!((sum_over(len, |i| values[i]) - values.iter().sum::<f64>()).abs() < 1e-12);
-            assert_eq!(max_of(&values), values.iter().copied().fold(f64::NEG_INFINITY, f64::max));
+            assert_eq!(
+                max_of(&values),
+                values.iter().copied().fold(f64::NEG_INFINITY, f64::max)
+            );
         }
     }
 }

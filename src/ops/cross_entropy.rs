@@ -57,8 +57,13 @@ impl CrossEntropy {
     /// Its numbers; waits for them.
     pub fn read(&self) -> Result<Losses> {
         let numbers = read(&[self.loss.tensor(), &self.log_probabilities])?.wait()?;
-        let [loss, log_probabilities] = numbers.try_into().map_err(|_| candle_core::Error::Msg("two tensors were read as others".into()))?;
-        Ok(Losses { loss: loss[0], log_probabilities })
+        let [loss, log_probabilities] = numbers
+            .try_into()
+            .map_err(|_| candle_core::Error::Msg("two tensors were read as others".into()))?;
+        Ok(Losses {
+            loss: loss[0],
+            log_probabilities,
+        })
     }
 }
 
@@ -73,17 +78,29 @@ const BLOCK: usize = 256;
 ///
 /// # Shapes
 /// `rows`: `[rows, dim]`, `head`: `[vocab, dim]`
-pub fn linear_cross_entropy(rows: &Tensor, head: &Weight, targets: Targets, want_gradient: bool) -> Result<CrossEntropy> {
+pub fn linear_cross_entropy(
+    rows: &Tensor,
+    head: &Weight,
+    targets: Targets,
+    want_gradient: bool,
+) -> Result<CrossEntropy> {
     let (num_rows, dim) = rows.dims2()?;
     let (vocab, _) = head.value.dims2()?;
     expect_shape("the head", &head.value, &[vocab, dim])?;
     if targets.ids.len() != num_rows || targets.weights.len() != num_rows {
-        candle_core::bail!("{num_rows} rows have {} targets and {} weights", targets.ids.len(), targets.weights.len());
+        candle_core::bail!(
+            "{num_rows} rows have {} targets and {} weights",
+            targets.ids.len(),
+            targets.weights.len()
+        );
     }
     if let Some(id) = targets.ids.iter().find(|&&id| id as usize >= vocab) {
         candle_core::bail!("target {id} is outside a vocabulary of {vocab}");
     }
-    on_cuda!(rows.device(), crate::ops::cuda::cross_entropy::linear_cross_entropy(rows, head, targets, want_gradient));
+    on_cuda!(
+        rows.device(),
+        crate::ops::cuda::cross_entropy::linear_cross_entropy(rows, head, targets, want_gradient)
+    );
     with_real!(rows, T => {
         let (xs, w) = (slice::<T>(rows)?, slice::<T>(&head.value)?);
         let (xs, w): (&[T], &[T]) = (&xs, &w);
@@ -122,19 +139,33 @@ pub fn linear_cross_entropy(rows: &Tensor, head: &Weight, targets: Targets, want
 
 /// Smoothed negative log-likelihood and log-probability of the target; turns the row of logits into their gradient.
 #[inline(always)]
-fn one_row<T: Real>(row: &mut [T], target: u32, weight: f64, smoothing: f64, want_gradient: bool) -> (f64, f64) {
+fn one_row<T: Real>(
+    row: &mut [T],
+    target: u32,
+    weight: f64,
+    smoothing: f64,
+    want_gradient: bool,
+) -> (f64, f64) {
     let vocab = row.len();
     let target = target as usize;
     let max = max_of(row);
     let at_target = (row[target] - max).wide();
-    let mean_logit = if smoothing > 0.0 { sum_over(vocab, |i| row[i] - max).wide() / vocab as f64 } else { 0.0 };
+    let mean_logit = if smoothing > 0.0 {
+        sum_over(vocab, |i| row[i] - max).wide() / vocab as f64
+    } else {
+        0.0
+    };
     for logit in row.iter_mut() {
         *logit = (*logit - max).exp_lanes();
     }
     let sum = sum_over(vocab, |i| row[i]);
     let log_sum = sum.wide().ln();
     let log_probability = at_target - log_sum;
-    let spread = if smoothing > 0.0 { smoothing * (log_sum - mean_logit) } else { 0.0 };
+    let spread = if smoothing > 0.0 {
+        smoothing * (log_sum - mean_logit)
+    } else {
+        0.0
+    };
     if want_gradient {
         let factor = T::of(weight) / sum;
         let even = T::of(weight * smoothing / vocab as f64);
@@ -143,7 +174,10 @@ fn one_row<T: Real>(row: &mut [T], target: u32, weight: f64, smoothing: f64, wan
         }
         row[target] -= T::of(weight * (1.0 - smoothing));
     }
-    (-(1.0 - smoothing) * log_probability + spread, log_probability)
+    (
+        -(1.0 - smoothing) * log_probability + spread,
+        log_probability,
+    )
 }
 
 /// Logits of every row: `rows head^T`, on a card in `f32`.
@@ -154,7 +188,10 @@ pub fn logits(rows: &Tensor, head: &Tensor) -> Result<Tensor> {
     let (num_rows, dim) = rows.dims2()?;
     let (vocab, _) = head.dims2()?;
     expect_shape("the head", head, &[vocab, dim])?;
-    on_cuda!(rows.device(), crate::ops::cuda::cross_entropy::logits(rows, head));
+    on_cuda!(
+        rows.device(),
+        crate::ops::cuda::cross_entropy::logits(rows, head)
+    );
     with_real!(rows, T => {
         let (xs, w) = (slice::<T>(rows)?, slice::<T>(head)?);
         let out = product_new(Matrix::new(&xs, num_rows, dim), Matrix::new(&w, vocab, dim).t(), 1.0, Threads::All);

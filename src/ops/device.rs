@@ -41,7 +41,10 @@ impl FromStr for Choice {
             "auto" => Ok(Self::Auto),
             "cpu" => Ok(Self::Cpu),
             "cuda" => Ok(Self::Cuda),
-            _ => Err(format!("`{name}` is no device; expected one of {}", Self::NAMES.join(", "))),
+            _ => Err(format!(
+                "`{name}` is no device; expected one of {}",
+                Self::NAMES.join(", ")
+            )),
         }
     }
 }
@@ -87,7 +90,11 @@ pub fn name(device: &Device) -> Result<String> {
 
 /// The type that weights and activations have on a device.
 pub fn compute_type(device: &Device) -> DType {
-    if device.is_cuda() { DType::BF16 } else { DType::F32 }
+    if device.is_cuda() {
+        DType::BF16
+    } else {
+        DType::F32
+    }
 }
 
 /// The memory of a card, in bytes.
@@ -133,7 +140,11 @@ pub fn place(values: &[f32], shape: impl Into<Shape>, device: &Device) -> Result
 /// As [`place`], on the device of `like`; on the CPU in the type of `like`, which is `f64` where derivatives are checked.
 pub fn place_like(values: &[f32], shape: impl Into<Shape>, like: &Tensor) -> Result<Tensor> {
     let placed = place(values, shape, like.device())?;
-    if like.device().is_cuda() { Ok(placed) } else { placed.to_dtype(like.dtype()) }
+    if like.device().is_cuda() {
+        Ok(placed)
+    } else {
+        placed.to_dtype(like.dtype())
+    }
 }
 
 /// Bytes that products work in on a card; cuBLAS advises 32 MiB on Hopper.
@@ -169,7 +180,10 @@ pub fn write_stretch(flat: &Tensor, range: Range<usize>, values: &[f32]) -> Resu
     if range.start > range.end || range.end > len || range.len() != values.len() {
         candle_core::bail!("{} numbers cannot replace {range:?} of {len}", values.len());
     }
-    on_cuda!(flat.device(), crate::ops::cuda::write_stretch(flat, range, values));
+    on_cuda!(
+        flat.device(),
+        crate::ops::cuda::write_stretch(flat, range, values)
+    );
     write::<f32>(flat, |numbers| numbers[range].copy_from_slice(values))
 }
 
@@ -177,10 +191,20 @@ pub fn write_stretch(flat: &Tensor, range: Range<usize>, values: &[f32]) -> Resu
 ///
 /// Each is made of the bits of `key` at its position (Box and Muller 1958, from the two halves of 32 bits), so that a seed gives
 /// the same numbers on every device but for rounding.
-pub fn random_normal(shape: impl Into<Shape>, key: Key, deviation: f32, device: &Device) -> Result<Tensor> {
+pub fn random_normal(
+    shape: impl Into<Shape>,
+    key: Key,
+    deviation: f32,
+    device: &Device,
+) -> Result<Tensor> {
     let shape = shape.into();
-    on_cuda!(device, crate::ops::cuda::rows::random_normal(shape, key, deviation, device));
-    let values: Vec<f32> = (0..shape.elem_count() as u64).map(|position| deviation * normal(key.bits(position))).collect();
+    on_cuda!(
+        device,
+        crate::ops::cuda::rows::random_normal(shape, key, deviation, device)
+    );
+    let values: Vec<f32> = (0..shape.elem_count() as u64)
+        .map(|position| deviation * normal(key.bits(position)))
+        .collect();
     Tensor::from_vec(values, shape, device)
 }
 
@@ -209,7 +233,12 @@ mod tests {
     #[cfg(not(feature = "cuda"))]
     #[test]
     fn a_build_without_kernels_says_which_build_has_them() {
-        assert!(open(Choice::Cuda).unwrap_err().to_string().contains("--features cuda"));
+        assert!(
+            open(Choice::Cuda)
+                .unwrap_err()
+                .to_string()
+                .contains("--features cuda")
+        );
         assert!(open(Choice::Auto).unwrap().is_cpu());
     }
 
@@ -218,11 +247,25 @@ mod tests {
         let key = Key::new(5, "normal");
         let n = 200_000;
         let values = to_host(&random_normal(n, key, 2.0, &Device::Cpu).unwrap()).unwrap();
-        let moment = |power: i32| values.iter().map(|&x| (f64::from(x) / 2.0).powi(power)).sum::<f64>() / n as f64;
+        let moment = |power: i32| {
+            values
+                .iter()
+                .map(|&x| (f64::from(x) / 2.0).powi(power))
+                .sum::<f64>()
+                / n as f64
+        };
         // Standard errors of the first, second and fourth moment are sqrt(1, 2, 96) / sqrt(n): five of each.
-        assert!(moment(1).abs() < 0.012 && (moment(2) - 1.0).abs() < 0.016 && (moment(4) - 3.0).abs() < 0.11);
+        assert!(
+            moment(1).abs() < 0.012
+                && (moment(2) - 1.0).abs() < 0.016
+                && (moment(4) - 3.0).abs() < 0.11
+        );
         assert_eq!(values[17], 2.0 * normal(key.bits(17)));
-        assert!([0, u64::MAX, 1 << 32].into_iter().all(|bits| normal(bits).is_finite()));
+        assert!(
+            [0, u64::MAX, 1 << 32]
+                .into_iter()
+                .all(|bits| normal(bits).is_finite())
+        );
     }
 
     #[test]

@@ -29,7 +29,11 @@ pub fn nearest(x: f32) -> f32 {
     const SHIFT: f32 = 16384.0;
     let size = x.abs();
     let small = (size + SHIFT) - SHIFT;
-    let rounded = if size < LEAST_NORMAL { small } else { shortened::<BEYOND_E4M3>(size) };
+    let rounded = if size < LEAST_NORMAL {
+        small
+    } else {
+        shortened::<BEYOND_E4M3>(size)
+    };
     // A comparison with NaN is false, so NaN passes.
     let held = if rounded > MOST { MOST } else { rounded };
     held.copysign(x)
@@ -100,6 +104,13 @@ pub fn rounded(x: &Tensor) -> Result<Tensor> {
 /// # Errors
 /// A weight that is not in `f32`.
 pub fn quantise(weight: &Tensor) -> Result<Weight> {
-    let quantised = Quantised { transposed: rounded(&weight.t()?.contiguous()?)?, scales: None };
-    Ok(Weight { value: rounded(weight)?, gradient: None, quantised: Some(quantised) })
+    let quantised = Quantised {
+        transposed: rounded(&weight.t()?.contiguous()?)?,
+        scales: None,
+    };
+    Ok(Weight {
+        value: rounded(weight)?,
+        gradient: None,
+        quantised: Some(quantised),
+    })
 }

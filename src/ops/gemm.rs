@@ -23,13 +23,28 @@ impl<'a, T> Matrix<'a, T> {
     /// `[rows, cols]`, row-major, rows `row_stride` apart: a range of columns of a wider matrix.
     pub fn strided(values: &'a [T], rows: usize, cols: usize, row_stride: usize) -> Self {
         assert!(cols <= row_stride || rows <= 1, "rows overlap");
-        assert!(rows == 0 || cols == 0 || (rows - 1) * row_stride + cols <= values.len(), "the matrix leaves its slice");
-        Self { values, rows, cols, row_stride, col_stride: 1 }
+        assert!(
+            rows == 0 || cols == 0 || (rows - 1) * row_stride + cols <= values.len(),
+            "the matrix leaves its slice"
+        );
+        Self {
+            values,
+            rows,
+            cols,
+            row_stride,
+            col_stride: 1,
+        }
     }
 
     /// The transpose.
     pub fn t(self) -> Self {
-        Self { rows: self.cols, cols: self.rows, row_stride: self.col_stride, col_stride: self.row_stride, ..self }
+        Self {
+            rows: self.cols,
+            cols: self.rows,
+            row_stride: self.col_stride,
+            col_stride: self.row_stride,
+            ..self
+        }
     }
 }
 
@@ -52,16 +67,35 @@ pub enum Threads {
 }
 
 /// `out = scale * lhs rhs`, or `out += ...`; `out` is `[lhs.rows, rhs.cols]` with rows `out_stride` apart.
-pub fn product<T: Real>(out: &mut [T], out_stride: usize, lhs: Matrix<T>, rhs: Matrix<T>, scale: f64, into: Into, threads: Threads) {
+pub fn product<T: Real>(
+    out: &mut [T],
+    out_stride: usize,
+    lhs: Matrix<T>,
+    rhs: Matrix<T>,
+    scale: f64,
+    into: Into,
+    threads: Threads,
+) {
     let (rows, cols) = (lhs.rows, rhs.cols);
-    assert!(rows == 0 || cols == 0 || (rows - 1) * out_stride + cols <= out.len(), "the product leaves its destination");
-    assert!(cols <= out_stride || rows <= 1, "rows of the destination overlap");
+    assert!(
+        rows == 0 || cols == 0 || (rows - 1) * out_stride + cols <= out.len(),
+        "the product leaves its destination"
+    );
+    assert!(
+        cols <= out_stride || rows <= 1,
+        "rows of the destination overlap"
+    );
     // SAFETY: the destination was just checked, and is exclusively ours.
     unsafe { product_at(out.as_mut_ptr(), out_stride, lhs, rhs, scale, into, threads) }
 }
 
 /// `scale * lhs rhs` in a vector of its own, `[lhs.rows, rhs.cols]`, which is written once and never made of zeros first.
-pub fn product_new<T: Real>(lhs: Matrix<T>, rhs: Matrix<T>, scale: f64, threads: Threads) -> Vec<T> {
+pub fn product_new<T: Real>(
+    lhs: Matrix<T>,
+    rhs: Matrix<T>,
+    scale: f64,
+    threads: Threads,
+) -> Vec<T> {
     let (len, cols) = (lhs.rows * rhs.cols, rhs.cols);
     if lhs.cols == 0 {
         return vec![T::zero(); len];
@@ -70,7 +104,15 @@ pub fn product_new<T: Real>(lhs: Matrix<T>, rhs: Matrix<T>, scale: f64, threads:
     // SAFETY: there is room for all rows without gaps; a product that replaces reads none of it and writes all of it, as the
     // inner dimension is not zero.
     unsafe {
-        product_at(out.as_mut_ptr(), cols, lhs, rhs, scale, Into::Fresh, threads);
+        product_at(
+            out.as_mut_ptr(),
+            cols,
+            lhs,
+            rhs,
+            scale,
+            Into::Fresh,
+            threads,
+        );
         out.set_len(len);
     }
     out
@@ -80,14 +122,24 @@ pub fn product_new<T: Real>(lhs: Matrix<T>, rhs: Matrix<T>, scale: f64, threads:
 ///
 /// # Safety
 /// `out` must be valid for `[lhs.rows, rhs.cols]` values with rows `out_stride` apart, and nobody else may touch these meanwhile.
-pub unsafe fn product_at<T: Real>(out: *mut T, out_stride: usize, lhs: Matrix<T>, rhs: Matrix<T>, scale: f64, into: Into, threads: Threads) {
+pub unsafe fn product_at<T: Real>(
+    out: *mut T,
+    out_stride: usize,
+    lhs: Matrix<T>,
+    rhs: Matrix<T>,
+    scale: f64,
+    into: Into,
+    threads: Threads,
+) {
     assert_eq!(lhs.cols, rhs.rows, "the inner dimensions differ");
     let (rows, inner, cols) = (lhs.rows, lhs.cols, rhs.cols);
     if rows == 0 || cols == 0 {
         return;
     }
     let parallelism = match threads {
-        Threads::All if rows * cols * inner > 32 * 32 * 32 => Parallelism::Rayon(rayon::current_num_threads()),
+        Threads::All if rows * cols * inner > 32 * 32 * 32 => {
+            Parallelism::Rayon(rayon::current_num_threads())
+        }
         _ => Parallelism::None,
     };
     let beta = T::of(scale);
@@ -127,7 +179,10 @@ mod tests {
     fn a_new_product_is_the_product() {
         let numbers: Vec<f64> = (0..12).map(|i| (i as f64).sin()).collect();
         for (m, k, n) in [(3, 4, 2), (2, 0, 3), (0, 4, 3), (3, 4, 0), (1, 1, 1)] {
-            let (a, b) = (Matrix::new(&numbers[..m * k], m, k), Matrix::new(&numbers[..k * n], k, n));
+            let (a, b) = (
+                Matrix::new(&numbers[..m * k], m, k),
+                Matrix::new(&numbers[..k * n], k, n),
+            );
             let mut out = vec![f64::NAN; m * n];
             product(&mut out, n, a, b, 0.5, Into::Fresh, Threads::All);
             if k == 0 {
@@ -144,7 +199,15 @@ mod tests {
         let b: Vec<f64> = (0..n * wide).map(|i| (i as f64 * 0.7).cos()).collect();
         for into in [Into::Fresh, Into::Accumulate] {
             let mut out = vec![1.0; m * wide];
-            product(&mut out[2..], wide, Matrix::new(&a, m, k), Matrix::strided(&b[1..], n, k, wide).t(), 0.5, into, Threads::All);
+            product(
+                &mut out[2..],
+                wide,
+                Matrix::new(&a, m, k),
+                Matrix::strided(&b[1..], n, k, wide).t(),
+                0.5,
+                into,
+                Threads::All,
+            );
             for i in 0..m {
                 for j in 0..n {
                     let sum: f64 = (0..k).map(|x| a[i * k + x] * b[1 + j * wide + x]).sum();

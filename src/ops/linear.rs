@@ -64,12 +64,20 @@ pub struct Weight {
 impl Weight {
     /// A weight that is not trained.
     pub fn frozen(value: Tensor) -> Self {
-        Self { value, gradient: None, quantised: None }
+        Self {
+            value,
+            gradient: None,
+            quantised: None,
+        }
     }
 
     /// A weight that is trained.
     pub fn trained(value: Tensor, gradient: Tensor) -> Self {
-        Self { value, gradient: Some(gradient), quantised: None }
+        Self {
+            value,
+            gradient: Some(gradient),
+            quantised: None,
+        }
     }
 }
 
@@ -125,14 +133,24 @@ impl AdapterDropout<'_> {
         if self.probability == 0.0 {
             return Ok(None);
         }
-        Dropout { probability: self.probability, tokens: self.tokens, site }.apply(x).map(Some)
+        Dropout {
+            probability: self.probability,
+            tokens: self.tokens,
+            site,
+        }
+        .apply(x)
+        .map(Some)
     }
 }
 
 impl Linear {
     /// A frozen layer without adapters.
     pub fn frozen(weight: Tensor, bias: Option<Tensor>) -> Self {
-        Self { weight: Weight::frozen(weight), bias: bias.map(Weight::frozen), adapter: None }
+        Self {
+            weight: Weight::frozen(weight),
+            bias: bias.map(Weight::frozen),
+            adapter: None,
+        }
     }
 
     /// Rounds a frozen weight to 8 bits; adapters and the bias stay as they are. On the CPU it takes twice its memory.
@@ -146,7 +164,9 @@ impl Linear {
         }
         if self.weight.quantised.is_none() {
             self.weight = quantised(&self.weight.value)?;
-            self.adapter.iter_mut().for_each(|adapter| adapter.joined = None);
+            self.adapter
+                .iter_mut()
+                .for_each(|adapter| adapter.joined = None);
         }
         Ok(())
     }
@@ -155,8 +175,13 @@ impl Linear {
     /// one with `[dy, dy B]` both gradients of the input: the output and the input's gradient are then written once and read never.
     /// Copies are kept: whoever changes the adapter calls [`copy_matrices`] with [`Linear::copies`]. Does nothing on the CPU.
     pub fn join(&mut self) -> Result<()> {
-        let Some(adapter) = &mut self.adapter else { return Ok(()) };
-        if self.weight.value.device().is_cpu() || self.weight.gradient.is_some() || self.weight.quantised.is_some() {
+        let Some(adapter) = &mut self.adapter else {
+            return Ok(());
+        };
+        if self.weight.value.device().is_cpu()
+            || self.weight.gradient.is_some()
+            || self.weight.quantised.is_some()
+        {
             return Ok(());
         }
         let (outputs, inputs) = self.weight.value.dims2()?;
@@ -171,31 +196,56 @@ impl Linear {
     /// Columns that the rows of the layer's input, and those of its output's gradient, are best given behind their own on a card: the layer
     /// writes there what its adapter's first product finds. None on the CPU, and for layers that are not joined.
     pub fn room(&self) -> usize {
-        let joined = self.adapter.as_ref().and_then(|adapter| adapter.joined.as_ref());
+        let joined = self
+            .adapter
+            .as_ref()
+            .and_then(|adapter| adapter.joined.as_ref());
         joined.map_or(0, |joined| joined.dims()[1] - self.weight.value.dims()[1])
     }
 
     /// The adapter's matrices, and where [`Linear::join`] has put copies of them.
     pub fn copies(&self) -> Result<Vec<(Tensor, Tensor)>> {
-        let Some(adapter) = &self.adapter else { return Ok(Vec::new()) };
-        let Some(joined) = &adapter.joined else { return Ok(Vec::new()) };
+        let Some(adapter) = &self.adapter else {
+            return Ok(Vec::new());
+        };
+        let Some(joined) = &adapter.joined else {
+            return Ok(Vec::new());
+        };
         let ((outputs, inputs), ranks) = (self.weight.value.dims2()?, adapter.num_ranks());
         let below = joined.narrow(0, outputs, ranks)?.narrow(1, 0, inputs)?;
-        let beside = |up: &Up| joined.narrow(0, up.columns.start, up.columns.len())?.narrow(1, inputs + up.ranks.start, up.ranks.len());
-        let ups = adapter.ups.iter().map(|up| Ok((up.weight.value.clone(), beside(up)?)));
-        std::iter::once(Ok((adapter.down.value.clone(), below))).chain(ups).collect()
+        let beside = |up: &Up| {
+            joined
+                .narrow(0, up.columns.start, up.columns.len())?
+                .narrow(1, inputs + up.ranks.start, up.ranks.len())
+        };
+        let ups = adapter
+            .ups
+            .iter()
+            .map(|up| Ok((up.weight.value.clone(), beside(up)?)));
+        std::iter::once(Ok((adapter.down.value.clone(), below)))
+            .chain(ups)
+            .collect()
     }
 
     /// Whether the layer has a gradient to compute.
     pub fn is_trained(&self) -> bool {
-        let adapter_is_trained = self.adapter.as_ref().is_some_and(|adapter| adapter.down.gradient.is_some());
-        adapter_is_trained || self.weight.gradient.is_some() || self.bias.as_ref().is_some_and(|b| b.gradient.is_some())
+        let adapter_is_trained = self
+            .adapter
+            .as_ref()
+            .is_some_and(|adapter| adapter.down.gradient.is_some());
+        adapter_is_trained
+            || self.weight.gradient.is_some()
+            || self.bias.as_ref().is_some_and(|b| b.gradient.is_some())
     }
 
     /// Everything that can be trained, in a fixed order.
     pub fn weights_mut(&mut self) -> Vec<&mut Weight> {
         let own = [&mut self.weight].into_iter().chain(&mut self.bias);
-        let adapters = self.adapter.iter_mut().flat_map(|adapter| [&mut adapter.down].into_iter().chain(adapter.ups.iter_mut().map(|up| &mut up.weight)));
+        let adapters = self.adapter.iter_mut().flat_map(|adapter| {
+            [&mut adapter.down]
+                .into_iter()
+                .chain(adapter.ups.iter_mut().map(|up| &mut up.weight))
+        });
         own.chain(adapters).collect()
     }
 
@@ -203,21 +253,38 @@ impl Linear {
     ///
     /// # Shapes
     /// `x`: `[tokens, in]`, `residual`: `[tokens, out]` -> `[tokens, out]` and `[tokens, sum of ranks]`
-    pub fn forward(&self, x: &Tensor, residual: Option<&Tensor>, dropout: AdapterDropout) -> Result<(Tensor, Option<Tensor>)> {
+    pub fn forward(
+        &self,
+        x: &Tensor,
+        residual: Option<&Tensor>,
+        dropout: AdapterDropout,
+    ) -> Result<(Tensor, Option<Tensor>)> {
         let (tokens, inputs) = x.dims2()?;
         let (outputs, expected) = self.weight.value.dims2()?;
         if inputs != expected {
             candle_core::bail!("a linear layer of {expected} inputs was given {inputs}");
         }
         if let Some(residual) = residual {
-            expect_shape("the residual of a linear layer", residual, &[tokens, outputs])?;
+            expect_shape(
+                "the residual of a linear layer",
+                residual,
+                &[tokens, outputs],
+            )?;
         }
         if let Some(bias) = &self.bias {
             expect_shape("the bias of a linear layer", &bias.value, &[outputs])?;
         }
-        on_cuda!(x.device(), crate::ops::cuda::linear::forward(self, x, residual, dropout));
+        on_cuda!(
+            x.device(),
+            crate::ops::cuda::linear::forward(self, x, residual, dropout)
+        );
         // The adapter below reads `x` as it is.
-        let rounded = self.weight.quantised.as_ref().map(|_| fp8::rounded(x)).transpose()?;
+        let rounded = self
+            .weight
+            .quantised
+            .as_ref()
+            .map(|_| fp8::rounded(x))
+            .transpose()?;
         with_real!(x, T => {
             let (xs, w) = (slice::<T>(rounded.as_ref().unwrap_or(x))?, slice::<T>(&self.weight.value)?);
             let (lhs, rhs) = (Matrix::new(&xs, tokens, inputs), Matrix::new(&w, outputs, inputs).t());
@@ -243,7 +310,14 @@ impl Linear {
     ///
     /// # Shapes
     /// `dy`: `[tokens, out]`, `x`: `[tokens, in]`, `hidden`: what the forward returned -> `[tokens, in]`
-    pub fn backward(&self, dy: &Tensor, x: &Tensor, hidden: Option<&Tensor>, dropout: AdapterDropout, want_input: bool) -> Result<Option<Tensor>> {
+    pub fn backward(
+        &self,
+        dy: &Tensor,
+        x: &Tensor,
+        hidden: Option<&Tensor>,
+        dropout: AdapterDropout,
+        want_input: bool,
+    ) -> Result<Option<Tensor>> {
         let (tokens, inputs) = x.dims2()?;
         let (outputs, expected) = self.weight.value.dims2()?;
         if inputs != expected {
@@ -251,12 +325,21 @@ impl Linear {
         }
         expect_shape("the gradient of a linear layer", dy, &[tokens, outputs])?;
         match (&self.adapter, hidden) {
-            (Some(adapter), Some(hidden)) => expect_shape("what the adapter's forward left", hidden, &[tokens, adapter.num_ranks()])?,
+            (Some(adapter), Some(hidden)) => expect_shape(
+                "what the adapter's forward left",
+                hidden,
+                &[tokens, adapter.num_ranks()],
+            )?,
             // Without it the adapter's gradients would be missing, and nobody would notice.
-            (Some(_), None) => candle_core::bail!("the backward of an adapted layer needs what its forward left, and found nothing"),
+            (Some(_), None) => candle_core::bail!(
+                "the backward of an adapted layer needs what its forward left, and found nothing"
+            ),
             (None, _) => {}
         }
-        on_cuda!(dy.device(), crate::ops::cuda::linear::backward(self, dy, x, hidden, dropout, want_input));
+        on_cuda!(
+            dy.device(),
+            crate::ops::cuda::linear::backward(self, dy, x, hidden, dropout, want_input)
+        );
         with_real!(dy, T => {
             let (dys, xs, w) = (slice::<T>(dy)?, slice::<T>(x)?, slice::<T>(&self.weight.value)?);
             let (dys, xs, w): (&[T], &[T], &[T]) = (&dys, &xs, &w);
@@ -302,8 +385,13 @@ impl Linear {
 
 /// Copies matrices on a card, each over another of its shape, whose rows may lie apart; all of them at once.
 pub fn copy_matrices(copies: &[(Tensor, Tensor)]) -> Result<()> {
-    let Some((first, _)) = copies.first() else { return Ok(()) };
-    on_cuda!(first.device(), crate::ops::cuda::linear::copy_matrices(copies));
+    let Some((first, _)) = copies.first() else {
+        return Ok(());
+    };
+    on_cuda!(
+        first.device(),
+        crate::ops::cuda::linear::copy_matrices(copies)
+    );
     candle_core::bail!("matrices that lie apart are on cards alone")
 }
 
@@ -313,8 +401,16 @@ fn quantised(value: &Tensor) -> Result<Weight> {
 }
 
 /// What a layer's product is added to: the residual and the bias, where there are any.
-fn start<T: Real>(residual: Option<&Tensor>, bias: Option<&Weight>, tokens: usize, outputs: usize) -> Result<Option<Vec<T>>> {
-    let (past, bias) = (residual.map(slice::<T>).transpose()?, bias.map(|bias| slice::<T>(&bias.value)).transpose()?);
+fn start<T: Real>(
+    residual: Option<&Tensor>,
+    bias: Option<&Weight>,
+    tokens: usize,
+    outputs: usize,
+) -> Result<Option<Vec<T>>> {
+    let (past, bias) = (
+        residual.map(slice::<T>).transpose()?,
+        bias.map(|bias| slice::<T>(&bias.value)).transpose()?,
+    );
     let (past, bias): (Option<&[T]>, Option<&[T]>) = (past.as_deref(), bias.as_deref());
     if past.is_none() && bias.is_none() {
         return Ok(None);
@@ -346,36 +442,84 @@ impl Adapter {
         let (tokens, inputs) = x.dims2()?;
         let ranks = self.num_ranks();
         let (xs, down) = (slice::<T>(x)?, slice::<T>(&self.down.value)?);
-        let hidden = product_new(Matrix::new(&xs, tokens, inputs), Matrix::new(&down, ranks, inputs).t(), 1.0, Threads::All);
+        let hidden = product_new(
+            Matrix::new(&xs, tokens, inputs),
+            Matrix::new(&down, ranks, inputs).t(),
+            1.0,
+            Threads::All,
+        );
         for up in &self.ups {
             let b = slice::<T>(&up.weight.value)?;
             let b = Matrix::new(&b, up.columns.len(), up.ranks.len());
             let h = Matrix::strided(&hidden[up.ranks.start..], tokens, up.ranks.len(), ranks);
-            product(&mut y[up.columns.start..], outputs, h, b.t(), up.scale, Into::Accumulate, Threads::All);
+            product(
+                &mut y[up.columns.start..],
+                outputs,
+                h,
+                b.t(),
+                up.scale,
+                Into::Accumulate,
+                Threads::All,
+            );
         }
         tensor(hidden, (tokens, ranks))
     }
 
     /// Adds to the gradients of A and B; returns the gradient of `x A^T`.
-    fn backward<T: Real>(&self, dys: &[T], outputs: usize, x: &Tensor, hidden: &Tensor) -> Result<Vec<T>> {
+    fn backward<T: Real>(
+        &self,
+        dys: &[T],
+        outputs: usize,
+        x: &Tensor,
+        hidden: &Tensor,
+    ) -> Result<Vec<T>> {
         let (tokens, inputs) = x.dims2()?;
         let ranks = self.num_ranks();
         let (xs, hidden) = (slice::<T>(x)?, slice::<T>(hidden)?);
         let (xs, hidden): (&[T], &[T]) = (&xs, &hidden);
         let mut d_hidden = vec![T::of(0.0); tokens * ranks];
         for up in &self.ups {
-            let d_out = Matrix::strided(&dys[up.columns.start..], tokens, up.columns.len(), outputs);
+            let d_out =
+                Matrix::strided(&dys[up.columns.start..], tokens, up.columns.len(), outputs);
             let rank = up.ranks.len();
             if let Some(gradient) = &up.weight.gradient {
                 let h = Matrix::strided(&hidden[up.ranks.start..], tokens, rank, ranks);
-                write::<T>(gradient, |db| product(db, rank, d_out.t(), h, up.scale, Into::Accumulate, Threads::All))?;
+                write::<T>(gradient, |db| {
+                    product(
+                        db,
+                        rank,
+                        d_out.t(),
+                        h,
+                        up.scale,
+                        Into::Accumulate,
+                        Threads::All,
+                    )
+                })?;
             }
             let b = slice::<T>(&up.weight.value)?;
-            product(&mut d_hidden[up.ranks.start..], ranks, d_out, Matrix::new(&b, up.columns.len(), rank), up.scale, Into::Fresh, Threads::All);
+            product(
+                &mut d_hidden[up.ranks.start..],
+                ranks,
+                d_out,
+                Matrix::new(&b, up.columns.len(), rank),
+                up.scale,
+                Into::Fresh,
+                Threads::All,
+            );
         }
         if let Some(gradient) = &self.down.gradient {
             let d = Matrix::new(&d_hidden, tokens, ranks);
-            write::<T>(gradient, |da| product(da, inputs, d.t(), Matrix::new(xs, tokens, inputs), 1.0, Into::Accumulate, Threads::All))?;
+            write::<T>(gradient, |da| {
+                product(
+                    da,
+                    inputs,
+                    d.t(),
+                    Matrix::new(xs, tokens, inputs),
+                    1.0,
+                    Into::Accumulate,
+                    Threads::All,
+                )
+            })?;
         }
         Ok(d_hidden)
     }

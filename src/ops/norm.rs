@@ -25,7 +25,10 @@ use crate::ops::cpu::write;
 pub fn rms_norm(x: &Tensor, weight: &Tensor, eps: f64, room: usize) -> Result<(Tensor, Tensor)> {
     let (tokens, dim) = x.dims2()?;
     expect_shape("the weight of the norm", weight, &[dim])?;
-    on_cuda!(x.device(), crate::ops::cuda::norm::rms_norm(x, weight, eps, room));
+    on_cuda!(
+        x.device(),
+        crate::ops::cuda::norm::rms_norm(x, weight, eps, room)
+    );
     let _ = room; // Rows on the CPU have none.
     with_real!(x, T => {
         let (xs, w) = (slice::<T>(x)?, slice::<T>(weight)?);
@@ -57,7 +60,10 @@ pub fn rms_norm_again(x: &Tensor, weight: &Tensor, inverse: &Tensor) -> Result<T
     let (tokens, dim) = x.dims2()?;
     expect_shape("the weight of the norm", weight, &[dim])?;
     expect_shape("the statistics of the norm", inverse, &[tokens])?;
-    on_cuda!(x.device(), crate::ops::cuda::norm::rms_norm_again(x, weight, inverse));
+    on_cuda!(
+        x.device(),
+        crate::ops::cuda::norm::rms_norm_again(x, weight, inverse)
+    );
     with_real!(x, T => {
         let (xs, w, r) = (slice::<T>(x)?, slice::<T>(weight)?, slice::<T>(inverse)?);
         let (xs, w, r): (&[T], &[T], &[T]) = (&xs, &w, &r);
@@ -95,7 +101,10 @@ pub fn rms_norm_backward(
     let (tokens, dim) = x.dims2()?;
     check_backward(dy, x, weight, residual, d_weight)?;
     expect_shape("the statistics of the norm", inverse, &[tokens])?;
-    on_cuda!(x.device(), crate::ops::cuda::norm::rms_norm_backward(dy, x, weight, inverse, residual, d_weight, room));
+    on_cuda!(
+        x.device(),
+        crate::ops::cuda::norm::rms_norm_backward(dy, x, weight, inverse, residual, d_weight, room)
+    );
     let _ = room; // Rows on the CPU have none.
     with_real!(x, T => {
         let (dys, xs, w, r) = (slice::<T>(dy)?, slice::<T>(x)?, slice::<T>(weight)?, slice::<T>(inverse)?);
@@ -145,7 +154,12 @@ pub struct LayerNormStatistics {
 ///
 /// # Shapes
 /// `x`: `[tokens, dim]`; `weight`, `bias`: `[dim]` -> `[tokens, dim]`
-pub fn layer_norm(x: &Tensor, weight: &Tensor, bias: &Tensor, eps: f64) -> Result<(Tensor, LayerNormStatistics)> {
+pub fn layer_norm(
+    x: &Tensor,
+    weight: &Tensor,
+    bias: &Tensor,
+    eps: f64,
+) -> Result<(Tensor, LayerNormStatistics)> {
     let (tokens, dim) = x.dims2()?;
     on_cuda!(x.device(), {
         expect_shape("the weight of the norm", weight, &[dim])?;
@@ -177,12 +191,26 @@ pub fn layer_norm(x: &Tensor, weight: &Tensor, bias: &Tensor, eps: f64) -> Resul
 }
 
 /// The output of [`layer_norm`] once more, from its saved statistics.
-pub fn layer_norm_again(x: &Tensor, weight: &Tensor, bias: &Tensor, statistics: &LayerNormStatistics) -> Result<Tensor> {
+pub fn layer_norm_again(
+    x: &Tensor,
+    weight: &Tensor,
+    bias: &Tensor,
+    statistics: &LayerNormStatistics,
+) -> Result<Tensor> {
     let (tokens, dim) = x.dims2()?;
     expect_shape("the weight of the norm", weight, &[dim])?;
     expect_shape("the bias of the norm", bias, &[dim])?;
     expect_shape("the statistics of the norm", &statistics.mean, &[tokens])?;
-    on_cuda!(x.device(), crate::ops::cuda::norm::layer_norm_again(x, weight, bias, &statistics.mean, &statistics.inverse));
+    on_cuda!(
+        x.device(),
+        crate::ops::cuda::norm::layer_norm_again(
+            x,
+            weight,
+            bias,
+            &statistics.mean,
+            &statistics.inverse
+        )
+    );
     with_real!(x, T => {
         let (xs, w, b) = (slice::<T>(x)?, slice::<T>(weight)?, slice::<T>(bias)?);
         let (mean, r) = (slice::<T>(&statistics.mean)?, slice::<T>(&statistics.inverse)?);
@@ -214,12 +242,28 @@ pub fn layer_norm_backward(
     gradients: Option<(&Tensor, &Tensor)>,
 ) -> Result<Tensor> {
     let (tokens, dim) = x.dims2()?;
-    check_backward(dy, x, weight, residual, gradients.map(|(d_weight, _)| d_weight))?;
+    check_backward(
+        dy,
+        x,
+        weight,
+        residual,
+        gradients.map(|(d_weight, _)| d_weight),
+    )?;
     expect_shape("the statistics of the norm", &statistics.mean, &[tokens])?;
     if let Some((_, d_bias)) = gradients {
         expect_shape("the gradient of the norm's bias", d_bias, &[dim])?;
     }
-    on_cuda!(x.device(), crate::ops::cuda::norm::layer_norm_backward(dy, x, weight, (&statistics.mean, &statistics.inverse), residual, gradients));
+    on_cuda!(
+        x.device(),
+        crate::ops::cuda::norm::layer_norm_backward(
+            dy,
+            x,
+            weight,
+            (&statistics.mean, &statistics.inverse),
+            residual,
+            gradients
+        )
+    );
     with_real!(x, T => {
         let (dys, xs, w) = (slice::<T>(dy)?, slice::<T>(x)?, slice::<T>(weight)?);
         let (mean, r) = (slice::<T>(&statistics.mean)?, slice::<T>(&statistics.inverse)?);
@@ -261,11 +305,21 @@ pub fn layer_norm_backward(
     })
 }
 
-fn check_backward(dy: &Tensor, x: &Tensor, weight: &Tensor, residual: Option<&Tensor>, d_weight: Option<&Tensor>) -> Result<()> {
+fn check_backward(
+    dy: &Tensor,
+    x: &Tensor,
+    weight: &Tensor,
+    residual: Option<&Tensor>,
+    d_weight: Option<&Tensor>,
+) -> Result<()> {
     expect_shape("the gradient of the norm's output", dy, x.dims())?;
     expect_shape("the weight of the norm", weight, &x.dims()[1..])?;
-    residual.map_or(Ok(()), |residual| expect_shape("the residual's gradient", residual, x.dims()))?;
-    d_weight.map_or(Ok(()), |d_weight| expect_shape("the gradient of the norm's weight", d_weight, weight.dims()))
+    residual.map_or(Ok(()), |residual| {
+        expect_shape("the residual's gradient", residual, x.dims())
+    })?;
+    d_weight.map_or(Ok(()), |d_weight| {
+        expect_shape("the gradient of the norm's weight", d_weight, weight.dims())
+    })
 }
 
 #[inline(always)]
@@ -295,18 +349,24 @@ pub fn add_rows<T: Real>(out: &mut [T], tokens: usize, rows: &[T]) {
 
 /// Calls `add(token, columns, sums)` for every token in turn, ranges of columns in parallel; `sums` are the columns' places in `out`.
 #[inline(always)]
-fn column_sums<T: Real>(out: &mut [T], tokens: usize, add: impl Fn(usize, Range<usize>, &mut [T]) + Sync) {
+fn column_sums<T: Real>(
+    out: &mut [T],
+    tokens: usize,
+    add: impl Fn(usize, Range<usize>, &mut [T]) + Sync,
+) {
     /// Enough to vectorise, and as many cache lines of a row as the processor fetches ahead.
     const COLUMNS: usize = 256;
-    out.par_chunks_mut(COLUMNS).enumerate().for_each(|(chunk, out)| {
-        let columns = chunk * COLUMNS..chunk * COLUMNS + out.len();
-        vectorised(
-            #[inline(always)]
-            || {
-                for token in 0..tokens {
-                    add(token, columns.clone(), out);
-                }
-            },
-        );
-    });
+    out.par_chunks_mut(COLUMNS)
+        .enumerate()
+        .for_each(|(chunk, out)| {
+            let columns = chunk * COLUMNS..chunk * COLUMNS + out.len();
+            vectorised(
+                #[inline(always)]
+                || {
+                    for token in 0..tokens {
+                        add(token, columns.clone(), out);
+                    }
+                },
+            );
+        });
 }

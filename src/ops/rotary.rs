@@ -25,11 +25,18 @@ impl Rotary {
     /// the product with the position. Exact angles would leave its cosines by 3e-3 at position 32767.
     pub fn new(positions: &[u32], head_dim: usize, theta: f64, like: &Tensor) -> Result<Self> {
         if head_dim == 0 || !head_dim.is_multiple_of(2) {
-            candle_core::bail!("a rotation turns pairs, so a head's width is even, found {head_dim}");
+            candle_core::bail!(
+                "a rotation turns pairs, so a head's width is even, found {head_dim}"
+            );
         }
         let half = head_dim / 2;
-        let frequencies: Vec<f32> = (0..half).map(|i| 1.0 / theta.powf(2.0 * i as f64 / head_dim as f64) as f32).collect();
-        let angles: Vec<f64> = positions.iter().flat_map(|&p| frequencies.iter().map(move |&f| f64::from(f * p as f32))).collect();
+        let frequencies: Vec<f32> = (0..half)
+            .map(|i| 1.0 / theta.powf(2.0 * i as f64 / head_dim as f64) as f32)
+            .collect();
+        let angles: Vec<f64> = positions
+            .iter()
+            .flat_map(|&p| frequencies.iter().map(move |&f| f64::from(f * p as f32)))
+            .collect();
         Self::from_angles(&angles, head_dim, like)
     }
 
@@ -67,9 +74,15 @@ impl Rotary {
         let half = self.head_dim / 2;
         if tokens != self.cos.dims()[0] || num_heads * self.head_dim > width {
             let found = self.cos.dims()[0];
-            candle_core::bail!("cannot rotate {num_heads} heads of {} at {found} positions in a tensor of {tokens} tokens and width {width}", self.head_dim);
+            candle_core::bail!(
+                "cannot rotate {num_heads} heads of {} at {found} positions in a tensor of {tokens} tokens and width {width}",
+                self.head_dim
+            );
         }
-        on_cuda!(x.device(), crate::ops::cuda::rotary::rotate(x, &self.cos, &self.sin, num_heads, direction));
+        on_cuda!(
+            x.device(),
+            crate::ops::cuda::rotary::rotate(x, &self.cos, &self.sin, num_heads, direction)
+        );
         with_real!(x, T => {
             let (cos, sin) = (slice::<T>(&self.cos)?, slice::<T>(&self.sin)?);
             let (cos, sin): (&[T], &[T]) = (&cos, &sin);

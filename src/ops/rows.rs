@@ -38,7 +38,10 @@ pub fn scatter_add(d_table: &Tensor, ids: &[u32], d_rows: &Tensor) -> Result<()>
     let (_, dim) = d_table.dims2()?;
     check(d_table, ids)?;
     expect_shape("the gradient of gathered rows", d_rows, &[ids.len(), dim])?;
-    on_cuda!(d_table.device(), crate::ops::cuda::rows::scatter_add(d_table, ids, d_rows));
+    on_cuda!(
+        d_table.device(),
+        crate::ops::cuda::rows::scatter_add(d_table, ids, d_rows)
+    );
     with_real!(d_rows, T => {
         let d_rows = slice::<T>(d_rows)?;
         let d_rows: &[T] = &d_rows;
@@ -60,7 +63,10 @@ pub fn overwrite(target: &Tensor, ids: &[u32], source: &Tensor) -> Result<()> {
     let (_, dim) = target.dims2()?;
     check(target, ids)?;
     expect_shape("what is written over rows", source, &[ids.len(), dim])?;
-    on_cuda!(target.device(), crate::ops::cuda::rows::overwrite(target, ids, source));
+    on_cuda!(
+        target.device(),
+        crate::ops::cuda::rows::overwrite(target, ids, source)
+    );
     with_real!(source, T => {
         let source = slice::<T>(source)?;
         let source: &[T] = &source;
@@ -77,12 +83,29 @@ pub fn overwrite(target: &Tensor, ids: &[u32], source: &Tensor) -> Result<()> {
 ///
 /// # Shapes
 /// `target`: `[capacity, width]`, `source`: `[rows, at least first_column + width]`
-pub fn copy_columns(target: &Tensor, first_row: usize, source: &Tensor, rows: Range<usize>, first_column: usize) -> Result<()> {
+pub fn copy_columns(
+    target: &Tensor,
+    first_row: usize,
+    source: &Tensor,
+    rows: Range<usize>,
+    first_column: usize,
+) -> Result<()> {
     let ((capacity, width), (num_rows, source_width)) = (target.dims2()?, source.dims2()?);
-    if rows.start > rows.end || rows.end > num_rows || first_row + rows.len() > capacity || first_column + width > source_width {
-        candle_core::bail!("cannot copy rows {rows:?} of {:?} from column {first_column} to row {first_row} of {:?}", source.dims(), target.dims());
+    if rows.start > rows.end
+        || rows.end > num_rows
+        || first_row + rows.len() > capacity
+        || first_column + width > source_width
+    {
+        candle_core::bail!(
+            "cannot copy rows {rows:?} of {:?} from column {first_column} to row {first_row} of {:?}",
+            source.dims(),
+            target.dims()
+        );
     }
-    on_cuda!(target.device(), crate::ops::cuda::rows::copy_columns(target, first_row, source, rows, first_column));
+    on_cuda!(
+        target.device(),
+        crate::ops::cuda::rows::copy_columns(target, first_row, source, rows, first_column)
+    );
     with_real!(source, T => {
         let source = slice::<T>(source)?;
         write::<T>(target, |target| {
@@ -150,7 +173,10 @@ pub fn pool_pairs_backward(dy: &Tensor, segments: &[usize]) -> Result<Tensor> {
     let rows: usize = segments.iter().sum();
     let firsts = firsts_of_pairs(segments);
     expect_shape("the gradient of pooled rows", dy, &[firsts.len(), dim])?;
-    on_cuda!(dy.device(), crate::ops::cuda::rows::pool_pairs_backward(dy, &firsts, rows));
+    on_cuda!(
+        dy.device(),
+        crate::ops::cuda::rows::pool_pairs_backward(dy, &firsts, rows)
+    );
     with_real!(dy, T => {
         let dys = slice::<T>(dy)?;
         let mut dx = vec![T::of(0.0); rows * dim];
@@ -167,7 +193,10 @@ pub fn pool_pairs_backward(dy: &Tensor, segments: &[usize]) -> Result<Tensor> {
 
 /// A matrix of zeros where `like` lies, in its type.
 pub(super) fn zeros(shape: (usize, usize), like: &Tensor) -> Result<Tensor> {
-    on_cuda!(like.device(), crate::ops::cuda::zeros(shape, like.dtype(), like.device()));
+    on_cuda!(
+        like.device(),
+        crate::ops::cuda::zeros(shape, like.dtype(), like.device())
+    );
     Tensor::zeros(shape, like.dtype(), like.device())
 }
 

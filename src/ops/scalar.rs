@@ -14,7 +14,10 @@ pub struct Scalar(Tensor);
 impl Scalar {
     /// A given number.
     pub fn new(value: f64, device: &Device) -> Result<Self> {
-        on_cuda!(device, crate::ops::cuda::scalar::new(value, device).map(Self));
+        on_cuda!(
+            device,
+            crate::ops::cuda::scalar::new(value, device).map(Self)
+        );
         Tensor::new(&[value], device).map(Self)
     }
 
@@ -24,7 +27,11 @@ impl Scalar {
     /// `number`: `[1]`, in `f64`
     pub fn of(number: Tensor) -> Result<Self> {
         if number.dims() != [1] || number.dtype() != DType::F64 {
-            candle_core::bail!("a scalar is one number in f64, found {:?} in {:?}", number.shape(), number.dtype());
+            candle_core::bail!(
+                "a scalar is one number in f64, found {:?} in {:?}",
+                number.shape(),
+                number.dtype()
+            );
         }
         Ok(Self(number))
     }
@@ -36,7 +43,10 @@ impl Scalar {
 
     /// Adds another number to this one, in place.
     pub fn add(&self, term: &Self) -> Result<()> {
-        on_cuda!(self.0.device(), crate::ops::cuda::scalar::add(&self.0, &term.0));
+        on_cuda!(
+            self.0.device(),
+            crate::ops::cuda::scalar::add(&self.0, &term.0)
+        );
         let term = term.value()?;
         write::<f64>(&self.0, |sum| sum[0] += term)
     }
@@ -73,7 +83,11 @@ pub fn read(tensors: &[&Tensor]) -> Result<Reading> {
     if let Some(first) = tensors.first().filter(|first| first.device().is_cuda()) {
         return crate::ops::cuda::scalar::read(first.device(), tensors).map(Reading::OnCard);
     }
-    tensors.iter().map(|tensor| tensor.to_dtype(DType::F64)?.to_vec1()).collect::<Result<_>>().map(Reading::There)
+    tensors
+        .iter()
+        .map(|tensor| tensor.to_dtype(DType::F64)?.to_vec1())
+        .collect::<Result<_>>()
+        .map(Reading::There)
 }
 
 #[cfg(test)]
@@ -86,7 +100,10 @@ mod tests {
         let of_f32 = Tensor::new(&[0.1f32, 2.0], &Device::Cpu).unwrap();
         let reading = read(&[sum.tensor(), &of_f32]).unwrap();
         sum.add(&Scalar::new(0.2, &Device::Cpu).unwrap()).unwrap();
-        assert_eq!(reading.wait().unwrap(), [vec![0.1], vec![f64::from(0.1f32), 2.0]]);
+        assert_eq!(
+            reading.wait().unwrap(),
+            [vec![0.1], vec![f64::from(0.1f32), 2.0]]
+        );
         assert_eq!(sum.value().unwrap(), 0.1 + 0.2);
         assert!(Scalar::of(of_f32).is_err());
     }

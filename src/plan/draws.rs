@@ -34,11 +34,19 @@ impl StageDraws {
 
 /// The rows of picks.
 pub fn rows_of(steps: &[Vec<Pick>]) -> Vec<Vec<u32>> {
-    steps.iter().map(|step| step.iter().map(|pick| pick.row).collect()).collect()
+    steps
+        .iter()
+        .map(|step| step.iter().map(|pick| pick.row).collect())
+        .collect()
 }
 
 /// Why the picks of a stage cannot be known before training; `None` where they can, given the model.
-pub fn unknown_until_trained(recipe: &Recipe, corpus: &Corpus, schedule: &Schedule, stage: usize) -> Option<String> {
+pub fn unknown_until_trained(
+    recipe: &Recipe,
+    corpus: &Corpus,
+    schedule: &Schedule,
+    stage: usize,
+) -> Option<String> {
     if schedule.embeddings_of(stage) != Some(EmbeddingSource::Current) {
         return None;
     }
@@ -52,33 +60,68 @@ pub fn unknown_until_trained(recipe: &Recipe, corpus: &Corpus, schedule: &Schedu
     };
     let earlier = stages[..stage].iter().find_map(|earlier| {
         let parts = earlier.train.or(&recipe.train);
-        Part::ALL.into_iter().find(|&part| changes(part, parts.of(part))).map(|part| (earlier, part))
+        Part::ALL
+            .into_iter()
+            .find(|&part| changes(part, parts.of(part)))
+            .map(|part| (earlier, part))
     });
     let (earlier, part) = earlier?;
-    Some(format!("`embeddings: current` compares what the model hears then, and stage `{}` trains its {} before", earlier.name, part.name()))
+    Some(format!(
+        "`embeddings: current` compares what the model hears then, and stage `{}` trains its {} before",
+        earlier.name,
+        part.name()
+    ))
 }
 
 /// The picks of every stage. `unknown[stage]` says why those of a stage that chooses are not known.
 ///
 /// # Errors
 /// Settings that the schedule refuses.
-pub fn of_all(recipe: &Recipe, corpus: &Corpus, schedule: &Schedule, unknown: &[Option<String>]) -> Result<Vec<StageDraws>> {
+pub fn of_all(
+    recipe: &Recipe,
+    corpus: &Corpus,
+    schedule: &Schedule,
+    unknown: &[Option<String>],
+) -> Result<Vec<StageDraws>> {
     let mut settings = recipe.schedule.clone();
-    for stage in settings.stages.iter_mut().filter(|stage| stage.draw == Draw::Diverse) {
+    for stage in settings
+        .stages
+        .iter_mut()
+        .filter(|stage| stage.draw == Draw::Diverse)
+    {
         (stage.select, stage.embeddings) = (Some(Select::Random), None);
     }
     let unchosen = Schedule::new(&settings, corpus.population(), recipe.order_seed())?;
-    let picks = |schedule: &Schedule, stage: &Stage| stage.range().map(|step| schedule.picks(step)).collect::<Result<Vec<_>>>();
+    let picks = |schedule: &Schedule, stage: &Stage| {
+        stage
+            .range()
+            .map(|step| schedule.picks(step))
+            .collect::<Result<Vec<_>>>()
+    };
     let of_stage = |(stage, unknown): (&Stage, &Option<String>)| {
         let chooses = stage.diverse.is_some_and(|diverse| diverse.chooses());
-        let without = if chooses { Some(picks(&unchosen, stage)?) } else { None };
+        let without = if chooses {
+            Some(picks(&unchosen, stage)?)
+        } else {
+            None
+        };
         let steps = match (&without, unknown) {
             (Some(without), Some(_)) => without.clone(),
             _ => picks(schedule, stage)?,
         };
-        Ok(StageDraws { stage: stage.clone(), steps, unchosen: without.filter(|_| unknown.is_none()), unknown: unknown.clone() })
+        Ok(StageDraws {
+            stage: stage.clone(),
+            steps,
+            unchosen: without.filter(|_| unknown.is_none()),
+            unknown: unknown.clone(),
+        })
     };
-    schedule.stages().iter().zip(unknown).map(of_stage).collect()
+    schedule
+        .stages()
+        .iter()
+        .zip(unknown)
+        .map(of_stage)
+        .collect()
 }
 
 /// One line of a file of picks.
@@ -94,15 +137,25 @@ struct Line<'a> {
 /// # Errors
 /// A stage whose picks are not known.
 pub fn json_lines(draws: &[StageDraws], corpus: &Corpus) -> Result<String> {
-    if let Some((draws, why)) = draws.iter().find_map(|draws| Some((draws, draws.unknown.as_ref()?))) {
-        return Err(Error::input(format!("the picks of stage `{}` are not known before training: {why}", draws.stage.name))
-            .at("--picks")
-            .hint("leave --picks out: shares, coverage and repeats are known all the same"));
+    if let Some((draws, why)) = draws
+        .iter()
+        .find_map(|draws| Some((draws, draws.unknown.as_ref()?)))
+    {
+        return Err(Error::input(format!(
+            "the picks of stage `{}` are not known before training: {why}",
+            draws.stage.name
+        ))
+        .at("--picks")
+        .hint("leave --picks out: shares, coverage and repeats are known all the same"));
     }
     let mut lines = String::new();
     for StageDraws { stage, steps, .. } in draws {
         for (step, picks) in stage.range().zip(steps) {
-            let line = Line { step: step + 1, stage: &stage.name, ids: picks.iter().map(|pick| corpus.id(pick.row)).collect() };
+            let line = Line {
+                step: step + 1,
+                stage: &stage.name,
+                ids: picks.iter().map(|pick| corpus.id(pick.row)).collect(),
+            };
             lines += &serde_json::to_string(&line).map_err(Error::bug)?;
             lines.push('\n');
         }

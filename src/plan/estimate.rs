@@ -72,14 +72,31 @@ struct StageLoads {
 }
 
 /// The lines of an estimate; empty where tokens are not known.
-pub fn lines(training: &Training<'_>, corpus: &Corpus, stages: &[StageDraws], facts: &Facts) -> Vec<(&'static str, String)> {
+pub fn lines(
+    training: &Training<'_>,
+    corpus: &Corpus,
+    stages: &[StageDraws],
+    facts: &Facts,
+) -> Vec<(&'static str, String)> {
     let sizes = Sizes::of(training.config, training.plan);
-    let loads: Vec<StageLoads> = stages.iter().enumerate().filter_map(|(i, stage)| loads(training, &sizes, stage, facts, i)).collect();
+    let loads: Vec<StageLoads> = stages
+        .iter()
+        .enumerate()
+        .filter_map(|(i, stage)| loads(training, &sizes, stage, facts, i))
+        .collect();
     if loads.len() < stages.len() {
         return Vec::new();
     }
-    let mut lines = vec![("memory", memory(training, &sizes, &loads)), ("time", time(training, &loads, speed()))];
-    lines.extend(training.card.map(|card| ("card", on_card(training, &sizes, (corpus, stages, facts), card))));
+    let mut lines = vec![
+        ("memory", memory(training, &sizes, &loads)),
+        ("time", time(training, &loads, speed())),
+    ];
+    lines.extend(training.card.map(|card| {
+        (
+            "card",
+            on_card(training, &sizes, (corpus, stages, facts), card),
+        )
+    }));
     lines
 }
 
@@ -87,24 +104,53 @@ pub fn lines(training: &Training<'_>, corpus: &Corpus, stages: &[StageDraws], fa
 const CONTEXT: f64 = 0.6e9;
 
 /// How the training fills a card of `card` bytes, and which drawn rows it has no room for.
-fn on_card(training: &Training<'_>, sizes: &Sizes, (corpus, stages, facts): (&Corpus, &[StageDraws], &Facts), card: f64) -> String {
-    let Training { recipe, config, plan, parts, .. } = training;
-    let precision = if recipe.model.precision == Precision::Fp8 { Precision::Fp8 } else { Precision::Bf16 };
+fn on_card(
+    training: &Training<'_>,
+    sizes: &Sizes,
+    (corpus, stages, facts): (&Corpus, &[StageDraws], &Facts),
+    card: f64,
+) -> String {
+    let Training {
+        recipe,
+        config,
+        plan,
+        parts,
+        ..
+    } = training;
+    let precision = if recipe.model.precision == Precision::Fp8 {
+        Precision::Fp8
+    } else {
+        Precision::Bf16
+    };
     let fit = match recipe.fit(config, plan, parts, precision, (card - CONTEXT).max(0.0)) {
         Ok(fit) => fit,
         Err(refusal) => return refusal.to_string().replace('\n', "; "),
     };
     let (mut largest, mut tokens_of_largest, mut longest) = (0f64, 0, (0, 0));
     for (index, stage) in stages.iter().enumerate() {
-        let model = Model { config, sizes, parts: parts[index], save: recipe.memory.save };
+        let model = Model {
+            config,
+            sizes,
+            parts: parts[index],
+            save: recipe.memory.save,
+        };
         for &step in &facts.steps[index] {
-            let draws = stage.steps[step].iter().filter_map(|pick| Some((pick.row, facts.of(*pick)?)));
-            let known: Vec<(u32, &Fact, (usize, usize))> = draws.filter_map(|(row, fact)| Some((row, fact, fact.tokens?))).collect();
+            let draws = stage.steps[step]
+                .iter()
+                .filter_map(|pick| Some((pick.row, facts.of(*pick)?)));
+            let known: Vec<(u32, &Fact, (usize, usize))> = draws
+                .filter_map(|(row, fact)| Some((row, fact, fact.tokens?)))
+                .collect();
             let lengths: Vec<usize> = known.iter().map(|(_, _, (all, _))| *all).collect();
-            longest = known.iter().map(|(row, _, (all, _))| (*all, *row)).fold(longest, Ord::max);
+            longest = known
+                .iter()
+                .map(|(row, _, (all, _))| (*all, *row))
+                .fold(longest, Ord::max);
             for range in micro_batches(&lengths, fit.pack_tokens) {
                 let mut load = Load::default();
-                known[range].iter().for_each(|(_, fact, (all, targets))| load.add(*all, fact.audio_tokens, *targets));
+                known[range].iter().for_each(|(_, fact, (all, targets))| {
+                    load.add(*all, fact.audio_tokens, *targets)
+                });
                 let bytes = model.on_card(&load);
                 if bytes > largest {
                     (largest, tokens_of_largest) = (bytes, load.tokens as usize);
@@ -114,23 +160,54 @@ fn on_card(training: &Training<'_>, sizes: &Sizes, (corpus, stages, facts): (&Co
     }
     let mut said = vec![
         format!("in {precision}: {}", fit.line()),
-        format!("the largest micro-batch drawn has {} tokens and takes {}", count(tokens_of_largest as f64), bytes(largest)),
+        format!(
+            "the largest micro-batch drawn has {} tokens and takes {}",
+            count(tokens_of_largest as f64),
+            bytes(largest)
+        ),
     ];
     said.extend(fit.note());
     if longest.0 > fit.longest {
         let row = corpus.place(longest.1);
-        said.push(format!("{row} has {} tokens, which will be refused: the card has room for {}; {}", count(longest.0 as f64), fit.longest, fit.hint()));
+        said.push(format!(
+            "{row} has {} tokens, which will be refused: the card has room for {}; {}",
+            count(longest.0 as f64),
+            fit.longest,
+            fit.hint()
+        ));
     }
     said.join("; ")
 }
 
-fn loads(training: &Training<'_>, sizes: &Sizes, stage: &StageDraws, facts: &Facts, index: usize) -> Option<StageLoads> {
-    let Training { recipe, config, parts, .. } = training;
-    let model = Model { config, sizes, parts: parts[index], save: recipe.memory.save };
+fn loads(
+    training: &Training<'_>,
+    sizes: &Sizes,
+    stage: &StageDraws,
+    facts: &Facts,
+    index: usize,
+) -> Option<StageLoads> {
+    let Training {
+        recipe,
+        config,
+        parts,
+        ..
+    } = training;
+    let model = Model {
+        config,
+        sizes,
+        parts: parts[index],
+        save: recipe.memory.save,
+    };
     let (mut sum, mut activations, mut audio_tokens) = (Load::default(), 0f64, 0f64);
     for &step in &facts.steps[index] {
-        let draws: Vec<&Fact> = stage.steps[step].iter().filter_map(|pick| facts.of(*pick)).collect();
-        let tokens = draws.iter().map(|fact| fact.tokens).collect::<Option<Vec<_>>>()?;
+        let draws: Vec<&Fact> = stage.steps[step]
+            .iter()
+            .filter_map(|pick| facts.of(*pick))
+            .collect();
+        let tokens = draws
+            .iter()
+            .map(|fact| fact.tokens)
+            .collect::<Option<Vec<_>>>()?;
         let lengths: Vec<usize> = tokens.iter().map(|(all, _)| *all).collect();
         for range in micro_batches(&lengths, recipe.memory.pack_tokens) {
             let mut load = Load::default();
@@ -141,33 +218,79 @@ fn loads(training: &Training<'_>, sizes: &Sizes, stage: &StageDraws, facts: &Fac
         audio_tokens = audio_tokens.max(draws.iter().map(|fact| fact.audio_tokens as f64).sum());
     }
     let scale = stage.steps.len() as f64 / facts.steps[index].len().max(1) as f64;
-    let total = Load { tokens: sum.tokens * scale, squares: sum.squares * scale, audio_tokens: sum.audio_tokens * scale, targets: sum.targets * scale };
-    Some(StageLoads { operations: model.operations(&total), total, activations, audio_tokens })
+    let total = Load {
+        tokens: sum.tokens * scale,
+        squares: sum.squares * scale,
+        audio_tokens: sum.audio_tokens * scale,
+        targets: sum.targets * scale,
+    };
+    Some(StageLoads {
+        operations: model.operations(&total),
+        total,
+        activations,
+        audio_tokens,
+    })
 }
 
 fn memory(training: &Training<'_>, sizes: &Sizes, loads: &[StageLoads]) -> String {
     let largest = |of: fn(&StageLoads) -> f64| loads.iter().map(of).fold(0.0, f64::max);
     let is_rounded = training.recipe.model.precision == Precision::Fp8;
-    let (twice, said_of) = if is_rounded { (sizes.frozen_linears, ", the decoder's linear layers twice,") } else { (0, "") };
+    let (twice, said_of) = if is_rounded {
+        (sizes.frozen_linears, ", the decoder's linear layers twice,")
+    } else {
+        (0, "")
+    };
     let weights = F32 * (sizes.frozen + twice) as f64;
     let trained = BUFFERS * F32 * sizes.num_trained() as f64;
     let activations = largest(|load| load.activations);
     let features = STEPS_IN_MEMORY * FEATURES * F32 * largest(|load| load.audio_tokens);
     let parts = [
-        (weights, format!("frozen weights{said_of} {}", bytes(weights))),
-        (trained, format!("{} trained numbers in 4 buffers {}", count(sizes.num_trained() as f64), bytes(trained))),
-        (activations, format!("activations of the largest micro-batch, `memory.save: {}`, {}", training.recipe.memory.save, bytes(activations))),
+        (
+            weights,
+            format!("frozen weights{said_of} {}", bytes(weights)),
+        ),
+        (
+            trained,
+            format!(
+                "{} trained numbers in 4 buffers {}",
+                count(sizes.num_trained() as f64),
+                bytes(trained)
+            ),
+        ),
+        (
+            activations,
+            format!(
+                "activations of the largest micro-batch, `memory.save: {}`, {}",
+                training.recipe.memory.save,
+                bytes(activations)
+            ),
+        ),
         (features, format!("clips of two steps {}", bytes(features))),
-        (training.embeddings, format!("embeddings {}", bytes(training.embeddings))),
+        (
+            training.embeddings,
+            format!("embeddings {}", bytes(training.embeddings)),
+        ),
     ];
     let total: f64 = parts.iter().map(|(size, _)| size).sum();
-    let said: Vec<String> = parts.into_iter().filter(|(size, _)| *size > 0.0).map(|(_, text)| text).collect();
-    format!("about {} on the CPU, in f32: {}; the program itself and rows come on top", bytes(total), said.join(" + "))
+    let said: Vec<String> = parts
+        .into_iter()
+        .filter(|(size, _)| *size > 0.0)
+        .map(|(_, text)| text)
+        .collect();
+    format!(
+        "about {} on the CPU, in f32: {}; the program itself and rows come on top",
+        bytes(total),
+        said.join(" + ")
+    )
 }
 
 fn time(training: &Training<'_>, loads: &[StageLoads], speed: f64) -> String {
     let every = training.recipe.probe.every;
-    let probes = if every > 0 { 1.0 + 1.0 / every as f64 } else { 1.0 };
+    let probes = if every > 0 {
+        1.0 + 1.0 / every as f64
+    } else {
+        1.0
+    };
     let operations: f64 = loads.iter().map(|load| load.operations).sum::<f64>() * probes;
     let tokens: f64 = loads.iter().map(|load| load.total.tokens).sum();
     format!(
@@ -194,7 +317,11 @@ fn speed() -> f64 {
         products += 1.0;
     }
     // The sum is looked at so that no product is left out.
-    if sum.is_nan() { 1.0 } else { products * 2.0 * (SIDE as f64).powi(3) / started.elapsed().as_secs_f64() }
+    if sum.is_nan() {
+        1.0
+    } else {
+        products * 2.0 * (SIDE as f64).powi(3) / started.elapsed().as_secs_f64()
+    }
 }
 
 /// Bytes in the unit that reads best.

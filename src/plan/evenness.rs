@@ -37,13 +37,25 @@ pub struct Evenness {
 }
 
 /// Compares the batches of a stage with what chance makes of its draws.
-pub fn of_stage(population: &Population, draws: &StageDraws, embeddings: Option<&Embeddings>, seed: u64) -> Evenness {
+pub fn of_stage(
+    population: &Population,
+    draws: &StageDraws,
+    embeddings: Option<&Embeddings>,
+    seed: u64,
+) -> Evenness {
     let batches = draws.batches();
     let known = embeddings.filter(|_| draws.unknown.is_none());
     let unchosen = draws.unchosen.as_ref().map(|steps| rows_of(steps));
     let by_place = match (known, draws.stage.diverse, &unchosen) {
         (Some(embeddings), Some(diverse), Some(unchosen)) => {
-            let places = |batches: &[Vec<u32>]| spread::spread_by_place(population, embeddings, compared(batches), diverse.block as usize);
+            let places = |batches: &[Vec<u32>]| {
+                spread::spread_by_place(
+                    population,
+                    embeddings,
+                    compared(batches),
+                    diverse.block as usize,
+                )
+            };
             places(&batches).into_iter().zip(places(unchosen)).collect()
         }
         _ => Vec::new(),
@@ -51,7 +63,14 @@ pub fn of_stage(population: &Population, draws: &StageDraws, embeddings: Option<
     Evenness {
         drawn: describe(population, &batches, known),
         unchosen: unchosen.map(|batches| describe(population, &batches, known)),
-        at_random: describe(population, &shuffled(&batches, Key::new(seed, "plan order").with(draws.stage.start)), known),
+        at_random: describe(
+            population,
+            &shuffled(
+                &batches,
+                Key::new(seed, "plan order").with(draws.stage.start),
+            ),
+            known,
+        ),
         by_place,
     }
 }
@@ -60,20 +79,33 @@ fn compared(batches: &[Vec<u32>]) -> &[Vec<u32>] {
     &batches[..batches.len().min(MOST_COMPARED)]
 }
 
-fn describe(population: &Population, batches: &[Vec<u32>], embeddings: Option<&Embeddings>) -> Batches {
-    let labels: Vec<f64> = (0..population.tasks.len()).filter_map(|task| Some(spread::label_entropy(population, task, batches)?.relative)).collect();
+fn describe(
+    population: &Population,
+    batches: &[Vec<u32>],
+    embeddings: Option<&Embeddings>,
+) -> Batches {
+    let labels: Vec<f64> = (0..population.tasks.len())
+        .filter_map(|task| Some(spread::label_entropy(population, task, batches)?.relative))
+        .collect();
     Batches {
         tasks: spread::task_entropy(population, batches).map(|entropy| entropy.relative),
         labels: (!labels.is_empty()).then(|| labels.iter().sum::<f64>() / labels.len() as f64),
-        spread: embeddings.and_then(|embeddings| spread::spread(population, embeddings, compared(batches))),
+        spread: embeddings
+            .and_then(|embeddings| spread::spread(population, embeddings, compared(batches))),
     }
 }
 
 /// All rows of the batches in a seeded order, in batches of the same sizes.
 fn shuffled(batches: &[Vec<u32>], key: Key) -> Vec<Vec<u32>> {
     let rows: Vec<u32> = batches.iter().flatten().copied().collect();
-    let mut order = key.permutation(rows.len()).into_iter().map(|place| rows[place as usize]);
-    batches.iter().map(|batch| order.by_ref().take(batch.len()).collect()).collect()
+    let mut order = key
+        .permutation(rows.len())
+        .into_iter()
+        .map(|place| rows[place as usize]);
+    batches
+        .iter()
+        .map(|batch| order.by_ref().take(batch.len()).collect())
+        .collect()
 }
 
 const COLUMNS: [&str; 6] = ["stage", "batches", "tasks", "labels", "nearest", "pairwise"];
@@ -85,13 +117,31 @@ const NOTE: &str = "Entropy over its largest value (1: all tasks, or labels, ali
 pub fn table(stages: &[(String, Evenness)]) -> Table {
     let mut table = Table::new("batches beside chance", NOTE, &COLUMNS, 2);
     for (name, evenness) in stages {
-        let lines = [("drawn", Some(&evenness.drawn)), ("in order", evenness.unchosen.as_ref()), ("random", Some(&evenness.at_random))];
-        for (i, (kind, batches)) in lines.into_iter().filter_map(|(kind, batches)| Some((kind, batches?))).enumerate() {
-            let number = |value: Option<f64>| value.map_or(NOTHING.to_owned(), |value| format!("{value:.3}"));
+        let lines = [
+            ("drawn", Some(&evenness.drawn)),
+            ("in order", evenness.unchosen.as_ref()),
+            ("random", Some(&evenness.at_random)),
+        ];
+        for (i, (kind, batches)) in lines
+            .into_iter()
+            .filter_map(|(kind, batches)| Some((kind, batches?)))
+            .enumerate()
+        {
+            let number = |value: Option<f64>| {
+                value.map_or(NOTHING.to_owned(), |value| format!("{value:.3}"))
+            };
             let spread = batches.spread;
             let name = if i == 0 { name.clone() } else { String::new() };
-            let numbers = [batches.tasks, batches.labels, spread.map(|spread| spread.nearest), spread.map(|spread| spread.pairwise)].map(number);
-            table.rows.push([name, kind.to_owned()].into_iter().chain(numbers).collect());
+            let numbers = [
+                batches.tasks,
+                batches.labels,
+                spread.map(|spread| spread.nearest),
+                spread.map(|spread| spread.pairwise),
+            ]
+            .map(number);
+            table
+                .rows
+                .push([name, kind.to_owned()].into_iter().chain(numbers).collect());
         }
     }
     table

@@ -78,25 +78,60 @@ impl Facts {
     ///
     /// # Errors
     /// A row that training would refuse: audio that cannot be read or is too long, more tokens than the model has positions.
-    pub fn read(reader: &Reader<'_>, stages: &[StageDraws], seed: u64, progress: &mut dyn FnMut(usize, usize) -> Result<()>) -> Result<Self> {
-        let total: usize = stages.iter().flat_map(|stage| &stage.steps).map(Vec::len).sum();
+    pub fn read(
+        reader: &Reader<'_>,
+        stages: &[StageDraws],
+        seed: u64,
+        progress: &mut dyn FnMut(usize, usize) -> Result<()>,
+    ) -> Result<Self> {
+        let total: usize = stages
+            .iter()
+            .flat_map(|stage| &stage.steps)
+            .map(Vec::len)
+            .sum();
         let is_sample = total > MOST_DRAWS;
-        let steps: Vec<Vec<usize>> =
-            stages.iter().enumerate().map(|(i, stage)| sampled(stage.steps.len(), total, Key::new(seed, "plan").with(i as u64))).collect();
-        let looked_at = stages.iter().zip(&steps).flat_map(|(stage, steps)| steps.iter().flat_map(|&step| &stage.steps[step]));
+        let steps: Vec<Vec<usize>> = stages
+            .iter()
+            .enumerate()
+            .map(|(i, stage)| {
+                sampled(
+                    stage.steps.len(),
+                    total,
+                    Key::new(seed, "plan").with(i as u64),
+                )
+            })
+            .collect();
+        let looked_at = stages
+            .iter()
+            .zip(&steps)
+            .flat_map(|(stage, steps)| steps.iter().flat_map(|&step| &stage.steps[step]));
         let mut draws: Vec<Pick> = looked_at.copied().collect();
         draws.sort_unstable();
         draws.dedup();
         let clips = reader.clips(&draws)?;
-        let mut facts = Self { of: HashMap::with_capacity(draws.len()), steps, is_sample, skipped: Vec::new() };
+        let mut facts = Self {
+            of: HashMap::with_capacity(draws.len()),
+            steps,
+            is_sample,
+            skipped: Vec::new(),
+        };
         for (i, chunk) in draws.chunks(CHUNK).enumerate() {
             progress(i * CHUNK, draws.len())?;
-            let found: Vec<(Pick, Result<Fact>)> = chunk.par_iter().map(|&pick| (pick, reader.fact(pick, &clips))).collect();
+            let found: Vec<(Pick, Result<Fact>)> = chunk
+                .par_iter()
+                .map(|&pick| (pick, reader.fact(pick, &clips)))
+                .collect();
             for (pick, found) in found {
                 match found {
                     Ok(fact) => drop(facts.of.insert(pick, fact)),
-                    Err(error) if reader.on_bad_row == OnBadRow::Skip && error.kind == Kind::Input => {
-                        if facts.skipped.iter().all(|known| known.message() != error.message()) {
+                    Err(error)
+                        if reader.on_bad_row == OnBadRow::Skip && error.kind == Kind::Input =>
+                    {
+                        if facts
+                            .skipped
+                            .iter()
+                            .all(|known| known.message() != error.message())
+                        {
                             facts.skipped.push(error);
                         }
                     }
@@ -132,8 +167,15 @@ impl Reader<'_> {
         rows.dedup();
         let lengths = |row: u32| {
             let found = self.corpus.row(row);
-            let of_row = found.clips.iter().map(|clip| self.length(found, clip)).collect::<Result<Vec<f64>>>();
-            (row, of_row.map_err(|error| error.at(self.corpus.place(row))))
+            let of_row = found
+                .clips
+                .iter()
+                .map(|clip| self.length(found, clip))
+                .collect::<Result<Vec<f64>>>();
+            (
+                row,
+                of_row.map_err(|error| error.at(self.corpus.place(row))),
+            )
         };
         Ok(rows.into_par_iter().map(lengths).collect())
     }
@@ -141,17 +183,35 @@ impl Reader<'_> {
     /// Audio of a row, in seconds.
     pub fn seconds(&self, row: u32) -> Result<f64> {
         let found = self.corpus.row(row);
-        found.clips.iter().map(|clip| self.length(found, clip)).sum()
+        found
+            .clips
+            .iter()
+            .map(|clip| self.length(found, clip))
+            .sum()
     }
 
     /// The span where it has two ends, else what the row says, else what the file's header does.
     fn length(&self, row: &Row, clip: &Clip) -> Result<f64> {
         let seconds = match (clip.span, row.duration) {
-            (Span { start_s, end_s: Some(end_s) }, _) => end_s - start_s.unwrap_or(0.0),
-            (Span { start_s: None, end_s: None }, Some(seconds)) if row.clips.len() == 1 => seconds,
+            (
+                Span {
+                    start_s,
+                    end_s: Some(end_s),
+                },
+                _,
+            ) => end_s - start_s.unwrap_or(0.0),
+            (
+                Span {
+                    start_s: None,
+                    end_s: None,
+                },
+                Some(seconds),
+            ) if row.clips.len() == 1 => seconds,
             _ => match &clip.source {
                 AudioSource::File(path) => duration_s(path, clip.span)?,
-                AudioSource::Embedded { bytes, name } => duration_s_bytes(bytes.clone(), name, clip.span)?,
+                AudioSource::Embedded { bytes, name } => {
+                    duration_s_bytes(bytes.clone(), name, clip.span)?
+                }
             },
         };
         match self.max_audio_s.filter(|&longest| seconds > longest) {
@@ -167,24 +227,47 @@ impl Reader<'_> {
             Some(Err(error)) => return Err(error.clone()),
             None => &[],
         };
-        let tokens = |seconds: &f64| num_audio_tokens(num_frames((seconds * f64::from(SAMPLE_RATE)).round() as usize));
+        let tokens = |seconds: &f64| {
+            num_audio_tokens(num_frames(
+                (seconds * f64::from(SAMPLE_RATE)).round() as usize
+            ))
+        };
         let audio_tokens: Vec<usize> = lengths.iter().map(tokens).collect();
         let counted = match self.codec {
-            Some((codec, longest)) => {
-                Some(self.count(codec, longest, &self.corpus.example(pick.row, pick.epoch)?, &audio_tokens).map_err(|e| e.at(self.corpus.place(pick.row)))?)
-            }
+            Some((codec, longest)) => Some(
+                self.count(
+                    codec,
+                    longest,
+                    &self.corpus.example(pick.row, pick.epoch)?,
+                    &audio_tokens,
+                )
+                .map_err(|e| e.at(self.corpus.place(pick.row)))?,
+            ),
             None => None,
         };
-        Ok(Fact { seconds: lengths.iter().sum(), audio_tokens: audio_tokens.iter().sum(), tokens: counted })
+        Ok(Fact {
+            seconds: lengths.iter().sum(),
+            audio_tokens: audio_tokens.iter().sum(),
+            tokens: counted,
+        })
     }
 
-    fn count(&self, codec: &TextCodec, longest: usize, example: &Example, audio_tokens: &[usize]) -> Result<(usize, usize)> {
+    fn count(
+        &self,
+        codec: &TextCodec,
+        longest: usize,
+        example: &Example,
+        audio_tokens: &[usize],
+    ) -> Result<(usize, usize)> {
         let encoded = codec.encode(&example.messages, audio_tokens, Mode::Train)?;
         if encoded.tokens.len() > longest {
             return Err(Error::input(format!("{} tokens, the model's longest sequence is {longest}", encoded.tokens.len()))
                 .hint("nothing is cut silently: split the clip with `start_s` and `end_s`, or remove the row"));
         }
-        Ok((encoded.tokens.len(), encoded.targets.iter().map(ExactSizeIterator::len).sum()))
+        Ok((
+            encoded.tokens.len(),
+            encoded.targets.iter().map(ExactSizeIterator::len).sum(),
+        ))
     }
 }
 
@@ -198,8 +281,17 @@ mod tests {
         assert_eq!(sampled(100, 50_000, key), (0..100).collect::<Vec<_>>());
         let half = sampled(1_000, 100_000, key);
         assert!(
-            half.len() == 500 && half.windows(2).all(|pair| pair[0] < pair[1]) && half.iter().any(|&step| step > 900) && half.iter().any(|&step| step < 100)
+            half.len() == 500
+                && half.windows(2).all(|pair| pair[0] < pair[1])
+                && half.iter().any(|&step| step > 900)
+                && half.iter().any(|&step| step < 100)
         );
-        assert_eq!((sampled(10, 10_000_000, key).len(), sampled(1_000, 10_000_000, key).len()), (10, LEAST_STEPS));
+        assert_eq!(
+            (
+                sampled(10, 10_000_000, key).len(),
+                sampled(1_000, 10_000_000, key).len()
+            ),
+            (10, LEAST_STEPS)
+        );
     }
 }

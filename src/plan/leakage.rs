@@ -75,7 +75,10 @@ pub struct Leak {
 /// Everything that rows of the training share with rows of the evaluation, kind by kind; each with its first row in the evaluation's
 /// order and that row's first partner in the training's.
 pub fn find<'a>(training: &[Facts<'a>], evaluation: &[Facts<'a>]) -> Vec<Leak> {
-    Kind::ALL.into_iter().filter_map(|kind| of_kind(kind, training, evaluation)).collect()
+    Kind::ALL
+        .into_iter()
+        .filter_map(|kind| of_kind(kind, training, evaluation))
+        .collect()
 }
 
 fn of_kind<'a>(kind: Kind, training: &[Facts<'a>], evaluation: &[Facts<'a>]) -> Option<Leak> {
@@ -88,33 +91,80 @@ fn of_kind<'a>(kind: Kind, training: &[Facts<'a>], evaluation: &[Facts<'a>]) -> 
         }),
     };
     let &(training, evaluation) = pairs.first()?;
-    Some(Leak { kind, training, evaluation, num_rows: pairs.len() })
+    Some(Leak {
+        kind,
+        training,
+        evaluation,
+        num_rows: pairs.len(),
+    })
 }
 
 /// For each row of the evaluation that has one its first partner.
-fn pairs_by_name<'a>(training: &[Facts<'a>], evaluation: &[Facts<'a>], name: impl Fn(&Facts<'a>) -> Option<&'a str>) -> Vec<(usize, usize)> {
-    let mut first: HashMap<&str, Option<usize>> = evaluation.iter().filter_map(&name).map(|name| (name, None)).collect();
-    for (i, name) in training.iter().enumerate().filter_map(|(i, facts)| Some((i, name(facts)?))) {
-        first.entry(name).and_modify(|first| *first = first.or(Some(i)));
+fn pairs_by_name<'a>(
+    training: &[Facts<'a>],
+    evaluation: &[Facts<'a>],
+    name: impl Fn(&Facts<'a>) -> Option<&'a str>,
+) -> Vec<(usize, usize)> {
+    let mut first: HashMap<&str, Option<usize>> = evaluation
+        .iter()
+        .filter_map(&name)
+        .map(|name| (name, None))
+        .collect();
+    for (i, name) in training
+        .iter()
+        .enumerate()
+        .filter_map(|(i, facts)| Some((i, name(facts)?)))
+    {
+        first
+            .entry(name)
+            .and_modify(|first| *first = first.or(Some(i)));
     }
     let partner = |facts: &Facts<'a>| first.get(name(facts)?).copied().flatten();
-    evaluation.iter().enumerate().filter_map(|(i, facts)| Some((partner(facts)?, i))).collect()
+    evaluation
+        .iter()
+        .enumerate()
+        .filter_map(|(i, facts)| Some((partner(facts)?, i)))
+        .collect()
 }
 
 fn pairs_by_audio(training: &[Facts<'_>], evaluation: &[Facts<'_>]) -> Vec<(usize, usize)> {
     let mut by_content: HashMap<[u8; 32], Vec<(usize, Heard)>> = HashMap::new();
-    for (i, heard) in training.iter().enumerate().flat_map(|(i, facts)| facts.audio.iter().map(move |heard| (i, heard))) {
-        by_content.entry(heard.content).or_default().push((i, *heard));
+    for (i, heard) in training
+        .iter()
+        .enumerate()
+        .flat_map(|(i, facts)| facts.audio.iter().map(move |heard| (i, heard)))
+    {
+        by_content
+            .entry(heard.content)
+            .or_default()
+            .push((i, *heard));
     }
     let overlaps = |a: &Heard, b: &Heard| a.start_s < b.end_s && b.start_s < a.end_s;
-    let partner = |heard: &Heard| by_content.get(&heard.content)?.iter().find(|(_, other)| overlaps(heard, other)).map(|(i, _)| *i);
+    let partner = |heard: &Heard| {
+        by_content
+            .get(&heard.content)?
+            .iter()
+            .find(|(_, other)| overlaps(heard, other))
+            .map(|(i, _)| *i)
+    };
     let first = |facts: &Facts<'_>| facts.audio.iter().filter_map(partner).min();
-    evaluation.iter().enumerate().filter_map(|(i, facts)| Some((first(facts)?, i))).collect()
+    evaluation
+        .iter()
+        .enumerate()
+        .filter_map(|(i, facts)| Some((first(facts)?, i)))
+        .collect()
 }
 
 /// The error that names all kinds but those that are allowed, each with its two rows; `None` where nothing is left.
-pub fn refusal(leaks: &[Leak], allowed: &[Kind], name: impl Fn(&Leak) -> (String, String)) -> Option<Error> {
-    let refused: Vec<&Leak> = leaks.iter().filter(|leak| !allowed.contains(&leak.kind)).collect();
+pub fn refusal(
+    leaks: &[Leak],
+    allowed: &[Kind],
+    name: impl Fn(&Leak) -> (String, String),
+) -> Option<Error> {
+    let refused: Vec<&Leak> = leaks
+        .iter()
+        .filter(|leak| !allowed.contains(&leak.kind))
+        .collect();
     refused.first()?;
     let line = |leak: &&Leak| {
         let ((training, evaluation), more) = (name(leak), leak.num_rows - 1);
@@ -123,13 +173,26 @@ pub fn refusal(leaks: &[Leak], allowed: &[Kind], name: impl Fn(&Leak) -> (String
             1 => "; so does one more row of the suite".to_owned(),
             more => format!("; so do {more} more rows of the suite"),
         };
-        let shares = if leak.kind == Kind::Audio { "audio with".to_owned() } else { format!("its {} with", leak.kind.name()) };
+        let shares = if leak.kind == Kind::Audio {
+            "audio with".to_owned()
+        } else {
+            format!("its {} with", leak.kind.name())
+        };
         format!("\n  {evaluation} shares {shares} {training}{more}")
     };
-    let message = format!("the suite judges what is trained on:{}", refused.iter().map(line).collect::<String>());
-    let kinds: Vec<String> = refused.iter().map(|leak| format!("`--allow {}`", leak.kind.name())).collect();
+    let message = format!(
+        "the suite judges what is trained on:{}",
+        refused.iter().map(line).collect::<String>()
+    );
+    let kinds: Vec<String> = refused
+        .iter()
+        .map(|leak| format!("`--allow {}`", leak.kind.name()))
+        .collect();
 
-    Some(Error::input(message).hint(format!("take the rows out of one side; where it is meant, {} lets it pass", kinds.join(", "))))
+    Some(Error::input(message).hint(format!(
+        "take the rows out of one side; where it is meant, {} lets it pass",
+        kinds.join(", ")
+    )))
 }
 
 #[cfg(test)]
@@ -137,13 +200,25 @@ mod tests {
     use super::*;
 
     fn heard(content: u8, start_s: f64, end_s: f64) -> Vec<Heard> {
-        vec![Heard { content: [content; 32], start_s, end_s }]
+        vec![Heard {
+            content: [content; 32],
+            start_s,
+            end_s,
+        }]
     }
 
     fn rows() -> (Vec<Facts<'static>>, Vec<Facts<'static>>) {
-        let facts = |id, speaker, group, audio| Facts { id: Some(id), speaker: Some(speaker), group: Some(group), audio };
+        let facts = |id, speaker, group, audio| Facts {
+            id: Some(id),
+            speaker: Some(speaker),
+            group: Some(group),
+            audio,
+        };
         let training = vec![
-            Facts { audio: heard(1, 0.0, 2.0), ..Facts::default() },
+            Facts {
+                audio: heard(1, 0.0, 2.0),
+                ..Facts::default()
+            },
             facts("a", "adel", "news", heard(1, 2.0, 4.0)),
             facts("b", "basma", "talk", heard(2, 0.0, f64::INFINITY)),
             facts("c", "adel", "news", heard(1, 1.0, 3.0)),
@@ -160,20 +235,44 @@ mod tests {
     #[test]
     fn each_kind_is_found_with_its_first_pair_and_counted() {
         let (training, evaluation) = rows();
-        let found: Vec<_> = find(&training, &evaluation).into_iter().map(|leak| (leak.kind, leak.training, leak.evaluation, leak.num_rows)).collect();
-        assert_eq!(found, [(Kind::Id, 2, 1, 2), (Kind::Audio, 1, 1, 2), (Kind::Speaker, 1, 1, 2), (Kind::Group, 2, 1, 1)]);
+        let found: Vec<_> = find(&training, &evaluation)
+            .into_iter()
+            .map(|leak| (leak.kind, leak.training, leak.evaluation, leak.num_rows))
+            .collect();
+        assert_eq!(
+            found,
+            [
+                (Kind::Id, 2, 1, 2),
+                (Kind::Audio, 1, 1, 2),
+                (Kind::Speaker, 1, 1, 2),
+                (Kind::Group, 2, 1, 1)
+            ]
+        );
         assert_eq!(find(&training, &evaluation[..1]), []);
         assert_eq!(find(&[], &evaluation), []);
-        assert_eq!(find(&[Facts::default()], &[Facts::default()]), [], "what is not said is not shared");
+        assert_eq!(
+            find(&[Facts::default()], &[Facts::default()]),
+            [],
+            "what is not said is not shared"
+        );
     }
 
     #[test]
     fn spans_of_one_file_leak_where_they_overlap() {
         let leaks = |a: (f64, f64), b: (f64, f64)| {
-            let of = |(start_s, end_s)| vec![Facts { audio: heard(7, start_s, end_s), ..Facts::default() }];
+            let of = |(start_s, end_s)| {
+                vec![Facts {
+                    audio: heard(7, start_s, end_s),
+                    ..Facts::default()
+                }]
+            };
             !find(&of(a), &of(b)).is_empty()
         };
-        assert!(leaks((0.0, 2.0), (1.9, 3.0)) && leaks((1.9, 3.0), (0.0, 2.0)) && leaks((0.0, f64::INFINITY), (5.0, 6.0)));
+        assert!(
+            leaks((0.0, 2.0), (1.9, 3.0))
+                && leaks((1.9, 3.0), (0.0, 2.0))
+                && leaks((0.0, f64::INFINITY), (5.0, 6.0))
+        );
         assert!(!leaks((0.0, 2.0), (2.0, 3.0)) && !leaks((2.0, f64::INFINITY), (0.0, 2.0)));
     }
 
@@ -181,7 +280,12 @@ mod tests {
     fn the_error_names_all_that_is_not_allowed() {
         let (training, evaluation) = rows();
         let leaks = find(&training, &evaluation);
-        let name = |leak: &Leak| (format!("t{}", leak.training), format!("e{}", leak.evaluation));
+        let name = |leak: &Leak| {
+            (
+                format!("t{}", leak.training),
+                format!("e{}", leak.evaluation),
+            )
+        };
         let error = refusal(&leaks, &[Kind::Group], name).unwrap();
         assert_eq!(error.exit_code(), 2);
         let expected = "the suite judges what is trained on:\n  e1 shares its id with t2; so does one more row of the suite\n  \

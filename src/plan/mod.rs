@@ -104,9 +104,19 @@ struct Opened {
 impl Opened {
     fn open(recipe: &Recipe, dir: &Path, schedule: &Schedule) -> Result<Self> {
         let config = Config::load(dir)?;
-        let loader = Loader::new(dir, config.audio_token, config.text.max_position_embeddings, recipe.max_audio_s)?;
+        let loader = Loader::new(
+            dir,
+            config.audio_token,
+            config.text.max_position_embeddings,
+            recipe.max_audio_s,
+        )?;
         let (parts, plan) = recipe.adapters(&config, schedule)?;
-        Ok(Self { config, loader, plan, parts })
+        Ok(Self {
+            config,
+            loader,
+            plan,
+            parts,
+        })
     }
 }
 
@@ -118,13 +128,22 @@ impl Plan {
     /// Whatever training would refuse of rows, schedule, suite and adapters; leakage of a kind that is not `allowed`; a cache of
     /// embeddings of another model.
     pub fn make(recipe: &Recipe, asked: &Asked<'_>, watch: Watch<'_>) -> Result<Self> {
-        let Asked { model, device, card, allowed } = asked;
+        let Asked {
+            model,
+            device,
+            card,
+            allowed,
+        } = asked;
         let tasks = recipe.tasks()?;
         let (corpus, mut schedule) = recipe.plan(&tasks)?;
         if let Some((settings, _)) = recipe.suite(&tasks)? {
             suite::check(&corpus, &settings.suite, allowed)?;
         }
-        let mut notes: Vec<String> = corpus.skipped().iter().map(|error| format!("left out: {}", error.message())).collect();
+        let mut notes: Vec<String> = corpus
+            .skipped()
+            .iter()
+            .map(|error| format!("left out: {}", error.message()))
+            .collect();
         let opened = match model {
             ModelPlace::Here(dir) => Some((Opened::open(recipe, dir, &schedule)?, *dir)),
             ModelPlace::Elsewhere(why) => {
@@ -137,29 +156,110 @@ impl Plan {
             Some(format!("stage `{}`: which rows of a block share a batch is not known: {}; shares, coverage and repeats are", stage.name, why.as_ref()?))
         }));
         let compared = match &opened {
-            Some((opened, dir)) => embed(recipe, &corpus, &mut schedule, (opened, dir, device), &unknown, watch)?,
+            Some((opened, dir)) => embed(
+                recipe,
+                &corpus,
+                &mut schedule,
+                (opened, dir, device),
+                &unknown,
+                watch,
+            )?,
             None => None,
         };
         let draws = draws::of_all(recipe, &corpus, &schedule, &unknown)?;
-        let codec = opened.as_ref().map(|(opened, _)| (opened.loader.codec(), opened.config.text.max_position_embeddings));
-        let reader = Reader { corpus: &corpus, codec, max_audio_s: recipe.max_audio_s, on_bad_row: recipe.on_bad_row };
-        let facts = Facts::read(&reader, &draws, recipe.seed, &mut |done, total| watch("measuring", done, total))?;
-        notes.extend(facts.skipped.iter().map(|error| format!("will be left out: {}", error.message())));
+        let codec = opened.as_ref().map(|(opened, _)| {
+            (
+                opened.loader.codec(),
+                opened.config.text.max_position_embeddings,
+            )
+        });
+        let reader = Reader {
+            corpus: &corpus,
+            codec,
+            max_audio_s: recipe.max_audio_s,
+            on_bad_row: recipe.on_bad_row,
+        };
+        let facts = Facts::read(&reader, &draws, recipe.seed, &mut |done, total| {
+            watch("measuring", done, total)
+        })?;
+        notes.extend(
+            facts
+                .skipped
+                .iter()
+                .map(|error| format!("will be left out: {}", error.message())),
+        );
         let population = corpus.population();
-        let shares: Vec<StageShares> = draws.iter().enumerate().map(|(i, stage)| shares::of_stage(population, stage, &facts, i)).collect();
-        let evenness = draws.iter().map(|stage| (stage.stage.name.clone(), evenness::of_stage(population, stage, compared.as_deref(), recipe.seed))).collect();
-        let sample = compared.as_deref().map(|embeddings| Sample::of(embeddings.audio(), recipe.seed)).filter(|sample| sample.rows.len() > 1);
-        let probe = sample.map(|sample| (probe::table(&corpus, &sample, |row| reader.seconds(row).ok()), sample));
+        let shares: Vec<StageShares> = draws
+            .iter()
+            .enumerate()
+            .map(|(i, stage)| shares::of_stage(population, stage, &facts, i))
+            .collect();
+        let evenness = draws
+            .iter()
+            .map(|stage| {
+                (
+                    stage.stage.name.clone(),
+                    evenness::of_stage(population, stage, compared.as_deref(), recipe.seed),
+                )
+            })
+            .collect();
+        let sample = compared
+            .as_deref()
+            .map(|embeddings| Sample::of(embeddings.audio(), recipe.seed))
+            .filter(|sample| sample.rows.len() > 1);
+        let probe = sample.map(|sample| {
+            (
+                probe::table(&corpus, &sample, |row| reader.seconds(row).ok()),
+                sample,
+            )
+        });
         let estimates = match &opened {
-            Some((Opened { config, plan, parts, .. }, _)) => {
+            Some((
+                Opened {
+                    config,
+                    plan,
+                    parts,
+                    ..
+                },
+                _,
+            )) => {
                 let embeddings = compared.as_deref().map_or(0.0, size_of_embeddings);
-                estimate::lines(&estimate::Training { recipe, config, plan, parts, embeddings, card: *card }, &corpus, &draws, &facts)
+                estimate::lines(
+                    &estimate::Training {
+                        recipe,
+                        config,
+                        plan,
+                        parts,
+                        embeddings,
+                        card: *card,
+                    },
+                    &corpus,
+                    &draws,
+                    &facts,
+                )
             }
             None => Vec::new(),
         };
         let warnings = warnings::find(population, &schedule, &draws, &shares);
-        let stages = schedule.stages().iter().enumerate().map(|(i, stage)| describe(recipe, stage, i)).collect();
-        Ok(Self { corpus, schedule, draws, facts, shares, evenness, probe, estimates, warnings, notes, stages })
+        let stages = schedule
+            .stages()
+            .iter()
+            .enumerate()
+            .map(|(i, stage)| describe(recipe, stage, i))
+            .collect();
+        Ok(Self {
+            corpus,
+            schedule,
+            draws,
+            facts,
+            shares,
+            evenness,
+            probe,
+            estimates,
+            warnings,
+            notes,
+            stages,
+        })
     }
 
     /// The rows of every step as JSON lines: `step` from 1, `stage`, `ids`; exactly what training will draw.
@@ -172,14 +272,21 @@ impl Plan {
 
     /// The plan for a terminal, at most 110 characters wide where names are not longer.
     pub fn text(&self) -> String {
-        let mut text = format!("{} steps of {} examples, {} rows\n", self.schedule.num_steps(), self.schedule.batch(), self.corpus.len());
+        let mut text = format!(
+            "{} steps of {} examples, {} rows\n",
+            self.schedule.num_steps(),
+            self.schedule.batch(),
+            self.corpus.len()
+        );
         text += &wrapped(&self.totals(), "");
         for table in self.tables() {
             text += &format!("\n{}", table.text());
         }
         if !self.estimates.is_empty() {
             text.push('\n');
-            self.estimates.iter().for_each(|(label, line)| text += &labelled(&format!("{label:<8}"), line));
+            self.estimates
+                .iter()
+                .for_each(|(label, line)| text += &labelled(&format!("{label:<8}"), line));
         }
         for (kind, lines) in [("warning: ", &self.warnings), ("note: ", &self.notes)] {
             if !lines.is_empty() {
@@ -198,7 +305,11 @@ impl Plan {
     /// Everything that is shown as a table, in the order of its reading.
     fn tables(&self) -> Vec<Table> {
         let probe = self.probe.as_ref().map(|(table, _)| table.clone());
-        self.share_tables().into_iter().chain([self.evenness_table()]).chain(probe).collect()
+        self.share_tables()
+            .into_iter()
+            .chain([self.evenness_table()])
+            .chain(probe)
+            .collect()
     }
 
     fn evenness_table(&self) -> Table {
@@ -211,12 +322,20 @@ impl Plan {
             let (looked_at, steps) = (self.facts.steps[i].len(), self.draws[i].steps.len());
             let is_part = looked_at < steps;
             if is_part {
-                format!("audio and targets from a seeded sample of {} of its {} steps", count(looked_at as f64), count(steps as f64))
+                format!(
+                    "audio and targets from a seeded sample of {} of its {} steps",
+                    count(looked_at as f64),
+                    count(steps as f64)
+                )
             } else {
                 String::new()
             }
         };
-        self.shares.iter().enumerate().map(|(i, shares)| shares::table(population, shares, self.stages[i].clone(), sample(i))).collect()
+        self.shares
+            .iter()
+            .enumerate()
+            .map(|(i, shares)| shares::table(population, shares, self.stages[i].clone(), sample(i)))
+            .collect()
     }
 
     fn total(&self) -> Amount {
@@ -227,20 +346,36 @@ impl Plan {
         let total = self.total();
         let about = if self.facts.is_sample { "about " } else { "" };
         let tokens = match (total.target_tokens, total.tokens) {
-            (Some(targets), Some(tokens)) => format!("{about}{} target tokens of {} tokens", count(targets), count(tokens)),
+            (Some(targets), Some(tokens)) => format!(
+                "{about}{} target tokens of {} tokens",
+                count(targets),
+                count(tokens)
+            ),
             _ => "target tokens not known".to_owned(),
         };
-        format!("in all {} examples, {about}{} of audio, {tokens}", count(total.examples), duration(total.seconds))
+        format!(
+            "in all {} examples, {about}{} of audio, {tokens}",
+            count(total.examples),
+            duration(total.seconds)
+        )
     }
 }
 
 /// A label, and text in lines beside it.
 fn labelled(label: &str, text: &str) -> String {
-    format!("{label}{}", wrapped(text, &" ".repeat(label.len())).trim_start())
+    format!(
+        "{label}{}",
+        wrapped(text, &" ".repeat(label.len())).trim_start()
+    )
 }
 
 /// Why the picks of each stage cannot be known; `None` where they can.
-fn unknown(recipe: &Recipe, corpus: &Corpus, schedule: &Schedule, model: &ModelPlace<'_>) -> Vec<Option<String>> {
+fn unknown(
+    recipe: &Recipe,
+    corpus: &Corpus,
+    schedule: &Schedule,
+    model: &ModelPlace<'_>,
+) -> Vec<Option<String>> {
     let of_stage = |stage: usize| match model {
         ModelPlace::Elsewhere(why) => schedule.embeddings_of(stage).map(|_| why.clone()),
         ModelPlace::Here(_) => draws::unknown_until_trained(recipe, corpus, schedule, stage),
@@ -257,18 +392,30 @@ fn embed(
     unknown: &[Option<String>],
     watch: Watch<'_>,
 ) -> Result<Option<Arc<Embeddings>>> {
-    let stages: Vec<usize> = (0..unknown.len()).filter(|&stage| schedule.embeddings_of(stage).is_some() && unknown[stage].is_none()).collect();
+    let stages: Vec<usize> = (0..unknown.len())
+        .filter(|&stage| schedule.embeddings_of(stage).is_some() && unknown[stage].is_none())
+        .collect();
     if stages.is_empty() {
         return Ok(None);
     }
-    let (_, mut model): (_, AudioLlm) = recipe.open_model(dir, opened.config.clone(), schedule, &device()?)?;
+    let (_, mut model): (_, AudioLlm) =
+        recipe.open_model(dir, opened.config.clone(), schedule, &device()?)?;
     let seed = recipe.order_seed();
     let mut compared = None;
     // A snapshot holds the rows of the stages that share it: centring is over those, as it is in training.
     for together in shared(schedule, &stages) {
         let cache = recipe.embeddings.cache.as_path();
-        let embedder = Embedder { model: &mut model, loader: &opened.loader, corpus, cache, on_bad_row: recipe.on_bad_row, seed };
-        let vectors = embeddings::of_stages(embedder, schedule, &together, &mut |done, total| watch("embedding", done, total))?;
+        let embedder = Embedder {
+            model: &mut model,
+            loader: &opened.loader,
+            corpus,
+            cache,
+            on_bad_row: recipe.on_bad_row,
+            seed,
+        };
+        let vectors = embeddings::of_stages(embedder, schedule, &together, &mut |done, total| {
+            watch("embedding", done, total)
+        })?;
         let found = embeddings::give(schedule, &together, vectors, seed)?;
         compared = compared.or(Some(found));
     }
@@ -277,28 +424,48 @@ fn embed(
 
 /// Stages by the snapshot they will share: all of the model as the run starts, and each that looks at the model as it stands.
 fn shared(schedule: &Schedule, stages: &[usize]) -> Vec<Vec<usize>> {
-    let (base, current): (Vec<usize>, Vec<usize>) = stages.iter().partition(|&&stage| schedule.embeddings_of(stage) == Some(EmbeddingSource::Base));
-    std::iter::once(base).filter(|base| !base.is_empty()).chain(current.into_iter().map(|stage| vec![stage])).collect()
+    let (base, current): (Vec<usize>, Vec<usize>) = stages
+        .iter()
+        .partition(|&&stage| schedule.embeddings_of(stage) == Some(EmbeddingSource::Base));
+    std::iter::once(base)
+        .filter(|base| !base.is_empty())
+        .chain(current.into_iter().map(|stage| vec![stage]))
+        .collect()
 }
 
 fn size_of_embeddings(embeddings: &Embeddings) -> f64 {
-    crate::model::cost::F32 * (embeddings.audio().values.len() + embeddings.text().values.len()) as f64
+    crate::model::cost::F32
+        * (embeddings.audio().values.len() + embeddings.text().values.len()) as f64
 }
 
 /// A stage in a line: where it stands and how it draws.
 fn describe(recipe: &Recipe, stage: &Stage, index: usize) -> String {
-    let written = recipe.schedule.stages.get(index).filter(|_| !recipe.schedule.shuffle);
-    let mut words = vec![match (stage.diverse, written.and_then(|written| written.mix)) {
-        (Some(diverse), _) => format!("diverse in blocks of {}", diverse.block),
-        (None, Some(mix)) => format!("{}, mix {}", stage.draw.name(), mix.name()),
-        (None, None) if stage.draw == Draw::Shuffled && !recipe.schedule.shuffle => "shuffled, mix proportional".to_owned(),
-        (None, None) => stage.draw.name().to_owned(),
-    }];
+    let written = recipe
+        .schedule
+        .stages
+        .get(index)
+        .filter(|_| !recipe.schedule.shuffle);
+    let mut words = vec![
+        match (stage.diverse, written.and_then(|written| written.mix)) {
+            (Some(diverse), _) => format!("diverse in blocks of {}", diverse.block),
+            (None, Some(mix)) => format!("{}, mix {}", stage.draw.name(), mix.name()),
+            (None, None) if stage.draw == Draw::Shuffled && !recipe.schedule.shuffle => {
+                "shuffled, mix proportional".to_owned()
+            }
+            (None, None) => stage.draw.name().to_owned(),
+        },
+    ];
     if let Some(most) = written.and_then(|written| written.max_repeats) {
         words.push(format!("at most {most} draws a row"));
     }
     if !stage.replayed.is_empty() {
         words.push(format!("replaying {}", stage.replayed.join(", ")));
     }
-    format!("stage {}: steps {} to {}: {}", stage.name, stage.start + 1, stage.start + stage.steps, words.join("; "))
+    format!(
+        "stage {}: steps {} to {}: {}",
+        stage.name,
+        stage.start + 1,
+        stage.start + stage.steps,
+        words.join("; ")
+    )
 }

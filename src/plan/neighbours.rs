@@ -43,7 +43,11 @@ impl<'a> Space<'a> {
     pub fn new(values: &'a [f32], dims: usize) -> Self {
         let rows = values.len() / dims.max(1);
         let matrix = Matrix::new(values, rows, dims);
-        Self { values, dims, cosines: product_new(matrix, matrix.t(), 1.0, Threads::All) }
+        Self {
+            values,
+            dims,
+            cosines: product_new(matrix, matrix.t(), 1.0, Threads::All),
+        }
     }
 
     fn len(&self) -> usize {
@@ -57,7 +61,11 @@ impl<'a> Space<'a> {
     /// The nearest rows for which `counts` holds, the nearest first; of equally near ones the first.
     fn nearest(&self, row: usize, counts: impl Fn(usize) -> bool) -> Vec<usize> {
         let cosines = &self.cosines[row * self.len()..(row + 1) * self.len()];
-        let mut others: Vec<usize> = (0..self.len()).filter(|&other| other != row && counts(other) && self.vector(other) != self.vector(row)).collect();
+        let mut others: Vec<usize> = (0..self.len())
+            .filter(|&other| {
+                other != row && counts(other) && self.vector(other) != self.vector(row)
+            })
+            .collect();
         let before = |a: &usize, b: &usize| cosines[*b].total_cmp(&cosines[*a]).then(a.cmp(b));
         if others.len() > NUM_NEIGHBOURS {
             others.select_nth_unstable_by(NUM_NEIGHBOURS - 1, before);
@@ -70,7 +78,11 @@ impl<'a> Space<'a> {
     /// How well neighbours tell each row's value, among the rows that have one; `None` where fewer than two values are there.
     pub fn tell(&self, of: &[Option<u32>]) -> Option<Told> {
         let mut by_value: BTreeMap<u32, (usize, usize)> = BTreeMap::new();
-        for (row, value) in of.iter().enumerate().filter_map(|(row, value)| Some((row, (*value)?))) {
+        for (row, value) in of
+            .iter()
+            .enumerate()
+            .filter_map(|(row, value)| Some((row, (*value)?)))
+        {
             let nearest = self.nearest(row, |other| of[other].is_some());
             if let Some(said) = vote(nearest.iter().filter_map(|&other| of[other])) {
                 let counts = by_value.entry(value).or_default();
@@ -81,9 +93,15 @@ impl<'a> Space<'a> {
         (by_value.len() > 1).then(|| Told {
             num_rows,
             num_values: by_value.len(),
-            accuracy: by_value.values().map(|(_, right)| right).sum::<usize>() as f64 / num_rows as f64,
-            commonest: by_value.values().map(|(rows, _)| *rows).max().unwrap_or(0) as f64 / num_rows as f64,
-            balanced: by_value.values().map(|(rows, right)| *right as f64 / *rows as f64).sum::<f64>() / by_value.len() as f64,
+            accuracy: by_value.values().map(|(_, right)| right).sum::<usize>() as f64
+                / num_rows as f64,
+            commonest: by_value.values().map(|(rows, _)| *rows).max().unwrap_or(0) as f64
+                / num_rows as f64,
+            balanced: by_value
+                .values()
+                .map(|(rows, right)| *right as f64 / *rows as f64)
+                .sum::<f64>()
+                / by_value.len() as f64,
         })
     }
 
@@ -95,8 +113,12 @@ impl<'a> Space<'a> {
         for (row, number) in numbers.iter().enumerate() {
             let nearest = self.nearest(row, |_| true);
             if !nearest.is_empty() {
-                let said = nearest.iter().map(|&other| numbers[other]).sum::<f64>() / nearest.len() as f64;
-                (missed, variance) = (missed + (number - said).powi(2), variance + (number - mean).powi(2));
+                let said =
+                    nearest.iter().map(|&other| numbers[other]).sum::<f64>() / nearest.len() as f64;
+                (missed, variance) = (
+                    missed + (number - said).powi(2),
+                    variance + (number - mean).powi(2),
+                );
             }
         }
         (variance > 0.0).then(|| 1.0 - missed / variance)
@@ -113,7 +135,10 @@ fn vote(values: impl Iterator<Item = u32>) -> Option<u32> {
         }
     }
     let most = counts.iter().map(|(_, count)| *count).max()?;
-    counts.into_iter().find(|(_, count)| *count == most).map(|(value, _)| value)
+    counts
+        .into_iter()
+        .find(|(_, count)| *count == most)
+        .map(|(value, _)| value)
 }
 
 #[cfg(test)]
@@ -123,24 +148,38 @@ mod tests {
 
     /// Directions around the circle, in degrees.
     fn circle(degrees: &[f32]) -> Vec<f32> {
-        degrees.iter().flat_map(|d| [d.to_radians().cos(), d.to_radians().sin()]).collect()
+        degrees
+            .iter()
+            .flat_map(|d| [d.to_radians().cos(), d.to_radians().sin()])
+            .collect()
     }
 
     #[test]
     fn clusters_are_told_and_the_commonest_is_what_it_is() {
         // Seven around 0 degrees, six around 180: everybody's five nearest are of its own kind.
-        let values = circle(&[0.0, 1.0, 2.5, 4.5, 7.0, 10.0, 13.5, 180.0, 181.0, 182.5, 184.5, 187.0, 190.0]);
+        let values = circle(&[
+            0.0, 1.0, 2.5, 4.5, 7.0, 10.0, 13.5, 180.0, 181.0, 182.5, 184.5, 187.0, 190.0,
+        ]);
         let of: Vec<Option<u32>> = (0..13).map(|i| Some(u32::from(i >= 7))).collect();
         let told = Space::new(&values, 2).tell(&of).unwrap();
-        assert_eq!((told.num_rows, told.num_values, told.accuracy, told.balanced), (13, 2, 1.0, 1.0));
+        assert_eq!(
+            (told.num_rows, told.num_values, told.accuracy, told.balanced),
+            (13, 2, 1.0, 1.0)
+        );
         assert!((told.commonest - 7.0 / 13.0).abs() < 1e-12);
         // One row of the other kind among seven: its neighbours outvote it, and balance sees that.
         let mut one_wrong = of.clone();
         (7..13).for_each(|i| one_wrong[i] = None);
         one_wrong[3] = Some(1);
         let told = Space::new(&values, 2).tell(&one_wrong).unwrap();
-        assert!((told.accuracy - 6.0 / 7.0).abs() < 1e-12 && told.balanced == 0.5 && told.num_rows == 7);
-        assert_eq!(Space::new(&values, 2).tell(&[Some(4); 13]), None, "one value alone tells nothing");
+        assert!(
+            (told.accuracy - 6.0 / 7.0).abs() < 1e-12 && told.balanced == 0.5 && told.num_rows == 7
+        );
+        assert_eq!(
+            Space::new(&values, 2).tell(&[Some(4); 13]),
+            None,
+            "one value alone tells nothing"
+        );
     }
 
     #[test]
@@ -163,7 +202,11 @@ mod tests {
         let key = Key::new(9, "noise");
         let noise: Vec<f64> = (0..n as u64).map(|i| key.uniform(i)).collect();
         // A mean of five others adds a fifth of the variance to the row's own: R^2 is -0.2, with a standard error below 0.1 at 400 rows.
-        assert!((space.explain(&noise).unwrap() + 0.2).abs() < 0.2, "{:?}", space.explain(&noise));
+        assert!(
+            (space.explain(&noise).unwrap() + 0.2).abs() < 0.2,
+            "{:?}",
+            space.explain(&noise)
+        );
         assert_eq!(space.explain(&vec![3.0; n]), None);
     }
 }

@@ -35,8 +35,16 @@ impl Amount {
             (a, None) if other.examples == 0.0 => a,
             _ => None,
         };
-        let (tokens, target_tokens) = (sum(self.tokens, other.tokens), sum(self.target_tokens, other.target_tokens));
-        *self = Self { examples: self.examples + other.examples, seconds: self.seconds + other.seconds, tokens, target_tokens };
+        let (tokens, target_tokens) = (
+            sum(self.tokens, other.tokens),
+            sum(self.target_tokens, other.target_tokens),
+        );
+        *self = Self {
+            examples: self.examples + other.examples,
+            seconds: self.seconds + other.seconds,
+            tokens,
+            target_tokens,
+        };
     }
 
     /// The sum of amounts.
@@ -83,47 +91,102 @@ pub struct StageShares {
 type CellOf = (usize, u16);
 
 /// What each task and label gets of a stage; `index` is the stage's place among those of `facts`.
-pub fn of_stage(population: &Population, draws: &StageDraws, facts: &Facts, index: usize) -> StageShares {
-    let cell = |row: u32| (usize::from(population.row_task[row as usize]), population.label_of(row));
+pub fn of_stage(
+    population: &Population,
+    draws: &StageDraws,
+    facts: &Facts,
+    index: usize,
+) -> StageShares {
+    let cell = |row: u32| {
+        (
+            usize::from(population.row_task[row as usize]),
+            population.label_of(row),
+        )
+    };
     let mut amounts: BTreeMap<CellOf, Amount> = BTreeMap::new();
     let mut drawn: HashMap<u32, u64> = HashMap::new();
     for pick in draws.steps.iter().flatten() {
         amounts.entry(cell(pick.row)).or_default().examples += 1.0;
         *drawn.entry(pick.row).or_default() += 1;
     }
-    let looked_at = facts.steps[index].iter().flat_map(|&step| &draws.steps[step]);
+    let looked_at = facts.steps[index]
+        .iter()
+        .flat_map(|&step| &draws.steps[step]);
     measure(&mut amounts, looked_at, facts, cell);
     let mut reach: BTreeMap<CellOf, Reach> = BTreeMap::new();
     for row in 0..population.row_task.len() as u32 {
-        let (of, draws) = (reach.entry(cell(row)).or_default(), drawn.get(&row).copied().unwrap_or(0));
-        *of = Reach { num_rows: of.num_rows + 1, num_drawn: of.num_drawn + u64::from(draws > 0), most: of.most.max(draws) };
+        let (of, draws) = (
+            reach.entry(cell(row)).or_default(),
+            drawn.get(&row).copied().unwrap_or(0),
+        );
+        *of = Reach {
+            num_rows: of.num_rows + 1,
+            num_drawn: of.num_drawn + u64::from(draws > 0),
+            most: of.most.max(draws),
+        };
     }
     let mut shares = Vec::new();
     for task in 0..population.tasks.len() {
         let labels: Vec<Share> = amounts
             .iter()
             .filter(|((of, _), _)| *of == task)
-            .map(|(cell, amount)| Share { task, label: Some(cell.1), amount: *amount, reach: reach[cell] })
+            .map(|(cell, amount)| Share {
+                task,
+                label: Some(cell.1),
+                amount: *amount,
+                reach: reach[cell],
+            })
             .collect();
         if labels.is_empty() {
             continue;
         }
-        let of_task = reach.iter().filter(|((of, _), _)| *of == task).map(|(_, reach)| reach);
-        let whole =
-            of_task.fold(Reach::default(), |a, b| Reach { num_rows: a.num_rows + b.num_rows, num_drawn: a.num_drawn + b.num_drawn, most: a.most.max(b.most) });
-        shares.push(Share { task, label: None, amount: Amount::sum(labels.iter().map(|share| &share.amount)), reach: whole });
-        shares.extend(labels.into_iter().filter(|_| population.labels.get(task).is_some_and(|labels| !labels.is_empty())));
+        let of_task = reach
+            .iter()
+            .filter(|((of, _), _)| *of == task)
+            .map(|(_, reach)| reach);
+        let whole = of_task.fold(Reach::default(), |a, b| Reach {
+            num_rows: a.num_rows + b.num_rows,
+            num_drawn: a.num_drawn + b.num_drawn,
+            most: a.most.max(b.most),
+        });
+        shares.push(Share {
+            task,
+            label: None,
+            amount: Amount::sum(labels.iter().map(|share| &share.amount)),
+            reach: whole,
+        });
+        shares.extend(labels.into_iter().filter(|_| {
+            population
+                .labels
+                .get(task)
+                .is_some_and(|labels| !labels.is_empty())
+        }));
     }
-    let total = Amount::sum(shares.iter().filter(|share| share.label.is_none()).map(|share| &share.amount));
+    let total = Amount::sum(
+        shares
+            .iter()
+            .filter(|share| share.label.is_none())
+            .map(|share| &share.amount),
+    );
     StageShares { shares, total }
 }
 
 /// Seconds and tokens of each cell: those of the draws that were looked at, scaled to all its draws.
-fn measure<'a>(amounts: &mut BTreeMap<CellOf, Amount>, looked_at: impl Iterator<Item = &'a Pick>, facts: &Facts, cell: impl Fn(u32) -> CellOf) {
+fn measure<'a>(
+    amounts: &mut BTreeMap<CellOf, Amount>,
+    looked_at: impl Iterator<Item = &'a Pick>,
+    facts: &Facts,
+    cell: impl Fn(u32) -> CellOf,
+) {
     let mut known: BTreeMap<CellOf, Amount> = BTreeMap::new();
     for (pick, fact) in looked_at.filter_map(|pick| Some((pick, facts.of(*pick)?))) {
         let tokens = |of: fn((usize, usize)) -> usize| fact.tokens.map(|tokens| of(tokens) as f64);
-        let one = Amount { examples: 1.0, seconds: fact.seconds, tokens: tokens(|(all, _)| all), target_tokens: tokens(|(_, targets)| targets) };
+        let one = Amount {
+            examples: 1.0,
+            seconds: fact.seconds,
+            tokens: tokens(|(all, _)| all),
+            target_tokens: tokens(|(_, targets)| targets),
+        };
         known.entry(cell(pick.row)).or_default().add(&one);
     }
     for (cell, amount) in amounts {
@@ -131,12 +194,28 @@ fn measure<'a>(amounts: &mut BTreeMap<CellOf, Amount>, looked_at: impl Iterator<
             // Where all draws were looked at the factor is one, and nothing is rounded.
             let factor = amount.examples / known.examples;
             amount.seconds = known.seconds * factor;
-            (amount.tokens, amount.target_tokens) = (known.tokens.map(|tokens| tokens * factor), known.target_tokens.map(|tokens| tokens * factor));
+            (amount.tokens, amount.target_tokens) = (
+                known.tokens.map(|tokens| tokens * factor),
+                known.target_tokens.map(|tokens| tokens * factor),
+            );
         }
     }
 }
 
-const COLUMNS: [&str; 12] = ["task, label", "examples", "%", "audio", "%", "targets", "%", "rows", "drawn", "cover %", "draws/row", "most"];
+const COLUMNS: [&str; 12] = [
+    "task, label",
+    "examples",
+    "%",
+    "audio",
+    "%",
+    "targets",
+    "%",
+    "rows",
+    "drawn",
+    "cover %",
+    "draws/row",
+    "most",
+];
 
 /// The table of a stage's shares; at its end the stage itself.
 pub fn table(population: &Population, stage: &StageShares, title: String, note: String) -> Table {
@@ -149,7 +228,15 @@ pub fn table(population: &Population, stage: &StageShares, title: String, note: 
             (Some(part), Some(whole)) => percent(part, whole),
             _ => NOTHING.to_owned(),
         };
-        vec![name, count(amount.examples), share(|a| a.examples), duration(amount.seconds), share(|a| a.seconds), tokens(amount), learnt]
+        vec![
+            name,
+            count(amount.examples),
+            share(|a| a.examples),
+            duration(amount.seconds),
+            share(|a| a.seconds),
+            tokens(amount),
+            learnt,
+        ]
     };
     for share in &stage.shares {
         let name = match share.label {
@@ -157,12 +244,33 @@ pub fn table(population: &Population, stage: &StageShares, title: String, note: 
             Some(NO_LABEL) => "  (no label)".to_owned(),
             Some(label) => format!("  {}", population.labels[share.task][usize::from(label)]),
         };
-        let Reach { num_rows, num_drawn, most } = share.reach;
+        let Reach {
+            num_rows,
+            num_drawn,
+            most,
+        } = share.reach;
         let per_row = format!("{:.2}", share.amount.examples / num_drawn.max(1) as f64);
-        let reach = [count(num_rows as f64), count(num_drawn as f64), percent(num_drawn as f64, num_rows as f64), per_row, count(most as f64)];
-        table.rows.push(amount(name, &share.amount).into_iter().chain(reach).collect());
+        let reach = [
+            count(num_rows as f64),
+            count(num_drawn as f64),
+            percent(num_drawn as f64, num_rows as f64),
+            per_row,
+            count(most as f64),
+        ];
+        table.rows.push(
+            amount(name, &share.amount)
+                .into_iter()
+                .chain(reach)
+                .collect(),
+        );
     }
-    if stage.shares.iter().filter(|share| share.label.is_none()).count() > 1 {
+    if stage
+        .shares
+        .iter()
+        .filter(|share| share.label.is_none())
+        .count()
+        > 1
+    {
         table.rows.push(amount("all".to_owned(), total));
     }
     table

@@ -27,13 +27,21 @@ struct Judged {
 /// All kinds of leakage that were found, each with a row of either side.
 pub fn check(corpus: &Corpus, suite: &Path, allowed: &[Kind]) -> Result<()> {
     let judged = read(suite)?;
-    let training: Vec<&Row> = (0..corpus.len() as u32).map(|row| corpus.row(row)).collect();
+    let training: Vec<&Row> = (0..corpus.len() as u32)
+        .map(|row| corpus.row(row))
+        .collect();
     let evaluation: Vec<&Row> = judged.iter().map(|judged| &judged.row).collect();
     let contents = Contents::of(&training, &evaluation);
-    let leaks = leakage::find(&facts_of(&training, &contents), &facts_of(&evaluation, &contents));
+    let leaks = leakage::find(
+        &facts_of(&training, &contents),
+        &facts_of(&evaluation, &contents),
+    );
     let name = |leak: &leakage::Leak| {
         let row = leak.training as u32;
-        (format!("{} (`{}`)", corpus.place(row), corpus.row(row).id), judged[leak.evaluation].name.clone())
+        (
+            format!("{} (`{}`)", corpus.place(row), corpus.row(row).id),
+            judged[leak.evaluation].name.clone(),
+        )
     };
     leakage::refusal(&leaks, allowed, name).map_or(Ok(()), Err)
 }
@@ -53,8 +61,19 @@ fn read(suite: &Path) -> Result<Vec<Judged>> {
     let mut judged = Vec::new();
     for set in file.sets {
         let manifest = read_manifest(&set.manifest, set.audio_root.as_deref(), OnBadRow::Error)?;
-        let rows = manifest.rows.into_iter().take(set.limit.unwrap_or(usize::MAX));
-        judged.extend(rows.map(|row| Judged { name: format!("set `{}`, {} (`{}`),", set.name, row.place(&set.manifest), row.id), row }));
+        let rows = manifest
+            .rows
+            .into_iter()
+            .take(set.limit.unwrap_or(usize::MAX));
+        judged.extend(rows.map(|row| Judged {
+            name: format!(
+                "set `{}`, {} (`{}`),",
+                set.name,
+                row.place(&set.manifest),
+                row.id
+            ),
+            row,
+        }));
     }
     Ok(judged)
 }

@@ -23,22 +23,53 @@ pub const NOTHING: &str = "-";
 
 impl Table {
     /// A table without rows.
-    pub fn new(title: impl Into<String>, note: impl Into<String>, columns: &[&str], num_words: usize) -> Self {
+    pub fn new(
+        title: impl Into<String>,
+        note: impl Into<String>,
+        columns: &[&str],
+        num_words: usize,
+    ) -> Self {
         let columns = columns.iter().map(|name| (*name).to_owned()).collect();
-        Self { title: title.into(), note: note.into(), columns, num_words, rows: Vec::new() }
+        Self {
+            title: title.into(),
+            note: note.into(),
+            columns,
+            num_words,
+            rows: Vec::new(),
+        }
     }
 
     /// The table as lines: words at the left, numbers at the right, a title above and the note below it.
     pub fn text(&self) -> String {
         let lines = || std::iter::once(&self.columns).chain(&self.rows);
-        let width = |column: usize| lines().filter_map(|row| row.get(column)).map(|cell| cell.chars().count()).max().unwrap_or(0);
+        let width = |column: usize| {
+            lines()
+                .filter_map(|row| row.get(column))
+                .map(|cell| cell.chars().count())
+                .max()
+                .unwrap_or(0)
+        };
         let widths: Vec<usize> = (0..self.columns.len()).map(width).collect();
         let line = |row: &Vec<String>| {
             let cell = |(column, cell): (usize, &String)| {
                 let blank = " ".repeat(widths[column] - cell.chars().count());
-                if column < self.num_words { format!("{cell}{blank}") } else { format!("{blank}{cell}") }
+                if column < self.num_words {
+                    format!("{cell}{blank}")
+                } else {
+                    format!("{blank}{cell}")
+                }
             };
-            format!("  {}", row.iter().enumerate().map(cell).collect::<Vec<_>>().join(GAP)).trim_end().to_owned() + "\n"
+            format!(
+                "  {}",
+                row.iter()
+                    .enumerate()
+                    .map(cell)
+                    .collect::<Vec<_>>()
+                    .join(GAP)
+            )
+            .trim_end()
+            .to_owned()
+                + "\n"
         };
         let mut text = format!("{}\n", self.title);
         if !self.note.is_empty() {
@@ -67,12 +98,19 @@ pub fn wrapped(text: &str, indent: &str) -> String {
             line.push_str(word);
         }
     }
-    lines.into_iter().map(|line| format!("{indent}{line}\n")).collect()
+    lines
+        .into_iter()
+        .map(|line| format!("{indent}{line}\n"))
+        .collect()
 }
 
 /// A share in per cent.
 pub fn percent(part: f64, whole: f64) -> String {
-    if whole > 0.0 { format!("{:.1}", 100.0 * part / whole) } else { NOTHING.to_owned() }
+    if whole > 0.0 {
+        format!("{:.1}", 100.0 * part / whole)
+    } else {
+        NOTHING.to_owned()
+    }
 }
 
 /// A whole number with commas.
@@ -85,7 +123,11 @@ pub fn count(number: f64) -> String {
         }
         text.push(digit);
     }
-    if number < 0.0 && text != "0" { format!("-{text}") } else { text }
+    if number < 0.0 && text != "0" {
+        format!("-{text}")
+    } else {
+        text
+    }
 }
 
 /// A length of audio or time, in the unit that reads best.
@@ -104,20 +146,41 @@ mod tests {
     #[test]
     fn columns_are_as_wide_as_their_widest_cell() {
         let mut table = Table::new("shares", "a note", &["task", "n"], 1);
-        table.rows = vec![vec!["asr".into(), "1,000".into()], vec!["emotion".into(), "3".into()]];
-        assert_eq!(table.text(), "shares\n  a note\n  task         n\n  asr      1,000\n  emotion      3\n");
+        table.rows = vec![
+            vec!["asr".into(), "1,000".into()],
+            vec!["emotion".into(), "3".into()],
+        ];
+        assert_eq!(
+            table.text(),
+            "shares\n  a note\n  task         n\n  asr      1,000\n  emotion      3\n"
+        );
     }
 
     #[test]
     fn numbers_read_well() {
-        assert_eq!([0.0, 999.0, 1000.0, 1_234_567.4].map(count), ["0", "999", "1,000", "1,234,567"]);
-        assert_eq!([1.04, 120.0, 7200.0].map(duration), ["1.0 s", "2.0 min", "2.0 h"]);
-        assert_eq!((percent(1.0, 8.0), percent(0.0, 0.0)), ("12.5".into(), "-".into()));
+        assert_eq!(
+            [0.0, 999.0, 1000.0, 1_234_567.4].map(count),
+            ["0", "999", "1,000", "1,234,567"]
+        );
+        assert_eq!(
+            [1.04, 120.0, 7200.0].map(duration),
+            ["1.0 s", "2.0 min", "2.0 h"]
+        );
+        assert_eq!(
+            (percent(1.0, 8.0), percent(0.0, 0.0)),
+            ("12.5".into(), "-".into())
+        );
     }
 
     #[test]
     fn long_text_is_broken_between_words() {
         let text = wrapped(&"word ".repeat(60), "    ");
-        assert!(text.lines().count() == 3 && text.lines().all(|line| line.chars().count() <= WIDTH && line.starts_with("    word")), "{text}");
+        assert!(
+            text.lines().count() == 3
+                && text
+                    .lines()
+                    .all(|line| line.chars().count() <= WIDTH && line.starts_with("    word")),
+            "{text}"
+        );
     }
 }

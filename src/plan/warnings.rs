@@ -11,17 +11,42 @@ use crate::schedule::Schedule;
 const OFTEN: f64 = 4.0;
 
 /// What stages and rows give reason to warn of.
-pub fn find(population: &Population, schedule: &Schedule, draws: &[StageDraws], shares: &[StageShares]) -> Vec<String> {
+pub fn find(
+    population: &Population,
+    schedule: &Schedule,
+    draws: &[StageDraws],
+    shares: &[StageShares],
+) -> Vec<String> {
     let mut found = labels_without_rows(population);
     for (index, (stage, shares)) in draws.iter().zip(shares).enumerate() {
         let name = &stage.stage.name;
-        let gets_none = |task: &&String| shares.shares.iter().all(|share| population.tasks[share.task] != **task);
-        for task in stage.stage.tasks.iter().chain(&stage.stage.replayed).filter(gets_none) {
-            found.push(format!("stage `{name}`: `{task}` gets no slot in its {} steps", count(stage.stage.steps as f64)));
+        let gets_none = |task: &&String| {
+            shares
+                .shares
+                .iter()
+                .all(|share| population.tasks[share.task] != **task)
+        };
+        for task in stage
+            .stage
+            .tasks
+            .iter()
+            .chain(&stage.stage.replayed)
+            .filter(gets_none)
+        {
+            found.push(format!(
+                "stage `{name}`: `{task}` gets no slot in its {} steps",
+                count(stage.stage.steps as f64)
+            ));
         }
-        found.extend(rare_cells(&schedule.cells(index)).into_iter().map(|text| format!("stage `{name}`: {text}")));
+        found.extend(
+            rare_cells(&schedule.cells(index))
+                .into_iter()
+                .map(|text| format!("stage `{name}`: {text}")),
+        );
         if stage.stage.early_stop.is_some() {
-            found.push(format!("stage `{name}` may end early; everything here counts its planned steps"));
+            found.push(format!(
+                "stage `{name}` may end early; everything here counts its planned steps"
+            ));
         }
     }
     found
@@ -36,7 +61,9 @@ fn name(cell: &CellShare) -> String {
 }
 
 fn rare_cells(cells: &[CellShare]) -> Vec<String> {
-    let (rows, slots) = cells.iter().fold((0, 0), |(rows, slots), cell| (rows + cell.num_rows, slots + cell.num_slots));
+    let (rows, slots) = cells.iter().fold((0, 0), |(rows, slots), cell| {
+        (rows + cell.num_rows, slots + cell.num_slots)
+    });
     let mean = slots as f64 / rows.max(1) as f64;
     let text = |cell: &CellShare| {
         let per_row = cell.draws_per_row();
@@ -58,11 +85,22 @@ fn labels_without_rows(population: &Population) -> Vec<String> {
     for (task, labels) in population.labels.iter().enumerate() {
         let has_rows = |label: usize| {
             let of_task = population.row_task.iter().zip(&population.row_label);
-            of_task.into_iter().any(|(&of, &found)| usize::from(of) == task && usize::from(found) == label)
+            of_task
+                .into_iter()
+                .any(|(&of, &found)| usize::from(of) == task && usize::from(found) == label)
         };
-        let without: Vec<String> = labels.iter().enumerate().filter(|(label, _)| !has_rows(*label)).map(|(_, name)| format!("`{name}`")).collect();
+        let without: Vec<String> = labels
+            .iter()
+            .enumerate()
+            .filter(|(label, _)| !has_rows(*label))
+            .map(|(_, name)| format!("`{name}`"))
+            .collect();
         if !without.is_empty() {
-            found.push(format!("`{}`: no row has the label {}", population.tasks[task], without.join(", ")));
+            found.push(format!(
+                "`{}`: no row has the label {}",
+                population.tasks[task],
+                without.join(", ")
+            ));
         }
     }
     found
@@ -73,15 +111,36 @@ mod tests {
     use super::*;
 
     fn cell(label: &str, num_rows: u64, num_slots: u64) -> CellShare {
-        CellShare { task: "emotion".into(), label: Some(label.into()), has_audio: true, num_rows, num_slots }
+        CellShare {
+            task: "emotion".into(),
+            label: Some(label.into()),
+            has_audio: true,
+            num_rows,
+            num_slots,
+        }
     }
 
     #[test]
     fn rare_cells_are_named_with_their_draws() {
-        let found = rare_cells(&[cell("happy", 500, 500), cell("sad", 490, 500), cell("angry", 10, 500), cell("afraid", 1, 500), cell("calm", 9, 0)]);
+        let found = rare_cells(&[
+            cell("happy", 500, 500),
+            cell("sad", 490, 500),
+            cell("angry", 10, 500),
+            cell("afraid", 1, 500),
+            cell("calm", 9, 0),
+        ]);
         assert_eq!(found.len(), 3, "{found:?}");
-        assert_eq!(found[0], "`angry` of `emotion` has 10 rows, each drawn 50.0 times (the stage's mean is 2.0); `max_repeats: N` caps that");
-        assert!(found[1].starts_with("`afraid` of `emotion` has one row, each drawn 500.0 times") && found[2] == "`calm` of `emotion` gets no slot");
-        assert!(rare_cells(&[cell("happy", 20, 40), cell("sad", 10, 40)]).is_empty(), "twice as often is what balance is for");
+        assert_eq!(
+            found[0],
+            "`angry` of `emotion` has 10 rows, each drawn 50.0 times (the stage's mean is 2.0); `max_repeats: N` caps that"
+        );
+        assert!(
+            found[1].starts_with("`afraid` of `emotion` has one row, each drawn 500.0 times")
+                && found[2] == "`calm` of `emotion` gets no slot"
+        );
+        assert!(
+            rare_cells(&[cell("happy", 20, 40), cell("sad", 10, 40)]).is_empty(),
+            "twice as often is what balance is for"
+        );
     }
 }

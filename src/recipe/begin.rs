@@ -40,15 +40,22 @@ impl Recipe {
     ///
     /// # Errors
     /// A run that exists without `resume`; with it a recipe or an input that has changed; whatever [`Recipe::open`] refuses.
-    pub fn begin(&self, resume: bool, device: &Device, model_dir: impl FnOnce() -> Result<std::path::PathBuf>) -> Result<Begun> {
+    pub fn begin(
+        &self,
+        resume: bool,
+        device: &Device,
+        model_dir: impl FnOnce() -> Result<std::path::PathBuf>,
+    ) -> Result<Begun> {
         let stored = self.folder().join("recipe.yaml");
         let lock = files::Lock::take(&self.folder())?;
         let is_begun = stored.is_file();
         let leftover = checkpoint::list(&self.folder().join("checkpoints"))?.pop();
         if let Some((_, path)) = leftover.filter(|_| !is_begun) {
-            return Err(Error::input("a checkpoint of a run whose recipe.yaml is gone")
-                .at_path(&path)
-                .hint("put recipe.yaml back, choose another `name`, or remove the folder"));
+            return Err(
+                Error::input("a checkpoint of a run whose recipe.yaml is gone")
+                    .at_path(&path)
+                    .hint("put recipe.yaml back, choose another `name`, or remove the folder"),
+            );
         }
         if is_begun && !resume {
             return Err(Error::input("this run exists already")
@@ -58,7 +65,12 @@ impl Recipe {
         if is_begun {
             self.check_unchanged(&stored)?;
         }
-        let Opened { run, schedule, model, fit } = self.open(&model_dir()?, device)?;
+        let Opened {
+            run,
+            schedule,
+            model,
+            fit,
+        } = self.open(&model_dir()?, device)?;
         let mut optimiser = Optimiser::new(run.optimiser.clone(), &model.parameters)?;
         let mut state = State::new(self.inputs(run.evaluate.as_ref().map(|(_, suite)| suite))?);
         match checkpoint::list(&run.checkpoints())?.pop() {
@@ -69,7 +81,15 @@ impl Recipe {
             }
             _ => files::write_atomic(&stored, self.to_yaml()?.as_bytes())?,
         }
-        Ok(Begun { run, schedule, model, optimiser, state, fit, lock })
+        Ok(Begun {
+            run,
+            schedule,
+            model,
+            optimiser,
+            state,
+            fit,
+            lock,
+        })
     }
 
     /// Compares with the recipe a run was started with.
@@ -77,17 +97,24 @@ impl Recipe {
     /// # Errors
     /// The first field that differs, evaluation and checkpoint cadence excepted.
     pub fn check_unchanged(&self, stored: &Path) -> Result<()> {
-        let Some((field, before, now)) = self.first_difference(&Self::load(stored, &[])?)? else { return Ok(()) };
-        Err(Error::input(format!("`{field}` was {before} when the run began and is {now} now"))
-            .at_path(stored)
-            .hint("put it back to go on with this run, or start another with `--set name=NAME`"))
+        let Some((field, before, now)) = self.first_difference(&Self::load(stored, &[])?)? else {
+            return Ok(());
+        };
+        Err(Error::input(format!(
+            "`{field}` was {before} when the run began and is {now} now"
+        ))
+        .at_path(stored)
+        .hint("put it back to go on with this run, or start another with `--set name=NAME`"))
     }
 }
 
 /// A resumed run must read what it read before.
 fn check_inputs(saved: &State, now: &State) -> Result<()> {
     let paths = now.inputs.keys().chain(saved.inputs.keys());
-    match paths.into_iter().find(|path| saved.inputs.get(*path) != now.inputs.get(*path)) {
+    match paths
+        .into_iter()
+        .find(|path| saved.inputs.get(*path) != now.inputs.get(*path))
+    {
         Some(path) => Err(Error::input("the file has changed since the run began")
             .at(path)
             .hint("put it back to go on with this run, or start another with `--set name=NAME`")),

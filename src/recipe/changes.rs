@@ -6,23 +6,38 @@ use yaml_serde::Value;
 const MAY_CHANGE: [&str; 3] = ["evaluate.every", "checkpoint.every", "checkpoint.keep"];
 
 /// The first field, as `a.b.0`, that two recipes say otherwise, with what each says; fields that may change are passed over.
-pub(super) fn first_difference(before: &Value, now: &Value, field: &str) -> Option<(String, String, String)> {
+pub(super) fn first_difference(
+    before: &Value,
+    now: &Value,
+    field: &str,
+) -> Option<(String, String, String)> {
     if before == now || MAY_CHANGE.contains(&field) {
         return None;
     }
-    let below = |key: &str| if field.is_empty() { key.to_owned() } else { format!("{field}.{key}") };
+    let below = |key: &str| {
+        if field.is_empty() {
+            key.to_owned()
+        } else {
+            format!("{field}.{key}")
+        }
+    };
     match (before, now) {
         (Value::Mapping(a), Value::Mapping(b)) => {
             let keys = a.keys().chain(b.keys().filter(|key| !a.contains_key(*key)));
             keys.filter_map(|key| {
-                let (x, y) = (a.get(key).unwrap_or(&Value::Null), b.get(key).unwrap_or(&Value::Null));
+                let (x, y) = (
+                    a.get(key).unwrap_or(&Value::Null),
+                    b.get(key).unwrap_or(&Value::Null),
+                );
                 first_difference(x, y, &below(key.as_str().unwrap_or_default()))
             })
             .next()
         }
-        (Value::Sequence(a), Value::Sequence(b)) if a.len() == b.len() => {
-            a.iter().zip(b).enumerate().find_map(|(i, (x, y))| first_difference(x, y, &below(&i.to_string())))
-        }
+        (Value::Sequence(a), Value::Sequence(b)) if a.len() == b.len() => a
+            .iter()
+            .zip(b)
+            .enumerate()
+            .find_map(|(i, (x, y))| first_difference(x, y, &below(&i.to_string()))),
         _ => Some((field.to_owned(), brief(before), brief(now))),
     }
 }

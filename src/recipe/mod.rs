@@ -168,7 +168,10 @@ impl Recipe {
             recipe = yaml::from_value(tree, &format!("--set {}", overrides.join(" --set ")))?;
         }
         if recipe.name.is_empty() {
-            recipe.name = path.file_stem().map(|stem| stem.to_string_lossy().into_owned()).unwrap_or_default();
+            recipe.name = path
+                .file_stem()
+                .map(|stem| stem.to_string_lossy().into_owned())
+                .unwrap_or_default();
         }
         recipe.check().map_err(|e| e.at_path(path))?;
         Ok(recipe)
@@ -176,16 +179,25 @@ impl Recipe {
 
     fn check(&self) -> Result<()> {
         if self.name.is_empty() || self.name.contains(['/', '\\']) || self.name.starts_with('.') {
-            return Err(Error::input(format!("`name` is `{}`, expected the name of a folder", self.name)));
+            return Err(Error::input(format!(
+                "`name` is `{}`, expected the name of a folder",
+                self.name
+            )));
         }
         if self.memory.pack_tokens == 0 {
             return Err(Error::input("`memory.pack_tokens` is 0"));
         }
         if self.checkpoint.keep == 0 {
-            return Err(Error::input("`checkpoint.keep` is 0").hint("at least the last checkpoint is kept, to go on from"));
+            return Err(Error::input("`checkpoint.keep` is 0")
+                .hint("at least the last checkpoint is kept, to go on from"));
         }
-        if self.max_audio_s.is_some_and(|longest| !(longest.is_finite() && longest > 0.0)) {
-            return Err(Error::input("`max_audio_s` should be a number of seconds above 0"));
+        if self
+            .max_audio_s
+            .is_some_and(|longest| !(longest.is_finite() && longest > 0.0))
+        {
+            return Err(Error::input(
+                "`max_audio_s` should be a number of seconds above 0",
+            ));
         }
         self.optimiser.check()?;
         self.loss.check()
@@ -193,7 +205,10 @@ impl Recipe {
 
     /// The run's folder.
     pub fn folder(&self) -> PathBuf {
-        self.runs.as_deref().unwrap_or(Path::new("runs")).join(&self.name)
+        self.runs
+            .as_deref()
+            .unwrap_or(Path::new("runs"))
+            .join(&self.name)
     }
 
     /// The seed of the order of the data.
@@ -218,10 +233,15 @@ impl Recipe {
     /// # Errors
     /// A suite of role `test`; a score to keep the best by, or to stop early by, that the suite does not give.
     pub fn suite(&self, tasks: &Tasks) -> Result<Option<(EvaluateSettings, Suite)>> {
-        let waits = |stage: &schedule::StageSettings| stage.early_stop.as_ref().map(|stop| stop.score.clone());
+        let waits = |stage: &schedule::StageSettings| {
+            stage.early_stop.as_ref().map(|stop| stop.score.clone())
+        };
         let Some(settings) = &self.evaluate else {
             return match self.schedule.stages.iter().find_map(waits) {
-                Some(_) => Err(Error::input("a stage has `early_stop`, but the recipe has no `evaluate`").hint("name a suite of role `dev` under `evaluate`")),
+                Some(_) => Err(Error::input(
+                    "a stage has `early_stop`, but the recipe has no `evaluate`",
+                )
+                .hint("name a suite of role `dev` under `evaluate`")),
                 None => Ok(None),
             };
         };
@@ -231,9 +251,11 @@ impl Recipe {
                 .at_path(&settings.suite)
                 .hint("training looks at suites of role `dev` only; judge on the test suite once, afterwards"));
         }
-        check_score("evaluate.keep_best", &settings.keep_best, &suite).map_err(|e| e.at_path(&settings.suite))?;
+        check_score("evaluate.keep_best", &settings.keep_best, &suite)
+            .map_err(|e| e.at_path(&settings.suite))?;
         for score in self.schedule.stages.iter().filter_map(waits) {
-            check_score("early_stop.score", &score, &suite).map_err(|e| e.at_path(&settings.suite))?;
+            check_score("early_stop.score", &score, &suite)
+                .map_err(|e| e.at_path(&settings.suite))?;
         }
         Ok(Some((settings.clone(), suite)))
     }
@@ -243,7 +265,11 @@ impl Recipe {
     /// # Errors
     /// Stages that contradict each other; targets that match nothing; fp8 where the decoder has no frozen layer to round.
     pub fn adapters(&self, config: &Config, schedule: &Schedule) -> Result<(Vec<Parts>, Plan)> {
-        let parts: Vec<Parts> = schedule.stages().iter().map(|stage| stage.train.or(&self.train)).collect();
+        let parts: Vec<Parts> = schedule
+            .stages()
+            .iter()
+            .map(|stage| stage.train.or(&self.train))
+            .collect();
         let plan = Plan::from_settings(&self.lora, &self.trained_parts(schedule, &parts)?, config)?;
         if self.model.precision == Precision::Fp8 && plan.full.contains(&Part::Decoder) {
             return Err(Error::input("`model.precision` is fp8, which rounds frozen linear layers of the decoder, and `train.decoder: full` leaves none")
@@ -257,17 +283,30 @@ impl Recipe {
     /// # Errors
     /// A part that one stage trains through adapters and another whole; a stage that trains nothing.
     fn trained_parts(&self, schedule: &Schedule, by_stage: &[Parts]) -> Result<Parts> {
-        let mut trained = Parts { audio_encoder: Training::Frozen, projector: Training::Frozen, decoder: Training::Frozen };
+        let mut trained = Parts {
+            audio_encoder: Training::Frozen,
+            projector: Training::Frozen,
+            decoder: Training::Frozen,
+        };
         for (parts, stage) in by_stage.iter().zip(schedule.stages()) {
-            if Part::ALL.iter().all(|&part| parts.of(part) == Training::Frozen) {
+            if Part::ALL
+                .iter()
+                .all(|&part| parts.of(part) == Training::Frozen)
+            {
                 return Err(Error::input(format!("stage `{}` freezes every part: there is nothing to train", stage.name))
                     .hint("set one of audio_encoder, projector, decoder to `lora` or `full` under `train`"));
             }
             for part in Part::ALL {
                 let (before, now) = (trained.of(part), parts.of(part));
                 if now != Training::Frozen && before != Training::Frozen && now != before {
-                    return Err(Error::input(format!("stage `{}` trains {} in another way than an earlier stage does", stage.name, part.name()))
-                        .hint("a part is `lora` or `full` for a whole run; a stage may leave it `frozen`"));
+                    return Err(Error::input(format!(
+                        "stage `{}` trains {} in another way than an earlier stage does",
+                        stage.name,
+                        part.name()
+                    ))
+                    .hint(
+                        "a part is `lora` or `full` for a whole run; a stage may leave it `frozen`",
+                    ));
                 }
                 if now != Training::Frozen {
                     *trained.of_mut(part) = now;
@@ -281,8 +320,17 @@ impl Recipe {
     pub fn inputs(&self, suite: Option<&Suite>) -> Result<BTreeMap<String, String>> {
         let manifests = self.data.iter().map(|entry| entry.manifest.clone());
         let of_suite = suite.into_iter().flat_map(|suite| suite.files.clone());
-        let tasks = self.prompts.as_deref().map(task_files).transpose()?.unwrap_or_default();
-        manifests.chain(of_suite).chain(tasks).map(|path| Ok((path.display().to_string(), files::hash(&path)?))).collect()
+        let tasks = self
+            .prompts
+            .as_deref()
+            .map(task_files)
+            .transpose()?
+            .unwrap_or_default();
+        manifests
+            .chain(of_suite)
+            .chain(tasks)
+            .map(|path| Ok((path.display().to_string(), files::hash(&path)?)))
+            .collect()
     }
 
     /// The recipe as it will be stored with its run.
@@ -303,8 +351,13 @@ fn check_score(key: &str, score: &str, suite: &Suite) -> Result<()> {
     if names.iter().any(|name| name == score) {
         return Ok(());
     }
-    let nearest = yaml::nearest(score, names.iter().map(String::as_str)).map(|near| format!("did you mean `{near}`? ")).unwrap_or_default();
-    Err(Error::input(format!("`{key}`: the suite gives no score `{score}`")).hint(format!("{nearest}it gives {}", names.join(", "))))
+    let nearest = yaml::nearest(score, names.iter().map(String::as_str))
+        .map(|near| format!("did you mean `{near}`? "))
+        .unwrap_or_default();
+    Err(
+        Error::input(format!("`{key}`: the suite gives no score `{score}`"))
+            .hint(format!("{nearest}it gives {}", names.join(", "))),
+    )
 }
 
 #[cfg(test)]
@@ -317,36 +370,75 @@ mod tests {
         let dir = tempfile::tempdir().unwrap();
         let path = dir.path().join("first.yaml");
         files::write_atomic(&path, text.as_bytes()).unwrap();
-        Recipe::load(&path, &overrides.iter().map(|s| s.to_string()).collect::<Vec<_>>())
+        Recipe::load(
+            &path,
+            &overrides.iter().map(|s| s.to_string()).collect::<Vec<_>>(),
+        )
     }
 
     #[test]
     fn three_keys_are_enough_and_the_rest_has_the_designs_defaults() {
         let recipe = load(RECIPE, &[]).unwrap();
         assert_eq!(recipe.name, "first");
-        assert_eq!((recipe.lora.rank, recipe.lora.alpha, recipe.memory.pack_tokens), (16, 32.0, 8192));
-        assert_eq!((recipe.optimiser.learning_rate, recipe.optimiser.warmup, recipe.checkpoint.every), (1e-4, 0.03, 200));
+        assert_eq!(
+            (
+                recipe.lora.rank,
+                recipe.lora.alpha,
+                recipe.memory.pack_tokens
+            ),
+            (16, 32.0, 8192)
+        );
+        assert_eq!(
+            (
+                recipe.optimiser.learning_rate,
+                recipe.optimiser.warmup,
+                recipe.checkpoint.every
+            ),
+            (1e-4, 0.03, 200)
+        );
         let again: Recipe = yaml::parse(&recipe.to_yaml().unwrap(), Path::new("r.yaml")).unwrap();
         assert_eq!(again, recipe, "what is stored is a recipe itself");
     }
 
     #[test]
     fn an_unknown_key_names_the_line_and_the_nearest_key() {
-        let error = load(&format!("{RECIPE}optimiser:\n  lerning_rate: 1e-5\n"), &[]).unwrap_err().to_string();
+        let error = load(&format!("{RECIPE}optimiser:\n  lerning_rate: 1e-5\n"), &[])
+            .unwrap_err()
+            .to_string();
         assert!(
-            error.contains("first.yaml:5:3") && error.contains("unknown field `lerning_rate`") && error.contains("did you mean `learning_rate`?"),
+            error.contains("first.yaml:5:3")
+                && error.contains("unknown field `lerning_rate`")
+                && error.contains("did you mean `learning_rate`?"),
             "{error}"
         );
     }
 
     #[test]
     fn overrides_reach_every_depth() {
-        let recipe = load(RECIPE, &["schedule.stages.0.steps=3", "optimiser.learning_rate=1e-5", "name=other", "train.projector=lora"]).unwrap();
-        assert_eq!((recipe.schedule.stages[0].steps, recipe.optimiser.learning_rate, recipe.name.as_str()), (Some(3), 1e-5, "other"));
+        let recipe = load(
+            RECIPE,
+            &[
+                "schedule.stages.0.steps=3",
+                "optimiser.learning_rate=1e-5",
+                "name=other",
+                "train.projector=lora",
+            ],
+        )
+        .unwrap();
+        assert_eq!(
+            (
+                recipe.schedule.stages[0].steps,
+                recipe.optimiser.learning_rate,
+                recipe.name.as_str()
+            ),
+            (Some(3), 1e-5, "other")
+        );
         assert_eq!(recipe.train.projector, Training::Lora);
-        for (wrong, what) in
-            [("batch", "expected KEY=VALUE"), ("schedule.stages.4.steps=1", "not an entry of a list of 1"), ("schedule.bach=1", "did you mean `batch`")]
-        {
+        for (wrong, what) in [
+            ("batch", "expected KEY=VALUE"),
+            ("schedule.stages.4.steps=1", "not an entry of a list of 1"),
+            ("schedule.bach=1", "did you mean `batch`"),
+        ] {
             let error = load(RECIPE, &[wrong]).unwrap_err().to_string();
             assert!(error.contains(what), "{error}");
         }
@@ -358,9 +450,21 @@ mod tests {
         let stored = dir.path().join("recipe.yaml");
         let before = load(RECIPE, &["name=n"]).unwrap();
         files::write_atomic(&stored, before.to_yaml().unwrap().as_bytes()).unwrap();
-        assert!(load(RECIPE, &["name=n", "checkpoint.every=7"]).unwrap().check_unchanged(&stored).is_ok());
-        let error = load(RECIPE, &["name=n", "schedule.stages.0.steps=11"]).unwrap().check_unchanged(&stored).unwrap_err().to_string();
-        assert!(error.contains("`schedule.stages.0.steps` was `10` when the run began and is `11` now"), "{error}");
+        assert!(
+            load(RECIPE, &["name=n", "checkpoint.every=7"])
+                .unwrap()
+                .check_unchanged(&stored)
+                .is_ok()
+        );
+        let error = load(RECIPE, &["name=n", "schedule.stages.0.steps=11"])
+            .unwrap()
+            .check_unchanged(&stored)
+            .unwrap_err()
+            .to_string();
+        assert!(
+            error.contains("`schedule.stages.0.steps` was `10` when the run began and is `11` now"),
+            "{error}"
+        );
     }
 
     #[test]

@@ -49,18 +49,40 @@ impl Recipe {
         let (corpus, schedule) = self.plan(&tasks)?;
         let evaluate = self.suite(&tasks)?;
         let config = Config::load(model_dir)?;
-        let mut loader = Loader::new(model_dir, config.audio_token, config.text.max_position_embeddings, self.max_audio_s)?;
+        let mut loader = Loader::new(
+            model_dir,
+            config.audio_token,
+            config.text.max_position_embeddings,
+            self.max_audio_s,
+        )?;
         let (parts, plan) = self.adapters(&config, &schedule)?;
-        let loss: Vec<loss::Settings> = schedule.stages().iter().map(|stage| stage.loss.or(&self.loss)).collect();
+        let loss: Vec<loss::Settings> = schedule
+            .stages()
+            .iter()
+            .map(|stage| stage.loss.or(&self.loss))
+            .collect();
         loss.iter().try_for_each(loss::Settings::check)?;
         let fit = match memory(device)? {
-            Some(memory) => Some(self.fit(&config, &plan, &parts, computes.precision, memory.free as f64)?),
+            Some(memory) => Some(self.fit(
+                &config,
+                &plan,
+                &parts,
+                computes.precision,
+                memory.free as f64,
+            )?),
             None => None,
         };
         let mut memory = self.memory.clone();
         if let Some(fit) = &fit {
             memory.pack_tokens = fit.pack_tokens;
-            loader.limit(fit.longest, format!("the card has memory for {} under `memory.save: {}`", fit.longest, fit.save), fit.hint());
+            loader.limit(
+                fit.longest,
+                format!(
+                    "the card has memory for {} under `memory.save: {}`",
+                    fit.longest, fit.save
+                ),
+                fit.hint(),
+            );
         }
         let window = config.audio.window_frames();
         let model = self.model(model_dir, config, plan, device)?;
@@ -74,7 +96,11 @@ impl Recipe {
             window,
             parts,
             loss,
-            card: Card { base: self.model.path.clone(), dropout: self.lora.dropout, variant: self.lora.variant },
+            card: Card {
+                base: self.model.path.clone(),
+                dropout: self.lora.dropout,
+                variant: self.lora.variant,
+            },
             dropout: self.lora.dropout,
             optimiser: self.optimiser.clone(),
             memory,
@@ -84,28 +110,60 @@ impl Recipe {
             embeddings: self.embeddings.clone(),
             on_bad_row: self.on_bad_row,
         };
-        Ok(Opened { run, schedule, model, fit })
+        Ok(Opened {
+            run,
+            schedule,
+            model,
+            fit,
+        })
     }
 
     /// How the training fits a card with so many bytes free.
     ///
     /// # Errors
     /// One that does not.
-    pub fn fit(&self, config: &Config, plan: &Plan, parts: &[Parts], precision: Precision, free: f64) -> Result<Fit> {
+    pub fn fit(
+        &self,
+        config: &Config,
+        plan: &Plan,
+        parts: &[Parts],
+        precision: Precision,
+        free: f64,
+    ) -> Result<Fit> {
         let sizes = Sizes::of(config, plan);
-        let stages: Vec<Model> = parts.iter().map(|&parts| Model { config, sizes: &sizes, parts, save: self.memory.save }).collect();
+        let stages: Vec<Model> = parts
+            .iter()
+            .map(|&parts| Model {
+                config,
+                sizes: &sizes,
+                parts,
+                save: self.memory.save,
+            })
+            .collect();
         Fit::new(&stages, precision, free, self.memory.pack_tokens)
     }
 
     /// How each stage trains each part, and the model as the run starts.
-    pub fn open_model(&self, model_dir: &Path, config: Config, schedule: &Schedule, device: &Device) -> Result<(Vec<Parts>, AudioLlm)> {
+    pub fn open_model(
+        &self,
+        model_dir: &Path,
+        config: Config,
+        schedule: &Schedule,
+        device: &Device,
+    ) -> Result<(Vec<Parts>, AudioLlm)> {
         let (parts, plan) = self.adapters(&config, schedule)?;
         let model = self.model(model_dir, config, plan, device)?;
         Ok((parts, model))
     }
 
     /// The checkpoint with adapters where the recipe wants them, started as it says.
-    fn model(&self, model_dir: &Path, config: Config, plan: Plan, device: &Device) -> Result<AudioLlm> {
+    fn model(
+        &self,
+        model_dir: &Path,
+        config: Config,
+        plan: Plan,
+        device: &Device,
+    ) -> Result<AudioLlm> {
         let init = match self.lora.init.as_str() {
             "default" => Some(Init::Default),
             "gaussian" => Some(Init::Gaussian),
@@ -122,7 +180,9 @@ impl Recipe {
         let mut model = AudioLlm::new(config, &weights.with(continued.full), plan, true, device)?;
         model.compute_in(self.model.precision.on(device)?.precision)?;
         match &continued.adapter {
-            Some(adapter) => model.load_adapter(adapter).map_err(|e| e.at(&self.lora.init))?,
+            Some(adapter) => model
+                .load_adapter(adapter)
+                .map_err(|e| e.at(&self.lora.init))?,
             None => model.initialise(init.unwrap_or(Init::Default), self.seed)?,
         }
         Ok(model)
@@ -132,16 +192,35 @@ impl Recipe {
     fn continued(&self, plan: &Plan, config: &Config) -> Result<Trained> {
         let dir = Path::new(&self.lora.init);
         if !dir.is_dir() {
-            return Err(Error::input(format!("`lora.init` is `{}`, expected `default`, `gaussian`, a PEFT folder or a checkpoint of a run", self.lora.init)));
+            return Err(Error::input(format!(
+                "`lora.init` is `{}`, expected `default`, `gaussian`, a PEFT folder or a checkpoint of a run",
+                self.lora.init
+            )));
         }
         let trained = Trained::load(dir, config)?;
-        let Some(adapter) = &trained.adapter else { return Ok(trained) };
+        let Some(adapter) = &trained.adapter else {
+            return Ok(trained);
+        };
         if adapter.plan.modules == plan.modules {
             return Ok(trained);
         }
-        let differs = |module: &String| adapter.plan.modules.get(module) != plan.modules.get(module);
-        let module = adapter.plan.modules.keys().chain(plan.modules.keys()).find(|module| differs(module)).cloned().unwrap_or_default();
-        let say = |plan: &Plan| plan.modules.get(&module).map_or("no adapter".to_owned(), |shape| format!("rank {} scaled by {}", shape.rank, shape.scale));
+        let differs =
+            |module: &String| adapter.plan.modules.get(module) != plan.modules.get(module);
+        let module = adapter
+            .plan
+            .modules
+            .keys()
+            .chain(plan.modules.keys())
+            .find(|module| differs(module))
+            .cloned()
+            .unwrap_or_default();
+        let say = |plan: &Plan| {
+            plan.modules
+                .get(&module)
+                .map_or("no adapter".to_owned(), |shape| {
+                    format!("rank {} scaled by {}", shape.rank, shape.scale)
+                })
+        };
         Err(Error::input(format!("`{module}` has {} there, the recipe asks for {}", say(&adapter.plan), say(plan)))
             .at_path(dir)
             .hint("make `train` and `lora` (rank, alpha, targets, variant) say what adapter_config.json says"))

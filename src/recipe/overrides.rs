@@ -8,8 +8,11 @@ use crate::error::Result;
 /// Applies one `KEY.KEY=VALUE` to a tree of YAML.
 pub(super) fn set(tree: &mut Value, written: &str) -> Result<()> {
     let wrong = |what: &str| Error::input(format!("--set {written}: {what}"));
-    let (path, value) = written.split_once('=').ok_or_else(|| wrong("expected KEY=VALUE").hint("for example --set optimiser.learning_rate=1e-5"))?;
-    let value: Value = yaml_serde::from_str(value).map_err(|e| wrong(&format!("the value is not YAML: {e}")))?;
+    let (path, value) = written.split_once('=').ok_or_else(|| {
+        wrong("expected KEY=VALUE").hint("for example --set optimiser.learning_rate=1e-5")
+    })?;
+    let value: Value =
+        yaml_serde::from_str(value).map_err(|e| wrong(&format!("the value is not YAML: {e}")))?;
     let mut place = tree;
     for key in path.split('.') {
         if place.is_null() {
@@ -19,11 +22,21 @@ pub(super) fn set(tree: &mut Value, written: &str) -> Result<()> {
             Value::Sequence(list) => {
                 let len = list.len();
                 let index = key.parse::<usize>().ok().filter(|&index| index < len);
-                let index = index.ok_or_else(|| wrong(&format!("`{key}` is not an entry of a list of {len}; entries count from 0")))?;
+                let index = index.ok_or_else(|| {
+                    wrong(&format!(
+                        "`{key}` is not an entry of a list of {len}; entries count from 0"
+                    ))
+                })?;
                 &mut list[index]
             }
-            Value::Mapping(mapping) => mapping.entry(Value::String(key.to_owned())).or_insert(Value::Null),
-            _ => return Err(wrong(&format!("`{key}` is below something that is neither a mapping nor a list"))),
+            Value::Mapping(mapping) => mapping
+                .entry(Value::String(key.to_owned()))
+                .or_insert(Value::Null),
+            _ => {
+                return Err(wrong(&format!(
+                    "`{key}` is below something that is neither a mapping nor a list"
+                )));
+            }
         };
     }
     *place = value;

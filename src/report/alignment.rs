@@ -13,8 +13,13 @@ pub fn html(reference: &str, answer: &str) -> Option<String> {
     if count(reference) + count(answer) > MOST_WORDS {
         return None;
     }
-    let words: String = align_words(reference, answer).into_iter().map(pair).collect();
-    Some(format!("<div class=\"alignment\" dir=\"auto\">\n{words}</div>\n"))
+    let words: String = align_words(reference, answer)
+        .into_iter()
+        .map(pair)
+        .collect();
+    Some(format!(
+        "<div class=\"alignment\" dir=\"auto\">\n{words}</div>\n"
+    ))
 }
 
 fn pair(aligned: Aligned) -> String {
@@ -25,7 +30,11 @@ fn pair(aligned: Aligned) -> String {
         Aligned::Inserted(_) => "inserted",
     };
     let word = |text: Option<&str>| text.map_or_else(|| "·".to_owned(), escape::xml);
-    format!("<span class=\"pair {class}\"><span>{}</span><span>{}</span></span>\n", word(aligned.reference()), word(aligned.prediction()))
+    format!(
+        "<span class=\"pair {class}\"><span>{}</span><span>{}</span></span>\n",
+        word(aligned.reference()),
+        word(aligned.prediction())
+    )
 }
 
 #[cfg(test)]
@@ -35,9 +44,16 @@ mod tests {
     #[test]
     fn words_are_escaped_and_a_gap_is_seen() {
         let html = html("<b> صباح الخير يا", "صباح الخير يا &").unwrap();
-        let expected =
-            ["pair deleted\"><span>&lt;b&gt;</span><span>·</span>", "pair equal\"><span>صباح</span>", "pair inserted\"><span>·</span><span>&amp;</span>"];
-        assert!(expected.iter().all(|expected| html.contains(expected)) && html.contains("dir=\"auto\""), "{html}");
+        let expected = [
+            "pair deleted\"><span>&lt;b&gt;</span><span>·</span>",
+            "pair equal\"><span>صباح</span>",
+            "pair inserted\"><span>·</span><span>&amp;</span>",
+        ];
+        assert!(
+            expected.iter().all(|expected| html.contains(expected))
+                && html.contains("dir=\"auto\""),
+            "{html}"
+        );
     }
 
     #[test]

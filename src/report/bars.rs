@@ -28,7 +28,10 @@ pub struct Bar {
 impl Bar {
     /// A bar without interval or marks.
     pub fn new(value: f64) -> Self {
-        Self { value, ..Self::default() }
+        Self {
+            value,
+            ..Self::default()
+        }
     }
 }
 
@@ -81,74 +84,181 @@ impl BarChart {
     /// The chart as SVG, `width` wide; `name` says what it shows.
     pub fn svg(&self, width: f64, ink: Ink, name: &str) -> String {
         let mut sheet = Sheet::new(width, ink);
-        let legend = lay_out_legend(&self.series.iter().enumerate().map(|(i, name)| (name.as_str(), Some(i))).collect::<Vec<_>>(), width);
-        let frame = self.frame(width, legend.iter().map(|(row, ..)| row + 1).max().unwrap_or(0));
+        let legend = lay_out_legend(
+            &self
+                .series
+                .iter()
+                .enumerate()
+                .map(|(i, name)| (name.as_str(), Some(i)))
+                .collect::<Vec<_>>(),
+            width,
+        );
+        let frame = self.frame(
+            width,
+            legend.iter().map(|(row, ..)| row + 1).max().unwrap_or(0),
+        );
         for (row, x, name, series) in &legend {
             let y = 12.0 + ROW * *row as f64;
-            sheet.rect((*x, y - 9.0), (14.0, 10.0), self.colour(series.unwrap_or(0)), 1.0, "");
+            sheet.rect(
+                (*x, y - 9.0),
+                (14.0, 10.0),
+                self.colour(series.unwrap_or(0)),
+                1.0,
+                "",
+            );
             sheet.text((x + 22.0, y), name, Style::SMALL.in_colour(Colour::Text));
         }
         self.draw_axis(&mut sheet, &frame);
         let mut y = frame.top;
         for group in &self.groups {
-            y = if self.is_stacked { self.draw_stack(&mut sheet, &frame, group, y) } else { self.draw_group(&mut sheet, &frame, group, y) };
+            y = if self.is_stacked {
+                self.draw_stack(&mut sheet, &frame, group, y)
+            } else {
+                self.draw_group(&mut sheet, &frame, group, y)
+            };
         }
         sheet.finish(frame.bottom + 2.0 * ROW + 4.0, name)
     }
 
     fn frame(&self, width: f64, legend_rows: usize) -> Frame {
-        let widest = self.groups.iter().map(|group| text_width(&group.name, TEXT_SIZE)).fold(0.0, f64::max);
+        let widest = self
+            .groups
+            .iter()
+            .map(|group| text_width(&group.name, TEXT_SIZE))
+            .fold(0.0, f64::max);
         let names_above = width < NARROW && widest + 10.0 > MOST_FOR_NAMES * width;
-        let left = if names_above { 2.0 } else { (widest + 10.0).min(MOST_FOR_NAMES * width) };
+        let left = if names_above {
+            2.0
+        } else {
+            (widest + 10.0).min(MOST_FOR_NAMES * width)
+        };
         let top = 8.0 + ROW * legend_rows as f64 + if legend_rows > 0 { 8.0 } else { 0.0 };
-        let bottom = top + self.groups.iter().map(|group| self.group_height(group, names_above)).sum::<f64>();
+        let bottom = top
+            + self
+                .groups
+                .iter()
+                .map(|group| self.group_height(group, names_above))
+                .sum::<f64>();
         if self.is_stacked {
             let right = width - 20.0;
-            return Frame { left, right, top, bottom, names_above, scale: Scale::new(&self.axis.clone().from_zero(), [0.0, 1.0], (left, right), false) };
+            return Frame {
+                left,
+                right,
+                top,
+                bottom,
+                names_above,
+                scale: Scale::new(
+                    &self.axis.clone().from_zero(),
+                    [0.0, 1.0],
+                    (left, right),
+                    false,
+                ),
+            };
         }
-        let bars = || self.groups.iter().flat_map(|group| group.bars.iter().flatten());
-        let numbers = bars().map(|bar| text_width(&self.number(bar), SMALL_SIZE)).fold(0.0, f64::max);
+        let bars = || {
+            self.groups
+                .iter()
+                .flat_map(|group| group.bars.iter().flatten())
+        };
+        let numbers = bars()
+            .map(|bar| text_width(&self.number(bar), SMALL_SIZE))
+            .fold(0.0, f64::max);
         let right = width - numbers - 10.0;
-        let ends = bars().flat_map(|bar| [bar.value, bar.interval.map_or(bar.value, |i| i.low), bar.interval.map_or(bar.value, |i| i.high)]);
+        let ends = bars().flat_map(|bar| {
+            [
+                bar.value,
+                bar.interval.map_or(bar.value, |i| i.low),
+                bar.interval.map_or(bar.value, |i| i.high),
+            ]
+        });
         let scale = Scale::new(&self.axis.clone().from_zero(), ends, (left, right), true);
-        Frame { left, right, top, bottom, names_above, scale }
+        Frame {
+            left,
+            right,
+            top,
+            bottom,
+            names_above,
+            scale,
+        }
     }
 
     fn colour(&self, series: usize) -> Colour {
-        self.colours.get(series).copied().unwrap_or(Colour::Series(series))
+        self.colours
+            .get(series)
+            .copied()
+            .unwrap_or(Colour::Series(series))
     }
 
     fn group_height(&self, group: &Group, names_above: bool) -> f64 {
-        let bars = if self.is_stacked { STACK } else { group.bars.len() as f64 * (BAR + BAR_GAP) };
+        let bars = if self.is_stacked {
+            STACK
+        } else {
+            group.bars.len() as f64 * (BAR + BAR_GAP)
+        };
         bars + GROUP_GAP + if names_above { ROW } else { 0.0 }
     }
 
     fn number(&self, bar: &Bar) -> String {
         let number = self.axis.unit.format(bar.value);
-        if bar.marks.is_empty() { number } else { format!("{number} {}", bar.marks) }
+        if bar.marks.is_empty() {
+            number
+        } else {
+            format!("{number} {}", bar.marks)
+        }
     }
 
     fn draw_axis(&self, sheet: &mut Sheet, frame: &Frame) {
-        let (mut taken, wanted) = (f64::NEG_INFINITY, ((frame.right - frame.left) / 70.0).clamp(2.0, 6.0) as usize);
+        let (mut taken, wanted) = (
+            f64::NEG_INFINITY,
+            ((frame.right - frame.left) / 70.0).clamp(2.0, 6.0) as usize,
+        );
         for tick in frame.scale.ticks(wanted, self.axis.unit) {
-            let (x, half) = (frame.scale.at(tick.value), text_width(&tick.label, SMALL_SIZE) / 2.0);
-            sheet.line((x, frame.top - 4.0), (x, frame.bottom - GROUP_GAP / 2.0), Colour::Grid, "");
+            let (x, half) = (
+                frame.scale.at(tick.value),
+                text_width(&tick.label, SMALL_SIZE) / 2.0,
+            );
+            sheet.line(
+                (x, frame.top - 4.0),
+                (x, frame.bottom - GROUP_GAP / 2.0),
+                Colour::Grid,
+                "",
+            );
             if x - half > taken {
-                let anchor = if x - half < 0.0 { Anchor::Start } else { Anchor::Middle };
-                sheet.text((x, frame.bottom + 6.0), &tick.label, Style::SMALL.at(anchor));
+                let anchor = if x - half < 0.0 {
+                    Anchor::Start
+                } else {
+                    Anchor::Middle
+                };
+                sheet.text(
+                    (x, frame.bottom + 6.0),
+                    &tick.label,
+                    Style::SMALL.at(anchor),
+                );
                 taken = x + half + 6.0;
             }
         }
-        sheet.text(((frame.left + frame.right) / 2.0, frame.bottom + 6.0 + ROW), &self.axis.label, Style::SMALL.at(Anchor::Middle));
+        sheet.text(
+            ((frame.left + frame.right) / 2.0, frame.bottom + 6.0 + ROW),
+            &self.axis.label,
+            Style::SMALL.at(Anchor::Middle),
+        );
     }
 
     /// Writes a group's name beside or above its bars; returns where the bars begin.
     fn draw_name(&self, sheet: &mut Sheet, frame: &Frame, name: &str, y: f64, height: f64) -> f64 {
         if frame.names_above {
-            sheet.text((0.0, y + 12.0), &fit(name, TEXT_SIZE, sheet.width), Style::TEXT);
+            sheet.text(
+                (0.0, y + 12.0),
+                &fit(name, TEXT_SIZE, sheet.width),
+                Style::TEXT,
+            );
             return y + ROW;
         }
-        sheet.text((frame.left - 8.0, y + height / 2.0 + 4.0), &fit(name, TEXT_SIZE, frame.left - 10.0), Style::TEXT.at(Anchor::End));
+        sheet.text(
+            (frame.left - 8.0, y + height / 2.0 + 4.0),
+            &fit(name, TEXT_SIZE, frame.left - 10.0),
+            Style::TEXT.at(Anchor::End),
+        );
         y
     }
 
@@ -162,18 +272,47 @@ impl BarChart {
                 continue;
             };
             let x = frame.scale.at(bar.value);
-            let note = format!("{}, {}: {}", group.name, self.series.get(i).map_or("", String::as_str), self.axis.unit.format(bar.value));
-            sheet.rect((zero.min(x), y), ((x - zero).abs().max(1.0), BAR), self.colour(i), 0.85, &note);
+            let note = format!(
+                "{}, {}: {}",
+                group.name,
+                self.series.get(i).map_or("", String::as_str),
+                self.axis.unit.format(bar.value)
+            );
+            sheet.rect(
+                (zero.min(x), y),
+                ((x - zero).abs().max(1.0), BAR),
+                self.colour(i),
+                0.85,
+                &note,
+            );
             let mut end = x.max(zero);
             if let Some(interval) = bar.interval {
-                let (low, high, middle) = (frame.scale.at(interval.low), frame.scale.at(interval.high), y + BAR / 2.0);
-                sheet.line((low, middle), (high, middle), Colour::Text, r#" stroke-width="1.2""#);
+                let (low, high, middle) = (
+                    frame.scale.at(interval.low),
+                    frame.scale.at(interval.high),
+                    y + BAR / 2.0,
+                );
+                sheet.line(
+                    (low, middle),
+                    (high, middle),
+                    Colour::Text,
+                    r#" stroke-width="1.2""#,
+                );
                 for x in [low, high] {
-                    sheet.line((x, middle - 3.0), (x, middle + 3.0), Colour::Text, r#" stroke-width="1.2""#);
+                    sheet.line(
+                        (x, middle - 3.0),
+                        (x, middle + 3.0),
+                        Colour::Text,
+                        r#" stroke-width="1.2""#,
+                    );
                 }
                 end = end.max(high);
             }
-            sheet.text((end + 6.0, y + BAR - 2.5), &self.number(bar), Style::SMALL.in_colour(Colour::Text));
+            sheet.text(
+                (end + 6.0, y + BAR - 2.5),
+                &self.number(bar),
+                Style::SMALL.in_colour(Colour::Text),
+            );
         }
         top + height + GROUP_GAP + BAR_GAP
     }
@@ -182,17 +321,51 @@ impl BarChart {
         let top = self.draw_name(sheet, frame, &group.name, y, STACK);
         let value = |bar: &Option<Bar>| bar.as_ref().map_or(0.0, |bar| bar.value).max(0.0);
         // Divided before they are added, so that huge parts have a finite sum.
-        let most = group.bars.iter().map(value).filter(|v| v.is_finite()).fold(0.0, f64::max);
-        let total: f64 = group.bars.iter().map(value).filter(|v| v.is_finite()).map(|v| v / most).sum();
+        let most = group
+            .bars
+            .iter()
+            .map(value)
+            .filter(|v| v.is_finite())
+            .fold(0.0, f64::max);
+        let total: f64 = group
+            .bars
+            .iter()
+            .map(value)
+            .filter(|v| v.is_finite())
+            .map(|v| v / most)
+            .sum();
         let mut before = 0.0;
-        for (i, bar) in group.bars.iter().enumerate().filter(|(_, bar)| most > 0.0 && value(bar).is_finite()) {
+        for (i, bar) in group
+            .bars
+            .iter()
+            .enumerate()
+            .filter(|(_, bar)| most > 0.0 && value(bar).is_finite())
+        {
             let share = value(bar) / most / total;
             let (start, end) = (frame.scale.at(before), frame.scale.at(before + share));
             let text = format!("{:.0} %", 100.0 * share);
-            let note = format!("{}, {}: {:.1} %", group.name, self.series.get(i).map_or("", String::as_str), 100.0 * share);
-            sheet.rect((start, top), ((end - start - 1.0).max(0.0), STACK), self.colour(i), 0.9, &note);
+            let note = format!(
+                "{}, {}: {:.1} %",
+                group.name,
+                self.series.get(i).map_or("", String::as_str),
+                100.0 * share
+            );
+            sheet.rect(
+                (start, top),
+                ((end - start - 1.0).max(0.0), STACK),
+                self.colour(i),
+                0.9,
+                &note,
+            );
             if text_width(&text, SMALL_SIZE) + 6.0 < end - start {
-                sheet.text(((start + end) / 2.0, top + STACK / 2.0 + 4.0), &text, Style::SMALL.in_colour(Colour::Paper).at(Anchor::Middle).bold());
+                sheet.text(
+                    ((start + end) / 2.0, top + STACK / 2.0 + 4.0),
+                    &text,
+                    Style::SMALL
+                        .in_colour(Colour::Paper)
+                        .at(Anchor::Middle)
+                        .bold(),
+                );
             }
             before += share;
         }
@@ -208,10 +381,19 @@ mod tests {
     fn huge_parts_still_have_shares() {
         let chart = BarChart {
             series: vec!["a".to_owned(), "b".to_owned()],
-            groups: vec![Group { name: "g".to_owned(), bars: vec![Some(Bar::new(f64::MAX)), Some(Bar::new(f64::MAX))] }],
+            groups: vec![Group {
+                name: "g".to_owned(),
+                bars: vec![Some(Bar::new(f64::MAX)), Some(Bar::new(f64::MAX))],
+            }],
             is_stacked: true,
             ..BarChart::default()
         };
-        assert_eq!(chart.svg(600.0, Ink::File, "shares").matches(">50 %<").count(), 2);
+        assert_eq!(
+            chart
+                .svg(600.0, Ink::File, "shares")
+                .matches(">50 %<")
+                .count(),
+            2
+        );
     }
 }

@@ -35,15 +35,35 @@ impl<'a> Chapter<'a> {
     ///
     /// # Errors
     /// Broken predictions, with file and line.
-    pub fn open(run: &'a Run, uncertainty: &'a dyn Uncertainty, audio: &'a Audio<'a>, prefix: &str) -> Result<Self> {
-        let predictions = run.last().map(|last| last.predictions()).transpose()?.unwrap_or_default();
-        let mut tasks: Vec<String> = run.log.as_ref().map(|log| log.tasks().into_keys().collect()).unwrap_or_default();
+    pub fn open(
+        run: &'a Run,
+        uncertainty: &'a dyn Uncertainty,
+        audio: &'a Audio<'a>,
+        prefix: &str,
+    ) -> Result<Self> {
+        let predictions = run
+            .last()
+            .map(|last| last.predictions())
+            .transpose()?
+            .unwrap_or_default();
+        let mut tasks: Vec<String> = run
+            .log
+            .as_ref()
+            .map(|log| log.tasks().into_keys().collect())
+            .unwrap_or_default();
         for row in predictions.iter().filter_map(|(_, rows)| rows.first()) {
             if !row.task.is_empty() && !tasks.contains(&row.task) {
                 tasks.push(row.task.clone());
             }
         }
-        Ok(Self { run, tasks, predictions, uncertainty, audio, prefix: prefix.to_owned() })
+        Ok(Self {
+            run,
+            tasks,
+            predictions,
+            uncertainty,
+            audio,
+            prefix: prefix.to_owned(),
+        })
     }
 
     /// The id of a section, figure or table of this chapter.
@@ -53,27 +73,40 @@ impl<'a> Chapter<'a> {
 
     /// The colour of a task.
     pub fn colour(&self, task: &str) -> usize {
-        self.tasks.iter().position(|known| known == task).unwrap_or(self.tasks.len())
+        self.tasks
+            .iter()
+            .position(|known| known == task)
+            .unwrap_or(self.tasks.len())
     }
 
     /// The colour of a set: its task's.
     pub fn colour_of_set(&self, set: &str) -> usize {
-        self.rows(set).and_then(|rows| rows.first()).map_or(0, |row| self.colour(&row.task))
+        self.rows(set)
+            .and_then(|rows| rows.first())
+            .map_or(0, |row| self.colour(&row.task))
     }
 
     /// The predictions of a set.
     pub fn rows(&self, set: &str) -> Option<&[Prediction]> {
-        self.predictions.iter().find(|(name, _)| name == set).map(|(_, rows)| rows.as_slice())
+        self.predictions
+            .iter()
+            .find(|(name, _)| name == set)
+            .map(|(_, rows)| rows.as_slice())
     }
 
     /// The scores of the last evaluation, taken apart.
     pub fn metrics(&self) -> Vec<Metric> {
-        self.run.last().iter().flat_map(|last| last.scores.iter().map(|(name, _)| Metric::of(name))).collect()
+        self.run
+            .last()
+            .iter()
+            .flat_map(|last| last.scores.iter().map(|(name, _)| Metric::of(name)))
+            .collect()
     }
 
     /// The scores of a set that are computed from its texts and labels, in their order.
     pub fn metrics_of(&self, set: &str) -> Vec<Metric> {
-        let is_of_set = |metric: &Metric| metric.set.as_deref() == Some(set) && metric.name != "loss";
+        let is_of_set =
+            |metric: &Metric| metric.set.as_deref() == Some(set) && metric.name != "loss";
         self.metrics().into_iter().filter(is_of_set).collect()
     }
 
@@ -85,11 +118,22 @@ impl<'a> Chapter<'a> {
 
     /// Where the stages begin; nothing where there is but one.
     pub fn boundaries(&self) -> Vec<Boundary> {
-        let stages = self.run.log.as_ref().map(|log| log.stages.as_slice()).unwrap_or_default();
+        let stages = self
+            .run
+            .log
+            .as_ref()
+            .map(|log| log.stages.as_slice())
+            .unwrap_or_default();
         if stages.len() < 2 {
             return Vec::new();
         }
-        stages.iter().map(|stage| Boundary { at: stage.first as f64, name: stage.name.clone() }).collect()
+        stages
+            .iter()
+            .map(|stage| Boundary {
+                at: stage.first as f64,
+                name: stage.name.clone(),
+            })
+            .collect()
     }
 }
 

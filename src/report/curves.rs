@@ -36,7 +36,9 @@ pub fn section(chapter: &Chapter) -> Section {
 
 fn training_loss(chapter: &Chapter, log: &Log) -> Option<Figure> {
     let window = window(log.steps);
-    let of_task = |(task, track): (&String, &crate::report::track::Track)| Series::new(task, track.smooth(window), chapter.colour(task));
+    let of_task = |(task, track): (&String, &crate::report::track::Track)| {
+        Series::new(task, track.smooth(window), chapter.colour(task))
+    };
     let mut series: Vec<Series> = log.task_loss.iter().map(of_task).collect();
     series.retain(|series| !series.points.is_empty());
     if series.is_empty() {
@@ -45,70 +47,157 @@ fn training_loss(chapter: &Chapter, log: &Log) -> Option<Figure> {
     if series.iter().all(|series| series.points.is_empty()) {
         return None;
     }
-    let chart = LineChart { x: steps_axis(), y: loss_axis(&series), series, boundaries: chapter.boundaries(), levels: Vec::new() };
-    let caption = format!("Mean over each task's target tokens in a window of {}, before each update.{}", steps(window), said_of_axis(&chart.y));
-    Some(Figure::new(chapter.id("training-loss"), "Training loss by task", caption, Chart::Lines(chart)))
+    let chart = LineChart {
+        x: steps_axis(),
+        y: loss_axis(&series),
+        series,
+        boundaries: chapter.boundaries(),
+        levels: Vec::new(),
+    };
+    let caption = format!(
+        "Mean over each task's target tokens in a window of {}, before each update.{}",
+        steps(window),
+        said_of_axis(&chart.y)
+    );
+    Some(Figure::new(
+        chapter.id("training-loss"),
+        "Training loss by task",
+        caption,
+        Chart::Lines(chart),
+    ))
 }
 
 /// An axis for losses: logarithmic where they differ much.
 pub fn loss_axis(series: &[Series]) -> Axis {
-    let values = || series.iter().flat_map(|series| series.points.iter().map(|point| point.1)).filter(|value| value.is_finite());
-    let (low, high) = (values().fold(f64::INFINITY, f64::min), values().fold(0.0, f64::max));
-    Axis::new("loss, nats a token").from_zero().log(low > 0.0 && high / low > WIDE_RANGE)
+    let values = || {
+        series
+            .iter()
+            .flat_map(|series| series.points.iter().map(|point| point.1))
+            .filter(|value| value.is_finite())
+    };
+    let (low, high) = (
+        values().fold(f64::INFINITY, f64::min),
+        values().fold(0.0, f64::max),
+    );
+    Axis::new("loss, nats a token")
+        .from_zero()
+        .log(low > 0.0 && high / low > WIDE_RANGE)
 }
 
 /// The words of a caption for a logarithmic axis.
 pub fn said_of_axis(axis: &Axis) -> &'static str {
-    if axis.is_log { " The axis is logarithmic." } else { "" }
+    if axis.is_log {
+        " The axis is logarithmic."
+    } else {
+        ""
+    }
 }
 
 /// `1 step`, `20 steps`.
 pub fn steps(count: u64) -> String {
-    if count == 1 { "1 step".to_owned() } else { format!("{count} steps") }
+    if count == 1 {
+        "1 step".to_owned()
+    } else {
+        format!("{count} steps")
+    }
 }
 
 /// One panel a set, and one for the losses of all.
 fn scores_by_step(chapter: &Chapter) -> Option<Figure> {
-    if chapter.run.evaluations.iter().filter(|evaluation| !evaluation.scores.is_empty()).count() < 2 {
+    if chapter
+        .run
+        .evaluations
+        .iter()
+        .filter(|evaluation| !evaluation.scores.is_empty())
+        .count()
+        < 2
+    {
         return None;
     }
     let metrics = chapter.metrics();
     let mut panels: Vec<(String, Chart)> = Vec::new();
     let mut sets: Vec<&Option<String>> = Vec::new();
-    for metric in metrics.iter().filter(|metric| metric.name != "loss" && metric.family != Family::Failure) {
+    for metric in metrics
+        .iter()
+        .filter(|metric| metric.name != "loss" && metric.family != Family::Failure)
+    {
         if !sets.contains(&&metric.set) {
             sets.push(&metric.set);
         }
     }
     for set in sets {
-        let of_set: Vec<&Metric> = metrics.iter().filter(|metric| metric.set == *set && metric.name != "loss" && metric.family != Family::Failure).collect();
+        let of_set: Vec<&Metric> = metrics
+            .iter()
+            .filter(|metric| {
+                metric.set == *set && metric.name != "loss" && metric.family != Family::Failure
+            })
+            .collect();
         // Scores of another unit than the first would need an axis of their own.
-        let shown: Vec<&Metric> = of_set.iter().copied().filter(|metric| metric.unit == of_set[0].unit).take(MOST_CURVES).collect();
-        panels.push((set.clone().unwrap_or_else(|| "all sets".to_owned()), Chart::Lines(panel(chapter, &shown))));
+        let shown: Vec<&Metric> = of_set
+            .iter()
+            .copied()
+            .filter(|metric| metric.unit == of_set[0].unit)
+            .take(MOST_CURVES)
+            .collect();
+        panels.push((
+            set.clone().unwrap_or_else(|| "all sets".to_owned()),
+            Chart::Lines(panel(chapter, &shown)),
+        ));
     }
-    let losses: Vec<&Metric> = metrics.iter().filter(|metric| metric.name == "loss").collect();
+    let losses: Vec<&Metric> = metrics
+        .iter()
+        .filter(|metric| metric.name == "loss")
+        .collect();
     if !losses.is_empty() {
         let series = losses.iter().map(|metric| {
             let set = metric.set.clone().unwrap_or_default();
-            Series::new(&set, chapter.run.course(&metric.full), chapter.colour_of_set(&set)).marked()
+            Series::new(
+                &set,
+                chapter.run.course(&metric.full),
+                chapter.colour_of_set(&set),
+            )
+            .marked()
         });
         let series: Vec<Series> = recoloured(series.collect());
         panels.push((
             "loss".to_owned(),
-            Chart::Lines(LineChart { x: steps_axis(), y: loss_axis(&series), series, boundaries: chapter.boundaries(), levels: Vec::new() }),
+            Chart::Lines(LineChart {
+                x: steps_axis(),
+                y: loss_axis(&series),
+                series,
+                boundaries: chapter.boundaries(),
+                levels: Vec::new(),
+            }),
         ));
     }
-    let has_levels = panels.iter().any(|(_, chart)| matches!(chart, Chart::Lines(chart) if !chart.levels.is_empty()));
-    let levels = if has_levels { " Dotted lines are the controls after the last step." } else { "" };
+    let has_levels = panels
+        .iter()
+        .any(|(_, chart)| matches!(chart, Chart::Lines(chart) if !chart.levels.is_empty()));
+    let levels = if has_levels {
+        " Dotted lines are the controls after the last step."
+    } else {
+        ""
+    };
     let caption = format!("At every evaluation; arrows say which way is better.{levels}");
-    (!panels.is_empty()).then(|| Figure::of_panels(chapter.id("scores-by-step"), "Scores by step", caption, panels))
+    (!panels.is_empty()).then(|| {
+        Figure::of_panels(
+            chapter.id("scores-by-step"),
+            "Scores by step",
+            caption,
+            panels,
+        )
+    })
 }
 
 /// Several sets of one task would share its colour; then the sets count.
 fn recoloured(mut series: Vec<Series>) -> Vec<Series> {
-    let colours: std::collections::BTreeSet<usize> = series.iter().map(|series| series.colour).collect();
+    let colours: std::collections::BTreeSet<usize> =
+        series.iter().map(|series| series.colour).collect();
     if colours.len() < series.len() {
-        series.iter_mut().enumerate().for_each(|(i, series)| series.colour = i);
+        series
+            .iter_mut()
+            .enumerate()
+            .for_each(|(i, series)| series.colour = i);
     }
     series
 }
@@ -119,12 +208,29 @@ fn panel(chapter: &Chapter, metrics: &[&Metric]) -> LineChart {
     let colour = |i: usize| if metrics.len() == 1 { first } else { i };
     let series = metrics.iter().enumerate().map(|(i, metric)| {
         let points = chapter.run.course(&metric.full);
-        let value = points.last().map_or(String::new(), |point| format!(" {}", metric.unit.format(point.1)));
+        let value = points.last().map_or(String::new(), |point| {
+            format!(" {}", metric.unit.format(point.1))
+        });
         Series::new(format!("{}{value}", metric.title()), points, colour(i)).marked()
     });
-    let controls = chapter.run.last().map(|last| last.controls.as_slice()).unwrap_or_default();
-    let level = |(name, scores): &(String, crate::report::log::Scores)| Some(Level { name: name.clone(), value: read::score(scores, &metrics[0].full)? });
-    let label = if metrics.len() == 1 { metrics[0].heading() } else { format!("{} {}", metrics[0].unit.sign(), metrics[0].arrow()).trim_start().to_owned() };
+    let controls = chapter
+        .run
+        .last()
+        .map(|last| last.controls.as_slice())
+        .unwrap_or_default();
+    let level = |(name, scores): &(String, crate::report::log::Scores)| {
+        Some(Level {
+            name: name.clone(),
+            value: read::score(scores, &metrics[0].full)?,
+        })
+    };
+    let label = if metrics.len() == 1 {
+        metrics[0].heading()
+    } else {
+        format!("{} {}", metrics[0].unit.sign(), metrics[0].arrow())
+            .trim_start()
+            .to_owned()
+    };
     LineChart {
         x: steps_axis(),
         y: Axis::new(label).unit(metrics[0].unit).from_zero(),
@@ -140,6 +246,17 @@ fn learning_rate(chapter: &Chapter, log: &Log) -> Option<Figure> {
         return None;
     }
     let series = vec![Series::new("", points, 0)];
-    let chart = LineChart { x: steps_axis(), y: Axis::new("learning rate").from_zero(), series, boundaries: chapter.boundaries(), levels: Vec::new() };
-    Some(Figure::new(chapter.id("learning-rate"), "Learning rate", "", Chart::Lines(chart)))
+    let chart = LineChart {
+        x: steps_axis(),
+        y: Axis::new("learning rate").from_zero(),
+        series,
+        boundaries: chapter.boundaries(),
+        levels: Vec::new(),
+    };
+    Some(Figure::new(
+        chapter.id("learning-rate"),
+        "Learning rate",
+        "",
+        Chart::Lines(chart),
+    ))
 }

@@ -82,7 +82,9 @@ pub fn address(path: &str) -> String {
     let mut safe = String::with_capacity(path.len());
     for byte in path.bytes() {
         match byte {
-            b'a'..=b'z' | b'A'..=b'Z' | b'0'..=b'9' | b'-' | b'.' | b'_' | b'~' | b'/' => safe.push(char::from(byte)),
+            b'a'..=b'z' | b'A'..=b'Z' | b'0'..=b'9' | b'-' | b'.' | b'_' | b'~' | b'/' => {
+                safe.push(char::from(byte))
+            }
             _ => safe.push_str(&format!("%{byte:02X}")),
         }
     }
@@ -94,10 +96,16 @@ pub fn base64(bytes: &[u8]) -> String {
     const ALPHABET: &[u8; 64] = b"ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789+/";
     let mut text = String::with_capacity(bytes.len().div_ceil(3) * 4);
     for chunk in bytes.chunks(3) {
-        let bits = chunk.iter().enumerate().fold(0u32, |bits, (i, byte)| bits | u32::from(*byte) << (16 - 8 * i));
+        let bits = chunk.iter().enumerate().fold(0u32, |bits, (i, byte)| {
+            bits | u32::from(*byte) << (16 - 8 * i)
+        });
         for place in 0..4 {
             let is_padding = place > chunk.len();
-            text.push(if is_padding { '=' } else { char::from(ALPHABET[(bits >> (18 - 6 * place) & 63) as usize]) });
+            text.push(if is_padding {
+                '='
+            } else {
+                char::from(ALPHABET[(bits >> (18 - 6 * place) & 63) as usize])
+            });
         }
     }
     text
@@ -109,10 +117,22 @@ mod tests {
 
     #[test]
     fn nothing_in_data_becomes_markup() {
-        assert_eq!(xml("</script><b a=\"1\" c='2'>&\u{1}"), "&lt;/script&gt;&lt;b a=&quot;1&quot; c=&#39;2&#39;&gt;&amp;\u{fffd}");
-        assert_eq!(markdown("a|b *c* <d>\n`e`"), "a\\|b \\*c\\* &lt;d&gt; \\`e\\`");
-        assert_eq!(latex(r"50% of $x_1^2 & \y{}"), r"50\% of \$x\_1\textasciicircum{}2 \& \textbackslash{}y\{\}");
-        assert_eq!(latex("−8.2 → 1.2×10⁻⁵"), r"$-$8.2 $\rightarrow$ 1.2$\times$10$^{-}$$^{5}$");
+        assert_eq!(
+            xml("</script><b a=\"1\" c='2'>&\u{1}"),
+            "&lt;/script&gt;&lt;b a=&quot;1&quot; c=&#39;2&#39;&gt;&amp;\u{fffd}"
+        );
+        assert_eq!(
+            markdown("a|b *c* <d>\n`e`"),
+            "a\\|b \\*c\\* &lt;d&gt; \\`e\\`"
+        );
+        assert_eq!(
+            latex(r"50% of $x_1^2 & \y{}"),
+            r"50\% of \$x\_1\textasciicircum{}2 \& \textbackslash{}y\{\}"
+        );
+        assert_eq!(
+            latex("−8.2 → 1.2×10⁻⁵"),
+            r"$-$8.2 $\rightarrow$ 1.2$\times$10$^{-}$$^{5}$"
+        );
         assert_eq!(xml("صباح الخير"), "صباح الخير");
     }
 
@@ -124,7 +144,15 @@ mod tests {
     #[test]
     fn base64_is_that_of_rfc_4648() {
         // Section 10 of the RFC.
-        let cases = [("", ""), ("f", "Zg=="), ("fo", "Zm8="), ("foo", "Zm9v"), ("foob", "Zm9vYg=="), ("fooba", "Zm9vYmE="), ("foobar", "Zm9vYmFy")];
+        let cases = [
+            ("", ""),
+            ("f", "Zg=="),
+            ("fo", "Zm8="),
+            ("foo", "Zm9v"),
+            ("foob", "Zm9vYg=="),
+            ("fooba", "Zm9vYmE="),
+            ("foobar", "Zm9vYmFy"),
+        ];
         for (plain, expected) in cases {
             assert_eq!(base64(plain.as_bytes()), expected);
         }

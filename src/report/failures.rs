@@ -17,7 +17,13 @@ use crate::report::rescore;
 use crate::report::scale::Axis;
 
 /// What can be wrong with an answer that is a text.
-const OF_TEXTS: [&str; 5] = ["hit_limit", "repetition", "wrong_script", "insertion_share", "length_ratio"];
+const OF_TEXTS: [&str; 5] = [
+    "hit_limit",
+    "repetition",
+    "wrong_script",
+    "insertion_share",
+    "length_ratio",
+];
 /// What can be wrong with an answer that is a label.
 const OF_LABELS: [&str; 2] = ["hit_limit", "unparsed"];
 
@@ -41,25 +47,55 @@ pub fn figure(chapter: &Chapter) -> Result<Option<Figure>> {
             }
         }
     }
-    let order = |kind: &Kind| OF_TEXTS.iter().chain(&OF_LABELS).position(|name| *name == kind.metric.name);
+    let order = |kind: &Kind| {
+        OF_TEXTS
+            .iter()
+            .chain(&OF_LABELS)
+            .position(|name| *name == kind.metric.name)
+    };
     kinds.sort_by_key(order);
-    let panels: Vec<(String, Chart)> = kinds.iter().filter_map(|kind| panel(chapter, kind)).collect();
+    let panels: Vec<(String, Chart)> = kinds
+        .iter()
+        .filter_map(|kind| panel(chapter, kind))
+        .collect();
     let caption = "Counted in every evaluation's answers; what never happened is left out.";
-    Ok((!panels.is_empty()).then(|| Figure::of_panels(chapter.id("failures"), "How generation failed, by step", caption, panels)))
+    Ok((!panels.is_empty()).then(|| {
+        Figure::of_panels(
+            chapter.id("failures"),
+            "How generation failed, by step",
+            caption,
+            panels,
+        )
+    }))
 }
 
 fn failures(chapter: &Chapter, set: &str, rows: &[Prediction]) -> Vec<(Metric, f64)> {
-    let is_labels = chapter.metrics_of(set).iter().any(|metric| metric.family == Family::Classification);
-    let names = if is_labels { &OF_LABELS[..] } else { &OF_TEXTS[..] };
+    let is_labels = chapter
+        .metrics_of(set)
+        .iter()
+        .any(|metric| metric.family == Family::Classification);
+    let names = if is_labels {
+        &OF_LABELS[..]
+    } else {
+        &OF_TEXTS[..]
+    };
     let metrics = names.iter().map(|name| Metric::of(name));
-    metrics.filter_map(|metric| rescore::tally(&metric, rows).map(|tally| (metric, tally.corpus()))).collect()
+    metrics
+        .filter_map(|metric| rescore::tally(&metric, rows).map(|tally| (metric, tally.corpus())))
+        .collect()
 }
 
 fn put(kinds: &mut Vec<Kind>, metric: Metric, set: &str, point: (f64, f64)) {
-    let place = kinds.iter().position(|kind| kind.metric == metric).unwrap_or_else(|| {
-        kinds.push(Kind { metric, sets: Vec::new() });
-        kinds.len() - 1
-    });
+    let place = kinds
+        .iter()
+        .position(|kind| kind.metric == metric)
+        .unwrap_or_else(|| {
+            kinds.push(Kind {
+                metric,
+                sets: Vec::new(),
+            });
+            kinds.len() - 1
+        });
     let sets = &mut kinds[place].sets;
     match sets.iter_mut().find(|(known, _)| known == set) {
         Some((_, points)) => points.push(point),
@@ -69,14 +105,37 @@ fn put(kinds: &mut Vec<Kind>, metric: Metric, set: &str, point: (f64, f64)) {
 
 fn panel(chapter: &Chapter, kind: &Kind) -> Option<(String, Chart)> {
     // A share that is always nothing is no failure; a ratio of lengths is shown whatever it is.
-    let is_shown = |points: &[(f64, f64)]| kind.metric.unit != Unit::Percent || points.iter().any(|point| point.1 > 0.0);
-    let sets = kind.sets.iter().enumerate().filter(|(_, (_, points))| is_shown(points));
-    let series: Vec<Series> = sets.map(|(i, (set, points))| Series::new(set, points.clone(), i).marked()).collect();
+    let is_shown = |points: &[(f64, f64)]| {
+        kind.metric.unit != Unit::Percent || points.iter().any(|point| point.1 > 0.0)
+    };
+    let sets = kind
+        .sets
+        .iter()
+        .enumerate()
+        .filter(|(_, (_, points))| is_shown(points));
+    let series: Vec<Series> = sets
+        .map(|(i, (set, points))| Series::new(set, points.clone(), i).marked())
+        .collect();
     if series.is_empty() {
         return None;
     }
-    let levels = if kind.metric.unit == Unit::Percent { Vec::new() } else { vec![Level { name: String::new(), value: 1.0 }] };
-    let y = Axis::new(kind.metric.unit.sign()).unit(kind.metric.unit).from_zero();
-    let chart = LineChart { x: steps_axis(), y, series, boundaries: chapter.boundaries(), levels };
+    let levels = if kind.metric.unit == Unit::Percent {
+        Vec::new()
+    } else {
+        vec![Level {
+            name: String::new(),
+            value: 1.0,
+        }]
+    };
+    let y = Axis::new(kind.metric.unit.sign())
+        .unit(kind.metric.unit)
+        .from_zero();
+    let chart = LineChart {
+        x: steps_axis(),
+        y,
+        series,
+        boundaries: chapter.boundaries(),
+        levels,
+    };
     Some((kind.metric.title(), Chart::Lines(chart)))
 }

@@ -71,22 +71,55 @@ const GAP: f64 = 28.0;
 
 impl Figure {
     /// A figure of one chart.
-    pub fn new(id: impl Into<String>, title: impl Into<String>, caption: impl Into<String>, chart: Chart) -> Self {
-        Self { id: id.into(), title: title.into(), caption: caption.into(), panels: vec![Panel { title: String::new(), chart }] }
+    pub fn new(
+        id: impl Into<String>,
+        title: impl Into<String>,
+        caption: impl Into<String>,
+        chart: Chart,
+    ) -> Self {
+        Self {
+            id: id.into(),
+            title: title.into(),
+            caption: caption.into(),
+            panels: vec![Panel {
+                title: String::new(),
+                chart,
+            }],
+        }
     }
 
     /// A figure of several charts.
-    pub fn of_panels(id: impl Into<String>, title: impl Into<String>, caption: impl Into<String>, panels: Vec<(String, Chart)>) -> Self {
-        let panels = panels.into_iter().map(|(title, chart)| Panel { title, chart }).collect();
-        Self { id: id.into(), title: title.into(), caption: caption.into(), panels }
+    pub fn of_panels(
+        id: impl Into<String>,
+        title: impl Into<String>,
+        caption: impl Into<String>,
+        panels: Vec<(String, Chart)>,
+    ) -> Self {
+        let panels = panels
+            .into_iter()
+            .map(|(title, chart)| Panel { title, chart })
+            .collect();
+        Self {
+            id: id.into(),
+            title: title.into(),
+            caption: caption.into(),
+            panels,
+        }
     }
 
     /// The charts for a page: those of several at one width, one alone at two, of which the page shows the one that has room.
     pub fn for_page(&self) -> Vec<(String, Vec<(&'static str, String)>)> {
-        let draw = |panel: &Panel, width: f64| panel.chart.svg(width, Ink::Page, &self.name_of(panel));
+        let draw =
+            |panel: &Panel, width: f64| panel.chart.svg(width, Ink::Page, &self.name_of(panel));
         match self.panels.as_slice() {
-            [one] => vec![(one.title.clone(), vec![("wide", draw(one, WIDE)), ("narrow", draw(one, NARROW))])],
-            several => several.iter().map(|panel| (panel.title.clone(), vec![("small", draw(panel, NARROW))])).collect(),
+            [one] => vec![(
+                one.title.clone(),
+                vec![("wide", draw(one, WIDE)), ("narrow", draw(one, NARROW))],
+            )],
+            several => several
+                .iter()
+                .map(|panel| (panel.title.clone(), vec![("small", draw(panel, NARROW))]))
+                .collect(),
         }
     }
 
@@ -109,17 +142,43 @@ impl Figure {
             .collect();
         let total = GAP + columns as f64 * (width + GAP);
         let mut sheet = Sheet::new(total, Ink::File);
-        sheet.put(&format!(r##"<rect width="100%" height="100%" fill="{}"/>"##, Ink::File.of(Colour::Paper)));
-        sheet.text((GAP, GAP + 6.0), &fit(&self.title, 16.0, total - 2.0 * GAP), Style { size: 16.0, ..Style::TEXT }.bold());
+        sheet.put(&format!(
+            r##"<rect width="100%" height="100%" fill="{}"/>"##,
+            Ink::File.of(Colour::Paper)
+        ));
+        sheet.text(
+            (GAP, GAP + 6.0),
+            &fit(&self.title, 16.0, total - 2.0 * GAP),
+            Style {
+                size: 16.0,
+                ..Style::TEXT
+            }
+            .bold(),
+        );
         let mut top = GAP + 24.0;
         for row in drawn.chunks(columns) {
             let has_titles = row.iter().any(|(title, ..)| !title.is_empty());
             let below = top + if has_titles { 22.0 } else { 0.0 };
             for (i, (title, svg, ..)) in row.iter().enumerate() {
                 let x = GAP + i as f64 * (width + GAP);
-                sheet.text((x, top + 12.0), &fit(title, 13.0, width), Style { size: 13.0, ..Style::TEXT }.bold());
+                sheet.text(
+                    (x, top + 12.0),
+                    &fit(title, 13.0, width),
+                    Style {
+                        size: 13.0,
+                        ..Style::TEXT
+                    }
+                    .bold(),
+                );
                 // An SVG inside an SVG stands where its x and y say.
-                sheet.put(&svg.replacen("<svg ", &format!(r#"<svg x="{}" y="{}" "#, n(x), n(below)), 1).replace(&format!(" font-family=\"{FONTS}\""), ""));
+                sheet.put(
+                    &svg.replacen(
+                        "<svg ",
+                        &format!(r#"<svg x="{}" y="{}" "#, n(x), n(below)),
+                        1,
+                    )
+                    .replace(&format!(" font-family=\"{FONTS}\""), ""),
+                );
             }
             top = below + row.iter().map(|(.., height)| *height).fold(0.0, f64::max) + GAP;
         }
@@ -127,7 +186,11 @@ impl Figure {
     }
 
     fn name_of(&self, panel: &Panel) -> String {
-        if panel.title.is_empty() { self.title.clone() } else { format!("{}: {}", self.title, panel.title) }
+        if panel.title.is_empty() {
+            self.title.clone()
+        } else {
+            format!("{}: {}", self.title, panel.title)
+        }
     }
 }
 
@@ -137,7 +200,10 @@ fn size_of(svg: &str) -> (f64, f64) {
         let (_, rest) = svg.split_once(&format!(" {name}=\""))?;
         rest.split_once('"')?.0.parse().ok()
     };
-    (number("width").unwrap_or(WIDE), number("height").unwrap_or(0.0))
+    (
+        number("width").unwrap_or(WIDE),
+        number("height").unwrap_or(0.0),
+    )
 }
 
 /// A name made fit for links and files: small letters, digits and hyphens, never empty.
@@ -164,16 +230,38 @@ mod tests {
     #[test]
     fn a_file_holds_every_panel_in_its_place() {
         let chart = || Chart::Lines(LineChart::default());
-        let figure = Figure::of_panels("a", "Title & more", "", vec![("one".into(), chart()), ("two".into(), chart()), ("three".into(), chart())]);
+        let figure = Figure::of_panels(
+            "a",
+            "Title & more",
+            "",
+            vec![
+                ("one".into(), chart()),
+                ("two".into(), chart()),
+                ("three".into(), chart()),
+            ],
+        );
         let file = figure.file();
         assert_eq!(file.matches("<svg ").count(), 4);
-        assert!(file.contains("Title &amp; more") && file.matches("font-family").count() == 1 && !file.contains("var("), "{file}");
-        assert!(figure.for_page().iter().all(|(_, drawn)| drawn.len() == 1 && drawn[0].1.contains("var(--")));
+        assert!(
+            file.contains("Title &amp; more")
+                && file.matches("font-family").count() == 1
+                && !file.contains("var("),
+            "{file}"
+        );
+        assert!(
+            figure
+                .for_page()
+                .iter()
+                .all(|(_, drawn)| drawn.len() == 1 && drawn[0].1.contains("var(--"))
+        );
     }
 
     #[test]
     fn names_become_links() {
-        assert_eq!([slug("Dev scores (WER)"), slug("a__b")], ["dev-scores-wer", "a-b"]);
+        assert_eq!(
+            [slug("Dev scores (WER)"), slug("a__b")],
+            ["dev-scores-wer", "a-b"]
+        );
         assert!(slug("لهجة").starts_with('n') && slug("لهجة") != slug("مشاعر"));
     }
 }

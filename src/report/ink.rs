@@ -80,9 +80,18 @@ impl Ink {
 
 /// The declarations of all variables, for light paper or for dark.
 pub fn variables(is_dark: bool) -> String {
-    let all = (0..NUM_SERIES).map(Colour::Series).chain(OTHERS.map(|(colour, ..)| colour));
-    let value = |colour| if is_dark { values(colour).1 } else { values(colour).0 };
-    all.map(|colour| format!("--{}:{};", name(colour), value(colour))).collect()
+    let all = (0..NUM_SERIES)
+        .map(Colour::Series)
+        .chain(OTHERS.map(|(colour, ..)| colour));
+    let value = |colour| {
+        if is_dark {
+            values(colour).1
+        } else {
+            values(colour).0
+        }
+    };
+    all.map(|colour| format!("--{}:{};", name(colour), value(colour)))
+        .collect()
 }
 
 fn name(colour: Colour) -> String {
@@ -115,15 +124,32 @@ mod tests {
 
     /// Dichromatic vision in linear RGB. Source: Machado, Oliveira and Fernandes 2009, table 1, severity 1.0.
     const DEFICIENCIES: [[Rgb; 3]; 3] = [
-        [[0.152286, 1.052583, -0.204868], [0.114503, 0.786281, 0.099216], [-0.003882, -0.048116, 1.051998]],
-        [[0.367322, 0.860646, -0.227968], [0.280085, 0.672501, 0.047413], [-0.011820, 0.042940, 0.968881]],
-        [[1.255528, -0.076749, -0.178779], [-0.078411, 0.930809, 0.147602], [0.004733, 0.691367, 0.303900]],
+        [
+            [0.152286, 1.052583, -0.204868],
+            [0.114503, 0.786281, 0.099216],
+            [-0.003882, -0.048116, 1.051998],
+        ],
+        [
+            [0.367322, 0.860646, -0.227968],
+            [0.280085, 0.672501, 0.047413],
+            [-0.011820, 0.042940, 0.968881],
+        ],
+        [
+            [1.255528, -0.076749, -0.178779],
+            [-0.078411, 0.930809, 0.147602],
+            [0.004733, 0.691367, 0.303900],
+        ],
     ];
 
     fn linear(hex: &str) -> Rgb {
         std::array::from_fn(|i| {
-            let value = f64::from(u8::from_str_radix(&hex[1 + 2 * i..3 + 2 * i], 16).unwrap()) / 255.0;
-            if value <= 0.04045 { value / 12.92 } else { ((value + 0.055) / 1.055).powf(2.4) }
+            let value =
+                f64::from(u8::from_str_radix(&hex[1 + 2 * i..3 + 2 * i], 16).unwrap()) / 255.0;
+            if value <= 0.04045 {
+                value / 12.92
+            } else {
+                ((value + 0.055) / 1.055).powf(2.4)
+            }
         })
     }
 
@@ -134,11 +160,19 @@ mod tests {
     /// Oklab (Ottosson 2020), where equal distances look equally different.
     fn oklab(rgb: Rgb) -> Rgb {
         let cones = times(
-            &[[0.4122214708, 0.5363325363, 0.0514459929], [0.2119034982, 0.6806995451, 0.1073969566], [0.0883024619, 0.2817188376, 0.6299787005]],
+            &[
+                [0.4122214708, 0.5363325363, 0.0514459929],
+                [0.2119034982, 0.6806995451, 0.1073969566],
+                [0.0883024619, 0.2817188376, 0.6299787005],
+            ],
             rgb.map(|v| v.clamp(0.0, 1.0)),
         );
         times(
-            &[[0.2104542553, 0.7936177850, -0.0040720468], [1.9779984951, -2.4285922050, 0.4505937099], [0.0259040371, 0.7827717662, -0.8086757660]],
+            &[
+                [0.2104542553, 0.7936177850, -0.0040720468],
+                [1.9779984951, -2.4285922050, 0.4505937099],
+                [0.0259040371, 0.7827717662, -0.8086757660],
+            ],
             cones.map(f64::cbrt),
         )
     }
@@ -160,18 +194,31 @@ mod tests {
         // Okabe and Ito's palette, the usual choice, reaches 0.076 by this measure; two of its colours miss 3 to 1 on white.
         const LEAST: f64 = 0.085;
         for is_dark in [false, true] {
-            let hex = |pair: &(&'static str, &'static str)| linear(if is_dark { pair.1 } else { pair.0 });
+            let hex =
+                |pair: &(&'static str, &'static str)| linear(if is_dark { pair.1 } else { pair.0 });
             let colours: Vec<Rgb> = SERIES.iter().map(hex).collect();
             for i in 0..NUM_SERIES {
                 for j in 0..i {
-                    let seen = DEFICIENCIES.iter().map(|m| distance(times(m, colours[i]), times(m, colours[j])));
+                    let seen = DEFICIENCIES
+                        .iter()
+                        .map(|m| distance(times(m, colours[i]), times(m, colours[j])));
                     let nearest = seen.fold(distance(colours[i], colours[j]), f64::min);
-                    assert!(nearest > LEAST, "series {i} and {j} (dark: {is_dark}): {nearest}");
+                    assert!(
+                        nearest > LEAST,
+                        "series {i} and {j} (dark: {is_dark}): {nearest}"
+                    );
                 }
             }
-            let paper = linear(if is_dark { values(Colour::Paper).1 } else { values(Colour::Paper).0 });
+            let paper = linear(if is_dark {
+                values(Colour::Paper).1
+            } else {
+                values(Colour::Paper).0
+            });
             for (i, colour) in colours.iter().enumerate() {
-                assert!(contrast(*colour, paper) >= 3.0, "series {i} (dark: {is_dark})");
+                assert!(
+                    contrast(*colour, paper) >= 3.0,
+                    "series {i} (dark: {is_dark})"
+                );
             }
         }
     }
@@ -180,7 +227,10 @@ mod tests {
     fn text_is_read_on_its_paper() {
         // WCAG 2.2, section 1.4.3: 4.5 to 1.
         let check = |text: Colour, paper: Colour| {
-            for pick in [|v: (&'static str, &'static str)| v.0, |v: (&'static str, &'static str)| v.1] {
+            for pick in [
+                |v: (&'static str, &'static str)| v.0,
+                |v: (&'static str, &'static str)| v.1,
+            ] {
                 let ratio = contrast(linear(pick(values(text))), linear(pick(values(paper))));
                 assert!(ratio >= 4.5, "{text:?} on {paper:?}: {ratio}");
             }
@@ -195,7 +245,16 @@ mod tests {
 
     #[test]
     fn colours_are_variables_in_a_page_and_numbers_in_a_file() {
-        assert_eq!((Ink::Page.of(Colour::Series(9)), Ink::File.of(Colour::Series(9))), ("var(--series-2)".to_owned(), "#bf5300".to_owned()));
-        assert!(variables(true).contains("--paper:#14171a;") && variables(false).contains("--series-8:#685c58;"));
+        assert_eq!(
+            (
+                Ink::Page.of(Colour::Series(9)),
+                Ink::File.of(Colour::Series(9))
+            ),
+            ("var(--series-2)".to_owned(), "#bf5300".to_owned())
+        );
+        assert!(
+            variables(true).contains("--paper:#14171a;")
+                && variables(false).contains("--series-8:#685c58;")
+        );
     }
 }

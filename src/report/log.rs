@@ -144,25 +144,37 @@ impl Log {
         for (i, text) in BufReader::with_capacity(1 << 20, file).lines().enumerate() {
             let text = text.map_err(|e| Error::io(path, "read", &e))?;
             if !text.trim().is_empty() {
-                log.line(&text).map_err(|e| e.at(format!("{}:{}", path.display(), i + 1)))?;
+                log.line(&text)
+                    .map_err(|e| e.at(format!("{}:{}", path.display(), i + 1)))?;
             }
         }
         Ok(log)
     }
 
     fn line(&mut self, text: &str) -> Result<()> {
-        let line: Line = serde_json::from_str(text)
-            .map_err(|e| Error::input(format!("not a line of a log: {e}")).hint("while a run is at work its last line may be half written; try again then"))?;
+        let line: Line = serde_json::from_str(text).map_err(|e| {
+            Error::input(format!("not a line of a log: {e}"))
+                .hint("while a run is at work its last line may be half written; try again then")
+        })?;
         match line.kind.as_str() {
             "train" => self.train(&line),
             "eval" => {
                 let scores = numbers(&line.scores);
-                self.evaluations.push(Logged { at_step: at_step(&line)?, control: line.control, scores });
+                self.evaluations.push(Logged {
+                    at_step: at_step(&line)?,
+                    control: line.control,
+                    scores,
+                });
                 Ok(())
             }
             "probe" => self.probe(&line),
             "stage_end" => {
-                if let Some(stage) = self.stages.iter_mut().rev().find(|stage| stage.name == line.stage) {
+                if let Some(stage) = self
+                    .stages
+                    .iter_mut()
+                    .rev()
+                    .find(|stage| stage.name == line.stage)
+                {
                     stage.end = Some(line.reason);
                 }
                 Ok(())
@@ -172,19 +184,34 @@ impl Log {
     }
 
     fn train(&mut self, line: &Line) -> Result<()> {
-        let step = line.step.ok_or_else(|| Error::input("a line of kind `train` without `step`"))?;
+        let step = line
+            .step
+            .ok_or_else(|| Error::input("a line of kind `train` without `step`"))?;
         if step <= self.steps {
-            return Err(Error::input(format!("step {step} comes after step {}", self.steps)).hint("a log has every step once, in order"));
+            return Err(
+                Error::input(format!("step {step} comes after step {}", self.steps))
+                    .hint("a log has every step once, in order"),
+            );
         }
         self.steps = step;
         self.skipped += line.skipped;
         self.tokens += line.tokens;
         let weight = line.target_tokens.max(1.0);
         self.loss.add(step, line.loss.unwrap_or(f64::NAN), weight);
-        self.grad_norm.add(step, line.grad_norm.unwrap_or(f64::NAN), 1.0);
-        self.learning_rate.add(step, line.learning_rate.unwrap_or(f64::NAN), 1.0);
-        if self.stages.last().is_none_or(|stage| stage.name != line.stage) {
-            self.stages.push(Stage { name: line.stage.clone(), first: step, ..Stage::default() });
+        self.grad_norm
+            .add(step, line.grad_norm.unwrap_or(f64::NAN), 1.0);
+        self.learning_rate
+            .add(step, line.learning_rate.unwrap_or(f64::NAN), 1.0);
+        if self
+            .stages
+            .last()
+            .is_none_or(|stage| stage.name != line.stage)
+        {
+            self.stages.push(Stage {
+                name: line.stage.clone(),
+                first: step,
+                ..Stage::default()
+            });
         }
         for (name, task) in &line.tasks {
             match self.task_loss.get_mut(name) {
@@ -198,7 +225,11 @@ impl Log {
         if let Some(stage) = self.stages.last_mut() {
             stage.last = step;
             for (name, task) in &line.tasks {
-                let seen = Seen { examples: task.examples, seconds: task.seconds, target_tokens: task.target_tokens };
+                let seen = Seen {
+                    examples: task.examples,
+                    seconds: task.seconds,
+                    target_tokens: task.target_tokens,
+                };
                 stage.tasks.entry(name.clone()).or_default().add(&seen);
             }
         }
@@ -208,15 +239,32 @@ impl Log {
     fn probe(&mut self, line: &Line) -> Result<()> {
         let at_step = at_step(line)?;
         for (task, norm) in &line.norms {
-            self.norms.entry(task.clone()).or_default().add(at_step, norm.unwrap_or(f64::NAN), 1.0);
+            self.norms
+                .entry(task.clone())
+                .or_default()
+                .add(at_step, norm.unwrap_or(f64::NAN), 1.0);
         }
         for (pair, cosine) in &line.cosines {
-            let (a, b) = pair.split_once('|').ok_or_else(|| Error::input(format!("`{pair}` in `cosines` names no pair of tasks, such as `asr|emotion`")))?;
+            let (a, b) = pair.split_once('|').ok_or_else(|| {
+                Error::input(format!(
+                    "`{pair}` in `cosines` names no pair of tasks, such as `asr|emotion`"
+                ))
+            })?;
             let pair = (a.to_owned(), b.to_owned());
-            let Some(cosine) = cosine.filter(|cosine| cosine.is_finite()) else { continue };
-            self.cosines.entry(pair.clone()).or_default().add(at_step, cosine, 1.0);
+            let Some(cosine) = cosine.filter(|cosine| cosine.is_finite()) else {
+                continue;
+            };
+            self.cosines
+                .entry(pair.clone())
+                .or_default()
+                .add(at_step, cosine, 1.0);
             // A probe before a stage's first line belongs to the stage that it names.
-            if let Some(stage) = self.stages.iter_mut().rev().find(|stage| line.stage.is_empty() || stage.name == line.stage) {
+            if let Some(stage) = self
+                .stages
+                .iter_mut()
+                .rev()
+                .find(|stage| line.stage.is_empty() || stage.name == line.stage)
+            {
                 let sum = stage.cosines.entry(pair).or_default();
                 *sum = (sum.0 + cosine, sum.1 + 1.0);
             }
@@ -242,12 +290,16 @@ impl Log {
 }
 
 fn at_step(line: &Line) -> Result<u64> {
-    line.at_step.ok_or_else(|| Error::input(format!("a line of kind `{}` without `at_step`", line.kind)))
+    line.at_step
+        .ok_or_else(|| Error::input(format!("a line of kind `{}` without `at_step`", line.kind)))
 }
 
 /// The numbers among the values of an object, in their order.
 pub fn numbers(object: &Map<String, Value>) -> Scores {
-    object.iter().filter_map(|(name, value)| Some((name.clone(), value.as_f64()?))).collect()
+    object
+        .iter()
+        .filter_map(|(name, value)| Some((name.clone(), value.as_f64()?)))
+        .collect()
 }
 
 #[cfg(test)]
@@ -266,18 +318,70 @@ mod tests {
 
     #[test]
     fn shares_stages_and_probes_are_added_up() {
-        let second = TRAIN.replace("\"step\":1", "\"step\":2").replace("listen", "discern");
+        let second = TRAIN
+            .replace("\"step\":1", "\"step\":2")
+            .replace("listen", "discern");
         let probe = r#"{"kind":"probe","at_step":2,"stage":"discern","norms":{"asr":1.5,"emotion":null},"cosines":{"asr|emotion":-0.25}}"#;
         let end = r#"{"kind":"stage_end","at_step":2,"stage":"discern","reason":"no better for 3 evaluations"}"#;
-        let eval = r#"{"kind":"eval","at_step":2,"control":"no-audio","scores":{"a.wer":1.5,"mean":0.0}}"#;
-        let log = read(&[TRAIN, &second, probe, end, eval, r#"{"kind":"weather"}"#, ""].join("\n")).unwrap();
-        assert_eq!((log.steps, log.skipped, log.stages.len(), log.stages[1].first), (2, 2, 2, 2));
-        assert_eq!(log.seen(), Seen { examples: 6.0, seconds: 5.0, target_tokens: 8.0 });
-        assert_eq!(log.tasks()["asr"], Seen { examples: 4.0, seconds: 3.0, target_tokens: 6.0 });
-        assert_eq!(log.stages[1].cosines[&("asr".to_owned(), "emotion".to_owned())], (-0.25, 1.0));
-        assert_eq!((log.norms["asr"].mean(), log.norms["emotion"].mean()), (Some(1.5), None));
-        assert_eq!(log.stages[1].end.as_deref(), Some("no better for 3 evaluations"));
-        assert_eq!((log.evaluations[0].control.as_deref(), log.evaluations[0].scores[0].1), (Some("no-audio"), 1.5));
+        let eval =
+            r#"{"kind":"eval","at_step":2,"control":"no-audio","scores":{"a.wer":1.5,"mean":0.0}}"#;
+        let log = read(
+            &[
+                TRAIN,
+                &second,
+                probe,
+                end,
+                eval,
+                r#"{"kind":"weather"}"#,
+                "",
+            ]
+            .join("\n"),
+        )
+        .unwrap();
+        assert_eq!(
+            (
+                log.steps,
+                log.skipped,
+                log.stages.len(),
+                log.stages[1].first
+            ),
+            (2, 2, 2, 2)
+        );
+        assert_eq!(
+            log.seen(),
+            Seen {
+                examples: 6.0,
+                seconds: 5.0,
+                target_tokens: 8.0
+            }
+        );
+        assert_eq!(
+            log.tasks()["asr"],
+            Seen {
+                examples: 4.0,
+                seconds: 3.0,
+                target_tokens: 6.0
+            }
+        );
+        assert_eq!(
+            log.stages[1].cosines[&("asr".to_owned(), "emotion".to_owned())],
+            (-0.25, 1.0)
+        );
+        assert_eq!(
+            (log.norms["asr"].mean(), log.norms["emotion"].mean()),
+            (Some(1.5), None)
+        );
+        assert_eq!(
+            log.stages[1].end.as_deref(),
+            Some("no better for 3 evaluations")
+        );
+        assert_eq!(
+            (
+                log.evaluations[0].control.as_deref(),
+                log.evaluations[0].scores[0].1
+            ),
+            (Some("no-audio"), 1.5)
+        );
     }
 
     #[test]
@@ -289,13 +393,28 @@ mod tests {
     #[test]
     fn a_broken_line_is_named() {
         for (text, expected) in [
-            (format!("{TRAIN}\n{{\"kind\":\"tr"), "log.jsonl:2: not a line of a log"),
-            (format!("{TRAIN}\n{TRAIN}"), "log.jsonl:2: step 1 comes after step 1"),
-            (r#"{"kind":"eval","scores":{}}"#.to_owned(), "log.jsonl:1: a line of kind `eval` without `at_step`"),
-            (r#"{"kind":"probe","at_step":1,"cosines":{"asr":1}}"#.to_owned(), "names no pair of tasks"),
+            (
+                format!("{TRAIN}\n{{\"kind\":\"tr"),
+                "log.jsonl:2: not a line of a log",
+            ),
+            (
+                format!("{TRAIN}\n{TRAIN}"),
+                "log.jsonl:2: step 1 comes after step 1",
+            ),
+            (
+                r#"{"kind":"eval","scores":{}}"#.to_owned(),
+                "log.jsonl:1: a line of kind `eval` without `at_step`",
+            ),
+            (
+                r#"{"kind":"probe","at_step":1,"cosines":{"asr":1}}"#.to_owned(),
+                "names no pair of tasks",
+            ),
         ] {
             let error = read(&text).unwrap_err();
-            assert!(error.exit_code() == 2 && error.to_string().contains(expected), "{error}");
+            assert!(
+                error.exit_code() == 2 && error.to_string().contains(expected),
+                "{error}"
+            );
         }
     }
 }

@@ -46,17 +46,67 @@ type Known = (&'static str, &'static str, Unit, Family);
 const KNOWN: [Known; 42] = [
     ("loss", "loss", Unit::Plain, Family::Other),
     ("wer", "WER", Unit::Percent, Family::Transcription),
-    ("substitutions", "substitutions", Unit::Percent, Family::Transcription),
-    ("deletions", "deletions", Unit::Percent, Family::Transcription),
-    ("insertions", "insertions", Unit::Percent, Family::Transcription),
-    ("wer_arabic", "WER, Arabic", Unit::Percent, Family::Transcription),
-    ("wer_latin", "WER, Latin", Unit::Percent, Family::Transcription),
-    ("wer_digits", "WER, digits", Unit::Percent, Family::Transcription),
-    ("wer_other", "WER, other scripts", Unit::Percent, Family::Transcription),
+    (
+        "substitutions",
+        "substitutions",
+        Unit::Percent,
+        Family::Transcription,
+    ),
+    (
+        "deletions",
+        "deletions",
+        Unit::Percent,
+        Family::Transcription,
+    ),
+    (
+        "insertions",
+        "insertions",
+        Unit::Percent,
+        Family::Transcription,
+    ),
+    (
+        "wer_arabic",
+        "WER, Arabic",
+        Unit::Percent,
+        Family::Transcription,
+    ),
+    (
+        "wer_latin",
+        "WER, Latin",
+        Unit::Percent,
+        Family::Transcription,
+    ),
+    (
+        "wer_digits",
+        "WER, digits",
+        Unit::Percent,
+        Family::Transcription,
+    ),
+    (
+        "wer_other",
+        "WER, other scripts",
+        Unit::Percent,
+        Family::Transcription,
+    ),
     ("cer", "CER", Unit::Percent, Family::Transcription),
-    ("char_substitutions", "character substitutions", Unit::Percent, Family::Transcription),
-    ("char_deletions", "character deletions", Unit::Percent, Family::Transcription),
-    ("char_insertions", "character insertions", Unit::Percent, Family::Transcription),
+    (
+        "char_substitutions",
+        "character substitutions",
+        Unit::Percent,
+        Family::Transcription,
+    ),
+    (
+        "char_deletions",
+        "character deletions",
+        Unit::Percent,
+        Family::Transcription,
+    ),
+    (
+        "char_insertions",
+        "character insertions",
+        Unit::Percent,
+        Family::Transcription,
+    ),
     ("rouge1", "ROUGE-1", Unit::Percent, Family::Overlap),
     ("rouge2", "ROUGE-2", Unit::Percent, Family::Overlap),
     ("rougeL", "ROUGE-L", Unit::Percent, Family::Overlap),
@@ -64,28 +114,108 @@ const KNOWN: [Known; 42] = [
     ("chrf", "chrF", Unit::Points, Family::Overlap),
     ("chrfpp", "chrF++", Unit::Points, Family::Overlap),
     ("bleu", "BLEU", Unit::Points, Family::Overlap),
-    ("accuracy", "accuracy", Unit::Percent, Family::Classification),
-    ("macro_f1", "macro F1", Unit::Percent, Family::Classification),
-    ("weighted_f1", "weighted F1", Unit::Percent, Family::Classification),
+    (
+        "accuracy",
+        "accuracy",
+        Unit::Percent,
+        Family::Classification,
+    ),
+    (
+        "macro_f1",
+        "macro F1",
+        Unit::Percent,
+        Family::Classification,
+    ),
+    (
+        "weighted_f1",
+        "weighted F1",
+        Unit::Percent,
+        Family::Classification,
+    ),
     ("uar", "UAR", Unit::Percent, Family::Classification),
-    ("likelihood_accuracy", "accuracy by likelihood", Unit::Percent, Family::Other),
-    ("likelihood_macro_f1", "macro F1 by likelihood", Unit::Percent, Family::Other),
-    ("likelihood_weighted_f1", "weighted F1 by likelihood", Unit::Percent, Family::Other),
-    ("likelihood_uar", "UAR by likelihood", Unit::Percent, Family::Other),
+    (
+        "likelihood_accuracy",
+        "accuracy by likelihood",
+        Unit::Percent,
+        Family::Other,
+    ),
+    (
+        "likelihood_macro_f1",
+        "macro F1 by likelihood",
+        Unit::Percent,
+        Family::Other,
+    ),
+    (
+        "likelihood_weighted_f1",
+        "weighted F1 by likelihood",
+        Unit::Percent,
+        Family::Other,
+    ),
+    (
+        "likelihood_uar",
+        "UAR by likelihood",
+        Unit::Percent,
+        Family::Other,
+    ),
     ("mean", "mean", Unit::Percent, Family::Other),
-    ("hit_limit", "hit the limit of tokens", Unit::Percent, Family::Failure),
+    (
+        "hit_limit",
+        "hit the limit of tokens",
+        Unit::Percent,
+        Family::Failure,
+    ),
     ("unparsed", "named no label", Unit::Percent, Family::Failure),
-    ("repetition", "went round in circles", Unit::Percent, Family::Failure),
-    ("seq_rep_4", "repeated 4-grams", Unit::Percent, Family::Failure),
-    ("wrong_script", "letters of another script", Unit::Percent, Family::Failure),
-    ("insertion_share", "words nobody said", Unit::Percent, Family::Failure),
-    ("length_ratio", "words said / words of the reference", Unit::Plain, Family::Failure),
+    (
+        "repetition",
+        "went round in circles",
+        Unit::Percent,
+        Family::Failure,
+    ),
+    (
+        "seq_rep_4",
+        "repeated 4-grams",
+        Unit::Percent,
+        Family::Failure,
+    ),
+    (
+        "wrong_script",
+        "letters of another script",
+        Unit::Percent,
+        Family::Failure,
+    ),
+    (
+        "insertion_share",
+        "words nobody said",
+        Unit::Percent,
+        Family::Failure,
+    ),
+    (
+        "length_ratio",
+        "words said / words of the reference",
+        Unit::Plain,
+        Family::Failure,
+    ),
     ("strict", "strict", Unit::Percent, Family::Other),
     ("loose", "loose", Unit::Percent, Family::Other),
-    ("prompt_strict", "rows, strict", Unit::Percent, Family::Other),
+    (
+        "prompt_strict",
+        "rows, strict",
+        Unit::Percent,
+        Family::Other,
+    ),
     ("prompt_loose", "rows, loose", Unit::Percent, Family::Other),
-    ("instruction_strict", "instructions, strict", Unit::Percent, Family::Other),
-    ("instruction_loose", "instructions, loose", Unit::Percent, Family::Other),
+    (
+        "instruction_strict",
+        "instructions, strict",
+        Unit::Percent,
+        Family::Other,
+    ),
+    (
+        "instruction_loose",
+        "instructions, loose",
+        Unit::Percent,
+        Family::Other,
+    ),
 ];
 
 impl Metric {
@@ -99,8 +229,19 @@ impl Metric {
             Some((set, name)) => (Some(set.to_owned()), name),
             None => (None, stem),
         };
-        let (unit, family) = known(name).map_or((Unit::Plain, Family::Other), |&(_, _, unit, family)| (unit, family));
-        Self { full: full.to_owned(), set, name: name.to_owned(), normaliser, better: better(name), unit, family }
+        let (unit, family) = known(name)
+            .map_or((Unit::Plain, Family::Other), |&(_, _, unit, family)| {
+                (unit, family)
+            });
+        Self {
+            full: full.to_owned(),
+            set,
+            name: name.to_owned(),
+            normaliser,
+            better: better(name),
+            unit,
+            family,
+        }
     }
 
     /// The metric as people write it, with its normaliser: `WER (arabic-leaderboard)`.
@@ -114,8 +255,17 @@ impl Metric {
 
     /// The title with its unit and the way it should move: `WER % ↓`.
     pub fn heading(&self) -> String {
-        let parts = [self.title(), self.unit.sign().to_owned(), self.arrow().to_owned()];
-        parts.iter().filter(|part| !part.is_empty()).map(String::as_str).collect::<Vec<_>>().join(" ")
+        let parts = [
+            self.title(),
+            self.unit.sign().to_owned(),
+            self.arrow().to_owned(),
+        ];
+        parts
+            .iter()
+            .filter(|part| !part.is_empty())
+            .map(String::as_str)
+            .collect::<Vec<_>>()
+            .join(" ")
     }
 
     /// Set and title: `words WER`.
@@ -138,7 +288,10 @@ impl Metric {
     /// An interval without what no such score can be.
     pub fn possible(&self, interval: Interval) -> Interval {
         let (low, high) = range(&self.full);
-        Interval { low: interval.low.clamp(low, high), high: interval.high.clamp(low, high) }
+        Interval {
+            low: interval.low.clamp(low, high),
+            high: interval.high.clamp(low, high),
+        }
     }
 
     /// Whether a change from one score to another is for the better; `None` where it is neither.
@@ -149,8 +302,15 @@ impl Metric {
 
     /// The place in `values` of the best of them; `None` where no value is better than another.
     pub fn best(&self, values: &[Option<f64>]) -> Option<usize> {
-        let known = || values.iter().enumerate().filter_map(|(i, value)| value.filter(|value| value.is_finite()).map(|value| (i, value)));
-        let (best, value) = known().max_by(|a, b| self.better.rank(a.1).total_cmp(&self.better.rank(b.1)))?;
+        let known = || {
+            values.iter().enumerate().filter_map(|(i, value)| {
+                value
+                    .filter(|value| value.is_finite())
+                    .map(|value| (i, value))
+            })
+        };
+        let (best, value) =
+            known().max_by(|a, b| self.better.rank(a.1).total_cmp(&self.better.rank(b.1)))?;
         known().any(|(_, other)| other != value).then_some(best)
     }
 }
@@ -166,30 +326,84 @@ mod tests {
     #[test]
     fn names_are_taken_apart() {
         let metric = Metric::of("dev.words.wer@arabic-leaderboard");
-        assert_eq!((metric.set.as_deref(), metric.name.as_str(), metric.normaliser.as_deref()), (Some("dev.words"), "wer", Some("arabic-leaderboard")));
+        assert_eq!(
+            (
+                metric.set.as_deref(),
+                metric.name.as_str(),
+                metric.normaliser.as_deref()
+            ),
+            (Some("dev.words"), "wer", Some("arabic-leaderboard"))
+        );
         assert_eq!(metric.heading(), "WER (arabic-leaderboard) % ↓");
         let mean = Metric::of("mean");
-        assert_eq!((mean.set.as_deref(), mean.name_in_full().as_str()), (None, "mean"));
+        assert_eq!(
+            (mean.set.as_deref(), mean.name_in_full().as_str()),
+            (None, "mean")
+        );
         let own = Metric::of("gist.my_score");
-        assert_eq!((own.better, own.unit, own.heading().as_str()), (Better::Higher, Unit::Plain, "my_score ↑"));
+        assert_eq!(
+            (own.better, own.unit, own.heading().as_str()),
+            (Better::Higher, Unit::Plain, "my_score ↑")
+        );
     }
 
     #[test]
     fn an_interval_ends_where_scores_do() {
-        let interval = Interval { low: -0.1, high: 1.2 };
-        assert_eq!(Metric::of("a.uar").possible(interval), Interval { low: 0.0, high: 1.0 });
-        assert_eq!(Metric::of("a.wer").possible(interval), Interval { low: 0.0, high: 1.2 });
-        assert_eq!(Metric::of("a.loss").possible(interval), Interval { low: 0.0, high: 1.2 });
+        let interval = Interval {
+            low: -0.1,
+            high: 1.2,
+        };
+        assert_eq!(
+            Metric::of("a.uar").possible(interval),
+            Interval {
+                low: 0.0,
+                high: 1.0
+            }
+        );
+        assert_eq!(
+            Metric::of("a.wer").possible(interval),
+            Interval {
+                low: 0.0,
+                high: 1.2
+            }
+        );
+        assert_eq!(
+            Metric::of("a.loss").possible(interval),
+            Interval {
+                low: 0.0,
+                high: 1.2
+            }
+        );
         assert_eq!(Metric::of("gist.my_score").possible(interval), interval);
     }
 
     #[test]
     fn the_best_is_the_best_in_its_direction() {
-        assert_eq!(Metric::of("a.wer").best(&[Some(0.3), Some(0.1), None, Some(f64::NAN)]), Some(1));
+        assert_eq!(
+            Metric::of("a.wer").best(&[Some(0.3), Some(0.1), None, Some(f64::NAN)]),
+            Some(1)
+        );
         assert_eq!(Metric::of("a.uar").best(&[Some(0.3), Some(0.1)]), Some(0));
-        assert_eq!(Metric::of("a.uar").best(&[Some(0.3), Some(0.3)]), None, "nothing is best among equals");
-        assert_eq!(Metric::of("a.length_ratio").best(&[Some(0.3), Some(1.1), Some(2.0)]), Some(1));
-        assert_eq!((Metric::of("a.wer").improves(0.3, 0.1), Metric::of("a.uar").improves(0.3, 0.1)), (Some(true), Some(false)));
-        assert_eq!(Metric::of("a.length_ratio").improves(0.5, 2.0), None, "as far from 1 on either side");
+        assert_eq!(
+            Metric::of("a.uar").best(&[Some(0.3), Some(0.3)]),
+            None,
+            "nothing is best among equals"
+        );
+        assert_eq!(
+            Metric::of("a.length_ratio").best(&[Some(0.3), Some(1.1), Some(2.0)]),
+            Some(1)
+        );
+        assert_eq!(
+            (
+                Metric::of("a.wer").improves(0.3, 0.1),
+                Metric::of("a.uar").improves(0.3, 0.1)
+            ),
+            (Some(true), Some(false))
+        );
+        assert_eq!(
+            Metric::of("a.length_ratio").improves(0.5, 2.0),
+            None,
+            "as far from 1 on either side"
+        );
     }
 }

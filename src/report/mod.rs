@@ -67,13 +67,21 @@ pub fn page(runs: &[Run], uncertainty: &dyn Uncertainty, audio: &AudioOf) -> Res
     }
     let names = several::names(runs);
     let lines = several::lines(runs);
-    let mut page = Page { kind: "Report".to_owned(), title: several::title(&names), subtitle: format!("{} runs", runs.len()), ..Page::default() };
+    let mut page = Page {
+        kind: "Report".to_owned(),
+        title: several::title(&names),
+        subtitle: format!("{} runs", runs.len()),
+        ..Page::default()
+    };
     page.sections = compare::sections(runs, &names, &lines, None);
     for (run, name) in runs.iter().zip(&names) {
         let of_run = |set: &str, id: &str| audio(run, set, id);
         let id = format!("run-{}", figure::slug(name));
         let sections = sections(run, uncertainty, &of_run, &format!("{id}-"))?;
-        let folded = sections.into_iter().filter(|section| !section.blocks.is_empty()).map(|section| Block::Folded(section.title, section.blocks));
+        let folded = sections
+            .into_iter()
+            .filter(|section| !section.blocks.is_empty())
+            .map(|section| Block::Folded(section.title, section.blocks));
         page.sections.push(Section::new(id, name, folded.collect()));
     }
     Ok(page)
@@ -90,7 +98,12 @@ fn page_of_one(run: &Run, uncertainty: &dyn Uncertainty, audio: &Audio) -> Resul
 }
 
 /// Everything that is said about one run.
-fn sections(run: &Run, uncertainty: &dyn Uncertainty, audio: &Audio, prefix: &str) -> Result<Vec<Section>> {
+fn sections(
+    run: &Run,
+    uncertainty: &dyn Uncertainty,
+    audio: &Audio,
+    prefix: &str,
+) -> Result<Vec<Section>> {
     let chapter = Chapter::open(run, uncertainty, audio, prefix)?;
     Ok(vec![
         scores::section(&chapter)?,

@@ -35,7 +35,11 @@ impl Unit {
     pub fn format_signed(self, value: f64) -> String {
         let text = self.format(value);
         let is_zero = !text.contains(|c: char| c.is_ascii_digit() && c != '0');
-        if value > 0.0 && !is_zero { format!("+{text}") } else { text }
+        if value > 0.0 && !is_zero {
+            format!("+{text}")
+        } else {
+            text
+        }
     }
 
     /// The unit's sign, empty for plain numbers.
@@ -80,11 +84,17 @@ fn fixed(value: f64, decimals: usize) -> String {
 /// `1.2×10⁻⁵`.
 pub fn scientific(value: f64) -> String {
     let text = format!("{value:.1e}");
-    let Some((digits, exponent)) = text.split_once('e') else { return text };
+    let Some((digits, exponent)) = text.split_once('e') else {
+        return text;
+    };
     let digits = digits.strip_suffix(".0").unwrap_or(digits);
     let raised: String = exponent.chars().map(superscript).collect();
     let sign = |digits: &str| digits.replace('-', "−");
-    if digits == "1" { format!("10{raised}") } else { format!("{}×10{raised}", sign(digits)) }
+    if digits == "1" {
+        format!("10{raised}")
+    } else {
+        format!("{}×10{raised}", sign(digits))
+    }
 }
 
 fn superscript(c: char) -> char {
@@ -93,7 +103,10 @@ fn superscript(c: char) -> char {
         '1' => '¹',
         '2' => '²',
         '3' => '³',
-        _ => c.to_digit(10).and_then(|digit| char::from_u32(0x2070 + digit)).unwrap_or(c),
+        _ => c
+            .to_digit(10)
+            .and_then(|digit| char::from_u32(0x2070 + digit))
+            .unwrap_or(c),
     }
 }
 
@@ -107,7 +120,11 @@ pub fn count(value: f64) -> String {
         return scientific(rounded);
     }
     let digits = format!("{:.0}", rounded.abs());
-    let mut text = if rounded < 0.0 { "−".to_owned() } else { String::new() };
+    let mut text = if rounded < 0.0 {
+        "−".to_owned()
+    } else {
+        String::new()
+    };
     for (i, digit) in digits.chars().enumerate() {
         // Four digits are read at a glance and stay together.
         if i > 0 && digits.len() > 4 && (digits.len() - i).is_multiple_of(3) {
@@ -140,7 +157,10 @@ pub fn short(value: f64) -> String {
         _ => (value, ""),
     };
     let text = format!("{scaled:.2}").replace('-', "−");
-    format!("{}{suffix}", text.trim_end_matches('0').trim_end_matches('.'))
+    format!(
+        "{}{suffix}",
+        text.trim_end_matches('0').trim_end_matches('.')
+    )
 }
 
 #[cfg(test)]
@@ -174,7 +194,13 @@ mod tests {
 
     #[test]
     fn time_and_ticks_take_the_unit_that_suits() {
-        assert_eq!([0.85, 12.34, 270.0, 4500.0, 3.6e6].map(duration), ["850 ms", "12.3 s", "4.5 min", "1.25 h", "1000 h"]);
-        assert_eq!([0.0, 950.0, 2500.0, 12_000.0, 3_400_000.0, -20_000.0].map(short), ["0", "950", "2500", "12k", "3.4M", "−20k"]);
+        assert_eq!(
+            [0.85, 12.34, 270.0, 4500.0, 3.6e6].map(duration),
+            ["850 ms", "12.3 s", "4.5 min", "1.25 h", "1000 h"]
+        );
+        assert_eq!(
+            [0.0, 950.0, 2500.0, 12_000.0, 3_400_000.0, -20_000.0].map(short),
+            ["0", "950", "2500", "12k", "3.4M", "−20k"]
+        );
     }
 }

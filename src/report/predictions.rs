@@ -52,7 +52,10 @@ pub const SECONDS: &str = "seconds";
 impl Prediction {
     /// The label the answer should have been.
     pub fn label(&self) -> &str {
-        self.meta.get("label").and_then(Value::as_str).unwrap_or(&self.reference)
+        self.meta
+            .get("label")
+            .and_then(Value::as_str)
+            .unwrap_or(&self.reference)
     }
 
     /// What is known of the row under a name, as text.
@@ -66,13 +69,19 @@ impl Prediction {
 
     /// Length of the audio, in seconds.
     pub fn seconds(&self) -> Option<f64> {
-        self.meta.get(SECONDS)?.as_f64().filter(|seconds| seconds.is_finite())
+        self.meta
+            .get(SECONDS)?
+            .as_f64()
+            .filter(|seconds| seconds.is_finite())
     }
 
     /// The row as metrics take it.
     pub fn pair(&self) -> Pair<'_> {
         let mut references = self.references.iter().map(String::as_str);
-        let first = Pair::new(references.next().unwrap_or(&self.reference), &self.prediction);
+        let first = Pair::new(
+            references.next().unwrap_or(&self.reference),
+            &self.prediction,
+        );
         references.fold(first, Pair::or)
     }
 }
@@ -88,8 +97,10 @@ pub fn each(path: &Path, mut visit: impl FnMut(usize, Prediction) -> Result<()>)
         if text.trim().is_empty() {
             continue;
         }
-        let row = serde_json::from_str(&text).map_err(|e| Error::input(format!("not a prediction: {e}")));
-        row.and_then(|row| visit(i + 1, row)).map_err(|e| e.at(format!("{}:{}", path.display(), i + 1)))?;
+        let row =
+            serde_json::from_str(&text).map_err(|e| Error::input(format!("not a prediction: {e}")));
+        row.and_then(|row| visit(i + 1, row))
+            .map_err(|e| e.at(format!("{}:{}", path.display(), i + 1)))?;
     }
     Ok(())
 }
@@ -103,7 +114,10 @@ pub fn read(path: &Path) -> Result<Vec<Prediction>> {
     let mut lines: HashMap<String, usize> = HashMap::new();
     each(path, |line, row| {
         if let Some(first) = lines.insert(row.id.clone(), line) {
-            return Err(Error::input(format!("the id `{}` is that of line {first}", row.id)).hint("a set has every row once"));
+            return Err(
+                Error::input(format!("the id `{}` is that of line {first}", row.id))
+                    .hint("a set has every row once"),
+            );
         }
         rows.push(row);
         Ok(())
@@ -128,16 +142,39 @@ mod tests {
         let plain = r#"{"id":"a","task":"asr","prediction":"x","reference":"y","answer":null,"tokens":[1,2]}"#;
         let full = r#"{"id":"b","task":"emotion","prediction":"sad","reference":"sad","answer":"sad","tokens":[],"meta":{"speaker":"s","seconds":1.5,"label":"sad","age":40,"x":null},"hit_limit":true,"target_tokens":3,"loss":0.5}"#;
         let rows = read_text(&format!("{plain}\n\n{full}\n")).unwrap();
-        assert_eq!((rows[0].hit_limit, rows[1].hit_limit, rows[1].seconds(), rows[1].label()), (false, true, Some(1.5), "sad"));
-        assert_eq!((rows[1].known("age").as_deref(), rows[1].known("x"), rows[0].known("age")), (Some("40"), None, None));
+        assert_eq!(
+            (
+                rows[0].hit_limit,
+                rows[1].hit_limit,
+                rows[1].seconds(),
+                rows[1].label()
+            ),
+            (false, true, Some(1.5), "sad")
+        );
+        assert_eq!(
+            (
+                rows[1].known("age").as_deref(),
+                rows[1].known("x"),
+                rows[0].known("age")
+            ),
+            (Some("40"), None, None)
+        );
     }
 
     #[test]
     fn a_broken_row_and_a_second_one_are_named() {
         let row = r#"{"id":"a","prediction":"x","reference":"y"}"#;
-        let error = read_text(&format!("{row}\n{row}\n")).unwrap_err().to_string();
-        assert!(error.contains("words.jsonl:2: the id `a` is that of line 1"), "{error}");
+        let error = read_text(&format!("{row}\n{row}\n"))
+            .unwrap_err()
+            .to_string();
+        assert!(
+            error.contains("words.jsonl:2: the id `a` is that of line 1"),
+            "{error}"
+        );
         let error = read_text("{\"id\":\"a\"}\n").unwrap_err().to_string();
-        assert!(error.contains("words.jsonl:1: not a prediction") && error.contains("prediction"), "{error}");
+        assert!(
+            error.contains("words.jsonl:1: not a prediction") && error.contains("prediction"),
+            "{error}"
+        );
     }
 }

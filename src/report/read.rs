@@ -86,14 +86,24 @@ pub struct Rates {
 impl Followed {
     /// The rates of one kind.
     pub fn kind(&self, name: &str) -> Option<&Rates> {
-        self.kinds.iter().find(|(known, _)| known == name).map(|(_, rates)| rates)
+        self.kinds
+            .iter()
+            .find(|(known, _)| known == name)
+            .map(|(_, rates)| rates)
     }
 }
 
 /// An object's entries in their order.
-fn in_order<'de, D: serde::Deserializer<'de>>(deserializer: D) -> std::result::Result<Vec<(String, Rates)>, D::Error> {
+fn in_order<'de, D: serde::Deserializer<'de>>(
+    deserializer: D,
+) -> std::result::Result<Vec<(String, Rates)>, D::Error> {
     let object = Map::<String, Value>::deserialize(deserializer)?;
-    let entry = |(name, value): (String, Value)| Ok((name, Rates::deserialize(value).map_err(serde::de::Error::custom)?));
+    let entry = |(name, value): (String, Value)| {
+        Ok((
+            name,
+            Rates::deserialize(value).map_err(serde::de::Error::custom)?,
+        ))
+    };
     object.into_iter().map(entry).collect()
 }
 
@@ -104,43 +114,74 @@ impl Run {
     /// A folder with neither a log nor scores; broken files, with file and line.
     pub fn read(folder: &Path) -> Result<Self> {
         if !folder.is_dir() {
-            return Err(Error::input("no such folder").at_path(folder).hint("name the folder of a run, such as runs/NAME"));
+            return Err(Error::input("no such folder")
+                .at_path(folder)
+                .hint("name the folder of a run, such as runs/NAME"));
         }
         let (recipe, log) = (folder.join("recipe.yaml"), folder.join("log.jsonl"));
-        let settings = recipe.is_file().then(|| Settings::read(&recipe)).transpose()?;
+        let settings = recipe
+            .is_file()
+            .then(|| Settings::read(&recipe))
+            .transpose()?;
         let log = log.is_file().then(|| Log::read(&log)).transpose()?;
         let evaluations = evaluations(folder, log.as_ref())?;
         if log.is_none() && evaluations.is_empty() {
-            let found = Error::input("neither `log.jsonl` nor scores of an evaluation are here").at_path(folder);
+            let found = Error::input("neither `log.jsonl` nor scores of an evaluation are here")
+                .at_path(folder);
             return Err(found.hint("name the folder of a run, such as runs/NAME"));
         }
         // `.` has a name only once it is resolved.
         let resolved = folder.canonicalize().unwrap_or_else(|_| folder.to_owned());
-        let name = resolved.file_name().map_or_else(|| folder.display().to_string(), |name| name.to_string_lossy().into_owned());
-        Ok(Self { folder: folder.to_owned(), name, settings, log, evaluations })
+        let name = resolved.file_name().map_or_else(
+            || folder.display().to_string(),
+            |name| name.to_string_lossy().into_owned(),
+        );
+        Ok(Self {
+            folder: folder.to_owned(),
+            name,
+            settings,
+            log,
+            evaluations,
+        })
     }
 
     /// The last evaluation with scores.
     pub fn last(&self) -> Option<&Evaluation> {
-        self.evaluations.iter().rev().find(|evaluation| !evaluation.scores.is_empty())
+        self.evaluations
+            .iter()
+            .rev()
+            .find(|evaluation| !evaluation.scores.is_empty())
     }
 
     /// The evaluation before the first step.
     pub fn before(&self) -> Option<&Evaluation> {
-        self.evaluations.first().filter(|evaluation| evaluation.step == 0 && self.last().is_some_and(|last| last.step > 0))
+        self.evaluations.first().filter(|evaluation| {
+            evaluation.step == 0 && self.last().is_some_and(|last| last.step > 0)
+        })
     }
 
     /// The evaluation that is best by the score that the recipe keeps by, `mean` where it does not say.
     pub fn best(&self) -> Option<&Evaluation> {
-        let keep = self.settings.as_ref().and_then(|settings| settings.get("evaluate.keep_best")).unwrap_or("mean");
+        let keep = self
+            .settings
+            .as_ref()
+            .and_then(|settings| settings.get("evaluate.keep_best"))
+            .unwrap_or("mean");
         let metric = crate::report::metric::Metric::of(keep);
-        let values: Vec<Option<f64>> = self.evaluations.iter().map(|evaluation| evaluation.score(keep)).collect();
+        let values: Vec<Option<f64>> = self
+            .evaluations
+            .iter()
+            .map(|evaluation| evaluation.score(keep))
+            .collect();
         metric.best(&values).map(|place| &self.evaluations[place])
     }
 
     /// A score by step.
     pub fn course(&self, name: &str) -> Vec<(f64, f64)> {
-        self.evaluations.iter().filter_map(|evaluation| Some((evaluation.step as f64, evaluation.score(name)?))).collect()
+        self.evaluations
+            .iter()
+            .filter_map(|evaluation| Some((evaluation.step as f64, evaluation.score(name)?)))
+            .collect()
     }
 }
 
@@ -152,7 +193,10 @@ impl Evaluation {
 
     /// The interval of a score, where the evaluation itself gave one.
     pub fn interval(&self, name: &str) -> Option<Interval> {
-        self.intervals.iter().find(|(known, _)| known == name).map(|(_, interval)| *interval)
+        self.intervals
+            .iter()
+            .find(|(known, _)| known == name)
+            .map(|(_, interval)| *interval)
     }
 
     /// Names and files of the sets whose predictions are there, by name.
@@ -160,10 +204,14 @@ impl Evaluation {
     /// # Errors
     /// A folder that cannot be read.
     pub fn sets(&self) -> Result<Vec<(String, PathBuf)>> {
-        let Some(folder) = &self.folder else { return Ok(Vec::new()) };
+        let Some(folder) = &self.folder else {
+            return Ok(Vec::new());
+        };
         let mut found = Vec::new();
         for path in entries(folder)? {
-            if path.extension().is_some_and(|extension| extension == "jsonl")
+            if path
+                .extension()
+                .is_some_and(|extension| extension == "jsonl")
                 && let Some(stem) = path.file_stem()
             {
                 found.push((stem.to_string_lossy().into_owned(), path));
@@ -178,9 +226,16 @@ impl Evaluation {
     /// Broken files, with file and line.
     pub fn predictions(&self) -> Result<Vec<(String, Vec<Prediction>)>> {
         let mut sets = self.sets()?;
-        let place = |set: &str| self.scores.iter().position(|(name, _)| name.starts_with(&format!("{set}."))).unwrap_or(usize::MAX);
+        let place = |set: &str| {
+            self.scores
+                .iter()
+                .position(|(name, _)| name.starts_with(&format!("{set}.")))
+                .unwrap_or(usize::MAX)
+        };
         sets.sort_by_key(|(name, _)| (place(name), name.clone()));
-        sets.into_iter().map(|(name, path)| Ok((name, predictions::read(&path)?))).collect()
+        sets.into_iter()
+            .map(|(name, path)| Ok((name, predictions::read(&path)?)))
+            .collect()
     }
 
     /// The table of instructions, where there is one.
@@ -188,30 +243,49 @@ impl Evaluation {
     /// # Errors
     /// A file of another form.
     pub fn instructions(&self) -> Result<Option<Instructions>> {
-        let Some(path) = self.folder.as_ref().map(|folder| folder.join("instructions.json")).filter(|path| path.is_file()) else {
+        let Some(path) = self
+            .folder
+            .as_ref()
+            .map(|folder| folder.join("instructions.json"))
+            .filter(|path| path.is_file())
+        else {
             return Ok(None);
         };
         let read = serde_json::from_str(&files::read_text(&path)?);
-        read.map(Some)
-            .map_err(|e| Error::input(format!("not the scores of instructions: {e}")).at_path(&path).hint("`maqam instructions score --json` writes them"))
+        read.map(Some).map_err(|e| {
+            Error::input(format!("not the scores of instructions: {e}"))
+                .at_path(&path)
+                .hint("`maqam instructions score --json` writes them")
+        })
     }
 }
 
 /// The score of that name.
 pub fn score(scores: &Scores, name: &str) -> Option<f64> {
-    scores.iter().find(|(known, _)| known == name).map(|(_, value)| *value)
+    scores
+        .iter()
+        .find(|(known, _)| known == name)
+        .map(|(_, value)| *value)
 }
 
 /// The evaluations of the folder and of the log, by step; the folder's scores count where both have some.
 fn evaluations(run: &Path, log: Option<&Log>) -> Result<Vec<Evaluation>> {
     let mut found: Vec<Evaluation> = Vec::new();
     for logged in log.iter().flat_map(|log| &log.evaluations) {
-        let place = found.iter().position(|evaluation| evaluation.step == logged.at_step).unwrap_or_else(|| {
-            found.push(Evaluation { step: logged.at_step, ..Evaluation::default() });
-            found.len() - 1
-        });
+        let place = found
+            .iter()
+            .position(|evaluation| evaluation.step == logged.at_step)
+            .unwrap_or_else(|| {
+                found.push(Evaluation {
+                    step: logged.at_step,
+                    ..Evaluation::default()
+                });
+                found.len() - 1
+            });
         match &logged.control {
-            Some(control) => found[place].controls.push((control.clone(), logged.scores.clone())),
+            Some(control) => found[place]
+                .controls
+                .push((control.clone(), logged.scores.clone())),
             None => found[place].scores.clone_from(&logged.scores),
         }
     }
@@ -243,18 +317,39 @@ impl Evaluation {
 fn steps(run: &Path) -> Result<Vec<(u64, PathBuf)>> {
     let eval = run.join("eval");
     if !eval.is_dir() {
-        return Ok(if run.join(SCORES_FILE).is_file() { vec![(0, run.to_owned())] } else { Vec::new() });
+        return Ok(if run.join(SCORES_FILE).is_file() {
+            vec![(0, run.to_owned())]
+        } else {
+            Vec::new()
+        });
     }
-    let step = |path: &PathBuf| path.file_name()?.to_str()?.strip_prefix("step-")?.parse().ok();
-    Ok(entries(&eval)?.into_iter().filter_map(|path| Some((step(&path)?, path))).collect())
+    let step = |path: &PathBuf| {
+        path.file_name()?
+            .to_str()?
+            .strip_prefix("step-")?
+            .parse()
+            .ok()
+    };
+    Ok(entries(&eval)?
+        .into_iter()
+        .filter_map(|path| Some((step(&path)?, path)))
+        .collect())
 }
 
 fn read_evaluation(step: u64, folder: &Path) -> Result<Evaluation> {
     let written = object(&folder.join(SCORES_FILE))?.unwrap_or_default();
     let controls = object(&folder.join(CONTROLS_FILE))?.unwrap_or_default();
-    let controls = controls.iter().filter_map(|(name, value)| Some((name.clone(), numbers(value.as_object()?))));
+    let controls = controls
+        .iter()
+        .filter_map(|(name, value)| Some((name.clone(), numbers(value.as_object()?))));
     let (scores, intervals) = (numbers(&written), intervals(&written));
-    Ok(Evaluation { step, folder: Some(folder.to_owned()), scores, controls: controls.collect(), intervals })
+    Ok(Evaluation {
+        step,
+        folder: Some(folder.to_owned()),
+        scores,
+        controls: controls.collect(),
+        intervals,
+    })
 }
 
 /// The intervals among the details of `scores.json`.
@@ -263,7 +358,9 @@ fn intervals(written: &Map<String, Value>) -> Vec<(String, Interval)> {
         let end = |which: &str| score.get("interval")?.get(which)?.as_f64();
         Some((name.clone(), Interval::new(end("low")?, end("high")?)?))
     };
-    let scores = written.get(DETAILS).and_then(|details| details.get("scores")?.as_object());
+    let scores = written
+        .get(DETAILS)
+        .and_then(|details| details.get("scores")?.as_object());
     scores.into_iter().flatten().filter_map(of_score).collect()
 }
 
@@ -273,12 +370,18 @@ fn object(path: &Path) -> Result<Option<Map<String, Value>>> {
         return Ok(None);
     }
     let text = files::read_text(path)?;
-    serde_json::from_str(&text).map(Some).map_err(|e| Error::input(format!("not a JSON object: {e}")).at_path(path))
+    serde_json::from_str(&text)
+        .map(Some)
+        .map_err(|e| Error::input(format!("not a JSON object: {e}")).at_path(path))
 }
 
 /// What a folder holds, by name.
 fn entries(folder: &Path) -> Result<Vec<PathBuf>> {
-    let read = || std::fs::read_dir(folder)?.map(|entry| entry.map(|entry| entry.path())).collect::<std::io::Result<Vec<_>>>();
+    let read = || {
+        std::fs::read_dir(folder)?
+            .map(|entry| entry.map(|entry| entry.path()))
+            .collect::<std::io::Result<Vec<_>>>()
+    };
     let mut found = read().map_err(|e| Error::io(folder, "list", &e))?;
     found.sort();
     Ok(found)

@@ -37,10 +37,18 @@ pub fn tally_of(metric: &Metric, value: f64, rows: &[Prediction]) -> Option<Tall
 }
 
 /// The tally of two systems' rows, the first's before the second's, where it gives both scores again: so both count the same labels.
-pub fn tally_of_both(metric: &Metric, values: [f64; 2], first: &[Prediction], second: &[Prediction]) -> Option<Tally> {
+pub fn tally_of_both(
+    metric: &Metric,
+    values: [f64; 2],
+    first: &[Prediction],
+    second: &[Prediction],
+) -> Option<Tally> {
     let both = tally(metric, &[first, second].concat())?;
-    let (of_first, of_second): (Vec<usize>, Vec<usize>) = (0..both.units.len()).partition(|place| *place < first.len());
-    (is_same(score_of(&both, &of_first), values[0]) && is_same(score_of(&both, &of_second), values[1])).then_some(both)
+    let (of_first, of_second): (Vec<usize>, Vec<usize>) =
+        (0..both.units.len()).partition(|place| *place < first.len());
+    (is_same(score_of(&both, &of_first), values[0])
+        && is_same(score_of(&both, &of_second), values[1]))
+    .then_some(both)
 }
 
 fn is_same(score: f64, value: f64) -> bool {
@@ -51,19 +59,29 @@ fn is_same(score: f64, value: f64) -> bool {
 pub fn score_of(tally: &Tally, places: &[usize]) -> f64 {
     let mut sum = vec![0.0; tally.units.first().map_or(0, Vec::len)];
     for unit in places.iter().filter_map(|&place| tally.units.get(place)) {
-        sum.iter_mut().zip(unit).for_each(|(sum, value)| *sum += value);
+        sum.iter_mut()
+            .zip(unit)
+            .for_each(|(sum, value)| *sum += value);
     }
     tally.score(&sum)
 }
 
 /// The metric's normaliser; `None` for one that this version does not know.
 pub fn normaliser(metric: &Metric) -> Option<Normaliser> {
-    metric.normaliser.as_deref().map_or(Some(Normaliser::None), |name| name.parse().ok())
+    metric
+        .normaliser
+        .as_deref()
+        .map_or(Some(Normaliser::None), |name| name.parse().ok())
 }
 
 fn texts(metric: &Metric, rows: &[Prediction]) -> Option<Tally> {
-    let texts = Texts::new(rows.iter().map(Prediction::pair).collect(), normaliser(metric)?);
-    of_texts(&texts, Settings::default(), |name| name == metric.name).into_iter().next()
+    let texts = Texts::new(
+        rows.iter().map(Prediction::pair).collect(),
+        normaliser(metric)?,
+    );
+    of_texts(&texts, Settings::default(), |name| name == metric.name)
+        .into_iter()
+        .next()
 }
 
 /// The labels seen are the inventory: a label in no reference changes no average, and an answer that names it is a miss either way.
@@ -71,8 +89,14 @@ fn labels(metric: &Metric, rows: &[Prediction]) -> Option<Tally> {
     if metric.normaliser.is_some() {
         return None;
     }
-    let pairs: Vec<(&str, Option<&str>)> = rows.iter().map(|row| (row.label(), row.answer.as_deref())).collect();
-    let mut inventory: Vec<&str> = pairs.iter().flat_map(|(label, answer)| std::iter::once(*label).chain(*answer)).collect();
+    let pairs: Vec<(&str, Option<&str>)> = rows
+        .iter()
+        .map(|row| (row.label(), row.answer.as_deref()))
+        .collect();
+    let mut inventory: Vec<&str> = pairs
+        .iter()
+        .flat_map(|(label, answer)| std::iter::once(*label).chain(*answer))
+        .collect();
     inventory.sort_unstable();
     inventory.dedup();
     let tallies = classify::tallies(&pairs, Some(&inventory), "as-written").ok()?;
@@ -81,9 +105,13 @@ fn labels(metric: &Metric, rows: &[Prediction]) -> Option<Tally> {
 
 fn failure(metric: &Metric, rows: &[Prediction]) -> Option<Tally> {
     match metric.name.as_str() {
-        "hit_limit" => Some(failures::hit_limit(&rows.iter().map(|row| row.hit_limit).collect::<Vec<_>>())),
+        "hit_limit" => Some(failures::hit_limit(
+            &rows.iter().map(|row| row.hit_limit).collect::<Vec<_>>(),
+        )),
         "unparsed" if metric.normaliser.is_none() => {
-            let units = rows.iter().map(|row| [f64::from(u8::from(row.answer.is_none())), 1.0]);
+            let units = rows
+                .iter()
+                .map(|row| [f64::from(u8::from(row.answer.is_none())), 1.0]);
             Some(share("unparsed", &[], Better::Lower, units))
         }
         _ => texts(metric, rows),
@@ -101,7 +129,12 @@ mod tests {
     use super::*;
 
     fn row(reference: &str, prediction: &str, answer: Option<&str>) -> Prediction {
-        Prediction { reference: reference.to_owned(), prediction: prediction.to_owned(), answer: answer.map(str::to_owned), ..Prediction::default() }
+        Prediction {
+            reference: reference.to_owned(),
+            prediction: prediction.to_owned(),
+            answer: answer.map(str::to_owned),
+            ..Prediction::default()
+        }
     }
 
     fn score(metric: &str, rows: &[Prediction]) -> Option<f64> {
@@ -110,29 +143,68 @@ mod tests {
 
     #[test]
     fn scores_and_parts_of_them_come_again() {
-        let rows = [row("a b c d", "a x c", None), row("أحمد، نعم", "احمد نعم", None)];
+        let rows = [
+            row("a b c d", "a x c", None),
+            row("أحمد، نعم", "احمد نعم", None),
+        ];
         // By hand: one substitution and one deletion of four words, then one substitution of two.
         assert_eq!(score("s.wer", &rows), Some(3.0 / 6.0));
         let tally = tally(&Metric::of("s.wer"), &rows).unwrap();
-        assert_eq!([score_of(&tally, &[0]), score_of(&tally, &[1]), score_of(&tally, &[0, 1])], [0.5, 0.5, 0.5]);
+        assert_eq!(
+            [
+                score_of(&tally, &[0]),
+                score_of(&tally, &[1]),
+                score_of(&tally, &[0, 1])
+            ],
+            [0.5, 0.5, 0.5]
+        );
         assert_eq!(score("s.wer@arabic-leaderboard", &rows), Some(2.0 / 6.0));
         assert_eq!(score("s.wer@of-tomorrow", &rows), None);
-        let labels = [row("sad", "sad", Some("sad")), row("sad", "?", None), row("angry", "sad", Some("sad")), row("angry", "angry", Some("angry"))];
-        assert_eq!((score("s.accuracy", &labels), score("s.uar", &labels), score("s.unparsed", &labels)), (Some(0.5), Some(0.5), Some(0.25)));
-        assert_eq!((score("s.uar", &[]), score("s.uar@strict", &labels), score("s.loss", &labels)), (None, None, None));
+        let labels = [
+            row("sad", "sad", Some("sad")),
+            row("sad", "?", None),
+            row("angry", "sad", Some("sad")),
+            row("angry", "angry", Some("angry")),
+        ];
+        assert_eq!(
+            (
+                score("s.accuracy", &labels),
+                score("s.uar", &labels),
+                score("s.unparsed", &labels)
+            ),
+            (Some(0.5), Some(0.5), Some(0.25))
+        );
+        assert_eq!(
+            (
+                score("s.uar", &[]),
+                score("s.uar@strict", &labels),
+                score("s.loss", &labels)
+            ),
+            (None, None, None)
+        );
     }
 
     #[test]
     fn a_loss_is_a_mean_over_tokens() {
-        let row = |loss, tokens| Prediction { loss: Some(loss), target_tokens: Some(tokens), ..Prediction::default() };
-        assert_eq!(score("s.loss", &[row(1.0, 3.0), row(2.0, 1.0)]), Some(5.0 / 4.0));
+        let row = |loss, tokens| Prediction {
+            loss: Some(loss),
+            target_tokens: Some(tokens),
+            ..Prediction::default()
+        };
+        assert_eq!(
+            score("s.loss", &[row(1.0, 3.0), row(2.0, 1.0)]),
+            Some(5.0 / 4.0)
+        );
     }
 
     #[test]
     fn what_was_scored_otherwise_is_left_alone() {
         let rows = [row("a b", "a", None)];
         let metric = Metric::of("s.wer");
-        assert!(tally_of(&metric, 0.5, &rows).is_some() && tally_of(&metric, 0.5 + 1e-12, &rows).is_some());
+        assert!(
+            tally_of(&metric, 0.5, &rows).is_some()
+                && tally_of(&metric, 0.5 + 1e-12, &rows).is_some()
+        );
         assert!(tally_of(&metric, 0.6, &rows).is_none());
     }
 }

@@ -19,7 +19,10 @@ pub struct Axis {
 impl Axis {
     /// A linear axis of plain numbers.
     pub fn new(label: impl Into<String>) -> Self {
-        Self { label: label.into(), ..Self::default() }
+        Self {
+            label: label.into(),
+            ..Self::default()
+        }
     }
 
     /// The same axis with another unit.
@@ -65,7 +68,12 @@ pub struct Scale {
 
 impl Scale {
     /// The scale of an axis over `values`; those that are not finite do not count. With `is_wide` its ends are round numbers.
-    pub fn new(axis: &Axis, values: impl IntoIterator<Item = f64>, ends: (f64, f64), is_wide: bool) -> Self {
+    pub fn new(
+        axis: &Axis,
+        values: impl IntoIterator<Item = f64>,
+        ends: (f64, f64),
+        is_wide: bool,
+    ) -> Self {
         let (mut low, mut high) = (f64::INFINITY, f64::NEG_INFINITY);
         for value in values.into_iter().filter(|value| value.is_finite()) {
             (low, high) = (low.min(value), high.max(value));
@@ -83,14 +91,29 @@ impl Scale {
         if is_wide && !is_log {
             (low, high) = round_ends(low, high);
         }
-        Self { low, high, from: ends.0, to: ends.1, is_log }
+        Self {
+            low,
+            high,
+            from: ends.0,
+            to: ends.1,
+            is_log,
+        }
     }
 
     /// Where a number lies. Numbers outside go to the nearer end, so nothing is ever drawn outside a picture.
     pub fn at(&self, value: f64) -> f64 {
         // Halves keep the difference of two huge numbers finite.
-        let part = |value: f64, low: f64, high: f64| (value / 2.0 - low / 2.0) / (high / 2.0 - low / 2.0);
-        let share = if self.is_log { part(value.max(f64::MIN_POSITIVE).ln(), self.low.ln(), self.high.ln()) } else { part(value, self.low, self.high) };
+        let part =
+            |value: f64, low: f64, high: f64| (value / 2.0 - low / 2.0) / (high / 2.0 - low / 2.0);
+        let share = if self.is_log {
+            part(
+                value.max(f64::MIN_POSITIVE).ln(),
+                self.low.ln(),
+                self.high.ln(),
+            )
+        } else {
+            part(value, self.low, self.high)
+        };
         self.from + (self.to - self.from) * share.clamp(0.0, 1.0)
     }
 
@@ -106,7 +129,11 @@ impl Scale {
 
     /// Round numbers on the scale, about `wanted` of them.
     pub fn ticks(&self, wanted: usize, unit: Unit) -> Vec<Tick> {
-        if self.is_log { self.log_ticks(wanted, unit) } else { self.linear_ticks(wanted, unit) }
+        if self.is_log {
+            self.log_ticks(wanted, unit)
+        } else {
+            self.linear_ticks(wanted, unit)
+        }
     }
 
     fn linear_ticks(&self, wanted: usize, unit: Unit) -> Vec<Tick> {
@@ -114,13 +141,24 @@ impl Scale {
         if unit == Unit::Count {
             step = step.max(1.0);
         }
-        let (first, last) = ((self.low / step - 1e-9).ceil(), (self.high / step + 1e-9).floor());
-        let decimals = (-(step * if unit == Unit::Percent { 100.0 } else { 1.0 }).log10() - 1e-9).ceil().clamp(0.0, 9.0) as usize;
+        let (first, last) = (
+            (self.low / step - 1e-9).ceil(),
+            (self.high / step + 1e-9).floor(),
+        );
+        let decimals = (-(step * if unit == Unit::Percent { 100.0 } else { 1.0 }).log10() - 1e-9)
+            .ceil()
+            .clamp(0.0, 9.0) as usize;
         // Where a step is 2.5 the half needs a digit more.
         let decimals = decimals + usize::from(is_quarter(step) && decimals > 0);
         let steps = (last - first).clamp(0.0, MOST_TICKS) as usize;
         let value = |i: usize| (first + i as f64) * step;
-        (0..=steps).map(value).map(|value| Tick { value, label: tick_label(value, unit, decimals, self.low.abs().max(self.high.abs())) }).collect()
+        (0..=steps)
+            .map(value)
+            .map(|value| Tick {
+                value,
+                label: tick_label(value, unit, decimals, self.low.abs().max(self.high.abs())),
+            })
+            .collect()
     }
 
     fn log_ticks(&self, wanted: usize, unit: Unit) -> Vec<Tick> {
@@ -133,9 +171,21 @@ impl Scale {
         };
         let every = (decades as usize).div_ceil(wanted.max(2)).max(1) as i32;
         let (from, to) = (first.floor() as i32, last.ceil() as i32);
-        let is_inside = |value: &f64| *value >= self.low * (1.0 - 1e-9) && *value <= self.high * (1.0 + 1e-9) && value.is_finite();
-        let values = (from..=to).filter(|power| power.rem_euclid(every) == 0).flat_map(|power| multiples.iter().map(move |m| m * 10f64.powi(power)));
-        values.filter(is_inside).map(|value| Tick { value, label: log_label(value, unit) }).collect()
+        let is_inside = |value: &f64| {
+            *value >= self.low * (1.0 - 1e-9)
+                && *value <= self.high * (1.0 + 1e-9)
+                && value.is_finite()
+        };
+        let values = (from..=to)
+            .filter(|power| power.rem_euclid(every) == 0)
+            .flat_map(|power| multiples.iter().map(move |m| m * 10f64.powi(power)));
+        values
+            .filter(is_inside)
+            .map(|value| Tick {
+                value,
+                label: log_label(value, unit),
+            })
+            .collect()
     }
 }
 
@@ -156,7 +206,10 @@ fn around(value: f64, is_log: bool) -> (f64, f64) {
 fn round_step(low: f64, high: f64, wanted: usize) -> f64 {
     let rough = (high / 2.0 - low / 2.0) / wanted.max(1) as f64 * 2.0;
     let power = 10f64.powf(rough.log10().floor()).max(f64::MIN_POSITIVE);
-    let multiple = [1.0, 2.0, 2.5, 5.0].into_iter().find(|multiple| multiple * power >= rough * (1.0 - 1e-9)).unwrap_or(10.0);
+    let multiple = [1.0, 2.0, 2.5, 5.0]
+        .into_iter()
+        .find(|multiple| multiple * power >= rough * (1.0 - 1e-9))
+        .unwrap_or(10.0);
     (multiple * power).clamp(f64::MIN_POSITIVE, f64::MAX)
 }
 
@@ -169,8 +222,15 @@ const STEPS_OF_ENDS: usize = 4;
 
 fn round_ends(low: f64, high: f64) -> (f64, f64) {
     let step = round_step(low, high, STEPS_OF_ENDS);
-    let (round_low, round_high) = ((low / step + 1e-9).floor() * step, (high / step - 1e-9).ceil() * step);
-    if round_low.is_finite() && round_high.is_finite() && round_low < round_high { (round_low, round_high) } else { (low, high) }
+    let (round_low, round_high) = (
+        (low / step + 1e-9).floor() * step,
+        (high / step - 1e-9).ceil() * step,
+    );
+    if round_low.is_finite() && round_high.is_finite() && round_low < round_high {
+        (round_low, round_high)
+    } else {
+        (low, high)
+    }
 }
 
 fn tick_label(value: f64, unit: Unit, decimals: usize, largest: f64) -> String {
@@ -200,35 +260,84 @@ mod tests {
 
     fn labels(axis: &Axis, values: &[f64]) -> Vec<String> {
         let scale = Scale::new(axis, values.iter().copied(), (0.0, 100.0), true);
-        scale.ticks(4, axis.unit).into_iter().map(|tick| tick.label).collect()
+        scale
+            .ticks(4, axis.unit)
+            .into_iter()
+            .map(|tick| tick.label)
+            .collect()
     }
 
     #[test]
     fn ticks_are_round() {
-        assert_eq!(labels(&Axis::new("loss"), &[0.13, 3.7]), ["0", "1", "2", "3", "4"]);
-        assert_eq!(labels(&Axis::new("wer").unit(Unit::Percent).from_zero(), &[0.41]), ["0 %", "20 %", "40 %", "60 %"]);
-        assert_eq!(labels(&Axis::new("step").unit(Unit::Count), &[1.0, 2.0]), ["1", "2"]);
-        assert_eq!(labels(&Axis::new("x"), &[0.0, 0.1]), ["0", "0.025", "0.050", "0.075", "0.100"]);
-        assert_eq!(labels(&Axis::new("x"), &[-1.0, 1.0]), ["−1.0", "−0.5", "0", "0.5", "1.0"]);
-        assert_eq!(labels(&Axis::new("rate"), &[0.0, 1e-3]), ["0", "2.5×10⁻⁴", "5×10⁻⁴", "7.5×10⁻⁴", "10⁻³"]);
-        assert_eq!(labels(&Axis::new("norm").log(true), &[0.02, 900.0]), ["0.1", "1", "10", "100"]);
-        assert_eq!(labels(&Axis::new("norm").log(true), &[1.0, 6.0]), ["1", "2", "3", "5"]);
-        assert_eq!(labels(&Axis::new("norm").log(true), &[1e-12, 1e12]), ["10⁻⁷", "1", "10⁷"]);
+        assert_eq!(
+            labels(&Axis::new("loss"), &[0.13, 3.7]),
+            ["0", "1", "2", "3", "4"]
+        );
+        assert_eq!(
+            labels(&Axis::new("wer").unit(Unit::Percent).from_zero(), &[0.41]),
+            ["0 %", "20 %", "40 %", "60 %"]
+        );
+        assert_eq!(
+            labels(&Axis::new("step").unit(Unit::Count), &[1.0, 2.0]),
+            ["1", "2"]
+        );
+        assert_eq!(
+            labels(&Axis::new("x"), &[0.0, 0.1]),
+            ["0", "0.025", "0.050", "0.075", "0.100"]
+        );
+        assert_eq!(
+            labels(&Axis::new("x"), &[-1.0, 1.0]),
+            ["−1.0", "−0.5", "0", "0.5", "1.0"]
+        );
+        assert_eq!(
+            labels(&Axis::new("rate"), &[0.0, 1e-3]),
+            ["0", "2.5×10⁻⁴", "5×10⁻⁴", "7.5×10⁻⁴", "10⁻³"]
+        );
+        assert_eq!(
+            labels(&Axis::new("norm").log(true), &[0.02, 900.0]),
+            ["0.1", "1", "10", "100"]
+        );
+        assert_eq!(
+            labels(&Axis::new("norm").log(true), &[1.0, 6.0]),
+            ["1", "2", "3", "5"]
+        );
+        assert_eq!(
+            labels(&Axis::new("norm").log(true), &[1e-12, 1e12]),
+            ["10⁻⁷", "1", "10⁷"]
+        );
     }
 
     #[test]
     fn every_number_finds_a_place_inside() {
-        let extremes = [f64::MIN, -1.0, 0.0, f64::MIN_POSITIVE, 1e-300, 1.0, 1e300, f64::MAX, f64::NAN, f64::INFINITY];
+        let extremes = [
+            f64::MIN,
+            -1.0,
+            0.0,
+            f64::MIN_POSITIVE,
+            1e-300,
+            1.0,
+            1e300,
+            f64::MAX,
+            f64::NAN,
+            f64::INFINITY,
+        ];
         for is_log in [false, true] {
             for pair in extremes.iter().flat_map(|a| extremes.map(|b| [*a, b])) {
                 for is_wide in [false, true] {
-                    let scale = Scale::new(&Axis::new("").log(is_log), pair, (10.0, 200.0), is_wide);
+                    let scale =
+                        Scale::new(&Axis::new("").log(is_log), pair, (10.0, 200.0), is_wide);
                     for value in extremes.into_iter().filter(|value| value.is_finite()) {
                         let place = scale.at(value);
-                        assert!((10.0..=200.0).contains(&place), "{value} of {pair:?} (log {is_log}) is at {place}");
+                        assert!(
+                            (10.0..=200.0).contains(&place),
+                            "{value} of {pair:?} (log {is_log}) is at {place}"
+                        );
                     }
                     let ticks = scale.ticks(5, Unit::Plain);
-                    assert!(ticks.len() <= 30 && ticks.iter().all(|tick| tick.value.is_finite()), "{pair:?}: {ticks:?}");
+                    assert!(
+                        ticks.len() <= 30 && ticks.iter().all(|tick| tick.value.is_finite()),
+                        "{pair:?}: {ticks:?}"
+                    );
                 }
             }
         }

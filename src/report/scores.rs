@@ -35,9 +35,14 @@ struct Asked<'a> {
 /// Intervals that cannot be computed.
 pub fn section(chapter: &Chapter) -> Result<Section> {
     let mut section = Section::new(chapter.id("scores"), "Scores", Vec::new());
-    let Some(last) = chapter.run.last() else { return Ok(section) };
+    let Some(last) = chapter.run.last() else {
+        return Ok(section);
+    };
     let metrics = chapter.metrics();
-    let intervals = metrics.iter().map(|metric| interval(chapter, metric)).collect::<Result<Vec<_>>>()?;
+    let intervals = metrics
+        .iter()
+        .map(|metric| interval(chapter, metric))
+        .collect::<Result<Vec<_>>>()?;
     let asked = asked(chapter);
     if asked.len() > 1
         && let Some(figure) = figure(chapter, &asked, &metrics, &intervals)
@@ -50,15 +55,34 @@ pub fn section(chapter: &Chapter) -> Result<Section> {
     if has_course {
         columns.push(Column::number("by step"));
     }
-    let mut table = Table::new(chapter.id("scores-table"), "Every score", caption(chapter, last.step, intervals.iter().any(Option::is_some)), columns);
+    let mut table = Table::new(
+        chapter.id("scores-table"),
+        "Every score",
+        caption(chapter, last.step, intervals.iter().any(Option::is_some)),
+        columns,
+    );
     let mut before: Option<Option<String>> = None;
     for (metric, interval) in metrics.iter().zip(&intervals) {
         let is_new = before.as_ref() != Some(&metric.set);
-        let mut row = vec![Cell::text(if is_new { metric.set.as_deref().unwrap_or("all") } else { "" }), Cell::text(metric.heading())];
-        row.extend(asked.iter().map(|asked| match read::score(asked.scores, &metric.full) {
-            Some(value) => Cell::Score(Score { interval: interval.filter(|_| asked.is_last), ..Score::new(value, metric.unit) }),
-            None => Cell::Empty,
-        }));
+        let mut row = vec![
+            Cell::text(if is_new {
+                metric.set.as_deref().unwrap_or("all")
+            } else {
+                ""
+            }),
+            Cell::text(metric.heading()),
+        ];
+        row.extend(
+            asked
+                .iter()
+                .map(|asked| match read::score(asked.scores, &metric.full) {
+                    Some(value) => Cell::Score(Score {
+                        interval: interval.filter(|_| asked.is_last),
+                        ..Score::new(value, metric.unit)
+                    }),
+                    None => Cell::Empty,
+                }),
+        );
         if has_course {
             row.push(Cell::Curve(chapter.run.course(&metric.full)));
         }
@@ -71,8 +95,18 @@ pub fn section(chapter: &Chapter) -> Result<Section> {
 
 /// The interval of a score of the last evaluation: its own, or else one from its predictions.
 fn interval(chapter: &Chapter, metric: &Metric) -> Result<Option<Interval>> {
-    let Some((last, value)) = chapter.run.last().and_then(|last| Some((last, last.score(&metric.full)?))) else { return Ok(None) };
-    let rows = metric.set.as_deref().and_then(|set| chapter.rows(set)).filter(|rows| !rows.is_empty());
+    let Some((last, value)) = chapter
+        .run
+        .last()
+        .and_then(|last| Some((last, last.score(&metric.full)?)))
+    else {
+        return Ok(None);
+    };
+    let rows = metric
+        .set
+        .as_deref()
+        .and_then(|set| chapter.rows(set))
+        .filter(|rows| !rows.is_empty());
     let found = match (last.interval(&metric.full), rows) {
         (Some(known), _) => Some(known),
         (None, Some(rows)) => chapter.uncertainty.interval(metric, value, rows)?,
@@ -84,10 +118,22 @@ fn interval(chapter: &Chapter, metric: &Metric) -> Result<Option<Interval>> {
 fn caption(chapter: &Chapter, last: u64, has_intervals: bool) -> String {
     let mut text = "Arrows say which way is better.".to_owned();
     if let Some(best) = chapter.run.best().filter(|best| best.step != last) {
-        let keep = chapter.run.settings.as_ref().and_then(|settings| settings.get("evaluate.keep_best")).unwrap_or("mean");
-        text += &format!(" The best evaluation by {keep} was after {} steps.", best.step);
+        let keep = chapter
+            .run
+            .settings
+            .as_ref()
+            .and_then(|settings| settings.get("evaluate.keep_best"))
+            .unwrap_or("mean");
+        text += &format!(
+            " The best evaluation by {keep} was after {} steps.",
+            best.step
+        );
     }
-    if chapter.run.last().is_some_and(|last| !last.controls.is_empty()) {
+    if chapter
+        .run
+        .last()
+        .is_some_and(|last| !last.controls.is_empty())
+    {
         text += " Controls ask the model as it is after the last step, without audio or with another row's.";
     }
     if let Some(method) = chapter.uncertainty.method().filter(|_| has_intervals) {
@@ -101,38 +147,78 @@ fn asked<'a>(chapter: &Chapter<'a>) -> Vec<Asked<'a>> {
     let run = chapter.run;
     let mut found: Vec<Asked<'a>> = Vec::new();
     if let Some(before) = run.before() {
-        found.push(Asked { name: "before".to_owned(), scores: &before.scores, is_last: false, colour: Colour::Muted });
+        found.push(Asked {
+            name: "before".to_owned(),
+            scores: &before.scores,
+            is_last: false,
+            colour: Colour::Muted,
+        });
     }
     let Some(last) = run.last() else { return found };
     found.push(Asked {
-        name: if last.step == 0 { "score".to_owned() } else { format!("after {}", last.step) },
+        name: if last.step == 0 {
+            "score".to_owned()
+        } else {
+            format!("after {}", last.step)
+        },
         scores: &last.scores,
         is_last: true,
         colour: Colour::Series(0),
     });
     if let Some(best) = run.best().filter(|best| best.step != last.step) {
-        found.push(Asked { name: format!("best, {}", best.step), scores: &best.scores, is_last: false, colour: Colour::Series(2) });
+        found.push(Asked {
+            name: format!("best, {}", best.step),
+            scores: &best.scores,
+            is_last: false,
+            colour: Colour::Series(2),
+        });
     }
     // Controls take the colours that no training has.
-    let control =
-        |(i, (name, scores)): (usize, &'a (String, Scores))| Asked { name: name.clone(), scores, is_last: false, colour: Colour::Series([5, 4, 1][i % 3]) };
+    let control = |(i, (name, scores)): (usize, &'a (String, Scores))| Asked {
+        name: name.clone(),
+        scores,
+        is_last: false,
+        colour: Colour::Series([5, 4, 1][i % 3]),
+    };
     found.extend(last.controls.iter().enumerate().map(control));
     found
 }
 
 /// The first score in percent of each set, as bars.
-fn figure(chapter: &Chapter, asked: &[Asked], metrics: &[Metric], intervals: &[Option<Interval>]) -> Option<Figure> {
+fn figure(
+    chapter: &Chapter,
+    asked: &[Asked],
+    metrics: &[Metric],
+    intervals: &[Option<Interval>],
+) -> Option<Figure> {
     let mut groups: Vec<(&Option<String>, Group)> = Vec::new();
-    for (metric, interval) in metrics.iter().zip(intervals).filter(|(metric, _)| metric.unit == Unit::Percent && metric.set.is_some()) {
+    for (metric, interval) in metrics
+        .iter()
+        .zip(intervals)
+        .filter(|(metric, _)| metric.unit == Unit::Percent && metric.set.is_some())
+    {
         if groups.iter().any(|(set, _)| **set == metric.set) {
             continue;
         }
         let bar = |asked: &Asked| {
             let value = read::score(asked.scores, &metric.full)?;
-            Some(Bar { interval: interval.filter(|_| asked.is_last), ..Bar::new(value) })
+            Some(Bar {
+                interval: interval.filter(|_| asked.is_last),
+                ..Bar::new(value)
+            })
         };
-        let name = format!("{}, {}", metric.set.as_deref().unwrap_or_default(), metric.heading().replace(" %", ""));
-        groups.push((&metric.set, Group { name, bars: asked.iter().map(bar).collect() }));
+        let name = format!(
+            "{}, {}",
+            metric.set.as_deref().unwrap_or_default(),
+            metric.heading().replace(" %", "")
+        );
+        groups.push((
+            &metric.set,
+            Group {
+                name,
+                bars: asked.iter().map(bar).collect(),
+            },
+        ));
     }
     if groups.is_empty() {
         return None;
@@ -145,7 +231,15 @@ fn figure(chapter: &Chapter, asked: &[Asked], metrics: &[Metric], intervals: &[O
         is_stacked: false,
     };
     let caption = "The first metric of each set; arrows say which way is better. What is scored without hearing was not heard.";
-    let caption =
-        if asked.iter().any(|asked| asked.name.contains("audio")) { caption } else { "The first metric of each set; arrows say which way is better." };
-    Some(Figure::new(chapter.id("scores-bars"), "What training changed", caption, Chart::Bars(chart)))
+    let caption = if asked.iter().any(|asked| asked.name.contains("audio")) {
+        caption
+    } else {
+        "The first metric of each set; arrows say which way is better."
+    };
+    Some(Figure::new(
+        chapter.id("scores-bars"),
+        "What training changed",
+        caption,
+        Chart::Bars(chart),
+    ))
 }

@@ -32,7 +32,10 @@ impl Settings {
 
     /// What stands at a key.
     pub fn get(&self, key: &str) -> Option<&str> {
-        self.values.iter().find(|(known, _)| known == key).map(|(_, value)| value.as_str())
+        self.values
+            .iter()
+            .find(|(known, _)| known == key)
+            .map(|(_, value)| value.as_str())
     }
 
     /// The keys at which not all of the recipes say the same, with what each says; `None` where one lacks the key. The name does not count.
@@ -43,19 +46,37 @@ impl Settings {
                 keys.push(key);
             }
         }
-        let row = |key: &str| recipes.iter().map(|recipe| recipe.get(key).map(str::to_owned)).collect::<Vec<_>>();
-        keys.into_iter().map(|key| (key.to_owned(), row(key))).filter(|(_, row)| row.iter().any(|value| *value != row[0])).collect()
+        let row = |key: &str| {
+            recipes
+                .iter()
+                .map(|recipe| recipe.get(key).map(str::to_owned))
+                .collect::<Vec<_>>()
+        };
+        keys.into_iter()
+            .map(|key| (key.to_owned(), row(key)))
+            .filter(|(_, row)| row.iter().any(|value| *value != row[0]))
+            .collect()
     }
 }
 
 fn flatten(value: &Value, key: String, values: &mut Vec<(String, String)>) {
-    let below = |part: &str| if key.is_empty() { part.to_owned() } else { format!("{key}.{part}") };
+    let below = |part: &str| {
+        if key.is_empty() {
+            part.to_owned()
+        } else {
+            format!("{key}.{part}")
+        }
+    };
     match value {
         Value::Mapping(mapping) if !mapping.is_empty() => {
-            mapping.iter().for_each(|(name, value)| flatten(value, below(&brief(name)), values));
+            mapping
+                .iter()
+                .for_each(|(name, value)| flatten(value, below(&brief(name)), values));
         }
         Value::Sequence(list) if list.iter().any(|entry| matches!(entry, Value::Mapping(_))) => {
-            list.iter().enumerate().for_each(|(i, value)| flatten(value, below(&i.to_string()), values));
+            list.iter()
+                .enumerate()
+                .for_each(|(i, value)| flatten(value, below(&i.to_string()), values));
         }
         other => values.push((key, brief(other))),
     }
@@ -68,9 +89,14 @@ fn brief(value: &Value) -> String {
         Value::Bool(value) => value.to_string(),
         Value::Number(value) => value.to_string(),
         Value::String(value) => value.clone(),
-        Value::Sequence(list) => format!("[{}]", list.iter().map(brief).collect::<Vec<_>>().join(", ")),
+        Value::Sequence(list) => format!(
+            "[{}]",
+            list.iter().map(brief).collect::<Vec<_>>().join(", ")
+        ),
         Value::Mapping(mapping) => {
-            let entries = mapping.iter().map(|(name, value)| format!("{}: {}", brief(name), brief(value)));
+            let entries = mapping
+                .iter()
+                .map(|(name, value)| format!("{}: {}", brief(name), brief(value)));
             format!("{{{}}}", entries.collect::<Vec<_>>().join(", "))
         }
         Value::Tagged(tagged) => brief(&tagged.value),
@@ -90,12 +116,29 @@ mod tests {
 
     #[test]
     fn recipes_differ_where_they_say_something_else() {
-        let first = settings("name: a\nseed: 7\nschedule:\n  batch: 8\n  stages:\n  - {name: listen, tasks: [asr], steps: 10}\n");
-        let second = settings("name: b\nseed: 7\nschedule:\n  batch: 8\n  stages:\n  - {name: listen, tasks: all, steps: 10}\n  - {name: refine, steps: 5}\n");
-        assert_eq!((first.get("schedule.stages.0.tasks"), second.get("schedule.stages.1.steps")), (Some("[asr]"), Some("5")));
+        let first = settings(
+            "name: a\nseed: 7\nschedule:\n  batch: 8\n  stages:\n  - {name: listen, tasks: [asr], steps: 10}\n",
+        );
+        let second = settings(
+            "name: b\nseed: 7\nschedule:\n  batch: 8\n  stages:\n  - {name: listen, tasks: all, steps: 10}\n  - {name: refine, steps: 5}\n",
+        );
+        assert_eq!(
+            (
+                first.get("schedule.stages.0.tasks"),
+                second.get("schedule.stages.1.steps")
+            ),
+            (Some("[asr]"), Some("5"))
+        );
         let differences = Settings::differences(&[&first, &second]);
         let keys: Vec<&str> = differences.iter().map(|(key, _)| key.as_str()).collect();
-        assert_eq!(keys, ["schedule.stages.0.tasks", "schedule.stages.1.name", "schedule.stages.1.steps"]);
+        assert_eq!(
+            keys,
+            [
+                "schedule.stages.0.tasks",
+                "schedule.stages.1.name",
+                "schedule.stages.1.steps"
+            ]
+        );
         assert_eq!(differences[1].1, [None, Some("refine".to_owned())]);
     }
 }

@@ -39,9 +39,19 @@ pub struct Style {
 
 impl Style {
     /// Text that is read first.
-    pub const TEXT: Self = Self { size: TEXT_SIZE, colour: Colour::Text, anchor: Anchor::Start, is_bold: false };
+    pub const TEXT: Self = Self {
+        size: TEXT_SIZE,
+        colour: Colour::Text,
+        anchor: Anchor::Start,
+        is_bold: false,
+    };
     /// Text that is read second.
-    pub const SMALL: Self = Self { size: SMALL_SIZE, colour: Colour::Muted, anchor: Anchor::Start, is_bold: false };
+    pub const SMALL: Self = Self {
+        size: SMALL_SIZE,
+        colour: Colour::Muted,
+        anchor: Anchor::Start,
+        is_bold: false,
+    };
 
     /// The same style at another end.
     #[must_use]
@@ -58,7 +68,10 @@ impl Style {
     /// The same style, heavier.
     #[must_use]
     pub fn bold(self) -> Self {
-        Self { is_bold: true, ..self }
+        Self {
+            is_bold: true,
+            ..self
+        }
     }
 }
 
@@ -74,14 +87,20 @@ pub struct Sheet {
 impl Sheet {
     /// An empty sheet.
     pub fn new(width: f64, ink: Ink) -> Self {
-        Self { ink, width, body: String::new() }
+        Self {
+            ink,
+            width,
+            body: String::new(),
+        }
     }
 
     /// A straight line; `extra` are further attributes, with a space in front.
     pub fn line(&mut self, from: (f64, f64), to: (f64, f64), colour: Colour, extra: &str) {
         let stroke = self.ink.of(colour);
         let (x1, y1, x2, y2) = (n(from.0), n(from.1), n(to.0), n(to.1));
-        self.put(&format!(r#"<line x1="{x1}" y1="{y1}" x2="{x2}" y2="{y2}" stroke="{stroke}"{extra}/>"#));
+        self.put(&format!(
+            r#"<line x1="{x1}" y1="{y1}" x2="{x2}" y2="{y2}" stroke="{stroke}"{extra}/>"#
+        ));
     }
 
     /// A path that is stroked.
@@ -93,23 +112,58 @@ impl Sheet {
     /// A path that is filled, as strong as `opacity`.
     pub fn fill(&mut self, path: &str, colour: Colour, opacity: f64) {
         let fill = self.ink.of(colour);
-        self.put(&format!(r#"<path d="{path}" fill="{fill}" fill-opacity="{}"/>"#, n(opacity)));
+        self.put(&format!(
+            r#"<path d="{path}" fill="{fill}" fill-opacity="{}"/>"#,
+            n(opacity)
+        ));
     }
 
     /// A filled rectangle; `note` is shown where the pointer rests on it.
-    pub fn rect(&mut self, at: (f64, f64), size: (f64, f64), colour: Colour, opacity: f64, note: &str) {
+    pub fn rect(
+        &mut self,
+        at: (f64, f64),
+        size: (f64, f64),
+        colour: Colour,
+        opacity: f64,
+        note: &str,
+    ) {
         let (x, y, width, height) = (n(at.0), n(at.1), n(size.0.max(0.0)), n(size.1.max(0.0)));
         let fill = self.ink.of(colour);
-        let strength = if opacity < 1.0 { format!(r#" fill-opacity="{}""#, n(opacity)) } else { String::new() };
-        self.put(&with_note(&format!(r#"rect x="{x}" y="{y}" width="{width}" height="{height}" fill="{fill}"{strength}"#), "rect", note));
+        let strength = if opacity < 1.0 {
+            format!(r#" fill-opacity="{}""#, n(opacity))
+        } else {
+            String::new()
+        };
+        self.put(&with_note(
+            &format!(
+                r#"rect x="{x}" y="{y}" width="{width}" height="{height}" fill="{fill}"{strength}"#
+            ),
+            "rect",
+            note,
+        ));
     }
 
     /// A dot, hollow or full; `note` is shown where the pointer rests on it.
-    pub fn dot(&mut self, at: (f64, f64), radius: f64, colour: Colour, is_hollow: bool, note: &str) {
+    pub fn dot(
+        &mut self,
+        at: (f64, f64),
+        radius: f64,
+        colour: Colour,
+        is_hollow: bool,
+        note: &str,
+    ) {
         let (x, y, r) = (n(at.0), n(at.1), n(radius));
         let (colour, paper) = (self.ink.of(colour), self.ink.of(Colour::Paper));
-        let look = if is_hollow { format!(r#"fill="{paper}" stroke="{colour}" stroke-width="1.5""#) } else { format!(r#"fill="{colour}""#) };
-        self.put(&with_note(&format!(r#"circle cx="{x}" cy="{y}" r="{r}" {look}"#), "circle", note));
+        let look = if is_hollow {
+            format!(r#"fill="{paper}" stroke="{colour}" stroke-width="1.5""#)
+        } else {
+            format!(r#"fill="{colour}""#)
+        };
+        self.put(&with_note(
+            &format!(r#"circle cx="{x}" cy="{y}" r="{r}" {look}"#),
+            "circle",
+            note,
+        ));
     }
 
     /// A text with its baseline at `at`. Its direction is that of its own first letter, so Arabic reads right to left.
@@ -124,8 +178,16 @@ impl Sheet {
             Anchor::Middle => r#" text-anchor="middle""#,
             Anchor::End => r#" text-anchor="end""#,
         };
-        let weight = if style.is_bold { r#" font-weight="600""# } else { "" };
-        let bidi = if text.chars().any(is_right_to_left) { r#" style="unicode-bidi:plaintext""# } else { "" };
+        let weight = if style.is_bold {
+            r#" font-weight="600""#
+        } else {
+            ""
+        };
+        let bidi = if text.chars().any(is_right_to_left) {
+            r#" style="unicode-bidi:plaintext""#
+        } else {
+            ""
+        };
         let (x, y, size, fill) = (n(at.0), n(at.1), n(style.size), self.ink.of(style.colour));
         let text = escape::xml(text);
         self.put(&format!(r#"<text x="{x}" y="{y}" font-size="{size}" fill="{fill}"{anchor}{weight}{bidi}{extra}>{text}</text>"#));
@@ -142,7 +204,10 @@ impl Sheet {
         let (width, height, name) = (n(self.width), n(height), escape::xml(name));
         let mut svg = String::with_capacity(self.body.len() + 512);
         let _ = match self.ink {
-            Ink::Page => writeln!(svg, r#"<svg viewBox="0 0 {width} {height}" width="{width}" height="{height}" role="img" aria-label="{name}">"#),
+            Ink::Page => writeln!(
+                svg,
+                r#"<svg viewBox="0 0 {width} {height}" width="{width}" height="{height}" role="img" aria-label="{name}">"#
+            ),
             Ink::File => writeln!(
                 svg,
                 "<svg xmlns=\"http://www.w3.org/2000/svg\" viewBox=\"0 0 {width} {height}\" width=\"{width}\" height=\"{height}\" role=\"img\" \
@@ -157,7 +222,11 @@ impl Sheet {
 
 /// An element whose tag is written up to its end, with a note inside where there is one.
 fn with_note(open: &str, tag: &str, note: &str) -> String {
-    if note.is_empty() { format!("<{open}/>") } else { format!("<{open}><title>{}</title></{tag}>", escape::xml(note)) }
+    if note.is_empty() {
+        format!("<{open}/>")
+    } else {
+        format!("<{open}><title>{}</title></{tag}>", escape::xml(note))
+    }
 }
 
 /// Whether a letter belongs to a script that is written from right to left.
@@ -172,7 +241,11 @@ pub fn n(value: f64) -> String {
     }
     let text = format!("{value:.2}");
     let text = text.trim_end_matches('0').trim_end_matches('.');
-    if text == "-0" { "0".to_owned() } else { text.to_owned() }
+    if text == "-0" {
+        "0".to_owned()
+    } else {
+        text.to_owned()
+    }
 }
 
 /// A path through points.
@@ -193,7 +266,10 @@ mod tests {
 
     #[test]
     fn coordinates_are_short_and_finite() {
-        assert_eq!([1.0, 1.005, -0.001, 12.3456, f64::NAN, f64::INFINITY].map(n), ["1", "1", "0", "12.35", "0", "0"]);
+        assert_eq!(
+            [1.0, 1.005, -0.001, 12.3456, f64::NAN, f64::INFINITY].map(n),
+            ["1", "1", "0", "12.35", "0", "0"]
+        );
         assert_eq!(path([(0.0, 1.5), (2.25, 3.0)]), "M0 1.5L2.25 3");
     }
 
@@ -202,6 +278,11 @@ mod tests {
         let mut sheet = Sheet::new(10.0, Ink::File);
         sheet.text((1.0, 2.0), "<غاضب> & \"x\"", Style::TEXT.at(Anchor::End));
         let svg = sheet.finish(20.0, "a < b");
-        assert!(svg.contains("unicode-bidi:plaintext") && svg.contains("&lt;غاضب&gt; &amp; &quot;x&quot;") && svg.contains("aria-label=\"a &lt; b\""), "{svg}");
+        assert!(
+            svg.contains("unicode-bidi:plaintext")
+                && svg.contains("&lt;غاضب&gt; &amp; &quot;x&quot;")
+                && svg.contains("aria-label=\"a &lt; b\""),
+            "{svg}"
+        );
     }
 }

@@ -20,12 +20,18 @@ pub struct Column {
 impl Column {
     /// A column of words.
     pub fn text(name: impl Into<String>) -> Self {
-        Self { name: name.into(), is_number: false }
+        Self {
+            name: name.into(),
+            is_number: false,
+        }
     }
 
     /// A column of numbers.
     pub fn number(name: impl Into<String>) -> Self {
-        Self { name: name.into(), is_number: true }
+        Self {
+            name: name.into(),
+            is_number: true,
+        }
     }
 }
 
@@ -51,20 +57,35 @@ pub struct Score {
 impl Score {
     /// A bare number.
     pub fn new(value: f64, unit: Unit) -> Self {
-        Self { value, unit, ..Self::default() }
+        Self {
+            value,
+            unit,
+            ..Self::default()
+        }
     }
 
     fn interval_text(&self) -> Option<String> {
-        self.interval.map(|interval| format!("[{}, {}]", self.unit.format(interval.low), self.unit.format(interval.high)))
+        self.interval.map(|interval| {
+            format!(
+                "[{}, {}]",
+                self.unit.format(interval.low),
+                self.unit.format(interval.high)
+            )
+        })
     }
 
     fn difference_text(&self) -> Option<String> {
-        self.difference.map(|difference| format!("{}{}", self.unit.format_signed(difference), self.marks))
+        self.difference
+            .map(|difference| format!("{}{}", self.unit.format_signed(difference), self.marks))
     }
 
     /// The marks where no difference carries them.
     fn own_marks(&self) -> &str {
-        if self.difference.is_some() { "" } else { &self.marks }
+        if self.difference.is_some() {
+            ""
+        } else {
+            &self.marks
+        }
     }
 }
 
@@ -91,7 +112,11 @@ impl Cell {
 
     /// A bare number, or nothing where it is none.
     pub fn number(value: f64, unit: Unit) -> Self {
-        if value.is_finite() { Self::Score(Score::new(value, unit)) } else { Self::Empty }
+        if value.is_finite() {
+            Self::Score(Score::new(value, unit))
+        } else {
+            Self::Empty
+        }
     }
 
     fn is_curve(&self) -> bool {
@@ -102,7 +127,9 @@ impl Cell {
         match self {
             Self::Empty => format!("<span class=\"nothing\">{NOTHING}</span>"),
             // Text in another direction than the page's keeps to itself.
-            Self::Text(text) if text.chars().any(is_right_to_left) => format!("<bdi>{}</bdi>", escape::xml(text)),
+            Self::Text(text) if text.chars().any(is_right_to_left) => {
+                format!("<bdi>{}</bdi>", escape::xml(text))
+            }
             Self::Text(text) => escape::xml(text),
             Self::Code(text) => format!("<code>{}</code>", escape::xml(text)),
             Self::Score(score) => score_html(score),
@@ -118,11 +145,28 @@ impl Cell {
             Self::Code(text) => markdown_code(text),
             Self::Score(score) => {
                 let number = score.unit.format(score.value);
-                let number = if score.is_best { format!("**{number}**") } else { number };
-                let rest = [score.interval_text(), score.difference_text().map(|text| format!("({text})"))];
-                let words = std::iter::once(number + score.own_marks()).chain(rest.into_iter().flatten());
+                let number = if score.is_best {
+                    format!("**{number}**")
+                } else {
+                    number
+                };
+                let rest = [
+                    score.interval_text(),
+                    score.difference_text().map(|text| format!("({text})")),
+                ];
+                let words =
+                    std::iter::once(number + score.own_marks()).chain(rest.into_iter().flatten());
                 // An asterisk that marks is no asterisk that emphasises.
-                words.enumerate().map(|(i, word)| if i == 0 { word } else { format!(" {}", word.replace('*', "\\*")) }).collect()
+                words
+                    .enumerate()
+                    .map(|(i, word)| {
+                        if i == 0 {
+                            word
+                        } else {
+                            format!(" {}", word.replace('*', "\\*"))
+                        }
+                    })
+                    .collect()
             }
             Self::Curve(_) => String::new(),
         }
@@ -135,14 +179,28 @@ impl Cell {
             Self::Code(text) => format!(r"\texttt{{{}}}", escape::latex(text)),
             Self::Score(score) => {
                 let number = escape::latex(&score.unit.format(score.value));
-                let number = if score.is_best { format!(r"\textbf{{{number}}}") } else { number };
-                let marks = |marks: &str| if marks.is_empty() { String::new() } else { format!("$^{{{marks}}}$") };
+                let number = if score.is_best {
+                    format!(r"\textbf{{{number}}}")
+                } else {
+                    number
+                };
+                let marks = |marks: &str| {
+                    if marks.is_empty() {
+                        String::new()
+                    } else {
+                        format!("$^{{{marks}}}$")
+                    }
+                };
                 let mut text = number + &marks(score.own_marks());
                 if let Some(interval) = score.interval_text() {
                     text += &format!(r" {{\scriptsize {}}}", escape::latex(&interval));
                 }
                 if let Some(difference) = score.difference {
-                    text += &format!(r" {{\scriptsize ({}{})}}", escape::latex(&score.unit.format_signed(difference)), marks(&score.marks));
+                    text += &format!(
+                        r" {{\scriptsize ({}{})}}",
+                        escape::latex(&score.unit.format_signed(difference)),
+                        marks(&score.marks)
+                    );
                 }
                 text
             }
@@ -153,7 +211,11 @@ impl Cell {
 
 fn score_html(score: &Score) -> String {
     let number = score.unit.format(score.value);
-    let mut html = if score.is_best { format!("<b>{number}</b>") } else { number };
+    let mut html = if score.is_best {
+        format!("<b>{number}</b>")
+    } else {
+        number
+    };
     html += &escape::xml(score.own_marks());
     if let Some(interval) = score.interval_text() {
         html += &format!(" <span class=\"interval\">{interval}</span>");
@@ -171,7 +233,9 @@ fn score_html(score: &Score) -> String {
 
 /// Code in a table: a longer fence where the text holds backticks, and a bar that ends no cell.
 fn markdown_code(text: &str) -> String {
-    let text = text.replace(|c: char| c.is_control(), " ").replace('|', "\\|");
+    let text = text
+        .replace(|c: char| c.is_control(), " ")
+        .replace('|', "\\|");
     let longest = text.split(|c| c != '`').map(str::len).max().unwrap_or(0);
     let fence = "`".repeat(longest + 1);
     let space = if longest > 0 { " " } else { "" };
@@ -197,8 +261,19 @@ pub struct Table {
 
 impl Table {
     /// An empty table.
-    pub fn new(id: impl Into<String>, title: impl Into<String>, caption: impl Into<String>, columns: Vec<Column>) -> Self {
-        Self { id: id.into(), title: title.into(), caption: caption.into(), columns, ..Self::default() }
+    pub fn new(
+        id: impl Into<String>,
+        title: impl Into<String>,
+        caption: impl Into<String>,
+        columns: Vec<Column>,
+    ) -> Self {
+        Self {
+            id: id.into(),
+            title: title.into(),
+            caption: caption.into(),
+            columns,
+            ..Self::default()
+        }
     }
 
     /// Adds a row; `has_rule` draws a line above it.
@@ -211,16 +286,34 @@ impl Table {
 
     /// The table as HTML, without its title and caption.
     pub fn html(&self) -> String {
-        let class = |column: &Column| if column.is_number { " class=\"number\"" } else { "" };
+        let class = |column: &Column| {
+            if column.is_number {
+                " class=\"number\""
+            } else {
+                ""
+            }
+        };
         let mut html = String::from("<table>\n<thead><tr>");
         for column in &self.columns {
-            html += &format!("<th scope=\"col\"{}>{}</th>", class(column), escape::xml(&column.name));
+            html += &format!(
+                "<th scope=\"col\"{}>{}</th>",
+                class(column),
+                escape::xml(&column.name)
+            );
         }
         html += "</tr></thead>\n<tbody>\n";
         for (i, row) in self.rows.iter().enumerate() {
-            html += if self.rules.contains(&i) { "<tr class=\"rule\">" } else { "<tr>" };
+            html += if self.rules.contains(&i) {
+                "<tr class=\"rule\">"
+            } else {
+                "<tr>"
+            };
             for (cell, column) in row.iter().zip(&self.columns) {
-                let class = if is_long(cell) { " class=\"long\"" } else { class(column) };
+                let class = if is_long(cell) {
+                    " class=\"long\""
+                } else {
+                    class(column)
+                };
                 html += &format!("<td{class}{}>{}</td>", sort_key(cell), cell.html());
             }
             html += "</tr>\n";
@@ -232,10 +325,29 @@ impl Table {
     pub fn markdown(&self) -> String {
         let kept = self.kept_columns();
         let line = |cells: Vec<String>| format!("| {} |\n", cells.join(" | "));
-        let mut text = line(kept.iter().map(|&i| escape::markdown(&self.columns[i].name)).collect());
-        text += &line(kept.iter().map(|&i| if self.columns[i].is_number { "---:" } else { ":---" }.to_owned()).collect());
+        let mut text = line(
+            kept.iter()
+                .map(|&i| escape::markdown(&self.columns[i].name))
+                .collect(),
+        );
+        text += &line(
+            kept.iter()
+                .map(|&i| {
+                    if self.columns[i].is_number {
+                        "---:"
+                    } else {
+                        ":---"
+                    }
+                    .to_owned()
+                })
+                .collect(),
+        );
         for row in &self.rows {
-            text += &line(kept.iter().map(|&i| row.get(i).map_or(String::new(), Cell::markdown)).collect());
+            text += &line(
+                kept.iter()
+                    .map(|&i| row.get(i).map_or(String::new(), Cell::markdown))
+                    .collect(),
+            );
         }
         text
     }
@@ -246,20 +358,46 @@ impl Table {
         let line = |cells: Vec<String>| {
             let text = cells.join(" & ");
             // After the end of a row a bracket or an asterisk would be taken for its argument.
-            format!("    {}{text} \\\\\n", if text.starts_with(['[', '*']) { "{}" } else { "" })
+            format!(
+                "    {}{text} \\\\\n",
+                if text.starts_with(['[', '*']) {
+                    "{}"
+                } else {
+                    ""
+                }
+            )
         };
-        let columns: String = kept.iter().map(|&i| if self.columns[i].is_number { 'r' } else { 'l' }).collect();
+        let columns: String = kept
+            .iter()
+            .map(|&i| if self.columns[i].is_number { 'r' } else { 'l' })
+            .collect();
         let title = self.title.trim_end_matches('.');
-        let caption = if self.caption.is_empty() { format!("{title}.") } else { format!("{title}. {}", self.caption) };
+        let caption = if self.caption.is_empty() {
+            format!("{title}.")
+        } else {
+            format!("{title}. {}", self.caption)
+        };
         let mut text = "% Needs \\usepackage{booktabs} and, for quotation marks, \\usepackage[T1]{fontenc}.\n\\begin{table}\n  \\centering\n".to_owned();
-        text += &format!("  \\caption{{{}}}\n  \\label{{tab:{}}}\n  \\begin{{tabular}}{{{columns}}}\n    \\toprule\n", escape::latex(&caption), self.id);
-        text += &line(kept.iter().map(|&i| escape::latex(&self.columns[i].name)).collect());
+        text += &format!(
+            "  \\caption{{{}}}\n  \\label{{tab:{}}}\n  \\begin{{tabular}}{{{columns}}}\n    \\toprule\n",
+            escape::latex(&caption),
+            self.id
+        );
+        text += &line(
+            kept.iter()
+                .map(|&i| escape::latex(&self.columns[i].name))
+                .collect(),
+        );
         text += "    \\midrule\n";
         for (i, row) in self.rows.iter().enumerate() {
             if self.rules.contains(&i) {
                 text += "    \\midrule\n";
             }
-            text += &line(kept.iter().map(|&i| row.get(i).map_or(String::new(), Cell::latex)).collect());
+            text += &line(
+                kept.iter()
+                    .map(|&i| row.get(i).map_or(String::new(), Cell::latex))
+                    .collect(),
+            );
         }
         text + "    \\bottomrule\n  \\end{tabular}\n\\end{table}\n"
     }
@@ -267,7 +405,12 @@ impl Table {
     /// The columns that are not small curves alone.
     fn kept_columns(&self) -> Vec<usize> {
         let is_curves = |i: usize| {
-            let mut cells = self.rows.iter().filter_map(|row| row.get(i)).filter(|cell| **cell != Cell::Empty).peekable();
+            let mut cells = self
+                .rows
+                .iter()
+                .filter_map(|row| row.get(i))
+                .filter(|cell| **cell != Cell::Empty)
+                .peekable();
             cells.peek().is_some() && cells.all(Cell::is_curve)
         };
         (0..self.columns.len()).filter(|&i| !is_curves(i)).collect()
@@ -294,7 +437,16 @@ mod tests {
     use super::*;
 
     fn table() -> Table {
-        let mut table = Table::new("t", "A & B", "50% of it.", vec![Column::text("run_1"), Column::number("WER % ↓"), Column::text("course")]);
+        let mut table = Table::new(
+            "t",
+            "A & B",
+            "50% of it.",
+            vec![
+                Column::text("run_1"),
+                Column::number("WER % ↓"),
+                Column::text("course"),
+            ],
+        );
         let score = Score {
             value: 0.0826,
             unit: Unit::Percent,
@@ -304,8 +456,18 @@ mod tests {
             marks: "**".to_owned(),
             is_best: true,
         };
-        table.row(false, vec![Cell::text("a|b <i>"), Cell::Score(score), Cell::Curve(vec![(0.0, 1.0), (1.0, 0.5)])]);
-        table.row(true, vec![Cell::Code("x`y|z".to_owned()), Cell::Empty, Cell::Empty]);
+        table.row(
+            false,
+            vec![
+                Cell::text("a|b <i>"),
+                Cell::Score(score),
+                Cell::Curve(vec![(0.0, 1.0), (1.0, 0.5)]),
+            ],
+        );
+        table.row(
+            true,
+            vec![Cell::Code("x`y|z".to_owned()), Cell::Empty, Cell::Empty],
+        );
         table
     }
 
@@ -341,6 +503,10 @@ mod tests {
             ),
             "{html}"
         );
-        assert!(html.contains("a|b &lt;i&gt;") && html.contains("<tr class=\"rule\">") && html.contains("<svg"));
+        assert!(
+            html.contains("a|b &lt;i&gt;")
+                && html.contains("<tr class=\"rule\">")
+                && html.contains("<svg")
+        );
     }
 }

@@ -37,7 +37,10 @@ pub struct Track {
 
 impl Default for Track {
     fn default() -> Self {
-        Self { width: 1, bins: Vec::new() }
+        Self {
+            width: 1,
+            bins: Vec::new(),
+        }
     }
 }
 
@@ -54,7 +57,14 @@ impl Track {
         if place >= self.bins.len() {
             self.bins.resize(place + 1, Bin::default());
         }
-        let one = Bin { count: 1.0, steps: step as f64, weight, weighted: weight * value, sum: value, squares: value * value };
+        let one = Bin {
+            count: 1.0,
+            steps: step as f64,
+            weight,
+            weighted: weight * value,
+            sum: value,
+            squares: value * value,
+        };
         self.bins[place].add(&one);
     }
 
@@ -82,12 +92,19 @@ impl Track {
 
     /// The numbers by step; where several steps share a bin, their weighted mean.
     pub fn points(&self) -> Vec<(f64, f64)> {
-        self.bins.iter().filter(|bin| bin.count > 0.0).map(|bin| (bin.steps / bin.count, bin.weighted / bin.weight)).collect()
+        self.bins
+            .iter()
+            .filter(|bin| bin.count > 0.0)
+            .map(|bin| (bin.steps / bin.count, bin.weighted / bin.weight))
+            .collect()
     }
 
     /// The weighted mean over a window of about `window` steps around each step.
     pub fn smooth(&self, window: u64) -> Vec<(f64, f64)> {
-        self.windows(window).filter(|(_, around)| around.weight > 0.0).map(|(step, around)| (step, around.weighted / around.weight)).collect()
+        self.windows(window)
+            .filter(|(_, around)| around.weight > 0.0)
+            .map(|(step, around)| (step, around.weighted / around.weight))
+            .collect()
     }
 
     /// The volatility over such windows: standard deviation over mean of the numbers in each. A window with fewer than three has none.
@@ -106,10 +123,16 @@ impl Track {
         let half = (window / self.width / 2) as usize;
         let around = move |i: usize| {
             let mut sum = Bin::default();
-            self.bins[i.saturating_sub(half)..(i + half + 1).min(self.bins.len())].iter().for_each(|bin| sum.add(bin));
+            self.bins[i.saturating_sub(half)..(i + half + 1).min(self.bins.len())]
+                .iter()
+                .for_each(|bin| sum.add(bin));
             sum
         };
-        let held = self.bins.iter().enumerate().filter(|(_, bin)| bin.count > 0.0);
+        let held = self
+            .bins
+            .iter()
+            .enumerate()
+            .filter(|(_, bin)| bin.count > 0.0);
         held.map(move |(i, bin)| (bin.steps / bin.count, around(i)))
     }
 }
@@ -118,7 +141,11 @@ impl Track {
 pub fn window(steps: u64) -> u64 {
     let most = (steps / WINDOWS).max(1);
     let power = 10u64.pow(most.ilog10());
-    [5, 2, 1].into_iter().map(|multiple| multiple * power).find(|window| *window <= most).unwrap_or(1)
+    [5, 2, 1]
+        .into_iter()
+        .map(|multiple| multiple * power)
+        .find(|window| *window <= most)
+        .unwrap_or(1)
 }
 
 #[cfg(test)]
@@ -129,12 +156,20 @@ mod tests {
     fn a_long_run_keeps_its_means_in_few_bins() {
         let mut track = Track::default();
         for step in 1..=1_000_000u64 {
-            track.add(step, if step > 500_000 { 2.0 } else { 1.0 }, if step % 2 == 0 { 3.0 } else { 1.0 });
+            track.add(
+                step,
+                if step > 500_000 { 2.0 } else { 1.0 },
+                if step % 2 == 0 { 3.0 } else { 1.0 },
+            );
         }
         assert!(track.bins.len() <= MOST_BINS && track.count() == 1e6);
         assert!((track.mean().unwrap() - 1.5).abs() < 1e-12);
         let points = track.points();
-        assert!(points.first().unwrap().1 == 1.0 && points.last().unwrap().1 == 2.0 && points.windows(2).all(|pair| pair[0].0 < pair[1].0));
+        assert!(
+            points.first().unwrap().1 == 1.0
+                && points.last().unwrap().1 == 2.0
+                && points.windows(2).all(|pair| pair[0].0 < pair[1].0)
+        );
     }
 
     #[test]
@@ -156,7 +191,15 @@ mod tests {
         let mut track = Track::default();
         track.add(1, f64::NAN, 1.0);
         track.add(2, 1.0, 0.0);
-        assert_eq!((track.mean(), track.points(), track.smooth(10), track.volatility(10)), (None, vec![], vec![], vec![]));
+        assert_eq!(
+            (
+                track.mean(),
+                track.points(),
+                track.smooth(10),
+                track.volatility(10)
+            ),
+            (None, vec![], vec![], vec![])
+        );
         track.add(3, 1e300, 1.0);
         track.add(4, 1e300, 1.0);
         track.add(5, 1e300, 1.0);
@@ -165,6 +208,9 @@ mod tests {
 
     #[test]
     fn windows_are_round() {
-        assert_eq!([1, 30, 60, 500, 640, 1_000_000].map(window), [1, 1, 2, 20, 20, 20_000]);
+        assert_eq!(
+            [1, 30, 60, 500, 640, 1_000_000].map(window),
+            [1, 1, 2, 20, 20, 20_000]
+        );
     }
 }

@@ -16,7 +16,10 @@ pub struct Interval {
 impl Interval {
     /// The interval, or nothing where an end is no number.
     pub fn new(low: f64, high: f64) -> Option<Self> {
-        (low.is_finite() && high.is_finite()).then_some(Self { low: low.min(high), high: low.max(high) })
+        (low.is_finite() && high.is_finite()).then_some(Self {
+            low: low.min(high),
+            high: low.max(high),
+        })
     }
 }
 
@@ -38,7 +41,9 @@ pub const MARKS: &str = "* p < 0.05, ** p < 0.01, *** p < 0.001";
 impl Difference {
     /// `***`, `**`, `*` or nothing.
     pub fn marks(&self) -> &'static str {
-        let earned = self.p.map_or(0, |p| LEVELS.iter().filter(|level| p < **level).count());
+        let earned = self
+            .p
+            .map_or(0, |p| LEVELS.iter().filter(|level| p < **level).count());
         &"***"[..earned]
     }
 }
@@ -52,13 +57,24 @@ pub trait Uncertainty {
     ///
     /// # Errors
     /// Rows that the metric cannot take.
-    fn interval(&self, metric: &Metric, value: f64, rows: &[Prediction]) -> Result<Option<Interval>>;
+    fn interval(
+        &self,
+        metric: &Metric,
+        value: f64,
+        rows: &[Prediction],
+    ) -> Result<Option<Interval>>;
 
     /// The paired difference of a score, second minus first, over the same rows in the same order; `values` are both scores.
     ///
     /// # Errors
     /// Rows that the metric cannot take.
-    fn difference(&self, metric: &Metric, values: [f64; 2], first: &[Prediction], second: &[Prediction]) -> Result<Option<Difference>>;
+    fn difference(
+        &self,
+        metric: &Metric,
+        values: [f64; 2],
+        first: &[Prediction],
+        second: &[Prediction],
+    ) -> Result<Option<Difference>>;
 }
 
 /// Scores as they are, with neither intervals nor tests.
@@ -73,7 +89,13 @@ impl Uncertainty for Unknown {
         Ok(None)
     }
 
-    fn difference(&self, _: &Metric, _: [f64; 2], _: &[Prediction], _: &[Prediction]) -> Result<Option<Difference>> {
+    fn difference(
+        &self,
+        _: &Metric,
+        _: [f64; 2],
+        _: &[Prediction],
+        _: &[Prediction],
+    ) -> Result<Option<Difference>> {
         Ok(None)
     }
 }
@@ -85,13 +107,28 @@ mod tests {
     #[test]
     fn marks_follow_the_levels() {
         let marks = |p| Difference { interval: None, p }.marks();
-        assert_eq!([marks(None), marks(Some(0.05)), marks(Some(0.049)), marks(Some(0.0099)), marks(Some(0.0))], ["", "", "*", "**", "***"]);
+        assert_eq!(
+            [
+                marks(None),
+                marks(Some(0.05)),
+                marks(Some(0.049)),
+                marks(Some(0.0099)),
+                marks(Some(0.0))
+            ],
+            ["", "", "*", "**", "***"]
+        );
         assert_eq!(marks(Some(f64::NAN)), "");
     }
 
     #[test]
     fn an_interval_is_finite_and_in_order() {
-        assert_eq!(Interval::new(2.0, 1.0), Some(Interval { low: 1.0, high: 2.0 }));
+        assert_eq!(
+            Interval::new(2.0, 1.0),
+            Some(Interval {
+                low: 1.0,
+                high: 2.0
+            })
+        );
         assert_eq!(Interval::new(f64::NAN, 1.0), None);
     }
 }

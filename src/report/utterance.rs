@@ -23,11 +23,26 @@ pub struct Utterance {
 impl Utterance {
     /// The utterance as HTML.
     pub fn html(&self) -> String {
-        let notes: String = self.notes.iter().map(|note| format!("<span>{}</span>", escape::xml(note))).collect();
-        let audio =
-            self.audio.as_ref().map_or(String::new(), |audio| format!("<audio controls=\"controls\" preload=\"none\" src=\"{}\"></audio>", escape::xml(audio)));
-        let mut html = format!("<article class=\"utterance\">\n<header><code>{}</code>{notes}{audio}</header>\n", escape::xml(&self.id));
-        let aligned = if self.is_aligned { alignment::html(&self.reference, &self.answer) } else { None };
+        let notes: String = self
+            .notes
+            .iter()
+            .map(|note| format!("<span>{}</span>", escape::xml(note)))
+            .collect();
+        let audio = self.audio.as_ref().map_or(String::new(), |audio| {
+            format!(
+                "<audio controls=\"controls\" preload=\"none\" src=\"{}\"></audio>",
+                escape::xml(audio)
+            )
+        });
+        let mut html = format!(
+            "<article class=\"utterance\">\n<header><code>{}</code>{notes}{audio}</header>\n",
+            escape::xml(&self.id)
+        );
+        let aligned = if self.is_aligned {
+            alignment::html(&self.reference, &self.answer)
+        } else {
+            None
+        };
         html += &aligned.unwrap_or_else(|| self.beside());
         html + "</article>\n"
     }
@@ -36,8 +51,15 @@ impl Utterance {
     fn beside(&self) -> String {
         let line = |name: &str, text: &str| match text {
             "" => format!("<dt>{name}</dt><dd class=\"nothing\">nothing</dd>\n"),
-            text => format!("<dt>{name}</dt><dd dir=\"auto\">{}</dd>\n", escape::xml(text)),
+            text => format!(
+                "<dt>{name}</dt><dd dir=\"auto\">{}</dd>\n",
+                escape::xml(text)
+            ),
         };
-        format!("<dl>\n{}{}</dl>\n", line("reference", &self.reference), line("answer", &self.answer))
+        format!(
+            "<dl>\n{}{}</dl>\n",
+            line("reference", &self.reference),
+            line("answer", &self.answer)
+        )
     }
 }

@@ -29,19 +29,53 @@ pub(super) enum Tree {
 
 impl Tree {
     /// The cells of these tasks, over the population's cells that `is_drawn` lets in.
-    pub(super) fn of(tasks: &[usize], cells: &[Cell], is_drawn: impl Fn(&Cell) -> bool, pools: &mut Pools<'_>) -> Self {
+    pub(super) fn of(
+        tasks: &[usize],
+        cells: &[Cell],
+        is_drawn: impl Fn(&Cell) -> bool,
+        pools: &mut Pools<'_>,
+    ) -> Self {
         let task = |&task: &usize| {
             // No label sorts last, and rows with audio come first.
             let mut labels: BTreeMap<u16, BTreeMap<bool, Vec<usize>>> = BTreeMap::new();
-            for (place, cell) in cells.iter().enumerate().filter(|(_, cell)| cell.task == task && is_drawn(cell)) {
-                labels.entry(cell.label).or_default().entry(!cell.has_audio).or_default().push(place);
+            for (place, cell) in cells
+                .iter()
+                .enumerate()
+                .filter(|(_, cell)| cell.task == task && is_drawn(cell))
+            {
+                labels
+                    .entry(cell.label)
+                    .or_default()
+                    .entry(!cell.has_audio)
+                    .or_default()
+                    .push(place);
             }
             let mut leaf = |label, is_text: bool, cells: Vec<usize>| {
                 let rows = cells.iter().map(|&cell| pools.num_rows(cell)).sum();
-                Self::Leaf(BalanceCell { task, label, has_audio: !is_text, pool: pools.of(cells) }, rows)
+                Self::Leaf(
+                    BalanceCell {
+                        task,
+                        label,
+                        has_audio: !is_text,
+                        pool: pools.of(cells),
+                    },
+                    rows,
+                )
             };
-            let mut forms = |label, forms: BTreeMap<bool, _>| Self::Branch(forms.into_iter().map(|(is_text, cells)| leaf(label, is_text, cells)).collect());
-            Self::Branch(labels.into_iter().map(|(label, of)| forms(label, of)).collect())
+            let mut forms = |label, forms: BTreeMap<bool, _>| {
+                Self::Branch(
+                    forms
+                        .into_iter()
+                        .map(|(is_text, cells)| leaf(label, is_text, cells))
+                        .collect(),
+                )
+            };
+            Self::Branch(
+                labels
+                    .into_iter()
+                    .map(|(label, of)| forms(label, of))
+                    .collect(),
+            )
         };
         Self::Branch(tasks.iter().map(task).collect())
     }
@@ -66,7 +100,9 @@ impl Tree {
     pub(super) fn equal(&self) -> Slots {
         match self {
             Self::Leaf(cell, _) => Slots::Pool(cell.pool),
-            Self::Branch(children) => Slots::split(children.iter().map(|child| (1.0, child.equal())).collect()),
+            Self::Branch(children) => {
+                Slots::split(children.iter().map(|child| (1.0, child.equal())).collect())
+            }
         }
     }
 
@@ -76,9 +112,19 @@ impl Tree {
         match self {
             Self::Leaf(cell, _) => Slots::Pool(cell.pool),
             Self::Branch(children) => {
-                let capacities: Vec<u64> = children.iter().map(|child| child.num_rows() * max_repeats).collect();
-                let parts = children.iter().zip(fill(quota, &capacities)).filter(|(_, part)| *part > 0);
-                Slots::split(parts.map(|(child, part)| (part as f64, child.capped(part, max_repeats))).collect())
+                let capacities: Vec<u64> = children
+                    .iter()
+                    .map(|child| child.num_rows() * max_repeats)
+                    .collect();
+                let parts = children
+                    .iter()
+                    .zip(fill(quota, &capacities))
+                    .filter(|(_, part)| *part > 0);
+                Slots::split(
+                    parts
+                        .map(|(child, part)| (part as f64, child.capped(part, max_repeats)))
+                        .collect(),
+                )
             }
         }
     }

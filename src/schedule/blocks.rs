@@ -64,24 +64,62 @@ pub(super) struct Block {
 impl Block {
     /// The block of these steps, before the first. `pick` gives a stage's draw from a pool by its number.
     fn new(origin: &Origin<'_>, pick: impl Fn(usize, u64) -> Pick) -> Result<Self> {
-        let Origin { stage, planned, ref steps, batch, select, seed, .. } = *origin;
-        let empty = |pool, has_audio| Candidates { pool, has_audio, picks: Vec::new(), vectors: Vec::new(), clusters: Vec::new(), left: Vec::new() };
-        let mut cells: Vec<Candidates> = planned.cells.iter().map(|cell| empty(cell.pool, cell.has_audio)).collect();
-        let place_of: HashMap<usize, usize> = planned.cells.iter().enumerate().map(|(place, cell)| (cell.pool, place)).collect();
+        let Origin {
+            stage,
+            planned,
+            ref steps,
+            batch,
+            select,
+            seed,
+            ..
+        } = *origin;
+        let empty = |pool, has_audio| Candidates {
+            pool,
+            has_audio,
+            picks: Vec::new(),
+            vectors: Vec::new(),
+            clusters: Vec::new(),
+            left: Vec::new(),
+        };
+        let mut cells: Vec<Candidates> = planned
+            .cells
+            .iter()
+            .map(|cell| empty(cell.pool, cell.has_audio))
+            .collect();
+        let place_of: HashMap<usize, usize> = planned
+            .cells
+            .iter()
+            .enumerate()
+            .map(|(place, cell)| (cell.pool, place))
+            .collect();
         let mut cursor = planned.slots.at(steps.start.saturating_mul(batch as u64));
         let mut next = || {
             let (pool, in_stage) = cursor.next();
-            let cell = place_of.get(&pool).copied().ok_or_else(|| Error::bug("a slot of a diverse stage goes to no cell"))?;
+            let cell = place_of
+                .get(&pool)
+                .copied()
+                .ok_or_else(|| Error::bug("a slot of a diverse stage goes to no cell"))?;
             cells[cell].picks.push(pick(pool, in_stage));
             Ok(cell)
         };
-        let slots = steps.clone().map(|_| (0..batch).map(|_| next()).collect()).collect::<Result<Vec<Vec<usize>>>>()?;
+        let slots = steps
+            .clone()
+            .map(|_| (0..batch).map(|_| next()).collect())
+            .collect::<Result<Vec<Vec<usize>>>>()?;
         for cell in &mut cells {
             cell.left = (0..cell.picks.len()).collect();
             origin.source.embed(cell)?;
         }
-        let mut block =
-            Self { stage, steps: steps.clone(), select, key: Key::new(seed, "diverse").with(stage as u64), cells, num_clusters: 0, slots, drawn: Vec::new() };
+        let mut block = Self {
+            stage,
+            steps: steps.clone(),
+            select,
+            key: Key::new(seed, "diverse").with(stage as u64),
+            cells,
+            num_clusters: 0,
+            slots,
+            drawn: Vec::new(),
+        };
         if select == Select::Kmeans {
             block.cluster();
         }
@@ -90,13 +128,35 @@ impl Block {
 
     /// Clusters the rows with audio, as many as the step with most slots for them has.
     fn cluster(&mut self) {
-        let num_heard = |slots: &Vec<usize>| slots.iter().filter(|&&cell| self.cells[cell].has_audio).count();
+        let num_heard = |slots: &Vec<usize>| {
+            slots
+                .iter()
+                .filter(|&&cell| self.cells[cell].has_audio)
+                .count()
+        };
         self.num_clusters = self.slots.iter().map(num_heard).max().unwrap_or(0);
-        let heard = || self.cells.iter().filter(|cell| cell.has_audio && !cell.picks.is_empty());
-        let Some(dims) = heard().map(|cell| cell.vectors.len() / cell.picks.len()).next().filter(|&dims| dims > 0) else { return };
+        let heard = || {
+            self.cells
+                .iter()
+                .filter(|cell| cell.has_audio && !cell.picks.is_empty())
+        };
+        let Some(dims) = heard()
+            .map(|cell| cell.vectors.len() / cell.picks.len())
+            .next()
+            .filter(|&dims| dims > 0)
+        else {
+            return;
+        };
         let values: Vec<f32> = heard().flat_map(|cell| &cell.vectors).copied().collect();
-        let centres = kmeans::plus_plus(&values, dims, self.num_clusters, self.key.with_name("kmeans").with(self.steps.start));
-        let mut assignments = kmeans::lloyd(&values, dims, centres, MAX_ITERATIONS).assignments.into_iter();
+        let centres = kmeans::plus_plus(
+            &values,
+            dims,
+            self.num_clusters,
+            self.key.with_name("kmeans").with(self.steps.start),
+        );
+        let mut assignments = kmeans::lloyd(&values, dims, centres, MAX_ITERATIONS)
+            .assignments
+            .into_iter();
         for cell in self.cells.iter_mut().filter(|cell| cell.has_audio) {
             cell.clusters = assignments.by_ref().take(cell.picks.len()).collect();
         }
@@ -107,11 +167,22 @@ impl Block {
         let place = (step - self.steps.start) as usize;
         while self.drawn.len() <= place {
             let slots = &self.slots[self.drawn.len()];
-            let mut batch = Batch::new(self.key.with(self.steps.start + self.drawn.len() as u64), self.num_clusters);
+            let mut batch = Batch::new(
+                self.key.with(self.steps.start + self.drawn.len() as u64),
+                self.num_clusters,
+            );
             let mut counts = vec![0; self.cells.len()];
             slots.iter().for_each(|&cell| counts[cell] += 1);
-            let mut drawn: Vec<_> = self.cells.iter_mut().zip(counts).map(|(cell, count)| batch.draw(cell, count, self.select).into_iter()).collect();
-            let picks = slots.iter().filter_map(|&cell| drawn[cell].next()).collect();
+            let mut drawn: Vec<_> = self
+                .cells
+                .iter_mut()
+                .zip(counts)
+                .map(|(cell, count)| batch.draw(cell, count, self.select).into_iter())
+                .collect();
+            let picks = slots
+                .iter()
+                .filter_map(|&cell| drawn[cell].next())
+                .collect();
             self.drawn.push(picks);
         }
         self.drawn[place].clone()
@@ -140,9 +211,16 @@ pub(super) struct LastBlock(Mutex<Option<Block>>);
 
 impl LastBlock {
     /// The picks of a step of the block.
-    pub(super) fn picks(&self, origin: &Origin<'_>, step: u64, pick: impl Fn(usize, u64) -> Pick) -> Result<Vec<Pick>> {
+    pub(super) fn picks(
+        &self,
+        origin: &Origin<'_>,
+        step: u64,
+        pick: impl Fn(usize, u64) -> Pick,
+    ) -> Result<Vec<Pick>> {
         let mut last = self.0.lock().unwrap_or_else(PoisonError::into_inner);
-        let is_known = last.as_ref().is_some_and(|block| block.stage == origin.stage && block.steps == origin.steps);
+        let is_known = last
+            .as_ref()
+            .is_some_and(|block| block.stage == origin.stage && block.steps == origin.steps);
         match last.as_mut().filter(|_| is_known) {
             Some(block) => Ok(block.picks(step)),
             None => Ok(last.insert(Block::new(origin, pick)?).picks(step)),

@@ -28,7 +28,10 @@ pub(super) struct Pool {
 impl Pool {
     fn new(mut rows: Vec<u32>, seed: u64, kept_orders: usize) -> Self {
         rows.sort_unstable();
-        let stream = rows.iter().fold(Key::new(seed, "shuffle").with(rows.len() as u64), |stream, &row| stream.with(u64::from(row)));
+        let stream = rows.iter().fold(
+            Key::new(seed, "shuffle").with(rows.len() as u64),
+            |stream, &row| stream.with(u64::from(row)),
+        );
         let orders = Orders::new(stream, rows.len() as u64, kept_orders);
         Self { rows, orders }
     }
@@ -67,7 +70,13 @@ pub(super) struct Pools<'a> {
 impl<'a> Pools<'a> {
     /// No pools yet, over these cells. Of each pool's orders the last `kept_orders` are remembered.
     pub(super) fn new(cells: &'a [Cell], seed: u64, kept_orders: usize) -> Self {
-        Self { cells, seed, kept_orders, known: HashMap::new(), pools: Vec::new() }
+        Self {
+            cells,
+            seed,
+            kept_orders,
+            known: HashMap::new(),
+            pools: Vec::new(),
+        }
     }
 
     /// The number of the pool that holds the rows of these cells (places in rising order, at least one).
@@ -75,8 +84,13 @@ impl<'a> Pools<'a> {
         if let Some(&pool) = self.known.get(&cells) {
             return pool;
         }
-        let rows = cells.iter().flat_map(|&cell| &self.cells[cell].rows).copied().collect();
-        self.pools.push(Pool::new(rows, self.seed, self.kept_orders));
+        let rows = cells
+            .iter()
+            .flat_map(|&cell| &self.cells[cell].rows)
+            .copied()
+            .collect();
+        self.pools
+            .push(Pool::new(rows, self.seed, self.kept_orders));
         self.known.insert(cells, self.pools.len() - 1);
         self.pools.len() - 1
     }
@@ -103,10 +117,26 @@ mod tests {
 
     #[test]
     fn a_pool_is_its_rows_whatever_they_were_put_together_from() {
-        let cell = |entry, rows: &[u32]| Cell { task: 0, entry, label: NO_LABEL, has_audio: true, rows: rows.to_vec() };
-        let (apart, whole) = ([cell(0, &[4, 5]), cell(1, &[1, 2, 3])], [cell(0, &[1, 2, 3, 4, 5])]);
+        let cell = |entry, rows: &[u32]| Cell {
+            task: 0,
+            entry,
+            label: NO_LABEL,
+            has_audio: true,
+            rows: rows.to_vec(),
+        };
+        let (apart, whole) = (
+            [cell(0, &[4, 5]), cell(1, &[1, 2, 3])],
+            [cell(0, &[1, 2, 3, 4, 5])],
+        );
         let (mut apart, mut whole) = (Pools::new(&apart, 7, 2), Pools::new(&whole, 7, 2));
-        assert_eq!([apart.of(vec![0, 1]), apart.of(vec![1]), apart.of(vec![0, 1])], [0, 1, 0]);
+        assert_eq!(
+            [
+                apart.of(vec![0, 1]),
+                apart.of(vec![1]),
+                apart.of(vec![0, 1])
+            ],
+            [0, 1, 0]
+        );
         whole.of(vec![0]);
         assert_eq!(picks(&apart.pools[0], 0..20), picks(&whole.pools[0], 0..20));
         assert!(picks(&apart.pools[1], 0..20).iter().all(|&row| row < 4));

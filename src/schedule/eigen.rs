@@ -27,13 +27,28 @@ pub(super) fn symmetric(mut matrix: Vec<f64>, n: usize) -> Eigen {
     let mut places: Vec<usize> = (0..n).collect();
     places.sort_by(|&a, &b| diagonal[a].total_cmp(&diagonal[b]));
     let values = places.iter().map(|&place| diagonal[place]).collect();
-    Eigen { values, vectors: places.iter().flat_map(|&place| &vectors[place * n..(place + 1) * n]).copied().collect() }
+    Eigen {
+        values,
+        vectors: places
+            .iter()
+            .flat_map(|&place| &vectors[place * n..(place + 1) * n])
+            .copied()
+            .collect(),
+    }
 }
 
 /// Reflects the rows and columns after `column` so that it holds zeros below the place under its diagonal.
 fn reflect(matrix: &mut [f64], vectors: &mut [f64], n: usize, column: usize) {
     // H = I - 2 v v', with v of length one and zero up to `column`.
-    let mut v: Vec<f64> = (column..n).map(|i| if i == column { 0.0 } else { matrix[i * n + column] }).collect();
+    let mut v: Vec<f64> = (column..n)
+        .map(|i| {
+            if i == column {
+                0.0
+            } else {
+                matrix[i * n + column]
+            }
+        })
+        .collect();
     let length = norm(&v);
     if length == 0.0 {
         return;
@@ -43,19 +58,25 @@ fn reflect(matrix: &mut [f64], vectors: &mut [f64], n: usize, column: usize) {
     v.iter_mut().for_each(|x| *x /= scale);
 
     // H A H = A - 2 v w' - 2 w v', with w = A v - (v' A v) v.
-    let mut w: Vec<f64> = (column..n).map(|i| dot(&v, &matrix[i * n + column..(i + 1) * n])).collect();
+    let mut w: Vec<f64> = (column..n)
+        .map(|i| dot(&v, &matrix[i * n + column..(i + 1) * n]))
+        .collect();
     let inner = dot(&v, &w);
     w.iter_mut().zip(&v).for_each(|(w, v)| *w -= inner * v);
     for (i, (v_i, w_i)) in v.iter().zip(&w).enumerate() {
         let row = &mut matrix[(column + i) * n + column..(column + i + 1) * n];
-        row.iter_mut().zip(v.iter().zip(&w)).for_each(|(a, (v, w))| *a -= 2.0 * (v_i * w + w_i * v));
+        row.iter_mut()
+            .zip(v.iter().zip(&w))
+            .for_each(|(a, (v, w))| *a -= 2.0 * (v_i * w + w_i * v));
     }
     let mut along = vec![0.0; n];
     for (v, row) in v.iter().zip(vectors[column * n..].chunks(n)) {
         along.iter_mut().zip(row).for_each(|(sum, x)| *sum += v * x);
     }
     for (v, row) in v.iter().zip(vectors[column * n..].chunks_mut(n)) {
-        row.iter_mut().zip(&along).for_each(|(x, along)| *x -= 2.0 * v * along);
+        row.iter_mut()
+            .zip(&along)
+            .for_each(|(x, along)| *x -= 2.0 * v * along);
     }
 }
 
@@ -69,14 +90,19 @@ fn norm(v: &[f64]) -> f64 {
 
 /// Rotates a tridiagonal matrix until nothing is left beside its diagonal, from the last eigenvalue to the first.
 fn diagonalise(diagonal: &mut [f64], beside: &mut [f64], vectors: &mut [f64]) {
-    let is_zero = |diagonal: &[f64], beside: &[f64], i: usize| beside[i].abs() <= f64::EPSILON * (diagonal[i].abs() + diagonal[i + 1].abs());
+    let is_zero = |diagonal: &[f64], beside: &[f64], i: usize| {
+        beside[i].abs() <= f64::EPSILON * (diagonal[i].abs() + diagonal[i + 1].abs())
+    };
     let (mut last, mut passes) = (diagonal.len().saturating_sub(1), 0);
     while last > 0 {
         if is_zero(diagonal, beside, last - 1) || passes == MAX_PASSES {
             (last, passes) = (last - 1, 0);
             continue;
         }
-        let first = (0..last).rev().find(|&i| is_zero(diagonal, beside, i)).map_or(0, |i| i + 1);
+        let first = (0..last)
+            .rev()
+            .find(|&i| is_zero(diagonal, beside, i))
+            .map_or(0, |i| i + 1);
         pass(diagonal, beside, vectors, first, last);
         passes += 1;
     }
@@ -86,11 +112,18 @@ fn diagonalise(diagonal: &mut [f64], beside: &mut [f64], vectors: &mut [f64]) {
 /// chase it out at the end.
 fn pass(diagonal: &mut [f64], beside: &mut [f64], vectors: &mut [f64], first: usize, last: usize) {
     let n = diagonal.len();
-    let (mut x, mut bulge) = (diagonal[first] - shift(diagonal[last - 1], beside[last - 1], diagonal[last]), beside[first]);
+    let (mut x, mut bulge) = (
+        diagonal[first] - shift(diagonal[last - 1], beside[last - 1], diagonal[last]),
+        beside[first],
+    );
     for i in first..last {
         // The rotation that turns (x, bulge) into (length, 0).
         let length = norm(&[x, bulge]);
-        let (c, s) = if length == 0.0 { (1.0, 0.0) } else { (x / length, bulge / length) };
+        let (c, s) = if length == 0.0 {
+            (1.0, 0.0)
+        } else {
+            (x / length, bulge / length)
+        };
         if i > first {
             beside[i - 1] = length;
         }
@@ -114,7 +147,11 @@ fn pass(diagonal: &mut [f64], beside: &mut [f64], vectors: &mut [f64], first: us
 fn shift(a: f64, b: f64, d: f64) -> f64 {
     let half = (a - d) / 2.0;
     let distance = half.abs() + (half * half + b * b).sqrt();
-    if distance == 0.0 { d } else { d - (b / distance).copysign(half) * b.copysign(1.0) }
+    if distance == 0.0 {
+        d
+    } else {
+        d - (b / distance).copysign(half) * b.copysign(1.0)
+    }
 }
 
 #[cfg(test)]
@@ -144,7 +181,15 @@ mod tests {
         }
         assert_eq!(symmetric(vec![7.0], 1).values, [7.0]);
         assert!(symmetric(Vec::new(), 0).values.is_empty());
-        assert_eq!(symmetric(vec![1.0; 9], 3).values.iter().map(|value| (value * 1e12).round()).collect::<Vec<_>>(), [0.0, 0.0, 3e12], "of rank one");
+        assert_eq!(
+            symmetric(vec![1.0; 9], 3)
+                .values
+                .iter()
+                .map(|value| (value * 1e12).round())
+                .collect::<Vec<_>>(),
+            [0.0, 0.0, 3e12],
+            "of rank one"
+        );
     }
 
     proptest! {

@@ -17,9 +17,20 @@ pub fn sample(kernel: &[f64], n: usize, k: usize, key: Key) -> Vec<usize> {
         return Vec::new();
     }
     let eigen = eigen::symmetric(kernel.to_vec(), n);
-    let floor = eigen.values.last().map_or(1.0, |largest| largest * ROUNDING).max(f64::MIN_POSITIVE);
-    let logs: Vec<f64> = eigen.values.iter().map(|value| libm::log(value.max(floor))).collect();
-    let basis: Vec<&[f64]> = eigenvectors(&logs, k, key.with(0)).into_iter().map(|i| &eigen.vectors[i * n..(i + 1) * n]).collect();
+    let floor = eigen
+        .values
+        .last()
+        .map_or(1.0, |largest| largest * ROUNDING)
+        .max(f64::MIN_POSITIVE);
+    let logs: Vec<f64> = eigen
+        .values
+        .iter()
+        .map(|value| libm::log(value.max(floor)))
+        .collect();
+    let basis: Vec<&[f64]> = eigenvectors(&logs, k, key.with(0))
+        .into_iter()
+        .map(|i| &eigen.vectors[i * n..(i + 1) * n])
+        .collect();
     let mut chosen = project(&basis, n, key.with(1));
     chosen.sort_unstable();
     chosen
@@ -52,13 +63,19 @@ fn eigenvectors(logs: &[f64], k: usize, key: Key) -> Vec<usize> {
 
 fn log_add(a: f64, b: f64) -> f64 {
     let (low, high) = if a < b { (a, b) } else { (b, a) };
-    if low == f64::NEG_INFINITY { high } else { high + libm::log1p(libm::exp(low - high)) }
+    if low == f64::NEG_INFINITY {
+        high
+    } else {
+        high + libm::log1p(libm::exp(low - high))
+    }
 }
 
 /// Draws from the projection onto orthonormal vectors: as many places as there are vectors, each by what the places before have
 /// left of its projected length.
 fn project(basis: &[&[f64]], n: usize, key: Key) -> Vec<usize> {
-    let mut left: Vec<f64> = (0..n).map(|i| basis.iter().map(|vector| vector[i] * vector[i]).sum()).collect();
+    let mut left: Vec<f64> = (0..n)
+        .map(|i| basis.iter().map(|vector| vector[i] * vector[i]).sum())
+        .collect();
     let mut chosen: Vec<usize> = Vec::with_capacity(basis.len());
     let mut taken: Vec<Vec<f64>> = Vec::with_capacity(basis.len());
     for draw in 0..basis.len() as u64 {
@@ -66,12 +83,19 @@ fn project(basis: &[&[f64]], n: usize, key: Key) -> Vec<usize> {
         let place = weighted(&left, total * key.uniform(draw));
         // The part of every projected unit vector along the chosen one, less what earlier choices took of it.
         let length = left[place].sqrt();
-        let mut along: Vec<f64> = (0..n).map(|i| basis.iter().map(|vector| vector[i] * vector[place]).sum()).collect();
+        let mut along: Vec<f64> = (0..n)
+            .map(|i| basis.iter().map(|vector| vector[i] * vector[place]).sum())
+            .collect();
         for before in &taken {
-            along.iter_mut().zip(before).for_each(|(along, b)| *along -= b * before[place]);
+            along
+                .iter_mut()
+                .zip(before)
+                .for_each(|(along, b)| *along -= b * before[place]);
         }
         along.iter_mut().for_each(|value| *value /= length);
-        left.iter_mut().zip(&along).for_each(|(left, along)| *left = (*left - along * along).max(0.0));
+        left.iter_mut()
+            .zip(&along)
+            .for_each(|(left, along)| *left = (*left - along * along).max(0.0));
         chosen.push(place);
         // Rounding leaves a chosen place a hair above zero.
         chosen.iter().for_each(|&place| left[place] = 0.0);
@@ -96,7 +120,9 @@ pub fn given(free: &[f64], cross: &[f64], among: &[f64], n: usize, taken: usize)
     }
     let row = |i: usize| &reduced[i * taken..(i + 1) * taken];
     let less = |i: usize, j: usize| row(i).iter().zip(row(j)).map(|(a, b)| a * b).sum::<f64>();
-    (0..n * n).map(|at| free[at] - less(at / n, at % n)).collect()
+    (0..n * n)
+        .map(|at| free[at] - less(at / n, at % n))
+        .collect()
 }
 
 /// The lower factor F of a positive definite matrix F F'.
@@ -106,7 +132,11 @@ fn cholesky(matrix: &[f64], n: usize) -> Vec<f64> {
         for j in 0..=i {
             let known: f64 = (0..j).map(|k| factor[i * n + k] * factor[j * n + k]).sum();
             let left = matrix[i * n + j] - known;
-            factor[i * n + j] = if i == j { left.max(f64::MIN_POSITIVE).sqrt() } else { left / factor[j * n + j] };
+            factor[i * n + j] = if i == j {
+                left.max(f64::MIN_POSITIVE).sqrt()
+            } else {
+                left / factor[j * n + j]
+            };
         }
     }
     factor
@@ -118,14 +148,22 @@ mod tests {
     use std::collections::BTreeMap;
 
     fn golden() -> (Vec<f64>, usize, Vec<serde_json::Value>) {
-        let cases: serde_json::Value = serde_json::from_str(include_str!("../../tests/fixtures/schedule/clusters.json")).unwrap();
+        let cases: serde_json::Value =
+            serde_json::from_str(include_str!("../../tests/fixtures/schedule/clusters.json"))
+                .unwrap();
         let kdpp = &cases["kdpp"];
         let kernel = serde_json::from_value(kdpp["kernel"].clone()).unwrap();
-        (kernel, kdpp["n"].as_u64().unwrap() as usize, kdpp["cases"].as_array().unwrap().clone())
+        (
+            kernel,
+            kdpp["n"].as_u64().unwrap() as usize,
+            kdpp["cases"].as_array().unwrap().clone(),
+        )
     }
 
     fn part(kernel: &[f64], n: usize, rows: &[usize], columns: &[usize]) -> Vec<f64> {
-        rows.iter().flat_map(|&i| columns.iter().map(move |&j| kernel[i * n + j])).collect()
+        rows.iter()
+            .flat_map(|&i| columns.iter().map(move |&j| kernel[i * n + j]))
+            .collect()
     }
 
     #[test]
@@ -134,15 +172,22 @@ mod tests {
         for case in cases {
             let k = case["k"].as_u64().unwrap() as usize;
             let taken: Vec<usize> = serde_json::from_value(case["given"].clone()).unwrap();
-            let probabilities: Vec<(Vec<usize>, f64)> = serde_json::from_value(case["probabilities"].clone()).unwrap();
+            let probabilities: Vec<(Vec<usize>, f64)> =
+                serde_json::from_value(case["probabilities"].clone()).unwrap();
             let free: Vec<usize> = (0..n).filter(|place| !taken.contains(place)).collect();
-            let (among_free, cross, among) = (part(&kernel, n, &free, &free), part(&kernel, n, &free, &taken), part(&kernel, n, &taken, &taken));
+            let (among_free, cross, among) = (
+                part(&kernel, n, &free, &free),
+                part(&kernel, n, &free, &taken),
+                part(&kernel, n, &taken, &taken),
+            );
             let conditioned = given(&among_free, &cross, &among, free.len(), taken.len());
             let draws = 60_000;
             let mut counts: BTreeMap<Vec<usize>, f64> = BTreeMap::new();
             for draw in 0..draws {
                 let chosen = sample(&conditioned, free.len(), k, Key::new(draw, "test"));
-                *counts.entry(chosen.into_iter().map(|i| free[i]).collect()).or_default() += 1.0;
+                *counts
+                    .entry(chosen.into_iter().map(|i| free[i]).collect())
+                    .or_default() += 1.0;
             }
             let cells = probabilities.len() as f64;
             let chi_square: f64 = probabilities
@@ -154,22 +199,47 @@ mod tests {
                 .sum();
             // Mean cells - 1, variance twice that; four standard deviations above.
             let bound = cells - 1.0 + 4.0 * (2.0 * (cells - 1.0)).sqrt();
-            assert!(chi_square < bound, "k {k} given {taken:?}: {chi_square} over {bound}");
+            assert!(
+                chi_square < bound,
+                "k {k} given {taken:?}: {chi_square} over {bound}"
+            );
             assert_eq!(counts.values().sum::<f64>(), draws as f64);
-            assert!(counts.keys().all(|subset| probabilities.iter().any(|(known, _)| known == subset)), "of the right size, rising, without what is given");
+            assert!(
+                counts
+                    .keys()
+                    .all(|subset| probabilities.iter().any(|(known, _)| known == subset)),
+                "of the right size, rising, without what is given"
+            );
         }
     }
 
     #[test]
     fn edges() {
-        let identity: Vec<f64> = (0..16).map(|at| f64::from(u8::from(at / 4 == at % 4))).collect();
-        assert_eq!(sample(&identity, 4, 0, Key::new(1, "test")), Vec::<usize>::new());
+        let identity: Vec<f64> = (0..16)
+            .map(|at| f64::from(u8::from(at / 4 == at % 4)))
+            .collect();
+        assert_eq!(
+            sample(&identity, 4, 0, Key::new(1, "test")),
+            Vec::<usize>::new()
+        );
         assert_eq!(sample(&identity, 4, 4, Key::new(1, "test")), [0, 1, 2, 3]);
         // Two alike but for a ridge, and one apart: the two are almost never drawn together.
-        let alike = [1.0 + 1e-9, 1.0, 0.0, 1.0, 1.0 + 1e-9, 0.0, 0.0, 0.0, 1.0 + 1e-9];
+        let alike = [
+            1.0 + 1e-9,
+            1.0,
+            0.0,
+            1.0,
+            1.0 + 1e-9,
+            0.0,
+            0.0,
+            0.0,
+            1.0 + 1e-9,
+        ];
         assert!((0..200).all(|seed| sample(&alike, 3, 2, Key::new(seed, "test")).contains(&2)));
         // All alike: a rank of one, and still as many as are asked for, each once.
-        let ones: Vec<f64> = (0..900).map(|at| 1.0 + if at / 30 == at % 30 { 1e-6 } else { 0.0 }).collect();
+        let ones: Vec<f64> = (0..900)
+            .map(|at| 1.0 + if at / 30 == at % 30 { 1e-6 } else { 0.0 })
+            .collect();
         let chosen = sample(&ones, 30, 20, Key::new(3, "test"));
         assert!(chosen.len() == 20 && chosen.windows(2).all(|pair| pair[0] < pair[1]));
     }

@@ -181,13 +181,27 @@ impl Schedule {
     pub fn new(settings: &Settings, population: &Population, seed: u64) -> Result<Self> {
         check::settings(settings)?;
         let cells = population.cells()?;
-        let planner = Planner { batch: settings.batch, population, cells: &cells };
-        let mut pools = Pools::new(&cells, seed, if settings.shuffle { usize::MAX } else { KEPT_ORDERS });
+        let planner = Planner {
+            batch: settings.batch,
+            population,
+            cells: &cells,
+        };
+        let mut pools = Pools::new(
+            &cells,
+            seed,
+            if settings.shuffle {
+                usize::MAX
+            } else {
+                KEPT_ORDERS
+            },
+        );
         let (mut stages, mut planned, mut seen) = (Vec::new(), Vec::new(), Vec::new());
         let mut start = 0;
         for (index, written) in settings.stages.iter().enumerate() {
             let name = written.name_at(index);
-            let found = planner.plan(written, &seen, &mut pools).map_err(|error| error.at(format!("schedule: stage `{name}`")))?;
+            let found = planner
+                .plan(written, &seen, &mut pools)
+                .map_err(|error| error.at(format!("schedule: stage `{name}`")))?;
             seen.extend(&found.tasks);
             stages.push(stage(written, name, start, &found, &population.tasks));
             start += found.steps;
@@ -219,20 +233,50 @@ impl Schedule {
             stage.start = start;
             start += stage.steps;
         }
-        let (diverse, lengths): (Vec<_>, Vec<_>) = self.stages.iter().map(|stage| (stage.diverse, stage.steps)).unzip();
-        self.timeline = Timeline::new(&self.planned, &diverse, &lengths, self.batch as u64, &self.pools);
+        let (diverse, lengths): (Vec<_>, Vec<_>) = self
+            .stages
+            .iter()
+            .map(|stage| (stage.diverse, stage.steps))
+            .unzip();
+        self.timeline = Timeline::new(
+            &self.planned,
+            &diverse,
+            &lengths,
+            self.batch as u64,
+            &self.pools,
+        );
         self.last_block = LastBlock::default();
     }
 
     /// Makes one stage of all, whose slots are those of the others in a seeded order.
     fn shuffle(&mut self) {
         let steps = self.num_steps();
-        let drawn = |task: &String| self.stages.iter().any(|stage| stage.tasks.contains(task) || stage.replayed.contains(task));
-        let tasks = self.names.0.iter().filter(|task| drawn(task)).cloned().collect();
+        let drawn = |task: &String| {
+            self.stages
+                .iter()
+                .any(|stage| stage.tasks.contains(task) || stage.replayed.contains(task))
+        };
+        let tasks = self
+            .names
+            .0
+            .iter()
+            .filter(|task| drawn(task))
+            .cloned()
+            .collect();
         let mut whole = self.stages.swap_remove(0);
-        (whole.name, whole.start, whole.steps, whole.planned_start, whole.planned_steps) = (SHUFFLED.to_owned(), 0, steps, 0, steps);
+        (
+            whole.name,
+            whole.start,
+            whole.steps,
+            whole.planned_start,
+            whole.planned_steps,
+        ) = (SHUFFLED.to_owned(), 0, steps, 0, steps);
         (whole.tasks, whole.replayed, whole.draw) = (tasks, Vec::new(), Draw::Shuffled);
-        self.shuffled = Some(Arc::new(Orders::new(Key::new(self.seed, "shuffled slots"), steps * self.batch as u64, 1)));
+        self.shuffled = Some(Arc::new(Orders::new(
+            Key::new(self.seed, "shuffled slots"),
+            steps * self.batch as u64,
+            1,
+        )));
         (self.stages, self.embeddings) = (vec![whole], vec![None]);
     }
 
@@ -243,12 +287,16 @@ impl Schedule {
 
     /// Optimiser steps over all stages, without those that ended stages have left out.
     pub fn num_steps(&self) -> u64 {
-        self.stages.last().map_or(0, |stage| stage.start + stage.steps)
+        self.stages
+            .last()
+            .map_or(0, |stage| stage.start + stage.steps)
     }
 
     /// Optimiser steps over all stages as planned: what learning rates are shaped over.
     pub fn num_planned_steps(&self) -> u64 {
-        self.stages.last().map_or(0, |stage| stage.planned_start + stage.planned_steps)
+        self.stages
+            .last()
+            .map_or(0, |stage| stage.planned_start + stage.planned_steps)
     }
 
     /// The stages in order; at least one.
@@ -276,9 +324,15 @@ impl Schedule {
     /// # Errors
     /// A fault of ours where there is no such stage or it is not that long, or the run is shuffled.
     pub fn end_stage(&mut self, stage: usize, steps_done: u64) -> Result<()> {
-        let is_possible = self.shuffled.is_none() && self.stages.get(stage).is_some_and(|stage| (1..=stage.planned_steps).contains(&steps_done));
+        let is_possible = self.shuffled.is_none()
+            && self
+                .stages
+                .get(stage)
+                .is_some_and(|stage| (1..=stage.planned_steps).contains(&steps_done));
         if !is_possible {
-            return Err(Error::bug(format!("stage {stage} cannot end after {steps_done} steps")));
+            return Err(Error::bug(format!(
+                "stage {stage} cannot end after {steps_done} steps"
+            )));
         }
         self.stages[stage].steps = steps_done;
         self.place_stages();
@@ -297,15 +351,23 @@ impl Schedule {
     /// A row that the stage can draw and that has no embedding, by its number.
     pub fn set_embeddings(&mut self, stage: usize, embeddings: Arc<Embeddings>) -> Result<()> {
         if self.embeddings_of(stage).is_none() {
-            return Err(Error::bug(format!("stage {stage} compares no embeddings of a model")));
+            return Err(Error::bug(format!(
+                "stage {stage} compares no embeddings of a model"
+            )));
         }
         for cell in &self.planned[stage].cells {
             let rows = self.pools[cell.pool].rows();
-            if let Some(row) = rows.iter().find(|&&row| embeddings.of(row, cell.has_audio).is_none()) {
+            if let Some(row) = rows
+                .iter()
+                .find(|&&row| embeddings.of(row, cell.has_audio).is_none())
+            {
                 let form = if cell.has_audio { "audio" } else { "text" };
-                return Err(Error::input(format!("row {row} (task `{}`) has no {form} embedding", self.names.0[cell.task]))
-                    .at(format!("stage `{}`", self.stages[stage].name))
-                    .hint("the embeddings were made of other data; make them anew"));
+                return Err(Error::input(format!(
+                    "row {row} (task `{}`) has no {form} embedding",
+                    self.names.0[cell.task]
+                ))
+                .at(format!("stage `{}`", self.stages[stage].name))
+                .hint("the embeddings were made of other data; make them anew"));
             }
         }
         self.embeddings[stage] = Some(embeddings);
@@ -322,14 +384,22 @@ impl Schedule {
         if let Some(order) = &self.shuffled {
             let first = step.saturating_mul(self.batch as u64);
             return Ok((first..first.saturating_add(self.batch as u64))
-                .map(|slot| self.pick_at(if slot < order.len() { order.at(0, slot) } else { slot }))
+                .map(|slot| {
+                    self.pick_at(if slot < order.len() {
+                        order.at(0, slot)
+                    } else {
+                        slot
+                    })
+                })
                 .collect());
         }
         let (stage, in_stage) = self.stage_of(step);
         match self.stages[stage].diverse.filter(Diverse::chooses) {
             Some(diverse) => self.chosen(stage, in_stage, diverse),
             None => {
-                let mut cursor = self.planned[stage].slots.at(in_stage.saturating_mul(self.batch as u64));
+                let mut cursor = self.planned[stage]
+                    .slots
+                    .at(in_stage.saturating_mul(self.batch as u64));
                 let mut draw = || {
                     let (pool, in_stage) = cursor.next();
                     self.timeline.pick(&self.pools, stage, pool, in_stage)
@@ -342,7 +412,9 @@ impl Schedule {
     /// The pick of a slot counted over all planned stages.
     fn pick_at(&self, mut slot: u64) -> Pick {
         let mut stage = 0;
-        while stage + 1 < self.planned.len() && slot >= self.planned[stage].steps * self.batch as u64 {
+        while stage + 1 < self.planned.len()
+            && slot >= self.planned[stage].steps * self.batch as u64
+        {
             slot -= self.planned[stage].steps * self.batch as u64;
             stage += 1;
         }
@@ -352,44 +424,87 @@ impl Schedule {
 
     fn chosen(&self, stage: usize, step: u64, diverse: Diverse) -> Result<Vec<Pick>> {
         let source = match (diverse.embeddings, &self.embeddings[stage]) {
-            (EmbeddingSource::Random, _) => Source::Random(Key::new(self.seed, "random embeddings")),
+            (EmbeddingSource::Random, _) => {
+                Source::Random(Key::new(self.seed, "random embeddings"))
+            }
             (_, Some(embeddings)) => Source::Given(embeddings),
-            (_, None) => return Err(Error::bug(format!("stage `{}` was given no embeddings", self.stages[stage].name))),
+            (_, None) => {
+                return Err(Error::bug(format!(
+                    "stage `{}` was given no embeddings",
+                    self.stages[stage].name
+                )));
+            }
         };
         let planned = &self.planned[stage];
         let steps = diverse.block_of(step, planned.steps);
-        let origin = Origin { stage, planned, steps, batch: self.batch, select: diverse.select, seed: self.seed, source };
-        self.last_block.picks(&origin, step, |pool, in_stage| self.timeline.pick(&self.pools, stage, pool, in_stage))
+        let origin = Origin {
+            stage,
+            planned,
+            steps,
+            batch: self.batch,
+            select: diverse.select,
+            seed: self.seed,
+            source,
+        };
+        self.last_block.picks(&origin, step, |pool, in_stage| {
+            self.timeline.pick(&self.pools, stage, pool, in_stage)
+        })
     }
 
     /// The cells of a balanced or diverse stage, in the order of tasks and labels, with the slots each gets; none for a stage that
     /// is a mixture. Of a shuffled run, those of all stages it was put together from.
     pub fn cells(&self, stage: usize) -> Vec<CellShare> {
-        let planned = if self.shuffled.is_some() { &self.planned[..] } else { self.planned.get(stage..=stage).unwrap_or_default() };
+        let planned = if self.shuffled.is_some() {
+            &self.planned[..]
+        } else {
+            self.planned.get(stage..=stage).unwrap_or_default()
+        };
         let mut shares = BTreeMap::new();
         for planned in planned {
             let mut slots = vec![0; self.pools.len()];
-            planned.slots.at(planned.steps * self.batch as u64).add_counts(&mut slots);
+            planned
+                .slots
+                .at(planned.steps * self.batch as u64)
+                .add_counts(&mut slots);
             for cell in &planned.cells {
-                *shares.entry((cell.task, cell.label, !cell.has_audio, cell.pool)).or_insert(0) += slots[cell.pool];
+                *shares
+                    .entry((cell.task, cell.label, !cell.has_audio, cell.pool))
+                    .or_insert(0) += slots[cell.pool];
             }
         }
-        let share = |((task, label, is_text, pool), num_slots): ((usize, u16, bool, usize), u64)| CellShare {
-            task: self.names.0[task].clone(),
-            label: self.names.1.get(task).and_then(|labels| labels.get(usize::from(label))).cloned(),
-            has_audio: !is_text,
-            num_rows: self.pools[pool].num_rows(),
-            num_slots,
-        };
+        let share =
+            |((task, label, is_text, pool), num_slots): ((usize, u16, bool, usize), u64)| {
+                CellShare {
+                    task: self.names.0[task].clone(),
+                    label: self
+                        .names
+                        .1
+                        .get(task)
+                        .and_then(|labels| labels.get(usize::from(label)))
+                        .cloned(),
+                    has_audio: !is_text,
+                    num_rows: self.pools[pool].num_rows(),
+                    num_slots,
+                }
+            };
         shares.into_iter().map(share).collect()
     }
 }
 
 /// A stage as written and planned.
-fn stage(written: &StageSettings, name: String, start: u64, planned: &Planned, tasks: &[String]) -> Stage {
+fn stage(
+    written: &StageSettings,
+    name: String,
+    start: u64,
+    planned: &Planned,
+    tasks: &[String],
+) -> Stage {
     let names = |places: &[usize]| places.iter().map(|&task| tasks[task].clone()).collect();
-    let diverse =
-        Diverse { select: written.select.unwrap_or_default(), embeddings: written.embeddings.unwrap_or_default(), block: written.block.unwrap_or(BLOCK) };
+    let diverse = Diverse {
+        select: written.select.unwrap_or_default(),
+        embeddings: written.embeddings.unwrap_or_default(),
+        block: written.block.unwrap_or(BLOCK),
+    };
     Stage {
         name,
         start,

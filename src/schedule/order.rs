@@ -42,10 +42,21 @@ impl Orders {
     /// once, so that no step at which many pools begin has to wait for all of theirs.
     pub(super) fn new(stream: Key, len: u64, kept: usize) -> Self {
         if len > LISTED_UP_TO {
-            return Self { len, stream, kind: Kind::Network(Network::new(len)) };
+            return Self {
+                len,
+                stream,
+                kind: Kind::Network(Network::new(len)),
+            };
         }
         let first = listed(stream.with(0), len as usize);
-        Self { len, stream, kind: Kind::Listed { kept, made: Mutex::new(BTreeMap::from([(0, first)])) } }
+        Self {
+            len,
+            stream,
+            kind: Kind::Listed {
+                kept,
+                made: Mutex::new(BTreeMap::from([(0, first)])),
+            },
+        }
     }
 
     /// Number of things.
@@ -62,7 +73,9 @@ impl Orders {
                 if made.len() >= *kept && !made.contains_key(&epoch) {
                     made.pop_first();
                 }
-                let order = made.entry(epoch).or_insert_with(|| listed(self.stream.with(epoch), self.len as usize));
+                let order = made
+                    .entry(epoch)
+                    .or_insert_with(|| listed(self.stream.with(epoch), self.len as usize));
                 u64::from(order[place as usize])
             }
         }
@@ -112,7 +125,11 @@ struct Network {
 impl Network {
     fn new(len: u64) -> Self {
         let left = len.isqrt();
-        Self { len, left, right: len.div_ceil(left) }
+        Self {
+            len,
+            left,
+            right: len.div_ceil(left),
+        }
     }
 
     fn at(&self, stream: Key, place: u64) -> u64 {
@@ -126,7 +143,11 @@ impl Network {
     fn once(&self, stream: Key, place: u64) -> u64 {
         let (mut low, mut high) = (place % self.left, place / self.left);
         for round in 0..ROUNDS {
-            let base = if round.is_multiple_of(2) { self.left } else { self.right };
+            let base = if round.is_multiple_of(2) {
+                self.left
+            } else {
+                self.right
+            };
             let sum = low + stream.with(round).below(high, base as usize) as u64;
             (low, high) = (high, if sum >= base { sum - base } else { sum });
         }
@@ -159,11 +180,20 @@ mod tests {
     #[test]
     fn beyond_the_limit_orders_are_computed() {
         let stream = Key::new(1, "order");
-        let [listed, computed] = [LISTED_UP_TO, LISTED_UP_TO + 1].map(|len| Orders::new(stream, len, 2));
-        assert!(matches!((&listed.kind, &computed.kind), (Kind::Listed { .. }, Kind::Network(_))));
+        let [listed, computed] =
+            [LISTED_UP_TO, LISTED_UP_TO + 1].map(|len| Orders::new(stream, len, 2));
+        assert!(matches!(
+            (&listed.kind, &computed.kind),
+            (Kind::Listed { .. }, Kind::Network(_))
+        ));
         let permutation = stream.with(3).permutation(LISTED_UP_TO as usize);
-        assert!((0..LISTED_UP_TO).all(|place| listed.at(3, place) == u64::from(permutation[place as usize])));
-        let mut all: Vec<u64> = (0..computed.len()).map(|place| computed.at(3, place)).collect();
+        assert!(
+            (0..LISTED_UP_TO)
+                .all(|place| listed.at(3, place) == u64::from(permutation[place as usize]))
+        );
+        let mut all: Vec<u64> = (0..computed.len())
+            .map(|place| computed.at(3, place))
+            .collect();
         all.sort_unstable();
         assert!(all.into_iter().eq(0..=LISTED_UP_TO));
     }
@@ -177,21 +207,39 @@ mod tests {
         let networks = 400;
         for seed in 0..networks {
             let network = Network::new(LEN);
-            let order: Vec<u64> = (0..LEN).map(|place| network.at(Key::new(seed, "even"), place)).collect();
+            let order: Vec<u64> = (0..LEN)
+                .map(|place| network.at(Key::new(seed, "even"), place))
+                .collect();
             for (place, &found) in order.iter().enumerate() {
                 fixed += f64::from(u8::from(found == place as u64));
                 cells[place / 100][found as usize / 100] += 1.0;
             }
-            follows += order.windows(2).filter(|pair| pair[1] == pair[0] + 1).count() as f64;
+            follows += order
+                .windows(2)
+                .filter(|pair| pair[1] == pair[0] + 1)
+                .count() as f64;
             inversions += order.windows(2).filter(|pair| pair[1] < pair[0]).count() as f64;
         }
         // Fixed points and successors are both Poisson of mean 1 for each permutation; four standard errors of 400 are 0.2.
         let each = networks as f64;
-        assert!((fixed / each - 1.0).abs() < 0.2 && (follows / each - 1.0).abs() < 0.2, "{} {}", fixed / each, follows / each);
+        assert!(
+            (fixed / each - 1.0).abs() < 0.2 && (follows / each - 1.0).abs() < 0.2,
+            "{} {}",
+            fixed / each,
+            follows / each
+        );
         // Descents have mean 999 / 2 and variance 1001 / 12.
-        assert!((inversions / each - 499.5).abs() < 4.0 * (1001.0f64 / 12.0 / each).sqrt(), "{}", inversions / each);
+        assert!(
+            (inversions / each - 499.5).abs() < 4.0 * (1001.0f64 / 12.0 / each).sqrt(),
+            "{}",
+            inversions / each
+        );
         // Each of 100 cells has 4,000 of 400,000; the chi-square of 81 degrees of freedom is below 131 in 99.97 % of cases.
-        let chi_square: f64 = cells.iter().flatten().map(|count| (count - 4000.0).powi(2) / 4000.0).sum();
+        let chi_square: f64 = cells
+            .iter()
+            .flatten()
+            .map(|count| (count - 4000.0).powi(2) / 4000.0)
+            .sum();
         assert!(chi_square < 131.0, "{chi_square}");
     }
 }

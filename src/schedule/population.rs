@@ -52,19 +52,31 @@ pub(super) struct Cell {
 impl Population {
     /// The label of a row, as its place among its task's, or [`NO_LABEL`].
     pub fn label_of(&self, row: u32) -> u16 {
-        self.row_label.get(row as usize).copied().unwrap_or(NO_LABEL)
+        self.row_label
+            .get(row as usize)
+            .copied()
+            .unwrap_or(NO_LABEL)
     }
 
     /// Whether a row has audio.
     pub fn has_audio(&self, row: u32) -> bool {
-        self.row_has_audio.get(row as usize).copied().unwrap_or(true)
+        self.row_has_audio
+            .get(row as usize)
+            .copied()
+            .unwrap_or(true)
     }
 
     /// The rows in the order of tasks, then of entries, then of labels, those with audio before those without.
     pub(super) fn cells(&self) -> Result<Vec<Cell>> {
         self.check()?;
         // Each task has two places for each of its labels and two for rows without one.
-        let starts: Vec<usize> = (0..=self.tasks.len()).map(|task| (0..task).map(|before| 2 * (self.num_labels(before) + 1)).sum()).collect();
+        let starts: Vec<usize> = (0..=self.tasks.len())
+            .map(|task| {
+                (0..task)
+                    .map(|before| 2 * (self.num_labels(before) + 1))
+                    .sum()
+            })
+            .collect();
         let mut cells = Vec::new();
         for (entry, Entry { rows, .. }) in self.entries.iter().enumerate() {
             let mut places = vec![Vec::new(); starts.last().copied().unwrap_or(0)];
@@ -73,12 +85,26 @@ impl Population {
                 let label = usize::from(self.label_of(row)).min(self.num_labels(task));
                 places[starts[task] + 2 * label + usize::from(!self.has_audio(row))].push(row);
             }
-            for (place, mut rows) in places.into_iter().enumerate().filter(|(_, rows)| !rows.is_empty()) {
+            for (place, mut rows) in places
+                .into_iter()
+                .enumerate()
+                .filter(|(_, rows)| !rows.is_empty())
+            {
                 rows.shrink_to_fit();
                 let task = starts.partition_point(|&start| start <= place) - 1;
                 let inside = place - starts[task];
-                let label = if inside / 2 < self.num_labels(task) { (inside / 2) as u16 } else { NO_LABEL };
-                cells.push(Cell { task, entry, label, has_audio: inside.is_multiple_of(2), rows });
+                let label = if inside / 2 < self.num_labels(task) {
+                    (inside / 2) as u16
+                } else {
+                    NO_LABEL
+                };
+                cells.push(Cell {
+                    task,
+                    entry,
+                    label,
+                    has_audio: inside.is_multiple_of(2),
+                    rows,
+                });
             }
         }
         cells.sort_by_key(|cell| (cell.task, cell.entry));
@@ -96,36 +122,79 @@ impl Population {
                 return Err(found.hint("give a number of at least 0; 1 is the default"));
             }
             if entry.rows.end as usize > self.row_task.len() {
-                return Err(Error::bug(format!("data[{index}] ends at row {} of {}", entry.rows.end, self.row_task.len())));
+                return Err(Error::bug(format!(
+                    "data[{index}] ends at row {} of {}",
+                    entry.rows.end,
+                    self.row_task.len()
+                )));
             }
         }
-        let mut ranges: Vec<&Range<u32>> = self.entries.iter().map(|entry| &entry.rows).filter(|rows| !rows.is_empty()).collect();
+        let mut ranges: Vec<&Range<u32>> = self
+            .entries
+            .iter()
+            .map(|entry| &entry.rows)
+            .filter(|rows| !rows.is_empty())
+            .collect();
         ranges.sort_by_key(|rows| rows.start);
         if let Some(pair) = ranges.windows(2).find(|pair| pair[0].end > pair[1].start) {
-            return Err(Error::bug(format!("two data entries hold row {}", pair[1].start)));
+            return Err(Error::bug(format!(
+                "two data entries hold row {}",
+                pair[1].start
+            )));
         }
         self.check_rows()
     }
 
     fn check_rows(&self) -> Result<()> {
-        for (name, len) in [("row_label", self.row_label.len()), ("row_has_audio", self.row_has_audio.len())] {
+        for (name, len) in [
+            ("row_label", self.row_label.len()),
+            ("row_has_audio", self.row_has_audio.len()),
+        ] {
             if len != 0 && len != self.row_task.len() {
-                return Err(Error::bug(format!("`{name}` knows {len} of {} rows", self.row_task.len())));
+                return Err(Error::bug(format!(
+                    "`{name}` knows {len} of {} rows",
+                    self.row_task.len()
+                )));
             }
         }
-        if let Some(task) = self.labels.iter().position(|labels| labels.len() >= usize::from(NO_LABEL)) {
-            return Err(
-                Error::input(format!("task `{}` has {} labels", self.tasks[task], self.labels[task].len())).hint("65,534 are the most that can be told apart")
-            );
+        if let Some(task) = self
+            .labels
+            .iter()
+            .position(|labels| labels.len() >= usize::from(NO_LABEL))
+        {
+            return Err(Error::input(format!(
+                "task `{}` has {} labels",
+                self.tasks[task],
+                self.labels[task].len()
+            ))
+            .hint("65,534 are the most that can be told apart"));
         }
-        if let Some(row) = self.row_task.iter().position(|&task| usize::from(task) >= self.tasks.len()) {
-            return Err(Error::bug(format!("row {row} is of task {} of {}", self.row_task[row], self.tasks.len())));
+        if let Some(row) = self
+            .row_task
+            .iter()
+            .position(|&task| usize::from(task) >= self.tasks.len())
+        {
+            return Err(Error::bug(format!(
+                "row {row} is of task {} of {}",
+                self.row_task[row],
+                self.tasks.len()
+            )));
         }
-        let is_known = |(row, &label): (usize, &u16)| label == NO_LABEL || usize::from(label) < self.num_labels(usize::from(self.row_task[row]));
-        match self.row_label.iter().enumerate().position(|found| !is_known(found)) {
-            Some(row) => {
-                Err(Error::bug(format!("row {row} has label {} of the {} of its task", self.row_label[row], self.num_labels(usize::from(self.row_task[row])))))
-            }
+        let is_known = |(row, &label): (usize, &u16)| {
+            label == NO_LABEL
+                || usize::from(label) < self.num_labels(usize::from(self.row_task[row]))
+        };
+        match self
+            .row_label
+            .iter()
+            .enumerate()
+            .position(|found| !is_known(found))
+        {
+            Some(row) => Err(Error::bug(format!(
+                "row {row} has label {} of the {} of its task",
+                self.row_label[row],
+                self.num_labels(usize::from(self.row_task[row]))
+            ))),
             None => Ok(()),
         }
     }
@@ -139,15 +208,37 @@ mod tests {
         Population {
             tasks: vec!["asr".into(), "emotion".into()],
             row_task: vec![0, 1, 0, 1, 1, 0],
-            entries: vec![Entry { rows: 3..6, weight: 1.0 }, Entry { rows: 0..2, weight: 2.0 }],
+            entries: vec![
+                Entry {
+                    rows: 3..6,
+                    weight: 1.0,
+                },
+                Entry {
+                    rows: 0..2,
+                    weight: 2.0,
+                },
+            ],
             ..Population::default()
         }
     }
 
     #[test]
     fn cells_hold_each_row_of_each_entry_once() {
-        let cells: Vec<_> = population().cells().unwrap().into_iter().map(|cell| (cell.task, cell.entry, cell.rows)).collect();
-        assert_eq!(cells, [(0, 0, vec![5]), (0, 1, vec![0]), (1, 0, vec![3, 4]), (1, 1, vec![1])]);
+        let cells: Vec<_> = population()
+            .cells()
+            .unwrap()
+            .into_iter()
+            .map(|cell| (cell.task, cell.entry, cell.rows))
+            .collect();
+        assert_eq!(
+            cells,
+            [
+                (0, 0, vec![5]),
+                (0, 1, vec![0]),
+                (1, 0, vec![3, 4]),
+                (1, 1, vec![1])
+            ]
+        );
     }
 
     #[test]
@@ -157,12 +248,25 @@ mod tests {
             row_task: vec![1, 1, 0, 1, 1, 0],
             row_label: vec![1, NO_LABEL, NO_LABEL, 1, 0, NO_LABEL],
             row_has_audio: vec![true, false, true, false, true, false],
-            entries: vec![Entry { rows: 0..6, weight: 1.0 }],
+            entries: vec![Entry {
+                rows: 0..6,
+                weight: 1.0,
+            }],
             ..population()
         };
-        let cells: Vec<_> = labelled.cells().unwrap().into_iter().map(|cell| (cell.task, cell.label, cell.has_audio, cell.rows)).collect();
+        let cells: Vec<_> = labelled
+            .cells()
+            .unwrap()
+            .into_iter()
+            .map(|cell| (cell.task, cell.label, cell.has_audio, cell.rows))
+            .collect();
         let asr = [(0, NO_LABEL, true, vec![2]), (0, NO_LABEL, false, vec![5])];
-        let emotion = [(1, 0, true, vec![4]), (1, 1, true, vec![0]), (1, 1, false, vec![3]), (1, NO_LABEL, false, vec![1])];
+        let emotion = [
+            (1, 0, true, vec![4]),
+            (1, 1, true, vec![0]),
+            (1, 1, false, vec![3]),
+            (1, NO_LABEL, false, vec![1]),
+        ];
         assert_eq!(cells, [&asr[..], &emotion[..]].concat());
     }
 
@@ -172,7 +276,10 @@ mod tests {
             let mut wrong = population();
             wrong.entries[1].weight = weight;
             let error = wrong.cells().unwrap_err();
-            assert!(error.exit_code() == 2 && error.message().starts_with("data[1]: `weight` is"), "{error}");
+            assert!(
+                error.exit_code() == 2 && error.message().starts_with("data[1]: `weight` is"),
+                "{error}"
+            );
         }
         for (rows, task) in [(2..5, 0), (5..7, 0), (0..1, 9)] {
             let mut wrong = population();
@@ -180,8 +287,16 @@ mod tests {
             wrong.row_task[0] = task;
             assert_eq!(wrong.cells().unwrap_err().exit_code(), 1);
         }
-        for (row_label, row_has_audio) in [(vec![NO_LABEL; 5], vec![]), (vec![], vec![true; 7]), (vec![0; 6], vec![])] {
-            let wrong = Population { row_label, row_has_audio, ..population() };
+        for (row_label, row_has_audio) in [
+            (vec![NO_LABEL; 5], vec![]),
+            (vec![], vec![true; 7]),
+            (vec![0; 6], vec![]),
+        ] {
+            let wrong = Population {
+                row_label,
+                row_has_audio,
+                ..population()
+            };
             assert_eq!(wrong.cells().unwrap_err().exit_code(), 1);
         }
     }

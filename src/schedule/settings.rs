@@ -113,7 +113,11 @@ fn is_default<T: Default + PartialEq>(value: &T) -> bool {
 impl StageSettings {
     /// The stage's name, `stage-N` (N from 1) where the recipe gives none.
     pub fn name_at(&self, index: usize) -> String {
-        if self.name.is_empty() { format!("stage-{}", index + 1) } else { self.name.clone() }
+        if self.name.is_empty() {
+            format!("stage-{}", index + 1)
+        } else {
+            self.name.clone()
+        }
     }
 }
 
@@ -254,7 +258,9 @@ impl<'de> Visitor<'de> for TaskListVisitor {
     fn visit_str<E: serde::de::Error>(self, value: &str) -> Result<TaskList, E> {
         match value {
             "all" => Ok(TaskList::All),
-            other => Err(E::custom(format!("`tasks: {other}` is neither `all` nor a list; write `tasks: [{other}]`"))),
+            other => Err(E::custom(format!(
+                "`tasks: {other}` is neither `all` nor a list; write `tasks: [{other}]`"
+            ))),
         }
     }
 
@@ -287,16 +293,50 @@ stages:
 ";
         let settings: Settings = yaml_serde::from_str(yaml).unwrap();
         assert_eq!(settings.batch, 8);
-        let [listen, discern, refine, level, spread] = &settings.stages[..] else { panic!("{settings:?}") };
-        assert_eq!((listen.name_at(0), listen.tasks.clone(), listen.steps), ("listen".into(), TaskList::Named(vec!["asr".into()]), Some(1000)));
-        assert_eq!((discern.name_at(1), discern.replay, discern.epochs, discern.learning_rate), ("stage-2".into(), Some(0.2), Some(2.0), Some(5e-5)));
-        assert_eq!((discern.mix, discern.temperature), (Some(Mix::Temperature), Some(3.0)));
-        assert_eq!((&refine.tasks, refine.mix, refine.draw), (&TaskList::All, Some(Mix::Uniform), Draw::Shuffled));
+        let [listen, discern, refine, level, spread] = &settings.stages[..] else {
+            panic!("{settings:?}")
+        };
+        assert_eq!(
+            (listen.name_at(0), listen.tasks.clone(), listen.steps),
+            (
+                "listen".into(),
+                TaskList::Named(vec!["asr".into()]),
+                Some(1000)
+            )
+        );
+        assert_eq!(
+            (
+                discern.name_at(1),
+                discern.replay,
+                discern.epochs,
+                discern.learning_rate
+            ),
+            ("stage-2".into(), Some(0.2), Some(2.0), Some(5e-5))
+        );
+        assert_eq!(
+            (discern.mix, discern.temperature),
+            (Some(Mix::Temperature), Some(3.0))
+        );
+        assert_eq!(
+            (&refine.tasks, refine.mix, refine.draw),
+            (&TaskList::All, Some(Mix::Uniform), Draw::Shuffled)
+        );
         assert_eq!((level.draw, level.max_repeats), (Draw::Balanced, Some(4)));
-        assert_eq!(level.early_stop, Some(EarlyStop { score: "words.wer".into(), patience: 3, min_delta: 0.01 }));
+        assert_eq!(
+            level.early_stop,
+            Some(EarlyStop {
+                score: "words.wer".into(),
+                patience: 3,
+                min_delta: 0.01
+            })
+        );
         assert_eq!((spread.draw, spread.block), (Draw::Diverse, Some(4)));
-        assert_eq!((spread.select, spread.embeddings), (Some(Select::Kdpp), Some(EmbeddingSource::Current)));
-        let again: Settings = yaml_serde::from_str(&yaml_serde::to_string(&settings).unwrap()).unwrap();
+        assert_eq!(
+            (spread.select, spread.embeddings),
+            (Some(Select::Kdpp), Some(EmbeddingSource::Current))
+        );
+        let again: Settings =
+            yaml_serde::from_str(&yaml_serde::to_string(&settings).unwrap()).unwrap();
         assert_eq!(again, settings);
     }
 
@@ -304,29 +344,60 @@ stages:
     fn what_is_not_said_is_not_written() {
         let settings: Settings = yaml_serde::from_str("{batch: 2, stages: [{steps: 3}]}").unwrap();
         let written = "batch: 2\nstages:\n- tasks: all\n  steps: 3\n  draw: shuffled\n";
-        assert_eq!(yaml_serde::to_string(&settings).unwrap(), written, "recipes of finished runs stay as they were stored");
-        let seeded: Settings = yaml_serde::from_str("{batch: 2, seed: 3, shuffle: true, stages: []}").unwrap();
+        assert_eq!(
+            yaml_serde::to_string(&settings).unwrap(),
+            written,
+            "recipes of finished runs stay as they were stored"
+        );
+        let seeded: Settings =
+            yaml_serde::from_str("{batch: 2, seed: 3, shuffle: true, stages: []}").unwrap();
         assert_eq!((seeded.seed, seeded.shuffle), (Some(3), true));
-        assert_eq!(yaml_serde::to_string(&seeded).unwrap(), "batch: 2\nseed: 3\nshuffle: true\nstages: []\n");
+        assert_eq!(
+            yaml_serde::to_string(&seeded).unwrap(),
+            "batch: 2\nseed: 3\nshuffle: true\nstages: []\n"
+        );
     }
 
     #[test]
     fn what_is_not_understood_is_refused_with_what_would_be() {
         for (yaml, found) in [
             ("{batch: 8, stages: [{stepz: 3}]}", "unknown field `stepz`"),
-            ("{batch: 8, stages: [{draw: divers}]}", "unknown variant `divers`, expected one of `shuffled`, `balanced`, `diverse`"),
-            ("{batch: 8, stages: [{select: kcenter}]}", "unknown variant `kcenter`"),
-            ("{batch: 8, stages: [{embeddings: now}]}", "unknown variant `now`"),
-            ("{batch: 8, stages: [{early_stop: {score: mean}}]}", "missing field `patience`"),
+            (
+                "{batch: 8, stages: [{draw: divers}]}",
+                "unknown variant `divers`, expected one of `shuffled`, `balanced`, `diverse`",
+            ),
+            (
+                "{batch: 8, stages: [{select: kcenter}]}",
+                "unknown variant `kcenter`",
+            ),
+            (
+                "{batch: 8, stages: [{embeddings: now}]}",
+                "unknown variant `now`",
+            ),
+            (
+                "{batch: 8, stages: [{early_stop: {score: mean}}]}",
+                "missing field `patience`",
+            ),
             ("{batch: 8, stages: [{max_repeats: -1}]}", "-1"),
-            ("{batch: 8, suffle: true, stages: []}", "unknown field `suffle`"),
+            (
+                "{batch: 8, suffle: true, stages: []}",
+                "unknown field `suffle`",
+            ),
             ("{batch: 8, stages: [{tasks: asr}]}", "write `tasks: [asr]`"),
-            ("{batch: 8, stages: [{tasks: [asr, asr]}]}", "names `asr` twice"),
-            ("{batch: 8, stages: [{mix: even}]}", "unknown variant `even`"),
+            (
+                "{batch: 8, stages: [{tasks: [asr, asr]}]}",
+                "names `asr` twice",
+            ),
+            (
+                "{batch: 8, stages: [{mix: even}]}",
+                "unknown variant `even`",
+            ),
             ("{batch: -1, stages: []}", "-1"),
             ("{stages: []}", "missing field `batch`"),
         ] {
-            let error = yaml_serde::from_str::<Settings>(yaml).unwrap_err().to_string();
+            let error = yaml_serde::from_str::<Settings>(yaml)
+                .unwrap_err()
+                .to_string();
             assert!(error.contains(found), "{yaml}: {error}");
         }
     }

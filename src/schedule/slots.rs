@@ -26,7 +26,11 @@ impl Webster {
     /// makes sure that no slot handed out ranks behind one that was not, whatever the rounding of the estimate.
     pub(super) fn counts(&self, slots: u64) -> Vec<u64> {
         let scale = slots as f64 / self.weights.iter().sum::<f64>();
-        let mut counts: Vec<u64> = self.weights.iter().map(|weight| (weight * scale + 0.5) as u64).collect();
+        let mut counts: Vec<u64> = self
+            .weights
+            .iter()
+            .map(|weight| (weight * scale + 0.5) as u64)
+            .collect();
         let mut handed_out: u64 = counts.iter().sum();
         while handed_out < slots {
             let next = self.next(&counts);
@@ -40,7 +44,10 @@ impl Webster {
         }
         if slots > 0 {
             let (mut next, mut last) = (self.next(&counts), self.last(&counts));
-            while self.rank(next, counts[next], last, counts[last] - 1).is_lt() {
+            while self
+                .rank(next, counts[next], last, counts[last] - 1)
+                .is_lt()
+            {
                 counts[next] += 1;
                 counts[last] -= 1;
                 (next, last) = (self.next(&counts), self.last(&counts));
@@ -51,14 +58,29 @@ impl Webster {
 
     /// The share that gets the next slot when `counts` were handed out.
     pub(super) fn next(&self, counts: &[u64]) -> usize {
-        (1..counts.len()).fold(0, |best, i| if self.rank(i, counts[i], best, counts[best]).is_lt() { i } else { best })
+        (1..counts.len()).fold(0, |best, i| {
+            if self.rank(i, counts[i], best, counts[best]).is_lt() {
+                i
+            } else {
+                best
+            }
+        })
     }
 
     /// The share that got the last slot.
     fn last(&self, counts: &[u64]) -> usize {
         let mut shares = (0..counts.len()).filter(|&i| counts[i] > 0);
         let first = shares.next().unwrap_or(0);
-        shares.fold(first, |worst, i| if self.rank(i, counts[i] - 1, worst, counts[worst] - 1).is_gt() { i } else { worst })
+        shares.fold(first, |worst, i| {
+            if self
+                .rank(i, counts[i] - 1, worst, counts[worst] - 1)
+                .is_gt()
+            {
+                i
+            } else {
+                worst
+            }
+        })
     }
 
     /// Compares the rank of slot `i` of share `a` with that of slot `j` of share `b`; equal ranks go by the shares' order.
@@ -93,8 +115,16 @@ impl Slots {
             Self::Pool(pool) => Cursor::Pool { pool: *pool, taken },
             Self::Split(webster, children) => {
                 let counts = webster.counts(taken);
-                let children = children.iter().zip(&counts).map(|(child, &count)| child.at(count)).collect();
-                Cursor::Split { webster, counts, children }
+                let children = children
+                    .iter()
+                    .zip(&counts)
+                    .map(|(child, &count)| child.at(count))
+                    .collect();
+                Cursor::Split {
+                    webster,
+                    counts,
+                    children,
+                }
             }
         }
     }
@@ -128,7 +158,11 @@ impl Cursor<'_> {
                 *taken += 1;
                 (*pool, *taken - 1)
             }
-            Self::Split { webster, counts, children } => {
+            Self::Split {
+                webster,
+                counts,
+                children,
+            } => {
                 let child = webster.next(counts);
                 counts[child] += 1;
                 children[child].next()
@@ -140,7 +174,9 @@ impl Cursor<'_> {
     pub(super) fn add_counts(&self, totals: &mut [u64]) {
         match self {
             Self::Pool { pool, taken } => totals[*pool] += taken,
-            Self::Split { children, .. } => children.iter().for_each(|child| child.add_counts(totals)),
+            Self::Split { children, .. } => {
+                children.iter().for_each(|child| child.add_counts(totals))
+            }
         }
     }
 }
@@ -167,9 +203,19 @@ mod tests {
     #[test]
     fn seats_are_those_of_the_textbook() {
         // Quotients by 1, 3, 5 worked by hand; the first is the usual example of eight seats for four lists.
-        assert_eq!(Webster::new(vec![100_000.0, 80_000.0, 30_000.0, 20_000.0]).counts(8), [3, 3, 1, 1]);
-        assert_eq!(Webster::new(vec![53_000.0, 24_000.0, 23_000.0]).counts(7), [3, 2, 2]);
-        assert_eq!(Webster::new(vec![2.0, 6.0]).counts(2), [1, 1], "the tie of 0.5/2 and 1.5/6 goes to the first");
+        assert_eq!(
+            Webster::new(vec![100_000.0, 80_000.0, 30_000.0, 20_000.0]).counts(8),
+            [3, 3, 1, 1]
+        );
+        assert_eq!(
+            Webster::new(vec![53_000.0, 24_000.0, 23_000.0]).counts(7),
+            [3, 2, 2]
+        );
+        assert_eq!(
+            Webster::new(vec![2.0, 6.0]).counts(2),
+            [1, 1],
+            "the tie of 0.5/2 and 1.5/6 goes to the first"
+        );
     }
 
     #[test]

@@ -22,39 +22,97 @@ pub struct Entropy {
 /// The entropy of counts, one for each class that could occur.
 pub fn entropy(counts: &[u64]) -> Entropy {
     let total: u64 = counts.iter().sum();
-    let part = |&count: &u64| if count == 0 { 0.0 } else { count as f64 / total as f64 * libm::log(total as f64 / count as f64) };
+    let part = |&count: &u64| {
+        if count == 0 {
+            0.0
+        } else {
+            count as f64 / total as f64 * libm::log(total as f64 / count as f64)
+        }
+    };
     let nats = counts.iter().map(part).sum::<f64>();
-    Entropy { nats, relative: if counts.len() > 1 { nats / libm::log(counts.len() as f64) } else { 0.0 } }
+    Entropy {
+        nats,
+        relative: if counts.len() > 1 {
+            nats / libm::log(counts.len() as f64)
+        } else {
+            0.0
+        },
+    }
 }
 
 /// The mean over batches of the entropy of a task's labels, over the labels that have rows in the population; batches without a
 /// labelled row of the task do not count. `None` where there is none.
-pub fn label_entropy(population: &Population, task: usize, batches: &[Vec<u32>]) -> Option<Entropy> {
-    let label = |row: u32| Some(population.label_of(row)).filter(|&label| label != NO_LABEL && usize::from(population.row_task[row as usize]) == task);
-    let mut places: BTreeMap<u16, usize> = (0..population.row_label.len() as u32).filter_map(label).map(|label| (label, 0)).collect();
-    places.values_mut().enumerate().for_each(|(place, of)| *of = place);
-    mean_entropy(batches, |row| label(row).map(|label| places[&label]), places.len())
+pub fn label_entropy(
+    population: &Population,
+    task: usize,
+    batches: &[Vec<u32>],
+) -> Option<Entropy> {
+    let label = |row: u32| {
+        Some(population.label_of(row)).filter(|&label| {
+            label != NO_LABEL && usize::from(population.row_task[row as usize]) == task
+        })
+    };
+    let mut places: BTreeMap<u16, usize> = (0..population.row_label.len() as u32)
+        .filter_map(label)
+        .map(|label| (label, 0))
+        .collect();
+    places
+        .values_mut()
+        .enumerate()
+        .for_each(|(place, of)| *of = place);
+    mean_entropy(
+        batches,
+        |row| label(row).map(|label| places[&label]),
+        places.len(),
+    )
 }
 
 /// The mean over batches of the entropy of tasks, over the tasks that have rows in the population.
 pub fn task_entropy(population: &Population, batches: &[Vec<u32>]) -> Option<Entropy> {
-    let mut places: BTreeMap<u16, usize> = population.row_task.iter().map(|&task| (task, 0)).collect();
-    places.values_mut().enumerate().for_each(|(place, of)| *of = place);
-    mean_entropy(batches, |row| places.get(&population.row_task[row as usize]).copied(), places.len())
+    let mut places: BTreeMap<u16, usize> =
+        population.row_task.iter().map(|&task| (task, 0)).collect();
+    places
+        .values_mut()
+        .enumerate()
+        .for_each(|(place, of)| *of = place);
+    mean_entropy(
+        batches,
+        |row| places.get(&population.row_task[row as usize]).copied(),
+        places.len(),
+    )
 }
 
-fn mean_entropy(batches: &[Vec<u32>], class: impl Fn(u32) -> Option<usize>, classes: usize) -> Option<Entropy> {
-    let (mut sum, mut count) = (Entropy { nats: 0.0, relative: 0.0 }, 0.0);
+fn mean_entropy(
+    batches: &[Vec<u32>],
+    class: impl Fn(u32) -> Option<usize>,
+    classes: usize,
+) -> Option<Entropy> {
+    let (mut sum, mut count) = (
+        Entropy {
+            nats: 0.0,
+            relative: 0.0,
+        },
+        0.0,
+    );
     for batch in batches {
         let mut counts = vec![0; classes];
-        batch.iter().filter_map(|&row| class(row)).for_each(|class| counts[class] += 1);
+        batch
+            .iter()
+            .filter_map(|&row| class(row))
+            .for_each(|class| counts[class] += 1);
         if counts.iter().any(|&count| count > 0) {
             let found = entropy(&counts);
-            sum = Entropy { nats: sum.nats + found.nats, relative: sum.relative + found.relative };
+            sum = Entropy {
+                nats: sum.nats + found.nats,
+                relative: sum.relative + found.relative,
+            };
             count += 1.0;
         }
     }
-    (count > 0.0).then(|| Entropy { nats: sum.nats / count, relative: sum.relative / count })
+    (count > 0.0).then(|| Entropy {
+        nats: sum.nats / count,
+        relative: sum.relative / count,
+    })
 }
 
 /// How far apart the rows of a batch are, as cosine distances: from 0, alike, over 1, unrelated, to 2.
@@ -68,17 +126,31 @@ pub struct Spread {
 
 /// The mean spread of batches. Rows with audio and rows without are compared among themselves; a row that has no other of its
 /// form in the batch, or no embedding, does not count. `None` where no two rows can be compared.
-pub fn spread(population: &Population, embeddings: &Embeddings, batches: &[Vec<u32>]) -> Option<Spread> {
+pub fn spread(
+    population: &Population,
+    embeddings: &Embeddings,
+    batches: &[Vec<u32>],
+) -> Option<Spread> {
     let mut sums = Sums::default();
-    batches.iter().for_each(|batch| sums.add(population, embeddings, batch));
+    batches
+        .iter()
+        .for_each(|batch| sums.add(population, embeddings, batch));
     sums.mean()
 }
 
 /// The spread of batches by their place in the block, for the consecutive batches of a diverse stage from its first: the first of
 /// a block had most to choose from.
-pub fn spread_by_place(population: &Population, embeddings: &Embeddings, batches: &[Vec<u32>], block: usize) -> Vec<Option<Spread>> {
+pub fn spread_by_place(
+    population: &Population,
+    embeddings: &Embeddings,
+    batches: &[Vec<u32>],
+    block: usize,
+) -> Vec<Option<Spread>> {
     let mut sums = vec![Sums::default(); block];
-    batches.iter().enumerate().for_each(|(step, batch)| sums[step % block].add(population, embeddings, batch));
+    batches
+        .iter()
+        .enumerate()
+        .for_each(|(step, batch)| sums[step % block].add(population, embeddings, batch));
     sums.iter().map(Sums::mean).collect()
 }
 
@@ -93,22 +165,37 @@ struct Sums {
 impl Sums {
     fn add(&mut self, population: &Population, embeddings: &Embeddings, batch: &[u32]) {
         for has_audio in [true, false] {
-            let of_form = batch.iter().filter(|&&row| population.has_audio(row) == has_audio);
-            let vectors: Vec<&[f32]> = of_form.filter_map(|&row| embeddings.of(row, has_audio)).collect();
+            let of_form = batch
+                .iter()
+                .filter(|&&row| population.has_audio(row) == has_audio);
+            let vectors: Vec<&[f32]> = of_form
+                .filter_map(|&row| embeddings.of(row, has_audio))
+                .collect();
             if vectors.len() < 2 {
                 continue;
             }
             for (i, vector) in vectors.iter().enumerate() {
-                let others = vectors.iter().enumerate().filter(|(j, _)| *j != i).map(|(_, other)| 1.0 - f64::from(cosine(vector, other)));
-                let (smallest, sum) = others.fold((f64::INFINITY, 0.0), |(smallest, sum), distance| (distance.min(smallest), sum + distance));
+                let others = vectors
+                    .iter()
+                    .enumerate()
+                    .filter(|(j, _)| *j != i)
+                    .map(|(_, other)| 1.0 - f64::from(cosine(vector, other)));
+                let (smallest, sum) = others
+                    .fold((f64::INFINITY, 0.0), |(smallest, sum), distance| {
+                        (distance.min(smallest), sum + distance)
+                    });
                 (self.nearest, self.rows) = (self.nearest + smallest, self.rows + 1.0);
-                (self.pairwise, self.pairs) = (self.pairwise + sum, self.pairs + (vectors.len() - 1) as f64);
+                (self.pairwise, self.pairs) =
+                    (self.pairwise + sum, self.pairs + (vectors.len() - 1) as f64);
             }
         }
     }
 
     fn mean(&self) -> Option<Spread> {
-        (self.rows > 0.0).then(|| Spread { nearest: self.nearest / self.rows, pairwise: self.pairwise / self.pairs })
+        (self.rows > 0.0).then(|| Spread {
+            nearest: self.nearest / self.rows,
+            pairwise: self.pairwise / self.pairs,
+        })
     }
 }
 
@@ -124,9 +211,17 @@ pub struct Repeats {
 /// Counts the draws of each row over all batches; rows that were never drawn are not counted.
 pub fn repeats(batches: &[Vec<u32>]) -> Repeats {
     let mut draws: HashMap<u32, u64> = HashMap::new();
-    batches.iter().flatten().for_each(|&row| *draws.entry(row).or_default() += 1);
-    let mut found = Repeats { max: draws.values().max().copied().unwrap_or(0), ..Repeats::default() };
-    draws.into_values().for_each(|count| *found.histogram.entry(count).or_default() += 1);
+    batches
+        .iter()
+        .flatten()
+        .for_each(|&row| *draws.entry(row).or_default() += 1);
+    let mut found = Repeats {
+        max: draws.values().max().copied().unwrap_or(0),
+        ..Repeats::default()
+    };
+    draws
+        .into_values()
+        .for_each(|count| *found.histogram.entry(count).or_default() += 1);
     found
 }
 
@@ -157,11 +252,24 @@ impl Coverage {
 /// The coverage of each cell that has rows, in the order of tasks, labels and forms.
 pub fn coverage(population: &Population, batches: &[Vec<u32>]) -> Vec<Coverage> {
     let mut draws = vec![0u32; population.row_task.len()];
-    batches.iter().flatten().for_each(|&row| draws[row as usize] += 1);
+    batches
+        .iter()
+        .flatten()
+        .for_each(|&row| draws[row as usize] += 1);
     let mut cells: BTreeMap<(u16, u16, bool), Coverage> = BTreeMap::new();
     for (row, (&task, &draws)) in population.row_task.iter().zip(&draws).enumerate() {
-        let (label, has_audio) = (population.label_of(row as u32), population.has_audio(row as u32));
-        let empty = Coverage { task: usize::from(task), label, has_audio, num_rows: 0, num_drawn: 0, num_draws: 0 };
+        let (label, has_audio) = (
+            population.label_of(row as u32),
+            population.has_audio(row as u32),
+        );
+        let empty = Coverage {
+            task: usize::from(task),
+            label,
+            has_audio,
+            num_rows: 0,
+            num_drawn: 0,
+            num_draws: 0,
+        };
         let cell = cells.entry((task, label, !has_audio)).or_insert(empty);
         cell.num_rows += 1;
         cell.num_drawn += u64::from(draws > 0);
@@ -188,36 +296,87 @@ mod tests {
 
     #[test]
     fn entropies_by_hand() {
-        let close = |found: Entropy, nats: f64, relative: f64| (found.nats - nats).abs() < 1e-15 && (found.relative - relative).abs() < 1e-15;
+        let close = |found: Entropy, nats: f64, relative: f64| {
+            (found.nats - nats).abs() < 1e-15 && (found.relative - relative).abs() < 1e-15
+        };
         assert!(
             close(entropy(&[2, 2, 2, 2]), 4f64.ln(), 1.0)
                 && close(entropy(&[5, 0]), 0.0, 0.0)
                 && close(entropy(&[3]), 0.0, 0.0)
                 && close(entropy(&[]), 0.0, 0.0)
         );
-        assert!(close(entropy(&[3, 1]), 0.75 * (4f64 / 3.0).ln() + 0.25 * 4f64.ln(), 0.8112781244591328), "the relative is that of bits");
+        assert!(
+            close(
+                entropy(&[3, 1]),
+                0.75 * (4f64 / 3.0).ln() + 0.25 * 4f64.ln(),
+                0.8112781244591328
+            ),
+            "the relative is that of bits"
+        );
         let batches = [vec![2, 4, 0], vec![2, 3, 5], vec![0, 1]];
         // Two labels have rows. One batch has both, one has one of them, the last has none and does not count.
-        assert!(close(label_entropy(&population(), 1, &batches).unwrap(), 2f64.ln() / 2.0, 0.5));
-        assert_eq!((label_entropy(&population(), 0, &batches), label_entropy(&population(), 1, &[])), (None, None));
+        assert!(close(
+            label_entropy(&population(), 1, &batches).unwrap(),
+            2f64.ln() / 2.0,
+            0.5
+        ));
+        assert_eq!(
+            (
+                label_entropy(&population(), 0, &batches),
+                label_entropy(&population(), 1, &[])
+            ),
+            (None, None)
+        );
         let mixed = entropy(&[1, 2]);
-        assert!(close(task_entropy(&population(), &batches).unwrap(), mixed.nats / 3.0, mixed.relative / 3.0));
+        assert!(close(
+            task_entropy(&population(), &batches).unwrap(),
+            mixed.nats / 3.0,
+            mixed.relative / 3.0
+        ));
     }
 
     #[test]
     fn distances_by_hand() {
         // Along four axes that centre to themselves; 5 is like 0.
-        let values = vec![1.0, 0.0, 0.0, 1.0, -1.0, 0.0, 0.0, -1.0, 1.0, 0.0, -1.0, 0.0];
-        let audio = Vectors { rows: vec![0, 1, 2, 3, 5, 9], dims: 2, values };
-        let embeddings = Embeddings::new(audio, Vectors { rows: vec![4], dims: 1, values: vec![1.0] }, 1).unwrap();
+        let values = vec![
+            1.0, 0.0, 0.0, 1.0, -1.0, 0.0, 0.0, -1.0, 1.0, 0.0, -1.0, 0.0,
+        ];
+        let audio = Vectors {
+            rows: vec![0, 1, 2, 3, 5, 9],
+            dims: 2,
+            values,
+        };
+        let embeddings = Embeddings::new(
+            audio,
+            Vectors {
+                rows: vec![4],
+                dims: 1,
+                values: vec![1.0],
+            },
+            1,
+        )
+        .unwrap();
         let close = |found: Option<Spread>, nearest: f64, pairwise: f64| {
-            found.is_some_and(|found| (found.nearest - nearest).abs() < 1e-6 && (found.pairwise - pairwise).abs() < 1e-6)
+            found.is_some_and(|found| {
+                (found.nearest - nearest).abs() < 1e-6 && (found.pairwise - pairwise).abs() < 1e-6
+            })
         };
         let batches = [vec![0, 2, 4], vec![0, 5, 1], vec![4]];
-        assert!(close(spread(&population(), &embeddings, &batches[..1]), 2.0, 2.0), "opposites; the text is alone in its space");
+        assert!(
+            close(spread(&population(), &embeddings, &batches[..1]), 2.0, 2.0),
+            "opposites; the text is alone in its space"
+        );
         // 0 and 5 are alike, 1 is at a right angle to both.
-        assert!(close(spread(&population(), &embeddings, &batches[1..]), 1.0 / 3.0, 2.0 / 3.0));
-        assert!(close(spread(&population(), &embeddings, &batches), (2.0 * 2.0 + 1.0) / 5.0, (2.0 * 2.0 + 4.0) / 8.0));
+        assert!(close(
+            spread(&population(), &embeddings, &batches[1..]),
+            1.0 / 3.0,
+            2.0 / 3.0
+        ));
+        assert!(close(
+            spread(&population(), &embeddings, &batches),
+            (2.0 * 2.0 + 1.0) / 5.0,
+            (2.0 * 2.0 + 4.0) / 8.0
+        ));
         let by_place = spread_by_place(&population(), &embeddings, &batches, 2);
         assert!(close(by_place[0], 2.0, 2.0) && close(by_place[1], 1.0 / 3.0, 2.0 / 3.0));
         assert_eq!(spread(&population(), &embeddings, &batches[2..]), None);
@@ -226,13 +385,36 @@ mod tests {
     #[test]
     fn repeats_and_coverage_by_hand() {
         let batches = [vec![0, 2, 2], vec![0, 4, 2]];
-        assert_eq!(repeats(&batches), Repeats { histogram: BTreeMap::from([(1, 1), (2, 1), (3, 1)]), max: 3 });
+        assert_eq!(
+            repeats(&batches),
+            Repeats {
+                histogram: BTreeMap::from([(1, 1), (2, 1), (3, 1)]),
+                max: 3
+            }
+        );
         assert_eq!(repeats(&[]), Repeats::default());
         let found: Vec<_> = coverage(&population(), &batches)
             .into_iter()
-            .map(|cell| (cell.task, cell.label, cell.has_audio, cell.num_rows, cell.num_drawn, cell.num_draws))
+            .map(|cell| {
+                (
+                    cell.task,
+                    cell.label,
+                    cell.has_audio,
+                    cell.num_rows,
+                    cell.num_drawn,
+                    cell.num_draws,
+                )
+            })
             .collect();
-        assert_eq!(found, [(0, NO_LABEL, true, 2, 1, 2), (1, 0, true, 2, 1, 3), (1, 2, false, 1, 1, 1), (1, NO_LABEL, true, 1, 0, 0)]);
+        assert_eq!(
+            found,
+            [
+                (0, NO_LABEL, true, 2, 1, 2),
+                (1, 0, true, 2, 1, 3),
+                (1, 2, false, 1, 1, 1),
+                (1, NO_LABEL, true, 1, 0, 0)
+            ]
+        );
         assert_eq!(coverage(&population(), &batches)[1].share(), 0.5);
     }
 }

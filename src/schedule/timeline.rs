@@ -22,7 +22,13 @@ pub(super) struct Timeline {
 
 impl Timeline {
     /// The positions of stages of the given lengths (`lengths[stage]` steps were or will be made in it).
-    pub(super) fn new(planned: &[Planned], diverse: &[Option<Diverse>], lengths: &[u64], batch: u64, pools: &[Pool]) -> Self {
+    pub(super) fn new(
+        planned: &[Planned],
+        diverse: &[Option<Diverse>],
+        lengths: &[u64],
+        batch: u64,
+        pools: &[Pool],
+    ) -> Self {
         let mut timeline = Self::default();
         let mut drawn = vec![0; pools.len()];
         for (stage, of_stage) in planned.iter().enumerate() {
@@ -30,7 +36,9 @@ impl Timeline {
             timeline.share_orders(of_stage, batch, pools, &drawn);
             // Of a block that was under way nothing is left for later: some of its rows were drawn, in no order.
             let steps = match diverse[stage].filter(Diverse::chooses) {
-                Some(diverse) if lengths[stage] > 0 => diverse.block_of(lengths[stage] - 1, of_stage.steps).end,
+                Some(diverse) if lengths[stage] > 0 => {
+                    diverse.block_of(lengths[stage] - 1, of_stage.steps).end
+                }
                 _ => lengths[stage],
             };
             of_stage.slots.at(steps * batch).add_counts(&mut drawn);
@@ -39,7 +47,9 @@ impl Timeline {
     }
 
     fn share_orders(&mut self, stage: &Planned, batch: u64, pools: &[Pool], drawn: &[u64]) {
-        let Some(max_repeats) = stage.max_repeats else { return };
+        let Some(max_repeats) = stage.max_repeats else {
+            return;
+        };
         let mut quotas = vec![0; pools.len()];
         stage.slots.at(stage.steps * batch).add_counts(&mut quotas);
         for cell in &stage.cells {
@@ -48,19 +58,26 @@ impl Timeline {
             let without = pool.num_rows() - place + (max_repeats - 1) * pool.num_rows();
             if place > 0 && quotas[cell.pool] > without {
                 let order = self.order_of(cell.pool, epoch);
-                self.same_order.insert((cell.pool, epoch + max_repeats), order);
+                self.same_order
+                    .insert((cell.pool, epoch + max_repeats), order);
             }
         }
     }
 
     fn order_of(&self, pool: usize, epoch: u64) -> u64 {
-        self.same_order.get(&(pool, epoch)).copied().unwrap_or(epoch)
+        self.same_order
+            .get(&(pool, epoch))
+            .copied()
+            .unwrap_or(epoch)
     }
 
     /// What a stage draws from a pool when it has had `in_stage` of it in this stage.
     pub(super) fn pick(&self, pools: &[Pool], stage: usize, pool: usize, in_stage: u64) -> Pick {
         let (epoch, place) = pools[pool].place(self.drawn_before[stage][pool] + in_stage);
-        Pick { row: pools[pool].row(self.order_of(pool, epoch), place), epoch: u32::try_from(epoch).unwrap_or(u32::MAX) }
+        Pick {
+            row: pools[pool].row(self.order_of(pool, epoch), place),
+            epoch: u32::try_from(epoch).unwrap_or(u32::MAX),
+        }
     }
 }
 
@@ -76,6 +93,10 @@ impl Diverse {
         let origin = if step < planned { 0 } else { planned };
         let first = step - (step - origin) % self.block;
         let end = first.saturating_add(self.block);
-        first..if step < planned { end.min(planned) } else { end }
+        first..if step < planned {
+            end.min(planned)
+        } else {
+            end
+        }
     }
 }

@@ -38,19 +38,30 @@ impl Task {
         let said = match (self.answer.format, mode) {
             (AnswerFormat::Text | AnswerFormat::Label, _) => text.to_owned(),
             (AnswerFormat::Json, Parse::Strict) => json_value(text, &self.name)?,
-            (AnswerFormat::Json, Parse::Lenient) => json_inside(text, &self.name).unwrap_or_else(|| text.to_owned()),
+            (AnswerFormat::Json, Parse::Lenient) => {
+                json_inside(text, &self.name).unwrap_or_else(|| text.to_owned())
+            }
         };
         match (self.kind, mode) {
             (Kind::Transcribe | Kind::Generate, _) => Some(said.trim().to_owned()),
             (Kind::Classify, Parse::Strict) => self.label_of(&said).map(|label| label.name.clone()),
-            (Kind::Classify, Parse::Lenient) => self.label_of(&said).or_else(|| self.label_within(&said)).map(|label| label.name.clone()),
+            (Kind::Classify, Parse::Lenient) => self
+                .label_of(&said)
+                .or_else(|| self.label_within(&said))
+                .map(|label| label.name.clone()),
         }
     }
 
     /// The label that `word` names: its name or one of its words, case aside.
     pub fn label_of(&self, word: &str) -> Option<&Label> {
         let word = word.trim().to_lowercase();
-        self.labels.iter().find(|label| label.name.to_lowercase() == word || label.words.values().any(|known| known.trim().to_lowercase() == word))
+        self.labels.iter().find(|label| {
+            label.name.to_lowercase() == word
+                || label
+                    .words
+                    .values()
+                    .any(|known| known.trim().to_lowercase() == word)
+        })
     }
 
     /// The label of a row, which the inventory must know.
@@ -78,15 +89,24 @@ impl Task {
                 if known.is_empty() {
                     continue;
                 }
-                let found = words.windows(known.len()).enumerate().filter(|(_, window)| *window == known.as_slice());
+                let found = words
+                    .windows(known.len())
+                    .enumerate()
+                    .filter(|(_, window)| *window == known.as_slice());
                 mentions.extend(found.map(|(start, window)| (start, start + window.len(), label)));
             }
         }
         // "very happy" is no mention of "happy" where it is a label itself.
-        let outermost = mentions.iter().filter(|(start, end, _)| !mentions.iter().any(|(s, e, _)| s <= start && end <= e && e - s > end - start));
+        let outermost = mentions.iter().filter(|(start, end, _)| {
+            !mentions
+                .iter()
+                .any(|(s, e, _)| s <= start && end <= e && e - s > end - start)
+        });
         let mut labels = outermost.map(|(_, _, label)| *label);
         let first = labels.next()?;
-        labels.all(|label| label.name == first.name).then_some(first)
+        labels
+            .all(|label| label.name == first.name)
+            .then_some(first)
     }
 }
 
@@ -94,7 +114,9 @@ impl Task {
 fn json_value(text: &str, name: &str) -> Option<String> {
     let object: serde_json::Map<String, serde_json::Value> = serde_json::from_str(text).ok()?;
     match object.iter().next() {
-        Some((key, serde_json::Value::String(value))) if object.len() == 1 && key == name => Some(value.clone()),
+        Some((key, serde_json::Value::String(value))) if object.len() == 1 && key == name => {
+            Some(value.clone())
+        }
         _ => None,
     }
 }
@@ -102,7 +124,8 @@ fn json_value(text: &str, name: &str) -> Option<String> {
 /// The text under the key `name`, case aside, of the first object inside `text` that has it.
 fn json_inside(text: &str, name: &str) -> Option<String> {
     text.match_indices('{').find_map(|(start, _)| {
-        let mut objects = serde_json::Deserializer::from_str(&text[start..]).into_iter::<serde_json::Map<String, serde_json::Value>>();
+        let mut objects = serde_json::Deserializer::from_str(&text[start..])
+            .into_iter::<serde_json::Map<String, serde_json::Value>>();
         let object = objects.next()?.ok()?;
         object.into_iter().find_map(|(key, value)| match value {
             serde_json::Value::String(value) if key.eq_ignore_ascii_case(name) => Some(value),
@@ -124,8 +147,17 @@ fn words_of(text: &str) -> Vec<String> {
             other => other,
         })
         .collect();
-    let words = folded.split(|c: char| !c.is_alphanumeric()).filter(|word| !word.is_empty());
-    words.map(|word| word.strip_prefix("ال").filter(|bare| bare.chars().count() > 2).unwrap_or(word).to_lowercase()).collect()
+    let words = folded
+        .split(|c: char| !c.is_alphanumeric())
+        .filter(|word| !word.is_empty());
+    words
+        .map(|word| {
+            word.strip_prefix("ال")
+                .filter(|bare| bare.chars().count() > 2)
+                .unwrap_or(word)
+                .to_lowercase()
+        })
+        .collect()
 }
 
 #[cfg(test)]
@@ -135,7 +167,11 @@ mod tests {
     use proptest::prelude::*;
 
     fn parse(task: &str, text: &str, mode: Parse) -> Option<String> {
-        Tasks::load(None).unwrap().get(task).unwrap().parse_answer(text, mode)
+        Tasks::load(None)
+            .unwrap()
+            .get(task)
+            .unwrap()
+            .parse_answer(text, mode)
     }
 
     #[test]
@@ -156,8 +192,16 @@ mod tests {
             ("dialect", "مغاربية", Some("NOR"), Some("NOR")),
         ];
         for (task, text, strict, lenient) in cases {
-            assert_eq!(parse(task, text, Parse::Strict).as_deref(), strict, "strict: {text}");
-            assert_eq!(parse(task, text, Parse::Lenient).as_deref(), lenient, "lenient: {text}");
+            assert_eq!(
+                parse(task, text, Parse::Strict).as_deref(),
+                strict,
+                "strict: {text}"
+            );
+            assert_eq!(
+                parse(task, text, Parse::Lenient).as_deref(),
+                lenient,
+                "lenient: {text}"
+            );
         }
     }
 
@@ -168,21 +212,36 @@ mod tests {
         let cases = [
             (r#"{"emotion": "happy"}"#, Some("happy"), Some("happy")),
             (r#" {"emotion":"سعيد"} "#, Some("happy"), Some("happy")),
-            (r#"```json {"Emotion": "happy", "why": "{}"} ```"#, None, Some("happy")),
+            (
+                r#"```json {"Emotion": "happy", "why": "{}"} ```"#,
+                None,
+                Some("happy"),
+            ),
             (r#"{"emotion": "happy", "why": "x"}"#, None, Some("happy")),
             (r#"{"dialect": "happy"}"#, None, Some("happy")),
             ("happy", None, Some("happy")),
             (r#"{"emotion": "bored"}"#, None, None),
         ];
         for (text, strict, lenient) in cases {
-            assert_eq!(task.parse_answer(text, Parse::Strict).as_deref(), strict, "strict: {text}");
-            assert_eq!(task.parse_answer(text, Parse::Lenient).as_deref(), lenient, "lenient: {text}");
+            assert_eq!(
+                task.parse_answer(text, Parse::Strict).as_deref(),
+                strict,
+                "strict: {text}"
+            );
+            assert_eq!(
+                task.parse_answer(text, Parse::Lenient).as_deref(),
+                lenient,
+                "lenient: {text}"
+            );
         }
     }
 
     #[test]
     fn texts_are_trimmed_and_otherwise_left_alone() {
-        assert_eq!(parse("asr", " مرحبا  بكم \n", Parse::Strict).as_deref(), Some("مرحبا  بكم"));
+        assert_eq!(
+            parse("asr", " مرحبا  بكم \n", Parse::Strict).as_deref(),
+            Some("مرحبا  بكم")
+        );
     }
 
     proptest! {

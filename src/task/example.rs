@@ -68,12 +68,26 @@ impl Task {
                 _ => None,
             };
             let label = label.map(|label| label.name.clone());
-            let reference = label.clone().or_else(|| last_answer(&row.messages).map(str::to_owned));
-            return Ok(example(row, &self.name, row.messages.clone(), label, reference, FALLBACK_LANGUAGE));
+            let reference = label
+                .clone()
+                .or_else(|| last_answer(&row.messages).map(str::to_owned));
+            return Ok(example(
+                row,
+                &self.name,
+                row.messages.clone(),
+                label,
+                reference,
+                FALLBACK_LANGUAGE,
+            ));
         }
         let by_language = self.instructions.of(wording);
         let (language, wordings) =
-            in_language(by_language, row.language.as_deref()).ok_or_else(|| Error::bug(format!("task `{}` has no {wording:?} instruction", self.name)))?;
+            in_language(by_language, row.language.as_deref()).ok_or_else(|| {
+                Error::bug(format!(
+                    "task `{}` has no {wording:?} instruction",
+                    self.name
+                ))
+            })?;
         let drawn = draw.below(0, wordings.len());
         let instruction = match &row.instruction {
             Some(own) => own.to_string(),
@@ -91,14 +105,31 @@ impl Task {
             (None, None) => None,
         };
         messages.extend(target.map(|target| Message::new(Role::Assistant, target.written)));
-        let wording = row.instruction.is_none().then(|| format!("{}/{}/{language}/{}", self.name, wording.name(), drawn + 1));
-        Ok(Example { wording, ..example(row, &self.name, messages, label.map(|label| label.name.clone()), reference, language) })
+        let wording = row
+            .instruction
+            .is_none()
+            .then(|| format!("{}/{}/{language}/{}", self.name, wording.name(), drawn + 1));
+        Ok(Example {
+            wording,
+            ..example(
+                row,
+                &self.name,
+                messages,
+                label.map(|label| label.name.clone()),
+                reference,
+                language,
+            )
+        })
     }
 
     /// The inventory as answers to an instruction of `wording` in the row's `language` are written, in its order.
     pub fn written_labels(&self, wording: Wording, language: &str) -> Vec<String> {
-        let asked_in = in_language(self.instructions.of(wording), Some(language)).map_or(FALLBACK_LANGUAGE, |(asked_in, _)| asked_in);
-        self.labels.iter().map(|label| self.write(self.spoken(label, asked_in))).collect()
+        let asked_in = in_language(self.instructions.of(wording), Some(language))
+            .map_or(FALLBACK_LANGUAGE, |(asked_in, _)| asked_in);
+        self.labels
+            .iter()
+            .map(|label| self.write(self.spoken(label, asked_in)))
+            .collect()
     }
 
     /// The user's message.
@@ -113,10 +144,17 @@ impl Task {
         let question = match (&row.text, &row.instruction) {
             (Some(text), _) => format!("{instruction}\n{text}"),
             (None, Some(_)) => instruction.to_owned(),
-            (None, None) => return Err(nothing_to_ask(row, &self.name, "neither `audio` nor `text`")),
+            (None, None) => {
+                return Err(nothing_to_ask(
+                    row,
+                    &self.name,
+                    "neither `audio` nor `text`",
+                ));
+            }
         };
         match question.contains(AUDIO_MARK) {
-            true => Err(Error::input(format!("holds `{AUDIO_MARK}` but no audio")).hint("write the mark another way, or give the row its clip")),
+            true => Err(Error::input(format!("holds `{AUDIO_MARK}` but no audio"))
+                .hint("write the mark another way, or give the row its clip")),
             false => Ok(question),
         }
     }
@@ -129,14 +167,26 @@ impl Task {
         };
         if let Some(own) = &row.target {
             let label = label.or_else(|| self.label_of(own));
-            return Ok((Some(Target { raw: own.to_string(), written: own.to_string() }), label));
+            return Ok((
+                Some(Target {
+                    raw: own.to_string(),
+                    written: own.to_string(),
+                }),
+                label,
+            ));
         }
         let raw = match self.kind {
             Kind::Transcribe => row.text.as_deref(),
             Kind::Generate => row.summary.as_deref(),
             Kind::Classify => label.map(|label| self.spoken(label, language)),
         };
-        Ok((raw.map(|raw| Target { raw: raw.to_owned(), written: self.write(raw) }), label))
+        Ok((
+            raw.map(|raw| Target {
+                raw: raw.to_owned(),
+                written: self.write(raw),
+            }),
+            label,
+        ))
     }
 
     /// An answer in the task's form.
@@ -154,7 +204,9 @@ impl Task {
     pub(crate) fn spoken<'a>(&self, label: &'a Label, language: &str) -> &'a str {
         match self.answer.format {
             AnswerFormat::Json => &label.name,
-            AnswerFormat::Text | AnswerFormat::Label => label.words.get(language).unwrap_or(&label.name),
+            AnswerFormat::Text | AnswerFormat::Label => {
+                label.words.get(language).unwrap_or(&label.name)
+            }
         }
     }
 
@@ -164,7 +216,11 @@ impl Task {
             return wording.to_owned();
         }
         let separator = if language == "ar" { "، " } else { ", " };
-        let words: Vec<&str> = self.labels.iter().map(|label| self.spoken(label, language)).collect();
+        let words: Vec<&str> = self
+            .labels
+            .iter()
+            .map(|label| self.spoken(label, language))
+            .collect();
         wording.replace(LABELS_SLOT, &words.join(separator))
     }
 }
@@ -185,7 +241,13 @@ pub fn example_without_task(row: &Row) -> Result<Example> {
         (false, _) => row.messages.clone(),
         (true, Some(instruction)) => {
             let question = Message::new(Role::User, marked(row, instruction)?);
-            std::iter::once(question).chain(row.target.as_deref().map(|target| Message::new(Role::Assistant, target))).collect()
+            std::iter::once(question)
+                .chain(
+                    row.target
+                        .as_deref()
+                        .map(|target| Message::new(Role::Assistant, target)),
+                )
+                .collect()
         }
         (true, None) => {
             let found = Error::input("no `task`, no `messages` and no `instruction`");
@@ -193,10 +255,24 @@ pub fn example_without_task(row: &Row) -> Result<Example> {
         }
     };
     let reference = last_answer(&messages).map(str::to_owned);
-    Ok(example(row, task, messages, row.label.as_deref().map(str::to_owned), reference, FALLBACK_LANGUAGE))
+    Ok(example(
+        row,
+        task,
+        messages,
+        row.label.as_deref().map(str::to_owned),
+        reference,
+        FALLBACK_LANGUAGE,
+    ))
 }
 
-fn example(row: &Row, task: &str, messages: Vec<Message>, label: Option<String>, reference: Option<String>, language: &str) -> Example {
+fn example(
+    row: &Row,
+    task: &str,
+    messages: Vec<Message>,
+    label: Option<String>,
+    reference: Option<String>,
+    language: &str,
+) -> Example {
     Example {
         id: row.id.to_string(),
         task: task.to_owned(),
@@ -222,21 +298,33 @@ fn marked(row: &Row, instruction: &str) -> Result<String> {
     } else if num_marks == num_clips {
         Ok(instruction.to_owned())
     } else {
-        let found = Error::input(format!("`instruction` holds {num_marks} `{AUDIO_MARK}` marks, the row {num_clips} clips"));
+        let found = Error::input(format!(
+            "`instruction` holds {num_marks} `{AUDIO_MARK}` marks, the row {num_clips} clips"
+        ));
         Err(found.hint("write one mark where each clip is heard, or none to have the audio first"))
     }
 }
 
 fn last_answer(messages: &[Message]) -> Option<&str> {
-    messages.last().filter(|message| message.role == Role::Assistant).map(|message| message.content.as_str())
+    messages
+        .last()
+        .filter(|message| message.role == Role::Assistant)
+        .map(|message| message.content.as_str())
 }
 
 fn nothing_to_ask(row: &Row, task: &str, found: &str) -> Error {
-    let extra: Vec<String> = row.extra_fields().keys().map(|key| format!("`{key}`")).collect();
+    let extra: Vec<String> = row
+        .extra_fields()
+        .keys()
+        .map(|key| format!("`{key}`"))
+        .collect();
     let error = Error::input(format!("{found} for task `{task}`"));
     match extra.is_empty() {
         true => error,
-        false => error.hint(format!("fields of other names are kept but not read: {}", extra.join(", "))),
+        false => error.hint(format!(
+            "fields of other names are kept but not read: {}",
+            extra.join(", ")
+        )),
     }
 }
 

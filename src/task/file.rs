@@ -46,8 +46,14 @@ pub fn parse(name: &str, contents: &str, path: &Path) -> Result<Task> {
     let written: Written = yaml::parse(contents, path)?;
     let kind = written.kind;
     let answer = written.answer.unwrap_or(match kind {
-        Kind::Transcribe | Kind::Generate => Answer { format: AnswerFormat::Text, max_new_tokens: 256 },
-        Kind::Classify => Answer { format: AnswerFormat::Label, max_new_tokens: 16 },
+        Kind::Transcribe | Kind::Generate => Answer {
+            format: AnswerFormat::Text,
+            max_new_tokens: 256,
+        },
+        Kind::Classify => Answer {
+            format: AnswerFormat::Label,
+            max_new_tokens: 16,
+        },
     });
     let default_metric = match kind {
         Kind::Transcribe => "wer",
@@ -63,12 +69,17 @@ pub fn parse(name: &str, contents: &str, path: &Path) -> Result<Task> {
         answer,
         metric: written.metric.unwrap_or_else(|| default_metric.to_owned()),
     };
-    check_kind(&task).and_then(|()| check_labels(&task)).and_then(|()| check_instructions(&task)).map_err(|error| error.at_path(path))?;
+    check_kind(&task)
+        .and_then(|()| check_labels(&task))
+        .and_then(|()| check_instructions(&task))
+        .map_err(|error| error.at_path(path))?;
     Ok(task)
 }
 
 /// Reads `{name: {language: word}}`, keeping the order in which the file lists the names.
-fn labels_in_order<'de, D: Deserializer<'de>>(deserializer: D) -> std::result::Result<Vec<Label>, D::Error> {
+fn labels_in_order<'de, D: Deserializer<'de>>(
+    deserializer: D,
+) -> std::result::Result<Vec<Label>, D::Error> {
     struct InOrder;
     impl<'de> Visitor<'de> for InOrder {
         type Value = Vec<Label>;
@@ -77,13 +88,21 @@ fn labels_in_order<'de, D: Deserializer<'de>>(deserializer: D) -> std::result::R
             f.write_str("labels with a word per language, as in {happy: {en: happy, ar: سعيد}}")
         }
 
-        fn visit_map<A: MapAccess<'de>>(self, mut map: A) -> std::result::Result<Vec<Label>, A::Error> {
+        fn visit_map<A: MapAccess<'de>>(
+            self,
+            mut map: A,
+        ) -> std::result::Result<Vec<Label>, A::Error> {
             let mut labels: Vec<Label> = Vec::new();
             while let Some(name) = map.next_key::<String>()? {
                 if labels.iter().any(|label| label.name == name) {
                     return Err(A::Error::custom(format!("label `{name}` is written twice")));
                 }
-                labels.push(Label { name, words: map.next_value::<Option<BTreeMap<String, String>>>()?.unwrap_or_default() });
+                labels.push(Label {
+                    name,
+                    words: map
+                        .next_value::<Option<BTreeMap<String, String>>>()?
+                        .unwrap_or_default(),
+                });
             }
             Ok(labels)
         }
@@ -98,15 +117,25 @@ fn check_kind(task: &Task) -> Result<()> {
         (Kind::Transcribe | Kind::Generate, format) => format == AnswerFormat::Text,
     };
     if !format_fits {
-        let found = format!("`answer: {{format: {:?}}}` does not fit `kind: {:?}`", task.answer.format, task.kind).to_lowercase();
-        return Err(Error::input(found).hint("classify answers by label or json, transcribe and generate by text or json"));
+        let found = format!(
+            "`answer: {{format: {:?}}}` does not fit `kind: {:?}`",
+            task.answer.format, task.kind
+        )
+        .to_lowercase();
+        return Err(Error::input(found)
+            .hint("classify answers by label or json, transcribe and generate by text or json"));
     }
     if task.answer.max_new_tokens == 0 {
-        return Err(Error::input("`answer: {max_new_tokens: 0}` leaves no room for an answer"));
+        return Err(Error::input(
+            "`answer: {max_new_tokens: 0}` leaves no room for an answer",
+        ));
     }
     let metrics = task.kind.metrics();
     if !metrics.contains(&task.metric.as_str()) {
-        let found = Error::input(format!("`metric: {}` is not a metric of this kind of task", task.metric));
+        let found = Error::input(format!(
+            "`metric: {}` is not a metric of this kind of task",
+            task.metric
+        ));
         return Err(found.hint(format!("choose one of {}", metrics.join(", "))));
     }
     Ok(())
@@ -115,21 +144,35 @@ fn check_kind(task: &Task) -> Result<()> {
 fn check_labels(task: &Task) -> Result<()> {
     match (task.kind, task.labels.len()) {
         (Kind::Classify, 0 | 1) => {
-            return Err(Error::input(format!("a task that classifies has {} labels", task.labels.len())).hint("list at least two under `labels`"));
+            return Err(Error::input(format!(
+                "a task that classifies has {} labels",
+                task.labels.len()
+            ))
+            .hint("list at least two under `labels`"));
         }
-        (Kind::Transcribe | Kind::Generate, 1..) => return Err(Error::input("`labels` belong to a task of `kind: classify`")),
+        (Kind::Transcribe | Kind::Generate, 1..) => {
+            return Err(Error::input(
+                "`labels` belong to a task of `kind: classify`",
+            ));
+        }
         _ => {}
     }
     let mut owners: HashMap<String, &str> = HashMap::new();
     for label in &task.labels {
         for word in std::iter::once(&label.name).chain(label.words.values()) {
             if word.trim().is_empty() {
-                return Err(Error::input(format!("label `{}` has an empty word", label.name)));
+                return Err(Error::input(format!(
+                    "label `{}` has an empty word",
+                    label.name
+                )));
             }
             if let Some(owner) = owners.insert(word.trim().to_lowercase(), &label.name)
                 && owner != label.name
             {
-                return Err(Error::input(format!("the word `{word}` stands for both `{owner}` and `{}`", label.name)));
+                return Err(Error::input(format!(
+                    "the word `{word}` stands for both `{owner}` and `{}`",
+                    label.name
+                )));
             }
         }
     }
@@ -144,8 +187,15 @@ fn check_instructions(task: &Task) -> Result<()> {
         if by_language.is_empty() {
             return Err(Error::input(format!("`{place}` has no language")));
         }
-        if let Some(language) = task.instructions.train.keys().find(|language| !by_language.contains_key(*language)) {
-            let found = Error::input(format!("`{place}` lacks `{language}`, which `instructions.train` has"));
+        if let Some(language) = task
+            .instructions
+            .train
+            .keys()
+            .find(|language| !by_language.contains_key(*language))
+        {
+            let found = Error::input(format!(
+                "`{place}` lacks `{language}`, which `instructions.train` has"
+            ));
             return Err(found.hint("each language is worded in train, dev and test"));
         }
         for (language, wordings) in by_language {
@@ -153,10 +203,14 @@ fn check_instructions(task: &Task) -> Result<()> {
                 return Err(Error::input(format!("`{place}.{language}` is empty")));
             }
             for text in wordings {
-                check_slots(task.kind, text).map_err(|error| error.at(format!("{place}.{language}")))?;
+                check_slots(task.kind, text)
+                    .map_err(|error| error.at(format!("{place}.{language}")))?;
                 if let Some(earlier) = seen.insert(text.trim(), wording) {
                     let earlier = format!("{earlier:?}").to_lowercase();
-                    return Err(Error::input(format!("`{place}.{language}` repeats a wording of {earlier}: {text}")).hint("no wording serves twice"));
+                    return Err(Error::input(format!(
+                        "`{place}.{language}` repeats a wording of {earlier}: {text}"
+                    ))
+                    .hint("no wording serves twice"));
                 }
             }
         }
@@ -170,15 +224,22 @@ fn check_slots(kind: Kind, text: &str) -> Result<()> {
         return Err(Error::input("an instruction is empty"));
     }
     if text.contains(crate::data::AUDIO_MARK) {
-        return Err(
-            Error::input(format!("an instruction holds `{}`: {text}", crate::data::AUDIO_MARK)).hint("the audio comes before the instruction by itself")
-        );
+        return Err(Error::input(format!(
+            "an instruction holds `{}`: {text}",
+            crate::data::AUDIO_MARK
+        ))
+        .hint("the audio comes before the instruction by itself"));
     }
     let mut rest = text;
     while let Some(open) = rest.find('{') {
         rest = &rest[open..];
-        let name_len = rest[1..].chars().take_while(|c| c.is_ascii_lowercase() || *c == '_').count();
-        let slot = rest.get(..name_len + 2).filter(|slot| slot.ends_with('}') && name_len > 0);
+        let name_len = rest[1..]
+            .chars()
+            .take_while(|c| c.is_ascii_lowercase() || *c == '_')
+            .count();
+        let slot = rest
+            .get(..name_len + 2)
+            .filter(|slot| slot.ends_with('}') && name_len > 0);
         match slot {
             Some(LABELS_SLOT) if kind == Kind::Classify => {}
             Some(slot) => {
@@ -196,10 +257,13 @@ fn check_slots(kind: Kind, text: &str) -> Result<()> {
 mod tests {
     use super::*;
 
-    const INSTRUCTIONS: &str = "instructions: {train: {en: [A.]}, dev: {en: [B.]}, test: {en: [C.]}}";
+    const INSTRUCTIONS: &str =
+        "instructions: {train: {en: [A.]}, dev: {en: [B.]}, test: {en: [C.]}}";
 
     fn refused(contents: &str) -> String {
-        parse("t", contents, Path::new("t.yaml")).unwrap_err().to_string()
+        parse("t", contents, Path::new("t.yaml"))
+            .unwrap_err()
+            .to_string()
     }
 
     #[test]

@@ -83,7 +83,15 @@ impl Kind {
                 "wrong_script",
                 "insertion_share",
             ],
-            Self::Classify => &["accuracy", "macro_f1", "weighted_f1", "uar", "hit_limit", "repetition", "seq_rep_4"],
+            Self::Classify => &[
+                "accuracy",
+                "macro_f1",
+                "weighted_f1",
+                "uar",
+                "hit_limit",
+                "repetition",
+                "seq_rep_4",
+            ],
         }
     }
 
@@ -201,10 +209,26 @@ pub struct Tasks {
 
 /// The tasks that ship with the program: name, file, contents.
 const BUILT_IN: [(&str, &str, &str); 4] = [
-    ("asr", "prompts/asr.yaml", include_str!("../../prompts/asr.yaml")),
-    ("summarization", "prompts/summarization.yaml", include_str!("../../prompts/summarization.yaml")),
-    ("dialect", "prompts/dialect.yaml", include_str!("../../prompts/dialect.yaml")),
-    ("emotion", "prompts/emotion.yaml", include_str!("../../prompts/emotion.yaml")),
+    (
+        "asr",
+        "prompts/asr.yaml",
+        include_str!("../../prompts/asr.yaml"),
+    ),
+    (
+        "summarization",
+        "prompts/summarization.yaml",
+        include_str!("../../prompts/summarization.yaml"),
+    ),
+    (
+        "dialect",
+        "prompts/dialect.yaml",
+        include_str!("../../prompts/dialect.yaml"),
+    ),
+    (
+        "emotion",
+        "prompts/emotion.yaml",
+        include_str!("../../prompts/emotion.yaml"),
+    ),
 ];
 
 impl Tasks {
@@ -215,7 +239,10 @@ impl Tasks {
     pub fn load(prompts: Option<&Path>) -> Result<Self> {
         let mut by_name = BTreeMap::new();
         for (name, path, contents) in BUILT_IN {
-            by_name.insert(name.to_owned(), file::parse(name, contents, Path::new(path))?);
+            by_name.insert(
+                name.to_owned(),
+                file::parse(name, contents, Path::new(path))?,
+            );
         }
         for path in prompts.map(task_files).transpose()?.unwrap_or_default() {
             let task = load_task(&path)?;
@@ -231,8 +258,13 @@ impl Tasks {
     pub fn get(&self, name: &str) -> Result<&Task> {
         self.by_name.get(name).ok_or_else(|| {
             let known: Vec<&str> = self.names().collect();
-            let nearest = yaml::nearest(name, known.iter().copied()).map(|near| format!("did you mean `{near}`? ")).unwrap_or_default();
-            let hint = format!("{nearest}known tasks: {}; `prompts: DIR` adds DIR/{name}.yaml", known.join(", "));
+            let nearest = yaml::nearest(name, known.iter().copied())
+                .map(|near| format!("did you mean `{near}`? "))
+                .unwrap_or_default();
+            let hint = format!(
+                "{nearest}known tasks: {}; `prompts: DIR` adds DIR/{name}.yaml",
+                known.join(", ")
+            );
             Error::input(format!("unknown task `{name}`")).hint(hint)
         })
     }
@@ -257,23 +289,34 @@ pub fn load_task(path: &Path) -> Result<Task> {
 /// # Errors
 /// A folder that cannot be read or holds none.
 pub fn task_files(folder: &Path) -> Result<Vec<std::path::PathBuf>> {
-    let entries = std::fs::read_dir(folder).map_err(|e| Error::io(folder, "read the folder", &e))?;
+    let entries =
+        std::fs::read_dir(folder).map_err(|e| Error::io(folder, "read the folder", &e))?;
     let mut paths = Vec::new();
     for entry in entries {
-        let path = entry.map_err(|e| Error::io(folder, "read the folder", &e))?.path();
-        if path.extension().is_some_and(|extension| extension == "yaml" || extension == "yml") {
+        let path = entry
+            .map_err(|e| Error::io(folder, "read the folder", &e))?
+            .path();
+        if path
+            .extension()
+            .is_some_and(|extension| extension == "yaml" || extension == "yml")
+        {
             paths.push(path);
         }
     }
     if paths.is_empty() {
-        return Err(Error::input("holds no task file").at_path(folder).hint("a task is a file NAME.yaml"));
+        return Err(Error::input("holds no task file")
+            .at_path(folder)
+            .hint("a task is a file NAME.yaml"));
     }
     paths.sort();
     Ok(paths)
 }
 
 /// The entry for `language` (`ar-EG` falls back to `ar`), else for English, else the first.
-fn in_language<'a, T>(by_language: &'a BTreeMap<String, T>, language: Option<&str>) -> Option<(&'a str, &'a T)> {
+fn in_language<'a, T>(
+    by_language: &'a BTreeMap<String, T>,
+    language: Option<&str>,
+) -> Option<(&'a str, &'a T)> {
     let primary = language.and_then(|tag| tag.split(['-', '_']).next());
     [language, primary, Some(FALLBACK_LANGUAGE)]
         .into_iter()
@@ -289,8 +332,16 @@ mod tests {
 
     #[test]
     fn an_unknown_task_names_the_nearest() {
-        let error = Tasks::load(None).unwrap().get("emotions").unwrap_err().to_string();
-        assert!(error.contains("did you mean `emotion`?") && error.contains("asr, dialect, emotion, summarization"), "{error}");
+        let error = Tasks::load(None)
+            .unwrap()
+            .get("emotions")
+            .unwrap_err()
+            .to_string();
+        assert!(
+            error.contains("did you mean `emotion`?")
+                && error.contains("asr, dialect, emotion, summarization"),
+            "{error}"
+        );
     }
 
     #[test]
@@ -301,14 +352,31 @@ mod tests {
             for (wording, least) in [(Wording::Train, 12), (Wording::Dev, 3), (Wording::Test, 3)] {
                 let of = task.instructions.of(wording);
                 assert_eq!(of.keys().collect::<Vec<_>>(), ["ar", "en"], "{name}");
-                assert!(of.values().all(|wordings| wordings.len() >= least), "{name} {wording:?}");
+                assert!(
+                    of.values().all(|wordings| wordings.len() >= least),
+                    "{name} {wording:?}"
+                );
             }
-            let arabic = |text: &String| text.chars().any(|c| ('\u{0600}'..='\u{06ff}').contains(&c));
+            let arabic =
+                |text: &String| text.chars().any(|c| ('\u{0600}'..='\u{06ff}').contains(&c));
             for wording in [Wording::Train, Wording::Dev, Wording::Test] {
-                assert!(task.instructions.of(wording)["ar"].iter().all(arabic), "{name}");
-                assert!(!task.instructions.of(wording)["en"].iter().any(arabic), "{name}");
+                assert!(
+                    task.instructions.of(wording)["ar"].iter().all(arabic),
+                    "{name}"
+                );
+                assert!(
+                    !task.instructions.of(wording)["en"].iter().any(arabic),
+                    "{name}"
+                );
                 let lists = |text: &String| text.contains("{labels}");
-                assert!(task.instructions.of(wording).values().flatten().all(|text| lists(text) == (task.kind == Kind::Classify)), "{name}");
+                assert!(
+                    task.instructions
+                        .of(wording)
+                        .values()
+                        .flatten()
+                        .all(|text| lists(text) == (task.kind == Kind::Classify)),
+                    "{name}"
+                );
             }
         }
     }
@@ -316,25 +384,68 @@ mod tests {
     #[test]
     fn built_in_inventories_are_the_ones_of_the_contract() {
         let tasks = Tasks::load(None).unwrap();
-        let names = |task: &str| tasks.get(task).unwrap().labels.iter().map(|label| label.name.clone()).collect::<Vec<_>>().join(" ");
+        let names = |task: &str| {
+            tasks
+                .get(task)
+                .unwrap()
+                .labels
+                .iter()
+                .map(|label| label.name.clone())
+                .collect::<Vec<_>>()
+                .join(" ")
+        };
         assert_eq!(names("dialect"), "EGY GLF LAV MSA NOR");
-        assert_eq!(names("emotion"), "angry disgusted fearful happy neutral sad surprised");
-        assert!(tasks.get("dialect").unwrap().labels.iter().all(|label| label.words.len() == 2));
+        assert_eq!(
+            names("emotion"),
+            "angry disgusted fearful happy neutral sad surprised"
+        );
+        assert!(
+            tasks
+                .get("dialect")
+                .unwrap()
+                .labels
+                .iter()
+                .all(|label| label.words.len() == 2)
+        );
     }
 
     #[test]
     fn a_folder_adds_and_replaces_tasks() {
         let dir = tempfile::tempdir().unwrap();
         let instructions = "instructions: {train: {en: [A.]}, dev: {en: [B.]}, test: {en: [C.]}}\n";
-        let two = format!("kind: classify\nlabels: {{yes: {{en: affirmative}}, no: {{en: negative}}}}\n{instructions}");
+        let two = format!(
+            "kind: classify\nlabels: {{yes: {{en: affirmative}}, no: {{en: negative}}}}\n{instructions}"
+        );
         std::fs::write(dir.path().join("emotion.yaml"), two).unwrap();
-        std::fs::write(dir.path().join("translation.yaml"), format!("kind: generate\n{instructions}")).unwrap();
+        std::fs::write(
+            dir.path().join("translation.yaml"),
+            format!("kind: generate\n{instructions}"),
+        )
+        .unwrap();
         let tasks = Tasks::load(Some(dir.path())).unwrap();
-        assert_eq!(tasks.names().collect::<Vec<_>>(), ["asr", "dialect", "emotion", "summarization", "translation"]);
+        assert_eq!(
+            tasks.names().collect::<Vec<_>>(),
+            ["asr", "dialect", "emotion", "summarization", "translation"]
+        );
         let emotion = tasks.get("emotion").unwrap();
-        assert_eq!(emotion.labels.iter().map(|label| label.name.as_str()).collect::<Vec<_>>(), ["yes", "no"]);
-        assert_eq!((emotion.answer.format, emotion.metric.as_str()), (AnswerFormat::Label, "uar"));
+        assert_eq!(
+            emotion
+                .labels
+                .iter()
+                .map(|label| label.name.as_str())
+                .collect::<Vec<_>>(),
+            ["yes", "no"]
+        );
+        assert_eq!(
+            (emotion.answer.format, emotion.metric.as_str()),
+            (AnswerFormat::Label, "uar")
+        );
         let empty = tempfile::tempdir().unwrap();
-        assert!(Tasks::load(Some(empty.path())).unwrap_err().to_string().contains("holds no task file"));
+        assert!(
+            Tasks::load(Some(empty.path()))
+                .unwrap_err()
+                .to_string()
+                .contains("holds no task file")
+        );
     }
 }

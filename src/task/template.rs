@@ -65,37 +65,78 @@ impl ChatTemplate {
         let mut named_tokens = serde_json::Map::new();
         for name in ["bos_token", "eos_token", "pad_token", "unk_token"] {
             let token = config.as_ref().and_then(|config| config.get(name));
-            let text = token.and_then(|token| token.as_str().or_else(|| token.get("content")?.as_str()));
+            let text =
+                token.and_then(|token| token.as_str().or_else(|| token.get("content")?.as_str()));
             named_tokens.insert(name.to_owned(), text.map_or(Value::Null, Value::from));
         }
         let jinja = model_dir.join("chat_template.jinja");
         if jinja.is_file() {
-            return Self::compile(files::read_text(&jinja)?, jinja.display().to_string(), named_tokens);
+            return Self::compile(
+                files::read_text(&jinja)?,
+                jinja.display().to_string(),
+                named_tokens,
+            );
         }
         let json = model_dir.join("chat_template.json");
         if let Some(found) = read_json(&json)? {
             let place = json.display().to_string();
             let source = found.get("chat_template").and_then(template_source);
-            let source = source.ok_or_else(|| Error::input("holds no text under `chat_template`").at(&place))?;
+            let source = source
+                .ok_or_else(|| Error::input("holds no text under `chat_template`").at(&place))?;
             return Self::compile(source, place, named_tokens);
         }
-        match config.as_ref().and_then(|config| config.get("chat_template")).and_then(template_source) {
-            Some(source) => Self::compile(source, model_dir.join("tokenizer_config.json").display().to_string(), named_tokens),
-            None => Self::compile(CHATML.to_owned(), "the built-in chat template".to_owned(), named_tokens),
+        match config
+            .as_ref()
+            .and_then(|config| config.get("chat_template"))
+            .and_then(template_source)
+        {
+            Some(source) => Self::compile(
+                source,
+                model_dir
+                    .join("tokenizer_config.json")
+                    .display()
+                    .to_string(),
+                named_tokens,
+            ),
+            None => Self::compile(
+                CHATML.to_owned(),
+                "the built-in chat template".to_owned(),
+                named_tokens,
+            ),
         }
     }
 
-    fn compile(source: String, place: String, named_tokens: serde_json::Map<String, Value>) -> Result<Self> {
-        let syntax = SyntaxConfig::builder().trim_blocks(true).lstrip_blocks(true).build().map_err(Error::bug)?;
+    fn compile(
+        source: String,
+        place: String,
+        named_tokens: serde_json::Map<String, Value>,
+    ) -> Result<Self> {
+        let syntax = SyntaxConfig::builder()
+            .trim_blocks(true)
+            .lstrip_blocks(true)
+            .build()
+            .map_err(Error::bug)?;
         let mut environment = Environment::new();
         environment.set_syntax(syntax);
-        environment.set_unknown_method_callback(minijinja_contrib::pycompat::unknown_method_callback);
-        environment.add_function("raise_exception", |message: String| -> std::result::Result<String, minijinja::Error> {
-            Err(minijinja::Error::new(ErrorKind::InvalidOperation, message))
-        });
+        environment
+            .set_unknown_method_callback(minijinja_contrib::pycompat::unknown_method_callback);
+        environment.add_function(
+            "raise_exception",
+            |message: String| -> std::result::Result<String, minijinja::Error> {
+                Err(minijinja::Error::new(ErrorKind::InvalidOperation, message))
+            },
+        );
         let source = without_generation_tags(&source)?;
-        environment.add_template_owned("chat", source).map_err(|error| Error::input(format!("not a template we can read: {error}")).at(&place))?;
-        Ok(Self { environment, place, named_tokens })
+        environment
+            .add_template_owned("chat", source)
+            .map_err(|error| {
+                Error::input(format!("not a template we can read: {error}")).at(&place)
+            })?;
+        Ok(Self {
+            environment,
+            place,
+            named_tokens,
+        })
     }
 
     /// Where the template comes from, for messages.
@@ -111,17 +152,32 @@ impl ChatTemplate {
     ///
     /// # Errors
     /// A template that fails, or that does not say every text once and in order.
-    pub fn render<'a>(&self, messages: &'a [Message], generation_prompt: bool) -> Result<Vec<Piece<'a>>> {
+    pub fn render<'a>(
+        &self,
+        messages: &'a [Message],
+        generation_prompt: bool,
+    ) -> Result<Vec<Piece<'a>>> {
         let mut texts = Vec::new();
-        let turns: Vec<Value> = messages.iter().enumerate().map(|(i, message)| turn(i, message, &mut texts)).collect();
+        let turns: Vec<Value> = messages
+            .iter()
+            .enumerate()
+            .map(|(i, message)| turn(i, message, &mut texts))
+            .collect();
         let mut context = self.named_tokens.clone();
         context.insert("messages".to_owned(), turns.into());
         context.insert("add_generation_prompt".to_owned(), generation_prompt.into());
         // Hugging Face passes these as none, and templates ask whether they are.
         context.insert("tools".to_owned(), Value::Null);
         context.insert("documents".to_owned(), Value::Null);
-        let fails = |error: minijinja::Error| Error::input(format!("the template fails on this conversation: {error}")).at(&self.place);
-        let rendered = self.environment.get_template("chat").and_then(|template| template.render(Serde(&context))).map_err(fails)?;
+        let fails = |error: minijinja::Error| {
+            Error::input(format!("the template fails on this conversation: {error}"))
+                .at(&self.place)
+        };
+        let rendered = self
+            .environment
+            .get_template("chat")
+            .and_then(|template| template.render(Serde(&context)))
+            .map_err(fails)?;
 
         let mut pieces = Vec::with_capacity(2 * texts.len() + 1);
         let mut num_found = 0;
@@ -132,15 +188,23 @@ impl ChatTemplate {
                 }
                 continue;
             }
-            let number: usize = part.parse().map_err(|_| self.unrecoverable("changes the texts of messages"))?;
+            let number: usize = part
+                .parse()
+                .map_err(|_| self.unrecoverable("changes the texts of messages"))?;
             if number != num_found {
                 return Err(self.unrecoverable("repeats texts of messages or changes their order"));
             }
-            let &(message, text) = texts.get(num_found).ok_or_else(|| self.unrecoverable("repeats texts of messages"))?;
+            let &(message, text) = texts
+                .get(num_found)
+                .ok_or_else(|| self.unrecoverable("repeats texts of messages"))?;
             pieces.push(Piece::Data { message, text });
             num_found += 1;
         }
-        if num_found == texts.len() { Ok(pieces) } else { Err(self.unrecoverable("leaves out texts of messages")) }
+        if num_found == texts.len() {
+            Ok(pieces)
+        } else {
+            Err(self.unrecoverable("leaves out texts of messages"))
+        }
     }
 
     fn unrecoverable(&self, what: &str) -> Error {
@@ -179,8 +243,14 @@ fn template_source(value: &Value) -> Option<String> {
     match value {
         Value::String(source) => Some(source.clone()),
         Value::Array(named) => {
-            let default = named.iter().find(|entry| entry.get("name").is_some_and(|name| name == "default"));
-            default.or(named.first())?.get("template")?.as_str().map(str::to_owned)
+            let default = named
+                .iter()
+                .find(|entry| entry.get("name").is_some_and(|name| name == "default"));
+            default
+                .or(named.first())?
+                .get("template")?
+                .as_str()
+                .map(str::to_owned)
         }
         _ => None,
     }
@@ -198,7 +268,9 @@ pub fn read_json(path: &Path) -> Result<Option<Value>> {
         return Ok(None);
     }
     let text = files::read_text(path)?;
-    serde_json::from_str(&text).map(Some).map_err(|error| Error::input(format!("not JSON: {error}")).at_path(path))
+    serde_json::from_str(&text)
+        .map(Some)
+        .map_err(|error| Error::input(format!("not JSON: {error}")).at_path(path))
 }
 
 /// The last message's text is what a model would say now; a conversation without it is a prompt.
@@ -214,11 +286,18 @@ mod tests {
     use super::*;
 
     fn compiled(source: &str) -> Result<ChatTemplate> {
-        ChatTemplate::compile(source.to_owned(), "t.jinja".to_owned(), serde_json::Map::new())
+        ChatTemplate::compile(
+            source.to_owned(),
+            "t.jinja".to_owned(),
+            serde_json::Map::new(),
+        )
     }
 
     fn conversation() -> Vec<Message> {
-        vec![Message::new(Role::User, "a<audio>b<audio>"), Message::new(Role::Assistant, "c")]
+        vec![
+            Message::new(Role::User, "a<audio>b<audio>"),
+            Message::new(Role::Assistant, "c"),
+        ]
     }
 
     /// What the pieces say, put together again.
@@ -237,11 +316,17 @@ mod tests {
         let template = ChatTemplate::load(tempfile::tempdir().unwrap().path()).unwrap();
         let audio = "<|audio_bos|><|AUDIO|><|audio_eos|>";
         let system = "<|im_start|>system\nYou are a helpful assistant.<|im_end|>\n";
-        let turns = format!("<|im_start|>user\na{audio}b{audio}<|im_end|>\n<|im_start|>assistant\nc<|im_end|>\n");
+        let turns = format!(
+            "<|im_start|>user\na{audio}b{audio}<|im_end|>\n<|im_start|>assistant\nc<|im_end|>\n"
+        );
         let messages = conversation();
-        assert_eq!(said(&template.render(&messages, false).unwrap()), format!("{system}{turns}"));
+        assert_eq!(
+            said(&template.render(&messages, false).unwrap()),
+            format!("{system}{turns}")
+        );
         let own = [vec![Message::new(Role::System, "Hear!")], messages].concat();
-        let expected = format!("<|im_start|>system\nHear!<|im_end|>\n{turns}<|im_start|>assistant\n");
+        let expected =
+            format!("<|im_start|>system\nHear!<|im_end|>\n{turns}<|im_start|>assistant\n");
         assert_eq!(said(&template.render(&own, true).unwrap()), expected);
     }
 
@@ -254,35 +339,64 @@ mod tests {
             {% endif %}\n{% endfor %}\n{% if tools is not none or documents is not none %}tools{% endif %}";
         let messages = conversation();
         let template = compiled(source).unwrap();
-        assert_eq!(said(&template.render(&messages, false).unwrap()), "a(clip 1)b(clip 2)[ASSISTANT]c<|im_end|>\n");
+        assert_eq!(
+            said(&template.render(&messages, false).unwrap()),
+            "a(clip 1)b(clip 2)[ASSISTANT]c<|im_end|>\n"
+        );
     }
 
     #[test]
     fn a_template_that_hides_the_texts_is_refused() {
         let messages = conversation();
         for (source, what) in [
-            ("{{ messages[1].content }}", "repeats texts of messages or changes their order"),
+            (
+                "{{ messages[1].content }}",
+                "repeats texts of messages or changes their order",
+            ),
             ("{{ messages[0].content[0].text }}", "leaves out texts"),
             ("{{ messages[1].content[1:] }}", "changes the texts"),
             ("{{ raise_exception('one turn only') }}", "one turn only"),
         ] {
-            let error = compiled(source).unwrap().render(&messages, false).unwrap_err().to_string();
-            assert!(error.starts_with("t.jinja: ") && error.contains(what), "{error}");
+            let error = compiled(source)
+                .unwrap()
+                .render(&messages, false)
+                .unwrap_err()
+                .to_string();
+            assert!(
+                error.starts_with("t.jinja: ") && error.contains(what),
+                "{error}"
+            );
         }
-        assert!(compiled("{% for %}").err().unwrap().to_string().starts_with("t.jinja: not a template"));
+        assert!(
+            compiled("{% for %}")
+                .err()
+                .unwrap()
+                .to_string()
+                .starts_with("t.jinja: not a template")
+        );
     }
 
     #[test]
     fn the_template_is_found_where_checkpoints_keep_it() {
         let dir = tempfile::tempdir().unwrap();
-        let says = || said(&ChatTemplate::load(dir.path()).unwrap().render(&[Message::new(Role::User, "x")], false).unwrap());
+        let says = || {
+            said(
+                &ChatTemplate::load(dir.path())
+                    .unwrap()
+                    .render(&[Message::new(Role::User, "x")], false)
+                    .unwrap(),
+            )
+        };
         let write = |name: &str, text: &str| std::fs::write(dir.path().join(name), text).unwrap();
         write(
             "tokenizer_config.json",
             r#"{"eos_token": {"content": "END"}, "chat_template": [{"name": "tools", "template": "t"}, {"name": "default", "template": "1{{ messages[0].content }}{{ eos_token }}"}]}"#,
         );
         assert_eq!(says(), "1xEND");
-        write("chat_template.json", r#"{"chat_template": "2{{ messages[0].content }}"}"#);
+        write(
+            "chat_template.json",
+            r#"{"chat_template": "2{{ messages[0].content }}"}"#,
+        );
         assert_eq!(says(), "2x");
         write("chat_template.jinja", "3{{ messages[0].content }}");
         assert_eq!(says(), "3x");

@@ -77,15 +77,35 @@ impl State {
     pub fn new(inputs: BTreeMap<String, String>) -> Self {
         let (stage_ends, waiting, snapshots) = (BTreeMap::new(), None, BTreeMap::new());
         let computes = Computes::default();
-        Self { format: FORMAT, step: 0, evaluated: None, best: None, log_bytes: 0, inputs, stage_ends, waiting, snapshots, computes }
+        Self {
+            format: FORMAT,
+            step: 0,
+            evaluated: None,
+            best: None,
+            log_bytes: 0,
+            inputs,
+            stage_ends,
+            waiting,
+            snapshots,
+            computes,
+        }
     }
 }
 
 /// Writes a checkpoint folder: adapter and wholly trained parts, the optimiser's moments, the state.
-pub fn save(target: &Path, model: &AudioLlm, optimiser: &Optimiser, state: &State, card: &Card) -> Result<()> {
+pub fn save(
+    target: &Path,
+    model: &AudioLlm,
+    optimiser: &Optimiser,
+    state: &State,
+    card: &Card,
+) -> Result<()> {
     let staged = StagedDir::new(target)?;
     trained::save(staged.path(), model, card)?;
-    let moments = [("first", on_host(&optimiser.first)?), ("second", on_host(&optimiser.second)?)];
+    let moments = [
+        ("first", on_host(&optimiser.first)?),
+        ("second", on_host(&optimiser.second)?),
+    ];
     files::write_safetensors(&staged.path().join(OPTIMISER_FILE), moments)?;
     let text = serde_json::to_string_pretty(state).map_err(Error::bug)?;
     files::write_atomic(&staged.path().join(STATE_FILE), text.as_bytes())?;
@@ -100,10 +120,21 @@ pub fn load(dir: &Path, model: &AudioLlm, optimiser: &mut Optimiser) -> Result<S
     let state = read_state(dir)?;
     trained::load_into(dir, model).map_err(|e| e.at_path(dir))?;
     let path = dir.join(OPTIMISER_FILE);
-    let stored = candle_core::safetensors::load(&path, &Device::Cpu).map_err(|e| Error::input(format!("damaged: {e}")).at_path(&path).hint(DAMAGED_HINT))?;
+    let stored = candle_core::safetensors::load(&path, &Device::Cpu).map_err(|e| {
+        Error::input(format!("damaged: {e}"))
+            .at_path(&path)
+            .hint(DAMAGED_HINT)
+    })?;
     for (name, moment) in [("first", &optimiser.first), ("second", &optimiser.second)] {
-        let Some(values) = stored.get(name).filter(|values| values.dims() == moment.dims()) else {
-            return Err(Error::input(format!("`{name}` is missing or of another length")).at_path(&path).hint(DAMAGED_HINT));
+        let Some(values) = stored
+            .get(name)
+            .filter(|values| values.dims() == moment.dims())
+        else {
+            return Err(
+                Error::input(format!("`{name}` is missing or of another length"))
+                    .at_path(&path)
+                    .hint(DAMAGED_HINT),
+            );
         };
         write_stretch(moment, 0..values.elem_count(), &to_host(values)?)?;
     }
@@ -113,9 +144,14 @@ pub fn load(dir: &Path, model: &AudioLlm, optimiser: &mut Optimiser) -> Result<S
 /// A checkpoint's state.
 pub fn read_state(dir: &Path) -> Result<State> {
     let path = dir.join(STATE_FILE);
-    let state: State = serde_json::from_str(&files::read_text(&path)?).map_err(|e| Error::input(format!("not a checkpoint's state: {e}")).at_path(&path))?;
+    let state: State = serde_json::from_str(&files::read_text(&path)?)
+        .map_err(|e| Error::input(format!("not a checkpoint's state: {e}")).at_path(&path))?;
     if state.format != FORMAT {
-        return Err(Error::input(format!("format {}, this maqam reads {FORMAT}", state.format)).at_path(&path));
+        return Err(Error::input(format!(
+            "format {}, this maqam reads {FORMAT}",
+            state.format
+        ))
+        .at_path(&path));
     }
     Ok(state)
 }
@@ -135,7 +171,12 @@ pub fn list(checkpoints: &Path) -> Result<Vec<(u64, PathBuf)>> {
     };
     for entry in entries {
         let entry = entry.map_err(|e| Error::io(checkpoints, "list", &e))?;
-        if let Some(step) = entry.file_name().to_str().and_then(|name| name.strip_prefix("step-")).and_then(|step| step.parse().ok()) {
+        if let Some(step) = entry
+            .file_name()
+            .to_str()
+            .and_then(|name| name.strip_prefix("step-"))
+            .and_then(|step| step.parse().ok())
+        {
             found.push((step, entry.path()));
         }
     }

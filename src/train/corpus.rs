@@ -66,7 +66,12 @@ impl Corpus {
     ///
     /// # Errors
     /// Rows that cannot be used (or none that can), a task that nobody knows, rows whose task differs from their entry's.
-    pub fn load(entries: &[EntrySettings], tasks: &Tasks, on_bad_row: OnBadRow, seed: u64) -> Result<Self> {
+    pub fn load(
+        entries: &[EntrySettings],
+        tasks: &Tasks,
+        on_bad_row: OnBadRow,
+        seed: u64,
+    ) -> Result<Self> {
         let mut corpus = Self {
             rows: Vec::new(),
             row_manifest: Vec::new(),
@@ -79,7 +84,8 @@ impl Corpus {
             seed,
         };
         if entries.is_empty() {
-            return Err(Error::input("`data` is empty").hint("name at least one manifest: `data: [{manifest: train.jsonl, task: asr}]`"));
+            return Err(Error::input("`data` is empty")
+                .hint("name at least one manifest: `data: [{manifest: train.jsonl, task: asr}]`"));
         }
         for entry in entries {
             corpus.add(entry, tasks, on_bad_row)?;
@@ -92,7 +98,10 @@ impl Corpus {
 
     fn add(&mut self, entry: &EntrySettings, tasks: &Tasks, on_bad_row: OnBadRow) -> Result<()> {
         if !(entry.weight.is_finite() && entry.weight >= 0.0) {
-            return Err(Error::input(format!("`weight` is {}, expected 0 or more", entry.weight)).at(format!("data: {}", entry.manifest.display())));
+            return Err(
+                Error::input(format!("`weight` is {}, expected 0 or more", entry.weight))
+                    .at(format!("data: {}", entry.manifest.display())),
+            );
         }
         let manifest = read_manifest(&entry.manifest, entry.audio_root.as_deref(), on_bad_row)?;
         self.skipped.extend(manifest.skipped);
@@ -100,7 +109,10 @@ impl Corpus {
         let index = self.manifests.len() as u16;
         self.manifests.push(entry.manifest.clone());
         for row in manifest.rows {
-            match self.check(&row, entry, tasks).map_err(|e| e.at(row.place(&entry.manifest))) {
+            match self
+                .check(&row, entry, tasks)
+                .map_err(|e| e.at(row.place(&entry.manifest)))
+            {
                 Ok((task, label)) => {
                     self.population.row_task.push(task);
                     self.population.row_label.push(label);
@@ -108,14 +120,21 @@ impl Corpus {
                     self.row_manifest.push(index);
                     self.rows.push(row);
                 }
-                Err(error) if on_bad_row == OnBadRow::Skip && error.kind == crate::error::Kind::Input => self.skipped.push(error),
+                Err(error)
+                    if on_bad_row == OnBadRow::Skip && error.kind == crate::error::Kind::Input =>
+                {
+                    self.skipped.push(error)
+                }
                 Err(error) => return Err(error),
             }
         }
         if self.rows.len() as u32 == start {
             return Err(Error::input("no row can be used").at_path(&entry.manifest));
         }
-        self.population.entries.push(Entry { rows: start..self.rows.len() as u32, weight: entry.weight });
+        self.population.entries.push(Entry {
+            rows: start..self.rows.len() as u32,
+            weight: entry.weight,
+        });
         Ok(())
     }
 
@@ -123,13 +142,16 @@ impl Corpus {
     fn check(&mut self, row: &Row, entry: &EntrySettings, tasks: &Tasks) -> Result<(u16, u16)> {
         let name = match (row.task.as_deref(), entry.task.as_deref()) {
             (Some(own), Some(entry)) if own != entry => {
-                return Err(Error::input(format!("the row's task is `{own}`, its entry under `data` says `{entry}`"))
-                    .hint("leave `task` out of the entry, or split the manifest"));
+                return Err(Error::input(format!(
+                    "the row's task is `{own}`, its entry under `data` says `{entry}`"
+                ))
+                .hint("leave `task` out of the entry, or split the manifest"));
             }
             (Some(name), _) | (None, Some(name)) => name,
             (None, None) if !row.messages.is_empty() || row.instruction.is_some() => CONVERSATION,
             (None, None) => {
-                return Err(Error::input("no task").hint("add `task: NAME` to the entry under `data`, or a `task` to each row"));
+                return Err(Error::input("no task")
+                    .hint("add `task: NAME` to the entry under `data`, or a `task` to each row"));
             }
         };
         let known = self.population.tasks.iter().position(|known| known == name);
@@ -142,17 +164,34 @@ impl Corpus {
                     Err(error) => return Err(error),
                 };
                 self.population.tasks.push(name.to_owned());
-                self.population.labels.push(task.iter().flat_map(|task| &task.labels).map(|label| label.name.clone()).collect());
+                self.population.labels.push(
+                    task.iter()
+                        .flat_map(|task| &task.labels)
+                        .map(|label| label.name.clone())
+                        .collect(),
+                );
                 self.tasks.push(task);
                 self.tasks.len() - 1
             }
         };
-        let example = example_of(row, self.tasks[index].as_ref(), Key::new(self.seed, "check"))?;
-        if !example.messages.iter().any(|message| message.role == crate::data::Role::Assistant && message.loss) {
+        let example = example_of(
+            row,
+            self.tasks[index].as_ref(),
+            Key::new(self.seed, "check"),
+        )?;
+        if !example
+            .messages
+            .iter()
+            .any(|message| message.role == crate::data::Role::Assistant && message.loss)
+        {
             return Err(Error::input("the row has nothing to learn")
                 .hint("a row needs its task's target (`text`, `summary` or `label`), a `target`, or an assistant turn"));
         }
-        let label = example.label.and_then(|label| self.population.labels[index].iter().position(|known| *known == label));
+        let label = example.label.and_then(|label| {
+            self.population.labels[index]
+                .iter()
+                .position(|known| *known == label)
+        });
         Ok((index as u16, label.map_or(NO_LABEL, |label| label as u16)))
     }
 
@@ -179,8 +218,12 @@ impl Corpus {
     /// The rows of some tasks, by rising number.
     pub fn rows_of<'a>(&self, tasks: impl Iterator<Item = &'a String>) -> Vec<u32> {
         let names = &self.population.tasks;
-        let wanted: BTreeSet<usize> = tasks.filter_map(|task| names.iter().position(|known| known == task)).collect();
-        (0..self.rows.len() as u32).filter(|&row| wanted.contains(&self.task_of(row))).collect()
+        let wanted: BTreeSet<usize> = tasks
+            .filter_map(|task| names.iter().position(|known| known == task))
+            .collect();
+        (0..self.rows.len() as u32)
+            .filter(|&row| wanted.contains(&self.task_of(row)))
+            .collect()
     }
 
     /// Number of the row's task among the population's.
@@ -201,12 +244,21 @@ impl Corpus {
     /// The row's id, with its manifest in front where ids repeat over the manifests.
     pub fn id(&self, row: u32) -> String {
         let id = &self.rows[row as usize].id;
-        if self.ids_repeat { format!("{}:{id}", self.manifests[usize::from(self.row_manifest[row as usize])].display()) } else { id.to_string() }
+        if self.ids_repeat {
+            format!(
+                "{}:{id}",
+                self.manifests[usize::from(self.row_manifest[row as usize])].display()
+            )
+        } else {
+            id.to_string()
+        }
     }
 
     /// The example of a row in one epoch: which wording asks is drawn anew in each.
     pub fn example(&self, row: u32, epoch: u32) -> Result<Example> {
-        let draw = Key::new(self.seed, "instruction").with(u64::from(epoch)).with(u64::from(row));
+        let draw = Key::new(self.seed, "instruction")
+            .with(u64::from(epoch))
+            .with(u64::from(row));
         let task = self.tasks[self.task_of(row)].as_ref();
         example_of(&self.rows[row as usize], task, draw).map_err(|e| e.at(self.place(row)))
     }
@@ -214,7 +266,12 @@ impl Corpus {
     /// The example of a row for its embedding: the same wording for every row of a task and language, whatever the epoch.
     pub fn clean_example(&self, row: u32) -> Result<Example> {
         let task = self.tasks[self.task_of(row)].as_ref();
-        example_of(&self.rows[row as usize], task, Key::new(self.seed, "embedding instruction")).map_err(|e| e.at(self.place(row)))
+        example_of(
+            &self.rows[row as usize],
+            task,
+            Key::new(self.seed, "embedding instruction"),
+        )
+        .map_err(|e| e.at(self.place(row)))
     }
 
     /// Where the row is written: `manifest:line`.
@@ -224,18 +281,31 @@ impl Corpus {
 
     /// Factor of a label that makes all labels of its task weigh the same: rows / (labels * rows of the label); 1 without a label.
     pub fn class_weight(&self, row: u32, label: Option<&str>) -> f64 {
-        label.and_then(|label| self.class_weights[self.task_of(row)].get(label)).copied().unwrap_or(1.0)
+        label
+            .and_then(|label| self.class_weights[self.task_of(row)].get(label))
+            .copied()
+            .unwrap_or(1.0)
     }
 
     fn balanced_class_weights(&self) -> Vec<BTreeMap<String, f64>> {
         let labels = &self.population.labels;
         let mut counts = vec![BTreeMap::<String, f64>::new(); labels.len()];
-        for (&task, &label) in self.population.row_task.iter().zip(&self.population.row_label).filter(|(_, label)| **label != NO_LABEL) {
-            *counts[usize::from(task)].entry(labels[usize::from(task)][usize::from(label)].clone()).or_default() += 1.0;
+        for (&task, &label) in self
+            .population
+            .row_task
+            .iter()
+            .zip(&self.population.row_label)
+            .filter(|(_, label)| **label != NO_LABEL)
+        {
+            *counts[usize::from(task)]
+                .entry(labels[usize::from(task)][usize::from(label)].clone())
+                .or_default() += 1.0;
         }
         for labels in &mut counts {
             let (rows, classes) = (labels.values().sum::<f64>(), labels.len() as f64);
-            labels.values_mut().for_each(|count| *count = rows / (classes * *count));
+            labels
+                .values_mut()
+                .for_each(|count| *count = rows / (classes * *count));
         }
         counts
     }

@@ -49,15 +49,32 @@ impl Cache {
     /// A part that was computed by another model or has other dimensions: the folder was renamed or copied.
     pub fn open(root: &Path, model: Fingerprint, dim: usize) -> Result<Self> {
         let folder = root.join(&blake3::Hash::from_bytes(model).to_hex().as_str()[..32]);
-        let mut cache = Self { folder, model, dim, parts: Vec::new(), known: HashMap::new(), waiting: Vec::new() };
+        let mut cache = Self {
+            folder,
+            model,
+            dim,
+            parts: Vec::new(),
+            known: HashMap::new(),
+            waiting: Vec::new(),
+        };
         if cache.folder.is_dir() {
-            let entries = std::fs::read_dir(&cache.folder).map_err(|e| Error::io(&cache.folder, "list", &e))?;
-            let mut paths =
-                entries.map(|entry| entry.map(|entry| entry.path())).collect::<std::io::Result<Vec<_>>>().map_err(|e| Error::io(&cache.folder, "list", &e))?;
-            paths.retain(|path| path.extension().is_some_and(|extension| extension == "safetensors") && !is_hidden(path));
+            let entries = std::fs::read_dir(&cache.folder)
+                .map_err(|e| Error::io(&cache.folder, "list", &e))?;
+            let mut paths = entries
+                .map(|entry| entry.map(|entry| entry.path()))
+                .collect::<std::io::Result<Vec<_>>>()
+                .map_err(|e| Error::io(&cache.folder, "list", &e))?;
+            paths.retain(|path| {
+                path.extension()
+                    .is_some_and(|extension| extension == "safetensors")
+                    && !is_hidden(path)
+            });
             paths.sort();
             for path in paths {
-                cache.read(&path).map_err(|e| e.at_path(&path).hint("remove the folder: embeddings are then computed again"))?;
+                cache.read(&path).map_err(|e| {
+                    e.at_path(&path)
+                        .hint("remove the folder: embeddings are then computed again")
+                })?;
             }
         }
         Ok(cache)
@@ -69,14 +86,24 @@ impl Cache {
         let map = unsafe { Mmap::map(&file) }.map_err(|e| Error::io(path, "read", &e))?;
         let damaged = |what: &str| Error::input(format!("damaged: {what}"));
         let tensors = SafeTensors::deserialize(&map).map_err(|e| damaged(&e.to_string()))?;
-        let tensor = |name: &str| tensors.tensor(name).map_err(|_| damaged(&format!("no `{name}`")));
+        let tensor = |name: &str| {
+            tensors
+                .tensor(name)
+                .map_err(|_| damaged(&format!("no `{name}`")))
+        };
         if tensor("model")?.data() != self.model.as_slice() {
-            return Err(Error::input("these embeddings were computed by another model"));
+            return Err(Error::input(
+                "these embeddings were computed by another model",
+            ));
         }
         let (keys, values) = (tensor("keys")?, tensor("values")?);
         let rows = keys.data().len() / size_of::<RowKey>();
         if values.shape() != [rows, self.dim] {
-            return Err(damaged(&format!("values of shape {:?} for {rows} rows of {}", values.shape(), self.dim)));
+            return Err(damaged(&format!(
+                "values of shape {:?} for {rows} rows of {}",
+                values.shape(),
+                self.dim
+            )));
         }
         for (row, key) in keys.data().chunks_exact(size_of::<RowKey>()).enumerate() {
             let mut copy = RowKey::default();
@@ -94,13 +121,22 @@ impl Cache {
         let Part { map, values } = &self.parts[part];
         let start = values + row * self.dim * size_of::<f32>();
         let bytes = &map[start..start + self.dim * size_of::<f32>()];
-        Some(bytes.chunks_exact(size_of::<f32>()).map(|b| f32::from_le_bytes([b[0], b[1], b[2], b[3]])).collect())
+        Some(
+            bytes
+                .chunks_exact(size_of::<f32>())
+                .map(|b| f32::from_le_bytes([b[0], b[1], b[2], b[3]]))
+                .collect(),
+        )
     }
 
     /// Adds an embedding; it is written with the next whole part, or by [`Cache::flush`].
     pub fn put(&mut self, key: RowKey, values: Vec<f32>) -> Result<()> {
         self.waiting.push((key, values));
-        if self.waiting.len() < PART_ROWS { Ok(()) } else { self.flush() }
+        if self.waiting.len() < PART_ROWS {
+            Ok(())
+        } else {
+            self.flush()
+        }
     }
 
     /// Writes what waits.
@@ -113,11 +149,20 @@ impl Cache {
         let keys: Vec<u8> = waiting.iter().flat_map(|(key, _)| *key).collect();
         let values: Vec<f32> = waiting.into_iter().flat_map(|(_, values)| values).collect();
         // Named for its keys, so that two programs that fill one cache write two parts.
-        let path = self.folder.join(format!("{}.safetensors", &blake3::hash(&keys).to_hex().as_str()[..32]));
+        let path = self.folder.join(format!(
+            "{}.safetensors",
+            &blake3::hash(&keys).to_hex().as_str()[..32]
+        ));
         let tensors = [
-            ("model", Tensor::from_vec(self.model.to_vec(), self.model.len(), &Device::Cpu)?),
+            (
+                "model",
+                Tensor::from_vec(self.model.to_vec(), self.model.len(), &Device::Cpu)?,
+            ),
             ("keys", Tensor::from_vec(keys, (rows, width), &Device::Cpu)?),
-            ("values", Tensor::from_vec(values, (rows, self.dim), &Device::Cpu)?),
+            (
+                "values",
+                Tensor::from_vec(values, (rows, self.dim), &Device::Cpu)?,
+            ),
         ];
         files::write_safetensors(&path, tensors)?;
         self.read(&path)
@@ -125,7 +170,8 @@ impl Cache {
 }
 
 fn is_hidden(path: &Path) -> bool {
-    path.file_name().is_some_and(|name| name.to_string_lossy().starts_with('.'))
+    path.file_name()
+        .is_some_and(|name| name.to_string_lossy().starts_with('.'))
 }
 
 #[cfg(test)]
@@ -144,8 +190,14 @@ mod tests {
         cache.flush().unwrap();
         assert_eq!(cache.get(&key(2)), Some(vec![2.0, -1.5]));
         let again = Cache::open(root.path(), model, 2).unwrap();
-        assert_eq!((again.get(&key(4)), again.get(&key(9))), (Some(vec![4.0, -1.5]), None));
-        assert_eq!(Cache::open(root.path(), [4; 32], 2).unwrap().get(&key(2)), None);
+        assert_eq!(
+            (again.get(&key(4)), again.get(&key(9))),
+            (Some(vec![4.0, -1.5]), None)
+        );
+        assert_eq!(
+            Cache::open(root.path(), [4; 32], 2).unwrap().get(&key(2)),
+            None
+        );
     }
 
     #[test]
@@ -156,11 +208,29 @@ mod tests {
         cache.flush().unwrap();
         let other = Cache::open(root.path(), [4; 32], 1).unwrap().folder;
         files::create_dir(&other).unwrap();
-        let part = cache.folder.read_dir().unwrap().next().unwrap().unwrap().path();
+        let part = cache
+            .folder
+            .read_dir()
+            .unwrap()
+            .next()
+            .unwrap()
+            .unwrap()
+            .path();
         files::copy(&part, &other.join("part.safetensors")).unwrap();
         let error = Cache::open(root.path(), [4; 32], 1).err().unwrap();
-        assert!(error.exit_code() == 2 && error.to_string().contains("another model") && error.to_string().contains("remove the folder"), "{error}");
+        assert!(
+            error.exit_code() == 2
+                && error.to_string().contains("another model")
+                && error.to_string().contains("remove the folder"),
+            "{error}"
+        );
         files::write_atomic(&part, b"nothing of the kind").unwrap();
-        assert!(Cache::open(root.path(), [3; 32], 1).err().unwrap().to_string().contains("damaged"));
+        assert!(
+            Cache::open(root.path(), [3; 32], 1)
+                .err()
+                .unwrap()
+                .to_string()
+                .contains("damaged")
+        );
     }
 }

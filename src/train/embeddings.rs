@@ -76,37 +76,85 @@ impl Embedder<'_> {
     ///
     /// # Errors
     /// Audio that cannot be read (with [`OnBadRow::Error`]), a cache of another model, what `progress` returns.
-    pub fn embed(&mut self, rows: &[u32], progress: &mut dyn FnMut(usize, usize) -> Result<()>) -> Result<PoolVectors> {
-        let examples = rows.par_iter().map(|&row| Ok((row, self.corpus.clean_example(row)?))).collect::<Result<Vec<_>>>()?;
-        let (heard, written): (Vec<_>, Vec<_>) = examples.into_iter().partition(|(_, example)| !example.clips.is_empty());
+    pub fn embed(
+        &mut self,
+        rows: &[u32],
+        progress: &mut dyn FnMut(usize, usize) -> Result<()>,
+    ) -> Result<PoolVectors> {
+        let examples = rows
+            .par_iter()
+            .map(|&row| Ok((row, self.corpus.clean_example(row)?)))
+            .collect::<Result<Vec<_>>>()?;
+        let (heard, written): (Vec<_>, Vec<_>) = examples
+            .into_iter()
+            .partition(|(_, example)| !example.clips.is_empty());
         let files = hash_files(&heard);
-        let heard: Vec<Wanted> = heard.into_iter().map(|(row, example)| Wanted { row, key: clips_key(&example.clips, &files), example }).collect();
-        let with_key = |(row, example)| Ok(Wanted { row, key: self.tokens_key(&example)?, example });
-        let written: Vec<Wanted> = written.into_par_iter().map(with_key).collect::<Result<_>>()?;
+        let heard: Vec<Wanted> = heard
+            .into_iter()
+            .map(|(row, example)| Wanted {
+                row,
+                key: clips_key(&example.clips, &files),
+                example,
+            })
+            .collect();
+        let with_key = |(row, example)| {
+            Ok(Wanted {
+                row,
+                key: self.tokens_key(&example)?,
+                example,
+            })
+        };
+        let written: Vec<Wanted> = written
+            .into_par_iter()
+            .map(with_key)
+            .collect::<Result<_>>()?;
         let total = heard.len() + written.len();
-        let audio = if heard.is_empty() { Vectors::default() } else { self.hear(&heard, &mut |done| progress(done, total))? };
-        let text = if written.is_empty() { Vectors::default() } else { self.read(&written, &mut |done| progress(heard.len() + done, total))? };
+        let audio = if heard.is_empty() {
+            Vectors::default()
+        } else {
+            self.hear(&heard, &mut |done| progress(done, total))?
+        };
+        let text = if written.is_empty() {
+            Vectors::default()
+        } else {
+            self.read(&written, &mut |done| progress(heard.len() + done, total))?
+        };
         Ok(PoolVectors { audio, text })
     }
 
-    fn hear(&mut self, wanted: &[Wanted], progress: &mut dyn FnMut(usize) -> Result<()>) -> Result<Vectors> {
+    fn hear(
+        &mut self,
+        wanted: &[Wanted],
+        progress: &mut dyn FnMut(usize) -> Result<()>,
+    ) -> Result<Vectors> {
         let dim = self.model.config.text.hidden_size;
         let mut cache = Cache::open(self.cache, self.model.hearing_fingerprint()?, dim)?;
         let missing = missing(wanted, &cache);
         let known = wanted.len() - missing.len();
         for (i, chunk) in missing.chunks(READ_AHEAD).enumerate() {
             progress(known + i * READ_AHEAD)?;
-            let read = |wanted: &&Wanted| (wanted.key, self.loader.audio_of(&wanted.example.clips).map_err(|e| e.at(self.corpus.place(wanted.row))));
+            let read = |wanted: &&Wanted| {
+                (
+                    wanted.key,
+                    self.loader
+                        .audio_of(&wanted.example.clips)
+                        .map_err(|e| e.at(self.corpus.place(wanted.row))),
+                )
+            };
             let sequences: Vec<(RowKey, Result<Sequence>)> = chunk.par_iter().map(read).collect();
             let mut readable = Vec::with_capacity(sequences.len());
             for (key, sequence) in sequences {
                 match sequence {
                     Ok(sequence) => readable.push((key, sequence)),
-                    Err(error) if self.on_bad_row == OnBadRow::Skip && error.kind == Kind::Input => {}
+                    Err(error)
+                        if self.on_bad_row == OnBadRow::Skip && error.kind == Kind::Input => {}
                     Err(error) => return Err(error),
                 }
             }
-            let lengths: Vec<usize> = readable.iter().map(|(_, sequence)| sequence.tokens.len()).collect();
+            let lengths: Vec<usize> = readable
+                .iter()
+                .map(|(_, sequence)| sequence.tokens.len())
+                .collect();
             for range in micro_batches(&lengths, PACK_TOKENS) {
                 for (key, mean) in self.means(&readable[range])? {
                     cache.put(key, mean)?;
@@ -116,7 +164,9 @@ impl Embedder<'_> {
         cache.flush()?;
         progress(wanted.len())?;
         // A row whose audio cannot be read has no vector: zeros say nothing of it, and it is as far from every other as unrelated rows are.
-        Ok(self.gathered(wanted, |wanted| cache.get(&wanted.key).unwrap_or_else(|| vec![0.0; dim])))
+        Ok(self.gathered(wanted, |wanted| {
+            cache.get(&wanted.key).unwrap_or_else(|| vec![0.0; dim])
+        }))
     }
 
     /// The rows' vectors, projected as they come where there are too many to hold.
@@ -124,17 +174,37 @@ impl Embedder<'_> {
         let dims = self.model.config.text.hidden_size;
         let rows = wanted.iter().map(|wanted| wanted.row).collect();
         if wanted.len() <= PROJECT_ABOVE || dims <= PROJECTED_DIMS {
-            return Vectors { rows, dims, values: wanted.iter().flat_map(vector).collect() };
+            return Vectors {
+                rows,
+                dims,
+                values: wanted.iter().flat_map(vector).collect(),
+            };
         }
         let projection = Projection::new(dims, self.seed);
-        let values = wanted.par_iter().flat_map_iter(|wanted| projection.apply(&vector(wanted))).collect();
-        Vectors { rows, dims: PROJECTED_DIMS, values }
+        let values = wanted
+            .par_iter()
+            .flat_map_iter(|wanted| projection.apply(&vector(wanted)))
+            .collect();
+        Vectors {
+            rows,
+            dims: PROJECTED_DIMS,
+            values,
+        }
     }
 
     /// The mean over time of what is heard of each sequence.
     fn means(&self, sequences: &[(RowKey, Sequence)]) -> Result<Vec<(RowKey, Vec<f32>)>> {
-        let batch = Batch::pack(&sequences.iter().map(|(_, sequence)| sequence).collect::<Vec<_>>(), self.model.config.audio.window_frames())?;
-        let heard = self.model.hear(&batch)?.ok_or_else(|| Error::bug("clips that were not heard"))?;
+        let batch = Batch::pack(
+            &sequences
+                .iter()
+                .map(|(_, sequence)| sequence)
+                .collect::<Vec<_>>(),
+            self.model.config.audio.window_frames(),
+        )?;
+        let heard = self
+            .model
+            .hear(&batch)?
+            .ok_or_else(|| Error::bug("clips that were not heard"))?;
         let mut start = 0;
         let mut means = Vec::with_capacity(sequences.len());
         for (key, sequence) in sequences {
@@ -145,13 +215,23 @@ impl Embedder<'_> {
         Ok(means)
     }
 
-    fn read(&self, wanted: &[Wanted], progress: &mut dyn FnMut(usize) -> Result<()>) -> Result<Vectors> {
-        let mut cache = Cache::open(self.cache, self.model.reading_fingerprint()?, self.model.config.text.hidden_size)?;
+    fn read(
+        &self,
+        wanted: &[Wanted],
+        progress: &mut dyn FnMut(usize) -> Result<()>,
+    ) -> Result<Vectors> {
+        let mut cache = Cache::open(
+            self.cache,
+            self.model.reading_fingerprint()?,
+            self.model.config.text.hidden_size,
+        )?;
         for (i, wanted) in missing(wanted, &cache).into_iter().enumerate() {
             if i % READ_AHEAD == 0 {
                 progress(i)?;
             }
-            let mean = self.model.read_mean(&self.loader.question_tokens(&wanted.example)?)?;
+            let mean = self
+                .model
+                .read_mean(&self.loader.question_tokens(&wanted.example)?)?;
             cache.put(wanted.key, slice::<f32>(&mean)?.to_vec())?;
         }
         cache.flush()?;
@@ -160,7 +240,12 @@ impl Embedder<'_> {
     }
 
     fn tokens_key(&self, example: &Example) -> Result<RowKey> {
-        let bytes: Vec<u8> = self.loader.question_tokens(example)?.iter().flat_map(|token| token.to_le_bytes()).collect();
+        let bytes: Vec<u8> = self
+            .loader
+            .question_tokens(example)?
+            .iter()
+            .flat_map(|token| token.to_le_bytes())
+            .collect();
         Ok(*blake3::hash(&bytes).as_bytes())
     }
 }
@@ -175,7 +260,11 @@ pub fn of_stages(
     stages: &[usize],
     progress: &mut dyn FnMut(usize, usize) -> Result<()>,
 ) -> Result<PoolVectors> {
-    let rows = embedder.corpus.rows_of(stages.iter().flat_map(|&stage| &schedule.stages()[stage].tasks));
+    let rows = embedder.corpus.rows_of(
+        stages
+            .iter()
+            .flat_map(|&stage| &schedule.stages()[stage].tasks),
+    );
     embedder.embed(&rows, progress)
 }
 
@@ -183,16 +272,26 @@ pub fn of_stages(
 ///
 /// # Errors
 /// Vectors that are not finite; a row of a stage that has none.
-pub fn give(schedule: &mut Schedule, stages: &[usize], vectors: PoolVectors, seed: u64) -> Result<Arc<Embeddings>> {
+pub fn give(
+    schedule: &mut Schedule,
+    stages: &[usize],
+    vectors: PoolVectors,
+    seed: u64,
+) -> Result<Arc<Embeddings>> {
     let embeddings = Arc::new(Embeddings::new(vectors.audio, vectors.text, seed)?);
-    stages.iter().try_for_each(|&stage| schedule.set_embeddings(stage, embeddings.clone()))?;
+    stages
+        .iter()
+        .try_for_each(|&stage| schedule.set_embeddings(stage, embeddings.clone()))?;
     Ok(embeddings)
 }
 
 /// One of each key that the cache lacks.
 fn missing<'a>(wanted: &'a [Wanted], cache: &Cache) -> Vec<&'a Wanted> {
     let mut seen = BTreeSet::new();
-    wanted.iter().filter(|wanted| cache.get(&wanted.key).is_none() && seen.insert(wanted.key)).collect()
+    wanted
+        .iter()
+        .filter(|wanted| cache.get(&wanted.key).is_none() && seen.insert(wanted.key))
+        .collect()
 }
 
 /// BLAKE3 of every audio file; none for one that cannot be opened, which is refused with its place where it is heard.
@@ -201,8 +300,15 @@ fn hash_files(examples: &[(u32, Example)]) -> HashMap<PathBuf, Option<String>> {
         AudioSource::File(path) => Some(path.to_path_buf()),
         AudioSource::Embedded { .. } => None,
     };
-    let paths: BTreeSet<PathBuf> = examples.iter().flat_map(|(_, example)| &example.clips).filter_map(path).collect();
-    paths.into_par_iter().map(|path| (path.clone(), files::hash(&path).ok())).collect()
+    let paths: BTreeSet<PathBuf> = examples
+        .iter()
+        .flat_map(|(_, example)| &example.clips)
+        .filter_map(path)
+        .collect();
+    paths
+        .into_par_iter()
+        .map(|path| (path.clone(), files::hash(&path).ok()))
+        .collect()
 }
 
 /// What a row's clips are: contents of their files and which part of them counts.
@@ -210,8 +316,15 @@ fn clips_key(clips: &[Clip], files: &HashMap<PathBuf, Option<String>>) -> RowKey
     let mut hasher = blake3::Hasher::new();
     for clip in clips {
         match &clip.source {
-            AudioSource::File(path) => hasher.update(files.get(path.as_ref()).and_then(Option::as_ref).map_or(&[][..], |hash| hash.as_bytes())),
-            AudioSource::Embedded { bytes, .. } => hasher.update(blake3::hash(bytes).to_hex().as_bytes()),
+            AudioSource::File(path) => hasher.update(
+                files
+                    .get(path.as_ref())
+                    .and_then(Option::as_ref)
+                    .map_or(&[][..], |hash| hash.as_bytes()),
+            ),
+            AudioSource::Embedded { bytes, .. } => {
+                hasher.update(blake3::hash(bytes).to_hex().as_bytes())
+            }
         };
         hasher.update(format!(" {:?}\n", clip.span).as_bytes());
     }
@@ -223,8 +336,14 @@ pub fn save(path: &Path, vectors: &PoolVectors) -> Result<String> {
     let mut tensors = Vec::new();
     for (name, of) in [("audio", &vectors.audio), ("text", &vectors.text)] {
         if !of.rows.is_empty() {
-            tensors.push((format!("{name}.rows"), Tensor::from_vec(of.rows.clone(), of.rows.len(), &Device::Cpu)?));
-            tensors.push((format!("{name}.values"), Tensor::from_vec(of.values.clone(), (of.rows.len(), of.dims), &Device::Cpu)?));
+            tensors.push((
+                format!("{name}.rows"),
+                Tensor::from_vec(of.rows.clone(), of.rows.len(), &Device::Cpu)?,
+            ));
+            tensors.push((
+                format!("{name}.values"),
+                Tensor::from_vec(of.values.clone(), (of.rows.len(), of.dims), &Device::Cpu)?,
+            ));
         }
     }
     files::write_safetensors(path, tensors)?;
@@ -241,11 +360,23 @@ pub fn load(path: &Path, hash: &str) -> Result<PoolVectors> {
             .at_path(path)
             .hint("put the file back to go on with this run, or start another with `--set name=NAME`"));
     }
-    let stored = candle_core::safetensors::load(path, &Device::Cpu).map_err(|e| Error::input(format!("damaged: {e}")).at_path(path))?;
+    let stored = candle_core::safetensors::load(path, &Device::Cpu)
+        .map_err(|e| Error::input(format!("damaged: {e}")).at_path(path))?;
     let read = |name: &str| -> Result<Vectors> {
-        let Some(rows) = stored.get(&format!("{name}.rows")) else { return Ok(Vectors::default()) };
-        let values = stored.get(&format!("{name}.values")).ok_or_else(|| Error::input(format!("no `{name}.values`")).at_path(path))?;
-        Ok(Vectors { rows: rows.to_vec1()?, dims: values.dims2()?.1, values: values.flatten_all()?.to_vec1()? })
+        let Some(rows) = stored.get(&format!("{name}.rows")) else {
+            return Ok(Vectors::default());
+        };
+        let values = stored
+            .get(&format!("{name}.values"))
+            .ok_or_else(|| Error::input(format!("no `{name}.values`")).at_path(path))?;
+        Ok(Vectors {
+            rows: rows.to_vec1()?,
+            dims: values.dims2()?.1,
+            values: values.flatten_all()?.to_vec1()?,
+        })
     };
-    Ok(PoolVectors { audio: read("audio")?, text: read("text")? })
+    Ok(PoolVectors {
+        audio: read("audio")?,
+        text: read("text")?,
+    })
 }

@@ -30,30 +30,64 @@ impl Trainer<'_> {
             observer.evaluating(done, total);
             check(stop)
         })?;
-        let score = found
-            .scores
-            .get(&settings.keep_best)
-            .ok_or_else(|| Error::input(format!("`evaluate.keep_best`: there is no score `{}`; there are {}", settings.keep_best, names(&found.scores))))?;
-        let is_best = step > 0 && self.state.best.is_none_or(|best| is_better(&settings.keep_best, score, best, 0.0));
+        let score = found.scores.get(&settings.keep_best).ok_or_else(|| {
+            Error::input(format!(
+                "`evaluate.keep_best`: there is no score `{}`; there are {}",
+                settings.keep_best,
+                names(&found.scores)
+            ))
+        })?;
+        let is_best = step > 0
+            && self
+                .state
+                .best
+                .is_none_or(|best| is_better(&settings.keep_best, score, best, 0.0));
         let (waiting, end) = self.patience(&found.scores)?;
         let folder = table::folder(&run.folder, step);
         write_predictions(&folder, &found)?;
         write_json(&folder.join(table::SCORES_FILE), &found.scores.to_json())?;
         let mut lines = vec![log::eval_line(step, None, &found.scores)?];
-        let is_last = step == self.schedule.num_steps() || end.as_ref().is_some_and(|end| end.stage + 1 == self.schedule.stages().len());
+        let is_last = step == self.schedule.num_steps()
+            || end
+                .as_ref()
+                .is_some_and(|end| end.stage + 1 == self.schedule.stages().len());
         if is_last && !suite.controls.is_empty() {
             lines.push(self.controls(suite, &folder)?);
         }
         if let Some(end) = &end {
-            lines.push(serde_json::to_string(&StageEnd::new(step, &self.schedule.stages()[end.stage].name, &end.reason)).map_err(Error::bug)?);
+            lines.push(
+                serde_json::to_string(&StageEnd::new(
+                    step,
+                    &self.schedule.stages()[end.stage].name,
+                    &end.reason,
+                ))
+                .map_err(Error::bug)?,
+            );
         }
         let lines = lines.join("\n");
-        let mut state = State { evaluated: Some(step), best: if is_best { Some(score) } else { self.state.best }, waiting, ..self.state.clone() };
-        state.stage_ends.extend(end.as_ref().map(|end| (end.stage, end.steps)));
+        let mut state = State {
+            evaluated: Some(step),
+            best: if is_best {
+                Some(score)
+            } else {
+                self.state.best
+            },
+            waiting,
+            ..self.state.clone()
+        };
+        state
+            .stage_ends
+            .extend(end.as_ref().map(|end| (end.stage, end.steps)));
         if is_best {
             // Before the log and the state know of the evaluation: if this fails, a resumed run evaluates again.
             state.log_bytes = self.log.num_bytes()? + lines.len() as u64 + 1;
-            checkpoint::save(&run.folder.join("best"), self.model, self.optimiser, &state, &run.card)?;
+            checkpoint::save(
+                &run.folder.join("best"),
+                self.model,
+                self.optimiser,
+                &state,
+                &run.card,
+            )?;
         }
         self.log.line(&lines)?;
         self.tell_tensorboard(&lines);
@@ -61,7 +95,12 @@ impl Trainer<'_> {
         (*self.state, self.saved) = (state, None);
         self.observer.evaluated(step, &found.scores, is_best);
         if let Some(end) = end {
-            self.observer.note(&format!("stage {} ends after {} steps: {}", self.schedule.stages()[end.stage].name, end.steps, end.reason));
+            self.observer.note(&format!(
+                "stage {} ends after {} steps: {}",
+                self.schedule.stages()[end.stage].name,
+                end.steps,
+                end.reason
+            ));
         }
         Ok(())
     }
@@ -72,10 +111,15 @@ impl Trainer<'_> {
         let (mut lines, mut by_control) = (Vec::new(), serde_json::Map::new());
         for control in &suite.controls {
             let observer = &mut *self.observer;
-            let found = eval::evaluate(self.model, &run.loader, &control.of(suite)?, &mut |done, total| {
-                observer.evaluating(done, total);
-                check(stop)
-            })?;
+            let found = eval::evaluate(
+                self.model,
+                &run.loader,
+                &control.of(suite)?,
+                &mut |done, total| {
+                    observer.evaluating(done, total);
+                    check(stop)
+                },
+            )?;
             write_predictions(&folder.join(control.name()), &found)?;
             lines.push(log::eval_line(step, Some(control.name()), &found.scores)?);
             by_control.insert(control.name().to_owned(), found.scores.to_json().into());
@@ -86,16 +130,49 @@ impl Trainer<'_> {
 
     /// How long the stage of the step just finished has waited for a better score, this evaluation counted, and whether it ends here.
     fn patience(&self, scores: &Scores) -> Result<(Option<Waiting>, Option<End>)> {
-        let Some(last) = self.state.step.checked_sub(1) else { return Ok((None, None)) };
-        let (stage, in_stage) = self.schedule.stage_of(last);
-        let Some(EarlyStop { score: name, patience, min_delta }) = &self.schedule.stages()[stage].early_stop else { return Ok((None, None)) };
-        let score = scores.get(name).ok_or_else(|| Error::input(format!("`early_stop.score`: there is no score `{name}`; there are {}", names(scores))))?;
-        let waiting = match self.state.waiting.filter(|waiting| waiting.stage == stage) {
-            Some(Waiting { best, evaluations, .. }) if !is_better(name, score, best, *min_delta) => Waiting { stage, best, evaluations: evaluations + 1 },
-            _ => Waiting { stage, best: score, evaluations: 0 },
+        let Some(last) = self.state.step.checked_sub(1) else {
+            return Ok((None, None));
         };
-        let reason = || format!("`{name}` has been no better than {:.4} for {patience} evaluations", waiting.best);
-        let end = (waiting.evaluations >= u64::from(*patience)).then(|| End { stage, steps: in_stage + 1, reason: reason() });
+        let (stage, in_stage) = self.schedule.stage_of(last);
+        let Some(EarlyStop {
+            score: name,
+            patience,
+            min_delta,
+        }) = &self.schedule.stages()[stage].early_stop
+        else {
+            return Ok((None, None));
+        };
+        let score = scores.get(name).ok_or_else(|| {
+            Error::input(format!(
+                "`early_stop.score`: there is no score `{name}`; there are {}",
+                names(scores)
+            ))
+        })?;
+        let waiting = match self.state.waiting.filter(|waiting| waiting.stage == stage) {
+            Some(Waiting {
+                best, evaluations, ..
+            }) if !is_better(name, score, best, *min_delta) => Waiting {
+                stage,
+                best,
+                evaluations: evaluations + 1,
+            },
+            _ => Waiting {
+                stage,
+                best: score,
+                evaluations: 0,
+            },
+        };
+        let reason = || {
+            format!(
+                "`{name}` has been no better than {:.4} for {patience} evaluations",
+                waiting.best
+            )
+        };
+        let end = (waiting.evaluations >= u64::from(*patience)).then(|| End {
+            stage,
+            steps: in_stage + 1,
+            reason: reason(),
+        });
         Ok((Some(waiting), end))
     }
 }
@@ -110,19 +187,35 @@ struct End {
 /// Writes the predictions of each set to `SET.jsonl` in a folder.
 pub fn write_predictions(folder: &Path, found: &Evaluation) -> Result<()> {
     for (set, predictions) in &found.predictions {
-        let lines = predictions.iter().map(|row| serde_json::to_string(row).map_err(Error::bug)).collect::<Result<Vec<_>>>()?;
-        files::write_atomic(&folder.join(format!("{set}.jsonl")), (lines.join("\n") + "\n").as_bytes())?;
+        let lines = predictions
+            .iter()
+            .map(|row| serde_json::to_string(row).map_err(Error::bug))
+            .collect::<Result<Vec<_>>>()?;
+        files::write_atomic(
+            &folder.join(format!("{set}.jsonl")),
+            (lines.join("\n") + "\n").as_bytes(),
+        )?;
     }
     Ok(())
 }
 
 /// Writes a JSON object, laid out to be read.
 pub fn write_json(path: &Path, object: &serde_json::Map<String, serde_json::Value>) -> Result<()> {
-    files::write_atomic(path, serde_json::to_string_pretty(object).map_err(Error::bug)?.as_bytes())
+    files::write_atomic(
+        path,
+        serde_json::to_string_pretty(object)
+            .map_err(Error::bug)?
+            .as_bytes(),
+    )
 }
 
 fn names(scores: &Scores) -> String {
-    scores.0.iter().map(|(name, _)| name.as_str()).collect::<Vec<_>>().join(", ")
+    scores
+        .0
+        .iter()
+        .map(|(name, _)| name.as_str())
+        .collect::<Vec<_>>()
+        .join(", ")
 }
 
 /// Whether a score beats the best so far by more than `min_delta`; losses, error rates and failures are better low.
@@ -137,9 +230,25 @@ mod tests {
 
     #[test]
     fn error_rates_and_losses_are_better_low() {
-        assert!(is_better("words.wer", 0.1, 0.2, 0.0) && is_better("words.cer@arabic-leaderboard", 0.1, 0.2, 0.0) && is_better("words.loss", 0.1, 0.2, 0.0));
-        assert!(is_better("words.hit_limit", 0.1, 0.2, 0.0) && is_better("words.length_ratio", 1.1, 0.5, 0.0) && is_better("gist.chrf", 60.0, 50.0, 0.0));
-        assert!(is_better("mean", 0.3, 0.2, 0.0) && is_better("emotions.uar", 0.3, 0.2, 0.0) && !is_better("mean", 0.2, 0.2, 0.0));
-        assert!(is_better("mean", 0.31, 0.2, 0.1) && !is_better("mean", 0.29, 0.2, 0.1) && !is_better("words.wer", 0.15, 0.2, 0.1));
+        assert!(
+            is_better("words.wer", 0.1, 0.2, 0.0)
+                && is_better("words.cer@arabic-leaderboard", 0.1, 0.2, 0.0)
+                && is_better("words.loss", 0.1, 0.2, 0.0)
+        );
+        assert!(
+            is_better("words.hit_limit", 0.1, 0.2, 0.0)
+                && is_better("words.length_ratio", 1.1, 0.5, 0.0)
+                && is_better("gist.chrf", 60.0, 50.0, 0.0)
+        );
+        assert!(
+            is_better("mean", 0.3, 0.2, 0.0)
+                && is_better("emotions.uar", 0.3, 0.2, 0.0)
+                && !is_better("mean", 0.2, 0.2, 0.0)
+        );
+        assert!(
+            is_better("mean", 0.31, 0.2, 0.1)
+                && !is_better("mean", 0.29, 0.2, 0.1)
+                && !is_better("words.wer", 0.15, 0.2, 0.1)
+        );
     }
 }

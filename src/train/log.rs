@@ -79,15 +79,24 @@ pub struct StageEnd {
 impl StageEnd {
     /// The end of `stage` after `at_step` steps of the run.
     pub fn new(at_step: u64, stage: &str, reason: &str) -> Self {
-        Self { kind: "stage_end", at_step, stage: stage.to_owned(), reason: reason.to_owned() }
+        Self {
+            kind: "stage_end",
+            at_step,
+            stage: stage.to_owned(),
+            reason: reason.to_owned(),
+        }
     }
 }
 
 /// The line of an evaluation, under a control or as it is: `step` and `loss` never stand at its top, so that readers of training curves pass over it.
 pub fn eval_line(at_step: u64, control: Option<&str>, scores: &Scores) -> Result<String> {
     let line = match control {
-        None => serde_json::json!({ "kind": "eval", "at_step": at_step, "scores": scores.to_json() }),
-        Some(control) => serde_json::json!({ "kind": "eval", "at_step": at_step, "control": control, "scores": scores.to_json() }),
+        None => {
+            serde_json::json!({ "kind": "eval", "at_step": at_step, "scores": scores.to_json() })
+        }
+        Some(control) => {
+            serde_json::json!({ "kind": "eval", "at_step": at_step, "control": control, "scores": scores.to_json() })
+        }
     };
     serde_json::to_string(&line).map_err(Error::bug)
 }

@@ -130,7 +130,20 @@ pub fn train(
     files::truncate(&run.log_path(), state.log_bytes)?;
     let (log, logged) = (files::AppendLog::open(&run.log_path())?, state.step);
     let (schedule, saved) = (Arc::new(schedule), (logged > 0).then_some(logged));
-    let mut trainer = Trainer { run, schedule, model, optimiser, state, observer, stop, log, events: None, logged, saved, said: BTreeSet::new() };
+    let mut trainer = Trainer {
+        run,
+        schedule,
+        model,
+        optimiser,
+        state,
+        observer,
+        stop,
+        log,
+        events: None,
+        logged,
+        saved,
+        said: BTreeSet::new(),
+    };
     let events = Events::start(&run.folder, &run.log_path());
     trainer.keep(events);
     let outcome = trainer.train();
@@ -142,14 +155,25 @@ pub fn train(
         && let Err(second) = trainer.save()
         && second.message() != error.message()
     {
-        trainer.observer.note(&format!("the last finished step could not be saved: {second}"));
+        trainer.observer.note(&format!(
+            "the last finished step could not be saved: {second}"
+        ));
     }
     outcome
 }
 
 /// The stage of a step, and its learning rate: the stage's own peak or the optimiser's, shaped over all planned steps.
-pub fn learning_rate(schedule: &Schedule, settings: &optimiser::Settings, step: u64) -> (usize, f64) {
+pub fn learning_rate(
+    schedule: &Schedule,
+    settings: &optimiser::Settings,
+    step: u64,
+) -> (usize, f64) {
     let (stage, _) = schedule.stage_of(step);
-    let peak = schedule.stages()[stage].learning_rate.unwrap_or(settings.learning_rate);
-    (stage, peak * settings.factor(schedule.planned_step(step), schedule.num_planned_steps()))
+    let peak = schedule.stages()[stage]
+        .learning_rate
+        .unwrap_or(settings.learning_rate);
+    (
+        stage,
+        peak * settings.factor(schedule.planned_step(step), schedule.num_planned_steps()),
+    )
 }

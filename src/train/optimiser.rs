@@ -71,13 +71,22 @@ pub struct Factors {
 
 impl Default for Factors {
     fn default() -> Self {
-        Self { audio_encoder: 1.0, projector: 1.0, decoder: 1.0 }
+        Self {
+            audio_encoder: 1.0,
+            projector: 1.0,
+            decoder: 1.0,
+        }
     }
 }
 
 impl Factors {
     fn of(&self, part: Part) -> f64 {
-        PerPart { audio_encoder: self.audio_encoder, projector: self.projector, decoder: self.decoder }.of(part)
+        PerPart {
+            audio_encoder: self.audio_encoder,
+            projector: self.projector,
+            decoder: self.decoder,
+        }
+        .of(part)
     }
 }
 
@@ -99,22 +108,69 @@ impl Settings {
     /// Checks the settings; the message names the key.
     pub fn check(&self) -> Result<()> {
         let checks = [
-            ("learning_rate", self.learning_rate, self.learning_rate > 0.0 && self.learning_rate.is_finite(), "a number above 0"),
-            ("warmup", self.warmup, (0.0..=1.0).contains(&self.warmup), "a share of the steps in [0, 1]"),
-            ("weight_decay", self.weight_decay, self.weight_decay >= 0.0 && self.weight_decay.is_finite(), "0 or more"),
-            ("betas", self.betas[0], (0.0..1.0).contains(&self.betas[0]), "shares in [0, 1)"),
-            ("betas", self.betas[1], (0.0..1.0).contains(&self.betas[1]), "shares in [0, 1)"),
-            ("decay", self.decay, self.decay > 0.0 && self.decay <= 1.0, "a share of the steps in (0, 1]"),
-            ("eps", self.eps, self.eps > 0.0 && self.eps.is_finite(), "a number above 0"),
-            ("max_grad_norm", self.max_grad_norm, self.max_grad_norm >= 0.0 && self.max_grad_norm.is_finite(), "0 (never clip) or more"),
+            (
+                "learning_rate",
+                self.learning_rate,
+                self.learning_rate > 0.0 && self.learning_rate.is_finite(),
+                "a number above 0",
+            ),
+            (
+                "warmup",
+                self.warmup,
+                (0.0..=1.0).contains(&self.warmup),
+                "a share of the steps in [0, 1]",
+            ),
+            (
+                "weight_decay",
+                self.weight_decay,
+                self.weight_decay >= 0.0 && self.weight_decay.is_finite(),
+                "0 or more",
+            ),
+            (
+                "betas",
+                self.betas[0],
+                (0.0..1.0).contains(&self.betas[0]),
+                "shares in [0, 1)",
+            ),
+            (
+                "betas",
+                self.betas[1],
+                (0.0..1.0).contains(&self.betas[1]),
+                "shares in [0, 1)",
+            ),
+            (
+                "decay",
+                self.decay,
+                self.decay > 0.0 && self.decay <= 1.0,
+                "a share of the steps in (0, 1]",
+            ),
+            (
+                "eps",
+                self.eps,
+                self.eps > 0.0 && self.eps.is_finite(),
+                "a number above 0",
+            ),
+            (
+                "max_grad_norm",
+                self.max_grad_norm,
+                self.max_grad_norm >= 0.0 && self.max_grad_norm.is_finite(),
+                "0 (never clip) or more",
+            ),
         ];
         let factors = Part::ALL.map(|part| (part.name(), self.factors.of(part)));
-        if let Some((part, factor)) = factors.into_iter().find(|(_, factor)| !(factor.is_finite() && *factor > 0.0)) {
-            return Err(Error::input(format!("`optimiser.factors.{part}` is {factor}, expected a number above 0"))
-                .hint("set the part to `frozen` under `train` to leave it as it is"));
+        if let Some((part, factor)) = factors
+            .into_iter()
+            .find(|(_, factor)| !(factor.is_finite() && *factor > 0.0))
+        {
+            return Err(Error::input(format!(
+                "`optimiser.factors.{part}` is {factor}, expected a number above 0"
+            ))
+            .hint("set the part to `frozen` under `train` to leave it as it is"));
         }
         match checks.into_iter().find(|(_, _, is_right, _)| !is_right) {
-            Some((key, value, _, expected)) => Err(Error::input(format!("`optimiser.{key}` is {value}, expected {expected}"))),
+            Some((key, value, _, expected)) => Err(Error::input(format!(
+                "`optimiser.{key}` is {value}, expected {expected}"
+            ))),
             None => Ok(()),
         }
     }
@@ -135,7 +191,9 @@ impl Settings {
             Shape::Cosine => 0.5 * (1.0 + (std::f64::consts::PI * progress).cos()),
             Shape::Wsd => {
                 let fall = (self.decay * num_steps as f64).ceil();
-                1.0 - ((step - (num_steps as f64 - fall)) / fall).clamp(0.0, 1.0).sqrt()
+                1.0 - ((step - (num_steps as f64 - fall)) / fall)
+                    .clamp(0.0, 1.0)
+                    .sqrt()
             }
         }
     }
@@ -166,7 +224,11 @@ pub struct Update<'a> {
 impl Optimiser {
     /// An optimiser that has not moved yet.
     pub fn new(settings: Settings, parameters: &Parameters) -> Result<Self> {
-        Ok(Self { settings, first: parameters.values.zeros_like()?, second: parameters.values.zeros_like()? })
+        Ok(Self {
+            settings,
+            first: parameters.values.zeros_like()?,
+            second: parameters.values.zeros_like()?,
+        })
     }
 
     /// Length of the gradient before clipping.
@@ -177,18 +239,49 @@ impl Optimiser {
     /// One update, clipped, of which on a card nothing is waited for. Frozen parts keep values and moments; every part corrects its moments'
     /// bias by its own count.
     pub fn step(&mut self, parameters: &Parameters, update: Update) -> Result<()> {
-        let Settings { betas: [beta1, beta2], eps, weight_decay, max_grad_norm, .. } = self.settings;
+        let Settings {
+            betas: [beta1, beta2],
+            eps,
+            weight_decay,
+            max_grad_norm,
+            ..
+        } = self.settings;
         let segment = |entry: &Entry| Segment {
             range: entry.range.clone(),
             learning_rate: update.learning_rate * self.settings.factors.of(entry.part),
             decay: entry.shape.len() > 1,
             step: update.counts.of(entry.part),
         };
-        let segments: Vec<Segment> = parameters.entries.iter().filter(|entry| update.counts.of(entry.part) > 0).map(segment).collect();
-        let (values, copy, gradients) = (&parameters.values, parameters.copy.as_ref(), &parameters.gradients);
-        let buffers = Buffers { values, copy, gradients, first: &self.first, second: &self.second };
-        let clip = Clip { loss: update.loss, norm: update.grad_norm, max_norm: max_grad_norm };
-        AdamW { beta1, beta2, eps, weight_decay }.update(buffers, &segments, clip)?;
+        let segments: Vec<Segment> = parameters
+            .entries
+            .iter()
+            .filter(|entry| update.counts.of(entry.part) > 0)
+            .map(segment)
+            .collect();
+        let (values, copy, gradients) = (
+            &parameters.values,
+            parameters.copy.as_ref(),
+            &parameters.gradients,
+        );
+        let buffers = Buffers {
+            values,
+            copy,
+            gradients,
+            first: &self.first,
+            second: &self.second,
+        };
+        let clip = Clip {
+            loss: update.loss,
+            norm: update.grad_norm,
+            max_norm: max_grad_norm,
+        };
+        AdamW {
+            beta1,
+            beta2,
+            eps,
+            weight_decay,
+        }
+        .update(buffers, &segments, clip)?;
         parameters.changed()
     }
 }
@@ -199,23 +292,51 @@ mod tests {
 
     #[test]
     fn the_learning_rate_rises_then_falls_to_zero() {
-        let settings = |schedule| Settings { schedule, warmup: 0.1, ..Settings::default() };
+        let settings = |schedule| Settings {
+            schedule,
+            warmup: 0.1,
+            ..Settings::default()
+        };
         let at = |schedule, step| settings(schedule).factor(step, 100);
         for schedule in [Shape::Constant, Shape::Linear, Shape::Cosine, Shape::Wsd] {
-            assert!((at(schedule, 0) - 0.1).abs() < 1e-12 && at(schedule, 9) == 1.0 && at(schedule, 10) == 1.0);
+            assert!(
+                (at(schedule, 0) - 0.1).abs() < 1e-12
+                    && at(schedule, 9) == 1.0
+                    && at(schedule, 10) == 1.0
+            );
         }
         assert_eq!(at(Shape::Constant, 99), 1.0);
         assert!((at(Shape::Linear, 55) - 0.5).abs() < 1e-12);
-        assert!((at(Shape::Cosine, 55) - 0.5).abs() < 1e-12 && (at(Shape::Cosine, 100)).abs() < 1e-12);
+        assert!(
+            (at(Shape::Cosine, 55) - 0.5).abs() < 1e-12 && (at(Shape::Cosine, 100)).abs() < 1e-12
+        );
         // The last 20 of 100 steps: full at their beginning, half after a quarter of them, a step short of zero at the end.
         assert_eq!((at(Shape::Wsd, 80), at(Shape::Wsd, 85)), (1.0, 0.5));
-        assert!(at(Shape::Wsd, 99) > 0.0 && at(Shape::Wsd, 99) < 0.03 && at(Shape::Wsd, 100) == 0.0);
-        assert_eq!(Settings { warmup: 0.0, ..Settings::default() }.factor(0, 1), 1.0);
+        assert!(
+            at(Shape::Wsd, 99) > 0.0 && at(Shape::Wsd, 99) < 0.03 && at(Shape::Wsd, 100) == 0.0
+        );
+        assert_eq!(
+            Settings {
+                warmup: 0.0,
+                ..Settings::default()
+            }
+            .factor(0, 1),
+            1.0
+        );
     }
 
     #[test]
     fn settings_outside_their_range_are_refused_by_key() {
-        assert!(Settings { learning_rate: -1.0, ..Settings::default() }.check().unwrap_err().to_string().contains("`optimiser.learning_rate` is -1"));
+        assert!(
+            Settings {
+                learning_rate: -1.0,
+                ..Settings::default()
+            }
+            .check()
+            .unwrap_err()
+            .to_string()
+            .contains("`optimiser.learning_rate` is -1")
+        );
         assert!(Settings::default().check().is_ok());
     }
 }

@@ -50,16 +50,32 @@ pub(super) struct How {
 
 /// The gradients of a step's tasks, one after the other. What the parameters' gradient buffer held is lost.
 pub(super) fn gradients(model: &AudioLlm, loaded: &LoadedStep, how: How) -> Result<Found> {
-    let tasks: Vec<&String> = loaded.tasks().into_keys().filter_map(|task| loaded.task_names.iter().find(|name| **name == task)).collect();
-    let gradients = tasks.iter().map(|task| of_task(model, loaded, task, how)).collect::<Result<Vec<_>>>()?;
-    let norms: Vec<f64> = gradients.iter().map(|gradient| dot(gradient, gradient).sqrt()).collect();
-    let mut found = Found { norms: BTreeMap::new(), cosines: BTreeMap::new() };
+    let tasks: Vec<&String> = loaded
+        .tasks()
+        .into_keys()
+        .filter_map(|task| loaded.task_names.iter().find(|name| **name == task))
+        .collect();
+    let gradients = tasks
+        .iter()
+        .map(|task| of_task(model, loaded, task, how))
+        .collect::<Result<Vec<_>>>()?;
+    let norms: Vec<f64> = gradients
+        .iter()
+        .map(|gradient| dot(gradient, gradient).sqrt())
+        .collect();
+    let mut found = Found {
+        norms: BTreeMap::new(),
+        cosines: BTreeMap::new(),
+    };
     for (i, task) in tasks.iter().enumerate() {
         found.norms.insert((*task).clone(), norms[i]);
         for (j, other) in tasks.iter().enumerate().skip(i + 1) {
             let length = norms[i] * norms[j];
             if length > 0.0 {
-                found.cosines.insert(format!("{task}|{other}"), dot(&gradients[i], &gradients[j]) / length);
+                found.cosines.insert(
+                    format!("{task}|{other}"),
+                    dot(&gradients[i], &gradients[j]) / length,
+                );
             }
         }
     }
@@ -67,20 +83,34 @@ pub(super) fn gradients(model: &AudioLlm, loaded: &LoadedStep, how: How) -> Resu
 }
 
 fn of_task(model: &AudioLlm, loaded: &LoadedStep, task: &str, how: How) -> Result<Vec<f32>> {
-    let of_task: Vec<usize> = (0..loaded.examples.len()).filter(|&i| loaded.task_names[i] == task).collect();
+    let of_task: Vec<usize> = (0..loaded.examples.len())
+        .filter(|&i| loaded.task_names[i] == task)
+        .collect();
     let counted: Vec<loss::Counted> = of_task.iter().map(|&i| loaded.counted[i]).collect();
     let weights = loss::weights(&counted, how.normalise);
-    let weighed = |(&i, &target_weight): (&usize, &f64)| Sequence { target_weight, ..loaded.examples[i].sequence.clone() };
+    let weighed = |(&i, &target_weight): (&usize, &f64)| Sequence {
+        target_weight,
+        ..loaded.examples[i].sequence.clone()
+    };
     let sequences: Vec<Sequence> = of_task.iter().zip(&weights).map(weighed).collect();
-    let lengths: Vec<usize> = sequences.iter().map(|sequence| sequence.tokens.len()).collect();
+    let lengths: Vec<usize> = sequences
+        .iter()
+        .map(|sequence| sequence.tokens.len())
+        .collect();
     model.parameters.zero_gradients()?;
     for range in micro_batches(&lengths, how.pack_tokens) {
-        let batch = Batch::pack(&sequences[range].iter().collect::<Vec<_>>(), model.config.audio.window_frames())?;
+        let batch = Batch::pack(
+            &sequences[range].iter().collect::<Vec<_>>(),
+            model.config.audio.window_frames(),
+        )?;
         model.train(&batch, None, how.pass)?;
     }
     Ok(to_host(&model.parameters.gradients)?)
 }
 
 fn dot(a: &[f32], b: &[f32]) -> f64 {
-    a.iter().zip(b).map(|(&x, &y)| f64::from(x) * f64::from(y)).sum()
+    a.iter()
+        .zip(b)
+        .map(|(&x, &y)| f64::from(x) * f64::from(y))
+        .sum()
 }

@@ -19,7 +19,10 @@ pub struct MemorySettings {
 
 impl Default for MemorySettings {
     fn default() -> Self {
-        Self { pack_tokens: 8192, save: Save::default() }
+        Self {
+            pack_tokens: 8192,
+            save: Save::default(),
+        }
     }
 }
 
@@ -35,7 +38,10 @@ pub struct CheckpointSettings {
 
 impl Default for CheckpointSettings {
     fn default() -> Self {
-        Self { every: 200, keep: 3 }
+        Self {
+            every: 200,
+            keep: 3,
+        }
     }
 }
 
@@ -83,6 +89,8 @@ pub struct EmbeddingSettings {
 
 impl Default for EmbeddingSettings {
     fn default() -> Self {
-        Self { cache: "runs/.embeddings".into() }
+        Self {
+            cache: "runs/.embeddings".into(),
+        }
     }
 }

@@ -62,7 +62,10 @@ type Next = (LoadedStep, Option<HeardAhead>);
 
 impl Steps {
     pub fn new(receive: Receiver<Result<LoadedStep>>) -> Self {
-        Self { receive, next: None }
+        Self {
+            receive,
+            next: None,
+        }
     }
 
     /// Begins to hear the next step's first micro-batch if that step has been read, so that a card has work while the host reads what the
@@ -70,7 +73,11 @@ impl Steps {
     pub fn hear_ahead(&mut self, model: &AudioLlm, pass: Pass) {
         if let Ok(read) = self.receive.try_recv() {
             self.next = Some(read.and_then(|loaded| {
-                let heard = loaded.batches.first().map(|(_, batch)| model.hear_ahead(batch, pass)).transpose()?;
+                let heard = loaded
+                    .batches
+                    .first()
+                    .map(|(_, batch)| model.hear_ahead(batch, pass))
+                    .transpose()?;
                 Ok((loaded, heard.flatten()))
             }));
         }
@@ -80,7 +87,12 @@ impl Steps {
     pub fn next(&mut self) -> Result<Next> {
         match self.next.take() {
             Some(next) => next,
-            None => Ok((self.receive.recv().map_err(|_| Error::bug("the reader of the next step ended early"))??, None)),
+            None => Ok((
+                self.receive
+                    .recv()
+                    .map_err(|_| Error::bug("the reader of the next step ended early"))??,
+                None,
+            )),
         }
     }
 }
@@ -97,12 +109,19 @@ pub(super) fn load_step(run: &Run, schedule: &Schedule, step: u64) -> Result<Loa
         .map(|(slot, pick)| {
             let example = corpus.example(pick.row, pick.epoch)?;
             let key = Key::new(run.seed, "step").with(step).with(slot as u64);
-            let loaded = run.loader.load(&example, Mode::Train, key).map_err(|e| e.at(corpus.place(pick.row)))?;
+            let loaded = run
+                .loader
+                .load(&example, Mode::Train, key)
+                .map_err(|e| e.at(corpus.place(pick.row)))?;
             let class_weight = match loss.class_weights {
                 ClassWeights::None => 1.0,
                 ClassWeights::Balanced => corpus.class_weight(pick.row, example.label.as_deref()),
             };
-            let counted = Counted { task: corpus.task_of(pick.row), num_targets: loaded.sequence.num_targets(), class_weight };
+            let counted = Counted {
+                task: corpus.task_of(pick.row),
+                num_targets: loaded.sequence.num_targets(),
+                class_weight,
+            };
             Ok((loaded, counted))
         })
         .collect();
@@ -119,17 +138,38 @@ pub(super) fn load_step(run: &Run, schedule: &Schedule, step: u64) -> Result<Loa
     }
     if examples.is_empty() {
         let first = skipped.first().map(Error::message).unwrap_or_default();
-        return Err(Error::input(format!("step {}: none of its {} rows can be read; the first: {first}", step + 1, skipped.len())));
+        return Err(Error::input(format!(
+            "step {}: none of its {} rows can be read; the first: {first}",
+            step + 1,
+            skipped.len()
+        )));
     }
     for (example, weight) in examples.iter_mut().zip(weights(&counted, loss.normalise)) {
         example.sequence.target_weight = weight;
     }
-    let lengths: Vec<usize> = examples.iter().map(|example| example.sequence.tokens.len()).collect();
-    let batches = micro_batches(&lengths, run.memory.pack_tokens).into_iter().map(|range| {
-        let sequences: Vec<&Sequence> = examples[range.clone()].iter().map(|example| &example.sequence).collect();
-        Ok((range, Batch::pack(&sequences, run.window)?))
-    });
+    let lengths: Vec<usize> = examples
+        .iter()
+        .map(|example| example.sequence.tokens.len())
+        .collect();
+    let batches = micro_batches(&lengths, run.memory.pack_tokens)
+        .into_iter()
+        .map(|range| {
+            let sequences: Vec<&Sequence> = examples[range.clone()]
+                .iter()
+                .map(|example| &example.sequence)
+                .collect();
+            Ok((range, Batch::pack(&sequences, run.window)?))
+        });
     let batches = batches.collect::<Result<Vec<_>>>()?;
-    let task_names = counted.iter().map(|counted| corpus.population().tasks[counted.task].clone()).collect();
-    Ok(LoadedStep { examples, task_names, counted, skipped, batches })
+    let task_names = counted
+        .iter()
+        .map(|counted| corpus.population().tasks[counted.task].clone())
+        .collect();
+    Ok(LoadedStep {
+        examples,
+        task_names,
+        counted,
+        skipped,
+        batches,
+    })
 }

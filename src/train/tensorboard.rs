@@ -31,7 +31,9 @@ impl Events {
             }
         }
         files::write_atomic(&path, &bytes)?;
-        Ok(Self { file: AppendLog::open(&path)? })
+        Ok(Self {
+            file: AppendLog::open(&path)?,
+        })
     }
 
     /// Adds what a line of the log says.
@@ -41,7 +43,9 @@ impl Events {
 }
 
 fn now() -> f64 {
-    SystemTime::now().duration_since(UNIX_EPOCH).map_or(0.0, |since| since.as_secs_f64())
+    SystemTime::now()
+        .duration_since(UNIX_EPOCH)
+        .map_or(0.0, |since| since.as_secs_f64())
 }
 
 /// The record of a line of the log, ready for the file.
@@ -55,22 +59,53 @@ fn records_of(line: &str) -> Result<Vec<u8>> {
 fn scalars(line: &Value) -> (u64, Vec<(String, f32)>) {
     let number = |value: &Value| value.as_f64().map(|value| value as f32);
     if line["kind"] == "eval" {
-        let stem = line["control"].as_str().map_or("eval".to_owned(), |control| format!("eval-{control}"));
+        let stem = line["control"]
+            .as_str()
+            .map_or("eval".to_owned(), |control| format!("eval-{control}"));
         let scores = line["scores"].as_object().into_iter().flatten();
-        return (line["at_step"].as_u64().unwrap_or(0), scores.filter_map(|(name, value)| Some((format!("{stem}/{name}"), number(value)?))).collect());
+        return (
+            line["at_step"].as_u64().unwrap_or(0),
+            scores
+                .filter_map(|(name, value)| Some((format!("{stem}/{name}"), number(value)?)))
+                .collect(),
+        );
     }
     if line["kind"] == "probe" {
-        let of = |name: &'static str| line[name].as_object().into_iter().flatten().map(move |(of, value)| (format!("probe/{name}/{of}"), value));
-        return (line["at_step"].as_u64().unwrap_or(0), of("norms").chain(of("cosines")).filter_map(|(name, value)| Some((name, number(value)?))).collect());
+        let of = |name: &'static str| {
+            line[name]
+                .as_object()
+                .into_iter()
+                .flatten()
+                .map(move |(of, value)| (format!("probe/{name}/{of}"), value))
+        };
+        return (
+            line["at_step"].as_u64().unwrap_or(0),
+            of("norms")
+                .chain(of("cosines"))
+                .filter_map(|(name, value)| Some((name, number(value)?)))
+                .collect(),
+        );
     }
-    let whole = ["loss", "grad_norm", "learning_rate"].into_iter().filter_map(|name| Some((format!("train/{name}"), number(&line[name])?)));
+    let whole = ["loss", "grad_norm", "learning_rate"]
+        .into_iter()
+        .filter_map(|name| Some((format!("train/{name}"), number(&line[name])?)));
     let tasks = line["tasks"].as_object().into_iter().flatten();
-    let by_task = tasks.filter_map(|(task, record)| Some((format!("train/{task}/loss"), number(&record["loss"])?)));
-    (line["step"].as_u64().unwrap_or(0), whole.chain(by_task).collect())
+    let by_task = tasks.filter_map(|(task, record)| {
+        Some((format!("train/{task}/loss"), number(&record["loss"])?))
+    });
+    (
+        line["step"].as_u64().unwrap_or(0),
+        whole.chain(by_task).collect(),
+    )
 }
 
 /// TensorFlow's `Event` message with a `Summary` of simple values, in protocol-buffer encoding (tensorflow/core/util/event.proto).
-fn event(wall_time: f64, step: u64, scalars: &[(String, f32)], file_version: Option<&str>) -> Vec<u8> {
+fn event(
+    wall_time: f64,
+    step: u64,
+    scalars: &[(String, f32)],
+    file_version: Option<&str>,
+) -> Vec<u8> {
     let mut bytes = vec![0x09];
     bytes.extend(wall_time.to_le_bytes());
     if step > 0 {
@@ -110,7 +145,12 @@ fn block(bytes: &mut Vec<u8>, field: u8, contents: &[u8]) {
 
 /// A TFRecord: length, its checksum, contents, theirs; checksums are CRC-32C, rotated and shifted as TensorFlow masks them.
 fn record(contents: &[u8]) -> Vec<u8> {
-    let masked = |bytes: &[u8]| crc32c::crc32c(bytes).rotate_right(15).wrapping_add(0xa282_ead8).to_le_bytes();
+    let masked = |bytes: &[u8]| {
+        crc32c::crc32c(bytes)
+            .rotate_right(15)
+            .wrapping_add(0xa282_ead8)
+            .to_le_bytes()
+    };
     let length = (contents.len() as u64).to_le_bytes();
     [&length[..], &masked(&length), contents, &masked(contents)].concat()
 }
@@ -127,18 +167,35 @@ mod tests {
     fn records_are_tensorboards_own_byte_for_byte() {
         // Written by the tensorboard package: `tests/reference/tensorboard_records.py`.
         let golden = include_str!("../../tests/fixtures/tensorboard_records.txt");
-        let scalars = [("train/loss".to_owned(), 1.5), ("eval/words.wer".to_owned(), 0.25)];
-        let found = [record(&event(1.7e9, 0, &[], Some("brain.Event:2"))), record(&event(1.7e9 + 0.5, 300, &scalars, None))];
-        assert_eq!(found.map(|bytes| hex(&bytes)).to_vec(), golden.lines().collect::<Vec<_>>());
+        let scalars = [
+            ("train/loss".to_owned(), 1.5),
+            ("eval/words.wer".to_owned(), 0.25),
+        ];
+        let found = [
+            record(&event(1.7e9, 0, &[], Some("brain.Event:2"))),
+            record(&event(1.7e9 + 0.5, 300, &scalars, None)),
+        ];
+        assert_eq!(
+            found.map(|bytes| hex(&bytes)).to_vec(),
+            golden.lines().collect::<Vec<_>>()
+        );
     }
 
     #[test]
     fn a_line_of_the_log_becomes_named_numbers() {
         let line = serde_json::json!({"kind": "train", "step": 3, "loss": 2.0, "grad_norm": 1.0, "learning_rate": 0.5, "tasks": {"asr": {"loss": 4.0}}});
         let named = |name: &str, value: f32| (name.to_owned(), value);
-        let expected = vec![named("train/loss", 2.0), named("train/grad_norm", 1.0), named("train/learning_rate", 0.5), named("train/asr/loss", 4.0)];
+        let expected = vec![
+            named("train/loss", 2.0),
+            named("train/grad_norm", 1.0),
+            named("train/learning_rate", 0.5),
+            named("train/asr/loss", 4.0),
+        ];
         assert_eq!(scalars(&line), (3, expected));
         let line = serde_json::json!({"kind": "eval", "at_step": 6, "control": "no-audio", "scores": {"words.wer": 1.0}});
-        assert_eq!(scalars(&line), (6, vec![named("eval-no-audio/words.wer", 1.0)]));
+        assert_eq!(
+            scalars(&line),
+            (6, vec![named("eval-no-audio/words.wer", 1.0)])
+        );
     }
 }

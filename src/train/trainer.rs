@@ -73,7 +73,9 @@ impl Trainer<'_> {
         self.tell_device()?;
         self.prepare_base()?;
         match &self.run.evaluate {
-            Some((settings, suite)) if self.state.step == 0 && settings.at_start => self.evaluate(settings, suite)?,
+            Some((settings, suite)) if self.state.step == 0 && settings.at_start => {
+                self.evaluate(settings, suite)?
+            }
             _ if self.state.step > 0 => self.finish_step()?,
             _ => {}
         }
@@ -91,8 +93,13 @@ impl Trainer<'_> {
         if self.state.computes == computes || self.state.step == self.schedule.num_steps() {
             return Ok(());
         }
-        let record = DeviceRecord { kind: "device", at_step: self.state.step, computes };
-        self.log.line(&serde_json::to_string(&record).map_err(Error::bug)?)?;
+        let record = DeviceRecord {
+            kind: "device",
+            at_step: self.state.step,
+            computes,
+        };
+        self.log
+            .line(&serde_json::to_string(&record).map_err(Error::bug)?)?;
         self.state.computes = computes;
         Ok(())
     }
@@ -132,13 +139,18 @@ impl Trainer<'_> {
         let (loaded, heard) = steps.next()?;
         for error in &loaded.skipped {
             if self.said.insert(error.message().to_owned()) {
-                self.observer.note(&format!("row left out: {}", error.message()));
+                self.observer
+                    .note(&format!("row left out: {}", error.message()));
             }
         }
         self.warn_of_long_audio(&loaded);
         let probed = self.probe(&loaded)?;
         let record = self.step(loaded, heard, steps)?;
-        let mut lines = probed.map(|probed| serde_json::to_string(&probed).map(|line| line + "\n")).transpose().map_err(Error::bug)?.unwrap_or_default();
+        let mut lines = probed
+            .map(|probed| serde_json::to_string(&probed).map(|line| line + "\n"))
+            .transpose()
+            .map_err(Error::bug)?
+            .unwrap_or_default();
         lines += &serde_json::to_string(&record).map_err(Error::bug)?;
         self.log.line(&lines)?;
         self.logged = record.step;
@@ -149,7 +161,9 @@ impl Trainer<'_> {
 
     /// Takes the snapshot that stages of the whole run draw by, of the model as the run starts, or reads it again.
     fn prepare_base(&mut self) -> Result<()> {
-        let stages: Vec<usize> = (0..self.schedule.stages().len()).filter(|&stage| self.schedule.embeddings_of(stage) == Some(EmbeddingSource::Base)).collect();
+        let stages: Vec<usize> = (0..self.schedule.stages().len())
+            .filter(|&stage| self.schedule.embeddings_of(stage) == Some(EmbeddingSource::Base))
+            .collect();
         if stages.is_empty() {
             return Ok(());
         }
@@ -167,22 +181,45 @@ impl Trainer<'_> {
 
     /// Has stages draw by a snapshot of the model as it stands, or by the one that was taken then.
     fn snapshot(&mut self, name: &str, stages: &[usize]) -> Result<()> {
-        let (run, path) = (self.run, self.run.folder.join("embeddings").join(format!("{name}.safetensors")));
+        let (run, path) = (
+            self.run,
+            self.run
+                .folder
+                .join("embeddings")
+                .join(format!("{name}.safetensors")),
+        );
         let vectors = match self.state.snapshots.get(name) {
             Some(hash) => embeddings::load(&path, hash)?,
             None => {
                 let (observer, stop) = (&mut *self.observer, self.stop);
-                let (loader, corpus, cache) = (&run.loader, &run.corpus, run.embeddings.cache.as_path());
-                let embedder = Embedder { model: self.model, loader, corpus, cache, on_bad_row: run.on_bad_row, seed: run.order_seed };
-                let vectors = embeddings::of_stages(embedder, &self.schedule, stages, &mut |done, total| {
-                    observer.embedding(done, total);
-                    check(stop)
-                })?;
-                self.state.snapshots.insert(name.to_owned(), embeddings::save(&path, &vectors)?);
+                let (loader, corpus, cache) =
+                    (&run.loader, &run.corpus, run.embeddings.cache.as_path());
+                let embedder = Embedder {
+                    model: self.model,
+                    loader,
+                    corpus,
+                    cache,
+                    on_bad_row: run.on_bad_row,
+                    seed: run.order_seed,
+                };
+                let vectors =
+                    embeddings::of_stages(embedder, &self.schedule, stages, &mut |done, total| {
+                        observer.embedding(done, total);
+                        check(stop)
+                    })?;
+                self.state
+                    .snapshots
+                    .insert(name.to_owned(), embeddings::save(&path, &vectors)?);
                 vectors
             }
         };
-        embeddings::give(changed(&mut self.schedule)?, stages, vectors, run.order_seed).map(|_| ())
+        embeddings::give(
+            changed(&mut self.schedule)?,
+            stages,
+            vectors,
+            run.order_seed,
+        )
+        .map(|_| ())
     }
 
     /// Adds lines of the log to TensorBoard's file, as long as that can be written.
@@ -194,7 +231,13 @@ impl Trainer<'_> {
     }
 
     pub fn keep(&mut self, events: Result<Events>) {
-        self.events = events.map_err(|error| self.observer.note(&format!("no curves for TensorBoard until the run resumes: {error}"))).ok();
+        self.events = events
+            .map_err(|error| {
+                self.observer.note(&format!(
+                    "no curves for TensorBoard until the run resumes: {error}"
+                ))
+            })
+            .ok();
     }
 
     /// The gradient of each task apart, where the step is due for a look.
@@ -207,27 +250,51 @@ impl Trainer<'_> {
         let (stage, _) = self.schedule.stage_of(self.state.step);
         self.set_trained(stage);
         let loss = &self.run.loss[stage];
-        let how = probe::How { pass: self.pass(stage), normalise: loss.normalise, pack_tokens: self.run.memory.pack_tokens };
+        let how = probe::How {
+            pass: self.pass(stage),
+            normalise: loss.normalise,
+            pack_tokens: self.run.memory.pack_tokens,
+        };
         let probe::Found { norms, cosines } = probe::gradients(self.model, loaded, how)?;
-        Ok(Some(ProbeRecord { kind: "probe", at_step, stage: self.schedule.stages()[stage].name.clone(), norms, cosines }))
+        Ok(Some(ProbeRecord {
+            kind: "probe",
+            at_step,
+            stage: self.schedule.stages()[stage].name.clone(),
+            norms,
+            cosines,
+        }))
     }
 
     fn pass(&self, stage: usize) -> Pass {
-        Pass { save: self.run.memory.save, dropout: self.run.dropout, label_smoothing: self.run.loss[stage].label_smoothing }
+        Pass {
+            save: self.run.memory.save,
+            dropout: self.run.dropout,
+            label_smoothing: self.run.loss[stage].label_smoothing,
+        }
     }
 
     fn set_trained(&mut self, stage: usize) {
         for part in Part::ALL {
-            self.model.set_trained(part, self.run.parts[stage].of(part) != Training::Frozen);
+            self.model
+                .set_trained(part, self.run.parts[stage].of(part) != Training::Frozen);
         }
     }
 
     /// Forward, backward and update of one step; the weights do not move if anything is not finite. All of it is asked of the device, and
     /// on a card the next step's first clips are, before the first number is waited for.
-    fn step(&mut self, loaded: LoadedStep, mut heard: Option<HeardAhead>, steps: &mut Steps) -> Result<StepRecord> {
+    fn step(
+        &mut self,
+        loaded: LoadedStep,
+        mut heard: Option<HeardAhead>,
+        steps: &mut Steps,
+    ) -> Result<StepRecord> {
         let (run, step) = (self.run, self.state.step);
         let mut tasks = loaded.tasks();
-        let tokens = loaded.examples.iter().map(|example| example.sequence.tokens.len()).sum();
+        let tokens = loaded
+            .examples
+            .iter()
+            .map(|example| example.sequence.tokens.len())
+            .sum();
 
         let (stage, learning_rate) = learning_rate(&self.schedule, &run.optimiser, step);
         self.set_trained(stage);
@@ -244,9 +311,20 @@ impl Trainer<'_> {
         }
         let grad_norm = self.optimiser.grad_norm(&model.parameters)?;
         let counts = updates(&self.schedule, run, step);
-        self.optimiser.step(&model.parameters, Update { loss: &loss, grad_norm: &grad_norm, learning_rate, counts })?;
+        self.optimiser.step(
+            &model.parameters,
+            Update {
+                loss: &loss,
+                grad_norm: &grad_norm,
+                learning_rate,
+                counts,
+            },
+        )?;
 
-        let wanted: Vec<&Tensor> = [loss.tensor(), grad_norm.tensor()].into_iter().chain(&found).collect();
+        let wanted: Vec<&Tensor> = [loss.tensor(), grad_norm.tensor()]
+            .into_iter()
+            .chain(&found)
+            .collect();
         let reading = read(&wanted)?;
         // On the CPU it would be the same work, and hold memory.
         if !model.device.is_cpu() && !model.hearing_is_trained() {
@@ -255,18 +333,28 @@ impl Trainer<'_> {
         let numbers = reading.wait()?;
         let (loss, grad_norm) = (numbers[0][0], numbers[1][0]);
         if !loss.is_finite() || !grad_norm.is_finite() {
-            let found = format!("step {}: the loss is {loss}, the length of the gradient {grad_norm}; the weights were not changed", step + 1);
+            let found = format!(
+                "step {}: the loss is {loss}, the length of the gradient {grad_norm}; the weights were not changed",
+                step + 1
+            );
             return Err(Error::new(Kind::Diverged, found)
                 .hint("lower `optimiser.learning_rate` or lengthen `optimiser.warmup` in a new run (`--set name=NAME`); `lora.init: CHECKPOINT` starts it from a checkpoint of this one"));
         }
         self.state.step += 1;
 
         for ((range, batch), log_probabilities) in loaded.batches.iter().zip(&numbers[2..]) {
-            for (log_probability, &sequence) in log_probabilities.iter().zip(&batch.target_sequences) {
-                tasks.entry(loaded.task_names[range.start + sequence as usize].clone()).or_default().loss -= log_probability;
+            for (log_probability, &sequence) in
+                log_probabilities.iter().zip(&batch.target_sequences)
+            {
+                tasks
+                    .entry(loaded.task_names[range.start + sequence as usize].clone())
+                    .or_default()
+                    .loss -= log_probability;
             }
         }
-        tasks.values_mut().for_each(|task| task.loss /= task.target_tokens.max(1) as f64);
+        tasks
+            .values_mut()
+            .for_each(|task| task.loss /= task.target_tokens.max(1) as f64);
         Ok(StepRecord {
             kind: "train",
             step: self.state.step,
@@ -285,7 +373,12 @@ impl Trainer<'_> {
 
     /// Says once that some audio is longer than what the official processor, and so other tools, would have heard.
     fn warn_of_long_audio(&mut self, loaded: &LoadedStep) {
-        if let Some(longest) = loaded.examples.iter().map(|example| example.seconds).filter(|&seconds| seconds > OFFICIAL_MAX_AUDIO_S).reduce(f64::max)
+        if let Some(longest) = loaded
+            .examples
+            .iter()
+            .map(|example| example.seconds)
+            .filter(|&seconds| seconds > OFFICIAL_MAX_AUDIO_S)
+            .reduce(f64::max)
             && self.said.insert("long audio".to_owned())
         {
             self.observer
@@ -296,7 +389,8 @@ impl Trainer<'_> {
     /// Evaluation and checkpoint, where the finished step is due for one.
     fn finish_step(&mut self) -> Result<()> {
         let step = self.state.step;
-        let is_due = |every: u64, last: u64| step == last || (every > 0 && step.is_multiple_of(every));
+        let is_due =
+            |every: u64, last: u64| step == last || (every > 0 && step.is_multiple_of(every));
         if let Some((settings, suite)) = &self.run.evaluate
             && is_due(settings.every, self.schedule.num_steps())
             && self.state.evaluated != Some(step)
@@ -326,7 +420,13 @@ impl Trainer<'_> {
         self.log.sync()?;
         self.state.log_bytes = self.log.num_bytes()?;
         let folder = checkpoint::folder(&self.run.checkpoints(), self.state.step);
-        checkpoint::save(&folder, self.model, self.optimiser, self.state, &self.run.card)?;
+        checkpoint::save(
+            &folder,
+            self.model,
+            self.optimiser,
+            self.state,
+            &self.run.card,
+        )?;
         self.saved = Some(self.state.step);
         checkpoint::rotate(&self.run.checkpoints(), self.run.checkpoint.keep)
     }
@@ -350,7 +450,12 @@ fn updates(schedule: &Schedule, run: &Run, step: u64) -> PerPart<u64> {
             return 0;
         }
         let done = |stage: &Stage| (step + 1).min(stage.start + stage.steps) - stage.start;
-        schedule.stages()[..=now].iter().enumerate().filter(|(i, _)| is_trained(*i)).map(|(_, stage)| done(stage)).sum()
+        schedule.stages()[..=now]
+            .iter()
+            .enumerate()
+            .filter(|(i, _)| is_trained(*i))
+            .map(|(_, stage)| done(stage))
+            .sum()
     })
 }
 
@@ -359,5 +464,9 @@ fn updates(schedule: &Schedule, run: &Run, step: u64) -> PerPart<u64> {
 /// # Errors
 /// [`Kind::Interrupted`] if so.
 pub fn check(stop: &AtomicBool) -> Result<()> {
-    if stop.load(Ordering::Relaxed) { Err(Error::new(Kind::Interrupted, "stopped").hint("go on with `--resume`")) } else { Ok(()) }
+    if stop.load(Ordering::Relaxed) {
+        Err(Error::new(Kind::Interrupted, "stopped").hint("go on with `--resume`"))
+    } else {
+        Ok(())
+    }
 }

@@ -11,7 +11,9 @@ use maqam::ops::device::Choice;
 /// The card; where there is none, every test says so, past the capture of its output, and checks nothing.
 pub static CARD: LazyLock<Option<Device>> = LazyLock::new(|| {
     let hint = "build the emulated driver with tests/cuda/driver/build.sh, or run this where there is a card";
-    device::open(Choice::Cuda).map_err(|error| say(&format!("ON A CARD: {error}\n{hint}"))).ok()
+    device::open(Choice::Cuda)
+        .map_err(|error| say(&format!("ON A CARD: {error}\n{hint}")))
+        .ok()
 });
 
 /// Says what is not tested.

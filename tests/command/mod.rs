@@ -1,6 +1,9 @@
 //! The built program at work in a folder of its own: what the end-to-end tests share.
 
-#![allow(dead_code, reason = "each test program uses its own part of these helpers")]
+#![allow(
+    dead_code,
+    reason = "each test program uses its own part of these helpers"
+)]
 
 use std::collections::HashMap;
 use std::path::PathBuf;
@@ -19,7 +22,9 @@ fn named(variable: &str, built: &str) -> PathBuf {
 
 /// Something that ships with the tests.
 pub fn fixture(name: &str) -> PathBuf {
-    named("CARGO_MANIFEST_DIR", env!("CARGO_MANIFEST_DIR")).join("tests/fixtures").join(name)
+    named("CARGO_MANIFEST_DIR", env!("CARGO_MANIFEST_DIR"))
+        .join("tests/fixtures")
+        .join(name)
 }
 
 /// The same as text, for a manifest or a recipe.
@@ -37,15 +42,31 @@ pub struct Outcome {
 impl Outcome {
     /// Fails the test unless the command succeeded.
     pub fn succeeds(self) -> Self {
-        assert_eq!(self.code, Some(0), "stdout:\n{}\nstderr:\n{}", self.stdout, self.stderr);
+        assert_eq!(
+            self.code,
+            Some(0),
+            "stdout:\n{}\nstderr:\n{}",
+            self.stdout,
+            self.stderr
+        );
         self
     }
 
     /// Fails the test unless the command ended with this code and its message says all of `words`; standard output stays empty.
     pub fn fails(self, code: i32, words: &[&str]) -> Self {
-        assert_eq!(self.code, Some(code), "stdout:\n{}\nstderr:\n{}", self.stdout, self.stderr);
+        assert_eq!(
+            self.code,
+            Some(code),
+            "stdout:\n{}\nstderr:\n{}",
+            self.stdout,
+            self.stderr
+        );
         for word in words {
-            assert!(self.stderr.contains(word), "`{word}` is not in:\n{}", self.stderr);
+            assert!(
+                self.stderr.contains(word),
+                "`{word}` is not in:\n{}",
+                self.stderr
+            );
         }
         assert_eq!(self.stdout, "", "what went wrong is no result");
         self
@@ -59,7 +80,9 @@ pub struct Place {
 
 impl Place {
     pub fn new() -> Self {
-        Self { dir: tempfile::tempdir().unwrap() }
+        Self {
+            dir: tempfile::tempdir().unwrap(),
+        }
     }
 
     pub fn path(&self, name: &str) -> PathBuf {
@@ -74,14 +97,26 @@ impl Place {
     }
 
     pub fn write_rows(&self, name: &str, rows: &[Value]) -> PathBuf {
-        self.write(name, rows.iter().map(|row| format!("{row}\n")).collect::<String>())
+        self.write(
+            name,
+            rows.iter()
+                .map(|row| format!("{row}\n"))
+                .collect::<String>(),
+        )
     }
 
     /// The command, not yet started; it never reaches for a network.
     pub fn command(&self, arguments: &[&str]) -> Command {
         let mut command = Command::new(named("CARGO_BIN_EXE_maqam", env!("CARGO_BIN_EXE_maqam")));
-        command.args(arguments).current_dir(self.dir.path()).stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::piped());
-        command.env("HF_HUB_OFFLINE", "1").env("HF_HOME", self.path("no-cache"));
+        command
+            .args(arguments)
+            .current_dir(self.dir.path())
+            .stdin(Stdio::null())
+            .stdout(Stdio::piped())
+            .stderr(Stdio::piped());
+        command
+            .env("HF_HUB_OFFLINE", "1")
+            .env("HF_HOME", self.path("no-cache"));
         command
     }
 
@@ -100,7 +135,10 @@ impl Place {
     }
 
     pub fn lines(&self, name: &str) -> Vec<Value> {
-        self.text(name).lines().map(|line| serde_json::from_str(line).unwrap()).collect()
+        self.text(name)
+            .lines()
+            .map(|line| serde_json::from_str(line).unwrap())
+            .collect()
     }
 
     pub fn json(&self, name: &str) -> Value {
@@ -127,7 +165,11 @@ impl Place {
 
 pub fn outcome(output: std::process::Output) -> Outcome {
     let text = |bytes| String::from_utf8(bytes).unwrap();
-    Outcome { code: output.status.code(), stdout: text(output.stdout), stderr: text(output.stderr) }
+    Outcome {
+        code: output.status.code(),
+        stdout: text(output.stdout),
+        stderr: text(output.stderr),
+    }
 }
 
 /// A row of one clip, one question, one answer, as ms-swift writes it.
@@ -140,23 +182,48 @@ pub fn row(id: &str, clip: &str, question: &str, answer: &str) -> Value {
 }
 
 pub fn numbers(value: &Value) -> Vec<f64> {
-    value.as_array().unwrap().iter().map(|v| v.as_f64().unwrap()).collect()
+    value
+        .as_array()
+        .unwrap()
+        .iter()
+        .map(|v| v.as_f64().unwrap())
+        .collect()
 }
 
 pub fn assert_close(found: f64, expected: f64, relative: f64, what: &str) {
-    assert!((found - expected).abs() <= relative * expected.abs(), "{what}: {found}, expected {expected}");
+    assert!(
+        (found - expected).abs() <= relative * expected.abs(),
+        "{what}: {found}, expected {expected}"
+    );
 }
 
 /// Largest absolute difference.
 pub fn distance(a: &Tensor, b: &Tensor) -> f32 {
     assert_eq!(a.dims(), b.dims());
     let flat = |tensor: &Tensor| tensor.flatten_all().unwrap().to_vec1::<f32>().unwrap();
-    flat(a).iter().zip(flat(b)).map(|(a, b)| if a.is_nan() { f32::INFINITY } else { (a - b).abs() }).fold(0.0, f32::max)
+    flat(a)
+        .iter()
+        .zip(flat(b))
+        .map(|(a, b)| {
+            if a.is_nan() {
+                f32::INFINITY
+            } else {
+                (a - b).abs()
+            }
+        })
+        .fold(0.0, f32::max)
 }
 
 /// Asr rows over parts of one clip: 12 lengths of which no two sets have the same sum, so that a step's seconds say which rows it saw.
 pub fn asr_rows() -> Vec<Value> {
-    let said = ["مرحبا بكم", "في نشرة الأخبار", "افتتاح ثلاثة", "one two", "yes", "no"];
+    let said = [
+        "مرحبا بكم",
+        "في نشرة الأخبار",
+        "افتتاح ثلاثة",
+        "one two",
+        "yes",
+        "no",
+    ];
     (0..12)
         .map(|i| {
             let end_s = 0.5 + 0.001 * f64::from(1 << i);
@@ -204,6 +271,9 @@ pub fn small_run(steps: usize) -> Place {
     let place = Place::new();
     place.write_rows("asr.jsonl", &asr_rows());
     place.write_rows("emotion.jsonl", &emotion_rows());
-    place.write("recipe.yaml", small_recipe(&fixture_text("qwen_omni"), steps));
+    place.write(
+        "recipe.yaml",
+        small_recipe(&fixture_text("qwen_omni"), steps),
+    );
     place
 }

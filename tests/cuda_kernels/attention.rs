@@ -36,7 +36,11 @@ const NEAR_IN_ALL: f64 = 1.0 / 256.0;
 const NEAR_LOG_SUM: f64 = 1e-4;
 
 fn heads(num_heads: usize, num_kv_heads: usize, head_dim: usize) -> Heads {
-    Heads { num_heads, num_kv_heads, head_dim }
+    Heads {
+        num_heads,
+        num_kv_heads,
+        head_dim,
+    }
 }
 
 /// A pack, what the kernels are given of it, and what they make.
@@ -56,7 +60,10 @@ impl Case {
     /// Queries, keys and values of up to `size`: the larger, the farther are probabilities from even.
     fn new(lengths: &[usize], heads: Heads, mask: Mask, size: f64) -> Self {
         let tokens: usize = lengths.iter().sum();
-        let qkv: Vec<f64> = numbers("qkv", tokens * heads.width()).into_iter().map(|value| value * size).collect();
+        let qkv: Vec<f64> = numbers("qkv", tokens * heads.width())
+            .into_iter()
+            .map(|value| value * size)
+            .collect();
         Self {
             lengths: lengths.to_vec(),
             heads,
@@ -85,20 +92,47 @@ impl Case {
     /// First token of the sequence, its length, first row inside it: of every block, the last first.
     fn tiles(&self) -> Vec<[i32; 4]> {
         let sequences = self.cu_seqlens().into_iter().zip(&self.lengths);
-        let mut tiles: Vec<_> =
-            sequences.flat_map(|(start, &len)| (0..len).step_by(ROWS).map(move |first| [start as i32, len as i32, first as i32, 0])).collect();
+        let mut tiles: Vec<_> = sequences
+            .flat_map(|(start, &len)| {
+                (0..len)
+                    .step_by(ROWS)
+                    .map(move |first| [start as i32, len as i32, first as i32, 0])
+            })
+            .collect();
         tiles.reverse();
         tiles
     }
 
     /// Runs all three kernels, in both orders of threads or in one.
     fn run(&self, is_in_both_orders: bool) {
-        let run = if is_in_both_orders { launch } else { launch_once };
-        let Self { heads, qkv, d_out, out, log_sums, dots, d_qkv, .. } = self;
+        let run = if is_in_both_orders {
+            launch
+        } else {
+            launch_once
+        };
+        let Self {
+            heads,
+            qkv,
+            d_out,
+            out,
+            log_sums,
+            dots,
+            d_qkv,
+            ..
+        } = self;
         let (tiles, dim) = (self.tiles(), if heads.head_dim <= 64 { 64 } else { 128 });
         let (count, tiles) = (tiles.len(), Buffer::input(&tiles));
-        let sizes = [self.tokens(), heads.num_heads, heads.num_kv_heads, heads.head_dim].map(|size| size as i32);
-        let (is_causal, scale) = (i32::from(self.mask == Mask::Causal), (1.0 / (heads.head_dim as f64).sqrt()) as f32);
+        let sizes = [
+            self.tokens(),
+            heads.num_heads,
+            heads.num_kv_heads,
+            heads.head_dim,
+        ]
+        .map(|size| size as i32);
+        let (is_causal, scale) = (
+            i32::from(self.mask == Mask::Causal),
+            (1.0 / (heads.head_dim as f64).sqrt()) as f32,
+        );
         // Two stages of keys and values; keys and values of the block, and two stages of 32 queries, of dO and of two floats each.
         let (shared, shared_keys) = (4 * ROWS * 2 * dim, 4 * ROWS * 2 * dim + 2 * 2 * 32 * 4);
         run(
@@ -106,21 +140,30 @@ impl Case {
             (heads.num_heads, count),
             THREADS,
             shared,
-            &[out, log_sums, qkv, &tiles, &sizes[0], &sizes[1], &sizes[2], &sizes[3], &is_causal, &scale],
+            &[
+                out, log_sums, qkv, &tiles, &sizes[0], &sizes[1], &sizes[2], &sizes[3], &is_causal,
+                &scale,
+            ],
         );
         run(
             &format!("attention_backward_queries_{dim}"),
             (heads.num_heads, count),
             THREADS,
             shared,
-            &[d_qkv, dots, d_out, out, qkv, log_sums, &tiles, &sizes[0], &sizes[1], &sizes[2], &sizes[3], &is_causal, &scale],
+            &[
+                d_qkv, dots, d_out, out, qkv, log_sums, &tiles, &sizes[0], &sizes[1], &sizes[2],
+                &sizes[3], &is_causal, &scale,
+            ],
         );
         run(
             &format!("attention_backward_keys_{dim}"),
             (heads.num_kv_heads, count),
             THREADS,
             shared_keys,
-            &[d_qkv, d_out, qkv, log_sums, dots, &tiles, &sizes[0], &sizes[1], &sizes[2], &sizes[3], &is_causal, &scale],
+            &[
+                d_qkv, d_out, qkv, log_sums, dots, &tiles, &sizes[0], &sizes[1], &sizes[2],
+                &sizes[3], &is_causal, &scale,
+            ],
         );
     }
 
@@ -128,10 +171,20 @@ impl Case {
     fn check(&self) {
         let (tokens, bounds, heads) = (self.tokens(), self.cu_seqlens(), self.heads);
         let what = |name: &str| format!("{name} of {:?}, {heads:?}, {:?}", self.lengths, self.mask);
-        let (qkv, d_out) = (self.qkv.tensor(&[tokens, heads.width()]), self.d_out.tensor(&[tokens, heads.query_width()]));
+        let (qkv, d_out) = (
+            self.qkv.tensor(&[tokens, heads.width()]),
+            self.d_out.tensor(&[tokens, heads.query_width()]),
+        );
         let (out, log_sums) = attention(&qkv, &bounds, heads, self.mask).unwrap();
-        let d_qkv = attention_backward(&d_out, &qkv, &out, &log_sums, &bounds, heads, self.mask).unwrap();
-        assert_each(&what("log_sums"), &self.log_sums.numbers(), &flat(&log_sums), 0.0, NEAR_LOG_SUM);
+        let d_qkv =
+            attention_backward(&d_out, &qkv, &out, &log_sums, &bounds, heads, self.mask).unwrap();
+        assert_each(
+            &what("log_sums"),
+            &self.log_sums.numbers(),
+            &flat(&log_sums),
+            0.0,
+            NEAR_LOG_SUM,
+        );
         assert_close(&what("out"), &self.out.numbers(), &flat(&out));
         let found = self.d_qkv.tensor(&[tokens, heads.width()]);
         let (q, kv) = (heads.query_width(), heads.kv_width());
@@ -144,9 +197,15 @@ impl Case {
 
 fn assert_close(what: &str, found: &[f64], expected: &[f64]) {
     assert_near(what, found, expected, NEAR);
-    let square = |values: &mut dyn Iterator<Item = f64>| values.map(|value| value * value).sum::<f64>();
-    let error = (square(&mut found.iter().zip(expected).map(|(a, b)| a - b)) / square(&mut expected.iter().copied())).sqrt();
-    assert!(error <= NEAR_IN_ALL, "{what}: a root mean square of {error:e} is more than {NEAR_IN_ALL:e}");
+    let square =
+        |values: &mut dyn Iterator<Item = f64>| values.map(|value| value * value).sum::<f64>();
+    let error = (square(&mut found.iter().zip(expected).map(|(a, b)| a - b))
+        / square(&mut expected.iter().copied()))
+    .sqrt();
+    assert!(
+        error <= NEAR_IN_ALL,
+        "{what}: a root mean square of {error:e} is more than {NEAR_IN_ALL:e}"
+    );
 }
 
 #[test]
@@ -176,8 +235,22 @@ fn attention_of_any_heads_is_the_crates_own_in_any_order_of_threads() {
     if !is_emulated() {
         return;
     }
-    let all = [heads(2, 2, 8), heads(7, 1, 16), heads(4, 2, 64), heads(2, 1, 80), heads(2, 2, 128), heads(4, 2, 120)];
-    for (heads, lengths) in all.into_iter().zip([[0, 130, 5], [1, 63, 64], [33, 65, 0], [1, 0, 129], [64, 16, 17], [97, 1, 1]]) {
+    let all = [
+        heads(2, 2, 8),
+        heads(7, 1, 16),
+        heads(4, 2, 64),
+        heads(2, 1, 80),
+        heads(2, 2, 128),
+        heads(4, 2, 120),
+    ];
+    for (heads, lengths) in all.into_iter().zip([
+        [0, 130, 5],
+        [1, 63, 64],
+        [33, 65, 0],
+        [1, 0, 129],
+        [64, 16, 17],
+        [97, 1, 1],
+    ]) {
         for mask in [Mask::Causal, Mask::Full] {
             let case = Case::new(&lengths, heads, mask, 2.0);
             case.run(true);
@@ -205,7 +278,12 @@ fn attention_withstands_large_scores() {
     for mask in [Mask::Causal, Mask::Full] {
         let case = Case::new(&[70, 3], heads(2, 1, 64), mask, 24.0);
         case.run(false);
-        let found = [case.out.numbers(), case.log_sums.numbers(), case.d_qkv.numbers()].concat();
+        let found = [
+            case.out.numbers(),
+            case.log_sums.numbers(),
+            case.d_qkv.numbers(),
+        ]
+        .concat();
         assert!(found.iter().all(|value| value.is_finite()));
         let bounds = case.cu_seqlens();
         let qkv = case.qkv.tensor(&[case.tokens(), case.heads.width()]);
@@ -219,7 +297,12 @@ fn attention_withstands_large_scores() {
 
 /// Caches filled up to `lengths`, with NaN behind; a step over them against the crate's own.
 fn check_step(lengths: &[usize], heads: Heads) {
-    let queries = Buffer::<bf16>::input_from(&numbers("queries", lengths.len() * heads.query_width()).iter().map(|value| value * 3.0).collect::<Vec<_>>());
+    let queries = Buffer::<bf16>::input_from(
+        &numbers("queries", lengths.len() * heads.query_width())
+            .iter()
+            .map(|value| value * 3.0)
+            .collect::<Vec<_>>(),
+    );
     let out = Buffer::<bf16>::output(lengths.len() * heads.query_width());
     let cache = |name: &str| -> Vec<Buffer<bf16>> {
         let fill = |(i, &len): (usize, &usize)| {
@@ -231,25 +314,60 @@ fn check_step(lengths: &[usize], heads: Heads) {
         lengths.iter().enumerate().map(fill).collect()
     };
     let (keys, values) = (cache("keys"), cache("values"));
-    let addresses = |caches: &[Buffer<bf16>]| Buffer::input(&caches.iter().map(Buffer::address).collect::<Vec<_>>());
+    let addresses = |caches: &[Buffer<bf16>]| {
+        Buffer::input(&caches.iter().map(Buffer::address).collect::<Vec<_>>())
+    };
     let filled = Buffer::input(&lengths.iter().map(|&len| len as i32).collect::<Vec<_>>());
     let sizes = [heads.num_heads, heads.num_kv_heads, heads.head_dim].map(|size| size as i32);
-    let grid = (lengths.len(), heads.num_kv_heads, (heads.num_heads / heads.num_kv_heads).div_ceil(STEP_ROWS));
+    let grid = (
+        lengths.len(),
+        heads.num_kv_heads,
+        (heads.num_heads / heads.num_kv_heads).div_ceil(STEP_ROWS),
+    );
     let scale = (1.0 / (heads.head_dim as f64).sqrt()) as f32;
     launch(
         "attention_step",
         grid,
         THREADS,
         STEP_SHARED,
-        &[&out, &queries, &addresses(&keys), &addresses(&values), &filled, &sizes[0], &sizes[1], &sizes[2], &scale],
+        &[
+            &out,
+            &queries,
+            &addresses(&keys),
+            &addresses(&values),
+            &filled,
+            &sizes[0],
+            &sizes[1],
+            &sizes[2],
+            &scale,
+        ],
     );
     let tensors = |caches: &[Buffer<bf16>]| -> Vec<Tensor> {
-        caches.iter().zip(lengths).enumerate().map(|(i, (cache, len))| cache.tensor(&[len + i, heads.kv_width()])).collect()
+        caches
+            .iter()
+            .zip(lengths)
+            .enumerate()
+            .map(|(i, (cache, len))| cache.tensor(&[len + i, heads.kv_width()]))
+            .collect()
     };
     let (keys, values) = (tensors(&keys), tensors(&values));
-    let past: Vec<Past> = keys.iter().zip(&values).zip(lengths).map(|((keys, values), &len)| Past { keys, values, len }).collect();
-    let expected = attention_step(&queries.tensor(&[lengths.len(), heads.query_width()]), &past, heads).unwrap();
-    assert_close(&format!("a step over {lengths:?}, {heads:?}"), &out.numbers(), &flat(&expected));
+    let past: Vec<Past> = keys
+        .iter()
+        .zip(&values)
+        .zip(lengths)
+        .map(|((keys, values), &len)| Past { keys, values, len })
+        .collect();
+    let expected = attention_step(
+        &queries.tensor(&[lengths.len(), heads.query_width()]),
+        &past,
+        heads,
+    )
+    .unwrap();
+    assert_close(
+        &format!("a step over {lengths:?}, {heads:?}"),
+        &out.numbers(),
+        &flat(&expected),
+    );
 }
 
 #[test]

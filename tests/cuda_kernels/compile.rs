@@ -9,7 +9,12 @@ use std::path::PathBuf;
 use std::process::Command;
 
 /// Folders whose files the library is made of; the first two are searched for headers, as is the toolkit's stand-in.
-const SOURCES: [&str; 4] = ["src/ops/cuda/kernels", "tests/cuda", "tests/cuda/emulator", "tests/cuda/include"];
+const SOURCES: [&str; 4] = [
+    "src/ops/cuda/kernels",
+    "tests/cuda",
+    "tests/cuda/emulator",
+    "tests/cuda/include",
+];
 
 /// Optimised, or attention over 2049 tokens would take minutes. What a kernel must not do (addresses not aligned to their type,
 /// indices outside of arrays) becomes an illegal instruction, which the emulator reports.
@@ -38,7 +43,9 @@ fn compiler() -> Option<(OsString, Vec<u8>)> {
     match Command::new(&compiler).arg("--version").output() {
         Ok(output) => Some((compiler, output.stdout)),
         Err(error) if error.kind() == ErrorKind::NotFound => {
-            eprintln!("\n*** THE CUDA KERNELS ARE NOT TESTED: there is no C++ compiler {compiler:?} (CXX names another) ***\n");
+            eprintln!(
+                "\n*** THE CUDA KERNELS ARE NOT TESTED: there is no C++ compiler {compiler:?} (CXX names another) ***\n"
+            );
             None
         }
         Err(error) => panic!("{compiler:?}: {error}"),
@@ -54,10 +61,22 @@ pub fn library() -> Option<PathBuf> {
     if !library.exists() {
         let unfinished = folder.join(format!("kernels-unfinished-{}.so", std::process::id()));
         let mut command = Command::new(&compiler);
-        command.args(FLAGS).args(SOURCES[..2].iter().chain(&SOURCES[3..]).map(|folder| format!("-I{folder}")));
-        command.arg("-o").arg(&unfinished).args(["tests/cuda/emulated.cpp", "-ldl", "-lpthread"]);
+        command.args(FLAGS).args(
+            SOURCES[..2]
+                .iter()
+                .chain(&SOURCES[3..])
+                .map(|folder| format!("-I{folder}")),
+        );
+        command
+            .arg("-o")
+            .arg(&unfinished)
+            .args(["tests/cuda/emulated.cpp", "-ldl", "-lpthread"]);
         let output = command.current_dir(root).output().unwrap();
-        assert!(output.status.success(), "the kernels do not compile for the emulator:\n{}", String::from_utf8_lossy(&output.stderr));
+        assert!(
+            output.status.success(),
+            "the kernels do not compile for the emulator:\n{}",
+            String::from_utf8_lossy(&output.stderr)
+        );
         remove_older(folder, "kernels-");
         fs::rename(unfinished, &library).unwrap();
     }
@@ -74,8 +93,16 @@ pub fn driver() -> Option<PathBuf> {
     let libraries = folder.join(format!("driver-{}", key(root, &sources, &version)));
     if !libraries.exists() {
         let unfinished = tempfile::tempdir_in(folder).unwrap();
-        let output = Command::new(root.join(DRIVER).join("build.sh")).arg(unfinished.path()).arg(env::current_exe().unwrap()).output().unwrap();
-        assert!(output.status.success(), "the emulated driver does not build:\n{}", String::from_utf8_lossy(&output.stderr));
+        let output = Command::new(root.join(DRIVER).join("build.sh"))
+            .arg(unfinished.path())
+            .arg(env::current_exe().unwrap())
+            .output()
+            .unwrap();
+        assert!(
+            output.status.success(),
+            "the emulated driver does not build:\n{}",
+            String::from_utf8_lossy(&output.stderr)
+        );
         remove_older(folder, "driver-");
         fs::rename(unfinished.keep(), &libraries).unwrap();
     }
@@ -88,8 +115,18 @@ fn key(root: &Path, folders: &[&str], version: &[u8]) -> String {
     hasher.update(version);
     hasher.update(FLAGS.concat().as_bytes());
     for folder in folders {
-        let mut paths: Vec<PathBuf> = fs::read_dir(root.join(folder)).into_iter().flatten().map(|entry| entry.unwrap().path()).collect();
-        paths.retain(|path| path.extension().is_some_and(|extension| ["cu", "cuh", "h", "cpp", "inc", "sh"].iter().any(|known| extension == *known)));
+        let mut paths: Vec<PathBuf> = fs::read_dir(root.join(folder))
+            .into_iter()
+            .flatten()
+            .map(|entry| entry.unwrap().path())
+            .collect();
+        paths.retain(|path| {
+            path.extension().is_some_and(|extension| {
+                ["cu", "cuh", "h", "cpp", "inc", "sh"]
+                    .iter()
+                    .any(|known| extension == *known)
+            })
+        });
         paths.sort();
         for path in paths {
             hasher.update(path.as_os_str().as_encoded_bytes());
@@ -105,7 +142,11 @@ fn remove_older(folder: &Path, prefix: &str) {
         let name = path.file_name().unwrap().to_string_lossy().into_owned();
         if name.starts_with(prefix) && !name.contains("unfinished") {
             // Another process may have removed it first.
-            let _ = if path.is_dir() { fs::remove_dir_all(path) } else { fs::remove_file(path) };
+            let _ = if path.is_dir() {
+                fs::remove_dir_all(path)
+            } else {
+                fs::remove_file(path)
+            };
         }
     }
 }

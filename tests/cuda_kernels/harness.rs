@@ -104,15 +104,33 @@ impl Memory {
         let open = room.next_multiple_of(PAGE).max(PAGE);
         let mapped = open + 2 * PAGE;
         // Anonymous pages of our own; the outer two are closed right away.
-        let mapping = unsafe { libc::mmap(ptr::null_mut(), mapped, libc::PROT_READ | libc::PROT_WRITE, libc::MAP_PRIVATE | libc::MAP_ANONYMOUS, -1, 0) };
+        let mapping = unsafe {
+            libc::mmap(
+                ptr::null_mut(),
+                mapped,
+                libc::PROT_READ | libc::PROT_WRITE,
+                libc::MAP_PRIVATE | libc::MAP_ANONYMOUS,
+                -1,
+                0,
+            )
+        };
         assert_ne!(mapping, libc::MAP_FAILED);
         let mapping = mapping.cast::<u8>();
         unsafe {
             ptr::write_bytes(mapping, GUARD, mapped);
             assert_eq!(libc::mprotect(mapping.cast(), PAGE, libc::PROT_NONE), 0);
-            assert_eq!(libc::mprotect(mapping.add(PAGE + open).cast(), PAGE, libc::PROT_NONE), 0);
+            assert_eq!(
+                libc::mprotect(mapping.add(PAGE + open).cast(), PAGE, libc::PROT_NONE),
+                0
+            );
         }
-        Self { mapping, mapped, offset: PAGE + open - room, bytes, is_input: false }
+        Self {
+            mapping,
+            mapped,
+            offset: PAGE + open - room,
+            bytes,
+            is_input: false,
+        }
     }
 
     fn start(&self) -> *mut u8 {
@@ -121,7 +139,16 @@ impl Memory {
     }
 
     fn close_to_writing(&mut self) {
-        assert_eq!(unsafe { libc::mprotect(self.mapping.add(PAGE).cast(), self.mapped - 2 * PAGE, libc::PROT_READ) }, 0);
+        assert_eq!(
+            unsafe {
+                libc::mprotect(
+                    self.mapping.add(PAGE).cast(),
+                    self.mapped - 2 * PAGE,
+                    libc::PROT_READ,
+                )
+            },
+            0
+        );
         self.is_input = true;
     }
 
@@ -135,9 +162,13 @@ impl Memory {
     }
 
     fn is_guard_whole(&self) -> bool {
-        let open = unsafe { std::slice::from_raw_parts(self.mapping.add(PAGE), self.mapped - 2 * PAGE) };
+        let open =
+            unsafe { std::slice::from_raw_parts(self.mapping.add(PAGE), self.mapped - 2 * PAGE) };
         let start = self.offset - PAGE;
-        open[..start].iter().chain(&open[start + self.bytes..]).all(|&byte| byte == GUARD)
+        open[..start]
+            .iter()
+            .chain(&open[start + self.bytes..])
+            .all(|&byte| byte == GUARD)
     }
 }
 
@@ -165,7 +196,13 @@ impl<T: Copy> Buffer<T> {
     /// Values that the kernel reads and writes.
     pub fn in_place(values: &[T]) -> Self {
         let buffer = Self::output(values.len());
-        unsafe { ptr::copy_nonoverlapping(values.as_ptr(), buffer.memory.start().cast::<T>(), values.len()) };
+        unsafe {
+            ptr::copy_nonoverlapping(
+                values.as_ptr(),
+                buffer.memory.start().cast::<T>(),
+                values.len(),
+            )
+        };
         buffer
     }
 
@@ -173,7 +210,11 @@ impl<T: Copy> Buffer<T> {
     pub fn output(len: usize) -> Self {
         let memory = Memory::new(len * size_of::<T>());
         unsafe { ptr::write_bytes(memory.start(), POISON, memory.bytes) };
-        Self { memory, len, holds: PhantomData }
+        Self {
+            memory,
+            len,
+            holds: PhantomData,
+        }
     }
 
     /// What the buffer holds.
@@ -190,12 +231,22 @@ impl<T: Copy> Buffer<T> {
 impl<T: Number> Buffer<T> {
     /// [`Buffer::input`] of the nearest numbers.
     pub fn input_from(values: &[f64]) -> Self {
-        Self::input(&values.iter().map(|&value| T::rounded(value)).collect::<Vec<_>>())
+        Self::input(
+            &values
+                .iter()
+                .map(|&value| T::rounded(value))
+                .collect::<Vec<_>>(),
+        )
     }
 
     /// [`Buffer::in_place`] of the nearest numbers.
     pub fn in_place_from(values: &[f64]) -> Self {
-        Self::in_place(&values.iter().map(|&value| T::rounded(value)).collect::<Vec<_>>())
+        Self::in_place(
+            &values
+                .iter()
+                .map(|&value| T::rounded(value))
+                .collect::<Vec<_>>(),
+        )
     }
 
     /// What the buffer holds, widened.
@@ -213,7 +264,11 @@ impl Buffer<bf16> {
     /// [`Buffer::input_from`] of rows that lie `stride` apart, NaN between them.
     pub fn input_rows(values: &[f64], width: usize, stride: usize) -> Self {
         let gap = vec![bf16::from_bits(u16::from_ne_bytes([POISON; 2])); stride - width];
-        let rows = values.chunks(width).flat_map(|row| row.iter().map(|&value| bf16::from_f64(value)).chain(gap.iter().copied()));
+        let rows = values.chunks(width).flat_map(|row| {
+            row.iter()
+                .map(|&value| bf16::from_f64(value))
+                .chain(gap.iter().copied())
+        });
         Self::input(&rows.collect::<Vec<_>>())
     }
 
@@ -221,8 +276,16 @@ impl Buffer<bf16> {
     pub fn rows(&self, width: usize, stride: usize) -> Vec<f64> {
         let values = self.values();
         let gaps = values.chunks(stride).flat_map(|row| &row[width..]);
-        assert!(gaps.into_iter().all(|value| value.to_bits() == u16::from_ne_bytes([POISON; 2])), "something was written between rows");
-        values.chunks(stride).flat_map(|row| &row[..width]).map(|value| value.to_f64()).collect()
+        assert!(
+            gaps.into_iter()
+                .all(|value| value.to_bits() == u16::from_ne_bytes([POISON; 2])),
+            "something was written between rows"
+        );
+        values
+            .chunks(stride)
+            .flat_map(|row| &row[..width])
+            .map(|value| value.to_f64())
+            .collect()
     }
 }
 
@@ -311,8 +374,19 @@ impl Extent for (usize, usize, usize) {
     }
 }
 
-type Run = unsafe extern "C" fn(*const c_char, c_uint, c_uint, c_uint, c_uint, c_uint, c_uint, usize, *mut *mut c_void) -> c_int;
-type Parameters = unsafe extern "C" fn(*const c_char, *mut *const c_char, *mut *const usize) -> c_long;
+type Run = unsafe extern "C" fn(
+    *const c_char,
+    c_uint,
+    c_uint,
+    c_uint,
+    c_uint,
+    c_uint,
+    c_uint,
+    usize,
+    *mut *mut c_void,
+) -> c_int;
+type Parameters =
+    unsafe extern "C" fn(*const c_char, *mut *const c_char, *mut *const usize) -> c_long;
 
 /// The library of the emulated kernels.
 struct Emulator {
@@ -327,7 +401,11 @@ fn emulator() -> Option<&'static Emulator> {
     let load = || {
         let path = compile::library()?;
         let library = unsafe { Library::new(&path) }.unwrap();
-        Some(Emulator { path, library, turn: Mutex::new(()) })
+        Some(Emulator {
+            path,
+            library,
+            turn: Mutex::new(()),
+        })
     };
     EMULATOR.get_or_init(load).as_ref()
 }
@@ -340,75 +418,161 @@ pub fn is_emulated() -> bool {
 impl Emulator {
     fn check(&self, kernel: &CStr, arguments: &[&dyn Argument]) -> Result<(), String> {
         let (mut kinds, mut sizes) = (ptr::null(), ptr::null());
-        let count = unsafe { self.library.get::<Parameters>("maqam_emulate_parameters").unwrap()(kernel.as_ptr(), &mut kinds, &mut sizes) };
-        let count = usize::try_from(count).map_err(|_| format!("no kernel {kernel:?} in tests/cuda/registry.inc"))?;
+        let count = unsafe {
+            self.library
+                .get::<Parameters>("maqam_emulate_parameters")
+                .unwrap()(kernel.as_ptr(), &mut kinds, &mut sizes)
+        };
+        let count = usize::try_from(count)
+            .map_err(|_| format!("no kernel {kernel:?} in tests/cuda/registry.inc"))?;
         if count != arguments.len() {
-            return Err(format!("kernel {kernel:?} takes {count} arguments, not {}", arguments.len()));
+            return Err(format!(
+                "kernel {kernel:?} takes {count} arguments, not {}",
+                arguments.len()
+            ));
         }
         for (i, argument) in arguments.iter().enumerate() {
             let (kind, size) = unsafe { (*kinds.add(i) as u8 as char, *sizes.add(i)) };
             if (kind, size) != (argument.kind(), argument.size()) {
                 let found = (argument.kind(), argument.size());
-                return Err(format!("kernel {kernel:?}, argument {i}: the kernel takes {:?}, the case gives {found:?} (kind, bytes)", (kind, size)));
+                return Err(format!(
+                    "kernel {kernel:?}, argument {i}: the kernel takes {:?}, the case gives {found:?} (kind, bytes)",
+                    (kind, size)
+                ));
             }
         }
         Ok(())
     }
 
-    fn run(&self, kernel: &CStr, grid: [usize; 3], block: [usize; 3], shared: usize, arguments: &[&dyn Argument], reversed: bool) -> Result<(), String> {
+    fn run(
+        &self,
+        kernel: &CStr,
+        grid: [usize; 3],
+        block: [usize; 3],
+        shared: usize,
+        arguments: &[&dyn Argument],
+        reversed: bool,
+    ) -> Result<(), String> {
         let mut values: Vec<[u8; 8]> = arguments.iter().map(|argument| argument.value()).collect();
-        let mut pointers: Vec<*mut c_void> = values.iter_mut().map(|value| value.as_mut_ptr().cast()).collect();
-        let [[gx, gy, gz], [bx, by, bz]] = [grid, block].map(|extent| extent.map(|size| c_uint::try_from(size).unwrap()));
+        let mut pointers: Vec<*mut c_void> = values
+            .iter_mut()
+            .map(|value| value.as_mut_ptr().cast())
+            .collect();
+        let [[gx, gy, gz], [bx, by, bz]] =
+            [grid, block].map(|extent| extent.map(|size| c_uint::try_from(size).unwrap()));
         let _turn = self.turn.lock().unwrap_or_else(PoisonError::into_inner);
-        let name = if reversed { "maqam_emulate_reversed" } else { "maqam_emulate" };
-        let code = unsafe { self.library.get::<Run>(name).unwrap()(kernel.as_ptr(), gx, gy, gz, bx, by, bz, shared, pointers.as_mut_ptr()) };
+        let name = if reversed {
+            "maqam_emulate_reversed"
+        } else {
+            "maqam_emulate"
+        };
+        let code = unsafe {
+            self.library.get::<Run>(name).unwrap()(
+                kernel.as_ptr(),
+                gx,
+                gy,
+                gz,
+                bx,
+                by,
+                bz,
+                shared,
+                pointers.as_mut_ptr(),
+            )
+        };
         if code != 0 {
-            let message = unsafe { CStr::from_ptr(self.library.get::<unsafe extern "C" fn() -> *const c_char>("maqam_emulate_error").unwrap()()) };
+            let message = unsafe {
+                CStr::from_ptr(self
+                    .library
+                    .get::<unsafe extern "C" fn() -> *const c_char>("maqam_emulate_error")
+                    .unwrap()())
+            };
             return Err(self.with_line(&message.to_string_lossy()));
         }
-        let broken = |argument: &&dyn Argument| argument.memory().is_some_and(|memory| !memory.is_guard_whole());
+        let broken = |argument: &&dyn Argument| {
+            argument
+                .memory()
+                .is_some_and(|memory| !memory.is_guard_whole())
+        };
         match arguments.iter().position(broken) {
-            Some(i) => Err(format!("kernel {kernel:?} writes just outside of argument {i}")),
+            Some(i) => Err(format!(
+                "kernel {kernel:?} writes just outside of argument {i}"
+            )),
             None => Ok(()),
         }
     }
 
     /// A message that ends with an instruction's place gets its source line.
     fn with_line(&self, message: &str) -> String {
-        let Some((said, place)) = message.rsplit_once(" @") else { return message.to_string() };
-        let found = Command::new("addr2line").arg("-Cfpie").arg(&self.path).arg(place).output();
-        let line = found.map(|found| String::from_utf8_lossy(&found.stdout).trim().to_string()).unwrap_or_default();
+        let Some((said, place)) = message.rsplit_once(" @") else {
+            return message.to_string();
+        };
+        let found = Command::new("addr2line")
+            .arg("-Cfpie")
+            .arg(&self.path)
+            .arg(place)
+            .output();
+        let line = found
+            .map(|found| String::from_utf8_lossy(&found.stdout).trim().to_string())
+            .unwrap_or_default();
         format!("{said}\nat {line}")
     }
 }
 
 /// Runs a kernel in both orders of blocks and threads; what went wrong, where something did.
-pub fn try_launch(kernel: &str, grid: impl Extent, block: impl Extent, shared: usize, arguments: &[&dyn Argument]) -> Result<(), String> {
+pub fn try_launch(
+    kernel: &str,
+    grid: impl Extent,
+    block: impl Extent,
+    shared: usize,
+    arguments: &[&dyn Argument],
+) -> Result<(), String> {
     let (grid, block, name) = (grid.xyz(), block.xyz(), CString::new(kernel).unwrap());
     let emulator = emulator().unwrap();
     emulator.check(&name, arguments)?;
-    let written: Vec<(usize, &Memory)> =
-        arguments.iter().enumerate().filter_map(|(i, argument)| Some((i, argument.memory()?))).filter(|(_, memory)| !memory.is_input).collect();
+    let written: Vec<(usize, &Memory)> = arguments
+        .iter()
+        .enumerate()
+        .filter_map(|(i, argument)| Some((i, argument.memory()?)))
+        .filter(|(_, memory)| !memory.is_input)
+        .collect();
     let before: Vec<Vec<u8>> = written.iter().map(|(_, memory)| memory.copy()).collect();
     emulator.run(&name, grid, block, shared, arguments, true)?;
     let reversed: Vec<Vec<u8>> = written.iter().map(|(_, memory)| memory.copy()).collect();
-    written.iter().zip(&before).for_each(|((_, memory), bytes)| memory.restore(bytes));
+    written
+        .iter()
+        .zip(&before)
+        .for_each(|((_, memory), bytes)| memory.restore(bytes));
     emulator.run(&name, grid, block, shared, arguments, false)?;
     for ((i, memory), reversed) in written.iter().zip(&reversed) {
         if let Some(at) = memory.copy().iter().zip(reversed).position(|(a, b)| a != b) {
-            return Err(format!("kernel {kernel}: byte {at} of argument {i} depends on the order of threads and blocks"));
+            return Err(format!(
+                "kernel {kernel}: byte {at} of argument {i} depends on the order of threads and blocks"
+            ));
         }
     }
     Ok(())
 }
 
 /// [`try_launch`] that has to succeed.
-pub fn launch(kernel: &str, grid: impl Extent, block: impl Extent, shared: usize, arguments: &[&dyn Argument]) {
-    try_launch(kernel, grid, block, shared, arguments).unwrap_or_else(|message| panic!("{message}"));
+pub fn launch(
+    kernel: &str,
+    grid: impl Extent,
+    block: impl Extent,
+    shared: usize,
+    arguments: &[&dyn Argument],
+) {
+    try_launch(kernel, grid, block, shared, arguments)
+        .unwrap_or_else(|message| panic!("{message}"));
 }
 
 /// [`launch`] in the ascending order alone.
-pub fn launch_once(kernel: &str, grid: impl Extent, block: impl Extent, shared: usize, arguments: &[&dyn Argument]) {
+pub fn launch_once(
+    kernel: &str,
+    grid: impl Extent,
+    block: impl Extent,
+    shared: usize,
+    arguments: &[&dyn Argument],
+) {
     let (emulator, name) = (emulator().unwrap(), CString::new(kernel).unwrap());
     let run = || {
         emulator.check(&name, arguments)?;
@@ -421,7 +585,13 @@ pub fn launch_once(kernel: &str, grid: impl Extent, block: impl Extent, shared: 
 pub fn error(found: &[f64], expected: &[f64]) -> f64 {
     assert_eq!(found.len(), expected.len());
     let size = expected.iter().fold(1e-30, |a: f64, b| a.max(b.abs()));
-    let far = |(a, b): (&f64, &f64)| if a.is_nan() || b.is_nan() { f64::INFINITY } else { (a - b).abs() };
+    let far = |(a, b): (&f64, &f64)| {
+        if a.is_nan() || b.is_nan() {
+            f64::INFINITY
+        } else {
+            (a - b).abs()
+        }
+    };
     found.iter().zip(expected).map(far).fold(0.0, f64::max) / size
 }
 

@@ -20,10 +20,26 @@ const OUTPUT: f64 = 2.0 * ROUNDED;
 const GRADIENT: f64 = 8.0 * ROUNDED;
 
 const HEADS: [Heads; 4] = [
-    Heads { num_heads: 4, num_kv_heads: 2, head_dim: 128 },
-    Heads { num_heads: 3, num_kv_heads: 3, head_dim: 64 },
-    Heads { num_heads: 7, num_kv_heads: 1, head_dim: 16 },
-    Heads { num_heads: 2, num_kv_heads: 1, head_dim: 72 },
+    Heads {
+        num_heads: 4,
+        num_kv_heads: 2,
+        head_dim: 128,
+    },
+    Heads {
+        num_heads: 3,
+        num_kv_heads: 3,
+        head_dim: 64,
+    },
+    Heads {
+        num_heads: 7,
+        num_kv_heads: 1,
+        head_dim: 16,
+    },
+    Heads {
+        num_heads: 2,
+        num_kv_heads: 1,
+        head_dim: 72,
+    },
 ];
 
 #[test]
@@ -33,16 +49,52 @@ fn attention_forwards_and_backwards() {
         for heads in HEADS {
             for mask in [Mask::Causal, Mask::Full] {
                 let qkv = Both::new(card, "qkv", &[333, heads.width()]);
-                let (out, log_sums) = attention::attention(&qkv.card, &boundaries, heads, mask).unwrap();
-                let (exact, exact_log_sums) = attention::attention(&qkv.exact, &boundaries, heads, mask).unwrap();
+                let (out, log_sums) =
+                    attention::attention(&qkv.card, &boundaries, heads, mask).unwrap();
+                let (exact, exact_log_sums) =
+                    attention::attention(&qkv.exact, &boundaries, heads, mask).unwrap();
                 compare(&format!("{heads:?} {mask:?}"), &out, &exact, OUTPUT);
-                compare(&format!("log-sum-exps of {heads:?} {mask:?}"), &log_sums, &exact_log_sums, SINGLE);
+                compare(
+                    &format!("log-sum-exps of {heads:?} {mask:?}"),
+                    &log_sums,
+                    &exact_log_sums,
+                    SINGLE,
+                );
                 let d_out = Both::new(card, "d_out", &[333, heads.query_width()]);
-                let backward = || attention::attention_backward(&d_out.card, &qkv.card, &out, &log_sums, &boundaries, heads, mask).unwrap();
-                let exact = attention::attention_backward(&d_out.exact, &qkv.exact, &exact, &exact_log_sums, &boundaries, heads, mask).unwrap();
+                let backward = || {
+                    attention::attention_backward(
+                        &d_out.card,
+                        &qkv.card,
+                        &out,
+                        &log_sums,
+                        &boundaries,
+                        heads,
+                        mask,
+                    )
+                    .unwrap()
+                };
+                let exact = attention::attention_backward(
+                    &d_out.exact,
+                    &qkv.exact,
+                    &exact,
+                    &exact_log_sums,
+                    &boundaries,
+                    heads,
+                    mask,
+                )
+                .unwrap();
                 let d_qkv = backward();
-                compare(&format!("gradient of {heads:?} {mask:?}"), &d_qkv, &exact, GRADIENT);
-                assert_eq!(device::to_host(&backward()).unwrap(), device::to_host(&d_qkv).unwrap(), "the same bits each time");
+                compare(
+                    &format!("gradient of {heads:?} {mask:?}"),
+                    &d_qkv,
+                    &exact,
+                    GRADIENT,
+                );
+                assert_eq!(
+                    device::to_host(&backward()).unwrap(),
+                    device::to_host(&d_qkv).unwrap(),
+                    "the same bits each time"
+                );
             }
         }
     });
@@ -52,9 +104,18 @@ fn attention_forwards_and_backwards() {
 fn heads_that_no_kernel_has_are_refused() {
     on_card(|card| {
         for head_dim in [4, 132] {
-            let heads = Heads { num_heads: 1, num_kv_heads: 1, head_dim };
+            let heads = Heads {
+                num_heads: 1,
+                num_kv_heads: 1,
+                head_dim,
+            };
             let qkv = Both::new(card, "qkv", &[2, heads.width()]);
-            assert!(attention::attention(&qkv.card, &[0, 2], heads, Mask::Full).unwrap_err().to_string().contains("multiples of 8"));
+            assert!(
+                attention::attention(&qkv.card, &[0, 2], heads, Mask::Full)
+                    .unwrap_err()
+                    .to_string()
+                    .contains("multiples of 8")
+            );
         }
     });
 }
@@ -66,15 +127,28 @@ fn a_step_over_caches_that_are_parts_of_one_tensor() {
         for heads in HEADS {
             // Every sequence has room for 160 tokens, the one before it ends where it begins.
             let all = |name: &str| Both::new(card, name, &[3 * 160, heads.kv_width()]);
-            let (keys, values, queries) = (all("keys"), all("values"), Both::new(card, "queries", &[3, heads.query_width()]));
+            let (keys, values, queries) = (
+                all("keys"),
+                all("values"),
+                Both::new(card, "queries", &[3, heads.query_width()]),
+            );
             let step = |keys: &Tensor, values: &Tensor, queries: &Tensor| {
                 let part = |all: &Tensor, i: usize| all.narrow(0, 160 * i, 160).unwrap();
                 let parts: Vec<_> = (0..3).map(|i| (part(keys, i), part(values, i))).collect();
-                let past: Vec<Past> = parts.iter().zip(lengths).map(|((keys, values), len)| Past { keys, values, len }).collect();
+                let past: Vec<Past> = parts
+                    .iter()
+                    .zip(lengths)
+                    .map(|((keys, values), len)| Past { keys, values, len })
+                    .collect();
                 attention::attention_step(queries, &past, heads).unwrap()
             };
             let exact = step(&keys.exact, &values.exact, &queries.exact);
-            compare(&format!("step of {heads:?}"), &step(&keys.card, &values.card, &queries.card), &exact, OUTPUT);
+            compare(
+                &format!("step of {heads:?}"),
+                &step(&keys.card, &values.card, &queries.card),
+                &exact,
+                OUTPUT,
+            );
         }
     });
 }
@@ -82,11 +156,20 @@ fn a_step_over_caches_that_are_parts_of_one_tensor() {
 #[test]
 fn scores_beyond_what_an_exponential_holds() {
     on_card(|card| {
-        let heads = Heads { num_heads: 1, num_kv_heads: 1, head_dim: 64 };
-        let values: Vec<f64> = numbers("large", 70 * heads.width()).into_iter().map(|x| 30.0 * x).collect();
+        let heads = Heads {
+            num_heads: 1,
+            num_kv_heads: 1,
+            head_dim: 64,
+        };
+        let values: Vec<f64> = numbers("large", 70 * heads.width())
+            .into_iter()
+            .map(|x| 30.0 * x)
+            .collect();
         let qkv = Both::of(card, &values, &[70, heads.width()]);
-        let (out, log_sums) = attention::attention(&qkv.card, &[0, 70], heads, Mask::Causal).unwrap();
-        let (exact, exact_log_sums) = attention::attention(&qkv.exact, &[0, 70], heads, Mask::Causal).unwrap();
+        let (out, log_sums) =
+            attention::attention(&qkv.card, &[0, 70], heads, Mask::Causal).unwrap();
+        let (exact, exact_log_sums) =
+            attention::attention(&qkv.exact, &[0, 70], heads, Mask::Causal).unwrap();
         compare("output", &out, &exact, OUTPUT);
         compare("log-sum-exps", &log_sums, &exact_log_sums, SINGLE);
     });

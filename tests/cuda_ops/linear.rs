@@ -40,10 +40,25 @@ struct Parts {
 fn layers(card: &Device, parts: &Parts) -> (Linear, Linear) {
     let weight = |name: &str, shape: &[usize], is_trained: bool| {
         let both = Both::new(card, name, shape);
-        if is_trained { both.trained(card, name) } else { both.frozen() }
+        if is_trained {
+            both.trained(card, name)
+        } else {
+            both.frozen()
+        }
     };
     let (on_card, exact) = weight("weight", &[parts.outputs, parts.inputs], parts.is_trained);
-    let (mut on_card, mut exact) = (Linear { weight: on_card, bias: None, adapter: None }, Linear { weight: exact, bias: None, adapter: None });
+    let (mut on_card, mut exact) = (
+        Linear {
+            weight: on_card,
+            bias: None,
+            adapter: None,
+        },
+        Linear {
+            weight: exact,
+            bias: None,
+            adapter: None,
+        },
+    );
     if parts.bias {
         let (a, b) = weight("bias", &[parts.outputs], parts.is_trained);
         (on_card.bias, exact.bias) = (Some(a), Some(b));
@@ -54,13 +69,28 @@ fn layers(card: &Device, parts: &Parts) -> (Linear, Linear) {
         let (mut ups_card, mut ups_exact, mut first) = (Vec::new(), Vec::new(), 0);
         for (i, (columns, rank)) in parts.ups.iter().enumerate() {
             let (a, b) = weight(&format!("up {i}"), &[columns.len(), *rank], true);
-            let up = |weight| Up { weight, columns: columns.clone(), ranks: first..first + rank, scale: 0.5 + 0.25 * i as f64 };
+            let up = |weight| Up {
+                weight,
+                columns: columns.clone(),
+                ranks: first..first + rank,
+                scale: 0.5 + 0.25 * i as f64,
+            };
             ups_card.push(up(a));
             ups_exact.push(up(b));
             first += rank;
         }
-        on_card.adapter = Some(Adapter { down: down_card, ups: ups_card, site: 3, joined: None });
-        exact.adapter = Some(Adapter { down: down_exact, ups: ups_exact, site: 3, joined: None });
+        on_card.adapter = Some(Adapter {
+            down: down_card,
+            ups: ups_card,
+            site: 3,
+            joined: None,
+        });
+        exact.adapter = Some(Adapter {
+            down: down_exact,
+            ups: ups_exact,
+            site: 3,
+            joined: None,
+        });
     }
     (on_card, exact)
 }
@@ -68,33 +98,80 @@ fn layers(card: &Device, parts: &Parts) -> (Linear, Linear) {
 /// The same rows with so many numbers behind each that are none until somebody writes them.
 fn with_room(x: &Tensor, room: usize) -> Tensor {
     let (rows, width) = x.dims2().unwrap();
-    let apart = device::place(&vec![f32::NAN; rows * (width + room)], (rows, width + room), x.device()).unwrap().narrow(1, 0, width).unwrap();
+    let apart = device::place(
+        &vec![f32::NAN; rows * (width + room)],
+        (rows, width + room),
+        x.device(),
+    )
+    .unwrap()
+    .narrow(1, 0, width)
+    .unwrap();
     copy_columns(&apart, 0, x, 0..rows, 0).unwrap();
     apart
 }
 
 /// Forward and backward of a layer of `parts` over some tokens; the gradients that were there stay in the sums.
-fn check(card: &Device, what: &str, parts: &Parts, tokens: usize, has_residual: bool, probability: f64) {
+fn check(
+    card: &Device,
+    what: &str,
+    parts: &Parts,
+    tokens: usize,
+    has_residual: bool,
+    probability: f64,
+) {
     check_with(card, what, parts, tokens, has_residual, probability, false);
     if !parts.ups.is_empty() && !parts.is_trained {
-        check_with(card, &format!("joined {what}"), parts, tokens, has_residual, probability, true);
+        check_with(
+            card,
+            &format!("joined {what}"),
+            parts,
+            tokens,
+            has_residual,
+            probability,
+            true,
+        );
     }
 }
 
-fn check_with(card: &Device, what: &str, parts: &Parts, tokens: usize, has_residual: bool, probability: f64, is_joined: bool) {
+fn check_with(
+    card: &Device,
+    what: &str,
+    parts: &Parts,
+    tokens: usize,
+    has_residual: bool,
+    probability: f64,
+    is_joined: bool,
+) {
     let (mut on_card, mut exact) = layers(card, parts);
-    let (mut x, residual) = (Both::new(card, "x", &[tokens, parts.inputs]), Both::new(card, "residual", &[tokens, parts.outputs]));
+    let (mut x, residual) = (
+        Both::new(card, "x", &[tokens, parts.inputs]),
+        Both::new(card, "residual", &[tokens, parts.outputs]),
+    );
     let mut dy = Both::new(card, "dy", &[tokens, parts.outputs]);
     if is_joined {
         on_card.join().unwrap();
         let ranks: usize = parts.ups.iter().map(|(_, rank)| rank).sum();
         assert_eq!(on_card.room(), ranks.next_multiple_of(64));
-        (x.card, dy.card) = (with_room(&x.card, on_card.room()), with_room(&dy.card, on_card.room()));
+        (x.card, dy.card) = (
+            with_room(&x.card, on_card.room()),
+            with_room(&dy.card, on_card.room()),
+        );
     }
     let token_keys = keys(4, tokens);
-    let dropout = if probability > 0.0 { AdapterDropout { probability, tokens: &token_keys } } else { NO_DROPOUT };
-    let (y, hidden) = on_card.forward(&x.card, has_residual.then_some(&residual.card), dropout).unwrap();
-    let (exact_y, exact_hidden) = exact.forward(&x.exact, has_residual.then_some(&residual.exact), dropout).unwrap();
+    let dropout = if probability > 0.0 {
+        AdapterDropout {
+            probability,
+            tokens: &token_keys,
+        }
+    } else {
+        NO_DROPOUT
+    };
+    let (y, hidden) = on_card
+        .forward(&x.card, has_residual.then_some(&residual.card), dropout)
+        .unwrap();
+    let (exact_y, exact_hidden) = exact
+        .forward(&x.exact, has_residual.then_some(&residual.exact), dropout)
+        .unwrap();
     let is_plain = parts.ups.is_empty() && probability == 0.0;
     // A bias may be added in a pass of its own, which rounds once more.
     let bar = if !is_plain {
@@ -105,15 +182,48 @@ fn check_with(card: &Device, what: &str, parts: &Parts, tokens: usize, has_resid
         ROUNDED
     };
     compare(&format!("{what}: output"), &y, &exact_y, bar);
-    let dx = on_card.backward(&dy.card, &x.card, hidden.as_ref(), dropout, true).unwrap().unwrap();
-    let exact_dx = exact.backward(&dy.exact, &x.exact, exact_hidden.as_ref(), dropout, true).unwrap().unwrap();
-    compare(&format!("{what}: gradient of the input"), &dx, &exact_dx, if is_plain { ROUNDED } else { 2.0 * TWICE });
-    assert!(on_card.backward(&dy.card, &x.card, hidden.as_ref(), dropout, false).unwrap().is_none());
-    assert!(exact.backward(&dy.exact, &x.exact, exact_hidden.as_ref(), dropout, false).unwrap().is_none());
-    let names = ["weight", "bias"].into_iter().take(1 + usize::from(parts.bias)).chain(["A", "B", "another B", "a third B"]);
+    let dx = on_card
+        .backward(&dy.card, &x.card, hidden.as_ref(), dropout, true)
+        .unwrap()
+        .unwrap();
+    let exact_dx = exact
+        .backward(&dy.exact, &x.exact, exact_hidden.as_ref(), dropout, true)
+        .unwrap()
+        .unwrap();
+    compare(
+        &format!("{what}: gradient of the input"),
+        &dx,
+        &exact_dx,
+        if is_plain { ROUNDED } else { 2.0 * TWICE },
+    );
+    assert!(
+        on_card
+            .backward(&dy.card, &x.card, hidden.as_ref(), dropout, false)
+            .unwrap()
+            .is_none()
+    );
+    assert!(
+        exact
+            .backward(&dy.exact, &x.exact, exact_hidden.as_ref(), dropout, false)
+            .unwrap()
+            .is_none()
+    );
+    let names = ["weight", "bias"]
+        .into_iter()
+        .take(1 + usize::from(parts.bias))
+        .chain(["A", "B", "another B", "a third B"]);
     for ((name, on_card), exact) in names.zip(on_card.weights_mut()).zip(exact.weights_mut()) {
         if let (Some(found), Some(exact)) = (&on_card.gradient, &exact.gradient) {
-            compare(&format!("{what}: gradient of {name}"), found, exact, if matches!(name, "weight" | "bias") { SINGLE } else { ADAPTER });
+            compare(
+                &format!("{what}: gradient of {name}"),
+                found,
+                exact,
+                if matches!(name, "weight" | "bias") {
+                    SINGLE
+                } else {
+                    ADAPTER
+                },
+            );
         }
     }
 }
@@ -124,8 +234,20 @@ fn frozen_layers() {
         for (inputs, outputs, tokens) in [(64, 48, 33), (5, 3, 1), (129, 7, 4), (128, 256, 65)] {
             for bias in [false, true] {
                 for has_residual in [false, true] {
-                    let parts = Parts { inputs, outputs, bias, ..Parts::default() };
-                    check(card, &format!("[{outputs}, {inputs}], bias {bias}, residual {has_residual}"), &parts, tokens, has_residual, 0.0);
+                    let parts = Parts {
+                        inputs,
+                        outputs,
+                        bias,
+                        ..Parts::default()
+                    };
+                    check(
+                        card,
+                        &format!("[{outputs}, {inputs}], bias {bias}, residual {has_residual}"),
+                        &parts,
+                        tokens,
+                        has_residual,
+                        0.0,
+                    );
                 }
             }
         }
@@ -136,8 +258,21 @@ fn frozen_layers() {
 fn trained_layers() {
     on_card(|card| {
         for (inputs, outputs, tokens) in [(64, 48, 33), (5, 3, 7)] {
-            let parts = Parts { inputs, outputs, bias: true, is_trained: true, ..Parts::default() };
-            check(card, &format!("trained [{outputs}, {inputs}]"), &parts, tokens, true, 0.0);
+            let parts = Parts {
+                inputs,
+                outputs,
+                bias: true,
+                is_trained: true,
+                ..Parts::default()
+            };
+            check(
+                card,
+                &format!("trained [{outputs}, {inputs}]"),
+                &parts,
+                tokens,
+                true,
+                0.0,
+            );
         }
     });
 }
@@ -149,13 +284,37 @@ fn adapted_layers() {
         let stacked = vec![(0..64, 8), (64..80, 4), (80..96, 8)];
         let partly = vec![(0..64, 16), (80..96, 8)];
         let odd = vec![(1..4, 3), (9..96, 5)];
-        for (name, ups) in [("whole", whole), ("stacked", stacked), ("partly", partly), ("odd", odd)] {
+        for (name, ups) in [
+            ("whole", whole),
+            ("stacked", stacked),
+            ("partly", partly),
+            ("odd", odd),
+        ] {
             for (has_residual, probability) in [(false, 0.0), (true, 0.0), (true, 0.3)] {
-                let parts = Parts { inputs: 72, outputs: 96, bias: true, is_trained: false, ups: ups.clone() };
-                check(card, &format!("adapted {name}, residual {has_residual}, dropout {probability}"), &parts, 37, has_residual, probability);
+                let parts = Parts {
+                    inputs: 72,
+                    outputs: 96,
+                    bias: true,
+                    is_trained: false,
+                    ups: ups.clone(),
+                };
+                check(
+                    card,
+                    &format!("adapted {name}, residual {has_residual}, dropout {probability}"),
+                    &parts,
+                    37,
+                    has_residual,
+                    probability,
+                );
             }
         }
-        let everything = Parts { inputs: 16, outputs: 24, bias: true, is_trained: true, ups: vec![(0..24, 4)] };
+        let everything = Parts {
+            inputs: 16,
+            outputs: 24,
+            bias: true,
+            is_trained: true,
+            ups: vec![(0..24, 4)],
+        };
         check(card, "everything trained", &everything, 9, false, 0.2);
     });
 }
@@ -163,7 +322,13 @@ fn adapted_layers() {
 #[test]
 fn layers_of_no_tokens() {
     on_card(|card| {
-        let parts = Parts { inputs: 16, outputs: 24, bias: true, is_trained: true, ups: vec![(0..24, 4)] };
+        let parts = Parts {
+            inputs: 16,
+            outputs: 24,
+            bias: true,
+            is_trained: true,
+            ups: vec![(0..24, 4)],
+        };
         check(card, "no tokens", &parts, 0, true, 0.0);
     });
 }
@@ -171,18 +336,38 @@ fn layers_of_no_tokens() {
 #[test]
 fn joined_layers_without_room_or_with_a_new_adapter() {
     on_card(|card| {
-        let parts = Parts { inputs: 128, outputs: 96, bias: true, is_trained: false, ups: vec![(0..64, 8), (80..96, 4)] };
+        let parts = Parts {
+            inputs: 128,
+            outputs: 96,
+            bias: true,
+            is_trained: false,
+            ups: vec![(0..64, 8), (80..96, 4)],
+        };
         let (mut layer, exact) = layers(card, &parts);
         layer.join().unwrap();
-        let (x, dy) = (Both::new(card, "x", &[65, 128]), Both::new(card, "dy", &[65, 96]));
+        let (x, dy) = (
+            Both::new(card, "x", &[65, 128]),
+            Both::new(card, "dy", &[65, 96]),
+        );
         let agree = |what: &str, layer: &Linear, exact: &Linear, room: usize| {
             let (x_card, dy_card) = (with_room(&x.card, room), with_room(&dy.card, room));
             let (y, hidden) = layer.forward(&x_card, None, NO_DROPOUT).unwrap();
             let (exact_y, exact_hidden) = exact.forward(&x.exact, None, NO_DROPOUT).unwrap();
             compare(&format!("{what}: output"), &y, &exact_y, 2.0 * TWICE);
-            let dx = layer.backward(&dy_card, &x_card, hidden.as_ref(), NO_DROPOUT, true).unwrap().unwrap();
-            let exact_dx = exact.backward(&dy.exact, &x.exact, exact_hidden.as_ref(), NO_DROPOUT, true).unwrap().unwrap();
-            compare(&format!("{what}: gradient of the input"), &dx, &exact_dx, 2.0 * TWICE);
+            let dx = layer
+                .backward(&dy_card, &x_card, hidden.as_ref(), NO_DROPOUT, true)
+                .unwrap()
+                .unwrap();
+            let exact_dx = exact
+                .backward(&dy.exact, &x.exact, exact_hidden.as_ref(), NO_DROPOUT, true)
+                .unwrap()
+                .unwrap();
+            compare(
+                &format!("{what}: gradient of the input"),
+                &dx,
+                &exact_dx,
+                2.0 * TWICE,
+            );
         };
         agree("no room", &layer, &exact, 0);
         agree("too little room", &layer, &exact, 8);
@@ -192,10 +377,16 @@ fn joined_layers_without_room_or_with_a_new_adapter() {
             let values = Both::new(card, "another", exact.value.dims());
             let rows = values.card.dim(0).unwrap();
             copy_columns(&weight.value, 0, &values.card, 0..rows, 0).unwrap();
-            Weight { value: values.exact, ..exact.clone() }
+            Weight {
+                value: values.exact,
+                ..exact.clone()
+            }
         };
         let mut other = exact.clone();
-        let (of_card, of_exact) = (layer.adapter.as_ref().unwrap(), other.adapter.as_mut().unwrap());
+        let (of_card, of_exact) = (
+            layer.adapter.as_ref().unwrap(),
+            other.adapter.as_mut().unwrap(),
+        );
         of_exact.down = changed(&of_card.down, &of_exact.down);
         for (up, exact) in of_card.ups.iter().zip(&mut of_exact.ups) {
             exact.weight = changed(&up.weight, &exact.weight);
@@ -210,13 +401,32 @@ fn joined_layers_without_room_or_with_a_new_adapter() {
 fn the_same_bits_each_time() {
     on_card(|card| {
         let bits = || {
-            let parts = Parts { inputs: 128, outputs: 96, bias: true, is_trained: true, ups: vec![(0..96, 8)] };
+            let parts = Parts {
+                inputs: 128,
+                outputs: 96,
+                bias: true,
+                is_trained: true,
+                ups: vec![(0..96, 8)],
+            };
             let (mut layer, _) = layers(card, &parts);
-            let (x, dy) = (Both::new(card, "x", &[130, 128]), Both::new(card, "dy", &[130, 96]));
+            let (x, dy) = (
+                Both::new(card, "x", &[130, 128]),
+                Both::new(card, "dy", &[130, 96]),
+            );
             let (y, hidden) = layer.forward(&x.card, None, NO_DROPOUT).unwrap();
-            let dx = layer.backward(&dy.card, &x.card, hidden.as_ref(), NO_DROPOUT, true).unwrap().unwrap();
-            let gradients = layer.weights_mut().into_iter().filter_map(|weight| weight.gradient.clone());
-            [y, dx].into_iter().chain(gradients).map(|tensor| device::to_host(&tensor).unwrap()).collect::<Vec<_>>()
+            let dx = layer
+                .backward(&dy.card, &x.card, hidden.as_ref(), NO_DROPOUT, true)
+                .unwrap()
+                .unwrap();
+            let gradients = layer
+                .weights_mut()
+                .into_iter()
+                .filter_map(|weight| weight.gradient.clone());
+            [y, dx]
+                .into_iter()
+                .chain(gradients)
+                .map(|tensor| device::to_host(&tensor).unwrap())
+                .collect::<Vec<_>>()
         };
         assert_eq!(bits(), bits());
     });
@@ -225,7 +435,11 @@ fn the_same_bits_each_time() {
 /// Root mean square of the difference, relative to that of what is expected.
 fn error(found: &Tensor, exact: &Tensor) -> f64 {
     let (found, exact) = (device::to_host(found).unwrap(), flat(exact));
-    let difference: f64 = found.iter().zip(&exact).map(|(&a, b)| (f64::from(a) - b).powi(2)).sum();
+    let difference: f64 = found
+        .iter()
+        .zip(&exact)
+        .map(|(&a, b)| (f64::from(a) - b).powi(2))
+        .sum();
     (difference / exact.iter().map(|x| x * x).sum::<f64>()).sqrt()
 }
 
@@ -240,12 +454,27 @@ fn layers_of_8_bits() {
     /// sqrt(2) of that of their product. Less than a third of it would mean that no factor was rounded.
     const EXPECTED: f64 = 0.037;
     on_card(|card| {
-        let parts = Parts { inputs: 128, outputs: 96, bias: true, is_trained: false, ups: vec![(0..96, 8)] };
+        let parts = Parts {
+            inputs: 128,
+            outputs: 96,
+            bias: true,
+            is_trained: false,
+            ups: vec![(0..96, 8)],
+        };
         for ups in [vec![], parts.ups.clone()] {
-            let (mut on_card, exact) = layers(card, &Parts { ups, ..parts.clone() });
+            let (mut on_card, exact) = layers(
+                card,
+                &Parts {
+                    ups,
+                    ..parts.clone()
+                },
+            );
             on_card.join().unwrap();
             if let Err(refused) = on_card.quantise() {
-                assert!(refused.to_string().contains("compute capability"), "{refused}");
+                assert!(
+                    refused.to_string().contains("compute capability"),
+                    "{refused}"
+                );
                 crate::card::say(&format!("in 8 bits: {refused}"));
                 return;
             }
@@ -254,25 +483,72 @@ fn layers_of_8_bits() {
             assert!(on_card.room() == 0 && on_card.copies().unwrap().is_empty());
             let mut rounded = exact.clone();
             for weight in rounded.weights_mut() {
-                *weight = Weight { value: single(&weight.value), gradient: weight.gradient.as_ref().map(single), quantised: None };
+                *weight = Weight {
+                    value: single(&weight.value),
+                    gradient: weight.gradient.as_ref().map(single),
+                    quantised: None,
+                };
             }
             rounded.quantise().unwrap();
-            let (x, residual, dy) = (Both::new(card, "x", &[33, 128]), Both::new(card, "residual", &[33, 96]), Both::new(card, "dy", &[33, 96]));
+            let (x, residual, dy) = (
+                Both::new(card, "x", &[33, 128]),
+                Both::new(card, "residual", &[33, 96]),
+                Both::new(card, "dy", &[33, 96]),
+            );
             for residual in [None, Some(&residual)] {
-                let (y, hidden) = on_card.forward(&x.card, residual.map(|r| &r.card), NO_DROPOUT).unwrap();
-                let (exact_y, exact_hidden) = exact.forward(&x.exact, residual.map(|r| &r.exact), NO_DROPOUT).unwrap();
+                let (y, hidden) = on_card
+                    .forward(&x.card, residual.map(|r| &r.card), NO_DROPOUT)
+                    .unwrap();
+                let (exact_y, exact_hidden) = exact
+                    .forward(&x.exact, residual.map(|r| &r.exact), NO_DROPOUT)
+                    .unwrap();
                 let found = error(&y, &exact_y);
-                assert!(found > EXPECTED / 3.0 && found < 1.2 * EXPECTED, "output: {found}");
-                let dx = on_card.backward(&dy.card, &x.card, hidden.as_ref(), NO_DROPOUT, true).unwrap().unwrap();
-                let exact_dx = exact.backward(&dy.exact, &x.exact, exact_hidden.as_ref(), NO_DROPOUT, true).unwrap().unwrap();
+                assert!(
+                    found > EXPECTED / 3.0 && found < 1.2 * EXPECTED,
+                    "output: {found}"
+                );
+                let dx = on_card
+                    .backward(&dy.card, &x.card, hidden.as_ref(), NO_DROPOUT, true)
+                    .unwrap()
+                    .unwrap();
+                let exact_dx = exact
+                    .backward(&dy.exact, &x.exact, exact_hidden.as_ref(), NO_DROPOUT, true)
+                    .unwrap()
+                    .unwrap();
                 let found = error(&dx, &exact_dx);
-                assert!(found > EXPECTED / 3.0 && found < 1.2 * EXPECTED, "gradient: {found}");
+                assert!(
+                    found > EXPECTED / 3.0 && found < 1.2 * EXPECTED,
+                    "gradient: {found}"
+                );
 
                 // The CPU rounds to the same numbers, so that roundings of the sums are all that is between the two.
-                let (y_rounded, hidden_rounded) = rounded.forward(&single(&x.exact), residual.map(|r| single(&r.exact)).as_ref(), NO_DROPOUT).unwrap();
-                assert!(error(&y, &y_rounded) < EXPECTED / 6.0, "output beside the CPU's of 8 bits: {}", error(&y, &y_rounded));
-                let dx_rounded = rounded.backward(&single(&dy.exact), &single(&x.exact), hidden_rounded.as_ref(), NO_DROPOUT, true).unwrap().unwrap();
-                assert!(error(&dx, &dx_rounded) < EXPECTED / 6.0, "gradient beside the CPU's of 8 bits: {}", error(&dx, &dx_rounded));
+                let (y_rounded, hidden_rounded) = rounded
+                    .forward(
+                        &single(&x.exact),
+                        residual.map(|r| single(&r.exact)).as_ref(),
+                        NO_DROPOUT,
+                    )
+                    .unwrap();
+                assert!(
+                    error(&y, &y_rounded) < EXPECTED / 6.0,
+                    "output beside the CPU's of 8 bits: {}",
+                    error(&y, &y_rounded)
+                );
+                let dx_rounded = rounded
+                    .backward(
+                        &single(&dy.exact),
+                        &single(&x.exact),
+                        hidden_rounded.as_ref(),
+                        NO_DROPOUT,
+                        true,
+                    )
+                    .unwrap()
+                    .unwrap();
+                assert!(
+                    error(&dx, &dx_rounded) < EXPECTED / 6.0,
+                    "gradient beside the CPU's of 8 bits: {}",
+                    error(&dx, &dx_rounded)
+                );
             }
         }
     });
@@ -283,27 +559,70 @@ fn what_8_bits_hold_exactly_is_multiplied_exactly() {
     on_card(|card| {
         // Powers of two up to 448 times one: every row's scale is a power of two, and every number is held as it is.
         let of_rows = |rows: usize, cols: usize| -> Vec<f64> {
-            (0..rows * cols).map(|i| if i % cols == 0 { 448.0 * f64::from(1 << (i / cols % 3)) } else { f64::from((i * 7 % 5) as i32 - 2) }).collect()
+            (0..rows * cols)
+                .map(|i| {
+                    if i % cols == 0 {
+                        448.0 * f64::from(1 << (i / cols % 3))
+                    } else {
+                        f64::from((i * 7 % 5) as i32 - 2)
+                    }
+                })
+                .collect()
         };
-        let (x, weight) = (Both::of(card, &of_rows(5, 32), &[5, 32]), Both::of(card, &of_rows(16, 32), &[16, 32]));
+        let (x, weight) = (
+            Both::of(card, &of_rows(5, 32), &[5, 32]),
+            Both::of(card, &of_rows(16, 32), &[16, 32]),
+        );
         let mut layer = Linear::frozen(weight.card, None);
         if let Err(refused) = layer.quantise() {
             crate::card::say(&format!("in 8 bits: {refused}"));
             return;
         }
-        let exact = Linear::frozen(weight.exact, None).forward(&x.exact, None, NO_DROPOUT).unwrap().0;
-        compare("output", &layer.forward(&x.card, None, NO_DROPOUT).unwrap().0, &exact, ROUNDED);
+        let exact = Linear::frozen(weight.exact, None)
+            .forward(&x.exact, None, NO_DROPOUT)
+            .unwrap()
+            .0;
+        compare(
+            "output",
+            &layer.forward(&x.card, None, NO_DROPOUT).unwrap().0,
+            &exact,
+            ROUNDED,
+        );
     });
 }
 
 #[test]
 fn weights_that_cannot_have_8_bits_say_why() {
     on_card(|card| {
-        let (mut trained, mut on_cpu) = layers(card, &Parts { inputs: 16, outputs: 16, is_trained: true, ..Parts::default() });
-        assert!(trained.quantise().unwrap_err().to_string().contains("trained"));
+        let (mut trained, mut on_cpu) = layers(
+            card,
+            &Parts {
+                inputs: 16,
+                outputs: 16,
+                is_trained: true,
+                ..Parts::default()
+            },
+        );
+        assert!(
+            trained
+                .quantise()
+                .unwrap_err()
+                .to_string()
+                .contains("trained")
+        );
         on_cpu.weight = Weight::frozen(on_cpu.weight.value);
-        assert!(on_cpu.quantise().unwrap_err().to_string().contains("F32"), "the CPU rounds single precision alone");
-        let (mut odd, _) = layers(card, &Parts { inputs: 24, outputs: 16, ..Parts::default() });
+        assert!(
+            on_cpu.quantise().unwrap_err().to_string().contains("F32"),
+            "the CPU rounds single precision alone"
+        );
+        let (mut odd, _) = layers(
+            card,
+            &Parts {
+                inputs: 24,
+                outputs: 16,
+                ..Parts::default()
+            },
+        );
         assert!(odd.quantise().is_err());
     });
 }

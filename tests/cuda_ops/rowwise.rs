@@ -26,22 +26,57 @@ const EPS: f64 = 1e-6;
 fn root_mean_square_norms() {
     on_card(|card| {
         for shape in SHAPES {
-            let (x, weight) = (Both::new(card, "x", &shape), Both::new(card, "weight", &shape[1..]));
+            let (x, weight) = (
+                Both::new(card, "x", &shape),
+                Both::new(card, "weight", &shape[1..]),
+            );
             let (y, inverse) = norm::rms_norm(&x.card, &weight.card, EPS, 0).unwrap();
             let (exact, exact_inverse) = norm::rms_norm(&x.exact, &weight.exact, EPS, 0).unwrap();
             compare("output", &y, &exact, ROUNDED);
             compare("statistics", &inverse, &exact_inverse, SINGLE);
             let again = norm::rms_norm_again(&x.card, &weight.card, &inverse).unwrap();
-            assert_eq!(device::to_host(&again).unwrap(), device::to_host(&y).unwrap());
-            let (dy, past) = (Both::new(card, "dy", &shape), Both::new(card, "past", &shape));
+            assert_eq!(
+                device::to_host(&again).unwrap(),
+                device::to_host(&y).unwrap()
+            );
+            let (dy, past) = (
+                Both::new(card, "dy", &shape),
+                Both::new(card, "past", &shape),
+            );
             let d_weight = Both::accumulated(card, "d_weight", &shape[1..]);
             for is_past in [false, true] {
-                let (card_past, exact_past) = (is_past.then_some(&past.card), is_past.then_some(&past.exact));
-                let dx = norm::rms_norm_backward(&dy.card, &x.card, &weight.card, &inverse, card_past, Some(&d_weight.card), 0).unwrap();
-                let exact = norm::rms_norm_backward(&dy.exact, &x.exact, &weight.exact, &exact_inverse, exact_past, Some(&d_weight.exact), 0).unwrap();
+                let (card_past, exact_past) = (
+                    is_past.then_some(&past.card),
+                    is_past.then_some(&past.exact),
+                );
+                let dx = norm::rms_norm_backward(
+                    &dy.card,
+                    &x.card,
+                    &weight.card,
+                    &inverse,
+                    card_past,
+                    Some(&d_weight.card),
+                    0,
+                )
+                .unwrap();
+                let exact = norm::rms_norm_backward(
+                    &dy.exact,
+                    &x.exact,
+                    &weight.exact,
+                    &exact_inverse,
+                    exact_past,
+                    Some(&d_weight.exact),
+                    0,
+                )
+                .unwrap();
                 compare("gradient", &dx, &exact, ROUNDED);
             }
-            compare("gradient of the weight", &d_weight.card, &d_weight.exact, SINGLE);
+            compare(
+                "gradient of the weight",
+                &d_weight.card,
+                &d_weight.exact,
+                SINGLE,
+            );
         }
     });
 }
@@ -50,19 +85,58 @@ fn root_mean_square_norms() {
 fn layer_norms() {
     on_card(|card| {
         for shape in SHAPES {
-            let (x, weight, bias) = (Both::new(card, "x", &shape), Both::new(card, "weight", &shape[1..]), Both::new(card, "bias", &shape[1..]));
+            let (x, weight, bias) = (
+                Both::new(card, "x", &shape),
+                Both::new(card, "weight", &shape[1..]),
+                Both::new(card, "bias", &shape[1..]),
+            );
             let (y, statistics) = norm::layer_norm(&x.card, &weight.card, &bias.card, EPS).unwrap();
-            let (exact, exact_statistics) = norm::layer_norm(&x.exact, &weight.exact, &bias.exact, EPS).unwrap();
+            let (exact, exact_statistics) =
+                norm::layer_norm(&x.exact, &weight.exact, &bias.exact, EPS).unwrap();
             compare("output", &y, &exact, ROUNDED);
-            let again = norm::layer_norm_again(&x.card, &weight.card, &bias.card, &statistics).unwrap();
-            assert_eq!(device::to_host(&again).unwrap(), device::to_host(&y).unwrap());
-            let (dy, past) = (Both::new(card, "dy", &shape), Both::new(card, "past", &shape));
-            let (d_weight, d_bias) = (Both::accumulated(card, "d_weight", &shape[1..]), Both::accumulated(card, "d_bias", &shape[1..]));
-            let (sums, exact_sums) = ((&d_weight.card, &d_bias.card), (&d_weight.exact, &d_bias.exact));
-            let dx = norm::layer_norm_backward(&dy.card, &x.card, &weight.card, &statistics, Some(&past.card), Some(sums)).unwrap();
-            let exact = norm::layer_norm_backward(&dy.exact, &x.exact, &weight.exact, &exact_statistics, Some(&past.exact), Some(exact_sums)).unwrap();
+            let again =
+                norm::layer_norm_again(&x.card, &weight.card, &bias.card, &statistics).unwrap();
+            assert_eq!(
+                device::to_host(&again).unwrap(),
+                device::to_host(&y).unwrap()
+            );
+            let (dy, past) = (
+                Both::new(card, "dy", &shape),
+                Both::new(card, "past", &shape),
+            );
+            let (d_weight, d_bias) = (
+                Both::accumulated(card, "d_weight", &shape[1..]),
+                Both::accumulated(card, "d_bias", &shape[1..]),
+            );
+            let (sums, exact_sums) = (
+                (&d_weight.card, &d_bias.card),
+                (&d_weight.exact, &d_bias.exact),
+            );
+            let dx = norm::layer_norm_backward(
+                &dy.card,
+                &x.card,
+                &weight.card,
+                &statistics,
+                Some(&past.card),
+                Some(sums),
+            )
+            .unwrap();
+            let exact = norm::layer_norm_backward(
+                &dy.exact,
+                &x.exact,
+                &weight.exact,
+                &exact_statistics,
+                Some(&past.exact),
+                Some(exact_sums),
+            )
+            .unwrap();
             compare("gradient", &dx, &exact, ROUNDED);
-            compare("gradient of the weight", &d_weight.card, &d_weight.exact, SINGLE);
+            compare(
+                "gradient of the weight",
+                &d_weight.card,
+                &d_weight.exact,
+                SINGLE,
+            );
             compare("gradient of the bias", &d_bias.card, &d_bias.exact, SINGLE);
         }
     });
@@ -72,14 +146,37 @@ fn layer_norms() {
 fn activations() {
     on_card(|card| {
         for [tokens, dim] in SHAPES {
-            let (gate_up, dy) = (Both::new(card, "gate_up", &[tokens, 2 * dim]), Both::new(card, "dy", &[tokens, dim]));
-            compare("swiglu", &activation::swiglu(&gate_up.card, 0).unwrap(), &activation::swiglu(&gate_up.exact, 0).unwrap(), ROUNDED);
+            let (gate_up, dy) = (
+                Both::new(card, "gate_up", &[tokens, 2 * dim]),
+                Both::new(card, "dy", &[tokens, dim]),
+            );
+            compare(
+                "swiglu",
+                &activation::swiglu(&gate_up.card, 0).unwrap(),
+                &activation::swiglu(&gate_up.exact, 0).unwrap(),
+                ROUNDED,
+            );
             let exact = activation::swiglu_backward(&dy.exact, &gate_up.exact, 0).unwrap();
-            compare("gradient of swiglu", &activation::swiglu_backward(&dy.card, &gate_up.card, 0).unwrap(), &exact, ROUNDED);
+            compare(
+                "gradient of swiglu",
+                &activation::swiglu_backward(&dy.card, &gate_up.card, 0).unwrap(),
+                &exact,
+                ROUNDED,
+            );
             let x = Both::new(card, "x", &[tokens, dim]);
-            compare("gelu", &activation::gelu(&x.card).unwrap(), &activation::gelu(&x.exact).unwrap(), ROUNDED);
+            compare(
+                "gelu",
+                &activation::gelu(&x.card).unwrap(),
+                &activation::gelu(&x.exact).unwrap(),
+                ROUNDED,
+            );
             let exact = activation::gelu_backward(&dy.exact, &x.exact).unwrap();
-            compare("gradient of gelu", &activation::gelu_backward(&dy.card, &x.card).unwrap(), &exact, ROUNDED);
+            compare(
+                "gradient of gelu",
+                &activation::gelu_backward(&dy.card, &x.card).unwrap(),
+                &exact,
+                ROUNDED,
+            );
         }
     });
 }
@@ -88,10 +185,23 @@ fn activations() {
 fn a_batch_of_more_tokens_than_a_grid_has_rows() {
     on_card(|card| {
         let (tokens, dim) = (65_540, 1);
-        let (gate_up, dy) = (Both::new(card, "gate_up", &[tokens, 2 * dim]), Both::new(card, "dy", &[tokens, dim]));
-        compare("swiglu", &activation::swiglu(&gate_up.card, 0).unwrap(), &activation::swiglu(&gate_up.exact, 0).unwrap(), ROUNDED);
+        let (gate_up, dy) = (
+            Both::new(card, "gate_up", &[tokens, 2 * dim]),
+            Both::new(card, "dy", &[tokens, dim]),
+        );
+        compare(
+            "swiglu",
+            &activation::swiglu(&gate_up.card, 0).unwrap(),
+            &activation::swiglu(&gate_up.exact, 0).unwrap(),
+            ROUNDED,
+        );
         let exact = activation::swiglu_backward(&dy.exact, &gate_up.exact, 0).unwrap();
-        compare("gradient of swiglu", &activation::swiglu_backward(&dy.card, &gate_up.card, 0).unwrap(), &exact, ROUNDED);
+        compare(
+            "gradient of swiglu",
+            &activation::swiglu_backward(&dy.card, &gate_up.card, 0).unwrap(),
+            &exact,
+            ROUNDED,
+        );
     });
 }
 
@@ -101,7 +211,10 @@ fn rotations_forth_and_back() {
         for (head_dim, num_heads, width) in [(128, 2, 384), (6, 3, 19), (64, 1, 64)] {
             let x = Both::new(card, "x", &[5, width]);
             let positions = [0, 1, 2, 900, 32_000];
-            let (on_card, exact) = (Rotary::new(&positions, head_dim, 1e6, &x.card).unwrap(), Rotary::new(&positions, head_dim, 1e6, &x.exact).unwrap());
+            let (on_card, exact) = (
+                Rotary::new(&positions, head_dim, 1e6, &x.card).unwrap(),
+                Rotary::new(&positions, head_dim, 1e6, &x.exact).unwrap(),
+            );
             on_card.apply(&x.card, num_heads).unwrap();
             exact.apply(&x.exact, num_heads).unwrap();
             compare("rotated", &x.card, &x.exact, ROUNDED);
@@ -117,8 +230,16 @@ fn rows_that_are_looked_up_and_put_back() {
     on_card(|card| {
         for dim in [1, 13, 64, 3584] {
             let (table, ids) = (Both::new(card, "table", &[9, dim]), [3, 0, 8, 3, 3, 0]);
-            compare("gathered", &rows::gather(&table.card, &ids).unwrap(), &rows::gather(&table.exact, &ids).unwrap(), 0.0);
-            let (d_table, d_rows) = (Both::accumulated(card, "d_table", &[9, dim]), Both::new(card, "d_rows", &[6, dim]));
+            compare(
+                "gathered",
+                &rows::gather(&table.card, &ids).unwrap(),
+                &rows::gather(&table.exact, &ids).unwrap(),
+                0.0,
+            );
+            let (d_table, d_rows) = (
+                Both::accumulated(card, "d_table", &[9, dim]),
+                Both::new(card, "d_rows", &[6, dim]),
+            );
             rows::scatter_add(&d_table.card, &ids, &d_rows.card).unwrap();
             rows::scatter_add(&d_table.exact, &ids, &d_rows.exact).unwrap();
             compare("scattered", &d_table.card, &d_table.exact, SINGLE);
@@ -129,29 +250,55 @@ fn rows_that_are_looked_up_and_put_back() {
             assert!(rows::overwrite(&table.card, &[7, 7, 2], &source.card).is_err());
             let spread = |source: &Tensor| rows::spread(source, &[4, 1, 0], 6).unwrap();
             compare("spread", &spread(&source.card), &spread(&source.exact), 0.0);
-            let (a, b) = (Both::new(card, "a", &[5, dim]), Both::new(card, "b", &[5, dim]));
+            let (a, b) = (
+                Both::new(card, "a", &[5, dim]),
+                Both::new(card, "b", &[5, dim]),
+            );
             rows::add_to(&a.card, &b.card).unwrap();
             rows::add_to(&a.exact, &b.exact).unwrap();
             compare("added", &a.card, &a.exact, ROUNDED);
         }
         let none = Both::new(card, "none", &[0, 8]);
         assert_eq!(rows::gather(&none.card, &[]).unwrap().dims(), [0, 8]);
-        rows::scatter_add(&Both::accumulated(card, "d_table", &[2, 8]).card, &[], &none.card).unwrap();
+        rows::scatter_add(
+            &Both::accumulated(card, "d_table", &[2, 8]).card,
+            &[],
+            &none.card,
+        )
+        .unwrap();
     });
 }
 
 #[test]
 fn columns_that_are_copied() {
     on_card(|card| {
-        let (target, source) = (Both::new(card, "target", &[6, 24]), Both::new(card, "source", &[4, 80]));
-        for (first_row, rows, first_column) in [(0, 1..3, 32), (5, 0..1, 56), (2, 0..4, 3), (1, 2..2, 0)] {
-            rows::copy_columns(&target.card, first_row, &source.card, rows.clone(), first_column).unwrap();
-            rows::copy_columns(&target.exact, first_row, &source.exact, rows, first_column).unwrap();
+        let (target, source) = (
+            Both::new(card, "target", &[6, 24]),
+            Both::new(card, "source", &[4, 80]),
+        );
+        for (first_row, rows, first_column) in
+            [(0, 1..3, 32), (5, 0..1, 56), (2, 0..4, 3), (1, 2..2, 0)]
+        {
+            rows::copy_columns(
+                &target.card,
+                first_row,
+                &source.card,
+                rows.clone(),
+                first_column,
+            )
+            .unwrap();
+            rows::copy_columns(&target.exact, first_row, &source.exact, rows, first_column)
+                .unwrap();
             compare("copied", &target.card, &target.exact, 0.0);
         }
         assert!(rows::copy_columns(&target.card, 4, &source.card, 0..3, 0).is_err());
         assert!(rows::copy_columns(&target.card, 0, &source.card, 0..3, 57).is_err());
-        compare("columns", &rows::columns(&source.card, 7..40).unwrap(), &source.exact.narrow(1, 7, 33).unwrap(), 0.0);
+        compare(
+            "columns",
+            &rows::columns(&source.card, 7..40).unwrap(),
+            &source.exact.narrow(1, 7, 33).unwrap(),
+            0.0,
+        );
     });
 }
 
@@ -162,7 +309,12 @@ fn pairs_and_windows() {
         for dim in [7, 80] {
             let x = Both::new(card, "x", &[16, dim]);
             let exact = rows::pool_pairs(&x.exact, &windows).unwrap();
-            compare("pooled", &rows::pool_pairs(&x.card, &windows).unwrap(), &exact, ROUNDED);
+            compare(
+                "pooled",
+                &rows::pool_pairs(&x.card, &windows).unwrap(),
+                &exact,
+                ROUNDED,
+            );
             let dy = Both::new(card, "dy", exact.dims());
             compare(
                 "gradient of pooling",
@@ -172,10 +324,20 @@ fn pairs_and_windows() {
             );
             for stride in [1, 2] {
                 let exact = convolution::unfold(&x.exact, &windows, stride).unwrap();
-                compare("unfolded", &convolution::unfold(&x.card, &windows, stride).unwrap(), &exact, 0.0);
+                compare(
+                    "unfolded",
+                    &convolution::unfold(&x.card, &windows, stride).unwrap(),
+                    &exact,
+                    0.0,
+                );
                 let dy = Both::new(card, "dy", exact.dims());
                 let exact = convolution::unfold_backward(&dy.exact, &windows, stride).unwrap();
-                compare("gradient of unfolding", &convolution::unfold_backward(&dy.card, &windows, stride).unwrap(), &exact, ROUNDED);
+                compare(
+                    "gradient of unfolding",
+                    &convolution::unfold_backward(&dy.card, &windows, stride).unwrap(),
+                    &exact,
+                    ROUNDED,
+                );
             }
         }
     });
@@ -187,11 +349,23 @@ fn dropout_drops_what_the_cpu_drops() {
         for dim in [13, 3584] {
             let (x, tokens) = (Both::new(card, "x", &[9, dim]), keys(1, 9));
             for (probability, site) in [(0.1, 5), (0.5, 6)] {
-                let dropout = Dropout { probability, tokens: &tokens, site };
-                let (y, exact) = (dropout.apply(&x.card).unwrap(), dropout.apply(&x.exact).unwrap());
+                let dropout = Dropout {
+                    probability,
+                    tokens: &tokens,
+                    site,
+                };
+                let (y, exact) = (
+                    dropout.apply(&x.card).unwrap(),
+                    dropout.apply(&x.exact).unwrap(),
+                );
                 compare("kept", &y, &exact, ROUNDING);
-                let is_dropped = |values: Vec<f64>| values.iter().map(|&x| x == 0.0).collect::<Vec<_>>();
-                let found = device::to_host(&y).unwrap().into_iter().map(f64::from).collect();
+                let is_dropped =
+                    |values: Vec<f64>| values.iter().map(|&x| x == 0.0).collect::<Vec<_>>();
+                let found = device::to_host(&y)
+                    .unwrap()
+                    .into_iter()
+                    .map(f64::from)
+                    .collect();
                 assert_eq!(is_dropped(found), is_dropped(crate::flat(&exact)));
             }
         }

@@ -26,24 +26,66 @@ fn the_loss_and_its_gradients() {
     on_card(|card| {
         for (rows, dim, vocab, block) in [(1, 8, 16, 128), (11, 24, 1003, 4), (70, 64, 4096, 64)] {
             for label_smoothing in [0.0, 0.1] {
-                let what = format!("{rows} rows in blocks of {block}, {vocab} tokens, smoothing {label_smoothing}");
+                let what = format!(
+                    "{rows} rows in blocks of {block}, {vocab} tokens, smoothing {label_smoothing}"
+                );
                 let x = Both::new(card, "x", &[rows, dim]);
-                let (head, exact_head) = Both::new(card, "head", &[vocab, dim]).trained(card, "head");
+                let (head, exact_head) =
+                    Both::new(card, "head", &[vocab, dim]).trained(card, "head");
                 let ids: Vec<u32> = (0..rows as u32).map(|i| i * 131 % vocab as u32).collect();
-                let weights: Vec<f64> = (0..rows).map(|i| f64::from(0.25f32) * (i % 3) as f64).collect();
-                let targets = Targets { ids: &ids, weights: &weights, label_smoothing };
-                let on_card = maqam::ops::cuda::cross_entropy::in_blocks(&x.card, &head, targets, true, block).unwrap();
-                let on_cpu = cross_entropy::linear_cross_entropy(&x.exact, &exact_head, targets, true).unwrap();
+                let weights: Vec<f64> = (0..rows)
+                    .map(|i| f64::from(0.25f32) * (i % 3) as f64)
+                    .collect();
+                let targets = Targets {
+                    ids: &ids,
+                    weights: &weights,
+                    label_smoothing,
+                };
+                let on_card = maqam::ops::cuda::cross_entropy::in_blocks(
+                    &x.card, &head, targets, true, block,
+                )
+                .unwrap();
+                let on_cpu =
+                    cross_entropy::linear_cross_entropy(&x.exact, &exact_head, targets, true)
+                        .unwrap();
                 let (found, exact) = (on_card.read().unwrap(), on_cpu.read().unwrap());
-                assert!((found.loss - exact.loss).abs() <= SINGLE * exact.loss.abs().max(1.0), "{what}: {} for {}", found.loss, exact.loss);
+                assert!(
+                    (found.loss - exact.loss).abs() <= SINGLE * exact.loss.abs().max(1.0),
+                    "{what}: {} for {}",
+                    found.loss,
+                    exact.loss
+                );
                 for (found, exact) in found.log_probabilities.iter().zip(&exact.log_probabilities) {
-                    assert!((found - exact).abs() <= SINGLE * exact.abs().max(1.0), "{what}: {found} for {exact}");
+                    assert!(
+                        (found - exact).abs() <= SINGLE * exact.abs().max(1.0),
+                        "{what}: {found} for {exact}"
+                    );
                 }
-                compare(&what, &on_card.d_rows.unwrap(), &on_cpu.d_rows.unwrap(), TWICE);
-                compare(&format!("{what}, the head"), &head.gradient.unwrap(), &exact_head.gradient.clone().unwrap(), ROUNDED);
-                let alone = cross_entropy::linear_cross_entropy(&x.card, &maqam::ops::linear::Weight::frozen(head.value), targets, false).unwrap();
+                compare(
+                    &what,
+                    &on_card.d_rows.unwrap(),
+                    &on_cpu.d_rows.unwrap(),
+                    TWICE,
+                );
+                compare(
+                    &format!("{what}, the head"),
+                    &head.gradient.unwrap(),
+                    &exact_head.gradient.clone().unwrap(),
+                    ROUNDED,
+                );
+                let alone = cross_entropy::linear_cross_entropy(
+                    &x.card,
+                    &maqam::ops::linear::Weight::frozen(head.value),
+                    targets,
+                    false,
+                )
+                .unwrap();
                 assert!(alone.d_rows.is_none());
-                assert_eq!(alone.read().unwrap(), found, "whatever the blocks, and without gradients");
+                assert_eq!(
+                    alone.read().unwrap(),
+                    found,
+                    "whatever the blocks, and without gradients"
+                );
             }
         }
     });
@@ -52,10 +94,18 @@ fn the_loss_and_its_gradients() {
 #[test]
 fn logits_are_in_single_precision() {
     on_card(|card| {
-        let (x, head) = (Both::new(card, "x", &[7, 40]), Both::new(card, "head", &[301, 40]));
+        let (x, head) = (
+            Both::new(card, "x", &[7, 40]),
+            Both::new(card, "head", &[301, 40]),
+        );
         let logits = cross_entropy::logits(&x.card, &head.card).unwrap();
         assert_eq!(logits.dtype(), DType::F32);
-        compare("logits", &logits, &cross_entropy::logits(&x.exact, &head.exact).unwrap(), SINGLE);
+        compare(
+            "logits",
+            &logits,
+            &cross_entropy::logits(&x.exact, &head.exact).unwrap(),
+            SINGLE,
+        );
     });
 }
 
@@ -64,10 +114,20 @@ fn the_norm_of_a_gradient() {
     on_card(|card| {
         for len in [1, 2047, 3_000_001] {
             let flat = Both::accumulated(card, "gradient", &[len]);
-            let exact = crate::flat(&flat.exact).iter().map(|x| x * x).sum::<f64>().sqrt();
+            let exact = crate::flat(&flat.exact)
+                .iter()
+                .map(|x| x * x)
+                .sum::<f64>()
+                .sqrt();
             let found = norm(&flat.card).unwrap().value().unwrap();
-            assert!((found - exact).abs() <= 1e-12 * exact, "{len}: {found} for {exact}");
-            assert_eq!(norm(&flat.card).unwrap().value().unwrap().to_bits(), found.to_bits());
+            assert!(
+                (found - exact).abs() <= 1e-12 * exact,
+                "{len}: {found} for {exact}"
+            );
+            assert_eq!(
+                norm(&flat.card).unwrap().value().unwrap().to_bits(),
+                found.to_bits()
+            );
         }
     });
 }
@@ -75,7 +135,16 @@ fn the_norm_of_a_gradient() {
 /// The flat buffers on one device, in single precision.
 fn buffers(device: &Device, len: usize) -> [Tensor; 4] {
     ["values", "gradients", "first", "second"].map(|name| {
-        let values: Vec<f32> = numbers(name, len).into_iter().map(|x| if name == "second" { x.abs() as f32 } else { x as f32 }).collect();
+        let values: Vec<f32> = numbers(name, len)
+            .into_iter()
+            .map(|x| {
+                if name == "second" {
+                    x.abs() as f32
+                } else {
+                    x as f32
+                }
+            })
+            .collect();
         let flat = device::zeros_f32(len, device).unwrap();
         device::write_stretch(&flat, 0..len, &values).unwrap();
         flat
@@ -88,35 +157,100 @@ fn updates_with_gaps_between_segments() {
     const BAR: f64 = 2e-6;
     on_card(|card| {
         let len = 10_000;
-        let adamw = AdamW { beta1: 0.9, beta2: 0.999, eps: 1e-8, weight_decay: 0.1 };
-        let segment = |range: std::ops::Range<usize>, learning_rate: f64, decay: bool, step: u64| Segment { range, learning_rate, decay, step };
+        let adamw = AdamW {
+            beta1: 0.9,
+            beta2: 0.999,
+            eps: 1e-8,
+            weight_decay: 0.1,
+        };
+        let segment =
+            |range: std::ops::Range<usize>, learning_rate: f64, decay: bool, step: u64| Segment {
+                range,
+                learning_rate,
+                decay,
+                step,
+            };
         // Not in their order, one of them empty, borders that are multiples of nothing.
-        let segments =
-            [segment(5003..9001, 1e-2, false, 1), segment(0..4097, 1e-3, true, 7), segment(4500..4500, 1.0, true, 1), segment(4500..5003, 5e-3, true, 3)];
+        let segments = [
+            segment(5003..9001, 1e-2, false, 1),
+            segment(0..4097, 1e-3, true, 7),
+            segment(4500..4500, 1.0, true, 1),
+            segment(4500..5003, 5e-3, true, 3),
+        ];
         for has_copy in [false, true] {
             let (on_card, on_cpu) = (buffers(card, len), buffers(&Device::Cpu, len));
             let copy = device::place(&vec![7.0; len], len, card).unwrap();
             for _ in 0..3 {
-                for ([values, gradients, first, second], copy) in [(&on_card, has_copy.then_some(&copy)), (&on_cpu, None)] {
-                    let (loss, norm) = (Scalar::new(3.0, values.device()).unwrap(), Scalar::new(0.2, values.device()).unwrap());
-                    let clip = Clip { loss: &loss, norm: &norm, max_norm: 0.1 };
-                    adamw.update(Buffers { values, gradients, first, second, copy }, &segments, clip).unwrap();
+                for ([values, gradients, first, second], copy) in
+                    [(&on_card, has_copy.then_some(&copy)), (&on_cpu, None)]
+                {
+                    let (loss, norm) = (
+                        Scalar::new(3.0, values.device()).unwrap(),
+                        Scalar::new(0.2, values.device()).unwrap(),
+                    );
+                    let clip = Clip {
+                        loss: &loss,
+                        norm: &norm,
+                        max_norm: 0.1,
+                    };
+                    adamw
+                        .update(
+                            Buffers {
+                                values,
+                                gradients,
+                                first,
+                                second,
+                                copy,
+                            },
+                            &segments,
+                            clip,
+                        )
+                        .unwrap();
                 }
             }
-            for ((name, found), exact) in ["values", "gradients", "first", "second"].into_iter().zip(&on_card).zip(&on_cpu) {
+            for ((name, found), exact) in ["values", "gradients", "first", "second"]
+                .into_iter()
+                .zip(&on_card)
+                .zip(&on_cpu)
+            {
                 compare(name, found, exact, BAR);
             }
-            let (copied, values) = (device::to_host(&copy).unwrap(), device::to_host(&on_card[0]).unwrap());
+            let (copied, values) = (
+                device::to_host(&copy).unwrap(),
+                device::to_host(&on_card[0]).unwrap(),
+            );
             for (i, (copied, value)) in copied.into_iter().zip(values).enumerate() {
                 let is_updated = segments.iter().any(|segment| segment.range.contains(&i));
-                let expected = if has_copy && is_updated { half::bf16::from_f32(value).to_f32() } else { 7.0 };
+                let expected = if has_copy && is_updated {
+                    half::bf16::from_f32(value).to_f32()
+                } else {
+                    7.0
+                };
                 assert_eq!(copied, expected, "copy of number {i}");
             }
         }
         let overlapping = [segment(0..10, 1e-3, true, 1), segment(9..20, 1e-3, true, 1)];
         let [values, gradients, first, second] = &buffers(card, 20);
         let one = Scalar::new(1.0, card).unwrap();
-        let clip = Clip { loss: &one, norm: &one, max_norm: 0.0 };
-        assert!(adamw.update(Buffers { values, gradients, first, second, copy: None }, &overlapping, clip).is_err());
+        let clip = Clip {
+            loss: &one,
+            norm: &one,
+            max_norm: 0.0,
+        };
+        assert!(
+            adamw
+                .update(
+                    Buffers {
+                        values,
+                        gradients,
+                        first,
+                        second,
+                        copy: None
+                    },
+                    &overlapping,
+                    clip
+                )
+                .is_err()
+        );
     });
 }

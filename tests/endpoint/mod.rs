@@ -40,7 +40,11 @@ pub enum Does {
 }
 
 pub fn grades(faithfulness: i64) -> Does {
-    Does::Says(json!({"reason": "لأن", "faithfulness": faithfulness, "coverage": 2, "fluency": 3}).to_string(), Duration::ZERO)
+    Does::Says(
+        json!({"reason": "لأن", "faithfulness": faithfulness, "coverage": 2, "fluency": 3})
+            .to_string(),
+        Duration::ZERO,
+    )
 }
 
 pub fn says(text: &str) -> Does {
@@ -48,7 +52,11 @@ pub fn says(text: &str) -> Does {
 }
 
 pub fn refuses(status: u16) -> Does {
-    Does::Refuses(status, "", json!({"error": {"message": "not now"}}).to_string())
+    Does::Refuses(
+        status,
+        "",
+        json!({"error": {"message": "not now"}}).to_string(),
+    )
 }
 
 /// One request as the endpoint saw it.
@@ -110,15 +118,35 @@ fn serve(mut stream: &TcpStream, state: &State) -> std::io::Result<()> {
         }
         head.push(line.trim().to_owned());
     }
-    let length = head.iter().find_map(|line| line.to_lowercase().strip_prefix("content-length: ").map(str::to_owned)).unwrap();
+    let length = head
+        .iter()
+        .find_map(|line| {
+            line.to_lowercase()
+                .strip_prefix("content-length: ")
+                .map(str::to_owned)
+        })
+        .unwrap();
     let mut body = vec![0; length.parse().unwrap()];
     reader.read_exact(&mut body)?;
-    let authorization =
-        head.iter().find_map(|line| line.strip_prefix("authorization: ").or(line.strip_prefix("Authorization: "))).unwrap_or_default().to_owned();
-    state.seen.lock().unwrap().push(Seen { head, body: serde_json::from_slice(&body).unwrap() });
+    let authorization = head
+        .iter()
+        .find_map(|line| {
+            line.strip_prefix("authorization: ")
+                .or(line.strip_prefix("Authorization: "))
+        })
+        .unwrap_or_default()
+        .to_owned();
+    state.seen.lock().unwrap().push(Seen {
+        head,
+        body: serde_json::from_slice(&body).unwrap(),
+    });
     let does = {
         let mut script = state.script.lock().unwrap();
-        if script.len() > 1 { script.pop_front().unwrap() } else { script[0].clone() }
+        if script.len() > 1 {
+            script.pop_front().unwrap()
+        } else {
+            script[0].clone()
+        }
     };
     let completion = |text: &str, usage: Value| {
         json!({"choices": [{"message": {"role": "assistant", "content": text}, "finish_reason": "stop"}], "usage": usage}).to_string()
@@ -136,13 +164,34 @@ fn serve(mut stream: &TcpStream, state: &State) -> std::io::Result<()> {
             (200, "", String::new(), 0.0)
         }
         Does::Babbles => (200, "", "<html>welcome</html>".to_owned(), 1.0),
-        Does::IsCut => (200, "", completion(r#"{"reason": "I think"#, tokens).replace("stop", "length"), 1.0),
-        Does::SaysNoTokens => (200, "", completion(r#"{"faithfulness": 1, "coverage": 1, "fluency": 1}"#, Value::Null), 1.0),
-        Does::RepeatsTheKey => (401, "", json!({"error": {"message": format!("bad {authorization} or {KEY}")}}).to_string(), 1.0),
+        Does::IsCut => (
+            200,
+            "",
+            completion(r#"{"reason": "I think"#, tokens).replace("stop", "length"),
+            1.0,
+        ),
+        Does::SaysNoTokens => (
+            200,
+            "",
+            completion(
+                r#"{"faithfulness": 1, "coverage": 1, "fluency": 1}"#,
+                Value::Null,
+            ),
+            1.0,
+        ),
+        Does::RepeatsTheKey => (
+            401,
+            "",
+            json!({"error": {"message": format!("bad {authorization} or {KEY}")}}).to_string(),
+            1.0,
+        ),
     };
     // Before the answer: whoever gets it may come back at once.
     state.num_open.fetch_sub(1, Ordering::SeqCst);
     let length = body.len().max(1);
-    write!(stream, "HTTP/1.1 {status} X\r\nContent-Type: application/json\r\nContent-Length: {length}\r\n{header}Connection: close\r\n\r\n")?;
+    write!(
+        stream,
+        "HTTP/1.1 {status} X\r\nContent-Type: application/json\r\nContent-Length: {length}\r\n{header}Connection: close\r\n\r\n"
+    )?;
     stream.write_all(&body.as_bytes()[..(body.len() as f64 * sent) as usize])
 }

@@ -16,12 +16,18 @@ use serde_json::json;
 
 /// Three tasks whose answers are short, so that a small model that talks nonsense comes to an end.
 const TASKS: [(&str, &str); 3] = [
-    ("asr", "kind: transcribe\nanswer: {format: text, max_new_tokens: 6}\n"),
+    (
+        "asr",
+        "kind: transcribe\nanswer: {format: text, max_new_tokens: 6}\n",
+    ),
     (
         "emotion",
         "kind: classify\nlabels: {happy: {en: happy, ar: سعيد}, sad: {en: sad, ar: حزين}, angry: {en: angry, ar: غاضب}}\nanswer: {format: label, max_new_tokens: 4}\n",
     ),
-    ("summarization", "kind: generate\nanswer: {format: text, max_new_tokens: 6}\n"),
+    (
+        "summarization",
+        "kind: generate\nanswer: {format: text, max_new_tokens: 6}\n",
+    ),
 ];
 
 /// What is judged: words by speakers, moods by likelihood as well, summaries of texts with two references.
@@ -40,9 +46,14 @@ pub fn place() -> Place {
     let place = Place::new();
     for (name, head) in TASKS {
         let slot = if name == "emotion" { ": {labels}" } else { "" };
-        let set = |wording: &str| format!("{wording}: {{en: [\"{wording} one{slot}\", \"{wording} two{slot}\"]}}");
+        let set = |wording: &str| {
+            format!("{wording}: {{en: [\"{wording} one{slot}\", \"{wording} two{slot}\"]}}")
+        };
         let instructions = ["train", "dev", "test"].map(set).join(", ");
-        place.write(&format!("prompts/{name}.yaml"), format!("# A task.\n{head}instructions: {{{instructions}}}\n"));
+        place.write(
+            &format!("prompts/{name}.yaml"),
+            format!("# A task.\n{head}instructions: {{{instructions}}}\n"),
+        );
     }
     let mut words = asr_rows();
     for (i, row) in words.iter_mut().enumerate() {
@@ -51,7 +62,9 @@ pub fn place() -> Place {
     }
     place.write_rows("words.jsonl", &words);
     let mut moods = emotion_rows();
-    moods.iter_mut().enumerate().for_each(|(i, row)| row["label"] = ["happy", "sad", "sad", "angry", "sad", "happy"][i].into());
+    moods.iter_mut().enumerate().for_each(|(i, row)| {
+        row["label"] = ["happy", "sad", "sad", "angry", "sad", "happy"][i].into()
+    });
     place.write_rows("moods.jsonl", &moods);
     place.write_rows("gist.jsonl", &gist_rows());
     place.write("suite.yaml", SUITE);
@@ -74,13 +87,31 @@ pub fn eval(place: &Place, more: &[&str]) -> Outcome {
 
 /// The same on another checkpoint.
 pub fn eval_of(place: &Place, model: &str, more: &[&str]) -> Outcome {
-    let arguments = ["eval", "suite.yaml", "--model", model, "--adapter", "tuned=adapter", "--prompts", "prompts", "--resamples", "200"];
+    let arguments = [
+        "eval",
+        "suite.yaml",
+        "--model",
+        model,
+        "--adapter",
+        "tuned=adapter",
+        "--prompts",
+        "prompts",
+        "--resamples",
+        "200",
+    ];
     place.run(&[&arguments[..], more].concat())
 }
 
 /// The sentence that says how many questions there were, how many were answered before, how many were asked.
 pub fn counts(outcome: &Outcome) -> [usize; 3] {
-    let line = outcome.stderr.lines().find(|line| line.contains(" questions: ")).unwrap_or_else(|| panic!("{}", outcome.stderr));
-    let numbers: Vec<usize> = line.split(|c: char| !c.is_ascii_digit()).filter_map(|part| part.parse().ok()).collect();
+    let line = outcome
+        .stderr
+        .lines()
+        .find(|line| line.contains(" questions: "))
+        .unwrap_or_else(|| panic!("{}", outcome.stderr));
+    let numbers: Vec<usize> = line
+        .split(|c: char| !c.is_ascii_digit())
+        .filter_map(|part| part.parse().ok())
+        .collect();
     numbers.try_into().unwrap()
 }

@@ -33,7 +33,9 @@ fn scores(place: &Place, system: &str) -> Value {
 }
 
 fn number(value: &Value) -> f64 {
-    value.as_f64().unwrap_or_else(|| panic!("{value} is no number"))
+    value
+        .as_f64()
+        .unwrap_or_else(|| panic!("{value} is no number"))
 }
 
 /// Edits that lead from one list of words to another, by the textbook's table.
@@ -43,7 +45,9 @@ fn distance(a: &[&str], b: &[&str]) -> usize {
         let mut diagonal = row[0];
         row[0] = i + 1;
         for (j, y) in b.iter().enumerate() {
-            let best = (diagonal + usize::from(x != y)).min(row[j] + 1).min(row[j + 1] + 1);
+            let best = (diagonal + usize::from(x != y))
+                .min(row[j] + 1)
+                .min(row[j + 1] + 1);
             (diagonal, row[j + 1]) = (row[j + 1], best);
         }
     }
@@ -57,7 +61,11 @@ fn uar(pairs: &[(String, Option<String>)]) -> f64 {
     labels.dedup();
     let recall = |label: &&String| {
         let of_label: Vec<_> = pairs.iter().filter(|(known, _)| known == *label).collect();
-        of_label.iter().filter(|(known, found)| Some(known) == found.as_ref()).count() as f64 / of_label.len() as f64
+        of_label
+            .iter()
+            .filter(|(known, found)| Some(known) == found.as_ref())
+            .count() as f64
+            / of_label.len() as f64
     };
     labels.iter().map(recall).sum::<f64>() / labels.len() as f64
 }
@@ -80,40 +88,113 @@ fn scores_are_those_of_the_predictions() {
         let rows = predictions(&place, system, "words");
         let (errors, words) = rows.iter().fold((0, 0), |(errors, words), row| {
             let (said, due) = (text(row, "prediction"), text(row, "reference"));
-            let (said, due): (Vec<&str>, Vec<&str>) = (said.split_whitespace().collect(), due.split_whitespace().collect());
+            let (said, due): (Vec<&str>, Vec<&str>) = (
+                said.split_whitespace().collect(),
+                due.split_whitespace().collect(),
+            );
             (errors + distance(&due, &said), words + due.len())
         });
         // One part of a million: both are quotients of the same whole numbers, and the rest is printed in full.
-        assert_close(number(&found["words.wer"]), errors as f64 / words as f64, 1e-12, system);
-        let (nats, tokens) = rows
-            .iter()
-            .fold((0.0, 0.0), |(nats, tokens), row| (nats + number(&row["loss"]) * number(&row["target_tokens"]), tokens + number(&row["target_tokens"])));
+        assert_close(
+            number(&found["words.wer"]),
+            errors as f64 / words as f64,
+            1e-12,
+            system,
+        );
+        let (nats, tokens) = rows.iter().fold((0.0, 0.0), |(nats, tokens), row| {
+            (
+                nats + number(&row["loss"]) * number(&row["target_tokens"]),
+                tokens + number(&row["target_tokens"]),
+            )
+        });
         assert_close(number(&found["words.loss"]), nats / tokens, 1e-12, system);
-        let stopped = rows.iter().filter(|row| row["hit_limit"] == true).count() as f64 / rows.len() as f64;
+        let stopped =
+            rows.iter().filter(|row| row["hit_limit"] == true).count() as f64 / rows.len() as f64;
         assert_eq!(number(&found["words.hit_limit"]), stopped);
 
         let rows = predictions(&place, system, "moods");
         let likeliest = |row: &Value| {
             let of_labels = row["likelihoods"].as_object().unwrap();
-            of_labels.iter().max_by(|a, b| number(a.1).total_cmp(&number(b.1))).map(|(label, _)| label.clone())
+            of_labels
+                .iter()
+                .max_by(|a, b| number(a.1).total_cmp(&number(b.1)))
+                .map(|(label, _)| label.clone())
         };
-        let by_likelihood: Vec<_> = rows.iter().map(|row| (text(row, "reference"), likeliest(row))).collect();
-        assert_close(number(&found["moods.likelihood_uar"]), uar(&by_likelihood), 1e-12, system);
-        let by_answer: Vec<_> = rows.iter().map(|row| (text(row, "reference"), row["answer"].as_str().map(str::to_owned))).collect();
-        assert!((number(&found["moods.uar"]) - uar(&by_answer)).abs() < 1e-12, "{system}");
+        let by_likelihood: Vec<_> = rows
+            .iter()
+            .map(|row| (text(row, "reference"), likeliest(row)))
+            .collect();
+        assert_close(
+            number(&found["moods.likelihood_uar"]),
+            uar(&by_likelihood),
+            1e-12,
+            system,
+        );
+        let by_answer: Vec<_> = rows
+            .iter()
+            .map(|row| {
+                (
+                    text(row, "reference"),
+                    row["answer"].as_str().map(str::to_owned),
+                )
+            })
+            .collect();
+        assert!(
+            (number(&found["moods.uar"]) - uar(&by_answer)).abs() < 1e-12,
+            "{system}"
+        );
     }
     let about = scores(&place, "tuned")["details"].clone();
-    assert_eq!((&about["suite"]["role"], &about["system"], &about["kind"]), (&json!("test"), &json!("tuned"), &json!("model")));
+    assert_eq!(
+        (&about["suite"]["role"], &about["system"], &about["kind"]),
+        (&json!("test"), &json!("tuned"), &json!("model"))
+    );
     let wer = &about["scores"]["words.wer"];
-    assert_eq!((&wer["utterances"], &wer["clusters"], &wer["cluster"], &wer["better"]), (&json!(12), &json!(4), &json!("speaker"), &json!("lower")));
-    assert!(wer["signature"].as_str().unwrap().contains("version:maqam"), "{wer}");
-    assert!(number(&wer["interval"]["low"]) <= number(&wer["score"]) && number(&wer["score"]) <= number(&wer["interval"]["high"]));
-    assert!(wer["against_base"]["difference"]["estimate"]["value"].is_f64() && wer["against_base"]["adjusted_p"].is_f64(), "{wer}");
-    assert_eq!(scores(&place, "base")["details"]["scores"]["words.wer"]["against_base"], Value::Null);
-    for word in ["words.wer@arabic-leaderboard", "moods.uar@strict", "moods.likelihood_uar", "base no-audio", "majority", "mean", "moods.uar by label"] {
-        assert!(ran.stdout.contains(word), "`{word}` is not in\n{}", ran.stdout);
+    assert_eq!(
+        (
+            &wer["utterances"],
+            &wer["clusters"],
+            &wer["cluster"],
+            &wer["better"]
+        ),
+        (&json!(12), &json!(4), &json!("speaker"), &json!("lower"))
+    );
+    assert!(
+        wer["signature"].as_str().unwrap().contains("version:maqam"),
+        "{wer}"
+    );
+    assert!(
+        number(&wer["interval"]["low"]) <= number(&wer["score"])
+            && number(&wer["score"]) <= number(&wer["interval"]["high"])
+    );
+    assert!(
+        wer["against_base"]["difference"]["estimate"]["value"].is_f64()
+            && wer["against_base"]["adjusted_p"].is_f64(),
+        "{wer}"
+    );
+    assert_eq!(
+        scores(&place, "base")["details"]["scores"]["words.wer"]["against_base"],
+        Value::Null
+    );
+    for word in [
+        "words.wer@arabic-leaderboard",
+        "moods.uar@strict",
+        "moods.likelihood_uar",
+        "base no-audio",
+        "majority",
+        "mean",
+        "moods.uar by label",
+    ] {
+        assert!(
+            ran.stdout.contains(word),
+            "`{word}` is not in\n{}",
+            ran.stdout
+        );
     }
-    assert_eq!(place.text(&format!("{OUT}/table.txt")).trim_end(), ran.stdout.trim_end());
+    assert_eq!(
+        place.text(&format!("{OUT}/table.txt")).trim_end(),
+        ran.stdout.trim_end()
+    );
 }
 
 #[test]
@@ -123,14 +204,33 @@ fn the_metrics_command_says_the_same_of_the_same_predictions() {
     assert!(!place.path(&format!("{OUT}/base")).exists());
     let metrics = |set: &str, task: &str, more: &[&str]| -> Value {
         let path = format!("{OUT}/tuned/{set}.jsonl");
-        let arguments = ["metrics", "--task", task, "--prompts", "prompts", "--predictions", &path, "--json"];
-        serde_json::from_str(&place.run(&[&arguments[..], more].concat()).succeeds().stdout).unwrap()
+        let arguments = [
+            "metrics",
+            "--task",
+            task,
+            "--prompts",
+            "prompts",
+            "--predictions",
+            &path,
+            "--json",
+        ];
+        serde_json::from_str(
+            &place
+                .run(&[&arguments[..], more].concat())
+                .succeeds()
+                .stdout,
+        )
+        .unwrap()
     };
     let found = scores(&place, "tuned");
     let (words, moods, strict, gist) = (
         metrics("words", "asr", &[]),
         metrics("moods", "emotion", &["--labels", "emotion"]),
-        metrics("moods", "emotion", &["--labels", "emotion", "--parse", "strict"]),
+        metrics(
+            "moods",
+            "emotion",
+            &["--labels", "emotion", "--parse", "strict"],
+        ),
         metrics("gist", "summarization", &[]),
     );
     for (score, of_command) in [
@@ -152,29 +252,75 @@ fn the_metrics_command_says_the_same_of_the_same_predictions() {
 #[test]
 fn a_training_would_see_the_same_scores_and_predictions() {
     let place = place();
-    let manifests = ["words", "moods", "gist"].map(|name| (format!("{name}.jsonl"), place.path(&format!("{name}.jsonl")).display().to_string()));
-    let suite = manifests.iter().fold(SUITE.to_owned(), |suite, (name, path)| suite.replace(name, path));
+    let manifests = ["words", "moods", "gist"].map(|name| {
+        (
+            format!("{name}.jsonl"),
+            place.path(&format!("{name}.jsonl")).display().to_string(),
+        )
+    });
+    let suite = manifests
+        .iter()
+        .fold(SUITE.to_owned(), |suite, (name, path)| {
+            suite.replace(name, path)
+        });
     place.write("suite.yaml", &suite);
     eval(&place, &[]).succeeds();
     let tasks = Tasks::load(Some(&place.path("prompts"))).unwrap();
     let suite = Suite::load(&place.path("suite.yaml"), &tasks).unwrap();
     let dir = fixture("qwen_omni");
     let config = Config::load(&dir).unwrap();
-    let loader = Loader::new(&dir, config.audio_token, config.text.max_position_embeddings, None).unwrap();
-    let model = AudioLlm::new(config, &Weights::open(&dir).unwrap(), Plan::default(), false, &candle_core::Device::Cpu).unwrap();
+    let loader = Loader::new(
+        &dir,
+        config.audio_token,
+        config.text.max_position_embeddings,
+        None,
+    )
+    .unwrap();
+    let model = AudioLlm::new(
+        config,
+        &Weights::open(&dir).unwrap(),
+        Plan::default(),
+        false,
+        &candle_core::Device::Cpu,
+    )
+    .unwrap();
     let evaluation = eval::evaluate(&model, &loader, &suite, &mut |_, _| Ok(())).unwrap();
     let mut written = scores(&place, "base").as_object().unwrap().clone();
     written.shift_remove("details");
     let of_library = serde_json::to_string_pretty(&evaluation.scores.to_json()).unwrap();
-    assert_eq!(serde_json::to_string_pretty(&written).unwrap(), reread(&of_library), "to the last bit and in the same order");
-    assert_eq!(written.keys().cloned().collect::<Vec<_>>(), eval::score_names(&suite));
+    assert_eq!(
+        serde_json::to_string_pretty(&written).unwrap(),
+        reread(&of_library),
+        "to the last bit and in the same order"
+    );
+    assert_eq!(
+        written.keys().cloned().collect::<Vec<_>>(),
+        eval::score_names(&suite)
+    );
     for (set, rows) in evaluation.predictions {
-        let of_library: String = rows.iter().map(|row| serde_json::to_string(row).unwrap() + "\n").collect();
-        assert_eq!(of_library, place.text(&format!("{OUT}/base/{set}.jsonl")), "{set}");
+        let of_library: String = rows
+            .iter()
+            .map(|row| serde_json::to_string(row).unwrap() + "\n")
+            .collect();
+        assert_eq!(
+            of_library,
+            place.text(&format!("{OUT}/base/{set}.jsonl")),
+            "{set}"
+        );
     }
     let controls = place.json(&format!("{OUT}/base/controls.json"));
-    assert_eq!(controls["no-audio"]["words.wer"], scores(&place, "base/no-audio")["words.wer"]);
-    assert_eq!((controls["no-audio"].get("mean"), controls["no-audio"].get("gist.rouge1")), (None, None), "a mean over other sets is another mean");
+    assert_eq!(
+        controls["no-audio"]["words.wer"],
+        scores(&place, "base/no-audio")["words.wer"]
+    );
+    assert_eq!(
+        (
+            controls["no-audio"].get("mean"),
+            controls["no-audio"].get("gist.rouge1")
+        ),
+        (None, None),
+        "a mean over other sets is another mean"
+    );
 }
 
 #[test]
@@ -204,11 +350,34 @@ fn likelihoods_are_those_that_the_score_command_gives() {
                 .collect();
             place.write_rows("asked.jsonl", &asked);
             let model = fixture_text("qwen_omni");
-            let adapter: &[&str] = if system == "tuned" { &["--adapter", "adapter"] } else { &[] };
-            place.run(&[&["score", "--model", &model, "--data", "asked.jsonl", "--out", "losses.jsonl"], adapter].concat()).succeeds();
+            let adapter: &[&str] = if system == "tuned" {
+                &["--adapter", "adapter"]
+            } else {
+                &[]
+            };
+            place
+                .run(
+                    &[
+                        &[
+                            "score",
+                            "--model",
+                            &model,
+                            "--data",
+                            "asked.jsonl",
+                            "--out",
+                            "losses.jsonl",
+                        ],
+                        adapter,
+                    ]
+                    .concat(),
+                )
+                .succeeds();
             for (row, expected) in found.iter().zip(place.lines("losses.jsonl")) {
                 // Other neighbours in a batch add up in another order: single precision over a few tokens.
-                let (loss, what) = (number(&expected["loss"]), format!("{system} {label} {}", row["id"]));
+                let (loss, what) = (
+                    number(&expected["loss"]),
+                    format!("{system} {label} {}", row["id"]),
+                );
                 assert_close(-number(&row["likelihoods"][label]), loss, 1e-5, &what);
                 if row["reference"] == label {
                     assert_close(number(&row["loss"]), loss, 1e-5, &what);
@@ -222,52 +391,150 @@ fn likelihoods_are_those_that_the_score_command_gives() {
 #[test]
 fn baselines_say_what_they_should_and_score_as_by_hand() {
     let place = place();
-    let trained: Vec<Value> = ["angry", "angry", "sad"].iter().enumerate().map(|(i, label)| json!({"id": i, "label": label})).collect();
+    let trained: Vec<Value> = ["angry", "angry", "sad"]
+        .iter()
+        .enumerate()
+        .map(|(i, label)| json!({"id": i, "label": label}))
+        .collect();
     place.write_rows("train.jsonl", &trained);
     let ran = eval(&place, &[]).succeeds();
-    assert!(ran.stdout.contains("majority of moods: `sad`, the commonest label of the set itself"), "{}", ran.stdout);
+    assert!(
+        ran.stdout
+            .contains("majority of moods: `sad`, the commonest label of the set itself"),
+        "{}",
+        ran.stdout
+    );
     let majority = scores(&place, "majority");
     // Three of six are sad; of three labels one is always found.
-    assert_eq!((number(&majority["moods.accuracy"]), number(&majority["moods.uar@strict"])), (0.5, 1.0 / 3.0));
-    assert_eq!((majority.get("moods.loss"), majority.get("moods.likelihood_uar"), majority.get("mean")), (None, None, None));
-    assert_eq!(majority["details"]["labels"]["moods"]["counts"], json!([[0, 2, 0, 0], [0, 3, 0, 0], [0, 1, 0, 0]]));
+    assert_eq!(
+        (
+            number(&majority["moods.accuracy"]),
+            number(&majority["moods.uar@strict"])
+        ),
+        (0.5, 1.0 / 3.0)
+    );
+    assert_eq!(
+        (
+            majority.get("moods.loss"),
+            majority.get("moods.likelihood_uar"),
+            majority.get("mean")
+        ),
+        (None, None, None)
+    );
+    assert_eq!(
+        majority["details"]["labels"]["moods"]["counts"],
+        json!([[0, 2, 0, 0], [0, 3, 0, 0], [0, 1, 0, 0]])
+    );
 
-    let said = |system: &str| predictions(&place, system, "gist").iter().map(|row| text(row, "prediction")).collect::<Vec<_>>();
-    assert_eq!(said("lead"), ["one two three.", "وصل الوفد؟", "no marks at all"]);
-    assert_eq!(said("transcript"), ["one two three. four five", "وصل الوفد؟ ثم غادر.", "no marks at all"]);
+    let said = |system: &str| {
+        predictions(&place, system, "gist")
+            .iter()
+            .map(|row| text(row, "prediction"))
+            .collect::<Vec<_>>()
+    };
+    assert_eq!(
+        said("lead"),
+        ["one two three.", "وصل الوفد؟", "no marks at all"]
+    );
+    assert_eq!(
+        said("transcript"),
+        [
+            "one two three. four five",
+            "وصل الوفد؟ ثم غادر.",
+            "no marks at all"
+        ]
+    );
     let rows = predictions(&place, "lead", "gist");
-    assert_eq!(rows[0]["references"], json!(["one two", "two three four"]), "a reference that says the same again counts once");
-    assert_eq!((text(&rows[1], "reference"), &rows[1]["references"]), ("وصل الوفد".to_owned(), &json!(["وصل الوفد", "غادر الوفد"])));
+    assert_eq!(
+        rows[0]["references"],
+        json!(["one two", "two three four"]),
+        "a reference that says the same again counts once"
+    );
+    assert_eq!(
+        (text(&rows[1], "reference"), &rows[1]["references"]),
+        ("وصل الوفد".to_owned(), &json!(["وصل الوفد", "غادر الوفد"]))
+    );
     assert_eq!(rows[2].get("references"), None);
     // F1 with the nearer reference: 2*2/(3+2), 1, 2*3/(4+3).
-    assert_close(number(&scores(&place, "lead")["gist.rouge1"]), (0.8 + 1.0 + 6.0 / 7.0) / 3.0, 1e-12, "lead");
+    assert_close(
+        number(&scores(&place, "lead")["gist.rouge1"]),
+        (0.8 + 1.0 + 6.0 / 7.0) / 3.0,
+        1e-12,
+        "lead",
+    );
 
-    place.write("suite.yaml", SUITE.replace("task: emotion,", "task: emotion, majority_from: train.jsonl,"));
+    place.write(
+        "suite.yaml",
+        SUITE.replace(
+            "task: emotion,",
+            "task: emotion, majority_from: train.jsonl,",
+        ),
+    );
     let ran = eval(&place, &[]).succeeds();
-    assert!(ran.stdout.contains("majority of moods: `angry`, the commonest label of train.jsonl"), "{}", ran.stdout);
-    assert_eq!(number(&scores(&place, "majority")["moods.accuracy"]), 1.0 / 6.0);
+    assert!(
+        ran.stdout
+            .contains("majority of moods: `angry`, the commonest label of train.jsonl"),
+        "{}",
+        ran.stdout
+    );
+    assert_eq!(
+        number(&scores(&place, "majority")["moods.accuracy"]),
+        1.0 / 6.0
+    );
 }
 
 #[test]
 fn slices_add_up_to_the_whole() {
     let place = place();
     eval(&place, &[]).succeeds();
-    for (system, set, metric) in [("majority", "moods", "accuracy"), ("tuned", "words", "hit_limit"), ("tuned", "moods", "unparsed")] {
+    for (system, set, metric) in [
+        ("majority", "moods", "accuracy"),
+        ("tuned", "words", "hit_limit"),
+        ("tuned", "moods", "unparsed"),
+    ] {
         let found = scores(&place, system);
-        let Some(whole) = found.get(format!("{set}.{metric}")) else { continue };
+        let Some(whole) = found.get(format!("{set}.{metric}")) else {
+            continue;
+        };
         for (by, values) in found["details"]["slices"][set].as_object().unwrap() {
             let values: &Map<String, Value> = values.as_object().unwrap();
-            let rows: f64 = values.values().map(|value| number(&value["utterances"])).sum();
-            let sum: f64 = values.values().map(|value| number(&value["scores"][metric]["score"]) * number(&value["utterances"])).sum();
-            assert!((sum / rows - number(whole)).abs() < 1e-12 && values.len() > 1, "{system} {set} by {by}");
+            let rows: f64 = values
+                .values()
+                .map(|value| number(&value["utterances"]))
+                .sum();
+            let sum: f64 = values
+                .values()
+                .map(|value| {
+                    number(&value["scores"][metric]["score"]) * number(&value["utterances"])
+                })
+                .sum();
+            assert!(
+                (sum / rows - number(whole)).abs() < 1e-12 && values.len() > 1,
+                "{system} {set} by {by}"
+            );
         }
     }
     let slices = &scores(&place, "majority")["details"]["slices"]["moods"]["label"];
     let accuracy = |label: &str| number(&slices[label]["scores"]["accuracy"]["score"]);
-    assert_eq!((accuracy("sad"), accuracy("happy"), accuracy("angry")), (1.0, 0.0, 0.0));
+    assert_eq!(
+        (accuracy("sad"), accuracy("happy"), accuracy("angry")),
+        (1.0, 0.0, 0.0)
+    );
     let words = &scores(&place, "tuned")["details"]["slices"]["words"];
-    assert_eq!((&words["gender"]["f"]["utterances"], &words["gender"]["f"]["clusters"]), (&json!(6), &json!(2)));
-    assert_eq!((&words["speaker"]["s0"]["clusters"], &words["speaker"]["s0"]["scores"]["wer"]["interval"]), (&json!(1), &Value::Null));
+    assert_eq!(
+        (
+            &words["gender"]["f"]["utterances"],
+            &words["gender"]["f"]["clusters"]
+        ),
+        (&json!(6), &json!(2))
+    );
+    assert_eq!(
+        (
+            &words["speaker"]["s0"]["clusters"],
+            &words["speaker"]["s0"]["scores"]["wer"]["interval"]
+        ),
+        (&json!(1), &Value::Null)
+    );
 }
 
 #[test]
@@ -275,8 +542,16 @@ fn the_suites_that_ship_can_be_read() {
     let root = Path::new(env!("CARGO_MANIFEST_DIR"));
     for entry in std::fs::read_dir(root.join("eval")).unwrap() {
         let path = entry.unwrap().path();
-        if path.extension().is_some_and(|extension| extension == "yaml") && !path.ends_with("tiny-base.yaml") {
-            Suite::load(&Path::new("eval").join(path.file_name().unwrap()), &Tasks::load(None).unwrap()).unwrap();
+        if path
+            .extension()
+            .is_some_and(|extension| extension == "yaml")
+            && !path.ends_with("tiny-base.yaml")
+        {
+            Suite::load(
+                &Path::new("eval").join(path.file_name().unwrap()),
+                &Tasks::load(None).unwrap(),
+            )
+            .unwrap();
         }
     }
 }

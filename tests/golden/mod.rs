@@ -1,5 +1,9 @@
 //! Goldens of transformers and PEFT as batches of ours; scripts in `tests/reference`.
-#![allow(dead_code, missing_docs, reason = "each test program uses its own part of these helpers")]
+#![allow(
+    dead_code,
+    missing_docs,
+    reason = "each test program uses its own part of these helpers"
+)]
 
 use std::path::Path;
 use std::path::PathBuf;
@@ -19,7 +23,8 @@ use serde_json::Value;
 
 /// Below the repository that a variable names, as cargo's does, else below that of the build: tests run on other machines too.
 pub fn fixture(name: &str) -> PathBuf {
-    let root = std::env::var_os("CARGO_MANIFEST_DIR").map_or_else(|| env!("CARGO_MANIFEST_DIR").into(), PathBuf::from);
+    let root = std::env::var_os("CARGO_MANIFEST_DIR")
+        .map_or_else(|| env!("CARGO_MANIFEST_DIR").into(), PathBuf::from);
     root.join("tests/fixtures").join(name)
 }
 
@@ -37,8 +42,13 @@ pub struct Golden {
 impl Golden {
     pub fn load(name: &str) -> Self {
         let dir = fixture(name);
-        let tensors = candle_core::safetensors::load(dir.join("expected.safetensors"), &Device::Cpu).unwrap();
-        Self { expected: json(&dir.join("expected.json")), tensors, dir }
+        let tensors =
+            candle_core::safetensors::load(dir.join("expected.safetensors"), &Device::Cpu).unwrap();
+        Self {
+            expected: json(&dir.join("expected.json")),
+            tensors,
+            dir,
+        }
     }
 
     pub fn examples(&self) -> &[Value] {
@@ -50,7 +60,14 @@ impl Golden {
     }
 
     pub fn model_on(&self, device: &Device, plan: Plan, trained: bool) -> AudioLlm {
-        AudioLlm::new(Config::load(&self.dir).unwrap(), &Weights::open(&self.dir).unwrap(), plan, trained, device).unwrap()
+        AudioLlm::new(
+            Config::load(&self.dir).unwrap(),
+            &Weights::open(&self.dir).unwrap(),
+            plan,
+            trained,
+            device,
+        )
+        .unwrap()
     }
 
     /// The model with one of the golden's adapters.
@@ -59,7 +76,9 @@ impl Golden {
     }
 
     pub fn adapted_on(&self, device: &Device, adapter: &str) -> AudioLlm {
-        let adapter = peft::Adapter::load(&self.dir.join(adapter), &Config::load(&self.dir).unwrap()).unwrap();
+        let adapter =
+            peft::Adapter::load(&self.dir.join(adapter), &Config::load(&self.dir).unwrap())
+                .unwrap();
         let model = self.model_on(device, adapter.plan.clone(), true);
         model.load_adapter(&adapter).unwrap();
         model
@@ -68,14 +87,24 @@ impl Golden {
     /// The golden's example as the reference saw it.
     pub fn sequence(&self, index: usize) -> Sequence {
         let example = &self.examples()[index];
-        let tokens: Vec<u32> = numbers(&example["input_ids"]).into_iter().map(|id| id as u32).collect();
+        let tokens: Vec<u32> = numbers(&example["input_ids"])
+            .into_iter()
+            .map(|id| id as u32)
+            .collect();
         let audio_token = Config::load(&self.dir).unwrap().audio_token;
         let start = tokens.iter().position(|&t| t == audio_token).unwrap();
         let len = example["audio_tokens"].as_u64().unwrap() as usize;
         let audio = start..start + len;
         let targets = tokens.len() - example["target_len"].as_u64().unwrap() as usize..tokens.len();
-        let mel = mel_of(example["audio"].as_str().unwrap()).t().unwrap().contiguous().unwrap();
-        let features = LogMel { frames: mel.dim(0).unwrap(), values: mel.flatten_all().unwrap().to_vec1().unwrap() };
+        let mel = mel_of(example["audio"].as_str().unwrap())
+            .t()
+            .unwrap()
+            .contiguous()
+            .unwrap();
+        let features = LogMel {
+            frames: mel.dim(0).unwrap(),
+            values: mel.flatten_all().unwrap().to_vec1().unwrap(),
+        };
         Sequence {
             targets: vec![targets],
             audio: vec![audio],
@@ -87,7 +116,9 @@ impl Golden {
     }
 
     pub fn sequences(&self) -> Vec<Sequence> {
-        (0..self.examples().len()).map(|i| self.sequence(i)).collect()
+        (0..self.examples().len())
+            .map(|i| self.sequence(i))
+            .collect()
     }
 
     /// The prompt of an example, without its answer.
@@ -103,7 +134,11 @@ impl Golden {
 pub fn mel_of(clip: &str) -> Tensor {
     for name in ["qwen_omni", "qwen_omni_tied"] {
         let golden = Golden::load(name);
-        if let Some(i) = golden.examples().iter().position(|example| example["audio"] == clip) {
+        if let Some(i) = golden
+            .examples()
+            .iter()
+            .position(|example| example["audio"] == clip)
+        {
             return golden.tensors[&format!("mel.{i}")].clone();
         }
     }
@@ -111,7 +146,12 @@ pub fn mel_of(clip: &str) -> Tensor {
 }
 
 pub fn numbers(value: &Value) -> Vec<f64> {
-    value.as_array().unwrap().iter().map(|v| v.as_f64().unwrap()).collect()
+    value
+        .as_array()
+        .unwrap()
+        .iter()
+        .map(|v| v.as_f64().unwrap())
+        .collect()
 }
 
 pub fn flat(tensor: &Tensor) -> Vec<f32> {
@@ -121,9 +161,16 @@ pub fn flat(tensor: &Tensor) -> Vec<f32> {
 /// Largest absolute difference.
 pub fn distance(a: &Tensor, b: &Tensor) -> f32 {
     assert_eq!(a.dims(), b.dims());
-    flat(a).iter().zip(flat(b)).map(|(a, b)| (a - b).abs()).fold(0.0, f32::max)
+    flat(a)
+        .iter()
+        .zip(flat(b))
+        .map(|(a, b)| (a - b).abs())
+        .fold(0.0, f32::max)
 }
 
 pub fn assert_close(found: f64, expected: f64, relative: f64, what: &str) {
-    assert!((found - expected).abs() <= relative * expected.abs().max(1e-12), "{what}: {found}, expected {expected}");
+    assert!(
+        (found - expected).abs() <= relative * expected.abs().max(1e-12),
+        "{what}: {found}, expected {expected}"
+    );
 }

@@ -18,11 +18,22 @@ use crate::support::random;
 #[test]
 fn swiglu_gradient_is_the_difference() {
     for [tokens, dim] in [[1, 1], [5, 17], [33, 64]] {
-        let (gate_up, dy) = ((random("gate_up", &[tokens, 2 * dim]) * 4.0).unwrap(), random("dy", &[tokens, dim]));
+        let (gate_up, dy) = (
+            (random("gate_up", &[tokens, 2 * dim]) * 4.0).unwrap(),
+            random("dy", &[tokens, dim]),
+        );
         let d = swiglu_backward(&dy, &gate_up, 0).unwrap();
         assert_gradient("swiglu", &gate_up, &d, |x| dot(&dy, &swiglu(x, 0).unwrap()));
-        let (gate, up) = (gate_up.narrow(1, 0, dim).unwrap(), gate_up.narrow(1, dim, dim).unwrap());
-        assert_near("swiglu", &swiglu(&gate_up, 0).unwrap(), &(gate.silu().unwrap() * up).unwrap(), 1e-14);
+        let (gate, up) = (
+            gate_up.narrow(1, 0, dim).unwrap(),
+            gate_up.narrow(1, dim, dim).unwrap(),
+        );
+        assert_near(
+            "swiglu",
+            &swiglu(&gate_up, 0).unwrap(),
+            &(gate.silu().unwrap() * up).unwrap(),
+            1e-14,
+        );
     }
 }
 
@@ -30,7 +41,9 @@ fn swiglu_gradient_is_the_difference() {
 fn gelu_gradient_is_the_difference() {
     for shape in [vec![1, 1], vec![7, 40], vec![2, 3, 11]] {
         let (x, dy) = ((random("x", &shape) * 4.0).unwrap(), random("dy", &shape));
-        assert_gradient("gelu", &x, &gelu_backward(&dy, &x).unwrap(), |x| dot(&dy, &gelu(x).unwrap()));
+        assert_gradient("gelu", &x, &gelu_backward(&dy, &x).unwrap(), |x| {
+            dot(&dy, &gelu(x).unwrap())
+        });
         assert_near("gelu", &gelu(&x).unwrap(), &x.gelu_erf().unwrap(), 1e-14);
     }
 }
@@ -38,19 +51,41 @@ fn gelu_gradient_is_the_difference() {
 #[test]
 fn activations_keep_their_limits_far_from_zero() {
     for dtype in [DType::F32, DType::F64] {
-        let x = Tensor::new(&[[-1e30f64, -1e4, -100.0, 0.0, 100.0, 1e4, 1e30]], &candle_core::Device::Cpu).unwrap().to_dtype(dtype).unwrap();
+        let x = Tensor::new(
+            &[[-1e30f64, -1e4, -100.0, 0.0, 100.0, 1e4, 1e30]],
+            &candle_core::Device::Cpu,
+        )
+        .unwrap()
+        .to_dtype(dtype)
+        .unwrap();
         let ones = x.ones_like().unwrap();
         let kept: Vec<f64> = flat(&x).iter().map(|&x| x.max(0.0)).collect();
-        let steps: Vec<f64> = flat(&x).iter().map(|&x| if x == 0.0 { 0.5 } else { f64::from(u8::from(x > 0.0)) }).collect();
+        let steps: Vec<f64> = flat(&x)
+            .iter()
+            .map(|&x| {
+                if x == 0.0 {
+                    0.5
+                } else {
+                    f64::from(u8::from(x > 0.0))
+                }
+            })
+            .collect();
         assert_eq!(flat(&gelu(&x).unwrap()), kept);
         assert_eq!(flat(&gelu_backward(&ones, &x).unwrap()), steps);
         // The sigmoid of -88 is the least that single precision keeps normal: what lies below is as good as zero.
         let near = |found: Tensor, expected: &[f64]| {
             let bars: Vec<f64> = flat(&x).iter().map(|x| 1e-37 * x.abs().max(1.0)).collect();
-            flat(&found).iter().zip(expected).zip(bars).all(|((found, expected), bar)| (found - expected).abs() <= bar)
+            flat(&found)
+                .iter()
+                .zip(expected)
+                .zip(bars)
+                .all(|((found, expected), bar)| (found - expected).abs() <= bar)
         };
         let gate_up = Tensor::cat(&[&x, &ones], 1).unwrap();
-        let d_gate = swiglu_backward(&ones, &gate_up, 0).unwrap().narrow(1, 0, 7).unwrap();
+        let d_gate = swiglu_backward(&ones, &gate_up, 0)
+            .unwrap()
+            .narrow(1, 0, 7)
+            .unwrap();
         assert!(near(swiglu(&gate_up, 0).unwrap(), &kept) && near(d_gate, &steps));
     }
 }
@@ -68,20 +103,32 @@ fn a_rotation_turns_each_pair_by_its_angle_and_back() {
             rotary.apply(&y, num_heads).unwrap();
             y
         };
-        let (before, after) = (x.to_vec2::<f64>().unwrap(), turned(&x).to_vec2::<f64>().unwrap());
+        let (before, after) = (
+            x.to_vec2::<f64>().unwrap(),
+            turned(&x).to_vec2::<f64>().unwrap(),
+        );
         for (token, &position) in positions.iter().enumerate() {
             for head in 0..num_heads {
                 for i in 0..4 {
                     // (a + ib) e^(i angle), a in the head's first half and b in its second.
                     let (first, second) = (head * head_dim + i, head * head_dim + i + 4);
                     let frequency = 1.0 / f64::from(theta.powf(i as f64 / 4.0) as f32);
-                    let angle = f64::from((f64::from(frequency as f32) * f64::from(position)) as f32);
+                    let angle =
+                        f64::from((f64::from(frequency as f32) * f64::from(position)) as f32);
                     let (a, b) = (before[token][first], before[token][second]);
-                    assert!((after[token][first] - (a * angle.cos() - b * angle.sin())).abs() < 1e-12);
-                    assert!((after[token][second] - (b * angle.cos() + a * angle.sin())).abs() < 1e-12);
+                    assert!(
+                        (after[token][first] - (a * angle.cos() - b * angle.sin())).abs() < 1e-12
+                    );
+                    assert!(
+                        (after[token][second] - (b * angle.cos() + a * angle.sin())).abs() < 1e-12
+                    );
                 }
             }
-            assert_eq!(after[token][num_heads * head_dim..], before[token][num_heads * head_dim..], "what is not rotated stays");
+            assert_eq!(
+                after[token][num_heads * head_dim..],
+                before[token][num_heads * head_dim..],
+                "what is not rotated stays"
+            );
         }
         let dx = copy(&dy);
         rotary.apply_backward(&dx, num_heads).unwrap();
@@ -97,8 +144,14 @@ fn a_rotated_inner_product_depends_on_the_distance_alone() {
     let (q, k) = (random("q", &[1, 16]), random("k", &[1, 16]));
     let product = |m: u32, n: u32| {
         let (q, k) = (copy(&q), copy(&k));
-        Rotary::new(&[m], 16, 1e4, &q).unwrap().apply(&q, 1).unwrap();
-        Rotary::new(&[n], 16, 1e4, &k).unwrap().apply(&k, 1).unwrap();
+        Rotary::new(&[m], 16, 1e4, &q)
+            .unwrap()
+            .apply(&q, 1)
+            .unwrap();
+        Rotary::new(&[n], 16, 1e4, &k)
+            .unwrap()
+            .apply(&k, 1)
+            .unwrap();
         dot(&q, &k)
     };
     // The angles carry single precision, as the reference's do.
@@ -112,5 +165,8 @@ fn a_rotation_refuses_what_it_has_no_angle_for() {
     let rotary = Rotary::new(&[0, 1], 8, 1e4, &x).unwrap();
     assert!(rotary.apply(&x, 1).is_err(), "three rows, two positions");
     let rotary = Rotary::new(&[0, 1, 2], 8, 1e4, &x).unwrap();
-    assert!(rotary.apply(&x, 3).is_err(), "three heads of eight in a width of sixteen");
+    assert!(
+        rotary.apply(&x, 3).is_err(),
+        "three heads of eight in a width of sixteen"
+    );
 }

@@ -24,27 +24,52 @@ type Place = fn(&mut Linear) -> &mut Weight;
 
 /// Compares the gradient of the input and of every trained weight named in `places` with differences.
 fn check(what: &str, layer: &Linear, dropout: AdapterDropout, places: &[(&str, Place)]) {
-    let (x, residual) = (random("x", &[TOKENS, INPUTS]), random("residual", &[TOKENS, OUTPUTS]));
+    let (x, residual) = (
+        random("x", &[TOKENS, INPUTS]),
+        random("residual", &[TOKENS, OUTPUTS]),
+    );
     let dy = random("dy", &[TOKENS, OUTPUTS]);
-    let loss = |layer: &Linear, x: &Tensor, residual: &Tensor| dot(&dy, &layer.forward(x, Some(residual), dropout).unwrap().0);
+    let loss = |layer: &Linear, x: &Tensor, residual: &Tensor| {
+        dot(&dy, &layer.forward(x, Some(residual), dropout).unwrap().0)
+    };
     let (y, hidden) = layer.forward(&x, Some(&residual), dropout).unwrap();
     let (bare, _) = layer.forward(&x, None, dropout).unwrap();
-    assert_near("the residual is added", &(bare + &residual).unwrap(), &y, 1e-14);
+    assert_near(
+        "the residual is added",
+        &(bare + &residual).unwrap(),
+        &y,
+        1e-14,
+    );
 
-    let dx = layer.backward(&dy, &x, hidden.as_ref(), dropout, true).unwrap().unwrap();
+    let dx = layer
+        .backward(&dy, &x, hidden.as_ref(), dropout, true)
+        .unwrap()
+        .unwrap();
     assert_gradient(&format!("{what} x"), &x, &dx, |x| loss(layer, x, &residual));
-    assert_gradient(&format!("{what} residual"), &residual, &dy, |residual| loss(layer, &x, residual));
+    assert_gradient(&format!("{what} residual"), &residual, &dy, |residual| {
+        loss(layer, &x, residual)
+    });
     for times in [1.0, 2.0] {
         for (name, place) in places {
             let weight = place(&mut layer.clone()).clone();
-            assert_gradient(&format!("{what} {name}"), &weight.value, &gradient(&weight), |value| {
-                let mut moved = layer.clone();
-                place(&mut moved).value = value.clone();
-                times * loss(&moved, &x, &residual)
-            });
+            assert_gradient(
+                &format!("{what} {name}"),
+                &weight.value,
+                &gradient(&weight),
+                |value| {
+                    let mut moved = layer.clone();
+                    place(&mut moved).value = value.clone();
+                    times * loss(&moved, &x, &residual)
+                },
+            );
         }
         // The second time without the input's gradient: the others are added all the same.
-        assert!(layer.backward(&dy, &x, hidden.as_ref(), dropout, false).unwrap().is_none());
+        assert!(
+            layer
+                .backward(&dy, &x, hidden.as_ref(), dropout, false)
+                .unwrap()
+                .is_none()
+        );
     }
 }
 
@@ -65,12 +90,52 @@ const BIAS: (&str, Place) = ("bias", bias);
 
 #[test]
 fn frozen_and_trained_layers() {
-    let (weight, b) = (random("weight", &[OUTPUTS, INPUTS]), random("bias", &[OUTPUTS]));
-    check("frozen", &Linear::frozen(weight.clone(), None), NO_DROPOUT, &[]);
-    check("frozen with bias", &Linear::frozen(weight.clone(), Some(b.clone())), NO_DROPOUT, &[]);
-    check("trained", &Linear { weight: trained(weight.clone()), bias: None, adapter: None }, NO_DROPOUT, &[WEIGHT]);
-    check("trained bias alone", &Linear { weight: Weight::frozen(weight.clone()), bias: Some(trained(b.clone())), adapter: None }, NO_DROPOUT, &[BIAS]);
-    check("trained with bias", &Linear { weight: trained(weight), bias: Some(trained(b)), adapter: None }, NO_DROPOUT, &[WEIGHT, BIAS]);
+    let (weight, b) = (
+        random("weight", &[OUTPUTS, INPUTS]),
+        random("bias", &[OUTPUTS]),
+    );
+    check(
+        "frozen",
+        &Linear::frozen(weight.clone(), None),
+        NO_DROPOUT,
+        &[],
+    );
+    check(
+        "frozen with bias",
+        &Linear::frozen(weight.clone(), Some(b.clone())),
+        NO_DROPOUT,
+        &[],
+    );
+    check(
+        "trained",
+        &Linear {
+            weight: trained(weight.clone()),
+            bias: None,
+            adapter: None,
+        },
+        NO_DROPOUT,
+        &[WEIGHT],
+    );
+    check(
+        "trained bias alone",
+        &Linear {
+            weight: Weight::frozen(weight.clone()),
+            bias: Some(trained(b.clone())),
+            adapter: None,
+        },
+        NO_DROPOUT,
+        &[BIAS],
+    );
+    check(
+        "trained with bias",
+        &Linear {
+            weight: trained(weight),
+            bias: Some(trained(b)),
+            adapter: None,
+        },
+        NO_DROPOUT,
+        &[WEIGHT, BIAS],
+    );
 }
 
 #[test]
@@ -78,45 +143,152 @@ fn adapted_layers() {
     let tokens = keys(1, TOKENS);
     let one = || adapted("one", INPUTS, OUTPUTS, &[(0..OUTPUTS, 3)]);
     // Three projections of unequal ranks; nothing is added to columns 7 and 8.
-    let three = || adapted("three", INPUTS, OUTPUTS, &[(0..5, 2), (5..7, 1), (9..12, 4)]);
-    for dropout in [NO_DROPOUT, AdapterDropout { probability: 0.3, tokens: &tokens }] {
-        check("one adapter", &one(), dropout, &[WEIGHT, BIAS, ("down", down), ("up", up::<0>)]);
-        check("three adapters", &three(), dropout, &[WEIGHT, BIAS, ("down", down), ("up 0", up::<0>), ("up 1", up::<1>), ("up 2", up::<2>)]);
+    let three = || {
+        adapted(
+            "three",
+            INPUTS,
+            OUTPUTS,
+            &[(0..5, 2), (5..7, 1), (9..12, 4)],
+        )
+    };
+    for dropout in [
+        NO_DROPOUT,
+        AdapterDropout {
+            probability: 0.3,
+            tokens: &tokens,
+        },
+    ] {
+        check(
+            "one adapter",
+            &one(),
+            dropout,
+            &[WEIGHT, BIAS, ("down", down), ("up", up::<0>)],
+        );
+        check(
+            "three adapters",
+            &three(),
+            dropout,
+            &[
+                WEIGHT,
+                BIAS,
+                ("down", down),
+                ("up 0", up::<0>),
+                ("up 1", up::<1>),
+                ("up 2", up::<2>),
+            ],
+        );
     }
     let mut lora = three();
     lora.weight.gradient = None;
     lora.bias = None;
-    check("adapters on a frozen layer", &lora, NO_DROPOUT, &[("down", down), ("up 0", up::<0>), ("up 1", up::<1>), ("up 2", up::<2>)]);
+    check(
+        "adapters on a frozen layer",
+        &lora,
+        NO_DROPOUT,
+        &[
+            ("down", down),
+            ("up 0", up::<0>),
+            ("up 1", up::<1>),
+            ("up 2", up::<2>),
+        ],
+    );
 }
 
 #[test]
 fn an_adapter_adds_its_low_rank_product_to_its_columns() {
-    let layer = adapted("three", INPUTS, OUTPUTS, &[(0..5, 2), (5..7, 1), (9..12, 4)]);
+    let layer = adapted(
+        "three",
+        INPUTS,
+        OUTPUTS,
+        &[(0..5, 2), (5..7, 1), (9..12, 4)],
+    );
     let adapter = layer.adapter.as_ref().unwrap();
     let mut columns: Vec<Tensor> = Vec::new();
     for at in 0..OUTPUTS {
         let row = layer.weight.value.narrow(0, at, 1).unwrap();
-        let added = adapter.ups.iter().find(|up| up.columns.contains(&at)).map(|up| {
-            let b = up.weight.value.narrow(0, at - up.columns.start, 1).unwrap();
-            (b.matmul(&adapter.down.value.narrow(0, up.ranks.start, up.ranks.len()).unwrap()).unwrap() * up.scale).unwrap()
-        });
+        let added = adapter
+            .ups
+            .iter()
+            .find(|up| up.columns.contains(&at))
+            .map(|up| {
+                let b = up.weight.value.narrow(0, at - up.columns.start, 1).unwrap();
+                (b.matmul(
+                    &adapter
+                        .down
+                        .value
+                        .narrow(0, up.ranks.start, up.ranks.len())
+                        .unwrap(),
+                )
+                .unwrap()
+                    * up.scale)
+                    .unwrap()
+            });
         columns.push(added.map_or(row.clone(), |added| (row + added).unwrap()));
     }
-    let merged = Linear::frozen(Tensor::cat(&columns, 0).unwrap(), layer.bias.as_ref().map(|b| b.value.clone()));
+    let merged = Linear::frozen(
+        Tensor::cat(&columns, 0).unwrap(),
+        layer.bias.as_ref().map(|b| b.value.clone()),
+    );
     let x = random("x", &[TOKENS, INPUTS]);
     let (found, _) = layer.forward(&x, None, NO_DROPOUT).unwrap();
-    assert_near("merged", &found, &merged.forward(&x, None, NO_DROPOUT).unwrap().0, 1e-14);
+    assert_near(
+        "merged",
+        &found,
+        &merged.forward(&x, None, NO_DROPOUT).unwrap().0,
+        1e-14,
+    );
 }
 
 #[test]
 fn what_does_not_fit_is_refused() {
     let layer = adapted("one", INPUTS, OUTPUTS, &[(0..OUTPUTS, 3)]);
-    let (x, dy) = (random("x", &[TOKENS, INPUTS]), random("dy", &[TOKENS, OUTPUTS]));
-    assert!(layer.forward(&random("wide", &[TOKENS, INPUTS + 1]), None, NO_DROPOUT).is_err());
-    assert!(layer.forward(&x, Some(&random("short", &[TOKENS - 1, OUTPUTS])), NO_DROPOUT).is_err(), "a residual of other rows");
-    assert!(layer.backward(&dy, &x, None, NO_DROPOUT, true).is_err(), "without `hidden` the adapters would silently get no gradient");
+    let (x, dy) = (
+        random("x", &[TOKENS, INPUTS]),
+        random("dy", &[TOKENS, OUTPUTS]),
+    );
+    assert!(
+        layer
+            .forward(&random("wide", &[TOKENS, INPUTS + 1]), None, NO_DROPOUT)
+            .is_err()
+    );
+    assert!(
+        layer
+            .forward(
+                &x,
+                Some(&random("short", &[TOKENS - 1, OUTPUTS])),
+                NO_DROPOUT
+            )
+            .is_err(),
+        "a residual of other rows"
+    );
+    assert!(
+        layer.backward(&dy, &x, None, NO_DROPOUT, true).is_err(),
+        "without `hidden` the adapters would silently get no gradient"
+    );
     let tokens = keys(1, TOKENS - 1);
-    assert!(layer.forward(&x, None, AdapterDropout { probability: 0.1, tokens: &tokens }).is_err(), "keys for other tokens");
+    assert!(
+        layer
+            .forward(
+                &x,
+                None,
+                AdapterDropout {
+                    probability: 0.1,
+                    tokens: &tokens
+                }
+            )
+            .is_err(),
+        "keys for other tokens"
+    );
     let (_, hidden) = layer.forward(&x, None, NO_DROPOUT).unwrap();
-    assert!(layer.backward(&random("short", &[TOKENS - 1, OUTPUTS]), &x, hidden.as_ref(), NO_DROPOUT, true).is_err());
+    assert!(
+        layer
+            .backward(
+                &random("short", &[TOKENS - 1, OUTPUTS]),
+                &x,
+                hidden.as_ref(),
+                NO_DROPOUT,
+                true
+            )
+            .is_err()
+    );
 }

@@ -23,59 +23,154 @@ const SHAPES: [[usize; 2]; 5] = [[1, 3], [7, 16], [5, 33], [64, 50], [3, 300]];
 fn rms_norm_is_its_formula_and_its_gradients_are_the_differences() {
     for [tokens, dim] in SHAPES {
         let (x, weight) = (random("x", &[tokens, dim]), random("weight", &[dim]));
-        let (dy, residual) = (random("dy", &[tokens, dim]), random("residual", &[tokens, dim]));
+        let (dy, residual) = (
+            random("dy", &[tokens, dim]),
+            random("residual", &[tokens, dim]),
+        );
         let (y, inverse) = rms_norm(&x, &weight, EPS, 0).unwrap();
         let mean_square = (x.sqr().unwrap().sum_keepdim(1).unwrap() / dim as f64).unwrap();
-        let formula = x.broadcast_div(&(mean_square + EPS).unwrap().sqrt().unwrap()).unwrap().broadcast_mul(&weight).unwrap();
+        let formula = x
+            .broadcast_div(&(mean_square + EPS).unwrap().sqrt().unwrap())
+            .unwrap()
+            .broadcast_mul(&weight)
+            .unwrap();
         assert_near("rms_norm", &y, &formula, 1e-14);
-        assert_eq!(flat(&rms_norm_again(&x, &weight, &inverse).unwrap()), flat(&y), "again");
+        assert_eq!(
+            flat(&rms_norm_again(&x, &weight, &inverse).unwrap()),
+            flat(&y),
+            "again"
+        );
 
         let d_weight = zeros_like(&weight);
-        let dx = rms_norm_backward(&dy, &x, &weight, &inverse, Some(&residual), Some(&d_weight), 0).unwrap();
+        let dx = rms_norm_backward(
+            &dy,
+            &x,
+            &weight,
+            &inverse,
+            Some(&residual),
+            Some(&d_weight),
+            0,
+        )
+        .unwrap();
         let loss = |x: &Tensor, weight: &Tensor| dot(&dy, &rms_norm(x, weight, EPS, 0).unwrap().0);
-        assert_gradient("rms_norm x", &x, &dx, |x| loss(x, &weight) + dot(&residual, x));
-        assert_gradient("rms_norm weight", &weight, &d_weight, |weight| loss(&x, weight));
+        assert_gradient("rms_norm x", &x, &dx, |x| {
+            loss(x, &weight) + dot(&residual, x)
+        });
+        assert_gradient("rms_norm weight", &weight, &d_weight, |weight| {
+            loss(&x, weight)
+        });
 
         let bare = rms_norm_backward(&dy, &x, &weight, &inverse, None, Some(&d_weight), 0).unwrap();
-        assert_near("without the residual", &(bare + &residual).unwrap(), &dx, 1e-15);
+        assert_near(
+            "without the residual",
+            &(bare + &residual).unwrap(),
+            &dx,
+            1e-15,
+        );
         rms_norm_backward(&dy, &x, &weight, &inverse, None, Some(&d_weight), 0).unwrap();
-        assert_gradient("rms_norm weight, three times", &weight, &d_weight, |weight| 3.0 * loss(&x, weight));
+        assert_gradient(
+            "rms_norm weight, three times",
+            &weight,
+            &d_weight,
+            |weight| 3.0 * loss(&x, weight),
+        );
     }
 }
 
 #[test]
 fn layer_norm_is_its_formula_and_its_gradients_are_the_differences() {
     for [tokens, dim] in SHAPES {
-        let (x, weight, bias) = (random("x", &[tokens, dim]), random("weight", &[dim]), random("bias", &[dim]));
-        let (dy, residual) = (random("dy", &[tokens, dim]), random("residual", &[tokens, dim]));
+        let (x, weight, bias) = (
+            random("x", &[tokens, dim]),
+            random("weight", &[dim]),
+            random("bias", &[dim]),
+        );
+        let (dy, residual) = (
+            random("dy", &[tokens, dim]),
+            random("residual", &[tokens, dim]),
+        );
         let (y, statistics) = layer_norm(&x, &weight, &bias, EPS).unwrap();
         let centred = x.broadcast_sub(&x.mean_keepdim(1).unwrap()).unwrap();
         let variance = (centred.sqr().unwrap().mean_keepdim(1).unwrap() + EPS).unwrap();
-        let formula = centred.broadcast_div(&variance.sqrt().unwrap()).unwrap().broadcast_mul(&weight).unwrap().broadcast_add(&bias).unwrap();
+        let formula = centred
+            .broadcast_div(&variance.sqrt().unwrap())
+            .unwrap()
+            .broadcast_mul(&weight)
+            .unwrap()
+            .broadcast_add(&bias)
+            .unwrap();
         assert_near("layer_norm", &y, &formula, 1e-13);
-        assert_eq!(flat(&layer_norm_again(&x, &weight, &bias, &statistics).unwrap()), flat(&y), "again");
+        assert_eq!(
+            flat(&layer_norm_again(&x, &weight, &bias, &statistics).unwrap()),
+            flat(&y),
+            "again"
+        );
 
         let (d_weight, d_bias) = (zeros_like(&weight), zeros_like(&bias));
-        let dx = layer_norm_backward(&dy, &x, &weight, &statistics, Some(&residual), Some((&d_weight, &d_bias))).unwrap();
-        let loss = |x: &Tensor, weight: &Tensor, bias: &Tensor| dot(&dy, &layer_norm(x, weight, bias, EPS).unwrap().0);
-        assert_gradient("layer_norm x", &x, &dx, |x| loss(x, &weight, &bias) + dot(&residual, x));
-        assert_gradient("layer_norm weight", &weight, &d_weight, |weight| loss(&x, weight, &bias));
-        assert_gradient("layer_norm bias", &bias, &d_bias, |bias| loss(&x, &weight, bias));
+        let dx = layer_norm_backward(
+            &dy,
+            &x,
+            &weight,
+            &statistics,
+            Some(&residual),
+            Some((&d_weight, &d_bias)),
+        )
+        .unwrap();
+        let loss = |x: &Tensor, weight: &Tensor, bias: &Tensor| {
+            dot(&dy, &layer_norm(x, weight, bias, EPS).unwrap().0)
+        };
+        assert_gradient("layer_norm x", &x, &dx, |x| {
+            loss(x, &weight, &bias) + dot(&residual, x)
+        });
+        assert_gradient("layer_norm weight", &weight, &d_weight, |weight| {
+            loss(&x, weight, &bias)
+        });
+        assert_gradient("layer_norm bias", &bias, &d_bias, |bias| {
+            loss(&x, &weight, bias)
+        });
 
         let bare = layer_norm_backward(&dy, &x, &weight, &statistics, None, None).unwrap();
-        assert_near("without the residual", &(bare + &residual).unwrap(), &dx, 1e-15);
-        layer_norm_backward(&dy, &x, &weight, &statistics, None, Some((&d_weight, &d_bias))).unwrap();
-        assert_gradient("layer_norm bias, twice", &bias, &d_bias, |bias| 2.0 * loss(&x, &weight, bias));
+        assert_near(
+            "without the residual",
+            &(bare + &residual).unwrap(),
+            &dx,
+            1e-15,
+        );
+        layer_norm_backward(
+            &dy,
+            &x,
+            &weight,
+            &statistics,
+            None,
+            Some((&d_weight, &d_bias)),
+        )
+        .unwrap();
+        assert_gradient("layer_norm bias, twice", &bias, &d_bias, |bias| {
+            2.0 * loss(&x, &weight, bias)
+        });
     }
 }
 
 #[test]
 fn a_constant_row_has_no_variance_and_stays_finite() {
     let x = (random("x", &[4, 20]).zeros_like().unwrap() + 3.0).unwrap();
-    let (weight, bias, dy) = (random("weight", &[20]), random("bias", &[20]), random("dy", &[4, 20]));
+    let (weight, bias, dy) = (
+        random("weight", &[20]),
+        random("bias", &[20]),
+        random("dy", &[4, 20]),
+    );
     let (y, statistics) = layer_norm(&x, &weight, &bias, 1e-5).unwrap();
-    assert_near("every row is the bias", &y, &bias.broadcast_as((4, 20)).unwrap().contiguous().unwrap(), 1e-12);
-    assert!(flat(&layer_norm_backward(&dy, &x, &weight, &statistics, None, None).unwrap()).iter().all(|d| d.is_finite()));
+    assert_near(
+        "every row is the bias",
+        &y,
+        &bias.broadcast_as((4, 20)).unwrap().contiguous().unwrap(),
+        1e-12,
+    );
+    assert!(
+        flat(&layer_norm_backward(&dy, &x, &weight, &statistics, None, None).unwrap())
+            .iter()
+            .all(|d| d.is_finite())
+    );
     let (y, _) = rms_norm(&zeros_like(&x), &weight, 1e-6, 0).unwrap();
     assert!(flat(&y).iter().all(|&y| y == 0.0));
 }

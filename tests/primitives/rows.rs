@@ -21,13 +21,24 @@ use crate::support::zeros_like;
 fn gather_picks_rows_and_scatter_add_gives_them_back() {
     let (table, ids) = (random("table", &[9, 5]), [3, 0, 3, 8, 3, 1]);
     let dy = random("dy", &[ids.len(), 5]);
-    let (rows, found) = (table.to_vec2::<f64>().unwrap(), gather(&table, &ids).unwrap().to_vec2::<f64>().unwrap());
-    assert!(ids.iter().zip(&found).all(|(&id, row)| *row == rows[id as usize]));
+    let (rows, found) = (
+        table.to_vec2::<f64>().unwrap(),
+        gather(&table, &ids).unwrap().to_vec2::<f64>().unwrap(),
+    );
+    assert!(
+        ids.iter()
+            .zip(&found)
+            .all(|(&id, row)| *row == rows[id as usize])
+    );
     let d_table = zeros_like(&table);
     scatter_add(&d_table, &ids, &dy).unwrap();
-    assert_gradient("gather", &table, &d_table, |table| dot(&dy, &gather(table, &ids).unwrap()));
+    assert_gradient("gather", &table, &d_table, |table| {
+        dot(&dy, &gather(table, &ids).unwrap())
+    });
     scatter_add(&d_table, &ids, &dy).unwrap();
-    assert_gradient("gather, twice", &table, &d_table, |table| 2.0 * dot(&dy, &gather(table, &ids).unwrap()));
+    assert_gradient("gather, twice", &table, &d_table, |table| {
+        2.0 * dot(&dy, &gather(table, &ids).unwrap())
+    });
     assert!(gather(&table, &[9]).is_err());
     assert!(scatter_add(&d_table, &[9], &random("one", &[1, 5])).is_err());
     assert!(scatter_add(&d_table, &[1], &random("two", &[2, 5])).is_err());
@@ -36,7 +47,11 @@ fn gather_picks_rows_and_scatter_add_gives_them_back() {
 
 #[test]
 fn overwrite_and_spread_put_rows_at_their_ids() {
-    let (target, source, ids) = (random("target", &[6, 4]), random("source", &[3, 4]), [5, 0, 2]);
+    let (target, source, ids) = (
+        random("target", &[6, 4]),
+        random("source", &[3, 4]),
+        [5, 0, 2],
+    );
     let dy = random("dy", &[6, 4]);
     let placed = |target: &Tensor, source: &Tensor| {
         let out = copy(target);
@@ -44,13 +59,22 @@ fn overwrite_and_spread_put_rows_at_their_ids() {
         out
     };
     // The gradient of what was written is picked up where it was written, that of what was there before is zero in these rows.
-    assert_gradient("overwrite source", &source, &gather(&dy, &ids).unwrap(), |source| dot(&dy, &placed(&target, source)));
+    assert_gradient(
+        "overwrite source",
+        &source,
+        &gather(&dy, &ids).unwrap(),
+        |source| dot(&dy, &placed(&target, source)),
+    );
     let d_target = copy(&dy);
     overwrite(&d_target, &ids, &zeros_like(&source)).unwrap();
-    assert_gradient("overwrite target", &target, &d_target, |target| dot(&dy, &placed(target, &source)));
+    assert_gradient("overwrite target", &target, &d_target, |target| {
+        dot(&dy, &placed(target, &source))
+    });
 
     let d_rows = random("d_rows", &[3, 4]);
-    assert_gradient("spread", &target, &spread(&d_rows, &ids, 6).unwrap(), |x| dot(&d_rows, &gather(x, &ids).unwrap()));
+    assert_gradient("spread", &target, &spread(&d_rows, &ids, 6).unwrap(), |x| {
+        dot(&d_rows, &gather(x, &ids).unwrap())
+    });
     assert!(overwrite(&target, &[6, 0, 1], &source).is_err());
     assert!(overwrite(&target, &[0, 1], &source).is_err());
 }
@@ -64,18 +88,30 @@ fn pairs_are_averaged_inside_each_segment() {
         let values = x.to_vec2::<f64>().unwrap();
         let (mut expected, mut start) = (Vec::new(), 0);
         for len in &segments {
-            expected.extend(values[start..start + len].chunks_exact(2).flat_map(|pair| (0..3).map(|i| (pair[0][i] + pair[1][i]) / 2.0)));
+            expected.extend(
+                values[start..start + len]
+                    .chunks_exact(2)
+                    .flat_map(|pair| (0..3).map(|i| (pair[0][i] + pair[1][i]) / 2.0)),
+            );
             start += len;
         }
         assert_eq!(flat(&y), expected);
         let dy = random("dy", y.dims());
         let dx = pool_pairs_backward(&dy, &segments).unwrap();
-        assert_gradient("pool_pairs", &x, &dx, |x| dot(&dy, &pool_pairs(x, &segments).unwrap()));
+        assert_gradient("pool_pairs", &x, &dx, |x| {
+            dot(&dy, &pool_pairs(x, &segments).unwrap())
+        });
     }
     let nothing = pool_pairs(&random("x", &[1, 3]), &[1]).unwrap();
     assert_eq!(nothing.dims(), [0, 3]);
-    assert_eq!(flat(&pool_pairs_backward(&nothing, &[1]).unwrap()), [0.0; 3]);
-    assert!(pool_pairs(&random("x", &[3, 3]), &[4]).is_err(), "segments longer than the rows");
+    assert_eq!(
+        flat(&pool_pairs_backward(&nothing, &[1]).unwrap()),
+        [0.0; 3]
+    );
+    assert!(
+        pool_pairs(&random("x", &[3, 3]), &[4]).is_err(),
+        "segments longer than the rows"
+    );
     assert!(pool_pairs_backward(&random("dy", &[3, 3]), &[4]).is_err());
 }
 

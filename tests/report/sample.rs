@@ -25,7 +25,15 @@ pub struct Sample {
 
 impl Default for Sample {
     fn default() -> Self {
-        Self { steps: 60, tasks: vec!["asr".into(), "emotion".into()], evaluations: vec![0, 30, 60], has_probes: true, scale: 1.0, rows: 12, wrong: 3 }
+        Self {
+            steps: 60,
+            tasks: vec!["asr".into(), "emotion".into()],
+            evaluations: vec![0, 30, 60],
+            has_probes: true,
+            scale: 1.0,
+            rows: 12,
+            wrong: 3,
+        }
     }
 }
 
@@ -43,15 +51,28 @@ impl Sample {
     fn log(&self) -> String {
         let mut log = String::new();
         for step in 1..=self.steps {
-            let stage = if step <= self.steps / 3 { "listen" } else { EVIL };
+            let stage = if step <= self.steps / 3 {
+                "listen"
+            } else {
+                EVIL
+            };
             let loss = self.scale * (3.0 / (step as f64).sqrt() + 0.1);
             let task = |i: usize| json!({"examples": 2, "seconds": 3.5, "target_tokens": 5 + i, "loss": loss * (1.0 + i as f64)});
-            let tasks: serde_json::Map<String, Value> = self.tasks.iter().enumerate().map(|(i, name)| (name.clone(), task(i))).collect();
+            let tasks: serde_json::Map<String, Value> = self
+                .tasks
+                .iter()
+                .enumerate()
+                .map(|(i, name)| (name.clone(), task(i)))
+                .collect();
             let line = json!({"kind": "train", "step": step, "stage": stage, "loss": loss, "grad_norm": loss * (1.0 + (step % 3) as f64), "learning_rate": 1e-4,
                 "examples": 4, "tokens": 50, "target_tokens": 11, "seconds": 7.0, "skipped": 0, "tasks": tasks});
             writeln!(log, "{line}").unwrap();
             if self.has_probes && step % 5 == 0 {
-                let norms: serde_json::Map<String, Value> = self.tasks.iter().map(|task| (task.clone(), json!(loss))).collect();
+                let norms: serde_json::Map<String, Value> = self
+                    .tasks
+                    .iter()
+                    .map(|task| (task.clone(), json!(loss)))
+                    .collect();
                 let pair = format!("{}|{}", self.tasks[0], self.tasks[self.tasks.len() - 1]);
                 writeln!(
                     log,
@@ -61,16 +82,30 @@ impl Sample {
                 .unwrap();
             }
             if self.evaluations.contains(&step) {
-                writeln!(log, "{}", json!({"kind": "eval", "at_step": step, "scores": self.scores(step)})).unwrap();
+                writeln!(
+                    log,
+                    "{}",
+                    json!({"kind": "eval", "at_step": step, "scores": self.scores(step)})
+                )
+                .unwrap();
             }
         }
-        writeln!(log, "{}", json!({"kind": "stage_end", "at_step": self.steps, "stage": EVIL, "reason": "planned"})).unwrap();
+        writeln!(
+            log,
+            "{}",
+            json!({"kind": "stage_end", "at_step": self.steps, "stage": EVIL, "reason": "planned"})
+        )
+        .unwrap();
         log
     }
 
     /// Every so many answers are wrong after a step: all before training, every second on the way.
     fn wrong_after(&self, step: u64) -> usize {
-        if step == self.steps { self.wrong } else { 1 + usize::from(step > 0) }
+        if step == self.steps {
+            self.wrong
+        } else {
+            1 + usize::from(step > 0)
+        }
     }
 
     /// Whether a row's answer is right, and what was answered instead of its label: nothing, or in row 5 the other label.
@@ -82,16 +117,24 @@ impl Sample {
     /// The scores, counted by hand: a wrong transcript has four wrong words of four.
     fn scores(&self, step: u64) -> Value {
         let done = step as f64 / self.steps.max(1) as f64;
-        let wrong = (0..self.rows).filter(|i| i.is_multiple_of(self.wrong_after(step))).count() as f64;
+        let wrong = (0..self.rows)
+            .filter(|i| i.is_multiple_of(self.wrong_after(step)))
+            .count() as f64;
         let of_label = |label: usize| {
             let rows = || (0..self.rows).map(|i| self.mood(i, step));
-            let count = |is: &dyn Fn(&(usize, Option<usize>)) -> bool| rows().filter(is).count() as f64;
-            let (references, answers) = (count(&|row| row.0 == label), count(&|row| row.1 == Some(label)));
+            let count =
+                |is: &dyn Fn(&(usize, Option<usize>)) -> bool| rows().filter(is).count() as f64;
+            let (references, answers) = (
+                count(&|row| row.0 == label),
+                count(&|row| row.1 == Some(label)),
+            );
             let hits = count(&|row| *row == (label, Some(label)));
             (references > 0.0).then(|| (hits / references, 2.0 * hits / (references + answers)))
         };
         let found: Vec<(f64, f64)> = (0..2).filter_map(of_label).collect();
-        let mean = |of: fn(&(f64, f64)) -> f64| found.iter().map(of).sum::<f64>() / found.len().max(1) as f64;
+        let mean = |of: fn(&(f64, f64)) -> f64| {
+            found.iter().map(of).sum::<f64>() / found.len().max(1) as f64
+        };
         json!({"words.loss": 2.0 - done, "words.wer": wrong / self.rows.max(1) as f64, "moods.uar": mean(|found| found.0), "moods.macro_f1": mean(|found| found.1), "mean": 0.1 + 0.7 * done})
     }
 
@@ -109,19 +152,41 @@ impl Sample {
         };
         let said = "صباح الخير يا <b>";
         let word = |i: usize| {
-            let prediction = if i.is_multiple_of(self.wrong_after(step)) { EVIL } else { said };
-            line(json!({"id": format!("w{i}"), "task": self.tasks[0], "reference": said, "prediction": prediction, "answer": null}), i)
+            let prediction = if i.is_multiple_of(self.wrong_after(step)) {
+                EVIL
+            } else {
+                said
+            };
+            line(
+                json!({"id": format!("w{i}"), "task": self.tasks[0], "reference": said, "prediction": prediction, "answer": null}),
+                i,
+            )
         };
         let labels = ["angry", "happy & sad"];
         let mood = |i: usize| {
             let (label, answer) = self.mood(i, step);
             let (task, label) = (&self.tasks[self.tasks.len() - 1], labels[label]);
-            line(json!({"id": format!("m{i}"), "task": task, "reference": label, "prediction": label, "answer": answer.map(|answer| labels[answer])}), i)
+            line(
+                json!({"id": format!("m{i}"), "task": task, "reference": label, "prediction": label, "answer": answer.map(|answer| labels[answer])}),
+                i,
+            )
         };
-        fs::write(folder.join("words.jsonl"), (0..self.rows).map(word).collect::<String>()).unwrap();
-        fs::write(folder.join("moods.jsonl"), (0..self.rows).map(mood).collect::<String>()).unwrap();
+        fs::write(
+            folder.join("words.jsonl"),
+            (0..self.rows).map(word).collect::<String>(),
+        )
+        .unwrap();
+        fs::write(
+            folder.join("moods.jsonl"),
+            (0..self.rows).map(mood).collect::<String>(),
+        )
+        .unwrap();
         if step == self.steps {
-            fs::write(folder.join("controls.json"), json!({"no-audio": {"words.wer": 1.1, "moods.uar": 0.25}}).to_string()).unwrap();
+            fs::write(
+                folder.join("controls.json"),
+                json!({"no-audio": {"words.wer": 1.1, "moods.uar": 0.25}}).to_string(),
+            )
+            .unwrap();
             let rates = |strict: f64| json!({"prompts": 9, "instructions": 9, "prompt_strict": strict, "prompt_loose": 1.0});
             let of = |strict: f64| json!({"all": rates(strict), "kinds": {"at most 5 words <&>": rates(strict)}, "checks": {}, "rows": []});
             let mut instructions = of(0.5);

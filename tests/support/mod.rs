@@ -1,6 +1,9 @@
 //! What the tests of the primitives share: seeded numbers, tensors from them, and central differences.
 
-#![allow(dead_code, reason = "each test program uses its own part of these helpers")]
+#![allow(
+    dead_code,
+    reason = "each test program uses its own part of these helpers"
+)]
 
 use candle_core::DType;
 use candle_core::Device;
@@ -13,12 +16,17 @@ use maqam::ops::linear::Weight;
 use maqam::seed::Key;
 
 /// No dropout.
-pub const NO_DROPOUT: AdapterDropout = AdapterDropout { probability: 0.0, tokens: &[] };
+pub const NO_DROPOUT: AdapterDropout = AdapterDropout {
+    probability: 0.0,
+    tokens: &[],
+};
 
 /// Numbers uniform in `[-1, 1)`, the same for the same name.
 pub fn numbers(name: &str, len: usize) -> Vec<f64> {
     let key = Key::new(20, name);
-    (0..len as u64).map(|i| 2.0 * key.uniform(i) - 1.0).collect()
+    (0..len as u64)
+        .map(|i| 2.0 * key.uniform(i) - 1.0)
+        .collect()
 }
 
 /// A `f64` tensor of [`numbers`].
@@ -33,7 +41,13 @@ pub fn zeros_like(tensor: &Tensor) -> Tensor {
 
 /// All values of a tensor, widened.
 pub fn flat(tensor: &Tensor) -> Vec<f64> {
-    tensor.flatten_all().unwrap().to_dtype(DType::F64).unwrap().to_vec1().unwrap()
+    tensor
+        .flatten_all()
+        .unwrap()
+        .to_dtype(DType::F64)
+        .unwrap()
+        .to_vec1()
+        .unwrap()
 }
 
 /// A copy with storage of its own, for the operations that work in place.
@@ -63,7 +77,13 @@ pub fn distance(found: &Tensor, expected: &Tensor) -> f64 {
     assert_eq!(found.shape(), expected.shape());
     let (found, expected) = (flat(found), flat(expected));
     let size = expected.iter().fold(1e-30, |a: f64, b| a.max(b.abs()));
-    let far = |(a, b): (&f64, &f64)| if a.is_nan() || b.is_nan() { f64::INFINITY } else { (a - b).abs() };
+    let far = |(a, b): (&f64, &f64)| {
+        if a.is_nan() || b.is_nan() {
+            f64::INFINITY
+        } else {
+            (a - b).abs()
+        }
+    };
     found.iter().zip(&expected).map(far).fold(0.0, f64::max) / size
 }
 
@@ -82,33 +102,64 @@ const STEP: f64 = 1e-5;
 /// Compares `gradient` with central differences of `loss` at `at`: along one random direction that moves every number,
 /// and for up to 24 numbers one by one. The error is relative to the larger of the derivative and the gradient's root mean square.
 pub fn assert_gradient(what: &str, at: &Tensor, gradient: &Tensor, loss: impl Fn(&Tensor) -> f64) {
-    assert_eq!(at.shape(), gradient.shape(), "{what}: shape of the gradient");
+    assert_eq!(
+        at.shape(),
+        gradient.shape(),
+        "{what}: shape of the gradient"
+    );
     let (point, slope) = (flat(at), flat(gradient));
     let len = point.len();
-    assert!(slope.iter().all(|g| g.is_finite()), "{what}: the gradient is not finite");
+    assert!(
+        slope.iter().all(|g| g.is_finite()),
+        "{what}: the gradient is not finite"
+    );
     let norm = slope.iter().map(|g| g * g).sum::<f64>().sqrt();
-    assert!(norm > 0.0, "{what}: the gradient is zero, so the comparison would say nothing");
+    assert!(
+        norm > 0.0,
+        "{what}: the gradient is zero, so the comparison would say nothing"
+    );
     let moved = |direction: &dyn Fn(usize) -> f64, step: f64| {
-        let values: Vec<f64> = point.iter().enumerate().map(|(i, x)| x + step * direction(i)).collect();
+        let values: Vec<f64> = point
+            .iter()
+            .enumerate()
+            .map(|(i, x)| x + step * direction(i))
+            .collect();
         loss(&Tensor::from_vec(values, at.shape(), &Device::Cpu).unwrap())
     };
-    let slope_along = |direction: &dyn Fn(usize) -> f64| (moved(direction, STEP) - moved(direction, -STEP)) / (2.0 * STEP);
+    let slope_along = |direction: &dyn Fn(usize) -> f64| {
+        (moved(direction, STEP) - moved(direction, -STEP)) / (2.0 * STEP)
+    };
     let signs: Vec<f64> = numbers(what, len).iter().map(|x| x.signum()).collect();
     let expected: f64 = slope.iter().zip(&signs).map(|(g, s)| g * s).sum();
     let found = slope_along(&|i| signs[i]);
-    assert!((found - expected).abs() <= BAR * expected.abs().max(norm), "{what}: along a direction {found}, by backward {expected}");
+    assert!(
+        (found - expected).abs() <= BAR * expected.abs().max(norm),
+        "{what}: along a direction {found}, by backward {expected}"
+    );
     let scale = norm / (len as f64).sqrt();
     let key = Key::new(21, what);
     for draw in 0..24.min(len) {
-        let chosen = if len <= 24 { draw } else { key.below(draw as u64, len) };
+        let chosen = if len <= 24 {
+            draw
+        } else {
+            key.below(draw as u64, len)
+        };
         let found = slope_along(&|i| f64::from(u8::from(i == chosen)));
         let expected = slope[chosen];
-        assert!((found - expected).abs() <= BAR * expected.abs().max(scale), "{what}[{chosen}]: by differences {found}, by backward {expected}");
+        assert!(
+            (found - expected).abs() <= BAR * expected.abs().max(scale),
+            "{what}[{chosen}]: by differences {found}, by backward {expected}"
+        );
     }
 }
 
 /// A layer with everything trained and an adapter whose `ups` are (columns, rank), their ranks one after the other.
-pub fn adapted(name: &str, inputs: usize, outputs: usize, ups: &[(std::ops::Range<usize>, usize)]) -> Linear {
+pub fn adapted(
+    name: &str,
+    inputs: usize,
+    outputs: usize,
+    ups: &[(std::ops::Range<usize>, usize)],
+) -> Linear {
     let mut first = 0;
     let ups: Vec<Up> = ups
         .iter()
@@ -116,19 +167,31 @@ pub fn adapted(name: &str, inputs: usize, outputs: usize, ups: &[(std::ops::Rang
         .map(|(i, (columns, rank))| {
             let ranks = first..first + rank;
             first += rank;
-            Up { weight: trained(random(&format!("{name} up {i}"), &[columns.len(), *rank])), columns: columns.clone(), ranks, scale: 0.7 + 0.3 * i as f64 }
+            Up {
+                weight: trained(random(&format!("{name} up {i}"), &[columns.len(), *rank])),
+                columns: columns.clone(),
+                ranks,
+                scale: 0.7 + 0.3 * i as f64,
+            }
         })
         .collect();
     let down = trained(random(&format!("{name} down"), &[first, inputs]));
     Linear {
         weight: trained(random(&format!("{name} weight"), &[outputs, inputs])),
         bias: Some(trained(random(&format!("{name} bias"), &[outputs]))),
-        adapter: Some(Adapter { down, ups, site: 3, joined: None }),
+        adapter: Some(Adapter {
+            down,
+            ups,
+            site: 3,
+            joined: None,
+        }),
     }
 }
 
 /// Keys of `tokens` tokens of one example.
 pub fn keys(example: u64, tokens: usize) -> Vec<Key> {
     let key = Key::new(7, "dropout").with(example);
-    (0..tokens as u64).map(|position| key.with(position)).collect()
+    (0..tokens as u64)
+        .map(|position| key.with(position))
+        .collect()
 }

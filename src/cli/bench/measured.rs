@@ -15,7 +15,14 @@ use crate::model::precision::Computes;
 use crate::ops::device::synchronise;
 
 /// Names of the phases of a step, in their order.
-const NAMES: [&str; 6] = ["encoder", "decoder forward", "head", "decoder backward", "encoder backward", "optimiser"];
+const NAMES: [&str; 6] = [
+    "encoder",
+    "decoder forward",
+    "head",
+    "decoder backward",
+    "encoder backward",
+    "optimiser",
+];
 
 /// Seconds of one step by phase.
 pub struct Phases {
@@ -27,7 +34,10 @@ impl Phases {
     /// Begins to look at a step.
     pub fn begin(device: &Device) -> Result<Self> {
         synchronise(device)?;
-        Ok(Self { seconds: [0.0; NAMES.len()], last: Instant::now() })
+        Ok(Self {
+            seconds: [0.0; NAMES.len()],
+            last: Instant::now(),
+        })
     }
 
     /// A phase of a micro-batch is over.
@@ -85,10 +95,16 @@ impl Measured {
             return;
         }
         let (step, threads) = (median(&self.seconds), rayon::current_num_threads());
-        println!("{} examples, {} tokens a step, {}, {threads} threads", self.examples, self.load.tokens, self.computes);
+        println!(
+            "{} examples, {} tokens a step, {}, {threads} threads",
+            self.examples, self.load.tokens, self.computes
+        );
         let fastest = self.seconds.iter().copied().fold(f64::INFINITY, f64::min);
         let slowest = self.seconds.iter().copied().fold(0.0, f64::max);
-        println!("step      {step:.3} s (median of {}; {fastest:.3} to {slowest:.3})", self.seconds.len());
+        println!(
+            "step      {step:.3} s (median of {}; {fastest:.3} to {slowest:.3})",
+            self.seconds.len()
+        );
         println!("examples  {:.2}/s", self.examples as f64 / step);
         println!("tokens    {:.0}/s", self.load.tokens / step);
         if let Some(useful) = self.useful {
@@ -104,7 +120,10 @@ impl Measured {
 
     fn json(&self, arguments: &TrainArguments, fit: Option<&Fit>) -> Value {
         let step = median(&self.seconds);
-        let phases: serde_json::Map<String, Value> = self.by_phase().map(|(name, seconds)| (name.replace(' ', "_"), seconds.into())).collect();
+        let phases: serde_json::Map<String, Value> = self
+            .by_phase()
+            .map(|(name, seconds)| (name.replace(' ', "_"), seconds.into()))
+            .collect();
         json!({
             "shape": arguments.model.as_ref().map_or(arguments.shape.clone(), |dir| dir.display().to_string()),
             "full": arguments.full, "layers": arguments.layers, "work": format!("{:?}", arguments.work).to_lowercase(),
@@ -121,14 +140,30 @@ impl Measured {
 
     /// Medians over the steps that were looked at; phases that take no time are left out.
     fn by_phase(&self) -> impl Iterator<Item = (&'static str, f64)> {
-        let of = |place: usize| median(&self.phases.iter().map(|phases| phases.seconds[place]).collect::<Vec<_>>());
-        let found: Vec<f64> = if self.phases.is_empty() { Vec::new() } else { (0..NAMES.len()).map(of).collect() };
-        NAMES.into_iter().zip(found).filter(|(_, seconds)| *seconds > 0.0)
+        let of = |place: usize| {
+            median(
+                &self
+                    .phases
+                    .iter()
+                    .map(|phases| phases.seconds[place])
+                    .collect::<Vec<_>>(),
+            )
+        };
+        let found: Vec<f64> = if self.phases.is_empty() {
+            Vec::new()
+        } else {
+            (0..NAMES.len()).map(of).collect()
+        };
+        NAMES
+            .into_iter()
+            .zip(found)
+            .filter(|(_, seconds)| *seconds > 0.0)
     }
 
     /// Of the card, or else of the process, in 10^9 bytes.
     fn peak_gb(&self) -> Option<f64> {
-        self.card_bytes.map_or_else(process_peak_gb, |bytes| Some(bytes as f64 / 1e9))
+        self.card_bytes
+            .map_or_else(process_peak_gb, |bytes| Some(bytes as f64 / 1e9))
     }
 }
 
@@ -152,6 +187,9 @@ mod tests {
 
     #[test]
     fn a_median_is_the_middle_or_the_mean_of_two() {
-        assert_eq!((median(&[3.0, 1.0, 2.0]), median(&[4.0, 1.0, 2.0, 3.0])), (2.0, 2.5));
+        assert_eq!(
+            (median(&[3.0, 1.0, 2.0]), median(&[4.0, 1.0, 2.0, 3.0])),
+            (2.0, 2.5)
+        );
     }
 }

@@ -144,20 +144,54 @@ pub fn run(command: Command) -> Result<()> {
     };
     let device = arguments.device.open()?;
     let computes = arguments.precision.on(&device)?;
-    let mut sequences: Vec<Sequence> =
-        arguments.work.examples(arguments.clips).iter().enumerate().map(|(i, example)| example.sequence(i, config.text.vocab_size)).collect();
+    let mut sequences: Vec<Sequence> = arguments
+        .work
+        .examples(arguments.clips)
+        .iter()
+        .enumerate()
+        .map(|(i, example)| example.sequence(i, config.text.vocab_size))
+        .collect();
     let num_targets: usize = sequences.iter().map(Sequence::num_targets).sum();
-    sequences.iter_mut().for_each(|sequence| sequence.target_weight = 1.0 / num_targets as f64);
+    sequences
+        .iter_mut()
+        .for_each(|sequence| sequence.target_weight = 1.0 / num_targets as f64);
 
-    let settings =
-        lora::Settings { rank: arguments.rank, alpha: 2.0 * arguments.rank as f64, targets: Targets::Named("all-linear".into()), ..lora::Settings::default() };
-    let parts = if arguments.full { Parts { audio_encoder: Training::Full, projector: Training::Full, decoder: Training::Full } } else { Parts::default() };
+    let settings = lora::Settings {
+        rank: arguments.rank,
+        alpha: 2.0 * arguments.rank as f64,
+        targets: Targets::Named("all-linear".into()),
+        ..lora::Settings::default()
+    };
+    let parts = if arguments.full {
+        Parts {
+            audio_encoder: Training::Full,
+            projector: Training::Full,
+            decoder: Training::Full,
+        }
+    } else {
+        Parts::default()
+    };
     let plan = Plan::from_settings(&settings, &parts, &config)?;
     let sizes = Sizes::of(&config, &plan);
-    let costs = cost::Model { config: &config, sizes: &sizes, parts, save: arguments.save.into() };
-    let bench = Bench { arguments: &arguments, costs, sequences: &sequences, computes, device: &device };
+    let costs = cost::Model {
+        config: &config,
+        sizes: &sizes,
+        parts,
+        save: arguments.save.into(),
+    };
+    let bench = Bench {
+        arguments: &arguments,
+        costs,
+        sequences: &sequences,
+        computes,
+        device: &device,
+    };
     let fit = bench.fit()?;
-    let measured = bench.measure(plan, fit.as_ref().map_or(arguments.pack_tokens, |fit| fit.pack_tokens))?;
+    let measured = bench.measure(
+        plan,
+        fit.as_ref()
+            .map_or(arguments.pack_tokens, |fit| fit.pack_tokens),
+    )?;
     measured.print(&arguments, fit.as_ref());
     Ok(())
 }
@@ -174,10 +208,27 @@ struct Bench<'a> {
 impl Bench<'_> {
     /// How it fits the card's memory; `None` on the CPU.
     fn fit(&self) -> Result<Option<Fit>> {
-        let Some(memory) = memory(self.device)? else { return Ok(None) };
-        let fit = Fit::new(&[self.costs], self.computes.precision, memory.free as f64, self.arguments.pack_tokens)?;
-        if let Some(longest) = self.sequences.iter().map(|sequence| sequence.tokens.len()).max().filter(|&longest| longest > fit.longest) {
-            return Err(Error::resource(format!("an example has {longest} tokens, the card has memory for {}", fit.longest)).hint("try --save layer"));
+        let Some(memory) = memory(self.device)? else {
+            return Ok(None);
+        };
+        let fit = Fit::new(
+            &[self.costs],
+            self.computes.precision,
+            memory.free as f64,
+            self.arguments.pack_tokens,
+        )?;
+        if let Some(longest) = self
+            .sequences
+            .iter()
+            .map(|sequence| sequence.tokens.len())
+            .max()
+            .filter(|&longest| longest > fit.longest)
+        {
+            return Err(Error::resource(format!(
+                "an example has {longest} tokens, the card has memory for {}",
+                fit.longest
+            ))
+            .hint("try --save layer"));
         }
         eprintln!("memory: {}", fit.line());
         fit.note().iter().for_each(|note| eprintln!("note: {note}"));
@@ -185,8 +236,13 @@ impl Bench<'_> {
     }
 
     fn model(&self, plan: Plan) -> Result<AudioLlm> {
-        let weights = if self.device.is_cpu() { Weights::Random { seed: 1 } } else { Weights::Noise { seed: 1 } };
-        let mut model = AudioLlm::new(self.costs.config.clone(), &weights, plan, true, self.device)?;
+        let weights = if self.device.is_cpu() {
+            Weights::Random { seed: 1 }
+        } else {
+            Weights::Noise { seed: 1 }
+        };
+        let mut model =
+            AudioLlm::new(self.costs.config.clone(), &weights, plan, true, self.device)?;
         model.initialise(Init::Default, 1)?;
         model.compute_in(self.computes.precision)?;
         Ok(model)
@@ -195,22 +251,48 @@ impl Bench<'_> {
     fn measure(&self, plan: Plan, pack_tokens: usize) -> Result<Measured> {
         let model = self.model(plan)?;
         let optimiser = Optimiser::new(optimiser::Settings::default(), &model.parameters)?;
-        let lengths: Vec<usize> = self.sequences.iter().map(|sequence| sequence.tokens.len()).collect();
+        let lengths: Vec<usize> = self
+            .sequences
+            .iter()
+            .map(|sequence| sequence.tokens.len())
+            .collect();
         let window = self.costs.config.audio.window_frames();
         let batches = micro_batches(&lengths, pack_tokens)
             .into_iter()
             .map(|range| Batch::pack(&self.sequences[range].iter().collect::<Vec<_>>(), window))
             .collect::<Result<Vec<_>>>()?;
-        let pass = Pass { save: self.costs.save, ..Pass::default() };
-        let mut steps = Steps { model, optimiser, batches: &batches, pass, only: self.arguments.only, done: 0, heard: None, ended: None };
+        let pass = Pass {
+            save: self.costs.save,
+            ..Pass::default()
+        };
+        let mut steps = Steps {
+            model,
+            optimiser,
+            batches: &batches,
+            pass,
+            only: self.arguments.only,
+            done: 0,
+            heard: None,
+            ended: None,
+        };
         let of_device = |(cpu, card)| if self.device.is_cpu() { cpu } else { card };
         reset_peak(self.device)?;
         for _ in 0..self.arguments.warm_up.unwrap_or(of_device(WARM_UP)) {
             steps.step()?;
         }
-        let (seconds, losses): (Vec<f64>, Vec<f64>) = (0..self.arguments.steps).map(|_| steps.step()).collect::<Result<Vec<_>>>()?.into_iter().unzip();
-        let num_profiled = if self.arguments.only.is_none() { of_device(PROFILED) } else { 0 };
-        let phases = (0..num_profiled).map(|_| steps.profiled()).collect::<Result<Vec<Phases>>>()?;
+        let (seconds, losses): (Vec<f64>, Vec<f64>) = (0..self.arguments.steps)
+            .map(|_| steps.step())
+            .collect::<Result<Vec<_>>>()?
+            .into_iter()
+            .unzip();
+        let num_profiled = if self.arguments.only.is_none() {
+            of_device(PROFILED)
+        } else {
+            0
+        };
+        let phases = (0..num_profiled)
+            .map(|_| steps.profiled())
+            .collect::<Result<Vec<Phases>>>()?;
         let load = load_of(self.sequences);
         Ok(Measured {
             computes: self.computes,
@@ -219,7 +301,8 @@ impl Bench<'_> {
             phases,
             examples: self.sequences.len(),
             micro_batches: batches.len(),
-            useful: (!self.arguments.full && self.arguments.only.is_none()).then(|| self.costs.useful(&load)),
+            useful: (!self.arguments.full && self.arguments.only.is_none())
+                .then(|| self.costs.useful(&load)),
             load,
             card_bytes: peak(self.device)?,
         })
@@ -283,7 +366,14 @@ impl Steps<'_> {
         self.model.parameters.zero_gradients()?;
         let mut seconds = 0.0;
         for batch in self.batches {
-            let state = |purpose| random_states(purpose, batch.tokens.len(), self.model.config.text.hidden_size, device);
+            let state = |purpose| {
+                random_states(
+                    purpose,
+                    batch.tokens.len(),
+                    self.model.config.text.hidden_size,
+                    device,
+                )
+            };
             let (x, dy) = (state("x")?, state("dy")?);
             synchronise(device)?;
             let started = Instant::now();
@@ -302,7 +392,14 @@ impl Steps<'_> {
         self.model.parameters.zero_gradients()?;
         let loss = Scalar::new(0.0, &device)?;
         for batch in self.batches {
-            loss.add(&self.model.train_watched(batch, None, self.pass, &mut |phase| phases.done(phase, &device))?.loss)?;
+            loss.add(
+                &self
+                    .model
+                    .train_watched(batch, None, self.pass, &mut |phase| {
+                        phases.done(phase, &device)
+                    })?
+                    .loss,
+            )?;
         }
         self.update(&loss)?;
         phases.optimiser(&device)?;
@@ -312,14 +409,27 @@ impl Steps<'_> {
     /// The update, and the gradient's norm before it.
     fn update(&mut self, loss: &Scalar) -> Result<Scalar> {
         self.done += 1;
-        let (grad_norm, counts) = (self.optimiser.grad_norm(&self.model.parameters)?, PerPart::from_fn(|_| self.done));
-        self.optimiser.step(&self.model.parameters, Update { loss, grad_norm: &grad_norm, learning_rate: 1e-5, counts })?;
+        let (grad_norm, counts) = (
+            self.optimiser.grad_norm(&self.model.parameters)?,
+            PerPart::from_fn(|_| self.done),
+        );
+        self.optimiser.step(
+            &self.model.parameters,
+            Update {
+                loss,
+                grad_norm: &grad_norm,
+                learning_rate: 1e-5,
+                counts,
+            },
+        )?;
         Ok(grad_norm)
     }
 }
 
 fn random_states(purpose: &str, tokens: usize, dim: usize, device: &Device) -> Result<Tensor> {
     let key = Key::new(0, purpose);
-    let values: Vec<f32> = (0..(tokens * dim) as u64).map(|i| key.uniform(i) as f32 - 0.5).collect();
+    let values: Vec<f32> = (0..(tokens * dim) as u64)
+        .map(|i| key.uniform(i) as f32 - 0.5)
+        .collect();
     Ok(place(&values, (tokens, dim), device)?)
 }

@@ -33,20 +33,49 @@ pub struct Example {
 impl Work {
     /// The examples of a step.
     pub fn examples(self, clips: Option<usize>) -> Vec<Example> {
-        let asr = Example { prompt: 40, seconds: 10, target: 50 };
-        let ssum = Example { prompt: 40, seconds: 60, target: 80 };
+        let asr = Example {
+            prompt: 40,
+            seconds: 10,
+            target: 50,
+        };
+        let ssum = Example {
+            prompt: 40,
+            seconds: 60,
+            target: 80,
+        };
         match self {
             Self::Asr => vec![asr; clips.unwrap_or(16)],
-            Self::Short => vec![Example { prompt: 60, seconds: 3, target: 10 }; clips.unwrap_or(16)],
+            Self::Short => vec![
+                Example {
+                    prompt: 60,
+                    seconds: 3,
+                    target: 10
+                };
+                clips.unwrap_or(16)
+            ],
             Self::Ssum => vec![ssum; clips.unwrap_or(8)],
             Self::Mix => {
                 let kinds = [
-                    Example { prompt: 40, seconds: 8, target: 45 },
-                    Example { prompt: 60, seconds: 10, target: 4 },
-                    Example { prompt: 60, seconds: 4, target: 4 },
+                    Example {
+                        prompt: 40,
+                        seconds: 8,
+                        target: 45,
+                    },
+                    Example {
+                        prompt: 60,
+                        seconds: 10,
+                        target: 4,
+                    },
+                    Example {
+                        prompt: 60,
+                        seconds: 4,
+                        target: 4,
+                    },
                     ssum,
                 ];
-                (0..clips.unwrap_or(16)).map(|i| kinds[i * kinds.len() / clips.unwrap_or(16)]).collect()
+                (0..clips.unwrap_or(16))
+                    .map(|i| kinds[i * kinds.len() / clips.unwrap_or(16)])
+                    .collect()
             }
         }
     }
@@ -60,11 +89,22 @@ impl Example {
         let key = Key::new(0, "bench").with(index as u64);
         let before = self.prompt / 2;
         let len = self.prompt + audio + self.target;
-        let tokens = (0..len as u64).map(|i| key.below(i, vocab.min(100_000)) as u32).collect();
-        let values = (0..(frames * MELS) as u64).map(|i| key.with(1).uniform(i) as f32).collect();
+        let tokens = (0..len as u64)
+            .map(|i| key.below(i, vocab.min(100_000)) as u32)
+            .collect();
+        let values = (0..(frames * MELS) as u64)
+            .map(|i| key.with(1).uniform(i) as f32)
+            .collect();
         let features = std::sync::Arc::new(LogMel { frames, values });
         let (targets, clip) = (len - self.target..len, before..before + audio);
-        Sequence { tokens, targets: vec![targets], audio: vec![clip], features: vec![features], key, target_weight: 1.0 }
+        Sequence {
+            tokens,
+            targets: vec![targets],
+            audio: vec![clip],
+            features: vec![features],
+            key,
+            target_weight: 1.0,
+        }
     }
 }
 
@@ -72,7 +112,11 @@ impl Example {
 pub fn load_of(sequences: &[Sequence]) -> cost::Load {
     let mut load = cost::Load::default();
     for sequence in sequences {
-        load.add(sequence.tokens.len(), sequence.audio.iter().map(ExactSizeIterator::len).sum(), sequence.num_targets());
+        load.add(
+            sequence.tokens.len(),
+            sequence.audio.iter().map(ExactSizeIterator::len).sum(),
+            sequence.num_targets(),
+        );
     }
     load
 }
@@ -83,11 +127,33 @@ mod tests {
 
     #[test]
     fn works_have_the_tokens_that_peers_are_measured_with() {
-        let load = |work: Work| load_of(&work.examples(None).iter().enumerate().map(|(i, example)| example.sequence(i, 100)).collect::<Vec<_>>());
-        let of = |work| (load(work).tokens, load(work).audio_tokens, load(work).targets);
+        let load = |work: Work| {
+            load_of(
+                &work
+                    .examples(None)
+                    .iter()
+                    .enumerate()
+                    .map(|(i, example)| example.sequence(i, 100))
+                    .collect::<Vec<_>>(),
+            )
+        };
+        let of = |work| {
+            (
+                load(work).tokens,
+                load(work).audio_tokens,
+                load(work).targets,
+            )
+        };
         assert_eq!(of(Work::Asr), (16.0 * 340.0, 16.0 * 250.0, 16.0 * 50.0));
         assert_eq!(of(Work::Ssum), (8.0 * 1620.0, 8.0 * 1500.0, 8.0 * 80.0));
         let audio = 4.0 * (200.0 + 250.0 + 100.0 + 1500.0);
-        assert_eq!(of(Work::Mix), (audio + 4.0 * (85.0 + 64.0 + 64.0 + 120.0), audio, 4.0 * (45.0 + 4.0 + 4.0 + 80.0)));
+        assert_eq!(
+            of(Work::Mix),
+            (
+                audio + 4.0 * (85.0 + 64.0 + 64.0 + 120.0),
+                audio,
+                4.0 * (45.0 + 4.0 + 4.0 + 80.0)
+            )
+        );
     }
 }

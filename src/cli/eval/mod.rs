@@ -55,24 +55,46 @@ pub struct Arguments {
 }
 
 pub fn run(arguments: &Arguments, stop: &AtomicBool) -> Result<()> {
-    let suite = Suite::load(&arguments.suite, &Tasks::load(arguments.prompts.as_deref())?)?;
-    let out = arguments.out.clone().unwrap_or_else(|| PathBuf::from("runs/eval").join(&suite.name));
+    let suite = Suite::load(
+        &arguments.suite,
+        &Tasks::load(arguments.prompts.as_deref())?,
+    )?;
+    let out = arguments
+        .out
+        .clone()
+        .unwrap_or_else(|| PathBuf::from("runs/eval").join(&suite.name));
     let device = arguments.device.open()?;
     let computes = arguments.precision.on(&device)?;
-    let systems = Systems::new(&arguments.model, &arguments.adapter, arguments.no_base, (device, computes))?;
+    let systems = Systems::new(
+        &arguments.model,
+        &arguments.adapter,
+        arguments.no_base,
+        (device, computes),
+    )?;
     systems.check_names(&suite)?;
     let folder = Folder::claim(&out, &suite)?;
-    let controlled = suite.controls.iter().map(|control| Ok((Some(*control), control.of(&suite)?))).collect::<Result<Vec<_>>>()?;
-    let suites: Vec<_> = std::iter::once((None, suite.clone())).chain(controlled).collect();
+    let controlled = suite
+        .controls
+        .iter()
+        .map(|control| Ok((Some(*control), control.of(&suite)?)))
+        .collect::<Result<Vec<_>>>()?;
+    let suites: Vec<_> = std::iter::once((None, suite.clone()))
+        .chain(controlled)
+        .collect();
     let mut asked = systems.interviews(&suites, &arguments.answers)?;
     ask(&systems, &mut asked, &suite, stop)?;
-    let resampling = Resampling { resamples: arguments.resamples as usize, ..Resampling::default() };
+    let resampling = Resampling {
+        resamples: arguments.resamples as usize,
+        ..Resampling::default()
+    };
     let judged = judged::judge(&systems, &asked, &suite, &resampling)?;
     let text = judged::tables(&judged, &suite, &resampling);
     folder.write(&judged, &text)?;
     println!("{}", text.trim_end());
     for name in folder.outdated(&judged)? {
-        eprintln!("note: {name} was judged by another version of this suite; judge it again beside the others");
+        eprintln!(
+            "note: {name} was judged by another version of this suite; judge it again beside the others"
+        );
     }
     eprintln!("predictions, scores and this table: {}", out.display());
     Ok(())
@@ -80,10 +102,20 @@ pub fn run(arguments: &Arguments, stop: &AtomicBool) -> Result<()> {
 
 /// Asks every system what it was not asked before.
 fn ask(systems: &Systems, asked: &mut [Asked], suite: &Suite, stop: &AtomicBool) -> Result<()> {
-    let (total, open): (usize, usize) = asked.iter().fold((0, 0), |sum, asked| (sum.0 + asked.num_questions(), sum.1 + asked.num_open()));
+    let (total, open): (usize, usize) = asked.iter().fold((0, 0), |sum, asked| {
+        (sum.0 + asked.num_questions(), sum.1 + asked.num_open())
+    });
     let rows = suite.num_examples();
-    eprintln!("suite {}: {} sets, {rows} rows, {} systems", suite.name, suite.sets.len(), asked.len());
-    let kept = asked.iter().map(|asked| asked.num_questions() - asked.num_left()).sum::<usize>();
+    eprintln!(
+        "suite {}: {} sets, {rows} rows, {} systems",
+        suite.name,
+        suite.sets.len(),
+        asked.len()
+    );
+    let kept = asked
+        .iter()
+        .map(|asked| asked.num_questions() - asked.num_left())
+        .sum::<usize>();
     eprintln!("{total} questions: {kept} answers from the store, {open} to ask");
     if open == 0 {
         return Ok(());

@@ -62,35 +62,77 @@ impl Systems {
     ///
     /// # Errors
     /// A model that cannot be found; adapters of one name.
-    pub fn new(model: &str, adapters: &[String], without_base: bool, (device, computes): (Device, Computes)) -> Result<Self> {
+    pub fn new(
+        model: &str,
+        adapters: &[String],
+        without_base: bool,
+        (device, computes): (Device, Computes),
+    ) -> Result<Self> {
         let dir = hub::model_dir(model)?;
         let config = Config::load(&dir)?;
-        let loader = Loader::new(&dir, config.audio_token, config.text.max_position_embeddings, None)?;
-        let mut trained: Vec<(String, Option<PathBuf>)> = if without_base { Vec::new() } else { vec![(BASE.to_owned(), None)] };
+        let loader = Loader::new(
+            &dir,
+            config.audio_token,
+            config.text.max_position_embeddings,
+            None,
+        )?;
+        let mut trained: Vec<(String, Option<PathBuf>)> = if without_base {
+            Vec::new()
+        } else {
+            vec![(BASE.to_owned(), None)]
+        };
         for written in adapters {
             let (name, folder) = named(written)?;
             if !folder.is_dir() {
-                return Err(Error::input("no such folder").at_path(&folder).hint("`--adapter` takes a PEFT folder or a checkpoint of a run"));
+                return Err(Error::input("no such folder")
+                    .at_path(&folder)
+                    .hint("`--adapter` takes a PEFT folder or a checkpoint of a run"));
             }
             if trained.iter().any(|(other, _)| *other == name) || name == BASE {
-                return Err(Error::input(format!("two systems are named `{name}`")).at("--adapter").hint("name one with --adapter NAME=DIR"));
+                return Err(Error::input(format!("two systems are named `{name}`"))
+                    .at("--adapter")
+                    .hint("name one with --adapter NAME=DIR"));
             }
             trained.push((name, Some(folder)));
         }
-        Ok(Self { dir, config, device, computes, loader, trained })
+        Ok(Self {
+            dir,
+            config,
+            device,
+            computes,
+            loader,
+            trained,
+        })
     }
 
     /// Refuses names that a baseline or a control has.
     pub fn check_names(&self, suite: &Suite) -> Result<()> {
-        let taken: Vec<&str> = suite.baselines.iter().map(|baseline| baseline.name()).chain(suite.controls.iter().map(|control| control.name())).collect();
-        match self.trained.iter().find(|(name, _)| taken.contains(&name.as_str())) {
-            Some((name, _)) => Err(Error::input(format!("the suite has a baseline or control named `{name}`")).at("--adapter").hint("use --adapter NAME=DIR")),
+        let taken: Vec<&str> = suite
+            .baselines
+            .iter()
+            .map(|baseline| baseline.name())
+            .chain(suite.controls.iter().map(|control| control.name()))
+            .collect();
+        match self
+            .trained
+            .iter()
+            .find(|(name, _)| taken.contains(&name.as_str()))
+        {
+            Some((name, _)) => Err(Error::input(format!(
+                "the suite has a baseline or control named `{name}`"
+            ))
+            .at("--adapter")
+            .hint("use --adapter NAME=DIR")),
             None => Ok(()),
         }
     }
 
     /// The questions of some suites to every system, and what it answered before.
-    pub fn interviews<'a>(&self, suites: &'a [(Option<Control>, Suite)], answers: &Path) -> Result<Vec<Asked<'a>>> {
+    pub fn interviews<'a>(
+        &self,
+        suites: &'a [(Option<Control>, Suite)],
+        answers: &Path,
+    ) -> Result<Vec<Asked<'a>>> {
         let contents = Contents::open(answers)?;
         // Where it is computed may change the last bits of a logit, and rounded weights far more.
         let computes = self.computes.to_string();
@@ -98,27 +140,60 @@ impl Systems {
             let model = contents.model(&self.dir, adapter.as_deref(), &computes)?;
             let store = Store::open(answers, model)?;
             let interview = |(control, suite): &'a (Option<Control>, Suite)| {
-                let asked = content::Asked { model, loader: &self.loader, sampling: &suite.generation, seed: SEED };
+                let asked = content::Asked {
+                    model,
+                    loader: &self.loader,
+                    sampling: &suite.generation,
+                    seed: SEED,
+                };
                 Ok((*control, suite, Interview::new(suite, &asked, &contents)?))
             };
             let interviews = suites.iter().map(interview).collect::<Result<Vec<_>>>()?;
-            let open = interviews.iter().flat_map(|(_, _, interview)| interview.open(&store)).collect();
-            Ok(Asked { name: name.clone(), adapter: adapter.clone(), model, interviews, store, open })
+            let open = interviews
+                .iter()
+                .flat_map(|(_, _, interview)| interview.open(&store))
+                .collect();
+            Ok(Asked {
+                name: name.clone(),
+                adapter: adapter.clone(),
+                model,
+                interviews,
+                store,
+                open,
+            })
         };
         self.trained.iter().map(of_system).collect()
     }
 
     /// Refuses adapters that will not load, before the first question; parts that were trained whole are too large to be read twice.
     pub fn check_adapters(&self, asked: &[Asked]) -> Result<()> {
-        let open = asked.iter().filter(|asked| asked.num_open() > 0).filter_map(|asked| asked.adapter.as_deref());
-        open.filter(|folder| !folder.join(trained::FILE).is_file()).try_for_each(|folder| Trained::load(folder, &self.config).map(drop))
+        let open = asked
+            .iter()
+            .filter(|asked| asked.num_open() > 0)
+            .filter_map(|asked| asked.adapter.as_deref());
+        open.filter(|folder| !folder.join(trained::FILE).is_file())
+            .try_for_each(|folder| Trained::load(folder, &self.config).map(drop))
     }
 
     /// The weights of a system.
     pub fn open(&self, asked: &Asked) -> Result<AudioLlm> {
-        let trained = asked.adapter.as_deref().map(|dir| Trained::load(dir, &self.config)).transpose()?.unwrap_or_default();
-        let plan = trained.adapter.as_ref().map_or_else(Plan::default, |adapter| adapter.plan.clone());
-        let mut model = AudioLlm::new(self.config.clone(), &Weights::open(&self.dir)?.with(trained.full), plan, false, &self.device)?;
+        let trained = asked
+            .adapter
+            .as_deref()
+            .map(|dir| Trained::load(dir, &self.config))
+            .transpose()?
+            .unwrap_or_default();
+        let plan = trained
+            .adapter
+            .as_ref()
+            .map_or_else(Plan::default, |adapter| adapter.plan.clone());
+        let mut model = AudioLlm::new(
+            self.config.clone(),
+            &Weights::open(&self.dir)?.with(trained.full),
+            plan,
+            false,
+            &self.device,
+        )?;
         model.compute_in(self.computes.precision)?;
         if let (Some(adapter), Some(dir)) = (&trained.adapter, &asked.adapter) {
             model.load_adapter(adapter).map_err(|e| e.at_path(dir))?;
@@ -130,12 +205,17 @@ impl Systems {
 impl Asked<'_> {
     /// Whether these are all sets of what it is asked without a control.
     pub fn asks_all(&self, suite: &Suite) -> bool {
-        self.interviews.first().is_none_or(|(_, whole, _)| whole.sets.len() == suite.sets.len())
+        self.interviews
+            .first()
+            .is_none_or(|(_, whole, _)| whole.sets.len() == suite.sets.len())
     }
 
     /// Number of questions.
     pub fn num_questions(&self) -> usize {
-        self.interviews.iter().map(|(_, _, interview)| interview.num_questions()).sum()
+        self.interviews
+            .iter()
+            .map(|(_, _, interview)| interview.num_questions())
+            .sum()
     }
 
     /// Number of questions to ask: those without an answer, each once.
@@ -145,13 +225,26 @@ impl Asked<'_> {
 
     /// Number of questions without an answer, however often the same one is asked.
     pub fn num_left(&self) -> usize {
-        self.interviews.iter().map(|(_, _, interview)| interview.num_left(&self.store)).sum()
+        self.interviews
+            .iter()
+            .map(|(_, _, interview)| interview.num_left(&self.store))
+            .sum()
     }
 
     /// Asks what is open; `kept` is called after each answer that was kept.
-    pub fn ask(&mut self, systems: &Systems, model: &AudioLlm, kept: &mut dyn FnMut() -> Result<()>) -> Result<()> {
+    pub fn ask(
+        &mut self,
+        systems: &Systems,
+        model: &AudioLlm,
+        kept: &mut dyn FnMut() -> Result<()>,
+    ) -> Result<()> {
         for (_, suite, interview) in &self.interviews {
-            let asker = Asker { model, loader: &systems.loader, sampling: &suite.generation, seed: SEED };
+            let asker = Asker {
+                model,
+                loader: &systems.loader,
+                sampling: &suite.generation,
+                seed: SEED,
+            };
             interview.ask(&asker, &mut self.store, kept)?;
         }
         Ok(())
@@ -162,12 +255,16 @@ impl Asked<'_> {
 fn named(written: &str) -> Result<(String, PathBuf)> {
     // A folder may have `=` in its name; what is there as it stands has no name in front.
     let (name, folder) = match written.split_once('=') {
-        Some((name, folder)) if !Path::new(written).is_dir() => (Some(name.to_owned()), PathBuf::from(folder)),
+        Some((name, folder)) if !Path::new(written).is_dir() => {
+            (Some(name.to_owned()), PathBuf::from(folder))
+        }
         _ => (None, PathBuf::from(written)),
     };
     let name = name.unwrap_or_else(|| name_of(&folder));
     if name.is_empty() || name.contains(['/', '\\']) || name.starts_with('.') {
-        return Err(Error::input(format!("`{name}` cannot name a folder")).at("--adapter").hint("name the system with --adapter NAME=DIR"));
+        return Err(Error::input(format!("`{name}` cannot name a folder"))
+            .at("--adapter")
+            .hint("name the system with --adapter NAME=DIR"));
     }
     Ok((name, folder))
 }
@@ -175,7 +272,10 @@ fn named(written: &str) -> Result<(String, PathBuf)> {
 /// `tpc-ads` of `runs/tpc-ads/best`, `tpc-ads-step-000200` of its checkpoint, otherwise the folder's own name.
 fn name_of(folder: &Path) -> String {
     let absolute = folder.canonicalize().unwrap_or_else(|_| folder.to_owned());
-    let mut parts = absolute.iter().rev().map(|part| part.to_string_lossy().into_owned());
+    let mut parts = absolute
+        .iter()
+        .rev()
+        .map(|part| part.to_string_lossy().into_owned());
     let last = parts.next().unwrap_or_default();
     match (last.as_str(), parts.next(), parts.next()) {
         ("best", Some(run), _) => run,
@@ -192,9 +292,20 @@ mod tests {
     fn adapters_are_named_after_their_runs() {
         let name = |folder: &str| name_of(Path::new(folder));
         assert_eq!(name("runs/tpc-ads/best"), "tpc-ads");
-        assert_eq!(name("/a/runs/tpc-ads/checkpoints/step-000200/"), "tpc-ads-step-000200");
+        assert_eq!(
+            name("/a/runs/tpc-ads/checkpoints/step-000200/"),
+            "tpc-ads-step-000200"
+        );
         assert_eq!(name("adapters/mine"), "mine");
-        assert_eq!(named("ours=runs/x/best").unwrap(), ("ours".to_owned(), PathBuf::from("runs/x/best")));
-        assert!(named("a/b=runs/x").unwrap_err().to_string().contains("cannot name a folder"));
+        assert_eq!(
+            named("ours=runs/x/best").unwrap(),
+            ("ours".to_owned(), PathBuf::from("runs/x/best"))
+        );
+        assert!(
+            named("a/b=runs/x")
+                .unwrap_err()
+                .to_string()
+                .contains("cannot name a folder")
+        );
     }
 }

@@ -42,15 +42,26 @@ impl Folder {
         if known.is_file() {
             let other = read_object(&known)?;
             if other.get("file") != about.get("file") {
-                let found = other.get("file").and_then(Value::as_str).unwrap_or("another suite");
-                return Err(Error::input(format!("holds predictions of {found}")).at_path(path).hint(hint));
+                let found = other
+                    .get("file")
+                    .and_then(Value::as_str)
+                    .unwrap_or("another suite");
+                return Err(Error::input(format!("holds predictions of {found}"))
+                    .at_path(path)
+                    .hint(hint));
             }
         } else if path.is_file() || !entries(path)?.is_empty() {
-            return Err(Error::input("holds something else than an evaluation").at_path(path).hint(hint));
+            return Err(Error::input("holds something else than an evaluation")
+                .at_path(path)
+                .hint(hint));
         }
         let lock = files::Lock::take(path)?;
         files::write_atomic(&known, to_text(&about)?.as_bytes())?;
-        Ok(Self { path: path.to_owned(), suite: about, _lock: lock })
+        Ok(Self {
+            path: path.to_owned(),
+            suite: about,
+            _lock: lock,
+        })
     }
 
     /// Writes predictions and scores of every system, and the table.
@@ -58,19 +69,39 @@ impl Folder {
         for one in judged {
             let folder = self.path.join(&one.folder);
             for answered in &one.system.sets {
-                write_predictions(&folder.join(format!("{}.jsonl", answered.set.name)), &answered.said)?;
+                write_predictions(
+                    &folder.join(format!("{}.jsonl", answered.set.name)),
+                    &answered.said,
+                )?;
             }
             let mut about = Map::from_iter([("suite".to_owned(), Value::from(self.suite.clone()))]);
             about.extend(one.about.clone());
-            let details = Details { about, scores: &one.scores, compared: &one.compared, slices: &one.slices };
-            files::write_atomic(&folder.join(SCORES_FILE), to_text(&record::scores_json(&one.system, &details)?)?.as_bytes())?;
+            let details = Details {
+                about,
+                scores: &one.scores,
+                compared: &one.compared,
+                slices: &one.slices,
+            };
+            files::write_atomic(
+                &folder.join(SCORES_FILE),
+                to_text(&record::scores_json(&one.system, &details)?)?.as_bytes(),
+            )?;
         }
         for one in judged.iter().filter(|one| one.control.is_none()) {
             let of_system = judged.iter().filter(|other| other.name == one.name);
-            let controls: Map<String, Value> =
-                of_system.filter_map(|other| Some((other.control?.name().to_owned(), other.system.scores().to_json().into()))).collect();
+            let controls: Map<String, Value> = of_system
+                .filter_map(|other| {
+                    Some((
+                        other.control?.name().to_owned(),
+                        other.system.scores().to_json().into(),
+                    ))
+                })
+                .collect();
             if !controls.is_empty() {
-                files::write_atomic(&self.path.join(&one.folder).join(CONTROLS_FILE), to_text(&controls)?.as_bytes())?;
+                files::write_atomic(
+                    &self.path.join(&one.folder).join(CONTROLS_FILE),
+                    to_text(&controls)?.as_bytes(),
+                )?;
             }
         }
         files::write_atomic(&self.path.join(TABLE_FILE), table.as_bytes())
@@ -83,10 +114,20 @@ impl Folder {
     pub fn outdated(&self, judged: &[Judged]) -> Result<Vec<String>> {
         let mut found = Vec::new();
         for path in entries(&self.path)? {
-            let (name, scores) = (path.file_name().unwrap_or_default().to_string_lossy().into_owned(), path.join(SCORES_FILE));
+            let (name, scores) = (
+                path.file_name()
+                    .unwrap_or_default()
+                    .to_string_lossy()
+                    .into_owned(),
+                path.join(SCORES_FILE),
+            );
             if scores.is_file() && !judged.iter().any(|one| one.name == name) {
                 let theirs = read_object(&scores)?;
-                if theirs.get(record::DETAILS).and_then(|details| details.get("suite")) != Some(&Value::from(self.suite.clone())) {
+                if theirs
+                    .get(record::DETAILS)
+                    .and_then(|details| details.get("suite"))
+                    != Some(&Value::from(self.suite.clone()))
+                {
                     found.push(name);
                 }
             }
@@ -100,15 +141,36 @@ fn about(suite: &Suite) -> Result<Map<String, Value>> {
     let file = suite.files.first().cloned().unwrap_or_default();
     let file = file.canonicalize().unwrap_or(file);
     let here = std::env::current_dir().unwrap_or_default();
-    let file = file.strip_prefix(&here).unwrap_or(&file).display().to_string();
-    let hashes = suite.files.iter().map(|path| files::hash(path)).collect::<Result<Vec<_>>>()?;
-    let hash = blake3::hash(hashes.concat().as_bytes()).to_hex().to_string();
-    let entries = [("name", json!(suite.name)), ("file", json!(file)), ("role", json!(suite.role)), ("hash", json!(hash))];
-    Ok(entries.into_iter().map(|(key, value)| (key.to_owned(), value)).collect())
+    let file = file
+        .strip_prefix(&here)
+        .unwrap_or(&file)
+        .display()
+        .to_string();
+    let hashes = suite
+        .files
+        .iter()
+        .map(|path| files::hash(path))
+        .collect::<Result<Vec<_>>>()?;
+    let hash = blake3::hash(hashes.concat().as_bytes())
+        .to_hex()
+        .to_string();
+    let entries = [
+        ("name", json!(suite.name)),
+        ("file", json!(file)),
+        ("role", json!(suite.role)),
+        ("hash", json!(hash)),
+    ];
+    Ok(entries
+        .into_iter()
+        .map(|(key, value)| (key.to_owned(), value))
+        .collect())
 }
 
 fn write_predictions(path: &Path, said: &[Prediction]) -> Result<()> {
-    let lines = said.iter().map(|row| serde_json::to_string(row).map_err(Error::bug)).collect::<Result<Vec<_>>>()?;
+    let lines = said
+        .iter()
+        .map(|row| serde_json::to_string(row).map_err(Error::bug))
+        .collect::<Result<Vec<_>>>()?;
     files::write_atomic(path, (lines.join("\n") + "\n").as_bytes())
 }
 
@@ -117,7 +179,8 @@ fn to_text(object: &Map<String, Value>) -> Result<String> {
 }
 
 fn read_object(path: &Path) -> Result<Map<String, Value>> {
-    serde_json::from_str(&files::read_text(path)?).map_err(|e| Error::input(format!("not a JSON object: {e}")).at_path(path))
+    serde_json::from_str(&files::read_text(path)?)
+        .map_err(|e| Error::input(format!("not a JSON object: {e}")).at_path(path))
 }
 
 /// What a folder holds, hidden files apart, by name; nothing where there is none.
@@ -125,9 +188,19 @@ fn entries(path: &Path) -> Result<Vec<PathBuf>> {
     if !path.is_dir() {
         return Ok(Vec::new());
     }
-    let read = || std::fs::read_dir(path)?.map(|entry| Ok(entry?.path())).collect::<std::io::Result<Vec<PathBuf>>>();
+    let read = || {
+        std::fs::read_dir(path)?
+            .map(|entry| Ok(entry?.path()))
+            .collect::<std::io::Result<Vec<PathBuf>>>()
+    };
     let mut found = read().map_err(|e| Error::io(path, "read the folder", &e))?;
-    found.retain(|path| !path.file_name().unwrap_or_default().to_string_lossy().starts_with('.'));
+    found.retain(|path| {
+        !path
+            .file_name()
+            .unwrap_or_default()
+            .to_string_lossy()
+            .starts_with('.')
+    });
     found.sort();
     Ok(found)
 }

@@ -21,45 +21,99 @@ use crate::yaml;
 /// A task that does not classify, a file that cannot be read, or one without two different labels.
 pub fn inventory(written: &str, task: &Task, tasks: &Tasks) -> Result<Task> {
     if task.kind != Kind::Classify {
-        return Err(Error::input(format!("--labels: task `{}` does not classify", task.name)).hint("leave --labels out"));
+        return Err(
+            Error::input(format!("--labels: task `{}` does not classify", task.name))
+                .hint("leave --labels out"),
+        );
     }
     let path = Path::new(written);
     if !path.is_file() {
         let of_task = tasks.get(written).map_err(|_| {
-            let classifying = tasks.names().filter(|name| tasks.get(name).is_ok_and(|task| task.kind == Kind::Classify)).collect::<Vec<_>>();
-            Error::input(format!("--labels {written}: there is no such file or task"))
-                .hint(format!("a file with a label a line, or one of {}", classifying.join(", ")))
+            let classifying = tasks
+                .names()
+                .filter(|name| {
+                    tasks
+                        .get(name)
+                        .is_ok_and(|task| task.kind == Kind::Classify)
+                })
+                .collect::<Vec<_>>();
+            Error::input(format!("--labels {written}: there is no such file or task")).hint(
+                format!(
+                    "a file with a label a line, or one of {}",
+                    classifying.join(", ")
+                ),
+            )
         })?;
-        return if of_task.kind == Kind::Classify { Ok(of_task.clone()) } else { Err(Error::input(format!("--labels: task `{written}` has no labels"))) };
+        return if of_task.kind == Kind::Classify {
+            Ok(of_task.clone())
+        } else {
+            Err(Error::input(format!(
+                "--labels: task `{written}` has no labels"
+            )))
+        };
     }
     let text = files::read_text(path)?;
-    let is_yaml = path.extension().is_some_and(|extension| ["yaml", "yml", "json"].iter().any(|known| extension.eq_ignore_ascii_case(known)));
+    let is_yaml = path.extension().is_some_and(|extension| {
+        ["yaml", "yml", "json"]
+            .iter()
+            .any(|known| extension.eq_ignore_ascii_case(known))
+    });
     let labels = match yaml::parse::<Value>(&text, path) {
-        Ok(Value::Mapping(fields)) if fields.contains_key("instructions") => return classifying(load_task(path)?, path),
+        Ok(Value::Mapping(fields)) if fields.contains_key("instructions") => {
+            return classifying(load_task(path)?, path);
+        }
         Ok(tree @ (Value::Mapping(_) | Value::Sequence(_))) => in_tree(&tree),
         Err(error) if is_yaml => return Err(error),
         // Lines of plain text are one string to YAML.
-        _ => Ok(text.lines().map(|line| bare(line.trim())).filter(|label| !label.name.is_empty() && !label.name.starts_with('#')).collect()),
+        _ => Ok(text
+            .lines()
+            .map(|line| bare(line.trim()))
+            .filter(|label| !label.name.is_empty() && !label.name.starts_with('#'))
+            .collect()),
     };
-    let labels = labels.and_then(checked).map_err(|e: Error| e.at_path(path).or_hint("a label a line, a YAML or JSON list of labels, or a task's file"))?;
-    Ok(Task { labels, ..task.clone() })
+    let labels = labels.and_then(checked).map_err(|e: Error| {
+        e.at_path(path)
+            .or_hint("a label a line, a YAML or JSON list of labels, or a task's file")
+    })?;
+    Ok(Task {
+        labels,
+        ..task.clone()
+    })
 }
 
 fn classifying(task: Task, path: &Path) -> Result<Task> {
-    if task.kind == Kind::Classify { Ok(task) } else { Err(Error::input("a task without labels").at_path(path)) }
+    if task.kind == Kind::Classify {
+        Ok(task)
+    } else {
+        Err(Error::input("a task without labels").at_path(path))
+    }
 }
 
 fn bare(name: &str) -> Label {
-    Label { name: name.to_owned(), words: BTreeMap::new() }
+    Label {
+        name: name.to_owned(),
+        words: BTreeMap::new(),
+    }
 }
 
 /// Labels of a list, of the names of a map with their words, or of either under `labels`.
 fn in_tree(tree: &Value) -> Result<Vec<Label>> {
     match tree {
-        Value::Sequence(entries) => entries.iter().map(|entry| Ok(bare(&name(entry)?))).collect(),
+        Value::Sequence(entries) => entries
+            .iter()
+            .map(|entry| Ok(bare(&name(entry)?)))
+            .collect(),
         Value::Mapping(fields) => match fields.get("labels") {
             Some(labels) => in_tree(labels),
-            None => fields.iter().map(|(key, words)| Ok(Label { name: name(key)?, words: words_of(words)? })).collect(),
+            None => fields
+                .iter()
+                .map(|(key, words)| {
+                    Ok(Label {
+                        name: name(key)?,
+                        words: words_of(words)?,
+                    })
+                })
+                .collect(),
         },
         other => Err(Error::input(format!("no labels in {}", kind(other)))),
     }
@@ -69,7 +123,10 @@ fn name(value: &Value) -> Result<String> {
     match value {
         Value::String(name) => Ok(name.clone()),
         Value::Number(number) => Ok(number.to_string()),
-        other => Err(Error::input(format!("found {} where a label should stand", kind(other))).hint("put the label in quotes")),
+        other => Err(
+            Error::input(format!("found {} where a label should stand", kind(other)))
+                .hint("put the label in quotes"),
+        ),
     }
 }
 
@@ -77,8 +134,15 @@ fn name(value: &Value) -> Result<String> {
 fn words_of(value: &Value) -> Result<BTreeMap<String, String>> {
     match value {
         Value::Null => Ok(BTreeMap::new()),
-        Value::Mapping(words) => words.iter().map(|(language, word)| Ok((name(language)?, name(word)?))).collect(),
-        other => Err(Error::input(format!("found {} where words by language should stand", kind(other))).hint("as in `happy: {en: happy, ar: سعيد}`")),
+        Value::Mapping(words) => words
+            .iter()
+            .map(|(language, word)| Ok((name(language)?, name(word)?)))
+            .collect(),
+        other => Err(Error::input(format!(
+            "found {} where words by language should stand",
+            kind(other)
+        ))
+        .hint("as in `happy: {en: happy, ar: سعيد}`")),
     }
 }
 
@@ -96,12 +160,21 @@ fn kind(value: &Value) -> &'static str {
 /// The labels, two at least and all unlike, case aside: answers are read without it.
 fn checked(labels: Vec<Label>) -> Result<Vec<Label>> {
     for (i, label) in labels.iter().enumerate() {
-        if let Some(other) = labels[..i].iter().find(|other| other.name.to_lowercase() == label.name.to_lowercase()) {
-            return Err(Error::input(format!("the labels `{}` and `{}` are one", other.name, label.name)));
+        if let Some(other) = labels[..i]
+            .iter()
+            .find(|other| other.name.to_lowercase() == label.name.to_lowercase())
+        {
+            return Err(Error::input(format!(
+                "the labels `{}` and `{}` are one",
+                other.name, label.name
+            )));
         }
     }
     if labels.len() < 2 {
-        return Err(Error::input(format!("{} labels, two at least make an inventory", labels.len())));
+        return Err(Error::input(format!(
+            "{} labels, two at least make an inventory",
+            labels.len()
+        )));
     }
     Ok(labels)
 }

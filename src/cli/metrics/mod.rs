@@ -94,48 +94,95 @@ const MAX_SEEN_LABELS: usize = 50;
 pub fn run(arguments: &Arguments) -> Result<()> {
     let tasks = Tasks::load(arguments.prompts.as_deref())?;
     let task = tasks.get(&arguments.task).map_err(|e| e.at("--task"))?;
-    let inventory = arguments.labels.as_deref().map(|written| labels::inventory(written, task, &tasks)).transpose()?;
+    let inventory = arguments
+        .labels
+        .as_deref()
+        .map(|written| labels::inventory(written, task, &tasks))
+        .transpose()?;
     if let Some(path) = &arguments.alignments {
         files::expect_writable(path)?;
     }
-    let rows = rows::read(&arguments.predictions, arguments.references.as_deref(), task)?;
+    let rows = rows::read(
+        &arguments.predictions,
+        arguments.references.as_deref(),
+        task,
+    )?;
     let place = |row: &Row| match &arguments.references {
         Some(path) => path.display().to_string(),
         None => format!("{}:{}", arguments.predictions.display(), row.line),
     };
-    let normalisers = if arguments.normaliser.is_empty() { vec![Normaliser::None] } else { arguments.normaliser.clone() };
+    let normalisers = if arguments.normaliser.is_empty() {
+        vec![Normaliser::None]
+    } else {
+        arguments.normaliser.clone()
+    };
     let scored = Scored {
-        texts: normalisers.iter().map(|&normaliser| (normaliser, texts_scored(&rows, normaliser, arguments, task.kind))).collect(),
+        texts: normalisers
+            .iter()
+            .map(|&normaliser| {
+                (
+                    normaliser,
+                    texts_scored(&rows, normaliser, arguments, task.kind),
+                )
+            })
+            .collect(),
         failures: failures_scored(&rows, arguments, task.kind),
         readings: readings(&rows, inventory.as_ref(), place)?,
     };
     if let Some(path) = &arguments.alignments {
         write_alignments(path, &rows, normalisers[0])?;
     }
-    let versus = arguments.against.as_deref().map(|path| versus(path, task, inventory.as_ref(), &rows, &scored, arguments)).transpose()?;
+    let versus = arguments
+        .against
+        .as_deref()
+        .map(|path| versus(path, task, inventory.as_ref(), &rows, &scored, arguments))
+        .transpose()?;
     if arguments.json {
         let mut object = scored.to_json(task, &rows, arguments);
         if let (Some(versus), Some(object)) = (&versus, object.as_object_mut()) {
-            object.insert("against".into(), serde_json::to_value(versus).map_err(Error::bug)?);
+            object.insert(
+                "against".into(),
+                serde_json::to_value(versus).map_err(Error::bug)?,
+            );
         }
         println!("{object}");
     } else {
         print!("{}", table::render(task, &rows, &scored));
-        print!("{}", versus.map_or_else(String::new, |versus| versus.render()));
+        print!(
+            "{}",
+            versus.map_or_else(String::new, |versus| versus.render())
+        );
     }
     Ok(())
 }
 
 /// The scores beside those of another file, tested in pairs.
-fn versus(path: &Path, task: &Task, inventory: Option<&Task>, rows: &[Row], scored: &Scored, arguments: &Arguments) -> Result<Versus> {
-    let others = versus::matched(rows, rows::read(path, arguments.references.as_deref(), task)?, path)?;
+fn versus(
+    path: &Path,
+    task: &Task,
+    inventory: Option<&Task>,
+    rows: &[Row],
+    scored: &Scored,
+    arguments: &Arguments,
+) -> Result<Versus> {
+    let others = versus::matched(
+        rows,
+        rows::read(path, arguments.references.as_deref(), task)?,
+        path,
+    )?;
     if task.kind == Kind::Classify {
-        let of_file = |rows: &[Row]| labels_tallied(rows, inventory.unwrap_or(task), arguments.parse);
+        let of_file =
+            |rows: &[Row]| labels_tallied(rows, inventory.unwrap_or(task), arguments.parse);
         return versus::compare(rows, &of_file(rows)?, &of_file(&others)?);
     }
     let of_file = |rows: &[Row]| -> Vec<Tally> {
-        let shown = scored.texts.iter().flat_map(|(normaliser, _)| texts_scored(rows, *normaliser, arguments, task.kind));
-        shown.filter(|tally| is_shown(task.kind, tally.metric())).collect()
+        let shown = scored
+            .texts
+            .iter()
+            .flat_map(|(normaliser, _)| texts_scored(rows, *normaliser, arguments, task.kind));
+        shown
+            .filter(|tally| is_shown(task.kind, tally.metric()))
+            .collect()
     };
     let mut versus = versus::compare(rows, &of_file(rows), &of_file(&others))?;
     if task.kind == Kind::Transcribe {
@@ -146,15 +193,37 @@ fn versus(path: &Path, task: &Task, inventory: Option<&Task>, rows: &[Row], scor
 
 /// The tallies of answers that are to name a label of an inventory.
 fn labels_tallied(rows: &[Row], task: &Task, parse: ParseName) -> Result<Vec<Tally>> {
-    let (name, mode) = if parse == ParseName::Strict { ("strict", Parse::Strict) } else { ("lenient", Parse::Lenient) };
-    let names: Vec<&str> = task.labels.iter().map(|label| label.name.as_str()).collect();
+    let (name, mode) = if parse == ParseName::Strict {
+        ("strict", Parse::Strict)
+    } else {
+        ("lenient", Parse::Lenient)
+    };
+    let names: Vec<&str> = task
+        .labels
+        .iter()
+        .map(|label| label.name.as_str())
+        .collect();
     if names.is_empty() {
-        return Err(Error::input(format!("task `{}` has no inventory to read labels by", task.name)).hint("add --labels FILE"));
+        return Err(Error::input(format!(
+            "task `{}` has no inventory to read labels by",
+            task.name
+        ))
+        .hint("add --labels FILE"));
     }
-    let answers: Vec<Option<String>> = rows.iter().map(|row| task.parse_answer(&row.prediction, mode)).collect();
-    let due = |row: &Row| task.label_of(&row.references[0]).map_or_else(|| row.references[0].clone(), |label| label.name.clone());
+    let answers: Vec<Option<String>> = rows
+        .iter()
+        .map(|row| task.parse_answer(&row.prediction, mode))
+        .collect();
+    let due = |row: &Row| {
+        task.label_of(&row.references[0])
+            .map_or_else(|| row.references[0].clone(), |label| label.name.clone())
+    };
     let due: Vec<String> = rows.iter().map(due).collect();
-    let pairs: Vec<(&str, Option<&str>)> = due.iter().zip(&answers).map(|(due, answer)| (due.as_str(), answer.as_deref())).collect();
+    let pairs: Vec<(&str, Option<&str>)> = due
+        .iter()
+        .zip(&answers)
+        .map(|(due, answer)| (due.as_str(), answer.as_deref()))
+        .collect();
     Ok(classify::tallies(&pairs, Some(&names), name)?.to_vec())
 }
 
@@ -182,67 +251,141 @@ fn is_shown(kind: Kind, metric: &str) -> bool {
     let is_error = metric.ends_with("ions") || metric.starts_with("wer") || metric == "cer";
     match kind {
         Kind::Transcribe => is_error && !metric.starts_with("char_"),
-        Kind::Generate => metric.starts_with("rouge") || metric.starts_with("chrf") || metric == "bleu",
+        Kind::Generate => {
+            metric.starts_with("rouge") || metric.starts_with("chrf") || metric == "bleu"
+        }
         Kind::Classify => false,
     }
 }
 
-fn texts_scored(rows: &[Row], normaliser: Normaliser, arguments: &Arguments, kind: Kind) -> Vec<Tally> {
-    let fold = if arguments.rouge_fold_diacritics { Fold::Diacritics } else { Fold::None };
-    let settings = metrics::Settings { fold, tokeniser: arguments.bleu_tokeniser };
+fn texts_scored(
+    rows: &[Row],
+    normaliser: Normaliser,
+    arguments: &Arguments,
+    kind: Kind,
+) -> Vec<Tally> {
+    let fold = if arguments.rouge_fold_diacritics {
+        Fold::Diacritics
+    } else {
+        Fold::None
+    };
+    let settings = metrics::Settings {
+        fold,
+        tokeniser: arguments.bleu_tokeniser,
+    };
     let texts = Texts::new(rows.iter().map(Row::pair).collect(), normaliser);
-    metrics::of_texts(&texts, settings, |metric| metrics::is_normalised(metric) && (arguments.json || is_shown(kind, metric)))
+    metrics::of_texts(&texts, settings, |metric| {
+        metrics::is_normalised(metric) && (arguments.json || is_shown(kind, metric))
+    })
 }
 
 fn failures_scored(rows: &[Row], arguments: &Arguments, kind: Kind) -> Vec<Tally> {
     let mut found: Vec<Tally> = Vec::new();
     // Files that say nothing of how an answer came about cannot say that it ended by itself.
-    if let Some(stopped) = rows.iter().map(|row| row.hit_limit).collect::<Option<Vec<bool>>>() {
+    if let Some(stopped) = rows
+        .iter()
+        .map(|row| row.hit_limit)
+        .collect::<Option<Vec<bool>>>()
+    {
         found.push(failures::hit_limit(&stopped));
     }
     if arguments.json || kind != Kind::Classify {
-        found.extend(failures::tallies(&Texts::new(rows.iter().map(Row::pair).collect(), Normaliser::None)));
+        found.extend(failures::tallies(&Texts::new(
+            rows.iter().map(Row::pair).collect(),
+            Normaliser::None,
+        )));
     }
     found
 }
 
 /// Answers as labels, read strictly and leniently by an inventory, or as they are. Texts of several references are no labels.
-fn readings(rows: &[Row], inventory: Option<&Task>, place: impl Fn(&Row) -> String) -> Result<Vec<Reading>> {
+fn readings(
+    rows: &[Row],
+    inventory: Option<&Task>,
+    place: impl Fn(&Row) -> String,
+) -> Result<Vec<Reading>> {
     let Some(task) = inventory else {
         if rows.iter().any(|row| row.references.len() > 1) {
             return Ok(Vec::new());
         }
-        let pairs: Vec<(&str, Option<&str>)> = rows.iter().map(|row| (row.references[0].as_str(), Some(row.prediction.as_str()))).collect();
-        let mut seen: Vec<&str> = pairs.iter().flat_map(|(reference, predicted)| [Some(*reference), *predicted]).flatten().collect();
+        let pairs: Vec<(&str, Option<&str>)> = rows
+            .iter()
+            .map(|row| (row.references[0].as_str(), Some(row.prediction.as_str())))
+            .collect();
+        let mut seen: Vec<&str> = pairs
+            .iter()
+            .flat_map(|(reference, predicted)| [Some(*reference), *predicted])
+            .flatten()
+            .collect();
         seen.sort_unstable();
         seen.dedup();
-        let confusion = (seen.len() <= MAX_SEEN_LABELS).then(|| Confusion::new(pairs.iter().copied(), &seen)).transpose()?;
+        let confusion = (seen.len() <= MAX_SEEN_LABELS)
+            .then(|| Confusion::new(pairs.iter().copied(), &seen))
+            .transpose()?;
         let scores = metrics::classify(pairs, None)?;
-        return Ok(vec![Reading { parse: "as-is", scores, confusion, signature: classify::signature(None, "as-is").to_string() }]);
+        return Ok(vec![Reading {
+            parse: "as-is",
+            scores,
+            confusion,
+            signature: classify::signature(None, "as-is").to_string(),
+        }]);
     };
-    let names: Vec<&str> = task.labels.iter().map(|label| label.name.as_str()).collect();
+    let names: Vec<&str> = task
+        .labels
+        .iter()
+        .map(|label| label.name.as_str())
+        .collect();
     let due = rows.iter().map(|row| {
         let reference = &row.references[0];
-        task.label_of(reference).map(|label| label.name.as_str()).ok_or_else(|| {
-            let found = Error::input(format!("the reference label of row `{}`, `{reference}`, is not in the inventory", row.id));
-            found.at(place(row)).hint(format!("it has: {}", names.join(", ")))
-        })
+        task.label_of(reference)
+            .map(|label| label.name.as_str())
+            .ok_or_else(|| {
+                let found = Error::input(format!(
+                    "the reference label of row `{}`, `{reference}`, is not in the inventory",
+                    row.id
+                ));
+                found
+                    .at(place(row))
+                    .hint(format!("it has: {}", names.join(", ")))
+            })
     });
     let due: Vec<&str> = due.collect::<Result<_>>()?;
     let read = |(parse, mode)| {
-        let answers: Vec<Option<String>> = rows.iter().map(|row| task.parse_answer(&row.prediction, mode)).collect();
-        let pairs = || due.iter().copied().zip(answers.iter().map(Option::as_deref));
+        let answers: Vec<Option<String>> = rows
+            .iter()
+            .map(|row| task.parse_answer(&row.prediction, mode))
+            .collect();
+        let pairs = || {
+            due.iter()
+                .copied()
+                .zip(answers.iter().map(Option::as_deref))
+        };
         let signature = classify::signature(Some(&names), parse).to_string();
-        Ok(Reading { parse, scores: metrics::classify(pairs(), Some(&names))?, confusion: Some(Confusion::new(pairs(), &names)?), signature })
+        Ok(Reading {
+            parse,
+            scores: metrics::classify(pairs(), Some(&names))?,
+            confusion: Some(Confusion::new(pairs(), &names)?),
+            signature,
+        })
     };
-    [("strict", Parse::Strict), ("lenient", Parse::Lenient)].into_iter().map(read).collect()
+    [("strict", Parse::Strict), ("lenient", Parse::Lenient)]
+        .into_iter()
+        .map(read)
+        .collect()
 }
 
 impl Scored {
     /// The reading that `--parse` asks for; the only one where there is no inventory.
     fn reading(&self, parse: ParseName) -> Option<&Reading> {
-        let name = if parse == ParseName::Strict { "strict" } else { "lenient" };
-        self.readings.iter().find(|reading| reading.parse == name).or(self.readings.first())
+        let name = if parse == ParseName::Strict {
+            "strict"
+        } else {
+            "lenient"
+        };
+        self.readings
+            .iter()
+            .find(|reading| reading.parse == name)
+            .or(self.readings.first())
     }
 
     /// Every score by its name, those of texts under the first normaliser; then what lies behind them.
@@ -265,14 +408,26 @@ impl Scored {
         }
         if arguments.labels.is_some() {
             object.extend(self.readings.iter().map(|reading| {
-                (reading.parse.to_owned(), named(reading.scores).map(|(name, score)| (name.to_owned(), Value::from(score))).into_iter().collect())
+                (
+                    reading.parse.to_owned(),
+                    named(reading.scores)
+                        .map(|(name, score)| (name.to_owned(), Value::from(score)))
+                        .into_iter()
+                        .collect(),
+                )
             }));
         }
         let by_normaliser = |(normaliser, tallies): &(Normaliser, Vec<Tally>)| {
-            let scores: Map<String, Value> = tallies.iter().map(|tally| (tally.metric().to_owned(), tally.corpus().into())).collect();
+            let scores: Map<String, Value> = tallies
+                .iter()
+                .map(|tally| (tally.metric().to_owned(), tally.corpus().into()))
+                .collect();
             (normaliser.name().to_owned(), Value::Object(scores))
         };
-        object.insert("normalisers".into(), Value::Object(self.texts.iter().map(by_normaliser).collect()));
+        object.insert(
+            "normalisers".into(),
+            Value::Object(self.texts.iter().map(by_normaliser).collect()),
+        );
         object.insert("signatures".into(), Value::Object(signatures));
         Value::Object(object)
     }
@@ -280,40 +435,82 @@ impl Scored {
 
 /// The four scores by name.
 fn named(scores: Classification) -> [(&'static str, f64); 4] {
-    [("accuracy", scores.accuracy), ("macro_f1", scores.macro_f1), ("weighted_f1", scores.weighted_f1), ("uar", scores.uar)]
+    [
+        ("accuracy", scores.accuracy),
+        ("macro_f1", scores.macro_f1),
+        ("weighted_f1", scores.weighted_f1),
+        ("uar", scores.uar),
+    ]
 }
 
 /// `labels`: each one's scores and counts; `predicted`: the distribution of answers; `confusion`: counts, a row a reference label.
 fn confusion_json(confusion: &Confusion) -> [(String, Value); 3] {
-    let columns: Vec<&str> = confusion.labels.iter().map(String::as_str).chain(["unparsed"]).collect();
+    let columns: Vec<&str> = confusion
+        .labels
+        .iter()
+        .map(String::as_str)
+        .chain(["unparsed"])
+        .collect();
     let label = |(name, seen): (&String, classify::Seen)| {
-        let scores =
-            json!({"precision": seen.precision(), "recall": seen.recall(), "f1": seen.f1(), "references": seen.references, "predictions": seen.predictions});
+        let scores = json!({"precision": seen.precision(), "recall": seen.recall(), "f1": seen.f1(), "references": seen.references, "predictions": seen.predictions});
         (name.clone(), scores)
     };
-    let labels: Map<String, Value> = confusion.labels.iter().zip(confusion.seen()).map(label).collect();
-    let predicted: Map<String, Value> = columns.iter().zip(confusion.predicted()).map(|(name, count)| ((*name).to_owned(), count.into())).collect();
-    let matrix = json!({"references": confusion.labels, "answers": columns, "counts": confusion.counts});
-    [("labels".to_owned(), Value::Object(labels)), ("predicted".to_owned(), Value::Object(predicted)), ("confusion".to_owned(), matrix)]
+    let labels: Map<String, Value> = confusion
+        .labels
+        .iter()
+        .zip(confusion.seen())
+        .map(label)
+        .collect();
+    let predicted: Map<String, Value> = columns
+        .iter()
+        .zip(confusion.predicted())
+        .map(|(name, count)| ((*name).to_owned(), count.into()))
+        .collect();
+    let matrix =
+        json!({"references": confusion.labels, "answers": columns, "counts": confusion.counts});
+    [
+        ("labels".to_owned(), Value::Object(labels)),
+        ("predicted".to_owned(), Value::Object(predicted)),
+        ("confusion".to_owned(), matrix),
+    ]
 }
 
 /// Writes every row's alignment of words under a normaliser, as three lines of text or as one object a line.
 fn write_alignments(path: &Path, rows: &[Row], normaliser: Normaliser) -> Result<()> {
-    let as_json = path.extension().is_some_and(|extension| extension.eq_ignore_ascii_case("jsonl"));
+    let as_json = path
+        .extension()
+        .is_some_and(|extension| extension.eq_ignore_ascii_case("jsonl"));
     let texts = Texts::new(rows.iter().map(Row::pair).collect(), normaliser);
     let mut written = String::new();
     for (row, pair) in rows.iter().zip(texts.pairs()) {
         let alignment = alignment::align_pair(pair);
         let counts = alignment::counts(&alignment);
         if as_json {
-            let words: Vec<Value> = alignment.iter().map(|word| json!([word.mark(), word.reference(), word.prediction()])).collect();
-            let Counts { substitutions, deletions, insertions, reference_len } = counts;
+            let words: Vec<Value> = alignment
+                .iter()
+                .map(|word| json!([word.mark(), word.reference(), word.prediction()]))
+                .collect();
+            let Counts {
+                substitutions,
+                deletions,
+                insertions,
+                reference_len,
+            } = counts;
             let line = json!({"id": row.id, "wer": counts.rate(), "substitutions": substitutions, "deletions": deletions, "insertions": insertions,
                 "words": reference_len, "alignment": words});
             written += &format!("{line}\n");
         } else {
-            let Counts { substitutions: s, deletions: d, insertions: i, reference_len } = counts;
-            let head = format!("{}: {:.1} % ({s} substituted, {d} deleted, {i} inserted, {reference_len} words)\n", row.id, 100.0 * counts.rate());
+            let Counts {
+                substitutions: s,
+                deletions: d,
+                insertions: i,
+                reference_len,
+            } = counts;
+            let head = format!(
+                "{}: {:.1} % ({s} substituted, {d} deleted, {i} inserted, {reference_len} words)\n",
+                row.id,
+                100.0 * counts.rate()
+            );
             written += &format!("{head}{}\n", alignment::render(&alignment, ALIGNMENT_WIDTH));
         }
     }

@@ -37,7 +37,10 @@ impl Row {
     /// The texts to compare.
     pub fn pair(&self) -> Pair<'_> {
         let mut references = self.references.iter();
-        let first = Pair::new(references.next().map_or("", String::as_str), &self.prediction);
+        let first = Pair::new(
+            references.next().map_or("", String::as_str),
+            &self.prediction,
+        );
         references.fold(first, |pair, other| pair.or(other))
     }
 }
@@ -48,20 +51,47 @@ impl Row {
 /// Lines that are no JSON objects, rows without an id, a prediction or a reference, ids that come twice, rows of another task, and
 /// references of other ids than the predictions'; each with file and line.
 pub fn read(predictions: &Path, references: Option<&Path>, task: &Task) -> Result<Vec<Row>> {
-    let said = read_lines(predictions, |fields| Ok((Said::new(fields, task)?, targets(fields, task.kind)?)))?;
-    let due = references.map(|path| read_lines(path, |fields| required(targets(fields, task.kind)?, task.kind))).transpose()?;
+    let said = read_lines(predictions, |fields| {
+        Ok((Said::new(fields, task)?, targets(fields, task.kind)?))
+    })?;
+    let due = references
+        .map(|path| {
+            read_lines(path, |fields| {
+                required(targets(fields, task.kind)?, task.kind)
+            })
+        })
+        .transpose()?;
     if let (Some(due), Some(path)) = (&due, references) {
         expect_same_ids(&said, due, predictions, path)?;
     }
-    let mut due: Option<HashMap<String, Vec<String>>> = due.map(|lines| lines.into_iter().map(|line| (line.id, line.found)).collect());
+    let mut due: Option<HashMap<String, Vec<String>>> = due.map(|lines| {
+        lines
+            .into_iter()
+            .map(|line| (line.id, line.found))
+            .collect()
+    });
     let row = |line: Line<(Said, Vec<String>)>| {
         let (said, own) = line.found;
         let references = match &mut due {
             Some(due) => due.remove(&line.id).unwrap_or_default(),
-            None => required(own, task.kind).map_err(|e| e.at(format!("{}:{}", predictions.display(), line.number)))?,
+            None => required(own, task.kind)
+                .map_err(|e| e.at(format!("{}:{}", predictions.display(), line.number)))?,
         };
-        let Said { prediction, hit_limit, speaker, group } = said;
-        Ok(Row { id: line.id, line: line.number, prediction, references, hit_limit, speaker, group })
+        let Said {
+            prediction,
+            hit_limit,
+            speaker,
+            group,
+        } = said;
+        Ok(Row {
+            id: line.id,
+            line: line.number,
+            prediction,
+            references,
+            hit_limit,
+            speaker,
+            group,
+        })
     };
     said.into_iter().map(row).collect()
 }
@@ -74,7 +104,10 @@ struct Line<T> {
 }
 
 /// The objects of a JSONL file by their ids, in its order; blank lines are passed over.
-fn read_lines<T>(path: &Path, read: impl Fn(&Map<String, Value>) -> Result<T>) -> Result<Vec<Line<T>>> {
+fn read_lines<T>(
+    path: &Path,
+    read: impl Fn(&Map<String, Value>) -> Result<T>,
+) -> Result<Vec<Line<T>>> {
     let text = files::read_text(path)?;
     let mut lines: Vec<Line<T>> = Vec::new();
     let mut seen: HashMap<String, usize> = HashMap::new();
@@ -85,14 +118,23 @@ fn read_lines<T>(path: &Path, read: impl Fn(&Map<String, Value>) -> Result<T>) -
         let found = object(line).and_then(|fields| {
             let id = id(&fields)?;
             if let Some(before) = seen.insert(id.clone(), number) {
-                return Err(Error::input(format!("the id `{id}` stands on line {before} already")).hint("give each row an id of its own"));
+                return Err(
+                    Error::input(format!("the id `{id}` stands on line {before} already"))
+                        .hint("give each row an id of its own"),
+                );
             }
-            Ok(Line { id, number, found: read(&fields)? })
+            Ok(Line {
+                id,
+                number,
+                found: read(&fields)?,
+            })
         });
         lines.push(found.map_err(|e| e.at(format!("{}:{number}", path.display())))?);
     }
     if lines.is_empty() {
-        return Err(Error::input("holds no rows").at_path(path).hint("a row is a JSON object on a line of its own"));
+        return Err(Error::input("holds no rows")
+            .at_path(path)
+            .hint("a row is a JSON object on a line of its own"));
     }
     Ok(lines)
 }
@@ -100,11 +142,15 @@ fn read_lines<T>(path: &Path, read: impl Fn(&Map<String, Value>) -> Result<T>) -
 fn object(line: &str) -> Result<Map<String, Value>> {
     match serde_json::from_str(line) {
         Ok(Value::Object(fields)) => Ok(fields),
-        Ok(_) => Err(Error::input("not a JSON object").hint("a row is an object: {\"id\": ..., \"prediction\": ..., \"reference\": ...}")),
+        Ok(_) => Err(Error::input("not a JSON object")
+            .hint("a row is an object: {\"id\": ..., \"prediction\": ..., \"reference\": ...}")),
         Err(error) => {
             let message = error.to_string();
             let what = message.split(" at line ").next().unwrap_or(&message);
-            Err(Error::input(format!("column {}: not JSON: {what}", error.column())).hint("a row is one JSON object on one line"))
+            Err(
+                Error::input(format!("column {}: not JSON: {what}", error.column()))
+                    .hint("a row is one JSON object on one line"),
+            )
         }
     }
 }
@@ -113,8 +159,11 @@ fn id(fields: &Map<String, Value>) -> Result<String> {
     match fields.get("id") {
         Some(Value::String(id)) => Ok(id.clone()),
         Some(Value::Number(id)) if id.is_i64() || id.is_u64() => Ok(id.to_string()),
-        None | Some(Value::Null) => Err(Error::input("the row has no `id`").hint("predictions are matched with references by id")),
-        Some(other) => Err(Error::input(format!("`id` is {other}, not a string or a whole number"))),
+        None | Some(Value::Null) => Err(Error::input("the row has no `id`")
+            .hint("predictions are matched with references by id")),
+        Some(other) => Err(Error::input(format!(
+            "`id` is {other}, not a string or a whole number"
+        ))),
     }
 }
 
@@ -128,23 +177,37 @@ struct Said {
 
 impl Said {
     fn new(fields: &Map<String, Value>, task: &Task) -> Result<Self> {
-        if let Some(Value::String(other)) = fields.get("task").filter(|of_row| **of_row != *task.name) {
-            return Err(Error::input(format!("a row of task `{other}`, not of `{}`", task.name)).hint("score each task by itself, with its own `--task`"));
+        if let Some(Value::String(other)) =
+            fields.get("task").filter(|of_row| **of_row != *task.name)
+        {
+            return Err(
+                Error::input(format!("a row of task `{other}`, not of `{}`", task.name))
+                    .hint("score each task by itself, with its own `--task`"),
+            );
         }
         // NeMo's manifests call it `pred_text`.
         let prediction = match text(fields, "prediction")? {
             Some(prediction) => Some(prediction),
             None => text(fields, "pred_text")?,
         };
-        let prediction =
-            prediction.ok_or_else(|| Error::input("the row has no `prediction`").hint("an answer of nothing is written `\"prediction\": \"\"`"))?;
+        let prediction = prediction.ok_or_else(|| {
+            Error::input("the row has no `prediction`")
+                .hint("an answer of nothing is written `\"prediction\": \"\"`")
+        })?;
         let meta = fields.get("meta").and_then(Value::as_object);
         let of_row = |name: &str| fields.get(name).or_else(|| meta?.get(name));
         // Written only where it is true; a row that says its tokens or anything else of itself says it by leaving it out.
         let says_how = meta.is_some() || fields.contains_key("tokens");
-        let hit_limit = of_row("hit_limit").and_then(Value::as_bool).or(says_how.then_some(false));
+        let hit_limit = of_row("hit_limit")
+            .and_then(Value::as_bool)
+            .or(says_how.then_some(false));
         let name = |name: &str| of_row(name).and_then(Value::as_str).map(str::to_owned);
-        Ok(Self { prediction, hit_limit, speaker: name("speaker"), group: name("group") })
+        Ok(Self {
+            prediction,
+            hit_limit,
+            speaker: name("speaker"),
+            group: name("group"),
+        })
     }
 }
 
@@ -162,9 +225,16 @@ fn targets(fields: &Map<String, Value>, kind: Kind) -> Result<Vec<String>> {
         None | Some(Value::Null) => Vec::new(),
         Some(Value::Array(texts)) => texts
             .iter()
-            .map(|text| text.as_str().map(str::to_owned).ok_or_else(|| Error::input(format!("`references` holds {text}, not a string"))))
+            .map(|text| {
+                text.as_str()
+                    .map(str::to_owned)
+                    .ok_or_else(|| Error::input(format!("`references` holds {text}, not a string")))
+            })
             .collect::<Result<Vec<_>>>()?,
-        Some(other) => return Err(Error::input(format!("`references` is {other}, not a list")).hint("one reference is written `\"reference\": \"...\"`")),
+        Some(other) => {
+            return Err(Error::input(format!("`references` is {other}, not a list"))
+                .hint("one reference is written `\"reference\": \"...\"`"));
+        }
     };
     let one = text(fields, "reference")?;
     let found: Vec<String> = match one {
@@ -188,29 +258,52 @@ fn target_field(kind: Kind) -> &'static str {
 fn required(found: Vec<String>, kind: Kind) -> Result<Vec<String>> {
     match (kind, found.len()) {
         (_, 0) => {
-            let hint = format!("add `reference`, `references` or `{}` to the row, or name a file that has them: --references FILE", target_field(kind));
+            let hint = format!(
+                "add `reference`, `references` or `{}` to the row, or name a file that has them: --references FILE",
+                target_field(kind)
+            );
             Err(Error::input("the row has no reference").hint(hint))
         }
-        (Kind::Classify, 2..) => Err(Error::input(format!("{} references: {}", found.len(), found.join(", "))).hint("a row has one right label")),
+        (Kind::Classify, 2..) => {
+            Err(
+                Error::input(format!("{} references: {}", found.len(), found.join(", ")))
+                    .hint("a row has one right label"),
+            )
+        }
         _ => Ok(found),
     }
 }
 
 /// An error where the two files do not speak of the same rows.
-fn expect_same_ids<A, B>(said: &[Line<A>], due: &[Line<B>], predictions: &Path, references: &Path) -> Result<()> {
+fn expect_same_ids<A, B>(
+    said: &[Line<A>],
+    due: &[Line<B>],
+    predictions: &Path,
+    references: &Path,
+) -> Result<()> {
     fn missing<'a, X, Y>(of: &'a [Line<X>], from: &[Line<Y>]) -> Vec<&'a Line<X>> {
         let known: HashSet<&str> = from.iter().map(|line| line.id.as_str()).collect();
-        of.iter().filter(|line| !known.contains(line.id.as_str())).collect()
+        of.iter()
+            .filter(|line| !known.contains(line.id.as_str()))
+            .collect()
     }
     let (unreferenced, unpredicted) = (missing(said, due), missing(due, said));
     let mut faults = Vec::new();
     if let Some(first) = unreferenced.first() {
         let (count, all) = (unreferenced.len(), said.len());
-        faults.push(format!("{count} of {all} predictions have no reference, the first is `{}` ({}:{})", first.id, predictions.display(), first.number));
+        faults.push(format!(
+            "{count} of {all} predictions have no reference, the first is `{}` ({}:{})",
+            first.id,
+            predictions.display(),
+            first.number
+        ));
     }
     if let Some(first) = unpredicted.first() {
         let (count, all) = (unpredicted.len(), due.len());
-        faults.push(format!("{count} of {all} references have no prediction, the first is `{}` (line {})", first.id, first.number));
+        faults.push(format!(
+            "{count} of {all} references have no prediction, the first is `{}` (line {})",
+            first.id, first.number
+        ));
     }
     if faults.is_empty() {
         return Ok(());
@@ -220,5 +313,7 @@ fn expect_same_ids<A, B>(said: &[Line<A>], due: &[Line<B>], predictions: &Path, 
     } else {
         "predict every row, or cut the references to the rows that were"
     };
-    Err(Error::input(faults.join("; ")).at_path(references).hint(hint))
+    Err(Error::input(faults.join("; "))
+        .at_path(references)
+        .hint(hint))
 }

@@ -55,19 +55,26 @@ pub struct Versus {
 /// # Errors
 /// Rows of other ids, or with other references: the two files answer different sets.
 pub fn matched(rows: &[Row], mut other: Vec<Row>, path: &Path) -> Result<Vec<Row>> {
-    let mut by_id: HashMap<String, Row> = other.drain(..).map(|row| (row.id.clone(), row)).collect();
+    let mut by_id: HashMap<String, Row> =
+        other.drain(..).map(|row| (row.id.clone(), row)).collect();
     let found = rows.iter().map(|row| match by_id.remove(&row.id) {
         Some(theirs) if theirs.references == row.references => Ok(theirs),
-        Some(theirs) => {
-            Err(Error::input(format!("row `{}` has another reference than in the first file", row.id)).at(format!("{}:{}", path.display(), theirs.line)))
-        }
+        Some(theirs) => Err(Error::input(format!(
+            "row `{}` has another reference than in the first file",
+            row.id
+        ))
+        .at(format!("{}:{}", path.display(), theirs.line))),
         None => Err(Error::input(format!("there is no row `{}`", row.id)).at_path(path)),
     });
-    let found = found.collect::<Result<Vec<_>>>().map_err(|e| e.hint("--against takes another system's answers to the very same rows"))?;
+    let found = found
+        .collect::<Result<Vec<_>>>()
+        .map_err(|e| e.hint("--against takes another system's answers to the very same rows"))?;
     match by_id.into_values().min_by_key(|row| row.line) {
-        Some(more) => Err(Error::input(format!("row `{}` is not in the first file", more.id))
-            .at(format!("{}:{}", path.display(), more.line))
-            .hint("--against takes another system's answers to the very same rows")),
+        Some(more) => Err(
+            Error::input(format!("row `{}` is not in the first file", more.id))
+                .at(format!("{}:{}", path.display(), more.line))
+                .hint("--against takes another system's answers to the very same rows"),
+        ),
         None => Ok(found),
     }
 }
@@ -83,14 +90,31 @@ pub fn compare(rows: &[Row], tallies: &[Tally], others: &[Tally]) -> Result<Vers
             Ok(Compared {
                 name: tally.name.clone(),
                 scores: [tally.corpus(), other.corpus()],
-                bootstrap: paired_bootstrap(&other.units, &tally.units, &clusters, &score, &resampling)?,
-                randomisation: randomisation(&other.units, &tally.units, &clusters, &score, &resampling)?,
+                bootstrap: paired_bootstrap(
+                    &other.units,
+                    &tally.units,
+                    &clusters,
+                    &score,
+                    &resampling,
+                )?,
+                randomisation: randomisation(
+                    &other.units,
+                    &tally.units,
+                    &clusters,
+                    &score,
+                    &resampling,
+                )?,
             })
         };
         Some(compared().map_err(|e: Error| e.at(format!("`{}`", tally.name))))
     };
     let scores = tallies.iter().filter_map(one).collect::<Result<_>>()?;
-    Ok(Versus { scores, mapsswe: None, cluster, num_clusters: clusters.num_clusters() })
+    Ok(Versus {
+        scores,
+        mapsswe: None,
+        cluster,
+        num_clusters: clusters.num_clusters(),
+    })
 }
 
 /// The segment test on word errors under a normaliser; none where a row has several references to choose from.
@@ -100,10 +124,18 @@ pub fn segments(rows: &[Row], others: &[Row], normaliser: Normaliser) -> Result<
     }
     let tokens = |rows: &[Row]| -> Vec<Vec<Token>> {
         let texts = Texts::new(rows.iter().map(Row::pair).collect(), normaliser);
-        texts.pairs().iter().map(|pair| alignment::align_pair(pair).into_iter().map(token).collect()).collect()
+        texts
+            .pairs()
+            .iter()
+            .map(|pair| alignment::align_pair(pair).into_iter().map(token).collect())
+            .collect()
     };
     let (ours, theirs) = (tokens(rows), tokens(others));
-    let pairs: Vec<(&[Token], &[Token])> = theirs.iter().zip(&ours).map(|(theirs, ours)| (theirs.as_slice(), ours.as_slice())).collect();
+    let pairs: Vec<(&[Token], &[Token])> = theirs
+        .iter()
+        .zip(&ours)
+        .map(|(theirs, ours)| (theirs.as_slice(), ours.as_slice()))
+        .collect();
     Ok(Some(mapsswe(&pairs)?))
 }
 
@@ -117,16 +149,34 @@ fn token(aligned: Aligned) -> Token {
 
 /// What belongs together: speakers where every row names one, else groups, else each row by itself.
 fn clusters(rows: &[Row]) -> (&'static str, Clusters) {
-    let by = |member: fn(&Row) -> Option<&String>| -> Option<Clusters> { rows.iter().map(member).collect::<Option<Vec<_>>>().map(Clusters::named) };
+    let by = |member: fn(&Row) -> Option<&String>| -> Option<Clusters> {
+        rows.iter()
+            .map(member)
+            .collect::<Option<Vec<_>>>()
+            .map(Clusters::named)
+    };
     let speakers = by(|row| row.speaker.as_ref()).map(|clusters| ("speaker", clusters));
-    speakers.or_else(|| by(|row| row.group.as_ref()).map(|clusters| ("group", clusters))).unwrap_or_else(|| ("row", Clusters::each(rows.len())))
+    speakers
+        .or_else(|| by(|row| row.group.as_ref()).map(|clusters| ("group", clusters)))
+        .unwrap_or_else(|| ("row", Clusters::each(rows.len())))
 }
 
 impl Versus {
     /// The comparison to read.
     pub fn render(&self) -> String {
-        let mut text = format!("Against the other system, paired by {} ({} of them):\n", self.cluster, self.num_clusters);
-        let head = ["", "this", "other", "difference", "95 % interval", "p bootstrap", "p swapped"];
+        let mut text = format!(
+            "Against the other system, paired by {} ({} of them):\n",
+            self.cluster, self.num_clusters
+        );
+        let head = [
+            "",
+            "this",
+            "other",
+            "difference",
+            "95 % interval",
+            "p bootstrap",
+            "p swapped",
+        ];
         let mut lines = vec![head.map(str::to_owned).to_vec()];
         for compared in &self.scores {
             let (estimate, [ours, theirs]) = (&compared.bootstrap.estimate, compared.scores);
@@ -148,10 +198,17 @@ impl Versus {
                 found.num_segments, found.mean, found.z, found.p
             );
         }
-        let mut notes: Vec<String> = self.scores.iter().flat_map(|compared| &compared.bootstrap.estimate.notes).map(ToString::to_string).collect();
+        let mut notes: Vec<String> = self
+            .scores
+            .iter()
+            .flat_map(|compared| &compared.bootstrap.estimate.notes)
+            .map(ToString::to_string)
+            .collect();
         notes.dedup();
         text += "Intervals and `p bootstrap` are Student's over resampled clusters, `p swapped` is approximate randomisation; none is corrected for their number.\n";
-        notes.iter().for_each(|note| text += &format!("note: {note}\n"));
+        notes
+            .iter()
+            .for_each(|note| text += &format!("note: {note}\n"));
         text
     }
 }

@@ -114,7 +114,9 @@ impl Check {
     pub fn holds(&self, answer: &str, mode: Mode) -> bool {
         match mode {
             Mode::Strict => self.holds_as_written(answer),
-            Mode::Loose => variants(answer).iter().any(|variant| self.holds_as_written(variant)),
+            Mode::Loose => variants(answer)
+                .iter()
+                .any(|variant| self.holds_as_written(variant)),
         }
     }
 
@@ -137,7 +139,9 @@ impl Check {
             Self::NoDiacritics => !answer.chars().any(text::is_diacritic),
             Self::NoPunctuation => !text::has_punctuation(answer),
             Self::Transcribes { text, max_cer } => errors_a_character(text, answer) <= *max_cer,
-            Self::Differs { text, min_cer } => errors_a_character(text, answer) >= *min_cer && !repeats(answer, text),
+            Self::Differs { text, min_cer } => {
+                errors_a_character(text, answer) >= *min_cer && !repeats(answer, text)
+            }
         }
     }
 
@@ -168,15 +172,33 @@ impl Check {
     pub fn validate(&self) -> Result<()> {
         let says_nothing = |text: &String| text::words(text).is_empty();
         let fault = match self {
-            Self::OneOf { answers } | Self::NoneOf { answers } if answers.is_empty() => "`answers` is empty",
-            Self::OneOf { answers } | Self::NoneOf { answers } if answers.iter().any(|answer| answer.trim().is_empty()) => "one of `answers` is empty",
+            Self::OneOf { answers } | Self::NoneOf { answers } if answers.is_empty() => {
+                "`answers` is empty"
+            }
+            Self::OneOf { answers } | Self::NoneOf { answers }
+                if answers.iter().any(|answer| answer.trim().is_empty()) =>
+            {
+                "one of `answers` is empty"
+            }
             Self::JsonKeys { keys } if keys.is_empty() => "`keys` is empty",
-            Self::JsonKeys { keys } if keys.iter().collect::<BTreeSet<_>>().len() < keys.len() => "`keys` names a key twice",
+            Self::JsonKeys { keys } if keys.iter().collect::<BTreeSet<_>>().len() < keys.len() => {
+                "`keys` names a key twice"
+            }
             Self::AtMostWords { words: 0 } | Self::AtLeastWords { words: 0 } => "`words` is 0",
-            Self::Contains { word } | Self::Avoids { word } if says_nothing(word) => "`word` has no letter or digit",
-            Self::StartsWith { phrase } | Self::EndsWith { phrase } if says_nothing(phrase) => "`phrase` has no letter or digit",
-            Self::Transcribes { text, .. } | Self::Differs { text, .. } if says_nothing(text) => "`text` has no letter or digit",
-            Self::Transcribes { max_cer: rate, .. } | Self::Differs { min_cer: rate, .. } if !(*rate > 0.0 && *rate <= 1.0) => "the rate is not in (0, 1]",
+            Self::Contains { word } | Self::Avoids { word } if says_nothing(word) => {
+                "`word` has no letter or digit"
+            }
+            Self::StartsWith { phrase } | Self::EndsWith { phrase } if says_nothing(phrase) => {
+                "`phrase` has no letter or digit"
+            }
+            Self::Transcribes { text, .. } | Self::Differs { text, .. } if says_nothing(text) => {
+                "`text` has no letter or digit"
+            }
+            Self::Transcribes { max_cer: rate, .. } | Self::Differs { min_cer: rate, .. }
+                if !(*rate > 0.0 && *rate <= 1.0) =>
+            {
+                "the rate is not in (0, 1]"
+            }
             _ => return Ok(()),
         };
         Err(Error::input(fault).at(format!("check `{}`", self.name())))
@@ -187,8 +209,19 @@ impl Check {
 fn variants(answer: &str) -> Vec<String> {
     let lines: Vec<&str> = answer.split('\n').collect();
     let (last, first) = (lines.len() - 1, 1.min(lines.len()));
-    let cut = [answer.to_owned(), lines[first..].join("\n"), lines[..last].join("\n"), lines[first..last.max(first)].join("\n")];
-    cut.iter().map(|text| text.trim().to_owned()).chain(cut.iter().map(|text| text.replace('*', "").trim().to_owned())).collect()
+    let cut = [
+        answer.to_owned(),
+        lines[first..].join("\n"),
+        lines[..last].join("\n"),
+        lines[first..last.max(first)].join("\n"),
+    ];
+    cut.iter()
+        .map(|text| text.trim().to_owned())
+        .chain(
+            cut.iter()
+                .map(|text| text.replace('*', "").trim().to_owned()),
+        )
+        .collect()
 }
 
 fn is_one_of(answer: &str, answers: &[String]) -> bool {
@@ -197,7 +230,9 @@ fn is_one_of(answer: &str, answers: &[String]) -> bool {
 }
 
 fn has_exactly_keys(answer: &str, keys: &[String]) -> bool {
-    let Ok(KeysOnce(mut found)) = serde_json::from_str(answer) else { return false };
+    let Ok(KeysOnce(mut found)) = serde_json::from_str(answer) else {
+        return false;
+    };
     let mut keys = keys.to_vec();
     keys.sort();
     found.sort();
@@ -217,7 +252,10 @@ impl<'de> Deserialize<'de> for KeysOnce {
                 f.write_str("an object")
             }
 
-            fn visit_map<A: MapAccess<'de>>(self, mut map: A) -> std::result::Result<KeysOnce, A::Error> {
+            fn visit_map<A: MapAccess<'de>>(
+                self,
+                mut map: A,
+            ) -> std::result::Result<KeysOnce, A::Error> {
                 // A key that comes twice is counted twice, which no list of different keys equals.
                 let mut keys = Vec::new();
                 while let Some((key, IgnoredAny)) = map.next_entry()? {

@@ -54,7 +54,11 @@ impl Clip<'_> {
     pub fn answer(&self, task: &Task, language: Language) -> Option<String> {
         Some(match self.answers.get(task.name.as_str())? {
             Gold::Text(text) => (*text).to_owned(),
-            Gold::Label(label) => label.words.get(language.tag()).unwrap_or(&label.name).clone(),
+            Gold::Label(label) => label
+                .words
+                .get(language.tag())
+                .unwrap_or(&label.name)
+                .clone(),
         })
     }
 
@@ -74,7 +78,10 @@ impl Clip<'_> {
 
 /// A label's name and its words in all languages.
 pub fn words_of(label: &Label) -> Vec<String> {
-    let mut words: Vec<String> = std::iter::once(&label.name).chain(label.words.values()).cloned().collect();
+    let mut words: Vec<String> = std::iter::once(&label.name)
+        .chain(label.words.values())
+        .cloned()
+        .collect();
     words.sort();
     words.dedup();
     words
@@ -84,7 +91,10 @@ pub fn words_of(label: &Label) -> Vec<String> {
 ///
 /// # Errors
 /// A label outside its task's inventory.
-pub fn gather<'a>(sources: &[Source<'a>], wordings: &Wordings) -> Result<(Vec<Clip<'a>>, Vec<String>)> {
+pub fn gather<'a>(
+    sources: &[Source<'a>],
+    wordings: &Wordings,
+) -> Result<(Vec<Clip<'a>>, Vec<String>)> {
     let mut clips: Vec<Clip> = Vec::new();
     let mut places: HashMap<String, usize> = HashMap::new();
     let (mut without_file, mut conversations, mut repeated) = (0, 0, 0);
@@ -99,7 +109,13 @@ pub fn gather<'a>(sources: &[Source<'a>], wordings: &Wordings) -> Result<(Vec<Cl
             continue;
         }
         let place = *places.entry(key).or_insert_with(|| {
-            clips.push(Clip { row, text: None, is_instruction: false, obeyed: Vec::new(), answers: BTreeMap::new() });
+            clips.push(Clip {
+                row,
+                text: None,
+                is_instruction: false,
+                obeyed: Vec::new(),
+                answers: BTreeMap::new(),
+            });
             clips.len() - 1
         });
         let clip = &mut clips[place];
@@ -112,13 +128,24 @@ pub fn gather<'a>(sources: &[Source<'a>], wordings: &Wordings) -> Result<(Vec<Cl
         mark_spoken(clip, row)?;
     }
     for clip in &mut clips {
-        clip.is_instruction |= clip.text.is_some_and(|text| wordings.sounds_like_an_instruction(text));
+        clip.is_instruction |= clip
+            .text
+            .is_some_and(|text| wordings.sounds_like_an_instruction(text));
     }
     let note = |count: usize, what: &str| (count > 0).then(|| format!("{count} rows {what}"));
     let notes = [
-        note(without_file, "have no audio file of their own and are left out"),
-        note(conversations, "bring their own conversations and are left out"),
-        note(repeated, "answer a task that an earlier row answers for the same clip; the last answer counts"),
+        note(
+            without_file,
+            "have no audio file of their own and are left out",
+        ),
+        note(
+            conversations,
+            "bring their own conversations and are left out",
+        ),
+        note(
+            repeated,
+            "answer a task that an earlier row answers for the same clip; the last answer counts",
+        ),
     ];
     Ok((clips, notes.into_iter().flatten().collect()))
 }
@@ -129,7 +156,12 @@ fn gold<'a>(source: &Source<'a>) -> Result<Option<Gold<'a>>> {
     Ok(match source.task.kind {
         Kind::Transcribe => text(row.target.as_deref().or(row.text.as_deref())),
         Kind::Generate => text(row.target.as_deref().or(row.summary.as_deref())),
-        Kind::Classify => row.label.as_deref().map(|label| source.task.row_label(label)).transpose()?.map(Gold::Label),
+        Kind::Classify => row
+            .label
+            .as_deref()
+            .map(|label| source.task.row_label(label))
+            .transpose()?
+            .map(Gold::Label),
     })
 }
 
@@ -138,7 +170,9 @@ fn mark_spoken(clip: &mut Clip, row: &Row) -> Result<()> {
         return Ok(());
     }
     let extra = row.extra_fields();
-    let wrong = |field: &str, wanted: &str| Error::input(format!("`{field}` is not {wanted}")).at(format!("row `{}`", row.id));
+    let wrong = |field: &str, wanted: &str| {
+        Error::input(format!("`{field}` is not {wanted}")).at(format!("row `{}`", row.id))
+    };
     match extra.get(SPOKEN_FIELD) {
         None | Some(Value::Bool(false)) => {}
         Some(Value::Bool(true) | Value::String(_)) => clip.is_instruction = true,
@@ -149,7 +183,11 @@ fn mark_spoken(clip: &mut Clip, row: &Row) -> Result<()> {
         Some(Value::String(text)) => clip.obeyed.push(text.clone()),
         Some(Value::Array(texts)) => {
             let texts = texts.iter().map(|text| text.as_str().map(str::to_owned));
-            clip.obeyed.extend(texts.collect::<Option<Vec<_>>>().ok_or_else(|| wrong(OBEYED_FIELD, "a list of texts"))?);
+            clip.obeyed.extend(
+                texts
+                    .collect::<Option<Vec<_>>>()
+                    .ok_or_else(|| wrong(OBEYED_FIELD, "a list of texts"))?,
+            );
         }
         Some(_) => return Err(wrong(OBEYED_FIELD, "a text or a list of texts")),
     }
@@ -159,7 +197,12 @@ fn mark_spoken(clip: &mut Clip, row: &Row) -> Result<()> {
 /// What two rows of the same audio have in common; none without audio, or with audio inside the manifest.
 fn audio_key(row: &Row) -> Option<String> {
     let of_clip = |clip: &crate::data::Clip| match &clip.source {
-        AudioSource::File(path) => Some(format!("{}\0{:?}\0{:?}", path.display(), clip.span.start_s, clip.span.end_s)),
+        AudioSource::File(path) => Some(format!(
+            "{}\0{:?}\0{:?}",
+            path.display(),
+            clip.span.start_s,
+            clip.span.end_s
+        )),
         AudioSource::Embedded { .. } => None,
     };
     let keys: Vec<String> = row.clips.iter().map(of_clip).collect::<Option<_>>()?;

@@ -85,11 +85,17 @@ impl Kind {
     /// # Errors
     /// An unknown name, with the nearest known one and all of them.
     pub fn of_name(name: &str) -> Result<Self> {
-        Self::ALL.into_iter().find(|kind| kind.name() == name).ok_or_else(|| {
-            let names = Self::ALL.map(Self::name);
-            let near = yaml::nearest(name, names.into_iter()).map(|near| format!("did you mean `{near}`? ")).unwrap_or_default();
-            Error::input(format!("unknown kind `{name}`")).hint(format!("{near}kinds: {}", names.join(", ")))
-        })
+        Self::ALL
+            .into_iter()
+            .find(|kind| kind.name() == name)
+            .ok_or_else(|| {
+                let names = Self::ALL.map(Self::name);
+                let near = yaml::nearest(name, names.into_iter())
+                    .map(|near| format!("did you mean `{near}`? "))
+                    .unwrap_or_default();
+                Error::input(format!("unknown kind `{name}`"))
+                    .hint(format!("{near}kinds: {}", names.join(", ")))
+            })
     }
 
     /// Whether rows of this kind can be about a task.
@@ -118,9 +124,19 @@ impl Kind {
             (Self::Keyword, Generate) => &[&[Contains], &[Avoids]],
             (Self::Affix, _) => &[&[Starts], &[Ends]],
             (Self::Orthography, Transcribe | Generate) => &[&[NoPunctuation], &[NoDiacritics]],
-            (Self::Combined, Classify) => &[&[Starts, Ends], &[AtLeast, Contains], &[Contains, Ends]],
-            (Self::Combined, Transcribe) => &[&[NoPunctuation, Ends], &[NoDiacritics, Starts], &[Starts, Ends]],
-            (Self::Combined, Generate) => &[&[AtMost, NoPunctuation], &[OtherLanguage, AtMost], &[Contains, AtMost]],
+            (Self::Combined, Classify) => {
+                &[&[Starts, Ends], &[AtLeast, Contains], &[Contains, Ends]]
+            }
+            (Self::Combined, Transcribe) => &[
+                &[NoPunctuation, Ends],
+                &[NoDiacritics, Starts],
+                &[Starts, Ends],
+            ],
+            (Self::Combined, Generate) => &[
+                &[AtMost, NoPunctuation],
+                &[OtherLanguage, AtMost],
+                &[Contains, AtMost],
+            ],
             (Self::TwoTurns, Classify) => &[&[Label], &[Json], &[Starts], &[OtherLanguage]],
             (Self::TwoTurns, Transcribe) => &[&[Json], &[Ends], &[NoPunctuation]],
             (Self::TwoTurns, Generate) => &[&[AtMost], &[Json], &[Avoids], &[OtherLanguage]],
@@ -143,6 +159,9 @@ mod tests {
             assert_eq!(Kind::of_name(kind.name()).unwrap(), kind);
         }
         let error = Kind::of_name("two_turn").unwrap_err().to_string();
-        assert!(error.contains("did you mean `two-turns`?") && error.contains("label, json"), "{error}");
+        assert!(
+            error.contains("did you mean `two-turns`?") && error.contains("label, json"),
+            "{error}"
+        );
     }
 }

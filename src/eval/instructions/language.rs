@@ -25,17 +25,21 @@ const MOST_FOREIGN: f64 = 0.05;
 
 /// Frequent English words.
 const ENGLISH: [&str; 44] = [
-    "the", "of", "and", "to", "is", "it", "that", "was", "for", "with", "as", "his", "they", "be", "this", "have", "from", "or", "had", "by", "not", "but",
-    "what", "were", "we", "when", "your", "can", "said", "there", "an", "she", "which", "do", "their", "if", "will", "about", "he", "you", "are", "how", "i",
-    "speaker",
+    "the", "of", "and", "to", "is", "it", "that", "was", "for", "with", "as", "his", "they", "be",
+    "this", "have", "from", "or", "had", "by", "not", "but", "what", "were", "we", "when", "your",
+    "can", "said", "there", "an", "she", "which", "do", "their", "if", "will", "about", "he",
+    "you", "are", "how", "i", "speaker",
 ];
 /// Frequent words of French, Spanish, Portuguese, Italian, German, Dutch, Turkish, Indonesian and Swahili that are no English words.
 const OTHERS: [&str; 95] = [
-    "le", "la", "les", "des", "du", "une", "est", "et", "dans", "que", "qui", "pour", "avec", "pas", "sur", "il", "elle", "el", "los", "las", "del", "un",
-    "una", "es", "en", "y", "por", "para", "con", "su", "muy", "o", "os", "da", "em", "um", "uma", "não", "e", "di", "che", "della", "nel", "sono", "gli",
-    "lo", "per", "der", "die", "das", "und", "ist", "ein", "eine", "nicht", "mit", "auf", "von", "zu", "den", "dem", "het", "een", "van", "dat", "niet",
-    "zijn", "ve", "bir", "bu", "için", "ile", "çok", "değil", "ama", "yang", "dan", "ini", "itu", "untuk", "dengan", "tidak", "adalah", "ke", "dari", "ya",
-    "wa", "na", "ni", "kwa", "katika", "hii", "cha", "za", "de",
+    "le", "la", "les", "des", "du", "une", "est", "et", "dans", "que", "qui", "pour", "avec",
+    "pas", "sur", "il", "elle", "el", "los", "las", "del", "un", "una", "es", "en", "y", "por",
+    "para", "con", "su", "muy", "o", "os", "da", "em", "um", "uma", "não", "e", "di", "che",
+    "della", "nel", "sono", "gli", "lo", "per", "der", "die", "das", "und", "ist", "ein", "eine",
+    "nicht", "mit", "auf", "von", "zu", "den", "dem", "het", "een", "van", "dat", "niet", "zijn",
+    "ve", "bir", "bu", "için", "ile", "çok", "değil", "ama", "yang", "dan", "ini", "itu", "untuk",
+    "dengan", "tidak", "adalah", "ke", "dari", "ya", "wa", "na", "ni", "kwa", "katika", "hii",
+    "cha", "za", "de",
 ];
 
 impl Language {
@@ -49,7 +53,13 @@ impl Language {
 
     /// The language of a BCP 47 tag (`ar-EG` is Arabic), if it is one of these.
     pub fn of_tag(tag: &str) -> Option<Self> {
-        match tag.split(['-', '_']).next().unwrap_or_default().to_lowercase().as_str() {
+        match tag
+            .split(['-', '_'])
+            .next()
+            .unwrap_or_default()
+            .to_lowercase()
+            .as_str()
+        {
             "ar" => Some(Self::Arabic),
             "en" => Some(Self::English),
             _ => None,
@@ -76,7 +86,10 @@ impl Language {
         let letters: Vec<char> = text.chars().filter(|&c| is_letter(c)).collect();
         let share = |count: usize, of: usize| count as f64 / of.max(1) as f64;
         let of_script = letters.iter().filter(|&&c| self.has_script_of(c)).count();
-        let foreign = letters.iter().filter(|&&c| self.has_script_of(c) && !self.has_letter(c)).count();
+        let foreign = letters
+            .iter()
+            .filter(|&&c| self.has_script_of(c) && !self.has_letter(c))
+            .count();
         of_script > 0
             && share(of_script, letters.len()) >= LEAST_OF_SCRIPT
             && share(foreign, of_script) <= MOST_FOREIGN
@@ -88,13 +101,17 @@ impl Language {
             Self::Arabic => {
                 matches!(c, '\u{0600}'..='\u{06ff}' | '\u{0750}'..='\u{077f}' | '\u{08a0}'..='\u{08ff}' | '\u{fb50}'..='\u{fdff}' | '\u{fe70}'..='\u{fefc}')
             }
-            Self::English => matches!(c, 'a'..='z' | 'A'..='Z' | '\u{00c0}'..='\u{024f}' | '\u{1e00}'..='\u{1eff}'),
+            Self::English => {
+                matches!(c, 'a'..='z' | 'A'..='Z' | '\u{00c0}'..='\u{024f}' | '\u{1e00}'..='\u{1eff}')
+            }
         }
     }
 
     fn has_letter(self, c: char) -> bool {
         match self {
-            Self::Arabic => matches!(c, '\u{0621}'..='\u{063a}' | '\u{0641}'..='\u{064a}' | 'ٱ' | '\u{fe80}'..='\u{fefc}'),
+            Self::Arabic => {
+                matches!(c, '\u{0621}'..='\u{063a}' | '\u{0641}'..='\u{064a}' | 'ٱ' | '\u{fe80}'..='\u{fefc}')
+            }
             Self::English => c.is_ascii(),
         }
     }
@@ -131,14 +148,25 @@ mod tests {
             ("El hablante está contento con su trabajo", false, false),
             ("Der Sprecher ist nicht traurig", false, false),
             ("il café", false, false),
-            ("the café was closed when we came back from the beach", false, true),
+            (
+                "the café was closed when we came back from the beach",
+                false,
+                true,
+            ),
             ("Привет, как дела", false, false),
             ("42", false, false),
             ("", false, false),
             ("ـــ ً", false, false),
         ];
         for (text, arabic, english) in cases {
-            assert_eq!((Language::Arabic.is_that_of(text), Language::English.is_that_of(text)), (arabic, english), "{text}");
+            assert_eq!(
+                (
+                    Language::Arabic.is_that_of(text),
+                    Language::English.is_that_of(text)
+                ),
+                (arabic, english),
+                "{text}"
+            );
         }
     }
 
@@ -146,10 +174,22 @@ mod tests {
     fn every_instruction_that_ships_is_in_its_language() {
         let tasks = crate::task::Tasks::load(None).unwrap();
         for task in tasks.names().map(|name| tasks.get(name).unwrap()) {
-            for wording in [crate::task::Wording::Train, crate::task::Wording::Dev, crate::task::Wording::Test] {
-                for (tag, text) in task.instructions.of(wording).iter().flat_map(|(tag, texts)| texts.iter().map(move |text| (tag, text))) {
+            for wording in [
+                crate::task::Wording::Train,
+                crate::task::Wording::Dev,
+                crate::task::Wording::Test,
+            ] {
+                for (tag, text) in task
+                    .instructions
+                    .of(wording)
+                    .iter()
+                    .flat_map(|(tag, texts)| texts.iter().map(move |text| (tag, text)))
+                {
                     let text = text.replace("{labels}", "");
-                    let found = (Language::Arabic.is_that_of(&text), Language::English.is_that_of(&text));
+                    let found = (
+                        Language::Arabic.is_that_of(&text),
+                        Language::English.is_that_of(&text),
+                    );
                     assert_eq!(found, (tag == "ar", tag == "en"), "{text}");
                 }
             }
@@ -165,6 +205,13 @@ mod tests {
 
     #[test]
     fn no_word_votes_twice() {
-        assert!(ENGLISH.iter().all(|word| !OTHERS.contains(word)), "{:?}", ENGLISH.iter().filter(|word| OTHERS.contains(word)).collect::<Vec<_>>());
+        assert!(
+            ENGLISH.iter().all(|word| !OTHERS.contains(word)),
+            "{:?}",
+            ENGLISH
+                .iter()
+                .filter(|word| OTHERS.contains(word))
+                .collect::<Vec<_>>()
+        );
     }
 }

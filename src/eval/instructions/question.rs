@@ -32,8 +32,19 @@ pub struct Ask<'a> {
 impl<'a> Ask<'a> {
     /// All wordings of a task in one set and language; none where the task is not worded in it.
     pub fn all(task: &'a Task, wording: Wording, language: Language) -> Vec<Self> {
-        let known = task.instructions.of(wording).get(language.tag()).map_or(0, Vec::len);
-        (0..known).map(|index| Self { task, language, wording, index }).collect()
+        let known = task
+            .instructions
+            .of(wording)
+            .get(language.tag())
+            .map_or(0, Vec::len);
+        (0..known)
+            .map(|index| Self {
+                task,
+                language,
+                wording,
+                index,
+            })
+            .collect()
     }
 
     /// One of them.
@@ -43,7 +54,11 @@ impl<'a> Ask<'a> {
     pub fn drawn(task: &'a Task, wording: Wording, language: Language, draw: Key) -> Result<Self> {
         let all = Self::all(task, wording, language);
         if all.is_empty() {
-            let found = Error::input(format!("task `{}` is not worded in `{}`", task.name, language.tag()));
+            let found = Error::input(format!(
+                "task `{}` is not worded in `{}`",
+                task.name,
+                language.tag()
+            ));
             return Err(found.hint("leave the task or the language out of the suite"));
         }
         Ok(all[draw.below(0, all.len())])
@@ -52,12 +67,23 @@ impl<'a> Ask<'a> {
     /// What is said.
     pub fn instruction(self) -> String {
         let tag = self.language.tag();
-        self.task.instructions.of(self.wording).get(tag).map(|known| self.task.fill(&known[self.index], tag)).unwrap_or_default()
+        self.task
+            .instructions
+            .of(self.wording)
+            .get(tag)
+            .map(|known| self.task.fill(&known[self.index], tag))
+            .unwrap_or_default()
     }
 
     /// Its name in rows and tables: task, set, language, place from 1.
     pub fn name(self) -> String {
-        format!("{}/{}/{}/{}", self.task.name, format!("{:?}", self.wording).to_lowercase(), self.language.tag(), self.index + 1)
+        format!(
+            "{}/{}/{}/{}",
+            self.task.name,
+            format!("{:?}", self.wording).to_lowercase(),
+            self.language.tag(),
+            self.index + 1
+        )
     }
 }
 
@@ -99,7 +125,13 @@ const ROOM: usize = 4;
 const SHORTEST_WORD: usize = 4;
 
 /// The constraint as a check of an answer to `ask` about a clip.
-pub fn check_of(constraint: Constraint, ask: Ask, clip: &Clip, wordings: &Wordings, draw: Key) -> Result<Check> {
+pub fn check_of(
+    constraint: Constraint,
+    ask: Ask,
+    clip: &Clip,
+    wordings: &Wordings,
+    draw: Key,
+) -> Result<Check> {
     let language = ask.language;
     let gold = clip.answer(ask.task, language);
     let other = match language {
@@ -107,19 +139,43 @@ pub fn check_of(constraint: Constraint, ask: Ask, clip: &Clip, wordings: &Wordin
         Language::English => Language::Arabic,
     };
     Ok(match constraint {
-        Constraint::Label => Check::OneOf { answers: ask.task.labels.iter().map(|label| ask.task.spoken(label, language.tag()).to_owned()).collect() },
-        Constraint::Json => Check::JsonKeys { keys: wordings.keys(language, draw)? },
+        Constraint::Label => Check::OneOf {
+            answers: ask
+                .task
+                .labels
+                .iter()
+                .map(|label| ask.task.spoken(label, language.tag()).to_owned())
+                .collect(),
+        },
+        Constraint::Json => Check::JsonKeys {
+            keys: wordings.keys(language, draw)?,
+        },
         Constraint::OtherLanguage => Check::InLanguage { language: other },
         Constraint::SameLanguage => Check::InLanguage { language },
         Constraint::AtMost => {
-            let known = gold.filter(|_| ask.task.kind == Kind::Generate).map(|gold| text::words(&gold).len() + ROOM);
-            Check::AtMostWords { words: known.unwrap_or(MOST[draw.below(0, MOST.len())]) }
+            let known = gold
+                .filter(|_| ask.task.kind == Kind::Generate)
+                .map(|gold| text::words(&gold).len() + ROOM);
+            Check::AtMostWords {
+                words: known.unwrap_or(MOST[draw.below(0, MOST.len())]),
+            }
         }
-        Constraint::AtLeast => Check::AtLeastWords { words: FEWEST[draw.below(0, FEWEST.len())] },
-        Constraint::Contains => Check::Contains { word: topic(ask.task, gold.as_deref().or(clip.text)).map_or_else(|| wordings.word(language, draw), Ok)? },
-        Constraint::Avoids => Check::Avoids { word: topic(ask.task, clip.text).map_or_else(|| wordings.word(language, draw), Ok)? },
-        Constraint::Starts => Check::StartsWith { phrase: wordings.start(language, draw)? },
-        Constraint::Ends => Check::EndsWith { phrase: wordings.end(language, draw)? },
+        Constraint::AtLeast => Check::AtLeastWords {
+            words: FEWEST[draw.below(0, FEWEST.len())],
+        },
+        Constraint::Contains => Check::Contains {
+            word: topic(ask.task, gold.as_deref().or(clip.text))
+                .map_or_else(|| wordings.word(language, draw), Ok)?,
+        },
+        Constraint::Avoids => Check::Avoids {
+            word: topic(ask.task, clip.text).map_or_else(|| wordings.word(language, draw), Ok)?,
+        },
+        Constraint::Starts => Check::StartsWith {
+            phrase: wordings.start(language, draw)?,
+        },
+        Constraint::Ends => Check::EndsWith {
+            phrase: wordings.end(language, draw)?,
+        },
         Constraint::NoDiacritics => Check::NoDiacritics,
         Constraint::NoPunctuation => Check::NoPunctuation,
     })
@@ -129,42 +185,97 @@ pub fn check_of(constraint: Constraint, ask: Ask, clip: &Clip, wordings: &Wordin
 fn topic(task: &Task, about: Option<&str>) -> Option<String> {
     let about = about.filter(|_| task.kind == Kind::Generate)?;
     let letters = |word: &str| text::folded(word).chars().count();
-    let words = text::words(about).into_iter().filter(|word| letters(word) >= SHORTEST_WORD);
-    words.rev().max_by_key(|word| letters(word)).map(str::to_owned)
+    let words = text::words(about)
+        .into_iter()
+        .filter(|word| letters(word) >= SHORTEST_WORD);
+    words
+        .rev()
+        .max_by_key(|word| letters(word))
+        .map(str::to_owned)
 }
 
 /// What shows that an answer is one to this task and not to another: a label of the inventory, a transcript, a text that is neither.
 ///
 /// `labels` are the words of all inventories that the suite asks about.
-pub fn checks_of_kind(task: &Task, clip: &Clip, labels: &[String], settings: &Settings) -> Vec<Check> {
+pub fn checks_of_kind(
+    task: &Task,
+    clip: &Clip,
+    labels: &[String],
+    settings: &Settings,
+) -> Vec<Check> {
     if task.answer.format == AnswerFormat::Json {
-        return vec![Check::JsonKeys { keys: vec![task.name.clone()] }];
+        return vec![Check::JsonKeys {
+            keys: vec![task.name.clone()],
+        }];
     }
-    let no_label = || (!labels.is_empty()).then(|| Check::NoneOf { answers: labels.to_vec() });
-    let text = clip.text.filter(|text| !text::words(text).is_empty()).map(str::to_owned);
+    let no_label = || {
+        (!labels.is_empty()).then(|| Check::NoneOf {
+            answers: labels.to_vec(),
+        })
+    };
+    let text = clip
+        .text
+        .filter(|text| !text::words(text).is_empty())
+        .map(str::to_owned);
     match (task.kind, text) {
-        (Kind::Classify, _) => vec![Check::OneOf { answers: task.labels.iter().flat_map(words_of).collect() }],
-        (Kind::Transcribe, Some(text)) => vec![Check::Transcribes { text, max_cer: settings.max_cer }],
-        (Kind::Transcribe, None) => no_label().into_iter().chain(clip.language().map(|language| Check::InLanguage { language })).collect(),
-        (Kind::Generate, Some(text)) => no_label().into_iter().chain([Check::Differs { text, min_cer: settings.min_cer }]).collect(),
+        (Kind::Classify, _) => vec![Check::OneOf {
+            answers: task.labels.iter().flat_map(words_of).collect(),
+        }],
+        (Kind::Transcribe, Some(text)) => vec![Check::Transcribes {
+            text,
+            max_cer: settings.max_cer,
+        }],
+        (Kind::Transcribe, None) => no_label()
+            .into_iter()
+            .chain(
+                clip.language()
+                    .map(|language| Check::InLanguage { language }),
+            )
+            .collect(),
+        (Kind::Generate, Some(text)) => no_label()
+            .into_iter()
+            .chain([Check::Differs {
+                text,
+                min_cer: settings.min_cer,
+            }])
+            .collect(),
         (Kind::Generate, None) => no_label().into_iter().collect(),
     }
 }
 
 /// The right answer, written so that it holds every check; none where no small change of form does that.
 pub fn fitted(answer: &str, checks: &[Check]) -> Option<String> {
-    let fitted = checks.iter().fold(answer.to_owned(), |answer, check| match check {
-        // The first key takes the answer; what the others would say nobody knows.
-        Check::JsonKeys { keys } => {
-            let value = |i: usize| if i == 0 { serde_json::Value::from(answer.as_str()) } else { serde_json::Value::Null };
-            serde_json::Value::Object(keys.iter().enumerate().map(|(i, key)| (key.clone(), value(i))).collect()).to_string()
-        }
-        Check::StartsWith { phrase } => format!("{phrase} {answer}"),
-        Check::EndsWith { phrase } => format!("{answer} {phrase}"),
-        Check::Contains { word } if !text::contains_phrase(&answer, word) => format!("{answer} {word}"),
-        Check::NoDiacritics => answer.chars().filter(|&c| !text::is_diacritic(c)).collect(),
-        Check::NoPunctuation => text::without_punctuation(&answer),
-        _ => answer,
-    });
-    checks.iter().all(|check| check.holds(&fitted, Mode::Strict)).then_some(fitted)
+    let fitted = checks
+        .iter()
+        .fold(answer.to_owned(), |answer, check| match check {
+            // The first key takes the answer; what the others would say nobody knows.
+            Check::JsonKeys { keys } => {
+                let value = |i: usize| {
+                    if i == 0 {
+                        serde_json::Value::from(answer.as_str())
+                    } else {
+                        serde_json::Value::Null
+                    }
+                };
+                serde_json::Value::Object(
+                    keys.iter()
+                        .enumerate()
+                        .map(|(i, key)| (key.clone(), value(i)))
+                        .collect(),
+                )
+                .to_string()
+            }
+            Check::StartsWith { phrase } => format!("{phrase} {answer}"),
+            Check::EndsWith { phrase } => format!("{answer} {phrase}"),
+            Check::Contains { word } if !text::contains_phrase(&answer, word) => {
+                format!("{answer} {word}")
+            }
+            Check::NoDiacritics => answer.chars().filter(|&c| !text::is_diacritic(c)).collect(),
+            Check::NoPunctuation => text::without_punctuation(&answer),
+            _ => answer,
+        });
+    checks
+        .iter()
+        .all(|check| check.holds(&fitted, Mode::Strict))
+        .then_some(fitted)
 }

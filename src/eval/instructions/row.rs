@@ -57,8 +57,12 @@ impl InstructionRow {
         set("wording", self.wording.as_str().into());
         set("source", (&*self.source.id).into());
         let paths = self.source.clips.iter().map(|clip| match &clip.source {
-            AudioSource::File(path) => Ok(Value::from(relative(folder, path)?.to_string_lossy().replace('\\', "/"))),
-            AudioSource::Embedded { .. } => Err(Error::bug("embedded audio has no place in JSON lines")),
+            AudioSource::File(path) => Ok(Value::from(
+                relative(folder, path)?.to_string_lossy().replace('\\', "/"),
+            )),
+            AudioSource::Embedded { .. } => {
+                Err(Error::bug("embedded audio has no place in JSON lines"))
+            }
         });
         let mut paths = paths.collect::<Result<Vec<Value>>>()?;
         match (paths.len(), self.source.clips.first()) {
@@ -69,13 +73,34 @@ impl InstructionRow {
             }
             _ => set("audios", paths.into()),
         }
-        for (name, value) in [("language", &self.source.language), ("speaker", &self.source.speaker), ("group", &self.source.group)] {
+        for (name, value) in [
+            ("language", &self.source.language),
+            ("speaker", &self.source.speaker),
+            ("group", &self.source.group),
+        ] {
             set(name, value.as_deref().into());
         }
         set("duration", self.source.duration.into());
-        set("messages", self.messages.iter().map(|message| json!({"role": message.role.as_str(), "content": message.content})).collect());
-        set("checks", serde_json::to_value(&self.checks).map_err(Error::bug)?);
-        set("right", self.right.as_ref().map(serde_json::to_value).transpose().map_err(Error::bug)?.into());
+        set(
+            "messages",
+            self.messages
+                .iter()
+                .map(|message| json!({"role": message.role.as_str(), "content": message.content}))
+                .collect(),
+        );
+        set(
+            "checks",
+            serde_json::to_value(&self.checks).map_err(Error::bug)?,
+        );
+        set(
+            "right",
+            self.right
+                .as_ref()
+                .map(serde_json::to_value)
+                .transpose()
+                .map_err(Error::bug)?
+                .into(),
+        );
         set("reference", self.reference.as_deref().into());
         Ok(Value::Object(line))
     }
@@ -83,15 +108,27 @@ impl InstructionRow {
 
 /// `path` as seen from `folder`; absolute where the two have nothing but the root in common.
 fn relative(folder: &Path, path: &Path) -> Result<PathBuf> {
-    let absolute = |path: &Path| std::path::absolute(path).map_err(|e| Error::io(path, "resolve", &e));
-    let (folder, path) = (without_dots(&absolute(folder)?), without_dots(&absolute(path)?));
-    let (from, to): (Vec<Component>, Vec<Component>) = (folder.components().collect(), path.components().collect());
+    let absolute =
+        |path: &Path| std::path::absolute(path).map_err(|e| Error::io(path, "resolve", &e));
+    let (folder, path) = (
+        without_dots(&absolute(folder)?),
+        without_dots(&absolute(path)?),
+    );
+    let (from, to): (Vec<Component>, Vec<Component>) =
+        (folder.components().collect(), path.components().collect());
     let shared = from.iter().zip(&to).take_while(|(a, b)| a == b).count();
-    let is_near = from.iter().take(shared).any(|part| matches!(part, Component::Normal(_)));
+    let is_near = from
+        .iter()
+        .take(shared)
+        .any(|part| matches!(part, Component::Normal(_)));
     if !is_near {
         return Ok(path);
     }
-    Ok(from[shared..].iter().map(|_| Component::ParentDir).chain(to[shared..].iter().copied()).collect())
+    Ok(from[shared..]
+        .iter()
+        .map(|_| Component::ParentDir)
+        .chain(to[shared..].iter().copied())
+        .collect())
 }
 
 /// The path with `a/..` taken out.
@@ -121,8 +158,14 @@ mod tests {
             ("/home/a", "/data/x.wav", "/data/x.wav"),
         ];
         for (folder, path, expected) in cases {
-            assert_eq!(relative(Path::new(folder), Path::new(path)).unwrap(), Path::new(expected));
+            assert_eq!(
+                relative(Path::new(folder), Path::new(path)).unwrap(),
+                Path::new(expected)
+            );
         }
-        assert_eq!(relative(Path::new("eval/instructions"), Path::new("data/x.wav")).unwrap(), Path::new("../../data/x.wav"));
+        assert_eq!(
+            relative(Path::new("eval/instructions"), Path::new("data/x.wav")).unwrap(),
+            Path::new("../../data/x.wav")
+        );
     }
 }

@@ -99,7 +99,10 @@ impl Rates {
             rates.instruction_strict += num_held(&outcome.strict);
             rates.instruction_loose += num_held(&outcome.loose);
         }
-        let (prompts, instructions) = (rates.prompts.max(1) as f64, rates.instructions.max(1) as f64);
+        let (prompts, instructions) = (
+            rates.prompts.max(1) as f64,
+            rates.instructions.max(1) as f64,
+        );
         Self {
             prompt_strict: rates.prompt_strict / prompts,
             prompt_loose: rates.prompt_loose / prompts,
@@ -158,8 +161,16 @@ impl Scores {
     /// # Errors
     /// None but a fault of ours.
     pub fn to_json(&self) -> Result<Value> {
-        let kinds = self.kinds.iter().map(|(kind, rates)| Ok((kind.clone(), serde_json::to_value(rates)?)));
-        let checks = self.checks.iter().map(|(name, (asked, strict, loose))| (name.clone(), json!({"asked": asked, "strict": strict, "loose": loose})));
+        let kinds = self
+            .kinds
+            .iter()
+            .map(|(kind, rates)| Ok((kind.clone(), serde_json::to_value(rates)?)));
+        let checks = self.checks.iter().map(|(name, (asked, strict, loose))| {
+            (
+                name.clone(),
+                json!({"asked": asked, "strict": strict, "loose": loose}),
+            )
+        });
         let object = || -> serde_json::Result<Value> {
             Ok(json!({
                 "all": serde_json::to_value(self.all)?,
@@ -183,11 +194,20 @@ pub fn read_suite(path: &Path) -> Result<Vec<Row>> {
     for (line, row) in &rows {
         let place = || format!("{}:{line}", path.display());
         if row.checks.is_empty() {
-            return Err(Error::input("`checks` is empty").at(place()).hint("a row of an instruction suite has at least one check"));
+            return Err(Error::input("`checks` is empty")
+                .at(place())
+                .hint("a row of an instruction suite has at least one check"));
         }
-        row.checks.iter().chain(&row.right).try_for_each(Check::validate).map_err(|e| e.at(place()))?;
+        row.checks
+            .iter()
+            .chain(&row.right)
+            .try_for_each(Check::validate)
+            .map_err(|e| e.at(place()))?;
         if let Some(first) = lines.insert(row.id.as_str(), line) {
-            return Err(Error::input(format!("id `{}` was used before, in line {first}", row.id)).at(place()));
+            return Err(
+                Error::input(format!("id `{}` was used before, in line {first}", row.id))
+                    .at(place()),
+            );
         }
     }
     Ok(rows.into_iter().map(|(_, row)| row).collect())
@@ -205,65 +225,146 @@ pub fn score_file(suite: &[Row], predictions: &Path) -> Result<Scores> {
 
 /// Judges answers on a suite, in its order.
 pub fn score(suite: &[Row], answers: &[&str]) -> Scores {
-    let rows: Vec<Outcome> = suite.iter().zip(answers).map(|(row, answer)| outcome(row, answer)).collect();
+    let rows: Vec<Outcome> = suite
+        .iter()
+        .zip(answers)
+        .map(|(row, answer)| outcome(row, answer))
+        .collect();
     let mut kinds: Vec<(String, Rates)> = Vec::new();
     for row in suite {
         if !kinds.iter().any(|(kind, _)| *kind == row.kind) {
-            kinds.push((row.kind.clone(), Rates::of(rows.iter().filter(|outcome| outcome.kind == row.kind))));
+            kinds.push((
+                row.kind.clone(),
+                Rates::of(rows.iter().filter(|outcome| outcome.kind == row.kind)),
+            ));
         }
     }
-    Scores { all: Rates::of(&rows), kinds, checks: by_check(suite, &rows), wordings: by_task(suite, &rows), rows }
+    Scores {
+        all: Rates::of(&rows),
+        kinds,
+        checks: by_check(suite, &rows),
+        wordings: by_task(suite, &rows),
+        rows,
+    }
 }
 
 fn outcome(row: &Row, answer: &str) -> Outcome {
-    let held = |mode: Mode| row.checks.iter().map(|check| check.holds(answer, mode)).collect();
-    let right = row.right.as_ref().map(|check| check.holds(answer, Mode::Loose));
-    let cluster = row.group.as_ref().or(row.source.as_ref()).unwrap_or(&row.id).clone();
-    Outcome { id: row.id.clone(), kind: row.kind.clone(), cluster, strict: held(Mode::Strict), loose: held(Mode::Loose), right }
+    let held = |mode: Mode| {
+        row.checks
+            .iter()
+            .map(|check| check.holds(answer, mode))
+            .collect()
+    };
+    let right = row
+        .right
+        .as_ref()
+        .map(|check| check.holds(answer, Mode::Loose));
+    let cluster = row
+        .group
+        .as_ref()
+        .or(row.source.as_ref())
+        .unwrap_or(&row.id)
+        .clone();
+    Outcome {
+        id: row.id.clone(),
+        kind: row.kind.clone(),
+        cluster,
+        strict: held(Mode::Strict),
+        loose: held(Mode::Loose),
+        right,
+    }
 }
 
 fn by_check(suite: &[Row], outcomes: &[Outcome]) -> BTreeMap<String, (usize, f64, f64)> {
     let mut counts = BTreeMap::<String, (usize, f64, f64)>::new();
     for (row, outcome) in suite.iter().zip(outcomes) {
-        for (check, (strict, loose)) in row.checks.iter().zip(outcome.strict.iter().zip(&outcome.loose)) {
+        for (check, (strict, loose)) in row
+            .checks
+            .iter()
+            .zip(outcome.strict.iter().zip(&outcome.loose))
+        {
             let count = counts.entry(check.name().to_owned()).or_default();
-            *count = (count.0 + 1, count.1 + f64::from(u8::from(*strict)), count.2 + f64::from(u8::from(*loose)));
+            *count = (
+                count.0 + 1,
+                count.1 + f64::from(u8::from(*strict)),
+                count.2 + f64::from(u8::from(*loose)),
+            );
         }
     }
-    counts.into_iter().map(|(name, (asked, strict, loose))| (name, (asked, strict / asked as f64, loose / asked as f64))).collect()
+    counts
+        .into_iter()
+        .map(|(name, (asked, strict, loose))| {
+            (name, (asked, strict / asked as f64, loose / asked as f64))
+        })
+        .collect()
 }
 
 fn by_task(suite: &[Row], outcomes: &[Outcome]) -> BTreeMap<String, Wordings> {
     let mut tasks = BTreeMap::<&str, BTreeMap<&str, Vec<&Outcome>>>::new();
-    for (row, outcome) in suite.iter().zip(outcomes).filter(|(row, _)| row.kind == WORDING_KIND) {
+    for (row, outcome) in suite
+        .iter()
+        .zip(outcomes)
+        .filter(|(row, _)| row.kind == WORDING_KIND)
+    {
         if let Some(wording) = &row.wording {
-            tasks.entry(&row.asks).or_default().entry(wording).or_default().push(outcome);
+            tasks
+                .entry(&row.asks)
+                .or_default()
+                .entry(wording)
+                .or_default()
+                .push(outcome);
         }
     }
     let of_task = |wordings: BTreeMap<&str, Vec<&Outcome>>| {
         let share = |held: fn(&Outcome) -> Option<bool>| {
             let of_wording = |(name, outcomes): (&&str, &Vec<&Outcome>)| {
-                let known: Vec<bool> = outcomes.iter().filter_map(|outcome| held(outcome)).collect();
+                let known: Vec<bool> = outcomes
+                    .iter()
+                    .filter_map(|outcome| held(outcome))
+                    .collect();
                 let num_held = known.iter().filter(|held| **held).count();
-                (!known.is_empty()).then(|| ((*name).to_owned(), num_held as f64 / known.len() as f64))
+                (!known.is_empty())
+                    .then(|| ((*name).to_owned(), num_held as f64 / known.len() as f64))
             };
             spread(wordings.iter().filter_map(of_wording).collect())
         };
         let prompts = wordings.values().map(Vec::len).sum();
         let followed = share(|outcome| Some(outcome.follows()))?;
-        Some(Wordings { wordings: wordings.len(), prompts, followed, right: share(|outcome| outcome.right) })
+        Some(Wordings {
+            wordings: wordings.len(),
+            prompts,
+            followed,
+            right: share(|outcome| outcome.right),
+        })
     };
-    tasks.into_iter().filter_map(|(task, wordings)| Some((task.to_owned(), of_task(wordings)?))).collect()
+    tasks
+        .into_iter()
+        .filter_map(|(task, wordings)| Some((task.to_owned(), of_task(wordings)?)))
+        .collect()
 }
 
 /// The spread of scores by wording; none over none.
 fn spread(scores: Vec<(String, f64)>) -> Option<Spread> {
     let count = scores.len() as f64;
     let mean = scores.iter().map(|(_, score)| score).sum::<f64>() / count;
-    let deviation = (scores.iter().map(|(_, score)| (score - mean).powi(2)).sum::<f64>() / count).sqrt();
+    let deviation = (scores
+        .iter()
+        .map(|(_, score)| (score - mean).powi(2))
+        .sum::<f64>()
+        / count)
+        .sqrt();
     let lowest = scores.iter().min_by(|a, b| a.1.total_cmp(&b.1))?.clone();
-    let highest = scores.iter().rev().max_by(|a, b| a.1.total_cmp(&b.1))?.clone();
-    Some(Spread { mean, deviation, lowest, highest })
+    let highest = scores
+        .iter()
+        .rev()
+        .max_by(|a, b| a.1.total_cmp(&b.1))?
+        .clone();
+    Some(Spread {
+        mean,
+        deviation,
+        lowest,
+        highest,
+    })
 }
 
 /// What changed between two models on one suite, row by row: what training made it forget, and what it taught.
@@ -279,8 +380,16 @@ impl Change {
     /// From `base` to `tuned`, both scored on the same suite.
     pub fn between(base: &Scores, tuned: &Scores) -> Self {
         let pairs = || base.rows.iter().zip(&tuned.rows);
-        let ids = |before: bool| pairs().filter(|(old, new)| old.follows() == before && new.follows() != before).map(|(old, _)| old.id.clone()).collect();
-        Self { lost: ids(true), gained: ids(false) }
+        let ids = |before: bool| {
+            pairs()
+                .filter(|(old, new)| old.follows() == before && new.follows() != before)
+                .map(|(old, _)| old.id.clone())
+                .collect()
+        };
+        Self {
+            lost: ids(true),
+            gained: ids(false),
+        }
     }
 }
 
@@ -289,24 +398,41 @@ mod tests {
     use super::*;
 
     fn row(id: &str, kind: &str, wording: Option<&str>, checks: &str) -> Row {
-        let mut value = serde_json::json!({"id": id, "kind": kind, "asks": "emotion", "wording": wording});
+        let mut value =
+            serde_json::json!({"id": id, "kind": kind, "asks": "emotion", "wording": wording});
         value["checks"] = serde_json::from_str(checks).unwrap();
         value["right"] = serde_json::json!({"check": "one-of", "answers": ["happy"]});
         serde_json::from_value(value).unwrap()
     }
 
     const LABEL: &str = r#"[{"check": "one-of", "answers": ["happy", "sad"]}]"#;
-    const SHORT_AND_PLAIN: &str = r#"[{"check": "at-most-words", "words": 2}, {"check": "no-punctuation"}]"#;
+    const SHORT_AND_PLAIN: &str =
+        r#"[{"check": "at-most-words", "words": 2}, {"check": "no-punctuation"}]"#;
 
     #[test]
     fn prompts_and_instructions_are_counted_apart() {
-        let suite = [row("a", "x", None, SHORT_AND_PLAIN), row("b", "x", None, SHORT_AND_PLAIN), row("c", "y", None, LABEL)];
+        let suite = [
+            row("a", "x", None, SHORT_AND_PLAIN),
+            row("b", "x", None, SHORT_AND_PLAIN),
+            row("c", "y", None, LABEL),
+        ];
         // a: both; b: short but not plain, loosely both; c: loosely.
         let scores = score(&suite, &["one two", "one *two*", "Sure.\nhappy"]);
-        let expected = Rates { prompts: 3, instructions: 5, prompt_strict: 1.0 / 3.0, prompt_loose: 1.0, instruction_strict: 0.6, instruction_loose: 1.0 };
+        let expected = Rates {
+            prompts: 3,
+            instructions: 5,
+            prompt_strict: 1.0 / 3.0,
+            prompt_loose: 1.0,
+            instruction_strict: 0.6,
+            instruction_loose: 1.0,
+        };
         assert_eq!(scores.all, expected);
         assert_eq!(
-            scores.kinds.iter().map(|(kind, rates)| (kind.as_str(), rates.prompts, rates.prompt_strict)).collect::<Vec<_>>(),
+            scores
+                .kinds
+                .iter()
+                .map(|(kind, rates)| (kind.as_str(), rates.prompts, rates.prompt_strict))
+                .collect::<Vec<_>>(),
             [("x", 2, 0.5), ("y", 1, 0.0)]
         );
         assert_eq!(scores.checks["no-punctuation"], (2, 0.5, 1.0));
@@ -316,40 +442,90 @@ mod tests {
     #[test]
     fn the_spread_is_over_wordings_of_one_task() {
         let name = |i: usize| format!("emotion/dev/en/{i}");
-        let suite: Vec<Row> = (0..6).map(|i| row(&format!("r{i}"), "wording", Some(&name(i % 3 + 1)), LABEL)).collect();
+        let suite: Vec<Row> = (0..6)
+            .map(|i| row(&format!("r{i}"), "wording", Some(&name(i % 3 + 1)), LABEL))
+            .collect();
         // Followed: wording 1 twice, 2 once, 3 never; right: wording 1 once.
         let scores = score(&suite, &["happy", "sad", "no", "sad", "glad", "no"]);
         let found = &scores.wordings["emotion"];
         assert_eq!((found.wordings, found.prompts), (3, 6));
-        assert_eq!((found.followed.lowest.clone(), found.followed.highest.clone()), ((name(3), 0.0), (name(1), 1.0)));
+        assert_eq!(
+            (
+                found.followed.lowest.clone(),
+                found.followed.highest.clone()
+            ),
+            ((name(3), 0.0), (name(1), 1.0))
+        );
         // Mean of 1, 1/2, 0, and the root of their mean squared distance from it, (1/4 + 0 + 1/4) / 3.
-        assert!((found.followed.mean - 0.5).abs() < 1e-12 && (found.followed.deviation - (1.0f64 / 6.0).sqrt()).abs() < 1e-12);
+        assert!(
+            (found.followed.mean - 0.5).abs() < 1e-12
+                && (found.followed.deviation - (1.0f64 / 6.0).sqrt()).abs() < 1e-12
+        );
         assert_eq!(found.right.as_ref().unwrap().highest, (name(1), 0.5));
     }
 
     #[test]
     fn what_was_lost_and_gained_is_named() {
-        let suite = [row("a", "x", None, LABEL), row("b", "x", None, LABEL), row("c", "x", None, LABEL)];
-        let (base, tuned) = (score(&suite, &["happy", "no", "sad"]), score(&suite, &["no", "sad", "sad"]));
-        assert_eq!(Change::between(&base, &tuned), Change { lost: vec!["a".into()], gained: vec!["b".into()] });
-        assert_eq!(Change::between(&base, &base), Change { lost: vec![], gained: vec![] });
+        let suite = [
+            row("a", "x", None, LABEL),
+            row("b", "x", None, LABEL),
+            row("c", "x", None, LABEL),
+        ];
+        let (base, tuned) = (
+            score(&suite, &["happy", "no", "sad"]),
+            score(&suite, &["no", "sad", "sad"]),
+        );
+        assert_eq!(
+            Change::between(&base, &tuned),
+            Change {
+                lost: vec!["a".into()],
+                gained: vec!["b".into()]
+            }
+        );
+        assert_eq!(
+            Change::between(&base, &base),
+            Change {
+                lost: vec![],
+                gained: vec![]
+            }
+        );
     }
 
     #[test]
     fn a_suite_with_faults_is_refused_by_line() {
         let dir = tempfile::tempdir().unwrap();
         let path = dir.path().join("suite.jsonl");
-        let good = r#"{"id": "a", "kind": "x", "checks": [{"check": "no-punctuation"}], "messages": []}"#;
+        let good =
+            r#"{"id": "a", "kind": "x", "checks": [{"check": "no-punctuation"}], "messages": []}"#;
         for (second, expected) in [
-            (good.to_owned(), "suite.jsonl:2: id `a` was used before, in line 1"),
-            (good.replace("no-punctuation", "no-comma"), "suite.jsonl:2: unknown variant `no-comma`"),
-            (r#"{"id": "b", "kind": "x", "checks": []}"#.to_owned(), "suite.jsonl:2: `checks` is empty"),
-            (r#"{"id": "b", "kind": "x", "checks": [{"check": "contains", "word": ""}]}"#.to_owned(), "suite.jsonl:2: check `contains`: `word` has no letter"),
-            (r#"{"id": "b", "messages": []}"#.to_owned(), "suite.jsonl:2: missing field `kind`"),
+            (
+                good.to_owned(),
+                "suite.jsonl:2: id `a` was used before, in line 1",
+            ),
+            (
+                good.replace("no-punctuation", "no-comma"),
+                "suite.jsonl:2: unknown variant `no-comma`",
+            ),
+            (
+                r#"{"id": "b", "kind": "x", "checks": []}"#.to_owned(),
+                "suite.jsonl:2: `checks` is empty",
+            ),
+            (
+                r#"{"id": "b", "kind": "x", "checks": [{"check": "contains", "word": ""}]}"#
+                    .to_owned(),
+                "suite.jsonl:2: check `contains`: `word` has no letter",
+            ),
+            (
+                r#"{"id": "b", "messages": []}"#.to_owned(),
+                "suite.jsonl:2: missing field `kind`",
+            ),
         ] {
             std::fs::write(&path, format!("{good}\n{second}\n")).unwrap();
             let error = read_suite(&path).unwrap_err();
-            assert!(error.exit_code() == 2 && error.to_string().contains(expected), "{error}");
+            assert!(
+                error.exit_code() == 2 && error.to_string().contains(expected),
+                "{error}"
+            );
         }
     }
 }

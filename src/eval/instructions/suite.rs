@@ -45,7 +45,14 @@ pub struct Settings {
 
 impl Default for Settings {
     fn default() -> Self {
-        Self { rows: 20, kinds: Kind::ALL.to_vec(), wording: Wording::Dev, languages: vec![Language::Arabic, Language::English], max_cer: 0.5, min_cer: 0.3 }
+        Self {
+            rows: 20,
+            kinds: Kind::ALL.to_vec(),
+            wording: Wording::Dev,
+            languages: vec![Language::Arabic, Language::English],
+            max_cer: 0.5,
+            min_cer: 0.3,
+        }
     }
 }
 
@@ -55,8 +62,18 @@ impl Settings {
             Self { rows: 0, .. } => "no rows are asked for",
             Self { kinds, .. } if kinds.is_empty() => "no kinds are asked for",
             Self { languages, .. } if languages.is_empty() => "no languages are asked for",
-            Self { wording: Wording::Train, .. } => "a suite is asked in wordings that training has not seen: dev or test",
-            Self { max_cer, min_cer, .. } if ![max_cer, min_cer].iter().all(|rate| **rate > 0.0 && **rate <= 1.0) => "a rate of errors is not in (0, 1]",
+            Self {
+                wording: Wording::Train,
+                ..
+            } => "a suite is asked in wordings that training has not seen: dev or test",
+            Self {
+                max_cer, min_cer, ..
+            } if ![max_cer, min_cer]
+                .iter()
+                .all(|rate| **rate > 0.0 && **rate <= 1.0) =>
+            {
+                "a rate of errors is not in (0, 1]"
+            }
             _ => return Ok(()),
         };
         Err(Error::input(fault))
@@ -75,7 +92,10 @@ pub struct Suite {
 impl Suite {
     /// The suite as JSON lines for a file in `folder`.
     pub fn to_jsonl(&self, folder: &Path) -> Result<String> {
-        self.rows.iter().map(|row| Ok(format!("{}\n", row.to_json(folder)?))).collect()
+        self.rows
+            .iter()
+            .map(|row| Ok(format!("{}\n", row.to_json(folder)?)))
+            .collect()
     }
 }
 
@@ -91,13 +111,34 @@ pub fn suite(sources: &[Source], tasks: &[&Task], settings: &Settings, seed: u64
     let wordings = Wordings::built_in()?;
     let (clips, mut left_out) = gather(sources, &wordings)?;
     if clips.is_empty() {
-        return Err(Error::input("no row has an audio file to ask about").hint("instructions are given about clips: use a manifest with `audio`"));
+        return Err(Error::input("no row has an audio file to ask about")
+            .hint("instructions are given about clips: use a manifest with `audio`"));
     }
-    let (tasks, unworded): (Vec<&Task>, Vec<&Task>) =
-        tasks.iter().partition(|task| settings.languages.iter().all(|&language| !Ask::all(task, settings.wording, language).is_empty()));
-    left_out.extend(unworded.iter().map(|task| format!("task `{}` is not worded in every language of the suite", task.name)));
-    let labels = tasks.iter().flat_map(|task| &task.labels).flat_map(words_of).collect();
-    let builder = Builder { clips, tasks, labels, settings, wordings, key: Key::new(seed, "instruction suite") };
+    let (tasks, unworded): (Vec<&Task>, Vec<&Task>) = tasks.iter().partition(|task| {
+        settings
+            .languages
+            .iter()
+            .all(|&language| !Ask::all(task, settings.wording, language).is_empty())
+    });
+    left_out.extend(unworded.iter().map(|task| {
+        format!(
+            "task `{}` is not worded in every language of the suite",
+            task.name
+        )
+    }));
+    let labels = tasks
+        .iter()
+        .flat_map(|task| &task.labels)
+        .flat_map(words_of)
+        .collect();
+    let builder = Builder {
+        clips,
+        tasks,
+        labels,
+        settings,
+        wordings,
+        key: Key::new(seed, "instruction suite"),
+    };
     let mut rows = Vec::new();
     for &kind in &settings.kinds {
         let of_kind = builder.rows(kind)?;
@@ -107,7 +148,10 @@ pub fn suite(sources: &[Source], tasks: &[&Task], settings: &Settings, seed: u64
         }
     }
     if rows.is_empty() {
-        return Err(Error::input(format!("nothing can be asked: {}", left_out.join("; "))));
+        return Err(Error::input(format!(
+            "nothing can be asked: {}",
+            left_out.join("; ")
+        )));
     }
     Ok(Suite { rows, left_out })
 }
@@ -144,12 +188,18 @@ struct Asked<'a> {
 impl<'a> Builder<'a> {
     /// The rows of one kind: clips in a seeded order, tasks and languages in turn.
     fn rows(&self, kind: Kind) -> Result<Vec<InstructionRow>> {
-        let tasks: Vec<&Task> = self.tasks.iter().copied().filter(|task| kind.fits(task)).collect();
+        let tasks: Vec<&Task> = self
+            .tasks
+            .iter()
+            .copied()
+            .filter(|task| kind.fits(task))
+            .collect();
         let key = self.key.with_name(kind.name());
         let mut rows = Vec::new();
         let mut number = 0;
         for place in key.permutation(self.clips.len()) {
-            let is_due = rows.len() < self.settings.rows || (kind == Kind::Wording && number < tasks.len());
+            let is_due =
+                rows.len() < self.settings.rows || (kind == Kind::Wording && number < tasks.len());
             if tasks.is_empty() || !is_due {
                 break;
             }
@@ -185,8 +235,12 @@ impl<'a> Builder<'a> {
     fn why_none(&self, kind: Kind) -> &'static str {
         match kind {
             _ if !self.tasks.iter().any(|task| kind.fits(task)) => "none of the tasks suits it",
-            Kind::Spoken => "no transcript begins like an instruction, and no row is marked with `spoken_instruction`",
-            Kind::TwoTurns | Kind::ThreeTurns => "earlier turns need answers that the rows do not have",
+            Kind::Spoken => {
+                "no transcript begins like an instruction, and no row is marked with `spoken_instruction`"
+            }
+            Kind::TwoTurns | Kind::ThreeTurns => {
+                "earlier turns need answers that the rows do not have"
+            }
             _ => "the rows do not have what it needs",
         }
     }
@@ -194,7 +248,10 @@ impl<'a> Builder<'a> {
     /// The questions of a slot about a clip; none where the clip does not serve.
     fn asked(&self, slot: &Slot<'a>, clip: &Clip, tasks: &[&'a Task]) -> Result<Vec<Asked<'a>>> {
         match slot.kind {
-            Kind::Switch => tasks.iter().map(|task| self.of_kind(self.drawn(task, slot)?, clip)).collect(),
+            Kind::Switch => tasks
+                .iter()
+                .map(|task| self.of_kind(self.drawn(task, slot)?, clip))
+                .collect(),
             Kind::Wording => self.every_wording(slot, clip),
             Kind::Spoken if clip.is_instruction => Ok(vec![self.spoken(slot, clip)?]),
             Kind::Spoken => Ok(Vec::new()),
@@ -205,7 +262,12 @@ impl<'a> Builder<'a> {
     }
 
     fn drawn(&self, task: &'a Task, slot: &Slot) -> Result<Ask<'a>> {
-        Ask::drawn(task, self.settings.wording, slot.language, slot.key.with_name(&task.name))
+        Ask::drawn(
+            task,
+            self.settings.wording,
+            slot.language,
+            slot.key.with_name(&task.name),
+        )
     }
 
     /// A question under the constraints that its kind puts on its task.
@@ -215,33 +277,78 @@ impl<'a> Builder<'a> {
         let question = format!("{} {rules}", ask.instruction());
         let mut messages = system(slot.task, slot.language);
         messages.push(heard(clip, &question));
-        Ok(Asked { ask, messages, reference: self.reference(&ask, clip, &checks), checks, right: None })
+        Ok(Asked {
+            ask,
+            messages,
+            reference: self.reference(&ask, clip, &checks),
+            checks,
+            right: None,
+        })
     }
 
     /// The constraints of a slot, in turn; the turn shifts by one from language to language and round to round, so that none always
     /// meets the same task and language. Only Arabic has diacritics to leave out.
     fn constraints_of(&self, slot: &Slot, clip: &Clip) -> &'static [Constraint] {
-        let suits = |constraints: &&&[Constraint]| clip.language() != Some(Language::English) || !constraints.contains(&Constraint::NoDiacritics);
-        let known: Vec<&'static [Constraint]> = slot.kind.constraints(slot.task.kind).iter().filter(suits).copied().collect();
-        let num_tasks = self.tasks.iter().filter(|task| slot.kind.fits(task)).count().max(1);
+        let suits = |constraints: &&&[Constraint]| {
+            clip.language() != Some(Language::English)
+                || !constraints.contains(&Constraint::NoDiacritics)
+        };
+        let known: Vec<&'static [Constraint]> = slot
+            .kind
+            .constraints(slot.task.kind)
+            .iter()
+            .filter(suits)
+            .copied()
+            .collect();
+        let num_tasks = self
+            .tasks
+            .iter()
+            .filter(|task| slot.kind.fits(task))
+            .count()
+            .max(1);
         let rounds = slot.number / num_tasks;
         known[(slot.number + rounds + rounds / self.settings.languages.len()) % known.len()]
     }
 
     /// Constraints as checks and as a sentence each.
-    fn rules(&self, ask: &Ask, constraints: &[Constraint], clip: &Clip, slot: &Slot) -> Result<(Vec<Check>, String)> {
+    fn rules(
+        &self,
+        ask: &Ask,
+        constraints: &[Constraint],
+        clip: &Clip,
+        slot: &Slot,
+    ) -> Result<(Vec<Check>, String)> {
         let key = slot.key.with_name("rule");
-        let check = |(i, constraint): (usize, &Constraint)| check_of(*constraint, *ask, clip, &self.wordings, key.with(i as u64));
-        let checks = constraints.iter().enumerate().map(check).collect::<Result<Vec<_>>>()?;
-        let say = |(i, check): (usize, &Check)| check.describe(&self.wordings, ask.language, key.with_name("wording").with(i as u64));
-        let rules = checks.iter().enumerate().map(say).collect::<Result<Vec<_>>>()?.join(" ");
+        let check = |(i, constraint): (usize, &Constraint)| {
+            check_of(*constraint, *ask, clip, &self.wordings, key.with(i as u64))
+        };
+        let checks = constraints
+            .iter()
+            .enumerate()
+            .map(check)
+            .collect::<Result<Vec<_>>>()?;
+        let say = |(i, check): (usize, &Check)| {
+            check.describe(
+                &self.wordings,
+                ask.language,
+                key.with_name("wording").with(i as u64),
+            )
+        };
+        let rules = checks
+            .iter()
+            .enumerate()
+            .map(say)
+            .collect::<Result<Vec<_>>>()?
+            .join(" ");
         Ok((checks, rules))
     }
 
     /// An answer that holds the checks: the right one in a fitting form, in either language.
     fn reference(&self, ask: &Ask, clip: &Clip, checks: &[Check]) -> Option<String> {
         let languages = [ask.language, Language::Arabic, Language::English];
-        languages.into_iter().find_map(|language| fitted(&clip.answer(ask.task, language)?, checks))
+        languages
+            .into_iter()
+            .find_map(|language| fitted(&clip.answer(ask.task, language)?, checks))
     }
 
     /// A bare question, checked for an answer of its task's kind.
@@ -249,7 +356,13 @@ impl<'a> Builder<'a> {
         let mut messages = system(ask.task, ask.language);
         messages.push(heard(clip, &ask.instruction()));
         let checks = checks_of_kind(ask.task, clip, &self.labels, self.settings);
-        Ok(Asked { ask, messages, reference: self.reference(&ask, clip, &checks), checks, right: None })
+        Ok(Asked {
+            ask,
+            messages,
+            reference: self.reference(&ask, clip, &checks),
+            checks,
+            right: None,
+        })
     }
 
     /// The slot's task in every wording that training has not seen, in every language.
@@ -258,17 +371,36 @@ impl<'a> Builder<'a> {
         if !answers(clip) && self.clips.iter().any(answers) {
             return Ok(Vec::new());
         }
-        let sets: &[Wording] = if self.settings.wording == Wording::Test { &[Wording::Dev, Wording::Test] } else { &[Wording::Dev] };
-        let right = clip.label_words(slot.task).map(|answers| Check::OneOf { answers });
-        let all = sets.iter().flat_map(|&set| self.settings.languages.iter().flat_map(move |&language| Ask::all(slot.task, set, language)));
-        all.map(|ask| Ok(Asked { right: right.clone(), ..self.of_kind(ask, clip)? })).collect()
+        let sets: &[Wording] = if self.settings.wording == Wording::Test {
+            &[Wording::Dev, Wording::Test]
+        } else {
+            &[Wording::Dev]
+        };
+        let right = clip
+            .label_words(slot.task)
+            .map(|answers| Check::OneOf { answers });
+        let all = sets.iter().flat_map(|&set| {
+            self.settings
+                .languages
+                .iter()
+                .flat_map(move |&language| Ask::all(slot.task, set, language))
+        });
+        all.map(|ask| {
+            Ok(Asked {
+                right: right.clone(),
+                ..self.of_kind(ask, clip)?
+            })
+        })
+        .collect()
     }
 
     /// The slot's task about a clip in which something else is told.
     fn spoken(&self, slot: &Slot<'a>, clip: &Clip) -> Result<Asked<'a>> {
         let mut asked = self.of_kind(self.drawn(slot.task, slot)?, clip)?;
         if !clip.obeyed.is_empty() {
-            asked.checks.push(Check::NoneOf { answers: clip.obeyed.clone() });
+            asked.checks.push(Check::NoneOf {
+                answers: clip.obeyed.clone(),
+            });
             asked.reference = self.reference(&asked.ask, clip, &asked.checks);
         }
         Ok(asked)
@@ -276,7 +408,12 @@ impl<'a> Builder<'a> {
 
     /// The tasks whose answers about the clip are known, beginning at a place that moves with the slot.
     fn known(&self, slot: &Slot, clip: &Clip) -> Vec<&'a Task> {
-        let mut known: Vec<&Task> = self.tasks.iter().copied().filter(|task| slot.kind.fits(task) && clip.answer(task, slot.language).is_some()).collect();
+        let mut known: Vec<&Task> = self
+            .tasks
+            .iter()
+            .copied()
+            .filter(|task| slot.kind.fits(task) && clip.answer(task, slot.language).is_some())
+            .collect();
         if !known.is_empty() {
             let start = slot.number % known.len();
             known.rotate_left(start);
@@ -286,42 +423,98 @@ impl<'a> Builder<'a> {
 
     /// A task answered, then the slot's task under a constraint.
     fn two_turns(&self, slot: &Slot<'a>, clip: &Clip) -> Result<Option<Asked<'a>>> {
-        let Some(&first) = self.known(slot, clip).iter().max_by_key(|task| task.name != slot.task.name) else { return Ok(None) };
-        let opening = Ask::drawn(first, self.settings.wording, slot.language, slot.key.with_name("opening"))?;
+        let Some(&first) = self
+            .known(slot, clip)
+            .iter()
+            .max_by_key(|task| task.name != slot.task.name)
+        else {
+            return Ok(None);
+        };
+        let opening = Ask::drawn(
+            first,
+            self.settings.wording,
+            slot.language,
+            slot.key.with_name("opening"),
+        )?;
         let ask = self.drawn(slot.task, slot)?;
         let (checks, rules) = self.rules(&ask, self.constraints_of(slot, clip), clip, slot)?;
         let mut messages = system(first, slot.language);
         messages.push(heard(clip, &opening.instruction()));
-        messages.push(Message::new(Role::Assistant, clip.answer(first, slot.language).unwrap_or_default()));
+        messages.push(Message::new(
+            Role::Assistant,
+            clip.answer(first, slot.language).unwrap_or_default(),
+        ));
         let question = format!("{} {rules}", ask.instruction());
-        messages.push(Message::new(Role::User, self.wordings.another(&question, slot.language, slot.key.with_name("turn"))?));
-        Ok(Some(Asked { ask, messages, reference: self.reference(&ask, clip, &checks), checks, right: None }))
+        messages.push(Message::new(
+            Role::User,
+            self.wordings
+                .another(&question, slot.language, slot.key.with_name("turn"))?,
+        ));
+        Ok(Some(Asked {
+            ask,
+            messages,
+            reference: self.reference(&ask, clip, &checks),
+            checks,
+            right: None,
+        }))
     }
 
     /// A task answered under a rule, another under the same rule, then the slot's task under a rule that replaces it.
     fn three_turns(&self, slot: &Slot<'a>, clip: &Clip) -> Result<Option<Asked<'a>>> {
         let known = self.known(slot, clip);
-        let Some(&first) = known.first() else { return Ok(None) };
+        let Some(&first) = known.first() else {
+            return Ok(None);
+        };
         let second = known.get(1).copied().unwrap_or(first);
         let wanted = self.constraints_of(slot, clip);
         // No answer under the old rule also holds the new one: JSON is no label and has punctuation, and it begins and ends with a brace.
-        let old = if wanted == [Constraint::Json] { Constraint::Starts } else { Constraint::Json };
+        let old = if wanted == [Constraint::Json] {
+            Constraint::Starts
+        } else {
+            Constraint::Json
+        };
         let key = slot.key.with_name("old");
         let opening = Ask::drawn(first, self.settings.wording, slot.language, key.with(0))?;
         let following = Ask::drawn(second, self.settings.wording, slot.language, key.with(1))?;
         let ask = self.drawn(slot.task, slot)?;
         let rule = alone(check_of(old, opening, clip, &self.wordings, key)?);
         let said = rule.describe(&self.wordings, slot.language, key.with_name("wording"))?;
-        let answer = |task: &Task| clip.answer(task, slot.language).and_then(|answer| fitted(&answer, std::slice::from_ref(&rule)));
-        let (Some(first_answer), Some(second_answer)) = (answer(first), answer(second)) else { return Ok(None) };
+        let answer = |task: &Task| {
+            clip.answer(task, slot.language)
+                .and_then(|answer| fitted(&answer, std::slice::from_ref(&rule)))
+        };
+        let (Some(first_answer), Some(second_answer)) = (answer(first), answer(second)) else {
+            return Ok(None);
+        };
         let (checks, rules) = self.rules(&ask, wanted, clip, slot)?;
         let mut messages = system(first, slot.language);
         messages.push(heard(clip, &format!("{} {said}", opening.instruction())));
         messages.push(Message::new(Role::Assistant, first_answer));
-        messages.push(Message::new(Role::User, self.wordings.another(&format!("{} {said}", following.instruction()), slot.language, key.with_name("turn"))?));
+        messages.push(Message::new(
+            Role::User,
+            self.wordings.another(
+                &format!("{} {said}", following.instruction()),
+                slot.language,
+                key.with_name("turn"),
+            )?,
+        ));
         messages.push(Message::new(Role::Assistant, second_answer));
-        messages.push(Message::new(Role::User, self.wordings.instead(&ask.instruction(), &rules, slot.language, slot.key.with_name("turn"))?));
-        Ok(Some(Asked { ask, messages, reference: self.reference(&ask, clip, &checks), checks, right: None }))
+        messages.push(Message::new(
+            Role::User,
+            self.wordings.instead(
+                &ask.instruction(),
+                &rules,
+                slot.language,
+                slot.key.with_name("turn"),
+            )?,
+        ));
+        Ok(Some(Asked {
+            ask,
+            messages,
+            reference: self.reference(&ask, clip, &checks),
+            checks,
+            right: None,
+        }))
     }
 }
 
@@ -335,11 +528,21 @@ fn alone(mut check: Check) -> Check {
 
 /// The system message of a task, in the language of the instruction where it has one.
 fn system(task: &Task, language: Language) -> Vec<Message> {
-    let known = task.system.get(language.tag()).or_else(|| task.system.get(Language::English.tag())).or_else(|| task.system.values().next());
-    known.map(|system| Message::new(Role::System, system)).into_iter().collect()
+    let known = task
+        .system
+        .get(language.tag())
+        .or_else(|| task.system.get(Language::English.tag()))
+        .or_else(|| task.system.values().next());
+    known
+        .map(|system| Message::new(Role::System, system))
+        .into_iter()
+        .collect()
 }
 
 /// A user's message about the clip.
 fn heard(clip: &Clip, question: &str) -> Message {
-    Message::new(Role::User, AUDIO_MARK.repeat(clip.row.clips.len()) + question)
+    Message::new(
+        Role::User,
+        AUDIO_MARK.repeat(clip.row.clips.len()) + question,
+    )
 }

@@ -7,22 +7,66 @@ use crate::eval::instructions::score::Spread;
 
 /// The table of one model: kinds, then checks, then the spread over wordings.
 pub fn of(scores: &Scores) -> String {
-    let head = ["", "rows", "strict", "loose", "checks", "strict", "loose"].map(str::to_owned).to_vec();
+    let head = ["", "rows", "strict", "loose", "checks", "strict", "loose"]
+        .map(str::to_owned)
+        .to_vec();
     let line = |name: &str, rates: &Rates| {
-        let rates = [rates.prompt_strict, rates.prompt_loose, rates.instruction_strict, rates.instruction_loose].map(percent);
+        let rates = [
+            rates.prompt_strict,
+            rates.prompt_loose,
+            rates.instruction_strict,
+            rates.instruction_loose,
+        ]
+        .map(percent);
         let [prompt_strict, prompt_loose, strict, loose] = rates;
-        vec![name.to_owned(), num(scores, name).0, prompt_strict, prompt_loose, num(scores, name).1, strict, loose]
+        vec![
+            name.to_owned(),
+            num(scores, name).0,
+            prompt_strict,
+            prompt_loose,
+            num(scores, name).1,
+            strict,
+            loose,
+        ]
     };
-    let kinds = scores.kinds.iter().map(|(kind, rates)| line(kind, rates)).chain([line(ALL, &scores.all)]);
+    let kinds = scores
+        .kinds
+        .iter()
+        .map(|(kind, rates)| line(kind, rates))
+        .chain([line(ALL, &scores.all)]);
     let by_kind = aligned(std::iter::once(head).chain(kinds).collect());
-    let head = ["check", "asked", "strict", "loose"].map(str::to_owned).to_vec();
-    let checks = scores.checks.iter().map(|(name, (asked, strict, loose))| vec![name.clone(), asked.to_string(), percent(*strict), percent(*loose)]);
-    format!("{by_kind}\n{}{}", aligned(std::iter::once(head).chain(checks).collect()), wordings(scores))
+    let head = ["check", "asked", "strict", "loose"]
+        .map(str::to_owned)
+        .to_vec();
+    let checks = scores.checks.iter().map(|(name, (asked, strict, loose))| {
+        vec![
+            name.clone(),
+            asked.to_string(),
+            percent(*strict),
+            percent(*loose),
+        ]
+    });
+    format!(
+        "{by_kind}\n{}{}",
+        aligned(std::iter::once(head).chain(checks).collect()),
+        wordings(scores)
+    )
 }
 
 /// Two models side by side: rows whose checks all hold, before and after tuning, strictly and loosely.
 pub fn beside(base: &Scores, tuned: &Scores) -> String {
-    let head = ["", "rows", "base strict", "strict", "change", "base loose", "loose", "change"].map(str::to_owned).to_vec();
+    let head = [
+        "",
+        "rows",
+        "base strict",
+        "strict",
+        "change",
+        "base loose",
+        "loose",
+        "change",
+    ]
+    .map(str::to_owned)
+    .to_vec();
     let line = |name: &str, before: &Rates, after: &Rates| {
         let change = |before: f64, after: f64| format!("{:+.1}", 100.0 * (after - before));
         vec![
@@ -36,10 +80,23 @@ pub fn beside(base: &Scores, tuned: &Scores) -> String {
             change(before.prompt_loose, after.prompt_loose),
         ]
     };
-    let kinds = base.kinds.iter().zip(&tuned.kinds).map(|((kind, before), (_, after))| line(kind, before, after));
-    let table = aligned(std::iter::once(head).chain(kinds).chain([line(ALL, &base.all, &tuned.all)]).collect());
+    let kinds = base
+        .kinds
+        .iter()
+        .zip(&tuned.kinds)
+        .map(|((kind, before), (_, after))| line(kind, before, after));
+    let table = aligned(
+        std::iter::once(head)
+            .chain(kinds)
+            .chain([line(ALL, &base.all, &tuned.all)])
+            .collect(),
+    );
     let change = Change::between(base, tuned);
-    format!("{table}\nrows that only the base follows: {}; rows that only the tuned model follows: {}\n", change.lost.len(), change.gained.len())
+    format!(
+        "{table}\nrows that only the base follows: {}; rows that only the tuned model follows: {}\n",
+        change.lost.len(),
+        change.gained.len()
+    )
 }
 
 /// The name of the line over all rows.
@@ -47,19 +104,42 @@ const ALL: &str = "all";
 
 /// How many rows and checks a line is over.
 fn num(scores: &Scores, name: &str) -> (String, String) {
-    let rates = scores.kinds.iter().find(|(kind, _)| kind == name).map_or(&scores.all, |(_, rates)| rates);
+    let rates = scores
+        .kinds
+        .iter()
+        .find(|(kind, _)| kind == name)
+        .map_or(&scores.all, |(_, rates)| rates);
     (rates.prompts.to_string(), rates.instructions.to_string())
 }
 
 fn wordings(scores: &Scores) -> String {
     let said = |what: &str, spread: &Spread| {
         let (lowest, highest) = (&spread.lowest, &spread.highest);
-        let range = format!("{} ({}) to {} ({})", percent(lowest.1), lowest.0, percent(highest.1), highest.0);
-        format!("  {what}: mean {}, deviation {}, {range}\n", percent(spread.mean), percent(spread.deviation))
+        let range = format!(
+            "{} ({}) to {} ({})",
+            percent(lowest.1),
+            lowest.0,
+            percent(highest.1),
+            highest.0
+        );
+        format!(
+            "  {what}: mean {}, deviation {}, {range}\n",
+            percent(spread.mean),
+            percent(spread.deviation)
+        )
     };
     let of_task = |(task, found): (&String, &crate::eval::instructions::score::Wordings)| {
-        let right = found.right.as_ref().map(|spread| said("right", spread)).unwrap_or_default();
-        format!("\n{task} in {} wordings, {} rows\n{}{right}", found.wordings, found.prompts, said("followed", &found.followed))
+        let right = found
+            .right
+            .as_ref()
+            .map(|spread| said("right", spread))
+            .unwrap_or_default();
+        format!(
+            "\n{task} in {} wordings, {} rows\n{}{right}",
+            found.wordings,
+            found.prompts,
+            said("followed", &found.followed)
+        )
     };
     scores.wordings.iter().map(of_task).collect()
 }
@@ -70,11 +150,26 @@ fn percent(share: f64) -> String {
 
 /// Lines of cells as columns: the first to the left, the others to the right.
 fn aligned(lines: Vec<Vec<String>>) -> String {
-    let width = |column: usize| lines.iter().filter_map(|line| line.get(column)).map(|cell| cell.chars().count()).max().unwrap_or(0);
-    let widths: Vec<usize> = (0..lines.iter().map(Vec::len).max().unwrap_or(0)).map(width).collect();
+    let width = |column: usize| {
+        lines
+            .iter()
+            .filter_map(|line| line.get(column))
+            .map(|cell| cell.chars().count())
+            .max()
+            .unwrap_or(0)
+    };
+    let widths: Vec<usize> = (0..lines.iter().map(Vec::len).max().unwrap_or(0))
+        .map(width)
+        .collect();
     let padded = |line: &Vec<String>| {
         let cells = line.iter().zip(&widths).enumerate();
-        let cells = cells.map(|(i, (cell, &width))| if i == 0 { format!("{cell:<width$}") } else { format!("  {cell:>width$}") });
+        let cells = cells.map(|(i, (cell, &width))| {
+            if i == 0 {
+                format!("{cell:<width$}")
+            } else {
+                format!("  {cell:>width$}")
+            }
+        });
         format!("{}\n", cells.collect::<String>().trim_end())
     };
     lines.iter().map(padded).collect()
@@ -93,7 +188,11 @@ mod tests {
         };
         let label = || serde_json::json!([{"check": "one-of", "answers": ["happy", "sad"]}]);
         let two = serde_json::json!([{"check": "no-punctuation"}, {"check": "at-most-words", "words": 2}]);
-        vec![row("a", "label", label()), row("b", "combined", two), row("c", "wording", label())]
+        vec![
+            row("a", "label", label()),
+            row("b", "combined", two),
+            row("c", "wording", label()),
+        ]
     }
 
     #[test]
@@ -114,7 +213,13 @@ emotion in 1 wordings, 1 rows
   followed: mean 100.0 %, deviation 0.0 %, 100.0 % (emotion/dev/en/1) to 100.0 % (emotion/dev/en/1)
   right: mean 0.0 %, deviation 0.0 %, 0.0 % (emotion/dev/en/1) to 0.0 % (emotion/dev/en/1)
 ";
-        assert_eq!(format!("\n{}", of(&score(&suite(), &["happy", "*one* two", "happy"]))), expected);
+        assert_eq!(
+            format!(
+                "\n{}",
+                of(&score(&suite(), &["happy", "*one* two", "happy"]))
+            ),
+            expected
+        );
     }
 
     #[test]
@@ -128,7 +233,10 @@ all          3       66.7 %   66.7 %    +0.0     100.0 %   66.7 %   -33.3
 
 rows that only the base follows: 1; rows that only the tuned model follows: 1
 ";
-        let (base, tuned) = (score(&suite(), &["happy", "*one* two", "happy"]), score(&suite(), &["hello", "one two", "sad"]));
+        let (base, tuned) = (
+            score(&suite(), &["happy", "*one* two", "happy"]),
+            score(&suite(), &["hello", "one two", "sad"]),
+        );
         assert_eq!(format!("\n{}", beside(&base, &tuned)), expected);
     }
 }

@@ -56,7 +56,12 @@ fn is_inside_word(before: Option<char>, c: char, after: Option<char>) -> bool {
 fn with_neighbours(text: &str) -> impl Iterator<Item = (usize, Option<char>, char, Option<char>)> {
     let mut before = None;
     text.char_indices().map(move |(start, c)| {
-        let found = (start, before, c, text[start + c.len_utf8()..].chars().next());
+        let found = (
+            start,
+            before,
+            c,
+            text[start + c.len_utf8()..].chars().next(),
+        );
         before = Some(c);
         found
     })
@@ -64,12 +69,19 @@ fn with_neighbours(text: &str) -> impl Iterator<Item = (usize, Option<char>, cha
 
 /// Whether a text holds punctuation; the marks inside `don't`, `well-known` and `3.5` are spelling.
 pub fn has_punctuation(text: &str) -> bool {
-    with_neighbours(text).any(|(_, before, c, after)| is_punctuation(c) && !is_inside_word(before, c, after))
+    with_neighbours(text)
+        .any(|(_, before, c, after)| is_punctuation(c) && !is_inside_word(before, c, after))
 }
 
 /// The text without punctuation, spaces where it stood between words.
 pub fn without_punctuation(text: &str) -> String {
-    let kept = |(_, before, c, after)| if is_punctuation(c) && !is_inside_word(before, c, after) { ' ' } else { c };
+    let kept = |(_, before, c, after)| {
+        if is_punctuation(c) && !is_inside_word(before, c, after) {
+            ' '
+        } else {
+            c
+        }
+    };
     collapsed(&with_neighbours(text).map(kept).collect::<String>())
 }
 
@@ -81,7 +93,9 @@ pub fn collapsed(text: &str) -> String {
 /// The words of a text: runs of letters, marks and digits, with an apostrophe or hyphen between letters and a separator between
 /// digits. Marks never divide a word, and a lone tatweel is none.
 pub fn words(text: &str) -> Vec<&str> {
-    let belongs = |before, c: char, after| c.is_alphanumeric() || is_mark(c) || is_invisible(c) || is_inside_word(before, c, after);
+    let belongs = |before, c: char, after| {
+        c.is_alphanumeric() || is_mark(c) || is_invisible(c) || is_inside_word(before, c, after)
+    };
     let mut found = Vec::new();
     let mut start = None;
     for (at, before, c, after) in with_neighbours(text) {
@@ -102,7 +116,9 @@ pub fn words(text: &str) -> Vec<&str> {
 /// The text with spellings of one word made alike: lower case, no diacritics, tatweel or invisible characters, one form of alef, yeh
 /// and teh marbuta, Western digits for both Arabic kinds.
 pub fn folded(text: &str) -> String {
-    let kept = text.chars().filter(|&c| !is_diacritic(c) && !is_invisible(c) && c != TATWEEL);
+    let kept = text
+        .chars()
+        .filter(|&c| !is_diacritic(c) && !is_invisible(c) && c != TATWEEL);
     kept.flat_map(char::to_lowercase).map(fold_letter).collect()
 }
 
@@ -123,7 +139,11 @@ fn western(digit: char, zero: char) -> char {
 
 /// The folded words of a text with single spaces: what two texts are compared by.
 pub fn folded_words(text: &str) -> String {
-    words(text).into_iter().map(folded).collect::<Vec<_>>().join(" ")
+    words(text)
+        .into_iter()
+        .map(folded)
+        .collect::<Vec<_>>()
+        .join(" ")
 }
 
 /// Shortest Arabic word that is looked for behind what is written together with it; in a shorter one these letters are as likely its own.
@@ -137,8 +157,11 @@ const SHORTEST_STEM: usize = 3;
 pub fn contains_phrase(text: &str, phrase: &str) -> bool {
     let of = |text: &str| words(text).into_iter().map(folded).collect::<Vec<String>>();
     let (text, phrase) = (of(text), of(phrase));
-    let Some((first, rest)) = phrase.split_first() else { return false };
-    text.windows(phrase.len()).any(|window| is_form_of(&window[0], first) && &window[1..] == rest)
+    let Some((first, rest)) = phrase.split_first() else {
+        return false;
+    };
+    text.windows(phrase.len())
+        .any(|window| is_form_of(&window[0], first) && &window[1..] == rest)
 }
 
 /// Whether the folded word `found` is `wanted`, alone or with Arabic proclitics.
@@ -146,19 +169,32 @@ fn is_form_of(found: &str, wanted: &str) -> bool {
     if found == wanted {
         return true;
     }
-    if wanted.chars().count() < SHORTEST_STEM || !wanted.starts_with(|c| matches!(c, '\u{0620}'..='\u{064a}')) {
+    if wanted.chars().count() < SHORTEST_STEM
+        || !wanted.starts_with(|c| matches!(c, '\u{0620}'..='\u{064a}'))
+    {
         return false;
     }
-    let with_article = ["", "و", "ف", "ب", "ك", "وب", "وك", "فب"].into_iter().filter_map(|lead| found.strip_prefix(lead)).filter(|word| word.starts_with("ال"));
-    let with_article =
-        with_article.map(str::to_owned).chain(["لل", "ولل", "فلل"].into_iter().filter_map(|lead| Some(format!("ال{}", found.strip_prefix(lead)?))));
-    with_article.into_iter().any(|word| word == wanted || word.strip_prefix("ال") == Some(wanted)) || found.strip_prefix('و') == Some(wanted)
+    let with_article = ["", "و", "ف", "ب", "ك", "وب", "وك", "فب"]
+        .into_iter()
+        .filter_map(|lead| found.strip_prefix(lead))
+        .filter(|word| word.starts_with("ال"));
+    let with_article = with_article.map(str::to_owned).chain(
+        ["لل", "ولل", "فلل"]
+            .into_iter()
+            .filter_map(|lead| Some(format!("ال{}", found.strip_prefix(lead)?))),
+    );
+    with_article
+        .into_iter()
+        .any(|word| word == wanted || word.strip_prefix("ال") == Some(wanted))
+        || found.strip_prefix('و') == Some(wanted)
 }
 
 /// Whether a text begins with `phrase` in folded spelling; quotation marks and opening brackets may stand before it.
 pub fn starts_with_phrase(text: &str, phrase: &str) -> bool {
     let (text, phrase) = (folded(text), collapsed(&folded(phrase)));
-    let text = collapsed(text.trim_start_matches(|c: char| c.is_whitespace() || matches!(c, '"' | '\'' | '«' | '“' | '‘' | '(' | '[')));
+    let text = collapsed(text.trim_start_matches(|c: char| {
+        c.is_whitespace() || matches!(c, '"' | '\'' | '«' | '“' | '‘' | '(' | '[')
+    }));
     match text.strip_prefix(&phrase) {
         Some(rest) => !phrase.is_empty() && !joins(phrase.chars().next_back(), rest.chars().next()),
         None => false,
@@ -167,7 +203,13 @@ pub fn starts_with_phrase(text: &str, phrase: &str) -> bool {
 
 /// Whether a text ends with `phrase` in folded spelling; a stop, quotation marks and closing brackets may stand after it.
 pub fn ends_with_phrase(text: &str, phrase: &str) -> bool {
-    let is_end = |c: char| c.is_whitespace() || matches!(c, '"' | '\'' | '»' | '”' | '’' | ')' | ']' | '.' | '!' | '…' | '؟' | '?');
+    let is_end = |c: char| {
+        c.is_whitespace()
+            || matches!(
+                c,
+                '"' | '\'' | '»' | '”' | '’' | ')' | ']' | '.' | '!' | '…' | '؟' | '?'
+            )
+    };
     let phrase = collapsed(folded(phrase).trim_end_matches(is_end));
     let text = collapsed(folded(text).trim_end_matches(is_end));
     match text.strip_suffix(&phrase) {
@@ -264,7 +306,11 @@ mod tests {
             ("الجواب نعم", "الجواب:", false),
         ];
         for (text, phrase, expected) in starts {
-            assert_eq!(starts_with_phrase(text, phrase), expected, "{text} / {phrase}");
+            assert_eq!(
+                starts_with_phrase(text, phrase),
+                expected,
+                "{text} / {phrase}"
+            );
         }
         let ends = [
             ("so that is all.", "That is all", true),
@@ -276,29 +322,66 @@ mod tests {
             ("وانتهى", "انتهى", false),
         ];
         for (text, phrase, expected) in ends {
-            assert_eq!(ends_with_phrase(text, phrase), expected, "{text} / {phrase}");
+            assert_eq!(
+                ends_with_phrase(text, phrase),
+                expected,
+                "{text} / {phrase}"
+            );
         }
     }
 
     #[test]
     fn punctuation_is_unicodes() {
         let category = regex::Regex::new(r"^\p{P}$").unwrap();
-        let blocks =
-            ['\0'..='\u{00ff}', '\u{0600}'..='\u{06ff}', '\u{2000}'..='\u{206f}', '\u{2e00}'..='\u{2e4f}', '\u{3000}'..='\u{301f}', '\u{ff00}'..='\u{ff65}'];
+        let blocks = [
+            '\0'..='\u{00ff}',
+            '\u{0600}'..='\u{06ff}',
+            '\u{2000}'..='\u{206f}',
+            '\u{2e00}'..='\u{2e4f}',
+            '\u{3000}'..='\u{301f}',
+            '\u{ff00}'..='\u{ff65}',
+        ];
         for c in blocks.into_iter().flatten() {
-            assert_eq!(is_punctuation(c), category.is_match(&c.to_string()), "U+{:04X}", u32::from(c));
+            assert_eq!(
+                is_punctuation(c),
+                category.is_match(&c.to_string()),
+                "U+{:04X}",
+                u32::from(c)
+            );
         }
     }
 
     #[test]
     fn spelling_is_no_punctuation() {
-        for clean in ["don't", "well-known", "3.5", "٣٫٥", "نعم لا", "a+b", "🙂", ""] {
+        for clean in [
+            "don't",
+            "well-known",
+            "3.5",
+            "٣٫٥",
+            "نعم لا",
+            "a+b",
+            "🙂",
+            "",
+        ] {
             assert!(!has_punctuation(clean), "{clean}");
         }
-        for marked in ["yes.", "نعم،", "«نعم»", "هل؟", "*yes*", "'yes'", "3.", "a - b", "٪"] {
+        for marked in [
+            "yes.",
+            "نعم،",
+            "«نعم»",
+            "هل؟",
+            "*yes*",
+            "'yes'",
+            "3.",
+            "a - b",
+            "٪",
+        ] {
             assert!(has_punctuation(marked), "{marked}");
         }
-        assert_eq!(without_punctuation("«نعم»، قال؛ it's 3.5!"), "نعم قال it's 3.5");
+        assert_eq!(
+            without_punctuation("«نعم»، قال؛ it's 3.5!"),
+            "نعم قال it's 3.5"
+        );
     }
 
     proptest! {

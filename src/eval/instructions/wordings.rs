@@ -51,12 +51,21 @@ impl Wordings {
 
     /// A further task on the clip of the conversation.
     pub fn another(&self, instruction: &str, language: Language, draw: Key) -> Result<String> {
-        Ok(drawn(&self.turns.another, "turns.another", language, draw)?.replace("{instruction}", instruction))
+        Ok(drawn(&self.turns.another, "turns.another", language, draw)?
+            .replace("{instruction}", instruction))
     }
 
     /// A task under a rule that takes the place of an earlier one.
-    pub fn instead(&self, instruction: &str, rule: &str, language: Language, draw: Key) -> Result<String> {
-        Ok(drawn(&self.turns.instead, "turns.instead", language, draw)?.replace("{rule}", rule).replace("{instruction}", instruction))
+    pub fn instead(
+        &self,
+        instruction: &str,
+        rule: &str,
+        language: Language,
+        draw: Key,
+    ) -> Result<String> {
+        Ok(drawn(&self.turns.instead, "turns.instead", language, draw)?
+            .replace("{rule}", rule)
+            .replace("{instruction}", instruction))
     }
 
     /// What an answer can be asked to begin with.
@@ -82,7 +91,10 @@ impl Wordings {
     /// Whether a transcript begins like an instruction to the listener.
     pub fn sounds_like_an_instruction(&self, transcript: &str) -> bool {
         let said = format!("{} ", text::folded_words(transcript));
-        self.spoken.values().flatten().any(|verb| said.starts_with(&format!("{} ", text::folded_words(verb))))
+        self.spoken
+            .values()
+            .flatten()
+            .any(|verb| said.starts_with(&format!("{} ", text::folded_words(verb))))
     }
 }
 
@@ -94,38 +106,67 @@ impl Check {
     /// # Errors
     /// A check that the file of words does not know, which is a fault of ours.
     pub fn describe(&self, wordings: &Wordings, language: Language, draw: Key) -> Result<String> {
-        let by_language = wordings.checks.get(self.name()).ok_or_else(|| Error::bug(format!("{FILE} has no wording of `{}`", self.name())))?;
+        let by_language = wordings
+            .checks
+            .get(self.name())
+            .ok_or_else(|| Error::bug(format!("{FILE} has no wording of `{}`", self.name())))?;
         let wording = drawn(by_language, self.name(), language, draw)?;
         let eastern = language == Language::Arabic && draw.bits(1).is_multiple_of(2);
         Ok(match self {
             Self::JsonKeys { keys } => wording.replace("{keys}", &listed(keys, language)),
-            Self::InLanguage { language: wanted } => wording.replace("{language}", wanted.name_in(language)),
-            Self::AtMostWords { words } | Self::AtLeastWords { words } => wording.replace("{words}", &number(*words, eastern)),
-            Self::Contains { word } | Self::Avoids { word } => wording.replace("{word}", word),
-            Self::StartsWith { phrase } | Self::EndsWith { phrase } => wording.replace("{phrase}", phrase),
-            Self::OneOf { .. } | Self::NoneOf { .. } | Self::NoDiacritics | Self::NoPunctuation | Self::Transcribes { .. } | Self::Differs { .. } => {
-                wording.clone()
+            Self::InLanguage { language: wanted } => {
+                wording.replace("{language}", wanted.name_in(language))
             }
+            Self::AtMostWords { words } | Self::AtLeastWords { words } => {
+                wording.replace("{words}", &number(*words, eastern))
+            }
+            Self::Contains { word } | Self::Avoids { word } => wording.replace("{word}", word),
+            Self::StartsWith { phrase } | Self::EndsWith { phrase } => {
+                wording.replace("{phrase}", phrase)
+            }
+            Self::OneOf { .. }
+            | Self::NoneOf { .. }
+            | Self::NoDiacritics
+            | Self::NoPunctuation
+            | Self::Transcribes { .. }
+            | Self::Differs { .. } => wording.clone(),
         })
     }
 }
 
 fn drawn<'a, T>(from: &'a InBoth<T>, place: &str, language: Language, draw: Key) -> Result<&'a T> {
     let known = from.get(&language).filter(|known| !known.is_empty());
-    let known = known.ok_or_else(|| Error::bug(format!("{FILE}: `{place}` has nothing in `{}`", language.tag())))?;
+    let known = known.ok_or_else(|| {
+        Error::bug(format!(
+            "{FILE}: `{place}` has nothing in `{}`",
+            language.tag()
+        ))
+    })?;
     Ok(&known[draw.below(0, known.len())])
 }
 
 /// Keys as a program writes them, one after the other.
 fn listed(keys: &[String], language: Language) -> String {
     let quoted: Vec<String> = keys.iter().map(|key| format!("\"{key}\"")).collect();
-    quoted.join(if language == Language::Arabic { "، " } else { ", " })
+    quoted.join(if language == Language::Arabic {
+        "، "
+    } else {
+        ", "
+    })
 }
 
 fn number(value: usize, is_eastern: bool) -> String {
-    let eastern = |c: char| c.to_digit(10).and_then(|digit| char::from_u32('٠' as u32 + digit)).unwrap_or(c);
+    let eastern = |c: char| {
+        c.to_digit(10)
+            .and_then(|digit| char::from_u32('٠' as u32 + digit))
+            .unwrap_or(c)
+    };
     let western = value.to_string();
-    if is_eastern { western.chars().map(eastern).collect() } else { western }
+    if is_eastern {
+        western.chars().map(eastern).collect()
+    } else {
+        western
+    }
 }
 
 #[cfg(test)]
@@ -137,10 +178,18 @@ mod tests {
     fn one_of_each() -> Vec<Check> {
         let text = || "w1".to_owned();
         vec![
-            Check::OneOf { answers: vec![text()] },
-            Check::NoneOf { answers: vec![text()] },
-            Check::JsonKeys { keys: vec![text(), "w2".into()] },
-            Check::InLanguage { language: Language::Arabic },
+            Check::OneOf {
+                answers: vec![text()],
+            },
+            Check::NoneOf {
+                answers: vec![text()],
+            },
+            Check::JsonKeys {
+                keys: vec![text(), "w2".into()],
+            },
+            Check::InLanguage {
+                language: Language::Arabic,
+            },
             Check::AtMostWords { words: 12 },
             Check::AtLeastWords { words: 12 },
             Check::Contains { word: text() },
@@ -149,8 +198,14 @@ mod tests {
             Check::EndsWith { phrase: text() },
             Check::NoDiacritics,
             Check::NoPunctuation,
-            Check::Transcribes { text: text(), max_cer: 0.5 },
-            Check::Differs { text: text(), min_cer: 0.5 },
+            Check::Transcribes {
+                text: text(),
+                max_cer: 0.5,
+            },
+            Check::Differs {
+                text: text(),
+                min_cer: 0.5,
+            },
         ]
     }
 
@@ -160,19 +215,43 @@ mod tests {
         assert_eq!(wordings.checks.len(), one_of_each().len());
         for check in one_of_each() {
             for language in BOTH {
-                let said: std::collections::BTreeSet<String> =
-                    (0..200).map(|draw| check.describe(&wordings, language, Key::new(draw, "test")).unwrap()).collect();
-                assert!(wordings.checks[check.name()][&language].len() >= 3 && said.len() >= 3, "{check:?} {language:?}");
+                let said: std::collections::BTreeSet<String> = (0..200)
+                    .map(|draw| {
+                        check
+                            .describe(&wordings, language, Key::new(draw, "test"))
+                            .unwrap()
+                    })
+                    .collect();
+                assert!(
+                    wordings.checks[check.name()][&language].len() >= 3 && said.len() >= 3,
+                    "{check:?} {language:?}"
+                );
                 for text in &said {
                     assert!(!text.contains('{') && !text.contains('}'), "{text}");
                     let value = match &check {
-                        Check::AtMostWords { .. } | Check::AtLeastWords { .. } => ["12", "١٢"].iter().any(|number| text.contains(number)),
-                        Check::InLanguage { language: wanted } => text.contains(wanted.name_in(language)),
-                        Check::JsonKeys { .. } => text.contains("\"w1\"") && text.contains("\"w2\"") && text.contains("JSON"),
-                        Check::Contains { .. } | Check::Avoids { .. } | Check::StartsWith { .. } | Check::EndsWith { .. } => text.contains("w1"),
+                        Check::AtMostWords { .. } | Check::AtLeastWords { .. } => {
+                            ["12", "١٢"].iter().any(|number| text.contains(number))
+                        }
+                        Check::InLanguage { language: wanted } => {
+                            text.contains(wanted.name_in(language))
+                        }
+                        Check::JsonKeys { .. } => {
+                            text.contains("\"w1\"")
+                                && text.contains("\"w2\"")
+                                && text.contains("JSON")
+                        }
+                        Check::Contains { .. }
+                        | Check::Avoids { .. }
+                        | Check::StartsWith { .. }
+                        | Check::EndsWith { .. } => text.contains("w1"),
                         _ => true,
                     };
-                    assert!(value && text.chars().any(|c| ('ا'..='ي').contains(&c)) == (language == Language::Arabic), "{text}");
+                    assert!(
+                        value
+                            && text.chars().any(|c| ('ا'..='ي').contains(&c))
+                                == (language == Language::Arabic),
+                        "{text}"
+                    );
                 }
             }
         }
@@ -181,17 +260,32 @@ mod tests {
     #[test]
     fn arabic_counts_come_in_both_kinds_of_digits() {
         let wordings = Wordings::built_in().unwrap();
-        let said: Vec<String> =
-            (0..40).map(|draw| Check::AtMostWords { words: 12 }.describe(&wordings, Language::Arabic, Key::new(draw, "x")).unwrap()).collect();
-        assert!(said.iter().any(|text| text.contains("12")) && said.iter().any(|text| text.contains("١٢")));
+        let said: Vec<String> = (0..40)
+            .map(|draw| {
+                Check::AtMostWords { words: 12 }
+                    .describe(&wordings, Language::Arabic, Key::new(draw, "x"))
+                    .unwrap()
+            })
+            .collect();
+        assert!(
+            said.iter().any(|text| text.contains("12"))
+                && said.iter().any(|text| text.contains("١٢"))
+        );
     }
 
     #[test]
     fn words_that_answers_are_asked_for_can_be_checked() {
         let wordings = Wordings::built_in().unwrap();
         for language in BOTH {
-            for phrase in wordings.start[&language].iter().chain(&wordings.end[&language]) {
-                Check::StartsWith { phrase: phrase.clone() }.validate().unwrap();
+            for phrase in wordings.start[&language]
+                .iter()
+                .chain(&wordings.end[&language])
+            {
+                Check::StartsWith {
+                    phrase: phrase.clone(),
+                }
+                .validate()
+                .unwrap();
                 assert!(language.is_that_of(phrase), "{phrase}");
             }
             for keys in &wordings.keys[&language] {
@@ -199,9 +293,17 @@ mod tests {
             }
             for draw in 0..20 {
                 let draw = Key::new(draw, "turns");
-                assert!(wordings.another("I1", language, draw).unwrap().contains("I1"));
+                assert!(
+                    wordings
+                        .another("I1", language, draw)
+                        .unwrap()
+                        .contains("I1")
+                );
                 let said = wordings.instead("I1", "R1", language, draw).unwrap();
-                assert!(said.contains("I1") && said.contains("R1") && !said.contains('{'), "{said}");
+                assert!(
+                    said.contains("I1") && said.contains("R1") && !said.contains('{'),
+                    "{said}"
+                );
                 assert!(wordings.word(language, draw).is_ok());
             }
         }
@@ -210,10 +312,23 @@ mod tests {
     #[test]
     fn what_tells_the_listener_to_do_something() {
         let wordings = Wordings::built_in().unwrap();
-        for said in ["Say hello in French", "tell me a joke", "قُل مرحبا", "أجب بكلمة واحدة", "اكتب رسالة"] {
+        for said in [
+            "Say hello in French",
+            "tell me a joke",
+            "قُل مرحبا",
+            "أجب بكلمة واحدة",
+            "اكتب رسالة",
+        ] {
             assert!(wordings.sounds_like_an_instruction(said), "{said}");
         }
-        for said in ["Saying hello is easy", "they tell me a lot", "قلت له مرحبا", "كتاب جديد", "الآن أريد حصان", ""] {
+        for said in [
+            "Saying hello is easy",
+            "they tell me a lot",
+            "قلت له مرحبا",
+            "كتاب جديد",
+            "الآن أريد حصان",
+            "",
+        ] {
             assert!(!wordings.sounds_like_an_instruction(said), "{said}");
         }
     }

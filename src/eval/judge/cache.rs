@@ -55,7 +55,9 @@ impl Cache {
             let whole = text.rfind('\n').map_or(0, |end| end + 1);
             for (i, line) in text[..whole].lines().enumerate() {
                 let read: Line = serde_json::from_str(line).map_err(|_| {
-                    Error::input("not a verdict").at(format!("{}:{}", path.display(), i + 1)).hint("is this a file of another kind? give another --cache")
+                    Error::input("not a verdict")
+                        .at(format!("{}:{}", path.display(), i + 1))
+                        .hint("is this a file of another kind? give another --cache")
                 })?;
                 known.insert(read.key.clone(), judged(read));
             }
@@ -63,7 +65,10 @@ impl Cache {
                 files::truncate(path, whole as u64)?;
             }
         }
-        Ok(Self { known, log: AppendLog::open(path)? })
+        Ok(Self {
+            known,
+            log: AppendLog::open(path)?,
+        })
     }
 
     /// The verdict of a key.
@@ -93,7 +98,8 @@ impl Cache {
             prompt_tokens: judged.usage.map(|usage| usage.prompt_tokens),
             completion_tokens: judged.usage.map(|usage| usage.completion_tokens),
         };
-        self.log.line(&serde_json::to_string(&line).map_err(Error::bug)?)?;
+        self.log
+            .line(&serde_json::to_string(&line).map_err(Error::bug)?)?;
         self.known.insert(key.to_owned(), judged);
         Ok(())
     }
@@ -101,17 +107,35 @@ impl Cache {
 
 fn judged(line: Line) -> Judged {
     let usage = match (line.prompt_tokens, line.completion_tokens) {
-        (Some(prompt_tokens), Some(completion_tokens)) => Some(Usage { prompt_tokens, completion_tokens }),
+        (Some(prompt_tokens), Some(completion_tokens)) => Some(Usage {
+            prompt_tokens,
+            completion_tokens,
+        }),
         _ => None,
     };
-    Judged { verdict: Verdict { grades: line.grades, reason: line.reason }, usage }
+    Judged {
+        verdict: Verdict {
+            grades: line.grades,
+            reason: line.reason,
+        },
+        usage,
+    }
 }
 
 /// The key of a question: BLAKE3 of everything that the answer depends on (endpoint, model, rubric, texts).
 pub fn key(endpoint: &Endpoint, rubric: &Rubric, item: &Item) -> String {
     // JSON keeps the parts apart, whatever they hold.
-    let question = json!([endpoint.url(), endpoint.model(), rubric.identity(), item.source, item.summary, item.reference]);
-    blake3::hash(question.to_string().as_bytes()).to_hex().to_string()
+    let question = json!([
+        endpoint.url(),
+        endpoint.model(),
+        rubric.identity(),
+        item.source,
+        item.summary,
+        item.reference
+    ]);
+    blake3::hash(question.to_string().as_bytes())
+        .to_hex()
+        .to_string()
 }
 
 #[cfg(test)]
@@ -119,7 +143,16 @@ mod tests {
     use super::*;
 
     fn some(grade: i64) -> Judged {
-        Judged { verdict: Verdict { grades: vec![grade], reason: Some("لأن".into()) }, usage: Some(Usage { prompt_tokens: 10, completion_tokens: 2 }) }
+        Judged {
+            verdict: Verdict {
+                grades: vec![grade],
+                reason: Some("لأن".into()),
+            },
+            usage: Some(Usage {
+                prompt_tokens: 10,
+                completion_tokens: 2,
+            }),
+        }
     }
 
     #[test]
@@ -129,12 +162,23 @@ mod tests {
         let mut cache = Cache::open(&path).unwrap();
         assert!(cache.is_empty());
         cache.add("a", some(1)).unwrap();
-        cache.add("b", Judged { usage: None, ..some(2) }).unwrap();
+        cache
+            .add(
+                "b",
+                Judged {
+                    usage: None,
+                    ..some(2)
+                },
+            )
+            .unwrap();
         drop(cache);
         let whole = std::fs::read_to_string(&path).unwrap();
         std::fs::write(&path, format!("{whole}{{\"key\": \"c")).unwrap();
         let mut cache = Cache::open(&path).unwrap();
-        assert_eq!((cache.len(), cache.get("a"), cache.get("b").unwrap().usage), (2, Some(&some(1)), None));
+        assert_eq!(
+            (cache.len(), cache.get("a"), cache.get("b").unwrap().usage),
+            (2, Some(&some(1)), None)
+        );
         cache.add("c", some(3)).unwrap();
         assert_eq!(Cache::open(&path).unwrap().get("c"), Some(&some(3)));
     }
@@ -144,27 +188,74 @@ mod tests {
         let dir = tempfile::tempdir().unwrap();
         let path = dir.path().join("predictions.jsonl");
         std::fs::write(&path, "{\"id\": \"a\"}\n").unwrap();
-        assert!(Cache::open(&path).err().unwrap().to_string().contains("predictions.jsonl:1: not a verdict"));
+        assert!(
+            Cache::open(&path)
+                .err()
+                .unwrap()
+                .to_string()
+                .contains("predictions.jsonl:1: not a verdict")
+        );
         assert_eq!(std::fs::read_to_string(&path).unwrap(), "{\"id\": \"a\"}\n");
     }
 
     #[test]
     fn a_key_tells_everything_apart_that_an_answer_depends_on() {
         let rubric = Rubric::load(None).unwrap();
-        let endpoint = |url: &str, model: &str| Endpoint::new(url, model, None, "K", std::time::Duration::from_secs(1)).unwrap();
-        let item = |source: &str, summary: &str| Item { id: "a".into(), source: source.into(), summary: summary.into(), reference: None };
-        let other_rubric = Rubric { repair: "x {fault}".into(), ..rubric.clone() };
+        let endpoint = |url: &str, model: &str| {
+            Endpoint::new(url, model, None, "K", std::time::Duration::from_secs(1)).unwrap()
+        };
+        let item = |source: &str, summary: &str| Item {
+            id: "a".into(),
+            source: source.into(),
+            summary: summary.into(),
+            reference: None,
+        };
+        let other_rubric = Rubric {
+            repair: "x {fault}".into(),
+            ..rubric.clone()
+        };
         let keys = [
             key(&endpoint("http://a/v1", "m"), &rubric, &item("s", "t")),
             key(&endpoint("http://b/v1", "m"), &rubric, &item("s", "t")),
             key(&endpoint("http://a/v1", "n"), &rubric, &item("s", "t")),
-            key(&endpoint("http://a/v1", "m"), &other_rubric, &item("s", "t")),
+            key(
+                &endpoint("http://a/v1", "m"),
+                &other_rubric,
+                &item("s", "t"),
+            ),
             key(&endpoint("http://a/v1", "m"), &rubric, &item("st", "")),
-            key(&endpoint("http://a/v1", "m"), &rubric, &Item { reference: Some("t".into()), ..item("s", "t") }),
+            key(
+                &endpoint("http://a/v1", "m"),
+                &rubric,
+                &Item {
+                    reference: Some("t".into()),
+                    ..item("s", "t")
+                },
+            ),
         ];
-        assert_eq!(keys.iter().collect::<std::collections::BTreeSet<_>>().len(), keys.len());
+        assert_eq!(
+            keys.iter().collect::<std::collections::BTreeSet<_>>().len(),
+            keys.len()
+        );
         // Neither the row's name nor what tokens cost changes a verdict.
-        let dearer = Rubric { prices: crate::eval::judge::rubric::Prices { prompt: Some(1.0), completion: None }, name: "y".into(), ..rubric };
-        assert_eq!(key(&endpoint("http://a/v1", "m"), &dearer, &Item { id: "b".into(), ..item("s", "t") }), keys[0]);
+        let dearer = Rubric {
+            prices: crate::eval::judge::rubric::Prices {
+                prompt: Some(1.0),
+                completion: None,
+            },
+            name: "y".into(),
+            ..rubric
+        };
+        assert_eq!(
+            key(
+                &endpoint("http://a/v1", "m"),
+                &dearer,
+                &Item {
+                    id: "b".into(),
+                    ..item("s", "t")
+                }
+            ),
+            keys[0]
+        );
     }
 }

@@ -19,7 +19,13 @@ impl Key {
             None => Ok(None),
             Some(value) => {
                 let text = value.to_str().unwrap_or("\u{fffd}");
-                if text.trim().is_empty() { Ok(None) } else { Self::new(text).map(Some).map_err(|e| e.at(format!("environment variable {name}"))) }
+                if text.trim().is_empty() {
+                    Ok(None)
+                } else {
+                    Self::new(text)
+                        .map(Some)
+                        .map_err(|e| e.at(format!("environment variable {name}")))
+                }
             }
         }
     }
@@ -31,7 +37,10 @@ impl Key {
     pub fn new(text: &str) -> Result<Self> {
         let text = text.trim();
         if text.is_empty() || !text.bytes().all(|byte| byte.is_ascii_graphic()) {
-            return Err(Error::input("the key is empty or holds characters that no key has").hint("is it one line, without quotation marks?"));
+            return Err(
+                Error::input("the key is empty or holds characters that no key has")
+                    .hint("is it one line, without quotation marks?"),
+            );
         }
         Ok(Self(text.to_owned()))
     }
@@ -54,7 +63,10 @@ mod tests {
     #[test]
     fn a_key_is_taken_out_of_what_repeats_it() {
         let key = Key::new(" sk-abc123\n").unwrap();
-        assert_eq!(key.hide("wrong key sk-abc123 (sk-abc123)"), "wrong key [key] ([key])");
+        assert_eq!(
+            key.hide("wrong key sk-abc123 (sk-abc123)"),
+            "wrong key [key] ([key])"
+        );
         assert_eq!(key.authorization(), "Bearer sk-abc123");
     }
 
@@ -62,7 +74,10 @@ mod tests {
     fn what_no_header_carries_is_refused_without_being_said() {
         for text in ["", "  ", "sk-abc\n123", "sk abc", "sk-مفتاح"] {
             let error = Key::new(text).err().unwrap();
-            assert!(error.exit_code() == 2 && !error.to_string().contains("sk"), "{error}");
+            assert!(
+                error.exit_code() == 2 && !error.to_string().contains("sk"),
+                "{error}"
+            );
         }
     }
 }

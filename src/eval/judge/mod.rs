@@ -109,9 +109,17 @@ impl Bill {
     /// Dollars; none where a price or a number of tokens is not known.
     pub fn cost(&self, prices: Prices) -> Option<f64> {
         const MILLION: f64 = 1e6;
-        match (self.requests, self.unmetered, prices.prompt, prices.completion) {
+        match (
+            self.requests,
+            self.unmetered,
+            prices.prompt,
+            prices.completion,
+        ) {
             (0, ..) => Some(0.0),
-            (_, 0, Some(prompt), Some(completion)) => Some((self.prompt_tokens as f64 * prompt + self.completion_tokens as f64 * completion) / MILLION),
+            (_, 0, Some(prompt), Some(completion)) => Some(
+                (self.prompt_tokens as f64 * prompt + self.completion_tokens as f64 * completion)
+                    / MILLION,
+            ),
             _ => None,
         }
     }
@@ -131,15 +139,37 @@ pub struct Verdicts {
 impl Verdicts {
     /// The mean grade on each scale over the items that have one, in the order of the rubric; none over none.
     pub fn means(&self) -> Option<Vec<f64>> {
-        let grades: Vec<&Vec<i64>> =
-            self.outcomes.iter().filter_map(|outcome| if let Outcome::Judged(judged) = outcome { Some(&judged.verdict.grades) } else { None }).collect();
+        let grades: Vec<&Vec<i64>> = self
+            .outcomes
+            .iter()
+            .filter_map(|outcome| {
+                if let Outcome::Judged(judged) = outcome {
+                    Some(&judged.verdict.grades)
+                } else {
+                    None
+                }
+            })
+            .collect();
         let num_scales = grades.first()?.len();
-        Some((0..num_scales).map(|scale| grades.iter().map(|grades| grades[scale] as f64).sum::<f64>() / grades.len() as f64).collect())
+        Some(
+            (0..num_scales)
+                .map(|scale| {
+                    grades
+                        .iter()
+                        .map(|grades| grades[scale] as f64)
+                        .sum::<f64>()
+                        / grades.len() as f64
+                })
+                .collect(),
+        )
     }
 
     /// Items that no usable answer was found for.
     pub fn num_unusable(&self) -> usize {
-        self.outcomes.iter().filter(|outcome| matches!(outcome, Outcome::Unusable(_))).count()
+        self.outcomes
+            .iter()
+            .filter(|outcome| matches!(outcome, Outcome::Unusable(_)))
+            .count()
     }
 }
 
@@ -151,8 +181,15 @@ struct Question {
 
 /// What a thread tells the one that called.
 enum Report {
-    Waiting { why: String, wait: Duration },
-    Found { key: String, outcome: Outcome, bill: Bill },
+    Waiting {
+        why: String,
+        wait: Duration,
+    },
+    Found {
+        key: String,
+        outcome: Outcome,
+        bill: Bill,
+    },
     Failed(Error),
 }
 
@@ -176,8 +213,13 @@ impl Shared<'_> {
     /// Sleeps until `until`, and until everybody may go on; false where the run ended meanwhile.
     fn wait_until(&self, until: Instant) -> bool {
         loop {
-            let everybody = *self.not_before.lock().unwrap_or_else(PoisonError::into_inner);
-            let left = until.max(everybody.unwrap_or(until)).saturating_duration_since(Instant::now());
+            let everybody = *self
+                .not_before
+                .lock()
+                .unwrap_or_else(PoisonError::into_inner);
+            let left = until
+                .max(everybody.unwrap_or(until))
+                .saturating_duration_since(Instant::now());
             if self.has_ended() || left.is_zero() {
                 return !self.has_ended();
             }
@@ -186,7 +228,10 @@ impl Shared<'_> {
     }
 
     fn hold_everybody(&self, until: Instant) {
-        let mut not_before = self.not_before.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut not_before = self
+            .not_before
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner);
         *not_before = Some(not_before.map_or(until, |earlier| earlier.max(until)));
     }
 }
@@ -196,20 +241,51 @@ impl Judge<'_> {
     ///
     /// # Errors
     /// An endpoint that refuses, or fails more often than patience allows; a stop that was asked for, after the requests under way.
-    pub fn judge(&self, items: &[Item], cache: &mut Cache, stop: &AtomicBool, progress: &mut dyn FnMut(Progress) -> Result<()>) -> Result<Verdicts> {
-        let keys: Vec<String> = items.iter().map(|item| cache::key(self.endpoint, self.rubric, item)).collect();
+    pub fn judge(
+        &self,
+        items: &[Item],
+        cache: &mut Cache,
+        stop: &AtomicBool,
+        progress: &mut dyn FnMut(Progress) -> Result<()>,
+    ) -> Result<Verdicts> {
+        let keys: Vec<String> = items
+            .iter()
+            .map(|item| cache::key(self.endpoint, self.rubric, item))
+            .collect();
         let mut seen = HashSet::new();
-        let new = items.iter().zip(&keys).filter(|(_, key)| cache.get(key).is_none() && seen.insert(key.as_str()));
-        let questions = new.map(|(item, key)| Ok(Question { key: key.clone(), messages: self.rubric.messages(item)? })).collect::<Result<Vec<_>>>()?;
+        let new = items
+            .iter()
+            .zip(&keys)
+            .filter(|(_, key)| cache.get(key).is_none() && seen.insert(key.as_str()));
+        let questions = new
+            .map(|(item, key)| {
+                Ok(Question {
+                    key: key.clone(),
+                    messages: self.rubric.messages(item)?,
+                })
+            })
+            .collect::<Result<Vec<_>>>()?;
         let mut bill = Bill::default();
         let mut unusable = HashMap::new();
-        self.ask_all(&questions, items.len(), cache, stop, progress, &mut bill, &mut unusable)?;
+        self.ask_all(
+            &questions,
+            items.len(),
+            cache,
+            stop,
+            progress,
+            &mut bill,
+            &mut unusable,
+        )?;
         let outcome = |key: &String| match (cache.get(key), unusable.get(key)) {
             (Some(judged), _) => Ok(Outcome::Judged(judged.clone())),
             (None, Some(fault)) => Ok(Outcome::Unusable(String::clone(fault))),
             (None, None) => Err(Error::bug("a question was lost")),
         };
-        Ok(Verdicts { outcomes: keys.iter().map(outcome).collect::<Result<_>>()?, num_cached: items.len() - questions.len(), bill })
+        Ok(Verdicts {
+            outcomes: keys.iter().map(outcome).collect::<Result<_>>()?,
+            num_cached: items.len() - questions.len(),
+            bill,
+        })
     }
 
     /// Asks the questions in several threads, and keeps what they find.
@@ -223,7 +299,11 @@ impl Judge<'_> {
         bill: &mut Bill,
         unusable: &mut HashMap<String, String>,
     ) -> Result<()> {
-        let shared = Shared { stop, is_over: AtomicBool::new(false), not_before: Mutex::new(None) };
+        let shared = Shared {
+            stop,
+            is_over: AtomicBool::new(false),
+            not_before: Mutex::new(None),
+        };
         let next = AtomicUsize::new(0);
         let mut done = num_items - questions.len();
         progress(Progress::Done(done, num_items))?;
@@ -238,9 +318,15 @@ impl Judge<'_> {
             // Reports come until every thread has ended, so that no answer that was paid for is lost.
             for report in reports {
                 let handled = match report {
-                    Report::Waiting { why, wait } => progress(Progress::Waiting { why: &why, wait }),
+                    Report::Waiting { why, wait } => {
+                        progress(Progress::Waiting { why: &why, wait })
+                    }
                     Report::Failed(error) => Err(error),
-                    Report::Found { key, outcome, bill: of_question } => {
+                    Report::Found {
+                        key,
+                        outcome,
+                        bill: of_question,
+                    } => {
                         done += 1;
                         *bill = bill.plus(of_question);
                         let kept = match outcome {
@@ -261,15 +347,34 @@ impl Judge<'_> {
             failed.map_or(Ok(()), Err)
         })?;
         let is_stopped = stop.load(Ordering::Relaxed) && done < num_items;
-        if is_stopped { Err(Error::new(Kind::Interrupted, format!("stopped; {} verdicts are in the cache", cache.len()))) } else { Ok(()) }
+        if is_stopped {
+            Err(Error::new(
+                Kind::Interrupted,
+                format!("stopped; {} verdicts are in the cache", cache.len()),
+            ))
+        } else {
+            Ok(())
+        }
     }
 
     /// One thread: question after question until there is none.
-    fn work(&self, questions: &[Question], next: &AtomicUsize, shared: &Shared, sender: &mpsc::Sender<Report>) {
+    fn work(
+        &self,
+        questions: &[Question],
+        next: &AtomicUsize,
+        shared: &Shared,
+        sender: &mpsc::Sender<Report>,
+    ) {
         while !shared.has_ended() {
-            let Some(question) = questions.get(next.fetch_add(1, Ordering::Relaxed)) else { return };
+            let Some(question) = questions.get(next.fetch_add(1, Ordering::Relaxed)) else {
+                return;
+            };
             let report = match self.ask(question, shared, sender) {
-                Ok(Some((outcome, bill))) => Report::Found { key: question.key.clone(), outcome, bill },
+                Ok(Some((outcome, bill))) => Report::Found {
+                    key: question.key.clone(),
+                    outcome,
+                    bill,
+                },
                 Ok(None) => return,
                 Err(error) => {
                     shared.is_over.store(true, Ordering::Relaxed);
@@ -284,20 +389,40 @@ impl Judge<'_> {
     }
 
     /// Asks until an answer can be used, telling the judge each time what was wrong; none where the run ended meanwhile.
-    fn ask(&self, question: &Question, shared: &Shared, sender: &mpsc::Sender<Report>) -> Result<Option<(Outcome, Bill)>> {
+    fn ask(
+        &self,
+        question: &Question,
+        shared: &Shared,
+        sender: &mpsc::Sender<Report>,
+    ) -> Result<Option<(Outcome, Bill)>> {
         let mut messages = question.messages.clone();
         let mut bill = Bill::default();
         let mut fault = String::new();
         for answer in 0..self.patience.max_answers {
-            let draw = Draw::new(0, "judge").with_name(&question.key).with(u64::from(answer));
-            let Some(reply) = self.reply(&messages, draw, shared, sender)? else { return Ok(None) };
+            let draw = Draw::new(0, "judge")
+                .with_name(&question.key)
+                .with(u64::from(answer));
+            let Some(reply) = self.reply(&messages, draw, shared, sender)? else {
+                return Ok(None);
+            };
             bill.add(reply.usage);
             match answer::read(&reply.text, self.rubric) {
                 Ok(verdict) => {
-                    let usage = Usage { prompt_tokens: bill.prompt_tokens, completion_tokens: bill.completion_tokens };
-                    return Ok(Some((Outcome::Judged(Judged { verdict, usage: (bill.unmetered == 0).then_some(usage) }), bill)));
+                    let usage = Usage {
+                        prompt_tokens: bill.prompt_tokens,
+                        completion_tokens: bill.completion_tokens,
+                    };
+                    return Ok(Some((
+                        Outcome::Judged(Judged {
+                            verdict,
+                            usage: (bill.unmetered == 0).then_some(usage),
+                        }),
+                        bill,
+                    )));
                 }
-                Err(found) if reply.is_cut => fault = format!("{found}, and was cut off at the limit of tokens"),
+                Err(found) if reply.is_cut => {
+                    fault = format!("{found}, and was cut off at the limit of tokens")
+                }
                 Err(found) => fault = found,
             }
             if !reply.text.trim().is_empty() {
@@ -309,7 +434,13 @@ impl Judge<'_> {
     }
 
     /// One answer, waited for through failures that pass; none where the run ended meanwhile.
-    fn reply(&self, messages: &[Message], draw: Draw, shared: &Shared, sender: &mpsc::Sender<Report>) -> Result<Option<Reply>> {
+    fn reply(
+        &self,
+        messages: &[Message],
+        draw: Draw,
+        shared: &Shared,
+        sender: &mpsc::Sender<Report>,
+    ) -> Result<Option<Reply>> {
         let mut attempt = 0;
         let mut until = Instant::now();
         loop {
@@ -326,7 +457,11 @@ impl Judge<'_> {
                 return Err(Error::resource(format!("{why} ({attempt} times in a row)")).hint(KEPT));
             }
             if let Some(asked) = after.filter(|asked| *asked > self.patience.longest_retry_after) {
-                return Err(Error::resource(format!("{why}, and asks to wait {} s", asked.as_secs())).hint(KEPT));
+                return Err(Error::resource(format!(
+                    "{why}, and asks to wait {} s",
+                    asked.as_secs()
+                ))
+                .hint(KEPT));
             }
             let own = self.patience.wait(attempt - 1, draw);
             // What is asked for is a least; the draw on top keeps those who wait for the same moment apart.
@@ -341,4 +476,5 @@ impl Judge<'_> {
 }
 
 /// What to do after a run that an endpoint ended.
-const KEPT: &str = "run the command again later; what was judged is in the cache and is not asked again";
+const KEPT: &str =
+    "run the command again later; what was judged is in the cache and is not asked again";

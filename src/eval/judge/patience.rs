@@ -39,7 +39,10 @@ impl Patience {
     /// The wait after failure number `attempt` (from 0): twice the last, of which a share between a half and the whole is drawn, so
     /// that requests which failed together do not come back together.
     pub fn wait(&self, attempt: u32, draw: Draw) -> Duration {
-        let doubled = self.first_wait.saturating_mul(1u32.checked_shl(attempt).unwrap_or(u32::MAX)).min(self.longest_wait);
+        let doubled = self
+            .first_wait
+            .saturating_mul(1u32.checked_shl(attempt).unwrap_or(u32::MAX))
+            .min(self.longest_wait);
         doubled.mul_f64(0.5 + 0.5 * draw.uniform(u64::from(attempt)))
     }
 }
@@ -56,20 +59,40 @@ pub fn retry_after(value: &str, now: SystemTime) -> Option<Duration> {
 
 /// The seconds since 1970 of a date such as `Sun, 06 Nov 1994 08:49:37 GMT`.
 fn unix_seconds(date: &str) -> Option<u64> {
-    const MONTHS: [&str; 12] = ["Jan", "Feb", "Mar", "Apr", "May", "Jun", "Jul", "Aug", "Sep", "Oct", "Nov", "Dec"];
+    const MONTHS: [&str; 12] = [
+        "Jan", "Feb", "Mar", "Apr", "May", "Jun", "Jul", "Aug", "Sep", "Oct", "Nov", "Dec",
+    ];
     let parts: Vec<&str> = date.split(' ').collect();
-    let [_, day, month, year, clock, "GMT"] = parts[..] else { return None };
+    let [_, day, month, year, clock, "GMT"] = parts[..] else {
+        return None;
+    };
     let month = MONTHS.iter().position(|known| *known == month)? as u64;
     let (day, year) = (day.parse::<u64>().ok()?, year.parse::<u64>().ok()?);
-    let clock: Vec<u64> = clock.split(':').map(|part| part.parse().ok()).collect::<Option<_>>()?;
-    let [hour, minute, second] = clock[..] else { return None };
-    if !(1..=31).contains(&day) || !(1970..=9999).contains(&year) || hour > 23 || minute > 59 || second > 60 {
+    let clock: Vec<u64> = clock
+        .split(':')
+        .map(|part| part.parse().ok())
+        .collect::<Option<_>>()?;
+    let [hour, minute, second] = clock[..] else {
+        return None;
+    };
+    if !(1..=31).contains(&day)
+        || !(1970..=9999).contains(&year)
+        || hour > 23
+        || minute > 59
+        || second > 60
+    {
         return None;
     }
     // Years begin in March, so that the leap day is the last (Hinnant, *chrono-compatible low-level date algorithms*).
-    let (shifted_year, shifted_month) = if month < 2 { (year - 1, month + 10) } else { (year, month - 2) };
+    let (shifted_year, shifted_month) = if month < 2 {
+        (year - 1, month + 10)
+    } else {
+        (year, month - 2)
+    };
     let day_of_year = (153 * shifted_month + 2) / 5 + day - 1;
-    let days = 365 * shifted_year + shifted_year / 4 - shifted_year / 100 + shifted_year / 400 + day_of_year;
+    let days = 365 * shifted_year + shifted_year / 4 - shifted_year / 100
+        + shifted_year / 400
+        + day_of_year;
     Some(days.checked_sub(719_468)? * 86_400 + hour * 3600 + minute * 60 + second)
 }
 
@@ -87,7 +110,9 @@ mod tests {
                 assert!((0.5 * whole..=whole).contains(&wait), "{attempt}: {wait}");
             }
         }
-        let waits: std::collections::BTreeSet<Duration> = (0..20).map(|row| patience.wait(1, Draw::new(row, "x"))).collect();
+        let waits: std::collections::BTreeSet<Duration> = (0..20)
+            .map(|row| patience.wait(1, Draw::new(row, "x")))
+            .collect();
         assert_eq!(waits.len(), 20);
     }
 
@@ -108,9 +133,16 @@ mod tests {
             ("soon", None),
             ("Sun, 06 Nov 1994 08:49:37 CET", None),
         ] {
-            assert_eq!(retry_after(value, now).map(|wait| wait.as_secs_f64()), expected, "{value}");
+            assert_eq!(
+                retry_after(value, now).map(|wait| wait.as_secs_f64()),
+                expected,
+                "{value}"
+            );
         }
-        assert_eq!(unix_seconds("Thu, 29 Feb 2024 12:00:00 GMT"), Some(1_709_208_000));
+        assert_eq!(
+            unix_seconds("Thu, 29 Feb 2024 12:00:00 GMT"),
+            Some(1_709_208_000)
+        );
         assert_eq!(unix_seconds("Thu, 01 Jan 1970 00:00:00 GMT"), Some(0));
     }
 }

@@ -13,7 +13,10 @@ use crate::files;
 use crate::yaml;
 
 /// The rubric that ships with the program.
-const BUILT_IN: (&str, &str) = ("eval/judges/summary.yaml", include_str!("../../../eval/judges/summary.yaml"));
+const BUILT_IN: (&str, &str) = (
+    "eval/judges/summary.yaml",
+    include_str!("../../../eval/judges/summary.yaml"),
+);
 
 /// One scale of whole numbers.
 #[derive(Clone, Debug, PartialEq, Eq, Deserialize)]
@@ -87,7 +90,11 @@ pub struct Item {
 pub type Message = (&'static str, String);
 
 /// Slots of each template: those that must be there, those that may.
-const SLOTS: [(&str, &[&str], &[&str]); 3] = [("system", &["scales"], &[]), ("user", &["source", "summary"], &["reference"]), ("repair", &["fault"], &[])];
+const SLOTS: [(&str, &[&str], &[&str]); 3] = [
+    ("system", &["scales"], &[]),
+    ("user", &["source", "summary"], &["reference"]),
+    ("repair", &["fault"], &[]),
+];
 /// What `parameters` may not set, because the program does.
 const OURS: [&str; 4] = ["model", "messages", "stream", "n"];
 
@@ -115,14 +122,28 @@ impl Rubric {
         }
         for (i, scale) in self.scales.iter().enumerate() {
             if scale.lowest >= scale.highest {
-                return Err(Error::input(format!("scale `{}` goes from {} to {}", scale.name, scale.lowest, scale.highest)));
+                return Err(Error::input(format!(
+                    "scale `{}` goes from {} to {}",
+                    scale.name, scale.lowest, scale.highest
+                )));
             }
-            if scale.name == REASON || self.scales[..i].iter().any(|other| other.name == scale.name) {
-                return Err(Error::input(format!("the name `{}` of a scale is taken", scale.name)));
+            if scale.name == REASON
+                || self.scales[..i]
+                    .iter()
+                    .any(|other| other.name == scale.name)
+            {
+                return Err(Error::input(format!(
+                    "the name `{}` of a scale is taken",
+                    scale.name
+                )));
             }
         }
-        if let Some(name) = OURS.iter().find(|name| self.parameters.contains_key(**name)) {
-            return Err(Error::input(format!("`parameters` sets `{name}`")).hint("`model` is a key of the rubric; the program sets the others"));
+        if let Some(name) = OURS
+            .iter()
+            .find(|name| self.parameters.contains_key(**name))
+        {
+            return Err(Error::input(format!("`parameters` sets `{name}`"))
+                .hint("`model` is a key of the rubric; the program sets the others"));
         }
         for (place, needed, allowed) in SLOTS {
             let template = match place {
@@ -140,14 +161,40 @@ impl Rubric {
     /// # Errors
     /// An item without a reference where the rubric shows one.
     pub fn messages(&self, item: &Item) -> Result<Vec<Message>> {
-        let scale = |scale: &Scale| format!("- {} ({} to {}): {}", scale.name, scale.lowest, scale.highest, scale.meaning.trim());
+        let scale = |scale: &Scale| {
+            format!(
+                "- {} ({} to {}): {}",
+                scale.name,
+                scale.lowest,
+                scale.highest,
+                scale.meaning.trim()
+            )
+        };
         let scales = self.scales.iter().map(scale).collect::<Vec<_>>().join("\n");
-        let reference = match (&item.reference, slots(&self.user).any(|(_, slot)| slot == "reference")) {
-            (None, true) => return Err(Error::input("the rubric shows a `reference`, the row has none").at(format!("row `{}`", item.id))),
+        let reference = match (
+            &item.reference,
+            slots(&self.user).any(|(_, slot)| slot == "reference"),
+        ) {
+            (None, true) => {
+                return Err(
+                    Error::input("the rubric shows a `reference`, the row has none")
+                        .at(format!("row `{}`", item.id)),
+                );
+            }
             (reference, _) => reference.as_deref().unwrap_or_default(),
         };
-        let user = filled(&self.user, &[("source", &item.source), ("summary", &item.summary), ("reference", reference)]);
-        Ok(vec![("system", filled(&self.system, &[("scales", &scales)])), ("user", user)])
+        let user = filled(
+            &self.user,
+            &[
+                ("source", &item.source),
+                ("summary", &item.summary),
+                ("reference", reference),
+            ],
+        );
+        Ok(vec![
+            ("system", filled(&self.system, &[("scales", &scales)])),
+            ("user", user),
+        ])
     }
 
     /// What a judge is told after an answer that cannot be used.
@@ -157,7 +204,11 @@ impl Rubric {
 
     /// All of the rubric that an answer depends on.
     pub fn identity(&self) -> Value {
-        let scales: Vec<Value> = self.scales.iter().map(|scale| json!([scale.name, scale.lowest, scale.highest, scale.meaning])).collect();
+        let scales: Vec<Value> = self
+            .scales
+            .iter()
+            .map(|scale| json!([scale.name, scale.lowest, scale.highest, scale.meaning]))
+            .collect();
         json!([self.system, self.user, self.repair, scales, self.parameters])
     }
 }
@@ -175,11 +226,19 @@ fn slots(template: &str) -> impl Iterator<Item = (usize, &str)> {
 }
 
 fn check_slots(template: &str, needed: &[&str], allowed: &[&str]) -> Result<()> {
-    if let Some((_, unknown)) = slots(template).find(|(_, slot)| !needed.contains(slot) && !allowed.contains(slot)) {
+    if let Some((_, unknown)) =
+        slots(template).find(|(_, slot)| !needed.contains(slot) && !allowed.contains(slot))
+    {
         let known = [needed, allowed].concat().join("}, {");
-        return Err(Error::input(format!("nothing fills the slot `{{{unknown}}}`")).hint(format!("there is {{{known}}}")));
+        return Err(
+            Error::input(format!("nothing fills the slot `{{{unknown}}}`"))
+                .hint(format!("there is {{{known}}}")),
+        );
     }
-    match needed.iter().find(|name| !slots(template).any(|(_, slot)| slot == **name)) {
+    match needed
+        .iter()
+        .find(|name| !slots(template).any(|(_, slot)| slot == **name))
+    {
         Some(missing) => Err(Error::input(format!("lacks the slot `{{{missing}}}`"))),
         None => Ok(()),
     }
@@ -190,7 +249,10 @@ fn filled(template: &str, values: &[(&str, &str)]) -> String {
     let mut text = String::new();
     let mut rest = 0;
     for (start, name) in slots(template) {
-        let value = values.iter().find(|(known, _)| *known == name).map_or("", |(_, value)| value);
+        let value = values
+            .iter()
+            .find(|(known, _)| *known == name)
+            .map_or("", |(_, value)| value);
         text += &template[rest..start];
         text += value;
         rest = start + name.len() + 2;
@@ -203,46 +265,100 @@ mod tests {
     use super::*;
 
     fn item(summary: &str) -> Item {
-        Item { id: "a".into(), source: "the source".into(), summary: summary.into(), reference: None }
+        Item {
+            id: "a".into(),
+            source: "the source".into(),
+            summary: summary.into(),
+            reference: None,
+        }
     }
 
     #[test]
     fn the_rubric_that_ships_is_sound() {
         let rubric = Rubric::load(None).unwrap();
         assert_eq!(
-            rubric.scales.iter().map(|scale| (scale.name.as_str(), scale.lowest, scale.highest)).collect::<Vec<_>>(),
-            [("faithfulness", 1, 5), ("coverage", 1, 5), ("fluency", 1, 5)]
+            rubric
+                .scales
+                .iter()
+                .map(|scale| (scale.name.as_str(), scale.lowest, scale.highest))
+                .collect::<Vec<_>>(),
+            [
+                ("faithfulness", 1, 5),
+                ("coverage", 1, 5),
+                ("fluency", 1, 5)
+            ]
         );
-        assert_eq!((rubric.parameters["temperature"].as_f64(), rubric.key_variable.as_str()), (Some(0.0), "OPENAI_API_KEY"));
+        assert_eq!(
+            (
+                rubric.parameters["temperature"].as_f64(),
+                rubric.key_variable.as_str()
+            ),
+            (Some(0.0), "OPENAI_API_KEY")
+        );
         let messages = rubric.messages(&item("S")).unwrap();
-        assert!(messages[0].1.contains("- coverage (1 to 5): whether") && !messages[0].1.contains("{scales}"));
-        assert!(messages[1].1.contains("<summary>\nS\n</summary>") && messages[1].1.contains("the source"));
+        assert!(
+            messages[0].1.contains("- coverage (1 to 5): whether")
+                && !messages[0].1.contains("{scales}")
+        );
+        assert!(
+            messages[1].1.contains("<summary>\nS\n</summary>")
+                && messages[1].1.contains("the source")
+        );
     }
 
     #[test]
     fn what_fills_a_slot_is_not_filled_again() {
         let rubric = Rubric::load(None).unwrap();
-        let said = &rubric.messages(&item("{source} {\"a\": 1} {reference}")).unwrap()[1].1;
-        assert!(said.contains("<summary>\n{source} {\"a\": 1} {reference}\n</summary>"), "{said}");
+        let said = &rubric
+            .messages(&item("{source} {\"a\": 1} {reference}"))
+            .unwrap()[1]
+            .1;
+        assert!(
+            said.contains("<summary>\n{source} {\"a\": 1} {reference}\n</summary>"),
+            "{said}"
+        );
     }
 
     #[test]
     fn faults_of_a_rubric_are_named() {
-        let good =
-            "name: x\nsystem: 'By {scales}'\nuser: '{source} {summary}'\nrepair: '{fault}'\nscales: [{name: a, lowest: 1, highest: 5, meaning: m}]\nmodel: m\n";
+        let good = "name: x\nsystem: 'By {scales}'\nuser: '{source} {summary}'\nrepair: '{fault}'\nscales: [{name: a, lowest: 1, highest: 5, meaning: m}]\nmodel: m\n";
         assert!(Rubric::parse(good, Path::new("r.yaml")).is_ok());
         for (from, to, expected) in [
             ("{summary}", "", "r.yaml: user: lacks the slot `{summary}`"),
-            ("{summary}", "{summary} {text}", "user: nothing fills the slot `{text}`\nhint: there is {source}, {summary}, {reference}"),
+            (
+                "{summary}",
+                "{summary} {text}",
+                "user: nothing fills the slot `{text}`\nhint: there is {source}, {summary}, {reference}",
+            ),
             ("lowest: 1", "lowest: 5", "scale `a` goes from 5 to 5"),
-            ("name: a,", "name: reason,", "the name `reason` of a scale is taken"),
-            ("model: m", "model: m\nparameters: {stream: true}", "`parameters` sets `stream`"),
+            (
+                "name: a,",
+                "name: reason,",
+                "the name `reason` of a scale is taken",
+            ),
+            (
+                "model: m",
+                "model: m\nparameters: {stream: true}",
+                "`parameters` sets `stream`",
+            ),
             ("model: m", "modell: m", "unknown field `modell`"),
         ] {
-            let error = Rubric::parse(&good.replacen(from, to, 1), Path::new("r.yaml")).unwrap_err().to_string();
+            let error = Rubric::parse(&good.replacen(from, to, 1), Path::new("r.yaml"))
+                .unwrap_err()
+                .to_string();
             assert!(error.contains(expected), "{error}");
         }
-        let shows = Rubric::parse(&good.replace("{summary}", "{summary} {reference}"), Path::new("r.yaml")).unwrap();
-        assert!(shows.messages(&item("s")).unwrap_err().to_string().contains("row `a`: the rubric shows a `reference`"));
+        let shows = Rubric::parse(
+            &good.replace("{summary}", "{summary} {reference}"),
+            Path::new("r.yaml"),
+        )
+        .unwrap();
+        assert!(
+            shows
+                .messages(&item("s"))
+                .unwrap_err()
+                .to_string()
+                .contains("row `a`: the rubric shows a `reference`")
+        );
     }
 }

@@ -15,12 +15,17 @@ fn rate(sum: &[f64]) -> f64 {
 }
 
 fn resampling(set: u64) -> Resampling {
-    Resampling { resamples: RESAMPLES, seed: set, ..Resampling::default() }
+    Resampling {
+        resamples: RESAMPLES,
+        seed: set,
+        ..Resampling::default()
+    }
 }
 
 /// Standard normal numbers by Box and Muller.
 fn normal(key: Key, position: u64) -> f64 {
-    (-2.0 * (1.0 - key.uniform(2 * position)).ln()).sqrt() * (std::f64::consts::TAU * key.uniform(2 * position + 1)).cos()
+    (-2.0 * (1.0 - key.uniform(2 * position)).ln()).sqrt()
+        * (std::f64::consts::TAU * key.uniform(2 * position + 1)).cos()
 }
 
 /// A set of 5 utterances of ten words for each of `num_clusters` speakers; speakers differ in how hard they are.
@@ -35,7 +40,11 @@ impl Speech {
     const RATE: f64 = 0.2;
 
     fn clusters(&self) -> Clusters {
-        Clusters::by(&(0..self.num_clusters * Self::EACH).map(|i| (i / Self::EACH) as u32).collect::<Vec<_>>())
+        Clusters::by(
+            &(0..self.num_clusters * Self::EACH)
+                .map(|i| (i / Self::EACH) as u32)
+                .collect::<Vec<_>>(),
+        )
     }
 
     /// Errors and words of a system; different names give systems of one error rate, `RATE` on average over speakers.
@@ -43,15 +52,22 @@ impl Speech {
         let of_utterance = |i: usize| {
             let hardness = 2.0 * self.key.with((i / Self::EACH) as u64).uniform(0);
             let words = self.key.with_name(name).with(i as u64);
-            let errors = (0..Self::WORDS).filter(|&word| words.uniform(word) < Self::RATE * hardness).count();
+            let errors = (0..Self::WORDS)
+                .filter(|&word| words.uniform(word) < Self::RATE * hardness)
+                .count();
             vec![errors as f64, Self::WORDS as f64]
         };
-        (0..self.num_clusters * Self::EACH).map(of_utterance).collect()
+        (0..self.num_clusters * Self::EACH)
+            .map(of_utterance)
+            .collect()
     }
 }
 
 /// The shares of simulated sets for which each of several things is so.
-fn shares<const N: usize>(num_sets: u64, of_set: impl Fn(u64) -> [bool; N] + Sync + Send) -> [f64; N] {
+fn shares<const N: usize>(
+    num_sets: u64,
+    of_set: impl Fn(u64) -> [bool; N] + Sync + Send,
+) -> [f64; N] {
     let found: Vec<[bool; N]> = (0..num_sets).into_par_iter().map(of_set).collect();
     std::array::from_fn(|i| found.iter().filter(|set| set[i]).count() as f64 / num_sets as f64)
 }
@@ -67,48 +83,107 @@ const SETS: u64 = 400;
 fn intervals_hold_the_true_rate() {
     let coverage = |num_clusters: usize| {
         shares(SETS, |set| {
-            let speech = Speech { key: Key::new(set, "speech"), num_clusters };
-            let found = bootstrap(&speech.system("a"), &speech.clusters(), &rate, &resampling(set)).unwrap();
-            let by_utterance = bootstrap(&speech.system("a"), &Clusters::each(num_clusters * Speech::EACH), &rate, &resampling(set)).unwrap();
-            [found.interval, found.student_interval, by_utterance.interval].map(|interval| interval.holds(Speech::RATE))
+            let speech = Speech {
+                key: Key::new(set, "speech"),
+                num_clusters,
+            };
+            let found = bootstrap(
+                &speech.system("a"),
+                &speech.clusters(),
+                &rate,
+                &resampling(set),
+            )
+            .unwrap();
+            let by_utterance = bootstrap(
+                &speech.system("a"),
+                &Clusters::each(num_clusters * Speech::EACH),
+                &rate,
+                &resampling(set),
+            )
+            .unwrap();
+            [
+                found.interval,
+                found.student_interval,
+                by_utterance.interval,
+            ]
+            .map(|interval| interval.holds(Speech::RATE))
         })
     };
     let [percentile, student, by_utterance] = coverage(60);
-    assert!([percentile, student].iter().all(|share| (0.92..=0.975).contains(share)), "{percentile} {student}");
-    assert!(by_utterance < 0.88, "{by_utterance}: speakers that are not drawn whole make a narrow interval");
+    assert!(
+        [percentile, student]
+            .iter()
+            .all(|share| (0.92..=0.975).contains(share)),
+        "{percentile} {student}"
+    );
+    assert!(
+        by_utterance < 0.88,
+        "{by_utterance}: speakers that are not drawn whole make a narrow interval"
+    );
     // What the note about few clusters is for.
     let [percentile, student, _] = coverage(5);
-    assert!(percentile < 0.89 && (0.92..=0.975).contains(&student), "{percentile} {student}");
+    assert!(
+        percentile < 0.89 && (0.92..=0.975).contains(&student),
+        "{percentile} {student}"
+    );
 }
 
 #[test]
 fn p_values_of_equal_systems_are_uniform() {
     const LEVELS: [f64; 5] = [0.05, 0.1, 0.25, 0.5, 0.75];
     let p_values = |set: u64| {
-        let speech = Speech { key: Key::new(set, "speech"), num_clusters: 60 };
+        let speech = Speech {
+            key: Key::new(set, "speech"),
+            num_clusters: 60,
+        };
         let (first, second, clusters) = (speech.system("a"), speech.system("b"), speech.clusters());
         let found = paired_bootstrap(&first, &second, &clusters, &rate, &resampling(set)).unwrap();
-        [found.p, found.student_p, randomisation(&first, &second, &clusters, &rate, &resampling(set)).unwrap().p]
+        [
+            found.p,
+            found.student_p,
+            randomisation(&first, &second, &clusters, &rate, &resampling(set))
+                .unwrap()
+                .p,
+        ]
     };
     let found: Vec<[f64; 3]> = (0..SETS).into_par_iter().map(p_values).collect();
     for (test, level) in (0..3).flat_map(|test| LEVELS.map(|level| (test, level))) {
         let share = found.iter().filter(|p| p[test] <= level).count() as f64 / SETS as f64;
         // Rates of 3000 words have ties, which make p-values a little too large.
-        assert!(is_near(share, level, SETS, 0.01), "test {test}: {share} at or below {level}");
+        assert!(
+            is_near(share, level, SETS, 0.01),
+            "test {test}: {share} at or below {level}"
+        );
     }
 }
 
 #[test]
 fn few_clusters_are_no_licence_for_claims() {
     let [percentile, student, randomised] = shares(SETS, |set| {
-        let speech = Speech { key: Key::new(set, "speech"), num_clusters: 6 };
+        let speech = Speech {
+            key: Key::new(set, "speech"),
+            num_clusters: 6,
+        };
         let (first, second, clusters) = (speech.system("a"), speech.system("b"), speech.clusters());
         let found = paired_bootstrap(&first, &second, &clusters, &rate, &resampling(set)).unwrap();
-        [found.p, found.student_p, randomisation(&first, &second, &clusters, &rate, &resampling(set)).unwrap().p].map(|p| p <= 0.05)
+        [
+            found.p,
+            found.student_p,
+            randomisation(&first, &second, &clusters, &rate, &resampling(set))
+                .unwrap()
+                .p,
+        ]
+        .map(|p| p <= 0.05)
     });
-    assert!(percentile > 0.09, "{percentile}: too small, as its note says");
+    assert!(
+        percentile > 0.09,
+        "{percentile}: too small, as its note says"
+    );
     assert!(is_near(student, 0.05, SETS, 0.01), "{student}");
-    assert!(randomised < 0.05, "{randomised}: 64 swaps have no p-value between 1/32 and 1/16");
+    assert!(
+        randomised < 0.05,
+        "{randomised}: 64 swaps have no p-value between 1/32 and 1/16"
+    );
 }
 
 /// Standard deviations of the parts of a score: of seeds, of clusters, of seeds on clusters, each as a share of the mean's.
@@ -126,10 +201,20 @@ fn trained(key: Key, parts: &Parts, true_score: f64) -> System {
         let cluster = utterance / 4;
         let of_seed = parts.seed * (SEEDS as f64).sqrt() * normal(key.with(1), seed);
         let of_cluster = parts.cluster * (CLUSTERS as f64).sqrt() * normal(key.with(2), cluster);
-        let of_both = parts.both * ((SEEDS * CLUSTERS) as f64).sqrt() * normal(key.with(3).with(seed), cluster);
+        let of_both = parts.both
+            * ((SEEDS * CLUSTERS) as f64).sqrt()
+            * normal(key.with(3).with(seed), cluster);
         vec![true_score + of_seed + of_cluster + of_both, 1.0]
     };
-    System { seeds: (0..SEEDS).map(|seed| (0..CLUSTERS * 4).map(|utterance| of_utterance(seed, utterance)).collect()).collect() }
+    System {
+        seeds: (0..SEEDS)
+            .map(|seed| {
+                (0..CLUSTERS * 4)
+                    .map(|utterance| of_utterance(seed, utterance))
+                    .collect()
+            })
+            .collect(),
+    }
 }
 
 /// Shares of experiments that claim a difference at 0.05: by percentiles, by Student's t.
@@ -137,28 +222,59 @@ fn claims(parts: &Parts, inside: Inside, true_difference: f64) -> [f64; 2] {
     let clusters = Clusters::by(&(0..80).map(|utterance| utterance / 4).collect::<Vec<_>>());
     shares(SETS, |set| {
         let key = Key::new(set, "experiment");
-        let systems = [trained(key.with(0), parts, 0.0), trained(key.with(1), parts, true_difference)];
-        let found = Hierarchical::new(&systems, &clusters, inside, &rate, &resampling(set)).unwrap().difference(0, 1).unwrap();
-        [found.p, found.student_p].map(|p| Verdict::of(found.estimate.value, p, 0.05) != Verdict::NotResolved)
+        let systems = [
+            trained(key.with(0), parts, 0.0),
+            trained(key.with(1), parts, true_difference),
+        ];
+        let found = Hierarchical::new(&systems, &clusters, inside, &rate, &resampling(set))
+            .unwrap()
+            .difference(0, 1)
+            .unwrap();
+        [found.p, found.student_p]
+            .map(|p| Verdict::of(found.estimate.value, p, 0.05) != Verdict::NotResolved)
     })
 }
 
 #[test]
 fn experiments_with_five_seeds_claim_what_they_may() {
-    let by_seed = Parts { seed: 1.0, cluster: 0.0, both: 0.0 };
+    let by_seed = Parts {
+        seed: 1.0,
+        cluster: 0.0,
+        both: 0.0,
+    };
     let [percentile, student] = claims(&by_seed, Inside::Whole, 0.0);
-    assert!(percentile > 0.1 && is_near(student, 0.05, SETS, 0.01), "where only seeds differ: {percentile} {student}");
-    let by_cluster = Parts { seed: 0.0, cluster: 1.0, both: 0.0 };
+    assert!(
+        percentile > 0.1 && is_near(student, 0.05, SETS, 0.01),
+        "where only seeds differ: {percentile} {student}"
+    );
+    let by_cluster = Parts {
+        seed: 0.0,
+        cluster: 1.0,
+        both: 0.0,
+    };
     let [percentile, student] = claims(&by_cluster, Inside::Whole, 0.0);
-    assert!(is_near(percentile, 0.07, SETS, 0.01) && is_near(student, 0.05, SETS, 0.01), "where only clusters differ: {percentile} {student}");
-    let mixed = Parts { seed: 1.0, cluster: 1.0, both: 1.0 };
+    assert!(
+        is_near(percentile, 0.07, SETS, 0.01) && is_near(student, 0.05, SETS, 0.01),
+        "where only clusters differ: {percentile} {student}"
+    );
+    let mixed = Parts {
+        seed: 1.0,
+        cluster: 1.0,
+        both: 1.0,
+    };
     for inside in [Inside::Whole, Inside::Resampled] {
         let [percentile, student] = claims(&mixed, inside, 0.0);
-        assert!(percentile < 0.06 && (0.005..0.08).contains(&student), "where all do: {percentile} {student}");
+        assert!(
+            percentile < 0.06 && (0.005..0.08).contains(&student),
+            "where all do: {percentile} {student}"
+        );
     }
     // A difference of 8 parts' deviations is 8 / sqrt(6) = 3.3 standard errors.
     let [percentile, student] = claims(&mixed, Inside::Whole, 8.0);
-    assert!(percentile > 0.75 && student > 0.75, "a true difference is found: {percentile} {student}");
+    assert!(
+        percentile > 0.75 && student > 0.75,
+        "a true difference is found: {percentile} {student}"
+    );
 }
 
 #[test]
@@ -170,11 +286,25 @@ fn curves_of_equal_systems_are_equally_soon() {
     };
     let [student] = shares(SETS, |set| {
         let key = Key::new(set, "curves");
-        let curves = |system: u64| (0..5).map(|seed| curve(key.with(system).with(seed))).collect::<Vec<_>>();
-        let found = steps_to_reach(&curves(0), &curves(1), &[0.9; 5], Better::Higher, &resampling(set)).unwrap();
+        let curves = |system: u64| {
+            (0..5)
+                .map(|seed| curve(key.with(system).with(seed)))
+                .collect::<Vec<_>>()
+        };
+        let found = steps_to_reach(
+            &curves(0),
+            &curves(1),
+            &[0.9; 5],
+            Better::Higher,
+            &resampling(set),
+        )
+        .unwrap();
         [found.difference.student_p <= 0.05]
     });
-    assert!(is_near(student, 0.05, SETS, 0.02), "{student}: a t-test of five differences that are not quite normal");
+    assert!(
+        is_near(student, 0.05, SETS, 0.02),
+        "{student}: a t-test of five differences that are not quite normal"
+    );
 }
 
 #[test]
@@ -184,20 +314,44 @@ fn segments_of_equal_recognisers_give_uniform_p_values() {
         let key = Key::new(set, "words");
         let alignment = |system: u64, utterance: u64| -> Vec<Token> {
             let words = key.with(system).with(utterance);
-            (0..12).map(|word| if words.uniform(word) < 0.1 { Token::Wrong } else { Token::Correct }).collect()
+            (0..12)
+                .map(|word| {
+                    if words.uniform(word) < 0.1 {
+                        Token::Wrong
+                    } else {
+                        Token::Correct
+                    }
+                })
+                .collect()
         };
-        let pairs: Vec<_> = (0..100).map(|utterance| (alignment(0, utterance), alignment(1, utterance))).collect();
-        let found = mapsswe(&pairs.iter().map(|(first, second)| (first.as_slice(), second.as_slice())).collect::<Vec<_>>()).unwrap();
+        let pairs: Vec<_> = (0..100)
+            .map(|utterance| (alignment(0, utterance), alignment(1, utterance)))
+            .collect();
+        let found = mapsswe(
+            &pairs
+                .iter()
+                .map(|(first, second)| (first.as_slice(), second.as_slice()))
+                .collect::<Vec<_>>(),
+        )
+        .unwrap();
         LEVELS.map(|level| found.p <= level)
     });
     // Whole numbers of errors make p-values jump by several hundredths in the middle.
-    assert!(found.iter().zip(LEVELS).all(|(&share, level)| is_near(share, level, SETS, 0.02)), "{found:?}");
+    assert!(
+        found
+            .iter()
+            .zip(LEVELS)
+            .all(|(&share, level)| is_near(share, level, SETS, 0.02)),
+        "{found:?}"
+    );
 }
 
 #[test]
 fn holm_keeps_the_rate_of_false_claims_over_a_family() {
     let [any] = shares(20_000, |set| {
-        let p_values: Vec<f64> = (0..6).map(|test| Key::new(set, "family").uniform(test)).collect();
+        let p_values: Vec<f64> = (0..6)
+            .map(|test| Key::new(set, "family").uniform(test))
+            .collect();
         [holm(&p_values).unwrap().iter().any(|&p| p <= 0.05)]
     });
     // Independent tests: 1 - (1 - 0.05 / 6)^6.

@@ -13,7 +13,12 @@ pub(super) fn student_p(t: f64, degrees_of_freedom: f64) -> f64 {
     let square = t * t;
     let x = degrees_of_freedom / (degrees_of_freedom + square);
     // 1 - x, without the loss of digits near t = 0.
-    incomplete_beta(degrees_of_freedom / 2.0, 0.5, x, square / (degrees_of_freedom + square))
+    incomplete_beta(
+        degrees_of_freedom / 2.0,
+        0.5,
+        x,
+        square / (degrees_of_freedom + square),
+    )
 }
 
 /// The t that Student's distribution exceeds in absolute value with probability `p`, in `(0, 1)`.
@@ -42,15 +47,27 @@ fn incomplete_beta(a: f64, b: f64, x: f64, rest: f64) -> f64 {
     if x <= 0.0 || rest <= 0.0 {
         return if x <= 0.0 { 0.0 } else { 1.0 };
     }
-    let front = (libm::lgamma(a + b) - libm::lgamma(a) - libm::lgamma(b) + a * x.ln() + b * rest.ln()).exp();
+    let front =
+        (libm::lgamma(a + b) - libm::lgamma(a) - libm::lgamma(b) + a * x.ln() + b * rest.ln())
+            .exp();
     // The fraction converges fast below the mean; above it the symmetry I_x(a, b) = 1 - I_{1-x}(b, a) leads there.
-    if x < (a + 1.0) / (a + b + 2.0) { front * beta_fraction(a, b, x) / a } else { 1.0 - front * beta_fraction(b, a, rest) / b }
+    if x < (a + 1.0) / (a + b + 2.0) {
+        front * beta_fraction(a, b, x) / a
+    } else {
+        1.0 - front * beta_fraction(b, a, rest) / b
+    }
 }
 
 /// The continued fraction of the incomplete beta function (DLMF 8.17.22), by the modified method of Lentz.
 fn beta_fraction(a: f64, b: f64, x: f64) -> f64 {
     const MAX_TERMS: usize = 10_000;
-    let away_from_zero = |value: f64| if value.abs() < f64::MIN_POSITIVE { f64::MIN_POSITIVE } else { value };
+    let away_from_zero = |value: f64| {
+        if value.abs() < f64::MIN_POSITIVE {
+            f64::MIN_POSITIVE
+        } else {
+            value
+        }
+    };
     let (mut c, mut d) = (1.0, 1.0 / away_from_zero(1.0 - (a + b) * x / (a + 1.0)));
     let mut fraction = d;
     for term in 1..MAX_TERMS {
@@ -75,7 +92,10 @@ mod tests {
     use super::*;
 
     fn goldens(name: &str) -> Vec<Vec<f64>> {
-        let all: serde_json::Value = serde_json::from_str(include_str!("../../../tests/fixtures/significance/closed_forms.json")).unwrap();
+        let all: serde_json::Value = serde_json::from_str(include_str!(
+            "../../../tests/fixtures/significance/closed_forms.json"
+        ))
+        .unwrap();
         serde_json::from_value(all[name].clone()).unwrap()
     }
 
@@ -87,11 +107,18 @@ mod tests {
     #[test]
     fn tails_are_those_of_scipy_and_mpmath() {
         for row in goldens("normal") {
-            assert!((normal_p(row[0]) / row[1] - 1.0).abs() < 1e-13, "{row:?}: rounding of two implementations");
+            assert!(
+                (normal_p(row[0]) / row[1] - 1.0).abs() < 1e-13,
+                "{row:?}: rounding of two implementations"
+            );
         }
         for row in goldens("student") {
             let (t, df, p) = (row[0], row[1], row[2]);
-            assert!((student_p(t, df) / p - 1.0).abs() < tolerance(df), "{row:?}, {}", student_p(t, df));
+            assert!(
+                (student_p(t, df) / p - 1.0).abs() < tolerance(df),
+                "{row:?}, {}",
+                student_p(t, df)
+            );
         }
     }
 
@@ -99,13 +126,20 @@ mod tests {
     fn quantiles_are_those_of_mpmath() {
         for row in goldens("student_quantile") {
             let (p, df, t) = (row[0], row[1], row[2]);
-            assert!((student_quantile(p, df) / t - 1.0).abs() < 2.0 * tolerance(df), "{row:?}, {}", student_quantile(p, df));
+            assert!(
+                (student_quantile(p, df) / t - 1.0).abs() < 2.0 * tolerance(df),
+                "{row:?}, {}",
+                student_quantile(p, df)
+            );
         }
     }
 
     #[test]
     fn the_ends_are_exact() {
         assert_eq!((normal_p(0.0), student_p(0.0, 3.0)), (1.0, 1.0));
-        assert_eq!((normal_p(f64::INFINITY), student_p(f64::INFINITY, 3.0)), (0.0, 0.0));
+        assert_eq!(
+            (normal_p(f64::INFINITY), student_p(f64::INFINITY, 3.0)),
+            (0.0, 0.0)
+        );
     }
 }

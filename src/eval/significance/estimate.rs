@@ -69,18 +69,33 @@ impl Note {
 impl fmt::Display for Note {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
-            Self::Few { found, what } => write!(f, "only {found} {what}: the percentile interval is too narrow and its p-value too small, Student's are not"),
+            Self::Few { found, what } => write!(
+                f,
+                "only {found} {what}: the percentile interval is too narrow and its p-value too small, Student's are not"
+            ),
             Self::OneSeed => write!(f, "one seed: nothing is known of the spread between seeds"),
-            Self::Undefined { found, resamples } => write!(f, "{found} of {resamples} resamples have no score"),
-            Self::Censored { found: [first, second], curves, horizon } => {
-                write!(f, "{first} and {second} of {curves} curves never reach the score; they count as reaching it at step {horizon}")
+            Self::Undefined { found, resamples } => {
+                write!(f, "{found} of {resamples} resamples have no score")
+            }
+            Self::Censored {
+                found: [first, second],
+                curves,
+                horizon,
+            } => {
+                write!(
+                    f,
+                    "{first} and {second} of {curves} curves never reach the score; they count as reaching it at step {horizon}"
+                )
             }
         }
     }
 }
 
 impl Serialize for Note {
-    fn serialize<S: serde::Serializer>(&self, serializer: S) -> std::result::Result<S::Ok, S::Error> {
+    fn serialize<S: serde::Serializer>(
+        &self,
+        serializer: S,
+    ) -> std::result::Result<S::Ok, S::Error> {
         serializer.collect_str(self)
     }
 }
@@ -104,20 +119,38 @@ impl Student {
         let variance = parts.iter().map(|(part, _)| part).sum::<f64>().max(largest);
         let spread: f64 = parts.iter().map(|(part, df)| part * part / df).sum();
         // Without any spread the fewest degrees of freedom stand in; the result is the same for all.
-        let least = parts.iter().map(|(_, df)| *df).fold(f64::INFINITY, f64::min);
-        let degrees_of_freedom = if spread > 0.0 { (variance * variance / spread).max(1.0) } else { least };
-        Self { standard_error: variance.sqrt(), degrees_of_freedom }
+        let least = parts
+            .iter()
+            .map(|(_, df)| *df)
+            .fold(f64::INFINITY, f64::min);
+        let degrees_of_freedom = if spread > 0.0 {
+            (variance * variance / spread).max(1.0)
+        } else {
+            least
+        };
+        Self {
+            standard_error: variance.sqrt(),
+            degrees_of_freedom,
+        }
     }
 
     /// The interval around `value`.
     pub fn interval(&self, value: f64, confidence: f64) -> Interval {
-        let reach = student_quantile(1.0 - confidence, self.degrees_of_freedom) * self.standard_error;
-        Interval { low: value - reach, high: value + reach }
+        let reach =
+            student_quantile(1.0 - confidence, self.degrees_of_freedom) * self.standard_error;
+        Interval {
+            low: value - reach,
+            high: value + reach,
+        }
     }
 
     /// Two-sided p-value of `value` against 0.
     pub fn p(&self, value: f64) -> f64 {
-        if value == 0.0 { 1.0 } else { student_p(value / self.standard_error, self.degrees_of_freedom) }
+        if value == 0.0 {
+            1.0
+        } else {
+            student_p(value / self.standard_error, self.degrees_of_freedom)
+        }
     }
 }
 
@@ -165,12 +198,18 @@ impl Resampled {
     pub(super) fn new(scores: impl IntoIterator<Item = f64>) -> Result<Self> {
         let (mut sorted, mut undefined) = (Vec::new(), 0);
         for score in scores {
-            if score.is_finite() { sorted.push(score) } else { undefined += 1 }
+            if score.is_finite() {
+                sorted.push(score)
+            } else {
+                undefined += 1
+            }
         }
         if sorted.len() < 2 {
-            return Err(
-                Error::input(format!("{undefined} of {} resamples have no score", undefined + sorted.len())).hint("too few utterances carry words or labels")
-            );
+            return Err(Error::input(format!(
+                "{undefined} of {} resamples have no score",
+                undefined + sorted.len()
+            ))
+            .hint("too few utterances carry words or labels"));
         }
         sorted.sort_unstable_by(f64::total_cmp);
         Ok(Self { sorted, undefined })
@@ -180,7 +219,11 @@ impl Resampled {
     pub(super) fn variance(&self) -> f64 {
         let count = self.sorted.len() as f64;
         let mean = self.sorted.iter().sum::<f64>() / count;
-        self.sorted.iter().map(|score| (score - mean) * (score - mean)).sum::<f64>() / (count - 1.0)
+        self.sorted
+            .iter()
+            .map(|score| (score - mean) * (score - mean))
+            .sum::<f64>()
+            / (count - 1.0)
     }
 
     /// The quantile of a share in `[0, 1]`, between the two nearest scores (Hyndman and Fan 1996, definition 7; NumPy's default).
@@ -192,14 +235,26 @@ impl Resampled {
     }
 
     /// The estimate around `value`; the notes get one more where scores are undefined.
-    pub(super) fn estimate(&self, value: f64, student: Student, resampling: &Resampling, mut notes: Vec<Note>) -> Estimate {
+    pub(super) fn estimate(
+        &self,
+        value: f64,
+        student: Student,
+        resampling: &Resampling,
+        mut notes: Vec<Note>,
+    ) -> Estimate {
         let outside = (1.0 - resampling.confidence) / 2.0;
         if self.undefined > 0 {
-            notes.push(Note::Undefined { found: self.undefined, resamples: resampling.resamples });
+            notes.push(Note::Undefined {
+                found: self.undefined,
+                resamples: resampling.resamples,
+            });
         }
         Estimate {
             value,
-            interval: Interval { low: self.quantile(outside), high: self.quantile(1.0 - outside) },
+            interval: Interval {
+                low: self.quantile(outside),
+                high: self.quantile(1.0 - outside),
+            },
             standard_error: self.variance().sqrt(),
             student_interval: student.interval(value, resampling.confidence),
             student,
@@ -210,8 +265,18 @@ impl Resampled {
     }
 
     /// As [`Resampled::estimate`], for a difference.
-    pub(super) fn difference(&self, value: f64, student: Student, resampling: &Resampling, notes: Vec<Note>) -> Difference {
-        Difference { estimate: self.estimate(value, student, resampling, notes), p: self.two_sided_p(), student_p: student.p(value) }
+    pub(super) fn difference(
+        &self,
+        value: f64,
+        student: Student,
+        resampling: &Resampling,
+        notes: Vec<Note>,
+    ) -> Difference {
+        Difference {
+            estimate: self.estimate(value, student, resampling, notes),
+            p: self.two_sided_p(),
+            student_p: student.p(value),
+        }
     }
 
     /// See [`Difference::p`]; undefined scores count on both sides.
@@ -231,7 +296,13 @@ mod tests {
     fn quantiles_are_numpys() {
         // numpy.quantile([1, 2, 4, 8], [0, 0.025, 0.5, 0.9, 1]).
         let found = Resampled::new([8.0, 1.0, 4.0, 2.0]).unwrap();
-        for (share, expected) in [(0.0, 1.0), (0.025, 1.075), (0.5, 3.0), (0.9, 6.8), (1.0, 8.0)] {
+        for (share, expected) in [
+            (0.0, 1.0),
+            (0.025, 1.075),
+            (0.5, 3.0),
+            (0.9, 6.8),
+            (1.0, 8.0),
+        ] {
             assert!((found.quantile(share) - expected).abs() < 1e-12);
         }
         // statistics.variance([1, 2, 4, 8]).
@@ -240,10 +311,22 @@ mod tests {
 
     #[test]
     fn p_values_count_ties_and_undefined_scores_against_the_difference() {
-        let p = |scores: &[f64]| Resampled::new(scores.iter().copied()).unwrap().two_sided_p();
+        let p = |scores: &[f64]| {
+            Resampled::new(scores.iter().copied())
+                .unwrap()
+                .two_sided_p()
+        };
         assert_eq!(p(&[1.0; 9]), 0.2, "2 (1 + 0) / (1 + 9)");
-        assert_eq!(p(&[1.0, 1.0, 1.0, 1.0, 1.0, 1.0, 1.0, 0.0, -1.0]), 0.6, "2 (1 + 2) / (1 + 9)");
-        assert_eq!(p(&[1.0, 1.0, 1.0, 1.0, 1.0, 1.0, 1.0, f64::NAN, 1.0]), 0.4, "2 (1 + 1) / (1 + 9)");
+        assert_eq!(
+            p(&[1.0, 1.0, 1.0, 1.0, 1.0, 1.0, 1.0, 0.0, -1.0]),
+            0.6,
+            "2 (1 + 2) / (1 + 9)"
+        );
+        assert_eq!(
+            p(&[1.0, 1.0, 1.0, 1.0, 1.0, 1.0, 1.0, f64::NAN, 1.0]),
+            0.4,
+            "2 (1 + 1) / (1 + 9)"
+        );
         assert_eq!(p(&[0.0; 9]), 1.0);
         assert!(Resampled::new([f64::NAN, 1.0]).is_err());
     }
@@ -252,12 +335,27 @@ mod tests {
     fn satterthwaite_by_hand() {
         // Welch's test of variances 2 and 8 of means over 5 and 10: parts 0.4 and 0.8, (1.2)^2 / (0.16/4 + 0.64/9) = 12.96.
         let student = Student::of_parts(&[(0.4, 4.0), (0.8, 9.0)]);
-        assert!((student.degrees_of_freedom - 12.96).abs() < 1e-12 && (student.standard_error - 1.2f64.sqrt()).abs() < 1e-12);
+        assert!(
+            (student.degrees_of_freedom - 12.96).abs() < 1e-12
+                && (student.standard_error - 1.2f64.sqrt()).abs() < 1e-12
+        );
         let less = Student::of_parts(&[(0.4, 4.0), (0.8, 9.0), (-1.0, 36.0)]);
-        assert!((less.standard_error - 0.8f64.sqrt()).abs() < 1e-12, "no less than the largest part");
+        assert!(
+            (less.standard_error - 0.8f64.sqrt()).abs() < 1e-12,
+            "no less than the largest part"
+        );
         let still = Student::of_parts(&[(0.0, 4.0)]);
-        assert_eq!((still.p(0.0), still.p(1.0), still.degrees_of_freedom), (1.0, 0.0, 4.0));
-        assert_eq!(still.interval(2.0, 0.95), Interval { low: 2.0, high: 2.0 });
+        assert_eq!(
+            (still.p(0.0), still.p(1.0), still.degrees_of_freedom),
+            (1.0, 0.0, 4.0)
+        );
+        assert_eq!(
+            still.interval(2.0, 0.95),
+            Interval {
+                low: 2.0,
+                high: 2.0
+            }
+        );
     }
 
     #[test]
@@ -267,7 +365,14 @@ mod tests {
             "only 9 clusters: the percentile interval is too narrow and its p-value too small, Student's are not"
         );
         assert_eq!(Note::few(10, "clusters"), None);
-        let note = Note::Censored { found: [0, 2], curves: 5, horizon: 400.0 };
-        assert_eq!(serde_json::to_string(&note).unwrap(), "\"0 and 2 of 5 curves never reach the score; they count as reaching it at step 400\"");
+        let note = Note::Censored {
+            found: [0, 2],
+            curves: 5,
+            horizon: 400.0,
+        };
+        assert_eq!(
+            serde_json::to_string(&note).unwrap(),
+            "\"0 and 2 of 5 curves never reach the score; they count as reaching it at step 400\""
+        );
     }
 }

@@ -49,8 +49,12 @@ pub fn mapsswe(utterances: &[(&[Token], &[Token])]) -> Result<Mapsswe> {
     for (utterance, (first, second)) in utterances.iter().enumerate() {
         let (first, second) = (slots(first), slots(second));
         if first.len() != second.len() {
-            return Err(Error::input(format!("utterance {utterance} has {} words in one alignment and {} in the other", first.len() / 2, second.len() / 2))
-                .hint("both systems are aligned to the same normalised reference"));
+            return Err(Error::input(format!(
+                "utterance {utterance} has {} words in one alignment and {} in the other",
+                first.len() / 2,
+                second.len() / 2
+            ))
+            .hint("both systems are aligned to the same normalised reference"));
         }
         segments(&first, &second, &mut differences);
     }
@@ -94,10 +98,23 @@ fn segments(first: &[u32], second: &[u32], differences: &mut Vec<f64>) {
 fn outcome(differences: &[f64]) -> Mapsswe {
     let count = differences.len() as f64;
     let mean = differences.iter().sum::<f64>() / count.max(1.0);
-    let squares: f64 = differences.iter().map(|difference| (difference - mean) * (difference - mean)).sum();
+    let squares: f64 = differences
+        .iter()
+        .map(|difference| (difference - mean) * (difference - mean))
+        .sum();
     let deviation = (squares / (count - 1.0).max(1.0)).sqrt();
-    let z = if deviation > 0.0 { mean / (deviation / count.sqrt()) } else { 0.0 };
-    Mapsswe { num_segments: differences.len(), mean, deviation, z, p: normal_p(z) }
+    let z = if deviation > 0.0 {
+        mean / (deviation / count.sqrt())
+    } else {
+        0.0
+    };
+    Mapsswe {
+        num_segments: differences.len(),
+        mean,
+        deviation,
+        z,
+        p: normal_p(z),
+    }
 }
 
 #[cfg(test)]
@@ -121,8 +138,17 @@ mod tests {
     }
 
     fn run(pairs: &[(String, String)]) -> Mapsswe {
-        let pairs: Vec<_> = pairs.iter().map(|(first, second)| (tokens(first), tokens(second))).collect();
-        mapsswe(&pairs.iter().map(|(first, second)| (first.as_slice(), second.as_slice())).collect::<Vec<_>>()).unwrap()
+        let pairs: Vec<_> = pairs
+            .iter()
+            .map(|(first, second)| (tokens(first), tokens(second)))
+            .collect();
+        mapsswe(
+            &pairs
+                .iter()
+                .map(|(first, second)| (first.as_slice(), second.as_slice()))
+                .collect::<Vec<_>>(),
+        )
+        .unwrap()
     }
 
     #[derive(Deserialize)]
@@ -137,14 +163,24 @@ mod tests {
 
     #[test]
     fn segments_and_z_are_those_of_sctk() {
-        let goldens: Vec<Golden> = serde_json::from_str(include_str!("../../../tests/fixtures/significance/mapsswe.json")).unwrap();
+        let goldens: Vec<Golden> = serde_json::from_str(include_str!(
+            "../../../tests/fixtures/significance/mapsswe.json"
+        ))
+        .unwrap();
         assert!(goldens.len() >= 20);
         for golden in goldens {
             let found = run(&golden.utterances);
             assert_eq!(found.num_segments, golden.segments);
             // sc_stats prints three digits, and subtracts the second system from the first.
-            for (found, expected) in [(-found.mean, golden.mean), (found.deviation, golden.deviation), (-found.z, golden.z)] {
-                assert!((found - expected).abs() < 0.000501, "{found} and {expected}");
+            for (found, expected) in [
+                (-found.mean, golden.mean),
+                (found.deviation, golden.deviation),
+                (-found.z, golden.z),
+            ] {
+                assert!(
+                    (found - expected).abs() < 0.000501,
+                    "{found} and {expected}"
+                );
             }
         }
     }
@@ -153,10 +189,20 @@ mod tests {
     fn a_case_by_hand() {
         // Errors of the two systems by segment: [1, 0] and [0, 2], parted by two words; in the second utterance what stands between does not
         // part, because of the insertion, so [2, 1]; in the third [0, 1]. Differences -1, 2, -1, 1: mean 1/4, deviation 3/2, z = 1/3.
-        let found = run(&[("SCCCC".into(), "CCCSD".into()), ("SCCS".into(), "CCICC".into()), ("CC".into(), "CIC".into())]);
-        assert_eq!((found.num_segments, found.mean, found.deviation), (4, 0.25, 1.5));
+        let found = run(&[
+            ("SCCCC".into(), "CCCSD".into()),
+            ("SCCS".into(), "CCICC".into()),
+            ("CC".into(), "CIC".into()),
+        ]);
+        assert_eq!(
+            (found.num_segments, found.mean, found.deviation),
+            (4, 0.25, 1.5)
+        );
         assert!((found.z - 1.0 / 3.0).abs() < 1e-15);
-        assert!((found.p - 0.738_882_680_363_527_3).abs() < 1e-14, "2 scipy.stats.norm.sf(1/3)");
+        assert!(
+            (found.p - 0.738_882_680_363_527_3).abs() < 1e-14,
+            "2 scipy.stats.norm.sf(1/3)"
+        );
     }
 
     #[test]
@@ -170,6 +216,11 @@ mod tests {
     #[test]
     fn other_references_are_refused() {
         let error = mapsswe(&[(&tokens("CCS"), &tokens("CCI"))]).unwrap_err();
-        assert!(error.to_string().starts_with("utterance 0 has 3 words in one alignment and 2 in the other"), "{error}");
+        assert!(
+            error
+                .to_string()
+                .starts_with("utterance 0 has 3 words in one alignment and 2 in the other"),
+            "{error}"
+        );
     }
 }

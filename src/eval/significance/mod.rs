@@ -69,7 +69,11 @@ pub struct Resampling {
 
 impl Default for Resampling {
     fn default() -> Self {
-        Self { resamples: 10_000, confidence: 0.95, seed: 0 }
+        Self {
+            resamples: 10_000,
+            confidence: 0.95,
+            seed: 0,
+        }
     }
 }
 
@@ -77,10 +81,17 @@ impl Resampling {
     /// Refuses what gives no interval: fewer than two resamples, a confidence outside `(0, 1)`.
     fn check(&self) -> Result<()> {
         if self.resamples < 2 {
-            return Err(Error::input(format!("{} resamples give no interval", self.resamples)).hint("10000 are usual"));
+            return Err(
+                Error::input(format!("{} resamples give no interval", self.resamples))
+                    .hint("10000 are usual"),
+            );
         }
         if !(self.confidence > 0.0 && self.confidence < 1.0) {
-            return Err(Error::input(format!("a confidence of {} lies outside 0 to 1", self.confidence)).hint("0.95 is usual"));
+            return Err(Error::input(format!(
+                "a confidence of {} lies outside 0 to 1",
+                self.confidence
+            ))
+            .hint("0.95 is usual"));
         }
         Ok(())
     }
@@ -96,6 +107,9 @@ fn score_of(score: &Score, sum: &[f64]) -> Result<f64> {
     if value.is_finite() {
         Ok(value)
     } else {
-        Err(Error::input(format!("the score of the whole set is {value}")).hint("a set without words or labels has no score; leave it out"))
+        Err(
+            Error::input(format!("the score of the whole set is {value}"))
+                .hint("a set without words or labels has no score; leave it out"),
+        )
     }
 }

@@ -34,7 +34,13 @@ pub struct Randomisation {
 /// Tests two systems on the same utterances; all swaps are gone through where there are no more than `resampling.resamples`.
 ///
 /// A swap whose score is no number counts as at least as far. Errors: as [`super::paired_bootstrap`].
-pub fn randomisation(first: &[Vec<f64>], second: &[Vec<f64>], clusters: &Clusters, score: &Score, resampling: &Resampling) -> Result<Randomisation> {
+pub fn randomisation(
+    first: &[Vec<f64>],
+    second: &[Vec<f64>],
+    clusters: &Clusters,
+    score: &Score,
+    resampling: &Resampling,
+) -> Result<Randomisation> {
     resampling.check()?;
     let table = Table::of_clusters(&[first, second], clusters)?;
     let total = table.total();
@@ -44,25 +50,59 @@ pub fn randomisation(first: &[Vec<f64>], second: &[Vec<f64>], clusters: &Cluster
 
     let swaps = gains(&table);
     let num_differing = swaps.num_rows();
-    let all = u32::try_from(num_differing).ok().and_then(|differing| 1usize.checked_shl(differing)).filter(|&all| all <= resampling.resamples);
+    let all = u32::try_from(num_differing)
+        .ok()
+        .and_then(|differing| 1usize.checked_shl(differing))
+        .filter(|&all| all <= resampling.resamples);
     let num_swaps = all.unwrap_or(resampling.resamples);
     let key = resampling.key("swaps");
     let draw = |swap: u64, weights: &mut [u32]| {
         for (word, weights) in weights.chunks_mut(u64::BITS as usize).enumerate() {
-            let bits = if all.is_some() { swap } else { key.with(swap).bits(word as u64) };
-            weights.iter_mut().enumerate().for_each(|(i, weight)| *weight = (bits >> i & 1) as u32);
+            let bits = if all.is_some() {
+                swap
+            } else {
+                key.with(swap).bits(word as u64)
+            };
+            weights
+                .iter_mut()
+                .enumerate()
+                .for_each(|(i, weight)| *weight = (bits >> i & 1) as u32);
         }
     };
     let least = difference.abs() - SAME * score_first.abs().max(score_second.abs());
     let is_as_far = |_: u64, gained: &[f64], out: &mut [f64]| {
-        let swapped: Vec<f64> = sum_first.iter().zip(gained).map(|(sum, gain)| sum + gain).collect();
-        let other: Vec<f64> = sum_second.iter().zip(gained).map(|(sum, gain)| sum - gain).collect();
+        let swapped: Vec<f64> = sum_first
+            .iter()
+            .zip(gained)
+            .map(|(sum, gain)| sum + gain)
+            .collect();
+        let other: Vec<f64> = sum_second
+            .iter()
+            .zip(gained)
+            .map(|(sum, gain)| sum - gain)
+            .collect();
         let found = (score(&other) - score(&swapped)).abs();
         out[0] = f64::from(u8::from(found.is_nan() || found >= least));
     };
-    let count = if num_differing == 0 { num_swaps as f64 } else { replicates(&swaps, num_swaps, 1, &draw, &is_as_far).iter().sum() };
-    let p = if all.is_some() { count / num_swaps as f64 } else { (1.0 + count) / (1.0 + num_swaps as f64) };
-    Ok(Randomisation { difference, p, is_exact: all.is_some(), num_swaps, num_differing })
+    let count = if num_differing == 0 {
+        num_swaps as f64
+    } else {
+        replicates(&swaps, num_swaps, 1, &draw, &is_as_far)
+            .iter()
+            .sum()
+    };
+    let p = if all.is_some() {
+        count / num_swaps as f64
+    } else {
+        (1.0 + count) / (1.0 + num_swaps as f64)
+    };
+    Ok(Randomisation {
+        difference,
+        p,
+        is_exact: all.is_some(),
+        num_swaps,
+        num_differing,
+    })
 }
 
 /// What the first system's sum gains when a cluster is swapped: second minus first, for each cluster where that is not zero.
@@ -70,7 +110,17 @@ fn gains(table: &Table) -> Table {
     let width = table.width() / 2;
     let of_row = |row: &[f64]| -> Vec<f64> {
         let (first, second) = row.split_at(width);
-        first.iter().zip(second).map(|(first, second)| second - first).collect()
+        first
+            .iter()
+            .zip(second)
+            .map(|(first, second)| second - first)
+            .collect()
     };
-    Table::of_rows(width, table.rows().map(of_row).filter(|gain| gain.iter().any(|&value| value != 0.0)))
+    Table::of_rows(
+        width,
+        table
+            .rows()
+            .map(of_row)
+            .filter(|gain| gain.iter().any(|&value| value != 0.0)),
+    )
 }

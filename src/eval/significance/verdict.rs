@@ -13,14 +13,18 @@ use crate::error::Result;
 /// Errors: what is no probability.
 pub fn holm(p_values: &[f64]) -> Result<Vec<f64>> {
     if let Some(p) = p_values.iter().find(|p| !(0.0..=1.0).contains(*p)) {
-        return Err(Error::input(format!("{p} is no p-value")).hint("a p-value lies between 0 and 1"));
+        return Err(
+            Error::input(format!("{p} is no p-value")).hint("a p-value lies between 0 and 1")
+        );
     }
     let mut order: Vec<usize> = (0..p_values.len()).collect();
     order.sort_by(|&a, &b| p_values[a].total_cmp(&p_values[b]));
     let mut adjusted = vec![0.0; p_values.len()];
     let mut largest = 0.0f64;
     for (rank, &test) in order.iter().enumerate() {
-        largest = largest.max(p_values[test] * (p_values.len() - rank) as f64).min(1.0);
+        largest = largest
+            .max(p_values[test] * (p_values.len() - rank) as f64)
+            .min(1.0);
         adjusted[test] = largest;
     }
     Ok(adjusted)
@@ -65,7 +69,10 @@ mod tests {
 
     #[test]
     fn adjusted_values_are_those_of_statsmodels() {
-        let all: serde_json::Value = serde_json::from_str(include_str!("../../../tests/fixtures/significance/closed_forms.json")).unwrap();
+        let all: serde_json::Value = serde_json::from_str(include_str!(
+            "../../../tests/fixtures/significance/closed_forms.json"
+        ))
+        .unwrap();
         let cases: Vec<[Vec<f64>; 2]> = serde_json::from_value(all["holm"].clone()).unwrap();
         assert!(cases.len() >= 10);
         for [p_values, expected] in cases {
@@ -78,7 +85,10 @@ mod tests {
     #[test]
     fn a_small_case_by_hand() {
         // Sorted 0.01 0.02 0.03 0.4, times 4 3 2 1: 0.04, 0.06, 0.06 (no smaller than the one before), 0.4.
-        assert_eq!(holm(&[0.4, 0.01, 0.03, 0.02]).unwrap(), [0.4, 0.04, 0.06, 0.06]);
+        assert_eq!(
+            holm(&[0.4, 0.01, 0.03, 0.02]).unwrap(),
+            [0.4, 0.04, 0.06, 0.06]
+        );
         assert_eq!(holm(&[]).unwrap(), [0.0; 0]);
         assert!(holm(&[0.1, f64::NAN]).is_err() && holm(&[1.1]).is_err());
     }
@@ -91,6 +101,9 @@ mod tests {
             assert_eq!(Verdict::of(difference, p, 0.05), Verdict::NotResolved);
         }
         assert_eq!(Verdict::NotResolved.to_string(), "not resolved");
-        assert_eq!(serde_json::to_string(&Verdict::NotResolved).unwrap(), "\"not-resolved\"");
+        assert_eq!(
+            serde_json::to_string(&Verdict::NotResolved).unwrap(),
+            "\"not-resolved\""
+        );
     }
 }

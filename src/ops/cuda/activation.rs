@@ -24,7 +24,18 @@ pub fn swiglu(gate_up: &Tensor, room: usize) -> Result<Tensor> {
     let ((to, stride), from) = (rows_of(&y, DType::BF16)?, bf16_of(gate_up)?);
     for first in (0..tokens).step_by(MOST_ROWS) {
         let grid = (dim.div_ceil(STRETCH), MOST_ROWS.min(tokens - first));
-        card.launch("swiglu", grid, (BLOCK, 1), 0, arguments![to.at::<bf16>(first * stride), from.at::<bf16>(first * width), int(dim)?, int(stride)?])?;
+        card.launch(
+            "swiglu",
+            grid,
+            (BLOCK, 1),
+            0,
+            arguments![
+                to.at::<bf16>(first * stride),
+                from.at::<bf16>(first * width),
+                int(dim)?,
+                int(stride)?
+            ],
+        )?;
     }
     Ok(y)
 }
@@ -34,10 +45,18 @@ pub fn swiglu_backward(dy: &Tensor, gate_up: &Tensor, room: usize) -> Result<Ten
     let (card, (tokens, width)) = (Card::of(gate_up.device())?, gate_up.dims2()?);
     let dim = width / 2;
     let d_gate_up = card.empty_rows(tokens, width, room)?;
-    let ((to, stride), dy, from) = (rows_of(&d_gate_up, DType::BF16)?, bf16_of(dy)?, bf16_of(gate_up)?);
+    let ((to, stride), dy, from) = (
+        rows_of(&d_gate_up, DType::BF16)?,
+        bf16_of(dy)?,
+        bf16_of(gate_up)?,
+    );
     for first in (0..tokens).step_by(MOST_ROWS) {
         let grid = (dim.div_ceil(STRETCH), MOST_ROWS.min(tokens - first));
-        let (to, dy, from) = (to.at::<bf16>(first * stride), dy.at::<bf16>(first * dim), from.at::<bf16>(first * width));
+        let (to, dy, from) = (
+            to.at::<bf16>(first * stride),
+            dy.at::<bf16>(first * dim),
+            from.at::<bf16>(first * width),
+        );
         let arguments = arguments![to, dy, from, int(dim)?, int(stride)?];
         card.launch("swiglu_backward", grid, (BLOCK, 1), 0, arguments)?;
     }
@@ -48,7 +67,13 @@ pub fn swiglu_backward(dy: &Tensor, gate_up: &Tensor, room: usize) -> Result<Ten
 pub fn gelu(x: &Tensor) -> Result<Tensor> {
     let (card, count) = (Card::of(x.device())?, x.elem_count());
     let y = card.empty(x.shape(), DType::BF16)?;
-    card.launch("gelu", (count.div_ceil(STRETCH), 1), (BLOCK, 1), 0, arguments![bf16_of(&y)?, bf16_of(x)?, count as u64])?;
+    card.launch(
+        "gelu",
+        (count.div_ceil(STRETCH), 1),
+        (BLOCK, 1),
+        0,
+        arguments![bf16_of(&y)?, bf16_of(x)?, count as u64],
+    )?;
     Ok(y)
 }
 
@@ -56,6 +81,12 @@ pub fn gelu(x: &Tensor) -> Result<Tensor> {
 pub fn gelu_backward(dy: &Tensor, x: &Tensor) -> Result<Tensor> {
     let (card, count) = (Card::of(x.device())?, x.elem_count());
     let dx = card.empty(x.shape(), DType::BF16)?;
-    card.launch("gelu_backward", (count.div_ceil(STRETCH), 1), (BLOCK, 1), 0, arguments![bf16_of(&dx)?, bf16_of(dy)?, bf16_of(x)?, count as u64])?;
+    card.launch(
+        "gelu_backward",
+        (count.div_ceil(STRETCH), 1),
+        (BLOCK, 1),
+        0,
+        arguments![bf16_of(&dx)?, bf16_of(dy)?, bf16_of(x)?, count as u64],
+    )?;
     Ok(dx)
 }

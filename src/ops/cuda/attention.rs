@@ -31,9 +31,21 @@ struct Kernel {
     shared: [u32; 2],
 }
 
-const FORWARD: Kernel = Kernel { names: ["attention_forward_64", "attention_forward_128"], shared: [32 << 10, 64 << 10] };
-const BACKWARD_QUERIES: Kernel = Kernel { names: ["attention_backward_queries_64", "attention_backward_queries_128"], shared: [32 << 10, 64 << 10] };
-const BACKWARD_KEYS: Kernel = Kernel { names: ["attention_backward_keys_64", "attention_backward_keys_128"], shared: [33_280, 66_048] };
+const FORWARD: Kernel = Kernel {
+    names: ["attention_forward_64", "attention_forward_128"],
+    shared: [32 << 10, 64 << 10],
+};
+const BACKWARD_QUERIES: Kernel = Kernel {
+    names: [
+        "attention_backward_queries_64",
+        "attention_backward_queries_128",
+    ],
+    shared: [32 << 10, 64 << 10],
+};
+const BACKWARD_KEYS: Kernel = Kernel {
+    names: ["attention_backward_keys_64", "attention_backward_keys_128"],
+    shared: [33_280, 66_048],
+};
 
 /// What the kernels take beside their tensors.
 struct Shape {
@@ -47,45 +59,145 @@ struct Shape {
 impl Shape {
     fn new(qkv: &Tensor, heads: Heads, mask: Mask) -> Result<Self> {
         let width = width(heads)?;
-        Ok(Self { card: Card::of(qkv.device())?, tokens: qkv.dim(0)?, mask, width })
+        Ok(Self {
+            card: Card::of(qkv.device())?,
+            tokens: qkv.dim(0)?,
+            mask,
+            width,
+        })
     }
 }
 
 fn width(heads: Heads) -> Result<usize> {
     match heads.head_dim {
-        dim if dim == 0 || !dim.is_multiple_of(8) || dim > 128 => candle_core::bail!("on a card heads are multiples of 8 wide, up to 128, found {dim}"),
+        dim if dim == 0 || !dim.is_multiple_of(8) || dim > 128 => {
+            candle_core::bail!("on a card heads are multiples of 8 wide, up to 128, found {dim}")
+        }
         dim => Ok(usize::from(dim > 64)),
     }
 }
 
 /// As `ops::attention::attention`.
-pub fn attention(qkv: &Tensor, cu_seqlens: &[usize], heads: Heads, mask: Mask) -> Result<(Tensor, Tensor)> {
+pub fn attention(
+    qkv: &Tensor,
+    cu_seqlens: &[usize],
+    heads: Heads,
+    mask: Mask,
+) -> Result<(Tensor, Tensor)> {
     let shape = Shape::new(qkv, heads, mask)?;
     let Shape { card, tokens, .. } = &shape;
-    let (out, log_sums) = (card.empty((*tokens, heads.query_width()), DType::BF16)?, card.empty((heads.num_heads, *tokens), DType::F32)?);
+    let (out, log_sums) = (
+        card.empty((*tokens, heads.query_width()), DType::BF16)?,
+        card.empty((heads.num_heads, *tokens), DType::F32)?,
+    );
     let (tiles, count) = shape.tiles(cu_seqlens, Side::Queries)?;
-    let (num_heads, num_kv_heads, head_dim) = (int(heads.num_heads)?, int(heads.num_kv_heads)?, int(heads.head_dim)?);
+    let (num_heads, num_kv_heads, head_dim) = (
+        int(heads.num_heads)?,
+        int(heads.num_kv_heads)?,
+        int(heads.head_dim)?,
+    );
     let (causal, scale) = (i32::from(mask == Mask::Causal), heads.scale() as f32);
-    let arguments =
-        arguments![bf16_of(&out)?, f32_of(&log_sums)?, bf16_of(qkv)?, tiles.address(), int(*tokens)?, num_heads, num_kv_heads, head_dim, causal, scale];
-    card.launch(FORWARD.names[shape.width], (heads.num_heads, count), (THREADS, 1), FORWARD.shared[shape.width], arguments)?;
+    let arguments = arguments![
+        bf16_of(&out)?,
+        f32_of(&log_sums)?,
+        bf16_of(qkv)?,
+        tiles.address(),
+        int(*tokens)?,
+        num_heads,
+        num_kv_heads,
+        head_dim,
+        causal,
+        scale
+    ];
+    card.launch(
+        FORWARD.names[shape.width],
+        (heads.num_heads, count),
+        (THREADS, 1),
+        FORWARD.shared[shape.width],
+        arguments,
+    )?;
     Ok((out, log_sums))
 }
 
 /// As `ops::attention::attention_backward`.
-pub fn attention_backward(d_out: &Tensor, qkv: &Tensor, out: &Tensor, log_sums: &Tensor, cu_seqlens: &[usize], heads: Heads, mask: Mask) -> Result<Tensor> {
+pub fn attention_backward(
+    d_out: &Tensor,
+    qkv: &Tensor,
+    out: &Tensor,
+    log_sums: &Tensor,
+    cu_seqlens: &[usize],
+    heads: Heads,
+    mask: Mask,
+) -> Result<Tensor> {
     let shape = Shape::new(qkv, heads, mask)?;
     let Shape { card, tokens, .. } = &shape;
-    let (d_qkv, dots) = (card.empty((*tokens, heads.width()), DType::BF16)?, card.empty((heads.num_heads, *tokens), DType::F32)?);
-    let (to, dots, d_out, out, qkv, log_sums) = (bf16_of(&d_qkv)?, f32_of(&dots)?, bf16_of(d_out)?, bf16_of(out)?, bf16_of(qkv)?, f32_of(log_sums)?);
-    let (num_heads, num_kv_heads, head_dim) = (int(heads.num_heads)?, int(heads.num_kv_heads)?, int(heads.head_dim)?);
-    let (causal, scale, total) = (i32::from(mask == Mask::Causal), heads.scale() as f32, int(*tokens)?);
+    let (d_qkv, dots) = (
+        card.empty((*tokens, heads.width()), DType::BF16)?,
+        card.empty((heads.num_heads, *tokens), DType::F32)?,
+    );
+    let (to, dots, d_out, out, qkv, log_sums) = (
+        bf16_of(&d_qkv)?,
+        f32_of(&dots)?,
+        bf16_of(d_out)?,
+        bf16_of(out)?,
+        bf16_of(qkv)?,
+        f32_of(log_sums)?,
+    );
+    let (num_heads, num_kv_heads, head_dim) = (
+        int(heads.num_heads)?,
+        int(heads.num_kv_heads)?,
+        int(heads.head_dim)?,
+    );
+    let (causal, scale, total) = (
+        i32::from(mask == Mask::Causal),
+        heads.scale() as f32,
+        int(*tokens)?,
+    );
     let (tiles, count) = shape.tiles(cu_seqlens, Side::Queries)?;
-    let arguments = arguments![to, dots, d_out, out, qkv, log_sums, tiles.address(), total, num_heads, num_kv_heads, head_dim, causal, scale];
-    card.launch(BACKWARD_QUERIES.names[shape.width], (heads.num_heads, count), (THREADS, 1), BACKWARD_QUERIES.shared[shape.width], arguments)?;
+    let arguments = arguments![
+        to,
+        dots,
+        d_out,
+        out,
+        qkv,
+        log_sums,
+        tiles.address(),
+        total,
+        num_heads,
+        num_kv_heads,
+        head_dim,
+        causal,
+        scale
+    ];
+    card.launch(
+        BACKWARD_QUERIES.names[shape.width],
+        (heads.num_heads, count),
+        (THREADS, 1),
+        BACKWARD_QUERIES.shared[shape.width],
+        arguments,
+    )?;
     let (tiles, count) = shape.tiles(cu_seqlens, Side::Keys)?;
-    let arguments = arguments![to, d_out, qkv, log_sums, dots, tiles.address(), total, num_heads, num_kv_heads, head_dim, causal, scale];
-    card.launch(BACKWARD_KEYS.names[shape.width], (heads.num_kv_heads, count), (THREADS, 1), BACKWARD_KEYS.shared[shape.width], arguments)?;
+    let arguments = arguments![
+        to,
+        d_out,
+        qkv,
+        log_sums,
+        dots,
+        tiles.address(),
+        total,
+        num_heads,
+        num_kv_heads,
+        head_dim,
+        causal,
+        scale
+    ];
+    card.launch(
+        BACKWARD_KEYS.names[shape.width],
+        (heads.num_kv_heads, count),
+        (THREADS, 1),
+        BACKWARD_KEYS.shared[shape.width],
+        arguments,
+    )?;
     Ok(d_qkv)
 }
 
@@ -108,9 +220,16 @@ impl Shape {
 ///
 /// Blocks start in this order, and the last to start should be short: so by descending number of rows of the other side.
 fn tiles(cu_seqlens: &[usize], mask: Mask, side: Side) -> Vec<[i32; 4]> {
-    let sequences = cu_seqlens.windows(2).map(|pair| (pair[0], pair[1] - pair[0]));
-    let mut tiles: Vec<[i32; 4]> =
-        sequences.flat_map(|(start, len)| (0..len).step_by(ROWS).map(move |first| [start as i32, len as i32, first as i32, 0])).collect();
+    let sequences = cu_seqlens
+        .windows(2)
+        .map(|pair| (pair[0], pair[1] - pair[0]));
+    let mut tiles: Vec<[i32; 4]> = sequences
+        .flat_map(|(start, len)| {
+            (0..len)
+                .step_by(ROWS)
+                .map(move |first| [start as i32, len as i32, first as i32, 0])
+        })
+        .collect();
     tiles.sort_by_key(|&[_, len, first, _]| {
         std::cmp::Reverse(match (mask, side) {
             (Mask::Full, _) => len,
@@ -134,13 +253,41 @@ pub fn attention_step(queries: &Tensor, past: &[Past], heads: Heads) -> Result<T
         places.push(bf16_of(past.values)?.0);
     }
     // One upload for all three: lengths follow the places, two in the room of one.
-    places.extend(past.chunks(2).map(|pair| pair.iter().rev().fold(0, |both, past| both << 32 | past.len as u64)));
+    places.extend(past.chunks(2).map(|pair| {
+        pair.iter()
+            .rev()
+            .fold(0, |both, past| both << 32 | past.len as u64)
+    }));
     let table = card.table(&places)?;
-    let (keys, values, lengths) = (table.address(), table.address().at::<u64>(sequences), table.address().at::<u64>(2 * sequences));
-    let (num_heads, num_kv_heads, head_dim) = (int(heads.num_heads)?, int(heads.num_kv_heads)?, int(heads.head_dim)?);
-    let arguments = arguments![bf16_of(&out)?, bf16_of(queries)?, keys, values, lengths, num_heads, num_kv_heads, head_dim, heads.scale() as f32];
+    let (keys, values, lengths) = (
+        table.address(),
+        table.address().at::<u64>(sequences),
+        table.address().at::<u64>(2 * sequences),
+    );
+    let (num_heads, num_kv_heads, head_dim) = (
+        int(heads.num_heads)?,
+        int(heads.num_kv_heads)?,
+        int(heads.head_dim)?,
+    );
+    let arguments = arguments![
+        bf16_of(&out)?,
+        bf16_of(queries)?,
+        keys,
+        values,
+        lengths,
+        num_heads,
+        num_kv_heads,
+        head_dim,
+        heads.scale() as f32
+    ];
     let groups = (heads.num_heads / heads.num_kv_heads).div_ceil(STEP_ROWS);
-    card.launch_layers("attention_step", [sequences, heads.num_kv_heads, groups], (THREADS, 1), STEP_SHARED, arguments)?;
+    card.launch_layers(
+        "attention_step",
+        [sequences, heads.num_kv_heads, groups],
+        (THREADS, 1),
+        STEP_SHARED,
+        arguments,
+    )?;
     Ok(out)
 }
 
@@ -152,8 +299,32 @@ mod tests {
     fn blocks_cover_every_sequence_and_begin_with_the_longest_work() {
         let boundaries = [0, 130, 130, 194];
         let causal = tiles(&boundaries, Mask::Causal, Side::Queries);
-        assert_eq!(causal, [[0, 130, 128, 0], [0, 130, 64, 0], [0, 130, 0, 0], [130, 64, 0, 0]]);
-        assert_eq!(tiles(&boundaries, Mask::Causal, Side::Keys), [[0, 130, 0, 0], [0, 130, 64, 0], [130, 64, 0, 0], [0, 130, 128, 0]]);
-        assert_eq!(tiles(&boundaries, Mask::Full, Side::Keys), [[0, 130, 0, 0], [0, 130, 64, 0], [0, 130, 128, 0], [130, 64, 0, 0]]);
+        assert_eq!(
+            causal,
+            [
+                [0, 130, 128, 0],
+                [0, 130, 64, 0],
+                [0, 130, 0, 0],
+                [130, 64, 0, 0]
+            ]
+        );
+        assert_eq!(
+            tiles(&boundaries, Mask::Causal, Side::Keys),
+            [
+                [0, 130, 0, 0],
+                [0, 130, 64, 0],
+                [130, 64, 0, 0],
+                [0, 130, 128, 0]
+            ]
+        );
+        assert_eq!(
+            tiles(&boundaries, Mask::Full, Side::Keys),
+            [
+                [0, 130, 0, 0],
+                [0, 130, 64, 0],
+                [0, 130, 128, 0],
+                [130, 64, 0, 0]
+            ]
+        );
     }
 }

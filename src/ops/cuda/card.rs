@@ -179,10 +179,23 @@ impl Card {
 
     fn load(cuda: &CudaDevice, device: &Device) -> Result<Self> {
         let stream = cuda.cuda_stream();
-        let load = |fatbin: &&[u8]| stream.context().load_module(Ptx::from_binary(fatbin.to_vec())).w();
+        let load = |fatbin: &&[u8]| {
+            stream
+                .context()
+                .load_module(Ptx::from_binary(fatbin.to_vec()))
+                .w()
+        };
         let modules = FATBINS.iter().map(load).collect::<Result<_>>()?;
         let blas = Blas::new(&stream)?;
-        Ok(Self { device: device.clone(), stream, modules, functions: Mutex::default(), tables: Mutex::default(), pinned: Mutex::default(), blas })
+        Ok(Self {
+            device: device.clone(),
+            stream,
+            modules,
+            functions: Mutex::default(),
+            tables: Mutex::default(),
+            pinned: Mutex::default(),
+            blas,
+        })
     }
 
     /// The compute capability.
@@ -206,28 +219,47 @@ impl Card {
 
     /// The same of bf16 rows with `room` more numbers behind each, which are not the tensor's: see [`crate::ops::linear::Linear::room`].
     pub fn empty_rows(&self, rows: usize, width: usize, room: usize) -> Result<Tensor> {
-        self.empty((rows, width + room), DType::BF16)?.narrow(1, 0, width)
+        self.empty((rows, width + room), DType::BF16)?
+            .narrow(1, 0, width)
     }
 
     /// Runs a kernel; one of no blocks does nothing.
     ///
     /// # Errors
     /// Where there is no such kernel, or it cannot be launched with such a grid.
-    pub fn launch(&self, name: &'static str, grid: (usize, usize), block: (u32, u32), shared: u32, arguments: &[Argument]) -> Result<()> {
+    pub fn launch(
+        &self,
+        name: &'static str,
+        grid: (usize, usize),
+        block: (u32, u32),
+        shared: u32,
+        arguments: &[Argument],
+    ) -> Result<()> {
         self.launch_layers(name, [grid.0, grid.1, 1], block, shared, arguments)
     }
 
     /// As [`Card::launch`], with a third dimension of blocks.
-    pub fn launch_layers(&self, name: &'static str, grid: [usize; 3], block: (u32, u32), shared: u32, arguments: &[Argument]) -> Result<()> {
+    pub fn launch_layers(
+        &self,
+        name: &'static str,
+        grid: [usize; 3],
+        block: (u32, u32),
+        shared: u32,
+        arguments: &[Argument],
+    ) -> Result<()> {
         if grid.contains(&0) {
             return Ok(());
         }
-        let [Ok(x), Ok(y), Ok(z)] = grid.map(u32::try_from) else { candle_core::bail!("{name} cannot have {grid:?} blocks") };
+        let [Ok(x), Ok(y), Ok(z)] = grid.map(u32::try_from) else {
+            candle_core::bail!("{name} cannot have {grid:?} blocks")
+        };
         let function = self.function(name, shared)?;
         let mut pointers: Vec<*mut c_void> = arguments
             .iter()
             .map(|argument| match argument {
-                Argument::Pointer(value) | Argument::Long(value) => std::ptr::from_ref(value).cast::<c_void>().cast_mut(),
+                Argument::Pointer(value) | Argument::Long(value) => {
+                    std::ptr::from_ref(value).cast::<c_void>().cast_mut()
+                }
                 Argument::Int(value) => std::ptr::from_ref(value).cast::<c_void>().cast_mut(),
                 Argument::Float(value) => std::ptr::from_ref(value).cast::<c_void>().cast_mut(),
                 Argument::Double(value) => std::ptr::from_ref(value).cast::<c_void>().cast_mut(),
@@ -237,8 +269,19 @@ impl Card {
         self.stream.context().bind_to_thread().w()?;
         // SAFETY: each caller gives the arguments that the kernel's comment names, in their types, over memory of the sizes it
         // names; the memory is freed in the stream's order, so not before the kernel ran.
-        unsafe { result::launch_kernel(function.cu_function(), (x, y, z), (block.0, block.1, 1), shared, stream, &mut pointers) }
-            .map_err(|error| candle_core::Error::Msg(format!("the kernel {name} with {grid:?} blocks: {error}")))
+        unsafe {
+            result::launch_kernel(
+                function.cu_function(),
+                (x, y, z),
+                (block.0, block.1, 1),
+                shared,
+                stream,
+                &mut pointers,
+            )
+        }
+        .map_err(|error| {
+            candle_core::Error::Msg(format!("the kernel {name} with {grid:?} blocks: {error}"))
+        })
     }
 
     /// A kernel by its name, allowed as much dynamic shared memory as it was ever launched with.
@@ -249,11 +292,20 @@ impl Card {
         {
             return Ok(function.clone());
         }
-        let Some(function) = self.modules.iter().find_map(|module| module.load_function(name).ok()) else {
+        let Some(function) = self
+            .modules
+            .iter()
+            .find_map(|module| module.load_function(name).ok())
+        else {
             candle_core::bail!("this build has no kernel `{name}`")
         };
         if shared > SHARED_WITHOUT_ASKING {
-            function.set_attribute(CUfunction_attribute_enum::CU_FUNC_ATTRIBUTE_MAX_DYNAMIC_SHARED_SIZE_BYTES, shared as i32).w()?;
+            function
+                .set_attribute(
+                    CUfunction_attribute_enum::CU_FUNC_ATTRIBUTE_MAX_DYNAMIC_SHARED_SIZE_BYTES,
+                    shared as i32,
+                )
+                .w()?;
         }
         functions.insert(name, (function.clone(), shared.max(SHARED_WITHOUT_ASKING)));
         Ok(function)
@@ -264,21 +316,33 @@ impl Card {
     /// Layers ask one after the other for the same boundaries and rows, so one batch costs one upload.
     pub fn table<T: Plain>(&self, values: &[T]) -> Result<Table> {
         // SAFETY: the type's promise: all bytes of the values are initialised.
-        let bytes = unsafe { std::slice::from_raw_parts(values.as_ptr().cast::<u8>(), size_of_val(values)) };
+        let bytes = unsafe {
+            std::slice::from_raw_parts(values.as_ptr().cast::<u8>(), size_of_val(values))
+        };
         let mut tables = locked(&self.tables);
         if let Some(found) = tables.iter().position(|kept| kept.bytes == bytes) {
             if let Some(kept) = tables.remove(found) {
                 tables.push_front(kept);
             }
         } else {
-            let bytes = if bytes.is_empty() { vec![0] } else { bytes.to_vec() };
+            let bytes = if bytes.is_empty() {
+                vec![0]
+            } else {
+                bytes.to_vec()
+            };
             // SAFETY: all of it is written before anything reads it.
             let on_card = unsafe { self.stream.alloc::<u8>(bytes.len()).w()? };
             self.write(Address(on_card.device_ptr(&self.stream).0), &bytes)?;
-            tables.push_front(Kept { bytes, on_card: Arc::new(on_card) });
+            tables.push_front(Kept {
+                bytes,
+                on_card: Arc::new(on_card),
+            });
             tables.truncate(KEPT_TABLES);
         }
-        tables.front().map(|kept| Table(kept.on_card.clone())).ok_or_else(|| candle_core::Error::Msg("a table was lost".into()))
+        tables
+            .front()
+            .map(|kept| Table(kept.on_card.clone()))
+            .ok_or_else(|| candle_core::Error::Msg("a table was lost".into()))
     }
 
     /// Copies numbers of the host over what is at `to`; waits for nothing but where they are very many.
@@ -291,7 +355,9 @@ impl Card {
         }
         let mut block = self.pinned()?.take(size_of_val(values))?;
         // SAFETY: as above; the block is used again once the card has read it.
-        unsafe { result::memcpy_htod_async(to.0, block.filled(values), self.stream.cu_stream()).w()? };
+        unsafe {
+            result::memcpy_htod_async(to.0, block.filled(values), self.stream.cu_stream()).w()?
+        };
         self.pinned()?.give(block, self.event()?);
         Ok(())
     }
@@ -315,7 +381,14 @@ impl Card {
         self.stream.context().bind_to_thread().w()?;
         // SAFETY: callers name a place of a block with room for the values, which they keep until an event says that they are there,
         // and memory of a tensor with as many.
-        unsafe { result::memcpy_dtoh_async(std::slice::from_raw_parts_mut(to, count), from.0, self.stream.cu_stream()).w() }
+        unsafe {
+            result::memcpy_dtoh_async(
+                std::slice::from_raw_parts_mut(to, count),
+                from.0,
+                self.stream.cu_stream(),
+            )
+            .w()
+        }
     }
 
     /// Waits for `count` numbers and copies them to the host.
@@ -376,9 +449,14 @@ pub fn address(tensor: &Tensor, kind: DType) -> Result<Address> {
 pub fn rows_of(tensor: &Tensor, kind: DType) -> Result<(Address, usize)> {
     let layout = tensor.layout();
     match (layout.dims(), layout.stride()) {
-        _ if layout.is_contiguous() => Ok((place(tensor, kind)?, layout.dims().last().copied().unwrap_or(1))),
+        _ if layout.is_contiguous() => Ok((
+            place(tensor, kind)?,
+            layout.dims().last().copied().unwrap_or(1),
+        )),
         (&[_, width], &[stride, 1]) if stride >= width => Ok((place(tensor, kind)?, stride)),
-        _ => candle_core::bail!("expected rows of numbers that follow each other, found {layout:?}"),
+        _ => {
+            candle_core::bail!("expected rows of numbers that follow each other, found {layout:?}")
+        }
     }
 }
 
@@ -386,7 +464,12 @@ pub fn rows_of(tensor: &Tensor, kind: DType) -> Result<(Address, usize)> {
 fn place(tensor: &Tensor, kind: DType) -> Result<Address> {
     let (storage, layout) = tensor.storage_and_layout();
     let start = layout.start_offset();
-    let Storage::Cuda(storage) = &*storage else { candle_core::bail!("expected a tensor on a card, found one on {:?}", tensor.device().location()) };
+    let Storage::Cuda(storage) = &*storage else {
+        candle_core::bail!(
+            "expected a tensor on a card, found one on {:?}",
+            tensor.device().location()
+        )
+    };
     macro_rules! place {
         ($values:expr, $T:ty) => {
             Address($values.device_ptr($values.stream()).0).at::<$T>(start)
@@ -414,7 +497,8 @@ pub fn f32_of(tensor: &Tensor) -> Result<Address> {
 
 /// A count as a kernel's `int`.
 pub fn int(count: usize) -> Result<i32> {
-    i32::try_from(count).map_err(|_| candle_core::Error::Msg(format!("{count} is more than a kernel can count")))
+    i32::try_from(count)
+        .map_err(|_| candle_core::Error::Msg(format!("{count} is more than a kernel can count")))
 }
 
 fn locked<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {

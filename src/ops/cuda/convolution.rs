@@ -15,9 +15,18 @@ use crate::ops::cuda::card::int;
 pub fn unfold(x: &Tensor, centres: &[[usize; 3]]) -> Result<Tensor> {
     let (card, (_, dim)) = (Card::of(x.device())?, x.dims2()?);
     let y = card.empty((centres.len(), KERNEL * dim), DType::BF16)?;
-    let rows: Vec<[i32; 3]> = centres.iter().map(|centre| centre.map(|row| row as i32)).collect();
+    let rows: Vec<[i32; 3]> = centres
+        .iter()
+        .map(|centre| centre.map(|row| row as i32))
+        .collect();
     let rows = card.table(&rows)?;
-    card.launch("unfold", (centres.len(), 1), (BLOCK, 1), 0, arguments![bf16_of(&y)?, bf16_of(x)?, rows.address(), int(dim)?])?;
+    card.launch(
+        "unfold",
+        (centres.len(), 1),
+        (BLOCK, 1),
+        0,
+        arguments![bf16_of(&y)?, bf16_of(x)?, rows.address(), int(dim)?],
+    )?;
     Ok(y)
 }
 
@@ -27,7 +36,13 @@ pub fn unfold_backward(dy: &Tensor, centres: &[[usize; 3]], rows: usize) -> Resu
     let dim = dy.dim(1)? / KERNEL;
     let dx = card.empty((rows, dim), DType::BF16)?;
     let readers = card.table(&readers(centres, rows))?;
-    card.launch("unfold_backward", (rows, 1), (BLOCK, 1), 0, arguments![bf16_of(&dx)?, bf16_of(dy)?, readers.address(), int(dim)?])?;
+    card.launch(
+        "unfold_backward",
+        (rows, 1),
+        (BLOCK, 1),
+        0,
+        arguments![bf16_of(&dx)?, bf16_of(dy)?, readers.address(), int(dim)?],
+    )?;
     Ok(dx)
 }
 
@@ -36,7 +51,10 @@ fn readers(centres: &[[usize; 3]], rows: usize) -> Vec<[i32; KERNEL]> {
     let mut readers = vec![[-1; KERNEL]; rows];
     for (output, &[row, start, end]) in centres.iter().enumerate() {
         for tap in 0..KERNEL {
-            if let Some(from) = (row + tap).checked_sub(1).filter(|from| (start..end).contains(from)) {
+            if let Some(from) = (row + tap)
+                .checked_sub(1)
+                .filter(|from| (start..end).contains(from))
+            {
                 readers[from][tap] = output as i32;
             }
         }
@@ -52,6 +70,15 @@ mod tests {
     fn every_tap_of_every_output_is_read_back() {
         // Two windows of three and two rows, at stride 2.
         let centres = [[0, 0, 3], [2, 0, 3], [3, 3, 5]];
-        assert_eq!(readers(&centres, 5), [[-1, 0, -1], [1, -1, 0], [-1, 1, -1], [-1, 2, -1], [-1, -1, 2]]);
+        assert_eq!(
+            readers(&centres, 5),
+            [
+                [-1, 0, -1],
+                [1, -1, 0],
+                [-1, 1, -1],
+                [-1, 2, -1],
+                [-1, -1, 2]
+            ]
+        );
     }
 }

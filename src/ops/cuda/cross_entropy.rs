@@ -28,20 +28,45 @@ const EVEN: usize = 128;
 const THREADS: u32 = 512;
 
 /// As `ops::cross_entropy::linear_cross_entropy`.
-pub fn linear_cross_entropy(rows: &Tensor, head: &Weight, targets: Targets, want_gradient: bool) -> Result<CrossEntropy> {
+pub fn linear_cross_entropy(
+    rows: &Tensor,
+    head: &Weight,
+    targets: Targets,
+    want_gradient: bool,
+) -> Result<CrossEntropy> {
     let bytes_of_row = head.value.dim(0)? * (size_of::<f32>() + size_of::<bf16>());
     let fits = LOGITS_BYTES / bytes_of_row.max(1);
-    in_blocks(rows, head, targets, want_gradient, (fits / EVEN * EVEN).max(EVEN))
+    in_blocks(
+        rows,
+        head,
+        targets,
+        want_gradient,
+        (fits / EVEN * EVEN).max(EVEN),
+    )
 }
 
 /// The same with logits for `block` rows at a time.
-pub fn in_blocks(rows: &Tensor, head: &Weight, targets: Targets, want_gradient: bool, block: usize) -> Result<CrossEntropy> {
+pub fn in_blocks(
+    rows: &Tensor,
+    head: &Weight,
+    targets: Targets,
+    want_gradient: bool,
+    block: usize,
+) -> Result<CrossEntropy> {
     let (card, (num_rows, dim)) = (Card::of(rows.device())?, rows.dims2()?);
     let vocab = head.value.dim(0)?;
     let block = block.min(num_rows).max(1);
     let logits = card.empty((block, vocab), DType::F32)?;
-    let d_logits = if want_gradient { Some(card.empty((block, vocab), DType::BF16)?) } else { None };
-    let d_rows = if want_gradient { Some(card.empty((num_rows, dim), DType::BF16)?) } else { None };
+    let d_logits = if want_gradient {
+        Some(card.empty((block, vocab), DType::BF16)?)
+    } else {
+        None
+    };
+    let d_rows = if want_gradient {
+        Some(card.empty((num_rows, dim), DType::BF16)?)
+    } else {
+        None
+    };
     // The losses, and after them the log-probabilities.
     let found = card.empty((2, num_rows), DType::F32)?;
     let (losses, log_probabilities) = (f32_of(&found)?, f32_of(&found)?.at::<f32>(num_rows));
@@ -54,12 +79,27 @@ pub fn in_blocks(rows: &Tensor, head: &Weight, targets: Targets, want_gradient: 
         card.product(Matrix::of(&logits)?.rows(0..len), Product::new(x, w.t()))?;
         let d = d_logits.as_ref().map_or(Ok(Address::NULL), bf16_of)?;
         let (loss, log_probability) = (losses.at::<f32>(first), log_probabilities.at::<f32>(first));
-        let (ids, weights) = (ids.address().at::<u32>(first), weights.address().at::<f64>(first));
-        let arguments = arguments![loss, log_probability, d, f32_of(&logits)?, ids, weights, targets.label_smoothing as f32, int(vocab)?];
+        let (ids, weights) = (
+            ids.address().at::<u32>(first),
+            weights.address().at::<f64>(first),
+        );
+        let arguments = arguments![
+            loss,
+            log_probability,
+            d,
+            f32_of(&logits)?,
+            ids,
+            weights,
+            targets.label_smoothing as f32,
+            int(vocab)?
+        ];
         card.launch("cross_entropy", (len, 1), (THREADS, 1), 0, arguments)?;
         if let (Some(d_logits), Some(d_rows)) = (&d_logits, &d_rows) {
             let d = Matrix::of(d_logits)?.rows(0..len);
-            card.product(Matrix::of(d_rows)?.rows(first..first + len), Product::new(d, w))?;
+            card.product(
+                Matrix::of(d_rows)?.rows(first..first + len),
+                Product::new(d, w),
+            )?;
             if let Some(gradient) = &head.gradient {
                 let gradient = Matrix::of(gradient)?;
                 card.product(gradient, Product::new(d.t(), x).plus(Some(gradient)))?;
@@ -67,15 +107,27 @@ pub fn in_blocks(rows: &Tensor, head: &Weight, targets: Targets, want_gradient: 
         }
     }
     let loss = card.empty(1, DType::F64)?;
-    let arguments = arguments![address(&loss, DType::F64)?, losses, weights.address(), int(num_rows)?];
+    let arguments = arguments![
+        address(&loss, DType::F64)?,
+        losses,
+        weights.address(),
+        int(num_rows)?
+    ];
     card.launch("weighted_sum", (1, 1), (BLOCK, 1), 0, arguments)?;
-    Ok(CrossEntropy { loss: Scalar::of(loss)?, log_probabilities: found.get(1)?, d_rows })
+    Ok(CrossEntropy {
+        loss: Scalar::of(loss)?,
+        log_probabilities: found.get(1)?,
+        d_rows,
+    })
 }
 
 /// As `ops::cross_entropy::logits`, in `f32`.
 pub fn logits(rows: &Tensor, head: &Tensor) -> Result<Tensor> {
     let (card, num_rows, vocab) = (Card::of(rows.device())?, rows.dim(0)?, head.dim(0)?);
     let out = card.empty((num_rows, vocab), DType::F32)?;
-    card.product(Matrix::of(&out)?, Product::new(Matrix::of(rows)?, Matrix::of(head)?.t()))?;
+    card.product(
+        Matrix::of(&out)?,
+        Product::new(Matrix::of(rows)?, Matrix::of(head)?.t()),
+    )?;
     Ok(out)
 }

@@ -16,7 +16,15 @@ pub fn dropout(x: &Tensor, keys: &[u64], dropped: u64, kept: f64) -> Result<Tens
     let (card, (tokens, dim)) = (Card::of(x.device())?, x.dims2()?);
     let y = card.empty((tokens, dim), DType::BF16)?;
     let (keys, (x, stride)) = (card.table(keys)?, rows_of(x, DType::BF16)?);
-    let arguments = arguments![bf16_of(&y)?, x, keys.address(), dropped, kept as f32, int(dim)?, int(stride)?];
+    let arguments = arguments![
+        bf16_of(&y)?,
+        x,
+        keys.address(),
+        dropped,
+        kept as f32,
+        int(dim)?,
+        int(stride)?
+    ];
     card.launch("dropout", (tokens, 1), (BLOCK, 1), 0, arguments)?;
     Ok(y)
 }

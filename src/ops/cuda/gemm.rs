@@ -55,20 +55,37 @@ impl Matrix {
     /// All of a tensor, its last dimension as columns; one of one dimension is a row.
     pub fn of(tensor: &Tensor) -> Result<Self> {
         let cols = tensor.dims().last().copied().unwrap_or(1);
-        let rows = if cols == 0 { 0 } else { tensor.elem_count() / cols };
+        let rows = if cols == 0 {
+            0
+        } else {
+            tensor.elem_count() / cols
+        };
         let kind = tensor.dtype();
         let (place, stride) = rows_of(tensor, kind)?;
-        Ok(Self { place, kind, rows, cols, stride, transposed: false })
+        Ok(Self {
+            place,
+            kind,
+            rows,
+            cols,
+            stride,
+            transposed: false,
+        })
     }
 
     /// The same rows with the `room` numbers behind each of them.
     pub fn with_room(self, room: usize) -> Self {
-        Self { cols: self.cols + room, ..self }
+        Self {
+            cols: self.cols + room,
+            ..self
+        }
     }
 
     /// The same columns with the `rows` rows below them.
     pub fn with_rows_below(self, rows: usize) -> Self {
-        Self { rows: self.rows + rows, ..self }
+        Self {
+            rows: self.rows + rows,
+            ..self
+        }
     }
 
     /// Numbers between two rows.
@@ -88,17 +105,28 @@ impl Matrix {
 
     /// Some of the rows, of a matrix that is not transposed.
     pub fn rows(self, rows: Range<usize>) -> Self {
-        Self { place: self.moved(rows.start * self.stride), rows: rows.len(), ..self }
+        Self {
+            place: self.moved(rows.start * self.stride),
+            rows: rows.len(),
+            ..self
+        }
     }
 
     /// Some of the columns, of a matrix that is not transposed.
     pub fn columns(self, columns: Range<usize>) -> Self {
-        Self { place: self.moved(columns.start), cols: columns.len(), ..self }
+        Self {
+            place: self.moved(columns.start),
+            cols: columns.len(),
+            ..self
+        }
     }
 
     /// The transpose.
     pub fn t(self) -> Self {
-        Self { transposed: !self.transposed, ..self }
+        Self {
+            transposed: !self.transposed,
+            ..self
+        }
     }
 
     fn moved(self, numbers: usize) -> Address {
@@ -111,7 +139,11 @@ impl Matrix {
 
     /// Rows and columns as they are meant.
     fn dims(self) -> (usize, usize) {
-        if self.transposed { (self.cols, self.rows) } else { (self.rows, self.cols) }
+        if self.transposed {
+            (self.cols, self.rows)
+        } else {
+            (self.rows, self.cols)
+        }
     }
 
     fn alignment(self) -> u32 {
@@ -119,7 +151,14 @@ impl Matrix {
     }
 
     fn shape(self) -> Shape {
-        Shape { kind: kind_of(self.kind), rows: self.rows, cols: self.cols, stride: self.stride, transposed: self.transposed, alignment: self.alignment() }
+        Shape {
+            kind: kind_of(self.kind),
+            rows: self.rows,
+            cols: self.cols,
+            stride: self.stride,
+            transposed: self.transposed,
+            alignment: self.alignment(),
+        }
     }
 }
 
@@ -145,12 +184,23 @@ pub struct Product {
 impl Product {
     /// `a b` alone.
     pub fn new(a: Matrix, b: Matrix) -> Self {
-        Self { a, b, alpha: 1.0, c: None, bias: None, scales: None, is_fast: false }
+        Self {
+            a,
+            b,
+            alpha: 1.0,
+            c: None,
+            bias: None,
+            scales: None,
+            is_fast: false,
+        }
     }
 
     /// `alpha a b`.
     pub fn scaled(self, alpha: f64) -> Self {
-        Self { alpha: alpha as f32, ..self }
+        Self {
+            alpha: alpha as f32,
+            ..self
+        }
     }
 
     /// `... + c`.
@@ -209,7 +259,12 @@ impl Blas {
         let handle = result::create_handle().map_err(failed)?;
         // SAFETY: scratch memory, which nobody reads before it was written.
         let workspace = unsafe { stream.alloc::<u8>(WORKSPACE).w()? };
-        Ok(Self { handle, workspace, plans: Mutex::default(), stream: stream.clone() })
+        Ok(Self {
+            handle,
+            workspace,
+            plans: Mutex::default(),
+            stream: stream.clone(),
+        })
     }
 
     fn plans(&self) -> MutexGuard<'_, HashMap<Question, Plan>> {
@@ -225,7 +280,11 @@ impl Card {
     pub fn product(&self, d: Matrix, product: Product) -> Result<()> {
         let Product { a, b, c, .. } = product;
         let ((m, k), (inner, n)) = (a.dims(), b.dims());
-        if k != inner || (d.rows, d.cols) != (m, n) || d.transposed || c.is_some_and(|c| (c.rows, c.cols) != (m, n) || c.transposed) {
+        if k != inner
+            || (d.rows, d.cols) != (m, n)
+            || d.transposed
+            || c.is_some_and(|c| (c.rows, c.cols) != (m, n) || c.transposed)
+        {
             candle_core::bail!("cannot multiply {a:?} and {b:?} into {d:?}, adding {c:?}");
         }
         if m == 0 || n == 0 {
@@ -237,12 +296,34 @@ impl Card {
         let (question, plan) = self.plan(d, &product)?;
         let bias = product.bias.filter(|_| plan.adds_bias);
         if let (Some(c), false) = (c, plan.adds_c) {
-            self.add_apart(d, c, &Product { bias, c: None, ..product }, &plan)?;
+            self.add_apart(
+                d,
+                c,
+                &Product {
+                    bias,
+                    c: None,
+                    ..product
+                },
+                &plan,
+            )?;
         } else if let Err(error) = Call::new(d, &Product { bias, ..product })?.run(self, &plan) {
             // Whether an algorithm adds something is not asked beforehand.
             let Some(c) = c else { return Err(error) };
-            let plan = Plan { adds_c: false, ..plan };
-            self.add_apart(d, c, &Product { bias, c: None, ..product }, &plan).map_err(|_| error)?;
+            let plan = Plan {
+                adds_c: false,
+                ..plan
+            };
+            self.add_apart(
+                d,
+                c,
+                &Product {
+                    bias,
+                    c: None,
+                    ..product
+                },
+                &plan,
+            )
+            .map_err(|_| error)?;
             self.blas().plans().insert(question, plan);
         }
         match product.bias {
@@ -263,14 +344,26 @@ impl Card {
         if c.place != d.place {
             self.copy(d.place, c.place, count * size_of::<bf16>())?;
         }
-        self.launch("add_to", (count.div_ceil(STRETCH), 1), (BLOCK, 1), 0, arguments![d.place, address(&apart, DType::BF16)?, count as u64])
+        self.launch(
+            "add_to",
+            (count.div_ceil(STRETCH), 1),
+            (BLOCK, 1),
+            0,
+            arguments![d.place, address(&apart, DType::BF16)?, count as u64],
+        )
     }
 
     fn add_bias(&self, d: Matrix, bias: Address) -> Result<()> {
         if d.stride != d.cols || d.kind != DType::BF16 {
             candle_core::bail!("no algorithm adds a bias to {d:?}");
         }
-        self.launch("add_bias", (d.rows, 1), (BLOCK, 1), 0, arguments![d.place, bias, int(d.cols)?])
+        self.launch(
+            "add_bias",
+            (d.rows, 1),
+            (BLOCK, 1),
+            0,
+            arguments![d.place, bias, int(d.cols)?],
+        )
     }
 
     /// The library's first choice for the product, or for the product without its bias where it has none.
@@ -290,10 +383,20 @@ impl Card {
         }
         let mut refused = None;
         for adds_bias in [true, false] {
-            let call = Call::new(d, &Product { bias: product.bias.filter(|_| adds_bias), ..*product })?;
+            let call = Call::new(
+                d,
+                &Product {
+                    bias: product.bias.filter(|_| adds_bias),
+                    ..*product
+                },
+            )?;
             match call.algorithm(self.blas(), &question) {
                 Ok(algorithm) => {
-                    let plan = Plan { algorithm, adds_bias, adds_c: true };
+                    let plan = Plan {
+                        algorithm,
+                        adds_bias,
+                        adds_c: true,
+                    };
                     if plans.len() >= KEPT_PLANS {
                         plans.clear();
                     }
@@ -304,7 +407,11 @@ impl Card {
             }
         }
         let why = refused.map_or_else(String::new, |error| format!(": {error}"));
-        candle_core::bail!("cuBLASLt has no algorithm for {:?} times {:?} into {d:?}{why}", product.a, product.b)
+        candle_core::bail!(
+            "cuBLASLt has no algorithm for {:?} times {:?} into {d:?}{why}",
+            product.a,
+            product.b
+        )
     }
 }
 
@@ -320,9 +427,21 @@ struct Call {
 
 impl Call {
     fn new(d: Matrix, product: &Product) -> Result<Self> {
-        let Product { a, b, alpha, c, bias, scales, is_fast } = *product;
+        let Product {
+            a,
+            b,
+            alpha,
+            c,
+            bias,
+            scales,
+            is_fast,
+        } = *product;
         let added = c.unwrap_or(d);
-        let description = result::create_matmul_desc(sys::cublasComputeType_t::CUBLAS_COMPUTE_32F, sys::cudaDataType_t::CUDA_R_32F).map_err(failed)?;
+        let description = result::create_matmul_desc(
+            sys::cublasComputeType_t::CUBLAS_COMPUTE_32F,
+            sys::cudaDataType_t::CUDA_R_32F,
+        )
+        .map_err(failed)?;
         let mut call = Self {
             description,
             layouts: [std::ptr::null_mut(); 4],
@@ -333,53 +452,108 @@ impl Call {
         for (layout, matrix) in call.layouts.iter_mut().zip([b, a, added, d]) {
             // A single row has no distance to the next, but the library wants one that a row fits in.
             let stride = matrix.stride.max(matrix.cols) as i64;
-            *layout = result::create_matrix_layout(cuda_kind(matrix.kind)?, matrix.cols as u64, matrix.rows as u64, stride).map_err(failed)?;
+            *layout = result::create_matrix_layout(
+                cuda_kind(matrix.kind)?,
+                matrix.cols as u64,
+                matrix.rows as u64,
+                stride,
+            )
+            .map_err(failed)?;
         }
         use sys::cublasLtMatmulDescAttributes_t as Attribute;
         call.set(Attribute::CUBLASLT_MATMUL_DESC_TRANSA, operation(b))?;
         call.set(Attribute::CUBLASLT_MATMUL_DESC_TRANSB, operation(a))?;
         if let Some(bias) = bias {
-            call.set(Attribute::CUBLASLT_MATMUL_DESC_EPILOGUE, sys::cublasLtEpilogue_t::CUBLASLT_EPILOGUE_BIAS)?;
+            call.set(
+                Attribute::CUBLASLT_MATMUL_DESC_EPILOGUE,
+                sys::cublasLtEpilogue_t::CUBLASLT_EPILOGUE_BIAS,
+            )?;
             call.set(Attribute::CUBLASLT_MATMUL_DESC_BIAS_POINTER, bias.0)?;
-            call.set(Attribute::CUBLASLT_MATMUL_DESC_BIAS_DATA_TYPE, sys::cudaDataType_t::CUDA_R_16BF)?;
+            call.set(
+                Attribute::CUBLASLT_MATMUL_DESC_BIAS_DATA_TYPE,
+                sys::cudaDataType_t::CUDA_R_16BF,
+            )?;
         }
         if let Some((of_a, of_b)) = scales {
-            let outer = sys::cublasLtMatmulMatrixScale_t::CUBLASLT_MATMUL_MATRIX_SCALE_OUTER_VEC_32F;
+            let outer =
+                sys::cublasLtMatmulMatrixScale_t::CUBLASLT_MATMUL_MATRIX_SCALE_OUTER_VEC_32F;
             call.set(Attribute::CUBLASLT_MATMUL_DESC_A_SCALE_MODE, outer)?;
             call.set(Attribute::CUBLASLT_MATMUL_DESC_B_SCALE_MODE, outer)?;
             call.set(Attribute::CUBLASLT_MATMUL_DESC_A_SCALE_POINTER, of_b.0)?;
             call.set(Attribute::CUBLASLT_MATMUL_DESC_B_SCALE_POINTER, of_a.0)?;
-            call.set(Attribute::CUBLASLT_MATMUL_DESC_FAST_ACCUM, u8::from(is_fast))?;
+            call.set(
+                Attribute::CUBLASLT_MATMUL_DESC_FAST_ACCUM,
+                u8::from(is_fast),
+            )?;
         }
         Ok(call)
     }
 
     fn set<T>(&self, attribute: sys::cublasLtMatmulDescAttributes_t, value: T) -> Result<()> {
         // SAFETY: the description exists as long as this; the value is read before the call returns, in its own size.
-        unsafe { result::set_matmul_desc_attribute(self.description, attribute, (&raw const value).cast::<c_void>(), size_of::<T>()).map_err(failed) }
+        unsafe {
+            result::set_matmul_desc_attribute(
+                self.description,
+                attribute,
+                (&raw const value).cast::<c_void>(),
+                size_of::<T>(),
+            )
+            .map_err(failed)
+        }
     }
 
     fn algorithm(&self, blas: &Blas, question: &Question) -> Result<sys::cublasLtMatmulAlgo_t> {
         use sys::cublasLtMatmulPreferenceAttributes_t as Attribute;
         blas.stream.context().bind_to_thread().w()?;
         let preference = Preference(result::create_matmul_pref().map_err(failed)?);
-        preference.set(Attribute::CUBLASLT_MATMUL_PREF_MAX_WORKSPACE_BYTES, WORKSPACE)?;
+        preference.set(
+            Attribute::CUBLASLT_MATMUL_PREF_MAX_WORKSPACE_BYTES,
+            WORKSPACE,
+        )?;
         // Parts of a sum that is divided are added in f32, never in the destination's type.
-        preference.set(Attribute::CUBLASLT_MATMUL_PREF_REDUCTION_SCHEME_MASK, sys::cublasLtReductionScheme_t::CUBLASLT_REDUCTION_SCHEME_COMPUTE_TYPE)?;
-        preference.set(Attribute::CUBLASLT_MATMUL_PREF_MIN_ALIGNMENT_A_BYTES, question.b.alignment)?;
-        preference.set(Attribute::CUBLASLT_MATMUL_PREF_MIN_ALIGNMENT_B_BYTES, question.a.alignment)?;
-        preference.set(Attribute::CUBLASLT_MATMUL_PREF_MIN_ALIGNMENT_C_BYTES, question.c.unwrap_or(question.d).alignment)?;
-        preference.set(Attribute::CUBLASLT_MATMUL_PREF_MIN_ALIGNMENT_D_BYTES, question.d.alignment)?;
+        preference.set(
+            Attribute::CUBLASLT_MATMUL_PREF_REDUCTION_SCHEME_MASK,
+            sys::cublasLtReductionScheme_t::CUBLASLT_REDUCTION_SCHEME_COMPUTE_TYPE,
+        )?;
+        preference.set(
+            Attribute::CUBLASLT_MATMUL_PREF_MIN_ALIGNMENT_A_BYTES,
+            question.b.alignment,
+        )?;
+        preference.set(
+            Attribute::CUBLASLT_MATMUL_PREF_MIN_ALIGNMENT_B_BYTES,
+            question.a.alignment,
+        )?;
+        preference.set(
+            Attribute::CUBLASLT_MATMUL_PREF_MIN_ALIGNMENT_C_BYTES,
+            question.c.unwrap_or(question.d).alignment,
+        )?;
+        preference.set(
+            Attribute::CUBLASLT_MATMUL_PREF_MIN_ALIGNMENT_D_BYTES,
+            question.d.alignment,
+        )?;
         let [a, b, c, d] = self.layouts;
         // SAFETY: everything named here exists.
-        let found = unsafe { result::get_matmul_algo_heuristic(blas.handle, self.description, a, b, c, d, preference.0) };
+        let found = unsafe {
+            result::get_matmul_algo_heuristic(
+                blas.handle,
+                self.description,
+                a,
+                b,
+                c,
+                d,
+                preference.0,
+            )
+        };
         Ok(found.map_err(failed)?.algo)
     }
 
     fn run(&self, card: &Card, plan: &Plan) -> Result<()> {
         let blas = card.blas();
         blas.stream.context().bind_to_thread().w()?;
-        let ([a, b, c, d], layouts) = (self.places.map(|place| place.0 as *const c_void), self.layouts);
+        let ([a, b, c, d], layouts) = (
+            self.places.map(|place| place.0 as *const c_void),
+            self.layouts,
+        );
         let (workspace, _) = blas.workspace.device_ptr(&blas.stream);
         // SAFETY: the places are those of tensors of the layouts' sizes, freed in the stream's order; the library reads the
         // factors before it returns.
@@ -424,7 +598,15 @@ struct Preference(sys::cublasLtMatmulPreference_t);
 impl Preference {
     fn set<T>(&self, attribute: sys::cublasLtMatmulPreferenceAttributes_t, value: T) -> Result<()> {
         // SAFETY: the preference exists as long as this; the value is read before the call returns, in its own size.
-        unsafe { result::set_matmul_pref_attribute(self.0, attribute, (&raw const value).cast::<c_void>(), size_of::<T>()).map_err(failed) }
+        unsafe {
+            result::set_matmul_pref_attribute(
+                self.0,
+                attribute,
+                (&raw const value).cast::<c_void>(),
+                size_of::<T>(),
+            )
+            .map_err(failed)
+        }
     }
 }
 
@@ -436,7 +618,11 @@ impl Drop for Preference {
 }
 
 fn operation(matrix: Matrix) -> cublasOperation_t {
-    if matrix.transposed { cublasOperation_t::CUBLAS_OP_T } else { cublasOperation_t::CUBLAS_OP_N }
+    if matrix.transposed {
+        cublasOperation_t::CUBLAS_OP_T
+    } else {
+        cublasOperation_t::CUBLAS_OP_N
+    }
 }
 
 fn kind_of(kind: DType) -> u32 {

@@ -34,17 +34,30 @@ use crate::ops::linear::Weight;
 use crate::ops::rows::columns;
 
 /// As `Linear::forward`.
-pub fn forward(layer: &Linear, x: &Tensor, residual: Option<&Tensor>, dropout: AdapterDropout) -> Result<(Tensor, Option<Tensor>)> {
+pub fn forward(
+    layer: &Linear,
+    x: &Tensor,
+    residual: Option<&Tensor>,
+    dropout: AdapterDropout,
+) -> Result<(Tensor, Option<Tensor>)> {
     let (card, tokens, outputs) = (Card::of(x.device())?, x.dim(0)?, layer.weight.value.dim(0)?);
     let y = card.empty((tokens, outputs), DType::BF16)?;
-    let (mut input, mut weight, mut start) = (Matrix::of(x)?, Matrix::of(&layer.weight.value)?, residual.map(Matrix::of).transpose()?);
+    let (mut input, mut weight, mut start) = (
+        Matrix::of(x)?,
+        Matrix::of(&layer.weight.value)?,
+        residual.map(Matrix::of).transpose()?,
+    );
     let mut hidden = None;
     if let Some(adapter) = &layer.adapter {
         let dropped = dropout.dropped(x, adapter.site)?;
         let found = down(&card, adapter, dropped.as_ref().unwrap_or(x))?;
         let room = layer.room();
         if room > 0 && input.room() >= room {
-            let scales: Vec<f32> = adapter.ups.iter().flat_map(|up| up.ranks.clone().map(|_| up.scale as f32)).collect();
+            let scales: Vec<f32> = adapter
+                .ups
+                .iter()
+                .flat_map(|up| up.ranks.clone().map(|_| up.scale as f32))
+                .collect();
             let scales = card.table(&scales)?;
             write_beside(&card, input, room, &found, scales.address())?;
             (input, weight) = (input.with_room(room), weight.with_room(room));
@@ -53,16 +66,33 @@ pub fn forward(layer: &Linear, x: &Tensor, residual: Option<&Tensor>, dropout: A
         }
         hidden = Some(found);
     }
-    let bias = layer.bias.as_ref().map(|bias| bf16_of(&bias.value)).transpose()?;
-    let product = |a, b| Product { bias, ..Product::new(a, b).plus(start) };
+    let bias = layer
+        .bias
+        .as_ref()
+        .map(|bias| bf16_of(&bias.value))
+        .transpose()?;
+    let product = |a, b| Product {
+        bias,
+        ..Product::new(a, b).plus(start)
+    };
     match &layer.weight.quantised {
         None => card.product(Matrix::of(&y)?, product(input, weight.t()))?,
         Some(quantised) => {
             let rows = EightBit::of(&card, x)?;
-            let scales = Some((f32_of(&rows.scale)?, f32_of(&scales_of(quantised)?.by_output)?));
+            let scales = Some((
+                f32_of(&rows.scale)?,
+                f32_of(&scales_of(quantised)?.by_output)?,
+            ));
             let product = product(Matrix::of(&rows.values)?, weight.t());
             // The forward's sums may be short: an error there is one among the rounding errors of its inputs.
-            card.product(Matrix::of(&y)?, Product { scales, is_fast: true, ..product })?;
+            card.product(
+                Matrix::of(&y)?,
+                Product {
+                    scales,
+                    is_fast: true,
+                    ..product
+                },
+            )?;
         }
     }
     Ok((y, hidden))
@@ -71,19 +101,48 @@ pub fn forward(layer: &Linear, x: &Tensor, residual: Option<&Tensor>, dropout: A
 /// `x A^T`.
 fn down(card: &Card, adapter: &Adapter, x: &Tensor) -> Result<Tensor> {
     let hidden = card.empty((x.dim(0)?, adapter.num_ranks()), DType::BF16)?;
-    card.product(Matrix::of(&hidden)?, Product::new(Matrix::of(x)?, Matrix::of(&adapter.down.value)?.t()))?;
+    card.product(
+        Matrix::of(&hidden)?,
+        Product::new(Matrix::of(x)?, Matrix::of(&adapter.down.value)?.t()),
+    )?;
     Ok(hidden)
 }
 
 /// Writes `hidden`, times the factors of its columns where there are any, behind the rows of `x`, and zeros to the end of the room.
-fn write_beside(card: &Card, x: Matrix, room: usize, hidden: &Tensor, scales: Address) -> Result<()> {
+fn write_beside(
+    card: &Card,
+    x: Matrix,
+    room: usize,
+    hidden: &Tensor,
+    scales: Address,
+) -> Result<()> {
     let (rows, ranks) = hidden.dims2()?;
-    let arguments = arguments![x.behind(), bf16_of(hidden)?, scales, int(rows)?, int(ranks)?, int(room)?, int(x.stride())?];
-    card.launch("write_beside", ((rows * room).div_ceil(STRETCH), 1), (BLOCK, 1), 0, arguments)
+    let arguments = arguments![
+        x.behind(),
+        bf16_of(hidden)?,
+        scales,
+        int(rows)?,
+        int(ranks)?,
+        int(room)?,
+        int(x.stride())?
+    ];
+    card.launch(
+        "write_beside",
+        ((rows * room).div_ceil(STRETCH), 1),
+        (BLOCK, 1),
+        0,
+        arguments,
+    )
 }
 
 /// Writes what the adapter says of `x A^T`, with `residual` added, into `y`: what the large product is added to.
-fn up(card: &Card, adapter: &Adapter, hidden: &Tensor, y: &Tensor, residual: Option<&Tensor>) -> Result<Matrix> {
+fn up(
+    card: &Card,
+    adapter: &Adapter,
+    hidden: &Tensor,
+    y: &Tensor,
+    residual: Option<&Tensor>,
+) -> Result<Matrix> {
     let (tokens, outputs) = y.dims2()?;
     let (to, h) = (Matrix::of(y)?, Matrix::of(hidden)?);
     let covered: usize = adapter.ups.iter().map(|up| up.columns.len()).sum();
@@ -99,14 +158,28 @@ fn up(card: &Card, adapter: &Adapter, hidden: &Tensor, y: &Tensor, residual: Opt
     };
     for up in &adapter.ups {
         let columns = up.columns.clone();
-        let product = Product::new(h.columns(up.ranks.clone()), Matrix::of(&up.weight.value)?.t()).scaled(up.scale);
-        card.product(to.columns(columns.clone()), product.plus(start.map(|start| start.columns(columns))))?;
+        let product = Product::new(
+            h.columns(up.ranks.clone()),
+            Matrix::of(&up.weight.value)?.t(),
+        )
+        .scaled(up.scale);
+        card.product(
+            to.columns(columns.clone()),
+            product.plus(start.map(|start| start.columns(columns))),
+        )?;
     }
     Ok(to)
 }
 
 /// As `Linear::backward`.
-pub fn backward(layer: &Linear, dy: &Tensor, x: &Tensor, hidden: Option<&Tensor>, dropout: AdapterDropout, want_input: bool) -> Result<Option<Tensor>> {
+pub fn backward(
+    layer: &Linear,
+    dy: &Tensor,
+    x: &Tensor,
+    hidden: Option<&Tensor>,
+    dropout: AdapterDropout,
+    want_input: bool,
+) -> Result<Option<Tensor>> {
     let (card, (tokens, inputs)) = (Card::of(x.device())?, x.dims2()?);
     let d_out = Matrix::of(dy)?;
     if let Some(gradient) = &layer.weight.gradient {
@@ -118,14 +191,18 @@ pub fn backward(layer: &Linear, dy: &Tensor, x: &Tensor, hidden: Option<&Tensor>
     let (mut output, mut weight, mut dx) = (d_out, Matrix::of(&layer.weight.value)?, None);
     if let (Some(adapter), Some(hidden)) = (&layer.adapter, hidden) {
         let dropped = dropout.dropped(x, adapter.site)?;
-        let d_hidden = adapter_backward(&card, adapter, d_out, dropped.as_ref().unwrap_or(x), hidden)?;
+        let d_hidden =
+            adapter_backward(&card, adapter, d_out, dropped.as_ref().unwrap_or(x), hidden)?;
         let room = layer.room();
         if want_input && dropped.is_none() && room > 0 && d_out.room() >= room {
             write_beside(&card, d_out, room, &d_hidden, Address::NULL)?;
             (output, weight) = (d_out.with_room(room), weight.with_rows_below(room));
         } else if want_input {
             let d = card.empty((tokens, inputs), DType::BF16)?;
-            card.product(Matrix::of(&d)?, Product::new(Matrix::of(&d_hidden)?, Matrix::of(&adapter.down.value)?))?;
+            card.product(
+                Matrix::of(&d)?,
+                Product::new(Matrix::of(&d_hidden)?, Matrix::of(&adapter.down.value)?),
+            )?;
             dx = Some(dropout.dropped(&d, adapter.site)?.unwrap_or(d));
         }
     }
@@ -138,8 +215,15 @@ pub fn backward(layer: &Linear, dy: &Tensor, x: &Tensor, hidden: Option<&Tensor>
         None => card.product(Matrix::of(&dx)?, Product::new(output, weight).plus(start))?,
         Some(quantised) => {
             let rows = EightBit::of(&card, dy)?;
-            let scales = Some((f32_of(&rows.scale)?, f32_of(&scales_of(quantised)?.by_input)?));
-            let product = Product::new(Matrix::of(&rows.values)?, Matrix::of(&quantised.transposed)?.t()).plus(start);
+            let scales = Some((
+                f32_of(&rows.scale)?,
+                f32_of(&scales_of(quantised)?.by_input)?,
+            ));
+            let product = Product::new(
+                Matrix::of(&rows.values)?,
+                Matrix::of(&quantised.transposed)?.t(),
+            )
+            .plus(start);
             card.product(Matrix::of(&dx)?, Product { scales, ..product })?;
         }
     }
@@ -147,15 +231,30 @@ pub fn backward(layer: &Linear, dy: &Tensor, x: &Tensor, hidden: Option<&Tensor>
 }
 
 /// Adds to the gradients of A and B; returns the gradient of `x A^T`.
-fn adapter_backward(card: &Card, adapter: &Adapter, d_out: Matrix, x: &Tensor, hidden: &Tensor) -> Result<Tensor> {
+fn adapter_backward(
+    card: &Card,
+    adapter: &Adapter,
+    d_out: Matrix,
+    x: &Tensor,
+    hidden: &Tensor,
+) -> Result<Tensor> {
     let d_hidden = card.empty(hidden.shape(), DType::BF16)?;
     let (to, h) = (Matrix::of(&d_hidden)?, Matrix::of(hidden)?);
     for up in &adapter.ups {
         let d_out = d_out.columns(up.columns.clone());
         if let Some(gradient) = &up.weight.gradient {
-            accumulate(card, gradient, d_out.t(), h.columns(up.ranks.clone()), up.scale)?;
+            accumulate(
+                card,
+                gradient,
+                d_out.t(),
+                h.columns(up.ranks.clone()),
+                up.scale,
+            )?;
         }
-        card.product(to.columns(up.ranks.clone()), Product::new(d_out, Matrix::of(&up.weight.value)?).scaled(up.scale))?;
+        card.product(
+            to.columns(up.ranks.clone()),
+            Product::new(d_out, Matrix::of(&up.weight.value)?).scaled(up.scale),
+        )?;
     }
     if let Some(gradient) = &adapter.down.gradient {
         accumulate(card, gradient, to.t(), Matrix::of(x)?, 1.0)?;
@@ -166,7 +265,10 @@ fn adapter_backward(card: &Card, adapter: &Adapter, d_out: Matrix, x: &Tensor, h
 /// `gradient += scale a b`, in `f32`.
 fn accumulate(card: &Card, gradient: &Tensor, a: Matrix, b: Matrix, scale: f64) -> Result<()> {
     let gradient = Matrix::of(gradient)?;
-    card.product(gradient, Product::new(a, b).scaled(scale).plus(Some(gradient)))
+    card.product(
+        gradient,
+        Product::new(a, b).scaled(scale).plus(Some(gradient)),
+    )
 }
 
 /// A matrix that is copied into another: the kernel's `Copy`.
@@ -193,15 +295,32 @@ pub fn copy_matrices(copies: &[(Tensor, Tensor)]) -> Result<()> {
         if to.dims() != from.dims() {
             candle_core::bail!("{:?} cannot be copied over {:?}", from.dims(), to.dims());
         }
-        let (rows_on_card, columns_on_card, first_block) = (int(rows)?, int(columns)?, int(blocks)?);
+        let (rows_on_card, columns_on_card, first_block) =
+            (int(rows)?, int(columns)?, int(blocks)?);
         let (from, stride) = (bf16_of(from)?.0, stride as i64);
-        table.push(CopyOnCard { from, to: place.0, stride, rows: rows_on_card, columns: columns_on_card, first_block, unused: 0 });
+        table.push(CopyOnCard {
+            from,
+            to: place.0,
+            stride,
+            rows: rows_on_card,
+            columns: columns_on_card,
+            first_block,
+            unused: 0,
+        });
         blocks += (rows * columns).div_ceil(STRETCH);
     }
-    let Some((first, _)) = copies.first() else { return Ok(()) };
+    let Some((first, _)) = copies.first() else {
+        return Ok(());
+    };
     let card = Card::of(first.device())?;
     let on_card = card.table(&table)?;
-    card.launch("copy_matrices", (blocks, 1), (BLOCK, 1), 0, arguments![on_card.address(), int(table.len())?])
+    card.launch(
+        "copy_matrices",
+        (blocks, 1),
+        (BLOCK, 1),
+        0,
+        arguments![on_card.address(), int(table.len())?],
+    )
 }
 
 /// Rows in 8 bits with a scale for each.
@@ -213,15 +332,26 @@ struct EightBit {
 impl EightBit {
     fn of(card: &Card, x: &Tensor) -> Result<Self> {
         let (rows, width) = x.dims2()?;
-        let (values, scale) = (card.empty((rows, width), DType::F8E4M3)?, card.empty(rows, DType::F32)?);
+        let (values, scale) = (
+            card.empty((rows, width), DType::F8E4M3)?,
+            card.empty(rows, DType::F32)?,
+        );
         let to: Address = address(&values, DType::F8E4M3)?;
-        card.launch("quantise_rows", (rows, 1), (BLOCK, 1), 0, arguments![to, f32_of(&scale)?, bf16_of(x)?, int(width)?])?;
+        card.launch(
+            "quantise_rows",
+            (rows, 1),
+            (BLOCK, 1),
+            0,
+            arguments![to, f32_of(&scale)?, bf16_of(x)?, int(width)?],
+        )?;
         Ok(Self { values, scale })
     }
 }
 
 fn scales_of(quantised: &Quantised) -> Result<&Scales> {
-    quantised.scales.as_ref().ok_or_else(|| candle_core::Error::Msg("a weight of 8 bits without its scales was made for the CPU".into()))
+    quantised.scales.as_ref().ok_or_else(|| {
+        candle_core::Error::Msg("a weight of 8 bits without its scales was made for the CPU".into())
+    })
 }
 
 /// A frozen weight `[out, in]` in 8 bits, as it is and transposed: products of 8 bits want both factors' inner dimension contiguous.
@@ -235,16 +365,38 @@ pub fn quantise(weight: &Tensor) -> Result<Weight> {
     const OLDEST: (i32, i32) = (9, 0);
     let (card, (outputs, inputs)) = (Card::of(weight.device())?, weight.dims2()?);
     // One that is joined with its adapter has that behind its rows.
-    let weight = &if weight.is_contiguous() { weight.clone() } else { columns(weight, 0..inputs)? };
+    let weight = &if weight.is_contiguous() {
+        weight.clone()
+    } else {
+        columns(weight, 0..inputs)?
+    };
     let found = card.capability()?;
     if found < OLDEST {
-        candle_core::bail!("weights of 8 bits need a card of compute capability {}.{}, this one has {}.{}", OLDEST.0, OLDEST.1, found.0, found.1);
+        candle_core::bail!(
+            "weights of 8 bits need a card of compute capability {}.{}, this one has {}.{}",
+            OLDEST.0,
+            OLDEST.1,
+            found.0,
+            found.1
+        );
     }
     if !outputs.is_multiple_of(ROW) || !inputs.is_multiple_of(ROW) {
-        candle_core::bail!("weights of 8 bits have dimensions that are multiples of {ROW}, found [{outputs}, {inputs}]");
+        candle_core::bail!(
+            "weights of 8 bits have dimensions that are multiples of {ROW}, found [{outputs}, {inputs}]"
+        );
     }
     let by_output = EightBit::of(&card, weight)?;
     let by_input = EightBit::of(&card, &transpose(weight)?)?;
-    let quantised = Quantised { transposed: by_input.values, scales: Some(Scales { by_output: by_output.scale, by_input: by_input.scale }) };
-    Ok(Weight { value: by_output.values, gradient: None, quantised: Some(quantised) })
+    let quantised = Quantised {
+        transposed: by_input.values,
+        scales: Some(Scales {
+            by_output: by_output.scale,
+            by_input: by_input.scale,
+        }),
+    };
+    Ok(Weight {
+        value: by_output.values,
+        gradient: None,
+        quantised: Some(quantised),
+    })
 }

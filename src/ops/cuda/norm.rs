@@ -20,9 +20,20 @@ const SUM_BLOCK: (u32, u32) = (32, 8);
 /// As `ops::norm::rms_norm`.
 pub fn rms_norm(x: &Tensor, weight: &Tensor, eps: f64, room: usize) -> Result<(Tensor, Tensor)> {
     let (card, (tokens, dim)) = (Card::of(x.device())?, x.dims2()?);
-    let (y, inverse) = (card.empty_rows(tokens, dim, room)?, card.empty(tokens, DType::F32)?);
+    let (y, inverse) = (
+        card.empty_rows(tokens, dim, room)?,
+        card.empty(tokens, DType::F32)?,
+    );
     let (to, stride) = rows_of(&y, DType::BF16)?;
-    let arguments = arguments![to, f32_of(&inverse)?, bf16_of(x)?, bf16_of(weight)?, int(dim)?, int(stride)?, eps as f32];
+    let arguments = arguments![
+        to,
+        f32_of(&inverse)?,
+        bf16_of(x)?,
+        bf16_of(weight)?,
+        int(dim)?,
+        int(stride)?,
+        eps as f32
+    ];
     card.launch("rms_norm", (tokens, 1), (BLOCK, 1), 0, arguments)?;
     Ok((y, inverse))
 }
@@ -31,7 +42,13 @@ pub fn rms_norm(x: &Tensor, weight: &Tensor, eps: f64, room: usize) -> Result<(T
 pub fn rms_norm_again(x: &Tensor, weight: &Tensor, inverse: &Tensor) -> Result<Tensor> {
     let (card, (tokens, dim)) = (Card::of(x.device())?, x.dims2()?);
     let y = card.empty((tokens, dim), DType::BF16)?;
-    let arguments = arguments![bf16_of(&y)?, bf16_of(x)?, bf16_of(weight)?, f32_of(inverse)?, int(dim)?];
+    let arguments = arguments![
+        bf16_of(&y)?,
+        bf16_of(x)?,
+        bf16_of(weight)?,
+        f32_of(inverse)?,
+        int(dim)?
+    ];
     card.launch("rms_norm_again", (tokens, 1), (BLOCK, 1), 0, arguments)?;
     Ok(y)
 }
@@ -49,31 +66,81 @@ pub fn rms_norm_backward(
     let (card, (tokens, dim)) = (Card::of(x.device())?, x.dims2()?);
     let dx = card.empty_rows(tokens, dim, room)?;
     let (to, stride) = rows_of(&dx, DType::BF16)?;
-    let (past, past_stride) = residual.map_or(Ok((Address::NULL, dim)), |residual| rows_of(residual, DType::BF16))?;
+    let (past, past_stride) = residual.map_or(Ok((Address::NULL, dim)), |residual| {
+        rows_of(residual, DType::BF16)
+    })?;
     let (dy, x, inverse) = (bf16_of(dy)?, bf16_of(x)?, f32_of(inverse)?);
-    let arguments = arguments![to, dy, x, bf16_of(weight)?, inverse, past, int(dim)?, int(stride)?, int(past_stride)?];
+    let arguments = arguments![
+        to,
+        dy,
+        x,
+        bf16_of(weight)?,
+        inverse,
+        past,
+        int(dim)?,
+        int(stride)?,
+        int(past_stride)?
+    ];
     card.launch("rms_norm_backward", (tokens, 1), (BLOCK, 1), 0, arguments)?;
     if let Some(d_weight) = d_weight {
         let arguments = arguments![f32_of(d_weight)?, dy, x, inverse, int(tokens)?, int(dim)?];
-        card.launch("rms_norm_weight_backward", (dim.div_ceil(SUM_COLUMNS), 1), SUM_BLOCK, 0, arguments)?;
+        card.launch(
+            "rms_norm_weight_backward",
+            (dim.div_ceil(SUM_COLUMNS), 1),
+            SUM_BLOCK,
+            0,
+            arguments,
+        )?;
     }
     Ok(dx)
 }
 
 /// As `ops::norm::layer_norm`: the output, the means and the inverse standard deviations.
-pub fn layer_norm(x: &Tensor, weight: &Tensor, bias: &Tensor, eps: f64) -> Result<(Tensor, Tensor, Tensor)> {
+pub fn layer_norm(
+    x: &Tensor,
+    weight: &Tensor,
+    bias: &Tensor,
+    eps: f64,
+) -> Result<(Tensor, Tensor, Tensor)> {
     let (card, (tokens, dim)) = (Card::of(x.device())?, x.dims2()?);
-    let (y, mean, inverse) = (card.empty((tokens, dim), DType::BF16)?, card.empty(tokens, DType::F32)?, card.empty(tokens, DType::F32)?);
-    let arguments = arguments![bf16_of(&y)?, f32_of(&mean)?, f32_of(&inverse)?, bf16_of(x)?, bf16_of(weight)?, bf16_of(bias)?, int(dim)?, eps as f32];
+    let (y, mean, inverse) = (
+        card.empty((tokens, dim), DType::BF16)?,
+        card.empty(tokens, DType::F32)?,
+        card.empty(tokens, DType::F32)?,
+    );
+    let arguments = arguments![
+        bf16_of(&y)?,
+        f32_of(&mean)?,
+        f32_of(&inverse)?,
+        bf16_of(x)?,
+        bf16_of(weight)?,
+        bf16_of(bias)?,
+        int(dim)?,
+        eps as f32
+    ];
     card.launch("layer_norm", (tokens, 1), (BLOCK, 1), 0, arguments)?;
     Ok((y, mean, inverse))
 }
 
 /// As `ops::norm::layer_norm_again`.
-pub fn layer_norm_again(x: &Tensor, weight: &Tensor, bias: &Tensor, mean: &Tensor, inverse: &Tensor) -> Result<Tensor> {
+pub fn layer_norm_again(
+    x: &Tensor,
+    weight: &Tensor,
+    bias: &Tensor,
+    mean: &Tensor,
+    inverse: &Tensor,
+) -> Result<Tensor> {
     let (card, (tokens, dim)) = (Card::of(x.device())?, x.dims2()?);
     let y = card.empty((tokens, dim), DType::BF16)?;
-    let arguments = arguments![bf16_of(&y)?, bf16_of(x)?, bf16_of(weight)?, bf16_of(bias)?, f32_of(mean)?, f32_of(inverse)?, int(dim)?];
+    let arguments = arguments![
+        bf16_of(&y)?,
+        bf16_of(x)?,
+        bf16_of(weight)?,
+        bf16_of(bias)?,
+        f32_of(mean)?,
+        f32_of(inverse)?,
+        int(dim)?
+    ];
     card.launch("layer_norm_again", (tokens, 1), (BLOCK, 1), 0, arguments)?;
     Ok(y)
 }
@@ -89,12 +156,41 @@ pub fn layer_norm_backward(
 ) -> Result<Tensor> {
     let (card, (tokens, dim)) = (Card::of(x.device())?, x.dims2()?);
     let dx = card.empty((tokens, dim), DType::BF16)?;
-    let (dy, x, mean, inverse) = (bf16_of(dy)?, bf16_of(x)?, f32_of(statistics.0)?, f32_of(statistics.1)?);
-    let arguments = arguments![bf16_of(&dx)?, dy, x, bf16_of(weight)?, mean, inverse, or_null(residual)?, int(dim)?];
+    let (dy, x, mean, inverse) = (
+        bf16_of(dy)?,
+        bf16_of(x)?,
+        f32_of(statistics.0)?,
+        f32_of(statistics.1)?,
+    );
+    let arguments = arguments![
+        bf16_of(&dx)?,
+        dy,
+        x,
+        bf16_of(weight)?,
+        mean,
+        inverse,
+        or_null(residual)?,
+        int(dim)?
+    ];
     card.launch("layer_norm_backward", (tokens, 1), (BLOCK, 1), 0, arguments)?;
     if let Some((d_weight, d_bias)) = gradients {
-        let arguments = arguments![f32_of(d_weight)?, f32_of(d_bias)?, dy, x, mean, inverse, int(tokens)?, int(dim)?];
-        card.launch("layer_norm_weight_backward", (dim.div_ceil(SUM_COLUMNS), 1), SUM_BLOCK, 0, arguments)?;
+        let arguments = arguments![
+            f32_of(d_weight)?,
+            f32_of(d_bias)?,
+            dy,
+            x,
+            mean,
+            inverse,
+            int(tokens)?,
+            int(dim)?
+        ];
+        card.launch(
+            "layer_norm_weight_backward",
+            (dim.div_ceil(SUM_COLUMNS), 1),
+            SUM_BLOCK,
+            0,
+            arguments,
+        )?;
     }
     Ok(dx)
 }
@@ -102,7 +198,13 @@ pub fn layer_norm_backward(
 /// Adds the rows of `rows` to `out`, `[width]`: the gradient of a bias.
 pub fn column_sums(out: &Tensor, rows: &Tensor) -> Result<()> {
     let (card, (tokens, width)) = (Card::of(rows.device())?, rows.dims2()?);
-    card.launch("column_sums", (width.div_ceil(SUM_COLUMNS), 1), SUM_BLOCK, 0, arguments![f32_of(out)?, bf16_of(rows)?, int(tokens)?, int(width)?])
+    card.launch(
+        "column_sums",
+        (width.div_ceil(SUM_COLUMNS), 1),
+        SUM_BLOCK,
+        0,
+        arguments![f32_of(out)?, bf16_of(rows)?, int(tokens)?, int(width)?],
+    )
 }
 
 fn or_null(tensor: Option<&Tensor>) -> Result<Address> {

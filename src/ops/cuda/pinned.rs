@@ -38,7 +38,9 @@ impl Block {
     fn new(bytes: usize) -> Result<Self> {
         // SAFETY: nothing is read of it before it was written.
         let start = unsafe { result::malloc_host(bytes, 0).w()? };
-        let Some(start) = NonNull::new(start.cast::<u8>()) else { candle_core::bail!("the driver has no page-locked memory") };
+        let Some(start) = NonNull::new(start.cast::<u8>()) else {
+            candle_core::bail!("the driver has no page-locked memory")
+        };
         Ok(Self { start, bytes })
     }
 
@@ -54,7 +56,11 @@ impl Block {
 
     /// Where `count` values lie, `offset` bytes from the start; panics where they do not fit.
     pub fn place<T: Plain>(&self, offset: usize, count: usize) -> *mut T {
-        assert!(offset.is_multiple_of(align_of::<T>()) && offset + count * size_of::<T>() <= self.bytes, "{count} values at {offset} of {}", self.bytes);
+        assert!(
+            offset.is_multiple_of(align_of::<T>()) && offset + count * size_of::<T>() <= self.bytes,
+            "{count} values at {offset} of {}",
+            self.bytes
+        );
         // SAFETY: inside the block, as was just seen; the driver gives whole pages, so the alignment is the offset's.
         unsafe { self.start.as_ptr().add(offset).cast::<T>() }
     }
@@ -80,13 +86,27 @@ impl Pool {
     pub fn take(&mut self, bytes: usize) -> Result<Block> {
         let wanted = bytes.next_power_of_two().max(ASYNCHRONOUS);
         loop {
-            let done = self.busy.iter().take_while(|(done, _)| done.is_complete()).count();
-            self.idle.extend(self.busy.drain(..done).map(|(_, block)| block));
-            let fitting = self.idle.iter().enumerate().filter(|(_, block)| block.bytes >= wanted);
+            let done = self
+                .busy
+                .iter()
+                .take_while(|(done, _)| done.is_complete())
+                .count();
+            self.idle
+                .extend(self.busy.drain(..done).map(|(_, block)| block));
+            let fitting = self
+                .idle
+                .iter()
+                .enumerate()
+                .filter(|(_, block)| block.bytes >= wanted);
             if let Some((place, _)) = fitting.min_by_key(|(_, block)| block.bytes) {
                 return Ok(self.idle.swap_remove(place));
             }
-            let held: usize = self.idle.iter().chain(self.busy.iter().map(|(_, block)| block)).map(|block| block.bytes).sum();
+            let held: usize = self
+                .idle
+                .iter()
+                .chain(self.busy.iter().map(|(_, block)| block))
+                .map(|block| block.bytes)
+                .sum();
             if held + wanted <= MOST || held == 0 {
                 return Block::new(wanted);
             }

@@ -41,18 +41,32 @@ pub fn open() -> Result<Device> {
     let stream = cuda.cuda_stream();
     let found = stream.context().compute_capability().w()?;
     if found < OLDEST {
-        return Err(wrong(format!("{} has compute capability {}.{}", name(&device)?, found.0, found.1)));
+        return Err(wrong(format!(
+            "{} has compute capability {}.{}",
+            name(&device)?,
+            found.0,
+            found.1
+        )));
     }
     // SAFETY: there is one stream, so nothing needs events to be ordered; without them a tensor costs no more than its memory.
     unsafe { cuda.disable_event_tracking() };
     // By default freed memory goes back to the driver at every synchronisation, and is asked for anew after it.
-    set(&stream, CUmemPool_attribute::CU_MEMPOOL_ATTR_RELEASE_THRESHOLD, u64::MAX)?;
+    set(
+        &stream,
+        CUmemPool_attribute::CU_MEMPOOL_ATTR_RELEASE_THRESHOLD,
+        u64::MAX,
+    )?;
     Ok(device)
 }
 
 /// What went wrong, without the backtrace that candle appends where one is asked for.
 fn first_line(error: &candle_core::Error) -> String {
-    error.to_string().lines().next().unwrap_or_default().to_owned()
+    error
+        .to_string()
+        .lines()
+        .next()
+        .unwrap_or_default()
+        .to_owned()
 }
 
 /// The card's name.
@@ -64,19 +78,35 @@ pub fn name(device: &Device) -> Result<String> {
 pub fn memory(device: &Device) -> Result<Memory> {
     let stream = device.as_cuda_device()?.cuda_stream();
     let (free, total) = stream.context().mem_get_info().w()?;
-    let reserved = get(&stream, CUmemPool_attribute::CU_MEMPOOL_ATTR_RESERVED_MEM_CURRENT)?;
-    let used = get(&stream, CUmemPool_attribute::CU_MEMPOOL_ATTR_USED_MEM_CURRENT)?;
-    Ok(Memory { free: free as u64 + reserved.saturating_sub(used), total: total as u64 })
+    let reserved = get(
+        &stream,
+        CUmemPool_attribute::CU_MEMPOOL_ATTR_RESERVED_MEM_CURRENT,
+    )?;
+    let used = get(
+        &stream,
+        CUmemPool_attribute::CU_MEMPOOL_ATTR_USED_MEM_CURRENT,
+    )?;
+    Ok(Memory {
+        free: free as u64 + reserved.saturating_sub(used),
+        total: total as u64,
+    })
 }
 
 /// The most that was used at once.
 pub fn peak(device: &Device) -> Result<u64> {
-    get(&device.as_cuda_device()?.cuda_stream(), CUmemPool_attribute::CU_MEMPOOL_ATTR_USED_MEM_HIGH)
+    get(
+        &device.as_cuda_device()?.cuda_stream(),
+        CUmemPool_attribute::CU_MEMPOOL_ATTR_USED_MEM_HIGH,
+    )
 }
 
 /// Lets the peak begin at what is used now.
 pub fn reset_peak(device: &Device) -> Result<()> {
-    set(&device.as_cuda_device()?.cuda_stream(), CUmemPool_attribute::CU_MEMPOOL_ATTR_USED_MEM_HIGH, 0)
+    set(
+        &device.as_cuda_device()?.cuda_stream(),
+        CUmemPool_attribute::CU_MEMPOOL_ATTR_USED_MEM_HIGH,
+        0,
+    )
 }
 
 /// Waits for the stream.
@@ -92,13 +122,19 @@ fn pool(stream: &CudaStream) -> Result<CUmemoryPool> {
 fn get(stream: &CudaStream, attribute: CUmemPool_attribute) -> Result<u64> {
     let mut value = 0u64;
     // SAFETY: all attributes that are asked for here are 64 bits wide.
-    unsafe { result::mem_pool::get_attribute(pool(stream)?, attribute, (&raw mut value).cast::<c_void>()).w()? };
+    unsafe {
+        result::mem_pool::get_attribute(pool(stream)?, attribute, (&raw mut value).cast::<c_void>())
+            .w()?
+    };
     Ok(value)
 }
 
 fn set(stream: &CudaStream, attribute: CUmemPool_attribute, mut value: u64) -> Result<()> {
     // SAFETY: as above.
-    unsafe { result::mem_pool::set_attribute(pool(stream)?, attribute, (&raw mut value).cast::<c_void>()).w() }
+    unsafe {
+        result::mem_pool::set_attribute(pool(stream)?, attribute, (&raw mut value).cast::<c_void>())
+            .w()
+    }
 }
 
 /// Numbers of the host as a tensor in bf16.
@@ -110,7 +146,11 @@ pub fn place(values: &[f32], shape: Shape, device: &Device) -> Result<Tensor> {
     }
     let card = Card::of(device)?;
     let placed = card.empty(shape, DType::BF16)?;
-    let values: Vec<bf16> = values.par_iter().with_min_len(GRAIN).map(|&value| bf16::from_f32(value)).collect();
+    let values: Vec<bf16> = values
+        .par_iter()
+        .with_min_len(GRAIN)
+        .map(|&value| bf16::from_f32(value))
+        .collect();
     if !values.is_empty() {
         card.write(address(&placed, DType::BF16)?, &values)?;
     }
@@ -121,7 +161,10 @@ pub fn place(values: &[f32], shape: Shape, device: &Device) -> Result<Tensor> {
 pub fn zeros(shape: impl Into<Shape>, kind: DType, device: &Device) -> Result<Tensor> {
     let card = Card::of(device)?;
     let zeros = card.empty(shape, kind)?;
-    card.clear(address(&zeros, kind)?, zeros.elem_count() * kind.size_in_bytes())?;
+    card.clear(
+        address(&zeros, kind)?,
+        zeros.elem_count() * kind.size_in_bytes(),
+    )?;
     Ok(zeros)
 }
 
@@ -129,17 +172,24 @@ pub fn zeros(shape: impl Into<Shape>, kind: DType, device: &Device) -> Result<Te
 pub fn to_host(tensor: &Tensor) -> Result<Vec<f32>> {
     let tensor = match tensor.dims() {
         // Rows with room behind them.
-        &[_, width] if tensor.dtype() == DType::BF16 && !tensor.is_contiguous() => columns(tensor, 0..width)?,
+        &[_, width] if tensor.dtype() == DType::BF16 && !tensor.is_contiguous() => {
+            columns(tensor, 0..width)?
+        }
         _ => tensor.contiguous()?,
     };
     let card = Card::of(tensor.device())?;
     match tensor.dtype() {
         DType::F32 => card.download::<f32>(address(&tensor, DType::F32)?, tensor.elem_count()),
         DType::BF16 => {
-            let values = card.download::<bf16>(address(&tensor, DType::BF16)?, tensor.elem_count())?;
+            let values =
+                card.download::<bf16>(address(&tensor, DType::BF16)?, tensor.elem_count())?;
             Ok(values.into_iter().map(bf16::to_f32).collect())
         }
-        _ => tensor.to_device(&Device::Cpu)?.to_dtype(DType::F32)?.flatten_all()?.to_vec1(),
+        _ => tensor
+            .to_device(&Device::Cpu)?
+            .to_dtype(DType::F32)?
+            .flatten_all()?
+            .to_vec1(),
     }
 }
 

@@ -17,7 +17,10 @@ use crate::ops::cuda::card::int;
 pub fn tables(angles: &[f64], half: usize, device: &Device) -> Result<(Tensor, Tensor)> {
     let card = Card::of(device)?;
     let table = |function: fn(f64) -> f64| {
-        let values: Vec<f32> = angles.par_iter().map(|&angle| function(angle) as f32).collect();
+        let values: Vec<f32> = angles
+            .par_iter()
+            .map(|&angle| function(angle) as f32)
+            .collect();
         let table = card.empty((angles.len() / half, half), DType::F32)?;
         card.write(f32_of(&table)?, &values)?;
         Ok::<_, candle_core::Error>(table)
@@ -26,8 +29,22 @@ pub fn tables(angles: &[f64], half: usize, device: &Device) -> Result<(Tensor, T
 }
 
 /// Rotates the first `num_heads` heads of every token in place, forwards (1) or backwards (-1).
-pub fn rotate(x: &Tensor, cos: &Tensor, sin: &Tensor, num_heads: usize, direction: f64) -> Result<()> {
+pub fn rotate(
+    x: &Tensor,
+    cos: &Tensor,
+    sin: &Tensor,
+    num_heads: usize,
+    direction: f64,
+) -> Result<()> {
     let (card, (tokens, width), half) = (Card::of(x.device())?, x.dims2()?, cos.dim(1)?);
-    let arguments = arguments![bf16_of(x)?, f32_of(cos)?, f32_of(sin)?, int(width)?, int(num_heads)?, int(half)?, direction as f32];
+    let arguments = arguments![
+        bf16_of(x)?,
+        f32_of(cos)?,
+        f32_of(sin)?,
+        int(width)?,
+        int(num_heads)?,
+        int(half)?,
+        direction as f32
+    ];
     card.launch("rotate", (tokens, 1), (BLOCK, 1), 0, arguments)
 }

@@ -25,7 +25,13 @@ pub fn new(value: f64, device: &Device) -> Result<Tensor> {
 /// As `ops::scalar::Scalar::add`.
 pub fn add(sum: &Tensor, term: &Tensor) -> Result<()> {
     let card = Card::of(sum.device())?;
-    card.launch("add_scalar", (1, 1), (1, 1), 0, arguments![address(sum, DType::F64)?, address(term, DType::F64)?])
+    card.launch(
+        "add_scalar",
+        (1, 1),
+        (1, 1),
+        0,
+        arguments![address(sum, DType::F64)?, address(term, DType::F64)?],
+    )
 }
 
 /// Numbers on their way into page-locked memory.
@@ -43,7 +49,8 @@ pub fn read(device: &Device, tensors: &[&Tensor]) -> Result<Reading> {
     let (mut parts, mut end) = (Vec::new(), 0usize);
     for tensor in tensors {
         parts.push((tensor.dtype(), end, tensor.elem_count()));
-        end += (tensor.elem_count() * tensor.dtype().size_in_bytes()).next_multiple_of(size_of::<f64>());
+        end += (tensor.elem_count() * tensor.dtype().size_in_bytes())
+            .next_multiple_of(size_of::<f64>());
     }
     let block = card.pinned()?.take(end)?;
     for (tensor, &(kind, offset, count)) in tensors.iter().zip(&parts) {
@@ -54,18 +61,27 @@ pub fn read(device: &Device, tensors: &[&Tensor]) -> Result<Reading> {
             _ => candle_core::bail!("numbers in {kind:?} are not read"),
         }
     }
-    Ok(Reading { held: Some((block, card.event()?)), card, parts })
+    Ok(Reading {
+        held: Some((block, card.event()?)),
+        card,
+        parts,
+    })
 }
 
 impl Reading {
     /// As `ops::scalar::Reading::wait`.
     pub fn wait(self) -> Result<Vec<Vec<f64>>> {
-        let Some((block, done)) = &self.held else { return Ok(Vec::new()) };
+        let Some((block, done)) = &self.held else {
+            return Ok(Vec::new());
+        };
         done.synchronize().w()?;
         // SAFETY: the card has filled these places, and any bits are numbers.
         let numbers = self.parts.iter().map(|&(kind, offset, count)| unsafe {
             match kind {
-                DType::F32 => std::slice::from_raw_parts(block.place::<f32>(offset, count), count).iter().map(|&x| f64::from(x)).collect(),
+                DType::F32 => std::slice::from_raw_parts(block.place::<f32>(offset, count), count)
+                    .iter()
+                    .map(|&x| f64::from(x))
+                    .collect(),
                 _ => std::slice::from_raw_parts(block.place::<f64>(offset, count), count).to_vec(),
             }
         });

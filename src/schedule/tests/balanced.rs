@@ -24,74 +24,224 @@ fn four_tasks() -> Population {
 #[test]
 fn slots_go_round_tasks_labels_and_forms() {
     let population = four_tasks();
-    let schedule = schedule("{batch: 6, stages: [{draw: balanced, steps: 4}]}", &population, 3);
-    let drawn: Vec<_> = rows(&schedule, 0..4).into_iter().map(|row| cell_of(&population, row)).collect();
-    let in_task = |task: u16| drawn.iter().filter(|cell| cell.0 == task).map(|cell| (cell.1, cell.2)).collect::<Vec<_>>();
-    assert!(drawn.iter().map(|cell| cell.0).eq((0..24).map(|slot| slot % 4)), "tasks in turn, over the ends of steps");
-    assert_eq!(in_task(1), [(NO_LABEL, false), (NO_LABEL, true)].repeat(3), "audio and text in turn");
-    assert_eq!(in_task(2), [(0, false), (1, false), (2, false)].repeat(2), "labels in turn");
-    assert_eq!(in_task(3), [(0, false), (2, false)].repeat(3), "a label without rows gets nothing");
+    let schedule = schedule(
+        "{batch: 6, stages: [{draw: balanced, steps: 4}]}",
+        &population,
+        3,
+    );
+    let drawn: Vec<_> = rows(&schedule, 0..4)
+        .into_iter()
+        .map(|row| cell_of(&population, row))
+        .collect();
+    let in_task = |task: u16| {
+        drawn
+            .iter()
+            .filter(|cell| cell.0 == task)
+            .map(|cell| (cell.1, cell.2))
+            .collect::<Vec<_>>()
+    };
+    assert!(
+        drawn
+            .iter()
+            .map(|cell| cell.0)
+            .eq((0..24).map(|slot| slot % 4)),
+        "tasks in turn, over the ends of steps"
+    );
+    assert_eq!(
+        in_task(1),
+        [(NO_LABEL, false), (NO_LABEL, true)].repeat(3),
+        "audio and text in turn"
+    );
+    assert_eq!(
+        in_task(2),
+        [(0, false), (1, false), (2, false)].repeat(2),
+        "labels in turn"
+    );
+    assert_eq!(
+        in_task(3),
+        [(0, false), (2, false)].repeat(3),
+        "a label without rows gets nothing"
+    );
 }
 
 #[test]
 fn a_mixture_goes_on_in_the_order_of_a_balanced_stage() {
     let population = four_tasks();
     let yaml = "{batch: 4, stages: [{tasks: [asr], draw: balanced, steps: 6}, {tasks: [asr], steps: 4}, {tasks: [asr, dialect], draw: balanced, steps: 8}]}";
-    let of_asr: Vec<Pick> = picks(&schedule(yaml, &population, 3), 0..18).into_iter().filter(|pick| pick.row < 40).collect();
+    let of_asr: Vec<Pick> = picks(&schedule(yaml, &population, 3), 0..18)
+        .into_iter()
+        .filter(|pick| pick.row < 40)
+        .collect();
     let mut first: Vec<u32> = of_asr[..40].iter().map(|pick| pick.row).collect();
     first.sort_unstable();
-    assert!(first.into_iter().eq(0..40) && of_asr[40..].iter().all(|pick| pick.epoch == 1), "asr is one cell, and the same pool in all three");
+    assert!(
+        first.into_iter().eq(0..40) && of_asr[40..].iter().all(|pick| pick.epoch == 1),
+        "asr is one cell, and the same pool in all three"
+    );
 }
 
 #[test]
 fn an_entry_of_weight_zero_is_left_out() {
     let mut population = four_tasks();
-    population.entries = vec![Entry { rows: 0..10, weight: 1.0 }, Entry { rows: 10..61, weight: 0.0 }, Entry { rows: 61..123, weight: 0.2 }];
-    let schedule = schedule("{batch: 6, stages: [{draw: balanced, steps: 30}]}", &population, 3);
+    population.entries = vec![
+        Entry {
+            rows: 0..10,
+            weight: 1.0,
+        },
+        Entry {
+            rows: 10..61,
+            weight: 0.0,
+        },
+        Entry {
+            rows: 61..123,
+            weight: 0.2,
+        },
+    ];
+    let schedule = schedule(
+        "{batch: 6, stages: [{draw: balanced, steps: 30}]}",
+        &population,
+        3,
+    );
     assert_eq!(schedule.stages()[0].tasks, ["asr", "dialect", "emotion"]);
-    assert!(rows(&schedule, 0..30).iter().all(|row| !(10..61).contains(row)));
-    assert_eq!(schedule.cells(0)[0], CellShare { task: "asr".into(), label: None, has_audio: true, num_rows: 10, num_slots: 60 });
+    assert!(
+        rows(&schedule, 0..30)
+            .iter()
+            .all(|row| !(10..61).contains(row))
+    );
+    assert_eq!(
+        schedule.cells(0)[0],
+        CellShare {
+            task: "asr".into(),
+            label: None,
+            has_audio: true,
+            num_rows: 10,
+            num_slots: 60
+        }
+    );
 }
 
 #[test]
 fn cells_say_how_often_their_rows_come() {
-    let schedule =
-        schedule("{batch: 8, stages: [{tasks: [asr], steps: 2}, {draw: balanced, steps: 12}, {draw: diverse, max_repeats: 4, steps: 18}]}", &four_tasks(), 3);
-    let cells = |stage| schedule.cells(stage).into_iter().map(|cell| (cell.label.unwrap_or_default(), cell.num_slots)).collect::<Vec<_>>();
+    let schedule = schedule(
+        "{batch: 8, stages: [{tasks: [asr], steps: 2}, {draw: balanced, steps: 12}, {draw: diverse, max_repeats: 4, steps: 18}]}",
+        &four_tasks(),
+        3,
+    );
+    let cells = |stage| {
+        schedule
+            .cells(stage)
+            .into_iter()
+            .map(|cell| (cell.label.unwrap_or_default(), cell.num_slots))
+            .collect::<Vec<_>>()
+    };
     assert!(schedule.cells(0).is_empty() && schedule.cells(9).is_empty());
-    let level = [("", 24), ("", 12), ("", 12), ("label-0", 8), ("label-1", 8), ("label-2", 8), ("label-0", 12), ("label-2", 12)];
-    assert_eq!(cells(1), level.map(|(label, slots)| (label.to_owned(), slots)));
+    let level = [
+        ("", 24),
+        ("", 12),
+        ("", 12),
+        ("label-0", 8),
+        ("label-1", 8),
+        ("label-2", 8),
+        ("label-0", 12),
+        ("label-2", 12),
+    ];
+    assert_eq!(
+        cells(1),
+        level.map(|(label, slots)| (label.to_owned(), slots))
+    );
     let rare = &schedule.cells(1)[6];
-    assert_eq!((rare.task.as_str(), rare.num_rows, rare.draws_per_row()), ("emotion", 1, 12.0));
+    assert_eq!(
+        (rare.task.as_str(), rare.num_rows, rare.draws_per_row()),
+        ("emotion", 1, 12.0)
+    );
     // 36 for each task; of dialect's, 3 rows take 12; of emotion's, one row takes 4.
-    let capped = [("", 36), ("", 18), ("", 18), ("label-0", 12), ("label-1", 12), ("label-2", 12), ("label-0", 4), ("label-2", 32)];
-    assert_eq!(cells(2), capped.map(|(label, slots)| (label.to_owned(), slots)));
+    let capped = [
+        ("", 36),
+        ("", 18),
+        ("", 18),
+        ("label-0", 12),
+        ("label-1", 12),
+        ("label-2", 12),
+        ("label-0", 4),
+        ("label-2", 32),
+    ];
+    assert_eq!(
+        cells(2),
+        capped.map(|(label, slots)| (label.to_owned(), slots))
+    );
 }
 
 #[test]
 fn contradictions_name_both_keys() {
     let population = four_tasks();
     for (stage, found) in [
-        ("draw: balanced, mix: uniform", "`mix: uniform` beside `draw: balanced`"),
-        ("draw: diverse, mix: proportional", "`mix: proportional` beside `draw: diverse`"),
-        ("draw: diverse, temperature: 2.5", "`temperature: 2.5` beside `draw: diverse`"),
-        ("draw: balanced, replay: 0.2", "`replay: 0.2` beside `draw: balanced`"),
-        ("draw: balanced, replay: 0.2", "\nhint: remove `replay`, or write `draw: shuffled`"),
+        (
+            "draw: balanced, mix: uniform",
+            "`mix: uniform` beside `draw: balanced`",
+        ),
+        (
+            "draw: diverse, mix: proportional",
+            "`mix: proportional` beside `draw: diverse`",
+        ),
+        (
+            "draw: diverse, temperature: 2.5",
+            "`temperature: 2.5` beside `draw: diverse`",
+        ),
+        (
+            "draw: balanced, replay: 0.2",
+            "`replay: 0.2` beside `draw: balanced`",
+        ),
+        (
+            "draw: balanced, replay: 0.2",
+            "\nhint: remove `replay`, or write `draw: shuffled`",
+        ),
         ("max_repeats: 3", "`max_repeats` beside `draw: shuffled`"),
         ("draw: balanced, max_repeats: 0", "`max_repeats` is 0"),
-        ("draw: balanced, max_repeats: 1", "`max_repeats: 1` allows 123 draws of 123 rows; 16 steps of 8 examples are 128\nhint: allow more"),
-        ("tasks: [dialect, emotion], draw: diverse, max_repeats: 2", "allows 124 draws of 62 rows"),
-        ("draw: balanced, block: 4", "`block` beside `draw: balanced`"),
+        (
+            "draw: balanced, max_repeats: 1",
+            "`max_repeats: 1` allows 123 draws of 123 rows; 16 steps of 8 examples are 128\nhint: allow more",
+        ),
+        (
+            "tasks: [dialect, emotion], draw: diverse, max_repeats: 2",
+            "allows 124 draws of 62 rows",
+        ),
+        (
+            "draw: balanced, block: 4",
+            "`block` beside `draw: balanced`",
+        ),
         ("select: kmeans", "`select` beside `draw: shuffled`"),
-        ("draw: balanced, embeddings: base", "`embeddings` beside `draw: balanced`"),
+        (
+            "draw: balanced, embeddings: base",
+            "`embeddings` beside `draw: balanced`",
+        ),
         ("draw: diverse, block: 0", "`block` is 0"),
-        ("early_stop: {score: '', patience: 2}", "`early_stop.score` is empty"),
-        ("early_stop: {score: mean, patience: 0}", "`early_stop.patience` is 0"),
-        ("early_stop: {score: mean, patience: 1, min_delta: -0.1}", "`early_stop.min_delta` is -0.1"),
-        ("early_stop: {score: mean, patience: 1, min_delta: .nan}", "`early_stop.min_delta` is NaN"),
+        (
+            "early_stop: {score: '', patience: 2}",
+            "`early_stop.score` is empty",
+        ),
+        (
+            "early_stop: {score: mean, patience: 0}",
+            "`early_stop.patience` is 0",
+        ),
+        (
+            "early_stop: {score: mean, patience: 1, min_delta: -0.1}",
+            "`early_stop.min_delta` is -0.1",
+        ),
+        (
+            "early_stop: {score: mean, patience: 1, min_delta: .nan}",
+            "`early_stop.min_delta` is NaN",
+        ),
     ] {
-        let error = refusal(&format!("{{batch: 8, stages: [{{steps: 1}}, {{name: b, steps: 16, {stage}}}]}}"), &population);
-        assert!(error.exit_code() == 2 && error.to_string().starts_with("schedule: stage `b`: ") && error.to_string().contains(found), "{stage}: {error}");
+        let error = refusal(
+            &format!("{{batch: 8, stages: [{{steps: 1}}, {{name: b, steps: 16, {stage}}}]}}"),
+            &population,
+        );
+        assert!(
+            error.exit_code() == 2
+                && error.to_string().starts_with("schedule: stage `b`: ")
+                && error.to_string().contains(found),
+            "{stage}: {error}"
+        );
     }
 }
 
@@ -104,21 +254,33 @@ prop_compose! {
 
 /// The slots of each cell among `rows`, with zero for those that have none.
 fn counts(population: &Population, rows: &[u32]) -> BTreeMap<(u16, u16, bool), u64> {
-    let mut counts: BTreeMap<_, _> = (0..population.row_task.len() as u32).map(|row| (cell_of(population, row), 0)).collect();
-    rows.iter().for_each(|&row| *counts.entry(cell_of(population, row)).or_default() += 1);
+    let mut counts: BTreeMap<_, _> = (0..population.row_task.len() as u32)
+        .map(|row| (cell_of(population, row), 0))
+        .collect();
+    rows.iter()
+        .for_each(|&row| *counts.entry(cell_of(population, row)).or_default() += 1);
     counts
 }
 
 /// Slots summed at a level: tasks, labels of a task, forms of a label.
 fn levels(counts: &BTreeMap<(u16, u16, bool), u64>) -> Vec<Vec<u64>> {
-    let (mut tasks, mut labels, mut forms) = (BTreeMap::new(), BTreeMap::<u16, BTreeMap<u16, u64>>::new(), BTreeMap::<(u16, u16), Vec<u64>>::new());
+    let (mut tasks, mut labels, mut forms) = (
+        BTreeMap::new(),
+        BTreeMap::<u16, BTreeMap<u16, u64>>::new(),
+        BTreeMap::<(u16, u16), Vec<u64>>::new(),
+    );
     for (&(task, label, _), &count) in counts {
         *tasks.entry(task).or_insert(0) += count;
         *labels.entry(task).or_default().entry(label).or_default() += count;
         forms.entry((task, label)).or_default().push(count);
     }
-    let labels = labels.into_values().map(|labels| labels.into_values().collect());
-    std::iter::once(tasks.into_values().collect()).chain(labels).chain(forms.into_values()).collect()
+    let labels = labels
+        .into_values()
+        .map(|labels| labels.into_values().collect());
+    std::iter::once(tasks.into_values().collect())
+        .chain(labels)
+        .chain(forms.into_values())
+        .collect()
 }
 
 proptest! {

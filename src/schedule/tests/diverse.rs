@@ -10,20 +10,37 @@ use super::*;
 
 /// Rows of five cells, one of them text, two of them small enough to come round inside a block.
 fn unequal() -> Population {
-    labelled(&[(0, None, true, 90), (1, None, true, 31), (1, None, false, 23), (3, Some(0), true, 5), (3, Some(1), true, 64), (3, None, true, 9)])
+    labelled(&[
+        (0, None, true, 90),
+        (1, None, true, 31),
+        (1, None, false, 23),
+        (3, Some(0), true, 5),
+        (3, Some(1), true, 64),
+        (3, None, true, 9),
+    ])
 }
 
 /// A curriculum whose second stage is of the given kind.
 fn curriculum(batch: usize, steps: u64, second: &str) -> String {
-    format!("{{batch: {batch}, stages: [{{draw: balanced, steps: 5}}, {{{second}, steps: {steps}}}]}}")
+    format!(
+        "{{batch: {batch}, stages: [{{draw: balanced, steps: 5}}, {{{second}, steps: {steps}}}]}}"
+    )
 }
 
 /// The greedy picks of a block, from the picks that balanced drawing gives the same steps: the definition, read slowly.
 fn greedy(population: &Population, embeddings: &Embeddings, block: &[Vec<Pick>]) -> Vec<Vec<Pick>> {
     let cell = |pick: &Pick| cell_of(population, pick.row);
     let distance = |a: &Pick, b: &Pick| {
-        let vector = |pick: &Pick| embeddings.of(pick.row, population.has_audio(pick.row)).unwrap();
-        1.0 - vector(a).iter().zip(vector(b)).map(|(a, b)| f64::from(*a) * f64::from(*b)).sum::<f64>()
+        let vector = |pick: &Pick| {
+            embeddings
+                .of(pick.row, population.has_audio(pick.row))
+                .unwrap()
+        };
+        1.0 - vector(a)
+            .iter()
+            .zip(vector(b))
+            .map(|(a, b)| f64::from(*a) * f64::from(*b))
+            .sum::<f64>()
     };
     let mut left: Vec<Pick> = block.concat();
     let mut batches = Vec::new();
@@ -32,12 +49,20 @@ fn greedy(population: &Population, embeddings: &Embeddings, block: &[Vec<Pick>])
         slots.sort_unstable();
         let mut batch: Vec<Pick> = Vec::new();
         for slot in slots {
-            let candidates: Vec<Pick> = left.iter().filter(|pick| cell(pick) == slot).copied().collect();
+            let candidates: Vec<Pick> = left
+                .iter()
+                .filter(|pick| cell(pick) == slot)
+                .copied()
+                .collect();
             let oldest = candidates.iter().map(|pick| pick.epoch).min().unwrap();
             let mut best: Option<(f64, Pick)> = None;
             for candidate in candidates.into_iter().filter(|pick| pick.epoch == oldest) {
-                let alike = batch.iter().filter(|pick| population.has_audio(pick.row) == population.has_audio(candidate.row));
-                let nearest = alike.map(|pick| distance(pick, &candidate)).fold(f64::INFINITY, f64::min);
+                let alike = batch.iter().filter(|pick| {
+                    population.has_audio(pick.row) == population.has_audio(candidate.row)
+                });
+                let nearest = alike
+                    .map(|pick| distance(pick, &candidate))
+                    .fold(f64::INFINITY, f64::min);
                 // Distances that differ by rounding alone are the same.
                 if best.is_none_or(|(farthest, _)| nearest > farthest + 1e-6) {
                     best = Some((nearest, candidate));
@@ -49,8 +74,15 @@ fn greedy(population: &Population, embeddings: &Embeddings, block: &[Vec<Pick>])
         }
         // In the order of slots, each cell's in the order in which they were chosen.
         let mut by_cell: BTreeMap<_, std::collections::VecDeque<Pick>> = BTreeMap::new();
-        batch.iter().for_each(|pick| by_cell.entry(cell(pick)).or_default().push_back(*pick));
-        batches.push(in_order.iter().map(|pick| by_cell.get_mut(&cell(pick)).unwrap().pop_front().unwrap()).collect());
+        batch
+            .iter()
+            .for_each(|pick| by_cell.entry(cell(pick)).or_default().push_back(*pick));
+        batches.push(
+            in_order
+                .iter()
+                .map(|pick| by_cell.get_mut(&cell(pick)).unwrap().pop_front().unwrap())
+                .collect(),
+        );
     }
     batches
 }
@@ -107,14 +139,34 @@ proptest! {
 #[test]
 fn text_is_compared_with_text_alone() {
     let population = unequal();
-    let base = Schedule::new(&settings("{batch: 9, stages: [{draw: diverse, steps: 16}]}"), &population, 2).unwrap();
-    let with_seeds = |audio, text| Arc::new(Embeddings::new(vectors(&population, true, 8, audio), vectors(&population, false, 8, text), 1).unwrap());
+    let base = Schedule::new(
+        &settings("{batch: 9, stages: [{draw: diverse, steps: 16}]}"),
+        &population,
+        2,
+    )
+    .unwrap();
+    let with_seeds = |audio, text| {
+        Arc::new(
+            Embeddings::new(
+                vectors(&population, true, 8, audio),
+                vectors(&population, false, 8, text),
+                1,
+            )
+            .unwrap(),
+        )
+    };
     let with = |embeddings: Arc<Embeddings>| {
         let mut schedule = base.clone();
         schedule.set_embeddings(0, embeddings).unwrap();
-        picks(&schedule, 0..16).into_iter().partition::<Vec<Pick>, _>(|pick| population.has_audio(pick.row))
+        picks(&schedule, 0..16)
+            .into_iter()
+            .partition::<Vec<Pick>, _>(|pick| population.has_audio(pick.row))
     };
-    let [(heard, read), (heard_two, read_two), (heard_mixed, read_mixed)] = [with_seeds(1, 1), with_seeds(2, 2), with_seeds(1, 2)].map(with);
+    let [
+        (heard, read),
+        (heard_two, read_two),
+        (heard_mixed, read_mixed),
+    ] = [with_seeds(1, 1), with_seeds(2, 2), with_seeds(1, 2)].map(with);
     assert!(heard == heard_mixed && read_two == read_mixed);
     assert!(heard != heard_two && read != read_two);
 }
@@ -126,32 +178,91 @@ fn a_stage_asks_for_the_embeddings_it_compares() {
         {draw: diverse, embeddings: random, steps: 8}, {draw: diverse, select: random, steps: 8}]}";
     let mut schedule = Schedule::new(&settings(yaml), &population, 2).unwrap();
     let needed: Vec<_> = (0..6).map(|stage| schedule.embeddings_of(stage)).collect();
-    assert_eq!(needed, [None, Some(EmbeddingSource::Base), Some(EmbeddingSource::Current), None, None, None]);
-    assert_eq!(schedule.stages()[2].diverse, Some(Diverse { select: Select::Farthest, embeddings: EmbeddingSource::Current, block: 8 }));
+    assert_eq!(
+        needed,
+        [
+            None,
+            Some(EmbeddingSource::Base),
+            Some(EmbeddingSource::Current),
+            None,
+            None,
+            None
+        ]
+    );
+    assert_eq!(
+        schedule.stages()[2].diverse,
+        Some(Diverse {
+            select: Select::Farthest,
+            embeddings: EmbeddingSource::Current,
+            block: 8
+        })
+    );
     let error = schedule.picks(3).unwrap_err();
-    assert!(error.exit_code() == 1 && error.message().contains("stage `near` was given no embeddings"), "{error}");
-    assert!(schedule.picks(19).is_ok() && schedule.picks(33).is_ok(), "those that need none go on");
-    assert_eq!(schedule.set_embeddings(0, embeddings(&population, 8, 1)).unwrap_err().exit_code(), 1);
+    assert!(
+        error.exit_code() == 1
+            && error
+                .message()
+                .contains("stage `near` was given no embeddings"),
+        "{error}"
+    );
+    assert!(
+        schedule.picks(19).is_ok() && schedule.picks(33).is_ok(),
+        "those that need none go on"
+    );
+    assert_eq!(
+        schedule
+            .set_embeddings(0, embeddings(&population, 8, 1))
+            .unwrap_err()
+            .exit_code(),
+        1
+    );
 
     let whole = embeddings(&population, 8, 1);
     let mut audio = whole.audio().clone();
     let place = audio.rows.iter().position(|&row| row == 100).unwrap();
     audio.rows.remove(place);
     audio.values.drain(place * 8..(place + 1) * 8);
-    let error = schedule.set_embeddings(1, Arc::new(Embeddings::new(audio, whole.text().clone(), 1).unwrap())).unwrap_err();
-    assert!(error.exit_code() == 2 && error.message() == "stage `near`: row 100 (task `summarization`) has no audio embedding", "{error}");
+    let error = schedule
+        .set_embeddings(
+            1,
+            Arc::new(Embeddings::new(audio, whole.text().clone(), 1).unwrap()),
+        )
+        .unwrap_err();
+    assert!(
+        error.exit_code() == 2
+            && error.message()
+                == "stage `near`: row 100 (task `summarization`) has no audio embedding",
+        "{error}"
+    );
 }
 
 #[test]
 fn clusters_are_used_in_turn() {
     // Four groups, far apart, of ten rows each; four slots a step; every batch has one of each group, whatever the order.
     let population = labelled(&[(0, None, true, 40)]);
-    let value = |row: u32, at: u32| if row % 4 == at { 1.0 } else { 0.01 * ((row * 7 + at * 3) % 5) as f32 };
-    let audio = Vectors { rows: (0..40).collect(), dims: 4, values: (0..160).map(|at| value(at / 4, at % 4)).collect() };
+    let value = |row: u32, at: u32| {
+        if row % 4 == at {
+            1.0
+        } else {
+            0.01 * ((row * 7 + at * 3) % 5) as f32
+        }
+    };
+    let audio = Vectors {
+        rows: (0..40).collect(),
+        dims: 4,
+        values: (0..160).map(|at| value(at / 4, at % 4)).collect(),
+    };
     let embeddings = Arc::new(Embeddings::new(audio, Vectors::default(), 1).unwrap());
     let mut whole_batches = 0;
     for seed in 0..20 {
-        let mut schedule = Schedule::new(&settings("{batch: 4, stages: [{draw: diverse, select: kmeans, block: 10, steps: 10}]}"), &population, seed).unwrap();
+        let mut schedule = Schedule::new(
+            &settings(
+                "{batch: 4, stages: [{draw: diverse, select: kmeans, block: 10, steps: 10}]}",
+            ),
+            &population,
+            seed,
+        )
+        .unwrap();
         schedule.set_embeddings(0, embeddings.clone()).unwrap();
         for batch in batches(&schedule, 0..10) {
             let mut groups: Vec<u32> = batch.iter().map(|pick| pick.row % 4).collect();
@@ -176,25 +287,51 @@ fn batches_are_more_spread_than_those_of_random_drawing() {
     ]);
     let embeddings = embeddings(&population, 32, 1);
     let measure = |keys: &str, steps: u64| {
-        let mut schedule = Schedule::new(&settings(&format!("{{batch: 16, stages: [{{draw: diverse, {keys}, steps: {steps}}}]}}")), &population, 5).unwrap();
+        let mut schedule = Schedule::new(
+            &settings(&format!(
+                "{{batch: 16, stages: [{{draw: diverse, {keys}, steps: {steps}}}]}}"
+            )),
+            &population,
+            5,
+        )
+        .unwrap();
         if schedule.embeddings_of(0).is_some() {
             schedule.set_embeddings(0, embeddings.clone()).unwrap();
         }
-        let batches: Vec<Vec<u32>> = (0..steps).map(|step| rows(&schedule, step..step + 1)).collect();
-        let by_place = spread_by_place(&population, &embeddings, &batches, 8).into_iter().map(|spread| spread.unwrap().nearest).collect::<Vec<_>>();
-        (spread(&population, &embeddings, &batches).unwrap(), by_place)
+        let batches: Vec<Vec<u32>> = (0..steps)
+            .map(|step| rows(&schedule, step..step + 1))
+            .collect();
+        let by_place = spread_by_place(&population, &embeddings, &batches, 8)
+            .into_iter()
+            .map(|spread| spread.unwrap().nearest)
+            .collect::<Vec<_>>();
+        (
+            spread(&population, &embeddings, &batches).unwrap(),
+            by_place,
+        )
     };
     let (random, _) = measure("select: random", 1000);
     let (blind, _) = measure("embeddings: random", 1000);
     let (farthest, by_place) = measure("select: farthest", 1000);
     // The spread of one batch has a standard deviation below 0.06, so that of the mean of 1,000 is below 0.002.
-    assert!((blind.nearest - random.nearest).abs() < 0.004, "choosing by what knows nothing is no better");
+    assert!(
+        (blind.nearest - random.nearest).abs() < 0.004,
+        "choosing by what knows nothing is no better"
+    );
     assert!(farthest.nearest > random.nearest + 0.02);
-    assert!(by_place[..4].iter().all(|nearest| *nearest > random.nearest + 0.03), "first in a block, first served");
+    assert!(
+        by_place[..4]
+            .iter()
+            .all(|nearest| *nearest > random.nearest + 0.03),
+        "first in a block, first served"
+    );
     assert!(by_place[7] < random.nearest, "the last takes what is left");
     for select in ["kmeans", "kdpp"] {
         let (found, by_place) = measure(&format!("select: {select}"), 1000);
         // Both only lean away from what is alike; they do so most at the beginning of a block.
-        assert!(found.nearest > random.nearest + 0.002 && by_place[0] > random.nearest + 0.01, "{select}");
+        assert!(
+            found.nearest > random.nearest + 0.002 && by_place[0] > random.nearest + 0.01,
+            "{select}"
+        );
     }
 }

@@ -9,9 +9,19 @@ use super::*;
 #[test]
 fn four_tasks_in_a_batch_of_eight_get_two_each_at_every_step() {
     let population = population(&[(0, 1000, 1.0), (1, 3, 5.0), (2, 70, 1.0), (3, 11, 0.0)]);
-    let schedule = Schedule::new(&settings("{batch: 8, stages: [{mix: uniform, steps: 300}]}"), &population, 1).unwrap();
+    let schedule = Schedule::new(
+        &settings("{batch: 8, stages: [{mix: uniform, steps: 300}]}"),
+        &population,
+        1,
+    )
+    .unwrap();
     for step in 0..300 {
-        let mut tasks: Vec<u16> = schedule.picks(step).unwrap().iter().map(|pick| population.row_task[pick.row as usize]).collect();
+        let mut tasks: Vec<u16> = schedule
+            .picks(step)
+            .unwrap()
+            .iter()
+            .map(|pick| population.row_task[pick.row as usize])
+            .collect();
         tasks.sort_unstable();
         assert_eq!(tasks, [0, 0, 1, 1, 2, 2, 3, 3]);
     }
@@ -21,16 +31,29 @@ fn four_tasks_in_a_batch_of_eight_get_two_each_at_every_step() {
 fn mixtures_give_the_shares_they_name() {
     let population = population(&[(0, 600, 1.0), (0, 100, 2.0), (1, 100, 1.0), (2, 900, 0.0)]);
     let share = |stage: &str| -> [u64; 4] {
-        let schedule = Schedule::new(&settings(&format!("{{batch: 10, stages: [{{{stage}, steps: 90}}]}}")), &population, 3).unwrap();
+        let schedule = Schedule::new(
+            &settings(&format!("{{batch: 10, stages: [{{{stage}, steps: 90}}]}}")),
+            &population,
+            3,
+        )
+        .unwrap();
         let mut counts = [0; 4];
         for row in rows(&schedule, 0..90) {
-            counts[population.entries.iter().position(|entry| entry.rows.contains(&row)).unwrap()] += 1;
+            counts[population
+                .entries
+                .iter()
+                .position(|entry| entry.rows.contains(&row))
+                .unwrap()] += 1;
         }
         counts
     };
     assert_eq!(share("tasks: all"), [600, 200, 100, 0], "rows by weight");
     assert_eq!(share("mix: weights"), [225, 450, 225, 0], "weights alone");
-    assert_eq!(share("mix: temperature, temperature: 3"), [450, 150, 300, 0], "800 and 100 rows under the cube root are 2 to 1; 600 and 200 inside the first");
+    assert_eq!(
+        share("mix: temperature, temperature: 3"),
+        [450, 150, 300, 0],
+        "800 and 100 rows under the cube root are 2 to 1; 600 and 200 inside the first"
+    );
     let [asr, twice, summarization, dialect] = share("mix: uniform");
     assert_eq!((asr + twice, summarization, dialect), (300, 300, 300));
 }
@@ -38,23 +61,50 @@ fn mixtures_give_the_shares_they_name() {
 #[test]
 fn stages_follow_each_other_and_epochs_are_passes() {
     let population = population(&[(0, 20, 1.0), (1, 12, 1.0), (3, 7, 1.0)]);
-    let yaml =
-        "{batch: 4, stages: [{name: listen, tasks: [asr], epochs: 1}, {tasks: [summarization], epochs: 2, replay: 0.25, learning_rate: 1e-5}, {epochs: 0.5}]}";
+    let yaml = "{batch: 4, stages: [{name: listen, tasks: [asr], epochs: 1}, {tasks: [summarization], epochs: 2, replay: 0.25, learning_rate: 1e-5}, {epochs: 0.5}]}";
     let schedule = Schedule::new(&settings(yaml), &population, 5).unwrap();
-    let steps: Vec<_> = schedule.stages().iter().map(|stage| (stage.name.as_str(), stage.start, stage.steps)).collect();
-    assert_eq!(steps, [("listen", 0, 5), ("stage-2", 5, 8), ("stage-3", 13, 5)], "2 x 12 rows in 3 slots of 4; 19.5 rows in five steps of 4");
+    let steps: Vec<_> = schedule
+        .stages()
+        .iter()
+        .map(|stage| (stage.name.as_str(), stage.start, stage.steps))
+        .collect();
+    assert_eq!(
+        steps,
+        [("listen", 0, 5), ("stage-2", 5, 8), ("stage-3", 13, 5)],
+        "2 x 12 rows in 3 slots of 4; 19.5 rows in five steps of 4"
+    );
     assert_eq!(schedule.stages()[1].replayed, ["asr"]);
     assert_eq!(schedule.stages()[1].learning_rate, Some(1e-5));
-    assert_eq!(schedule.stages()[2].tasks, ["asr", "summarization", "emotion"], "a task without rows is not among all");
+    assert_eq!(
+        schedule.stages()[2].tasks,
+        ["asr", "summarization", "emotion"],
+        "a task without rows is not among all"
+    );
     assert_eq!((schedule.num_steps(), schedule.batch()), (18, 4));
-    assert_eq!([0, 4, 5, 12, 13, 17, 30].map(|step| schedule.stage_of(step)), [(0, 0), (0, 4), (1, 0), (1, 7), (2, 0), (2, 4), (2, 17)]);
+    assert_eq!(
+        [0, 4, 5, 12, 13, 17, 30].map(|step| schedule.stage_of(step)),
+        [(0, 0), (0, 4), (1, 0), (1, 7), (2, 0), (2, 4), (2, 17)]
+    );
     let mut listened = rows(&schedule, 0..5);
     listened.sort_unstable();
-    assert!(listened.into_iter().eq(0..20), "one epoch is every row once");
-    let replayed: Vec<Pick> = (5..13).flat_map(|step| schedule.picks(step).unwrap()).filter(|pick| pick.row < 20).collect();
+    assert!(
+        listened.into_iter().eq(0..20),
+        "one epoch is every row once"
+    );
+    let replayed: Vec<Pick> = (5..13)
+        .flat_map(|step| schedule.picks(step).unwrap())
+        .filter(|pick| pick.row < 20)
+        .collect();
     assert_eq!(replayed.len(), 8, "a quarter of 32 slots");
-    assert!(replayed.iter().all(|pick| pick.epoch == 1), "all rows of the task were used in the stage before");
-    assert_eq!(schedule.picks(40).unwrap().len(), 4, "the last stage goes on past the end");
+    assert!(
+        replayed.iter().all(|pick| pick.epoch == 1),
+        "all rows of the task were used in the stage before"
+    );
+    assert_eq!(
+        schedule.picks(40).unwrap().len(),
+        4,
+        "the last stage goes on past the end"
+    );
 }
 
 #[test]
@@ -63,41 +113,117 @@ fn contradictions_name_the_stage_and_the_key() {
     for (yaml, found) in [
         ("{batch: 0, stages: [{steps: 1}]}", "schedule: `batch` is 0"),
         ("{batch: 1, stages: []}", "schedule: `stages` is empty"),
-        ("{batch: 1, stages: [{}]}", "schedule: stage `stage-1`: neither `steps` nor `epochs`"),
-        ("{batch: 1, stages: [{steps: 1, epochs: 1}]}", "stage `stage-1`: `steps` and `epochs` are both"),
+        (
+            "{batch: 1, stages: [{}]}",
+            "schedule: stage `stage-1`: neither `steps` nor `epochs`",
+        ),
+        (
+            "{batch: 1, stages: [{steps: 1, epochs: 1}]}",
+            "stage `stage-1`: `steps` and `epochs` are both",
+        ),
         ("{batch: 1, stages: [{steps: 0}]}", "`steps` is 0"),
-        ("{batch: 9, stages: [{steps: 1000000000000000}]}", "more than this program can count"),
+        (
+            "{batch: 9, stages: [{steps: 1000000000000000}]}",
+            "more than this program can count",
+        ),
         ("{batch: 1, stages: [{epochs: -1}]}", "`epochs` is -1"),
         ("{batch: 1, stages: [{epochs: .nan}]}", "`epochs` is NaN"),
-        ("{batch: 1, stages: [{steps: 1}, {name: b, steps: 1, tasks: [arc]}]}", "stage `b`: `tasks`: the data has no task `arc`\nhint: did you mean `asr`?"),
-        ("{batch: 1, stages: [{steps: 1, tasks: [zzz]}]}", "hint: it has: asr, summarization, dialect, emotion"),
-        ("{batch: 1, stages: [{steps: 1, tasks: [dialect]}]}", "no data entry has a row of `dialect`"),
-        ("{batch: 1, stages: [{steps: 1, tasks: [asr, emotion]}]}", "every row of `emotion` comes from a data entry with `weight: 0`"),
-        ("{batch: 1, stages: [{steps: 1, tasks: []}]}", "`tasks` names none"),
-        ("{batch: 1, stages: [{steps: 1, mix: temperature}]}", "`mix: temperature` needs `temperature`"),
-        ("{batch: 1, stages: [{steps: 1, mix: temperature, temperature: 0}]}", "`temperature` is 0"),
-        ("{batch: 1, stages: [{steps: 1, mix: uniform, temperature: 2}]}", "`temperature` has no effect"),
-        ("{batch: 1, stages: [{steps: 1, replay: 0.2}]}", "`replay` is 0.2, but no earlier stage"),
-        ("{batch: 1, stages: [{steps: 1}, {steps: 1, tasks: [asr], replay: 1.0}]}", "stage `stage-2`: `replay` is 1"),
-        ("{batch: 1, stages: [{steps: 1, tasks: [asr]}, {steps: 1, replay: 0.5}]}", "no earlier stage has a task that this one does not list"),
-        ("{batch: 1, stages: [{name: a, steps: 1}, {name: a, steps: 1}]}", "stage `a`: `name` is that of an earlier stage"),
-        ("{batch: 1, stages: [{steps: 1, learning_rate: -1}]}", "`learning_rate` is -1"),
+        (
+            "{batch: 1, stages: [{steps: 1}, {name: b, steps: 1, tasks: [arc]}]}",
+            "stage `b`: `tasks`: the data has no task `arc`\nhint: did you mean `asr`?",
+        ),
+        (
+            "{batch: 1, stages: [{steps: 1, tasks: [zzz]}]}",
+            "hint: it has: asr, summarization, dialect, emotion",
+        ),
+        (
+            "{batch: 1, stages: [{steps: 1, tasks: [dialect]}]}",
+            "no data entry has a row of `dialect`",
+        ),
+        (
+            "{batch: 1, stages: [{steps: 1, tasks: [asr, emotion]}]}",
+            "every row of `emotion` comes from a data entry with `weight: 0`",
+        ),
+        (
+            "{batch: 1, stages: [{steps: 1, tasks: []}]}",
+            "`tasks` names none",
+        ),
+        (
+            "{batch: 1, stages: [{steps: 1, mix: temperature}]}",
+            "`mix: temperature` needs `temperature`",
+        ),
+        (
+            "{batch: 1, stages: [{steps: 1, mix: temperature, temperature: 0}]}",
+            "`temperature` is 0",
+        ),
+        (
+            "{batch: 1, stages: [{steps: 1, mix: uniform, temperature: 2}]}",
+            "`temperature` has no effect",
+        ),
+        (
+            "{batch: 1, stages: [{steps: 1, replay: 0.2}]}",
+            "`replay` is 0.2, but no earlier stage",
+        ),
+        (
+            "{batch: 1, stages: [{steps: 1}, {steps: 1, tasks: [asr], replay: 1.0}]}",
+            "stage `stage-2`: `replay` is 1",
+        ),
+        (
+            "{batch: 1, stages: [{steps: 1, tasks: [asr]}, {steps: 1, replay: 0.5}]}",
+            "no earlier stage has a task that this one does not list",
+        ),
+        (
+            "{batch: 1, stages: [{name: a, steps: 1}, {name: a, steps: 1}]}",
+            "stage `a`: `name` is that of an earlier stage",
+        ),
+        (
+            "{batch: 1, stages: [{steps: 1, learning_rate: -1}]}",
+            "`learning_rate` is -1",
+        ),
     ] {
-        let error = Schedule::new(&settings(yaml), &population, 1).map(|_| ()).unwrap_err();
-        assert!(error.exit_code() == 2 && error.to_string().contains(found), "{yaml}: {error}");
+        let error = Schedule::new(&settings(yaml), &population, 1)
+            .map(|_| ())
+            .unwrap_err();
+        assert!(
+            error.exit_code() == 2 && error.to_string().contains(found),
+            "{yaml}: {error}"
+        );
     }
     let mut nothing = population.clone();
-    nothing.entries.iter_mut().for_each(|entry| entry.weight = 0.0);
-    let error = Schedule::new(&settings("{batch: 1, stages: [{steps: 1, mix: weights}]}"), &nothing, 1).map(|_| ()).unwrap_err();
-    assert!(error.to_string().contains("stage `stage-1`: `tasks: all` finds no row with a weight above 0"), "{error}");
-    assert!(Schedule::new(&settings("{batch: 1, stages: [{steps: 1, mix: uniform}]}"), &nothing, 1).is_ok(), "uniform leaves weights aside");
+    nothing
+        .entries
+        .iter_mut()
+        .for_each(|entry| entry.weight = 0.0);
+    let error = Schedule::new(
+        &settings("{batch: 1, stages: [{steps: 1, mix: weights}]}"),
+        &nothing,
+        1,
+    )
+    .map(|_| ())
+    .unwrap_err();
+    assert!(
+        error
+            .to_string()
+            .contains("stage `stage-1`: `tasks: all` finds no row with a weight above 0"),
+        "{error}"
+    );
+    assert!(
+        Schedule::new(
+            &settings("{batch: 1, stages: [{steps: 1, mix: uniform}]}"),
+            &nothing,
+            1
+        )
+        .is_ok(),
+        "uniform leaves weights aside"
+    );
 }
 
 #[test]
 fn another_seed_is_another_order_of_the_same_rows() {
     let population = population(&[(0, 64, 1.0)]);
     let settings = settings("{batch: 8, stages: [{epochs: 1}]}");
-    let [one, two] = [1, 2].map(|seed| rows(&Schedule::new(&settings, &population, seed).unwrap(), 0..8));
+    let [one, two] =
+        [1, 2].map(|seed| rows(&Schedule::new(&settings, &population, seed).unwrap(), 0..8));
     assert_ne!(one, two);
     assert_ne!(one, (0..64).collect::<Vec<u32>>());
     let sorted = |mut rows: Vec<u32>| {

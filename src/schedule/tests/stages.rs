@@ -7,7 +7,13 @@ use proptest::prelude::*;
 use super::*;
 
 fn unequal() -> Population {
-    labelled(&[(0, None, true, 60), (1, None, true, 7), (1, None, false, 23), (3, Some(0), true, 5), (3, Some(1), true, 41)])
+    labelled(&[
+        (0, None, true, 60),
+        (1, None, true, 7),
+        (1, None, false, 23),
+        (3, Some(0), true, 5),
+        (3, Some(1), true, 41),
+    ])
 }
 
 const THREE: &str = "{batch: 6, stages: [
@@ -18,28 +24,84 @@ const THREE: &str = "{batch: 6, stages: [
 #[test]
 fn a_stage_that_ends_early_moves_what_follows() {
     let (population, whole) = (unequal(), schedule(THREE, &unequal(), 5));
-    assert_eq!(whole.stages()[1].early_stop, Some(EarlyStop { score: "mean".into(), patience: 2, min_delta: 0.0 }));
+    assert_eq!(
+        whole.stages()[1].early_stop,
+        Some(EarlyStop {
+            score: "mean".into(),
+            patience: 2,
+            min_delta: 0.0
+        })
+    );
     let mut ended = whole.clone();
     ended.end_stage(1, 6).unwrap();
-    let places =
-        |schedule: &Schedule| schedule.stages().iter().map(|stage| (stage.start, stage.steps, stage.planned_start, stage.planned_steps)).collect::<Vec<_>>();
-    assert_eq!(places(&whole), [(0, 7, 0, 7), (7, 18, 7, 18), (25, 9, 25, 9)]);
-    assert_eq!(places(&ended), [(0, 7, 0, 7), (7, 6, 7, 18), (13, 9, 25, 9)]);
-    assert_eq!((ended.num_steps(), ended.num_planned_steps(), ended.stage_of(13)), (22, 34, (2, 0)));
-    assert_eq!([0, 7, 12, 13, 21].map(|step| ended.planned_step(step)), [0, 7, 12, 25, 33]);
-    assert_eq!(picks(&whole, 0..13), picks(&ended, 0..13), "what was drawn stays as it was");
+    let places = |schedule: &Schedule| {
+        schedule
+            .stages()
+            .iter()
+            .map(|stage| {
+                (
+                    stage.start,
+                    stage.steps,
+                    stage.planned_start,
+                    stage.planned_steps,
+                )
+            })
+            .collect::<Vec<_>>()
+    };
+    assert_eq!(
+        places(&whole),
+        [(0, 7, 0, 7), (7, 18, 7, 18), (25, 9, 25, 9)]
+    );
+    assert_eq!(
+        places(&ended),
+        [(0, 7, 0, 7), (7, 6, 7, 18), (13, 9, 25, 9)]
+    );
+    assert_eq!(
+        (
+            ended.num_steps(),
+            ended.num_planned_steps(),
+            ended.stage_of(13)
+        ),
+        (22, 34, (2, 0))
+    );
+    assert_eq!(
+        [0, 7, 12, 13, 21].map(|step| ended.planned_step(step)),
+        [0, 7, 12, 25, 33]
+    );
+    assert_eq!(
+        picks(&whole, 0..13),
+        picks(&ended, 0..13),
+        "what was drawn stays as it was"
+    );
 
     // The second block, steps 4 to 7 of the stage, was under way: later stages go on after it.
     let until_block = picks(&whole, 0..15);
-    let next = |cell: u32| picks(&ended, 13..22).into_iter().find(|pick| cell_of(&population, pick.row) == cell_of(&population, cell)).unwrap();
+    let next = |cell: u32| {
+        picks(&ended, 13..22)
+            .into_iter()
+            .find(|pick| cell_of(&population, pick.row) == cell_of(&population, cell))
+            .unwrap()
+    };
     for first_of_cell in [67, 90, 95] {
-        let before = until_block.iter().filter(|pick| cell_of(&population, pick.row) == cell_of(&population, first_of_cell)).count() as u64;
-        let size = (0..136).filter(|&row| cell_of(&population, row) == cell_of(&population, first_of_cell)).count() as u64;
+        let before = until_block
+            .iter()
+            .filter(|pick| cell_of(&population, pick.row) == cell_of(&population, first_of_cell))
+            .count() as u64;
+        let size = (0..136)
+            .filter(|&row| cell_of(&population, row) == cell_of(&population, first_of_cell))
+            .count() as u64;
         assert_eq!(u64::from(next(first_of_cell).epoch), before / size);
     }
     let mut twice = ended.clone();
     twice.end_stage(0, 2).unwrap();
-    assert_eq!((twice.stages()[1].start, twice.stages()[2].start, twice.planned_step(8)), (2, 8, 25));
+    assert_eq!(
+        (
+            twice.stages()[1].start,
+            twice.stages()[2].start,
+            twice.planned_step(8)
+        ),
+        (2, 8, 25)
+    );
     for (stage, steps) in [(0, 0), (1, 19), (3, 1)] {
         assert_eq!(twice.end_stage(stage, steps).unwrap_err().exit_code(), 1);
     }
@@ -94,15 +156,40 @@ proptest! {
 #[test]
 fn a_shuffled_run_is_one_stage() {
     let population = unequal();
-    let shuffled = |stage: &str| format!("{{batch: 4, shuffle: true, stages: [{{name: listen, tasks: [asr], steps: 5}}, {{name: b, steps: 20000, {stage}}}]}}");
+    let shuffled = |stage: &str| {
+        format!(
+            "{{batch: 4, shuffle: true, stages: [{{name: listen, tasks: [asr], steps: 5}}, {{name: b, steps: 20000, {stage}}}]}}"
+        )
+    };
     let mut found = schedule(&shuffled("tasks: [emotion], replay: 0.25"), &population, 5);
     let stage = &found.stages()[0];
-    assert_eq!((stage.name.as_str(), stage.start, stage.steps, found.stage_of(700)), ("shuffled", 0, 20005, (0, 700)));
-    assert_eq!((&stage.tasks[..], stage.replayed.len(), found.planned_step(700)), (&["asr".to_owned(), "emotion".to_owned()][..], 0, 700));
+    assert_eq!(
+        (
+            stage.name.as_str(),
+            stage.start,
+            stage.steps,
+            found.stage_of(700)
+        ),
+        ("shuffled", 0, 20005, (0, 700))
+    );
+    assert_eq!(
+        (
+            &stage.tasks[..],
+            stage.replayed.len(),
+            found.planned_step(700)
+        ),
+        (&["asr".to_owned(), "emotion".to_owned()][..], 0, 700)
+    );
     // 80,020 slots are too many to list their order; the share of each task is the same in every part of the run.
-    let share = |steps: Range<u64>| rows(&found, steps).iter().filter(|&&row| row < 60).count() as f64 / 4000.0;
+    let share = |steps: Range<u64>| {
+        rows(&found, steps).iter().filter(|&&row| row < 60).count() as f64 / 4000.0
+    };
     // Exactly 20,020 of 80,020 slots are of asr; four standard errors of 4,000.
-    assert!([0..1000, 7000..8000, 19005..20005].into_iter().all(|steps| (share(steps) - 0.2502).abs() < 4.0 * (0.25f64 * 0.75 / 4000.0).sqrt()));
+    assert!(
+        [0..1000, 7000..8000, 19005..20005]
+            .into_iter()
+            .all(|steps| (share(steps) - 0.2502).abs() < 4.0 * (0.25f64 * 0.75 / 4000.0).sqrt())
+    );
     assert_eq!(found.end_stage(0, 3).unwrap_err().exit_code(), 1);
     for (stage, key) in [
         ("draw: diverse", "draw: diverse"),
@@ -111,17 +198,35 @@ fn a_shuffled_run_is_one_stage() {
         ("early_stop: {score: mean, patience: 1}", "early_stop"),
     ] {
         let error = refusal(&shuffled(stage), &population);
-        assert!(error.exit_code() == 2 && error.to_string().starts_with(&format!("schedule: stage `b`: `{key}` beside `schedule.shuffle: true`")), "{error}");
+        assert!(
+            error.exit_code() == 2
+                && error.to_string().starts_with(&format!(
+                    "schedule: stage `b`: `{key}` beside `schedule.shuffle: true`"
+                )),
+            "{error}"
+        );
     }
-    let balanced = schedule("{batch: 4, shuffle: true, stages: [{draw: balanced, steps: 3}, {tasks: [emotion], draw: balanced, steps: 4}]}", &population, 5);
-    let slots: Vec<u64> = balanced.cells(0).iter().map(|cell| cell.num_slots).collect();
+    let balanced = schedule(
+        "{batch: 4, shuffle: true, stages: [{draw: balanced, steps: 3}, {tasks: [emotion], draw: balanced, steps: 4}]}",
+        &population,
+        5,
+    );
+    let slots: Vec<u64> = balanced
+        .cells(0)
+        .iter()
+        .map(|cell| cell.num_slots)
+        .collect();
     assert_eq!(slots, [4, 2, 2, 10, 10], "those of all stages");
 }
 
 #[test]
 fn an_epoch_of_a_large_pool_holds_every_row_once() {
     let num_rows = 70_000;
-    let schedule = schedule("{batch: 100, stages: [{epochs: 2}]}", &population(&[(0, num_rows, 1.0)]), 5);
+    let schedule = schedule(
+        "{batch: 100, stages: [{epochs: 2}]}",
+        &population(&[(0, num_rows, 1.0)]),
+        5,
+    );
     assert_eq!(schedule.num_steps(), 1400);
     let epochs = [0..700, 700..1400].map(|steps| rows(&schedule, steps));
     for epoch in &epochs {

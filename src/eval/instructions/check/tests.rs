@@ -13,34 +13,70 @@ fn check(json: &str) -> Check {
 fn assert_decides(json: &str, accepted: &[&str], refused: &[&str]) {
     let check = check(json);
     for answer in accepted {
-        assert!(check.holds(answer, Mode::Strict), "{json} refuses: {answer}");
+        assert!(
+            check.holds(answer, Mode::Strict),
+            "{json} refuses: {answer}"
+        );
     }
     for answer in refused.iter().chain(&["", " \n"]) {
-        assert!(!check.holds(answer, Mode::Strict), "{json} accepts: {answer}");
+        assert!(
+            !check.holds(answer, Mode::Strict),
+            "{json} accepts: {answer}"
+        );
     }
 }
 
 #[test]
 fn only_a_label_of_the_list() {
-    let (english, arabic) = (r#"{"check": "one-of", "answers": ["happy", "North African"]}"#, r#"{"check": "one-of", "answers": ["سعيد", "فصحى"]}"#);
+    let (english, arabic) = (
+        r#"{"check": "one-of", "answers": ["happy", "North African"]}"#,
+        r#"{"check": "one-of", "answers": ["سعيد", "فصحى"]}"#,
+    );
     assert_decides(
         english,
         &["happy", " Happy\n", "north  african"],
-        &["happy.", "unhappy", "happy, sad", "The speaker is happy", "African", "سعيد", "\"happy\""],
+        &[
+            "happy.",
+            "unhappy",
+            "happy, sad",
+            "The speaker is happy",
+            "African",
+            "سعيد",
+            "\"happy\"",
+        ],
     );
-    assert_decides(arabic, &["سعيد", "سَعِيدٌ", "ســعيد", "\u{200f}فصحى"], &["سعيد.", "سعيدة", "السعيد", "المتحدث سعيد", "سعيد، فصحى", "happy", "تعيس"]);
+    assert_decides(
+        arabic,
+        &["سعيد", "سَعِيدٌ", "ســعيد", "\u{200f}فصحى"],
+        &[
+            "سعيد.",
+            "سعيدة",
+            "السعيد",
+            "المتحدث سعيد",
+            "سعيد، فصحى",
+            "happy",
+            "تعيس",
+        ],
+    );
 }
 
 #[test]
 fn anything_but_a_label() {
-    assert_decides(r#"{"check": "none-of", "answers": ["happy", "سعيد"]}"#, &["he is happy", "unhappy", "المتحدث سعيد"], &["Happy", "سَعيد"]);
+    assert_decides(
+        r#"{"check": "none-of", "answers": ["happy", "سعيد"]}"#,
+        &["he is happy", "unhappy", "المتحدث سعيد"],
+        &["Happy", "سَعيد"],
+    );
 }
 
 #[test]
 fn an_object_with_exactly_these_keys() {
     assert_decides(
         r#"{"check": "json-keys", "keys": ["emotion", "reason"]}"#,
-        &[r#"{"emotion": "happy", "reason": "loud"}"#, "{\n\"reason\": null, \"emotion\": [1]}\n"],
+        &[
+            r#"{"emotion": "happy", "reason": "loud"}"#,
+            "{\n\"reason\": null, \"emotion\": [1]}\n",
+        ],
         &[
             r#"{"emotion": "happy"}"#,
             r#"{"emotion": "happy", "reason": "loud", "more": 1}"#,
@@ -68,7 +104,11 @@ fn an_object_with_exactly_these_keys() {
 
 #[test]
 fn in_the_language_asked_for() {
-    assert_decides(r#"{"check": "in-language", "language": "ar"}"#, &["سعيد", "يتحدث عن Apple في القاهرة"], &["happy", "12", "Arabic: سعيد"]);
+    assert_decides(
+        r#"{"check": "in-language", "language": "ar"}"#,
+        &["سعيد", "يتحدث عن Apple في القاهرة"],
+        &["happy", "12", "Arabic: سعيد"],
+    );
     assert_decides(
         r#"{"check": "in-language", "language": "en"}"#,
         &["happy", "It is about the market."],
@@ -80,8 +120,17 @@ fn in_the_language_asked_for() {
 fn numbers_of_words() {
     assert_decides(
         r#"{"check": "at-most-words", "words": 3}"#,
-        &["one", "don't stop now", "one - two, three!", "قَالَ: نَعَمْ، حَسَنًا"],
-        &["one two three four", "نعم يا سيدي الكريم", "one,two,three,four"],
+        &[
+            "one",
+            "don't stop now",
+            "one - two, three!",
+            "قَالَ: نَعَمْ، حَسَنًا",
+        ],
+        &[
+            "one two three four",
+            "نعم يا سيدي الكريم",
+            "one,two,three,four",
+        ],
     );
     assert_decides(
         r#"{"check": "at-least-words", "words": 3}"#,
@@ -92,10 +141,16 @@ fn numbers_of_words() {
 
 #[test]
 fn words_wanted_and_forbidden() {
-    let (said, unsaid) = (&["Take the Train!", "train"][..], &["training", "a trai n", "قطار"][..]);
+    let (said, unsaid) = (
+        &["Take the Train!", "train"][..],
+        &["training", "a trai n", "قطار"][..],
+    );
     assert_decides(r#"{"check": "contains", "word": "train"}"#, said, unsaid);
     assert_decides(r#"{"check": "avoids", "word": "train"}"#, unsaid, said);
-    let (said, unsaid) = (&["ركب القِطار", "والقطار سريع", "بالقطار", "للقطار", "وقطار"][..], &["قطارات", "مقطار", "قطر", "train"][..]);
+    let (said, unsaid) = (
+        &["ركب القِطار", "والقطار سريع", "بالقطار", "للقطار", "وقطار"][..],
+        &["قطارات", "مقطار", "قطر", "train"][..],
+    );
     assert_decides(r#"{"check": "contains", "word": "قطار"}"#, said, unsaid);
     assert_decides(r#"{"check": "avoids", "word": "قطار"}"#, unsaid, said);
 }
@@ -105,7 +160,12 @@ fn beginnings_and_ends() {
     assert_decides(
         r#"{"check": "starts-with", "phrase": "Answer:"}"#,
         &["Answer: happy", "answer: happy"],
-        &["The answer: happy", "Answers: happy", "**Answer:** happy", "happy Answer:"],
+        &[
+            "The answer: happy",
+            "Answers: happy",
+            "**Answer:** happy",
+            "happy Answer:",
+        ],
     );
     assert_decides(
         r#"{"check": "starts-with", "phrase": "الجواب:"}"#,
@@ -117,27 +177,61 @@ fn beginnings_and_ends() {
         &["happy. That is all.", "happy. that is all"],
         &["That is all: happy", "that is allowed", "that was all"],
     );
-    assert_decides(r#"{"check": "ends-with", "phrase": "انتهى"}"#, &["سعيد. انتهى", "سعيد، انتهى."], &["انتهى: سعيد", "سعيد وانتهى", "سعيد. انتهت"]);
+    assert_decides(
+        r#"{"check": "ends-with", "phrase": "انتهى"}"#,
+        &["سعيد. انتهى", "سعيد، انتهى."],
+        &["انتهى: سعيد", "سعيد وانتهى", "سعيد. انتهت"],
+    );
 }
 
 #[test]
 fn without_marks() {
-    assert_decides(r#"{"check": "no-diacritics"}"#, &["محمد ســعيد", "أؤئإآ", "alef\u{654}", "café"], &["محمّد", "شكرًا", "هٰذا"]);
+    assert_decides(
+        r#"{"check": "no-diacritics"}"#,
+        &["محمد ســعيد", "أؤئإآ", "alef\u{654}", "café"],
+        &["محمّد", "شكرًا", "هٰذا"],
+    );
     assert_decides(
         r#"{"check": "no-punctuation"}"#,
         &["yes we don't", "نعم لا", "٣٫٥", "1 + 1"],
-        &["yes.", "yes, no", "نعم، لا", "هل هذا؟", "قال «نعم»", "*yes*", "\"yes\""],
+        &[
+            "yes.",
+            "yes, no",
+            "نعم، لا",
+            "هل هذا؟",
+            "قال «نعم»",
+            "*yes*",
+            "\"yes\"",
+        ],
     );
 }
 
 #[test]
 fn a_transcript_and_what_is_none() {
     let text = "الآن أريد حصان جدا ثمين";
-    let close = ["الآن أريد حصانًا جدًّا ثمينًا.", "الان اريد حصان جدا", "الآن أريد حسان جدا سمين"];
-    let far = ["حيوان ثمين", "MSA", "سعيد", "I want a horse", "في هذا التسجيل يقول المتحدث إنه يريد الآن شراء حصان ثمين"];
-    assert_decides(&format!(r#"{{"check": "transcribes", "text": "{text}", "max_cer": 0.5}}"#), &close, &far);
+    let close = [
+        "الآن أريد حصانًا جدًّا ثمينًا.",
+        "الان اريد حصان جدا",
+        "الآن أريد حسان جدا سمين",
+    ];
+    let far = [
+        "حيوان ثمين",
+        "MSA",
+        "سعيد",
+        "I want a horse",
+        "في هذا التسجيل يقول المتحدث إنه يريد الآن شراء حصان ثمين",
+    ];
+    assert_decides(
+        &format!(r#"{{"check": "transcribes", "text": "{text}", "max_cer": 0.5}}"#),
+        &close,
+        &far,
+    );
     let quoted = format!("يقول: «{text}» وهو سعيد بذلك جدا");
-    assert_decides(&format!(r#"{{"check": "differs", "text": "{text}", "min_cer": 0.3}}"#), &far, &[&close[..], &[quoted.as_str()]].concat());
+    assert_decides(
+        &format!(r#"{{"check": "differs", "text": "{text}", "min_cer": 0.3}}"#),
+        &far,
+        &[&close[..], &[quoted.as_str()]].concat(),
+    );
     let text = "we will meet at the station";
     assert_decides(
         &format!(r#"{{"check": "transcribes", "text": "{text}", "max_cer": 0.5}}"#),
@@ -148,7 +242,10 @@ fn a_transcript_and_what_is_none() {
 
 #[test]
 fn the_loose_decision_forgives_first_and_last_lines_and_asterisks() {
-    let (label, json) = (check(r#"{"check": "one-of", "answers": ["happy", "سعيد"]}"#), check(r#"{"check": "json-keys", "keys": ["a"]}"#));
+    let (label, json) = (
+        check(r#"{"check": "one-of", "answers": ["happy", "سعيد"]}"#),
+        check(r#"{"check": "json-keys", "keys": ["a"]}"#),
+    );
     let cases = [
         (&label, "Sure!\nhappy", true),
         (&label, "happy\nAnything else?", true),
@@ -173,19 +270,42 @@ fn the_loose_decision_forgives_first_and_last_lines_and_asterisks() {
 #[test]
 fn checks_without_sense_are_refused() {
     for (json, fault) in [
-        (r#"{"check": "one-of", "answers": []}"#, "check `one-of`: `answers` is empty"),
-        (r#"{"check": "none-of", "answers": [" "]}"#, "one of `answers` is empty"),
-        (r#"{"check": "json-keys", "keys": ["a", "a"]}"#, "names a key twice"),
+        (
+            r#"{"check": "one-of", "answers": []}"#,
+            "check `one-of`: `answers` is empty",
+        ),
+        (
+            r#"{"check": "none-of", "answers": [" "]}"#,
+            "one of `answers` is empty",
+        ),
+        (
+            r#"{"check": "json-keys", "keys": ["a", "a"]}"#,
+            "names a key twice",
+        ),
         (r#"{"check": "at-most-words", "words": 0}"#, "`words` is 0"),
         (r#"{"check": "contains", "word": "«»"}"#, "has no letter"),
         (r#"{"check": "ends-with", "phrase": "!"}"#, "has no letter"),
-        (r#"{"check": "transcribes", "text": "a", "max_cer": 1.5}"#, "not in (0, 1]"),
-        (r#"{"check": "differs", "text": "ـ", "min_cer": 0.5}"#, "has no letter"),
+        (
+            r#"{"check": "transcribes", "text": "a", "max_cer": 1.5}"#,
+            "not in (0, 1]",
+        ),
+        (
+            r#"{"check": "differs", "text": "ـ", "min_cer": 0.5}"#,
+            "has no letter",
+        ),
     ] {
-        let error = serde_json::from_str::<Check>(json).unwrap().validate().unwrap_err().to_string();
+        let error = serde_json::from_str::<Check>(json)
+            .unwrap()
+            .validate()
+            .unwrap_err()
+            .to_string();
         assert!(error.contains(fault), "{error}");
     }
-    for json in [r#"{"check": "at-most-words", "word": 5}"#, r#"{"check": "at-most"}"#, r#"{"check": "at-most-words", "words": 3, "more": 1}"#] {
+    for json in [
+        r#"{"check": "at-most-words", "word": 5}"#,
+        r#"{"check": "at-most"}"#,
+        r#"{"check": "at-most-words", "words": 3, "more": 1}"#,
+    ] {
         assert!(serde_json::from_str::<Check>(json).is_err(), "{json}");
     }
 }
@@ -194,11 +314,19 @@ fn checks_without_sense_are_refused() {
 fn all_checks(text: &str, number: usize) -> Vec<Check> {
     let text = || text.to_owned();
     vec![
-        Check::OneOf { answers: vec![text(), "b".into()] },
-        Check::NoneOf { answers: vec![text()] },
+        Check::OneOf {
+            answers: vec![text(), "b".into()],
+        },
+        Check::NoneOf {
+            answers: vec![text()],
+        },
         Check::JsonKeys { keys: vec![text()] },
-        Check::InLanguage { language: Language::Arabic },
-        Check::InLanguage { language: Language::English },
+        Check::InLanguage {
+            language: Language::Arabic,
+        },
+        Check::InLanguage {
+            language: Language::English,
+        },
         Check::AtMostWords { words: number },
         Check::AtLeastWords { words: number },
         Check::Contains { word: text() },
@@ -207,8 +335,14 @@ fn all_checks(text: &str, number: usize) -> Vec<Check> {
         Check::EndsWith { phrase: text() },
         Check::NoDiacritics,
         Check::NoPunctuation,
-        Check::Transcribes { text: text(), max_cer: 0.5 },
-        Check::Differs { text: text(), min_cer: 0.3 },
+        Check::Transcribes {
+            text: text(),
+            max_cer: 0.5,
+        },
+        Check::Differs {
+            text: text(),
+            min_cer: 0.3,
+        },
     ]
 }
 
