@@ -18,10 +18,11 @@ using Status = int;
 
 extern "C" void maqam_card_require(const char* what, const void* pointer, size_t bytes);
 extern "C" void maqam_card_account(const char* name, double seconds);
+extern "C" int maqam_card_fault(const char* name);
 
 namespace {
 
-constexpr Status SUCCESS = 0, INVALID_VALUE = 7, NOT_SUPPORTED = 15;
+constexpr Status SUCCESS = 0, INVALID_VALUE = 7, EXECUTION_FAILED = 13, NOT_SUPPORTED = 15;
 constexpr int F32 = 0, BF16 = 14, E4M3 = 28;
 constexpr int COMPUTE_32F = 68;
 constexpr int NOT_TRANSPOSED = 0, TRANSPOSED = 1;
@@ -245,6 +246,10 @@ EXPORTED Status cublasLtMatmul(void*, const Description* description, const floa
     if (const char* why = fault(operands)) return refuse("cublasLtMatmul", why);
     if (algorithm != nullptr && algorithm[0] != ALGORITHM) return refuse("cublasLtMatmul", "an algorithm that was never given out");
     if (is_plain() && of_a->type == E4M3 && *beta != 0.0f) return NOT_SUPPORTED;
+    switch (maqam_card_fault("product")) {
+        case 1: return SUCCESS;
+        case 2: return EXECUTION_FAILED;
+    }
     std::lock_guard<std::mutex> held(lock);
     auto start = std::chrono::steady_clock::now();
     require("cublasLtMatmul reads A outside of an allocation", a, *of_a);

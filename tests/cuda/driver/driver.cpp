@@ -7,7 +7,12 @@
 //   MAQAM_EMULATED_REVERSED    blocks and threads in descending order: a run must give the same bits
 //   MAQAM_EMULATED_MEMORY_GIB  memory of the card, 8 otherwise
 //   MAQAM_EMULATED_CAPABILITY  compute capability, 90 otherwise
+//   MAQAM_EMULATED_FAULT       name of a kernel, or `product` for those of cuBLASLt: its first launch is accepted and then reads an
+//                              illegal address. As on a GPU, the launch itself succeeds and every later call of the process fails
+//                              with CUDA_ERROR_ILLEGAL_ADDRESS
+//   MAQAM_EMULATED_FULL        number of an allocation, from 1: it and all later ones find no memory until the pool is trimmed
 
+#include <atomic>
 #include <chrono>
 #include <dlfcn.h>
 #include <set>
@@ -22,7 +27,7 @@ using Pointer = unsigned long long;
 
 namespace {
 
-constexpr Result SUCCESS = 0, INVALID_VALUE = 1, OUT_OF_MEMORY = 2, INVALID_DEVICE = 101, NOT_FOUND = 500, LAUNCH_FAILED = 719;
+constexpr Result SUCCESS = 0, INVALID_VALUE = 1, OUT_OF_MEMORY = 2, INVALID_DEVICE = 101, NOT_FOUND = 500, ILLEGAL_ADDRESS = 700, LAUNCH_FAILED = 719;
 constexpr size_t SHARED_WITHOUT_ASKING = 48 * 1024;
 constexpr size_t MAX_SHARED = 163 * 1024;
 constexpr int DRIVER_VERSION = 13000;
@@ -53,6 +58,10 @@ struct Copy {
 };
 std::vector<Copy>* copies = new std::vector<Copy>();
 std::map<unsigned char*, size_t>* page_locked = new std::map<unsigned char*, size_t>();
+// Whether a launch has faulted: nothing works in a context after that.
+std::atomic<bool> is_dead{false};
+// Whether allocations find nothing until the pool is trimmed.
+std::atomic<bool> is_full{false};
 thread_local void* current_context;
 int primary_context, the_pool;
 
@@ -88,6 +97,21 @@ EXPORTED void maqam_card_account(const char* name, double seconds) {
     account.seconds += seconds;
 }
 
+// Before a launch or a product of that name: 0 where it is to run, 1 where it faults now and is accepted all the same, 2 where the context
+// is dead already.
+EXPORTED int maqam_card_fault(const char* name) {
+    static const char* faulting = getenv("MAQAM_EMULATED_FAULT");
+    if (is_dead) return 2;
+    if (faulting == nullptr || strcmp(faulting, name) != 0) return 0;
+    fprintf(stderr, "emulated card: %s reads an illegal address, as MAQAM_EMULATED_FAULT asks\n", name);
+    is_dead = true;
+    return 1;
+}
+
+// The first line of every call that fails in a dead context.
+#define LIVING \
+    if (is_dead) return ILLEGAL_ADDRESS
+
 namespace {
 
 // What every wait does.
@@ -98,6 +122,7 @@ Result settle() {
 }
 
 Result wait(const char* name) {
+    LIVING;
     card::memory().trim();
     maqam_card_account(name, 0.0);
     return settle();
@@ -143,6 +168,7 @@ EXPORTED Result cuGetErrorName(Result error, const char** name) {
         case OUT_OF_MEMORY: return *name = "CUDA_ERROR_OUT_OF_MEMORY", SUCCESS;
         case INVALID_DEVICE: return *name = "CUDA_ERROR_INVALID_DEVICE", SUCCESS;
         case NOT_FOUND: return *name = "CUDA_ERROR_NOT_FOUND", SUCCESS;
+        case ILLEGAL_ADDRESS: return *name = "CUDA_ERROR_ILLEGAL_ADDRESS", SUCCESS;
         case LAUNCH_FAILED: return *name = "CUDA_ERROR_LAUNCH_FAILED", SUCCESS;
     }
     return *name = "an error that is not emulated", SUCCESS;
@@ -164,12 +190,13 @@ EXPORTED Result cuStreamSynchronize(void*) { return wait("cuStreamSynchronize");
 EXPORTED Result cuStreamWaitEvent(void*, void*, unsigned) { return SUCCESS; }
 EXPORTED Result cuStreamIsCapturing(void*, int* status) { return *status = 0, SUCCESS; }
 
-EXPORTED Result cuEventCreate(void** event, unsigned) { return *event = new double(0.0), SUCCESS; }
+EXPORTED Result cuEventCreate(void** event, unsigned) { LIVING; return *event = new double(0.0), SUCCESS; }
 EXPORTED Result cuEventDestroy_v2(void* event) { return delete static_cast<double*>(event), SUCCESS; }
-EXPORTED Result cuEventRecord(void* event, void*) { return *static_cast<double*>(event) = now(), SUCCESS; }
-EXPORTED Result cuEventQuery(void*) { return settle(); }
+EXPORTED Result cuEventRecord(void* event, void*) { LIVING; return *static_cast<double*>(event) = now(), SUCCESS; }
+EXPORTED Result cuEventQuery(void*) { LIVING; return settle(); }
 EXPORTED Result cuEventSynchronize(void*) { return wait("cuEventSynchronize"); }
 EXPORTED Result cuEventElapsedTime_v2(float* milliseconds, void* start, void* end) {
+    LIVING;
     *milliseconds = static_cast<float>(1e3 * (*static_cast<double*>(end) - *static_cast<double*>(start)));
     return SUCCESS;
 }
@@ -178,28 +205,36 @@ EXPORTED Result cuEventElapsedTime(float* milliseconds, void* start, void* end) 
 // ---- Memory ----
 
 EXPORTED Result cuMemAllocAsync(Pointer* pointer, size_t bytes, void*) {
+    LIVING;
     if (bytes == 0) {
         complain("cuMemAllocAsync", "a driver refuses to allocate no bytes");
         return INVALID_VALUE;
     }
+    // A driver's pool finds no memory for a large tensor where what was freed lies in pieces; trimming gives it back.
+    static std::atomic<size_t> num_allocations{0};
+    if (++num_allocations == card::setting("MAQAM_EMULATED_FULL", 0)) is_full = true;
+    if (is_full) return OUT_OF_MEMORY;
     *pointer = reinterpret_cast<Pointer>(card::memory().allocate(bytes));
     return *pointer ? SUCCESS : OUT_OF_MEMORY;
 }
 EXPORTED Result cuMemAlloc_v2(Pointer* pointer, size_t bytes) { return cuMemAllocAsync(pointer, bytes, nullptr); }
-EXPORTED Result cuMemFreeAsync(Pointer pointer, void*) { return card::memory().release(reinterpret_cast<void*>(pointer)), SUCCESS; }
+EXPORTED Result cuMemFreeAsync(Pointer pointer, void*) { LIVING; return card::memory().release(reinterpret_cast<void*>(pointer)), SUCCESS; }
 EXPORTED Result cuMemFree_v2(Pointer pointer) { return cuMemFreeAsync(pointer, nullptr); }
 EXPORTED Result cuMemGetInfo_v2(size_t* free, size_t* total) {
+    LIVING;
     *total = card::memory().total;
     *free = *total - card::memory().reserved;
     return SUCCESS;
 }
 
 EXPORTED Result cuMemHostAlloc(void** pointer, size_t bytes, unsigned) {
+    LIVING;
     *pointer = aligned_alloc(card::PAGE, (bytes + card::PAGE) / card::PAGE * card::PAGE);
     std::lock_guard<std::mutex> held(lock);
     return (*page_locked)[static_cast<unsigned char*>(*pointer)] = bytes, SUCCESS;
 }
 EXPORTED Result cuMemFreeHost(void* pointer) {
+    LIVING;
     settle();
     std::lock_guard<std::mutex> held(lock);
     if (page_locked->erase(static_cast<unsigned char*>(pointer)) == 0) card::stop("memory is freed that is not page-locked", pointer, 0);
@@ -231,13 +266,22 @@ EXPORTED Result cuMemPoolSetAttribute(void*, int attribute, void* value) {
     return INVALID_VALUE;
 }
 
+EXPORTED Result cuMemPoolTrimTo(void*, size_t) {
+    LIVING;
+    is_full = false;
+    card::memory().give_back();
+    return SUCCESS;
+}
+
 EXPORTED Result cuMemcpyHtoDAsync_v2(Pointer to, const void* from, size_t bytes, void*) {
+    LIVING;
     card::memory().require("cuMemcpyHtoD writes outside of an allocation", reinterpret_cast<void*>(to), bytes);
     return memcpy(reinterpret_cast<void*>(to), from, bytes), SUCCESS;
 }
 EXPORTED Result cuMemcpyHtoD_v2(Pointer to, const void* from, size_t bytes) { return cuMemcpyHtoDAsync_v2(to, from, bytes, nullptr); }
 
 EXPORTED Result cuMemcpyDtoHAsync_v2(void* to, Pointer from, size_t bytes, void*) {
+    LIVING;
     card::memory().require("cuMemcpyDtoH reads outside of an allocation", reinterpret_cast<void*>(from), bytes);
     auto* source = reinterpret_cast<const unsigned char*>(from);
     std::lock_guard<std::mutex> held(lock);
@@ -249,6 +293,7 @@ EXPORTED Result cuMemcpyDtoHAsync_v2(void* to, Pointer from, size_t bytes, void*
 EXPORTED Result cuMemcpyDtoH_v2(void* to, Pointer from, size_t bytes) { return cuMemcpyDtoHAsync_v2(to, from, bytes, nullptr); }
 
 EXPORTED Result cuMemcpyDtoDAsync_v2(Pointer to, Pointer from, size_t bytes, void*) {
+    LIVING;
     card::memory().require("cuMemcpyDtoD reads outside of an allocation", reinterpret_cast<void*>(from), bytes);
     card::memory().require("cuMemcpyDtoD writes outside of an allocation", reinterpret_cast<void*>(to), bytes);
     if (to < from + bytes && from < to + bytes) card::stop("cuMemcpyDtoD between places that overlap", reinterpret_cast<void*>(to), bytes);
@@ -257,6 +302,7 @@ EXPORTED Result cuMemcpyDtoDAsync_v2(Pointer to, Pointer from, size_t bytes, voi
 EXPORTED Result cuMemcpyDtoD_v2(Pointer to, Pointer from, size_t bytes) { return cuMemcpyDtoDAsync_v2(to, from, bytes, nullptr); }
 
 EXPORTED Result cuMemsetD8Async(Pointer at, unsigned char value, size_t bytes, void*) {
+    LIVING;
     card::memory().require("cuMemsetD8 writes outside of an allocation", reinterpret_cast<void*>(at), bytes);
     return memset(reinterpret_cast<void*>(at), value, bytes), SUCCESS;
 }
@@ -265,6 +311,7 @@ EXPORTED Result cuMemsetD8_v2(Pointer at, unsigned char value, size_t bytes) { r
 // ---- Modules and launches ----
 
 EXPORTED Result cuModuleLoadData(void** module, const void* image) {
+    LIVING;
     auto* made = new Module();
     const char* text = static_cast<const char*>(image);
     // A PTX file begins with a comment or a directive.
@@ -320,6 +367,10 @@ EXPORTED Result cuLaunchKernel(void* function, unsigned gx, unsigned gy, unsigne
     if (shared > launched.shared_limit) {
         complain("cuLaunchKernel", launched.name + " has more dynamic shared memory than it was allowed");
         return INVALID_VALUE;
+    }
+    switch (maqam_card_fault(launched.name.c_str())) {
+        case 1: return SUCCESS;
+        case 2: return ILLEGAL_ADDRESS;
     }
     double start = now();
     if (launched.of_candle) {

@@ -90,6 +90,12 @@ public:
         if (reserved > threshold) reserved = used > threshold ? used : threshold;
     }
 
+    // What trimming the pool to nothing does: all that is not used goes back.
+    void give_back() {
+        std::lock_guard<std::mutex> held(lock);
+        reserved = used;
+    }
+
     // Ends the process unless the bytes lie in one allocation.
     void require(const char* what, const void* pointer, size_t bytes) {
         if (bytes == 0) return;
