@@ -7,10 +7,13 @@ use crate::audio;
 use crate::audio::LogMel;
 use crate::audio::LogMelExtractor;
 use crate::audio::SAMPLE_RATE;
+use crate::audio::Span;
 use crate::audio::num_audio_tokens;
+use crate::audio::num_frames;
 use crate::batch::Sequence;
 use crate::data::AudioSource;
 use crate::data::Clip;
+use crate::data::Row;
 use crate::error::Error;
 use crate::error::Result;
 use crate::seed::Key;
@@ -143,6 +146,8 @@ impl Loader {
             seconds += length;
             longest_s = longest_s.max(length);
         }
+        let samples = (seconds * f64::from(SAMPLE_RATE)).round() as usize;
+        check_stated_sum(example.duration, &example.clips, samples)?;
         let audio_tokens: Vec<usize> = features
             .iter()
             .map(|clip| num_audio_tokens(clip.frames))
@@ -188,36 +193,125 @@ impl Loader {
     }
 }
 
+/// How far a length that the data states may be from the audio's, in seconds.
+pub const STATED_TOLERANCE_S: f64 = 0.1;
+
+/// Lengths of a row's clips in samples at [`SAMPLE_RATE`], equal to what [`Loader::load`] encodes, read from the headers of their files.
+///
+/// Whatever fails here fails later too, so that a run can look at all of its rows before it begins. Audio that is damaged further in is
+/// found when it is decoded. The row's place is the caller's to add.
+///
+/// # Errors
+/// A file that cannot be read; a part or channel that it does not have; a stated `duration` that is not the audio's; a clip that is longer
+/// than `max_audio_s` or too short for one audio token.
+pub fn clip_lengths(row: &Row, max_audio_s: Option<f64>) -> Result<Vec<usize>> {
+    let lengths = row
+        .clips
+        .iter()
+        .map(|clip| clip_length(clip, max_audio_s))
+        .collect::<Result<Vec<usize>>>()?;
+    check_stated_sum(row.duration, &row.clips, lengths.iter().sum())?;
+    Ok(lengths)
+}
+
+fn clip_length(clip: &Clip, max_audio_s: Option<f64>) -> Result<usize> {
+    let length = length_of(clip, clip.span)?;
+    check_length(clip, length, max_audio_s).map_err(|e| e.at(name_of(clip)))?;
+    Ok(length)
+}
+
+/// Samples of a part of a clip's recording, by its headers.
+fn length_of(clip: &Clip, span: Span) -> Result<usize> {
+    match &clip.source {
+        AudioSource::File(path) => audio::num_samples(path, span),
+        AudioSource::Embedded { bytes, name } => {
+            audio::num_samples_bytes(bytes.clone(), name, span)
+        }
+    }
+}
+
+fn name_of(clip: &Clip) -> String {
+    match &clip.source {
+        AudioSource::File(path) => path.display().to_string(),
+        AudioSource::Embedded { name, .. } => name.to_string(),
+    }
+}
+
+/// Refuses a clip of `length` samples that is too long, too short, or not as long as the data states.
+fn check_length(clip: &Clip, length: usize, max_audio_s: Option<f64>) -> Result<()> {
+    let seconds = seconds_of(length);
+    if let Some(longest) = max_audio_s.filter(|&longest| seconds > longest) {
+        return Err(Error::input(format!("{seconds:.1} s of audio, `max_audio_s` is {longest}"))
+            .hint("nothing is cut silently: split the clip with `start_s` and `end_s`, or raise `max_audio_s`"));
+    }
+    if num_audio_tokens(num_frames(length)) == 0 {
+        return Err(Error::input(format!(
+            "{length} samples are too short for one audio token"
+        ))
+        .hint("remove the row; the shortest clip the model hears is 0.03 s"));
+    }
+    let Some(stated) = clip.stated_s.filter(|&stated| !agree(stated, seconds)) else {
+        return Ok(());
+    };
+    // Beside a part, some data sets state the length of the whole file.
+    let is_of_file = clip.span.is_part() && {
+        let whole = Span {
+            channel: clip.span.channel,
+            ..Span::WHOLE
+        };
+        agree(stated, seconds_of(length_of(clip, whole)?))
+    };
+    match is_of_file {
+        true => Ok(()),
+        false => Err(wrong_duration(stated, seconds)),
+    }
+}
+
+/// Refuses a row of several clips whose `duration` is not that of all together.
+fn check_stated_sum(stated: Option<f64>, clips: &[Clip], length: usize) -> Result<()> {
+    let seconds = seconds_of(length);
+    match stated {
+        Some(stated) if clips.len() > 1 && !agree(stated, seconds) => Err(wrong_duration(
+            stated, seconds,
+        )
+        .hint(format!(
+            "`duration` beside {} clips is the length of all together; correct it or leave it out",
+            clips.len()
+        ))),
+        _ => Ok(()),
+    }
+}
+
+fn wrong_duration(stated: f64, found: f64) -> Error {
+    Error::input(format!(
+        "`duration` says {stated} s, the audio has {found:.3} s"
+    ))
+    .hint("correct `duration` or leave it out; to use a part of the file, write `offset` (or `start_s`) beside it")
+}
+
+fn agree(stated: f64, found: f64) -> bool {
+    // A millionth of a second for sums of decimals.
+    (stated - found).abs() <= STATED_TOLERANCE_S + 1e-6
+}
+
+/// Seconds of so many samples at [`SAMPLE_RATE`].
+fn seconds_of(samples: usize) -> f64 {
+    samples as f64 / f64::from(SAMPLE_RATE)
+}
+
 /// Log-mel frames of a clip, and its length in seconds.
 ///
 /// # Errors
-/// Audio that cannot be read, is longer than `max_audio_s` or too short for one audio token, naming the file.
+/// Audio that cannot be read, is longer than `max_audio_s`, too short for one audio token or not as long as the data states, naming the file.
 pub fn features_of(
     clip: &Clip,
     extractor: &LogMelExtractor,
     max_audio_s: Option<f64>,
 ) -> Result<(LogMel, f64)> {
-    let (samples, name) = match &clip.source {
-        AudioSource::File(path) => (audio::read(path, clip.span)?, path.display().to_string()),
-        AudioSource::Embedded { bytes, name } => (
-            audio::read_bytes(bytes.clone(), name, clip.span)?,
-            name.to_string(),
-        ),
+    let samples = match &clip.source {
+        AudioSource::File(path) => audio::read(path, clip.span)?,
+        AudioSource::Embedded { bytes, name } => audio::read_bytes(bytes.clone(), name, clip.span)?,
     };
-    let seconds = samples.len() as f64 / f64::from(SAMPLE_RATE);
-    if let Some(longest) = max_audio_s.filter(|&longest| seconds > longest) {
-        return Err(Error::input(format!("{seconds:.1} s of audio, `max_audio_s` is {longest}"))
-            .at(name)
-            .hint("nothing is cut silently: split the clip with `start_s` and `end_s`, or raise `max_audio_s`"));
-    }
-    let features = extractor.extract(&samples);
-    if num_audio_tokens(features.frames) == 0 {
-        return Err(Error::input(format!(
-            "{} samples are too short for one audio token",
-            samples.len()
-        ))
-        .at(name)
-        .hint("remove the row; the shortest clip the model hears is 0.03 s"));
-    }
-    Ok((features, seconds))
+    check_length(clip, samples.len(), max_audio_s).map_err(|e| e.at(name_of(clip)))?;
+    Ok((extractor.extract(&samples), seconds_of(samples.len())))
 }

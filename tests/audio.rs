@@ -13,16 +13,14 @@ use maqam::audio::duration_s;
 use maqam::audio::duration_s_bytes;
 use maqam::audio::num_audio_tokens;
 use maqam::audio::num_frames;
+use maqam::audio::num_samples;
 use maqam::audio::read;
 use maqam::audio::read_bytes;
 use safetensors::SafeTensors;
 
 /// `expected.safetensors` of the formats keeps every 8th sample.
 const STRIDE: usize = 8;
-const WHOLE: Span = Span {
-    start_s: None,
-    end_s: None,
-};
+const WHOLE: Span = Span::WHOLE;
 
 fn fixture(path: &str) -> PathBuf {
     Path::new(env!("CARGO_MANIFEST_DIR"))
@@ -56,6 +54,7 @@ fn span(start_s: f64, end_s: f64) -> Span {
     Span {
         start_s: Some(start_s),
         end_s: Some(end_s),
+        ..WHOLE
     }
 }
 
@@ -253,6 +252,7 @@ fn a_span_is_exactly_that_part_of_the_whole() {
             Span {
                 start_s: Some(1.5),
                 end_s: None,
+                ..WHOLE
             },
         )
         .unwrap();
@@ -262,6 +262,7 @@ fn a_span_is_exactly_that_part_of_the_whole() {
             Span {
                 start_s: None,
                 end_s: Some(1.0),
+                ..WHOLE
             },
         )
         .unwrap();
@@ -309,7 +310,8 @@ fn spans_that_make_no_sense_are_refused_with_the_length() {
     assert!(
         message(Span {
             start_s: Some(3.0),
-            end_s: None
+            end_s: None,
+            ..WHOLE
         })
         .contains("`start_s` (3) is not before the end of the recording, which is 1.871 s long")
     );
@@ -529,4 +531,54 @@ fn frames_of_a_clip_are_a_hop_apart() {
         ),
         0.0
     );
+}
+
+#[test]
+fn one_channel_is_read_and_the_others_left_out() {
+    let spans = fixture("manifest/spans");
+    let channel = |channel| Span {
+        channel: Some(channel),
+        ..WHOLE
+    };
+    // `b.wav` is the right channel of `two.wav`, written out by another program.
+    let right = read(&spans.join("two.wav"), channel(1)).unwrap();
+    assert_eq!(right, read(&spans.join("b.wav"), WHOLE).unwrap());
+    let left = read(&spans.join("two.wav"), channel(0)).unwrap();
+    let both = read(&spans.join("two.wav"), WHOLE).unwrap();
+    for ((left, right), both) in left.iter().zip(&right).zip(&both) {
+        assert!(((left + right) / 2.0 - both).abs() < 1e-6);
+    }
+    assert_eq!(
+        read(&spans.join("mono.wav"), channel(0)).unwrap(),
+        read(&spans.join("mono.wav"), WHOLE).unwrap()
+    );
+    let missing = |name: &str, wanted: u16| {
+        let decoded = read(&spans.join(name), channel(wanted)).unwrap_err();
+        let counted = num_samples(&spans.join(name), channel(wanted)).unwrap_err();
+        assert_eq!(decoded.message(), counted.message());
+        counted.to_string()
+    };
+    let error = missing("two.wav", 2);
+    assert!(
+        error.ends_with("`channel` is 2, but the recording has 2 channels\nhint: channels count from 0: write 0 to 1, or leave `channel` out to average all"),
+        "{error}"
+    );
+    let error = missing("mono.wav", 1);
+    assert!(
+        error.contains("but the recording has one channel"),
+        "{error}"
+    );
+}
+
+#[test]
+fn samples_are_counted_as_they_are_read() {
+    for entry in std::fs::read_dir(fixture("audio/formats")).unwrap() {
+        let path = entry.unwrap().path();
+        for part in [WHOLE, span(0.1, 0.3003)] {
+            if let Ok(samples) = read(&path, part) {
+                let counted = num_samples(&path, part).unwrap();
+                assert_eq!(counted, samples.len(), "{} {part:?}", path.display());
+            }
+        }
+    }
 }

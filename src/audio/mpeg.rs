@@ -33,6 +33,8 @@ pub(super) struct Stream {
     frames: Vec<Range<usize>>,
     /// Samples a second.
     pub(super) rate: u32,
+    /// Channels of the first frame.
+    pub(super) channels: usize,
     /// Samples of one frame, per channel.
     samples_per_frame: usize,
     /// Samples at the beginning that are the encoder's and decoder's delay.
@@ -46,6 +48,7 @@ pub(super) struct Stream {
 struct Header {
     version: u8,
     rate: u32,
+    channels: usize,
     bytes: usize,
     samples: usize,
     /// Bytes between the header and where an `Info` tag would be.
@@ -75,6 +78,7 @@ impl Stream {
         let mut stream = Self {
             frames: Vec::new(),
             rate: first.rate,
+            channels: first.channels,
             samples_per_frame: first.samples,
             delay: 0,
             padding: 0,
@@ -113,11 +117,16 @@ impl Stream {
         (self.frames.len() * self.samples_per_frame).saturating_sub(self.delay + self.padding)
     }
 
-    /// Samples `wanted` of the stream, averaged to mono.
+    /// Samples `wanted` of one channel of the stream, or of the average of all.
     ///
     /// # Errors
-    /// A frame that does not decode, or not to its length.
-    pub(super) fn decode(&self, bytes: &[u8], wanted: Range<usize>) -> Result<Vec<f32>> {
+    /// A frame that does not decode, or not to its length, or lacks the channel.
+    pub(super) fn decode(
+        &self,
+        bytes: &[u8],
+        wanted: Range<usize>,
+        channel: Option<u16>,
+    ) -> Result<Vec<f32>> {
         let raw = wanted.start + self.delay..wanted.end + self.delay;
         let first_needed = raw.start / self.samples_per_frame;
         let first_fed = first_needed.saturating_sub(WARM_UP_FRAMES);
@@ -148,13 +157,13 @@ impl Stream {
             let len_before = samples.len();
             let decoded = decoder
                 .decode_ref(&packet)
-                .map(|buffer| append_mono(&buffer, &mut scratch, &mut samples));
+                .map(|buffer| append_mono(&buffer, channel, &mut scratch, &mut samples));
             if index < first_needed {
                 // The first frames of the warm-up may lack the bytes before them; what they give is not used.
                 samples.truncate(len_before);
                 continue;
             }
-            decoded.map_err(|e| self.frame_error(index, &e.to_string()))?;
+            decoded.map_err(|e| self.frame_error(index, &e.to_string()))??;
             if samples.len() - len_before != self.samples_per_frame {
                 return Err(self.frame_error(
                     index,
@@ -400,6 +409,7 @@ fn header(bytes: &[u8]) -> Option<Header> {
     Some(Header {
         version,
         rate,
+        channels: if mono { 1 } else { 2 },
         bytes,
         samples,
         side_info,

@@ -24,9 +24,11 @@ use symphonia::default::formats::WavReader;
 
 use crate::audio::Span;
 use crate::audio::append_mono;
+use crate::audio::check_channel;
 use crate::audio::mp4;
 use crate::audio::mpeg;
 use crate::audio::resample::RATES;
+use crate::audio::resample::num_resampled;
 use crate::audio::resample::resample;
 use crate::audio::source::Container;
 use crate::audio::source::Source;
@@ -40,7 +42,7 @@ const END_TOLERANCE_S: f64 = 0.05;
 /// Samples decoded and dropped before a span in a format whose packets overlap: the longest block of Vorbis.
 const PREROLL_SAMPLES: usize = 8192;
 
-/// Mono samples of a recording, or of a part of it, at 16 kHz. Channels are averaged; 16 kHz recordings are not resampled.
+/// Mono samples of a recording, or of a part of it, at 16 kHz. Channels are averaged where the span names none; 16 kHz recordings are not resampled.
 ///
 /// Reads WAV, FLAC, MP3, Ogg Vorbis and M4A (AAC-LC), told apart by their contents; the delay and padding of an MP3 or AAC encoder are not
 /// part of the recording.
@@ -49,7 +51,7 @@ const PREROLL_SAMPLES: usize = 8192;
 /// `[num_samples]`
 /// # Errors
 /// Each names the file: it cannot be opened, is empty, truncated or damaged, has no samples, or samples that are not finite; the span
-/// is empty or ends after the recording.
+/// is empty or ends after the recording, or its channel is not there.
 pub fn read(path: &Path, span: Span) -> Result<Vec<f32>> {
     let source = Source::open(path)?;
     Recording::open(source)
@@ -82,6 +84,24 @@ pub fn duration_s_bytes(bytes: Arc<[u8]>, name: &str, span: Span) -> Result<f64>
         .map_err(|e| e.at(name))
 }
 
+/// Number of samples that [`read`] gives for the same part: from the headers where they say it, else by decoding.
+///
+/// # Errors
+/// As [`duration_s`].
+pub fn num_samples(path: &Path, span: Span) -> Result<usize> {
+    let source = Source::open(path)?;
+    Recording::open(source)
+        .and_then(|recording| recording.num_resampled(span))
+        .map_err(|e| e.at_path(path))
+}
+
+/// As [`num_samples`], from bytes in memory; `name` stands for the file's in messages.
+pub fn num_samples_bytes(bytes: Arc<[u8]>, name: &str, span: Span) -> Result<usize> {
+    Recording::open(Source::from_bytes(bytes))
+        .and_then(|recording| recording.num_resampled(span))
+        .map_err(|e| e.at(name))
+}
+
 /// Room made beforehand for at most this many samples, whatever a header promises.
 const MOST_RESERVED_SAMPLES: usize = 1 << 22;
 
@@ -100,6 +120,8 @@ struct Packets {
     track: Track,
     decoder: Box<dyn AudioDecoder>,
     rate: u32,
+    /// Number of channels, where the container says it reliably.
+    channels: Option<usize>,
     /// Samples per channel, where the container says it.
     num_samples: Option<usize>,
     /// Decoded samples before the recording, an AAC encoder's delay; `None` where packets hold the recording and nothing else.
@@ -149,18 +171,39 @@ impl Recording {
 
     fn duration_s(self, span: Span) -> Result<f64> {
         let rate = self.rate();
-        let num_samples = match self.num_samples() {
-            Some(total) => resolve(span, rate, Some(total))?.len(),
-            None => self.native_samples(span)?.len(),
-        };
-        Ok(num_samples as f64 / f64::from(rate))
+        Ok(self.num_native(span)? as f64 / f64::from(rate))
+    }
+
+    /// Number of the span's samples after resampling.
+    fn num_resampled(self, span: Span) -> Result<usize> {
+        let rate = self.rate();
+        Ok(num_resampled(self.num_native(span)?, rate))
+    }
+
+    /// Number of the span's samples at the recording's own rate.
+    fn num_native(self, span: Span) -> Result<usize> {
+        if let Some(channels) = self.channels() {
+            check_channel(span.channel, channels)?;
+        }
+        match self.num_samples() {
+            Some(total) => Ok(resolve(span, self.rate(), Some(total))?.len()),
+            None => Ok(self.native_samples(span)?.len()),
+        }
+    }
+
+    /// Number of channels, where the headers say it.
+    fn channels(&self) -> Option<usize> {
+        match self {
+            Self::Mpeg { stream, .. } => Some(stream.channels),
+            Self::Packets(packets) => packets.channels,
+        }
     }
 
     /// The span's samples at the recording's own rate.
     fn native_samples(self, span: Span) -> Result<Vec<f32>> {
         let wanted = resolve(span, self.rate(), self.num_samples())?;
         match self {
-            Self::Mpeg { bytes, stream } => stream.decode(&bytes, wanted),
+            Self::Mpeg { bytes, stream } => stream.decode(&bytes, wanted, span.channel),
             Self::Packets(packets) => packets.decode(span, wanted),
         }
     }
@@ -203,7 +246,8 @@ fn resolve(span: Span, rate: u32, total: Option<usize>) -> Result<Range<usize>> 
             "`start_s` ({}) is not before the end of the recording, which is {} long",
             span.start_s.unwrap_or(0.0),
             length()
-        )));
+        ))
+        .hint("correct where the row's part begins (`start_s`, `start`, `start_ms` or `offset`)"));
     }
     if end != usize::MAX && end as f64 > total as f64 + END_TOLERANCE_S * rate {
         let message = format!(
@@ -211,7 +255,9 @@ fn resolve(span: Span, rate: u32, total: Option<usize>) -> Result<Range<usize>> 
             span.end_s.unwrap_or(0.0),
             length()
         );
-        return Err(Error::input(message).hint("fix the row, or drop `end_s` to read to the end"));
+        return Err(Error::input(message).hint(
+            "correct where the row's part ends (`end_s`, `end`, `end_ms`, or `duration` beside `offset`)",
+        ));
     }
     Ok(start..end.min(total))
 }
@@ -250,11 +296,11 @@ impl Packets {
                     .hint("copy or convert it again"),
             );
         }
-        if parameters
+        let channels = parameters
             .channels
             .as_ref()
-            .is_some_and(|channels| channels.count() == 0)
-        {
+            .map(|channels| channels.count());
+        if channels == Some(0) {
             return Err(Error::input("the header says 0 channels").hint("copy or convert it again"));
         }
         let options = AudioDecoderOptions::default();
@@ -287,13 +333,16 @@ impl Packets {
             track,
             decoder,
             rate,
+            // The box of an MP4 file often says 2 of a mono recording. The packets know better.
+            channels: channels.filter(|_| container != Container::Mp4),
             num_samples,
             delay: edit.map(|edit| edit.delay),
             seekable,
         })
     }
 
-    /// Samples `wanted`, averaged to mono; for a recording of unknown length `span` is compared with what was found.
+    /// Samples `wanted` of the span's channel, or of the average of all; for a recording of unknown length `span` is compared with what was
+    /// found.
     ///
     /// # Errors
     /// A packet that does not decode, packets that do not follow each other, an end before the announced one.
@@ -343,7 +392,7 @@ impl Packets {
                 return Err(gap(at_s, timestamp, self.rate));
             }
             let len_before = samples.len();
-            append_mono(&buffer, &mut scratch, &mut samples);
+            append_mono(&buffer, span.channel, &mut scratch, &mut samples)?;
             let end = at + samples.len() - len_before;
             if at < wanted.start {
                 samples.drain(len_before..len_before + (wanted.start - at).min(end - at));

@@ -53,9 +53,14 @@ pub(super) fn resample(samples: Vec<f32>, rate: u32) -> Result<Vec<f32>> {
             .process_all(&input, samples.len(), None)
             .map_err(Error::bug)?
             .take_data();
-        output.truncate((samples.len() * SAMPLE_RATE as usize).div_ceil(rate as usize));
+        output.truncate(num_resampled(samples.len(), rate));
         Ok(output)
     })
+}
+
+/// Number of samples that [`resample`] makes of `num_samples` at `rate`.
+pub(super) fn num_resampled(num_samples: usize, rate: u32) -> usize {
+    (num_samples * SAMPLE_RATE as usize).div_ceil(rate as usize)
 }
 
 /// A resampler from `rate` to [`SAMPLE_RATE`].

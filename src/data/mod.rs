@@ -42,8 +42,10 @@ pub enum AudioSource {
 pub struct Clip {
     /// The audio file.
     pub source: AudioSource,
-    /// The part of it that counts, in seconds.
+    /// The part of it that counts.
     pub span: Span,
+    /// Length in seconds that the data states of this clip; more than 0.1 s away from the audio's it is an error.
+    pub stated_s: Option<f64>,
 }
 
 /// Who says a message.

@@ -91,6 +91,7 @@ impl<'a> RowReader<'a> {
             clips.push(Clip {
                 source: AudioSource::Embedded { bytes, name },
                 span: Span::default(),
+                stated_s: None,
             });
         }
         read_span(&mut fields, &mut clips)?;
@@ -103,6 +104,10 @@ impl<'a> RowReader<'a> {
             Some(value) => read_references(value)?,
             None => Vec::new(),
         };
+        let duration = fields.seconds("duration")?;
+        if let [clip] = clips.as_mut_slice() {
+            clip.stated_s = duration;
+        }
         Ok(Row {
             id: id.into(),
             line: raw.line,
@@ -115,7 +120,7 @@ impl<'a> RowReader<'a> {
             references,
             speaker: self.shared_name(&mut fields, "speaker")?,
             group: self.shared_name(&mut fields, "group")?,
-            duration: fields.seconds("duration")?,
+            duration,
             split: self.shared_name(&mut fields, "split")?,
             instruction: fields.text("instruction")?.map(Into::into),
             target: fields.text("target")?.map(Into::into),
@@ -183,6 +188,7 @@ impl<'a> RowReader<'a> {
         Ok(Clip {
             source: AudioSource::File(resolved.into()),
             span: Span::default(),
+            stated_s: None,
         })
     }
 }
@@ -192,6 +198,7 @@ fn read_span(fields: &mut Fields, clips: &mut [Clip]) -> Result<()> {
     let span = Span {
         start_s: fields.seconds("start_s")?,
         end_s: fields.seconds("end_s")?,
+        channel: None,
     };
     if span == Span::default() {
         return Ok(());

@@ -118,7 +118,7 @@ impl Contents {
             AudioSource::File(path) => fields.add(self.file(path)?),
             AudioSource::Embedded { bytes, .. } => fields.add(blake3::hash(bytes).to_hex()),
         }
-        fields.add(format!("{:?}", clip.span));
+        fields.add(clip.span.key());
         Ok(fields.hash())
     }
 

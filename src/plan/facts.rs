@@ -5,18 +5,13 @@ use std::collections::HashMap;
 use rayon::prelude::*;
 
 use crate::audio::SAMPLE_RATE;
-use crate::audio::Span;
-use crate::audio::duration_s;
-use crate::audio::duration_s_bytes;
 use crate::audio::num_audio_tokens;
 use crate::audio::num_frames;
-use crate::data::AudioSource;
-use crate::data::Clip;
 use crate::data::OnBadRow;
-use crate::data::Row;
 use crate::error::Error;
 use crate::error::Kind;
 use crate::error::Result;
+use crate::load;
 use crate::plan::draws::StageDraws;
 use crate::schedule::Pick;
 use crate::seed::Key;
@@ -158,20 +153,15 @@ fn sampled(steps: usize, draws: usize, key: Key) -> Vec<usize> {
     order
 }
 
-/// Lengths of each row's clips in seconds, by row, or what is wrong with them.
-type ClipLengths = HashMap<u32, Result<Vec<f64>>>;
+/// Lengths of each row's clips in samples at [`SAMPLE_RATE`], by row, or what is wrong with them.
+type ClipLengths = HashMap<u32, Result<Vec<usize>>>;
 
 impl Reader<'_> {
     fn clips(&self, draws: &[Pick]) -> Result<ClipLengths> {
         let mut rows: Vec<u32> = draws.iter().map(|pick| pick.row).collect();
         rows.dedup();
         let lengths = |row: u32| {
-            let found = self.corpus.row(row);
-            let of_row = found
-                .clips
-                .iter()
-                .map(|clip| self.length(found, clip))
-                .collect::<Result<Vec<f64>>>();
+            let of_row = load::clip_lengths(self.corpus.row(row), self.max_audio_s);
             (
                 row,
                 of_row.map_err(|error| error.at(self.corpus.place(row))),
@@ -182,43 +172,8 @@ impl Reader<'_> {
 
     /// Audio of a row, in seconds.
     pub fn seconds(&self, row: u32) -> Result<f64> {
-        let found = self.corpus.row(row);
-        found
-            .clips
-            .iter()
-            .map(|clip| self.length(found, clip))
-            .sum()
-    }
-
-    /// The span where it has two ends, else what the row says, else what the file's header does.
-    fn length(&self, row: &Row, clip: &Clip) -> Result<f64> {
-        let seconds = match (clip.span, row.duration) {
-            (
-                Span {
-                    start_s,
-                    end_s: Some(end_s),
-                },
-                _,
-            ) => end_s - start_s.unwrap_or(0.0),
-            (
-                Span {
-                    start_s: None,
-                    end_s: None,
-                },
-                Some(seconds),
-            ) if row.clips.len() == 1 => seconds,
-            _ => match &clip.source {
-                AudioSource::File(path) => duration_s(path, clip.span)?,
-                AudioSource::Embedded { bytes, name } => {
-                    duration_s_bytes(bytes.clone(), name, clip.span)?
-                }
-            },
-        };
-        match self.max_audio_s.filter(|&longest| seconds > longest) {
-            Some(longest) => Err(Error::input(format!("{seconds:.1} s of audio, `max_audio_s` is {longest}"))
-                .hint("nothing is cut silently: split the clip with `start_s` and `end_s`, or raise `max_audio_s`")),
-            None => Ok(seconds),
-        }
+        let lengths = load::clip_lengths(self.corpus.row(row), self.max_audio_s)?;
+        Ok(seconds_of(&lengths))
     }
 
     fn fact(&self, pick: Pick, clips: &ClipLengths) -> Result<Fact> {
@@ -227,12 +182,10 @@ impl Reader<'_> {
             Some(Err(error)) => return Err(error.clone()),
             None => &[],
         };
-        let tokens = |seconds: &f64| {
-            num_audio_tokens(num_frames(
-                (seconds * f64::from(SAMPLE_RATE)).round() as usize
-            ))
-        };
-        let audio_tokens: Vec<usize> = lengths.iter().map(tokens).collect();
+        let audio_tokens: Vec<usize> = lengths
+            .iter()
+            .map(|&samples| num_audio_tokens(num_frames(samples)))
+            .collect();
         let counted = match self.codec {
             Some((codec, longest)) => Some(
                 self.count(
@@ -246,7 +199,7 @@ impl Reader<'_> {
             None => None,
         };
         Ok(Fact {
-            seconds: lengths.iter().sum(),
+            seconds: seconds_of(lengths),
             audio_tokens: audio_tokens.iter().sum(),
             tokens: counted,
         })
@@ -269,6 +222,11 @@ impl Reader<'_> {
             encoded.targets.iter().map(ExactSizeIterator::len).sum(),
         ))
     }
+}
+
+/// Seconds of clips of so many samples.
+fn seconds_of(lengths: &[usize]) -> f64 {
+    lengths.iter().sum::<usize>() as f64 / f64::from(SAMPLE_RATE)
 }
 
 #[cfg(test)]

@@ -326,7 +326,7 @@ fn clips_key(clips: &[Clip], files: &HashMap<PathBuf, Option<String>>) -> RowKey
                 hasher.update(blake3::hash(bytes).to_hex().as_bytes())
             }
         };
-        hasher.update(format!(" {:?}\n", clip.span).as_bytes());
+        hasher.update(format!(" {}\n", clip.span.key()).as_bytes());
     }
     *hasher.finalize().as_bytes()
 }

@@ -63,7 +63,8 @@ fn every_field_of_the_contract_is_read() {
         row.clips[0].span,
         Span {
             start_s: Some(1.0),
-            end_s: Some(2.5)
+            end_s: Some(2.5),
+            channel: None,
         }
     );
     assert_eq!(

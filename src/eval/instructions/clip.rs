@@ -197,12 +197,7 @@ fn mark_spoken(clip: &mut Clip, row: &Row) -> Result<()> {
 /// What two rows of the same audio have in common; none without audio, or with audio inside the manifest.
 fn audio_key(row: &Row) -> Option<String> {
     let of_clip = |clip: &crate::data::Clip| match &clip.source {
-        AudioSource::File(path) => Some(format!(
-            "{}\0{:?}\0{:?}",
-            path.display(),
-            clip.span.start_s,
-            clip.span.end_s
-        )),
+        AudioSource::File(path) => Some(format!("{}\0{}", path.display(), clip.span.key())),
         AudioSource::Embedded { .. } => None,
     };
     let keys: Vec<String> = row.clips.iter().map(of_clip).collect::<Option<_>>()?;

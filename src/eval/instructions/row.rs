@@ -70,6 +70,7 @@ impl InstructionRow {
                 set("audio", paths.remove(0));
                 set("start_s", clip.span.start_s.into());
                 set("end_s", clip.span.end_s.into());
+                set("channel", clip.span.channel.into());
             }
             _ => set("audios", paths.into()),
         }
