@@ -1,4 +1,4 @@
-//! Compiles the CUDA kernels into the binary, for builds with the feature `cuda`; does nothing otherwise.
+//! Names the commit that the binary is built from; compiles the CUDA kernels into it, for builds with the feature `cuda`.
 //!
 //! Each `.cu` file becomes one fatbin: machine code for the targets below, and PTX of the newest for cards that come after it.
 
@@ -26,6 +26,7 @@ const TOOLKITS: [&str; 4] = [
 
 fn main() -> Result<(), Box<dyn Error>> {
     println!("cargo::rerun-if-changed=build.rs");
+    println!("cargo::rustc-env=MAQAM_COMMIT={}", commit());
     if env::var_os("CARGO_FEATURE_CUDA").is_none() {
         return Ok(());
     }
@@ -75,6 +76,60 @@ fn main() -> Result<(), Box<dyn Error>> {
     list.push(']');
     fs::write(out.join("kernels.rs"), list)?;
     Ok(())
+}
+
+/// The commit that is built: what the variable `MAQAM_COMMIT` says, else what `cargo package` wrote into the archive, else what git says of
+/// this folder, else `unknown`. The build runs again only when the variable or git's `HEAD` changes.
+fn commit() -> String {
+    println!("cargo::rerun-if-env-changed=MAQAM_COMMIT");
+    if let Some(commit) = env::var("MAQAM_COMMIT")
+        .ok()
+        .filter(|commit| is_hexadecimal(commit))
+    {
+        return commit;
+    }
+    if let Ok(text) = fs::read_to_string(".cargo_vcs_info.json") {
+        let commit = text
+            .split('"')
+            .find(|part| part.len() == 40 && is_hexadecimal(part));
+        return commit.map_or("unknown".to_owned(), shortened);
+    }
+    git_commit().unwrap_or("unknown".to_owned())
+}
+
+/// Digits of a commit that are shown.
+const SHOWN: usize = 12;
+
+fn shortened(commit: &str) -> String {
+    commit.chars().take(SHOWN).collect()
+}
+
+fn is_hexadecimal(text: &str) -> bool {
+    !text.is_empty() && text.chars().all(|c| c.is_ascii_hexdigit())
+}
+
+/// What git says, if this folder is the root of a repository and not merely inside another one's.
+fn git_commit() -> Option<String> {
+    let git = |arguments: &[&str]| {
+        let output = Command::new("git").args(arguments).output().ok()?;
+        let text = String::from_utf8(output.stdout).ok()?.trim().to_owned();
+        (output.status.success() && !text.is_empty()).then_some(text)
+    };
+    let root = PathBuf::from(git(&["rev-parse", "--show-toplevel"])?);
+    let here = env::current_dir().ok()?;
+    if root.canonicalize().ok()? != here.canonicalize().ok()? {
+        return None;
+    }
+    // A missing file would count as changed in every build.
+    let branch = git(&["symbolic-ref", "--quiet", "HEAD"]);
+    for name in ["HEAD", "packed-refs"].into_iter().chain(branch.as_deref()) {
+        if let Some(path) = git(&["rev-parse", "--git-path", name])
+            && Path::new(&path).is_file()
+        {
+            println!("cargo::rerun-if-changed={path}");
+        }
+    }
+    git(&["rev-parse", "HEAD"]).map(|commit| shortened(&commit))
 }
 
 fn compile(nvcc: &Path, source: &Path, fatbin: &Path) -> std::io::Result<Child> {

@@ -6,6 +6,7 @@
 
 pub mod error;
 pub mod files;
+pub mod machine;
 pub mod seed;
 pub mod parts;
 pub mod loss;

@@ -36,6 +36,7 @@ use crate::data::read_manifest;
 use crate::error::Error;
 use crate::error::Result;
 use crate::load::Loader;
+use crate::machine;
 use crate::model::AudioLlm;
 use crate::model::config::Config;
 use crate::model::lora::Plan;
@@ -51,7 +52,7 @@ use crate::task::example_without_task;
 ///
 /// Exit codes: 0 done, 1 a fault of maqam, 2 bad input, 3 the loss diverged, 4 disk, memory or network, 130 interrupted.
 #[derive(Parser)]
-#[command(name = "maqam", version, max_term_width = 120)]
+#[command(name = "maqam", version = machine::VERSION_AND_COMMIT, max_term_width = 120)]
 struct Cli {
     #[command(subcommand)]
     command: Command,
@@ -224,7 +225,7 @@ impl TaskArguments {
 #[derive(Parser)]
 #[command(
     name = "bench",
-    version,
+    version = machine::VERSION_AND_COMMIT,
     about = "Speed and memory on work of a stated shape",
     max_term_width = 120
 )]

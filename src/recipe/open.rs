@@ -8,6 +8,7 @@ use crate::error::Error;
 use crate::error::Result;
 use crate::load::Loader;
 use crate::loss;
+use crate::machine::Machine;
 use crate::model::AudioLlm;
 use crate::model::config::Config;
 use crate::model::cost::Model;
@@ -19,6 +20,7 @@ use crate::model::precision::Precision;
 use crate::model::sizes::Sizes;
 use crate::model::trained::Trained;
 use crate::model::weights::Weights;
+use crate::ops::device;
 use crate::ops::device::memory;
 use crate::parts::Parts;
 use crate::recipe::Recipe;
@@ -84,6 +86,9 @@ impl Recipe {
                 fit.hint(),
             );
         }
+        let gpu = (!device.is_cpu())
+            .then(|| device::name(device))
+            .transpose()?;
         let window = config.audio.window_frames();
         let model = self.model(model_dir, config, plan, device)?;
         let run = Run {
@@ -91,6 +96,7 @@ impl Recipe {
             seed: self.seed,
             order_seed: self.order_seed(),
             computes,
+            machine: Machine::here(gpu),
             corpus,
             loader,
             window,

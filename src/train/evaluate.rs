@@ -93,6 +93,7 @@ impl Trainer<'_> {
         self.tell_tensorboard(&lines);
         // A checkpoint of this step that was written before does not know of the evaluation.
         (*self.state, self.saved) = (state, None);
+        self.record_environment();
         self.observer.evaluated(step, &found.scores, is_best);
         if let Some(end) = end {
             self.observer.note(&format!(

@@ -4,6 +4,7 @@ pub mod checkpoint;
 pub mod corpus;
 mod embedding_cache;
 pub mod embeddings;
+pub mod environment;
 mod evaluate;
 pub mod log;
 pub mod optimiser;
@@ -35,6 +36,7 @@ use crate::eval::suite::Suite;
 use crate::files;
 use crate::load::Loader;
 use crate::loss;
+use crate::machine::Machine;
 use crate::model::AudioLlm;
 use crate::model::peft::Card;
 use crate::model::precision::Computes;
@@ -42,6 +44,7 @@ use crate::parts::Parts;
 use crate::schedule::Schedule;
 use crate::train::checkpoint::State;
 use crate::train::corpus::Corpus;
+use crate::train::environment::Recorder;
 use crate::train::log::StepRecord;
 use crate::train::optimiser::Optimiser;
 use crate::train::tensorboard::Events;
@@ -57,6 +60,8 @@ pub struct Run {
     pub order_seed: u64,
     /// What computes it.
     pub computes: Computes,
+    /// The machine that it runs on.
+    pub machine: Machine,
     /// The rows.
     pub corpus: Corpus,
     /// What reads them.
@@ -143,7 +148,9 @@ pub fn train(
         logged,
         saved,
         said: BTreeSet::new(),
+        environment: Recorder::begin(&run.folder, logged, run.computes, &run.machine),
     };
+    trainer.record_environment();
     let events = Events::start(&run.folder, &run.log_path());
     trainer.keep(events);
     let outcome = trainer.train();
@@ -159,6 +166,8 @@ pub fn train(
             "the last finished step could not be saved: {second}"
         ));
     }
+    let written = trainer.environment.end(&outcome);
+    trainer.tell_environment(written);
     outcome
 }
 

@@ -5,6 +5,7 @@ use std::sync::Arc;
 use std::sync::atomic::AtomicBool;
 use std::sync::atomic::Ordering;
 use std::sync::mpsc::sync_channel;
+use std::time::Instant;
 
 use candle_core::Tensor;
 
@@ -30,6 +31,7 @@ use crate::train::checkpoint;
 use crate::train::checkpoint::State;
 use crate::train::embeddings;
 use crate::train::embeddings::Embedder;
+use crate::train::environment::Recorder;
 use crate::train::learning_rate;
 use crate::train::log::DeviceRecord;
 use crate::train::log::StepRecord;
@@ -62,6 +64,8 @@ pub(super) struct Trainer<'a> {
     pub saved: Option<u64>,
     /// What was said of rows that were left out: each is said once, however often it is drawn.
     pub said: BTreeSet<String>,
+    /// Where, when and how fast the run is computed.
+    pub environment: Recorder,
 }
 
 impl Trainer<'_> {
@@ -136,6 +140,7 @@ impl Trainer<'_> {
 
     fn next_step(&mut self, steps: &mut Steps) -> Result<()> {
         self.check_stop()?;
+        let started = Instant::now();
         let (loaded, heard) = steps.next()?;
         for error in &loaded.skipped {
             if self.said.insert(error.message().to_owned()) {
@@ -154,6 +159,7 @@ impl Trainer<'_> {
         lines += &serde_json::to_string(&record).map_err(Error::bug)?;
         self.log.line(&lines)?;
         self.logged = record.step;
+        self.environment.step(&record, started.elapsed());
         self.tell_tensorboard(&lines);
         self.observer.step(&record, self.schedule.num_steps());
         self.finish_step()
@@ -238,6 +244,20 @@ impl Trainer<'_> {
                 ))
             })
             .ok();
+    }
+
+    /// Writes where, when and how fast the run was computed so far.
+    pub fn record_environment(&mut self) {
+        let written = self.environment.write();
+        self.tell_environment(written);
+    }
+
+    /// Says that the environment could not be written: it is no reason to stop.
+    pub fn tell_environment(&mut self, written: Result<()>) {
+        if let Err(error) = written {
+            self.observer
+                .note(&format!("the run's environment is not recorded: {error}"));
+        }
     }
 
     /// The gradient of each task apart, where the step is due for a look.
@@ -428,6 +448,7 @@ impl Trainer<'_> {
             &self.run.card,
         )?;
         self.saved = Some(self.state.step);
+        self.record_environment();
         checkpoint::rotate(&self.run.checkpoints(), self.run.checkpoint.keep)
     }
 

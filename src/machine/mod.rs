@@ -1,0 +1,101 @@
+//! The machine and the build that a command runs with: processor, cores, memory, commit.
+
+mod memory;
+
+use std::fs;
+
+use serde::Deserialize;
+use serde::Serialize;
+
+pub use memory::Available;
+pub use memory::Limit;
+pub use memory::available;
+pub use memory::available_under;
+
+/// Version of the program, as Cargo.toml has it.
+pub const VERSION: &str = env!("CARGO_PKG_VERSION");
+
+/// Commit that the program was built from, or `unknown`. The build script finds it; the variable `MAQAM_COMMIT` overrides it.
+pub const COMMIT: &str = env!("MAQAM_COMMIT");
+
+/// Version and commit in one text, for `--version`.
+pub const VERSION_AND_COMMIT: &str =
+    concat!(env!("CARGO_PKG_VERSION"), " (", env!("MAQAM_COMMIT"), ")");
+
+/// Optional features of the program that this build has.
+pub fn features() -> Vec<String> {
+    let cuda = cfg!(feature = "cuda").then(|| "cuda".to_owned());
+    cuda.into_iter().collect()
+}
+
+/// The hardware and the system.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Machine {
+    /// Model of the processor, as the system names it.
+    pub cpu: Option<String>,
+    /// Cores that this process may use.
+    pub cores: usize,
+    /// Memory of the machine, in bytes.
+    pub memory_bytes: Option<u64>,
+    /// Name of the GPU that computes; `None` on the CPU.
+    pub gpu: Option<String>,
+    /// Operating system, such as `linux`.
+    pub system: String,
+    /// Instruction set, such as `x86_64`.
+    pub architecture: String,
+}
+
+impl Machine {
+    /// This machine, with the GPU that the caller computes on. What the system does not tell is left out.
+    pub fn here(gpu: Option<String>) -> Self {
+        Self {
+            cpu: fs::read_to_string("/proc/cpuinfo")
+                .ok()
+                .and_then(|text| cpu_model(&text)),
+            cores: std::thread::available_parallelism().map_or(1, usize::from),
+            memory_bytes: fs::read_to_string("/proc/meminfo")
+                .ok()
+                .and_then(|text| memory::field(&text, "MemTotal")),
+            gpu,
+            system: std::env::consts::OS.to_owned(),
+            architecture: std::env::consts::ARCH.to_owned(),
+        }
+    }
+}
+
+/// The processor's name in the text of `/proc/cpuinfo`: `model name` on x86, `Model` or `Hardware` on ARM boards.
+fn cpu_model(text: &str) -> Option<String> {
+    ["model name", "Model", "Hardware"]
+        .into_iter()
+        .find_map(|key| {
+            text.lines().find_map(|line| {
+                let (name, value) = line.split_once(':')?;
+                (name.trim() == key && !value.trim().is_empty()).then(|| value.trim().to_owned())
+            })
+        })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn processors_are_named_on_both_architectures() {
+        let x86 = "processor\t: 0\nmodel\t\t: 85\nmodel name\t: AMD EPYC 7B13\nstepping\t: 7\n";
+        assert_eq!(cpu_model(x86).as_deref(), Some("AMD EPYC 7B13"));
+        let arm =
+            "processor\t: 0\nBogoMIPS\t: 108.00\n\nModel\t\t: Raspberry Pi 5 Model B Rev 1.0\n";
+        assert_eq!(
+            cpu_model(arm).as_deref(),
+            Some("Raspberry Pi 5 Model B Rev 1.0")
+        );
+        assert_eq!(cpu_model("processor\t: 0\n"), None);
+    }
+
+    #[test]
+    fn this_machine_has_a_core_and_a_system() {
+        let here = Machine::here(None);
+        assert!(here.cores >= 1 && !here.system.is_empty());
+        assert_eq!(here.gpu, None);
+    }
+}
