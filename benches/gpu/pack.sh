@@ -1,51 +1,78 @@
 #!/usr/bin/env bash
-# Builds `maqam bench` and the tests on a card with the feature `cuda`, strips and packs them for a machine that has a card and no compiler.
+# Makes one folder with everything that the GPU check needs: programs built with the feature `cuda`,
+# scripts, peers, the fixtures that the tests read, and Liger's kernels for the peers.
 #
-#   benches/gpu/pack.sh [ARCHIVE]        by default gpu-check.tar.xz; benches/gpu/check.sh takes it
+#   benches/gpu/pack.sh [FOLDER]         by default gpu-check; then, where the GPU is: FOLDER/check.sh OUT
 #
-# Needs the CUDA 13.0 toolkit: nvcc and the libraries to link with, and a libcuda, for which the toolkit's stub will do. No card.
-#   CUDA_HOME (else CUDA_PATH, CUDA_ROOT, CUDA_TOOLKIT_ROOT_DIR, nvcc on PATH, /usr/local/cuda): the toolkit's folder.
-#   CUDA_COMPUTE_CAP (default 90): the card that candle's own kernels are compiled for; ours are for 80, 90 and later ones.
-#   CARGO_TARGET_DIR: where cargo builds. PACK_TESTS (default "cuda_ops cuda_train"): the tests that go along, of those there are.
-# libcuda comes from the driver, libcublas, libcublasLt and libcurand from the toolkit of the machine where it runs.
+# The folder works from any place and has at most 20 MiB. Building needs the CUDA 13.0 toolkit: nvcc and the
+# libraries to link with, and a libcuda, for which the toolkit's stub will do. It needs no GPU.
+#   CUDA_HOME (else CUDA_PATH, CUDA_ROOT, CUDA_TOOLKIT_ROOT_DIR, nvcc on PATH, /usr/local/cuda): the toolkit.
+#   CUDA_COMPUTE_CAP (default 90): what candle's own kernels are compiled for, which then run on that GPU
+#     alone; those of maqam are for 80 and newer.
+#   CARGO_TARGET_DIR: where cargo builds.
+#   PACK_PROGRAMS: a folder with `bench`, `cuda_ops` and `cuda_train` to pack instead of building them.
+#   PACK_LIGER: a wheel of liger-kernel to pack instead of downloading it with pip.
+# libcuda comes from the driver, libcublas, libcublasLt, libcurand and libcudart from the toolkit of the
+# machine where the check runs.
 set -euo pipefail
 here=$(cd "$(dirname "$0")" && pwd)
-archive=$(realpath -m "${1:-gpu-check.tar.xz}")
+folder=$(realpath -m "${1:-gpu-check}")
 cd "$here/../.."
 
-# An archive that travels everywhere.
-LARGEST_BYTES=10000000
+LARGEST_BYTES=$((20 * 1024 * 1024))
+LIGER=liger-kernel==0.8.5
+# What tests/cuda_ops.rs and tests/cuda_train.rs read.
+FIXTURES="bf16_curves.json qwen_omni qwen_omni_tied"
 export CUDA_COMPUTE_CAP=${CUDA_COMPUTE_CAP:-90}
 
-folder=$(mktemp -d)
-trap 'rm -rf "$folder"' EXIT
+if [ -e "$folder" ] && [ ! -f "$folder/check.py" ]; then
+  echo "$folder is there and is no folder of the GPU check" >&2
+  exit 2
+fi
+work=$(mktemp -d)
+trap 'rm -rf "$work"' EXIT
 
-tests=()
-for test in ${PACK_TESTS:-cuda_ops cuda_train}; do
-  if [ -f "tests/$test.rs" ]; then tests+=(--test "$test"); else echo "no tests/$test.rs: it does not go along" >&2; fi
-done
-# cargo says as JSON what it built; executables are named there, tests with a hash behind their name.
-cargo build --release --features cuda --bench train ${tests[@]+"${tests[@]}"} --message-format json-render-diagnostics |
-  sed -n 's/.*"executable":"\([^"]*\)".*/\1/p' | while read -r built; do
-  name=$(basename "$built" | sed 's/-[0-9a-f]\{16\}$//; s/^train$/bench/')
-  # Built for tests of commands, larger than all the rest.
-  if [ "$name" = maqam ]; then continue; fi
-  strip --strip-all -o "$folder/$name" "$built"
-done
-if [ ! -x "$folder/bench" ]; then
-  echo "cargo named no program of benches/train.rs" >&2
-  exit 1
+programs=${PACK_PROGRAMS:-}
+if [ -z "$programs" ]; then
+  programs=$work/programs
+  mkdir "$programs"
+  # cargo says as JSON what it built; a test has a hash behind its name, and the bench is `train`.
+  cargo build --release --features cuda --bench train --test cuda_ops --test cuda_train --message-format json-render-diagnostics |
+    sed -n 's/.*"executable":"\([^"]*\)".*/\1/p' | while read -r built; do
+    name=$(basename "$built" | sed 's/-[0-9a-f]\{16\}$//; s/^train$/bench/')
+    # The whole program is built for tests of commands, and is larger than all the rest.
+    if [ "$name" = maqam ]; then continue; fi
+    strip --strip-all -o "$programs/$name" "$built"
+  done
 fi
 
-# All of them hold the same kernels: a dictionary larger than the programs together stores them once.
-tar -C "$folder" -cf - --sort=name --owner=0 --group=0 --mtime=@0 . | xz --x86 --lzma2=preset=9,dict=256MiB > "$archive"
-
-for program in "$folder"/*; do
-  echo "$(basename "$program"): $(stat -c %s "$program") bytes; needs$(objdump -p "$program" | awk '/NEEDED/ { printf " %s", $2 }')"
+rm -rf "$folder"
+mkdir -p "$folder/programs" "$folder/peers" "$folder/tests/fixtures" "$folder/site"
+cp "$here"/*.py "$here/check.sh" "$folder/"
+for peer in ceiling qwen_gpu shapes thinker variants; do cp "benches/peers/$peer.py" "$folder/peers/"; done
+for fixture in $FIXTURES; do cp -r "tests/fixtures/$fixture" "$folder/tests/fixtures/"; done
+for program in bench cuda_ops cuda_train; do
+  if [ ! -x "$programs/$program" ]; then
+    echo "there is no program $programs/$program" >&2
+    exit 1
+  fi
+  gzip -9 -n -c "$programs/$program" > "$folder/programs/$program.gz"
+  needed=$(objdump -p "$programs/$program" 2> /dev/null | awk '/NEEDED/ { printf " %s", $2 }' || true)
+  echo "$program: $(stat -Lc %s "$programs/$program") bytes, $(stat -c %s "$folder/programs/$program.gz") under gzip; needs$needed"
 done
-bytes=$(stat -c %s "$archive")
-echo "$archive: $bytes bytes"
+
+# Python alone, so it needs no installation: check.py puts the folder into PYTHONPATH for the peers.
+wheel=${PACK_LIGER:-}
+if [ -z "$wheel" ]; then
+  python3 -m pip download --quiet --disable-pip-version-check --no-deps --only-binary=:all: --dest "$work/wheels" "$LIGER"
+  wheel=$(echo "$work"/wheels/*.whl)
+fi
+python3 -m zipfile -e "$wheel" "$folder/site"
+
+bytes=$(find "$folder" -type f -printf '%s\n' | awk '{ sum += $1 } END { print sum }')
+echo "$folder: $bytes bytes in $(find "$folder" -type f | wc -l) files"
 if [ "$bytes" -gt "$LARGEST_BYTES" ]; then
-  echo "more than $LARGEST_BYTES bytes; PACK_TESTS=cuda_ops leaves one test behind" >&2
+  echo "more than $LARGEST_BYTES bytes; the largest files:" >&2
+  find "$folder" -type f -printf '%s %p\n' | sort -rn | sed 10q >&2
   exit 1
 fi

@@ -1,16 +1,23 @@
-"""How fast the matrix products of a step run alone on this device: the ceiling for everything that contains them.
+"""How fast the matrix products of a step run alone on this device, and copies: ceilings for everything that contains them.
 
-For each weight [out, in] of the decoder and for the head, the product of the forward pass and the one for the gradient of its input.
+    python benches/peers/ceiling.py                                       the 7B shape over 8,192 rows in bf16, one JSON object
+    python benches/peers/ceiling.py --device cpu --shape tiny --rows 64   on a processor, in f32
+
+For each weight [out, in] of the decoder and for the head, the product of the forward pass and the one for the gradient of its input. A copy
+counts the bytes that it reads and those that it writes. Needs torch alone.
 """
 
+import argparse
+import json
 import statistics
 import time
 
 import torch
 
-from thinker import SHAPES
+from shapes import SHAPES
 
 REPEATS = {"cuda": 20, "cpu": 1}
+COPIED_BYTES = {"cuda": 4 << 30, "cpu": 1 << 24}
 
 
 def weights(shape):
@@ -63,3 +70,27 @@ def median_seconds(run, device):
             run()
             took.append(time.perf_counter() - start)
     return statistics.median(took)
+
+
+def copy_rate(device):
+    """Bytes per second of a copy on the device, read and written ones together."""
+    source = torch.randn(COPIED_BYTES[device] // 4, device=device)
+    target = torch.empty_like(source)
+    took = median_seconds(lambda: target.copy_(source), device)
+    return 2 * COPIED_BYTES[device] / took
+
+
+def main():
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--shape", choices=SHAPES, default="7b")
+    parser.add_argument("--rows", type=int, default=8192)
+    parser.add_argument("--device", choices=["cuda", "cpu"], default="cuda")
+    settings = parser.parse_args()
+    on_gpu = settings.device == "cuda"
+    found = measure(settings.shape, settings.rows, settings.device, torch.bfloat16 if on_gpu else torch.float32)
+    device = torch.cuda.get_device_name() if on_gpu else "cpu"
+    print(json.dumps({"device": device, "torch": torch.__version__, **found, "copy_gb_per_s": round(copy_rate(settings.device) / 1e9, 1)}))
+
+
+if __name__ == "__main__":
+    main()

@@ -3,6 +3,7 @@
     pip install torch==2.11.0 transformers==5.17.0 peft==0.21.2 liger-kernel==0.8.5
     python benches/peers/qwen_gpu.py                                   every work, every variant, 7B: about ten minutes on an H200
     python benches/peers/qwen_gpu.py --work asr --variant packed+liger+compile --json rows.jsonl
+    python benches/peers/qwen_gpu.py --row mix:packed+liger/packed --row asr:packed    these rows in this order, the second variant if the first fails
     python benches/peers/qwen_gpu.py --shape tiny --device cpu         the same lines of code on a processor in float32, clips cut to a quarter
 
 A step is the frozen audio tower, decoder, head and loss forward, the backward, gradients clipped to norm 1, AdamW. Works: asr, 16 clips of
@@ -32,12 +33,22 @@ from variants import VARIANTS, has_liger_kernels, kernel, prepared
 LEARNING_RATE, WEIGHT_DECAY, LARGEST_NORM = 1e-4, 0.01, 1.0
 
 
+def row_of(text):
+    """A work and the variants to try in turn."""
+    work, _, variants = text.partition(":")
+    names = variants.split("/")
+    if work not in WORKS or not all(name in VARIANTS for name in names):
+        raise argparse.ArgumentTypeError(f"{text}: works are {', '.join(WORKS)}; variants {', '.join(VARIANTS)}")
+    return work, names
+
+
 def arguments():
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--shape", choices=SHAPES, default="7b")
     parser.add_argument("--device", choices=["cuda", "cpu"], default="cuda")
     parser.add_argument("--work", choices=WORKS, action="append", help="one or more; default all")
     parser.add_argument("--variant", choices=VARIANTS, action="append", help="one or more, run in this order; default all")
+    parser.add_argument("--row", type=row_of, action="append", metavar="WORK:VARIANT[/VARIANT...]", help="one or more, run in this order: the first variant that works; instead of --work and --variant")
     parser.add_argument("--clips", type=int, help="clips of a step: the work's own number, on a processor 4")
     parser.add_argument("--layers", type=int, help="cut the decoder to so many layers")
     parser.add_argument("--steps", type=int, help="steps that count: 20, on a processor 2")
@@ -184,14 +195,21 @@ def main():
             print(f"matrix products alone, {found['rows']} rows: {found['tflops']} TFLOP/s through the decoder; {found['products']}\n", flush=True)
     model, thinker, trained = build(settings.shape, settings.device, dtype, settings.layers)
     start = [parameter.detach().clone() for parameter in trained]
-    for work in settings.work or WORKS:
-        reference = None
-        for name in settings.variant or VARIANTS:
+    wanted = settings.row or [(work, [name]) for work in settings.work or WORKS for name in settings.variant or VARIANTS]
+    references = {}
+    for work, names in wanted:
+        for name in names:
             variant = VARIANTS[name]
+            # A variant may have stood in for another one before.
+            earlier = [found for found in rows if (found["work"], found["peer"]) == (work, name)]
+            if earlier and "error" in earlier[0]:
+                continue
+            if earlier:
+                break
             if settings.budget_s and time.perf_counter() - begin > settings.budget_s:
-                found = {"peer": variant.name, "work": work, "error": "not run: out of time"}
+                found = {"peer": name, "work": work, "error": "not run: out of time"}
             else:
-                found, reference = row(variant, work, model, thinker, trained, start, reference, settings)
+                found, references[work] = row(variant, work, model, thinker, trained, start, references.get(work), settings)
             for parameter in trained:
                 parameter.grad = None
             gc.collect()
@@ -200,7 +218,9 @@ def main():
             rows.append(found)
             say(found)
             if not to_stdout:
-                print(f"{work} {variant.name}: {found.get('error') or format(found['step_ms'], '.1f') + ' ms'}", file=sys.stderr, flush=True)
+                print(f"{work} {name}: {found.get('error') or format(found['step_ms'], '.1f') + ' ms'}", file=sys.stderr, flush=True)
+            if "error" not in found:
+                break
     if not to_stdout:
         table(rows)
 

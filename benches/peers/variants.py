@@ -39,6 +39,7 @@ VARIANTS = {
         Variant("padded"),
         Variant("padded+checkpointing", checkpointed=True),
         Variant("packed", packed=True),
+        Variant("packed+checkpointing", packed=True, checkpointed=True),
         Variant("packed+liger", packed=True, liger=True),
         Variant("packed+compile", packed=True, compiled=True),
         Variant("packed+liger+compile", packed=True, liger=True, compiled=True),
