@@ -592,3 +592,72 @@ fn a_pack_works_from_any_place_and_has_a_limit() {
         told(&output)
     );
 }
+
+fn forecast(program: &str) -> String {
+    let output = Command::new("python3")
+        .args(["-B", "-c", program])
+        .env("PYTHONPATH", repository().join("benches/gpu"))
+        .output()
+        .unwrap();
+    assert!(output.status.success(), "{}", told(&output));
+    String::from_utf8(output.stdout).unwrap()
+}
+
+#[test]
+fn the_documented_forecast_is_the_computed_one() {
+    if !has_python() {
+        return;
+    }
+    let page = fs::read_to_string(repository().join("docs/performance.md")).unwrap();
+    let tables = forecast("import forecast; forecast.main()");
+    assert!(tables.lines().count() > 20, "{tables}");
+    for line in tables.lines() {
+        // The last cell is empty here, and has what was measured there.
+        let computed = line.strip_suffix("| |").unwrap_or(line);
+        assert!(page.contains(computed), "docs/performance.md lacks {line}");
+    }
+}
+
+/// Milliseconds and useful TFLOP/s of the peers as they were measured on one H200: the rate fixes what counts as
+/// useful.
+#[test]
+fn useful_work_is_that_of_the_measured_peers() {
+    if !has_python() {
+        return;
+    }
+    let program =
+        "import forecast; print(*(forecast.useful_flops(work) for work in ('asr', 'mix', 'ssum')))";
+    let found = forecast(program);
+    let found: Vec<f64> = found
+        .split_whitespace()
+        .map(|word| word.parse().unwrap())
+        .collect();
+    for (flops, (ms, tflops)) in found
+        .iter()
+        .zip([(446.2, 345.0), (926.0, 292.0), (1628.0, 227.0)])
+    {
+        let computed = flops / (ms / 1e3) / 1e12;
+        assert!(
+            (computed / tflops - 1.0).abs() < 0.005,
+            "{computed} beside {tflops}"
+        );
+    }
+}
+
+/// Milliseconds that a review by hand gave for some steps, before this program computed them.
+#[test]
+fn the_forecast_is_near_one_made_by_hand() {
+    if !has_python() {
+        return;
+    }
+    let program = "
+import forecast
+for given in [('asr', 'bf16', 'all', 8192), ('mix', 'bf16', 'all', 8192), ('ssum', 'bf16', 'layer', 8192),
+              ('ssum', 'bf16', 'norms', 16384), ('asr', 'fp8', 'norms', 8192)]:
+    print(1e3 * sum(forecast.by_phase(*given).values()))";
+    let found = forecast(program);
+    for (line, expected) in found.lines().zip([301.0, 595.0, 1040.0, 792.0, 268.0]) {
+        let ms: f64 = line.parse().unwrap();
+        assert!((ms / expected - 1.0).abs() < 0.03, "{ms} beside {expected}");
+    }
+}

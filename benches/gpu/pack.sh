@@ -11,7 +11,7 @@
 #     alone; those of maqam are for 80 and newer.
 #   CARGO_TARGET_DIR: where cargo builds.
 #   PACK_PROGRAMS: a folder with `bench`, `cuda_ops` and `cuda_train` to pack instead of building them.
-#   PACK_LIGER: a wheel of liger-kernel to pack instead of downloading it with pip.
+#   PACK_LIGER: a wheel of liger-kernel to pack instead of downloading it with pip, or `none`.
 # libcuda comes from the driver, libcublas, libcublasLt, libcurand and libcudart from the toolkit of the
 # machine where the check runs.
 set -euo pipefail
@@ -67,7 +67,7 @@ if [ -z "$wheel" ]; then
   python3 -m pip download --quiet --disable-pip-version-check --no-deps --only-binary=:all: --dest "$work/wheels" "$LIGER"
   wheel=$(echo "$work"/wheels/*.whl)
 fi
-python3 -m zipfile -e "$wheel" "$folder/site"
+if [ "$wheel" != none ]; then python3 -m zipfile -e "$wheel" "$folder/site"; fi
 
 bytes=$(find "$folder" -type f -printf '%s\n' | awk '{ sum += $1 } END { print sum }')
 echo "$folder: $bytes bytes in $(find "$folder" -type f | wc -l) files"

@@ -2,6 +2,7 @@
 # Builds the emulated driver and its libraries for a binary made with the feature `cuda`, which then runs without a card:
 #   tests/cuda/driver/build.sh FOLDER target/release/maqam
 #   LD_LIBRARY_PATH=FOLDER target/release/maqam train RECIPE --device cuda
+# Several binaries may share the folder: name all of them.
 # A fault can be had on purpose, to see what a test or a script makes of it:
 #   MAQAM_EMULATED_FAULT=swiglu LD_LIBRARY_PATH=FOLDER target/release/maqam bench train ...
 # The first launch of the kernel of that name (as in src/ops/cuda/kernels; `product` for matrix products) is accepted, and from then on
@@ -12,7 +13,9 @@
 set -euo pipefail
 mkdir -p "${1:?a folder for the libraries}"
 folder=$(realpath "$1")
-binary=$(realpath "${2:?a binary made with the feature cuda}")
+shift
+: "${1:?a binary made with the feature cuda}"
+mapfile -t binaries < <(realpath "$@")
 cd "$(dirname "$0")"
 compiler=${CXX:-c++}
 flags=(-std=c++17 -O2 -g1 -march=native -fPIC -shared -fvisibility=hidden -fno-strict-aliasing -U_FORTIFY_SOURCE -Wall -Wextra -Wno-unknown-pragmas)
@@ -21,8 +24,8 @@ checks=(-fsanitize=alignment,bounds,shift -fsanitize-undefined-trap-on-error)
 work=$(mktemp -d)
 trap 'rm -rf "$work"' EXIT
 
-# Names of all functions that the binary wants of anyone.
-nm -D --undefined-only "$binary" | awk '{print $NF}' | sed 's/@.*//' | sort -u > "$work/wanted"
+# Names of all functions that the binaries want of anyone.
+nm -D --undefined-only "${binaries[@]}" | awk '{print $NF}' | sed 's/@.*//' | sort -u > "$work/wanted"
 
 # stubs NAME PATTERN: a source with a weak function for each wanted name that matches.
 stubs() {
@@ -51,7 +54,7 @@ library libcublasLt.so.13 '^cublasLt' -O3 blas.cpp "$folder/libcuda.so.1"
 library libcublas.so.13 '^cublas[A-KM-Z]' -DMAQAM_CUBLAS handles.cpp
 library libcurand.so.10 '^curand' handles.cpp
 # The runtime and the compiler of the toolkit, where the binary was linked with them.
-for name in $(readelf -d "$binary" | grep NEEDED | grep -oE 'lib(cudart|nvrtc)\.so[.0-9]*' || true); do
+for name in $(readelf -d "${binaries[@]}" | grep NEEDED | grep -oE 'lib(cudart|nvrtc)\.so[.0-9]*' | sort -u || true); do
   case $name in
     libcudart*) library "$name" '^(__)?cuda' ;;
     libnvrtc*) library "$name" '^nvrtc' ;;
