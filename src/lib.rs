@@ -4,22 +4,22 @@
 
 #![deny(clippy::unwrap_used, clippy::expect_used)]
 
-pub mod error;
-pub mod files;
+pub use maqam_audio as audio;
+pub use maqam_base::error;
+pub use maqam_base::files;
+pub use maqam_base::parts;
+pub use maqam_base::seed;
+pub use maqam_base::yaml;
+pub use maqam_data as data;
+pub use maqam_data::task;
+pub use maqam_engine::batch;
+pub use maqam_schedule as schedule;
+pub use maqam_schedule::loss_weights as loss;
 pub mod machine;
-pub mod seed;
-pub mod parts;
-pub mod loss;
-pub mod yaml;
-pub mod audio;
-pub mod data;
-pub mod task;
-pub mod schedule;
-pub mod batch;
 pub mod load;
-pub mod ops;
-pub mod model;
-pub mod metrics;
+pub use maqam_engine::model;
+pub use maqam_engine::ops;
+pub use maqam_metrics as metrics;
 pub mod eval;
 pub mod train;
 pub mod report;

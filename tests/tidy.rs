@@ -1,11 +1,19 @@
-//! The law of the house, read from the source text: which room may use which, what lives behind which wall, how files are kept.
+//! Rules of the source text: which crate and which module may use which, what only one place may do, how files are written.
 
 use std::collections::BTreeSet;
 use std::fs;
 use std::path::Path;
 use std::path::PathBuf;
 
-/// A word and the only rooms, or parts of rooms, that may say it.
+/// Crates from left to right. A crate uses only crates to its left; the root package stands behind all of them.
+const CRATES: [&str; 7] = [
+    "base", "stats", "audio", "metrics", "data", "schedule", "engine",
+];
+
+/// Crates to the left that a crate must not use all the same: the engine knows no task, manifest, schedule or metric.
+const WALLS: [(&str, &[&str]); 1] = [("engine", &["stats", "metrics", "data", "schedule"])];
+
+/// A word and the only crates, modules or parts of modules that may contain it.
 const ONLY_IN: [(&str, &[&str]); 9] = [
     ("polars", &["data"]),
     ("clap", &["cli", "main"]),
@@ -18,21 +26,13 @@ const ONLY_IN: [(&str, &[&str]); 9] = [
     ("eprint!", &["cli", "main"]),
 ];
 
-/// Rooms and the earlier rooms they know nothing of: the engine knows no task, no manifest, no prompt.
-const WALLS: [(&str, &[&str]); 3] = [
-    ("batch", ENGINE_IGNORES),
-    ("ops", ENGINE_IGNORES),
-    ("model", ENGINE_IGNORES),
-];
-const ENGINE_IGNORES: &[&str] = &["task", "data", "schedule", "load", "eval", "train"];
-
-/// Rooms and the words they never say: metrics compare texts.
+/// Crates and the words that they never contain: metrics compare texts.
 const NEVER_IN: [(&str, &[&str]); 1] = [(
     "metrics",
     &["candle", "candle_core", "candle_nn", "Tensor", "tensor"],
 )];
 
-/// What changes a disk; outside tests only `files` does.
+/// Calls that change a disk. Outside tests only `base/files` makes them.
 const WRITERS: [&str; 15] = [
     "fs::write",
     "fs::rename",
@@ -88,23 +88,26 @@ impl<'a> Source<'a> {
         }
     }
 
-    /// `src/model/lora.rs` is of the room `model`, `src/seed.rs` of `seed`.
-    fn room(&self) -> &'a str {
-        let inside = self.path.strip_prefix("src/").unwrap_or(self.path);
-        inside
-            .split('/')
-            .next()
-            .unwrap_or(inside)
-            .trim_end_matches(".rs")
+    /// Path without `src` and without the extension: `eval/judge/mod` of `src/eval/judge/mod.rs`,
+    /// `engine/ops/norm` of `crates/engine/src/ops/norm.rs`.
+    fn place(&self) -> String {
+        let inside = self.path.trim_end_matches(".rs");
+        match inside.strip_prefix("crates/") {
+            Some(inside) => inside.replacen("/src/", "/", 1),
+            None => inside.strip_prefix("src/").unwrap_or(inside).to_owned(),
+        }
     }
 
-    /// Whether the file is of a room, or of a part of it such as `eval/judge`.
+    /// Whether the file belongs to a crate of `crates/`.
+    fn is_in_crate(&self) -> bool {
+        self.path.starts_with("crates/")
+    }
+
+    /// Whether the file belongs to a crate or a module, or to a part of it such as `eval/judge`.
     fn is_in(&self, place: &str) -> bool {
-        let inside = self
-            .path
-            .strip_prefix("src/")
-            .and_then(|inside| inside.strip_prefix(place));
-        inside.is_some_and(|rest| rest.starts_with('/') || rest == ".rs")
+        let own = self.place();
+        own.strip_prefix(place)
+            .is_some_and(|rest| rest.is_empty() || rest.starts_with('/'))
     }
 
     fn fault(&self, line: usize, what: impl std::fmt::Display) -> String {
@@ -114,15 +117,17 @@ impl<'a> Source<'a> {
 
 /// For each line whether it is test code, and how many modules are around it.
 fn modules(path: &str, code: &[String]) -> (Vec<bool>, Vec<usize>) {
-    let parts: Vec<&str> = path.split('/').skip(1).collect();
+    let before_source = if path.starts_with("crates/") { 3 } else { 1 };
+    let parts: Vec<&str> = path.split('/').skip(before_source).collect();
     let is_root = parts == ["lib.rs"] || parts == ["main.rs"];
     let of_file = if is_root {
         0
     } else {
         parts.len() - usize::from(parts.last() == Some(&"mod.rs"))
     };
-    let whole_file_is_test =
-        !path.starts_with("src/") || parts.last() == Some(&"tests.rs") || parts.contains(&"tests");
+    let whole_file_is_test = !(path.starts_with("src/") || path.starts_with("crates/"))
+        || parts.last() == Some(&"tests.rs")
+        || parts.contains(&"tests");
     let (mut is_test, mut depth) = (Vec::new(), Vec::new());
     let mut braces = 0;
     let mut open_modules: Vec<usize> = Vec::new();
@@ -241,39 +246,39 @@ fn says(line: &str, phrase: &str) -> bool {
     })
 }
 
-/// The rooms of the crate in the order of the law: the modules of `src/lib.rs`.
-fn rooms(lib: &str) -> Vec<&str> {
+/// Modules of the root package in their order: those that `src/lib.rs` declares.
+fn modules_in_order(lib: &str) -> Vec<&str> {
     lib.lines()
         .filter_map(|line| line.trim().strip_prefix("pub mod ")?.strip_suffix(';'))
         .collect()
 }
 
-/// Everything a file of `src/` does against the law.
-fn faults(path: &str, text: &str, rooms: &[&str]) -> Vec<String> {
+/// Every violation in a file of `src/` or `crates/`.
+fn faults(path: &str, text: &str, modules: &[&str]) -> Vec<String> {
     let source = Source::new(path, text);
     let mut found = shape_faults(&source);
-    let room = source.room();
-    // `main.rs` comes after every room, `lib.rs` only lists them.
-    let place = match room {
-        "main" | "lib" => rooms.len(),
-        _ => match rooms.iter().position(|known| *known == room) {
-            Some(place) => place,
+    let place = source.place();
+    let module = place.split('/').next().unwrap_or_default();
+
+    // Cargo holds the order of crates; the order of the root package's modules is held here.
+    let position = match module {
+        _ if source.is_in_crate() => None,
+        // `main.rs` comes after every module, `lib.rs` only lists them.
+        "main" | "lib" => Some(modules.len()),
+        _ => match modules.iter().position(|known| *known == module) {
+            Some(position) => Some(position),
             None => {
-                found.push(source.fault(0, format!("`{room}` is no room of src/lib.rs")));
+                found.push(source.fault(0, format!("`{module}` is no module of src/lib.rs")));
                 return found;
             }
         },
     };
+
     for (i, line) in source.code.iter().enumerate() {
-        for used in rooms_used(line) {
-            let Some(used_place) = rooms.iter().position(|known| *known == used) else {
-                continue;
-            };
-            let is_walled = WALLS
-                .iter()
-                .any(|(walled, ignored)| *walled == room && ignored.contains(&used));
-            if used_place > place || is_walled {
-                found.push(source.fault(i, format!("{room} may not use {used}")));
+        for used in modules_used(line) {
+            let used_position = modules.iter().position(|known| *known == used);
+            if position.is_some() && used_position > position {
+                found.push(source.fault(i, format!("{module} may not use {used}")));
             }
         }
         for (word, allowed) in ONLY_IN {
@@ -284,16 +289,16 @@ fn faults(path: &str, text: &str, rooms: &[&str]) -> Vec<String> {
         for (walled, never) in NEVER_IN {
             for word in never
                 .iter()
-                .filter(|word| walled == room && says(line, word))
+                .filter(|word| walled == module && says(line, word))
             {
-                found.push(source.fault(i, format!("{room} may not say `{word}`")));
+                found.push(source.fault(i, format!("{module} may not contain `{word}`")));
             }
         }
-        if room != "files" && !source.is_test[i] {
+        if place != "base/files" && !source.is_test[i] {
             for writer in WRITERS.iter().filter(|writer| says(line, writer)) {
                 found.push(source.fault(
                     i,
-                    format!("`{writer}` outside files, the only room that writes"),
+                    format!("`{writer}` outside base/files, the only module that writes"),
                 ));
             }
         }
@@ -301,14 +306,14 @@ fn faults(path: &str, text: &str, rooms: &[&str]) -> Vec<String> {
             .split_whitespace()
             .any(|part| part.matches("super::").count() >= source.depth[i].max(1))
         {
-            found.push(source.fault(i, "`super::` leaves the room; write `crate::`"));
+            found.push(source.fault(i, "`super::` leaves the module; write `crate::`"));
         }
     }
     found
 }
 
-/// The rooms that a line of code names by `crate::` (or, in the binary, by `maqam::`).
-fn rooms_used(line: &str) -> BTreeSet<&str> {
+/// Modules that a line of code names by `crate::` (or, in the binary, by `maqam::`).
+fn modules_used(line: &str) -> BTreeSet<&str> {
     let after = |prefix: &'static str| {
         line.split(prefix).skip(1).filter_map(|rest| {
             words(rest)
@@ -412,17 +417,56 @@ fn assert_none(faults: &[String]) {
     );
 }
 
+/// Every violation in the manifest of a crate: a crate that it may not use.
+fn manifest_faults(name: &str, manifest: &str) -> Vec<String> {
+    let position = |name: &str| CRATES.iter().position(|known| *known == name);
+    let Some(own) = position(name) else {
+        return vec![format!("crates/{name}: not in the order of crates")];
+    };
+    let walled: &[&str] = WALLS
+        .iter()
+        .find(|(walled, _)| *walled == name)
+        .map_or(&[], |(_, ignored)| ignored);
+    let used = manifest
+        .lines()
+        .filter_map(|line| line.trim().strip_prefix("maqam-"))
+        .filter_map(|rest| rest.split(['.', ' ', '=']).next());
+    used.filter(|used| position(used).is_none_or(|used| used >= own) || walled.contains(used))
+        .map(|used| format!("crates/{name}/Cargo.toml: {name} may not use {used}"))
+        .collect()
+}
+
 #[test]
-fn the_crate_keeps_the_law() {
+fn crates_use_crates_to_their_left() {
+    let manifests = files("crates", &["toml"]);
+    assert_eq!(manifests.len(), CRATES.len());
+    for (path, manifest) in &manifests {
+        let name = path.split('/').nth(1).unwrap();
+        assert_none(&manifest_faults(name, manifest));
+    }
+    let right = "[dependencies]\nmaqam-base.workspace = true\n";
+    assert_none(&manifest_faults("audio", right));
+    for (name, planted) in [
+        ("audio", "maqam-engine.workspace = true"),
+        ("engine", "maqam-data = { path = \"../data\" }"),
+        ("metrics", "maqam.workspace = true\nmaqam-metrics = \"1\""),
+        ("attic", ""),
+    ] {
+        assert_eq!(manifest_faults(name, planted).len(), 1, "{name}: {planted}");
+    }
+}
+
+#[test]
+fn sources_keep_the_rules() {
     let lib = fs::read_to_string(root().join("src/lib.rs")).unwrap();
-    let rooms = rooms(&lib);
-    assert!(rooms.starts_with(&["error", "files", "seed"]), "{rooms:?}");
-    let sources = files("src", &["rs"]);
-    assert!(sources.len() > rooms.len());
+    let modules = modules_in_order(&lib);
+    assert_eq!(modules.last(), Some(&"cli"), "{modules:?}");
+    let sources = [files("src", &["rs"]), files("crates", &["rs"])].concat();
+    assert!(sources.len() > 300);
     assert_none(
         &sources
             .iter()
-            .flat_map(|(path, text)| faults(path, text, &rooms))
+            .flat_map(|(path, text)| faults(path, text, &modules))
             .collect::<Vec<_>>(),
     );
 }
@@ -480,44 +524,41 @@ fn what_people_read_first_is_there() {
 
 #[test]
 fn planted_faults_are_found() {
-    const ROOMS: [&str; 12] = [
-        "error", "files", "seed", "data", "task", "batch", "ops", "model", "metrics", "eval",
-        "train", "cli",
-    ];
+    const MODULES: [&str; 3] = ["eval", "train", "cli"];
     let cases = [
         (
-            "src/model/lora.rs",
+            "src/eval/mod.rs",
             "use crate::train::Run;",
-            "src/model/lora.rs:2: model may not use train",
+            "src/eval/mod.rs:2: eval may not use train",
         ),
         (
-            "src/model/lora.rs",
-            "let x = crate::task::Task::new();",
-            "model may not use task",
+            "src/eval/mod.rs",
+            "let x = crate::train::Run::new();",
+            "eval may not use train",
         ),
         (
             "src/eval/mod.rs",
             "#[cfg(test)]\nmod tests {\n    use crate::cli::run;\n}",
             "src/eval/mod.rs:4: eval may not use cli",
         ),
-        ("src/attic.rs", "", "src/attic.rs:1: `attic` is no room"),
+        ("src/attic.rs", "", "src/attic.rs:1: `attic` is no module"),
         (
-            "src/metrics/edit.rs",
+            "crates/metrics/src/edit.rs",
             "fn f(x: &Tensor) {}",
-            "metrics may not say `Tensor`",
+            "metrics may not contain `Tensor`",
         ),
         (
-            "src/metrics/edit.rs",
+            "crates/metrics/src/edit.rs",
             "use candle_core::D;",
-            "metrics may not say `candle_core`",
+            "metrics may not contain `candle_core`",
         ),
         (
-            "src/task/mod.rs",
+            "crates/engine/src/batch/mod.rs",
             "use polars::prelude::DataFrame;",
             "`polars` outside data",
         ),
         (
-            "src/task/mod.rs",
+            "crates/data/src/task/mod.rs",
             "#[derive(clap::Parser)]\nstruct A;",
             "`clap` outside cli and main",
         ),
@@ -527,12 +568,17 @@ fn planted_faults_are_found() {
             "`indicatif` outside cli",
         ),
         (
-            "src/model/mod.rs",
+            "crates/engine/src/model/mod.rs",
             "use hf_hub::api::sync::Api;",
             "`hf_hub` outside cli",
         ),
         (
             "src/eval/mod.rs",
+            "use ureq::Agent;",
+            "`ureq` outside eval/judge and cli",
+        ),
+        (
+            "src/eval/judgement.rs",
             "use ureq::Agent;",
             "`ureq` outside eval/judge and cli",
         ),
@@ -544,72 +590,77 @@ fn planted_faults_are_found() {
         (
             "src/eval/mod.rs",
             "std::fs::write(path, text)?;",
-            "`fs::write` outside files",
+            "`fs::write` outside base/files",
         ),
         (
-            "src/eval/mod.rs",
+            "crates/base/src/yaml.rs",
             "let f = File::create(path)?;",
-            "`File::create` outside files",
+            "`File::create` outside base/files",
         ),
         (
             "src/eval/mod.rs",
             "#[cfg(test)]\nmod tests {\n}\nfn f() { fs::remove_file(p); }",
-            ":5: `fs::remove_file` outside files",
+            ":5: `fs::remove_file` outside base/files",
         ),
         (
-            "src/seed.rs",
+            "crates/base/src/seed.rs",
             "use super::error::Error;",
-            "`super::` leaves the room",
+            "`super::` leaves the module",
         ),
         (
-            "src/task/mod.rs",
+            "src/eval/mod.rs",
             "use super::error::Error;",
-            "`super::` leaves the room",
+            "`super::` leaves the module",
         ),
         (
-            "src/task/file.rs",
+            "src/eval/file.rs",
             "use super::super::error::Error;",
-            "`super::` leaves the room",
+            "`super::` leaves the module",
         ),
         (
-            "src/seed.rs",
+            "crates/data/src/task/file.rs",
+            "use super::super::error::Error;",
+            "`super::` leaves the module",
+        ),
+        (
+            "crates/base/src/seed.rs",
             "mod inner {\n    use super::super::error::Error;\n}",
-            "`super::` leaves the room",
+            "`super::` leaves the module",
         ),
         (
-            "src/task/file.rs",
+            "src/eval/file.rs",
             "use crate::error::{Error, Result};",
-            "src/task/file.rs:2: one `use` a line",
+            "src/eval/file.rs:2: one `use` a line",
         ),
         (
-            "src/task/file.rs",
+            "src/eval/file.rs",
             "use std::{\n    fs,\n};",
             "one `use` a line",
         ),
         (
-            "src/task/file.rs",
+            "src/eval/file.rs",
             concat!("// TO", "DO: later"),
             concat!("`TO", "DO`"),
         ),
         (
-            "src/task/file.rs",
+            "src/eval/file.rs",
             concat!("fn f() { todo", "!() }"),
             concat!("`todo", "!`"),
         ),
         (
-            "src/task/file.rs",
+            "src/eval/file.rs",
             concat!("#[igno", "re = \"slow\"]"),
             "an ignored test",
         ),
     ];
     for (path, planted, expected) in cases {
-        let found = faults(path, &format!("//! A file.\n{planted}\n"), &ROOMS);
+        let found = faults(path, &format!("//! A file.\n{planted}\n"), &MODULES);
         assert!(
             found.iter().any(|fault| fault.contains(expected)),
             "{path}: {planted}\n-> {found:?}, expected {expected}"
         );
     }
-    assert!(faults("src/task/file.rs", "fn f() {}\n", &ROOMS)[0].contains(":1: begins without"));
+    assert!(faults("src/eval/file.rs", "fn f() {}\n", &MODULES)[0].contains(":1: begins without"));
     assert!(
         head_fault("a.yaml", "name: x\n").is_some()
             && head_fault("a.yaml", "# \n").is_some()
@@ -643,9 +694,7 @@ mod tests {
     }
 }
 "##;
-    assert_none(&faults(
-        "src/task/file.rs",
-        clean,
-        &["error", "data", "task", "train", "cli"],
-    ));
+    let modules = ["eval", "train", "cli"];
+    assert_none(&faults("src/eval/file.rs", clean, &modules));
+    assert_none(&faults("crates/data/src/task/file.rs", clean, &modules));
 }

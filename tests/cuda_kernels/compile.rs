@@ -10,7 +10,7 @@ use std::process::Command;
 
 /// Folders whose files the library is made of; the first two are searched for headers, as is the toolkit's stand-in.
 const SOURCES: [&str; 4] = [
-    "src/ops/cuda/kernels",
+    "crates/engine/src/ops/cuda/kernels",
     "tests/cuda",
     "tests/cuda/emulator",
     "tests/cuda/include",

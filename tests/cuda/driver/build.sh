@@ -48,7 +48,7 @@ library() {
 }
 
 stubs libcuda.so.1 '^cu[A-Z]'
-"$compiler" "${flags[@]}" "${checks[@]}" -DMAQAM_EMULATED -I../include -I../../../src/ops/cuda/kernels -Wl,-soname,libcuda.so.1 -o "$folder/libcuda.so.1" "$work/libcuda.so.1-stubs.cpp" \
+"$compiler" "${flags[@]}" "${checks[@]}" -DMAQAM_EMULATED -I../include -I../../../crates/engine/src/ops/cuda/kernels -Wl,-soname,libcuda.so.1 -o "$folder/libcuda.so.1" "$work/libcuda.so.1-stubs.cpp" \
   driver.cpp ../emulated.cpp -ldl -lpthread
 library libcublasLt.so.13 '^cublasLt' -O3 blas.cpp "$folder/libcuda.so.1"
 library libcublas.so.13 '^cublas[A-KM-Z]' -DMAQAM_CUBLAS handles.cpp

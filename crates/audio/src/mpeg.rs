@@ -1,0 +1,417 @@
+//! MP3 frame by frame: where each one lies, how much of the sound is the encoder's own silence, and the samples of any part.
+//!
+//! The frames are found here rather than by the general demuxer because that one guesses the length of a file without an `Info` frame
+//! and trims the last packets to its guess, and steps over damaged frames without a word.
+
+use std::ops::Range;
+
+use symphonia::core::codecs::audio::AudioCodecParameters;
+use symphonia::core::codecs::audio::AudioDecoder;
+use symphonia::core::codecs::audio::AudioDecoderOptions;
+use symphonia::core::codecs::audio::well_known::CODEC_ID_MP3;
+use symphonia::core::packet::PacketRef;
+use symphonia::core::units::Duration;
+use symphonia::core::units::Timestamp;
+
+use crate::append_mono;
+use maqam_base::error::Error;
+use maqam_base::error::Result;
+
+/// How far into a file the first frame is looked for: a recording cut out of a stream begins with the rest of a frame.
+pub(super) const SEARCH_BYTES: usize = 8192;
+
+/// Samples by which every MP3 decoder is late.
+const DECODER_DELAY: usize = 529;
+
+/// Frames decoded before those of a span. A frame uses up to 511 bytes of those before it, at most 24 frames at the lowest bit rate,
+/// and the filter memory of two.
+const WARM_UP_FRAMES: usize = 32;
+
+/// An MP3 stream as a list of frames.
+pub(super) struct Stream {
+    /// Where each frame lies in the file's bytes; without the `Info` frame.
+    frames: Vec<Range<usize>>,
+    /// Samples a second.
+    pub(super) rate: u32,
+    /// Channels of the first frame.
+    pub(super) channels: usize,
+    /// Samples of one frame, per channel.
+    samples_per_frame: usize,
+    /// Samples at the beginning that are the encoder's and decoder's delay.
+    delay: usize,
+    /// Samples at the end that only fill up the last frame.
+    padding: usize,
+}
+
+/// What the four bytes before a frame say.
+#[derive(Clone, Copy)]
+struct Header {
+    version: u8,
+    rate: u32,
+    channels: usize,
+    bytes: usize,
+    samples: usize,
+    /// Bytes between the header and where an `Info` tag would be.
+    side_info: usize,
+}
+
+/// Whether a file that begins with `bytes` is MP3: two frames follow each other near its beginning.
+pub(super) fn begins_here(bytes: &[u8]) -> bool {
+    first_frame(bytes).is_some()
+}
+
+impl Stream {
+    /// Walks through all frames.
+    ///
+    /// # Errors
+    /// Bytes between frames that are neither a frame nor a known tag, a last frame that is cut off, fewer frames than the file announces.
+    pub(super) fn find(bytes: &[u8]) -> Result<Self> {
+        let start = first_frame(bytes).ok_or_else(|| Error::input("no MP3 frame was found"))?;
+        let first = header(&bytes[start..])
+            .ok_or_else(|| Error::bug("the first MP3 frame has no header"))?;
+        let info = Info::read(&bytes[start..(start + first.bytes).min(bytes.len())], first);
+        let mut position = if info.is_some() {
+            start + first.bytes
+        } else {
+            start
+        };
+        let mut stream = Self {
+            frames: Vec::new(),
+            rate: first.rate,
+            channels: first.channels,
+            samples_per_frame: first.samples,
+            delay: 0,
+            padding: 0,
+        };
+        while position < bytes.len() {
+            let rest = &bytes[position..];
+            if let Some(tag_len) = tag_len(rest) {
+                position = position.saturating_add(tag_len);
+                continue;
+            }
+            let same_stream =
+                |found: &Header| found.version == first.version && found.rate == first.rate;
+            let Some(found) = header(rest).filter(same_stream) else {
+                return Err(stream.damaged(position));
+            };
+            if found.bytes > rest.len() {
+                let message = format!(
+                    "truncated: the last MP3 frame, at {:.2} s, has {} of {} bytes",
+                    stream.end_s(),
+                    rest.len(),
+                    found.bytes
+                );
+                return Err(
+                    Error::input(message).hint("copy or download it again, or re-encode it")
+                );
+            }
+            stream.frames.push(position..position + found.bytes);
+            position += found.bytes;
+        }
+        stream.apply(info)?;
+        Ok(stream)
+    }
+
+    /// Number of samples per channel, without delay and padding.
+    pub(super) fn num_samples(&self) -> usize {
+        (self.frames.len() * self.samples_per_frame).saturating_sub(self.delay + self.padding)
+    }
+
+    /// Samples `wanted` of one channel of the stream, or of the average of all.
+    ///
+    /// # Errors
+    /// A frame that does not decode, or not to its length, or lacks the channel.
+    pub(super) fn decode(
+        &self,
+        bytes: &[u8],
+        wanted: Range<usize>,
+        channel: Option<u16>,
+    ) -> Result<Vec<f32>> {
+        let raw = wanted.start + self.delay..wanted.end + self.delay;
+        let first_needed = raw.start / self.samples_per_frame;
+        let first_fed = first_needed.saturating_sub(WARM_UP_FRAMES);
+        let mut parameters = AudioCodecParameters::new();
+        parameters
+            .for_codec(CODEC_ID_MP3)
+            .with_sample_rate(self.rate);
+        let mut decoder = symphonia::default::codecs::MpaDecoder::try_new(
+            &parameters,
+            &AudioDecoderOptions::default().gapless(false),
+        )
+        .map_err(Error::bug)?;
+        let mut samples = Vec::with_capacity(wanted.len() + 2 * self.samples_per_frame);
+        let mut scratch = Vec::new();
+        for index in first_fed
+            ..raw
+                .end
+                .div_ceil(self.samples_per_frame)
+                .min(self.frames.len())
+        {
+            let at = (index * self.samples_per_frame) as i64;
+            let packet = PacketRef::new(
+                0,
+                Timestamp::new(at),
+                Duration::new(self.samples_per_frame as u64),
+                &bytes[self.frames[index].clone()],
+            );
+            let len_before = samples.len();
+            let decoded = decoder
+                .decode_ref(&packet)
+                .map(|buffer| append_mono(&buffer, channel, &mut scratch, &mut samples));
+            if index < first_needed {
+                // The first frames of the warm-up may lack the bytes before them; what they give is not used.
+                samples.truncate(len_before);
+                continue;
+            }
+            decoded.map_err(|e| self.frame_error(index, &e.to_string()))??;
+            if samples.len() - len_before != self.samples_per_frame {
+                return Err(self.frame_error(
+                    index,
+                    &format!(
+                        "{} samples instead of {}",
+                        samples.len() - len_before,
+                        self.samples_per_frame
+                    ),
+                ));
+            }
+        }
+        let skipped = raw.start - first_needed * self.samples_per_frame;
+        samples.drain(..skipped.min(samples.len()));
+        samples.truncate(wanted.len());
+        Ok(samples)
+    }
+
+    /// Takes delay and padding from the `Info` frame, and compares the number of frames with the one it announces.
+    fn apply(&mut self, info: Option<Info>) -> Result<()> {
+        if self.frames.is_empty() {
+            return Err(Error::input("an MP3 file without a single frame of audio")
+                .hint("copy or download it again"));
+        }
+        let Some(info) = info else { return Ok(()) };
+        if let Some(announced) = info.num_frames {
+            // Some encoders count the `Info` frame itself.
+            if self.frames.len() + 1 < announced {
+                let announced_s =
+                    (announced * self.samples_per_frame) as f64 / f64::from(self.rate);
+                let message = format!(
+                    "truncated: {:.2} s of MP3 frames where the file announces {announced_s:.2} s",
+                    self.end_s()
+                );
+                return Err(Error::input(message).hint("copy or download it again"));
+            }
+        }
+        self.delay = info.delay;
+        if info
+            .num_frames
+            .is_none_or(|announced| announced == self.frames.len())
+        {
+            self.padding = info.padding;
+        }
+        Ok(())
+    }
+
+    fn end_s(&self) -> f64 {
+        (self.frames.len() * self.samples_per_frame) as f64 / f64::from(self.rate)
+    }
+
+    fn damaged(&self, position: usize) -> Error {
+        Error::input(format!(
+            "damaged: no MP3 frame at byte {position}, {:.2} s",
+            self.end_s()
+        ))
+        .hint("copy or download it again, or re-encode it")
+    }
+
+    fn frame_error(&self, index: usize, what: &str) -> Error {
+        let at_s = (index * self.samples_per_frame) as f64 / f64::from(self.rate);
+        Error::input(format!(
+            "damaged: the MP3 frame at {at_s:.2} s does not decode ({what})"
+        ))
+        .hint("copy or download it again, or re-encode it")
+    }
+}
+
+/// What the first frame says about the others, in the files of most encoders.
+struct Info {
+    num_frames: Option<usize>,
+    delay: usize,
+    padding: usize,
+}
+
+impl Info {
+    /// Reads a frame as an `Info`, `Xing` or `VBRI` frame; `None` where it is sound.
+    ///
+    /// Source: the LAME project's "Mp3 Info Tag revision 1": the tag stands after the side information; flags say which of four
+    /// fields follow; 21 bytes after the encoder's name are 12 bits of delay and 12 bits of padding.
+    fn read(frame: &[u8], header: Header) -> Option<Self> {
+        if frame.get(36..40) == Some(b"VBRI") {
+            return Some(Self {
+                num_frames: None,
+                delay: 0,
+                padding: 0,
+            });
+        }
+        let tag = frame.get(4 + header.side_info..)?;
+        if !matches!(tag.get(..4)?, b"Info" | b"Xing") {
+            return None;
+        }
+        let number =
+            |at: usize| Some(u32::from_be_bytes(tag.get(at..at + 4)?.try_into().ok()?) as usize);
+        let flags = number(4)?;
+        let num_frames = if flags & 1 == 0 { None } else { number(8) };
+        let lame = 8 + [(1, 4), (2, 4), (4, 100), (8, 4)]
+            .iter()
+            .map(|(flag, len)| if flags & flag == 0 { 0 } else { *len })
+            .sum::<usize>();
+        let known = matches!(tag.get(lame..lame + 4), Some(b"LAME" | b"Lavf" | b"Lavc"));
+        let (delay, padding) = match tag.get(lame + 21..lame + 24) {
+            Some(&[a, b, c]) if known => (
+                usize::from(a) << 4 | usize::from(b) >> 4,
+                usize::from(b & 15) << 8 | usize::from(c),
+            ),
+            _ => {
+                return Some(Self {
+                    num_frames,
+                    delay: 0,
+                    padding: 0,
+                });
+            }
+        };
+        Some(Self {
+            num_frames,
+            delay: delay + DECODER_DELAY,
+            padding: padding.saturating_sub(DECODER_DELAY),
+        })
+    }
+}
+
+/// Where the first of two frames in a row begins; at most one frame's length from the beginning, zeros aside.
+fn first_frame(bytes: &[u8]) -> Option<usize> {
+    const LONGEST_FRAME: usize = 2881;
+    let zeros = bytes.iter().take_while(|&&byte| byte == 0).count();
+    (zeros..bytes.len().min(zeros + LONGEST_FRAME)).find(|&start| {
+        let Some(first) = header(&bytes[start..]) else {
+            return false;
+        };
+        let next = start + first.bytes;
+        match bytes.get(next..).map(header) {
+            Some(Some(second)) => second.version == first.version && second.rate == first.rate,
+            // A file of one frame, or one frame and a tag.
+            Some(None) => {
+                start == zeros && (next + 4 > bytes.len() || tag_len(&bytes[next..]).is_some())
+            }
+            None => start == zeros && bytes.len() < SEARCH_BYTES,
+        }
+    })
+}
+
+/// Length in bytes of the ID3v2 tag that begins here, header and footer included.
+pub(super) fn id3v2_len(head: &[u8]) -> Option<usize> {
+    let (b"ID3", [_, _, flags, a, b, c, d]) = (head.get(..3)?, head.get(3..10)?) else {
+        return None;
+    };
+    let body = [a, b, c, d]
+        .iter()
+        .fold(0, |len, &&byte| len << 7 | usize::from(byte & 0x7f));
+    Some(10 + body + if flags & 0x10 == 0 { 0 } else { 10 })
+}
+
+/// Length of the metadata that stands at the beginning of `bytes` in place of a frame.
+fn tag_len(bytes: &[u8]) -> Option<usize> {
+    let whole_rest = bytes.len();
+    match bytes {
+        [b'T', b'A', b'G', ..] => Some(128),
+        [b'I', b'D', b'3', ..] => id3v2_len(bytes),
+        [
+            b'A',
+            b'P',
+            b'E',
+            b'T',
+            b'A',
+            b'G',
+            b'E',
+            b'X',
+            _,
+            _,
+            _,
+            _,
+            a,
+            b,
+            c,
+            d,
+            _,
+            _,
+            _,
+            _,
+            _,
+            _,
+            _,
+            flags,
+            ..,
+        ] => {
+            // The size counts the items and the footer; a tag that begins here has a header too.
+            let body = u32::from_le_bytes([*a, *b, *c, *d]) as usize;
+            Some(if flags & 0x20 == 0 {
+                32
+            } else {
+                body.saturating_add(32)
+            })
+        }
+        _ if bytes.starts_with(b"LYRICSBEGIN") => Some(whole_rest),
+        _ if bytes.iter().all(|&byte| byte == 0) => Some(whole_rest),
+        _ => None,
+    }
+}
+
+/// Reads a frame header of MPEG-1, 2 or 2.5, layer III.
+///
+/// Source: ISO/IEC 11172-3, 2.4.1.3 and 2.4.2.3; ISO/IEC 13818-3, 2.4.2.3.
+fn header(bytes: &[u8]) -> Option<Header> {
+    const KILOBITS_V1: [usize; 16] = [
+        0, 32, 40, 48, 56, 64, 80, 96, 112, 128, 160, 192, 224, 256, 320, 0,
+    ];
+    const KILOBITS_V2: [usize; 16] = [
+        0, 8, 16, 24, 32, 40, 48, 56, 64, 80, 96, 112, 128, 144, 160, 0,
+    ];
+    const RATES_V1: [u32; 4] = [44_100, 48_000, 32_000, 0];
+    const V1: u8 = 3;
+    let &[0xff, b, c, d] = bytes.get(..4)? else {
+        return None;
+    };
+    let (version, layer) = (b >> 3 & 3, b >> 1 & 3);
+    if b >> 5 != 7 || version == 1 || layer != 1 {
+        return None;
+    }
+    let kilobits = if version == V1 {
+        KILOBITS_V1
+    } else {
+        KILOBITS_V2
+    }[usize::from(c >> 4)];
+    let rate = RATES_V1[usize::from(c >> 2 & 3)]
+        / if version == V1 {
+            1
+        } else if version == 2 {
+            2
+        } else {
+            4
+        };
+    if kilobits == 0 || rate == 0 {
+        return None;
+    }
+    let samples = if version == V1 { 1152 } else { 576 };
+    let bytes = samples / 8 * kilobits * 1000 / rate as usize + usize::from(c >> 1 & 1);
+    let mono = d >> 6 == 3;
+    let side_info = match (version == V1, mono) {
+        (true, false) => 32,
+        (true, true) | (false, false) => 17,
+        (false, true) => 9,
+    };
+    Some(Header {
+        version,
+        rate,
+        channels: if mono { 1 } else { 2 },
+        bytes,
+        samples,
+        side_info,
+    })
+}

@@ -1,0 +1,173 @@
+//! What exists to learn from: a manifest's rows, read from JSONL or Parquet and checked one by one.
+//!
+//! A row says where its audio is and what is known about it (transcript, summary, label, or a whole conversation); what a task
+//! makes of that is the next room's business. Rows are kept lean, because a manifest may hold millions of them: texts are boxed,
+//! and what many rows say alike (task, language, speaker ...) is stored once.
+
+#![deny(clippy::unwrap_used, clippy::expect_used)]
+
+mod fields;
+mod manifest;
+mod parquet;
+mod row;
+pub mod task;
+
+use std::path::Path;
+use std::sync::Arc;
+
+use serde::Deserialize;
+use serde::Serialize;
+
+pub use manifest::Manifest;
+pub use manifest::read_manifest;
+
+use maqam_audio::Span;
+
+/// The mark in a user's message that stands for one clip of audio.
+pub const AUDIO_MARK: &str = "<audio>";
+
+/// Where the samples of a clip come from.
+#[derive(Clone, Debug, PartialEq)]
+pub enum AudioSource {
+    /// A file, its path resolved.
+    File(Box<Path>),
+    /// A whole audio file kept inside a Parquet column.
+    Embedded {
+        /// The file's contents.
+        bytes: Arc<[u8]>,
+        /// What to call it in messages: its own path where the data says one, else its place in the manifest.
+        name: Box<str>,
+    },
+}
+
+/// One stretch of audio.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Clip {
+    /// The audio file.
+    pub source: AudioSource,
+    /// The part of it that counts.
+    pub span: Span,
+    /// Length in seconds that the data states of this clip; more than 0.1 s away from the audio's it is an error.
+    pub stated_s: Option<f64>,
+}
+
+/// Who says a message.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Role {
+    /// The frame of the conversation.
+    System,
+    /// Who asks.
+    User,
+    /// The model.
+    Assistant,
+}
+
+impl Role {
+    /// The role's name in chat templates.
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::System => "system",
+            Self::User => "user",
+            Self::Assistant => "assistant",
+        }
+    }
+}
+
+/// One turn of a conversation.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Message {
+    /// Who says it.
+    pub role: Role,
+    /// What is said; in a user's message every [`AUDIO_MARK`] stands for a clip.
+    pub content: String,
+    /// Whether an assistant's turn is learnt; without meaning for the others.
+    pub loss: bool,
+}
+
+impl Message {
+    /// A message; an assistant's is learnt.
+    pub fn new(role: Role, content: impl Into<String>) -> Self {
+        Self {
+            role,
+            content: content.into(),
+            loss: true,
+        }
+    }
+
+    /// Number of clips that the message speaks about.
+    pub fn num_audio_marks(&self) -> usize {
+        match self.role {
+            Role::User => self.content.matches(AUDIO_MARK).count(),
+            Role::System | Role::Assistant => 0,
+        }
+    }
+}
+
+/// One row of a manifest.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Row {
+    /// The row's name, unique in its manifest; the line number where the data says none.
+    pub id: Box<str>,
+    /// Line of the JSONL file or row of the Parquet file, from 1.
+    pub line: u32,
+    /// The audio, in the order of the conversation's marks; none in a text-only row.
+    pub clips: Vec<Clip>,
+    /// The task's name.
+    pub task: Option<Arc<str>>,
+    /// The language of the speech, as a BCP 47 tag (`ar`, `ar-EG`, `en`).
+    pub language: Option<Arc<str>>,
+    /// The transcript.
+    pub text: Option<Box<str>>,
+    /// The summary.
+    pub summary: Option<Box<str>>,
+    /// The class: a label's name or one of its words.
+    pub label: Option<Arc<str>>,
+    /// Further accepted answers.
+    pub references: Vec<Box<str>>,
+    /// Who speaks.
+    pub speaker: Option<Arc<str>>,
+    /// What must not be split apart (a programme, a document).
+    pub group: Option<Arc<str>>,
+    /// Length of the audio in seconds, as the data says it.
+    pub duration: Option<f64>,
+    /// The split (`train`, `dev`, `test`).
+    pub split: Option<Arc<str>>,
+    /// An instruction of the row's own, used instead of the task's.
+    pub instruction: Option<Box<str>>,
+    /// A target of the row's own, used instead of what the task would take.
+    pub target: Option<Box<str>>,
+    /// A conversation, used as written; empty in rows that leave it to their task.
+    pub messages: Vec<Message>,
+    /// Every other field, as one JSON object; see [`Row::extra_fields`].
+    pub extra: Option<Arc<str>>,
+}
+
+impl Row {
+    /// Where the row is written, for messages: `manifest:line`.
+    pub fn place(&self, manifest: &std::path::Path) -> String {
+        format!("{}:{}", manifest.display(), self.line)
+    }
+
+    /// The fields that the manifest's contract does not name, kept as they were.
+    pub fn extra_fields(&self) -> serde_json::Map<String, serde_json::Value> {
+        // The text was written by this crate, so it always parses; an empty map is what a row without such fields has.
+        self.extra
+            .as_deref()
+            .and_then(|text| serde_json::from_str(text).ok())
+            .unwrap_or_default()
+    }
+}
+
+/// What to do about a row that cannot be used.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum OnBadRow {
+    /// Refuse the manifest, naming up to [`MAX_BAD_ROWS_NAMED`] rows at once.
+    #[default]
+    Error,
+    /// Leave the row out and count it.
+    Skip,
+}
+
+/// How many bad rows one error message names.
+pub const MAX_BAD_ROWS_NAMED: usize = 20;

@@ -1,0 +1,247 @@
+//! A manifest from its file: line by line, every bad row named at once.
+
+use std::fs::File;
+use std::io::BufRead;
+use std::io::BufReader;
+use std::path::Path;
+use std::path::PathBuf;
+
+use serde_json::Value;
+
+use crate::MAX_BAD_ROWS_NAMED;
+use crate::OnBadRow;
+use crate::Row;
+use crate::fields::brief;
+use crate::parquet;
+use crate::row::RawRow;
+use crate::row::RowReader;
+use maqam_base::error::Error;
+use maqam_base::error::Result;
+
+/// The rows of one manifest, in the file's order.
+#[derive(Debug)]
+pub struct Manifest {
+    /// The file.
+    pub path: PathBuf,
+    /// The rows that can be used.
+    pub rows: Vec<Row>,
+    /// What is wrong with the others; empty unless they were to be skipped.
+    pub skipped: Vec<Error>,
+}
+
+/// Reads a manifest: Parquet by its extension, JSONL otherwise (a byte order mark, CRLF and blank lines are fine).
+///
+/// Relative audio paths start from `audio_root`, else from the manifest's folder; every audio file must exist. A row has an `id` or
+/// gets its line number; two rows of one id are an error. The `messages` and `conversations` of a row need one `<audio>` mark per clip.
+///
+/// # Errors
+/// Under [`OnBadRow::Error`] every bad row, as `file:line: what was found`, up to [`MAX_BAD_ROWS_NAMED`]; under both, a file that cannot
+/// be read or of which no row can be used.
+pub fn read_manifest(
+    path: &Path,
+    audio_root: Option<&Path>,
+    on_bad_row: OnBadRow,
+) -> Result<Manifest> {
+    let audio_folder = audio_root.or(path.parent()).unwrap_or(Path::new(""));
+    let file = File::open(path).map_err(|e| {
+        Error::io(path, "read", &e)
+            .or_hint("relative paths of manifests start from the folder the command runs in")
+    })?;
+    if file.metadata().is_ok_and(|metadata| metadata.is_dir()) {
+        return Err(Error::input("is a folder, not a manifest")
+            .at_path(path)
+            .hint("name a .jsonl or .parquet file"));
+    }
+    let mut collector = Collector::new(path, audio_folder, on_bad_row);
+    if path
+        .extension()
+        .is_some_and(|extension| extension.eq_ignore_ascii_case("parquet"))
+    {
+        parquet::read(&file, path, |raw| collector.add(raw))?;
+    } else {
+        read_jsonl(file, path, |line, raw| match raw {
+            Ok(raw) => collector.add(raw),
+            Err(error) => collector.refuse(line, error),
+        })?;
+    }
+    collector.finish()
+}
+
+/// Calls `found` with every line that is not blank.
+fn read_jsonl(file: File, path: &Path, mut found: impl FnMut(u32, Result<RawRow>)) -> Result<()> {
+    let mut reader = BufReader::with_capacity(1 << 20, file);
+    let mut bytes = Vec::new();
+    let mut line = 0;
+    loop {
+        bytes.clear();
+        if reader
+            .read_until(b'\n', &mut bytes)
+            .map_err(|e| Error::io(path, "read", &e))?
+            == 0
+        {
+            return Ok(());
+        }
+        line += 1;
+        let text = match line {
+            1 => bytes.strip_prefix("\u{feff}".as_bytes()).unwrap_or(&bytes),
+            _ => &bytes,
+        };
+        if !text.trim_ascii().is_empty() {
+            found(line, parse_line(line, text));
+        }
+    }
+}
+
+fn parse_line(line: u32, text: &[u8]) -> Result<RawRow> {
+    match serde_json::from_slice(text) {
+        Ok(Value::Object(fields)) => Ok(RawRow {
+            line,
+            fields,
+            embedded: Vec::new(),
+        }),
+        Ok(other) => Err(
+            Error::input(format!("found {}, not a JSON object", brief(&other)))
+                .hint("a manifest holds one JSON object a line"),
+        ),
+        Err(error) => Err(not_json(text, &error)),
+    }
+}
+
+fn not_json(text: &[u8], error: &serde_json::Error) -> Error {
+    // The parser counts lines inside the one line it was given; only the column says something.
+    let message = error.to_string();
+    let what = message.split(" at line ").next().unwrap_or(&message);
+    let found = Error::input(format!("column {}: not JSON: {what}", error.column()));
+    match text.trim_ascii().first() {
+        Some(b'[') => found.hint("a manifest is JSON lines, one object a line; this looks like a JSON array: `jq -c '.[]'` turns it into lines"),
+        _ => found.hint("a manifest holds one JSON object a line"),
+    }
+}
+
+/// Rows as they come in, and what was wrong with the others.
+struct Collector<'a> {
+    path: &'a Path,
+    reader: RowReader<'a>,
+    on_bad_row: OnBadRow,
+    rows: Vec<Row>,
+    bad: Vec<(u32, Error)>,
+    num_bad: usize,
+}
+
+impl<'a> Collector<'a> {
+    fn new(path: &'a Path, audio_folder: &'a Path, on_bad_row: OnBadRow) -> Self {
+        Self {
+            path,
+            reader: RowReader::new(audio_folder),
+            on_bad_row,
+            rows: Vec::new(),
+            bad: Vec::new(),
+            num_bad: 0,
+        }
+    }
+
+    fn add(&mut self, raw: RawRow) {
+        let line = raw.line;
+        match self.reader.read(raw) {
+            Ok(row) => self.rows.push(row),
+            Err(error) => self.refuse(line, error),
+        }
+    }
+
+    fn refuse(&mut self, line: u32, error: Error) {
+        self.num_bad += 1;
+        if self.on_bad_row == OnBadRow::Skip || self.bad.len() < MAX_BAD_ROWS_NAMED {
+            self.bad
+                .push((line, error.at(format!("{}:{line}", self.path.display()))));
+        }
+    }
+
+    fn finish(mut self) -> Result<Manifest> {
+        self.refuse_duplicates();
+        self.bad.sort_by_key(|(line, _)| *line);
+        let num_rows = self.rows.len() + self.num_bad;
+        let usable =
+            self.num_bad == 0 || (self.on_bad_row == OnBadRow::Skip && !self.rows.is_empty());
+        if num_rows == 0 {
+            return Err(Error::input("holds no rows").at_path(self.path));
+        }
+        if !usable {
+            return Err(self.summary(num_rows));
+        }
+        self.rows.shrink_to_fit();
+        Ok(Manifest {
+            path: self.path.to_owned(),
+            rows: self.rows,
+            skipped: self.bad.into_iter().map(|(_, error)| error).collect(),
+        })
+    }
+
+    /// Takes out every row whose id was used before; the first of them stays.
+    fn refuse_duplicates(&mut self) {
+        // Sorting positions takes 4 bytes a row, where a set of ids would hold each of them twice.
+        let mut order: Vec<u32> = (0..self.rows.len() as u32).collect();
+        order.sort_by(|&a, &b| self.rows[a as usize].id.cmp(&self.rows[b as usize].id));
+        let mut first = 0;
+        let mut repeated: Vec<(u32, u32)> = Vec::new();
+        for i in 1..order.len() {
+            if self.rows[order[i] as usize].id == self.rows[order[first] as usize].id {
+                repeated.push((order[i], self.rows[order[first] as usize].line));
+            } else {
+                first = i;
+            }
+        }
+        repeated.sort_unstable();
+        for &(position, first_line) in &repeated {
+            let row = &self.rows[position as usize];
+            let found = Error::input(format!(
+                "id `{}` was used before, in line {first_line}",
+                row.id
+            ))
+            .hint("ids are unique in a manifest");
+            self.refuse(row.line, found);
+        }
+        let mut next = repeated
+            .into_iter()
+            .map(|(position, _)| position)
+            .peekable();
+        let mut position = 0;
+        self.rows.retain(|_| {
+            let drop = next.next_if_eq(&position).is_some();
+            position += 1;
+            !drop
+        });
+    }
+
+    /// One error for all bad rows.
+    fn summary(self, num_rows: usize) -> Error {
+        let mut message = match (self.num_bad, self.bad.as_slice()) {
+            (1, [(_, only)]) => return only.clone(),
+            (num_bad, _) => format!(
+                "{}: {num_bad} of {num_rows} rows cannot be used",
+                self.path.display()
+            ),
+        };
+        for (_, error) in self.bad.iter().take(MAX_BAD_ROWS_NAMED) {
+            message.push_str(&format!(
+                "\n  {}",
+                error.to_string().replace('\n', "\n    ")
+            ));
+        }
+        if self.num_bad > MAX_BAD_ROWS_NAMED {
+            message.push_str(&format!(
+                "\n  and {} more",
+                self.num_bad - MAX_BAD_ROWS_NAMED
+            ));
+        }
+        let found = Error::input(message);
+        match self.on_bad_row {
+            OnBadRow::Error => {
+                found.hint("mend these rows, or set `on_bad_row: skip` to go on without them")
+            }
+            OnBadRow::Skip => found,
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,362 @@
+//! Conversations as the token ids of one checkpoint, and ids as text.
+
+use std::collections::HashMap;
+use std::ops::Range;
+use std::path::Path;
+
+use regex::Regex;
+use serde_json::Value;
+use tokenizers::Tokenizer;
+
+use crate::Message;
+use crate::Role;
+use crate::task::template::ChatTemplate;
+use crate::task::template::Piece;
+use crate::task::template::read_json;
+use crate::task::template::without_last_answer;
+use maqam_base::error::Error;
+use maqam_base::error::Result;
+
+/// The token that ends a turn in ChatML.
+const END_OF_TURN: &str = "<|im_end|>";
+
+/// Ids of the tokens that mean something to the model.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct SpecialTokens {
+    /// Stands for one token of audio.
+    pub audio: u32,
+    /// Opens a clip.
+    pub audio_start: u32,
+    /// Closes a clip.
+    pub audio_end: u32,
+    /// Ends a turn.
+    pub end_of_turn: u32,
+}
+
+/// What a conversation is encoded for.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Mode {
+    /// To learn its assistant's turns.
+    Train,
+    /// To have the model say the assistant's next turn; a final assistant's turn is dropped.
+    Generate,
+}
+
+/// A conversation as token ids.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Encoded {
+    /// The ids.
+    pub tokens: Vec<u32>,
+    /// What is learnt: each assistant's turn with loss, its content and the end of turn. Empty in [`Mode::Generate`].
+    pub targets: Vec<Range<usize>>,
+    /// The audio tokens, one run per clip.
+    pub audio: Vec<Range<usize>>,
+}
+
+/// The tokenizer and chat template of a checkpoint.
+pub struct TextCodec {
+    tokenizer: Tokenizer,
+    template: ChatTemplate,
+    special_ids: HashMap<String, u32>,
+    special_pattern: Regex,
+    special: SpecialTokens,
+    ends: Vec<u32>,
+}
+
+impl TextCodec {
+    /// Reads `tokenizer.json`, the chat template, and the ids that `config.json` and `generation_config.json` give.
+    ///
+    /// # Errors
+    /// A missing or unreadable file, or a checkpoint without the tokens of audio and turns.
+    pub fn load(model_dir: &Path) -> Result<Self> {
+        let path = model_dir.join("tokenizer.json");
+        if !path.is_file() {
+            return Err(Error::input("there is no tokenizer")
+                .at_path(&path)
+                .hint("a checkpoint folder holds tokenizer.json beside config.json"));
+        }
+        let unreadable = |error: tokenizers::Error| {
+            Error::input(format!("not a tokenizer we can read: {error}")).at_path(&path)
+        };
+        let mut tokenizer = Tokenizer::from_file(&path).map_err(unreadable)?;
+        // Nothing is ever cut or padded here, whatever the file was saved with.
+        tokenizer
+            .with_truncation(None)
+            .map_err(unreadable)?
+            .with_padding(None);
+        tokenizer.set_encode_special_tokens(true);
+
+        let added = tokenizer.get_added_tokens_decoder();
+        let special_ids: HashMap<String, u32> = added
+            .iter()
+            .filter(|(_, token)| token.special)
+            .map(|(id, token)| (token.content.clone(), *id))
+            .collect();
+        let mut names: Vec<&String> = special_ids.keys().collect();
+        // Alternatives are tried in order, so the longest stands first.
+        names.sort_by_key(|name| std::cmp::Reverse((name.len(), name.as_str())));
+        let alternatives: Vec<String> = names.iter().map(|name| regex::escape(name)).collect();
+        let special_pattern = Regex::new(&alternatives.join("|")).map_err(Error::bug)?;
+
+        let config = read_json(&model_dir.join("config.json"))?.unwrap_or_default();
+        let special =
+            special_tokens(&tokenizer, &config).map_err(|error| error.at_path(model_dir))?;
+        let mut ends = vec![special.end_of_turn];
+        let generation = read_json(&model_dir.join("generation_config.json"))?.unwrap_or_default();
+        let thinker = config.get("thinker_config").unwrap_or(&Value::Null);
+        for found in [
+            &generation,
+            &config,
+            thinker,
+            thinker.get("text_config").unwrap_or(&Value::Null),
+        ] {
+            for id in token_ids(found.get("eos_token_id")) {
+                if !ends.contains(&id) {
+                    ends.push(id);
+                }
+            }
+        }
+        Ok(Self {
+            template: ChatTemplate::load(model_dir)?,
+            tokenizer,
+            special_ids,
+            special_pattern,
+            special,
+            ends,
+        })
+    }
+
+    /// Encodes a conversation with clips of `audio_tokens` tokens each.
+    ///
+    /// Whatever lies between two special tokens of the template is tokenised as one text, except that a learnt turn starts a text of
+    /// its own: prompt and target never share a token. Special tokens inside data are plain text. In [`Mode::Train`] what the template
+    /// writes after a final assistant's end of turn is left out, since nothing is predicted from it.
+    ///
+    /// # Errors
+    /// Marks and clips that differ in number, a clip without tokens, nothing to learn in [`Mode::Train`], or a template that does not
+    /// say each text once, unchanged and in order.
+    pub fn encode(
+        &self,
+        messages: &[Message],
+        audio_tokens: &[usize],
+        mode: Mode,
+    ) -> Result<Encoded> {
+        let messages = match mode {
+            Mode::Train => messages,
+            Mode::Generate => without_last_answer(messages),
+        };
+        if messages.is_empty() {
+            return Err(Error::input("the conversation has nothing to answer")
+                .hint("it needs a user's message"));
+        }
+        let num_marks: usize = messages.iter().map(Message::num_audio_marks).sum();
+        if num_marks != audio_tokens.len() {
+            return Err(Error::input(format!(
+                "the conversation has {num_marks} `<audio>` marks and {} clips",
+                audio_tokens.len()
+            )));
+        }
+        if let Some(clip) = audio_tokens.iter().position(|&tokens| tokens == 0) {
+            return Err(Error::input(format!(
+                "clip {} is too short to give one audio token",
+                clip + 1
+            )));
+        }
+        let pieces = self.template.render(messages, mode == Mode::Generate)?;
+        let mut sequence = Sequence {
+            codec: self,
+            encoded: Encoded::default(),
+            run: String::new(),
+            audio_tokens,
+        };
+        let mut open_target = None;
+        for piece in &pieces {
+            match piece {
+                Piece::Template(text) => {
+                    let mut text = text.as_str();
+                    if let Some(start) = open_target.take() {
+                        text = text
+                            .strip_prefix(END_OF_TURN)
+                            .ok_or_else(|| self.unended())?;
+                        sequence.encoded.tokens.push(self.special.end_of_turn);
+                        sequence
+                            .encoded
+                            .targets
+                            .push(start..sequence.encoded.tokens.len());
+                    }
+                    sequence.add_template(text)?;
+                }
+                Piece::Data { message, text }
+                    if messages[*message].role == Role::Assistant && messages[*message].loss =>
+                {
+                    sequence.flush()?;
+                    let start = sequence.encoded.tokens.len();
+                    sequence.run.push_str(text);
+                    sequence.flush()?;
+                    open_target = (mode == Mode::Train).then_some(start);
+                }
+                Piece::Data { text, .. } => sequence.run.push_str(text),
+            }
+        }
+        if open_target.is_some() {
+            return Err(self.unended());
+        }
+        let ends_with_answer = messages
+            .last()
+            .is_some_and(|last| last.role == Role::Assistant);
+        if !(mode == Mode::Train && ends_with_answer && sequence.run.trim().is_empty()) {
+            sequence.flush()?;
+        }
+        let encoded = sequence.encoded;
+        if encoded.audio.len() != audio_tokens.len() {
+            let found = format!(
+                "the template writes {} audio tokens for {} clips",
+                encoded.audio.len(),
+                audio_tokens.len()
+            );
+            return Err(Error::input(found)
+                .at(self.template.place())
+                .hint("it must write one for each part of `type: audio`"));
+        }
+        if mode == Mode::Train && encoded.targets.is_empty() {
+            return Err(Error::input("the conversation has nothing to learn")
+                .hint("it needs an assistant's message whose `loss` is not false"));
+        }
+        Ok(encoded)
+    }
+
+    /// The text of some ids, special tokens left out.
+    pub fn decode(&self, ids: &[u32]) -> String {
+        // Only a decoder that is itself broken fails; the pieces as the vocabulary spells them are the best left to show.
+        self.tokenizer.decode(ids, true).unwrap_or_else(|_| {
+            ids.iter()
+                .filter_map(|&id| self.tokenizer.id_to_token(id))
+                .collect()
+        })
+    }
+
+    /// Ids of the tokens that mean something to the model.
+    pub fn special(&self) -> SpecialTokens {
+        self.special
+    }
+
+    /// The tokens after which nothing more is generated: the end of turn, and the checkpoint's own end tokens.
+    pub fn ids_that_end(&self) -> Vec<u32> {
+        self.ends.clone()
+    }
+
+    fn unended(&self) -> Error {
+        let found = format!(
+            "the template does not write `{END_OF_TURN}` right after the assistant's words"
+        );
+        Error::input(found)
+            .at(self.template.place())
+            .hint("checkpoints that end turns another way are not supported")
+    }
+}
+
+/// Ids so far, and the plain text that is still to be tokenised as one.
+struct Sequence<'a> {
+    codec: &'a TextCodec,
+    encoded: Encoded,
+    run: String,
+    audio_tokens: &'a [usize],
+}
+
+impl Sequence<'_> {
+    /// Adds the template's words, whose special tokens are special.
+    fn add_template(&mut self, text: &str) -> Result<()> {
+        let mut plain_from = 0;
+        if !self.codec.special_ids.is_empty() {
+            for found in self.codec.special_pattern.find_iter(text) {
+                self.run.push_str(&text[plain_from..found.start()]);
+                plain_from = found.end();
+                self.flush()?;
+                let id = self.codec.special_ids[found.as_str()];
+                let repeats = if id == self.codec.special.audio {
+                    self.next_clip()
+                } else {
+                    1
+                };
+                self.encoded.tokens.extend(std::iter::repeat_n(id, repeats));
+            }
+        }
+        self.run.push_str(&text[plain_from..]);
+        Ok(())
+    }
+
+    /// Notes the run of the next clip and gives its length.
+    fn next_clip(&mut self) -> usize {
+        let (start, clip) = (self.encoded.tokens.len(), self.encoded.audio.len());
+        let num_tokens = self.audio_tokens.get(clip).copied().unwrap_or(0);
+        self.encoded.audio.push(start..start + num_tokens);
+        num_tokens
+    }
+
+    fn flush(&mut self) -> Result<()> {
+        if !self.run.is_empty() {
+            let encoding = self.codec.tokenizer.encode_fast(self.run.as_str(), false);
+            let encoding = encoding.map_err(|error| {
+                Error::input(format!("the tokenizer fails on {:?}: {error}", self.run))
+            })?;
+            self.encoded.tokens.extend_from_slice(encoding.get_ids());
+            self.run.clear();
+        }
+        Ok(())
+    }
+}
+
+/// The special ids, from `config.json` where it says them and by their names in the vocabulary otherwise.
+fn special_tokens(tokenizer: &Tokenizer, config: &Value) -> Result<SpecialTokens> {
+    let thinker = config.get("thinker_config").unwrap_or(config);
+    let find = |keys: [&str; 2], name: &str| -> Result<u32> {
+        let configured = keys
+            .iter()
+            .find_map(|key| thinker.get(key)?.as_u64())
+            .map(|id| id as u32);
+        let id = configured.or_else(|| tokenizer.token_to_id(name));
+        let id = id.ok_or_else(|| {
+            Error::input(format!(
+                "neither config.json nor tokenizer.json has the token `{name}` ({})",
+                keys[0]
+            ))
+        })?;
+        match tokenizer.id_to_token(id) {
+            Some(_) => Ok(id),
+            None => Err(Error::input(format!(
+                "config.json sets `{}` to {id}, which tokenizer.json does not have",
+                keys[0]
+            ))),
+        }
+    };
+    Ok(SpecialTokens {
+        audio: find(["audio_token_index", "audio_token_id"], "<|AUDIO|>")?,
+        audio_start: find(
+            ["audio_start_token_id", "audio_bos_token_id"],
+            "<|audio_bos|>",
+        )?,
+        audio_end: find(
+            ["audio_end_token_id", "audio_eos_token_id"],
+            "<|audio_eos|>",
+        )?,
+        end_of_turn: tokenizer
+            .token_to_id(END_OF_TURN)
+            .ok_or_else(|| Error::input(format!("tokenizer.json has no token `{END_OF_TURN}`")))?,
+    })
+}
+
+/// One id, a list of them, or none.
+fn token_ids(value: Option<&Value>) -> Vec<u32> {
+    match value {
+        Some(Value::Array(ids)) => ids
+            .iter()
+            .filter_map(Value::as_u64)
+            .map(|id| id as u32)
+            .collect(),
+        Some(id) => id.as_u64().map(|id| id as u32).into_iter().collect(),
+        None => Vec::new(),
+    }
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,307 @@
+//! Picked examples become one packed batch: tokens one after the other, audio windows one after the other, and where each belongs.
+//!
+//! ```text
+//! tokens      | prompt  AUDIO AUDIO  prompt  answer end | prompt  AUDIO ...
+//! cu_seqlens  0                                         n
+//! positions   0 1 2 ...                                   0 1 2 ...
+//! targets                            ^ the rows whose next token is part of an answer
+//! ```
+
+use std::ops::Range;
+use std::sync::Arc;
+
+use maqam_audio::LogMel;
+use maqam_audio::MELS;
+use maqam_base::error::Error;
+use maqam_base::error::Result;
+use maqam_base::seed::Key;
+
+/// One example, tokenised and heard.
+#[derive(Clone, Debug)]
+pub struct Sequence {
+    /// The whole conversation.
+    pub tokens: Vec<u32>,
+    /// Ranges of `tokens` that are answers.
+    pub targets: Vec<Range<usize>>,
+    /// Ranges of `tokens` that stand for audio, one for each clip.
+    pub audio: Vec<Range<usize>>,
+    /// The clips, in the order of `audio`.
+    pub features: Vec<Arc<LogMel>>,
+    /// Stream of random numbers of this example in this step.
+    pub key: Key,
+    /// Factor of each target token in the loss.
+    pub target_weight: f64,
+}
+
+impl Sequence {
+    /// Number of target tokens.
+    pub fn num_targets(&self) -> usize {
+        self.targets.iter().map(ExactSizeIterator::len).sum()
+    }
+}
+
+/// A packed batch.
+#[derive(Clone, Debug)]
+pub struct Batch {
+    /// `[tokens]`.
+    pub tokens: Vec<u32>,
+    /// Position of each token in its sequence, `[tokens]`.
+    pub positions: Vec<u32>,
+    /// Starts of the sequences, and the number of tokens at the end.
+    pub cu_seqlens: Vec<usize>,
+    /// One stream for each token, `[tokens]`.
+    pub token_keys: Vec<Key>,
+    /// The audio; `None` where no sequence has any.
+    pub audio: Option<Audio>,
+    /// Rows of the batch that the audio tokens take, in the order of the audio.
+    pub audio_rows: Vec<u32>,
+    /// Rows whose next token is a target.
+    pub target_rows: Vec<u32>,
+    /// These next tokens.
+    pub target_ids: Vec<u32>,
+    /// Their factors in the loss.
+    pub target_weights: Vec<f64>,
+    /// The sequence each target belongs to.
+    pub target_sequences: Vec<u32>,
+}
+
+/// The clips of a batch, cut into windows that the encoder hears one by one.
+#[derive(Clone, Debug)]
+pub struct Audio {
+    /// Log-mel frames, `[frames, MELS]`, clip after clip.
+    pub features: Vec<f32>,
+    /// Frames of each window.
+    pub windows: Vec<usize>,
+    /// Positions of each window after the convolutions.
+    pub positions: Vec<usize>,
+    /// Positions of each clip.
+    pub clip_positions: Vec<usize>,
+    /// One stream for each position.
+    pub position_keys: Vec<Key>,
+}
+
+impl Batch {
+    /// Packs sequences; `window` is the number of frames the encoder hears at once.
+    ///
+    /// # Errors
+    /// Where a sequence's audio tokens and its clips do not fit together: a fault of the caller.
+    pub fn pack(sequences: &[&Sequence], window: usize) -> Result<Self> {
+        let mut batch = Self {
+            tokens: Vec::new(),
+            positions: Vec::new(),
+            cu_seqlens: vec![0],
+            token_keys: Vec::new(),
+            audio: None,
+            audio_rows: Vec::new(),
+            target_rows: Vec::new(),
+            target_ids: Vec::new(),
+            target_weights: Vec::new(),
+            target_sequences: Vec::new(),
+        };
+        let mut audio = Audio {
+            features: Vec::new(),
+            windows: Vec::new(),
+            positions: Vec::new(),
+            clip_positions: Vec::new(),
+            position_keys: Vec::new(),
+        };
+        for (index, sequence) in sequences.iter().enumerate() {
+            let start = batch.tokens.len();
+            batch.tokens.extend(&sequence.tokens);
+            batch.positions.extend(0..sequence.tokens.len() as u32);
+            batch.token_keys.extend(
+                (0..sequence.tokens.len() as u64).map(|position| sequence.key.with(position)),
+            );
+            if sequence.audio.len() != sequence.features.len() {
+                return Err(Error::bug(format!(
+                    "{} runs of audio tokens for {} clips",
+                    sequence.audio.len(),
+                    sequence.features.len()
+                )));
+            }
+            for (clip, (range, features)) in
+                sequence.audio.iter().zip(&sequence.features).enumerate()
+            {
+                let positions = audio.push(
+                    features,
+                    window,
+                    sequence.key.with(1 << 40).with(clip as u64),
+                );
+                if positions / 2 != range.len() {
+                    return Err(Error::bug(format!(
+                        "{} audio tokens for a clip of {} frames",
+                        range.len(),
+                        features.frames
+                    )));
+                }
+                batch
+                    .audio_rows
+                    .extend(range.clone().map(|row| (start + row) as u32));
+            }
+            for position in sequence.targets.iter().cloned().flatten() {
+                let before = position.checked_sub(1).ok_or_else(|| {
+                    Error::bug("the first token of a sequence cannot be a target")
+                })?;
+                batch.target_rows.push((start + before) as u32);
+                batch.target_ids.push(sequence.tokens[position]);
+                batch.target_weights.push(sequence.target_weight);
+                batch.target_sequences.push(index as u32);
+            }
+            batch.cu_seqlens.push(batch.tokens.len());
+        }
+        batch.audio = (!audio.windows.is_empty()).then_some(audio);
+        Ok(batch)
+    }
+
+    /// The last row of each sequence: where generation starts.
+    pub fn last_rows(&self) -> Vec<u32> {
+        self.cu_seqlens[1..]
+            .iter()
+            .map(|&end| end as u32 - 1)
+            .collect()
+    }
+}
+
+impl Audio {
+    /// Adds a clip; returns the number of its positions.
+    fn push(&mut self, clip: &LogMel, window: usize, key: Key) -> usize {
+        debug_assert_eq!(clip.values.len(), clip.frames * MELS);
+        self.features.extend(&clip.values);
+        let mut positions = 0;
+        for start in (0..clip.frames).step_by(window) {
+            let frames = window.min(clip.frames - start);
+            self.windows.push(frames);
+            self.positions.push(frames.div_ceil(2));
+            positions += frames.div_ceil(2);
+        }
+        self.clip_positions.push(positions);
+        self.position_keys
+            .extend((0..positions as u64).map(|position| key.with(position)));
+        positions
+    }
+
+    /// Starts of the windows' positions, and their number at the end.
+    pub fn cu_positions(&self) -> Vec<usize> {
+        std::iter::once(0)
+            .chain(self.positions.iter().scan(0, |end, &len| {
+                *end += len;
+                Some(*end)
+            }))
+            .collect()
+    }
+}
+
+/// Splits examples, in order, into micro-batches of at most `pack_tokens` tokens; a longer example gets one of its own.
+pub fn micro_batches(lengths: &[usize], pack_tokens: usize) -> Vec<Range<usize>> {
+    let mut batches: Vec<Range<usize>> = Vec::new();
+    let mut tokens = 0;
+    for (i, &len) in lengths.iter().enumerate() {
+        match batches.last_mut() {
+            Some(last) if tokens + len <= pack_tokens => {
+                last.end = i + 1;
+                tokens += len;
+            }
+            _ => {
+                batches.push(i..i + 1);
+                tokens = len;
+            }
+        }
+    }
+    batches
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn sequence(tokens: usize, targets: Range<usize>, clip_frames: &[usize]) -> Sequence {
+        let mut at = 1;
+        let audio = clip_frames
+            .iter()
+            .map(|&frames| {
+                let positions: usize = (0..frames)
+                    .step_by(200)
+                    .map(|s| 200.min(frames - s).div_ceil(2))
+                    .sum();
+                let range = at..at + positions / 2;
+                at = range.end + 1;
+                range
+            })
+            .collect();
+        let features = clip_frames
+            .iter()
+            .map(|&frames| {
+                Arc::new(LogMel {
+                    frames,
+                    values: vec![frames as f32; frames * MELS],
+                })
+            })
+            .collect();
+        Sequence {
+            tokens: (0..tokens as u32).collect(),
+            targets: vec![targets],
+            audio,
+            features,
+            key: Key::new(1, "t"),
+            target_weight: 0.5,
+        }
+    }
+
+    #[test]
+    fn a_packed_batch_looks_like_its_picture() {
+        // | 0 1 2 3 |4 5 6 7|  | 0 ... 6 [7 8] 9 |, audio at 1..=2 of the first and 1..=2 of the second
+        let (a, b) = (sequence(8, 4..8, &[9]), sequence(10, 7..9, &[8]));
+        let batch = Batch::pack(&[&a, &b], 200).unwrap();
+        assert_eq!(batch.cu_seqlens, [0, 8, 18]);
+        assert_eq!(batch.positions[6..10], [6, 7, 0, 1]);
+        assert_eq!(batch.audio_rows, [1, 2, 9, 10]);
+        assert_eq!(batch.target_rows, [3, 4, 5, 6, 14, 15]);
+        assert_eq!(batch.target_ids, [4, 5, 6, 7, 7, 8]);
+        assert_eq!(batch.target_sequences, [0, 0, 0, 0, 1, 1]);
+        let audio = batch.audio.unwrap();
+        assert_eq!(
+            (audio.windows.as_slice(), audio.positions.as_slice()),
+            (&[9, 8][..], &[5, 4][..])
+        );
+        assert_eq!(audio.cu_positions(), [0, 5, 9]);
+    }
+
+    #[test]
+    fn a_long_clip_is_heard_in_windows() {
+        let batch = Batch::pack(&[&sequence(400, 390..400, &[401])], 200).unwrap();
+        let audio = batch.audio.unwrap();
+        assert_eq!(audio.windows, [200, 200, 1]);
+        assert_eq!(audio.clip_positions, [201]);
+        assert_eq!(batch.audio_rows.len(), 100);
+    }
+
+    #[test]
+    fn tokens_have_the_same_stream_whatever_they_are_packed_with() {
+        let (a, b) = (sequence(8, 4..8, &[9]), sequence(10, 7..9, &[8]));
+        let (together, alone) = (
+            Batch::pack(&[&a, &b], 200).unwrap(),
+            Batch::pack(&[&b], 200).unwrap(),
+        );
+        assert_eq!(together.token_keys[8..], alone.token_keys[..]);
+        assert_eq!(
+            together.audio.unwrap().position_keys[5..],
+            alone.audio.unwrap().position_keys[..]
+        );
+    }
+
+    #[test]
+    fn a_count_of_audio_tokens_that_does_not_fit_is_refused() {
+        let mut wrong = sequence(8, 4..8, &[9]);
+        wrong.audio[0].end += 1;
+        assert!(Batch::pack(&[&wrong], 200).is_err());
+    }
+
+    #[test]
+    fn micro_batches_hold_all_examples_in_order_under_the_cap() {
+        assert_eq!(
+            micro_batches(&[5, 5, 5, 20, 1, 9], 10),
+            [0..2, 2..3, 3..4, 4..6]
+        );
+        assert!(micro_batches(&[], 10).is_empty());
+    }
+}

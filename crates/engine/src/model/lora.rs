@@ -1,0 +1,598 @@
+//! Which modules get adapters, of which rank and scale, and how they start.
+
+use std::collections::BTreeMap;
+
+use rand_distr::Distribution;
+use rand_distr::StandardNormal;
+use regex::Regex;
+use serde::Deserialize;
+use serde::Serialize;
+
+use crate::model::config::Config;
+use maqam_base::error::Error;
+use maqam_base::error::Result;
+use maqam_base::parts::Part;
+use maqam_base::parts::Parts;
+use maqam_base::parts::Training;
+use maqam_base::seed::Key;
+use maqam_base::yaml;
+
+/// `lora:` of a recipe.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct Settings {
+    /// Rank of every adapter.
+    pub rank: usize,
+    /// Numerator of the scale.
+    pub alpha: f64,
+    /// Share of the adapters' inputs that is dropped in training.
+    pub dropout: f64,
+    /// Which linear layers get one.
+    pub targets: Targets,
+    /// How the scale follows the rank.
+    pub variant: Variant,
+    /// `default`, `gaussian`, or the path of a PEFT folder to go on from.
+    pub init: String,
+}
+
+impl Default for Settings {
+    fn default() -> Self {
+        Self {
+            rank: 16,
+            alpha: 32.0,
+            dropout: 0.0,
+            targets: Targets::Named("attention".into()),
+            variant: Variant::Lora,
+            init: "default".into(),
+        }
+    }
+}
+
+/// `attention`, `mlp`, `all-linear`, a list of names, or a regular expression over module paths.
+#[derive(Clone, Debug, PartialEq, Serialize)]
+#[serde(untagged)]
+pub enum Targets {
+    /// A preset's name, or a regular expression that must match a whole module path.
+    Named(String),
+    /// Names of modules: a path's last parts.
+    List(Vec<String>),
+}
+
+impl<'de> Deserialize<'de> for Targets {
+    fn deserialize<D: serde::Deserializer<'de>>(
+        deserializer: D,
+    ) -> std::result::Result<Self, D::Error> {
+        struct Visitor;
+        impl<'de> serde::de::Visitor<'de> for Visitor {
+            type Value = Targets;
+
+            fn expecting(&self, f: &mut std::fmt::Formatter) -> std::fmt::Result {
+                f.write_str("`attention`, `mlp`, `all-linear`, a regular expression, or a list of module names")
+            }
+
+            fn visit_str<E>(self, text: &str) -> std::result::Result<Targets, E> {
+                Ok(Targets::Named(text.to_owned()))
+            }
+
+            fn visit_seq<A: serde::de::SeqAccess<'de>>(
+                self,
+                mut seq: A,
+            ) -> std::result::Result<Targets, A::Error> {
+                let mut names = Vec::new();
+                while let Some(name) = seq.next_element()? {
+                    names.push(name);
+                }
+                Ok(Targets::List(names))
+            }
+        }
+        deserializer.deserialize_any(Visitor)
+    }
+}
+
+/// How an adapter's scale follows its rank.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Variant {
+    /// alpha / rank (Hu et al. 2021).
+    Lora,
+    /// alpha / sqrt(rank) (Kalajdzievski 2023).
+    Rslora,
+}
+
+impl Variant {
+    /// The factor of what an adapter adds.
+    pub fn scale(self, alpha: f64, rank: usize) -> f64 {
+        match self {
+            Self::Lora => alpha / rank as f64,
+            Self::Rslora => alpha / (rank as f64).sqrt(),
+        }
+    }
+}
+
+/// One linear layer of the model that an adapter can sit on.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Module {
+    /// Its path in the checkpoint, without `.weight`.
+    pub path: String,
+    /// The part it belongs to.
+    pub part: Part,
+}
+
+/// Path of a decoder layer.
+pub fn decoder_layer(layer: usize) -> String {
+    format!("thinker.model.layers.{layer}")
+}
+
+/// Path of an encoder layer.
+pub fn encoder_layer(layer: usize) -> String {
+    format!("thinker.audio_tower.layers.{layer}")
+}
+
+/// Path of the projector.
+pub const PROJECTOR: &str = "thinker.audio_tower.proj";
+
+/// Targets that have a name of their own.
+const PRESETS: [&str; 3] = ["attention", "mlp", "all-linear"];
+
+const DECODER_ATTENTION: [&str; 4] = [
+    "self_attn.q_proj",
+    "self_attn.k_proj",
+    "self_attn.v_proj",
+    "self_attn.o_proj",
+];
+const DECODER_MLP: [&str; 3] = ["mlp.gate_proj", "mlp.up_proj", "mlp.down_proj"];
+const ENCODER_ATTENTION: [&str; 4] = [
+    "self_attn.q_proj",
+    "self_attn.k_proj",
+    "self_attn.v_proj",
+    "self_attn.out_proj",
+];
+const ENCODER_MLP: [&str; 2] = ["fc1", "fc2"];
+
+/// Every linear layer of the model that can be adapted, in the order of the model.
+pub fn modules(config: &Config) -> Vec<Module> {
+    let encoder = (0..config.audio.encoder_layers).flat_map(|i| {
+        ENCODER_ATTENTION
+            .iter()
+            .chain(&ENCODER_MLP)
+            .map(move |name| Module {
+                path: format!("{}.{name}", encoder_layer(i)),
+                part: Part::AudioEncoder,
+            })
+    });
+    let decoder = (0..config.text.num_hidden_layers).flat_map(|i| {
+        DECODER_ATTENTION
+            .iter()
+            .chain(&DECODER_MLP)
+            .map(move |name| Module {
+                path: format!("{}.{name}", decoder_layer(i)),
+                part: Part::Decoder,
+            })
+    });
+    encoder
+        .chain([Module {
+            path: PROJECTOR.to_owned(),
+            part: Part::Projector,
+        }])
+        .chain(decoder)
+        .collect()
+}
+
+/// Rank and scale of one module's adapter.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub struct Shape {
+    /// Rank.
+    pub rank: usize,
+    /// Numerator of the scale.
+    pub alpha: f64,
+    /// Factor of what the adapter adds.
+    pub scale: f64,
+}
+
+/// Which modules carry an adapter, and of which shape; which parts are trained whole.
+#[derive(Clone, Debug, Default, PartialEq)]
+pub struct Plan {
+    /// By module path.
+    pub modules: BTreeMap<String, Shape>,
+    /// The parts whose own weights are trained.
+    pub full: Vec<Part>,
+}
+
+impl Plan {
+    /// The adapters a recipe asks for.
+    ///
+    /// # Errors
+    /// A rank of 0, a dropout outside `[0, 1)`, a target that matches nothing; the message names the key.
+    pub fn from_settings(settings: &Settings, parts: &Parts, config: &Config) -> Result<Self> {
+        if settings.rank == 0 {
+            return Err(Error::input("`lora.rank` is 0")
+                .hint("set a part to `frozen` under `train` to leave it without an adapter"));
+        }
+        if !(0.0..1.0).contains(&settings.dropout) {
+            return Err(Error::input(format!(
+                "`lora.dropout` is {}, expected a share in [0, 1)",
+                settings.dropout
+            )));
+        }
+        if !(settings.alpha.is_finite() && settings.alpha > 0.0) {
+            return Err(Error::input(format!(
+                "`lora.alpha` is {}, expected a number above 0",
+                settings.alpha
+            )));
+        }
+        let shape = Shape {
+            rank: settings.rank,
+            alpha: settings.alpha,
+            scale: settings.variant.scale(settings.alpha, settings.rank),
+        };
+        let all = modules(config);
+        let trained: Vec<&Module> = all
+            .iter()
+            .filter(|module| parts.of(module.part) == Training::Lora)
+            .collect();
+        let full = Part::ALL
+            .into_iter()
+            .filter(|&part| parts.of(part) == Training::Full)
+            .collect();
+        if trained.is_empty() {
+            return Ok(Self {
+                modules: BTreeMap::new(),
+                full,
+            });
+        }
+        let mut chosen = BTreeMap::new();
+        for target in settings.targets.selectors()? {
+            let matched: Vec<&&Module> = trained
+                .iter()
+                .filter(|module| target.matches(module))
+                .collect();
+            if matched.is_empty() {
+                return Err(Error::input(format!(
+                    "`lora.targets`: `{}` matches no linear layer of the parts set to `lora`",
+                    target.written
+                ))
+                .hint(match yaml::nearest(&target.written, PRESETS.into_iter()) {
+                    Some(near) => format!("did you mean `{near}`?"),
+                    None => format!("layers have paths like {}", trained[0].path),
+                }));
+            }
+            chosen.extend(
+                matched
+                    .into_iter()
+                    .map(|module| (module.path.clone(), shape)),
+            );
+        }
+        Ok(Self {
+            modules: chosen,
+            full,
+        })
+    }
+
+    /// The regular expression that names exactly these modules to PEFT.
+    pub fn regex(&self) -> String {
+        // Layer numbers are folded together where every layer has the same modules; other paths are listed.
+        let mut by_kind: BTreeMap<String, Vec<usize>> = BTreeMap::new();
+        let layer = Layer::pattern();
+        let mut single = Vec::new();
+        for path in self.modules.keys() {
+            match layer.captures(path) {
+                Some(found) => by_kind
+                    .entry(format!("{}\n{}", &found[1], &found[3]))
+                    .or_default()
+                    .push(found[2].parse().unwrap_or_default()),
+                None => single.push(regex::escape(path)),
+            }
+        }
+        let mut groups: BTreeMap<(String, Vec<usize>), Vec<String>> = BTreeMap::new();
+        for (kind, mut layers) in by_kind {
+            layers.sort_unstable();
+            let (stem, name) = kind.split_once('\n').unwrap_or_default();
+            groups
+                .entry((stem.to_owned(), layers))
+                .or_default()
+                .push(regex::escape(name));
+        }
+        let mut parts: Vec<String> = groups
+            .into_iter()
+            .map(|((stem, layers), names)| {
+                let numbers = layers
+                    .iter()
+                    .map(ToString::to_string)
+                    .collect::<Vec<_>>()
+                    .join("|");
+                format!(
+                    "{}\\.({numbers})\\.({})",
+                    regex::escape(&stem),
+                    names.join("|")
+                )
+            })
+            .collect();
+        parts.extend(single);
+        if parts.len() == 1 {
+            parts.remove(0)
+        } else {
+            format!("({})", parts.join("|"))
+        }
+    }
+}
+
+struct Layer;
+
+impl Layer {
+    #[expect(
+        clippy::unwrap_used,
+        reason = "the pattern is a constant, compiled in a test"
+    )]
+    fn pattern() -> Regex {
+        Regex::new(r"^(thinker\..*layers)\.(\d+)\.(.+)$").unwrap()
+    }
+}
+
+struct Selector {
+    written: String,
+    rule: Rule,
+}
+
+enum Rule {
+    Attention,
+    Mlp,
+    All,
+    Name(String),
+    Pattern(Regex),
+}
+
+impl Targets {
+    fn selectors(&self) -> Result<Vec<Selector>> {
+        match self {
+            Self::Named(name) => {
+                let rule = match name.as_str() {
+                    "attention" => Rule::Attention,
+                    "mlp" => Rule::Mlp,
+                    "all-linear" => Rule::All,
+                    pattern => Rule::Pattern(
+                        Regex::new(&format!("^(?:{pattern})$"))
+                            .map_err(|e| Error::input(format!("`lora.targets`: {e}")))?,
+                    ),
+                };
+                Ok(vec![Selector {
+                    written: name.clone(),
+                    rule,
+                }])
+            }
+            Self::List(names) if names.is_empty() => {
+                Err(Error::input("`lora.targets` is an empty list"))
+            }
+            Self::List(names) => Ok(names
+                .iter()
+                .map(|name| Selector {
+                    written: name.clone(),
+                    rule: Rule::Name(name.clone()),
+                })
+                .collect()),
+        }
+    }
+}
+
+impl Selector {
+    fn matches(&self, module: &Module) -> bool {
+        let path = module.path.as_str();
+        let ends = |name: &str| {
+            path == name
+                || path
+                    .strip_suffix(name)
+                    .is_some_and(|stem| stem.ends_with('.'))
+        };
+        match &self.rule {
+            Rule::All => true,
+            Rule::Attention => path.contains(".self_attn."),
+            Rule::Mlp => path.contains(".mlp.") || ENCODER_MLP.iter().any(|name| ends(name)),
+            Rule::Name(name) => ends(name),
+            Rule::Pattern(pattern) => pattern.is_match(path),
+        }
+    }
+}
+
+/// How fresh adapters start; B is zero in both.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Init {
+    /// A uniform in +-1/sqrt(inputs): PEFT's default, Kaiming's rule with a = sqrt(5).
+    Default,
+    /// A normal with a standard deviation of 1/rank: PEFT's `gaussian`.
+    Gaussian,
+}
+
+impl Init {
+    /// The values of `lora_A`, `[rank, inputs]`, drawn from the stream of its name.
+    pub fn down(self, name: &str, rank: usize, inputs: usize, seed: u64) -> Vec<f32> {
+        let key = Key::new(seed, "init").with_name(name);
+        let count = rank * inputs;
+        match self {
+            Self::Default => {
+                let bound = 1.0 / (inputs as f64).sqrt();
+                (0..count as u64)
+                    .map(|i| ((2.0 * key.uniform(i) - 1.0) * bound) as f32)
+                    .collect()
+            }
+            Self::Gaussian => {
+                let mut generator = key.generator();
+                (0..count)
+                    .map(|_| {
+                        <StandardNormal as Distribution<f64>>::sample(
+                            &StandardNormal,
+                            &mut generator,
+                        ) / rank as f64
+                    })
+                    .map(|x| x as f32)
+                    .collect()
+            }
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::model::config::AudioConfig;
+    use crate::model::config::TextConfig;
+
+    pub(crate) fn config() -> Config {
+        let audio = AudioConfig {
+            d_model: 8,
+            encoder_layers: 2,
+            encoder_attention_heads: 2,
+            encoder_ffn_dim: 16,
+            num_mel_bins: 128,
+            n_window: 100,
+            max_source_positions: 1500,
+            output_dim: 8,
+        };
+        let text = TextConfig {
+            vocab_size: 32,
+            hidden_size: 8,
+            intermediate_size: 16,
+            num_hidden_layers: 3,
+            num_attention_heads: 2,
+            num_key_value_heads: 1,
+            head_dim: 4,
+            max_position_embeddings: 64,
+            rms_norm_eps: 1e-6,
+            rope_theta: 1e4,
+            tie_word_embeddings: true,
+        };
+        Config {
+            audio,
+            text,
+            audio_token: 5,
+        }
+    }
+
+    fn plan(targets: Targets, parts: Parts) -> Result<Plan> {
+        Plan::from_settings(
+            &Settings {
+                targets,
+                ..Settings::default()
+            },
+            &parts,
+            &config(),
+        )
+    }
+
+    fn everywhere() -> Parts {
+        Parts {
+            audio_encoder: Training::Lora,
+            projector: Training::Lora,
+            decoder: Training::Lora,
+        }
+    }
+
+    #[test]
+    fn targets_choose_what_the_design_says() {
+        let named = |name: &str| Targets::Named(name.into());
+        assert_eq!(
+            plan(named("attention"), Parts::default())
+                .unwrap()
+                .modules
+                .len(),
+            3 * 4
+        );
+        assert_eq!(
+            plan(named("mlp"), Parts::default()).unwrap().modules.len(),
+            3 * 3
+        );
+        assert_eq!(
+            plan(named("all-linear"), everywhere())
+                .unwrap()
+                .modules
+                .len(),
+            3 * 7 + 2 * 6 + 1
+        );
+        assert_eq!(
+            plan(named("mlp"), everywhere()).unwrap().modules.len(),
+            3 * 3 + 2 * 2
+        );
+        assert_eq!(
+            plan(
+                Targets::List(vec!["q_proj".into(), "proj".into()]),
+                everywhere()
+            )
+            .unwrap()
+            .modules
+            .len(),
+            3 + 2 + 1
+        );
+        let one = plan(
+            named(r"thinker\.model\.layers\.1\..*q_proj"),
+            Parts::default(),
+        )
+        .unwrap();
+        assert_eq!(
+            one.modules.keys().collect::<Vec<_>>(),
+            ["thinker.model.layers.1.self_attn.q_proj"]
+        );
+    }
+
+    #[test]
+    fn a_target_that_matches_nothing_is_refused_by_name() {
+        let error = plan(
+            Targets::List(vec!["q_proj".into(), "qproj".into()]),
+            Parts::default(),
+        )
+        .unwrap_err();
+        assert!(
+            error
+                .to_string()
+                .contains("`qproj` matches no linear layer"),
+            "{error}"
+        );
+        let error = plan(Targets::Named("all_linear".into()), Parts::default()).unwrap_err();
+        assert!(
+            error.to_string().contains("did you mean `all-linear`?"),
+            "{error}"
+        );
+    }
+
+    #[test]
+    fn the_expression_for_peft_matches_these_modules_and_no_others() {
+        for (targets, parts) in [
+            ("attention", Parts::default()),
+            ("all-linear", everywhere()),
+            ("mlp", everywhere()),
+        ] {
+            let plan = plan(Targets::Named(targets.into()), parts).unwrap();
+            let pattern = Regex::new(&format!("^(?:{})$", plan.regex())).unwrap();
+            for module in modules(&config()) {
+                assert_eq!(
+                    pattern.is_match(&module.path),
+                    plan.modules.contains_key(&module.path),
+                    "{} in {pattern}",
+                    module.path
+                );
+            }
+            assert!(!pattern.is_match("talker.model.layers.0.self_attn.q_proj"));
+        }
+    }
+
+    #[test]
+    fn rslora_scales_by_the_root_of_the_rank() {
+        assert_eq!(Variant::Lora.scale(32.0, 16), 2.0);
+        assert_eq!(Variant::Rslora.scale(32.0, 16), 8.0);
+    }
+
+    #[test]
+    fn fresh_adapters_have_the_moments_of_pefts() {
+        let (rank, inputs) = (16, 1024);
+        let variance = |values: &[f32]| {
+            values.iter().map(|&x| f64::from(x).powi(2)).sum::<f64>() / values.len() as f64
+        };
+        let uniform = variance(&Init::Default.down("m", rank, inputs, 1));
+        let normal = variance(&Init::Gaussian.down("m", rank, inputs, 1));
+        assert!(
+            (uniform * 3.0 * inputs as f64 - 1.0).abs() < 0.03,
+            "{uniform}"
+        );
+        assert!(
+            (normal * (rank * rank) as f64 - 1.0).abs() < 0.05,
+            "{normal}"
+        );
+    }
+}

@@ -1,0 +1,249 @@
+//! Everything that is trained, as views into one flat buffer; its gradient and names beside it.
+
+use std::ops::Range;
+
+use candle_core::DType;
+use candle_core::Device;
+use candle_core::Tensor;
+
+use crate::ops::device;
+use crate::ops::linear::Weight;
+use crate::ops::linear::copy_matrices;
+use maqam_base::error::Error;
+use maqam_base::error::Result;
+use maqam_base::parts::Part;
+
+/// One named stretch of the flat buffer.
+#[derive(Clone, Debug)]
+pub struct Entry {
+    /// Its name in the file it is saved to.
+    pub name: String,
+    /// Its shape.
+    pub shape: Vec<usize>,
+    /// Its place in the buffer.
+    pub range: Range<usize>,
+    /// The part it belongs to.
+    pub part: Part,
+    /// Whether it is a weight of the checkpoint itself, or half of an adapter.
+    pub kind: Kind,
+}
+
+/// What a trained tensor is.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Kind {
+    /// `lora_A` or `lora_B` of an adapter, saved as PEFT does.
+    Adapter,
+    /// A weight of the checkpoint, saved under its name there.
+    Full,
+    /// The same for a convolution's `[out, in, taps]`, which lies in the buffer as `[out, taps, in]`.
+    Convolution,
+}
+
+/// The flat buffers. Tensors are declared one after the other, then [`Declared::allocate`] makes the buffers.
+#[derive(Clone, Debug)]
+pub struct Parameters {
+    /// In the order of the buffer.
+    pub entries: Vec<Entry>,
+    /// `[parameters]`, in `f32`.
+    pub values: Tensor,
+    /// The values in the type that the device computes with, `[parameters]`; `None` where that is `f32` and layers read the values themselves.
+    pub copy: Option<Tensor>,
+    /// `[parameters]`, in `f32`.
+    pub gradients: Tensor,
+    /// Adapters on a card, and where copies of them lie beside the weights they adapt.
+    pub copies: Vec<(Tensor, Tensor)>,
+    /// Stretches between entries that are no parameters: their values and gradients stay zero.
+    gaps: Vec<Range<usize>>,
+}
+
+/// The names and shapes of what will be trained.
+#[derive(Default)]
+pub struct Declared {
+    entries: Vec<Entry>,
+    gaps: Vec<Range<usize>>,
+    len: usize,
+}
+
+impl Declared {
+    /// Takes the next stretch of the buffer.
+    pub fn declare(&mut self, name: String, shape: &[usize], part: Part, kind: Kind) {
+        let count: usize = shape.iter().product();
+        self.entries.push(Entry {
+            name,
+            shape: shape.to_vec(),
+            range: self.len..self.len + count,
+            part,
+            kind,
+        });
+        self.len += count;
+    }
+
+    /// Leaves a stretch that is no parameter, such as the bias that stacked keys do not have.
+    pub fn gap(&mut self, count: usize) {
+        self.gaps.push(self.len..self.len + count);
+        self.len += count;
+    }
+
+    /// Number of entries so far: the index of the next.
+    pub fn len(&self) -> usize {
+        self.entries.len()
+    }
+
+    /// Whether nothing is trained.
+    pub fn is_empty(&self) -> bool {
+        self.entries.is_empty()
+    }
+
+    /// What was declared.
+    pub fn into_entries(self) -> Vec<Entry> {
+        self.entries
+    }
+
+    /// Makes the buffers on a device, of zeros.
+    pub fn allocate(self, device: &Device) -> Result<Parameters> {
+        // A card gives no memory of no bytes.
+        let len = if device.is_cpu() {
+            self.len
+        } else {
+            self.len.max(1)
+        };
+        let zeros = || device::zeros_f32(len, device);
+        let dtype = device::compute_type(device);
+        let copy = if dtype == DType::F32 {
+            None
+        } else {
+            Some(Tensor::zeros(len, dtype, device)?)
+        };
+        Ok(Parameters {
+            values: zeros()?,
+            copy,
+            gradients: zeros()?,
+            entries: self.entries,
+            copies: Vec::new(),
+            gaps: self.gaps,
+        })
+    }
+}
+
+impl Parameters {
+    /// Number of trained numbers.
+    pub fn count(&self) -> usize {
+        self.entries.iter().map(|entry| entry.range.len()).sum()
+    }
+
+    /// The parameter of an entry: views of its values and its gradient.
+    pub fn weight(&self, entry: usize) -> Result<Weight> {
+        self.stacked(entry..entry + 1)
+    }
+
+    /// Neighbouring entries of equal width as one matrix, their rows stacked, gaps between them included.
+    pub fn stacked(&self, entries: Range<usize>) -> Result<Weight> {
+        let entries = &self.entries[entries];
+        let (Some(first), Some(last)) = (entries.first(), entries.last()) else {
+            return Err(Error::bug("a stack of no entries"));
+        };
+        let range = first.range.start..last.range.end;
+        let mut shape = first.shape.clone();
+        if first.kind == Kind::Convolution {
+            shape = vec![shape[0], shape[1] * shape[2]];
+        }
+        shape[0] = range.len() / shape[1..].iter().product::<usize>();
+        let view = |flat: &Tensor| {
+            flat.narrow(0, range.start, range.len())?
+                .reshape(shape.as_slice())
+        };
+        Ok(Weight::trained(
+            view(self.copy.as_ref().unwrap_or(&self.values))?,
+            view(&self.gradients)?,
+        ))
+    }
+
+    /// A copy of one entry's values on the CPU, in its shape.
+    pub fn value(&self, entry: &Entry) -> Result<Tensor> {
+        copy(&self.values, entry)
+    }
+
+    /// A copy of one entry's gradient on the CPU, in its shape.
+    pub fn gradient(&self, entry: &Entry) -> Result<Tensor> {
+        copy(&self.gradients, entry)
+    }
+
+    /// Replaces one entry's values by a tensor of its shape.
+    pub fn set_tensor(&self, entry: &Entry, tensor: &Tensor) -> Result<()> {
+        if tensor.dims() != entry.shape {
+            return Err(Error::input(format!(
+                "`{}` has shape {:?}, this model needs {:?}",
+                entry.name,
+                tensor.dims(),
+                entry.shape
+            )));
+        }
+        let tensor = if entry.kind == Kind::Convolution {
+            tensor.transpose(1, 2)?.contiguous()?
+        } else {
+            tensor.clone()
+        };
+        self.set(
+            entry,
+            &tensor
+                .to_dtype(DType::F32)?
+                .flatten_all()?
+                .to_vec1::<f32>()?,
+        )
+    }
+
+    /// Replaces one entry's values, in the order of the buffer.
+    pub fn set(&self, entry: &Entry, values: &[f32]) -> Result<()> {
+        if values.len() != entry.range.len() {
+            return Err(Error::bug(format!(
+                "{} values for `{}` of shape {:?}",
+                values.len(),
+                entry.name,
+                entry.shape
+            )));
+        }
+        for flat in [&self.values].into_iter().chain(&self.copy) {
+            device::write_stretch(flat, entry.range.clone(), values)?;
+        }
+        self.changed()
+    }
+
+    /// To be called once values have changed: renews the copies that lie elsewhere.
+    pub fn changed(&self) -> Result<()> {
+        Ok(copy_matrices(&self.copies)?)
+    }
+
+    /// Sets the gradient to zero.
+    pub fn zero_gradients(&self) -> Result<()> {
+        device::fill(&self.gradients, 0.0)?;
+        Ok(())
+    }
+
+    /// Takes away what a backward left between the entries.
+    pub fn clear_gaps(&self) -> Result<()> {
+        self.gaps.iter().try_for_each(|gap| {
+            Ok(device::fill(
+                &self.gradients.narrow(0, gap.start, gap.len())?,
+                0.0,
+            )?)
+        })
+    }
+}
+
+/// A copy of one entry's stretch of a flat buffer, in the entry's shape.
+fn copy(flat: &Tensor, entry: &Entry) -> Result<Tensor> {
+    let values = device::to_host(&flat.narrow(0, entry.range.start, entry.range.len())?)?;
+    if entry.kind == Kind::Convolution {
+        let (outputs, inputs, taps) = (entry.shape[0], entry.shape[1], entry.shape[2]);
+        return Ok(
+            Tensor::from_vec(values, (outputs, taps, inputs), &Device::Cpu)?
+                .transpose(1, 2)?
+                .contiguous()?,
+        );
+    }
+    Ok(Tensor::from_vec(
+        values,
+        entry.shape.as_slice(),
+        &Device::Cpu,
+    )?)
+}

@@ -1,0 +1,106 @@
+//! What training leaves in a folder: a PEFT adapter, `trained.safetensors` with the parts that were trained whole, or both.
+
+use std::collections::HashMap;
+use std::path::Path;
+
+use candle_core::Device;
+use candle_core::Tensor;
+
+use crate::model::AudioLlm;
+use crate::model::build::weight_shapes;
+use crate::model::config::Config;
+use crate::model::peft;
+use crate::model::peft::Adapter;
+use crate::model::peft::Card;
+use crate::model::peft::KeyForm;
+use maqam_base::error::Error;
+use maqam_base::error::Result;
+use maqam_base::files;
+
+/// The file of the parts that were trained whole: names as in the checkpoint, `f32`.
+pub const FILE: &str = "trained.safetensors";
+
+/// A checkpoint of a run, or a PEFT folder: what it changes of the model it was trained on.
+#[derive(Debug, Default)]
+pub struct Trained {
+    /// Adapters, if there are any.
+    pub adapter: Option<Adapter>,
+    /// Weights in place of the checkpoint's, by their names there.
+    pub full: HashMap<String, Tensor>,
+}
+
+impl Trained {
+    /// Reads a folder for a model of this shape.
+    ///
+    /// # Errors
+    /// Those of [`Adapter::load`]; a tensor that the model does not have, or of another shape.
+    pub fn load(dir: &Path, config: &Config) -> Result<Self> {
+        let path = dir.join(FILE);
+        if !path.is_file() {
+            return Ok(Self {
+                adapter: Some(Adapter::load(dir, config)?),
+                full: HashMap::new(),
+            });
+        }
+        let full = candle_core::safetensors::load(&path, &Device::Cpu)
+            .map_err(|e| Error::input(format!("damaged: {e}")).at_path(&path))?;
+        let known = weight_shapes(config);
+        for (name, tensor) in &full {
+            let hint = "the folder belongs to another model";
+            match known.get(name) {
+                None => {
+                    return Err(Error::input(format!("this model has no `{name}`"))
+                        .at_path(&path)
+                        .hint(hint));
+                }
+                Some(shape) if shape != tensor.dims() => {
+                    return Err(Error::input(format!(
+                        "`{name}` has shape {:?}, this model needs {shape:?}",
+                        tensor.dims()
+                    ))
+                    .at_path(&path)
+                    .hint(hint));
+                }
+                Some(_) => {}
+            }
+        }
+        let adapter = dir
+            .join(peft::CONFIG_FILE)
+            .is_file()
+            .then(|| Adapter::load(dir, config))
+            .transpose()?;
+        Ok(Self { adapter, full })
+    }
+}
+
+/// Writes what was trained of a model into a folder that exists.
+pub fn save(dir: &Path, model: &AudioLlm, card: &Card) -> Result<()> {
+    if !model.plan.modules.is_empty() {
+        peft::save(
+            dir,
+            &model.plan,
+            &model.adapter_tensors()?,
+            card,
+            KeyForm::Full,
+        )?;
+    }
+    if !model.plan.full.is_empty() {
+        files::write_safetensors(&dir.join(FILE), model.full_tensors()?)?;
+    }
+    Ok(())
+}
+
+/// Takes over what [`save`] wrote of a model that trains the same parts.
+pub fn load_into(dir: &Path, model: &AudioLlm) -> Result<()> {
+    let trained = Trained::load(dir, &model.config)?;
+    match &trained.adapter {
+        Some(adapter) => model.load_adapter(adapter)?,
+        None if model.plan.modules.is_empty() => {}
+        None => {
+            return Err(Error::input("there is no adapter").at_path(&dir.join(peft::CONFIG_FILE)));
+        }
+    }
+    model
+        .load_full(&trained.full)
+        .map_err(|e| e.at_path(&dir.join(FILE)))
+}

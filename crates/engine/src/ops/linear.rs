@@ -1,0 +1,526 @@
+//! A linear layer whose weight may be frozen, with low-rank adapters beside it (Hu et al. 2021): forward and backward.
+//!
+//! One layer can stand for several projections of the same input (query, key and value; gate and up): their weights are
+//! stacked, their adapters' down-projections too, so that each is one matrix product. A frozen weight is read, never differentiated.
+
+use std::ops::Range;
+
+use candle_core::Result;
+use candle_core::Tensor;
+
+use crate::ops::cpu::Real;
+use crate::ops::cpu::expect_shape;
+use crate::ops::cpu::new_rows;
+use crate::ops::cpu::slice;
+use crate::ops::cpu::tensor;
+use crate::ops::cpu::with_real;
+use crate::ops::cpu::write;
+use crate::ops::dropout::Dropout;
+use crate::ops::fp8;
+use crate::ops::gemm::Into;
+use crate::ops::gemm::Matrix;
+use crate::ops::gemm::Threads;
+use crate::ops::gemm::product;
+use crate::ops::gemm::product_new;
+use crate::ops::norm::add_rows;
+use crate::ops::rows::add_to;
+use crate::ops::rows::zeros;
+
+/// Widths of rooms are multiples of this: of what products on a card sum at a time, and of the bytes that memory is read in.
+pub const ROOM: usize = 64;
+
+/// Bytes that a number of a frozen weight takes in 8 bits on a card: it is there twice.
+pub const EIGHT_BIT_BYTES: usize = 2;
+
+/// A frozen weight's other half where it is of 8 bits (e4m3).
+#[derive(Clone, Debug)]
+pub struct Quantised {
+    /// The weight once more, transposed before it was rounded: `[in, out]`.
+    pub transposed: Tensor,
+    /// On a card a number is its value times the scale of its row; on the CPU the values are these products, in `f32`.
+    pub scales: Option<Scales>,
+}
+
+/// Scales of rows, in `f32`.
+#[derive(Clone, Debug)]
+pub struct Scales {
+    /// Those of the weight, `[out]`.
+    pub by_output: Tensor,
+    /// Those of the transposed weight, `[in]`.
+    pub by_input: Tensor,
+}
+
+/// A tensor of the model: frozen, or trained with a place where its gradient is added.
+#[derive(Clone, Debug)]
+pub struct Weight {
+    /// The values; for a trained weight a view into the flat buffer of all of them, or into its copy of the type that is computed with.
+    pub value: Tensor,
+    /// Where the gradient is added; `None` for a frozen weight.
+    pub gradient: Option<Tensor>,
+    /// Where the values are of 8 bits, what else it takes to compute with them.
+    pub quantised: Option<Quantised>,
+}
+
+impl Weight {
+    /// A weight that is not trained.
+    pub fn frozen(value: Tensor) -> Self {
+        Self {
+            value,
+            gradient: None,
+            quantised: None,
+        }
+    }
+
+    /// A weight that is trained.
+    pub fn trained(value: Tensor, gradient: Tensor) -> Self {
+        Self {
+            value,
+            gradient: Some(gradient),
+            quantised: None,
+        }
+    }
+}
+
+/// The adapter's up-projection of one of the stacked projections.
+#[derive(Clone, Debug)]
+pub struct Up {
+    /// PEFT's `lora_B`, `[out, rank]`.
+    pub weight: Weight,
+    /// The columns of the layer's output that it adds to.
+    pub columns: Range<usize>,
+    /// The rows of the stacked down-projection that feed it.
+    pub ranks: Range<usize>,
+    /// Factor of what it adds: alpha / rank, or alpha / sqrt(rank) for rsLoRA.
+    pub scale: f64,
+}
+
+/// Low-rank adapters of one layer.
+#[derive(Clone, Debug)]
+pub struct Adapter {
+    /// PEFT's `lora_A` of the adapted projections, stacked: `[sum of ranks, in]`.
+    pub down: Weight,
+    /// One up-projection for each.
+    pub ups: Vec<Up>,
+    /// Tells the layers of a model apart for dropout.
+    pub site: u64,
+    /// On a card, once [`Linear::join`] was called: `[[W, B], [A, 0]]`, `[out + room, in + room]`, whose upper left is the layer's weight.
+    pub joined: Option<Tensor>,
+}
+
+/// `y = x W^T + b + scale (dropout(x) A^T) B^T`.
+#[derive(Clone, Debug)]
+pub struct Linear {
+    /// `[out, in]`.
+    pub weight: Weight,
+    /// `[out]`.
+    pub bias: Option<Weight>,
+    /// The adapters, where the layer has any.
+    pub adapter: Option<Adapter>,
+}
+
+/// Share of the adapters' inputs that is dropped, and for which tokens: what [`Linear`] needs of a training step.
+#[derive(Clone, Copy, Debug)]
+pub struct AdapterDropout<'a> {
+    /// As in [`Dropout`].
+    pub probability: f64,
+    /// As in [`Dropout`].
+    pub tokens: &'a [maqam_base::seed::Key],
+}
+
+impl AdapterDropout<'_> {
+    /// What is left of `x` at a layer's site; `None` where nothing is dropped.
+    pub fn dropped(self, x: &Tensor, site: u64) -> Result<Option<Tensor>> {
+        if self.probability == 0.0 {
+            return Ok(None);
+        }
+        Dropout {
+            probability: self.probability,
+            tokens: self.tokens,
+            site,
+        }
+        .apply(x)
+        .map(Some)
+    }
+}
+
+impl Linear {
+    /// A frozen layer without adapters.
+    pub fn frozen(weight: Tensor, bias: Option<Tensor>) -> Self {
+        Self {
+            weight: Weight::frozen(weight),
+            bias: bias.map(Weight::frozen),
+            adapter: None,
+        }
+    }
+
+    /// Rounds a frozen weight to 8 bits; adapters and the bias stay as they are. On the CPU it takes twice its memory.
+    ///
+    /// # Errors
+    /// Where the weight is trained; on the CPU where it is not in `f32`; on a card older than Hopper, or where a dimension is no
+    /// multiple of 16.
+    pub fn quantise(&mut self) -> Result<()> {
+        if self.weight.gradient.is_some() {
+            candle_core::bail!("a weight that is trained cannot have 8 bits");
+        }
+        if self.weight.quantised.is_none() {
+            self.weight = quantised(&self.weight.value)?;
+            self.adapter
+                .iter_mut()
+                .for_each(|adapter| adapter.joined = None);
+        }
+        Ok(())
+    }
+
+    /// Puts the adapter's matrices beside the frozen weight, so that a product with `[x, x A^T]` is both the layer's and the adapter's, and
+    /// one with `[dy, dy B]` both gradients of the input: the output and the input's gradient are then written once and read never.
+    /// Copies are kept: whoever changes the adapter calls [`copy_matrices`] with [`Linear::copies`]. Does nothing on the CPU.
+    pub fn join(&mut self) -> Result<()> {
+        let Some(adapter) = &mut self.adapter else {
+            return Ok(());
+        };
+        if self.weight.value.device().is_cpu()
+            || self.weight.gradient.is_some()
+            || self.weight.quantised.is_some()
+        {
+            return Ok(());
+        }
+        let (outputs, inputs) = self.weight.value.dims2()?;
+        let room = adapter.num_ranks().next_multiple_of(ROOM);
+        let joined = zeros((outputs + room, inputs + room), &self.weight.value)?;
+        let value = joined.narrow(0, 0, outputs)?.narrow(1, 0, inputs)?;
+        copy_matrices(&[(self.weight.value.clone(), value.clone())])?;
+        (self.weight.value, adapter.joined) = (value, Some(joined));
+        copy_matrices(&self.copies()?)
+    }
+
+    /// Columns that the rows of the layer's input, and those of its output's gradient, are best given behind their own on a card: the layer
+    /// writes there what its adapter's first product finds. None on the CPU, and for layers that are not joined.
+    pub fn room(&self) -> usize {
+        let joined = self
+            .adapter
+            .as_ref()
+            .and_then(|adapter| adapter.joined.as_ref());
+        joined.map_or(0, |joined| joined.dims()[1] - self.weight.value.dims()[1])
+    }
+
+    /// The adapter's matrices, and where [`Linear::join`] has put copies of them.
+    pub fn copies(&self) -> Result<Vec<(Tensor, Tensor)>> {
+        let Some(adapter) = &self.adapter else {
+            return Ok(Vec::new());
+        };
+        let Some(joined) = &adapter.joined else {
+            return Ok(Vec::new());
+        };
+        let ((outputs, inputs), ranks) = (self.weight.value.dims2()?, adapter.num_ranks());
+        let below = joined.narrow(0, outputs, ranks)?.narrow(1, 0, inputs)?;
+        let beside = |up: &Up| {
+            joined
+                .narrow(0, up.columns.start, up.columns.len())?
+                .narrow(1, inputs + up.ranks.start, up.ranks.len())
+        };
+        let ups = adapter
+            .ups
+            .iter()
+            .map(|up| Ok((up.weight.value.clone(), beside(up)?)));
+        std::iter::once(Ok((adapter.down.value.clone(), below)))
+            .chain(ups)
+            .collect()
+    }
+
+    /// Whether the layer has a gradient to compute.
+    pub fn is_trained(&self) -> bool {
+        let adapter_is_trained = self
+            .adapter
+            .as_ref()
+            .is_some_and(|adapter| adapter.down.gradient.is_some());
+        adapter_is_trained
+            || self.weight.gradient.is_some()
+            || self.bias.as_ref().is_some_and(|b| b.gradient.is_some())
+    }
+
+    /// Everything that can be trained, in a fixed order.
+    pub fn weights_mut(&mut self) -> Vec<&mut Weight> {
+        let own = [&mut self.weight].into_iter().chain(&mut self.bias);
+        let adapters = self.adapter.iter_mut().flat_map(|adapter| {
+            [&mut adapter.down]
+                .into_iter()
+                .chain(adapter.ups.iter_mut().map(|up| &mut up.weight))
+        });
+        own.chain(adapters).collect()
+    }
+
+    /// The layer's output, with `residual` added, and what the adapters' backward needs.
+    ///
+    /// # Shapes
+    /// `x`: `[tokens, in]`, `residual`: `[tokens, out]` -> `[tokens, out]` and `[tokens, sum of ranks]`
+    pub fn forward(
+        &self,
+        x: &Tensor,
+        residual: Option<&Tensor>,
+        dropout: AdapterDropout,
+    ) -> Result<(Tensor, Option<Tensor>)> {
+        let (tokens, inputs) = x.dims2()?;
+        let (outputs, expected) = self.weight.value.dims2()?;
+        if inputs != expected {
+            candle_core::bail!("a linear layer of {expected} inputs was given {inputs}");
+        }
+        if let Some(residual) = residual {
+            expect_shape(
+                "the residual of a linear layer",
+                residual,
+                &[tokens, outputs],
+            )?;
+        }
+        if let Some(bias) = &self.bias {
+            expect_shape("the bias of a linear layer", &bias.value, &[outputs])?;
+        }
+        on_cuda!(
+            x.device(),
+            crate::ops::cuda::linear::forward(self, x, residual, dropout)
+        );
+        // The adapter below reads `x` as it is.
+        let rounded = self
+            .weight
+            .quantised
+            .as_ref()
+            .map(|_| fp8::rounded(x))
+            .transpose()?;
+        with_real!(x, T => {
+            let (xs, w) = (slice::<T>(rounded.as_ref().unwrap_or(x))?, slice::<T>(&self.weight.value)?);
+            let (lhs, rhs) = (Matrix::new(&xs, tokens, inputs), Matrix::new(&w, outputs, inputs).t());
+            let mut y = match start::<T>(residual, self.bias.as_ref(), tokens, outputs)? {
+                Some(mut y) => {
+                    product(&mut y, outputs, lhs, rhs, 1.0, Into::Accumulate, Threads::All);
+                    y
+                }
+                None => product_new(lhs, rhs, 1.0, Threads::All),
+            };
+            let hidden = match &self.adapter {
+                Some(adapter) => {
+                    let dropped = dropout.dropped(x, adapter.site)?;
+                    Some(adapter.forward::<T>(&mut y, outputs, dropped.as_ref().unwrap_or(x))?)
+                }
+                None => None,
+            };
+            Ok((tensor(y, (tokens, outputs))?, hidden))
+        })
+    }
+
+    /// Adds to the gradients of what is trained, and returns the gradient of the input where it is wanted.
+    ///
+    /// # Shapes
+    /// `dy`: `[tokens, out]`, `x`: `[tokens, in]`, `hidden`: what the forward returned -> `[tokens, in]`
+    pub fn backward(
+        &self,
+        dy: &Tensor,
+        x: &Tensor,
+        hidden: Option<&Tensor>,
+        dropout: AdapterDropout,
+        want_input: bool,
+    ) -> Result<Option<Tensor>> {
+        let (tokens, inputs) = x.dims2()?;
+        let (outputs, expected) = self.weight.value.dims2()?;
+        if inputs != expected {
+            candle_core::bail!("a linear layer of {expected} inputs was given {inputs}");
+        }
+        expect_shape("the gradient of a linear layer", dy, &[tokens, outputs])?;
+        match (&self.adapter, hidden) {
+            (Some(adapter), Some(hidden)) => expect_shape(
+                "what the adapter's forward left",
+                hidden,
+                &[tokens, adapter.num_ranks()],
+            )?,
+            // Without it the adapter's gradients would be missing, and nobody would notice.
+            (Some(_), None) => candle_core::bail!(
+                "the backward of an adapted layer needs what its forward left, and found nothing"
+            ),
+            (None, _) => {}
+        }
+        on_cuda!(
+            dy.device(),
+            crate::ops::cuda::linear::backward(self, dy, x, hidden, dropout, want_input)
+        );
+        with_real!(dy, T => {
+            let (dys, xs, w) = (slice::<T>(dy)?, slice::<T>(x)?, slice::<T>(&self.weight.value)?);
+            let (dys, xs, w): (&[T], &[T], &[T]) = (&dys, &xs, &w);
+            let d_out = Matrix::new(dys, tokens, outputs);
+            if let Some(gradient) = &self.weight.gradient {
+                write::<T>(gradient, |dw| product(dw, inputs, d_out.t(), Matrix::new(xs, tokens, inputs), 1.0, Into::Accumulate, Threads::All))?;
+            }
+            if let Some(gradient) = self.bias.as_ref().and_then(|b| b.gradient.as_ref()) {
+                write::<T>(gradient, |db| add_rows(db, tokens, dys))?;
+            }
+            let mut dx = match &self.weight.quantised {
+                _ if !want_input => Vec::new(),
+                None => product_new(d_out, Matrix::new(w, outputs, inputs), 1.0, Threads::All),
+                Some(quantised) => {
+                    let dy = fp8::rounded(dy)?;
+                    let (dys, w) = (slice::<T>(&dy)?, slice::<T>(&quantised.transposed)?);
+                    product_new(Matrix::new(&dys, tokens, outputs), Matrix::new(&w, inputs, outputs).t(), 1.0, Threads::All)
+                }
+            };
+            if let (Some(adapter), Some(hidden)) = (&self.adapter, hidden) {
+                let dropped = dropout.dropped(x, adapter.site)?;
+                let d_hidden = adapter.backward::<T>(dys, outputs, dropped.as_ref().unwrap_or(x), hidden)?;
+                if want_input {
+                    let ranks = adapter.num_ranks();
+                    let down = slice::<T>(&adapter.down.value)?;
+                    let (d_hidden, down) = (Matrix::new(&d_hidden, tokens, ranks), Matrix::new(&down, ranks, inputs));
+                    if dropped.is_none() {
+                        product(&mut dx, inputs, d_hidden, down, 1.0, Into::Accumulate, Threads::All);
+                    } else {
+                        let d_dropped = tensor(product_new(d_hidden, down, 1.0, Threads::All), (tokens, inputs))?;
+                        if let Some(d) = dropout.dropped(&d_dropped, adapter.site)? {
+                            let dx = tensor(dx, (tokens, inputs))?;
+                            add_to(&dx, &d)?;
+                            return Ok(Some(dx));
+                        }
+                    }
+                }
+            }
+            if want_input { tensor(dx, (tokens, inputs)).map(Some) } else { Ok(None) }
+        })
+    }
+}
+
+/// Copies matrices on a card, each over another of its shape, whose rows may lie apart; all of them at once.
+pub fn copy_matrices(copies: &[(Tensor, Tensor)]) -> Result<()> {
+    let Some((first, _)) = copies.first() else {
+        return Ok(());
+    };
+    on_cuda!(
+        first.device(),
+        crate::ops::cuda::linear::copy_matrices(copies)
+    );
+    candle_core::bail!("matrices that lie apart are on cards alone")
+}
+
+fn quantised(value: &Tensor) -> Result<Weight> {
+    on_cuda!(value.device(), crate::ops::cuda::linear::quantise(value));
+    fp8::quantise(value)
+}
+
+/// What a layer's product is added to: the residual and the bias, where there are any.
+fn start<T: Real>(
+    residual: Option<&Tensor>,
+    bias: Option<&Weight>,
+    tokens: usize,
+    outputs: usize,
+) -> Result<Option<Vec<T>>> {
+    let (past, bias) = (
+        residual.map(slice::<T>).transpose()?,
+        bias.map(|bias| slice::<T>(&bias.value)).transpose()?,
+    );
+    let (past, bias): (Option<&[T]>, Option<&[T]>) = (past.as_deref(), bias.as_deref());
+    if past.is_none() && bias.is_none() {
+        return Ok(None);
+    }
+    let rows = new_rows(
+        tokens,
+        outputs,
+        #[inline(always)]
+        |row, y: &mut [T]| {
+            if let Some(past) = past {
+                y.copy_from_slice(&past[row * outputs..][..outputs]);
+            }
+            if let Some(bias) = bias {
+                y.iter_mut().zip(bias).for_each(|(y, &b)| *y += b);
+            }
+        },
+    );
+    Ok(Some(rows))
+}
+
+impl Adapter {
+    /// Sum of the ranks of the adapted projections.
+    pub fn num_ranks(&self) -> usize {
+        self.ups.iter().map(|up| up.ranks.len()).sum()
+    }
+
+    /// Adds what the adapter says to `y`; returns `x A^T`.
+    fn forward<T: Real>(&self, y: &mut [T], outputs: usize, x: &Tensor) -> Result<Tensor> {
+        let (tokens, inputs) = x.dims2()?;
+        let ranks = self.num_ranks();
+        let (xs, down) = (slice::<T>(x)?, slice::<T>(&self.down.value)?);
+        let hidden = product_new(
+            Matrix::new(&xs, tokens, inputs),
+            Matrix::new(&down, ranks, inputs).t(),
+            1.0,
+            Threads::All,
+        );
+        for up in &self.ups {
+            let b = slice::<T>(&up.weight.value)?;
+            let b = Matrix::new(&b, up.columns.len(), up.ranks.len());
+            let h = Matrix::strided(&hidden[up.ranks.start..], tokens, up.ranks.len(), ranks);
+            product(
+                &mut y[up.columns.start..],
+                outputs,
+                h,
+                b.t(),
+                up.scale,
+                Into::Accumulate,
+                Threads::All,
+            );
+        }
+        tensor(hidden, (tokens, ranks))
+    }
+
+    /// Adds to the gradients of A and B; returns the gradient of `x A^T`.
+    fn backward<T: Real>(
+        &self,
+        dys: &[T],
+        outputs: usize,
+        x: &Tensor,
+        hidden: &Tensor,
+    ) -> Result<Vec<T>> {
+        let (tokens, inputs) = x.dims2()?;
+        let ranks = self.num_ranks();
+        let (xs, hidden) = (slice::<T>(x)?, slice::<T>(hidden)?);
+        let (xs, hidden): (&[T], &[T]) = (&xs, &hidden);
+        let mut d_hidden = vec![T::of(0.0); tokens * ranks];
+        for up in &self.ups {
+            let d_out =
+                Matrix::strided(&dys[up.columns.start..], tokens, up.columns.len(), outputs);
+            let rank = up.ranks.len();
+            if let Some(gradient) = &up.weight.gradient {
+                let h = Matrix::strided(&hidden[up.ranks.start..], tokens, rank, ranks);
+                write::<T>(gradient, |db| {
+                    product(
+                        db,
+                        rank,
+                        d_out.t(),
+                        h,
+                        up.scale,
+                        Into::Accumulate,
+                        Threads::All,
+                    )
+                })?;
+            }
+            let b = slice::<T>(&up.weight.value)?;
+            product(
+                &mut d_hidden[up.ranks.start..],
+                ranks,
+                d_out,
+                Matrix::new(&b, up.columns.len(), rank),
+                up.scale,
+                Into::Fresh,
+                Threads::All,
+            );
+        }
+        if let Some(gradient) = &self.down.gradient {
+            let d = Matrix::new(&d_hidden, tokens, ranks);
+            write::<T>(gradient, |da| {
+                product(
+                    da,
+                    inputs,
+                    d.t(),
+                    Matrix::new(xs, tokens, inputs),
+                    1.0,
+                    Into::Accumulate,
+                    Threads::All,
+                )
+            })?;
+        }
+        Ok(d_hidden)
+    }
+}

@@ -1,0 +1,362 @@
+//! Labels against labels: accuracy, F1 and recall, each class as heavy as its share or all as heavy as each other.
+
+use std::collections::BTreeMap;
+
+use crate::tally::Better;
+use crate::tally::Formula;
+use crate::tally::Signature;
+use crate::tally::Tally;
+use maqam_base::error::Error;
+use maqam_base::error::Result;
+
+/// Scores of a classification task, each in `[0, 1]`, higher better; without any answer, and wherever a division by zero
+/// would come up, 0.
+#[derive(Clone, Copy, Debug, Default, PartialEq)]
+pub struct Classification {
+    /// Share of answers that are right.
+    pub accuracy: f64,
+    /// Mean over labels of F1, the harmonic mean of precision and recall.
+    pub macro_f1: f64,
+    /// Mean over labels of F1, each as heavy as it is frequent in the references.
+    pub weighted_f1: f64,
+    /// Unweighted average recall: mean over the labels in the references of the share found.
+    pub uar: f64,
+}
+
+/// Compares pairs of a reference label and the predicted label, which is `None` where the answer names no label.
+///
+/// With an `inventory` F1 and recall average over its labels that the references hold; a prediction outside the inventory
+/// is a miss and never a class. Without one F1 averages over the labels seen in references or predictions, recall over
+/// those in the references. Equal to scikit-learn's `f1_score` with `labels` and `zero_division=0`, and to
+/// `balanced_accuracy_score`.
+///
+/// # Errors
+/// A reference label that the inventory lacks.
+pub fn classify<'a>(
+    pairs: impl IntoIterator<Item = (&'a str, Option<&'a str>)>,
+    inventory: Option<&[&str]>,
+) -> Result<Classification> {
+    let mut labels: BTreeMap<&str, Seen> = BTreeMap::new();
+    for (reference, predicted) in pairs {
+        expect_in(inventory, reference)?;
+        labels.entry(reference).or_default().references += 1.0;
+        if let Some(predicted) = predicted {
+            labels.entry(predicted).or_default().predictions += 1.0;
+        }
+        if predicted == Some(reference) {
+            labels.entry(reference).or_default().hits += 1.0;
+        }
+    }
+    let labels: Vec<Seen> = labels.into_values().collect();
+    let [accuracy, macro_f1, weighted_f1, uar] =
+        averages(inventory).map(|(_, average)| average.of_labels(&labels));
+    Ok(Classification {
+        accuracy,
+        macro_f1,
+        weighted_f1,
+        uar,
+    })
+}
+
+/// An error where an inventory lacks a reference label.
+pub(crate) fn expect_in(inventory: Option<&[&str]>, reference: &str) -> Result<()> {
+    match inventory.filter(|inventory| !inventory.contains(&reference)) {
+        None => Ok(()),
+        Some(inventory) => {
+            let found = Error::input(format!(
+                "the reference label `{reference}` is not in the inventory"
+            ));
+            Err(found.hint(format!("it has: {}", inventory.join(", "))))
+        }
+    }
+}
+
+/// The tallies `accuracy, macro_f1, weighted_f1, uar` of the same pairs; `parse` says in the signature how answers became labels.
+///
+/// An utterance adds 1 for its reference label, 1 for its predicted label, 1 for its hit: three blocks of as many numbers as there are
+/// labels, so this is for inventories, not for open answers. Which labels the averages run over is decided by the sum that is scored.
+///
+/// # Errors
+/// As [`classify`].
+pub fn tallies(
+    pairs: &[(&str, Option<&str>)],
+    inventory: Option<&[&str]>,
+    parse: &str,
+) -> Result<[Tally; 4]> {
+    let mut labels: Vec<&str> = match inventory {
+        Some(inventory) => inventory.to_vec(),
+        None => pairs
+            .iter()
+            .flat_map(|(reference, predicted)| [Some(*reference), *predicted])
+            .flatten()
+            .collect(),
+    };
+    labels.sort_unstable();
+    labels.dedup();
+    let mut units = Vec::with_capacity(pairs.len());
+    for (reference, predicted) in pairs {
+        expect_in(inventory, reference)?;
+        let mut unit = vec![0.0; 3 * labels.len()];
+        let place = |label: &str| labels.binary_search(&label).ok();
+        let (due, said) = (place(reference), predicted.and_then(place));
+        due.into_iter().for_each(|i| unit[i] = 1.0);
+        said.into_iter().for_each(|i| unit[labels.len() + i] = 1.0);
+        due.filter(|_| due == said)
+            .into_iter()
+            .for_each(|i| unit[2 * labels.len() + i] = 1.0);
+        units.push(unit);
+    }
+    let signature = signature(inventory, parse);
+    Ok(averages(inventory).map(|(name, average)| {
+        Tally::new(
+            name,
+            signature.clone(),
+            Better::Higher,
+            units.clone(),
+            Formula::Labels(average),
+        )
+    }))
+}
+
+/// How classification is scored.
+pub fn signature(inventory: Option<&[&str]>, parse: &str) -> Signature {
+    let signature = Signature::default().with("parse", parse);
+    match inventory {
+        Some(inventory) => signature
+            .with("labels", inventory.len())
+            .with("over", "references")
+            .with("unparsed", "miss")
+            .with("zero", 0),
+        None => signature
+            .with("labels", "seen")
+            .with("over", "references+predictions")
+            .with("zero", 0),
+    }
+}
+
+/// The four scores by name.
+fn averages(inventory: Option<&[&str]>) -> [(&'static str, Average); 4] {
+    let macro_f1 = if inventory.is_some() {
+        Average::MacroF1
+    } else {
+        Average::MacroF1OfSeen
+    };
+    [
+        ("accuracy", Average::Accuracy),
+        ("macro_f1", macro_f1),
+        ("weighted_f1", Average::WeightedF1),
+        ("uar", Average::Uar),
+    ]
+}
+
+/// How labels become one number.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Average {
+    /// Hits over answers.
+    Accuracy,
+    /// F1 over the labels in the references.
+    MacroF1,
+    /// F1 over the labels in references or predictions.
+    MacroF1OfSeen,
+    /// F1, each label as often as it is in the references.
+    WeightedF1,
+    /// Recall over the labels in the references.
+    Uar,
+}
+
+impl Average {
+    /// From a sum of vectors as [`tallies`] makes them.
+    pub(crate) fn of(self, sum: &[f64]) -> f64 {
+        let num_labels = sum.len() / 3;
+        let label = |i: usize| Seen {
+            references: sum[i],
+            predictions: sum[num_labels + i],
+            hits: sum[2 * num_labels + i],
+        };
+        self.of_labels(&(0..num_labels).map(label).collect::<Vec<_>>())
+    }
+
+    fn of_labels(self, labels: &[Seen]) -> f64 {
+        let present = || labels.iter().filter(|label| label.references > 0.0);
+        let seen = || {
+            labels
+                .iter()
+                .filter(|label| label.references + label.predictions > 0.0)
+        };
+        let answers = || labels.iter().map(|label| label.references).sum();
+        match self {
+            Self::Accuracy => ratio(labels.iter().map(|label| label.hits).sum(), answers()),
+            Self::MacroF1 => ratio(present().map(Seen::f1).sum(), present().count() as f64),
+            Self::MacroF1OfSeen => ratio(seen().map(Seen::f1).sum(), seen().count() as f64),
+            Self::WeightedF1 => ratio(
+                present().map(|label| label.f1() * label.references).sum(),
+                answers(),
+            ),
+            Self::Uar => ratio(present().map(Seen::recall).sum(), present().count() as f64),
+        }
+    }
+}
+
+/// How often a label stands in the references, in the predictions, and in both at once.
+#[derive(Clone, Copy, Debug, Default, PartialEq)]
+pub struct Seen {
+    /// In the references.
+    pub references: f64,
+    /// In the predictions.
+    pub predictions: f64,
+    /// In both at once.
+    pub hits: f64,
+}
+
+impl Seen {
+    /// Share of the predictions of this label that are right; 0 without any.
+    pub fn precision(&self) -> f64 {
+        ratio(self.hits, self.predictions)
+    }
+
+    /// Share of the references of this label that were found; 0 without any.
+    pub fn recall(&self) -> f64 {
+        ratio(self.hits, self.references)
+    }
+
+    /// Harmonic mean of the two, 0 where both are.
+    pub fn f1(&self) -> f64 {
+        ratio(2.0 * self.hits, self.references + self.predictions)
+    }
+}
+
+/// A quotient, 0 where the divisor is.
+fn ratio(sum: f64, count: f64) -> f64 {
+    if count == 0.0 { 0.0 } else { sum / count }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use serde::Deserialize;
+
+    #[derive(Deserialize)]
+    struct Golden {
+        inventory: Option<Vec<String>>,
+        references: Vec<String>,
+        predictions: Vec<Option<String>>,
+        accuracy: f64,
+        macro_f1: f64,
+        weighted_f1: f64,
+        uar: f64,
+    }
+
+    #[test]
+    fn scores_are_those_of_scikit_learn() {
+        let goldens: Vec<Golden> = serde_json::from_str(include_str!(
+            "../../../tests/fixtures/metrics/classify.json"
+        ))
+        .unwrap();
+        assert!(
+            goldens
+                .iter()
+                .filter(|golden| golden.inventory.is_some())
+                .count()
+                >= 30
+                && goldens
+                    .iter()
+                    .filter(|golden| golden.inventory.is_none())
+                    .count()
+                    >= 30
+        );
+        for golden in &goldens {
+            let pairs = golden
+                .references
+                .iter()
+                .map(String::as_str)
+                .zip(golden.predictions.iter().map(Option::as_deref));
+            let inventory: Option<Vec<&str>> = golden
+                .inventory
+                .as_ref()
+                .map(|labels| labels.iter().map(String::as_str).collect());
+            let pairs: Vec<(&str, Option<&str>)> = pairs.collect();
+            let scores = classify(pairs.iter().copied(), inventory.as_deref()).unwrap();
+            let [accuracy, macro_f1, weighted_f1, uar] =
+                tallies(&pairs, inventory.as_deref(), "lenient")
+                    .unwrap()
+                    .map(|tally| tally.corpus());
+            assert_eq!(
+                scores,
+                Classification {
+                    accuracy,
+                    macro_f1,
+                    weighted_f1,
+                    uar
+                },
+                "the sums say the same"
+            );
+            let theirs = Classification {
+                accuracy: golden.accuracy,
+                macro_f1: golden.macro_f1,
+                weighted_f1: golden.weighted_f1,
+                uar: golden.uar,
+            };
+            let near = |a: f64, b: f64| (a - b).abs() < 1e-12;
+            assert!(
+                near(scores.accuracy, theirs.accuracy)
+                    && near(scores.macro_f1, theirs.macro_f1)
+                    && near(scores.weighted_f1, theirs.weighted_f1)
+                    && near(scores.uar, theirs.uar),
+                "{scores:?} is not {theirs:?}: {:?} {:?}",
+                golden.references,
+                golden.predictions
+            );
+        }
+    }
+
+    #[test]
+    fn an_unparsed_answer_is_a_miss_and_never_a_class() {
+        let pairs = [
+            ("angry", Some("angry")),
+            ("angry", None),
+            ("sad", Some("a bit of both")),
+        ];
+        let scores = classify(pairs, Some(&["angry", "happy", "sad"])).unwrap();
+        // By hand: F1 of angry 2*1/(2+1), of sad 0; happy is in no reference; recalls 1/2 and 0.
+        assert_eq!(
+            scores,
+            Classification {
+                accuracy: 1.0 / 3.0,
+                macro_f1: 1.0 / 3.0,
+                weighted_f1: 2.0 * (2.0 / 3.0) / 3.0,
+                uar: 0.25
+            }
+        );
+        let as_they_are = classify(pairs, None).unwrap();
+        let [accuracy, macro_f1, weighted_f1, uar] =
+            tallies(&pairs, Some(&["angry", "happy", "sad"]), "lenient")
+                .unwrap()
+                .map(|tally| tally.corpus());
+        assert_eq!(
+            scores,
+            Classification {
+                accuracy,
+                macro_f1,
+                weighted_f1,
+                uar
+            }
+        );
+        assert_eq!(
+            as_they_are.macro_f1,
+            (2.0 / 3.0) / 3.0,
+            "the odd answer is a third label"
+        );
+    }
+
+    #[test]
+    fn nothing_scores_nothing_and_a_strange_reference_is_refused() {
+        assert_eq!(classify([], None).unwrap(), Classification::default());
+        let error = classify([("bored", Some("sad"))], Some(&["angry", "sad"])).unwrap_err();
+        assert!(
+            error.exit_code() == 2
+                && error.to_string().contains("`bored`")
+                && error.to_string().contains("it has: angry, sad"),
+            "{error}"
+        );
+    }
+}

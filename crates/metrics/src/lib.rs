@@ -1,0 +1,50 @@
+//! Text against text: error rates, overlap, labels, failures. Nothing here knows a tensor, a file or a task.
+//!
+//! A corpus is [`Texts`]: pairs of a prediction and its references under a normaliser. A metric is a [`Tally`]: a vector of sums for each
+//! utterance, the score as a function of their sum, and a signature that says how it was computed.
+//!
+//! - `tally`, `texts`, `by_name`, `share`: what the metrics have in common.
+//! - `normalise`, `english`: what is taken out of a text before it is compared.
+//! - `edit`, `levenshtein`: word and character errors; `alignment` shows them, `script` keeps scripts apart.
+//! - `rouge`, `chrf`, `bleu`, `ngrams`: overlap with a summary or a translation.
+//! - `classify`, `confusion`: accuracy, F1 and recall over labels.
+//! - `failures`: answers that do not end, loop, or leave the script.
+
+#![deny(clippy::unwrap_used, clippy::expect_used)]
+
+pub mod alignment;
+pub mod bleu;
+mod by_name;
+pub mod chrf;
+pub mod classify;
+mod confusion;
+pub mod edit;
+mod english;
+pub mod failures;
+mod levenshtein;
+mod ngrams;
+mod normalise;
+pub mod rouge;
+pub mod script;
+mod share;
+mod tally;
+mod texts;
+
+pub use by_name::Settings;
+pub use by_name::better;
+pub use by_name::is_normalised;
+pub use by_name::of_texts;
+pub use by_name::range;
+pub use classify::Classification;
+pub use classify::classify;
+pub use confusion::Confusion;
+pub use edit::Counts;
+pub use edit::char_errors;
+pub use edit::word_errors;
+pub use normalise::Normaliser;
+pub use share::share;
+pub use tally::Better;
+pub use tally::Signature;
+pub use tally::Tally;
+pub use texts::Pair;
+pub use texts::Texts;

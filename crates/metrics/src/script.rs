@@ -1,0 +1,255 @@
+//! Which script a letter or a word is written in, and word errors apart for each script of code-switched speech.
+
+use std::sync::LazyLock;
+
+use rayon::prelude::*;
+use regex::Regex;
+
+use crate::Counts;
+use crate::alignment::Aligned;
+use crate::alignment::align_pair;
+use crate::edit::Unit;
+use crate::edit::signature;
+use crate::tally::Better;
+use crate::tally::Formula;
+use crate::tally::Tally;
+use crate::texts::Texts;
+
+/// The scripts that are told apart, by their names in the Unicode Character Database; letters of all others count as one script more.
+const NAMES: [&str; 26] = [
+    "Arabic",
+    "Latin",
+    "Cyrillic",
+    "Greek",
+    "Hebrew",
+    "Han",
+    "Hiragana",
+    "Katakana",
+    "Hangul",
+    "Devanagari",
+    "Bengali",
+    "Gurmukhi",
+    "Gujarati",
+    "Tamil",
+    "Telugu",
+    "Kannada",
+    "Malayalam",
+    "Sinhala",
+    "Thai",
+    "Lao",
+    "Khmer",
+    "Myanmar",
+    "Armenian",
+    "Georgian",
+    "Ethiopic",
+    "Tifinagh",
+];
+
+/// Places in [`NAMES`].
+const ARABIC: u8 = 0;
+const LATIN: u8 = 1;
+const HEBREW: u8 = 4;
+/// A letter of a script without a name here.
+const OTHER: u8 = NAMES.len() as u8;
+/// What is no letter, or a letter of no script of its own, such as tatweel.
+const NONE: u8 = u8::MAX;
+
+/// Code points that are looked up; beyond stand Han ideographs and what has no letters.
+const TABLE_LEN: u32 = 0x2_0000;
+
+/// The script of every code point below [`TABLE_LEN`], read once from the regular expression engine's Unicode tables.
+static TABLE: LazyLock<Vec<u8>> = LazyLock::new(|| {
+    let mut table = vec![NONE; TABLE_LEN as usize];
+    let letters: String = (0..TABLE_LEN).filter_map(char::from_u32).collect();
+    let mut mark = |class: String, script: u8| {
+        #[expect(
+            clippy::unwrap_used,
+            reason = "the classes are constants, compiled in every test of this file"
+        )]
+        let runs = Regex::new(&class).unwrap();
+        for c in runs
+            .find_iter(&letters)
+            .flat_map(|run| run.as_str().chars())
+        {
+            table[c as usize] = script;
+        }
+    };
+    mark(r"[\p{L}--\p{Common}--\p{Inherited}]+".to_owned(), OTHER);
+    for (script, name) in (0..).zip(NAMES) {
+        mark(format!(r"[\p{{L}}&&\p{{{name}}}]+"), script);
+    }
+    table
+});
+
+/// The script of a letter as a number; `None` for what is no letter and for letters that every script uses.
+pub(crate) fn of_letter(c: char) -> Option<u8> {
+    let found = TABLE
+        .get(c as usize)
+        .copied()
+        .unwrap_or(if c.is_alphabetic() { OTHER } else { NONE });
+    (found != NONE).then_some(found)
+}
+
+/// Whether a letter's script is written from right to left, among those told apart.
+pub(crate) fn runs_right_to_left(c: char) -> bool {
+    matches!(of_letter(c), Some(ARABIC | HEBREW))
+}
+
+/// What a word is written in.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub enum WordScript {
+    /// Most of its letters are Arabic.
+    Arabic,
+    /// Most of its letters are Latin.
+    Latin,
+    /// It has digits or other numbers and no letters.
+    Digits,
+    /// Anything else: other scripts, symbols.
+    Other,
+}
+
+impl WordScript {
+    /// All four.
+    pub const ALL: [Self; 4] = [Self::Arabic, Self::Latin, Self::Digits, Self::Other];
+
+    /// The name in scores.
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::Arabic => "arabic",
+            Self::Latin => "latin",
+            Self::Digits => "digits",
+            Self::Other => "other",
+        }
+    }
+
+    /// What `word` is written in; where two scripts have as many letters, Arabic goes before Latin and Latin before others.
+    pub fn of(word: &str) -> Self {
+        let (mut arabic, mut latin, mut other) = (0, 0, 0);
+        for script in word.chars().filter_map(of_letter) {
+            match script {
+                ARABIC => arabic += 1,
+                LATIN => latin += 1,
+                _ => other += 1,
+            }
+        }
+        match arabic.max(latin).max(other) {
+            0 if word.chars().any(char::is_numeric) => Self::Digits,
+            0 => Self::Other,
+            most if most == arabic => Self::Arabic,
+            most if most == latin => Self::Latin,
+            _ => Self::Other,
+        }
+    }
+}
+
+/// The word error rate apart for each script that occurs: `wer_arabic`, `wer_latin`, `wer_digits`, `wer_other`.
+///
+/// A reference word counts, with its error, for the script it is written in; an inserted word, which no reference word stands for, counts
+/// for its own. The vectors are those of the word error rate and add up to them over the scripts.
+pub fn tallies(texts: &Texts) -> Vec<Tally> {
+    let by_script: Vec<[Counts; 4]> = texts
+        .pairs()
+        .par_iter()
+        .map(|pair| counts(&align_pair(pair)))
+        .collect();
+    let signature = signature(texts, Unit::Words)
+        .with("script", "most-letters")
+        .with("inserted", "own-script");
+    let tally = |script: WordScript| {
+        let units: Vec<Vec<f64>> = by_script
+            .iter()
+            .map(|counts| counts[script as usize].unit())
+            .collect();
+        let occurs = units.iter().flatten().any(|&count| count > 0.0);
+        let name = texts.normaliser.named(&format!("wer_{}", script.name()));
+        occurs.then(|| {
+            Tally::new(
+                name,
+                signature.clone(),
+                Better::Lower,
+                units,
+                Formula::Errors(0..3),
+            )
+        })
+    };
+    WordScript::ALL.into_iter().filter_map(tally).collect()
+}
+
+/// Errors by script, in the order of [`WordScript::ALL`].
+fn counts(alignment: &[Aligned]) -> [Counts; 4] {
+    let mut counts = [Counts::default(); 4];
+    for aligned in alignment {
+        let word = aligned
+            .reference()
+            .or(aligned.prediction())
+            .unwrap_or_default();
+        counts[WordScript::of(word) as usize].count(aligned.step());
+    }
+    counts
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::Normaliser;
+    use crate::Pair;
+    use crate::edit;
+
+    #[test]
+    fn words_are_sorted_by_their_letters() {
+        let cases = [
+            ("كتاب", "arabic"),
+            ("كِتـابٌ،", "arabic"),
+            ("the", "latin"),
+            ("naïve.", "latin"),
+            ("٣٤", "digits"),
+            ("3.5%", "digits"),
+            ("🙂", "other"),
+            ("мир", "other"),
+            ("الـmeeting", "latin"),
+            ("شwa", "latin"),
+            ("شw", "arabic"),
+            ("a1", "latin"),
+            ("--", "other"),
+            ("漢字", "other"),
+            ("𠀀a", "latin"),
+        ];
+        for (word, expected) in cases {
+            assert_eq!(WordScript::of(word).name(), expected, "{word}");
+        }
+        assert_eq!(
+            of_letter('ـ'),
+            None,
+            "tatweel is of every script that joins"
+        );
+        assert!(runs_right_to_left('א') && !runs_right_to_left('a'));
+    }
+
+    #[test]
+    fn errors_fall_to_the_script_of_the_reference_word() {
+        let pairs = vec![
+            Pair::new(
+                "عندي meeting الساعة 10 غدا",
+                "عندي ميتنج الساعة عشرة يا man غدا",
+            ),
+            Pair::new("ok", "ok ok"),
+        ];
+        let found = tallies(&Texts::new(pairs.clone(), Normaliser::None));
+        let of = |name: &str| found.iter().find(|tally| tally.name == name).unwrap().sum();
+        // Right: three Arabic words and one `ok`. `meeting` became `ميتنج` and `10` `man`; `عشرة`, `يا` and one `ok` came in.
+        assert_eq!(of("wer_arabic"), [0.0, 0.0, 2.0, 3.0]);
+        assert_eq!(of("wer_latin"), [1.0, 0.0, 1.0, 1.0]);
+        assert_eq!(of("wer_digits"), [1.0, 0.0, 0.0, 0.0]);
+        assert_eq!(found.len(), 3, "nothing is written in another script");
+        let whole = edit::tallies(&Texts::new(pairs, Normaliser::None), Unit::Words)[0].sum();
+        let added = (0..4)
+            .map(|i| found.iter().map(|tally| tally.sum()[i]).sum::<f64>())
+            .collect::<Vec<_>>();
+        assert_eq!(added, whole);
+        assert!(
+            found[0]
+                .signature
+                .contains("|script:most-letters|inserted:own-script|")
+        );
+    }
+}

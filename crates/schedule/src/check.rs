@@ -1,0 +1,170 @@
+//! What a stage may not say: numbers out of their range, keys that contradict each other, keys without effect.
+
+use crate::loss_weights;
+use crate::settings::Draw;
+use crate::settings::Mix;
+use crate::settings::Settings;
+use crate::settings::StageSettings;
+use maqam_base::error::Error;
+use maqam_base::error::Result;
+use maqam_base::parts::StageParts;
+
+/// Refuses what no population could make right.
+pub(super) fn settings(settings: &Settings) -> Result<()> {
+    if settings.batch == 0 {
+        return Err(Error::input("schedule: `batch` is 0")
+            .hint("give the number of examples in an optimiser step"));
+    }
+    if settings.stages.is_empty() {
+        return Err(Error::input("schedule: `stages` is empty")
+            .hint("a plain run is one stage: `stages: [{epochs: 1}]`"));
+    }
+    for (index, stage) in settings.stages.iter().enumerate() {
+        let name = stage.name_at(index);
+        let repeats_name = settings.stages[..index]
+            .iter()
+            .enumerate()
+            .any(|(before, earlier)| earlier.name_at(before) == name);
+        let found = if repeats_name {
+            Err(Error::input("`name` is that of an earlier stage")
+                .hint("give each stage a name of its own: logs tell stages apart by name"))
+        } else {
+            of_stage(stage).and_then(|()| {
+                if settings.shuffle {
+                    beside_shuffle(stage)
+                } else {
+                    Ok(())
+                }
+            })
+        };
+        found.map_err(|error| error.at(format!("schedule: stage `{name}`")))?;
+    }
+    Ok(())
+}
+
+fn of_stage(stage: &StageSettings) -> Result<()> {
+    match stage.draw {
+        Draw::Shuffled => mixing(stage)?,
+        Draw::Balanced | Draw::Diverse => owns_the_slots(stage)?,
+    }
+    needs_draw(stage)?;
+    if let Some(rate) = stage
+        .learning_rate
+        .filter(|rate| !(rate.is_finite() && *rate > 0.0))
+    {
+        return Err(Error::input(format!("`learning_rate` is {rate}"))
+            .hint("give a number above 0, or leave it out for the optimiser's"));
+    }
+    early_stop(stage)
+}
+
+/// A temperature just where one is used, and a share that leaves the stage's own tasks some.
+fn mixing(stage: &StageSettings) -> Result<()> {
+    let replay = stage.replay.unwrap_or(0.0);
+    if !(0.0..1.0).contains(&replay) {
+        return Err(Error::input(format!("`replay` is {replay}"))
+            .hint("give the share of the slots as a number from 0 up to, not including, 1"));
+    }
+    match (stage.mix.unwrap_or_default(), stage.temperature) {
+        (Mix::Temperature, None) => Err(Error::input("`mix: temperature` needs `temperature`")
+            .hint("for example `temperature: 3`; 1 is proportional, large is uniform")),
+        (Mix::Temperature, Some(t)) if !(t.is_finite() && t > 0.0) => {
+            Err(Error::input(format!("`temperature` is {t}")).hint("give a number above 0"))
+        }
+        (Mix::Temperature, Some(_)) | (_, None) => Ok(()),
+        (_, Some(_)) => Err(Error::input("`temperature` has no effect on this `mix`")
+            .hint("write `mix: temperature`, or remove `temperature`")),
+    }
+}
+
+/// Balanced and diverse drawing say themselves which task a slot goes to.
+fn owns_the_slots(stage: &StageSettings) -> Result<()> {
+    let draw = stage.draw.name();
+    let written = [
+        stage.mix.map(|mix| format!("mix: {}", mix.name())),
+        stage.temperature.map(|t| format!("temperature: {t}")),
+        stage.replay.map(|r| format!("replay: {r}")),
+    ];
+    match written.into_iter().flatten().next() {
+        Some(key) => {
+            let name = key.split(':').next().unwrap_or_default().to_owned();
+            Err(Error::input(format!("`{key}` beside `draw: {draw}`, which gives the same number of slots to every task and label itself"))
+                .hint(format!("remove `{name}`, or write `draw: shuffled`; tasks of earlier stages can be listed under `tasks`")))
+        }
+        None => Ok(()),
+    }
+}
+
+/// Keys that only some ways of drawing know.
+fn needs_draw(stage: &StageSettings) -> Result<()> {
+    let draw = stage.draw.name();
+    if stage.max_repeats.is_some() && stage.draw == Draw::Shuffled {
+        return Err(Error::input("`max_repeats` beside `draw: shuffled`, which repeats a row no sooner than all rows of its task were drawn")
+            .hint("remove `max_repeats`, or write `draw: balanced` or `draw: diverse`"));
+    }
+    if stage.max_repeats == Some(0) {
+        return Err(Error::input("`max_repeats` is 0")
+            .hint("give the most times that a row may be drawn in the stage, at least 1"));
+    }
+    let diverse = [
+        ("block", stage.block.is_some()),
+        ("select", stage.select.is_some()),
+        ("embeddings", stage.embeddings.is_some()),
+    ];
+    if let Some((key, _)) = diverse
+        .into_iter()
+        .find(|(_, is_written)| *is_written && stage.draw != Draw::Diverse)
+    {
+        return Err(Error::input(format!(
+            "`{key}` beside `draw: {draw}`, on which it has no effect"
+        ))
+        .hint(format!("write `draw: diverse`, or remove `{key}`")));
+    }
+    if stage.block == Some(0) {
+        return Err(Error::input("`block` is 0").hint("give the number of steps that share a block of candidates; 8 is the default, 1 leaves no choice"));
+    }
+    Ok(())
+}
+
+fn early_stop(stage: &StageSettings) -> Result<()> {
+    let Some(early_stop) = &stage.early_stop else {
+        return Ok(());
+    };
+    if early_stop.score.is_empty() {
+        return Err(Error::input("`early_stop.score` is empty")
+            .hint("name a score of the dev suite, for example `mean`"));
+    }
+    if early_stop.patience == 0 {
+        return Err(
+            Error::input("`early_stop.patience` is 0").hint("give the number of evaluations without a better score after which the stage ends, at least 1")
+        );
+    }
+    if !(early_stop.min_delta.is_finite() && early_stop.min_delta >= 0.0) {
+        return Err(Error::input(format!(
+            "`early_stop.min_delta` is {}",
+            early_stop.min_delta
+        ))
+        .hint("give by how much a score has to be better to count, at least 0"));
+    }
+    Ok(())
+}
+
+/// In a shuffled run stages say how often rows are drawn, and nothing else.
+fn beside_shuffle(stage: &StageSettings) -> Result<()> {
+    let keys = [
+        ("draw: diverse", stage.draw == Draw::Diverse),
+        ("learning_rate", stage.learning_rate.is_some()),
+        ("train", stage.train != StageParts::default()),
+        ("early_stop", stage.early_stop.is_some()),
+        ("loss", stage.loss != loss_weights::StageSettings::default()),
+    ];
+    match keys.into_iter().find(|(_, is_written)| *is_written) {
+        Some((key, _)) => Err(Error::input(format!(
+            "`{key}` beside `schedule.shuffle: true`, which leaves no stages to train differently"
+        ))
+        .hint(format!(
+            "remove `{key}` from the stage, or `shuffle` from the schedule"
+        ))),
+        None => Ok(()),
+    }
+}

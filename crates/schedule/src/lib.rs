@@ -1,0 +1,527 @@
+//! Which examples the model sees at which step: a curriculum of stages, slots that go to tasks and labels in each, and an
+//! order in every pool of rows.
+//!
+//! Position is a number. What a step draws follows from the settings, the rows, the seed, the stages that ended early and, in
+//! a diverse stage, the embeddings, whatever was asked before: a slot's pool comes from Webster's method (slots are counted,
+//! never replayed), a pool's row from a seeded order at the number of draws the pool has had in all stages so far. A diverse
+//! stage replays at most the steps of one block.
+//!
+//! - `settings`: the recipe's section as written; `check`: what it may not say.
+//! - `population`: the rows there are.
+//! - `plan`: stages as they will run; `balance`: the cells of those whose slots are equal.
+//! - `slots`: which pool a slot goes to.
+//! - `draw`: which row of the pool fills it; `order`: the orders of rows.
+//! - `timeline`: where stages stand in the run and in each pool, also after some ended early.
+//! - `embeddings`: what diverse stages compare; `blocks`, `select`: which rows of a cell share a batch.
+//! - [`kmeans`], [`kdpp`], [`pca`] and `eigen`: the mathematics under them.
+//! - [`spread`]: what batches are like, for plans and reports.
+
+#![deny(clippy::unwrap_used, clippy::expect_used)]
+
+mod balance;
+mod blocks;
+mod check;
+mod draw;
+mod embeddings;
+pub mod loss_weights;
+pub use maqam_stats::kdpp;
+pub use maqam_stats::kmeans;
+mod order;
+pub use maqam_stats::pca;
+mod plan;
+mod population;
+mod select;
+mod settings;
+mod slots;
+pub mod spread;
+mod timeline;
+
+pub use draw::Pick;
+pub use embeddings::Embeddings;
+pub use embeddings::PROJECT_ABOVE;
+pub use embeddings::PROJECTED_DIMS;
+pub use embeddings::Projection;
+pub use embeddings::Vectors;
+pub use population::Entry;
+pub use population::NO_LABEL;
+pub use population::Population;
+pub use settings::Draw;
+pub use settings::EarlyStop;
+pub use settings::EmbeddingSource;
+pub use settings::Mix;
+pub use settings::Select;
+pub use settings::Settings;
+pub use settings::StageSettings;
+pub use settings::TaskList;
+
+use std::collections::BTreeMap;
+use std::ops::Range;
+use std::sync::Arc;
+
+use crate::blocks::LastBlock;
+use crate::blocks::Origin;
+use crate::blocks::Source;
+use crate::draw::Pool;
+use crate::draw::Pools;
+use crate::order::Orders;
+use crate::plan::Planned;
+use crate::plan::Planner;
+use crate::timeline::Timeline;
+use maqam_base::error::Error;
+use maqam_base::error::Result;
+use maqam_base::parts::StageParts;
+use maqam_base::seed::Key;
+
+/// The name of a shuffled run's one stage.
+const SHUFFLED: &str = "shuffled";
+
+/// Steps of a block where a stage does not say.
+const BLOCK: u64 = 8;
+
+/// How many orders of a pool are kept: a batch crosses from one epoch into the next, and a reader ahead of the loop may too. A
+/// shuffled run asks all epochs at once and keeps them all, at four bytes for each of its picks.
+const KEPT_ORDERS: usize = 2;
+
+/// One part of the curriculum, as it will run.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Stage {
+    /// Its name, unique in the schedule.
+    pub name: String,
+    /// Its first step, counted from 0 over the run.
+    pub start: u64,
+    /// Its length in optimiser steps: as planned, or as many as it had when it ended early.
+    pub steps: u64,
+    /// Its first step if no stage before it had ended early.
+    pub planned_start: u64,
+    /// Its planned length, at least one step.
+    pub planned_steps: u64,
+    /// Its own tasks, in the population's order.
+    pub tasks: Vec<String>,
+    /// Tasks of earlier stages that get the `replay` share, in the population's order.
+    pub replayed: Vec<String>,
+    /// Which example fills a slot.
+    pub draw: Draw,
+    /// How it chooses, under `draw: diverse`.
+    pub diverse: Option<Diverse>,
+    /// Peak learning rate, where the stage has one of its own.
+    pub learning_rate: Option<f64>,
+    /// When it ends before its planned length.
+    pub early_stop: Option<EarlyStop>,
+    /// How it trains the parts, where it says otherwise than the recipe.
+    pub train: StageParts,
+    /// What weighs how much, where it says otherwise than the recipe.
+    pub loss: loss_weights::StageSettings,
+}
+
+impl Stage {
+    /// The stage's steps, counted from 0 over the run.
+    pub fn range(&self) -> Range<u64> {
+        self.start..self.start + self.steps
+    }
+}
+
+/// How a diverse stage chooses.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Diverse {
+    /// By which rule.
+    pub select: Select,
+    /// Comparing what.
+    pub embeddings: EmbeddingSource,
+    /// Steps that share a block of candidates.
+    pub block: u64,
+}
+
+/// A cell of a balanced or diverse stage: rows of one task and label, with or without audio, that compete for the same slots.
+#[derive(Clone, Debug, PartialEq)]
+pub struct CellShare {
+    /// The task.
+    pub task: String,
+    /// The label, where rows have one.
+    pub label: Option<String>,
+    /// Whether the rows have audio.
+    pub has_audio: bool,
+    /// Number of rows.
+    pub num_rows: u64,
+    /// Slots it gets over the planned steps of the stage.
+    pub num_slots: u64,
+}
+
+impl CellShare {
+    /// How often each of its rows will be drawn in the stage, on average: far above what other cells have, for a rare label.
+    pub fn draws_per_row(&self) -> f64 {
+        self.num_slots as f64 / self.num_rows as f64
+    }
+}
+
+/// The whole curriculum over a population: from a step to the rows it draws.
+///
+/// A copy is cheap: rows and orders are shared. What is done to a copy ([`Schedule::end_stage`],
+/// [`Schedule::set_embeddings`]) leaves the other as it is.
+#[derive(Clone)]
+pub struct Schedule {
+    batch: usize,
+    seed: u64,
+    stages: Vec<Stage>,
+    /// The stages by which rows are drawn: those above, or what a shuffled run was put together from.
+    planned: Arc<[Planned]>,
+    pools: Arc<[Pool]>,
+    timeline: Timeline,
+    /// The order of all slots, in a shuffled run.
+    shuffled: Option<Arc<Orders>>,
+    names: Arc<(Vec<String>, Vec<Vec<String>>)>,
+    embeddings: Vec<Option<Arc<Embeddings>>>,
+    last_block: LastBlock,
+}
+
+impl Schedule {
+    /// Plans `settings` over `population`. Start-up reads each row a few times. `seed` is that of the
+    /// order of the data; a recipe's `schedule.seed` is for the caller to look at.
+    ///
+    /// # Errors
+    /// Settings that contradict each other or the data, naming the stage and the key.
+    pub fn new(settings: &Settings, population: &Population, seed: u64) -> Result<Self> {
+        check::settings(settings)?;
+        let cells = population.cells()?;
+        let planner = Planner {
+            batch: settings.batch,
+            population,
+            cells: &cells,
+        };
+        let mut pools = Pools::new(
+            &cells,
+            seed,
+            if settings.shuffle {
+                usize::MAX
+            } else {
+                KEPT_ORDERS
+            },
+        );
+        let (mut stages, mut planned, mut seen) = (Vec::new(), Vec::new(), Vec::new());
+        let mut start = 0;
+        for (index, written) in settings.stages.iter().enumerate() {
+            let name = written.name_at(index);
+            let found = planner
+                .plan(written, &seen, &mut pools)
+                .map_err(|error| error.at(format!("schedule: stage `{name}`")))?;
+            seen.extend(&found.tasks);
+            stages.push(stage(written, name, start, &found, &population.tasks));
+            start += found.steps;
+            planned.push(found);
+        }
+        let mut schedule = Self {
+            batch: settings.batch,
+            seed,
+            embeddings: vec![None; stages.len()],
+            stages,
+            planned: planned.into(),
+            pools: pools.pools.into(),
+            timeline: Timeline::default(),
+            shuffled: None,
+            names: Arc::new((population.tasks.clone(), population.labels.clone())),
+            last_block: LastBlock::default(),
+        };
+        schedule.place_stages();
+        if settings.shuffle {
+            schedule.shuffle();
+        }
+        Ok(schedule)
+    }
+
+    /// Puts each stage where the one before ends, in the run and in the pools.
+    fn place_stages(&mut self) {
+        let mut start = 0;
+        for stage in &mut self.stages {
+            stage.start = start;
+            start += stage.steps;
+        }
+        let (diverse, lengths): (Vec<_>, Vec<_>) = self
+            .stages
+            .iter()
+            .map(|stage| (stage.diverse, stage.steps))
+            .unzip();
+        self.timeline = Timeline::new(
+            &self.planned,
+            &diverse,
+            &lengths,
+            self.batch as u64,
+            &self.pools,
+        );
+        self.last_block = LastBlock::default();
+    }
+
+    /// Makes one stage of all, whose slots are those of the others in a seeded order.
+    fn shuffle(&mut self) {
+        let steps = self.num_steps();
+        let drawn = |task: &String| {
+            self.stages
+                .iter()
+                .any(|stage| stage.tasks.contains(task) || stage.replayed.contains(task))
+        };
+        let tasks = self
+            .names
+            .0
+            .iter()
+            .filter(|task| drawn(task))
+            .cloned()
+            .collect();
+        let mut whole = self.stages.swap_remove(0);
+        (
+            whole.name,
+            whole.start,
+            whole.steps,
+            whole.planned_start,
+            whole.planned_steps,
+        ) = (SHUFFLED.to_owned(), 0, steps, 0, steps);
+        (whole.tasks, whole.replayed, whole.draw) = (tasks, Vec::new(), Draw::Shuffled);
+        self.shuffled = Some(Arc::new(Orders::new(
+            Key::new(self.seed, "shuffled slots"),
+            steps * self.batch as u64,
+            1,
+        )));
+        (self.stages, self.embeddings) = (vec![whole], vec![None]);
+    }
+
+    /// Examples per optimiser step.
+    pub fn batch(&self) -> usize {
+        self.batch
+    }
+
+    /// Optimiser steps over all stages, without those that ended stages have left out.
+    pub fn num_steps(&self) -> u64 {
+        self.stages
+            .last()
+            .map_or(0, |stage| stage.start + stage.steps)
+    }
+
+    /// Optimiser steps over all stages as planned: what learning rates are shaped over.
+    pub fn num_planned_steps(&self) -> u64 {
+        self.stages
+            .last()
+            .map_or(0, |stage| stage.planned_start + stage.planned_steps)
+    }
+
+    /// The stages in order; at least one.
+    pub fn stages(&self) -> &[Stage] {
+        &self.stages
+    }
+
+    /// The stage that a step (from 0 over the run) belongs to, and the step's number in that stage, from 0. Steps past the
+    /// end belong to the last stage.
+    pub fn stage_of(&self, step: u64) -> (usize, u64) {
+        let stage = self.stages.partition_point(|stage| stage.start <= step) - 1;
+        (stage, step - self.stages[stage].start)
+    }
+
+    /// The step's place among [`Schedule::num_planned_steps`]: where it would be if no stage before its own had ended early.
+    pub fn planned_step(&self, step: u64) -> u64 {
+        let (stage, in_stage) = self.stage_of(step);
+        self.stages[stage].planned_start + in_stage
+    }
+
+    /// Ends a stage after `steps_done` of its steps: the next stage begins there. What was drawn until then stays as it was;
+    /// pools go on after it, and after the whole block that was under way where rows were chosen (what that block had left is
+    /// not drawn in that epoch). A resumed run tells a new schedule of all stages that had ended.
+    ///
+    /// # Errors
+    /// A fault of ours where there is no such stage or it is not that long, or the run is shuffled.
+    pub fn end_stage(&mut self, stage: usize, steps_done: u64) -> Result<()> {
+        let is_possible = self.shuffled.is_none()
+            && self
+                .stages
+                .get(stage)
+                .is_some_and(|stage| (1..=stage.planned_steps).contains(&steps_done));
+        if !is_possible {
+            return Err(Error::bug(format!(
+                "stage {stage} cannot end after {steps_done} steps"
+            )));
+        }
+        self.stages[stage].steps = steps_done;
+        self.place_stages();
+        Ok(())
+    }
+
+    /// The model whose embeddings a stage compares; `None` where it needs none.
+    pub fn embeddings_of(&self, stage: usize) -> Option<EmbeddingSource> {
+        let diverse = self.stages.get(stage)?.diverse.filter(Diverse::chooses)?;
+        (diverse.embeddings != EmbeddingSource::Random).then_some(diverse.embeddings)
+    }
+
+    /// Gives a stage what it compares.
+    ///
+    /// # Errors
+    /// A row that the stage can draw and that has no embedding, by its number.
+    pub fn set_embeddings(&mut self, stage: usize, embeddings: Arc<Embeddings>) -> Result<()> {
+        if self.embeddings_of(stage).is_none() {
+            return Err(Error::bug(format!(
+                "stage {stage} compares no embeddings of a model"
+            )));
+        }
+        for cell in &self.planned[stage].cells {
+            let rows = self.pools[cell.pool].rows();
+            if let Some(row) = rows
+                .iter()
+                .find(|&&row| embeddings.of(row, cell.has_audio).is_none())
+            {
+                let form = if cell.has_audio { "audio" } else { "text" };
+                return Err(Error::input(format!(
+                    "row {row} (task `{}`) has no {form} embedding",
+                    self.names.0[cell.task]
+                ))
+                .at(format!("stage `{}`", self.stages[stage].name))
+                .hint("the embeddings were made of other data; make them anew"));
+            }
+        }
+        self.embeddings[stage] = Some(embeddings);
+        self.last_block = LastBlock::default();
+        Ok(())
+    }
+
+    /// The rows that a step draws, in slot order, exactly [`Schedule::batch`] of them. The same answer whenever it is asked;
+    /// past the end the last stage goes on.
+    ///
+    /// # Errors
+    /// A fault of ours where the stage compares embeddings that were not set.
+    pub fn picks(&self, step: u64) -> Result<Vec<Pick>> {
+        if let Some(order) = &self.shuffled {
+            let first = step.saturating_mul(self.batch as u64);
+            return Ok((first..first.saturating_add(self.batch as u64))
+                .map(|slot| {
+                    self.pick_at(if slot < order.len() {
+                        order.at(0, slot)
+                    } else {
+                        slot
+                    })
+                })
+                .collect());
+        }
+        let (stage, in_stage) = self.stage_of(step);
+        match self.stages[stage].diverse.filter(Diverse::chooses) {
+            Some(diverse) => self.chosen(stage, in_stage, diverse),
+            None => {
+                let mut cursor = self.planned[stage]
+                    .slots
+                    .at(in_stage.saturating_mul(self.batch as u64));
+                let mut draw = || {
+                    let (pool, in_stage) = cursor.next();
+                    self.timeline.pick(&self.pools, stage, pool, in_stage)
+                };
+                Ok((0..self.batch).map(|_| draw()).collect())
+            }
+        }
+    }
+
+    /// The pick of a slot counted over all planned stages.
+    fn pick_at(&self, mut slot: u64) -> Pick {
+        let mut stage = 0;
+        while stage + 1 < self.planned.len()
+            && slot >= self.planned[stage].steps * self.batch as u64
+        {
+            slot -= self.planned[stage].steps * self.batch as u64;
+            stage += 1;
+        }
+        let (pool, in_stage) = self.planned[stage].slots.at(slot).next();
+        self.timeline.pick(&self.pools, stage, pool, in_stage)
+    }
+
+    fn chosen(&self, stage: usize, step: u64, diverse: Diverse) -> Result<Vec<Pick>> {
+        let source = match (diverse.embeddings, &self.embeddings[stage]) {
+            (EmbeddingSource::Random, _) => {
+                Source::Random(Key::new(self.seed, "random embeddings"))
+            }
+            (_, Some(embeddings)) => Source::Given(embeddings),
+            (_, None) => {
+                return Err(Error::bug(format!(
+                    "stage `{}` was given no embeddings",
+                    self.stages[stage].name
+                )));
+            }
+        };
+        let planned = &self.planned[stage];
+        let steps = diverse.block_of(step, planned.steps);
+        let origin = Origin {
+            stage,
+            planned,
+            steps,
+            batch: self.batch,
+            select: diverse.select,
+            seed: self.seed,
+            source,
+        };
+        self.last_block.picks(&origin, step, |pool, in_stage| {
+            self.timeline.pick(&self.pools, stage, pool, in_stage)
+        })
+    }
+
+    /// The cells of a balanced or diverse stage, in the order of tasks and labels, with the slots each gets; none for a stage that
+    /// is a mixture. Of a shuffled run, those of all stages it was put together from.
+    pub fn cells(&self, stage: usize) -> Vec<CellShare> {
+        let planned = if self.shuffled.is_some() {
+            &self.planned[..]
+        } else {
+            self.planned.get(stage..=stage).unwrap_or_default()
+        };
+        let mut shares = BTreeMap::new();
+        for planned in planned {
+            let mut slots = vec![0; self.pools.len()];
+            planned
+                .slots
+                .at(planned.steps * self.batch as u64)
+                .add_counts(&mut slots);
+            for cell in &planned.cells {
+                *shares
+                    .entry((cell.task, cell.label, !cell.has_audio, cell.pool))
+                    .or_insert(0) += slots[cell.pool];
+            }
+        }
+        let share =
+            |((task, label, is_text, pool), num_slots): ((usize, u16, bool, usize), u64)| {
+                CellShare {
+                    task: self.names.0[task].clone(),
+                    label: self
+                        .names
+                        .1
+                        .get(task)
+                        .and_then(|labels| labels.get(usize::from(label)))
+                        .cloned(),
+                    has_audio: !is_text,
+                    num_rows: self.pools[pool].num_rows(),
+                    num_slots,
+                }
+            };
+        shares.into_iter().map(share).collect()
+    }
+}
+
+/// A stage as written and planned.
+fn stage(
+    written: &StageSettings,
+    name: String,
+    start: u64,
+    planned: &Planned,
+    tasks: &[String],
+) -> Stage {
+    let names = |places: &[usize]| places.iter().map(|&task| tasks[task].clone()).collect();
+    let diverse = Diverse {
+        select: written.select.unwrap_or_default(),
+        embeddings: written.embeddings.unwrap_or_default(),
+        block: written.block.unwrap_or(BLOCK),
+    };
+    Stage {
+        name,
+        start,
+        steps: planned.steps,
+        planned_start: start,
+        planned_steps: planned.steps,
+        tasks: names(&planned.tasks),
+        replayed: names(&planned.replayed),
+        draw: written.draw,
+        diverse: (written.draw == Draw::Diverse).then_some(diverse),
+        learning_rate: written.learning_rate,
+        early_stop: written.early_stop.clone(),
+        train: written.train,
+        loss: written.loss.clone(),
+    }
+}
+
+#[cfg(test)]
+mod tests;

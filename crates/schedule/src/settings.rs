@@ -1,0 +1,404 @@
+//! The `schedule` section of a recipe, as a person writes it.
+
+use std::fmt;
+
+use serde::Deserialize;
+use serde::Deserializer;
+use serde::Serialize;
+use serde::Serializer;
+use serde::de::Error as _;
+use serde::de::SeqAccess;
+use serde::de::Visitor;
+
+use crate::loss_weights;
+use maqam_base::parts::StageParts;
+
+/// What a recipe says under `schedule`.
+///
+/// ```yaml
+/// schedule:
+///   batch: 8
+///   stages:
+///     - {name: listen,  tasks: [asr], steps: 1000}
+///     - {name: discern, tasks: [dialect, emotion], replay: 0.2, steps: 600, learning_rate: 5e-5}
+///     - {name: refine,  tasks: all, draw: diverse, steps: 400}
+/// ```
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Settings {
+    /// Examples per optimiser step, over all micro-batches.
+    pub batch: usize,
+    /// Seed of the order of the data alone; left out it is the run's. Runs that share it, and nothing else, see the same
+    /// examples in the same order.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub seed: Option<u64>,
+    /// Puts the picks of all stages together in a seeded random order over the whole run: the same rows as often as the
+    /// stages draw them, without their order. It is the control for what the order of a curriculum does. The run then has
+    /// one stage, `shuffled`; what a stage may say of training (`learning_rate`, `train`, `early_stop`) and
+    /// `draw: diverse`, which composes whole batches, cannot stand beside it.
+    #[serde(default, skip_serializing_if = "is_default")]
+    pub shuffle: bool,
+    /// The curriculum: stages in the order in which they are trained.
+    pub stages: Vec<StageSettings>,
+}
+
+/// One part of a curriculum: which tasks, for how long, in what mixture, drawn how.
+///
+/// Every stage says its length: `steps` or `epochs`. A slot is one example of one step; `mix` and `replay`, or `draw` where
+/// it is `balanced` or `diverse`, say which task a slot goes to.
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct StageSettings {
+    /// Name in logs and messages; left empty it is `stage-1`, `stage-2` ... by its place.
+    #[serde(skip_serializing_if = "String::is_empty")]
+    pub name: String,
+    /// The tasks to draw from: `all`, the default, or a list.
+    pub tasks: TaskList,
+    /// Length in optimiser steps; either this or `epochs`.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub steps: Option<u64>,
+    /// Length in passes over all rows that the stage's own tasks can draw, rounded up to whole steps. Slots given to
+    /// `replay` do not count towards a pass. Under any drawing but `mix: proportional` a pass is a number of slots: small
+    /// tasks are drawn more often in it, large ones less.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub epochs: Option<f64>,
+    /// How slots go to tasks; `proportional` where nothing is said. Only with `draw: shuffled`.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub mix: Option<Mix>,
+    /// T of `mix: temperature`: 1 is proportional, large is uniform.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub temperature: Option<f64>,
+    /// Share of the slots, in `[0, 1)`, that goes to tasks of earlier stages which this stage does not list. Only with
+    /// `draw: shuffled`; to go on training an earlier task fully, list it under `tasks`.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub replay: Option<f64>,
+    /// Which example fills a slot: `shuffled`, the default, `balanced` or `diverse`.
+    pub draw: Draw,
+    /// Most times that a row may be drawn in the stage; only with `draw: balanced` and `diverse`, where rare labels repeat.
+    ///
+    /// Slots stay as equal over tasks, labels and audio or text as this allows: what a small cell cannot take goes, in
+    /// equal parts, to those beside it. Each cell's slots are spread evenly over the stage. A stage that is too long for its
+    /// rows is an error with both numbers.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub max_repeats: Option<u32>,
+    /// Steps that share a block of candidates under `draw: diverse`; 8 where nothing is said. A step chooses from what the
+    /// block has left, so the first step of a block chooses from `block` times what it needs and the last takes what is left.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub block: Option<u64>,
+    /// The rule by which `draw: diverse` chooses; `farthest` where nothing is said.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub select: Option<Select>,
+    /// Whose embeddings `draw: diverse` compares; `base` where nothing is said. `select: random` looks at none.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub embeddings: Option<EmbeddingSource>,
+    /// Peak learning rate of the stage, in place of the optimiser's.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub learning_rate: Option<f64>,
+    /// Ends the stage early, once a score on the dev suite gets no better. The next stage begins at the next step; the
+    /// learning rate goes on at that stage's planned place.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub early_stop: Option<EarlyStop>,
+    /// How parts are trained in this stage, where the recipe's `train` says otherwise.
+    #[serde(skip_serializing_if = "is_default")]
+    pub train: StageParts,
+    /// What weighs how much in this stage, where the recipe's `loss` says otherwise.
+    #[serde(skip_serializing_if = "is_default")]
+    pub loss: loss_weights::StageSettings,
+}
+
+fn is_default<T: Default + PartialEq>(value: &T) -> bool {
+    *value == T::default()
+}
+
+impl StageSettings {
+    /// The stage's name, `stage-N` (N from 1) where the recipe gives none.
+    pub fn name_at(&self, index: usize) -> String {
+        if self.name.is_empty() {
+            format!("stage-{}", index + 1)
+        } else {
+            self.name.clone()
+        }
+    }
+}
+
+/// The tasks of a stage: `all`, or a list of names.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub enum TaskList {
+    /// Every task that has rows with a weight above zero.
+    #[default]
+    All,
+    /// These.
+    Named(Vec<String>),
+}
+
+/// How slots go to tasks, and inside a task to data entries of different weight.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Mix {
+    /// By number of rows, each counted with the weight of its data entry.
+    #[default]
+    Proportional,
+    /// The same for every task; weights of data entries are left aside.
+    Uniform,
+    /// By `n^(1/T)` of the proportional share `n`.
+    Temperature,
+    /// By the weight of the data entry alone, however many rows it has.
+    Weights,
+}
+
+impl Mix {
+    /// The word for it in a recipe.
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::Proportional => "proportional",
+            Self::Uniform => "uniform",
+            Self::Temperature => "temperature",
+            Self::Weights => "weights",
+        }
+    }
+}
+
+/// Which example fills a slot. In every case nothing is repeated before all rows that compete for the slot were drawn, and
+/// a later stage goes on in their order where an earlier one stopped.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Draw {
+    /// The next of its task in a seeded order; `mix` and `replay` say which task.
+    #[default]
+    Shuffled,
+    /// Slots are equal over the stage's tasks; inside a task whose rows have labels, over the labels that have rows (rows
+    /// without a label count as one more); inside those, over rows with and rows without audio. What does not divide evenly
+    /// goes round from step to step. Inside such a cell rows come in a seeded order, so rare labels repeat: see
+    /// `max_repeats`. `mix`, `temperature` and `replay` cannot stand beside it. A data entry with `weight: 0` is left out;
+    /// other weights change nothing.
+    Balanced,
+    /// The slots of `balanced`; which rows of a cell share a batch is chosen so that the batch is diverse. Each cell's seeded
+    /// order is cut into blocks that serve `block` consecutive steps; each step takes from what its block has left, by the
+    /// rule `select` over `embeddings` of the rows. Rows without audio are compared only among themselves.
+    Diverse,
+}
+
+impl Draw {
+    /// The word for it in a recipe.
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::Shuffled => "shuffled",
+            Self::Balanced => "balanced",
+            Self::Diverse => "diverse",
+        }
+    }
+}
+
+/// The rule by which a step of a diverse stage chooses from its block, cell after cell in the order of tasks and labels.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Select {
+    /// The row whose smallest cosine distance to those already in the batch is largest; the first is the earliest in order.
+    #[default]
+    Farthest,
+    /// The block's rows are clustered (k-means, as many clusters as a step has slots for audio); a slot takes the earliest row
+    /// of its cell whose cluster the batch has used least. Rows without audio come in their order.
+    Kmeans,
+    /// A random draw, more likely the less alike its rows are: a k-DPP over the cell's rows, given those in the batch.
+    Kdpp,
+    /// As they come: exactly the picks of `draw: balanced`. The control for what choosing does.
+    Random,
+}
+
+/// Whose embeddings a diverse stage compares.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum EmbeddingSource {
+    /// The model as the run starts.
+    #[default]
+    Base,
+    /// The model as the stage begins, with all that earlier stages taught it.
+    Current,
+    /// Random directions, one for each row, that know nothing of it: the control for what the embeddings know.
+    Random,
+}
+
+/// When a stage ends before its planned length.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct EarlyStop {
+    /// The score that is watched, as evaluations name it: `mean`, or `<set>.<metric>`.
+    pub score: String,
+    /// How many evaluations in a row, all inside the stage, may pass without a better score before it ends.
+    pub patience: u32,
+    /// By how much a score has to be better to count, in the score's own unit.
+    #[serde(default)]
+    pub min_delta: f64,
+}
+
+impl Serialize for TaskList {
+    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        match self {
+            Self::All => serializer.serialize_str("all"),
+            Self::Named(names) => names.serialize(serializer),
+        }
+    }
+}
+
+impl<'de> Deserialize<'de> for TaskList {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        deserializer.deserialize_any(TaskListVisitor)
+    }
+}
+
+struct TaskListVisitor;
+
+impl<'de> Visitor<'de> for TaskListVisitor {
+    type Value = TaskList;
+
+    fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("`all` or a list of task names")
+    }
+
+    fn visit_str<E: serde::de::Error>(self, value: &str) -> Result<TaskList, E> {
+        match value {
+            "all" => Ok(TaskList::All),
+            other => Err(E::custom(format!(
+                "`tasks: {other}` is neither `all` nor a list; write `tasks: [{other}]`"
+            ))),
+        }
+    }
+
+    fn visit_seq<A: SeqAccess<'de>>(self, mut sequence: A) -> Result<TaskList, A::Error> {
+        let mut names = Vec::new();
+        while let Some(name) = sequence.next_element::<String>()? {
+            if names.contains(&name) {
+                return Err(A::Error::custom(format!("`tasks` names `{name}` twice")));
+            }
+            names.push(name);
+        }
+        Ok(TaskList::Named(names))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_section_reads_as_written_and_writes_back() {
+        let yaml = "
+batch: 8
+stages:
+  - {name: listen, tasks: [asr], steps: 1000}
+  - {tasks: [dialect, emotion], replay: 0.2, epochs: 2, learning_rate: 5e-5, mix: temperature, temperature: 3}
+  - {tasks: all, draw: shuffled, epochs: 0.5, mix: uniform}
+  - {draw: balanced, max_repeats: 4, steps: 10, early_stop: {score: words.wer, patience: 3, min_delta: 0.01}}
+  - {draw: diverse, block: 4, select: kdpp, embeddings: current, steps: 10}
+";
+        let settings: Settings = yaml_serde::from_str(yaml).unwrap();
+        assert_eq!(settings.batch, 8);
+        let [listen, discern, refine, level, spread] = &settings.stages[..] else {
+            panic!("{settings:?}")
+        };
+        assert_eq!(
+            (listen.name_at(0), listen.tasks.clone(), listen.steps),
+            (
+                "listen".into(),
+                TaskList::Named(vec!["asr".into()]),
+                Some(1000)
+            )
+        );
+        assert_eq!(
+            (
+                discern.name_at(1),
+                discern.replay,
+                discern.epochs,
+                discern.learning_rate
+            ),
+            ("stage-2".into(), Some(0.2), Some(2.0), Some(5e-5))
+        );
+        assert_eq!(
+            (discern.mix, discern.temperature),
+            (Some(Mix::Temperature), Some(3.0))
+        );
+        assert_eq!(
+            (&refine.tasks, refine.mix, refine.draw),
+            (&TaskList::All, Some(Mix::Uniform), Draw::Shuffled)
+        );
+        assert_eq!((level.draw, level.max_repeats), (Draw::Balanced, Some(4)));
+        assert_eq!(
+            level.early_stop,
+            Some(EarlyStop {
+                score: "words.wer".into(),
+                patience: 3,
+                min_delta: 0.01
+            })
+        );
+        assert_eq!((spread.draw, spread.block), (Draw::Diverse, Some(4)));
+        assert_eq!(
+            (spread.select, spread.embeddings),
+            (Some(Select::Kdpp), Some(EmbeddingSource::Current))
+        );
+        let again: Settings =
+            yaml_serde::from_str(&yaml_serde::to_string(&settings).unwrap()).unwrap();
+        assert_eq!(again, settings);
+    }
+
+    #[test]
+    fn what_is_not_said_is_not_written() {
+        let settings: Settings = yaml_serde::from_str("{batch: 2, stages: [{steps: 3}]}").unwrap();
+        let written = "batch: 2\nstages:\n- tasks: all\n  steps: 3\n  draw: shuffled\n";
+        assert_eq!(
+            yaml_serde::to_string(&settings).unwrap(),
+            written,
+            "recipes of finished runs stay as they were stored"
+        );
+        let seeded: Settings =
+            yaml_serde::from_str("{batch: 2, seed: 3, shuffle: true, stages: []}").unwrap();
+        assert_eq!((seeded.seed, seeded.shuffle), (Some(3), true));
+        assert_eq!(
+            yaml_serde::to_string(&seeded).unwrap(),
+            "batch: 2\nseed: 3\nshuffle: true\nstages: []\n"
+        );
+    }
+
+    #[test]
+    fn what_is_not_understood_is_refused_with_what_would_be() {
+        for (yaml, found) in [
+            ("{batch: 8, stages: [{stepz: 3}]}", "unknown field `stepz`"),
+            (
+                "{batch: 8, stages: [{draw: divers}]}",
+                "unknown variant `divers`, expected one of `shuffled`, `balanced`, `diverse`",
+            ),
+            (
+                "{batch: 8, stages: [{select: kcenter}]}",
+                "unknown variant `kcenter`",
+            ),
+            (
+                "{batch: 8, stages: [{embeddings: now}]}",
+                "unknown variant `now`",
+            ),
+            (
+                "{batch: 8, stages: [{early_stop: {score: mean}}]}",
+                "missing field `patience`",
+            ),
+            ("{batch: 8, stages: [{max_repeats: -1}]}", "-1"),
+            (
+                "{batch: 8, suffle: true, stages: []}",
+                "unknown field `suffle`",
+            ),
+            ("{batch: 8, stages: [{tasks: asr}]}", "write `tasks: [asr]`"),
+            (
+                "{batch: 8, stages: [{tasks: [asr, asr]}]}",
+                "names `asr` twice",
+            ),
+            (
+                "{batch: 8, stages: [{mix: even}]}",
+                "unknown variant `even`",
+            ),
+            ("{batch: -1, stages: []}", "-1"),
+            ("{stages: []}", "missing field `batch`"),
+        ] {
+            let error = yaml_serde::from_str::<Settings>(yaml)
+                .unwrap_err()
+                .to_string();
+            assert!(error.contains(found), "{yaml}: {error}");
+        }
+    }
+}
