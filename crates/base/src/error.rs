@@ -1,7 +1,13 @@
 //! What can go wrong, and whose turn it is to act: the one error type of the crate.
 
+use std::borrow::Cow;
 use std::fmt;
+use std::panic::AssertUnwindSafe;
+use std::panic::catch_unwind;
 use std::path::Path;
+use std::sync::Once;
+use std::sync::atomic::AtomicUsize;
+use std::sync::atomic::Ordering;
 
 /// Result of every fallible function of the crate outside the tensor code.
 pub type Result<T> = std::result::Result<T, Error>;
@@ -92,13 +98,23 @@ impl Error {
     /// An operating system's error on `path`: what is missing or unreadable is the user's to mend, a full disk the machine's.
     pub fn io(path: &Path, action: &str, error: &std::io::Error) -> Self {
         use std::io::ErrorKind as E;
+        // What a path says can be wrong in ways that the standard library has no stable names for.
+        let is_wrong_path = matches!(
+            error.raw_os_error(),
+            Some(libc::ELOOP | libc::ENAMETOOLONG | libc::ENODEV | libc::ENXIO)
+        );
         let kind = match error.kind() {
             E::NotFound
             | E::AlreadyExists
             | E::PermissionDenied
             | E::IsADirectory
             | E::NotADirectory
-            | E::InvalidData => Kind::Input,
+            | E::InvalidData
+            // A zero byte in a path.
+            | E::InvalidInput
+            | E::UnexpectedEof
+            | E::NotSeekable => Kind::Input,
+            _ if is_wrong_path => Kind::Input,
             _ => Kind::Resource,
         };
         let found = Self::new(kind, format!("cannot {action}: {error}")).at_path(path);
@@ -139,8 +155,91 @@ impl fmt::Display for Error {
 
 impl std::error::Error for Error {}
 
+#[cfg(feature = "candle")]
 impl From<candle_core::Error> for Error {
     fn from(error: candle_core::Error) -> Self {
         Self::bug(error)
+    }
+}
+
+/// Number of pieces of foreign code that run now and may panic.
+static CONTAINED: AtomicUsize = AtomicUsize::new(0);
+static QUIETED: Once = Once::new();
+
+/// Runs foreign code that may panic on damaged input; none where it did. The panic's text, which says nothing to a user, is not
+/// printed, from whichever thread it comes.
+pub fn contained<T>(work: impl FnOnce() -> T) -> Option<T> {
+    QUIETED.call_once(|| {
+        let usual = std::panic::take_hook();
+        std::panic::set_hook(Box::new(move |panic| {
+            if CONTAINED.load(Ordering::SeqCst) == 0 {
+                usual(panic);
+            }
+        }));
+    });
+    CONTAINED.fetch_add(1, Ordering::SeqCst);
+    let outcome = catch_unwind(AssertUnwindSafe(work));
+    CONTAINED.fetch_sub(1, Ordering::SeqCst);
+    outcome.ok()
+}
+
+/// Characters of somebody else's text that a message or the cell of a table shows.
+const SHOWN: usize = 80;
+
+/// A text as a message or the cell of a table shows it: its beginning, where it is longer than 80 characters.
+pub fn brief(text: &str) -> Cow<'_, str> {
+    match text.char_indices().nth(SHOWN) {
+        None => Cow::Borrowed(text),
+        Some(_) => Cow::Owned(text.chars().take(SHOWN - 1).chain(['…']).collect()),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_panic_of_foreign_code_is_contained() {
+        assert_eq!(contained(|| 3), Some(3));
+        assert_eq!(contained(|| -> i32 { panic!("foreign") }), None);
+        // One of another thread, as libraries with a pool of their own have them.
+        let found = contained(|| {
+            let other = std::thread::spawn(|| panic!("foreign"));
+            other.join().is_err()
+        });
+        assert_eq!(found, Some(true));
+    }
+
+    #[test]
+    fn a_long_text_is_shown_by_its_beginning() {
+        assert_eq!(brief("نعم"), "نعم");
+        assert_eq!(brief(&"ن".repeat(80)), "ن".repeat(80));
+        assert_eq!(brief(&"ن".repeat(81)), format!("{}…", "ن".repeat(79)));
+    }
+
+    #[test]
+    fn wrong_paths_are_the_users_to_mend() {
+        let long = "n".repeat(300);
+        let dir = tempfile::tempdir().unwrap();
+        let looped = dir.path().join("loop");
+        std::os::unix::fs::symlink("loop", &looped).unwrap();
+        for path in [Path::new("a\0b"), Path::new(&long), &looped] {
+            let found = std::fs::File::open(path).unwrap_err();
+            assert_eq!(Error::io(path, "read", &found).exit_code(), 2, "{found}");
+        }
+        for code in [
+            libc::ENOSPC,
+            libc::EIO,
+            libc::EFBIG,
+            libc::EMFILE,
+            libc::ENOMEM,
+        ] {
+            let found = std::io::Error::from_raw_os_error(code);
+            assert_eq!(
+                Error::io(&looped, "write", &found).exit_code(),
+                4,
+                "{found}"
+            );
+        }
     }
 }

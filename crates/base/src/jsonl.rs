@@ -8,7 +8,7 @@ use serde::de::DeserializeOwned;
 
 use crate::error::Error;
 use crate::error::Result;
-use crate::files;
+use crate::files::Lines;
 
 /// What a predictions file is read for; its other fields are left alone.
 #[derive(Clone, Debug, Deserialize)]
@@ -24,17 +24,16 @@ pub struct Answered {
 /// # Errors
 /// `file:line: what was found` for the first line that does not fit; a file without lines.
 pub fn read<T: DeserializeOwned>(path: &Path) -> Result<Vec<(usize, T)>> {
-    let text = files::read_text(path)?;
-    let lines = text
-        .trim_start_matches('\u{feff}')
-        .lines()
-        .enumerate()
-        .filter(|(_, line)| !line.trim().is_empty());
-    let parsed = lines.map(|(i, line)| match serde_json::from_str(line) {
-        Ok(value) => Ok((i + 1, value)),
-        Err(error) => Err(not_read(&error).at(format!("{}:{}", path.display(), i + 1))),
-    });
-    let rows = parsed.collect::<Result<Vec<_>>>()?;
+    let mut rows = Vec::new();
+    let mut lines = Lines::open(path)?;
+    while let Some((number, text)) = lines.next_line()? {
+        if text.trim_ascii().is_empty() {
+            continue;
+        }
+        let row = serde_json::from_slice(text)
+            .map_err(|e| not_read(&e).at(format!("{}:{number}", path.display())))?;
+        rows.push((number as usize, row));
+    }
     if rows.is_empty() {
         return Err(Error::input("holds no rows").at_path(path));
     }

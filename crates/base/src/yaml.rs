@@ -67,6 +67,11 @@ fn unknown_name(message: &str) -> Option<(&str, Vec<&str>)> {
 pub fn nearest<'a>(name: &str, known: impl Iterator<Item = &'a str>) -> Option<&'a str> {
     /// Below this Jaro-Winkler similarity two names have too little in common for a suggestion to help.
     const LEAST_ALIKE: f64 = 0.7;
+    /// A name of more characters is no slip of a known one, and comparing takes time with the square of its length.
+    const LONGEST: usize = 200;
+    if name.chars().nth(LONGEST).is_some() {
+        return None;
+    }
     let lower = name.to_lowercase();
     // In a short name one slip leaves little alike: `ars` is one swap from `asr`.
     let is_one_slip =

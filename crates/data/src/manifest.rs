@@ -1,8 +1,5 @@
 //! A manifest from its file: line by line, every bad row named at once.
 
-use std::fs::File;
-use std::io::BufRead;
-use std::io::BufReader;
 use std::path::Path;
 use std::path::PathBuf;
 
@@ -17,6 +14,8 @@ use crate::row::RawRow;
 use crate::row::RowReader;
 use maqam_base::error::Error;
 use maqam_base::error::Result;
+use maqam_base::files::Input;
+use maqam_base::files::Lines;
 
 /// The rows of one manifest, in the file's order.
 #[derive(Debug)]
@@ -43,23 +42,22 @@ pub fn read_manifest(
     on_bad_row: OnBadRow,
 ) -> Result<Manifest> {
     let audio_folder = audio_root.or(path.parent()).unwrap_or(Path::new(""));
-    let file = File::open(path).map_err(|e| {
-        Error::io(path, "read", &e)
-            .or_hint("relative paths of manifests start from the folder the command runs in")
-    })?;
-    if file.metadata().is_ok_and(|metadata| metadata.is_dir()) {
+    if path.is_dir() {
         return Err(Error::input("is a folder, not a manifest")
             .at_path(path)
             .hint("name a .jsonl or .parquet file"));
     }
+    let input = Input::open(path).map_err(|e| {
+        e.or_hint("relative paths of manifests start from the folder the command runs in")
+    })?;
     let mut collector = Collector::new(path, audio_folder, on_bad_row);
     if path
         .extension()
         .is_some_and(|extension| extension.eq_ignore_ascii_case("parquet"))
     {
-        parquet::read(&file, path, |raw| collector.add(raw))?;
+        parquet::read(&input.into_file()?, path, |raw| collector.add(raw))?;
     } else {
-        read_jsonl(file, path, |line, raw| match raw {
+        read_jsonl(input, |line, raw| match raw {
             Ok(raw) => collector.add(raw),
             Err(error) => collector.refuse(line, error),
         })?;
@@ -68,28 +66,14 @@ pub fn read_manifest(
 }
 
 /// Calls `found` with every line that is not blank.
-fn read_jsonl(file: File, path: &Path, mut found: impl FnMut(u32, Result<RawRow>)) -> Result<()> {
-    let mut reader = BufReader::with_capacity(1 << 20, file);
-    let mut bytes = Vec::new();
-    let mut line = 0;
-    loop {
-        bytes.clear();
-        if reader
-            .read_until(b'\n', &mut bytes)
-            .map_err(|e| Error::io(path, "read", &e))?
-            == 0
-        {
-            return Ok(());
-        }
-        line += 1;
-        let text = match line {
-            1 => bytes.strip_prefix("\u{feff}".as_bytes()).unwrap_or(&bytes),
-            _ => &bytes,
-        };
+fn read_jsonl(input: Input, mut found: impl FnMut(u32, Result<RawRow>)) -> Result<()> {
+    let mut lines = Lines::of(input);
+    while let Some((line, text)) = lines.next_line()? {
         if !text.trim_ascii().is_empty() {
             found(line, parse_line(line, text));
         }
     }
+    Ok(())
 }
 
 fn parse_line(line: u32, text: &[u8]) -> Result<RawRow> {

@@ -1,8 +1,6 @@
 //! Rows of a Parquet file: the columns of a manifest, with audio as paths or, as Hugging Face data sets write it, inside the file.
 
 use std::fs::File;
-use std::panic::AssertUnwindSafe;
-use std::panic::catch_unwind;
 use std::path::Path;
 use std::sync::Arc;
 
@@ -20,6 +18,7 @@ use crate::row::FIELDS;
 use crate::row::RawRow;
 use maqam_base::error::Error;
 use maqam_base::error::Result;
+use maqam_base::error::contained;
 
 /// Calls `found` with every row of the file.
 ///
@@ -68,10 +67,10 @@ fn guarded<T>(path: &Path, read: impl FnOnce() -> PolarsResult<T>) -> Result<T> 
     let broken = |what: &dyn std::fmt::Display| {
         Error::input(format!("not a readable Parquet file: {what}")).at_path(path)
     };
-    match catch_unwind(AssertUnwindSafe(read)) {
-        Ok(Ok(found)) => Ok(found),
-        Ok(Err(error)) => Err(broken(&error)),
-        Err(_) => Err(broken(&"its contents are damaged")),
+    match contained(read) {
+        Some(Ok(found)) => Ok(found),
+        Some(Err(error)) => Err(broken(&error)),
+        None => Err(broken(&"its contents are damaged")),
     }
 }
 

@@ -9,6 +9,7 @@ use crate::task::Label;
 use crate::task::Task;
 use maqam_base::error::Error;
 use maqam_base::error::Result;
+use maqam_base::error::brief;
 use maqam_base::yaml;
 
 /// How much an answer is forgiven.
@@ -75,7 +76,7 @@ impl Task {
             let nearest = nearest.map(|label| format!("did you mean `{}`? ", label.name)).unwrap_or_default();
             let names: Vec<&str> = self.labels.iter().map(|label| label.name.as_str()).collect();
             let hint = format!("{nearest}labels are {}; another inventory is a task file of its own in `prompts: DIR`", names.join(", "));
-            Error::input(format!("label `{found}` is not in the inventory of task `{}`", self.name)).hint(hint)
+            Error::input(format!("label `{}` is not in the inventory of task `{}`", brief(found), self.name)).hint(hint)
         })
     }
 

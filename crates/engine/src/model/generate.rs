@@ -212,7 +212,7 @@ impl AudioLlm {
         let mut all = Vec::with_capacity(keys.len());
         for (pair, key) in prompts.cu_seqlens.windows(2).zip(keys) {
             let prompt = pair[1] - pair[0];
-            if prompt + max_new_tokens > longest {
+            if max_new_tokens > longest.saturating_sub(prompt) {
                 return Err(Error::input(format!(
                     "a prompt of {prompt} tokens and {max_new_tokens} new ones are longer than the model's {longest}"
                 )));

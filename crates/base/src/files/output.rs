@@ -1,0 +1,350 @@
+//! Files written whole or not at all, and outputs that are no files: pipes, devices, open descriptors.
+
+use std::fs;
+use std::fs::File;
+use std::io;
+use std::io::BufWriter;
+use std::io::Write;
+use std::path::Path;
+use std::path::PathBuf;
+
+use crate::error::Error;
+use crate::error::Result;
+use crate::files::create_dir;
+use crate::files::input::Waiting;
+use crate::files::parent_of;
+use crate::files::staged::DRAWN;
+use crate::files::staged::PREFIX;
+use crate::files::staged::claim;
+use crate::files::staged::clean_once;
+use crate::files::sync_dir;
+
+/// Links that are followed before one counts as looped, as in Linux.
+const MAX_LINKS: usize = 40;
+
+/// Where an output goes.
+#[derive(Debug, PartialEq)]
+enum Target {
+    /// A file, which is replaced whole; its folder may be missing.
+    File(PathBuf),
+    /// A pipe or a device, which is written through.
+    Stream(PathBuf),
+    /// An open descriptor of this process, as `/dev/stdout` names one; it is written to where it stands.
+    Descriptor(i32),
+}
+
+impl Target {
+    /// Finds what a path names, every link followed.
+    fn of(path: &Path) -> Result<Self> {
+        let mut at = path.to_owned();
+        for _ in 0..MAX_LINKS {
+            let Some(name) = at.file_name() else {
+                return Ok(Self::File(at));
+            };
+            let folder = parent_of(&at);
+            let folder = folder.canonicalize().unwrap_or_else(|_| folder.to_owned());
+            if let Some(number) = descriptor(&folder, name) {
+                return Ok(Self::Descriptor(number));
+            }
+            let full = folder.join(name);
+            match fs::symlink_metadata(&full) {
+                Ok(found) if found.is_symlink() => {
+                    let link = fs::read_link(&full).map_err(|e| Error::io(path, "write", &e))?;
+                    at = folder.join(link);
+                }
+                Ok(found) if !found.is_file() && !found.is_dir() => {
+                    return Ok(Self::Stream(full));
+                }
+                // Left as it was written where no link was followed, so that messages name what the user wrote.
+                _ if at == path => return Ok(Self::File(at)),
+                _ => return Ok(Self::File(full)),
+            }
+        }
+        Err(Error::input("a link that leads back to itself")
+            .at_path(path)
+            .hint("name a file"))
+    }
+}
+
+/// The number of an open descriptor of this process that a name in a folder stands for.
+#[cfg(unix)]
+fn descriptor(folder: &Path, name: &std::ffi::OsStr) -> Option<i32> {
+    let own = format!("/proc/{}/fd", std::process::id());
+    let is_own = folder == Path::new(&own) || folder == Path::new("/dev/fd");
+    name.to_str()
+        .filter(|_| is_own)
+        .and_then(|name| name.parse().ok())
+}
+
+#[cfg(not(unix))]
+fn descriptor(_: &Path, _: &std::ffi::OsStr) -> Option<i32> {
+    None
+}
+
+/// The place of a file or folder that is to be replaced, every link followed.
+pub(super) fn resolved(path: &Path) -> Result<PathBuf> {
+    match Target::of(path)? {
+        Target::File(path) => Ok(path),
+        Target::Stream(_) | Target::Descriptor(_) => {
+            Err(Error::input("is a pipe or a device, not a folder")
+                .at_path(path)
+                .hint("name a folder"))
+        }
+    }
+}
+
+/// Writes a file whole or not at all: a temporary sibling is written, flushed to disk and renamed. Links are followed; a pipe, a
+/// device or an open descriptor such as `/dev/stdout` is written through.
+///
+/// # Errors
+/// The disk's, naming `path`; the file that was there before is untouched then.
+pub fn write_atomic(path: &Path, contents: &[u8]) -> Result<()> {
+    write_atomic_with(path, |file| file.write_all(contents))
+}
+
+/// As [`write_atomic`], for contents that are produced piece by piece.
+pub fn write_atomic_with(
+    path: &Path,
+    write: impl FnOnce(&mut BufWriter<&mut File>) -> io::Result<()>,
+) -> Result<()> {
+    let failed = |e: &io::Error| Error::io(path, "write", e);
+    match Target::of(path)? {
+        Target::File(target) => {
+            let parent = parent_of(&target);
+            create_dir(parent)?;
+            let mut temporary = temporary(parent).map_err(|e| failed(&e))?;
+            write_buffered(temporary.as_file_mut(), write)
+                .and_then(|()| persist(temporary, &target))
+                .map_err(|e| failed(&e))
+        }
+        Target::Stream(target) => {
+            // Opening a pipe waits for somebody who reads it.
+            let _waiting = Waiting::begin();
+            let mut file = fs::OpenOptions::new()
+                .write(true)
+                .open(&target)
+                .map_err(|e| failed(&e))?;
+            write_buffered(&mut file, write).map_err(|e| failed(&e))
+        }
+        Target::Descriptor(number) => {
+            let _waiting = Waiting::begin();
+            let mut file = duplicate(number).map_err(|e| failed(&e))?;
+            match write_buffered(&mut file, write) {
+                // Nobody reads the standard output any more, which is no fault.
+                Err(e) if number == STDOUT && e.kind() == io::ErrorKind::BrokenPipe => Ok(()),
+                outcome => outcome.map_err(|e| failed(&e)),
+            }
+        }
+    }
+}
+
+/// Number of the standard output.
+const STDOUT: i32 = 1;
+
+fn write_buffered(
+    file: &mut File,
+    write: impl FnOnce(&mut BufWriter<&mut File>) -> io::Result<()>,
+) -> io::Result<()> {
+    let mut buffered = BufWriter::with_capacity(1 << 20, file);
+    write(&mut buffered)?;
+    buffered.flush()
+}
+
+/// A file beside the one that it will replace, claimed by this process.
+fn temporary(parent: &Path) -> io::Result<tempfile::NamedTempFile> {
+    clean_once(parent);
+    loop {
+        let made = tempfile::Builder::new()
+            .prefix(PREFIX)
+            .rand_bytes(DRAWN)
+            .tempfile_in(parent)?;
+        // A cleaner may take it for a leftover before it is claimed.
+        if claim(made.as_file()) && made.path().exists() {
+            return Ok(made);
+        }
+    }
+}
+
+fn persist(temporary: tempfile::NamedTempFile, target: &Path) -> io::Result<()> {
+    temporary.as_file().sync_all()?;
+    set_default_permissions(temporary.as_file())?;
+    temporary.persist(target).map_err(|e| e.error)?;
+    sync_dir(parent_of(target))
+}
+
+/// Writes named tensors to a safetensors file, one after the other, whole or not at all; as [`write_atomic`] where that is no file.
+pub fn write_safetensors<S: AsRef<str> + Ord + std::fmt::Display, V: safetensors::View>(
+    path: &Path,
+    tensors: impl IntoIterator<Item = (S, V)>,
+) -> Result<()> {
+    let metadata = std::collections::HashMap::from([("format".to_owned(), "pt".to_owned())]);
+    let failed = |e: &io::Error| Error::io(path, "write", e);
+    let refused = |error: safetensors::SafeTensorError| match error {
+        safetensors::SafeTensorError::IoError(e) => failed(&e),
+        other => Error::bug(format!("cannot write safetensors: {other}")).at_path(path),
+    };
+    let Target::File(target) = Target::of(path)? else {
+        let bytes = safetensors::serialize(tensors, Some(metadata)).map_err(refused)?;
+        return write_atomic(path, &bytes);
+    };
+    let parent = parent_of(&target);
+    create_dir(parent)?;
+    let temporary = temporary(parent).map_err(|e| failed(&e))?;
+    safetensors::serialize_to_file(tensors, Some(metadata), temporary.path()).map_err(refused)?;
+    persist(temporary, &target).map_err(|e| failed(&e))
+}
+
+/// Whether an output can be written at `path`, found out before the work whose result goes there; makes its folder.
+///
+/// # Errors
+/// A folder of that name, or one in which nothing can be written; a descriptor that is not open.
+pub fn expect_writable(path: &Path) -> Result<()> {
+    let refused = |e: Error| e.or_hint("choose another place for the output");
+    match Target::of(path)? {
+        Target::File(target) if target.is_dir() => {
+            Err(Error::input("cannot write: this is a folder")
+                .at_path(path)
+                .hint("name a file"))
+        }
+        Target::File(target) => {
+            let parent = parent_of(&target);
+            create_dir(parent)
+                .and_then(|()| {
+                    temporary(parent)
+                        .map(drop)
+                        .map_err(|e| Error::io(parent, "write into the folder", &e))
+                })
+                .map_err(|e| refused(e.at(format!("{}: cannot write", path.display()))))
+        }
+        Target::Stream(_) => Ok(()),
+        Target::Descriptor(number) => duplicate(number)
+            .map(drop)
+            .map_err(|e| refused(Error::io(path, "write", &e))),
+    }
+}
+
+#[cfg(unix)]
+fn duplicate(number: i32) -> io::Result<File> {
+    use std::os::fd::FromRawFd;
+    // SAFETY: `dup` takes any number, and fails for one that is not open.
+    let copy = unsafe { libc::dup(number) };
+    if copy < 0 {
+        // The user named it: a wrong name, not a fault of the machine.
+        return Err(io::Error::new(io::ErrorKind::NotFound, "no such open file"));
+    }
+    // SAFETY: the copy was just made, and nobody else closes it.
+    Ok(unsafe { File::from_raw_fd(copy) })
+}
+
+#[cfg(not(unix))]
+fn duplicate(_: i32) -> io::Result<File> {
+    Err(io::ErrorKind::Unsupported.into())
+}
+
+#[cfg(unix)]
+fn set_default_permissions(file: &File) -> io::Result<()> {
+    use std::os::unix::fs::PermissionsExt;
+    file.set_permissions(fs::Permissions::from_mode(0o644))
+}
+
+#[cfg(not(unix))]
+fn set_default_permissions(_: &File) -> io::Result<()> {
+    Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::files::read_text;
+
+    fn names(folder: &Path) -> usize {
+        fs::read_dir(folder).unwrap().count()
+    }
+
+    #[test]
+    fn a_failed_write_leaves_the_old_file() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("a/b.txt");
+        write_atomic(&path, b"old").unwrap();
+        let failed = write_atomic_with(&path, |file| {
+            file.write_all(b"half")?;
+            Err(io::Error::from(io::ErrorKind::StorageFull))
+        });
+        let error = failed.unwrap_err();
+        assert_eq!(error.exit_code(), 4);
+        assert!(error.to_string().contains("free some space"), "{error}");
+        assert_eq!(read_text(&path).unwrap(), "old");
+        assert_eq!(
+            names(path.parent().unwrap()),
+            1,
+            "the temporary file is gone"
+        );
+    }
+
+    #[test]
+    fn whether_an_output_can_be_written_is_known_beforehand() {
+        let dir = tempfile::tempdir().unwrap();
+        expect_writable(&dir.path().join("new/folder/o.jsonl")).unwrap();
+        assert_eq!(names(&dir.path().join("new/folder")), 0);
+        let error = expect_writable(dir.path()).unwrap_err().to_string();
+        assert!(error.contains("this is a folder"), "{error}");
+        write_atomic(&dir.path().join("file"), b"").unwrap();
+        let error = expect_writable(&dir.path().join("file/o.jsonl")).unwrap_err();
+        assert_eq!(error.exit_code(), 2, "{error}");
+    }
+
+    #[cfg(unix)]
+    #[test]
+    fn links_stay_and_what_they_name_is_replaced() {
+        let dir = tempfile::tempdir().unwrap();
+        let at = |name: &str| dir.path().join(name);
+        let link = |to: &str, name: &str| std::os::unix::fs::symlink(to, at(name)).unwrap();
+        fs::create_dir(at("there")).unwrap();
+        fs::write(at("there/old"), "old").unwrap();
+        link("there/old", "to-old");
+        link("to-old", "to-link");
+        link("there/new", "to-new");
+        link("there", "to-folder");
+        link("loop", "loop");
+        for (name, file) in [
+            ("to-old", "there/old"),
+            ("to-link", "there/old"),
+            ("to-new", "there/new"),
+            ("to-folder/third", "there/third"),
+        ] {
+            expect_writable(&at(name)).unwrap();
+            write_atomic(&at(name), name.as_bytes()).unwrap();
+            assert_eq!(read_text(&at(file)).unwrap(), name);
+        }
+        for name in ["to-old", "to-link", "to-new", "to-folder"] {
+            assert!(at(name).is_symlink(), "{name}");
+        }
+        write_safetensors(
+            &at("to-new"),
+            Vec::<(String, safetensors::tensor::TensorView)>::new(),
+        )
+        .unwrap();
+        assert!(at("to-new").is_symlink() && !at("there/new").is_symlink());
+        for outcome in [
+            expect_writable(&at("loop")),
+            write_atomic(&at("loop"), b"x"),
+        ] {
+            assert_eq!(outcome.unwrap_err().exit_code(), 2);
+        }
+    }
+
+    #[cfg(unix)]
+    #[test]
+    fn a_descriptor_of_this_process_is_known_by_its_names() {
+        for name in ["/dev/stdout", "/dev/fd/1", "/proc/self/fd/1"] {
+            let found = Target::of(Path::new(name)).unwrap();
+            assert_eq!(found, Target::Descriptor(1), "{name}");
+        }
+        let error = expect_writable(Path::new("/dev/fd/987")).unwrap_err();
+        assert_eq!(error.exit_code(), 2, "{error}");
+        assert_eq!(
+            Target::of(Path::new("/dev/null")).unwrap(),
+            Target::Stream("/dev/null".into())
+        );
+    }
+}
