@@ -20,6 +20,7 @@ pub mod load;
 pub use maqam_engine::model;
 pub use maqam_engine::ops;
 pub use maqam_metrics as metrics;
+pub mod client;
 pub mod eval;
 pub mod train;
 pub mod report;

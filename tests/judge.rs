@@ -16,15 +16,15 @@ use endpoint::Server;
 use endpoint::grades;
 use endpoint::refuses;
 use endpoint::says;
+use maqam::client::endpoint::Endpoint;
+use maqam::client::key::Key;
+use maqam::client::patience::Patience;
 use maqam::error::Result;
 use maqam::eval::judge::Judge;
 use maqam::eval::judge::Outcome;
 use maqam::eval::judge::Progress;
 use maqam::eval::judge::Verdicts;
 use maqam::eval::judge::cache::Cache;
-use maqam::eval::judge::endpoint::Endpoint;
-use maqam::eval::judge::key::Key;
-use maqam::eval::judge::patience::Patience;
 use maqam::eval::judge::rubric::Item;
 use maqam::eval::judge::rubric::Prices;
 use maqam::eval::judge::rubric::Rubric;
@@ -794,4 +794,192 @@ fn ctrl_c_ends_the_command_after_what_is_under_way() {
         (1..3).contains(&place.lines("judge-cache.jsonl").len())
             && !place.path("judged.jsonl").exists()
     );
+}
+
+#[test]
+fn a_key_that_an_answer_repeats_is_in_no_file() {
+    let half = &KEY[..KEY.len() / 2];
+    let escaped: String = KEY
+        .chars()
+        .map(|c| format!("\\u{:04x}", c as u32))
+        .collect();
+    let reasons = [
+        format!("\"your key is {KEY}\""),
+        format!("\"it begins with {half}\""),
+        format!("\"in JSON {escaped}\""),
+        format!("\"in a URL {}\"", KEY.replace('-', "%2D")),
+    ];
+    for reason in reasons {
+        let place = place_with_summaries();
+        let answer = format!(
+            "{{\"reason\": {reason}, \"faithfulness\": 3, \"coverage\": 2, \"fluency\": 3}}"
+        );
+        let server = Server::start(&[says(&answer)]);
+        let ran = run(&place, &server, "sources.jsonl", &[]).succeeds();
+        assert_key_is_nowhere(&place, &ran);
+        let row = &place.lines("judged.jsonl")[0];
+        assert!(row["reason"].as_str().unwrap().ends_with("[key]"), "{row}");
+        assert!(place.text("judge-cache.jsonl").contains("[key]"));
+        for text in [place.text("judged.jsonl"), place.text("judge-cache.jsonl")] {
+            assert!(
+                !text.contains("0123456789") && !text.contains("test%2D"),
+                "{text}"
+            );
+        }
+    }
+    // What cannot be used is told to the judge and written as a fault.
+    let place = place_with_summaries();
+    let wrong = format!("{{\"faithfulness\": \"{KEY}\", \"coverage\": 2, \"fluency\": 3}}");
+    let server = Server::start(&[says(&wrong)]);
+    let ran = run(&place, &server, "sources.jsonl", &[]);
+    assert_key_is_nowhere(&place, &ran);
+    assert!(place.text("judged.jsonl").contains("[key]"));
+    assert!(
+        server
+            .seen()
+            .iter()
+            .all(|seen| !seen.body.to_string().contains(KEY))
+    );
+}
+
+#[test]
+fn a_key_across_the_end_of_a_message_is_hidden() {
+    let place = place_with_summaries();
+    for before in [270, 285, 295] {
+        let body = format!("{}{KEY}", "x".repeat(before));
+        let server = Server::start(&[Does::Refuses(400, "", body)]);
+        let ran = run(&place, &server, "sources.jsonl", &[]);
+        assert_key_is_nowhere(&place, &ran);
+        ran.fails(2, &["answered 400: xxx"]);
+    }
+}
+
+#[test]
+fn a_packed_answer_is_not_unpacked() {
+    // 20 MB of spaces, as `gzip` packs them: a bomb that fits into one packet.
+    let place = place_with_summaries();
+    place.write("bomb", vec![b' '; 20 << 20]);
+    let packed = std::process::Command::new("gzip")
+        .args(["-9", "-c"])
+        .arg(place.path("bomb"))
+        .output()
+        .unwrap()
+        .stdout;
+    assert!(packed.len() < 1 << 16, "{}", packed.len());
+    let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+    let url = format!("http://{}/v1", listener.local_addr().unwrap());
+    std::thread::spawn(move || {
+        for stream in listener.incoming() {
+            use std::io::Read;
+            use std::io::Write;
+            let mut stream = stream.unwrap();
+            let _ = stream.read(&mut [0; 1 << 16]);
+            let head = format!(
+                "HTTP/1.1 200 OK\r\nContent-Encoding: gzip\r\nConnection: close\r\nContent-Length: {}\r\n\r\n",
+                packed.len()
+            );
+            let _ = stream.write_all(head.as_bytes());
+            let _ = stream.write_all(&packed);
+        }
+    });
+    let server = Server {
+        url,
+        state: Arc::default(),
+    };
+    run(&place, &server, "sources.jsonl", &["--threads", "1"])
+        .fails(4, &["in the encoding gzip, which was not asked for"]);
+}
+
+#[test]
+fn an_answer_without_end_is_cut_off() {
+    let place = place_with_summaries();
+    let server = Server::start(&[Does::Says("x".repeat(5 << 20), Duration::ZERO)]);
+    run(&place, &server, "sources.jsonl", &["--threads", "1"])
+        .fails(4, &["answered more than 4 MiB"]);
+}
+
+#[test]
+fn a_limit_ends_the_asking_and_keeps_what_was_answered() {
+    let prices = ["--price-in", "10", "--price-out", "100"];
+    // An answer costs 100 + 10 tokens, and so 0.002 dollars.
+    for (limit, expected) in [
+        (
+            vec!["--max-requests", "2"],
+            "the limit of 2 requests is reached",
+        ),
+        (
+            vec!["--max-tokens", "200"],
+            "the limit of 200 tokens is reached",
+        ),
+        (
+            vec!["--max-cost", "0.003"],
+            "the limit of 0.003 dollars is reached",
+        ),
+    ] {
+        let place = place_with_summaries();
+        let server = Server::start(&[grades(4)]);
+        let more = [&["--threads", "1"], &prices[..], &limit].concat();
+        let ran = run(&place, &server, "sources.jsonl", &more);
+        assert_eq!(ran.code, Some(4), "{}", ran.stderr);
+        for said in [
+            expected,
+            "2 of 3 summaries are judged",
+            "spent: 2 requests, 200 + 20 tokens, 0.0040 dollars",
+            "hint: raise the limit",
+        ] {
+            assert!(
+                ran.stderr.contains(said),
+                "`{said}` is not in {}",
+                ran.stderr
+            );
+        }
+        let rows = place.lines("judged.jsonl");
+        assert_eq!(rows.len(), 3);
+        assert!(rows[1]["grades"].is_object() && rows[2]["grades"].is_null());
+        assert!(
+            rows[2]["fault"]
+                .as_str()
+                .unwrap()
+                .starts_with("not asked: ")
+        );
+        assert_eq!(
+            (server.seen().len(), place.lines("judge-cache.jsonl").len()),
+            (2, 2)
+        );
+        // Without the limit only the third is asked.
+        run(&place, &server, "sources.jsonl", &prices).succeeds();
+        assert_eq!(server.seen().len(), 3);
+    }
+    let place = place_with_summaries();
+    let server = Server::start(&[grades(4)]);
+    run(&place, &server, "sources.jsonl", &["--max-cost", "1"]).fails(
+        2,
+        &[
+            "--max-cost needs the prices",
+            "hint: add --price-in and --price-out",
+        ],
+    );
+    run(&place, &server, "sources.jsonl", &["--max-requests", "0"]);
+    assert!(server.seen().is_empty());
+}
+
+#[test]
+fn a_run_that_fails_says_what_it_spent() {
+    let place = place_with_summaries();
+    let server = Server::start(&[grades(4), refuses(404)]);
+    let ran = run(&place, &server, "sources.jsonl", &["--threads", "1"]);
+    ran.fails(2, &["spent: 1 requests, 100 + 10 tokens"]);
+}
+
+#[test]
+fn an_endpoint_commands_no_terminal() {
+    let place = place_with_summaries();
+    let server = Server::start(&[Does::Refuses(400, "", "\u{1b}]0;owned\u{7} no".to_owned())]);
+    let ran = run(&place, &server, "sources.jsonl", &[]);
+    assert!(
+        !ran.stderr.contains('\u{1b}') && !ran.stderr.contains('\u{7}'),
+        "{:?}",
+        ran.stderr
+    );
+    ran.fails(2, &["\\u001b]0;owned"]);
 }

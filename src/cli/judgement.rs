@@ -11,7 +11,14 @@ use serde_json::Map;
 use serde_json::Value;
 use serde_json::json;
 
+use crate::cli::print;
 use crate::cli::progress::Progress;
+use crate::client::bill::Bill;
+use crate::client::bill::Limits;
+use crate::client::bill::Prices;
+use crate::client::endpoint::Endpoint;
+use crate::client::key::Key;
+use crate::client::patience::Patience;
 use crate::error::Error;
 use crate::error::Result;
 use crate::eval::jsonl;
@@ -20,11 +27,7 @@ use crate::eval::judge::Outcome;
 use crate::eval::judge::Progress as Told;
 use crate::eval::judge::Verdicts;
 use crate::eval::judge::cache::Cache;
-use crate::eval::judge::endpoint::Endpoint;
-use crate::eval::judge::key::Key;
-use crate::eval::judge::patience::Patience;
 use crate::eval::judge::rubric::Item;
-use crate::eval::judge::rubric::Prices;
 use crate::eval::judge::rubric::Rubric;
 use crate::files;
 
@@ -61,11 +64,20 @@ pub struct Arguments {
     #[arg(long, default_value_t = Patience::default().first_wait.as_secs_f64())]
     wait_s: f64,
     /// Dollars for a million tokens asked; by default the rubric's.
-    #[arg(long)]
-    prompt_price: Option<f64>,
+    #[arg(long, alias = "prompt-price", allow_negative_numbers = true)]
+    price_in: Option<f64>,
     /// Dollars for a million tokens answered; by default the rubric's.
-    #[arg(long)]
-    completion_price: Option<f64>,
+    #[arg(long, alias = "completion-price", allow_negative_numbers = true)]
+    price_out: Option<f64>,
+    /// Most requests that are sent, those that fail included.
+    #[arg(long, value_name = "N")]
+    max_requests: Option<u64>,
+    /// Most tokens that are spent, asked and answered together. No request is begun after that; those under way are finished.
+    #[arg(long, value_name = "N")]
+    max_tokens: Option<u64>,
+    /// Most dollars that are spent; needs both prices. No request is begun after that; those under way are finished.
+    #[arg(long, value_name = "DOLLARS", allow_negative_numbers = true)]
+    max_cost: Option<f64>,
     /// Print one JSON object instead of lines.
     #[arg(long)]
     json: bool,
@@ -76,6 +88,8 @@ pub fn run(arguments: &Arguments, stop: &AtomicBool) -> Result<()> {
     let rubric = Rubric::load(arguments.rubric.as_deref())?;
     let items = arguments.items()?;
     let patience = arguments.patience()?;
+    let limits = arguments.limits(&rubric);
+    limits.check()?;
     let key = Key::from_variable(&rubric.key_variable)?;
     let model = arguments.model.as_deref().unwrap_or(&rubric.model);
     let endpoint = Endpoint::new(
@@ -84,7 +98,8 @@ pub fn run(arguments: &Arguments, stop: &AtomicBool) -> Result<()> {
         key,
         &rubric.key_variable,
         patience.timeout,
-    )?;
+    )?
+    .limited(limits);
     let mut cache = Cache::open(
         &arguments
             .cache
@@ -98,7 +113,8 @@ pub fn run(arguments: &Arguments, stop: &AtomicBool) -> Result<()> {
         num_threads: arguments.threads,
     };
     let mut shown = Progress::new("judging", 0, items.len() as u64);
-    let verdicts = judge.judge(&items, &mut cache, stop, &mut |told| {
+    let mut bill = Bill::default();
+    let mut watch = |told: Told| {
         match told {
             Told::Done(done, _) => shown.update(done as u64, ""),
             Told::Waiting { why, wait } => {
@@ -106,15 +122,29 @@ pub fn run(arguments: &Arguments, stop: &AtomicBool) -> Result<()> {
             }
         }
         Ok(())
-    });
-    shown.finish();
-    let verdicts = verdicts?;
-    write(&arguments.out, &items, &verdicts, &rubric, model)?;
-    let prices = Prices {
-        prompt: arguments.prompt_price.or(rubric.prices.prompt),
-        completion: arguments.completion_price.or(rubric.prices.completion),
     };
-    arguments.report(&verdicts, &rubric, prices);
+    let verdicts = judge.judge_with_bill(&items, &mut cache, stop, &mut watch, &mut bill);
+    shown.finish();
+    let verdicts = match verdicts {
+        Ok(verdicts) => verdicts,
+        Err(error) => {
+            print::message(format_args!("spent: {}", spent(&bill, limits.prices)));
+            return Err(error);
+        }
+    };
+    write(&arguments.out, &items, &verdicts, &rubric, model)?;
+    arguments.report(&verdicts, &rubric, limits.prices)?;
+    if let Some(limit) = &verdicts.limit {
+        let judged = items.len() - verdicts.num_unusable();
+        let found = format!(
+            "{limit}: {judged} of {} summaries are judged; spent: {}",
+            items.len(),
+            spent(&verdicts.bill, limits.prices)
+        );
+        return Err(Error::resource(found)
+            .at_path(&arguments.out)
+            .hint("raise the limit and run the command again; what was judged is in the cache and is not asked again"));
+    }
     match verdicts.num_unusable() {
         0 => Ok(()),
         count => Err(Error::resource(format!(
@@ -129,7 +159,31 @@ pub fn run(arguments: &Arguments, stop: &AtomicBool) -> Result<()> {
 /// A row of predictions with whatever else it holds.
 type Fields = Map<String, Value>;
 
+/// What a run spent, in words.
+fn spent(bill: &Bill, prices: Prices) -> String {
+    let cost = bill.cost(prices).map_or(
+        "cost not known: set prices in the rubric, or --price-in and --price-out".to_owned(),
+        |dollars| format!("{dollars:.4} dollars"),
+    );
+    format!(
+        "{} requests, {} + {} tokens, {cost}",
+        bill.requests, bill.prompt_tokens, bill.completion_tokens
+    )
+}
+
 impl Arguments {
+    fn limits(&self, rubric: &Rubric) -> Limits {
+        Limits {
+            max_requests: self.max_requests,
+            max_tokens: self.max_tokens,
+            max_cost: self.max_cost,
+            prices: Prices {
+                prompt: self.price_in.or(rubric.prices.prompt),
+                completion: self.price_out.or(rubric.prices.completion),
+            },
+        }
+    }
+
     fn patience(&self) -> Result<Patience> {
         let seconds = |name: &str, value: f64| {
             let length = Duration::try_from_secs_f64(value)
@@ -211,7 +265,7 @@ impl Arguments {
         })
     }
 
-    fn report(&self, verdicts: &Verdicts, rubric: &Rubric, prices: Prices) {
+    fn report(&self, verdicts: &Verdicts, rubric: &Rubric, prices: Prices) -> Result<()> {
         let (bill, cost) = (verdicts.bill, verdicts.bill.cost(prices));
         let judged = verdicts.outcomes.len() - verdicts.num_unusable();
         let means: Vec<(&str, f64)> = rubric
@@ -227,24 +281,20 @@ impl Arguments {
                 .collect();
             let tokens = json!({"prompt": bill.prompt_tokens, "completion": bill.completion_tokens, "unmetered_requests": bill.unmetered});
             let counts = (verdicts.num_cached, verdicts.num_unusable());
-            println!(
+            print::line(format_args!(
                 "{}",
                 json!({"rubric": rubric.name, "means": means, "judged": judged, "unusable": counts.1, "cached": counts.0, "requests": bill.requests, "tokens": tokens, "dollars": cost})
-            );
-            return;
+            ))?;
+            return Ok(());
         }
         for (name, mean) in means {
-            println!("{name:<16} {mean:.2}");
+            print::line(format_args!("{name:<16} {mean:.2}"))?;
         }
-        let cost = cost.map_or(
-            "cost not known: set prices in the rubric, or --prompt-price and --completion-price"
-                .to_owned(),
-            |dollars| format!("{dollars:.4} dollars"),
-        );
-        println!(
-            "{judged} judged, {} without asking; {} requests, {} + {} tokens, {cost}",
-            verdicts.num_cached, bill.requests, bill.prompt_tokens, bill.completion_tokens
-        );
+        print::line(format_args!(
+            "{judged} judged, {} without asking; {}",
+            verdicts.num_cached,
+            spent(&bill, prices)
+        ))
     }
 }
 

@@ -7,11 +7,11 @@ use serde::Deserialize;
 use serde::Serialize;
 use serde_json::json;
 
+use crate::client::endpoint::Endpoint;
+use crate::client::endpoint::Usage;
 use crate::error::Error;
 use crate::error::Result;
 use crate::eval::judge::answer::Verdict;
-use crate::eval::judge::endpoint::Endpoint;
-use crate::eval::judge::endpoint::Usage;
 use crate::eval::judge::rubric::Item;
 use crate::eval::judge::rubric::Rubric;
 use crate::files;

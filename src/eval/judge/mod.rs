@@ -6,35 +6,33 @@
 
 pub mod answer;
 pub mod cache;
-pub mod endpoint;
-pub mod key;
-pub mod patience;
 pub mod rubric;
+
+pub use crate::client::endpoint;
+pub use crate::client::key;
+pub use crate::client::patience;
 
 use std::collections::HashMap;
 use std::collections::HashSet;
-use std::sync::Mutex;
-use std::sync::PoisonError;
 use std::sync::atomic::AtomicBool;
 use std::sync::atomic::AtomicUsize;
 use std::sync::atomic::Ordering;
 use std::sync::mpsc;
 use std::time::Duration;
-use std::time::Instant;
 
+use crate::client::Answer;
+use crate::client::Caller;
+pub use crate::client::bill::Bill;
+use crate::client::endpoint::Endpoint;
+use crate::client::endpoint::Message;
+use crate::client::endpoint::Usage;
+use crate::client::patience::Patience;
 use crate::error::Error;
 use crate::error::Kind;
 use crate::error::Result;
 use crate::eval::judge::cache::Cache;
 use crate::eval::judge::cache::Judged;
-use crate::eval::judge::endpoint::Endpoint;
-use crate::eval::judge::endpoint::Failure;
-use crate::eval::judge::endpoint::Reply;
-use crate::eval::judge::endpoint::Usage;
-use crate::eval::judge::patience::Patience;
 use crate::eval::judge::rubric::Item;
-use crate::eval::judge::rubric::Message;
-use crate::eval::judge::rubric::Prices;
 use crate::eval::judge::rubric::Rubric;
 use crate::seed::Key as Draw;
 
@@ -72,59 +70,6 @@ pub enum Outcome {
     Unusable(String),
 }
 
-/// What a run cost.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub struct Bill {
-    /// Requests that were answered.
-    pub requests: usize,
-    /// Tokens asked.
-    pub prompt_tokens: u64,
-    /// Tokens answered.
-    pub completion_tokens: u64,
-    /// Requests of which the endpoint did not say the tokens.
-    pub unmetered: usize,
-}
-
-impl Bill {
-    fn add(&mut self, usage: Option<Usage>) {
-        self.requests += 1;
-        match usage {
-            Some(usage) => {
-                self.prompt_tokens += usage.prompt_tokens;
-                self.completion_tokens += usage.completion_tokens;
-            }
-            None => self.unmetered += 1,
-        }
-    }
-
-    fn plus(self, other: Self) -> Self {
-        Self {
-            requests: self.requests + other.requests,
-            prompt_tokens: self.prompt_tokens + other.prompt_tokens,
-            completion_tokens: self.completion_tokens + other.completion_tokens,
-            unmetered: self.unmetered + other.unmetered,
-        }
-    }
-
-    /// Dollars; none where a price or a number of tokens is not known.
-    pub fn cost(&self, prices: Prices) -> Option<f64> {
-        const MILLION: f64 = 1e6;
-        match (
-            self.requests,
-            self.unmetered,
-            prices.prompt,
-            prices.completion,
-        ) {
-            (0, ..) => Some(0.0),
-            (_, 0, Some(prompt), Some(completion)) => Some(
-                (self.prompt_tokens as f64 * prompt + self.completion_tokens as f64 * completion)
-                    / MILLION,
-            ),
-            _ => None,
-        }
-    }
-}
-
 /// What a run found.
 #[derive(Debug)]
 pub struct Verdicts {
@@ -134,6 +79,8 @@ pub struct Verdicts {
     pub num_cached: usize,
     /// What was asked in this run.
     pub bill: Bill,
+    /// The limit that ended the asking, in words; none where everything was asked.
+    pub limit: Option<String>,
 }
 
 impl Verdicts {
@@ -188,52 +135,18 @@ enum Report {
     Found {
         key: String,
         outcome: Outcome,
-        bill: Bill,
     },
+    /// An answer came, whether it can be used or not.
+    Answered(Option<Usage>),
+    Limit(String),
     Failed(Error),
 }
 
-/// What the threads of a run share.
-struct Shared<'a> {
-    stop: &'a AtomicBool,
-    /// Set where one failed for good: the others need not begin anything new.
-    is_over: AtomicBool,
-    /// The endpoint asked everybody to wait until then.
-    not_before: Mutex<Option<Instant>>,
-}
-
-/// How often a waiting thread looks up.
-const LOOK_UP: Duration = Duration::from_millis(20);
-
-impl Shared<'_> {
-    fn has_ended(&self) -> bool {
-        self.is_over.load(Ordering::Relaxed) || self.stop.load(Ordering::Relaxed)
-    }
-
-    /// Sleeps until `until`, and until everybody may go on; false where the run ended meanwhile.
-    fn wait_until(&self, until: Instant) -> bool {
-        loop {
-            let everybody = *self
-                .not_before
-                .lock()
-                .unwrap_or_else(PoisonError::into_inner);
-            let left = until
-                .max(everybody.unwrap_or(until))
-                .saturating_duration_since(Instant::now());
-            if self.has_ended() || left.is_zero() {
-                return !self.has_ended();
-            }
-            std::thread::sleep(left.min(LOOK_UP));
-        }
-    }
-
-    fn hold_everybody(&self, until: Instant) {
-        let mut not_before = self
-            .not_before
-            .lock()
-            .unwrap_or_else(PoisonError::into_inner);
-        *not_before = Some(not_before.map_or(until, |earlier| earlier.max(until)));
-    }
+/// What the asking came to.
+#[derive(Default)]
+struct Asked {
+    unusable: HashMap<String, String>,
+    limit: Option<String>,
 }
 
 impl Judge<'_> {
@@ -247,6 +160,21 @@ impl Judge<'_> {
         cache: &mut Cache,
         stop: &AtomicBool,
         progress: &mut dyn FnMut(Progress) -> Result<()>,
+    ) -> Result<Verdicts> {
+        self.judge_with_bill(items, cache, stop, progress, &mut Bill::default())
+    }
+
+    /// As [`Judge::judge`]; what was spent is added to `bill`, also where the run ends in an error.
+    ///
+    /// # Errors
+    /// As [`Judge::judge`].
+    pub fn judge_with_bill(
+        &self,
+        items: &[Item],
+        cache: &mut Cache,
+        stop: &AtomicBool,
+        progress: &mut dyn FnMut(Progress) -> Result<()>,
+        bill: &mut Bill,
     ) -> Result<Verdicts> {
         let keys: Vec<String> = items
             .iter()
@@ -265,26 +193,19 @@ impl Judge<'_> {
                 })
             })
             .collect::<Result<Vec<_>>>()?;
-        let mut bill = Bill::default();
-        let mut unusable = HashMap::new();
-        self.ask_all(
-            &questions,
-            items.len(),
-            cache,
-            stop,
-            progress,
-            &mut bill,
-            &mut unusable,
-        )?;
-        let outcome = |key: &String| match (cache.get(key), unusable.get(key)) {
-            (Some(judged), _) => Ok(Outcome::Judged(judged.clone())),
-            (None, Some(fault)) => Ok(Outcome::Unusable(String::clone(fault))),
-            (None, None) => Err(Error::bug("a question was lost")),
+        let Asked { unusable, limit } =
+            self.ask_all(&questions, items.len(), cache, stop, progress, bill)?;
+        let outcome = |key: &String| match (cache.get(key), unusable.get(key), &limit) {
+            (Some(judged), ..) => Ok(Outcome::Judged(judged.clone())),
+            (None, Some(fault), _) => Ok(Outcome::Unusable(fault.clone())),
+            (None, None, Some(limit)) => Ok(Outcome::Unusable(format!("not asked: {limit}"))),
+            (None, None, None) => Err(Error::bug("a question was lost")),
         };
         Ok(Verdicts {
             outcomes: keys.iter().map(outcome).collect::<Result<_>>()?,
             num_cached: items.len() - questions.len(),
-            bill,
+            bill: *bill,
+            limit,
         })
     }
 
@@ -297,21 +218,17 @@ impl Judge<'_> {
         stop: &AtomicBool,
         progress: &mut dyn FnMut(Progress) -> Result<()>,
         bill: &mut Bill,
-        unusable: &mut HashMap<String, String>,
-    ) -> Result<()> {
-        let shared = Shared {
-            stop,
-            is_over: AtomicBool::new(false),
-            not_before: Mutex::new(None),
-        };
+    ) -> Result<Asked> {
+        let caller = Caller::new(self.endpoint, self.patience, stop);
         let next = AtomicUsize::new(0);
+        let mut asked = Asked::default();
         let mut done = num_items - questions.len();
         progress(Progress::Done(done, num_items))?;
         std::thread::scope(|scope| {
             let (sender, reports) = mpsc::channel();
             for _ in 0..self.num_threads.clamp(1, questions.len().max(1)) {
-                let (sender, shared, next) = (sender.clone(), &shared, &next);
-                scope.spawn(move || self.work(questions, next, shared, &sender));
+                let (sender, caller, next) = (sender.clone(), &caller, &next);
+                scope.spawn(move || self.work(questions, next, caller, &sender));
             }
             drop(sender);
             let mut failed = None;
@@ -322,17 +239,21 @@ impl Judge<'_> {
                         progress(Progress::Waiting { why: &why, wait })
                     }
                     Report::Failed(error) => Err(error),
-                    Report::Found {
-                        key,
-                        outcome,
-                        bill: of_question,
-                    } => {
+                    Report::Answered(usage) => {
+                        bill.add(usage);
+                        Ok(())
+                    }
+                    Report::Limit(reached) => {
+                        caller.end();
+                        asked.limit.get_or_insert(reached);
+                        Ok(())
+                    }
+                    Report::Found { key, outcome } => {
                         done += 1;
-                        *bill = bill.plus(of_question);
                         let kept = match outcome {
                             Outcome::Judged(judged) => cache.add(&key, judged),
                             Outcome::Unusable(fault) => {
-                                unusable.insert(key, fault);
+                                asked.unusable.insert(key, fault);
                                 Ok(())
                             }
                         };
@@ -340,7 +261,7 @@ impl Judge<'_> {
                     }
                 };
                 if let Err(error) = handled {
-                    shared.is_over.store(true, Ordering::Relaxed);
+                    caller.end();
                     failed.get_or_insert(error);
                 }
             }
@@ -353,7 +274,7 @@ impl Judge<'_> {
                 format!("stopped; {} verdicts are in the cache", cache.len()),
             ))
         } else {
-            Ok(())
+            Ok(asked)
         }
     }
 
@@ -362,22 +283,18 @@ impl Judge<'_> {
         &self,
         questions: &[Question],
         next: &AtomicUsize,
-        shared: &Shared,
+        caller: &Caller,
         sender: &mpsc::Sender<Report>,
     ) {
-        while !shared.has_ended() {
+        while !caller.has_ended() {
             let Some(question) = questions.get(next.fetch_add(1, Ordering::Relaxed)) else {
                 return;
             };
-            let report = match self.ask(question, shared, sender) {
-                Ok(Some((outcome, bill))) => Report::Found {
-                    key: question.key.clone(),
-                    outcome,
-                    bill,
-                },
+            let report = match self.ask(question, caller, sender) {
+                Ok(Some(report)) => report,
                 Ok(None) => return,
                 Err(error) => {
-                    shared.is_over.store(true, Ordering::Relaxed);
+                    caller.end();
                     Report::Failed(error)
                 }
             };
@@ -392,9 +309,9 @@ impl Judge<'_> {
     fn ask(
         &self,
         question: &Question,
-        shared: &Shared,
+        caller: &Caller,
         sender: &mpsc::Sender<Report>,
-    ) -> Result<Option<(Outcome, Bill)>> {
+    ) -> Result<Option<Report>> {
         let mut messages = question.messages.clone();
         let mut bill = Bill::default();
         let mut fault = String::new();
@@ -402,79 +319,47 @@ impl Judge<'_> {
             let draw = Draw::new(0, "judge")
                 .with_name(&question.key)
                 .with(u64::from(answer));
-            let Some(reply) = self.reply(&messages, draw, shared, sender)? else {
-                return Ok(None);
+            let mut told = |why, wait| {
+                let _ = sender.send(Report::Waiting { why, wait });
+            };
+            let parameters = &self.rubric.parameters;
+            let reply = match caller.ask(&messages, parameters, draw, &mut told)? {
+                Answer::Reply(reply) => reply,
+                Answer::Limit(reached) => return Ok(Some(Report::Limit(reached))),
+                Answer::Ended => return Ok(None),
             };
             bill.add(reply.usage);
+            let _ = sender.send(Report::Answered(reply.usage));
             match answer::read(&reply.text, self.rubric) {
-                Ok(verdict) => {
+                Ok(mut verdict) => {
+                    // What the answer escaped was not seen when its text was searched for the key.
+                    verdict.reason = verdict.reason.map(|reason| self.endpoint.hide(&reason));
                     let usage = Usage {
                         prompt_tokens: bill.prompt_tokens,
                         completion_tokens: bill.completion_tokens,
                     };
-                    return Ok(Some((
-                        Outcome::Judged(Judged {
+                    return Ok(Some(Report::Found {
+                        key: question.key.clone(),
+                        outcome: Outcome::Judged(Judged {
                             verdict,
                             usage: (bill.unmetered == 0).then_some(usage),
                         }),
-                        bill,
-                    )));
+                    }));
                 }
                 Err(found) if reply.is_cut => {
                     fault = format!("{found}, and was cut off at the limit of tokens")
                 }
                 Err(found) => fault = found,
             }
+            fault = self.endpoint.hide(&fault);
             if !reply.text.trim().is_empty() {
                 messages.push(("assistant", reply.text));
             }
             messages.push(self.rubric.repair(&fault));
         }
-        Ok(Some((Outcome::Unusable(fault), bill)))
-    }
-
-    /// One answer, waited for through failures that pass; none where the run ended meanwhile.
-    fn reply(
-        &self,
-        messages: &[Message],
-        draw: Draw,
-        shared: &Shared,
-        sender: &mpsc::Sender<Report>,
-    ) -> Result<Option<Reply>> {
-        let mut attempt = 0;
-        let mut until = Instant::now();
-        loop {
-            if !shared.wait_until(until) {
-                return Ok(None);
-            }
-            let (why, after) = match self.endpoint.ask(messages, &self.rubric.parameters) {
-                Ok(reply) => return Ok(Some(reply)),
-                Err(Failure::Final(error)) => return Err(error),
-                Err(Failure::Passing { why, after }) => (why, after),
-            };
-            attempt += 1;
-            if attempt >= self.patience.max_attempts {
-                return Err(Error::resource(format!("{why} ({attempt} times in a row)")).hint(KEPT));
-            }
-            if let Some(asked) = after.filter(|asked| *asked > self.patience.longest_retry_after) {
-                return Err(Error::resource(format!(
-                    "{why}, and asks to wait {} s",
-                    asked.as_secs()
-                ))
-                .hint(KEPT));
-            }
-            let own = self.patience.wait(attempt - 1, draw);
-            // What is asked for is a least; the draw on top keeps those who wait for the same moment apart.
-            let wait = after.map_or(own, |asked| asked + own.min(self.patience.first_wait));
-            until = Instant::now() + wait;
-            if let Some(asked) = after {
-                shared.hold_everybody(Instant::now() + asked);
-            }
-            let _ = sender.send(Report::Waiting { why, wait });
-        }
+        Ok(Some(Report::Found {
+            key: question.key.clone(),
+            outcome: Outcome::Unusable(fault),
+        }))
     }
 }
-
-/// What to do after a run that an endpoint ended.
-const KEPT: &str =
-    "run the command again later; what was judged is in the cache and is not asked again";

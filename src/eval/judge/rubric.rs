@@ -7,6 +7,8 @@ use serde_json::Map;
 use serde_json::Value;
 use serde_json::json;
 
+pub use crate::client::bill::Prices;
+use crate::client::endpoint::Message;
 use crate::error::Error;
 use crate::error::Result;
 use crate::files;
@@ -30,16 +32,6 @@ pub struct Scale {
     pub highest: i64,
     /// What it grades, and what each grade means.
     pub meaning: String,
-}
-
-/// Dollars for a million tokens; none where unknown.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Deserialize)]
-#[serde(deny_unknown_fields)]
-pub struct Prices {
-    /// Of what is asked.
-    pub prompt: Option<f64>,
-    /// Of what is answered.
-    pub completion: Option<f64>,
 }
 
 /// A rubric.
@@ -85,9 +77,6 @@ pub struct Item {
     /// A summary by a person, for rubrics that show it.
     pub reference: Option<String>,
 }
-
-/// Who says a message to or from a judge, and what.
-pub type Message = (&'static str, String);
 
 /// Slots of each template: those that must be there, those that may.
 const SLOTS: [(&str, &[&str], &[&str]); 3] = [

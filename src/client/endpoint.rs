@@ -1,5 +1,6 @@
 //! One request to an endpoint that speaks OpenAI's chat completions, and what came of it: an answer, a reason to try again, or the end.
 
+use std::io::Read;
 use std::time::Duration;
 use std::time::SystemTime;
 
@@ -10,30 +11,26 @@ use serde_json::json;
 use ureq::Agent;
 use ureq::http::Uri;
 
+use crate::client::bill::Limits;
+use crate::client::bill::Meter;
+pub use crate::client::bill::Usage;
+use crate::client::key::Key;
+use crate::client::patience::retry_after;
 use crate::error::Error;
 use crate::error::Kind;
 use crate::error::Result;
-use crate::eval::judge::key::Key;
-use crate::eval::judge::patience::retry_after;
-use crate::eval::judge::rubric::Message;
 
-/// An endpoint, its model and its key.
+/// Role and text of a message to or from an endpoint.
+pub type Message = (&'static str, String);
+
+/// An endpoint, its model, its key, and what may be spent there.
 pub struct Endpoint {
     url: String,
     model: String,
     key: Option<Key>,
     key_variable: String,
     agent: Agent,
-}
-
-/// Tokens that a request was charged for; none where the endpoint does not say.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Deserialize)]
-pub struct Usage {
-    /// Tokens asked.
-    pub prompt_tokens: u64,
-    /// Tokens answered.
-    #[serde(default)]
-    pub completion_tokens: u64,
+    meter: Meter,
 }
 
 /// What an endpoint answered.
@@ -58,12 +55,16 @@ pub enum Failure {
     },
     /// No further request will.
     Final(Error),
+    /// A limit of what may be spent was reached; the request was not sent.
+    Limit(String),
 }
 
 /// The path of the one request, after the endpoint's own.
 const PATH: &str = "/chat/completions";
-/// Longest answer that is read, in bytes; a grade takes a thousandth of it.
+/// Longest answer that is read, in bytes, whatever it unpacks to; a grade takes a thousandth of it.
 const LONGEST_BODY: u64 = 4 << 20;
+/// Most of an error that is read, in bytes.
+const LONGEST_ERROR: u64 = 1 << 16;
 /// Characters of an endpoint's own message that are shown.
 const SHOWN: usize = 300;
 
@@ -129,7 +130,15 @@ impl Endpoint {
             key,
             key_variable: key_variable.to_owned(),
             agent: config.build().into(),
+            meter: Meter::default(),
         })
+    }
+
+    /// Limits what may be spent; nothing is spent so far.
+    #[must_use]
+    pub fn limited(mut self, limits: Limits) -> Self {
+        self.meter = Meter::new(limits);
+        self
     }
 
     /// Where requests go.
@@ -152,33 +161,63 @@ impl Endpoint {
         parameters
             .iter()
             .for_each(|(name, value)| body[name] = value.clone());
+        let body = body.to_string();
+        self.meter.begin().map_err(Failure::Limit)?;
         let mut request = self
             .agent
             .post(&self.url)
             .header("Content-Type", "application/json")
-            .header("Accept", "application/json");
+            .header("Accept", "application/json")
+            // An answer that is not packed cannot unpack to more than was sent.
+            .header("Accept-Encoding", "identity");
         if let Some(key) = &self.key {
             request = request.header("Authorization", key.authorization());
         }
         let mut response = request
-            .send(body.to_string().as_bytes())
-            .map_err(|e| self.not_reached(&e))?;
+            .send(body.as_bytes())
+            .map_err(|e| self.not_reached(&e.to_string(), is_final(&e)))?;
+
         let status = response.status().as_u16();
-        let after = response
-            .headers()
-            .get("retry-after")
-            .and_then(|value| value.to_str().ok())
-            .and_then(|value| retry_after(value, SystemTime::now()));
-        let text = response
-            .body_mut()
-            .with_config()
-            .limit(LONGEST_BODY)
-            .read_to_string();
-        match (status, text) {
-            (200..=299, Ok(text)) => self.reply(&text),
-            (200..=299, Err(error)) => Err(self.not_reached(&error)),
-            (status, text) => Err(self.refused(status, &text.unwrap_or_default(), after)),
+        let header = |name: &str| {
+            response
+                .headers()
+                .get(name)
+                .and_then(|value| value.to_str().ok())
+        };
+        let after = header("retry-after").and_then(|value| retry_after(value, SystemTime::now()));
+        let packed = header("content-encoding")
+            .filter(|encoding| !encoding.eq_ignore_ascii_case("identity"))
+            .map(str::to_owned);
+        if let Some(encoding) = packed {
+            let found =
+                format!("answered {status} in the encoding {encoding}, which was not asked for");
+            return Err(self.not_reached(&found, false));
         }
+        let is_answer = (200..=299).contains(&status);
+        let limit = if is_answer {
+            LONGEST_BODY
+        } else {
+            LONGEST_ERROR
+        };
+        let mut bytes = Vec::new();
+        let outcome = response
+            .body_mut()
+            .as_reader()
+            .take(limit + 1)
+            .read_to_end(&mut bytes);
+        if !is_answer {
+            let text = String::from_utf8_lossy(&bytes);
+            return Err(self.refused(status, &text, after));
+        }
+        outcome.map_err(|e| self.not_reached(&e.to_string(), false))?;
+        if bytes.len() as u64 > limit {
+            let found = format!("answered more than {} MiB", limit >> 20);
+            return Err(self.not_reached(&found, false));
+        }
+        let reply = self.reply(&String::from_utf8_lossy(&bytes));
+        let usage = reply.as_ref().ok().and_then(|reply| reply.usage);
+        self.meter.add(usage, body.len(), bytes.len());
+        reply
     }
 
     fn reply(&self, text: &str) -> std::result::Result<Reply, Failure> {
@@ -195,26 +234,26 @@ impl Endpoint {
             .ok_or_else(|| passing("without a choice"))?;
         let is_cut = choice.finish_reason.as_deref() == Some("length");
         Ok(Reply {
-            text: choice.message.content.unwrap_or_default(),
+            text: self.hide(&choice.message.content.unwrap_or_default()),
             is_cut,
             usage: completion.usage,
         })
     }
 
     /// A request that got no whole answer.
-    fn not_reached(&self, error: &ureq::Error) -> Failure {
-        let why = self.hide(&format!("{}: {error}", self.url));
-        match error {
-            ureq::Error::BadUri(_) | ureq::Error::Http(_) | ureq::Error::InvalidProxyUrl => {
-                Failure::Final(Error::input(why))
-            }
-            _ => Failure::Passing { why, after: None },
+    fn not_reached(&self, found: &str, is_final: bool) -> Failure {
+        let why = self.hide(&format!("{}: {found}", self.url));
+        if is_final {
+            Failure::Final(Error::input(why))
+        } else {
+            Failure::Passing { why, after: None }
         }
     }
 
     /// A request that was answered with an error.
     fn refused(&self, status: u16, body: &str, after: Option<Duration>) -> Failure {
-        let why = self.hide(&format!("{} answered {status}{}", self.url, said(body)));
+        let said = said(body, &|text| self.hide(text));
+        let why = format!("{} answered {status}{said}", self.url);
         // A quota that is used up is told with the status of too many requests, and no wait mends it.
         let is_used_up = status == 429 && body.contains("insufficient_quota");
         if matches!(status, 408 | 409 | 425 | 429 | 500..) && !is_used_up {
@@ -241,16 +280,25 @@ impl Endpoint {
         Failure::Final(Error::new(kind, why).hint(hint))
     }
 
-    /// The text without the key.
-    fn hide(&self, text: &str) -> String {
+    /// The text without the key. Everything that an endpoint says goes through here before it is cut, printed or kept, and again
+    /// where escapes in it were read.
+    pub fn hide(&self, text: &str) -> String {
         self.key
             .as_ref()
-            .map_or_else(|| text.to_owned(), |key| key.hide(text))
+            .map_or_else(|| text.to_owned(), |key| key.hide(text).into_owned())
     }
 }
 
-/// What the body of an error says, if it says something.
-fn said(body: &str) -> String {
+/// Whether no further request can fare better.
+fn is_final(error: &ureq::Error) -> bool {
+    matches!(
+        error,
+        ureq::Error::BadUri(_) | ureq::Error::Http(_) | ureq::Error::InvalidProxyUrl
+    )
+}
+
+/// What the body of an error says, if it says something; hidden first, then cut.
+fn said(body: &str, hide: &dyn Fn(&str) -> String) -> String {
     let object: Option<Value> = serde_json::from_str(body).ok();
     let message = object.as_ref().and_then(|object| {
         object["error"]["message"]
@@ -258,8 +306,7 @@ fn said(body: &str) -> String {
             .or(object["message"].as_str())
             .or(object["error"].as_str())
     });
-    let message = message
-        .unwrap_or(body)
+    let message = hide(message.unwrap_or(body))
         .split_whitespace()
         .collect::<Vec<_>>()
         .join(" ");
@@ -319,6 +366,7 @@ mod tests {
 
     #[test]
     fn what_an_error_says_is_found_and_kept_short() {
+        let said = |body: &str| said(body, &str::to_owned);
         assert_eq!(
             said(r#"{"error": {"message": "no  such\nmodel", "type": "x"}}"#),
             ": no such model"
@@ -330,5 +378,16 @@ mod tests {
         );
         assert_eq!(said(""), "");
         assert_eq!(said(&"x".repeat(400)).chars().count(), 2 + SHOWN + 4);
+    }
+
+    #[test]
+    fn a_key_is_hidden_before_a_message_is_cut() {
+        let key = Key::new("sk-0123456789abcdefghij").unwrap();
+        let hide = |text: &str| key.hide(text).into_owned();
+        for before in SHOWN - 30..SHOWN + 5 {
+            let body = format!("{}sk-0123456789abcdefghij", "x".repeat(before));
+            let shown = said(&body, &hide);
+            assert!(!shown.contains("sk-") && !shown.contains("0123"), "{shown}");
+        }
     }
 }
