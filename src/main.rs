@@ -4,6 +4,11 @@
 
 use std::process::ExitCode;
 
+use maqam::cli::allocator::Allocator;
+
+#[global_allocator]
+static ALLOCATOR: Allocator = Allocator;
+
 fn main() -> ExitCode {
     maqam::ops::cpu::keep_freed_pages();
     maqam::cli::main()

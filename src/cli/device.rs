@@ -4,6 +4,7 @@ use candle_core::Device;
 use clap::Args;
 use clap::ValueEnum;
 
+use crate::cli::print;
 use crate::error::Error;
 use crate::error::Result;
 use crate::model::AudioLlm;
@@ -31,7 +32,10 @@ impl DeviceArguments {
             Choice::Cpu => Ok(Device::Cpu),
             Choice::Auto if !has_kernels => Ok(Device::Cpu),
             Choice::Auto => open_card().or_else(|error| {
-                eprintln!("note: computing on the CPU: {}", error.message());
+                print::message(format_args!(
+                    "note: computing on the CPU: {}",
+                    error.message()
+                ));
                 Ok(Device::Cpu)
             }),
             Choice::Cuda => open_card().map_err(|e| e.at("--device cuda")),
@@ -48,7 +52,7 @@ fn open_card() -> Result<Device> {
         Error::input(message).hint(hint)
     };
     let device = device::open(Choice::Cuda).map_err(failed)?;
-    eprintln!("computing on {}", device::name(&device)?);
+    print::message(format_args!("computing on {}", device::name(&device)?));
     Ok(device)
 }
 
@@ -94,7 +98,7 @@ impl PrecisionArguments {
 /// Says what a recipe's precision comes to on a device, where that is not what it asks for.
 pub fn note_precision(precision: Precision, device: &Device) -> Result<()> {
     if let Some(note) = precision.note(precision.on(device)?) {
-        eprintln!("note: {note}");
+        print::message(format_args!("note: {note}"));
     }
     Ok(())
 }

@@ -8,6 +8,7 @@ use clap::Args;
 use crate::cli::device::DeviceArguments;
 use crate::cli::device::note_precision;
 use crate::cli::hub;
+use crate::cli::print;
 use crate::cli::train::Screen;
 use crate::cli::train::tell_fit;
 use crate::error::Error;
@@ -57,13 +58,17 @@ pub fn run(arguments: &Arguments, stop: &AtomicBool) -> Result<()> {
     experiment
         .check_budget(&lengths)
         .map_err(|e| e.at_path(&arguments.experiment))?;
-    println!(
+    // Nothing that cannot be printed keeps the runs from being trained; the comparison at the end is the result.
+    let announced = print::line(format_args!(
         "experiment {}: {} recipes, {} seeds, {} runs",
         experiment.name,
         experiment.recipes.len(),
         experiment.seeds.len(),
         planned.len()
-    );
+    ));
+    if let Err(error) = announced {
+        print::message(format_args!("note: {}", error.message()));
+    }
     if !arguments.compare_only {
         let device = arguments.device.open()?;
         let precisions: Vec<Precision> = planned
@@ -90,14 +95,16 @@ pub fn run(arguments: &Arguments, stop: &AtomicBool) -> Result<()> {
             stop,
         )?;
         if elsewhere > 0 {
-            println!(
+            print::line(format_args!(
                 "{elsewhere} runs are still being trained by other processes; the last of them compares, or `--compare-only`"
-            );
+            ))?;
             return Ok(());
         }
     }
     let Some(test) = test else {
-        println!("no `test` suite: nothing is compared; `maqam compare` shows runs side by side");
+        print::line(format_args!(
+            "no `test` suite: nothing is compared; `maqam compare` shows runs side by side"
+        ))?;
         return Ok(());
     };
     let outcome = compare(&experiment, &planned, &test)?;
@@ -117,12 +124,12 @@ pub fn run(arguments: &Arguments, stop: &AtomicBool) -> Result<()> {
         &page::page(&experiment, &outcome),
         &experiment.folder().join("report"),
     )?;
-    println!(
+    print::line(format_args!(
         "{markdown}\nwritten: {}, {}, {}",
         text.display(),
         numbers.display(),
         page.display()
-    );
+    ))?;
     Ok(())
 }
 
@@ -133,12 +140,12 @@ struct Terminal {
 impl Watcher for Terminal {
     fn begins(&mut self, planned: &Planned, place: usize, total: usize, begun: &Begun) {
         self.screen.clear();
-        eprintln!(
+        print::message(format_args!(
             "run {} of {total}: {}, from step {}",
             place + 1,
             planned.recipe.name,
             begun.state.step
-        );
+        ));
         tell_fit(begun);
         self.screen = Screen::new(begun.state.step, begun.schedule.num_steps());
     }

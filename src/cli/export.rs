@@ -7,6 +7,7 @@ use clap::ValueEnum;
 use safetensors::Dtype;
 
 use crate::cli::hub;
+use crate::cli::print;
 use crate::error::Error;
 use crate::error::Result;
 use crate::files;
@@ -66,7 +67,10 @@ pub fn run(arguments: &Arguments) -> Result<()> {
                 Stored::Bf16 => Dtype::BF16,
             });
             let merged = merge(&model_dir, &config, &trained, dtype, &arguments.out)?;
-            println!("{merged} weights merged into {}", arguments.out.display());
+            print::line(format_args!(
+                "{merged} weights merged into {}",
+                arguments.out.display()
+            ))?;
             return Ok(());
         }
         Form::Peft => KeyForm::Full,
@@ -97,10 +101,10 @@ pub fn run(arguments: &Arguments) -> Result<()> {
     let staged = StagedDir::new(&arguments.out)?;
     peft::save(staged.path(), &adapter.plan, &adapter.tensors, &card, form)?;
     staged.commit()?;
-    println!(
+    print::line(format_args!(
         "{} adapted modules in {}",
         adapter.plan.modules.len(),
         arguments.out.display()
-    );
+    ))?;
     Ok(())
 }

@@ -15,6 +15,7 @@ use crate::audio::MELS;
 use crate::batch::Batch;
 use crate::cli::DataArguments;
 use crate::cli::ModelArguments;
+use crate::cli::bad_rows::BadRows;
 use crate::cli::check_stop;
 use crate::cli::progress::Progress;
 use crate::data::Row;
@@ -52,17 +53,21 @@ pub fn embed(arguments: &EmbedArguments, stop: &AtomicBool) -> Result<()> {
     let (model, loader) = arguments.model.open()?;
     let mut progress = Progress::new("embedding", 0, rows.len() as u64);
     let mut named = Vec::with_capacity(rows.len());
+    let mut bad = BadRows::default();
     for chunk in rows.chunks(READ_AHEAD) {
-        let sequences = chunk
+        let sequences: Vec<Result<_>> = chunk
             .par_iter()
             .map(|row| {
                 clips(row)
                     .and_then(|clips| loader.audio_of(clips))
                     .map_err(|e| e.at(row.place(&arguments.data.data)))
             })
-            .collect::<Result<Vec<_>>>()?;
+            .collect();
         for (row, sequence) in chunk.iter().zip(sequences) {
             check_stop(stop)?;
+            let Some(sequence) = bad.check(sequence)? else {
+                continue;
+            };
             let batch = Batch::pack(&[&sequence], model.config.audio.window_frames())?;
             let heard = model
                 .hear(&batch)?
@@ -79,7 +84,10 @@ pub fn embed(arguments: &EmbedArguments, stop: &AtomicBool) -> Result<()> {
         progress.update(named.len() as u64, "");
     }
     progress.finish();
-    files::write_safetensors(&arguments.out, named)
+    if bad.leaves_some(rows.len()) {
+        files::write_safetensors(&arguments.out, named)?;
+    }
+    bad.finish(rows.len(), &arguments.data.data, &arguments.out)
 }
 
 fn clips(row: &Row) -> Result<&[crate::data::Clip]> {
@@ -104,9 +112,10 @@ pub fn features(arguments: &FeaturesArguments, stop: &AtomicBool) -> Result<()> 
     let extractor = LogMelExtractor::new();
     let mut progress = Progress::new("features", 0, rows.len() as u64);
     let mut named = Vec::with_capacity(rows.len());
+    let mut bad = BadRows::default();
     for (i, chunk) in rows.chunks(READ_AHEAD).enumerate() {
         check_stop(stop)?;
-        let found = chunk
+        let found: Vec<Result<Vec<_>>> = chunk
             .par_iter()
             .map(|row| {
                 let clips = clips(row).map_err(|e| e.at(row.place(&arguments.data.data)))?;
@@ -129,12 +138,17 @@ pub fn features(arguments: &FeaturesArguments, stop: &AtomicBool) -> Result<()> 
                 tensors
                     .enumerate()
                     .map(|(i, tensor)| Ok((name(i), tensor?)))
-                    .collect::<Result<Vec<_>>>()
+                    .collect()
             })
-            .collect::<Result<Vec<_>>>()?;
-        named.extend(found.into_iter().flatten());
+            .collect();
+        for tensors in found {
+            named.extend(bad.check(tensors)?.into_iter().flatten());
+        }
         progress.update((i * READ_AHEAD + chunk.len()) as u64, "");
     }
     progress.finish();
-    files::write_safetensors(&arguments.out, named)
+    if bad.leaves_some(rows.len()) {
+        files::write_safetensors(&arguments.out, named)?;
+    }
+    bad.finish(rows.len(), &arguments.data.data, &arguments.out)
 }

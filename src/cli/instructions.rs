@@ -7,6 +7,7 @@ use clap::Args;
 use clap::Subcommand;
 
 use crate::cli::WordingName;
+use crate::cli::print;
 use crate::data::OnBadRow;
 use crate::data::read_manifest;
 use crate::error::Error;
@@ -127,16 +128,16 @@ fn build(arguments: &BuildArguments) -> Result<()> {
         .unwrap_or(Path::new("."));
     files::write_atomic(&arguments.out, built.to_jsonl(folder)?.as_bytes())?;
     for note in &built.left_out {
-        eprintln!("note: {note}");
+        print::message(format_args!("note: {note}"));
     }
     for kind in &settings.kinds {
-        println!(
+        print::line(format_args!(
             "{:<12} {}",
             kind.name(),
             built.rows.iter().filter(|row| row.kind == *kind).count()
-        );
+        ))?;
     }
-    println!("{:<12} {}", "all", built.rows.len());
+    print::line(format_args!("{:<12} {}", "all", built.rows.len()))?;
     Ok(())
 }
 
@@ -207,6 +208,9 @@ impl BuildArguments {
 }
 
 fn score_predictions(arguments: &ScoreArguments) -> Result<()> {
+    if let Some(path) = &arguments.out {
+        files::expect_writable(path)?;
+    }
     let suite = score::read_suite(&arguments.suite)?;
     let tuned = score::score_file(&suite, &arguments.predictions)?;
     let base = arguments
@@ -219,9 +223,13 @@ fn score_predictions(arguments: &ScoreArguments) -> Result<()> {
         files::write_atomic(path, format!("{object}\n").as_bytes())?;
     }
     match &base {
-        _ if arguments.json => println!("{object}"),
-        None => print!("{}", table::of(&tuned)),
-        Some(base) => print!("{}\n{}", table::beside(base, &tuned), table::of(&tuned)),
+        _ if arguments.json => print::line(format_args!("{object}"))?,
+        None => print::result(format_args!("{}", table::of(&tuned)))?,
+        Some(base) => print::result(format_args!(
+            "{}\n{}",
+            table::beside(base, &tuned),
+            table::of(&tuned)
+        ))?,
     }
     Ok(())
 }

@@ -12,13 +12,17 @@ use crate::batch::micro_batches;
 use crate::cli::DataArguments;
 use crate::cli::ModelArguments;
 use crate::cli::TaskArguments;
+use crate::cli::bad_rows::BadRows;
 use crate::cli::check_stop;
 use crate::cli::device::PrecisionArguments;
+use crate::cli::print;
 use crate::cli::progress::Progress;
 use crate::error::Error;
+use crate::error::Kind;
 use crate::error::Result;
 use crate::eval::answers::Asker;
 use crate::files;
+use crate::load::Loader;
 use crate::model::generate::Sampling;
 use crate::model::generate::Strategy;
 use crate::seed::Key;
@@ -63,18 +67,27 @@ pub fn score(arguments: &ScoreArguments, stop: &AtomicBool) -> Result<()> {
     arguments.precision.apply(&mut model)?;
     let mut progress = Progress::new("scoring", 0, examples.len() as u64);
     let mut lines = Vec::with_capacity(examples.len());
+    let mut bad = BadRows::default();
     for chunk in examples.chunks(READ_AHEAD) {
-        let loaded: Vec<Sequence> = chunk
+        let loaded: Vec<Result<Sequence>> = chunk
             .par_iter()
             .map(|(example, _)| {
                 let loaded = loader.load(example, Mode::Train, Key::new(0, "score"))?;
                 if let Some(warning) = loaded.warning() {
-                    eprintln!("note: row `{}`: {warning}", example.id);
+                    print::message(format_args!("note: row `{}`: {warning}", example.id));
                 }
                 Ok(loaded.sequence)
             })
-            .collect::<Result<_>>()
-            .map_err(|e: Error| e.at_path(&arguments.data.data))?;
+            .collect();
+        let mut readable: Vec<&Example> = Vec::with_capacity(chunk.len());
+        let mut sequences = Vec::with_capacity(chunk.len());
+        for ((example, _), sequence) in chunk.iter().zip(loaded) {
+            if let Some(sequence) = bad.check(sequence)? {
+                readable.push(example);
+                sequences.push(sequence);
+            }
+        }
+        let loaded = sequences;
         let lengths: Vec<usize> = loaded
             .iter()
             .map(|sequence| sequence.tokens.len())
@@ -86,7 +99,7 @@ pub fn score(arguments: &ScoreArguments, stop: &AtomicBool) -> Result<()> {
                 model.config.audio.window_frames(),
             )?;
             let found = model.score(&batch, 0.0)?;
-            for (i, (example, _)) in chunk[range.clone()].iter().enumerate() {
+            for (i, example) in readable[range.clone()].iter().enumerate() {
                 let of_row = batch
                     .target_sequences
                     .iter()
@@ -107,7 +120,10 @@ pub fn score(arguments: &ScoreArguments, stop: &AtomicBool) -> Result<()> {
         }
     }
     progress.finish();
-    files::write_atomic(&arguments.out, (lines.join("\n") + "\n").as_bytes())
+    if bad.leaves_some(examples.len()) {
+        files::write_atomic(&arguments.out, (lines.join("\n") + "\n").as_bytes())?;
+    }
+    bad.finish(examples.len(), &arguments.data.data, &arguments.out)
 }
 
 #[derive(Args)]
@@ -192,23 +208,61 @@ pub fn generate(arguments: &GenerateArguments, stop: &AtomicBool) -> Result<()> 
         sampling: &sampling,
         seed: arguments.seed,
     };
-    let answers = asker.answers(&asked, &mut |done| {
-        progress.update(done as u64, "");
-        check_stop(stop)
-    });
-    progress.finish();
     let mut text = String::new();
-    for ((example, _), answer) in asked
-        .iter()
-        .zip(answers.map_err(|e| e.at_path(&arguments.data.data))?)
-    {
-        let line = Generated {
-            id: &example.id,
-            prediction: &answer.text,
-            tokens: &answer.tokens,
+    let mut bad = BadRows::default();
+    let mut num_done = 0;
+    for chunk in asked.chunks(READ_AHEAD) {
+        let mut watch = |done: usize| {
+            progress.update((num_done + done) as u64, "");
+            check_stop(stop)
         };
-        text += &serde_json::to_string(&line).map_err(Error::bug)?;
-        text.push('\n');
+        let (chunk, answers) = match asker.answers(chunk, &mut watch) {
+            Ok(answers) => (chunk.to_vec(), answers),
+            Err(error) if error.kind == Kind::Input => {
+                // Some row cannot be read: each is looked at, and the others are asked without it.
+                let readable = readable(&loader, chunk, &mut bad)?;
+                if readable.len() == chunk.len() {
+                    return Err(error.at_path(&arguments.data.data));
+                }
+                let answers = asker.answers(&readable, &mut watch)?;
+                (readable, answers)
+            }
+            Err(error) => return Err(error.at_path(&arguments.data.data)),
+        };
+        num_done += chunk.len();
+        for ((example, _), answer) in chunk.iter().zip(answers) {
+            let line = Generated {
+                id: &example.id,
+                prediction: &answer.text,
+                tokens: &answer.tokens,
+            };
+            text += &serde_json::to_string(&line).map_err(Error::bug)?;
+            text.push('\n');
+        }
     }
-    files::write_atomic(&arguments.out, text.as_bytes())
+    progress.finish();
+    if bad.leaves_some(examples.len()) {
+        files::write_atomic(&arguments.out, text.as_bytes())?;
+    }
+    bad.finish(examples.len(), &arguments.data.data, &arguments.out)
+}
+
+/// The questions whose rows can be read.
+fn readable<'a>(
+    loader: &Loader,
+    asked: &[(&'a Example, usize)],
+    bad: &mut BadRows,
+) -> Result<Vec<(&'a Example, usize)>> {
+    let key = Key::new(0, "readable");
+    let loaded: Vec<Result<()>> = asked
+        .par_iter()
+        .map(|(example, _)| loader.load(example, Mode::Generate, key).map(drop))
+        .collect();
+    let mut found = Vec::with_capacity(asked.len());
+    for (question, loaded) in asked.iter().zip(loaded) {
+        if bad.check(loaded)?.is_some() {
+            found.push(*question);
+        }
+    }
+    Ok(found)
 }

@@ -1,5 +1,7 @@
 //! The command line: arguments in, one call, an exit code out. The only room that parses arguments and prints.
 
+pub mod allocator;
+mod bad_rows;
 mod bench;
 mod device;
 mod eval;
@@ -13,6 +15,7 @@ mod judge;
 mod judgement;
 mod metrics;
 mod plan;
+mod print;
 mod progress;
 mod report;
 mod train;
@@ -236,28 +239,63 @@ struct BenchCli {
 
 /// Parses the arguments, runs the command, prints what went wrong.
 pub fn main() -> ExitCode {
-    let cli = Cli::parse();
     let stop = Arc::new(AtomicBool::new(false));
-    outcome(|| interrupt::watch(stop.clone()).and_then(|()| run(cli.command, &stop)))
+    match Cli::try_parse() {
+        Ok(cli) => {
+            outcome(|| interrupt::watch(stop.clone()).and_then(|()| run(cli.command, &stop)))
+        }
+        Err(error) => usage(&error),
+    }
 }
 
 /// The same of `maqam bench`, by itself.
 pub fn bench_main() -> ExitCode {
-    let cli = BenchCli::parse();
-    outcome(|| bench::run(cli.command))
+    match BenchCli::try_parse() {
+        Ok(cli) => outcome(|| bench::run(cli.command)),
+        Err(error) => usage(&error),
+    }
+}
+
+/// Prints a help text, or what is wrong with the arguments.
+fn usage(error: &clap::Error) -> ExitCode {
+    let printed = error.print();
+    if error.use_stderr() {
+        return ExitCode::from(Error::input("").exit_code());
+    }
+    // A help text is a result, and the last of it may be in a buffer still.
+    outcome(|| match printed {
+        Err(e) if e.kind() != std::io::ErrorKind::BrokenPipe => Err(Error::resource(format!(
+            "standard output: cannot print the help: {e}"
+        ))),
+        _ => print::result(""),
+    })
 }
 
 fn outcome(work: impl FnOnce() -> Result<()>) -> ExitCode {
-    // The panic has printed where it was; it is a fault of ours like any other.
     let outcome = std::panic::catch_unwind(std::panic::AssertUnwindSafe(work))
-        .unwrap_or_else(|_| Err(Error::bug("maqam stopped at a fault of its own")));
+        .unwrap_or_else(|payload| Err(of_panic(payload.as_ref())));
     match outcome {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) => {
-            eprintln!("error: {error}");
+            print::message(format_args!("error: {error}"));
             ExitCode::from(error.exit_code())
         }
     }
+}
+
+/// The error that a panic stands for; the panic itself has printed where it was.
+fn of_panic(payload: &(dyn std::any::Any + Send)) -> Error {
+    let text = payload
+        .downcast_ref::<String>()
+        .map(String::as_str)
+        .or_else(|| payload.downcast_ref::<&str>().copied())
+        .unwrap_or_default();
+    // The standard library and rayon panic where the system gives no more threads.
+    if text.contains("failed to spawn thread") || text.contains("ThreadPoolBuildError") {
+        return Error::resource("the system gives this process no more threads")
+            .hint("raise the limit of processes or of memory (`ulimit -u`, `ulimit -v`)");
+    }
+    Error::bug("maqam stopped at a fault of its own")
 }
 
 fn run(command: Command, stop: &AtomicBool) -> Result<()> {

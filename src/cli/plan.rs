@@ -9,6 +9,7 @@ use clap::ValueEnum;
 use crate::cli::check_stop;
 use crate::cli::device::DeviceArguments;
 use crate::cli::hub;
+use crate::cli::print;
 use crate::cli::progress::Progress;
 use crate::error::Error;
 use crate::error::Result;
@@ -71,6 +72,9 @@ const GIB: f64 = (1u64 << 30) as f64;
 
 pub fn run(arguments: &Arguments, stop: &AtomicBool) -> Result<()> {
     let recipe = Recipe::load(&arguments.recipe, &arguments.set)?;
+    for path in arguments.picks.iter().chain(&arguments.html) {
+        files::expect_writable(path)?;
+    }
     let dir = hub::local_dir(&recipe.model.path)?;
     let model = match &dir {
         Some(dir) => ModelPlace::Here(dir),
@@ -117,12 +121,12 @@ pub fn run(arguments: &Arguments, stop: &AtomicBool) -> Result<()> {
     if let Some(path) = &arguments.html {
         files::write_atomic(path, plan.page(&recipe.name).html().as_bytes())?;
     }
-    print!("{}", plan.text());
+    print::result(format_args!("{}", plan.text()))?;
     if let Some(path) = &arguments.picks {
-        println!("\npicks of every step: {}", path.display());
+        print::line(format_args!("\npicks of every step: {}", path.display()))?;
     }
     if let Some(path) = &arguments.html {
-        println!("\nthe plan with pictures: {}", path.display());
+        print::line(format_args!("\nthe plan with pictures: {}", path.display()))?;
     }
     Ok(())
 }

@@ -4,6 +4,7 @@ use std::io::IsTerminal;
 use std::time::Duration;
 use std::time::Instant;
 
+use crate::cli::print;
 use indicatif::MultiProgress;
 use indicatif::ProgressBar;
 use indicatif::ProgressDrawTarget;
@@ -84,22 +85,22 @@ impl Progress {
             .collect::<Vec<_>>()
             .join("  ");
         if self.is_terminal {
-            self.bar.set_message(text);
+            self.bar.set_message(print::printable(&text).into_owned());
             self.bar.set_position(done);
             return;
         }
         let is_due = self.last_line.elapsed() >= LINE_EVERY || done == self.total;
         if is_due {
             self.last_line = Instant::now();
-            eprintln!("{} {done}/{}  {text}", self.what, self.total);
+            print::message(format_args!("{} {done}/{}  {text}", self.what, self.total));
         }
     }
 
     /// A line of its own, above the bar.
     pub fn line(&self, text: &str) {
         // A line that cannot be shown above the bars is shown without them.
-        if !self.is_terminal || self.group.println(text).is_err() {
-            eprintln!("{text}");
+        if !self.is_terminal || self.group.println(print::printable(text)).is_err() {
+            print::message(format_args!("{text}"));
         }
     }
 

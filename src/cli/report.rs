@@ -5,6 +5,7 @@ use std::path::PathBuf;
 
 use clap::Args;
 
+use crate::cli::print;
 use crate::error::Error;
 use crate::error::Result;
 use crate::files;
@@ -60,7 +61,7 @@ pub fn report(arguments: &ReportArguments) -> Result<()> {
     };
     let page = report::page(&runs, &Resampled::default(), &audio)?;
     files::write_atomic(&out, page.html().as_bytes())?;
-    println!("report: {}", out.display());
+    print::line(format_args!("report: {}", out.display()))?;
     Ok(())
 }
 
@@ -68,10 +69,10 @@ pub fn compare(arguments: &CompareArguments) -> Result<()> {
     let runs = read(&arguments.runs)?;
     let page = compare::page(&runs, &Resampled::default(), arguments.test)?;
     let written = compare::write(&page, &arguments.out)?;
-    println!(
+    print::line(format_args!(
         "comparison: {}; its tables and figures are beside it",
         written.display()
-    );
+    ))?;
     Ok(())
 }
 

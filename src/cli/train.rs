@@ -8,6 +8,7 @@ use clap::Args;
 use crate::cli::device::DeviceArguments;
 use crate::cli::device::note_precision;
 use crate::cli::hub;
+use crate::cli::print;
 use crate::cli::progress::Progress;
 use crate::error::Result;
 use crate::eval::Scores;
@@ -55,7 +56,7 @@ pub fn run(arguments: &Arguments, stop: &AtomicBool) -> Result<()> {
         lock: _lock,
     } = begun;
     for error in run.corpus.skipped() {
-        eprintln!("skipped: {}", error.message());
+        print::message(format_args!("skipped: {}", error.message()));
     }
     describe(&recipe, &run, &schedule, &model, &state);
     let mut screen = Screen::new(state.step, schedule.num_steps());
@@ -72,32 +73,39 @@ pub fn run(arguments: &Arguments, stop: &AtomicBool) -> Result<()> {
     let last = checkpoint::folder(&run.checkpoints(), state.step);
     match outcome {
         Ok(()) => {
-            eprintln!(
+            print::message(format_args!(
                 "done: {} steps; trained weights in {}",
                 state.step,
                 last.display()
-            );
+            ));
             let best = run.folder.join("best");
             let mut best_step = None;
             if best.is_dir() {
                 best_step = checkpoint::read_state(&best)?.evaluated;
-                eprintln!(
+                print::message(format_args!(
                     "best {}: {}",
                     run.evaluate
                         .as_ref()
                         .map_or("", |(settings, _)| &settings.keep_best),
                     best.display()
-                );
+                ));
             }
             if run.evaluate.is_some()
                 && let Some(table) = table::of_run(&run.folder, state.step, best_step)?
             {
-                println!("\n{}", table.trim_end());
+                // The run is whole, and its table is in its folder: a printer that fails is no fault of it.
+                if let Err(error) = print::line(format_args!("\n{}", table.trim_end())) {
+                    print::message(format_args!("note: {}", error.message()));
+                }
             }
             Ok(())
         }
         Err(error) if last.is_dir() => {
-            eprintln!("{} finished steps are in {}", state.step, last.display());
+            print::message(format_args!(
+                "{} finished steps are in {}",
+                state.step,
+                last.display()
+            ));
             Err(error)
         }
         Err(error) => Err(error),
@@ -107,28 +115,30 @@ pub fn run(arguments: &Arguments, stop: &AtomicBool) -> Result<()> {
 /// Says how the training fills the card's memory, if it is on one.
 pub(super) fn tell_fit(begun: &Begun) {
     if let Some(fit) = &begun.fit {
-        eprintln!("memory: {}", fit.line());
-        fit.note().iter().for_each(|note| eprintln!("note: {note}"));
+        print::message(format_args!("memory: {}", fit.line()));
+        fit.note()
+            .iter()
+            .for_each(|note| print::message(format_args!("note: {note}")));
     }
 }
 
 fn describe(recipe: &Recipe, run: &Run, schedule: &Schedule, model: &AudioLlm, state: &State) {
     let population = run.corpus.population();
-    eprintln!(
+    print::message(format_args!(
         "run {}: {} rows, {} steps of {} examples, {} trained numbers",
         run.folder.display(),
         run.corpus.len(),
         schedule.num_steps(),
         schedule.batch(),
         model.parameters.count()
-    );
+    ));
     for (i, task) in population.tasks.iter().enumerate() {
         let rows = population
             .row_task
             .iter()
             .filter(|&&of| usize::from(of) == i)
             .count();
-        eprintln!("  task {task}: {rows} rows");
+        print::message(format_args!("  task {task}: {rows} rows"));
     }
     for stage in schedule.stages() {
         let replayed = if stage.replayed.is_empty() {
@@ -136,18 +146,21 @@ fn describe(recipe: &Recipe, run: &Run, schedule: &Schedule, model: &AudioLlm, s
         } else {
             format!(", replaying {}", stage.replayed.join(", "))
         };
-        eprintln!(
+        print::message(format_args!(
             "  stage {}: steps {} to {}, {}{replayed}",
             stage.name,
             stage.start + 1,
             stage.start + stage.steps,
             stage.tasks.join(", ")
-        );
+        ));
     }
     if state.step > 0 {
-        eprintln!("  going on after step {}", state.step);
+        print::message(format_args!("  going on after step {}", state.step));
     }
-    eprintln!("  seed {}, model {}", recipe.seed, recipe.model.path);
+    print::message(format_args!(
+        "  seed {}, model {}",
+        recipe.seed, recipe.model.path
+    ));
 }
 
 pub(super) struct Screen {

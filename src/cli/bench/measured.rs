@@ -7,6 +7,7 @@ use serde_json::Value;
 use serde_json::json;
 
 use crate::cli::bench::TrainArguments;
+use crate::cli::print;
 use crate::error::Result;
 use crate::model::Phase;
 use crate::model::cost::Load;
@@ -89,33 +90,43 @@ pub struct Measured {
 
 impl Measured {
     /// Prints it.
-    pub fn print(&self, arguments: &TrainArguments, fit: Option<&Fit>) {
+    ///
+    /// # Errors
+    /// As [`print::result`].
+    pub fn print(&self, arguments: &TrainArguments, fit: Option<&Fit>) -> Result<()> {
         if arguments.json {
-            println!("{}", self.json(arguments, fit));
-            return;
+            print::line(format_args!("{}", self.json(arguments, fit)))?;
+            return Ok(());
         }
         let (step, threads) = (median(&self.seconds), rayon::current_num_threads());
-        println!(
+        print::line(format_args!(
             "{} examples, {} tokens a step, {}, {threads} threads",
             self.examples, self.load.tokens, self.computes
-        );
+        ))?;
         let fastest = self.seconds.iter().copied().fold(f64::INFINITY, f64::min);
         let slowest = self.seconds.iter().copied().fold(0.0, f64::max);
-        println!(
+        print::line(format_args!(
             "step      {step:.3} s (median of {}; {fastest:.3} to {slowest:.3})",
             self.seconds.len()
-        );
-        println!("examples  {:.2}/s", self.examples as f64 / step);
-        println!("tokens    {:.0}/s", self.load.tokens / step);
+        ))?;
+        print::line(format_args!(
+            "examples  {:.2}/s",
+            self.examples as f64 / step
+        ))?;
+        print::line(format_args!("tokens    {:.0}/s", self.load.tokens / step))?;
         if let Some(useful) = self.useful {
-            println!("useful    {:.3} TFLOP/s", useful / step / 1e12);
+            print::line(format_args!(
+                "useful    {:.3} TFLOP/s",
+                useful / step / 1e12
+            ))?;
         }
         if let Some(memory) = self.peak_gb() {
-            println!("memory    {memory:.2} GB at the most");
+            print::line(format_args!("memory    {memory:.2} GB at the most"))?;
         }
         for (name, seconds) in self.by_phase() {
-            println!("  {name:<17} {seconds:.4} s");
+            print::line(format_args!("  {name:<17} {seconds:.4} s"))?;
         }
+        Ok(())
     }
 
     fn json(&self, arguments: &TrainArguments, fit: Option<&Fit>) -> Value {

@@ -21,6 +21,7 @@ use crate::cli::bench::work::Work;
 use crate::cli::bench::work::load_of;
 use crate::cli::device::DeviceArguments;
 use crate::cli::device::PrecisionArguments;
+use crate::cli::print;
 use crate::error::Error;
 use crate::error::Result;
 use crate::model::AudioLlm;
@@ -192,7 +193,7 @@ pub fn run(command: Command) -> Result<()> {
         fit.as_ref()
             .map_or(arguments.pack_tokens, |fit| fit.pack_tokens),
     )?;
-    measured.print(&arguments, fit.as_ref());
+    measured.print(&arguments, fit.as_ref())?;
     Ok(())
 }
 
@@ -230,8 +231,10 @@ impl Bench<'_> {
             ))
             .hint("try --save layer"));
         }
-        eprintln!("memory: {}", fit.line());
-        fit.note().iter().for_each(|note| eprintln!("note: {note}"));
+        print::message(format_args!("memory: {}", fit.line()));
+        fit.note()
+            .iter()
+            .for_each(|note| print::message(format_args!("note: {note}")));
         Ok(Some(fit))
     }
 

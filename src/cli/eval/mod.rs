@@ -15,6 +15,7 @@ use crate::cli::device::PrecisionArguments;
 use crate::cli::eval::systems::Asked;
 use crate::cli::eval::systems::Systems;
 use crate::cli::eval::written::Folder;
+use crate::cli::print;
 use crate::cli::progress::Progress;
 use crate::error::Error;
 use crate::error::Kind;
@@ -90,13 +91,16 @@ pub fn run(arguments: &Arguments, stop: &AtomicBool) -> Result<()> {
     let judged = judged::judge(&systems, &asked, &suite, &resampling)?;
     let text = judged::tables(&judged, &suite, &resampling);
     folder.write(&judged, &text)?;
-    println!("{}", text.trim_end());
+    print::line(format_args!("{}", text.trim_end()))?;
     for name in folder.outdated(&judged)? {
-        eprintln!(
+        print::message(format_args!(
             "note: {name} was judged by another version of this suite; judge it again beside the others"
-        );
+        ));
     }
-    eprintln!("predictions, scores and this table: {}", out.display());
+    print::message(format_args!(
+        "predictions, scores and this table: {}",
+        out.display()
+    ));
     Ok(())
 }
 
@@ -106,17 +110,19 @@ fn ask(systems: &Systems, asked: &mut [Asked], suite: &Suite, stop: &AtomicBool)
         (sum.0 + asked.num_questions(), sum.1 + asked.num_open())
     });
     let rows = suite.num_examples();
-    eprintln!(
+    print::message(format_args!(
         "suite {}: {} sets, {rows} rows, {} systems",
         suite.name,
         suite.sets.len(),
         asked.len()
-    );
+    ));
     let kept = asked
         .iter()
         .map(|asked| asked.num_questions() - asked.num_left())
         .sum::<usize>();
-    eprintln!("{total} questions: {kept} answers from the store, {open} to ask");
+    print::message(format_args!(
+        "{total} questions: {kept} answers from the store, {open} to ask"
+    ));
     if open == 0 {
         return Ok(());
     }

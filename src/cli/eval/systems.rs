@@ -17,6 +17,7 @@ use crate::eval::control::Control;
 use crate::eval::interview::Interview;
 use crate::eval::store::Store;
 use crate::eval::suite::Suite;
+use crate::files;
 use crate::load::Loader;
 use crate::model::AudioLlm;
 use crate::model::config::Config;
@@ -261,11 +262,10 @@ fn named(written: &str) -> Result<(String, PathBuf)> {
         _ => (None, PathBuf::from(written)),
     };
     let name = name.unwrap_or_else(|| name_of(&folder));
-    if name.is_empty() || name.contains(['/', '\\']) || name.starts_with('.') {
-        return Err(Error::input(format!("`{name}` cannot name a folder"))
-            .at("--adapter")
-            .hint("name the system with --adapter NAME=DIR"));
-    }
+    files::check_name(&name).map_err(|e| {
+        e.at("--adapter")
+            .hint("name the system with --adapter NAME=DIR")
+    })?;
     Ok((name, folder))
 }
 

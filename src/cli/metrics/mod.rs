@@ -16,6 +16,7 @@ use serde_json::json;
 
 use crate::cli::metrics::rows::Row;
 use crate::cli::metrics::versus::Versus;
+use crate::cli::print;
 use crate::error::Error;
 use crate::error::Result;
 use crate::files;
@@ -145,13 +146,13 @@ pub fn run(arguments: &Arguments) -> Result<()> {
                 serde_json::to_value(versus).map_err(Error::bug)?,
             );
         }
-        println!("{object}");
+        print::line(format_args!("{object}"))?;
     } else {
-        print!("{}", table::render(task, &rows, &scored));
-        print!(
+        print::result(format_args!("{}", table::render(task, &rows, &scored)))?;
+        print::result(format_args!(
             "{}",
             versus.map_or_else(String::new, |versus| versus.render())
-        );
+        ))?;
     }
     Ok(())
 }

@@ -108,11 +108,12 @@ fn read_lines<T>(
     path: &Path,
     read: impl Fn(&Map<String, Value>) -> Result<T>,
 ) -> Result<Vec<Line<T>>> {
-    let text = files::read_text(path)?;
     let mut lines: Vec<Line<T>> = Vec::new();
     let mut seen: HashMap<String, usize> = HashMap::new();
-    for (number, line) in (1..).zip(text.trim_start_matches('\u{feff}').lines()) {
-        if line.trim().is_empty() {
+    let mut text = files::Lines::open(path)?;
+    while let Some((number, line)) = text.next_line()? {
+        let number = number as usize;
+        if line.trim_ascii().is_empty() {
             continue;
         }
         let found = object(line).and_then(|fields| {
@@ -139,8 +140,8 @@ fn read_lines<T>(
     Ok(lines)
 }
 
-fn object(line: &str) -> Result<Map<String, Value>> {
-    match serde_json::from_str(line) {
+fn object(line: &[u8]) -> Result<Map<String, Value>> {
+    match serde_json::from_slice(line) {
         Ok(Value::Object(fields)) => Ok(fields),
         Ok(_) => Err(Error::input("not a JSON object")
             .hint("a row is an object: {\"id\": ..., \"prediction\": ..., \"reference\": ...}")),

@@ -5,6 +5,7 @@ use crate::cli::metrics::Scored;
 use crate::cli::metrics::is_shown;
 use crate::cli::metrics::named;
 use crate::cli::metrics::rows::Row;
+use crate::error::brief;
 use crate::metrics::Tally;
 use crate::task::Kind;
 use crate::task::Task;
@@ -44,7 +45,7 @@ pub fn grid(rows: &[Vec<String>]) -> String {
     let width = |column: usize| {
         rows.iter()
             .filter_map(|row| row.get(column))
-            .map(|cell| cell.chars().count())
+            .map(|cell| brief(cell).chars().count())
             .max()
             .unwrap_or(0)
     };
@@ -55,6 +56,7 @@ pub fn grid(rows: &[Vec<String>]) -> String {
             .zip(&widths)
             .enumerate()
             .map(|(i, (cell, &width))| {
+                let cell = brief(cell);
                 if i == 0 {
                     format!("{cell:<width$}")
                 } else {
