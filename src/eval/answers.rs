@@ -303,7 +303,7 @@ impl Asker<'_> {
 
     fn expect_room(&self, prompt: usize, limit: usize) -> Result<()> {
         let longest = self.model.config.text.max_position_embeddings;
-        if prompt + limit <= longest {
+        if limit <= longest.saturating_sub(prompt) {
             return Ok(());
         }
         Err(Error::input(format!("{prompt} tokens are asked and up to {limit} answered, the model's longest sequence is {longest}"))

@@ -6,6 +6,7 @@ use serde_json::Value;
 
 use crate::error::Error;
 use crate::error::Result;
+use crate::error::brief;
 use crate::eval::Scores;
 use crate::files;
 
@@ -100,19 +101,20 @@ fn table(rows: &Scores, columns: &[(String, Scores)]) -> String {
     let first = rows
         .0
         .iter()
-        .map(|(name, _)| name.chars().count())
+        .map(|(name, _)| brief(name).chars().count())
         .max()
         .unwrap_or(0);
     let widths: Vec<usize> = columns
         .iter()
-        .map(|(title, _)| title.chars().count().max(8))
+        .map(|(title, _)| brief(title).chars().count().max(8))
         .collect();
     let line = |name: &str, cells: Vec<String>| {
         let cells = cells
             .iter()
             .zip(&widths)
-            .map(|(cell, &width)| format!("  {cell:>width$}"))
+            .map(|(cell, &width)| format!("  {:>width$}", brief(cell)))
             .collect::<String>();
+        let name = brief(name);
         format!("{name:<first$}{cells}\n")
     };
     let mut text = line("", columns.iter().map(|(title, _)| title.clone()).collect());

@@ -117,12 +117,7 @@ impl Experiment {
     }
 
     fn check(&mut self) -> Result<()> {
-        if self.name.is_empty() || self.name.contains(['/', '\\']) || self.name.starts_with('.') {
-            return Err(Error::input(format!(
-                "`name` is `{}`, expected the name of a folder",
-                self.name
-            )));
-        }
+        files::check_name(&self.name).map_err(|e| e.at("`name`"))?;
         if self.recipes.is_empty() || self.seeds.is_empty() {
             return Err(Error::input("`recipes` or `seeds` is empty")
                 .hint("an experiment is at least one recipe and one seed: `seeds: [{initialisation: 1, order: 1}]`"));
@@ -198,6 +193,7 @@ impl Experiment {
         if entry.name.is_empty() {
             entry.name.clone_from(&recipe.name);
         }
+        files::check_name(&entry.name).map_err(|e| e.at("`name` of a recipe"))?;
         recipe.name = format!("{}-seed{}", entry.name, seed + 1);
         recipe.runs = Some(Path::new("runs").join(&self.name));
         Ok(recipe)

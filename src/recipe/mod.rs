@@ -178,12 +178,7 @@ impl Recipe {
     }
 
     fn check(&self) -> Result<()> {
-        if self.name.is_empty() || self.name.contains(['/', '\\']) || self.name.starts_with('.') {
-            return Err(Error::input(format!(
-                "`name` is `{}`, expected the name of a folder",
-                self.name
-            )));
-        }
+        files::check_name(&self.name).map_err(|e| e.at("`name`"))?;
         if self.memory.pack_tokens == 0 {
             return Err(Error::input("`memory.pack_tokens` is 0"));
         }

@@ -1,9 +1,6 @@
 //! `log.jsonl` read line by line into what a report shows; a million lines take no more memory than a thousand.
 
 use std::collections::BTreeMap;
-use std::fs::File;
-use std::io::BufRead;
-use std::io::BufReader;
 use std::path::Path;
 
 use serde::Deserialize;
@@ -12,6 +9,7 @@ use serde_json::Value;
 
 use crate::error::Error;
 use crate::error::Result;
+use crate::files::Lines;
 use crate::report::track::Track;
 
 /// What was seen of a task, or of all of them.
@@ -139,13 +137,13 @@ impl Log {
     /// # Errors
     /// A line that is no JSON, lacks what its kind has, or goes back in steps; the message names file and line.
     pub fn read(path: &Path) -> Result<Self> {
-        let file = File::open(path).map_err(|e| Error::io(path, "read", &e))?;
         let mut log = Self::default();
-        for (i, text) in BufReader::with_capacity(1 << 20, file).lines().enumerate() {
-            let text = text.map_err(|e| Error::io(path, "read", &e))?;
+        let mut lines = Lines::open(path)?;
+        while let Some((number, text)) = lines.next_line()? {
+            let text = String::from_utf8_lossy(text);
             if !text.trim().is_empty() {
                 log.line(&text)
-                    .map_err(|e| e.at(format!("{}:{}", path.display(), i + 1)))?;
+                    .map_err(|e| e.at(format!("{}:{number}", path.display())))?;
             }
         }
         Ok(log)

@@ -1,9 +1,6 @@
 //! Predictions of a set: a line a row, what was asked for, what was said, and what is known of the row.
 
 use std::collections::HashMap;
-use std::fs::File;
-use std::io::BufRead;
-use std::io::BufReader;
 use std::path::Path;
 
 use serde::Deserialize;
@@ -12,6 +9,7 @@ use serde_json::Value;
 
 use crate::error::Error;
 use crate::error::Result;
+use crate::files::Lines;
 use crate::metrics::Pair;
 
 /// One row.
@@ -91,16 +89,15 @@ impl Prediction {
 /// # Errors
 /// A line that is no prediction; the message names file and line.
 pub fn each(path: &Path, mut visit: impl FnMut(usize, Prediction) -> Result<()>) -> Result<()> {
-    let file = File::open(path).map_err(|e| Error::io(path, "read", &e))?;
-    for (i, text) in BufReader::with_capacity(1 << 20, file).lines().enumerate() {
-        let text = text.map_err(|e| Error::io(path, "read", &e))?;
-        if text.trim().is_empty() {
+    let mut lines = Lines::open(path)?;
+    while let Some((number, text)) = lines.next_line()? {
+        if text.trim_ascii().is_empty() {
             continue;
         }
-        let row =
-            serde_json::from_str(&text).map_err(|e| Error::input(format!("not a prediction: {e}")));
-        row.and_then(|row| visit(i + 1, row))
-            .map_err(|e| e.at(format!("{}:{}", path.display(), i + 1)))?;
+        let row = serde_json::from_slice(text)
+            .map_err(|e| Error::input(format!("not a prediction: {e}")));
+        row.and_then(|row| visit(number as usize, row))
+            .map_err(|e| e.at(format!("{}:{number}", path.display())))?;
     }
     Ok(())
 }

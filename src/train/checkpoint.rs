@@ -52,6 +52,9 @@ pub struct State {
     /// BLAKE3 of the snapshots of embeddings that stages draw by, by name.
     #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
     pub snapshots: BTreeMap<String, String>,
+    /// Whether it was written between two of the recipe's checkpoints, because the run stopped; the next one takes its place.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub is_between: bool,
     /// What computed the last step, where that was not the CPU in `f32`.
     #[serde(default, skip_serializing_if = "is_default")]
     pub computes: Computes,
@@ -87,6 +90,7 @@ impl State {
             stage_ends,
             waiting,
             snapshots,
+            is_between: false,
             computes,
         }
     }
@@ -184,11 +188,47 @@ pub fn list(checkpoints: &Path) -> Result<Vec<(u64, PathBuf)>> {
     Ok(found)
 }
 
-/// Removes the oldest checkpoints until `keep` are left.
+/// Removes checkpoints that a stopped run left between those of the recipe, the newest apart, then the oldest until `keep` are left.
 pub fn rotate(checkpoints: &Path, keep: usize) -> Result<()> {
-    let all = list(checkpoints)?;
-    for (_, path) in &all[..all.len().saturating_sub(keep)] {
+    let mut all = list(checkpoints)?;
+    let newest = all.pop();
+    let is_between = |path: &Path| read_state(path).is_ok_and(|state| state.is_between);
+    let (between, mut regular): (Vec<_>, Vec<_>) =
+        all.into_iter().partition(|(_, path)| is_between(path));
+    regular.extend(newest);
+    let num_old = regular.len().saturating_sub(keep);
+    for (_, path) in between.iter().chain(&regular[..num_old]) {
         files::remove_dir(path)?;
     }
     Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_stop_leaves_no_checkpoint_beside_the_rotation() {
+        let dir = tempfile::tempdir().unwrap();
+        let save = |step: u64, is_between: bool| {
+            let state = State {
+                step,
+                is_between,
+                ..State::new(BTreeMap::new())
+            };
+            let text = serde_json::to_string(&state).unwrap();
+            let path = folder(dir.path(), step).join(STATE_FILE);
+            files::write_atomic(&path, text.as_bytes()).unwrap();
+            rotate(dir.path(), 3).unwrap();
+            let left = list(dir.path()).unwrap();
+            left.into_iter().map(|(step, _)| step).collect::<Vec<_>>()
+        };
+        assert_eq!(save(2, false), [2]);
+        assert_eq!(save(4, false), [2, 4]);
+        assert_eq!(save(5, true), [2, 4, 5]);
+        assert_eq!(save(6, false), [2, 4, 6]);
+        assert_eq!(save(7, true), [4, 6, 7]);
+        assert_eq!(save(8, false), [4, 6, 8]);
+        assert_eq!(save(10, false), [6, 8, 10]);
+    }
 }

@@ -133,6 +133,8 @@ pub fn train(
     stop: &AtomicBool,
 ) -> Result<()> {
     files::truncate(&run.log_path(), state.log_bytes)?;
+    // What is written from here on is of this run's steps, wherever the last one stopped.
+    state.is_between = false;
     let (log, logged) = (files::AppendLog::open(&run.log_path())?, state.step);
     let (schedule, saved) = (Arc::new(schedule), (logged > 0).then_some(logged));
     let mut trainer = Trainer {

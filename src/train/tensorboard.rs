@@ -11,6 +11,7 @@ use crate::error::Error;
 use crate::error::Result;
 use crate::files;
 use crate::files::AppendLog;
+use crate::files::Lines;
 
 /// TensorBoard reads every file of a folder that has `tfevents` in its name.
 const FILE: &str = "events.out.tfevents.maqam";
@@ -21,13 +22,19 @@ pub struct Events {
 }
 
 impl Events {
-    /// Writes what the log holds already, and waits for more.
+    /// Writes what the log holds already, and waits for more. Events that were written before keep their times.
     pub fn start(run: &Path, log: &Path) -> Result<Self> {
         let path: PathBuf = run.join(FILE);
-        let mut bytes = record(&event(now(), 0, &[], Some("brain.Event:2")));
+        let before = std::fs::read(&path).unwrap_or_default();
+        let mut times = times(&before).into_iter();
+        let begun = times.next().unwrap_or_else(now);
+        let mut bytes = record(&event(begun, 0, &[], Some("brain.Event:2")));
         if log.is_file() {
-            for line in files::read_text(log)?.lines() {
-                bytes.extend(records_of(line)?);
+            let mut lines = Lines::open(log)?;
+            while let Some((_, line)) = lines.next_line()? {
+                // The file is the log's lines in their order, so a record belongs to the line of its place.
+                let time = times.next().unwrap_or_else(now);
+                bytes.extend(records_of(&String::from_utf8_lossy(line), time)?);
             }
         }
         files::write_atomic(&path, &bytes)?;
@@ -38,7 +45,7 @@ impl Events {
 
     /// Adds what a line of the log says.
     pub fn line(&mut self, line: &str) -> Result<()> {
-        self.file.append(&records_of(line)?)
+        self.file.append(&records_of(line, now())?)
     }
 }
 
@@ -49,10 +56,36 @@ fn now() -> f64 {
 }
 
 /// The record of a line of the log, ready for the file.
-fn records_of(line: &str) -> Result<Vec<u8>> {
+fn records_of(line: &str, time: f64) -> Result<Vec<u8>> {
     let line: Value = serde_json::from_str(line).map_err(Error::bug)?;
     let (step, scalars) = scalars(&line);
-    Ok(record(&event(now(), step, &scalars, None)))
+    Ok(record(&event(time, step, &scalars, None)))
+}
+
+/// The times of the records of an event file, up to the first that is damaged.
+fn times(mut bytes: &[u8]) -> Vec<f64> {
+    /// Bytes of a length and its checksum, and of the checksum of the contents.
+    const HEAD: usize = 12;
+    const TAIL: usize = 4;
+    let mut found = Vec::new();
+    while let Some(length) = bytes.first_chunk::<8>() {
+        let length = u64::from_le_bytes(*length);
+        let whole = usize::try_from(length)
+            .ok()
+            .and_then(|length| length.checked_add(HEAD + TAIL))
+            .filter(|whole| *whole <= bytes.len());
+        let Some(whole) = whole else { break };
+        let contents = &bytes[HEAD..whole - TAIL];
+        let time = contents
+            .strip_prefix(&[0x09])
+            .and_then(|rest| rest.first_chunk());
+        let Some(time) = time.filter(|_| record(contents) == bytes[..whole]) else {
+            break;
+        };
+        found.push(f64::from_le_bytes(*time));
+        bytes = &bytes[whole..];
+    }
+    found
 }
 
 /// Step and named numbers of a line of the log.
@@ -179,6 +212,32 @@ mod tests {
             found.map(|bytes| hex(&bytes)).to_vec(),
             golden.lines().collect::<Vec<_>>()
         );
+    }
+
+    #[test]
+    fn events_keep_their_times_when_a_run_resumes() {
+        let dir = tempfile::tempdir().unwrap();
+        let log = dir.path().join("log.jsonl");
+        let line = |step: u64| format!("{{\"kind\":\"train\",\"step\":{step},\"loss\":1.5}}\n");
+        std::fs::write(&log, line(1) + &line(2)).unwrap();
+        let path = dir.path().join(FILE);
+        let scalars = [("train/loss".to_owned(), 1.5)];
+        let step = |step: u64, time: f64| record(&event(time, step, &scalars, None));
+        let version = record(&event(100.0, 0, &[], Some("brain.Event:2")));
+        // Four steps were written, of which the log keeps two; then one with a damaged end.
+        let old = [step(1, 101.0), step(2, 102.0), step(3, 103.0)].concat();
+        std::fs::write(
+            &path,
+            [version.as_slice(), &old, &step(4, 104.0)[..20]].concat(),
+        )
+        .unwrap();
+        Events::start(dir.path(), &log).unwrap();
+        let expected = [version, step(1, 101.0), step(2, 102.0)].concat();
+        assert_eq!(std::fs::read(&path).unwrap(), expected);
+        // A file that cannot be read is made anew.
+        std::fs::write(&path, "nothing of the kind").unwrap();
+        Events::start(dir.path(), &log).unwrap();
+        assert_eq!(times(&std::fs::read(&path).unwrap()).len(), 3);
     }
 
     #[test]

@@ -417,10 +417,16 @@ impl Trainer<'_> {
         {
             self.evaluate(settings, suite)?;
         }
-        if is_due(self.run.checkpoint.every, self.last_step()) {
+        if self.is_checkpoint_due() {
             self.save()?;
         }
         Ok(())
+    }
+
+    /// Whether the recipe has a checkpoint after the finished step.
+    fn is_checkpoint_due(&self) -> bool {
+        let (step, every) = (self.state.step, self.run.checkpoint.every);
+        step == self.last_step() || (every > 0 && step.is_multiple_of(every))
     }
 
     /// The run's last step, a stage that has just ended counted with the steps it had.
@@ -437,6 +443,7 @@ impl Trainer<'_> {
         if self.saved == Some(self.state.step) {
             return Ok(());
         }
+        self.state.is_between = !self.is_checkpoint_due();
         self.log.sync()?;
         self.state.log_bytes = self.log.num_bytes()?;
         let folder = checkpoint::folder(&self.run.checkpoints(), self.state.step);

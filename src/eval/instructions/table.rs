@@ -1,5 +1,6 @@
 //! Scores of an instruction suite as a table, alone or beside those of the model before it was tuned.
 
+use crate::error::brief;
 use crate::eval::instructions::score::Change;
 use crate::eval::instructions::score::Rates;
 use crate::eval::instructions::score::Scores;
@@ -154,7 +155,7 @@ fn aligned(lines: Vec<Vec<String>>) -> String {
         lines
             .iter()
             .filter_map(|line| line.get(column))
-            .map(|cell| cell.chars().count())
+            .map(|cell| brief(cell).chars().count())
             .max()
             .unwrap_or(0)
     };
@@ -164,6 +165,7 @@ fn aligned(lines: Vec<Vec<String>>) -> String {
     let padded = |line: &Vec<String>| {
         let cells = line.iter().zip(&widths).enumerate();
         let cells = cells.map(|(i, (cell, &width))| {
+            let cell = brief(cell);
             if i == 0 {
                 format!("{cell:<width$}")
             } else {
