@@ -14,17 +14,22 @@ const CRATES: [&str; 7] = [
 const WALLS: [(&str, &[&str]); 1] = [("engine", &["stats", "metrics", "data", "schedule"])];
 
 /// A word and the only crates, modules or parts of modules that may contain it.
-const ONLY_IN: [(&str, &[&str]); 9] = [
+const ONLY_IN: [(&str, &[&str]); 11] = [
     ("polars", &["data"]),
     ("clap", &["cli", "main"]),
-    ("hf_hub", &["cli"]),
-    ("ureq", &["eval/judge", "cli"]),
+    ("ureq", &["client", "cli/hub"]),
     ("indicatif", &["cli"]),
-    ("println!", &["cli", "main"]),
-    ("eprintln!", &["cli", "main"]),
-    ("print!", &["cli", "main"]),
-    ("eprint!", &["cli", "main"]),
+    ("println!", PRINTS),
+    ("eprintln!", PRINTS),
+    ("print!", PRINTS),
+    ("eprint!", PRINTS),
+    ("io::stdout", PRINTS),
+    ("io::stderr", &["cli/print", "cli/progress"]),
+    ("ProgressDrawTarget", &["cli/progress"]),
 ];
+
+/// The one door to the terminal: it never panics, and escapes what would command a terminal.
+const PRINTS: &[&str] = &["cli/print"];
 
 /// Crates and the words that they never contain: metrics compare texts.
 const NEVER_IN: [(&str, &[&str]); 1] = [(
@@ -294,7 +299,7 @@ fn faults(path: &str, text: &str, modules: &[&str]) -> Vec<String> {
                 found.push(source.fault(i, format!("{module} may not contain `{word}`")));
             }
         }
-        if place != "base/files" && !source.is_test[i] {
+        if !source.is_in("base/files") && !source.is_test[i] {
             for writer in WRITERS.iter().filter(|writer| says(line, writer)) {
                 found.push(source.fault(
                     i,
@@ -302,9 +307,11 @@ fn faults(path: &str, text: &str, modules: &[&str]) -> Vec<String> {
                 ));
             }
         }
+        // Tests beside the root of a crate look at that root, which is their module.
+        let own = usize::from(source.is_test[i] && source.is_in_crate());
         if line
             .split_whitespace()
-            .any(|part| part.matches("super::").count() >= source.depth[i].max(1))
+            .any(|part| part.matches("super::").count() >= source.depth[i].max(1) + own)
         {
             found.push(source.fault(i, "`super::` leaves the module; write `crate::`"));
         }
@@ -461,8 +468,10 @@ fn sources_keep_the_rules() {
     let lib = fs::read_to_string(root().join("src/lib.rs")).unwrap();
     let modules = modules_in_order(&lib);
     assert_eq!(modules.last(), Some(&"cli"), "{modules:?}");
-    let sources = [files("src", &["rs"]), files("crates", &["rs"])].concat();
-    assert!(sources.len() > 300);
+    let mut sources = [files("src", &["rs"]), files("crates", &["rs"])].concat();
+    // Build scripts speak to cargo, and write what it compiles.
+    sources.retain(|(path, _)| !path.ends_with("/build.rs"));
+    assert!(sources.len() > 290);
     assert_none(
         &sources
             .iter()
@@ -568,24 +577,19 @@ fn planted_faults_are_found() {
             "`indicatif` outside cli",
         ),
         (
-            "crates/engine/src/model/mod.rs",
-            "use hf_hub::api::sync::Api;",
-            "`hf_hub` outside cli",
-        ),
-        (
             "src/eval/mod.rs",
             "use ureq::Agent;",
-            "`ureq` outside eval/judge and cli",
+            "`ureq` outside client and cli/hub",
         ),
         (
-            "src/eval/judgement.rs",
-            "use ureq::Agent;",
-            "`ureq` outside eval/judge and cli",
-        ),
-        (
-            "src/eval/mod.rs",
+            "src/cli/train.rs",
             "eprintln!(\"{x}\");",
-            "`eprintln!` outside cli and main",
+            "`eprintln!` outside cli/print",
+        ),
+        (
+            "src/cli/train.rs",
+            "std::io::stdout().write_all(b)?;",
+            "`io::stdout` outside cli/print",
         ),
         (
             "src/eval/mod.rs",
