@@ -1,16 +1,24 @@
 //! Sound from any file as mono samples at 16 kHz, then as the log-mel spectrogram that the audio encoders hear.
 //!
-//! The line: bytes > container and codec ([`read()`]) > mono > 16 kHz > [`LogMelExtractor`]. Nothing is cut without a word: a file that ends
-//! early, a packet that does not decode and a span that runs past the end are errors that name the file.
+//! The line: bytes > container ([`read()`]) > codec > mono > 16 kHz > [`LogMelExtractor`]. Nothing is cut without a word: a file that ends
+//! early, a packet that does not decode and a span that runs past the end are errors that name the file. No header is believed further
+//! than the file has bytes, and a library that panics makes an error of the file.
 
 #![deny(clippy::unwrap_used, clippy::expect_used)]
 
+mod codec;
+mod flac;
+mod format;
 mod log_mel;
 mod mp4;
 mod mpeg;
+mod ogg;
 mod read;
 mod resample;
+mod samples;
 mod source;
+mod wav;
+mod webm;
 
 use symphonia::core::audio::GenericAudioBufferRef;
 
@@ -88,23 +96,36 @@ fn append_mono(
     mono: &mut Vec<f32>,
 ) -> Result<()> {
     buffer.copy_to_vec_interleaved(scratch);
-    let channels = buffer.num_planes();
+    append_channel(scratch, buffer.num_planes(), channel, mono)?;
+    Ok(())
+}
+
+/// Appends one of the channels that lie side by side in `interleaved`, or the average of all, and returns the number of samples.
+///
+/// # Errors
+/// A channel that is not there.
+fn append_channel(
+    interleaved: &[f32],
+    channels: usize,
+    channel: Option<u16>,
+    mono: &mut Vec<f32>,
+) -> Result<usize> {
     check_channel(channel, channels)?;
     match (channels, channel) {
-        (0, _) => {}
-        (1, _) => mono.extend_from_slice(scratch),
+        (0, _) => return Ok(0),
+        (1, _) => mono.extend_from_slice(interleaved),
         (_, Some(channel)) => mono.extend(
-            scratch
+            interleaved
                 .chunks_exact(channels)
                 .map(|frame| frame[usize::from(channel)]),
         ),
         (_, None) => mono.extend(
-            scratch
+            interleaved
                 .chunks_exact(channels)
                 .map(|frame| frame.iter().sum::<f32>() / channels as f32),
         ),
     }
-    Ok(())
+    Ok(interleaved.len() / channels)
 }
 
 /// Refuses a channel that a recording of so many channels does not have.

@@ -4,6 +4,7 @@
 //! and trims the last packets to its guess, and steps over damaged frames without a word.
 
 use std::ops::Range;
+use std::sync::Arc;
 
 use symphonia::core::codecs::audio::AudioCodecParameters;
 use symphonia::core::codecs::audio::AudioDecoder;
@@ -14,6 +15,8 @@ use symphonia::core::units::Duration;
 use symphonia::core::units::Timestamp;
 
 use crate::append_mono;
+use crate::samples;
+use crate::source::Source;
 use maqam_base::error::Error;
 use maqam_base::error::Result;
 
@@ -27,14 +30,50 @@ const DECODER_DELAY: usize = 529;
 /// and the filter memory of two.
 const WARM_UP_FRAMES: usize = 32;
 
+/// An MP3 file, in memory.
+pub(super) struct Mpeg {
+    bytes: Arc<[u8]>,
+    stream: Stream,
+}
+
+impl Mpeg {
+    /// Finds all frames.
+    ///
+    /// # Errors
+    /// As [`Stream::find`].
+    pub(super) fn open(source: Source) -> Result<Self> {
+        let bytes = source.into_bytes()?;
+        let stream = Stream::find(&bytes)?;
+        Ok(Self { bytes, stream })
+    }
+}
+
+impl samples::Stream for Mpeg {
+    fn rate(&self) -> u32 {
+        self.stream.rate
+    }
+
+    fn channels(&self) -> Option<usize> {
+        Some(self.stream.channels)
+    }
+
+    fn num_samples(&self) -> Option<usize> {
+        Some(self.stream.num_samples())
+    }
+
+    fn decode(&mut self, wanted: Range<usize>, channel: Option<u16>) -> Result<Vec<f32>> {
+        self.stream.decode(&self.bytes, wanted, channel)
+    }
+}
+
 /// An MP3 stream as a list of frames.
-pub(super) struct Stream {
+struct Stream {
     /// Where each frame lies in the file's bytes; without the `Info` frame.
     frames: Vec<Range<usize>>,
     /// Samples a second.
-    pub(super) rate: u32,
+    rate: u32,
     /// Channels of the first frame.
-    pub(super) channels: usize,
+    channels: usize,
     /// Samples of one frame, per channel.
     samples_per_frame: usize,
     /// Samples at the beginning that are the encoder's and decoder's delay.
@@ -65,11 +104,11 @@ impl Stream {
     ///
     /// # Errors
     /// Bytes between frames that are neither a frame nor a known tag, a last frame that is cut off, fewer frames than the file announces.
-    pub(super) fn find(bytes: &[u8]) -> Result<Self> {
+    fn find(bytes: &[u8]) -> Result<Self> {
         let start = first_frame(bytes).ok_or_else(|| Error::input("no MP3 frame was found"))?;
         let first = header(&bytes[start..])
             .ok_or_else(|| Error::bug("the first MP3 frame has no header"))?;
-        let info = Info::read(&bytes[start..(start + first.bytes).min(bytes.len())], first);
+        let info = Info::read(bytes, start, first);
         let mut position = if info.is_some() {
             start + first.bytes
         } else {
@@ -113,7 +152,7 @@ impl Stream {
     }
 
     /// Number of samples per channel, without delay and padding.
-    pub(super) fn num_samples(&self) -> usize {
+    fn num_samples(&self) -> usize {
         (self.frames.len() * self.samples_per_frame).saturating_sub(self.delay + self.padding)
     }
 
@@ -121,12 +160,7 @@ impl Stream {
     ///
     /// # Errors
     /// A frame that does not decode, or not to its length, or lacks the channel.
-    pub(super) fn decode(
-        &self,
-        bytes: &[u8],
-        wanted: Range<usize>,
-        channel: Option<u16>,
-    ) -> Result<Vec<f32>> {
+    fn decode(&self, bytes: &[u8], wanted: Range<usize>, channel: Option<u16>) -> Result<Vec<f32>> {
         let raw = wanted.start + self.delay..wanted.end + self.delay;
         let first_needed = raw.start / self.samples_per_frame;
         let first_fed = first_needed.saturating_sub(WARM_UP_FRAMES);
@@ -189,8 +223,13 @@ impl Stream {
         }
         let Some(info) = info else { return Ok(()) };
         if let Some(announced) = info.num_frames {
-            // Some encoders count the `Info` frame itself.
-            if self.frames.len() + 1 < announced {
+            // Some encoders count the `Info` frame itself. In their files, all bytes that are announced are there.
+            let found_bytes = self.frames.last().map_or(0, |last| last.end) - info.at;
+            let is_whole = info
+                .num_bytes
+                .is_none_or(|announced| found_bytes >= announced);
+            let counts_itself = !info.is_exact && is_whole && self.frames.len() + 1 == announced;
+            if self.frames.len() < announced && !counts_itself {
                 let announced_s =
                     (announced * self.samples_per_frame) as f64 / f64::from(self.rate);
                 let message = format!(
@@ -234,53 +273,75 @@ impl Stream {
 /// What the first frame says about the others, in the files of most encoders.
 struct Info {
     num_frames: Option<usize>,
+    /// Bytes from the beginning of the `Info` frame to the end of the sound.
+    num_bytes: Option<usize>,
+    /// Where the frame begins.
+    at: usize,
+    /// Whether the encoder is known to leave the frame out of its count.
+    is_exact: bool,
     delay: usize,
     padding: usize,
 }
 
 impl Info {
-    /// Reads a frame as an `Info`, `Xing` or `VBRI` frame; `None` where it is sound.
+    /// Reads the frame at `at` as an `Info`, `Xing` or `VBRI` frame; `None` where it is sound.
     ///
     /// Source: the LAME project's "Mp3 Info Tag revision 1": the tag stands after the side information; flags say which of four
     /// fields follow; 21 bytes after the encoder's name are 12 bits of delay and 12 bits of padding.
-    fn read(frame: &[u8], header: Header) -> Option<Self> {
-        if frame.get(36..40) == Some(b"VBRI") {
+    fn read(bytes: &[u8], at: usize, header: Header) -> Option<Self> {
+        let frame = &bytes[at..(at + header.bytes).min(bytes.len())];
+        let number = |tag: &[u8], at: usize| {
+            Some(u32::from_be_bytes(tag.get(at..at + 4)?.try_into().ok()?) as usize)
+        };
+        let plain = Self {
+            at,
+            num_frames: None,
+            num_bytes: None,
+            is_exact: false,
+            delay: 0,
+            padding: 0,
+        };
+        if let Some(tag) = frame.get(36..).filter(|tag| tag.starts_with(b"VBRI")) {
             return Some(Self {
-                num_frames: None,
-                delay: 0,
-                padding: 0,
+                num_bytes: number(tag, 10),
+                num_frames: number(tag, 14),
+                ..plain
             });
         }
+
         let tag = frame.get(4 + header.side_info..)?;
         if !matches!(tag.get(..4)?, b"Info" | b"Xing") {
             return None;
         }
-        let number =
-            |at: usize| Some(u32::from_be_bytes(tag.get(at..at + 4)?.try_into().ok()?) as usize);
-        let flags = number(4)?;
-        let num_frames = if flags & 1 == 0 { None } else { number(8) };
+        let flags = number(tag, 4)?;
+        let num_frames = if flags & 1 == 0 { None } else { number(tag, 8) };
+        let bytes_at = if flags & 1 == 0 { 8 } else { 12 };
+        let num_bytes = if flags & 2 == 0 {
+            None
+        } else {
+            number(tag, bytes_at)
+        };
+        let plain = Self {
+            num_frames,
+            num_bytes,
+            ..plain
+        };
+
         let lame = 8 + [(1, 4), (2, 4), (4, 100), (8, 4)]
             .iter()
             .map(|(flag, len)| if flags & flag == 0 { 0 } else { *len })
             .sum::<usize>();
-        let known = matches!(tag.get(lame..lame + 4), Some(b"LAME" | b"Lavf" | b"Lavc"));
-        let (delay, padding) = match tag.get(lame + 21..lame + 24) {
-            Some(&[a, b, c]) if known => (
-                usize::from(a) << 4 | usize::from(b) >> 4,
-                usize::from(b & 15) << 8 | usize::from(c),
-            ),
-            _ => {
-                return Some(Self {
-                    num_frames,
-                    delay: 0,
-                    padding: 0,
-                });
-            }
+        let is_known = matches!(tag.get(lame..lame + 4), Some(b"LAME" | b"Lavf" | b"Lavc"));
+        let Some(&[a, b, c]) = tag.get(lame + 21..lame + 24).filter(|_| is_known) else {
+            return Some(plain);
         };
+        let delay = usize::from(a) << 4 | usize::from(b) >> 4;
+        let padding = usize::from(b & 15) << 8 | usize::from(c);
         Some(Self {
-            num_frames,
+            is_exact: true,
             delay: delay + DECODER_DELAY,
             padding: padding.saturating_sub(DECODER_DELAY),
+            ..plain
         })
     }
 }
