@@ -207,31 +207,34 @@ class Check:
 
     # ---- Training steps ----
 
-    def train(self, *more, steps=None):
+    def train(self, *more, work="asr", steps=None):
         """A command of `maqam bench train` on this check's device and shape."""
         if self.settings.dry_run:
-            shape, least = ["--shape", "tiny", "--clips", "1"], "1"
+            shape, least = ["--shape", "tiny", "--clips", "1"], 1
         elif self.settings.tiny:
-            shape, least = ["--shape", "tiny", "--clips", "2"], "2"
+            # One short clip through one layer: the emulated driver takes a second for it.
+            shape, least, work = ["--shape", "tiny", "--clips", "1", "--layers", "1", "--warm-up", "0"], 2, "short"
         else:
-            shape, least = ["--shape", "7b"], os.environ.get("CHECK_STEPS", "12")
-        more = list(more)
-        if "--clips" in more and "--clips" in shape:
-            shape = shape[:2]
-        counted = ["--steps", str(steps or least)]
-        return [*self.bench, "train", "--device", self.device, *shape, *counted, "--json", *more]
+            shape, least = ["--shape", "7b"], int(os.environ.get("CHECK_STEPS", "12"))
+        command = [*self.bench, "train", "--json", "--device", self.device, *shape, "--work", work]
+        command += ["--steps", str(steps or least)]
+        # An option may be given once.
+        return command + [word for option in more if option[0] not in command for word in option]
+
+    def measured(self, kind, work, precision, save, tokens, *more, steps=None):
+        """Name and command of a measurement."""
+        given = [("--precision", precision), ("--save", save), ("--pack-tokens", str(tokens)), *more]
+        name = f"{kind}-{work}-{precision}-{save}" + ("" if tokens == 8192 else f"-{tokens}")
+        return name, self.train(*given, work=work, steps=steps)
 
     def timing(self, work, precision, save, tokens, expected):
-        given = ["--work", work, "--precision", precision, "--save", save, "--pack-tokens", str(tokens)]
-        return self.part(timing_name("bench", work, precision, save, tokens), self.train(*given), 60, expected, True)
+        return self.part(*self.measured("bench", work, precision, save, tokens), 60, expected, True)
 
-    def profile(self, work, precision, save, tokens):
-        given = ["--work", work, "--precision", precision, "--save", save, "--pack-tokens", str(tokens)]
-        name = timing_name("profile", work, precision, save, tokens)
-        return self.part(name, self.train(*given, "--profile", steps=2), 50, 14, True)
+    def profile(self, *given):
+        return self.part(*self.measured("profile", *given, ("--profile",), steps=2), 50, 14, True)
 
-    def one_layer(self):
-        return self.train("--layers", "1", "--warm-up", "0", steps=1)
+    def one_layer(self, *more):
+        return self.train(("--layers", "1"), ("--warm-up", "0"), *more, steps=1)
 
     def smoke(self):
         """One step of one layer; where it fails, the same with every launch waited for, then searched."""
@@ -240,8 +243,7 @@ class Check:
             return
         self.run("smoke-checked", self.one_layer(), 60, 20, **WAITING)
         if not self.settings.dry_run:
-            small = self.train("--layers", "1", "--warm-up", "0", "--clips", "1", steps=1)
-            self.sanitized("smoke-memcheck", small, 50)
+            self.sanitized("smoke-memcheck", self.one_layer(("--clips", "1")), 50)
 
     def self_check(self):
         given = ["--device", self.device] + (["--tiny"] if self.is_small else [])
@@ -430,9 +432,8 @@ class Check:
     def open_failures(self):
         """What failed in the first command, under compute-sanitizer or with every launch waited for."""
         half = time.monotonic() + self.runner.left() / 2
-        small = self.train("--layers", "1", "--warm-up", "0", "--clips", "1", steps=1)
         if self.state("smoke") in ("failed", "crashed") and self.state("smoke-memcheck") == "no time":
-            self.sanitized("smoke-memcheck", small, 50, until=half)
+            self.sanitized("smoke-memcheck", self.one_layer(("--clips", "1")), 50, until=half)
         for program, _, _ in TESTS:
             path = self.program(program)
             found = self.before.get(f"tests-{program}", {}).get("found") or {}
@@ -522,10 +523,6 @@ def only(names):
 def alternatives(row):
     work, variants = row.split(":")
     return [f"{work}:{variant}" for variant in variants.split("/")]
-
-
-def timing_name(kind, work, precision, save, tokens):
-    return f"{kind}-{work}-{precision}-{save}" + ("" if tokens == 8192 else f"-{tokens}")
 
 
 def words(environment):

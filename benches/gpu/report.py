@@ -7,6 +7,7 @@ arithmetic for the 7B shape on one H200: forecast.py derives them.
 """
 
 import json
+import re
 import statistics
 import sys
 import time
@@ -176,10 +177,15 @@ def rates(lines, smi):
         rows.append([
             line["part"], found["seconds_per_step"] * 1e3, useful, guess or None,
             f"{useful / guess:.2f}" if guess and useful else None, ceiling,
-            f"{useful / ceiling:.0%}" if ceiling and useful else None, found.get("peak_memory_gb"), mhz, watts,
+            f"{useful / ceiling:.0%}" if ceiling and useful else None, found.get("peak_memory_gb"),
+            found.get("reserved_memory_gb"), found.get("least_free_memory_gb"), milliseconds(found.get("host_seconds")), mhz, watts,
         ])
-    head = ["part", "step ms", "useful TFLOP/s", "forecast", "ratio", "ceiling", "of it", "GB", "SM MHz", "W"]
+    head = ["part", "step ms", "useful TFLOP/s", "forecast", "ratio", "ceiling", "of it", "GB", "reserved", "least free", "host ms", "SM MHz", "W"]
     yield from table(head, rows)
+
+
+def milliseconds(seconds):
+    return None if seconds is None else round(seconds * 1e3, 1)
 
 
 def losses(lines, _):
@@ -251,31 +257,51 @@ def kernels(lines, _):
         yield from profile_of(line, profile)
 
 
-def profile_of(line, profile):
-    rows = profile if isinstance(profile, list) else profile.get("kernels") or profile.get("rows") or []
-    rows = sorted(rows, key=lambda row: -row.get("ms", 0.0))
-    total = sum(row.get("ms", 0.0) for row in rows)
-    names = list(dict.fromkeys(name for row in rows for name in row))
-    if total:
-        yield f"{len(rows)} kinds of launches, {total:.2f} ms in all.\n"
+def profile_of(line, rows):
+    rows = sorted(rows, key=lambda row: -row["ms"])
+    yield f"{len(rows)} kernels and products of different sizes, {sum(row['ms'] for row in rows):.2f} ms in all.\n"
     key = key_of(line)
     if is_7b(line["found"]) and is_known(key):
         guess, measured = forecast.by_kind(*key), {}
         for row in rows:
             kind = kind_of(row)
-            measured[kind] = measured.get(kind, 0.0) + row.get("ms", 0.0)
+            measured[kind] = measured.get(kind, 0.0) + row["ms"] / 1e3
         kinds = sorted({*guess, *measured}, key=lambda kind: -measured.get(kind, 0.0))
         yield from table(
             ["kind", "ms", "forecast ms", "ratio"],
-            [beside(kind, measured[kind] / 1e3 if kind in measured else None, guess.get(kind)) for kind in kinds],
+            [beside(kind, measured.get(kind), guess.get(kind)) for kind in kinds],
         )
         yield ""
+    names = ["name", "shape", "count", "ms", "gb_per_s", "tflop_per_s"]
     yield from table(names, [[row.get(name) for name in names] for row in rows[:MOST_KERNELS]])
+
+
+# Kinds of kernels of the forecast, by how their names begin. The tower's attention has heads of 64.
+KINDS = [
+    ("tower rest", re.compile(r"attention_\w+_64$|gelu|layer_norm|unfold|pool_pairs")),
+    ("attention forward", re.compile("attention_forward")),
+    ("attention queries", re.compile("attention_backward_queries")),
+    ("attention keys", re.compile("attention_backward_keys")),
+    ("loss", re.compile("cross_entropy|weighted_sum")),
+    ("optimiser", re.compile("adamw|sum_of_squares|root_of_sum|copy_matrices")),
+    ("rounding", re.compile("quantise")),
+    ("adapters", re.compile("write_beside")),
+]
+# Products with a side of the adapters' ranks are theirs, with one of the vocabulary the head's.
+MOST_RANKS = 64
 
 
 def kind_of(row):
     """The kind of kernel of the forecast that a row of a profile is of."""
-    return str(row.get("name", "?"))
+    sides = re.match(r"(\d+) x (\d+) x (\d+)", row["shape"])
+    if row["name"] == "product" and sides:
+        sides = [int(side) for side in sides.groups()]
+        if min(sides) <= MOST_RANKS:
+            return "adapters"
+        if forecast.VOCABULARY in sides:
+            return "head products"
+        return "tower products" if forecast.TOWER_WIDTH in sides else "products"
+    return next((kind for kind, names in KINDS if names.match(row["name"])), "element-wise")
 
 
 def peers(lines, _):
