@@ -136,11 +136,11 @@ impl Place {
         names.lines().map(str::to_owned).collect()
     }
 
-    /// Waits until a program that hangs has written its process id.
-    fn hanging_process(&self) -> i32 {
+    /// Waits until a program that hangs has written its process id, or its child's.
+    fn hanging_process(&self, file: &str) -> i32 {
         let until = Instant::now() + Duration::from_secs(60);
         loop {
-            let text = fs::read_to_string(self.path("pid")).unwrap_or_default();
+            let text = fs::read_to_string(self.path(file)).unwrap_or_default();
             if let Ok(pid) = text.trim().parse() {
                 return pid;
             }
@@ -371,7 +371,8 @@ fn a_hanging_part_leaves_the_others_their_time() {
         );
     }
     // It ignores SIGTERM, and its own child is in its session.
-    assert!(is_gone(place.hanging_process()));
+    assert!(is_gone(place.hanging_process("pid")));
+    assert!(is_gone(place.hanging_process("pid.child")));
     let line = place
         .lines("out")
         .into_iter()
@@ -391,7 +392,7 @@ fn a_check_that_is_stopped_saves_what_was_done() {
             .stdout(Stdio::null())
             .spawn()
             .unwrap();
-        let hanging = place.hanging_process();
+        let hanging = place.hanging_process("pid");
         signal(&check, number);
         let status = check.wait().unwrap();
         if number == SIGTERM {
