@@ -69,7 +69,7 @@ fn plain(value: f64) -> String {
 }
 
 /// A fixed number of decimals with a true minus; numbers too large for that as powers of ten.
-fn fixed(value: f64, decimals: usize) -> String {
+pub fn fixed(value: f64, decimals: usize) -> String {
     if value.abs() >= HUGE {
         return scientific(value);
     }
@@ -81,19 +81,40 @@ fn fixed(value: f64, decimals: usize) -> String {
     }
 }
 
-/// `1.2×10⁻⁵`.
+/// `1.2×10⁻⁵`: two digits.
 pub fn scientific(value: f64) -> String {
-    let text = format!("{value:.1e}");
+    as_power(value, 1)
+}
+
+/// A power of ten with as many digits as `value` has down to the digit of 10 to the power `digit`; trailing zeros are left out.
+pub fn scientific_to(value: f64, digit: i32) -> String {
+    let power = (value.abs().log10() + 1e-9).floor() as i32;
+    as_power(value, (power - digit).clamp(0, MOST_DIGITS) as usize)
+}
+
+/// Most digits after the first that mean anything in a double.
+const MOST_DIGITS: i32 = 15;
+
+fn as_power(value: f64, decimals: usize) -> String {
+    let text = format!("{value:.decimals$e}");
     let Some((digits, exponent)) = text.split_once('e') else {
         return text;
     };
-    let digits = digits.strip_suffix(".0").unwrap_or(digits);
+    let digits = without_zeros(digits);
     let raised: String = exponent.chars().map(superscript).collect();
-    let sign = |digits: &str| digits.replace('-', "−");
-    if digits == "1" {
-        format!("10{raised}")
+    match digits {
+        "1" => format!("10{raised}"),
+        "-1" => format!("−10{raised}"),
+        _ => format!("{}×10{raised}", digits.replace('-', "−")),
+    }
+}
+
+/// Decimals without the zeros at their end.
+fn without_zeros(digits: &str) -> &str {
+    if digits.contains('.') {
+        digits.trim_end_matches('0').trim_end_matches('.')
     } else {
-        format!("{}×10{raised}", sign(digits))
+        digits
     }
 }
 
@@ -135,6 +156,15 @@ pub fn count(value: f64) -> String {
     text
 }
 
+/// A p-value to three decimals: `= 0.012`, `< 0.001`.
+pub fn p_value(p: f64) -> String {
+    if p < 0.001 {
+        "< 0.001".to_owned()
+    } else {
+        format!("= {p:.3}")
+    }
+}
+
 /// A stretch of time in the unit that suits it: `850 ms`, `12.3 s`, `4.5 min`, `1.25 h`.
 pub fn duration(seconds: f64) -> String {
     match seconds {
@@ -147,20 +177,33 @@ pub fn duration(seconds: f64) -> String {
     }
 }
 
-/// A count as short as a picture needs it: `950`, `12k`, `3.4M`.
+/// A count as short as a picture needs it, to two decimals: `950`, `12k`, `3.4M`.
 pub fn short(value: f64) -> String {
-    let (scaled, suffix) = match value.abs() {
+    shortened(value, |_| 2)
+}
+
+/// A number as short as it can be written down to the digit of 10 to the power `digit`: `12.5k` where that is 2.
+pub fn short_to(value: f64, digit: i32) -> String {
+    if value.abs() >= 1e12 {
+        return scientific_to(value, digit);
+    }
+    shortened(value, |power| {
+        (power - digit).clamp(0, MOST_DIGITS) as usize
+    })
+}
+
+/// A number over the suffix that suits it; `decimals` says how many for the suffix's power of ten.
+fn shortened(value: f64, decimals: impl Fn(i32) -> usize) -> String {
+    let (power, suffix) = match value.abs() {
         size if size >= 1e12 => return scientific(value),
-        size if size >= 1e9 => (value / 1e9, "G"),
-        size if size >= 1e6 => (value / 1e6, "M"),
-        size if size >= 1e4 => (value / 1e3, "k"),
-        _ => (value, ""),
+        size if size >= 1e9 => (9, "G"),
+        size if size >= 1e6 => (6, "M"),
+        size if size >= 1e4 => (3, "k"),
+        _ => (0, ""),
     };
-    let text = format!("{scaled:.2}").replace('-', "−");
-    format!(
-        "{}{suffix}",
-        text.trim_end_matches('0').trim_end_matches('.')
-    )
+    let decimals = decimals(power);
+    let text = format!("{:.decimals$}", value / 10f64.powi(power)).replace('-', "−");
+    format!("{}{suffix}", without_zeros(&text))
 }
 
 #[cfg(test)]

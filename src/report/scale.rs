@@ -138,25 +138,22 @@ impl Scale {
 
     fn linear_ticks(&self, wanted: usize, unit: Unit) -> Vec<Tick> {
         let mut step = round_step(self.low, self.high, wanted);
-        if unit == Unit::Count {
-            step = step.max(1.0);
+        // A count has no halves: steps are whole numbers.
+        if unit == Unit::Count && step < 10.0 {
+            step = [1.0, 2.0, 5.0]
+                .into_iter()
+                .find(|whole| *whole >= step)
+                .unwrap_or(10.0);
         }
-        let (first, last) = (
-            (self.low / step - 1e-9).ceil(),
-            (self.high / step + 1e-9).floor(),
-        );
-        let decimals = (-(step * if unit == Unit::Percent { 100.0 } else { 1.0 }).log10() - 1e-9)
-            .ceil()
-            .clamp(0.0, 9.0) as usize;
-        // Where a step is 2.5 the half needs a digit more.
-        let decimals = decimals + usize::from(is_quarter(step) && decimals > 0);
+        let first = (self.low / step - 1e-9).ceil();
+        let last = (self.high / step + 1e-9).floor();
         let steps = (last - first).clamp(0.0, MOST_TICKS) as usize;
-        let value = |i: usize| (first + i as f64) * step;
+        let largest = self.low.abs().max(self.high.abs());
         (0..=steps)
-            .map(value)
+            .map(|i| (first + i as f64) * step)
             .map(|value| Tick {
                 value,
-                label: tick_label(value, unit, decimals, self.low.abs().max(self.high.abs())),
+                label: tick_label(value, unit, step, largest),
             })
             .collect()
     }
@@ -213,8 +210,12 @@ fn round_step(low: f64, high: f64, wanted: usize) -> f64 {
     (multiple * power).clamp(f64::MIN_POSITIVE, f64::MAX)
 }
 
-fn is_quarter(step: f64) -> bool {
-    (step / 10f64.powf(step.log10().floor()) - 2.5).abs() < 1e-6
+/// Power of ten of the last digit that a multiple of `step` can have: -1 for 0.5 and for 2.5, 0 for 2, 3 for 5000.
+fn last_digit(step: f64) -> i32 {
+    let power = (step.log10() + 1e-9).floor();
+    let leading = step / 10f64.powf(power);
+    let is_whole = (leading - leading.round()).abs() < 1e-6;
+    power as i32 - i32::from(!is_whole)
 }
 
 /// Number of steps that wide ends are rounded to.
@@ -233,25 +234,48 @@ fn round_ends(low: f64, high: f64) -> (f64, f64) {
     }
 }
 
-fn tick_label(value: f64, unit: Unit, decimals: usize, largest: f64) -> String {
-    let is_extreme = value.abs() >= 1e12 || (largest < 1e-2 && unit != Unit::Percent);
-    match unit {
-        _ if value == 0.0 => if unit == Unit::Percent { "0 %" } else { "0" }.to_owned(),
-        _ if is_extreme => number::scientific(value),
-        Unit::Percent => format!("{:.decimals$} %", 100.0 * value).replace('-', "−"),
-        Unit::Count => number::short(value),
-        Unit::Plain | Unit::Points if largest >= 1e4 => number::short(value),
-        Unit::Plain | Unit::Points => format!("{value:.decimals$}").replace('-', "−"),
+/// Numbers from here on are written as powers of ten.
+const HUGE: f64 = 1e12;
+/// Where the largest number of an axis is below, all are written as powers of ten.
+const TINY: f64 = 1e-2;
+/// Where the largest number of an axis is at least this, all are written short: `12.5k`.
+const LONG: f64 = 1e4;
+
+/// The number of a tick with the digits that its axis' step needs, so that equal distances read as equal differences.
+fn tick_label(value: f64, unit: Unit, step: f64, largest: f64) -> String {
+    let (factor, sign) = match unit {
+        Unit::Percent => (100.0, " %"),
+        _ => (1.0, ""),
+    };
+    if value == 0.0 {
+        return format!("0{sign}");
     }
+    let value = value * factor;
+    let largest = largest * factor;
+    let digit = last_digit(step * factor);
+    let text = if largest < TINY || value.abs() >= HUGE {
+        number::scientific_to(value, digit)
+    } else if unit == Unit::Count || largest >= LONG {
+        number::short_to(value, digit)
+    } else {
+        number::fixed(value, digit.min(0).unsigned_abs() as usize)
+    };
+    text + sign
 }
 
+/// The number of a tick of a logarithmic axis: one digit times a power of ten.
 fn log_label(value: f64, unit: Unit) -> String {
-    match unit {
-        Unit::Percent => format!("{} %", number::short(100.0 * value)),
-        _ if !(1e-3..1e5).contains(&value) => number::scientific(value),
-        _ if value < 1.0 => format!("{value:.3}").trim_end_matches('0').to_owned(),
-        _ => number::short(value),
-    }
+    let (value, sign) = match unit {
+        Unit::Percent => (100.0 * value, " %"),
+        _ => (value, ""),
+    };
+    let digit = (value.abs().log10() + 1e-9).floor() as i32;
+    let text = match value {
+        v if !(1e-3..1e5).contains(&v) => number::scientific(v),
+        v if v < 1.0 => number::fixed(v, digit.unsigned_abs() as usize),
+        v => number::short_to(v, digit),
+    };
+    text + sign
 }
 
 #[cfg(test)]
@@ -304,6 +328,47 @@ mod tests {
         assert_eq!(
             labels(&Axis::new("norm").log(true), &[1e-12, 1e12]),
             ["10⁻⁷", "1", "10⁷"]
+        );
+    }
+
+    /// Expected labels are those of `tests/reference/axis_ticks.py`, which computes with fractions.
+    #[test]
+    fn ticks_read_as_an_exact_computation_has_them() {
+        #[derive(serde::Deserialize)]
+        struct Case {
+            low: f64,
+            high: f64,
+            wanted: usize,
+            unit: String,
+            labels: Vec<String>,
+        }
+        let cases: Vec<Case> =
+            serde_json::from_str(include_str!("../../tests/fixtures/axis_ticks.json")).unwrap();
+        assert!(cases.len() > 200, "{} cases", cases.len());
+        for case in cases {
+            let unit = match case.unit.as_str() {
+                "percent" => Unit::Percent,
+                "count" => Unit::Count,
+                _ => Unit::Plain,
+            };
+            let axis = Axis::new("").unit(unit);
+            let scale = Scale::new(&axis, [case.low, case.high], (0.0, 1.0), false);
+            let labels: Vec<String> = scale
+                .ticks(case.wanted, unit)
+                .into_iter()
+                .map(|tick| tick.label)
+                .collect();
+            let place = format!("{} to {}, {}", case.low, case.high, case.unit);
+            assert_eq!(labels, case.labels, "{place}");
+        }
+    }
+
+    #[test]
+    fn small_percentages_have_labels_on_a_log_axis() {
+        let axis = Axis::new("share").unit(Unit::Percent).log(true);
+        assert_eq!(
+            labels(&axis, &[1e-6, 1e-2]),
+            ["10⁻⁴ %", "0.001 %", "0.01 %", "0.1 %", "1 %"]
         );
     }
 
