@@ -7,6 +7,7 @@
 //! - [`bootstrap`], [`paired_bootstrap`]: intervals by resampling clusters.
 //! - [`randomisation`]: two systems' outputs swapped by cluster.
 //! - [`mapsswe`]: the matched-pair sentence-segment word error test.
+//! - [`mcnemar`]: the exact test of rows that only one of two systems has right.
 //! - [`Hierarchical`]: systems trained with several seeds; seeds, clusters and utterances resampled.
 //! - [`holm`], [`Verdict`]: what may be claimed after several tests.
 //! - [`convergence`]: the step at which a learning curve reaches a score.
@@ -20,6 +21,7 @@ mod distribution;
 mod estimate;
 mod hierarchical;
 mod mapsswe;
+mod mcnemar;
 mod randomisation;
 mod replicates;
 mod verdict;
@@ -44,6 +46,7 @@ pub use hierarchical::System;
 pub use mapsswe::Mapsswe;
 pub use mapsswe::Token;
 pub use mapsswe::mapsswe;
+pub use mcnemar::mcnemar;
 pub use randomisation::Randomisation;
 pub use randomisation::randomisation;
 pub use verdict::Verdict;
