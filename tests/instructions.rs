@@ -14,6 +14,7 @@ use maqam::eval::instructions::check::Mode;
 use maqam::eval::instructions::clip::Source;
 use maqam::eval::instructions::kind::Kind;
 use maqam::eval::instructions::score;
+use maqam::eval::instructions::suite::CLIPS_A_WORDING;
 use maqam::eval::instructions::suite::Settings;
 use maqam::eval::instructions::suite::Suite;
 use maqam::eval::instructions::suite::suite;
@@ -129,6 +130,7 @@ fn a_suite_from_transcripts_alone_has_every_kind_but_the_spoken_and_says_so() {
     assert_eq!(
         suite.left_out,
         [
+            "task `summarization` is not asked: no clip has an answer to it; `--task summarization` beside a manifest asks it all the same",
             "no row of kind `spoken`: no transcript begins like an instruction, and no row is marked with `spoken_instruction`"
         ]
     );
@@ -325,7 +327,16 @@ fn one_question_is_asked_in_every_unseen_wording() {
             ..Settings::default()
         };
         let suite = built(&tasks, &ALL_FOUR, &settings, 2);
-        assert_eq!(suite.rows.len(), 4 * expected);
+        assert_eq!(suite.rows.len(), 4 * CLIPS_A_WORDING * expected);
+        for task in ALL_FOUR {
+            let clips: BTreeSet<&str> = suite
+                .rows
+                .iter()
+                .filter(|row| row.asks == task)
+                .map(|row| &*row.source.id)
+                .collect();
+            assert_eq!(clips.len(), CLIPS_A_WORDING, "{task}");
+        }
         for of_task in suite.rows.chunks(expected) {
             assert!(
                 of_task
@@ -398,7 +409,8 @@ fn the_suite_that_ships_is_what_its_command_builds() {
     let place = Place::new();
     let name = "eval/instructions/sample-dev.jsonl";
     let shipped = std::fs::read_to_string(repository(name)).unwrap();
-    assert!(shipped.len() < 100_000);
+    // Eight clips in six wordings of four tasks are most of it.
+    assert!(shipped.len() < 300_000, "{} bytes", shipped.len());
     let readme = std::fs::read_to_string(repository("eval/instructions/README.md")).unwrap();
     let line = readme
         .lines()
@@ -432,6 +444,173 @@ fn the_suite_that_ships_is_what_its_command_builds() {
         rows.iter()
             .all(|row| row.task.is_none() && row.clips.len() == 1 && row.group.is_some())
     );
+}
+
+/// `tests/reference/instruction_floor.py` decided every check anew and counted.
+#[test]
+fn the_floor_is_that_of_an_independent_count() {
+    let golden: Value = serde_json::from_str(
+        &std::fs::read_to_string(command::fixture("instructions/floor.json")).unwrap(),
+    )
+    .unwrap();
+    let suite =
+        score::read_suite(Path::new(&repository("eval/instructions/sample-dev.jsonl"))).unwrap();
+    assert_eq!(golden["rows"], suite.len());
+    let found = score::constant(&suite).unwrap();
+    let followed = |scores: &score::Scores| scores.rows.iter().filter(|row| row.follows()).count();
+    assert_eq!(
+        (
+            golden["answer"].as_str().unwrap(),
+            golden["followed"].as_u64().unwrap()
+        ),
+        (found.answer.as_str(), followed(&found.scores) as u64)
+    );
+    let counts = golden["counts"].as_array().unwrap();
+    assert!(counts.len() >= 40);
+    for count in counts {
+        let (answer, expected) = (count[0].as_str().unwrap(), count[1].as_u64().unwrap());
+        let scores = score::score(&suite, &vec![answer; suite.len()]);
+        assert_eq!(followed(&scores) as u64, expected, "{answer}");
+    }
+}
+
+#[test]
+fn a_summary_is_asked_where_a_manifest_has_or_wants_one() {
+    let tasks = Tasks::load(None).unwrap();
+    let asked_of = |of: &[&str]| -> BTreeSet<String> {
+        let suite = built(&tasks, of, &Settings::default(), 4);
+        let summaries = suite.rows.iter().filter(|row| row.asks == "summarization");
+        summaries.map(|row| row.source.id.to_string()).collect()
+    };
+    assert!(asked_of(&["asr"]).is_empty());
+    // The emotion manifest has clips of its own; only those with a summary are asked for one.
+    let with_summary: BTreeSet<String> = rows("summarization")
+        .iter()
+        .map(|row| row.id.to_string())
+        .collect();
+    let asked = asked_of(&["summarization", "emotion"]);
+    assert!(
+        !asked.is_empty() && asked.is_subset(&with_summary),
+        "{asked:?}"
+    );
+    // A manifest without summaries whose task is named.
+    let place = Place::new();
+    place.write_rows("s.jsonl", &spoken_rows());
+    let build = |task: &str| {
+        let fixed = [
+            "instructions",
+            "build",
+            "--data",
+            "s.jsonl",
+            "--out",
+            "x.jsonl",
+            "--ask",
+            "summarization",
+        ];
+        place.run(&[&fixed[..], &["--task", task]].concat())
+    };
+    build("asr").fails(
+        2,
+        &[
+            "nothing can be asked",
+            "`--task summarization` beside a manifest",
+        ],
+    );
+    build("summarization").succeeds();
+    assert!(!place.lines("x.jsonl").is_empty());
+}
+
+#[test]
+fn the_same_rows_are_asked_and_scored_in_text_alone() {
+    let place = scored_place();
+    let fixed = [
+        "instructions",
+        "build",
+        "--data",
+        "asr.jsonl",
+        "--task",
+        "asr",
+        "--out",
+        "a.jsonl",
+    ];
+    let more = [
+        "--ask",
+        "asr",
+        "--rows",
+        "4",
+        "--seed",
+        "2",
+        "--text",
+        "text.jsonl",
+    ];
+    place.run(&[&fixed[..], &more].concat()).succeeds();
+    assert_eq!(
+        place.text("a.jsonl"),
+        place.text("s.jsonl"),
+        "the suite is the same"
+    );
+    let (heard, read) = (place.lines("a.jsonl"), place.lines("text.jsonl"));
+    assert_eq!(heard.len(), read.len());
+    let texts: BTreeMap<String, String> = spoken_rows()
+        .iter()
+        .map(|row| {
+            (
+                row["id"].as_str().unwrap().to_owned(),
+                row["text"].as_str().unwrap().to_owned(),
+            )
+        })
+        .collect();
+    for (heard, read) in heard.iter().zip(&read) {
+        assert!(read.get("audio").is_none() && !read.to_string().contains("<audio>"));
+        assert_eq!(
+            (&heard["id"], &heard["checks"]),
+            (&read["id"], &read["checks"])
+        );
+        let said = &texts[read["source"].as_str().unwrap()];
+        assert!(
+            read["messages"].to_string().contains(said.as_str()),
+            "{read}"
+        );
+    }
+    let score = |more: &[&str]| {
+        let fixed = [
+            "instructions",
+            "score",
+            "--suite",
+            "s.jsonl",
+            "--predictions",
+            "right.jsonl",
+        ];
+        place.run(&[&fixed[..], more].concat())
+    };
+    let text = [
+        "--text-suite",
+        "text.jsonl",
+        "--text",
+        "chatty.jsonl",
+        "--text-base",
+        "right.jsonl",
+    ];
+    let table = score(&text).succeeds().stdout;
+    assert!(
+        table.contains("asked in text alone") && table.contains("McNemar"),
+        "{table}"
+    );
+    let json: Value =
+        serde_json::from_str(&score(&[&text[..], &["--json"]].concat()).succeeds().stdout).unwrap();
+    let change = &json["text"]["change"];
+    let lost = change["lost"].as_array().unwrap().len();
+    // Chatter is followed loosely alone, and what was right before is lost: McNemar's p of so many against none.
+    assert!(
+        lost > 10 && change["gained"].as_array().unwrap().is_empty(),
+        "{change}"
+    );
+    let expected = 2.0 * 0.5f64.powi(lost as i32);
+    assert!(
+        (change["p"].as_f64().unwrap() / expected - 1.0).abs() < 1e-9,
+        "{change}"
+    );
+    score(&text[..2]).fails(2, &["--text"]);
 }
 
 /// A suite over the spoken rows, its references as predictions.

@@ -17,6 +17,7 @@ use crate::eval::instructions::kind::Kind;
 use crate::eval::instructions::language::Language;
 use crate::eval::instructions::score;
 use crate::eval::instructions::score::Change;
+use crate::eval::instructions::score::Constant;
 use crate::eval::instructions::score::Scores;
 use crate::eval::instructions::suite::Settings;
 use crate::eval::instructions::suite::suite;
@@ -45,6 +46,9 @@ pub struct BuildArguments {
     /// Output: a manifest, JSONL, with `checks` beside the messages.
     #[arg(long)]
     out: PathBuf,
+    /// Also write the same rows in text alone, the transcript in place of the audio: `score --text-suite` takes it.
+    #[arg(long, value_name = "OUT")]
+    text: Option<PathBuf>,
     /// Seed of what is drawn.
     #[arg(long, default_value_t = 0)]
     seed: u64,
@@ -82,6 +86,15 @@ pub struct ScoreArguments {
     /// Answers of the model before it was tuned, to show side by side what it forgot.
     #[arg(long)]
     base: Option<PathBuf>,
+    /// The suite in text alone, as `build --text` writes it: what a model forgot shows there without its hearing.
+    #[arg(long, value_name = "SUITE", requires_all = ["text", "text_base"])]
+    text_suite: Option<PathBuf>,
+    /// Answers to all rows of --text-suite.
+    #[arg(long, value_name = "PREDICTIONS", requires = "text_suite")]
+    text: Option<PathBuf>,
+    /// Answers of the model before it was tuned to all rows of --text-suite.
+    #[arg(long, value_name = "PREDICTIONS", requires = "text_suite")]
+    text_base: Option<PathBuf>,
     /// Print one JSON object instead of tables.
     #[arg(long)]
     json: bool,
@@ -99,6 +112,10 @@ pub fn run(command: &Command) -> Result<()> {
 
 fn build(arguments: &BuildArguments) -> Result<()> {
     files::expect_writable(&arguments.out)?;
+    arguments
+        .text
+        .as_deref()
+        .map_or(Ok(()), files::expect_writable)?;
     let tasks = Tasks::load(arguments.prompts.as_deref())?;
     let settings = arguments.settings()?;
     let manifests = arguments
@@ -127,6 +144,16 @@ fn build(arguments: &BuildArguments) -> Result<()> {
         .filter(|parent| !parent.as_os_str().is_empty())
         .unwrap_or(Path::new("."));
     files::write_atomic(&arguments.out, built.to_jsonl(folder)?.as_bytes())?;
+    if let Some(path) = &arguments.text {
+        let (lines, left_out) = built.to_text_jsonl()?;
+        files::write_atomic(path, lines.as_bytes())?;
+        if left_out > 0 {
+            print::message(format_args!(
+                "note: {left_out} of {} rows have no transcript and are not asked in text alone",
+                built.rows.len()
+            ));
+        }
+    }
     for note in &built.left_out {
         print::message(format_args!("note: {note}"));
     }
@@ -218,29 +245,64 @@ fn score_predictions(arguments: &ScoreArguments) -> Result<()> {
         .as_deref()
         .map(|path| score::score_file(&suite, path))
         .transpose()?;
-    let object = to_json(&tuned, base.as_ref())?;
+    let constant = score::constant(&suite);
+    let text = arguments.text_scores()?;
+    let object = to_json(&tuned, base.as_ref(), constant.as_ref(), text.as_ref())?;
     if let Some(path) = &arguments.out {
         files::write_atomic(path, format!("{object}\n").as_bytes())?;
     }
-    match &base {
-        _ if arguments.json => print::line(format_args!("{object}"))?,
-        None => print::result(format_args!("{}", table::of(&tuned)))?,
-        Some(base) => print::result(format_args!(
-            "{}\n{}",
-            table::beside(base, &tuned),
-            table::of(&tuned)
-        ))?,
+    if arguments.json {
+        return print::line(format_args!("{object}"));
     }
-    Ok(())
+    if let Some(base) = &base {
+        print::line(format_args!("{}", table::beside(base, &tuned)))?;
+    }
+    if let Some((base, tuned)) = &text {
+        let beside = table::beside(base, tuned);
+        print::line(format_args!("asked in text alone\n\n{beside}"))?;
+    }
+    print::result(format_args!("{}", table::of(&tuned, constant.as_ref())))
 }
 
-/// The scores as one object, with those of the base under `base` and what differs under `change`.
-fn to_json(tuned: &Scores, base: Option<&Scores>) -> Result<serde_json::Value> {
+impl ScoreArguments {
+    /// Scores of the base and of the tuned model on the suite in text alone, where it is named.
+    fn text_scores(&self) -> Result<Option<(Scores, Scores)>> {
+        let (Some(suite), Some(tuned), Some(base)) =
+            (&self.text_suite, &self.text, &self.text_base)
+        else {
+            return Ok(None);
+        };
+        let suite = score::read_suite(suite)?;
+        let base = score::score_file(&suite, base)?;
+        Ok(Some((base, score::score_file(&suite, tuned)?)))
+    }
+}
+
+/// The scores as one object: those of the base under `base` and what differs under `change`, the best constant answer under `constant`,
+/// both models in text alone under `text`.
+fn to_json(
+    tuned: &Scores,
+    base: Option<&Scores>,
+    constant: Option<&Constant>,
+    text: Option<&(Scores, Scores)>,
+) -> Result<serde_json::Value> {
+    let change = |base: &Scores, tuned: &Scores| {
+        serde_json::to_value(Change::between(base, tuned)).map_err(Error::bug)
+    };
     let mut object = tuned.to_json()?;
     if let Some(base) = base {
         object["base"] = base.to_json()?;
-        object["change"] =
-            serde_json::to_value(Change::between(base, tuned)).map_err(Error::bug)?;
+        object["change"] = change(base, tuned)?;
+    }
+    if let Some(constant) = constant {
+        object["constant"] = constant.scores.to_json()?;
+        object["constant"]["answer"] = constant.answer.as_str().into();
+        object["constant"]["change"] = change(&constant.scores, tuned)?;
+    }
+    if let Some((base, tuned)) = text {
+        object["text"] = tuned.to_json()?;
+        object["text"]["base"] = base.to_json()?;
+        object["text"]["change"] = change(base, tuned)?;
     }
     Ok(object)
 }

@@ -28,6 +28,10 @@ use crate::metrics::Tally;
 /// Adjusted p-values up to this one resolve a difference.
 pub const ALPHA: f64 = 0.05;
 
+/// Fewest rows of a slice or kind for which an interval is given. With fewer than twenty, one answer is worth more than five points
+/// of a share and its 95 % interval is wider than forty points: it says that nothing is known, with digits that look like knowledge.
+pub const FEWEST_ROWS: usize = 20;
+
 /// What a system said to the sets of a suite, measured.
 pub struct System<'a> {
     /// The sets in the order of the suite.
@@ -129,6 +133,8 @@ pub struct Slice {
     pub by: String,
     /// What these rows have in common.
     pub value: String,
+    /// The instruction, where `value` is the name of a wording.
+    pub instruction: Option<String>,
     /// Their scores, by metric.
     pub scores: Vec<Confident>,
 }
@@ -208,16 +214,23 @@ impl<'a> System<'a> {
             let set = answered.set;
             for by in &set.slices {
                 for (value, rows) in slices::split(by, &set.examples)? {
-                    let scores = answered
-                        .measured
-                        .tallies
-                        .iter()
-                        .map(|tally| of_tally(set, tally, Some(&rows)).confident(resampling))
-                        .collect();
+                    let of_slice = |tally| {
+                        let resampled = of_tally(set, tally, Some(&rows));
+                        if rows.len() < FEWEST_ROWS {
+                            resampled.without_interval()
+                        } else {
+                            resampled.confident(resampling)
+                        }
+                    };
+                    let scores = answered.measured.tallies.iter().map(of_slice).collect();
+                    let instruction = (by == slices::WORDING)
+                        .then(|| set.task.instruction(&value))
+                        .flatten();
                     found.push(Slice {
                         set: set.name.clone(),
                         by: by.clone(),
                         value,
+                        instruction,
                         scores,
                     });
                 }
@@ -424,10 +437,24 @@ impl Resampled<'_> {
 
     fn confident(&self, resampling: &Resampling) -> Confident {
         let clusters = self.clusters();
-        let (estimate, note) = match bootstrap(&self.units, &clusters, &*self.score, resampling) {
-            Ok(estimate) => (Some(estimate), None),
-            Err(error) => (None, Some(error.message().to_owned())),
-        };
+        match bootstrap(&self.units, &clusters, &*self.score, resampling) {
+            Ok(estimate) => self.with(&clusters, Some(estimate), None),
+            Err(error) => self.with(&clusters, None, Some(error.message().to_owned())),
+        }
+    }
+
+    /// The score of too few rows for an interval.
+    fn without_interval(&self) -> Confident {
+        let note = format!("fewer than {FEWEST_ROWS} rows: no interval");
+        self.with(&self.clusters(), None, Some(note))
+    }
+
+    fn with(
+        &self,
+        clusters: &Clusters,
+        estimate: Option<Estimate>,
+        note: Option<String>,
+    ) -> Confident {
         Confident {
             name: self.name.clone(),
             value: self.value(),

@@ -38,7 +38,7 @@ pub enum Mode {
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(tag = "check", rename_all = "kebab-case", deny_unknown_fields)]
 pub enum Check {
-    /// Nothing but one of `answers`; case, diacritics and tatweel aside.
+    /// Nothing but one of `answers`; case, diacritics, tatweel and a final full stop aside.
     OneOf {
         /// What may be answered.
         answers: Vec<String>,
@@ -47,6 +47,14 @@ pub enum Check {
     NoneOf {
         /// What may not be answered.
         answers: Vec<String>,
+    },
+    /// Names one of `answers` and none of `others`, whatever else it says; see [`text::contains_phrase`].
+    Names {
+        /// What the right answer is called.
+        answers: Vec<String>,
+        /// What wrong answers are called.
+        #[serde(default)]
+        others: Vec<String>,
     },
     /// One JSON object with exactly these keys, each once, and nothing around it.
     JsonKeys {
@@ -128,6 +136,7 @@ impl Check {
         match self {
             Self::OneOf { answers } => is_one_of(answer, answers),
             Self::NoneOf { answers } => !is_one_of(answer, answers),
+            Self::Names { answers, others } => names(answer, answers) && !names(answer, others),
             Self::JsonKeys { keys } => has_exactly_keys(answer, keys),
             Self::InLanguage { language } => language.is_that_of(answer),
             Self::AtMostWords { words } => text::words(answer).len() <= *words,
@@ -150,6 +159,7 @@ impl Check {
         match self {
             Self::OneOf { .. } => "one-of",
             Self::NoneOf { .. } => "none-of",
+            Self::Names { .. } => "names",
             Self::JsonKeys { .. } => "json-keys",
             Self::InLanguage { .. } => "in-language",
             Self::AtMostWords { .. } => "at-most-words",
@@ -172,13 +182,18 @@ impl Check {
     pub fn validate(&self) -> Result<()> {
         let says_nothing = |text: &String| text::words(text).is_empty();
         let fault = match self {
-            Self::OneOf { answers } | Self::NoneOf { answers } if answers.is_empty() => {
+            Self::OneOf { answers } | Self::NoneOf { answers } | Self::Names { answers, .. }
+                if answers.is_empty() =>
+            {
                 "`answers` is empty"
             }
             Self::OneOf { answers } | Self::NoneOf { answers }
                 if answers.iter().any(|answer| answer.trim().is_empty()) =>
             {
                 "one of `answers` is empty"
+            }
+            Self::Names { answers, others } if answers.iter().chain(others).any(says_nothing) => {
+                "one of `answers` or `others` has no letter or digit"
             }
             Self::JsonKeys { keys } if keys.is_empty() => "`keys` is empty",
             Self::JsonKeys { keys } if keys.iter().collect::<BTreeSet<_>>().len() < keys.len() => {
@@ -225,8 +240,15 @@ fn variants(answer: &str) -> Vec<String> {
 }
 
 fn is_one_of(answer: &str, answers: &[String]) -> bool {
-    let spelt = |text: &str| text::collapsed(&text::folded(text.trim()));
+    let spelt = |text: &str| text::collapsed(&text::folded(text::without_full_stop(text)));
     answers.iter().any(|known| spelt(known) == spelt(answer))
+}
+
+/// Whether an answer holds one of the phrases.
+fn names(answer: &str, phrases: &[String]) -> bool {
+    phrases
+        .iter()
+        .any(|phrase| text::contains_phrase(answer, phrase))
 }
 
 fn has_exactly_keys(answer: &str, keys: &[String]) -> bool {

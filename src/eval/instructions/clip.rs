@@ -1,6 +1,7 @@
 //! What manifests know of a clip: the answers of all tasks that were asked of it, gathered from the rows that share its audio.
 
 use std::collections::BTreeMap;
+use std::collections::BTreeSet;
 use std::collections::HashMap;
 
 use serde_json::Value;
@@ -47,6 +48,8 @@ pub struct Clip<'a> {
     /// What a model that obeys the spoken instruction would answer.
     pub obeyed: Vec<String>,
     answers: BTreeMap<&'a str, Gold<'a>>,
+    /// The tasks that its rows are for.
+    tasks: BTreeSet<&'a str>,
 }
 
 impl Clip<'_> {
@@ -60,6 +63,12 @@ impl Clip<'_> {
                 .unwrap_or(&label.name)
                 .clone(),
         })
+    }
+
+    /// Whether a task can be asked about it: a summary of a clip for which no row has one is asked only where a row is for that task.
+    pub fn serves(&self, task: &Task) -> bool {
+        let name = task.name.as_str();
+        task.kind != Kind::Generate || self.answers.contains_key(name) || self.tasks.contains(name)
     }
 
     /// Everything that the right label of a task is called.
@@ -115,10 +124,12 @@ pub fn gather<'a>(
                 is_instruction: false,
                 obeyed: Vec::new(),
                 answers: BTreeMap::new(),
+                tasks: BTreeSet::new(),
             });
             clips.len() - 1
         });
         let clip = &mut clips[place];
+        clip.tasks.insert(&source.task.name);
         if let Some(gold) = gold(source).map_err(|e| e.at(format!("row `{}`", row.id)))?
             && clip.answers.insert(&source.task.name, gold).is_some()
         {

@@ -8,6 +8,7 @@ use serde_json::Map;
 use serde_json::Value;
 use serde_json::json;
 
+use crate::data::AUDIO_MARK;
 use crate::data::AudioSource;
 use crate::data::Message;
 use crate::data::Row;
@@ -37,6 +38,8 @@ pub struct InstructionRow {
     pub right: Option<Check>,
     /// An answer for which all checks hold, where one is known.
     pub reference: Option<String>,
+    /// What is said in the clip, as a sentence to stand in place of the audio; where the manifest knows it.
+    pub transcript: Option<String>,
 }
 
 impl InstructionRow {
@@ -45,17 +48,50 @@ impl InstructionRow {
     ///
     /// It names no `task`: the limit of new tokens that suits a bare label would cut what is asked for here.
     pub fn to_json(&self, folder: &Path) -> Result<Value> {
-        let mut line = Map::new();
+        let mut line = self.named();
+        self.put_audio(&mut line, folder)?;
+        self.put_rest(&mut line, &self.messages)?;
+        Ok(Value::Object(line))
+    }
+
+    /// The same row in text alone: the transcript stands where the audio was. `None` where nothing is known of what is said.
+    pub fn to_text_json(&self) -> Result<Option<Value>> {
+        let Some(transcript) = &self.transcript else {
+            return Ok(None);
+        };
+        let mut messages = self.messages.clone();
+        for message in &mut messages {
+            if message.content.starts_with(AUDIO_MARK) {
+                let asked = message.content.replace(AUDIO_MARK, "");
+                message.content = format!("{transcript}\n{asked}");
+            }
+        }
+        let mut line = self.named();
+        self.put_rest(&mut line, &messages)?;
+        Ok(Some(Value::Object(line)))
+    }
+
+    /// What a row is called by.
+    fn named(&self) -> Map<String, Value> {
+        let names = [
+            ("id", self.id.as_str()),
+            ("kind", self.kind.name()),
+            ("asks", self.asks.as_str()),
+            ("wording", self.wording.as_str()),
+            ("source", &*self.source.id),
+        ];
+        names
+            .into_iter()
+            .map(|(name, value)| (name.to_owned(), Value::from(value)))
+            .collect()
+    }
+
+    fn put_audio(&self, line: &mut Map<String, Value>, folder: &Path) -> Result<()> {
         let mut set = |name: &str, value: Value| {
             if !value.is_null() {
                 line.insert(name.to_owned(), value);
             }
         };
-        set("id", self.id.as_str().into());
-        set("kind", self.kind.name().into());
-        set("asks", self.asks.as_str().into());
-        set("wording", self.wording.as_str().into());
-        set("source", (&*self.source.id).into());
         let paths = self.source.clips.iter().map(|clip| match &clip.source {
             AudioSource::File(path) => Ok(Value::from(
                 relative(folder, path)?.to_string_lossy().replace('\\', "/"),
@@ -74,6 +110,15 @@ impl InstructionRow {
             }
             _ => set("audios", paths.into()),
         }
+        Ok(())
+    }
+
+    fn put_rest(&self, line: &mut Map<String, Value>, messages: &[Message]) -> Result<()> {
+        let mut set = |name: &str, value: Value| {
+            if !value.is_null() {
+                line.insert(name.to_owned(), value);
+            }
+        };
         for (name, value) in [
             ("language", &self.source.language),
             ("speaker", &self.source.speaker),
@@ -84,7 +129,7 @@ impl InstructionRow {
         set("duration", self.source.duration.into());
         set(
             "messages",
-            self.messages
+            messages
                 .iter()
                 .map(|message| json!({"role": message.role.as_str(), "content": message.content}))
                 .collect(),
@@ -103,7 +148,7 @@ impl InstructionRow {
                 .into(),
         );
         set("reference", self.reference.as_deref().into());
-        Ok(Value::Object(line))
+        Ok(())
     }
 }
 

@@ -1,6 +1,8 @@
 //! How far a model did as it was told: the rows of a suite judged from a predictions file.
 
 use std::collections::BTreeMap;
+use std::collections::HashMap;
+use std::collections::HashSet;
 use std::path::Path;
 
 use serde::Deserialize;
@@ -10,9 +12,17 @@ use serde_json::json;
 
 use crate::error::Error;
 use crate::error::Result;
+use crate::eval::confidence;
+use crate::eval::confidence::FEWEST_ROWS;
 use crate::eval::instructions::check::Check;
 use crate::eval::instructions::check::Mode;
 use crate::eval::jsonl;
+use crate::eval::significance::Clusters;
+use crate::eval::significance::Interval;
+use crate::eval::significance::Resampling;
+use crate::eval::significance::bootstrap;
+use crate::eval::significance::mcnemar;
+use crate::eval::significance::paired_bootstrap;
 
 /// A row of a suite as far as scoring goes.
 #[derive(Clone, Debug, Deserialize)]
@@ -38,6 +48,9 @@ pub struct Row {
     /// What holds of a right answer.
     #[serde(default)]
     pub right: Option<Check>,
+    /// An answer for which all checks hold, where one is known.
+    #[serde(default)]
+    pub reference: Option<String>,
 }
 
 /// The kind of which the scores are spread over wordings.
@@ -83,12 +96,23 @@ pub struct Rates {
     pub instruction_strict: f64,
     /// Checks, loosely.
     pub instruction_loose: f64,
+    /// Number of rows of which the right answer is known.
+    pub known: usize,
+    /// Of these, the share that follow strictly and are right; zero over none.
+    pub followed_and_right: f64,
+    /// The 95 % interval of `prompt_strict` by resampling clips; none over fewer than [`FEWEST_ROWS`] rows or one clip.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub interval: Option<Interval>,
 }
 
 impl Rates {
     /// The rates over some rows; zero over none.
     pub fn of<'a>(outcomes: impl IntoIterator<Item = &'a Outcome>) -> Self {
-        let mut rates = Self::default();
+        let outcomes: Vec<&Outcome> = outcomes.into_iter().collect();
+        let mut rates = Self {
+            interval: interval(&outcomes),
+            ..Self::default()
+        };
         for outcome in outcomes {
             let num_held = |held: &[bool]| held.iter().filter(|held| **held).count() as f64;
             let all_held = |held: &[bool]| f64::from(u8::from(held.iter().all(|held| *held)));
@@ -98,6 +122,9 @@ impl Rates {
             rates.prompt_loose += all_held(&outcome.loose);
             rates.instruction_strict += num_held(&outcome.strict);
             rates.instruction_loose += num_held(&outcome.loose);
+            rates.known += usize::from(outcome.right.is_some());
+            let is_right = outcome.right == Some(true);
+            rates.followed_and_right += f64::from(u8::from(is_right && outcome.follows()));
         }
         let (prompts, instructions) = (
             rates.prompts.max(1) as f64,
@@ -108,8 +135,50 @@ impl Rates {
             prompt_loose: rates.prompt_loose / prompts,
             instruction_strict: rates.instruction_strict / instructions,
             instruction_loose: rates.instruction_loose / instructions,
+            followed_and_right: rates.followed_and_right / rates.known.max(1) as f64,
             ..rates
         }
+    }
+}
+
+/// Resamples behind the interval of a share.
+const RESAMPLES: usize = 2000;
+
+fn resampling() -> Resampling {
+    Resampling {
+        resamples: RESAMPLES,
+        ..Resampling::default()
+    }
+}
+
+/// Whether a row follows strictly, as a vector whose sum has the share: rows that follow, and rows.
+fn unit(outcome: &Outcome) -> Vec<f64> {
+    vec![f64::from(u8::from(outcome.follows())), 1.0]
+}
+
+fn share_of(sum: &[f64]) -> f64 {
+    sum[0] / sum[1]
+}
+
+fn clusters(outcomes: &[&Outcome]) -> Clusters {
+    Clusters::named(outcomes.iter().map(|outcome| outcome.cluster.as_str()))
+}
+
+fn interval(outcomes: &[&Outcome]) -> Option<Interval> {
+    let clusters = clusters(outcomes);
+    if outcomes.len() < FEWEST_ROWS || clusters.num_clusters() < 2 {
+        return None;
+    }
+    let units: Vec<Vec<f64>> = outcomes.iter().map(|outcome| unit(outcome)).collect();
+    let estimate = bootstrap(&units, &clusters, &share_of, &resampling()).ok()?;
+    Some(within(confidence::interval(&estimate), 0.0))
+}
+
+/// The interval without what no share, or no difference of shares, can be: from `low` to 1.
+fn within(found: Interval, low: f64) -> Interval {
+    Interval {
+        low: found.low.clamp(low, 1.0),
+        high: found.high.clamp(low, 1.0),
     }
 }
 
@@ -374,23 +443,124 @@ pub struct Change {
     pub lost: Vec<String>,
     /// Rows that the base did not follow and the other does.
     pub gained: Vec<String>,
+    /// The share of rows that the other follows, minus the base's.
+    pub difference: f64,
+    /// The 95 % interval of that by resampling clips, both models' rows together; none over few rows or one clip.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub interval: Option<Interval>,
+    /// The p-value of McNemar's exact test over the rows; see [`mcnemar`].
+    pub p: f64,
 }
 
 impl Change {
     /// From `base` to `tuned`, both scored on the same suite.
     pub fn between(base: &Scores, tuned: &Scores) -> Self {
         let pairs = || base.rows.iter().zip(&tuned.rows);
-        let ids = |before: bool| {
+        let ids = |before: bool| -> Vec<String> {
             pairs()
                 .filter(|(old, new)| old.follows() == before && new.follows() != before)
                 .map(|(old, _)| old.id.clone())
                 .collect()
         };
+        let lost = ids(true);
+        let gained = ids(false);
+        let num_rows = base.rows.len().max(1) as f64;
         Self {
-            lost: ids(true),
-            gained: ids(false),
+            difference: (gained.len() as f64 - lost.len() as f64) / num_rows,
+            interval: interval_of_change(base, tuned),
+            p: mcnemar(lost.len(), gained.len()),
+            lost,
+            gained,
         }
     }
+}
+
+fn interval_of_change(base: &Scores, tuned: &Scores) -> Option<Interval> {
+    let outcomes: Vec<&Outcome> = base.rows.iter().collect();
+    let clusters = clusters(&outcomes);
+    if outcomes.len() < FEWEST_ROWS || clusters.num_clusters() < 2 {
+        return None;
+    }
+    let units = |scores: &Scores| scores.rows.iter().map(unit).collect::<Vec<_>>();
+    let (before, after) = (units(base), units(tuned));
+    let found = paired_bootstrap(&before, &after, &clusters, &share_of, &resampling()).ok()?;
+    Some(within(confidence::interval(&found.estimate), -1.0))
+}
+
+/// The best that one and the same answer to every row scores: what a model must beat to have followed anything.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Constant {
+    /// The answer.
+    pub answer: String,
+    /// What it scores.
+    pub scores: Scores,
+}
+
+/// The constant answer that follows most rows strictly, the first among equals; `None` for a suite without rows.
+///
+/// Every word, phrase and text that a check names is tried, an object with each list of keys, and every reference. A text put
+/// together of several of them may follow more rows: this is a lower bound of what a constant answer can reach.
+pub fn constant(suite: &[Row]) -> Option<Constant> {
+    // Each different check is decided once for each candidate, however many rows have it.
+    let mut known: Vec<&Check> = Vec::new();
+    let mut place_of = HashMap::<String, usize>::new();
+    let mut rows: Vec<Vec<usize>> = Vec::with_capacity(suite.len());
+    for row in suite {
+        let mut places = Vec::with_capacity(row.checks.len());
+        for check in &row.checks {
+            let key = serde_json::to_string(check).unwrap_or_default();
+            let next = known.len();
+            let place = *place_of.entry(key).or_insert(next);
+            if place == next {
+                known.push(check);
+            }
+            places.push(place);
+        }
+        rows.push(places);
+    }
+    let mut best: Option<(usize, String)> = None;
+    for answer in candidates(suite) {
+        let held: Vec<bool> = known
+            .iter()
+            .map(|check| check.holds(&answer, Mode::Strict))
+            .collect();
+        let followed = rows
+            .iter()
+            .filter(|checks| checks.iter().all(|check| held[*check]))
+            .count();
+        if best.as_ref().is_none_or(|(most, _)| followed > *most) {
+            best = Some((followed, answer));
+        }
+    }
+    let (_, answer) = best?;
+    let scores = score(suite, &vec![answer.as_str(); suite.len()]);
+    Some(Constant { answer, scores })
+}
+
+/// What is tried as a constant answer, in order of first appearance.
+fn candidates(suite: &[Row]) -> Vec<String> {
+    let mut found: Vec<String> = Vec::new();
+    for row in suite {
+        for check in &row.checks {
+            match check {
+                Check::OneOf { answers } => found.extend(answers.iter().cloned()),
+                Check::Contains { word } => found.push(word.clone()),
+                Check::StartsWith { phrase } | Check::EndsWith { phrase } => {
+                    found.push(phrase.clone());
+                }
+                Check::Transcribes { text, .. } => found.push(text.clone()),
+                Check::JsonKeys { keys } => found.push(
+                    Value::Object(keys.iter().map(|key| (key.clone(), Value::Null)).collect())
+                        .to_string(),
+                ),
+                _ => {}
+            }
+        }
+        found.extend(row.reference.clone());
+    }
+    let mut seen = HashSet::new();
+    found.retain(|answer| !answer.trim().is_empty() && seen.insert(answer.clone()));
+    found
 }
 
 #[cfg(test)]
@@ -425,6 +595,9 @@ mod tests {
             prompt_loose: 1.0,
             instruction_strict: 0.6,
             instruction_loose: 1.0,
+            known: 3,
+            followed_and_right: 0.0,
+            interval: None,
         };
         assert_eq!(scores.all, expected);
         assert_eq!(
@@ -479,15 +652,97 @@ mod tests {
             Change::between(&base, &tuned),
             Change {
                 lost: vec!["a".into()],
-                gained: vec!["b".into()]
+                gained: vec!["b".into()],
+                difference: 0.0,
+                interval: None,
+                p: 1.0,
             }
         );
         assert_eq!(
             Change::between(&base, &base),
             Change {
                 lost: vec![],
-                gained: vec![]
+                gained: vec![],
+                difference: 0.0,
+                interval: None,
+                p: 1.0,
             }
+        );
+    }
+
+    #[test]
+    fn followed_and_right_counts_rows_that_are_both() {
+        let suite = [
+            row("a", "x", None, LABEL),
+            row("b", "x", None, LABEL),
+            row("c", "x", None, SHORT_AND_PLAIN),
+            Row {
+                right: None,
+                ..row("d", "x", None, LABEL)
+            },
+        ];
+        // a is both, b follows, c is right but has punctuation, of d nobody knows.
+        let rates = score(&suite, &["happy", "sad.", "(happy)", "happy"]).all;
+        assert_eq!((rates.known, rates.followed_and_right), (3, 1.0 / 3.0));
+        assert_eq!(rates.prompt_strict, 0.75);
+    }
+
+    #[test]
+    fn the_best_constant_answer_is_found() {
+        let begins = r#"[{"check": "starts-with", "phrase": "sad"}]"#;
+        let suite = [
+            row("a", "x", None, LABEL),
+            row("b", "x", None, begins),
+            row(
+                "c",
+                "y",
+                None,
+                r#"[{"check": "one-of", "answers": ["happy"]}]"#,
+            ),
+            row(
+                "d",
+                "y",
+                None,
+                r#"[{"check": "no-diacritics"}, {"check": "starts-with", "phrase": "Sad"}]"#,
+            ),
+        ];
+        let found = constant(&suite).unwrap();
+        // `sad` follows a, b and d; `happy` a and c.
+        assert_eq!(
+            (found.answer.as_str(), found.scores.all.prompt_strict),
+            ("sad", 0.75)
+        );
+        assert_eq!(constant(&[]), None);
+    }
+
+    #[test]
+    fn intervals_take_the_rows_of_a_clip_together() {
+        let suite: Vec<Row> = (0..40)
+            .map(|i| Row {
+                source: Some(format!("clip-{}", i % 20)),
+                ..row(&format!("r{i}"), "x", None, LABEL)
+            })
+            .collect();
+        let half: Vec<&str> = (0..40)
+            .map(|i| ["sad", "no"][usize::from(i % 20 >= 10)])
+            .collect();
+        let (base, tuned) = (score(&suite, &half), score(&suite, &["sad"; 40]));
+        let interval = base.all.interval.unwrap();
+        // Twenty clips, both rows of each alike: the deviation is that of 20 rows, 0.112, and not that of 40, 0.079.
+        let width = interval.high - interval.low;
+        assert!((0.36..0.50).contains(&width), "{interval:?}");
+        let change = Change::between(&base, &tuned);
+        assert_eq!(
+            (change.lost.len(), change.gained.len(), change.difference),
+            (0, 20, 0.5)
+        );
+        // 2 / 2^20.
+        assert!((change.p - 2.0 / f64::from(1 << 20)).abs() < 1e-18);
+        assert!(change.interval.unwrap().low > 0.25, "{change:?}");
+        assert_eq!(
+            score(&suite[..19], &half[..19]).all.interval,
+            None,
+            "too few rows"
         );
     }
 

@@ -22,6 +22,7 @@ use crate::eval::instructions::question::fitted;
 use crate::eval::instructions::row::InstructionRow;
 use crate::eval::instructions::wordings::Wordings;
 use crate::seed::Key;
+use crate::task::Kind as TaskKind;
 use crate::task::Task;
 use crate::task::Wording;
 
@@ -29,7 +30,7 @@ use crate::task::Wording;
 #[derive(Clone, Debug, PartialEq)]
 pub struct Settings {
     /// Rows of each kind, where the clips suffice. A question that needs several (each task, each wording) is asked whole, and each
-    /// task in all its wordings at least once.
+    /// task in all its wordings about [`CLIPS_A_WORDING`] clips at least.
     pub rows: usize,
     /// The kinds.
     pub kinds: Vec<Kind>,
@@ -42,6 +43,10 @@ pub struct Settings {
     /// Fewest character errors of what no longer counts as one.
     pub min_cer: f64,
 }
+
+/// Fewest clips that a task is asked about in each of its wordings. Two wordings are compared clip by clip: with eight clips, a
+/// difference on each of them has p = 2 / 2⁸ = 0.008 by McNemar's test; with five, none is below 0.05.
+pub const CLIPS_A_WORDING: usize = 8;
 
 impl Default for Settings {
     fn default() -> Self {
@@ -90,6 +95,20 @@ pub struct Suite {
 }
 
 impl Suite {
+    /// The rows of which the transcript is known, in text alone, as JSON lines; and how many rows are left out.
+    pub fn to_text_jsonl(&self) -> Result<(String, usize)> {
+        let lines = self
+            .rows
+            .iter()
+            .filter_map(|row| row.to_text_json().transpose())
+            .collect::<Result<Vec<_>>>()?;
+        let left_out = self.rows.len() - lines.len();
+        Ok((
+            lines.iter().map(|line| format!("{line}\n")).collect(),
+            left_out,
+        ))
+    }
+
     /// The suite as JSON lines for a file in `folder`.
     pub fn to_jsonl(&self, folder: &Path) -> Result<String> {
         self.rows
@@ -126,6 +145,15 @@ pub fn suite(sources: &[Source], tasks: &[&Task], settings: &Settings, seed: u64
             task.name
         )
     }));
+    let (tasks, unserved): (Vec<&Task>, Vec<&Task>) = tasks
+        .into_iter()
+        .partition(|task| clips.iter().any(|clip| clip.serves(task)));
+    left_out.extend(unserved.iter().map(|task| {
+        format!(
+            "task `{0}` is not asked: no clip has an answer to it; `--task {0}` beside a manifest asks it all the same",
+            task.name
+        )
+    }));
     let labels = tasks
         .iter()
         .flat_map(|task| &task.labels)
@@ -141,7 +169,8 @@ pub fn suite(sources: &[Source], tasks: &[&Task], settings: &Settings, seed: u64
     };
     let mut rows = Vec::new();
     for &kind in &settings.kinds {
-        let of_kind = builder.rows(kind)?;
+        let (of_kind, notes) = builder.rows(kind)?;
+        left_out.extend(notes);
         match (of_kind.is_empty(), builder.why_none(kind)) {
             (true, why) => left_out.push(format!("no row of kind `{}`: {why}", kind.name())),
             (false, _) => rows.extend(of_kind),
@@ -176,6 +205,39 @@ struct Slot<'a> {
     key: Key,
 }
 
+/// The clips of a kind that no question has taken yet, in the order in which they are tried.
+struct OpenClips {
+    /// By task where each task may take every clip, otherwise one list for all.
+    open: Vec<Vec<usize>>,
+}
+
+impl OpenClips {
+    fn new(order: &[u32], num_tasks: usize, by_task: bool) -> Self {
+        let order: Vec<usize> = order.iter().map(|clip| *clip as usize).collect();
+        let lists = if by_task { num_tasks } else { 1 };
+        Self {
+            open: vec![order; lists],
+        }
+    }
+
+    /// The first open clip that a question of a task can be asked about, with the question; it is open no longer.
+    fn take<T>(
+        &mut self,
+        task: usize,
+        mut asked: impl FnMut(usize) -> Result<Vec<T>>,
+    ) -> Result<Option<(usize, Vec<T>)>> {
+        let place = task % self.open.len();
+        let open = &mut self.open[place];
+        for i in 0..open.len() {
+            let found = asked(open[i])?;
+            if !found.is_empty() {
+                return Ok(Some((open.remove(i), found)));
+            }
+        }
+        Ok(None)
+    }
+}
+
 /// A question with what is checked and known of its answer.
 struct Asked<'a> {
     ask: Ask<'a>,
@@ -186,49 +248,116 @@ struct Asked<'a> {
 }
 
 impl<'a> Builder<'a> {
-    /// The rows of one kind: clips in a seeded order, tasks and languages in turn.
-    fn rows(&self, kind: Kind) -> Result<Vec<InstructionRow>> {
-        let tasks: Vec<&Task> = self
-            .tasks
-            .iter()
-            .copied()
-            .filter(|task| kind.fits(task))
-            .collect();
+    /// The rows of one kind, and what they lack: clips in a seeded order, tasks and languages in turn.
+    fn rows(&self, kind: Kind) -> Result<(Vec<InstructionRow>, Vec<String>)> {
+        let fits = |task: &&&Task| kind.fits(task);
+        let tasks: Vec<&Task> = self.tasks.iter().filter(fits).copied().collect();
         let key = self.key.with_name(kind.name());
+        let order = key.permutation(self.clips.len());
+        let mut open = OpenClips::new(&order, tasks.len(), kind == Kind::Wording);
+        let mut asked_about = vec![0; tasks.len()];
         let mut rows = Vec::new();
         let mut number = 0;
-        for place in key.permutation(self.clips.len()) {
-            let is_due =
-                rows.len() < self.settings.rows || (kind == Kind::Wording && number < tasks.len());
-            if tasks.is_empty() || !is_due {
-                break;
+        // A task in turn that is asked enough or for which no clip is left is passed over; a round of such turns ends the kind.
+        let mut passed_over = 0;
+        while passed_over < tasks.len() {
+            let in_turn = number % tasks.len();
+            let needs_clips = kind == Kind::Wording && asked_about[in_turn] < CLIPS_A_WORDING;
+            if rows.len() >= self.settings.rows && !needs_clips {
+                number += 1;
+                passed_over += 1;
+                continue;
             }
-            let clip = &self.clips[place as usize];
             let languages = &self.settings.languages;
             let slot = Slot {
                 kind,
                 number,
-                task: tasks[number % tasks.len()],
+                task: tasks[in_turn],
                 language: languages[(number / tasks.len()) % languages.len()],
                 key: key.with(number as u64),
             };
-            let asked = self.asked(&slot, clip, &tasks)?;
-            number += usize::from(!asked.is_empty());
+            number += 1;
+            let Some((clip, asked)) =
+                open.take(in_turn, |clip| self.asked(&slot, &self.clips[clip], &tasks))?
+            else {
+                passed_over += 1;
+                continue;
+            };
+            passed_over = 0;
+            asked_about[in_turn] += 1;
             for asked in asked {
-                rows.push(InstructionRow {
-                    id: format!("{}-{:03}-{}", kind.name(), rows.len() + 1, clip.row.id),
-                    kind,
-                    asks: asked.ask.task.name.clone(),
-                    wording: asked.ask.name(),
-                    source: clip.row.clone(),
-                    messages: asked.messages,
-                    checks: asked.checks,
-                    right: asked.right,
-                    reference: asked.reference,
-                });
+                let id = format!(
+                    "{}-{:03}-{}",
+                    kind.name(),
+                    rows.len() + 1,
+                    self.clips[clip].row.id
+                );
+                rows.push(self.row(&slot, &self.clips[clip], asked, id)?);
             }
         }
-        Ok(rows)
+        let few = |(task, clips): (&&Task, &usize)| {
+            (kind == Kind::Wording && *clips < CLIPS_A_WORDING && *clips > 0).then(|| {
+                format!(
+                    "task `{}` is asked about {clips} clips in each wording, not about {CLIPS_A_WORDING}: more do not serve",
+                    task.name
+                )
+            })
+        };
+        let notes = tasks.iter().zip(&asked_about).filter_map(few).collect();
+        Ok((rows, notes))
+    }
+
+    fn row(&self, slot: &Slot, clip: &Clip, asked: Asked, id: String) -> Result<InstructionRow> {
+        let text = clip.text.map(str::trim).filter(|text| !text.is_empty());
+        let transcript = text
+            .map(|text| self.wordings.transcript(text, asked.ask.language))
+            .transpose()?;
+        Ok(InstructionRow {
+            id,
+            kind: slot.kind,
+            asks: asked.ask.task.name.clone(),
+            wording: asked.ask.name(),
+            source: clip.row.clone(),
+            right: asked
+                .right
+                .or_else(|| self.right(asked.ask.task, clip, &asked.checks)),
+            messages: asked.messages,
+            checks: asked.checks,
+            reference: asked.reference,
+            transcript,
+        })
+    }
+
+    /// What holds of a right answer in any form: it names the right label and no other, or transcribes the clip. Of a summary no
+    /// program can say, and of a transcript none where `checks` ask for words beside it.
+    fn right(&self, task: &Task, clip: &Clip, checks: &[Check]) -> Option<Check> {
+        let adds_words = |check: &Check| {
+            matches!(
+                check,
+                Check::StartsWith { .. }
+                    | Check::EndsWith { .. }
+                    | Check::Contains { .. }
+                    | Check::JsonKeys { .. }
+            )
+        };
+        match task.kind {
+            TaskKind::Classify => {
+                let answers = clip.label_words(task)?;
+                let others = task.labels.iter().flat_map(words_of);
+                let others = others.filter(|word| !answers.contains(word)).collect();
+                Some(Check::Names { answers, others })
+            }
+            TaskKind::Transcribe if checks.iter().any(adds_words) => None,
+            TaskKind::Transcribe => {
+                let text = clip.answer(task, Language::English)?;
+                let check = Check::Transcribes {
+                    text,
+                    max_cer: self.settings.max_cer,
+                };
+                check.validate().is_ok().then_some(check)
+            }
+            TaskKind::Generate => None,
+        }
     }
 
     /// Why a kind can have no rows.
@@ -247,9 +376,13 @@ impl<'a> Builder<'a> {
 
     /// The questions of a slot about a clip; none where the clip does not serve.
     fn asked(&self, slot: &Slot<'a>, clip: &Clip, tasks: &[&'a Task]) -> Result<Vec<Asked<'a>>> {
+        if !clip.serves(slot.task) {
+            return Ok(Vec::new());
+        }
         match slot.kind {
             Kind::Switch => tasks
                 .iter()
+                .filter(|task| clip.serves(task))
                 .map(|task| self.of_kind(self.drawn(task, slot)?, clip))
                 .collect(),
             Kind::Wording => self.every_wording(slot, clip),

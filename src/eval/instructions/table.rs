@@ -2,40 +2,30 @@
 
 use crate::error::brief;
 use crate::eval::instructions::score::Change;
+use crate::eval::instructions::score::Constant;
 use crate::eval::instructions::score::Rates;
 use crate::eval::instructions::score::Scores;
 use crate::eval::instructions::score::Spread;
 
-/// The table of one model: kinds, then checks, then the spread over wordings.
-pub fn of(scores: &Scores) -> String {
-    let head = ["", "rows", "strict", "loose", "checks", "strict", "loose"]
-        .map(str::to_owned)
-        .to_vec();
-    let line = |name: &str, rates: &Rates| {
-        let rates = [
-            rates.prompt_strict,
-            rates.prompt_loose,
-            rates.instruction_strict,
-            rates.instruction_loose,
-        ]
-        .map(percent);
-        let [prompt_strict, prompt_loose, strict, loose] = rates;
-        vec![
-            name.to_owned(),
-            num(scores, name).0,
-            prompt_strict,
-            prompt_loose,
-            num(scores, name).1,
-            strict,
-            loose,
-        ]
-    };
-    let kinds = scores
-        .kinds
-        .iter()
-        .map(|(kind, rates)| line(kind, rates))
-        .chain([line(ALL, &scores.all)]);
-    let by_kind = aligned(std::iter::once(head).chain(kinds).collect());
+/// The table of one model: kinds and all rows with the best constant answer below, then checks, then the spread over wordings.
+pub fn of(scores: &Scores, constant: Option<&Constant>) -> String {
+    let head = [
+        "",
+        "rows",
+        "strict",
+        "95 % interval",
+        "loose",
+        "strict and right",
+        "checks",
+        "strict",
+        "loose",
+    ];
+    let mut lines = vec![head.map(str::to_owned).to_vec()];
+    lines.extend(scores.kinds.iter().map(|(kind, rates)| line(kind, rates)));
+    lines.push(line(ALL, &scores.all));
+    lines.extend(constant.map(|constant| line(FLOOR, &constant.scores.all)));
+    let by_kind = aligned(lines);
+    let floor = constant.map_or(String::new(), |constant| against(constant, scores));
     let head = ["check", "asked", "strict", "loose"]
         .map(str::to_owned)
         .to_vec();
@@ -48,10 +38,61 @@ pub fn of(scores: &Scores) -> String {
         ]
     });
     format!(
-        "{by_kind}\n{}{}",
+        "{by_kind}{floor}\n{}{}",
         aligned(std::iter::once(head).chain(checks).collect()),
         wordings(scores)
     )
+}
+
+fn line(name: &str, rates: &Rates) -> Vec<String> {
+    let interval = rates.interval.map_or("-".to_owned(), |found| {
+        format!("{:.1} to {:.1}", 100.0 * found.low, 100.0 * found.high)
+    });
+    let right = match rates.known {
+        0 => "-".to_owned(),
+        known => format!("{} of {known}", percent(rates.followed_and_right)),
+    };
+    vec![
+        name.to_owned(),
+        rates.prompts.to_string(),
+        percent(rates.prompt_strict),
+        interval,
+        percent(rates.prompt_loose),
+        right,
+        rates.instructions.to_string(),
+        percent(rates.instruction_strict),
+        percent(rates.instruction_loose),
+    ]
+}
+
+/// What the best constant answer is, and whether the model follows more rows than it.
+fn against(constant: &Constant, scores: &Scores) -> String {
+    let change = Change::between(&constant.scores, scores);
+    format!(
+        "{FLOOR}: `{}`; rows that only it follows: {}, that only the model follows: {}, {}\n",
+        constant.answer,
+        change.lost.len(),
+        change.gained.len(),
+        tested(&change)
+    )
+}
+
+/// The p-value of a change, and its interval where there is one.
+fn tested(change: &Change) -> String {
+    let p = if change.p < 0.001 {
+        "p < 0.001".to_owned()
+    } else {
+        format!("p = {:.3}", change.p)
+    };
+    match change.interval {
+        Some(found) => format!(
+            "{p} (McNemar); difference {:+.1} points, 95 % interval {:+.1} to {:+.1}",
+            100.0 * change.difference,
+            100.0 * found.low,
+            100.0 * found.high
+        ),
+        None => format!("{p} (McNemar)"),
+    }
 }
 
 /// Two models side by side: rows whose checks all hold, before and after tuning, strictly and loosely.
@@ -94,24 +135,16 @@ pub fn beside(base: &Scores, tuned: &Scores) -> String {
     );
     let change = Change::between(base, tuned);
     format!(
-        "{table}\nrows that only the base follows: {}; rows that only the tuned model follows: {}\n",
+        "{table}\nrows that only the base follows: {}; rows that only the tuned model follows: {}; {}\n",
         change.lost.len(),
-        change.gained.len()
+        change.gained.len(),
+        tested(&change)
     )
 }
 
-/// The name of the line over all rows.
+/// The name of the line over all rows, and of the one for the best constant answer.
 const ALL: &str = "all";
-
-/// How many rows and checks a line is over.
-fn num(scores: &Scores, name: &str) -> (String, String) {
-    let rates = scores
-        .kinds
-        .iter()
-        .find(|(kind, _)| kind == name)
-        .map_or(&scores.all, |(_, rates)| rates);
-    (rates.prompts.to_string(), rates.instructions.to_string())
-}
+const FLOOR: &str = "best constant answer";
 
 fn wordings(scores: &Scores) -> String {
     let said = |what: &str, spread: &Spread| {
@@ -181,6 +214,7 @@ fn aligned(lines: Vec<Vec<String>>) -> String {
 mod tests {
     use super::*;
     use crate::eval::instructions::score::Row;
+    use crate::eval::instructions::score::constant;
     use crate::eval::instructions::score::score;
 
     fn suite() -> Vec<Row> {
@@ -200,11 +234,13 @@ mod tests {
     #[test]
     fn one_model() {
         let expected = "
-          rows   strict    loose  checks   strict    loose
-label        1  100.0 %  100.0 %       1  100.0 %  100.0 %
-combined     1    0.0 %  100.0 %       2   50.0 %  100.0 %
-wording      1  100.0 %  100.0 %       1  100.0 %  100.0 %
-all          3   66.7 %  100.0 %       4   75.0 %  100.0 %
+                      rows   strict  95 % interval    loose  strict and right  checks   strict    loose
+label                    1  100.0 %              -  100.0 %        0.0 % of 1       1  100.0 %  100.0 %
+combined                 1    0.0 %              -  100.0 %        0.0 % of 1       2   50.0 %  100.0 %
+wording                  1  100.0 %              -  100.0 %        0.0 % of 1       1  100.0 %  100.0 %
+all                      3   66.7 %              -  100.0 %        0.0 % of 3       4   75.0 %  100.0 %
+best constant answer     3  100.0 %              -  100.0 %        0.0 % of 3       4  100.0 %  100.0 %
+best constant answer: `happy`; rows that only it follows: 1, that only the model follows: 0, p = 1.000 (McNemar)
 
 check           asked   strict    loose
 at-most-words       1  100.0 %  100.0 %
@@ -215,13 +251,9 @@ emotion in 1 wordings, 1 rows
   followed: mean 100.0 %, deviation 0.0 %, 100.0 % (emotion/dev/en/1) to 100.0 % (emotion/dev/en/1)
   right: mean 0.0 %, deviation 0.0 %, 0.0 % (emotion/dev/en/1) to 0.0 % (emotion/dev/en/1)
 ";
-        assert_eq!(
-            format!(
-                "\n{}",
-                of(&score(&suite(), &["happy", "*one* two", "happy"]))
-            ),
-            expected
-        );
+        let scores = score(&suite(), &["happy", "*one* two", "happy"]);
+        let constant = constant(&suite());
+        assert_eq!(format!("\n{}", of(&scores, constant.as_ref())), expected);
     }
 
     #[test]
@@ -233,7 +265,7 @@ combined     1        0.0 %  100.0 %  +100.0     100.0 %  100.0 %    +0.0
 wording      1      100.0 %  100.0 %    +0.0     100.0 %  100.0 %    +0.0
 all          3       66.7 %   66.7 %    +0.0     100.0 %   66.7 %   -33.3
 
-rows that only the base follows: 1; rows that only the tuned model follows: 1
+rows that only the base follows: 1; rows that only the tuned model follows: 1; p = 1.000 (McNemar)
 ";
         let (base, tuned) = (
             score(&suite(), &["happy", "*one* two", "happy"]),

@@ -201,13 +201,18 @@ pub fn starts_with_phrase(text: &str, phrase: &str) -> bool {
     }
 }
 
+/// The text without a full stop at its end, and without the space around that.
+pub fn without_full_stop(text: &str) -> &str {
+    text.trim_end_matches(|c: char| c.is_whitespace() || is_invisible(c) || matches!(c, '.' | '۔'))
+}
+
 /// Whether a text ends with `phrase` in folded spelling; a stop, quotation marks and closing brackets may stand after it.
 pub fn ends_with_phrase(text: &str, phrase: &str) -> bool {
     let is_end = |c: char| {
         c.is_whitespace()
             || matches!(
                 c,
-                '"' | '\'' | '»' | '”' | '’' | ')' | ']' | '.' | '!' | '…' | '؟' | '?'
+                '"' | '\'' | '»' | '”' | '’' | ')' | ']' | '.' | '۔' | '!' | '…' | '؟' | '?'
             )
     };
     let phrase = collapsed(folded(phrase).trim_end_matches(is_end));

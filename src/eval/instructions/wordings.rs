@@ -38,6 +38,7 @@ pub struct Wordings {
 struct Turns {
     another: InBoth<String>,
     instead: InBoth<String>,
+    transcript: InBoth<String>,
 }
 
 impl Wordings {
@@ -66,6 +67,15 @@ impl Wordings {
         Ok(drawn(&self.turns.instead, "turns.instead", language, draw)?
             .replace("{rule}", rule)
             .replace("{instruction}", instruction))
+    }
+
+    /// What was said, in writing, before an instruction about it: what takes the place of the audio in a suite in text alone.
+    pub fn transcript(&self, text: &str, language: Language) -> Result<String> {
+        let draw = Key::new(0, "transcript");
+        Ok(
+            drawn(&self.turns.transcript, "turns.transcript", language, draw)?
+                .replace("{text}", text),
+        )
     }
 
     /// What an answer can be asked to begin with.
@@ -126,6 +136,7 @@ impl Check {
             }
             Self::OneOf { .. }
             | Self::NoneOf { .. }
+            | Self::Names { .. }
             | Self::NoDiacritics
             | Self::NoPunctuation
             | Self::Transcribes { .. }

@@ -34,9 +34,10 @@ fn only_a_label_of_the_list() {
     );
     assert_decides(
         english,
-        &["happy", " Happy\n", "north  african"],
+        &["happy", " Happy\n", "north  african", "happy.", "Happy. "],
         &[
-            "happy.",
+            "happy!",
+            "hap.py",
             "unhappy",
             "happy, sad",
             "The speaker is happy",
@@ -47,9 +48,8 @@ fn only_a_label_of_the_list() {
     );
     assert_decides(
         arabic,
-        &["سعيد", "سَعِيدٌ", "ســعيد", "\u{200f}فصحى"],
+        &["سعيد", "سَعِيدٌ", "ســعيد", "\u{200f}فصحى", "سعيد.", "سعيد۔"],
         &[
-            "سعيد.",
             "سعيدة",
             "السعيد",
             "المتحدث سعيد",
@@ -65,7 +65,27 @@ fn anything_but_a_label() {
     assert_decides(
         r#"{"check": "none-of", "answers": ["happy", "سعيد"]}"#,
         &["he is happy", "unhappy", "المتحدث سعيد"],
-        &["Happy", "سَعيد"],
+        &["Happy", "سَعيد", "happy.", "سعيد."],
+    );
+}
+
+#[test]
+fn a_right_label_in_any_form_and_no_wrong_one() {
+    assert_decides(
+        r#"{"check": "names", "answers": ["happy", "سعيد"], "others": ["sad", "حزين"]}"#,
+        &[
+            "happy",
+            "Well, the speaker is happy.",
+            r#"{"emotion": "happy"}"#,
+            "المتحدث سعيد",
+        ],
+        &[
+            "sad",
+            "happy, not sad",
+            "unhappy",
+            "nobody knows",
+            "السعادة",
+        ],
     );
 }
 
