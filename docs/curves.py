@@ -9,7 +9,12 @@ import sys
 from pathlib import Path
 
 WIDTH, HEIGHT, LEFT, TOP, GAP = 420, 250, 48, 34, 78
-COLOURS = ["#2f6fdd", "#d9622b", "#2a9d6f", "#a24bc4", "#b8860b", "#c2334d"]
+# The colours of `src/report/ink.rs`, for light screens and for dark ones. A task that ships has one colour everywhere.
+COLOURS = ["#395cc0", "#bf5300", "#009067", "#9d2594", "#b78e00", "#7d91d0"]
+DARK = {"#395cc0": "#668ff3", "#bf5300": "#f06b00", "#009067": "#53d18c", "#9d2594": "#c07ca3", "#b78e00": "#f3de3c", "#7d91d0": "#aeeaff",
+        "#ffffff": "#14171a", "#1f2328": "#e6e8ea", "#57606a": "#9aa4ae", "#d8dee4": "#30363c"}
+TASKS = ["asr", "dialect", "emotion", "summarization"]
+STYLE = "<style>@media (prefers-color-scheme:dark){" + "".join(f'[fill="{light}"]{{fill:{dark}}}[stroke="{light}"]{{stroke:{dark}}}' for light, dark in DARK.items()) + "}</style>"
 WINDOW = 24  # Steps that a point of a loss curve averages.
 FONT = 'font-family="Inter, Helvetica, Arial, sans-serif"'
 
@@ -37,7 +42,22 @@ def scores(lines: list[dict]) -> dict[str, list[tuple[int, float]]]:
     return curves
 
 
-def panel(x: int, title: str, curves: dict[str, list[tuple[int, float]]], top: float, last: int) -> str:
+def tasks_of_sets(run: Path) -> dict[str, str]:
+    """The task of each evaluated set, as the first of its predictions says it."""
+    found: dict[str, str] = {}
+    for path in sorted(run.glob("eval/step-*/*.jsonl")):
+        with path.open(encoding="utf-8") as file:
+            found.setdefault(path.stem, json.loads(file.readline())["task"])
+    return found
+
+
+def colours(tasks: list[str]) -> list[str]:
+    """Each task's colour; tasks of one's own take those that are left, in the order of their names."""
+    others = sorted(set(tasks) - set(TASKS))
+    return [COLOURS[TASKS.index(task) if task in TASKS else (len(TASKS) + others.index(task)) % len(COLOURS)] for task in tasks]
+
+
+def panel(x: int, title: str, curves: dict[str, list[tuple[int, float]]], tasks: list[str], top: float, last: int) -> str:
     """One plot with its axes; `top` is the largest value that is shown."""
     right, bottom = x + WIDTH - 130, TOP + HEIGHT
 
@@ -52,7 +72,7 @@ def panel(x: int, title: str, curves: dict[str, list[tuple[int, float]]], top: f
         step = last * i // 4
         parts.append(f'<text x="{place(step, 0)[0]:.1f}" y="{bottom + 18}" font-size="11" text-anchor="middle" fill="#57606a">{step}</text>')
     parts.append(f'<text x="{(x + right) / 2}" y="{bottom + 36}" font-size="11" text-anchor="middle" fill="#57606a">step</text>')
-    ranked = sorted(zip(COLOURS, curves.items()), key=lambda curve: -place(0, curve[1][1][-1][1])[1])
+    ranked = sorted(zip(colours(tasks), curves.items()), key=lambda curve: -place(0, curve[1][1][-1][1])[1])
     label_y = bottom + 15.0
     for colour, (name, points) in ranked:
         drawn = " ".join(f"{px:.1f},{py:.1f}" for px, py in (place(*point) for point in points))
@@ -71,10 +91,12 @@ def main() -> None:
     by_task, by_score = losses(lines), scores(lines)
     width, height = LEFT + 2 * WIDTH + GAP, TOP + HEIGHT + 50
     second = LEFT + WIDTH + GAP
-    body = panel(LEFT, f"training loss (mean of {WINDOW} steps)", by_task, 4.0, last) + "\n" + panel(second, "dev scores", by_score, 1.0, last)
+    sets = tasks_of_sets(Path(sys.argv[1]))
+    of_scores = [sets.get(name.rsplit(".", 1)[0], name) for name in by_score]
+    body = panel(LEFT, f"training loss (mean of {WINDOW} steps)", by_task, list(by_task), 4.0, last) + "\n" + panel(second, "dev scores", by_score, of_scores, 1.0, last)
     Path(sys.argv[2]).write_text(
         f'<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 {width} {height}" width="{width}" height="{height}" {FONT}>\n'
-        f'<rect width="100%" height="100%" rx="8" fill="#ffffff"/>\n{body}\n</svg>\n',
+        f'{STYLE}\n<rect width="100%" height="100%" rx="8" fill="#ffffff"/>\n{body}\n</svg>\n',
         encoding="utf-8",
     )
 

@@ -21,6 +21,9 @@ BLOCK = 50  # Steps that a row of the table of curves averages.
 WINDOW = 10  # Steps that a point of the figure averages.
 WIDTH, HEIGHT, LEFT, TOP, GAP = 420, 250, 54, 40, 84
 COLOURS = {"f32": "#57606a", "fp8": "#d9622b", "f32-split": "#2f6fdd"}
+# Colours on light screens, each with what it is on dark ones.
+DARK = {"#57606a": "#9aa4ae", "#d9622b": "#f06b00", "#2f6fdd": "#668ff3", "#1f2328": "#e6e8ea", "#d8dee4": "#30363c", "#ffffff": "#14171a"}
+STYLE = "<style>@media (prefers-color-scheme:dark){" + "".join(f'[fill="{light}"]{{fill:{dark}}}[stroke="{light}"]{{stroke:{dark}}}' for light, dark in DARK.items()) + "}</style>"
 FONT = 'font-family="Inter, Helvetica, Arial, sans-serif"'
 
 
@@ -135,7 +138,7 @@ def draw(curves: dict[str, list[list[float]]], target: str) -> None:
     body += panel(second, "distance from f32 at the same step, same seed", apart, 1e-7, 1.0, last, True)
     Path(target).write_text(
         f'<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 {width} {height}" width="{width}" height="{height}" {FONT}>\n'
-        f'<rect width="100%" height="100%" rx="8" fill="#ffffff"/>\n{body}\n</svg>\n',
+        f'{STYLE}\n<rect width="100%" height="100%" rx="8" fill="#ffffff"/>\n{body}\n</svg>\n',
         encoding="utf-8",
     )
 
