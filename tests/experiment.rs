@@ -82,9 +82,10 @@ fn an_experiment_is_run_once_and_compared() {
     // What the tables say is the mean of what the runs' own scores say.
     for table in found["last"].as_array().unwrap() {
         let score = table["score"].as_str().unwrap();
-        for (recipe, estimate) in ["uniform", "balanced", "alone"]
+        for (place_of, (recipe, estimate)) in ["uniform", "balanced", "alone"]
             .iter()
             .zip(table["estimates"].as_array().unwrap())
+            .enumerate()
         {
             let of_seed = |seed: u32| {
                 json_of(
@@ -95,6 +96,15 @@ fn an_experiment_is_run_once_and_compared() {
                     .as_f64()
                     .unwrap()
             };
+            for seed in [1, 2] {
+                let shown = table["seeds"][place_of][seed as usize - 1]
+                    .as_f64()
+                    .unwrap();
+                assert!(
+                    (shown - of_seed(seed)).abs() < 1e-9,
+                    "{recipe} {score} {seed}"
+                );
+            }
             let mean = (of_seed(1) + of_seed(2)) / 2.0;
             assert!(
                 (estimate["value"].as_f64().unwrap() - mean).abs() < 1e-9,
@@ -111,6 +121,7 @@ fn an_experiment_is_run_once_and_compared() {
         "scores-last.md",
         "contrasts.tex",
         "scores-bars.svg",
+        "contrasts-figure.svg",
         "dev-curves.svg",
         "failures.svg",
         "cosines.svg",
@@ -123,6 +134,16 @@ fn an_experiment_is_run_once_and_compared() {
             && report("cosines.svg").contains("uniform"),
         "{}",
         report("contrasts.md")
+    );
+    // Both seeds of three recipes are circles in each panel, and a caveat says its sets.
+    let circles = report("scores-bars.svg").matches("<circle").count();
+    assert_eq!(circles, 6 * found["last"].as_array().unwrap().len());
+    let notes = found["notes"].as_array().unwrap();
+    assert!(
+        notes.iter().all(|note| ["moods", "words", "mean"]
+            .iter()
+            .any(|set| note.as_str().unwrap().starts_with(set))),
+        "{notes:?}"
     );
     // Budgets are what the logs say: four steps of four examples, but two for the recipe with its own.
     let examples: Vec<f64> = found["budgets"]

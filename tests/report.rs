@@ -21,6 +21,8 @@ use maqam::report::bars::BarChart;
 use maqam::report::bars::Group;
 use maqam::report::clips::Clips;
 use maqam::report::compare;
+use maqam::report::evaluation;
+use maqam::report::evaluation::Evaluation;
 use maqam::report::figure::Chart;
 use maqam::report::heat::HeatMap;
 use maqam::report::ink::Ink;
@@ -285,6 +287,7 @@ fn pictures_of_anything_have_room_for_their_words() {
             value,
             interval: Interval::new(value - 0.5, value + 0.5),
             marks: "***".into(),
+            points: vec![value - 0.2, value + 0.3],
         })
     };
     let group = |(i, name): (usize, String)| Group {
@@ -316,6 +319,7 @@ fn pictures_of_anything_have_room_for_their_words() {
         note: "ended: no better".into(),
     };
     let timeline = Chart::Timeline(Timeline {
+        colours: Vec::new(),
         tasks: names(3, "مهمة "),
         stages: names(6, "stage ")
             .into_iter()
@@ -458,6 +462,205 @@ fn a_long_log_makes_a_small_page() {
     check(&page);
 }
 
+fn evaluation_of(sample: &Sample, tuned: &[&str], has_baseline: bool) -> Page {
+    let dir = folder();
+    sample.write_eval(dir.path(), tuned, has_baseline);
+    let found = Evaluation::read(dir.path()).unwrap();
+    evaluation::page(&found, &Plugged, &silent).unwrap()
+}
+
+#[test]
+fn an_evaluation_shows_every_system_and_two_tests() {
+    let page = evaluation_of(&Sample::default(), &["tuned"], true);
+    check(&page);
+    let tables = page.tables();
+    let table = |id: &str| {
+        tables
+            .iter()
+            .find(|table| table.id == id)
+            .unwrap()
+            .markdown()
+    };
+    let tests = table("tests");
+    for expected in [
+        "the majority answer, “angry”",
+        "the wrong audio",
+        // Plugged tests WER alone: p = 0.004 for both models, 0.008 after Holm.
+        "33.3 | 100.0 | −66.7 | 0.008 | yes |",
+        "not tested",
+    ] {
+        assert!(tests.contains(expected), "{expected}\n{tests}");
+    }
+    let words = table("scores-words");
+    // The metric of the task comes before the loss, and controls are rows.
+    assert!(
+        words.find("WER").unwrap() < words.find("loss").unwrap(),
+        "{words}"
+    );
+    assert!(words.contains("| tuned, shuffled audio |") && !words.contains("majority"));
+    assert!(table("scores-moods").contains("| majority |"));
+    let slices = table("slices-words-wording");
+    assert!(
+        slices.contains("اكتب ما قيل") && slices.contains("[40.0, 60.0]"),
+        "{slices}"
+    );
+    let map = page
+        .figures()
+        .iter()
+        .find(|figure| figure.id == "confusions-moods")
+        .unwrap()
+        .file();
+    let (first, second) = (
+        map.find(">happy &amp; sad<").unwrap(),
+        map.find(">angry<").unwrap(),
+    );
+    assert!(first < second, "the inventory's order");
+    assert!(says(&page, "majority of moods: `angry`"));
+}
+
+#[test]
+fn evaluations_of_one_and_of_six_systems_are_shown() {
+    for tuned in [&[][..], &["a", "b", "ج", "d", "e"]] {
+        for has_baseline in [false, true] {
+            let page = evaluation_of(&Sample::default(), tuned, has_baseline);
+            check(&page);
+            let guess = if has_baseline {
+                "the majority answer"
+            } else {
+                "the set's commonest label, “angry”"
+            };
+            assert!(
+                page.tables()
+                    .iter()
+                    .any(|table| table.markdown().contains(guess))
+            );
+        }
+    }
+    let arabic = Sample {
+        tasks: vec!["تفريغ".into(), "مشاعر".into()],
+        ..Sample::default()
+    };
+    check(&evaluation_of(&arabic, &["tuned"], true));
+}
+
+#[test]
+fn systems_of_another_version_of_the_suite_are_left_out() {
+    let dir = folder();
+    Sample::default().write_eval(dir.path(), &["old", "tuned"], false);
+    let scores = dir.path().join("old/scores.json");
+    let text = fs::read_to_string(&scores).unwrap().replace("00ff", "11ff");
+    fs::write(&scores, text).unwrap();
+    let found = Evaluation::read(dir.path()).unwrap();
+    assert_eq!(found.outdated, ["old"]);
+    let page = evaluation::page(&found, &Unknown, &silent).unwrap();
+    assert!(says(&page, "another version of the suite: old."));
+}
+
+#[test]
+fn a_comparison_keeps_controls_and_baselines() {
+    let dir = folder();
+    Sample::default().write_eval(dir.path(), &["tuned"], true);
+    let read = |name: &str| Run::read(&dir.path().join(name)).unwrap();
+    let page = compare::page(&[read("base"), read("tuned")], &Unknown, false).unwrap();
+    check(&page);
+    let controls = |page: &Page| {
+        let tables = page.tables();
+        let table = tables.iter().find(|table| table.id == "controls");
+        table.map(|table| table.markdown()).unwrap_or_default()
+    };
+    assert!(controls(&page).contains("majority"), "{}", controls(&page));
+    // A baseline that is named itself is compared on the sets that it answers.
+    let page = compare::page(&[read("base"), read("majority")], &Unknown, false).unwrap();
+    check(&page);
+    assert_eq!(controls(&page), "");
+    let trained = runs(dir.path(), 2);
+    let page = compare::page(&trained, &Unknown, false).unwrap();
+    assert!(
+        controls(&page).contains("run-1, no audio"),
+        "{}",
+        controls(&page)
+    );
+}
+
+#[test]
+fn task_metrics_come_first_and_labels_keep_their_order() {
+    let sample = Sample::default();
+    let dir = folder();
+    let run = dir.path().join("run");
+    sample.write(&run);
+    // `sad` stands before `surprised` and after `neutral` in the inventory of `emotion`, and its task stands by UAR.
+    for step in [0, 30, 60] {
+        let path = run.join(format!("eval/step-{step:06}/moods.jsonl"));
+        let text = fs::read_to_string(&path).unwrap();
+        fs::write(
+            &path,
+            text.replace("happy & sad", "sad")
+                .replace("angry", "surprised"),
+        )
+        .unwrap();
+        let path = run.join(format!("eval/step-{step:06}/scores.json"));
+        let text = fs::read_to_string(&path).unwrap();
+        let scores: serde_json::Value = serde_json::from_str(&text).unwrap();
+        let mut turned = serde_json::Map::new();
+        for name in [
+            "words.loss",
+            "words.wer",
+            "moods.macro_f1",
+            "moods.uar",
+            "mean",
+        ] {
+            turned.insert(name.to_owned(), scores[name].clone());
+        }
+        fs::write(&path, serde_json::Value::Object(turned).to_string()).unwrap();
+    }
+    let page = report::page(&[Run::read(&run).unwrap()], &Unknown, &silent).unwrap();
+    check(&page);
+    let scores = page.tables()[0].markdown();
+    let place = |text: &str| {
+        scores
+            .find(text)
+            .unwrap_or_else(|| panic!("{text}\n{scores}"))
+    };
+    assert!(
+        place("UAR") < place("macro F1") && place("WER") < place("loss"),
+        "{scores}"
+    );
+    let map = page
+        .figures()
+        .iter()
+        .find(|figure| figure.id == "confusions")
+        .unwrap()
+        .file();
+    assert!(map.find(">sad<").unwrap() < map.find(">surprised<").unwrap());
+}
+
+#[test]
+fn a_run_says_how_it_came_about() {
+    let dir = folder();
+    let run = dir.path().join("run");
+    Sample::default().write(&run);
+    let read = || report::page(&[Run::read(&run).unwrap()], &Unknown, &silent).unwrap();
+    assert!(!titles(&read()).contains(&"How it came about"));
+    let machine = serde_json::json!({"cpu": "CPU <x>", "cores": 2});
+    let session = serde_json::json!({"started": "2026-11-29T01:00:00Z", "version": "0.1.0", "commit": "abc", "computes": "cpu f32", "machine": machine});
+    let environment = serde_json::json!({"format": 1, "wall_s": 90.0, "audio_s_per_s": 14.0, "sessions": [session]});
+    fs::write(run.join("environment.json"), environment.to_string()).unwrap();
+    fs::write(run.join("inputs.json"), r#"{"data/a.jsonl": "00ff"}"#).unwrap();
+    let page = read();
+    check(&page);
+    assert!(titles(&page).contains(&"How it came about"));
+    for expected in [
+        "1.5 min",
+        "CPU &lt;x&gt;, 2 cores",
+        "commit abc",
+        "14.00 s of audio per s",
+        "data/a.jsonl",
+        "00ff",
+    ] {
+        assert!(says(&page, expected), "{expected}");
+    }
+}
+
 /// Runs beside each other, each with its own share of wrong answers.
 fn runs(dir: &Path, count: usize) -> Vec<Run> {
     let folders: Vec<PathBuf> = (0..count).map(|i| dir.join(format!("run-{i}"))).collect();
@@ -556,6 +759,8 @@ fn runs_are_compared_with_the_first() {
         .map(|entry| entry.unwrap().file_name().into_string().unwrap())
         .collect();
     let expected = [
+        "controls.md",
+        "controls.tex",
         "recipes.md",
         "recipes.tex",
         "report.html",
@@ -686,6 +891,18 @@ fn the_commands_write_where_they_are_told() {
     for file in ["run-0/report.html", "both.html", "side-by-side/report.html"] {
         xml::read(&fs::read_to_string(dir.path().join(file)).unwrap());
     }
+    Sample::default().write_eval(&dir.path().join("eval"), &["tuned"], true);
+    assert_eq!(maqam(&["report", "eval"]), (0, String::new()));
+    assert_eq!(
+        maqam(&["compare", "eval", "--out", "systems"]),
+        (0, String::new())
+    );
+    xml::read(&fs::read_to_string(dir.path().join("eval/report.html")).unwrap());
+    let systems = fs::read_to_string(dir.path().join("systems/scores.md")).unwrap();
+    assert!(
+        systems.contains("majority") && systems.contains("tuned"),
+        "{systems}"
+    );
     let (code, error) = maqam(&["compare", "run-0", "run-9"]);
     assert!(
         code == 2 && error.contains("run-9: no such folder"),

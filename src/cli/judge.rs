@@ -60,9 +60,11 @@ const PACK_TOKENS: usize = 8192;
 
 pub fn score(arguments: &ScoreArguments, stop: &AtomicBool) -> Result<()> {
     files::expect_writable(&arguments.out)?;
-    let examples = arguments
-        .task
-        .examples(&arguments.data.rows()?, &arguments.data.data)?;
+    let examples = arguments.task.examples(
+        &arguments.data.rows()?,
+        &arguments.data.data,
+        arguments.model.adapter.as_deref(),
+    )?;
     let (mut model, loader) = arguments.model.open()?;
     arguments.precision.apply(&mut model)?;
     let mut progress = Progress::new("scoring", 0, examples.len() as u64);
@@ -186,9 +188,11 @@ pub fn generate(arguments: &GenerateArguments, stop: &AtomicBool) -> Result<()> 
     };
     sampling.check()?;
     files::expect_writable(&arguments.out)?;
-    let examples = arguments
-        .task
-        .examples(&arguments.data.rows()?, &arguments.data.data)?;
+    let examples = arguments.task.examples(
+        &arguments.data.rows()?,
+        &arguments.data.data,
+        arguments.model.adapter.as_deref(),
+    )?;
     let (mut model, loader) = arguments.model.open()?;
     arguments.precision.apply(&mut model)?;
     let limit = |of_task: &Option<usize>| {

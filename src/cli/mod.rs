@@ -17,6 +17,7 @@ mod metrics;
 mod plan;
 mod print;
 mod progress;
+mod prompts;
 mod report;
 mod train;
 
@@ -169,7 +170,7 @@ struct TaskArguments {
     /// Task of rows that neither say one nor bring `messages`.
     #[arg(long)]
     task: Option<String>,
-    /// Folder of task files that add to or override the built-in ones.
+    /// Folder of task files that add to or override the built-in ones; by default that of the adapter's run.
     #[arg(long)]
     prompts: Option<PathBuf>,
     /// Which of the task's instructions are asked.
@@ -185,9 +186,16 @@ enum WordingName {
 }
 
 impl TaskArguments {
-    /// The examples of a manifest's rows, in order; with each the task's limit of new tokens, where it has a task.
-    fn examples(&self, rows: &[Row], path: &Path) -> Result<Vec<(Example, Option<usize>)>> {
-        let tasks = Tasks::load(self.prompts.as_deref())?;
+    /// The examples of a manifest's rows, in order; with each the task's limit of new tokens, where it has a task. `adapter` is what
+    /// answers them.
+    fn examples(
+        &self,
+        rows: &[Row],
+        path: &Path,
+        adapter: Option<&Path>,
+    ) -> Result<Vec<(Example, Option<usize>)>> {
+        let prompts = prompts::of(self.prompts.as_deref(), adapter)?;
+        let tasks = Tasks::load(prompts.as_deref())?;
         let wording = match self.wording {
             WordingName::Train => Wording::Train,
             WordingName::Dev => Wording::Dev,

@@ -12,12 +12,14 @@ use crate::files;
 use crate::report;
 use crate::report::clips::Clips;
 use crate::report::compare;
+use crate::report::evaluation;
+use crate::report::evaluation::Evaluation;
 use crate::report::read::Run;
 use crate::report::resampled::Resampled;
 
 #[derive(Args)]
 pub struct ReportArguments {
-    /// Folders of runs, such as runs/quickstart.
+    /// Folders of runs, such as runs/quickstart, or the folder of an evaluation, such as runs/eval/first.
     #[arg(required = true)]
     runs: Vec<PathBuf>,
     /// The page; by default report.html in the run's folder, for several runs in the working directory.
@@ -30,7 +32,8 @@ pub struct ReportArguments {
 
 #[derive(Args)]
 pub struct CompareArguments {
-    /// Folders of runs that were judged on the same rows; the others are compared with the first.
+    /// Folders of runs that were evaluated on the same rows; the others are compared with the first. The folder of an evaluation, such
+    /// as runs/eval/first, stands for its models and baselines.
     #[arg(required = true)]
     runs: Vec<PathBuf>,
     /// Test every score against the first run's, pair by pair.
@@ -45,6 +48,13 @@ pub struct CompareArguments {
 const PAGE: &str = "report.html";
 
 pub fn report(arguments: &ReportArguments) -> Result<()> {
+    if let [folder] = arguments.runs.as_slice()
+        && evaluation::is_one(folder)
+    {
+        let out = arguments.out.clone().unwrap_or_else(|| folder.join(PAGE));
+        of_evaluation(folder, &out, arguments.audio, &Resampled::default())?;
+        return print::line(format_args!("report: {}", out.display()));
+    }
     let out = match (&arguments.out, arguments.runs.as_slice()) {
         (Some(out), _) => out.clone(),
         (None, [run]) => run.join(PAGE),
@@ -65,8 +75,41 @@ pub fn report(arguments: &ReportArguments) -> Result<()> {
     Ok(())
 }
 
+/// Writes the page of the evaluation in `folder` to `out`.
+pub fn of_evaluation(
+    folder: &Path,
+    out: &Path,
+    is_embedded: bool,
+    tests: &Resampled,
+) -> Result<()> {
+    let found = Evaluation::read(folder)?;
+    files::expect_writable(out)?;
+    let runs = || found.entries.iter().map(|entry| &entry.run);
+    let clips: Vec<Clips> = runs().map(Clips::of).collect::<Result<_>>()?;
+    let audio = |run: &Run, set: &str, id: &str| {
+        let place = runs().position(|known| known.folder == run.folder);
+        place.map_or(Ok(None), |place| {
+            clips[place].address(set, id, out, is_embedded)
+        })
+    };
+    let page = evaluation::page(&found, tests, &audio)?;
+    files::write_atomic(out, page.html().as_bytes())
+}
+
+/// The page of an evaluation, in its folder.
+pub fn page_in(folder: &Path) -> PathBuf {
+    folder.join(PAGE)
+}
+
 pub fn compare(arguments: &CompareArguments) -> Result<()> {
-    let runs = read(&arguments.runs)?;
+    let mut folders = Vec::new();
+    for folder in &arguments.runs {
+        match evaluation::is_one(folder) {
+            true => folders.extend(Evaluation::read(folder)?.folders()),
+            false => folders.push(folder.clone()),
+        }
+    }
+    let runs = read(&folders)?;
     let page = compare::page(&runs, &Resampled::default(), arguments.test)?;
     let written = compare::write(&page, &arguments.out)?;
     print::line(format_args!(

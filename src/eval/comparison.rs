@@ -85,7 +85,11 @@ pub fn slice_tables(
         let titles: Vec<&str> = std::iter::once("rows")
             .chain(columns.iter().map(|(title, _)| *title))
             .collect();
-        let values: Vec<&str> = slices.iter().map(|slice| slice.value.as_str()).collect();
+        // A wording is known by what it says.
+        let values: Vec<&str> = slices
+            .iter()
+            .map(|slice| slice.instruction.as_ref().unwrap_or(&slice.value).as_str())
+            .collect();
         text += &format!(
             "\n{}",
             laid_out(&format!("{set}.{metric} by {by}"), &values, &titles, &rows)
@@ -251,6 +255,7 @@ mean          25.0         -
             set: "moods".to_owned(),
             by: "gender".to_owned(),
             value: value.to_owned(),
+            instruction: None,
             scores: vec![score("uar", uar)],
         };
         let (base, tuned) = (

@@ -14,6 +14,8 @@ use crate::metrics::Better;
 use crate::metrics::Confusion;
 use crate::task::Kind;
 
+/// The file that says which suite the folder of an evaluation is about.
+pub const SUITE_FILE: &str = "suite.json";
 /// The key beside the scores.
 pub const DETAILS: &str = "details";
 
@@ -112,7 +114,10 @@ fn slices(slices: &[Slice]) -> Map<String, Value> {
             .scores
             .first()
             .map_or((0, 0), |score| (score.num_utterances, score.num_clusters));
-        let value = json!({"utterances": rows.0, "clusters": rows.1, "scores": Value::Object(scores.collect())});
+        let mut value = json!({"utterances": rows.0, "clusters": rows.1, "scores": Value::Object(scores.collect())});
+        if let Some(instruction) = &slice.instruction {
+            value["instruction"] = instruction.as_str().into();
+        }
         let below = |map: &mut Map<String, Value>, key: &str| {
             map.entry(key).or_insert_with(|| Map::new().into()).clone()
         };

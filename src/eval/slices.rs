@@ -1,17 +1,24 @@
 //! Rows put together: by what scores are shown apart for, and by what is resampled as one.
 
+use rayon::prelude::*;
 use serde::Deserialize;
 use serde::Serialize;
 use serde_json::Value;
 
+use crate::audio;
+use crate::data::AudioSource;
 use crate::error::Error;
 use crate::error::Result;
 use crate::task::Example;
 
 /// Names of what every example may carry; other slices are fields of the rows.
-const KNOWN: [&str; 6] = ["speaker", "group", "language", "wording", "length", "label"];
+const KNOWN: [&str; 6] = ["speaker", "group", "language", WORDING, LENGTH, "label"];
 /// Bounds between lengths, in seconds; a clip of exactly a bound belongs to the longer ones.
 const LENGTH_BOUNDS_S: [f64; 5] = [2.0, 5.0, 10.0, 20.0, 30.0];
+/// The slice by length of audio.
+pub const LENGTH: &str = "length";
+/// The slice by instruction.
+pub const WORDING: &str = "wording";
 /// The slice of rows that do not say.
 pub const NOT_SAID: &str = "(not said)";
 
@@ -87,8 +94,8 @@ pub fn value(slice: &str, example: &Example) -> Result<Option<String>> {
         "speaker" => example.speaker.clone(),
         "group" => example.group.clone(),
         "language" => Some(example.language.clone()),
-        "wording" => example.wording.clone(),
-        "length" => seconds(example).map(length),
+        WORDING => example.wording.clone(),
+        LENGTH => seconds(example).map(length),
         "label" => example.label.clone(),
         field => return field_value(field, example),
     };
@@ -107,6 +114,28 @@ pub fn seconds(example: &Example) -> Option<f64> {
             .filter(|_| !example.clips.is_empty())
     };
     example.duration.or_else(of_spans)
+}
+
+/// Gives every example that does not say its length that of its decoded clips.
+///
+/// # Errors
+/// A clip that cannot be read.
+pub fn measure_lengths(examples: &mut [Example]) -> Result<()> {
+    let decoded = |clip: &crate::data::Clip| match &clip.source {
+        AudioSource::File(path) => audio::duration_s(path, clip.span),
+        AudioSource::Embedded { bytes, name } => {
+            audio::duration_s_bytes(bytes.clone(), name, clip.span)
+        }
+    };
+    let unknown = |example: &&mut Example| seconds(example).is_none() && !example.clips.is_empty();
+    examples
+        .par_iter_mut()
+        .filter(unknown)
+        .try_for_each(|example| {
+            let length = example.clips.iter().map(decoded).sum::<Result<f64>>();
+            example.duration = Some(length.map_err(|e| e.at(format!("row `{}`", example.id)))?);
+            Ok(())
+        })
 }
 
 /// A field of the row beside those that have a meaning, as a name.
@@ -151,8 +180,8 @@ pub fn check(slice: &str, examples: &[Example]) -> Result<()> {
         .chain(fields.iter().map(String::as_str))
         .filter(usable)
         .collect();
-    let lacking = if slice == "length" {
-        "no row says its `duration` or its span".to_owned()
+    let lacking = if slice == LENGTH {
+        "no row has audio, or says its `duration`".to_owned()
     } else {
         format!("no row has `{slice}`")
     };
@@ -173,7 +202,7 @@ pub fn split(slice: &str, examples: &[Example]) -> Result<Vec<(String, Vec<usize
             None => found.push((value, vec![i])),
         }
     }
-    if slice == "length" {
+    if slice == LENGTH {
         let shortest = |rows: &[usize]| {
             rows.iter()
                 .filter_map(|&i| seconds(&examples[i]))
@@ -311,7 +340,7 @@ mod tests {
             check("length", &rows)
                 .unwrap_err()
                 .to_string()
-                .contains("no row says its `duration`")
+                .contains("no row has audio, or says its `duration`")
         );
         check("dialect", &rows).unwrap();
     }

@@ -167,7 +167,10 @@ impl Set {
         });
         measure::check(written, &task)?;
         let rows = &manifest.rows[..manifest.rows.len().min(written.limit.unwrap_or(usize::MAX))];
-        let examples = examples(&task, wording, rows, &manifest)?;
+        let mut examples = examples(&task, wording, rows, &manifest)?;
+        if written.slices.iter().any(|slice| slice == slices::LENGTH) {
+            slices::measure_lengths(&mut examples)?;
+        }
         for slice in &written.slices {
             slices::check(slice, &examples)?;
         }

@@ -7,6 +7,7 @@ use serde::Serialize;
 
 use crate::error::Error;
 use crate::error::Result;
+use crate::eval::measure::Measured;
 use crate::eval::measure::measure;
 use crate::eval::significance::Clusters;
 use crate::eval::significance::Difference;
@@ -59,6 +60,8 @@ pub struct ScoreTable {
     pub signature: String,
     /// By recipe.
     pub estimates: Vec<Estimate>,
+    /// The score of each single seed, by recipe and seed.
+    pub seeds: Vec<Vec<f64>>,
 }
 
 /// A contrast with what was found.
@@ -145,8 +148,20 @@ fn finished(planned: &[Planned], num_recipes: usize) -> (Vec<Vec<&Planned>>, usi
 
 /// Every score of every recipe and seed, resampled.
 struct Judged {
-    /// By score: its name, signature and resampled experiment.
-    scores: Vec<(String, String, Hierarchical)>,
+    /// By score.
+    scores: Vec<Resampled>,
+}
+
+/// A score of an experiment, resampled.
+struct Resampled {
+    /// Its name.
+    name: String,
+    /// How it is computed.
+    signature: String,
+    /// Its value by recipe and seed.
+    seeds: Vec<Vec<f64>>,
+    /// Its resamples.
+    found: Hierarchical,
 }
 
 impl Judged {
@@ -196,11 +211,16 @@ impl Judged {
                     &|sum| tally.score(sum),
                     resampling,
                 )?;
-                scores.push((
-                    format!("{}.{}", set.name, tally.name),
-                    tally.signature.clone(),
-                    resampled,
-                ));
+                let of_recipe = |seeds: &Vec<Measured>| {
+                    let value = |measured: &Measured| measured.tallies[place].corpus();
+                    seeds.iter().map(value).collect()
+                };
+                scores.push(Resampled {
+                    name: format!("{}.{}", set.name, tally.name),
+                    signature: tally.signature.clone(),
+                    seeds: of_recipes.iter().map(of_recipe).collect(),
+                    found: resampled,
+                });
             }
             of_sets.push(of_recipes);
         }
@@ -220,13 +240,13 @@ impl Judged {
     fn get(&self, name: &str) -> Result<&Hierarchical> {
         self.scores
             .iter()
-            .find(|(known, _, _)| known == name)
-            .map(|(_, _, found)| found)
+            .find(|score| score.name == name)
+            .map(|score| &score.found)
             .ok_or_else(|| {
                 let known: Vec<&str> = self
                     .scores
                     .iter()
-                    .map(|(name, _, _)| name.as_str())
+                    .map(|score| score.name.as_str())
                     .collect();
                 Error::input(format!(
                     "`contrasts`: the test suite gives no score `{name}`"
@@ -236,31 +256,37 @@ impl Judged {
     }
 
     fn tables(&self) -> Result<Vec<ScoreTable>> {
-        let table = |(score, signature, found): &(String, String, Hierarchical)| {
-            let estimates = (0..found.num_systems())
-                .map(|recipe| found.estimate(recipe))
+        let table = |score: &Resampled| {
+            let estimates = (0..score.found.num_systems())
+                .map(|recipe| score.found.estimate(recipe))
                 .collect::<Result<_>>()?;
             Ok(ScoreTable {
-                score: score.clone(),
-                signature: signature.clone(),
+                score: score.name.clone(),
+                signature: score.signature.clone(),
                 estimates,
+                seeds: score.seeds.clone(),
             })
         };
         self.scores.iter().map(table).collect()
     }
 
-    /// What any of the estimates warns of, said once.
+    /// What any of the estimates warns of, said once with the sets that it is about.
     fn notes(&self) -> Result<Vec<String>> {
-        let mut notes = Vec::new();
-        for (_, _, found) in &self.scores {
-            for note in found.estimate(0)?.notes {
+        let mut found: Vec<(String, Vec<&str>)> = Vec::new();
+        for score in &self.scores {
+            // `mean` is over all sets.
+            let set = score.name.rsplit_once('.').map_or("mean", |(set, _)| set);
+            for note in score.found.estimate(0)?.notes {
                 let said = note.to_string();
-                if !notes.contains(&said) {
-                    notes.push(said);
+                match found.iter_mut().find(|(known, _)| *known == said) {
+                    Some((_, sets)) if sets.contains(&set) => {}
+                    Some((_, sets)) => sets.push(set),
+                    None => found.push((said, vec![set])),
                 }
             }
         }
-        Ok(notes)
+        let said = |(note, sets): (String, Vec<&str>)| format!("{}: {note}", sets.join(", "));
+        Ok(found.into_iter().map(said).collect())
     }
 }
 
@@ -269,7 +295,7 @@ fn mean(
     suite: &Suite,
     headlines: &[Vec<Vec<&Tally>>],
     resampling: &Resampling,
-) -> Result<(String, String, Hierarchical)> {
+) -> Result<Resampled> {
     let tallies: Vec<&Tally> = headlines
         .iter()
         .map(|of_recipes| of_recipes[0][0])
@@ -321,11 +347,20 @@ fn mean(
         tallies.iter().enumerate().map(of_set).sum::<f64>() / tallies.len() as f64
     };
     let found = Hierarchical::new(&systems, &clusters, Inside::Resampled, &score, resampling)?;
-    Ok((
-        "mean".to_owned(),
-        "mean of the sets' task metrics as goodness in [0, 1]".to_owned(),
+    let of_seed = |recipe: usize, seed: usize| {
+        let goodness = |of_recipes: &Vec<Vec<&Tally>>| {
+            let tally = of_recipes[recipe][seed];
+            tally.goodness(tally.corpus())
+        };
+        headlines.iter().map(goodness).sum::<f64>() / headlines.len() as f64
+    };
+    let of_recipe = |recipe| (0..num_seeds).map(|seed| of_seed(recipe, seed)).collect();
+    Ok(Resampled {
+        name: "mean".to_owned(),
+        signature: "mean of the sets' task metrics as goodness in [0, 1]".to_owned(),
+        seeds: (0..num_recipes).map(of_recipe).collect(),
         found,
-    ))
+    })
 }
 
 fn contrasts(

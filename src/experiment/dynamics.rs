@@ -30,6 +30,8 @@ const CURVE: &str = "mean";
 pub struct Dynamics {
     /// Dev scores by recipe, score and step.
     pub curves: Vec<BTreeMap<String, BTreeMap<u64, f64>>>,
+    /// The same of each seed: by recipe, score and step, the seeds in their order.
+    pub seed_curves: Vec<SeedCurves>,
     /// For each pair of recipes of the contrasts: when the one reaches the dev `mean` that the other ends with.
     pub convergence: Vec<Reached>,
     /// By recipe: failures of transcripts and summaries by step of the evaluation.
@@ -37,6 +39,9 @@ pub struct Dynamics {
     /// By recipe: mean cosine between two tasks' gradients over all probes, and mean length of each task's gradient.
     pub gradients: Vec<Gradients>,
 }
+
+/// The values of several seeds, by score and step.
+pub type SeedCurves = BTreeMap<String, BTreeMap<u64, Vec<f64>>>;
 
 /// Steps to the score that another recipe ends with.
 #[derive(Serialize)]
@@ -116,11 +121,13 @@ pub fn of_recipes(
             found,
         })
     };
+    let seed_curves: Vec<SeedCurves> = (0..recipes.len())
+        .map(|recipe| curves_of(runs(recipe)))
+        .collect::<Result<_>>()?;
     Ok(Dynamics {
         convergence: pairs.into_iter().map(reached).collect::<Result<_>>()?,
-        curves: (0..recipes.len())
-            .map(|recipe| mean_curves(runs(recipe)))
-            .collect::<Result<_>>()?,
+        curves: seed_curves.iter().map(means).collect(),
+        seed_curves,
         failures: (0..recipes.len())
             .map(|recipe| mean_failures(runs(recipe)))
             .collect::<Result<_>>()?,
@@ -165,29 +172,35 @@ fn last_score(run: &Planned) -> Result<f64> {
         .unwrap_or(0.0))
 }
 
-fn mean_curves<'a>(
-    runs: impl Iterator<Item = &'a Planned>,
-) -> Result<BTreeMap<String, BTreeMap<u64, f64>>> {
-    let mut sums = BTreeMap::<String, BTreeMap<u64, (f64, f64)>>::new();
+fn curves_of<'a>(runs: impl Iterator<Item = &'a Planned>) -> Result<SeedCurves> {
+    let mut found = SeedCurves::new();
     for run in runs {
         for (step, scores) in evaluations(run)? {
             for (name, value) in scores {
-                let sum = sums.entry(name).or_default().entry(step).or_default();
-                *sum = (sum.0 + value, sum.1 + 1.0);
+                found
+                    .entry(name)
+                    .or_default()
+                    .entry(step)
+                    .or_default()
+                    .push(value);
             }
         }
     }
-    Ok(sums
-        .into_iter()
-        .map(|(name, of)| {
-            (
-                name,
-                of.into_iter()
-                    .map(|(step, (sum, count))| (step, sum / count))
-                    .collect(),
-            )
-        })
-        .collect())
+    Ok(found)
+}
+
+/// The mean over seeds at each step.
+fn means(curves: &SeedCurves) -> BTreeMap<String, BTreeMap<u64, f64>> {
+    let of_steps = |steps: &BTreeMap<u64, Vec<f64>>| {
+        steps
+            .iter()
+            .map(|(step, values)| (*step, mean(values)))
+            .collect()
+    };
+    curves
+        .iter()
+        .map(|(name, steps)| (name.clone(), of_steps(steps)))
+        .collect()
 }
 
 /// Failures of what is said freely, at every evaluation: shares of answers at the limit, with repetition, in a wrong script, insertions, lengths.

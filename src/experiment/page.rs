@@ -12,6 +12,7 @@ use crate::report::bars::Bar;
 use crate::report::bars::BarChart;
 use crate::report::bars::Group;
 use crate::report::chapter::steps_axis;
+use crate::report::curves::without_flat;
 use crate::report::figure::Chart;
 use crate::report::figure::Figure;
 use crate::report::heat::HeatCell;
@@ -106,14 +107,7 @@ pub fn page(experiment: &Experiment, outcome: &Outcome) -> Page {
 
 /// How a score is called above a column or a panel.
 fn heading(score: &str) -> String {
-    let metric = Metric::of(score);
-    format!(
-        "{} {}",
-        metric.set.as_deref().unwrap_or(""),
-        metric.heading()
-    )
-    .trim_start()
-    .to_owned()
+    Metric::of(score).heading_in_full()
 }
 
 fn interval(of: &ScoreTable, recipe: usize) -> Option<Interval> {
@@ -126,7 +120,8 @@ fn bars(outcome: &Outcome) -> Figure {
         let bar = |recipe: usize| Bar {
             value: of.estimates[recipe].value,
             interval: interval(of, recipe),
-            marks: String::new(),
+            points: of.seeds[recipe].clone(),
+            ..Bar::default()
         };
         let groups = outcome
             .recipes
@@ -147,7 +142,7 @@ fn bars(outcome: &Outcome) -> Figure {
             }),
         )
     };
-    let caption = "Mean over seeds; intervals of 95 % by Student's t over resampled seeds, then speakers or groups, then utterances.";
+    let caption = "Mean over seeds, each seed a circle; intervals of 95 % by Student's t over resampled seeds, then speakers or groups, then utterances.";
     Figure::of_panels(
         "scores-bars",
         "Scores of the last checkpoints",
@@ -236,7 +231,53 @@ fn contrasts(experiment: &Experiment, outcome: &Outcome) -> Vec<Block> {
     for found in &outcome.contrasts {
         table.row(false, contrast(found));
     }
-    vec![Block::Table(table)]
+    vec![
+        Block::Figure(differences(experiment, outcome)),
+        Block::Table(table),
+    ]
+}
+
+/// The contrasts as dots with intervals, one panel a score.
+fn differences(experiment: &Experiment, outcome: &Outcome) -> Figure {
+    let mut scores: Vec<&String> = Vec::new();
+    for found in &outcome.contrasts {
+        if !scores.contains(&&found.contrast.score) {
+            scores.push(&found.contrast.score);
+        }
+    }
+    let panel = |score: &&String| {
+        let metric = Metric::of(score);
+        let of_score = outcome
+            .contrasts
+            .iter()
+            .filter(|found| found.contrast.score == **score);
+        let group = |found: &Contrasted| {
+            let estimate = &found.difference.estimate;
+            let between = estimate.student_interval;
+            let is_resolved = found.adjusted_p <= experiment.level;
+            Group {
+                name: format!("{} − {}", found.contrast.recipe, found.contrast.against),
+                bars: vec![Some(Bar {
+                    interval: Interval::new(between.low, between.high),
+                    marks: if is_resolved { "resolved" } else { "" }.to_owned(),
+                    ..Bar::new(estimate.value)
+                })],
+            }
+        };
+        let chart = BarChart {
+            axis: Axis::new("").unit(metric.unit),
+            groups: of_score.map(group).collect(),
+            is_dotted: true,
+            ..BarChart::default()
+        };
+        (metric.heading_in_full(), Chart::Bars(chart))
+    };
+    let caption = format!(
+        "Difference of the means over seeds with its interval of 95 %; the line is no difference. Resolved: p at most {} after Holm's correction.",
+        experiment.level
+    );
+    let panels = scores.iter().map(panel).collect();
+    Figure::of_panels("contrasts-figure", "Declared contrasts", caption, panels)
 }
 
 fn contrast(found: &Contrasted) -> Vec<Cell> {
@@ -276,11 +317,13 @@ fn curves(outcome: &Outcome) -> Vec<Block> {
     let panel = |name: &&String| {
         let metric = Metric::of(name);
         let series = (0..shown).filter_map(|recipe| {
-            Some(by_step(
+            let curve = by_step(
                 &outcome.recipes[recipe],
                 outcome.dynamics.curves[recipe].get(*name)?,
                 recipe,
-            ))
+            );
+            let of_seeds = outcome.dynamics.seed_curves[recipe].get(*name)?;
+            Some(curve.with_band(of_seeds.iter().map(range).collect()))
         });
         let y = Axis::new(metric.heading()).unit(metric.unit).from_zero();
         let chart = LineChart {
@@ -289,26 +332,33 @@ fn curves(outcome: &Outcome) -> Vec<Block> {
             series: series.collect(),
             ..LineChart::default()
         };
-        (
-            metric.set.unwrap_or_else(|| "all sets".to_owned()),
-            Chart::Lines(chart),
-        )
+        let title = match &metric.set {
+            Some(_) => metric.name_in_full(),
+            None => format!("all sets · {}", metric.title()),
+        };
+        (title, chart)
     };
+    let (panels, flat) = without_flat(names.iter().map(panel).collect());
     let caption = format!(
-        "Mean over seeds at every evaluation{}.",
+        "Mean over seeds at every evaluation{}; bands reach from the lowest seed to the highest.{flat}",
         said_of_shown(outcome)
     );
-    let figure = Figure::of_panels(
-        "dev-curves",
-        "Dev scores by step",
-        caption,
-        names.iter().map(panel).collect(),
-    );
-    let mut blocks = vec![Block::Figure(figure)];
+    let figure = Figure::of_panels("dev-curves", "Dev scores by step", caption, panels);
+    let mut blocks = Vec::new();
+    if !figure.panels.is_empty() {
+        blocks.push(Block::Figure(figure));
+    }
     if !outcome.dynamics.convergence.is_empty() {
         blocks.push(Block::Table(convergence(outcome)));
     }
     blocks
+}
+
+/// The lowest and the highest seed at a step.
+fn range((step, values): (&u64, &Vec<f64>)) -> (f64, f64, f64) {
+    let low = values.iter().copied().fold(f64::INFINITY, f64::min);
+    let high = values.iter().copied().fold(f64::NEG_INFINITY, f64::max);
+    (*step as f64, low, high)
 }
 
 fn said_of_shown(outcome: &Outcome) -> String {
@@ -406,28 +456,20 @@ fn failures(outcome: &Outcome) -> Option<Figure> {
             .map(course)
             .filter(|series| !series.points.is_empty())
             .collect();
-        (
-            heading(name),
-            Chart::Lines(LineChart {
-                x: steps_axis(),
-                y,
-                series,
-                ..LineChart::default()
-            }),
-        )
+        let chart = LineChart {
+            x: steps_axis(),
+            y,
+            series,
+            ..LineChart::default()
+        };
+        (heading(name), chart)
     };
+    let (panels, flat) = without_flat(names.iter().map(panel).collect());
     let caption = format!(
-        "Of dev answers that are said freely: shares, and lengths beside the reference's; mean over seeds{}.",
+        "Of dev answers that are said freely: shares, and lengths beside the reference's; mean over seeds{}.{flat}",
         said_of_shown(outcome)
     );
-    (!names.is_empty()).then(|| {
-        Figure::of_panels(
-            "failures",
-            "Failures by step",
-            caption,
-            names.iter().map(panel).collect(),
-        )
-    })
+    (!panels.is_empty()).then(|| Figure::of_panels("failures", "Failures by step", caption, panels))
 }
 
 /// Cosines between tasks' gradients, a row for each recipe that was probed.

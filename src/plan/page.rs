@@ -18,6 +18,8 @@ use crate::report::bars::Group;
 use crate::report::figure::Chart;
 use crate::report::figure::Figure;
 use crate::report::figure::slug;
+use crate::report::ink;
+use crate::report::ink::Colour;
 use crate::report::lines::LineChart;
 use crate::report::lines::Series;
 use crate::report::number::Unit;
@@ -94,6 +96,7 @@ fn stages(plan: &Plan) -> Section {
     };
     let timeline = Timeline {
         tasks: tasks_of(plan),
+        colours: ink::of_tasks(&tasks_of(plan)),
         stages: plan.draws.iter().zip(&plan.shares).map(stage).collect(),
     };
     let caption =
@@ -139,8 +142,12 @@ fn shares(plan: &Plan) -> Figure {
             axis: Axis::new("").unit(Unit::Percent),
             series: tasks_of(plan),
             groups: plan.draws.iter().zip(&plan.shares).map(group).collect(),
-            colours: Vec::new(),
+            colours: ink::of_tasks(&tasks_of(plan))
+                .into_iter()
+                .map(Colour::Series)
+                .collect(),
             is_stacked: true,
+            is_dotted: false,
         };
         ((*name).to_owned(), Chart::Bars(chart))
     };
@@ -230,6 +237,7 @@ fn levels(plan: &Plan) -> Figure {
             groups,
             colours: Vec::new(),
             is_stacked: false,
+            is_dotted: false,
         };
         ((*name).to_owned(), chart)
     };
@@ -336,12 +344,14 @@ fn scatters(plan: &Plan, sample: &Sample) -> Figure {
         };
         Scatter {
             groups: groups.keys().cloned().collect(),
+            colours: Vec::new(),
             points,
             x_label: axis(0),
             y_label: axis(1),
         }
     };
-    let by_task = scatter(&|row| Some(population.tasks[plan.corpus.task_of(row)].clone()));
+    let mut by_task = scatter(&|row| Some(population.tasks[plan.corpus.task_of(row)].clone()));
+    by_task.colours = ink::of_tasks(&by_task.groups);
     let by_label = scatter(&label);
     let panels = [("by task", by_task), ("by label", by_label)]
         .into_iter()

@@ -23,6 +23,8 @@ pub struct Bar {
     pub interval: Option<Interval>,
     /// Marks of significance, shown after the number.
     pub marks: String,
+    /// What it is the mean of, each shown as a small circle: the scores of single seeds.
+    pub points: Vec<f64>,
 }
 
 impl Bar {
@@ -57,6 +59,8 @@ pub struct BarChart {
     pub colours: Vec<Colour>,
     /// Whether the bars of a group are parts of one bar, as shares of their sum.
     pub is_stacked: bool,
+    /// Whether a dot stands at the end of each bar instead of the bar: for differences, of which zero is no beginning.
+    pub is_dotted: bool,
 }
 
 /// Height of a bar, and of a stack.
@@ -170,6 +174,8 @@ impl BarChart {
                 bar.interval.map_or(bar.value, |i| i.low),
                 bar.interval.map_or(bar.value, |i| i.high),
             ]
+            .into_iter()
+            .chain(bar.points.iter().copied())
         });
         let scale = Scale::new(&self.axis.clone().from_zero(), ends, (left, right), true);
         Frame {
@@ -266,6 +272,14 @@ impl BarChart {
         let height = group.bars.len() as f64 * (BAR + BAR_GAP) - BAR_GAP;
         let top = self.draw_name(sheet, frame, &group.name, y, height);
         let zero = frame.scale.at(0.0);
+        if self.is_dotted {
+            sheet.line(
+                (zero, top - 4.0),
+                (zero, top + height + 4.0),
+                Colour::Muted,
+                "",
+            );
+        }
         for (i, bar) in group.bars.iter().enumerate() {
             let y = top + i as f64 * (BAR + BAR_GAP);
             let Some(bar) = bar.as_ref().filter(|bar| bar.value.is_finite()) else {
@@ -278,13 +292,17 @@ impl BarChart {
                 self.series.get(i).map_or("", String::as_str),
                 self.axis.unit.format(bar.value)
             );
-            sheet.rect(
-                (zero.min(x), y),
-                ((x - zero).abs().max(1.0), BAR),
-                self.colour(i),
-                0.85,
-                &note,
-            );
+            if self.is_dotted {
+                sheet.dot((x, y + BAR / 2.0), 4.2, self.colour(i), false, &note);
+            } else {
+                sheet.rect(
+                    (zero.min(x), y),
+                    ((x - zero).abs().max(1.0), BAR),
+                    self.colour(i),
+                    0.85,
+                    &note,
+                );
+            }
             let mut end = x.max(zero);
             if let Some(interval) = bar.interval {
                 let (low, high, middle) = (
@@ -307,6 +325,12 @@ impl BarChart {
                     );
                 }
                 end = end.max(high);
+            }
+            for point in bar.points.iter().filter(|point| point.is_finite()) {
+                let x = frame.scale.at(*point);
+                let note = self.axis.unit.format(*point);
+                sheet.dot((x, y + BAR / 2.0), 2.6, Colour::Text, true, &note);
+                end = end.max(x + 2.6);
             }
             sheet.text(
                 (end + 6.0, y + BAR - 2.5),

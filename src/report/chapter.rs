@@ -2,7 +2,9 @@
 
 use crate::error::Result;
 use crate::metrics::Tally;
+use crate::report::ink;
 use crate::report::lines::Boundary;
+use crate::report::metric;
 use crate::report::metric::Metric;
 use crate::report::number::Unit;
 use crate::report::predictions::Prediction;
@@ -18,8 +20,10 @@ pub type Audio<'a> = dyn Fn(&str, &str) -> Result<Option<String>> + 'a;
 pub struct Chapter<'a> {
     /// The run.
     pub run: &'a Run,
-    /// Names of its tasks; the place of one is its colour.
+    /// Names of its tasks.
     pub tasks: Vec<String>,
+    /// The colour of each of them, as a series.
+    pub colours: Vec<usize>,
     /// Predictions of its last evaluation, by set.
     pub predictions: Vec<(String, Vec<Prediction>)>,
     /// Who computes intervals.
@@ -58,6 +62,7 @@ impl<'a> Chapter<'a> {
         }
         Ok(Self {
             run,
+            colours: ink::of_tasks(&tasks),
             tasks,
             predictions,
             uncertainty,
@@ -73,10 +78,8 @@ impl<'a> Chapter<'a> {
 
     /// The colour of a task.
     pub fn colour(&self, task: &str) -> usize {
-        self.tasks
-            .iter()
-            .position(|known| known == task)
-            .unwrap_or(self.tasks.len())
+        let place = self.tasks.iter().position(|known| known == task);
+        place.map_or(self.tasks.len(), |place| self.colours[place])
     }
 
     /// The colour of a set: its task's.
@@ -94,13 +97,20 @@ impl<'a> Chapter<'a> {
             .map(|(_, rows)| rows.as_slice())
     }
 
-    /// The scores of the last evaluation, taken apart.
+    /// The scores of the last evaluation, taken apart: set by set, the metric of its task first.
     pub fn metrics(&self) -> Vec<Metric> {
-        self.run
-            .last()
+        let scores = self.run.last().map(|last| last.scores.as_slice());
+        let mut metrics: Vec<Metric> = scores
+            .unwrap_or_default()
             .iter()
-            .flat_map(|last| last.scores.iter().map(|(name, _)| Metric::of(name)))
-            .collect()
+            .map(|(name, _)| Metric::of(name))
+            .collect();
+        metric::own_first(
+            &mut metrics,
+            |metric| metric,
+            |metric| self.run.is_own(metric),
+        );
+        metrics
     }
 
     /// The scores of a set that are computed from its texts and labels, in their order.

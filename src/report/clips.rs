@@ -15,14 +15,13 @@ use crate::data::OnBadRow;
 use crate::data::read_manifest;
 use crate::error::Error;
 use crate::error::Result;
+use crate::eval::record::SUITE_FILE;
 use crate::eval::suite::SuiteFile;
 use crate::files;
 use crate::report::escape;
 use crate::report::read::Run;
 use crate::yaml;
 
-/// The file in which an evaluation says its suite.
-const SUITE_FILE: &str = "suite.json";
 /// Longest clip that is put into a page, in seconds: longer ones are linked.
 pub const LONGEST_EMBEDDED_S: f64 = 30.0;
 

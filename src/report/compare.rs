@@ -37,7 +37,14 @@ pub fn page(runs: &[Run], uncertainty: &dyn Uncertainty, is_tested: bool) -> Res
         .split_first_mut()
         .ok_or_else(|| Error::bug("no run to compare with"))?;
     for (i, other) in others.iter_mut().enumerate() {
-        expect_same_rows((&names[0], first), (&names[i + 1], other))?;
+        // A baseline answers the sets that it fits, and is compared on these.
+        let is_baseline = runs[i + 1].is_baseline();
+        let first_of: Sets = first
+            .iter()
+            .filter(|(name, _)| !is_baseline || other.iter().any(|(known, _)| known == name))
+            .cloned()
+            .collect();
+        expect_same_rows((&names[0], &first_of), (&names[i + 1], other))?;
         align(first, other);
     }
     let mut lines = several::lines(runs);
@@ -63,7 +70,7 @@ pub fn page(runs: &[Run], uncertainty: &dyn Uncertainty, is_tested: bool) -> Res
         subtitle: subtitle(&sets[0]),
         ..Page::default()
     };
-    page.sections = sections(runs, &names, &lines, method.as_deref());
+    page.sections = sections(runs, &names, &lines, method.as_deref())?;
     Ok(page)
 }
 
@@ -73,18 +80,19 @@ pub fn sections(
     names: &[String],
     lines: &[Line],
     method: Option<&str>,
-) -> Vec<Section> {
+) -> Result<Vec<Section>> {
     let mut scores = Vec::new();
     if !lines.is_empty() {
         scores.extend(several::bars(lines, names).map(Block::Figure));
         scores.push(Block::Table(several::table(lines, names, method)));
+        scores.extend(several::beside(runs, names, lines)?.map(Block::Table));
     }
     let curves = several::scores_by_step(runs, names, lines)
         .into_iter()
         .chain(several::training_loss(runs, names));
     let mut recipes = vec![Block::Table(header::table_of_runs(runs, names))];
     recipes.extend(several::recipe_differences(runs, names));
-    vec![
+    Ok(vec![
         Section::new("scores-section", "Scores", scores),
         Section::new(
             "curves",
@@ -92,7 +100,7 @@ pub fn sections(
             curves.map(Block::Figure).collect(),
         ),
         Section::new("recipes-section", "Runs and recipes", recipes),
-    ]
+    ])
 }
 
 /// Writes the page with its tables as Markdown and LaTeX and its figures as SVG; returns the page's file.

@@ -115,7 +115,7 @@ fn scores_by_step(chapter: &Chapter) -> Option<Figure> {
         return None;
     }
     let metrics = chapter.metrics();
-    let mut panels: Vec<(String, Chart)> = Vec::new();
+    let mut panels: Vec<(String, LineChart)> = Vec::new();
     let mut sets: Vec<&Option<String>> = Vec::new();
     for metric in metrics
         .iter()
@@ -141,7 +141,7 @@ fn scores_by_step(chapter: &Chapter) -> Option<Figure> {
             .collect();
         panels.push((
             set.clone().unwrap_or_else(|| "all sets".to_owned()),
-            Chart::Lines(panel(chapter, &shown)),
+            panel(chapter, &shown),
         ));
     }
     let losses: Vec<&Metric> = metrics
@@ -161,15 +161,16 @@ fn scores_by_step(chapter: &Chapter) -> Option<Figure> {
         let series: Vec<Series> = recoloured(series.collect());
         panels.push((
             "loss".to_owned(),
-            Chart::Lines(LineChart {
+            LineChart {
                 x: steps_axis(),
                 y: loss_axis(&series),
                 series,
                 boundaries: chapter.boundaries(),
                 levels: Vec::new(),
-            }),
+            },
         ));
     }
+    let (panels, flat) = without_flat(panels);
     let has_levels = panels
         .iter()
         .any(|(_, chart)| matches!(chart, Chart::Lines(chart) if !chart.levels.is_empty()));
@@ -178,7 +179,7 @@ fn scores_by_step(chapter: &Chapter) -> Option<Figure> {
     } else {
         ""
     };
-    let caption = format!("At every evaluation; arrows say which way is better.{levels}");
+    let caption = format!("At every evaluation; arrows say which way is better.{levels}{flat}");
     (!panels.is_empty()).then(|| {
         Figure::of_panels(
             chapter.id("scores-by-step"),
@@ -189,15 +190,39 @@ fn scores_by_step(chapter: &Chapter) -> Option<Figure> {
     })
 }
 
-/// Several sets of one task would share its colour; then the sets count.
-fn recoloured(mut series: Vec<Series>) -> Vec<Series> {
-    let colours: std::collections::BTreeSet<usize> =
-        series.iter().map(|series| series.colour).collect();
-    if colours.len() < series.len() {
-        series
-            .iter_mut()
-            .enumerate()
-            .for_each(|(i, series)| series.colour = i);
+/// The panels that show anything but zero, and a sentence that names the others.
+pub fn without_flat(panels: Vec<(String, LineChart)>) -> (Vec<(String, Chart)>, String) {
+    let is_flat = |chart: &LineChart| {
+        let points = chart.series.iter().flat_map(|series| &series.points);
+        points.into_iter().all(|point| point.1 == 0.0)
+            && chart.levels.iter().all(|level| level.value == 0.0)
+    };
+    let (flat, shown): (Vec<_>, Vec<_>) = panels.into_iter().partition(|(_, chart)| is_flat(chart));
+    let names: Vec<&str> = flat.iter().map(|(name, _)| name.as_str()).collect();
+    let said = if names.is_empty() {
+        String::new()
+    } else {
+        format!(" Zero at every step: {}.", names.join(", "))
+    };
+    let shown = shown
+        .into_iter()
+        .map(|(name, chart)| (name, Chart::Lines(chart)));
+    (shown.collect(), said)
+}
+
+/// The same curves with colours of their own where two would share one, as sets of one task do: the first of a colour keeps it, and
+/// the others take colours that none of the curves has.
+pub fn recoloured(mut series: Vec<Series>) -> Vec<Series> {
+    let mut free = (0..).filter({
+        let taken: Vec<usize> = series.iter().map(|series| series.colour).collect();
+        move |colour| !taken.contains(colour)
+    });
+    let mut seen = Vec::new();
+    for series in &mut series {
+        if seen.contains(&series.colour) {
+            series.colour = free.next().unwrap_or(series.colour);
+        }
+        seen.push(series.colour);
     }
     series
 }

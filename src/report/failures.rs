@@ -3,6 +3,7 @@
 use crate::error::Result;
 use crate::report::chapter::Chapter;
 use crate::report::chapter::steps_axis;
+use crate::report::curves::recoloured;
 use crate::report::figure::Chart;
 use crate::report::figure::Figure;
 use crate::report::lines::Level;
@@ -108,14 +109,11 @@ fn panel(chapter: &Chapter, kind: &Kind) -> Option<(String, Chart)> {
     let is_shown = |points: &[(f64, f64)]| {
         kind.metric.unit != Unit::Percent || points.iter().any(|point| point.1 > 0.0)
     };
-    let sets = kind
-        .sets
-        .iter()
-        .enumerate()
-        .filter(|(_, (_, points))| is_shown(points));
+    let sets = kind.sets.iter().filter(|(_, points)| is_shown(points));
     let series: Vec<Series> = sets
-        .map(|(i, (set, points))| Series::new(set, points.clone(), i).marked())
+        .map(|(set, points)| Series::new(set, points.clone(), chapter.colour_of_set(set)).marked())
         .collect();
+    let series = recoloured(series);
     if series.is_empty() {
         return None;
     }

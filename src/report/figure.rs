@@ -2,6 +2,7 @@
 
 use crate::report::bars::BarChart;
 use crate::report::heat::HeatMap;
+use crate::report::ink;
 use crate::report::ink::Colour;
 use crate::report::ink::Ink;
 use crate::report::lines::LineChart;
@@ -123,7 +124,7 @@ impl Figure {
         }
     }
 
-    /// The figure as an SVG file of its own, in colours for light paper.
+    /// The figure as an SVG file of its own, in colours for light paper and, on dark screens, for dark.
     pub fn file(&self) -> String {
         let columns = match self.panels.len() {
             1 => 1,
@@ -142,6 +143,7 @@ impl Figure {
             .collect();
         let total = GAP + columns as f64 * (width + GAP);
         let mut sheet = Sheet::new(total, Ink::File);
+        sheet.put(&format!("<style>{}</style>", ink::dark_rules()));
         sheet.put(&format!(
             r##"<rect width="100%" height="100%" fill="{}"/>"##,
             Ink::File.of(Colour::Paper)

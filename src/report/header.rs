@@ -6,6 +6,7 @@ use crate::report::number::Unit;
 use crate::report::page::Block;
 use crate::report::page::Fact;
 use crate::report::page::Section;
+use crate::report::provenance::Provenance;
 use crate::report::read::Run;
 use crate::report::table::Cell;
 use crate::report::table::Column;
@@ -38,6 +39,11 @@ pub fn facts(run: &Run) -> Vec<Fact> {
             facts.push(Fact::new(number::count(log.skipped as f64), "rows skipped"));
         }
     }
+    facts.extend(
+        run.provenance
+            .wall_time()
+            .map(|time| Fact::new(time, "wall time")),
+    );
     let course = run.course("mean");
     if let (Some(first), Some(last)) = (course.first(), course.last()) {
         let value = |value: f64| Unit::Percent.format(value);
@@ -138,7 +144,7 @@ pub fn recipe(run: &Run, id: String) -> Section {
 
 /// One row a run: what each saw and trained.
 pub fn table_of_runs(runs: &[Run], names: &[String]) -> Table {
-    let columns = vec![
+    let mut columns = vec![
         Column::text("run"),
         Column::number("steps"),
         Column::number("examples"),
@@ -148,6 +154,18 @@ pub fn table_of_runs(runs: &[Run], names: &[String]) -> Table {
         Column::number("seed"),
         Column::number("scored after"),
     ];
+    let provenance: [(&str, fn(&Provenance) -> Option<String>); 4] = [
+        ("wall time", Provenance::wall_time),
+        ("throughput", Provenance::throughput),
+        ("machine", Provenance::machine),
+        ("maqam", Provenance::build),
+    ];
+    // What no run says has no column.
+    let provenance: Vec<_> = provenance
+        .into_iter()
+        .filter(|(_, of)| runs.iter().any(|run| of(&run.provenance).is_some()))
+        .collect();
+    columns.extend(provenance.iter().map(|(name, _)| Column::text(*name)));
     let mut table = Table::new(
         "runs",
         "The runs",
@@ -160,24 +178,26 @@ pub fn table_of_runs(runs: &[Run], names: &[String]) -> Table {
             value.map_or(Cell::Empty, |value| Cell::number(value, Unit::Count))
         };
         let seen = log.map(|log| log.seen());
-        table.row(
-            false,
-            vec![
-                Cell::text(name),
-                count(log.map(|log| log.steps as f64)),
-                count(seen.map(|seen| seen.examples)),
-                seen.map_or(Cell::Empty, |seen| {
-                    Cell::number(seen.seconds / 3600.0, Unit::Plain)
-                }),
-                count(seen.map(|seen| seen.target_tokens)),
-                Cell::text(trained(run)),
-                run.settings
-                    .as_ref()
-                    .and_then(|settings| settings.get("seed"))
-                    .map_or(Cell::Empty, Cell::text),
-                count(run.last().map(|last| last.step as f64)),
-            ],
-        );
+        let told = provenance
+            .iter()
+            .map(|(_, of)| of(&run.provenance).map_or(Cell::Empty, Cell::text));
+        let mut row = vec![
+            Cell::text(name),
+            count(log.map(|log| log.steps as f64)),
+            count(seen.map(|seen| seen.examples)),
+            seen.map_or(Cell::Empty, |seen| {
+                Cell::number(seen.seconds / 3600.0, Unit::Plain)
+            }),
+            count(seen.map(|seen| seen.target_tokens)),
+            Cell::text(trained(run)),
+            run.settings
+                .as_ref()
+                .and_then(|settings| settings.get("seed"))
+                .map_or(Cell::Empty, Cell::text),
+            count(run.last().map(|last| last.step as f64)),
+        ];
+        row.extend(told);
+        table.row(false, row);
     }
     table
 }

@@ -33,6 +33,36 @@ pub enum Colour {
 /// Number of different colours of series.
 pub const NUM_SERIES: usize = 8;
 
+/// The tasks that ship, each with the colour that it has on every page and in every figure.
+const TASKS: [&str; 4] = ["asr", "dialect", "emotion", "summarization"];
+
+/// The series of each task, in the order of `tasks`: the same on every page for the tasks that ship; other tasks take the series
+/// that are left, in the order of their names.
+pub fn of_tasks(tasks: &[String]) -> Vec<usize> {
+    let shipped = |task: &String| TASKS.iter().position(|known| known == task);
+    let mut others: Vec<&String> = tasks
+        .iter()
+        .filter(|task| shipped(task).is_none())
+        .collect();
+    others.sort();
+    others.dedup();
+    let taken: Vec<usize> = tasks.iter().filter_map(shipped).collect();
+    // Those that no task of these has, then all once more.
+    let free: Vec<usize> = (0..NUM_SERIES)
+        .cycle()
+        .skip(TASKS.len())
+        .take(NUM_SERIES)
+        .filter(|series| !taken.contains(series))
+        .collect();
+    let of = |task: &String| {
+        shipped(task).unwrap_or_else(|| {
+            let place = others.iter().position(|other| *other == task).unwrap_or(0);
+            free[place % free.len()]
+        })
+    };
+    tasks.iter().map(of).collect()
+}
+
 /// For light paper and for dark, in the order of the series.
 const SERIES: [(&str, &str); NUM_SERIES] = [
     ("#395cc0", "#668ff3"),
@@ -64,7 +94,7 @@ const OTHERS: [(Colour, &str, &str, &str); 10] = [
 pub enum Ink {
     /// As variables of the page.
     Page,
-    /// As numbers, for light paper.
+    /// As numbers for light paper; [`dark_rules`] change them on dark screens.
     File,
 }
 
@@ -80,9 +110,6 @@ impl Ink {
 
 /// The declarations of all variables, for light paper or for dark.
 pub fn variables(is_dark: bool) -> String {
-    let all = (0..NUM_SERIES)
-        .map(Colour::Series)
-        .chain(OTHERS.map(|(colour, ..)| colour));
     let value = |colour| {
         if is_dark {
             values(colour).1
@@ -90,8 +117,32 @@ pub fn variables(is_dark: bool) -> String {
             values(colour).0
         }
     };
-    all.map(|colour| format!("--{}:{};", name(colour), value(colour)))
+    every_colour()
+        .map(|colour| format!("--{}:{};", name(colour), value(colour)))
         .collect()
+}
+
+/// Rules that give a picture in a file of its own the colours for dark paper, where the reader's screen is dark.
+///
+/// The picture keeps its colours as attributes, so that a program that knows no style sheets shows it on light paper.
+pub fn dark_rules() -> String {
+    let mut seen = Vec::new();
+    let mut rules = String::new();
+    for colour in every_colour() {
+        let (light, dark) = values(colour);
+        if seen.contains(&light) {
+            continue;
+        }
+        seen.push(light);
+        rules += &format!("[fill=\"{light}\"]{{fill:{dark}}}[stroke=\"{light}\"]{{stroke:{dark}}}");
+    }
+    format!("@media (prefers-color-scheme:dark){{{rules}}}")
+}
+
+fn every_colour() -> impl Iterator<Item = Colour> {
+    (0..NUM_SERIES)
+        .map(Colour::Series)
+        .chain(OTHERS.map(|(colour, ..)| colour))
 }
 
 fn name(colour: Colour) -> String {
@@ -241,6 +292,45 @@ mod tests {
         }
         check(Colour::OnHeat, Colour::Heat);
         check(Colour::OnHeat, Colour::Cold);
+    }
+
+    #[test]
+    fn a_task_has_one_colour_on_every_page() {
+        let of = |tasks: &[&str]| {
+            of_tasks(
+                &tasks
+                    .iter()
+                    .map(|task| (*task).to_owned())
+                    .collect::<Vec<_>>(),
+            )
+        };
+        assert_eq!(of(&["emotion"]), [2]);
+        assert_eq!(
+            of(&["summarization", "asr", "emotion", "dialect"]),
+            [3, 0, 2, 1]
+        );
+        // A task of one's own takes a colour that no other has, whatever the order.
+        assert_eq!(of(&["asr", "age", "accent"]), [0, 5, 4]);
+        assert_eq!(of(&["accent", "asr", "age"]), [4, 0, 5]);
+        assert_eq!(
+            of(&["a", "b", "c", "d", "e", "f", "g", "h"]),
+            [4, 5, 6, 7, 0, 1, 2, 3]
+        );
+    }
+
+    #[test]
+    fn a_file_has_every_colour_for_dark_screens() {
+        let rules = dark_rules();
+        for colour in every_colour() {
+            let (light, dark) = values(colour);
+            let rule = format!("[fill=\"{light}\"]{{fill:");
+            assert_eq!(rules.matches(&rule).count(), 1, "{colour:?}");
+            // Two colours of one light value have dark values of which the first serves both.
+            assert!(
+                rules.contains(&format!("{rule}{dark}}}")) || colour == Colour::OnHeat,
+                "{colour:?}"
+            );
+        }
     }
 
     #[test]

@@ -160,14 +160,14 @@ const KNOWN: [Known; 42] = [
     ("mean", "mean", Unit::Percent, Family::Other),
     (
         "hit_limit",
-        "hit the limit of tokens",
+        "stopped at the token limit",
         Unit::Percent,
         Family::Failure,
     ),
     ("unparsed", "named no label", Unit::Percent, Family::Failure),
     (
         "repetition",
-        "went round in circles",
+        "answer repeats itself",
         Unit::Percent,
         Family::Failure,
     ),
@@ -185,13 +185,13 @@ const KNOWN: [Known; 42] = [
     ),
     (
         "insertion_share",
-        "words nobody said",
+        "inserted words",
         Unit::Percent,
         Family::Failure,
     ),
     (
         "length_ratio",
-        "words said / words of the reference",
+        "length of answer / reference",
         Unit::Plain,
         Family::Failure,
     ),
@@ -268,11 +268,19 @@ impl Metric {
             .join(" ")
     }
 
-    /// Set and title: `words WER`.
+    /// Set and title: `words · WER`.
     pub fn name_in_full(&self) -> String {
         match &self.set {
-            Some(set) => format!("{set} {}", self.title()),
+            Some(set) => format!("{set} · {}", self.title()),
             None => self.title(),
+        }
+    }
+
+    /// Set and heading: `words · WER % ↓`.
+    pub fn heading_in_full(&self) -> String {
+        match &self.set {
+            Some(set) => format!("{set} · {}", self.heading()),
+            None => self.heading(),
         }
     }
 
@@ -313,6 +321,24 @@ impl Metric {
             known().max_by(|a, b| self.better.rank(a.1).total_cmp(&self.better.rank(b.1)))?;
         known().any(|(_, other)| other != value).then_some(best)
     }
+}
+
+/// Sorts scores set by set in the order in which the sets come first, within a set the metric of its task first; scores over all sets
+/// come last. The order of the others stays.
+pub fn own_first<T>(
+    scores: &mut [T],
+    metric: impl Fn(&T) -> &Metric,
+    is_own: impl Fn(&Metric) -> bool,
+) {
+    let sets: Vec<Option<String>> = scores
+        .iter()
+        .map(|score| metric(score).set.clone())
+        .collect();
+    scores.sort_by_key(|score| {
+        let metric = metric(score);
+        let place = sets.iter().position(|set| *set == metric.set);
+        (metric.set.is_none(), place, !is_own(metric))
+    });
 }
 
 fn known(name: &str) -> Option<&'static Known> {

@@ -6,6 +6,7 @@ use crate::report::bars::Group;
 use crate::report::chapter::Chapter;
 use crate::report::figure::Chart;
 use crate::report::figure::Figure;
+use crate::report::ink::Colour;
 use crate::report::log::Log;
 use crate::report::log::Seen;
 use crate::report::number;
@@ -46,6 +47,7 @@ fn stages(chapter: &Chapter, log: &Log) -> Figure {
     };
     let timeline = Timeline {
         tasks: chapter.tasks.clone(),
+        colours: chapter.colours.clone(),
         stages: log.stages.iter().map(stage).collect(),
     };
     let caption =
@@ -80,8 +82,14 @@ fn shares(chapter: &Chapter, log: &Log) -> Figure {
         axis: Axis::new("").unit(Unit::Percent),
         series: chapter.tasks.clone(),
         groups: MEASURES.iter().map(group).collect(),
-        colours: Vec::new(),
+        colours: chapter
+            .colours
+            .iter()
+            .copied()
+            .map(Colour::Series)
+            .collect(),
         is_stacked: true,
+        is_dotted: false,
     };
     let caption = "Over the whole run. Under the default loss every target token weighs the same, so the last bar is what a task weighs in it.";
     Figure::new(

@@ -12,6 +12,7 @@ pub mod clips;
 pub mod compare;
 pub mod curves;
 pub mod escape;
+pub mod evaluation;
 pub mod failures;
 pub mod figure;
 pub mod gradients;
@@ -26,6 +27,7 @@ pub mod mixture;
 pub mod number;
 pub mod page;
 pub mod predictions;
+pub mod provenance;
 pub mod read;
 pub mod resampled;
 pub mod rescore;
@@ -73,7 +75,7 @@ pub fn page(runs: &[Run], uncertainty: &dyn Uncertainty, audio: &AudioOf) -> Res
         subtitle: format!("{} runs", runs.len()),
         ..Page::default()
     };
-    page.sections = compare::sections(runs, &names, &lines, None);
+    page.sections = compare::sections(runs, &names, &lines, None)?;
     for (run, name) in runs.iter().zip(&names) {
         let of_run = |set: &str, id: &str| audio(run, set, id);
         let id = format!("run-{}", figure::slug(name));
@@ -114,5 +116,6 @@ fn sections(
         slices::section(&chapter),
         worst::section(&chapter)?,
         header::recipe(run, chapter.id("recipe")),
+        provenance::section(run, &chapter.id("provenance"), prefix),
     ])
 }

@@ -264,7 +264,7 @@ fn block_html(block: &Block, numbers: &mut Numbers) -> String {
                 &table.caption,
             );
             format!(
-                "<figure class=\"table\" id=\"{}\">\n{caption}<div class=\"scroll\">\n{}</div>\n</figure>\n",
+                "<figure class=\"table\" id=\"{}\">\n{caption}{}</figure>\n",
                 escape::xml(&table.id),
                 table.html()
             )

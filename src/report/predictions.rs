@@ -102,6 +102,17 @@ pub fn each(path: &Path, mut visit: impl FnMut(usize, Prediction) -> Result<()>)
     Ok(())
 }
 
+/// The task that the first row of a set's predictions names; `None` where it names none or is no prediction.
+///
+/// # Errors
+/// A file that cannot be read.
+pub fn first_task(path: &Path) -> Result<Option<String>> {
+    let mut lines = Lines::open(path)?;
+    let first = lines.next_line()?;
+    let row = first.and_then(|(_, line)| serde_json::from_slice::<Prediction>(line).ok());
+    Ok(row.map(|row| row.task).filter(|task| !task.is_empty()))
+}
+
 /// Reads the predictions of a set.
 ///
 /// # Errors

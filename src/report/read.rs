@@ -16,10 +16,14 @@ use crate::files;
 use crate::report::log::Log;
 use crate::report::log::Scores;
 use crate::report::log::numbers;
+use crate::report::metric::Metric;
 use crate::report::predictions;
 use crate::report::predictions::Prediction;
+use crate::report::provenance::Provenance;
 use crate::report::settings::Settings;
 use crate::report::uncertainty::Interval;
+use crate::task::Task;
+use crate::task::Tasks;
 
 /// A run.
 #[derive(Clone, Debug, PartialEq)]
@@ -34,6 +38,12 @@ pub struct Run {
     pub log: Option<Log>,
     /// Its evaluations, by step; never empty where `log` is missing.
     pub evaluations: Vec<Evaluation>,
+    /// The tasks that ship, and those of its recipe's `prompts` where that folder is still there.
+    pub tasks: Tasks,
+    /// Time, machine, build and inputs, as far as the folder says them.
+    pub provenance: Provenance,
+    /// The task of each set of its last evaluation, where predictions say it.
+    pub task_of_set: Vec<(String, String)>,
 }
 
 /// An evaluation.
@@ -49,6 +59,8 @@ pub struct Evaluation {
     pub controls: Vec<(String, Scores)>,
     /// Intervals that the evaluation itself gave, by score.
     pub intervals: Vec<(String, Interval)>,
+    /// Whether no model answered: a baseline of `maqam eval`.
+    pub is_baseline: bool,
 }
 
 /// What instructions a model followed, as `maqam instructions score --json` says it.
@@ -60,6 +72,39 @@ pub struct Instructions {
     /// Those of the untuned base.
     #[serde(default)]
     pub base: Option<Followed>,
+    /// What changed from the base.
+    #[serde(default)]
+    pub change: Option<Changed>,
+    /// The best constant answer.
+    #[serde(default)]
+    pub constant: Option<ConstantAnswer>,
+    /// Both models on the same rows in text alone.
+    #[serde(default)]
+    pub text: Option<Box<Instructions>>,
+}
+
+/// Rows that one of two follows and the other does not.
+#[derive(Clone, Debug, PartialEq, Deserialize)]
+pub struct Changed {
+    /// Rows that only the first follows.
+    pub lost: Vec<String>,
+    /// Rows that only the second follows.
+    pub gained: Vec<String>,
+    /// McNemar's p-value; none in files of earlier versions.
+    #[serde(default)]
+    pub p: Option<f64>,
+}
+
+/// The best that one and the same answer to every row scores.
+#[derive(Clone, Debug, PartialEq, Deserialize)]
+pub struct ConstantAnswer {
+    /// The answer.
+    pub answer: String,
+    /// What it scores.
+    #[serde(flatten)]
+    pub scores: Followed,
+    /// From it to the model.
+    pub change: Changed,
 }
 
 /// What instructions were followed.
@@ -81,6 +126,15 @@ pub struct Rates {
     pub prompt_strict: f64,
     /// Or without their first line, last line or asterisks.
     pub prompt_loose: f64,
+    /// Number of rows of which the right answer is known.
+    #[serde(default)]
+    pub known: f64,
+    /// Of these, the share that follow as they are and are right.
+    #[serde(default)]
+    pub followed_and_right: f64,
+    /// The interval of `prompt_strict`.
+    #[serde(default)]
+    pub interval: Option<Interval>,
 }
 
 impl Followed {
@@ -136,13 +190,53 @@ impl Run {
             || folder.display().to_string(),
             |name| name.to_string_lossy().into_owned(),
         );
-        Ok(Self {
+        let prompts = settings
+            .as_ref()
+            .and_then(|settings| settings.get("prompts"));
+        let tasks = tasks_of(prompts)?;
+        let mut run = Self {
             folder: folder.to_owned(),
             name,
             settings,
             log,
             evaluations,
-        })
+            tasks,
+            provenance: Provenance::read(folder)?,
+            task_of_set: Vec::new(),
+        };
+        run.task_of_set = run
+            .last()
+            .map(Evaluation::task_of_set)
+            .transpose()?
+            .unwrap_or_default();
+        Ok(run)
+    }
+
+    /// Whether no model answered: a baseline of `maqam eval`.
+    pub fn is_baseline(&self) -> bool {
+        self.last().is_some_and(|last| last.is_baseline)
+    }
+
+    /// The task of a set, where it is known.
+    pub fn task_of(&self, set: &str) -> Option<&Task> {
+        let (_, task) = self.task_of_set.iter().find(|(known, _)| known == set)?;
+        self.tasks.get(task).ok()
+    }
+
+    /// Whether a score is of the metric that stands for its set's task.
+    pub fn is_own(&self, metric: &Metric) -> bool {
+        let task = metric.set.as_deref().and_then(|set| self.task_of(set));
+        task.is_some_and(|task| task.metric == metric.name)
+    }
+
+    /// The labels of a set's task, in the inventory's order; none where it does not classify.
+    pub fn inventory(&self, set: &str) -> Vec<&str> {
+        let labels = self.task_of(set).map(|task| task.labels.as_slice());
+        labels
+            .unwrap_or_default()
+            .iter()
+            .map(|label| label.name.as_str())
+            .collect()
     }
 
     /// The last evaluation with scores.
@@ -167,7 +261,7 @@ impl Run {
             .as_ref()
             .and_then(|settings| settings.get("evaluate.keep_best"))
             .unwrap_or("mean");
-        let metric = crate::report::metric::Metric::of(keep);
+        let metric = Metric::of(keep);
         let values: Vec<Option<f64>> = self
             .evaluations
             .iter()
@@ -238,6 +332,17 @@ impl Evaluation {
             .collect()
     }
 
+    /// The task of each set, as the first of its predictions says it.
+    fn task_of_set(&self) -> Result<Vec<(String, String)>> {
+        let mut found = Vec::new();
+        for (set, path) in self.sets()? {
+            if let Some(task) = predictions::first_task(&path)? {
+                found.push((set, task));
+            }
+        }
+        Ok(found)
+    }
+
     /// The table of instructions, where there is one.
     ///
     /// # Errors
@@ -258,6 +363,15 @@ impl Evaluation {
                 .hint("`maqam instructions score --json` writes them")
         })
     }
+}
+
+/// The tasks that ship, and those of the folder `prompts` where it is there.
+///
+/// # Errors
+/// A file in that folder that is no task.
+pub fn tasks_of(prompts: Option<&str>) -> Result<Tasks> {
+    let folder = prompts.map(Path::new).filter(|folder| folder.is_dir());
+    Tasks::load(folder)
 }
 
 /// The score of that name.
@@ -342,13 +456,14 @@ fn read_evaluation(step: u64, folder: &Path) -> Result<Evaluation> {
     let controls = controls
         .iter()
         .filter_map(|(name, value)| Some((name.clone(), numbers(value.as_object()?))));
-    let (scores, intervals) = (numbers(&written), intervals(&written));
+    let kind = written.get(DETAILS).and_then(|details| details.get("kind"));
     Ok(Evaluation {
         step,
         folder: Some(folder.to_owned()),
-        scores,
+        scores: numbers(&written),
         controls: controls.collect(),
-        intervals,
+        intervals: intervals(&written),
+        is_baseline: kind.and_then(Value::as_str) == Some("baseline"),
     })
 }
 

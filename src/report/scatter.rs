@@ -29,6 +29,8 @@ pub struct Point {
 pub struct Scatter {
     /// Names of the groups.
     pub groups: Vec<String>,
+    /// The series whose colour each group has; where there are none, their places.
+    pub colours: Vec<usize>,
     /// The points.
     pub points: Vec<Point>,
     /// What the x-axis is.
@@ -43,6 +45,10 @@ const ROW: f64 = 17.0;
 const SIDE: f64 = 420.0;
 
 impl Scatter {
+    fn colour(&self, group: usize) -> Colour {
+        Colour::Series(self.colours.get(group).copied().unwrap_or(group))
+    }
+
     /// The points that are drawn: all, or the [`MOST_POINTS`] whose ids have the smallest hashes, whatever their order.
     pub fn kept(&self) -> Vec<&Point> {
         let finite = || {
@@ -81,7 +87,7 @@ impl Scatter {
             sheet.dot(
                 (x + 7.0, y - 4.0),
                 4.0,
-                Colour::Series(series.unwrap_or(0)),
+                self.colour(series.unwrap_or(0)),
                 series.unwrap_or(0) >= crate::report::ink::NUM_SERIES,
                 "",
             );
@@ -154,7 +160,7 @@ impl Scatter {
             if !path.is_empty() {
                 sheet.stroke(
                     &path,
-                    Colour::Series(group),
+                    self.colour(group),
                     radius,
                     r#" stroke-linecap="round" stroke-opacity="0.7""#,
                 );

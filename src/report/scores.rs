@@ -134,7 +134,7 @@ fn caption(chapter: &Chapter, last: u64, has_intervals: bool) -> String {
         .last()
         .is_some_and(|last| !last.controls.is_empty())
     {
-        text += " Controls ask the model as it is after the last step, without audio or with another row's.";
+        text += " Controls ask the model after the last step without audio, or with the audio of another row.";
     }
     if let Some(method) = chapter.uncertainty.method().filter(|_| has_intervals) {
         text += &format!(" {method}");
@@ -165,7 +165,8 @@ fn asked<'a>(chapter: &Chapter<'a>) -> Vec<Asked<'a>> {
         is_last: true,
         colour: Colour::Series(0),
     });
-    if let Some(best) = run.best().filter(|best| best.step != last.step) {
+    let is_shown = |step: u64| step == last.step || run.before().is_some_and(|b| b.step == step);
+    if let Some(best) = run.best().filter(|best| !is_shown(best.step)) {
         found.push(Asked {
             name: format!("best, {}", best.step),
             scores: &best.scores,
@@ -207,11 +208,7 @@ fn figure(
                 ..Bar::new(value)
             })
         };
-        let name = format!(
-            "{}, {}",
-            metric.set.as_deref().unwrap_or_default(),
-            metric.heading().replace(" %", "")
-        );
+        let name = metric.heading_in_full().replace(" %", "");
         groups.push((
             &metric.set,
             Group {
@@ -229,12 +226,13 @@ fn figure(
         colours: asked.iter().map(|asked| asked.colour).collect(),
         groups: groups.into_iter().map(|(_, group)| group).collect(),
         is_stacked: false,
+        is_dotted: false,
     };
-    let caption = "The first metric of each set; arrows say which way is better. What is scored without hearing was not heard.";
+    let caption = "The metric of each set's task; arrows say which way is better. A score that stays without audio, or with the wrong audio, does not come from listening.";
     let caption = if asked.iter().any(|asked| asked.name.contains("audio")) {
         caption
     } else {
-        "The first metric of each set; arrows say which way is better."
+        "The metric of each set's task; arrows say which way is better."
     };
     Some(Figure::new(
         chapter.id("scores-bars"),

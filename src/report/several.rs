@@ -1,5 +1,8 @@
 //! Several runs side by side: their scores with what separates them, their curves laid over each other, where their recipes differ.
 
+use std::path::Path;
+
+use crate::error::Result;
 use crate::report::bars::Bar;
 use crate::report::bars::BarChart;
 use crate::report::bars::Group;
@@ -7,15 +10,20 @@ use crate::report::chapter::steps_axis;
 use crate::report::curves::loss_axis;
 use crate::report::curves::said_of_axis;
 use crate::report::curves::steps;
+use crate::report::evaluation;
+use crate::report::evaluation::Evaluation;
 use crate::report::figure::Chart;
 use crate::report::figure::Figure;
 use crate::report::lines::LineChart;
 use crate::report::lines::Series;
 use crate::report::log::Log;
+use crate::report::log::Scores;
+use crate::report::metric;
 use crate::report::metric::Family;
 use crate::report::metric::Metric;
 use crate::report::number::Unit;
 use crate::report::page::Block;
+use crate::report::read;
 use crate::report::read::Run;
 use crate::report::scale::Axis;
 use crate::report::settings::Settings;
@@ -63,14 +71,9 @@ pub fn lines(runs: &[Run]) -> Vec<Line> {
         differences: vec![None; runs.len()],
     };
     let mut lines: Vec<Line> = names.into_iter().map(line).collect();
-    // Scores that only a later run has stand with the others of their set; those over all sets come last.
-    let sets: Vec<Option<String>> = lines.iter().map(|line| line.metric.set.clone()).collect();
-    lines.sort_by_key(|line| {
-        (
-            line.metric.set.is_none(),
-            sets.iter().position(|set| *set == line.metric.set),
-        )
-    });
+    // Scores that only a later run has stand with the others of their set.
+    let is_own = |metric: &Metric| runs.iter().any(|run| run.is_own(metric));
+    metric::own_first(&mut lines, |line| &line.metric, is_own);
     lines
 }
 
@@ -112,16 +115,11 @@ pub fn table(lines: &[Line], names: &[String], method: Option<&str>) -> Table {
         return table;
     }
     let mut columns = vec![Column::text("run")];
-    columns.extend(lines.iter().map(|line| {
-        Column::number(
-            format!(
-                "{} {}",
-                line.metric.set.as_deref().unwrap_or(""),
-                line.metric.heading()
-            )
-            .trim_start(),
-        )
-    }));
+    columns.extend(
+        lines
+            .iter()
+            .map(|line| Column::number(line.metric.heading_in_full())),
+    );
     let mut table = Table::new("scores", "Scores", caption, columns);
     for (i, name) in names.iter().enumerate() {
         table.row(
@@ -135,7 +133,7 @@ pub fn table(lines: &[Line], names: &[String], method: Option<&str>) -> Table {
 }
 
 /// One cell for each run.
-fn cells(line: &Line) -> Vec<Cell> {
+pub fn cells(line: &Line) -> Vec<Cell> {
     let values: Vec<Option<f64>> = line
         .values
         .iter()
@@ -166,8 +164,8 @@ fn cells(line: &Line) -> Vec<Cell> {
     line.values.iter().enumerate().map(cell).collect()
 }
 
-/// The scores that stand for the sets: of each the first in percent, and those over all sets.
-fn headlines(lines: &[Line]) -> Vec<&Line> {
+/// The scores that stand for the sets: of each the first, which is the metric of its task, and those over all sets.
+pub fn headlines(lines: &[Line]) -> Vec<&Line> {
     let mut found: Vec<&Line> = Vec::new();
     for line in lines
         .iter()
@@ -193,6 +191,7 @@ fn bars_of(line: &Line) -> Vec<Option<Bar>> {
             value,
             interval,
             marks,
+            ..Bar::default()
         })
     };
     line.values.iter().zip(&line.differences).map(bar).collect()
@@ -204,17 +203,9 @@ pub fn bars(lines: &[Line], names: &[String]) -> Option<Figure> {
         .into_iter()
         .filter(|line| line.metric.unit == Unit::Percent)
         .collect();
-    let name = |line: &Line| {
-        format!(
-            "{} {}",
-            line.metric.set.as_deref().unwrap_or(""),
-            line.metric.heading().replace(" %", "")
-        )
-        .trim_start()
-        .to_owned()
-    };
+    let name = |line: &Line| line.metric.heading_in_full().replace(" %", "");
     let axis = || Axis::new("").unit(Unit::Percent);
-    let mut caption = "The first metric of each set; arrows say which way is better.".to_owned();
+    let mut caption = "The metric of each set's task; arrows say which way is better.".to_owned();
     if lines
         .iter()
         .any(|line| line.differences.iter().any(Option::is_some))
@@ -252,6 +243,7 @@ pub fn bars(lines: &[Line], names: &[String]) -> Option<Figure> {
         let groups = names
             .iter()
             .zip(bars_of(line))
+            .filter(|(_, bar)| bar.is_some())
             .map(|(name, bar)| Group {
                 name: name.clone(),
                 bars: vec![bar],
@@ -272,6 +264,85 @@ pub fn bars(lines: &[Line], names: &[String]) -> Option<Figure> {
         caption,
         shown.iter().map(panel).collect(),
     ))
+}
+
+/// Scores of a run under a control, or of a baseline, with a name for a column.
+type Beside = (String, Scores);
+
+/// What the runs score without audio or with the wrong audio, and what the baselines of their evaluation score; `None` where there are
+/// neither.
+///
+/// # Errors
+/// Baselines beside a run that cannot be read.
+pub fn beside(runs: &[Run], names: &[String], lines: &[Line]) -> Result<Option<Table>> {
+    let mut columns: Vec<Beside> = Vec::new();
+    for (run, name) in runs.iter().zip(names) {
+        columns.extend(run.last().into_iter().flat_map(|last| &last.controls).map(
+            |(control, scores)| {
+                (
+                    format!("{name}, {}", control.replace('-', " ")),
+                    scores.clone(),
+                )
+            },
+        ));
+    }
+    let mut folders = Vec::new();
+    for folder in runs.iter().filter_map(|run| run.folder.parent()) {
+        let whole = folder.canonicalize().unwrap_or_else(|_| folder.to_owned());
+        if evaluation::is_one(folder) && !folders.contains(&whole) {
+            columns.extend(baselines(folder, runs)?);
+            folders.push(whole);
+        }
+    }
+    if columns.is_empty() {
+        return Ok(None);
+    }
+    let mut heads = vec![Column::text("set"), Column::text("metric")];
+    heads.extend(columns.iter().map(|(name, _)| Column::number(name)));
+    let caption = "Controls ask a run without audio or with another row's audio; baselines answer without a model.";
+    let mut table = Table::new("controls", "Controls and baselines", caption, heads);
+    let mut before: Option<&Option<String>> = None;
+    for line in lines {
+        let value = |(_, scores): &Beside| read::score(scores, &line.metric.full);
+        let cells: Vec<Cell> = columns
+            .iter()
+            .map(|column| {
+                value(column).map_or(Cell::Empty, |value| Cell::number(value, line.metric.unit))
+            })
+            .collect();
+        if cells.iter().all(|cell| *cell == Cell::Empty) {
+            continue;
+        }
+        let is_new = before != Some(&line.metric.set);
+        let set = line.metric.set.as_deref().unwrap_or("all");
+        let words = [
+            if is_new { set } else { "" }.to_owned(),
+            line.metric.heading(),
+        ]
+        .map(Cell::text);
+        table.row(is_new, words.into_iter().chain(cells).collect());
+        before = Some(&line.metric.set);
+    }
+    Ok(Some(table))
+}
+
+/// The baselines in the folder of an evaluation that are not among the runs.
+fn baselines(folder: &Path, runs: &[Run]) -> Result<Vec<Beside>> {
+    let found = Evaluation::read(folder)?;
+    let is_run = |other: &Run| {
+        runs.iter()
+            .any(|run| run.folder.canonicalize().ok() == other.folder.canonicalize().ok())
+    };
+    let baselines = found
+        .entries
+        .into_iter()
+        .filter(|entry| entry.kind == evaluation::Kind::Baseline && !is_run(&entry.run));
+    Ok(baselines
+        .map(|entry| {
+            let scores = entry.run.last().map(|last| last.scores.clone());
+            (entry.name, scores.unwrap_or_default())
+        })
+        .collect())
 }
 
 /// Training loss of every run, smoothed.

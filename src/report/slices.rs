@@ -38,10 +38,10 @@ pub fn section(chapter: &Chapter) -> Section {
         .collect();
     if !tables.is_empty() {
         let text = format!(
-            "Parts of fewer than {FEWEST_ROWS} rows are left out. Of more than {MOST_PARTS} parts of a kind the worst are shown."
+            "The metric of the set's task comes first. Parts of fewer than {FEWEST_ROWS} rows are left out. Of more than {MOST_PARTS} parts of a kind the worst are shown."
         );
         blocks.push(Block::Prose(text));
-        blocks.push(Block::Beside(tables));
+        blocks.extend(tables);
     }
     Section::new(chapter.id("slices"), "Slices", blocks)
 }
@@ -74,6 +74,12 @@ fn table(chapter: &Chapter, set: &str, rows: &[Prediction]) -> Option<Table> {
         columns,
     );
     for (kind, mut parts) in kinds(rows) {
+        if kind == "wording" {
+            let asked = |name: &String| chapter.run.tasks.instruction(name);
+            parts
+                .iter_mut()
+                .for_each(|(name, _)| *name = asked(name).unwrap_or_else(|| name.clone()));
+        }
         // Within a label there is nothing to confuse it with; the confusion matrix has that row.
         if kind == "label" && metric.family == Family::Classification {
             continue;

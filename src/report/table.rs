@@ -2,6 +2,7 @@
 
 use crate::report::escape;
 use crate::report::ink::Ink;
+use crate::report::measure::text_width;
 use crate::report::number::NOTHING;
 use crate::report::number::Unit;
 use crate::report::spark::sparkline;
@@ -284,8 +285,66 @@ impl Table {
         self.rows.push(cells);
     }
 
-    /// The table as HTML, without its title and caption.
+    /// The table as HTML, without its title and caption. One that is wider than a printed page is written twice: whole, to scroll on a
+    /// screen, and for paper in pieces that fit, each with the first columns of words.
     pub fn html(&self) -> String {
+        let all: Vec<usize> = (0..self.columns.len()).collect();
+        let pieces = self.pieces();
+        if pieces.len() == 1 {
+            return format!(
+                "<div class=\"scroll\" tabindex=\"0\">\n{}</div>\n",
+                self.html_of(&all)
+            );
+        }
+        let printed: String = pieces.iter().map(|piece| self.html_of(piece)).collect();
+        format!(
+            "<div class=\"scroll broad\" tabindex=\"0\">\n{}</div>\n<div class=\"printed\">\n{printed}</div>\n",
+            self.html_of(&all)
+        )
+    }
+
+    /// Whether the table is wider than a printed page.
+    pub fn is_wide(&self) -> bool {
+        self.pieces().len() > 1
+    }
+
+    /// The columns of each piece that fits on a printed page: the first columns of words in each, the others divided between them.
+    fn pieces(&self) -> Vec<Vec<usize>> {
+        let widths: Vec<f64> = (0..self.columns.len()).map(|i| self.width(i)).collect();
+        let fits = |columns: &[usize]| columns.iter().map(|&i| widths[i]).sum::<f64>() <= PAGE;
+        let all: Vec<usize> = (0..self.columns.len()).collect();
+        let num_words = self
+            .columns
+            .iter()
+            .take_while(|column| !column.is_number)
+            .count();
+        // Words alone wrap; there is nothing to divide.
+        if fits(&all) || num_words == self.columns.len() {
+            return vec![all];
+        }
+        let (first, rest) = all.split_at(num_words);
+        let mut pieces: Vec<Vec<usize>> = Vec::new();
+        for &column in rest {
+            let last = pieces.last_mut();
+            match last {
+                Some(piece) if fits(&[piece.as_slice(), &[column]].concat()) => piece.push(column),
+                _ => pieces.push([first, &[column]].concat()),
+            }
+        }
+        pieces
+    }
+
+    /// Width of a column on paper, in pixels, its space included.
+    fn width(&self, column: usize) -> f64 {
+        let cells = self.rows.iter().filter_map(|row| row.get(column));
+        let widest = cells.map(cell_width).fold(0.0, f64::max);
+        // The words of a heading stand below each other where its cells are narrow.
+        let heading = self.columns[column].name.split(' ');
+        let heading = heading.map(|word| text_width(word, PRINTED_SIZE));
+        widest.max(heading.fold(0.0, f64::max)) + SPACE
+    }
+
+    fn html_of(&self, columns: &[usize]) -> String {
         let class = |column: &Column| {
             if column.is_number {
                 " class=\"number\""
@@ -294,7 +353,7 @@ impl Table {
             }
         };
         let mut html = String::from("<table>\n<thead><tr>");
-        for column in &self.columns {
+        for column in columns.iter().map(|&i| &self.columns[i]) {
             html += &format!(
                 "<th scope=\"col\"{}>{}</th>",
                 class(column),
@@ -308,7 +367,10 @@ impl Table {
             } else {
                 "<tr>"
             };
-            for (cell, column) in row.iter().zip(&self.columns) {
+            let cells = columns
+                .iter()
+                .filter_map(|&i| Some((row.get(i)?, &self.columns[i])));
+            for (cell, column) in cells {
                 let class = if is_long(cell) {
                     " class=\"long\""
                 } else {
@@ -417,6 +479,34 @@ impl Table {
     }
 }
 
+/// Width of a printed page between its margins, in pixels: A4 with margins of a centimetre, as browsers print.
+const PAGE: f64 = 700.0;
+/// Size of a table's font on paper, in pixels.
+const PRINTED_SIZE: f64 = 11.5;
+/// Space between two columns, in pixels.
+const SPACE: f64 = 14.0;
+
+/// Width of a cell on paper, in pixels; an interval and a difference stand below their score, long text is wrapped.
+fn cell_width(cell: &Cell) -> f64 {
+    match cell {
+        Cell::Empty => text_width(NOTHING, PRINTED_SIZE),
+        Cell::Text(text) | Cell::Code(text) if text.chars().count() > LONG => WRAPPED,
+        Cell::Text(text) | Cell::Code(text) => text_width(text, PRINTED_SIZE),
+        Cell::Curve(_) => 90.0,
+        Cell::Score(score) => {
+            let number = score.unit.format(score.value) + score.own_marks();
+            let below = [score.interval_text(), score.difference_text()];
+            std::iter::once(number)
+                .chain(below.into_iter().flatten())
+                .map(|text| text_width(&text, PRINTED_SIZE))
+                .fold(0.0, f64::max)
+        }
+    }
+}
+
+/// Width that wrapped text takes on paper, in pixels.
+const WRAPPED: f64 = 170.0;
+
 /// Text of more characters than this is broken into lines.
 const LONG: usize = 32;
 
@@ -492,6 +582,39 @@ mod tests {
         }
         assert_eq!(latex.matches(r"\midrule").count(), 2);
         assert_eq!(latex.matches('{').count(), latex.matches('}').count());
+    }
+
+    #[test]
+    fn a_wide_table_is_printed_in_pieces_without_a_loss() {
+        let mut columns = vec![Column::text("set"), Column::text("metric")];
+        columns.extend((0..12).map(|i| Column::number(format!("system-{i}"))));
+        let mut table = Table::new("t", "T", "", columns);
+        let score = |i: usize| {
+            Cell::Score(Score {
+                interval: Interval::new(0.1, 0.2),
+                ..Score::new(0.01 * i as f64, Unit::Percent)
+            })
+        };
+        let names = [Cell::text("words"), Cell::text("WER % ↓")];
+        table.row(false, names.into_iter().chain((0..12).map(score)).collect());
+        let pieces = table.pieces();
+        assert!(table.is_wide() && pieces.len() > 1, "{pieces:?}");
+        for piece in &pieces {
+            assert_eq!(piece[..2], [0, 1], "every piece says what its rows are");
+            assert!(piece.iter().map(|&i| table.width(i)).sum::<f64>() <= PAGE);
+        }
+        let shown: Vec<usize> = pieces
+            .iter()
+            .flat_map(|piece| piece[2..].to_vec())
+            .collect();
+        assert_eq!(shown, (2..14).collect::<Vec<_>>());
+        let html = table.html();
+        assert_eq!(
+            html.matches("system-7").count(),
+            2,
+            "on a screen and on paper"
+        );
+        assert!(!super::tests::table().is_wide());
     }
 
     #[test]

@@ -31,6 +31,8 @@ pub struct Stage {
 pub struct Timeline {
     /// Names of the tasks.
     pub tasks: Vec<String>,
+    /// The series whose colour each task has; where there are none, their places.
+    pub colours: Vec<usize>,
     /// The stages, in their order.
     pub stages: Vec<Stage>,
 }
@@ -41,6 +43,10 @@ const ROW: f64 = 17.0;
 const NARROWEST: f64 = 6.0;
 
 impl Timeline {
+    fn colour(&self, task: usize) -> Colour {
+        Colour::Series(self.colours.get(task).copied().unwrap_or(task))
+    }
+
     /// The timeline as SVG, `width` wide; `name` says what it shows.
     pub fn svg(&self, width: f64, ink: Ink, name: &str) -> String {
         let mut sheet = Sheet::new(width, ink);
@@ -56,7 +62,7 @@ impl Timeline {
             sheet.rect(
                 (*x, y - 9.0),
                 (14.0, 10.0),
-                Colour::Series(task.unwrap_or(0)),
+                self.colour(task.unwrap_or(0)),
                 1.0,
                 "",
             );
@@ -138,7 +144,7 @@ impl Timeline {
             sheet.rect(
                 (start, y),
                 (width, (height - 1.0).max(0.5)),
-                Colour::Series(i),
+                self.colour(i),
                 0.9,
                 &format!("{}, {task}: {:.1} %", stage.name, 100.0 * share),
             );
@@ -202,6 +208,7 @@ mod tests {
             ..Stage::default()
         };
         let timeline = Timeline {
+            colours: Vec::new(),
             stages: vec![stage(1.0), stage(100_000.0), stage(50_000.0)],
             ..Timeline::default()
         };

@@ -1,11 +1,13 @@
 //! How sure a score is: intervals and differences as the report shows them, whoever computes them.
 
+use serde::Deserialize;
+
 use crate::error::Result;
 use crate::report::metric::Metric;
 use crate::report::predictions::Prediction;
 
 /// Both ends of an interval, in the unit of the number it belongs to.
-#[derive(Clone, Copy, Debug, PartialEq)]
+#[derive(Clone, Copy, Debug, PartialEq, Deserialize)]
 pub struct Interval {
     /// Lower end.
     pub low: f64,

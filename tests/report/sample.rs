@@ -138,13 +138,68 @@ impl Sample {
         json!({"words.loss": 2.0 - done, "words.wer": wrong / self.rows.max(1) as f64, "moods.uar": mean(|found| found.0), "moods.macro_f1": mean(|found| found.1), "mean": 0.1 + 0.7 * done})
     }
 
+    /// The folder of an evaluation of a base and `tuned` models, with a control of each and, where there is one, a baseline.
+    pub fn write_eval(&self, folder: &Path, tuned: &[&str], has_baseline: bool) {
+        fs::create_dir_all(folder).unwrap();
+        let suite =
+            json!({"name": "first", "file": "eval/first.yaml", "role": "dev", "hash": "00ff"});
+        fs::write(folder.join("suite.json"), suite.to_string()).unwrap();
+        let write = |folder: &Path, step: u64, about: Value| {
+            self.write_evaluation(folder, step);
+            for file in ["controls.json", "instructions.json"] {
+                let _ = fs::remove_file(folder.join(file));
+            }
+            let mut scores = self.scores(step);
+            let of_slice = |score: f64, rows: u64| json!({"utterances": rows, "clusters": 2, "scores": {"loss": {"score": 1.0, "interval": null}, "wer": {"score": score, "interval": {"low": score - 0.1, "high": score + 0.1}}}});
+            let mut wording = of_slice(0.5, 30);
+            wording["instruction"] = json!("اكتب ما قيل <b>");
+            let against = json!({"adjusted_p": 0.004, "is_better": true});
+            let mut details = json!({"suite": suite, "scores": {"words.wer": {"score": 0.5, "interval": {"low": 0.25, "high": 0.75}, "against_base": against}},
+                "labels": {"moods": {"labels": ["happy & sad", "angry"], "counts": []}}, "slices": {"words": {"wording": {"asr/dev/ar/1": wording, "asr/dev/ar/2": of_slice(0.25, 4)}}}});
+            details
+                .as_object_mut()
+                .unwrap()
+                .extend(about.as_object().unwrap().clone());
+            scores["details"] = details;
+            fs::write(folder.join("scores.json"), scores.to_string()).unwrap();
+        };
+        let model = |name: &str, adapter: Value, step: u64| {
+            let about = json!({"system": name, "kind": "model", "control": null, "adapter": adapter, "model_hash": "abcdef"});
+            write(&folder.join(name), step, about);
+            let about = json!({"system": name, "kind": "control", "control": "shuffled-audio", "adapter": adapter, "model_hash": "abcdef"});
+            write(&folder.join(name).join("shuffled-audio"), 0, about);
+        };
+        model("base", Value::Null, 0);
+        tuned
+            .iter()
+            .for_each(|name| model(name, json!(format!("runs/{name}/best")), self.steps));
+        if has_baseline {
+            let about = json!({"system": "majority", "kind": "baseline", "notes": ["majority of moods: `angry`"]});
+            write(&folder.join("majority"), 30, about);
+            // It answers labels alone.
+            fs::remove_file(folder.join("majority/words.jsonl")).unwrap();
+            let path = folder.join("majority/scores.json");
+            let mut scores: Value =
+                serde_json::from_str(&fs::read_to_string(&path).unwrap()).unwrap();
+            scores
+                .as_object_mut()
+                .unwrap()
+                .retain(|name, _| !name.starts_with("words.") && name != "mean");
+            fs::write(&path, scores.to_string()).unwrap();
+        }
+    }
+
     fn write_evaluation(&self, folder: &Path, step: u64) {
         fs::create_dir_all(folder).unwrap();
         fs::write(folder.join("scores.json"), self.scores(step).to_string()).unwrap();
         let meta = |i: usize| json!({"speaker": if i.is_multiple_of(2) { "فادية" } else { "<omar>" }, "dialect": "EGY", "seconds": 1.0 + i as f64});
         let line = |row: Value, i: usize| {
             let mut row = row;
+            let label = row["label"].take();
             (row["meta"], row["tokens"]) = (meta(i), json!([]));
+            if label.is_string() {
+                row["meta"]["label"] = label;
+            }
             if i == 1 {
                 row["hit_limit"] = json!(true);
             }
@@ -167,7 +222,7 @@ impl Sample {
             let (label, answer) = self.mood(i, step);
             let (task, label) = (&self.tasks[self.tasks.len() - 1], labels[label]);
             line(
-                json!({"id": format!("m{i}"), "task": task, "reference": label, "prediction": label, "answer": answer.map(|answer| labels[answer])}),
+                json!({"id": format!("m{i}"), "task": task, "label": label, "reference": label, "prediction": label, "answer": answer.map(|answer| labels[answer])}),
                 i,
             )
         };

@@ -17,11 +17,14 @@ use crate::cli::eval::systems::Systems;
 use crate::cli::eval::written::Folder;
 use crate::cli::print;
 use crate::cli::progress::Progress;
+use crate::cli::prompts;
+use crate::cli::report;
 use crate::error::Error;
 use crate::error::Kind;
 use crate::error::Result;
 use crate::eval::significance::Resampling;
 use crate::eval::suite::Suite;
+use crate::report::resampled::Resampled;
 use crate::task::Tasks;
 
 #[derive(Args)]
@@ -40,7 +43,7 @@ pub struct Arguments {
     /// Folder of the results; by default runs/eval/SUITE.
     #[arg(long)]
     out: Option<PathBuf>,
-    /// Folder of task files that add to or override the built-in ones.
+    /// Folder of task files that add to or override the built-in ones; by default that of the adapters' runs.
     #[arg(long)]
     prompts: Option<PathBuf>,
     /// Resamples behind each interval and test.
@@ -56,10 +59,16 @@ pub struct Arguments {
 }
 
 pub fn run(arguments: &Arguments, stop: &AtomicBool) -> Result<()> {
-    let suite = Suite::load(
-        &arguments.suite,
-        &Tasks::load(arguments.prompts.as_deref())?,
+    let adapters = arguments
+        .adapter
+        .iter()
+        .map(|written| systems::folder_of(written));
+    let adapters: Vec<PathBuf> = adapters.collect();
+    let prompts = prompts::of(
+        arguments.prompts.as_deref(),
+        adapters.iter().map(PathBuf::as_path),
     )?;
+    let suite = Suite::load(&arguments.suite, &Tasks::load(prompts.as_deref())?)?;
     let out = arguments
         .out
         .clone()
@@ -73,7 +82,7 @@ pub fn run(arguments: &Arguments, stop: &AtomicBool) -> Result<()> {
         (device, computes),
     )?;
     systems.check_names(&suite)?;
-    let folder = Folder::claim(&out, &suite)?;
+    let folder = Folder::claim(&out, &suite, prompts.as_deref())?;
     let controlled = suite
         .controls
         .iter()
@@ -97,10 +106,13 @@ pub fn run(arguments: &Arguments, stop: &AtomicBool) -> Result<()> {
             "note: {name} was judged by another version of this suite; judge it again beside the others"
         ));
     }
+    let page = report::page_in(&out);
+    report::of_evaluation(&out, &page, false, &Resampled { resampling })?;
     print::message(format_args!(
         "predictions, scores and this table: {}",
         out.display()
     ));
+    print::message(format_args!("page: {}", page.display()));
     Ok(())
 }
 

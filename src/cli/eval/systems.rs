@@ -252,21 +252,30 @@ impl Asked<'_> {
     }
 }
 
+/// The folder of an adapter as it was written: `DIR` or `NAME=DIR`.
+pub fn folder_of(written: &str) -> PathBuf {
+    split(written).1
+}
+
 /// The name and folder of an adapter as it was written.
 fn named(written: &str) -> Result<(String, PathBuf)> {
-    // A folder may have `=` in its name; what is there as it stands has no name in front.
-    let (name, folder) = match written.split_once('=') {
-        Some((name, folder)) if !Path::new(written).is_dir() => {
-            (Some(name.to_owned()), PathBuf::from(folder))
-        }
-        _ => (None, PathBuf::from(written)),
-    };
+    let (name, folder) = split(written);
     let name = name.unwrap_or_else(|| name_of(&folder));
     files::check_name(&name).map_err(|e| {
         e.at("--adapter")
             .hint("name the system with --adapter NAME=DIR")
     })?;
     Ok((name, folder))
+}
+
+fn split(written: &str) -> (Option<String>, PathBuf) {
+    // A folder may have `=` in its name; what is there as it stands has no name in front.
+    match written.split_once('=') {
+        Some((name, folder)) if !Path::new(written).is_dir() => {
+            (Some(name.to_owned()), PathBuf::from(folder))
+        }
+        _ => (None, PathBuf::from(written)),
+    }
 }
 
 /// `tpc-ads` of `runs/tpc-ads/best`, `tpc-ads-step-000200` of its checkpoint, otherwise the folder's own name.

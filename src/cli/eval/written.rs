@@ -13,13 +13,12 @@ use crate::error::Result;
 use crate::eval::Prediction;
 use crate::eval::record;
 use crate::eval::record::Details;
+use crate::eval::record::SUITE_FILE;
 use crate::eval::suite::Suite;
 use crate::eval::table::CONTROLS_FILE;
 use crate::eval::table::SCORES_FILE;
 use crate::files;
 
-/// The file that says which suite a folder is about.
-const SUITE_FILE: &str = "suite.json";
 /// The table as it was printed.
 const TABLE_FILE: &str = "table.txt";
 
@@ -35,8 +34,11 @@ impl Folder {
     ///
     /// # Errors
     /// A folder that holds results of another suite, or something else; one that another process writes to.
-    pub fn claim(path: &Path, suite: &Suite) -> Result<Self> {
-        let about = about(suite)?;
+    pub fn claim(path: &Path, suite: &Suite, prompts: Option<&Path>) -> Result<Self> {
+        let mut about = about(suite)?;
+        if let Some(prompts) = prompts {
+            about.insert("prompts".to_owned(), prompts.display().to_string().into());
+        }
         let hint = "choose another folder with --out";
         let known = path.join(SUITE_FILE);
         if known.is_file() {

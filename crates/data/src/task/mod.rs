@@ -201,8 +201,26 @@ pub struct Task {
     pub metric: String,
 }
 
+impl Task {
+    /// The instruction behind a wording's name, `task/set/language/number` with numbers from 1; `None` where this task has none such.
+    pub fn instruction(&self, wording: &str) -> Option<String> {
+        let mut parts = wording
+            .strip_prefix(&self.name)?
+            .strip_prefix('/')?
+            .split('/');
+        let set = parts.next()?;
+        let set = [Wording::Train, Wording::Dev, Wording::Test]
+            .into_iter()
+            .find(|known| known.name() == set)?;
+        let language = parts.next()?;
+        let place: usize = parts.next()?.parse().ok()?;
+        let known = self.instructions.of(set).get(language)?;
+        Some(self.fill(known.get(place.checked_sub(1)?)?, language))
+    }
+}
+
 /// The tasks of a run, by name.
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Tasks {
     by_name: BTreeMap<String, Task>,
 }
@@ -267,6 +285,12 @@ impl Tasks {
             );
             Error::input(format!("unknown task `{name}`")).hint(hint)
         })
+    }
+
+    /// The instruction behind a wording's name, `task/set/language/number`; `None` where no task has it.
+    pub fn instruction(&self, wording: &str) -> Option<String> {
+        let (task, _) = wording.split_once('/')?;
+        self.by_name.get(task)?.instruction(wording)
     }
 
     /// The names of all tasks, sorted.
