@@ -99,7 +99,7 @@ fn rms_norm_is_the_crates_own() {
             TOKENS,
             256,
             0,
-            &[&again, &case.x, &case.weight, &inverse, &width],
+            &[&again, &case.x, &case.weight, &inverse, &width, &width],
         );
         assert_eq!(again.values(), y.values());
         for room in ROOMS {
@@ -120,6 +120,22 @@ fn rms_norm_is_the_crates_own() {
                 ],
             );
             assert_eq!(apart.rows(dim, dim + room), y.numbers());
+            let again = Buffer::<bf16>::output(TOKENS * (dim + room));
+            launch(
+                "rms_norm_again",
+                TOKENS,
+                256,
+                0,
+                &[
+                    &again,
+                    &case.x,
+                    &case.weight,
+                    &inverse,
+                    &width,
+                    &((dim + room) as i32),
+                ],
+            );
+            assert_eq!(again.rows(dim, dim + room), y.numbers());
         }
     }
 }

@@ -238,6 +238,36 @@ fn a_bias_is_added_to_every_row() {
 }
 
 #[test]
+fn rows_are_added_to_rows_that_lie_apart() {
+    if !is_emulated() {
+        return;
+    }
+    for (width, stride) in [(8, 8), (64, 72), (3, 5), (300, 300), (16, 20)] {
+        let x = random("x", 3 * width);
+        let y = Buffer::<bf16>::in_place_from(&numbers("y", 3 * stride));
+        let expected = added(&y.numbers(), &x.numbers(), width, stride);
+        let (row, apart) = (width as i32, stride as i64);
+        launch("add_rows_bf16", 3, 256, 0, &[&y, &apart, &x, &row]);
+        assert_each("add_rows_bf16", &y.numbers(), &expected, ROUNDED, 1e-7);
+
+        let x = Buffer::<f32>::in_place_from(&numbers("x", 3 * width));
+        let y = Buffer::<f32>::in_place_from(&numbers("y", 3 * stride));
+        let expected = added(&y.numbers(), &x.numbers(), width, stride);
+        launch("add_rows_f32", 3, 256, 0, &[&y, &apart, &x, &row]);
+        assert_each("add_rows_f32", &y.numbers(), &expected, 1e-6, 1e-7);
+    }
+}
+
+/// Three rows of `y`, `stride` apart, with those of `x` added; what lies between stays.
+fn added(y: &[f64], x: &[f64], width: usize, stride: usize) -> Vec<f64> {
+    let mut sums = y.to_vec();
+    for (sums, x) in sums.chunks_exact_mut(stride).zip(x.chunks_exact(width)) {
+        sums.iter_mut().zip(x).for_each(|(sum, x)| *sum += x);
+    }
+    sums
+}
+
+#[test]
 fn a_transpose_is_a_transpose() {
     if !is_emulated() {
         return;

@@ -81,11 +81,24 @@ fn the_loss_and_its_gradients() {
                 )
                 .unwrap();
                 assert!(alone.d_rows.is_none());
-                assert_eq!(
-                    alone.read().unwrap(),
-                    found,
-                    "whatever the blocks, and without gradients"
+                // All rows are one block there. Blocks of other sizes are other questions to the library, whose algorithms may sum in
+                // another order.
+                let alone = alone.read().unwrap();
+                if rows <= block {
+                    assert_eq!(alone, found, "{what}: without gradients");
+                }
+                assert!(
+                    (alone.loss - found.loss).abs() <= SINGLE * found.loss.abs().max(1.0),
+                    "{what}: {} in one block, {} in several",
+                    alone.loss,
+                    found.loss
                 );
+                for (alone, found) in alone.log_probabilities.iter().zip(&found.log_probabilities) {
+                    assert!(
+                        (alone - found).abs() <= SINGLE * found.abs().max(1.0),
+                        "{what}: {alone} in one block, {found} in several"
+                    );
+                }
             }
         }
     });

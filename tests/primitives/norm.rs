@@ -36,7 +36,7 @@ fn rms_norm_is_its_formula_and_its_gradients_are_the_differences() {
             .unwrap();
         assert_near("rms_norm", &y, &formula, 1e-14);
         assert_eq!(
-            flat(&rms_norm_again(&x, &weight, &inverse).unwrap()),
+            flat(&rms_norm_again(&x, &weight, &inverse, 0).unwrap()),
             flat(&y),
             "again"
         );

@@ -1,7 +1,11 @@
 // An emulated `libcublasLt.so.13`: products by their definition, in f32, with what the program asks for: strides, transposes, factors,
 // C apart from D, a bias for each row, and scales of 8-bit operands for each row. Matrices are column-major, as in cuBLASLt.
 //
-// MAQAM_EMULATED_PLAIN_PRODUCTS refuses every bias, as it is refused on a card for some shapes, and what is added to products of 8 bits.
+// A product whose factors have padding between their rows sums in another order than one whose factors have none: cuBLASLt may choose
+// another algorithm for it, and code that promises equal bits must ask the same question twice.
+//
+// MAQAM_EMULATED_PLAIN_PRODUCTS refuses every bias, as it is refused on a card for some shapes, and what is added to products of 8 bits and
+// to products in f32. MAQAM_EMULATED_EVEN_PRODUCTS refuses products of 8 bits whose columns are no multiple of 16.
 
 #include <algorithm>
 #include <chrono>
@@ -122,8 +126,8 @@ std::vector<float> packed(const void* from, const Layout& layout, bool inner_is_
 constexpr size_t LANES = 16, TILE = 4;
 typedef float Lanes __attribute__((vector_size(LANES * sizeof(float)), aligned(4)));
 
-// Inner products of `TILE` rows with `TILE` rows; each is a sum of `LANES` partial sums, always in the same order.
-void multiply_tile(float (&sums)[TILE][TILE], const float* const (&a)[TILE], const float* const (&b)[TILE], size_t inner) {
+// Inner products of `TILE` rows with `TILE` rows; each is a sum of `LANES` partial sums, ascending or descending.
+void multiply_tile(float (&sums)[TILE][TILE], const float* const (&a)[TILE], const float* const (&b)[TILE], size_t inner, bool is_reversed) {
     Lanes lanes[TILE][TILE] = {};
     size_t k = 0;
     for (; k + LANES <= inner; k += LANES) {
@@ -137,7 +141,7 @@ void multiply_tile(float (&sums)[TILE][TILE], const float* const (&a)[TILE], con
     for (size_t i = 0; i < TILE; i++) {
         for (size_t j = 0; j < TILE; j++) {
             float sum = 0.0f;
-            for (size_t lane = 0; lane < LANES; lane++) sum += lanes[i][j][lane];
+            for (size_t lane = 0; lane < LANES; lane++) sum += lanes[i][j][is_reversed ? LANES - 1 - lane : lane];
             for (size_t rest = k; rest < inner; rest++) sum += a[i][rest] * b[j][rest];
             sums[i][j] = sum;
         }
@@ -146,6 +150,7 @@ void multiply_tile(float (&sums)[TILE][TILE], const float* const (&a)[TILE], con
 
 void multiply(const Operands& of, float alpha, const void* a, const void* b, float beta, const void* c, void* d) {
     size_t inner = of.inner(), m = of.d.rows, n = of.d.cols;
+    bool is_padded = of.a.stride > int64_t(of.a.rows) || of.b.stride > int64_t(of.b.rows);
     std::vector<float> rows = packed(a, of.a, of.is_transposed(TRANS_A), inner), cols = packed(b, of.b, !of.is_transposed(TRANS_B), inner);
     auto pointer = [&](int attribute) { return reinterpret_cast<const void*>(of.description.get(attribute, 0)); };
     const auto *row_scales = static_cast<const float*>(pointer(A_SCALE)), *col_scales = static_cast<const float*>(pointer(B_SCALE));
@@ -166,7 +171,7 @@ void multiply(const Operands& of, float alpha, const void* a, const void* b, flo
             const float *of_a[TILE], *of_b[TILE];
             for (size_t t = 0; t < TILE; t++) of_a[t] = &rows[std::min(i + t, m - 1) * inner], of_b[t] = &cols[std::min(j + t, n - 1) * inner];
             float sums[TILE][TILE];
-            multiply_tile(sums, of_a, of_b, inner);
+            multiply_tile(sums, of_a, of_b, inner, is_padded);
             for (size_t u = 0; u < TILE && j + u < n; u++) {
                 for (size_t t = 0; t < TILE && i + t < m; t++) finish(i + t, j + u, sums[t][u]);
             }
@@ -235,6 +240,8 @@ EXPORTED Status cublasLtMatmulAlgoGetHeuristic(void*, const Description* descrip
     }
     if (wanted < 1) return INVALID_VALUE;
     if (is_plain() && operands.has_bias()) return NOT_SUPPORTED;
+    static const bool is_even = getenv("MAQAM_EMULATED_EVEN_PRODUCTS") != nullptr;
+    if (is_even && a->type == E4M3 && d->cols % 16 != 0) return NOT_SUPPORTED;
     results[0] = Heuristic{{ALGORITHM}, 0, SUCCESS, 1.0f, {}};
     *found = 1;
     return SUCCESS;
@@ -245,7 +252,7 @@ EXPORTED Status cublasLtMatmul(void*, const Description* description, const floa
     Operands operands{*description, *of_a, *of_b, *of_c, *of_d};
     if (const char* why = fault(operands)) return refuse("cublasLtMatmul", why);
     if (algorithm != nullptr && algorithm[0] != ALGORITHM) return refuse("cublasLtMatmul", "an algorithm that was never given out");
-    if (is_plain() && of_a->type == E4M3 && *beta != 0.0f) return NOT_SUPPORTED;
+    if (is_plain() && (of_a->type == E4M3 || of_d->type == F32) && *beta != 0.0f) return NOT_SUPPORTED;
     switch (maqam_card_fault("product")) {
         case 1: return SUCCESS;
         case 2: return EXECUTION_FAILED;

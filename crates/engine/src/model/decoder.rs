@@ -270,7 +270,9 @@ impl DecoderLayer {
         let rest = self.dropout_of(packing, saved.kept.as_ref());
         let rest = rest.as_dropout(dropout);
 
-        let activated = or_again(&saved.activated, || swiglu(&saved.gate_up, 0))?;
+        let activated = or_again(&saved.activated, || {
+            swiglu(&saved.gate_up, self.down.room())
+        })?;
         let d_activated =
             wanted(
                 self.down
@@ -280,7 +282,12 @@ impl DecoderLayer {
         let d_gate_up = swiglu_backward(&d_activated, &saved.gate_up, self.gate_up.room())?;
         drop(d_activated);
         let mlp_in = or_again(&saved.mlp_in, || {
-            rms_norm_again(&saved.middle, &self.mlp_norm.value, &saved.mlp_inverse)
+            rms_norm_again(
+                &saved.middle,
+                &self.mlp_norm.value,
+                &saved.mlp_inverse,
+                self.gate_up.room(),
+            )
         })?;
         let d_mlp_in = wanted(self.gate_up.backward(
             &d_gate_up,
@@ -338,7 +345,12 @@ impl DecoderLayer {
         )?;
         rotary.apply_backward(&d_qkv, self.heads.num_heads + self.heads.num_kv_heads)?;
         let attention_in = or_again(&saved.attention_in, || {
-            rms_norm_again(x, &self.attention_norm.value, &saved.attention_inverse)
+            rms_norm_again(
+                x,
+                &self.attention_norm.value,
+                &saved.attention_inverse,
+                self.qkv.room(),
+            )
         })?;
         let want_norm = input.is_some() || self.attention_norm.gradient.is_some();
         let Some(d_attention_in) = self.qkv.backward(

@@ -392,14 +392,17 @@ impl Weights {
     }
 }
 
-/// Normal matrices of the deviation of [`random`]'s, made on the device.
+/// Normal matrices of the deviation of [`random`]'s, made on the device: the numbers that bf16 holds, on the CPU too, so that every device
+/// computes with the same ones.
 fn noise(key: Key, shape: &[usize], device: &Device) -> Result<Tensor> {
-    Ok(random_normal(
-        shape,
-        key,
-        (GAIN / (shape[1..].iter().product::<usize>() as f64).sqrt()) as f32,
-        device,
-    )?)
+    let inputs: usize = shape[1..].iter().product();
+    let deviation = GAIN / (inputs as f64).sqrt();
+    let matrix = random_normal(shape, key, deviation as f32, device)?;
+    if device.is_cpu() {
+        Ok(matrix.to_dtype(DType::BF16)?.to_dtype(DType::F32)?)
+    } else {
+        Ok(matrix)
+    }
 }
 
 /// What keeps the size of activations over layers with a residual path past them.

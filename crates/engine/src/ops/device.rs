@@ -6,12 +6,14 @@
 use std::fmt;
 use std::ops::Range;
 use std::str::FromStr;
+use std::sync::OnceLock;
 
 use candle_core::DType;
 use candle_core::Device;
 use candle_core::Result;
 use candle_core::Shape;
 use candle_core::Tensor;
+use rayon::prelude::*;
 
 use crate::ops::cpu::write;
 use maqam_base::seed::Key;
@@ -97,6 +99,23 @@ pub fn compute_type(device: &Device) -> DType {
     }
 }
 
+/// What is told of an engine that does something else than it was made for.
+static NOTES: OnceLock<fn(&str)> = OnceLock::new();
+
+/// Has `tell` told of what the engine falls back to, such as a matrix product that the library refuses. Without it nothing is said.
+pub fn tell_notes(tell: fn(&str)) {
+    // The first one stays.
+    let _ = NOTES.set(tell);
+}
+
+/// Tells of a fallback.
+#[cfg(feature = "cuda")]
+pub(crate) fn note(text: &str) {
+    if let Some(tell) = NOTES.get() {
+        tell(text);
+    }
+}
+
 /// The memory of a card, in bytes.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Memory {
@@ -122,6 +141,65 @@ pub fn peak(device: &Device) -> Result<Option<u64>> {
 pub fn reset_peak(device: &Device) -> Result<()> {
     on_cuda!(device, crate::ops::cuda::reset_peak(device));
     Ok(())
+}
+
+/// Fills new tensors of a GPU with NaN from now on, or no longer: what an operation does not write is then seen in what it returns. Nothing
+/// changes on the CPU, where outputs are made of numbers that were computed.
+pub fn poison_new_tensors(device: &Device, is_poisoned: bool) -> Result<()> {
+    let _ = is_poisoned;
+    on_cuda!(
+        device,
+        crate::ops::cuda::poison_new_tensors(device, is_poisoned)
+    );
+    Ok(())
+}
+
+/// The most memory that tensors on a GPU and the gaps between them have had at once since [`reset_peak`], in bytes; `None` for the CPU.
+pub fn reserved_peak(device: &Device) -> Result<Option<u64>> {
+    on_cuda!(device, crate::ops::cuda::reserved_peak(device).map(Some));
+    Ok(None)
+}
+
+/// Bytes that the driver of a GPU has left now, without those that it keeps for new tensors; `None` for the CPU.
+pub fn free_of_driver(device: &Device) -> Result<Option<u64>> {
+    on_cuda!(device, crate::ops::cuda::free_of_driver(device).map(Some));
+    Ok(None)
+}
+
+/// Time on a GPU that launches of one kernel, or products of one shape, took together.
+#[derive(Clone, Debug)]
+pub struct Timed {
+    /// Name of the kernel; `product` for matrix products, `copy` and `clear` for what they say.
+    pub name: String,
+    /// Grid and sizes, or the product's dimensions and types.
+    pub shape: String,
+    /// Number of launches.
+    pub count: usize,
+    /// Seconds of all of them, by events before and after each.
+    pub seconds: f64,
+    /// Bytes that they read and wrote at least, where that is known.
+    pub bytes: Option<f64>,
+    /// Floating-point operations, of products and of attention.
+    pub operations: f64,
+}
+
+/// Begins to take the time of every kernel and product on a GPU; the CPU has nothing that takes it.
+pub fn begin_profile(device: &Device) -> Result<()> {
+    on_cuda!(device, crate::ops::cuda::begin_profile(device));
+    Ok(())
+}
+
+/// Waits, and returns the times since [`begin_profile`], the longest first; none on the CPU.
+pub fn end_profile(device: &Device) -> Result<Vec<Timed>> {
+    on_cuda!(device, crate::ops::cuda::end_profile(device));
+    Ok(Vec::new())
+}
+
+/// Seconds between the first and the last thing that was asked of a GPU since this was called last: the host's own time. `None` for the
+/// CPU.
+pub fn host_seconds(device: &Device) -> Result<Option<f64>> {
+    on_cuda!(device, crate::ops::cuda::host_seconds(device).map(Some));
+    Ok(None)
 }
 
 /// Waits until everything asked of the device is done.
@@ -203,6 +281,7 @@ pub fn random_normal(
         crate::ops::cuda::rows::random_normal(shape, key, deviation, device)
     );
     let values: Vec<f32> = (0..shape.elem_count() as u64)
+        .into_par_iter()
         .map(|position| deviation * normal(key.bits(position)))
         .collect();
     Tensor::from_vec(values, shape, device)

@@ -156,7 +156,7 @@ impl Linear {
     /// Rounds a frozen weight to 8 bits; adapters and the bias stay as they are. On the CPU it takes twice its memory.
     ///
     /// # Errors
-    /// Where the weight is trained; on the CPU where it is not in `f32`; on a card older than Hopper, or where a dimension is no
+    /// Where the weight is trained; on the CPU where it is not in `f32`; on a GPU that is no Hopper, or where a dimension is no
     /// multiple of 16.
     pub fn quantise(&mut self) -> Result<()> {
         if self.weight.gradient.is_some() {

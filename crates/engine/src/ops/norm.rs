@@ -55,15 +55,22 @@ pub fn rms_norm(x: &Tensor, weight: &Tensor, eps: f64, room: usize) -> Result<(T
     })
 }
 
-/// The output of [`rms_norm`] once more, from its saved statistics.
-pub fn rms_norm_again(x: &Tensor, weight: &Tensor, inverse: &Tensor) -> Result<Tensor> {
+/// The output of [`rms_norm`] once more, from its saved statistics, with `room` behind every row. The same padding as in the forward lets the
+/// layer that reads it multiply in the same way, so that gradients have the same bits.
+pub fn rms_norm_again(
+    x: &Tensor,
+    weight: &Tensor,
+    inverse: &Tensor,
+    room: usize,
+) -> Result<Tensor> {
     let (tokens, dim) = x.dims2()?;
     expect_shape("the weight of the norm", weight, &[dim])?;
     expect_shape("the statistics of the norm", inverse, &[tokens])?;
     on_cuda!(
         x.device(),
-        crate::ops::cuda::norm::rms_norm_again(x, weight, inverse)
+        crate::ops::cuda::norm::rms_norm_again(x, weight, inverse, room)
     );
+    let _ = room; // Rows on the CPU have none.
     with_real!(x, T => {
         let (xs, w, r) = (slice::<T>(x)?, slice::<T>(weight)?, slice::<T>(inverse)?);
         let (xs, w, r): (&[T], &[T], &[T]) = (&xs, &w, &r);

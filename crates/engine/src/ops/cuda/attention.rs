@@ -109,12 +109,13 @@ pub fn attention(
         causal,
         scale
     ];
-    card.launch(
+    card.launch_counted(
         FORWARD.names[shape.width],
-        (heads.num_heads, count),
+        [heads.num_heads, count, 1],
         (THREADS, 1),
         FORWARD.shared[shape.width],
         arguments,
+        operations(cu_seqlens, mask, heads, 2.0),
     )?;
     Ok((out, log_sums))
 }
@@ -169,12 +170,13 @@ pub fn attention_backward(
         causal,
         scale
     ];
-    card.launch(
+    card.launch_counted(
         BACKWARD_QUERIES.names[shape.width],
-        (heads.num_heads, count),
+        [heads.num_heads, count, 1],
         (THREADS, 1),
         BACKWARD_QUERIES.shared[shape.width],
         arguments,
+        operations(cu_seqlens, mask, heads, 3.0),
     )?;
     let (tiles, count) = shape.tiles(cu_seqlens, Side::Keys)?;
     let arguments = arguments![
@@ -191,14 +193,30 @@ pub fn attention_backward(
         causal,
         scale
     ];
-    card.launch(
+    card.launch_counted(
         BACKWARD_KEYS.names[shape.width],
-        (heads.num_kv_heads, count),
+        [heads.num_kv_heads, count, 1],
         (THREADS, 1),
         BACKWARD_KEYS.shared[shape.width],
         arguments,
+        operations(cu_seqlens, mask, heads, 4.0),
     )?;
     Ok(d_qkv)
+}
+
+/// Floating-point operations of so many products over the pairs of queries and keys that see each other.
+fn operations(cu_seqlens: &[usize], mask: Mask, heads: Heads, products: f64) -> f64 {
+    let pairs: f64 = cu_seqlens
+        .windows(2)
+        .map(|pair| {
+            let len = (pair[1] - pair[0]) as f64;
+            match mask {
+                Mask::Causal => len * (len + 1.0) / 2.0,
+                Mask::Full => len * len,
+            }
+        })
+        .sum();
+    2.0 * products * pairs * heads.query_width() as f64
 }
 
 /// What a block's rows are.
@@ -281,12 +299,14 @@ pub fn attention_step(queries: &Tensor, past: &[Past], heads: Heads) -> Result<T
         heads.scale() as f32
     ];
     let groups = (heads.num_heads / heads.num_kv_heads).div_ceil(STEP_ROWS);
-    card.launch_layers(
+    let pairs: usize = past.iter().map(|past| past.len).sum();
+    card.launch_counted(
         "attention_step",
         [sequences, heads.num_kv_heads, groups],
         (THREADS, 1),
         STEP_SHARED,
         arguments,
+        4.0 * (pairs * heads.query_width()) as f64,
     )?;
     Ok(out)
 }

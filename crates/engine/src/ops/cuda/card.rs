@@ -7,6 +7,8 @@ use std::sync::Arc;
 use std::sync::Mutex;
 use std::sync::MutexGuard;
 use std::sync::PoisonError;
+use std::sync::atomic::AtomicBool;
+use std::sync::atomic::Ordering;
 
 use candle_core::DType;
 use candle_core::Device;
@@ -31,6 +33,12 @@ use half::bf16;
 
 use crate::ops::cuda::gemm::Blas;
 use crate::ops::cuda::pinned;
+use crate::ops::cuda::pool::trim;
+use crate::ops::cuda::watch;
+use crate::ops::cuda::watch::Watch;
+use crate::ops::cuda::watch::Work;
+use crate::ops::cuda::watch::late;
+use crate::ops::cuda::watch::late_of_candle;
 
 /// The compiled kernels, a fatbin for each source file.
 const FATBINS: &[&[u8]] = &include!(concat!(env!("OUT_DIR"), "/kernels.rs"));
@@ -40,6 +48,9 @@ const SHARED_WITHOUT_ASKING: u32 = 48 << 10;
 
 /// Tables kept on the card in case they are asked for again: those of one batch, or of a step of generation in all layers.
 const KEPT_TABLES: usize = 256;
+
+/// All bits set are NaN in every type of floating-point number.
+const POISON: u8 = 0xff;
 
 /// Threads of a block in all kernels that do not say otherwise.
 pub const BLOCK: u32 = 256;
@@ -160,6 +171,9 @@ pub struct Card {
     tables: Mutex<VecDeque<Kept>>,
     pinned: Mutex<pinned::Pool>,
     blas: Blas,
+    /// Whether new tensors are filled with NaN.
+    is_poisoned: AtomicBool,
+    watch: Watch,
 }
 
 static CARDS: Mutex<Vec<(DeviceId, Arc<Card>)>> = Mutex::new(Vec::new());
@@ -195,12 +209,42 @@ impl Card {
             tables: Mutex::default(),
             pinned: Mutex::default(),
             blas,
+            is_poisoned: AtomicBool::new(false),
+            watch: Watch::new(),
         })
     }
 
     /// The compute capability.
     pub fn capability(&self) -> Result<(i32, i32)> {
         self.stream.context().compute_capability().w()
+    }
+
+    /// The stream that everything runs on.
+    pub fn stream(&self) -> &Arc<CudaStream> {
+        &self.stream
+    }
+
+    /// What is watched of everything that is asked.
+    pub fn watch(&self) -> &Watch {
+        &self.watch
+    }
+
+    /// Waits for the stream.
+    pub fn synchronise(&self) -> Result<()> {
+        self.stream.synchronize().map_err(|error| late(&error))
+    }
+
+    /// Allocates; where there is no memory, once more after the pool has given back what lies between tensors.
+    fn retried<T>(&self, allocate: impl Fn() -> Result<T>) -> Result<T> {
+        allocate()
+            .or_else(|error| {
+                if !error.to_string().contains("OUT_OF_MEMORY") {
+                    return Err(error);
+                }
+                trim(&self.stream)?;
+                allocate()
+            })
+            .map_err(|error| late_of_candle(&error))
     }
 
     /// Matrix products.
@@ -213,7 +257,11 @@ impl Card {
         let shape = shape.into();
         let count = shape.elem_count();
         // SAFETY: on a card any bits are numbers; nothing on the host reads them before they were written.
-        let flat = unsafe { Tensor::empty(count.max(1), kind, &self.device)? };
+        let flat = self.retried(|| unsafe { Tensor::empty(count.max(1), kind, &self.device) })?;
+        if self.is_poisoned.load(Ordering::Relaxed) {
+            let bytes = count.max(1) * kind.size_in_bytes();
+            self.set_bytes(address(&flat, kind)?, POISON, bytes)?;
+        }
         flat.narrow(0, 0, count)?.reshape(shape)
     }
 
@@ -235,17 +283,18 @@ impl Card {
         shared: u32,
         arguments: &[Argument],
     ) -> Result<()> {
-        self.launch_layers(name, [grid.0, grid.1, 1], block, shared, arguments)
+        self.launch_counted(name, [grid.0, grid.1, 1], block, shared, arguments, 0.0)
     }
 
-    /// As [`Card::launch`], with a third dimension of blocks.
-    pub fn launch_layers(
+    /// As [`Card::launch`], with a third dimension of blocks, and the floating-point operations that are counted for the profile.
+    pub fn launch_counted(
         &self,
         name: &'static str,
         grid: [usize; 3],
         block: (u32, u32),
         shared: u32,
         arguments: &[Argument],
+        operations: f64,
     ) -> Result<()> {
         if grid.contains(&0) {
             return Ok(());
@@ -266,22 +315,39 @@ impl Card {
             })
             .collect();
         let stream = self.stream.cu_stream();
-        self.stream.context().bind_to_thread().w()?;
-        // SAFETY: each caller gives the arguments that the kernel's comment names, in their types, over memory of the sizes it
-        // names; the memory is freed in the stream's order, so not before the kernel ran.
-        unsafe {
-            result::launch_kernel(
-                function.cu_function(),
-                (x, y, z),
-                (block.0, block.1, 1),
-                shared,
-                stream,
-                &mut pointers,
-            )
-        }
-        .map_err(|error| {
-            candle_core::Error::Msg(format!("the kernel {name} with {grid:?} blocks: {error}"))
-        })
+        self.bind()?;
+        let ask = || {
+            // SAFETY: each caller gives the arguments that the kernel's comment names, in their types, over memory of the sizes it
+            // names; the memory is freed in the stream's order, so not before the kernel ran.
+            unsafe {
+                result::launch_kernel(
+                    function.cu_function(),
+                    (x, y, z),
+                    (block.0, block.1, 1),
+                    shared,
+                    stream,
+                    &mut pointers,
+                )
+            }
+            .map_err(|error| {
+                candle_core::Error::Msg(format!(
+                    "the kernel {name} with {grid:?} blocks: {}",
+                    late(&error)
+                ))
+            })
+        };
+        self.watched(
+            || watch::launch(name, grid, block, shared, arguments, operations),
+            ask,
+        )
+    }
+
+    /// Has the calling thread work in the card's context; an error is one of an earlier call.
+    fn bind(&self) -> Result<()> {
+        self.stream
+            .context()
+            .bind_to_thread()
+            .map_err(|error| late(&error))
     }
 
     /// A kernel by its name, allowed as much dynamic shared memory as it was ever launched with.
@@ -331,7 +397,7 @@ impl Card {
                 bytes.to_vec()
             };
             // SAFETY: all of it is written before anything reads it.
-            let on_card = unsafe { self.stream.alloc::<u8>(bytes.len()).w()? };
+            let on_card = self.retried(|| unsafe { self.stream.alloc::<u8>(bytes.len()).w() })?;
             self.write(Address(on_card.device_ptr(&self.stream).0), &bytes)?;
             tables.push_front(Kept {
                 bytes,
@@ -347,16 +413,21 @@ impl Card {
 
     /// Copies numbers of the host over what is at `to`; waits for nothing but where they are very many.
     pub fn write<T: Plain>(&self, to: Address, values: &[T]) -> Result<()> {
-        self.stream.context().bind_to_thread().w()?;
+        self.bind()?;
         if !pinned::is_staged(size_of_val(values)) {
-            // SAFETY: callers name memory of a tensor with room for the values. From memory that is not page-locked the driver has
-            // read everything before it returns.
-            return unsafe { result::memcpy_htod_async(to.0, values, self.stream.cu_stream()).w() };
+            // SAFETY: callers name memory of a tensor with room for the values, which are waited for: the driver does not promise that it
+            // has read memory that is not page-locked when it returns.
+            unsafe {
+                result::memcpy_htod_async(to.0, values, self.stream.cu_stream())
+                    .map_err(|error| late(&error))?
+            };
+            return self.synchronise();
         }
         let mut block = self.pinned()?.take(size_of_val(values))?;
         // SAFETY: as above; the block is used again once the card has read it.
         unsafe {
-            result::memcpy_htod_async(to.0, block.filled(values), self.stream.cu_stream()).w()?
+            result::memcpy_htod_async(to.0, block.filled(values), self.stream.cu_stream())
+                .map_err(|error| late(&error))?
         };
         self.pinned()?.give(block, self.event()?);
         Ok(())
@@ -364,13 +435,13 @@ impl Card {
 
     /// Page-locked memory to copy through.
     pub fn pinned(&self) -> Result<MutexGuard<'_, pinned::Pool>> {
-        self.stream.context().bind_to_thread().w()?;
+        self.bind()?;
         Ok(locked(&self.pinned))
     }
 
     /// Says when all that was asked for so far is done.
     pub fn event(&self) -> Result<CudaEvent> {
-        self.stream.record_event(None).w()
+        self.stream.record_event(None).map_err(|error| late(&error))
     }
 
     /// Begins to copy `count` numbers into page-locked memory.
@@ -378,7 +449,7 @@ impl Card {
         if count == 0 {
             return Ok(());
         }
-        self.stream.context().bind_to_thread().w()?;
+        self.bind()?;
         // SAFETY: callers name a place of a block with room for the values, which they keep until an event says that they are there,
         // and memory of a tensor with as many.
         unsafe {
@@ -387,7 +458,7 @@ impl Card {
                 from.0,
                 self.stream.cu_stream(),
             )
-            .w()
+            .map_err(|error| late(&error))
         }
     }
 
@@ -397,13 +468,14 @@ impl Card {
         if count == 0 {
             return Ok(values);
         }
-        self.stream.context().bind_to_thread().w()?;
+        self.bind()?;
         // SAFETY: callers name memory of a tensor with as many values; all of them are written before the stream is idle, and
         // any bits are values of a plain type.
         unsafe {
             let room = std::slice::from_raw_parts_mut(values.as_mut_ptr(), count);
-            result::memcpy_dtoh_async(room, from.0, self.stream.cu_stream()).w()?;
-            self.stream.synchronize().w()?;
+            result::memcpy_dtoh_async(room, from.0, self.stream.cu_stream())
+                .map_err(|error| late(&error))?;
+            self.synchronise()?;
             values.set_len(count);
         }
         Ok(values)
@@ -414,19 +486,46 @@ impl Card {
         if bytes == 0 {
             return Ok(());
         }
-        self.stream.context().bind_to_thread().w()?;
+        self.bind()?;
         // SAFETY: callers name memory of tensors with as many bytes.
-        unsafe { result::memcpy_dtod_async(to.0, from.0, bytes, self.stream.cu_stream()).w() }
+        let ask = || unsafe {
+            result::memcpy_dtod_async(to.0, from.0, bytes, self.stream.cu_stream())
+                .map_err(|error| late(&error))
+        };
+        self.watched(|| moved("copy", bytes, 2.0), ask)
+    }
+
+    /// Fills new tensors with NaN from now on, or no longer.
+    pub fn poison(&self, is_poisoned: bool) {
+        self.is_poisoned.store(is_poisoned, Ordering::Relaxed);
     }
 
     /// Sets bytes to zero.
     pub fn clear(&self, at: Address, bytes: usize) -> Result<()> {
+        self.set_bytes(at, 0, bytes)
+    }
+
+    fn set_bytes(&self, at: Address, byte: u8, bytes: usize) -> Result<()> {
         if bytes == 0 {
             return Ok(());
         }
-        self.stream.context().bind_to_thread().w()?;
+        self.bind()?;
         // SAFETY: as above.
-        unsafe { result::memset_d8_async(at.0, 0, bytes, self.stream.cu_stream()).w() }
+        let ask = || unsafe {
+            result::memset_d8_async(at.0, byte, bytes, self.stream.cu_stream())
+                .map_err(|error| late(&error))
+        };
+        self.watched(|| moved("clear", bytes, 1.0), ask)
+    }
+}
+
+/// A copy or a fill of so many bytes, each touched so many times.
+fn moved(name: &'static str, bytes: usize, times: f64) -> Work {
+    Work {
+        name,
+        shape: format!("{bytes} B"),
+        bytes: Some(times * bytes as f64),
+        operations: 0.0,
     }
 }
 

@@ -5,6 +5,7 @@
 
 use std::collections::HashMap;
 use std::ffi::c_void;
+use std::mem::MaybeUninit;
 use std::ops::Range;
 use std::sync::Arc;
 use std::sync::Mutex;
@@ -26,12 +27,13 @@ use half::bf16;
 use crate::ops::cuda::card::Address;
 use crate::ops::cuda::card::BLOCK;
 use crate::ops::cuda::card::Card;
-use crate::ops::cuda::card::STRETCH;
-use crate::ops::cuda::card::address;
 use crate::ops::cuda::card::arguments;
 use crate::ops::cuda::card::int;
 use crate::ops::cuda::card::rows_of;
+use crate::ops::cuda::watch::Work;
+use crate::ops::cuda::watch::late;
 use crate::ops::device::WORKSPACE;
+use crate::ops::device::note;
 
 /// Algorithms kept; a batch of another length needs a few dozen new ones.
 const KEPT_PLANS: usize = 4096;
@@ -96,6 +98,11 @@ impl Matrix {
     /// The place of the first number behind the first row.
     pub fn behind(self) -> Address {
         self.moved(self.cols)
+    }
+
+    /// The place of the first number.
+    pub fn place(self) -> Address {
+        self.place
     }
 
     /// The distance of two rows.
@@ -231,19 +238,52 @@ struct Question {
     is_fast: bool,
 }
 
-/// An algorithm, and what it leaves for passes of their own.
+/// What a product is asked with: whole, or without what a pass of its own then adds, and with which restrictions on the algorithm.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+struct Form {
+    adds_bias: bool,
+    adds_c: bool,
+    /// Whether parts of a sum are added in f32 alone, and the operands' alignment is told.
+    is_restricted: bool,
+}
+
+/// All forms of a product with a bias and something that it is added to, the best first.
+const FORMS: [Form; 8] = {
+    const fn form(adds_bias: bool, adds_c: bool, is_restricted: bool) -> Form {
+        Form {
+            adds_bias,
+            adds_c,
+            is_restricted,
+        }
+    }
+    [
+        form(true, true, true),
+        form(false, true, true),
+        form(true, false, true),
+        form(false, false, true),
+        form(true, true, false),
+        form(false, true, false),
+        form(true, false, false),
+        form(false, false, false),
+    ]
+};
+
+/// Algorithms that the library is asked for; the first that runs is kept.
+const CANDIDATES: usize = 8;
+
+/// An algorithm, and the form that it is of.
 #[derive(Clone, Copy)]
 struct Plan {
     algorithm: sys::cublasLtMatmulAlgo_t,
-    adds_bias: bool,
-    adds_c: bool,
+    form: Form,
 }
 
 /// cuBLASLt on one stream.
 pub struct Blas {
     handle: sys::cublasLtHandle_t,
     workspace: CudaSlice<u8>,
-    plans: Mutex<HashMap<Question, Plan>>,
+    /// `None` where every form was refused.
+    plans: Mutex<HashMap<Question, Option<Plan>>>,
     stream: Arc<CudaStream>,
 }
 
@@ -267,7 +307,7 @@ impl Blas {
         })
     }
 
-    fn plans(&self) -> MutexGuard<'_, HashMap<Question, Plan>> {
+    fn plans(&self) -> MutexGuard<'_, HashMap<Question, Option<Plan>>> {
         self.plans.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
@@ -293,64 +333,93 @@ impl Card {
         if k == 0 && c.is_some_and(|c| c.place == d.place) {
             return Ok(());
         }
-        let (question, plan) = self.plan(d, &product)?;
-        let bias = product.bias.filter(|_| plan.adds_bias);
-        if let (Some(c), false) = (c, plan.adds_c) {
-            self.add_apart(
-                d,
-                c,
-                &Product {
-                    bias,
-                    c: None,
-                    ..product
-                },
-                &plan,
-            )?;
-        } else if let Err(error) = Call::new(d, &Product { bias, ..product })?.run(self, &plan) {
-            // Whether an algorithm adds something is not asked beforehand.
-            let Some(c) = c else { return Err(error) };
-            let plan = Plan {
-                adds_c: false,
-                ..plan
-            };
-            self.add_apart(
-                d,
-                c,
-                &Product {
-                    bias,
-                    c: None,
-                    ..product
-                },
-                &plan,
-            )
-            .map_err(|_| error)?;
-            self.blas().plans().insert(question, plan);
-        }
-        match product.bias {
-            Some(bias) if !plan.adds_bias => self.add_bias(d, bias),
-            _ => Ok(()),
+        let question = Question {
+            a: a.shape(),
+            b: b.shape(),
+            c: c.map(Matrix::shape),
+            d: d.shape(),
+            bias: product.bias.is_some(),
+            scales: product.scales.is_some(),
+            is_fast: product.is_fast,
+        };
+        let known = self.blas().plans().get(&question).copied();
+        match known {
+            Some(Some(plan)) if self.tried(d, &product, &plan)? => Ok(()),
+            Some(None) => Err(refused(d, &product)),
+            _ => self.find(d, &product, question),
         }
     }
 
+    /// Walks down the forms of a product until one runs, and keeps it. What is fallen back to is said once for each question.
+    fn find(&self, d: Matrix, product: &Product, question: Question) -> Result<()> {
+        let is_asked = |form: &&Form| {
+            (form.adds_bias || product.bias.is_some()) && (form.adds_c || product.c.is_some())
+        };
+        for form in FORMS.iter().filter(is_asked) {
+            let call = Call::new(d, &product.in_form(*form))?;
+            for algorithm in call.algorithms(self.blas(), &question, form.is_restricted)? {
+                let plan = Plan {
+                    algorithm,
+                    form: *form,
+                };
+                if !self.tried(d, product, &plan)? {
+                    continue;
+                }
+                if *form != FORMS[0] {
+                    note(&fallback(d, product, *form));
+                }
+                self.keep(question, Some(plan));
+                return Ok(());
+            }
+        }
+        self.keep(question, None);
+        Err(refused(d, product))
+    }
+
+    fn keep(&self, question: Question, plan: Option<Plan>) {
+        let mut plans = self.blas().plans();
+        if plans.len() >= KEPT_PLANS {
+            plans.clear();
+        }
+        plans.insert(question, plan);
+    }
+
+    /// Computes a product by a plan; false where the library refuses the algorithm, which it says before it begins.
+    fn tried(&self, d: Matrix, product: &Product, plan: &Plan) -> Result<bool> {
+        let asked = product.in_form(plan.form);
+        let is_done = match product.c.filter(|_| !plan.form.adds_c) {
+            None => Call::new(d, &asked)?.run(self, plan, &asked, d)?,
+            Some(c) => self.add_apart(d, c, &asked, plan)?,
+        };
+        match product.bias.filter(|_| !plan.form.adds_bias) {
+            Some(bias) if is_done => self.add_bias(d, bias)?,
+            _ => {}
+        }
+        Ok(is_done)
+    }
+
     /// A product that is added in a pass of its own.
-    fn add_apart(&self, d: Matrix, c: Matrix, product: &Product, plan: &Plan) -> Result<()> {
-        let is_whole = |matrix: Matrix| matrix.stride == matrix.cols && matrix.kind == DType::BF16;
-        if !is_whole(d) || !is_whole(c) {
-            candle_core::bail!("no algorithm adds {c:?} to a product in {d:?}");
+    fn add_apart(&self, d: Matrix, c: Matrix, product: &Product, plan: &Plan) -> Result<bool> {
+        let apart = self.empty((d.rows, d.cols), d.kind)?;
+        let to = Matrix::of(&apart)?;
+        if !Call::new(to, product)?.run(self, plan, product, to)? {
+            return Ok(false);
         }
-        let count = d.rows * d.cols;
-        let apart = self.empty((d.rows, d.cols), DType::BF16)?;
-        Call::new(Matrix::of(&apart)?, product)?.run(self, plan)?;
+        let (width, stride) = (int(d.cols)?, d.stride as u64);
         if c.place != d.place {
-            self.copy(d.place, c.place, count * size_of::<bf16>())?;
+            if d.kind != DType::BF16 {
+                candle_core::bail!("no algorithm adds {c:?} to a product in {d:?}");
+            }
+            let arguments = arguments![d.place, stride, c.place, c.stride as u64, width];
+            self.launch("copy_columns", (d.rows, 1), (BLOCK, 1), 0, arguments)?;
         }
-        self.launch(
-            "add_to",
-            (count.div_ceil(STRETCH), 1),
-            (BLOCK, 1),
-            0,
-            arguments![d.place, address(&apart, DType::BF16)?, count as u64],
-        )
+        let kernel = match d.kind {
+            DType::F32 => "add_rows_f32",
+            _ => "add_rows_bf16",
+        };
+        let arguments = arguments![d.place, stride, to.place, width];
+        self.launch(kernel, (d.rows, 1), (BLOCK, 1), 0, arguments)?;
+        Ok(true)
     }
 
     fn add_bias(&self, d: Matrix, bias: Address) -> Result<()> {
@@ -365,54 +434,70 @@ impl Card {
             arguments![d.place, bias, int(d.cols)?],
         )
     }
+}
 
-    /// The library's first choice for the product, or for the product without its bias where it has none.
-    fn plan(&self, d: Matrix, product: &Product) -> Result<(Question, Plan)> {
-        let question = Question {
-            a: product.a.shape(),
-            b: product.b.shape(),
-            c: product.c.map(Matrix::shape),
-            d: d.shape(),
-            bias: product.bias.is_some(),
-            scales: product.scales.is_some(),
-            is_fast: product.is_fast,
-        };
-        let mut plans = self.blas().plans();
-        if let Some(plan) = plans.get(&question) {
-            return Ok((question, *plan));
+impl Product {
+    /// The same without what a pass of its own adds.
+    fn in_form(&self, form: Form) -> Self {
+        Self {
+            bias: self.bias.filter(|_| form.adds_bias),
+            c: self.c.filter(|_| form.adds_c),
+            ..*self
         }
-        let mut refused = None;
-        for adds_bias in [true, false] {
-            let call = Call::new(
-                d,
-                &Product {
-                    bias: product.bias.filter(|_| adds_bias),
-                    ..*product
-                },
-            )?;
-            match call.algorithm(self.blas(), &question) {
-                Ok(algorithm) => {
-                    let plan = Plan {
-                        algorithm,
-                        adds_bias,
-                        adds_c: true,
-                    };
-                    if plans.len() >= KEPT_PLANS {
-                        plans.clear();
-                    }
-                    plans.insert(question, plan);
-                    return Ok((question, plan));
-                }
-                Err(error) => refused = Some(error),
-            }
-        }
-        let why = refused.map_or_else(String::new, |error| format!(": {error}"));
-        candle_core::bail!(
-            "cuBLASLt has no algorithm for {:?} times {:?} into {d:?}{why}",
-            product.a,
-            product.b
-        )
     }
+}
+
+/// Dimensions and types of a product, for a person.
+fn described(d: Matrix, product: &Product) -> String {
+    let ((m, k), n) = (product.a.dims(), d.cols);
+    let kind = |matrix: Matrix| match matrix.kind {
+        DType::F32 => "f32",
+        DType::BF16 => "bf16",
+        _ => "fp8",
+    };
+    let transposed = |matrix: Matrix| if matrix.transposed { "^T" } else { "" };
+    format!(
+        "{m} x {k} x {n}, {}{} {}{} -> {}{}{}",
+        kind(product.a),
+        transposed(product.a),
+        kind(product.b),
+        transposed(product.b),
+        kind(d),
+        if product.c.is_some() { " + c" } else { "" },
+        if product.bias.is_some() {
+            " + bias"
+        } else {
+            ""
+        },
+    )
+}
+
+fn refused(d: Matrix, product: &Product) -> candle_core::Error {
+    candle_core::Error::Msg(format!(
+        "cuBLASLt has no algorithm for the product {}: rows are {}, {} and {} apart",
+        described(d, product),
+        product.a.stride,
+        product.b.stride,
+        d.stride
+    ))
+}
+
+fn fallback(d: Matrix, product: &Product, form: Form) -> String {
+    let mut without = Vec::new();
+    if !form.adds_bias && product.bias.is_some() {
+        without.push("the bias is added apart");
+    }
+    if !form.adds_c && product.c.is_some() {
+        without.push("the sum is made apart");
+    }
+    if !form.is_restricted {
+        without.push("parts of sums may be kept in the output's type");
+    }
+    format!(
+        "cuBLASLt refuses the product {}: {}",
+        described(d, product),
+        without.join(", ")
+    )
 }
 
 /// A product in the library's terms.
@@ -502,7 +587,13 @@ impl Call {
         }
     }
 
-    fn algorithm(&self, blas: &Blas, question: &Question) -> Result<sys::cublasLtMatmulAlgo_t> {
+    /// The library's candidates, the one that it expects to be fastest first; none where it has no algorithm.
+    fn algorithms(
+        &self,
+        blas: &Blas,
+        question: &Question,
+        is_restricted: bool,
+    ) -> Result<Vec<sys::cublasLtMatmulAlgo_t>> {
         use sys::cublasLtMatmulPreferenceAttributes_t as Attribute;
         blas.stream.context().bind_to_thread().w()?;
         let preference = Preference(result::create_matmul_pref().map_err(failed)?);
@@ -510,31 +601,35 @@ impl Call {
             Attribute::CUBLASLT_MATMUL_PREF_MAX_WORKSPACE_BYTES,
             WORKSPACE,
         )?;
-        // Parts of a sum that is divided are added in f32, never in the destination's type.
-        preference.set(
-            Attribute::CUBLASLT_MATMUL_PREF_REDUCTION_SCHEME_MASK,
-            sys::cublasLtReductionScheme_t::CUBLASLT_REDUCTION_SCHEME_COMPUTE_TYPE,
-        )?;
-        preference.set(
-            Attribute::CUBLASLT_MATMUL_PREF_MIN_ALIGNMENT_A_BYTES,
-            question.b.alignment,
-        )?;
-        preference.set(
-            Attribute::CUBLASLT_MATMUL_PREF_MIN_ALIGNMENT_B_BYTES,
-            question.a.alignment,
-        )?;
-        preference.set(
-            Attribute::CUBLASLT_MATMUL_PREF_MIN_ALIGNMENT_C_BYTES,
-            question.c.unwrap_or(question.d).alignment,
-        )?;
-        preference.set(
-            Attribute::CUBLASLT_MATMUL_PREF_MIN_ALIGNMENT_D_BYTES,
-            question.d.alignment,
-        )?;
+        if is_restricted {
+            // Parts of a sum that is divided are added in f32, never in the destination's type.
+            preference.set(
+                Attribute::CUBLASLT_MATMUL_PREF_REDUCTION_SCHEME_MASK,
+                sys::cublasLtReductionScheme_t::CUBLASLT_REDUCTION_SCHEME_COMPUTE_TYPE,
+            )?;
+            preference.set(
+                Attribute::CUBLASLT_MATMUL_PREF_MIN_ALIGNMENT_A_BYTES,
+                question.b.alignment,
+            )?;
+            preference.set(
+                Attribute::CUBLASLT_MATMUL_PREF_MIN_ALIGNMENT_B_BYTES,
+                question.a.alignment,
+            )?;
+            preference.set(
+                Attribute::CUBLASLT_MATMUL_PREF_MIN_ALIGNMENT_C_BYTES,
+                question.c.unwrap_or(question.d).alignment,
+            )?;
+            preference.set(
+                Attribute::CUBLASLT_MATMUL_PREF_MIN_ALIGNMENT_D_BYTES,
+                question.d.alignment,
+            )?;
+        }
         let [a, b, c, d] = self.layouts;
-        // SAFETY: everything named here exists.
-        let found = unsafe {
-            result::get_matmul_algo_heuristic(
+        let mut found = [MaybeUninit::<sys::cublasLtMatmulHeuristicResult_t>::uninit(); CANDIDATES];
+        let mut count = 0;
+        // SAFETY: everything named here exists, and there is room for as many results as are asked for.
+        let status = unsafe {
+            sys::cublasLtMatmulAlgoGetHeuristic(
                 blas.handle,
                 self.description,
                 a,
@@ -542,43 +637,95 @@ impl Call {
                 c,
                 d,
                 preference.0,
+                CANDIDATES as i32,
+                found.as_mut_ptr().cast(),
+                &raw mut count,
             )
         };
-        Ok(found.map_err(failed)?.algo)
+        match status.result() {
+            Err(error) if is_refusal(&error) => return Ok(Vec::new()),
+            other => other.map_err(failed)?,
+        }
+        // SAFETY: the library has written the first `count` results.
+        let results = found[..(count.max(0) as usize).min(CANDIDATES)]
+            .iter()
+            .map(|result| unsafe { result.assume_init_ref() });
+        Ok(results
+            .filter(|result| result.state.result().is_ok())
+            .map(|result| result.algo)
+            .collect())
     }
 
-    fn run(&self, card: &Card, plan: &Plan) -> Result<()> {
+    /// Whether the product was computed: false where the library refuses the algorithm.
+    fn run(&self, card: &Card, plan: &Plan, product: &Product, to: Matrix) -> Result<bool> {
         let blas = card.blas();
-        blas.stream.context().bind_to_thread().w()?;
+        blas.stream
+            .context()
+            .bind_to_thread()
+            .map_err(|error| late(&error))?;
         let ([a, b, c, d], layouts) = (
             self.places.map(|place| place.0 as *const c_void),
             self.layouts,
         );
         let (workspace, _) = blas.workspace.device_ptr(&blas.stream);
-        // SAFETY: the places are those of tensors of the layouts' sizes, freed in the stream's order; the library reads the
-        // factors before it returns.
-        unsafe {
-            result::matmul(
-                blas.handle,
-                self.description,
-                (&raw const self.alpha).cast::<c_void>(),
-                (&raw const self.beta).cast::<c_void>(),
-                a,
-                layouts[0],
-                b,
-                layouts[1],
-                c,
-                layouts[2],
-                d.cast_mut(),
-                layouts[3],
-                &raw const plan.algorithm,
-                workspace as *mut c_void,
-                WORKSPACE,
-                blas.stream.cu_stream().cast(),
-            )
-            .map_err(failed)
-        }
+        let mut is_refused = false;
+        let ask = || {
+            // SAFETY: the places are those of tensors of the layouts' sizes, freed in the stream's order; the library reads the
+            // factors before it returns.
+            let asked = unsafe {
+                result::matmul(
+                    blas.handle,
+                    self.description,
+                    (&raw const self.alpha).cast::<c_void>(),
+                    (&raw const self.beta).cast::<c_void>(),
+                    a,
+                    layouts[0],
+                    b,
+                    layouts[1],
+                    c,
+                    layouts[2],
+                    d.cast_mut(),
+                    layouts[3],
+                    &raw const plan.algorithm,
+                    workspace as *mut c_void,
+                    WORKSPACE,
+                    blas.stream.cu_stream().cast(),
+                )
+            };
+            match asked {
+                Err(error) if is_refusal(&error) => {
+                    is_refused = true;
+                    Ok(())
+                }
+                other => other.map_err(failed),
+            }
+        };
+        card.watched(|| work(product, to), ask)?;
+        Ok(!is_refused)
     }
+}
+
+/// A product as the profile counts it: every operand is read or written once.
+fn work(product: &Product, d: Matrix) -> Work {
+    let ((m, k), n) = (product.a.dims(), d.cols);
+    let bytes = |matrix: Matrix| (matrix.rows * matrix.cols * matrix.kind.size_in_bytes()) as f64;
+    let added = product.c.map_or(0.0, bytes);
+    Work {
+        name: "product",
+        shape: described(d, product),
+        bytes: Some(bytes(product.a) + bytes(product.b) + bytes(d) + added),
+        operations: 2.0 * m as f64 * k as f64 * n as f64,
+    }
+}
+
+/// Whether an error says that the library will not do what it is asked, as opposed to one of the card.
+fn is_refusal(error: &result::CublasError) -> bool {
+    matches!(
+        error.0,
+        sys::cublasStatus_t::CUBLAS_STATUS_NOT_SUPPORTED
+            | sys::cublasStatus_t::CUBLAS_STATUS_INVALID_VALUE
+            | sys::cublasStatus_t::CUBLAS_STATUS_ARCH_MISMATCH
+    )
 }
 
 impl Drop for Call {
@@ -639,5 +786,14 @@ fn cuda_kind(kind: DType) -> Result<sys::cudaDataType_t> {
 }
 
 fn failed(error: result::CublasError) -> candle_core::Error {
-    candle_core::Error::Msg(format!("cuBLASLt: {error}"))
+    let hint = if matches!(
+        error.0,
+        sys::cublasStatus_t::CUBLAS_STATUS_EXECUTION_FAILED
+            | sys::cublasStatus_t::CUBLAS_STATUS_INTERNAL_ERROR
+    ) {
+        "\nhint: run again with MAQAM_CUDA_CHECK=1, which names the kernel or product that failed"
+    } else {
+        ""
+    };
+    candle_core::Error::Msg(format!("cuBLASLt: {error}{hint}"))
 }

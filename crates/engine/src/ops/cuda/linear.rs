@@ -71,28 +71,21 @@ pub fn forward(
         .as_ref()
         .map(|bias| bf16_of(&bias.value))
         .transpose()?;
-    let product = |a, b| Product {
-        bias,
-        ..Product::new(a, b).plus(start)
-    };
     match &layer.weight.quantised {
-        None => card.product(Matrix::of(&y)?, product(input, weight.t()))?,
+        None => {
+            let product = Product::new(input, weight.t()).plus(start);
+            card.product(Matrix::of(&y)?, Product { bias, ..product })?;
+        }
         Some(quantised) => {
-            let rows = EightBit::of(&card, x)?;
-            let scales = Some((
-                f32_of(&rows.scale)?,
-                f32_of(&scales_of(quantised)?.by_output)?,
-            ));
-            let product = product(Matrix::of(&rows.values)?, weight.t());
-            // The forward's sums may be short: an error there is one among the rounding errors of its inputs.
-            card.product(
-                Matrix::of(&y)?,
-                Product {
-                    scales,
-                    is_fast: true,
-                    ..product
-                },
-            )?;
+            let factor = EightBitFactor {
+                weight: weight.t(),
+                scales: f32_of(&scales_of(quantised)?.by_output)?,
+                start,
+                bias,
+                // The forward's sums may be short: an error there is one among the rounding errors of its inputs.
+                is_fast: true,
+            };
+            factor.times(&card, x, &y)?;
         }
     }
     Ok((y, hidden))
@@ -214,17 +207,14 @@ pub fn backward(
     match &layer.weight.quantised {
         None => card.product(Matrix::of(&dx)?, Product::new(output, weight).plus(start))?,
         Some(quantised) => {
-            let rows = EightBit::of(&card, dy)?;
-            let scales = Some((
-                f32_of(&rows.scale)?,
-                f32_of(&scales_of(quantised)?.by_input)?,
-            ));
-            let product = Product::new(
-                Matrix::of(&rows.values)?,
-                Matrix::of(&quantised.transposed)?.t(),
-            )
-            .plus(start);
-            card.product(Matrix::of(&dx)?, Product { scales, ..product })?;
+            let factor = EightBitFactor {
+                weight: Matrix::of(&quantised.transposed)?.t(),
+                scales: f32_of(&scales_of(quantised)?.by_input)?,
+                start,
+                bias: None,
+                is_fast: false,
+            };
+            factor.times(&card, dy, &dx)?;
         }
     }
     Ok(Some(dx))
@@ -323,20 +313,87 @@ pub fn copy_matrices(copies: &[(Tensor, Tensor)]) -> Result<()> {
     )
 }
 
+/// Bytes that rows are multiples of, and rows where the library wants it (cuBLAS manual, section on `cublasLtMatmul` in 8 bits).
+const ROW: usize = 16;
+
+/// The major compute capability whose products take a scale for each row; later ones do not (cuBLAS manual, "Scaling Mode Support Overview").
+const HOPPER: i32 = 9;
+
 /// Rows in 8 bits with a scale for each.
 struct EightBit {
     values: Tensor,
     scale: Tensor,
 }
 
+/// What rows of 8 bits are multiplied with, and what is added to the product.
+struct EightBitFactor {
+    weight: Matrix,
+    /// Scales of the weight's columns.
+    scales: Address,
+    start: Option<Matrix>,
+    bias: Option<Address>,
+    is_fast: bool,
+}
+
+impl EightBitFactor {
+    /// The product of `x`, rounded, into `to`. Where the library refuses the number of rows, rows of zeros make it a multiple of 16.
+    fn times(&self, card: &Card, x: &Tensor, to: &Tensor) -> Result<()> {
+        let tokens = x.dim(0)?;
+        let padded = tokens.next_multiple_of(ROW);
+        let whole = self.product(card, &EightBit::of(card, x, tokens)?, self.start, to);
+        if whole.is_ok() || padded == tokens {
+            return whole;
+        }
+        let outputs = to.dim(1)?;
+        let bytes = tokens * outputs * size_of::<bf16>();
+        let more = card.empty((padded, outputs), DType::BF16)?;
+        let start = match self.start {
+            Some(start) => {
+                let rows = card.empty((padded, outputs), DType::BF16)?;
+                card.copy(bf16_of(&rows)?, start.place(), bytes)?;
+                Some(rows)
+            }
+            None => None,
+        };
+        let added = start.as_ref().map(Matrix::of).transpose()?;
+        self.product(card, &EightBit::of(card, x, padded)?, added, &more)?;
+        card.copy(bf16_of(to)?, bf16_of(&more)?, bytes)
+    }
+
+    fn product(
+        &self,
+        card: &Card,
+        rows: &EightBit,
+        start: Option<Matrix>,
+        to: &Tensor,
+    ) -> Result<()> {
+        let product = Product::new(Matrix::of(&rows.values)?, self.weight).plus(start);
+        card.product(
+            Matrix::of(to)?,
+            Product {
+                scales: Some((f32_of(&rows.scale)?, self.scales)),
+                bias: self.bias,
+                is_fast: self.is_fast,
+                ..product
+            },
+        )
+    }
+}
+
 impl EightBit {
-    fn of(card: &Card, x: &Tensor) -> Result<Self> {
+    /// The rows of `x`, and rows of zeros up to `total`.
+    fn of(card: &Card, x: &Tensor, total: usize) -> Result<Self> {
         let (rows, width) = x.dims2()?;
         let (values, scale) = (
-            card.empty((rows, width), DType::F8E4M3)?,
-            card.empty(rows, DType::F32)?,
+            card.empty((total, width), DType::F8E4M3)?,
+            card.empty(total, DType::F32)?,
         );
         let to: Address = address(&values, DType::F8E4M3)?;
+        card.clear(to.at::<u8>(rows * width), (total - rows) * width)?;
+        card.clear(
+            f32_of(&scale)?.at::<f32>(rows),
+            (total - rows) * size_of::<f32>(),
+        )?;
         card.launch(
             "quantise_rows",
             (rows, 1),
@@ -359,10 +416,6 @@ fn scales_of(quantised: &Quantised) -> Result<&Scales> {
 /// # Errors
 /// Where the card has no such products with a scale for each row, or the dimensions are not multiples of 16.
 pub fn quantise(weight: &Tensor) -> Result<Weight> {
-    /// Bytes that rows are multiples of (cuBLAS manual, section on `cublasLtMatmul` in 8 bits).
-    const ROW: usize = 16;
-    /// The compute capability whose products take a scale for each row.
-    const OLDEST: (i32, i32) = (9, 0);
     let (card, (outputs, inputs)) = (Card::of(weight.device())?, weight.dims2()?);
     // One that is joined with its adapter has that behind its rows.
     let weight = &if weight.is_contiguous() {
@@ -371,11 +424,9 @@ pub fn quantise(weight: &Tensor) -> Result<Weight> {
         columns(weight, 0..inputs)?
     };
     let found = card.capability()?;
-    if found < OLDEST {
+    if found.0 != HOPPER {
         candle_core::bail!(
-            "weights of 8 bits need a card of compute capability {}.{}, this one has {}.{}",
-            OLDEST.0,
-            OLDEST.1,
+            "fp8 with a scale per row needs a Hopper GPU (compute capability {HOPPER}.0), this one has compute capability {}.{}\nhint: compute in bf16",
             found.0,
             found.1
         );
@@ -385,8 +436,8 @@ pub fn quantise(weight: &Tensor) -> Result<Weight> {
             "weights of 8 bits have dimensions that are multiples of {ROW}, found [{outputs}, {inputs}]"
         );
     }
-    let by_output = EightBit::of(&card, weight)?;
-    let by_input = EightBit::of(&card, &transpose(weight)?)?;
+    let by_output = EightBit::of(&card, weight, outputs)?;
+    let by_input = EightBit::of(&card, &transpose(weight)?, inputs)?;
     let quantised = Quantised {
         transposed: by_input.values,
         scales: Some(Scales {

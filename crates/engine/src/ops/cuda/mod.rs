@@ -8,8 +8,8 @@
 //!
 //! Of the driver this uses, candle's own calls included: `cuInit`, `cuDeviceGet`, `cuDeviceGetName`, `cuDeviceGetAttribute`,
 //! `cuDevicePrimaryCtxRetain`, `cuCtxGetCurrent`, `cuCtxSetCurrent`, `cuCtxSynchronize`, `cuStreamCreate`, `cuStreamSynchronize`,
-//! `cuDeviceGetMemPool`, `cuMemPoolGetAttribute`, `cuMemPoolSetAttribute`, `cuMemGetInfo`, `cuMemAllocAsync`, `cuMemFreeAsync`,
-//! `cuMemHostAlloc`, `cuMemFreeHost`, `cuEventCreate`, `cuEventRecord`, `cuEventQuery`, `cuEventSynchronize`, `cuEventDestroy`,
+//! `cuDeviceGetMemPool`, `cuMemPoolGetAttribute`, `cuMemPoolSetAttribute`, `cuMemPoolTrimTo`, `cuMemGetInfo`, `cuMemAllocAsync`, `cuMemFreeAsync`,
+//! `cuMemHostAlloc`, `cuMemFreeHost`, `cuEventCreate`, `cuEventRecord`, `cuEventQuery`, `cuEventSynchronize`, `cuEventElapsedTime`, `cuEventDestroy`,
 //! `cuMemsetD8Async`, `cuMemcpyHtoDAsync`, `cuMemcpyDtoHAsync`, `cuMemcpyDtoDAsync`, `cuModuleLoadData`, `cuModuleGetFunction`,
 //! `cuFuncSetAttribute` and `cuLaunchKernel`. Of cuBLASLt: create and destroy of the handle, of descriptions, layouts and
 //! preferences, `cublasLtMatmulAlgoGetHeuristic` and `cublasLtMatmul`. cuBLAS and cuRAND are opened by candle and never used.
@@ -29,12 +29,19 @@ mod pool;
 pub mod rotary;
 pub mod rows;
 pub mod scalar;
+mod watch;
 
+pub use pool::begin_profile;
+pub use pool::end_profile;
+pub use pool::free_of_driver;
+pub use pool::host_seconds;
 pub use pool::memory;
 pub use pool::name;
 pub use pool::open;
 pub use pool::peak;
 pub use pool::place;
+pub use pool::poison_new_tensors;
+pub use pool::reserved_peak;
 pub use pool::reset_peak;
 pub use pool::synchronise;
 pub use pool::to_host;

@@ -39,15 +39,22 @@ pub fn rms_norm(x: &Tensor, weight: &Tensor, eps: f64, room: usize) -> Result<(T
 }
 
 /// As `ops::norm::rms_norm_again`.
-pub fn rms_norm_again(x: &Tensor, weight: &Tensor, inverse: &Tensor) -> Result<Tensor> {
+pub fn rms_norm_again(
+    x: &Tensor,
+    weight: &Tensor,
+    inverse: &Tensor,
+    room: usize,
+) -> Result<Tensor> {
     let (card, (tokens, dim)) = (Card::of(x.device())?, x.dims2()?);
-    let y = card.empty((tokens, dim), DType::BF16)?;
+    let y = card.empty_rows(tokens, dim, room)?;
+    let (to, stride) = rows_of(&y, DType::BF16)?;
     let arguments = arguments![
-        bf16_of(&y)?,
+        to,
         bf16_of(x)?,
         bf16_of(weight)?,
         f32_of(inverse)?,
-        int(dim)?
+        int(dim)?,
+        int(stride)?
     ];
     card.launch("rms_norm_again", (tokens, 1), (BLOCK, 1), 0, arguments)?;
     Ok(y)

@@ -11,10 +11,11 @@ use candle_core::cuda_backend::cudarc::driver::result;
 
 use crate::ops::cuda::card::Plain;
 
-/// Copies to a card of up to so many bytes are asynchronous from any memory (CUDA programming guide, asynchronous concurrent execution).
-const ASYNCHRONOUS: usize = 64 << 10;
+/// Bytes of the smallest block. All copies but the largest go through page-locked memory: from other memory the driver may return before it
+/// has read everything, or wait for the stream.
+const LEAST: usize = 64 << 10;
 
-/// Copies of more bytes go without: weights, as they are loaded.
+/// Copies of more bytes go without and are waited for: weights, as they are loaded.
 const LARGEST: usize = 32 << 20;
 
 /// Most bytes that are page-locked: beyond it the host waits until the card has read what it was given first.
@@ -22,7 +23,7 @@ const MOST: usize = 128 << 20;
 
 /// Whether a copy of so many bytes to a card goes through page-locked memory.
 pub fn is_staged(bytes: usize) -> bool {
-    bytes > ASYNCHRONOUS && bytes <= LARGEST
+    bytes <= LARGEST
 }
 
 /// Some page-locked memory.
@@ -84,7 +85,7 @@ pub struct Pool {
 impl Pool {
     /// A block of at least so many bytes; the calling thread must be bound to the card.
     pub fn take(&mut self, bytes: usize) -> Result<Block> {
-        let wanted = bytes.next_power_of_two().max(ASYNCHRONOUS);
+        let wanted = bytes.next_power_of_two().max(LEAST);
         loop {
             let done = self
                 .busy

@@ -18,7 +18,9 @@ use rayon::prelude::*;
 
 use crate::ops::cuda::card::Card;
 use crate::ops::cuda::card::address;
+use crate::ops::cuda::watch::late;
 use crate::ops::device::Memory;
+use crate::ops::device::Timed;
 use crate::ops::rows::columns;
 
 /// The oldest compute capability with bf16 tensor cores and asynchronous copies into shared memory, which the kernels need.
@@ -100,18 +102,75 @@ pub fn peak(device: &Device) -> Result<u64> {
     )
 }
 
-/// Lets the peak begin at what is used now.
-pub fn reset_peak(device: &Device) -> Result<()> {
-    set(
+/// The most that the pool had of the driver at once: what was used, and what lay between.
+pub fn reserved_peak(device: &Device) -> Result<u64> {
+    get(
         &device.as_cuda_device()?.cuda_stream(),
+        CUmemPool_attribute::CU_MEMPOOL_ATTR_RESERVED_MEM_HIGH,
+    )
+}
+
+/// What the driver has left, without what the pool keeps.
+pub fn free_of_driver(device: &Device) -> Result<u64> {
+    let (free, _) = device
+        .as_cuda_device()?
+        .cuda_stream()
+        .context()
+        .mem_get_info()
+        .w()?;
+    Ok(free as u64)
+}
+
+/// Lets the peaks begin at what is used and reserved now.
+pub fn reset_peak(device: &Device) -> Result<()> {
+    let stream = device.as_cuda_device()?.cuda_stream();
+    set(
+        &stream,
         CUmemPool_attribute::CU_MEMPOOL_ATTR_USED_MEM_HIGH,
+        0,
+    )?;
+    set(
+        &stream,
+        CUmemPool_attribute::CU_MEMPOOL_ATTR_RESERVED_MEM_HIGH,
         0,
     )
 }
 
+/// Waits for the stream, then gives all memory back to the driver that no tensor has: an allocation may then find a whole piece.
+pub fn trim(stream: &CudaStream) -> Result<()> {
+    stream.synchronize().map_err(|error| late(&error))?;
+    // SAFETY: the pool is the stream's device's.
+    unsafe { result::mem_pool::trim_to(pool(stream)?, 0).w() }
+}
+
+/// As `ops::device::begin_profile`.
+pub fn begin_profile(device: &Device) -> Result<()> {
+    Card::of(device)?.begin_profile()
+}
+
+/// As `ops::device::end_profile`.
+pub fn end_profile(device: &Device) -> Result<Vec<Timed>> {
+    Card::of(device)?.end_profile()
+}
+
+/// As `ops::device::host_seconds`.
+pub fn host_seconds(device: &Device) -> Result<f64> {
+    Ok(Card::of(device)?.host_seconds())
+}
+
+/// As `ops::device::poison_new_tensors`.
+pub fn poison_new_tensors(device: &Device, is_poisoned: bool) -> Result<()> {
+    Card::of(device)?.poison(is_poisoned);
+    Ok(())
+}
+
 /// Waits for the stream.
 pub fn synchronise(device: &Device) -> Result<()> {
-    device.as_cuda_device()?.cuda_stream().synchronize().w()
+    device
+        .as_cuda_device()?
+        .cuda_stream()
+        .synchronize()
+        .map_err(|error| late(&error))
 }
 
 fn pool(stream: &CudaStream) -> Result<CUmemoryPool> {

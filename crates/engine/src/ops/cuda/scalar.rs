@@ -6,13 +6,13 @@ use candle_core::DType;
 use candle_core::Device;
 use candle_core::Result;
 use candle_core::Tensor;
-use candle_core::cuda_backend::WrapErr;
 use candle_core::cuda_backend::cudarc::driver::CudaEvent;
 
 use crate::ops::cuda::card::Card;
 use crate::ops::cuda::card::address;
 use crate::ops::cuda::card::arguments;
 use crate::ops::cuda::pinned::Block;
+use crate::ops::cuda::watch::late;
 
 /// As `ops::scalar::Scalar::new`.
 pub fn new(value: f64, device: &Device) -> Result<Tensor> {
@@ -74,7 +74,7 @@ impl Reading {
         let Some((block, done)) = &self.held else {
             return Ok(Vec::new());
         };
-        done.synchronize().w()?;
+        done.synchronize().map_err(|error| late(&error))?;
         // SAFETY: the card has filled these places, and any bits are numbers.
         let numbers = self.parts.iter().map(|&(kind, offset, count)| unsafe {
             match kind {

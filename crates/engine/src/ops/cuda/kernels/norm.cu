@@ -169,15 +169,18 @@ extern "C" __global__ void __launch_bounds__(BLOCK)
     WITH_WALK(dim, is_in_packs, norms::rms_forward<W>(y + token * stride, inverse + token, x + token * dim, weight, dim, eps));
 }
 
-// rms_norm's output once more, from its statistics. Bytes: 4 dim + 4 a token.
+// rms_norm's output once more, from its statistics, its rows `stride` apart. Bytes: 4 dim + 4 a token.
 extern "C" __global__ void __launch_bounds__(BLOCK)
-    rms_norm_again(bf16* __restrict__ y, const bf16* __restrict__ x, const bf16* __restrict__ weight, const float* __restrict__ inverse, int dim) {
-    const size_t start = static_cast<size_t>(blockIdx.x) * dim;
-    const float r = inverse[blockIdx.x];
-    if (in_packs(dim, y, x, weight)) {
-        norms::again<8>(y + start, x + start, weight, nullptr, 0.0f, r, dim);
+    rms_norm_again(bf16* __restrict__ y, const bf16* __restrict__ x, const bf16* __restrict__ weight, const float* __restrict__ inverse, int dim,
+                   int stride) {
+    const size_t token = blockIdx.x;
+    const float r = inverse[token];
+    bf16* to = y + token * stride;
+    const bf16* from = x + token * dim;
+    if (in_packs(dim, y, x, weight) && stride % 8 == 0) {
+        norms::again<8>(to, from, weight, nullptr, 0.0f, r, dim);
     } else {
-        norms::again<1>(y + start, x + start, weight, nullptr, 0.0f, r, dim);
+        norms::again<1>(to, from, weight, nullptr, 0.0f, r, dim);
     }
 }
 
