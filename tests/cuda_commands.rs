@@ -9,6 +9,7 @@ mod golden;
 use candle_core::Tensor;
 use card::CARD;
 use golden::numbers;
+use serde_json::Value;
 
 /// Relative error of a loss: what sums of products of 8 significant bits may differ by.
 const LOSS_BAR: f64 = 1e-3;
@@ -343,4 +344,203 @@ fn a_benchmark_on_the_card_says_what_it_took() {
             "{phase}: {found}"
         );
     }
+}
+
+/// Whether the emulated driver answers, which can be asked for faults.
+fn is_emulated() -> bool {
+    CARD.as_ref()
+        .is_some_and(|card| maqam::ops::device::name(card).unwrap() == "emulated card")
+}
+
+/// A command with variables of its environment.
+fn with(arguments: &[&str], variables: &[(&str, &str)]) -> command::Outcome {
+    let place = command::Place::new();
+    let mut command = place.command(arguments);
+    command.envs(variables.iter().copied());
+    command::outcome(command.output().unwrap())
+}
+
+/// The lines of `bench check` at small widths, by whether they pass.
+fn checked(variables: &[(&str, &str)]) -> (command::Outcome, Vec<Value>, Vec<Value>) {
+    let ran = with(&["bench", "check", "--tiny", "--device", "cuda"], variables);
+    let lines = ran
+        .stdout
+        .lines()
+        .map(|line| serde_json::from_str::<Value>(line).unwrap());
+    let (passed, failed) = lines.partition(|line| line["passes"] == true);
+    (ran, passed, failed)
+}
+
+#[test]
+fn every_primitive_passes_its_check() {
+    if CARD.is_none() {
+        return;
+    }
+    let (ran, passed, failed) = checked(&[]);
+    assert!(ran.code == Some(0) && failed.is_empty(), "{failed:#?}");
+    assert!(passed.len() > 60);
+}
+
+#[test]
+fn a_faulting_kernel_hides_no_other_check() {
+    if !is_emulated() {
+        return;
+    }
+    let (_, all, _) = checked(&[]);
+    let (ran, passed, failed) = checked(&[
+        ("MAQAM_EMULATED_FAULT", "swiglu"),
+        ("MAQAM_CUDA_CHECK", "1"),
+    ]);
+    assert_eq!(ran.code, Some(1), "{}", ran.stderr);
+    assert_eq!(passed.len() + failed.len(), all.len());
+    // Both token counts of the one primitive that launches it.
+    assert_eq!(failed.len(), 2, "{failed:#?}");
+    for line in &failed {
+        let error = line["error"].as_str().unwrap();
+        assert!(
+            line["primitive"] == "swiglu"
+                && error.starts_with("swiglu failed: ")
+                && error.contains("ILLEGAL_ADDRESS")
+                && error.contains("grid 1 x "),
+            "{line}"
+        );
+    }
+}
+
+/// A training step that ends in an error, and what it says.
+fn step(variables: &[(&str, &str)]) -> command::Outcome {
+    let arguments = [
+        "bench",
+        "train",
+        "--shape",
+        "tiny",
+        "--layers",
+        "1",
+        "--work",
+        "short",
+        "--clips",
+        "1",
+        "--steps",
+        "1",
+        "--warm-up",
+        "0",
+        "--device",
+        "cuda",
+        "--json",
+        "--profile",
+    ];
+    with(&arguments, variables)
+}
+
+#[test]
+fn a_checked_step_names_the_kernel_that_fails() {
+    if !is_emulated() {
+        return;
+    }
+    let fault = ("MAQAM_EMULATED_FAULT", "swiglu_backward");
+    let late = step(&[fault]);
+    assert_eq!(late.code, Some(1));
+    assert!(
+        late.stderr
+            .contains("hint: run again with MAQAM_CUDA_CHECK=1"),
+        "{}",
+        late.stderr
+    );
+    let named = step(&[fault, ("MAQAM_CUDA_CHECK", "1")]);
+    assert!(
+        named.stderr.contains("swiglu_backward failed: ")
+            && named.stderr.contains("sizes 384")
+            && !named.stderr.contains("hint: run again"),
+        "{}",
+        named.stderr
+    );
+    let product = step(&[
+        ("MAQAM_EMULATED_FAULT", "product"),
+        ("MAQAM_CUDA_CHECK", "1"),
+    ]);
+    assert!(
+        product.stderr.contains("product failed: ") && product.stderr.contains(" -> bf16"),
+        "{}",
+        product.stderr
+    );
+}
+
+#[test]
+fn an_allocation_is_tried_again_after_a_trim() {
+    if !is_emulated() {
+        return;
+    }
+    for number in ["40", "400"] {
+        step(&[("MAQAM_EMULATED_FULL", number)]).succeeds();
+    }
+}
+
+#[test]
+fn a_profile_has_kernels_and_products() {
+    if CARD.is_none() {
+        return;
+    }
+    let found: Value = serde_json::from_str(&step(&[]).succeeds().stdout).unwrap();
+    let rows = found["profile"].as_array().unwrap();
+    let count = |name: &str| -> u64 {
+        rows.iter()
+            .filter(|row| row["name"] == name)
+            .map(|row| row["count"].as_u64().unwrap())
+            .sum()
+    };
+    // One layer, whose activation is computed again, one micro-batch; two layers of the audio encoder and its two convolutions.
+    assert_eq!(
+        [
+            "swiglu",
+            "swiglu_backward",
+            "cross_entropy",
+            "adamw",
+            "gelu"
+        ]
+        .map(count),
+        [2, 1, 1, 1, 4]
+    );
+    assert!(count("product") > 20);
+    for row in rows {
+        let is_product =
+            row["name"] == "product" || row["name"].as_str().unwrap().starts_with("attention");
+        assert!(row["gb_per_s"].as_f64().unwrap() > 0.0, "{row}");
+        assert_eq!(row["tflop_per_s"].is_number(), is_product, "{row}");
+    }
+    assert!(
+        found["host_seconds"].as_f64().unwrap() > 0.0
+            && found["reserved_memory_gb"].as_f64().unwrap()
+                >= found["peak_memory_gb"].as_f64().unwrap()
+            && found["least_free_memory_gb"].as_f64().unwrap() > 0.0
+    );
+    let bits = u64::from_str_radix(found["losses_bits"][0].as_str().unwrap(), 16).unwrap();
+    assert_eq!(f64::from_bits(bits), found["losses"][0].as_f64().unwrap());
+}
+
+#[test]
+fn products_that_are_refused_are_made_in_parts() {
+    if !is_emulated() {
+        return;
+    }
+    for (setting, note) in [
+        ("MAQAM_EMULATED_PLAIN_PRODUCTS", "is added apart"),
+        ("MAQAM_EMULATED_EVEN_PRODUCTS", ""),
+    ] {
+        let (ran, passed, failed) = checked(&[(setting, "1")]);
+        assert!(
+            failed.is_empty() && passed.len() > 60,
+            "{setting}: {failed:#?}"
+        );
+        assert!(ran.stderr.contains(note), "{setting}: {}", ran.stderr);
+    }
+}
+
+#[test]
+fn a_pass_of_two_layers_is_the_cpus() {
+    if CARD.is_none() {
+        return;
+    }
+    let ran = with(&["bench", "compare", "--tiny", "--device", "cuda"], &[]).succeeds();
+    let line: Value = serde_json::from_str(&ran.stdout).unwrap();
+    assert!(line["least_cosine"].as_f64().unwrap() < 1.0, "two devices");
 }

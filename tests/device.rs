@@ -251,3 +251,70 @@ fn a_plan_says_how_training_fills_a_card() {
         .run(&["plan", "recipe.yaml", "--card", "0"])
         .fails(2, &["--card"]);
 }
+
+#[test]
+fn a_check_of_primitives_has_a_line_for_each() {
+    let ran = Place::new()
+        .run(&["bench", "check", "--tiny", "--device", "cpu"])
+        .succeeds();
+    let lines: Vec<Value> = ran
+        .stdout
+        .lines()
+        .map(|line| serde_json::from_str(line).unwrap())
+        .collect();
+    for line in &lines {
+        assert_eq!(line["passes"], true, "{line}");
+        assert!(
+            line["rows_checked"].as_u64().unwrap() > 0 && line["seconds"].as_f64().unwrap() >= 0.0
+        );
+        assert!(line["largest_error"].as_f64().unwrap() <= line["bar"].as_f64().unwrap());
+    }
+    // Two batches, an odd one for 8 bits, three lengths.
+    let count = |name: &str| {
+        lines
+            .iter()
+            .filter(|line| line["primitive"] == name)
+            .count()
+    };
+    assert_eq!(
+        [
+            "linear_down",
+            "fp8_down_backward",
+            "attention_backward",
+            "adamw"
+        ]
+        .map(count),
+        [2, 2, 3, 1]
+    );
+
+    let some = Place::new()
+        .run(&[
+            "bench", "check", "--tiny", "--device", "cpu", "--only", "swiglu", "--only", "gather",
+        ])
+        .succeeds();
+    assert_eq!(some.stdout.lines().count(), 4);
+    Place::new()
+        .run(&["bench", "check", "--tiny", "--only", "gemm"])
+        .fails(2, &["no primitive `gemm`", "hint: use some of attention"]);
+}
+
+#[test]
+fn a_comparison_with_the_cpu_has_every_adapter() {
+    let ran = Place::new()
+        .run(&["bench", "compare", "--tiny", "--device", "cpu"])
+        .succeeds();
+    let line: Value = serde_json::from_str(&ran.stdout).unwrap();
+    assert_eq!(
+        (&line["passes"], &line["tokens"]),
+        (&true.into(), &340.into())
+    );
+    // Two layers of seven projections, A and B of each.
+    let gradients = line["gradients"].as_array().unwrap();
+    assert_eq!(gradients.len(), 2 * 7 * 2);
+    for gradient in gradients {
+        assert!(
+            gradient["cosine"].as_f64().unwrap() > 0.999,
+            "an adapter without a gradient has no direction: {gradient}"
+        );
+    }
+}

@@ -14,7 +14,7 @@ use crate::ops::device;
 use crate::ops::device::Choice;
 
 /// The device to compute on.
-#[derive(Args, Clone, Copy)]
+#[derive(Args, Clone, Copy, Default)]
 pub struct DeviceArguments {
     /// Where to compute: `cpu`, in f32; `cuda`, a card, in bf16; `auto`, a card where build and machine have one.
     #[arg(long, default_value = "auto", value_name = "auto|cpu|cuda")]
@@ -22,6 +22,11 @@ pub struct DeviceArguments {
 }
 
 impl DeviceArguments {
+    /// The device as it was named.
+    pub fn choice(self) -> Choice {
+        self.device
+    }
+
     /// Opens the device, and says on the terminal if it is a card.
     ///
     /// # Errors
@@ -52,6 +57,7 @@ fn open_card() -> Result<Device> {
         Error::input(message).hint(hint)
     };
     let device = device::open(Choice::Cuda).map_err(failed)?;
+    device::tell_notes(|note| print::message(format_args!("note: {note}")));
     print::message(format_args!("computing on {}", device::name(&device)?));
     Ok(device)
 }

@@ -13,6 +13,7 @@ use crate::model::Phase;
 use crate::model::cost::Load;
 use crate::model::memory::Fit;
 use crate::model::precision::Computes;
+use crate::ops::device::Timed;
 use crate::ops::device::synchronise;
 
 /// Names of the phases of a step, in their order.
@@ -86,6 +87,14 @@ pub struct Measured {
     pub useful: Option<f64>,
     /// The most bytes that tensors held on a card.
     pub card_bytes: Option<u64>,
+    /// The most bytes that tensors on a GPU and the gaps between them took.
+    pub reserved_bytes: Option<u64>,
+    /// The least bytes that the GPU's driver had left after a step.
+    pub least_free_bytes: Option<u64>,
+    /// Seconds of the host from the first thing asked of a GPU in a step to the last.
+    pub host_seconds: Vec<f64>,
+    /// Times of kernels and products in one step.
+    pub profile: Vec<Timed>,
 }
 
 impl Measured {
@@ -123,8 +132,51 @@ impl Measured {
         if let Some(memory) = self.peak_gb() {
             print::line(format_args!("memory    {memory:.2} GB at the most"))?;
         }
+        if let (Some(reserved), Some(free)) = (self.reserved_bytes, self.least_free_bytes) {
+            print::line(format_args!(
+                "reserved  {:.2} GB at the most, {:.2} GB of the GPU never used",
+                gigabytes(reserved),
+                gigabytes(free)
+            ))?;
+        }
+        if !self.host_seconds.is_empty() {
+            let host = median(&self.host_seconds);
+            print::line(format_args!(
+                "host      {host:.4} s of a step until all of it is asked"
+            ))?;
+        }
         for (name, seconds) in self.by_phase() {
             print::line(format_args!("  {name:<17} {seconds:.4} s"))?;
+        }
+        self.print_profile()
+    }
+
+    /// Prints what takes a thousandth of the time or more.
+    fn print_profile(&self) -> Result<()> {
+        if self.profile.is_empty() {
+            return Ok(());
+        }
+        let total: f64 = self.profile.iter().map(|timed| timed.seconds).sum();
+        print::line(format_args!(
+            "kernels and products, {:.1} ms in all",
+            1e3 * total
+        ))?;
+        print::line("  count       ms      %     GB/s  TFLOP/s  name, sizes")?;
+        let shown = |timed: &&Timed| timed.seconds >= 1e-3 * total;
+        for timed in self.profile.iter().filter(shown) {
+            let rate = |value: Option<f64>, digits| {
+                value.map_or_else(|| "-".to_owned(), |value| format!("{value:.digits$}"))
+            };
+            print::line(format_args!(
+                "  {:>5} {:>8.3} {:>6.1} {:>8} {:>8}  {}, {}",
+                timed.count,
+                1e3 * timed.seconds,
+                1e2 * timed.seconds / total,
+                rate(gb_per_s(timed), 0),
+                rate(tflop_per_s(timed), 1),
+                timed.name,
+                timed.shape
+            ))?;
         }
         Ok(())
     }
@@ -146,6 +198,11 @@ impl Measured {
             "useful_tflops": self.useful.map(|useful| useful / step / 1e12), "peak_memory_gb": self.peak_gb(),
             "planned_memory_gb": fit.map(|fit| (fit.need.fixed() + fit.batch) / 1e9),
             "phases_s": phases, "losses": self.losses,
+            // All 64 bits, so that two runs can be compared without a rounding.
+            "losses_bits": self.losses.iter().map(|loss| format!("{:016x}", loss.to_bits())).collect::<Vec<_>>(),
+            "reserved_memory_gb": self.reserved_bytes.map(gigabytes), "least_free_memory_gb": self.least_free_bytes.map(gigabytes),
+            "host_seconds": (!self.host_seconds.is_empty()).then(|| median(&self.host_seconds)),
+            "profile": self.profile.iter().map(row).collect::<Vec<_>>(),
         })
     }
 
@@ -178,6 +235,30 @@ impl Measured {
     }
 }
 
+fn gigabytes(bytes: u64) -> f64 {
+    bytes as f64 / 1e9
+}
+
+/// Bytes moved in a second, in 10^9, where they are known.
+fn gb_per_s(timed: &Timed) -> Option<f64> {
+    let bytes = timed.bytes.filter(|_| timed.seconds > 0.0)?;
+    Some(bytes / timed.seconds / 1e9)
+}
+
+/// Floating-point operations in a second, in 10^12, of what has any.
+fn tflop_per_s(timed: &Timed) -> Option<f64> {
+    let has_any = timed.operations > 0.0 && timed.seconds > 0.0;
+    has_any.then(|| timed.operations / timed.seconds / 1e12)
+}
+
+/// A line of the profile.
+fn row(timed: &Timed) -> Value {
+    json!({
+        "name": timed.name, "shape": timed.shape, "count": timed.count, "ms": 1e3 * timed.seconds,
+        "gb_per_s": gb_per_s(timed), "tflop_per_s": tflop_per_s(timed),
+    })
+}
+
 fn median(values: &[f64]) -> f64 {
     let mut sorted = values.to_vec();
     sorted.sort_by(f64::total_cmp);
@@ -195,6 +276,30 @@ fn process_peak_gb() -> Option<f64> {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn rates_of_a_profile_are_divided_by_its_time() {
+        let timed = Timed {
+            name: "swiglu".into(),
+            shape: "5440".into(),
+            count: 28,
+            seconds: 0.002,
+            bytes: Some(6e9),
+            operations: 0.0,
+        };
+        assert_eq!(
+            row(&timed),
+            json!({
+                "name": "swiglu", "shape": "5440", "count": 28, "ms": 2.0,
+                "gb_per_s": 3000.0, "tflop_per_s": null,
+            })
+        );
+        let product = Timed {
+            operations: 1e12,
+            ..timed
+        };
+        assert_eq!(row(&product)["tflop_per_s"], 500.0);
+    }
 
     #[test]
     fn a_median_is_the_middle_or_the_mean_of_two() {

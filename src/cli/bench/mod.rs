@@ -1,5 +1,7 @@
 //! `maqam bench`: speed and memory on work of a stated shape.
 
+mod check;
+mod compare;
 mod measured;
 mod work;
 
@@ -39,9 +41,14 @@ use crate::model::precision::Computes;
 use crate::model::shapes;
 use crate::model::sizes::Sizes;
 use crate::model::weights::Weights;
+use crate::ops::device;
+use crate::ops::device::begin_profile;
+use crate::ops::device::end_profile;
+use crate::ops::device::free_of_driver;
 use crate::ops::device::memory;
 use crate::ops::device::peak;
 use crate::ops::device::place;
+use crate::ops::device::reserved_peak;
 use crate::ops::device::reset_peak;
 use crate::ops::device::synchronise;
 use crate::ops::scalar::Scalar;
@@ -58,6 +65,10 @@ use crate::train::optimiser::Update;
 pub enum Command {
     /// Training steps with random weights and AdamW: LoRA on all linear layers of the decoder, tower frozen; or every weight.
     Train(TrainArguments),
+    /// Check every primitive at the widths of a model against f64; a JSON line for each.
+    Check(check::CheckArguments),
+    /// Compare loss and gradients of one pass with the CPU's, of a model of full width and few layers; one JSON line.
+    Compare(compare::CompareArguments),
 }
 
 #[derive(Args)]
@@ -100,6 +111,9 @@ pub struct TrainArguments {
     /// Measure the decoder layers alone, from given states and gradients.
     #[arg(long, value_enum)]
     only: Option<Only>,
+    /// Take the time of every kernel and matrix product on a GPU, for one step more.
+    #[arg(long)]
+    profile: bool,
     /// Print one JSON object.
     #[arg(long)]
     json: bool,
@@ -135,7 +149,29 @@ const WARM_UP: (usize, usize) = (1, 5);
 const PROFILED: (usize, usize) = (1, 3);
 
 pub fn run(command: Command) -> Result<()> {
-    let Command::Train(arguments) = command;
+    match command {
+        Command::Train(arguments) => train(arguments),
+        Command::Check(arguments) => check::run(&arguments),
+        Command::Compare(arguments) => compare::run(&arguments),
+    }
+}
+
+/// The sequences of a step, whose loss is the mean over its targets.
+fn sequences(work: Work, clips: Option<usize>, vocab: usize) -> Vec<Sequence> {
+    let mut sequences: Vec<Sequence> = work
+        .examples(clips)
+        .iter()
+        .enumerate()
+        .map(|(i, example)| example.sequence(i, vocab))
+        .collect();
+    let num_targets: usize = sequences.iter().map(Sequence::num_targets).sum();
+    sequences
+        .iter_mut()
+        .for_each(|sequence| sequence.target_weight = 1.0 / num_targets as f64);
+    sequences
+}
+
+fn train(arguments: TrainArguments) -> Result<()> {
     if arguments.steps == 0 || arguments.clips == Some(0) {
         return Err(Error::input("--steps and --clips count from 1"));
     }
@@ -144,18 +180,11 @@ pub fn run(command: Command) -> Result<()> {
         None => shapes::by_name(&arguments.shape, arguments.layers)?,
     };
     let device = arguments.device.open()?;
+    if arguments.profile && device.is_cpu() {
+        print::message("note: --profile takes times on a GPU; on the CPU it finds nothing");
+    }
     let computes = arguments.precision.on(&device)?;
-    let mut sequences: Vec<Sequence> = arguments
-        .work
-        .examples(arguments.clips)
-        .iter()
-        .enumerate()
-        .map(|(i, example)| example.sequence(i, config.text.vocab_size))
-        .collect();
-    let num_targets: usize = sequences.iter().map(Sequence::num_targets).sum();
-    sequences
-        .iter_mut()
-        .for_each(|sequence| sequence.target_weight = 1.0 / num_targets as f64);
+    let sequences = sequences(arguments.work, arguments.clips, config.text.vocab_size);
 
     let settings = lora::Settings {
         rank: arguments.rank,
@@ -283,11 +312,27 @@ impl Bench<'_> {
         for _ in 0..self.arguments.warm_up.unwrap_or(of_device(WARM_UP)) {
             steps.step()?;
         }
-        let (seconds, losses): (Vec<f64>, Vec<f64>) = (0..self.arguments.steps)
-            .map(|_| steps.step())
-            .collect::<Result<Vec<_>>>()?
-            .into_iter()
-            .unzip();
+        let mut seconds = Vec::new();
+        let mut losses = Vec::new();
+        let mut host_seconds = Vec::new();
+        let mut least_free = free_of_driver(self.device)?;
+        for step in 1..=self.arguments.steps {
+            device::host_seconds(self.device)?;
+            let (took, loss) = steps.step()?;
+            host_seconds.extend(device::host_seconds(self.device)?);
+            least_free = least_free.min(free_of_driver(self.device)?);
+            // On stderr and at once: what a run that is ended early leaves.
+            print::message(format_args!("step {step}: {took:.4} s, loss {loss:?}"));
+            seconds.push(took);
+            losses.push(loss);
+        }
+        let profile = if self.arguments.profile {
+            begin_profile(self.device)?;
+            steps.step()?;
+            end_profile(self.device)?
+        } else {
+            Vec::new()
+        };
         let num_profiled = if self.arguments.only.is_none() {
             of_device(PROFILED)
         } else {
@@ -308,6 +353,10 @@ impl Bench<'_> {
                 .then(|| self.costs.useful(&load)),
             load,
             card_bytes: peak(self.device)?,
+            reserved_bytes: reserved_peak(self.device)?,
+            least_free_bytes: least_free,
+            host_seconds,
+            profile,
         })
     }
 }
