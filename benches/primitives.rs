@@ -223,11 +223,11 @@ fn linears() -> Result<()> {
             columns: 0..outputs,
             ranks: 0..16,
             scale: 2.0,
+            site: 1,
         };
         let adapter = Adapter {
             down: with_gradient(random(&[16, inputs])?)?,
             ups: vec![up],
-            site: 1,
             joined: None,
         };
         let plain = Linear::frozen(random(&[outputs, inputs])?, None);

@@ -9,6 +9,7 @@ pub use maqam_base::error;
 pub use maqam_base::files;
 pub use maqam_base::parts;
 pub use maqam_base::seed;
+pub use maqam_base::sniff;
 pub use maqam_base::yaml;
 pub use maqam_data as data;
 pub use maqam_data::task;

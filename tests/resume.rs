@@ -611,3 +611,44 @@ fn what_training_changed_is_shown_in_a_table() {
     let again = place.run(&["train", "recipe.yaml", "--resume"]).succeeds();
     assert_eq!(first.stdout, again.stdout, "a finished run shows it again");
 }
+
+#[test]
+fn a_run_from_before_dropout_masks_goes_on_with_shared_ones() {
+    let names = [
+        "log.jsonl",
+        "checkpoints/step-000012/adapter_model.safetensors",
+        "checkpoints/step-000012/optimiser.safetensors",
+    ];
+    let left = |place: &Place| names.map(|name| place.bytes(&format!("runs/small/{name}")));
+    let trained = |more: &[&str]| {
+        let place = small_run(6);
+        place
+            .run(&[&["train", "recipe.yaml"], more].concat())
+            .succeeds();
+        place
+    };
+    let shared = ["--set", "lora.dropout_masks=shared"];
+    let place = trained(&shared);
+    let expected = left(&place);
+    assert!(
+        expected != left(&trained(&[])),
+        "masks of their own are the default, and change the run"
+    );
+
+    // As it was left by a version without the key, two steps before its end.
+    let stored = place.text("runs/small/recipe.yaml");
+    assert!(stored.contains("dropout_masks: shared"), "{stored}");
+    let before = stored.replace("  dropout_masks: shared\n", "");
+    place.write("runs/small/recipe.yaml", &before);
+    std::fs::remove_dir_all(place.path("runs/small/checkpoints/step-000012")).unwrap();
+    let own = ["--set", "lora.dropout_masks=per_module"];
+    let resume = ["train", "recipe.yaml", "--resume"];
+    place
+        .run(&[&resume[..], &own].concat())
+        .fails(2, &["`lora.dropout_masks` was `shared`", "hint:"]);
+    place.run(&resume).succeeds();
+    assert!(
+        expected == left(&place),
+        "it ends as if nothing had changed"
+    );
+}

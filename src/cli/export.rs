@@ -1,5 +1,6 @@
 //! `maqam export`.
 
+use std::path::Path;
 use std::path::PathBuf;
 
 use clap::Args;
@@ -13,6 +14,7 @@ use crate::error::Result;
 use crate::files;
 use crate::files::StagedDir;
 use crate::model::config::Config;
+use crate::model::export::Origin;
 use crate::model::export::merge;
 use crate::model::peft;
 use crate::model::peft::Card;
@@ -59,6 +61,7 @@ pub fn run(arguments: &Arguments) -> Result<()> {
     let model_dir = hub::model_dir(&arguments.model)?;
     let config = Config::load(&model_dir)?;
     let trained = Trained::load(&arguments.adapter, &config)?;
+    crate::cli::note(&trained);
     let form = match arguments.form {
         Form::Merged => {
             let dtype = arguments.dtype.map(|stored| match stored {
@@ -66,7 +69,14 @@ pub fn run(arguments: &Arguments) -> Result<()> {
                 Stored::F16 => Dtype::F16,
                 Stored::Bf16 => Dtype::BF16,
             });
-            let merged = merge(&model_dir, &config, &trained, dtype, &arguments.out)?;
+            let merged = merge(
+                &model_dir,
+                &config,
+                &trained,
+                dtype,
+                &origin(arguments, &model_dir),
+                &arguments.out,
+            )?;
             print::line(format_args!(
                 "{merged} weights merged into {}",
                 arguments.out.display()
@@ -107,4 +117,27 @@ pub fn run(arguments: &Arguments) -> Result<()> {
         arguments.out.display()
     ))?;
     Ok(())
+}
+
+/// Base and adapter as a model card names them: a Hub id as written, of a folder on this machine its name alone.
+fn origin(arguments: &Arguments, model_dir: &Path) -> Origin {
+    let last = |path: &Path| {
+        let whole = path.canonicalize().unwrap_or_else(|_| path.to_owned());
+        whole
+            .file_name()
+            .unwrap_or_default()
+            .to_string_lossy()
+            .into_owned()
+    };
+    let base = if Path::new(&arguments.model).is_dir() {
+        last(model_dir)
+    } else {
+        arguments.model.clone()
+    };
+    let adapter = if arguments.adapter.is_absolute() {
+        last(&arguments.adapter)
+    } else {
+        arguments.adapter.display().to_string()
+    };
+    Origin { base, adapter }
 }

@@ -129,6 +129,7 @@ impl ModelArguments {
             .map(|dir| Trained::load(dir, &config))
             .transpose()?
             .unwrap_or_default();
+        note(&trained);
         let plan = trained
             .adapter
             .as_ref()
@@ -144,6 +145,13 @@ impl ModelArguments {
             model.load_adapter(adapter).map_err(|e| e.at_path(dir))?;
         }
         Ok((model, loader))
+    }
+}
+
+/// Prints notes on what an adapter's folder says.
+fn note(trained: &Trained) {
+    for note in trained.notes() {
+        crate::cli::print::message(format_args!("note: {note}"));
     }
 }
 

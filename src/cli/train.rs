@@ -53,6 +53,7 @@ pub fn run(arguments: &Arguments, stop: &AtomicBool) -> Result<()> {
         mut optimiser,
         mut state,
         fit: _,
+        notes: _,
         lock: _lock,
     } = begun;
     for error in run.corpus.skipped() {
@@ -112,8 +113,12 @@ pub fn run(arguments: &Arguments, stop: &AtomicBool) -> Result<()> {
     }
 }
 
-/// Says how the training fills the card's memory, if it is on one.
+/// Prints notes on the adapter a run goes on from, and how the training fills the GPU's memory if it is on one.
 pub(super) fn tell_fit(begun: &Begun) {
+    begun
+        .notes
+        .iter()
+        .for_each(|note| print::message(format_args!("note: {note}")));
     if let Some(fit) = &begun.fit {
         print::message(format_args!("memory: {}", fit.line()));
         fit.note()

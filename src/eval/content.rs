@@ -24,11 +24,11 @@ use crate::eval::question::Wanted;
 use crate::files;
 use crate::files::AppendLog;
 use crate::load::Loader;
+use crate::model::checkpoint::weight_files;
 use crate::model::generate::Sampling;
 use crate::model::generate::Strategy;
 use crate::model::peft;
 use crate::model::trained;
-use crate::model::weights::safetensors_of;
 use crate::task::Mode;
 
 /// Goes up whenever the same weights would answer the same question otherwise.
@@ -86,7 +86,7 @@ impl Contents {
     /// Files that cannot be read; a folder that holds nothing trained.
     pub fn model(&self, dir: &Path, trained: Option<&Path>, computes: &str) -> Result<Hash> {
         let mut paths = vec![dir.join("config.json")];
-        paths.extend(safetensors_of(dir)?);
+        paths.extend(weight_files(dir)?);
         if let Some(folder) = trained {
             let of_folder = [peft::CONFIG_FILE, peft::TENSORS_FILE, trained::FILE]
                 .map(|name| folder.join(name));

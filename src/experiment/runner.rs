@@ -128,6 +128,7 @@ fn run_one(
         mut optimiser,
         mut state,
         fit: _,
+        notes: _,
         lock: _lock,
     } = begun;
     train::train(

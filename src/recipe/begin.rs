@@ -8,6 +8,7 @@ use crate::error::Error;
 use crate::error::Result;
 use crate::files;
 use crate::model::AudioLlm;
+use crate::model::lora::Masks;
 use crate::model::memory::Fit;
 use crate::recipe::Opened;
 use crate::recipe::Recipe;
@@ -31,6 +32,8 @@ pub struct Begun {
     pub state: State,
     /// How the training fits the card, if it is on one.
     pub fit: Option<Fit>,
+    /// Notes on the adapter that the run goes on from.
+    pub notes: Vec<String>,
     /// Nobody else writes to the folder while this is held.
     pub lock: files::Lock,
 }
@@ -62,15 +65,19 @@ impl Recipe {
                 .at_path(&self.folder())
                 .hint("go on with it with --resume, start another with --set name=NAME, or remove the folder"));
         }
-        if is_begun {
+        let recipe = if is_begun {
             self.check_unchanged(&stored)?;
-        }
+            self.with_masks(Some(&Self::load(&stored, &[])?))
+        } else {
+            self.with_masks(None)
+        };
         let Opened {
             run,
             schedule,
             model,
             fit,
-        } = self.open(&model_dir()?, device)?;
+            notes,
+        } = recipe.open(&model_dir()?, device)?;
         let mut optimiser = Optimiser::new(run.optimiser.clone(), &model.parameters)?;
         let mut state = State::new(self.inputs(run.evaluate.as_ref().map(|(_, suite)| suite))?);
         match checkpoint::list(&run.checkpoints())?.pop() {
@@ -79,7 +86,7 @@ impl Recipe {
                 check_inputs(&saved, &state)?;
                 state = saved;
             }
-            _ => files::write_atomic(&stored, self.to_yaml()?.as_bytes())?,
+            _ => files::write_atomic(&stored, recipe.to_yaml()?.as_bytes())?,
         }
         Ok(Begun {
             run,
@@ -88,8 +95,23 @@ impl Recipe {
             optimiser,
             state,
             fit,
+            notes,
             lock,
         })
+    }
+
+    /// The recipe with its dropout masks written out. A run that began before there was a choice shares them, and goes on so unless the
+    /// recipe says otherwise.
+    fn with_masks(&self, begun: Option<&Self>) -> Self {
+        let before = begun.map(|begun| begun.lora.dropout_masks.unwrap_or(Masks::Shared));
+        let mut recipe = self.clone();
+        recipe.lora.dropout_masks = Some(match (self.lora.dropout_masks, before) {
+            // Without dropout there is no mask, so a choice changes nothing.
+            (Some(_), Some(before)) if self.lora.dropout == 0.0 => before,
+            (Some(said), _) => said,
+            (None, before) => before.unwrap_or_default(),
+        });
+        recipe
     }
 
     /// Compares with the recipe a run was started with.
@@ -97,7 +119,10 @@ impl Recipe {
     /// # Errors
     /// The first field that differs, evaluation and checkpoint cadence excepted.
     pub fn check_unchanged(&self, stored: &Path) -> Result<()> {
-        let Some((field, before, now)) = self.first_difference(&Self::load(stored, &[])?)? else {
+        let begun = Self::load(stored, &[])?;
+        let now = self.with_masks(Some(&begun));
+        let begun = begun.with_masks(Some(&begun));
+        let Some((field, before, now)) = now.first_difference(&begun)? else {
             return Ok(());
         };
         Err(Error::input(format!(

@@ -13,6 +13,7 @@ use crate::model::AudioLlm;
 use crate::model::config::Config;
 use crate::model::cost::Model;
 use crate::model::lora::Init;
+use crate::model::lora::PROJECTOR;
 use crate::model::lora::Plan;
 use crate::model::memory::Fit;
 use crate::model::peft::Card;
@@ -38,6 +39,8 @@ pub struct Opened {
     pub model: AudioLlm,
     /// How the training fits the card, if it is on one.
     pub fit: Option<Fit>,
+    /// Notes on the adapter that the run goes on from.
+    pub notes: Vec<String>,
 }
 
 impl Recipe {
@@ -90,7 +93,7 @@ impl Recipe {
             .then(|| device::name(device))
             .transpose()?;
         let window = config.audio.window_frames();
-        let model = self.model(model_dir, config, plan, device)?;
+        let (model, notes) = self.model(model_dir, config, plan, device)?;
         let run = Run {
             folder: self.folder(),
             seed: self.seed,
@@ -121,6 +124,7 @@ impl Recipe {
             schedule,
             model,
             fit,
+            notes,
         })
     }
 
@@ -158,18 +162,18 @@ impl Recipe {
         device: &Device,
     ) -> Result<(Vec<Parts>, AudioLlm)> {
         let (parts, plan) = self.adapters(&config, schedule)?;
-        let model = self.model(model_dir, config, plan, device)?;
+        let (model, _) = self.model(model_dir, config, plan, device)?;
         Ok((parts, model))
     }
 
-    /// The checkpoint with adapters where the recipe wants them, started as it says.
+    /// The checkpoint with adapters where the recipe wants them, started as it says; and notes on what it starts from.
     fn model(
         &self,
         model_dir: &Path,
         config: Config,
         plan: Plan,
         device: &Device,
-    ) -> Result<AudioLlm> {
+    ) -> Result<(AudioLlm, Vec<String>)> {
         let init = match self.lora.init.as_str() {
             "default" => Some(Init::Default),
             "gaussian" => Some(Init::Gaussian),
@@ -179,6 +183,7 @@ impl Recipe {
             Some(_) => Trained::default(),
             None => self.continued(&plan, &config)?,
         };
+        let notes = continued.notes().to_vec();
         let weights = match self.model.weights {
             WeightsSource::Checkpoint => Weights::open(model_dir)?,
             WeightsSource::Random => Weights::Random { seed: self.seed },
@@ -191,7 +196,7 @@ impl Recipe {
                 .map_err(|e| e.at(&self.lora.init))?,
             None => model.initialise(init.unwrap_or(Init::Default), self.seed)?,
         }
-        Ok(model)
+        Ok((model, notes))
     }
 
     /// The PEFT folder or checkpoint to go on from; its adapter must be what the recipe says. Without one fresh adapters start from its weights.
@@ -210,6 +215,7 @@ impl Recipe {
         if adapter.plan.modules == plan.modules {
             return Ok(trained);
         }
+        let parts = parts_of(&adapter.plan);
         let differs =
             |module: &String| adapter.plan.modules.get(module) != plan.modules.get(module);
         let module = adapter
@@ -229,6 +235,22 @@ impl Recipe {
         };
         Err(Error::input(format!("`{module}` has {} there, the recipe asks for {}", say(&adapter.plan), say(plan)))
             .at_path(dir)
-            .hint("make `train` and `lora` (rank, alpha, targets, variant) say what adapter_config.json says"))
+            .hint(format!("go on with the adapter's shape: write `train: {{{}}}` and `lora: {{init: {}, {}}}` into the recipe", parts.join(", "), self.lora.init, adapter.plan.as_yaml(adapter.variant))))
     }
+}
+
+/// What a recipe writes under `train` for the parts that a plan adapts.
+fn parts_of(plan: &Plan) -> Vec<String> {
+    let has = |start: &str| plan.modules.keys().any(|path| path.starts_with(start));
+    let projector = plan.modules.contains_key(PROJECTOR);
+    let encoder = has("thinker.audio_tower.layers.");
+    let decoder = has("thinker.model.layers.");
+    [
+        ("audio_encoder", encoder),
+        ("projector", projector),
+        ("decoder", decoder),
+    ]
+    .into_iter()
+    .map(|(part, is_adapted)| format!("{part}: {}", if is_adapted { "lora" } else { "frozen" }))
+    .collect()
 }

@@ -74,6 +74,7 @@ fn layers(card: &Device, parts: &Parts) -> (Linear, Linear) {
                 columns: columns.clone(),
                 ranks: first..first + rank,
                 scale: 0.5 + 0.25 * i as f64,
+                site: 3,
             };
             ups_card.push(up(a));
             ups_exact.push(up(b));
@@ -82,13 +83,11 @@ fn layers(card: &Device, parts: &Parts) -> (Linear, Linear) {
         on_card.adapter = Some(Adapter {
             down: down_card,
             ups: ups_card,
-            site: 3,
             joined: None,
         });
         exact.adapter = Some(Adapter {
             down: down_exact,
             ups: ups_exact,
-            site: 3,
             joined: None,
         });
     }

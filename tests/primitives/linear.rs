@@ -1,6 +1,7 @@
 //! The linear layer: frozen, trained, with adapters, with dropout.
 
 use candle_core::Tensor;
+use maqam::ops::dropout::Dropout;
 use maqam::ops::linear::AdapterDropout;
 use maqam::ops::linear::Linear;
 use maqam::ops::linear::Weight;
@@ -138,6 +139,42 @@ fn frozen_and_trained_layers() {
     );
 }
 
+/// The layer with another site for each of its adapters.
+fn with_own_masks(mut layer: Linear) -> Linear {
+    for (i, up) in layer.adapter.as_mut().unwrap().ups.iter_mut().enumerate() {
+        up.site += i as u64;
+    }
+    layer
+}
+
+#[test]
+fn modules_share_a_mask_or_draw_their_own() {
+    let tokens = keys(1, TOKENS);
+    let dropout = AdapterDropout {
+        probability: 0.3,
+        tokens: &tokens,
+    };
+    let x = random("x", &[TOKENS, INPUTS]);
+    let shared = adapted("masks", INPUTS, OUTPUTS, &[(0..5, 2), (5..7, 1)]);
+    for (layer, sites) in [(shared.clone(), [3, 3]), (with_own_masks(shared), [3, 4])] {
+        let (_, hidden) = layer.forward(&x, None, dropout).unwrap();
+        let (hidden, adapter) = (hidden.unwrap(), layer.adapter.unwrap());
+        for (up, site) in adapter.ups.iter().zip(sites) {
+            let dropped = Dropout {
+                probability: 0.3,
+                tokens: &tokens,
+                site,
+            }
+            .apply(&x)
+            .unwrap();
+            let a = adapter.down.value.narrow(0, up.ranks.start, up.ranks.len());
+            let expected = dropped.matmul(&a.unwrap().t().unwrap()).unwrap();
+            let found = hidden.narrow(1, up.ranks.start, up.ranks.len()).unwrap();
+            assert_near("dropout(x) A^T", &found, &expected, 1e-12);
+        }
+    }
+}
+
 #[test]
 fn adapted_layers() {
     let tokens = keys(1, TOKENS);
@@ -178,6 +215,21 @@ fn adapted_layers() {
             ],
         );
     }
+    let dropout = AdapterDropout {
+        probability: 0.3,
+        tokens: &tokens,
+    };
+    check(
+        "three adapters with a mask each",
+        &with_own_masks(three()),
+        dropout,
+        &[
+            ("down", down),
+            ("up 0", up::<0>),
+            ("up 1", up::<1>),
+            ("up 2", up::<2>),
+        ],
+    );
     let mut lora = three();
     lora.weight.gradient = None;
     lora.bias = None;

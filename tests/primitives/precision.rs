@@ -166,6 +166,7 @@ fn everything(sizes: &Sizes, dtype: DType) -> Vec<(&'static str, Tensor)> {
         columns,
         ranks,
         scale: 2.0,
+        site: 1,
     };
     let ups = vec![
         up("up 0", 0..dim / 2, 0..rank),
@@ -174,7 +175,6 @@ fn everything(sizes: &Sizes, dtype: DType) -> Vec<(&'static str, Tensor)> {
     let adapter = Adapter {
         down: trained(number("down", &[2 * rank, dim])),
         ups,
-        site: 1,
         joined: None,
     };
     let layer = Linear {

@@ -172,6 +172,7 @@ pub fn adapted(
                 columns: columns.clone(),
                 ranks,
                 scale: 0.7 + 0.3 * i as f64,
+                site: 3,
             }
         })
         .collect();
@@ -182,7 +183,6 @@ pub fn adapted(
         adapter: Some(Adapter {
             down,
             ups,
-            site: 3,
             joined: None,
         }),
     }

@@ -10,4 +10,5 @@ pub mod files;
 pub mod seed;
 pub mod parts;
 pub mod yaml;
+pub mod sniff;
 pub mod jsonl;

@@ -184,6 +184,7 @@ impl Systems {
             .map(|dir| Trained::load(dir, &self.config))
             .transpose()?
             .unwrap_or_default();
+        crate::cli::note(&trained);
         let plan = trained
             .adapter
             .as_ref()

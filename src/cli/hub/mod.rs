@@ -14,7 +14,8 @@ use crate::error::Error;
 use crate::error::Result;
 use crate::files;
 use crate::files::Lock;
-use crate::model::weights::safetensors_of;
+use crate::model::checkpoint;
+use crate::model::checkpoint::weight_files;
 
 /// What no checkpoint can do without, its weights apart.
 const NEEDED: [&str; 2] = ["config.json", "tokenizer.json"];
@@ -43,10 +44,19 @@ pub fn local_dir(model: &str) -> Result<Option<PathBuf>> {
 /// # Errors
 /// A name that is neither a folder nor a Hub id; a repository that is no checkpoint; the network's and the disk's.
 pub fn model_dir(model: &str) -> Result<PathBuf> {
+    let dir = find_dir(model)?;
+    for note in checkpoint::notes(&dir) {
+        print::message(format_args!("note: {note}"));
+    }
+    Ok(dir)
+}
+
+fn find_dir(model: &str) -> Result<PathBuf> {
     let path = Path::new(model);
     if path.is_dir() {
         return Ok(path.to_owned());
     }
+    checkpoint::refuse_file(path)?;
     check_id(model)?;
     let repo = Repo::new(model)?;
     if let Some(dir) = cached(&repo) {
@@ -83,7 +93,7 @@ fn check_id(model: &str) -> Result<()> {
 /// The snapshot's folder, if every file that is needed is there.
 fn cached(repo: &Repo) -> Option<PathBuf> {
     let dir = repo.snapshot(&repo.commit()?);
-    let weights = safetensors_of(&dir).ok()?;
+    let weights = weight_files(&dir).ok()?;
     let has_all = NEEDED.iter().all(|name| dir.join(name).is_file())
         && weights.iter().all(|path| path.is_file());
     has_all.then_some(dir)

@@ -56,7 +56,8 @@ pub struct ChatTemplate {
 }
 
 impl ChatTemplate {
-    /// The template of a checkpoint: `chat_template.jinja`, `chat_template.json`, `tokenizer_config.json`, else a built-in ChatML.
+    /// The template of a checkpoint: that of `processor_config.json`, of `chat_template.json`, of `chat_template.jinja`, of
+    /// `tokenizer_config.json`, else a built-in ChatML. It is the order of transformers' processor.
     ///
     /// # Errors
     /// A file that cannot be read or a template that does not compile.
@@ -69,13 +70,13 @@ impl ChatTemplate {
                 token.and_then(|token| token.as_str().or_else(|| token.get("content")?.as_str()));
             named_tokens.insert(name.to_owned(), text.map_or(Value::Null, Value::from));
         }
-        let jinja = model_dir.join("chat_template.jinja");
-        if jinja.is_file() {
-            return Self::compile(
-                files::read_text(&jinja)?,
-                jinja.display().to_string(),
-                named_tokens,
-            );
+        let processor = model_dir.join("processor_config.json");
+        if let Some(source) = read_json(&processor)?
+            .as_ref()
+            .and_then(|found| found.get("chat_template"))
+            .and_then(template_source)
+        {
+            return Self::compile(source, processor.display().to_string(), named_tokens);
         }
         let json = model_dir.join("chat_template.json");
         if let Some(found) = read_json(&json)? {
@@ -84,6 +85,14 @@ impl ChatTemplate {
             let source = source
                 .ok_or_else(|| Error::input("holds no text under `chat_template`").at(&place))?;
             return Self::compile(source, place, named_tokens);
+        }
+        let jinja = model_dir.join("chat_template.jinja");
+        if jinja.is_file() {
+            return Self::compile(
+                files::read_text(&jinja)?,
+                jinja.display().to_string(),
+                named_tokens,
+            );
         }
         match config
             .as_ref()
@@ -210,7 +219,7 @@ impl ChatTemplate {
     fn unrecoverable(&self, what: &str) -> Error {
         Error::input(format!("the template {what}, so targets cannot be told from prompts"))
             .at(&self.place)
-            .hint("a template says each message's content once, unchanged and in order; put one that does into `chat_template.jinja` beside the checkpoint")
+            .hint("mend the template in that file: it says each message's content once, unchanged and in order")
     }
 }
 
@@ -393,12 +402,17 @@ mod tests {
             r#"{"eos_token": {"content": "END"}, "chat_template": [{"name": "tools", "template": "t"}, {"name": "default", "template": "1{{ messages[0].content }}{{ eos_token }}"}]}"#,
         );
         assert_eq!(says(), "1xEND");
+        write("chat_template.jinja", "2{{ messages[0].content }}");
+        assert_eq!(says(), "2x");
         write(
             "chat_template.json",
-            r#"{"chat_template": "2{{ messages[0].content }}"}"#,
+            r#"{"chat_template": "3{{ messages[0].content }}"}"#,
         );
-        assert_eq!(says(), "2x");
-        write("chat_template.jinja", "3{{ messages[0].content }}");
         assert_eq!(says(), "3x");
+        write(
+            "processor_config.json",
+            r#"{"chat_template": "4{{ messages[0].content }}"}"#,
+        );
+        assert_eq!(says(), "4x");
     }
 }

@@ -103,17 +103,16 @@ impl TextCodec {
             special_tokens(&tokenizer, &config).map_err(|error| error.at_path(model_dir))?;
         let mut ends = vec![special.end_of_turn];
         let generation = read_json(&model_dir.join("generation_config.json"))?.unwrap_or_default();
-        let thinker = config.get("thinker_config").unwrap_or(&Value::Null);
-        for found in [
-            &generation,
-            &config,
-            thinker,
-            thinker.get("text_config").unwrap_or(&Value::Null),
-        ] {
-            for id in token_ids(found.get("eos_token_id")) {
-                if !ends.contains(&id) {
-                    ends.push(id);
-                }
+        let thinker = config.get("thinker_config").unwrap_or(&config);
+        let text = thinker.get("text_config").unwrap_or(&Value::Null);
+        // transformers asks config.json only where generation_config.json says nothing.
+        let said = [&generation, thinker, text, &config]
+            .into_iter()
+            .map(|file| token_ids(file.get("eos_token_id")))
+            .find(|ids| !ids.is_empty());
+        for id in said.unwrap_or_default() {
+            if !ends.contains(&id) {
+                ends.push(id);
             }
         }
         Ok(Self {

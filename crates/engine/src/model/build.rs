@@ -10,8 +10,11 @@ use crate::model::audio_encoder::AudioEncoder;
 use crate::model::audio_encoder::EncoderLayer;
 use crate::model::audio_encoder::LayerNorm;
 use crate::model::audio_encoder::sinusoids;
+use crate::model::checkpoint::EMBEDDINGS;
+use crate::model::checkpoint::HEAD;
 use crate::model::config::Config;
 use crate::model::decoder::DecoderLayer;
+use crate::model::lora::Masks;
 use crate::model::lora::PROJECTOR;
 use crate::model::lora::Plan;
 use crate::model::lora::decoder_layer;
@@ -31,6 +34,7 @@ use crate::ops::linear::Up;
 use crate::ops::linear::Weight;
 use maqam_base::error::Result;
 use maqam_base::parts::Part;
+use maqam_base::parts::PerPart;
 
 /// Projections of one input that are stacked into one layer.
 struct Group {
@@ -175,9 +179,7 @@ pub(super) fn copies(layers: &[DecoderLayer]) -> Result<Vec<(Tensor, Tensor)>> {
 }
 
 const TOWER: &str = "thinker.audio_tower";
-pub(super) const EMBEDDINGS: &str = "thinker.model.embed_tokens.weight";
 const FINAL_NORM: &str = "thinker.model.norm.weight";
-pub(super) const HEAD: &str = "thinker.lm_head.weight";
 
 /// Declares the weights of the parts that are trained whole, in the order of the computation, and tells where each lies.
 /// Those of one group are neighbours, so that they stack.
@@ -315,6 +317,26 @@ pub(super) fn joined(config: &Config, plan: &Plan) -> Vec<(usize, usize, usize)>
         })
         .filter(|(_, _, room)| *room > 0)
         .collect()
+}
+
+/// Numbers for each token that dropout holds on a card at its highest: the input's gradient of a mask, and that of the masks before it
+/// where a layer has several.
+pub(super) fn dropped(config: &Config, plan: &Plan) -> PerPart<usize> {
+    let groups = Groups::of(config);
+    let of = |group: &Group| {
+        let adapted = |(path, _): &&(String, usize)| plan.modules.contains_key(path);
+        let modules = group.members.iter().filter(adapted).count();
+        let masks = match plan.masks {
+            Masks::PerModule => modules,
+            Masks::Shared => modules.min(1),
+        };
+        masks.min(2) * group.inputs
+    };
+    PerPart::from_fn(|part| {
+        let of_part = groups.all().filter(|group| group.part == part);
+        let largest = of_part.map(of).max().unwrap_or(0);
+        if plan.dropout > 0.0 { largest } else { 0 }
+    })
 }
 
 /// Name and shape of every weight that can be trained whole.
@@ -524,10 +546,16 @@ impl Builder<'_> {
         let (mut ups, mut column, mut rank) = (Vec::new(), 0, 0);
         for (path, outputs) in &group.members {
             if let Some(shape) = self.plan.modules.get(path) {
+                // The place of its `lora_A`; the first module has the group's mask.
+                let site = match self.plan.masks {
+                    Masks::PerModule => place + ups.len(),
+                    Masks::Shared => place,
+                };
                 ups.push((
                     column..column + outputs,
                     rank..rank + shape.rank,
                     shape.scale,
+                    site as u64,
                 ));
                 rank += shape.rank;
             }
@@ -549,19 +577,19 @@ impl Builder<'_> {
         let ups = ups
             .into_iter()
             .enumerate()
-            .map(|(i, (columns, ranks, scale))| {
+            .map(|(i, (columns, ranks, scale, site))| {
                 Ok(Up {
                     weight: frozen_if_not_trained(self.parameters.weight(first_up + i)?),
                     columns,
                     ranks,
                     scale,
+                    site,
                 })
             })
             .collect::<Result<Vec<_>>>()?;
         Ok(Some(Adapter {
             down,
             ups,
-            site: place as u64,
             joined: None,
         }))
     }

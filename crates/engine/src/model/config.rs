@@ -4,10 +4,11 @@ use std::path::Path;
 
 use serde_json::Value;
 
+use crate::model::checkpoint;
+use crate::model::checkpoint::Checkpoint;
 use crate::ops::attention::Heads;
 use maqam_base::error::Error;
 use maqam_base::error::Result;
-use maqam_base::files;
 
 /// The audio encoder, named as in the checkpoint.
 #[derive(Clone, Debug, PartialEq)]
@@ -70,7 +71,7 @@ pub struct TextConfig {
     pub rms_norm_eps: f64,
     /// Base of the rotary frequencies.
     pub rope_theta: f64,
-    /// Whether the head is the embedding table.
+    /// Whether the head is the embedding table, in fact: see [`Config::load`].
     pub tie_word_embeddings: bool,
 }
 
@@ -99,30 +100,47 @@ pub struct Config {
 impl Config {
     /// Reads `DIR/config.json` of a full or a thinker-only checkpoint.
     ///
+    /// Whether the head is the embedding table is decided by the weights, where the folder has any: transformers 5 writes
+    /// `tie_word_embeddings: true` into `text_config` of models with a head of their own.
+    ///
     /// # Errors
     /// Where a field is missing, or says something the model here does not do; the message names it.
     pub fn load(dir: &Path) -> Result<Self> {
         let path = dir.join("config.json");
-        let text = files::read_text(&path).map_err(|e| e.or_hint("`model` is the folder of a checkpoint: config.json, tokenizer.json and safetensors"))?;
-        let root: Value = serde_json::from_str(&text)
-            .map_err(|e| Error::input(format!("not JSON: {e}")).at_path(&path))?;
-        Self::from_json(&root).map_err(|e| e.at_path(&path))
+        if !path.exists()
+            && let Some(error) = checkpoint::another_folder(dir)
+        {
+            return Err(error);
+        }
+        checkpoint::check_inside(dir, &path)?;
+        let root = checkpoint::read_json(&path).map_err(|e| e.or_hint("`model` is the folder of a checkpoint: config.json, tokenizer.json and safetensors"))?;
+        let mut found = Self::from_json(&root).map_err(|e| e.at_path(&path))?;
+        let asks = thinker_of(&root)["tie_word_embeddings"] == true;
+        // Damaged weights are refused where they are read.
+        if let Ok(checkpoint) = Checkpoint::open(dir) {
+            found.text.tie_word_embeddings = checkpoint.is_tied(asks);
+        }
+        Ok(found)
     }
 
     fn from_json(root: &Value) -> Result<Self> {
-        let model_type = root["model_type"].as_str().unwrap_or("nothing");
+        let model_type = root["model_type"].as_str();
         let thinker = match model_type {
-            "qwen2_5_omni" => &root["thinker_config"],
-            "qwen2_5_omni_thinker" => root,
+            Some("qwen2_5_omni" | "qwen2_5_omni_thinker") => thinker_of(root),
             other => {
+                let found = other
+                    .or_else(|| root["architectures"][0].as_str())
+                    .unwrap_or("nothing");
                 return Err(Error::input(format!(
-                    "`model_type` is {other}, expected qwen2_5_omni or qwen2_5_omni_thinker"
+                    "`model_type` is {found}{}, expected qwen2_5_omni or qwen2_5_omni_thinker",
+                    family(found).map_or(String::new(), |name| format!(" ({name})"))
                 ))
                 .hint(
                     "maqam trains Qwen2.5-Omni checkpoints; point `model` at the folder of one",
                 ));
             }
         };
+        refuse_quantised(root)?;
         let (audio, text) = (
             Fields(&thinker["audio_config"], "audio_config"),
             Fields(&thinker["text_config"], "text_config"),
@@ -172,8 +190,8 @@ impl Config {
                     .or_else(|| text.0["rope_theta"].as_f64())
                     .unwrap_or(1e6),
                 tie_word_embeddings: [
-                    &text.0["tie_word_embeddings"],
                     &thinker["tie_word_embeddings"],
+                    &text.0["tie_word_embeddings"],
                     &root["tie_word_embeddings"],
                 ]
                 .into_iter()
@@ -231,6 +249,84 @@ impl Config {
         }
         Ok(())
     }
+}
+
+/// The part of a configuration that describes the thinker.
+fn thinker_of(root: &Value) -> &Value {
+    if root["model_type"] == "qwen2_5_omni" {
+        &root["thinker_config"]
+    } else {
+        root
+    }
+}
+
+/// Refuses weights that are not stored in a floating-point type, by the method that made them.
+fn refuse_quantised(root: &Value) -> Result<()> {
+    let thinker = thinker_of(root);
+    let places = [
+        ("", root),
+        ("thinker_config.", &root["thinker_config"]),
+        ("text_config.", &thinker["text_config"]),
+    ];
+    for (place, section) in places {
+        for field in ["quantization_config", "compression_config"] {
+            let found = &section[field];
+            if !found.is_object() {
+                continue;
+            }
+            let method = found["quant_method"].as_str().unwrap_or("unknown");
+            let name = match method {
+                "awq" => "AWQ",
+                "gptq" => "GPTQ",
+                "bitsandbytes" => "bitsandbytes",
+                "unknown" if found["load_in_4bit"] == true || found["load_in_8bit"] == true => {
+                    "bitsandbytes"
+                }
+                other => other,
+            };
+            return Err(
+                Error::input(format!("weights quantised by {name} (`{place}{field}`)"))
+                    .hint(checkpoint::QUANTISED_HINT),
+            );
+        }
+    }
+    Ok(())
+}
+
+/// The name of the family that a `model_type` or an architecture stands for, where it is well known.
+fn family(model_type: &str) -> Option<&'static str> {
+    let plain: String = model_type
+        .chars()
+        .filter(char::is_ascii_alphanumeric)
+        .collect::<String>()
+        .to_ascii_lowercase();
+    let known = [
+        ("qwen3omni", "Qwen3-Omni"),
+        ("qwen25omnitalker", "the talker of Qwen2.5-Omni"),
+        ("qwen2audio", "Qwen2-Audio"),
+        ("qwen25vl", "Qwen2.5-VL"),
+        ("qwen2vl", "Qwen2-VL"),
+        ("qwen3asr", "Qwen3-ASR"),
+        ("qwen3", "Qwen3, a text model"),
+        ("qwen2", "Qwen2 or Qwen2.5, a text model"),
+        ("whisper", "Whisper"),
+        ("voxtral", "Voxtral"),
+        ("hubert", "HuBERT, an encoder"),
+        ("wav2vec2", "wav2vec 2.0, an encoder"),
+        ("gemma3n", "Gemma 3n"),
+        ("gemma", "Gemma"),
+        ("llama", "Llama, a text model"),
+        ("mistral", "Mistral, a text model"),
+        ("phi4", "Phi-4"),
+        ("ultravox", "Ultravox"),
+        ("minicpm", "MiniCPM"),
+        ("granitespeech", "Granite Speech"),
+        ("moonshine", "Moonshine"),
+    ];
+    known
+        .into_iter()
+        .find(|(start, _)| plain.starts_with(start))
+        .map(|(_, name)| name)
 }
 
 struct Fields<'a>(&'a Value, &'static str);

@@ -9,6 +9,8 @@ use serde::Deserialize;
 use serde::Serialize;
 
 use crate::model::config::Config;
+use crate::model::patterns;
+use crate::model::patterns::Patterns;
 use maqam_base::error::Error;
 use maqam_base::error::Result;
 use maqam_base::parts::Part;
@@ -31,6 +33,15 @@ pub struct Settings {
     pub targets: Targets,
     /// How the scale follows the rank.
     pub variant: Variant,
+    /// Ranks that differ, by regular expressions over the ends of module paths; the first that matches counts, as in PEFT.
+    #[serde(skip_serializing_if = "Patterns::is_empty")]
+    pub rank_pattern: Patterns,
+    /// Numerators of the scale that differ, likewise.
+    #[serde(skip_serializing_if = "Patterns::is_empty")]
+    pub alpha_pattern: Patterns,
+    /// Which modules share a dropout mask; `per_module` where nothing is said.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub dropout_masks: Option<Masks>,
     /// `default`, `gaussian`, or the path of a PEFT folder to go on from.
     pub init: String,
 }
@@ -43,8 +54,43 @@ impl Default for Settings {
             dropout: 0.0,
             targets: Targets::Named("attention".into()),
             variant: Variant::Lora,
+            rank_pattern: Patterns::default(),
+            alpha_pattern: Patterns::default(),
+            dropout_masks: None,
             init: "default".into(),
         }
+    }
+}
+
+impl Settings {
+    /// Rank and scale of a module's adapter.
+    ///
+    /// # Errors
+    /// A pattern that is no regular expression, or that gives a rank or an alpha that is none; the message names the key.
+    fn shape(&self, path: &str) -> Result<Shape> {
+        let found = self.rank_pattern.find(path);
+        let rank = found
+            .map_err(|e| e.at("`lora.rank_pattern`"))?
+            .unwrap_or(self.rank as f64);
+        let found = self.alpha_pattern.find(path);
+        let alpha = found
+            .map_err(|e| e.at("`lora.alpha_pattern`"))?
+            .unwrap_or(self.alpha);
+        if rank < 1.0 || rank.fract() != 0.0 {
+            return Err(Error::input(format!(
+                "`lora.rank_pattern` gives rank {rank} for `{path}`, expected a whole number above 0"
+            )));
+        }
+        if !(alpha.is_finite() && alpha > 0.0) {
+            return Err(Error::input(format!(
+                "`lora.alpha_pattern` gives {alpha} for `{path}`, expected a number above 0"
+            )));
+        }
+        Ok(Shape {
+            rank: rank as usize,
+            alpha,
+            scale: self.variant.scale(alpha, rank as usize),
+        })
     }
 }
 
@@ -87,6 +133,17 @@ impl<'de> Deserialize<'de> for Targets {
         }
         deserializer.deserialize_any(Visitor)
     }
+}
+
+/// Which adapted modules share a dropout mask.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Masks {
+    /// Every module draws its own, as in PEFT.
+    #[default]
+    PerModule,
+    /// Modules that read the same input share one: query, key and value; gate and up. Runs that began before there was a choice.
+    Shared,
 }
 
 /// How an adapter's scale follows its rank.
@@ -196,6 +253,10 @@ pub struct Plan {
     pub modules: BTreeMap<String, Shape>,
     /// The parts whose own weights are trained.
     pub full: Vec<Part>,
+    /// Share of the adapters' inputs that is dropped in training.
+    pub dropout: f64,
+    /// Which modules share a dropout mask.
+    pub masks: Masks,
 }
 
 impl Plan {
@@ -220,11 +281,6 @@ impl Plan {
                 settings.alpha
             )));
         }
-        let shape = Shape {
-            rank: settings.rank,
-            alpha: settings.alpha,
-            scale: settings.variant.scale(settings.alpha, settings.rank),
-        };
         let all = modules(config);
         let trained: Vec<&Module> = all
             .iter()
@@ -234,18 +290,23 @@ impl Plan {
             .into_iter()
             .filter(|&part| parts.of(part) == Training::Full)
             .collect();
+        let masks = settings.dropout_masks.unwrap_or_default();
         if trained.is_empty() {
             return Ok(Self {
-                modules: BTreeMap::new(),
                 full,
+                dropout: settings.dropout,
+                masks,
+                ..Self::default()
             });
         }
         let mut chosen = BTreeMap::new();
         for target in settings.targets.selectors()? {
-            let matched: Vec<&&Module> = trained
-                .iter()
-                .filter(|module| target.matches(module))
-                .collect();
+            let mut matched = Vec::new();
+            for module in &trained {
+                if target.matches(module)? {
+                    matched.push(*module);
+                }
+            }
             if matched.is_empty() {
                 return Err(Error::input(format!(
                     "`lora.targets`: `{}` matches no linear layer of the parts set to `lora`",
@@ -256,63 +317,116 @@ impl Plan {
                     None => format!("layers have paths like {}", trained[0].path),
                 }));
             }
-            chosen.extend(
-                matched
-                    .into_iter()
-                    .map(|module| (module.path.clone(), shape)),
-            );
+            for module in matched {
+                chosen.insert(module.path.clone(), settings.shape(&module.path)?);
+            }
         }
         Ok(Self {
             modules: chosen,
             full,
+            dropout: settings.dropout,
+            masks,
         })
     }
 
     /// The regular expression that names exactly these modules to PEFT.
     pub fn regex(&self) -> String {
-        // Layer numbers are folded together where every layer has the same modules; other paths are listed.
-        let mut by_kind: BTreeMap<String, Vec<usize>> = BTreeMap::new();
-        let layer = Layer::pattern();
-        let mut single = Vec::new();
-        for path in self.modules.keys() {
-            match layer.captures(path) {
-                Some(found) => by_kind
-                    .entry(format!("{}\n{}", &found[1], &found[3]))
-                    .or_default()
-                    .push(found[2].parse().unwrap_or_default()),
-                None => single.push(regex::escape(path)),
+        regex_of(self.modules.keys())
+    }
+
+    /// What a recipe writes under `lora` to get these adapters, as YAML on one line.
+    pub fn as_yaml(&self, variant: Variant) -> String {
+        let usual = |value: &dyn Fn(&Shape) -> f64| {
+            let mut counts: BTreeMap<u64, usize> = BTreeMap::new();
+            for shape in self.modules.values() {
+                *counts.entry(value(shape).to_bits()).or_default() += 1;
+            }
+            let most = counts.into_iter().max_by_key(|(_, count)| *count);
+            most.map_or(1.0, |(bits, _)| f64::from_bits(bits))
+        };
+        let exceptions = |value: &dyn Fn(&Shape) -> f64, usual: f64| {
+            let mut by_value: BTreeMap<u64, Vec<&String>> = BTreeMap::new();
+            for (path, shape) in &self.modules {
+                if value(shape) != usual {
+                    by_value
+                        .entry(value(shape).to_bits())
+                        .or_default()
+                        .push(path);
+                }
+            }
+            let patterns = by_value
+                .into_iter()
+                .map(|(bits, paths)| format!("'{}': {}", regex_of(paths), f64::from_bits(bits)));
+            patterns.collect::<Vec<_>>().join(", ")
+        };
+        let (rank_of, alpha_of) = (
+            |shape: &Shape| shape.rank as f64,
+            |shape: &Shape| shape.alpha,
+        );
+        let (rank, alpha) = (usual(&rank_of), usual(&alpha_of));
+        let mut fields = vec![
+            format!("rank: {rank}"),
+            format!("alpha: {alpha}"),
+            format!("targets: '{}'", self.regex()),
+        ];
+        if variant == Variant::Rslora {
+            fields.push("variant: rslora".to_owned());
+        }
+        let ranks = exceptions(&rank_of, rank);
+        let alphas = exceptions(&alpha_of, alpha);
+        for (field, patterns) in [("rank_pattern", ranks), ("alpha_pattern", alphas)] {
+            if !patterns.is_empty() {
+                fields.push(format!("{field}: {{{patterns}}}"));
             }
         }
-        let mut groups: BTreeMap<(String, Vec<usize>), Vec<String>> = BTreeMap::new();
-        for (kind, mut layers) in by_kind {
-            layers.sort_unstable();
-            let (stem, name) = kind.split_once('\n').unwrap_or_default();
-            groups
-                .entry((stem.to_owned(), layers))
+        fields.join(", ")
+    }
+}
+
+/// A regular expression that matches exactly these module paths.
+fn regex_of<'a>(paths: impl IntoIterator<Item = &'a String>) -> String {
+    // Layer numbers are folded together where every layer has the same modules; other paths are listed.
+    let mut by_kind: BTreeMap<String, Vec<usize>> = BTreeMap::new();
+    let layer = Layer::pattern();
+    let mut single = Vec::new();
+    for path in paths {
+        match layer.captures(path) {
+            Some(found) => by_kind
+                .entry(format!("{}\n{}", &found[1], &found[3]))
                 .or_default()
-                .push(regex::escape(name));
+                .push(found[2].parse().unwrap_or_default()),
+            None => single.push(regex::escape(path)),
         }
-        let mut parts: Vec<String> = groups
-            .into_iter()
-            .map(|((stem, layers), names)| {
-                let numbers = layers
-                    .iter()
-                    .map(ToString::to_string)
-                    .collect::<Vec<_>>()
-                    .join("|");
-                format!(
-                    "{}\\.({numbers})\\.({})",
-                    regex::escape(&stem),
-                    names.join("|")
-                )
-            })
-            .collect();
-        parts.extend(single);
-        if parts.len() == 1 {
-            parts.remove(0)
-        } else {
-            format!("({})", parts.join("|"))
-        }
+    }
+    let mut groups: BTreeMap<(String, Vec<usize>), Vec<String>> = BTreeMap::new();
+    for (kind, mut layers) in by_kind {
+        layers.sort_unstable();
+        let (stem, name) = kind.split_once('\n').unwrap_or_default();
+        groups
+            .entry((stem.to_owned(), layers))
+            .or_default()
+            .push(regex::escape(name));
+    }
+    let mut parts: Vec<String> = groups
+        .into_iter()
+        .map(|((stem, layers), names)| {
+            let numbers = layers
+                .iter()
+                .map(ToString::to_string)
+                .collect::<Vec<_>>()
+                .join("|");
+            format!(
+                "{}\\.({numbers})\\.({})",
+                regex::escape(&stem),
+                names.join("|")
+            )
+        })
+        .collect();
+    parts.extend(single);
+    if parts.len() == 1 {
+        parts.remove(0)
+    } else {
+        format!("({})", parts.join("|"))
     }
 }
 
@@ -338,7 +452,7 @@ enum Rule {
     Mlp,
     All,
     Name(String),
-    Pattern(Regex),
+    Pattern(fancy_regex::Regex),
 }
 
 impl Targets {
@@ -349,10 +463,9 @@ impl Targets {
                     "attention" => Rule::Attention,
                     "mlp" => Rule::Mlp,
                     "all-linear" => Rule::All,
-                    pattern => Rule::Pattern(
-                        Regex::new(&format!("^(?:{pattern})$"))
-                            .map_err(|e| Error::input(format!("`lora.targets`: {e}")))?,
-                    ),
+                    pattern => {
+                        Rule::Pattern(patterns::whole(pattern).map_err(|e| e.at("`lora.targets`"))?)
+                    }
                 };
                 Ok(vec![Selector {
                     written: name.clone(),
@@ -374,7 +487,7 @@ impl Targets {
 }
 
 impl Selector {
-    fn matches(&self, module: &Module) -> bool {
+    fn matches(&self, module: &Module) -> Result<bool> {
         let path = module.path.as_str();
         let ends = |name: &str| {
             path == name
@@ -382,13 +495,13 @@ impl Selector {
                     .strip_suffix(name)
                     .is_some_and(|stem| stem.ends_with('.'))
         };
-        match &self.rule {
+        Ok(match &self.rule {
             Rule::All => true,
             Rule::Attention => path.contains(".self_attn."),
             Rule::Mlp => path.contains(".mlp.") || ENCODER_MLP.iter().any(|name| ends(name)),
             Rule::Name(name) => ends(name),
-            Rule::Pattern(pattern) => pattern.is_match(path),
-        }
+            Rule::Pattern(pattern) => patterns::is_match(pattern, path)?,
+        })
     }
 }
 

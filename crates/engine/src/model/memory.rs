@@ -105,7 +105,8 @@ impl Model<'_> {
         let rooms = self.sizes.rooms as f64 / layers;
         let normed = BF16 * (2.0 * dim + ffn + rooms);
         // A layer backwards: the gradients of its activation, of gate and up, of its norms' outputs, of what goes round them.
-        let gradients = BF16 * (3.0 * ffn + width + 5.0 * dim + rooms);
+        let dropped = self.sizes.dropped.decoder as f64;
+        let gradients = BF16 * (3.0 * ffn + width + 5.0 * dim + rooms + dropped);
         let (kept, live) = match self.save {
             Save::Layer => (BF16 * (dim + ranks), inside + normed + gradients),
             Save::Norms => (BF16 * dim + inside, normed + gradients),
@@ -140,7 +141,8 @@ impl Model<'_> {
                 convolutions.max((inside + normed + BF16 * 2.0 * dim) * positions),
             );
         }
-        let gradients = BF16 * (2.0 * ffn + 8.0 * dim);
+        let dropped = self.sizes.dropped.audio_encoder as f64;
+        let gradients = BF16 * (2.0 * ffn + 8.0 * dim + dropped);
         let (kept, live) = match self.save {
             Save::Layer => (BF16 * (dim + ranks), inside + normed + gradients),
             Save::Norms => (BF16 * dim + inside, normed + gradients),

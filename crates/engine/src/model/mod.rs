@@ -2,6 +2,7 @@
 
 pub mod audio_encoder;
 mod build;
+pub mod checkpoint;
 pub mod config;
 pub mod cost;
 pub mod decoder;
@@ -11,7 +12,9 @@ pub mod generate;
 pub mod lora;
 pub mod memory;
 pub mod parameters;
+pub mod patterns;
 pub mod peft;
+pub mod peft_rules;
 pub mod precision;
 pub mod shapes;
 pub mod sizes;

@@ -4,17 +4,19 @@ use std::collections::BTreeMap;
 use std::path::Path;
 
 use candle_core::DType;
-use candle_core::Device;
 use candle_core::Tensor;
-use regex::Regex;
 use serde_json::Value;
 use serde_json::json;
 
+use crate::model::checkpoint::read_json;
+use crate::model::checkpoint::read_safetensors;
+use crate::model::checkpoint::refuse_not_finite;
 use crate::model::config::Config;
 use crate::model::lora::Plan;
 use crate::model::lora::Shape;
 use crate::model::lora::Variant;
 use crate::model::lora::modules;
+use crate::model::peft_rules::Rules;
 use maqam_base::error::Error;
 use maqam_base::error::Result;
 use maqam_base::files;
@@ -59,59 +61,67 @@ pub struct Adapter {
     pub tensors: BTreeMap<String, (Tensor, Tensor)>,
     /// Whether it scales by the root of the rank.
     pub variant: Variant,
+    /// What the folder says that has no effect, here as in PEFT.
+    pub notes: Vec<String>,
 }
 
 impl Adapter {
-    /// Reads a PEFT folder for a model of this shape, in either form of keys.
+    /// Reads a PEFT folder for a model of this shape, in either form of keys, by the rules of PEFT ([`Rules`]).
     ///
     /// # Errors
     /// Whatever would make the adapter work differently here than in PEFT: other kinds of adapters, tensors of modules the
-    /// model does not have, half a pair, shapes that do not fit. Nothing is ignored silently.
+    /// model does not have, half a pair, shapes that do not fit, values that are not finite.
     pub fn load(dir: &Path, config: &Config) -> Result<Self> {
         let path = dir.join(CONFIG_FILE);
-        let text = files::read_text(&path)
-            .map_err(|e| e.hint("`--adapter` takes a PEFT folder or a checkpoint of a run"))?;
-        let json: Value = serde_json::from_str(&text)
-            .map_err(|e| Error::input(format!("not JSON: {e}")).at_path(&path))?;
-        refuse_other_kinds(&json).map_err(|e| e.at_path(&path))?;
+        let json = read_json(&path)
+            .map_err(|e| e.or_hint("`--adapter` takes a PEFT folder or a checkpoint of a run"))?;
+        let rules = Rules::read(&json).map_err(|e| e.at_path(&path))?;
         let tensors_path = dir.join(TENSORS_FILE);
         if !tensors_path.is_file() {
             return Err(Error::input("the adapter's tensors are missing")
                 .at_path(&tensors_path)
                 .hint("maqam reads safetensors; convert adapter_model.bin with PEFT's save_pretrained"));
         }
-        let stored = candle_core::safetensors::load(&tensors_path, &Device::Cpu)
-            .map_err(|e| Error::input(format!("damaged: {e}")).at_path(&tensors_path))?;
-        Self::from_tensors(&json, stored, config).map_err(|e| e.at_path(&tensors_path))
+        let stored = read_safetensors(&tensors_path)?;
+        refuse_not_finite(&stored, &tensors_path)?;
+        Self::from_tensors(rules, stored, config).map_err(|e| e.at_path(&tensors_path))
     }
 
     fn from_tensors(
-        json: &Value,
+        rules: Rules,
         stored: std::collections::HashMap<String, Tensor>,
         config: &Config,
     ) -> Result<Self> {
-        let variant = if json["use_rslora"].as_bool().unwrap_or(false) {
-            Variant::Rslora
-        } else {
-            Variant::Lora
-        };
+        let variant = rules.variant;
         let known: Vec<String> = modules(config)
             .into_iter()
             .map(|module| module.path)
             .collect();
         let mut halves: BTreeMap<String, [Option<Tensor>; 2]> = BTreeMap::new();
+        let mut forms = [None, None];
         for (name, tensor) in stored {
-            let Some((module, matrix)) =
-                parse_key(&name).filter(|(module, _)| known.contains(module))
+            let Some((module, matrix, form)) =
+                parse_key(&name).filter(|(module, _, _)| known.contains(module))
             else {
                 return Err(Error::input(format!("tensor `{name}` belongs to no linear layer of this model"))
                     .hint("an adapter of the talker, of the vision tower or of another model cannot be loaded: it would do nothing here"));
             };
+            forms[usize::from(form == KeyForm::Thinker)] = Some(name);
             halves.entry(module).or_default()[matrix] = Some(tensor.to_dtype(DType::F32)?);
         }
-        if halves.is_empty() {
-            return Err(Error::input("the adapter holds no tensors"));
-        }
+        let form = match &forms {
+            [None, None] => return Err(Error::input("the adapter holds no tensors")),
+            [Some(full), Some(thinker)] => {
+                return Err(Error::input(format!(
+                    "`{full}` is relative to the full model, `{thinker}` to the thinker"
+                ))
+                .hint("keep one form of names; PEFT would load half of them"));
+            }
+            [Some(_), None] => KeyForm::Full,
+            [None, Some(_)] => KeyForm::Thinker,
+        };
+        let mut notes = rules.notes.clone();
+        let mut left = Vec::new();
         let mut plan = Plan::default();
         let mut tensors = BTreeMap::new();
         for (module, pair) in halves {
@@ -128,88 +138,54 @@ impl Adapter {
                     b.dims()
                 )));
             }
-            let declared = pattern(&json["rank_pattern"], &module)?.or(json["r"].as_f64());
-            if declared.is_some_and(|declared| declared != rank as f64) {
+            let at = |e: Error| e.at(CONFIG_FILE);
+            let Some(shape) = rules.shape(form.path(&module)).map_err(at)? else {
+                left.push(module);
+                continue;
+            };
+            if shape.rank != rank {
                 return Err(Error::input(format!(
                     "`{module}`: {CONFIG_FILE} says rank {}, the tensors have {rank}",
-                    declared.unwrap_or_default()
+                    shape.rank
                 )));
             }
-            let alpha = pattern(&json["alpha_pattern"], &module)?
-                .or(json["lora_alpha"].as_f64())
-                .ok_or_else(|| Error::input(format!("{CONFIG_FILE} has no `lora_alpha`")))?;
-            plan.modules.insert(
-                module.clone(),
-                Shape {
-                    rank,
-                    alpha,
-                    scale: variant.scale(alpha, rank),
-                },
-            );
+            plan.modules.insert(module.clone(), shape);
             tensors.insert(module, (a, b));
+        }
+        let Some(first) = plan.modules.keys().next() else {
+            return Err(Error::input(format!(
+                "{CONFIG_FILE} targets none of the modules whose tensors are stored, such as `{}`",
+                left.first().map_or("", |module| form.path(module))
+            ))
+            .hint("write `target_modules` for the same names that the tensors have"));
+        };
+        if let Some(module) = left.first() {
+            notes.push(format!(
+                "{} modules have tensors that {CONFIG_FILE} does not target, such as `{module}`: they stay without an adapter, as in PEFT",
+                left.len()
+            ));
+        }
+        if rules.starts_at_random {
+            for module in known.iter().filter(|module| !tensors.contains_key(*module)) {
+                if rules.shape(form.path(module))?.is_some() {
+                    return Err(Error::input(format!(
+                        "`{module}` is targeted and has no tensors, and `init_lora_weights` starts it at random (`{first}` has some)"
+                    ))
+                    .hint("name only modules whose tensors are stored in `target_modules`"));
+                }
+            }
         }
         Ok(Self {
             plan,
             tensors,
             variant,
+            notes,
         })
     }
 }
 
-fn refuse_other_kinds(json: &Value) -> Result<()> {
-    let wrong =
-        |field: &str, why: &str| Err(Error::input(format!("`{field}` is {}: {why}", json[field])));
-    if json["peft_type"]
-        .as_str()
-        .is_some_and(|kind| kind != "LORA")
-    {
-        return wrong("peft_type", "maqam reads LORA");
-    }
-    for field in [
-        "use_dora",
-        "lora_bias",
-        "fan_in_fan_out",
-        "use_qalora",
-        "use_bdlora",
-    ] {
-        if json[field].as_bool().unwrap_or(false) {
-            return wrong(field, "maqam has no such adapter");
-        }
-    }
-    let init = json["init_lora_weights"].as_str().unwrap_or_default();
-    if ["pissa", "olora", "corda", "loftq"]
-        .iter()
-        .any(|kind| init.to_lowercase().starts_with(kind))
-    {
-        return wrong(
-            "init_lora_weights",
-            "such an adapter belongs to a changed base; save it as a plain LoRA with PEFT's conversion first",
-        );
-    }
-    for field in [
-        "modules_to_save",
-        "layer_replication",
-        "trainable_token_indices",
-        "target_parameters",
-        "alora_invocation_tokens",
-    ] {
-        if json[field].as_array().is_some_and(|a| !a.is_empty())
-            || json[field].as_object().is_some_and(|o| !o.is_empty())
-        {
-            return wrong(
-                field,
-                "maqam cannot load this; merge it into the checkpoint with PEFT first",
-            );
-        }
-    }
-    if json["bias"].as_str().is_some_and(|bias| bias != "none") {
-        return wrong("bias", "maqam reads adapters without trained biases");
-    }
-    Ok(())
-}
-
-/// Module path (in the full form) and matrix (0 for A, 1 for B) of a tensor's name.
-fn parse_key(name: &str) -> Option<(String, usize)> {
+/// Module path (in the full form), matrix (0 for A, 1 for B) and form of a tensor's name.
+fn parse_key(name: &str) -> Option<(String, usize, KeyForm)> {
     let rest = name.strip_prefix("base_model.model.").unwrap_or(name);
     let rest = rest.strip_suffix(".weight")?;
     let rest = rest.strip_suffix(".default").unwrap_or(rest);
@@ -219,27 +195,11 @@ fn parse_key(name: &str) -> Option<(String, usize)> {
         "B" => 1,
         _ => return None,
     };
-    let module = if module.starts_with("thinker.") {
-        module.to_owned()
+    if module.starts_with("thinker.") {
+        Some((module.to_owned(), matrix, KeyForm::Full))
     } else {
-        format!("thinker.{module}")
-    };
-    Some((module, matrix))
-}
-
-/// PEFT's `rank_pattern` and `alpha_pattern`: the first key that matches the end of the module's path.
-fn pattern(patterns: &Value, module: &str) -> Result<Option<f64>> {
-    let Some(patterns) = patterns.as_object() else {
-        return Ok(None);
-    };
-    for (key, value) in patterns {
-        let expression = Regex::new(&format!(r"^(?:.*\.)?(?:{key})$"))
-            .map_err(|e| Error::input(format!("{CONFIG_FILE}: pattern `{key}`: {e}")))?;
-        if expression.is_match(module) {
-            return Ok(value.as_f64());
-        }
+        Some((format!("thinker.{module}"), matrix, KeyForm::Thinker))
     }
-    Ok(None)
 }
 
 /// What `adapter_config.json` says beyond the tensors.
@@ -337,46 +297,18 @@ mod tests {
     #[test]
     fn both_forms_of_keys_name_the_same_module() {
         let module = "thinker.model.layers.0.self_attn.q_proj";
-        for name in [
-            key(module, 'A', KeyForm::Full),
-            key(module, 'A', KeyForm::Thinker),
-            "base_model.model.thinker.model.layers.0.self_attn.q_proj.lora_A.default.weight"
-                .to_owned(),
+        for (name, form) in [
+            (key(module, 'A', KeyForm::Full), KeyForm::Full),
+            (key(module, 'A', KeyForm::Thinker), KeyForm::Thinker),
+            (
+                "base_model.model.thinker.model.layers.0.self_attn.q_proj.lora_A.default.weight"
+                    .to_owned(),
+                KeyForm::Full,
+            ),
         ] {
-            assert_eq!(parse_key(&name), Some((module.to_owned(), 0)), "{name}");
+            let expected = Some((module.to_owned(), 0, form));
+            assert_eq!(parse_key(&name), expected, "{name}");
         }
         assert_eq!(parse_key("base_model.model.thinker.lm_head.weight"), None);
-    }
-
-    #[test]
-    fn other_kinds_of_adapters_are_refused_by_field() {
-        for (field, value) in [
-            ("use_dora", json!(true)),
-            ("peft_type", json!("IA3")),
-            ("modules_to_save", json!(["lm_head"])),
-            ("bias", json!("all")),
-            ("init_lora_weights", json!("pissa_niter_16")),
-        ] {
-            let error = refuse_other_kinds(&json!({ field: value })).unwrap_err();
-            assert!(error.to_string().contains(field), "{error}");
-        }
-        assert!(refuse_other_kinds(&json!({"peft_type": "LORA", "bias": "none", "modules_to_save": null, "use_dora": false})).is_ok());
-    }
-
-    #[test]
-    fn patterns_match_the_end_of_a_path() {
-        let patterns = json!({"q_proj": 8, r"layers\.1\.mlp\.up_proj": 4});
-        assert_eq!(
-            pattern(&patterns, "thinker.model.layers.0.self_attn.q_proj").unwrap(),
-            Some(8.0)
-        );
-        assert_eq!(
-            pattern(&patterns, "thinker.model.layers.1.mlp.up_proj").unwrap(),
-            Some(4.0)
-        );
-        assert_eq!(
-            pattern(&patterns, "thinker.model.layers.11.mlp.up_proj").unwrap(),
-            None
-        );
     }
 }

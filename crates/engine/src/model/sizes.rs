@@ -1,5 +1,6 @@
 //! How many numbers each part of a model has, and how many of them are trained: known from its configuration, before any is read.
 
+use crate::model::build::dropped;
 use crate::model::build::joined;
 use crate::model::build::weight_shapes;
 use crate::model::config::Config;
@@ -33,6 +34,8 @@ pub struct Sizes {
     pub joined: usize,
     /// Sum of the rooms of these layers: numbers behind the rows of their inputs, or of their outputs' gradients.
     pub rooms: usize,
+    /// Numbers for each token (position, in the encoder) that the adapters' dropout holds on a card at its highest.
+    pub dropped: PerPart<usize>,
 }
 
 impl Sizes {
@@ -86,6 +89,7 @@ impl Sizes {
                 .map(|(inputs, outputs, room)| room * (inputs + outputs + room))
                 .sum(),
             rooms: joined.iter().map(|(_, _, room)| room).sum(),
+            dropped: dropped(config, plan),
             frozen: Part::ALL
                 .into_iter()
                 .filter(|&part| !is_full(part))

@@ -3,11 +3,12 @@
 use std::collections::HashMap;
 use std::path::Path;
 
-use candle_core::Device;
 use candle_core::Tensor;
 
 use crate::model::AudioLlm;
 use crate::model::build::weight_shapes;
+use crate::model::checkpoint::read_safetensors;
+use crate::model::checkpoint::refuse_not_finite;
 use crate::model::config::Config;
 use crate::model::peft;
 use crate::model::peft::Adapter;
@@ -30,6 +31,20 @@ pub struct Trained {
 }
 
 impl Trained {
+    /// Notes on what the folder says that has no effect.
+    pub fn notes(&self) -> &[String] {
+        self.adapter.as_ref().map_or(&[], |adapter| &adapter.notes)
+    }
+
+    /// Number of the checkpoint's weights that it changes.
+    pub fn num_weights(&self) -> usize {
+        let adapted = self
+            .adapter
+            .as_ref()
+            .map_or(0, |adapter| adapter.plan.modules.len());
+        adapted + self.full.len()
+    }
+
     /// Reads a folder for a model of this shape.
     ///
     /// # Errors
@@ -42,8 +57,8 @@ impl Trained {
                 full: HashMap::new(),
             });
         }
-        let full = candle_core::safetensors::load(&path, &Device::Cpu)
-            .map_err(|e| Error::input(format!("damaged: {e}")).at_path(&path))?;
+        let full = read_safetensors(&path)?;
+        refuse_not_finite(&full, &path)?;
         let known = weight_shapes(config);
         for (name, tensor) in &full {
             let hint = "the folder belongs to another model";

@@ -92,6 +92,8 @@ pub struct Up {
     pub ranks: Range<usize>,
     /// Factor of what it adds: alpha / rank, or alpha / sqrt(rank) for rsLoRA.
     pub scale: f64,
+    /// Names its dropout mask: projections of one site share a mask.
+    pub site: u64,
 }
 
 /// Low-rank adapters of one layer.
@@ -99,10 +101,8 @@ pub struct Up {
 pub struct Adapter {
     /// PEFT's `lora_A` of the adapted projections, stacked: `[sum of ranks, in]`.
     pub down: Weight,
-    /// One up-projection for each.
+    /// One up-projection for each; their `ranks` follow each other.
     pub ups: Vec<Up>,
-    /// Tells the layers of a model apart for dropout.
-    pub site: u64,
     /// On a card, once [`Linear::join`] was called: `[[W, B], [A, 0]]`, `[out + room, in + room]`, whose upper left is the layer's weight.
     pub joined: Option<Tensor>,
 }
@@ -296,10 +296,7 @@ impl Linear {
                 None => product_new(lhs, rhs, 1.0, Threads::All),
             };
             let hidden = match &self.adapter {
-                Some(adapter) => {
-                    let dropped = dropout.dropped(x, adapter.site)?;
-                    Some(adapter.forward::<T>(&mut y, outputs, dropped.as_ref().unwrap_or(x))?)
-                }
+                Some(adapter) => Some(adapter.forward::<T>(&mut y, outputs, x, dropout)?),
                 None => None,
             };
             Ok((tensor(y, (tokens, outputs))?, hidden))
@@ -360,22 +357,16 @@ impl Linear {
                 }
             };
             if let (Some(adapter), Some(hidden)) = (&self.adapter, hidden) {
-                let dropped = dropout.dropped(x, adapter.site)?;
-                let d_hidden = adapter.backward::<T>(dys, outputs, dropped.as_ref().unwrap_or(x), hidden)?;
-                if want_input {
+                let d_hidden = adapter.backward::<T>(dys, outputs, x, hidden, dropout)?;
+                if want_input && dropout.probability == 0.0 {
                     let ranks = adapter.num_ranks();
                     let down = slice::<T>(&adapter.down.value)?;
                     let (d_hidden, down) = (Matrix::new(&d_hidden, tokens, ranks), Matrix::new(&down, ranks, inputs));
-                    if dropped.is_none() {
-                        product(&mut dx, inputs, d_hidden, down, 1.0, Into::Accumulate, Threads::All);
-                    } else {
-                        let d_dropped = tensor(product_new(d_hidden, down, 1.0, Threads::All), (tokens, inputs))?;
-                        if let Some(d) = dropout.dropped(&d_dropped, adapter.site)? {
-                            let dx = tensor(dx, (tokens, inputs))?;
-                            add_to(&dx, &d)?;
-                            return Ok(Some(dx));
-                        }
-                    }
+                    product(&mut dx, inputs, d_hidden, down, 1.0, Into::Accumulate, Threads::All);
+                } else if want_input {
+                    let dx = tensor(dx, (tokens, inputs))?;
+                    adapter.add_dropped_input::<T>(&dx, &d_hidden, dropout)?;
+                    return Ok(Some(dx));
                 }
             }
             if want_input { tensor(dx, (tokens, inputs)).map(Some) } else { Ok(None) }
@@ -437,17 +428,47 @@ impl Adapter {
         self.ups.iter().map(|up| up.ranks.len()).sum()
     }
 
-    /// Adds what the adapter says to `y`; returns `x A^T`.
-    fn forward<T: Real>(&self, y: &mut [T], outputs: usize, x: &Tensor) -> Result<Tensor> {
+    /// The dropout masks of a pass: the site of each, and the rows of the stacked down-projection whose input it drops. Where nothing
+    /// is dropped these are all rows at once.
+    pub fn masks(&self, probability: f64) -> Vec<(u64, Range<usize>)> {
+        let mut masks: Vec<(u64, Range<usize>)> = Vec::new();
+        for up in &self.ups {
+            match masks.last_mut() {
+                Some((site, ranks)) if *site == up.site || probability == 0.0 => {
+                    ranks.end = up.ranks.end;
+                }
+                _ => masks.push((up.site, up.ranks.clone())),
+            }
+        }
+        masks
+    }
+
+    /// Adds the adapter's output to `y`; returns `dropout(x) A^T`.
+    fn forward<T: Real>(
+        &self,
+        y: &mut [T],
+        outputs: usize,
+        x: &Tensor,
+        dropout: AdapterDropout,
+    ) -> Result<Tensor> {
         let (tokens, inputs) = x.dims2()?;
         let ranks = self.num_ranks();
-        let (xs, down) = (slice::<T>(x)?, slice::<T>(&self.down.value)?);
-        let hidden = product_new(
-            Matrix::new(&xs, tokens, inputs),
-            Matrix::new(&down, ranks, inputs).t(),
-            1.0,
-            Threads::All,
-        );
+        let down = slice::<T>(&self.down.value)?;
+        let mut hidden = vec![T::of(0.0); tokens * ranks];
+        for (site, rows) in self.masks(dropout.probability) {
+            let dropped = dropout.dropped(x, site)?;
+            let xs = slice::<T>(dropped.as_ref().unwrap_or(x))?;
+            let a = &down[rows.start * inputs..rows.end * inputs];
+            product(
+                &mut hidden[rows.start..],
+                ranks,
+                Matrix::new(&xs, tokens, inputs),
+                Matrix::new(a, rows.len(), inputs).t(),
+                1.0,
+                Into::Fresh,
+                Threads::All,
+            );
+        }
         for up in &self.ups {
             let b = slice::<T>(&up.weight.value)?;
             let b = Matrix::new(&b, up.columns.len(), up.ranks.len());
@@ -465,18 +486,19 @@ impl Adapter {
         tensor(hidden, (tokens, ranks))
     }
 
-    /// Adds to the gradients of A and B; returns the gradient of `x A^T`.
+    /// Adds to the gradients of A and B; returns the gradient of `dropout(x) A^T`.
     fn backward<T: Real>(
         &self,
         dys: &[T],
         outputs: usize,
         x: &Tensor,
         hidden: &Tensor,
+        dropout: AdapterDropout,
     ) -> Result<Vec<T>> {
         let (tokens, inputs) = x.dims2()?;
         let ranks = self.num_ranks();
-        let (xs, hidden) = (slice::<T>(x)?, slice::<T>(hidden)?);
-        let (xs, hidden): (&[T], &[T]) = (&xs, &hidden);
+        let hidden = slice::<T>(hidden)?;
+        let hidden: &[T] = &hidden;
         let mut d_hidden = vec![T::of(0.0); tokens * ranks];
         for up in &self.ups {
             let d_out =
@@ -508,19 +530,45 @@ impl Adapter {
             );
         }
         if let Some(gradient) = &self.down.gradient {
-            let d = Matrix::new(&d_hidden, tokens, ranks);
-            write::<T>(gradient, |da| {
-                product(
-                    da,
-                    inputs,
-                    d.t(),
-                    Matrix::new(xs, tokens, inputs),
-                    1.0,
-                    Into::Accumulate,
-                    Threads::All,
-                )
-            })?;
+            for (site, rows) in self.masks(dropout.probability) {
+                let dropped = dropout.dropped(x, site)?;
+                let xs = slice::<T>(dropped.as_ref().unwrap_or(x))?;
+                let xs: &[T] = &xs;
+                let d = Matrix::strided(&d_hidden[rows.start..], tokens, rows.len(), ranks);
+                write::<T>(gradient, |da| {
+                    product(
+                        &mut da[rows.start * inputs..rows.end * inputs],
+                        inputs,
+                        d.t(),
+                        Matrix::new(xs, tokens, inputs),
+                        1.0,
+                        Into::Accumulate,
+                        Threads::All,
+                    )
+                })?;
+            }
         }
         Ok(d_hidden)
+    }
+
+    /// Adds the adapter's part of the input's gradient where its inputs are dropped: of each mask `dropout(d A)`.
+    fn add_dropped_input<T: Real>(
+        &self,
+        dx: &Tensor,
+        d_hidden: &[T],
+        dropout: AdapterDropout,
+    ) -> Result<()> {
+        let (tokens, inputs) = dx.dims2()?;
+        let ranks = self.num_ranks();
+        let down = slice::<T>(&self.down.value)?;
+        for (site, rows) in self.masks(dropout.probability) {
+            let d = Matrix::strided(&d_hidden[rows.start..], tokens, rows.len(), ranks);
+            let a = &down[rows.start * inputs..rows.end * inputs];
+            let d = product_new(d, Matrix::new(a, rows.len(), inputs), 1.0, Threads::All);
+            if let Some(d) = dropout.dropped(&tensor(d, (tokens, inputs))?, site)? {
+                add_to(dx, &d)?;
+            }
+        }
+        Ok(())
     }
 }

@@ -254,8 +254,14 @@ fn several_end_tokens_are_kept() {
         r#"{"eos_token_id": [388, 390]}"#,
     )
     .unwrap();
+    // What config.json says is not asked for then, as in transformers.
+    let config = dir.path().join("config.json");
+    std::fs::write(&config, r#"{"eos_token_id": 7}"#).unwrap();
     let codec = TextCodec::load(dir.path()).unwrap();
     assert_eq!(codec.ids_that_end(), [390, 388]);
+    std::fs::write(dir.path().join("generation_config.json"), "{}").unwrap();
+    let without = TextCodec::load(dir.path()).unwrap();
+    assert_eq!(without.ids_that_end(), [390, 7]);
     assert_eq!(
         codec.special(),
         CODEC.special(),

@@ -31,6 +31,7 @@ use crate::ops::linear::Linear;
 use crate::ops::linear::Quantised;
 use crate::ops::linear::Scales;
 use crate::ops::linear::Weight;
+use crate::ops::rows::add_to;
 use crate::ops::rows::columns;
 
 /// As `Linear::forward`.
@@ -49,8 +50,7 @@ pub fn forward(
     );
     let mut hidden = None;
     if let Some(adapter) = &layer.adapter {
-        let dropped = dropout.dropped(x, adapter.site)?;
-        let found = down(&card, adapter, dropped.as_ref().unwrap_or(x))?;
+        let found = down(&card, adapter, x, dropout)?;
         let room = layer.room();
         if room > 0 && input.room() >= room {
             let scales: Vec<f32> = adapter
@@ -91,13 +91,20 @@ pub fn forward(
     Ok((y, hidden))
 }
 
-/// `x A^T`.
-fn down(card: &Card, adapter: &Adapter, x: &Tensor) -> Result<Tensor> {
+/// `dropout(x) A^T`, one product for each mask.
+fn down(card: &Card, adapter: &Adapter, x: &Tensor, dropout: AdapterDropout) -> Result<Tensor> {
     let hidden = card.empty((x.dim(0)?, adapter.num_ranks()), DType::BF16)?;
-    card.product(
-        Matrix::of(&hidden)?,
-        Product::new(Matrix::of(x)?, Matrix::of(&adapter.down.value)?.t()),
-    )?;
+    for (site, rows) in adapter.masks(dropout.probability) {
+        let dropped = dropout.dropped(x, site)?;
+        let a = adapter.down.value.narrow(0, rows.start, rows.len())?;
+        card.product(
+            Matrix::of(&hidden)?.columns(rows),
+            Product::new(
+                Matrix::of(dropped.as_ref().unwrap_or(x))?,
+                Matrix::of(&a)?.t(),
+            ),
+        )?;
+    }
     Ok(hidden)
 }
 
@@ -183,20 +190,25 @@ pub fn backward(
     }
     let (mut output, mut weight, mut dx) = (d_out, Matrix::of(&layer.weight.value)?, None);
     if let (Some(adapter), Some(hidden)) = (&layer.adapter, hidden) {
-        let dropped = dropout.dropped(x, adapter.site)?;
-        let d_hidden =
-            adapter_backward(&card, adapter, d_out, dropped.as_ref().unwrap_or(x), hidden)?;
+        let d_hidden = adapter_backward(&card, adapter, d_out, x, hidden, dropout)?;
         let room = layer.room();
-        if want_input && dropped.is_none() && room > 0 && d_out.room() >= room {
+        if want_input && dropout.probability == 0.0 && room > 0 && d_out.room() >= room {
             write_beside(&card, d_out, room, &d_hidden, Address::NULL)?;
             (output, weight) = (d_out.with_room(room), weight.with_rows_below(room));
         } else if want_input {
-            let d = card.empty((tokens, inputs), DType::BF16)?;
-            card.product(
-                Matrix::of(&d)?,
-                Product::new(Matrix::of(&d_hidden)?, Matrix::of(&adapter.down.value)?),
-            )?;
-            dx = Some(dropout.dropped(&d, adapter.site)?.unwrap_or(d));
+            for (site, rows) in adapter.masks(dropout.probability) {
+                let d = card.empty((tokens, inputs), DType::BF16)?;
+                let a = adapter.down.value.narrow(0, rows.start, rows.len())?;
+                card.product(
+                    Matrix::of(&d)?,
+                    Product::new(Matrix::of(&d_hidden)?.columns(rows), Matrix::of(&a)?),
+                )?;
+                let d = dropout.dropped(&d, site)?.unwrap_or(d);
+                match &dx {
+                    Some(dx) => add_to(dx, &d)?,
+                    None => dx = Some(d),
+                }
+            }
         }
     }
     if !want_input {
@@ -220,13 +232,14 @@ pub fn backward(
     Ok(Some(dx))
 }
 
-/// Adds to the gradients of A and B; returns the gradient of `x A^T`.
+/// Adds to the gradients of A and B; returns the gradient of `dropout(x) A^T`.
 fn adapter_backward(
     card: &Card,
     adapter: &Adapter,
     d_out: Matrix,
     x: &Tensor,
     hidden: &Tensor,
+    dropout: AdapterDropout,
 ) -> Result<Tensor> {
     let d_hidden = card.empty(hidden.shape(), DType::BF16)?;
     let (to, h) = (Matrix::of(&d_hidden)?, Matrix::of(hidden)?);
@@ -247,7 +260,12 @@ fn adapter_backward(
         )?;
     }
     if let Some(gradient) = &adapter.down.gradient {
-        accumulate(card, gradient, to.t(), Matrix::of(x)?, 1.0)?;
+        for (site, rows) in adapter.masks(dropout.probability) {
+            let dropped = dropout.dropped(x, site)?;
+            let x = Matrix::of(dropped.as_ref().unwrap_or(x))?;
+            let gradient = gradient.narrow(0, rows.start, rows.len())?;
+            accumulate(card, &gradient, to.columns(rows).t(), x, 1.0)?;
+        }
     }
     Ok(d_hidden)
 }
