@@ -60,7 +60,7 @@ fn batch(golden: &Golden) -> Batch {
 /// The golden's weights in bf16, as checkpoints of this size are: the CPU widens the same numbers that the card computes with.
 fn weights(golden: &Golden) -> Weights {
     let mut tensors = HashMap::new();
-    for file in maqam::model::weights::safetensors_of(&golden.dir).unwrap() {
+    for file in maqam::model::checkpoint::weight_files(&golden.dir).unwrap() {
         for (name, tensor) in candle_core::safetensors::load(file, &Device::Cpu).unwrap() {
             let name = if name.starts_with("thinker.") {
                 name

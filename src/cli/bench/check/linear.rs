@@ -176,6 +176,7 @@ impl Layer {
                 columns: columns.clone(),
                 ranks,
                 scale: SCALE,
+                site: 3,
             });
         }
 
@@ -201,7 +202,6 @@ impl Layer {
         on_device.adapter = Some(Adapter {
             down,
             ups,
-            site: 3,
             joined: None,
         });
         match form {
