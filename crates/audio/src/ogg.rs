@@ -247,25 +247,28 @@ impl Link {
             ))
             .hint("copy or download it again; re-encode a piece that was cut out of a broadcast"));
         }
-        let ends = || self.pages.iter().filter_map(|page| page.granule);
-        let (Some(first_end), Some(last_end)) = (ends().next(), ends().next_back()) else {
-            return Err(no_samples());
-        };
-        let num_ends = ends().count();
+        let last_page = self.pages.iter().rposition(|page| page.granule.is_some());
+        let last_end = last_page.and_then(|page| self.pages[page].granule);
 
+        // The first page on which a packet ends counts its samples too.
         let mut packets = Packets::new(self.pages.clone(), 0);
         let mut found = 0;
-        while let Some(packet) = packets.next(source)? {
+        let mut first = None;
+        while first.is_none()
+            && let Some(packet) = packets.next(source)?
+        {
             found += self.decode_packet(&packet, None, &mut Vec::new())?;
-            if packet.end_of_page.is_some() {
-                break;
-            }
+            first = packet.end_of_page.map(|end| (packet.page, end));
         }
+        let (Some((first_page, first_end)), Some(last_end)) = (first, last_end) else {
+            return Err(no_samples());
+        };
 
         // A stream may begin later than at 0. A first page with more sound than it counts begins before 0, and that part is dropped;
         // if it is the last page as well, the part after its end is dropped.
         let begin = first_end.saturating_sub(found as i64);
-        let begin = if num_ends == 1 { begin.max(0) } else { begin };
+        let is_only = Some(first_page) == last_page;
+        let begin = if is_only { begin.max(0) } else { begin };
         self.start = begin.saturating_add(delay as i64).max(0);
         self.num_samples = usize::try_from(last_end.saturating_sub(self.start)).unwrap_or(0);
         if self.num_samples == 0 {

@@ -16,6 +16,7 @@ use crate::resample::num_resampled;
 use crate::resample::resample;
 use crate::samples::Stream;
 use crate::samples::check_length;
+use crate::samples::ends_early;
 use crate::source::Source;
 use crate::wav::Wav;
 use crate::webm::WebM;
@@ -154,7 +155,12 @@ impl Recording {
             Some(total) => {
                 let wanted = resolve(span, rate, total)?;
                 check_length(wanted.len())?;
-                self.0.decode(wanted, span.channel)
+                let samples = self.0.decode(wanted.clone(), span.channel)?;
+                if samples.len() != wanted.len() {
+                    let end = wanted.start + samples.len();
+                    return Err(ends_early(end as i64, wanted.end as i64, rate));
+                }
+                Ok(samples)
             }
             None => {
                 let mut samples = self.0.decode(0..usize::MAX, span.channel)?;

@@ -2,12 +2,7 @@
 
 use std::borrow::Cow;
 use std::fmt;
-use std::panic::AssertUnwindSafe;
-use std::panic::catch_unwind;
 use std::path::Path;
-use std::sync::Once;
-use std::sync::atomic::AtomicUsize;
-use std::sync::atomic::Ordering;
 
 /// Result of every fallible function of the crate outside the tensor code.
 pub type Result<T> = std::result::Result<T, Error>;
@@ -162,27 +157,6 @@ impl From<candle_core::Error> for Error {
     }
 }
 
-/// Number of pieces of foreign code that run now and may panic.
-static CONTAINED: AtomicUsize = AtomicUsize::new(0);
-static QUIETED: Once = Once::new();
-
-/// Runs foreign code that may panic on damaged input; none where it did. The panic's text, which says nothing to a user, is not
-/// printed, from whichever thread it comes.
-pub fn contained<T>(work: impl FnOnce() -> T) -> Option<T> {
-    QUIETED.call_once(|| {
-        let usual = std::panic::take_hook();
-        std::panic::set_hook(Box::new(move |panic| {
-            if CONTAINED.load(Ordering::SeqCst) == 0 {
-                usual(panic);
-            }
-        }));
-    });
-    CONTAINED.fetch_add(1, Ordering::SeqCst);
-    let outcome = catch_unwind(AssertUnwindSafe(work));
-    CONTAINED.fetch_sub(1, Ordering::SeqCst);
-    outcome.ok()
-}
-
 /// Characters of somebody else's text that a message or the cell of a table shows.
 const SHOWN: usize = 80;
 
@@ -197,18 +171,6 @@ pub fn brief(text: &str) -> Cow<'_, str> {
 #[cfg(test)]
 mod tests {
     use super::*;
-
-    #[test]
-    fn a_panic_of_foreign_code_is_contained() {
-        assert_eq!(contained(|| 3), Some(3));
-        assert_eq!(contained(|| -> i32 { panic!("foreign") }), None);
-        // One of another thread, as libraries with a pool of their own have them.
-        let found = contained(|| {
-            let other = std::thread::spawn(|| panic!("foreign"));
-            other.join().is_err()
-        });
-        assert_eq!(found, Some(true));
-    }
 
     #[test]
     fn a_long_text_is_shown_by_its_beginning() {

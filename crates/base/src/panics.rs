@@ -7,6 +7,8 @@ use std::panic::AssertUnwindSafe;
 use std::panic::PanicHookInfo;
 use std::path::Path;
 use std::sync::Once;
+use std::sync::atomic::AtomicUsize;
+use std::sync::atomic::Ordering;
 
 /// A panic that [`contain`] caught.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -18,6 +20,9 @@ pub struct Panic {
     /// Whether the panic stands in maqam's own source.
     pub is_ours: bool,
 }
+
+/// Number of [`contain_pool`] calls that run now.
+static POOLS: AtomicUsize = AtomicUsize::new(0);
 
 thread_local! {
     /// Number of [`contain`] calls that this thread is in.
@@ -38,10 +43,10 @@ pub fn contain<T>(work: impl FnOnce() -> T) -> Result<T, Panic> {
     HOOK.call_once(|| {
         let previous = std::panic::take_hook();
         std::panic::set_hook(Box::new(move |info| {
-            if DEPTH.get() == 0 {
-                previous(info);
-            } else {
+            if DEPTH.get() > 0 {
                 CAUGHT.set(Some(describe(info)));
+            } else if POOLS.load(Ordering::SeqCst) == 0 {
+                previous(info);
             }
         }));
     });
@@ -51,6 +56,17 @@ pub fn contain<T>(work: impl FnOnce() -> T) -> Result<T, Panic> {
     DEPTH.set(DEPTH.get() - 1);
 
     outcome.map_err(|_| CAUGHT.take().unwrap_or_default())
+}
+
+/// As [`contain`], for libraries that work in threads of their own: no panic of any thread is printed while `work` runs.
+///
+/// # Errors
+/// The panic that reached the calling thread.
+pub fn contain_pool<T>(work: impl FnOnce() -> T) -> Result<T, Panic> {
+    POOLS.fetch_add(1, Ordering::SeqCst);
+    let outcome = contain(work);
+    POOLS.fetch_sub(1, Ordering::SeqCst);
+    outcome
 }
 
 fn describe(info: &PanicHookInfo<'_>) -> Panic {
@@ -88,6 +104,12 @@ mod tests {
         let at = std::hint::black_box(3);
         assert!(contain(|| empty[at]).unwrap_err().message.contains("index"));
         assert_eq!(contain(|| 5), Ok(5));
+    }
+
+    #[test]
+    fn a_panic_of_another_thread_is_seen_by_who_joins_it() {
+        let found = contain_pool(|| std::thread::spawn(|| panic!("foreign")).join().is_err());
+        assert_eq!(found, Ok(true));
     }
 
     #[test]

@@ -18,7 +18,7 @@ use crate::row::FIELDS;
 use crate::row::RawRow;
 use maqam_base::error::Error;
 use maqam_base::error::Result;
-use maqam_base::error::contained;
+use maqam_base::panics;
 
 /// Calls `found` with every row of the file.
 ///
@@ -67,10 +67,10 @@ fn guarded<T>(path: &Path, read: impl FnOnce() -> PolarsResult<T>) -> Result<T> 
     let broken = |what: &dyn std::fmt::Display| {
         Error::input(format!("not a readable Parquet file: {what}")).at_path(path)
     };
-    match contained(read) {
-        Some(Ok(found)) => Ok(found),
-        Some(Err(error)) => Err(broken(&error)),
-        None => Err(broken(&"its contents are damaged")),
+    match panics::contain_pool(read) {
+        Ok(Ok(found)) => Ok(found),
+        Ok(Err(error)) => Err(broken(&error)),
+        Err(_) => Err(broken(&"its contents are damaged")),
     }
 }
 
