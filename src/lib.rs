@@ -7,6 +7,7 @@
 pub use maqam_audio as audio;
 pub use maqam_base::error;
 pub use maqam_base::files;
+pub use maqam_base::json;
 pub use maqam_base::parts;
 pub use maqam_base::seed;
 pub use maqam_base::sniff;

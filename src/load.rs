@@ -315,3 +315,130 @@ pub fn features_of(
     check_length(clip, samples.len(), max_audio_s).map_err(|e| e.at(name_of(clip)))?;
     Ok((extractor.extract(&samples), seconds_of(samples.len())))
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::data::OnBadRow;
+    use crate::data::read_manifest;
+
+    /// The rows of a manifest among the fixtures, by the case that each is.
+    fn rows(folder: &str) -> Vec<(String, Row)> {
+        let path = Path::new(env!("CARGO_MANIFEST_DIR"))
+            .join("tests/fixtures/manifest")
+            .join(folder)
+            .join("rows.jsonl");
+        let rows = read_manifest(&path, None, OnBadRow::Skip).unwrap().rows;
+        let case = |row: &Row| row.extra_fields()["case"].as_str().unwrap().to_owned();
+        rows.into_iter().map(|row| (case(&row), row)).collect()
+    }
+
+    fn features(row: &Row) -> Result<Vec<f32>> {
+        let (mel, seconds) = features_of(&row.clips[0], &LogMelExtractor::new(), None)?;
+        let counted: Vec<f64> = clip_lengths(row, None)?
+            .into_iter()
+            .map(seconds_of)
+            .collect();
+        assert_eq!(counted, [seconds], "headers tell what is encoded");
+        Ok(mel.values)
+    }
+
+    #[test]
+    fn parts_are_encoded_as_if_cut_by_hand() {
+        let rows = rows("spans");
+        let of = |case: &str| {
+            let (_, row) = rows.iter().find(|(name, _)| name == case).unwrap();
+            features(row)
+        };
+        let cut = of("0.5 to 1.5 s cut by hand").unwrap();
+        assert_eq!(of("start_s end_s").unwrap(), cut);
+        assert_eq!(of("NeMo offset+duration").unwrap(), cut);
+        assert_eq!(
+            of("channel 1").unwrap(),
+            of("right channel by hand").unwrap()
+        );
+        assert_ne!(
+            of("two channels averaged").unwrap(),
+            of("channel 1").unwrap()
+        );
+        let error = of("duration 1 of 2 s").unwrap_err();
+        assert_eq!(error.exit_code(), 2);
+        assert!(
+            error.to_string().contains(
+                "mono.wav: `duration` says 1 s, the audio has 2.000 s\nhint: correct `duration`"
+            ),
+            "{error}"
+        );
+    }
+
+    #[test]
+    fn headers_refuse_what_decoding_would() {
+        let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/fixtures/manifest/spans");
+        let dir = tempfile::tempdir().unwrap();
+        let checked = |fields: &str| {
+            let path = dir.path().join("m.jsonl");
+            std::fs::write(&path, format!("{{\"audio\": \"mono.wav\", {fields}}}")).unwrap();
+            let row = read_manifest(&path, Some(&folder), OnBadRow::Error)
+                .unwrap()
+                .rows
+                .remove(0);
+            let decoded = features_of(&row.clips[0], &LogMelExtractor::new(), Some(1.8));
+            let counted = clip_lengths(&row, Some(1.8));
+            match (counted, decoded) {
+                (Ok(lengths), Ok((_, seconds))) => Ok((lengths, seconds)),
+                (Err(counted), Err(decoded)) => {
+                    assert_eq!(counted.to_string(), decoded.to_string());
+                    Err(counted.to_string())
+                }
+                other => panic!("{fields}: {:?}", other.0),
+            }
+        };
+        for (fields, expected) in [
+            (
+                "\"start_s\": 5",
+                "`start_s` (5) is not before the end of the recording, which is 2.000 s long",
+            ),
+            (
+                "\"offset\": 1.5, \"duration\": 1",
+                "`end_s` (2.5) is after the end of the recording",
+            ),
+            (
+                "\"start\": 0.5, \"end\": 1.5, \"duration\": 1.2",
+                "`duration` says 1.2 s, the audio has 1.000 s",
+            ),
+            (
+                "\"start_ms\": 100, \"channel\": 1",
+                "`channel` is 1, but the recording has one channel",
+            ),
+            ("\"start\": 0.1", "1.9 s of audio, `max_audio_s` is 1.8"),
+            (
+                "\"end_ms\": 20",
+                "320 samples are too short for one audio token",
+            ),
+        ] {
+            let error = checked(fields).unwrap_err();
+            assert!(
+                error.contains(expected) && error.contains("\nhint: "),
+                "{fields}: {error}"
+            );
+        }
+        assert_eq!(
+            checked("\"offset\": 0.25, \"duration\": 1").unwrap(),
+            (vec![16_000], 1.0)
+        );
+        // Beside a part, `duration` may be that of the whole file; a tenth of a second is no difference.
+        assert!(checked("\"start\": 0.5, \"end\": 1.5, \"duration\": 2").is_ok());
+        assert!(checked("\"start\": 0.5, \"end\": 1.5, \"duration\": 1.09").is_ok());
+    }
+
+    #[test]
+    fn conversations_of_every_form_hear_the_same_clip() {
+        let rows = rows("conversations");
+        assert_eq!(rows.len(), 4, "the row with a picture is refused");
+        for (case, row) in rows {
+            let said: Vec<&str> = row.messages.iter().map(|m| m.content.as_str()).collect();
+            assert_eq!(said, ["<audio>what?", "yes"], "{case}");
+            assert!(!features(&row).unwrap().is_empty());
+        }
+    }
+}

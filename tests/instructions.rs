@@ -799,7 +799,7 @@ fn predictions_that_do_not_fit_the_suite_are_refused() {
         (
             "odd.jsonl",
             vec![json!({"id": "z", "text": ""})],
-            &["odd.jsonl:1: missing field `prediction`"],
+            &["odd.jsonl:1: `prediction` is missing"],
         ),
     ];
     for (name, rows, words) in cases {
@@ -836,7 +836,7 @@ fn predictions_that_do_not_fit_the_suite_are_refused() {
             "--predictions",
             "right.jsonl",
         ])
-        .fails(2, &["asr.jsonl:1: missing field `kind`"]);
+        .fails(2, &["asr.jsonl:1: `kind` is missing"]);
 }
 
 #[test]

@@ -154,6 +154,9 @@ fn build(arguments: &BuildArguments) -> Result<()> {
             ));
         }
     }
+    for note in manifests.iter().flat_map(|manifest| &manifest.notes) {
+        print::message(format_args!("note: {note}"));
+    }
     for note in &built.left_out {
         print::message(format_args!("note: {note}"));
     }

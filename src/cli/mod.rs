@@ -47,6 +47,7 @@ use crate::model::lora::Plan;
 use crate::model::trained::Trained;
 use crate::model::weights::Weights;
 use crate::seed::Key;
+use crate::task::AskedIn;
 use crate::task::Example;
 use crate::task::Tasks;
 use crate::task::Wording;
@@ -168,7 +169,11 @@ struct DataArguments {
 
 impl DataArguments {
     fn rows(&self) -> Result<Vec<Row>> {
-        Ok(read_manifest(&self.data, self.audio_root.as_deref(), OnBadRow::Error)?.rows)
+        let manifest = read_manifest(&self.data, self.audio_root.as_deref(), OnBadRow::Error)?;
+        for note in &manifest.notes {
+            print::message(format_args!("note: {note}"));
+        }
+        Ok(manifest.rows)
     }
 }
 
@@ -184,6 +189,9 @@ struct TaskArguments {
     /// Which of the task's instructions are asked.
     #[arg(long, value_enum, default_value_t = WordingName::Test)]
     wording: WordingName,
+    /// The language of the task's instructions: row (each row's own), both, or a language such as ar or en.
+    #[arg(long, value_name = "LANGUAGE", default_value_t = AskedIn::Row)]
+    instructions: AskedIn,
 }
 
 #[derive(Clone, Copy, ValueEnum)]
@@ -203,7 +211,7 @@ impl TaskArguments {
         adapter: Option<&Path>,
     ) -> Result<Vec<(Example, Option<usize>)>> {
         let prompts = prompts::of(self.prompts.as_deref(), adapter)?;
-        let tasks = Tasks::load(prompts.as_deref())?;
+        let tasks = Tasks::load(prompts.as_deref())?.asked_in(&self.instructions);
         let wording = match self.wording {
             WordingName::Train => Wording::Train,
             WordingName::Dev => Wording::Dev,

@@ -59,6 +59,9 @@ pub fn run(arguments: &Arguments, stop: &AtomicBool) -> Result<()> {
     for error in run.corpus.skipped() {
         print::message(format_args!("skipped: {}", error.message()));
     }
+    for note in run.corpus.notes() {
+        print::message(format_args!("note: {note}"));
+    }
     describe(&recipe, &run, &schedule, &model, &state);
     let mut screen = Screen::new(state.step, schedule.num_steps());
     let outcome = train::train(

@@ -57,7 +57,7 @@ impl Baseline {
                         .iter()
                         .map(|example| {
                             set.task
-                                .written_labels(set.wording, &example.language)
+                                .written_labels(set.wording, example.asked_in())
                                 .swap_remove(place)
                         })
                         .collect(),

@@ -111,7 +111,7 @@ fn written_labels(set: &Set, example: &Example, said: Option<&str>) -> Vec<Strin
         .labels
         .iter()
         .position(|label| Some(&label.name) == example.label.as_ref());
-    let expected = in_language(&example.language);
+    let expected = in_language(example.asked_in());
     let (Some(place), Some(said)) = (place, said) else {
         return expected;
     };

@@ -102,7 +102,7 @@ pub fn value(slice: &str, example: &Example) -> Result<Option<String>> {
     Ok(known)
 }
 
-/// Length of an example's audio: what the data says, or else the sum of its spans where both ends are given.
+/// Length of an example's audio: the sum of its spans where both ends are given, or else what the data says.
 pub fn seconds(example: &Example) -> Option<f64> {
     let span = |clip: &crate::data::Clip| Some(clip.span.end_s? - clip.span.start_s.unwrap_or(0.0));
     let of_spans = || {
@@ -113,7 +113,7 @@ pub fn seconds(example: &Example) -> Option<f64> {
             .sum::<Option<f64>>()
             .filter(|_| !example.clips.is_empty())
     };
-    example.duration.or_else(of_spans)
+    of_spans().or(example.duration)
 }
 
 /// Gives every example that does not say its length that of its decoded clips.

@@ -160,7 +160,8 @@ impl Set {
             .as_deref()
             .or(row_task)
             .ok_or_else(|| Error::input("neither the set nor its rows name a `task`"))?;
-        let task = with_system(tasks.get(name)?, written.system.as_deref());
+        let mut task = with_system(tasks.get(name)?, written.system.as_deref());
+        task.asked_in = written.instructions.clone();
         let wording = written.wording.unwrap_or(match role {
             Role::Dev => Wording::Dev,
             Role::Test => Wording::Test,

@@ -9,6 +9,7 @@ use crate::error::Result;
 use crate::error::brief;
 use crate::eval::Scores;
 use crate::files;
+use crate::json;
 
 /// The file of a step's scores.
 pub const SCORES_FILE: &str = "scores.json";
@@ -60,8 +61,7 @@ pub fn of_run(run: &Path, last: u64, best: Option<u64>) -> Result<Option<String>
 }
 
 fn read(path: &Path) -> Result<Value> {
-    serde_json::from_str(&files::read_text(path)?)
-        .map_err(|e| Error::input(format!("not JSON: {e}")).at_path(path))
+    json::parse(&files::read_text(path)?).map_err(|e| e.at_path(path))
 }
 
 fn scores(value: &Value) -> Scores {

@@ -6,10 +6,10 @@ use std::path::Path;
 use serde::Serialize;
 use serde_json::Value;
 
-use crate::error::Error;
 use crate::error::Result;
 use crate::experiment::Planned;
 use crate::files;
+use crate::json;
 
 /// What a run saw.
 #[derive(Clone, Debug, Default, PartialEq, Serialize)]
@@ -61,9 +61,7 @@ pub fn lines(folder: &Path, kind: &str) -> Result<Vec<Value>> {
     let path = folder.join("log.jsonl");
     let text = files::read_text(&path)?;
     let parse = |(i, line)| {
-        serde_json::from_str::<Value>(line).map_err(|e| {
-            Error::input(format!("not JSON: {e}")).at(format!("{}:{}", path.display(), i + 1))
-        })
+        json::parse::<Value>(line).map_err(|e| e.at(format!("{}:{}", path.display(), i + 1)))
     };
     let all = text
         .lines()

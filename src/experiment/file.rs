@@ -47,9 +47,9 @@ fn default_resamples() -> usize {
     2000
 }
 
-/// A recipe of an experiment.
+/// A recipe of an experiment, or its path alone.
 #[derive(Clone, Debug, Serialize, Deserialize)]
-#[serde(deny_unknown_fields)]
+#[serde(deny_unknown_fields, rename = "recipe")]
 pub struct Entry {
     /// What the comparison calls it; by default the recipe's own name.
     #[serde(default)]
@@ -64,14 +64,27 @@ pub struct Entry {
     pub own_budget: bool,
 }
 
-/// What is random in a run, in two parts.
+/// What is random in a run, in two parts, or one number for both.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(deny_unknown_fields)]
+#[serde(deny_unknown_fields, rename = "initialisation+order")]
 pub struct Seed {
     /// Of fresh weights, wordings, dropout: the recipe's `seed`.
     pub initialisation: u64,
     /// Of the order of the data: the recipe's `schedule.seed`.
     pub order: u64,
+}
+
+impl std::fmt::Display for Seed {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        match self.initialisation == self.order {
+            true => write!(f, "{}", self.order),
+            false => write!(
+                f,
+                "{{initialisation: {}, order: {}}}",
+                self.initialisation, self.order
+            ),
+        }
+    }
 }
 
 /// A difference between two recipes.
@@ -120,11 +133,11 @@ impl Experiment {
         files::check_name(&self.name).map_err(|e| e.at("`name`"))?;
         if self.recipes.is_empty() || self.seeds.is_empty() {
             return Err(Error::input("`recipes` or `seeds` is empty")
-                .hint("an experiment is at least one recipe and one seed: `seeds: [{initialisation: 1, order: 1}]`"));
+                .hint("an experiment is at least one recipe and one seed: `recipes: [a.yaml]`, `seeds: [1]`"));
         }
         if let Some(i) = (1..self.seeds.len()).find(|&i| self.seeds[..i].contains(&self.seeds[i])) {
             return Err(
-                Error::input(format!("`seeds` names {:?} twice", self.seeds[i]))
+                Error::input(format!("`seeds` names {} twice", self.seeds[i]))
                     .hint("the same seed gives the same run"),
             );
         }

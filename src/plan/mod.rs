@@ -143,6 +143,7 @@ impl Plan {
             .skipped()
             .iter()
             .map(|error| format!("left out: {}", error.message()))
+            .chain(corpus.notes().iter().cloned())
             .collect();
         let opened = match model {
             ModelPlace::Here(dir) => Some((Opened::open(recipe, dir, &schedule)?, *dir)),

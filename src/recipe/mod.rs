@@ -33,6 +33,7 @@ use crate::parts::Parts;
 use crate::parts::Training;
 use crate::schedule;
 use crate::schedule::Schedule;
+use crate::task::AskedIn;
 use crate::task::Tasks;
 use crate::task::task_files;
 use crate::train::CheckpointSettings;
@@ -66,6 +67,9 @@ pub struct Recipe {
     /// A folder of task files that add to or override the built-in ones.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub prompts: Option<PathBuf>,
+    /// The language that instructions are asked in: `row` (each row's own), `both`, or a language such as `ar`.
+    #[serde(default, skip_serializing_if = "AskedIn::is_row")]
+    pub instructions: AskedIn,
     /// The rows.
     pub data: Vec<EntrySettings>,
     /// What to do with rows that cannot be used.
@@ -109,9 +113,9 @@ fn refuse() -> OnBadRow {
     OnBadRow::Error
 }
 
-/// `model:` of a recipe.
+/// `model:` of a recipe, or its path alone.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
-#[serde(deny_unknown_fields)]
+#[serde(deny_unknown_fields, rename = "path")]
 pub struct ModelSettings {
     /// A folder, or a Hub id.
     pub path: String,
@@ -218,7 +222,8 @@ impl Recipe {
 
     /// Reads the rows and plans the schedule: no weights.
     pub fn plan(&self, tasks: &Tasks) -> Result<(Corpus, Schedule)> {
-        let corpus = Corpus::load(&self.data, tasks, self.on_bad_row, self.seed)?;
+        let asked = tasks.clone().asked_in(&self.instructions);
+        let corpus = Corpus::load(&self.data, &asked, self.on_bad_row, self.seed)?;
         let schedule = Schedule::new(&self.schedule, corpus.population(), self.order_seed())?;
         Ok((corpus, schedule))
     }

@@ -13,11 +13,11 @@ use crate::data::AudioSource;
 use crate::data::Clip;
 use crate::data::OnBadRow;
 use crate::data::read_manifest;
-use crate::error::Error;
 use crate::error::Result;
 use crate::eval::record::SUITE_FILE;
 use crate::eval::suite::SuiteFile;
 use crate::files;
+use crate::json;
 use crate::report::escape;
 use crate::report::read::Run;
 use crate::yaml;
@@ -109,8 +109,7 @@ fn suite(run: &Run) -> Result<Option<PathBuf>> {
     else {
         return Ok(None);
     };
-    let about: Value = serde_json::from_str(&files::read_text(&about)?)
-        .map_err(|e| Error::input(format!("not JSON: {e}")).at_path(&about))?;
+    let about: Value = json::parse(&files::read_text(&about)?).map_err(|e| e.at_path(&about))?;
     Ok(about["file"].as_str().map(PathBuf::from))
 }
 

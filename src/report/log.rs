@@ -10,6 +10,7 @@ use serde_json::Value;
 use crate::error::Error;
 use crate::error::Result;
 use crate::files::Lines;
+use crate::json;
 use crate::report::track::Track;
 
 /// What was seen of a task, or of all of them.
@@ -150,8 +151,8 @@ impl Log {
     }
 
     fn line(&mut self, text: &str) -> Result<()> {
-        let line: Line = serde_json::from_str(text).map_err(|e| {
-            Error::input(format!("not a line of a log: {e}"))
+        let line: Line = json::parse(text).map_err(|e| {
+            e.at("not a line of a log")
                 .hint("while a run is at work its last line may be half written; try again then")
         })?;
         match line.kind.as_str() {

@@ -13,6 +13,7 @@ use crate::eval::record::DETAILS;
 use crate::eval::table::CONTROLS_FILE;
 use crate::eval::table::SCORES_FILE;
 use crate::files;
+use crate::json;
 use crate::report::log::Log;
 use crate::report::log::Scores;
 use crate::report::log::numbers;
@@ -356,12 +357,13 @@ impl Evaluation {
         else {
             return Ok(None);
         };
-        let read = serde_json::from_str(&files::read_text(&path)?);
-        read.map(Some).map_err(|e| {
-            Error::input(format!("not the scores of instructions: {e}"))
-                .at_path(&path)
-                .hint("`maqam instructions score --json` writes them")
-        })
+        json::parse(&files::read_text(&path)?)
+            .map(Some)
+            .map_err(|e| {
+                e.at("not the scores of instructions")
+                    .at_path(&path)
+                    .hint("`maqam instructions score --json` writes them")
+            })
     }
 }
 
@@ -485,9 +487,7 @@ fn object(path: &Path) -> Result<Option<Map<String, Value>>> {
         return Ok(None);
     }
     let text = files::read_text(path)?;
-    serde_json::from_str(&text)
-        .map(Some)
-        .map_err(|e| Error::input(format!("not a JSON object: {e}")).at_path(path))
+    json::parse(&text).map(Some).map_err(|e| e.at_path(path))
 }
 
 /// What a folder holds, by name.

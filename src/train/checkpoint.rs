@@ -12,6 +12,7 @@ use crate::error::Error;
 use crate::error::Result;
 use crate::files;
 use crate::files::StagedDir;
+use crate::json;
 use crate::model::AudioLlm;
 use crate::model::on_host;
 use crate::model::peft::Card;
@@ -148,8 +149,8 @@ pub fn load(dir: &Path, model: &AudioLlm, optimiser: &mut Optimiser) -> Result<S
 /// A checkpoint's state.
 pub fn read_state(dir: &Path) -> Result<State> {
     let path = dir.join(STATE_FILE);
-    let state: State = serde_json::from_str(&files::read_text(&path)?)
-        .map_err(|e| Error::input(format!("not a checkpoint's state: {e}")).at_path(&path))?;
+    let state: State = json::parse(&files::read_text(&path)?)
+        .map_err(|e| e.at("not a checkpoint's state").at_path(&path))?;
     if state.format != FORMAT {
         return Err(Error::input(format!(
             "format {}, this maqam reads {FORMAT}",

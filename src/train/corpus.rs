@@ -23,9 +23,9 @@ use crate::task::Tasks;
 use crate::task::Wording;
 use crate::task::example_without_task;
 
-/// One entry of `data:` in a recipe.
+/// One entry of `data:` in a recipe, or its manifest alone.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
-#[serde(deny_unknown_fields)]
+#[serde(deny_unknown_fields, rename = "manifest")]
 pub struct EntrySettings {
     /// JSONL or Parquet.
     pub manifest: PathBuf,
@@ -58,6 +58,7 @@ pub struct Corpus {
     ids_repeat: bool,
     class_weights: Vec<BTreeMap<String, f64>>,
     skipped: Vec<Error>,
+    notes: Vec<String>,
     seed: u64,
 }
 
@@ -81,6 +82,7 @@ impl Corpus {
             ids_repeat: false,
             class_weights: Vec::new(),
             skipped: Vec::new(),
+            notes: Vec::new(),
             seed,
         };
         if entries.is_empty() {
@@ -105,6 +107,7 @@ impl Corpus {
         }
         let manifest = read_manifest(&entry.manifest, entry.audio_root.as_deref(), on_bad_row)?;
         self.skipped.extend(manifest.skipped);
+        self.notes.extend(manifest.notes);
         let start = self.rows.len() as u32;
         let index = self.manifests.len() as u16;
         self.manifests.push(entry.manifest.clone());
@@ -203,6 +206,11 @@ impl Corpus {
     /// Rows that were left out, and why.
     pub fn skipped(&self) -> &[Error] {
         &self.skipped
+    }
+
+    /// What a user should know of the manifests: fields that are not read, spellings that were folded.
+    pub fn notes(&self) -> &[String] {
+        &self.notes
     }
 
     /// Number of rows.

@@ -45,9 +45,9 @@ impl Default for CheckpointSettings {
     }
 }
 
-/// `evaluate:` of a recipe.
+/// `evaluate:` of a recipe, or its suite alone.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
-#[serde(deny_unknown_fields)]
+#[serde(deny_unknown_fields, rename = "suite")]
 pub struct EvaluateSettings {
     /// A suite of role `dev`.
     pub suite: PathBuf,

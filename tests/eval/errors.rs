@@ -90,7 +90,7 @@ fn suites_that_cannot_be_judged_are_refused() {
         (
             "parse: [lenient, strict]",
             "parse: [loose]",
-            &["suite.yaml:", "unknown variant `loose`"],
+            &["suite.yaml:", "unknown value `loose`"],
         ),
         (
             "task: emotion,",
@@ -109,7 +109,7 @@ fn suites_that_cannot_be_judged_are_refused() {
         (
             "[majority, lead, transcript]",
             "[majority, leed]",
-            &["unknown variant `leed`", "did you mean `lead`?"],
+            &["unknown value `leed`", "did you mean `lead`?"],
         ),
         (
             "task: summarization,",

@@ -9,6 +9,7 @@ use serde::de::DeserializeOwned;
 use crate::error::Error;
 use crate::error::Result;
 use crate::files::Lines;
+use crate::json;
 
 /// What a predictions file is read for; its other fields are left alone.
 #[derive(Clone, Debug, Deserialize)]
@@ -30,25 +31,14 @@ pub fn read<T: DeserializeOwned>(path: &Path) -> Result<Vec<(usize, T)>> {
         if text.trim_ascii().is_empty() {
             continue;
         }
-        let row = serde_json::from_slice(text)
-            .map_err(|e| not_read(&e).at(format!("{}:{number}", path.display())))?;
+        let row =
+            json::parse_slice(text).map_err(|e| e.at(format!("{}:{number}", path.display())))?;
         rows.push((number as usize, row));
     }
     if rows.is_empty() {
         return Err(Error::input("holds no rows").at_path(path));
     }
     Ok(rows)
-}
-
-fn not_read(error: &serde_json::Error) -> Error {
-    // The parser counts lines inside the one line it was given; only the column says something.
-    let message = error.to_string();
-    let what = message.split(" at line ").next().unwrap_or(&message);
-    match error.is_data() {
-        true => Error::input(what),
-        false => Error::input(format!("column {}: not JSON: {what}", error.column()))
-            .hint("one JSON object a line"),
-    }
 }
 
 /// How many ids one error names.
@@ -192,11 +182,11 @@ mod tests {
         for (text, expected) in [
             (
                 "{\"id\": \"a\", \"prediction\": \"x\"}\n\n{\"id\": \"b\"}\n",
-                "p.jsonl:3: missing field `prediction`",
+                "p.jsonl:3: `prediction` is missing",
             ),
             (
                 "{\"id\": 3, \"prediction\": \"x\"}",
-                "p.jsonl:1: invalid type: integer `3`, expected a string",
+                "p.jsonl:1: found the number 3, expected a text",
             ),
             ("{\"id\": \"a\",\n", "p.jsonl:1: column 11: not JSON"),
             ("\n", "p.jsonl: holds no rows"),

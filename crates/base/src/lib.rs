@@ -11,4 +11,5 @@ pub mod seed;
 pub mod parts;
 pub mod yaml;
 pub mod sniff;
+pub mod json;
 pub mod jsonl;

@@ -8,6 +8,7 @@ use serde_json::Value;
 
 use maqam_base::error::Error;
 use maqam_base::error::Result;
+use maqam_base::json;
 
 /// Beyond this many different texts a column is taken to be unlike in every row, and sharing no longer pays.
 const MAX_SHARED: usize = 1 << 16;
@@ -47,6 +48,21 @@ impl Fields {
         self.0.shift_remove(name)
     }
 
+    /// Whether a field is there that nobody has taken.
+    pub fn has(&self, name: &str) -> bool {
+        self.0.contains_key(name)
+    }
+
+    /// Puts a field back that was taken and has another meaning.
+    pub fn put_back(&mut self, name: &str, value: Value) {
+        self.0.insert(name.to_owned(), value);
+    }
+
+    /// The fields that nobody has taken, by name.
+    pub fn left(&self) -> impl Iterator<Item = (&str, &Value)> {
+        self.0.iter().map(|(name, value)| (name.as_str(), value))
+    }
+
     /// Takes a text.
     pub fn text(&mut self, name: &str) -> Result<Option<String>> {
         match self.take(name) {
@@ -68,13 +84,15 @@ impl Fields {
         }
     }
 
-    /// Takes a time in seconds: finite, zero or more.
+    /// Takes a time: a number, or a text of one, finite and zero or more.
     pub fn seconds(&mut self, name: &str) -> Result<Option<f64>> {
         let Some(value) = self.take(name) else {
             return Ok(None);
         };
+        // Tables that were converted row by row hold their numbers as texts.
         let seconds = value
             .as_f64()
+            .or_else(|| value.as_str()?.trim().parse().ok())
             .ok_or_else(|| wrong_type(name, &value, "a number of seconds"))?;
         if seconds.is_finite() && seconds >= 0.0 {
             Ok(Some(seconds))
@@ -92,9 +110,8 @@ impl Fields {
             Some(Value::String(text)) if text.trim_start().starts_with('[') => {
                 match serde_json::from_str(&text) {
                     Ok(values) => Ok(Some(values)),
-                    Err(error) => Err(Error::input(format!(
-                        "`{name}` is a string that starts like a list, but: {error}"
-                    ))),
+                    Err(error) => Err(json::explain(text.as_bytes(), &error)
+                        .at(format!("`{name}` is a string that starts like a list, but"))),
                 }
             }
             Some(other) => Err(wrong_type(name, &other, "a list")),

@@ -6,10 +6,16 @@
 
 #![deny(clippy::unwrap_used, clippy::expect_used)]
 
+mod clips;
+mod conversation;
 mod fields;
+mod form;
+pub mod language;
 mod manifest;
+mod notes;
 mod parquet;
 mod row;
+pub mod spelling;
 pub mod task;
 
 use std::path::Path;

@@ -9,6 +9,8 @@ use crate::MAX_BAD_ROWS_NAMED;
 use crate::OnBadRow;
 use crate::Row;
 use crate::fields::brief;
+use crate::form;
+use crate::form::Form;
 use crate::parquet;
 use crate::row::RawRow;
 use crate::row::RowReader;
@@ -16,6 +18,7 @@ use maqam_base::error::Error;
 use maqam_base::error::Result;
 use maqam_base::files::Input;
 use maqam_base::files::Lines;
+use maqam_base::json;
 
 /// The rows of one manifest, in the file's order.
 #[derive(Debug)]
@@ -26,16 +29,18 @@ pub struct Manifest {
     pub rows: Vec<Row>,
     /// What is wrong with the others; empty unless they were to be skipped.
     pub skipped: Vec<Error>,
+    /// What a user should know of the rows all the same: fields that are not read, spellings that were folded.
+    pub notes: Vec<String>,
 }
 
-/// Reads a manifest: Parquet by its extension, JSONL otherwise (a byte order mark, CRLF and blank lines are fine).
+/// Reads a manifest: Parquet or JSONL, told by its first bytes (a byte order mark, CRLF and blank lines are fine).
 ///
 /// Relative audio paths start from `audio_root`, else from the manifest's folder; every audio file must exist. A row has an `id` or
 /// gets its line number; two rows of one id are an error. The `messages` and `conversations` of a row need one `<audio>` mark per clip.
 ///
 /// # Errors
 /// Under [`OnBadRow::Error`] every bad row, as `file:line: what was found`, up to [`MAX_BAD_ROWS_NAMED`]; under both, a file that cannot
-/// be read or of which no row can be used.
+/// be read, that is no manifest, or of which no row can be used.
 pub fn read_manifest(
     path: &Path,
     audio_root: Option<&Path>,
@@ -43,62 +48,96 @@ pub fn read_manifest(
 ) -> Result<Manifest> {
     let audio_folder = audio_root.or(path.parent()).unwrap_or(Path::new(""));
     if path.is_dir() {
-        return Err(Error::input("is a folder, not a manifest")
-            .at_path(path)
-            .hint("name a .jsonl or .parquet file"));
+        return Err(folder(path).at_path(path));
     }
     let input = Input::open(path).map_err(|e| {
         e.or_hint("relative paths of manifests start from the folder the command runs in")
     })?;
     let mut collector = Collector::new(path, audio_folder, on_bad_row);
-    if path
-        .extension()
-        .is_some_and(|extension| extension.eq_ignore_ascii_case("parquet"))
-    {
-        parquet::read(&input.into_file()?, path, |raw| collector.add(raw))?;
-    } else {
-        read_jsonl(input, |line, raw| match raw {
+    let mut lines = Lines::of(input);
+    let head = lines.head()?;
+    let head = &head[..head.len().min(HEAD_BYTES)];
+    match form::of(head, path).map_err(|e| e.at_path(path))? {
+        Form::Parquet => parquet::read(&lines.into_file()?, path, |raw| collector.add(raw))?,
+        Form::JsonLines => read_jsonl(lines, path, |line, raw| match raw {
             Ok(raw) => collector.add(raw),
             Err(error) => collector.refuse(line, error),
-        })?;
+        })?,
     }
     collector.finish()
 }
 
+/// Bytes that tell what a file is.
+const HEAD_BYTES: usize = 1 << 16;
+
+/// Bytes up to which a file is read whole to tell a JSON list from JSON lines.
+const MOST_WHOLE_BYTES: u64 = 256 << 20;
+
+/// The error for a folder in place of a manifest, with the manifests that lie in it.
+fn folder(path: &Path) -> Error {
+    let mut names: Vec<String> = std::fs::read_dir(path)
+        .into_iter()
+        .flatten()
+        .filter_map(|entry| entry.ok()?.file_name().into_string().ok())
+        .filter(|name| name.ends_with(".jsonl") || name.ends_with(".parquet"))
+        .collect();
+    names.sort();
+    let found = Error::input("is a folder, not a manifest");
+    match names.as_slice() {
+        [] => found.hint("name a .jsonl or .parquet file"),
+        [first, ..] => found.hint(format!(
+            "name one of its files, such as {}",
+            path.join(first).display()
+        )),
+    }
+}
+
 /// Calls `found` with every line that is not blank.
-fn read_jsonl(input: Input, mut found: impl FnMut(u32, Result<RawRow>)) -> Result<()> {
-    let mut lines = Lines::of(input);
+///
+/// # Errors
+/// A file that cannot be read, or that is one JSON value rather than lines.
+fn read_jsonl(
+    mut lines: Lines,
+    path: &Path,
+    mut found: impl FnMut(u32, Result<RawRow>),
+) -> Result<()> {
+    let mut is_first = true;
     while let Some((line, text)) = lines.next_line()? {
-        if !text.trim_ascii().is_empty() {
-            found(line, parse_line(line, text));
+        if text.trim_ascii().is_empty() {
+            continue;
         }
+        let row = parse_line(line, text);
+        if std::mem::take(&mut is_first)
+            && row.is_err()
+            && let Some(error) = one_value(path)
+        {
+            return Err(error.at_path(path));
+        }
+        found(line, row);
     }
     Ok(())
 }
 
+/// The error for a file that is one JSON value, where it is one.
+fn one_value(path: &Path) -> Option<Error> {
+    let metadata = std::fs::metadata(path).ok()?;
+    if !metadata.is_file() || metadata.len() > MOST_WHOLE_BYTES {
+        return None;
+    }
+    form::whole_json(&std::fs::read(path).ok()?, path)
+}
+
 fn parse_line(line: u32, text: &[u8]) -> Result<RawRow> {
-    match serde_json::from_slice(text) {
-        Ok(Value::Object(fields)) => Ok(RawRow {
+    match json::parse_slice(text)? {
+        Value::Object(fields) => Ok(RawRow {
             line,
             fields,
             embedded: Vec::new(),
         }),
-        Ok(other) => Err(
+        other => Err(
             Error::input(format!("found {}, not a JSON object", brief(&other)))
                 .hint("a manifest holds one JSON object a line"),
         ),
-        Err(error) => Err(not_json(text, &error)),
-    }
-}
-
-fn not_json(text: &[u8], error: &serde_json::Error) -> Error {
-    // The parser counts lines inside the one line it was given; only the column says something.
-    let message = error.to_string();
-    let what = message.split(" at line ").next().unwrap_or(&message);
-    let found = Error::input(format!("column {}: not JSON: {what}", error.column()));
-    match text.trim_ascii().first() {
-        Some(b'[') => found.hint("a manifest is JSON lines, one object a line; this looks like a JSON array: `jq -c '.[]'` turns it into lines"),
-        _ => found.hint("a manifest holds one JSON object a line"),
     }
 }
 
@@ -157,6 +196,7 @@ impl<'a> Collector<'a> {
             path: self.path.to_owned(),
             rows: self.rows,
             skipped: self.bad.into_iter().map(|(_, error)| error).collect(),
+            notes: self.reader.notes().lines(self.path),
         })
     }
 

@@ -14,6 +14,7 @@ use serde_json::Map;
 use serde_json::Number;
 use serde_json::Value;
 
+use crate::row::Embedded;
 use crate::row::FIELDS;
 use crate::row::RawRow;
 use maqam_base::error::Error;
@@ -87,7 +88,7 @@ fn readable_columns(schema: &ArrowSchema, path: &Path) -> Result<Vec<String>> {
             );
             return Err(Error::input(found)
                 .at_path(path)
-                .hint("cast it to text or to a 32 or 64 bit number"));
+                .hint("cast it to text or to a 32 or 64 bit number, or drop it or give it another name where it means something else"));
         }
     }
     Ok(names)
@@ -120,15 +121,12 @@ fn add_field(raw: &mut RawRow, name: &str, value: AnyValue<'_>) {
     }
     let value = match (name, to_json(value)) {
         // A data set that kept its audio outside has nothing but paths in the same columns.
-        ("audio", Value::Object(file)) => file.get("path").cloned().unwrap_or(Value::Null),
+        ("audio", Value::Object(file)) => without_nulls(file),
         ("audios", Value::Array(files)) => files
             .into_iter()
-            .map(|file| {
-                if let Value::Object(file) = file {
-                    file.get("path").cloned().unwrap_or(Value::Null)
-                } else {
-                    file
-                }
+            .map(|file| match file {
+                Value::Object(file) => without_nulls(file),
+                file => file,
             })
             .collect(),
         (_, value) => value,
@@ -136,11 +134,27 @@ fn add_field(raw: &mut RawRow, name: &str, value: AnyValue<'_>) {
     raw.fields.insert(name.to_owned(), value);
 }
 
-/// The contents of `{bytes, path}` or of a list of them; `None` where some clip has no bytes.
-fn embedded_audio(value: &AnyValue<'_>) -> Option<Vec<(Arc<[u8]>, Option<String>)>> {
+/// An object without its empty fields; null where nothing is left.
+fn without_nulls(mut file: Map<String, Value>) -> Value {
+    file.retain(|_, value| !value.is_null());
+    match file.is_empty() {
+        true => Value::Null,
+        false => Value::Object(file),
+    }
+}
+
+/// The contents of `{bytes, path}`, with what else it says, or of a list of them; `None` where some clip has no bytes.
+fn embedded_audio(value: &AnyValue<'_>) -> Option<Vec<Embedded>> {
+    let bare = |bytes: &[u8]| {
+        Some(vec![Embedded {
+            bytes: bytes.into(),
+            name: None,
+            fields: Map::new(),
+        }])
+    };
     match value {
-        AnyValue::Binary(bytes) => Some(vec![((*bytes).into(), None)]),
-        AnyValue::BinaryOwned(bytes) => Some(vec![(bytes.as_slice().into(), None)]),
+        AnyValue::Binary(bytes) => bare(bytes),
+        AnyValue::BinaryOwned(bytes) => bare(bytes),
         AnyValue::List(series) if !series.is_empty() => {
             let clips: Option<Vec<_>> = series.iter().map(|clip| embedded_audio(&clip)).collect();
             Some(clips?.into_iter().flatten().collect())
@@ -159,10 +173,19 @@ fn embedded_audio(value: &AnyValue<'_>) -> Option<Vec<(Arc<[u8]>, Option<String>
                 AnyValue::BinaryOwned(bytes) => bytes.as_slice().into(),
                 _ => return None,
             };
-            let path = field("path")
+            let name = field("path")
                 .and_then(|path| path.get_str())
                 .map(str::to_owned);
-            Some(vec![(bytes, path)])
+            let others = fields
+                .iter()
+                .zip(values)
+                .filter(|(field, _)| !matches!(field.name().as_str(), "bytes" | "path"))
+                .map(|(field, value)| (field.name().to_string(), to_json(value.clone())));
+            Some(vec![Embedded {
+                bytes,
+                name,
+                fields: others.collect(),
+            }])
         }
         _ => None,
     }

@@ -1,48 +1,78 @@
 //! One row: from named fields to a checked [`Row`].
 
+use std::borrow::Cow;
+use std::collections::HashMap;
 use std::path::Path;
 use std::sync::Arc;
 
 use serde_json::Map;
 use serde_json::Value;
 
-use crate::AUDIO_MARK;
 use crate::AudioSource;
 use crate::Clip;
-use crate::Message;
-use crate::Role;
 use crate::Row;
+use crate::clips::PART;
+use crate::clips::Part;
+use crate::clips::read_clip;
+use crate::clips::read_part;
+use crate::conversation::Conversation;
 use crate::fields::Fields;
 use crate::fields::Shared;
-use crate::fields::brief;
 use crate::fields::wrong_type;
+use crate::language;
+use crate::notes::Notes;
+use crate::spelling::ordinary;
 use maqam_audio::Span;
 use maqam_base::error::Error;
 use maqam_base::error::Result;
 
 /// The fields that have a meaning; every other is kept in [`Row::extra`].
-pub const FIELDS: [&str; 20] = [
+pub const FIELDS: [&str; 38] = [
     "id",
     "audio",
     "audios",
+    "audio_path",
+    "audio_filepath",
     "start_s",
+    "start",
+    "start_ms",
+    "offset",
     "end_s",
+    "end",
+    "end_ms",
+    "duration",
+    "duration_ms",
+    "channel",
     "task",
     "language",
+    "lang",
     "text",
     "summary",
     "label",
     "references",
     "speaker",
     "group",
-    "duration",
     "split",
     "instruction",
     "target",
     "messages",
     "conversations",
     "system",
+    "query",
+    "response",
+    "history",
+    "output",
+    "image",
+    "images",
+    "video",
+    "videos",
 ];
+
+/// Fields of pictures, which are refused where they hold anything.
+const PICTURES: [&str; 4] = ["images", "image", "videos", "video"];
+
+/// Other names of `audio`, as NeMo and others write it.
+const AUDIO_NAMES: [&str; 2] = ["audio_filepath", "audio_path"];
 
 /// A row as a file gives it: its plain fields, and beside them the audio files that came inside the row itself.
 pub struct RawRow {
@@ -50,14 +80,27 @@ pub struct RawRow {
     pub line: u32,
     /// The fields.
     pub fields: Map<String, Value>,
-    /// Contents and names of embedded audio files; then `fields` has neither `audio` nor `audios`.
-    pub embedded: Vec<(Arc<[u8]>, Option<String>)>,
+    /// Embedded audio files; then `fields` has neither `audio` nor `audios`.
+    pub embedded: Vec<Embedded>,
+}
+
+/// An audio file inside a row.
+pub struct Embedded {
+    /// The file's contents.
+    pub bytes: Arc<[u8]>,
+    /// Its name, where the data says one.
+    pub name: Option<String>,
+    /// What else the data says of it, such as the part that counts.
+    pub fields: Map<String, Value>,
 }
 
 /// Turns raw rows of one manifest into rows.
 pub struct RowReader<'a> {
     audio_folder: &'a Path,
     shared: Shared,
+    /// Tags of the languages that were found, by their spelling.
+    languages: HashMap<String, Arc<str>>,
+    notes: Notes,
 }
 
 impl<'a> RowReader<'a> {
@@ -66,7 +109,14 @@ impl<'a> RowReader<'a> {
         Self {
             audio_folder,
             shared: Shared::default(),
+            languages: HashMap::new(),
+            notes: Notes::default(),
         }
+    }
+
+    /// What a user should know of the rows that were read.
+    pub fn notes(&self) -> &Notes {
+        &self.notes
     }
 
     /// Checks one row.
@@ -83,268 +133,281 @@ impl<'a> RowReader<'a> {
             Some(id) => id,
             None => raw.line.to_string(),
         };
-        let mut clips = self.read_clips(&mut fields)?;
-        for (bytes, name) in raw.embedded {
-            let name = name
-                .unwrap_or_else(|| format!("audio of row {}", raw.line))
-                .into();
-            clips.push(Clip {
-                source: AudioSource::Embedded { bytes, name },
-                span: Span::default(),
-                stated_s: None,
-            });
+        refuse_pictures(&mut fields)?;
+        let mut conversation = Conversation::read(&mut fields, self.audio_folder)?;
+        let inline = std::mem::take(&mut conversation.clips);
+        let clips = self.read_clips(&mut fields, raw.embedded, raw.line, inline)?;
+        let (clips, duration) = narrow(&mut fields, clips)?;
+        if !conversation.messages.is_empty() {
+            conversation.check_marks(clips.len())?;
         }
-        read_span(&mut fields, &mut clips)?;
-        let messages = read_messages(&mut fields)?;
-        if !messages.is_empty() {
-            check_marks(&messages, clips.len())?;
+        let mut messages = conversation.messages;
+        for message in &mut messages {
+            message.content = self.fold(std::mem::take(&mut message.content), "messages", raw.line);
         }
         let references = match fields.take("references") {
-            Some(Value::String(one)) if !one.trim_start().starts_with('[') => vec![one.into()],
+            Some(Value::String(one)) if !one.trim_start().starts_with('[') => vec![one],
             Some(value) => read_references(value)?,
             None => Vec::new(),
         };
-        let duration = fields.seconds("duration")?;
-        if let [clip] = clips.as_mut_slice() {
-            clip.stated_s = duration;
-        }
-        Ok(Row {
+        let references = references
+            .into_iter()
+            .map(|text| self.fold(text, "references", raw.line).into())
+            .collect();
+        let row = Row {
             id: id.into(),
             line: raw.line,
-            clips,
             task: self.shared_name(&mut fields, "task")?,
-            language: self.shared_name(&mut fields, "language")?,
-            text: fields.text("text")?.map(Into::into),
-            summary: fields.text("summary")?.map(Into::into),
-            label: self.shared_name(&mut fields, "label")?,
+            language: self.language(&mut fields)?,
+            text: self.text(&mut fields, "text", raw.line)?,
+            summary: self.text(&mut fields, "summary", raw.line)?,
+            label: self.label(&mut fields, raw.line)?,
             references,
             speaker: self.shared_name(&mut fields, "speaker")?,
             group: self.shared_name(&mut fields, "group")?,
             duration,
             split: self.shared_name(&mut fields, "split")?,
-            instruction: fields.text("instruction")?.map(Into::into),
-            target: fields.text("target")?.map(Into::into),
+            instruction: self.text(&mut fields, "instruction", raw.line)?,
+            target: self.text(&mut fields, "target", raw.line)?,
             messages,
-            extra: fields.rest().map(|text| self.shared.share(&text)),
-        })
+            clips,
+            extra: None,
+        };
+        self.look_at_the_rest(&fields, &row);
+        let extra = fields.rest().map(|text| self.shared.share(&text));
+        Ok(Row { extra, ..row })
+    }
+
+    /// Notes fields that are not read and look as if they should be.
+    fn look_at_the_rest(&mut self, fields: &Fields, row: &Row) {
+        let is_whole = |clip: &Clip| !clip.span.is_part();
+        if !row.clips.is_empty() && row.clips.iter().all(is_whole) {
+            for (name, value) in fields.left() {
+                self.notes.unread(name, value, row.line);
+            }
+        }
+        if row.messages.is_empty() && fields.has("system") {
+            self.notes.remark(
+                "`system` is read beside a conversation only; a task has a system message of its own",
+                row.line,
+            );
+        }
+        if !row.clips.is_empty() && fields.has("channel") {
+            self.notes.remark(
+                "`channel` is no number of a channel, and is kept as a field like any other; all channels are averaged",
+                row.line,
+            );
+        }
     }
 
     fn shared_name(&mut self, fields: &mut Fields, name: &str) -> Result<Option<Arc<str>>> {
         Ok(fields.name(name)?.map(|text| self.shared.share(&text)))
     }
 
-    fn read_clips(&self, fields: &mut Fields) -> Result<Vec<Clip>> {
-        let paths = match (fields.take("audio"), fields.take("audios")) {
+    /// A text in its ordinary spelling.
+    fn text(
+        &mut self,
+        fields: &mut Fields,
+        name: &'static str,
+        line: u32,
+    ) -> Result<Option<Box<str>>> {
+        let text = fields.text(name)?;
+        Ok(text.map(|text| self.fold(text, name, line).into()))
+    }
+
+    fn label(&mut self, fields: &mut Fields, line: u32) -> Result<Option<Arc<str>>> {
+        let Some(label) = fields.name("label")? else {
+            return Ok(None);
+        };
+        let label = self.fold(label, "label", line);
+        Ok(Some(self.shared.share(&label)))
+    }
+
+    fn fold(&mut self, text: String, name: &'static str, line: u32) -> String {
+        match ordinary(&text) {
+            Cow::Borrowed(_) => text,
+            Cow::Owned(folded) => {
+                if folded != text {
+                    self.notes.folded(name, line);
+                }
+                folded
+            }
+        }
+    }
+
+    /// The tag of the row's `language`, or of `lang` where that is one.
+    fn language(&mut self, fields: &mut Fields) -> Result<Option<Arc<str>>> {
+        let written = fields
+            .name("language")?
+            .filter(|name| !name.trim().is_empty());
+        if let Some(written) = written {
+            if let Some(known) = self.languages.get(&written) {
+                return Ok(Some(known.clone()));
+            }
+            let tag = self.shared.share(&language::tag(&written)?);
+            self.languages.insert(written, tag.clone());
+            return Ok(Some(tag));
+        }
+        let other = match fields.take("lang") {
+            Some(Value::String(other)) => other,
+            Some(other) => {
+                fields.put_back("lang", other);
+                return Ok(None);
+            }
+            None => return Ok(None),
+        };
+        match language::tag(&other) {
+            Ok(tag) => Ok(Some(self.shared.share(&tag))),
+            Err(_) => {
+                fields.put_back("lang", other.into());
+                Ok(None)
+            }
+        }
+    }
+
+    /// The row's clips: named by fields of their own, embedded, or written in its messages.
+    fn read_clips(
+        &self,
+        fields: &mut Fields,
+        embedded: Vec<Embedded>,
+        line: u32,
+        inline: Vec<Clip>,
+    ) -> Result<Vec<Clip>> {
+        let mut audio = fields.take("audio");
+        for name in AUDIO_NAMES {
+            // Beside `audio`, another path is a field like any other.
+            if audio.is_none() && !fields.has("audios") && embedded.is_empty() && inline.is_empty()
+            {
+                audio = fields.take(name);
+            }
+        }
+        let values = match (audio, fields.take("audios")) {
             (Some(_), Some(_)) => {
                 return Err(
                     Error::input("the row has both `audio` and `audios`").hint("keep one of them")
                 );
             }
-            (Some(Value::String(path)), None) => vec![Value::String(path)],
+            (Some(value @ (Value::String(_) | Value::Object(_))), None) => vec![value],
             (Some(other), None) => {
                 return Err(wrong_type("audio", &other, "a path")
                     .hint("a row with several clips lists their paths under `audios`"));
             }
-            (None, Some(Value::Array(paths))) => paths,
+            (None, Some(Value::Array(values))) => values,
             (None, Some(Value::String(text))) => match serde_json::from_str(&text) {
-                Ok(Value::Array(paths)) => paths,
+                Ok(Value::Array(values)) => values,
                 _ => vec![Value::String(text)],
             },
+            (None, Some(value @ Value::Object(_))) => vec![value],
             (None, Some(other)) => return Err(wrong_type("audios", &other, "a list of paths")),
             (None, None) => Vec::new(),
         };
-        paths.iter().map(|path| self.read_clip(path)).collect()
-    }
-
-    fn read_clip(&self, path: &Value) -> Result<Clip> {
-        let written = path
-            .as_str()
-            .ok_or_else(|| wrong_type("audio", path, "a path"))?;
-        if written.is_empty() {
-            return Err(Error::input("the audio path is empty")
-                .hint("leave `audio` out of a row without audio"));
+        let mut clips = values
+            .into_iter()
+            .map(|value| read_clip(value, self.audio_folder))
+            .collect::<Result<Vec<Clip>>>()?;
+        for file in embedded {
+            clips.push(embedded_clip(file, line)?);
         }
-        if ["http://", "https://", "data:"]
-            .iter()
-            .any(|scheme| written.starts_with(scheme))
-        {
-            return Err(
-                Error::input(format!("audio is {}, not a path", brief(path)))
-                    .hint("audio is read from files: fetch it first"),
-            );
+        match (clips.is_empty(), inline.is_empty()) {
+            (_, true) => Ok(clips),
+            (true, false) => Ok(inline),
+            (false, false) => Err(Error::input(
+                "the row names audio beside its messages, and inside them",
+            )
+            .hint("keep one of them: paths under `audios`, or in the messages")),
         }
-        let resolved = self.audio_folder.join(written);
-        if !resolved.is_file() {
-            let hint = match Path::new(written).is_absolute() {
-                true => "the path is absolute: does the file exist on this machine?",
-                false => {
-                    "relative paths start from the manifest's folder; set `audio_root` if the audio is elsewhere"
-                }
-            };
-            return Err(
-                Error::input(format!("no audio file at {}", resolved.display())).hint(hint),
-            );
-        }
-        Ok(Clip {
-            source: AudioSource::File(resolved.into()),
-            span: Span::default(),
-            stated_s: None,
-        })
     }
 }
 
-/// Puts `start_s` and `end_s` on the row's one clip.
-fn read_span(fields: &mut Fields, clips: &mut [Clip]) -> Result<()> {
-    let span = Span {
-        start_s: fields.seconds("start_s")?,
-        end_s: fields.seconds("end_s")?,
-        channel: None,
-    };
-    if span == Span::default() {
-        return Ok(());
-    }
-    let start_s = span.start_s.unwrap_or(0.0);
-    if let Some(end_s) = span.end_s
-        && end_s <= start_s
-    {
-        return Err(
-            Error::input(format!("the span from {start_s} s to {end_s} s is empty"))
-                .hint("`end_s` lies after `start_s`, both in seconds"),
-        );
-    }
-    match clips {
-        [clip] => clip.span = span,
-        [] => return Err(Error::input("`start_s` or `end_s` without audio")),
-        _ => {
+fn embedded_clip(file: Embedded, line: u32) -> Result<Clip> {
+    let Part { span, stated_s } = read_part(&mut Fields::new(file.fields))?;
+    let name = file
+        .name
+        .unwrap_or_else(|| format!("audio of row {line}"))
+        .into();
+    Ok(Clip {
+        source: AudioSource::Embedded {
+            bytes: file.bytes,
+            name,
+        },
+        span,
+        stated_s,
+    })
+}
+
+/// Refuses a row with pictures.
+fn refuse_pictures(fields: &mut Fields) -> Result<()> {
+    for name in PICTURES {
+        let is_empty = match fields.take(name) {
+            None | Some(Value::Null | Value::Bool(false)) => true,
+            Some(Value::String(text)) => text.is_empty(),
+            Some(Value::Array(list)) => list.iter().all(Value::is_null),
+            Some(Value::Object(map)) => map.values().all(Value::is_null),
+            Some(_) => false,
+        };
+        if !is_empty {
             return Err(
-                Error::input(format!("`start_s` or `end_s` with {} clips", clips.len()))
-                    .hint("a span belongs to a row with one clip"),
+                Error::input(format!("the row has `{name}`; maqam reads audio and text")).hint(
+                    format!(
+                        "remove `{name}` from rows that need no picture, and leave out the others"
+                    ),
+                ),
             );
         }
     }
     Ok(())
 }
 
-fn read_references(value: Value) -> Result<Vec<Box<str>>> {
+/// Puts the part that the row's fields say on its one clip; returns also the length that the row states.
+fn narrow(fields: &mut Fields, mut clips: Vec<Clip>) -> Result<(Vec<Clip>, Option<f64>)> {
+    let written: Vec<String> = PART
+        .iter()
+        .filter(|name| fields.has(name))
+        .map(|name| format!("`{name}`"))
+        .collect();
+    if clips.is_empty() {
+        // Texts have times too. Only fields that mean nothing else are an error without audio.
+        if let Some(name) = ["start_s", "end_s"].iter().find(|name| fields.has(name)) {
+            return Err(Error::input(format!("`{name}` without audio")));
+        }
+        return Ok((clips, fields.seconds("duration")?));
+    }
+    let Part { span, stated_s } = read_part(fields)?;
+    match clips.as_mut_slice() {
+        [clip] => {
+            let is_said_twice = clip.span != Span::WHOLE && span != Span::WHOLE;
+            if is_said_twice {
+                return Err(Error::input(format!(
+                    "{} beside a clip that has a part of its own",
+                    written.join(", ")
+                ))
+                .hint("say the part once, in the row or in the clip"));
+            }
+            if span != Span::WHOLE {
+                clip.span = span;
+            }
+            clip.stated_s = clip.stated_s.or(stated_s);
+            let duration = clip.stated_s;
+            Ok((clips, duration))
+        }
+        _ if span != Span::WHOLE => Err(Error::input(format!(
+            "{} with {} clips",
+            written.join(", "),
+            clips.len()
+        ))
+        .hint("give each clip its own part: \"audios\": [{\"audio\": path, \"start_s\": 0.5, \"end_s\": 1.5}, ...]")),
+        _ => Ok((clips, stated_s)),
+    }
+}
+
+fn read_references(value: Value) -> Result<Vec<String>> {
     let mut fields = Fields::new(Map::from_iter([("references".to_owned(), value)]));
     let values = fields.list("references")?.unwrap_or_default();
     values
         .into_iter()
         .map(|value| match value {
-            Value::String(text) => Ok(text.into()),
+            Value::String(text) => Ok(text),
             other => Err(wrong_type("references", &other, "a string")),
         })
         .collect()
-}
-
-/// The names that one way of writing conversations uses.
-struct Wording {
-    list: &'static str,
-    role: &'static str,
-    content: &'static str,
-    roles: [(&'static str, Role); 5],
-}
-
-/// ms-swift's and OpenAI's way, then LLaMA-Factory's (ShareGPT's). Each reads the other's names of roles.
-const WORDINGS: [Wording; 2] = {
-    const ROLES: [(&str, Role); 5] = [
-        ("system", Role::System),
-        ("user", Role::User),
-        ("assistant", Role::Assistant),
-        ("human", Role::User),
-        ("gpt", Role::Assistant),
-    ];
-    [
-        Wording {
-            list: "messages",
-            role: "role",
-            content: "content",
-            roles: ROLES,
-        },
-        Wording {
-            list: "conversations",
-            role: "from",
-            content: "value",
-            roles: ROLES,
-        },
-    ]
-};
-
-fn read_messages(fields: &mut Fields) -> Result<Vec<Message>> {
-    let mut messages = Vec::new();
-    let mut found = None;
-    for wording in &WORDINGS {
-        let Some(list) = fields.list(wording.list)? else {
-            continue;
-        };
-        if let Some(other) = found.replace(wording.list) {
-            return Err(
-                Error::input(format!("the row has both `{other}` and `{}`", wording.list))
-                    .hint("keep one of them"),
-            );
-        }
-        if list.is_empty() {
-            return Err(Error::input(format!("`{}` is empty", wording.list)));
-        }
-        for (i, message) in list.into_iter().enumerate() {
-            messages.push(
-                read_message(message, wording)
-                    .map_err(|e| e.at(format!("{}[{i}]", wording.list)))?,
-            );
-        }
-    }
-    if found.is_some()
-        && let Some(system) = fields.text("system")?
-        && messages
-            .first()
-            .is_none_or(|first| first.role != Role::System)
-        && !system.is_empty()
-    {
-        messages.insert(0, Message::new(Role::System, system));
-    }
-    Ok(messages)
-}
-
-fn read_message(message: Value, wording: &Wording) -> Result<Message> {
-    let Value::Object(map) = message else {
-        return Err(Error::input(format!(
-            "a message is {}, not an object",
-            brief(&message)
-        )));
-    };
-    let mut fields = Fields::new(map);
-    let missing = |name: &str| Error::input(format!("`{name}` is missing"));
-    let role = fields
-        .text(wording.role)?
-        .ok_or_else(|| missing(wording.role))?;
-    let Some(&(_, role)) = wording.roles.iter().find(|(name, _)| *name == role) else {
-        return Err(Error::input(format!("unknown role `{role}`"))
-            .hint("roles are system, user (human) and assistant (gpt)"));
-    };
-    let content = fields
-        .text(wording.content)?
-        .ok_or_else(|| missing(wording.content))?;
-    let loss = match fields.take("loss") {
-        None => true,
-        Some(Value::Bool(loss)) => loss,
-        Some(Value::Number(weight)) if weight.as_f64() == Some(0.0) => false,
-        Some(Value::Number(weight)) if weight.as_f64() == Some(1.0) => true,
-        Some(other) => return Err(wrong_type("loss", &other, "true or false")),
-    };
-    Ok(Message {
-        role,
-        content,
-        loss,
-    })
-}
-
-fn check_marks(messages: &[Message], num_clips: usize) -> Result<()> {
-    let num_marks: usize = messages.iter().map(Message::num_audio_marks).sum();
-    if num_marks == num_clips {
-        return Ok(());
-    }
-    let found = format!(
-        "the user's messages hold {num_marks} `{AUDIO_MARK}` marks, the row {num_clips} clips"
-    );
-    Err(Error::input(found).hint(format!("write one `{AUDIO_MARK}` where each clip is heard")))
 }

@@ -18,6 +18,7 @@ use crate::eval::suite::Suite;
 use crate::eval::table::CONTROLS_FILE;
 use crate::eval::table::SCORES_FILE;
 use crate::files;
+use crate::json;
 
 /// The table as it was printed.
 const TABLE_FILE: &str = "table.txt";
@@ -181,8 +182,7 @@ fn to_text(object: &Map<String, Value>) -> Result<String> {
 }
 
 fn read_object(path: &Path) -> Result<Map<String, Value>> {
-    serde_json::from_str(&files::read_text(path)?)
-        .map_err(|e| Error::input(format!("not a JSON object: {e}")).at_path(path))
+    json::parse(&files::read_text(path)?).map_err(|e| e.at_path(path))
 }
 
 /// What a folder holds, hidden files apart, by name; nothing where there is none.

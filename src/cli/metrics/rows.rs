@@ -10,6 +10,7 @@ use serde_json::Value;
 use crate::error::Error;
 use crate::error::Result;
 use crate::files;
+use crate::json;
 use crate::metrics::Pair;
 use crate::task::Kind;
 use crate::task::Task;
@@ -141,18 +142,10 @@ fn read_lines<T>(
 }
 
 fn object(line: &[u8]) -> Result<Map<String, Value>> {
-    match serde_json::from_slice(line) {
-        Ok(Value::Object(fields)) => Ok(fields),
-        Ok(_) => Err(Error::input("not a JSON object")
+    match json::parse_slice(line)? {
+        Value::Object(fields) => Ok(fields),
+        _ => Err(Error::input("not a JSON object")
             .hint("a row is an object: {\"id\": ..., \"prediction\": ..., \"reference\": ...}")),
-        Err(error) => {
-            let message = error.to_string();
-            let what = message.split(" at line ").next().unwrap_or(&message);
-            Err(
-                Error::input(format!("column {}: not JSON: {what}", error.column()))
-                    .hint("a row is one JSON object on one line"),
-            )
-        }
     }
 }
 

@@ -759,7 +759,7 @@ mod tests {
             ),
             (
                 good.replace("no-punctuation", "no-comma"),
-                "suite.jsonl:2: unknown variant `no-comma`",
+                "suite.jsonl:2: unknown value `no-comma`",
             ),
             (
                 r#"{"id": "b", "kind": "x", "checks": []}"#.to_owned(),
@@ -772,7 +772,7 @@ mod tests {
             ),
             (
                 r#"{"id": "b", "messages": []}"#.to_owned(),
-                "suite.jsonl:2: missing field `kind`",
+                "suite.jsonl:2: `kind` is missing",
             ),
         ] {
             std::fs::write(&path, format!("{good}\n{second}\n")).unwrap();

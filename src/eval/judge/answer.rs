@@ -6,6 +6,7 @@ use serde_json::Value;
 use crate::eval::judge::rubric::REASON;
 use crate::eval::judge::rubric::Rubric;
 use crate::eval::judge::rubric::Scale;
+use crate::json;
 
 /// What a judge found.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -77,6 +78,9 @@ fn without_fence(text: &str) -> &str {
 }
 
 fn brief(error: &serde_json::Error) -> String {
+    if error.is_data() {
+        return json::explain(&[], error).message().to_owned();
+    }
     let message = error.to_string();
     message
         .split(" at line ")
@@ -112,7 +116,9 @@ mod tests {
             ),
             (
                 "[5, 1, 4]",
-                Err("it is not one JSON object (invalid type: sequence, expected a map)"),
+                Err(
+                    "it is not one JSON object (found a list, expected fields with names (`key: value`))",
+                ),
             ),
             (
                 r#"{"faithfulness": 5, "fluency": 4}"#,

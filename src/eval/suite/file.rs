@@ -10,6 +10,7 @@ use crate::eval::control::Control;
 use crate::eval::slices::ClusterBy;
 use crate::metrics::Normaliser;
 use crate::model::generate::Sampling;
+use crate::task::AskedIn;
 use crate::task::Parse;
 use crate::task::Wording;
 
@@ -59,6 +60,9 @@ pub struct SetFile {
     /// The system message, in place of the task's; empty for the chat template's own. Rows with `messages` keep theirs.
     #[serde(default)]
     pub system: Option<String>,
+    /// The language of the task's instructions: `row` (each row's own), `both`, or a language such as `ar`.
+    #[serde(default, skip_serializing_if = "AskedIn::is_row")]
+    pub instructions: AskedIn,
     /// What is computed; by default everything the task has, and its loss.
     #[serde(default)]
     pub metrics: Option<Vec<String>>,

@@ -165,6 +165,24 @@ impl Lines {
         }
     }
 
+    /// The first bytes of what is still to be read, without reading on.
+    ///
+    /// # Errors
+    /// The system's.
+    pub fn head(&mut self) -> Result<&[u8]> {
+        self.reader
+            .fill_buf()
+            .map_err(|e| read_error(&self.path, &e))
+    }
+
+    /// Takes the file itself, for a reader that seeks.
+    ///
+    /// # Errors
+    /// As [`Input::into_file`].
+    pub fn into_file(self) -> Result<File> {
+        self.reader.into_inner().into_file()
+    }
+
     /// The next line and its number, from 1, without its end and without a byte order mark; none after the last.
     ///
     /// # Errors

@@ -3,6 +3,10 @@
 use serde::Deserialize;
 use serde::Serialize;
 
+use crate::spelling::is_invisible;
+use crate::spelling::label_key;
+use crate::spelling::ordinary;
+use crate::spelling::visible;
 use crate::task::AnswerFormat;
 use crate::task::Kind;
 use crate::task::Label;
@@ -53,15 +57,12 @@ impl Task {
         }
     }
 
-    /// The label that `word` names: its name or one of its words, case aside.
+    /// The label that `word` names: its name or one of its words; case, presentation forms, tatweel and invisible marks aside.
     pub fn label_of(&self, word: &str) -> Option<&Label> {
-        let word = word.trim().to_lowercase();
+        let word = label_key(word);
         self.labels.iter().find(|label| {
-            label.name.to_lowercase() == word
-                || label
-                    .words
-                    .values()
-                    .any(|known| known.trim().to_lowercase() == word)
+            label_key(&label.name) == word
+                || label.words.values().any(|known| label_key(known) == word)
         })
     }
 
@@ -76,7 +77,7 @@ impl Task {
             let nearest = nearest.map(|label| format!("did you mean `{}`? ", label.name)).unwrap_or_default();
             let names: Vec<&str> = self.labels.iter().map(|label| label.name.as_str()).collect();
             let hint = format!("{nearest}labels are {}; another inventory is a task file of its own in `prompts: DIR`", names.join(", "));
-            Error::input(format!("label `{}` is not in the inventory of task `{}`", brief(found), self.name)).hint(hint)
+            Error::input(format!("label `{}` is not in the inventory of task `{}`", visible(&brief(found)), self.name)).hint(hint)
         })
     }
 
@@ -138,8 +139,9 @@ fn json_inside(text: &str, name: &str) -> Option<String> {
 /// The words of a text, folded so that spellings of one word meet: lower case, no diacritics or tatweel, one form of alef, yeh and
 /// teh marbuta, and no Arabic article.
 fn words_of(text: &str) -> Vec<String> {
-    let folded: String = text
+    let folded: String = ordinary(text)
         .chars()
+        .filter(|&c| !is_invisible(c))
         .filter(|c| !matches!(c, '\u{064b}'..='\u{0652}' | '\u{0670}' | '\u{0640}'))
         .map(|c| match c {
             'أ' | 'إ' | 'آ' => 'ا',
@@ -180,6 +182,10 @@ mod tests {
         let cases = [
             ("emotion", " Happy\n", Some("happy"), Some("happy")),
             ("emotion", "سعيد", Some("happy"), Some("happy")),
+            ("emotion", "ﺳﻌﻴﺪ", Some("happy"), Some("happy")),
+            ("emotion", "سعيـــد\u{200f}", Some("happy"), Some("happy")),
+            ("emotion", "\u{feff}happy", Some("happy"), Some("happy")),
+            ("emotion", "It is ha\u{200b}ppy.", None, Some("happy")),
             ("emotion", "The speaker is happy.", None, Some("happy")),
             ("emotion", "المتحدث سَعِيد جدًا", None, Some("happy")),
             ("emotion", "happy or sad", None, None),

@@ -50,11 +50,22 @@ pub struct Example {
     pub extra: Option<Arc<str>>,
 }
 
+impl Example {
+    /// The language of the instruction; that of the row where it brings its own.
+    pub fn asked_in(&self) -> &str {
+        // A wording is named task/set/language/place.
+        self.wording
+            .as_deref()
+            .and_then(|wording| wording.rsplit('/').nth(1))
+            .unwrap_or(&self.language)
+    }
+}
+
 impl Task {
     /// The example that the task makes of a row.
     ///
     /// A row's `messages` are used as written. Otherwise the row's own `instruction` is asked, or one that `draw` picks from the
-    /// task's `wording` in the row's language (else English); the row's own `target` is answered, or its `text`, `summary` or
+    /// task's `wording` in the row's language (else English) or in that of [`Task::asked_in`]; the row's own `target` is answered, or its `text`, `summary` or
     /// `label` by the task's kind. Audio comes before the instruction; a row without audio gives its `text` after it. A row
     /// without a target makes an example whose conversation ends with the question.
     ///
@@ -81,20 +92,23 @@ impl Task {
             ));
         }
         let by_language = self.instructions.of(wording);
-        let (language, wordings) =
-            in_language(by_language, row.language.as_deref()).ok_or_else(|| {
-                Error::bug(format!(
-                    "task `{}` has no {wording:?} instruction",
-                    self.name
-                ))
-            })?;
+        let asked_in = self
+            .asked_in
+            .of(by_language, row.language.as_deref(), draw)
+            .map_err(|e| e.at(format!("task `{}`", self.name)))?;
+        let (language, wordings) = in_language(by_language, asked_in).ok_or_else(|| {
+            Error::bug(format!(
+                "task `{}` has no {wording:?} instruction",
+                self.name
+            ))
+        })?;
         let drawn = draw.below(0, wordings.len());
         let instruction = match &row.instruction {
             Some(own) => own.to_string(),
             None => self.fill(&wordings[drawn], language),
         };
         let mut messages = Vec::with_capacity(3);
-        if let Some((_, system)) = in_language(&self.system, row.language.as_deref()) {
+        if let Some((_, system)) = in_language(&self.system, asked_in) {
             messages.push(Message::new(Role::System, system));
         }
         messages.push(Message::new(Role::User, self.question(row, &instruction)?));

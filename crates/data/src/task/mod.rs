@@ -5,6 +5,7 @@
 //! into the token ids of one checkpoint and back.
 
 mod answer;
+mod asked_in;
 mod example;
 mod file;
 mod template;
@@ -17,6 +18,7 @@ use serde::Deserialize;
 use serde::Serialize;
 
 pub use answer::Parse;
+pub use asked_in::AskedIn;
 pub use example::Example;
 pub use example::example_without_task;
 pub use tokenise::Encoded;
@@ -24,6 +26,7 @@ pub use tokenise::Mode;
 pub use tokenise::SpecialTokens;
 pub use tokenise::TextCodec;
 
+use crate::spelling::visible;
 use maqam_base::error::Error;
 use maqam_base::error::Result;
 use maqam_base::files;
@@ -199,6 +202,8 @@ pub struct Task {
     pub answer: Answer,
     /// The metric that stands for the task in `mean`.
     pub metric: String,
+    /// The language it is asked in; no part of its file.
+    pub asked_in: AskedIn,
 }
 
 impl Task {
@@ -283,7 +288,7 @@ impl Tasks {
                 "{nearest}known tasks: {}; `prompts: DIR` adds DIR/{name}.yaml",
                 known.join(", ")
             );
-            Error::input(format!("unknown task `{name}`")).hint(hint)
+            Error::input(format!("unknown task `{}`", visible(name))).hint(hint)
         })
     }
 
@@ -291,6 +296,15 @@ impl Tasks {
     pub fn instruction(&self, wording: &str) -> Option<String> {
         let (task, _) = wording.split_once('/')?;
         self.by_name.get(task)?.instruction(wording)
+    }
+
+    /// The same tasks, asked in a language.
+    #[must_use]
+    pub fn asked_in(mut self, language: &AskedIn) -> Self {
+        for task in self.by_name.values_mut() {
+            task.asked_in = language.clone();
+        }
+        self
     }
 
     /// The names of all tasks, sorted.

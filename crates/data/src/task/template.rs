@@ -16,6 +16,7 @@ use crate::Role;
 use maqam_base::error::Error;
 use maqam_base::error::Result;
 use maqam_base::files;
+use maqam_base::json;
 
 /// ChatML as Qwen writes it, with Qwen2.5-Omni's audio marks; for checkpoints that bring no template.
 const CHATML: &str = concat!(
@@ -277,9 +278,9 @@ pub fn read_json(path: &Path) -> Result<Option<Value>> {
         return Ok(None);
     }
     let text = files::read_text(path)?;
-    serde_json::from_str(&text)
+    json::parse(&text)
         .map(Some)
-        .map_err(|error| Error::input(format!("not JSON: {error}")).at_path(path))
+        .map_err(|error| error.at_path(path))
 }
 
 /// The last message's text is what a model would say now; a conversation without it is a prompt.

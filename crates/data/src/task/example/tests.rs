@@ -312,3 +312,27 @@ fn labels_are_written_as_targets_are() {
         }
     }
 }
+
+#[test]
+fn instructions_are_asked_in_the_language_that_is_set() {
+    let rows = rows(&[r#"{"text": "x", "summary": "s", "language": "en"}"#]);
+    let asked = |language: &str, draw: u64| {
+        let tasks = Tasks::load(None)
+            .unwrap()
+            .asked_in(&language.parse().unwrap());
+        let task = tasks.get("summarization").unwrap();
+        task.example(&rows[0], Wording::Train, Key::new(draw, "x"))
+            .map(|example| example.asked_in().to_owned())
+    };
+    assert_eq!(asked("row", 1).unwrap(), "en");
+    assert_eq!(asked("ar", 1).unwrap(), "ar");
+    assert_eq!(asked("Arabic", 1).unwrap(), "ar");
+    assert_eq!(asked("ar-EG", 1).unwrap(), "ar");
+    let arabic = (0..400)
+        .filter(|&draw| asked("both", draw).unwrap() == "ar")
+        .count();
+    assert!((140..260).contains(&arabic), "{arabic} of 400");
+    let error = asked("fr", 1).unwrap_err().to_string();
+    assert!(error.contains("task `summarization`: the task has no instruction in `fr`\nhint: it is worded in ar, en"), "{error}");
+    assert!("klingonish".parse::<crate::task::AskedIn>().is_err());
+}

@@ -1,0 +1,443 @@
+//! The form of a manifest, told by its first bytes: what is read, and what else people give by mistake.
+
+use std::path::Path;
+
+use serde_json::Value;
+
+use maqam_base::error::Error;
+use maqam_base::error::Result;
+
+/// Forms that are read.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Form {
+    /// One JSON object a line.
+    JsonLines,
+    /// Parquet.
+    Parquet,
+}
+
+/// First bytes of files that are neither text nor Parquet, what they are, and what to do.
+const SIGNATURES: [(&[u8], &str, &str); 17] = [
+    (
+        b"\x1f\x8b",
+        "a gzip archive",
+        "unpack it first: `gunzip -k FILE`",
+    ),
+    (
+        b"\x28\xb5\x2f\xfd",
+        "a Zstandard archive",
+        "unpack it first: `zstd -d FILE`",
+    ),
+    (
+        b"BZh",
+        "a bzip2 archive",
+        "unpack it first: `bunzip2 -k FILE`",
+    ),
+    (
+        b"\xfd7zXZ",
+        "an xz archive",
+        "unpack it first: `unxz -k FILE`",
+    ),
+    (b"7z\xbc\xaf", "a 7z archive", "unpack it first"),
+    (b"\xd0\xcf\x11\xe0", "an Excel workbook (.xls)", EXCEL),
+    (
+        b"ARROW1",
+        "an Arrow file",
+        "write it as Parquet, for example with `datasets.Dataset.to_parquet`",
+    ),
+    (b"RIFF", "a recording (WAV)", RECORDING),
+    (b"OggS", "a recording (Ogg)", RECORDING),
+    (b"fLaC", "a recording (FLAC)", RECORDING),
+    (b"ID3", "a recording (MP3)", RECORDING),
+    (b"%PDF", "a PDF", "write its rows as JSON lines"),
+    (
+        b"SQLite format 3",
+        "an SQLite database",
+        "write its rows as JSON lines: `sqlite3 -json FILE 'select ...' | jq -c '.[]'`",
+    ),
+    (
+        b"\x89HDF",
+        "an HDF5 file",
+        "write its rows as JSON lines or Parquet",
+    ),
+    (
+        b"\x93NUMPY",
+        "a NumPy array",
+        "write its rows as JSON lines or Parquet",
+    ),
+    (
+        b"\x89PNG",
+        "a picture",
+        "name a manifest: a .jsonl or .parquet file",
+    ),
+    (
+        b"\x80\x04",
+        "a Python pickle",
+        "write its rows as JSON lines or Parquet",
+    ),
+];
+
+const EXCEL: &str = "save it as CSV, and the CSV as JSON lines: `python3 -c \"import csv, json; [print(json.dumps(row, ensure_ascii=False)) for row in csv.DictReader(open('FILE.csv', encoding='utf-8-sig'))]\" > FILE.jsonl`";
+const RECORDING: &str = "name a manifest: a .jsonl file with a row for each recording, such as {\"audio\": \"clip.wav\", \"text\": \"...\"}";
+
+/// Tells the form of a file by its first bytes.
+///
+/// # Errors
+/// A file that is neither, by its own name, with a command that makes it one where there is any.
+pub fn of(head: &[u8], path: &Path) -> Result<Form> {
+    if head.starts_with(b"PAR1") {
+        return Ok(Form::Parquet);
+    }
+    let is_named_parquet = path
+        .extension()
+        .is_some_and(|extension| extension.eq_ignore_ascii_case("parquet"));
+    if head.is_empty() && is_named_parquet {
+        return Err(Error::input("is empty (0 bytes), not a Parquet file")
+            .hint("copy or download it again"));
+    }
+    if let Some(error) = foreign(head, path) {
+        return Err(error);
+    }
+    let text = head.strip_prefix(b"\xef\xbb\xbf").unwrap_or(head);
+    let begins_with_object = text.trim_ascii_start().first() == Some(&b'{');
+    if is_named_parquet && !begins_with_object {
+        return Err(Error::input("is not a Parquet file, for all its name")
+            .hint("copy or download it again; JSON lines are read under any other name"));
+    }
+    Ok(Form::JsonLines)
+}
+
+/// The error for a file of a known form that is not read.
+fn foreign(head: &[u8], path: &Path) -> Option<Error> {
+    let file = path.display().to_string();
+    let found = |what: &str, hint: &str| {
+        let stem = path.with_extension("");
+        let hint = hint
+            .replace("FILE.", &format!("{}.", stem.display()))
+            .replace("FILE", &file);
+        Some(Error::input(format!("is {what}, not a manifest")).hint(hint))
+    };
+    if let Some((_, what, hint)) = SIGNATURES
+        .iter()
+        .find(|(bytes, ..)| head.starts_with(bytes))
+    {
+        return found(what, hint);
+    }
+    if head.starts_with(b"PK\x03\x04") {
+        let is_workbook = path
+            .extension()
+            .is_some_and(|e| e.eq_ignore_ascii_case("xlsx"))
+            || [&b"xl/"[..], b"[Content_Types].xml"]
+                .iter()
+                .any(|name| head.windows(name.len()).any(|part| part == *name));
+        return match is_workbook {
+            true => found("an Excel workbook", EXCEL),
+            false => found("a ZIP archive", "unpack it first: `unzip FILE`"),
+        };
+    }
+    if let Some((encoding, hint)) = utf16(head) {
+        return found(&format!("{encoding} text"), hint);
+    }
+    if head.contains(&0) {
+        return found("binary data", "name a manifest: a .jsonl or .parquet file");
+    }
+    let text = String::from_utf8_lossy(head.strip_prefix(b"\xef\xbb\xbf").unwrap_or(head));
+    let start = text.trim_start();
+    let lower: String = start.chars().take(64).collect::<String>().to_lowercase();
+    if lower.starts_with("version https://git-lfs") {
+        return found(
+            "a Git LFS pointer, the place of a file that was not downloaded",
+            "fetch the file itself: `git lfs install && git lfs pull` in its repository",
+        );
+    }
+    if lower.starts_with("<!doctype html") || lower.starts_with("<html") {
+        return found(
+            "an HTML page",
+            "download the file itself: this is the page about it, of a login or of an error",
+        );
+    }
+    if lower.starts_with('<') {
+        return found("XML", "write its rows as JSON lines");
+    }
+    table(start).map(|(kind, columns, delimiter)| {
+        let command = format!(
+            "python3 -c \"import csv, json; [print(json.dumps(row, ensure_ascii=False)) for row in csv.DictReader(open('{file}', encoding='utf-8-sig'){delimiter})]\" > {}",
+            path.with_extension("jsonl").display()
+        );
+        Error::input(format!("is {kind} (columns {columns}), not JSON lines"))
+            .hint(format!("turn it into JSON lines, and name the columns as rows are: `{command}`"))
+    })
+}
+
+/// The encoding of text in 16 or 32 bits, and the command that converts it.
+fn utf16(head: &[u8]) -> Option<(&'static str, &'static str)> {
+    const UTF_16: &str = "convert it: `iconv -f UTF-16 -t UTF-8 FILE > FILE.utf8`";
+    const UTF_32: &str = "convert it: `iconv -f UTF-32 -t UTF-8 FILE > FILE.utf8`";
+    match head {
+        [0xff, 0xfe, 0, 0, ..] | [0, 0, 0xfe, 0xff, ..] => Some(("UTF-32", UTF_32)),
+        [0xff, 0xfe, ..] | [0xfe, 0xff, ..] => Some(("UTF-16", UTF_16)),
+        [b'{' | b'[', 0, _, 0, ..] => Some((
+            "UTF-16",
+            "convert it: `iconv -f UTF-16LE -t UTF-8 FILE > FILE.utf8`",
+        )),
+        [0, b'{' | b'[', 0, _, ..] => Some((
+            "UTF-16",
+            "convert it: `iconv -f UTF-16BE -t UTF-8 FILE > FILE.utf8`",
+        )),
+        _ => None,
+    }
+}
+
+/// Whether text is a table: its kind, its columns, and what Python's reader must be told.
+fn table(text: &str) -> Option<(&'static str, String, &'static str)> {
+    let mut lines = text.lines().filter(|line| !line.trim().is_empty());
+    let first = lines.next()?;
+    if first.starts_with(['{', '[', '"', '\'', '#', '-']) && !first.contains("\",\"") {
+        return None;
+    }
+    for (separator, kind, delimiter) in [
+        ('\t', "a table with tabs (TSV)", ", delimiter='\\t'"),
+        (',', "a table with commas (CSV)", ""),
+        (';', "a table with semicolons (CSV)", ", delimiter=';'"),
+        ('|', "a table with bars", ", delimiter='|'"),
+    ] {
+        let columns: Vec<&str> = first.split(separator).collect();
+        let next = lines.clone().next();
+        let goes_on = next.is_none_or(|next| next.contains(separator));
+        let is_header = columns.iter().all(|column| {
+            let name = column.trim().trim_matches('"');
+            !name.is_empty() && name.chars().count() <= 40
+        });
+        if columns.len() > 1 && goes_on && is_header {
+            let shown: Vec<&str> = columns
+                .iter()
+                .take(4)
+                .map(|column| column.trim().trim_matches('"'))
+                .collect();
+            let dots = if columns.len() > 4 { " ..." } else { "" };
+            return Some((kind, shown.join(", ") + dots, delimiter));
+        }
+    }
+    None
+}
+
+/// The error for a manifest that is one JSON value over one or several lines, where it is one: `text` is the whole file.
+///
+/// A list of rows and an object around it are told apart, because other commands make lines of them.
+pub fn whole_json(text: &[u8], path: &Path) -> Option<Error> {
+    let text = text.strip_prefix(b"\xef\xbb\xbf").unwrap_or(text);
+    let mut values = serde_json::Deserializer::from_slice(text).into_iter::<Value>();
+    let first = values.next()?.ok()?;
+    let spans_lines = text
+        .get(..values.byte_offset())?
+        .trim_ascii()
+        .contains(&b'\n');
+    let file = path.display();
+    let out = path.with_extension("lines.jsonl");
+    let hint = |filter: &str| {
+        format!(
+            "make lines of it: `jq -c '{filter}' {file} > {}`",
+            out.display()
+        )
+    };
+    match first {
+        Value::Array(list) => {
+            let is_of_rows = !list.is_empty() && list.iter().all(Value::is_object);
+            let is_alone = values.next().is_none();
+            (is_of_rows && is_alone).then(|| {
+                Error::input(format!(
+                    "is one JSON list of {} rows, not JSON lines",
+                    list.len()
+                ))
+                .hint(hint(".[]"))
+            })
+        }
+        Value::Object(map) if spans_lines => {
+            let list = map.iter().find(|(_, value)| {
+                value
+                    .as_array()
+                    .is_some_and(|list| list.iter().any(Value::is_object))
+            });
+            let inner =
+                list.filter(|_| !map.contains_key("audio") && !map.contains_key("messages"));
+            Some(match inner {
+                Some((name, _)) => Error::input(format!("is one JSON object around the list `{name}`, not JSON lines"))
+                    .hint(hint(&format!(".[\"{name}\"][]"))),
+                None => Error::input("has JSON objects that go over several lines; JSON lines have one object a line")
+                    .hint(hint(".")),
+            })
+        }
+        _ => None,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn refused(head: &[u8], name: &str) -> String {
+        of(head, Path::new(name)).unwrap_err().to_string()
+    }
+
+    #[test]
+    fn what_is_no_manifest_is_named() {
+        for (head, name, expected, hint) in [
+            (
+                &b"\x1f\x8b\x08\x00"[..],
+                "m.jsonl.gz",
+                "is a gzip archive",
+                "gunzip -k m.jsonl.gz",
+            ),
+            (
+                b"\xff\xfe{\0\"\0",
+                "m.jsonl",
+                "is UTF-16 text",
+                "iconv -f UTF-16 -t UTF-8 m.jsonl",
+            ),
+            (
+                b"\xfe\xff\0{",
+                "m.jsonl",
+                "is UTF-16 text",
+                "iconv -f UTF-16",
+            ),
+            (
+                b"{\0\"\0a\0",
+                "m.jsonl",
+                "is UTF-16 text",
+                "iconv -f UTF-16LE",
+            ),
+            (
+                b"\n<!DOCTYPE html><html>",
+                "m.jsonl",
+                "is an HTML page",
+                "download the file itself",
+            ),
+            (
+                b"<html lang=en>",
+                "m.parquet",
+                "is an HTML page",
+                "download the file itself",
+            ),
+            (b"<?xml version", "m.xml", "is XML", "JSON lines"),
+            (
+                b"version https://git-lfs.github.com/spec/v1\noid sha256:1\nsize 5\n",
+                "m.jsonl",
+                "is a Git LFS pointer",
+                "git lfs pull",
+            ),
+            (
+                b"version https://git-lfs.github.com/spec/v1\n",
+                "m.parquet",
+                "is a Git LFS pointer",
+                "git lfs pull",
+            ),
+            (
+                b"path,sentence\na.wav,\xd9\x86\n",
+                "m.csv",
+                "is a table with commas (CSV) (columns path, sentence)",
+                "csv.DictReader(open('m.csv'",
+            ),
+            (
+                b"path\tsentence\tage\na.wav\tx\t3\n",
+                "m.tsv",
+                "is a table with tabs (TSV) (columns path, sentence, age)",
+                "delimiter='\\t'",
+            ),
+            (
+                b"\xef\xbb\xbfpath;text\na.wav;x\n",
+                "m.csv",
+                "is a table with semicolons",
+                "delimiter=';'",
+            ),
+            (
+                b"\"path\",\"text\"\n",
+                "m.csv",
+                "is a table with commas",
+                "csv.DictReader",
+            ),
+            (
+                b"PK\x03\x04\x14\0[Content_Types].xml",
+                "m",
+                "is an Excel workbook",
+                "save it as CSV",
+            ),
+            (
+                b"PK\x03\x04\x14\0a.jsonl",
+                "m.zip",
+                "is a ZIP archive",
+                "unzip m.zip",
+            ),
+            (
+                b"\xd0\xcf\x11\xe0\xa1",
+                "m.xls",
+                "is an Excel workbook (.xls)",
+                "open('m.csv'",
+            ),
+            (
+                b"RIFF\x24\0\0\0WAVE",
+                "a.wav",
+                "is a recording (WAV)",
+                "name a manifest",
+            ),
+            (b"ARROW1\0\0", "m.arrow", "is an Arrow file", "Parquet"),
+            (
+                b"\x00\x01\x02",
+                "m.jsonl",
+                "is binary data",
+                "name a manifest",
+            ),
+            (
+                b"not parquet",
+                "m.parquet",
+                "is not a Parquet file, for all its name",
+                "copy or download",
+            ),
+            (b"", "m.parquet", "is empty (0 bytes)", "copy or download"),
+        ] {
+            let error = refused(head, name);
+            assert!(error.starts_with(expected), "{error}");
+            assert!(
+                error.contains("\nhint: ") && error.contains(hint),
+                "{error}"
+            );
+        }
+    }
+
+    #[test]
+    fn manifests_are_told_by_their_contents() {
+        let of = |head: &[u8], name: &str| of(head, Path::new(name)).unwrap();
+        assert_eq!(of(b"PAR1\x15", "m.jsonl"), Form::Parquet);
+        assert_eq!(of(b"{\"audio\": 1}", "m.parquet"), Form::JsonLines);
+        for text in [
+            "",
+            "\u{feff}{\"a\": 1}",
+            "\n\n{",
+            "[1, 2]",
+            "not JSON",
+            "{'a': 1, 'b': 2}",
+        ] {
+            assert_eq!(of(text.as_bytes(), "m.jsonl"), Form::JsonLines, "{text}");
+        }
+    }
+
+    #[test]
+    fn json_of_several_lines_is_named() {
+        let refused = |text: &str| {
+            whole_json(text.as_bytes(), Path::new("m.json"))
+                .unwrap()
+                .to_string()
+        };
+        assert_eq!(
+            refused("[{\"a\": 1},\n {\"a\": 2}]\n"),
+            "is one JSON list of 2 rows, not JSON lines\nhint: make lines of it: `jq -c '.[]' m.json > m.lines.jsonl`"
+        );
+        assert!(refused("{\n \"data\": [{\"a\": 1}]\n}").contains("jq -c '.[\"data\"][]' m.json"));
+        assert!(refused("{\n \"a\": 1\n}\n{\n \"a\": 2\n}").contains("jq -c '.' m.json"));
+        for text in ["{\"a\": 1}\n{\"a\": 2}", "[1]\n[2]", "{\"a\"\n"] {
+            assert!(
+                whole_json(text.as_bytes(), Path::new("m.json")).is_none(),
+                "{text}"
+            );
+        }
+    }
+}

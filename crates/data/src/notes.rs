@@ -1,0 +1,239 @@
+//! What a user should know of a manifest that is read all the same: fields that are not read, spellings that were folded.
+
+use std::collections::BTreeMap;
+use std::path::Path;
+
+use serde_json::Value;
+
+/// Words of a field's name that speak of a part of a recording.
+const CORE: [&str; 35] = [
+    "begin",
+    "begins",
+    "beginning",
+    "start",
+    "starts",
+    "end",
+    "ends",
+    "stop",
+    "from",
+    "to",
+    "onset",
+    "offset",
+    "offsets",
+    "segment",
+    "segments",
+    "seg",
+    "span",
+    "spans",
+    "region",
+    "interval",
+    "trim",
+    "crop",
+    "cut",
+    "window",
+    "t0",
+    "t1",
+    "tmin",
+    "tmax",
+    "xmin",
+    "xmax",
+    "timestamp",
+    "timestamps",
+    "channel",
+    "channels",
+    "chan",
+];
+
+/// Words that such a name may have beside them.
+const BESIDE: [&str; 24] = [
+    "time",
+    "times",
+    "s",
+    "sec",
+    "secs",
+    "second",
+    "seconds",
+    "ms",
+    "sample",
+    "samples",
+    "frame",
+    "frames",
+    "clip",
+    "audio",
+    "speech",
+    "utt",
+    "utterance",
+    "range",
+    "position",
+    "pos",
+    "id",
+    "index",
+    "idx",
+    "duration",
+];
+
+/// Something of many rows, counted, with the first line it was found in.
+#[derive(Default)]
+pub struct Notes {
+    narrowing: BTreeMap<String, Found>,
+    folded: BTreeMap<&'static str, Found>,
+    others: BTreeMap<&'static str, Found>,
+}
+
+struct Found {
+    rows: usize,
+    line: u32,
+}
+
+impl Notes {
+    /// Looks at a field that nobody read, of a row whose audio is used whole.
+    pub fn unread(&mut self, name: &str, value: &Value, line: u32) {
+        if looks_like_a_part(name, value) {
+            count(&mut self.narrowing, name.to_owned(), line);
+        }
+    }
+
+    /// Counts a row in which a field was written in another spelling.
+    pub fn folded(&mut self, field: &'static str, line: u32) {
+        count(&mut self.folded, field, line);
+    }
+
+    /// Counts a row to which a remark applies.
+    pub fn remark(&mut self, what: &'static str, line: u32) {
+        count(&mut self.others, what, line);
+    }
+
+    /// The notes as sentences, each with its place.
+    pub fn lines(&self, path: &Path) -> Vec<String> {
+        let mut lines = Vec::new();
+        if let Some(first) = self.narrowing.values().map(|found| found.line).min() {
+            let names: Vec<String> = self
+                .narrowing
+                .keys()
+                .map(|name| format!("`{name}`"))
+                .collect();
+            let (verb, these) = match names.len() {
+                1 => ("looks", "it"),
+                _ => ("look", "them"),
+            };
+            lines.push(format!(
+                "{}:{first}: {} {verb} like a part of the audio; maqam does not read {these}, and the whole file is used (the part is said by `start_s` and `end_s`, `offset` and `duration`, `channel`)",
+                path.display(),
+                names.join(", ")
+            ));
+        }
+        for (field, found) in &self.folded {
+            lines.push(format!(
+                "{}:{}: `{field}` of {} holds presentation forms, decomposed letters or byte order marks; they are read as ordinary letters",
+                path.display(),
+                found.line,
+                rows(found.rows)
+            ));
+        }
+        for (what, found) in &self.others {
+            lines.push(format!(
+                "{}:{}: {what} ({})",
+                path.display(),
+                found.line,
+                rows(found.rows)
+            ));
+        }
+        lines
+    }
+}
+
+fn rows(count: usize) -> String {
+    match count {
+        1 => "one row".to_owned(),
+        count => format!("{count} rows"),
+    }
+}
+
+fn count<K: Ord>(of: &mut BTreeMap<K, Found>, key: K, line: u32) {
+    of.entry(key)
+        .and_modify(|found| {
+            found.rows += 1;
+            found.line = found.line.min(line);
+        })
+        .or_insert(Found { rows: 1, line });
+}
+
+/// Whether a field's name and value could say which part of a recording counts.
+fn looks_like_a_part(name: &str, value: &Value) -> bool {
+    let words = words_of(name);
+    let is_core = |word: &String| CORE.contains(&word.as_str());
+    let is_known = |word: &String| is_core(word) || BESIDE.contains(&word.as_str());
+    words.iter().any(is_core) && words.iter().all(is_known) && is_quantity(value)
+}
+
+/// Whether a value holds numbers: a number, a text of one or of a time, a list or object with them.
+fn is_quantity(value: &Value) -> bool {
+    match value {
+        Value::Number(_) => true,
+        Value::String(text) => {
+            let is_of_time = |c: char| c.is_ascii_digit() || matches!(c, ':' | '.' | ',');
+            !text.is_empty() && text.chars().all(is_of_time)
+        }
+        Value::Array(list) => list.iter().any(is_quantity),
+        Value::Object(map) => map.values().any(is_quantity),
+        Value::Null | Value::Bool(_) => false,
+    }
+}
+
+/// The words of a name such as `from_s`, `startTime` or `begin-ms`, in lower case.
+fn words_of(name: &str) -> Vec<String> {
+    let mut words: Vec<String> = Vec::new();
+    let mut after_small = false;
+    for c in name.chars() {
+        if !c.is_alphanumeric() {
+            words.push(String::new());
+        } else if words.is_empty() || (c.is_uppercase() && after_small) {
+            words.push(c.to_lowercase().collect());
+        } else if let Some(word) = words.last_mut() {
+            word.extend(c.to_lowercase());
+        }
+        after_small = c.is_lowercase();
+    }
+    words.retain(|word| !word.is_empty());
+    words
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use serde_json::json;
+
+    #[test]
+    fn fields_that_look_like_a_part_are_told_apart() {
+        for (name, value) in [
+            ("begin", json!(1.0)),
+            ("segment", json!([0.5, 1.5])),
+            ("onset", json!(3)),
+            ("channels", json!(2)),
+            ("from_s", json!(0.5)),
+            ("to_s", json!("1.5")),
+            ("t0", json!(0)),
+            ("startTime", json!(12)),
+            ("end_time", json!("00:00:12.5")),
+            ("start_sample", json!(16000)),
+            ("segments", json!([{"start": 0.5, "end": 1.0}])),
+            ("span", json!({"from": 1, "to": 2})),
+        ] {
+            assert!(looks_like_a_part(name, &value), "{name} {value}");
+        }
+        for (name, value) in [
+            ("start_year", json!(1999)),
+            ("num_samples", json!(16000)),
+            ("sampling_rate", json!(16000)),
+            ("age", json!(30)),
+            ("segment", json!("news")),
+            ("channel", json!("Al Jazeera")),
+            ("gender", json!(1)),
+            ("time", json!(12)),
+            ("id", json!(3)),
+            ("duration", json!(3)),
+        ] {
+            assert!(!looks_like_a_part(name, &value), "{name} {value}");
+        }
+    }
+}
