@@ -24,6 +24,7 @@ pub use maqam_engine::ops;
 pub use maqam_metrics as metrics;
 pub mod client;
 pub mod eval;
+pub mod leakage;
 pub mod train;
 pub mod report;
 pub mod recipe;

@@ -1,5 +1,8 @@
 //! From an example to a sequence: its clips read and turned into log-mel frames, its conversation into tokens.
 
+pub mod headers;
+pub mod rows;
+
 use std::path::Path;
 use std::sync::Arc;
 
@@ -16,6 +19,7 @@ use crate::data::Clip;
 use crate::data::Row;
 use crate::error::Error;
 use crate::error::Result;
+use crate::load::headers::Headers;
 use crate::seed::Key;
 use crate::task::Example;
 use crate::task::Mode;
@@ -196,7 +200,8 @@ impl Loader {
 /// How far a length that the data states may be from the audio's, in seconds.
 pub const STATED_TOLERANCE_S: f64 = 0.1;
 
-/// Lengths of a row's clips in samples at [`SAMPLE_RATE`], equal to what [`Loader::load`] encodes, read from the headers of their files.
+/// Lengths of a row's clips in samples at [`SAMPLE_RATE`], equal to what [`Loader::load`] encodes, read from the headers of their files or
+/// from what was read of them before.
 ///
 /// Whatever fails here fails later too, so that a run can look at all of its rows before it begins. Audio that is damaged further in is
 /// found when it is decoded. The row's place is the caller's to add.
@@ -204,26 +209,26 @@ pub const STATED_TOLERANCE_S: f64 = 0.1;
 /// # Errors
 /// A file that cannot be read; a part or channel that it does not have; a stated `duration` that is not the audio's; a clip that is longer
 /// than `max_audio_s` or too short for one audio token.
-pub fn clip_lengths(row: &Row, max_audio_s: Option<f64>) -> Result<Vec<usize>> {
+pub fn clip_lengths(row: &Row, max_audio_s: Option<f64>, headers: &Headers) -> Result<Vec<usize>> {
     let lengths = row
         .clips
         .iter()
-        .map(|clip| clip_length(clip, max_audio_s))
+        .map(|clip| clip_length(clip, max_audio_s, headers))
         .collect::<Result<Vec<usize>>>()?;
     check_stated_sum(row.duration, &row.clips, lengths.iter().sum())?;
     Ok(lengths)
 }
 
-fn clip_length(clip: &Clip, max_audio_s: Option<f64>) -> Result<usize> {
-    let length = length_of(clip, clip.span)?;
-    check_length(clip, length, max_audio_s).map_err(|e| e.at(name_of(clip)))?;
+fn clip_length(clip: &Clip, max_audio_s: Option<f64>, headers: &Headers) -> Result<usize> {
+    let length = length_of(clip, clip.span, headers)?;
+    check_length(clip, length, max_audio_s, headers).map_err(|e| e.at(name_of(clip)))?;
     Ok(length)
 }
 
 /// Samples of a part of a clip's recording, by its headers.
-fn length_of(clip: &Clip, span: Span) -> Result<usize> {
+fn length_of(clip: &Clip, span: Span, headers: &Headers) -> Result<usize> {
     match &clip.source {
-        AudioSource::File(path) => audio::num_samples(path, span),
+        AudioSource::File(path) => headers.num_samples(path, span),
         AudioSource::Embedded { bytes, name } => {
             audio::num_samples_bytes(bytes.clone(), name, span)
         }
@@ -238,7 +243,12 @@ fn name_of(clip: &Clip) -> String {
 }
 
 /// Refuses a clip of `length` samples that is too long, too short, or not as long as the data states.
-fn check_length(clip: &Clip, length: usize, max_audio_s: Option<f64>) -> Result<()> {
+fn check_length(
+    clip: &Clip,
+    length: usize,
+    max_audio_s: Option<f64>,
+    headers: &Headers,
+) -> Result<()> {
     let seconds = seconds_of(length);
     if let Some(longest) = max_audio_s.filter(|&longest| seconds > longest) {
         return Err(Error::input(format!("{seconds:.1} s of audio, `max_audio_s` is {longest}"))
@@ -259,7 +269,7 @@ fn check_length(clip: &Clip, length: usize, max_audio_s: Option<f64>) -> Result<
             channel: clip.span.channel,
             ..Span::WHOLE
         };
-        agree(stated, seconds_of(length_of(clip, whole)?))
+        agree(stated, seconds_of(length_of(clip, whole, headers)?))
     };
     match is_of_file {
         true => Ok(()),
@@ -312,7 +322,8 @@ pub fn features_of(
         AudioSource::File(path) => audio::read(path, clip.span)?,
         AudioSource::Embedded { bytes, name } => audio::read_bytes(bytes.clone(), name, clip.span)?,
     };
-    check_length(clip, samples.len(), max_audio_s).map_err(|e| e.at(name_of(clip)))?;
+    check_length(clip, samples.len(), max_audio_s, &Headers::default())
+        .map_err(|e| e.at(name_of(clip)))?;
     Ok((extractor.extract(&samples), seconds_of(samples.len())))
 }
 

@@ -68,7 +68,9 @@ fn json_of(place: &Place, run: &str, name: &str) -> Value {
 #[test]
 fn an_experiment_is_run_once_and_compared() {
     let place = place();
-    let ran = place.run(&["experiment", "experiment.yaml"]).succeeds();
+    let ran = place
+        .run(&["experiment", "experiment.yaml", "--allow-leakage"])
+        .succeeds();
     assert!(
         ran.stdout.contains("3 recipes, 2 seeds, 6 runs") && ran.stdout.contains("not resolved"),
         "{}",
@@ -157,7 +159,9 @@ fn an_experiment_is_run_once_and_compared() {
     // A second call trains nothing, asks nothing, and says the same.
     let before = place.bytes("runs/pairs/comparison.json");
     std::fs::remove_dir_all(place.path("runs/pairs/uniform-seed1/checkpoints")).unwrap();
-    place.run(&["experiment", "experiment.yaml"]).succeeds();
+    place
+        .run(&["experiment", "experiment.yaml", "--allow-leakage"])
+        .succeeds();
     assert!(place.bytes("runs/pairs/comparison.json") == before);
     assert!(
         !place.path("runs/pairs/uniform-seed1/checkpoints").exists(),
@@ -168,7 +172,9 @@ fn an_experiment_is_run_once_and_compared() {
 #[test]
 fn an_experiment_that_was_cut_goes_on_and_ends_with_the_same_bytes() {
     let (whole, cut) = (place(), place());
-    whole.run(&["experiment", "experiment.yaml"]).succeeds();
+    whole
+        .run(&["experiment", "experiment.yaml", "--allow-leakage"])
+        .succeeds();
     let early = cut.run(&["experiment", "experiment.yaml", "--compare-only"]);
     assert!(
         early.code == Some(2)
@@ -179,7 +185,7 @@ fn an_experiment_that_was_cut_goes_on_and_ends_with_the_same_bytes() {
         early.stderr
     );
     let mut child = cut
-        .command(&["experiment", "experiment.yaml"])
+        .command(&["experiment", "experiment.yaml", "--allow-leakage"])
         .spawn()
         .unwrap();
     while !cut.path("runs/pairs/balanced-seed1/log.jsonl").is_file() {
@@ -203,7 +209,8 @@ fn an_experiment_that_was_cut_goes_on_and_ends_with_the_same_bytes() {
         "{}",
         stopped.stderr
     );
-    cut.run(&["experiment", "experiment.yaml"]).succeeds();
+    cut.run(&["experiment", "experiment.yaml", "--allow-leakage"])
+        .succeeds();
     for run in ["uniform-seed1", "balanced-seed1", "balanced-seed2"] {
         let log = format!("runs/pairs/{run}/log.jsonl");
         assert!(cut.bytes(&log) == whole.bytes(&log), "{run}");
@@ -223,7 +230,9 @@ fn runs_that_were_not_judged_on_their_way_are_compared_by_their_ends() {
             recipe(name, stages).replace("evaluate: {suite: dev.yaml, every: 2}\n", ""),
         );
     }
-    place.run(&["experiment", "experiment.yaml"]).succeeds();
+    place
+        .run(&["experiment", "experiment.yaml", "--allow-leakage"])
+        .succeeds();
     let found = place.json("runs/pairs/comparison.json");
     assert_eq!(found["dynamics"]["convergence"], json!([]));
     assert_eq!(found["contrasts"].as_array().unwrap().len(), 2);
@@ -276,7 +285,7 @@ fn what_is_no_fair_comparison_is_refused() {
         ),
     ] {
         with(from, to);
-        let ended = place.run(&["experiment", "experiment.yaml"]);
+        let ended = place.run(&["experiment", "experiment.yaml", "--allow-leakage"]);
         assert_eq!(ended.code, Some(2), "{to}: {}", ended.stderr);
         for word in words {
             assert!(

@@ -67,7 +67,9 @@ struct Uninterrupted {
 static UNINTERRUPTED: LazyLock<Uninterrupted> = LazyLock::new(|| {
     let place = evaluated_run();
     let started = Instant::now();
-    place.run(&["train", "recipe.yaml"]).succeeds();
+    place
+        .run(&["train", "recipe.yaml", "--allow-leakage"])
+        .succeeds();
     assert_every_step_once(&place);
     Uninterrupted {
         took: started.elapsed(),
@@ -134,7 +136,10 @@ fn signal(child: &Child, signal: libc::c_int) {
 
 /// Starts the run, sends it Ctrl-C once its log has `lines` lines, and returns how it ended.
 fn interrupted_after(place: &Place, lines: usize) -> Outcome {
-    let mut child = place.command(&["train", "recipe.yaml"]).spawn().unwrap();
+    let mut child = place
+        .command(&["train", "recipe.yaml", "--allow-leakage"])
+        .spawn()
+        .unwrap();
     wait_for_lines(place, lines, &mut child);
     interrupt(&child);
     outcome(child.wait_with_output().unwrap())
@@ -143,7 +148,9 @@ fn interrupted_after(place: &Place, lines: usize) -> Outcome {
 #[test]
 fn two_runs_of_one_seed_leave_the_same_bytes() {
     let place = evaluated_run();
-    place.run(&["train", "recipe.yaml"]).succeeds();
+    place
+        .run(&["train", "recipe.yaml", "--allow-leakage"])
+        .succeeds();
     assert_uninterrupted(&place, "a second run");
     place
         .run(&[
@@ -214,7 +221,7 @@ fn a_run_killed_at_random_moments_ends_as_if_it_was_not() {
 fn a_hang_up_stops_a_run_as_ctrl_c_does_unless_it_began_under_nohup() {
     // What these tests were started under must not matter, so the action is set either way.
     let began_with = |place: &Place, action: libc::sighandler_t| {
-        let mut command = place.command(&["train", "recipe.yaml"]);
+        let mut command = place.command(&["train", "recipe.yaml", "--allow-leakage"]);
         // SAFETY: between fork and exec only a signal's action is set, which is allowed there.
         unsafe {
             command.pre_exec(move || {
@@ -324,14 +331,16 @@ fn an_existing_run_is_neither_overwritten_nor_resumed_as_another() {
     let place = evaluated_run();
     interrupted_after(&place, 6).fails(130, &[]);
     let before = place.bytes("runs/small/log.jsonl");
-    place.run(&["train", "recipe.yaml"]).fails(
-        2,
-        &[
-            "runs/small: this run exists already",
-            "--resume",
-            "--set name=NAME",
-        ],
-    );
+    place
+        .run(&["train", "recipe.yaml", "--allow-leakage"])
+        .fails(
+            2,
+            &[
+                "runs/small: this run exists already",
+                "--resume",
+                "--set name=NAME",
+            ],
+        );
     let resume = |change: &str| place.run(&["train", "recipe.yaml", "--resume", "--set", change]);
     resume("lora.rank=8").fails(
         2,
@@ -426,7 +435,9 @@ fn the_cadence_may_change_on_the_way() {
 #[test]
 fn a_step_in_many_micro_batches_is_the_same_step() {
     let place = small_run(4);
-    place.run(&["train", "recipe.yaml"]).succeeds();
+    place
+        .run(&["train", "recipe.yaml", "--allow-leakage"])
+        .succeeds();
     place
         .run(&[
             "train",
@@ -587,7 +598,9 @@ fn full_training_stage_by_stage_resumes_bit_for_bit() {
 #[test]
 fn what_training_changed_is_shown_in_a_table() {
     let place = evaluated_run();
-    let first = place.run(&["train", "recipe.yaml"]).succeeds();
+    let first = place
+        .run(&["train", "recipe.yaml", "--allow-leakage"])
+        .succeeds();
     let head = first
         .stdout
         .lines()

@@ -1,14 +1,18 @@
 //! `maqam experiment`.
 
+use std::path::Path;
 use std::path::PathBuf;
 use std::sync::atomic::AtomicBool;
 
 use clap::Args;
 
+use crate::cli::MemoryArguments;
 use crate::cli::device::DeviceArguments;
 use crate::cli::device::note_precision;
 use crate::cli::hub;
+use crate::cli::leakage::LeakageArguments;
 use crate::cli::print;
+use crate::cli::progress::Stages;
 use crate::cli::train::Screen;
 use crate::cli::train::tell_fit;
 use crate::error::Error;
@@ -20,9 +24,15 @@ use crate::experiment::Planned;
 use crate::experiment::compare::compare;
 use crate::experiment::page;
 use crate::experiment::runner;
+use crate::experiment::runner::Models;
 use crate::experiment::runner::Watcher;
 use crate::experiment::write;
 use crate::files;
+use crate::load::headers;
+use crate::load::headers::Headers;
+use crate::load::rows::Pool;
+use crate::load::rows::RowCheck;
+use crate::load::rows::Watch;
 use crate::model::precision::Precision;
 use crate::recipe::Begun;
 use crate::report;
@@ -36,6 +46,10 @@ pub struct Arguments {
     #[arg(long)]
     compare_only: bool,
     #[command(flatten)]
+    leakage: LeakageArguments,
+    #[command(flatten)]
+    memory: MemoryArguments,
+    #[command(flatten)]
     device: DeviceArguments,
 }
 
@@ -45,16 +59,31 @@ pub fn run(arguments: &Arguments, stop: &AtomicBool) -> Result<()> {
         return Err(Error::bug("an experiment without runs"));
     };
     let tasks = first.recipe.tasks()?;
+    let headers = Headers::open(Path::new(headers::FOLDER));
+    let mut stages = Stages::new(stop);
     let test = experiment
         .test
         .as_deref()
-        .map(|path| Suite::load(path, &tasks))
+        .map(|path| test_suite(path, first, &headers, &mut stages))
         .transpose()?;
-    let lengths = planned
+    let mut lengths = Vec::new();
+    let mut notes = Vec::new();
+    for one in planned.iter().take(experiment.recipes.len()) {
+        let watch: Watch = &mut |what, done, total| stages.tell(what, done, total);
+        let rows = one.recipe.rows(&tasks, &headers, Pool::Fresh, watch)?;
+        lengths.push(rows.schedule.num_steps());
+        let test = experiment.test.as_slice();
+        for note in rows.check_leakage(test, &arguments.leakage.allowed(), &headers)? {
+            if !notes.contains(&note) {
+                notes.push(note);
+            }
+        }
+    }
+    stages.clear();
+    headers.keep();
+    notes
         .iter()
-        .take(experiment.recipes.len())
-        .map(|one| Ok(one.recipe.plan(&tasks)?.1.num_steps()))
-        .collect::<Result<Vec<_>>>()?;
+        .for_each(|note| print::message(format_args!("note: {note}")));
     experiment
         .check_budget(&lengths)
         .map_err(|e| e.at_path(&arguments.experiment))?;
@@ -90,7 +119,11 @@ pub fn run(arguments: &Arguments, stop: &AtomicBool) -> Result<()> {
             &experiment,
             &planned,
             test.as_ref(),
-            (&device, &|model| hub::model_dir(model)),
+            Models {
+                device: &device,
+                model_dir: &|model| hub::model_dir(model),
+                ignore_memory: arguments.memory.ignore_memory,
+            },
             &mut watcher,
             stop,
         )?;
@@ -131,6 +164,27 @@ pub fn run(arguments: &Arguments, stop: &AtomicBool) -> Result<()> {
         page.display()
     ))?;
     Ok(())
+}
+
+/// The suite that every run is judged on, with the headers of its audio read: an experiment evaluates on it after hours.
+fn test_suite(
+    path: &Path,
+    first: &Planned,
+    headers: &Headers,
+    stages: &mut Stages<'_>,
+) -> Result<Suite> {
+    let recipe = &first.recipe;
+    let mut watch = |what, done, total| stages.tell(what, done, total);
+    let mut check = RowCheck::new(
+        headers,
+        recipe.max_audio_s,
+        recipe.on_bad_row,
+        "`on_bad_row: skip` in every recipe",
+        &mut watch,
+    );
+    let suite = Suite::load_checked(path, &recipe.tasks()?, &mut check)?;
+    check.finish()?;
+    Ok(suite)
 }
 
 struct Terminal {

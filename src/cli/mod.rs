@@ -13,6 +13,7 @@ mod instructions;
 mod interrupt;
 mod judge;
 mod judgement;
+mod leakage;
 mod metrics;
 mod plan;
 mod print;
@@ -28,6 +29,7 @@ use std::sync::Arc;
 use std::sync::atomic::AtomicBool;
 use std::sync::atomic::Ordering;
 
+use candle_core::Device;
 use clap::Args;
 use clap::Parser;
 use clap::Subcommand;
@@ -44,6 +46,9 @@ use crate::machine;
 use crate::model::AudioLlm;
 use crate::model::config::Config;
 use crate::model::lora::Plan;
+use crate::model::memory::HostNeed;
+use crate::model::precision::Precision;
+use crate::model::sizes::Sizes;
 use crate::model::trained::Trained;
 use crate::model::weights::Weights;
 use crate::seed::Key;
@@ -110,6 +115,33 @@ struct ModelArguments {
     adapter: Option<PathBuf>,
     #[command(flatten)]
     device: DeviceArguments,
+    #[command(flatten)]
+    memory: MemoryArguments,
+}
+
+/// Whether the memory of the machine is looked at.
+#[derive(Args, Clone, Copy)]
+struct MemoryArguments {
+    /// Begin although the machine seems to have too little memory; the system may end the process.
+    #[arg(long)]
+    ignore_memory: bool,
+}
+
+impl MemoryArguments {
+    /// Refuses a model that does not fit the memory of the machine, where that computes.
+    fn check(
+        self,
+        config: &Config,
+        plan: &Plan,
+        precision: Precision,
+        device: &Device,
+    ) -> Result<()> {
+        if self.ignore_memory || !device.is_cpu() {
+            return Ok(());
+        }
+        HostNeed::answering(&Sizes::of(config, plan), precision)
+            .check(machine::available().map(machine::Available::named))
+    }
 }
 
 impl ModelArguments {
@@ -135,6 +167,8 @@ impl ModelArguments {
             .adapter
             .as_ref()
             .map_or_else(Plan::default, |adapter| adapter.plan.clone());
+        self.memory
+            .check(&config, &plan, Precision::Auto, &device)?;
         let model = AudioLlm::new(
             config,
             &Weights::open(&dir)?.with(trained.full),

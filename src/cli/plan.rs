@@ -4,20 +4,19 @@ use std::path::PathBuf;
 use std::sync::atomic::AtomicBool;
 
 use clap::Args;
-use clap::ValueEnum;
 
-use crate::cli::check_stop;
 use crate::cli::device::DeviceArguments;
 use crate::cli::hub;
+use crate::cli::leakage::LeakageArguments;
 use crate::cli::print;
-use crate::cli::progress::Progress;
+use crate::cli::progress::Stages;
 use crate::error::Error;
 use crate::error::Result;
 use crate::files;
+use crate::model::shapes;
 use crate::plan::Asked;
 use crate::plan::ModelPlace;
 use crate::plan::Plan;
-use crate::plan::leakage::Kind;
 use crate::recipe::Recipe;
 
 #[derive(Args)]
@@ -33,38 +32,18 @@ pub struct Arguments {
     /// Write the plan with pictures to this file, HTML.
     #[arg(long)]
     html: Option<PathBuf>,
-    /// What training and the recipe's suite may share; may be given several times.
-    #[arg(long, value_enum, value_name = "KIND")]
-    allow: Vec<Shared>,
-    /// Say how training fills a card with so many GiB of memory, and what of it does not fit.
-    #[arg(long, value_name = "GIB", allow_negative_numbers = true)]
-    card: Option<f64>,
+    #[command(flatten)]
+    leakage: LeakageArguments,
+    /// Say how training fills a GPU with so many GiB of memory, and what of it does not fit.
+    #[arg(
+        long,
+        alias = "card",
+        value_name = "GIB",
+        allow_negative_numbers = true
+    )]
+    gpu_memory: Option<f64>,
     #[command(flatten)]
     device: DeviceArguments,
-}
-
-/// What training and evaluation rows may share where it is meant.
-#[derive(Clone, Copy, PartialEq, Eq, ValueEnum)]
-enum Shared {
-    /// Ids.
-    Id,
-    /// Audio: the contents of a file, in spans that overlap.
-    Audio,
-    /// Speakers.
-    Speaker,
-    /// Groups: programmes, documents.
-    Group,
-}
-
-impl From<Shared> for Kind {
-    fn from(shared: Shared) -> Self {
-        match shared {
-            Shared::Id => Self::Id,
-            Shared::Audio => Self::Audio,
-            Shared::Speaker => Self::Speaker,
-            Shared::Group => Self::Group,
-        }
-    }
 }
 
 /// Bytes of a GiB.
@@ -78,24 +57,23 @@ pub fn run(arguments: &Arguments, stop: &AtomicBool) -> Result<()> {
     let dir = hub::local_dir(&recipe.model.path)?;
     let model = match &dir {
         Some(dir) => ModelPlace::Here(dir),
-        None => ModelPlace::Elsewhere(format!(
-            "`{}` is not on this machine, and a plan downloads nothing",
-            recipe.model.path
-        )),
+        None => ModelPlace::Elsewhere(
+            format!(
+                "`{}` is not on this machine, and a plan downloads nothing",
+                recipe.model.path
+            ),
+            shapes::of_hub_id(&recipe.model.path).map(Box::new),
+        ),
     };
-    let allowed: Vec<Kind> = arguments
-        .allow
-        .iter()
-        .map(|&shared| shared.into())
-        .collect();
-    let mut shown: Option<(&'static str, Progress)> = None;
+    let allowed = arguments.leakage.allowed();
     if arguments
-        .card
-        .is_some_and(|card| !(card.is_finite() && card > 0.0))
+        .gpu_memory
+        .is_some_and(|memory| !(memory.is_finite() && memory > 0.0))
     {
-        return Err(Error::input("--card takes a number of GiB above 0"));
+        return Err(Error::input("--gpu-memory takes a number of GiB above 0"));
     }
-    let card = arguments.card.map(|card| card * GIB);
+    let card = arguments.gpu_memory.map(|memory| memory * GIB);
+    let mut stages = Stages::new(stop);
     let asked = Asked {
         model,
         device: &|| arguments.device.open(),
@@ -103,17 +81,9 @@ pub fn run(arguments: &Arguments, stop: &AtomicBool) -> Result<()> {
         allowed: &allowed,
     };
     let outcome = Plan::make(&recipe, &asked, &mut |what, done, total| {
-        check_stop(stop)?;
-        if shown.as_ref().is_none_or(|(name, _)| *name != what) {
-            clear(shown.take());
-            shown = Some((what, Progress::new(what, 0, total as u64)));
-        }
-        if let Some((_, progress)) = shown.as_mut().filter(|_| done < total) {
-            progress.update(done as u64, "");
-        }
-        Ok(())
+        stages.tell(what, done, total)
     });
-    clear(shown);
+    stages.clear();
     let plan = outcome?;
     if let Some(path) = &arguments.picks {
         files::write_atomic(path, plan.picks()?.as_bytes())?;
@@ -129,10 +99,4 @@ pub fn run(arguments: &Arguments, stop: &AtomicBool) -> Result<()> {
         print::line(format_args!("\nthe plan with pictures: {}", path.display()))?;
     }
     Ok(())
-}
-
-fn clear(shown: Option<(&'static str, Progress)>) {
-    if let Some((_, progress)) = shown {
-        progress.clear();
-    }
 }

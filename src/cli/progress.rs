@@ -1,6 +1,7 @@
 //! Progress with rate and time left: a bar on a terminal, a plain line now and then elsewhere.
 
 use std::io::IsTerminal;
+use std::sync::atomic::AtomicBool;
 use std::time::Duration;
 use std::time::Instant;
 
@@ -9,6 +10,9 @@ use indicatif::MultiProgress;
 use indicatif::ProgressBar;
 use indicatif::ProgressDrawTarget;
 use indicatif::ProgressStyle;
+
+use crate::cli::check_stop;
+use crate::error::Result;
 
 /// Progress of one piece of work, on standard error.
 pub struct Progress {
@@ -129,6 +133,42 @@ impl Progress {
     /// Leaves the bar as it is.
     pub fn finish(&self) {
         self.bar.abandon();
+    }
+}
+
+/// Pieces of work that follow each other, each with a bar of its own while it takes.
+pub struct Stages<'a> {
+    shown: Option<(&'static str, Progress)>,
+    stop: &'a AtomicBool,
+}
+
+impl<'a> Stages<'a> {
+    /// Work that ends once `stop` is set.
+    pub fn new(stop: &'a AtomicBool) -> Self {
+        Self { shown: None, stop }
+    }
+
+    /// `done` of `total` units of a piece are done.
+    ///
+    /// # Errors
+    /// The user asked to stop.
+    pub fn tell(&mut self, what: &'static str, done: usize, total: usize) -> Result<()> {
+        check_stop(self.stop)?;
+        if self.shown.as_ref().is_none_or(|(name, _)| *name != what) {
+            self.clear();
+            self.shown = Some((what, Progress::new(what, 0, total as u64)));
+        }
+        if let Some((_, progress)) = self.shown.as_mut().filter(|_| done < total) {
+            progress.update(done as u64, "");
+        }
+        Ok(())
+    }
+
+    /// Takes the bar off the terminal.
+    pub fn clear(&mut self) {
+        if let Some((_, progress)) = self.shown.take() {
+            progress.clear();
+        }
     }
 }
 

@@ -5,16 +5,21 @@ use std::sync::atomic::AtomicBool;
 
 use clap::Args;
 
+use crate::cli::MemoryArguments;
 use crate::cli::device::DeviceArguments;
 use crate::cli::device::note_precision;
 use crate::cli::hub;
+use crate::cli::leakage::LeakageArguments;
 use crate::cli::print;
 use crate::cli::progress::Progress;
+use crate::cli::progress::Stages;
+use crate::error::Error;
 use crate::error::Result;
 use crate::eval::Scores;
 use crate::eval::table;
 use crate::model::AudioLlm;
 use crate::recipe::Begun;
+use crate::recipe::Opening;
 use crate::recipe::Recipe;
 use crate::schedule::Schedule;
 use crate::train;
@@ -35,6 +40,10 @@ pub struct Arguments {
     #[arg(long, value_name = "KEY=VALUE")]
     set: Vec<String>,
     #[command(flatten)]
+    leakage: LeakageArguments,
+    #[command(flatten)]
+    memory: MemoryArguments,
+    #[command(flatten)]
     device: DeviceArguments,
 }
 
@@ -42,9 +51,17 @@ pub fn run(arguments: &Arguments, stop: &AtomicBool) -> Result<()> {
     let recipe = Recipe::load(&arguments.recipe, &arguments.set)?;
     let device = arguments.device.open()?;
     note_precision(recipe.model.precision, &device)?;
-    let begun = recipe.begin(arguments.resume, &device, || {
-        hub::model_dir(&recipe.model.path)
-    })?;
+    let mut stages = Stages::new(stop);
+    let begun = recipe.begin(Opening {
+        resume: arguments.resume,
+        device: &device,
+        model_dir: &|| hub::model_dir(&recipe.model.path),
+        leakage: Some(&arguments.leakage.allowed()),
+        ignore_memory: arguments.memory.ignore_memory,
+        watch: &mut |what, done, total| stages.tell(what, done, total),
+    });
+    stages.clear();
+    let begun = begun?;
     tell_fit(&begun);
     let Begun {
         run,
@@ -56,9 +73,7 @@ pub fn run(arguments: &Arguments, stop: &AtomicBool) -> Result<()> {
         notes: _,
         lock: _lock,
     } = begun;
-    for error in run.corpus.skipped() {
-        print::message(format_args!("skipped: {}", error.message()));
-    }
+    tell_skipped(&run);
     for note in run.corpus.notes() {
         print::message(format_args!("note: {note}"));
     }
@@ -113,6 +128,24 @@ pub fn run(arguments: &Arguments, stop: &AtomicBool) -> Result<()> {
             Err(error)
         }
         Err(error) => Err(error),
+    }
+}
+
+/// Skipped rows that are named.
+const MOST_NAMED: usize = 20;
+
+/// Says which rows are not used.
+pub(super) fn tell_skipped(run: &Run) {
+    let of_suite = run.evaluate.iter().flat_map(|(_, suite)| &suite.skipped);
+    let skipped: Vec<&Error> = run.corpus.skipped().iter().chain(of_suite).collect();
+    for error in skipped.iter().take(MOST_NAMED) {
+        print::message(format_args!("skipped: {}", error.message()));
+    }
+    if skipped.len() > MOST_NAMED {
+        print::message(format_args!(
+            "skipped: {} more rows",
+            skipped.len() - MOST_NAMED
+        ));
     }
 }
 

@@ -1,5 +1,6 @@
 //! What an answer depends on, as hashes of contents: the model, the clips, the tokens of the question, how it is generated.
 
+use std::collections::BTreeMap;
 use std::collections::HashMap;
 use std::path::Path;
 use std::path::PathBuf;
@@ -37,6 +38,17 @@ const FORMAT: u32 = 1;
 const REMEMBERED_BYTES: u64 = 32 << 20;
 /// A file that was written so shortly before it was hashed may have been written again since without a new time, so it is not remembered.
 const SETTLED_NS: u128 = 2_000_000_000;
+/// Files of a checkpoint that are read beside its weights, where they are there.
+const READ_BESIDE_WEIGHTS: [&str; 6] = [
+    "config.json",
+    "generation_config.json",
+    "tokenizer.json",
+    "tokenizer_config.json",
+    "chat_template.jinja",
+    "chat_template.json",
+];
+/// Where answers and the hashes of large files are kept unless a command says otherwise.
+pub const FOLDER: &str = "runs/.answers";
 /// Where hashes of large files are remembered.
 const FILE: &str = "files.jsonl";
 
@@ -109,6 +121,30 @@ impl Contents {
             fields.add(hash);
         }
         Ok(fields.hash())
+    }
+
+    /// BLAKE3 of each file that a checkpoint is read from, by name: configuration, tokenizer, templates and, unless they are left out, weights.
+    ///
+    /// # Errors
+    /// Files that cannot be read.
+    pub fn files_of_model(
+        &self,
+        dir: &Path,
+        with_weights: bool,
+    ) -> Result<BTreeMap<String, String>> {
+        let mut paths: Vec<PathBuf> = READ_BESIDE_WEIGHTS
+            .iter()
+            .map(|name| dir.join(name))
+            .filter(|path| path.is_file())
+            .collect();
+        if with_weights {
+            paths.extend(weight_files(dir)?);
+        }
+        let hashed = |path: &PathBuf| {
+            let name = path.strip_prefix(dir).unwrap_or(path);
+            Ok((name.to_string_lossy().into_owned(), self.file(path)?))
+        };
+        paths.par_iter().map(hashed).collect()
     }
 
     /// Hash of a clip: its file's contents and the span that counts.

@@ -29,9 +29,14 @@ pub mod store;
 pub mod suite;
 pub mod table;
 
+use std::borrow::Cow;
+
 pub use prediction::Prediction;
 
+use crate::data::MAX_BAD_ROWS_NAMED;
+use crate::data::OnBadRow;
 use crate::error::Error;
+use crate::error::Kind;
 use crate::error::Result;
 use crate::eval::answers::Asker;
 use crate::eval::confidence::System;
@@ -74,6 +79,8 @@ pub struct Evaluation {
     pub scores: Scores,
     /// By set name.
     pub predictions: Vec<(String, Vec<Prediction>)>,
+    /// What is wrong with rows that were left out.
+    pub skipped: Vec<Error>,
 }
 
 /// The name of the mean over sets.
@@ -99,42 +106,60 @@ pub fn score_names(suite: &Suite) -> Vec<String> {
         .collect()
 }
 
-/// Judges a model on a suite; `progress` is told how many of how many examples are done. Controls and baselines are left out.
+/// Evaluates a model on a suite; `progress` is told how many of how many examples are done. Controls and baselines are left out. Rows that
+/// turn out to be unreadable are left out under [`OnBadRow::Skip`].
+///
+/// # Errors
+/// Under [`OnBadRow::Error`] all rows of a set that cannot be read.
 pub fn evaluate(
     model: &AudioLlm,
     loader: &Loader,
     suite: &Suite,
+    on_bad_row: OnBadRow,
     progress: &mut dyn FnMut(usize, usize) -> Result<()>,
 ) -> Result<Evaluation> {
     let (mut done, total) = (0, suite.num_examples());
     progress(done, total)?;
-    let mut said = Vec::new();
+    let asker = Asker {
+        model,
+        loader,
+        sampling: &suite.generation,
+        seed: 0,
+    };
+    let (mut sets, mut said, mut skipped) = (Vec::new(), Vec::new(), Vec::new());
     for set in &suite.sets {
-        let questions = question::questions(set);
-        let mut found: Vec<Option<Found>> = vec![None; questions.len()];
-        let asker = Asker {
-            model,
-            loader,
-            sampling: &suite.generation,
-            seed: 0,
+        let mut progress = |of_set: usize| progress(done + of_set, total);
+        let place = |e: Error| e.at(format!("set `{}`", set.name));
+        let (set, predictions) = match ask_set(&asker, set, &mut progress) {
+            Ok(predictions) => (Cow::Borrowed(set), predictions),
+            Err(error) if error.kind == Kind::Input => {
+                let bad = set.unreadable(loader)?;
+                if bad.is_empty() {
+                    return Err(place(error));
+                }
+                if on_bad_row == OnBadRow::Error {
+                    return Err(place(all_of(
+                        bad.into_iter().map(|(_, error)| error).collect(),
+                        set.examples.len(),
+                    )));
+                }
+                let places = bad.iter().map(|(place, _)| *place).collect();
+                let left = set.without(&places)?;
+                skipped.extend(bad.into_iter().map(|(_, error)| place(error)));
+                let predictions = ask_set(&asker, &left, &mut progress).map_err(place)?;
+                (Cow::Owned(left), predictions)
+            }
+            Err(error) => return Err(place(error)),
         };
-        let mut take = |place: usize, what: Found| {
-            done += usize::from(matches!(what, Found::Tokens(_)));
-            found[place] = Some(what);
-            progress(done, total)
-        };
-        asker
-            .ask(&questions.iter().collect::<Vec<&Question>>(), &mut take)
-            .map_err(|e| e.at(format!("set `{}`", set.name)))?;
-        let found = found
-            .into_iter()
-            .collect::<Option<Vec<_>>>()
-            .ok_or_else(|| Error::bug("a question was not asked"))?;
-        said.push(question::predictions(set, loader, found)?);
+        done += set.examples.len();
+        sets.push(set);
+        said.push(predictions);
     }
-    let system = System::new(&suite.sets.iter().collect::<Vec<_>>(), said, true)?;
+    let sets: Vec<&Set> = sets.iter().map(|set| &**set).collect();
+    let system = System::new(&sets, said, true)?;
     let scores = system.scores();
     Ok(Evaluation {
+        skipped,
         scores,
         predictions: system
             .sets
@@ -142,4 +167,41 @@ pub fn evaluate(
             .map(|answered| (answered.set.name.clone(), answered.said))
             .collect(),
     })
+}
+
+/// Asks all questions of a set; `progress` is told how many examples are done.
+fn ask_set(
+    asker: &Asker,
+    set: &Set,
+    progress: &mut dyn FnMut(usize) -> Result<()>,
+) -> Result<Vec<Prediction>> {
+    let questions = question::questions(set);
+    let mut found: Vec<Option<Found>> = vec![None; questions.len()];
+    let mut done = 0;
+    let mut take = |place: usize, what: Found| {
+        done += usize::from(matches!(what, Found::Tokens(_)));
+        found[place] = Some(what);
+        progress(done)
+    };
+    asker.ask(&questions.iter().collect::<Vec<&Question>>(), &mut take)?;
+    let found = found
+        .into_iter()
+        .collect::<Option<Vec<_>>>()
+        .ok_or_else(|| Error::bug("a question was not asked"))?;
+    question::predictions(set, asker.loader, found)
+}
+
+/// One error for all rows that cannot be read, of so many.
+pub fn all_of(bad: Vec<Error>, num_rows: usize) -> Error {
+    if let [only] = bad.as_slice() {
+        return only.clone();
+    }
+    let mut message = format!("{} of {num_rows} rows cannot be read:", bad.len());
+    for error in bad.iter().take(MAX_BAD_ROWS_NAMED) {
+        message += &format!("\n  {}", error.message());
+    }
+    if bad.len() > MAX_BAD_ROWS_NAMED {
+        message += &format!("\n  and {} more", bad.len() - MAX_BAD_ROWS_NAMED);
+    }
+    Error::input(message)
 }

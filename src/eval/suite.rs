@@ -2,6 +2,7 @@
 
 mod file;
 
+use std::collections::BTreeSet;
 use std::collections::HashMap;
 use std::path::Path;
 use std::path::PathBuf;
@@ -11,11 +12,13 @@ pub use file::RougeFold;
 pub use file::SetFile;
 pub use file::SuiteFile;
 
-use crate::data::Manifest;
+use rayon::prelude::*;
+
 use crate::data::OnBadRow;
 use crate::data::Row;
 use crate::data::read_manifest;
 use crate::error::Error;
+use crate::error::Kind as ErrorKind;
 use crate::error::Result;
 use crate::eval::baseline::Baseline;
 use crate::eval::baseline::Majority;
@@ -24,6 +27,9 @@ use crate::eval::measure;
 use crate::eval::slices;
 use crate::eval::slices::ClusterBy;
 use crate::files;
+use crate::load::Loader;
+use crate::load::rows::Checked;
+use crate::load::rows::RowCheck;
 use crate::metrics;
 use crate::metrics::Normaliser;
 use crate::metrics::rouge::Fold;
@@ -31,6 +37,7 @@ use crate::model::generate::Sampling;
 use crate::seed::Key;
 use crate::task::Example;
 use crate::task::Kind;
+use crate::task::Mode;
 use crate::task::Parse;
 use crate::task::Task;
 use crate::task::Tasks;
@@ -54,6 +61,8 @@ pub struct Suite {
     pub baselines: Vec<Baseline>,
     /// The suite's own file and its manifests.
     pub files: Vec<PathBuf>,
+    /// What is wrong with rows that were left out.
+    pub skipped: Vec<Error>,
 }
 
 /// One set, its rows turned into examples.
@@ -94,20 +103,51 @@ impl Suite {
     /// Unknown keys, tasks, metrics or slices; rows without the task's target; a baseline that fits no set. The message names the file and
     /// the set.
     pub fn load(path: &Path, tasks: &Tasks) -> Result<Self> {
+        Self::read(path, tasks, None)
+    }
+
+    /// As [`Suite::load`], with the headers of all audio read too.
+    ///
+    /// # Errors
+    /// As there. Rows that cannot be used are left out, or stop the command in [`RowCheck::finish`].
+    pub fn load_checked(path: &Path, tasks: &Tasks, check: &mut RowCheck<'_>) -> Result<Self> {
+        Self::read(path, tasks, Some(check))
+    }
+
+    fn read(path: &Path, tasks: &Tasks, mut check: Option<&mut RowCheck<'_>>) -> Result<Self> {
         let file: SuiteFile = yaml::parse(&files::read_text(path)?, path)?;
         file.generation.check().map_err(|e| e.at_path(path))?;
         if file.sets.is_empty() {
             return Err(Error::input("`sets` is empty").at_path(path));
         }
         let mut sets: Vec<Set> = Vec::new();
+        let mut skipped = Vec::new();
         for written in &file.sets {
             let place = format!("{}: set `{}`", path.display(), written.name);
             if sets.iter().any(|set| set.name == written.name) {
                 return Err(Error::input("another set has this name").at(place));
             }
-            sets.push(
-                Set::load(written, file.role, &file.baselines, tasks).map_err(|e| e.at(place))?,
+            let checked = rows_of(&place, written, check.as_deref_mut())?;
+            skipped.extend(checked.skipped);
+            let mut bad = Vec::new();
+            let skips = check
+                .as_ref()
+                .is_some_and(|check| check.on_bad_row() == OnBadRow::Skip);
+            let set = Set::load(
+                written,
+                file.role,
+                &file.baselines,
+                tasks,
+                checked.rows,
+                skips.then_some(&mut bad),
             );
+            sets.push(set.map_err(|e| e.at(&place))?);
+            for (line, error) in bad {
+                if let Some(check) = check.as_deref_mut() {
+                    check.leave_out(&place, line);
+                }
+                skipped.push(error);
+            }
         }
         if let Some(odd) = file
             .baselines
@@ -137,7 +177,39 @@ impl Suite {
             controls: file.controls,
             baselines: file.baselines,
             files,
+            skipped,
         })
+    }
+
+    /// The examples that cannot be read, with what is wrong: place of the set, place in the set. All clips are decoded for that.
+    ///
+    /// # Errors
+    /// Anything but bad input: a disk that fails.
+    pub fn unreadable(&self, loader: &Loader) -> Result<Vec<(usize, usize, Error)>> {
+        let mut found = Vec::new();
+        for (place, set) in self.sets.iter().enumerate() {
+            for (example, error) in set.unreadable(loader)? {
+                found.push((place, example, error.at(format!("set `{}`", set.name))));
+            }
+        }
+        Ok(found)
+    }
+
+    /// The suite without some of its examples.
+    ///
+    /// # Errors
+    /// A set that has none left.
+    pub fn without(&self, bad: &[(usize, usize, Error)]) -> Result<Self> {
+        let mut suite = self.clone();
+        for (place, set) in suite.sets.iter_mut().enumerate() {
+            let of_set: BTreeSet<usize> = bad
+                .iter()
+                .filter(|(of, ..)| *of == place)
+                .map(|(_, example, _)| *example)
+                .collect();
+            *set = set.without(&of_set)?;
+        }
+        Ok(suite)
     }
 
     /// Number of examples in all sets.
@@ -147,14 +219,85 @@ impl Suite {
 }
 
 impl Set {
-    fn load(written: &SetFile, role: Role, baselines: &[Baseline], tasks: &Tasks) -> Result<Self> {
-        check_written(written)?;
-        let manifest = read_manifest(
-            &written.manifest,
-            written.audio_root.as_deref(),
-            OnBadRow::Error,
-        )?;
-        let row_task = manifest.rows.iter().find_map(|row| row.task.as_deref());
+    /// The examples that cannot be read, by place, with what is wrong. All clips are decoded for that.
+    ///
+    /// # Errors
+    /// Anything but bad input: a disk that fails.
+    pub fn unreadable(&self, loader: &Loader) -> Result<Vec<(usize, Error)>> {
+        let found: Vec<(usize, Result<()>)> = self
+            .examples
+            .par_iter()
+            .enumerate()
+            .map(|(place, example)| {
+                let loaded = loader.load(example, Mode::Generate, Key::new(0, "readable"));
+                (place, loaded.map(drop))
+            })
+            .collect();
+        let mut bad = Vec::new();
+        for (place, found) in found {
+            match found {
+                Ok(()) => {}
+                Err(error) if error.kind == ErrorKind::Input => bad.push((place, error)),
+                Err(error) => return Err(error),
+            }
+        }
+        Ok(bad)
+    }
+
+    /// The set without the examples at some places.
+    ///
+    /// # Errors
+    /// None are left.
+    pub fn without(&self, places: &BTreeSet<usize>) -> Result<Self> {
+        let mut set = self.clone();
+        let mut kept = (0..self.examples.len()).map(|place| !places.contains(&place));
+        set.examples.retain(|_| kept.next().unwrap_or(true));
+        let mut kept = (0..self.transcripts.len()).map(|place| !places.contains(&place));
+        set.transcripts.retain(|_| kept.next().unwrap_or(true));
+        if set.examples.is_empty() {
+            return Err(
+                Error::input("none of its rows can be read").at(format!("set `{}`", self.name))
+            );
+        }
+        Ok(set)
+    }
+}
+
+/// The rows of a set at a place of a suite, as far as they can be used.
+fn rows_of(place: &str, set: &SetFile, check: Option<&mut RowCheck<'_>>) -> Result<Checked> {
+    check_written(set).map_err(|e| e.at(place))?;
+    let limit = set.limit.unwrap_or(usize::MAX);
+    let rows = match check {
+        Some(check) => {
+            let found = check.read(place, &set.manifest, set.audio_root.as_deref(), limit);
+            if found.as_ref().is_ok_and(|found| found.rows.is_empty()) {
+                check.expect_none_refused()?;
+            }
+            found
+        }
+        None => read_manifest(&set.manifest, set.audio_root.as_deref(), OnBadRow::Error).map(
+            |manifest| Checked {
+                rows: manifest.rows.into_iter().take(limit).collect(),
+                skipped: manifest.skipped,
+            },
+        ),
+    };
+    rows.map_err(|e| e.at(place))
+}
+
+impl Set {
+    fn load(
+        written: &SetFile,
+        role: Role,
+        baselines: &[Baseline],
+        tasks: &Tasks,
+        mut rows: Vec<Row>,
+        bad: Option<&mut Vec<(u32, Error)>>,
+    ) -> Result<Self> {
+        if rows.is_empty() {
+            return Err(Error::input("no row can be used").at_path(&written.manifest));
+        }
+        let row_task = rows.iter().find_map(|row| row.task.as_deref());
         let name = written
             .task
             .as_deref()
@@ -167,8 +310,7 @@ impl Set {
             Role::Test => Wording::Test,
         });
         measure::check(written, &task)?;
-        let rows = &manifest.rows[..manifest.rows.len().min(written.limit.unwrap_or(usize::MAX))];
-        let mut examples = examples(&task, wording, rows, &manifest)?;
+        let mut examples = examples(&task, wording, &mut rows, &written.manifest, bad)?;
         if written.slices.iter().any(|slice| slice == slices::LENGTH) {
             slices::measure_lengths(&mut examples)?;
         }
@@ -191,7 +333,7 @@ impl Set {
             slices: written.slices.clone(),
             cluster: ClusterBy::of(written.cluster, &examples)?,
             transcripts: if takes_text {
-                transcripts(rows, written.text_from.as_deref())?
+                transcripts(&rows, written.text_from.as_deref())?
             } else {
                 Vec::new()
             },
@@ -280,11 +422,13 @@ fn with_system(task: &Task, system: Option<&str>) -> Task {
     task
 }
 
+/// The examples of rows, in their order. Where `bad` is given, rows that cannot be used are moved there instead of being an error.
 fn examples(
     task: &Task,
     wording: Wording,
-    rows: &[Row],
-    manifest: &Manifest,
+    rows: &mut Vec<Row>,
+    manifest: &Path,
+    mut bad: Option<&mut Vec<(u32, Error)>>,
 ) -> Result<Vec<Example>> {
     let instruction = Key::new(0, "evaluation instruction");
     let example = |(i, row): (usize, &Row)| -> Result<Example> {
@@ -312,10 +456,26 @@ fn examples(
             )),
         }
     };
-    rows.iter()
-        .enumerate()
-        .map(|(i, row)| example((i, row)).map_err(|e| e.at(row.place(&manifest.path))))
-        .collect()
+    let (mut examples, mut usable) = (Vec::with_capacity(rows.len()), Vec::new());
+    for row in rows.drain(..) {
+        // The wording is drawn by the place among the rows that are used, the same whether bad rows are there or were taken out.
+        match example((examples.len(), &row)).map_err(|e| e.at(row.place(manifest))) {
+            Ok(found) => {
+                examples.push(found);
+                usable.push(row);
+            }
+            Err(error) => match &mut bad {
+                Some(bad) if error.kind == ErrorKind::Input => bad.push((row.line, error)),
+                _ => return Err(error),
+            },
+        }
+    }
+    *rows = usable;
+    if examples.is_empty() {
+        return Err(Error::input("no row can be used").at_path(manifest));
+    }
+
+    Ok(examples)
 }
 
 /// What was said in each row: its own `text`, or that of the row of its id in another manifest.

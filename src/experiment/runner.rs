@@ -18,6 +18,7 @@ use crate::experiment::Planned;
 use crate::files;
 use crate::files::Lock;
 use crate::recipe::Begun;
+use crate::recipe::Opening;
 use crate::train;
 use crate::train::Observer;
 use crate::train::checkpoint;
@@ -39,8 +40,16 @@ pub trait Watcher {
     fn note(&mut self, text: &str);
 }
 
-/// The device that a model computes on, and what finds the folder of its checkpoint by its name.
-pub type Models<'a> = (&'a Device, &'a dyn Fn(&str) -> Result<PathBuf>);
+/// Where models are and what they compute on.
+#[derive(Clone, Copy)]
+pub struct Models<'a> {
+    /// What computes.
+    pub device: &'a Device,
+    /// Finds the folder of a checkpoint by its name.
+    pub model_dir: &'a dyn Fn(&str) -> Result<PathBuf>,
+    /// Whether to begin although the memory of the machine is too small.
+    pub ignore_memory: bool,
+}
 
 /// Trains and judges what is not done yet.
 ///
@@ -116,10 +125,20 @@ fn run_one(
     watcher: &mut dyn Watcher,
     stop: &AtomicBool,
 ) -> Result<()> {
-    let (device, model_dir) = model;
-    let begun = one
-        .recipe
-        .begin(true, device, || model_dir(&one.recipe.model.path))?;
+    let Models {
+        device,
+        model_dir,
+        ignore_memory,
+    } = model;
+    let begun = one.recipe.begin(Opening {
+        resume: true,
+        device,
+        model_dir: &|| model_dir(&one.recipe.model.path),
+        // The experiment compared its rows before its first run.
+        leakage: None,
+        ignore_memory,
+        watch: &mut |_, _, _| train::check(stop),
+    })?;
     watcher.begins(one, place, total, &begun);
     let Begun {
         run,
@@ -175,10 +194,19 @@ fn judge(
         return Ok(());
     }
     let observer = watcher.observer();
-    let found = eval::evaluate(model, &run.loader, suite, &mut |done, total| {
-        observer.evaluating(done, total);
-        train::check(stop)
-    })?;
+    let found = eval::evaluate(
+        model,
+        &run.loader,
+        suite,
+        run.on_bad_row,
+        &mut |done, total| {
+            observer.evaluating(done, total);
+            train::check(stop)
+        },
+    )?;
+    for error in &found.skipped {
+        watcher.note(&format!("row left out: {}", error.message()));
+    }
     train::write_predictions(&folder, &found)?;
     train::write_json(&folder.join(table::SCORES_FILE), &found.scores.to_json())?;
     watcher.tested(&found.scores);

@@ -37,6 +37,13 @@ pub fn available() -> Option<Available> {
     available_under(Path::new("/"))
 }
 
+impl Available {
+    /// Bytes, and the name of what has no more than that.
+    pub fn named(self) -> (u64, &'static str) {
+        (self.bytes, self.limit.name())
+    }
+}
+
 /// As [`available`], with the files of `/proc` and `/sys` below another folder.
 pub fn available_under(root: &Path) -> Option<Available> {
     let machine = fs::read_to_string(root.join("proc/meminfo"))

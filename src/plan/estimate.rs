@@ -4,11 +4,13 @@ use std::time::Duration;
 use std::time::Instant;
 
 use crate::batch::micro_batches;
+use crate::error::Result;
 use crate::model::config::Config;
 use crate::model::cost::F32;
 use crate::model::cost::Load;
 use crate::model::cost::Model;
 use crate::model::lora::Plan;
+use crate::model::memory::HostNeed;
 use crate::model::precision::Precision;
 use crate::model::sizes::Sizes;
 use crate::ops::gemm::Matrix;
@@ -21,10 +23,8 @@ use crate::plan::facts::Facts;
 use crate::plan::table::count;
 use crate::plan::table::duration;
 use crate::recipe::Recipe;
+use crate::schedule::Schedule;
 use crate::train::corpus::Corpus;
-
-/// Buffers as long as what is trained: values, gradients and two moments.
-const BUFFERS: f64 = 4.0;
 
 /// What a training reaches of the speed of one large product, whole steps with norms, loading and the optimiser. Measured with maqam-tiny,
 /// all parts trained whole, 16 examples a step, on two cores of an AMD EPYC with AVX-512: 45 GFLOP for each second of a core over 50 steps
@@ -100,6 +100,60 @@ pub fn lines(
     lines
 }
 
+/// The lines of an estimate where only the shape of the model is known: what does not depend on tokens.
+///
+/// # Errors
+/// Adapters that fit nothing.
+pub fn lines_of_shape(
+    recipe: &Recipe,
+    config: &Config,
+    schedule: &Schedule,
+    card: Option<f64>,
+) -> Result<Vec<(&'static str, String)>> {
+    let (parts, plan) = recipe.adapters(config, schedule)?;
+    let sizes = Sizes::of(config, &plan);
+    let need = HostNeed::training(&sizes, recipe.model.precision, 0.0);
+    let mut lines = vec![(
+        "memory",
+        format!(
+            "about {} on the CPU, in f32: frozen weights {} + {} trained numbers in 4 buffers {}; activations, clips, the program itself \
+             and rows come on top",
+            bytes(need.total()),
+            bytes(need.weights),
+            count(sizes.num_trained() as f64),
+            bytes(need.trained)
+        ),
+    )];
+    if let Some(card) = card {
+        let precision = gpu_precision(recipe);
+        let fit = recipe.fit(config, &plan, &parts, precision, (card - CONTEXT).max(0.0));
+        let said = match fit {
+            Ok(fit) => {
+                let mut said = vec![
+                    format!("in {precision}: {}", fit.line()),
+                    format!(
+                        "the longest example that fits has {} tokens",
+                        count(fit.longest as f64)
+                    ),
+                ];
+                said.extend(fit.note());
+                said.join("; ")
+            }
+            Err(refusal) => refusal.to_string().replace('\n', "; "),
+        };
+        lines.push(("card", said));
+    }
+    Ok(lines)
+}
+
+/// What the recipe computes in on a GPU.
+fn gpu_precision(recipe: &Recipe) -> Precision {
+    match recipe.model.precision {
+        Precision::Fp8 => Precision::Fp8,
+        _ => Precision::Bf16,
+    }
+}
+
 /// What a card's driver takes of its memory for itself, in bytes.
 const CONTEXT: f64 = 0.6e9;
 
@@ -117,11 +171,7 @@ fn on_card(
         parts,
         ..
     } = training;
-    let precision = if recipe.model.precision == Precision::Fp8 {
-        Precision::Fp8
-    } else {
-        Precision::Bf16
-    };
+    let precision = gpu_precision(recipe);
     let fit = match recipe.fit(config, plan, parts, precision, (card - CONTEXT).max(0.0)) {
         Ok(fit) => fit,
         Err(refusal) => return refusal.to_string().replace('\n', "; "),
@@ -234,14 +284,15 @@ fn loads(
 
 fn memory(training: &Training<'_>, sizes: &Sizes, loads: &[StageLoads]) -> String {
     let largest = |of: fn(&StageLoads) -> f64| loads.iter().map(of).fold(0.0, f64::max);
-    let is_rounded = training.recipe.model.precision == Precision::Fp8;
-    let (twice, said_of) = if is_rounded {
-        (sizes.frozen_linears, ", the decoder's linear layers twice,")
+    let precision = training.recipe.model.precision;
+    let said_of = if precision == Precision::Fp8 {
+        ", the decoder's linear layers twice,"
     } else {
-        (0, "")
+        ""
     };
-    let weights = F32 * (sizes.frozen + twice) as f64;
-    let trained = BUFFERS * F32 * sizes.num_trained() as f64;
+    let HostNeed {
+        weights, trained, ..
+    } = HostNeed::training(sizes, precision, 0.0);
     let activations = largest(|load| load.activations);
     let features = STEPS_IN_MEMORY * FEATURES * F32 * largest(|load| load.audio_tokens);
     let parts = [

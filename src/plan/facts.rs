@@ -12,6 +12,7 @@ use crate::error::Error;
 use crate::error::Kind;
 use crate::error::Result;
 use crate::load;
+use crate::load::headers::Headers;
 use crate::plan::draws::StageDraws;
 use crate::schedule::Pick;
 use crate::seed::Key;
@@ -44,6 +45,8 @@ pub struct Fact {
 pub struct Reader<'a> {
     /// The rows.
     pub corpus: &'a Corpus,
+    /// Headers that were read.
+    pub headers: &'a Headers,
     /// The model's tokenizer, and its longest sequence.
     pub codec: Option<(&'a TextCodec, usize)>,
     /// Longest clip that the recipe takes, in seconds.
@@ -161,7 +164,7 @@ impl Reader<'_> {
         let mut rows: Vec<u32> = draws.iter().map(|pick| pick.row).collect();
         rows.dedup();
         let lengths = |row: u32| {
-            let of_row = load::clip_lengths(self.corpus.row(row), self.max_audio_s);
+            let of_row = load::clip_lengths(self.corpus.row(row), self.max_audio_s, self.headers);
             (
                 row,
                 of_row.map_err(|error| error.at(self.corpus.place(row))),
@@ -172,7 +175,7 @@ impl Reader<'_> {
 
     /// Audio of a row, in seconds.
     pub fn seconds(&self, row: u32) -> Result<f64> {
-        let lengths = load::clip_lengths(self.corpus.row(row), self.max_audio_s)?;
+        let lengths = load::clip_lengths(self.corpus.row(row), self.max_audio_s, self.headers)?;
         Ok(seconds_of(&lengths))
     }
 

@@ -4,20 +4,16 @@
 //! - `shares`: what tasks and labels get, and how much of their rows that reaches.
 //! - `evenness`: batches beside those of chance; `neighbours`, `probe`: what the embeddings know.
 //! - `estimate`: memory and time; `warnings`: what to look at.
-//! - [`leakage`]: what training and evaluation share; `heard`, `suite`: where its facts come from.
 //! - `table`: tables as text; `page`: the whole as HTML.
 
 mod draws;
 mod estimate;
 mod evenness;
 mod facts;
-mod heard;
-pub mod leakage;
 mod neighbours;
 mod page;
 mod probe;
 mod shares;
-mod suite;
 mod table;
 mod warnings;
 
@@ -27,7 +23,12 @@ use std::sync::Arc;
 use candle_core::Device;
 
 use crate::error::Result;
+use crate::leakage::Allowed;
 use crate::load::Loader;
+use crate::load::headers;
+use crate::load::headers::Headers;
+use crate::load::rows::Pool;
+use crate::load::rows::Watch;
 use crate::model::AudioLlm;
 use crate::model::config::Config;
 use crate::model::lora;
@@ -36,7 +37,6 @@ use crate::plan::draws::StageDraws;
 use crate::plan::evenness::Evenness;
 use crate::plan::facts::Facts;
 use crate::plan::facts::Reader;
-use crate::plan::leakage::Kind;
 use crate::plan::probe::Sample;
 use crate::plan::shares::Amount;
 use crate::plan::shares::StageShares;
@@ -45,6 +45,7 @@ use crate::plan::table::count;
 use crate::plan::table::duration;
 use crate::plan::table::wrapped;
 use crate::recipe::Recipe;
+use crate::recipe::Rows;
 use crate::report::page::Page;
 use crate::schedule::Draw;
 use crate::schedule::EmbeddingSource;
@@ -59,8 +60,8 @@ use crate::train::embeddings::Embedder;
 pub enum ModelPlace<'a> {
     /// In this folder.
     Here(&'a Path),
-    /// Not on this machine; the reason, as a sentence.
-    Elsewhere(String),
+    /// Not on this machine; the reason, as a sentence, and its shape where the name says it.
+    Elsewhere(String, Option<Box<Config>>),
 }
 
 /// What a plan is made for.
@@ -69,14 +70,11 @@ pub struct Asked<'a> {
     pub model: ModelPlace<'a>,
     /// Opens the device that training will compute on, where stages compare embeddings.
     pub device: &'a dyn Fn() -> Result<Device>,
-    /// Bytes of the card that it should fit.
+    /// Bytes of the GPU that it should fit.
     pub card: Option<f64>,
     /// What training and evaluation may share.
-    pub allowed: &'a [Kind],
+    pub allowed: &'a Allowed,
 }
-
-/// Told what goes on (its name, how much of how much is done); an error ends it.
-pub type Watch<'a> = &'a mut dyn FnMut(&'static str, usize, usize) -> Result<()>;
 
 /// What a recipe will do.
 pub struct Plan {
@@ -135,20 +133,30 @@ impl Plan {
             allowed,
         } = asked;
         let tasks = recipe.tasks()?;
-        let (corpus, mut schedule) = recipe.plan(&tasks)?;
-        if let Some((settings, _)) = recipe.suite(&tasks)? {
-            suite::check(&corpus, &settings.suite, allowed)?;
-        }
-        let mut notes: Vec<String> = corpus
+        let headers = Headers::open(Path::new(headers::FOLDER));
+        let rows = recipe.rows(&tasks, &headers, Pool::Fresh, &mut *watch)?;
+        let mut notes: Vec<String> = rows
             .skipped()
-            .iter()
             .map(|error| format!("left out: {}", error.message()))
             .chain(corpus.notes().iter().cloned())
             .collect();
+        notes.extend(rows.check_leakage(&[], allowed, &headers)?);
+        headers.keep();
+        let Rows {
+            corpus,
+            mut schedule,
+            ..
+        } = rows;
         let opened = match model {
             ModelPlace::Here(dir) => Some((Opened::open(recipe, dir, &schedule)?, *dir)),
-            ModelPlace::Elsewhere(why) => {
+            ModelPlace::Elsewhere(why, None) => {
                 notes.push(format!("{why}: tokens, memory and time are not known"));
+                None
+            }
+            ModelPlace::Elsewhere(why, Some(_)) => {
+                notes.push(format!(
+                    "{why}: memory follows from the shape that its name says; tokens and time are not known"
+                ));
                 None
             }
         };
@@ -176,6 +184,7 @@ impl Plan {
         });
         let reader = Reader {
             corpus: &corpus,
+            headers: &headers,
             codec,
             max_audio_s: recipe.max_audio_s,
             on_bad_row: recipe.on_bad_row,
@@ -239,7 +248,12 @@ impl Plan {
                     &facts,
                 )
             }
-            None => Vec::new(),
+            None => match model {
+                ModelPlace::Elsewhere(_, Some(config)) => {
+                    estimate::lines_of_shape(recipe, config, &schedule, *card)?
+                }
+                _ => Vec::new(),
+            },
         };
         let warnings = warnings::find(population, &schedule, &draws, &shares);
         let stages = schedule
@@ -378,7 +392,7 @@ fn unknown(
     model: &ModelPlace<'_>,
 ) -> Vec<Option<String>> {
     let of_stage = |stage: usize| match model {
-        ModelPlace::Elsewhere(why) => schedule.embeddings_of(stage).map(|_| why.clone()),
+        ModelPlace::Elsewhere(why, _) => schedule.embeddings_of(stage).map(|_| why.clone()),
         ModelPlace::Here(_) => draws::unknown_until_trained(recipe, corpus, schedule, stage),
     };
     (0..schedule.stages().len()).map(of_stage).collect()

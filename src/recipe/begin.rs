@@ -1,21 +1,31 @@
 //! Where a run begins or goes on: its folder taken, its recipe held against the one it began with, its last checkpoint read.
 
 use std::path::Path;
+use std::path::PathBuf;
 
 use candle_core::Device;
 
 use crate::error::Error;
 use crate::error::Result;
+use crate::eval::content;
+use crate::eval::content::Contents;
 use crate::files;
+use crate::leakage::Allowed;
+use crate::load::headers;
+use crate::load::headers::Headers;
+use crate::load::rows::Pool;
+use crate::load::rows::Watch;
 use crate::model::AudioLlm;
 use crate::model::lora::Masks;
 use crate::model::memory::Fit;
 use crate::recipe::Opened;
 use crate::recipe::Recipe;
+use crate::recipe::WeightsSource;
 use crate::schedule::Schedule;
 use crate::train::Run;
 use crate::train::checkpoint;
 use crate::train::checkpoint::State;
+use crate::train::inputs::Inputs;
 use crate::train::optimiser::Optimiser;
 
 /// A run that is ready to train, from its first step or from where it stood.
@@ -32,37 +42,50 @@ pub struct Begun {
     pub state: State,
     /// How the training fits the card, if it is on one.
     pub fit: Option<Fit>,
-    /// Notes on the adapter that the run goes on from.
+    /// What the user should know: the rows, the inputs, the adapter that the run goes on from.
     pub notes: Vec<String>,
     /// Nobody else writes to the folder while this is held.
     pub lock: files::Lock,
 }
 
+/// How a run is opened, beside what its recipe says.
+pub struct Opening<'a> {
+    /// Whether to go on with a run that has begun.
+    pub resume: bool,
+    /// What computes.
+    pub device: &'a Device,
+    /// Finds the checkpoint's folder, once nothing else stands in the way.
+    pub model_dir: &'a dyn Fn() -> Result<PathBuf>,
+    /// What training and evaluation may share; `None` where that was compared before.
+    pub leakage: Option<&'a Allowed>,
+    /// Whether to begin although the memory of the machine is too small.
+    pub ignore_memory: bool,
+    /// Told how reading and comparing goes on.
+    pub watch: Watch<'a>,
+}
+
 impl Recipe {
-    /// Takes the run's folder and reads all that training needs, onto the device; `model_dir` is asked for the checkpoint's folder once nothing stands in the way.
+    /// Takes the run's folder and reads all that training needs, onto the device.
     ///
     /// # Errors
-    /// A run that exists without `resume`; with it a recipe or an input that has changed; whatever [`Recipe::open`] refuses.
-    pub fn begin(
-        &self,
-        resume: bool,
-        device: &Device,
-        model_dir: impl FnOnce() -> Result<std::path::PathBuf>,
-    ) -> Result<Begun> {
-        let stored = self.folder().join("recipe.yaml");
-        let lock = files::Lock::take(&self.folder())?;
+    /// A run that exists without `resume`; with it a recipe or an input that has changed; rows that cannot be used; leakage that is not
+    /// allowed; whatever [`Recipe::open`] refuses.
+    pub fn begin(&self, opening: Opening<'_>) -> Result<Begun> {
+        let folder = self.folder();
+        let stored = folder.join("recipe.yaml");
+        let lock = files::Lock::take(&folder)?;
         let is_begun = stored.is_file();
-        let leftover = checkpoint::list(&self.folder().join("checkpoints"))?.pop();
-        if let Some((_, path)) = leftover.filter(|_| !is_begun) {
+        let last = checkpoint::list(&folder.join("checkpoints"))?.pop();
+        if let Some((_, path)) = last.as_ref().filter(|_| !is_begun) {
             return Err(
                 Error::input("a checkpoint of a run whose recipe.yaml is gone")
-                    .at_path(&path)
+                    .at_path(path)
                     .hint("put recipe.yaml back, choose another `name`, or remove the folder"),
             );
         }
-        if is_begun && !resume {
+        if is_begun && !opening.resume {
             return Err(Error::input("this run exists already")
-                .at_path(&self.folder())
+                .at_path(&folder)
                 .hint("go on with it with --resume, start another with --set name=NAME, or remove the folder"));
         }
         let recipe = if is_begun {
@@ -71,22 +94,72 @@ impl Recipe {
         } else {
             self.with_masks(None)
         };
+        let mut notes = Vec::new();
+        let saved = last
+            .as_ref()
+            .map(|(_, path)| checkpoint::read_state(path))
+            .transpose()?;
+        if let Some(saved) = &saved {
+            check_files(saved)?;
+        }
+        let recorded = match &saved {
+            Some(_) => Inputs::read(&folder)?,
+            None => None,
+        };
+        let pool = match (&saved, &recorded) {
+            (None, _) => Pool::Fresh,
+            (Some(_), Some(recorded)) => Pool::Recorded(recorded.left_out.clone()),
+            (Some(_), None) => Pool::Unrecorded,
+        };
+
+        let headers = Headers::open(Path::new(headers::FOLDER));
+        let rows = recipe.rows(&recipe.tasks()?, &headers, pool, &mut *opening.watch)?;
+        if let Some(allowed) = opening.leakage.filter(|_| saved.is_none()) {
+            notes.extend(rows.check_leakage(&[], allowed, &headers)?);
+        }
+        headers.keep();
+        let dir = (opening.model_dir)()?;
+        let left_out = rows.left_out.clone();
+        let prepared =
+            recipe.prepare(&dir, rows, &headers, opening.device, opening.ignore_memory)?;
+        let with_weights = recipe.model.weights == WeightsSource::Checkpoint;
+        let model_files =
+            Contents::open(Path::new(content::FOLDER))?.files_of_model(&dir, with_weights)?;
+        let inputs = match (&saved, recorded) {
+            (Some(saved), Some(mut recorded)) => {
+                recorded.check_model(&model_files, &dir)?;
+                recorded.forget_after(saved.step);
+                let watch = &mut *opening.watch;
+                recorded.check_clips(&mut |done, total| watch("comparing clips", done, total))?;
+                recorded
+            }
+            (Some(_), None) => {
+                notes.push("the run began before clips and model files were recorded: they are compared from here on".to_owned());
+                Inputs::new(model_files, left_out)
+            }
+            (None, _) => Inputs::new(model_files, left_out),
+        };
+
         let Opened {
             run,
             schedule,
             model,
             fit,
-            notes,
-        } = recipe.open(&model_dir()?, device)?;
+            notes: of_model,
+        } = recipe.open(prepared, &dir, opening.device, inputs)?;
+        notes.extend(of_model);
         let mut optimiser = Optimiser::new(run.optimiser.clone(), &model.parameters)?;
-        let mut state = State::new(self.inputs(run.evaluate.as_ref().map(|(_, suite)| suite))?);
-        match checkpoint::list(&run.checkpoints())?.pop() {
-            Some((_, path)) if is_begun => {
+        let mut state = State::new(recipe.inputs(run.evaluate.as_ref().map(|(_, suite)| suite))?);
+        match last {
+            Some((_, path)) => {
                 let saved = checkpoint::load(&path, &model, &mut optimiser)?;
                 check_inputs(&saved, &state)?;
                 state = saved;
             }
-            _ => files::write_atomic(&stored, recipe.to_yaml()?.as_bytes())?,
+            None => {
+                run.inputs().write(&run.folder)?;
+                files::write_atomic(&stored, recipe.to_yaml()?.as_bytes())?;
+            }
         }
         Ok(Begun {
             run,
@@ -133,6 +206,22 @@ impl Recipe {
     }
 }
 
+/// The files that a run's last checkpoint was made from must be there as they were, before any of them is read again.
+fn check_files(saved: &State) -> Result<()> {
+    for (path, hash) in &saved.inputs {
+        if files::hash(Path::new(path))? != *hash {
+            return Err(changed(path));
+        }
+    }
+    Ok(())
+}
+
+fn changed(path: &str) -> Error {
+    Error::input("the file has changed since the run began")
+        .at(path)
+        .hint("put it back to go on with this run, or start another with `--set name=NAME`")
+}
+
 /// A resumed run must read what it read before.
 fn check_inputs(saved: &State, now: &State) -> Result<()> {
     let paths = now.inputs.keys().chain(saved.inputs.keys());
@@ -140,9 +229,7 @@ fn check_inputs(saved: &State, now: &State) -> Result<()> {
         .into_iter()
         .find(|path| saved.inputs.get(*path) != now.inputs.get(*path))
     {
-        Some(path) => Err(Error::input("the file has changed since the run began")
-            .at(path)
-            .hint("put it back to go on with this run, or start another with `--set name=NAME`")),
+        Some(path) => Err(changed(path)),
         None => Ok(()),
     }
 }

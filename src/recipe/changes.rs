@@ -2,7 +2,8 @@
 
 use yaml_serde::Value;
 
-/// Fields that may change between the parts of a run: they change what is looked at, not what is trained.
+/// Fields that may change between the parts of a run: they change what is looked at, not what is trained. `on_bad_row` may become `skip`:
+/// the rows that left the pool were decided on when the run began, and a row that fails later is left out instead of ending the run.
 const MAY_CHANGE: [&str; 3] = ["evaluate.every", "checkpoint.every", "checkpoint.keep"];
 
 /// The first field, as `a.b.0`, that two recipes say otherwise, with what each says; fields that may change are passed over.
@@ -11,7 +12,8 @@ pub(super) fn first_difference(
     now: &Value,
     field: &str,
 ) -> Option<(String, String, String)> {
-    if before == now || MAY_CHANGE.contains(&field) {
+    let skips_now = field == "on_bad_row" && now.as_str() == Some("skip");
+    if before == now || MAY_CHANGE.contains(&field) || skips_now {
         return None;
     }
     let below = |key: &str| {

@@ -6,6 +6,7 @@ mod open;
 mod overrides;
 
 pub use begin::Begun;
+pub use begin::Opening;
 pub use open::Opened;
 
 use std::collections::BTreeMap;
@@ -23,6 +24,14 @@ use crate::eval;
 use crate::eval::suite::Role;
 use crate::eval::suite::Suite;
 use crate::files;
+use crate::leakage;
+use crate::leakage::Allowed;
+use crate::leakage::Training as TrainingRows;
+use crate::load::headers::Headers;
+use crate::load::rows::LeftOut;
+use crate::load::rows::Pool;
+use crate::load::rows::RowCheck;
+use crate::load::rows::Watch;
 use crate::loss;
 use crate::model::config::Config;
 use crate::model::lora;
@@ -220,19 +229,43 @@ impl Recipe {
         Tasks::load(self.prompts.as_deref())
     }
 
-    /// Reads the rows and plans the schedule: no weights.
-    pub fn plan(&self, tasks: &Tasks) -> Result<(Corpus, Schedule)> {
+    /// Reads the rows of training and evaluation with the headers of all audio, and plans the schedule: no weights. `pool` says where the
+    /// decision comes from which rows leave the pool.
+    ///
+    /// # Errors
+    /// Rows that cannot be used, unless they are to be skipped; whatever [`Corpus::load`], [`Recipe::suite`] and [`Schedule::new`] refuse.
+    pub fn rows(
+        &self,
+        tasks: &Tasks,
+        headers: &Headers,
+        pool: Pool,
+        watch: Watch<'_>,
+    ) -> Result<Rows> {
         let asked = tasks.clone().asked_in(&self.instructions);
-        let corpus = Corpus::load(&self.data, &asked, self.on_bad_row, self.seed)?;
+        let skip = "`on_bad_row: skip`";
+        let mut check =
+            RowCheck::new(headers, self.max_audio_s, self.on_bad_row, skip, watch).of_run(pool);
+        let corpus = Corpus::load(&self.data, &asked, &mut check, self.seed)?;
+        let evaluate = self.suite(tasks, &mut check)?;
+        let left_out = check.finish()?;
         let schedule = Schedule::new(&self.schedule, corpus.population(), self.order_seed())?;
-        Ok((corpus, schedule))
+        Ok(Rows {
+            corpus,
+            schedule,
+            evaluate,
+            left_out,
+        })
     }
 
     /// The suite that the run is watched by, if there is one.
     ///
     /// # Errors
     /// A suite of role `test`; a score to keep the best by, or to stop early by, that the suite does not give.
-    pub fn suite(&self, tasks: &Tasks) -> Result<Option<(EvaluateSettings, Suite)>> {
+    fn suite(
+        &self,
+        tasks: &Tasks,
+        check: &mut RowCheck<'_>,
+    ) -> Result<Option<(EvaluateSettings, Suite)>> {
         let waits = |stage: &schedule::StageSettings| {
             stage.early_stop.as_ref().map(|stop| stop.score.clone())
         };
@@ -245,7 +278,7 @@ impl Recipe {
                 None => Ok(None),
             };
         };
-        let suite = Suite::load(&settings.suite, tasks)?;
+        let suite = Suite::load_checked(&settings.suite, tasks, check)?;
         if suite.role == Role::Test {
             return Err(Error::input("`evaluate.suite` has the role `test`")
                 .at_path(&settings.suite)
@@ -342,6 +375,51 @@ impl Recipe {
     pub fn first_difference(&self, other: &Self) -> Result<Option<(String, String, String)>> {
         let tree = |recipe: &Self| yaml_serde::to_value(recipe).map_err(Error::bug);
         Ok(changes::first_difference(&tree(other)?, &tree(self)?, ""))
+    }
+}
+
+/// What a recipe trains and evaluates on.
+pub struct Rows {
+    /// The rows of the training.
+    pub corpus: Corpus,
+    /// Which of them each step sees.
+    pub schedule: Schedule,
+    /// `evaluate:`, with its suite read.
+    pub evaluate: Option<(EvaluateSettings, Suite)>,
+    /// Lines of rows that left the pool.
+    pub left_out: LeftOut,
+}
+
+impl Rows {
+    /// What is wrong with rows that are not used, and with rows that will be left out where they are drawn.
+    pub fn skipped(&self) -> impl Iterator<Item = &Error> {
+        let of_suite = self.evaluate.iter().flat_map(|(_, suite)| &suite.skipped);
+        self.corpus.skipped().iter().chain(of_suite)
+    }
+
+    /// Compares the training with the recipe's suite and with others: see [`leakage::check`]. Without a suite nothing is compared.
+    ///
+    /// # Errors
+    /// As there.
+    pub fn check_leakage(
+        &self,
+        suites: &[PathBuf],
+        allowed: &Allowed,
+        headers: &Headers,
+    ) -> Result<Vec<String>> {
+        let own = self.evaluate.iter().map(|(settings, _)| &settings.suite);
+        let suites: Vec<PathBuf> = own.chain(suites).cloned().collect();
+        if suites.is_empty() {
+            return Ok(Vec::new());
+        }
+        let corpus = &self.corpus;
+        let training = TrainingRows {
+            rows: (0..corpus.len() as u32)
+                .map(|row| corpus.row(row))
+                .collect(),
+            place: &|row| corpus.place(row as u32),
+        };
+        leakage::check(&training, &suites, allowed, headers)
     }
 }
 

@@ -1,22 +1,33 @@
 //! From a recipe to what trains: its rows, its schedule, its model on a device, and how that fits there.
 
 use std::path::Path;
+use std::sync::Mutex;
 
 use candle_core::Device;
 
+use crate::audio::num_audio_tokens;
+use crate::audio::num_frames;
+use crate::batch::micro_batches;
 use crate::error::Error;
 use crate::error::Result;
 use crate::load::Loader;
+use crate::load::clip_lengths;
+use crate::load::headers::Headers;
 use crate::loss;
+use crate::machine::Available;
 use crate::machine::Machine;
+use crate::machine::available;
 use crate::model::AudioLlm;
 use crate::model::config::Config;
+use crate::model::cost::Load;
 use crate::model::cost::Model;
 use crate::model::lora::Init;
 use crate::model::lora::PROJECTOR;
 use crate::model::lora::Plan;
 use crate::model::memory::Fit;
+use crate::model::memory::HostNeed;
 use crate::model::peft::Card;
+use crate::model::precision::Computes;
 use crate::model::precision::Precision;
 use crate::model::sizes::Sizes;
 use crate::model::trained::Trained;
@@ -25,9 +36,13 @@ use crate::ops::device;
 use crate::ops::device::memory;
 use crate::parts::Parts;
 use crate::recipe::Recipe;
+use crate::recipe::Rows;
 use crate::recipe::WeightsSource;
+use crate::schedule::Pick;
 use crate::schedule::Schedule;
+use crate::task::Mode;
 use crate::train::Run;
+use crate::train::inputs::Inputs;
 
 /// A recipe, resolved.
 pub struct Opened {
@@ -43,25 +58,66 @@ pub struct Opened {
     pub notes: Vec<String>,
 }
 
+/// A recipe whose rows are read and whose weights are not.
+pub struct Prepared {
+    rows: Rows,
+    computes: Computes,
+    config: Config,
+    loader: Loader,
+    parts: Vec<Parts>,
+    plan: Plan,
+    loss: Vec<loss::Settings>,
+    fit: Option<Fit>,
+}
+
+/// Steps of each stage whose micro-batches are measured before a weight is read.
+const STEPS_LOOKED_AT: usize = 8;
+
+/// All tokens, audio tokens and target tokens of a pick; `None` for a row that cannot be used, of which training says more.
+fn tokens_of(
+    rows: &Rows,
+    pick: Pick,
+    loader: &Loader,
+    headers: &Headers,
+) -> Option<(usize, usize, usize)> {
+    let lengths = clip_lengths(rows.corpus.row(pick.row), None, headers).ok()?;
+    let audio: Vec<usize> = lengths
+        .into_iter()
+        .map(|samples| num_audio_tokens(num_frames(samples)))
+        .collect();
+    let example = rows.corpus.example(pick.row, pick.epoch).ok()?;
+    let encoded = loader
+        .codec()
+        .encode(&example.messages, &audio, Mode::Train)
+        .ok()?;
+    let targets = encoded.targets.iter().map(ExactSizeIterator::len).sum();
+    Some((encoded.tokens.len(), audio.iter().sum(), targets))
+}
+
 impl Recipe {
-    /// Resolves the recipe: reads rows, suite and weights, these onto the device. `model_dir` is the folder that `model.path` was found in.
+    /// Reads configuration and tokenizer, and finds out whether the training fits the device, before a weight is read.
     ///
     /// # Errors
-    /// On a card also a training that does not fit its memory, before a weight is read.
-    pub fn open(&self, model_dir: &Path, device: &Device) -> Result<Opened> {
-        let tasks = self.tasks()?;
+    /// Adapters that fit nothing; a training that does not fit the memory of the GPU, or of the machine where that computes.
+    pub fn prepare(
+        &self,
+        model_dir: &Path,
+        rows: Rows,
+        headers: &Headers,
+        device: &Device,
+        ignore_memory: bool,
+    ) -> Result<Prepared> {
         let computes = self.model.precision.on(device)?;
-        let (corpus, schedule) = self.plan(&tasks)?;
-        let evaluate = self.suite(&tasks)?;
         let config = Config::load(model_dir)?;
-        let mut loader = Loader::new(
+        let loader = Loader::new(
             model_dir,
             config.audio_token,
             config.text.max_position_embeddings,
             self.max_audio_s,
         )?;
-        let (parts, plan) = self.adapters(&config, &schedule)?;
-        let loss: Vec<loss::Settings> = schedule
+        let (parts, plan) = self.adapters(&config, &rows.schedule)?;
+        let loss: Vec<loss::Settings> = rows
+            .schedule
             .stages()
             .iter()
             .map(|stage| stage.loss.or(&self.loss))
@@ -77,6 +133,84 @@ impl Recipe {
             )?),
             None => None,
         };
+        if device.is_cpu() && !ignore_memory {
+            let sizes = Sizes::of(&config, &plan);
+            let batch = self.first_batches(&rows, &loader, headers, (&config, &sizes, &parts))?;
+            HostNeed::training(&sizes, computes.precision, batch)
+                .check(available().map(Available::named))?;
+        }
+
+        Ok(Prepared {
+            rows,
+            computes,
+            config,
+            loader,
+            parts,
+            plan,
+            loss,
+            fit,
+        })
+    }
+
+    /// Bytes of the largest micro-batch among the first steps of each stage, by the headers of their clips. Stages whose picks depend on
+    /// embeddings are left out.
+    fn first_batches(
+        &self,
+        rows: &Rows,
+        loader: &Loader,
+        headers: &Headers,
+        (config, sizes, parts): (&Config, &Sizes, &[Parts]),
+    ) -> Result<f64> {
+        let mut largest = 0f64;
+        for (index, stage) in rows.schedule.stages().iter().enumerate() {
+            if rows.schedule.embeddings_of(index).is_some() {
+                continue;
+            }
+            let model = Model {
+                config,
+                sizes,
+                parts: parts[index],
+                save: self.memory.save,
+            };
+            for step in stage.range().take(STEPS_LOOKED_AT) {
+                let mut drawn = Vec::new();
+                for pick in rows.schedule.picks(step)? {
+                    drawn.extend(tokens_of(rows, pick, loader, headers));
+                }
+                let lengths: Vec<usize> = drawn.iter().map(|(all, ..)| *all).collect();
+                for range in micro_batches(&lengths, self.memory.pack_tokens) {
+                    let mut load = Load::default();
+                    drawn[range]
+                        .iter()
+                        .for_each(|&(all, audio, targets)| load.add(all, audio, targets));
+                    largest = largest.max(model.activations(&load));
+                }
+            }
+        }
+        Ok(largest)
+    }
+
+    /// Resolves the recipe: reads the weights onto the device. `model_dir` is the folder that `model.path` was found in.
+    ///
+    /// # Errors
+    /// Weights that are damaged or missing; an adapter to go on from that is another one than the recipe says.
+    pub fn open(
+        &self,
+        prepared: Prepared,
+        model_dir: &Path,
+        device: &Device,
+        inputs: Inputs,
+    ) -> Result<Opened> {
+        let Prepared {
+            rows,
+            computes,
+            config,
+            mut loader,
+            parts,
+            plan,
+            loss,
+            fit,
+        } = prepared;
         let mut memory = self.memory.clone();
         if let Some(fit) = &fit {
             memory.pack_tokens = fit.pack_tokens;
@@ -100,7 +234,8 @@ impl Recipe {
             order_seed: self.order_seed(),
             computes,
             machine: Machine::here(gpu),
-            corpus,
+            inputs: Mutex::new(inputs),
+            corpus: rows.corpus,
             loader,
             window,
             parts,
@@ -114,14 +249,14 @@ impl Recipe {
             optimiser: self.optimiser.clone(),
             memory,
             checkpoint: self.checkpoint.clone(),
-            evaluate,
+            evaluate: rows.evaluate,
             probe: self.probe.clone(),
             embeddings: self.embeddings.clone(),
             on_bad_row: self.on_bad_row,
         };
         Ok(Opened {
             run,
-            schedule,
+            schedule: rows.schedule,
             model,
             fit,
             notes,

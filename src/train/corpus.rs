@@ -10,9 +10,10 @@ use serde::Serialize;
 
 use crate::data::OnBadRow;
 use crate::data::Row;
-use crate::data::read_manifest;
 use crate::error::Error;
+use crate::error::Kind;
 use crate::error::Result;
+use crate::load::rows::RowCheck;
 use crate::schedule::Entry;
 use crate::schedule::NO_LABEL;
 use crate::schedule::Population;
@@ -63,14 +64,14 @@ pub struct Corpus {
 }
 
 impl Corpus {
-    /// Reads every manifest of a recipe.
+    /// Reads every manifest of a recipe, and the headers of all audio.
     ///
     /// # Errors
     /// Rows that cannot be used (or none that can), a task that nobody knows, rows whose task differs from their entry's.
     pub fn load(
         entries: &[EntrySettings],
         tasks: &Tasks,
-        on_bad_row: OnBadRow,
+        check: &mut RowCheck<'_>,
         seed: u64,
     ) -> Result<Self> {
         let mut corpus = Self {
@@ -90,7 +91,7 @@ impl Corpus {
                 .hint("name at least one manifest: `data: [{manifest: train.jsonl, task: asr}]`"));
         }
         for entry in entries {
-            corpus.add(entry, tasks, on_bad_row)?;
+            corpus.add(entry, tasks, check)?;
         }
         let mut seen = HashSet::new();
         corpus.ids_repeat = !corpus.rows.iter().all(|row| seen.insert(&*row.id));
@@ -98,20 +99,31 @@ impl Corpus {
         Ok(corpus)
     }
 
-    fn add(&mut self, entry: &EntrySettings, tasks: &Tasks, on_bad_row: OnBadRow) -> Result<()> {
+    fn add(
+        &mut self,
+        entry: &EntrySettings,
+        tasks: &Tasks,
+        checks: &mut RowCheck<'_>,
+    ) -> Result<()> {
         if !(entry.weight.is_finite() && entry.weight >= 0.0) {
             return Err(
                 Error::input(format!("`weight` is {}, expected 0 or more", entry.weight))
                     .at(format!("data: {}", entry.manifest.display())),
             );
         }
-        let manifest = read_manifest(&entry.manifest, entry.audio_root.as_deref(), on_bad_row)?;
-        self.skipped.extend(manifest.skipped);
-        self.notes.extend(manifest.notes);
+        let name = entry.manifest.display().to_string();
+        let checked = checks.read(
+            &name,
+            &entry.manifest,
+            entry.audio_root.as_deref(),
+            usize::MAX,
+        )?;
+        self.skipped.extend(checked.skipped);
+        self.notes.extend(checked.notes);
         let start = self.rows.len() as u32;
         let index = self.manifests.len() as u16;
         self.manifests.push(entry.manifest.clone());
-        for row in manifest.rows {
+        for row in checked.rows {
             match self
                 .check(&row, entry, tasks)
                 .map_err(|e| e.at(row.place(&entry.manifest)))
@@ -124,14 +136,16 @@ impl Corpus {
                     self.rows.push(row);
                 }
                 Err(error)
-                    if on_bad_row == OnBadRow::Skip && error.kind == crate::error::Kind::Input =>
+                    if checks.on_bad_row() == OnBadRow::Skip && error.kind == Kind::Input =>
                 {
+                    checks.leave_out(&name, row.line);
                     self.skipped.push(error)
                 }
                 Err(error) => return Err(error),
             }
         }
         if self.rows.len() as u32 == start {
+            checks.expect_none_refused()?;
             return Err(Error::input("no row can be used").at_path(&entry.manifest));
         }
         self.population.entries.push(Entry {

@@ -2,7 +2,10 @@
 
 use std::path::Path;
 
+use rayon::prelude::*;
+
 use crate::error::Error;
+use crate::error::Kind;
 use crate::error::Result;
 use crate::eval;
 use crate::eval::Evaluation;
@@ -16,8 +19,10 @@ use crate::train::EvaluateSettings;
 use crate::train::checkpoint;
 use crate::train::checkpoint::State;
 use crate::train::checkpoint::Waiting;
+use crate::train::inputs::fingerprint;
 use crate::train::log;
 use crate::train::log::StageEnd;
+use crate::train::step::BAD_ROW_HINT;
 use crate::train::trainer::Trainer;
 use crate::train::trainer::check;
 
@@ -26,10 +31,19 @@ impl Trainer<'_> {
     pub fn evaluate(&mut self, settings: &EvaluateSettings, suite: &Suite) -> Result<()> {
         let (run, step, stop) = (self.run, self.state.step, self.stop);
         let observer = &mut *self.observer;
-        let found = eval::evaluate(self.model, &run.loader, suite, &mut |done, total| {
-            observer.evaluating(done, total);
-            check(stop)
-        })?;
+        let found = eval::evaluate(
+            self.model,
+            &run.loader,
+            suite,
+            run.on_bad_row,
+            &mut |done, total| {
+                observer.evaluating(done, total);
+                check(stop)
+            },
+        )
+        .map_err(bad_row)?;
+        self.tell_skipped(&found.skipped);
+        self.record_clips(suite);
         let score = found.scores.get(&settings.keep_best).ok_or_else(|| {
             Error::input(format!(
                 "`evaluate.keep_best`: there is no score `{}`; there are {}",
@@ -106,6 +120,31 @@ impl Trainer<'_> {
         Ok(())
     }
 
+    /// Says which rows an evaluation left out, each once.
+    fn tell_skipped(&mut self, skipped: &[Error]) {
+        for error in skipped {
+            if self.said.insert(error.message().to_owned()) {
+                self.observer
+                    .note(&format!("row left out: {}", error.message()));
+            }
+        }
+    }
+
+    /// Records the clips that an evaluation used: a score is compared with those of other clips no more than a loss is.
+    fn record_clips(&self, suite: &Suite) {
+        let clips = suite
+            .sets
+            .iter()
+            .flat_map(|set| &set.examples)
+            .flat_map(|example| &example.clips);
+        let new = self.run.inputs().new_among(clips);
+        let found = new
+            .into_par_iter()
+            .filter_map(|path| fingerprint(path).ok())
+            .collect();
+        self.run.inputs().add(self.state.step, found);
+    }
+
     /// Asks the suite in the ways of its controls; returns their lines for the log.
     fn controls(&mut self, suite: &Suite, folder: &Path) -> Result<String> {
         let (run, step, stop) = (self.run, self.state.step, self.stop);
@@ -116,11 +155,14 @@ impl Trainer<'_> {
                 self.model,
                 &run.loader,
                 &control.of(suite)?,
+                run.on_bad_row,
                 &mut |done, total| {
                     observer.evaluating(done, total);
                     check(stop)
                 },
-            )?;
+            )
+            .map_err(bad_row)?;
+            self.tell_skipped(&found.skipped);
             write_predictions(&folder.join(control.name()), &found)?;
             lines.push(log::eval_line(step, Some(control.name()), &found.scores)?);
             by_control.insert(control.name().to_owned(), found.scores.to_json().into());
@@ -175,6 +217,14 @@ impl Trainer<'_> {
             reason: reason(),
         });
         Ok((Some(waiting), end))
+    }
+}
+
+/// The error of a row in a run that has begun, with what can be done.
+fn bad_row(error: Error) -> Error {
+    match error.kind {
+        Kind::Input => error.hint(BAD_ROW_HINT),
+        _ => error,
     }
 }
 

@@ -6,6 +6,7 @@ mod embedding_cache;
 pub mod embeddings;
 pub mod environment;
 mod evaluate;
+pub mod inputs;
 pub mod log;
 pub mod optimiser;
 mod probe;
@@ -17,6 +18,9 @@ mod trainer;
 use std::collections::BTreeSet;
 use std::path::PathBuf;
 use std::sync::Arc;
+use std::sync::Mutex;
+use std::sync::MutexGuard;
+use std::sync::PoisonError;
 use std::sync::atomic::AtomicBool;
 
 pub use evaluate::write_json;
@@ -45,6 +49,7 @@ use crate::schedule::Schedule;
 use crate::train::checkpoint::State;
 use crate::train::corpus::Corpus;
 use crate::train::environment::Recorder;
+use crate::train::inputs::Inputs;
 use crate::train::log::StepRecord;
 use crate::train::optimiser::Optimiser;
 use crate::train::tensorboard::Events;
@@ -62,6 +67,8 @@ pub struct Run {
     pub computes: Computes,
     /// The machine that it runs on.
     pub machine: Machine,
+    /// Model files and clips that it was computed from so far.
+    pub inputs: Mutex<Inputs>,
     /// The rows.
     pub corpus: Corpus,
     /// What reads them.
@@ -112,6 +119,12 @@ impl Run {
         self.folder.join("checkpoints")
     }
 
+    /// What the run was computed from so far.
+    pub fn inputs(&self) -> MutexGuard<'_, Inputs> {
+        // What a panicking thread left is a record like any other.
+        self.inputs.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
     /// The run's log.
     pub fn log_path(&self) -> PathBuf {
         self.folder.join("log.jsonl")
@@ -150,6 +163,7 @@ pub fn train(
         logged,
         saved,
         said: BTreeSet::new(),
+        recorded_clips: None,
         environment: Recorder::begin(&run.folder, logged, run.computes, &run.machine),
     };
     trainer.record_environment();

@@ -24,6 +24,8 @@ use crate::schedule::Schedule;
 use crate::seed::Key;
 use crate::task::Mode;
 use crate::train::Run;
+use crate::train::inputs::Fingerprint;
+use crate::train::inputs::fingerprint;
 use crate::train::log::TaskRecord;
 
 /// A step's examples, read and weighed.
@@ -32,6 +34,8 @@ pub(super) struct LoadedStep {
     pub task_names: Vec<String>,
     /// What is known of each example's weight.
     pub counted: Vec<Counted>,
+    /// Files of the examples that the run has not used before.
+    pub clips: Vec<Fingerprint>,
     /// What is wrong with the rows that were left out.
     pub skipped: Vec<Error>,
     /// The examples packed, and which of them each micro-batch holds.
@@ -97,13 +101,16 @@ impl Steps {
     }
 }
 
+/// What can be done about a row of a run that has begun: its manifest and its recipe are bound to it.
+pub(super) const BAD_ROW_HINT: &str = "put a readable file in its place and go on with --resume; or leave such rows out: --resume --set on_bad_row=skip";
+
 /// Reads the rows of a step.
 pub(super) fn load_step(run: &Run, schedule: &Schedule, step: u64) -> Result<LoadedStep> {
     let picks = schedule.picks(step)?;
     let (stage, _) = schedule.stage_of(step);
     let loss = &run.loss[stage];
     let corpus = &run.corpus;
-    let loaded: Vec<Result<(Loaded, Counted)>> = picks
+    let loaded: Vec<Result<(Loaded, Counted, u32)>> = picks
         .par_iter()
         .enumerate()
         .map(|(slot, pick)| {
@@ -122,18 +129,25 @@ pub(super) fn load_step(run: &Run, schedule: &Schedule, step: u64) -> Result<Loa
                 num_targets: loaded.sequence.num_targets(),
                 class_weight,
             };
-            Ok((loaded, counted))
+            Ok((loaded, counted, pick.row))
         })
         .collect();
     let (mut examples, mut counted, mut skipped) = (Vec::new(), Vec::new(), Vec::new());
+    let mut rows = Vec::new();
     for found in loaded {
         match found {
-            Ok((example, count)) => {
+            Ok((example, count, row)) => {
                 examples.push(example);
                 counted.push(count);
+                rows.push(row);
             }
-            Err(error) if run.on_bad_row == OnBadRow::Skip && error.kind == Kind::Input => skipped.push(error),
-            Err(error) => return Err(error.or_hint("put a readable file in its place and go on with --resume; or leave such rows out in a new run, with `--set on_bad_row=skip --set name=NAME`").at(format!("step {}", step + 1))),
+            Err(error) if run.on_bad_row == OnBadRow::Skip && error.kind == Kind::Input => {
+                skipped.push(error)
+            }
+            Err(error) if error.kind == Kind::Input => {
+                return Err(error.hint(BAD_ROW_HINT).at(format!("step {}", step + 1)));
+            }
+            Err(error) => return Err(error.at(format!("step {}", step + 1))),
         }
     }
     if examples.is_empty() {
@@ -142,8 +156,16 @@ pub(super) fn load_step(run: &Run, schedule: &Schedule, step: u64) -> Result<Loa
             "step {}: none of its {} rows can be read; the first: {first}",
             step + 1,
             skipped.len()
-        )));
+        ))
+        .hint("put readable files in their place and go on with --resume"));
     }
+    let clips = rows.iter().flat_map(|&row| &corpus.row(row).clips);
+    // Collected first: the main thread adds to the inputs meanwhile.
+    let new = run.inputs().new_among(clips);
+    let clips = new
+        .into_par_iter()
+        .filter_map(|path| fingerprint(path).ok())
+        .collect();
     for (example, weight) in examples.iter_mut().zip(weights(&counted, loss.normalise)) {
         example.sequence.target_weight = weight;
     }
@@ -169,6 +191,7 @@ pub(super) fn load_step(run: &Run, schedule: &Schedule, step: u64) -> Result<Loa
         examples,
         task_names,
         counted,
+        clips,
         skipped,
         batches,
     })

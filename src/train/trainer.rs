@@ -64,6 +64,8 @@ pub(super) struct Trainer<'a> {
     pub saved: Option<u64>,
     /// What was said of rows that were left out: each is said once, however often it is drawn.
     pub said: BTreeSet<String>,
+    /// Number of clips in the inputs as they were written last.
+    pub recorded_clips: Option<usize>,
     /// Where, when and how fast the run is computed.
     pub environment: Recorder,
 }
@@ -141,7 +143,7 @@ impl Trainer<'_> {
     fn next_step(&mut self, steps: &mut Steps) -> Result<()> {
         self.check_stop()?;
         let started = Instant::now();
-        let (loaded, heard) = steps.next()?;
+        let (mut loaded, heard) = steps.next()?;
         for error in &loaded.skipped {
             if self.said.insert(error.message().to_owned()) {
                 self.observer
@@ -150,7 +152,9 @@ impl Trainer<'_> {
         }
         self.warn_of_long_audio(&loaded);
         let probed = self.probe(&loaded)?;
+        let clips = std::mem::take(&mut loaded.clips);
         let record = self.step(loaded, heard, steps)?;
+        self.run.inputs().add(record.step, clips);
         let mut lines = probed
             .map(|probed| serde_json::to_string(&probed).map(|line| line + "\n"))
             .transpose()
@@ -445,6 +449,12 @@ impl Trainer<'_> {
         }
         self.state.is_between = !self.is_checkpoint_due();
         self.log.sync()?;
+        // Before the checkpoint: it must not know of a step whose clips are not recorded.
+        let num_clips = self.run.inputs().num_clips;
+        if self.recorded_clips != Some(num_clips) {
+            self.run.inputs().write(&self.run.folder)?;
+            self.recorded_clips = Some(num_clips);
+        }
         self.state.log_bytes = self.log.num_bytes()?;
         let folder = checkpoint::folder(&self.run.checkpoints(), self.state.step);
         checkpoint::save(

@@ -2,6 +2,7 @@
 
 use std::path::Path;
 
+use maqam::data::OnBadRow;
 use maqam::eval;
 use maqam::eval::suite::Suite;
 use maqam::load::Loader;
@@ -284,7 +285,8 @@ fn a_training_would_see_the_same_scores_and_predictions() {
         &candle_core::Device::Cpu,
     )
     .unwrap();
-    let evaluation = eval::evaluate(&model, &loader, &suite, &mut |_, _| Ok(())).unwrap();
+    let evaluation =
+        eval::evaluate(&model, &loader, &suite, OnBadRow::Error, &mut |_, _| Ok(())).unwrap();
     let mut written = scores(&place, "base").as_object().unwrap().clone();
     written.shift_remove("details");
     let of_library = serde_json::to_string_pretty(&evaluation.scores.to_json()).unwrap();

@@ -73,6 +73,15 @@ impl Error {
         }
     }
 
+    /// Adds another thing that the person can do, behind the hint that is there.
+    #[must_use]
+    pub fn and_hint(self, hint: impl fmt::Display) -> Self {
+        match self.hint.clone() {
+            Some(first) => self.hint(format!("{first}; or {hint}")),
+            None => self.hint(hint),
+        }
+    }
+
     /// Puts `place` (a file, a row id, a recipe key) in front of the message.
     #[must_use]
     pub fn at(mut self, place: impl fmt::Display) -> Self {

@@ -29,6 +29,8 @@ pub struct Manifest {
     pub rows: Vec<Row>,
     /// What is wrong with the others; empty unless they were to be skipped.
     pub skipped: Vec<Error>,
+    /// The lines of those, in the same order.
+    pub skipped_lines: Vec<u32>,
     /// What a user should know of the rows all the same: fields that are not read, spellings that were folded.
     pub notes: Vec<String>,
 }
@@ -195,6 +197,7 @@ impl<'a> Collector<'a> {
         Ok(Manifest {
             path: self.path.to_owned(),
             rows: self.rows,
+            skipped_lines: self.bad.iter().map(|(line, _)| *line).collect(),
             skipped: self.bad.into_iter().map(|(_, error)| error).collect(),
             notes: self.reader.notes().lines(self.path),
         })

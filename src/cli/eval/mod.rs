@@ -1,29 +1,42 @@
 //! `maqam eval`: a suite put to a base and to what was trained of it, side by side.
 
 mod judged;
+mod leakage;
 mod systems;
 mod written;
 
+use std::path::Path;
 use std::path::PathBuf;
 use std::sync::atomic::AtomicBool;
 use std::sync::atomic::Ordering;
 
 use clap::Args;
+use clap::ValueEnum;
 
+use crate::cli::MemoryArguments;
 use crate::cli::device::DeviceArguments;
 use crate::cli::device::PrecisionArguments;
 use crate::cli::eval::systems::Asked;
 use crate::cli::eval::systems::Systems;
 use crate::cli::eval::written::Folder;
+use crate::cli::leakage::LeakageArguments;
 use crate::cli::print;
 use crate::cli::progress::Progress;
+use crate::cli::progress::Stages;
 use crate::cli::prompts;
 use crate::cli::report;
+use crate::data::MAX_BAD_ROWS_NAMED;
+use crate::data::OnBadRow;
 use crate::error::Error;
 use crate::error::Kind;
 use crate::error::Result;
+use crate::eval;
+use crate::eval::control::Control;
 use crate::eval::significance::Resampling;
 use crate::eval::suite::Suite;
+use crate::load::headers;
+use crate::load::headers::Headers;
+use crate::load::rows::RowCheck;
 use crate::report::resampled::Resampled;
 use crate::task::Tasks;
 
@@ -52,10 +65,23 @@ pub struct Arguments {
     /// Where answers are kept; a question that was answered before is not asked again.
     #[arg(long, value_name = "DIR", default_value = "runs/.answers")]
     answers: PathBuf,
+    /// What to do with rows that cannot be read: `error` answers the others and says at the end what is wrong, `skip` scores without them.
+    #[arg(long, value_enum, default_value_t = BadRows::Error)]
+    on_bad_row: BadRows,
+    #[command(flatten)]
+    leakage: LeakageArguments,
     #[command(flatten)]
     precision: PrecisionArguments,
     #[command(flatten)]
+    memory: MemoryArguments,
+    #[command(flatten)]
     device: DeviceArguments,
+}
+
+#[derive(Clone, Copy, PartialEq, Eq, ValueEnum)]
+enum BadRows {
+    Error,
+    Skip,
 }
 
 pub fn run(arguments: &Arguments, stop: &AtomicBool) -> Result<()> {
@@ -68,7 +94,9 @@ pub fn run(arguments: &Arguments, stop: &AtomicBool) -> Result<()> {
         arguments.prompts.as_deref(),
         adapters.iter().map(PathBuf::as_path),
     )?;
-    let suite = Suite::load(&arguments.suite, &Tasks::load(prompts.as_deref())?)?;
+    let tasks = Tasks::load(prompts.as_deref())?;
+    let headers = Headers::open(Path::new(headers::FOLDER));
+    let mut suite = load(arguments, &tasks, &headers, stop)?;
     let out = arguments
         .out
         .clone()
@@ -82,42 +110,115 @@ pub fn run(arguments: &Arguments, stop: &AtomicBool) -> Result<()> {
         (device, computes),
     )?;
     systems.check_names(&suite)?;
+    leakage::check(
+        &arguments.suite,
+        systems.adapters(),
+        &arguments.leakage.allowed(),
+        &headers,
+    )?;
+    headers.keep();
     let folder = Folder::claim(&out, &suite, prompts.as_deref())?;
-    let controlled = suite
-        .controls
-        .iter()
-        .map(|control| Ok((Some(*control), control.of(&suite)?)))
-        .collect::<Result<Vec<_>>>()?;
-    let suites: Vec<_> = std::iter::once((None, suite.clone()))
-        .chain(controlled)
-        .collect();
-    let mut asked = systems.interviews(&suites, &arguments.answers)?;
-    ask(&systems, &mut asked, &suite, stop)?;
     let resampling = Resampling {
         resamples: arguments.resamples as usize,
         ..Resampling::default()
     };
-    let judged = judged::judge(&systems, &asked, &suite, &resampling)?;
-    let text = judged::tables(&judged, &suite, &resampling);
-    folder.write(&judged, &text)?;
-    print::line(format_args!("{}", text.trim_end()))?;
-    for name in folder.outdated(&judged)? {
+    let num_rows = suite.num_examples();
+    let mut bad = Vec::new();
+    loop {
+        let suites = with_controls(&suite)?;
+        let outcome = systems
+            .interviews(&suites, &arguments.answers)
+            .and_then(|mut asked| {
+                ask(&systems, &mut asked, &suite, arguments.memory, stop)?;
+                Ok(asked)
+            });
+        let asked = match outcome {
+            Ok(asked) => asked,
+            Err(error) if error.kind == Kind::Input => {
+                // Some rows cannot be read: the others are asked without them, and every answer is kept.
+                let found = suite.unreadable(&systems.loader)?;
+                if found.is_empty() {
+                    return Err(error);
+                }
+                suite = suite.without(&found)?;
+                bad.extend(found.into_iter().map(|(.., error)| error));
+                continue;
+            }
+            Err(error) => return Err(error),
+        };
+        if !bad.is_empty() && arguments.on_bad_row == BadRows::Error {
+            return Err(eval::all_of(bad, num_rows).hint("the answers to all other rows are kept: mend these rows and evaluate again, or leave them out with --on-bad-row skip"));
+        }
+        for error in bad.iter().chain(&suite.skipped).take(MAX_BAD_ROWS_NAMED) {
+            print::message(format_args!("skipped: {}", error.message()));
+        }
+        let num_skipped = bad.len() + suite.skipped.len();
+        if num_skipped > 0 {
+            print::message(format_args!(
+                "note: scored without {num_skipped} rows that cannot be used"
+            ));
+        }
+        let judged = judged::judge(&systems, &asked, &suite, &resampling)?;
+        let text = judged::tables(&judged, &suite, &resampling);
+        folder.write(&judged, &text)?;
+        print::line(format_args!("{}", text.trim_end()))?;
+        for name in folder.outdated(&judged)? {
+            print::message(format_args!(
+                "note: {name} was judged by another version of this suite; judge it again beside the others"
+            ));
+        }
         print::message(format_args!(
-            "note: {name} was judged by another version of this suite; judge it again beside the others"
+            "predictions, scores and this table: {}",
+            out.display()
         ));
+        let page = report::page_in(&out);
+        report::of_evaluation(&out, &page, false, &Resampled { resampling })?;
+        print::message(format_args!("page: {}", page.display()));
+        return Ok(());
     }
-    let page = report::page_in(&out);
-    report::of_evaluation(&out, &page, false, &Resampled { resampling })?;
-    print::message(format_args!(
-        "predictions, scores and this table: {}",
-        out.display()
-    ));
-    print::message(format_args!("page: {}", page.display()));
-    Ok(())
+}
+
+/// The suite with the headers of its audio read.
+fn load(
+    arguments: &Arguments,
+    tasks: &Tasks,
+    headers: &Headers,
+    stop: &AtomicBool,
+) -> Result<Suite> {
+    let on_bad_row = match arguments.on_bad_row {
+        BadRows::Error => OnBadRow::Error,
+        BadRows::Skip => OnBadRow::Skip,
+    };
+    let mut stages = Stages::new(stop);
+    let mut watch = |what, done, total| stages.tell(what, done, total);
+    let mut check = RowCheck::new(headers, None, on_bad_row, "`--on-bad-row skip`", &mut watch);
+    let suite = Suite::load_checked(&arguments.suite, tasks, &mut check);
+    let checked = check.finish();
+    stages.clear();
+    let suite = suite?;
+    checked?;
+    Ok(suite)
+}
+
+/// The suite, and the suite under each of its controls.
+fn with_controls(suite: &Suite) -> Result<Vec<(Option<Control>, Suite)>> {
+    let controlled = suite
+        .controls
+        .iter()
+        .map(|control| Ok((Some(*control), control.of(suite)?)));
+    std::iter::once(Ok((None, suite.clone())))
+        .chain(controlled)
+        .collect()
 }
 
 /// Asks every system what it was not asked before.
-fn ask(systems: &Systems, asked: &mut [Asked], suite: &Suite, stop: &AtomicBool) -> Result<()> {
+fn ask(
+    systems: &Systems,
+    asked: &mut [Asked],
+    suite: &Suite,
+    memory: MemoryArguments,
+    stop: &AtomicBool,
+) -> Result<()> {
     let (total, open): (usize, usize) = asked.iter().fold((0, 0), |sum, asked| {
         (sum.0 + asked.num_questions(), sum.1 + asked.num_open())
     });
@@ -139,6 +240,7 @@ fn ask(systems: &Systems, asked: &mut [Asked], suite: &Suite, stop: &AtomicBool)
         return Ok(());
     }
     systems.check_adapters(asked)?;
+    systems.check_memory(memory)?;
     let mut progress = Progress::new("asking", 0, open as u64);
     let mut done = 0;
     let outcome = asked.iter_mut().filter(|asked| asked.num_open() > 0).try_for_each(|asked| {

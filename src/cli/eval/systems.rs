@@ -7,6 +7,7 @@ use std::path::PathBuf;
 use blake3::Hash;
 use candle_core::Device;
 
+use crate::cli::MemoryArguments;
 use crate::cli::hub;
 use crate::error::Error;
 use crate::error::Result;
@@ -104,6 +105,19 @@ impl Systems {
             loader,
             trained,
         })
+    }
+
+    /// The folders of what was trained, with the names of the systems.
+    pub fn adapters(&self) -> impl Iterator<Item = (&str, &Path)> {
+        self.trained
+            .iter()
+            .filter_map(|(name, folder)| Some((name.as_str(), folder.as_deref()?)))
+    }
+
+    /// Refuses a model that does not fit the memory of the machine.
+    pub fn check_memory(&self, memory: MemoryArguments) -> Result<()> {
+        let (precision, device) = (self.computes.precision, &self.device);
+        memory.check(&self.config, &Plan::default(), precision, device)
     }
 
     /// Refuses names that a baseline or a control has.

@@ -7,6 +7,7 @@ use crate::model::cost::Model;
 use crate::model::cost::POSITIONS;
 use crate::model::decoder::Save;
 use crate::model::precision::Precision;
+use crate::model::sizes::Sizes;
 use crate::ops::convolution::KERNEL;
 use crate::ops::cross_entropy::LOGITS_BYTES;
 use crate::ops::device::WORKSPACE;
@@ -15,6 +16,7 @@ use maqam_audio::MELS;
 use maqam_base::error::Error;
 use maqam_base::error::Result;
 use maqam_base::parts::Part;
+use maqam_base::parts::PerPart;
 
 /// Buffers of `f32` as long as what is trained: values, gradients and two moments.
 const BUFFERS: f64 = 4.0;
@@ -328,6 +330,99 @@ impl Fit {
     }
 }
 
+/// What work on the CPU needs of the machine's memory, in bytes. The program itself, rows and clips come on top.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub struct HostNeed {
+    /// Weights that stay as they are, in `f32`.
+    pub weights: f64,
+    /// What is trained: values, gradients and moments; 0 where nothing is.
+    pub trained: f64,
+    /// Activations of a micro-batch.
+    pub batch: f64,
+}
+
+impl HostNeed {
+    /// The need of a training whose largest micro-batch takes `batch` bytes.
+    pub fn training(sizes: &Sizes, precision: Precision, batch: f64) -> Self {
+        Self {
+            weights: F32 * (sizes.frozen + twice(sizes, precision)) as f64,
+            trained: BUFFERS * F32 * sizes.num_trained() as f64,
+            batch,
+        }
+    }
+
+    /// The need of a model that only answers.
+    pub fn answering(sizes: &Sizes, precision: Precision) -> Self {
+        let all =
+            |of: &PerPart<usize>| Part::ALL.into_iter().map(|part| of.of(part)).sum::<usize>();
+        let numbers = all(&sizes.weights) + all(&sizes.adapters) + twice(sizes, precision);
+        Self {
+            weights: F32 * numbers as f64,
+            trained: 0.0,
+            batch: 0.0,
+        }
+    }
+
+    /// All of it.
+    pub fn total(&self) -> f64 {
+        self.weights + self.trained + self.batch
+    }
+
+    /// Compares the need with what is available: bytes, and the name of what has no more. `None` is a system that does not tell; it is taken to
+    /// have enough.
+    ///
+    /// # Errors
+    /// Too little memory: with all figures, and what to change.
+    pub fn check(&self, available: Option<(u64, &str)>) -> Result<()> {
+        let Some((bytes, limit)) = available.filter(|(bytes, _)| self.total() > *bytes as f64)
+        else {
+            return Ok(());
+        };
+        let parts = [
+            ("weights in f32", self.weights),
+            ("what is trained", self.trained),
+            (
+                "activations of the largest micro-batch of the first steps",
+                self.batch,
+            ),
+        ];
+        let parts: Vec<String> = parts
+            .into_iter()
+            .filter(|(_, bytes)| *bytes > 0.0)
+            .map(|(name, bytes)| format!("{name} {}", gigabytes(bytes)))
+            .collect();
+        let total = match parts.len() {
+            1 => String::new(),
+            _ => format!(" = {}", gigabytes(self.total())),
+        };
+        let error = Error::resource(format!(
+            "memory: the work needs {}{total}, and {} has {} available",
+            parts.join(" + "),
+            limit,
+            gigabytes(bytes as f64)
+        ));
+        let instead = if self.weights + self.trained <= bytes as f64 {
+            "lower `memory.pack_tokens`, set `memory.save: layer`"
+        } else if self.trained > self.weights {
+            "train fewer parts whole, lower `lora.rank`"
+        } else {
+            "take a smaller model, compute on a GPU with `--device cuda`"
+        };
+        Err(error.hint(format!(
+            "{instead}, or take a machine with more memory; `--ignore-memory` begins all the same"
+        )))
+    }
+}
+
+/// Numbers that are held a second time: linear layers that fp8 rounds on the CPU.
+fn twice(sizes: &Sizes, precision: Precision) -> usize {
+    if precision == Precision::Fp8 {
+        sizes.frozen_linears
+    } else {
+        0
+    }
+}
+
 /// Bytes in 10^9.
 pub fn gigabytes(bytes: f64) -> String {
     if bytes < 1e9 {
@@ -345,7 +440,6 @@ mod tests {
     use crate::model::lora::Plan;
     use crate::model::lora::Targets;
     use crate::model::shapes;
-    use crate::model::sizes::Sizes;
     use maqam_base::parts::Parts;
 
     /// The seven billion with adapters of rank 16 on every linear layer of the decoder.
@@ -392,6 +486,37 @@ mod tests {
                 let found = slope(save);
                 assert!(found > kept && found < kept + live, "{save:?}: {found}");
             }
+        });
+    }
+
+    #[test]
+    fn a_cpu_without_enough_memory_is_refused_with_figures() {
+        with_seven_billion(|_, sizes| {
+            let available = |bytes: f64| Some((bytes as u64, "this machine"));
+            // By hand: 7.615 G numbers in the decoder, 0.639 G in the tower, 0.040 G in the adapters; 4 bytes each.
+            let answering = HostNeed::answering(sizes, Precision::F32);
+            assert!(
+                (answering.total() / 4.0 / 8.294e9 - 1.0).abs() < 0.005,
+                "{answering:?}"
+            );
+            let error = answering.check(available(21e9)).unwrap_err();
+            assert_eq!(error.exit_code(), 4);
+            let text = error.to_string();
+            assert!(
+                text.contains("weights in f32 33.")
+                    && text.contains("this machine has 21.0 GB available"),
+                "{text}"
+            );
+            assert!(
+                text.contains("hint: take a smaller model") && text.contains("--ignore-memory"),
+                "{text}"
+            );
+            assert!(answering.check(available(40e9)).is_ok() && answering.check(None).is_ok());
+            let training = HostNeed::training(sizes, Precision::F32, 20e9);
+            let text = training.check(available(50e9)).unwrap_err().to_string();
+            assert!(text.contains("hint: lower `memory.pack_tokens`"), "{text}");
+            let rounded = HostNeed::training(sizes, Precision::Fp8, 0.0);
+            assert!(rounded.weights > 1.7 * training.weights, "{rounded:?}");
         });
     }
 

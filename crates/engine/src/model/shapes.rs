@@ -121,7 +121,38 @@ pub fn by_name(name: &str, layers: Option<usize>) -> Result<Config> {
     })
 }
 
+/// The shape that a Hub id says, such as `Qwen/Qwen2.5-Omni-7B` or a copy of it by another owner; `None` for other names.
+pub fn of_hub_id(id: &str) -> Option<Config> {
+    let name = id.rsplit('/').next()?.to_lowercase();
+    let size = name.strip_prefix("qwen2.5-omni-")?;
+    let size = size.split('-').next()?;
+    ["3b", "7b"]
+        .contains(&size)
+        .then(|| by_name(size, None).ok())?
+}
+
 /// The audio token of the real vocabularies; the tiny one has room for any.
 fn text_audio_token(name: &str) -> u32 {
     if name == "tiny" { 0 } else { 151_646 }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_hub_id_says_its_shape() {
+        let layers = |id| of_hub_id(id).map(|config| config.text.num_hidden_layers);
+        assert_eq!(layers("Qwen/Qwen2.5-Omni-7B"), Some(28));
+        assert_eq!(layers("Qwen/Qwen2.5-Omni-3B"), Some(36));
+        assert_eq!(layers("somebody/qwen2.5-omni-7b-thinker"), Some(28));
+        for other in [
+            "Qwen/Qwen2.5-7B",
+            "Qwen/Qwen2.5-Omni-72B",
+            "Qwen/Qwen2.5-Omni",
+            "me/tiny",
+        ] {
+            assert_eq!(layers(other), None, "{other}");
+        }
+    }
 }

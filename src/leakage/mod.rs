@@ -1,9 +1,16 @@
 //! Leakage: rows that a model is trained on and judged by, or that share a recording, a speaker or a group with one that it is judged by.
 //!
-//! Two lists of facts are compared; nothing is read here. Ids, speakers and groups cost a look at each row; what is heard needs hashes
-//! of the files, which `heard` takes of those alone that can be equal.
+//! Two lists of facts are compared here. `check` reads suites and decides what is an error, `contents` finds out which files are equal.
+
+mod check;
+mod contents;
 
 use std::collections::HashMap;
+
+pub use check::Allowed;
+pub use check::NONE;
+pub use check::Training;
+pub use check::check;
 
 use crate::error::Error;
 
@@ -18,11 +25,19 @@ pub enum Kind {
     Speaker,
     /// What must not be split apart: a programme, a document.
     Group,
+    /// What is said or answered, word for word. Never an error by itself.
+    Text,
 }
 
 impl Kind {
     /// All kinds.
-    pub const ALL: [Self; 4] = [Self::Id, Self::Audio, Self::Speaker, Self::Group];
+    pub const ALL: [Self; 5] = [
+        Self::Id,
+        Self::Audio,
+        Self::Speaker,
+        Self::Group,
+        Self::Text,
+    ];
 
     /// Its name.
     pub fn name(self) -> &'static str {
@@ -31,6 +46,7 @@ impl Kind {
             Self::Audio => "audio",
             Self::Speaker => "speaker",
             Self::Group => "group",
+            Self::Text => "text",
         }
     }
 }
@@ -57,6 +73,8 @@ pub struct Facts<'a> {
     pub group: Option<&'a str>,
     /// What is heard.
     pub audio: Vec<Heard>,
+    /// What is said or answered, where it is long enough to tell rows apart.
+    pub text: Option<&'a str>,
 }
 
 /// One kind of leakage that was found.
@@ -87,7 +105,8 @@ fn of_kind<'a>(kind: Kind, training: &[Facts<'a>], evaluation: &[Facts<'a>]) -> 
         _ => pairs_by_name(training, evaluation, |facts| match kind {
             Kind::Id => facts.id,
             Kind::Speaker => facts.speaker,
-            _ => facts.group,
+            Kind::Text => facts.text,
+            Kind::Audio | Kind::Group => facts.group,
         }),
     };
     let &(training, evaluation) = pairs.first()?;
@@ -163,22 +182,20 @@ pub fn refusal(
 ) -> Option<Error> {
     let refused: Vec<&Leak> = leaks
         .iter()
-        .filter(|leak| !allowed.contains(&leak.kind))
+        .filter(|leak| leak.kind != Kind::Text && !allowed.contains(&leak.kind))
         .collect();
     refused.first()?;
     let line = |leak: &&Leak| {
-        let ((training, evaluation), more) = (name(leak), leak.num_rows - 1);
-        let more = match more {
+        let (training, evaluation) = name(leak);
+        let more = match leak.num_rows - 1 {
             0 => String::new(),
             1 => "; so does one more row of the suite".to_owned(),
             more => format!("; so do {more} more rows of the suite"),
         };
-        let shares = if leak.kind == Kind::Audio {
-            "audio with".to_owned()
-        } else {
-            format!("its {} with", leak.kind.name())
-        };
-        format!("\n  {evaluation} shares {shares} {training}{more}")
+        format!(
+            "\n  {evaluation} shares {} with {training}{more}",
+            shared(leak.kind)
+        )
     };
     let message = format!(
         "the suite judges what is trained on:{}",
@@ -190,9 +207,30 @@ pub fn refusal(
         .collect();
 
     Some(Error::input(message).hint(format!(
-        "take the rows out of one side; where it is meant, {} lets it pass",
+        "take the rows out of one side; where it is meant, {} lets it pass, or `--allow-leakage` all of it",
         kinds.join(", ")
     )))
+}
+
+/// What two rows share, as a message says it.
+fn shared(kind: Kind) -> String {
+    match kind {
+        Kind::Audio => "audio".to_owned(),
+        _ => format!("its {}", kind.name()),
+    }
+}
+
+/// What a user should know of leakage that is no error, in a suite of so many rows.
+fn note(leak: &Leak, num_rows: usize, (training, evaluation): (String, String)) -> String {
+    let rows = match leak.num_rows {
+        1 => format!("1 of the suite's {num_rows} rows shares"),
+        found => format!("{found} of the suite's {num_rows} rows share"),
+    };
+    let what = match leak.kind {
+        Kind::Audio => "audio",
+        kind => kind.name(),
+    };
+    format!("{rows} {what} with training rows: {evaluation} with {training}")
 }
 
 #[cfg(test)]
@@ -213,6 +251,7 @@ mod tests {
             speaker: Some(speaker),
             group: Some(group),
             audio,
+            text: None,
         };
         let training = vec![
             Facts {
@@ -258,6 +297,26 @@ mod tests {
     }
 
     #[test]
+    fn a_text_alone_is_no_error() {
+        let of = |text| Facts {
+            text,
+            ..Facts::default()
+        };
+        let (training, evaluation) = (
+            [of(None), of(Some("one two three four five"))],
+            [of(Some("one two three four five")), of(None)],
+        );
+        let leaks = find(&training, &evaluation);
+        assert_eq!((leaks.len(), leaks[0].kind), (1, Kind::Text));
+        let name = |_: &Leak| ("t1".to_owned(), "e0,".to_owned());
+        assert!(refusal(&leaks, &[], name).is_none());
+        assert_eq!(
+            note(&leaks[0], 2, name(&leaks[0])),
+            "1 of the suite's 2 rows shares text with training rows: e0, with t1"
+        );
+    }
+
+    #[test]
     fn spans_of_one_file_leak_where_they_overlap() {
         let leaks = |a: (f64, f64), b: (f64, f64)| {
             let of = |(start_s, end_s)| {
@@ -290,7 +349,7 @@ mod tests {
         assert_eq!(error.exit_code(), 2);
         let expected = "the suite judges what is trained on:\n  e1 shares its id with t2; so does one more row of the suite\n  \
             e1 shares audio with t1; so does one more row of the suite\n  e1 shares its speaker with t1; so does one more row of the suite\n\
-            hint: take the rows out of one side; where it is meant, `--allow id`, `--allow audio`, `--allow speaker` lets it pass";
+            hint: take the rows out of one side; where it is meant, `--allow id`, `--allow audio`, `--allow speaker` lets it pass, or `--allow-leakage` all of it";
         assert_eq!(error.to_string(), expected);
         assert!(refusal(&leaks, &Kind::ALL, name).is_none());
     }

@@ -1,0 +1,46 @@
+//! `--allow` and `--allow-leakage`: what training and evaluation may share.
+
+use clap::Args;
+use clap::ValueEnum;
+
+use crate::leakage::Allowed;
+use crate::leakage::Kind;
+
+/// What training and evaluation may share where it is meant.
+#[derive(Args, Clone)]
+pub struct LeakageArguments {
+    /// What training and evaluation rows may share; may be given several times.
+    #[arg(long, value_enum, value_name = "KIND")]
+    allow: Vec<Shared>,
+    /// Let training and evaluation share anything, the same rows included.
+    #[arg(long)]
+    allow_leakage: bool,
+}
+
+#[derive(Clone, Copy, PartialEq, Eq, ValueEnum)]
+enum Shared {
+    /// Ids.
+    Id,
+    /// Audio: the contents of a file, in spans that overlap.
+    Audio,
+    /// Speakers.
+    Speaker,
+    /// Groups: programmes, documents.
+    Group,
+}
+
+impl LeakageArguments {
+    /// What may be shared.
+    pub fn allowed(&self) -> Allowed {
+        if self.allow_leakage {
+            return Allowed::all();
+        }
+        let kind = |shared: &Shared| match shared {
+            Shared::Id => Kind::Id,
+            Shared::Audio => Kind::Audio,
+            Shared::Speaker => Kind::Speaker,
+            Shared::Group => Kind::Group,
+        };
+        Allowed(self.allow.iter().map(kind).collect())
+    }
+}
