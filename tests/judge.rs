@@ -983,3 +983,23 @@ fn an_endpoint_commands_no_terminal() {
     );
     ran.fails(2, &["\\u001b]0;owned"]);
 }
+
+#[test]
+fn a_cache_that_cannot_be_written_ends_the_run() {
+    let place = place_with_summaries();
+    let server = Server::start(&[grades(4)]);
+    run(
+        &place,
+        &server,
+        "sources.jsonl",
+        &["--threads", "1", "--cache", "/dev/full"],
+    )
+    .fails(
+        4,
+        &[
+            "/dev/full: cannot append to",
+            "free some space",
+            "spent: 1 requests",
+        ],
+    );
+}
