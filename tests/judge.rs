@@ -996,10 +996,6 @@ fn a_cache_that_cannot_be_written_ends_the_run() {
     )
     .fails(
         4,
-        &[
-            "/dev/full: cannot append to",
-            "free some space",
-            "spent: ",
-        ],
+        &["/dev/full: cannot append to", "free some space", "spent: "],
     );
 }

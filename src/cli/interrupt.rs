@@ -37,14 +37,12 @@ pub fn watch(stop: Arc<AtomicBool>) -> Result<()> {
             }
         });
     };
-    let ignores_hangup = ignores_hangup();
+    let ignored = ignored_signals();
     ctrlc::set_handler(handler)
         .map_err(|e| Error::resource(format!("cannot watch for Ctrl-C: {e}")))?;
-    if ignores_hangup {
-        ignore(libc::SIGHUP);
+    for signal in ignored {
+        ignore(signal);
     }
-    // A file that grows beyond a limit is then an error of its write, as a full disk is, and no end without a word.
-    ignore(libc::SIGXFSZ);
     Ok(())
 }
 
@@ -57,18 +55,32 @@ fn end() {
     std::process::exit(i32::from(Error::new(Kind::Interrupted, "").exit_code()));
 }
 
-fn ignores_hangup() -> bool {
+/// Signals that stay ignored: a hang-up that was when the program started, and the one that a file beyond a limit of size raises.
+/// Such a file is then an error of its write, as a full disk is, and no end without a word.
+#[cfg(unix)]
+fn ignored_signals() -> Vec<i32> {
     // SAFETY: an action of zeros is a valid one, and `sigaction` without a new action only writes the old one to it.
-    unsafe {
+    let ignores_hangup = unsafe {
         let mut action: libc::sigaction = std::mem::zeroed();
         libc::sigaction(libc::SIGHUP, std::ptr::null(), &raw mut action) == 0
             && action.sa_sigaction == libc::SIG_IGN
-    }
+    };
+    let hangup = ignores_hangup.then_some(libc::SIGHUP);
+    std::iter::once(libc::SIGXFSZ).chain(hangup).collect()
 }
 
-fn ignore(signal: libc::c_int) {
+#[cfg(not(unix))]
+fn ignored_signals() -> Vec<i32> {
+    Vec::new()
+}
+
+#[cfg(unix)]
+fn ignore(signal: i32) {
     // SAFETY: ignoring a signal runs no code of ours.
     unsafe {
         libc::signal(signal, libc::SIG_IGN);
     }
 }
+
+#[cfg(not(unix))]
+fn ignore(_: i32) {}
