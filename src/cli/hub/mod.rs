@@ -112,6 +112,9 @@ fn download(model: &str, repo: &Repo) -> Result<PathBuf> {
     let _waiting = files::Waiting::begin();
     let remote = Remote::from_env(&repo.token_file())?;
     let listed = remote.list(model)?;
+    for name in &listed {
+        cache::check_name(name)?;
+    }
     if let Some(missing) = NEEDED
         .iter()
         .find(|name| !listed.iter().any(|listed| listed == *name))
@@ -126,9 +129,6 @@ fn download(model: &str, repo: &Repo) -> Result<PathBuf> {
     };
     let others = listed.iter().map(String::as_str).filter(is_wanted);
     let wanted: Vec<&str> = NEEDED.into_iter().chain(others).collect();
-    for name in &wanted {
-        cache::check_name(name)?;
-    }
 
     let mut commit = None;
     for name in wanted {
