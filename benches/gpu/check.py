@@ -33,6 +33,7 @@ import sys
 import tempfile
 import time
 import traceback
+import zipfile
 from pathlib import Path
 
 sys.dont_write_bytecode = True
@@ -177,13 +178,15 @@ class Check:
         query = "name,memory.total,driver_version,clocks.sm,clocks.max.sm,clocks.mem,power.limit,temperature.gpu"
         begun = time.time()
         found = {
-            "gpu": look(["nvidia-smi", f"--query-gpu={query}", "--format=csv,noheader"], 10, "machine-gpu").strip(),
+            "gpu": "no nvidia-smi",
             "cores": os.cpu_count(),
             "python": sys.version.split()[0],
             "tools": {name: tool(name) for name in ("nvcc", "ncu", "compute-sanitizer", "cuobjdump")},
             "kernel": " ".join(os.uname()),
             "libraries": self.ours["LD_LIBRARY_PATH"],
         }
+        if shutil.which("nvidia-smi"):
+            found["gpu"] = look(["nvidia-smi", f"--query-gpu={query}", "--format=csv,noheader"], 10, "machine-gpu").strip()
         missing = set()
         for name in [self.bench[0]] + [self.program(name) for name, _, _ in TESTS]:
             if name is not None:
@@ -346,7 +349,7 @@ class Check:
     def python(self, name, script, given, most, expected, is_reserved=False):
         """A part that is a script of the peers; their caches outlive the command."""
         caches = {
-            "PYTHONPATH": str(self.pack / "site"),
+            "PYTHONPATH": ":".join(filter(None, [str(self.wheels()), os.environ.get("PYTHONPATH")])),
             "PYTHONUNBUFFERED": "1",
             "HF_HUB_OFFLINE": "1",
             "TRITON_CACHE_DIR": str(self.scratch / "triton"),
@@ -354,6 +357,15 @@ class Check:
         }
         command = [sys.executable, self.peers_folder() / script, *given]
         return Part(name, command, most, expected, is_reserved, caches)
+
+    def wheels(self):
+        """A folder with the Python packages that the pack brings."""
+        folder = self.scratch / "site"
+        for wheel in sorted((self.pack / "wheels").glob("*.whl")):
+            if not folder.is_dir():
+                with zipfile.ZipFile(wheel) as packed:
+                    packed.extractall(folder)
+        return folder
 
     def peers_folder(self):
         inside = self.pack / "peers"
@@ -596,6 +608,9 @@ def main():
         return 128 + stopped.number
     finally:
         if logger is not None:
+            # It may have lines to write.
+            logger.send(signal.SIGTERM)
+            logger.wait(1.0)
             logger.send(signal.SIGKILL)
         results.save()
     print(report.markdown(before + results.lines, logs / "smi.csv", report.SUMMARY))

@@ -115,10 +115,13 @@ def tests(lines, _):
     for line in lines:
         if not line["part"].startswith("tests-"):
             continue
-        found = line["found"] or {}
-        yield f"{line['part']}: {found.get('passed')} of {found.get('tests')} passed, {line['state']} after {line['seconds']} s."
+        found = line["found"]
+        if not found:
+            yield f"{line['part']}: {line['state']}."
+            continue
+        yield f"{line['part']}: {found['passed']} of {found['tests']} passed, {line['state']} after {line['seconds']} s."
         program = line["part"][len("tests-"):]
-        for test in found.get("failed", []) + found.get("unfinished", []):
+        for test in found["failed"] + found["unfinished"]:
             name = f"test-{program}-{test}"
             how = "failed" if test in found["failed"] else "did not end"
             more = [f"{part[len(name) + 1:]}: {state}" for part, state in alone.items() if part.startswith(name + "-")]
@@ -192,6 +195,10 @@ def losses(lines, _):
     """Losses of save policies, which must be equal to the bit, and of fp8 beside bf16."""
     found = {key_of(line): line["found"].get("losses") for line in lines if is_bench(line) and line["state"] == "passed"}
     found = {key: values for key, values in found.items() if values}
+    for (work, precision, save, tokens), values in found.items():
+        if None in values:
+            yield f"- {work}, {precision}, packs of {tokens}, `{save}`: NO NUMBER in {values.count(None)} of {len(values)} steps"
+    found = {key: values for key, values in found.items() if None not in values}
     groups = {}
     for (work, precision, save, tokens), values in found.items():
         groups.setdefault((work, precision, tokens), []).append((save, values))

@@ -9,6 +9,7 @@ import ctypes
 import io
 import json
 import os
+import re
 import signal
 import subprocess
 import sys
@@ -32,6 +33,9 @@ MOST_READ = 8 << 20
 
 # States of parts that are no fault of the engine.
 FINE = ("passed", "skipped", "no time")
+
+# Lines of a backtrace.
+FRAME = re.compile(r"^\s+(\d+: |at )")
 
 PR_SET_PDEATHSIG = 1
 try:
@@ -254,11 +258,13 @@ class Runner:
     def run(self, part, until=None):
         """Runs a part and adds its line to the results; `until` bounds it as the budget does."""
         self.reserved.pop(part.name, None)
-        left = self.left() if until is None else min(self.left(), until - time.monotonic())
+        left = self.left()
         spare = left - sum(self.reserved.values()) - ENDING_S
         most, expected = max(part.most * self.scale, LEAST_S), part.expected * self.scale
         # Time that later parts are promised is taken only for what this one is promised itself.
         allowed = min(most, max(spare, expected if part.is_reserved else 0), left - ENDING_S)
+        if until is not None:
+            allowed = min(allowed, until - time.monotonic())
         if allowed < 1.0:
             return self.skip(part.name, "no time was left", "no time")
         begun = time.time()
@@ -337,5 +343,7 @@ class Runner:
 
 def end_of(said, errors, lines=12, most=2000):
     """The last lines of what a part that did not pass said."""
-    kept = said.splitlines()[-lines:] + errors.splitlines()[-lines:]
+    kept = []
+    for text in (said, errors):
+        kept += [line for line in text.splitlines() if not FRAME.match(line)][-lines:]
     return "\n".join(kept)[-most:]
