@@ -45,7 +45,7 @@ if [ -z "$programs" ]; then
   {
     echo '#include <stdio.h>'
     echo '#include <stdlib.h>'
-    grep -oE 'pub fn [a-z0-9_]+' "$(dirname "$kernels")/src/ffi.rs" | sort -u | awk '{
+    grep -oE 'pub fn [A-Za-z0-9_]+' "$(dirname "$kernels")/src/ffi.rs" | sort -u | awk '{
       printf "void %s(void) { fputs(\"%s is not in this program\\n\", stderr); abort(); }\n", $3, $3 }'
   } > "$work/stand-ins.c"
   ${CC:-cc} -O2 -fPIC -c -o "$work/stand-ins.o" "$work/stand-ins.c"
