@@ -27,14 +27,16 @@ TARGETS = [
 MOST_KERNELS = 40
 
 
-def is_bench(line, kind="bench"):
-    found = line.get("found")
-    return line["part"].startswith(kind + "-") and isinstance(found, dict) and "seconds_per_step" in found
+def is_bench(line):
+    """Whether a part is a measurement; with every launch waited for it is none."""
+    found, name = line.get("found"), line["part"]
+    is_one = name.startswith("bench-") and not name.endswith("-checked")
+    return is_one and isinstance(found, dict) and "seconds_per_step" in found
 
 
 def key_of(line):
     """Work, precision, policy and most tokens of a micro-batch, of the part's name."""
-    words = line["part"].replace("-checked", "").split("-")[1:]
+    words = line["part"].split("-")[1:]
     return (*words[:3], int(words[3]) if len(words) > 3 else 8192)
 
 
