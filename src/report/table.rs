@@ -588,7 +588,7 @@ mod tests {
     fn a_wide_table_is_printed_in_pieces_without_a_loss() {
         let mut columns = vec![Column::text("set"), Column::text("metric")];
         columns.extend((0..12).map(|i| Column::number(format!("system-{i}"))));
-        let mut table = Table::new("t", "T", "", columns);
+        let mut wide = Table::new("t", "T", "", columns);
         let score = |i: usize| {
             Cell::Score(Score {
                 interval: Interval::new(0.1, 0.2),
@@ -596,25 +596,25 @@ mod tests {
             })
         };
         let names = [Cell::text("words"), Cell::text("WER % ↓")];
-        table.row(false, names.into_iter().chain((0..12).map(score)).collect());
-        let pieces = table.pieces();
-        assert!(table.is_wide() && pieces.len() > 1, "{pieces:?}");
+        wide.row(false, names.into_iter().chain((0..12).map(score)).collect());
+        let pieces = wide.pieces();
+        assert!(wide.is_wide() && pieces.len() > 1, "{pieces:?}");
         for piece in &pieces {
             assert_eq!(piece[..2], [0, 1], "every piece says what its rows are");
-            assert!(piece.iter().map(|&i| table.width(i)).sum::<f64>() <= PAGE);
+            assert!(piece.iter().map(|&i| wide.width(i)).sum::<f64>() <= PAGE);
         }
         let shown: Vec<usize> = pieces
             .iter()
             .flat_map(|piece| piece[2..].to_vec())
             .collect();
         assert_eq!(shown, (2..14).collect::<Vec<_>>());
-        let html = table.html();
+        let html = wide.html();
         assert_eq!(
             html.matches("system-7").count(),
             2,
             "on a screen and on paper"
         );
-        assert!(!super::tests::table().is_wide());
+        assert!(!table().is_wide());
     }
 
     #[test]
