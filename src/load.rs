@@ -346,7 +346,7 @@ mod tests {
 
     fn features(row: &Row) -> Result<Vec<f32>> {
         let (mel, seconds) = features_of(&row.clips[0], &LogMelExtractor::new(), None)?;
-        let counted: Vec<f64> = clip_lengths(row, None)?
+        let counted: Vec<f64> = clip_lengths(row, None, &Headers::default())?
             .into_iter()
             .map(seconds_of)
             .collect();
@@ -394,7 +394,7 @@ mod tests {
                 .rows
                 .remove(0);
             let decoded = features_of(&row.clips[0], &LogMelExtractor::new(), Some(1.8));
-            let counted = clip_lengths(&row, Some(1.8));
+            let counted = clip_lengths(&row, Some(1.8), &Headers::default());
             match (counted, decoded) {
                 (Ok(lengths), Ok((_, seconds))) => Ok((lengths, seconds)),
                 (Err(counted), Err(decoded)) => {

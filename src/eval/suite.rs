@@ -279,6 +279,7 @@ fn rows_of(place: &str, set: &SetFile, check: Option<&mut RowCheck<'_>>) -> Resu
             |manifest| Checked {
                 rows: manifest.rows.into_iter().take(limit).collect(),
                 skipped: manifest.skipped,
+                notes: manifest.notes,
             },
         ),
     };
