@@ -570,6 +570,7 @@ fn the_hint_of_an_adapter_with_patterns_can_be_followed() {
     place.write_rows("rows.jsonl", &command::asr_rows());
     for name in ["thinker_pattern_caret_alpha", "thinker_pattern_caret_rank"] {
         place.copy(&format!("adapters/{name}"), "adapter");
+        let _ = std::fs::remove_dir_all(place.path("runs"));
         place.write("recipe.yaml", recipe("decoder: lora", "init: adapter"));
         let said = place
             .run(&["train", "recipe.yaml"])
@@ -581,7 +582,6 @@ fn the_hint_of_an_adapter_with_patterns_can_be_followed() {
         };
         let followed = recipe(&part("`train: {", "}`"), &part("`lora: {", "}` into"));
         place.write("recipe.yaml", followed);
-        let _ = std::fs::remove_dir_all(place.path("runs"));
         place.run(&["train", "recipe.yaml"]).succeeds();
         // The run's own adapter says the same.
         let more = ["--adapter", "runs/on/checkpoints/step-000002"];
