@@ -249,7 +249,7 @@ fn a_plan_says_how_training_fills_a_card() {
     );
     place
         .run(&["plan", "recipe.yaml", "--card", "0"])
-        .fails(2, &["--card"]);
+        .fails(2, &["--gpu-memory"]);
 }
 
 #[test]

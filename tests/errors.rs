@@ -166,25 +166,37 @@ fn a_row_without_its_audio_is_named_by_line_and_resolved_path() {
     assert!(ran.stderr.contains("17 rows"), "{}", ran.stderr);
 }
 
-#[test]
-fn an_mp3_that_does_not_decode_names_file_row_and_step() {
+/// A run whose sixth ASR row has a clip with the second half of its bytes overwritten.
+fn run_with_a_damaged_clip(clip: &str, source: &str) -> Place {
     let place = small_run(4);
-    let mut bytes = std::fs::read(fixture("audio/formats/mono_16k.mp3")).unwrap();
+    let mut bytes = std::fs::read(fixture(source)).unwrap();
     let middle = bytes.len() / 2;
     bytes[middle..].fill(0x55);
-    place.write("clips/broken.mp3", bytes);
+    place.write(clip, bytes);
     place.write_rows("asr.jsonl", &{
         let mut rows = command::asr_rows();
-        rows[5] = json!({"id": "broken", "audio": "clips/broken.mp3", "text": "yes"});
+        rows[5] = json!({"id": "broken", "audio": clip, "text": "yes"});
         rows
     });
+    place
+}
+
+#[test]
+fn a_damaged_mp3_is_named_before_step_one() {
+    let place = run_with_a_damaged_clip("clips/broken.mp3", "audio/formats/mono_16k.mp3");
+    let words = ["asr.jsonl:6", "broken.mp3", "hint:"];
+    train(&place).fails(2, &words);
+    assert!(!place.path("runs/small/log.jsonl").exists());
+    place.run(&["plan", "recipe.yaml"]).fails(2, &words);
+}
+
+#[test]
+fn damage_behind_a_header_names_file_row_and_step() {
+    let place = run_with_a_damaged_clip("clips/broken.flac", "audio/formats/s16_16k.flac");
     let ran = train(&place).fails(
         2,
-        &["broken.mp3", "row `broken`", "asr.jsonl", "step ", "hint:"],
+        &["broken.flac", "row `broken`", "asr.jsonl", "step ", "hint:"],
     );
-    place
-        .run(&["plan", "recipe.yaml"])
-        .fails(2, &["asr.jsonl:6", "broken.mp3", "hint:"]);
     place
         .run(&[
             "plan",
@@ -314,7 +326,7 @@ fn nothing_is_cut_to_make_it_fit() {
         .fails(
             2,
             &[
-                "row `a",
+                "asr.jsonl:11",
                 "s of audio, `max_audio_s` is 1.5",
                 "asr.jsonl",
                 "hint: nothing is cut silently",

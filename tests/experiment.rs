@@ -175,7 +175,12 @@ fn an_experiment_that_was_cut_goes_on_and_ends_with_the_same_bytes() {
     whole
         .run(&["experiment", "experiment.yaml", "--allow-leakage"])
         .succeeds();
-    let early = cut.run(&["experiment", "experiment.yaml", "--compare-only"]);
+    let early = cut.run(&[
+        "experiment",
+        "experiment.yaml",
+        "--compare-only",
+        "--allow-leakage",
+    ]);
     assert!(
         early.code == Some(2)
             && early

@@ -419,7 +419,7 @@ fn what_is_broken_is_named() {
         (
             "eval/step-000060/scores.json",
             "{",
-            "scores.json: not a JSON object",
+            "scores.json: column 1: not JSON",
         ),
         (
             "eval/step-000060/words.jsonl",

@@ -156,6 +156,7 @@ fn two_runs_of_one_seed_leave_the_same_bytes() {
         .run(&[
             "train",
             "recipe.yaml",
+            "--allow-leakage",
             "--set",
             "name=other",
             "--set",
@@ -168,7 +169,9 @@ fn two_runs_of_one_seed_leave_the_same_bytes() {
         "another seed trains otherwise"
     );
     // At the end there is nothing left to do, and nothing is done.
-    place.run(&["train", "recipe.yaml", "--resume"]).succeeds();
+    place
+        .run(&["train", "recipe.yaml", "--allow-leakage", "--resume"])
+        .succeeds();
     assert_uninterrupted(&place, "resumed at the end");
 }
 
@@ -182,7 +185,7 @@ fn a_run_killed_at_random_moments_ends_as_if_it_was_not() {
         let mut last = None;
         for attempt in 0u64.. {
             let mut child = place
-                .command(&["train", "recipe.yaml", "--resume"])
+                .command(&["train", "recipe.yaml", "--allow-leakage", "--resume"])
                 .spawn()
                 .unwrap();
             // After some attempts the run may go to its end, however slow the machine is at that time.
@@ -279,7 +282,9 @@ fn ctrl_c_saves_the_last_step_and_the_run_goes_on_from_there() {
             is_saved || steps == 0,
             "step {steps} is saved, whatever the cadence"
         );
-        place.run(&["train", "recipe.yaml", "--resume"]).succeeds();
+        place
+            .run(&["train", "recipe.yaml", "--allow-leakage", "--resume"])
+            .succeeds();
         assert_uninterrupted(&place, &format!("interrupted after {lines} lines"));
     }
 }
@@ -297,7 +302,9 @@ fn what_was_not_finished_is_ignored() {
         "runs/small/log.jsonl",
         format!("{log}{{\"kind\":\"train\",\"step\":7,\"sta"),
     );
-    place.run(&["train", "recipe.yaml", "--resume"]).succeeds();
+    place
+        .run(&["train", "recipe.yaml", "--allow-leakage", "--resume"])
+        .succeeds();
     assert_uninterrupted(&place, "after leftovers");
 
     // Without its later checkpoints the run goes on from an earlier one; without any, from the beginning.
@@ -308,7 +315,9 @@ fn what_was_not_finished_is_ignored() {
         for name in gone {
             let _ = std::fs::remove_dir_all(place.path(&format!("runs/small/checkpoints/{name}")));
         }
-        place.run(&["train", "recipe.yaml", "--resume"]).succeeds();
+        place
+            .run(&["train", "recipe.yaml", "--allow-leakage", "--resume"])
+            .succeeds();
         assert_uninterrupted(&place, &format!("without {gone:?}"));
     }
 }
@@ -322,7 +331,7 @@ fn a_damaged_checkpoint_is_named() {
     let bytes = place.bytes(&file);
     place.write(&file, &bytes[..bytes.len() / 2]);
     place
-        .run(&["train", "recipe.yaml", "--resume"])
+        .run(&["train", "recipe.yaml", "--allow-leakage", "--resume"])
         .fails(2, &[&file, "damaged", "hint: remove"]);
 }
 
@@ -341,7 +350,16 @@ fn an_existing_run_is_neither_overwritten_nor_resumed_as_another() {
                 "--set name=NAME",
             ],
         );
-    let resume = |change: &str| place.run(&["train", "recipe.yaml", "--resume", "--set", change]);
+    let resume = |change: &str| {
+        place.run(&[
+            "train",
+            "recipe.yaml",
+            "--allow-leakage",
+            "--resume",
+            "--set",
+            change,
+        ])
+    };
     resume("lora.rank=8").fails(
         2,
         &[
@@ -365,13 +383,15 @@ fn an_existing_run_is_neither_overwritten_nor_resumed_as_another() {
             .map(|(_, line)| line)
             .collect();
         place.write(manifest, changed.join("\n"));
-        place.run(&["train", "recipe.yaml", "--resume"]).fails(
-            2,
-            &[
-                &format!("{manifest}: the file has changed since the run began"),
-                "hint:",
-            ],
-        );
+        place
+            .run(&["train", "recipe.yaml", "--allow-leakage", "--resume"])
+            .fails(
+                2,
+                &[
+                    &format!("{manifest}: the file has changed since the run began"),
+                    "hint:",
+                ],
+            );
         place.write(manifest, rows);
     }
     assert_eq!(
@@ -379,7 +399,9 @@ fn an_existing_run_is_neither_overwritten_nor_resumed_as_another() {
         before,
         "a refused run is left as it was"
     );
-    place.run(&["train", "recipe.yaml", "--resume"]).succeeds();
+    place
+        .run(&["train", "recipe.yaml", "--allow-leakage", "--resume"])
+        .succeeds();
 }
 
 #[test]
@@ -393,12 +415,16 @@ fn a_changed_task_file_is_named() {
     place.write("recipe.yaml", format!("{recipe}prompts: tasks\n"));
     interrupted_after(&place, 4).fails(130, &[]);
     place.write("tasks/emotion.yaml", format!("{task}# another\n"));
-    place.run(&["train", "recipe.yaml", "--resume"]).fails(
-        2,
-        &["tasks/emotion.yaml: the file has changed since the run began"],
-    );
+    place
+        .run(&["train", "recipe.yaml", "--allow-leakage", "--resume"])
+        .fails(
+            2,
+            &["tasks/emotion.yaml: the file has changed since the run began"],
+        );
     place.write("tasks/emotion.yaml", &task);
-    place.run(&["train", "recipe.yaml", "--resume"]).succeeds();
+    place
+        .run(&["train", "recipe.yaml", "--allow-leakage", "--resume"])
+        .succeeds();
 }
 
 #[test]
@@ -409,6 +435,7 @@ fn the_cadence_may_change_on_the_way() {
         .run(&[
             "train",
             "recipe.yaml",
+            "--allow-leakage",
             "--resume",
             "--set",
             "checkpoint.every=5",
@@ -442,6 +469,7 @@ fn a_step_in_many_micro_batches_is_the_same_step() {
         .run(&[
             "train",
             "recipe.yaml",
+            "--allow-leakage",
             "--set",
             "name=split",
             "--set",
@@ -452,6 +480,7 @@ fn a_step_in_many_micro_batches_is_the_same_step() {
         .run(&[
             "train",
             "recipe.yaml",
+            "--allow-leakage",
             "--set",
             "name=all",
             "--set",
@@ -495,6 +524,7 @@ fn full_training_stage_by_stage_resumes_bit_for_bit() {
     let arguments = [
         "train",
         "recipe.yaml",
+        "--allow-leakage",
         "--set",
         first_stage,
         "--set",
@@ -621,7 +651,9 @@ fn what_training_changed_is_shown_in_a_table() {
         "{}",
         first.stdout
     );
-    let again = place.run(&["train", "recipe.yaml", "--resume"]).succeeds();
+    let again = place
+        .run(&["train", "recipe.yaml", "--allow-leakage", "--resume"])
+        .succeeds();
     assert_eq!(first.stdout, again.stdout, "a finished run shows it again");
 }
 
@@ -636,7 +668,7 @@ fn a_run_from_before_dropout_masks_goes_on_with_shared_ones() {
     let trained = |more: &[&str]| {
         let place = small_run(6);
         place
-            .run(&[&["train", "recipe.yaml"], more].concat())
+            .run(&[&["train", "recipe.yaml", "--allow-leakage"], more].concat())
             .succeeds();
         place
     };
@@ -655,7 +687,7 @@ fn a_run_from_before_dropout_masks_goes_on_with_shared_ones() {
     place.write("runs/small/recipe.yaml", &before);
     std::fs::remove_dir_all(place.path("runs/small/checkpoints/step-000012")).unwrap();
     let own = ["--set", "lora.dropout_masks=per_module"];
-    let resume = ["train", "recipe.yaml", "--resume"];
+    let resume = ["train", "recipe.yaml", "--allow-leakage", "--resume"];
     place
         .run(&[&resume[..], &own].concat())
         .fails(2, &["`lora.dropout_masks` was `shared`", "hint:"]);

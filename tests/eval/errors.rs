@@ -14,7 +14,9 @@ fn refused(place: &Place, from: &str, to: &str, words: &[&str]) {
     assert_ne!(text, SUITE);
     place.write("suite.yaml", text);
     eval(place, &[]).fails(2, words);
-    assert!(!place.path("runs").exists(), "{to}");
+    for folder in ["runs/eval", "runs/.answers"] {
+        assert!(!place.path(folder).exists(), "{to}: {folder}");
+    }
 }
 
 #[test]

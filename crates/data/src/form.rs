@@ -162,7 +162,8 @@ fn foreign(head: &[u8], path: &Path) -> Option<Error> {
     table(start).map(|(kind, columns, delimiter)| {
         let command = format!(
             "python3 -c \"import csv, json; [print(json.dumps(row, ensure_ascii=False)) for row in csv.DictReader(open('{file}', encoding='utf-8-sig'){delimiter})]\" > {}",
-            path.with_extension("jsonl").display()
+            // The shell would empty a file that the command reads.
+            path.with_extension("rows.jsonl").display()
         );
         Error::input(format!("is {kind} (columns {columns}), not JSON lines"))
             .hint(format!("turn it into JSON lines, and name the columns as rows are: `{command}`"))
@@ -192,7 +193,9 @@ fn utf16(head: &[u8]) -> Option<(&'static str, &'static str)> {
 fn table(text: &str) -> Option<(&'static str, String, &'static str)> {
     let mut lines = text.lines().filter(|line| !line.trim().is_empty());
     let first = lines.next()?;
-    if first.starts_with(['{', '[', '"', '\'', '#', '-']) && !first.contains("\",\"") {
+    let is_json = first.starts_with(['{', '[']);
+    let is_quoted_row = first.starts_with('"') && first.contains("\",\"");
+    if is_json || (first.starts_with(['"', '\'', '#', '-']) && !is_quoted_row) {
         return None;
     }
     for (separator, kind, delimiter) in [
@@ -415,6 +418,8 @@ mod tests {
             "[1, 2]",
             "not JSON",
             "{'a': 1, 'b': 2}",
+            r#"{"id":"s0","language":"ar","text":"a, b","summary":"c"}"#,
+            "[\"a\",\"b\"]",
         ] {
             assert_eq!(of(text.as_bytes(), "m.jsonl"), Form::JsonLines, "{text}");
         }
