@@ -70,7 +70,9 @@ fn end_of_first_stage(place: &Place) -> u64 {
 #[test]
 fn a_stage_ends_early_and_the_next_draws_by_the_model_as_it_stands() {
     let place = place("current");
-    place.run(&["train", "recipe.yaml"]).succeeds();
+    place
+        .run(&["train", "recipe.yaml", "--allow-leakage"])
+        .succeeds();
     let end = end_of_first_stage(&place);
     assert!((4..8).contains(&end), "{end}");
     let steps = of_kind(&place, "small", "train");
@@ -125,7 +127,9 @@ fn a_stage_ends_early_and_the_next_draws_by_the_model_as_it_stands() {
 fn a_curriculum_resumed_from_every_checkpoint_ends_with_the_same_bytes() {
     for embeddings in ["base", "current"] {
         let whole = place(embeddings);
-        whole.run(&["train", "recipe.yaml"]).succeeds();
+        whole
+            .run(&["train", "recipe.yaml", "--allow-leakage"])
+            .succeeds();
         let last = of_kind(&whole, "small", "train").len();
         let left = |place: &Place| {
             [
@@ -150,7 +154,7 @@ fn a_curriculum_resumed_from_every_checkpoint_ends_with_the_same_bytes() {
                 );
             }
             resumed
-                .run(&["train", "recipe.yaml", "--resume"])
+                .run(&["train", "recipe.yaml", "--allow-leakage", "--resume"])
                 .succeeds();
             assert!(
                 left(&resumed) == left(&whole),
@@ -163,11 +167,14 @@ fn a_curriculum_resumed_from_every_checkpoint_ends_with_the_same_bytes() {
 #[test]
 fn probes_say_how_tasks_pull_and_change_nothing() {
     let place = place("base");
-    place.run(&["train", "recipe.yaml"]).succeeds();
+    place
+        .run(&["train", "recipe.yaml", "--allow-leakage"])
+        .succeeds();
     place
         .run(&[
             "train",
             "recipe.yaml",
+            "--allow-leakage",
             "--set",
             "name=unlooked",
             "--set",
@@ -209,6 +216,7 @@ fn the_gradient_of_a_lone_task_is_that_of_the_step() {
         .run(&[
             "train",
             "recipe.yaml",
+            "--allow-leakage",
             "--set",
             stages,
             "--set",
@@ -235,7 +243,9 @@ fn the_gradient_of_a_lone_task_is_that_of_the_step() {
 #[test]
 fn embeddings_come_from_the_cache_and_a_changed_snapshot_is_refused() {
     let place = place("base");
-    place.run(&["train", "recipe.yaml"]).succeeds();
+    place
+        .run(&["train", "recipe.yaml", "--allow-leakage"])
+        .succeeds();
     let parts = || {
         let folders = std::fs::read_dir(place.path("runs/.embeddings"))
             .unwrap()
@@ -249,7 +259,13 @@ fn embeddings_come_from_the_cache_and_a_changed_snapshot_is_refused() {
         place.bytes("runs/small/embeddings/base.safetensors"),
     );
     place
-        .run(&["train", "recipe.yaml", "--set", "name=again"])
+        .run(&[
+            "train",
+            "recipe.yaml",
+            "--allow-leakage",
+            "--set",
+            "name=again",
+        ])
         .succeeds();
     assert_eq!(
         (
@@ -262,14 +278,16 @@ fn embeddings_come_from_the_cache_and_a_changed_snapshot_is_refused() {
     let last = of_kind(&place, "small", "train").len();
     std::fs::remove_dir_all(place.path(&format!("runs/small/checkpoints/step-{last:06}"))).unwrap();
     place.write("runs/small/embeddings/base.safetensors", "another");
-    place.run(&["train", "recipe.yaml", "--resume"]).fails(
-        2,
-        &[
-            "embeddings/base.safetensors",
-            "missing or has changed",
-            "put the file back",
-        ],
-    );
+    place
+        .run(&["train", "recipe.yaml", "--allow-leakage", "--resume"])
+        .fails(
+            2,
+            &[
+                "embeddings/base.safetensors",
+                "missing or has changed",
+                "put the file back",
+            ],
+        );
 }
 
 #[test]
@@ -297,7 +315,7 @@ fn what_contradicts_a_curriculum_is_refused_before_training() {
         ),
     ] {
         place
-            .run(&["train", "recipe.yaml", "--set", set])
+            .run(&["train", "recipe.yaml", "--allow-leakage", "--set", set])
             .fails(2, &words);
     }
 }

@@ -450,7 +450,7 @@ fn a_plan_answers_from_the_name_of_a_model() {
     }
     let unknown = plan("somebody/else", "--gpu-memory");
     assert!(
-        unknown.contains("memory and time are not known"),
+        unknown.contains("tokens, memory and time are not"),
         "{unknown}"
     );
 }

@@ -61,7 +61,11 @@ fn assert_alike(found: &[(PathBuf, String)], expected: &[(PathBuf, String)]) {
                 .map(|part| serde_json::from_str(part).unwrap())
                 .collect()
         };
-        if path.extension().is_some_and(|extension| extension != "txt") {
+        if is_lines
+            || path
+                .extension()
+                .is_some_and(|extension| extension == "json")
+        {
             let (found, expected) = (Value::from(values(found)), Value::from(values(expected)));
             assert_values_alike(&found, &expected, &path.display().to_string());
         }
