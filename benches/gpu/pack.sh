@@ -10,7 +10,8 @@
 #   CUDA_COMPUTE_CAP (default 90): what candle's own kernels are compiled for, which then run on that GPU
 #     alone; those of maqam are for 80 and newer.
 #   CARGO_TARGET_DIR: where cargo builds.
-#   PACK_PROGRAMS: a folder with `bench`, `cuda_ops` and `cuda_train` to pack instead of building them.
+#   PACK_PROGRAMS: a folder with `bench`, `cuda_ops` and `cuda_train` to pack instead of building them. The limit
+#     holds for them too, so build them with stand-ins.sh.
 #   PACK_LIGER: a wheel of liger-kernel to pack instead of downloading it with pip, or `none`.
 # libcuda comes from the driver, libcublas, libcublasLt, libcurand and libcudart from the toolkit of the
 # machine where the check runs.
@@ -36,22 +37,8 @@ programs=${PACK_PROGRAMS:-}
 if [ -z "$programs" ]; then
   programs=$work/programs
   mkdir "$programs"
-  # candle links its kernels for quantised GGUF weights, 32 MB in each program, and maqam runs none of them.
-  # Functions that end the program stand for them here: a library of the same name that is found first. The
-  # flag makes cargo build everything once for packs alone.
-  stand_ins=$(realpath -m "${CARGO_TARGET_DIR:-target}")/pack-stand-ins
-  mkdir -p "$stand_ins"
-  kernels=$(cargo metadata --format-version 1 --features cuda | grep -o '"manifest_path":"[^"]*/candle-kernels-[^"]*"' | cut -d '"' -f 4)
-  {
-    echo '#include <stdio.h>'
-    echo '#include <stdlib.h>'
-    grep -oE 'pub fn [A-Za-z0-9_]+' "$(dirname "$kernels")/src/ffi.rs" | sort -u | awk '{
-      printf "void %s(void) { fputs(\"%s is not in this program\\n\", stderr); abort(); }\n", $3, $3 }'
-  } > "$work/stand-ins.c"
-  ${CC:-cc} -O2 -fPIC -c -o "$work/stand-ins.o" "$work/stand-ins.c"
-  rm -f "$stand_ins/libmoe.a"
-  ar rcsD "$stand_ins/libmoe.a" "$work/stand-ins.o"
-  export RUSTFLAGS="${RUSTFLAGS:-} -L native=$stand_ins"
+  # Without them the programs are too large for the limit.
+  . "$here/stand-ins.sh"
   # cargo says as JSON what it built; a test has a hash behind its name, and the bench is `train`.
   cargo build --release --features cuda --bench train --test cuda_ops --test cuda_train --message-format json-render-diagnostics |
     sed -n 's/.*"executable":"\([^"]*\)".*/\1/p' | while read -r built; do
