@@ -15,6 +15,7 @@ else is written below CHECK_SCRATCH (by default maqam-gpu-check in the folder fo
 there or in `programs`, as they are or under gzip. By default it is the folder of this script.
 CHECK_BUDGET_S: seconds for everything; deadlines scale with it, or with CHECK_DEADLINES (1 is a GPU's).
 CHECK_STEPS (12): steps of a measurement.
+CHECK_TOOLS=none: leave out all that takes a tool of the toolkit, which needs NVIDIA's driver.
 
 Nothing is built or downloaded and no setting of the GPU is changed. Exits with 0 where every part passed.
 """
@@ -104,7 +105,9 @@ def arguments():
 
 
 def tool(name):
-    """A program of the toolkit, on PATH or where the toolkit lies; `None` where there is none."""
+    """A program of the toolkit, on PATH or where the toolkit lies; `None` where there is none or CHECK_TOOLS is none."""
+    if os.environ.get("CHECK_TOOLS") == "none":
+        return None
     found = shutil.which(name)
     if found:
         return found
