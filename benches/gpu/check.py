@@ -486,7 +486,13 @@ class Check:
         def is_open(name):
             return self.state(name) in ("no time", "too slow", "stopped", "stuck")
 
-        for name, stage in [("smoke", self.smoke), ("self-check", self.self_check), ("compare", self.compare)]:
+        stages = {
+            "smoke": self.smoke,
+            "self-check": self.self_check,
+            "compare": self.compare,
+            "cublaslt-log": self.cublaslt_log,
+        }
+        for name, stage in stages.items():
             if is_open(name):
                 stage()
         if any(is_open(f"tests-{name}") and self.program(name) for name, _, _ in TESTS):
