@@ -363,11 +363,15 @@ class Check:
 
     def wheels(self):
         """A folder with the Python packages that the pack brings."""
-        folder = self.scratch / "site"
-        for wheel in sorted((self.pack / "wheels").glob("*.whl")):
-            if not folder.is_dir():
+        folder, partial = self.scratch / "site", self.scratch / "site.new"
+        wheels = sorted((self.pack / "wheels").glob("*.whl"))
+        if wheels and not folder.is_dir():
+            # A check that is killed here leaves no folder that the next one takes for a whole one.
+            shutil.rmtree(partial, ignore_errors=True)
+            for wheel in wheels:
                 with zipfile.ZipFile(wheel) as packed:
-                    packed.extractall(folder)
+                    packed.extractall(partial)
+            partial.rename(folder)
         return folder
 
     def peers_folder(self):
