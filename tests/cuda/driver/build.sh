@@ -5,7 +5,7 @@
 # Several binaries may share the folder: name all of them.
 # A fault can be had on purpose, to see what a test or a script makes of it:
 #   MAQAM_EMULATED_FAULT=swiglu LD_LIBRARY_PATH=FOLDER target/release/maqam bench train ...
-# The first launch of the kernel of that name (as in src/ops/cuda/kernels; `product` for matrix products) is accepted, and from then on
+# The first launch of the kernel of that name (as in crates/engine/src/ops/cuda/kernels; `product` for matrix products) is accepted, and from then on
 # every call of the process fails with CUDA_ERROR_ILLEGAL_ADDRESS, as on a GPU. Other processes are not touched. driver.cpp lists the other
 # settings.
 # It takes a C++ compiler (CXX, c++ otherwise) and binutils. What the binary links and nothing here emulates becomes a function that
