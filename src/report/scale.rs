@@ -176,13 +176,25 @@ impl Scale {
         let values = (from..=to)
             .filter(|power| power.rem_euclid(every) == 0)
             .flat_map(|power| multiples.iter().map(move |m| m * 10f64.powi(power)));
-        values
+        let ticks: Vec<Tick> = values
             .filter(is_inside)
             .map(|value| Tick {
                 value,
                 label: log_label(value, unit),
             })
-            .collect()
+            .collect();
+        if ticks.len() >= 2 {
+            return ticks;
+        }
+
+        // An axis from 1.1 to 1.9 lies between two multiples.
+        let mut linear = self.linear_ticks(wanted, unit);
+        linear.retain(|tick| is_inside(&tick.value));
+        if linear.len() > ticks.len() {
+            linear
+        } else {
+            ticks
+        }
     }
 }
 
@@ -328,6 +340,10 @@ mod tests {
         assert_eq!(
             labels(&Axis::new("norm").log(true), &[1e-12, 1e12]),
             ["10⁻⁷", "1", "10⁷"]
+        );
+        assert_eq!(
+            labels(&Axis::new("norm").log(true), &[1.1, 1.9]),
+            ["1.2", "1.4", "1.6", "1.8"]
         );
     }
 
