@@ -9,6 +9,7 @@ use serde_json::Value;
 use serde_json::json;
 
 use crate::ops::device;
+use crate::ops::rows::copy_columns;
 use crate::seed::Key;
 
 /// Half a unit in the last place of bf16, relative to a number: what rounding a result once costs.
@@ -167,14 +168,23 @@ pub fn random(device: &Device, name: &str, shape: &[usize], deviation: f64) -> R
     device::random_normal(shape, Key::new(7, name), deviation as f32, device)
 }
 
-/// The same as rows with `room` more numbers behind each.
+/// The same as rows with `room` more numbers behind each, which are NaN until the layer writes them.
 pub fn random_with_room(
     device: &Device,
     name: &str,
     (rows, width): (usize, usize),
     room: usize,
 ) -> Result<Tensor> {
-    random(device, name, &[rows, width + room], 1.0)?.narrow(1, 0, width)
+    let values = random(device, name, &[rows, width], 1.0)?;
+    if room == 0 {
+        return Ok(values);
+    }
+
+    let padded = random(device, name, &[rows, width + room], 1.0)?;
+    device::fill(&padded, f32::NAN)?;
+    let apart = padded.narrow(1, 0, width)?;
+    copy_columns(&apart, 0, &values, 0..rows, 0)?;
+    Ok(apart)
 }
 
 /// All numbers of a tensor.
