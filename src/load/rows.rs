@@ -17,7 +17,7 @@ use crate::load::headers::Headers;
 /// Told what goes on (its name, how much of how much is done); an error ends it.
 pub type Watch<'a> = &'a mut dyn FnMut(&'static str, usize, usize) -> Result<()>;
 
-/// Lines of rows that are not used, by manifest.
+/// Lines of rows that are not used, by entry of `data:` (its manifest, and `#2` and so on where one manifest stands in several) or by set.
 pub type LeftOut = BTreeMap<String, BTreeSet<u32>>;
 
 /// Where the decision about rows comes from.
@@ -95,8 +95,8 @@ impl<'a> RowCheck<'a> {
         self.headers
     }
 
-    /// The rows of a manifest that can be used, by what is written and by their headers. `name` is what the decision is recorded under: the
-    /// manifest, or the suite and set that it belongs to. `limit` takes the first rows alone.
+    /// The rows of a manifest that can be used, by what is written and by their headers. `name` is what the decision is recorded under, and is
+    /// unique in a recipe: the entry of `data:`, or the suite and set that the manifest belongs to. `limit` takes the first rows alone.
     ///
     /// # Errors
     /// A manifest that cannot be read; a row that could be used when the run began and cannot be read now.

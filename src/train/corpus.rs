@@ -3,6 +3,7 @@
 use std::collections::BTreeMap;
 use std::collections::BTreeSet;
 use std::collections::HashSet;
+use std::path::Path;
 use std::path::PathBuf;
 
 use serde::Deserialize;
@@ -111,7 +112,7 @@ impl Corpus {
                     .at(format!("data: {}", entry.manifest.display())),
             );
         }
-        let name = entry.manifest.display().to_string();
+        let name = self.pool_name(&entry.manifest);
         let checked = checks.read(
             &name,
             &entry.manifest,
@@ -153,6 +154,20 @@ impl Corpus {
             weight: entry.weight,
         });
         Ok(())
+    }
+
+    /// Name that the left-out rows of the next entry are recorded under: its manifest, numbered from the second entry of one manifest on.
+    /// A row may fail under the task of one entry and be used by another.
+    fn pool_name(&self, manifest: &Path) -> String {
+        let num_before = self
+            .manifests
+            .iter()
+            .filter(|path| path.as_path() == manifest)
+            .count();
+        match num_before {
+            0 => manifest.display().to_string(),
+            _ => format!("{}#{}", manifest.display(), num_before + 1),
+        }
     }
 
     /// The row's task and label, by their numbers; makes its example once, so that a bad row is found before training.
@@ -337,5 +352,56 @@ fn example_of(row: &Row, task: Option<&Task>, draw: Key) -> Result<Example> {
     match task {
         Some(task) => task.example(row, Wording::Train, draw),
         None => example_without_task(row),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::load::headers::Headers;
+    use crate::load::rows::LeftOut;
+    use crate::load::rows::Pool;
+
+    #[test]
+    fn entries_of_one_manifest_leave_out_their_own_rows() {
+        let dir = tempfile::tempdir().unwrap();
+        let manifest = dir.path().join("rows.jsonl");
+        let turns = r#""messages": [{"role": "user", "content": "a"}, {"role": "assistant", "content": "b"}]"#;
+        let rows = format!("{{{turns}}}\n{{\"task\": \"chat\", {turns}}}\n");
+        std::fs::write(&manifest, rows).unwrap();
+        let entry = |task: Option<&str>| EntrySettings {
+            manifest: manifest.clone(),
+            task: task.map(str::to_owned),
+            weight: 1.0,
+            audio_root: None,
+        };
+        // The second row's task is not that of the first entry.
+        let entries = [entry(Some("talk")), entry(None)];
+        let tasks = Tasks::load(None).unwrap();
+        let headers = Headers::open(dir.path());
+        let load = |pool: Pool| {
+            let mut watch = |_: &'static str, _: usize, _: usize| -> Result<()> { Ok(()) };
+            let mut check =
+                RowCheck::new(&headers, None, OnBadRow::Skip, "skip", &mut watch).of_run(pool);
+            let corpus = Corpus::load(&entries, &tasks, &mut check, 0).unwrap();
+            let lines: Vec<(usize, u32)> = (0..corpus.len() as u32)
+                .map(|row| (corpus.manifest_of(row), corpus.row(row).line))
+                .collect();
+            (lines, check.finish().unwrap())
+        };
+
+        let (lines, left_out) = load(Pool::Fresh);
+        assert_eq!(lines, [(0, 1), (1, 1), (1, 2)]);
+        let expected = LeftOut::from([(manifest.display().to_string(), BTreeSet::from([2]))]);
+        assert_eq!(left_out, expected);
+        assert_eq!(load(Pool::Recorded(left_out.clone())), (lines, left_out));
+
+        let entries = [entry(None), entry(Some("talk"))];
+        let mut watch = |_: &'static str, _: usize, _: usize| -> Result<()> { Ok(()) };
+        let mut check = RowCheck::new(&headers, None, OnBadRow::Skip, "skip", &mut watch);
+        Corpus::load(&entries, &tasks, &mut check, 0).unwrap();
+        let second = format!("{}#2", manifest.display());
+        let expected = LeftOut::from([(second, BTreeSet::from([2]))]);
+        assert_eq!(check.finish().unwrap(), expected);
     }
 }

@@ -44,7 +44,7 @@ pub struct Inputs {
     pub format: u32,
     /// BLAKE3 of each file of the model, by name.
     pub model: BTreeMap<String, String>,
-    /// Lines of rows that left the pool before the first step, by manifest, or by suite and set.
+    /// Lines of rows that left the pool before the first step: see [`LeftOut`].
     pub left_out: LeftOut,
     /// Number of clips below.
     pub num_clips: usize,
