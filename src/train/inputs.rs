@@ -90,7 +90,7 @@ impl Inputs {
         let inputs: Self = serde_json::from_str(&files::read_text(&path)?).map_err(|e| {
             Error::input(format!("not a record of inputs: {e}"))
                 .at_path(&path)
-                .hint("remove the file to go on without a comparison")
+                .hint("put a copy of the file back, or start another run with `--set name=NAME`; without its `left_out` the steps would draw other rows")
         })?;
         if inputs.format != FORMAT {
             return Err(Error::input(format!(
