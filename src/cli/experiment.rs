@@ -67,7 +67,7 @@ pub fn run(arguments: &Arguments, stop: &AtomicBool) -> Result<()> {
         .map(|path| test_suite(path, first, &headers, &mut stages))
         .transpose()?;
     let mut lengths = Vec::new();
-    let mut notes = Vec::new();
+    let mut notes: Vec<String> = test.iter().flat_map(|suite| suite.notes.clone()).collect();
     for one in planned.iter().take(experiment.recipes.len()) {
         let watch: Watch = &mut |what, done, total| stages.tell(what, done, total);
         let rows = one.recipe.rows(&tasks, &headers, Pool::Fresh, watch)?;

@@ -74,7 +74,8 @@ pub fn run(arguments: &Arguments, stop: &AtomicBool) -> Result<()> {
         lock: _lock,
     } = begun;
     tell_skipped(&run);
-    for note in run.corpus.notes() {
+    let of_suite = run.evaluate.iter().flat_map(|(_, suite)| &suite.notes);
+    for note in run.corpus.notes().iter().chain(of_suite) {
         print::message(format_args!("note: {note}"));
     }
     describe(&recipe, &run, &schedule, &model, &state);

@@ -63,6 +63,8 @@ pub struct Suite {
     pub files: Vec<PathBuf>,
     /// What is wrong with rows that were left out.
     pub skipped: Vec<Error>,
+    /// What a user should know of the manifests: fields that are not read, spellings that were folded.
+    pub notes: Vec<String>,
 }
 
 /// One set, its rows turned into examples.
@@ -122,6 +124,7 @@ impl Suite {
         }
         let mut sets: Vec<Set> = Vec::new();
         let mut skipped = Vec::new();
+        let mut notes: Vec<String> = Vec::new();
         for written in &file.sets {
             let place = format!("{}: set `{}`", path.display(), written.name);
             if sets.iter().any(|set| set.name == written.name) {
@@ -129,6 +132,12 @@ impl Suite {
             }
             let checked = rows_of(&place, written, check.as_deref_mut())?;
             skipped.extend(checked.skipped);
+            for note in checked.notes {
+                // Two sets may share a manifest.
+                if !notes.contains(&note) {
+                    notes.push(note);
+                }
+            }
             let mut bad = Vec::new();
             let skips = check
                 .as_ref()
@@ -178,6 +187,7 @@ impl Suite {
             baselines: file.baselines,
             files,
             skipped,
+            notes,
         })
     }
 

@@ -138,7 +138,7 @@ impl Plan {
         let mut notes: Vec<String> = rows
             .skipped()
             .map(|error| format!("left out: {}", error.message()))
-            .chain(rows.corpus.notes().iter().cloned())
+            .chain(rows.notes().cloned())
             .collect();
         notes.extend(rows.check_leakage(&[], allowed, &headers)?);
         headers.keep();

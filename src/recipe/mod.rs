@@ -397,6 +397,12 @@ impl Rows {
         self.corpus.skipped().iter().chain(of_suite)
     }
 
+    /// What a user should know of the manifests of training and suite: fields that are not read, spellings that were folded.
+    pub fn notes(&self) -> impl Iterator<Item = &String> {
+        let of_suite = self.evaluate.iter().flat_map(|(_, suite)| &suite.notes);
+        self.corpus.notes().iter().chain(of_suite)
+    }
+
     /// Compares the training with the recipe's suite and with others: see [`leakage::check`]. Without a suite nothing is compared.
     ///
     /// # Errors

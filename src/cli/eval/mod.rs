@@ -197,6 +197,9 @@ fn load(
     stages.clear();
     let suite = suite?;
     checked?;
+    for note in &suite.notes {
+        print::message(format_args!("note: {note}"));
+    }
     Ok(suite)
 }
 
