@@ -1,5 +1,6 @@
 //! `maqam experiment`.
 
+use std::collections::HashSet;
 use std::path::Path;
 use std::path::PathBuf;
 use std::sync::atomic::AtomicBool;
@@ -15,6 +16,7 @@ use crate::cli::print;
 use crate::cli::progress::Stages;
 use crate::cli::train::Screen;
 use crate::cli::train::tell_fit;
+use crate::cli::train::tell_skipped;
 use crate::error::Error;
 use crate::error::Result;
 use crate::eval::Scores;
@@ -68,10 +70,21 @@ pub fn run(arguments: &Arguments, stop: &AtomicBool) -> Result<()> {
         .transpose()?;
     let mut lengths = Vec::new();
     let mut notes: Vec<String> = test.iter().flat_map(|suite| suite.notes.clone()).collect();
+    // Recipes often share manifests: a row or a note of several is named once.
+    let mut skipped: Vec<String> = Vec::new();
+    let mut is_told: HashSet<String> = HashSet::new();
+    let of_test = test.iter().flat_map(|suite| &suite.skipped);
+    add_new(of_test, &mut is_told, &mut skipped);
     for one in planned.iter().take(experiment.recipes.len()) {
         let watch: Watch = &mut |what, done, total| stages.tell(what, done, total);
         let rows = one.recipe.rows(&tasks, &headers, Pool::Fresh, watch)?;
         lengths.push(rows.schedule.num_steps());
+        add_new(rows.skipped(), &mut is_told, &mut skipped);
+        for note in rows.notes() {
+            if !notes.contains(note) {
+                notes.push(note.clone());
+            }
+        }
         let test = experiment.test.as_slice();
         for note in rows.check_leakage(test, &arguments.leakage.allowed(), &headers)? {
             if !notes.contains(&note) {
@@ -81,6 +94,7 @@ pub fn run(arguments: &Arguments, stop: &AtomicBool) -> Result<()> {
     }
     stages.clear();
     headers.keep();
+    tell_skipped(skipped.iter().map(String::as_str));
     notes
         .iter()
         .for_each(|note| print::message(format_args!("note: {note}")));
@@ -164,6 +178,19 @@ pub fn run(arguments: &Arguments, stop: &AtomicBool) -> Result<()> {
         page.display()
     ))?;
     Ok(())
+}
+
+/// Adds the messages of rows that are left out, as far as they are not told yet.
+fn add_new<'a>(
+    errors: impl Iterator<Item = &'a Error>,
+    is_told: &mut HashSet<String>,
+    skipped: &mut Vec<String>,
+) {
+    for error in errors {
+        if is_told.insert(error.message().to_owned()) {
+            skipped.push(error.message().to_owned());
+        }
+    }
 }
 
 /// The suite that every run is judged on, with the headers of its audio read: an experiment evaluates on it after hours.

@@ -73,7 +73,14 @@ pub fn run(arguments: &Arguments, stop: &AtomicBool) -> Result<()> {
         notes: _,
         lock: _lock,
     } = begun;
-    tell_skipped(&run);
+    let of_suite = run.evaluate.iter().flat_map(|(_, suite)| &suite.skipped);
+    tell_skipped(
+        run.corpus
+            .skipped()
+            .iter()
+            .chain(of_suite)
+            .map(Error::message),
+    );
     let of_suite = run.evaluate.iter().flat_map(|(_, suite)| &suite.notes);
     for note in run.corpus.notes().iter().chain(of_suite) {
         print::message(format_args!("note: {note}"));
@@ -135,12 +142,11 @@ pub fn run(arguments: &Arguments, stop: &AtomicBool) -> Result<()> {
 /// Skipped rows that are named.
 const MOST_NAMED: usize = 20;
 
-/// Says which rows are not used.
-pub(super) fn tell_skipped(run: &Run) {
-    let of_suite = run.evaluate.iter().flat_map(|(_, suite)| &suite.skipped);
-    let skipped: Vec<&Error> = run.corpus.skipped().iter().chain(of_suite).collect();
-    for error in skipped.iter().take(MOST_NAMED) {
-        print::message(format_args!("skipped: {}", error.message()));
+/// Says which rows are not used: what is wrong with each.
+pub(super) fn tell_skipped<'a>(skipped: impl Iterator<Item = &'a str>) {
+    let skipped: Vec<&str> = skipped.collect();
+    for message in skipped.iter().take(MOST_NAMED) {
+        print::message(format_args!("skipped: {message}"));
     }
     if skipped.len() > MOST_NAMED {
         print::message(format_args!(
