@@ -4,6 +4,7 @@ use std::collections::BTreeMap;
 use std::collections::BTreeSet;
 use std::path::Path;
 
+use crate::data::CANNOT_BE_USED;
 use crate::data::MAX_BAD_ROWS_NAMED;
 use crate::data::Manifest;
 use crate::data::OnBadRow;
@@ -112,13 +113,20 @@ impl<'a> RowCheck<'a> {
             Pool::Recorded(_) => OnBadRow::Skip,
             Pool::Fresh | Pool::Unrecorded => self.on_bad_row,
         };
+        let skip = self.skip;
         let Manifest {
             mut rows,
             skipped: errors,
             skipped_lines,
             notes,
             ..
-        } = read_manifest(manifest, audio_root, reading)?;
+        } = read_manifest(manifest, audio_root, reading).map_err(|error| {
+            let can_skip = reading == OnBadRow::Error && error.message().contains(CANNOT_BE_USED);
+            match can_skip {
+                true => error.and_hint(format!("set {skip} to go on without them")),
+                false => error,
+            }
+        })?;
         rows.truncate(limit);
         let recorded = match &self.pool {
             Pool::Recorded(left_out) => Some(left_out.get(name).cloned().unwrap_or_default()),

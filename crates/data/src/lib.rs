@@ -24,6 +24,7 @@ use std::sync::Arc;
 use serde::Deserialize;
 use serde::Serialize;
 
+pub use manifest::CANNOT_BE_USED;
 pub use manifest::Manifest;
 pub use manifest::read_manifest;
 

@@ -69,6 +69,9 @@ pub fn read_manifest(
     collector.finish()
 }
 
+/// Words in the error for several bad rows; a command that can leave rows out adds how to.
+pub const CANNOT_BE_USED: &str = "rows cannot be used";
+
 /// Bytes that tell what a file is.
 const HEAD_BYTES: usize = 1 << 16;
 
@@ -244,7 +247,7 @@ impl<'a> Collector<'a> {
         let mut message = match (self.num_bad, self.bad.as_slice()) {
             (1, [(_, only)]) => return only.clone(),
             (num_bad, _) => format!(
-                "{}: {num_bad} of {num_rows} rows cannot be used",
+                "{}: {num_bad} of {num_rows} {CANNOT_BE_USED}",
                 self.path.display()
             ),
         };
@@ -262,9 +265,7 @@ impl<'a> Collector<'a> {
         }
         let found = Error::input(message);
         match self.on_bad_row {
-            OnBadRow::Error => {
-                found.hint("mend these rows, or set `on_bad_row: skip` to go on without them")
-            }
+            OnBadRow::Error => found.hint("mend these rows"),
             OnBadRow::Skip => found,
         }
     }
