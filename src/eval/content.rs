@@ -39,13 +39,14 @@ const REMEMBERED_BYTES: u64 = 32 << 20;
 /// A file that was written so shortly before it was hashed may have been written again since without a new time, so it is not remembered.
 const SETTLED_NS: u128 = 2_000_000_000;
 /// Files of a checkpoint that are read beside its weights, where they are there.
-const READ_BESIDE_WEIGHTS: [&str; 6] = [
+const READ_BESIDE_WEIGHTS: [&str; 7] = [
     "config.json",
     "generation_config.json",
     "tokenizer.json",
     "tokenizer_config.json",
     "chat_template.jinja",
     "chat_template.json",
+    "processor_config.json",
 ];
 /// Where answers and the hashes of large files are kept unless a command says otherwise.
 pub const FOLDER: &str = "runs/.answers";
