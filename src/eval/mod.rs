@@ -30,6 +30,7 @@ pub mod suite;
 pub mod table;
 
 use std::borrow::Cow;
+use std::collections::BTreeSet;
 
 pub use prediction::Prediction;
 
@@ -81,6 +82,8 @@ pub struct Evaluation {
     pub predictions: Vec<(String, Vec<Prediction>)>,
     /// What is wrong with rows that were left out.
     pub skipped: Vec<Error>,
+    /// Places of those rows: of the set in the suite, and of the example in the set.
+    pub skipped_places: BTreeSet<(usize, usize)>,
 }
 
 /// The name of the mean over sets.
@@ -127,7 +130,8 @@ pub fn evaluate(
         seed: 0,
     };
     let (mut sets, mut said, mut skipped) = (Vec::new(), Vec::new(), Vec::new());
-    for set in &suite.sets {
+    let mut skipped_places = BTreeSet::new();
+    for (of_suite, set) in suite.sets.iter().enumerate() {
         let mut progress = |of_set: usize| progress(done + of_set, total);
         let place = |e: Error| e.at(format!("set `{}`", set.name));
         let (set, predictions) = match ask_set(&asker, set, &mut progress) {
@@ -143,8 +147,9 @@ pub fn evaluate(
                         set.examples.len(),
                     )));
                 }
-                let places = bad.iter().map(|(place, _)| *place).collect();
+                let places: BTreeSet<usize> = bad.iter().map(|(place, _)| *place).collect();
                 let left = set.without(&places)?;
+                skipped_places.extend(places.iter().map(|place| (of_suite, *place)));
                 skipped.extend(bad.into_iter().map(|(_, error)| place(error)));
                 let predictions = ask_set(&asker, &left, &mut progress).map_err(place)?;
                 (Cow::Owned(left), predictions)
@@ -160,6 +165,7 @@ pub fn evaluate(
     let scores = system.scores();
     Ok(Evaluation {
         skipped,
+        skipped_places,
         scores,
         predictions: system
             .sets

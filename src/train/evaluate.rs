@@ -1,9 +1,11 @@
 //! Evaluations of a run: when a score is the best, when a stage has stopped getting better, and what is written in which order.
 
+use std::collections::BTreeSet;
 use std::path::Path;
 
 use rayon::prelude::*;
 
+use crate::data::Clip;
 use crate::error::Error;
 use crate::error::Kind;
 use crate::error::Result;
@@ -43,7 +45,7 @@ impl Trainer<'_> {
         )
         .map_err(bad_row)?;
         self.tell_skipped(&found.skipped);
-        self.record_clips(suite);
+        self.record_clips(suite, &found.skipped_places);
         let score = found.scores.get(&settings.keep_best).ok_or_else(|| {
             Error::input(format!(
                 "`evaluate.keep_best`: there is no score `{}`; there are {}",
@@ -130,14 +132,18 @@ impl Trainer<'_> {
         }
     }
 
-    /// Records the clips that an evaluation used: a score is compared with those of other clips no more than a loss is.
-    fn record_clips(&self, suite: &Suite) {
-        let clips = suite
-            .sets
-            .iter()
-            .flat_map(|set| &set.examples)
-            .flat_map(|example| &example.clips);
-        let new = self.run.inputs().new_among(clips);
+    /// Records the clips that an evaluation used: a score is compared with those of other clips no more than a loss is. Those of examples
+    /// that were left out, by place of set and example, were not used and may be replaced.
+    fn record_clips(&self, suite: &Suite, skipped: &BTreeSet<(usize, usize)>) {
+        let mut clips: Vec<&Clip> = Vec::new();
+        for (of_suite, set) in suite.sets.iter().enumerate() {
+            for (of_set, example) in set.examples.iter().enumerate() {
+                if !skipped.contains(&(of_suite, of_set)) {
+                    clips.extend(&example.clips);
+                }
+            }
+        }
+        let new = self.run.inputs().new_among(clips.into_iter());
         let found = new
             .into_par_iter()
             .filter_map(|path| fingerprint(path).ok())
