@@ -539,6 +539,47 @@ fn inputs_without_end_are_refused() {
         assert_eq!(ran.code, Some(2), "{command:?}: {}", ran.stderr);
         assert!(started.elapsed() < Duration::from_secs(20), "{command:?}");
     }
+    // Files beside the weights: a template is passed over, an adapter is refused, and neither a device nor a pipe is waited for.
+    place.copy("qwen_omni", "odd");
+    for (name, is_pipe) in [
+        ("processor_config.json", true),
+        ("chat_template.json", false),
+        ("chat_template.jinja", true),
+    ] {
+        let path = place.path("odd").join(name);
+        let _ = std::fs::remove_file(&path);
+        if is_pipe {
+            make_fifo(&path);
+        } else {
+            symlink("/dev/zero", &path).unwrap();
+        }
+    }
+    let score = |more: &[&str]| {
+        let fixed = [
+            "score",
+            "--device",
+            "cpu",
+            "--model",
+            "odd",
+            "--data",
+            "rows.jsonl",
+            "--out",
+            "o",
+        ];
+        let limits = "ulimit -v 4000000; set -- timeout 20 \"$@\"";
+        limited(&place, limits, &[&fixed[..], more].concat())
+    };
+    score(&[]).succeeds();
+    for (name, is_pipe) in [("piped", true), ("linked", false)] {
+        std::fs::create_dir(place.path(name)).unwrap();
+        let path = place.path(name).join("adapter_config.json");
+        if is_pipe {
+            make_fifo(&path);
+        } else {
+            symlink("/dev/zero", &path).unwrap();
+        }
+        score(&["--adapter", name]).fails(2, &["adapter_config.json"]);
+    }
     // A line without an end that holds no zero byte.
     let long = format!("{{\"id\": \"{}", "x".repeat(17 << 20));
     place.write("long.jsonl", &long);

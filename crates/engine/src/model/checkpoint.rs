@@ -29,6 +29,7 @@ use serde_json::Value;
 
 use maqam_base::error::Error;
 use maqam_base::error::Result;
+use maqam_base::files;
 use maqam_base::sniff;
 
 /// All weights in one file.
@@ -802,14 +803,21 @@ pub fn notes(dir: &Path) -> Vec<String> {
 /// The chat templates of a folder with their files, in the order in which transformers' processor looks for one.
 fn chat_templates(dir: &Path) -> Vec<(&'static str, String)> {
     let of_json = |name: &str| {
-        let json = read_json(&dir.join(name)).ok()?;
+        let path = dir.join(name);
+        check_inside(dir, &path).ok()?;
+        let json = read_json(&path).ok()?;
         json["chat_template"].as_str().map(str::to_owned)
     };
-    let jinja = std::fs::read_to_string(dir.join("chat_template.jinja")).ok();
+    let of_jinja = |name: &str| {
+        let path = dir.join(name);
+        check_inside(dir, &path).ok()?;
+        expect_file(&path).ok()?;
+        files::read_text(&path).ok()
+    };
     [
         ("processor_config.json", of_json("processor_config.json")),
         ("chat_template.json", of_json("chat_template.json")),
-        ("chat_template.jinja", jinja),
+        ("chat_template.jinja", of_jinja("chat_template.jinja")),
         ("tokenizer_config.json", of_json("tokenizer_config.json")),
     ]
     .into_iter()
@@ -820,16 +828,20 @@ fn chat_templates(dir: &Path) -> Vec<(&'static str, String)> {
 /// Reads a JSON file of a checkpoint or an adapter.
 ///
 /// # Errors
-/// A file that cannot be read; one that is something else, by its name: a web page, a Git LFS pointer.
+/// A file that cannot be read, a pipe or a device; one that is something else, by its name: a web page, a Git LFS pointer.
 pub fn read_json(path: &Path) -> Result<Value> {
-    let bytes = std::fs::read(path).map_err(|e| Error::io(path, "read", &e))?;
-    if let Some(foreign) = sniff::foreign_file(&bytes) {
+    expect_file(path)?;
+    let mut head = Vec::new();
+    File::open(path)
+        .and_then(|file| file.take(sniff::HEAD_BYTES as u64).read_to_end(&mut head))
+        .map_err(|e| Error::io(path, "read", &e))?;
+    if let Some(foreign) = sniff::foreign_file(&head) {
         return Err(Error::input(format!("{} in place of JSON", foreign.what))
             .at_path(path)
             .hint(foreign.hint));
     }
-    serde_json::from_slice(&bytes).map_err(|e| {
-        let text = String::from_utf8_lossy(&bytes);
+    let text = files::read_text(path)?;
+    serde_json::from_str(&text).map_err(|e| {
         let constant = ["NaN", "-Infinity", "Infinity"]
             .into_iter()
             .find(|constant| {
@@ -849,6 +861,22 @@ pub fn read_json(path: &Path) -> Result<Value> {
             ),
         }
     })
+}
+
+/// Refuses a pipe, a socket or a device, which may have no end or never begin; a folder is left to the reader.
+///
+/// # Errors
+/// What is there; the system's.
+fn expect_file(path: &Path) -> Result<()> {
+    let metadata = path.metadata().map_err(|e| Error::io(path, "read", &e))?;
+    if metadata.is_file() || metadata.is_dir() {
+        return Ok(());
+    }
+    Err(
+        Error::input("a pipe, socket or device where a file was expected")
+            .at_path(path)
+            .hint("put the file itself into the folder"),
+    )
 }
 
 /// Refuses a file of a checkpoint whose links lead outside its folder and the Hub's cache; a missing file is not looked at.

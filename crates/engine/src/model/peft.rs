@@ -8,6 +8,7 @@ use candle_core::Tensor;
 use serde_json::Value;
 use serde_json::json;
 
+use crate::model::checkpoint::check_inside;
 use crate::model::checkpoint::read_json;
 use crate::model::checkpoint::read_safetensors;
 use crate::model::checkpoint::refuse_not_finite;
@@ -73,6 +74,7 @@ impl Adapter {
     /// model does not have, half a pair, shapes that do not fit, values that are not finite.
     pub fn load(dir: &Path, config: &Config) -> Result<Self> {
         let path = dir.join(CONFIG_FILE);
+        check_inside(dir, &path)?;
         let json = read_json(&path)
             .map_err(|e| e.or_hint("`--adapter` takes a PEFT folder or a checkpoint of a run"))?;
         let rules = Rules::read(&json).map_err(|e| e.at_path(&path))?;
