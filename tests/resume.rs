@@ -294,7 +294,7 @@ fn what_was_not_finished_is_ignored() {
     let place = evaluated_run();
     interrupted_after(&place, 6).fails(130, &[]);
     place.write(
-        "runs/small/checkpoints/.writing-step-000099/adapter_model.safetensors",
+        "runs/small/checkpoints/.writing-9-99/adapter_model.safetensors",
         b"half a file",
     );
     let log = place.text("runs/small/log.jsonl");

@@ -73,16 +73,9 @@ impl Recipe {
     pub fn begin(&self, opening: Opening<'_>) -> Result<Begun> {
         let folder = self.folder();
         let stored = folder.join("recipe.yaml");
-        let lock = files::Lock::take(&folder)?;
+        let lock = files::Lock::claim(&folder)?;
         let is_begun = stored.is_file();
-        let last = checkpoint::list(&folder.join("checkpoints"))?.pop();
-        if let Some((_, path)) = last.as_ref().filter(|_| !is_begun) {
-            return Err(
-                Error::input("a checkpoint of a run whose recipe.yaml is gone")
-                    .at_path(path)
-                    .hint("put recipe.yaml back, choose another `name`, or remove the folder"),
-            );
-        }
+        last_checkpoint(&folder, is_begun)?;
         if is_begun && !opening.resume {
             return Err(Error::input("this run exists already")
                 .at_path(&folder)
@@ -94,6 +87,10 @@ impl Recipe {
         } else {
             self.with_masks(None)
         };
+        // A folder that is refused stays as it is. An interrupted exchange may give back a checkpoint, so the last one is looked for
+        // afterwards.
+        lock.remove_leftovers();
+        let last = last_checkpoint(&folder, is_begun)?;
         let mut notes = Vec::new();
         let saved = last
             .as_ref()
@@ -204,6 +201,22 @@ impl Recipe {
         .at_path(stored)
         .hint("put it back to go on with this run, or start another with `--set name=NAME`"))
     }
+}
+
+/// The last checkpoint in a run's folder, with its step.
+///
+/// # Errors
+/// A checkpoint of a run that has no recipe any more.
+fn last_checkpoint(folder: &Path, is_begun: bool) -> Result<Option<(u64, PathBuf)>> {
+    let last = checkpoint::list(&folder.join("checkpoints"))?.pop();
+    if let Some((_, path)) = last.as_ref().filter(|_| !is_begun) {
+        return Err(
+            Error::input("a checkpoint of a run whose recipe.yaml is gone")
+                .at_path(path)
+                .hint("put recipe.yaml back, choose another `name`, or remove the folder"),
+        );
+    }
+    Ok(last)
 }
 
 /// The files that a run's last checkpoint was made from must be there as they were, before any of them is read again.

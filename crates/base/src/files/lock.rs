@@ -5,6 +5,7 @@ use std::fs::File;
 use std::io::Read;
 use std::io::Write;
 use std::path::Path;
+use std::path::PathBuf;
 use std::time::Duration;
 
 use crate::error::Error;
@@ -20,6 +21,7 @@ const LOOK_UP: Duration = Duration::from_millis(200);
 
 /// A claim on a folder, held until it is dropped or the process ends, however it ends.
 pub struct Lock {
+    folder: PathBuf,
     _file: File,
 }
 
@@ -30,13 +32,27 @@ impl Lock {
     /// # Errors
     /// Another process holds it; the message names that process.
     pub fn take(folder: &Path) -> Result<Self> {
-        let lock = Self::try_take(folder)?.ok_or_else(|| {
+        let lock = Self::claim(folder)?;
+        lock.remove_leftovers();
+        Ok(lock)
+    }
+
+    /// As [`Lock::take`], without a change to what the folder holds; [`Lock::remove_leftovers`] follows once the folder is known to be
+    /// this program's.
+    ///
+    /// # Errors
+    /// As [`Lock::take`].
+    pub fn claim(folder: &Path) -> Result<Self> {
+        Self::try_take(folder)?.ok_or_else(|| {
             Error::input(format!("process {} is at work here", holder(folder)))
                 .at_path(folder)
                 .hint("wait until it ends, or stop it")
-        })?;
-        clean_below(folder);
-        Ok(lock)
+        })
+    }
+
+    /// Removes what dead processes left in the folder, and puts back what an interrupted exchange took away.
+    pub fn remove_leftovers(&self) {
+        clean_below(&self.folder);
     }
 
     /// As [`Lock::take`], waiting until the other process ends; `told` is called once with its number if there is one.
@@ -77,7 +93,10 @@ impl Lock {
         let _ = file
             .set_len(0)
             .and_then(|()| write!(file, "{}", std::process::id()));
-        Ok(Some(Self { _file: file }))
+        Ok(Some(Self {
+            folder: folder.to_owned(),
+            _file: file,
+        }))
     }
 }
 
@@ -116,7 +135,7 @@ mod tests {
         let dir = tempfile::tempdir().unwrap();
         let folder = dir.path().join("run");
         let held = Lock::take(&folder).unwrap();
-        fs::create_dir(folder.join(".writing-best")).unwrap();
+        fs::create_dir(folder.join(".writing-9-0")).unwrap();
         let own = std::process::id().to_string();
         std::thread::scope(|scope| {
             let waits = scope.spawn(|| {
@@ -130,6 +149,6 @@ mod tests {
             assert_eq!(waits.join().unwrap(), own);
         });
         Lock::take(&folder).unwrap();
-        assert!(!folder.join(".writing-best").exists());
+        assert!(!folder.join(".writing-9-0").exists());
     }
 }

@@ -53,7 +53,8 @@ pub(super) fn clean_once(folder: &Path) {
     }
 }
 
-/// Removes what dead processes left in a folder of this program's and the folders below it. Nothing depends on it.
+/// Removes what dead processes left in a folder of this program's and the folders below it, and puts back what an interrupted exchange
+/// took away. Names that this program does not give stay: a user may keep own files there.
 pub(super) fn clean_below(folder: &Path) {
     clean(folder, DEPTH);
 }
@@ -63,11 +64,11 @@ fn clean(folder: &Path, depth: usize) {
         let name = entry.file_name();
         let name = name.to_string_lossy();
         let path = entry.path();
-        if name.starts_with(PREFIX) {
+        if is_ours(&name) {
             remove_dead(&path, is_dir(&entry));
         } else if !is_dir(&entry) {
             continue;
-        } else if let Some(of) = name.strip_prefix(OLD_PREFIX) {
+        } else if let Some(of) = replaced(&name) {
             recover(&path, &folder.join(of));
         } else if depth > 0 {
             clean(&path, depth - 1);
@@ -85,11 +86,29 @@ fn is_ours(name: &str) -> bool {
     let Some(rest) = name.strip_prefix(PREFIX) else {
         return false;
     };
-    let is_number = |text: &str| !text.is_empty() && text.bytes().all(|byte| byte.is_ascii_digit());
     match rest.split_once('-') {
         Some((process, number)) => is_number(process) && is_number(number),
         None => rest.len() == DRAWN && rest.bytes().all(|byte| byte.is_ascii_alphanumeric()),
     }
+}
+
+/// The name of the folder that one was renamed from, if [`old_name`] gave it its name.
+fn replaced(name: &str) -> Option<&str> {
+    let mut parts = name.strip_prefix(OLD_PREFIX)?.splitn(3, '-');
+    let is_generated = is_number(parts.next()?) && is_number(parts.next()?);
+    parts
+        .next()
+        .filter(|of| is_generated && !matches!(*of, "" | "." | ".."))
+}
+
+/// A name for a folder while another takes its place: `.old-PROCESS-NUMBER-NAME`.
+fn old_name(name: &str) -> String {
+    let number = NEXT.fetch_add(1, Ordering::Relaxed);
+    format!("{OLD_PREFIX}{}-{number}-{name}", std::process::id())
+}
+
+fn is_number(text: &str) -> bool {
+    !text.is_empty() && text.bytes().all(|byte| byte.is_ascii_digit())
 }
 
 /// Removes what no living process holds.
@@ -193,10 +212,7 @@ fn replace(new: &Path, target: &Path) -> io::Result<()> {
         return Ok(());
     }
     let name = target.file_name().unwrap_or_default().to_string_lossy();
-    let old = parent_of(target).join(format!("{OLD_PREFIX}{name}"));
-    if old.exists() {
-        fs::remove_dir_all(&old)?;
-    }
+    let old = parent_of(target).join(old_name(&name));
     fs::rename(target, &old)?;
     if let Err(error) = fs::rename(new, target) {
         fs::rename(&old, target)?;
@@ -292,13 +308,24 @@ mod tests {
         let run = dir.path();
         fs::create_dir_all(run.join("checkpoints/.writing-9-0")).unwrap();
         fs::write(run.join("checkpoints/.writing-9-0/half"), "h").unwrap();
-        fs::write(run.join(".writing-abc"), "half").unwrap();
-        fs::write(run.join("writing"), "mine").unwrap();
+        fs::write(run.join(".writing-aB3dE6gH"), "half").unwrap();
+        fs::write(run.join(".writing-notes"), "mine").unwrap();
+        fs::create_dir_all(run.join(".old-photos/best")).unwrap();
+        fs::create_dir_all(run.join(".old-2-best")).unwrap();
         let living = StagedDir::new(&run.join("checkpoints/step")).unwrap();
-        let held = File::create(run.join(".writing-held")).unwrap();
+        let held = File::create(run.join(".writing-heldheld")).unwrap();
         assert!(claim(&held));
         clean_below(run);
-        assert_eq!(names(run), [".writing-held", "checkpoints", "writing"]);
+        assert_eq!(
+            names(run),
+            [
+                ".old-2-best",
+                ".old-photos",
+                ".writing-heldheld",
+                ".writing-notes",
+                "checkpoints"
+            ]
+        );
         assert!(living.path().is_dir());
         assert_eq!(names(&run.join("checkpoints")).len(), 1);
     }
@@ -326,13 +353,14 @@ mod tests {
     #[test]
     fn a_folder_whose_successor_never_came_is_put_back() {
         let dir = tempfile::tempdir().unwrap();
-        for name in [".old-best", ".old-last", "last"] {
+        let [best, last] = ["best-1", "last"].map(old_name);
+        for name in [best.as_str(), &last, "last"] {
             fs::create_dir(dir.path().join(name)).unwrap();
             fs::write(dir.path().join(name).join("f"), name).unwrap();
         }
         clean_below(dir.path());
-        assert_eq!(names(dir.path()), ["best", "last"]);
-        assert_eq!(read_text(&dir.path().join("best/f")).unwrap(), ".old-best");
+        assert_eq!(names(dir.path()), ["best-1", "last"]);
+        assert_eq!(read_text(&dir.path().join("best-1/f")).unwrap(), best);
         assert_eq!(read_text(&dir.path().join("last/f")).unwrap(), "last");
     }
 }
