@@ -113,7 +113,7 @@ impl WebM {
         while at < end {
             let Some(element) = element_at(&mut source, at)? else {
                 // Zeros that fill a file up are no element.
-                if source.peek(at, 1 << 16)?.iter().all(|&byte| byte == 0) {
+                if is_zeros(&mut source, at)? {
                     break;
                 }
                 return Err(damaged(&format!("no element at byte {at}")));
@@ -474,6 +474,19 @@ fn laced(bytes: &[u8], mut at: usize, lacing: u8) -> Result<Vec<Range<usize>>> {
     }
     ranges.push(at..bytes.len());
     Ok(ranges)
+}
+
+/// Whether nothing but zeros comes from `at` on.
+fn is_zeros(source: &mut Source, at: u64) -> Result<bool> {
+    let mut from = at;
+    while from < source.len() {
+        let bytes = source.peek(from, 1 << 16)?;
+        if bytes.iter().any(|&byte| byte != 0) {
+            return Ok(false);
+        }
+        from += bytes.len().max(1) as u64;
+    }
+    Ok(true)
 }
 
 /// The element whose header is at `at`; `None` where there is none.
