@@ -2,6 +2,7 @@
 //!
 //! Source: RFC 3533 (pages), RFC 7845 (Opus), the Vorbis I specification, section A.2, and "Ogg FLAC mapping" of Xiph.
 
+use std::collections::HashMap;
 use std::ops::Range;
 
 use crate::codec::Decoder;
@@ -23,6 +24,9 @@ const HEADER_BYTES: usize = 27;
 /// Samples decoded and dropped before a part of a recording, so that the decoder is as if it had heard all before it. Vorbis needs
 /// one block of up to 8192 samples, Opus 80 ms.
 const PREROLL_SAMPLES: i64 = 24_000;
+
+/// Streams side by side in one recording; video has two or three.
+const MOST_STREAMS: usize = 64;
 
 /// Bits of a page's flags.
 const CONTINUED: u8 = 1;
@@ -163,13 +167,24 @@ impl Stream for File {
 impl Link {
     /// Reads the headers of the recording that lies on `pages`, the `index`-th of its file.
     fn open(source: &mut Source, pages: &[Page], index: usize) -> Result<Self> {
+        let num_first = pages.iter().take_while(|page| page.is(FIRST)).count();
+        if num_first > MOST_STREAMS {
+            return Err(Error::input(format!(
+                "an Ogg file with {num_first} streams side by side, of which at most {MOST_STREAMS} are looked at"
+            ))
+            .hint("extract the sound: ffmpeg -i OLD NEW.flac"));
+        }
+        let mut by_serial: HashMap<u32, Vec<Page>> = HashMap::new();
+        for &page in pages {
+            by_serial.entry(page.serial).or_default().push(page);
+        }
+
         let mut others = Vec::new();
-        for first in pages.iter().take_while(|page| page.is(FIRST)) {
-            let own: Vec<Page> = pages
-                .iter()
-                .filter(|page| page.serial == first.serial)
-                .copied()
-                .collect();
+        for first in &pages[..num_first] {
+            // Another first page of the same stream adds nothing.
+            let Some(own) = by_serial.remove(&first.serial) else {
+                continue;
+            };
             let mut packets = Packets::new(own, 0);
             let Some(head) = packets.next(source)? else {
                 continue;
