@@ -312,7 +312,20 @@ impl Remote {
                 hub_headers.push(response.headers().clone());
             }
             let status = response.status().as_u16();
+            // No part of an empty file can be sent, and the answer says so with its length.
+            let is_empty = status == 416
+                && range.is_some_and(|(start, _)| start == 0)
+                && response
+                    .headers()
+                    .get("content-range")
+                    .is_some_and(|found| found.as_bytes() == b"bytes */0");
             match status {
+                _ if is_empty => {
+                    return Ok(Got {
+                        response,
+                        hub_headers,
+                    });
+                }
                 200 | 206 => {
                     return Ok(Got {
                         response,
