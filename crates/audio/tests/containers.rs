@@ -482,6 +482,12 @@ fn other_sound_in_known_containers_is_named() {
     let mut other = webm.clone();
     other[codec..codec + 6].copy_from_slice(b"A_AC3\0");
     assert!(refusal(&other).contains("`A_AC3`"));
+    // Its segment has no length, so that all bytes to the end of the file belong to it.
+    let live = bytes_of("containers/live.webm");
+    let gap = [&live[..], &vec![0; 100_000], b"more"].concat();
+    assert!(refusal(&gap).contains("no element at byte"));
+    let many = ogg(b"Speex   ").repeat(65);
+    assert!(refusal(&many).contains("65 streams side by side"));
     let mut surround = bytes_of("containers/music.opus");
     let head = surround.windows(8).position(|w| w == b"OpusHead").unwrap();
     surround[head + 9] = 6;
