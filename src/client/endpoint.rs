@@ -188,11 +188,6 @@ impl Endpoint {
         let packed = header("content-encoding")
             .filter(|encoding| !encoding.eq_ignore_ascii_case("identity"))
             .map(str::to_owned);
-        if let Some(encoding) = packed {
-            let found =
-                format!("answered {status} in the encoding {encoding}, which was not asked for");
-            return Err(self.not_reached(&found, false));
-        }
         let is_answer = (200..=299).contains(&status);
         let limit = if is_answer {
             LONGEST_BODY
@@ -205,18 +200,26 @@ impl Endpoint {
             .as_reader()
             .take(limit + 1)
             .read_to_end(&mut bytes);
-        if !is_answer {
+        let reply = if let Some(encoding) = packed {
+            let found =
+                format!("answered {status} in the encoding {encoding}, which was not asked for");
+            Err(self.not_reached(&found, false))
+        } else if !is_answer {
             let text = String::from_utf8_lossy(&bytes);
-            return Err(self.refused(status, &text, after));
-        }
-        outcome.map_err(|e| self.not_reached(&e.to_string(), false))?;
-        if bytes.len() as u64 > limit {
+            Err(self.refused(status, &text, after))
+        } else if let Err(e) = outcome {
+            Err(self.not_reached(&e.to_string(), false))
+        } else if bytes.len() as u64 > limit {
             let found = format!("answered more than {} MiB", limit >> 20);
-            return Err(self.not_reached(&found, false));
+            Err(self.not_reached(&found, false))
+        } else {
+            self.reply(&String::from_utf8_lossy(&bytes))
+        };
+        // An endpoint charges for each answer, of use or not, and for no refusal.
+        if is_answer {
+            let usage = reply.as_ref().ok().and_then(|reply| reply.usage);
+            self.meter.add(usage, body.len(), bytes.len());
         }
-        let reply = self.reply(&String::from_utf8_lossy(&bytes));
-        let usage = reply.as_ref().ok().and_then(|reply| reply.usage);
-        self.meter.add(usage, body.len(), bytes.len());
         reply
     }
 
