@@ -706,7 +706,7 @@ fn no_weights(dir: &Path) -> Error {
     }
     if let Some(name) = first(&|name| name.ends_with(".safetensors")) {
         return found(
-            format!("{name}"),
+            name.clone(),
             "download model.safetensors.index.json, which tells which tensor is in which shard",
         );
     }

@@ -140,7 +140,7 @@ pub fn adamw(bench: &Bench, _: usize) -> Result<Finding> {
         max_norm: 1.0,
     };
     let max_norm = clip.max_norm;
-    settings.update(buffers, &[segment.clone()], clip)?;
+    settings.update(buffers, std::slice::from_ref(&segment), clip)?;
 
     let squares: f64 = old_gradients
         .par_chunks(1 << 16)
