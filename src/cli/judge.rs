@@ -1,5 +1,6 @@
 //! `maqam score` and `maqam generate`: what a model makes of the rows of a data file.
 
+use std::path::Path;
 use std::path::PathBuf;
 use std::sync::atomic::AtomicBool;
 
@@ -23,6 +24,7 @@ use crate::error::Result;
 use crate::eval::answers::Asker;
 use crate::files;
 use crate::load::Loader;
+use crate::model::AudioLlm;
 use crate::model::generate::Sampling;
 use crate::model::generate::Strategy;
 use crate::seed::Key;
@@ -70,6 +72,36 @@ pub fn score(arguments: &ScoreArguments, stop: &AtomicBool) -> Result<()> {
     let mut progress = Progress::new("scoring", 0, examples.len() as u64);
     let mut lines = Vec::with_capacity(examples.len());
     let mut bad = BadRows::default();
+    let outcome = score_rows(
+        &model,
+        &loader,
+        &examples,
+        &mut lines,
+        &mut bad,
+        &mut progress,
+        stop,
+    );
+    progress.finish();
+    finish_early(outcome, &lines, examples.len(), &arguments.out)?;
+    if bad.leaves_some(examples.len()) {
+        write_lines(&lines, &arguments.out)?;
+    }
+    bad.finish(examples.len(), &arguments.data.data, &arguments.out)
+}
+
+/// Scores rows, a line of `lines` for each that can be used.
+///
+/// # Errors
+/// What is no fault of a row; `lines` holds the rows before it.
+fn score_rows(
+    model: &AudioLlm,
+    loader: &Loader,
+    examples: &[(Example, Option<usize>)],
+    lines: &mut Vec<String>,
+    bad: &mut BadRows,
+    progress: &mut Progress,
+    stop: &AtomicBool,
+) -> Result<()> {
     for chunk in examples.chunks(READ_AHEAD) {
         let loaded: Vec<Result<Sequence>> = chunk
             .par_iter()
@@ -121,11 +153,33 @@ pub fn score(arguments: &ScoreArguments, stop: &AtomicBool) -> Result<()> {
             progress.update(lines.len() as u64, "");
         }
     }
-    progress.finish();
-    if bad.leaves_some(examples.len()) {
-        files::write_atomic(&arguments.out, (lines.join("\n") + "\n").as_bytes())?;
+    Ok(())
+}
+
+/// Writes the lines that are done where a command ends before all are.
+///
+/// # Errors
+/// What ended it, with where the lines are; nothing is written where there are none.
+fn finish_early(outcome: Result<()>, lines: &[String], num_rows: usize, out: &Path) -> Result<()> {
+    let Err(error) = outcome else {
+        return Ok(());
+    };
+    // An error of the disk on top of the first would hide what ended the command.
+    if lines.is_empty() || write_lines(lines, out).is_err() {
+        return Err(error);
     }
-    bad.finish(examples.len(), &arguments.data.data, &arguments.out)
+    let holds = format!("holds {} of {num_rows} rows", lines.len());
+    Err(match error.kind {
+        Kind::Interrupted => Error::new(
+            Kind::Interrupted,
+            format!("stopped; {} {holds}", out.display()),
+        ),
+        _ => error.and_hint(format!("go on with {}, which {holds}", out.display())),
+    })
+}
+
+fn write_lines(lines: &[String], out: &Path) -> Result<()> {
+    files::write_atomic(out, (lines.join("\n") + "\n").as_bytes())
 }
 
 #[derive(Args)]
@@ -212,10 +266,40 @@ pub fn generate(arguments: &GenerateArguments, stop: &AtomicBool) -> Result<()> 
         sampling: &sampling,
         seed: arguments.seed,
     };
-    let mut text = String::new();
+    let mut lines = Vec::with_capacity(examples.len());
     let mut bad = BadRows::default();
-    let mut num_done = 0;
+    let outcome = generate_rows(
+        &asker,
+        &asked,
+        &arguments.data.data,
+        &mut lines,
+        &mut bad,
+        &mut progress,
+        stop,
+    );
+    progress.finish();
+    finish_early(outcome, &lines, examples.len(), &arguments.out)?;
+    if bad.leaves_some(examples.len()) {
+        write_lines(&lines, &arguments.out)?;
+    }
+    bad.finish(examples.len(), &arguments.data.data, &arguments.out)
+}
+
+/// Answers rows, a line of `lines` for each that can be used; `data` is the file they are from.
+///
+/// # Errors
+/// What is no fault of a row; `lines` holds the rows before it.
+fn generate_rows(
+    asker: &Asker<'_>,
+    asked: &[(&Example, usize)],
+    data: &Path,
+    lines: &mut Vec<String>,
+    bad: &mut BadRows,
+    progress: &mut Progress,
+    stop: &AtomicBool,
+) -> Result<()> {
     for chunk in asked.chunks(READ_AHEAD) {
+        let num_done = lines.len();
         let mut watch = |done: usize| {
             progress.update((num_done + done) as u64, "");
             check_stop(stop)
@@ -224,31 +308,25 @@ pub fn generate(arguments: &GenerateArguments, stop: &AtomicBool) -> Result<()> 
             Ok(answers) => (chunk.to_vec(), answers),
             Err(error) if error.kind == Kind::Input => {
                 // Some row cannot be read: each is looked at, and the others are asked without it.
-                let readable = readable(&loader, chunk, &mut bad)?;
+                let readable = readable(asker.loader, chunk, bad)?;
                 if readable.len() == chunk.len() {
-                    return Err(error.at_path(&arguments.data.data));
+                    return Err(error.at_path(data));
                 }
                 let answers = asker.answers(&readable, &mut watch)?;
                 (readable, answers)
             }
-            Err(error) => return Err(error.at_path(&arguments.data.data)),
+            Err(error) => return Err(error.at_path(data)),
         };
-        num_done += chunk.len();
         for ((example, _), answer) in chunk.iter().zip(answers) {
             let line = Generated {
                 id: &example.id,
                 prediction: &answer.text,
                 tokens: &answer.tokens,
             };
-            text += &serde_json::to_string(&line).map_err(Error::bug)?;
-            text.push('\n');
+            lines.push(serde_json::to_string(&line).map_err(Error::bug)?);
         }
     }
-    progress.finish();
-    if bad.leaves_some(examples.len()) {
-        files::write_atomic(&arguments.out, text.as_bytes())?;
-    }
-    bad.finish(examples.len(), &arguments.data.data, &arguments.out)
+    Ok(())
 }
 
 /// The questions whose rows can be read.
