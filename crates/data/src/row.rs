@@ -74,6 +74,9 @@ const PICTURES: [&str; 4] = ["images", "image", "videos", "video"];
 /// Other names of `audio`, as NeMo and others write it.
 const AUDIO_NAMES: [&str; 2] = ["audio_filepath", "audio_path"];
 
+/// Seconds by which the durations of a row and of its one clip may differ.
+const STATED_TOLERANCE_S: f64 = 0.1;
+
 /// A row as a file gives it: its plain fields, and beside them the audio files that came inside the row itself.
 pub struct RawRow {
     /// Line or row number, from 1.
@@ -382,6 +385,14 @@ fn narrow(fields: &mut Fields, mut clips: Vec<Clip>) -> Result<(Vec<Clip>, Optio
                     written.join(", ")
                 ))
                 .hint("say the part once, in the row or in the clip"));
+            }
+            if let (Some(of_clip), Some(of_row)) = (clip.stated_s, stated_s)
+                && (of_clip - of_row).abs() > STATED_TOLERANCE_S
+            {
+                return Err(Error::input(format!(
+                    "the row's duration is {of_row} s, its clip's {of_clip} s"
+                ))
+                .hint("keep one of them"));
             }
             if span != Span::WHOLE {
                 clip.span = span;

@@ -651,6 +651,10 @@ fn clips_as_objects_have_parts_of_their_own() {
             r#"{"audio": {"path": "a.wav", "start": 1}, "start": 2}"#,
             "`start` beside a clip that has a part of its own",
         ),
+        (
+            r#"{"audio": {"path": "a.wav", "duration": 2}, "duration": 2.5}"#,
+            "the row's duration is 2.5 s, its clip's 2 s\nhint: keep one of them",
+        ),
     ] {
         assert!(
             refused(line).starts_with(&format!("1: {expected}")),
@@ -658,6 +662,8 @@ fn clips_as_objects_have_parts_of_their_own() {
             refused(line)
         );
     }
+    let rounded = row(r#"{"audio": {"path": "a.wav", "duration": 2}, "duration": 2.05}"#);
+    assert_eq!(rounded.duration, Some(2.0));
     assert_eq!(
         audio_files(&row(r#"{"audio_filepath": "a.wav"}"#)),
         ["a.wav"]
