@@ -4,6 +4,8 @@ use std::fs;
 use std::fs::File;
 use std::io::Read;
 use std::io::Write;
+#[cfg(unix)]
+use std::os::unix::fs::OpenOptionsExt;
 use std::path::Path;
 use std::path::PathBuf;
 use std::time::Duration;
@@ -77,13 +79,19 @@ impl Lock {
     pub fn try_take(folder: &Path) -> Result<Option<Self>> {
         create_dir(folder)?;
         let path = folder.join(LOCK_FILE);
-        let mut file = fs::OpenOptions::new()
-            .create(true)
-            .read(true)
-            .write(true)
-            .truncate(false)
-            .open(&path)
-            .map_err(|e| Error::io(&path, "open", &e))?;
+        let mut options = fs::OpenOptions::new();
+        options.create(true).read(true).write(true).truncate(false);
+        // The file is emptied below, and a link would lead to one of somebody else.
+        #[cfg(unix)]
+        options.custom_flags(libc::O_NOFOLLOW);
+        let mut file = options.open(&path).map_err(|e| {
+            let error = Error::io(&path, "open", &e);
+            if path.is_symlink() {
+                error.hint("remove the link; maqam makes a file in its place")
+            } else {
+                error
+            }
+        })?;
         match file.try_lock() {
             Ok(()) => {}
             Err(fs::TryLockError::WouldBlock) => return Ok(None),
@@ -128,6 +136,19 @@ mod tests {
         );
         drop(held);
         Lock::take(&folder).unwrap();
+    }
+
+    #[cfg(unix)]
+    #[test]
+    fn a_link_in_place_of_the_lock_is_refused() {
+        let dir = tempfile::tempdir().unwrap();
+        let other = dir.path().join("other");
+        fs::write(&other, "mine").unwrap();
+        std::os::unix::fs::symlink(&other, dir.path().join(LOCK_FILE)).unwrap();
+        let error = Lock::take(dir.path()).err().unwrap();
+        assert_eq!(error.exit_code(), 2);
+        assert!(error.to_string().contains("remove the link"), "{error}");
+        assert_eq!(fs::read_to_string(&other).unwrap(), "mine");
     }
 
     #[test]

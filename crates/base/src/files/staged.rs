@@ -48,7 +48,7 @@ pub(super) fn clean_once(folder: &Path) {
     for entry in fs::read_dir(folder).into_iter().flatten().flatten() {
         let name = entry.file_name();
         if name.to_str().is_some_and(is_ours) {
-            remove_dead(&entry.path(), is_dir(&entry));
+            remove_dead(&entry);
         }
     }
 }
@@ -65,7 +65,7 @@ fn clean(folder: &Path, depth: usize) {
         let name = name.to_string_lossy();
         let path = entry.path();
         if is_ours(&name) {
-            remove_dead(&path, is_dir(&entry));
+            remove_dead(&entry);
         } else if !is_dir(&entry) {
             continue;
         } else if let Some(of) = replaced(&name) {
@@ -111,16 +111,22 @@ fn is_number(text: &str) -> bool {
     !text.is_empty() && text.bytes().all(|byte| byte.is_ascii_digit())
 }
 
-/// Removes what no living process holds.
-fn remove_dead(path: &Path, is_dir: bool) {
-    let Ok(file) = File::open(path) else { return };
+/// Removes a file or folder that no living process holds.
+fn remove_dead(entry: &fs::DirEntry) {
+    // To open a pipe is to wait, and a link leads to something else; maqam leaves neither.
+    let Ok(kind) = entry.file_type() else { return };
+    if !kind.is_dir() && !kind.is_file() {
+        return;
+    }
+    let path = entry.path();
+    let Ok(file) = File::open(&path) else { return };
     if file.try_lock().is_err() {
         return;
     }
-    let _ = if is_dir {
-        fs::remove_dir_all(path)
+    let _ = if kind.is_dir() {
+        fs::remove_dir_all(&path)
     } else {
-        fs::remove_file(path)
+        fs::remove_file(&path)
     };
 }
 
@@ -328,6 +334,18 @@ mod tests {
         );
         assert!(living.path().is_dir());
         assert_eq!(names(&run.join("checkpoints")).len(), 1);
+    }
+
+    #[cfg(unix)]
+    #[test]
+    fn pipes_and_links_are_not_opened() {
+        let dir = tempfile::tempdir().unwrap();
+        let pipe = dir.path().join(".writing-1-1");
+        let made = std::process::Command::new("mkfifo").arg(&pipe).status();
+        assert!(made.unwrap().success());
+        std::os::unix::fs::symlink(&pipe, dir.path().join(".writing-1-2")).unwrap();
+        clean_below(dir.path());
+        assert_eq!(names(dir.path()), [".writing-1-1", ".writing-1-2"]);
     }
 
     #[test]
