@@ -422,6 +422,23 @@ fn a_hub_that_lies_is_an_error_and_no_panic() {
 }
 
 #[test]
+fn an_empty_file_is_downloaded() {
+    let place = place();
+    let hub = Liar::start(|path, stream| {
+        if path.starts_with("/api/") {
+            let names = ["config.json", "tokenizer.json"];
+            return respond(stream, "200 OK", "", &listing(&names));
+        }
+        let headers = "Content-Range: bytes */0\r\nETag: \"e\"\r\nX-Repo-Commit: c\r\n";
+        respond(stream, "416 Range Not Satisfiable", headers, b"");
+    });
+    // An empty configuration is refused as that, after the download.
+    let ran = hub.score(&place, &[]);
+    assert_eq!(ran.code, Some(2), "{}", ran.stderr);
+    assert!(!ran.stderr.contains("cannot download"), "{}", ran.stderr);
+}
+
+#[test]
 fn a_hub_that_falls_silent_or_never_ends_is_given_up() {
     let place = place();
     let silent = Liar::start(|path, stream| {
