@@ -7,6 +7,7 @@ use serde_json::Value;
 use crate::AudioSource;
 use crate::Clip;
 use crate::fields::Fields;
+use crate::fields::Unread;
 use crate::fields::brief;
 use crate::fields::wrong_type;
 use maqam_audio::Span;
@@ -152,11 +153,12 @@ fn read_channel(fields: &mut Fields) -> Result<Option<u16>> {
     }
 }
 
-/// A clip from its path, or from an object with the path and perhaps the part of it that counts.
+/// A clip from its path, or from an object with the path and perhaps the part of it that counts. The object's other fields are added to
+/// `unread`.
 ///
 /// # Errors
 /// What is neither, an address, a file that is not there, audio written into the row.
-pub fn read_clip(value: Value, audio_folder: &Path) -> Result<Clip> {
+pub fn read_clip(value: Value, audio_folder: &Path, unread: &mut Unread) -> Result<Clip> {
     let (source, part) = match value {
         Value::String(path) => (resolve(&path, audio_folder)?, None),
         Value::Object(map) => {
@@ -170,7 +172,10 @@ pub fn read_clip(value: Value, audio_folder: &Path) -> Result<Clip> {
                 // OpenAI writes `{"audio_url": {"url": ...}}`.
                 Some((_, Value::Object(mut inner))) if inner.contains_key("url") => {
                     match inner.shift_remove("url") {
-                        Some(Value::String(path)) => path,
+                        Some(Value::String(path)) => {
+                            unread.extend(inner);
+                            path
+                        }
                         other => {
                             return Err(wrong_type("url", &other.unwrap_or_default(), "a path"));
                         }
@@ -179,6 +184,7 @@ pub fn read_clip(value: Value, audio_folder: &Path) -> Result<Clip> {
                 Some((name, other)) => return Err(wrong_type(name, &other, "a path")),
                 None => return Err(without_path(fields)),
             };
+            fields.move_left(unread);
             (resolve(&path, audio_folder)?, Some(part))
         }
         other => return Err(wrong_type("audio", &other, "a path")),

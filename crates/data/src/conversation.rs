@@ -10,6 +10,7 @@ use crate::Message;
 use crate::Role;
 use crate::clips::read_clip;
 use crate::fields::Fields;
+use crate::fields::Unread;
 use crate::fields::brief;
 use crate::fields::wrong_type;
 use maqam_base::error::Error;
@@ -31,6 +32,8 @@ pub struct Conversation {
     pub messages: Vec<Message>,
     /// Clips with their places in the messages, in that order.
     pub clips: Vec<Clip>,
+    /// Fields of those clips that nobody has read.
+    pub unread: Unread,
     /// Whether messages without any mark hear the row's clips first.
     marks_are_optional: bool,
 }
@@ -44,6 +47,7 @@ impl Conversation {
         let mut reader = Reader {
             audio_folder,
             clips: Vec::new(),
+            unread: Unread::new(),
         };
         let mut messages = Vec::new();
         let mut found = None;
@@ -82,6 +86,7 @@ impl Conversation {
         Ok(Self {
             messages,
             clips: reader.clips,
+            unread: reader.unread,
             marks_are_optional,
         })
     }
@@ -201,6 +206,7 @@ impl Pair {
 struct Reader<'a> {
     audio_folder: &'a Path,
     clips: Vec<Clip>,
+    unread: Unread,
 }
 
 impl Reader<'_> {
@@ -361,7 +367,8 @@ impl Reader<'_> {
     }
 
     fn clip(&mut self, value: Value) -> Result<()> {
-        self.clips.push(read_clip(value, self.audio_folder)?);
+        let clip = read_clip(value, self.audio_folder, &mut self.unread)?;
+        self.clips.push(clip);
         Ok(())
     }
 }

@@ -33,6 +33,9 @@ impl Shared {
     }
 }
 
+/// Fields of a row's audio objects that nobody has read, by name.
+pub type Unread = Vec<(String, Value)>;
+
 /// The fields of one row that nobody has taken yet.
 pub struct Fields(Map<String, Value>);
 
@@ -116,6 +119,11 @@ impl Fields {
             }
             Some(other) => Err(wrong_type(name, &other, "a list")),
         }
+    }
+
+    /// Moves the fields that nobody has taken to others.
+    pub fn move_left(self, to: &mut Unread) {
+        to.extend(self.0);
     }
 
     /// What is left, as one JSON object; `None` when nothing is.

@@ -18,6 +18,7 @@ use crate::clips::read_part;
 use crate::conversation::Conversation;
 use crate::fields::Fields;
 use crate::fields::Shared;
+use crate::fields::Unread;
 use crate::fields::wrong_type;
 use crate::language;
 use crate::notes::Notes;
@@ -139,7 +140,8 @@ impl<'a> RowReader<'a> {
         refuse_pictures(&mut fields)?;
         let mut conversation = Conversation::read(&mut fields, self.audio_folder)?;
         let inline = std::mem::take(&mut conversation.clips);
-        let clips = self.read_clips(&mut fields, raw.embedded, raw.line, inline)?;
+        let mut unread = std::mem::take(&mut conversation.unread);
+        let clips = self.read_clips(&mut fields, raw.embedded, raw.line, inline, &mut unread)?;
         let (clips, duration) = narrow(&mut fields, clips)?;
         if !conversation.messages.is_empty() {
             conversation.check_marks(clips.len())?;
@@ -176,16 +178,17 @@ impl<'a> RowReader<'a> {
             clips,
             extra: None,
         };
-        self.look_at_the_rest(&fields, &row);
+        self.look_at_the_rest(&fields, &unread, &row);
         let extra = fields.rest().map(|text| self.shared.share(&text));
         Ok(Row { extra, ..row })
     }
 
-    /// Notes fields that are not read and look as if they should be.
-    fn look_at_the_rest(&mut self, fields: &Fields, row: &Row) {
+    /// Notes fields of the row and of its audio objects that are not read and look as if they should be.
+    fn look_at_the_rest(&mut self, fields: &Fields, of_clips: &[(String, Value)], row: &Row) {
         let is_whole = |clip: &Clip| !clip.span.is_part();
         if !row.clips.is_empty() && row.clips.iter().all(is_whole) {
-            for (name, value) in fields.left() {
+            let of_clips = of_clips.iter().map(|(name, value)| (name.as_str(), value));
+            for (name, value) in fields.left().chain(of_clips) {
                 self.notes.unread(name, value, row.line);
             }
         }
@@ -275,6 +278,7 @@ impl<'a> RowReader<'a> {
         embedded: Vec<Embedded>,
         line: u32,
         inline: Vec<Clip>,
+        unread: &mut Unread,
     ) -> Result<Vec<Clip>> {
         let mut audio = fields.take("audio");
         for name in AUDIO_NAMES {
@@ -306,10 +310,10 @@ impl<'a> RowReader<'a> {
         };
         let mut clips = values
             .into_iter()
-            .map(|value| read_clip(value, self.audio_folder))
+            .map(|value| read_clip(value, self.audio_folder, unread))
             .collect::<Result<Vec<Clip>>>()?;
         for file in embedded {
-            clips.push(embedded_clip(file, line)?);
+            clips.push(embedded_clip(file, line, unread)?);
         }
         match (clips.is_empty(), inline.is_empty()) {
             (_, true) => Ok(clips),
@@ -322,8 +326,10 @@ impl<'a> RowReader<'a> {
     }
 }
 
-fn embedded_clip(file: Embedded, line: u32) -> Result<Clip> {
-    let Part { span, stated_s } = read_part(&mut Fields::new(file.fields))?;
+fn embedded_clip(file: Embedded, line: u32, unread: &mut Unread) -> Result<Clip> {
+    let mut fields = Fields::new(file.fields);
+    let Part { span, stated_s } = read_part(&mut fields)?;
+    fields.move_left(unread);
     let name = file
         .name
         .unwrap_or_else(|| format!("audio of row {line}"))

@@ -793,6 +793,14 @@ fn fields_that_look_like_a_part_are_noted_once() {
         notes[0].contains("m.jsonl:1: `begin`, `t0` look like a part of the audio"),
         "{notes:?}"
     );
+    for line in [
+        r#"{"audio": {"path": "a.wav", "begin": 1, "sampling_rate": 16000}}"#,
+        r#"{"messages": [{"role": "user", "content": [{"type": "audio_url", "audio_url": {"url": "a.wav", "begin": 1}}]}, {"role": "assistant", "content": "x"}]}"#,
+    ] {
+        let notes = read(line).unwrap().notes;
+        assert_eq!(notes.len(), 1, "{notes:?}");
+        assert!(notes[0].contains("`begin` looks like a part"), "{notes:?}");
+    }
     let notes = read(r#"{"audio": "a.wav", "system": "S", "channel": "MBC"}"#)
         .unwrap()
         .notes;
