@@ -233,7 +233,7 @@ impl Recipe {
     /// decision comes from which rows leave the pool.
     ///
     /// # Errors
-    /// Rows that cannot be used, unless they are to be skipped; whatever [`Corpus::load`], [`Recipe::suite`] and [`Schedule::new`] refuse.
+    /// Rows that cannot be used, unless they are to be skipped; whatever [`Corpus::load`], the suite and [`Schedule::new`] refuse.
     pub fn rows(
         &self,
         tasks: &Tasks,
