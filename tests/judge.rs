@@ -1,5 +1,6 @@
 //! The judge against an endpoint on this machine that misbehaves: too many requests, faults, cut connections, silence, answers of every wrong kind.
 
+use std::fs::File;
 use std::net::TcpListener;
 use std::path::Path;
 use std::sync::Arc;
@@ -998,4 +999,38 @@ fn a_cache_that_cannot_be_written_ends_the_run() {
         4,
         &["/dev/full: cannot append to", "free some space", "spent: "],
     );
+}
+
+#[test]
+fn outputs_that_take_nothing_cost_no_grade() {
+    let place = place_with_summaries();
+    let server = Server::start(&[grades(4), grades(4), grades(4)]);
+    let full = File::options().write(true).open("/dev/full").unwrap();
+    let arguments = [
+        "judge",
+        "--predictions",
+        "predictions.jsonl",
+        "--sources",
+        "sources.jsonl",
+        "--endpoint",
+        &server.url,
+        "--threads",
+        "1",
+        "--cache",
+        "kept",
+    ];
+    let mut command = place.command(&[&arguments[..], &["--out", "judged.jsonl"]].concat());
+    command.env("OPENAI_API_KEY", KEY).stdout(full);
+    let ran = command::outcome(command.output().unwrap());
+    assert_eq!(ran.code, Some(4), "{}", ran.stderr);
+    assert!(ran.stderr.contains("standard output"), "{}", ran.stderr);
+    assert_eq!(place.text("judged.jsonl").lines().count(), 3);
+
+    // What was paid for is in the cache: no fourth question is asked.
+    let mut command = place.command(&[&arguments[..], &["--out", "/dev/full"]].concat());
+    command.env("OPENAI_API_KEY", KEY);
+    let ran = command::outcome(command.output().unwrap());
+    assert_eq!(ran.code, Some(4), "{}", ran.stderr);
+    assert!(ran.stderr.contains("/dev/full"), "{}", ran.stderr);
+    assert_eq!(server.seen().len(), 3);
 }

@@ -19,6 +19,7 @@ use command::fixture_text;
 use command::outcome;
 use command::row;
 use command::small_run;
+use serde_json::Value;
 use serde_json::json;
 
 mod command;
@@ -41,6 +42,7 @@ fn place() -> Place {
         ],
     );
     place.write_rows("asr.jsonl", &asr_rows());
+    write_suite(&place);
     place.write(
         "recipe.yaml",
         format!(
@@ -49,6 +51,22 @@ fn place() -> Place {
         ),
     );
     place
+}
+
+/// A suite of instructions about `asr.jsonl`, and an answer to each of its rows.
+fn write_suite(place: &Place) {
+    let build =
+        "instructions build --data asr.jsonl --task asr --rows 2 --ask asr --out asked.jsonl";
+    place.run(&build.split(' ').collect::<Vec<_>>()).succeeds();
+    let answers: Vec<Value> = place
+        .text("asked.jsonl")
+        .lines()
+        .map(|line| {
+            let row: Value = serde_json::from_str(line).unwrap();
+            json!({"id": row["id"], "prediction": "yes"})
+        })
+        .collect();
+    place.write_rows("answers.jsonl", &answers);
 }
 
 /// Every command that writes one file, with `OUT` in its place.
@@ -66,6 +84,7 @@ fn writers() -> Vec<Vec<String>> {
         "plan recipe.yaml --device cpu --picks OUT".to_owned(),
         "plan recipe.yaml --device cpu --html OUT".to_owned(),
         "instructions build --data asr.jsonl --task asr --rows 2 --ask asr --out OUT".to_owned(),
+        "instructions score --suite asked.jsonl --predictions answers.jsonl --out OUT".to_owned(),
     ]
     .iter()
     .map(|line| line.split(' ').map(str::to_owned).collect())
@@ -232,6 +251,12 @@ fn printers() -> Vec<Vec<&'static str>> {
         "metrics --task asr --predictions predictions.jsonl --json",
         "plan recipe.yaml --device cpu",
         "instructions build --data asr.jsonl --task asr --rows 2 --ask asr --out suite.jsonl",
+        "instructions score --suite asked.jsonl --predictions answers.jsonl",
+        "instructions score --suite asked.jsonl --predictions answers.jsonl --json",
+        "bench train --device cpu --clips 1 --steps 1 --warm-up 0",
+        "bench train --device cpu --clips 1 --steps 1 --warm-up 0 --json",
+        "bench check --device cpu --tiny --only swiglu",
+        "bench compare --device cpu --tiny",
         "--help",
         "train --help",
         "--version",
@@ -347,7 +372,7 @@ fn a_disk_that_ends_in_a_training_costs_no_finished_step() {
 }
 
 /// Commands that work on a run, on a checkpoint or on a suite, with what each of them writes.
-const OF_RUNS: [(&str, &str); 4] = [
+const OF_RUNS: [(&str, &str); 6] = [
     ("report runs/small --out page.html", "page.html"),
     (
         "export --model MODEL --adapter runs/small/checkpoints/step-000004 --out merged",
@@ -360,6 +385,14 @@ const OF_RUNS: [(&str, &str); 4] = [
     (
         "eval suite.yaml --model MODEL --prompts prompts --device cpu --resamples 100 --out judged --answers answers",
         "judged/base/scores.json",
+    ),
+    (
+        "compare evaluated/base evaluated/again --out compared",
+        "compared/report.html",
+    ),
+    (
+        "experiment experiment.yaml --device cpu --allow-leakage",
+        "runs/pair/comparison.json",
     ),
 ];
 
@@ -382,6 +415,33 @@ fn trained() -> Place {
             wordings.join(", ")
         ),
     );
+    let words = words(
+        "eval suite.yaml --model MODEL --prompts prompts --device cpu --resamples 100 --out evaluated --answers answers",
+    );
+    place
+        .run(&words.iter().map(String::as_str).collect::<Vec<_>>())
+        .succeeds();
+    std::fs::create_dir(place.path("evaluated/again")).unwrap();
+    for entry in std::fs::read_dir(place.path("evaluated/base")).unwrap() {
+        let entry = entry.unwrap();
+        std::fs::copy(
+            entry.path(),
+            place.path("evaluated/again").join(entry.file_name()),
+        )
+        .unwrap();
+    }
+    place.write(
+        "experiment.yaml",
+        "\
+name: pair
+recipes:
+  - {name: one, recipe: recipe.yaml, set: ['schedule.stages=[{tasks: all, steps: 1}]']}
+  - {name: two, recipe: recipe.yaml, set: ['schedule.stages=[{tasks: all, steps: 1, draw: balanced}]']}
+seeds: [{initialisation: 1, order: 11}, {initialisation: 2, order: 12}]
+test: suite.yaml
+resamples: 50
+",
+    );
     place
 }
 
@@ -399,7 +459,14 @@ fn commands_on_runs_fail_as_disk_and_printer_do() {
         let words = words(line);
         let arguments: Vec<&str> = words.iter().map(String::as_str).collect();
         let remove = || {
-            for name in ["page.html", "merged", "peft", "judged"] {
+            for name in [
+                "page.html",
+                "merged",
+                "peft",
+                "judged",
+                "compared",
+                "runs/pair",
+            ] {
                 let _ = std::fs::remove_dir_all(place.path(name));
                 let _ = std::fs::remove_file(place.path(name));
             }
