@@ -33,10 +33,10 @@ use crate::load::rows::Pool;
 use crate::load::rows::RowCheck;
 use crate::load::rows::Watch;
 use crate::loss;
-use crate::model::config::Config;
-use crate::model::lora;
-use crate::model::lora::Plan;
-use crate::model::precision::Precision;
+use crate::models::config::Config;
+use crate::nn::lora;
+use crate::nn::lora::Plan;
+use crate::nn::precision::Precision;
 use crate::parts::Part;
 use crate::parts::Parts;
 use crate::parts::Training;
@@ -303,7 +303,8 @@ impl Recipe {
             .iter()
             .map(|stage| stage.train.or(&self.train))
             .collect();
-        let plan = Plan::from_settings(&self.lora, &self.trained_parts(schedule, &parts)?, config)?;
+        let trained = self.trained_parts(schedule, &parts)?;
+        let plan = Plan::from_settings(&self.lora, &trained, &config.adaptable())?;
         if self.model.precision == Precision::Fp8 && plan.full.contains(&Part::Decoder) {
             return Err(Error::input("`model.precision` is fp8, which rounds frozen linear layers of the decoder, and `train.decoder: full` leaves none")
                 .hint("train the decoder through adapters (`train.decoder: lora`), or leave `model.precision` out"));

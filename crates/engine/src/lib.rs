@@ -6,4 +6,5 @@
 
 pub mod batch;
 pub mod ops;
-pub mod model;
+pub mod nn;
+pub mod models;

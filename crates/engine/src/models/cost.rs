@@ -3,9 +3,9 @@
 //! Only products are counted. Norms, activations, softmax and the optimiser are in the measured factor between products alone and whole
 //! steps.
 
-use crate::model::config::Config;
-use crate::model::decoder::Save;
-use crate::model::sizes::Sizes;
+use crate::models::config::Config;
+use crate::models::sizes::Sizes;
+use crate::nn::saving::Save;
 use crate::ops::convolution::KERNEL;
 use maqam_audio::MELS;
 use maqam_base::parts::Part;
@@ -25,7 +25,7 @@ const PAIR: f64 = 2.0;
 const ATTENTION_BACKWARD: f64 = 2.5;
 
 /// Positions of the audio encoder for each token of audio.
-pub(super) const POSITIONS: f64 = 2.0;
+pub const POSITIONS: f64 = 2.0;
 
 /// What goes through the model at once: a micro-batch, or a step.
 #[derive(Clone, Copy, Debug, Default, PartialEq)]
@@ -95,11 +95,13 @@ impl Model<'_> {
             + PAIR * tower * POSITIONS * load.audio_tokens
     }
 
-    pub(super) fn is_full(&self, part: Part) -> f64 {
+    /// 1 where a part is trained whole, else 0.
+    pub fn is_full(&self, part: Part) -> f64 {
         f64::from(u8::from(self.parts.of(part) == Training::Full))
     }
 
-    pub(super) fn is_trained(&self, part: Part) -> bool {
+    /// Whether a part is trained in any way.
+    pub fn is_trained(&self, part: Part) -> bool {
         self.parts.of(part) != Training::Frozen
     }
 
@@ -228,15 +230,16 @@ impl Model<'_> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::model::lora;
-    use crate::model::lora::Plan;
-    use crate::model::shapes;
+    use crate::models::qwen_omni::shapes;
+    use crate::nn::lora;
+    use crate::nn::lora::Plan;
 
     #[test]
     fn a_frozen_decoder_with_adapters_costs_four_operations_a_weight_and_token() {
         let config = shapes::by_name("7b", None).unwrap();
         let parts = Parts::default();
-        let plan = Plan::from_settings(&lora::Settings::default(), &parts, &config).unwrap();
+        let plan =
+            Plan::from_settings(&lora::Settings::default(), &parts, &config.adaptable()).unwrap();
         let sizes = Sizes::of(&config, &plan);
         let model = |parts, save| Model {
             config: &config,
@@ -299,7 +302,8 @@ mod tests {
             projector: Training::Full,
             decoder: Training::Full,
         };
-        let plan = Plan::from_settings(&lora::Settings::default(), &parts, &config).unwrap();
+        let plan =
+            Plan::from_settings(&lora::Settings::default(), &parts, &config.adaptable()).unwrap();
         let sizes = Sizes::of(&config, &plan);
         let (mut one, mut two) = (Load::default(), Load::default());
         one.add(300, 200, 30);

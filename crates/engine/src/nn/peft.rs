@@ -8,16 +8,17 @@ use candle_core::Tensor;
 use serde_json::Value;
 use serde_json::json;
 
-use crate::model::checkpoint::check_inside;
-use crate::model::checkpoint::read_json;
-use crate::model::checkpoint::read_safetensors;
-use crate::model::checkpoint::refuse_not_finite;
-use crate::model::config::Config;
-use crate::model::lora::Plan;
-use crate::model::lora::Shape;
-use crate::model::lora::Variant;
-use crate::model::lora::modules;
-use crate::model::peft_rules::Rules;
+use crate::nn::checkpoint::check_inside;
+use crate::nn::checkpoint::read_json;
+use crate::nn::checkpoint::read_safetensors;
+use crate::nn::checkpoint::refuse_not_finite;
+use crate::nn::lora::Adaptable;
+use crate::nn::lora::Plan;
+use crate::nn::lora::Shape;
+use crate::nn::lora::Variant;
+use crate::nn::lora::regex_of;
+use crate::nn::naming::NameForm;
+use crate::nn::peft_rules::Rules;
 use maqam_base::error::Error;
 use maqam_base::error::Result;
 use maqam_base::files;
@@ -27,30 +28,9 @@ pub const CONFIG_FILE: &str = "adapter_config.json";
 /// The file that holds its tensors.
 pub const TENSORS_FILE: &str = "adapter_model.safetensors";
 
-/// Which names the tensors of a saved adapter get.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum KeyForm {
-    /// `base_model.model.thinker.model...`: relative to the full Qwen2.5-Omni model.
-    Full,
-    /// `base_model.model.model...`: relative to the thinker alone.
-    Thinker,
-}
-
-impl KeyForm {
-    fn path(self, module: &str) -> &str {
-        match self {
-            Self::Full => module,
-            Self::Thinker => module.strip_prefix("thinker.").unwrap_or(module),
-        }
-    }
-}
-
-/// The name of a LoRA matrix in a PEFT file; `matrix` is `A` or `B`.
-pub fn key(module: &str, matrix: char, form: KeyForm) -> String {
-    format!(
-        "base_model.model.{}.lora_{matrix}.weight",
-        form.path(module)
-    )
+/// The name of a LoRA matrix in a PEFT file; `module` is the path that the file writes, `matrix` is `A` or `B`.
+pub fn key(module: &str, matrix: char) -> String {
+    format!("base_model.model.{module}.lora_{matrix}.weight")
 }
 
 /// A PEFT folder, read.
@@ -67,12 +47,12 @@ pub struct Adapter {
 }
 
 impl Adapter {
-    /// Reads a PEFT folder for a model of this shape, in either form of keys, by the rules of PEFT ([`Rules`]).
+    /// Reads a PEFT folder for a model of this shape, in any form of keys of its family, by the rules of PEFT ([`Rules`]).
     ///
     /// # Errors
     /// Whatever would make the adapter work differently here than in PEFT: other kinds of adapters, tensors of modules the
     /// model does not have, half a pair, shapes that do not fit, values that are not finite.
-    pub fn load(dir: &Path, config: &Config) -> Result<Self> {
+    pub fn load(dir: &Path, model: &Adaptable) -> Result<Self> {
         let path = dir.join(CONFIG_FILE);
         check_inside(dir, &path)?;
         let json = read_json(&path)
@@ -86,41 +66,45 @@ impl Adapter {
         }
         let stored = read_safetensors(&tensors_path)?;
         refuse_not_finite(&stored, &tensors_path)?;
-        Self::from_tensors(rules, stored, config).map_err(|e| e.at_path(&tensors_path))
+        Self::from_tensors(rules, stored, model).map_err(|e| e.at_path(&tensors_path))
     }
 
     fn from_tensors(
         rules: Rules,
         stored: std::collections::HashMap<String, Tensor>,
-        config: &Config,
+        model: &Adaptable,
     ) -> Result<Self> {
         let variant = rules.variant;
-        let known: Vec<String> = modules(config)
-            .into_iter()
-            .map(|module| module.path)
-            .collect();
+        let known: Vec<&String> = model.modules.iter().map(|module| &module.path).collect();
         let mut halves: BTreeMap<String, [Option<Tensor>; 2]> = BTreeMap::new();
-        let mut forms = [None, None];
+        // The form of keys, and the first tensor that had it.
+        let mut used: Option<(&NameForm, String)> = None;
+        // In the order of names, so that a message does not depend on how they hash.
+        let stored: BTreeMap<String, Tensor> = stored.into_iter().collect();
         for (name, tensor) in stored {
-            let Some((module, matrix, form)) =
-                parse_key(&name).filter(|(module, _, _)| known.contains(module))
-            else {
+            let found = parse_key(&name).and_then(|(written, matrix)| {
+                let of_form = |form| NameForm::read(form, &written).map(|module| (module, form));
+                let mut paths = model.forms.iter().filter_map(of_form);
+                let (module, form) = paths.find(|(module, _)| known.contains(&module))?;
+                Some((module, matrix, form))
+            });
+            let Some((module, matrix, form)) = found else {
                 return Err(Error::input(format!("tensor `{name}` belongs to no linear layer of this model"))
                     .hint("an adapter of the talker, of the vision tower or of another model cannot be loaded: it would do nothing here"));
             };
-            forms[usize::from(form == KeyForm::Thinker)] = Some(name);
+            match &used {
+                Some((before, first)) if *before != form => {
+                    let (a, b) = (before.name, form.name);
+                    return Err(Error::input(format!("`{first}` is {a}, `{name}` {b}"))
+                        .hint("keep one form of names; PEFT would load half of them"));
+                }
+                Some(_) => {}
+                None => used = Some((form, name)),
+            }
             halves.entry(module).or_default()[matrix] = Some(tensor.to_dtype(DType::F32)?);
         }
-        let form = match &forms {
-            [None, None] => return Err(Error::input("the adapter holds no tensors")),
-            [Some(full), Some(thinker)] => {
-                return Err(Error::input(format!(
-                    "`{full}` is relative to the full model, `{thinker}` to the thinker"
-                ))
-                .hint("keep one form of names; PEFT would load half of them"));
-            }
-            [Some(_), None] => KeyForm::Full,
-            [None, Some(_)] => KeyForm::Thinker,
+        let Some((form, _)) = used else {
+            return Err(Error::input("the adapter holds no tensors"));
         };
         let mut notes = rules.notes.clone();
         let mut left = Vec::new();
@@ -141,7 +125,7 @@ impl Adapter {
                 )));
             }
             let at = |e: Error| e.at(CONFIG_FILE);
-            let Some(shape) = rules.shape(form.path(&module)).map_err(at)? else {
+            let Some(shape) = rules.shape(&form.written(&module)).map_err(at)? else {
                 left.push(module);
                 continue;
             };
@@ -157,7 +141,8 @@ impl Adapter {
         let Some(first) = plan.modules.keys().next() else {
             return Err(Error::input(format!(
                 "{CONFIG_FILE} targets none of the modules whose tensors are stored, such as `{}`",
-                left.first().map_or("", |module| form.path(module))
+                left.first()
+                    .map_or(String::new(), |module| form.written(module))
             ))
             .hint("write `target_modules` for the same names that the tensors have"));
         };
@@ -168,8 +153,11 @@ impl Adapter {
             ));
         }
         if rules.starts_at_random {
-            for module in known.iter().filter(|module| !tensors.contains_key(*module)) {
-                if rules.shape(form.path(module))?.is_some() {
+            for module in known
+                .iter()
+                .filter(|module| !tensors.contains_key(**module))
+            {
+                if rules.shape(&form.written(module))?.is_some() {
                     return Err(Error::input(format!(
                         "`{module}` is targeted and has no tensors, and `init_lora_weights` starts it at random (`{first}` has some)"
                     ))
@@ -186,21 +174,16 @@ impl Adapter {
     }
 }
 
-/// Module path (in the full form), matrix (0 for A, 1 for B) and form of a tensor's name.
-fn parse_key(name: &str) -> Option<(String, usize, KeyForm)> {
+/// Path of the module as it is written, and matrix (0 for A, 1 for B), of a tensor's name.
+fn parse_key(name: &str) -> Option<(String, usize)> {
     let rest = name.strip_prefix("base_model.model.").unwrap_or(name);
     let rest = rest.strip_suffix(".weight")?;
     let rest = rest.strip_suffix(".default").unwrap_or(rest);
     let (module, matrix) = rest.rsplit_once(".lora_")?;
-    let matrix = match matrix {
-        "A" => 0,
-        "B" => 1,
-        _ => return None,
-    };
-    if module.starts_with("thinker.") {
-        Some((module.to_owned(), matrix, KeyForm::Full))
-    } else {
-        Some((format!("thinker.{module}"), matrix, KeyForm::Thinker))
+    match matrix {
+        "A" => Some((module.to_owned(), 0)),
+        "B" => Some((module.to_owned(), 1)),
+        _ => None,
     }
 }
 
@@ -221,18 +204,21 @@ pub fn save(
     plan: &Plan,
     tensors: &BTreeMap<String, (Tensor, Tensor)>,
     card: &Card,
-    form: KeyForm,
+    form: &NameForm,
 ) -> Result<()> {
     let named: Vec<(String, &Tensor)> = tensors
         .iter()
-        .flat_map(|(module, (a, b))| [(key(module, 'A', form), a), (key(module, 'B', form), b)])
+        .flat_map(|(module, (a, b))| {
+            let written = form.written(module);
+            [(key(&written, 'A'), a), (key(&written, 'B'), b)]
+        })
         .collect();
     files::write_safetensors(&dir.join(TENSORS_FILE), named)?;
     let text = serde_json::to_string_pretty(&config_json(plan, card, form)).map_err(Error::bug)?;
     files::write_atomic(&dir.join(CONFIG_FILE), text.as_bytes())
 }
 
-fn config_json(plan: &Plan, card: &Card, form: KeyForm) -> Value {
+fn config_json(plan: &Plan, card: &Card, form: &NameForm) -> Value {
     let shapes: Vec<&Shape> = plan.modules.values().collect();
     let most_common = |value: fn(&Shape) -> f64| {
         let mut counts: BTreeMap<u64, usize> = BTreeMap::new();
@@ -251,13 +237,11 @@ fn config_json(plan: &Plan, card: &Card, form: KeyForm) -> Value {
             .iter()
             .filter(|(_, shape)| value(shape) != usual);
         differs
-            .map(|(module, shape)| (regex::escape(form.path(module)), number(value(shape))))
+            .map(|(module, shape)| (regex::escape(&form.written(module)), number(value(shape))))
             .collect()
     };
-    let mut targets = plan.regex();
-    if form == KeyForm::Thinker {
-        targets = targets.replace("thinker\\.", "");
-    }
+    let written: Vec<String> = plan.modules.keys().map(|path| form.written(path)).collect();
+    let targets = regex_of(&written);
     json!({
         "peft_type": "LORA",
         "task_type": "CAUSAL_LM",
@@ -297,19 +281,21 @@ mod tests {
     use super::*;
 
     #[test]
-    fn both_forms_of_keys_name_the_same_module() {
+    fn keys_name_modules_and_matrices() {
         let module = "thinker.model.layers.0.self_attn.q_proj";
-        for (name, form) in [
-            (key(module, 'A', KeyForm::Full), KeyForm::Full),
-            (key(module, 'A', KeyForm::Thinker), KeyForm::Thinker),
+        for (name, matrix) in [
+            (key(module, 'A'), 0),
+            (key(module, 'B'), 1),
             (
-                "base_model.model.thinker.model.layers.0.self_attn.q_proj.lora_A.default.weight"
-                    .to_owned(),
-                KeyForm::Full,
+                format!("base_model.model.{module}.lora_A.default.weight"),
+                0,
             ),
         ] {
-            let expected = Some((module.to_owned(), 0, form));
-            assert_eq!(parse_key(&name), expected, "{name}");
+            assert_eq!(
+                parse_key(&name),
+                Some((module.to_owned(), matrix)),
+                "{name}"
+            );
         }
         assert_eq!(parse_key("base_model.model.thinker.lm_head.weight"), None);
     }

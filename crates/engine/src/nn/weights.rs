@@ -8,7 +8,8 @@ use candle_core::Device;
 use candle_core::Tensor;
 use rayon::prelude::*;
 
-use crate::model::checkpoint::Checkpoint;
+use crate::nn::checkpoint::Checkpoint;
+use crate::nn::naming::NameForm;
 use crate::ops::device::compute_type;
 use crate::ops::device::random_normal;
 use maqam_base::error::Error;
@@ -39,9 +40,12 @@ pub enum Weights {
 }
 
 impl Weights {
-    /// A checkpoint's.
-    pub fn open(dir: &Path) -> Result<Self> {
-        Checkpoint::open(dir).map(Self::Checkpoint)
+    /// A checkpoint's, whose files write names in one of the `forms` of its family.
+    ///
+    /// # Errors
+    /// Those of [`Checkpoint::open`].
+    pub fn open(dir: &Path, forms: &'static [NameForm]) -> Result<Self> {
+        Checkpoint::open(dir, forms).map(Self::Checkpoint)
     }
 
     /// These weights, with `tensors` in place of those of the same full names.

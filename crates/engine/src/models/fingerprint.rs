@@ -1,6 +1,6 @@
 //! What a row's embedding depends on of a model, as a hash: whoever keeps embeddings keeps this beside them.
 
-use crate::model::AudioLlm;
+use crate::models::AudioLlm;
 use crate::ops::device::to_host;
 use crate::ops::linear::Linear;
 use crate::ops::linear::Weight;

@@ -12,20 +12,18 @@ use safetensors::View;
 use serde_json::Map;
 use serde_json::Value;
 
-use crate::model::build::weight_shapes;
-use crate::model::checkpoint;
-use crate::model::checkpoint::Checkpoint;
-use crate::model::checkpoint::EMBEDDINGS;
-use crate::model::checkpoint::HEAD;
-use crate::model::checkpoint::INDEX;
-use crate::model::checkpoint::NOT_FINITE_HINT;
-use crate::model::checkpoint::Number;
-use crate::model::checkpoint::SINGLE;
-use crate::model::checkpoint::StoredTensor;
-use crate::model::checkpoint::describe_not_finite;
-use crate::model::checkpoint::weight_files;
-use crate::model::config::Config;
-use crate::model::trained::Trained;
+use crate::models::build::weight_shapes;
+use crate::models::config::Config;
+use crate::models::trained::Trained;
+use crate::nn::checkpoint;
+use crate::nn::checkpoint::Checkpoint;
+use crate::nn::checkpoint::INDEX;
+use crate::nn::checkpoint::NOT_FINITE_HINT;
+use crate::nn::checkpoint::Number;
+use crate::nn::checkpoint::SINGLE;
+use crate::nn::checkpoint::StoredTensor;
+use crate::nn::checkpoint::describe_not_finite;
+use crate::nn::checkpoint::weight_files;
 use crate::ops::cpu::slice;
 use crate::ops::gemm::Into as Product;
 use crate::ops::gemm::Matrix;
@@ -97,7 +95,8 @@ fn write_merged(
     dtype: Option<Dtype>,
     out: &Path,
 ) -> Result<usize> {
-    let checkpoint = Checkpoint::open(model_dir)?;
+    let checkpoint = Checkpoint::open(model_dir, config.names.checkpoints)?;
+    let embeddings = config.names.embeddings();
     let expected = trained.num_weights();
     let mut merged = 0;
     let mut places = Vec::new();
@@ -113,8 +112,8 @@ fn write_merged(
             }
             let full = checkpoint.full_name(&name);
             // A tied head that is stored all the same follows the embeddings.
-            let is_tied_head = full == HEAD && config.text.tie_word_embeddings;
-            let source = if is_tied_head { EMBEDDINGS } else { &full };
+            let is_tied_head = full == config.names.head && config.text.tie_word_embeddings;
+            let source = if is_tied_head { &embeddings } else { &full };
             let dtype = dtype.filter(|_| stored.is_float()).unwrap_or(stored.dtype);
             let changed = changed_values(trained, source, &stored).map_err(at)?;
             merged += usize::from(changed.is_some() && !is_tied_head);
@@ -311,6 +310,7 @@ fn model_card(
         },
     );
     let stored = dtype.map_or("the types of the base", name_of);
+    let (processor, class) = config.names.classes;
     let head = if config.text.tie_word_embeddings {
         "the embedding table (`tie_word_embeddings: true`)"
     } else {
@@ -341,10 +341,10 @@ The licence is not stated here. State it before this model is published.
 With transformers:
 
 ```python
-from transformers import Qwen2_5OmniProcessor, Qwen2_5OmniThinkerForConditionalGeneration
+from transformers import {processor}, {class}
 
-model = Qwen2_5OmniThinkerForConditionalGeneration.from_pretrained("{name}", dtype="auto")
-processor = Qwen2_5OmniProcessor.from_pretrained("{name}")
+model = {class}.from_pretrained("{name}", dtype="auto")
+processor = {processor}.from_pretrained("{name}")
 ```
 
 With vLLM:

@@ -2,7 +2,7 @@
 
 use super::Answers;
 use crate::batch::Batch;
-use crate::model::AudioLlm;
+use crate::models::AudioLlm;
 use maqam_base::error::Result;
 use maqam_base::seed::Key;
 

@@ -8,9 +8,9 @@ use regex::Regex;
 use serde::Deserialize;
 use serde::Serialize;
 
-use crate::model::config::Config;
-use crate::model::patterns;
-use crate::model::patterns::Patterns;
+use crate::nn::naming::NameForm;
+use crate::nn::patterns;
+use crate::nn::patterns::Patterns;
 use maqam_base::error::Error;
 use maqam_base::error::Result;
 use maqam_base::parts::Part;
@@ -175,65 +175,20 @@ pub struct Module {
     pub part: Part,
 }
 
-/// Path of a decoder layer.
-pub fn decoder_layer(layer: usize) -> String {
-    format!("thinker.model.layers.{layer}")
+/// What adapters may sit on in a model, and how files write the paths of its modules.
+#[derive(Clone, Debug)]
+pub struct Adaptable {
+    /// Every linear layer that can be adapted, in the order of the model.
+    pub modules: Vec<Module>,
+    /// Ways in which adapters name them; the first is the one that is written unless told.
+    pub forms: &'static [NameForm],
 }
-
-/// Path of an encoder layer.
-pub fn encoder_layer(layer: usize) -> String {
-    format!("thinker.audio_tower.layers.{layer}")
-}
-
-/// Path of the projector.
-pub const PROJECTOR: &str = "thinker.audio_tower.proj";
 
 /// Targets that have a name of their own.
 const PRESETS: [&str; 3] = ["attention", "mlp", "all-linear"];
 
-const DECODER_ATTENTION: [&str; 4] = [
-    "self_attn.q_proj",
-    "self_attn.k_proj",
-    "self_attn.v_proj",
-    "self_attn.o_proj",
-];
-const DECODER_MLP: [&str; 3] = ["mlp.gate_proj", "mlp.up_proj", "mlp.down_proj"];
-const ENCODER_ATTENTION: [&str; 4] = [
-    "self_attn.q_proj",
-    "self_attn.k_proj",
-    "self_attn.v_proj",
-    "self_attn.out_proj",
-];
+/// Names of the linear layers of an encoder's feed-forward part.
 const ENCODER_MLP: [&str; 2] = ["fc1", "fc2"];
-
-/// Every linear layer of the model that can be adapted, in the order of the model.
-pub fn modules(config: &Config) -> Vec<Module> {
-    let encoder = (0..config.audio.encoder_layers).flat_map(|i| {
-        ENCODER_ATTENTION
-            .iter()
-            .chain(&ENCODER_MLP)
-            .map(move |name| Module {
-                path: format!("{}.{name}", encoder_layer(i)),
-                part: Part::AudioEncoder,
-            })
-    });
-    let decoder = (0..config.text.num_hidden_layers).flat_map(|i| {
-        DECODER_ATTENTION
-            .iter()
-            .chain(&DECODER_MLP)
-            .map(move |name| Module {
-                path: format!("{}.{name}", decoder_layer(i)),
-                part: Part::Decoder,
-            })
-    });
-    encoder
-        .chain([Module {
-            path: PROJECTOR.to_owned(),
-            part: Part::Projector,
-        }])
-        .chain(decoder)
-        .collect()
-}
 
 /// Rank and scale of one module's adapter.
 #[derive(Clone, Copy, Debug, PartialEq)]
@@ -264,7 +219,7 @@ impl Plan {
     ///
     /// # Errors
     /// A rank of 0, a dropout outside `[0, 1)`, a target that matches nothing; the message names the key.
-    pub fn from_settings(settings: &Settings, parts: &Parts, config: &Config) -> Result<Self> {
+    pub fn from_settings(settings: &Settings, parts: &Parts, model: &Adaptable) -> Result<Self> {
         if settings.rank == 0 {
             return Err(Error::input("`lora.rank` is 0")
                 .hint("set a part to `frozen` under `train` to leave it without an adapter"));
@@ -281,8 +236,8 @@ impl Plan {
                 settings.alpha
             )));
         }
-        let all = modules(config);
-        let trained: Vec<&Module> = all
+        let trained: Vec<&Module> = model
+            .modules
             .iter()
             .filter(|module| parts.of(module.part) == Training::Lora)
             .collect();
@@ -383,8 +338,8 @@ impl Plan {
     }
 }
 
-/// A regular expression that matches exactly these module paths.
-fn regex_of<'a>(paths: impl IntoIterator<Item = &'a String>) -> String {
+/// A regular expression that matches exactly these module paths, for PEFT.
+pub fn regex_of<'a>(paths: impl IntoIterator<Item = &'a String>) -> String {
     // Layer numbers are folded together where every layer has the same modules; other paths are listed.
     let mut by_kind: BTreeMap<String, Vec<usize>> = BTreeMap::new();
     let layer = Layer::pattern();
@@ -438,7 +393,7 @@ impl Layer {
         reason = "the pattern is a constant, compiled in a test"
     )]
     fn pattern() -> Regex {
-        Regex::new(r"^(thinker\..*layers)\.(\d+)\.(.+)$").unwrap()
+        Regex::new(r"^(.*layers)\.(\d+)\.(.+)$").unwrap()
     }
 }
 
@@ -545,37 +500,33 @@ impl Init {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::model::config::AudioConfig;
-    use crate::model::config::TextConfig;
 
-    pub(crate) fn config() -> Config {
-        let audio = AudioConfig {
-            d_model: 8,
-            encoder_layers: 2,
-            encoder_attention_heads: 2,
-            encoder_ffn_dim: 16,
-            num_mel_bins: 128,
-            n_window: 100,
-            max_source_positions: 1500,
-            output_dim: 8,
-        };
-        let text = TextConfig {
-            vocab_size: 32,
-            hidden_size: 8,
-            intermediate_size: 16,
-            num_hidden_layers: 3,
-            num_attention_heads: 2,
-            num_key_value_heads: 1,
-            head_dim: 4,
-            max_position_embeddings: 64,
-            rms_norm_eps: 1e-6,
-            rope_theta: 1e4,
-            tie_word_embeddings: true,
-        };
-        Config {
-            audio,
-            text,
-            audio_token: 5,
+    /// Two layers of an encoder, a projector, three layers of a decoder.
+    fn model() -> Adaptable {
+        let stem = "thinker.audio_tower";
+        let encoder = (0..2).flat_map(|i| {
+            ["q_proj", "k_proj", "v_proj", "out_proj"]
+                .map(|name| format!("self_attn.{name}"))
+                .into_iter()
+                .chain(ENCODER_MLP.map(str::to_owned))
+                .map(move |name| (format!("{stem}.layers.{i}.{name}"), Part::AudioEncoder))
+        });
+        let decoder = (0..3).flat_map(|i| {
+            let attention =
+                ["q_proj", "k_proj", "v_proj", "o_proj"].map(|n| format!("self_attn.{n}"));
+            let mlp = ["gate_proj", "up_proj", "down_proj"].map(|n| format!("mlp.{n}"));
+            attention
+                .into_iter()
+                .chain(mlp)
+                .map(move |name| (format!("thinker.model.layers.{i}.{name}"), Part::Decoder))
+        });
+        Adaptable {
+            modules: encoder
+                .chain([(format!("{stem}.proj"), Part::Projector)])
+                .chain(decoder)
+                .map(|(path, part)| Module { path, part })
+                .collect(),
+            forms: &[],
         }
     }
 
@@ -586,7 +537,7 @@ mod tests {
                 ..Settings::default()
             },
             &parts,
-            &config(),
+            &model(),
         )
     }
 
@@ -673,7 +624,7 @@ mod tests {
         ] {
             let plan = plan(Targets::Named(targets.into()), parts).unwrap();
             let pattern = Regex::new(&format!("^(?:{})$", plan.regex())).unwrap();
-            for module in modules(&config()) {
+            for module in model().modules {
                 assert_eq!(
                     pattern.is_match(&module.path),
                     plan.modules.contains_key(&module.path),

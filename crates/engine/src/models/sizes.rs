@@ -1,19 +1,12 @@
 //! How many numbers each part of a model has, and how many of them are trained: known from its configuration, before any is read.
 
-use crate::model::build::dropped;
-use crate::model::build::joined;
-use crate::model::build::weight_shapes;
-use crate::model::config::Config;
-use crate::model::lora::PROJECTOR;
-use crate::model::lora::Plan;
+use crate::models::build::weight_shapes;
+use crate::models::config::Config;
+use crate::models::groups::dropped;
+use crate::models::groups::joined;
+use crate::nn::lora::Plan;
 use maqam_base::parts::Part;
 use maqam_base::parts::PerPart;
-
-/// Every path of the audio tower begins like this, the projector's too.
-const TOWER: &str = "thinker.audio_tower.";
-
-/// Every path of a decoder layer begins like this.
-const LAYERS: &str = "thinker.model.layers.";
 
 /// Numbers by part.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -46,7 +39,7 @@ impl Sizes {
         let weights = PerPart::from_fn(|part| {
             shapes
                 .iter()
-                .filter(|(name, _)| part_of(name) == part)
+                .filter(|(name, _)| config.names.part_of(name) == part)
                 .map(|(_, shape)| count(shape))
                 .sum()
         });
@@ -58,7 +51,7 @@ impl Sizes {
         let of_part = |part: Part| {
             plan.modules
                 .iter()
-                .filter(move |(path, _)| part_of(path) == part)
+                .filter(move |(path, _)| config.names.part_of(path) == part)
         };
         let adapters = PerPart::from_fn(|part| {
             of_part(part)
@@ -67,9 +60,10 @@ impl Sizes {
         });
         let is_full = |part: Part| plan.full.contains(&part);
         let joined = joined(config, plan);
+        let in_layers = format!("{}.layers.", config.names.decoder);
         let linears = shapes
             .iter()
-            .filter(|(name, shape)| name.starts_with(LAYERS) && shape.len() == 2)
+            .filter(|(name, shape)| name.starts_with(&in_layers) && shape.len() == 2)
             .map(|(_, shape)| count(shape))
             .sum();
         Self {
@@ -107,19 +101,11 @@ impl Sizes {
     }
 }
 
-fn part_of(path: &str) -> Part {
-    match path {
-        path if path.starts_with(PROJECTOR) => Part::Projector,
-        path if path.starts_with(TOWER) => Part::AudioEncoder,
-        _ => Part::Decoder,
-    }
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::model::lora;
-    use crate::model::shapes;
+    use crate::models::qwen_omni::shapes;
+    use crate::nn::lora;
     use maqam_base::parts::Parts;
     use maqam_base::parts::Training;
 
@@ -130,7 +116,7 @@ mod tests {
             rank: 16,
             ..lora::Settings::default()
         };
-        let plan = Plan::from_settings(&settings, &Parts::default(), &config).unwrap();
+        let plan = Plan::from_settings(&settings, &Parts::default(), &config.adaptable()).unwrap();
         let sizes = Sizes::of(&config, &plan);
         // A layer: q and o of 3584 x 3584, k and v of 512 x 3584, three of 18944 x 3584, their biases and two norms; embeddings and head.
         let layer =

@@ -1,8 +1,9 @@
 //! Named shapes of models, for benchmarks with random weights.
 
-use crate::model::config::AudioConfig;
-use crate::model::config::Config;
-use crate::model::config::TextConfig;
+use crate::models::config::AudioConfig;
+use crate::models::config::Config;
+use crate::models::config::TextConfig;
+use crate::models::qwen_omni::names;
 use maqam_base::error::Error;
 use maqam_base::error::Result;
 
@@ -112,6 +113,7 @@ pub fn by_name(name: &str, layers: Option<usize>) -> Result<Config> {
         ..text
     };
     Ok(Config {
+        names: &names::NAMES,
         audio: AudioConfig {
             output_dim: text.hidden_size,
             ..audio

@@ -5,15 +5,14 @@ use std::path::Path;
 
 use candle_core::Tensor;
 
-use crate::model::AudioLlm;
-use crate::model::build::weight_shapes;
-use crate::model::checkpoint::read_safetensors;
-use crate::model::checkpoint::refuse_not_finite;
-use crate::model::config::Config;
-use crate::model::peft;
-use crate::model::peft::Adapter;
-use crate::model::peft::Card;
-use crate::model::peft::KeyForm;
+use crate::models::AudioLlm;
+use crate::models::build::weight_shapes;
+use crate::models::config::Config;
+use crate::nn::checkpoint::read_safetensors;
+use crate::nn::checkpoint::refuse_not_finite;
+use crate::nn::peft;
+use crate::nn::peft::Adapter;
+use crate::nn::peft::Card;
 use maqam_base::error::Error;
 use maqam_base::error::Result;
 use maqam_base::files;
@@ -53,7 +52,7 @@ impl Trained {
         let path = dir.join(FILE);
         if !path.is_file() {
             return Ok(Self {
-                adapter: Some(Adapter::load(dir, config)?),
+                adapter: Some(Adapter::load(dir, &config.adaptable())?),
                 full: HashMap::new(),
             });
         }
@@ -82,7 +81,7 @@ impl Trained {
         let adapter = dir
             .join(peft::CONFIG_FILE)
             .is_file()
-            .then(|| Adapter::load(dir, config))
+            .then(|| Adapter::load(dir, &config.adaptable()))
             .transpose()?;
         Ok(Self { adapter, full })
     }
@@ -96,7 +95,7 @@ pub fn save(dir: &Path, model: &AudioLlm, card: &Card) -> Result<()> {
             &model.plan,
             &model.adapter_tensors()?,
             card,
-            KeyForm::Full,
+            &model.config.names.adapters[0],
         )?;
     }
     if !model.plan.full.is_empty() {

@@ -27,6 +27,7 @@ use safetensors::tensor::Metadata;
 use safetensors::tensor::TensorInfo;
 use serde_json::Value;
 
+use crate::nn::naming::NameForm;
 use maqam_base::error::Error;
 use maqam_base::error::Result;
 use maqam_base::files;
@@ -36,10 +37,12 @@ use maqam_base::sniff;
 pub const SINGLE: &str = "model.safetensors";
 /// The list of shards and of the tensors in each.
 pub const INDEX: &str = "model.safetensors.index.json";
-/// Name of the decoder's head in a full checkpoint.
-pub const HEAD: &str = "thinker.lm_head.weight";
-/// Name of the token embeddings in a full checkpoint.
-pub const EMBEDDINGS: &str = "thinker.model.embed_tokens.weight";
+
+/// Names as they are stored.
+const AS_STORED: NameForm = NameForm {
+    name: "as they are stored",
+    beginnings: &[("", "")],
+};
 
 /// The safetensors files of a folder, mapped into memory; what was read is given back to the system at once.
 pub struct Checkpoint {
@@ -47,12 +50,12 @@ pub struct Checkpoint {
     files: Vec<MappedFile>,
     /// Which file holds a tensor.
     names: BTreeMap<String, usize>,
-    /// `thinker.` in a full checkpoint, nothing in a thinker-only one.
-    prefix: &'static str,
+    /// How the files write the names of the model.
+    form: &'static NameForm,
 }
 
 /// A tensor as it lies in its file.
-pub(super) struct StoredTensor<'a> {
+pub(crate) struct StoredTensor<'a> {
     pub dtype: Dtype,
     pub shape: Vec<usize>,
     pub bytes: &'a [u8],
@@ -201,7 +204,7 @@ fn open_file(path: &Path) -> Result<File> {
 }
 
 /// A number that a tensor is stored in.
-pub(super) trait Number: Copy + Default + Send {
+pub(crate) trait Number: Copy + Default + Send {
     /// Whether it is neither infinite nor NaN.
     fn is_finite(self) -> bool;
 }
@@ -240,7 +243,7 @@ fn tensor<T: candle_core::WithDType>(
 }
 
 /// The values of a tensor's bytes; `None` if one of them is not finite. Each stretch is looked at while it is in the cache.
-pub(super) fn converted<const N: usize, T: Number>(
+pub(crate) fn converted<const N: usize, T: Number>(
     bytes: &[u8],
     value: impl Fn([u8; N]) -> T + Sync,
 ) -> Option<Vec<T>> {
@@ -263,7 +266,7 @@ pub(super) fn converted<const N: usize, T: Number>(
 }
 
 /// Whether all values are finite; without a branch inside, so that it is done many at a time.
-pub(super) fn are_finite<T: Number>(values: &[T]) -> bool {
+pub(crate) fn are_finite<T: Number>(values: &[T]) -> bool {
     values.chunks(1 << 12).all(|chunk| {
         chunk
             .iter()
@@ -273,12 +276,12 @@ pub(super) fn are_finite<T: Number>(values: &[T]) -> bool {
 
 impl StoredTensor<'_> {
     /// Whether it is stored in a floating-point type that maqam reads.
-    pub(super) fn is_float(&self) -> bool {
+    pub(crate) fn is_float(&self) -> bool {
         matches!(self.dtype, Dtype::F32 | Dtype::F16 | Dtype::BF16)
     }
 
     /// The values as `f32`; `None` for other types.
-    pub(super) fn values(&self) -> Option<Vec<f32>> {
+    pub(crate) fn values(&self) -> Option<Vec<f32>> {
         fn all<const N: usize>(bytes: &[u8], value: impl Fn([u8; N]) -> f32 + Sync) -> Vec<f32> {
             let mut values = vec![0.0; bytes.len() / N];
             values
@@ -302,7 +305,7 @@ impl StoredTensor<'_> {
     }
 
     /// An error that says how many values are not finite and where the first is; `None` if all are finite, or none is a float.
-    pub(super) fn not_finite(&self) -> Option<Error> {
+    pub(crate) fn not_finite(&self) -> Option<Error> {
         fn all_finite<const N: usize, T: Number>(
             bytes: &[u8],
             value: impl Fn([u8; N]) -> T + Sync,
@@ -397,11 +400,12 @@ pub fn read_safetensors(path: &Path) -> Result<HashMap<String, Tensor>> {
 }
 
 impl Checkpoint {
-    /// Maps the files that hold a folder's weights, as [`weight_files`] finds them.
+    /// Maps the files that hold a folder's weights, as [`weight_files`] finds them; `forms` are the ways in which files of the family write
+    /// names. The first that some tensor has is the folder's, and without any names are what is stored.
     ///
     /// # Errors
     /// Missing or damaged files, named; weights of another format.
-    pub fn open(dir: &Path) -> Result<Self> {
+    pub fn open(dir: &Path, forms: &'static [NameForm]) -> Result<Self> {
         let files = weight_files(dir)?
             .iter()
             .map(|path| MappedFile::open(path))
@@ -417,16 +421,13 @@ impl Checkpoint {
                     .map(move |name| (name, i))
             })
             .collect();
-        let prefix = if names.keys().any(|name| name.starts_with("thinker.")) {
-            "thinker."
-        } else {
-            ""
-        };
+        let is_used = |form: &&NameForm| names.keys().any(|name| form.read(name).is_some());
+        let form = forms.iter().find(is_used).unwrap_or(&AS_STORED);
         let checkpoint = Self {
             dir: dir.to_owned(),
             files,
             names,
-            prefix,
+            form,
         };
         checkpoint.refuse_quantised()?;
         Ok(checkpoint)
@@ -455,7 +456,7 @@ impl Checkpoint {
     }
 
     /// The tensors of each file that are read, in the order of their bytes, by their stored names.
-    pub(super) fn files(&self) -> impl Iterator<Item = (&Path, Vec<(String, StoredTensor<'_>)>)> {
+    pub(crate) fn files(&self) -> impl Iterator<Item = (&Path, Vec<(String, StoredTensor<'_>)>)> {
         self.files.iter().enumerate().map(move |(i, file)| {
             let names = file.metadata.offset_keys();
             let stored = names
@@ -476,20 +477,13 @@ impl Checkpoint {
         })
     }
 
-    /// The full name of a stored tensor, `thinker.` in front.
-    pub(super) fn full_name(&self, stored: &str) -> String {
-        if self.prefix.is_empty() {
-            format!("thinker.{stored}")
-        } else {
-            stored.to_owned()
-        }
+    /// The model's name of a stored tensor.
+    pub(crate) fn full_name(&self, stored: &str) -> String {
+        self.form.read(stored).unwrap_or_else(|| stored.to_owned())
     }
 
     fn stored_name(&self, name: &str) -> String {
-        match name.strip_prefix("thinker.") {
-            Some(rest) => format!("{}{rest}", self.prefix),
-            None => name.to_owned(),
-        }
+        self.form.written(name)
     }
 
     fn find(&self, name: &str) -> Option<(&MappedFile, &TensorInfo)> {
@@ -498,7 +492,7 @@ impl Checkpoint {
         Some((file, file.metadata.info(&stored)?))
     }
 
-    /// Whether there is a tensor of this full name.
+    /// Whether there is a tensor of this name.
     pub fn has(&self, name: &str) -> bool {
         self.names.contains_key(&self.stored_name(name))
     }
@@ -534,12 +528,12 @@ impl Checkpoint {
     }
 
     /// Whether the decoder's head is the embedding table: there is no head, or `asks` says so and both hold the same values. transformers
-    /// decides so where `thinker_config` says `tie_word_embeddings`.
-    pub fn is_tied(&self, asks: bool) -> bool {
-        let Some((head_file, head)) = self.find(HEAD) else {
+    /// decides so where the configuration says `tie_word_embeddings`.
+    pub fn is_tied(&self, asks: bool, head: &str, embeddings: &str) -> bool {
+        let Some((head_file, head)) = self.find(head) else {
             return true;
         };
-        let Some((file, embeddings)) = self.find(EMBEDDINGS) else {
+        let Some((file, embeddings)) = self.find(embeddings) else {
             return false;
         };
         asks && head.dtype == embeddings.dtype
@@ -794,7 +788,7 @@ pub fn notes(dir: &Path) -> Vec<String> {
             dir.display()
         ));
     }
-    if let Ok(checkpoint) = Checkpoint::open(dir) {
+    if let Ok(checkpoint) = Checkpoint::open(dir, &[]) {
         notes.extend(checkpoint.notes());
     }
     notes

@@ -1,13 +1,13 @@
 //! What a training needs of a card's memory, and how long a micro-batch may be so that it fits: known before a weight is read.
 
-use crate::model::cost::BF16;
-use crate::model::cost::F32;
-use crate::model::cost::Load;
-use crate::model::cost::Model;
-use crate::model::cost::POSITIONS;
-use crate::model::decoder::Save;
-use crate::model::precision::Precision;
-use crate::model::sizes::Sizes;
+use crate::models::cost::BF16;
+use crate::models::cost::F32;
+use crate::models::cost::Load;
+use crate::models::cost::Model;
+use crate::models::cost::POSITIONS;
+use crate::models::sizes::Sizes;
+use crate::nn::precision::Precision;
+use crate::nn::saving::Save;
 use crate::ops::convolution::KERNEL;
 use crate::ops::cross_entropy::LOGITS_BYTES;
 use crate::ops::device::WORKSPACE;
@@ -435,11 +435,11 @@ pub fn gigabytes(bytes: f64) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::model::config::Config;
-    use crate::model::lora;
-    use crate::model::lora::Plan;
-    use crate::model::lora::Targets;
-    use crate::model::shapes;
+    use crate::models::config::Config;
+    use crate::models::qwen_omni::shapes;
+    use crate::nn::lora;
+    use crate::nn::lora::Plan;
+    use crate::nn::lora::Targets;
     use maqam_base::parts::Parts;
 
     /// The seven billion with adapters of rank 16 on every linear layer of the decoder.
@@ -451,7 +451,7 @@ mod tests {
         };
         let sizes = Sizes::of(
             &config,
-            &Plan::from_settings(&settings, &Parts::default(), &config).unwrap(),
+            &Plan::from_settings(&settings, &Parts::default(), &config.adaptable()).unwrap(),
         );
         look(&config, &sizes)
     }

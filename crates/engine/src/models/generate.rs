@@ -7,10 +7,10 @@ use serde::Deserialize;
 use serde::Serialize;
 
 use crate::batch::Batch;
-use crate::model::AudioLlm;
-use crate::model::Pass;
-use crate::model::decoder::Cache;
-use crate::model::decoder::wanted;
+use crate::models::AudioLlm;
+use crate::models::Pass;
+use crate::nn::decoder_layer::Cache;
+use crate::nn::saving::wanted;
 use crate::ops::device::to_host;
 use crate::ops::rotary::Rotary;
 use crate::ops::rows::gather;

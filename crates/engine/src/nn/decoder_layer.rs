@@ -2,9 +2,10 @@
 
 use candle_core::Result;
 use candle_core::Tensor;
-use serde::Deserialize;
-use serde::Serialize;
 
+use crate::nn::saving::Save;
+use crate::nn::saving::or_again;
+use crate::nn::saving::wanted;
 use crate::ops::activation::swiglu;
 use crate::ops::activation::swiglu_backward;
 use crate::ops::attention::Heads;
@@ -24,29 +25,6 @@ use crate::ops::rows::columns;
 use crate::ops::rows::gather;
 use crate::ops::rows::overwrite;
 use crate::ops::rows::spread;
-
-/// What a layer keeps from its forward for its backward. It changes memory and time, never gradients.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(rename_all = "lowercase")]
-pub enum Save {
-    /// Everything.
-    All,
-    /// Everything but the outputs of norms and activations, which are computed again.
-    #[default]
-    Norms,
-    /// The layer's input alone; all but the last linear layer is computed again.
-    Layer,
-}
-
-impl std::fmt::Display for Save {
-    fn fmt(&self, f: &mut std::fmt::Formatter) -> std::fmt::Result {
-        f.write_str(match self {
-            Self::All => "all",
-            Self::Norms => "norms",
-            Self::Layer => "layer",
-        })
-    }
-}
 
 /// What all layers need to know of a packed batch.
 #[derive(Clone, Copy)]
@@ -523,18 +501,4 @@ impl Cache {
             self.lens[sequence],
         ))
     }
-}
-
-/// A saved tensor, or the same computed again.
-pub fn or_again(saved: &Option<Tensor>, again: impl FnOnce() -> Result<Tensor>) -> Result<Tensor> {
-    saved
-        .as_ref()
-        .map_or_else(again, |tensor| Ok(tensor.clone()))
-}
-
-/// The gradient that was asked for.
-pub fn wanted<T>(found: Option<T>) -> Result<T> {
-    found.ok_or_else(|| {
-        candle_core::Error::Msg("a backward found nothing where something was wanted".into())
-    })
 }

@@ -7,10 +7,10 @@ use fancy_regex::Regex;
 use serde_json::Map;
 use serde_json::Value;
 
-use crate::model::lora::Shape;
-use crate::model::lora::Variant;
-use crate::model::patterns;
-use crate::model::patterns::Patterns;
+use crate::nn::lora::Shape;
+use crate::nn::lora::Variant;
+use crate::nn::patterns;
+use crate::nn::patterns::Patterns;
 use maqam_base::error::Error;
 use maqam_base::error::Result;
 

@@ -1,26 +1,5 @@
 //! The audio language model: audio encoder, projector, decoder; what it computes for a packed batch, and its gradient.
 
-pub mod audio_encoder;
-mod build;
-pub mod checkpoint;
-pub mod config;
-pub mod cost;
-pub mod decoder;
-pub mod export;
-pub mod fingerprint;
-pub mod generate;
-pub mod lora;
-pub mod memory;
-pub mod parameters;
-pub mod patterns;
-pub mod peft;
-pub mod peft_rules;
-pub mod precision;
-pub mod shapes;
-pub mod sizes;
-pub mod trained;
-pub mod weights;
-
 use std::collections::BTreeMap;
 use std::collections::HashMap;
 
@@ -28,20 +7,23 @@ use candle_core::Device;
 use candle_core::Tensor;
 
 use crate::batch::Batch;
-use crate::model::audio_encoder::AudioEncoder;
-use crate::model::audio_encoder::EncoderSaved;
-use crate::model::audio_encoder::Windows;
-use crate::model::config::Config;
-use crate::model::decoder::DecoderLayer;
-use crate::model::decoder::Packing;
-use crate::model::decoder::Save;
-use crate::model::decoder::wanted;
-use crate::model::lora::Init;
-use crate::model::lora::Plan;
-use crate::model::parameters::Kind;
-use crate::model::parameters::Parameters;
-use crate::model::precision::Precision;
-use crate::model::weights::Weights;
+use crate::models::audio_encoder::AudioEncoder;
+use crate::models::audio_encoder::EncoderSaved;
+use crate::models::build;
+use crate::models::config::Config;
+use crate::nn::decoder_layer::DecoderLayer;
+use crate::nn::decoder_layer::Packing;
+use crate::nn::encoder_layer::Windows;
+use crate::nn::lora::Init;
+use crate::nn::lora::Plan;
+use crate::nn::parameters;
+use crate::nn::parameters::Kind;
+use crate::nn::parameters::Parameters;
+use crate::nn::peft;
+use crate::nn::precision::Precision;
+use crate::nn::saving::Save;
+use crate::nn::saving::wanted;
+use crate::nn::weights::Weights;
 use crate::ops::cross_entropy::CrossEntropy;
 use crate::ops::cross_entropy::Losses;
 use crate::ops::cross_entropy::Targets;
@@ -61,7 +43,7 @@ use maqam_base::error::Error;
 use maqam_base::error::Result;
 use maqam_base::parts::Part;
 
-/// A Qwen2.5-Omni thinker without its eyes, with adapters where the plan puts them.
+/// An audio language model of one of the families, with adapters where the plan puts them.
 pub struct AudioLlm {
     /// Its shape.
     pub config: Config,
@@ -71,12 +53,12 @@ pub struct AudioLlm {
     pub parameters: Parameters,
     /// Where it computes.
     pub device: Device,
-    encoder: AudioEncoder,
-    projector: Linear,
-    embeddings: Weight,
-    layers: Vec<DecoderLayer>,
-    final_norm: Weight,
-    head: Weight,
+    pub(crate) encoder: AudioEncoder,
+    pub(crate) projector: Linear,
+    pub(crate) embeddings: Weight,
+    pub(crate) layers: Vec<DecoderLayer>,
+    pub(crate) final_norm: Weight,
+    pub(crate) head: Weight,
     /// Gradients of the parts that are frozen for now, in the order of their weights.
     parked: BTreeMap<Part, Vec<Option<Tensor>>>,
 }
@@ -112,7 +94,7 @@ pub enum Phase {
 pub struct HeardAhead(Tensor);
 
 /// What projecting the audio keeps for its backward.
-struct Heard {
+pub(crate) struct Heard {
     cu_positions: Vec<usize>,
     encoder: Option<EncoderSaved>,
     encoded: Tensor,
@@ -226,7 +208,7 @@ impl AudioLlm {
             .filter(|entry| entry.kind == Kind::Adapter)
         {
             let found = adapter.tensors.iter().find_map(|(module, (a, b))| {
-                let is = |matrix| entry.name == peft::key(module, matrix, peft::KeyForm::Full);
+                let is = |matrix| entry.name == peft::key(module, matrix);
                 if is('A') {
                     Some(a)
                 } else {
@@ -260,8 +242,8 @@ impl AudioLlm {
                 Ok((
                     module.clone(),
                     (
-                        value(&peft::key(module, 'A', peft::KeyForm::Full))?,
-                        value(&peft::key(module, 'B', peft::KeyForm::Full))?,
+                        value(&peft::key(module, 'A'))?,
+                        value(&peft::key(module, 'B'))?,
                     ),
                 ))
             })
@@ -541,7 +523,7 @@ impl AudioLlm {
         Ok(on_host(&gather(&self.embeddings.value, tokens)?)?.mean(0)?)
     }
 
-    fn logits_of(&self, x: &Tensor) -> Result<Tensor> {
+    pub(crate) fn logits_of(&self, x: &Tensor) -> Result<Tensor> {
         let (rows, _) = rms_norm(x, &self.final_norm.value, self.config.text.rms_norm_eps, 0)?;
         Ok(logits(&rows, &self.head.value)?)
     }
@@ -557,7 +539,11 @@ impl AudioLlm {
         Ok(x)
     }
 
-    fn packing_without_dropout<'a>(&self, batch: &'a Batch, rotary: &'a Rotary) -> Packing<'a> {
+    pub(crate) fn packing_without_dropout<'a>(
+        &self,
+        batch: &'a Batch,
+        rotary: &'a Rotary,
+    ) -> Packing<'a> {
         let dropout = AdapterDropout {
             probability: 0.0,
             tokens: &batch.token_keys,
@@ -570,7 +556,7 @@ impl AudioLlm {
         }
     }
 
-    fn rotary(&self, batch: &Batch) -> Result<Rotary> {
+    pub(crate) fn rotary(&self, batch: &Batch) -> Result<Rotary> {
         if let Some(position) = batch.positions.iter().max()
             && *position as usize >= self.config.text.max_position_embeddings
         {
@@ -589,7 +575,7 @@ impl AudioLlm {
     }
 
     /// Embeddings of the tokens, with what was heard in the places of the audio tokens; and what hearing keeps where it is trained.
-    fn embed(
+    pub(crate) fn embed(
         &self,
         batch: &Batch,
         ahead: Option<HeardAhead>,
