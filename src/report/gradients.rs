@@ -22,6 +22,9 @@ use crate::report::track::window;
 /// From this ratio of highest to lowest on, norms are drawn on a logarithmic axis.
 const WIDE_RANGE: f64 = 20.0;
 
+/// Least window of a volatility, in steps.
+const LEAST_VOLATILE: u64 = 8;
+
 /// The section; empty where there is no log.
 pub fn section(chapter: &Chapter) -> Section {
     let mut blocks = Vec::new();
@@ -55,22 +58,26 @@ fn norms(chapter: &Chapter, log: &Log) -> Figure {
     let window = window(log.steps);
     let whole = Series::new("", log.grad_norm.smooth(window), 0);
     let axis = norm_axis(std::slice::from_ref(&whole));
-    let mut caption = format!(
-        "Before clipping, in windows of {}. Volatility is standard deviation over mean of the step norms in a window.",
-        steps(window)
+    // One step has no deviation.
+    let volatile = window.max(LEAST_VOLATILE);
+    let mut caption = format!("Before clipping, in windows of {}.", steps(window));
+    caption += &format!(
+        " Volatility is standard deviation over mean of the step norms, in windows of {}.",
+        steps(volatile)
     );
     caption += said_of_axis(&axis);
-    let mut panels = vec![
-        ("length".to_owned(), chart(chapter, axis, vec![whole])),
-        (
+    let mut panels = vec![("length".to_owned(), chart(chapter, axis, vec![whole]))];
+    let volatility = log.grad_norm.volatility(volatile);
+    if !volatility.is_empty() {
+        panels.push((
             "volatility".to_owned(),
             chart(
                 chapter,
                 volatility_axis(),
-                vec![Series::new("", log.grad_norm.volatility(window), 0)],
+                vec![Series::new("", volatility, 0)],
             ),
-        ),
-    ];
+        ));
+    }
     if !log.norms.is_empty() {
         // Probes are fewer than steps; a window of as many steps may hold but one.
         let probed = log.norms.values().map(Track::count).fold(1.0, f64::max);
@@ -87,14 +94,16 @@ fn norms(chapter: &Chapter, log: &Log) -> Figure {
             "length, by task".to_owned(),
             chart(chapter, norm_axis(&lengths), lengths),
         ));
-        panels.push((
-            "volatility, by task".to_owned(),
-            chart(chapter, volatility_axis(), of_task(Track::volatility, wide)),
-        ));
-        caption += &format!(
-            " By task: of the probed steps, volatility in windows of {}.",
-            steps(wide)
-        );
+        caption += " By task: of the probed steps";
+        let volatilities = of_task(Track::volatility, wide);
+        if !volatilities.is_empty() {
+            panels.push((
+                "volatility, by task".to_owned(),
+                chart(chapter, volatility_axis(), volatilities),
+            ));
+            caption += &format!(", volatility in windows of {}", steps(wide));
+        }
+        caption += ".";
     }
     Figure::of_panels(
         chapter.id("gradient-norms"),
