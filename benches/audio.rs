@@ -46,7 +46,7 @@ fn measure() -> Result<()> {
             .map(|name| folder.join(name))
             .to_vec();
     }
-    let extractor = LogMelExtractor::new();
+    let extractor = LogMelExtractor::default();
     println!("what file audio_s best_s");
     for file in files {
         let samples = read(&file, Span::default())?;

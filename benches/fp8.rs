@@ -91,12 +91,7 @@ fn open(dir: &Path, adapter: &Path) -> Fallible<AudioLlm> {
 /// The first clips of each task's dev set, each target token of the same weight.
 fn batch(dir: &Path, clips: usize) -> Fallible<Batch> {
     let config = Config::load(dir)?;
-    let loader = Loader::new(
-        dir,
-        config.audio_token,
-        config.text.max_position_embeddings,
-        None,
-    )?;
+    let loader = Loader::new(dir, &config, None)?;
     let tasks = Tasks::load(None)?;
     let mut sequences: Vec<Sequence> = Vec::new();
     for task in TASKS {

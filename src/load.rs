@@ -7,6 +7,7 @@ use std::path::Path;
 use std::sync::Arc;
 
 use crate::audio;
+use crate::audio::HOP;
 use crate::audio::LogMel;
 use crate::audio::LogMelExtractor;
 use crate::audio::SAMPLE_RATE;
@@ -20,18 +21,20 @@ use crate::data::Row;
 use crate::error::Error;
 use crate::error::Result;
 use crate::load::headers::Headers;
+use crate::models::config::Config;
 use crate::seed::Key;
 use crate::task::Example;
 use crate::task::Mode;
 use crate::task::TextCodec;
 
-/// Seconds of audio above which the official processor cuts, and maqam warns.
-pub const OFFICIAL_MAX_AUDIO_S: f64 = 300.0;
+/// Seconds of audio above which the official processor of Qwen2.5-Omni cuts.
+const OFFICIAL_MAX_AUDIO_S: f64 = 300.0;
 
 /// Turns examples into sequences for one model.
 pub struct Loader {
     codec: TextCodec,
     extractor: LogMelExtractor,
+    official_max_s: f64,
     max_positions: usize,
     max_audio_s: Option<f64>,
     limit: Option<Limit>,
@@ -53,24 +56,27 @@ pub struct Loaded {
     pub seconds: f64,
     /// The longest clip, in seconds.
     pub longest_s: f64,
+    /// Seconds above which the official processor cuts a clip.
+    pub official_max_s: f64,
 }
 
 impl Loaded {
     /// What a user should know of clips that other programs would cut.
     pub fn warning(&self) -> Option<String> {
-        let is_long = self.longest_s > OFFICIAL_MAX_AUDIO_S;
-        is_long.then(|| format!("{:.1} s of audio; the official processor cuts clips at {OFFICIAL_MAX_AUDIO_S} s, here all of it is heard", self.longest_s))
+        let is_long = self.longest_s > self.official_max_s;
+        is_long.then(|| {
+            format!(
+                "{:.1} s of audio; the official processor cuts clips at {} s, here all of it is heard",
+                self.longest_s, self.official_max_s
+            )
+        })
     }
 }
 
 impl Loader {
-    /// A loader for the checkpoint in `model_dir`, whose longest sequence is `max_positions` tokens.
-    pub fn new(
-        model_dir: &Path,
-        audio_token: u32,
-        max_positions: usize,
-        max_audio_s: Option<f64>,
-    ) -> Result<Self> {
+    /// A loader for the checkpoint in `model_dir`.
+    pub fn new(model_dir: &Path, config: &Config, max_audio_s: Option<f64>) -> Result<Self> {
+        let audio_token = config.audio_token;
         let codec = TextCodec::load(model_dir)?;
         let found = codec.special().audio;
         if found != audio_token {
@@ -81,8 +87,12 @@ impl Loader {
         }
         Ok(Self {
             codec,
-            extractor: LogMelExtractor::new(),
-            max_positions,
+            extractor: LogMelExtractor::new(config.mel_form()),
+            official_max_s: config
+                .mel_form()
+                .window
+                .map_or(OFFICIAL_MAX_AUDIO_S, |frames| seconds_of(frames * HOP)),
+            max_positions: config.text.max_position_embeddings,
             max_audio_s,
             limit: None,
         })
@@ -91,6 +101,11 @@ impl Loader {
     /// Refuses sequences to learn from of more than so many tokens, with the reason and what to do.
     pub fn limit(&mut self, tokens: usize, why: String, hint: String) {
         self.limit = Some(Limit { tokens, why, hint });
+    }
+
+    /// Seconds above which the official processor cuts a clip; here nothing is cut.
+    pub fn official_max_s(&self) -> f64 {
+        self.official_max_s
     }
 
     /// The tokenizer and chat template.
@@ -193,6 +208,7 @@ impl Loader {
             sequence,
             seconds,
             longest_s,
+            official_max_s: self.official_max_s,
         })
     }
 }
@@ -345,7 +361,7 @@ mod tests {
     }
 
     fn features(row: &Row) -> Result<Vec<f32>> {
-        let (mel, seconds) = features_of(&row.clips[0], &LogMelExtractor::new(), None)?;
+        let (mel, seconds) = features_of(&row.clips[0], &LogMelExtractor::default(), None)?;
         let counted: Vec<f64> = clip_lengths(row, None, &Headers::default())?
             .into_iter()
             .map(seconds_of)
@@ -393,7 +409,7 @@ mod tests {
                 .unwrap()
                 .rows
                 .remove(0);
-            let decoded = features_of(&row.clips[0], &LogMelExtractor::new(), Some(1.8));
+            let decoded = features_of(&row.clips[0], &LogMelExtractor::default(), Some(1.8));
             let counted = clip_lengths(&row, Some(1.8), &Headers::default());
             match (counted, decoded) {
                 (Ok(lengths), Ok((_, seconds))) => Ok((lengths, seconds)),

@@ -108,7 +108,7 @@ fn wav(format_tag: u16, channels: u16, rate: u32, bits: u16, data: &[u8]) -> Vec
 
 #[test]
 fn log_mel_equals_the_official_processor() {
-    let extractor = LogMelExtractor::new();
+    let extractor = LogMelExtractor::default();
     let goldens = [
         ("qwen_omni", "mel.0", "a1.wav"),
         ("qwen_omni", "mel.1", "a2.wav"),
@@ -518,7 +518,7 @@ fn channels_are_averaged() {
 
 #[test]
 fn frames_of_a_clip_are_a_hop_apart() {
-    let extractor = LogMelExtractor::new();
+    let extractor = LogMelExtractor::default();
     let samples = read(&fixture("audio/a1.wav"), WHOLE).unwrap();
     let whole = extractor.extract(&samples);
     let later = extractor.extract(&samples[10 * HOP..]);

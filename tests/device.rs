@@ -170,13 +170,7 @@ fn an_example_that_a_card_has_no_room_for_is_refused_by_name_in_training_alone()
         example_without_task(&rows[0]).unwrap(),
     );
     let config = Config::load(&dir).unwrap();
-    let mut loader = Loader::new(
-        &dir,
-        config.audio_token,
-        config.text.max_position_embeddings,
-        None,
-    )
-    .unwrap();
+    let mut loader = Loader::new(&dir, &config, None).unwrap();
     let key = Key::new(1, "test");
     let tokens = loader
         .load(&example, Mode::Train, key)

@@ -16,7 +16,9 @@ use crate::files::StagedDir;
 use crate::models::config::Config;
 use crate::models::export::Origin;
 use crate::models::export::merge;
+use crate::models::names::Names;
 use crate::models::trained::Trained;
+use crate::nn::naming::NameForm;
 use crate::nn::peft;
 use crate::nn::peft::Card;
 
@@ -50,10 +52,12 @@ enum Stored {
 enum Form {
     /// The whole checkpoint with the adapter merged, for transformers and vLLM.
     Merged,
-    /// The adapter, keys relative to the full Qwen2.5-Omni model (Hugging Face, ms-swift).
+    /// The adapter, keys relative to the full model (Hugging Face, ms-swift).
     Peft,
-    /// The adapter, keys relative to the thinker (LLaMA-Factory).
+    /// The adapter, keys relative to the thinker of Qwen2.5-Omni (LLaMA-Factory).
     PeftThinker,
+    /// The adapter, keys of Qwen2-Audio as weights are named on the Hub (transformers 4).
+    PeftHub,
 }
 
 pub fn run(arguments: &Arguments) -> Result<()> {
@@ -83,7 +87,8 @@ pub fn run(arguments: &Arguments) -> Result<()> {
             return Ok(());
         }
         Form::Peft => &config.names.adapters[0],
-        Form::PeftThinker => &config.names.adapters[1],
+        Form::PeftThinker => other_form(config.names, "relative to the thinker")?,
+        Form::PeftHub => other_form(config.names, "named as on the Hub")?,
     };
     if arguments.dtype.is_some() {
         return Err(
@@ -116,6 +121,19 @@ pub fn run(arguments: &Arguments) -> Result<()> {
         arguments.out.display()
     ))?;
     Ok(())
+}
+
+/// A form of keys by what it is called.
+///
+/// # Errors
+/// A family whose adapters are not written so.
+fn other_form(names: &Names, called: &str) -> Result<&'static NameForm> {
+    let mut forms = names.adapters.iter();
+    forms.find(|form| form.name == called).ok_or_else(|| {
+        let family = names.family;
+        Error::input(format!("no keys {called} for an adapter of {family}"))
+            .hint("write the usual keys with --form peft")
+    })
 }
 
 /// Base and adapter as a model card names them: a Hub id as written, of a folder on this machine its name alone.

@@ -11,18 +11,20 @@ use clap::ValueEnum;
 use rayon::prelude::*;
 
 use crate::audio::LogMelExtractor;
-use crate::audio::MELS;
+use crate::audio::MelForm;
 use crate::batch::Batch;
 use crate::cli::DataArguments;
 use crate::cli::ModelArguments;
 use crate::cli::bad_rows::BadRows;
 use crate::cli::check_stop;
+use crate::cli::hub;
 use crate::cli::progress::Progress;
 use crate::data::Row;
 use crate::error::Error;
 use crate::error::Result;
 use crate::files;
 use crate::load::features_of;
+use crate::models::config::Config;
 
 #[derive(Args)]
 pub struct EmbedArguments {
@@ -101,7 +103,10 @@ fn clips(row: &Row) -> Result<&[crate::data::Clip]> {
 pub struct FeaturesArguments {
     #[command(flatten)]
     data: DataArguments,
-    /// Output, safetensors: for each row id [128, frames]; a row of several clips gets `ID.0`, `ID.1` ...
+    /// Folder or Hub id of the checkpoint whose processor is followed; Qwen2.5-Omni's where nothing is said.
+    #[arg(long)]
+    model: Option<String>,
+    /// Output, safetensors: for each row id [mel bands, frames]; a row of several clips gets `ID.0`, `ID.1` ...
     #[arg(long)]
     out: PathBuf,
 }
@@ -109,7 +114,11 @@ pub struct FeaturesArguments {
 pub fn features(arguments: &FeaturesArguments, stop: &AtomicBool) -> Result<()> {
     files::expect_writable(&arguments.out)?;
     let rows = arguments.data.rows()?;
-    let extractor = LogMelExtractor::new();
+    let form = match &arguments.model {
+        Some(model) => Config::load(&hub::model_dir(model)?)?.mel_form(),
+        None => MelForm::default(),
+    };
+    let extractor = LogMelExtractor::new(form);
     let mut progress = Progress::new("features", 0, rows.len() as u64);
     let mut named = Vec::with_capacity(rows.len());
     let mut bad = BadRows::default();
@@ -120,10 +129,11 @@ pub fn features(arguments: &FeaturesArguments, stop: &AtomicBool) -> Result<()> 
             .map(|row| {
                 let clips = clips(row).map_err(|e| e.at(row.place(&arguments.data.data)))?;
                 let tensors = clips.iter().map(|clip| -> Result<Tensor> {
-                    let (mel, _) = features_of(clip, &extractor, None)
+                    let (mut mel, _) = features_of(clip, &extractor, None)
                         .map_err(|e| e.at(row.place(&arguments.data.data)))?;
+                    mel.values.truncate(mel.frames * mel.mels);
                     Ok(
-                        Tensor::from_vec(mel.values, (mel.frames, MELS), &Device::Cpu)?
+                        Tensor::from_vec(mel.values, (mel.frames, mel.mels), &Device::Cpu)?
                             .t()?
                             .contiguous()?,
                     )

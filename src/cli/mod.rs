@@ -149,12 +149,7 @@ impl ModelArguments {
         let device = self.device.open()?;
         let dir = hub::model_dir(&self.model)?;
         let config = Config::load(&dir)?;
-        let loader = Loader::new(
-            &dir,
-            config.audio_token,
-            config.text.max_position_embeddings,
-            None,
-        )?;
+        let loader = Loader::new(&dir, &config, None)?;
         let trained = self
             .adapter
             .as_deref()

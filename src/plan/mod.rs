@@ -102,12 +102,7 @@ struct Opened {
 impl Opened {
     fn open(recipe: &Recipe, dir: &Path, schedule: &Schedule) -> Result<Self> {
         let config = Config::load(dir)?;
-        let loader = Loader::new(
-            dir,
-            config.audio_token,
-            config.text.max_position_embeddings,
-            recipe.max_audio_s,
-        )?;
+        let loader = Loader::new(dir, &config, recipe.max_audio_s)?;
         let (parts, plan) = recipe.adapters(&config, schedule)?;
         Ok(Self {
             config,

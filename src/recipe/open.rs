@@ -110,12 +110,7 @@ impl Recipe {
     ) -> Result<Prepared> {
         let computes = self.model.precision.on(device)?;
         let config = Config::load(model_dir)?;
-        let loader = Loader::new(
-            model_dir,
-            config.audio_token,
-            config.text.max_position_embeddings,
-            self.max_audio_s,
-        )?;
+        let loader = Loader::new(model_dir, &config, self.max_audio_s)?;
         let (parts, plan) = self.adapters(&config, &rows.schedule)?;
         let loss: Vec<loss::Settings> = rows
             .schedule

@@ -13,7 +13,6 @@ use crate::error::Error;
 use crate::error::Kind;
 use crate::error::Result;
 use crate::files::AppendLog;
-use crate::load::OFFICIAL_MAX_AUDIO_S;
 use crate::models::AudioLlm;
 use crate::models::HeardAhead;
 use crate::models::Pass;
@@ -397,16 +396,17 @@ impl Trainer<'_> {
 
     /// Says once that some audio is longer than what the official processor, and so other tools, would have heard.
     fn warn_of_long_audio(&mut self, loaded: &LoadedStep) {
+        let official_max_s = self.run.loader.official_max_s();
         if let Some(longest) = loaded
             .examples
             .iter()
             .map(|example| example.seconds)
-            .filter(|&seconds| seconds > OFFICIAL_MAX_AUDIO_S)
+            .filter(|&seconds| seconds > official_max_s)
             .reduce(f64::max)
             && self.said.insert("long audio".to_owned())
         {
             self.observer
-                .note(&format!("{longest:.0} s of audio in one example; maqam hears all of it, the official processor cuts after {OFFICIAL_MAX_AUDIO_S} s"));
+                .note(&format!("{longest:.0} s of audio in one example; maqam hears all of it, the official processor cuts after {official_max_s} s"));
         }
     }
 

@@ -269,13 +269,7 @@ fn a_training_would_see_the_same_scores_and_predictions() {
     let suite = Suite::load(&place.path("suite.yaml"), &tasks).unwrap();
     let dir = fixture("qwen_omni");
     let config = Config::load(&dir).unwrap();
-    let loader = Loader::new(
-        &dir,
-        config.audio_token,
-        config.text.max_position_embeddings,
-        None,
-    )
-    .unwrap();
+    let loader = Loader::new(&dir, &config, None).unwrap();
     let weights = config.weights(&dir).unwrap();
     let model = AudioLlm::new(
         config,

@@ -95,7 +95,9 @@ impl Golden {
             .contiguous()
             .unwrap();
         let features = LogMel {
+            mels: mel.dim(1).unwrap(),
             frames: mel.dim(0).unwrap(),
+            tail: 0,
             values: mel.flatten_all().unwrap().to_vec1().unwrap(),
         };
         Sequence {

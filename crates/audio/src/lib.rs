@@ -27,6 +27,7 @@ use maqam_base::error::Result;
 
 pub use self::log_mel::LogMel;
 pub use self::log_mel::LogMelExtractor;
+pub use self::log_mel::MelForm;
 pub use self::log_mel::num_audio_tokens;
 pub use self::log_mel::num_frames;
 pub use self::read::duration_s;
@@ -39,7 +40,7 @@ pub use self::read::read_bytes;
 /// Samples a second of everything that leaves this room, in Hz.
 pub const SAMPLE_RATE: u32 = 16_000;
 
-/// Mel bands of a frame.
+/// Mel bands of a frame, unless a model says otherwise.
 pub const MELS: usize = 128;
 
 /// Samples from one frame to the next: 10 ms at [`SAMPLE_RATE`].

@@ -1,4 +1,4 @@
-//! The log-mel spectrogram of Whisper, with 128 mel bands, as the Qwen2.5-Omni processor computes it.
+//! The log-mel spectrogram of Whisper, as the processors of Qwen2.5-Omni and Qwen2-Audio compute it.
 
 use std::sync::Arc;
 
@@ -27,7 +27,8 @@ pub fn num_frames(num_samples: usize) -> usize {
     num_samples.div_ceil(HOP)
 }
 
-/// Number of decoder tokens that a clip's `frames` become in the Qwen2.5-Omni audio encoder: 25 a second, 0 where the clip is too short for one.
+/// Number of decoder tokens that a clip's `frames` become after Whisper's convolutions and pooling: 25 a second, 0 where the clip is too
+/// short for one. Windows of a multiple of four frames, each followed by the next, give as many as the whole.
 ///
 /// Source: `_get_feat_extract_output_lengths` of transformers' `modeling_qwen2_5_omni.py`: a convolution with stride 2, then pooling by 2.
 pub fn num_audio_tokens(frames: usize) -> usize {
@@ -37,20 +38,47 @@ pub fn num_audio_tokens(frames: usize) -> usize {
     }
 }
 
+/// How the processor of a model turns clips into frames.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct MelForm {
+    /// Mel bands of a frame.
+    pub mels: usize,
+    /// Frames that the processor pads every clip to; a longer clip becomes several windows of so many frames, each transformed by itself.
+    /// `None` where a clip of any length is transformed as a whole.
+    pub window: Option<usize>,
+}
+
+impl Default for MelForm {
+    fn default() -> Self {
+        Self {
+            mels: MELS,
+            window: None,
+        }
+    }
+}
+
+/// Frames after a clip's last one that the convolutions reach into: two of three frames each, the second of which sees every other one.
+const TAIL: usize = 2;
+
 /// A log-mel spectrogram.
 ///
 /// # Shapes
-/// `values`: `[frames, MELS]`, time first.
+/// `values`: `[frames + tail, mels]`, time first.
 #[derive(Clone, Debug, PartialEq)]
 pub struct LogMel {
+    /// Mel bands of a frame.
+    pub mels: usize,
     /// Number of frames, [`HOP`] samples apart.
     pub frames: usize,
+    /// Number of frames of the padding after the last one: convolutions see them, and they give no position.
+    pub tail: usize,
     /// log10 of mel power, limited to 80 dB below the loudest, shifted and scaled: `(x + 4) / 4`.
     pub values: Vec<f32>,
 }
 
 /// Turns samples into log-mel frames; made once, shared by every thread.
 pub struct LogMelExtractor {
+    form: MelForm,
     fft: Arc<dyn RealToComplex<f32>>,
     window: Vec<f32>,
     filters: Vec<MelFilter>,
@@ -64,51 +92,75 @@ struct MelFilter {
 
 impl Default for LogMelExtractor {
     fn default() -> Self {
-        Self::new()
+        Self::new(MelForm::default())
     }
 }
 
 impl LogMelExtractor {
     /// Plans the transform, and computes the window and the filter bank.
-    pub fn new() -> Self {
+    pub fn new(form: MelForm) -> Self {
         Self {
+            form,
             fft: RealFftPlanner::<f32>::new().plan_fft_forward(WINDOW),
             window: hann_window(),
-            filters: mel_filters(),
+            filters: mel_filters(form.mels),
         }
     }
 
     /// Log-mel spectrogram of one clip, on the calling thread.
     ///
-    /// Source: `WhisperFeatureExtractor` of transformers with 128 mel bands, after Radford et al. 2022, section 2.2. The clip is mirrored before
-    /// its beginning and followed by silence, as it is when the official processor pads it to 300 s; only the frames that it marks as
-    /// valid are returned.
+    /// Source: `WhisperFeatureExtractor` of transformers, after Radford et al. 2022, section 2.2. The clip is mirrored before its beginning
+    /// and followed by silence, as it is when the official processor pads it; only the frames that it marks as valid are returned, and
+    /// in a form with windows those of the padding that convolutions reach into from there. Windows are transformed one by one.
     ///
-    /// Differs: a clip of 300 s or more is followed by silence too, where the official one cuts it and mirrors its end.
+    /// Differs: in a form without windows (Qwen2.5-Omni) a clip of 300 s or more is followed by silence too, where the official one cuts it
+    /// and mirrors its end.
     ///
     /// # Shapes
-    /// `samples`: `[num_samples]`, mono, at [`SAMPLE_RATE`] -> `[num_frames(num_samples), MELS]`
+    /// `samples`: `[num_samples]`, mono, at [`SAMPLE_RATE`] -> `[num_frames(num_samples) + tail, mels]`
     pub fn extract(&self, samples: &[f32]) -> LogMel {
-        let frames = num_frames(samples.len());
+        let mut found = LogMel {
+            mels: self.form.mels,
+            frames: num_frames(samples.len()),
+            tail: 0,
+            values: Vec::new(),
+        };
+        let Some(window) = self.form.window else {
+            found.values = self.window_of(samples, found.frames, usize::MAX);
+            return found;
+        };
+        for part in samples.chunks(window * HOP) {
+            let frames = num_frames(part.len());
+            found.tail = TAIL.min(window - frames);
+            let values = self.window_of(part, frames + found.tail, window);
+            found.values.extend(values);
+        }
+        found
+    }
+
+    /// The first `rows` frames of samples that are padded to `padded` frames.
+    fn window_of(&self, samples: &[f32], rows: usize, padded: usize) -> Vec<f32> {
+        let mels = self.form.mels;
         // The loudest cell is looked for in every frame that hears the clip, and the windows of up to two frames past the last
         // valid one still reach back into it. Frames after those are silent and can raise nothing.
-        let heard = if frames == 0 {
+        let heard = if rows == 0 {
             0
         } else {
-            (samples.len() + REACH).div_ceil(HOP)
+            (samples.len() + REACH).div_ceil(HOP).max(rows).min(padded)
         };
-        let mut values = vec![0.0; frames * MELS];
+        let end = padded.checked_mul(HOP);
+        let mut values = vec![0.0; rows * mels];
         let mut scratch = self.fft.make_scratch_vec();
         let mut spectrum = self.fft.make_output_vec();
         let mut windowed = vec![0.0; WINDOW];
         let mut power = vec![[0.0; LANES]; BINS];
-        let mut block = vec![[0.0; LANES]; MELS];
+        let mut block = vec![[0.0; LANES]; mels];
         let mut loudest = f32::NEG_INFINITY;
         let arch = pulp::Arch::new();
         for first in (0..heard).step_by(LANES) {
             let count = LANES.min(heard - first);
             for lane in 0..count {
-                arch.dispatch(|| self.take_window(samples, first + lane, &mut windowed));
+                arch.dispatch(|| self.take_window(samples, first + lane, end, &mut windowed));
                 let transformed =
                     self.fft
                         .process_with_scratch(&mut windowed, &mut spectrum, &mut scratch);
@@ -122,9 +174,9 @@ impl LogMelExtractor {
                 .dispatch(|| self.mel_block(&power, &mut block))
                 .into_iter()
                 .fold(loudest, f32::max);
-            let valid = count.min(frames.saturating_sub(first));
-            for (lane, row) in values[first.min(frames) * MELS..]
-                .chunks_exact_mut(MELS)
+            let valid = count.min(rows.saturating_sub(first));
+            for (lane, row) in values[first.min(rows) * mels..]
+                .chunks_exact_mut(mels)
                 .take(valid)
                 .enumerate()
             {
@@ -139,12 +191,12 @@ impl LogMelExtractor {
                 .iter_mut()
                 .for_each(|value| *value = (value.max(floor) + 4.0) * 0.25)
         });
-        LogMel { frames, values }
+        values
     }
 
-    /// Writes the windowed samples around `frame`'s centre.
+    /// Writes the windowed samples around `frame`'s centre; what is padded to `end` is mirrored there.
     #[inline(always)]
-    fn take_window(&self, samples: &[f32], frame: usize, windowed: &mut [f32]) {
+    fn take_window(&self, samples: &[f32], frame: usize, end: Option<usize>, windowed: &mut [f32]) {
         let centre = frame * HOP;
         if let Some(heard) = centre
             .checked_sub(REACH)
@@ -155,10 +207,11 @@ impl LogMelExtractor {
             }
         } else {
             for (i, (out, w)) in windowed.iter_mut().zip(&self.window).enumerate() {
-                let x = samples
-                    .get((centre + i).abs_diff(REACH))
-                    .copied()
-                    .unwrap_or(0.0);
+                let mut at = (centre + i).abs_diff(REACH);
+                if let Some(end) = end.filter(|&end| at >= end) {
+                    at = (2 * end - 2).saturating_sub(at);
+                }
+                let x = samples.get(at).copied().unwrap_or(0.0);
                 *out = x * w;
             }
         }
@@ -167,7 +220,7 @@ impl LogMelExtractor {
     /// log10 of mel power for a block of frames side by side, and the loudest of each lane.
     ///
     /// # Shapes
-    /// `power`: `[BINS, LANES]` -> `mels`: `[MELS, LANES]`
+    /// `power`: `[BINS, LANES]` -> `mels`: `[mels, LANES]`
     #[inline(always)]
     fn mel_block(&self, power: &[[f32; LANES]], mels: &mut [[f32; LANES]]) -> [f32; LANES] {
         let mut loudest = [f32::NEG_INFINITY; LANES];
@@ -214,11 +267,11 @@ fn hann_window() -> Vec<f32> {
 /// The filter bank: triangles evenly spaced on Slaney's mel scale from 0 Hz to half the sampling rate, each of unit area in Hz.
 ///
 /// Source: Slaney 1998, Auditory Toolbox; `mel_filter_bank` of transformers with `norm="slaney", mel_scale="slaney"`.
-fn mel_filters() -> Vec<MelFilter> {
+fn mel_filters(mels: usize) -> Vec<MelFilter> {
     let nyquist = f64::from(SAMPLE_RATE) / 2.0;
     let top = hertz_to_mel(nyquist);
-    let corners: Vec<f64> = (0..MELS + 2)
-        .map(|i| mel_to_hertz(top * i as f64 / (MELS + 1) as f64))
+    let corners: Vec<f64> = (0..mels + 2)
+        .map(|i| mel_to_hertz(top * i as f64 / (mels + 1) as f64))
         .collect();
     let triangle = |corners: &[f64]| {
         let (low, centre, high) = (corners[0], corners[1], corners[2]);
@@ -294,7 +347,7 @@ mod tests {
                     re * re + im * im
                 })
                 .collect();
-            for filter in mel_filters() {
+            for filter in mel_filters(MELS) {
                 let sum: f64 = filter
                     .weights
                     .iter()
@@ -312,7 +365,7 @@ mod tests {
     }
 
     fn worst(samples: &[f32]) -> f64 {
-        let ours = LogMelExtractor::new().extract(samples);
+        let ours = LogMelExtractor::default().extract(samples);
         let expected = by_definition(samples, samples.len().div_ceil(160) + 4);
         assert_eq!(ours.values.len(), expected.len());
         ours.values
@@ -348,7 +401,7 @@ mod tests {
         assert!(worst < 2e-5, "{worst}");
         let valid_only = {
             let logs = by_definition(&samples, 10);
-            let ours = LogMelExtractor::new().extract(&samples);
+            let ours = LogMelExtractor::default().extract(&samples);
             ours.values
                 .iter()
                 .zip(logs)
@@ -372,7 +425,7 @@ mod tests {
 
     #[test]
     fn silence_is_even_and_nothing_is_nothing() {
-        let silent = LogMelExtractor::new().extract(&[0.0; 1000]);
+        let silent = LogMelExtractor::default().extract(&[0.0; 1000]);
         assert_eq!(silent.frames, 7);
         assert!(
             silent
@@ -381,9 +434,11 @@ mod tests {
                 .all(|v| (v - (-10.0 + 4.0) / 4.0).abs() < 1e-6)
         );
         assert_eq!(
-            LogMelExtractor::new().extract(&[]),
+            LogMelExtractor::default().extract(&[]),
             LogMel {
+                mels: MELS,
                 frames: 0,
+                tail: 0,
                 values: Vec::new()
             }
         );
@@ -426,6 +481,32 @@ mod tests {
             ),
             (0, 1, 1, 2)
         );
+    }
+
+    #[test]
+    fn windows_are_those_of_their_samples_alone() {
+        let form = MelForm {
+            mels: 80,
+            window: Some(20),
+        };
+        let extractor = LogMelExtractor::new(form);
+        let samples = noise(2 * 20 * HOP + 1000, |i| if i < 4000 { 1.0 } else { 1e-3 });
+        let whole = extractor.extract(&samples);
+        let parts: Vec<LogMel> = samples
+            .chunks(20 * HOP)
+            .map(|part| extractor.extract(part))
+            .collect();
+        assert_eq!((whole.frames, whole.tail), (47, TAIL));
+        let joined: Vec<f32> = parts.iter().flat_map(|part| part.values.clone()).collect();
+        assert_eq!(whole.values, joined);
+        assert_eq!(
+            parts.iter().map(|part| part.tail).collect::<Vec<_>>(),
+            [0, 0, 2]
+        );
+        // One frame short of the window there is one frame of padding left, none at the window.
+        let tails =
+            [18, 19, 20].map(|frames| extractor.extract(&noise(frames * HOP, |_| 0.1)).tail);
+        assert_eq!(tails, [2, 1, 0]);
     }
 
     #[test]

@@ -78,7 +78,7 @@ pub fn run(arguments: &CompareArguments) -> Result<()> {
         &arguments.shape
     };
     let config = shapes::by_name(shape, Some(arguments.layers))?;
-    let sequences = sequences(Work::Asr, Some(arguments.clips), config.text.vocab_size);
+    let sequences = sequences(Work::Asr, Some(arguments.clips), &config);
     let batch = Batch::pack(
         &sequences.iter().collect::<Vec<_>>(),
         config.audio.window_frames(),

@@ -157,12 +157,13 @@ pub fn run(command: Command) -> Result<()> {
 }
 
 /// The sequences of a step, whose loss is the mean over its targets.
-fn sequences(work: Work, clips: Option<usize>, vocab: usize) -> Vec<Sequence> {
+fn sequences(work: Work, clips: Option<usize>, config: &Config) -> Vec<Sequence> {
+    let (vocab, mels) = (config.text.vocab_size, config.audio.num_mel_bins);
     let mut sequences: Vec<Sequence> = work
         .examples(clips)
         .iter()
         .enumerate()
-        .map(|(i, example)| example.sequence(i, vocab))
+        .map(|(i, example)| example.sequence(i, vocab, mels))
         .collect();
     let num_targets: usize = sequences.iter().map(Sequence::num_targets).sum();
     sequences
@@ -184,7 +185,7 @@ fn train(arguments: TrainArguments) -> Result<()> {
         print::message("note: --profile takes times on a GPU; on the CPU it finds nothing");
     }
     let computes = arguments.precision.on(&device)?;
-    let sequences = sequences(arguments.work, arguments.clips, config.text.vocab_size);
+    let sequences = sequences(arguments.work, arguments.clips, &config);
 
     let settings = lora::Settings {
         rank: arguments.rank,

@@ -3,7 +3,6 @@
 use clap::ValueEnum;
 
 use crate::audio::LogMel;
-use crate::audio::MELS;
 use crate::audio::num_audio_tokens;
 use crate::batch::Sequence;
 use crate::models::cost;
@@ -83,7 +82,7 @@ impl Work {
 
 impl Example {
     /// A sequence of these lengths; which tokens and frames does not matter to the time.
-    pub fn sequence(self, index: usize, vocab: usize) -> Sequence {
+    pub fn sequence(self, index: usize, vocab: usize, mels: usize) -> Sequence {
         let frames = self.seconds * 100;
         let audio = num_audio_tokens(frames);
         let key = Key::new(0, "bench").with(index as u64);
@@ -92,10 +91,15 @@ impl Example {
         let tokens = (0..len as u64)
             .map(|i| key.below(i, vocab.min(100_000)) as u32)
             .collect();
-        let values = (0..(frames * MELS) as u64)
+        let values = (0..(frames * mels) as u64)
             .map(|i| key.with(1).uniform(i) as f32)
             .collect();
-        let features = std::sync::Arc::new(LogMel { frames, values });
+        let features = std::sync::Arc::new(LogMel {
+            mels,
+            frames,
+            tail: 0,
+            values,
+        });
         let (targets, clip) = (len - self.target..len, before..before + audio);
         Sequence {
             tokens,
@@ -133,7 +137,7 @@ mod tests {
                     .examples(None)
                     .iter()
                     .enumerate()
-                    .map(|(i, example)| example.sequence(i, 100))
+                    .map(|(i, example)| example.sequence(i, 100, MELS))
                     .collect::<Vec<_>>(),
             )
         };

@@ -71,12 +71,7 @@ impl Systems {
     ) -> Result<Self> {
         let dir = hub::model_dir(model)?;
         let config = Config::load(&dir)?;
-        let loader = Loader::new(
-            &dir,
-            config.audio_token,
-            config.text.max_position_embeddings,
-            None,
-        )?;
+        let loader = Loader::new(&dir, &config, None)?;
         let mut trained: Vec<(String, Option<PathBuf>)> = if without_base {
             Vec::new()
         } else {

@@ -31,6 +31,21 @@ const CHATML: &str = concat!(
     "{% if add_generation_prompt %}<|im_start|>assistant\n{% endif %}",
 );
 
+/// The template of transformers' `Qwen2AudioProcessor`, for checkpoints of Qwen2-Audio that bring none: clips are counted through the whole
+/// conversation.
+const QWEN2_AUDIO: &str = concat!(
+    "{% set clips = namespace(count=0) %}{% for message in messages %}",
+    "{% if loop.first and message.role != 'system' %}<|im_start|>system\nYou are a helpful assistant.<|im_end|>\n{% endif %}",
+    "<|im_start|>{{ message.role }}\n",
+    "{% if message.content is string %}{{ message.content }}",
+    "{% else %}{% for part in message.content %}",
+    "{% if part.type == 'audio' %}{% set clips.count = clips.count + 1 %}",
+    "Audio {{ clips.count }}: <|audio_bos|><|AUDIO|><|audio_eos|>\n{% else %}{{ part.text }}{% endif %}",
+    "{% endfor %}{% endif %}<|im_end|>\n",
+    "{% endfor %}",
+    "{% if add_generation_prompt %}<|im_start|>assistant\n{% endif %}",
+);
+
 /// Stands around the number of a data text while a template is rendered: a code point for private use that no template has a use for.
 const SENTINEL: char = '\u{10fffd}';
 
@@ -58,7 +73,7 @@ pub struct ChatTemplate {
 
 impl ChatTemplate {
     /// The template of a checkpoint: that of `processor_config.json`, of `chat_template.json`, of `chat_template.jinja`, of
-    /// `tokenizer_config.json`, else a built-in ChatML. It is the order of transformers' processor.
+    /// `tokenizer_config.json`, else the built-in one of its family. It is the order of transformers' processor.
     ///
     /// # Errors
     /// A file that cannot be read or a template that does not compile.
@@ -108,11 +123,16 @@ impl ChatTemplate {
                     .to_string(),
                 named_tokens,
             ),
-            None => Self::compile(
-                CHATML.to_owned(),
-                "the built-in chat template".to_owned(),
-                named_tokens,
-            ),
+            None => {
+                let config = read_json(&model_dir.join("config.json"))?;
+                let family = config.as_ref().and_then(|c| c.get("model_type")?.as_str());
+                let source = match family {
+                    Some("qwen2_audio") => QWEN2_AUDIO,
+                    _ => CHATML,
+                };
+                let place = "the built-in chat template".to_owned();
+                Self::compile(source.to_owned(), place, named_tokens)
+            }
         }
     }
 

@@ -11,7 +11,6 @@ use std::ops::Range;
 use std::sync::Arc;
 
 use maqam_audio::LogMel;
-use maqam_audio::MELS;
 use maqam_base::error::Error;
 use maqam_base::error::Result;
 use maqam_base::seed::Key;
@@ -68,11 +67,13 @@ pub struct Batch {
 /// The clips of a batch, cut into windows that the encoder hears one by one.
 #[derive(Clone, Debug)]
 pub struct Audio {
-    /// Log-mel frames, `[frames, MELS]`, clip after clip.
+    /// Mel bands of a frame.
+    pub mels: usize,
+    /// Log-mel frames, `[frames, mels]`, clip after clip.
     pub features: Vec<f32>,
-    /// Frames of each window.
+    /// Frames of each window, those of the padding that convolutions reach into with them.
     pub windows: Vec<usize>,
-    /// Positions of each window after the convolutions.
+    /// Positions of each window after the convolutions; the padding gives none.
     pub positions: Vec<usize>,
     /// Positions of each clip.
     pub clip_positions: Vec<usize>,
@@ -99,6 +100,7 @@ impl Batch {
             target_sequences: Vec::new(),
         };
         let mut audio = Audio {
+            mels: 0,
             features: Vec::new(),
             windows: Vec::new(),
             positions: Vec::new(),
@@ -122,11 +124,8 @@ impl Batch {
             for (clip, (range, features)) in
                 sequence.audio.iter().zip(&sequence.features).enumerate()
             {
-                let positions = audio.push(
-                    features,
-                    window,
-                    sequence.key.with(1 << 40).with(clip as u64),
-                );
+                let key = sequence.key.with(1 << 40).with(clip as u64);
+                let positions = audio.push(features, window, key)?;
                 if positions / 2 != range.len() {
                     return Err(Error::bug(format!(
                         "{} audio tokens for a clip of {} frames",
@@ -164,20 +163,42 @@ impl Batch {
 
 impl Audio {
     /// Adds a clip; returns the number of its positions.
-    fn push(&mut self, clip: &LogMel, window: usize, key: Key) -> usize {
-        debug_assert_eq!(clip.values.len(), clip.frames * MELS);
+    fn push(&mut self, clip: &LogMel, window: usize, key: Key) -> Result<usize> {
+        if self.mels != clip.mels && !self.windows.is_empty() {
+            return Err(Error::bug("clips of unequal mel bands in one batch"));
+        }
+        debug_assert_eq!(clip.values.len(), (clip.frames + clip.tail) * clip.mels);
+        self.mels = clip.mels;
         self.features.extend(&clip.values);
         let mut positions = 0;
         for start in (0..clip.frames).step_by(window) {
             let frames = window.min(clip.frames - start);
-            self.windows.push(frames);
+            let is_last = start + frames == clip.frames;
+            self.windows
+                .push(frames + if is_last { clip.tail } else { 0 });
             self.positions.push(frames.div_ceil(2));
             positions += frames.div_ceil(2);
         }
         self.clip_positions.push(positions);
         self.position_keys
             .extend((0..positions as u64).map(|position| key.with(position)));
-        positions
+        Ok(positions)
+    }
+
+    /// Rows of the convolutions' output that are positions, where the padding gives rows too; `None` where all of them are.
+    pub fn position_rows(&self) -> Option<Vec<u32>> {
+        let given = |frames: usize| frames.div_ceil(2);
+        let are_all = |(&frames, &positions): (&usize, &usize)| given(frames) == positions;
+        if self.windows.iter().zip(&self.positions).all(are_all) {
+            return None;
+        }
+        let mut rows = Vec::new();
+        let mut start = 0;
+        for (&frames, &positions) in self.windows.iter().zip(&self.positions) {
+            rows.extend((start..start + positions).map(|row| row as u32));
+            start += given(frames);
+        }
+        Some(rows)
     }
 
     /// Starts of the windows' positions, and their number at the end.
@@ -232,8 +253,10 @@ mod tests {
             .iter()
             .map(|&frames| {
                 Arc::new(LogMel {
+                    mels: 80,
                     frames,
-                    values: vec![frames as f32; frames * MELS],
+                    tail: 0,
+                    values: vec![frames as f32; frames * 80],
                 })
             })
             .collect();
@@ -273,6 +296,29 @@ mod tests {
         assert_eq!(audio.windows, [200, 200, 1]);
         assert_eq!(audio.clip_positions, [201]);
         assert_eq!(batch.audio_rows.len(), 100);
+    }
+
+    #[test]
+    fn padding_that_convolutions_see_gives_no_position() {
+        let mut padded = sequence(8, 4..8, &[7]);
+        padded.features = vec![Arc::new(LogMel {
+            mels: 80,
+            frames: 7,
+            tail: 2,
+            values: vec![0.0; 9 * 80],
+        })];
+        let whole = sequence(8, 4..8, &[8]);
+        let audio = Batch::pack(&[&padded, &whole], 3000)
+            .unwrap()
+            .audio
+            .unwrap();
+        assert_eq!(
+            (audio.windows.as_slice(), audio.positions.as_slice()),
+            (&[9, 8][..], &[4, 4][..])
+        );
+        assert_eq!(audio.position_rows(), Some(vec![0, 1, 2, 3, 5, 6, 7, 8]));
+        let audio = Batch::pack(&[&whole], 3000).unwrap().audio.unwrap();
+        assert_eq!(audio.position_rows(), None);
     }
 
     #[test]

@@ -21,9 +21,9 @@ use crate::ops::linear::Weight;
 use crate::ops::norm::LayerNormStatistics;
 use crate::ops::rows::add_to;
 use crate::ops::rows::gather;
+use crate::ops::rows::overwrite;
 use crate::ops::rows::pool_pairs;
 use crate::ops::rows::pool_pairs_backward;
-use maqam_audio::MELS;
 
 /// Convolutions, layers, and the pooling after them.
 #[derive(Debug)]
@@ -32,8 +32,8 @@ pub struct AudioEncoder {
     pub conv1: Linear,
     /// `conv2`, stride 2, `[d_model, 3 d_model]`.
     pub conv2: Linear,
-    /// Sinusoids of the positions in a window, `[n_window, d_model]`.
-    pub sinusoids: Tensor,
+    /// Vectors of the positions in a window, `[n_window, d_model]`; never trained.
+    pub positions: Tensor,
     /// The layers.
     pub layers: Vec<EncoderLayer>,
     /// `ln_post`.
@@ -54,6 +54,8 @@ struct Convolved {
     before1: Tensor,
     unfolded2: Tensor,
     before2: Tensor,
+    /// Rows that are positions, where not all are.
+    position_rows: Option<Vec<u32>>,
 }
 
 impl AudioEncoder {
@@ -102,26 +104,31 @@ impl AudioEncoder {
         };
         let frames = place_like(
             &audio.features,
-            (audio.features.len() / MELS, MELS),
-            &self.sinusoids,
+            (audio.features.len() / audio.mels, audio.mels),
+            &self.positions,
         )?;
         let unfolded1 = unfold(&frames, &audio.windows, 1)?;
         let (before1, _) = self.conv1.forward(&unfolded1, None, none)?;
         let unfolded2 = unfold(&gelu(&before1)?, &audio.windows, 2)?;
         let (before2, _) = self.conv2.forward(&unfolded2, None, none)?;
         let mut x = gelu(&before2)?;
+        let position_rows = audio.position_rows();
+        if let Some(rows) = &position_rows {
+            x = gather(&x, rows)?;
+        }
         let convolutions = (training && self.conv1.is_trained()).then_some(Convolved {
             unfolded1,
             before1,
             unfolded2,
             before2,
+            position_rows,
         });
         let positions: Vec<u32> = audio
             .positions
             .iter()
             .flat_map(|&len| 0..len as u32)
             .collect();
-        add_to(&x, &gather(&self.sinusoids, &positions)?)?;
+        add_to(&x, &gather(&self.positions, &positions)?)?;
 
         let keep_from = match training {
             true if convolutions.is_some() => 0,
@@ -192,7 +199,15 @@ impl AudioEncoder {
             probability: 0.0,
             tokens: &[],
         };
-        let d_before2 = gelu_backward(dx, &convolved.before2)?;
+        let dx = match &convolved.position_rows {
+            Some(rows) => {
+                let all = convolved.before2.zeros_like()?;
+                overwrite(&all, rows, dx)?;
+                all
+            }
+            None => dx.clone(),
+        };
+        let d_before2 = gelu_backward(&dx, &convolved.before2)?;
         let d_unfolded2 =
             wanted(
                 self.conv2

@@ -129,12 +129,21 @@ fn encoder(config: &Config, builder: &Builder, groups: &Groups) -> Result<AudioE
     Ok(AudioEncoder {
         conv1: builder.convolution(&conv("conv1"), audio.num_mel_bins, d)?,
         conv2: builder.convolution(&conv("conv2"), d, d)?,
-        sinusoids: sinusoids(audio.n_window, d)?
+        positions: positions(config, builder.weights)?
             .to_dtype(compute_type(device))?
             .to_device(device)?,
         layers,
         final_norm: builder.layer_norm(names.last_norm_of_tower, d)?,
     })
+}
+
+/// The vectors of the encoder's positions: those of the checkpoint where the family stores them, else sinusoids.
+fn positions(config: &Config, weights: &Weights) -> Result<Tensor> {
+    let shape = [config.audio.n_window, config.audio.d_model];
+    match config.names.positions {
+        Some(name) if !weights.is_random() => weights.get(name, &shape, DType::F32),
+        _ => Ok(sinusoids(shape[0], shape[1])?),
+    }
 }
 
 fn decoder_layer(

@@ -4,6 +4,7 @@ use serde_json::Value;
 
 use crate::models::names::Names;
 use crate::ops::attention::Heads;
+use maqam_audio::MelForm;
 use maqam_base::error::Error;
 use maqam_base::error::Result;
 
@@ -97,6 +98,15 @@ pub struct Config {
 }
 
 impl Config {
+    /// How the processor of the family turns clips into frames: where positions are stored, encoder and processor take windows of that
+    /// many.
+    pub fn mel_form(&self) -> MelForm {
+        MelForm {
+            mels: self.audio.num_mel_bins,
+            window: self.names.positions.map(|_| self.audio.window_frames()),
+        }
+    }
+
     /// Refuses shapes that do not fit together.
     ///
     /// # Errors
@@ -153,6 +163,41 @@ impl Fields<'_> {
                 self.1, self.0[name]
             ))),
         }
+    }
+
+    /// A whole number above 0; where it is not there or null, the family's own.
+    ///
+    /// # Errors
+    /// Another value; the message names it.
+    pub fn number_or(&self, name: &str, usual: usize) -> Result<usize> {
+        if self.0[name].is_null() {
+            Ok(usual)
+        } else {
+            self.number(name)
+        }
+    }
+
+    /// Base of the rotary frequencies, which transformers 4 and 5 write in different places.
+    ///
+    /// # Errors
+    /// Rotary embeddings of another type than the `kinds`.
+    pub fn rope_theta(&self, kinds: &[&str], usual: f64) -> Result<f64> {
+        let rope = [&self.0["rope_parameters"], &self.0["rope_scaling"]]
+            .into_iter()
+            .find(|v| v.is_object())
+            .unwrap_or(&Value::Null);
+        if let Some(kind) = rope["rope_type"].as_str().or_else(|| rope["type"].as_str())
+            && !kinds.contains(&kind)
+        {
+            return Err(Error::input(format!(
+                "`{}` asks for rotary embeddings of type `{kind}`; maqam has `default`",
+                self.1
+            )));
+        }
+        Ok(rope["rope_theta"]
+            .as_f64()
+            .or_else(|| self.0["rope_theta"].as_f64())
+            .unwrap_or(usual))
     }
 
     /// Refuses a field that says something else than `expected`; one that says nothing is taken for it.

@@ -7,7 +7,6 @@ use crate::models::config::Config;
 use crate::models::sizes::Sizes;
 use crate::nn::saving::Save;
 use crate::ops::convolution::KERNEL;
-use maqam_audio::MELS;
 use maqam_base::parts::Part;
 use maqam_base::parts::Parts;
 use maqam_base::parts::Training;
@@ -89,7 +88,7 @@ impl Model<'_> {
             KERNEL as f64,
         );
         let tower = audio.encoder_layers as f64 * (4.0 * d * d + 2.0 * d * ffn)
-            + kernel * d * (MELS as f64 + d)
+            + kernel * d * (audio.num_mel_bins as f64 + d)
             + d * audio.output_dim as f64;
         2.0 * PAIR * (layers * load.tokens + head * load.targets)
             + PAIR * tower * POSITIONS * load.audio_tokens
@@ -141,7 +140,8 @@ impl Model<'_> {
         );
         let (positions, kernel) = (POSITIONS * load.audio_tokens, KERNEL as f64);
         // The first convolution gives two rows for each position.
-        let convolutions = PAIR * kernel * dim * positions * (2.0 * MELS as f64 + dim);
+        let convolutions =
+            PAIR * kernel * dim * positions * (2.0 * audio.num_mel_bins as f64 + dim);
         let linear = PAIR * layers * (4.0 * dim * dim + 2.0 * dim * ffn) * positions;
         let attention = PAIR * layers * 2.0 * dim * positions * audio.n_window as f64;
         if !self.is_trained(Part::AudioEncoder) {
@@ -219,7 +219,8 @@ impl Model<'_> {
         } else {
             0.0
         };
-        let convolutions = 2.0 * (KERNEL * MELS) as f64 + 2.0 * dim + KERNEL as f64 * dim + dim;
+        let convolutions =
+            2.0 * (KERNEL * audio.num_mel_bins) as f64 + 2.0 * dim + KERNEL as f64 * dim + dim;
         let of_convolutions = convolutions * (1.0 + self.is_full(Part::AudioEncoder));
         let encoder =
             (of_layers + of_convolutions + 2.0 * (inside + normed)) * POSITIONS * load.audio_tokens;

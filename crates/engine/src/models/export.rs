@@ -12,6 +12,7 @@ use safetensors::View;
 use serde_json::Map;
 use serde_json::Value;
 
+use crate::models::audio_encoder::sinusoids;
 use crate::models::build::weight_shapes;
 use crate::models::config::Config;
 use crate::models::trained::Trained;
@@ -70,7 +71,7 @@ pub fn merge(
             .all(|name| trained.full.contains_key(name));
     let staged = StagedDir::new(out)?;
     let merged = if is_new {
-        write_new(staged.path(), trained, dtype.unwrap_or(Dtype::F32))?
+        write_new(staged.path(), config, trained, dtype.unwrap_or(Dtype::F32))?
     } else {
         write_merged(model_dir, config, trained, dtype, staged.path())?
     };
@@ -178,8 +179,16 @@ fn changed_values(
 }
 
 /// Writes the weights of a model that never had any but the trained ones.
-fn write_new(out: &Path, trained: &Trained, dtype: Dtype) -> Result<usize> {
-    let names: BTreeMap<&String, &Tensor> = trained.full.iter().collect();
+fn write_new(out: &Path, config: &Config, trained: &Trained, dtype: Dtype) -> Result<usize> {
+    let audio = &config.audio;
+    // Positions are never trained; a model of a seed has sinusoids.
+    let positions = config
+        .names
+        .positions
+        .map(|name| Ok::<_, Error>((name.to_owned(), sinusoids(audio.n_window, audio.d_model)?)))
+        .transpose()?;
+    let stored = positions.iter().map(|(name, table)| (name, table));
+    let names: BTreeMap<&String, &Tensor> = trained.full.iter().chain(stored).collect();
     let written = names
         .iter()
         .map(|(name, tensor)| {
@@ -196,7 +205,7 @@ fn write_new(out: &Path, trained: &Trained, dtype: Dtype) -> Result<usize> {
         })
         .collect::<Result<Vec<_>>>()?;
     files::write_safetensors(&out.join(SINGLE), written)?;
-    Ok(names.len())
+    Ok(trained.full.len())
 }
 
 /// Writes the index of the shards that were written: the base's own where it says the same. `places` are a tensor's name, its file

@@ -6,6 +6,7 @@ use serde_json::Value;
 
 use crate::models::config::Config;
 use crate::models::qwen_omni;
+use crate::models::qwen2_audio;
 use crate::nn::checkpoint;
 use crate::nn::checkpoint::Checkpoint;
 use crate::nn::weights::Weights;
@@ -68,15 +69,19 @@ impl Family {
                 read: qwen_omni::from_json,
                 section: qwen_omni::thinker_of,
             }),
+            Some("qwen2_audio") => Ok(Self {
+                read: qwen2_audio::from_json,
+                section: |root| root,
+            }),
             other => {
                 let found = other
                     .or_else(|| root["architectures"][0].as_str())
                     .unwrap_or("nothing");
                 Err(Error::input(format!(
-                    "`model_type` is {found}{}, expected qwen2_5_omni or qwen2_5_omni_thinker",
+                    "`model_type` is {found}{}, expected qwen2_5_omni, qwen2_5_omni_thinker or qwen2_audio",
                     family(found).map_or(String::new(), |name| format!(" ({name})"))
                 ))
-                .hint("maqam trains Qwen2.5-Omni checkpoints; point `model` at the folder of one"))
+                .hint("maqam trains Qwen2.5-Omni and Qwen2-Audio checkpoints; point `model` at the folder of one"))
             }
         }
     }
@@ -126,7 +131,6 @@ fn family(model_type: &str) -> Option<&'static str> {
     let known = [
         ("qwen3omni", "Qwen3-Omni"),
         ("qwen25omnitalker", "the talker of Qwen2.5-Omni"),
-        ("qwen2audio", "Qwen2-Audio"),
         ("qwen25vl", "Qwen2.5-VL"),
         ("qwen2vl", "Qwen2-VL"),
         ("qwen3asr", "Qwen3-ASR"),

@@ -18,6 +18,9 @@ impl AudioLlm {
     pub fn hearing_fingerprint(&mut self) -> Result<Fingerprint> {
         let mut hasher = self.hasher();
         hasher.update(format!("hearing {FORMAT} {:?}", self.config.audio).as_bytes());
+        if self.config.names.positions.is_some() {
+            hash_weight(&mut hasher, &Weight::frozen(self.encoder.positions.clone()))?;
+        }
         for linear in self
             .encoder
             .linears_mut()

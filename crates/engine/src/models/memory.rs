@@ -12,7 +12,6 @@ use crate::ops::convolution::KERNEL;
 use crate::ops::cross_entropy::LOGITS_BYTES;
 use crate::ops::device::WORKSPACE;
 use crate::ops::linear::EIGHT_BIT_BYTES;
-use maqam_audio::MELS;
 use maqam_base::error::Error;
 use maqam_base::error::Result;
 use maqam_base::parts::Part;
@@ -21,8 +20,8 @@ use maqam_base::parts::PerPart;
 /// Buffers of `f32` as long as what is trained: values, gradients and two moments.
 const BUFFERS: f64 = 4.0;
 
-/// Numbers for each token of audio: four frames of 128 log-mel bands.
-const FRAMES: f64 = 4.0 * MELS as f64;
+/// Frames of log-mel for each token of audio.
+const FRAMES: f64 = 4.0;
 
 /// What the driver loads of kernels and libraries as they are first used, in bytes; an estimate, to be replaced by a measurement.
 const LOADED: f64 = 0.4e9;
@@ -134,9 +133,12 @@ impl Model<'_> {
         let normed = BF16 * (2.0 * dim + ffn);
         let positions = POSITIONS * load.audio_tokens;
         let convolutions = BF16
-            * (2.0 * (KERNEL * MELS) as f64 + 4.0 * dim + KERNEL as f64 * dim + 2.0 * dim)
+            * (2.0 * (KERNEL * audio.num_mel_bins) as f64
+                + 4.0 * dim
+                + KERNEL as f64 * dim
+                + 2.0 * dim)
             * positions
-            + BF16 * FRAMES * load.audio_tokens;
+            + BF16 * FRAMES * audio.num_mel_bins as f64 * load.audio_tokens;
         if !self.is_trained(Part::AudioEncoder) {
             return (
                 0.0,

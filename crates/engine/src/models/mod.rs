@@ -12,6 +12,7 @@ pub mod generate;
 mod groups;
 pub mod memory;
 pub mod names;
+pub mod qwen2_audio;
 pub mod qwen_omni;
 pub mod sizes;
 pub mod trained;

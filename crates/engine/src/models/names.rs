@@ -10,6 +10,8 @@ pub struct Names {
     pub family: &'static str,
     /// Stem of the audio encoder's tensors.
     pub tower: &'static str,
+    /// The table of the encoder's positions, where it is stored.
+    pub positions: Option<&'static str>,
     /// The norm after the encoder's last layer.
     pub last_norm_of_tower: &'static str,
     /// The linear layer from the encoder to the decoder.
@@ -18,9 +20,9 @@ pub struct Names {
     pub decoder: &'static str,
     /// Weight of the head.
     pub head: &'static str,
-    /// Ways in which checkpoints write these names; the first is the one that is written.
+    /// Ways in which checkpoints write these names; the first whose first beginning some tensor has is a checkpoint's.
     pub checkpoints: &'static [NameForm],
-    /// Ways in which PEFT folders do.
+    /// Ways in which PEFT folders do; the first is the one that is written unless told.
     pub adapters: &'static [NameForm],
     /// Classes of transformers: the processor's and the model's.
     pub classes: (&'static str, &'static str),

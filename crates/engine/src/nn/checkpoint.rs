@@ -401,7 +401,7 @@ pub fn read_safetensors(path: &Path) -> Result<HashMap<String, Tensor>> {
 
 impl Checkpoint {
     /// Maps the files that hold a folder's weights, as [`weight_files`] finds them; `forms` are the ways in which files of the family write
-    /// names. The first that some tensor has is the folder's, and without any names are what is stored.
+    /// names. The first that some tensor shows ([`NameForm::is_of`]) is the folder's; without any, names are what is stored.
     ///
     /// # Errors
     /// Missing or damaged files, named; weights of another format.
@@ -421,7 +421,7 @@ impl Checkpoint {
                     .map(move |name| (name, i))
             })
             .collect();
-        let is_used = |form: &&NameForm| names.keys().any(|name| form.read(name).is_some());
+        let is_used = |form: &&NameForm| names.keys().any(|name| form.is_of(name));
         let form = forms.iter().find(is_used).unwrap_or(&AS_STORED);
         let checkpoint = Self {
             dir: dir.to_owned(),

@@ -18,6 +18,12 @@ impl NameForm {
             .unwrap_or_else(|| path.to_owned())
     }
 
+    /// Whether a file that holds this name writes names so: it has the first of the beginnings.
+    pub fn is_of(&self, written: &str) -> bool {
+        let first = self.beginnings.first();
+        first.is_some_and(|(_, beginning)| written.starts_with(beginning))
+    }
+
     /// The model's path that is written like this; `None` where it has another beginning.
     pub fn read(&self, written: &str) -> Option<String> {
         self.beginnings

@@ -60,6 +60,15 @@ impl Weights {
         }
     }
 
+    /// Whether what was not trained comes from a seed.
+    pub fn is_random(&self) -> bool {
+        match self {
+            Self::Checkpoint(_) => false,
+            Self::Random { .. } | Self::Noise { .. } => true,
+            Self::Trained { base, .. } => base.is_random(),
+        }
+    }
+
     /// Whether the source has this tensor.
     pub fn has(&self, name: &str) -> bool {
         match self {

@@ -24,17 +24,7 @@ pub fn from_json(root: &Value) -> Result<Config> {
     audio.require("scale_embedding", false)?;
     text.require("hidden_act", "silu")?;
     text.require("use_sliding_window", false)?;
-    let rope = [&text.0["rope_parameters"], &text.0["rope_scaling"]]
-        .into_iter()
-        .find(|v| v.is_object())
-        .unwrap_or(&Value::Null);
-    if let Some(kind) = rope["rope_type"].as_str().or_else(|| rope["type"].as_str())
-        && !["default", "mrope"].contains(&kind)
-    {
-        return Err(Error::input(format!(
-            "`text_config` asks for rotary embeddings of type `{kind}`; maqam has `default`"
-        )));
-    }
+    let rope_theta = text.rope_theta(&["default", "mrope"], 1e6)?;
     let hidden_size = text.number("hidden_size")?;
     let num_attention_heads = text.number("num_attention_heads")?;
     let found = Config {
@@ -61,10 +51,7 @@ pub fn from_json(root: &Value) -> Result<Config> {
                 .map_or(hidden_size / num_attention_heads, |n| n as usize),
             max_position_embeddings: text.number("max_position_embeddings")?,
             rms_norm_eps: text.0["rms_norm_eps"].as_f64().unwrap_or(1e-6),
-            rope_theta: rope["rope_theta"]
-                .as_f64()
-                .or_else(|| text.0["rope_theta"].as_f64())
-                .unwrap_or(1e6),
+            rope_theta,
             tie_word_embeddings: [
                 &thinker["tie_word_embeddings"],
                 &text.0["tie_word_embeddings"],

@@ -19,6 +19,7 @@ const THINKER: NameForm = NameForm {
 pub static NAMES: Names = Names {
     family: "Qwen2.5-Omni",
     tower: "thinker.audio_tower",
+    positions: None,
     last_norm_of_tower: "thinker.audio_tower.ln_post",
     projector: "thinker.audio_tower.proj",
     decoder: "thinker.model",
