@@ -14,6 +14,7 @@ pub mod language;
 mod manifest;
 mod notes;
 mod parquet;
+mod record;
 mod row;
 pub mod spelling;
 pub mod task;
