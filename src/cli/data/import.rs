@@ -8,11 +8,8 @@ use clap::Args;
 use serde_json::Value;
 
 use crate::cli::print;
-use crate::data::AudioSource;
-use crate::data::Clip;
 use crate::data::OnBadRow;
 use crate::data::read_manifest;
-use crate::error::Error;
 use crate::error::Result;
 use crate::files;
 
@@ -42,7 +39,7 @@ pub fn run(arguments: &Arguments) -> Result<()> {
         num_rows += manifest.rows.len();
         for row in &manifest.rows {
             let fields = row
-                .to_json(|clip| place(clip, folder))
+                .to_json(|clip| clip.source.to_json(folder))
                 .map_err(|e| e.at(row.place(source)))?;
             lines.extend(Value::Object(fields).to_string().into_bytes());
             lines.push(b'\n');
@@ -53,15 +50,4 @@ pub fn run(arguments: &Arguments) -> Result<()> {
         "{num_rows} rows in {}",
         arguments.out.display()
     ))
-}
-
-/// The path of a clip as seen from the manifest's folder.
-fn place(clip: &Clip, folder: &Path) -> Result<Value> {
-    match &clip.source {
-        AudioSource::File(path) => Ok(files::relative(folder, path)?.to_string_lossy().into()),
-        AudioSource::Embedded { name, .. } => Err(Error::input(
-            "the audio is inside the row, and has no place in JSON lines",
-        )
-        .at(name)),
-    }
 }

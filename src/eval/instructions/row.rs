@@ -95,6 +95,7 @@ impl InstructionRow {
             AudioSource::File(path) => Ok(Value::from(
                 relative(folder, path)?.to_string_lossy().replace('\\', "/"),
             )),
+            AudioSource::Range { .. } => clip.source.to_json(folder),
             AudioSource::Embedded { .. } => {
                 Err(Error::bug("embedded audio has no place in JSON lines"))
             }
