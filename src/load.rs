@@ -6,7 +6,6 @@ pub mod rows;
 use std::path::Path;
 use std::sync::Arc;
 
-use crate::audio;
 use crate::audio::HOP;
 use crate::audio::LogMel;
 use crate::audio::LogMelExtractor;
@@ -15,7 +14,6 @@ use crate::audio::Span;
 use crate::audio::num_audio_tokens;
 use crate::audio::num_frames;
 use crate::batch::Sequence;
-use crate::data::AudioSource;
 use crate::data::Clip;
 use crate::data::Row;
 use crate::error::Error;
@@ -237,25 +235,13 @@ pub fn clip_lengths(row: &Row, max_audio_s: Option<f64>, headers: &Headers) -> R
 
 fn clip_length(clip: &Clip, max_audio_s: Option<f64>, headers: &Headers) -> Result<usize> {
     let length = length_of(clip, clip.span, headers)?;
-    check_length(clip, length, max_audio_s, headers).map_err(|e| e.at(name_of(clip)))?;
+    check_length(clip, length, max_audio_s, headers).map_err(|e| e.at(clip.source.name()))?;
     Ok(length)
 }
 
 /// Samples of a part of a clip's recording, by its headers.
 fn length_of(clip: &Clip, span: Span, headers: &Headers) -> Result<usize> {
-    match &clip.source {
-        AudioSource::File(path) => headers.num_samples(path, span),
-        AudioSource::Embedded { bytes, name } => {
-            audio::num_samples_bytes(bytes.clone(), name, span)
-        }
-    }
-}
-
-fn name_of(clip: &Clip) -> String {
-    match &clip.source {
-        AudioSource::File(path) => path.display().to_string(),
-        AudioSource::Embedded { name, .. } => name.to_string(),
-    }
+    headers.num_samples(&clip.source, span)
 }
 
 /// Refuses a clip of `length` samples that is too long, too short, or not as long as the data states.
@@ -334,12 +320,9 @@ pub fn features_of(
     extractor: &LogMelExtractor,
     max_audio_s: Option<f64>,
 ) -> Result<(LogMel, f64)> {
-    let samples = match &clip.source {
-        AudioSource::File(path) => audio::read(path, clip.span)?,
-        AudioSource::Embedded { bytes, name } => audio::read_bytes(bytes.clone(), name, clip.span)?,
-    };
+    let samples = clip.source.samples(clip.span)?;
     check_length(clip, samples.len(), max_audio_s, &Headers::default())
-        .map_err(|e| e.at(name_of(clip)))?;
+        .map_err(|e| e.at(clip.source.name()))?;
     Ok((extractor.extract(&samples), seconds_of(samples.len())))
 }
 
