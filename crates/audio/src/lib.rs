@@ -10,6 +10,7 @@ mod codec;
 mod flac;
 mod format;
 mod log_mel;
+pub mod loudness;
 mod mp4;
 mod mpeg;
 mod ogg;
