@@ -12,6 +12,7 @@ mod fields;
 mod form;
 pub mod language;
 mod manifest;
+pub mod near_duplicates;
 mod notes;
 mod parquet;
 mod row;
