@@ -7,6 +7,7 @@
 #![deny(clippy::unwrap_used, clippy::expect_used)]
 
 mod codec;
+pub mod examine;
 mod flac;
 mod format;
 mod log_mel;
@@ -18,6 +19,7 @@ mod read;
 mod resample;
 mod samples;
 mod source;
+pub mod vad;
 mod wav;
 mod webm;
 

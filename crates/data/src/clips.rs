@@ -210,6 +210,9 @@ fn without_path(mut fields: Fields) -> Error {
         .hint("write it as a path, or as {\"audio\": path, \"start_s\": 0.5, \"end_s\": 1.5}")
 }
 
+/// Words in the error for a row whose audio file does not exist.
+pub const NO_AUDIO_FILE: &str = "no audio file at";
+
 /// The file of a path as it is written in a row.
 fn resolve(written: &str, audio_folder: &Path) -> Result<AudioSource> {
     if written.is_empty() {
@@ -233,5 +236,5 @@ fn resolve(written: &str, audio_folder: &Path) -> Result<AudioSource> {
             "relative paths start from the manifest's folder; set `audio_root` if the audio is elsewhere"
         }
     };
-    Err(Error::input(format!("no audio file at {}", resolved.display())).hint(hint))
+    Err(Error::input(format!("{NO_AUDIO_FILE} {}", resolved.display())).hint(hint))
 }

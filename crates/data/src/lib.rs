@@ -6,16 +6,21 @@
 
 #![deny(clippy::unwrap_used, clippy::expect_used)]
 
+pub mod arabic;
+pub mod check;
 mod clips;
 mod conversation;
+pub mod describe;
 mod fields;
 mod form;
+pub mod glance;
 pub mod language;
 mod manifest;
 pub mod near_duplicates;
 mod notes;
 mod parquet;
 mod row;
+pub mod split;
 pub mod spelling;
 pub mod task;
 
@@ -25,6 +30,7 @@ use std::sync::Arc;
 use serde::Deserialize;
 use serde::Serialize;
 
+pub use clips::NO_AUDIO_FILE;
 pub use manifest::CANNOT_BE_USED;
 pub use manifest::Manifest;
 pub use manifest::read_manifest;
