@@ -6,7 +6,6 @@ pub mod rows;
 use std::path::Path;
 use std::sync::Arc;
 
-use crate::audio;
 use crate::audio::LogMel;
 use crate::audio::LogMelExtractor;
 use crate::audio::SAMPLE_RATE;
@@ -14,9 +13,9 @@ use crate::audio::Span;
 use crate::audio::num_audio_tokens;
 use crate::audio::num_frames;
 use crate::batch::Sequence;
-use crate::data::AudioSource;
 use crate::data::Clip;
 use crate::data::Row;
+use crate::data::check::agree;
 use crate::error::Error;
 use crate::error::Result;
 use crate::load::headers::Headers;
@@ -197,9 +196,6 @@ impl Loader {
     }
 }
 
-/// How far a length that the data states may be from the audio's, in seconds.
-pub const STATED_TOLERANCE_S: f64 = 0.1;
-
 /// Lengths of a row's clips in samples at [`SAMPLE_RATE`], equal to what [`Loader::load`] encodes, read from the headers of their files or
 /// from what was read of them before.
 ///
@@ -221,25 +217,13 @@ pub fn clip_lengths(row: &Row, max_audio_s: Option<f64>, headers: &Headers) -> R
 
 fn clip_length(clip: &Clip, max_audio_s: Option<f64>, headers: &Headers) -> Result<usize> {
     let length = length_of(clip, clip.span, headers)?;
-    check_length(clip, length, max_audio_s, headers).map_err(|e| e.at(name_of(clip)))?;
+    check_length(clip, length, max_audio_s, headers).map_err(|e| e.at(clip.source.name()))?;
     Ok(length)
 }
 
 /// Samples of a part of a clip's recording, by its headers.
 fn length_of(clip: &Clip, span: Span, headers: &Headers) -> Result<usize> {
-    match &clip.source {
-        AudioSource::File(path) => headers.num_samples(path, span),
-        AudioSource::Embedded { bytes, name } => {
-            audio::num_samples_bytes(bytes.clone(), name, span)
-        }
-    }
-}
-
-fn name_of(clip: &Clip) -> String {
-    match &clip.source {
-        AudioSource::File(path) => path.display().to_string(),
-        AudioSource::Embedded { name, .. } => name.to_string(),
-    }
+    headers.num_samples(&clip.source, span)
 }
 
 /// Refuses a clip of `length` samples that is too long, too short, or not as long as the data states.
@@ -299,11 +283,6 @@ fn wrong_duration(stated: f64, found: f64) -> Error {
     .hint("correct `duration` or leave it out; to use a part of the file, write `offset` (or `start_s`) beside it")
 }
 
-fn agree(stated: f64, found: f64) -> bool {
-    // A millionth of a second for sums of decimals.
-    (stated - found).abs() <= STATED_TOLERANCE_S + 1e-6
-}
-
 /// Seconds of so many samples at [`SAMPLE_RATE`].
 fn seconds_of(samples: usize) -> f64 {
     samples as f64 / f64::from(SAMPLE_RATE)
@@ -318,12 +297,9 @@ pub fn features_of(
     extractor: &LogMelExtractor,
     max_audio_s: Option<f64>,
 ) -> Result<(LogMel, f64)> {
-    let samples = match &clip.source {
-        AudioSource::File(path) => audio::read(path, clip.span)?,
-        AudioSource::Embedded { bytes, name } => audio::read_bytes(bytes.clone(), name, clip.span)?,
-    };
+    let samples = clip.source.samples(clip.span)?;
     check_length(clip, samples.len(), max_audio_s, &Headers::default())
-        .map_err(|e| e.at(name_of(clip)))?;
+        .map_err(|e| e.at(clip.source.name()))?;
     Ok((extractor.extract(&samples), seconds_of(samples.len())))
 }
 

@@ -3,6 +3,7 @@
 pub mod allocator;
 mod bad_rows;
 mod bench;
+mod data;
 mod device;
 mod eval;
 mod experiment;
@@ -99,6 +100,9 @@ enum Command {
     Compare(report::CompareArguments),
     /// Merge an adapter into a checkpoint, or write it as PEFT reads it.
     Export(export::Arguments),
+    /// Read, write and look at manifests.
+    #[command(subcommand)]
+    Data(data::Command),
     /// Measure speed and memory.
     #[command(subcommand)]
     Bench(bench::Command),
@@ -372,6 +376,7 @@ fn run(command: Command, stop: &AtomicBool) -> Result<()> {
         Command::Report(arguments) => report::report(&arguments),
         Command::Compare(arguments) => report::compare(&arguments),
         Command::Export(arguments) => export::run(&arguments),
+        Command::Data(command) => data::run(&command, stop),
         Command::Bench(command) => bench::run(command),
     }
 }

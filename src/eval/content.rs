@@ -153,7 +153,7 @@ impl Contents {
         let mut fields = Fields::new("clip");
         match &clip.source {
             AudioSource::File(path) => fields.add(self.file(path)?),
-            AudioSource::Embedded { bytes, .. } => fields.add(blake3::hash(bytes).to_hex()),
+            other => fields.add(blake3::hash(&other.bytes()?).to_hex()),
         }
         fields.add(clip.span.key());
         Ok(fields.hash())

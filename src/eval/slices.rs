@@ -5,8 +5,6 @@ use serde::Deserialize;
 use serde::Serialize;
 use serde_json::Value;
 
-use crate::audio;
-use crate::data::AudioSource;
 use crate::error::Error;
 use crate::error::Result;
 use crate::task::Example;
@@ -121,12 +119,7 @@ pub fn seconds(example: &Example) -> Option<f64> {
 /// # Errors
 /// A clip that cannot be read.
 pub fn measure_lengths(examples: &mut [Example]) -> Result<()> {
-    let decoded = |clip: &crate::data::Clip| match &clip.source {
-        AudioSource::File(path) => audio::duration_s(path, clip.span),
-        AudioSource::Embedded { bytes, name } => {
-            audio::duration_s_bytes(bytes.clone(), name, clip.span)
-        }
-    };
+    let decoded = |clip: &crate::data::Clip| clip.source.duration_s(clip.span);
     let unknown = |example: &&mut Example| seconds(example).is_none() && !example.clips.is_empty();
     examples
         .par_iter_mut()

@@ -53,10 +53,13 @@ impl<'a> Contents<'a> {
     pub fn heard(&self, row: &Row) -> Vec<Heard> {
         let content = |clip: &Clip| match &clip.source {
             AudioSource::File(path) => self.hashes.get(&**path).copied(),
-            AudioSource::Embedded { bytes, .. } => self
-                .prints
-                .contains(&headers::print_of_bytes(bytes))
-                .then(|| *blake3::hash(bytes).as_bytes()),
+            _ if self.prints.is_empty() => None,
+            other => {
+                let bytes = other.bytes().ok()?;
+                self.prints
+                    .contains(&headers::print_of_bytes(&bytes))
+                    .then(|| *blake3::hash(&bytes).as_bytes())
+            }
         };
         let heard = |clip: &Clip| {
             let (start_s, end_s) = (
@@ -85,19 +88,23 @@ impl<'a> Side<'a> {
         let paths: BTreeSet<&Path> = clips()
             .filter_map(|clip| match &clip.source {
                 AudioSource::File(path) => Some(&**path),
-                AudioSource::Embedded { .. } => None,
+                AudioSource::Range { .. } | AudioSource::Embedded { .. } => None,
             })
             .collect();
         let embedded = clips()
             .filter_map(|clip| match &clip.source {
                 AudioSource::File(_) => None,
+                AudioSource::Range { .. } => {
+                    let (path, range) = clip.source.file()?;
+                    known.print(path, range).ok()
+                }
                 AudioSource::Embedded { bytes, .. } => Some(headers::print_of_bytes(bytes)),
             })
             .collect();
         Self {
             files: paths
                 .into_par_iter()
-                .filter_map(|path| Some((path, known.print(path).ok()?)))
+                .filter_map(|path| Some((path, known.print(path, None).ok()?)))
                 .collect(),
             embedded,
         }

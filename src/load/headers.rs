@@ -19,8 +19,8 @@ use std::time::UNIX_EPOCH;
 
 use rayon::prelude::*;
 
-use crate::audio;
 use crate::audio::Span;
+use crate::data::AudioSource;
 use crate::data::Row;
 use crate::error::Error;
 use crate::error::Result;
@@ -97,23 +97,27 @@ impl Headers {
         Ok(found)
     }
 
-    /// Samples of a part of a recording at 16 kHz: see [`audio::num_samples`].
+    /// Samples of a part of a recording at 16 kHz: see [`AudioSource::num_samples`].
     ///
     /// # Errors
     /// As there.
-    pub fn num_samples(&self, path: &Path, span: Span) -> Result<usize> {
-        let samples = self.number(path, &span.key(), || {
-            Ok(audio::num_samples(path, span)? as u64)
-        })?;
+    pub fn num_samples(&self, source: &AudioSource, span: Span) -> Result<usize> {
+        let Some((path, range)) = source.file() else {
+            return source.num_samples(span);
+        };
+        let what = keyed(&span.key(), range);
+        let samples = self.number(path, &what, || Ok(source.num_samples(span)? as u64))?;
         Ok(samples as usize)
     }
 
-    /// A number that is equal for equal files and almost never for others: made of the size and some bytes of the middle.
+    /// A number that is equal for equal files, or ranges of their bytes, and almost never for others: made of the size and some bytes of the
+    /// middle.
     ///
     /// # Errors
     /// A file that cannot be read.
-    pub fn print(&self, path: &Path) -> Result<u64> {
-        self.number(path, "print", || print_of_file(path))
+    pub fn print(&self, path: &Path, range: Option<Range<u64>>) -> Result<u64> {
+        let what = keyed("print", range.clone());
+        self.number(path, &what, || print_of_file(path, range))
     }
 
     fn number(&self, path: &Path, what: &str, read: impl FnOnce() -> Result<u64>) -> Result<u64> {
@@ -144,6 +148,14 @@ impl Headers {
             let padding = if left == 0 { 0 } else { RECORD - left };
             log.append(&[vec![0; padding], fresh].concat())
         });
+    }
+}
+
+/// What a number is of: a range of a file's bytes has numbers of its own.
+fn keyed(what: &str, range: Option<Range<u64>>) -> String {
+    match range {
+        None => what.to_owned(),
+        Some(range) => format!("{what} of bytes {} to {}", range.start, range.end),
     }
 }
 
@@ -178,12 +190,15 @@ pub fn print_of_bytes(bytes: &[u8]) -> u64 {
     )
 }
 
-fn print_of_file(path: &Path) -> Result<u64> {
+fn print_of_file(path: &Path, of: Option<Range<u64>>) -> Result<u64> {
     let read = || -> std::io::Result<u64> {
         let mut file = File::open(path)?;
-        let len = file.metadata()?.len();
+        let (start, len) = match of {
+            Some(of) => (of.start, of.end - of.start),
+            None => (0, file.metadata()?.len()),
+        };
         let range = sampled(len);
-        file.seek(SeekFrom::Start(range.start))?;
+        file.seek(SeekFrom::Start(start + range.start))?;
         let mut bytes = Vec::new();
         file.take(range.end - range.start).read_to_end(&mut bytes)?;
         Ok(print(len, &bytes))
@@ -397,7 +412,7 @@ mod tests {
         for len in [0usize, 10, 4096, 9_001] {
             let mut bytes: Vec<u8> = (0..len).map(|i| (i % 251) as u8).collect();
             fs::write(&path, &bytes).unwrap();
-            let print = print_of_file(&path).unwrap();
+            let print = print_of_file(&path, None).unwrap();
             assert_eq!(print, print_of_bytes(&bytes));
             if let Some(middle) = bytes.get_mut(len / 2) {
                 *middle ^= 1;

@@ -69,13 +69,10 @@ impl Clips {
             return Ok(None);
         };
         if is_embedded {
-            let samples = match &clip.source {
-                AudioSource::File(path) if !path.is_file() => return Ok(None),
-                AudioSource::File(path) => audio::read(path, clip.span)?,
-                AudioSource::Embedded { bytes, name } => {
-                    audio::read_bytes(bytes.clone(), name, clip.span)?
-                }
-            };
+            if clip.source.file().is_some_and(|(path, _)| !path.is_file()) {
+                return Ok(None);
+            }
+            let samples = clip.source.samples(clip.span)?;
             if samples.len() as f64 <= LONGEST_EMBEDDED_S * f64::from(SAMPLE_RATE) {
                 return Ok(Some(format!(
                     "data:audio/wav;base64,{}",

@@ -298,7 +298,7 @@ fn missing<'a>(wanted: &'a [Wanted], cache: &Cache) -> Vec<&'a Wanted> {
 fn hash_files(examples: &[(u32, Example)]) -> HashMap<PathBuf, Option<String>> {
     let path = |clip: &Clip| match &clip.source {
         AudioSource::File(path) => Some(path.to_path_buf()),
-        AudioSource::Embedded { .. } => None,
+        AudioSource::Range { .. } | AudioSource::Embedded { .. } => None,
     };
     let paths: BTreeSet<PathBuf> = examples
         .iter()
@@ -322,9 +322,11 @@ fn clips_key(clips: &[Clip], files: &HashMap<PathBuf, Option<String>>) -> RowKey
                     .and_then(Option::as_ref)
                     .map_or(&[][..], |hash| hash.as_bytes()),
             ),
-            AudioSource::Embedded { bytes, .. } => {
-                hasher.update(blake3::hash(bytes).to_hex().as_bytes())
-            }
+            // What cannot be read is refused with its place where it is encoded.
+            other => match other.bytes() {
+                Ok(bytes) => hasher.update(blake3::hash(&bytes).to_hex().as_bytes()),
+                Err(_) => &mut hasher,
+            },
         };
         hasher.update(format!(" {}\n", clip.span.key()).as_bytes());
     }

@@ -146,7 +146,7 @@ impl Trainer<'_> {
         let new = self.run.inputs().new_among(clips.into_iter());
         let found = new
             .into_par_iter()
-            .filter_map(|path| fingerprint(path).ok())
+            .filter_map(|path| fingerprint(&path).ok())
             .collect();
         self.run.inputs().add(self.state.step, found);
     }

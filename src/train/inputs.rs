@@ -10,12 +10,12 @@ use std::io::Seek;
 use std::io::SeekFrom;
 use std::io::Write;
 use std::path::Path;
+use std::path::PathBuf;
 
 use rayon::prelude::*;
 use serde::Deserialize;
 use serde::Serialize;
 
-use crate::data::AudioSource;
 use crate::data::Clip;
 use crate::error::Error;
 use crate::error::Result;
@@ -147,12 +147,18 @@ impl Inputs {
         self.num_clips = self.clips.len();
     }
 
-    /// Files of those of these clips that are not recorded, each once; a clip inside a Parquet file belongs to the file, which is hashed whole.
-    pub fn new_among<'a>(&self, clips: impl Iterator<Item = &'a Clip>) -> Vec<&'a Path> {
-        let mut new: Vec<&Path> = clips
-            .filter_map(|clip| match &clip.source {
-                AudioSource::File(path) => Some(&**path),
-                AudioSource::Embedded { .. } => None,
+    /// Files of those of these clips that are not recorded, each once, or `FILE#START+LENGTH` for a range of a file's bytes; a clip inside
+    /// a Parquet file belongs to the file, which is hashed whole.
+    pub fn new_among<'a>(&self, clips: impl Iterator<Item = &'a Clip>) -> Vec<PathBuf> {
+        let mut new: Vec<PathBuf> = clips
+            .filter_map(|clip| match clip.source.file()? {
+                (path, None) => Some(path.to_owned()),
+                (path, Some(range)) => {
+                    let len = range.end - range.start;
+                    let mut name = path.as_os_str().to_owned();
+                    name.push(format!("#{}+{len}", range.start));
+                    Some(name.into())
+                }
             })
             .filter(|path| !self.clips.contains_key(&*path.to_string_lossy()))
             .collect();
@@ -235,14 +241,29 @@ impl Inputs {
 const HINT: &str =
     "put back what was there to go on with this run, or start another with `--set name=NAME`";
 
-/// Size and hash of a clip's file.
+/// The file, first byte and length of a name that [`Inputs::new_among`] gives to a range.
+fn range_of(path: &Path) -> Option<(&Path, u64, u64)> {
+    let (file, range) = path.to_str()?.rsplit_once('#')?;
+    let (start, len) = range.split_once('+')?;
+    Some((Path::new(file), start.parse().ok()?, len.parse().ok()?))
+}
+
+/// Size and hash of a clip's file, or of a range of one.
 ///
 /// # Errors
 /// A file that cannot be read.
 pub fn fingerprint(path: &Path) -> Result<Fingerprint> {
     let read = || -> std::io::Result<(u64, String)> {
-        let mut file = File::open(path)?;
-        let bytes = file.metadata()?.len();
+        let range = range_of(path).filter(|_| !path.is_file());
+        let (mut file, start, bytes) = match range {
+            Some((path, start, len)) => (File::open(path)?, start, len),
+            None => {
+                let file = File::open(path)?;
+                let bytes = file.metadata()?.len();
+                (file, 0, bytes)
+            }
+        };
+        file.seek(SeekFrom::Start(start))?;
         let mut hasher = blake3::Hasher::new();
         let mut buffer = Vec::new();
         let first = if bytes > 2 * END { END } else { bytes };
@@ -250,7 +271,7 @@ pub fn fingerprint(path: &Path) -> Result<Fingerprint> {
         hasher.update(&buffer);
         if first < bytes {
             buffer.clear();
-            file.seek(SeekFrom::Start(bytes - END))?;
+            file.seek(SeekFrom::Start(start + bytes - END))?;
             file.take(END).read_to_end(&mut buffer)?;
             hasher.update(&buffer);
         }

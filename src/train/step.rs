@@ -164,7 +164,7 @@ pub(super) fn load_step(run: &Run, schedule: &Schedule, step: u64) -> Result<Loa
     let new = run.inputs().new_among(clips);
     let clips = new
         .into_par_iter()
-        .filter_map(|path| fingerprint(path).ok())
+        .filter_map(|path| fingerprint(&path).ok())
         .collect();
     for (example, weight) in examples.iter_mut().zip(weights(&counted, loss.normalise)) {
         example.sequence.target_weight = weight;

@@ -1,5 +1,6 @@
 //! A recording looked at for faults that reading it for a model passes over: silence, cancelling channels, clipping.
 
+use std::ops::Range;
 use std::path::Path;
 use std::sync::Arc;
 
@@ -90,6 +91,21 @@ pub fn examine_bytes(
     decode: bool,
 ) -> std::result::Result<Examined, Fault> {
     of_source(|| Ok(Source::from_bytes(bytes.clone())), span, decode, name)
+}
+
+/// As [`examine`], from the bytes `range` of a file, which are a recording of their own; `name` stands for the recording's in messages.
+///
+/// # Errors
+/// A recording that cannot be used.
+pub fn examine_range(
+    path: &Path,
+    range: Range<u64>,
+    name: &str,
+    span: Span,
+    decode: bool,
+) -> std::result::Result<Examined, Fault> {
+    let open = || Source::open_range(path, range.clone());
+    of_source(open, span, decode, name)
 }
 
 fn of_source(

@@ -34,10 +34,13 @@ pub use self::log_mel::num_audio_tokens;
 pub use self::log_mel::num_frames;
 pub use self::read::duration_s;
 pub use self::read::duration_s_bytes;
+pub use self::read::duration_s_range;
 pub use self::read::num_samples;
 pub use self::read::num_samples_bytes;
+pub use self::read::num_samples_range;
 pub use self::read::read;
 pub use self::read::read_bytes;
+pub use self::read::read_range;
 
 /// Samples a second of everything that leaves this room, in Hz.
 pub const SAMPLE_RATE: u32 = 16_000;

@@ -48,6 +48,12 @@ pub fn read_bytes(bytes: Arc<[u8]>, name: &str, span: Span) -> Result<Vec<f32>> 
     contained(|| Recording::open(source)?.samples(span)).map_err(|e| e.at(name))
 }
 
+/// As [`read`], from the bytes `range` of a file, which are a recording of their own; `name` stands for the recording's in messages.
+pub fn read_range(path: &Path, range: Range<u64>, name: &str, span: Span) -> Result<Vec<f32>> {
+    let source = Source::open_range(path, range).map_err(|e| e.at(name))?;
+    contained(|| Recording::open(source)?.samples(span)).map_err(|e| e.at(name))
+}
+
 /// Length of a recording, or of a part of it, in seconds: from its headers where they say it, else by decoding.
 ///
 /// # Errors
@@ -63,6 +69,12 @@ pub fn duration_s_bytes(bytes: Arc<[u8]>, name: &str, span: Span) -> Result<f64>
     contained(|| Recording::open(source)?.duration_s(span)).map_err(|e| e.at(name))
 }
 
+/// As [`duration_s`], from the bytes `range` of a file; `name` stands for the recording's in messages.
+pub fn duration_s_range(path: &Path, range: Range<u64>, name: &str, span: Span) -> Result<f64> {
+    let source = Source::open_range(path, range).map_err(|e| e.at(name))?;
+    contained(|| Recording::open(source)?.duration_s(span)).map_err(|e| e.at(name))
+}
+
 /// Number of samples that [`read`] gives for the same part: from the headers where they say it, else by decoding.
 ///
 /// # Errors
@@ -75,6 +87,12 @@ pub fn num_samples(path: &Path, span: Span) -> Result<usize> {
 /// As [`num_samples`], from bytes in memory; `name` stands for the file's in messages.
 pub fn num_samples_bytes(bytes: Arc<[u8]>, name: &str, span: Span) -> Result<usize> {
     let source = Source::from_bytes(bytes);
+    contained(|| Recording::open(source)?.num_resampled(span)).map_err(|e| e.at(name))
+}
+
+/// As [`num_samples`], from the bytes `range` of a file; `name` stands for the recording's in messages.
+pub fn num_samples_range(path: &Path, range: Range<u64>, name: &str, span: Span) -> Result<usize> {
+    let source = Source::open_range(path, range).map_err(|e| e.at(name))?;
     contained(|| Recording::open(source)?.num_resampled(span)).map_err(|e| e.at(name))
 }
 

@@ -2,6 +2,7 @@
 
 use std::fs::File;
 use std::io;
+use std::ops::Range;
 use std::os::unix::fs::FileExt;
 use std::path::Path;
 use std::sync::Arc;
@@ -52,6 +53,26 @@ impl Source {
 
         let file = File::open(path).map_err(|e| Error::io(path, "read", &e))?;
         Ok(Self::new(Store::File(file), metadata.len()))
+    }
+
+    /// Opens a range of a file's bytes.
+    ///
+    /// # Errors
+    /// As [`Source::open`]; a range that the file does not have.
+    pub(super) fn open_range(path: &Path, range: Range<u64>) -> Result<Self> {
+        let mut source = Self::open(path)?;
+        if range.start > range.end || range.end > source.end {
+            let message = format!(
+                "the bytes {} to {} were announced, {} has {}",
+                range.start,
+                range.end,
+                path.display(),
+                source.end
+            );
+            return Err(Error::input(message).hint("the file has changed: name it anew"));
+        }
+        (source.start, source.end) = (range.start, range.end);
+        Ok(source)
     }
 
     /// Bytes in memory.

@@ -184,8 +184,12 @@ pub fn read_clip(value: Value, audio_folder: &Path, unread: &mut Unread) -> Resu
                 Some((name, other)) => return Err(wrong_type(name, &other, "a path")),
                 None => return Err(without_path(fields)),
             };
+            let source = match read_range(&mut fields)? {
+                None => resolve(&path, audio_folder)?,
+                Some(range) => range.of(&path, audio_folder)?,
+            };
             fields.move_left(unread);
-            (resolve(&path, audio_folder)?, Some(part))
+            (source, Some(part))
         }
         other => return Err(wrong_type("audio", &other, "a path")),
     };
@@ -194,6 +198,66 @@ pub fn read_clip(value: Value, audio_folder: &Path, unread: &mut Unread) -> Resu
         span: part.map_or(Span::WHOLE, |part| part.span),
         stated_s: part.and_then(|part| part.stated_s),
     })
+}
+
+/// A recording that lies inside another file.
+struct ByteRange {
+    start: u64,
+    len: u64,
+    member: Option<String>,
+}
+
+/// Takes `byte_offset` and `num_bytes`, and the name `member`.
+fn read_range(fields: &mut Fields) -> Result<Option<ByteRange>> {
+    let mut number = |name: &str| match fields.take(name) {
+        None => Ok(None),
+        Some(value) => value
+            .as_u64()
+            .map(Some)
+            .ok_or_else(|| wrong_type(name, &value, "a whole number of bytes")),
+    };
+    match (number("byte_offset")?, number("num_bytes")?) {
+        (None, None) => Ok(None),
+        (Some(start), Some(len)) => Ok(Some(ByteRange {
+            start,
+            len,
+            member: fields.text("member")?,
+        })),
+        _ => Err(
+            Error::input("one of `byte_offset` and `num_bytes` is missing")
+                .hint("write both: the first byte of the recording in its file, and their number"),
+        ),
+    }
+}
+
+impl ByteRange {
+    fn of(self, path: &str, audio_folder: &Path) -> Result<AudioSource> {
+        let AudioSource::File(file) = resolve(path, audio_folder)? else {
+            return Err(Error::bug("a path is a file"));
+        };
+        let found = std::fs::metadata(&file)
+            .map_err(|e| Error::io(&file, "read", &e))?
+            .len();
+        let end = self.start.checked_add(self.len);
+        if end.is_none_or(|end| end > found) {
+            return Err(Error::input(format!(
+                "{} bytes from byte {} on are not in {}, which has {found}",
+                self.len,
+                self.start,
+                file.display()
+            ))
+            .hint("the file has changed since the row was written: import it again"));
+        }
+        let member = self
+            .member
+            .unwrap_or_else(|| format!("byte {}", self.start));
+        Ok(AudioSource::Range {
+            file: file.into(),
+            start: self.start,
+            len: self.len,
+            member: member.into(),
+        })
+    }
 }
 
 fn without_path(mut fields: Fields) -> Error {

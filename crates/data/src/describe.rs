@@ -535,7 +535,7 @@ impl TokenCounter {
             false => path.to_owned(),
         };
         let text = maqam_base::files::read_text(&file)?;
-        let tokenizer = text.parse().map_err(|e| {
+        let tokenizer = text.parse::<Tokenizer>().map_err(|e| {
             Error::input(format!("is no tokenizer: {e}"))
                 .at_path(&file)
                 .hint("name a tokenizer.json, or a checkpoint's folder with one")

@@ -4,6 +4,8 @@ use std::path::Path;
 
 use serde_json::Value;
 
+use crate::formats::tar;
+use crate::shards;
 use maqam_base::error::Error;
 use maqam_base::error::Result;
 
@@ -12,17 +14,62 @@ use maqam_base::error::Result;
 pub enum Form {
     /// One JSON object a line.
     JsonLines,
+    /// One JSON list of objects.
+    JsonList,
     /// Parquet.
     Parquet,
+    /// A stream of Arrow batches.
+    Arrow,
+    /// A table in text, with a line of column names.
+    Table(Delimiter),
+    /// An uncompressed tar file.
+    Tar,
+}
+
+impl Form {
+    /// Name for messages.
+    pub fn named(self) -> &'static str {
+        match self {
+            Self::JsonLines => "JSON lines",
+            Self::JsonList => "a JSON list",
+            Self::Parquet => "Parquet",
+            Self::Arrow => "an Arrow stream",
+            Self::Table(Delimiter::Comma) => "CSV",
+            Self::Table(Delimiter::Tab) => "TSV",
+            Self::Table(Delimiter::Semicolon) => "CSV with semicolons",
+            Self::Table(Delimiter::Bar) => "a table with bars",
+            Self::Tar => "a tar file",
+        }
+    }
+}
+
+/// What stands between the cells of a table.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Delimiter {
+    /// `,`
+    Comma,
+    /// A tab.
+    Tab,
+    /// `;`
+    Semicolon,
+    /// `|`
+    Bar,
+}
+
+impl Delimiter {
+    /// The character.
+    pub fn byte(self) -> u8 {
+        match self {
+            Self::Comma => b',',
+            Self::Tab => b'\t',
+            Self::Semicolon => b';',
+            Self::Bar => b'|',
+        }
+    }
 }
 
 /// First bytes of files that are neither text nor Parquet, what they are, and what to do.
-const SIGNATURES: [(&[u8], &str, &str); 17] = [
-    (
-        b"\x1f\x8b",
-        "a gzip archive",
-        "unpack it first: `gunzip -k FILE`",
-    ),
+const SIGNATURES: [(&[u8], &str, &str); 16] = [
     (
         b"\x28\xb5\x2f\xfd",
         "a Zstandard archive",
@@ -42,8 +89,8 @@ const SIGNATURES: [(&[u8], &str, &str); 17] = [
     (b"\xd0\xcf\x11\xe0", "an Excel workbook (.xls)", EXCEL),
     (
         b"ARROW1",
-        "an Arrow file",
-        "write it as Parquet, for example with `datasets.Dataset.to_parquet`",
+        "an Arrow file (Feather)",
+        "write it as Parquet: `pandas.read_feather('FILE').to_parquet('FILE.parquet')`; the folders of `datasets.save_to_disk` are read as they are",
     ),
     (b"RIFF", "a recording (WAV)", RECORDING),
     (b"OggS", "a recording (Ogg)", RECORDING),
@@ -77,7 +124,7 @@ const SIGNATURES: [(&[u8], &str, &str); 17] = [
     ),
 ];
 
-const EXCEL: &str = "save it as CSV, and the CSV as JSON lines: `python3 -c \"import csv, json; [print(json.dumps(row, ensure_ascii=False)) for row in csv.DictReader(open('FILE.csv', encoding='utf-8-sig'))]\" > FILE.jsonl`";
+const EXCEL: &str = "save it as CSV (UTF-8), and name that file: `FILE.csv`";
 const RECORDING: &str = "name a manifest: a .jsonl file with a row for each recording, such as {\"audio\": \"clip.wav\", \"text\": \"...\"}";
 
 /// Tells the form of a file by its first bytes.
@@ -87,6 +134,13 @@ const RECORDING: &str = "name a manifest: a .jsonl file with a row for each reco
 pub fn of(head: &[u8], path: &Path) -> Result<Form> {
     if head.starts_with(b"PAR1") {
         return Ok(Form::Parquet);
+    }
+    // The mark of a message, and its length: what an Arrow stream begins with.
+    if head.starts_with(b"\xff\xff\xff\xff") {
+        return Ok(Form::Arrow);
+    }
+    if tar::is_header(head) {
+        return Ok(Form::Tar);
     }
     let is_named_parquet = path
         .extension()
@@ -104,7 +158,28 @@ pub fn of(head: &[u8], path: &Path) -> Result<Form> {
         return Err(Error::input("is not a Parquet file, for all its name")
             .hint("copy or download it again; JSON lines are read under any other name"));
     }
-    Ok(Form::JsonLines)
+    let text = String::from_utf8_lossy(text);
+    let start = text.trim_start();
+    if let Some(delimiter) = named_table(start, path).or_else(|| table(start)) {
+        return Ok(Form::Table(delimiter));
+    }
+    let is_list = start
+        .strip_prefix('[')
+        .is_some_and(|rest| rest.trim_start().starts_with('{'));
+    Ok(match is_list {
+        true => Form::JsonList,
+        false => Form::JsonLines,
+    })
+}
+
+/// The delimiter of a table that its file's name tells, where the text is no JSON.
+fn named_table(text: &str, path: &Path) -> Option<Delimiter> {
+    let is_json = text.starts_with(['{', '[']);
+    match shards::ending(path).filter(|_| !is_json && !text.is_empty())? {
+        "tsv" => Some(Delimiter::Tab),
+        "csv" => table(text).or(Some(Delimiter::Comma)),
+        _ => None,
+    }
 }
 
 /// The error for a file of a known form that is not read.
@@ -159,15 +234,7 @@ fn foreign(head: &[u8], path: &Path) -> Option<Error> {
     if lower.starts_with('<') {
         return found("XML", "write its rows as JSON lines");
     }
-    table(start).map(|(kind, columns, delimiter)| {
-        let command = format!(
-            "python3 -c \"import csv, json; [print(json.dumps(row, ensure_ascii=False)) for row in csv.DictReader(open('{file}', encoding='utf-8-sig'){delimiter})]\" > {}",
-            // The shell would empty a file that the command reads.
-            path.with_extension("rows.jsonl").display()
-        );
-        Error::input(format!("is {kind} (columns {columns}), not JSON lines"))
-            .hint(format!("turn it into JSON lines, and name the columns as rows are: `{command}`"))
-    })
+    None
 }
 
 /// The encoding of text in 16 or 32 bits, and the command that converts it.
@@ -189,8 +256,8 @@ fn utf16(head: &[u8]) -> Option<(&'static str, &'static str)> {
     }
 }
 
-/// Whether text is a table: its kind, its columns, and what Python's reader must be told.
-fn table(text: &str) -> Option<(&'static str, String, &'static str)> {
+/// The delimiter of a table, where a text is one.
+fn table(text: &str) -> Option<Delimiter> {
     let mut lines = text.lines().filter(|line| !line.trim().is_empty());
     let first = lines.next()?;
     let is_json = first.starts_with(['{', '[']);
@@ -198,35 +265,29 @@ fn table(text: &str) -> Option<(&'static str, String, &'static str)> {
     if is_json || (first.starts_with(['"', '\'', '#', '-']) && !is_quoted_row) {
         return None;
     }
-    for (separator, kind, delimiter) in [
-        ('\t', "a table with tabs (TSV)", ", delimiter='\\t'"),
-        (',', "a table with commas (CSV)", ""),
-        (';', "a table with semicolons (CSV)", ", delimiter=';'"),
-        ('|', "a table with bars", ", delimiter='|'"),
-    ] {
+    let next = lines.next();
+    [
+        Delimiter::Tab,
+        Delimiter::Comma,
+        Delimiter::Semicolon,
+        Delimiter::Bar,
+    ]
+    .into_iter()
+    .find(|delimiter| {
+        let separator = char::from(delimiter.byte());
         let columns: Vec<&str> = first.split(separator).collect();
-        let next = lines.clone().next();
         let goes_on = next.is_none_or(|next| next.contains(separator));
         let is_header = columns.iter().all(|column| {
             let name = column.trim().trim_matches('"');
             !name.is_empty() && name.chars().count() <= 40
         });
-        if columns.len() > 1 && goes_on && is_header {
-            let shown: Vec<&str> = columns
-                .iter()
-                .take(4)
-                .map(|column| column.trim().trim_matches('"'))
-                .collect();
-            let dots = if columns.len() > 4 { " ..." } else { "" };
-            return Some((kind, shown.join(", ") + dots, delimiter));
-        }
-    }
-    None
+        columns.len() > 1 && goes_on && is_header
+    })
 }
 
-/// The error for a manifest that is one JSON value over one or several lines, where it is one: `text` is the whole file.
+/// The error for a manifest of JSON objects over several lines, where it is one: `text` is the whole file.
 ///
-/// A list of rows and an object around it are told apart, because other commands make lines of them.
+/// A list of rows in an object and objects one after the other are told apart, because other commands make lines of them.
 pub fn whole_json(text: &[u8], path: &Path) -> Option<Error> {
     let text = text.strip_prefix(b"\xef\xbb\xbf").unwrap_or(text);
     let mut values = serde_json::Deserializer::from_slice(text).into_iter::<Value>();
@@ -244,17 +305,6 @@ pub fn whole_json(text: &[u8], path: &Path) -> Option<Error> {
         )
     };
     match first {
-        Value::Array(list) => {
-            let is_of_rows = !list.is_empty() && list.iter().all(Value::is_object);
-            let is_alone = values.next().is_none();
-            (is_of_rows && is_alone).then(|| {
-                Error::input(format!(
-                    "is one JSON list of {} rows, not JSON lines",
-                    list.len()
-                ))
-                .hint(hint(".[]"))
-            })
-        }
         Value::Object(map) if spans_lines => {
             let list = map.iter().find(|(_, value)| {
                 value
@@ -286,13 +336,7 @@ mod tests {
     fn what_is_no_manifest_is_named() {
         for (head, name, expected, hint) in [
             (
-                &b"\x1f\x8b\x08\x00"[..],
-                "m.jsonl.gz",
-                "is a gzip archive",
-                "gunzip -k m.jsonl.gz",
-            ),
-            (
-                b"\xff\xfe{\0\"\0",
+                &b"\xff\xfe{\0\"\0"[..],
                 "m.jsonl",
                 "is UTF-16 text",
                 "iconv -f UTF-16 -t UTF-8 m.jsonl",
@@ -335,30 +379,6 @@ mod tests {
                 "git lfs pull",
             ),
             (
-                b"path,sentence\na.wav,\xd9\x86\n",
-                "m.csv",
-                "is a table with commas (CSV) (columns path, sentence)",
-                "csv.DictReader(open('m.csv'",
-            ),
-            (
-                b"path\tsentence\tage\na.wav\tx\t3\n",
-                "m.tsv",
-                "is a table with tabs (TSV) (columns path, sentence, age)",
-                "delimiter='\\t'",
-            ),
-            (
-                b"\xef\xbb\xbfpath;text\na.wav;x\n",
-                "m.csv",
-                "is a table with semicolons",
-                "delimiter=';'",
-            ),
-            (
-                b"\"path\",\"text\"\n",
-                "m.csv",
-                "is a table with commas",
-                "csv.DictReader",
-            ),
-            (
                 b"PK\x03\x04\x14\0[Content_Types].xml",
                 "m",
                 "is an Excel workbook",
@@ -374,7 +394,7 @@ mod tests {
                 b"\xd0\xcf\x11\xe0\xa1",
                 "m.xls",
                 "is an Excel workbook (.xls)",
-                "open('m.csv'",
+                "`m.csv`",
             ),
             (
                 b"RIFF\x24\0\0\0WAVE",
@@ -382,7 +402,12 @@ mod tests {
                 "is a recording (WAV)",
                 "name a manifest",
             ),
-            (b"ARROW1\0\0", "m.arrow", "is an Arrow file", "Parquet"),
+            (
+                b"ARROW1\0\0",
+                "m.arrow",
+                "is an Arrow file (Feather)",
+                "Parquet",
+            ),
             (
                 b"\x00\x01\x02",
                 "m.jsonl",
@@ -411,6 +436,19 @@ mod tests {
         let of = |head: &[u8], name: &str| of(head, Path::new(name)).unwrap();
         assert_eq!(of(b"PAR1\x15", "m.jsonl"), Form::Parquet);
         assert_eq!(of(b"{\"audio\": 1}", "m.parquet"), Form::JsonLines);
+        assert_eq!(of(b"\xff\xff\xff\xff\x10\0\0\0", "m"), Form::Arrow);
+        assert_eq!(of(b"\n [ {\"a\": 1}]", "m.json"), Form::JsonList);
+        for (text, name, delimiter) in [
+            ("path,sentence\na.wav,\u{646}\n", "m", Delimiter::Comma),
+            ("path\tsentence\tage\na.wav\tx\t3\n", "m", Delimiter::Tab),
+            ("\u{feff}path;text\na.wav;x\n", "m", Delimiter::Semicolon),
+            ("path|text\na.wav|x\n", "m", Delimiter::Bar),
+            ("\"path\",\"text\"\n", "m", Delimiter::Comma),
+            ("path\na.wav\n", "m.csv", Delimiter::Comma),
+            ("path\na.wav\n", "m.tsv.gz", Delimiter::Tab),
+        ] {
+            assert_eq!(of(text.as_bytes(), name), Form::Table(delimiter), "{text}");
+        }
         for text in [
             "",
             "\u{feff}{\"a\": 1}",
@@ -432,10 +470,6 @@ mod tests {
                 .unwrap()
                 .to_string()
         };
-        assert_eq!(
-            refused("[{\"a\": 1},\n {\"a\": 2}]\n"),
-            "is one JSON list of 2 rows, not JSON lines\nhint: make lines of it: `jq -c '.[]' m.json > m.lines.jsonl`"
-        );
         assert!(refused("{\n \"data\": [{\"a\": 1}]\n}").contains("jq -c '.[\"data\"][]' m.json"));
         assert!(refused("{\n \"a\": 1\n}\n{\n \"a\": 2\n}").contains("jq -c '.' m.json"));
         for text in ["{\"a\": 1}\n{\"a\": 2}", "[1]\n[2]", "{\"a\"\n"] {

@@ -176,6 +176,17 @@ fn subtag(part: &str) -> Option<String> {
     })
 }
 
+/// English name of a tag's language, without remarks in brackets; none for a language that ISO 639 does not know.
+pub fn english_name(tag: &str) -> Option<String> {
+    let code = tag.split(['-', '_']).next().unwrap_or(tag);
+    if code == "yue" {
+        return Some("Cantonese".to_owned());
+    }
+    let language = Language::from_639_1(code).or_else(|| Language::from_639_3(code))?;
+    let name = language.to_name();
+    Some(name.split(" (").next().unwrap_or(name).to_owned())
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;

@@ -7,52 +7,53 @@
 #![deny(clippy::unwrap_used, clippy::expect_used)]
 
 pub mod arabic;
+mod audio_source;
 pub mod check;
 mod clips;
+mod collector;
+mod columns;
 mod conversation;
 pub mod describe;
 mod fields;
 mod form;
+mod formats;
 pub mod glance;
 pub mod language;
 mod manifest;
 pub mod near_duplicates;
 mod notes;
 mod parquet;
+mod record;
 mod row;
-pub mod split;
+pub mod segment;
+mod shards;
+mod source;
 pub mod spelling;
+pub mod split;
 pub mod task;
 
-use std::path::Path;
 use std::sync::Arc;
 
 use serde::Deserialize;
 use serde::Serialize;
 
+pub use audio_source::AudioSource;
 pub use clips::NO_AUDIO_FILE;
-pub use manifest::CANNOT_BE_USED;
+pub use collector::BadRow;
+pub use collector::CANNOT_BE_USED;
+pub use collector::Streamed;
+pub use columns::Columns;
+pub use formats::Format;
+//pub use formats::export;
 pub use manifest::Manifest;
 pub use manifest::read_manifest;
+pub use shards::pattern_of;
+pub use source::Source;
 
 use maqam_audio::Span;
 
 /// The mark in a user's message that stands for one clip of audio.
 pub const AUDIO_MARK: &str = "<audio>";
-
-/// Where the samples of a clip come from.
-#[derive(Clone, Debug, PartialEq)]
-pub enum AudioSource {
-    /// A file, its path resolved.
-    File(Box<Path>),
-    /// A whole audio file kept inside a Parquet column.
-    Embedded {
-        /// The file's contents.
-        bytes: Arc<[u8]>,
-        /// What to call it in messages: its own path where the data says one, else its place in the manifest.
-        name: Box<str>,
-    },
-}
 
 /// One stretch of audio.
 #[derive(Clone, Debug, PartialEq)]
@@ -122,8 +123,10 @@ impl Message {
 pub struct Row {
     /// The row's name, unique in its manifest; the line number where the data says none.
     pub id: Box<str>,
-    /// Line of the JSONL file or row of the Parquet file, from 1.
+    /// Line of a text file, or number of the row in another, from 1. A manifest of several files counts on from one to the next.
     pub line: u32,
+    /// The file, where the manifest has several.
+    pub shard: Option<Arc<ShardFile>>,
     /// The audio, in the order of the conversation's marks; none in a text-only row.
     pub clips: Vec<Clip>,
     /// The task's name.
@@ -156,10 +159,30 @@ pub struct Row {
     pub extra: Option<Arc<str>>,
 }
 
+/// One of the files of a manifest.
+#[derive(Clone, Debug, PartialEq)]
+pub struct ShardFile {
+    /// The file.
+    pub path: Box<std::path::Path>,
+    /// Number of lines in the files before it.
+    pub lines_before: u32,
+}
+
+impl ShardFile {
+    /// Where a line of the manifest is written: `file:line`.
+    pub fn place(&self, line: u32) -> String {
+        let own = line.saturating_sub(self.lines_before);
+        format!("{}:{own}", self.path.display())
+    }
+}
+
 impl Row {
-    /// Where the row is written, for messages: `manifest:line`.
+    /// Where the row is written, for messages: `file:line`.
     pub fn place(&self, manifest: &std::path::Path) -> String {
-        format!("{}:{}", manifest.display(), self.line)
+        match &self.shard {
+            Some(shard) => shard.place(self.line),
+            None => format!("{}:{}", manifest.display(), self.line),
+        }
     }
 
     /// The fields that the manifest's contract does not name, kept as they were.

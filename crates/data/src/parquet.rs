@@ -1,12 +1,15 @@
-//! Rows of a Parquet file: the columns of a manifest, with audio as paths or, as Hugging Face data sets write it, inside the file.
+//! Rows of a Parquet file or an Arrow stream: the columns of a manifest, with audio as paths or, as Hugging Face data sets write it, inside the file.
 
 use std::fs::File;
+use std::io::Seek;
 use std::path::Path;
 use std::sync::Arc;
 
 use polars::prelude::AnyValue;
 use polars::prelude::ArrowDataType;
 use polars::prelude::ArrowSchema;
+use polars::prelude::DataFrame;
+use polars::prelude::IpcStreamReader;
 use polars::prelude::ParquetReader;
 use polars::prelude::PolarsResult;
 use polars::prelude::SerReader;
@@ -14,59 +17,164 @@ use serde_json::Map;
 use serde_json::Number;
 use serde_json::Value;
 
-use crate::row::Embedded;
+use crate::AudioSource;
+use crate::Columns;
+use crate::formats::huggingface;
+use crate::formats::huggingface::Classes;
+use crate::formats::without_column;
 use crate::row::FIELDS;
+use crate::row::Inside;
 use crate::row::RawRow;
 use maqam_base::error::Error;
 use maqam_base::error::Result;
 use maqam_base::panics;
 
-/// Calls `found` with every row of the file.
+/// Calls `found` with every row of a Parquet file.
 ///
 /// Row groups are read one after the other, so that embedded audio is never held twice.
 ///
 /// # Errors
 /// A file that is not Parquet, or damaged, or whose columns of the manifest's names hold other things than numbers, texts, audio and
-/// lists of them; columns of other names with such things (dates, decimals) are left out.
-pub fn read(file: &File, path: &Path, mut found: impl FnMut(RawRow)) -> Result<()> {
+/// lists of them; those of `found`.
+pub fn read(
+    file: &File,
+    path: &Path,
+    columns: &Columns,
+    mut found: impl FnMut(RawRow) -> Result<()>,
+) -> Result<Unread> {
     let copy = || file.try_clone().map_err(|e| Error::io(path, "read", &e));
     let mut metadata = ParquetReader::new(copy()?);
     let schema = guarded(path, || metadata.schema())?;
-    let columns = readable_columns(&schema, path)?;
-    let groups: Vec<usize> = guarded(path, || {
-        Ok(metadata
-            .get_metadata()?
+    let readable = readable_columns(&schema, columns, path)?;
+    let (groups, features) = guarded(path, || {
+        let metadata = metadata.get_metadata()?;
+        let groups: Vec<usize> = metadata
             .row_groups
             .iter()
             .map(|group| group.num_rows())
-            .collect())
+            .collect();
+        let features = metadata.key_value_metadata().as_ref().and_then(|pairs| {
+            let pair = pairs.iter().find(|pair| pair.key == huggingface::KEY)?;
+            pair.value.clone()
+        });
+        Ok((groups, features))
     })?;
+    let classes = Classes::of_metadata(features.as_deref());
+
     let mut start = 0;
     for num_rows in groups {
         let reader = ParquetReader::new(copy()?)
-            .with_columns(Some(columns.clone()))
+            .with_columns(Some(readable.names.clone()))
             .with_slice(Some((start, num_rows)));
         let frame = guarded(path, || reader.finish())?;
-        for i in 0..frame.height() {
-            let mut raw = RawRow {
-                line: (start + i + 1) as u32,
-                fields: Map::new(),
-                embedded: Vec::new(),
-            };
-            for column in frame.columns() {
-                add_field(&mut raw, column.name(), guarded(path, || column.get(i))?);
-            }
-            found(raw);
-        }
+        read_frame(&frame, start, path, columns, &classes, &mut found)?;
         start += num_rows;
+    }
+    Ok(readable.unread)
+}
+
+/// Calls `found` with every row of an Arrow stream, as `datasets.save_to_disk` writes it. `classes` are those that another file says.
+///
+/// # Errors
+/// As [`read`].
+pub fn read_arrow(
+    file: &File,
+    path: &Path,
+    columns: &Columns,
+    classes: Option<&Classes>,
+    mut found: impl FnMut(RawRow) -> Result<()>,
+) -> Result<Unread> {
+    let copy = || {
+        let mut copy = file.try_clone()?;
+        copy.rewind()?;
+        Ok(copy)
+    };
+    let copy = || copy().map_err(|e: std::io::Error| Error::io(path, "read", &e));
+    let stream = copy()?;
+    let (schema, features) = guarded_as(path, "Arrow", || {
+        let mut reader = IpcStreamReader::new(stream);
+        let schema = reader.arrow_schema()?;
+        let metadata = reader.custom_metadata()?;
+        let features = metadata.and_then(|pairs| {
+            pairs
+                .iter()
+                .find(|(key, _)| key.as_str() == huggingface::KEY)
+                .map(|(_, value)| value.to_string())
+        });
+        Ok((schema, features))
+    })?;
+    let readable = readable_columns(&schema, columns, path)?;
+    let own = Classes::of_metadata(features.as_deref());
+    let stream = copy()?;
+    let frame = guarded_as(path, "Arrow", || {
+        IpcStreamReader::new(stream)
+            .with_columns(Some(readable.names.clone()))
+            .finish()
+    })?;
+    read_frame(
+        &frame,
+        0,
+        path,
+        columns,
+        classes.unwrap_or(&own),
+        &mut found,
+    )?;
+    Ok(readable.unread)
+}
+
+/// The rows of a table that was read, the first of which is row `start` of its file, counted from 0.
+fn read_frame(
+    frame: &DataFrame,
+    start: usize,
+    path: &Path,
+    renamed: &Columns,
+    classes: &Classes,
+    found: &mut impl FnMut(RawRow) -> Result<()>,
+) -> Result<()> {
+    for i in 0..frame.height() {
+        let mut raw = RawRow::new((start + i + 1) as u32, Map::new());
+        for column in frame.columns() {
+            let name = column.name().as_str();
+            let value = guarded(path, || column.get(i))?;
+            let is_audio = matches!(renamed.field_of(name).unwrap_or(name), "audio" | "audios");
+            if is_audio && let Some(embedded) = embedded_audio(&value, raw.line) {
+                raw.inside.extend(embedded);
+                continue;
+            }
+            let value = match to_json(value) {
+                value if is_audio => without_empty(value),
+                value => classes.named(name, value),
+            };
+            raw.fields.insert(name.to_owned(), value);
+        }
+        found(raw)?;
     }
     Ok(())
 }
 
+/// Audio of a data set that kept it outside: nothing but paths in the columns of embedded audio.
+fn without_empty(value: Value) -> Value {
+    match value {
+        Value::Object(file) => without_nulls(file),
+        Value::Array(files) => files
+            .into_iter()
+            .map(|file| match file {
+                Value::Object(file) => without_nulls(file),
+                file => file,
+            })
+            .collect(),
+        value => value,
+    }
+}
+
 /// What `polars` makes of the file. It panics on some damaged files, which are the file's fault and not a bug.
 fn guarded<T>(path: &Path, read: impl FnOnce() -> PolarsResult<T>) -> Result<T> {
+    guarded_as(path, "Parquet", read)
+}
+
+fn guarded_as<T>(path: &Path, kind: &str, read: impl FnOnce() -> PolarsResult<T>) -> Result<T> {
     let broken = |what: &dyn std::fmt::Display| {
-        Error::input(format!("not a readable Parquet file: {what}")).at_path(path)
+        Error::input(format!("not a readable {kind} file: {what}")).at_path(path)
     };
     match panics::contain_pool(read) {
         Ok(Ok(found)) => Ok(found),
@@ -75,23 +183,45 @@ fn guarded<T>(path: &Path, read: impl FnOnce() -> PolarsResult<T>) -> Result<T> 
     }
 }
 
-fn readable_columns(schema: &ArrowSchema, path: &Path) -> Result<Vec<String>> {
-    let mut names = Vec::new();
+/// Columns of types that are not read, with these types.
+pub type Unread = Vec<(String, String)>;
+
+struct Readable {
+    names: Vec<String>,
+    unread: Unread,
+}
+
+fn readable_columns(schema: &ArrowSchema, renamed: &Columns, path: &Path) -> Result<Readable> {
+    if let Some(column) = renamed
+        .columns()
+        .find(|column| !schema.iter_values().any(|field| field.name == *column))
+    {
+        let names: Vec<&str> = schema.iter_values().map(|f| f.name.as_str()).collect();
+        return Err(without_column(column, &names).at_path(path));
+    }
+
+    let mut readable = Readable {
+        names: Vec::new(),
+        unread: Unread::new(),
+    };
     for field in schema.iter_values() {
+        let name = field.name.as_str();
         if is_readable(field.dtype()) {
-            names.push(field.name.to_string());
-        } else if FIELDS.contains(&field.name.as_str()) {
+            readable.names.push(name.to_owned());
+        } else if FIELDS.contains(&renamed.field_of(name).unwrap_or(name)) {
             let found = format!(
-                "column `{}` is of type {:?}, which is not read",
-                field.name,
+                "column `{name}` is of type {:?}, which is not read",
                 field.dtype()
             );
             return Err(Error::input(found)
                 .at_path(path)
                 .hint("cast it to text or to a 32 or 64 bit number, or drop it or give it another name where it means something else"));
+        } else {
+            let dtype = format!("{:?}", field.dtype());
+            readable.unread.push((name.to_owned(), dtype));
         }
     }
-    Ok(names)
+    Ok(readable)
 }
 
 fn is_readable(dtype: &ArrowDataType) -> bool {
@@ -112,28 +242,6 @@ fn is_readable(dtype: &ArrowDataType) -> bool {
     }
 }
 
-fn add_field(raw: &mut RawRow, name: &str, value: AnyValue<'_>) {
-    if matches!(name, "audio" | "audios")
-        && let Some(embedded) = embedded_audio(&value)
-    {
-        raw.embedded.extend(embedded);
-        return;
-    }
-    let value = match (name, to_json(value)) {
-        // A data set that kept its audio outside has nothing but paths in the same columns.
-        ("audio", Value::Object(file)) => without_nulls(file),
-        ("audios", Value::Array(files)) => files
-            .into_iter()
-            .map(|file| match file {
-                Value::Object(file) => without_nulls(file),
-                file => file,
-            })
-            .collect(),
-        (_, value) => value,
-    };
-    raw.fields.insert(name.to_owned(), value);
-}
-
 /// An object without its empty fields; null where nothing is left.
 fn without_nulls(mut file: Map<String, Value>) -> Value {
     file.retain(|_, value| !value.is_null());
@@ -144,11 +252,16 @@ fn without_nulls(mut file: Map<String, Value>) -> Value {
 }
 
 /// The contents of `{bytes, path}`, with what else it says, or of a list of them; `None` where some clip has no bytes.
-fn embedded_audio(value: &AnyValue<'_>) -> Option<Vec<Embedded>> {
+fn embedded_audio(value: &AnyValue<'_>, line: u32) -> Option<Vec<Inside>> {
+    let source = |bytes: Arc<[u8]>, name: Option<String>| AudioSource::Embedded {
+        bytes,
+        name: name
+            .unwrap_or_else(|| format!("audio of row {line}"))
+            .into(),
+    };
     let bare = |bytes: &[u8]| {
-        Some(vec![Embedded {
-            bytes: bytes.into(),
-            name: None,
+        Some(vec![Inside {
+            source: source(bytes.into(), None),
             fields: Map::new(),
         }])
     };
@@ -156,10 +269,13 @@ fn embedded_audio(value: &AnyValue<'_>) -> Option<Vec<Embedded>> {
         AnyValue::Binary(bytes) => bare(bytes),
         AnyValue::BinaryOwned(bytes) => bare(bytes),
         AnyValue::List(series) if !series.is_empty() => {
-            let clips: Option<Vec<_>> = series.iter().map(|clip| embedded_audio(&clip)).collect();
+            let clips: Option<Vec<_>> = series
+                .iter()
+                .map(|clip| embedded_audio(&clip, line))
+                .collect();
             Some(clips?.into_iter().flatten().collect())
         }
-        AnyValue::Struct(..) => embedded_audio(&value.clone().into_static()),
+        AnyValue::Struct(..) => embedded_audio(&value.clone().into_static(), line),
         AnyValue::StructOwned(payload) => {
             let (values, fields) = &**payload;
             let field = |name: &str| {
@@ -181,9 +297,8 @@ fn embedded_audio(value: &AnyValue<'_>) -> Option<Vec<Embedded>> {
                 .zip(values)
                 .filter(|(field, _)| !matches!(field.name().as_str(), "bytes" | "path"))
                 .map(|(field, value)| (field.name().to_string(), to_json(value.clone())));
-            Some(vec![Embedded {
-                bytes,
-                name,
+            Some(vec![Inside {
+                source: source(bytes, name),
                 fields: others.collect(),
             }])
         }

@@ -3,6 +3,7 @@
 use std::borrow::Cow;
 use std::collections::HashMap;
 use std::path::Path;
+use std::path::PathBuf;
 use std::sync::Arc;
 
 use serde_json::Map;
@@ -78,44 +79,58 @@ const AUDIO_NAMES: [&str; 2] = ["audio_filepath", "audio_path"];
 /// Seconds by which the durations of a row and of its one clip may differ.
 const STATED_TOLERANCE_S: f64 = 0.1;
 
-/// A row as a file gives it: its plain fields, and beside them the audio files that came inside the row itself.
+/// A row as a file gives it: its plain fields, and beside them the audio that the file itself holds.
 pub struct RawRow {
     /// Line or row number, from 1.
     pub line: u32,
     /// The fields.
     pub fields: Map<String, Value>,
-    /// Embedded audio files; then `fields` has neither `audio` nor `audios`.
-    pub embedded: Vec<Embedded>,
+    /// Audio inside the file; then `fields` has neither `audio` nor `audios`.
+    pub inside: Vec<Inside>,
 }
 
-/// An audio file inside a row.
-pub struct Embedded {
-    /// The file's contents.
-    pub bytes: Arc<[u8]>,
-    /// Its name, where the data says one.
-    pub name: Option<String>,
+impl RawRow {
+    /// A row of plain fields.
+    pub fn new(line: u32, fields: Map<String, Value>) -> Self {
+        Self {
+            line,
+            fields,
+            inside: Vec::new(),
+        }
+    }
+}
+
+/// Audio inside the file that the row is read from, or in one beside it.
+pub struct Inside {
+    /// The audio.
+    pub source: AudioSource,
     /// What else the data says of it, such as the part that counts.
     pub fields: Map<String, Value>,
 }
 
 /// Turns raw rows of one manifest into rows.
-pub struct RowReader<'a> {
-    audio_folder: &'a Path,
+pub struct RowReader {
+    audio_folder: PathBuf,
     shared: Shared,
     /// Tags of the languages that were found, by their spelling.
     languages: HashMap<String, Arc<str>>,
     notes: Notes,
 }
 
-impl<'a> RowReader<'a> {
+impl RowReader {
     /// A reader that resolves relative audio paths from `audio_folder`.
-    pub fn new(audio_folder: &'a Path) -> Self {
+    pub fn new(audio_folder: PathBuf) -> Self {
         Self {
             audio_folder,
             shared: Shared::default(),
             languages: HashMap::new(),
             notes: Notes::default(),
         }
+    }
+
+    /// Resolves relative audio paths from another folder from here on.
+    pub fn set_audio_folder(&mut self, audio_folder: &Path) {
+        self.audio_folder = audio_folder.to_owned();
     }
 
     /// What a user should know of the rows that were read.
@@ -138,10 +153,10 @@ impl<'a> RowReader<'a> {
             None => raw.line.to_string(),
         };
         refuse_pictures(&mut fields)?;
-        let mut conversation = Conversation::read(&mut fields, self.audio_folder)?;
+        let mut conversation = Conversation::read(&mut fields, &self.audio_folder)?;
         let inline = std::mem::take(&mut conversation.clips);
         let mut unread = std::mem::take(&mut conversation.unread);
-        let clips = self.read_clips(&mut fields, raw.embedded, raw.line, inline, &mut unread)?;
+        let clips = self.read_clips(&mut fields, raw.inside, inline, &mut unread)?;
         let (clips, duration) = narrow(&mut fields, clips)?;
         if !conversation.messages.is_empty() {
             conversation.check_marks(clips.len())?;
@@ -162,6 +177,7 @@ impl<'a> RowReader<'a> {
         let row = Row {
             id: id.into(),
             line: raw.line,
+            shard: None,
             task: self.shared_name(&mut fields, "task")?,
             language: self.language(&mut fields)?,
             text: self.text(&mut fields, "text", raw.line)?,
@@ -275,16 +291,14 @@ impl<'a> RowReader<'a> {
     fn read_clips(
         &self,
         fields: &mut Fields,
-        embedded: Vec<Embedded>,
-        line: u32,
+        inside: Vec<Inside>,
         inline: Vec<Clip>,
         unread: &mut Unread,
     ) -> Result<Vec<Clip>> {
         let mut audio = fields.take("audio");
         for name in AUDIO_NAMES {
             // Beside `audio`, another path is a field like any other.
-            if audio.is_none() && !fields.has("audios") && embedded.is_empty() && inline.is_empty()
-            {
+            if audio.is_none() && !fields.has("audios") && inside.is_empty() && inline.is_empty() {
                 audio = fields.take(name);
             }
         }
@@ -310,10 +324,10 @@ impl<'a> RowReader<'a> {
         };
         let mut clips = values
             .into_iter()
-            .map(|value| read_clip(value, self.audio_folder, unread))
+            .map(|value| read_clip(value, &self.audio_folder, unread))
             .collect::<Result<Vec<Clip>>>()?;
-        for file in embedded {
-            clips.push(embedded_clip(file, line, unread)?);
+        for audio in inside {
+            clips.push(inside_clip(audio, unread)?);
         }
         match (clips.is_empty(), inline.is_empty()) {
             (_, true) => Ok(clips),
@@ -326,19 +340,12 @@ impl<'a> RowReader<'a> {
     }
 }
 
-fn embedded_clip(file: Embedded, line: u32, unread: &mut Unread) -> Result<Clip> {
-    let mut fields = Fields::new(file.fields);
+fn inside_clip(audio: Inside, unread: &mut Unread) -> Result<Clip> {
+    let mut fields = Fields::new(audio.fields);
     let Part { span, stated_s } = read_part(&mut fields)?;
     fields.move_left(unread);
-    let name = file
-        .name
-        .unwrap_or_else(|| format!("audio of row {line}"))
-        .into();
     Ok(Clip {
-        source: AudioSource::Embedded {
-            bytes: file.bytes,
-            name,
-        },
+        source: audio.source,
         span,
         stated_s,
     })

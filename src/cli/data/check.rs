@@ -13,8 +13,8 @@ use clap::ValueEnum;
 use serde_json::json;
 
 use crate::cli::check_stop;
-use crate::cli::data::SourceArguments;
-use crate::cli::data::copied_row;
+use crate::cli::data::rows::SourceArguments;
+use crate::cli::data::rows::copied_row;
 use crate::cli::print;
 use crate::cli::progress::Progress;
 use crate::data::Streamed;
@@ -131,7 +131,8 @@ impl Json {
             (false, _) => "",
         };
         let after = if self.is_list { "" } else { "\n" };
-        self.draft.append(format!("{before}{value}{after}").as_bytes())
+        self.draft
+            .append(format!("{before}{value}{after}").as_bytes())
     }
 
     fn finish(mut self) -> Result<()> {
@@ -167,7 +168,11 @@ impl Findings {
     fn table(&self) -> String {
         let mut text = String::new();
         for severity in [Severity::Error, Severity::Warning] {
-            for (kind, count) in self.counts.iter().filter(|(kind, _)| kind.severity() == severity) {
+            for (kind, count) in self
+                .counts
+                .iter()
+                .filter(|(kind, _)| kind.severity() == severity)
+            {
                 text += &format!("{:<8} {:<20} {count:>8}\n", severity.name(), kind.name());
                 for finding in &self.shown[kind] {
                     let place = format!("{}:{}", finding.file.display(), finding.line);
@@ -230,11 +235,19 @@ pub fn run(arguments: &Arguments, stop: &AtomicBool) -> Result<()> {
         json.finish()?;
     }
     print::result(findings.table())?;
-    let (errors, warnings) = (findings.count(Severity::Error), findings.count(Severity::Warning));
-    print::line(format_args!("{num_rows} rows: {errors} errors, {warnings} warnings"))?;
+    let (errors, warnings) = (
+        findings.count(Severity::Error),
+        findings.count(Severity::Warning),
+    );
+    print::line(format_args!(
+        "{num_rows} rows: {errors} errors, {warnings} warnings"
+    ))?;
     if let Some(out) = &arguments.out {
         let num_kept = arguments.write_kept(out, &findings, stop)?;
-        print::line(format_args!("{num_kept} rows without errors in {}", out.display()))?;
+        print::line(format_args!(
+            "{num_kept} rows without errors in {}",
+            out.display()
+        ))?;
         return Ok(());
     }
     match errors {
@@ -267,12 +280,21 @@ impl Arguments {
     }
 
     /// Feeds all rows to the check, chunk by chunk.
-    fn read(&self, check: &mut Check<'_>, findings: &mut Findings, stop: &AtomicBool) -> Result<()> {
+    fn read(
+        &self,
+        check: &mut Check<'_>,
+        findings: &mut Findings,
+        stop: &AtomicBool,
+    ) -> Result<()> {
         let total = self.source.num_rows(&self.manifests);
         let mut progress = Progress::new("rows", 0, total);
         let mut chunk: Vec<Placed> = Vec::with_capacity(CHUNK);
         for manifest in &self.manifests {
-            let split: Arc<str> = manifest.file_stem().unwrap_or_default().to_string_lossy().into();
+            let split: Arc<str> = manifest
+                .file_stem()
+                .unwrap_or_default()
+                .to_string_lossy()
+                .into();
             let source = self.source.of(manifest)?;
             let notes = source.stream(&mut |streamed| {
                 let Streamed { file, line, row } = streamed;
@@ -317,7 +339,10 @@ impl Arguments {
                 if let Ok(row) = row
                     && !findings.dropped.contains(&place(&file, line))
                 {
-                    draft.append(&copied_row(&row, folder).map_err(|e| e.at(format!("{}:{line}", file.display())))?)?;
+                    draft.append(
+                        &copied_row(&row, folder)
+                            .map_err(|e| e.at(format!("{}:{line}", file.display())))?,
+                    )?;
                     num_kept += 1;
                 }
                 Ok(())

@@ -8,9 +8,9 @@ use std::sync::atomic::AtomicBool;
 use clap::Args;
 
 use crate::cli::check_stop;
-use crate::cli::data::SourceArguments;
-use crate::cli::data::copied_line;
-use crate::cli::data::copied_row;
+use crate::cli::data::rows::Relocation;
+use crate::cli::data::rows::SourceArguments;
+use crate::cli::data::rows::copied_row;
 use crate::cli::data::stats::seconds_of;
 use crate::cli::print;
 use crate::cli::progress::Progress;
@@ -39,7 +39,12 @@ pub struct Arguments {
     out: PathBuf,
     /// Fields whose values never stand in two parts; with several, rows that share any of them stay together. Rows without a value are
     /// divided one by one.
-    #[arg(long, value_delimiter = ',', value_name = "FIELD", default_value = "speaker")]
+    #[arg(
+        long,
+        value_delimiter = ',',
+        value_name = "FIELD",
+        default_value = "speaker"
+    )]
     by: Vec<String>,
     /// Share of the groups that goes to dev.
     #[arg(long, value_name = "SHARE", default_value_t = 0.1)]
@@ -141,7 +146,11 @@ impl Arguments {
         (num_alone > 0).then(|| {
             format!(
                 "{num_alone} of {num_rows} rows have no {}; each of them is a group of its own",
-                self.by.iter().map(|name| format!("`{name}`")).collect::<Vec<_>>().join(" or ")
+                self.by
+                    .iter()
+                    .map(|name| format!("`{name}`"))
+                    .collect::<Vec<_>>()
+                    .join(" or ")
             )
         })
     }
@@ -276,9 +285,10 @@ impl Arguments {
             };
             if *is_simple {
                 let folder = self.source.audio_folder(manifest);
+                let relocation = Relocation::new(&folder, &self.out)?;
                 let look = |rows: &[(u32, &[u8], Glance<'_>)]| -> Result<Vec<Vec<u8>>> {
                     let copy = |(_, text, glance): &(u32, &[u8], Glance<'_>)| {
-                        copied_line(text, glance.audio.as_ref(), &folder, &self.out)
+                        relocation.copied(text, glance.audio.as_ref())
                     };
                     rows.iter().map(copy).collect()
                 };
@@ -290,7 +300,9 @@ impl Arguments {
                     return Err(changed(manifest));
                 }
             } else {
-                self.rows(manifest, stop, &mut |_, row| put(&copied_row(row, &self.out)?))?;
+                self.rows(manifest, stop, &mut |_, row| {
+                    put(&copied_row(row, &self.out)?)
+                })?;
             }
         }
         if next != assignment.len() {

@@ -7,7 +7,7 @@ use std::sync::atomic::AtomicBool;
 use clap::Args;
 
 use crate::cli::check_stop;
-use crate::cli::data::SourceArguments;
+use crate::cli::data::rows::SourceArguments;
 use crate::cli::print;
 use crate::cli::progress::Progress;
 use crate::data::Role;
@@ -52,7 +52,11 @@ pub fn run(arguments: &Arguments, stop: &AtomicBool) -> Result<()> {
     for path in [&arguments.json, &arguments.html].into_iter().flatten() {
         files::expect_writable(path)?;
     }
-    let counter = arguments.tokenizer.as_deref().map(TokenCounter::open).transpose()?;
+    let counter = arguments
+        .tokenizer
+        .as_deref()
+        .map(TokenCounter::open)
+        .transpose()?;
     let mut description = Description::default();
     let mut num_bad = 0;
     for manifest in &arguments.manifests {
@@ -68,7 +72,10 @@ pub fn run(arguments: &Arguments, stop: &AtomicBool) -> Result<()> {
         files::write_atomic(path, format!("{text}\n").as_bytes())?;
     }
     if let Some(path) = &arguments.html {
-        files::write_atomic(path, data_set::page(&stats, &arguments.name()).html().as_bytes())?;
+        files::write_atomic(
+            path,
+            data_set::page(&stats, &arguments.name()).html().as_bytes(),
+        )?;
     }
     print::result(table(&stats))?;
     if num_bad > 0 {
@@ -82,7 +89,11 @@ pub fn run(arguments: &Arguments, stop: &AtomicBool) -> Result<()> {
 impl Arguments {
     /// Names of the manifests, for the page.
     fn name(&self) -> String {
-        let names: Vec<String> = self.manifests.iter().map(|path| path.display().to_string()).collect();
+        let names: Vec<String> = self
+            .manifests
+            .iter()
+            .map(|path| path.display().to_string())
+            .collect();
         names.join(", ")
     }
 
@@ -152,7 +163,10 @@ impl Arguments {
     }
 }
 
-fn facts_of_glance<'a>(glance: &'a Glance<'_>, counter: Option<&TokenCounter>) -> Result<Facts<'a>> {
+fn facts_of_glance<'a>(
+    glance: &'a Glance<'_>,
+    counter: Option<&TokenCounter>,
+) -> Result<Facts<'a>> {
     let texts = Texts {
         own: glance.target.as_deref(),
         text: glance.text.as_deref(),
@@ -182,9 +196,16 @@ fn facts_of_row<'a>(
     normalisation: Option<&'a str>,
     counter: Option<&TokenCounter>,
 ) -> Result<Facts<'a>> {
-    let mut answers = row.messages.iter().rev().filter(|message| message.role == Role::Assistant);
+    let mut answers = row
+        .messages
+        .iter()
+        .rev()
+        .filter(|message| message.role == Role::Assistant);
     let texts = Texts {
-        own: row.target.as_deref().or(answers.next().map(|message| message.content.as_str())),
+        own: row
+            .target
+            .as_deref()
+            .or(answers.next().map(|message| message.content.as_str())),
         text: row.text.as_deref(),
         summary: row.summary.as_deref(),
         label: row.label.as_deref(),
@@ -225,7 +246,10 @@ impl<'a> Texts<'a> {
             (None, Some(_)) => other.or(transcript),
             (None, None) => transcript.or(other),
         };
-        (found.map(|(text, _)| text), found.is_some_and(|(_, is_transcript)| is_transcript))
+        (
+            found.map(|(text, _)| text),
+            found.is_some_and(|(_, is_transcript)| is_transcript),
+        )
     }
 }
 
@@ -238,7 +262,10 @@ pub fn seconds_of(row: &Row) -> Option<f64> {
             _ => clip.stated_s,
         }
     });
-    of_clips.sum::<Option<f64>>().filter(|_| !row.clips.is_empty()).or(row.duration)
+    of_clips
+        .sum::<Option<f64>>()
+        .filter(|_| !row.clips.is_empty())
+        .or(row.duration)
 }
 
 fn tokens_of(target: Option<&str>, counter: Option<&TokenCounter>) -> Result<Option<usize>> {
@@ -256,7 +283,10 @@ fn table(stats: &Stats) -> String {
     );
     for (number, what) in [
         (stats.rows_without_audio, "rows without audio"),
-        (stats.rows_without_length, "rows whose audio has no stated length: `maqam data check` reads headers"),
+        (
+            stats.rows_without_length,
+            "rows whose audio has no stated length: `maqam data check` reads headers",
+        ),
     ] {
         if number > 0 {
             text += &format!("{number} {what}\n");
@@ -271,7 +301,10 @@ fn table(stats: &Stats) -> String {
     ] {
         text += &values(name, counts);
     }
-    text += &format!("\n{:<24}{:>10}{:>10}{:>10}{:>10}{:>10}{:>10}\n", "", "mean", "least", "5 %", "median", "95 %", "greatest");
+    text += &format!(
+        "\n{:<24}{:>10}{:>10}{:>10}{:>10}{:>10}{:>10}\n",
+        "", "mean", "least", "5 %", "median", "95 %", "greatest"
+    );
     for (name, found) in [
         ("seconds", &stats.seconds),
         ("audio tokens", &stats.audio_tokens),
@@ -280,9 +313,15 @@ fn table(stats: &Stats) -> String {
         ("target characters", &stats.target_characters),
         ("letters per second", &stats.letters_per_second),
     ] {
-        text += &found.as_ref().map(|found| distribution(name, found)).unwrap_or_default();
+        text += &found
+            .as_ref()
+            .map(|found| distribution(name, found))
+            .unwrap_or_default();
     }
-    let all = stats.target_characters.as_ref().map_or(0, |found| found.count);
+    let all = stats
+        .target_characters
+        .as_ref()
+        .map_or(0, |found| found.count);
     let spellings: Vec<String> = stats
         .spellings
         .iter()
@@ -308,7 +347,11 @@ fn values(name: &str, counts: &[(String, Count)]) -> String {
     }
     let mut text = format!("\n{name:<24}{:>10}{:>10}\n", "rows", "hours");
     for (value, count) in counts.iter().take(MOST_SHOWN) {
-        text += &format!("  {value:<22}{:>10}{:>10.2}\n", count.rows, count.seconds / 3600.0);
+        text += &format!(
+            "  {value:<22}{:>10}{:>10.2}\n",
+            count.rows,
+            count.seconds / 3600.0
+        );
     }
     if counts.len() > MOST_SHOWN {
         text += &format!("  and {} more\n", counts.len() - MOST_SHOWN);
@@ -317,7 +360,17 @@ fn values(name: &str, counts: &[(String, Count)]) -> String {
 }
 
 fn distribution(name: &str, found: &Distribution) -> String {
-    let numbers = [found.mean, found.min, found.p5, found.median, found.p95, found.max];
-    let numbers: String = numbers.iter().map(|value| format!("{value:>10.2}")).collect();
+    let numbers = [
+        found.mean,
+        found.min,
+        found.p5,
+        found.median,
+        found.p95,
+        found.max,
+    ];
+    let numbers: String = numbers
+        .iter()
+        .map(|value| format!("{value:>10.2}"))
+        .collect();
     format!("{name:<24}{numbers}\n")
 }

@@ -1,8 +1,6 @@
 //! A row of an instruction suite, and how it is written: a line of a manifest that any command can read.
 
-use std::path::Component;
 use std::path::Path;
-use std::path::PathBuf;
 
 use serde_json::Map;
 use serde_json::Value;
@@ -16,6 +14,7 @@ use crate::error::Error;
 use crate::error::Result;
 use crate::eval::instructions::check::Check;
 use crate::eval::instructions::kind::Kind;
+use crate::files::relative;
 
 /// One row: a conversation about a clip that ends with a question, and what must hold of the answer.
 #[derive(Clone, Debug, PartialEq)]
@@ -96,6 +95,7 @@ impl InstructionRow {
             AudioSource::File(path) => Ok(Value::from(
                 relative(folder, path)?.to_string_lossy().replace('\\', "/"),
             )),
+            AudioSource::Range { .. } => clip.source.to_json(folder),
             AudioSource::Embedded { .. } => {
                 Err(Error::bug("embedded audio has no place in JSON lines"))
             }
@@ -149,69 +149,5 @@ impl InstructionRow {
         );
         set("reference", self.reference.as_deref().into());
         Ok(())
-    }
-}
-
-/// `path` as seen from `folder`; absolute where the two have nothing but the root in common.
-fn relative(folder: &Path, path: &Path) -> Result<PathBuf> {
-    let absolute =
-        |path: &Path| std::path::absolute(path).map_err(|e| Error::io(path, "resolve", &e));
-    let (folder, path) = (
-        without_dots(&absolute(folder)?),
-        without_dots(&absolute(path)?),
-    );
-    let (from, to): (Vec<Component>, Vec<Component>) =
-        (folder.components().collect(), path.components().collect());
-    let shared = from.iter().zip(&to).take_while(|(a, b)| a == b).count();
-    let is_near = from
-        .iter()
-        .take(shared)
-        .any(|part| matches!(part, Component::Normal(_)));
-    if !is_near {
-        return Ok(path);
-    }
-    Ok(from[shared..]
-        .iter()
-        .map(|_| Component::ParentDir)
-        .chain(to[shared..].iter().copied())
-        .collect())
-}
-
-/// The path with `a/..` taken out.
-fn without_dots(path: &Path) -> PathBuf {
-    let mut kept = PathBuf::new();
-    for part in path.components() {
-        match part {
-            Component::ParentDir => {
-                kept.pop();
-            }
-            part => kept.push(part),
-        }
-    }
-    kept
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn audio_is_found_from_the_folder_of_the_suite() {
-        let cases = [
-            ("/home/a/suites", "/home/a/data/x.wav", "../data/x.wav"),
-            ("/home/a", "/home/a/x.wav", "x.wav"),
-            ("/home/a/b/../suites", "/home/a/data/../x.wav", "../x.wav"),
-            ("/home/a", "/data/x.wav", "/data/x.wav"),
-        ];
-        for (folder, path, expected) in cases {
-            assert_eq!(
-                relative(Path::new(folder), Path::new(path)).unwrap(),
-                Path::new(expected)
-            );
-        }
-        assert_eq!(
-            relative(Path::new("eval/instructions"), Path::new("data/x.wav")).unwrap(),
-            Path::new("../../data/x.wav")
-        );
     }
 }

@@ -11,6 +11,8 @@ use std::path::PathBuf;
 use std::sync::atomic::AtomicUsize;
 use std::sync::atomic::Ordering;
 
+use flate2::bufread::MultiGzDecoder;
+
 use crate::error::Error;
 use crate::error::Result;
 
@@ -20,6 +22,9 @@ pub const MAX_TEXT: u64 = 1 << 30;
 pub const MAX_LINE: usize = 16 << 20;
 /// Most bytes that are read from a pipe or a device, which may have no end.
 pub const MAX_STREAM: u64 = 1 << 30;
+
+/// Bytes that are read ahead.
+const BUFFER: usize = 1 << 20;
 
 /// Number of threads that wait for somebody outside: a pipe, a device, a network.
 static WAITING: AtomicUsize = AtomicUsize::new(0);
@@ -140,10 +145,25 @@ pub fn read_text(path: &Path) -> Result<String> {
 
 /// The lines of a file, one at a time.
 pub struct Lines {
-    reader: BufReader<Input>,
+    reader: Text,
     path: PathBuf,
     line: u32,
     bytes: Vec<u8>,
+}
+
+/// Text as it is stored, or packed by gzip.
+enum Text {
+    Plain(BufReader<Input>),
+    Packed(Box<BufReader<MultiGzDecoder<BufReader<Input>>>>),
+}
+
+impl Text {
+    fn reader(&mut self) -> &mut dyn BufRead {
+        match self {
+            Self::Plain(reader) => reader,
+            Self::Packed(reader) => reader,
+        }
+    }
 }
 
 impl Lines {
@@ -159,10 +179,26 @@ impl Lines {
     pub fn of(input: Input) -> Self {
         Self {
             path: input.path.clone(),
-            reader: BufReader::with_capacity(1 << 20, input),
+            reader: Text::Plain(BufReader::with_capacity(BUFFER, input)),
             line: 0,
             bytes: Vec::new(),
         }
+    }
+
+    /// Reads on in what a gzip archive holds, where the file is one.
+    ///
+    /// # Errors
+    /// The system's.
+    pub fn unpacked(mut self) -> Result<Self> {
+        let is_packed = self.head()?.starts_with(b"\x1f\x8b");
+        self.reader = match self.reader {
+            Text::Plain(reader) if is_packed => Text::Packed(Box::new(BufReader::with_capacity(
+                BUFFER,
+                MultiGzDecoder::new(reader),
+            ))),
+            reader => reader,
+        };
+        Ok(self)
     }
 
     /// The first bytes of what is still to be read, without reading on.
@@ -171,6 +207,7 @@ impl Lines {
     /// The system's.
     pub fn head(&mut self) -> Result<&[u8]> {
         self.reader
+            .reader()
             .fill_buf()
             .map_err(|e| read_error(&self.path, &e))
     }
@@ -178,9 +215,31 @@ impl Lines {
     /// Takes the file itself, for a reader that seeks.
     ///
     /// # Errors
-    /// As [`Input::into_file`].
+    /// As [`Input::into_file`]; what is unpacked on the way is no file.
     pub fn into_file(self) -> Result<File> {
-        self.reader.into_inner().into_file()
+        match self.reader {
+            Text::Plain(reader) => reader.into_inner().into_file(),
+            Text::Packed(_) => Err(Error::input("is a gzip archive")
+                .at_path(&self.path)
+                .hint("unpack it first: `gunzip -k FILE`")),
+        }
+    }
+
+    /// Reads all that is left.
+    ///
+    /// # Errors
+    /// The system's; more than `most` bytes.
+    pub fn rest(mut self, most: u64) -> Result<Vec<u8>> {
+        let mut bytes = Vec::new();
+        self.reader
+            .reader()
+            .take(most + 1)
+            .read_to_end(&mut bytes)
+            .map_err(|e| read_error(&self.path, &e))?;
+        match bytes.len() as u64 > most {
+            true => Err(too_long(&self.path, most)),
+            false => Ok(bytes),
+        }
     }
 
     /// The next line and its number, from 1, without its end and without a byte order mark; none after the last.
@@ -189,7 +248,9 @@ impl Lines {
     /// A line longer than [`MAX_LINE`] bytes; one that holds a zero byte, which no text does.
     pub fn next_line(&mut self) -> Result<Option<(u32, &[u8])>> {
         self.bytes.clear();
-        let read = (&mut self.reader)
+        let read = self
+            .reader
+            .reader()
             .take(MAX_LINE as u64 + 1)
             .read_until(b'\n', &mut self.bytes)
             .map_err(|e| read_error(&self.path, &e))?;
@@ -261,6 +322,34 @@ mod tests {
         let expected = [(1, "one"), (2, ""), (3, "two")].map(|(i, text)| (i, text.to_owned()));
         assert_eq!(lines(&path).unwrap(), expected);
         assert_eq!(read_text(&path).unwrap(), "\u{feff}one\n\ntwo");
+    }
+
+    #[test]
+    fn packed_lines_are_unpacked() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("a.jsonl.gz");
+        // `printf 'one\ntwo\n' | gzip -n`, twice: an archive of two members is one text.
+        let member: Vec<u8> = ["1f8b0800000000000003cbcf4be52a29cfe70200e60bba1208000000"]
+            .iter()
+            .flat_map(|hex| {
+                (0..hex.len())
+                    .step_by(2)
+                    .map(|i| u8::from_str_radix(&hex[i..i + 2], 16).unwrap())
+            })
+            .collect();
+        fs::write(&path, [member.clone(), member.clone()].concat()).unwrap();
+        let read = |path: &Path| -> Result<Vec<String>> {
+            let mut lines = Lines::open(path)?.unpacked()?;
+            let mut found = Vec::new();
+            while let Some((_, text)) = lines.next_line()? {
+                found.push(String::from_utf8_lossy(text).into_owned());
+            }
+            Ok(found)
+        };
+        assert_eq!(read(&path).unwrap(), ["one", "two", "one", "two"]);
+        fs::write(&path, &member[..member.len() - 9]).unwrap();
+        let error = read(&path).unwrap_err();
+        assert_eq!(error.exit_code(), 2, "{error}");
     }
 
     #[test]

@@ -10,6 +10,7 @@ use std::fs::File;
 use std::io::Read;
 use std::io::Seek;
 use std::io::Write;
+use std::path::Component;
 use std::path::Path;
 use std::path::PathBuf;
 
@@ -206,6 +207,48 @@ pub fn hash(path: &Path) -> Result<String> {
     }
 }
 
+/// Returns `path` as seen from `folder`; absolute where the two have nothing but the root in common.
+///
+/// # Errors
+/// A path that the system cannot make absolute.
+pub fn relative(folder: &Path, path: &Path) -> Result<PathBuf> {
+    let absolute =
+        |path: &Path| std::path::absolute(path).map_err(|e| Error::io(path, "resolve", &e));
+    let (folder, path) = (
+        without_dots(&absolute(folder)?),
+        without_dots(&absolute(path)?),
+    );
+    let (from, to): (Vec<Component>, Vec<Component>) =
+        (folder.components().collect(), path.components().collect());
+    let shared = from.iter().zip(&to).take_while(|(a, b)| a == b).count();
+    let is_near = from
+        .iter()
+        .take(shared)
+        .any(|part| matches!(part, Component::Normal(_)));
+    if !is_near {
+        return Ok(path);
+    }
+    Ok(from[shared..]
+        .iter()
+        .map(|_| Component::ParentDir)
+        .chain(to[shared..].iter().copied())
+        .collect())
+}
+
+/// The path with `a/..` taken out.
+fn without_dots(path: &Path) -> PathBuf {
+    let mut kept = PathBuf::new();
+    for part in path.components() {
+        match part {
+            Component::ParentDir => {
+                kept.pop();
+            }
+            part => kept.push(part),
+        }
+    }
+    kept
+}
+
 fn parent_of(path: &Path) -> &Path {
     match path.parent() {
         Some(parent) if !parent.as_os_str().is_empty() => parent,
@@ -286,6 +329,26 @@ mod tests {
                 .to_string()
                 .starts_with("/nowhere/recipe.yaml: cannot read"),
             "{error}"
+        );
+    }
+
+    #[test]
+    fn a_path_is_seen_from_a_folder() {
+        let cases = [
+            ("/home/a/suites", "/home/a/data/x.wav", "../data/x.wav"),
+            ("/home/a", "/home/a/x.wav", "x.wav"),
+            ("/home/a/b/../suites", "/home/a/data/../x.wav", "../x.wav"),
+            ("/home/a", "/data/x.wav", "/data/x.wav"),
+        ];
+        for (folder, path, expected) in cases {
+            assert_eq!(
+                relative(Path::new(folder), Path::new(path)).unwrap(),
+                Path::new(expected)
+            );
+        }
+        assert_eq!(
+            relative(Path::new("eval/instructions"), Path::new("data/x.wav")).unwrap(),
+            Path::new("../../data/x.wav")
         );
     }
 }

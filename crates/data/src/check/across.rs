@@ -6,7 +6,6 @@ use std::sync::Arc;
 
 use rayon::prelude::*;
 
-use crate::AudioSource;
 use crate::Role;
 use crate::Row;
 use crate::check::Finding;
@@ -137,7 +136,9 @@ impl Across {
         self.file_of.push(position(&mut self.files, &placed.file));
         self.split_of.push(position(&mut self.splits, split));
         self.lines.push(placed.line);
-        self.ids.push(&placed.row.id);
+        // A row without an id is called after its line.
+        let id = Some(&*placed.row.id).filter(|id| *id != placed.row.line.to_string());
+        self.ids.push(id.unwrap_or_default());
         let value = |text: &str| Value {
             hash: hash(text),
             row,
@@ -156,10 +157,10 @@ impl Across {
                 });
                 self.audio.push(Value { hash: a ^ b, row });
             }
-            if let AudioSource::File(path) = &clip.source {
+            if let Some((path, range)) = clip.source.file() {
                 let start_s = clip.span.start_s.unwrap_or(0.0);
                 // A part of another channel is other audio.
-                let file = format!("{:?} {}", clip.span.channel, path.display());
+                let file = format!("{:?} {range:?} {}", clip.span.channel, path.display());
                 self.parts.push(Part {
                     file: hash(&file),
                     start_s: start_s as f32,
@@ -223,7 +224,10 @@ impl Across {
             kind,
             file: self.file(row).clone(),
             line: self.lines[row as usize],
-            id: self.ids.get(row as usize).into(),
+            id: match self.ids.get(row as usize) {
+                "" => self.lines[row as usize].to_string().into(),
+                id => id.into(),
+            },
             message,
         }
     }
@@ -243,19 +247,15 @@ impl Across {
 
     /// Ids that were used before, in one split or in several.
     fn ids_of_rows(&self, training: u16, found: Sink<'_>) -> Result<()> {
-        let mut order: Vec<u32> = (0..self.lines.len() as u32).collect();
         let id = |row: u32| self.ids.get(row as usize);
+        let rows = 0..self.lines.len() as u32;
+        let mut order: Vec<u32> = rows.filter(|&row| !id(row).is_empty()).collect();
         let rank = |row: u32| self.rank(row, training);
         order.par_sort_unstable_by(|&a, &b| (id(a), rank(a), a).cmp(&(id(b), rank(b), b)));
         let mut named = Vec::new();
         for same in order.chunk_by(|&a, &b| id(a) == id(b)) {
             let first = same[0];
             for &row in &same[1..] {
-                // A row without an id is called after its line, which names no row of another file.
-                let is_line = id(row) == self.lines[row as usize].to_string();
-                if is_line && self.file(row) != self.file(first) {
-                    continue;
-                }
                 let kind = match rank(row) == rank(first) {
                     true => Kind::DuplicateId,
                     false => Kind::LeakedId,

@@ -79,6 +79,12 @@ pub fn listen(row: &Row, decode: bool, known: &Known) -> Vec<Heard> {
 fn examined(clip: &Clip, span: Span, decode: bool) -> Result<Examined, (Kind, String)> {
     let found = match &clip.source {
         AudioSource::File(path) => examine::examine(path, span, decode),
+        AudioSource::Range {
+            file, start, len, ..
+        } => {
+            let range = *start..start + len;
+            examine::examine_range(file, range, &clip.source.name(), span, decode)
+        }
         AudioSource::Embedded { bytes, name } => examine::examine_bytes(bytes, name, span, decode),
     };
     found.map_err(|Fault { kind, error }| {

@@ -14,7 +14,6 @@ use std::time::UNIX_EPOCH;
 use serde::Deserialize;
 use serde::Serialize;
 
-use crate::AudioSource;
 use crate::Clip;
 use crate::check::Kind;
 use crate::near_duplicates::key_of;
@@ -162,8 +161,8 @@ fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
 /// The key of a clip, and whether its file has settled; `None` for a file that cannot be looked at.
 fn key_of_clip(clip: &Clip, decode: bool) -> Option<(u128, bool)> {
     let mut text = format!("{FORMAT} {decode} {}", clip.span.key()).into_bytes();
-    let is_settled = match &clip.source {
-        AudioSource::File(path) => {
+    let is_settled = match clip.source.file() {
+        Some((path, range)) => {
             let metadata = fs::metadata(path).ok()?;
             let modified = metadata.modified().ok()?.duration_since(UNIX_EPOCH).ok()?;
             let now = SystemTime::now().duration_since(UNIX_EPOCH).ok()?;
@@ -171,10 +170,11 @@ fn key_of_clip(clip: &Clip, decode: bool) -> Option<(u128, bool)> {
             text.extend(modified.as_nanos().to_le_bytes());
             let absolute = std::path::absolute(path).ok()?;
             text.extend(absolute.as_os_str().as_encoded_bytes());
+            text.extend(format!(" {range:?}").into_bytes());
             now.as_nanos() > modified.as_nanos() + SETTLED_NS
         }
-        AudioSource::Embedded { bytes, .. } => {
-            text.extend(key_of(bytes).to_le_bytes());
+        None => {
+            text.extend(key_of(&clip.source.bytes().ok()?).to_le_bytes());
             true
         }
     };

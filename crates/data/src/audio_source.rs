@@ -1,0 +1,208 @@
+//! Where the samples of a clip come from: a file, a range of a file's bytes, or bytes in memory.
+
+use std::borrow::Cow;
+use std::ops::Range;
+use std::os::unix::fs::FileExt;
+use std::path::Path;
+use std::sync::Arc;
+
+use maqam_audio::Span;
+use maqam_base::error::Error;
+use maqam_base::error::Result;
+
+/// Most bytes of one recording that are taken into memory.
+const MOST_BYTES: u64 = 1 << 31;
+
+/// Where the samples of a clip come from.
+#[derive(Clone, Debug, PartialEq)]
+pub enum AudioSource {
+    /// A file, its path resolved.
+    File(Box<Path>),
+    /// A stretch of a file's bytes that is an audio file of its own, such as a member of a tar file.
+    Range {
+        /// The file.
+        file: Arc<Path>,
+        /// The first byte.
+        start: u64,
+        /// Number of bytes.
+        len: u64,
+        /// Name of the member.
+        member: Box<str>,
+    },
+    /// A whole audio file kept inside a Parquet column.
+    Embedded {
+        /// The file's contents.
+        bytes: Arc<[u8]>,
+        /// What to call it in messages: its own path where the data says one, else its place in the manifest.
+        name: Box<str>,
+    },
+}
+
+impl AudioSource {
+    /// Name for messages.
+    pub fn name(&self) -> Cow<'_, str> {
+        match self {
+            Self::File(path) => path.to_string_lossy(),
+            Self::Range { file, member, .. } => format!("{}: {member}", file.display()).into(),
+            Self::Embedded { name, .. } => Cow::Borrowed(name),
+        }
+    }
+
+    /// The file on disk that holds the audio, and the bytes of it that are meant where these are not all.
+    pub fn file(&self) -> Option<(&Path, Option<Range<u64>>)> {
+        match self {
+            Self::File(path) => Some((path, None)),
+            Self::Range {
+                file, start, len, ..
+            } => Some((file, Some(*start..start + len))),
+            Self::Embedded { .. } => None,
+        }
+    }
+
+    /// Mono samples at 16 kHz: see [`maqam_audio::read`].
+    ///
+    /// # Shapes
+    /// `[num_samples]`
+    /// # Errors
+    /// As there.
+    pub fn samples(&self, span: Span) -> Result<Vec<f32>> {
+        match self {
+            Self::File(path) => maqam_audio::read(path, span),
+            Self::Range {
+                file, start, len, ..
+            } => maqam_audio::read_range(file, *start..start + len, &self.name(), span),
+            Self::Embedded { bytes, name } => maqam_audio::read_bytes(bytes.clone(), name, span),
+        }
+    }
+
+    /// Number of these samples: see [`maqam_audio::num_samples`].
+    ///
+    /// # Errors
+    /// As there.
+    pub fn num_samples(&self, span: Span) -> Result<usize> {
+        match self {
+            Self::File(path) => maqam_audio::num_samples(path, span),
+            Self::Range {
+                file, start, len, ..
+            } => maqam_audio::num_samples_range(file, *start..start + len, &self.name(), span),
+            Self::Embedded { bytes, name } => {
+                maqam_audio::num_samples_bytes(bytes.clone(), name, span)
+            }
+        }
+    }
+
+    /// Length in seconds: see [`maqam_audio::duration_s`].
+    ///
+    /// # Errors
+    /// As there.
+    pub fn duration_s(&self, span: Span) -> Result<f64> {
+        match self {
+            Self::File(path) => maqam_audio::duration_s(path, span),
+            Self::Range {
+                file, start, len, ..
+            } => maqam_audio::duration_s_range(file, *start..start + len, &self.name(), span),
+            Self::Embedded { bytes, name } => {
+                maqam_audio::duration_s_bytes(bytes.clone(), name, span)
+            }
+        }
+    }
+
+    /// The bytes of the audio file, as they are stored.
+    ///
+    /// # Errors
+    /// A file that cannot be read, or holds more than 2 GiB.
+    pub fn bytes(&self) -> Result<Arc<[u8]>> {
+        let (file, range) = match self {
+            Self::Embedded { bytes, .. } => return Ok(bytes.clone()),
+            Self::File(path) => (&**path, None),
+            Self::Range {
+                file, start, len, ..
+            } => (&**file, Some((*start, *len))),
+        };
+        let failed = |e: &std::io::Error| Error::io(file, "read", e);
+        let open = std::fs::File::open(file).map_err(|e| failed(&e))?;
+        let (start, len) = match range {
+            Some(range) => range,
+            None => (0, open.metadata().map_err(|e| failed(&e))?.len()),
+        };
+        if len > MOST_BYTES {
+            return Err(Error::input(format!("{len} bytes of one recording"))
+                .at(self.name())
+                .hint("split it into recordings of less than 2 GiB"));
+        }
+        let mut bytes = vec![0; len as usize];
+        open.read_exact_at(&mut bytes, start)
+            .map_err(|e| failed(&e))?;
+        Ok(bytes.into())
+    }
+
+    /// Ending of the audio file's name, in lower case; told by its first bytes where the name has none.
+    ///
+    /// # Errors
+    /// A file that cannot be read.
+    pub fn ending(&self) -> Result<String> {
+        let name = match self {
+            Self::File(path) => path.to_string_lossy(),
+            Self::Range { member, .. } => Cow::Borrowed(&**member),
+            Self::Embedded { name, .. } => Cow::Borrowed(&**name),
+        };
+        if crate::formats::tar::is_audio(&name)
+            && let Some((_, ending)) = name.rsplit_once('.')
+        {
+            return Ok(ending.to_lowercase());
+        }
+        let bytes = self.bytes()?;
+        let known = [
+            (&b"fLaC"[..], "flac"),
+            (b"OggS", "ogg"),
+            (b"RIFF", "wav"),
+            (b"RIFX", "wav"),
+            (b"RF64", "wav"),
+            (b"ID3", "mp3"),
+            (b"\x1aE\xdf\xa3", "webm"),
+        ];
+        let is_mp4 = bytes.get(4..8) == Some(b"ftyp");
+        let ending = known
+            .into_iter()
+            .find(|(magic, _)| bytes.starts_with(magic))
+            .map(|(_, ending)| ending);
+        Ok(match ending {
+            Some(ending) => ending,
+            None if is_mp4 => "m4a",
+            None => "mp3",
+        }
+        .to_owned())
+    }
+}
+
+impl AudioSource {
+    /// The audio as a manifest in `folder` names it: a path, or an object with the path and the range of bytes.
+    ///
+    /// # Errors
+    /// Audio inside a row, which JSON has no place for.
+    pub fn to_json(&self, folder: &Path) -> Result<serde_json::Value> {
+        let written = |path: &Path| -> Result<serde_json::Value> {
+            let path = maqam_base::files::relative(folder, path)?;
+            Ok(path.to_string_lossy().replace('\\', "/").into())
+        };
+        match self {
+            Self::File(path) => written(path),
+            Self::Range {
+                file,
+                start,
+                len,
+                member,
+            } => Ok(serde_json::json!({
+                "path": written(file)?,
+                "byte_offset": start,
+                "num_bytes": len,
+                "member": &**member,
+            })),
+            Self::Embedded { name, .. } => Err(Error::input(
+                "the audio is inside the row, and has no place in JSON lines",
+            )
+            .at(name)
+            .hint("write the rows as Parquet: `--out OUT.parquet`")),
+        }
+    }
+}

@@ -1,0 +1,273 @@
+//! Kaldi's folders: `wav.scp`, and beside it `segments`, `text`, `utt2spk` and what else has a line for each utterance.
+
+use std::collections::BTreeMap;
+use std::collections::HashMap;
+use std::fs;
+use std::path::Path;
+use std::path::PathBuf;
+
+use serde_json::Map;
+use serde_json::Value;
+
+use crate::row::RawRow;
+use maqam_base::error::Error;
+use maqam_base::error::Result;
+use maqam_base::files::Lines;
+
+/// The file that makes a folder one of Kaldi's.
+pub const WAVS: &str = "wav.scp";
+
+/// Files with a word or text for each utterance, and the field that each is.
+const OF_UTTERANCE: [(&str, &str); 5] = [
+    ("text", "text"),
+    ("utt2spk", "speaker"),
+    ("utt2lang", "language"),
+    ("utt2dur", "duration"),
+    ("utt2dialect", "dialect"),
+];
+
+/// Files with a word for each speaker, and the field that each is.
+const OF_SPEAKER: [(&str, &str); 2] = [("spk2gender", "gender"), ("spk2age", "age")];
+
+/// Lines of a file by the name that each begins with: number and what stands behind the name.
+type Table = HashMap<String, (u32, String)>;
+
+/// Calls `found` with every utterance: the lines of `segments` where there is such a file, else those of `wav.scp`.
+///
+/// Other files named `utt2NAME` become fields `NAME`.
+///
+/// # Errors
+/// Files that cannot be read; those of `found`. A line that makes no sense is told to `found`.
+pub fn read(folder: &Path, found: &mut dyn FnMut(u32, Result<RawRow>) -> Result<()>) -> Result<()> {
+    let recordings = table(&folder.join(WAVS))?;
+    let mut fields: Vec<(String, Table)> = Vec::new();
+    for (file, field) in of_utterance(folder)? {
+        fields.push((field, table(&folder.join(file))?));
+    }
+    let mut of_speakers = Vec::new();
+    for (file, field) in OF_SPEAKER {
+        let path = folder.join(file);
+        if path.is_file() {
+            of_speakers.push((field, table(&path)?));
+        }
+    }
+
+    let add = |id: &str, fields_of: &mut Map<String, Value>| {
+        for (name, table) in &fields {
+            if let Some((_, value)) = table.get(id) {
+                fields_of.insert(name.clone(), value.as_str().into());
+            }
+        }
+        let speaker = fields_of.get("speaker").and_then(Value::as_str);
+        let about: Vec<(&str, String)> = of_speakers
+            .iter()
+            .filter_map(|(name, table)| Some((*name, table.get(speaker?)?.1.clone())))
+            .collect();
+        for (name, value) in about {
+            fields_of.insert(name.to_owned(), value.into());
+        }
+    };
+
+    let segments = folder.join("segments");
+    if segments.is_file() {
+        let mut lines = Lines::open(&segments)?;
+        while let Some((line, text)) = lines.next_line()? {
+            let text = String::from_utf8_lossy(text).into_owned();
+            if text.trim().is_empty() {
+                continue;
+            }
+            let mut row = segment(&text, &recordings);
+            if let Ok((id, of_row)) = &mut row {
+                of_row.shift_remove("duration");
+                add(id, of_row);
+                of_row.shift_remove("duration");
+            }
+            found(line, row.map(|(_, fields)| RawRow::new(line, fields)))?;
+        }
+        return Ok(());
+    }
+
+    let mut ids: Vec<(&String, &(u32, String))> = recordings.iter().collect();
+    ids.sort_by_key(|(_, (line, _))| *line);
+    for (id, (line, path)) in ids {
+        let row = audio(path).map(|path| {
+            let mut fields_of = Map::new();
+            fields_of.insert("id".to_owned(), id.as_str().into());
+            fields_of.insert("audio".to_owned(), path.into());
+            add(id, &mut fields_of);
+            RawRow::new(*line, fields_of)
+        });
+        found(*line, row)?;
+    }
+    Ok(())
+}
+
+/// Every file of a folder that [`read`] reads.
+///
+/// # Errors
+/// A folder that cannot be read.
+pub fn files(folder: &Path) -> Result<Vec<PathBuf>> {
+    let mut names: Vec<String> = of_utterance(folder)?.into_keys().collect();
+    names.extend(OF_SPEAKER.iter().map(|(file, _)| (*file).to_owned()));
+    names.extend([WAVS.to_owned(), "segments".to_owned()]);
+    names.sort();
+    let paths = names.into_iter().map(|name| folder.join(name));
+    Ok(paths.filter(|path| path.is_file()).collect())
+}
+
+/// Files with a line for each utterance, and the field of each.
+fn of_utterance(folder: &Path) -> Result<BTreeMap<String, String>> {
+    let mut files: BTreeMap<String, String> = OF_UTTERANCE
+        .iter()
+        .map(|(file, field)| ((*file).to_owned(), (*field).to_owned()))
+        .collect();
+    let entries = fs::read_dir(folder).map_err(|e| Error::io(folder, "read", &e))?;
+    for entry in entries.flatten() {
+        let name = entry.file_name().to_string_lossy().into_owned();
+        let field = name
+            .strip_prefix("utt2")
+            .filter(|field| field.chars().all(|c| c.is_ascii_alphanumeric() || c == '_'))
+            .filter(|field| !matches!(*field, "num_frames" | "uniq" | ""));
+        if let Some(field) = field
+            && !files.contains_key(&name)
+        {
+            files.insert(name.clone(), field.to_owned());
+        }
+    }
+    files.retain(|file, _| folder.join(file).is_file());
+    Ok(files)
+}
+
+/// A row of `segments`: utterance, recording, beginning and end in seconds.
+fn segment(text: &str, recordings: &Table) -> Result<(String, Map<String, Value>)> {
+    let words: Vec<&str> = text.split_whitespace().collect();
+    let [id, recording, start, end] = words.as_slice() else {
+        return Err(
+            Error::input(format!("{} words in a line of `segments`", words.len()))
+                .hint("write UTTERANCE RECORDING START END, both in seconds"),
+        );
+    };
+    let Some((_, path)) = recordings.get(*recording) else {
+        return Err(
+            Error::input(format!("recording `{recording}` is not in {WAVS}"))
+                .hint("run Kaldi's `utils/fix_data_dir.sh` on the folder"),
+        );
+    };
+    let mut fields = Map::new();
+    fields.insert("id".to_owned(), (*id).into());
+    fields.insert("audio".to_owned(), audio(path)?.into());
+    fields.insert("start_s".to_owned(), (*start).into());
+    // -1 is Kaldi's word for the end of the recording.
+    if *end != "-1" {
+        fields.insert("end_s".to_owned(), (*end).into());
+    }
+    fields.insert("recording_id".to_owned(), (*recording).into());
+    Ok(((*id).to_owned(), fields))
+}
+
+/// The file that an entry of `wav.scp` names.
+fn audio(entry: &str) -> Result<&str> {
+    let entry = entry.trim();
+    if entry.ends_with('|') {
+        let shown: String = entry.chars().take(60).collect();
+        return Err(Error::input(format!("the audio is what a command prints: `{shown}`")).hint(
+            "name the file that the command reads, or write its output to a file: `utils/data/copy_data_dir.sh`, `wav-copy`",
+        ));
+    }
+    if entry.is_empty() {
+        return Err(
+            Error::input(format!("no path behind the name in {WAVS}")).hint("write NAME PATH")
+        );
+    }
+    Ok(entry)
+}
+
+/// A file of lines that begin with a name: what stands behind it, and the line.
+fn table(path: &Path) -> Result<Table> {
+    let mut lines = Lines::open(path)?;
+    let mut table = Table::new();
+    while let Some((line, text)) = lines.next_line()? {
+        let text = std::str::from_utf8(text)
+            .map_err(|e| {
+                maqam_base::json::not_utf8(text, e.valid_up_to())
+                    .at(format!("{}:{line}", path.display()))
+            })?
+            .trim();
+        if text.is_empty() {
+            continue;
+        }
+        let (name, value) = match text.split_once(char::is_whitespace) {
+            Some((name, value)) => (name, value.trim()),
+            None => (text, ""),
+        };
+        let before = table.insert(name.to_owned(), (line, value.to_owned()));
+        if let Some((before, _)) = before {
+            return Err(
+                Error::input(format!("`{name}` was there before, in line {before}"))
+                    .at(format!("{}:{line}", path.display()))
+                    .hint("run Kaldi's `utils/fix_data_dir.sh` on the folder"),
+            );
+        }
+    }
+    Ok(table)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn rows(files: &[(&str, &str)]) -> Vec<String> {
+        let dir = tempfile::tempdir().unwrap();
+        for (name, text) in files {
+            fs::write(dir.path().join(name), text).unwrap();
+        }
+        let mut rows = Vec::new();
+        read(dir.path(), &mut |line, row| {
+            rows.push(match row {
+                Ok(row) => format!("{line} {}", Value::Object(row.fields)),
+                Err(error) => format!("{line} {}", error.message()),
+            });
+            Ok(())
+        })
+        .unwrap();
+        rows
+    }
+
+    #[test]
+    fn utterances_are_rows() {
+        assert_eq!(
+            rows(&[
+                (
+                    "wav.scp",
+                    "b b.wav\na /data/a b.wav\nc sph2pipe -f wav c.sph |\n"
+                ),
+                ("text", "a one two\nb \n"),
+                ("utt2spk", "a s1\nb s2\n"),
+                ("utt2snr", "a 12\n"),
+                ("spk2gender", "s1 f\n"),
+            ]),
+            [
+                r#"1 {"id":"b","audio":"b.wav","text":"","speaker":"s2"}"#,
+                r#"2 {"id":"a","audio":"/data/a b.wav","text":"one two","snr":"12","speaker":"s1","gender":"f"}"#,
+                "3 the audio is what a command prints: `sph2pipe -f wav c.sph |`",
+            ]
+        );
+    }
+
+    #[test]
+    fn segments_are_parts_of_recordings() {
+        assert_eq!(
+            rows(&[
+                ("wav.scp", "r r.wav\n"),
+                ("segments", "u1 r 0.5 1.5\nu2 r 1.5 -1\nu3 x 0 1\n"),
+                ("text", "u1 one\nu2 two\n"),
+                ("utt2dur", "u1 1.0\n"),
+            ]),
+            [
+                r#"1 {"id":"u1","audio":"r.wav","start_s":"0.5","end_s":"1.5","recording_id":"r","text":"one"}"#,
+                r#"2 {"id":"u2","audio":"r.wav","start_s":"1.5","recording_id":"r","text":"two"}"#,
+                "3 recording `x` is not in wav.scp",
+            ]
+        );
+    }
+}

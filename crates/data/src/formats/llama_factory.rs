@@ -1,0 +1,178 @@
+//! LLaMA-Factory: `dataset_info.json` says which file a data set is, and under which names its rows have their fields.
+
+use std::path::Path;
+use std::path::PathBuf;
+
+use serde_json::Map;
+use serde_json::Value;
+
+use crate::Columns;
+use maqam_base::error::Error;
+use maqam_base::error::Result;
+use maqam_base::files;
+use maqam_base::json;
+
+/// The file that describes data sets.
+pub const INFO: &str = "dataset_info.json";
+
+/// Columns that `dataset_info.json` may name, and the field that each is.
+const COLUMNS: [(&str, &str); 9] = [
+    ("messages", "messages"),
+    ("audios", "audios"),
+    ("system", "system"),
+    ("prompt", "instruction"),
+    ("query", "input"),
+    ("response", "output"),
+    ("history", "history"),
+    ("images", "images"),
+    ("videos", "videos"),
+];
+
+/// Names that messages use, and those that they use here.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Naming {
+    columns: Columns,
+    role: String,
+    content: String,
+    roles: Vec<(String, &'static str)>,
+}
+
+/// A data set of a `dataset_info.json`.
+struct DataSet {
+    name: String,
+    file: String,
+    about: Map<String, Value>,
+}
+
+fn data_sets(info: &Path) -> Result<Vec<DataSet>> {
+    let found: Value = json::parse(&files::read_text(info)?).map_err(|e| e.at_path(info))?;
+    let sets = found.as_object().into_iter().flatten();
+    Ok(sets
+        .filter_map(|(name, about)| {
+            Some(DataSet {
+                name: name.clone(),
+                file: about["file_name"].as_str()?.to_owned(),
+                about: about.as_object()?.clone(),
+            })
+        })
+        .collect())
+}
+
+/// The file of the one data set that a `dataset_info.json` describes; none where it describes none by its file.
+///
+/// # Errors
+/// Several data sets, of which one must be named.
+pub fn file_of(info: &Path) -> Result<Option<PathBuf>> {
+    let sets = data_sets(info)?;
+    match sets.as_slice() {
+        [] => Ok(None),
+        [one] => Ok(Some(info.with_file_name(&one.file))),
+        sets => {
+            let names: Vec<&str> = sets.iter().map(|set| set.name.as_str()).collect();
+            Err(
+                Error::input(format!("describes several data sets: {}", names.join(", ")))
+                    .at_path(info)
+                    .hint(format!(
+                        "name the file of one, such as {}",
+                        info.with_file_name(&sets[0].file).display()
+                    )),
+            )
+        }
+    }
+}
+
+/// The names that a file's rows use, where a `dataset_info.json` beside the file describes it.
+///
+/// # Errors
+/// A description that cannot be read.
+pub fn naming_of(file: &Path) -> Result<Option<Naming>> {
+    let info = file.with_file_name(INFO);
+    if !info.is_file() || file.file_name().is_some_and(|name| name == INFO) {
+        return Ok(None);
+    }
+    let name = file.file_name().unwrap_or_default().to_string_lossy();
+    let set = data_sets(&info)?.into_iter().find(|set| set.file == name);
+    Ok(set.map(|set| naming(&set.about)))
+}
+
+fn naming(about: &Map<String, Value>) -> Naming {
+    let is_sharegpt = about.get("formatting").and_then(Value::as_str) == Some("sharegpt");
+    let text = |section: &str, key: &str, otherwise: &str| {
+        about
+            .get(section)
+            .and_then(|section| section[key].as_str())
+            .unwrap_or(otherwise)
+            .to_owned()
+    };
+    let mut pairs = Vec::new();
+    for (key, field) in COLUMNS {
+        let written = about
+            .get("columns")
+            .and_then(|columns| columns[key].as_str());
+        let default = (key == "messages" && is_sharegpt).then_some("conversations");
+        if let Some(column) = written.or(default) {
+            pairs.push((field.to_owned(), column.to_owned()));
+        }
+    }
+    Naming {
+        columns: Columns::new(pairs).unwrap_or_default(),
+        role: text("tags", "role_tag", "from"),
+        content: text("tags", "content_tag", "value"),
+        roles: vec![
+            (text("tags", "user_tag", "human"), "user"),
+            (text("tags", "assistant_tag", "gpt"), "assistant"),
+            (text("tags", "system_tag", "system"), "system"),
+        ],
+    }
+}
+
+impl Naming {
+    /// Gives a row's fields, and those of its messages, the names that are read.
+    pub fn apply(&self, fields: &mut Map<String, Value>) {
+        self.columns
+            .apply(fields, &mut std::collections::BTreeSet::new());
+        let Some(Value::Array(messages)) = fields.get_mut("messages") else {
+            return;
+        };
+        for message in messages {
+            let Some(message) = message.as_object_mut() else {
+                continue;
+            };
+            let role = message.shift_remove(&self.role);
+            let content = message.shift_remove(&self.content);
+            if let Some(role) = role {
+                let known = role
+                    .as_str()
+                    .and_then(|role| self.roles.iter().find(|(written, _)| written == role));
+                let role = known.map_or(role.clone(), |(_, role)| (*role).into());
+                message.insert("role".to_owned(), role);
+            }
+            if let Some(content) = content {
+                message.insert("content".to_owned(), content);
+            }
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use serde_json::json;
+
+    #[test]
+    fn fields_and_roles_have_the_names_that_the_description_says() {
+        let about = json!({"file_name": "x.json", "formatting": "sharegpt",
+            "columns": {"messages": "dialog", "audios": "sounds"},
+            "tags": {"role_tag": "who", "content_tag": "what", "user_tag": "u", "assistant_tag": "a"}});
+        let naming = naming(about.as_object().unwrap());
+        let Value::Object(mut row) = json!({"dialog": [{"who": "u", "what": "<audio>?"}, {"who": "a", "what": "!"}], "sounds": ["a.wav"], "n": 1})
+        else {
+            unreachable!()
+        };
+        naming.apply(&mut row);
+        assert_eq!(
+            Value::Object(row),
+            json!({"n": 1, "audios": ["a.wav"], "messages": [{"role": "user", "content": "<audio>?"}, {"role": "assistant", "content": "!"}]})
+        );
+    }
+}

@@ -1,0 +1,244 @@
+//! What the rows of one file mean: told by the first of them, or said, and then the same for all.
+
+use std::path::Path;
+use std::path::PathBuf;
+
+use serde_json::Map;
+use serde_json::Value;
+
+use crate::Format;
+use crate::Source;
+use crate::form::Form;
+use crate::formats::lhotse;
+use crate::formats::llama_factory::Naming;
+use crate::formats::llama_factory::naming_of;
+use crate::formats::mappings::Mapping;
+use crate::formats::mappings::Mappings;
+use crate::formats::nemo;
+use crate::formats::nemo::Tars;
+use crate::formats::qwen3_asr;
+use crate::formats::tar::is_audio;
+use crate::row::RawRow;
+use maqam_base::error::Error;
+use maqam_base::error::Result;
+
+/// Fields that a row's audio may be in.
+const AUDIO: [&str; 4] = ["audio", "audios", "audio_filepath", "audio_path"];
+
+/// Fields of which a row with audio needs one, so that there is something to learn or to compare with.
+const CONTENT: [&str; 10] = [
+    "text",
+    "summary",
+    "label",
+    "target",
+    "instruction",
+    "messages",
+    "conversations",
+    "query",
+    "references",
+    "task",
+];
+
+/// Words that a hint proposes at most.
+const MOST_SHOWN: usize = 8;
+
+/// How the rows of a file become rows of ours.
+pub struct Meaning {
+    kind: Kind,
+    /// A column that is read as the text of rows that have none.
+    likely_text: Option<&'static str>,
+    /// Folder where relative audio paths start.
+    pub audio_folder: Option<PathBuf>,
+    /// What the user should know.
+    pub note: Option<String>,
+}
+
+enum Kind {
+    Native,
+    Mapped(&'static Mapping),
+    Named(Naming),
+    Lhotse,
+    NemoConversation,
+    NemoTarred(Tars),
+    Qwen3Asr,
+}
+
+impl Meaning {
+    /// The meaning that the first row of a file tells. Names that `source` gives to columns have been applied to it.
+    ///
+    /// # Errors
+    /// A file whose columns are not those of any format, with the line that names them.
+    pub fn of(first: &RawRow, source: &Source, file: &Path, form: Form) -> Result<Self> {
+        let kind = kind(first, source, file)?;
+        let mut meaning = Self {
+            audio_folder: None,
+            likely_text: None,
+            note: None,
+            kind,
+        };
+        if let Kind::Mapped(mapping) = &meaning.kind
+            && let (Some(folder), None) = (&mapping.folder, &source.audio_root)
+        {
+            let folder = file.with_file_name(folder);
+            meaning.audio_folder = folder.is_dir().then_some(folder);
+        }
+
+        // The rest looks at the row as it will be.
+        let mut row = RawRow::new(first.line, first.fields.clone());
+        if !matches!(meaning.kind, Kind::NemoTarred(_)) && meaning.convert(&mut row).is_err() {
+            return Ok(meaning);
+        }
+        let has_audio = !first.inside.is_empty() || has_any(&row.fields, &AUDIO);
+        let has_content = has_any(&row.fields, &CONTENT);
+        let mappings = Mappings::get()?;
+        if has_audio && !has_content {
+            meaning.likely_text = mappings.likely("text", &row.fields);
+            meaning.note = meaning.likely_text.map(|column| {
+                format!(
+                    "{}: `{column}` is read as `text`; say `columns: {{text: {column}}}` or another column",
+                    file.display()
+                )
+            });
+        }
+        if !has_audio {
+            refuse_unnamed_audio(&row.fields, mappings, has_content, form)
+                .map_err(|e| e.at_path(file))?;
+        }
+        Ok(meaning)
+    }
+
+    /// Turns a row into one of ours.
+    ///
+    /// # Errors
+    /// What is wrong with the row.
+    pub fn convert(&mut self, raw: &mut RawRow) -> Result<()> {
+        match &mut self.kind {
+            Kind::Native => {}
+            Kind::Mapped(mapping) => {
+                mapping
+                    .columns
+                    .apply(&mut raw.fields, &mut std::collections::BTreeSet::new());
+                for field in &mapping.lower {
+                    if let Some(Value::String(text)) = raw.fields.get_mut(field) {
+                        *text = text.to_lowercase();
+                    }
+                }
+            }
+            Kind::Named(naming) => naming.apply(&mut raw.fields),
+            Kind::Lhotse => lhotse::convert(&mut raw.fields, lhotse::Audio::Named)?,
+            Kind::NemoConversation => nemo::convert_conversation(&mut raw.fields)?,
+            Kind::NemoTarred(tars) => tars.convert(raw)?,
+            Kind::Qwen3Asr => qwen3_asr::convert(&mut raw.fields),
+        }
+        if let Some(column) = self.likely_text
+            && !raw.fields.contains_key("text")
+            && let Some(text) = raw.fields.shift_remove(column)
+        {
+            raw.fields.insert("text".to_owned(), text);
+        }
+        Ok(())
+    }
+}
+
+fn kind(first: &RawRow, source: &Source, file: &Path) -> Result<Kind> {
+    let fields = &first.fields;
+    let tars = || {
+        let beside = file.parent().unwrap_or(Path::new("")).to_owned();
+        let above = beside.join("..");
+        let root = source.audio_root.clone();
+        Tars::new(root.into_iter().chain([beside, above]).collect())
+    };
+    let by_rows = || match () {
+        () if lhotse::is_cut(fields) => Some(Kind::Lhotse),
+        () if nemo::is_tarred(fields) => Some(Kind::NemoTarred(tars())),
+        () if nemo::is_conversation(fields) => Some(Kind::NemoConversation),
+        () if qwen3_asr::is_row(fields) => Some(Kind::Qwen3Asr),
+        () => None,
+    };
+    let mappings = Mappings::get()?;
+    let mapped = |format: Option<&str>| mappings.of(fields, format).map(Kind::Mapped);
+    let found = match source.format {
+        Some(Format::Jsonl | Format::Parquet | Format::MsSwift) => None,
+        Some(Format::Lhotse) => Some(Kind::Lhotse),
+        Some(Format::Qwen3Asr) => Some(Kind::Qwen3Asr),
+        Some(Format::Nemo) => by_rows(),
+        Some(Format::LlamaFactory) => naming_of(file)?.map(Kind::Named),
+        Some(format @ (Format::SlamLlm | Format::CommonVoice | Format::HuggingFace)) => {
+            mapped(Some(format.name()))
+        }
+        Some(Format::Csv | Format::Tsv) => mapped(None),
+        Some(_) => None,
+        None => match naming_of(file)? {
+            Some(naming) => Some(Kind::Named(naming)),
+            None => match by_rows() {
+                Some(kind) => Some(kind),
+                // A row of ours keeps its fields, whatever others it has.
+                None if has_any(fields, &AUDIO) || !first.inside.is_empty() => None,
+                None => mapped(None),
+            },
+        },
+    };
+    Ok(found.unwrap_or(Kind::Native))
+}
+
+fn has_any(fields: &Map<String, Value>, names: &[&str]) -> bool {
+    names
+        .iter()
+        .any(|name| fields.get(*name).is_some_and(|value| !value.is_null()))
+}
+
+/// Refuses rows whose audio or text is in columns of names that are not ours, with the line that names them.
+fn refuse_unnamed_audio(
+    fields: &Map<String, Value>,
+    mappings: &Mappings,
+    has_content: bool,
+    form: Form,
+) -> Result<()> {
+    let is_table = matches!(form, Form::Table(_) | Form::Parquet | Form::Arrow);
+    let by_value = || {
+        fields
+            .iter()
+            .find(|(_, value)| value.as_str().is_some_and(is_audio))
+            .map(|(name, _)| name.as_str())
+    };
+    let by_name = || {
+        mappings
+            .likely("audio", fields)
+            .filter(|name| !has_content || fields[*name].as_str().is_some_and(is_audio))
+    };
+    let audio = by_value().or_else(by_name);
+    let text = match has_content {
+        true => None,
+        false => ["text", "label", "summary"]
+            .into_iter()
+            .find_map(|field| Some((field, mappings.likely(field, fields)?))),
+    };
+    let all: Vec<&str> = fields.keys().map(String::as_str).take(MOST_SHOWN).collect();
+    let dots = if fields.len() > MOST_SHOWN {
+        ", ..."
+    } else {
+        ""
+    };
+    let found = Error::input(format!(
+        "this is {} with columns {}{dots}",
+        form.named(),
+        all.join(", ")
+    ));
+    let pairs: Vec<String> = audio
+        .map(|column| format!("audio: {column}"))
+        .into_iter()
+        .chain(text.map(|(field, column)| format!("{field}: {column}")))
+        .collect();
+    match (pairs.is_empty(), has_content) {
+        (false, _) if audio.is_some() || is_table => Err(found.hint(format!(
+            "add `columns: {{{}}}` to the entry, or `--columns {}` to the command",
+            pairs.join(", "),
+            pairs.join(",").replace(": ", "=")
+        ))),
+        (true, false) if is_table => {
+            Err(found
+                .hint("say which column is which field: `columns: {audio: COLUMN, text: COLUMN}`"))
+        }
+        _ => Ok(()),
+    }
+}

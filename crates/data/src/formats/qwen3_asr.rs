@@ -1,0 +1,70 @@
+//! Qwen3-ASR's rows: `{"audio", "text": "language Arabic<asr_text>...", "prompt"}`.
+
+use serde_json::Map;
+use serde_json::Value;
+
+use crate::language;
+
+/// What stands between the language and the transcript.
+const MARK: &str = "<asr_text>";
+
+/// What the language follows.
+const PREFIX: &str = "language ";
+
+/// Returns whether a row's text names its language in Qwen3-ASR's way.
+pub fn is_row(fields: &Map<String, Value>) -> bool {
+    fields
+        .get("text")
+        .and_then(Value::as_str)
+        .is_some_and(|text| split(text).is_some())
+}
+
+/// Takes the language out of a row's text. `None`, which the model says where there is no speech, is no language.
+pub fn convert(fields: &mut Map<String, Value>) {
+    let Some(Value::String(text)) = fields.get("text") else {
+        return;
+    };
+    let Some((language, text)) = split(text) else {
+        return;
+    };
+    let (language, text) = (language.to_owned(), text.to_owned());
+    fields.insert("text".to_owned(), text.into());
+    if language != "None" && !fields.contains_key("language") {
+        fields.insert("language".to_owned(), language.into());
+    }
+}
+
+fn split(text: &str) -> Option<(&str, &str)> {
+    let (language, text) = text.strip_prefix(PREFIX)?.split_once(MARK)?;
+    Some((language.trim(), text))
+}
+
+/// A transcript as Qwen3-ASR is taught it.
+pub fn text(language: Option<&str>, text: &str) -> String {
+    let name = language
+        .and_then(language::english_name)
+        .unwrap_or_else(|| "None".to_owned());
+    format!("{PREFIX}{name}{MARK}{text}")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use serde_json::json;
+
+    #[test]
+    fn the_language_leaves_the_text_and_returns() {
+        let Value::Object(mut row) =
+            json!({"audio": "a.wav", "text": "language Arabic<asr_text>نعم"})
+        else {
+            unreachable!()
+        };
+        assert!(is_row(&row));
+        convert(&mut row);
+        assert_eq!(row["text"], "نعم");
+        assert_eq!(row["language"], "Arabic");
+        assert_eq!(text(Some("ar"), "نعم"), "language Arabic<asr_text>نعم");
+        assert_eq!(text(Some("ar-EG"), "x"), "language Arabic<asr_text>x");
+        assert_eq!(text(None, "x"), "language None<asr_text>x");
+    }
+}

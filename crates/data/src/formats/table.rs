@@ -1,0 +1,244 @@
+//! Tables in text (CSV, TSV): a line of column names, then a row a line.
+
+use std::path::Path;
+
+use serde_json::Map;
+use serde_json::Value;
+
+use crate::Columns;
+use crate::form::Delimiter;
+use crate::formats::without_column;
+use crate::row::RawRow;
+use maqam_base::error::Error;
+use maqam_base::error::Result;
+use maqam_base::files::Lines;
+use maqam_base::files::MAX_LINE;
+use maqam_base::json;
+
+/// How cells are quoted.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Quotes {
+    /// As RFC 4180 says: a cell in quotes may hold anything, also line breaks.
+    Standard,
+    /// Quotes are letters, unless a cell holds doubled ones: Common Voice writes its sentences bare, pandas quotes where it must.
+    WhereNeeded,
+}
+
+/// Calls `found` with every row of a table. Empty cells are fields that the row does not have.
+///
+/// # Errors
+/// A table without column names, or without a column that `columns` names; those of `found`. A row of another width is told to `found`.
+pub fn read(
+    mut lines: Lines,
+    path: &Path,
+    delimiter: Delimiter,
+    columns: &Columns,
+    found: &mut dyn FnMut(u32, Result<RawRow>) -> Result<()>,
+) -> Result<()> {
+    let delimiter = delimiter.byte();
+    let is_quoted = |cell: &[u8]| cell.len() >= 2 && cell[0] == b'"' && cell.ends_with(b"\"");
+    let mut quotes = Quotes::Standard;
+    let mut names: Option<Vec<String>> = None;
+    while let Some((line, text)) = lines.next_line()? {
+        if text.trim_ascii().is_empty() {
+            continue;
+        }
+        if names.is_none() && delimiter == b'\t' {
+            let first = text.strip_suffix(b"\r").unwrap_or(text);
+            let is_all_quoted = first.split(|byte| *byte == delimiter).all(is_quoted);
+            if !is_all_quoted {
+                quotes = Quotes::WhereNeeded;
+            }
+        }
+        let mut record = text.to_vec();
+        if quotes == Quotes::Standard {
+            while is_open(&record) {
+                let Some((_, more)) = lines.next_line()? else {
+                    let error = Error::input("a quote is opened and not closed")
+                        .at(format!("{}:{line}", path.display()))
+                        .hint("write a quote inside a cell twice, and the cell in quotes");
+                    return Err(error);
+                };
+                record.push(b'\n');
+                record.extend(more);
+                if record.len() > MAX_LINE {
+                    return Err(Error::input("a quote is opened and not closed")
+                        .at(format!("{}:{line}", path.display()))
+                        .hint("write a quote inside a cell twice, and the cell in quotes"));
+                }
+            }
+        }
+        let cells = match cells(&record, delimiter, quotes) {
+            Ok(cells) => cells,
+            Err(error) => {
+                found(line, Err(error))?;
+                continue;
+            }
+        };
+        match &names {
+            None => {
+                let known: Vec<&str> = cells.iter().map(|cell| cell.trim()).collect();
+                if let Some(column) = columns.columns().find(|column| !known.contains(column)) {
+                    return Err(without_column(column, &known).at_path(path));
+                }
+                names = Some(known.into_iter().map(str::to_owned).collect());
+            }
+            Some(names) => found(line, row(line, names, cells))?,
+        }
+    }
+    Ok(())
+}
+
+/// Whether a record ends inside quotes.
+fn is_open(record: &[u8]) -> bool {
+    record.iter().filter(|byte| **byte == b'"').count() % 2 == 1
+}
+
+fn row(line: u32, names: &[String], cells: Vec<String>) -> Result<RawRow> {
+    if cells.len() != names.len() {
+        return Err(Error::input(format!(
+            "{} cells, but {} columns",
+            cells.len(),
+            names.len()
+        ))
+        .hint("put a cell that holds the delimiter into double quotes"));
+    }
+    let fields: Map<String, Value> = names
+        .iter()
+        .zip(cells)
+        .filter(|(name, cell)| !name.is_empty() && !cell.is_empty())
+        .map(|(name, cell)| (name.clone(), Value::from(cell)))
+        .collect();
+    Ok(RawRow::new(line, fields))
+}
+
+/// The cells of a record.
+fn cells(record: &[u8], delimiter: u8, quotes: Quotes) -> Result<Vec<String>> {
+    let record = record.strip_suffix(b"\r").unwrap_or(record);
+    let text = std::str::from_utf8(record).map_err(|e| json::not_utf8(record, e.valid_up_to()))?;
+    let delimiter = char::from(delimiter);
+    if quotes == Quotes::WhereNeeded {
+        return Ok(text.split(delimiter).map(bare).collect());
+    }
+
+    let mut cells = Vec::new();
+    let mut rest = text;
+    loop {
+        let (cell, left) = match rest.strip_prefix('"') {
+            Some(inside) => quoted(inside, delimiter),
+            None => match rest.split_once(delimiter) {
+                Some((cell, left)) => (cell.to_owned(), Some(left)),
+                None => (rest.to_owned(), None),
+            },
+        };
+        cells.push(cell);
+        match left {
+            Some(left) => rest = left,
+            None => return Ok(cells),
+        }
+    }
+}
+
+/// A cell that began with a quote, and what comes behind its delimiter.
+fn quoted(inside: &str, delimiter: char) -> (String, Option<&str>) {
+    let mut cell = String::new();
+    let mut rest = inside;
+    while let Some((before, after)) = rest.split_once('"') {
+        cell += before;
+        rest = after;
+        match rest.strip_prefix('"') {
+            Some(after) => {
+                cell.push('"');
+                rest = after;
+            }
+            None => break,
+        }
+    }
+    // Letters behind the closing quote belong to the cell, as other readers have it.
+    match rest.split_once(delimiter) {
+        Some((tail, left)) => (cell + tail, Some(left)),
+        None => (cell + rest, None),
+    }
+}
+
+/// A cell whose quotes are letters unless it could not have been written without.
+fn bare(cell: &str) -> String {
+    let inside = cell
+        .strip_prefix('"')
+        .and_then(|cell| cell.strip_suffix('"'))
+        .filter(|inside| inside.contains("\"\"") && !inside.replace("\"\"", "").contains('"'));
+    match inside {
+        Some(inside) => inside.replace("\"\"", "\""),
+        None => cell.to_owned(),
+    }
+}
+
+/// A line of a table: cells quoted where they must be.
+pub fn line<'a>(cells: impl Iterator<Item = &'a str>, delimiter: Delimiter) -> String {
+    let delimiter = char::from(delimiter.byte());
+    let written: Vec<String> = cells
+        .map(|cell| {
+            // A line break has no place in the cells of a TSV that others read.
+            let cell = match delimiter {
+                '\t' => cell.replace(['\t', '\n', '\r'], " "),
+                _ => cell.to_owned(),
+            };
+            let must_be_quoted = match delimiter {
+                '\t' => cell.starts_with('"') && cell.ends_with('"') && cell.contains("\"\""),
+                _ => cell.contains(['"', '\n', '\r', delimiter]),
+            };
+            match must_be_quoted {
+                true => format!("\"{}\"", cell.replace('"', "\"\"")),
+                false => cell,
+            }
+        })
+        .collect();
+    written.join(&delimiter.to_string())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn standard(text: &str) -> Vec<String> {
+        cells(text.as_bytes(), b',', Quotes::Standard).unwrap()
+    }
+
+    // What Python's `csv` reads of these lines.
+    #[test]
+    fn cells_are_those_that_python_reads() {
+        assert_eq!(standard("a,b,"), ["a", "b", ""]);
+        assert_eq!(
+            standard("\"a,b\",\"he said \"\"x\"\"\""),
+            ["a,b", "he said \"x\""]
+        );
+        assert_eq!(standard("\"line\nbreak\",2\r"), ["line\nbreak", "2"]);
+        assert_eq!(standard("a\"b,\"\""), ["a\"b", ""]);
+        assert_eq!(standard("\"ab\"c,d"), ["abc", "d"]);
+    }
+
+    #[test]
+    fn quotes_of_a_tsv_are_letters_where_they_can_be() {
+        let of = |text: &str| cells(text.as_bytes(), b'\t', Quotes::WhereNeeded).unwrap();
+        assert_eq!(
+            of("a.mp3\t\"Hello,\" he said."),
+            ["a.mp3", "\"Hello,\" he said."]
+        );
+        assert_eq!(of("a.mp3\t\"Hello.\""), ["a.mp3", "\"Hello.\""]);
+        assert_eq!(of("\"he said \"\"x\"\"\"\t1"), ["he said \"x\"", "1"]);
+    }
+
+    #[test]
+    fn a_line_is_read_as_it_was_written() {
+        for delimiter in [Delimiter::Comma, Delimiter::Tab] {
+            let written = ["a", "b, c", "\"x\"", "\"a\"\"b\"", "\"", "", "say \"no\""];
+            let quotes = match delimiter {
+                Delimiter::Comma => Quotes::Standard,
+                _ => Quotes::WhereNeeded,
+            };
+            let text = line(written.into_iter(), delimiter);
+            let read = cells(text.as_bytes(), delimiter.byte(), quotes).unwrap();
+            assert_eq!(read, written, "{text}");
+        }
+    }
+}
