@@ -16,6 +16,7 @@ use crate::audio::num_frames;
 use crate::batch::Sequence;
 use crate::data::Clip;
 use crate::data::Row;
+use crate::data::check::agree;
 use crate::error::Error;
 use crate::error::Result;
 use crate::load::headers::Headers;
@@ -211,9 +212,6 @@ impl Loader {
     }
 }
 
-/// How far a length that the data states may be from the audio's, in seconds.
-pub const STATED_TOLERANCE_S: f64 = 0.1;
-
 /// Lengths of a row's clips in samples at [`SAMPLE_RATE`], equal to what [`Loader::load`] encodes, read from the headers of their files or
 /// from what was read of them before.
 ///
@@ -299,11 +297,6 @@ fn wrong_duration(stated: f64, found: f64) -> Error {
         "`duration` says {stated} s, the audio has {found:.3} s"
     ))
     .hint("correct `duration` or leave it out; to use a part of the file, write `offset` (or `start_s`) beside it")
-}
-
-fn agree(stated: f64, found: f64) -> bool {
-    // A millionth of a second for sums of decimals.
-    (stated - found).abs() <= STATED_TOLERANCE_S + 1e-6
 }
 
 /// Seconds of so many samples at [`SAMPLE_RATE`].

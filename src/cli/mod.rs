@@ -365,7 +365,7 @@ fn run(command: Command, stop: &AtomicBool) -> Result<()> {
         Command::Report(arguments) => report::report(&arguments),
         Command::Compare(arguments) => report::compare(&arguments),
         Command::Export(arguments) => export::run(&arguments),
-        Command::Data(command) => data::run(&command),
+        Command::Data(command) => data::run(&command, stop),
         Command::Bench(command) => bench::run(command),
     }
 }

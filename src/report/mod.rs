@@ -12,6 +12,7 @@ pub mod clips;
 pub mod compare;
 pub mod curves;
 pub mod escape;
+pub mod data_set;
 pub mod evaluation;
 pub mod failures;
 pub mod figure;

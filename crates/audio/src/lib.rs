@@ -7,9 +7,11 @@
 #![deny(clippy::unwrap_used, clippy::expect_used)]
 
 mod codec;
+pub mod examine;
 mod flac;
 mod format;
 mod log_mel;
+pub mod loudness;
 mod mp4;
 mod mpeg;
 mod ogg;
@@ -17,6 +19,7 @@ mod read;
 mod resample;
 mod samples;
 mod source;
+pub mod vad;
 mod wav;
 mod webm;
 

@@ -97,7 +97,7 @@ pub fn num_samples_range(path: &Path, range: Range<u64>, name: &str, span: Span)
 }
 
 /// Runs `work`, and turns a panic of a decoder into an error of the recording. A panic in maqam's own source stays a bug.
-fn contained<T>(work: impl FnOnce() -> Result<T>) -> Result<T> {
+pub(super) fn contained<T>(work: impl FnOnce() -> Result<T>) -> Result<T> {
     panics::contain(work).unwrap_or_else(|panic| {
         Err(if panic.is_ours {
             Error::bug(format!("{} ({})", panic.message, panic.place))
@@ -112,10 +112,10 @@ fn contained<T>(work: impl FnOnce() -> Result<T>) -> Result<T> {
 }
 
 /// An opened recording.
-struct Recording(Box<dyn Stream>);
+pub(super) struct Recording(Box<dyn Stream>);
 
 impl Recording {
-    fn open(mut source: Source) -> Result<Self> {
+    pub(super) fn open(mut source: Source) -> Result<Self> {
         let stream: Box<dyn Stream> = match format::recognise(&mut source)? {
             Container::Wav => Box::new(Wav::open(source)?),
             Container::Flac => Box::new(Flac::open(source)?),
@@ -127,18 +127,38 @@ impl Recording {
         Ok(Self(stream))
     }
 
-    fn samples(self, span: Span) -> Result<Vec<f32>> {
-        let rate = self.0.rate();
+    /// Samples a second, in Hz.
+    pub(super) fn rate(&self) -> u32 {
+        self.0.rate()
+    }
+
+    /// Number of channels; `None` where only decoding tells.
+    pub(super) fn channels(&self) -> Option<usize> {
+        self.0.channels()
+    }
+
+    /// Samples per channel; `None` where only decoding tells.
+    pub(super) fn announced(&self) -> Option<usize> {
+        self.0.num_samples()
+    }
+
+    /// Finite samples of a part at the recording's own rate.
+    pub(super) fn part(&mut self, span: Span) -> Result<Vec<f32>> {
         let samples = self.native_samples(span)?;
         if let Some(at) = samples.iter().position(|x| !x.is_finite()) {
-            let at_s = span.start_s.unwrap_or(0.0) + at as f64 / f64::from(rate);
+            let at_s = span.start_s.unwrap_or(0.0) + at as f64 / f64::from(self.rate());
             return Err(Error::input(format!(
                 "a sample that is not finite ({}) at {at_s:.3} s",
                 samples[at]
             ))
             .hint("repair or leave out this recording"));
         }
-        resample(samples, rate)
+        Ok(samples)
+    }
+
+    fn samples(mut self, span: Span) -> Result<Vec<f32>> {
+        let rate = self.rate();
+        resample(self.part(span)?, rate)
     }
 
     fn duration_s(self, span: Span) -> Result<f64> {
@@ -153,7 +173,7 @@ impl Recording {
     }
 
     /// Number of the span's samples at the recording's own rate.
-    fn num_native(self, span: Span) -> Result<usize> {
+    fn num_native(mut self, span: Span) -> Result<usize> {
         if let Some(channels) = self.0.channels() {
             check_channel(span.channel, channels)?;
         }
@@ -164,7 +184,7 @@ impl Recording {
     }
 
     /// The span's samples at the recording's own rate.
-    fn native_samples(mut self, span: Span) -> Result<Vec<f32>> {
+    fn native_samples(&mut self, span: Span) -> Result<Vec<f32>> {
         let rate = self.0.rate();
         if let Some(channels) = self.0.channels() {
             check_channel(span.channel, channels)?;
@@ -192,7 +212,7 @@ impl Recording {
 }
 
 /// A span in samples at `rate`, inside a recording of `total` samples.
-fn resolve(span: Span, rate: u32, total: usize) -> Result<Range<usize>> {
+pub(super) fn resolve(span: Span, rate: u32, total: usize) -> Result<Range<usize>> {
     if total == 0 {
         return Err(Error::input("the recording has no samples")
             .hint("its header may never have been completed; record or convert it again"));

@@ -223,8 +223,10 @@ fn read_range(fields: &mut Fields) -> Result<Option<ByteRange>> {
             len,
             member: fields.text("member")?,
         })),
-        _ => Err(Error::input("one of `byte_offset` and `num_bytes` is missing")
-            .hint("write both: the first byte of the recording in its file, and their number")),
+        _ => Err(
+            Error::input("one of `byte_offset` and `num_bytes` is missing")
+                .hint("write both: the first byte of the recording in its file, and their number"),
+        ),
     }
 }
 
@@ -272,6 +274,9 @@ fn without_path(mut fields: Fields) -> Error {
         .hint("write it as a path, or as {\"audio\": path, \"start_s\": 0.5, \"end_s\": 1.5}")
 }
 
+/// Words in the error for a row whose audio file does not exist.
+pub const NO_AUDIO_FILE: &str = "no audio file at";
+
 /// The file of a path as it is written in a row.
 fn resolve(written: &str, audio_folder: &Path) -> Result<AudioSource> {
     if written.is_empty() {
@@ -295,5 +300,5 @@ fn resolve(written: &str, audio_folder: &Path) -> Result<AudioSource> {
             "relative paths start from the manifest's folder; set `audio_root` if the audio is elsewhere"
         }
     };
-    Err(Error::input(format!("no audio file at {}", resolved.display())).hint(hint))
+    Err(Error::input(format!("{NO_AUDIO_FILE} {}", resolved.display())).hint(hint))
 }

@@ -5,6 +5,8 @@ use std::path::Path;
 use std::path::PathBuf;
 use std::sync::Arc;
 
+use serde_json::Value;
+
 use crate::MAX_BAD_ROWS_NAMED;
 use crate::Manifest;
 use crate::OnBadRow;
@@ -17,6 +19,27 @@ use maqam_base::error::Result;
 
 /// Words in the error for several bad rows; a command that can leave rows out adds how to.
 pub const CANNOT_BE_USED: &str = "rows cannot be used";
+
+/// A row of a manifest that is read row by row.
+pub struct Streamed {
+    /// The file that the row is written in.
+    pub file: Arc<Path>,
+    /// Its line or number there, from 1.
+    pub line: u32,
+    /// The row, or what is wrong with it.
+    pub row: std::result::Result<Row, BadRow>,
+}
+
+/// A row that cannot be used.
+pub struct BadRow {
+    /// Its id, where it says one.
+    pub id: Option<String>,
+    /// What is wrong with it, without its place.
+    pub error: Error,
+}
+
+/// Receives the rows of a manifest one by one. An error ends the reading.
+pub type Sink<'a> = &'a mut dyn FnMut(Streamed) -> Result<()>;
 
 /// Rows of one manifest, and what was wrong with the others.
 pub struct Collector<'a> {
@@ -33,6 +56,10 @@ pub struct Collector<'a> {
     by_fault: HashMap<String, usize>,
     num_bad: usize,
     notes: Vec<String>,
+    /// Where rows go instead of being kept.
+    sink: Option<Sink<'a>>,
+    file: Arc<Path>,
+    failed: Option<Error>,
 }
 
 /// Rows with one fault.
@@ -58,12 +85,51 @@ impl<'a> Collector<'a> {
             by_fault: HashMap::new(),
             num_bad: 0,
             notes: Vec::new(),
+            sink: None,
+            file: path.into(),
+            failed: None,
+        }
+    }
+
+    /// Begins a manifest whose rows go to `sink` one by one. Ids that were used before are not looked for.
+    pub fn streaming(path: &'a Path, sink: Sink<'a>) -> Self {
+        Self {
+            sink: Some(sink),
+            ..Self::new(path, OnBadRow::Skip)
+        }
+    }
+
+    /// Takes the error with which the sink ended the reading.
+    ///
+    /// # Errors
+    /// That error.
+    pub fn check(&mut self) -> Result<()> {
+        self.failed.take().map_or(Ok(()), Err)
+    }
+
+    /// Ends a manifest that was read row by row; returns its notes.
+    pub fn notes(mut self) -> Vec<String> {
+        let mut notes = self.reader.notes().lines(self.path);
+        notes.append(&mut self.notes);
+        notes
+    }
+
+    /// Hands a row to the sink, whose first error is kept.
+    fn hand_on(&mut self, line: u32, row: std::result::Result<Row, BadRow>) {
+        if let Some(sink) = self.sink.as_mut().filter(|_| self.failed.is_none()) {
+            let streamed = Streamed {
+                file: self.file.clone(),
+                line: line.saturating_sub(self.lines_before),
+                row,
+            };
+            self.failed = sink(streamed).err();
         }
     }
 
     /// Begins a file. Relative audio paths start from `audio_folder`. `is_shard` says that the manifest has others.
     pub fn begin(&mut self, file: &Path, audio_folder: &Path, is_shard: bool) {
         self.lines_before = self.last_line;
+        self.file = file.into();
         self.reader.set_audio_folder(audio_folder);
         let is_named_so = file == self.path;
         self.shard = (is_shard || !is_named_so).then(|| {
@@ -84,6 +150,15 @@ impl<'a> Collector<'a> {
         let line = raw.line.saturating_add(self.lines_before);
         self.last_line = self.last_line.max(line);
         raw.line = line;
+        if self.sink.is_some() {
+            let id = raw.fields.get("id").and_then(|id| match id {
+                Value::String(text) => Some(text.clone()),
+                Value::Number(number) => Some(number.to_string()),
+                _ => None,
+            });
+            let row = self.reader.read(raw).map_err(|error| BadRow { id, error });
+            return self.hand_on(line, row);
+        }
         match self.reader.read(raw) {
             Ok(row) => self.rows.push(Row {
                 shard: self.shard.clone(),
@@ -97,7 +172,10 @@ impl<'a> Collector<'a> {
     pub fn refuse(&mut self, line: u32, error: Error) {
         let line = line.saturating_add(self.lines_before);
         self.last_line = self.last_line.max(line);
-        self.refuse_at(line, error);
+        match self.sink {
+            Some(_) => self.hand_on(line, Err(BadRow { id: None, error })),
+            None => self.refuse_at(line, error),
+        }
     }
 
     /// Adds what a user should know.

@@ -6,23 +6,30 @@
 
 #![deny(clippy::unwrap_used, clippy::expect_used)]
 
+pub mod arabic;
 mod audio_source;
+pub mod check;
 mod clips;
 mod collector;
 mod columns;
 mod conversation;
+pub mod describe;
 mod fields;
 mod form;
 mod formats;
+pub mod glance;
 pub mod language;
 mod manifest;
+pub mod near_duplicates;
 mod notes;
 mod parquet;
 mod record;
 mod row;
+pub mod segment;
 mod shards;
 mod source;
 pub mod spelling;
+pub mod split;
 pub mod task;
 
 use std::sync::Arc;
@@ -31,7 +38,10 @@ use serde::Deserialize;
 use serde::Serialize;
 
 pub use audio_source::AudioSource;
+pub use clips::NO_AUDIO_FILE;
+pub use collector::BadRow;
 pub use collector::CANNOT_BE_USED;
+pub use collector::Streamed;
 pub use columns::Columns;
 pub use formats::Format;
 //pub use formats::export;

@@ -111,7 +111,14 @@ pub fn read_arrow(
             .with_columns(Some(readable.names.clone()))
             .finish()
     })?;
-    read_frame(&frame, 0, path, columns, classes.unwrap_or(&own), &mut found)?;
+    read_frame(
+        &frame,
+        0,
+        path,
+        columns,
+        classes.unwrap_or(&own),
+        &mut found,
+    )?;
     Ok(readable.unread)
 }
 

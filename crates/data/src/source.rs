@@ -11,6 +11,7 @@ use crate::Format;
 use crate::Manifest;
 use crate::OnBadRow;
 use crate::collector::Collector;
+use crate::collector::Sink;
 use crate::form;
 use crate::form::Delimiter;
 use crate::form::Form;
@@ -100,10 +101,27 @@ impl Source {
     /// Under [`OnBadRow::Error`] every bad row, as `file:line: what was found`, up to [`crate::MAX_BAD_ROWS_NAMED`]; under both, a file that
     /// cannot be read, that is no manifest, or of which no row can be used.
     pub fn read(&self, on_bad_row: OnBadRow) -> Result<Manifest> {
+        let collector = RefCell::new(Collector::new(&self.path, on_bad_row));
+        self.read_into(&collector)?;
+        collector.into_inner().finish()
+    }
+
+    /// Reads the rows of all files one by one, in their order, in memory that does not grow with them; returns what a user should know. Rows
+    /// that cannot be used are handed on as errors. Ids that were used before are not looked for.
+    ///
+    /// # Errors
+    /// A file that cannot be read, or that is no manifest; the first error of `sink`, which ends the reading.
+    pub fn stream(&self, sink: Sink<'_>) -> Result<Vec<String>> {
+        let collector = RefCell::new(Collector::streaming(&self.path, sink));
+        self.read_into(&collector)?;
+        collector.borrow_mut().check()?;
+        Ok(collector.into_inner().notes())
+    }
+
+    fn read_into(&self, collector: &RefCell<Collector<'_>>) -> Result<()> {
         self.columns.check()?;
         let parts = self.parts()?;
         let is_sharded = parts.len() > 1;
-        let collector = RefCell::new(Collector::new(&self.path, on_bad_row));
         let mut seen = BTreeSet::new();
         for part in &parts {
             let folder = self.audio_root.as_deref().unwrap_or(part.folder());
@@ -114,14 +132,13 @@ impl Source {
                 source: self,
                 part,
                 form: Form::JsonLines,
-                collector: &collector,
+                collector,
                 seen: &mut seen,
                 meaning: None,
             };
             rows.read(is_sharded)?;
         }
-        self.expect_columns(&seen)?;
-        collector.into_inner().finish()
+        self.expect_columns(&seen)
     }
 
     /// Every file that rows are read from: what a run that goes on must find unchanged.
@@ -266,19 +283,19 @@ impl Rows<'_, '_> {
                 kaldi::read(folder, &mut |line, row| self.add_as_it_is(line, row))
             }
             Part::Shar(cuts) => {
-                self.expect_format(&[Format::LhotseShar, Format::Lhotse], "a Shar folder of Lhotse's")?;
+                self.expect_format(
+                    &[Format::LhotseShar, Format::Lhotse],
+                    "a Shar folder of Lhotse's",
+                )?;
                 lhotse_shar::read(cuts, &mut |line, row| self.add_as_it_is(line, row))
             }
             Part::Saved(path, classes) => {
                 self.form = Form::Arrow;
                 let file = Input::open(path)?.into_file()?;
-                let unread = parquet::read_arrow(
-                    &file,
-                    path,
-                    &self.source.columns,
-                    Some(classes),
-                    |row| self.add(row.line, Ok(row)),
-                )?;
+                let unread =
+                    parquet::read_arrow(&file, path, &self.source.columns, Some(classes), |row| {
+                        self.add(row.line, Ok(row))
+                    })?;
                 self.see_all_columns();
                 self.note_unread(unread);
                 Ok(())
@@ -297,12 +314,10 @@ impl Rows<'_, '_> {
         self.form = self.form_of(head, path).map_err(|e| e.at_path(path))?;
         match self.form {
             Form::Parquet => {
-                let unread = parquet::read(
-                    &lines.into_file()?,
-                    path,
-                    &self.source.columns,
-                    |row| self.add(row.line, Ok(row)),
-                )?;
+                let unread =
+                    parquet::read(&lines.into_file()?, path, &self.source.columns, |row| {
+                        self.add(row.line, Ok(row))
+                    })?;
                 self.see_all_columns();
                 self.note_unread(unread);
                 Ok(())
@@ -322,7 +337,9 @@ impl Rows<'_, '_> {
             Form::Tar => {
                 // A tar file inside a gzip archive has no ranges of bytes to address.
                 drop(lines.into_file().map_err(|e| {
-                    e.hint("unpack the archive first, to one uncompressed tar file: `gunzip -k FILE`")
+                    e.hint(
+                        "unpack the archive first, to one uncompressed tar file: `gunzip -k FILE`",
+                    )
                 })?);
                 let shard = Shard::open(path)?;
                 webdataset::read(&shard, is_sharded, &mut |line, row| self.add(line, row))
@@ -335,7 +352,9 @@ impl Rows<'_, '_> {
                 self.see_all_columns();
                 Ok(())
             }
-            Form::JsonList => json_rows::read_list(lines, path, &mut |line, row| self.add(line, row)),
+            Form::JsonList => {
+                json_rows::read_list(lines, path, &mut |line, row| self.add(line, row))
+            }
             Form::JsonLines => {
                 json_rows::read_lines(lines, path, &mut |line, row| self.add(line, row))
             }
@@ -382,7 +401,7 @@ impl Rows<'_, '_> {
             }
             Err(error) => collector.refuse(line, error),
         }
-        Ok(())
+        collector.check()
     }
 
     /// Adds a row after it was turned into one of ours.
@@ -393,8 +412,9 @@ impl Rows<'_, '_> {
         let mut row = match row {
             Ok(row) => row,
             Err(error) => {
-                self.collector.borrow_mut().refuse(line, error);
-                return Ok(());
+                let mut collector = self.collector.borrow_mut();
+                collector.refuse(line, error);
+                return collector.check();
             }
         };
         self.source.columns.apply(&mut row.fields, self.seen);
@@ -418,7 +438,7 @@ impl Rows<'_, '_> {
             Ok(()) => collector.add(row),
             Err(error) => collector.refuse(line, error),
         }
-        Ok(())
+        collector.check()
     }
 
     /// Records that the file has all columns that were named: its reader has looked.

@@ -22,6 +22,7 @@ pub use input::MAX_TEXT;
 pub use input::Waiting;
 pub use input::read_text;
 pub use lock::Lock;
+pub use output::Draft;
 pub use output::expect_writable;
 pub use output::write_atomic;
 pub use output::write_atomic_with;

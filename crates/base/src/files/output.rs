@@ -172,6 +172,51 @@ fn persist(temporary: tempfile::NamedTempFile, target: &Path) -> io::Result<()> 
     sync_dir(parent_of(target))
 }
 
+/// A file in the making, written piece by piece beside its place and put there whole.
+pub struct Draft {
+    file: BufWriter<tempfile::NamedTempFile>,
+    target: PathBuf,
+}
+
+impl Draft {
+    /// Begins a file. Nothing is seen of it at its place before [`Draft::commit`].
+    ///
+    /// # Errors
+    /// A path that cannot be written, or that is a pipe or a device.
+    pub fn new(path: &Path) -> Result<Self> {
+        let target = resolved(path)?;
+        let parent = parent_of(&target);
+        create_dir(parent)?;
+        let temporary = temporary(parent).map_err(|e| Error::io(path, "write", &e))?;
+        Ok(Self {
+            file: BufWriter::with_capacity(1 << 20, temporary),
+            target,
+        })
+    }
+
+    /// Appends bytes.
+    ///
+    /// # Errors
+    /// The disk's.
+    pub fn append(&mut self, bytes: &[u8]) -> Result<()> {
+        self.file
+            .write_all(bytes)
+            .map_err(|e| Error::io(&self.target, "write", &e))
+    }
+
+    /// Flushes the file to the disk and gives it its name.
+    ///
+    /// # Errors
+    /// The disk's; the file that was there before is untouched then.
+    pub fn commit(self) -> Result<()> {
+        let Self { file, target } = self;
+        file.into_inner()
+            .map_err(io::IntoInnerError::into_error)
+            .and_then(|temporary| persist(temporary, &target))
+            .map_err(|e| Error::io(&target, "write", &e))
+    }
+}
+
 /// Writes named tensors to a safetensors file, one after the other, whole or not at all; as [`write_atomic`] where that is no file.
 pub fn write_safetensors<S: AsRef<str> + Ord + std::fmt::Display, V: safetensors::View>(
     path: &Path,
@@ -259,6 +304,27 @@ mod tests {
 
     fn names(folder: &Path) -> usize {
         fs::read_dir(folder).unwrap().count()
+    }
+
+    #[test]
+    fn a_draft_is_seen_once_it_is_whole() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("a/b.txt");
+        write_atomic(&path, b"old").unwrap();
+        let mut draft = Draft::new(&path).unwrap();
+        draft.append(b"new ").unwrap();
+        draft.append(b"text").unwrap();
+        assert_eq!(read_text(&path).unwrap(), "old");
+        draft.commit().unwrap();
+        assert_eq!(read_text(&path).unwrap(), "new text");
+        drop(Draft::new(&path).unwrap());
+        assert_eq!(
+            (
+                read_text(&path).unwrap().as_str(),
+                names(path.parent().unwrap())
+            ),
+            ("new text", 1)
+        );
     }
 
     #[test]

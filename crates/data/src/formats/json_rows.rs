@@ -63,9 +63,7 @@ pub fn read_lines_of(lines: &mut Lines, found: Sink<'_>) -> Result<()> {
 /// A file that cannot be read, or in which the list does not end; those of `found`.
 pub fn read_list(lines: Lines, path: &Path, found: Sink<'_>) -> Result<()> {
     let bytes = lines.rest(MOST_LIST_BYTES)?;
-    let text = bytes
-        .strip_prefix("\u{feff}".as_bytes())
-        .unwrap_or(&bytes);
+    let text = bytes.strip_prefix("\u{feff}".as_bytes()).unwrap_or(&bytes);
     let mut rest = text.trim_ascii_start();
     rest = rest.strip_prefix(b"[").unwrap_or(rest);
     let mut number = 0;
@@ -73,7 +71,10 @@ pub fn read_list(lines: Lines, path: &Path, found: Sink<'_>) -> Result<()> {
         let trimmed = rest.trim_ascii_start();
         let trimmed = match number {
             0 => trimmed,
-            _ => trimmed.strip_prefix(b",").unwrap_or(trimmed).trim_ascii_start(),
+            _ => trimmed
+                .strip_prefix(b",")
+                .unwrap_or(trimmed)
+                .trim_ascii_start(),
         };
         match trimmed.first() {
             None => {

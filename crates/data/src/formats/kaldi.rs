@@ -142,12 +142,16 @@ fn of_utterance(folder: &Path) -> Result<BTreeMap<String, String>> {
 fn segment(text: &str, recordings: &Table) -> Result<(String, Map<String, Value>)> {
     let words: Vec<&str> = text.split_whitespace().collect();
     let [id, recording, start, end] = words.as_slice() else {
-        return Err(Error::input(format!("{} words in a line of `segments`", words.len()))
-            .hint("write UTTERANCE RECORDING START END, both in seconds"));
+        return Err(
+            Error::input(format!("{} words in a line of `segments`", words.len()))
+                .hint("write UTTERANCE RECORDING START END, both in seconds"),
+        );
     };
     let Some((_, path)) = recordings.get(*recording) else {
-        return Err(Error::input(format!("recording `{recording}` is not in {WAVS}"))
-            .hint("run Kaldi's `utils/fix_data_dir.sh` on the folder"));
+        return Err(
+            Error::input(format!("recording `{recording}` is not in {WAVS}"))
+                .hint("run Kaldi's `utils/fix_data_dir.sh` on the folder"),
+        );
     };
     let mut fields = Map::new();
     fields.insert("id".to_owned(), (*id).into());
@@ -171,8 +175,9 @@ fn audio(entry: &str) -> Result<&str> {
         ));
     }
     if entry.is_empty() {
-        return Err(Error::input(format!("no path behind the name in {WAVS}"))
-            .hint("write NAME PATH"));
+        return Err(
+            Error::input(format!("no path behind the name in {WAVS}")).hint("write NAME PATH")
+        );
     }
     Ok(entry)
 }
@@ -232,7 +237,10 @@ mod tests {
     fn utterances_are_rows() {
         assert_eq!(
             rows(&[
-                ("wav.scp", "b b.wav\na /data/a b.wav\nc sph2pipe -f wav c.sph |\n"),
+                (
+                    "wav.scp",
+                    "b b.wav\na /data/a b.wav\nc sph2pipe -f wav c.sph |\n"
+                ),
                 ("text", "a one two\nb \n"),
                 ("utt2spk", "a s1\nb s2\n"),
                 ("utt2snr", "a 12\n"),

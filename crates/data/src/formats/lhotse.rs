@@ -43,8 +43,9 @@ pub fn convert(fields: &mut Map<String, Value>, audio: Audio) -> Result<()> {
         None | Some("MonoCut" | "MultiCut") => {}
         Some(other) => {
             return Err(
-                Error::input(format!("a {other}; cuts of one recording are read"))
-                    .hint("save its audio with `CutSet.save_audios`, and the cuts that this returns"),
+                Error::input(format!("a {other}; cuts of one recording are read")).hint(
+                    "save its audio with `CutSet.save_audios`, and the cuts that this returns",
+                ),
             );
         }
     }
@@ -128,10 +129,10 @@ fn add_audio(
         };
         let kind = source["type"].as_str().unwrap_or_default();
         if kind != "file" {
-            return Err(Error::input(format!(
-                "audio of the type `{kind}`; files are read"
-            ))
-            .hint("save it to files with `CutSet.save_audios`"));
+            return Err(
+                Error::input(format!("audio of the type `{kind}`; files are read"))
+                    .hint("save it to files with `CutSet.save_audios`"),
+            );
         }
         fields.insert("audio".to_owned(), source["source"].clone());
         // A channel counts from the first of its own file.
@@ -143,13 +144,11 @@ fn add_audio(
         {
             fields.insert("channel".to_owned(), position.into());
         } else if wanted.len() > 1 && wanted.len() < own.len() {
-            return Err(
-                Error::input(format!(
-                    "channels {wanted:?} of {}; one or all are read",
-                    own.len()
-                ))
-                .hint("keep one channel a cut"),
-            );
+            return Err(Error::input(format!(
+                "channels {wanted:?} of {}; one or all are read",
+                own.len()
+            ))
+            .hint("keep one channel a cut"));
         }
     } else if let [one] = wanted.as_slice()
         && all.len() > 1
@@ -235,7 +234,10 @@ fn add_others(fields: &mut Map<String, Value>, others: Map<String, Value>) {
             continue;
         }
         let is_taken = fields.contains_key(&name)
-            || matches!(name.as_str(), "audio" | "audios" | "start" | "end" | "channel");
+            || matches!(
+                name.as_str(),
+                "audio" | "audios" | "start" | "end" | "channel"
+            );
         match is_taken {
             true => fields.insert(format!("cut_{name}"), value),
             false => fields.insert(name, value),
@@ -378,9 +380,21 @@ mod tests {
     #[test]
     fn what_is_not_read_is_named() {
         for (path, value, expected) in [
-            ("/type", json!("MixedCut"), "a MixedCut; cuts of one recording"),
-            ("/recording/sources/0/type", json!("command"), "audio of the type `command`"),
-            ("/recording/transforms", json!([{"name": "Speed"}]), "has `transforms`"),
+            (
+                "/type",
+                json!("MixedCut"),
+                "a MixedCut; cuts of one recording",
+            ),
+            (
+                "/recording/sources/0/type",
+                json!("command"),
+                "audio of the type `command`",
+            ),
+            (
+                "/recording/transforms",
+                json!([{"name": "Speed"}]),
+                "has `transforms`",
+            ),
         ] {
             let mut cut = a_cut();
             if path.ends_with("transforms") {
@@ -389,7 +403,10 @@ mod tests {
                 *cut.pointer_mut(path).unwrap() = value;
             }
             let error = converted(cut).unwrap_err().to_string();
-            assert!(error.contains(expected) && error.contains("hint: "), "{error}");
+            assert!(
+                error.contains(expected) && error.contains("hint: "),
+                "{error}"
+            );
         }
     }
 }

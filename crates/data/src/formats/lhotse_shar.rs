@@ -56,10 +56,7 @@ fn tar_of(cuts: &Path, number: &str) -> PathBuf {
 ///
 /// # Errors
 /// Files that cannot be read, or that do not belong together; those of `found`.
-pub fn read(
-    cuts: &Path,
-    found: &mut dyn FnMut(u32, Result<RawRow>) -> Result<()>,
-) -> Result<()> {
+pub fn read(cuts: &Path, found: &mut dyn FnMut(u32, Result<RawRow>) -> Result<()>) -> Result<()> {
     let Some(number) = number_of(cuts) else {
         return Err(Error::bug("a file of cuts has a number"));
     };
@@ -90,7 +87,11 @@ pub fn read(
 
 /// Puts the audio of a cut's member into its row.
 fn with_audio(mut row: RawRow, shard: &Shard, member: Option<&Member>) -> Result<RawRow> {
-    let id = row.fields.get("id").and_then(Value::as_str).unwrap_or_default();
+    let id = row
+        .fields
+        .get("id")
+        .and_then(Value::as_str)
+        .unwrap_or_default();
     let Some(member) = member else {
         return Err(Error::input(format!(
             "cut `{id}` has no audio: {} has fewer members than there are cuts",
@@ -170,7 +171,10 @@ mod tests {
 
     #[test]
     fn files_of_cuts_have_numbers_and_tar_files() {
-        assert_eq!(number_of(Path::new("a/cuts.000012.jsonl.gz")), Some("000012"));
+        assert_eq!(
+            number_of(Path::new("a/cuts.000012.jsonl.gz")),
+            Some("000012")
+        );
         assert_eq!(number_of(Path::new("cuts.1.jsonl")), Some("1"));
         for name in ["cuts.jsonl.gz", "cuts.train.jsonl", "recording.000000.tar"] {
             assert_eq!(number_of(Path::new(name)), None, "{name}");

@@ -106,7 +106,9 @@ fn naming(about: &Map<String, Value>) -> Naming {
     };
     let mut pairs = Vec::new();
     for (key, field) in COLUMNS {
-        let written = about.get("columns").and_then(|columns| columns[key].as_str());
+        let written = about
+            .get("columns")
+            .and_then(|columns| columns[key].as_str());
         let default = (key == "messages" && is_sharegpt).then_some("conversations");
         if let Some(column) = written.or(default) {
             pairs.push((field.to_owned(), column.to_owned()));

@@ -214,7 +214,11 @@ fn refuse_unnamed_audio(
             .find_map(|field| Some((field, mappings.likely(field, fields)?))),
     };
     let all: Vec<&str> = fields.keys().map(String::as_str).take(MOST_SHOWN).collect();
-    let dots = if fields.len() > MOST_SHOWN { ", ..." } else { "" };
+    let dots = if fields.len() > MOST_SHOWN {
+        ", ..."
+    } else {
+        ""
+    };
     let found = Error::input(format!(
         "this is {} with columns {}{dots}",
         form.named(),
@@ -231,9 +235,10 @@ fn refuse_unnamed_audio(
             pairs.join(", "),
             pairs.join(",").replace(": ", "=")
         ))),
-        (true, false) if is_table => Err(found.hint(
-            "say which column is which field: `columns: {audio: COLUMN, text: COLUMN}`",
-        )),
+        (true, false) if is_table => {
+            Err(found
+                .hint("say which column is which field: `columns: {audio: COLUMN, text: COLUMN}`"))
+        }
         _ => Ok(()),
     }
 }

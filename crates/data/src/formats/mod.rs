@@ -131,7 +131,10 @@ impl FromStr for Format {
             let all: Vec<&str> = names().collect();
             let found = Error::input(format!("unknown format `{text}`"));
             match yaml::nearest(text, names()) {
-                Some(near) => found.hint(format!("did you mean `{near}`? formats are {}", all.join(", "))),
+                Some(near) => found.hint(format!(
+                    "did you mean `{near}`? formats are {}",
+                    all.join(", ")
+                )),
                 None => found.hint(format!("formats are {}", all.join(", "))),
             }
         })

@@ -189,10 +189,17 @@ impl Tars {
         let looked: Vec<String> = self
             .folders
             .iter()
-            .map(|folder| folder.join(format!("audio_{number}.tar")).display().to_string())
+            .map(|folder| {
+                folder
+                    .join(format!("audio_{number}.tar"))
+                    .display()
+                    .to_string()
+            })
             .collect();
-        Err(Error::input(format!("there is no {}", looked.join(" and no ")))
-            .hint("set `audio_root` to the folder with the tar files"))
+        Err(
+            Error::input(format!("there is no {}", looked.join(" and no ")))
+                .hint("set `audio_root` to the folder with the tar files"),
+        )
     }
 }
 

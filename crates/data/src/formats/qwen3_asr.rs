@@ -54,7 +54,9 @@ mod tests {
 
     #[test]
     fn the_language_leaves_the_text_and_returns() {
-        let Value::Object(mut row) = json!({"audio": "a.wav", "text": "language Arabic<asr_text>نعم"}) else {
+        let Value::Object(mut row) =
+            json!({"audio": "a.wav", "text": "language Arabic<asr_text>نعم"})
+        else {
             unreachable!()
         };
         assert!(is_row(&row));

@@ -208,7 +208,10 @@ mod tests {
     #[test]
     fn cells_are_those_that_python_reads() {
         assert_eq!(standard("a,b,"), ["a", "b", ""]);
-        assert_eq!(standard("\"a,b\",\"he said \"\"x\"\"\""), ["a,b", "he said \"x\""]);
+        assert_eq!(
+            standard("\"a,b\",\"he said \"\"x\"\"\""),
+            ["a,b", "he said \"x\""]
+        );
         assert_eq!(standard("\"line\nbreak\",2\r"), ["line\nbreak", "2"]);
         assert_eq!(standard("a\"b,\"\""), ["a\"b", ""]);
         assert_eq!(standard("\"ab\"c,d"), ["abc", "d"]);
@@ -217,7 +220,10 @@ mod tests {
     #[test]
     fn quotes_of_a_tsv_are_letters_where_they_can_be() {
         let of = |text: &str| cells(text.as_bytes(), b'\t', Quotes::WhereNeeded).unwrap();
-        assert_eq!(of("a.mp3\t\"Hello,\" he said."), ["a.mp3", "\"Hello,\" he said."]);
+        assert_eq!(
+            of("a.mp3\t\"Hello,\" he said."),
+            ["a.mp3", "\"Hello,\" he said."]
+        );
         assert_eq!(of("a.mp3\t\"Hello.\""), ["a.mp3", "\"Hello.\""]);
         assert_eq!(of("\"he said \"\"x\"\"\"\t1"), ["he said \"x\"", "1"]);
     }

@@ -53,7 +53,11 @@ pub fn read(
         let members = &shard.members[start..end];
         start = end;
         // Remarks of the shard as a whole begin with a dot or have no ending.
-        if key.is_empty() || members.iter().all(|member| split(&member.name).1.is_empty()) {
+        if key.is_empty()
+            || members
+                .iter()
+                .all(|member| split(&member.name).1.is_empty())
+        {
             continue;
         }
         number += 1;
@@ -183,7 +187,11 @@ mod tests {
         read(&shard, false, &mut |line, row| {
             rows.push(match row {
                 Ok(row) => {
-                    let audio: Vec<_> = row.inside.iter().map(|a| a.source.name().into_owned()).collect();
+                    let audio: Vec<_> = row
+                        .inside
+                        .iter()
+                        .map(|a| a.source.name().into_owned())
+                        .collect();
                     format!("{line} {} {audio:?}", Value::Object(row.fields))
                 }
                 Err(error) => format!("{line} {}", error.message()),

@@ -1,0 +1,498 @@
+//! Texts that say almost the same: exact keys, MinHash sketches and shared runs of eight words.
+//!
+//! Texts are compared as [`comparable`] writes them, without punctuation, case and Arabic spelling variants. The data is never changed.
+//!
+//! - [`text_key`] is equal for texts that are equal after this.
+//! - [`near_duplicates`] finds texts whose character 5-grams overlap those of an earlier one by at least a threshold (Jaccard index).
+//!   [`Sketches`] is the same in two steps, for texts that come one after the other.
+//! - [`RunIndex`] finds texts that share a run of eight words, the usual sign that an evaluation text was trained on.
+
+use std::collections::HashMap;
+use std::hash::BuildHasherDefault;
+use std::hash::Hasher;
+
+use rayon::prelude::*;
+
+use maqam_metrics::Normaliser;
+
+/// Characters of a shingle, the piece of text that two texts are compared by.
+const SHINGLE_CHARS: usize = 5;
+
+/// Bins of a sketch.
+const BINS: usize = 128;
+
+/// Smallest probability with which a pair exactly at the threshold is found.
+const RECALL: f64 = 0.95;
+
+/// Most earlier texts of one bucket that a text is compared with. It bounds the work where thousands of texts share a sentence.
+const MOST_COMPARED: usize = 8;
+
+/// Words of a run that two texts are held to share on purpose and not by chance.
+pub const RUN_WORDS: usize = 8;
+
+/// Jaccard index of character 5-grams from which two texts count as near-duplicates.
+pub const DEFAULT_THRESHOLD: f64 = 0.8;
+
+/// Returns a text as it is compared: lower case, words apart by one space, without punctuation and marks, and with the folded letters of
+/// [`Normaliser::ArabicDialect`].
+pub fn comparable(text: &str) -> String {
+    let folded = Normaliser::ArabicDialect.apply(text);
+    let mut compared = String::with_capacity(folded.len());
+    for word in folded.split_whitespace() {
+        if !compared.is_empty() {
+            compared.push(' ');
+        }
+        compared.extend(word.chars().flat_map(char::to_lowercase));
+    }
+    compared
+}
+
+/// Returns the key of a text: 128 bits of BLAKE3 of its [`comparable`] form.
+pub fn text_key(text: &str) -> u128 {
+    key_of(comparable(text).as_bytes())
+}
+
+/// Returns 128 bits of BLAKE3 of anything, as a key of a map.
+pub fn key_of(bytes: &[u8]) -> u128 {
+    let hash = blake3::hash(bytes);
+    let mut first = [0; 16];
+    first.copy_from_slice(&hash.as_bytes()[..16]);
+    u128::from_le_bytes(first)
+}
+
+/// A text that says almost the same as an earlier one.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub struct NearDuplicate {
+    /// Position of the later text.
+    pub index: usize,
+    /// Position of an earlier text that it resembles.
+    pub of: usize,
+    /// Jaccard index of their character 5-grams, from the threshold to 1.
+    pub similarity: f64,
+}
+
+/// Returns each text that resembles an earlier one by at least `threshold`, in order.
+///
+/// Every reported pair is compared exactly. A pair at the threshold is found with a probability of at least 95 %, a more similar one with a
+/// greater one. Empty texts resemble nothing.
+///
+/// Source: Broder 1997; one permutation hashing after Li, Owen and Zhang 2012 with the densification of Shrivastava 2017.
+pub fn near_duplicates(texts: &[&str], threshold: f64) -> Vec<NearDuplicate> {
+    let mut sketches = Sketches::new(threshold);
+    for (i, text) in texts.iter().enumerate() {
+        sketches.push(i as u32, text);
+    }
+    sketches.near_duplicates(|index| texts[index as usize])
+}
+
+/// Returns the Jaccard index of the character 5-grams of two texts; 0 where one is empty.
+pub fn similarity(a: &str, b: &str) -> f64 {
+    let (a, b) = (shingles(a), shingles(b));
+    let mut shared = 0;
+    let (mut i, mut j) = (0, 0);
+    while i < a.len() && j < b.len() {
+        match a[i].cmp(&b[j]) {
+            std::cmp::Ordering::Less => i += 1,
+            std::cmp::Ordering::Greater => j += 1,
+            std::cmp::Ordering::Equal => (shared, i, j) = (shared + 1, i + 1, j + 1),
+        }
+    }
+    match a.len() + b.len() - shared {
+        0 => 0.0,
+        all => f64::from(shared as u32) / all as f64,
+    }
+}
+
+/// Sketches of many texts. Holds 4 bytes per text and band: 18 bands, 72 bytes, at the
+/// default threshold.
+pub struct Sketches {
+    threshold: f64,
+    num_bands: usize,
+    bins_per_band: usize,
+    indices: Vec<u32>,
+    /// Shape `[texts, bands]`.
+    bands: Vec<u32>,
+}
+
+impl Sketches {
+    /// No sketches, for pairs that are similar by at least `threshold`, which lies in (0, 1].
+    pub fn new(threshold: f64) -> Self {
+        let (num_bands, bins_per_band) = shape_for(threshold);
+        Self {
+            threshold,
+            num_bands,
+            bins_per_band,
+            indices: Vec::new(),
+            bands: Vec::new(),
+        }
+    }
+
+    /// Adds a text under the caller's index. Indices rise from text to text. Empty texts are passed over.
+    pub fn push(&mut self, index: u32, text: &str) {
+        self.push_sketched(index, self.sketch(text));
+    }
+
+    /// Returns what is kept of a text, so that texts can be sketched in parallel; `None` for an empty one.
+    pub fn sketch(&self, text: &str) -> Option<Box<[u32]>> {
+        let bins = bins(&shingles(text))?;
+        let bands = bins
+            .chunks_exact(self.bins_per_band)
+            .take(self.num_bands)
+            .map(|band| {
+                let folded = band
+                    .iter()
+                    .fold(0, |hash, &bin| mix(hash ^ u64::from(bin)).rotate_left(7));
+                (folded >> 32) as u32
+            });
+        Some(bands.collect())
+    }
+
+    /// Adds what [`Sketches::sketch`] returned of a text.
+    pub fn push_sketched(&mut self, index: u32, sketch: Option<Box<[u32]>>) {
+        if let Some(sketch) = sketch {
+            self.indices.push(index);
+            self.bands.extend_from_slice(&sketch);
+        }
+    }
+
+    /// Returns each text that resembles an earlier one, in the order of indices. `text` gives the text of an index.
+    pub fn near_duplicates<'a>(&self, text: impl Fn(u32) -> &'a str + Sync) -> Vec<NearDuplicate> {
+        let num_texts = self.indices.len();
+        let mut found: Vec<Option<NearDuplicate>> = vec![None; num_texts];
+        let mut order: Vec<u32> = (0..num_texts as u32).collect();
+        for band in 0..self.num_bands {
+            let pairs = self.candidates(band, &mut order, &found);
+            let similar = pairs.into_par_iter().filter_map(|(later, earlier)| {
+                let (index, of) = (self.indices[later as usize], self.indices[earlier as usize]);
+                let similarity = similarity(text(index), text(of));
+                let pair = NearDuplicate {
+                    index: index as usize,
+                    of: of as usize,
+                    similarity,
+                };
+                (similarity >= self.threshold).then_some((later, pair))
+            });
+            // Pairs of one later text stand in the order of the earlier ones, and the first counts.
+            for (later, pair) in similar.collect::<Vec<_>>() {
+                found[later as usize].get_or_insert(pair);
+            }
+        }
+        found.into_iter().flatten().collect()
+    }
+
+    /// Pairs (later, earlier) of positions that share a band, but for later ones that are found already. `order` is scratch.
+    fn candidates(
+        &self,
+        band: usize,
+        order: &mut [u32],
+        found: &[Option<NearDuplicate>],
+    ) -> Vec<(u32, u32)> {
+        let hash = |&text: &u32| self.bands[text as usize * self.num_bands + band];
+        order.sort_unstable_by_key(|text| (hash(text), *text));
+        let mut pairs = Vec::new();
+        for bucket in order.chunk_by(|a, b| hash(a) == hash(b)) {
+            for (i, &later) in bucket.iter().enumerate().skip(1) {
+                if found[later as usize].is_none() {
+                    let earlier = bucket[..i.min(MOST_COMPARED)].iter();
+                    pairs.extend(earlier.map(|&earlier| (later, earlier)));
+                }
+            }
+        }
+        pairs
+    }
+}
+
+/// Number of bands and bins per band: the longest bands with which a pair at the threshold is still found as often as [`RECALL`] says.
+fn shape_for(threshold: f64) -> (usize, usize) {
+    let finds = |bins_per_band: usize| {
+        let num_bands = (BINS / bins_per_band) as i32;
+        1.0 - (1.0 - threshold.powi(bins_per_band as i32)).powi(num_bands)
+    };
+    let bins_per_band = (1..=BINS)
+        .take_while(|&bins_per_band| finds(bins_per_band) >= RECALL)
+        .last()
+        .unwrap_or(1);
+    (BINS / bins_per_band, bins_per_band)
+}
+
+/// Hashes of the different character 5-grams of a text, sorted; a shorter text is one shingle.
+fn shingles(text: &str) -> Vec<u64> {
+    let chars: Vec<char> = comparable(text).chars().collect();
+    if chars.is_empty() {
+        return Vec::new();
+    }
+    let windows = chars.windows(SHINGLE_CHARS.min(chars.len()));
+    let mut hashes: Vec<u64> = windows
+        .map(|window| {
+            window
+                .iter()
+                .fold(0, |hash, &c| mix(hash ^ u64::from(u32::from(c))))
+        })
+        .collect();
+    hashes.sort_unstable();
+    hashes.dedup();
+    hashes
+}
+
+/// The least hash of each of [`BINS`] classes of shingles, classes without a shingle filled from others; `None` without shingles.
+fn bins(shingles: &[u64]) -> Option<[u32; BINS]> {
+    const EMPTY: u64 = u64::MAX;
+    if shingles.is_empty() {
+        return None;
+    }
+    let mut least = [EMPTY; BINS];
+    for &hash in shingles {
+        let bin = (hash >> 32) as usize % BINS;
+        least[bin] = least[bin].min(hash & 0xffff_ffff);
+    }
+
+    // An empty bin takes the value of one that is drawn for it, by the same draws in every text: then two texts agree in it as often as in
+    // any other.
+    let mut filled = [0; BINS];
+    for (bin, filled) in filled.iter_mut().enumerate() {
+        let mut from = bin;
+        let mut attempt = 0;
+        while least[from] == EMPTY {
+            attempt += 1;
+            from = mix((bin as u64) << 32 | attempt) as usize % BINS;
+        }
+        *filled = least[from] as u32;
+    }
+    Some(filled)
+}
+
+/// Runs of [`RUN_WORDS`] words of some texts, so that other texts that share one are found.
+#[derive(Default)]
+pub struct RunIndex {
+    /// Texts by run; the texts of one run stand one after the other in `next`.
+    last: HashMap<u64, u32, BuildHasherDefault<Hashed>>,
+    /// Index of the text, and place of the one before it with the same run.
+    entries: Vec<(u32, u32)>,
+}
+
+/// No place.
+const NONE: u32 = u32::MAX;
+
+impl RunIndex {
+    /// Adds the runs of a text under the caller's index.
+    pub fn add(&mut self, index: u32, text: &str) {
+        for run in runs(text) {
+            let place = self.entries.len() as u32;
+            let before = self.last.insert(run, place).unwrap_or(NONE);
+            self.entries.push((index, before));
+        }
+    }
+
+    /// Returns the indices of all texts that share a run with `text`, sorted, each once.
+    pub fn all_shared(&self, text: &str) -> Vec<u32> {
+        let mut found = Vec::new();
+        // Without an index there is nothing to cut the text up for.
+        if self.last.is_empty() {
+            return found;
+        }
+        for run in runs(text) {
+            let mut place = self.last.get(&run).copied().unwrap_or(NONE);
+            while let Some(&(index, before)) = self.entries.get(place as usize) {
+                found.push(index);
+                place = before;
+            }
+        }
+        found.sort_unstable();
+        found.dedup();
+        found
+    }
+
+    /// Returns the least index of a text that shares a run with `text`.
+    pub fn shared(&self, text: &str) -> Option<u32> {
+        self.all_shared(text).first().copied()
+    }
+
+    /// Number of different runs.
+    pub fn len(&self) -> usize {
+        self.last.len()
+    }
+
+    /// Whether no text had a run.
+    pub fn is_empty(&self) -> bool {
+        self.last.is_empty()
+    }
+}
+
+/// Hashes of the runs of a text, in its order; none where it has fewer words.
+fn runs(text: &str) -> Vec<u64> {
+    let compared = comparable(text);
+    let words: Vec<u64> = compared
+        .split(' ')
+        .map(|word| {
+            word.bytes()
+                .fold(1, |hash, byte| mix(hash ^ u64::from(byte)))
+        })
+        .collect();
+    words
+        .windows(RUN_WORDS)
+        .map(|run| run.iter().fold(0, |hash, &word| mix(hash ^ word)))
+        .collect()
+}
+
+/// Hasher of numbers that are hashes already.
+#[derive(Default)]
+struct Hashed(u64);
+
+impl Hasher for Hashed {
+    fn finish(&self) -> u64 {
+        self.0
+    }
+
+    fn write(&mut self, bytes: &[u8]) {
+        for &byte in bytes {
+            self.0 = self.0.rotate_left(8) ^ u64::from(byte);
+        }
+    }
+
+    fn write_u64(&mut self, hash: u64) {
+        self.0 = hash;
+    }
+}
+
+/// The finaliser of SplitMix64, after one step of its counter so that 0 is not mapped to 0.
+fn mix(z: u64) -> u64 {
+    let mut z = z.wrapping_add(0x9e37_79b9_7f4a_7c15);
+    z = (z ^ (z >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
+    z = (z ^ (z >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
+    z ^ (z >> 31)
+}
+
+#[cfg(test)]
+mod tests {
+    use std::collections::HashSet;
+
+    use super::*;
+    use maqam_base::seed::Key;
+
+    /// The Jaccard index by sets of strings.
+    fn jaccard(a: &str, b: &str) -> f64 {
+        let grams = |text: &str| -> HashSet<String> {
+            let chars: Vec<char> = comparable(text).chars().collect();
+            chars
+                .windows(5)
+                .map(|window| window.iter().collect())
+                .collect()
+        };
+        let (a, b) = (grams(a), grams(b));
+        a.intersection(&b).count() as f64 / a.union(&b).count() as f64
+    }
+
+    /// A text of random words of lower-case letters, of which a share is replaced by others.
+    fn text(seed: u64, num_words: u64, replaced: f64) -> String {
+        let word = |key: Key| -> String {
+            (0..3 + key.below(0, 5) as u64)
+                .map(|i| char::from(b'a' + key.below(1 + i, 26) as u8))
+                .collect()
+        };
+        let key = Key::new(seed, "words");
+        let words: Vec<String> = (0..num_words)
+            .map(|i| {
+                let is_replaced = key.with_name("whether").uniform(i) < replaced;
+                word(key.with(i).with(u64::from(is_replaced)))
+            })
+            .collect();
+        words.join(" ")
+    }
+
+    #[test]
+    fn comparable_texts_ignore_spelling_habits() {
+        let a = comparable("  قَالَ أحمدُ: «هذه مدرسةٌ»!  ");
+        assert_eq!(a, comparable("قال احمد هذه مدرسه"));
+        assert_eq!(comparable("Hello, World!"), "hello world");
+        assert_eq!(text_key("Hello, World!"), text_key("hello world"));
+        assert_ne!(text_key("hello world"), text_key("hello words"));
+    }
+
+    #[test]
+    fn similarity_is_the_jaccard_index() {
+        // abcdef: abcde, bcdef. abcdeg: abcde, bcdeg. One of three is shared.
+        assert_eq!(similarity("abcdef", "abcdeg"), 1.0 / 3.0);
+        assert_eq!(similarity("abc", "abc"), 1.0);
+        assert_eq!(similarity("", ""), 0.0);
+        for seed in 0..20 {
+            let (a, b) = (text(seed, 30, 0.0), text(seed, 30, 0.2));
+            assert!((similarity(&a, &b) - jaccard(&a, &b)).abs() < 1e-12);
+        }
+    }
+
+    #[test]
+    fn bins_agree_as_often_as_shingles_are_shared() {
+        // The mean over texts of the share of bins that agree, against the Jaccard index. Short texts leave most bins empty.
+        for (num_words, replaced) in [(4, 0.2), (40, 0.1), (40, 0.3), (400, 0.05)] {
+            let (mut estimate, mut exact) = (0.0, 0.0);
+            for seed in 0..300 {
+                let (a, b) = (text(seed, num_words, 0.0), text(seed, num_words, replaced));
+                let (of_a, of_b) = (bins(&shingles(&a)).unwrap(), bins(&shingles(&b)).unwrap());
+                let agree = of_a.iter().zip(&of_b).filter(|(a, b)| a == b).count();
+                estimate += agree as f64 / BINS as f64 / 300.0;
+                exact += jaccard(&a, &b) / 300.0;
+            }
+            assert!(
+                (estimate - exact).abs() < 0.02,
+                "{num_words} words: {estimate} for {exact}"
+            );
+        }
+    }
+
+    #[test]
+    fn planted_pairs_are_found_and_nothing_else() {
+        let mut texts: Vec<String> = (0..400).map(|seed| text(seed, 25, 0.0)).collect();
+        texts.extend((0..200).map(|seed| text(seed, 25, 0.03)));
+        let views: Vec<&str> = texts.iter().map(String::as_str).collect();
+        let found = near_duplicates(&views, 0.8);
+        let expected: Vec<(usize, usize)> = (0..200)
+            .filter(|&i| jaccard(&texts[i], &texts[400 + i]) >= 0.8)
+            .map(|i| (400 + i, i))
+            .collect();
+        assert!(expected.len() > 100 && expected.len() < 200);
+        let pairs: Vec<(usize, usize)> = found.iter().map(|pair| (pair.index, pair.of)).collect();
+        let num_missed = expected.iter().filter(|pair| !pairs.contains(pair)).count();
+        assert!(
+            num_missed * 20 <= expected.len(),
+            "{num_missed} of {} are missed",
+            expected.len()
+        );
+        assert!(pairs.iter().all(|pair| expected.contains(pair)));
+        for pair in &found {
+            let exact = jaccard(&texts[pair.index], &texts[pair.of]);
+            assert!((pair.similarity - exact).abs() < 1e-12);
+        }
+    }
+
+    #[test]
+    fn the_shape_finds_pairs_at_the_threshold() {
+        for threshold in [0.3, 0.5, 0.8, 0.9, 1.0] {
+            let (num_bands, bins_per_band) = shape_for(threshold);
+            assert!(num_bands * bins_per_band <= BINS && num_bands > 0);
+            let finds = 1.0 - (1.0 - threshold.powi(bins_per_band as i32)).powi(num_bands as i32);
+            assert!(finds >= RECALL, "{threshold}: {finds}");
+        }
+        assert_eq!(shape_for(0.8), (18, 7));
+    }
+
+    #[test]
+    fn empty_and_equal_texts() {
+        let found = near_duplicates(&["", "one two", "", "One, two!", "one two"], 0.8);
+        let pairs: Vec<(usize, usize)> = found.iter().map(|pair| (pair.index, pair.of)).collect();
+        assert_eq!(pairs, [(3, 1), (4, 1)]);
+    }
+
+    #[test]
+    fn runs_of_eight_words_are_shared() {
+        let mut index = RunIndex::default();
+        index.add(3, "a b c d e f g h i");
+        index.add(4, "z b c d e f g h i");
+        index.add(5, "only seven words are not a run");
+        assert_eq!(index.len(), 3);
+        assert_eq!(index.shared("x y A b, c d e f g h z"), Some(3));
+        assert_eq!(index.shared("x z b c d e f g h"), Some(4));
+        assert_eq!(index.all_shared("b c d e f g h i"), [3, 4]);
+        assert_eq!(index.shared("b c d e f g h"), None);
+        assert_eq!(index.shared("only seven words are not a run"), None);
+    }
+}
