@@ -19,7 +19,6 @@ use crate::cli::train::tell_fit;
 use crate::cli::train::tell_skipped;
 use crate::error::Error;
 use crate::error::Result;
-use crate::eval::Scores;
 use crate::eval::suite::Suite;
 use crate::experiment::Experiment;
 use crate::experiment::Planned;
@@ -37,6 +36,7 @@ use crate::load::rows::RowCheck;
 use crate::load::rows::Watch;
 use crate::model::precision::Precision;
 use crate::recipe::Begun;
+use crate::records::scores::Scores;
 use crate::report;
 use crate::train::Observer;
 

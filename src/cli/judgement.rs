@@ -21,7 +21,6 @@ use crate::client::key::Key;
 use crate::client::patience::Patience;
 use crate::error::Error;
 use crate::error::Result;
-use crate::eval::jsonl;
 use crate::eval::judge::Judge;
 use crate::eval::judge::Outcome;
 use crate::eval::judge::Progress as Told;
@@ -30,6 +29,7 @@ use crate::eval::judge::cache::Cache;
 use crate::eval::judge::rubric::Item;
 use crate::eval::judge::rubric::Rubric;
 use crate::files;
+use crate::jsonl;
 
 #[derive(Args)]
 pub struct Arguments {

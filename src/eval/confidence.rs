@@ -4,26 +4,26 @@ use std::borrow::Cow;
 use std::collections::HashMap;
 
 use crate::error::Result;
-use crate::eval::MEAN;
-use crate::eval::Prediction;
-use crate::eval::Scores;
 use crate::eval::measure::Measured;
 use crate::eval::measure::measure;
-use crate::eval::significance::Clusters;
-use crate::eval::significance::Difference;
-use crate::eval::significance::Estimate;
-use crate::eval::significance::Interval;
-use crate::eval::significance::Note;
-use crate::eval::significance::Resampling;
-use crate::eval::significance::Verdict;
-use crate::eval::significance::bootstrap;
-use crate::eval::significance::holm;
-use crate::eval::significance::paired_bootstrap;
 use crate::eval::slices;
 use crate::eval::suite::Set;
 use crate::metrics;
 use crate::metrics::Better;
 use crate::metrics::Tally;
+use crate::records::prediction::Prediction;
+use crate::records::scores::MEAN;
+use crate::records::scores::Scores;
+use crate::stats::significance::Clusters;
+use crate::stats::significance::Difference;
+use crate::stats::significance::Estimate;
+use crate::stats::significance::Interval;
+use crate::stats::significance::Note;
+use crate::stats::significance::Resampling;
+use crate::stats::significance::Verdict;
+use crate::stats::significance::bootstrap;
+use crate::stats::significance::holm;
+use crate::stats::significance::paired_bootstrap;
 
 /// Adjusted p-values up to this one resolve a difference.
 pub const ALPHA: f64 = 0.05;
@@ -329,7 +329,7 @@ impl<'a> System<'a> {
                 beside[start..start + unit.len()].copy_from_slice(unit);
                 beside[start + width - 1] = 1.0;
                 units.push(beside);
-                clusters.push(answered.set.cluster.cluster(example));
+                clusters.push(slices::cluster(answered.set.cluster, example));
             }
             start += width;
         }
@@ -386,7 +386,7 @@ pub fn mean<'a>(headlines: impl ExactSizeIterator<Item = &'a Tally>) -> f64 {
 
 /// A tally of a set's rows, or of some of them, named by its metric.
 fn of_tally<'a>(set: &Set, tally: &'a Tally, rows: Option<&[usize]>) -> Resampled<'a> {
-    let cluster = |example| set.cluster.cluster(example);
+    let cluster = |example| slices::cluster(set.cluster, example);
     let (units, clusters) = match rows {
         None => (
             Cow::Borrowed(tally.units.as_slice()),

@@ -30,7 +30,7 @@ use crate::report::table::Cell;
 use crate::report::table::Column;
 use crate::report::table::Score;
 use crate::report::table::Table;
-use crate::report::uncertainty::Interval;
+use crate::stats::significance::Interval;
 
 /// Curves of more recipes than this are not told apart: those that the experiment names first are drawn.
 const MOST_CURVES: usize = 6;

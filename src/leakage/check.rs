@@ -8,7 +8,6 @@ use crate::data::Role;
 use crate::data::Row;
 use crate::data::read_manifest;
 use crate::error::Result;
-use crate::eval::suite::SuiteFile;
 use crate::files;
 use crate::leakage;
 use crate::leakage::Facts;
@@ -16,6 +15,7 @@ use crate::leakage::Kind;
 use crate::leakage::Leak;
 use crate::leakage::contents::Contents;
 use crate::load::headers::Headers;
+use crate::records::suite_file::SuiteFile;
 use crate::yaml;
 
 /// What a training and an evaluation may share.

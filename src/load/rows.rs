@@ -1,7 +1,5 @@
 //! The rows of a command checked by their headers before any of them is used: which leave the pool, and which stop the command.
 
-use std::collections::BTreeMap;
-use std::collections::BTreeSet;
 use std::path::Path;
 
 use crate::data::CANNOT_BE_USED;
@@ -14,12 +12,10 @@ use crate::error::Error;
 use crate::error::Kind;
 use crate::error::Result;
 use crate::load::headers::Headers;
+use crate::records::inputs::LeftOut;
 
 /// Told what goes on (its name, how much of how much is done); an error ends it.
 pub type Watch<'a> = &'a mut dyn FnMut(&'static str, usize, usize) -> Result<()>;
-
-/// Lines of rows that are not used, by entry of `data:` (its manifest, and `#2` and so on where one manifest stands in several) or by set.
-pub type LeftOut = BTreeMap<String, BTreeSet<u32>>;
 
 /// Where the decision about rows comes from.
 #[derive(Clone, Debug, PartialEq, Eq)]

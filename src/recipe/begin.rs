@@ -21,11 +21,11 @@ use crate::model::memory::Fit;
 use crate::recipe::Opened;
 use crate::recipe::Recipe;
 use crate::recipe::WeightsSource;
+use crate::records::inputs::Inputs;
 use crate::schedule::Schedule;
 use crate::train::Run;
 use crate::train::checkpoint;
 use crate::train::checkpoint::State;
-use crate::train::inputs::Inputs;
 use crate::train::optimiser::Optimiser;
 
 /// A run that is ready to train, from its first step or from where it stood.

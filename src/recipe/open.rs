@@ -14,8 +14,8 @@ use crate::load::Loader;
 use crate::load::clip_lengths;
 use crate::load::headers::Headers;
 use crate::loss;
+use crate::machine;
 use crate::machine::Available;
-use crate::machine::Machine;
 use crate::machine::available;
 use crate::model::AudioLlm;
 use crate::model::config::Config;
@@ -38,11 +38,11 @@ use crate::parts::Parts;
 use crate::recipe::Recipe;
 use crate::recipe::Rows;
 use crate::recipe::WeightsSource;
+use crate::records::inputs::Inputs;
 use crate::schedule::Pick;
 use crate::schedule::Schedule;
 use crate::task::Mode;
 use crate::train::Run;
-use crate::train::inputs::Inputs;
 
 /// A recipe, resolved.
 pub struct Opened {
@@ -233,7 +233,7 @@ impl Recipe {
             seed: self.seed,
             order_seed: self.order_seed(),
             computes,
-            machine: Machine::here(gpu),
+            machine: machine::here(gpu),
             inputs: Mutex::new(inputs),
             corpus: rows.corpus,
             loader,

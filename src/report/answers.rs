@@ -2,6 +2,11 @@
 
 use crate::error::Result;
 use crate::metrics::Confusion;
+use crate::records::instructions::Change;
+use crate::records::instructions::Followed;
+use crate::records::instructions::Instructions;
+use crate::records::instructions::Rates;
+use crate::records::prediction::Prediction;
 use crate::report::chapter::Chapter;
 use crate::report::failures;
 use crate::report::figure::Chart;
@@ -12,11 +17,6 @@ use crate::report::number;
 use crate::report::number::Unit;
 use crate::report::page::Block;
 use crate::report::page::Section;
-use crate::report::predictions::Prediction;
-use crate::report::read::Changed;
-use crate::report::read::Followed;
-use crate::report::read::Instructions;
-use crate::report::read::Rates;
 use crate::report::table::Cell;
 use crate::report::table::Column;
 use crate::report::table::Score;
@@ -144,17 +144,17 @@ fn cells(name: &str, rates: &Rates) -> Vec<Cell> {
         interval: rates.interval,
         ..Score::new(rates.prompt_strict, Unit::Percent)
     });
-    let (right, known) = if rates.known > 0.0 {
+    let (right, known) = if rates.known > 0 {
         (
             Cell::number(rates.followed_and_right, Unit::Percent),
-            Cell::number(rates.known, Unit::Count),
+            Cell::number(rates.known as f64, Unit::Count),
         )
     } else {
         (Cell::Empty, Cell::Empty)
     };
     vec![
         Cell::text(name),
-        Cell::number(rates.prompts, Unit::Count),
+        Cell::number(rates.prompts as f64, Unit::Count),
         strict,
         Cell::number(rates.prompt_loose, Unit::Percent),
         right,
@@ -172,7 +172,7 @@ fn shares(rates: Option<&Rates>) -> [Cell; 2] {
 
 fn caption(found: &Instructions) -> String {
     let mut text = "Share of rows all of whose instructions hold. Loose: or hold without the answer's first line, last line or asterisks. Strict and right: of the rows whose right answer is known.".to_owned();
-    let of_change = |what: &str, change: &Changed| {
+    let of_change = |what: &str, change: &Change| {
         let p = change.p.map_or(String::new(), |p| {
             format!(" (McNemar's p {})", number::p_value(p))
         });

@@ -12,7 +12,7 @@ use crate::report::svg::SMALL_SIZE;
 use crate::report::svg::Sheet;
 use crate::report::svg::Style;
 use crate::report::svg::TEXT_SIZE;
-use crate::report::uncertainty::Interval;
+use crate::stats::significance::Interval;
 
 /// One bar.
 #[derive(Clone, Debug, Default, PartialEq)]

@@ -2,15 +2,16 @@
 
 use crate::error::Result;
 use crate::metrics::Tally;
+use crate::records::prediction::Prediction;
+use crate::records::run_folder::Run;
 use crate::report::ink;
 use crate::report::lines::Boundary;
 use crate::report::metric;
 use crate::report::metric::Metric;
 use crate::report::number::Unit;
-use crate::report::predictions::Prediction;
-use crate::report::read::Run;
 use crate::report::rescore;
 use crate::report::scale::Axis;
+use crate::report::standing;
 use crate::report::uncertainty::Uncertainty;
 
 /// The address of the audio of a row of a set, where it can be heard.
@@ -108,7 +109,7 @@ impl<'a> Chapter<'a> {
         metric::own_first(
             &mut metrics,
             |metric| metric,
-            |metric| self.run.is_own(metric),
+            |metric| standing::is_own(self.run, metric),
         );
         metrics
     }

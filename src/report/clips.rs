@@ -14,12 +14,12 @@ use crate::data::Clip;
 use crate::data::OnBadRow;
 use crate::data::read_manifest;
 use crate::error::Result;
-use crate::eval::record::SUITE_FILE;
-use crate::eval::suite::SuiteFile;
 use crate::files;
 use crate::json;
+use crate::records::run_folder::Run;
+use crate::records::scores::SUITE_FILE;
+use crate::records::suite_file::SuiteFile;
 use crate::report::escape;
-use crate::report::read::Run;
 use crate::yaml;
 
 /// Longest clip that is put into a page, in seconds: longer ones are linked.
@@ -95,9 +95,9 @@ impl Clips {
 /// The suite that a run's recipe names, or that the folder of an evaluation stands in.
 fn suite(run: &Run) -> Result<Option<PathBuf>> {
     if let Some(suite) = run
-        .settings
+        .recipe
         .as_ref()
-        .and_then(|settings| settings.get("evaluate.suite"))
+        .and_then(|recipe| recipe.get("evaluate.suite"))
     {
         return Ok(Some(PathBuf::from(suite)));
     }

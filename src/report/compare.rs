@@ -5,17 +5,17 @@ use std::path::Path;
 
 use crate::error::Error;
 use crate::error::Result;
-use crate::eval::significance::holm;
 use crate::files;
+use crate::records::prediction::Prediction;
+use crate::records::run_folder::Run;
 use crate::report::header;
 use crate::report::page::Block;
 use crate::report::page::Page;
 use crate::report::page::Section;
-use crate::report::predictions::Prediction;
-use crate::report::read::Run;
 use crate::report::several;
 use crate::report::several::Line;
 use crate::report::uncertainty::Uncertainty;
+use crate::stats::significance::holm;
 
 /// Predictions of a run's last evaluation, by set.
 type Sets = Vec<(String, Vec<Prediction>)>;

@@ -1,5 +1,7 @@
 //! Learning curves of one run: training loss by task, every score by step.
 
+use crate::records::curves::Log;
+use crate::records::track::window;
 use crate::report::chapter::Chapter;
 use crate::report::chapter::steps_axis;
 use crate::report::figure::Chart;
@@ -7,14 +9,11 @@ use crate::report::figure::Figure;
 use crate::report::lines::Level;
 use crate::report::lines::LineChart;
 use crate::report::lines::Series;
-use crate::report::log::Log;
 use crate::report::metric::Family;
 use crate::report::metric::Metric;
 use crate::report::page::Block;
 use crate::report::page::Section;
-use crate::report::read;
 use crate::report::scale::Axis;
-use crate::report::track::window;
 
 /// From this ratio of highest to lowest on, losses are drawn on a logarithmic axis.
 const WIDE_RANGE: f64 = 40.0;
@@ -36,7 +35,7 @@ pub fn section(chapter: &Chapter) -> Section {
 
 fn training_loss(chapter: &Chapter, log: &Log) -> Option<Figure> {
     let window = window(log.steps);
-    let of_task = |(task, track): (&String, &crate::report::track::Track)| {
+    let of_task = |(task, track): (&String, &crate::records::track::Track)| {
         Series::new(task, track.smooth(window), chapter.colour(task))
     };
     let mut series: Vec<Series> = log.task_loss.iter().map(of_task).collect();
@@ -243,10 +242,10 @@ fn panel(chapter: &Chapter, metrics: &[&Metric]) -> LineChart {
         .last()
         .map(|last| last.controls.as_slice())
         .unwrap_or_default();
-    let level = |(name, scores): &(String, crate::report::log::Scores)| {
+    let level = |(name, scores): &(String, crate::records::scores::Scores)| {
         Some(Level {
             name: name.clone(),
-            value: read::score(scores, &metrics[0].full)?,
+            value: scores.get(&metrics[0].full)?,
         })
     };
     let label = if metrics.len() == 1 {

@@ -11,11 +11,13 @@ use crate::error::Error;
 use crate::error::Result;
 use crate::eval::confidence::ALPHA;
 use crate::eval::confidence::FEWEST_ROWS;
-use crate::eval::record::DETAILS;
-use crate::eval::record::SUITE_FILE;
-use crate::eval::significance::holm;
-use crate::eval::table::SCORES_FILE;
 use crate::files;
+use crate::records::prediction::Prediction;
+use crate::records::run_folder;
+use crate::records::run_folder::Run;
+use crate::records::scores::DETAILS;
+use crate::records::scores::SCORES_FILE;
+use crate::records::scores::SUITE_FILE;
 use crate::report::AudioOf;
 use crate::report::answers;
 use crate::report::chapter::Chapter;
@@ -30,9 +32,6 @@ use crate::report::page::Block;
 use crate::report::page::Fact;
 use crate::report::page::Page;
 use crate::report::page::Section;
-use crate::report::predictions::Prediction;
-use crate::report::read;
-use crate::report::read::Run;
 use crate::report::rescore;
 use crate::report::several;
 use crate::report::several::Line;
@@ -41,10 +40,11 @@ use crate::report::table::Column;
 use crate::report::table::Score;
 use crate::report::table::Table;
 use crate::report::uncertainty::Difference;
-use crate::report::uncertainty::Interval;
 use crate::report::uncertainty::MARKS;
 use crate::report::uncertainty::Uncertainty;
 use crate::report::worst;
+use crate::stats::significance::Interval;
+use crate::stats::significance::holm;
 
 /// What answered.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
@@ -149,7 +149,7 @@ impl Evaluation {
 impl Entry {
     fn read(folder: &Path, prompts: Option<&str>) -> Result<Self> {
         let mut run = Run::read(folder)?;
-        run.tasks = read::tasks_of(prompts)?;
+        run.tasks = run_folder::tasks_of(prompts)?;
         let written = object(&folder.join(SCORES_FILE))?;
         let details = written.get(DETAILS).and_then(Value::as_object).cloned();
         let details = details.unwrap_or_default();

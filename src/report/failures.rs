@@ -1,6 +1,8 @@
 //! How generation failed, by step: answers that do not end, that go round in circles, that are too long or in another script.
 
 use crate::error::Result;
+use crate::records::prediction;
+use crate::records::prediction::Prediction;
 use crate::report::chapter::Chapter;
 use crate::report::chapter::steps_axis;
 use crate::report::curves::recoloured;
@@ -12,8 +14,6 @@ use crate::report::lines::Series;
 use crate::report::metric::Family;
 use crate::report::metric::Metric;
 use crate::report::number::Unit;
-use crate::report::predictions;
-use crate::report::predictions::Prediction;
 use crate::report::rescore;
 use crate::report::scale::Axis;
 
@@ -42,7 +42,7 @@ pub fn figure(chapter: &Chapter) -> Result<Option<Figure>> {
     let mut kinds: Vec<Kind> = Vec::new();
     for evaluation in &chapter.run.evaluations {
         for (set, path) in evaluation.sets()? {
-            let rows = predictions::read(&path)?;
+            let rows = prediction::read(&path)?;
             for (metric, share) in failures(chapter, &set, &rows) {
                 put(&mut kinds, metric, &set, (evaluation.step as f64, share));
             }

@@ -2,6 +2,9 @@
 
 use std::collections::BTreeMap;
 
+use crate::records::curves::Log;
+use crate::records::track::Track;
+use crate::records::track::window;
 use crate::report::chapter::Chapter;
 use crate::report::chapter::steps_axis;
 use crate::report::curves::said_of_axis;
@@ -12,12 +15,9 @@ use crate::report::heat::HeatMap;
 use crate::report::lines::Level;
 use crate::report::lines::LineChart;
 use crate::report::lines::Series;
-use crate::report::log::Log;
 use crate::report::page::Block;
 use crate::report::page::Section;
 use crate::report::scale::Axis;
-use crate::report::track::Track;
-use crate::report::track::window;
 
 /// From this ratio of highest to lowest on, norms are drawn on a logarithmic axis.
 const WIDE_RANGE: f64 = 20.0;

@@ -1,13 +1,14 @@
 //! What a run is, in a few numbers and words: its size, its recipe, what was trained.
 
 use crate::parts::Part;
+use crate::records::environment::Provenance;
+use crate::records::run_folder::Run;
 use crate::report::number;
 use crate::report::number::Unit;
 use crate::report::page::Block;
 use crate::report::page::Fact;
 use crate::report::page::Section;
-use crate::report::provenance::Provenance;
-use crate::report::read::Run;
+use crate::report::provenance;
 use crate::report::table::Cell;
 use crate::report::table::Column;
 use crate::report::table::Table;
@@ -39,11 +40,7 @@ pub fn facts(run: &Run) -> Vec<Fact> {
             facts.push(Fact::new(number::count(log.skipped as f64), "rows skipped"));
         }
     }
-    facts.extend(
-        run.provenance
-            .wall_time()
-            .map(|time| Fact::new(time, "wall time")),
-    );
+    facts.extend(provenance::wall_time(&run.provenance).map(|time| Fact::new(time, "wall time")));
     let course = run.course("mean");
     if let (Some(first), Some(last)) = (course.first(), course.last()) {
         let value = |value: f64| Unit::Percent.format(value);
@@ -60,9 +57,9 @@ pub fn facts(run: &Run) -> Vec<Fact> {
 /// One line that says what the run started from and where it is.
 pub fn subtitle(run: &Run) -> String {
     let model = run
-        .settings
+        .recipe
         .as_ref()
-        .and_then(|settings| settings.get("model.path"));
+        .and_then(|recipe| recipe.get("model.path"));
     match model {
         Some(model) => format!("{model} · {}", run.folder.display()),
         None => run.folder.display().to_string(),
@@ -71,11 +68,11 @@ pub fn subtitle(run: &Run) -> String {
 
 /// The parts of the model with how each is trained: `audio encoder lora, decoder full`; what is frozen is left out.
 pub fn trained(run: &Run) -> String {
-    let Some(settings) = &run.settings else {
+    let Some(recipe) = &run.recipe else {
         return String::new();
     };
     let how = |part: &Part| {
-        settings
+        recipe
             .get(&format!("train.{}", part.name()))
             .filter(|how| *how != "frozen")
             .map(|how| format!("{} {how}", part.name().replace('_', " ")))
@@ -90,7 +87,7 @@ pub fn trained(run: &Run) -> String {
 /// The recipe: what matters most as a list, all of it folded away.
 pub fn recipe(run: &Run, id: String) -> Section {
     let mut section = Section::new(id, "Recipe", Vec::new());
-    let Some(settings) = &run.settings else {
+    let Some(recipe) = &run.recipe else {
         return section;
     };
     let mut list = Vec::new();
@@ -101,7 +98,7 @@ pub fn recipe(run: &Run, id: String) -> Section {
                 .map(|value| (name.to_owned(), value)),
         )
     };
-    let get = |key: &str| settings.get(key).map(str::to_owned);
+    let get = |key: &str| recipe.get(key).map(str::to_owned);
     put("model", get("model.path"));
     put("trained", Some(trained(run)));
     if trained(run).contains("lora") {
@@ -126,7 +123,7 @@ pub fn recipe(run: &Run, id: String) -> Section {
         "loss",
         get("loss.normalise").map(|normalise| format!("normalised by {normalise}")),
     );
-    let manifests = settings
+    let manifests = recipe
         .values
         .iter()
         .filter(|(key, _)| key.starts_with("data.") && key.ends_with(".manifest"))
@@ -137,7 +134,7 @@ pub fn recipe(run: &Run, id: String) -> Section {
     section.blocks.push(Block::Facts(list));
     section.blocks.push(Block::Folded(
         "recipe.yaml, every default written out".to_owned(),
-        vec![Block::Code(settings.text.clone())],
+        vec![Block::Code(recipe.text.clone())],
     ));
     section
 }
@@ -154,18 +151,18 @@ pub fn table_of_runs(runs: &[Run], names: &[String]) -> Table {
         Column::number("seed"),
         Column::number("scored after"),
     ];
-    let provenance: [(&str, fn(&Provenance) -> Option<String>); 4] = [
-        ("wall time", Provenance::wall_time),
-        ("throughput", Provenance::throughput),
-        ("machine", Provenance::machine),
-        ("maqam", Provenance::build),
+    let told: [(&str, fn(&Provenance) -> Option<String>); 4] = [
+        ("wall time", provenance::wall_time),
+        ("throughput", provenance::throughput),
+        ("machine", provenance::machine),
+        ("maqam", provenance::build),
     ];
     // What no run says has no column.
-    let provenance: Vec<_> = provenance
+    let told: Vec<_> = told
         .into_iter()
         .filter(|(_, of)| runs.iter().any(|run| of(&run.provenance).is_some()))
         .collect();
-    columns.extend(provenance.iter().map(|(name, _)| Column::text(*name)));
+    columns.extend(told.iter().map(|(name, _)| Column::text(*name)));
     let mut table = Table::new(
         "runs",
         "The runs",
@@ -178,7 +175,7 @@ pub fn table_of_runs(runs: &[Run], names: &[String]) -> Table {
             value.map_or(Cell::Empty, |value| Cell::number(value, Unit::Count))
         };
         let seen = log.map(|log| log.seen());
-        let told = provenance
+        let found = told
             .iter()
             .map(|(_, of)| of(&run.provenance).map_or(Cell::Empty, Cell::text));
         let mut row = vec![
@@ -190,13 +187,13 @@ pub fn table_of_runs(runs: &[Run], names: &[String]) -> Table {
             }),
             count(seen.map(|seen| seen.target_tokens)),
             Cell::text(trained(run)),
-            run.settings
+            run.recipe
                 .as_ref()
-                .and_then(|settings| settings.get("seed"))
+                .and_then(|recipe| recipe.get("seed"))
                 .map_or(Cell::Empty, Cell::text),
             count(run.last().map(|last| last.step as f64)),
         ];
-        row.extend(told);
+        row.extend(found);
         table.row(false, row);
     }
     table

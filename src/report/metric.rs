@@ -4,7 +4,7 @@ use crate::metrics::Better;
 use crate::metrics::better;
 use crate::metrics::range;
 use crate::report::number::Unit;
-use crate::report::uncertainty::Interval;
+use crate::stats::significance::Interval;
 
 /// What a metric compares; it decides which details a report can show.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

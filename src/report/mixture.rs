@@ -1,5 +1,7 @@
 //! What a run saw: its stages, and each task's share of examples, audio and target tokens.
 
+use crate::records::curves::Log;
+use crate::records::curves::Seen;
 use crate::report::bars::Bar;
 use crate::report::bars::BarChart;
 use crate::report::bars::Group;
@@ -7,8 +9,6 @@ use crate::report::chapter::Chapter;
 use crate::report::figure::Chart;
 use crate::report::figure::Figure;
 use crate::report::ink::Colour;
-use crate::report::log::Log;
-use crate::report::log::Seen;
 use crate::report::number;
 use crate::report::number::Unit;
 use crate::report::page::Block;
@@ -32,7 +32,7 @@ pub fn section(chapter: &Chapter) -> Section {
 }
 
 fn stages(chapter: &Chapter, log: &Log) -> Figure {
-    let stage = |stage: &crate::report::log::Stage| timeline::Stage {
+    let stage = |stage: &crate::records::curves::Stage| timeline::Stage {
         name: stage.name.clone(),
         steps: (stage.last + 1 - stage.first) as f64,
         parts: chapter

@@ -1,6 +1,6 @@
 //! What a run's folder says, shown: charts, tables, one page that opens offline; runs side by side.
 //!
-//! The line: a folder is read ([`read`]), sections say one thing each about a run ([`chapter`]) or about several ([`several`]), a
+//! The line: a folder is read ([`crate::records::run_folder`]), sections say one thing each about a run ([`chapter`]) or about several ([`several`]), a
 //! [`page::Page`] holds them. Callers with something of their own to show build [`figure::Figure`], [`table::Table`] and
 //! [`page::Section`] themselves; a figure is written as a file by [`figure::Figure::file`].
 
@@ -20,39 +20,35 @@ pub mod header;
 pub mod heat;
 pub mod ink;
 pub mod lines;
-pub mod log;
 pub mod measure;
 pub mod metric;
 pub mod mixture;
 pub mod number;
 pub mod page;
-pub mod predictions;
 pub mod provenance;
-pub mod read;
 pub mod resampled;
 pub mod rescore;
 pub mod scale;
 pub mod scatter;
 pub mod scores;
-pub mod settings;
 pub mod several;
 pub mod slices;
 pub mod spark;
+pub mod standing;
 pub mod svg;
 pub mod table;
 pub mod timeline;
-pub mod track;
 pub mod uncertainty;
 pub mod utterance;
 pub mod worst;
 
 use crate::error::Result;
+use crate::records::run_folder::Run;
 use crate::report::chapter::Audio;
 use crate::report::chapter::Chapter;
 use crate::report::page::Block;
 use crate::report::page::Page;
 use crate::report::page::Section;
-use crate::report::read::Run;
 use crate::report::uncertainty::Uncertainty;
 
 /// Where the audio of a run's rows is found: run, set, row.

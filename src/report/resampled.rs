@@ -2,17 +2,17 @@
 
 use crate::error::Result;
 use crate::eval::confidence;
-use crate::eval::significance::Clusters;
-use crate::eval::significance::Resampling;
-use crate::eval::significance::bootstrap;
-use crate::eval::significance::paired_bootstrap;
+use crate::records::prediction::Prediction;
 use crate::report::metric::Metric;
 use crate::report::number;
-use crate::report::predictions::Prediction;
 use crate::report::rescore;
 use crate::report::uncertainty::Difference;
-use crate::report::uncertainty::Interval;
 use crate::report::uncertainty::Uncertainty;
+use crate::stats::significance::Clusters;
+use crate::stats::significance::Interval;
+use crate::stats::significance::Resampling;
+use crate::stats::significance::bootstrap;
+use crate::stats::significance::paired_bootstrap;
 
 /// Bootstrap over clusters of rows: speakers where every row has one, else groups, else the rows themselves.
 #[derive(Clone, Copy, Debug, Default, PartialEq)]

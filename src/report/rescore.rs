@@ -9,9 +9,9 @@ use crate::metrics::classify;
 use crate::metrics::failures;
 use crate::metrics::of_texts;
 use crate::metrics::share;
+use crate::records::prediction::Prediction;
 use crate::report::metric::Family;
 use crate::report::metric::Metric;
-use crate::report::predictions::Prediction;
 
 /// Largest difference from the score of the evaluation, relative: sums in another order differ in their last digits.
 const TOLERANCE: f64 = 1e-9;
@@ -119,7 +119,10 @@ fn failure(metric: &Metric, rows: &[Prediction]) -> Option<Tally> {
 }
 
 fn loss(rows: &[Prediction]) -> Option<Tally> {
-    let unit = |row: &Prediction| Some([row.loss? * row.target_tokens?, row.target_tokens?]);
+    let unit = |row: &Prediction| {
+        let tokens = row.target_tokens? as f64;
+        Some([row.loss? * tokens, tokens])
+    };
     let units = rows.iter().map(unit).collect::<Option<Vec<_>>>()?;
     Some(share("loss", &[], Better::Lower, units))
 }
@@ -192,7 +195,7 @@ mod tests {
             ..Prediction::default()
         };
         assert_eq!(
-            score("s.loss", &[row(1.0, 3.0), row(2.0, 1.0)]),
+            score("s.loss", &[row(1.0, 3), row(2.0, 1)]),
             Some(5.0 / 4.0)
         );
     }

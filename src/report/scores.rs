@@ -1,6 +1,7 @@
 //! The scores of one run: before training, after it, at its best and under controls, as a table and as bars.
 
 use crate::error::Result;
+use crate::records::scores::Scores;
 use crate::report::bars::Bar;
 use crate::report::bars::BarChart;
 use crate::report::bars::Group;
@@ -8,18 +9,17 @@ use crate::report::chapter::Chapter;
 use crate::report::figure::Chart;
 use crate::report::figure::Figure;
 use crate::report::ink::Colour;
-use crate::report::log::Scores;
 use crate::report::metric::Metric;
 use crate::report::number::Unit;
 use crate::report::page::Block;
 use crate::report::page::Section;
-use crate::report::read;
 use crate::report::scale::Axis;
+use crate::report::standing;
 use crate::report::table::Cell;
 use crate::report::table::Column;
 use crate::report::table::Score;
 use crate::report::table::Table;
-use crate::report::uncertainty::Interval;
+use crate::stats::significance::Interval;
 
 /// Scores of one moment or one way to ask.
 struct Asked<'a> {
@@ -75,7 +75,7 @@ pub fn section(chapter: &Chapter) -> Result<Section> {
         row.extend(
             asked
                 .iter()
-                .map(|asked| match read::score(asked.scores, &metric.full) {
+                .map(|asked| match asked.scores.get(&metric.full) {
                     Some(value) => Cell::Score(Score {
                         interval: interval.filter(|_| asked.is_last),
                         ..Score::new(value, metric.unit)
@@ -117,13 +117,8 @@ fn interval(chapter: &Chapter, metric: &Metric) -> Result<Option<Interval>> {
 
 fn caption(chapter: &Chapter, last: u64, has_intervals: bool) -> String {
     let mut text = "Arrows say which way is better.".to_owned();
-    if let Some(best) = chapter.run.best().filter(|best| best.step != last) {
-        let keep = chapter
-            .run
-            .settings
-            .as_ref()
-            .and_then(|settings| settings.get("evaluate.keep_best"))
-            .unwrap_or("mean");
+    if let Some(best) = standing::best(chapter.run).filter(|best| best.step != last) {
+        let keep = chapter.run.keep_best();
         text += &format!(
             " The best evaluation by {keep} was after {} steps.",
             best.step
@@ -166,7 +161,7 @@ fn asked<'a>(chapter: &Chapter<'a>) -> Vec<Asked<'a>> {
         colour: Colour::Series(0),
     });
     let is_shown = |step: u64| step == last.step || run.before().is_some_and(|b| b.step == step);
-    if let Some(best) = run.best().filter(|best| !is_shown(best.step)) {
+    if let Some(best) = standing::best(run).filter(|best| !is_shown(best.step)) {
         found.push(Asked {
             name: format!("best, {}", best.step),
             scores: &best.scores,
@@ -202,7 +197,7 @@ fn figure(
             continue;
         }
         let bar = |asked: &Asked| {
-            let value = read::score(asked.scores, &metric.full)?;
+            let value = asked.scores.get(&metric.full)?;
             Some(Bar {
                 interval: interval.filter(|_| asked.is_last),
                 ..Bar::new(value)

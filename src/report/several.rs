@@ -3,6 +3,11 @@
 use std::path::Path;
 
 use crate::error::Result;
+use crate::records::curves::Log;
+use crate::records::recipe_keys::RecipeKeys;
+use crate::records::run_folder::Run;
+use crate::records::scores::Scores;
+use crate::records::track::window;
 use crate::report::bars::Bar;
 use crate::report::bars::BarChart;
 use crate::report::bars::Group;
@@ -16,25 +21,20 @@ use crate::report::figure::Chart;
 use crate::report::figure::Figure;
 use crate::report::lines::LineChart;
 use crate::report::lines::Series;
-use crate::report::log::Log;
-use crate::report::log::Scores;
 use crate::report::metric;
 use crate::report::metric::Family;
 use crate::report::metric::Metric;
 use crate::report::number::Unit;
 use crate::report::page::Block;
-use crate::report::read;
-use crate::report::read::Run;
 use crate::report::scale::Axis;
-use crate::report::settings::Settings;
+use crate::report::standing;
 use crate::report::table::Cell;
 use crate::report::table::Column;
 use crate::report::table::Score;
 use crate::report::table::Table;
-use crate::report::track::window;
 use crate::report::uncertainty::Difference;
-use crate::report::uncertainty::Interval;
 use crate::report::uncertainty::MARKS;
+use crate::stats::significance::Interval;
 
 /// One score of several runs.
 #[derive(Clone, Debug, PartialEq)]
@@ -56,7 +56,7 @@ pub fn lines(runs: &[Run]) -> Vec<Line> {
     for (name, _) in runs
         .iter()
         .filter_map(Run::last)
-        .flat_map(|last| &last.scores)
+        .flat_map(|last| last.scores.iter())
     {
         if !names.contains(&name) {
             names.push(name);
@@ -72,7 +72,7 @@ pub fn lines(runs: &[Run]) -> Vec<Line> {
     };
     let mut lines: Vec<Line> = names.into_iter().map(line).collect();
     // Scores that only a later run has stand with the others of their set.
-    let is_own = |metric: &Metric| runs.iter().any(|run| run.is_own(metric));
+    let is_own = |metric: &Metric| runs.iter().any(|run| standing::is_own(run, metric));
     metric::own_first(&mut lines, |line| &line.metric, is_own);
     lines
 }
@@ -303,7 +303,7 @@ pub fn beside(runs: &[Run], names: &[String], lines: &[Line]) -> Result<Option<T
     let mut table = Table::new("controls", "Controls and baselines", caption, heads);
     let mut before: Option<&Option<String>> = None;
     for line in lines {
-        let value = |(_, scores): &Beside| read::score(scores, &line.metric.full);
+        let value = |(_, scores): &Beside| scores.get(&line.metric.full);
         let cells: Vec<Cell> = columns
             .iter()
             .map(|column| {
@@ -434,11 +434,11 @@ pub fn scores_by_step(runs: &[Run], names: &[String], lines: &[Line]) -> Option<
 
 /// Where the recipes differ, or that they do not; `None` where a run has none.
 pub fn recipe_differences(runs: &[Run], names: &[String]) -> Option<Block> {
-    let recipes: Vec<&Settings> = runs
+    let recipes: Vec<&RecipeKeys> = runs
         .iter()
-        .map(|run| run.settings.as_ref())
+        .map(|run| run.recipe.as_ref())
         .collect::<Option<_>>()?;
-    let differences = Settings::differences(&recipes);
+    let differences = RecipeKeys::differences(&recipes);
     if differences.is_empty() {
         return Some(Block::Prose(
             "The recipes say the same but for their names.".to_owned(),

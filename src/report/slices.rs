@@ -4,6 +4,8 @@ use std::collections::BTreeMap;
 use std::collections::BTreeSet;
 
 use crate::metrics::Tally;
+use crate::records::prediction::Prediction;
+use crate::records::prediction::SECONDS;
 use crate::report::chapter::Chapter;
 use crate::report::figure::slug;
 use crate::report::metric::Family;
@@ -11,8 +13,6 @@ use crate::report::metric::Metric;
 use crate::report::number::Unit;
 use crate::report::page::Block;
 use crate::report::page::Section;
-use crate::report::predictions::Prediction;
-use crate::report::predictions::SECONDS;
 use crate::report::rescore;
 use crate::report::table::Cell;
 use crate::report::table::Column;

@@ -7,7 +7,7 @@ use crate::report::number::NOTHING;
 use crate::report::number::Unit;
 use crate::report::spark::sparkline;
 use crate::report::svg::is_right_to_left;
-use crate::report::uncertainty::Interval;
+use crate::stats::significance::Interval;
 
 /// One column.
 #[derive(Clone, Debug, Default, PartialEq)]

@@ -1,29 +1,9 @@
 //! How sure a score is: intervals and differences as the report shows them, whoever computes them.
 
-use serde::Deserialize;
-
 use crate::error::Result;
+use crate::records::prediction::Prediction;
 use crate::report::metric::Metric;
-use crate::report::predictions::Prediction;
-
-/// Both ends of an interval, in the unit of the number it belongs to.
-#[derive(Clone, Copy, Debug, PartialEq, Deserialize)]
-pub struct Interval {
-    /// Lower end.
-    pub low: f64,
-    /// Upper end.
-    pub high: f64,
-}
-
-impl Interval {
-    /// The interval, or nothing where an end is no number.
-    pub fn new(low: f64, high: f64) -> Option<Self> {
-        (low.is_finite() && high.is_finite()).then_some(Self {
-            low: low.min(high),
-            high: low.max(high),
-        })
-    }
-}
+use crate::stats::significance::Interval;
 
 /// What a test says of a score against another run's.
 #[derive(Clone, Copy, Debug, PartialEq)]

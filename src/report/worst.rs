@@ -3,6 +3,7 @@
 use std::collections::HashMap;
 
 use crate::error::Result;
+use crate::records::prediction::Prediction;
 use crate::report::chapter::Chapter;
 use crate::report::metric::Family;
 use crate::report::metric::Metric;
@@ -10,7 +11,6 @@ use crate::report::number;
 use crate::report::number::Unit;
 use crate::report::page::Block;
 use crate::report::page::Section;
-use crate::report::predictions::Prediction;
 use crate::report::rescore;
 use crate::report::utterance::Utterance;
 

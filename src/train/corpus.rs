@@ -359,8 +359,8 @@ fn example_of(row: &Row, task: Option<&Task>, draw: Key) -> Result<Example> {
 mod tests {
     use super::*;
     use crate::load::headers::Headers;
-    use crate::load::rows::LeftOut;
     use crate::load::rows::Pool;
+    use crate::records::inputs::LeftOut;
 
     #[test]
     fn entries_of_one_manifest_leave_out_their_own_rows() {

@@ -20,13 +20,13 @@ use crate::loss::weights;
 use crate::model::AudioLlm;
 use crate::model::HeardAhead;
 use crate::model::Pass;
+use crate::records::inputs::Fingerprint;
+use crate::records::inputs::fingerprint;
+use crate::records::log::TaskRecord;
 use crate::schedule::Schedule;
 use crate::seed::Key;
 use crate::task::Mode;
 use crate::train::Run;
-use crate::train::inputs::Fingerprint;
-use crate::train::inputs::fingerprint;
-use crate::train::log::TaskRecord;
 
 /// A step's examples, read and weighed.
 pub(super) struct LoadedStep {

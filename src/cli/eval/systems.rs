@@ -14,9 +14,7 @@ use crate::error::Result;
 use crate::eval::answers::Asker;
 use crate::eval::content;
 use crate::eval::content::Contents;
-use crate::eval::control::Control;
 use crate::eval::interview::Interview;
-use crate::eval::store::Store;
 use crate::eval::suite::Suite;
 use crate::files;
 use crate::load::Loader;
@@ -27,6 +25,8 @@ use crate::model::precision::Computes;
 use crate::model::trained;
 use crate::model::trained::Trained;
 use crate::model::weights::Weights;
+use crate::records::answers::Store;
+use crate::records::suite_file::Control;
 
 /// The name of the untuned model.
 pub const BASE: &str = "base";

@@ -1,18 +1,15 @@
-//! A suite as people write it: the keys of its YAML.
+//! A suite file as people write it: the keys of its YAML.
 
 use std::path::PathBuf;
 
 use serde::Deserialize;
 use serde::Serialize;
 
-use crate::eval::baseline::Baseline;
-use crate::eval::control::Control;
-use crate::eval::slices::ClusterBy;
-use crate::metrics::Normaliser;
-use crate::model::generate::Sampling;
-use crate::task::AskedIn;
-use crate::task::Parse;
-use crate::task::Wording;
+use maqam_data::task::AskedIn;
+use maqam_data::task::Parse;
+use maqam_data::task::Wording;
+use maqam_metrics::Normaliser;
+use maqam_metrics::rouge::Fold;
 
 /// What a suite is for.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -34,7 +31,7 @@ pub struct SuiteFile {
     pub sets: Vec<SetFile>,
     /// How answers are generated.
     #[serde(default)]
-    pub generation: Sampling,
+    pub generation: Generation,
     /// Other ways to ask, for comparison: `no-audio`, `shuffled-audio`. In a training they are asked once, after the last step.
     #[serde(default)]
     pub controls: Vec<Control>,
@@ -105,6 +102,120 @@ pub struct SetFile {
     pub limit: Option<usize>,
 }
 
+/// `generation:` of a suite: how the next token is chosen.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct Generation {
+    /// `greedy` takes the likeliest token, `sample` draws one.
+    pub strategy: Strategy,
+    /// Divides the logits before drawing.
+    pub temperature: f64,
+    /// Draws among the likeliest `top_k` tokens; 0 for all.
+    pub top_k: usize,
+    /// Draws among the likeliest tokens that together have at least this probability.
+    pub top_p: f64,
+    /// Divides positive and multiplies negative logits of tokens seen before (Keskar et al. 2019).
+    pub repetition_penalty: f64,
+}
+
+/// How a token is chosen.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Strategy {
+    /// The likeliest.
+    Greedy,
+    /// Drawn.
+    Sample,
+}
+
+impl Default for Generation {
+    fn default() -> Self {
+        Self {
+            strategy: Strategy::Greedy,
+            temperature: 1.0,
+            top_k: 0,
+            top_p: 1.0,
+            repetition_penalty: 1.0,
+        }
+    }
+}
+
+/// A way to ask a suite's questions that a model which listens must fail.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum Control {
+    /// The instruction alone.
+    NoAudio,
+    /// Every row hears the clips of another row of its set: the rows' seeded order, each taking those of the next.
+    ShuffledAudio,
+}
+
+impl Control {
+    /// Its name in files, logs and tables.
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::NoAudio => "no-audio",
+            Self::ShuffledAudio => "shuffled-audio",
+        }
+    }
+}
+
+/// A way to answer without a model.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum Baseline {
+    /// The commonest label for every row: of the manifest `majority_from`, or else of the set itself.
+    Majority,
+    /// The first sentence of what was said, as its summary.
+    Lead,
+    /// All that was said, as its summary.
+    Transcript,
+}
+
+impl Baseline {
+    /// Its name in files and tables.
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::Majority => "majority",
+            Self::Lead => "lead",
+            Self::Transcript => "transcript",
+        }
+    }
+
+    /// What it fits, for messages.
+    pub fn fits(self) -> &'static str {
+        match self {
+            Self::Majority => "sets of labels",
+            Self::Lead | Self::Transcript => {
+                "sets of summaries whose rows have a `text` of their own or in the set's `text_from`"
+            }
+        }
+    }
+}
+
+/// What is resampled as one, because it errs together.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum ClusterBy {
+    /// All rows of a speaker.
+    Speaker,
+    /// All rows of a programme or document.
+    Group,
+    /// Nothing: each row stands for itself.
+    None,
+}
+
+impl ClusterBy {
+    /// The name in suites and scores.
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::Speaker => "speaker",
+            Self::Group => "group",
+            Self::None => "none",
+        }
+    }
+}
+
 /// What ROUGE takes out of texts before it compares them.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
@@ -114,6 +225,15 @@ pub enum RougeFold {
     None,
     /// Combining marks and tatweel.
     Diacritics,
+}
+
+impl From<RougeFold> for Fold {
+    fn from(fold: RougeFold) -> Self {
+        match fold {
+            RougeFold::None => Self::None,
+            RougeFold::Diacritics => Self::Diacritics,
+        }
+    }
 }
 
 fn no_normaliser() -> Vec<Normaliser> {

@@ -3,15 +3,14 @@
 use std::collections::BTreeMap;
 use std::path::Path;
 
-use serde::Deserialize;
-use serde_json::Map;
-use serde_json::Value;
-
-use crate::error::Error;
-use crate::error::Result;
-use crate::files::Lines;
-use crate::json;
-use crate::report::track::Track;
+use crate::log::EvalRecord;
+use crate::log::Line;
+use crate::log::ProbeRecord;
+use crate::log::StepRecord;
+use crate::log::each;
+use crate::track::Track;
+use maqam_base::error::Error;
+use maqam_base::error::Result;
 
 /// What was seen of a task, or of all of them.
 #[derive(Clone, Copy, Debug, Default, PartialEq)]
@@ -50,20 +49,6 @@ pub struct Stage {
     pub cosines: BTreeMap<(String, String), (f64, f64)>,
 }
 
-/// Scores by name, in their order.
-pub type Scores = Vec<(String, f64)>;
-
-/// One evaluation of the log.
-#[derive(Clone, Debug, PartialEq)]
-pub struct Logged {
-    /// After this many steps.
-    pub at_step: u64,
-    /// The control it was asked under, if any.
-    pub control: Option<String>,
-    /// The scores.
-    pub scores: Scores,
-}
-
 /// A log.
 #[derive(Clone, Debug, Default, PartialEq)]
 pub struct Log {
@@ -88,48 +73,7 @@ pub struct Log {
     /// Cosine between the gradients of two tasks, where they were probed.
     pub cosines: BTreeMap<(String, String), Track>,
     /// The evaluations.
-    pub evaluations: Vec<Logged>,
-}
-
-/// A line, of any kind.
-#[derive(Deserialize)]
-struct Line {
-    kind: String,
-    step: Option<u64>,
-    at_step: Option<u64>,
-    #[serde(default)]
-    stage: String,
-    loss: Option<f64>,
-    grad_norm: Option<f64>,
-    learning_rate: Option<f64>,
-    #[serde(default)]
-    tokens: f64,
-    #[serde(default)]
-    target_tokens: f64,
-    #[serde(default)]
-    skipped: u64,
-    #[serde(default)]
-    tasks: BTreeMap<String, TaskLine>,
-    control: Option<String>,
-    #[serde(default)]
-    scores: Map<String, Value>,
-    #[serde(default)]
-    norms: BTreeMap<String, Option<f64>>,
-    #[serde(default)]
-    cosines: BTreeMap<String, Option<f64>>,
-    #[serde(default)]
-    reason: String,
-}
-
-#[derive(Deserialize)]
-struct TaskLine {
-    #[serde(default)]
-    examples: f64,
-    #[serde(default)]
-    seconds: f64,
-    #[serde(default)]
-    target_tokens: f64,
-    loss: Option<f64>,
+    pub evaluations: Vec<EvalRecord>,
 }
 
 impl Log {
@@ -139,53 +83,28 @@ impl Log {
     /// A line that is no JSON, lacks what its kind has, or goes back in steps; the message names file and line.
     pub fn read(path: &Path) -> Result<Self> {
         let mut log = Self::default();
-        let mut lines = Lines::open(path)?;
-        while let Some((number, text)) = lines.next_line()? {
-            let text = String::from_utf8_lossy(text);
-            if !text.trim().is_empty() {
-                log.line(&text)
-                    .map_err(|e| e.at(format!("{}:{number}", path.display())))?;
-            }
-        }
+        each(path, |line| log.add(line))?;
         Ok(log)
     }
 
-    fn line(&mut self, text: &str) -> Result<()> {
-        let line: Line = json::parse(text).map_err(|e| {
-            e.at("not a line of a log")
-                .hint("while a run is at work its last line may be half written; try again then")
-        })?;
-        match line.kind.as_str() {
-            "train" => self.train(&line),
-            "eval" => {
-                let scores = numbers(&line.scores);
-                self.evaluations.push(Logged {
-                    at_step: at_step(&line)?,
-                    control: line.control,
-                    scores,
-                });
-                Ok(())
-            }
-            "probe" => self.probe(&line),
-            "stage_end" => {
-                if let Some(stage) = self
-                    .stages
-                    .iter_mut()
-                    .rev()
-                    .find(|stage| stage.name == line.stage)
-                {
-                    stage.end = Some(line.reason);
+    fn add(&mut self, line: Line) -> Result<()> {
+        match line {
+            Line::Train(record) => self.train(&record)?,
+            Line::Eval(record) => self.evaluations.push(record),
+            Line::Probe(record) => self.probe(&record)?,
+            Line::StageEnd(end) => {
+                let mut stages = self.stages.iter_mut().rev();
+                if let Some(stage) = stages.find(|stage| stage.name == end.stage) {
+                    stage.end = Some(end.reason);
                 }
-                Ok(())
             }
-            _ => Ok(()),
+            Line::Device(_) => {}
         }
+        Ok(())
     }
 
-    fn train(&mut self, line: &Line) -> Result<()> {
-        let step = line
-            .step
-            .ok_or_else(|| Error::input("a line of kind `train` without `step`"))?;
+    fn train(&mut self, record: &StepRecord) -> Result<()> {
+        let step = record.step;
         if step <= self.steps {
             return Err(
                 Error::input(format!("step {step} comes after step {}", self.steps))
@@ -193,41 +112,39 @@ impl Log {
             );
         }
         self.steps = step;
-        self.skipped += line.skipped;
-        self.tokens += line.tokens;
-        let weight = line.target_tokens.max(1.0);
-        self.loss.add(step, line.loss.unwrap_or(f64::NAN), weight);
-        self.grad_norm
-            .add(step, line.grad_norm.unwrap_or(f64::NAN), 1.0);
-        self.learning_rate
-            .add(step, line.learning_rate.unwrap_or(f64::NAN), 1.0);
+        self.skipped += record.skipped as u64;
+        self.tokens += record.tokens as f64;
+        let weight = (record.target_tokens as f64).max(1.0);
+        self.loss.add(step, record.loss, weight);
+        self.grad_norm.add(step, record.grad_norm, 1.0);
+        self.learning_rate.add(step, record.learning_rate, 1.0);
         if self
             .stages
             .last()
-            .is_none_or(|stage| stage.name != line.stage)
+            .is_none_or(|stage| stage.name != record.stage)
         {
             self.stages.push(Stage {
-                name: line.stage.clone(),
+                name: record.stage.clone(),
                 first: step,
                 ..Stage::default()
             });
         }
-        for (name, task) in &line.tasks {
+        for (name, task) in &record.tasks {
             match self.task_loss.get_mut(name) {
-                Some(track) => track.add(step, task.loss.unwrap_or(f64::NAN), task.target_tokens),
+                Some(track) => track.add(step, task.loss, task.target_tokens as f64),
                 None => {
                     let track = self.task_loss.entry(name.clone()).or_default();
-                    track.add(step, task.loss.unwrap_or(f64::NAN), task.target_tokens);
+                    track.add(step, task.loss, task.target_tokens as f64);
                 }
             }
         }
         if let Some(stage) = self.stages.last_mut() {
             stage.last = step;
-            for (name, task) in &line.tasks {
+            for (name, task) in &record.tasks {
                 let seen = Seen {
-                    examples: task.examples,
+                    examples: task.examples as f64,
                     seconds: task.seconds,
-                    target_tokens: task.target_tokens,
+                    target_tokens: task.target_tokens as f64,
                 };
                 stage.tasks.entry(name.clone()).or_default().add(&seen);
             }
@@ -235,24 +152,24 @@ impl Log {
         Ok(())
     }
 
-    fn probe(&mut self, line: &Line) -> Result<()> {
-        let at_step = at_step(line)?;
-        for (task, norm) in &line.norms {
+    fn probe(&mut self, record: &ProbeRecord) -> Result<()> {
+        let at_step = record.at_step;
+        for (task, norm) in &record.norms {
             self.norms
                 .entry(task.clone())
                 .or_default()
-                .add(at_step, norm.unwrap_or(f64::NAN), 1.0);
+                .add(at_step, *norm, 1.0);
         }
-        for (pair, cosine) in &line.cosines {
+        for (pair, &cosine) in &record.cosines {
             let (a, b) = pair.split_once('|').ok_or_else(|| {
                 Error::input(format!(
                     "`{pair}` in `cosines` names no pair of tasks, such as `asr|emotion`"
                 ))
             })?;
             let pair = (a.to_owned(), b.to_owned());
-            let Some(cosine) = cosine.filter(|cosine| cosine.is_finite()) else {
+            if !cosine.is_finite() {
                 continue;
-            };
+            }
             self.cosines
                 .entry(pair.clone())
                 .or_default()
@@ -262,7 +179,7 @@ impl Log {
                 .stages
                 .iter_mut()
                 .rev()
-                .find(|stage| line.stage.is_empty() || stage.name == line.stage)
+                .find(|stage| record.stage.is_empty() || stage.name == record.stage)
             {
                 let sum = stage.cosines.entry(pair).or_default();
                 *sum = (sum.0 + cosine, sum.1 + 1.0);
@@ -288,23 +205,10 @@ impl Log {
     }
 }
 
-fn at_step(line: &Line) -> Result<u64> {
-    line.at_step
-        .ok_or_else(|| Error::input(format!("a line of kind `{}` without `at_step`", line.kind)))
-}
-
-/// The numbers among the values of an object, in their order.
-pub fn numbers(object: &Map<String, Value>) -> Scores {
-    object
-        .iter()
-        .filter_map(|(name, value)| Some((name.clone(), value.as_f64()?)))
-        .collect()
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::files;
+    use maqam_base::files;
 
     fn read(text: &str) -> Result<Log> {
         let dir = tempfile::tempdir().unwrap();

@@ -4,6 +4,7 @@
 //! clip that was trained or evaluated on: its size and a hash of its first and last 64 KiB.
 
 use std::collections::BTreeMap;
+use std::collections::BTreeSet;
 use std::fs::File;
 use std::io::Read;
 use std::io::Seek;
@@ -15,15 +16,14 @@ use rayon::prelude::*;
 use serde::Deserialize;
 use serde::Serialize;
 
-use crate::data::AudioSource;
-use crate::data::Clip;
-use crate::error::Error;
-use crate::error::Result;
-use crate::files;
-use crate::load::rows::LeftOut;
+use maqam_base::error::Error;
+use maqam_base::error::Result;
+use maqam_base::files;
+use maqam_data::AudioSource;
+use maqam_data::Clip;
 
 /// Name of the file in a run's folder.
-pub const FILE: &str = "inputs.json";
+pub const INPUTS_FILE: &str = "inputs.json";
 
 /// Number of the file's format.
 const FORMAT: u32 = 1;
@@ -36,6 +36,9 @@ const CHUNK: usize = 4096;
 
 /// Changed clips that one error names.
 const MOST_NAMED: usize = 5;
+
+/// Lines of rows that are not used, by entry of `data:` (its manifest, and `#2` and so on where one manifest stands in several) or by set.
+pub type LeftOut = BTreeMap<String, BTreeSet<u32>>;
 
 /// What a run was computed from.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
@@ -83,7 +86,7 @@ impl Inputs {
     /// # Errors
     /// A file that cannot be read or is not whole.
     pub fn read(folder: &Path) -> Result<Option<Self>> {
-        let path = folder.join(FILE);
+        let path = folder.join(INPUTS_FILE);
         if !path.is_file() {
             return Ok(None);
         }
@@ -119,7 +122,7 @@ impl Inputs {
             .map(|(key, value)| format!("  \"{key}\": {value},\n"))
             .collect();
         // A line for each clip: there may be a million.
-        files::write_atomic_with(&folder.join(FILE), |file| {
+        files::write_atomic_with(&folder.join(INPUTS_FILE), |file| {
             write!(file, "{{\n{}  \"clips\": {{", fields.concat())?;
             for (i, (path, clip)) in self.clips.iter().enumerate() {
                 write!(file, "{}\n    ", if i == 0 { "" } else { "," })?;

@@ -4,20 +4,20 @@ use std::path::Path;
 
 use yaml_serde::Value;
 
-use crate::error::Result;
-use crate::files;
-use crate::yaml;
+use maqam_base::error::Result;
+use maqam_base::files;
+use maqam_base::yaml;
 
 /// A recipe.
 #[derive(Clone, Debug, Default, PartialEq)]
-pub struct Settings {
+pub struct RecipeKeys {
     /// The file's text.
     pub text: String,
     /// Keys with dots, and what stands there, in the order of the file.
     pub values: Vec<(String, String)>,
 }
 
-impl Settings {
+impl RecipeKeys {
     /// Reads a run's `recipe.yaml`.
     ///
     /// # Errors
@@ -107,11 +107,11 @@ fn brief(value: &Value) -> String {
 mod tests {
     use super::*;
 
-    fn settings(text: &str) -> Settings {
+    fn settings(text: &str) -> RecipeKeys {
         let dir = tempfile::tempdir().unwrap();
         let path = dir.path().join("recipe.yaml");
         files::write_atomic(&path, text.as_bytes()).unwrap();
-        Settings::read(&path).unwrap()
+        RecipeKeys::read(&path).unwrap()
     }
 
     #[test]
@@ -129,7 +129,7 @@ mod tests {
             ),
             (Some("[asr]"), Some("5"))
         );
-        let differences = Settings::differences(&[&first, &second]);
+        let differences = RecipeKeys::differences(&[&first, &second]);
         let keys: Vec<&str> = differences.iter().map(|(key, _)| key.as_str()).collect();
         assert_eq!(
             keys,

@@ -1,30 +1,59 @@
-//! A run's folder, read: recipe, log, evaluations. What is missing is left out, what is broken is an error that says where.
+//! A run's folder: the names of its files, and all of it read. What is missing is left out, what is broken is an error that says where.
 
 use std::path::Path;
 use std::path::PathBuf;
 
-use serde::Deserialize;
 use serde_json::Map;
 use serde_json::Value;
 
-use crate::error::Error;
-use crate::error::Result;
-use crate::eval::record::DETAILS;
-use crate::eval::table::CONTROLS_FILE;
-use crate::eval::table::SCORES_FILE;
-use crate::files;
-use crate::json;
-use crate::report::log::Log;
-use crate::report::log::Scores;
-use crate::report::log::numbers;
-use crate::report::metric::Metric;
-use crate::report::predictions;
-use crate::report::predictions::Prediction;
-use crate::report::provenance::Provenance;
-use crate::report::settings::Settings;
-use crate::report::uncertainty::Interval;
-use crate::task::Task;
-use crate::task::Tasks;
+use crate::curves::Log;
+use crate::environment::Provenance;
+use crate::instructions::Instructions;
+use crate::prediction;
+use crate::prediction::Prediction;
+use crate::recipe_keys::RecipeKeys;
+use crate::scores;
+use crate::scores::CONTROLS_FILE;
+use crate::scores::DETAILS;
+use crate::scores::MEAN;
+use crate::scores::SCORES_FILE;
+use crate::scores::Scores;
+use maqam_base::error::Error;
+use maqam_base::error::Result;
+use maqam_base::files;
+use maqam_base::json;
+use maqam_data::task::Task;
+use maqam_data::task::Tasks;
+use maqam_stats::significance::Interval;
+
+/// The recipe with every default written out.
+pub const RECIPE_FILE: &str = "recipe.yaml";
+/// One line per step, evaluation and probe: see [`crate::log`].
+pub const LOG_FILE: &str = "log.jsonl";
+/// Folder of the evaluations, one folder per step in it.
+pub const EVALUATIONS: &str = "eval";
+/// Folder of the checkpoints, one folder per step in it.
+pub const CHECKPOINTS: &str = "checkpoints";
+
+/// The folder of the evaluation after `step` steps.
+pub fn evaluation(run: &Path, step: u64) -> PathBuf {
+    step_folder(&run.join(EVALUATIONS), step)
+}
+
+/// The folder of a step, among those of other steps.
+pub fn step_folder(folder: &Path, step: u64) -> PathBuf {
+    folder.join(format!("step-{step:06}"))
+}
+
+/// The step whose folder it is.
+pub fn step_of(folder: &Path) -> Option<u64> {
+    folder
+        .file_name()?
+        .to_str()?
+        .strip_prefix("step-")?
+        .parse()
+        .ok()
+}
 
 /// A run.
 #[derive(Clone, Debug, PartialEq)]
@@ -34,7 +63,7 @@ pub struct Run {
     /// Its name: the folder's.
     pub name: String,
     /// Its recipe.
-    pub settings: Option<Settings>,
+    pub recipe: Option<RecipeKeys>,
     /// Its log.
     pub log: Option<Log>,
     /// Its evaluations, by step; never empty where `log` is missing.
@@ -64,104 +93,6 @@ pub struct Evaluation {
     pub is_baseline: bool,
 }
 
-/// What instructions a model followed, as `maqam instructions score --json` says it.
-#[derive(Clone, Debug, PartialEq, Deserialize)]
-pub struct Instructions {
-    /// The model's.
-    #[serde(flatten)]
-    pub model: Followed,
-    /// Those of the untuned base.
-    #[serde(default)]
-    pub base: Option<Followed>,
-    /// What changed from the base.
-    #[serde(default)]
-    pub change: Option<Changed>,
-    /// The best constant answer.
-    #[serde(default)]
-    pub constant: Option<ConstantAnswer>,
-    /// Both models on the same rows in text alone.
-    #[serde(default)]
-    pub text: Option<Box<Instructions>>,
-}
-
-/// Rows that one of two follows and the other does not.
-#[derive(Clone, Debug, PartialEq, Deserialize)]
-pub struct Changed {
-    /// Rows that only the first follows.
-    pub lost: Vec<String>,
-    /// Rows that only the second follows.
-    pub gained: Vec<String>,
-    /// McNemar's p-value; none in files of earlier versions.
-    #[serde(default)]
-    pub p: Option<f64>,
-}
-
-/// The best that one and the same answer to every row scores.
-#[derive(Clone, Debug, PartialEq, Deserialize)]
-pub struct ConstantAnswer {
-    /// The answer.
-    pub answer: String,
-    /// What it scores.
-    #[serde(flatten)]
-    pub scores: Followed,
-    /// From it to the model.
-    pub change: Changed,
-}
-
-/// What instructions were followed.
-#[derive(Clone, Debug, PartialEq, Deserialize)]
-pub struct Followed {
-    /// Of all rows.
-    pub all: Rates,
-    /// By what they ask for, in the order of the suite.
-    #[serde(deserialize_with = "in_order")]
-    pub kinds: Vec<(String, Rates)>,
-}
-
-/// Shares of rows all of whose instructions hold.
-#[derive(Clone, Copy, Debug, PartialEq, Deserialize)]
-pub struct Rates {
-    /// Number of rows.
-    pub prompts: f64,
-    /// As the answers are.
-    pub prompt_strict: f64,
-    /// Or without their first line, last line or asterisks.
-    pub prompt_loose: f64,
-    /// Number of rows of which the right answer is known.
-    #[serde(default)]
-    pub known: f64,
-    /// Of these, the share that follow as they are and are right.
-    #[serde(default)]
-    pub followed_and_right: f64,
-    /// The interval of `prompt_strict`.
-    #[serde(default)]
-    pub interval: Option<Interval>,
-}
-
-impl Followed {
-    /// The rates of one kind.
-    pub fn kind(&self, name: &str) -> Option<&Rates> {
-        self.kinds
-            .iter()
-            .find(|(known, _)| known == name)
-            .map(|(_, rates)| rates)
-    }
-}
-
-/// An object's entries in their order.
-fn in_order<'de, D: serde::Deserializer<'de>>(
-    deserializer: D,
-) -> std::result::Result<Vec<(String, Rates)>, D::Error> {
-    let object = Map::<String, Value>::deserialize(deserializer)?;
-    let entry = |(name, value): (String, Value)| {
-        Ok((
-            name,
-            Rates::deserialize(value).map_err(serde::de::Error::custom)?,
-        ))
-    };
-    object.into_iter().map(entry).collect()
-}
-
 impl Run {
     /// Reads a run's folder, or a folder that holds one evaluation alone.
     ///
@@ -173,10 +104,10 @@ impl Run {
                 .at_path(folder)
                 .hint("name the folder of a run, such as runs/NAME"));
         }
-        let (recipe, log) = (folder.join("recipe.yaml"), folder.join("log.jsonl"));
-        let settings = recipe
+        let (recipe, log) = (folder.join(RECIPE_FILE), folder.join(LOG_FILE));
+        let recipe = recipe
             .is_file()
-            .then(|| Settings::read(&recipe))
+            .then(|| RecipeKeys::read(&recipe))
             .transpose()?;
         let log = log.is_file().then(|| Log::read(&log)).transpose()?;
         let evaluations = evaluations(folder, log.as_ref())?;
@@ -191,14 +122,12 @@ impl Run {
             || folder.display().to_string(),
             |name| name.to_string_lossy().into_owned(),
         );
-        let prompts = settings
-            .as_ref()
-            .and_then(|settings| settings.get("prompts"));
+        let prompts = recipe.as_ref().and_then(|recipe| recipe.get("prompts"));
         let tasks = tasks_of(prompts)?;
         let mut run = Self {
             folder: folder.to_owned(),
             name,
-            settings,
+            recipe,
             log,
             evaluations,
             tasks,
@@ -222,12 +151,6 @@ impl Run {
     pub fn task_of(&self, set: &str) -> Option<&Task> {
         let (_, task) = self.task_of_set.iter().find(|(known, _)| known == set)?;
         self.tasks.get(task).ok()
-    }
-
-    /// Whether a score is of the metric that stands for its set's task.
-    pub fn is_own(&self, metric: &Metric) -> bool {
-        let task = metric.set.as_deref().and_then(|set| self.task_of(set));
-        task.is_some_and(|task| task.metric == metric.name)
     }
 
     /// The labels of a set's task, in the inventory's order; none where it does not classify.
@@ -255,20 +178,12 @@ impl Run {
         })
     }
 
-    /// The evaluation that is best by the score that the recipe keeps by, `mean` where it does not say.
-    pub fn best(&self) -> Option<&Evaluation> {
-        let keep = self
-            .settings
+    /// The score that the recipe keeps the best checkpoint by, `mean` where it does not say.
+    pub fn keep_best(&self) -> &str {
+        self.recipe
             .as_ref()
-            .and_then(|settings| settings.get("evaluate.keep_best"))
-            .unwrap_or("mean");
-        let metric = Metric::of(keep);
-        let values: Vec<Option<f64>> = self
-            .evaluations
-            .iter()
-            .map(|evaluation| evaluation.score(keep))
-            .collect();
-        metric.best(&values).map(|place| &self.evaluations[place])
+            .and_then(|recipe| recipe.get("evaluate.keep_best"))
+            .unwrap_or(MEAN)
     }
 
     /// A score by step.
@@ -283,7 +198,7 @@ impl Run {
 impl Evaluation {
     /// The score of that name.
     pub fn score(&self, name: &str) -> Option<f64> {
-        score(&self.scores, name)
+        self.scores.get(name)
     }
 
     /// The interval of a score, where the evaluation itself gave one.
@@ -329,7 +244,7 @@ impl Evaluation {
         };
         sets.sort_by_key(|(name, _)| (place(name), name.clone()));
         sets.into_iter()
-            .map(|(name, path)| Ok((name, predictions::read(&path)?)))
+            .map(|(name, path)| Ok((name, prediction::read(&path)?)))
             .collect()
     }
 
@@ -337,7 +252,7 @@ impl Evaluation {
     fn task_of_set(&self) -> Result<Vec<(String, String)>> {
         let mut found = Vec::new();
         for (set, path) in self.sets()? {
-            if let Some(task) = predictions::first_task(&path)? {
+            if let Some(task) = prediction::first_task(&path)? {
                 found.push((set, task));
             }
         }
@@ -349,21 +264,10 @@ impl Evaluation {
     /// # Errors
     /// A file of another form.
     pub fn instructions(&self) -> Result<Option<Instructions>> {
-        let Some(path) = self
-            .folder
-            .as_ref()
-            .map(|folder| folder.join("instructions.json"))
-            .filter(|path| path.is_file())
-        else {
-            return Ok(None);
-        };
-        json::parse(&files::read_text(&path)?)
-            .map(Some)
-            .map_err(|e| {
-                e.at("not the scores of instructions")
-                    .at_path(&path)
-                    .hint("`maqam instructions score --json` writes them")
-            })
+        match &self.folder {
+            Some(folder) => Instructions::read(folder),
+            None => Ok(None),
+        }
     }
 }
 
@@ -374,14 +278,6 @@ impl Evaluation {
 pub fn tasks_of(prompts: Option<&str>) -> Result<Tasks> {
     let folder = prompts.map(Path::new).filter(|folder| folder.is_dir());
     Tasks::load(folder)
-}
-
-/// The score of that name.
-pub fn score(scores: &Scores, name: &str) -> Option<f64> {
-    scores
-        .iter()
-        .find(|(known, _)| known == name)
-        .map(|(_, value)| *value)
 }
 
 /// The evaluations of the folder and of the log, by step; the folder's scores count where both have some.
@@ -431,7 +327,7 @@ impl Evaluation {
 
 /// Steps and folders of a run's evaluations; a folder with scores of its own is one evaluation.
 fn steps(run: &Path) -> Result<Vec<(u64, PathBuf)>> {
-    let eval = run.join("eval");
+    let eval = run.join(EVALUATIONS);
     if !eval.is_dir() {
         return Ok(if run.join(SCORES_FILE).is_file() {
             vec![(0, run.to_owned())]
@@ -439,16 +335,9 @@ fn steps(run: &Path) -> Result<Vec<(u64, PathBuf)>> {
             Vec::new()
         });
     }
-    let step = |path: &PathBuf| {
-        path.file_name()?
-            .to_str()?
-            .strip_prefix("step-")?
-            .parse()
-            .ok()
-    };
     Ok(entries(&eval)?
         .into_iter()
-        .filter_map(|path| Some((step(&path)?, path)))
+        .filter_map(|path| Some((step_of(&path)?, path)))
         .collect())
 }
 
@@ -457,28 +346,16 @@ fn read_evaluation(step: u64, folder: &Path) -> Result<Evaluation> {
     let controls = object(&folder.join(CONTROLS_FILE))?.unwrap_or_default();
     let controls = controls
         .iter()
-        .filter_map(|(name, value)| Some((name.clone(), numbers(value.as_object()?))));
+        .filter_map(|(name, value)| Some((name.clone(), Scores::among(value.as_object()?))));
     let kind = written.get(DETAILS).and_then(|details| details.get("kind"));
     Ok(Evaluation {
         step,
         folder: Some(folder.to_owned()),
-        scores: numbers(&written),
+        scores: Scores::among(&written),
         controls: controls.collect(),
-        intervals: intervals(&written),
+        intervals: scores::intervals(&written),
         is_baseline: kind.and_then(Value::as_str) == Some("baseline"),
     })
-}
-
-/// The intervals among the details of `scores.json`.
-fn intervals(written: &Map<String, Value>) -> Vec<(String, Interval)> {
-    let of_score = |(name, score): (&String, &Value)| {
-        let end = |which: &str| score.get("interval")?.get(which)?.as_f64();
-        Some((name.clone(), Interval::new(end("low")?, end("high")?)?))
-    };
-    let scores = written
-        .get(DETAILS)
-        .and_then(|details| details.get("scores")?.as_object());
-    scores.into_iter().flatten().filter_map(of_score).collect()
 }
 
 /// The JSON object of a file; `None` where there is no file.

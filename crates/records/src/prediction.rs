@@ -1,19 +1,22 @@
-//! Predictions of a set: a line a row, what was asked for, what was said, and what is known of the row.
+//! Predictions of a set, one line per row: what was asked, said and due, and what is known of the row.
 
+use std::collections::BTreeMap;
 use std::collections::HashMap;
 use std::path::Path;
 
 use serde::Deserialize;
+use serde::Serialize;
 use serde_json::Map;
 use serde_json::Value;
 
-use crate::error::Error;
-use crate::error::Result;
-use crate::files::Lines;
-use crate::metrics::Pair;
+use maqam_base::error::Error;
+use maqam_base::error::Result;
+use maqam_base::files;
+use maqam_base::files::Lines;
+use maqam_metrics::Pair;
 
-/// One row.
-#[derive(Clone, Debug, Default, PartialEq, Deserialize)]
+/// One line of a predictions file. Readers need `id`, `prediction` and `reference` alone: other programs write no more.
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
 pub struct Prediction {
     /// The row's id.
     pub id: String,
@@ -24,30 +27,53 @@ pub struct Prediction {
     pub prediction: String,
     /// What it should have said.
     pub reference: String,
-    /// All that it could have said, where there is more than one.
-    #[serde(default)]
-    pub references: Vec<String>,
-    /// The label that the answer was understood as.
+    /// What the answer was understood as; `null` where it names no label.
     #[serde(default)]
     pub answer: Option<String>,
-    /// What is known of the row: `speaker, group, dialect, gender, language, wording, seconds, label`, and what else the suite asked for.
+    /// The tokens the model said.
     #[serde(default)]
+    pub tokens: Vec<u32>,
+    /// All that it could have said, `reference` first, where there is more than one.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub references: Vec<String>,
+    /// What is known of the row: `speaker, group, dialect, gender, language, wording, seconds, label`, and the fields that the set is
+    /// sliced by.
+    #[serde(default, skip_serializing_if = "Map::is_empty")]
     pub meta: Map<String, Value>,
-    /// Whether the answer ran into the limit of new tokens.
-    #[serde(default)]
+    /// Whether it stopped at the limit of new tokens and not of itself.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
     pub hit_limit: bool,
-    /// Number of tokens that it should have said.
-    #[serde(default)]
-    pub target_tokens: Option<f64>,
-    /// Mean negative log-likelihood of these tokens, in nats.
-    #[serde(default)]
+    /// Number of tokens that it should have said, the end included; unknown without a model's tokenizer.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub target_tokens: Option<usize>,
+    /// Mean negative log-likelihood of these tokens, in nats, where the set asks for its loss.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
     pub loss: Option<f64>,
+    /// Mean log-likelihood of each label's answer, in nats per token, the end included, where the set asks for it.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub likelihoods: Option<BTreeMap<String, f64>>,
 }
 
 /// The length of a row's audio, in what is known of it.
 pub const SECONDS: &str = "seconds";
 
 impl Prediction {
+    /// The same with the tokens of what was said.
+    #[must_use]
+    pub fn with_tokens(self, tokens: Vec<u32>) -> Self {
+        Self { tokens, ..self }
+    }
+
+    /// The references in their order; one at least.
+    pub fn all_references(&self) -> impl Iterator<Item = &str> {
+        let only = self
+            .references
+            .is_empty()
+            .then_some(self.reference.as_str());
+        only.into_iter()
+            .chain(self.references.iter().map(String::as_str))
+    }
+
     /// The label the answer should have been.
     pub fn label(&self) -> &str {
         self.meta
@@ -75,7 +101,7 @@ impl Prediction {
 
     /// The row as metrics take it.
     pub fn pair(&self) -> Pair<'_> {
-        let mut references = self.references.iter().map(String::as_str);
+        let mut references = self.all_references();
         let first = Pair::new(
             references.next().unwrap_or(&self.reference),
             &self.prediction,
@@ -133,10 +159,21 @@ pub fn read(path: &Path) -> Result<Vec<Prediction>> {
     Ok(rows)
 }
 
+/// Writes the predictions of a set, whole or not at all.
+///
+/// # Errors
+/// A file that cannot be written.
+pub fn write(path: &Path, rows: &[Prediction]) -> Result<()> {
+    let lines = rows
+        .iter()
+        .map(|row| serde_json::to_string(row).map_err(Error::bug))
+        .collect::<Result<Vec<_>>>()?;
+    files::write_atomic(path, (lines.join("\n") + "\n").as_bytes())
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::files;
 
     fn read_text(text: &str) -> Result<Vec<Prediction>> {
         let dir = tempfile::tempdir().unwrap();

@@ -10,15 +10,38 @@ use blake3::Hash;
 use serde::Deserialize;
 use serde::Serialize;
 
-use crate::error::Error;
-use crate::error::Result;
-use crate::eval::question::Found;
-use crate::eval::question::Likelihood;
-use crate::files;
-use crate::files::AppendLog;
+use maqam_base::error::Error;
+use maqam_base::error::Result;
+use maqam_base::files;
+use maqam_base::files::AppendLog;
 
 /// Hexadecimal digits of a model's hash that name its folder.
 const FOLDER_DIGITS: usize = 16;
+
+/// What a model made of a question.
+#[derive(Clone, Debug, PartialEq)]
+pub enum Found {
+    /// The tokens of an answer, the one that ended it included.
+    Tokens(Vec<u32>),
+    /// For each conversation.
+    Likelihoods(Vec<Likelihood>),
+}
+
+/// How likely a model holds a text.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub struct Likelihood {
+    /// Sum of the log-probabilities of its tokens, in nats.
+    pub sum: f64,
+    /// Number of its tokens, the end included.
+    pub tokens: usize,
+}
+
+impl Likelihood {
+    /// Nats a token.
+    pub fn mean(self) -> f64 {
+        self.sum / self.tokens.max(1) as f64
+    }
+}
 
 /// What one model has answered.
 ///
