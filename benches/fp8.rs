@@ -12,7 +12,7 @@ use maqam::batch::Batch;
 use maqam::batch::Sequence;
 use maqam::data::OnBadRow;
 use maqam::data::read_manifest;
-use maqam::load::Loader;
+use maqam::featurise::Loader;
 use maqam::model::AudioLlm;
 use maqam::model::Pass;
 use maqam::model::config::Config;

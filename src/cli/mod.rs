@@ -41,7 +41,7 @@ use crate::data::Row;
 use crate::data::read_manifest;
 use crate::error::Error;
 use crate::error::Result;
-use crate::load::Loader;
+use crate::featurise::Loader;
 use crate::machine;
 use crate::model::AudioLlm;
 use crate::model::config::Config;

@@ -5,8 +5,8 @@ use std::sync::LazyLock;
 use regex::Regex;
 
 use crate::eval::suite::Set;
+use crate::metrics::Kind;
 use crate::records::suite_file::Baseline;
-use crate::task::Kind;
 
 /// The answers of a baseline to a set, in the order of the rows; `None` where it does not fit.
 pub fn answers(baseline: Baseline, set: &Set) -> Option<Vec<String>> {

@@ -14,7 +14,7 @@ use crate::eval::question;
 use crate::eval::question::Question;
 use crate::eval::suite::Set;
 use crate::eval::suite::Suite;
-use crate::load::Loader;
+use crate::featurise::Loader;
 use crate::records::answers::Store;
 use crate::records::prediction::Prediction;
 

@@ -41,7 +41,7 @@ use crate::eval::measure::measure;
 use crate::eval::question::Question;
 use crate::eval::suite::Set;
 use crate::eval::suite::Suite;
-use crate::load::Loader;
+use crate::featurise::Loader;
 use crate::model::AudioLlm;
 use crate::records::answers::Found;
 use crate::records::prediction::Prediction;

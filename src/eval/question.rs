@@ -6,7 +6,7 @@ use crate::error::Error;
 use crate::error::Result;
 use crate::eval::prediction::predicted;
 use crate::eval::suite::Set;
-use crate::load::Loader;
+use crate::featurise::Loader;
 use crate::records::answers::Found;
 use crate::records::answers::Likelihood;
 use crate::records::prediction::Prediction;

@@ -12,8 +12,8 @@ use crate::eval::confidence::Slice;
 use crate::eval::confidence::System;
 use crate::metrics::Better;
 use crate::metrics::Confusion;
+use crate::metrics::Kind;
 use crate::records::scores::DETAILS;
-use crate::task::Kind;
 
 /// What is known of a system's scores beside their values.
 pub struct Details<'a> {

@@ -11,7 +11,7 @@ use crate::error::Error;
 use crate::error::Kind as ErrorKind;
 use crate::error::Result;
 use crate::eval::majority::Majority;
-use crate::load::Loader;
+use crate::featurise::Loader;
 use crate::metrics;
 use crate::metrics::Normaliser;
 use crate::model::generate::Sampling;
@@ -60,7 +60,7 @@ pub struct Set {
     pub wording: Wording,
     /// The examples.
     pub examples: Vec<Example>,
-    /// What is computed; `None` for the loss and [`crate::task::Kind::default_metrics`].
+    /// What is computed; `None` for the loss and [`crate::metrics::Kind::default_metrics`].
     pub metrics: Option<Vec<String>>,
     /// What is taken out of texts before they are compared.
     pub normalisers: Vec<Normaliser>,

@@ -8,13 +8,13 @@ use crate::data::Role;
 use crate::data::Row;
 use crate::data::read_manifest;
 use crate::error::Result;
+use crate::featurise::headers::Headers;
 use crate::files;
 use crate::leakage;
 use crate::leakage::Facts;
 use crate::leakage::Kind;
 use crate::leakage::Leak;
 use crate::leakage::contents::Contents;
-use crate::load::headers::Headers;
 use crate::records::suite_file::SuiteFile;
 use crate::yaml;
 

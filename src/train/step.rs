@@ -13,7 +13,7 @@ use crate::data::OnBadRow;
 use crate::error::Error;
 use crate::error::Kind;
 use crate::error::Result;
-use crate::load::Loaded;
+use crate::featurise::Loaded;
 use crate::loss::ClassWeights;
 use crate::loss::Counted;
 use crate::loss::weights;

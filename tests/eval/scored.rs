@@ -5,7 +5,7 @@ use std::path::Path;
 use maqam::data::OnBadRow;
 use maqam::eval;
 use maqam::eval::suite::Suite;
-use maqam::load::Loader;
+use maqam::featurise::Loader;
 use maqam::model::AudioLlm;
 use maqam::model::config::Config;
 use maqam::model::lora::Plan;

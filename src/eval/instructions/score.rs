@@ -12,11 +12,11 @@ use serde_json::json;
 
 use crate::error::Error;
 use crate::error::Result;
-use crate::eval::confidence;
-use crate::eval::confidence::FEWEST_ROWS;
 use crate::eval::instructions::check::Check;
 use crate::eval::instructions::check::Mode;
 use crate::jsonl;
+use crate::metrics::confidence;
+use crate::metrics::confidence::FEWEST_ROWS;
 use crate::records::instructions::Change;
 use crate::records::instructions::Rates;
 use crate::stats::significance::Clusters;
