@@ -12,7 +12,7 @@ use maqam::batch::Batch;
 use maqam::batch::Sequence;
 use maqam::data::OnBadRow;
 use maqam::data::read_manifest;
-use maqam::load::Loader;
+use maqam::featurise::Loader;
 use maqam::models::AudioLlm;
 use maqam::models::Pass;
 use maqam::models::config::Config;

@@ -3,17 +3,17 @@
 use std::time::Instant;
 
 use maqam::error::Result;
-use maqam::eval::significance::Clusters;
-use maqam::eval::significance::Hierarchical;
-use maqam::eval::significance::Inside;
-use maqam::eval::significance::Resampling;
-use maqam::eval::significance::System;
-use maqam::eval::significance::Token;
-use maqam::eval::significance::bootstrap;
-use maqam::eval::significance::mapsswe;
-use maqam::eval::significance::paired_bootstrap;
-use maqam::eval::significance::randomisation;
 use maqam::seed::Key;
+use maqam::stats::significance::Clusters;
+use maqam::stats::significance::Hierarchical;
+use maqam::stats::significance::Inside;
+use maqam::stats::significance::Resampling;
+use maqam::stats::significance::System;
+use maqam::stats::significance::Token;
+use maqam::stats::significance::bootstrap;
+use maqam::stats::significance::mapsswe;
+use maqam::stats::significance::paired_bootstrap;
+use maqam::stats::significance::randomisation;
 
 const UTTERANCES: u64 = 10_000;
 const SPEAKERS: u64 = 2_000;

@@ -32,9 +32,10 @@ fn corpus(place: &Place) -> Vec<Value> {
     let rows = (0..40).map(|i| {
         let name = format!("clips/{i}.wav");
         place.write(&format!("data/{name}"), tone(200.0 + 10.0 * f64::from(i), 1.0, 0.3));
+        let label = ["EGY", "GLF", "LAV", "NOR"][i as usize % 4];
         json!({
             "id": format!("r{i}"), "audio": name, "duration": 1.0, "task": "dialect", "language": "ar",
-            "label": ["EGY", "GLF", "LAV", "NOR"][i as usize % 4], "speaker": format!("s{}", i / 5),
+            "label": label, "speaker": format!("s{}", i / 5),
             "text": "كلمات قليلة",
         })
     });

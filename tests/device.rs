@@ -8,7 +8,7 @@ use command::row;
 use command::small_run;
 use maqam::data::OnBadRow;
 use maqam::data::read_manifest;
-use maqam::load::Loader;
+use maqam::featurise::Loader;
 use maqam::models::config::Config;
 use maqam::seed::Key;
 use maqam::task::Mode;

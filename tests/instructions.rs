@@ -18,7 +18,7 @@ use maqam::eval::instructions::suite::CLIPS_A_WORDING;
 use maqam::eval::instructions::suite::Settings;
 use maqam::eval::instructions::suite::Suite;
 use maqam::eval::instructions::suite::suite;
-use maqam::report::read::Evaluation;
+use maqam::records::run_folder::Evaluation;
 use maqam::task::Task;
 use maqam::task::Tasks;
 use maqam::task::Wording;
@@ -763,7 +763,7 @@ fn a_report_reads_the_table() {
             model.kinds[0].1.prompts,
             model.kinds[0].1.prompt_strict
         ),
-        ("json", 4.0, 0.0)
+        ("json", 4, 0.0)
     );
     assert!(
         model.all.prompt_loose == 1.0

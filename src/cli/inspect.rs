@@ -22,8 +22,8 @@ use crate::cli::progress::Progress;
 use crate::data::Row;
 use crate::error::Error;
 use crate::error::Result;
+use crate::featurise::features_of;
 use crate::files;
-use crate::load::features_of;
 use crate::models::config::Config;
 
 #[derive(Args)]

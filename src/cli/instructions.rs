@@ -16,7 +16,6 @@ use crate::eval::instructions::clip::Source;
 use crate::eval::instructions::kind::Kind;
 use crate::eval::instructions::language::Language;
 use crate::eval::instructions::score;
-use crate::eval::instructions::score::Change;
 use crate::eval::instructions::score::Constant;
 use crate::eval::instructions::score::Scores;
 use crate::eval::instructions::suite::Settings;
@@ -290,7 +289,7 @@ fn to_json(
     text: Option<&(Scores, Scores)>,
 ) -> Result<serde_json::Value> {
     let change = |base: &Scores, tuned: &Scores| {
-        serde_json::to_value(Change::between(base, tuned)).map_err(Error::bug)
+        serde_json::to_value(score::change(base, tuned)).map_err(Error::bug)
     };
     let mut object = tuned.to_json()?;
     if let Some(base) = base {

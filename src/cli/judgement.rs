@@ -13,15 +13,14 @@ use serde_json::json;
 
 use crate::cli::print;
 use crate::cli::progress::Progress;
-use crate::client::bill::Bill;
-use crate::client::bill::Limits;
-use crate::client::bill::Prices;
-use crate::client::endpoint::Endpoint;
-use crate::client::key::Key;
-use crate::client::patience::Patience;
+use crate::endpoint::bill::Bill;
+use crate::endpoint::bill::Limits;
+use crate::endpoint::bill::Prices;
+use crate::endpoint::key::Key;
+use crate::endpoint::patience::Patience;
+use crate::endpoint::request::Endpoint;
 use crate::error::Error;
 use crate::error::Result;
-use crate::eval::jsonl;
 use crate::eval::judge::Judge;
 use crate::eval::judge::Outcome;
 use crate::eval::judge::Progress as Told;
@@ -30,6 +29,7 @@ use crate::eval::judge::cache::Cache;
 use crate::eval::judge::rubric::Item;
 use crate::eval::judge::rubric::Rubric;
 use crate::files;
+use crate::jsonl;
 
 #[derive(Args)]
 pub struct Arguments {

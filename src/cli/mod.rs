@@ -42,7 +42,7 @@ use crate::data::Row;
 use crate::data::read_manifest;
 use crate::error::Error;
 use crate::error::Result;
-use crate::load::Loader;
+use crate::featurise::Loader;
 use crate::machine;
 use crate::models::AudioLlm;
 use crate::models::config::Config;

@@ -5,7 +5,7 @@ use std::path::PathBuf;
 
 use crate::error::Error;
 use crate::error::Result;
-use crate::report::settings::Settings;
+use crate::records::recipe_keys::RecipeKeys;
 
 /// The folder `given`, or else the `prompts` of the recipes that trained the adapters; `None` where no recipe has any.
 ///
@@ -23,7 +23,7 @@ pub fn of<'a>(
         let Some(recipe) = recipe_of(adapter) else {
             continue;
         };
-        let settings = Settings::read(&recipe)?;
+        let settings = RecipeKeys::read(&recipe)?;
         let Some(folder) = settings.get("prompts").map(PathBuf::from) else {
             continue;
         };

@@ -9,12 +9,12 @@ use crate::cli::print;
 use crate::error::Error;
 use crate::error::Result;
 use crate::files;
+use crate::records::run_folder::Run;
 use crate::report;
 use crate::report::clips::Clips;
 use crate::report::compare;
 use crate::report::evaluation;
 use crate::report::evaluation::Evaluation;
-use crate::report::read::Run;
 use crate::report::resampled::Resampled;
 
 #[derive(Args)]

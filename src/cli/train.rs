@@ -15,19 +15,19 @@ use crate::cli::progress::Progress;
 use crate::cli::progress::Stages;
 use crate::error::Error;
 use crate::error::Result;
-use crate::eval::Scores;
 use crate::eval::table;
 use crate::models::AudioLlm;
 use crate::recipe::Begun;
 use crate::recipe::Opening;
 use crate::recipe::Recipe;
+use crate::records::log::StepRecord;
+use crate::records::scores::Scores;
 use crate::schedule::Schedule;
 use crate::train;
 use crate::train::Observer;
 use crate::train::Run;
 use crate::train::checkpoint;
 use crate::train::checkpoint::State;
-use crate::train::log::StepRecord;
 
 #[derive(Args)]
 pub struct Arguments {

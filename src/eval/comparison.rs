@@ -27,7 +27,7 @@ pub fn table(columns: &[Column]) -> String {
         }
     }
     // A score that only some systems have would stand after `mean` otherwise.
-    names.sort_by_key(|name| *name == crate::eval::MEAN);
+    names.sort_by_key(|name| *name == crate::records::scores::MEAN);
     let rows: Vec<Vec<String>> = names
         .iter()
         .map(|name| columns.iter().map(|column| cell(column, name)).collect())

@@ -4,33 +4,28 @@ use std::borrow::Cow;
 use std::collections::HashMap;
 
 use crate::error::Result;
-use crate::eval::MEAN;
-use crate::eval::Prediction;
-use crate::eval::Scores;
 use crate::eval::measure::Measured;
 use crate::eval::measure::measure;
-use crate::eval::significance::Clusters;
-use crate::eval::significance::Difference;
-use crate::eval::significance::Estimate;
-use crate::eval::significance::Interval;
-use crate::eval::significance::Note;
-use crate::eval::significance::Resampling;
-use crate::eval::significance::Verdict;
-use crate::eval::significance::bootstrap;
-use crate::eval::significance::holm;
-use crate::eval::significance::paired_bootstrap;
 use crate::eval::slices;
 use crate::eval::suite::Set;
 use crate::metrics;
 use crate::metrics::Better;
 use crate::metrics::Tally;
-
-/// Adjusted p-values up to this one resolve a difference.
-pub const ALPHA: f64 = 0.05;
-
-/// Fewest rows of a slice or kind for which an interval is given. With fewer than twenty, one answer is worth more than five points
-/// of a share and its 95 % interval is wider than forty points: it says that nothing is known, with digits that look like knowledge.
-pub const FEWEST_ROWS: usize = 20;
+use crate::metrics::confidence;
+use crate::metrics::confidence::ALPHA;
+use crate::metrics::confidence::FEWEST_ROWS;
+use crate::records::prediction::Prediction;
+use crate::records::scores::MEAN;
+use crate::records::scores::Scores;
+use crate::stats::significance::Clusters;
+use crate::stats::significance::Difference;
+use crate::stats::significance::Estimate;
+use crate::stats::significance::Interval;
+use crate::stats::significance::Resampling;
+use crate::stats::significance::Verdict;
+use crate::stats::significance::bootstrap;
+use crate::stats::significance::holm;
+use crate::stats::significance::paired_bootstrap;
 
 /// What a system said to the sets of a suite, measured.
 pub struct System<'a> {
@@ -77,36 +72,14 @@ impl Confident {
     /// The interval to go by, without what no such score can be.
     pub fn interval(&self) -> Option<Interval> {
         let (low, high) = metrics::range(&self.name);
-        self.estimate.as_ref().map(interval).map(|found| Interval {
-            low: found.low.clamp(low, high),
-            high: found.high.clamp(low, high),
-        })
+        self.estimate
+            .as_ref()
+            .map(confidence::interval)
+            .map(|found| Interval {
+                low: found.low.clamp(low, high),
+                high: found.high.clamp(low, high),
+            })
     }
-}
-
-/// The interval of an estimate to go by: the percentile one, or where clusters are few Student's, which is right there.
-pub fn interval(estimate: &Estimate) -> Interval {
-    if is_of_few(estimate) {
-        estimate.student_interval
-    } else {
-        estimate.interval
-    }
-}
-
-/// The p-value of a difference to go by: that of the resamples, or where clusters are few Student's.
-pub fn claimed_p(difference: &Difference) -> f64 {
-    if is_of_few(&difference.estimate) {
-        difference.student_p
-    } else {
-        difference.p
-    }
-}
-
-fn is_of_few(estimate: &Estimate) -> bool {
-    estimate
-        .notes
-        .iter()
-        .any(|note| matches!(note, Note::Few { .. }))
 }
 
 /// A score's difference from that of another system.
@@ -268,7 +241,7 @@ impl<'a> System<'a> {
         let adjusted = holm(
             &found
                 .iter()
-                .map(|(_, _, difference)| claimed_p(difference))
+                .map(|(_, _, difference)| confidence::claimed_p(difference))
                 .collect::<Vec<_>>(),
         )?;
         let compared = |((ours, theirs, difference), adjusted_p): (
@@ -329,7 +302,7 @@ impl<'a> System<'a> {
                 beside[start..start + unit.len()].copy_from_slice(unit);
                 beside[start + width - 1] = 1.0;
                 units.push(beside);
-                clusters.push(answered.set.cluster.cluster(example));
+                clusters.push(slices::cluster(answered.set.cluster, example));
             }
             start += width;
         }
@@ -386,7 +359,7 @@ pub fn mean<'a>(headlines: impl ExactSizeIterator<Item = &'a Tally>) -> f64 {
 
 /// A tally of a set's rows, or of some of them, named by its metric.
 fn of_tally<'a>(set: &Set, tally: &'a Tally, rows: Option<&[usize]>) -> Resampled<'a> {
-    let cluster = |example| set.cluster.cluster(example);
+    let cluster = |example| slices::cluster(set.cluster, example);
     let (units, clusters) = match rows {
         None => (
             Cow::Borrowed(tally.units.as_slice()),

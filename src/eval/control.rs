@@ -1,63 +1,41 @@
 //! Controls: the same questions with the audio taken away, or with that of another row. What a model still scores it did not hear.
 
-use serde::Deserialize;
-use serde::Serialize;
-
 use crate::data::AUDIO_MARK;
 use crate::error::Error;
 use crate::error::Result;
 use crate::eval::suite::Set;
 use crate::eval::suite::Suite;
+use crate::records::suite_file::Control;
 use crate::seed::Key;
 use crate::task::Example;
 
-/// A way to ask a suite's questions that a model which listens must fail.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(rename_all = "kebab-case")]
-pub enum Control {
-    /// The instruction alone.
-    NoAudio,
-    /// Every row hears the clips of another row of its set: the rows' seeded order, each taking those of the next.
-    ShuffledAudio,
-}
-
-impl Control {
-    /// Its name in files, logs and tables.
-    pub fn name(self) -> &'static str {
-        match self {
-            Self::NoAudio => "no-audio",
-            Self::ShuffledAudio => "shuffled-audio",
-        }
+/// The suite as a control asks it; sets without audio are left out.
+///
+/// # Errors
+/// A shuffle of a single row.
+pub fn asked(control: Control, suite: &Suite) -> Result<Suite> {
+    let mut sets = Vec::new();
+    for set in suite
+        .sets
+        .iter()
+        .filter(|set| set.examples.iter().any(|example| !example.clips.is_empty()))
+    {
+        let examples = match control {
+            Control::NoAudio => set.examples.iter().map(without_audio).collect(),
+            Control::ShuffledAudio => {
+                shuffled(&set.examples).map_err(|e| e.at(format!("set `{}`", set.name)))?
+            }
+        };
+        sets.push(Set {
+            examples,
+            ..set.clone()
+        });
     }
-
-    /// The suite as this control asks it; sets without audio are left out.
-    ///
-    /// # Errors
-    /// A shuffle of a single row.
-    pub fn of(self, suite: &Suite) -> Result<Suite> {
-        let mut sets = Vec::new();
-        for set in suite
-            .sets
-            .iter()
-            .filter(|set| set.examples.iter().any(|example| !example.clips.is_empty()))
-        {
-            let examples = match self {
-                Self::NoAudio => set.examples.iter().map(without_audio).collect(),
-                Self::ShuffledAudio => {
-                    shuffled(&set.examples).map_err(|e| e.at(format!("set `{}`", set.name)))?
-                }
-            };
-            sets.push(Set {
-                examples,
-                ..set.clone()
-            });
-        }
-        Ok(Suite {
-            sets,
-            controls: Vec::new(),
-            ..suite.clone()
-        })
-    }
+    Ok(Suite {
+        sets,
+        controls: Vec::new(),
+        ..suite.clone()
+    })
 }
 
 fn without_audio(example: &Example) -> Example {
@@ -115,7 +93,7 @@ mod tests {
 
     #[test]
     fn without_audio_the_same_words_are_asked() {
-        let (suite, asked) = (suite(), Control::NoAudio.of(&suite()).unwrap());
+        let (suite, asked) = (suite(), asked(Control::NoAudio, &suite()).unwrap());
         for (before, now) in suite
             .sets
             .iter()
@@ -139,7 +117,7 @@ mod tests {
 
     #[test]
     fn shuffled_every_row_hears_another_and_every_clip_is_heard_once() {
-        let (suite, asked) = (suite(), Control::ShuffledAudio.of(&suite()).unwrap());
+        let (suite, asked) = (suite(), asked(Control::ShuffledAudio, &suite()).unwrap());
         for (before, now) in suite.sets.iter().zip(&asked.sets) {
             let clips = |set: &Set| {
                 set.examples

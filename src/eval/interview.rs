@@ -7,16 +7,16 @@ use rayon::prelude::*;
 
 use crate::error::Error;
 use crate::error::Result;
-use crate::eval::Prediction;
 use crate::eval::answers::Asker;
 use crate::eval::content::Asked;
 use crate::eval::content::Contents;
 use crate::eval::question;
 use crate::eval::question::Question;
-use crate::eval::store::Store;
 use crate::eval::suite::Set;
 use crate::eval::suite::Suite;
-use crate::load::Loader;
+use crate::featurise::Loader;
+use crate::records::answers::Store;
+use crate::records::prediction::Prediction;
 
 /// The questions of a suite, with what the answer of a certain model to each depends on.
 pub struct Interview<'a> {

@@ -3,20 +3,20 @@
 use crate::data::Role;
 use crate::error::Error;
 use crate::error::Result;
-use crate::eval::prediction::Prediction;
 use crate::eval::suite::Set;
-use crate::eval::suite::SetFile;
 use crate::metrics;
 use crate::metrics::Better;
+use crate::metrics::Kind;
 use crate::metrics::Normaliser;
 use crate::metrics::Pair;
 use crate::metrics::Tally;
 use crate::metrics::Texts;
 use crate::metrics::classify;
 use crate::metrics::failures;
+use crate::records::prediction::Prediction;
+use crate::records::suite_file::SetFile;
 use crate::task::AnswerFormat;
 use crate::task::Example;
-use crate::task::Kind;
 use crate::task::Parse;
 use crate::task::Task;
 use crate::yaml;
@@ -300,6 +300,7 @@ pub fn likeliest(row: &Prediction, inventory: &[&str]) -> Option<String> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::eval::prediction::predicted;
     use crate::eval::score_names;
     use crate::eval::suite::Suite;
     use crate::task::Tasks;
@@ -372,7 +373,7 @@ mod tests {
                 ])),
                 loss: Some(loss),
                 target_tokens: Some(tokens),
-                ..Prediction::new(set, &set.examples[i], said.to_owned()).unwrap()
+                ..predicted(set, &set.examples[i], said.to_owned()).unwrap()
             };
         let mut said = vec![
             row(0, "sad", [-2.0, -1.0], 1.0, 3),
@@ -438,7 +439,7 @@ mod tests {
         let rouge1 = |said: &str| {
             measure(
                 set,
-                &[Prediction::new(set, &set.examples[0], said.to_owned()).unwrap()],
+                &[predicted(set, &set.examples[0], said.to_owned()).unwrap()],
             )
             .unwrap()
             .tallies[0]

@@ -2,11 +2,10 @@
 //!
 //! - `suite`: the sets as written and read; `control` asks them without their audio, `baseline` answers them without a model.
 //! - `question`, `answers`: what a model is asked, and the asking.
-//! - `content`, `store`, `interview`: what an answer depends on, those that were given before, and the asking of the others.
+//! - `content`, `interview`: what an answer depends on, and the asking of those that were not given before.
 //! - `prediction`, `measure`: answers beside what was due, and their tallies.
-//! - `slices`, `confidence`, `significance`: rows put together, and how sure the scores are.
+//! - `slices`, `confidence`: rows put together, and how sure the scores are.
 //! - `instructions`: whether a model does as it is told; `judge`: summaries graded by a model behind an endpoint.
-//! - `jsonl`: lines that one command wrote and another reads.
 //! - `record`, `table`, `comparison`: scores to keep and to read.
 
 pub mod answers;
@@ -17,22 +16,19 @@ pub mod content;
 pub mod control;
 pub mod instructions;
 pub mod interview;
-pub use maqam_base::jsonl;
 pub mod judge;
+pub mod majority;
 pub mod measure;
 pub mod prediction;
 pub mod question;
 pub mod record;
-pub use maqam_stats::significance;
 pub mod slices;
-pub mod store;
 pub mod suite;
 pub mod table;
 
 use std::borrow::Cow;
 use std::collections::BTreeSet;
-
-pub use prediction::Prediction;
+use std::path::Path;
 
 use crate::data::MAX_BAD_ROWS_NAMED;
 use crate::data::OnBadRow;
@@ -42,37 +38,16 @@ use crate::error::Result;
 use crate::eval::answers::Asker;
 use crate::eval::confidence::System;
 use crate::eval::measure::measure;
-use crate::eval::question::Found;
 use crate::eval::question::Question;
 use crate::eval::suite::Set;
 use crate::eval::suite::Suite;
-use crate::load::Loader;
+use crate::featurise::Loader;
 use crate::models::AudioLlm;
-
-/// Scores by name, in the order of the suite: `<set>.<metric>`, and `mean` at the end.
-///
-/// Rates, shares and F1 are fractions, chrF and BLEU run from 0 to 100, losses are nats a token. `mean` is the mean over sets of the
-/// metric of their tasks, each brought to `[0, 1]`, higher better: see [`crate::metrics::Tally::goodness`].
-#[derive(Clone, Debug, Default, PartialEq)]
-pub struct Scores(pub Vec<(String, f64)>);
-
-impl Scores {
-    /// The score of that name.
-    pub fn get(&self, name: &str) -> Option<f64> {
-        self.0
-            .iter()
-            .find(|(known, _)| known == name)
-            .map(|(_, value)| *value)
-    }
-
-    /// The scores as a JSON object in their order.
-    pub fn to_json(&self) -> serde_json::Map<String, serde_json::Value> {
-        self.0
-            .iter()
-            .map(|(name, value)| (name.clone(), (*value).into()))
-            .collect()
-    }
-}
+use crate::records::answers::Found;
+use crate::records::prediction::Prediction;
+use crate::records::prediction::write;
+use crate::records::scores::MEAN;
+use crate::records::scores::Scores;
 
 /// Scores of a suite, and the predictions of each set.
 pub struct Evaluation {
@@ -86,8 +61,18 @@ pub struct Evaluation {
     pub skipped_places: BTreeSet<(usize, usize)>,
 }
 
-/// The name of the mean over sets.
-pub const MEAN: &str = "mean";
+impl Evaluation {
+    /// Writes the predictions of each set to `SET.jsonl` in a folder.
+    ///
+    /// # Errors
+    /// A file that cannot be written.
+    pub fn write_predictions(&self, folder: &Path) -> Result<()> {
+        for (set, rows) in &self.predictions {
+            write(&folder.join(format!("{set}.jsonl")), rows)?;
+        }
+        Ok(())
+    }
+}
 
 /// The names of the scores that [`evaluate`] gives for a suite, in their order.
 pub fn score_names(suite: &Suite) -> Vec<String> {

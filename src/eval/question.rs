@@ -4,9 +4,12 @@ use crate::data::Message;
 use crate::data::Role;
 use crate::error::Error;
 use crate::error::Result;
-use crate::eval::prediction::Prediction;
+use crate::eval::prediction::predicted;
 use crate::eval::suite::Set;
-use crate::load::Loader;
+use crate::featurise::Loader;
+use crate::records::answers::Found;
+use crate::records::answers::Likelihood;
+use crate::records::prediction::Prediction;
 use crate::task::Example;
 use crate::task::Mode;
 
@@ -29,31 +32,6 @@ pub enum Wanted {
     },
     /// The log-likelihood of what the assistant says in each of these conversations, all over the example's clips.
     Likelihoods(Vec<Vec<Message>>),
-}
-
-/// What a model made of a question.
-#[derive(Clone, Debug, PartialEq)]
-pub enum Found {
-    /// The tokens of an answer, the one that ended it included.
-    Tokens(Vec<u32>),
-    /// For each conversation.
-    Likelihoods(Vec<Likelihood>),
-}
-
-/// How likely a model holds a text.
-#[derive(Clone, Copy, Debug, PartialEq)]
-pub struct Likelihood {
-    /// Sum of the log-probabilities of its tokens, in nats.
-    pub sum: f64,
-    /// Number of its tokens, the end included.
-    pub tokens: usize,
-}
-
-impl Likelihood {
-    /// Nats a token.
-    pub fn mean(self) -> f64 {
-        self.sum / self.tokens.max(1) as f64
-    }
 }
 
 /// The questions of a set: for each example, in order, its loss and its labels where the set wants them, and its answer last.
@@ -167,7 +145,7 @@ pub fn predictions(set: &Set, loader: &Loader, found: Vec<Found>) -> Result<Vec<
                 .or_else(|| target_tokens(loader, example)),
             loss: loss.map(|found| -found.mean()),
             likelihoods: labels.map(by_label),
-            ..Prediction::new(set, example, loader.codec().decode(&tokens))?.with_tokens(tokens)
+            ..predicted(set, example, loader.codec().decode(&tokens))?.with_tokens(tokens)
         })
     };
     set.examples.iter().map(prediction).collect()

@@ -12,12 +12,8 @@ use crate::eval::confidence::Slice;
 use crate::eval::confidence::System;
 use crate::metrics::Better;
 use crate::metrics::Confusion;
-use crate::task::Kind;
-
-/// The file that says which suite the folder of an evaluation is about.
-pub const SUITE_FILE: &str = "suite.json";
-/// The key beside the scores.
-pub const DETAILS: &str = "details";
+use crate::metrics::Kind;
+use crate::records::scores::DETAILS;
 
 /// What is known of a system's scores beside their values.
 pub struct Details<'a> {

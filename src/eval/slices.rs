@@ -1,12 +1,11 @@
 //! Rows put together: by what scores are shown apart for, and by what is resampled as one.
 
 use rayon::prelude::*;
-use serde::Deserialize;
-use serde::Serialize;
 use serde_json::Value;
 
 use crate::error::Error;
 use crate::error::Result;
+use crate::records::suite_file::ClusterBy;
 use crate::task::Example;
 
 /// Names of what every example may carry; other slices are fields of the rows.
@@ -20,66 +19,43 @@ pub const WORDING: &str = "wording";
 /// The slice of rows that do not say.
 pub const NOT_SAID: &str = "(not said)";
 
-/// What is resampled as one, because it errs together.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(rename_all = "lowercase")]
-pub enum ClusterBy {
-    /// All rows of a speaker.
-    Speaker,
-    /// All rows of a programme or document.
-    Group,
-    /// Nothing: each row stands for itself.
-    None,
+/// What these examples are clustered by: `wanted`, or else the first that every row has.
+///
+/// # Errors
+/// Rows that lack what is wanted; the message names the first.
+pub fn cluster_by(wanted: Option<ClusterBy>, examples: &[Example]) -> Result<ClusterBy> {
+    let lacking = |by: ClusterBy| {
+        examples
+            .iter()
+            .find(|example| member(by, example).is_none())
+    };
+    match wanted {
+        None => Ok([ClusterBy::Speaker, ClusterBy::Group]
+            .into_iter()
+            .find(|&by| lacking(by).is_none())
+            .unwrap_or(ClusterBy::None)),
+        Some(by) => match lacking(by) {
+            None => Ok(by),
+            Some(example) => Err(Error::input(format!(
+                "`cluster: {0}`, but row `{1}` has no `{0}`",
+                by.name(),
+                example.id
+            ))
+            .hint("leave `cluster` out, or write `cluster: none`")),
+        },
+    }
 }
 
-impl ClusterBy {
-    /// The name in suites and scores.
-    pub fn name(self) -> &'static str {
-        match self {
-            Self::Speaker => "speaker",
-            Self::Group => "group",
-            Self::None => "none",
-        }
-    }
+/// The cluster of an example, by a name that says the same in every set; rows that stand for themselves are known by their ids.
+pub fn cluster(by: ClusterBy, example: &Example) -> String {
+    format!("{} {}", by.name(), member(by, example).unwrap_or_default())
+}
 
-    /// What these examples are clustered by: `wanted`, or else the first that every row has.
-    ///
-    /// # Errors
-    /// Rows that lack what is wanted; the message names the first.
-    pub fn of(wanted: Option<Self>, examples: &[Example]) -> Result<Self> {
-        let lacking = |by: Self| examples.iter().find(|example| by.member(example).is_none());
-        match wanted {
-            None => Ok([Self::Speaker, Self::Group]
-                .into_iter()
-                .find(|&by| lacking(by).is_none())
-                .unwrap_or(Self::None)),
-            Some(by) => match lacking(by) {
-                None => Ok(by),
-                Some(example) => Err(Error::input(format!(
-                    "`cluster: {0}`, but row `{1}` has no `{0}`",
-                    by.name(),
-                    example.id
-                ))
-                .hint("leave `cluster` out, or write `cluster: none`")),
-            },
-        }
-    }
-
-    /// The cluster of an example, by a name that says the same in every set; rows that stand for themselves are known by their ids.
-    pub fn cluster(self, example: &Example) -> String {
-        format!(
-            "{} {}",
-            self.name(),
-            self.member(example).unwrap_or_default()
-        )
-    }
-
-    fn member(self, example: &Example) -> Option<&str> {
-        match self {
-            Self::Speaker => example.speaker.as_deref(),
-            Self::Group => example.group.as_deref(),
-            Self::None => Some(&example.id),
-        }
+fn member(by: ClusterBy, example: &Example) -> Option<&str> {
+    match by {
+        ClusterBy::Speaker => example.speaker.as_deref(),
+        ClusterBy::Group => example.group.as_deref(),
+        ClusterBy::None => Some(&example.id),
     }
 }
 
@@ -344,9 +320,9 @@ mod tests {
             r#"{"audio": "a.wav", "label": "sad", "speaker": "x"}"#,
             r#"{"audio": "a.wav", "label": "sad", "speaker": "y", "group": "g"}"#,
         ]);
-        assert_eq!(ClusterBy::of(None, &speakers).unwrap(), ClusterBy::Speaker);
-        assert_eq!(ClusterBy::Speaker.cluster(&speakers[1]), "speaker y");
-        let error = ClusterBy::of(Some(ClusterBy::Group), &speakers)
+        assert_eq!(cluster_by(None, &speakers).unwrap(), ClusterBy::Speaker);
+        assert_eq!(cluster(ClusterBy::Speaker, &speakers[1]), "speaker y");
+        let error = cluster_by(Some(ClusterBy::Group), &speakers)
             .unwrap_err()
             .to_string();
         assert!(error.contains("row `1` has no `group`"), "{error}");
@@ -354,12 +330,12 @@ mod tests {
             r#"{"audio": "a.wav", "label": "sad", "speaker": "x", "group": "g"}"#,
             r#"{"audio": "a.wav", "label": "sad", "group": "g"}"#,
         ]);
-        assert_eq!(ClusterBy::of(None, &groups).unwrap(), ClusterBy::Group);
+        assert_eq!(cluster_by(None, &groups).unwrap(), ClusterBy::Group);
         let alone = examples(&[
             r#"{"audio": "a.wav", "label": "sad", "speaker": "x"}"#,
             r#"{"audio": "a.wav", "label": "sad"}"#,
         ]);
-        assert_eq!(ClusterBy::of(None, &alone).unwrap(), ClusterBy::None);
-        assert_eq!(ClusterBy::None.cluster(&alone[1]), "none 2");
+        assert_eq!(cluster_by(None, &alone).unwrap(), ClusterBy::None);
+        assert_eq!(cluster(ClusterBy::None, &alone[1]), "none 2");
     }
 }

@@ -7,19 +7,12 @@ use serde_json::Value;
 use crate::error::Error;
 use crate::error::Result;
 use crate::error::brief;
-use crate::eval::Scores;
 use crate::files;
 use crate::json;
-
-/// The file of a step's scores.
-pub const SCORES_FILE: &str = "scores.json";
-/// The file of the scores under controls, by control.
-pub const CONTROLS_FILE: &str = "controls.json";
-
-/// The folder of the evaluation after `step` steps.
-pub fn folder(run: &Path, step: u64) -> std::path::PathBuf {
-    run.join("eval").join(format!("step-{step:06}"))
-}
+use crate::records::run_folder;
+use crate::records::scores::CONTROLS_FILE;
+use crate::records::scores::SCORES_FILE;
+use crate::records::scores::Scores;
 
 /// The table of a run whose last evaluation was after `last` steps and whose best was after `best`; `None` before there is one.
 ///
@@ -27,7 +20,7 @@ pub fn folder(run: &Path, step: u64) -> std::path::PathBuf {
 /// Files of scores that cannot be read.
 pub fn of_run(run: &Path, last: u64, best: Option<u64>) -> Result<Option<String>> {
     let scores_at = |step: u64| {
-        let path = folder(run, step).join(SCORES_FILE);
+        let path = run_folder::evaluation(run, step).join(SCORES_FILE);
         path.is_file()
             .then(|| Ok::<_, Error>(scores(&read(&path)?)))
             .transpose()
@@ -47,7 +40,7 @@ pub fn of_run(run: &Path, last: u64, best: Option<u64>) -> Result<Option<String>
     {
         columns.push((format!("best {step}"), found));
     }
-    let controls = folder(run, last).join(CONTROLS_FILE);
+    let controls = run_folder::evaluation(run, last).join(CONTROLS_FILE);
     if controls.is_file()
         && let Value::Object(by_control) = read(&controls)?
     {

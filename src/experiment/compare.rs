@@ -9,15 +9,7 @@ use crate::error::Error;
 use crate::error::Result;
 use crate::eval::measure::Measured;
 use crate::eval::measure::measure;
-use crate::eval::significance::Clusters;
-use crate::eval::significance::Difference;
-use crate::eval::significance::Estimate;
-use crate::eval::significance::Hierarchical;
-use crate::eval::significance::Inside;
-use crate::eval::significance::Resampling;
-use crate::eval::significance::System;
-use crate::eval::significance::Verdict;
-use crate::eval::significance::holm;
+use crate::eval::slices;
 use crate::eval::suite::Suite;
 use crate::experiment::Contrast;
 use crate::experiment::Experiment;
@@ -29,6 +21,15 @@ use crate::experiment::dynamics::Dynamics;
 use crate::experiment::runner;
 use crate::experiment::test_answers;
 use crate::metrics::Tally;
+use crate::stats::significance::Clusters;
+use crate::stats::significance::Difference;
+use crate::stats::significance::Estimate;
+use crate::stats::significance::Hierarchical;
+use crate::stats::significance::Inside;
+use crate::stats::significance::Resampling;
+use crate::stats::significance::System;
+use crate::stats::significance::Verdict;
+use crate::stats::significance::holm;
 
 /// What is compared of an experiment.
 #[derive(Serialize)]
@@ -192,7 +193,7 @@ impl Judged {
             let clusters = Clusters::named(
                 set.examples
                     .iter()
-                    .map(|example| set.cluster.cluster(example)),
+                    .map(|example| slices::cluster(set.cluster, example)),
             );
             for (place, tally) in of_recipes[0][0].tallies.iter().enumerate() {
                 let systems: Vec<System> = of_recipes
@@ -338,7 +339,7 @@ fn mean(
     let clusters = Clusters::named(suite.sets.iter().flat_map(|set| {
         set.examples
             .iter()
-            .map(|example| set.cluster.cluster(example))
+            .map(|example| slices::cluster(set.cluster, example))
     }));
     let score = |sum: &[f64]| {
         let of_set = |(set, tally): (usize, &&Tally)| {

@@ -6,21 +6,21 @@ use std::collections::BTreeSet;
 use serde::Serialize;
 
 use crate::error::Result;
-use crate::eval::jsonl;
-use crate::eval::prediction::Prediction;
-use crate::eval::significance::Resampling;
-use crate::eval::significance::convergence::Better;
-use crate::eval::significance::convergence::Convergence;
-use crate::eval::significance::convergence::Curve;
-use crate::eval::significance::convergence::steps_to_reach;
-use crate::eval::table;
 use crate::experiment::Experiment;
 use crate::experiment::Planned;
 use crate::experiment::budget::lines;
+use crate::jsonl;
 use crate::metrics::Normaliser;
 use crate::metrics::Pair;
 use crate::metrics::Texts;
 use crate::metrics::failures;
+use crate::records::prediction::Prediction;
+use crate::records::run_folder;
+use crate::stats::significance::Resampling;
+use crate::stats::significance::convergence::Better;
+use crate::stats::significance::convergence::Convergence;
+use crate::stats::significance::convergence::Curve;
+use crate::stats::significance::convergence::steps_to_reach;
 
 /// The score whose curves are compared.
 const CURVE: &str = "mean";
@@ -210,7 +210,7 @@ fn mean_failures<'a>(
     let mut sums = BTreeMap::<u64, BTreeMap<String, (f64, f64)>>::new();
     for run in runs {
         for (step, _) in evaluations(run)? {
-            for path in answers_in(&table::folder(&run.recipe.folder(), step))? {
+            for path in answers_in(&run_folder::evaluation(&run.recipe.folder(), step))? {
                 let said: Vec<Prediction> = jsonl::read::<Prediction>(&path)?
                     .into_iter()
                     .map(|(_, said)| said)

@@ -10,15 +10,15 @@ use candle_core::Device;
 use crate::error::Kind;
 use crate::error::Result;
 use crate::eval;
-use crate::eval::Scores;
 use crate::eval::suite::Suite;
-use crate::eval::table;
 use crate::experiment::Experiment;
 use crate::experiment::Planned;
 use crate::files;
 use crate::files::Lock;
 use crate::recipe::Begun;
 use crate::recipe::Opening;
+use crate::records::scores;
+use crate::records::scores::Scores;
 use crate::train;
 use crate::train::Observer;
 use crate::train::checkpoint;
@@ -110,7 +110,7 @@ pub fn is_done(folder: &Path, is_tested: bool) -> bool {
             || folder
                 .join("eval")
                 .join(BEST_FOLDER)
-                .join(table::SCORES_FILE)
+                .join(scores::SCORES_FILE)
                 .is_file())
 }
 
@@ -176,7 +176,7 @@ fn run_one(
         run.folder.join("eval").join(BEST_FOLDER),
     );
     let sets = suite.sets.iter().map(|set| format!("{}.jsonl", set.name));
-    sets.chain([table::SCORES_FILE.to_owned()])
+    sets.chain([scores::SCORES_FILE.to_owned()])
         .try_for_each(|name| files::copy(&from.join(&name), &to.join(&name)))
 }
 
@@ -190,7 +190,7 @@ fn judge(
     stop: &AtomicBool,
 ) -> Result<()> {
     let folder = run.folder.join("eval").join(name);
-    if folder.join(table::SCORES_FILE).is_file() {
+    if folder.join(scores::SCORES_FILE).is_file() {
         return Ok(());
     }
     let observer = watcher.observer();
@@ -207,8 +207,8 @@ fn judge(
     for error in &found.skipped {
         watcher.note(&format!("row left out: {}", error.message()));
     }
-    train::write_predictions(&folder, &found)?;
-    train::write_json(&folder.join(table::SCORES_FILE), &found.scores.to_json())?;
+    found.write_predictions(&folder)?;
+    scores::write(&folder.join(scores::SCORES_FILE), &found.scores.to_json())?;
     watcher.tested(&found.scores);
     Ok(())
 }

@@ -4,9 +4,9 @@ use std::path::Path;
 
 use crate::error::Error;
 use crate::error::Result;
-use crate::eval::jsonl;
-use crate::eval::prediction::Prediction;
 use crate::eval::suite::Set;
+use crate::jsonl;
+use crate::records::prediction::Prediction;
 
 /// The predictions of a set in a folder of answers, in the order of the set.
 ///

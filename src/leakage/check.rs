@@ -8,14 +8,14 @@ use crate::data::Role;
 use crate::data::Row;
 use crate::data::read_manifest;
 use crate::error::Result;
-use crate::eval::suite::SuiteFile;
+use crate::featurise::headers::Headers;
 use crate::files;
 use crate::leakage;
 use crate::leakage::Facts;
 use crate::leakage::Kind;
 use crate::leakage::Leak;
 use crate::leakage::contents::Contents;
-use crate::load::headers::Headers;
+use crate::records::suite_file::SuiteFile;
 use crate::yaml;
 
 /// What a training and an evaluation may share.

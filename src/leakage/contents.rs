@@ -11,10 +11,10 @@ use rayon::prelude::*;
 use crate::data::AudioSource;
 use crate::data::Clip;
 use crate::data::Row;
+use crate::featurise::headers;
+use crate::featurise::headers::Headers;
 use crate::files;
 use crate::leakage::Heard;
-use crate::load::headers;
-use crate::load::headers::Headers;
 
 /// Hashes of audio, by file.
 pub struct Contents<'a> {

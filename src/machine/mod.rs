@@ -4,8 +4,7 @@ mod memory;
 
 use std::fs;
 
-use serde::Deserialize;
-use serde::Serialize;
+use crate::records::environment::Machine;
 
 pub use memory::Available;
 pub use memory::Limit;
@@ -28,38 +27,19 @@ pub fn features() -> Vec<String> {
     cuda.into_iter().collect()
 }
 
-/// The hardware and the system.
-#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
-pub struct Machine {
-    /// Model of the processor, as the system names it.
-    pub cpu: Option<String>,
-    /// Cores that this process may use.
-    pub cores: usize,
-    /// Memory of the machine, in bytes.
-    pub memory_bytes: Option<u64>,
-    /// Name of the GPU that computes; `None` on the CPU.
-    pub gpu: Option<String>,
-    /// Operating system, such as `linux`.
-    pub system: String,
-    /// Instruction set, such as `x86_64`.
-    pub architecture: String,
-}
-
-impl Machine {
-    /// This machine, with the GPU that the caller computes on. What the system does not tell is left out.
-    pub fn here(gpu: Option<String>) -> Self {
-        Self {
-            cpu: fs::read_to_string("/proc/cpuinfo")
-                .ok()
-                .and_then(|text| cpu_model(&text)),
-            cores: std::thread::available_parallelism().map_or(1, usize::from),
-            memory_bytes: fs::read_to_string("/proc/meminfo")
-                .ok()
-                .and_then(|text| memory::field(&text, "MemTotal")),
-            gpu,
-            system: std::env::consts::OS.to_owned(),
-            architecture: std::env::consts::ARCH.to_owned(),
-        }
+/// This machine, with the GPU that the caller computes on. What the system does not tell is left out.
+pub fn here(gpu: Option<String>) -> Machine {
+    Machine {
+        cpu: fs::read_to_string("/proc/cpuinfo")
+            .ok()
+            .and_then(|text| cpu_model(&text)),
+        cores: std::thread::available_parallelism().map_or(1, usize::from),
+        memory_bytes: fs::read_to_string("/proc/meminfo")
+            .ok()
+            .and_then(|text| memory::field(&text, "MemTotal")),
+        gpu,
+        system: std::env::consts::OS.to_owned(),
+        architecture: std::env::consts::ARCH.to_owned(),
     }
 }
 
@@ -94,7 +74,7 @@ mod tests {
 
     #[test]
     fn this_machine_has_a_core_and_a_system() {
-        let here = Machine::here(None);
+        let here = here(None);
         assert!(here.cores >= 1 && !here.system.is_empty());
         assert_eq!(here.gpu, None);
     }

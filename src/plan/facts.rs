@@ -11,8 +11,8 @@ use crate::data::OnBadRow;
 use crate::error::Error;
 use crate::error::Kind;
 use crate::error::Result;
-use crate::load;
-use crate::load::headers::Headers;
+use crate::featurise;
+use crate::featurise::headers::Headers;
 use crate::plan::draws::StageDraws;
 use crate::schedule::Pick;
 use crate::seed::Key;
@@ -164,7 +164,8 @@ impl Reader<'_> {
         let mut rows: Vec<u32> = draws.iter().map(|pick| pick.row).collect();
         rows.dedup();
         let lengths = |row: u32| {
-            let of_row = load::clip_lengths(self.corpus.row(row), self.max_audio_s, self.headers);
+            let of_row =
+                featurise::clip_lengths(self.corpus.row(row), self.max_audio_s, self.headers);
             (
                 row,
                 of_row.map_err(|error| error.at(self.corpus.place(row))),
@@ -175,7 +176,8 @@ impl Reader<'_> {
 
     /// Audio of a row, in seconds.
     pub fn seconds(&self, row: u32) -> Result<f64> {
-        let lengths = load::clip_lengths(self.corpus.row(row), self.max_audio_s, self.headers)?;
+        let lengths =
+            featurise::clip_lengths(self.corpus.row(row), self.max_audio_s, self.headers)?;
         Ok(seconds_of(&lengths))
     }
 

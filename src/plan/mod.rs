@@ -23,12 +23,12 @@ use std::sync::Arc;
 use candle_core::Device;
 
 use crate::error::Result;
+use crate::featurise::Loader;
+use crate::featurise::headers;
+use crate::featurise::headers::Headers;
+use crate::featurise::rows::Pool;
+use crate::featurise::rows::Watch;
 use crate::leakage::Allowed;
-use crate::load::Loader;
-use crate::load::headers;
-use crate::load::headers::Headers;
-use crate::load::rows::Pool;
-use crate::load::rows::Watch;
 use crate::models::AudioLlm;
 use crate::models::config::Config;
 use crate::nn::lora;

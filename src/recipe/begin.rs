@@ -9,23 +9,23 @@ use crate::error::Error;
 use crate::error::Result;
 use crate::eval::content;
 use crate::eval::content::Contents;
+use crate::featurise::headers;
+use crate::featurise::headers::Headers;
+use crate::featurise::rows::Pool;
+use crate::featurise::rows::Watch;
 use crate::files;
 use crate::leakage::Allowed;
-use crate::load::headers;
-use crate::load::headers::Headers;
-use crate::load::rows::Pool;
-use crate::load::rows::Watch;
 use crate::models::AudioLlm;
 use crate::models::memory::Fit;
 use crate::nn::lora::Masks;
 use crate::recipe::Opened;
 use crate::recipe::Recipe;
 use crate::recipe::WeightsSource;
+use crate::records::inputs::Inputs;
 use crate::schedule::Schedule;
 use crate::train::Run;
 use crate::train::checkpoint;
 use crate::train::checkpoint::State;
-use crate::train::inputs::Inputs;
 use crate::train::optimiser::Optimiser;
 
 /// A run that is ready to train, from its first step or from where it stood.

@@ -10,12 +10,12 @@ use crate::audio::num_frames;
 use crate::batch::micro_batches;
 use crate::error::Error;
 use crate::error::Result;
-use crate::load::Loader;
-use crate::load::clip_lengths;
-use crate::load::headers::Headers;
+use crate::featurise::Loader;
+use crate::featurise::clip_lengths;
+use crate::featurise::headers::Headers;
 use crate::loss;
+use crate::machine;
 use crate::machine::Available;
-use crate::machine::Machine;
 use crate::machine::available;
 use crate::models::AudioLlm;
 use crate::models::config::Config;
@@ -39,11 +39,11 @@ use crate::parts::Parts;
 use crate::recipe::Recipe;
 use crate::recipe::Rows;
 use crate::recipe::WeightsSource;
+use crate::records::inputs::Inputs;
 use crate::schedule::Pick;
 use crate::schedule::Schedule;
 use crate::task::Mode;
 use crate::train::Run;
-use crate::train::inputs::Inputs;
 
 /// A recipe, resolved.
 pub struct Opened {
@@ -229,7 +229,7 @@ impl Recipe {
             seed: self.seed,
             order_seed: self.order_seed(),
             computes,
-            machine: Machine::here(gpu),
+            machine: machine::here(gpu),
             inputs: Mutex::new(inputs),
             corpus: rows.corpus,
             loader,

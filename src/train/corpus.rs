@@ -14,7 +14,7 @@ use crate::data::Row;
 use crate::error::Error;
 use crate::error::Kind;
 use crate::error::Result;
-use crate::load::rows::RowCheck;
+use crate::featurise::rows::RowCheck;
 use crate::schedule::Entry;
 use crate::schedule::NO_LABEL;
 use crate::schedule::Population;
@@ -358,9 +358,9 @@ fn example_of(row: &Row, task: Option<&Task>, draw: Key) -> Result<Example> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::load::headers::Headers;
-    use crate::load::rows::LeftOut;
-    use crate::load::rows::Pool;
+    use crate::featurise::headers::Headers;
+    use crate::featurise::rows::Pool;
+    use crate::records::inputs::LeftOut;
 
     #[test]
     fn entries_of_one_manifest_leave_out_their_own_rows() {

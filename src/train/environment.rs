@@ -7,125 +7,21 @@ use std::time::Instant;
 
 use chrono::SecondsFormat;
 use chrono::Utc;
-use serde::Deserialize;
-use serde::Serialize;
 
 use crate::error::Error;
 use crate::error::Kind;
 use crate::error::Result;
 use crate::files;
 use crate::machine;
-use crate::machine::Machine;
 use crate::nn::precision::Computes;
-use crate::train::log::StepRecord;
-
-/// Name of the file in a run's folder.
-pub const FILE: &str = "environment.json";
-
-/// Number of the file's format.
-const FORMAT: u32 = 1;
-
-/// Where, when, how fast and by which build a run was computed.
-#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
-pub struct Environment {
-    /// Format of the file.
-    pub format: u32,
-    /// Time over all sessions, evaluations and checkpoints included, in seconds.
-    pub wall_s: f64,
-    /// Work over all sessions, with speeds.
-    #[serde(flatten)]
-    pub work: Work,
-    /// The sessions, in order: a resume begins a new one.
-    pub sessions: Vec<Session>,
-}
-
-/// Training work, and its speed without evaluations and checkpoints.
-#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
-pub struct Work {
-    /// Time in training steps alone, in seconds.
-    pub training_s: f64,
-    /// Optimiser steps; those that a crash made necessary again count again.
-    pub steps: u64,
-    /// Audio, in seconds.
-    pub audio_s: f64,
-    /// Tokens, audio tokens included.
-    pub tokens: u64,
-    /// Optimiser steps per second.
-    pub steps_per_s: f64,
-    /// Seconds of audio per second.
-    pub audio_s_per_s: f64,
-    /// Tokens per second.
-    pub tokens_per_s: f64,
-}
-
-impl Work {
-    fn add(&mut self, other: &Self) {
-        self.training_s += other.training_s;
-        self.steps += other.steps;
-        self.audio_s += other.audio_s;
-        self.tokens += other.tokens;
-        self.measure();
-    }
-
-    fn measure(&mut self) {
-        let rate = |amount: f64| {
-            if self.training_s > 0.0 {
-                amount / self.training_s
-            } else {
-                0.0
-            }
-        };
-        (self.steps_per_s, self.audio_s_per_s, self.tokens_per_s) = (
-            rate(self.steps as f64),
-            rate(self.audio_s),
-            rate(self.tokens as f64),
-        );
-    }
-}
-
-/// How a session ended.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(rename_all = "lowercase")]
-pub enum Outcome {
-    /// It has not ended, or was killed after the time in `ended`.
-    Running,
-    /// The run came to its last step.
-    Done,
-    /// The user stopped it.
-    Interrupted,
-    /// An error ended it.
-    Failed,
-}
-
-/// One process that worked on a run.
-#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
-pub struct Session {
-    /// When it began, RFC 3339 in UTC.
-    pub started: String,
-    /// When it ended; while it runs, and after a kill, the time of its last checkpoint or evaluation.
-    pub ended: String,
-    /// How it ended.
-    pub outcome: Outcome,
-    /// Time from one to the other, in seconds.
-    pub wall_s: f64,
-    /// Finished steps of the run as it began.
-    pub from_step: u64,
-    /// Finished steps of the run as it ended.
-    pub to_step: u64,
-    /// What it did.
-    #[serde(flatten)]
-    pub work: Work,
-    /// Version of maqam.
-    pub version: String,
-    /// Commit that it was built from.
-    pub commit: String,
-    /// Optional features of the build.
-    pub features: Vec<String>,
-    /// Device and type of the computation, such as `cpu f32`.
-    pub computes: String,
-    /// The machine.
-    pub machine: Machine,
-}
+use crate::records::environment::ENVIRONMENT_FILE;
+use crate::records::environment::Environment;
+use crate::records::environment::FORMAT;
+use crate::records::environment::Machine;
+use crate::records::environment::Outcome;
+use crate::records::environment::Session;
+use crate::records::environment::Work;
+use crate::records::log::StepRecord;
 
 /// The record of a run, with the session that goes on now.
 pub(super) struct Recorder {
@@ -139,7 +35,7 @@ impl Recorder {
     /// Begins a session of the run in `folder`, which stands at `step`. What earlier sessions wrote is kept; a file that cannot be read
     /// counts as none, because nothing depends on it.
     pub fn begin(folder: &Path, step: u64, computes: Computes, machine: &Machine) -> Self {
-        let path = folder.join(FILE);
+        let path = folder.join(ENVIRONMENT_FILE);
         let earlier = files::read_text(&path)
             .ok()
             .and_then(|text| serde_json::from_str::<Environment>(&text).ok())
@@ -220,7 +116,6 @@ mod tests {
 
     fn record(step: u64) -> StepRecord {
         StepRecord {
-            kind: "train",
             step,
             stage: "listen".into(),
             loss: 1.0,
@@ -238,9 +133,10 @@ mod tests {
     #[test]
     fn sessions_add_up_and_speeds_are_of_steps_alone() {
         let dir = tempfile::tempdir().unwrap();
-        let machine = Machine::here(None);
+        let machine = machine::here(None);
         let read = || -> Environment {
-            serde_json::from_str(&files::read_text(&dir.path().join(FILE)).unwrap()).unwrap()
+            serde_json::from_str(&files::read_text(&dir.path().join(ENVIRONMENT_FILE)).unwrap())
+                .unwrap()
         };
         let mut first = Recorder::begin(dir.path(), 0, Computes::default(), &machine);
         first.step(&record(1), Duration::from_secs(2));
@@ -284,10 +180,10 @@ mod tests {
     #[test]
     fn a_damaged_file_counts_as_none() {
         let dir = tempfile::tempdir().unwrap();
-        files::write_atomic(&dir.path().join(FILE), b"{\"format\": 1, \"ses").unwrap();
+        files::write_atomic(&dir.path().join(ENVIRONMENT_FILE), b"{\"format\": 1, \"ses").unwrap();
         let mut recorder = Recorder::begin(dir.path(), 5, Computes::default(), &Machine::default());
         recorder.write().unwrap();
-        let text = files::read_text(&dir.path().join(FILE)).unwrap();
+        let text = files::read_text(&dir.path().join(ENVIRONMENT_FILE)).unwrap();
         let found: Environment = serde_json::from_str(&text).unwrap();
         assert_eq!((found.sessions.len(), found.sessions[0].from_step), (1, 5));
     }

@@ -10,20 +10,21 @@ use crate::error::Error;
 use crate::error::Kind;
 use crate::error::Result;
 use crate::eval;
-use crate::eval::Evaluation;
-use crate::eval::Scores;
+use crate::eval::control;
 use crate::eval::suite::Suite;
-use crate::eval::table;
-use crate::files;
 use crate::metrics;
+use crate::records::inputs::fingerprint;
+use crate::records::log::EvalRecord;
+use crate::records::log::Line;
+use crate::records::log::StageEnd;
+use crate::records::run_folder;
+use crate::records::scores;
+use crate::records::scores::Scores;
 use crate::schedule::EarlyStop;
 use crate::train::EvaluateSettings;
 use crate::train::checkpoint;
 use crate::train::checkpoint::State;
 use crate::train::checkpoint::Waiting;
-use crate::train::inputs::fingerprint;
-use crate::train::log;
-use crate::train::log::StageEnd;
 use crate::train::step::BAD_ROW_HINT;
 use crate::train::trainer::Trainer;
 use crate::train::trainer::check;
@@ -59,10 +60,10 @@ impl Trainer<'_> {
                 .best
                 .is_none_or(|best| is_better(&settings.keep_best, score, best, 0.0));
         let (waiting, end) = self.patience(&found.scores)?;
-        let folder = table::folder(&run.folder, step);
-        write_predictions(&folder, &found)?;
-        write_json(&folder.join(table::SCORES_FILE), &found.scores.to_json())?;
-        let mut lines = vec![log::eval_line(step, None, &found.scores)?];
+        let folder = run_folder::evaluation(&run.folder, step);
+        found.write_predictions(&folder)?;
+        scores::write(&folder.join(scores::SCORES_FILE), &found.scores.to_json())?;
+        let mut lines = vec![eval_line(step, None, &found.scores)?];
         let is_last = step == self.schedule.num_steps()
             || end
                 .as_ref()
@@ -71,14 +72,12 @@ impl Trainer<'_> {
             lines.push(self.controls(suite, &folder)?);
         }
         if let Some(end) = &end {
-            lines.push(
-                serde_json::to_string(&StageEnd::new(
-                    step,
-                    &self.schedule.stages()[end.stage].name,
-                    &end.reason,
-                ))
-                .map_err(Error::bug)?,
-            );
+            let line = Line::StageEnd(StageEnd {
+                at_step: step,
+                stage: self.schedule.stages()[end.stage].name.clone(),
+                reason: end.reason.clone(),
+            });
+            lines.push(line.to_text()?);
         }
         let lines = lines.join("\n");
         let mut state = State {
@@ -160,7 +159,7 @@ impl Trainer<'_> {
             let found = eval::evaluate(
                 self.model,
                 &run.loader,
-                &control.of(suite)?,
+                &control::asked(*control, suite)?,
                 run.on_bad_row,
                 &mut |done, total| {
                     observer.evaluating(done, total);
@@ -169,11 +168,11 @@ impl Trainer<'_> {
             )
             .map_err(bad_row)?;
             self.tell_skipped(&found.skipped);
-            write_predictions(&folder.join(control.name()), &found)?;
-            lines.push(log::eval_line(step, Some(control.name()), &found.scores)?);
+            found.write_predictions(&folder.join(control.name()))?;
+            lines.push(eval_line(step, Some(control.name()), &found.scores)?);
             by_control.insert(control.name().to_owned(), found.scores.to_json().into());
         }
-        write_json(&folder.join(table::CONTROLS_FILE), &by_control)?;
+        scores::write(&folder.join(scores::CONTROLS_FILE), &by_control)?;
         Ok(lines.join("\n"))
     }
 
@@ -241,29 +240,14 @@ struct End {
     reason: String,
 }
 
-/// Writes the predictions of each set to `SET.jsonl` in a folder.
-pub fn write_predictions(folder: &Path, found: &Evaluation) -> Result<()> {
-    for (set, predictions) in &found.predictions {
-        let lines = predictions
-            .iter()
-            .map(|row| serde_json::to_string(row).map_err(Error::bug))
-            .collect::<Result<Vec<_>>>()?;
-        files::write_atomic(
-            &folder.join(format!("{set}.jsonl")),
-            (lines.join("\n") + "\n").as_bytes(),
-        )?;
-    }
-    Ok(())
-}
-
-/// Writes a JSON object, laid out to be read.
-pub fn write_json(path: &Path, object: &serde_json::Map<String, serde_json::Value>) -> Result<()> {
-    files::write_atomic(
-        path,
-        serde_json::to_string_pretty(object)
-            .map_err(Error::bug)?
-            .as_bytes(),
-    )
+/// The line of an evaluation, under a control or as it is.
+fn eval_line(at_step: u64, control: Option<&str>, scores: &Scores) -> Result<String> {
+    let record = EvalRecord {
+        at_step,
+        control: control.map(str::to_owned),
+        scores: scores.clone(),
+    };
+    Line::Eval(record).to_text()
 }
 
 fn names(scores: &Scores) -> String {

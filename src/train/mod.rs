@@ -6,8 +6,6 @@ mod embedding_cache;
 pub mod embeddings;
 pub mod environment;
 mod evaluate;
-pub mod inputs;
-pub mod log;
 pub mod optimiser;
 mod probe;
 mod settings;
@@ -23,8 +21,6 @@ use std::sync::MutexGuard;
 use std::sync::PoisonError;
 use std::sync::atomic::AtomicBool;
 
-pub use evaluate::write_json;
-pub use evaluate::write_predictions;
 pub use settings::CheckpointSettings;
 pub use settings::EmbeddingSettings;
 pub use settings::EvaluateSettings;
@@ -35,22 +31,24 @@ pub use trainer::check;
 use crate::data::OnBadRow;
 use crate::error::Kind;
 use crate::error::Result;
-use crate::eval::Scores;
 use crate::eval::suite::Suite;
+use crate::featurise::Loader;
 use crate::files;
-use crate::load::Loader;
 use crate::loss;
-use crate::machine::Machine;
 use crate::models::AudioLlm;
 use crate::nn::peft::Card;
 use crate::nn::precision::Computes;
 use crate::parts::Parts;
+use crate::records::environment::Machine;
+use crate::records::inputs::Inputs;
+use crate::records::log::StepRecord;
+use crate::records::run_folder::CHECKPOINTS;
+use crate::records::run_folder::LOG_FILE;
+use crate::records::scores::Scores;
 use crate::schedule::Schedule;
 use crate::train::checkpoint::State;
 use crate::train::corpus::Corpus;
 use crate::train::environment::Recorder;
-use crate::train::inputs::Inputs;
-use crate::train::log::StepRecord;
 use crate::train::optimiser::Optimiser;
 use crate::train::tensorboard::Events;
 use crate::train::trainer::Trainer;
@@ -116,7 +114,7 @@ pub trait Observer {
 impl Run {
     /// The folder of the run's checkpoints.
     pub fn checkpoints(&self) -> PathBuf {
-        self.folder.join("checkpoints")
+        self.folder.join(CHECKPOINTS)
     }
 
     /// What the run was computed from so far.
@@ -127,7 +125,7 @@ impl Run {
 
     /// The run's log.
     pub fn log_path(&self) -> PathBuf {
-        self.folder.join("log.jsonl")
+        self.folder.join(LOG_FILE)
     }
 }
 

@@ -6,8 +6,6 @@
 
 use std::collections::BTreeMap;
 
-use serde::Serialize;
-
 use crate::batch::Batch;
 use crate::batch::Sequence;
 use crate::batch::micro_batches;
@@ -18,21 +16,6 @@ use crate::models::AudioLlm;
 use crate::models::Pass;
 use crate::ops::device::to_host;
 use crate::train::step::LoadedStep;
-
-/// What a probe found, as a line of the log.
-#[derive(Clone, Debug, PartialEq, Serialize)]
-pub struct ProbeRecord {
-    /// `probe`.
-    pub kind: &'static str,
-    /// The step whose examples it looked at, from 1; the weights are those before its update.
-    pub at_step: u64,
-    /// Name of its stage.
-    pub stage: String,
-    /// Length of each task's gradient over all trained numbers.
-    pub norms: BTreeMap<String, f64>,
-    /// Cosine between the gradients of two tasks, `first|second` in the order of their names.
-    pub cosines: BTreeMap<String, f64>,
-}
 
 /// Lengths and cosines of the tasks' gradients.
 pub(super) struct Found {

@@ -13,20 +13,20 @@ use crate::data::OnBadRow;
 use crate::error::Error;
 use crate::error::Kind;
 use crate::error::Result;
-use crate::load::Loaded;
+use crate::featurise::Loaded;
 use crate::loss::ClassWeights;
 use crate::loss::Counted;
 use crate::loss::weights;
 use crate::models::AudioLlm;
 use crate::models::HeardAhead;
 use crate::models::Pass;
+use crate::records::inputs::Fingerprint;
+use crate::records::inputs::fingerprint;
+use crate::records::log::TaskRecord;
 use crate::schedule::Schedule;
 use crate::seed::Key;
 use crate::task::Mode;
 use crate::train::Run;
-use crate::train::inputs::Fingerprint;
-use crate::train::inputs::fingerprint;
-use crate::train::log::TaskRecord;
 
 /// A step's examples, read and weighed.
 pub(super) struct LoadedStep {

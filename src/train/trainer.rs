@@ -16,11 +16,16 @@ use crate::files::AppendLog;
 use crate::models::AudioLlm;
 use crate::models::HeardAhead;
 use crate::models::Pass;
+use crate::nn::precision::Place;
 use crate::ops::scalar::Scalar;
 use crate::ops::scalar::read;
 use crate::parts::Part;
 use crate::parts::PerPart;
 use crate::parts::Training;
+use crate::records::log::DeviceRecord;
+use crate::records::log::Line;
+use crate::records::log::ProbeRecord;
+use crate::records::log::StepRecord;
 use crate::schedule::EmbeddingSource;
 use crate::schedule::Schedule;
 use crate::schedule::Stage;
@@ -32,12 +37,9 @@ use crate::train::embeddings;
 use crate::train::embeddings::Embedder;
 use crate::train::environment::Recorder;
 use crate::train::learning_rate;
-use crate::train::log::DeviceRecord;
-use crate::train::log::StepRecord;
 use crate::train::optimiser::Optimiser;
 use crate::train::optimiser::Update;
 use crate::train::probe;
-use crate::train::probe::ProbeRecord;
 use crate::train::step::LoadedStep;
 use crate::train::step::Steps;
 use crate::train::step::load_step;
@@ -99,12 +101,15 @@ impl Trainer<'_> {
             return Ok(());
         }
         let record = DeviceRecord {
-            kind: "device",
             at_step: self.state.step,
-            computes,
+            device: match computes.device {
+                Place::Cpu => "cpu",
+                Place::Cuda => "cuda",
+            }
+            .to_owned(),
+            precision: computes.precision.to_string(),
         };
-        self.log
-            .line(&serde_json::to_string(&record).map_err(Error::bug)?)?;
+        self.log.line(&Line::Device(record).to_text()?)?;
         self.state.computes = computes;
         Ok(())
     }
@@ -154,12 +159,11 @@ impl Trainer<'_> {
         let clips = std::mem::take(&mut loaded.clips);
         let record = self.step(loaded, heard, steps)?;
         self.run.inputs().add(record.step, clips);
-        let mut lines = probed
-            .map(|probed| serde_json::to_string(&probed).map(|line| line + "\n"))
-            .transpose()
-            .map_err(Error::bug)?
-            .unwrap_or_default();
-        lines += &serde_json::to_string(&record).map_err(Error::bug)?;
+        let mut lines = match probed {
+            Some(probed) => Line::Probe(probed).to_text()? + "\n",
+            None => String::new(),
+        };
+        lines += &Line::Train(record.clone()).to_text()?;
         self.log.line(&lines)?;
         self.logged = record.step;
         self.environment.step(&record, started.elapsed());
@@ -280,7 +284,6 @@ impl Trainer<'_> {
         };
         let probe::Found { norms, cosines } = probe::gradients(self.model, loaded, how)?;
         Ok(Some(ProbeRecord {
-            kind: "probe",
             at_step,
             stage: self.schedule.stages()[stage].name.clone(),
             norms,
@@ -379,7 +382,6 @@ impl Trainer<'_> {
             .values_mut()
             .for_each(|task| task.loss /= task.target_tokens.max(1) as f64);
         Ok(StepRecord {
-            kind: "train",
             step: self.state.step,
             stage: self.schedule.stages()[stage].name.clone(),
             loss,

@@ -5,7 +5,7 @@ use std::path::Path;
 use maqam::data::OnBadRow;
 use maqam::eval;
 use maqam::eval::suite::Suite;
-use maqam::load::Loader;
+use maqam::featurise::Loader;
 use maqam::models::AudioLlm;
 use maqam::models::config::Config;
 use maqam::nn::lora::Plan;

@@ -8,6 +8,8 @@
 //! - `edit`, `levenshtein`: word and character errors; `alignment` shows them, `script` keeps scripts apart.
 //! - `rouge`, `chrf`, `bleu`, `ngrams`: overlap with a summary or a translation.
 //! - `classify`, `confusion`: accuracy, F1 and recall over labels.
+//! - `confidence`: which intervals and p-values are claimed.
+//! - `kind`: kinds of answers, and the metrics of each.
 //! - `failures`: answers that do not end, loop, or leave the script.
 
 #![deny(clippy::unwrap_used, clippy::expect_used)]
@@ -17,10 +19,12 @@ pub mod bleu;
 mod by_name;
 pub mod chrf;
 pub mod classify;
+pub mod confidence;
 mod confusion;
 pub mod edit;
 mod english;
 pub mod failures;
+mod kind;
 mod levenshtein;
 mod ngrams;
 mod normalise;
@@ -41,6 +45,7 @@ pub use confusion::Confusion;
 pub use edit::Counts;
 pub use edit::char_errors;
 pub use edit::word_errors;
+pub use kind::Kind;
 pub use normalise::Normaliser;
 pub use share::share;
 pub use tally::Better;

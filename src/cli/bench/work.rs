@@ -137,7 +137,7 @@ mod tests {
                     .examples(None)
                     .iter()
                     .enumerate()
-                    .map(|(i, example)| example.sequence(i, 100, MELS))
+                    .map(|(i, example)| example.sequence(i, 100, 128))
                     .collect::<Vec<_>>(),
             )
         };

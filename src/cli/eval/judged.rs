@@ -10,21 +10,23 @@ use crate::cli::eval::systems::Asked;
 use crate::cli::eval::systems::BASE;
 use crate::cli::eval::systems::Systems;
 use crate::error::Result;
-use crate::eval::Prediction;
-use crate::eval::baseline::Baseline;
+use crate::eval::baseline;
 use crate::eval::comparison;
 use crate::eval::comparison::Column;
-use crate::eval::confidence::ALPHA;
 use crate::eval::confidence::Compared;
 use crate::eval::confidence::Confident;
 use crate::eval::confidence::Slice;
 use crate::eval::confidence::System;
-use crate::eval::control::Control;
+use crate::eval::prediction::predicted;
 use crate::eval::question::target_tokens;
-use crate::eval::significance::FEW;
-use crate::eval::significance::Resampling;
 use crate::eval::suite::Set;
 use crate::eval::suite::Suite;
+use crate::metrics::confidence::ALPHA;
+use crate::records::prediction::Prediction;
+use crate::records::suite_file::Baseline;
+use crate::records::suite_file::Control;
+use crate::stats::significance::FEW;
+use crate::stats::significance::Resampling;
 
 /// Resamples behind the interval of a slice, of which there are many.
 const SLICE_RESAMPLES: usize = 1000;
@@ -122,14 +124,14 @@ impl<'a> Judged<'a> {
         .under(control))
     }
 
-    fn of_baseline(baseline: Baseline, suite: &'a Suite, systems: &Systems) -> Result<Self> {
+    fn of_baseline(of: Baseline, suite: &'a Suite, systems: &Systems) -> Result<Self> {
         let (mut sets, mut said, mut notes) = (Vec::new(), Vec::new(), Vec::new());
         for set in &suite.sets {
-            let Some(answers) = baseline.answers(set) else {
+            let Some(answers) = baseline::answers(of, set) else {
                 continue;
             };
             let prediction = |(example, answer)| {
-                let row = Prediction::new(set, example, answer)?;
+                let row = predicted(set, example, answer)?;
                 Ok(Prediction {
                     target_tokens: target_tokens(&systems.loader, example),
                     ..row
@@ -143,17 +145,16 @@ impl<'a> Judged<'a> {
                     .collect::<Result<Vec<_>>>()?,
             );
             notes.extend(
-                baseline
-                    .note(set)
-                    .map(|note| format!("{} of {}: {note}", baseline.name(), set.name)),
+                baseline::note(of, set)
+                    .map(|note| format!("{} of {}: {note}", of.name(), set.name)),
             );
             sets.push(set);
         }
-        let about = json!({"system": baseline.name(), "kind": "baseline", "notes": notes});
+        let about = json!({"system": of.name(), "kind": "baseline", "notes": notes});
         let is_whole = sets.len() == suite.sets.len();
         let judged = Self::new(
-            baseline.name().to_owned(),
-            baseline.name().into(),
+            of.name().to_owned(),
+            of.name().into(),
             about,
             System::new(&sets, said, is_whole)?,
         );

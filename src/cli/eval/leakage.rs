@@ -8,10 +8,10 @@ use crate::data::Manifest;
 use crate::data::OnBadRow;
 use crate::data::read_manifest;
 use crate::error::Result;
+use crate::featurise::headers::Headers;
 use crate::leakage;
 use crate::leakage::Allowed;
 use crate::leakage::Training;
-use crate::load::headers::Headers;
 use crate::recipe::Recipe;
 
 /// Compares the rows of a suite with those that each adapter was trained on, if it lies in the folder of a run. What a user should know is

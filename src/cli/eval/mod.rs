@@ -31,13 +31,14 @@ use crate::error::Error;
 use crate::error::Kind;
 use crate::error::Result;
 use crate::eval;
-use crate::eval::control::Control;
-use crate::eval::significance::Resampling;
+use crate::eval::control;
 use crate::eval::suite::Suite;
-use crate::load::headers;
-use crate::load::headers::Headers;
-use crate::load::rows::RowCheck;
+use crate::featurise::headers;
+use crate::featurise::headers::Headers;
+use crate::featurise::rows::RowCheck;
+use crate::records::suite_file::Control;
 use crate::report::resampled::Resampled;
+use crate::stats::significance::Resampling;
 use crate::task::Tasks;
 
 #[derive(Args)]
@@ -208,7 +209,7 @@ fn with_controls(suite: &Suite) -> Result<Vec<(Option<Control>, Suite)>> {
     let controlled = suite
         .controls
         .iter()
-        .map(|control| Ok((Some(*control), control.of(suite)?)));
+        .map(|control| Ok((Some(*control), control::asked(*control, suite)?)));
     std::iter::once(Ok((None, suite.clone())))
         .chain(controlled)
         .collect()

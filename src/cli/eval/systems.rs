@@ -14,18 +14,18 @@ use crate::error::Result;
 use crate::eval::answers::Asker;
 use crate::eval::content;
 use crate::eval::content::Contents;
-use crate::eval::control::Control;
 use crate::eval::interview::Interview;
-use crate::eval::store::Store;
 use crate::eval::suite::Suite;
+use crate::featurise::Loader;
 use crate::files;
-use crate::load::Loader;
 use crate::models::AudioLlm;
 use crate::models::config::Config;
 use crate::models::trained;
 use crate::models::trained::Trained;
 use crate::nn::lora::Plan;
 use crate::nn::precision::Computes;
+use crate::records::answers::Store;
+use crate::records::suite_file::Control;
 
 /// The name of the untuned model.
 pub const BASE: &str = "base";

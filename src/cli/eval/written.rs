@@ -10,15 +10,16 @@ use serde_json::json;
 use crate::cli::eval::judged::Judged;
 use crate::error::Error;
 use crate::error::Result;
-use crate::eval::Prediction;
 use crate::eval::record;
 use crate::eval::record::Details;
-use crate::eval::record::SUITE_FILE;
 use crate::eval::suite::Suite;
-use crate::eval::table::CONTROLS_FILE;
-use crate::eval::table::SCORES_FILE;
 use crate::files;
 use crate::json;
+use crate::records::prediction;
+use crate::records::scores;
+use crate::records::scores::CONTROLS_FILE;
+use crate::records::scores::SCORES_FILE;
+use crate::records::scores::SUITE_FILE;
 
 /// The table as it was printed.
 const TABLE_FILE: &str = "table.txt";
@@ -59,7 +60,7 @@ impl Folder {
                 .hint(hint));
         }
         let lock = files::Lock::take(path)?;
-        files::write_atomic(&known, to_text(&about)?.as_bytes())?;
+        scores::write(&known, &about)?;
         Ok(Self {
             path: path.to_owned(),
             suite: about,
@@ -72,7 +73,7 @@ impl Folder {
         for one in judged {
             let folder = self.path.join(&one.folder);
             for answered in &one.system.sets {
-                write_predictions(
+                prediction::write(
                     &folder.join(format!("{}.jsonl", answered.set.name)),
                     &answered.said,
                 )?;
@@ -85,9 +86,9 @@ impl Folder {
                 compared: &one.compared,
                 slices: &one.slices,
             };
-            files::write_atomic(
+            scores::write(
                 &folder.join(SCORES_FILE),
-                to_text(&record::scores_json(&one.system, &details)?)?.as_bytes(),
+                &record::scores_json(&one.system, &details)?,
             )?;
         }
         for one in judged.iter().filter(|one| one.control.is_none()) {
@@ -101,10 +102,7 @@ impl Folder {
                 })
                 .collect();
             if !controls.is_empty() {
-                files::write_atomic(
-                    &self.path.join(&one.folder).join(CONTROLS_FILE),
-                    to_text(&controls)?.as_bytes(),
-                )?;
+                scores::write(&self.path.join(&one.folder).join(CONTROLS_FILE), &controls)?;
             }
         }
         files::write_atomic(&self.path.join(TABLE_FILE), table.as_bytes())
@@ -127,7 +125,7 @@ impl Folder {
             if scores.is_file() && !judged.iter().any(|one| one.name == name) {
                 let theirs = read_object(&scores)?;
                 if theirs
-                    .get(record::DETAILS)
+                    .get(scores::DETAILS)
                     .and_then(|details| details.get("suite"))
                     != Some(&Value::from(self.suite.clone()))
                 {
@@ -167,18 +165,6 @@ fn about(suite: &Suite) -> Result<Map<String, Value>> {
         .into_iter()
         .map(|(key, value)| (key.to_owned(), value))
         .collect())
-}
-
-fn write_predictions(path: &Path, said: &[Prediction]) -> Result<()> {
-    let lines = said
-        .iter()
-        .map(|row| serde_json::to_string(row).map_err(Error::bug))
-        .collect::<Result<Vec<_>>>()?;
-    files::write_atomic(path, (lines.join("\n") + "\n").as_bytes())
-}
-
-fn to_text(object: &Map<String, Value>) -> Result<String> {
-    serde_json::to_string_pretty(object).map_err(Error::bug)
 }
 
 fn read_object(path: &Path) -> Result<Map<String, Value>> {

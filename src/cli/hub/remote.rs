@@ -14,7 +14,7 @@ use ureq::http::Uri;
 use ureq::http::header::HeaderMap;
 
 use crate::cli::hub::cache::is_hash;
-use crate::client::key::Key;
+use crate::endpoint::key::Key;
 use crate::error::Error;
 use crate::error::Kind;
 use crate::error::Result;

@@ -8,7 +8,7 @@ use yaml_serde::Value;
 use crate::error::Error;
 use crate::error::Result;
 use crate::files;
-use crate::task::Kind;
+use crate::metrics::Kind;
 use crate::task::Label;
 use crate::task::Task;
 use crate::task::Tasks;

@@ -11,8 +11,8 @@ use crate::error::Error;
 use crate::error::Result;
 use crate::files;
 use crate::json;
+use crate::metrics::Kind;
 use crate::metrics::Pair;
-use crate::task::Kind;
 use crate::task::Task;
 
 /// One answer and what it should be.

@@ -6,8 +6,8 @@ use crate::cli::metrics::is_shown;
 use crate::cli::metrics::named;
 use crate::cli::metrics::rows::Row;
 use crate::error::brief;
+use crate::metrics::Kind;
 use crate::metrics::Tally;
-use crate::task::Kind;
 use crate::task::Task;
 
 /// Everything a person asks for at a glance, and the signatures that go with it into a paper.

@@ -9,20 +9,20 @@ use crate::cli::metrics::rows::Row;
 use crate::cli::metrics::table::grid;
 use crate::error::Error;
 use crate::error::Result;
-use crate::eval::significance::Clusters;
-use crate::eval::significance::Difference;
-use crate::eval::significance::Mapsswe;
-use crate::eval::significance::Randomisation;
-use crate::eval::significance::Resampling;
-use crate::eval::significance::Token;
-use crate::eval::significance::mapsswe;
-use crate::eval::significance::paired_bootstrap;
-use crate::eval::significance::randomisation;
 use crate::metrics::Normaliser;
 use crate::metrics::Tally;
 use crate::metrics::Texts;
 use crate::metrics::alignment;
 use crate::metrics::alignment::Aligned;
+use crate::stats::significance::Clusters;
+use crate::stats::significance::Difference;
+use crate::stats::significance::Mapsswe;
+use crate::stats::significance::Randomisation;
+use crate::stats::significance::Resampling;
+use crate::stats::significance::Token;
+use crate::stats::significance::mapsswe;
+use crate::stats::significance::paired_bootstrap;
+use crate::stats::significance::randomisation;
 
 /// A score of both systems.
 #[derive(Serialize)]

@@ -1,6 +1,7 @@
 //! Scores of several sets together, of slices, and of two systems against each other, by hand.
 
 use super::*;
+use crate::eval::prediction::predicted;
 use crate::eval::suite::Suite;
 use crate::task::Tasks;
 
@@ -52,7 +53,7 @@ fn system(
         set.examples
             .iter()
             .enumerate()
-            .map(|(i, example)| Prediction::new(set, example, answer(i).to_owned()).unwrap())
+            .map(|(i, example)| predicted(set, example, answer(i).to_owned()).unwrap())
             .collect()
     };
     System::new(
@@ -249,7 +250,7 @@ fn a_part_of_the_suite_has_no_mean() {
     let said = set
         .examples
         .iter()
-        .map(|example| Prediction::new(set, example, "one".to_owned()).unwrap())
+        .map(|example| predicted(set, example, "one".to_owned()).unwrap())
         .collect();
     let part = System::new(&[set], vec![said], false).unwrap();
     assert_eq!(

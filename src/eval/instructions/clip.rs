@@ -12,7 +12,7 @@ use crate::error::Error;
 use crate::error::Result;
 use crate::eval::instructions::language::Language;
 use crate::eval::instructions::wordings::Wordings;
-use crate::task::Kind;
+use crate::metrics::Kind;
 use crate::task::Label;
 use crate::task::Task;
 

@@ -6,8 +6,8 @@ use serde::Serialize;
 use crate::error::Error;
 use crate::error::Result;
 use crate::eval::instructions::question::Constraint;
+use crate::metrics::Kind as TaskKind;
 use crate::task::AnswerFormat;
-use crate::task::Kind as TaskKind;
 use crate::task::Task;
 use crate::yaml;
 

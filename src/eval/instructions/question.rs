@@ -10,9 +10,9 @@ use crate::eval::instructions::language::Language;
 use crate::eval::instructions::suite::Settings;
 use crate::eval::instructions::text;
 use crate::eval::instructions::wordings::Wordings;
+use crate::metrics::Kind;
 use crate::seed::Key;
 use crate::task::AnswerFormat;
-use crate::task::Kind;
 use crate::task::Task;
 use crate::task::Wording;
 

@@ -12,17 +12,19 @@ use serde_json::json;
 
 use crate::error::Error;
 use crate::error::Result;
-use crate::eval::confidence;
-use crate::eval::confidence::FEWEST_ROWS;
 use crate::eval::instructions::check::Check;
 use crate::eval::instructions::check::Mode;
-use crate::eval::jsonl;
-use crate::eval::significance::Clusters;
-use crate::eval::significance::Interval;
-use crate::eval::significance::Resampling;
-use crate::eval::significance::bootstrap;
-use crate::eval::significance::mcnemar;
-use crate::eval::significance::paired_bootstrap;
+use crate::jsonl;
+use crate::metrics::confidence;
+use crate::metrics::confidence::FEWEST_ROWS;
+use crate::records::instructions::Change;
+use crate::records::instructions::Rates;
+use crate::stats::significance::Clusters;
+use crate::stats::significance::Interval;
+use crate::stats::significance::Resampling;
+use crate::stats::significance::bootstrap;
+use crate::stats::significance::mcnemar;
+use crate::stats::significance::paired_bootstrap;
 
 /// A row of a suite as far as scoring goes.
 #[derive(Clone, Debug, Deserialize)]
@@ -81,63 +83,37 @@ impl Outcome {
     }
 }
 
-/// Shares of what held. On the level of prompts a row counts where all its checks hold, on that of instructions each check counts.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Serialize)]
-pub struct Rates {
-    /// Number of rows.
-    pub prompts: usize,
-    /// Number of checks.
-    pub instructions: usize,
-    /// Rows, strictly.
-    pub prompt_strict: f64,
-    /// Rows, loosely.
-    pub prompt_loose: f64,
-    /// Checks, strictly.
-    pub instruction_strict: f64,
-    /// Checks, loosely.
-    pub instruction_loose: f64,
-    /// Number of rows of which the right answer is known.
-    pub known: usize,
-    /// Of these, the share that follow strictly and are right; zero over none.
-    pub followed_and_right: f64,
-    /// The 95 % interval of `prompt_strict` by resampling clips; none over fewer than [`FEWEST_ROWS`] rows or one clip.
-    #[serde(skip_serializing_if = "Option::is_none")]
-    pub interval: Option<Interval>,
-}
-
-impl Rates {
-    /// The rates over some rows; zero over none.
-    pub fn of<'a>(outcomes: impl IntoIterator<Item = &'a Outcome>) -> Self {
-        let outcomes: Vec<&Outcome> = outcomes.into_iter().collect();
-        let mut rates = Self {
-            interval: interval(&outcomes),
-            ..Self::default()
-        };
-        for outcome in outcomes {
-            let num_held = |held: &[bool]| held.iter().filter(|held| **held).count() as f64;
-            let all_held = |held: &[bool]| f64::from(u8::from(held.iter().all(|held| *held)));
-            rates.prompts += 1;
-            rates.instructions += outcome.strict.len();
-            rates.prompt_strict += all_held(&outcome.strict);
-            rates.prompt_loose += all_held(&outcome.loose);
-            rates.instruction_strict += num_held(&outcome.strict);
-            rates.instruction_loose += num_held(&outcome.loose);
-            rates.known += usize::from(outcome.right.is_some());
-            let is_right = outcome.right == Some(true);
-            rates.followed_and_right += f64::from(u8::from(is_right && outcome.follows()));
-        }
-        let (prompts, instructions) = (
-            rates.prompts.max(1) as f64,
-            rates.instructions.max(1) as f64,
-        );
-        Self {
-            prompt_strict: rates.prompt_strict / prompts,
-            prompt_loose: rates.prompt_loose / prompts,
-            instruction_strict: rates.instruction_strict / instructions,
-            instruction_loose: rates.instruction_loose / instructions,
-            followed_and_right: rates.followed_and_right / rates.known.max(1) as f64,
-            ..rates
-        }
+/// The rates over some rows; zero over none.
+pub fn rates<'a>(outcomes: impl IntoIterator<Item = &'a Outcome>) -> Rates {
+    let outcomes: Vec<&Outcome> = outcomes.into_iter().collect();
+    let mut rates = Rates {
+        interval: interval(&outcomes),
+        ..Rates::default()
+    };
+    for outcome in outcomes {
+        let num_held = |held: &[bool]| held.iter().filter(|held| **held).count() as f64;
+        let all_held = |held: &[bool]| f64::from(u8::from(held.iter().all(|held| *held)));
+        rates.prompts += 1;
+        rates.instructions += outcome.strict.len();
+        rates.prompt_strict += all_held(&outcome.strict);
+        rates.prompt_loose += all_held(&outcome.loose);
+        rates.instruction_strict += num_held(&outcome.strict);
+        rates.instruction_loose += num_held(&outcome.loose);
+        rates.known += usize::from(outcome.right.is_some());
+        let is_right = outcome.right == Some(true);
+        rates.followed_and_right += f64::from(u8::from(is_right && outcome.follows()));
+    }
+    let (prompts, instructions) = (
+        rates.prompts.max(1) as f64,
+        rates.instructions.max(1) as f64,
+    );
+    Rates {
+        prompt_strict: rates.prompt_strict / prompts,
+        prompt_loose: rates.prompt_loose / prompts,
+        instruction_strict: rates.instruction_strict / instructions,
+        instruction_loose: rates.instruction_loose / instructions,
+        followed_and_right: rates.followed_and_right / rates.known.max(1) as f64,
+        ..rates
     }
 }
 
@@ -304,12 +280,12 @@ pub fn score(suite: &[Row], answers: &[&str]) -> Scores {
         if !kinds.iter().any(|(kind, _)| *kind == row.kind) {
             kinds.push((
                 row.kind.clone(),
-                Rates::of(rows.iter().filter(|outcome| outcome.kind == row.kind)),
+                rates(rows.iter().filter(|outcome| outcome.kind == row.kind)),
             ));
         }
     }
     Scores {
-        all: Rates::of(&rows),
+        all: rates(&rows),
         kinds,
         checks: by_check(suite, &rows),
         wordings: by_task(suite, &rows),
@@ -436,42 +412,24 @@ fn spread(scores: Vec<(String, f64)>) -> Option<Spread> {
     })
 }
 
-/// What changed between two models on one suite, row by row: what training made it forget, and what it taught.
-#[derive(Clone, Debug, PartialEq, Serialize)]
-pub struct Change {
-    /// Rows that the base followed and the other does not.
-    pub lost: Vec<String>,
-    /// Rows that the base did not follow and the other does.
-    pub gained: Vec<String>,
-    /// The share of rows that the other follows, minus the base's.
-    pub difference: f64,
-    /// The 95 % interval of that by resampling clips, both models' rows together; none over few rows or one clip.
-    #[serde(skip_serializing_if = "Option::is_none")]
-    pub interval: Option<Interval>,
-    /// The p-value of McNemar's exact test over the rows; see [`mcnemar`].
-    pub p: f64,
-}
-
-impl Change {
-    /// From `base` to `tuned`, both scored on the same suite.
-    pub fn between(base: &Scores, tuned: &Scores) -> Self {
-        let pairs = || base.rows.iter().zip(&tuned.rows);
-        let ids = |before: bool| -> Vec<String> {
-            pairs()
-                .filter(|(old, new)| old.follows() == before && new.follows() != before)
-                .map(|(old, _)| old.id.clone())
-                .collect()
-        };
-        let lost = ids(true);
-        let gained = ids(false);
-        let num_rows = base.rows.len().max(1) as f64;
-        Self {
-            difference: (gained.len() as f64 - lost.len() as f64) / num_rows,
-            interval: interval_of_change(base, tuned),
-            p: mcnemar(lost.len(), gained.len()),
-            lost,
-            gained,
-        }
+/// What changes from `base` to `tuned`, both scored on the same suite. `p` is that of [`mcnemar`].
+pub fn change(base: &Scores, tuned: &Scores) -> Change {
+    let pairs = || base.rows.iter().zip(&tuned.rows);
+    let ids = |before: bool| -> Vec<String> {
+        pairs()
+            .filter(|(old, new)| old.follows() == before && new.follows() != before)
+            .map(|(old, _)| old.id.clone())
+            .collect()
+    };
+    let lost = ids(true);
+    let gained = ids(false);
+    let num_rows = base.rows.len().max(1) as f64;
+    Change {
+        difference: (gained.len() as f64 - lost.len() as f64) / num_rows,
+        interval: interval_of_change(base, tuned),
+        p: Some(mcnemar(lost.len(), gained.len())),
+        lost,
+        gained,
     }
 }
 
@@ -649,23 +607,23 @@ mod tests {
             score(&suite, &["no", "sad", "sad"]),
         );
         assert_eq!(
-            Change::between(&base, &tuned),
+            change(&base, &tuned),
             Change {
                 lost: vec!["a".into()],
                 gained: vec!["b".into()],
                 difference: 0.0,
                 interval: None,
-                p: 1.0,
+                p: Some(1.0),
             }
         );
         assert_eq!(
-            Change::between(&base, &base),
+            change(&base, &base),
             Change {
                 lost: vec![],
                 gained: vec![],
                 difference: 0.0,
                 interval: None,
-                p: 1.0,
+                p: Some(1.0),
             }
         );
     }
@@ -731,13 +689,13 @@ mod tests {
         // Twenty clips, both rows of each alike: the deviation is that of 20 rows, 0.112, and not that of 40, 0.079.
         let width = interval.high - interval.low;
         assert!((0.36..0.50).contains(&width), "{interval:?}");
-        let change = Change::between(&base, &tuned);
+        let change = change(&base, &tuned);
         assert_eq!(
             (change.lost.len(), change.gained.len(), change.difference),
             (0, 20, 0.5)
         );
         // 2 / 2^20.
-        assert!((change.p - 2.0 / f64::from(1 << 20)).abs() < 1e-18);
+        assert!((change.p.unwrap() - 2.0 / f64::from(1 << 20)).abs() < 1e-18);
         assert!(change.interval.unwrap().low > 0.25, "{change:?}");
         assert_eq!(
             score(&suite[..19], &half[..19]).all.interval,

@@ -21,8 +21,8 @@ use crate::eval::instructions::question::checks_of_kind;
 use crate::eval::instructions::question::fitted;
 use crate::eval::instructions::row::InstructionRow;
 use crate::eval::instructions::wordings::Wordings;
+use crate::metrics::Kind as TaskKind;
 use crate::seed::Key;
-use crate::task::Kind as TaskKind;
 use crate::task::Task;
 use crate::task::Wording;
 

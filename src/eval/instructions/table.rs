@@ -1,11 +1,12 @@
 //! Scores of an instruction suite as a table, alone or beside those of the model before it was tuned.
 
 use crate::error::brief;
-use crate::eval::instructions::score::Change;
+use crate::eval::instructions::score;
 use crate::eval::instructions::score::Constant;
-use crate::eval::instructions::score::Rates;
 use crate::eval::instructions::score::Scores;
 use crate::eval::instructions::score::Spread;
+use crate::records::instructions::Change;
+use crate::records::instructions::Rates;
 
 /// The table of one model: kinds and all rows with the best constant answer below, then checks, then the spread over wordings.
 pub fn of(scores: &Scores, constant: Option<&Constant>) -> String {
@@ -67,7 +68,7 @@ fn line(name: &str, rates: &Rates) -> Vec<String> {
 
 /// What the best constant answer is, and whether the model follows more rows than it.
 fn against(constant: &Constant, scores: &Scores) -> String {
-    let change = Change::between(&constant.scores, scores);
+    let change = score::change(&constant.scores, scores);
     format!(
         "{FLOOR}: `{}`; rows that only it follows: {}, that only the model follows: {}, {}\n",
         constant.answer,
@@ -79,10 +80,10 @@ fn against(constant: &Constant, scores: &Scores) -> String {
 
 /// The p-value of a change, and its interval where there is one.
 fn tested(change: &Change) -> String {
-    let p = if change.p < 0.001 {
-        "p < 0.001".to_owned()
-    } else {
-        format!("p = {:.3}", change.p)
+    let p = match change.p {
+        None => "p unknown".to_owned(),
+        Some(p) if p < 0.001 => "p < 0.001".to_owned(),
+        Some(p) => format!("p = {p:.3}"),
     };
     match change.interval {
         Some(found) => format!(
@@ -133,7 +134,7 @@ pub fn beside(base: &Scores, tuned: &Scores) -> String {
             .chain([line(ALL, &base.all, &tuned.all)])
             .collect(),
     );
-    let change = Change::between(base, tuned);
+    let change = score::change(base, tuned);
     format!(
         "{table}\nrows that only the base follows: {}; rows that only the tuned model follows: {}; {}\n",
         change.lost.len(),

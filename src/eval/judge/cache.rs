@@ -7,8 +7,8 @@ use serde::Deserialize;
 use serde::Serialize;
 use serde_json::json;
 
-use crate::client::endpoint::Endpoint;
-use crate::client::endpoint::Usage;
+use crate::endpoint::request::Endpoint;
+use crate::endpoint::request::Usage;
 use crate::error::Error;
 use crate::error::Result;
 use crate::eval::judge::answer::Verdict;

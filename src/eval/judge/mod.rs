@@ -8,9 +8,9 @@ pub mod answer;
 pub mod cache;
 pub mod rubric;
 
-pub use crate::client::endpoint;
-pub use crate::client::key;
-pub use crate::client::patience;
+pub use crate::endpoint::key;
+pub use crate::endpoint::patience;
+pub use crate::endpoint::request;
 
 use std::collections::HashMap;
 use std::collections::HashSet;
@@ -20,13 +20,13 @@ use std::sync::atomic::Ordering;
 use std::sync::mpsc;
 use std::time::Duration;
 
-use crate::client::Answer;
-use crate::client::Caller;
-pub use crate::client::bill::Bill;
-use crate::client::endpoint::Endpoint;
-use crate::client::endpoint::Message;
-use crate::client::endpoint::Usage;
-use crate::client::patience::Patience;
+use crate::endpoint::Answer;
+use crate::endpoint::Caller;
+pub use crate::endpoint::bill::Bill;
+use crate::endpoint::patience::Patience;
+use crate::endpoint::request::Endpoint;
+use crate::endpoint::request::Message;
+use crate::endpoint::request::Usage;
 use crate::error::Error;
 use crate::error::Kind;
 use crate::error::Result;

@@ -7,8 +7,8 @@ use serde_json::Map;
 use serde_json::Value;
 use serde_json::json;
 
-pub use crate::client::bill::Prices;
-use crate::client::endpoint::Message;
+pub use crate::endpoint::bill::Prices;
+use crate::endpoint::request::Message;
 use crate::error::Error;
 use crate::error::Result;
 use crate::files;

@@ -7,7 +7,6 @@ use crate::check::Kind;
 use crate::check::Known;
 use crate::check::Settings;
 use crate::check::rows;
-use crate::task::Kind as TaskKind;
 use maqam_audio::SAMPLE_RATE;
 use maqam_audio::Span;
 use maqam_audio::examine;
@@ -17,6 +16,7 @@ use maqam_audio::examine::Fault;
 use maqam_audio::examine::FaultKind;
 use maqam_audio::num_audio_tokens;
 use maqam_audio::num_frames;
+use maqam_metrics::Kind as TaskKind;
 
 /// How far a length that the data states may be from the audio's, in seconds.
 pub const STATED_TOLERANCE_S: f64 = 0.1;

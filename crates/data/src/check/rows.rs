@@ -6,9 +6,9 @@ use crate::Row;
 use crate::arabic::is_diacritic;
 use crate::check::Kind;
 use crate::check::Settings;
-use crate::task::Kind as TaskKind;
 use crate::task::Task;
 use maqam_base::error::Error;
+use maqam_metrics::Kind as TaskKind;
 
 /// Letters that a message shows.
 const SHOWN_LETTERS: usize = 8;

@@ -8,13 +8,13 @@ use crate::spelling::label_key;
 use crate::spelling::ordinary;
 use crate::spelling::visible;
 use crate::task::AnswerFormat;
-use crate::task::Kind;
 use crate::task::Label;
 use crate::task::Task;
 use maqam_base::error::Error;
 use maqam_base::error::Result;
 use maqam_base::error::brief;
 use maqam_base::yaml;
+use maqam_metrics::Kind;
 
 /// How much an answer is forgiven.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]

@@ -9,7 +9,6 @@ use crate::Role;
 use crate::Row;
 use crate::task::AnswerFormat;
 use crate::task::FALLBACK_LANGUAGE;
-use crate::task::Kind;
 use crate::task::Label;
 use crate::task::Task;
 use crate::task::Wording;
@@ -18,6 +17,7 @@ use crate::task::in_language;
 use maqam_base::error::Error;
 use maqam_base::error::Result;
 use maqam_base::seed::Key;
+use maqam_metrics::Kind;
 
 /// What the model is asked and what it should say.
 #[derive(Clone, Debug, PartialEq)]

@@ -20,13 +20,13 @@ use crate::task::Answer;
 use crate::task::AnswerFormat;
 use crate::task::AskedIn;
 use crate::task::Instructions;
-use crate::task::Kind;
 use crate::task::Label;
 use crate::task::Task;
 use crate::task::Wording;
 use maqam_base::error::Error;
 use maqam_base::error::Result;
 use maqam_base::yaml;
+use maqam_metrics::Kind;
 use yaml_serde::Value;
 
 /// The slot of an instruction that takes the inventory.

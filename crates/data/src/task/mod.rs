@@ -31,82 +31,10 @@ use maqam_base::error::Error;
 use maqam_base::error::Result;
 use maqam_base::files;
 use maqam_base::yaml;
+use maqam_metrics::Kind;
 
 /// The language whose wordings serve where a row's own language has none.
 const FALLBACK_LANGUAGE: &str = "en";
-
-/// What kind of answer a task asks for.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(rename_all = "lowercase")]
-pub enum Kind {
-    /// The words that were said: a row's `text`.
-    Transcribe,
-    /// A text of the model's making: a row's `summary`.
-    Generate,
-    /// One label of an inventory: a row's `label`.
-    Classify,
-}
-
-impl Kind {
-    /// The metrics of the kind: what suites may list and tasks stand by.
-    pub fn metrics(self) -> &'static [&'static str] {
-        match self {
-            Self::Transcribe => &[
-                "wer",
-                "cer",
-                "substitutions",
-                "deletions",
-                "insertions",
-                "wer_arabic",
-                "wer_latin",
-                "wer_digits",
-                "wer_other",
-                "char_substitutions",
-                "char_deletions",
-                "char_insertions",
-                "hit_limit",
-                "repetition",
-                "seq_rep_4",
-                "length_ratio",
-                "wrong_script",
-                "insertion_share",
-            ],
-            Self::Generate => &[
-                "rouge1",
-                "rouge2",
-                "rougeL",
-                "rougeLsum",
-                "chrf",
-                "chrfpp",
-                "bleu",
-                "hit_limit",
-                "repetition",
-                "seq_rep_4",
-                "length_ratio",
-                "wrong_script",
-                "insertion_share",
-            ],
-            Self::Classify => &[
-                "accuracy",
-                "macro_f1",
-                "weighted_f1",
-                "uar",
-                "hit_limit",
-                "repetition",
-                "seq_rep_4",
-            ],
-        }
-    }
-
-    /// Those that are computed where none is listed.
-    pub fn default_metrics(self) -> &'static [&'static str] {
-        match self {
-            Self::Transcribe => &["wer", "cer"],
-            Self::Generate => &["rouge1", "rouge2", "rougeL"],
-            Self::Classify => &["accuracy", "macro_f1", "weighted_f1", "uar"],
-        }
-    }
-}
 
 /// Which set of instructions is drawn from; no wording is in two of them.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]

@@ -2,6 +2,7 @@
 
 use std::fmt;
 
+use serde::Deserialize;
 use serde::Serialize;
 
 use super::Resampling;
@@ -14,7 +15,7 @@ use maqam_base::error::Result;
 pub const FEW: usize = 10;
 
 /// A range of scores, both ends included.
-#[derive(Clone, Copy, Debug, PartialEq, Serialize)]
+#[derive(Clone, Copy, Debug, PartialEq, Serialize, Deserialize)]
 pub struct Interval {
     /// Lower end.
     pub low: f64,
@@ -23,6 +24,14 @@ pub struct Interval {
 }
 
 impl Interval {
+    /// The range between two ends in either order; `None` where an end is not finite.
+    pub fn new(low: f64, high: f64) -> Option<Self> {
+        (low.is_finite() && high.is_finite()).then_some(Self {
+            low: low.min(high),
+            high: low.max(high),
+        })
+    }
+
     /// Whether the range holds `value`.
     pub fn holds(&self, value: f64) -> bool {
         self.low <= value && value <= self.high

@@ -1,0 +1,16 @@
+//! Files of runs, suites and evaluations: one type per file on disk, written and read. Nothing here knows a tensor.
+
+#![deny(clippy::unwrap_used, clippy::expect_used)]
+
+pub mod answers;
+pub mod curves;
+pub mod environment;
+pub mod inputs;
+pub mod instructions;
+pub mod log;
+pub mod prediction;
+pub mod recipe_keys;
+pub mod run_folder;
+pub mod scores;
+pub mod suite_file;
+pub mod track;

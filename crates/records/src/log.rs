@@ -1,0 +1,258 @@
+//! The lines of `log.jsonl`. They hold what a run computed and nothing of when or where, so that two runs of one seed log the same bytes.
+
+use std::collections::BTreeMap;
+use std::path::Path;
+
+use serde::Deserialize;
+use serde::Deserializer;
+use serde::Serialize;
+
+use crate::scores::Scores;
+use maqam_base::error::Error;
+use maqam_base::error::Result;
+use maqam_base::files::Lines;
+use maqam_base::json;
+
+/// One line, its `kind` first.
+#[derive(Clone, Debug, PartialEq, Serialize)]
+#[serde(tag = "kind", rename_all = "snake_case")]
+pub enum Line {
+    /// A finished optimiser step.
+    Train(StepRecord),
+    /// An evaluation.
+    Eval(EvalRecord),
+    /// A probe.
+    Probe(ProbeRecord),
+    /// A stage that ended early.
+    StageEnd(StageEnd),
+    /// A device or precision that computes from here on.
+    Device(DeviceRecord),
+}
+
+/// One finished optimiser step.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct StepRecord {
+    /// Number of the step, from 1.
+    pub step: u64,
+    /// Name of its stage.
+    #[serde(default)]
+    pub stage: String,
+    /// Weighted mean over target tokens of the (smoothed) negative log-likelihood, nats, before the update.
+    #[serde(default = "nan", deserialize_with = "number")]
+    pub loss: f64,
+    /// Length of the gradient before clipping.
+    #[serde(default = "nan", deserialize_with = "number")]
+    pub grad_norm: f64,
+    /// Learning rate of the update.
+    #[serde(default = "nan", deserialize_with = "number")]
+    pub learning_rate: f64,
+    /// Examples seen.
+    #[serde(default)]
+    pub examples: usize,
+    /// Tokens seen, audio tokens included.
+    #[serde(default)]
+    pub tokens: usize,
+    /// Tokens learned.
+    #[serde(default)]
+    pub target_tokens: usize,
+    /// Audio heard, in seconds.
+    #[serde(default)]
+    pub seconds: f64,
+    /// Rows left out because they could not be read.
+    #[serde(default)]
+    pub skipped: usize,
+    /// The same by task.
+    #[serde(default)]
+    pub tasks: BTreeMap<String, TaskRecord>,
+}
+
+/// One task's part of a step.
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+pub struct TaskRecord {
+    /// Examples seen.
+    #[serde(default)]
+    pub examples: usize,
+    /// Audio heard, in seconds.
+    #[serde(default)]
+    pub seconds: f64,
+    /// Tokens learned.
+    #[serde(default)]
+    pub target_tokens: usize,
+    /// Mean over the task's target tokens of the negative log-likelihood, nats, before the update.
+    #[serde(default = "nan", deserialize_with = "number")]
+    pub loss: f64,
+}
+
+/// An evaluation, under a control or as it is: `step` and `loss` never stand at its top, so that readers of training curves pass over it.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct EvalRecord {
+    /// Steps before it.
+    pub at_step: u64,
+    /// The control that it was asked under, if any.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub control: Option<String>,
+    /// Its scores.
+    #[serde(default)]
+    pub scores: Scores,
+}
+
+/// What a probe of the tasks' gradients found.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct ProbeRecord {
+    /// The step whose examples it looked at, from 1; the weights are those before its update.
+    pub at_step: u64,
+    /// Name of its stage.
+    #[serde(default)]
+    pub stage: String,
+    /// Length of each task's gradient over all trained parameters.
+    #[serde(default, deserialize_with = "numbers")]
+    pub norms: BTreeMap<String, f64>,
+    /// Cosine between the gradients of two tasks, `first|second` in the order of their names.
+    #[serde(default, deserialize_with = "numbers")]
+    pub cosines: BTreeMap<String, f64>,
+}
+
+/// A stage that ended before its planned length.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct StageEnd {
+    /// Its last step.
+    #[serde(default)]
+    pub at_step: u64,
+    /// Its name.
+    #[serde(default)]
+    pub stage: String,
+    /// Why it ended.
+    #[serde(default)]
+    pub reason: String,
+}
+
+/// What computes the steps after this line, where it is something else than before. A log begins on the CPU, in `f32`.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct DeviceRecord {
+    /// Steps before it.
+    pub at_step: u64,
+    /// Kind of device: `cpu` or `cuda`.
+    pub device: String,
+    /// Type of frozen weights and activations, such as `f32`.
+    pub precision: String,
+}
+
+impl Line {
+    /// The line as it stands in the file, without its end.
+    ///
+    /// # Errors
+    /// None but a fault of ours.
+    pub fn to_text(&self) -> Result<String> {
+        serde_json::to_string(self).map_err(Error::bug)
+    }
+
+    /// Reads a line; `None` for a kind that this version does not know.
+    ///
+    /// # Errors
+    /// Text that is no JSON, or lacks what its kind has.
+    pub fn parse(text: &str) -> Result<Option<Self>> {
+        #[derive(Deserialize)]
+        struct Kind {
+            kind: String,
+            step: Option<u64>,
+            at_step: Option<u64>,
+        }
+
+        let place = |e: Error| {
+            e.at("not a line of a log")
+                .hint("while a run is at work its last line may be half written; try again then")
+        };
+        let found: Kind = json::parse(text).map_err(place)?;
+        let (key, number) = match found.kind.as_str() {
+            "train" => ("step", found.step),
+            "eval" | "probe" => ("at_step", found.at_step),
+            _ => ("", Some(0)),
+        };
+        if number.is_none() {
+            return Err(Error::input(format!(
+                "a line of kind `{}` without `{key}`",
+                found.kind
+            )));
+        }
+        let line = match found.kind.as_str() {
+            "train" => Self::Train(json::parse(text).map_err(place)?),
+            "eval" => Self::Eval(json::parse(text).map_err(place)?),
+            "probe" => Self::Probe(json::parse(text).map_err(place)?),
+            "stage_end" => Self::StageEnd(json::parse(text).map_err(place)?),
+            "device" => Self::Device(json::parse(text).map_err(place)?),
+            _ => return Ok(None),
+        };
+        Ok(Some(line))
+    }
+}
+
+/// Reads a log, passing each line of a known kind to `visit`; blank lines are passed over.
+///
+/// # Errors
+/// A line that is no line of a log, or that `visit` refuses; the message names file and line.
+pub fn each(path: &Path, mut visit: impl FnMut(Line) -> Result<()>) -> Result<()> {
+    let mut lines = Lines::open(path)?;
+    while let Some((number, text)) = lines.next_line()? {
+        let text = String::from_utf8_lossy(text);
+        if text.trim().is_empty() {
+            continue;
+        }
+        Line::parse(&text)
+            .and_then(|line| line.map_or(Ok(()), &mut visit))
+            .map_err(|e| e.at(format!("{}:{number}", path.display())))?;
+    }
+    Ok(())
+}
+
+/// What stands for a number that is missing or was not finite when it was written.
+fn nan() -> f64 {
+    f64::NAN
+}
+
+/// A number; JSON has `null` for what is not finite.
+fn number<'de, D: Deserializer<'de>>(deserializer: D) -> std::result::Result<f64, D::Error> {
+    Ok(Option::deserialize(deserializer)?.unwrap_or(f64::NAN))
+}
+
+/// Numbers by name, as [`number`] reads them.
+fn numbers<'de, D: Deserializer<'de>>(
+    deserializer: D,
+) -> std::result::Result<BTreeMap<String, f64>, D::Error> {
+    let found = BTreeMap::<String, Option<f64>>::deserialize(deserializer)?;
+    Ok(found
+        .into_iter()
+        .map(|(name, value)| (name, value.unwrap_or(f64::NAN)))
+        .collect())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn lines_are_read_as_they_were_written() {
+        let lines = [
+            r#"{"kind":"train","step":1,"stage":"listen","loss":2.5,"grad_norm":1.0,"learning_rate":0.001,"examples":2,"tokens":9,"target_tokens":4,"seconds":2.5,"skipped":0,"tasks":{"asr":{"examples":2,"seconds":2.5,"target_tokens":4,"loss":2.5}}}"#,
+            r#"{"kind":"eval","at_step":1,"control":"no-audio","scores":{"b.wer":0.1,"a.loss":2.0,"mean":0.9}}"#,
+            r#"{"kind":"eval","at_step":1,"scores":{"mean":0.9}}"#,
+            r#"{"kind":"probe","at_step":2,"stage":"listen","norms":{"asr":1.5},"cosines":{"asr|emotion":-0.25}}"#,
+            r#"{"kind":"stage_end","at_step":2,"stage":"listen","reason":"no better for 3 evaluations"}"#,
+            r#"{"kind":"device","at_step":2,"device":"cuda","precision":"bf16"}"#,
+        ];
+        for text in lines {
+            let line = Line::parse(text).unwrap().unwrap();
+            assert_eq!(line.to_text().unwrap(), text);
+        }
+        assert_eq!(Line::parse(r#"{"kind":"a later one"}"#).unwrap(), None);
+    }
+
+    #[test]
+    fn a_number_that_was_not_finite_is_none() {
+        let text = r#"{"kind":"train","step":1,"loss":null,"tasks":{"asr":{"loss":null}}}"#;
+        let Some(Line::Train(record)) = Line::parse(text).unwrap() else {
+            panic!("another kind")
+        };
+        assert!(record.loss.is_nan() && record.grad_norm.is_nan());
+        assert!(record.tasks["asr"].loss.is_nan());
+    }
+}

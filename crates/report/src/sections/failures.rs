@@ -1,0 +1,139 @@
+//! How generation failed, by step: answers that do not end, that go round in circles, that are too long or in another script.
+
+use crate::chart::figure::Chart;
+use crate::chart::figure::Figure;
+use crate::chart::lines::Level;
+use crate::chart::lines::LineChart;
+use crate::chart::lines::Series;
+use crate::chart::number::Unit;
+use crate::chart::scale::Axis;
+use crate::metric::Family;
+use crate::metric::Metric;
+use crate::rescore;
+use crate::sections::chapter::Chapter;
+use crate::sections::chapter::steps_axis;
+use crate::sections::curves::recoloured;
+use maqam_base::error::Result;
+use maqam_records::prediction;
+use maqam_records::prediction::Prediction;
+
+/// What can be wrong with an answer that is a text.
+const OF_TEXTS: [&str; 5] = [
+    "hit_limit",
+    "repetition",
+    "wrong_script",
+    "insertion_share",
+    "length_ratio",
+];
+/// What can be wrong with an answer that is a label.
+const OF_LABELS: [&str; 2] = ["hit_limit", "unparsed"];
+
+/// One kind of failure: each set's share of it, by step.
+struct Kind {
+    metric: Metric,
+    sets: Vec<(String, Vec<(f64, f64)>)>,
+}
+
+/// The figure, from the predictions of every evaluation; `None` where nothing ever failed.
+///
+/// # Errors
+/// Broken predictions, with file and line.
+pub fn figure(chapter: &Chapter) -> Result<Option<Figure>> {
+    let mut kinds: Vec<Kind> = Vec::new();
+    for evaluation in &chapter.run.evaluations {
+        for (set, path) in evaluation.sets()? {
+            let rows = prediction::read(&path)?;
+            for (metric, share) in failures(chapter, &set, &rows) {
+                put(&mut kinds, metric, &set, (evaluation.step as f64, share));
+            }
+        }
+    }
+    let order = |kind: &Kind| {
+        OF_TEXTS
+            .iter()
+            .chain(&OF_LABELS)
+            .position(|name| *name == kind.metric.name)
+    };
+    kinds.sort_by_key(order);
+    let panels: Vec<(String, Chart)> = kinds
+        .iter()
+        .filter_map(|kind| panel(chapter, kind))
+        .collect();
+    let caption = "Counted in every evaluation's answers; what never happened is left out.";
+    Ok((!panels.is_empty()).then(|| {
+        Figure::of_panels(
+            chapter.id("failures"),
+            "How generation failed, by step",
+            caption,
+            panels,
+        )
+    }))
+}
+
+fn failures(chapter: &Chapter, set: &str, rows: &[Prediction]) -> Vec<(Metric, f64)> {
+    let is_labels = chapter
+        .metrics_of(set)
+        .iter()
+        .any(|metric| metric.family == Family::Classification);
+    let names = if is_labels {
+        &OF_LABELS[..]
+    } else {
+        &OF_TEXTS[..]
+    };
+    let metrics = names.iter().map(|name| Metric::of(name));
+    metrics
+        .filter_map(|metric| rescore::tally(&metric, rows).map(|tally| (metric, tally.corpus())))
+        .collect()
+}
+
+fn put(kinds: &mut Vec<Kind>, metric: Metric, set: &str, point: (f64, f64)) {
+    let place = kinds
+        .iter()
+        .position(|kind| kind.metric == metric)
+        .unwrap_or_else(|| {
+            kinds.push(Kind {
+                metric,
+                sets: Vec::new(),
+            });
+            kinds.len() - 1
+        });
+    let sets = &mut kinds[place].sets;
+    match sets.iter_mut().find(|(known, _)| known == set) {
+        Some((_, points)) => points.push(point),
+        None => sets.push((set.to_owned(), vec![point])),
+    }
+}
+
+fn panel(chapter: &Chapter, kind: &Kind) -> Option<(String, Chart)> {
+    // A share that is always nothing is no failure; a ratio of lengths is shown whatever it is.
+    let is_shown = |points: &[(f64, f64)]| {
+        kind.metric.unit != Unit::Percent || points.iter().any(|point| point.1 > 0.0)
+    };
+    let sets = kind.sets.iter().filter(|(_, points)| is_shown(points));
+    let series: Vec<Series> = sets
+        .map(|(set, points)| Series::new(set, points.clone(), chapter.colour_of_set(set)).marked())
+        .collect();
+    let series = recoloured(series);
+    if series.is_empty() {
+        return None;
+    }
+    let levels = if kind.metric.unit == Unit::Percent {
+        Vec::new()
+    } else {
+        vec![Level {
+            name: String::new(),
+            value: 1.0,
+        }]
+    };
+    let y = Axis::new(kind.metric.unit.sign())
+        .unit(kind.metric.unit)
+        .from_zero();
+    let chart = LineChart {
+        x: steps_axis(),
+        y,
+        series,
+        boundaries: chapter.boundaries(),
+        levels,
+    };
+    Some((kind.metric.title(), Chart::Lines(chart)))
+}

@@ -1,0 +1,16 @@
+//! Sections of the page of a run: each says one thing.
+
+pub mod alignment;
+pub mod answers;
+pub mod chapter;
+pub mod curves;
+pub mod failures;
+pub mod gradients;
+pub mod header;
+pub mod measure;
+pub mod mixture;
+pub mod provenance;
+pub mod scores;
+pub mod slices;
+pub mod utterance;
+pub mod worst;
