@@ -121,6 +121,21 @@ pub fn load_of(sequences: &[Sequence]) -> cost::Load {
     load
 }
 
+/// The sequences of a step, whose loss is the mean over its targets.
+pub fn sequences(work: Work, clips: Option<usize>, vocab: usize) -> Vec<Sequence> {
+    let mut sequences: Vec<Sequence> = work
+        .examples(clips)
+        .iter()
+        .enumerate()
+        .map(|(i, example)| example.sequence(i, vocab))
+        .collect();
+    let num_targets: usize = sequences.iter().map(Sequence::num_targets).sum();
+    sequences
+        .iter_mut()
+        .for_each(|sequence| sequence.target_weight = 1.0 / num_targets as f64);
+    sequences
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
