@@ -10,11 +10,11 @@ use maqam::metrics::Tally;
 use maqam::metrics::Texts;
 use maqam::metrics::alignment::align_words;
 use maqam::metrics::bleu;
+use maqam::metrics::by_script;
 use maqam::metrics::chrf;
 use maqam::metrics::edit;
 use maqam::metrics::failures;
 use maqam::metrics::rouge;
-use maqam::metrics::script;
 use maqam::seed::Key;
 
 /// Sentence pairs where no file is given.
@@ -60,7 +60,7 @@ fn main() -> Result<(), Box<dyn std::error::Error>> {
         return Ok(());
     }
     report("wer by script", || {
-        script::tallies(&texts()).iter().map(Tally::corpus).sum()
+        by_script::tallies(&texts()).iter().map(Tally::corpus).sum()
     });
     report("alignments, one core", || {
         rows.iter()

@@ -9,7 +9,7 @@ import sys
 from pathlib import Path
 
 WIDTH, HEIGHT, LEFT, TOP, GAP = 420, 250, 48, 34, 78
-# The colours of `src/report/ink.rs`, for light screens and for dark ones. A task that ships has one colour everywhere.
+# The colours of `crates/report/src/chart/ink.rs`, for light screens and for dark ones. A task that ships has one colour everywhere.
 COLOURS = ["#395cc0", "#bf5300", "#009067", "#9d2594", "#b78e00", "#7d91d0"]
 DARK = {"#395cc0": "#668ff3", "#bf5300": "#f06b00", "#009067": "#53d18c", "#9d2594": "#c07ca3", "#b78e00": "#f3de3c", "#7d91d0": "#aeeaff",
         "#ffffff": "#14171a", "#1f2328": "#e6e8ea", "#57606a": "#9aa4ae", "#d8dee4": "#30363c"}

@@ -1,6 +1,7 @@
 //! From an example to a sequence: its clips read and turned into log-mel frames, its conversation into tokens.
 
 pub mod headers;
+mod lengths;
 pub mod rows;
 
 use std::path::Path;
@@ -10,21 +11,21 @@ use crate::audio::HOP;
 use crate::audio::LogMel;
 use crate::audio::LogMelExtractor;
 use crate::audio::SAMPLE_RATE;
-use crate::audio::Span;
 use crate::audio::num_audio_tokens;
-use crate::audio::num_frames;
 use crate::batch::Sequence;
 use crate::data::Clip;
-use crate::data::Row;
-use crate::data::check::agree;
 use crate::error::Error;
 use crate::error::Result;
 use crate::featurise::headers::Headers;
+use crate::featurise::lengths::check_length;
+use crate::featurise::lengths::check_stated_sum;
+use crate::featurise::lengths::seconds_of;
 use crate::models::config::Config;
 use crate::seed::Key;
 use crate::task::Example;
 use crate::task::Mode;
 use crate::task::TextCodec;
+pub use lengths::clip_lengths;
 
 /// Seconds of audio above which the official processor of Qwen2.5-Omni cuts.
 const OFFICIAL_MAX_AUDIO_S: f64 = 300.0;
@@ -212,98 +213,6 @@ impl Loader {
     }
 }
 
-/// Lengths of a row's clips in samples at [`SAMPLE_RATE`], equal to what [`Loader::load`] encodes, read from the headers of their files or
-/// from what was read of them before.
-///
-/// Whatever fails here fails later too, so that a run can look at all of its rows before it begins. Audio that is damaged further in is
-/// found when it is decoded. The row's place is the caller's to add.
-///
-/// # Errors
-/// A file that cannot be read; a part or channel that it does not have; a stated `duration` that is not the audio's; a clip that is longer
-/// than `max_audio_s` or too short for one audio token.
-pub fn clip_lengths(row: &Row, max_audio_s: Option<f64>, headers: &Headers) -> Result<Vec<usize>> {
-    let lengths = row
-        .clips
-        .iter()
-        .map(|clip| clip_length(clip, max_audio_s, headers))
-        .collect::<Result<Vec<usize>>>()?;
-    check_stated_sum(row.duration, &row.clips, lengths.iter().sum())?;
-    Ok(lengths)
-}
-
-fn clip_length(clip: &Clip, max_audio_s: Option<f64>, headers: &Headers) -> Result<usize> {
-    let length = length_of(clip, clip.span, headers)?;
-    check_length(clip, length, max_audio_s, headers).map_err(|e| e.at(clip.source.name()))?;
-    Ok(length)
-}
-
-/// Samples of a part of a clip's recording, by its headers.
-fn length_of(clip: &Clip, span: Span, headers: &Headers) -> Result<usize> {
-    headers.num_samples(&clip.source, span)
-}
-
-/// Refuses a clip of `length` samples that is too long, too short, or not as long as the data states.
-fn check_length(
-    clip: &Clip,
-    length: usize,
-    max_audio_s: Option<f64>,
-    headers: &Headers,
-) -> Result<()> {
-    let seconds = seconds_of(length);
-    if let Some(longest) = max_audio_s.filter(|&longest| seconds > longest) {
-        return Err(Error::input(format!("{seconds:.1} s of audio, `max_audio_s` is {longest}"))
-            .hint("nothing is cut silently: split the clip with `start_s` and `end_s`, or raise `max_audio_s`"));
-    }
-    if num_audio_tokens(num_frames(length)) == 0 {
-        return Err(Error::input(format!(
-            "{length} samples are too short for one audio token"
-        ))
-        .hint("remove the row; the shortest clip the model hears is 0.03 s"));
-    }
-    let Some(stated) = clip.stated_s.filter(|&stated| !agree(stated, seconds)) else {
-        return Ok(());
-    };
-    // Beside a part, some data sets state the length of the whole file.
-    let is_of_file = clip.span.is_part() && {
-        let whole = Span {
-            channel: clip.span.channel,
-            ..Span::WHOLE
-        };
-        agree(stated, seconds_of(length_of(clip, whole, headers)?))
-    };
-    match is_of_file {
-        true => Ok(()),
-        false => Err(wrong_duration(stated, seconds)),
-    }
-}
-
-/// Refuses a row of several clips whose `duration` is not that of all together.
-fn check_stated_sum(stated: Option<f64>, clips: &[Clip], length: usize) -> Result<()> {
-    let seconds = seconds_of(length);
-    match stated {
-        Some(stated) if clips.len() > 1 && !agree(stated, seconds) => Err(wrong_duration(
-            stated, seconds,
-        )
-        .hint(format!(
-            "`duration` beside {} clips is the length of all together; correct it or leave it out",
-            clips.len()
-        ))),
-        _ => Ok(()),
-    }
-}
-
-fn wrong_duration(stated: f64, found: f64) -> Error {
-    Error::input(format!(
-        "`duration` says {stated} s, the audio has {found:.3} s"
-    ))
-    .hint("correct `duration` or leave it out; to use a part of the file, write `offset` (or `start_s`) beside it")
-}
-
-/// Seconds of so many samples at [`SAMPLE_RATE`].
-fn seconds_of(samples: usize) -> f64 {
-    samples as f64 / f64::from(SAMPLE_RATE)
-}
-
 /// Log-mel frames of a clip, and its length in seconds.
 ///
 /// # Errors
@@ -323,6 +232,7 @@ pub fn features_of(
 mod tests {
     use super::*;
     use crate::data::OnBadRow;
+    use crate::data::Row;
     use crate::data::read_manifest;
 
     /// The rows of a manifest among the fixtures, by the case that each is.

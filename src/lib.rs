@@ -1,6 +1,6 @@
 //! maqam fine-tunes audio language models on several speech tasks at once.
 //!
-//! The rooms below stand in the order in which a piece of data walks through them; a room uses rooms above it, never below.
+//! The modules stand in the order in which a piece of data walks through them. A module uses modules above it, never below, and any crate.
 
 #![deny(clippy::unwrap_used, clippy::expect_used)]
 

@@ -3,7 +3,9 @@
 #![cfg(feature = "cuda")]
 
 mod card;
+#[path = "it/command/mod.rs"]
 mod command;
+#[path = "it/golden/mod.rs"]
 mod golden;
 
 use candle_core::Tensor;

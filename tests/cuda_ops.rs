@@ -5,6 +5,7 @@
 #![cfg(feature = "cuda")]
 
 mod card;
+#[path = "it/support/mod.rs"]
 mod support;
 
 #[path = "cuda_ops/attention.rs"]

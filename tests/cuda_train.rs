@@ -1,9 +1,10 @@
-//! The engine on a card against the engine on the CPU, which `tests/parity.rs` holds against PyTorch: losses, gradients, training,
+//! The engine on a card against the engine on the CPU, which `tests/it/parity.rs` holds against PyTorch: losses, gradients, training,
 //! generation. It takes a build with the feature `cuda` and a card, or the emulated driver of `tests/cuda/driver`; `tests/cuda_commands.rs`
 //! has the commands.
 #![cfg(feature = "cuda")]
 
 mod card;
+#[path = "it/golden/mod.rs"]
 mod golden;
 
 use std::collections::HashMap;
@@ -540,7 +541,7 @@ fn a_checkpoint_in_bf16_is_on_the_card_bit_for_bit() {
     );
 }
 
-/// As `tests/full_training.rs` has it of the CPU.
+/// As `tests/it/full_training.rs` has it of the CPU.
 #[test]
 fn what_is_heard_ahead_changes_no_bit() {
     let Some(card) = &*CARD else { return };

@@ -1,9 +1,12 @@
 //! Rules of the source text: which crate and which module may use which, what only one place may do, how files are written.
 
+use std::collections::BTreeMap;
 use std::collections::BTreeSet;
 use std::fs;
 use std::path::Path;
 use std::path::PathBuf;
+
+use regex::Regex;
 
 /// Crates from left to right. A crate uses only crates to its left; the root package stands behind all of them.
 const CRATES: [&str; 9] = [
@@ -41,6 +44,18 @@ const NEVER_IN: [(&str, &[&str]); 1] = [(
     "metrics",
     &["candle", "candle_core", "candle_nn", "Tensor", "tensor"],
 )];
+
+/// Places whose files may use each other in a circle all the same, and why.
+const CIRCLES: [(&str, &str); 2] = [
+    (
+        "engine/",
+        "devices, pools of memory and kernels call each other; layers and models are being taken apart",
+    ),
+    (
+        "data/task/",
+        "`task/file` reads the types of `task`, which reads the tasks that ship",
+    ),
+];
 
 /// Calls that change a disk. Outside tests only `base/files` makes them.
 const WRITERS: [&str; 15] = [
@@ -420,6 +435,180 @@ fn files(folder: &str, extensions: &[&str]) -> Vec<(String, String)> {
         .collect()
 }
 
+/// A module as its path in the crate: empty for the crate's root.
+type Module = Vec<String>;
+
+/// The module that a source file holds; `None` for the binary's root and for files of tests.
+fn module_of(path: &str) -> Option<Module> {
+    let inside = path.split_once("src/")?.1.trim_end_matches(".rs");
+    let mut parts: Module = inside.split('/').map(str::to_owned).collect();
+    if parts == ["main"] || parts.iter().any(|part| part == "tests") {
+        return None;
+    }
+    if parts == ["lib"] || parts.last().is_some_and(|last| last == "mod") {
+        parts.pop();
+    }
+    Some(parts)
+}
+
+/// The files of one crate, and what each uses of the others.
+struct Crate {
+    /// Code without tests, comments and strings.
+    code: BTreeMap<Module, String>,
+    /// What a `pub use` line names, by the name that it gives.
+    renamed: BTreeMap<Module, Module>,
+}
+
+impl Crate {
+    fn new(sources: &[(String, String)]) -> Self {
+        let mut code = BTreeMap::new();
+        for (path, text) in sources {
+            if let Some(module) = module_of(path) {
+                let source = Source::new(path, text);
+                let lines = source.code.iter().zip(&source.is_test);
+                let kept: Vec<&str> = lines
+                    .filter(|(_, is_test)| !**is_test)
+                    .map(|(line, _)| line.as_str())
+                    .collect();
+                code.insert(module, kept.join("\n"));
+            }
+        }
+
+        let line = Regex::new(r"(?m)^\s*pub(?:\([a-z]+\))? use ([\w:]+)(?: as (\w+))?;").unwrap();
+        let mut renamed = BTreeMap::new();
+        for (module, text) in &code {
+            for found in line.captures_iter(text) {
+                let names: Vec<&str> = found[1].split("::").collect();
+                let target = absolute(module, &names);
+                let given = found
+                    .get(2)
+                    .map_or(names[names.len() - 1], |name| name.as_str());
+                renamed.insert([module.as_slice(), &[given.to_owned()]].concat(), target);
+            }
+        }
+        Self { code, renamed }
+    }
+
+    /// The file that a path leads to, through `pub use` lines; the crate's root where it names an item of that.
+    fn file_of(&self, path: &[String], depth: usize) -> Module {
+        for end in (1..=path.len()).rev() {
+            if self.code.contains_key(&path[..end]) {
+                return path[..end].to_vec();
+            }
+            if let Some(target) = self.renamed.get(&path[..end]).filter(|_| depth < 8) {
+                return self.file_of(&[target, &path[end..]].concat(), depth + 1);
+            }
+        }
+        Module::new()
+    }
+
+    /// A primitive and its twin for CUDA are one unit.
+    fn unit(&self, module: &Module) -> Module {
+        let twin: Module = module
+            .iter()
+            .filter(|part| *part != "cuda")
+            .cloned()
+            .collect();
+        match self.code.contains_key(&twin) && twin.len() > 1 {
+            true => twin,
+            false => module.clone(),
+        }
+    }
+
+    /// What each unit uses. Lines with `mod` and `pub use` do not count.
+    fn uses(&self) -> BTreeMap<Module, BTreeSet<Module>> {
+        let ignored = Regex::new(
+            r"(?m)^\s*(?:pub(?:\([a-z]+\))? use [^;]*;|(?:pub(?:\([a-z]+\))? )?mod \w+;)",
+        )
+        .unwrap();
+        let path = Regex::new(r"\w+(?:::\w+)+").unwrap();
+        let mut found: BTreeMap<Module, BTreeSet<Module>> = BTreeMap::new();
+        for (module, text) in &self.code {
+            let own = self.unit(module);
+            let text = ignored.replace_all(text, "");
+            for named in path.find_iter(&text) {
+                let names: Vec<&str> = named.as_str().split("::").collect();
+                let is_child = || {
+                    let child = [module.as_slice(), &[names[0].to_owned()]].concat();
+                    self.code.contains_key(&child)
+                };
+                if !matches!(names[0], "crate" | "self" | "super") && !is_child() {
+                    continue;
+                }
+                let used = self.unit(&self.file_of(&absolute(module, &names), 0));
+                if used != own {
+                    found.entry(own.clone()).or_default().insert(used);
+                }
+            }
+        }
+        found
+    }
+
+    /// Groups of files that use each other in a circle.
+    fn circles(&self) -> BTreeSet<BTreeSet<Module>> {
+        let uses = self.uses();
+        let reached = |from: &Module| {
+            let mut seen: BTreeSet<&Module> = BTreeSet::new();
+            let mut waiting = vec![from];
+            while let Some(module) = waiting.pop() {
+                for used in uses.get(module).into_iter().flatten() {
+                    if seen.insert(used) {
+                        waiting.push(used);
+                    }
+                }
+            }
+            seen
+        };
+        let all: BTreeMap<&Module, BTreeSet<&Module>> = uses
+            .keys()
+            .map(|module| (module, reached(module)))
+            .collect();
+        let circle = |module: &&Module| -> BTreeSet<Module> {
+            let mutual = all[module].iter().filter(|other| {
+                all.get(**other)
+                    .is_some_and(|reached| reached.contains(module))
+            });
+            mutual.map(|other| (*other).clone()).collect()
+        };
+        all.keys()
+            .map(circle)
+            .filter(|circle| circle.len() > 1)
+            .collect()
+    }
+}
+
+/// A path as it counts from the crate's root.
+fn absolute(module: &[String], names: &[&str]) -> Module {
+    let (base, rest) = match names[0] {
+        "crate" => (&module[..0], &names[1..]),
+        "self" => (module, &names[1..]),
+        "super" => (&module[..module.len().saturating_sub(1)], &names[1..]),
+        _ => (module, names),
+    };
+    let rest = rest.iter().map(|name| (*name).to_owned());
+    base.iter().cloned().chain(rest).collect()
+}
+
+/// Every group of files of one crate that use each other in a circle, `CIRCLES` apart; `name` is empty for the root package.
+fn circle_faults(name: &str, sources: &[(String, String)]) -> Vec<String> {
+    let circles = Crate::new(sources).circles();
+    let found = circles.iter().map(|circle| {
+        let places = circle
+            .iter()
+            .map(|module| format!("{name}/{}", module.join("/")));
+        places.collect::<Vec<_>>()
+    });
+    found
+        .filter(|places| {
+            !CIRCLES.iter().any(|(allowed, _)| {
+                let within = |place: &String| format!("{place}/").starts_with(allowed);
+                places.iter().all(within)
+            })
+        })
+        .map(|places| format!("files use each other in a circle: {}", places.join(", ")))
+        .collect()
+}
+
 fn assert_none(faults: &[String]) {
     assert!(
         faults.is_empty(),
@@ -468,6 +657,53 @@ fn crates_use_crates_to_their_left() {
     ] {
         assert_eq!(manifest_faults(name, planted).len(), 1, "{name}: {planted}");
     }
+}
+
+#[test]
+fn files_form_no_circle() {
+    let of_crates = files("crates", &["rs"]);
+    for name in CRATES {
+        let mut own = of_crates.clone();
+        own.retain(|(path, _)| path.starts_with(&format!("crates/{name}/src/")));
+        assert!(!own.is_empty(), "{name}");
+        assert_none(&circle_faults(name, &own));
+    }
+    assert_none(&circle_faults("", &files("src", &["rs"])));
+}
+
+#[test]
+fn planted_circles_are_found() {
+    let circles = |sources: &[(&str, &str)]| {
+        let sources: Vec<(String, String)> = sources
+            .iter()
+            .map(|(path, text)| (format!("src/{path}.rs"), (*text).to_owned()))
+            .collect();
+        circle_faults("", &sources)
+    };
+    let lib = ("lib", "mod a;\nmod b;\npub use b::B;\n");
+    let to_b = ("a", "use crate::B;\npub struct A;\n");
+    let cases: [(&str, usize); 5] = [
+        ("use crate::a::A;\npub struct B;\n", 1),
+        ("pub struct B;\nfn f() -> super::a::A {}\n", 1),
+        ("pub struct B;\n", 0),
+        ("pub use crate::a::A;\npub struct B;\n", 0),
+        (
+            "pub struct B;\n#[cfg(test)]\nmod tests {\n    use crate::a::A;\n}\n",
+            0,
+        ),
+    ];
+    for (of_b, expected) in cases {
+        let found = circles(&[lib, to_b, ("b", of_b)]);
+        assert_eq!(found.len(), expected, "{of_b}: {found:?}");
+    }
+    let twins = [
+        ("lib", "mod ops;\n"),
+        ("ops/mod", "mod norm;\nmod cuda;\n"),
+        ("ops/norm", "use crate::ops::cuda::norm::f;\n"),
+        ("ops/cuda/mod", "mod norm;\n"),
+        ("ops/cuda/norm", "use crate::ops::norm::g;\n"),
+    ];
+    assert_none(&circles(&twins));
 }
 
 #[test]

@@ -7,7 +7,7 @@ use std::sync::atomic::AtomicBool;
 
 use clap::Args;
 
-use crate::cli::MemoryArguments;
+use crate::cli::arguments::MemoryArguments;
 use crate::cli::device::DeviceArguments;
 use crate::cli::device::note_precision;
 use crate::cli::hub;

@@ -64,7 +64,7 @@ pub fn run(arguments: &Arguments) -> Result<()> {
     let model_dir = hub::model_dir(&arguments.model)?;
     let config = Config::load(&model_dir)?;
     let trained = Trained::load(&arguments.adapter, &config)?;
-    crate::cli::note(&trained);
+    crate::cli::arguments::note(&trained);
     let form = match arguments.form {
         Form::Merged => {
             let dtype = arguments.dtype.map(|stored| match stored {

@@ -6,7 +6,7 @@ use std::path::PathBuf;
 use clap::Args;
 use clap::Subcommand;
 
-use crate::cli::WordingName;
+use crate::cli::arguments::WordingName;
 use crate::cli::print;
 use crate::data::OnBadRow;
 use crate::data::read_manifest;
@@ -18,7 +18,7 @@ use crate::eval::instructions::language::Language;
 use crate::eval::instructions::score;
 use crate::eval::instructions::score::Constant;
 use crate::eval::instructions::score::Scores;
-use crate::eval::instructions::suite::Settings;
+use crate::eval::instructions::settings::Settings;
 use crate::eval::instructions::suite::suite;
 use crate::eval::instructions::table;
 use crate::files;

@@ -84,3 +84,15 @@ fn ignore(signal: i32) {
 
 #[cfg(not(unix))]
 fn ignore(_: i32) {}
+
+/// Whether the user asked to stop.
+pub fn check_stop(stop: &AtomicBool) -> Result<()> {
+    if stop.load(Ordering::Relaxed) {
+        Err(Error::new(
+            Kind::Interrupted,
+            "stopped; nothing was written",
+        ))
+    } else {
+        Ok(())
+    }
+}

@@ -17,6 +17,7 @@ use crate::models::qwen_omni::shapes;
 use crate::plan::Asked;
 use crate::plan::ModelPlace;
 use crate::plan::Plan;
+use crate::plan::page;
 use crate::recipe::Recipe;
 
 #[derive(Args)]
@@ -89,7 +90,7 @@ pub fn run(arguments: &Arguments, stop: &AtomicBool) -> Result<()> {
         files::write_atomic(path, plan.picks()?.as_bytes())?;
     }
     if let Some(path) = &arguments.html {
-        files::write_atomic(path, plan.page(&recipe.name).html().as_bytes())?;
+        files::write_atomic(path, page(&plan, &recipe.name).html().as_bytes())?;
     }
     print::result(format_args!("{}", plan.text()))?;
     if let Some(path) = &arguments.picks {

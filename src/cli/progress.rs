@@ -11,7 +11,7 @@ use indicatif::ProgressBar;
 use indicatif::ProgressDrawTarget;
 use indicatif::ProgressStyle;
 
-use crate::cli::check_stop;
+use crate::cli::interrupt::check_stop;
 use crate::error::Result;
 
 /// Progress of one piece of work, on standard error.

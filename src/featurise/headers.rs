@@ -17,14 +17,10 @@ use std::sync::PoisonError;
 use std::time::SystemTime;
 use std::time::UNIX_EPOCH;
 
-use rayon::prelude::*;
-
 use crate::audio::Span;
 use crate::data::AudioSource;
-use crate::data::Row;
 use crate::error::Error;
 use crate::error::Result;
-use crate::featurise::clip_lengths;
 use crate::files::AppendLog;
 
 /// Where commands keep headers.
@@ -44,9 +40,6 @@ const SAMPLE: u64 = 4096;
 
 /// A file that was changed so shortly before it was read may be changed again without a new time, so it is not kept.
 const SETTLED_NS: u128 = 2_000_000_000;
-
-/// Rows between two looks at whether to go on.
-const CHUNK: usize = 4096;
 
 type Key = [u8; 16];
 
@@ -70,31 +63,6 @@ impl Headers {
             known: Mutex::new(known),
             fresh: Mutex::default(),
         }
-    }
-
-    /// Lengths of each row's clips, or what is wrong with the row: see [`clip_lengths`]. `progress` is told how many of how many rows are
-    /// done.
-    ///
-    /// # Errors
-    /// What `progress` returns.
-    pub fn check(
-        &self,
-        rows: &[Row],
-        max_audio_s: Option<f64>,
-        progress: &mut dyn FnMut(usize, usize) -> Result<()>,
-    ) -> Result<Vec<Result<Vec<usize>>>> {
-        let mut found = Vec::with_capacity(rows.len());
-        for chunk in rows.chunks(CHUNK) {
-            progress(found.len(), rows.len())?;
-            found.par_extend(
-                chunk
-                    .par_iter()
-                    .map(|row| clip_lengths(row, max_audio_s, self)),
-            );
-        }
-        progress(rows.len(), rows.len())?;
-        self.keep();
-        Ok(found)
     }
 
     /// Samples of a part of a recording at 16 kHz: see [`AudioSource::num_samples`].
@@ -251,6 +219,7 @@ mod tests {
 
     use super::*;
     use crate::data::OnBadRow;
+    use crate::data::Row;
     use crate::data::read_manifest;
 
     /// A WAV file of 16-bit samples at 16 kHz, last changed a minute ago.

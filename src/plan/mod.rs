@@ -22,6 +22,8 @@ use std::sync::Arc;
 
 use candle_core::Device;
 
+pub use page::page;
+
 use crate::error::Result;
 use crate::featurise::Loader;
 use crate::featurise::headers;
@@ -46,7 +48,6 @@ use crate::plan::table::duration;
 use crate::plan::table::wrapped;
 use crate::recipe::Recipe;
 use crate::recipe::Rows;
-use crate::report::page::Page;
 use crate::schedule::Draw;
 use crate::schedule::EmbeddingSource;
 use crate::schedule::Embeddings;
@@ -305,11 +306,6 @@ impl Plan {
             }
         }
         text
-    }
-
-    /// The plan as a page of HTML, under the recipe's name.
-    pub fn page(&self, name: &str) -> Page {
-        page::page(self, name)
     }
 
     /// Everything that is shown as a table, in the order of its reading.

@@ -8,19 +8,19 @@ pub mod environment;
 mod evaluate;
 pub mod optimiser;
 mod probe;
+mod run;
 mod settings;
 mod step;
 mod tensorboard;
 mod trainer;
 
 use std::collections::BTreeSet;
-use std::path::PathBuf;
 use std::sync::Arc;
-use std::sync::Mutex;
-use std::sync::MutexGuard;
-use std::sync::PoisonError;
 use std::sync::atomic::AtomicBool;
 
+pub use run::Observer;
+pub use run::Run;
+pub use run::learning_rate;
 pub use settings::CheckpointSettings;
 pub use settings::EmbeddingSettings;
 pub use settings::EvaluateSettings;
@@ -28,106 +28,16 @@ pub use settings::MemorySettings;
 pub use settings::ProbeSettings;
 pub use trainer::check;
 
-use crate::data::OnBadRow;
 use crate::error::Kind;
 use crate::error::Result;
-use crate::eval::suite::Suite;
-use crate::featurise::Loader;
 use crate::files;
-use crate::loss;
 use crate::models::AudioLlm;
-use crate::nn::peft::Card;
-use crate::nn::precision::Computes;
-use crate::parts::Parts;
-use crate::records::environment::Machine;
-use crate::records::inputs::Inputs;
-use crate::records::log::StepRecord;
-use crate::records::run_folder::CHECKPOINTS;
-use crate::records::run_folder::LOG_FILE;
-use crate::records::scores::Scores;
 use crate::schedule::Schedule;
 use crate::train::checkpoint::State;
-use crate::train::corpus::Corpus;
 use crate::train::environment::Recorder;
 use crate::train::optimiser::Optimiser;
 use crate::train::tensorboard::Events;
 use crate::train::trainer::Trainer;
-
-/// A run, resolved: everything that a step needs to know beside the schedule.
-pub struct Run {
-    /// Where the run's files go.
-    pub folder: PathBuf,
-    /// Seed of everything that is random but the order of the data.
-    pub seed: u64,
-    /// Seed of the order of the data.
-    pub order_seed: u64,
-    /// What computes it.
-    pub computes: Computes,
-    /// The machine that it runs on.
-    pub machine: Machine,
-    /// Model files and clips that it was computed from so far.
-    pub inputs: Mutex<Inputs>,
-    /// The rows.
-    pub corpus: Corpus,
-    /// What reads them.
-    pub loader: Loader,
-    /// Frames that the model hears at once.
-    pub window: usize,
-    /// How each stage trains each part, stage by stage.
-    pub parts: Vec<Parts>,
-    /// `loss:`, stage by stage.
-    pub loss: Vec<loss::Settings>,
-    /// What adapters are saved as.
-    pub card: Card,
-    /// Dropout of the adapters' inputs.
-    pub dropout: f64,
-    /// `optimiser:`.
-    pub optimiser: optimiser::Settings,
-    /// `memory:`.
-    pub memory: MemorySettings,
-    /// `checkpoint:`.
-    pub checkpoint: CheckpointSettings,
-    /// `evaluate:`, with its suite read.
-    pub evaluate: Option<(EvaluateSettings, Suite)>,
-    /// `probe:`.
-    pub probe: ProbeSettings,
-    /// `embeddings:`.
-    pub embeddings: EmbeddingSettings,
-    /// What happens to audio that cannot be read.
-    pub on_bad_row: OnBadRow,
-}
-
-/// Who watches a run.
-pub trait Observer {
-    /// A step is finished; `step` of `num_steps`.
-    fn step(&mut self, record: &StepRecord, num_steps: u64);
-    /// `done` of `total` rows have their embedding.
-    fn embedding(&mut self, done: usize, total: usize);
-    /// An evaluation has answered `done` of `total` examples.
-    fn evaluating(&mut self, done: usize, total: usize);
-    /// An evaluation is finished.
-    fn evaluated(&mut self, at_step: u64, scores: &Scores, is_best: bool);
-    /// Something the user should know.
-    fn note(&mut self, text: &str);
-}
-
-impl Run {
-    /// The folder of the run's checkpoints.
-    pub fn checkpoints(&self) -> PathBuf {
-        self.folder.join(CHECKPOINTS)
-    }
-
-    /// What the run was computed from so far.
-    pub fn inputs(&self) -> MutexGuard<'_, Inputs> {
-        // What a panicking thread left is a record like any other.
-        self.inputs.lock().unwrap_or_else(PoisonError::into_inner)
-    }
-
-    /// The run's log.
-    pub fn log_path(&self) -> PathBuf {
-        self.folder.join(LOG_FILE)
-    }
-}
 
 /// Trains `model` from where `state` stands to the end of the schedule.
 ///
@@ -183,20 +93,4 @@ pub fn train(
     let written = trainer.environment.end(&outcome);
     trainer.tell_environment(written);
     outcome
-}
-
-/// The stage of a step, and its learning rate: the stage's own peak or the optimiser's, shaped over all planned steps.
-pub fn learning_rate(
-    schedule: &Schedule,
-    settings: &optimiser::Settings,
-    step: u64,
-) -> (usize, f64) {
-    let (stage, _) = schedule.stage_of(step);
-    let peak = schedule.stages()[stage]
-        .learning_rate
-        .unwrap_or(settings.learning_rate);
-    (
-        stage,
-        peak * settings.factor(schedule.planned_step(step), schedule.num_planned_steps()),
-    )
 }

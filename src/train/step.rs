@@ -26,7 +26,7 @@ use crate::records::log::TaskRecord;
 use crate::schedule::Schedule;
 use crate::seed::Key;
 use crate::task::Mode;
-use crate::train::Run;
+use crate::train::run::Run;
 
 /// A step's examples, read and weighed.
 pub(super) struct LoadedStep {

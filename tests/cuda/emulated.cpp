@@ -1,6 +1,6 @@
 // All kernels behind one function that finds them by name. Each file is included inside a namespace, so that names of one do not
 // meet names of another; what several share lies in headers, which are included here first. Compiled with
-// `-I crates/engine/src/ops/cuda/kernels -I tests/cuda/include` by tests/cuda_kernels/compile.rs.
+// `-I crates/engine/src/ops/cuda/kernels -I tests/cuda/include` by tests/it/cuda_kernels/compile.rs.
 
 #include "emulator.h"
 

@@ -1,5 +1,5 @@
 #!/usr/bin/env python3
-"""Losses of checkpoints whose files disagree, by transformers and PEFT, for tests/checkpoints.rs.
+"""Losses of checkpoints whose files disagree, by transformers and PEFT, for tests/it/checkpoints.rs.
 
     pip install torch==2.11.0 transformers==5.17.0 peft==0.21.2 safetensors tokenizers soundfile
     python tests/reference/checkpoints.py > tests/fixtures/checkpoints.json

@@ -1,4 +1,4 @@
-"""What transformers and PyTorch compute when whole parts of a checkpoint are trained: the goldens of tests/full_training.rs.
+"""What transformers and PyTorch compute when whole parts of a checkpoint are trained: the goldens of tests/it/full_training.rs.
 
     pip install torch==2.11.0 transformers==5.17.0 safetensors tokenizers soundfile
     python tests/reference/full_training.py tests/fixtures tests/fixtures/full_training.json

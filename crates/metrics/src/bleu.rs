@@ -11,7 +11,7 @@ use std::sync::LazyLock;
 use rayon::prelude::*;
 use regex::Regex;
 
-use crate::edit::is_space;
+use crate::characters::is_space;
 use crate::ngrams::NGrams;
 use crate::tally::Better;
 use crate::tally::Formula;
@@ -196,40 +196,6 @@ fn unit(pair: &Pair, tokeniser: Tokeniser) -> Vec<f64> {
         .chain(orders().map(|order| prediction.count(order)))
         .map(|count| count as f64)
         .collect()
-}
-
-/// BLEU from `[length, reference length, hits of each order, n-grams of each order]`.
-pub(crate) fn score(sum: &[f64]) -> f64 {
-    let Some((&[len, reference_len], counts)) = sum.split_first_chunk::<2>() else {
-        return 0.0;
-    };
-    let (hits, grams) = counts.split_at(counts.len() / 2);
-    if hits.iter().all(|&hits| hits == 0.0) {
-        return 0.0;
-    }
-    let brevity = if len < reference_len {
-        (1.0 - reference_len / len).exp()
-    } else {
-        1.0
-    };
-    // mteval's smoothing: the first order without a hit counts half of one, the next a quarter.
-    let mut smoothing = 1.0;
-    let mut logarithms = 0.0;
-    for (&hits, &grams) in hits.iter().zip(grams) {
-        if grams == 0.0 {
-            return 0.0;
-        }
-        if hits == 0.0 {
-            smoothing *= 2.0;
-        }
-        let precision = if hits == 0.0 {
-            100.0 / (smoothing * grams)
-        } else {
-            100.0 * hits / grams
-        };
-        logarithms += precision.ln();
-    }
-    brevity * (logarithms / hits.len() as f64).exp()
 }
 
 #[cfg(test)]

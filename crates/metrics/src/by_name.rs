@@ -1,11 +1,11 @@
 //! The tallies of texts by the names that suites and commands use; what belongs together is worked out once.
 
 use crate::bleu;
+use crate::by_script;
 use crate::chrf;
 use crate::edit;
 use crate::failures;
 use crate::rouge;
-use crate::script;
 use crate::tally::Better;
 use crate::tally::Tally;
 use crate::texts::Texts;
@@ -28,7 +28,7 @@ pub fn of_texts(texts: &Texts, settings: Settings, wanted: impl Fn(&str) -> bool
         found.extend(edit::tallies(texts, edit::Unit::Words));
     }
     if any(&["wer_arabic", "wer_latin", "wer_digits", "wer_other"]) {
-        found.extend(script::tallies(texts));
+        found.extend(by_script::tallies(texts));
     }
     if any(&[
         "cer",

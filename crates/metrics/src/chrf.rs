@@ -7,8 +7,9 @@ use std::collections::HashMap;
 
 use rayon::prelude::*;
 
-use crate::edit::is_space;
+use crate::characters::is_space;
 use crate::ngrams::NGrams;
+use crate::overlap;
 use crate::tally::Better;
 use crate::tally::Formula;
 use crate::tally::Signature;
@@ -20,8 +21,6 @@ use crate::texts::Texts;
 const CHAR_ORDER: u32 = 6;
 /// Longest n-grams of words that chrF++ looks at.
 const WORD_ORDER: u32 = 2;
-/// How many times as much as precision recall weighs.
-const BETA: f64 = 2.0;
 
 /// Which of the two.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -77,7 +76,7 @@ fn unit(pair: &Pair, variant: Variant) -> Vec<f64> {
     let prediction = Grams::new(&pair.prediction, variant, &mut numbers);
     pair.lowest(
         |reference| prediction.against(&Grams::new(reference, variant, &mut numbers), variant),
-        |counts| -f_score(counts),
+        |counts| -overlap::chrf(counts),
     )
 }
 
@@ -154,24 +153,6 @@ fn words(text: &str) -> impl Iterator<Item = &str> {
             .into_iter()
             .flatten()
         })
-}
-
-/// F-beta of the averages over orders of precision and recall, 0 to 100, from `[predicted, reference, both]` of each order.
-pub(crate) fn f_score(counts: &[f64]) -> f64 {
-    let (mut precision, mut recall, mut orders) = (0.0, 0.0, 0.0);
-    for order in counts
-        .chunks_exact(3)
-        .filter(|order| order[0] > 0.0 && order[1] > 0.0)
-    {
-        precision += order[2] / order[0];
-        recall += order[2] / order[1];
-        orders += 1.0;
-    }
-    if precision + recall == 0.0 {
-        return 0.0;
-    }
-    let (precision, recall, factor) = (precision / orders, recall / orders, BETA * BETA);
-    100.0 * (1.0 + factor) * precision * recall / (factor * precision + recall)
 }
 
 #[cfg(test)]

@@ -1,6 +1,6 @@
 //! Which labels are taken for which: the confusion matrix, and each label's precision, recall and F1.
 
-use crate::classify::Seen;
+use crate::average::Seen;
 use crate::classify::expect_in;
 use maqam_base::error::Result;
 

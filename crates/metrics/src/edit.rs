@@ -10,6 +10,7 @@ use std::ops::Range;
 use rayon::prelude::*;
 
 use crate::Normaliser;
+use crate::characters::is_space;
 use crate::levenshtein::MAX_KEPT_WORDS;
 use crate::levenshtein::Step;
 use crate::levenshtein::walk_back;
@@ -212,11 +213,6 @@ fn case(normaliser: Normaliser) -> &'static str {
     } else {
         "mixed"
     }
-}
-
-/// White space as Python has it: Unicode's, with the four information separators.
-pub(crate) fn is_space(c: char) -> bool {
-    c.is_whitespace() || ('\u{1c}'..='\u{1f}').contains(&c)
 }
 
 fn chars(text: &str) -> Vec<char> {

@@ -4,7 +4,7 @@ use std::sync::LazyLock;
 
 use regex::Regex;
 
-use crate::edit::is_space;
+use crate::characters::is_space;
 
 /// What is replaced in lower-case text, one rule after the other.
 ///

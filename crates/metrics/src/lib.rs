@@ -5,9 +5,9 @@
 //!
 //! - `tally`, `texts`, `by_name`, `share`: what the metrics have in common.
 //! - `normalise`, `english`: what is taken out of a text before it is compared.
-//! - `edit`, `levenshtein`: word and character errors; `alignment` shows them, `script` keeps scripts apart.
-//! - `rouge`, `chrf`, `bleu`, `ngrams`: overlap with a summary or a translation.
-//! - `classify`, `confusion`: accuracy, F1 and recall over labels.
+//! - `edit`, `levenshtein`: word and character errors; `alignment` shows them, `script` and `by_script` keep scripts apart.
+//! - `rouge`, `chrf`, `bleu`, `ngrams`, `overlap`: overlap with a summary or a translation.
+//! - `classify`, `average`, `confusion`: accuracy, F1 and recall over labels.
 //! - `confidence`: which intervals and p-values are claimed.
 //! - `kind`: kinds of answers, and the metrics of each.
 //! - `failures`: answers that do not end, loop, or leave the script.
@@ -15,8 +15,11 @@
 #![deny(clippy::unwrap_used, clippy::expect_used)]
 
 pub mod alignment;
+mod average;
 pub mod bleu;
 mod by_name;
+pub mod by_script;
+mod characters;
 pub mod chrf;
 pub mod classify;
 pub mod confidence;
@@ -28,6 +31,7 @@ mod kind;
 mod levenshtein;
 mod ngrams;
 mod normalise;
+mod overlap;
 pub mod rouge;
 pub mod script;
 mod share;

@@ -3,9 +3,8 @@
 use std::fmt;
 use std::ops::Range;
 
-use crate::bleu;
-use crate::chrf;
-use crate::classify::Average;
+use crate::average::Average;
+use crate::overlap;
 
 /// Which way a score is good.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -91,8 +90,8 @@ impl Tally {
             Formula::Share if at(1) == 0.0 => 0.0,
             Formula::Share => at(0) / at(1),
             Formula::Rate => at(0) / at(1).max(1.0),
-            Formula::ChrF => chrf::f_score(sum),
-            Formula::Bleu => bleu::score(sum),
+            Formula::ChrF => overlap::chrf(sum),
+            Formula::Bleu => overlap::bleu(sum),
             Formula::Labels(average) => average.of(sum),
         }
     }

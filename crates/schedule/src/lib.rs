@@ -53,6 +53,7 @@ pub use settings::Select;
 pub use settings::Settings;
 pub use settings::StageSettings;
 pub use settings::TaskList;
+pub use timeline::Diverse;
 
 use std::collections::BTreeMap;
 use std::ops::Range;
@@ -118,17 +119,6 @@ impl Stage {
     pub fn range(&self) -> Range<u64> {
         self.start..self.start + self.steps
     }
-}
-
-/// How a diverse stage chooses.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Diverse {
-    /// By which rule.
-    pub select: Select,
-    /// Comparing what.
-    pub embeddings: EmbeddingSource,
-    /// Steps that share a block of candidates.
-    pub block: u64,
 }
 
 /// A cell of a balanced or diverse stage: rows of one task and label, with or without audio, that compete for the same slots.

@@ -3,11 +3,22 @@
 use std::collections::HashMap;
 use std::ops::Range;
 
-use crate::Diverse;
+use crate::EmbeddingSource;
 use crate::Select;
 use crate::draw::Pick;
 use crate::draw::Pool;
 use crate::plan::Planned;
+
+/// How a diverse stage chooses.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Diverse {
+    /// By which rule.
+    pub select: Select,
+    /// Comparing what.
+    pub embeddings: EmbeddingSource,
+    /// Steps that share a block of candidates.
+    pub block: u64,
+}
 
 /// How often each pool was drawn from before each stage, and which epochs share an order.
 ///

@@ -9,8 +9,8 @@ use serde_json::Value;
 use serde_json::json;
 
 use crate::batch::Batch;
-use crate::cli::bench::sequences;
 use crate::cli::bench::work::Work;
+use crate::cli::bench::work::sequences;
 use crate::cli::device::DeviceArguments;
 use crate::cli::print;
 use crate::error::Error;

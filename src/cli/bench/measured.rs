@@ -6,7 +6,7 @@ use candle_core::Device;
 use serde_json::Value;
 use serde_json::json;
 
-use crate::cli::bench::TrainArguments;
+use crate::cli::bench::arguments::TrainArguments;
 use crate::cli::print;
 use crate::error::Result;
 use crate::models::Phase;

@@ -1,28 +1,26 @@
 //! `maqam bench`: speed and memory on work of a stated shape.
 
+mod arguments;
 mod check;
 mod compare;
 mod measured;
 mod work;
 
-use std::path::PathBuf;
 use std::time::Instant;
 
 use candle_core::Device;
 use candle_core::Tensor;
-use clap::Args;
 use clap::Subcommand;
-use clap::ValueEnum;
 
 use crate::batch::Batch;
 use crate::batch::Sequence;
 use crate::batch::micro_batches;
+use crate::cli::bench::arguments::Only;
+use crate::cli::bench::arguments::TrainArguments;
 use crate::cli::bench::measured::Measured;
 use crate::cli::bench::measured::Phases;
-use crate::cli::bench::work::Work;
 use crate::cli::bench::work::load_of;
-use crate::cli::device::DeviceArguments;
-use crate::cli::device::PrecisionArguments;
+use crate::cli::bench::work::sequences;
 use crate::cli::print;
 use crate::error::Error;
 use crate::error::Result;
@@ -39,7 +37,6 @@ use crate::nn::lora::Init;
 use crate::nn::lora::Plan;
 use crate::nn::lora::Targets;
 use crate::nn::precision::Computes;
-use crate::nn::saving::Save;
 use crate::nn::weights::Weights;
 use crate::ops::device;
 use crate::ops::device::begin_profile;
@@ -71,78 +68,6 @@ pub enum Command {
     Compare(compare::CompareArguments),
 }
 
-#[derive(Args)]
-pub struct TrainArguments {
-    /// Shape of the model: tiny, 0.5b (Qwen2.5-0.5B's decoder), 3b, 7b (Qwen2.5-Omni's thinkers).
-    #[arg(long, default_value = "tiny")]
-    shape: String,
-    /// A checkpoint folder whose configuration is the shape instead.
-    #[arg(long, conflicts_with_all = ["shape", "layers"])]
-    model: Option<PathBuf>,
-    /// Cut the decoder to so many layers.
-    #[arg(long)]
-    layers: Option<usize>,
-    /// Train every weight of all parts instead of adapters.
-    #[arg(long, conflicts_with = "rank")]
-    full: bool,
-    /// asr: clips of 10 s. short: clips of 3 s, as data/sample has. ssum: clips of 60 s. mix: a quarter each of ASR, dialect, emotion, summaries.
-    #[arg(long, value_enum, default_value_t = Work::Asr)]
-    work: Work,
-    /// Clips in a step; by default 16, for ssum 8.
-    #[arg(long)]
-    clips: Option<usize>,
-    /// Steps that count.
-    #[arg(long, default_value_t = 5)]
-    steps: usize,
-    /// Steps before them that do not; by default 1, on a card 5.
-    #[arg(long)]
-    warm_up: Option<usize>,
-    /// Rank of the adapters; alpha is twice that.
-    #[arg(long, default_value_t = 16)]
-    rank: usize,
-    /// What layers keep for their backward.
-    #[arg(long, value_enum, default_value_t = SaveName::Norms)]
-    save: SaveName,
-    #[command(flatten)]
-    precision: PrecisionArguments,
-    /// Most tokens of a micro-batch.
-    #[arg(long, default_value_t = 8192)]
-    pack_tokens: usize,
-    /// Measure the decoder layers alone, from given states and gradients.
-    #[arg(long, value_enum)]
-    only: Option<Only>,
-    /// Take the time of every kernel and matrix product on a GPU, for one step more.
-    #[arg(long)]
-    profile: bool,
-    /// Print one JSON object.
-    #[arg(long)]
-    json: bool,
-    #[command(flatten)]
-    device: DeviceArguments,
-}
-
-#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
-enum SaveName {
-    All,
-    Norms,
-    Layer,
-}
-
-impl From<SaveName> for Save {
-    fn from(name: SaveName) -> Self {
-        match name {
-            SaveName::All => Self::All,
-            SaveName::Norms => Self::Norms,
-            SaveName::Layer => Self::Layer,
-        }
-    }
-}
-
-#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
-enum Only {
-    Layers,
-}
-
 /// Steps that do not count, on the CPU and on a card, where products choose their kernels and memory is taken for the first time.
 const WARM_UP: (usize, usize) = (1, 5);
 /// Steps that are looked at phase by phase, likewise.
@@ -154,22 +79,6 @@ pub fn run(command: Command) -> Result<()> {
         Command::Check(arguments) => check::run(&arguments),
         Command::Compare(arguments) => compare::run(&arguments),
     }
-}
-
-/// The sequences of a step, whose loss is the mean over its targets.
-fn sequences(work: Work, clips: Option<usize>, config: &Config) -> Vec<Sequence> {
-    let (vocab, mels) = (config.text.vocab_size, config.audio.num_mel_bins);
-    let mut sequences: Vec<Sequence> = work
-        .examples(clips)
-        .iter()
-        .enumerate()
-        .map(|(i, example)| example.sequence(i, vocab, mels))
-        .collect();
-    let num_targets: usize = sequences.iter().map(Sequence::num_targets).sum();
-    sequences
-        .iter_mut()
-        .for_each(|sequence| sequence.target_weight = 1.0 / num_targets as f64);
-    sequences
 }
 
 fn train(arguments: TrainArguments) -> Result<()> {

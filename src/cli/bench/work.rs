@@ -5,6 +5,7 @@ use clap::ValueEnum;
 use crate::audio::LogMel;
 use crate::audio::num_audio_tokens;
 use crate::batch::Sequence;
+use crate::models::config::Config;
 use crate::models::cost;
 use crate::seed::Key;
 
@@ -123,6 +124,22 @@ pub fn load_of(sequences: &[Sequence]) -> cost::Load {
         );
     }
     load
+}
+
+/// The sequences of a step, whose loss is the mean over its targets.
+pub fn sequences(work: Work, clips: Option<usize>, config: &Config) -> Vec<Sequence> {
+    let (vocab, mels) = (config.text.vocab_size, config.audio.num_mel_bins);
+    let mut sequences: Vec<Sequence> = work
+        .examples(clips)
+        .iter()
+        .enumerate()
+        .map(|(i, example)| example.sequence(i, vocab, mels))
+        .collect();
+    let num_targets: usize = sequences.iter().map(Sequence::num_targets).sum();
+    sequences
+        .iter_mut()
+        .for_each(|sequence| sequence.target_weight = 1.0 / num_targets as f64);
+    sequences
 }
 
 #[cfg(test)]

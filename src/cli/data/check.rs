@@ -12,9 +12,9 @@ use clap::Args;
 use clap::ValueEnum;
 use serde_json::json;
 
-use crate::cli::check_stop;
 use crate::cli::data::rows::SourceArguments;
 use crate::cli::data::rows::copied_row;
+use crate::cli::interrupt::check_stop;
 use crate::cli::print;
 use crate::cli::progress::Progress;
 use crate::data::Streamed;

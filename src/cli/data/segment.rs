@@ -8,9 +8,9 @@ use clap::Args;
 use rayon::prelude::*;
 
 use crate::audio::vad::Speech;
-use crate::cli::check_stop;
 use crate::cli::data::rows::SourceArguments;
 use crate::cli::data::rows::copied_row;
+use crate::cli::interrupt::check_stop;
 use crate::cli::print;
 use crate::cli::progress::Progress;
 use crate::data::Row;

@@ -7,11 +7,11 @@ use std::sync::atomic::AtomicBool;
 
 use clap::Args;
 
-use crate::cli::check_stop;
 use crate::cli::data::rows::Relocation;
 use crate::cli::data::rows::SourceArguments;
 use crate::cli::data::rows::copied_row;
 use crate::cli::data::stats::seconds_of;
+use crate::cli::interrupt::check_stop;
 use crate::cli::print;
 use crate::cli::progress::Progress;
 use crate::data::Row;

@@ -6,8 +6,8 @@ use std::sync::atomic::AtomicBool;
 
 use clap::Args;
 
-use crate::cli::check_stop;
 use crate::cli::data::rows::SourceArguments;
+use crate::cli::interrupt::check_stop;
 use crate::cli::print;
 use crate::cli::progress::Progress;
 use crate::data::Role;

@@ -13,7 +13,7 @@ use std::sync::atomic::Ordering;
 use clap::Args;
 use clap::ValueEnum;
 
-use crate::cli::MemoryArguments;
+use crate::cli::arguments::MemoryArguments;
 use crate::cli::device::DeviceArguments;
 use crate::cli::device::PrecisionArguments;
 use crate::cli::eval::systems::Asked;

@@ -7,7 +7,7 @@ use std::path::PathBuf;
 use blake3::Hash;
 use candle_core::Device;
 
-use crate::cli::MemoryArguments;
+use crate::cli::arguments::MemoryArguments;
 use crate::cli::hub;
 use crate::error::Error;
 use crate::error::Result;
@@ -192,7 +192,7 @@ impl Systems {
             .map(|dir| Trained::load(dir, &self.config))
             .transpose()?
             .unwrap_or_default();
-        crate::cli::note(&trained);
+        crate::cli::arguments::note(&trained);
         let plan = trained
             .adapter
             .as_ref()

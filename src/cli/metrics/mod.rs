@@ -2,6 +2,7 @@
 
 mod labels;
 mod rows;
+mod scored;
 mod table;
 mod versus;
 
@@ -15,13 +16,16 @@ use serde_json::Value;
 use serde_json::json;
 
 use crate::cli::metrics::rows::Row;
+use crate::cli::metrics::scored::Reading;
+use crate::cli::metrics::scored::Scored;
+use crate::cli::metrics::scored::is_shown;
+use crate::cli::metrics::scored::named;
 use crate::cli::metrics::versus::Versus;
 use crate::cli::print;
 use crate::error::Error;
 use crate::error::Result;
 use crate::files;
 use crate::metrics;
-use crate::metrics::Classification;
 use crate::metrics::Confusion;
 use crate::metrics::Counts;
 use crate::metrics::Kind;
@@ -228,37 +232,6 @@ fn labels_tallied(rows: &[Row], task: &Task, parse: ParseName) -> Result<Vec<Tal
     Ok(classify::tallies(&pairs, Some(&names), name)?.to_vec())
 }
 
-/// Everything that was worked out.
-struct Scored {
-    /// The metrics of texts under each normaliser.
-    texts: Vec<(Normaliser, Vec<Tally>)>,
-    /// How generation went wrong.
-    failures: Vec<Tally>,
-    /// Answers as labels: read strictly and leniently by an inventory, or as they are.
-    readings: Vec<Reading>,
-}
-
-/// Scores of answers that were turned into labels in one way.
-struct Reading {
-    parse: &'static str,
-    scores: Classification,
-    /// Without an inventory there is none where the labels are too many.
-    confusion: Option<Confusion>,
-    signature: String,
-}
-
-/// What a table shows of a task; JSON has everything.
-fn is_shown(kind: Kind, metric: &str) -> bool {
-    let is_error = metric.ends_with("ions") || metric.starts_with("wer") || metric == "cer";
-    match kind {
-        Kind::Transcribe => is_error && !metric.starts_with("char_"),
-        Kind::Generate => {
-            metric.starts_with("rouge") || metric.starts_with("chrf") || metric == "bleu"
-        }
-        Kind::Classify => false,
-    }
-}
-
 fn texts_scored(
     rows: &[Row],
     normaliser: Normaliser,
@@ -432,16 +405,6 @@ impl Scored {
         object.insert("signatures".into(), Value::Object(signatures));
         Value::Object(object)
     }
-}
-
-/// The four scores by name.
-fn named(scores: Classification) -> [(&'static str, f64); 4] {
-    [
-        ("accuracy", scores.accuracy),
-        ("macro_f1", scores.macro_f1),
-        ("weighted_f1", scores.weighted_f1),
-        ("uar", scores.uar),
-    ]
 }
 
 /// `labels`: each one's scores and counts; `predicted`: the distribution of answers; `confusion`: counts, a row a reference label.

@@ -1,10 +1,10 @@
 //! The scores of `maqam metrics` as a table to read.
 
-use crate::cli::metrics::Reading;
-use crate::cli::metrics::Scored;
-use crate::cli::metrics::is_shown;
-use crate::cli::metrics::named;
 use crate::cli::metrics::rows::Row;
+use crate::cli::metrics::scored::Reading;
+use crate::cli::metrics::scored::Scored;
+use crate::cli::metrics::scored::is_shown;
+use crate::cli::metrics::scored::named;
 use crate::error::brief;
 use crate::metrics::Kind;
 use crate::metrics::Tally;

@@ -5,7 +5,7 @@ use serde::Serialize;
 
 use crate::error::Error;
 use crate::error::Result;
-use crate::eval::instructions::question::Constraint;
+use crate::eval::instructions::constraint::Constraint;
 use crate::metrics::Kind as TaskKind;
 use crate::task::AnswerFormat;
 use crate::task::Task;

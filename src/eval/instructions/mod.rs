@@ -5,11 +5,13 @@
 
 pub mod check;
 pub mod clip;
+pub mod constraint;
 pub mod kind;
 pub mod language;
 mod question;
 pub mod row;
 pub mod score;
+pub mod settings;
 pub mod suite;
 pub mod table;
 pub mod text;

@@ -6,8 +6,9 @@ use crate::eval::instructions::check::Check;
 use crate::eval::instructions::check::Mode;
 use crate::eval::instructions::clip::Clip;
 use crate::eval::instructions::clip::words_of;
+use crate::eval::instructions::constraint::Constraint;
 use crate::eval::instructions::language::Language;
-use crate::eval::instructions::suite::Settings;
+use crate::eval::instructions::settings::Settings;
 use crate::eval::instructions::text;
 use crate::eval::instructions::wordings::Wordings;
 use crate::metrics::Kind;
@@ -85,35 +86,6 @@ impl<'a> Ask<'a> {
             self.index + 1
         )
     }
-}
-
-/// Something that can be asked of an answer beside the task.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Constraint {
-    /// A label and nothing else.
-    Label,
-    /// JSON.
-    Json,
-    /// A language: the other one than that of the instruction.
-    OtherLanguage,
-    /// A language: that of the instruction.
-    SameLanguage,
-    /// A most number of words.
-    AtMost,
-    /// A least number of words.
-    AtLeast,
-    /// A word.
-    Contains,
-    /// A word left out.
-    Avoids,
-    /// A beginning.
-    Starts,
-    /// An end.
-    Ends,
-    /// No diacritics.
-    NoDiacritics,
-    /// No punctuation.
-    NoPunctuation,
 }
 
 /// Numbers of words to draw from.

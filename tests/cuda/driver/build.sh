@@ -19,7 +19,7 @@ mapfile -t binaries < <(realpath "$@")
 cd "$(dirname "$0")"
 compiler=${CXX:-c++}
 flags=(-std=c++17 -O2 -g1 -march=native -fPIC -shared -fvisibility=hidden -fno-strict-aliasing -U_FORTIFY_SOURCE -Wall -Wextra -Wno-unknown-pragmas)
-# As in tests/cuda_kernels/compile.rs: what a kernel must not do becomes an illegal instruction, which the emulator reports.
+# As in tests/it/cuda_kernels/compile.rs: what a kernel must not do becomes an illegal instruction, which the emulator reports.
 checks=(-fsanitize=alignment,bounds,shift -fsanitize-undefined-trap-on-error)
 work=$(mktemp -d)
 trap 'rm -rf "$work"' EXIT

@@ -4,6 +4,7 @@ mod input;
 mod lock;
 mod output;
 mod staged;
+mod target;
 
 use std::fs;
 use std::fs::File;

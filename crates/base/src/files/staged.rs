@@ -14,9 +14,9 @@ use std::sync::atomic::Ordering;
 use crate::error::Error;
 use crate::error::Result;
 use crate::files::create_dir;
-use crate::files::output::resolved;
 use crate::files::parent_of;
 use crate::files::sync_dir;
+use crate::files::target::resolved;
 
 /// What the name of a file or folder under way begins with.
 pub(super) const PREFIX: &str = ".writing-";

@@ -8,7 +8,7 @@ use candle_core::Tensor;
 use half::bf16;
 use rayon::prelude::*;
 
-use crate::cli::bench::check::Bench;
+use crate::cli::bench::check::on::Bench;
 use crate::cli::bench::check::sample::Finding;
 use crate::cli::bench::check::sample::ROUNDED;
 use crate::cli::bench::check::sample::TWICE;

@@ -6,6 +6,7 @@
 mod attention;
 mod linear;
 mod loss;
+mod on;
 mod rowwise;
 mod sample;
 mod sizes;
@@ -23,11 +24,11 @@ use std::sync::mpsc::RecvTimeoutError;
 use std::time::Duration;
 use std::time::Instant;
 
-use candle_core::Device;
 use clap::Args;
 use serde_json::Value;
 use serde_json::json;
 
+use crate::cli::bench::check::on::Bench;
 use crate::cli::bench::check::sample::Finding;
 use crate::cli::bench::check::sizes::Sizes;
 use crate::cli::device::DeviceArguments;
@@ -56,12 +57,6 @@ pub struct CheckArguments {
     from: Option<usize>,
     #[command(flatten)]
     device: DeviceArguments,
-}
-
-/// What a check computes with: the device, and the widths of the model.
-struct Bench<'a> {
-    device: &'a Device,
-    sizes: &'a Sizes,
 }
 
 /// Token counts that a primitive is checked at.

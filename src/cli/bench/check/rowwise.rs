@@ -3,7 +3,7 @@
 use candle_core::Result;
 use candle_core::Tensor;
 
-use crate::cli::bench::check::Bench;
+use crate::cli::bench::check::on::Bench;
 use crate::cli::bench::check::sample::Finding;
 use crate::cli::bench::check::sample::ROUNDED;
 use crate::cli::bench::check::sample::ROUNDING;

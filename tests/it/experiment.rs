@@ -1,0 +1,307 @@
+//! An experiment end to end: recipes with paired seeds, gone on with where it was stopped, judged once, compared; and what is no fair comparison.
+
+use crate::command;
+
+use command::Place;
+use command::asr_rows;
+use command::emotion_rows;
+use command::fixture_text;
+use serde_json::Value;
+use serde_json::json;
+
+fn recipe(name: &str, stages: &str) -> String {
+    format!(
+        "\
+name: {name}
+model: {{path: {}}}
+train: {{audio_encoder: frozen, projector: frozen, decoder: lora}}
+lora: {{rank: 4, alpha: 8}}
+data:
+  - {{manifest: asr.jsonl, task: asr}}
+  - {{manifest: emotion.jsonl, task: emotion}}
+schedule: {{batch: 4, stages: [{stages}]}}
+optimiser: {{learning_rate: 2e-3}}
+probe: {{every: 2}}
+evaluate: {{suite: dev.yaml, every: 2}}
+checkpoint: {{every: 2, keep: 1}}
+",
+        fixture_text("qwen_omni")
+    )
+}
+
+const EXPERIMENT: &str = "\
+name: pairs
+recipes:
+  - {recipe: uniform.yaml}
+  - {recipe: balanced.yaml}
+  - {name: alone, recipe: uniform.yaml, set: ['schedule.stages=[{tasks: [asr], steps: 2}]'], own_budget: true}
+seeds: [{initialisation: 1, order: 11}, {initialisation: 2, order: 12}]
+test: test.yaml
+resamples: 50
+contrasts: [{recipe: balanced, against: uniform, score: moods.accuracy}, {recipe: uniform, against: alone, score: mean}]
+";
+
+fn place() -> Place {
+    let place = Place::new();
+    place.write_rows("asr.jsonl", &asr_rows());
+    place.write_rows("emotion.jsonl", &emotion_rows());
+    for role in ["dev", "test"] {
+        let sets = "sets:\n  - {name: moods, manifest: emotion.jsonl, task: emotion, metrics: [accuracy]}\n  - {name: words, manifest: asr.jsonl, task: asr, metrics: [wer], limit: 3}\n";
+        place.write(&format!("{role}.yaml"), format!("role: {role}\n{sets}"));
+    }
+    place.write(
+        "uniform.yaml",
+        recipe("uniform", "{mix: uniform, steps: 4}"),
+    );
+    place.write(
+        "balanced.yaml",
+        recipe("balanced", "{draw: balanced, steps: 4}"),
+    );
+    place.write("experiment.yaml", EXPERIMENT);
+    place
+}
+
+fn json_of(place: &Place, run: &str, name: &str) -> Value {
+    place.json(&format!("runs/pairs/{run}/{name}"))
+}
+
+#[test]
+fn an_experiment_is_run_once_and_compared() {
+    let place = place();
+    let ran = place
+        .run(&["experiment", "experiment.yaml", "--allow-leakage"])
+        .succeeds();
+    assert!(
+        ran.stdout.contains("3 recipes, 2 seeds, 6 runs") && ran.stdout.contains("not resolved"),
+        "{}",
+        ran.stdout
+    );
+    let found = place.json("runs/pairs/comparison.json");
+    assert_eq!(
+        (found["recipes"].clone(), found["num_seeds"].clone()),
+        (json!(["uniform", "balanced", "alone"]), json!(2))
+    );
+    // What the tables say is the mean of what the runs' own scores say.
+    for table in found["last"].as_array().unwrap() {
+        let score = table["score"].as_str().unwrap();
+        for (place_of, (recipe, estimate)) in ["uniform", "balanced", "alone"]
+            .iter()
+            .zip(table["estimates"].as_array().unwrap())
+            .enumerate()
+        {
+            let of_seed = |seed: u32| {
+                json_of(
+                    &place,
+                    &format!("{recipe}-seed{seed}"),
+                    "eval/test/scores.json",
+                )[score]
+                    .as_f64()
+                    .unwrap()
+            };
+            for seed in [1, 2] {
+                let shown = table["seeds"][place_of][seed as usize - 1]
+                    .as_f64()
+                    .unwrap();
+                assert!(
+                    (shown - of_seed(seed)).abs() < 1e-9,
+                    "{recipe} {score} {seed}"
+                );
+            }
+            let mean = (of_seed(1) + of_seed(2)) / 2.0;
+            assert!(
+                (estimate["value"].as_f64().unwrap() - mean).abs() < 1e-9,
+                "{recipe} {score}"
+            );
+        }
+    }
+    // The same as a page, its figures and tables beside it.
+    let report =
+        |name: &str| String::from_utf8(place.bytes(&format!("runs/pairs/report/{name}"))).unwrap();
+    assert!(ran.stdout.contains("report.html"), "{}", ran.stdout);
+    for name in [
+        "report.html",
+        "scores-last.md",
+        "contrasts.tex",
+        "scores-bars.svg",
+        "contrasts-figure.svg",
+        "dev-curves.svg",
+        "failures.svg",
+        "cosines.svg",
+        "budgets.md",
+    ] {
+        assert!(report(name).len() > 100, "{name}");
+    }
+    assert!(
+        report("contrasts.md").contains("not resolved")
+            && report("cosines.svg").contains("uniform"),
+        "{}",
+        report("contrasts.md")
+    );
+    // Both seeds of three recipes are circles in each panel, and a caveat says its sets.
+    let circles = report("scores-bars.svg").matches("<circle").count();
+    assert_eq!(circles, 6 * found["last"].as_array().unwrap().len());
+    let notes = found["notes"].as_array().unwrap();
+    assert!(
+        notes.iter().all(|note| ["moods", "words", "mean"]
+            .iter()
+            .any(|set| note.as_str().unwrap().starts_with(set))),
+        "{notes:?}"
+    );
+    // Budgets are what the logs say: four steps of four examples, but two for the recipe with its own.
+    let examples: Vec<f64> = found["budgets"]
+        .as_array()
+        .unwrap()
+        .iter()
+        .map(|budget| budget["examples"].as_f64().unwrap())
+        .collect();
+    assert_eq!(examples, [16.0, 16.0, 8.0]);
+
+    // A second call trains nothing, asks nothing, and says the same.
+    let before = place.bytes("runs/pairs/comparison.json");
+    std::fs::remove_dir_all(place.path("runs/pairs/uniform-seed1/checkpoints")).unwrap();
+    place
+        .run(&["experiment", "experiment.yaml", "--allow-leakage"])
+        .succeeds();
+    assert!(place.bytes("runs/pairs/comparison.json") == before);
+    assert!(
+        !place.path("runs/pairs/uniform-seed1/checkpoints").exists(),
+        "a whole run is left as it is"
+    );
+}
+
+#[test]
+fn an_experiment_that_was_cut_goes_on_and_ends_with_the_same_bytes() {
+    let (whole, cut) = (place(), place());
+    whole
+        .run(&["experiment", "experiment.yaml", "--allow-leakage"])
+        .succeeds();
+    let early = cut.run(&[
+        "experiment",
+        "experiment.yaml",
+        "--compare-only",
+        "--allow-leakage",
+    ]);
+    assert!(
+        early.code == Some(2)
+            && early
+                .stderr
+                .contains("0 seeds are finished with every recipe"),
+        "{}",
+        early.stderr
+    );
+    let mut child = cut
+        .command(&["experiment", "experiment.yaml", "--allow-leakage"])
+        .spawn()
+        .unwrap();
+    while !cut.path("runs/pairs/balanced-seed1/log.jsonl").is_file() {
+        assert!(
+            child.try_wait().unwrap().is_none(),
+            "the experiment ended early"
+        );
+        std::thread::sleep(std::time::Duration::from_millis(1));
+    }
+    // SAFETY: the process is a child that nobody has waited for, so its number is still its own.
+    assert_eq!(
+        unsafe { libc::kill(child.id() as libc::pid_t, libc::SIGINT) },
+        0
+    );
+    let stopped = command::outcome(child.wait_with_output().unwrap());
+    assert_eq!(stopped.code, Some(130), "{}", stopped.stderr);
+    assert!(
+        stopped
+            .stderr
+            .contains("error: stopped\nhint: start the experiment again"),
+        "{}",
+        stopped.stderr
+    );
+    cut.run(&["experiment", "experiment.yaml", "--allow-leakage"])
+        .succeeds();
+    for run in ["uniform-seed1", "balanced-seed1", "balanced-seed2"] {
+        let log = format!("runs/pairs/{run}/log.jsonl");
+        assert!(cut.bytes(&log) == whole.bytes(&log), "{run}");
+    }
+    assert!(cut.bytes("runs/pairs/comparison.json") == whole.bytes("runs/pairs/comparison.json"));
+}
+
+#[test]
+fn runs_that_were_not_judged_on_their_way_are_compared_by_their_ends() {
+    let place = place();
+    for (name, stages) in [
+        ("uniform", "{mix: uniform, steps: 2}"),
+        ("balanced", "{draw: balanced, steps: 2}"),
+    ] {
+        place.write(
+            &format!("{name}.yaml"),
+            recipe(name, stages).replace("evaluate: {suite: dev.yaml, every: 2}\n", ""),
+        );
+    }
+    place
+        .run(&["experiment", "experiment.yaml", "--allow-leakage"])
+        .succeeds();
+    let found = place.json("runs/pairs/comparison.json");
+    assert_eq!(found["dynamics"]["convergence"], json!([]));
+    assert_eq!(found["contrasts"].as_array().unwrap().len(), 2);
+}
+
+#[test]
+fn what_is_no_fair_comparison_is_refused() {
+    let place = place();
+    let with = |from: &str, to: &str| place.write("experiment.yaml", EXPERIMENT.replace(from, to));
+    for (from, to, words) in [
+        (
+            "{recipe: balanced.yaml}",
+            "{recipe: balanced.yaml, set: [optimiser.learning_rate=1e-3]}",
+            &["`optimiser` of `balanced` is not that of `uniform`"][..],
+        ),
+        (
+            "{recipe: balanced.yaml}",
+            "{recipe: balanced.yaml, set: [model.weights=random]}",
+            &["`model` of `balanced` is not that of `uniform`"],
+        ),
+        (
+            "{recipe: balanced.yaml}",
+            "{recipe: balanced.yaml, set: [schedule.stages.0.steps=5]}",
+            &["`balanced` has 5 steps, `uniform` 4", "own_budget"],
+        ),
+        (
+            "{recipe: balanced.yaml}",
+            "{recipe: balanced.yaml, set: [schedule.stages.0.learning_rate=1e-3]}",
+            &["a stage of `balanced` has `learning_rate`"],
+        ),
+        (
+            "{recipe: balanced.yaml}",
+            "{name: uniform, recipe: balanced.yaml}",
+            &["two recipes are named `uniform`"],
+        ),
+        (
+            "against: uniform",
+            "against: uniforn",
+            &["`contrasts` names `uniforn`", "did you mean `uniform`?"],
+        ),
+        (
+            "order: 12",
+            "order: 11, initialisation: 1",
+            &["experiment.yaml"],
+        ),
+        (
+            "recipe: uniform.yaml}",
+            "recipe: missing.yaml}",
+            &["missing.yaml"],
+        ),
+    ] {
+        with(from, to);
+        let ended = place.run(&["experiment", "experiment.yaml", "--allow-leakage"]);
+        assert_eq!(ended.code, Some(2), "{to}: {}", ended.stderr);
+        for word in words {
+            assert!(
+                ended.stderr.contains(word),
+                "{to}: `{word}` is not in {}",
+                ended.stderr
+            );
+        }
+        assert!(
+            !place.path("runs/pairs").join("uniform-seed1").exists(),
+            "{to}: nothing was trained"
+        );
+    }
+}

@@ -1,0 +1,40 @@
+//! The tests of the program and of the root package, in one program: it is linked once.
+//!
+//! Programs of their own stay `tidy`, which reads sources and links nothing, and `cuda_ops`, `cuda_train` and `cuda_commands`: they are
+//! built with the feature `cuda` alone, packed up and run by themselves on a machine with a GPU or on an emulated driver.
+
+mod audio;
+mod candle_faults;
+mod checkpoints;
+mod cli;
+mod command;
+mod cuda_kernels;
+mod data_check;
+mod curricula;
+mod device;
+mod endpoint;
+mod errors;
+mod errors_model;
+mod eval;
+mod experiment;
+mod fp8;
+mod full_training;
+mod golden;
+mod gpu_check;
+mod hub;
+mod instructions;
+mod judge;
+mod layers;
+mod long_runs;
+mod metrics;
+mod metrics_command;
+mod old_run;
+mod parity;
+mod plan;
+mod primitives;
+mod process;
+mod qwen2_audio;
+mod report;
+mod resume;
+mod sample;
+mod support;
