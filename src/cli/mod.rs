@@ -37,9 +37,12 @@ use clap::Subcommand;
 use clap::ValueEnum;
 
 use crate::cli::device::DeviceArguments;
+use crate::data::Columns;
+use crate::data::Format;
+use crate::data::Manifest;
 use crate::data::OnBadRow;
 use crate::data::Row;
-use crate::data::read_manifest;
+use crate::data::Source;
 use crate::error::Error;
 use crate::error::Result;
 use crate::load::Loader;
@@ -197,21 +200,53 @@ fn note(trained: &Trained) {
 /// Rows to work on.
 #[derive(Args, Clone)]
 struct DataArguments {
-    /// Manifest, JSONL or Parquet; rows with `messages` are used as written.
+    /// Manifest of any format that is read, a folder, or a pattern; rows with `messages` are used as written.
     #[arg(long)]
     data: PathBuf,
+    #[command(flatten)]
+    about: AboutData,
+}
+
+/// What is said of a manifest.
+#[derive(Args, Clone)]
+struct AboutData {
     /// Where relative audio paths start; by default the manifest's folder.
     #[arg(long)]
     audio_root: Option<PathBuf>,
+    /// Format of the manifest, such as csv, lhotse or kaldi; by default the files tell it.
+    #[arg(long)]
+    format: Option<Format>,
+    /// The file's own names for fields of its rows: FIELD=COLUMN, as in text=sentence; several by commas or repeated.
+    #[arg(long, value_name = "FIELD=COLUMN")]
+    columns: Vec<Columns>,
+}
+
+impl AboutData {
+    /// A manifest with what is said of it.
+    fn source(&self, path: &Path) -> Result<Source> {
+        let pairs = self.columns.iter().flat_map(Columns::pairs);
+        let pairs = pairs.map(|(field, column)| (field.to_owned(), column.to_owned()));
+        Ok(Source {
+            path: path.to_owned(),
+            audio_root: self.audio_root.clone(),
+            format: self.format,
+            columns: Columns::new(pairs)?,
+        })
+    }
+
+    /// Reads a manifest; every bad row is an error, and what the user should know is printed.
+    fn read(&self, path: &Path) -> Result<Manifest> {
+        let manifest = self.source(path)?.read(OnBadRow::Error)?;
+        for note in &manifest.notes {
+            print::message(format_args!("note: {note}"));
+        }
+        Ok(manifest)
+    }
 }
 
 impl DataArguments {
     fn rows(&self) -> Result<Vec<Row>> {
-        let manifest = read_manifest(&self.data, self.audio_root.as_deref(), OnBadRow::Error)?;
-        for note in &manifest.notes {
-            print::message(format_args!("note: {note}"));
-        }
-        Ok(manifest.rows)
+        Ok(self.about.read(&self.data)?.rows)
     }
 }
 

@@ -7,14 +7,13 @@ use std::path::PathBuf;
 
 use serde_json::Value;
 
-use crate::audio;
 use crate::audio::SAMPLE_RATE;
 use crate::data::AudioSource;
 use crate::data::Clip;
 use crate::data::OnBadRow;
-use crate::data::read_manifest;
 use crate::error::Result;
 use crate::eval::record::SUITE_FILE;
+use crate::eval::suite::SetFile;
 use crate::eval::suite::SuiteFile;
 use crate::files;
 use crate::json;
@@ -42,10 +41,12 @@ impl Clips {
         };
         let file: SuiteFile = yaml::parse(&files::read_text(&suite)?, &suite)?;
         let mut by_row = HashMap::new();
-        for set in file.sets.iter().filter(|set| set.manifest.is_file()) {
-            for row in
-                read_manifest(&set.manifest, set.audio_root.as_deref(), OnBadRow::Error)?.rows
-            {
+        for set in file.sets.iter().map(SetFile::source) {
+            // What is gone by now is left out of the page.
+            if set.files().is_err() {
+                continue;
+            }
+            for row in set.read(OnBadRow::Error)?.rows {
                 if let Some(clip) = row.clips.first() {
                     by_row.insert((set.name.clone(), row.id.to_string()), clip.clone());
                 }

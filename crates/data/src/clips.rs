@@ -223,8 +223,10 @@ fn read_range(fields: &mut Fields) -> Result<Option<ByteRange>> {
             len,
             member: fields.text("member")?,
         })),
-        _ => Err(Error::input("one of `byte_offset` and `num_bytes` is missing")
-            .hint("write both: the first byte of the recording in its file, and their number")),
+        _ => Err(
+            Error::input("one of `byte_offset` and `num_bytes` is missing")
+                .hint("write both: the first byte of the recording in its file, and their number"),
+        ),
     }
 }
 

@@ -54,7 +54,8 @@ impl Columns {
                     .0
                     .get(name)
                     .filter(|column| FIELDS.contains(&column.as_str()));
-                let found = Error::input(format!("`columns: {name}`: `{name}` is no field of a row"));
+                let found =
+                    Error::input(format!("`columns: {name}`: `{name}` is no field of a row"));
                 Err(match turned {
                     Some(field) => found.hint(format!(
                         "write the field first and its column behind it: `columns: {{{field}: {name}}}`"
@@ -140,7 +141,8 @@ mod tests {
     #[test]
     fn columns_become_fields_and_nothing_is_lost() {
         let columns: Columns = "text=normalized,audio=path".parse().unwrap();
-        let Value::Object(mut row) = json!({"path": "a.wav", "text": "Hi!", "normalized": "hi", "age": 3})
+        let Value::Object(mut row) =
+            json!({"path": "a.wav", "text": "Hi!", "normalized": "hi", "age": 3})
         else {
             unreachable!()
         };

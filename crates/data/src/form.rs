@@ -402,7 +402,12 @@ mod tests {
                 "is a recording (WAV)",
                 "name a manifest",
             ),
-            (b"ARROW1\0\0", "m.arrow", "is an Arrow file (Feather)", "Parquet"),
+            (
+                b"ARROW1\0\0",
+                "m.arrow",
+                "is an Arrow file (Feather)",
+                "Parquet",
+            ),
             (
                 b"\x00\x01\x02",
                 "m.jsonl",

@@ -298,8 +298,7 @@ impl RowReader {
         let mut audio = fields.take("audio");
         for name in AUDIO_NAMES {
             // Beside `audio`, another path is a field like any other.
-            if audio.is_none() && !fields.has("audios") && inside.is_empty() && inline.is_empty()
-            {
+            if audio.is_none() && !fields.has("audios") && inside.is_empty() && inline.is_empty() {
                 audio = fields.take(name);
             }
         }

@@ -5,6 +5,10 @@ use std::fs;
 use std::path::Path;
 use std::path::PathBuf;
 
+use serde::Deserializer;
+use serde::de::SeqAccess;
+use serde::de::Visitor;
+
 use maqam_base::error::Error;
 use maqam_base::error::Result;
 use maqam_base::files;
@@ -78,19 +82,53 @@ pub fn expand(path: &Path) -> Result<Vec<PathBuf>> {
 /// An empty list; a path with a comma or a brace, which a pattern cannot hold.
 pub fn pattern_of(paths: &[String]) -> Result<PathBuf> {
     match paths {
-        [] => Err(Error::input("the list of shards is empty").hint("name a file, or a list of them")),
+        [] => {
+            Err(Error::input("the list of shards is empty").hint("name a file, or a list of them"))
+        }
         [one] => Ok(one.into()),
         paths => {
             if let Some(odd) = paths.iter().find(|path| path.contains([',', '{', '}'])) {
                 return Err(
-                    Error::input(format!("`{odd}` has a comma or a brace in its name")).hint(
-                        "list such paths in a text file, one a line, and name that file",
-                    ),
+                    Error::input(format!("`{odd}` has a comma or a brace in its name"))
+                        .hint("list such paths in a text file, one a line, and name that file"),
                 );
             }
             Ok(format!("{{{}}}", paths.join(",")).into())
         }
     }
+}
+
+/// Reads the path of a manifest from YAML: one path, or a list of shards.
+///
+/// # Errors
+/// As [`pattern_of`]; another type.
+pub fn path_or_list<'de, D: Deserializer<'de>>(from: D) -> std::result::Result<PathBuf, D::Error> {
+    struct Paths;
+
+    impl<'de> Visitor<'de> for Paths {
+        type Value = PathBuf;
+
+        fn expecting(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+            f.write_str("path string")
+        }
+
+        fn visit_str<E: serde::de::Error>(self, path: &str) -> std::result::Result<PathBuf, E> {
+            Ok(path.into())
+        }
+
+        fn visit_seq<A: SeqAccess<'de>>(
+            self,
+            mut list: A,
+        ) -> std::result::Result<PathBuf, A::Error> {
+            let mut paths = Vec::new();
+            while let Some(path) = list.next_element::<String>()? {
+                paths.push(path);
+            }
+            pattern_of(&paths).map_err(|e| serde::de::Error::custom(e.message()))
+        }
+    }
+
+    from.deserialize_any(Paths)
 }
 
 /// The error for a path that is not there.
@@ -130,9 +168,11 @@ fn missing(path: &Path, written: &Path) -> Error {
 
 /// The paths that a text file lists, where it is such a list.
 fn listed(path: &Path) -> Result<Option<Vec<PathBuf>>> {
-    let is_list = path
-        .extension()
-        .is_some_and(|e| ["txt", "list", "lst"].iter().any(|name| e.eq_ignore_ascii_case(name)));
+    let is_list = path.extension().is_some_and(|e| {
+        ["txt", "list", "lst"]
+            .iter()
+            .any(|name| e.eq_ignore_ascii_case(name))
+    });
     let metadata = fs::metadata(path).map_err(|e| Error::io(path, "read", &e))?;
     if !is_list || !metadata.is_file() || metadata.len() > MOST_LIST_BYTES {
         return Ok(None);
@@ -145,9 +185,9 @@ fn listed(path: &Path) -> Result<Option<Vec<PathBuf>>> {
         .enumerate()
         .filter(|(_, line)| !line.is_empty() && !line.starts_with('#'))
         .collect();
-    let is_of_shards = lines
-        .first()
-        .is_some_and(|(_, line)| !line.starts_with(['{', '[']) && ending(Path::new(line)).is_some());
+    let is_of_shards = lines.first().is_some_and(|(_, line)| {
+        !line.starts_with(['{', '[']) && ending(Path::new(line)).is_some()
+    });
     if !is_of_shards {
         return Ok(None);
     }
@@ -156,9 +196,11 @@ fn listed(path: &Path) -> Result<Option<Vec<PathBuf>>> {
         let shard = folder.join(line);
         if !shard.exists() {
             let place = format!("{}:{}", path.display(), i + 1);
-            return Err(Error::input(format!("there is no file {}", shard.display()))
-                .at(place)
-                .hint("relative paths of a list of shards start from its folder"));
+            return Err(
+                Error::input(format!("there is no file {}", shard.display()))
+                    .at(place)
+                    .hint("relative paths of a list of shards start from its folder"),
+            );
         }
         paths.push(shard);
     }
@@ -191,12 +233,15 @@ pub fn of_folder(folder: &Path) -> Result<Vec<PathBuf>> {
     let kinds: BTreeSet<&str> = found.iter().filter_map(|path| ending(path)).collect();
     if kinds.len() > 1 {
         let kinds: Vec<&str> = kinds.into_iter().collect();
-        return Err(Error::input(format!("holds files of several kinds: {}", kinds.join(", ")))
-            .at_path(folder)
-            .hint(format!(
-                "name those that are meant, such as `{}`",
-                folder.join(format!("*.{}", kinds[0])).display()
-            )));
+        return Err(Error::input(format!(
+            "holds files of several kinds: {}",
+            kinds.join(", ")
+        ))
+        .at_path(folder)
+        .hint(format!(
+            "name those that are meant, such as `{}`",
+            folder.join(format!("*.{}", kinds[0])).display()
+        )));
     }
     let splits: BTreeSet<&str> = found.iter().filter_map(|path| split_of(path)).collect();
     if splits.len() > 1 {
@@ -227,9 +272,11 @@ fn with_rows(folder: &Path) -> Result<Vec<PathBuf>> {
         let is_hidden = path
             .file_name()
             .is_some_and(|name| name.to_string_lossy().starts_with(['.', '_']));
-        let is_about = path
-            .file_name()
-            .is_some_and(|name| ["dataset_info.json", "state.json"].iter().any(|n| name == *n));
+        let is_about = path.file_name().is_some_and(|name| {
+            ["dataset_info.json", "state.json"]
+                .iter()
+                .any(|n| name == *n)
+        });
         if !is_hidden && !is_about && path.is_file() && ending(&path).is_some() {
             found.push(path);
         }
@@ -438,7 +485,10 @@ mod tests {
 
     #[test]
     fn braces_are_written_out_in_order() {
-        assert_eq!(braces("a{08..11}.tar").unwrap(), ["a08.tar", "a09.tar", "a10.tar", "a11.tar"]);
+        assert_eq!(
+            braces("a{08..11}.tar").unwrap(),
+            ["a08.tar", "a09.tar", "a10.tar", "a11.tar"]
+        );
         assert_eq!(braces("{a,b}{1,2}").unwrap(), ["a1", "a2", "b1", "b2"]);
         assert_eq!(braces("x{a,b{0..1}}").unwrap(), ["xa", "xb0", "xb1"]);
         assert!(braces("x{a").is_err());
@@ -477,29 +527,44 @@ mod tests {
         };
         assert_eq!(names("*.jsonl"), ["a.jsonl", "b.jsonl"]);
         assert_eq!(names("{b,a}.jsonl"), ["b.jsonl", "a.jsonl"]);
-        assert_eq!(names("**/*.jsonl"), ["a.jsonl", "b.jsonl", "sub/c.jsonl", "sub/deep/d.jsonl"]);
+        assert_eq!(
+            names("**/*.jsonl"),
+            ["a.jsonl", "b.jsonl", "sub/c.jsonl", "sub/deep/d.jsonl"]
+        );
         fs::write(at("shards.txt"), "# two\nb.jsonl\nsub/c.jsonl\n").unwrap();
         assert_eq!(names("shards.txt"), ["b.jsonl", "sub/c.jsonl"]);
         let error = expand(&at("{a,x}.jsonl")).unwrap_err().to_string();
         assert!(error.contains("x.jsonl: cannot read"), "{error}");
         assert!(error.contains("one of the shards"), "{error}");
-        assert_eq!(of_folder(dir.path()).unwrap(), [at("a.jsonl"), at("b.jsonl")]);
+        assert_eq!(
+            of_folder(dir.path()).unwrap(),
+            [at("a.jsonl"), at("b.jsonl")]
+        );
     }
 
     #[test]
     fn a_folder_of_several_splits_is_refused() {
         let dir = tempfile::tempdir().unwrap();
-        for name in ["train-00000-of-00002.parquet", "train-00001-of-00002.parquet", "test-00000-of-00001.parquet"] {
+        for name in [
+            "train-00000-of-00002.parquet",
+            "train-00001-of-00002.parquet",
+            "test-00000-of-00001.parquet",
+        ] {
             fs::write(dir.path().join(name), "").unwrap();
         }
         let error = of_folder(dir.path()).unwrap_err().to_string();
-        assert!(error.contains("holds several splits: test, train"), "{error}");
+        assert!(
+            error.contains("holds several splits: test, train"),
+            "{error}"
+        );
         assert!(error.contains("hint: name one of them"), "{error}");
     }
 
     #[test]
     fn an_id_of_the_hub_is_not_downloaded() {
-        let error = expand(Path::new("mozilla-foundation/common_voice_17_0")).unwrap_err().to_string();
+        let error = expand(Path::new("mozilla-foundation/common_voice_17_0"))
+            .unwrap_err()
+            .to_string();
         assert!(
             error.contains("is not downloaded\nhint: download it and name the folder: `hf download --repo-type dataset mozilla-foundation/common_voice_17_0"),
             "{error}"
@@ -508,7 +573,8 @@ mod tests {
 
     #[test]
     fn a_list_of_paths_is_a_pattern() {
-        let of = |paths: &[&str]| pattern_of(&paths.iter().map(|p| (*p).to_owned()).collect::<Vec<_>>());
+        let of =
+            |paths: &[&str]| pattern_of(&paths.iter().map(|p| (*p).to_owned()).collect::<Vec<_>>());
         assert_eq!(of(&["a.jsonl"]).unwrap(), Path::new("a.jsonl"));
         assert_eq!(of(&["a", "b/c"]).unwrap(), Path::new("{a,b/c}"));
         assert!(of(&[]).is_err() && of(&["a,b", "c"]).is_err());

@@ -21,6 +21,7 @@ use crate::formats::kaldi;
 use crate::formats::lhotse_shar;
 use crate::formats::llama_factory;
 use crate::formats::meaning::Meaning;
+use crate::formats::nemo;
 use crate::formats::table;
 use crate::formats::tar::Shard;
 use crate::formats::webdataset;
@@ -36,9 +37,6 @@ use maqam_base::files::Lines;
 
 /// Bytes that tell what a file is.
 const HEAD_BYTES: usize = 1 << 16;
-
-/// The manifest of a tarred data set of NeMo's, in its folder.
-const NEMO_TARRED: &str = "tarred_audio_manifest.json";
 
 /// A manifest: where its files are, and what must be said of them.
 #[derive(Clone, Debug, Default, PartialEq)]
@@ -209,7 +207,7 @@ impl Source {
             parts.extend(cuts.into_iter().map(Part::Shar));
             return Ok(());
         }
-        let tarred = path.join(NEMO_TARRED);
+        let tarred = path.join(nemo::TARRED);
         if tarred.is_file() {
             parts.push(Part::File(tarred));
             return Ok(());
@@ -266,19 +264,19 @@ impl Rows<'_, '_> {
                 kaldi::read(folder, &mut |line, row| self.add_as_it_is(line, row))
             }
             Part::Shar(cuts) => {
-                self.expect_format(&[Format::LhotseShar, Format::Lhotse], "a Shar folder of Lhotse's")?;
+                self.expect_format(
+                    &[Format::LhotseShar, Format::Lhotse],
+                    "a Shar folder of Lhotse's",
+                )?;
                 lhotse_shar::read(cuts, &mut |line, row| self.add_as_it_is(line, row))
             }
             Part::Saved(path, classes) => {
                 self.form = Form::Arrow;
                 let file = Input::open(path)?.into_file()?;
-                let unread = parquet::read_arrow(
-                    &file,
-                    path,
-                    &self.source.columns,
-                    Some(classes),
-                    |row| self.add(row.line, Ok(row)),
-                )?;
+                let unread =
+                    parquet::read_arrow(&file, path, &self.source.columns, Some(classes), |row| {
+                        self.add(row.line, Ok(row))
+                    })?;
                 self.see_all_columns();
                 self.note_unread(unread);
                 Ok(())
@@ -297,12 +295,10 @@ impl Rows<'_, '_> {
         self.form = self.form_of(head, path).map_err(|e| e.at_path(path))?;
         match self.form {
             Form::Parquet => {
-                let unread = parquet::read(
-                    &lines.into_file()?,
-                    path,
-                    &self.source.columns,
-                    |row| self.add(row.line, Ok(row)),
-                )?;
+                let unread =
+                    parquet::read(&lines.into_file()?, path, &self.source.columns, |row| {
+                        self.add(row.line, Ok(row))
+                    })?;
                 self.see_all_columns();
                 self.note_unread(unread);
                 Ok(())
@@ -322,7 +318,9 @@ impl Rows<'_, '_> {
             Form::Tar => {
                 // A tar file inside a gzip archive has no ranges of bytes to address.
                 drop(lines.into_file().map_err(|e| {
-                    e.hint("unpack the archive first, to one uncompressed tar file: `gunzip -k FILE`")
+                    e.hint(
+                        "unpack the archive first, to one uncompressed tar file: `gunzip -k FILE`",
+                    )
                 })?);
                 let shard = Shard::open(path)?;
                 webdataset::read(&shard, is_sharded, &mut |line, row| self.add(line, row))
@@ -335,7 +333,9 @@ impl Rows<'_, '_> {
                 self.see_all_columns();
                 Ok(())
             }
-            Form::JsonList => json_rows::read_list(lines, path, &mut |line, row| self.add(line, row)),
+            Form::JsonList => {
+                json_rows::read_list(lines, path, &mut |line, row| self.add(line, row))
+            }
             Form::JsonLines => {
                 json_rows::read_lines(lines, path, &mut |line, row| self.add(line, row))
             }

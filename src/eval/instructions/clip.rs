@@ -209,11 +209,9 @@ fn mark_spoken(clip: &mut Clip, row: &Row) -> Result<()> {
 fn audio_key(row: &Row) -> Option<String> {
     let of_clip = |clip: &crate::data::Clip| match &clip.source {
         AudioSource::File(path) => Some(format!("{}\0{}", path.display(), clip.span.key())),
-        AudioSource::Range { file, start, .. } => Some(format!(
-            "{}\0{start}\0{}",
-            file.display(),
-            clip.span.key()
-        )),
+        AudioSource::Range { file, start, .. } => {
+            Some(format!("{}\0{start}\0{}", file.display(), clip.span.key()))
+        }
         AudioSource::Embedded { .. } => None,
     };
     let keys: Vec<String> = row.clips.iter().map(of_clip).collect::<Option<_>>()?;

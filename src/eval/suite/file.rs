@@ -5,6 +5,9 @@ use std::path::PathBuf;
 use serde::Deserialize;
 use serde::Serialize;
 
+use crate::data::Columns;
+use crate::data::Format;
+use crate::data::Source;
 use crate::eval::baseline::Baseline;
 use crate::eval::control::Control;
 use crate::eval::slices::ClusterBy;
@@ -49,7 +52,8 @@ pub struct SuiteFile {
 pub struct SetFile {
     /// Its name in the scores, `<name>.<metric>`, and of its file of predictions.
     pub name: String,
-    /// Its rows.
+    /// Its rows: a file of any format that is read, a folder, a pattern, or a list of shards.
+    #[serde(deserialize_with = "crate::data::path_or_list")]
     pub manifest: PathBuf,
     /// The task the model is asked; where it is missing the rows say it.
     #[serde(default)]
@@ -100,9 +104,27 @@ pub struct SetFile {
     /// Where relative audio paths start; by default the manifest's folder.
     #[serde(default)]
     pub audio_root: Option<PathBuf>,
+    /// The format; by default the files tell it.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub format: Option<Format>,
+    /// The file's own names for fields of its rows: `{text: sentence}`.
+    #[serde(default, skip_serializing_if = "Columns::is_empty")]
+    pub columns: Columns,
     /// Number of rows from the top that are used; by default all.
     #[serde(default)]
     pub limit: Option<usize>,
+}
+
+impl SetFile {
+    /// The manifest with all that is said of it.
+    pub fn source(&self) -> Source {
+        Source {
+            path: self.manifest.clone(),
+            audio_root: self.audio_root.clone(),
+            format: self.format,
+            columns: self.columns.clone(),
+        }
+    }
 }
 
 /// What ROUGE takes out of texts before it compares them.

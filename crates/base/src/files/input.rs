@@ -329,12 +329,14 @@ mod tests {
         let dir = tempfile::tempdir().unwrap();
         let path = dir.path().join("a.jsonl.gz");
         // `printf 'one\ntwo\n' | gzip -n`, twice: an archive of two members is one text.
-        let member: Vec<u8> = [
-            "1f8b0800000000000003cbcf4be52a29cfe70200e60bba1208000000",
-        ]
-        .iter()
-        .flat_map(|hex| (0..hex.len()).step_by(2).map(|i| u8::from_str_radix(&hex[i..i + 2], 16).unwrap()))
-        .collect();
+        let member: Vec<u8> = ["1f8b0800000000000003cbcf4be52a29cfe70200e60bba1208000000"]
+            .iter()
+            .flat_map(|hex| {
+                (0..hex.len())
+                    .step_by(2)
+                    .map(|i| u8::from_str_radix(&hex[i..i + 2], 16).unwrap())
+            })
+            .collect();
         fs::write(&path, [member.clone(), member.clone()].concat()).unwrap();
         let read = |path: &Path| -> Result<Vec<String>> {
             let mut lines = Lines::open(path)?.unpacked()?;

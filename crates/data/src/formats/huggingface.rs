@@ -90,7 +90,8 @@ pub struct Saved {
 pub fn saved(folder: &Path) -> Result<Option<Saved>> {
     let splits = folder.join(SPLITS);
     if splits.is_file() {
-        let found: Value = json::parse(&files::read_text(&splits)?).map_err(|e| e.at_path(&splits))?;
+        let found: Value =
+            json::parse(&files::read_text(&splits)?).map_err(|e| e.at_path(&splits))?;
         let names: Vec<&str> = found["splits"]
             .as_array()
             .into_iter()
@@ -131,7 +132,8 @@ pub fn saved(folder: &Path) -> Result<Option<Saved>> {
     let info = folder.join(INFO);
     let classes = match info.is_file() {
         true => {
-            let info: Value = json::parse(&files::read_text(&info)?).map_err(|e| e.at_path(&info))?;
+            let info: Value =
+                json::parse(&files::read_text(&info)?).map_err(|e| e.at_path(&info))?;
             Classes::of_features(&info["features"])
         }
         false => Classes::default(),

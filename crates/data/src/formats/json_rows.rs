@@ -4,8 +4,12 @@ use std::path::Path;
 
 use serde_json::Value;
 
+use crate::AudioSource;
+use crate::Row;
 use crate::fields::brief;
 use crate::form;
+use crate::formats::export::Base;
+use crate::formats::export::Out;
 use crate::row::RawRow;
 use maqam_base::error::Error;
 use maqam_base::error::Result;
@@ -63,9 +67,7 @@ pub fn read_lines_of(lines: &mut Lines, found: Sink<'_>) -> Result<()> {
 /// A file that cannot be read, or in which the list does not end; those of `found`.
 pub fn read_list(lines: Lines, path: &Path, found: Sink<'_>) -> Result<()> {
     let bytes = lines.rest(MOST_LIST_BYTES)?;
-    let text = bytes
-        .strip_prefix("\u{feff}".as_bytes())
-        .unwrap_or(&bytes);
+    let text = bytes.strip_prefix("\u{feff}".as_bytes()).unwrap_or(&bytes);
     let mut rest = text.trim_ascii_start();
     rest = rest.strip_prefix(b"[").unwrap_or(rest);
     let mut number = 0;
@@ -73,7 +75,10 @@ pub fn read_list(lines: Lines, path: &Path, found: Sink<'_>) -> Result<()> {
         let trimmed = rest.trim_ascii_start();
         let trimmed = match number {
             0 => trimmed,
-            _ => trimmed.strip_prefix(b",").unwrap_or(trimmed).trim_ascii_start(),
+            _ => trimmed
+                .strip_prefix(b",")
+                .unwrap_or(trimmed)
+                .trim_ascii_start(),
         };
         match trimmed.first() {
             None => {
@@ -152,6 +157,23 @@ pub fn parse_object(line: u32, text: &[u8]) -> Result<RawRow> {
                 .hint("a manifest holds one JSON object a line"),
         ),
     }
+}
+
+/// Writes `manifest.jsonl`.
+///
+/// # Errors
+/// The disk's.
+pub fn write(out: &mut Out<'_>, rows: &[Row]) -> Result<()> {
+    out.lines("manifest.jsonl", rows, |out, row| {
+        let fields = row.to_json(|clip| match clip.source {
+            // A range of a file is named where it is, unless the audio is to be copied.
+            AudioSource::Range { .. } if !out.settings.copy_audio => {
+                clip.source.to_json(Path::new("/"))
+            }
+            _ => Ok(out.audio(row, clip, Base::Manifest)?.into()),
+        })?;
+        Ok(Value::Object(fields).to_string())
+    })
 }
 
 #[cfg(test)]

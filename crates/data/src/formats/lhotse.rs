@@ -1,10 +1,21 @@
 //! Lhotse's cuts: what a cut says as fields of a row, and rows as cuts.
 
+use std::io::Write;
+use std::path::Path;
+
+use flate2::Compression;
+use flate2::write::GzEncoder;
 use serde_json::Map;
 use serde_json::Value;
 use serde_json::json;
 
+use crate::Row;
 use crate::fields::brief;
+use crate::formats::export::Base;
+use crate::formats::export::Out;
+use crate::formats::export::line;
+use crate::formats::export::stream;
+use maqam_audio::Header;
 use maqam_base::error::Error;
 use maqam_base::error::Result;
 
@@ -43,8 +54,9 @@ pub fn convert(fields: &mut Map<String, Value>, audio: Audio) -> Result<()> {
         None | Some("MonoCut" | "MultiCut") => {}
         Some(other) => {
             return Err(
-                Error::input(format!("a {other}; cuts of one recording are read"))
-                    .hint("save its audio with `CutSet.save_audios`, and the cuts that this returns"),
+                Error::input(format!("a {other}; cuts of one recording are read")).hint(
+                    "save its audio with `CutSet.save_audios`, and the cuts that this returns",
+                ),
             );
         }
     }
@@ -128,10 +140,10 @@ fn add_audio(
         };
         let kind = source["type"].as_str().unwrap_or_default();
         if kind != "file" {
-            return Err(Error::input(format!(
-                "audio of the type `{kind}`; files are read"
-            ))
-            .hint("save it to files with `CutSet.save_audios`"));
+            return Err(
+                Error::input(format!("audio of the type `{kind}`; files are read"))
+                    .hint("save it to files with `CutSet.save_audios`"),
+            );
         }
         fields.insert("audio".to_owned(), source["source"].clone());
         // A channel counts from the first of its own file.
@@ -143,13 +155,11 @@ fn add_audio(
         {
             fields.insert("channel".to_owned(), position.into());
         } else if wanted.len() > 1 && wanted.len() < own.len() {
-            return Err(
-                Error::input(format!(
-                    "channels {wanted:?} of {}; one or all are read",
-                    own.len()
-                ))
-                .hint("keep one channel a cut"),
-            );
+            return Err(Error::input(format!(
+                "channels {wanted:?} of {}; one or all are read",
+                own.len()
+            ))
+            .hint("keep one channel a cut"));
         }
     } else if let [one] = wanted.as_slice()
         && all.len() > 1
@@ -235,23 +245,15 @@ fn add_others(fields: &mut Map<String, Value>, others: Map<String, Value>) {
             continue;
         }
         let is_taken = fields.contains_key(&name)
-            || matches!(name.as_str(), "audio" | "audios" | "start" | "end" | "channel");
+            || matches!(
+                name.as_str(),
+                "audio" | "audios" | "start" | "end" | "channel"
+            );
         match is_taken {
             true => fields.insert(format!("cut_{name}"), value),
             false => fields.insert(name, value),
         };
     }
-}
-
-/// What a recording's header says, as Lhotse wants it.
-#[derive(Clone, Copy, Debug, PartialEq)]
-pub struct Header {
-    /// Samples a second.
-    pub rate: u32,
-    /// Samples of one channel.
-    pub num_samples: usize,
-    /// Channels.
-    pub channels: usize,
 }
 
 /// A row's fields as a cut. `source` is the path of the audio, or none where it lies in a tar file beside the cuts.
@@ -344,6 +346,39 @@ pub fn recording(id: &str, source: Option<&str>, header: Header) -> Value {
     })
 }
 
+/// Writes `cuts.jsonl.gz`.
+///
+/// # Errors
+/// A row of no or several clips; audio that cannot be read; the disk's.
+pub fn write(out: &mut Out<'_>, rows: &[Row]) -> Result<()> {
+    let path = out.path("cuts.jsonl.gz");
+    packed(&path, |file| {
+        for row in rows {
+            let clip = out.only_clip(row)?;
+            let header = clip.source.header()?;
+            let source = out.audio(row, clip, Base::Process)?;
+            let cut = cut(out.fields(row)?, Some(&source), header);
+            line(file, &cut.to_string(), &path)?;
+        }
+        Ok(())
+    })
+}
+
+/// Writes a file through gzip.
+///
+/// # Errors
+/// Those of `write`, and the disk's.
+pub fn packed(path: &Path, write: impl FnOnce(&mut dyn Write) -> Result<()>) -> Result<()> {
+    stream(path, |file| {
+        let mut packed = GzEncoder::new(file, Compression::default());
+        write(&mut packed)?;
+        packed
+            .finish()
+            .map(drop)
+            .map_err(|e| Error::io(path, "write", &e))
+    })
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -378,9 +413,21 @@ mod tests {
     #[test]
     fn what_is_not_read_is_named() {
         for (path, value, expected) in [
-            ("/type", json!("MixedCut"), "a MixedCut; cuts of one recording"),
-            ("/recording/sources/0/type", json!("command"), "audio of the type `command`"),
-            ("/recording/transforms", json!([{"name": "Speed"}]), "has `transforms`"),
+            (
+                "/type",
+                json!("MixedCut"),
+                "a MixedCut; cuts of one recording",
+            ),
+            (
+                "/recording/sources/0/type",
+                json!("command"),
+                "audio of the type `command`",
+            ),
+            (
+                "/recording/transforms",
+                json!([{"name": "Speed"}]),
+                "has `transforms`",
+            ),
         ] {
             let mut cut = a_cut();
             if path.ends_with("transforms") {
@@ -389,7 +436,10 @@ mod tests {
                 *cut.pointer_mut(path).unwrap() = value;
             }
             let error = converted(cut).unwrap_err().to_string();
-            assert!(error.contains(expected) && error.contains("hint: "), "{error}");
+            assert!(
+                error.contains(expected) && error.contains("hint: "),
+                "{error}"
+            );
         }
     }
 }

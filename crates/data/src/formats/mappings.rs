@@ -84,7 +84,10 @@ mod tests {
             mapping.columns.check().unwrap();
             assert!(!mapping.when.is_empty(), "{}", mapping.format);
         }
-        let fields = mappings.likely.keys().map(|field| (field.clone(), "x".to_owned()));
+        let fields = mappings
+            .likely
+            .keys()
+            .map(|field| (field.clone(), "x".to_owned()));
         Columns::new(fields).unwrap();
     }
 }

@@ -39,11 +39,8 @@ pub const AUDIO: [&str; 14] = [
 
 /// Whether a name ends as those of recordings do.
 pub fn is_audio(name: &str) -> bool {
-    name.rsplit_once('.').is_some_and(|(_, ending)| {
-        AUDIO
-            .iter()
-            .any(|known| known.eq_ignore_ascii_case(ending))
-    })
+    name.rsplit_once('.')
+        .is_some_and(|(_, ending)| AUDIO.iter().any(|known| known.eq_ignore_ascii_case(ending)))
 }
 
 /// One file in a tar file.
@@ -197,10 +194,10 @@ fn scan_reader(reader: &mut BufReader<File>, file_len: u64) -> Result<Vec<Member
             break;
         }
         if !checksum_fits(&block) {
-            return Err(Error::input(format!(
-                "no header of a tar file at byte {header_at}"
-            ))
-            .hint("the file is damaged or no tar file: copy or pack it again"));
+            return Err(
+                Error::input(format!("no header of a tar file at byte {header_at}"))
+                    .hint("the file is damaged or no tar file: copy or pack it again"),
+            );
         }
         let of_header = number(&block[124..136]).ok_or_else(|| {
             Error::input(format!("the header at byte {header_at} states no size"))
@@ -264,8 +261,10 @@ fn scan_reader(reader: &mut BufReader<File>, file_len: u64) -> Result<Vec<Member
                 });
             }
             b'S' => {
-                return Err(Error::input(format!("`{name_here}` is stored as a sparse file"))
-                    .hint("pack it again without `--sparse`"));
+                return Err(
+                    Error::input(format!("`{name_here}` is stored as a sparse file"))
+                        .hint("pack it again without `--sparse`"),
+                );
             }
             // A folder, a link, or a remark of its own program.
             _ => {
@@ -295,7 +294,9 @@ pub fn is_header(block: &[u8]) -> bool {
     block
         .get(..BLOCK)
         .and_then(|block| <&[u8; BLOCK]>::try_from(block).ok())
-        .is_some_and(|block| block[0] != 0 && checksum_fits(block) && number(&block[124..136]).is_some())
+        .is_some_and(|block| {
+            block[0] != 0 && checksum_fits(block) && number(&block[124..136]).is_some()
+        })
 }
 
 /// Whether the sum of a header's bytes, its own sum taken as spaces, is what it states.
@@ -344,7 +345,10 @@ fn name_of(block: &[u8; BLOCK]) -> String {
 }
 
 fn text_until_zero(bytes: &[u8]) -> String {
-    let end = bytes.iter().position(|byte| *byte == 0).unwrap_or(bytes.len());
+    let end = bytes
+        .iter()
+        .position(|byte| *byte == 0)
+        .unwrap_or(bytes.len());
     String::from_utf8_lossy(&bytes[..end]).into_owned()
 }
 
@@ -579,11 +583,16 @@ mod tests {
         let error = Shard::open(&path).unwrap_err();
         assert_eq!(error.exit_code(), 2);
         assert!(
-            error.to_string().contains("truncated: `a.wav` has 2000 bytes"),
+            error
+                .to_string()
+                .contains("truncated: `a.wav` has 2000 bytes"),
             "{error}"
         );
         std::fs::write(&path, [1; 1024]).unwrap();
         let error = Shard::open(&path).unwrap_err().to_string();
-        assert!(error.contains("no header of a tar file at byte 0"), "{error}");
+        assert!(
+            error.contains("no header of a tar file at byte 0"),
+            "{error}"
+        );
     }
 }

@@ -5,6 +5,7 @@ use std::sync::Arc;
 
 use super::*;
 use crate::AudioSource;
+use crate::MAX_BAD_ROWS_NAMED;
 use crate::Role;
 use maqam_audio::Span;
 use polars::prelude::*;
@@ -45,6 +46,7 @@ fn refused(line: &str) -> String {
 fn audio_files(row: &Row) -> Vec<String> {
     let name = |clip: &crate::Clip| match &clip.source {
         AudioSource::File(path) => path.file_name().unwrap().to_string_lossy().into_owned(),
+        AudioSource::Range { member, .. } => member.to_string(),
         AudioSource::Embedded { name, bytes } => {
             format!("{name}:{}", String::from_utf8_lossy(bytes))
         }
@@ -880,12 +882,7 @@ fn files_that_are_no_manifests_are_named() {
         (
             "m.csv",
             b"path,text\na.wav,x\n",
-            "m.csv: is a table with commas (CSV) (columns path, text), not JSON lines",
-        ),
-        (
-            "m.json",
-            b"[{\"audio\": \"a.wav\"},\n{\"audio\": \"b.wav\"}]",
-            "m.json: is one JSON list of 2 rows, not JSON lines\nhint: make lines of it: `jq -c '.[]'",
+            "m.csv: this is CSV with columns path, text\nhint: add `columns: {audio: path}`",
         ),
         (
             "m.json",
@@ -914,13 +911,55 @@ fn files_that_are_no_manifests_are_named() {
         ),
         "{nan}"
     );
-    let (dir, _path) = written("m.jsonl", b"");
+    let dir = tempfile::tempdir().unwrap();
     let error = read_manifest(dir.path(), None, OnBadRow::Error)
         .unwrap_err()
         .to_string();
     assert!(
-        error.contains("is a folder, not a manifest\nhint: name one of its files, such as")
-            && error.contains("m.jsonl"),
+        error.contains("is a folder without files that hold rows\nhint: name a file"),
         "{error}"
     );
+}
+
+#[test]
+fn a_range_of_bytes_is_a_recording() {
+    let (dir, path) = written(
+        "m.jsonl",
+        br#"{"audio": {"path": "a.wav", "byte_offset": 1, "num_bytes": 2, "member": "x.wav"}, "text": "t"}"#,
+    );
+    let row = read_manifest(&path, None, OnBadRow::Error)
+        .unwrap()
+        .rows
+        .remove(0);
+    let source = &row.clips[0].source;
+    assert_eq!(&*source.bytes().unwrap(), b"IF");
+    assert_eq!(
+        source.name(),
+        format!("{}: x.wav", dir.path().join("a.wav").display())
+    );
+    let written_again = row.to_json(|clip| clip.source.to_json(dir.path())).unwrap();
+    assert_eq!(
+        written_again["audio"],
+        serde_json::json!({"path": "a.wav", "byte_offset": 1, "num_bytes": 2, "member": "x.wav"})
+    );
+    for (fields, expected) in [
+        (
+            r#""byte_offset": 3, "num_bytes": 2"#,
+            "2 bytes from byte 3 on are not in",
+        ),
+        (
+            r#""byte_offset": 18446744073709551615, "num_bytes": 2"#,
+            "are not in",
+        ),
+        (
+            r#""byte_offset": 3"#,
+            "one of `byte_offset` and `num_bytes` is missing",
+        ),
+    ] {
+        let error = refused(&format!(r#"{{"audio": {{"path": "a.wav", {fields}}}}}"#));
+        assert!(
+            error.contains(expected) && error.contains("\nhint: "),
+            "{error}"
+        );
+    }
 }
