@@ -5,7 +5,9 @@ use std::path::Path;
 use std::path::PathBuf;
 use std::sync::LazyLock;
 
+use maqam::data::Format;
 use maqam::data::OnBadRow;
+use maqam::data::Source;
 use maqam::data::read_manifest;
 use maqam::eval::judge::answer;
 use maqam::eval::judge::rubric::Rubric;
@@ -63,6 +65,22 @@ pub fn targets() -> Vec<Target> {
         b"18446744073709551616",
         b"\n",
     ];
+    const TABLE: &[&[u8]] = &[
+        b",", b"\t", b";", b"\n", b"\r\n", b"\"", b"\"\"", b"audio", b"a.wav", b"text", b"-1",
+        b"|", b" ",
+    ];
+    const TAR: &[&[u8]] = &[
+        b"ustar\0",
+        b"././@LongLink",
+        b".json",
+        b".wav",
+        b".txt",
+        b"00000000000",
+        b"77777777777",
+        b"\x80\0\0\0",
+        b"17 path=a/b.wav\n",
+        b"{\"text\": \"a\"}",
+    ];
     vec![
         target("manifest", manifest, JSON),
         target(
@@ -89,6 +107,22 @@ pub fn targets() -> Vec<Target> {
         target("safetensors", safetensors, JSON),
         target("adapter", adapter, JSON),
         target("judge_answer", judge_answer, JSON),
+        target("json_list", |bytes| source("rows.json", bytes, None), JSON),
+        target(
+            "cuts",
+            |bytes| source("cuts.jsonl", bytes, Some(Format::Lhotse)),
+            JSON,
+        ),
+        target(
+            "table",
+            |bytes| source("rows.csv", bytes, Some(Format::Csv)),
+            TABLE,
+        ),
+        target("kaldi", kaldi, TABLE),
+        target("tar", |bytes| source("rows.tar", bytes, None), TAR),
+        target("parquet", |bytes| source("rows.parquet", bytes, None), &[]),
+        target("arrow", |bytes| source("rows.arrow", bytes, None), &[]),
+        target("packed", |bytes| source("rows.jsonl.gz", bytes, None), &[]),
     ]
 }
 
@@ -146,6 +180,34 @@ fn manifest(bytes: &[u8]) -> Result<String> {
     in_file("rows.jsonl", bytes, |path| {
         read_manifest(path, None, OnBadRow::Error)
     })
+}
+
+/// Reads the rows of a file of another tool's format.
+fn source(name: &str, bytes: &[u8], format: Option<Format>) -> Result<String> {
+    in_file(name, bytes, |path| {
+        Source {
+            format,
+            ..Source::new(path)
+        }
+        .read(OnBadRow::Skip)
+    })
+}
+
+/// Reads a folder of Kaldi's whose files are the parts of the input between record separators.
+fn kaldi(bytes: &[u8]) -> Result<String> {
+    let folder = folder()?.join("kaldi");
+    let mut parts = bytes.split(|byte| *byte == 0x1e);
+    let mut write = || {
+        fs::create_dir_all(&folder)?;
+        for name in ["wav.scp", "segments", "text", "utt2spk"] {
+            fs::write(folder.join(name), parts.next().unwrap_or_default())?;
+        }
+        Ok(())
+    };
+    write().map_err(|e: std::io::Error| Error::io(&folder, "write", &e))?;
+    Source::new(&folder)
+        .read(OnBadRow::Skip)
+        .map(|_| "read".to_owned())
 }
 
 fn safetensors(bytes: &[u8]) -> Result<String> {

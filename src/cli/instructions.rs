@@ -6,10 +6,10 @@ use std::path::PathBuf;
 use clap::Args;
 use clap::Subcommand;
 
+use crate::cli::arguments::AboutData;
 use crate::cli::arguments::WordingName;
 use crate::cli::print;
 use crate::data::OnBadRow;
-use crate::data::read_manifest;
 use crate::error::Error;
 use crate::error::Result;
 use crate::eval::instructions::clip::Source;
@@ -69,9 +69,8 @@ pub struct BuildArguments {
     /// Folder of task files that add to or override the built-in ones.
     #[arg(long)]
     prompts: Option<PathBuf>,
-    /// Where relative audio paths start; by default the manifest's folder.
-    #[arg(long)]
-    audio_root: Option<PathBuf>,
+    #[command(flatten)]
+    about: AboutData,
 }
 
 #[derive(Args)]
@@ -120,7 +119,7 @@ fn build(arguments: &BuildArguments) -> Result<()> {
     let manifests = arguments
         .data
         .iter()
-        .map(|path| read_manifest(path, arguments.audio_root.as_deref(), OnBadRow::Error))
+        .map(|path| arguments.about.source(path)?.read(OnBadRow::Error))
         .collect::<Result<Vec<_>>>()?;
     let mut sources = Vec::new();
     for (i, manifest) in manifests.iter().enumerate() {

@@ -1,13 +1,11 @@
 //! The rows of a command checked by their headers before any of them is used: which leave the pool, and which stop the command.
 
-use std::path::Path;
-
 use crate::data::CANNOT_BE_USED;
 use crate::data::MAX_BAD_ROWS_NAMED;
 use crate::data::Manifest;
 use crate::data::OnBadRow;
 use crate::data::Row;
-use crate::data::read_manifest;
+use crate::data::Source;
 use crate::error::Error;
 use crate::error::Kind;
 use crate::error::Result;
@@ -97,13 +95,7 @@ impl<'a> RowCheck<'a> {
     ///
     /// # Errors
     /// A manifest that cannot be read; a row that could be used when the run began and cannot be read now.
-    pub fn read(
-        &mut self,
-        name: &str,
-        manifest: &Path,
-        audio_root: Option<&Path>,
-        limit: usize,
-    ) -> Result<Checked> {
+    pub fn read(&mut self, name: &str, source: &Source, limit: usize) -> Result<Checked> {
         let reading = match self.pool {
             // What the run left out when it began is left out still, whatever is asked for now.
             Pool::Recorded(_) => OnBadRow::Skip,
@@ -116,13 +108,14 @@ impl<'a> RowCheck<'a> {
             skipped_lines,
             notes,
             ..
-        } = read_manifest(manifest, audio_root, reading).map_err(|error| {
+        } = source.read(reading).map_err(|error| {
             let can_skip = reading == OnBadRow::Error && error.message().contains(CANNOT_BE_USED);
             match can_skip {
                 true => error.and_hint(format!("set {skip} to go on without them")),
                 false => error,
             }
         })?;
+        let manifest = &source.path;
         rows.truncate(limit);
         let recorded = match &self.pool {
             Pool::Recorded(left_out) => Some(left_out.get(name).cloned().unwrap_or_default()),

@@ -6,7 +6,6 @@ use std::path::PathBuf;
 use crate::data::OnBadRow;
 use crate::data::Role;
 use crate::data::Row;
-use crate::data::read_manifest;
 use crate::error::Result;
 use crate::featurise::headers::Headers;
 use crate::files;
@@ -129,7 +128,7 @@ fn is_telling(text: &str) -> bool {
 fn read(suite: &Path, evaluated: &mut Vec<Evaluated>) -> Result<()> {
     let file: SuiteFile = yaml::parse(&files::read_text(suite)?, suite)?;
     for set in file.sets {
-        let manifest = read_manifest(&set.manifest, set.audio_root.as_deref(), OnBadRow::Skip)?;
+        let manifest = set.source().read(OnBadRow::Skip)?;
         let rows = manifest
             .rows
             .into_iter()

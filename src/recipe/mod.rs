@@ -18,6 +18,7 @@ use serde::Serialize;
 use yaml_serde::Value;
 
 use crate::data::OnBadRow;
+use crate::data::Source;
 use crate::error::Error;
 use crate::error::Result;
 use crate::eval;
@@ -363,7 +364,7 @@ impl Recipe {
         manifests
             .chain(of_suite)
             .chain(tasks)
-            .map(|path| Ok((path.display().to_string(), files::hash(&path)?)))
+            .map(|path| Ok((path.display().to_string(), Source::new(&path).hash()?)))
             .collect()
     }
 

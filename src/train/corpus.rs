@@ -9,8 +9,11 @@ use std::path::PathBuf;
 use serde::Deserialize;
 use serde::Serialize;
 
+use crate::data::Columns;
+use crate::data::Format;
 use crate::data::OnBadRow;
 use crate::data::Row;
+use crate::data::Source;
 use crate::error::Error;
 use crate::error::Kind;
 use crate::error::Result;
@@ -29,7 +32,8 @@ use crate::task::example_without_task;
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields, rename = "manifest")]
 pub struct EntrySettings {
-    /// JSONL or Parquet.
+    /// A file of any format that is read, a folder, a pattern, or a list of shards.
+    #[serde(deserialize_with = "crate::data::path_or_list")]
     pub manifest: PathBuf,
     /// The task of rows that do not say it.
     #[serde(default, skip_serializing_if = "Option::is_none")]
@@ -40,6 +44,24 @@ pub struct EntrySettings {
     /// Where relative audio paths start; by default the manifest's folder.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub audio_root: Option<PathBuf>,
+    /// The format; by default the files tell it.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub format: Option<Format>,
+    /// The file's own names for fields of its rows: `{text: sentence}`.
+    #[serde(default, skip_serializing_if = "Columns::is_empty")]
+    pub columns: Columns,
+}
+
+impl EntrySettings {
+    /// The manifest with all that is said of it.
+    pub fn source(&self) -> Source {
+        Source {
+            path: self.manifest.clone(),
+            audio_root: self.audio_root.clone(),
+            format: self.format,
+            columns: self.columns.clone(),
+        }
+    }
 }
 
 fn one() -> f64 {
@@ -113,12 +135,7 @@ impl Corpus {
             );
         }
         let name = self.pool_name(&entry.manifest);
-        let checked = checks.read(
-            &name,
-            &entry.manifest,
-            entry.audio_root.as_deref(),
-            usize::MAX,
-        )?;
+        let checked = checks.read(&name, &entry.source(), usize::MAX)?;
         self.skipped.extend(checked.skipped);
         self.notes.extend(checked.notes);
         let start = self.rows.len() as u32;
@@ -374,6 +391,8 @@ mod tests {
             task: task.map(str::to_owned),
             weight: 1.0,
             audio_root: None,
+            format: None,
+            columns: Columns::default(),
         };
         // The second row's task is not that of the first entry.
         let entries = [entry(Some("talk")), entry(None)];

@@ -51,7 +51,7 @@ fn kinds(findings: &Value) -> BTreeMap<String, Vec<u64>> {
 }
 
 /// Runs a check that finds errors: the table is its result, the exit code is 2.
-fn errors(place: &Place, arguments: &[&str]) -> command::Outcome {
+fn errors(place: &Place, arguments: &[&str]) -> crate::command::Outcome {
     let outcome = place.run(arguments);
     assert_eq!(outcome.code, Some(2), "{}", outcome.stderr);
     outcome

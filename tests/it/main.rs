@@ -10,6 +10,7 @@ mod cli;
 mod command;
 mod cuda_kernels;
 mod data_check;
+mod data_formats;
 mod curricula;
 mod device;
 mod endpoint;

@@ -96,6 +96,37 @@ pub fn num_samples_range(path: &Path, range: Range<u64>, name: &str, span: Span)
     contained(|| Recording::open(source)?.num_resampled(span)).map_err(|e| e.at(name))
 }
 
+/// What a recording says of itself.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Header {
+    /// Samples a second of its own, in Hz.
+    pub rate: u32,
+    /// Samples of one channel at that rate.
+    pub num_samples: usize,
+    /// Number of channels.
+    pub channels: usize,
+}
+
+/// Reads what a file, or the bytes `range` of it, says of itself; decodes it where its header is silent. `name` stands for the recording's
+/// in messages.
+///
+/// # Errors
+/// As [`read`].
+pub fn header(path: &Path, range: Option<Range<u64>>, name: &str) -> Result<Header> {
+    let source = match range {
+        Some(range) => Source::open_range(path, range),
+        None => Source::open(path),
+    };
+    let source = source.map_err(|e| e.at(name))?;
+    contained(|| Recording::open(source)?.header()).map_err(|e| e.at(name))
+}
+
+/// As [`header`], from bytes in memory.
+pub fn header_bytes(bytes: Arc<[u8]>, name: &str) -> Result<Header> {
+    let source = Source::from_bytes(bytes);
+    contained(|| Recording::open(source)?.header()).map_err(|e| e.at(name))
+}
+
 /// Runs `work`, and turns a panic of a decoder into an error of the recording. A panic in maqam's own source stays a bug.
 pub(super) fn contained<T>(work: impl FnOnce() -> Result<T>) -> Result<T> {
     panics::contain(work).unwrap_or_else(|panic| {
@@ -159,6 +190,18 @@ impl Recording {
     fn samples(mut self, span: Span) -> Result<Vec<f32>> {
         let rate = self.rate();
         resample(self.part(span)?, rate)
+    }
+
+    fn header(self) -> Result<Header> {
+        let rate = self.0.rate();
+        // What does not say its channels is decoded, and counts as mono: its parts are averaged anyway.
+        let channels = self.0.channels().unwrap_or(1);
+        let num_samples = self.num_native(Span::WHOLE)?;
+        Ok(Header {
+            rate,
+            num_samples,
+            channels,
+        })
     }
 
     fn duration_s(self, span: Span) -> Result<f64> {

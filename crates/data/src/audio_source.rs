@@ -48,6 +48,32 @@ impl AudioSource {
         }
     }
 
+    /// Name of the audio file itself, wherever it is kept.
+    pub fn member(&self) -> Cow<'_, str> {
+        match self {
+            Self::File(path) => path.to_string_lossy(),
+            Self::Range { member, .. } => Cow::Borrowed(member),
+            Self::Embedded { name, .. } => Cow::Borrowed(name),
+        }
+    }
+
+    /// What the header of the audio file says.
+    ///
+    /// # Errors
+    /// As [`maqam_audio::read`].
+    pub fn header(&self) -> Result<maqam_audio::Header> {
+        let (path, range) = match self {
+            Self::Embedded { bytes, name } => {
+                return maqam_audio::header_bytes(bytes.clone(), name);
+            }
+            Self::File(path) => (&**path, None),
+            Self::Range {
+                file, start, len, ..
+            } => (&**file, Some(*start..start + len)),
+        };
+        maqam_audio::header(path, range, &self.name())
+    }
+
     /// The file on disk that holds the audio, and the bytes of it that are meant where these are not all.
     pub fn file(&self) -> Option<(&Path, Option<Range<u64>>)> {
         match self {
@@ -141,11 +167,7 @@ impl AudioSource {
     /// # Errors
     /// A file that cannot be read.
     pub fn ending(&self) -> Result<String> {
-        let name = match self {
-            Self::File(path) => path.to_string_lossy(),
-            Self::Range { member, .. } => Cow::Borrowed(&**member),
-            Self::Embedded { name, .. } => Cow::Borrowed(&**name),
-        };
+        let name = self.member();
         if crate::formats::tar::is_audio(&name)
             && let Some((_, ending)) = name.rsplit_once('.')
         {

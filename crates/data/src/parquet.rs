@@ -1,5 +1,6 @@
 //! Rows of a Parquet file or an Arrow stream: the columns of a manifest, with audio as paths or, as Hugging Face data sets write it, inside the file.
 
+use std::collections::BTreeSet;
 use std::fs::File;
 use std::io::Seek;
 use std::path::Path;
@@ -22,6 +23,7 @@ use crate::Columns;
 use crate::formats::huggingface;
 use crate::formats::huggingface::Classes;
 use crate::formats::without_column;
+use crate::parquet_writer;
 use crate::row::FIELDS;
 use crate::row::Inside;
 use crate::row::RawRow;
@@ -46,20 +48,24 @@ pub fn read(
     let mut metadata = ParquetReader::new(copy()?);
     let schema = guarded(path, || metadata.schema())?;
     let readable = readable_columns(&schema, columns, path)?;
-    let (groups, features) = guarded(path, || {
+    let (groups, features, own) = guarded(path, || {
         let metadata = metadata.get_metadata()?;
         let groups: Vec<usize> = metadata
             .row_groups
             .iter()
             .map(|group| group.num_rows())
             .collect();
-        let features = metadata.key_value_metadata().as_ref().and_then(|pairs| {
-            let pair = pairs.iter().find(|pair| pair.key == huggingface::KEY)?;
-            pair.value.clone()
-        });
-        Ok((groups, features))
+        let said = |key: &str| {
+            let pairs = metadata.key_value_metadata().as_ref()?;
+            pairs.iter().find(|pair| pair.key == key)?.value.clone()
+        };
+        Ok((groups, said(huggingface::KEY), said(parquet_writer::KEY)))
     })?;
-    let classes = Classes::of_metadata(features.as_deref());
+    let named = Named {
+        columns,
+        classes: &Classes::of_metadata(features.as_deref()),
+        json: parquet_writer::json_columns(own.as_deref()),
+    };
 
     let mut start = 0;
     for num_rows in groups {
@@ -67,7 +73,7 @@ pub fn read(
             .with_columns(Some(readable.names.clone()))
             .with_slice(Some((start, num_rows)));
         let frame = guarded(path, || reader.finish())?;
-        read_frame(&frame, start, path, columns, &classes, &mut found)?;
+        read_frame(&frame, start, path, &named, &mut found)?;
         start += num_rows;
     }
     Ok(readable.unread)
@@ -111,15 +117,21 @@ pub fn read_arrow(
             .with_columns(Some(readable.names.clone()))
             .finish()
     })?;
-    read_frame(
-        &frame,
-        0,
-        path,
+    let named = Named {
         columns,
-        classes.unwrap_or(&own),
-        &mut found,
-    )?;
+        classes: classes.unwrap_or(&own),
+        json: BTreeSet::new(),
+    };
+    read_frame(&frame, 0, path, &named, &mut found)?;
     Ok(readable.unread)
+}
+
+/// What the names and values of columns stand for.
+struct Named<'a> {
+    columns: &'a Columns,
+    classes: &'a Classes,
+    /// Columns of JSON values, written as texts.
+    json: BTreeSet<String>,
 }
 
 /// The rows of a table that was read, the first of which is row `start` of its file, counted from 0.
@@ -127,8 +139,7 @@ fn read_frame(
     frame: &DataFrame,
     start: usize,
     path: &Path,
-    renamed: &Columns,
-    classes: &Classes,
+    named: &Named<'_>,
     found: &mut impl FnMut(RawRow) -> Result<()>,
 ) -> Result<()> {
     for i in 0..frame.height() {
@@ -136,14 +147,20 @@ fn read_frame(
         for column in frame.columns() {
             let name = column.name().as_str();
             let value = guarded(path, || column.get(i))?;
-            let is_audio = matches!(renamed.field_of(name).unwrap_or(name), "audio" | "audios");
+            let is_audio = matches!(
+                named.columns.field_of(name).unwrap_or(name),
+                "audio" | "audios"
+            );
             if is_audio && let Some(embedded) = embedded_audio(&value, raw.line) {
                 raw.inside.extend(embedded);
                 continue;
             }
             let value = match to_json(value) {
                 value if is_audio => without_empty(value),
-                value => classes.named(name, value),
+                Value::String(text) if named.json.contains(name) => {
+                    serde_json::from_str(&text).unwrap_or(Value::String(text))
+                }
+                value => named.classes.named(name, value),
             };
             raw.fields.insert(name.to_owned(), value);
         }

@@ -79,7 +79,7 @@ impl Row {
 }
 
 /// The fields that say a part of a recording.
-fn part_of(span: Span) -> [(&'static str, Value); 3] {
+pub(crate) fn part_of(span: Span) -> [(&'static str, Value); 3] {
     [
         ("start_s", span.start_s.into()),
         ("end_s", span.end_s.into()),

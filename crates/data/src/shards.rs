@@ -5,6 +5,10 @@ use std::fs;
 use std::path::Path;
 use std::path::PathBuf;
 
+use serde::Deserializer;
+use serde::de::SeqAccess;
+use serde::de::Visitor;
+
 use maqam_base::error::Error;
 use maqam_base::error::Result;
 use maqam_base::files;
@@ -92,6 +96,39 @@ pub fn pattern_of(paths: &[String]) -> Result<PathBuf> {
             Ok(format!("{{{}}}", paths.join(",")).into())
         }
     }
+}
+
+/// Reads the path of a manifest from YAML: one path, or a list of shards.
+///
+/// # Errors
+/// As [`pattern_of`]; another type.
+pub fn path_or_list<'de, D: Deserializer<'de>>(from: D) -> std::result::Result<PathBuf, D::Error> {
+    struct Paths;
+
+    impl<'de> Visitor<'de> for Paths {
+        type Value = PathBuf;
+
+        fn expecting(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+            f.write_str("path string")
+        }
+
+        fn visit_str<E: serde::de::Error>(self, path: &str) -> std::result::Result<PathBuf, E> {
+            Ok(path.into())
+        }
+
+        fn visit_seq<A: SeqAccess<'de>>(
+            self,
+            mut list: A,
+        ) -> std::result::Result<PathBuf, A::Error> {
+            let mut paths = Vec::new();
+            while let Some(path) = list.next_element::<String>()? {
+                paths.push(path);
+            }
+            pattern_of(&paths).map_err(|e| serde::de::Error::custom(e.message()))
+        }
+    }
+
+    from.deserialize_any(Paths)
 }
 
 /// The error for a path that is not there.

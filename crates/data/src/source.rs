@@ -22,6 +22,7 @@ use crate::formats::kaldi;
 use crate::formats::lhotse_shar;
 use crate::formats::llama_factory;
 use crate::formats::meaning::Meaning;
+use crate::formats::nemo;
 use crate::formats::table;
 use crate::formats::tar::Shard;
 use crate::formats::webdataset;
@@ -37,9 +38,6 @@ use maqam_base::files::Lines;
 
 /// Bytes that tell what a file is.
 const HEAD_BYTES: usize = 1 << 16;
-
-/// The manifest of a tarred data set of NeMo's, in its folder.
-const NEMO_TARRED: &str = "tarred_audio_manifest.json";
 
 /// A manifest: where its files are, and what must be said of them.
 #[derive(Clone, Debug, Default, PartialEq)]
@@ -226,7 +224,7 @@ impl Source {
             parts.extend(cuts.into_iter().map(Part::Shar));
             return Ok(());
         }
-        let tarred = path.join(NEMO_TARRED);
+        let tarred = path.join(nemo::TARRED);
         if tarred.is_file() {
             parts.push(Part::File(tarred));
             return Ok(());

@@ -5,6 +5,9 @@ use std::path::PathBuf;
 use serde::Deserialize;
 use serde::Serialize;
 
+use maqam_data::Columns;
+use maqam_data::Format;
+use maqam_data::Source;
 use maqam_data::task::AskedIn;
 use maqam_data::task::Parse;
 use maqam_data::task::Wording;
@@ -46,7 +49,8 @@ pub struct SuiteFile {
 pub struct SetFile {
     /// Its name in the scores, `<name>.<metric>`, and of its file of predictions.
     pub name: String,
-    /// Its rows.
+    /// Its rows: a file of any format that is read, a folder, a pattern, or a list of shards.
+    #[serde(deserialize_with = "maqam_data::path_or_list")]
     pub manifest: PathBuf,
     /// The task the model is asked; where it is missing the rows say it.
     #[serde(default)]
@@ -97,6 +101,12 @@ pub struct SetFile {
     /// Where relative audio paths start; by default the manifest's folder.
     #[serde(default)]
     pub audio_root: Option<PathBuf>,
+    /// The format; by default the files tell it.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub format: Option<Format>,
+    /// The file's own names for fields of its rows: `{text: sentence}`.
+    #[serde(default, skip_serializing_if = "Columns::is_empty")]
+    pub columns: Columns,
     /// Number of rows from the top that are used; by default all.
     #[serde(default)]
     pub limit: Option<usize>,
@@ -212,6 +222,18 @@ impl ClusterBy {
             Self::Speaker => "speaker",
             Self::Group => "group",
             Self::None => "none",
+        }
+    }
+}
+
+impl SetFile {
+    /// The manifest with all that is said of it.
+    pub fn source(&self) -> Source {
+        Source {
+            path: self.manifest.clone(),
+            audio_root: self.audio_root.clone(),
+            format: self.format,
+            columns: self.columns.clone(),
         }
     }
 }

@@ -16,7 +16,6 @@ use maqam_base::yaml;
 use maqam_data::AudioSource;
 use maqam_data::Clip;
 use maqam_data::OnBadRow;
-use maqam_data::read_manifest;
 use maqam_records::run_folder::Run;
 use maqam_records::scores::SUITE_FILE;
 use maqam_records::suite_file::SuiteFile;
@@ -44,10 +43,13 @@ impl Clips {
         };
         let file: SuiteFile = yaml::parse(&files::read_text(&suite)?, &suite)?;
         let mut by_row = HashMap::new();
-        for set in file.sets.iter().filter(|set| set.manifest.is_file()) {
-            for row in
-                read_manifest(&set.manifest, set.audio_root.as_deref(), OnBadRow::Error)?.rows
-            {
+        for set in &file.sets {
+            let source = set.source();
+            // What is gone by now is left out of the page.
+            if source.files().is_err() {
+                continue;
+            }
+            for row in source.read(OnBadRow::Error)?.rows {
                 if let Some(clip) = row.clips.first() {
                     by_row.insert((set.name.clone(), row.id.to_string()), clip.clone());
                 }

@@ -1,53 +1,48 @@
 //! `maqam data import`.
 
-use std::io::Write;
-use std::path::Path;
 use std::path::PathBuf;
 
 use clap::Args;
-use serde_json::Value;
 
+use crate::cli::arguments::AboutData;
 use crate::cli::print;
-use crate::data::OnBadRow;
-use crate::data::read_manifest;
+use crate::data::write_manifest;
+use crate::error::Error;
 use crate::error::Result;
 use crate::files;
 
 #[derive(Args)]
 pub struct Arguments {
-    /// Files to read.
+    /// What to read: files of any format, folders, patterns, lists of shards.
     #[arg(required = true)]
     sources: Vec<PathBuf>,
-    /// Manifest to write: OUT.jsonl.
+    /// Manifest to write: OUT.jsonl names the audio where it is, OUT.parquet holds it.
     #[arg(long)]
     out: PathBuf,
-    /// Where relative audio paths start; by default each source's folder.
-    #[arg(long)]
-    audio_root: Option<PathBuf>,
+    #[command(flatten)]
+    about: AboutData,
 }
 
 pub fn run(arguments: &Arguments) -> Result<()> {
     files::expect_writable(&arguments.out)?;
-    let folder = arguments.out.parent().unwrap_or(Path::new(""));
-    let mut lines = Vec::new();
-    let mut num_rows = 0;
+    let mut rows = Vec::new();
     for source in &arguments.sources {
-        let manifest = read_manifest(source, arguments.audio_root.as_deref(), OnBadRow::Error)?;
-        for note in &manifest.notes {
-            print::message(format_args!("note: {note}"));
-        }
-        num_rows += manifest.rows.len();
-        for row in &manifest.rows {
-            let fields = row
-                .to_json(|clip| clip.source.to_json(folder))
-                .map_err(|e| e.at(row.place(source)))?;
-            lines.extend(Value::Object(fields).to_string().into_bytes());
-            lines.push(b'\n');
-        }
+        let manifest = arguments.about.read(source)?;
+        rows.extend(manifest.rows);
     }
-    files::write_atomic_with(&arguments.out, |file| file.write_all(&lines))?;
+    let mut ids: Vec<&str> = rows.iter().map(|row| &*row.id).collect();
+    ids.sort_unstable();
+    if let Some(pair) = ids.windows(2).find(|pair| pair[0] == pair[1]) {
+        return Err(
+            Error::input(format!("the id `{}` stands in two of the sources", pair[0])).hint(
+                "import them one by one, or name their files as one pattern: {a.jsonl,b.jsonl}",
+            ),
+        );
+    }
+    write_manifest(&rows, &arguments.out)?;
     print::line(format_args!(
-        "{num_rows} rows in {}",
+        "{} rows in {}",
+        rows.len(),
         arguments.out.display()
     ))
 }

@@ -1,6 +1,7 @@
 //! `maqam data`: manifests made from other formats, checked, divided and described.
 
 mod check;
+mod export;
 mod import;
 mod normalise;
 mod rows;
@@ -16,8 +17,10 @@ use crate::error::Result;
 
 #[derive(Subcommand)]
 pub enum Command {
-    /// Read files of any format and write one manifest: JSON lines.
+    /// Read files of any format and write one manifest: JSON lines or Parquet.
     Import(import::Arguments),
+    /// Write a manifest in the format of another tool, in a new folder.
+    Export(export::Arguments),
     /// Look for faults: bad audio, empty targets, duplicates, what splits share.
     Check(check::Arguments),
     /// Change the spelling of Arabic texts by stated rules, or transliterate them.
@@ -33,6 +36,7 @@ pub enum Command {
 pub fn run(command: &Command, stop: &AtomicBool) -> Result<()> {
     match command {
         Command::Import(arguments) => import::run(arguments),
+        Command::Export(arguments) => export::run(arguments),
         Command::Check(arguments) => check::run(arguments, stop),
         Command::Normalise(arguments) => normalise::run(arguments, stop),
         Command::Split(arguments) => split::run(arguments, stop),

@@ -6,7 +6,6 @@ use std::path::PathBuf;
 use crate::cli::print;
 use crate::data::Manifest;
 use crate::data::OnBadRow;
-use crate::data::read_manifest;
 use crate::error::Result;
 use crate::featurise::headers::Headers;
 use crate::leakage;
@@ -45,9 +44,7 @@ pub fn check<'a>(
         let manifests: Result<Vec<Manifest>> = recipe
             .data
             .iter()
-            .map(|entry| {
-                read_manifest(&entry.manifest, entry.audio_root.as_deref(), OnBadRow::Skip)
-            })
+            .map(|entry| entry.source().read(OnBadRow::Skip))
             .collect();
         let manifests = match manifests {
             Ok(manifests) => manifests,

@@ -8,6 +8,7 @@ use serde_json::Value;
 use serde_json::json;
 
 use crate::cli::eval::judged::Judged;
+use crate::data::Source;
 use crate::error::Error;
 use crate::error::Result;
 use crate::eval::record;
@@ -150,7 +151,7 @@ fn about(suite: &Suite) -> Result<Map<String, Value>> {
     let hashes = suite
         .files
         .iter()
-        .map(|path| files::hash(path))
+        .map(|path| Source::new(path).hash())
         .collect::<Result<Vec<_>>>()?;
     let hash = blake3::hash(hashes.concat().as_bytes())
         .to_hex()

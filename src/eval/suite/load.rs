@@ -149,19 +149,17 @@ fn rows_of(place: &str, set: &SetFile, check: Option<&mut RowCheck<'_>>) -> Resu
     let limit = set.limit.unwrap_or(usize::MAX);
     let rows = match check {
         Some(check) => {
-            let found = check.read(place, &set.manifest, set.audio_root.as_deref(), limit);
+            let found = check.read(place, &set.source(), limit);
             if found.as_ref().is_ok_and(|found| found.rows.is_empty()) {
                 check.expect_none_refused()?;
             }
             found
         }
-        None => read_manifest(&set.manifest, set.audio_root.as_deref(), OnBadRow::Error).map(
-            |manifest| Checked {
-                rows: manifest.rows.into_iter().take(limit).collect(),
-                skipped: manifest.skipped,
-                notes: manifest.notes,
-            },
-        ),
+        None => set.source().read(OnBadRow::Error).map(|manifest| Checked {
+            rows: manifest.rows.into_iter().take(limit).collect(),
+            skipped: manifest.skipped,
+            notes: manifest.notes,
+        }),
     };
     rows.map_err(|e| e.at(place))
 }

@@ -4,8 +4,12 @@ use std::path::Path;
 
 use serde_json::Value;
 
+use crate::AudioSource;
+use crate::Row;
 use crate::fields::brief;
 use crate::form;
+use crate::formats::export::Base;
+use crate::formats::export::Out;
 use crate::row::RawRow;
 use maqam_base::error::Error;
 use maqam_base::error::Result;
@@ -153,6 +157,23 @@ pub fn parse_object(line: u32, text: &[u8]) -> Result<RawRow> {
                 .hint("a manifest holds one JSON object a line"),
         ),
     }
+}
+
+/// Writes `manifest.jsonl`.
+///
+/// # Errors
+/// The disk's.
+pub fn write(out: &mut Out<'_>, rows: &[Row]) -> Result<()> {
+    out.lines("manifest.jsonl", rows, |out, row| {
+        let fields = row.to_json(|clip| match clip.source {
+            // A range of a file is named where it is, unless the audio is to be copied.
+            AudioSource::Range { .. } if !out.settings.copy_audio => {
+                clip.source.to_json(Path::new("/"))
+            }
+            _ => Ok(out.audio(row, clip, Base::Manifest)?.into()),
+        })?;
+        Ok(Value::Object(fields).to_string())
+    })
 }
 
 #[cfg(test)]

@@ -9,9 +9,14 @@ use std::path::PathBuf;
 use serde_json::Map;
 use serde_json::Value;
 
+use crate::Row;
+use crate::formats::export::Base;
+use crate::formats::export::Out;
+use crate::formats::tar::is_audio;
 use crate::row::RawRow;
 use maqam_base::error::Error;
 use maqam_base::error::Result;
+use maqam_base::files;
 use maqam_base::files::Lines;
 
 /// The file that makes a folder one of Kaldi's.
@@ -165,21 +170,66 @@ fn segment(text: &str, recordings: &Table) -> Result<(String, Map<String, Value>
     Ok(((*id).to_owned(), fields))
 }
 
-/// The file that an entry of `wav.scp` names.
+/// Programs that print a file as WAV; what they do with its sampling rate is done again here.
+const DECODERS: [&str; 8] = [
+    "flac", "ffmpeg", "cat", "opusdec", "oggdec", "mpg123", "lame", "sph2pipe",
+];
+
+/// Options that print another thing than the whole file.
+const PARTS: [&str; 12] = [
+    "-ss",
+    "-t",
+    "-to",
+    "-sseof",
+    "-af",
+    "-filter:a",
+    "-filter_complex",
+    "--skip",
+    "--until",
+    "-c1",
+    "-c2",
+    "-n",
+];
+
+/// The file that an entry of `wav.scp` names; that of a command which does nothing but decode it counts as named.
 fn audio(entry: &str) -> Result<&str> {
     let entry = entry.trim();
-    if entry.ends_with('|') {
-        let shown: String = entry.chars().take(60).collect();
-        return Err(Error::input(format!("the audio is what a command prints: `{shown}`")).hint(
-            "name the file that the command reads, or write its output to a file: `utils/data/copy_data_dir.sh`, `wav-copy`",
-        ));
-    }
     if entry.is_empty() {
         return Err(
             Error::input(format!("no path behind the name in {WAVS}")).hint("write NAME PATH")
         );
     }
-    Ok(entry)
+    let Some(command) = entry.strip_suffix('|') else {
+        return Ok(entry);
+    };
+    decoded(command).ok_or_else(|| {
+        let shown: String = entry.chars().take(60).collect();
+        Error::input(format!("the audio is what a command prints: `{shown}`")).hint(
+            "name the file that the command reads, or write its output to a file, for example with `wav-copy`",
+        )
+    })
+}
+
+/// The one file that a command decodes whole.
+fn decoded(command: &str) -> Option<&str> {
+    let words: Vec<&str> = command.split_whitespace().collect();
+    let program = words.first()?.rsplit('/').next()?;
+    let is_plain = DECODERS.contains(&program)
+        && !command.contains(['|', ';', '&', '$', '`', '"', '\''])
+        && !words.iter().any(|word| PARTS.contains(word));
+    // The first channel of the first stream is all that a mono file has; of others it would be a part.
+    let channels = words
+        .iter()
+        .position(|word| *word == "-map_channel")
+        .map(|at| words.get(at + 1).copied().unwrap_or_default());
+    if !is_plain || channels.is_some_and(|channel| channel != "0.0.0") {
+        return None;
+    }
+    let mut files = words[1..].iter().filter(|word| is_audio(word));
+    match (files.next(), files.next()) {
+        (Some(file), None) => Some(file),
+        _ => None,
+    }
 }
 
 /// A file of lines that begin with a name: what stands behind it, and the line.
@@ -212,6 +262,113 @@ fn table(path: &Path) -> Result<Table> {
     Ok(table)
 }
 
+/// Writes `wav.scp`, `segments`, `text`, `utt2spk`, `spk2utt` and a file `utt2NAME` for each other field.
+///
+/// # Errors
+/// A row of no or several clips, of one channel, or with an id that has spaces; the disk's.
+pub fn write(out: &mut Out<'_>, rows: &[Row]) -> Result<()> {
+    let mut sorted: Vec<&Row> = rows.iter().collect();
+    sorted.sort_by(|a, b| a.id.as_bytes().cmp(b.id.as_bytes()));
+    let has_parts = rows
+        .iter()
+        .flat_map(|row| &row.clips)
+        .any(|clip| clip.span.is_part());
+    let mut files: BTreeMap<String, Vec<String>> = BTreeMap::new();
+    let mut of_speakers: BTreeMap<String, Vec<&str>> = BTreeMap::new();
+    let mut recordings: BTreeMap<String, String> = BTreeMap::new();
+    for row in sorted {
+        let id = &*row.id;
+        let clip = out.only_clip(row)?;
+        let speaker = row.speaker.as_deref().unwrap_or(id);
+        for name in [id, speaker] {
+            if name.is_empty() || name.contains(char::is_whitespace) {
+                return Err(Error::input(format!(
+                    "`{name}` names nothing in Kaldi: it is no word"
+                ))
+                .at(out.place_of(row))
+                .hint("give ids and speakers names without spaces"));
+            }
+        }
+        if clip.span.channel.is_some() {
+            return Err(Error::input(
+                "one channel of a recording; Kaldi's folders name whole files",
+            )
+            .at(out.place_of(row))
+            .hint("write the channel to a file of its own"));
+        }
+        let path = out.audio(row, clip, Base::Process)?;
+        let mut fields = out.fields(row)?;
+        let mut add = |file: &str, value: &str| {
+            files
+                .entry(file.to_owned())
+                .or_default()
+                .push(format!("{id} {}", one_line(value)));
+        };
+        if has_parts {
+            let name = match recordings.get(&path) {
+                Some(name) => name.clone(),
+                None => {
+                    let name = format!("rec-{:07}", recordings.len());
+                    recordings.insert(path, name.clone());
+                    name
+                }
+            };
+            let start = clip.span.start_s.unwrap_or(0.0);
+            let end = clip
+                .span
+                .end_s
+                .map_or("-1".to_owned(), |end| end.to_string());
+            add("segments", &format!("{name} {start} {end}"));
+        } else {
+            add(WAVS, &path);
+        }
+        add("utt2spk", speaker);
+        of_speakers.entry(speaker.to_owned()).or_default().push(id);
+        for name in ["id", "start_s", "end_s", "speaker"] {
+            fields.shift_remove(name);
+        }
+        add("text", row.text.as_deref().unwrap_or_default());
+        fields.shift_remove("text");
+        let mut lost = Vec::new();
+        for (name, value) in fields {
+            let file = match name.as_str() {
+                "language" => "utt2lang".to_owned(),
+                "duration" => "utt2dur".to_owned(),
+                name => format!("utt2{name}"),
+            };
+            let is_word = name.chars().all(|c| c.is_ascii_alphanumeric() || c == '_');
+            match (is_word, &value) {
+                (false, _) => lost.push(name),
+                (true, Value::String(text)) => add(&file, text),
+                (true, value) => add(&file, &value.to_string()),
+            }
+        }
+        lost.iter().for_each(|name| out.lose(name));
+    }
+    if has_parts {
+        let mut wavs: Vec<String> = recordings
+            .iter()
+            .map(|(path, name)| format!("{name} {path}"))
+            .collect();
+        wavs.sort();
+        files.insert(WAVS.to_owned(), wavs);
+    }
+    let of_speakers = of_speakers
+        .iter()
+        .map(|(speaker, ids)| format!("{speaker} {}", ids.join(" ")));
+    files.insert("spk2utt".to_owned(), of_speakers.collect());
+    for (name, lines) in files {
+        let text = lines.join("\n") + "\n";
+        files::write_atomic(&out.path(&name), text.as_bytes())?;
+    }
+    Ok(())
+}
+
+/// A value on one line.
+fn one_line(value: &str) -> String {
+    value.replace(['\n', '\r'], " ")
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -239,7 +396,7 @@ mod tests {
             rows(&[
                 (
                     "wav.scp",
-                    "b b.wav\na /data/a b.wav\nc sph2pipe -f wav c.sph |\n"
+                    "b flac -c -d -s b.flac |\na /data/a b.wav\nc sox c.wav -t wav - speed 1.1 |\n",
                 ),
                 ("text", "a one two\nb \n"),
                 ("utt2spk", "a s1\nb s2\n"),
@@ -247,9 +404,9 @@ mod tests {
                 ("spk2gender", "s1 f\n"),
             ]),
             [
-                r#"1 {"id":"b","audio":"b.wav","text":"","speaker":"s2"}"#,
+                r#"1 {"id":"b","audio":"b.flac","text":"","speaker":"s2"}"#,
                 r#"2 {"id":"a","audio":"/data/a b.wav","text":"one two","snr":"12","speaker":"s1","gender":"f"}"#,
-                "3 the audio is what a command prints: `sph2pipe -f wav c.sph |`",
+                "3 the audio is what a command prints: `sox c.wav -t wav - speed 1.1 |`",
             ]
         );
     }

@@ -1,10 +1,21 @@
 //! Lhotse's cuts: what a cut says as fields of a row, and rows as cuts.
 
+use std::io::Write;
+use std::path::Path;
+
+use flate2::Compression;
+use flate2::write::GzEncoder;
 use serde_json::Map;
 use serde_json::Value;
 use serde_json::json;
 
+use crate::Row;
 use crate::fields::brief;
+use crate::formats::export::Base;
+use crate::formats::export::Out;
+use crate::formats::export::line;
+use crate::formats::export::stream;
+use maqam_audio::Header;
 use maqam_base::error::Error;
 use maqam_base::error::Result;
 
@@ -245,17 +256,6 @@ fn add_others(fields: &mut Map<String, Value>, others: Map<String, Value>) {
     }
 }
 
-/// What a recording's header says, as Lhotse wants it.
-#[derive(Clone, Copy, Debug, PartialEq)]
-pub struct Header {
-    /// Samples a second.
-    pub rate: u32,
-    /// Samples of one channel.
-    pub num_samples: usize,
-    /// Channels.
-    pub channels: usize,
-}
-
 /// A row's fields as a cut. `source` is the path of the audio, or none where it lies in a tar file beside the cuts.
 pub fn cut(mut row: Map<String, Value>, source: Option<&str>, header: Header) -> Value {
     let text_of = |value: Option<Value>| value.filter(|value| !value.is_null());
@@ -343,6 +343,39 @@ pub fn recording(id: &str, source: Option<&str>, header: Header) -> Value {
         "num_samples": header.num_samples,
         "duration": header.num_samples as f64 / f64::from(header.rate),
         "channel_ids": channels,
+    })
+}
+
+/// Writes `cuts.jsonl.gz`.
+///
+/// # Errors
+/// A row of no or several clips; audio that cannot be read; the disk's.
+pub fn write(out: &mut Out<'_>, rows: &[Row]) -> Result<()> {
+    let path = out.path("cuts.jsonl.gz");
+    packed(&path, |file| {
+        for row in rows {
+            let clip = out.only_clip(row)?;
+            let header = clip.source.header()?;
+            let source = out.audio(row, clip, Base::Process)?;
+            let cut = cut(out.fields(row)?, Some(&source), header);
+            line(file, &cut.to_string(), &path)?;
+        }
+        Ok(())
+    })
+}
+
+/// Writes a file through gzip.
+///
+/// # Errors
+/// Those of `write`, and the disk's.
+pub fn packed(path: &Path, write: impl FnOnce(&mut dyn Write) -> Result<()>) -> Result<()> {
+    stream(path, |file| {
+        let mut packed = GzEncoder::new(file, Compression::default());
+        write(&mut packed)?;
+        packed
+            .finish()
+            .map(drop)
+            .map_err(|e| Error::io(path, "write", &e))
     })
 }
 

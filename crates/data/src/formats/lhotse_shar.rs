@@ -8,10 +8,15 @@ use serde_json::Map;
 use serde_json::Value;
 
 use crate::AudioSource;
+use crate::Row;
+use crate::formats::export::Out;
+use crate::formats::export::line;
+use crate::formats::export::stream;
 use crate::formats::json_rows;
 use crate::formats::lhotse;
 use crate::formats::tar::Member;
 use crate::formats::tar::Shard;
+use crate::formats::tar::Writer;
 use crate::row::Inside;
 use crate::row::RawRow;
 use maqam_base::error::Error;
@@ -163,6 +168,42 @@ fn fields_beside(cuts: &Path, number: &str) -> Result<Vec<(String, OfCuts)>> {
         fields.push((field, OfCuts(values)));
     }
     Ok(fields)
+}
+
+/// Writes `cuts.000000.jsonl.gz`, `recording.000000.tar` and so on.
+///
+/// # Errors
+/// A row of no or several clips; audio that cannot be read; the disk's.
+pub fn write(out: &mut Out<'_>, rows: &[Row]) -> Result<()> {
+    for (number, shard) in rows.chunks(out.settings.shard_rows).enumerate() {
+        let number = format!("{number:06}");
+        let mut cuts = Vec::with_capacity(shard.len());
+        let path = out.path(&format!("recording.{number}.tar"));
+        stream(&path, |file| {
+            let mut tar = Writer::new(file);
+            for row in shard {
+                let clip = out.only_clip(row)?;
+                let header = clip.source.header()?;
+                let ending = clip.source.ending()?;
+                let recording = lhotse::recording(&row.id, None, header);
+                let failed = |e: std::io::Error| Error::io(&path, "write", &e);
+                tar.add(&format!("{}.{ending}", row.id), &clip.source.bytes()?)
+                    .map_err(failed)?;
+                tar.add(
+                    &format!("{}.json", row.id),
+                    format!("{recording}\n").as_bytes(),
+                )
+                .map_err(failed)?;
+                cuts.push(lhotse::cut(out.fields(row)?, None, header).to_string());
+            }
+            tar.finish().map_err(|e| Error::io(&path, "write", &e))
+        })?;
+        let path = out.path(&format!("cuts.{number}.jsonl.gz"));
+        lhotse::packed(&path, |file| {
+            cuts.iter().try_for_each(|cut| line(file, cut, &path))
+        })?;
+    }
+    Ok(())
 }
 
 #[cfg(test)]

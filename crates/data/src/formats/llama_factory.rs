@@ -5,8 +5,16 @@ use std::path::PathBuf;
 
 use serde_json::Map;
 use serde_json::Value;
+use serde_json::json;
 
 use crate::Columns;
+use crate::Role;
+use crate::Row;
+use crate::formats::export::Base;
+use crate::formats::export::Out;
+use crate::formats::export::line;
+use crate::formats::export::stream;
+use crate::formats::ms_swift;
 use maqam_base::error::Error;
 use maqam_base::error::Result;
 use maqam_base::files;
@@ -154,10 +162,70 @@ impl Naming {
     }
 }
 
+/// Writes `maqam.json` and the `dataset_info.json` that describes it.
+///
+/// # Errors
+/// A row without conversation, or one of whose clips is a part of its file; the disk's.
+pub fn write(out: &mut Out<'_>, rows: &[Row]) -> Result<()> {
+    let path = out.path("maqam.json");
+    let mut has_audio = false;
+    stream(&path, |file| {
+        for (i, row) in rows.iter().enumerate() {
+            has_audio |= !row.clips.is_empty();
+            let start = if i == 0 { "[" } else { "," };
+            let text = Value::Object(conversation(out, row)?).to_string();
+            line(file, &format!("{start}{text}"), &path)?;
+        }
+        line(file, "]", &path)
+    })?;
+
+    let mut columns = json!({"messages": "conversations", "system": "system"});
+    if has_audio {
+        columns["audios"] = "audios".into();
+    }
+    let info =
+        json!({"maqam": {"file_name": "maqam.json", "formatting": "sharegpt", "columns": columns}});
+    let info = serde_json::to_string_pretty(&info).map_err(Error::bug)?;
+    files::write_atomic(&out.path(INFO), info.as_bytes())
+}
+
+fn conversation(out: &mut Out<'_>, row: &Row) -> Result<Map<String, Value>> {
+    let mut fields = ms_swift::without_part(out.fields(row)?);
+    fields.shift_remove("messages");
+    let mut messages = out.conversation(row)?;
+    let has_system = messages.first().is_some_and(|m| m.role == Role::System);
+    // Every row has the field, because a table has the columns of its first row.
+    let system = match has_system {
+        true => messages.remove(0).content,
+        false => String::new(),
+    };
+    let turns: Vec<Value> = messages
+        .iter()
+        .map(|message| {
+            let from = match message.role {
+                Role::System => "system",
+                Role::User => "human",
+                Role::Assistant => "gpt",
+            };
+            let mut turn = json!({"from": from, "value": message.content});
+            if !message.loss {
+                turn["loss"] = false.into();
+            }
+            turn
+        })
+        .collect();
+    fields.insert("conversations".to_owned(), turns.into());
+    fields.insert("system".to_owned(), system.into());
+    fields.insert(
+        "audios".to_owned(),
+        ms_swift::paths(out, row, Base::Manifest)?,
+    );
+    Ok(fields)
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
-    use serde_json::json;
 
     #[test]
     fn fields_and_roles_have_the_names_that_the_description_says() {

@@ -18,6 +18,7 @@ use crate::formats::nemo;
 use crate::formats::nemo::Tars;
 use crate::formats::qwen3_asr;
 use crate::formats::tar::is_audio;
+use crate::row::FIELDS;
 use crate::row::RawRow;
 use maqam_base::error::Error;
 use maqam_base::error::Result;
@@ -39,7 +40,10 @@ const CONTENT: [&str; 10] = [
     "task",
 ];
 
-/// Words that a hint proposes at most.
+/// Fields of a row that brings its own words, with its audio inside them or none.
+const CONVERSATIONS: [&str; 3] = ["messages", "conversations", "query"];
+
+/// Columns that a message shows at most.
 const MOST_SHOWN: usize = 8;
 
 /// How the rows of a file become rows of ours.
@@ -100,9 +104,17 @@ impl Meaning {
                 )
             });
         }
-        if !has_audio {
-            refuse_unnamed_audio(&row.fields, mappings, has_content, form)
-                .map_err(|e| e.at_path(file))?;
+        if !has_audio && !has_any(&row.fields, &CONVERSATIONS) {
+            let error = unnamed(&row.fields, mappings, has_content, form);
+            let is_table = matches!(form, Form::Table(_) | Form::Parquet | Form::Arrow);
+            match error.map(|error| error.at_path(file)) {
+                // Rows of ours may be texts alone, and have a field that only looks like audio.
+                Some(error) if has_content && !is_table => {
+                    meaning.note = Some(error.to_string().replace("\nhint: ", "; "));
+                }
+                Some(error) => return Err(error),
+                None => {}
+            }
         }
         Ok(meaning)
     }
@@ -187,24 +199,28 @@ fn has_any(fields: &Map<String, Value>, names: &[&str]) -> bool {
         .any(|name| fields.get(*name).is_some_and(|value| !value.is_null()))
 }
 
-/// Refuses rows whose audio or text is in columns of names that are not ours, with the line that names them.
-fn refuse_unnamed_audio(
+/// The error for rows whose audio or text is in columns of names that are not ours, with the line that names them.
+fn unnamed(
     fields: &Map<String, Value>,
     mappings: &Mappings,
     has_content: bool,
     form: Form,
-) -> Result<()> {
-    let is_table = matches!(form, Form::Table(_) | Form::Parquet | Form::Arrow);
+) -> Option<Error> {
+    let is_path = |value: &Value| {
+        value
+            .as_str()
+            .is_some_and(|text| is_audio(text) && !text.contains(char::is_whitespace))
+    };
     let by_value = || {
         fields
             .iter()
-            .find(|(_, value)| value.as_str().is_some_and(is_audio))
+            .find(|(name, value)| !FIELDS.contains(&name.as_str()) && is_path(value))
             .map(|(name, _)| name.as_str())
     };
     let by_name = || {
         mappings
             .likely("audio", fields)
-            .filter(|name| !has_content || fields[*name].as_str().is_some_and(is_audio))
+            .filter(|name| !has_content && fields[*name].is_string())
     };
     let audio = by_value().or_else(by_name);
     let text = match has_content {
@@ -213,6 +229,16 @@ fn refuse_unnamed_audio(
             .into_iter()
             .find_map(|field| Some((field, mappings.likely(field, fields)?))),
     };
+    let pairs: Vec<String> = audio
+        .map(|column| format!("audio: {column}"))
+        .into_iter()
+        .chain(text.map(|(field, column)| format!("{field}: {column}")))
+        .collect();
+    let is_table = matches!(form, Form::Table(_) | Form::Parquet | Form::Arrow);
+    if pairs.is_empty() && (has_content || !is_table) {
+        return None;
+    }
+
     let all: Vec<&str> = fields.keys().map(String::as_str).take(MOST_SHOWN).collect();
     let dots = if fields.len() > MOST_SHOWN {
         ", ..."
@@ -224,21 +250,14 @@ fn refuse_unnamed_audio(
         form.named(),
         all.join(", ")
     ));
-    let pairs: Vec<String> = audio
-        .map(|column| format!("audio: {column}"))
-        .into_iter()
-        .chain(text.map(|(field, column)| format!("{field}: {column}")))
-        .collect();
-    match (pairs.is_empty(), has_content) {
-        (false, _) if audio.is_some() || is_table => Err(found.hint(format!(
+    Some(match pairs.is_empty() {
+        true => {
+            found.hint("say which column is which field: `columns: {audio: COLUMN, text: COLUMN}`")
+        }
+        false => found.hint(format!(
             "add `columns: {{{}}}` to the entry, or `--columns {}` to the command",
             pairs.join(", "),
             pairs.join(",").replace(": ", "=")
-        ))),
-        (true, false) if is_table => {
-            Err(found
-                .hint("say which column is which field: `columns: {audio: COLUMN, text: COLUMN}`"))
-        }
-        _ => Ok(()),
-    }
+        )),
+    })
 }

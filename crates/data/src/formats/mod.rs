@@ -1,6 +1,7 @@
 //! The formats that people have: what each is called, how it is told, and what its rows become.
 
-//pub mod export;
+pub mod common_voice;
+pub mod export;
 pub mod huggingface;
 pub mod json_rows;
 pub mod kaldi;
@@ -9,8 +10,10 @@ pub mod lhotse_shar;
 pub mod llama_factory;
 pub mod mappings;
 pub mod meaning;
+pub mod ms_swift;
 pub mod nemo;
 pub mod qwen3_asr;
+pub mod slam_llm;
 pub mod table;
 pub mod tar;
 pub mod webdataset;
@@ -168,7 +171,10 @@ pub fn without_column(column: &str, names: &[&str]) -> Error {
 }
 
 #[cfg(test)]
-mod tests {
+mod tests;
+
+#[cfg(test)]
+mod names {
     use super::*;
 
     #[test]

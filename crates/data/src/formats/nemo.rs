@@ -10,11 +10,19 @@ use serde_json::json;
 
 use crate::AUDIO_MARK;
 use crate::AudioSource;
+use crate::Row;
+use crate::formats::export::Base;
+use crate::formats::export::Out;
+use crate::formats::export::stream;
 use crate::formats::tar::Shard;
+use crate::formats::tar::Writer;
 use crate::row::Inside;
 use crate::row::RawRow;
 use maqam_base::error::Error;
 use maqam_base::error::Result;
+
+/// The manifest of a tarred data set, in its folder.
+pub const TARRED: &str = "tarred_audio_manifest.json";
 
 /// Returns whether a row's audio lies in a numbered tar file.
 pub fn is_tarred(fields: &Map<String, Value>) -> bool {
@@ -232,6 +240,72 @@ fn without_sub(name: &str) -> Option<String> {
         .chars()
         .all(|c| c.is_ascii_digit())
         .then(|| format!("{stem}{ending}"))
+}
+
+/// Writes `manifest.json`, or `tarred_audio_manifest.json` and `audio_0.tar` and so on.
+///
+/// # Errors
+/// A row of no or several clips; audio that cannot be read; the disk's.
+pub fn write(out: &mut Out<'_>, rows: &[Row]) -> Result<()> {
+    if !out.settings.tarred {
+        return out.lines("manifest.json", rows, |out, row| {
+            let clip = out.only_clip(row)?;
+            let path = out.audio(row, clip, Base::Manifest)?;
+            Ok(Value::Object(line_of(out, row, path, None)?).to_string())
+        });
+    }
+
+    let mut names = Vec::with_capacity(rows.len());
+    for (number, shard) in rows.chunks(out.settings.shard_rows).enumerate() {
+        let path = out.path(&format!("audio_{number}.tar"));
+        stream(&path, |file| {
+            let mut tar = Writer::new(file);
+            for (i, row) in shard.iter().enumerate() {
+                let clip = out.only_clip(row)?;
+                let name = format!("{number}_{i:07}.{}", clip.source.ending()?);
+                tar.add(&name, &clip.source.bytes()?)
+                    .map_err(|e| Error::io(&path, "write", &e))?;
+                names.push((number, name));
+            }
+            tar.finish().map_err(|e| Error::io(&path, "write", &e))
+        })?;
+    }
+    let mut names = names.into_iter();
+    out.lines(TARRED, rows, |out, row| {
+        let (number, name) = names.next().unwrap_or_default();
+        Ok(Value::Object(line_of(out, row, name, Some(number))?).to_string())
+    })
+}
+
+/// A row as a line of a manifest: `duration` is there always, and is that of the part which counts.
+fn line_of(
+    out: &Out<'_>,
+    row: &Row,
+    path: String,
+    shard: Option<usize>,
+) -> Result<Map<String, Value>> {
+    let clip = out.only_clip(row)?;
+    let mut fields = out.fields(row)?;
+    for name in ["start_s", "end_s", "member", "shard_id"] {
+        fields.shift_remove(name);
+    }
+    let seconds = clip.source.duration_s(clip.span)?;
+    let mut written = Map::new();
+    written.insert("audio_filepath".to_owned(), path.into());
+    written.insert("duration".to_owned(), seconds.into());
+    if clip.span.is_part() {
+        let start = clip.span.start_s.unwrap_or(0.0);
+        written.insert("offset".to_owned(), start.into());
+    }
+    if let Some(language) = fields.shift_remove("language") {
+        written.insert("lang".to_owned(), language);
+    }
+    if let Some(shard) = shard {
+        written.insert("shard_id".to_owned(), shard.into());
+    }
+    fields.shift_remove("duration");
+    written.extend(fields);
+    Ok(written)
 }
 
 #[cfg(test)]

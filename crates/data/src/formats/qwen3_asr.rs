@@ -3,7 +3,13 @@
 use serde_json::Map;
 use serde_json::Value;
 
+use crate::Row;
+use crate::formats::export::Base;
+use crate::formats::export::Out;
+use crate::formats::ms_swift;
 use crate::language;
+use maqam_base::error::Error;
+use maqam_base::error::Result;
 
 /// What stands between the language and the transcript.
 const MARK: &str = "<asr_text>";
@@ -45,6 +51,29 @@ pub fn text(language: Option<&str>, text: &str) -> String {
         .and_then(language::english_name)
         .unwrap_or_else(|| "None".to_owned());
     format!("{PREFIX}{name}{MARK}{text}")
+}
+
+/// Writes `train.jsonl`.
+///
+/// # Errors
+/// A row of no or several clips, of a part of a file, or without transcript; the disk's.
+pub fn write(out: &mut Out<'_>, rows: &[Row]) -> Result<()> {
+    out.lines("train.jsonl", rows, |out, row| {
+        out.only_clip(row)?;
+        let Some(said) = &row.text else {
+            return Err(Error::input("the row has no transcript")
+                .at(out.place_of(row))
+                .hint("give it a `text`"));
+        };
+        let mut fields = ms_swift::without_part(out.fields(row)?);
+        let paths = ms_swift::paths(out, row, Base::Process)?;
+        fields.insert("audio".to_owned(), paths[0].clone());
+        fields.insert(
+            "text".to_owned(),
+            text(row.language.as_deref(), said).into(),
+        );
+        Ok(Value::Object(fields).to_string())
+    })
 }
 
 #[cfg(test)]

@@ -1,12 +1,18 @@
 //! Tables in text (CSV, TSV): a line of column names, then a row a line.
 
+use std::collections::HashSet;
 use std::path::Path;
 
 use serde_json::Map;
 use serde_json::Value;
 
 use crate::Columns;
+use crate::Row;
 use crate::form::Delimiter;
+use crate::formats::export;
+use crate::formats::export::Base;
+use crate::formats::export::Out;
+use crate::formats::export::stream;
 use crate::formats::without_column;
 use crate::row::RawRow;
 use maqam_base::error::Error;
@@ -194,6 +200,56 @@ pub fn line<'a>(cells: impl Iterator<Item = &'a str>, delimiter: Delimiter) -> S
         })
         .collect();
     written.join(&delimiter.to_string())
+}
+
+/// Writes `train.csv` or `train.tsv`.
+///
+/// # Errors
+/// The disk's.
+pub fn write(out: &mut Out<'_>, rows: &[Row], delimiter: Delimiter) -> Result<()> {
+    let name = match delimiter {
+        Delimiter::Tab => "train.tsv",
+        _ => "train.csv",
+    };
+    let mut records = Vec::with_capacity(rows.len());
+    for row in rows {
+        records.push(row.to_json(|clip| Ok(out.audio(row, clip, Base::Manifest)?.into()))?);
+    }
+    write_records(&out.path(name), &records, delimiter)
+}
+
+/// Writes a table with the columns of all records, in the order in which they first appear. Lists and objects are written as JSON.
+///
+/// # Errors
+/// The disk's.
+pub fn write_records(
+    path: &Path,
+    records: &[Map<String, Value>],
+    delimiter: Delimiter,
+) -> Result<()> {
+    let mut names: Vec<&str> = Vec::new();
+    let mut known = HashSet::new();
+    for name in records.iter().flat_map(Map::keys) {
+        if known.insert(name.as_str()) {
+            names.push(name);
+        }
+    }
+    stream(path, |file| {
+        export::line(file, &line(names.iter().copied(), delimiter), path)?;
+        for record in records {
+            let cells: Vec<String> = names
+                .iter()
+                .map(|name| match record.get(*name) {
+                    None | Some(Value::Null) => String::new(),
+                    Some(Value::String(text)) => text.clone(),
+                    Some(other) => other.to_string(),
+                })
+                .collect();
+            let text = line(cells.iter().map(String::as_str), delimiter);
+            export::line(file, &text, path)?;
+        }
+        Ok(())
+    })
 }
 
 #[cfg(test)]

@@ -4,8 +4,12 @@ use serde_json::Map;
 use serde_json::Value;
 
 use crate::AudioSource;
+use crate::Row;
+use crate::formats::export::Out;
+use crate::formats::export::stream;
 use crate::formats::tar::Member;
 use crate::formats::tar::Shard;
+use crate::formats::tar::Writer;
 use crate::formats::tar::is_audio;
 use crate::row::Inside;
 use crate::row::RawRow;
@@ -164,6 +168,49 @@ fn row(line: u32, shard: &Shard, key: &str, id: &str, members: &[Member]) -> Res
             .hint("members are KEY.wav, KEY.txt, KEY.json and the like"));
     }
     Ok(raw)
+}
+
+/// Writes `000000.tar` and so on: of each row its audio, its transcript as `.txt`, and its fields as `.json`.
+///
+/// # Errors
+/// Audio that cannot be read; the disk's.
+pub fn write(out: &mut Out<'_>, rows: &[Row]) -> Result<()> {
+    let mut number = 0;
+    for (shard, rows) in rows.chunks(out.settings.shard_rows).enumerate() {
+        let path = out.path(&format!("{shard:06}.tar"));
+        stream(&path, |file| {
+            let failed = |e: std::io::Error| Error::io(&path, "write", &e);
+            let mut tar = Writer::new(file);
+            for row in rows {
+                let key = format!("{number:09}");
+                number += 1;
+                let mut fields = out.fields(row)?;
+                for (i, clip) in row.clips.iter().enumerate() {
+                    let ending = clip.source.ending()?;
+                    let name = match row.clips.len() {
+                        1 => format!("{key}.{ending}"),
+                        _ => format!("{key}.{i}.{ending}"),
+                    };
+                    tar.add(&name, &clip.source.bytes()?).map_err(failed)?;
+                    if row.clips.len() > 1 && clip.span != maqam_audio::Span::WHOLE {
+                        return Err(Error::input("one of several clips is a part of its file")
+                            .at(out.place_of(row))
+                            .hint("cut the recordings first, or export to jsonl or parquet"));
+                    }
+                }
+                if let Some(text) = &row.text {
+                    tar.add(&format!("{key}.txt"), text.as_bytes())
+                        .map_err(failed)?;
+                }
+                fields.shift_remove(KEY);
+                let json = Value::Object(fields).to_string();
+                tar.add(&format!("{key}.json"), json.as_bytes())
+                    .map_err(failed)?;
+            }
+            tar.finish().map_err(failed)
+        })?;
+    }
+    Ok(())
 }
 
 #[cfg(test)]

@@ -1,0 +1,420 @@
+//! Files that the libraries of other tools wrote (tests/reference/make_formats.py), and ours read back.
+
+use std::collections::BTreeMap;
+use std::path::Path;
+use std::path::PathBuf;
+
+use serde_json::Value;
+
+use crate::AudioSource;
+use crate::Columns;
+use crate::Export;
+use crate::Format;
+use crate::Manifest;
+use crate::OnBadRow;
+use crate::Row;
+use crate::Source;
+use crate::export;
+use crate::task::Tasks;
+use crate::write_manifest;
+use maqam_audio::Span;
+
+fn folder() -> PathBuf {
+    Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/fixtures/formats")
+}
+
+/// A source among the fixtures, whose relative paths start from their folder.
+fn source(path: &str) -> Source {
+    Source {
+        audio_root: Some(folder()),
+        ..Source::new(folder().join(path))
+    }
+}
+
+fn read(source: &Source) -> Manifest {
+    source
+        .read(OnBadRow::Error)
+        .unwrap_or_else(|error| panic!("{}: {error}", source.path.display()))
+}
+
+/// What `expected.jsonl` says of each utterance.
+fn expected() -> BTreeMap<String, Value> {
+    let text = std::fs::read_to_string(folder().join("expected.jsonl")).unwrap();
+    text.lines()
+        .map(|line| {
+            let row: Value = serde_json::from_str(line).unwrap();
+            (row["id"].as_str().unwrap().to_owned(), row)
+        })
+        .collect()
+}
+
+/// Checks that a row is the utterance of its id: its words, its speaker, and to the sample what is heard.
+fn check(row: &Row, id: &str, what: &str) {
+    let expected = &expected()[id];
+    let place = format!("{what}, {id}");
+    let said = row
+        .text
+        .as_deref()
+        .or(row.target.as_deref())
+        .or_else(|| row.messages.last().map(|message| message.content.as_str()));
+    assert_eq!(said, expected["text"].as_str(), "{place}");
+    if let Some(speaker) = &row.speaker {
+        assert_eq!(Some(&**speaker), expected["speaker"].as_str(), "{place}");
+    }
+    if let Some(language) = &row.language {
+        assert_eq!(Some(&**language), expected["language"].as_str(), "{place}");
+    }
+    let clip = &row.clips[0];
+    let heard = clip.source.samples(clip.span).unwrap();
+    let start = expected["start_s"].as_f64().unwrap();
+    let span = Span {
+        start_s: Some(start),
+        end_s: Some(start + expected["seconds"].as_f64().unwrap()),
+        channel: None,
+    };
+    let file = folder().join(expected["file"].as_str().unwrap());
+    let original = maqam_audio::read(&file, span).unwrap();
+    assert_eq!(heard.len(), original.len(), "{place}");
+    // Lhotse writes parts anew in 16 bits, and resampling a part differs at its ends from resampling the whole.
+    let middle = 400..heard.len() - 400;
+    let far = heard[middle.clone()]
+        .iter()
+        .zip(&original[middle])
+        .map(|(a, b)| (a - b).abs())
+        .fold(0.0, f32::max);
+    assert!(far < 2e-3, "{place}: {far}");
+}
+
+fn check_all(manifest: &Manifest, ids: &[&str], what: &str) {
+    let found: Vec<&str> = manifest.rows.iter().map(|row| &*row.id).collect();
+    assert_eq!(found, ids, "{what}");
+    for row in &manifest.rows {
+        check(row, &row.id, what);
+    }
+}
+
+const ALL: [&str; 4] = ["u1", "u2", "u3", "u4"];
+const WHOLE: [&str; 2] = ["u1", "u2"];
+
+#[test]
+fn files_of_every_library_are_read() {
+    for (path, ids) in [
+        ("huggingface", &WHOLE[..]),
+        ("huggingface/data/train-*-of-00002.parquet", &WHOLE),
+        ("saved", &WHOLE),
+        ("ms_swift.jsonl", &WHOLE),
+        ("ms_swift_pairs.jsonl", &WHOLE),
+        ("nemo.json", &ALL),
+        ("nemo_conversation.jsonl", &WHOLE),
+        ("lhotse/cuts.jsonl", &ALL),
+        ("lhotse/cuts.jsonl.gz", &ALL),
+        ("lhotse_shar", &ALL),
+        ("lhotse_shar/cuts.{000000..000001}.jsonl.gz", &ALL),
+        ("kaldi", &ALL),
+        ("kaldi/wav.scp", &ALL),
+        ("table.csv", &ALL),
+        ("table.tsv", &ALL),
+        ("slam_llm.jsonl", &WHOLE),
+        ("qwen3_asr.jsonl", &WHOLE),
+    ] {
+        check_all(&read(&source(path)), ids, path);
+    }
+    for (path, ids) in [
+        ("llama_factory", &WHOLE[..]),
+        ("llama_factory/asr.json", &WHOLE),
+        ("llama_factory/dataset_info.json", &WHOLE),
+        ("llama_factory_tags/asr.json", &WHOLE),
+        ("nemo_tarred", &ALL),
+        (
+            "nemo_tarred/sharded_manifests/manifest__OP_0..1_CL_.json",
+            &ALL,
+        ),
+    ] {
+        check_all(&read(&Source::new(folder().join(path))), ids, path);
+    }
+}
+
+#[test]
+fn names_that_a_format_gives_are_fields() {
+    let rows = read(&Source::new(folder().join("common_voice/train.tsv"))).rows;
+    for (row, id) in rows.iter().zip(WHOLE) {
+        check(row, id, "Common Voice");
+        assert_eq!(row.extra_fields()["age"], "twenties");
+    }
+
+    // WebDataset's own rows have no id, so two shards tell equal keys apart.
+    let rows = read(&source("webdataset/*.tar")).rows;
+    for (row, id) in rows.iter().zip(WHOLE) {
+        check(row, id, "WebDataset");
+        assert_eq!(&*row.id, format!("{:06}/{id}", row.line - 1));
+        assert!(matches!(row.clips[0].source, AudioSource::Range { .. }));
+    }
+
+    let rows = read(&source("huggingface")).rows;
+    let emotions: Vec<Value> = rows
+        .iter()
+        .map(|row| row.extra_fields()["emotion"].clone())
+        .collect();
+    assert_eq!(emotions, ["happy", "sad"], "classes are named");
+    let labelled = Source {
+        columns: "label=emotion".parse().unwrap(),
+        ..source("saved")
+    };
+    assert_eq!(read(&labelled).rows[0].label.as_deref(), Some("happy"));
+
+    let tasks: Vec<_> = read(&source("slam_llm.jsonl")).rows;
+    assert_eq!(tasks[0].task.as_deref(), Some("asr"));
+    assert_eq!(tasks[0].instruction.as_deref(), Some("Transcribe."));
+    let cuts = read(&source("lhotse/cuts.jsonl")).rows;
+    assert_eq!(cuts[0].extra_fields()["emotion"], "happy");
+    let system = &read(&Source::new(folder().join("llama_factory"))).rows[0].messages[0];
+    assert_eq!(system.content, "Be brief.");
+}
+
+#[test]
+fn bytes_of_audio_are_those_of_the_file() {
+    for path in ["huggingface", "saved", "webdataset/*.tar", "nemo_tarred"] {
+        let source = match path {
+            "nemo_tarred" => Source::new(folder().join(path)),
+            path => source(path),
+        };
+        for (row, file) in read(&source).rows.iter().zip(["a.wav", "b.flac"]) {
+            let original = std::fs::read(folder().join("audio").join(file)).unwrap();
+            let found = row.clips[0].source.bytes().unwrap();
+            assert_eq!(*found, *original, "{path}, {file}");
+        }
+    }
+}
+
+#[test]
+fn unknown_columns_are_named_with_the_line_to_write() {
+    let foreign = source("foreign.csv");
+    let error = foreign.read(OnBadRow::Skip).unwrap_err();
+    assert_eq!(error.exit_code(), 2);
+    let error = error.to_string();
+    assert!(
+        error.contains("foreign.csv: this is CSV with columns path, sentence, client\nhint: add `columns: {audio: path, text: sentence}`"),
+        "{error}"
+    );
+    let named = Source {
+        columns: "audio=path,text=sentence,speaker=client".parse().unwrap(),
+        ..foreign
+    };
+    for (row, id) in read(&named).rows.iter().zip(WHOLE) {
+        check(row, id, "CSV");
+    }
+    for (columns, path) in [
+        ("text=sentense", "foreign.csv"),
+        ("text=sentense", "huggingface"),
+    ] {
+        let wrong = Source {
+            columns: columns.parse::<Columns>().unwrap(),
+            ..source(path)
+        };
+        let error = wrong.read(OnBadRow::Error).unwrap_err().to_string();
+        assert!(
+            error.contains("there is no column `sentense`\nhint: did you mean `sentence`?"),
+            "{error}"
+        );
+    }
+    let error = source("saved_dict")
+        .read(OnBadRow::Error)
+        .unwrap_err()
+        .to_string();
+    assert!(
+        error.contains("holds several splits: train, test"),
+        "{error}"
+    );
+    let wrong = Source {
+        format: Some(Format::Kaldi),
+        ..source("nemo.json")
+    };
+    let error = wrong.read(OnBadRow::Error).unwrap_err().to_string();
+    assert!(error.contains("is JSON lines, not kaldi"), "{error}");
+}
+
+#[test]
+fn equal_faults_are_told_once() {
+    let dir = tempfile::tempdir().unwrap();
+    let path = dir.path().join("m.jsonl");
+    std::fs::write(&path, "{\"audio\": \"x.wav\"}\n".repeat(50)).unwrap();
+    let error = Source::new(&path)
+        .read(OnBadRow::Error)
+        .unwrap_err()
+        .to_string();
+    assert!(error.contains("50 of 50 rows cannot be used"), "{error}");
+    assert_eq!(error.matches("no audio file at").count(), 1, "{error}");
+    assert!(error.contains("(50 rows)"), "{error}");
+}
+
+#[test]
+fn shards_are_one_manifest() {
+    let dir = tempfile::tempdir().unwrap();
+    for (name, text) in [
+        ("a.jsonl", "{\"text\": \"1\"}\n{\"text\": \"2\"}\n"),
+        ("b.jsonl", "{\"text\": \"3\"}\n{\"text\": 4}\n"),
+    ] {
+        std::fs::write(dir.path().join(name), text).unwrap();
+    }
+    let shards = Source::new(dir.path());
+    let manifest = shards.read(OnBadRow::Skip).unwrap();
+    let ids: Vec<&str> = manifest.rows.iter().map(|row| &*row.id).collect();
+    assert_eq!(ids, ["1", "2", "3"]);
+    assert_eq!(manifest.skipped_lines, [4]);
+    let place = manifest.rows[2].place(dir.path());
+    assert!(place.ends_with("b.jsonl:1"), "{place}");
+    assert!(
+        manifest.skipped[0].message().contains("b.jsonl:2: "),
+        "{}",
+        manifest.skipped[0]
+    );
+    assert_eq!(shards.files().unwrap().len(), 2);
+    let hash = shards.hash().unwrap();
+    std::fs::write(dir.path().join("b.jsonl"), "{\"text\": \"5\"}\n").unwrap();
+    assert_ne!(shards.hash().unwrap(), hash);
+}
+
+/// Rows with everything that formats can hold, as a manifest.
+fn rich(dir: &Path) -> PathBuf {
+    let audio = folder().join("audio");
+    let path = dir.join("rich.jsonl");
+    let a = audio.join("a.wav");
+    let c = audio.join("c.wav");
+    let rows = [
+        serde_json::json!({"id": "x-1", "audio": a, "text": "line, \"quoted\"", "speaker": "s1", "language": "ar", "task": "asr",
+            "n": 3, "ratio": 0.5, "tags": ["p", "q"], "about": {"k": [1, {"z": true}]}, "ok": true}),
+        serde_json::json!({"id": "x-2", "audio": c, "start_s": 0.125, "end_s": 0.375, "text": "نعم", "label": "happy", "n": 4, "group": "g"}),
+    ];
+    let text: String = rows.iter().map(|row| format!("{row}\n")).collect();
+    std::fs::write(&path, text).unwrap();
+    path
+}
+
+/// A row without what a reader adds: where it was read, and a length that the format always states.
+fn essence(row: &Row) -> Value {
+    let mut fields = row.to_json(|_| Ok(Value::Null)).unwrap();
+    for name in ["duration", "recording_id", "sampling_rate", "__key__"] {
+        fields.shift_remove(name);
+    }
+    fields.sort_keys();
+    fields.into()
+}
+
+#[test]
+fn nothing_is_lost_on_the_way_out_and_back() {
+    let dir = tempfile::tempdir().unwrap();
+    let rows = read(&Source::new(rich(dir.path()))).rows;
+    let tasks = Tasks::load(None).unwrap();
+    for format in Format::all() {
+        // Lists of whole files hold no part of one.
+        let holds_parts = !matches!(
+            format,
+            Format::MsSwift | Format::LlamaFactory | Format::SlamLlm | Format::Qwen3Asr
+        );
+        let rows = match holds_parts {
+            true => &rows[..],
+            false => &rows[..1],
+        };
+        for tarred in [false, true] {
+            if tarred && format != Format::Nemo {
+                continue;
+            }
+            let out = dir.path().join(format!("{format}-{tarred}"));
+            let settings = Export {
+                format,
+                out: &out,
+                copy_audio: false,
+                tarred,
+                shard_rows: 1,
+                task: Some("asr"),
+                tasks: &tasks,
+            };
+            export(rows, Path::new("rich.jsonl"), &settings)
+                .unwrap_or_else(|e| panic!("{format}: {e}"));
+            let back = read(&Source::new(&out)).rows;
+            assert_eq!(back.len(), rows.len(), "{format}");
+            for (before, after) in rows.iter().zip(&back) {
+                let heard = |row: &Row| row.clips[0].source.samples(row.clips[0].span).unwrap();
+                assert_eq!(heard(before), heard(after), "{format}: what is heard");
+                assert_eq!(
+                    before.clips[0].source.bytes().unwrap(),
+                    after.clips[0].source.bytes().unwrap(),
+                    "{format}: bytes"
+                );
+                let (before, mut after) = (essence(before), essence(after));
+                let is_text = matches!(
+                    format,
+                    Format::Csv | Format::Tsv | Format::CommonVoice | Format::Kaldi
+                );
+                let fields = before.as_object().unwrap();
+                for (name, value) in fields {
+                    let mut found = after[name.as_str()].take();
+                    if is_text
+                        && !value.is_string()
+                        && let Some(text) = found.as_str()
+                    {
+                        found = serde_json::from_str(text).unwrap();
+                    }
+                    assert_eq!(&found, value, "{format}: {name}");
+                }
+            }
+        }
+    }
+}
+
+#[test]
+fn imports_name_audio_where_it_is_or_hold_it() {
+    let dir = tempfile::tempdir().unwrap();
+    for path in [
+        "webdataset/*.tar",
+        "huggingface",
+        "lhotse_shar",
+        "table.csv",
+    ] {
+        let before = read(&source(path)).rows;
+        for name in ["out.jsonl", "out.parquet"] {
+            let out = dir.path().join(path.replace(['/', '*'], "_")).join(name);
+            std::fs::create_dir_all(out.parent().unwrap()).unwrap();
+            write_manifest(&before, &out).unwrap();
+            let after = read(&Source::new(&out)).rows;
+            assert_eq!(after.len(), before.len());
+            for (before, after) in before.iter().zip(&after) {
+                assert_eq!(essence(before), essence(after), "{path} to {name}");
+                let bytes = |row: &Row| row.clips[0].source.bytes().unwrap();
+                assert_eq!(bytes(before), bytes(after), "{path} to {name}");
+                assert_eq!(
+                    before.clips[0].span, after.clips[0].span,
+                    "{path} to {name}"
+                );
+            }
+        }
+    }
+}
+
+#[test]
+fn every_file_cut_anywhere_is_an_error_or_shorter() {
+    let dir = tempfile::tempdir().unwrap();
+    for path in [
+        "huggingface/data/train-00000-of-00002.parquet",
+        "saved/data-00000-of-00002.arrow",
+        "lhotse/cuts.jsonl.gz",
+        "webdataset/000000.tar",
+        "table.csv",
+        "llama_factory/asr.json",
+    ] {
+        let bytes = std::fs::read(folder().join(path)).unwrap();
+        let name = Path::new(path).file_name().unwrap();
+        let cut = dir.path().join(name);
+        for i in 0..24 {
+            std::fs::write(&cut, &bytes[..bytes.len() * i / 24]).unwrap();
+            let source = Source {
+                audio_root: Some(folder()),
+                ..Source::new(&cut)
+            };
+            if let Err(error) = source.read(OnBadRow::Error) {
+                assert_eq!(error.exit_code(), 2, "{path} cut at {i}/24: {error}");
+                assert!(!error.to_string().contains("panick"), "{error}");
+            }
+        }
+    }
+}

@@ -1,0 +1,447 @@
+//! Parquet files as Hugging Face `datasets` and maqam read them: typed columns, audio inside.
+
+use std::collections::BTreeMap;
+use std::collections::BTreeSet;
+use std::io::Write;
+use std::path::Path;
+
+use polars::prelude::Column;
+use polars::prelude::DataFrame;
+use polars::prelude::DataType;
+use polars::prelude::Field;
+use polars::prelude::IntoSeries;
+use polars::prelude::KeyValueMetadata;
+use polars::prelude::NamedFrom;
+use polars::prelude::ParquetWriter;
+use polars::prelude::PlSmallStr;
+use polars::prelude::PolarsResult;
+use polars::prelude::Series;
+use polars::prelude::StructChunked;
+use serde_json::Map;
+use serde_json::Value;
+use serde_json::json;
+
+use crate::Clip;
+use crate::Row;
+use crate::formats::huggingface;
+use crate::formats::huggingface::Feature;
+use crate::record::part_of;
+use maqam_base::error::Error;
+use maqam_base::error::Result;
+use maqam_base::files;
+
+/// Rows of a row group, at most.
+const GROUP_ROWS: usize = 1000;
+
+/// Bytes of audio after which a row group ends.
+const GROUP_BYTES: usize = 64 << 20;
+
+/// Key of what maqam must know of the columns.
+pub const KEY: &str = "maqam";
+
+/// Columns of a file and what each holds; those of [`Kind::Json`] are texts that stand for JSON values.
+struct Columns {
+    kinds: Vec<(String, Kind)>,
+    /// Fields that some clip of a list has.
+    clip_fields: BTreeSet<&'static str>,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq)]
+enum Kind {
+    Audio,
+    Audios,
+    Messages,
+    Boolean,
+    Integer,
+    Number,
+    Text,
+    Texts,
+    Json,
+}
+
+impl Kind {
+    /// What a value is alone; none for null.
+    fn of(name: &str, value: &Value) -> Option<Self> {
+        Some(match value {
+            Value::Null => return None,
+            _ if name == "messages" => Self::Messages,
+            Value::Bool(_) => Self::Boolean,
+            Value::Number(number) if number.is_i64() => Self::Integer,
+            Value::Number(_) => Self::Number,
+            Value::String(_) => Self::Text,
+            Value::Array(list) if !list.is_empty() && list.iter().all(Value::is_string) => {
+                Self::Texts
+            }
+            _ => Self::Json,
+        })
+    }
+
+    /// What a column of two kinds holds.
+    fn with(self, other: Self) -> Self {
+        match (self, other) {
+            (one, other) if one == other => one,
+            (Self::Integer, Self::Number) | (Self::Number, Self::Integer) => Self::Number,
+            _ => Self::Json,
+        }
+    }
+
+    fn feature(self) -> Feature {
+        match self {
+            Self::Audio => Feature::Audio,
+            Self::Audios => Feature::Audios,
+            Self::Messages => Feature::Messages,
+            Self::Boolean => Feature::Boolean,
+            Self::Integer => Feature::Integer,
+            Self::Number => Feature::Number,
+            Self::Texts => Feature::Texts,
+            Self::Text | Self::Json => Feature::Text,
+        }
+    }
+}
+
+/// Fields of a row beside its audio.
+fn fields_of(row: &Row) -> Result<Map<String, Value>> {
+    let mut fields = row.to_json(|_| Ok(Value::Null))?;
+    fields.shift_remove("audios");
+    Ok(fields)
+}
+
+impl Columns {
+    fn of(rows: &[&Row]) -> Result<Self> {
+        let mut kinds: Vec<(String, Kind)> = Vec::new();
+        let mut positions: BTreeMap<String, usize> = BTreeMap::new();
+        let mut clip_fields = BTreeSet::new();
+        let mut is_long = false;
+        let mut has_audio = false;
+        for row in rows {
+            has_audio |= !row.clips.is_empty();
+            is_long |= row.clips.len() > 1;
+            for (name, value) in fields_of(row)? {
+                let Some(kind) = Kind::of(&name, &value) else {
+                    continue;
+                };
+                match positions.get(&name) {
+                    Some(at) => kinds[*at].1 = kinds[*at].1.with(kind),
+                    None => {
+                        positions.insert(name.clone(), kinds.len());
+                        kinds.push((name, kind));
+                    }
+                }
+            }
+        }
+        if is_long {
+            // A part that each clip of a list has is a field of the clip; so is that of a row with one.
+            let moved = ["start_s", "end_s", "channel"];
+            kinds.retain(|(name, _)| !moved.contains(&name.as_str()));
+            for clip in rows.iter().flat_map(|row| &row.clips) {
+                clip_fields.extend(
+                    about(clip)
+                        .into_iter()
+                        .filter(|(_, value)| !value.is_null())
+                        .map(|(name, _)| name),
+                );
+            }
+        }
+        if has_audio {
+            let audio = match is_long {
+                true => ("audios".to_owned(), Kind::Audios),
+                false => ("audio".to_owned(), Kind::Audio),
+            };
+            kinds.insert(1.min(kinds.len()), audio);
+        }
+        Ok(Self { kinds, clip_fields })
+    }
+
+    /// Texts under the keys that `datasets` and maqam look for.
+    fn metadata(&self) -> Vec<(String, String)> {
+        let features: Vec<(String, Feature)> = self
+            .kinds
+            .iter()
+            .map(|(name, kind)| (name.clone(), kind.feature()))
+            .collect();
+        let json: Vec<&str> = self
+            .kinds
+            .iter()
+            .filter(|(_, kind)| *kind == Kind::Json)
+            .map(|(name, _)| name.as_str())
+            .collect();
+        vec![
+            (
+                huggingface::KEY.to_owned(),
+                huggingface::metadata(&features),
+            ),
+            (KEY.to_owned(), json!({"json": json}).to_string()),
+        ]
+    }
+}
+
+/// What is said of a clip beside its bytes.
+fn about(clip: &Clip) -> Vec<(&'static str, Value)> {
+    part_of(clip.span)
+        .into_iter()
+        .chain([("duration", clip.stated_s.into())])
+        .collect()
+}
+
+/// Columns whose texts stand for JSON values, by what a file says under [`KEY`].
+pub fn json_columns(text: Option<&str>) -> BTreeSet<String> {
+    let found: Value = text
+        .and_then(|text| serde_json::from_str(text).ok())
+        .unwrap_or_default();
+    found["json"]
+        .as_array()
+        .into_iter()
+        .flatten()
+        .filter_map(|name| name.as_str().map(str::to_owned))
+        .collect()
+}
+
+/// Writes rows, with their audio, as one Parquet file.
+///
+/// # Errors
+/// Audio that cannot be read; the disk's.
+pub fn write(rows: &[&Row], path: &Path) -> Result<()> {
+    let columns = Columns::of(rows)?;
+    let metadata = KeyValueMetadata::from_static(columns.metadata());
+    let mut failed = None;
+    let written = files::write_atomic_with(path, |file| {
+        write_groups(rows, &columns, metadata, file).map_err(|error| {
+            let told = std::io::Error::other(error.message().to_owned());
+            failed = Some(error);
+            told
+        })
+    });
+    match failed {
+        Some(error) => Err(error),
+        None => written,
+    }
+}
+
+fn write_groups(
+    rows: &[&Row],
+    columns: &Columns,
+    metadata: KeyValueMetadata,
+    file: &mut impl Write,
+) -> Result<()> {
+    let failed = |e: polars::prelude::PolarsError| Error::resource(format!("cannot write: {e}"));
+    let mut writer = None;
+    let mut sink = Some(ParquetWriter::new(file).with_key_value_metadata(Some(metadata)));
+    let mut start = 0;
+    while start < rows.len() || writer.is_none() {
+        let (end, group) = group(rows, start, columns)?;
+        start = end;
+        let frame = group.map_err(failed)?;
+        let writer = match &mut writer {
+            Some(writer) => writer,
+            None => {
+                let sink = sink
+                    .take()
+                    .ok_or_else(|| Error::bug("a file is begun once"))?;
+                writer.insert(sink.batched(frame.schema()).map_err(failed)?)
+            }
+        };
+        writer.write_batch(&frame).map_err(failed)?;
+    }
+    if let Some(writer) = writer {
+        writer.finish().map_err(failed)?;
+    }
+    Ok(())
+}
+
+/// The rows from `start` on that make one row group, and the row behind the last of them.
+fn group(
+    rows: &[&Row],
+    start: usize,
+    columns: &Columns,
+) -> Result<(usize, PolarsResult<DataFrame>)> {
+    let mut values: Vec<Map<String, Value>> = Vec::new();
+    let mut audio: Vec<Vec<std::sync::Arc<[u8]>>> = Vec::new();
+    let mut end = start;
+    let mut num_bytes = 0;
+    while end < rows.len() && end - start < GROUP_ROWS && num_bytes < GROUP_BYTES {
+        let row = rows[end];
+        values.push(fields_of(row)?);
+        let clips: Result<Vec<_>> = row.clips.iter().map(|clip| clip.source.bytes()).collect();
+        let clips = clips?;
+        num_bytes += clips.iter().map(|bytes| bytes.len()).sum::<usize>();
+        audio.push(clips);
+        end += 1;
+    }
+    let rows = &rows[start..end];
+    let frame = || {
+        let series: PolarsResult<Vec<Column>> = columns
+            .kinds
+            .iter()
+            .map(|(name, kind)| {
+                Ok(column(name, *kind, rows, &values, &audio, &columns.clip_fields)?.into())
+            })
+            .collect();
+        DataFrame::new(rows.len(), series?)
+    };
+    Ok((end, frame()))
+}
+
+fn column(
+    name: &str,
+    kind: Kind,
+    rows: &[&Row],
+    values: &[Map<String, Value>],
+    audio: &[Vec<std::sync::Arc<[u8]>>],
+    clip_fields: &BTreeSet<&'static str>,
+) -> PolarsResult<Series> {
+    let named = PlSmallStr::from_str(name);
+    let cells = || values.iter().map(|row| row.get(name));
+    Ok(match kind {
+        Kind::Boolean => Series::new(named, cells().map(|v| v?.as_bool()).collect::<Vec<_>>()),
+        Kind::Integer => Series::new(named, cells().map(|v| v?.as_i64()).collect::<Vec<_>>()),
+        Kind::Number => Series::new(named, cells().map(|v| v?.as_f64()).collect::<Vec<_>>()),
+        Kind::Text => Series::new(named, cells().map(|v| v?.as_str()).collect::<Vec<_>>()),
+        Kind::Json => {
+            let texts: Vec<Option<String>> =
+                cells().map(|value| value.map(Value::to_string)).collect();
+            Series::new(named, texts)
+        }
+        Kind::Texts => {
+            let lists: Vec<Option<Series>> = cells()
+                .map(|value| {
+                    let texts: Vec<&str> = value?
+                        .as_array()?
+                        .iter()
+                        .filter_map(Value::as_str)
+                        .collect();
+                    Some(Series::new(PlSmallStr::EMPTY, texts))
+                })
+                .collect();
+            list(named, lists, DataType::String)?
+        }
+        Kind::Messages => {
+            let lists: PolarsResult<Vec<Option<Series>>> = cells()
+                .map(|value| {
+                    let Some(messages) = value.and_then(Value::as_array) else {
+                        return Ok(None);
+                    };
+                    messages_of(messages).map(Some)
+                })
+                .collect();
+            let text = |name: &str| Field::new(PlSmallStr::from_str(name), DataType::String);
+            let item = DataType::Struct(vec![
+                text("role"),
+                text("content"),
+                Field::new(PlSmallStr::from_static("loss"), DataType::Boolean),
+            ]);
+            list(named, lists?, item)?
+        }
+        Kind::Audio => {
+            let bytes: Vec<Option<&[u8]>> = audio
+                .iter()
+                .map(|clips| clips.first().map(|c| &**c))
+                .collect();
+            let paths: Vec<Option<String>> = rows
+                .iter()
+                .map(|row| row.clips.first().map(name_of))
+                .collect();
+            structure(
+                named,
+                rows.len(),
+                &[
+                    Series::new(PlSmallStr::from_static("bytes"), bytes),
+                    Series::new(PlSmallStr::from_static("path"), paths),
+                ],
+            )?
+        }
+        Kind::Audios => {
+            let lists: PolarsResult<Vec<Option<Series>>> = rows
+                .iter()
+                .zip(audio)
+                .map(|(row, bytes)| match row.clips.is_empty() {
+                    true => Ok(None),
+                    false => clips_of(&row.clips, bytes, clip_fields).map(Some),
+                })
+                .collect();
+            let mut fields = vec![
+                Field::new(PlSmallStr::from_static("bytes"), DataType::Binary),
+                Field::new(PlSmallStr::from_static("path"), DataType::String),
+            ];
+            fields.extend(clip_fields.iter().map(|name| {
+                let dtype = match *name {
+                    "channel" => DataType::Int64,
+                    _ => DataType::Float64,
+                };
+                Field::new(PlSmallStr::from_str(name), dtype)
+            }));
+            list(named, lists?, DataType::Struct(fields))?
+        }
+    })
+}
+
+/// A column of lists.
+fn list(name: PlSmallStr, lists: Vec<Option<Series>>, item: DataType) -> PolarsResult<Series> {
+    let dtype = DataType::List(Box::new(item));
+    match lists.iter().all(Option::is_none) {
+        true => Ok(Series::full_null(name, lists.len(), &dtype)),
+        false => Series::new(name, lists).cast(&dtype),
+    }
+}
+
+fn structure(name: PlSmallStr, len: usize, fields: &[Series]) -> PolarsResult<Series> {
+    Ok(StructChunked::from_series(name, len, fields.iter())?.into_series())
+}
+
+fn messages_of(messages: &[Value]) -> PolarsResult<Series> {
+    let text = |name: &'static str| {
+        let texts: Vec<Option<&str>> = messages.iter().map(|m| m[name].as_str()).collect();
+        Series::new(PlSmallStr::from_static(name), texts)
+    };
+    let loss: Vec<Option<bool>> = messages.iter().map(|m| m["loss"].as_bool()).collect();
+    structure(
+        PlSmallStr::EMPTY,
+        messages.len(),
+        &[
+            text("role"),
+            text("content"),
+            Series::new(PlSmallStr::from_static("loss"), loss),
+        ],
+    )
+}
+
+fn clips_of(
+    clips: &[Clip],
+    bytes: &[std::sync::Arc<[u8]>],
+    clip_fields: &BTreeSet<&'static str>,
+) -> PolarsResult<Series> {
+    let bytes: Vec<Option<&[u8]>> = bytes.iter().map(|bytes| Some(&**bytes)).collect();
+    let paths: Vec<String> = clips.iter().map(name_of).collect();
+    let mut fields = vec![
+        Series::new(PlSmallStr::from_static("bytes"), bytes),
+        Series::new(PlSmallStr::from_static("path"), paths),
+    ];
+    for name in clip_fields {
+        let of_clip = |clip: &Clip| {
+            about(clip)
+                .into_iter()
+                .find(|(found, _)| found == name)
+                .map(|(_, value)| value)
+        };
+        let values: Vec<Option<Value>> = clips.iter().map(of_clip).collect();
+        let series = match *name {
+            "channel" => {
+                let numbers: Vec<Option<i64>> =
+                    values.iter().map(|v| v.as_ref()?.as_i64()).collect();
+                Series::new(PlSmallStr::from_str(name), numbers)
+            }
+            _ => {
+                let numbers: Vec<Option<f64>> =
+                    values.iter().map(|v| v.as_ref()?.as_f64()).collect();
+                Series::new(PlSmallStr::from_str(name), numbers)
+            }
+        };
+        fields.push(series);
+    }
+    structure(PlSmallStr::EMPTY, clips.len(), &fields)
+}
+
+/// The last name of a clip's file.
+fn name_of(clip: &Clip) -> String {
+    let name = clip.source.member();
+    name.rsplit('/').next().unwrap_or(&name).to_owned()
+}
