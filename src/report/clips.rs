@@ -13,7 +13,6 @@ use crate::data::Clip;
 use crate::data::OnBadRow;
 use crate::error::Result;
 use crate::eval::record::SUITE_FILE;
-use crate::eval::suite::SetFile;
 use crate::eval::suite::SuiteFile;
 use crate::files;
 use crate::json;
@@ -41,12 +40,13 @@ impl Clips {
         };
         let file: SuiteFile = yaml::parse(&files::read_text(&suite)?, &suite)?;
         let mut by_row = HashMap::new();
-        for set in file.sets.iter().map(SetFile::source) {
+        for set in &file.sets {
+            let source = set.source();
             // What is gone by now is left out of the page.
-            if set.files().is_err() {
+            if source.files().is_err() {
                 continue;
             }
-            for row in set.read(OnBadRow::Error)?.rows {
+            for row in source.read(OnBadRow::Error)?.rows {
                 if let Some(clip) = row.clips.first() {
                     by_row.insert((set.name.clone(), row.id.to_string()), clip.clone());
                 }
@@ -180,7 +180,8 @@ mod tests {
     #[test]
     fn what_is_embedded_is_what_was_heard() {
         let samples: Vec<f32> = (0..1600).map(|i| (i as f32 * 0.05).sin() * 0.5).collect();
-        let heard = audio::read_bytes(wav(&samples).into(), "clip", Span::default()).unwrap();
+        let heard =
+            crate::audio::read_bytes(wav(&samples).into(), "clip", Span::default()).unwrap();
         assert_eq!(heard.len(), samples.len());
         // 16 bits round by half a step of 1/32767, and readers divide by 32768.
         assert!(
