@@ -2,10 +2,12 @@
 
     python tests/reference/load_formats.py EXPORTS > crates/data/tests/fixtures/formats/loaded.txt
 
-EXPORTS holds a folder for each format, named as `--format` names it, made of one manifest:
+EXPORTS holds a folder for each format, named as `--format` names it, made in the folder of the fixtures:
 
-    for f in huggingface lhotse lhotse-shar webdataset nemo kaldi csv tsv common-voice ms-swift llama-factory slam-llm qwen3-asr; do
-      maqam data export MANIFEST --format $f --out EXPORTS/$f --task asr --copy-audio; done
+    for f in huggingface lhotse lhotse-shar webdataset nemo kaldi csv tsv common-voice; do
+      maqam data export table.csv --format $f --out EXPORTS/$f --copy-audio; done
+    for f in ms-swift llama-factory slam-llm qwen3-asr; do
+      maqam data export qwen3_asr.jsonl --format $f --out EXPORTS/$f --copy-audio --task asr; done
 
 Ran with datasets 5.2.0, lhotse 1.33.0, webdataset 1.0.2, soundfile 0.14.0. Where no library reads a format by itself, its documents' own way is
 followed: `json`, `csv`, and paths that must open.

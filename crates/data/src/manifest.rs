@@ -1,13 +1,9 @@
 //! A manifest: the rows that can be used, and what is wrong with the others.
 
-use std::path::Path;
 use std::path::PathBuf;
 
-use crate::OnBadRow;
 use crate::Row;
-use crate::Source;
 use maqam_base::error::Error;
-use maqam_base::error::Result;
 
 /// The rows of one manifest, in the order of its files.
 #[derive(Debug)]
@@ -22,22 +18,6 @@ pub struct Manifest {
     pub skipped_lines: Vec<u32>,
     /// What a user should know of the rows all the same: fields that are not read, spellings that were folded.
     pub notes: Vec<String>,
-}
-
-/// Reads a manifest whose format its files tell: see [`Source::read`].
-///
-/// # Errors
-/// As there.
-pub fn read_manifest(
-    path: &Path,
-    audio_root: Option<&Path>,
-    on_bad_row: OnBadRow,
-) -> Result<Manifest> {
-    let source = Source {
-        audio_root: audio_root.map(Path::to_owned),
-        ..Source::new(path)
-    };
-    source.read(on_bad_row)
 }
 
 #[cfg(test)]

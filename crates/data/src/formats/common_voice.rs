@@ -2,8 +2,8 @@
 
 use crate::Row;
 use crate::form::Delimiter;
-use crate::formats::export::Base;
-use crate::formats::export::Out;
+use crate::formats::out::Base;
+use crate::formats::out::Out;
 use crate::formats::table;
 use maqam_base::error::Result;
 

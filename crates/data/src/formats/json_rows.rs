@@ -8,8 +8,8 @@ use crate::AudioSource;
 use crate::Row;
 use crate::fields::brief;
 use crate::form;
-use crate::formats::export::Base;
-use crate::formats::export::Out;
+use crate::formats::out::Base;
+use crate::formats::out::Out;
 use crate::row::RawRow;
 use maqam_base::error::Error;
 use maqam_base::error::Result;
@@ -206,7 +206,7 @@ mod tests {
             [
                 "1 {\"a\":1}",
                 "2 found the number 2, not a JSON object",
-                "3 column 7: not JSON: `nope` is no value",
+                "3 column 8: not JSON: `nope` is no value",
                 "4 {\"c\":3}"
             ]
         );

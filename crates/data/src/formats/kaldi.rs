@@ -10,8 +10,8 @@ use serde_json::Map;
 use serde_json::Value;
 
 use crate::Row;
-use crate::formats::export::Base;
-use crate::formats::export::Out;
+use crate::formats::out::Base;
+use crate::formats::out::Out;
 use crate::formats::tar::is_audio;
 use crate::row::RawRow;
 use maqam_base::error::Error;

@@ -11,10 +11,10 @@ use serde_json::json;
 
 use crate::Row;
 use crate::fields::brief;
-use crate::formats::export::Base;
-use crate::formats::export::Out;
-use crate::formats::export::line;
-use crate::formats::export::stream;
+use crate::formats::out::Base;
+use crate::formats::out::Out;
+use crate::formats::out::line;
+use crate::formats::out::stream;
 use maqam_audio::Header;
 use maqam_base::error::Error;
 use maqam_base::error::Result;

@@ -12,6 +12,7 @@ pub mod mappings;
 pub mod meaning;
 pub mod ms_swift;
 pub mod nemo;
+pub mod out;
 pub mod qwen3_asr;
 pub mod slam_llm;
 pub mod table;

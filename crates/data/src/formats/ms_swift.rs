@@ -4,8 +4,8 @@ use serde_json::Map;
 use serde_json::Value;
 
 use crate::Row;
-use crate::formats::export::Base;
-use crate::formats::export::Out;
+use crate::formats::out::Base;
+use crate::formats::out::Out;
 use crate::record::message;
 use maqam_base::error::Error;
 use maqam_base::error::Result;

@@ -4,9 +4,9 @@ use serde_json::Map;
 use serde_json::Value;
 
 use crate::Row;
-use crate::formats::export::Base;
-use crate::formats::export::Out;
 use crate::formats::ms_swift;
+use crate::formats::out::Base;
+use crate::formats::out::Out;
 use crate::language;
 use maqam_base::error::Error;
 use maqam_base::error::Result;

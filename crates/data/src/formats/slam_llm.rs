@@ -4,10 +4,10 @@ use serde_json::Map;
 use serde_json::Value;
 
 use crate::Row;
-use crate::formats::export::Base;
-use crate::formats::export::Out;
 use crate::formats::ms_swift::paths;
 use crate::formats::ms_swift::without_part;
+use crate::formats::out::Base;
+use crate::formats::out::Out;
 use maqam_base::error::Error;
 use maqam_base::error::Result;
 

@@ -9,10 +9,10 @@ use serde_json::Value;
 use crate::Columns;
 use crate::Row;
 use crate::form::Delimiter;
-use crate::formats::export;
-use crate::formats::export::Base;
-use crate::formats::export::Out;
-use crate::formats::export::stream;
+use crate::formats::out;
+use crate::formats::out::Base;
+use crate::formats::out::Out;
+use crate::formats::out::stream;
 use crate::formats::without_column;
 use crate::row::RawRow;
 use maqam_base::error::Error;
@@ -235,7 +235,7 @@ pub fn write_records(
         }
     }
     stream(path, |file| {
-        export::line(file, &line(names.iter().copied(), delimiter), path)?;
+        out::line(file, &line(names.iter().copied(), delimiter), path)?;
         for record in records {
             let cells: Vec<String> = names
                 .iter()
@@ -246,7 +246,7 @@ pub fn write_records(
                 })
                 .collect();
             let text = line(cells.iter().map(String::as_str), delimiter);
-            export::line(file, &text, path)?;
+            out::line(file, &text, path)?;
         }
         Ok(())
     })

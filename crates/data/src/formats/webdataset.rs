@@ -5,8 +5,8 @@ use serde_json::Value;
 
 use crate::AudioSource;
 use crate::Row;
-use crate::formats::export::Out;
-use crate::formats::export::stream;
+use crate::formats::out::Out;
+use crate::formats::out::stream;
 use crate::formats::tar::Member;
 use crate::formats::tar::Shard;
 use crate::formats::tar::Writer;
