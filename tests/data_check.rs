@@ -32,9 +32,10 @@ fn corpus(place: &Place) -> Vec<Value> {
     let rows = (0..40).map(|i| {
         let name = format!("clips/{i}.wav");
         place.write(&format!("data/{name}"), tone(200.0 + 10.0 * f64::from(i), 1.0, 0.3));
+        let label = ["EGY", "GLF", "LAV", "NOR"][i as usize % 4];
         json!({
             "id": format!("r{i}"), "audio": name, "duration": 1.0, "task": "dialect", "language": "ar",
-            "label": ["EGY", "GLF", "LAV", "NOR"][i as usize % 4], "speaker": format!("s{}", i / 5),
+            "label": label, "speaker": format!("s{}", i / 5), "split": "train",
             "text": "كلمات قليلة",
         })
     });
@@ -150,8 +151,10 @@ fn faults_are_found_written_and_dropped() {
 fn what_splits_share_is_found() {
     let place = Place::new();
     let rows = corpus(&place);
+    let mut dev = rows[19..].to_vec();
+    dev.iter_mut().for_each(|row| row["split"] = "dev".into());
     place.write_rows("data/train.jsonl", &rows[..20]);
-    place.write_rows("data/dev.jsonl", &rows[19..]);
+    place.write_rows("data/dev.jsonl", &dev);
     errors(
         &place,
         &[
@@ -205,6 +208,9 @@ fn parts_are_disjoint_whole_and_stable() {
     split("data/all.jsonl", "parts");
     let parts = ["train", "dev", "test"].map(|part| place.lines(&format!("parts/{part}.jsonl")));
     assert_eq!(parts.iter().map(Vec::len).sum::<usize>(), 40);
+    for (part, rows) in ["train", "dev", "test"].iter().zip(&parts) {
+        assert!(rows.iter().all(|row| row["split"] == *part), "{part}");
+    }
     let speakers = parts.each_ref().map(|rows| -> BTreeSet<String> {
         rows.iter().map(|row| row["speaker"].to_string()).collect()
     });

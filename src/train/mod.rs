@@ -48,6 +48,7 @@ use crate::parts::Parts;
 use crate::schedule::Schedule;
 use crate::train::checkpoint::State;
 use crate::train::corpus::Corpus;
+use crate::train::environment::Pace;
 use crate::train::environment::Recorder;
 use crate::train::inputs::Inputs;
 use crate::train::log::StepRecord;
@@ -101,8 +102,8 @@ pub struct Run {
 
 /// Who watches a run.
 pub trait Observer {
-    /// A step is finished; `step` of `num_steps`.
-    fn step(&mut self, record: &StepRecord, num_steps: u64);
+    /// A step is finished; `pace` is its time.
+    fn step(&mut self, record: &StepRecord, pace: Pace);
     /// `done` of `total` rows have their embedding.
     fn embedding(&mut self, done: usize, total: usize);
     /// An evaluation has answered `done` of `total` examples.

@@ -5,6 +5,7 @@ use std::sync::Arc;
 
 use super::*;
 use crate::AudioSource;
+use crate::MAX_BAD_ROWS_NAMED;
 use crate::Role;
 use maqam_audio::Span;
 use polars::prelude::*;
@@ -45,6 +46,7 @@ fn refused(line: &str) -> String {
 fn audio_files(row: &Row) -> Vec<String> {
     let name = |clip: &crate::Clip| match &clip.source {
         AudioSource::File(path) => path.file_name().unwrap().to_string_lossy().into_owned(),
+        AudioSource::Range { member, .. } => member.to_string(),
         AudioSource::Embedded { name, bytes } => {
             format!("{name}:{}", String::from_utf8_lossy(bytes))
         }
