@@ -145,6 +145,25 @@ fn faults_are_found_written_and_dropped() {
     assert_eq!(kept.len(), 34);
     assert_eq!(kept[0]["audio"], "../data/clips/0.wav");
     place.run(&["data", "check", "kept/all.jsonl"]).succeeds();
+    place
+        .run(&[
+            "data",
+            "check",
+            "kept/all.jsonl",
+            "--fix",
+            "drop",
+            "--out",
+            "here.jsonl",
+        ])
+        .succeeds();
+    assert_eq!(place.lines("here.jsonl")[0]["audio"], "data/clips/0.wav");
+    place
+        .run(&["data", "split", "here.jsonl", "--out", "parts"])
+        .succeeds();
+    assert_eq!(
+        place.lines("parts/train.jsonl")[0]["audio"],
+        "../data/clips/0.wav"
+    );
 }
 
 #[test]

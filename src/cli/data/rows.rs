@@ -67,8 +67,8 @@ impl SourceArguments {
 
     /// Where relative audio paths of a manifest start.
     pub fn audio_folder(&self, manifest: &Path) -> PathBuf {
-        let own = manifest.parent().unwrap_or(Path::new(""));
-        self.audio_root.clone().unwrap_or_else(|| own.to_owned())
+        let own = || folder_of(manifest).to_owned();
+        self.audio_root.clone().unwrap_or_else(own)
     }
 
     /// Number of lines of all manifests that are files of text, for progress; 0 where that would take long.
@@ -99,6 +99,14 @@ fn num_lines(path: &Path) -> u64 {
         lines += buffer[..read].iter().filter(|&&byte| byte == b'\n').count() as u64;
     }
     lines
+}
+
+/// The folder that a file lies in.
+pub fn folder_of(file: &Path) -> &Path {
+    match file.parent() {
+        Some(folder) if !folder.as_os_str().is_empty() => folder,
+        _ => Path::new("."),
+    }
 }
 
 /// A row as a line of a manifest in `folder`. Audio that the row brings inside it is written to a folder beside that manifest.

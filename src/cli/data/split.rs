@@ -110,6 +110,16 @@ pub fn run(arguments: &Arguments, stop: &AtomicBool) -> Result<()> {
         ));
     }
 
+    for part in [Part::Dev, Part::Test] {
+        let is_empty = assignment.num_groups[part as usize] == 0;
+        if is_empty && arguments.wants(part) {
+            print::message(format_args!(
+                "note: {} is empty: there are too few groups for its size",
+                part.name()
+            ));
+        }
+    }
+
     let totals = arguments.write(&assignment, &seconds, &is_simple, stop)?;
     for (i, part) in Part::ALL.into_iter().enumerate() {
         print::line(format_args!(
@@ -139,6 +149,16 @@ impl Arguments {
                 dev: *dev,
                 test: *test,
             },
+        }
+    }
+
+    /// Whether a part of the data is asked for.
+    fn wants(&self, part: Part) -> bool {
+        let (Amounts::Shares { dev, test } | Amounts::Hours { dev, test }) = self.amounts();
+        match part {
+            Part::Train => true,
+            Part::Dev => dev > 0.0,
+            Part::Test => test > 0.0,
         }
     }
 
