@@ -212,7 +212,7 @@ fn rows_are_compared() {
         "more.jsonl:1 duplicate_id",
         "train.jsonl:3 duplicate_audio",
         "train.jsonl:3 near_duplicate_text",
-        "train.jsonl:5 duplicate_audio",
+        "train.jsonl:6 duplicate_audio",
     ];
     assert_eq!(places(&found), expected, "{found:#?}");
     assert!(
