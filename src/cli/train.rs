@@ -28,6 +28,7 @@ use crate::train::Observer;
 use crate::train::Run;
 use crate::train::checkpoint;
 use crate::train::checkpoint::State;
+use crate::train::environment::Pace;
 
 #[derive(Args)]
 pub struct Arguments {
@@ -256,7 +257,7 @@ impl Screen {
 }
 
 impl Observer for Screen {
-    fn step(&mut self, record: &StepRecord, _num_steps: u64) {
+    fn step(&mut self, record: &StepRecord, pace: Pace) {
         if record.stage != self.stage {
             self.stage.clone_from(&record.stage);
             self.progress.line(&format!("stage {}", record.stage));
@@ -264,8 +265,11 @@ impl Observer for Screen {
         self.progress.update(
             record.step,
             &format!(
-                "loss {:.4}  gradient {:.3}  rate {:.2e}",
-                record.loss, record.grad_norm, record.learning_rate
+                "loss {:.4}  gradient {:.3}  rate {:.2e}  waited {:.0} %",
+                record.loss,
+                record.grad_norm,
+                record.learning_rate,
+                100.0 * pace.waiting_share()
             ),
         );
     }

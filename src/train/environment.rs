@@ -23,6 +23,25 @@ use crate::records::environment::Session;
 use crate::records::environment::Work;
 use crate::records::log::StepRecord;
 
+/// Time of a step.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub struct Pace {
+    /// Time from its beginning to its end.
+    pub took: Duration,
+    /// Part of it in which nothing was computed, because its rows were not read yet.
+    pub waited: Duration,
+}
+
+impl Pace {
+    /// Share of the time that was waited; 0 for a step without time.
+    pub fn waiting_share(self) -> f64 {
+        match self.took.as_secs_f64() {
+            0.0 => 0.0,
+            took => self.waited.as_secs_f64() / took,
+        }
+    }
+}
+
 /// The record of a run, with the session that goes on now.
 pub(super) struct Recorder {
     path: PathBuf,
@@ -63,10 +82,11 @@ impl Recorder {
         }
     }
 
-    /// Counts a finished step and the time it took.
-    pub fn step(&mut self, record: &StepRecord, took: Duration) {
+    /// Counts a finished step and its time.
+    pub fn step(&mut self, record: &StepRecord, pace: Pace) {
         let work = &mut self.now.work;
-        work.training_s += took.as_secs_f64();
+        work.training_s += pace.took.as_secs_f64();
+        work.waiting_s += pace.waited.as_secs_f64();
         work.steps += 1;
         work.audio_s += record.seconds;
         work.tokens += record.tokens as u64;
@@ -138,14 +158,18 @@ mod tests {
             serde_json::from_str(&files::read_text(&dir.path().join(ENVIRONMENT_FILE)).unwrap())
                 .unwrap()
         };
+        let pace = |took: u64, waited: u64| Pace {
+            took: Duration::from_secs(took),
+            waited: Duration::from_secs(waited),
+        };
         let mut first = Recorder::begin(dir.path(), 0, Computes::default(), &machine);
-        first.step(&record(1), Duration::from_secs(2));
-        first.step(&record(2), Duration::from_secs(4));
+        first.step(&record(1), pace(2, 1));
+        first.step(&record(2), pace(4, 0));
         first
             .end(&Err::<(), _>(Error::new(Kind::Interrupted, "stopped")))
             .unwrap();
         let mut second = Recorder::begin(dir.path(), 2, Computes::default(), &machine);
-        second.step(&record(3), Duration::from_secs(6));
+        second.step(&record(3), pace(6, 2));
         second.write().unwrap();
         assert_eq!(read().sessions[1].outcome, Outcome::Running);
         second.end(&Ok(())).unwrap();
@@ -163,6 +187,11 @@ mod tests {
         assert_eq!(
             (found.work.audio_s_per_s, found.work.tokens_per_s),
             (1.5, 75.0)
+        );
+        assert_eq!(found.work.waiting_s, 3.0);
+        assert_eq!(
+            (pace(4, 1).waiting_share(), pace(0, 0).waiting_share()),
+            (0.25, 0.0)
         );
         let sessions = &found.sessions;
         assert_eq!(

@@ -105,7 +105,7 @@ impl Trainer<'_> {
             )?;
         }
         self.log.line(&lines)?;
-        self.tell_tensorboard(&lines);
+        self.tell_tensorboard(&lines, None);
         // A checkpoint of this step that was written before does not know of the evaluation.
         (*self.state, self.saved) = (state, None);
         self.record_environment();

@@ -20,6 +20,7 @@ use crate::records::run_folder::LOG_FILE;
 use crate::records::scores::Scores;
 use crate::schedule::Schedule;
 use crate::train::corpus::Corpus;
+use crate::train::environment::Pace;
 use crate::train::optimiser;
 use crate::train::settings::CheckpointSettings;
 use crate::train::settings::EmbeddingSettings;
@@ -73,8 +74,8 @@ pub struct Run {
 
 /// Who watches a run.
 pub trait Observer {
-    /// A step is finished; `step` of `num_steps`.
-    fn step(&mut self, record: &StepRecord, num_steps: u64);
+    /// A step is finished; `pace` is its time.
+    fn step(&mut self, record: &StepRecord, pace: Pace);
     /// `done` of `total` rows have their embedding.
     fn embedding(&mut self, done: usize, total: usize);
     /// An evaluation has answered `done` of `total` examples.

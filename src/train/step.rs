@@ -3,6 +3,8 @@
 use std::collections::BTreeMap;
 use std::ops::Range;
 use std::sync::mpsc::Receiver;
+use std::time::Duration;
+use std::time::Instant;
 
 use rayon::prelude::*;
 
@@ -59,6 +61,7 @@ impl LoadedStep {
 pub(super) struct Steps {
     receive: Receiver<Result<LoadedStep>>,
     next: Option<Result<Next>>,
+    waited: Duration,
 }
 
 /// A step, and what was heard of its first micro-batch already.
@@ -69,6 +72,7 @@ impl Steps {
         Self {
             receive,
             next: None,
+            waited: Duration::ZERO,
         }
     }
 
@@ -89,15 +93,20 @@ impl Steps {
 
     /// The next step; waits until it has been read.
     pub fn next(&mut self) -> Result<Next> {
-        match self.next.take() {
-            Some(next) => next,
-            None => Ok((
-                self.receive
-                    .recv()
-                    .map_err(|_| Error::bug("the reader of the next step ended early"))??,
-                None,
-            )),
+        self.waited = Duration::ZERO;
+        if let Some(next) = self.next.take() {
+            return next;
         }
+        let asked = Instant::now();
+        let read = self.receive.recv();
+        self.waited = asked.elapsed();
+        let loaded = read.map_err(|_| Error::bug("the reader of the next step ended early"))??;
+        Ok((loaded, None))
+    }
+
+    /// Time that the last step was waited for.
+    pub fn waited(&self) -> Duration {
+        self.waited
     }
 }
 

@@ -12,6 +12,7 @@ use crate::error::Result;
 use crate::files;
 use crate::files::AppendLog;
 use crate::files::Lines;
+use crate::train::environment::Pace;
 
 /// TensorBoard reads every file of a folder that has `tfevents` in its name.
 const FILE: &str = "events.out.tfevents.maqam";
@@ -26,15 +27,17 @@ impl Events {
     pub fn start(run: &Path, log: &Path) -> Result<Self> {
         let path: PathBuf = run.join(FILE);
         let before = std::fs::read(&path).unwrap_or_default();
-        let mut times = times(&before).into_iter();
-        let begun = times.next().unwrap_or_else(now);
+        let mut written = written(&before).into_iter();
+        let begun = written.next().map_or_else(now, |event| event.time);
         let mut bytes = record(&event(begun, 0, &[], Some("brain.Event:2")));
         if log.is_file() {
             let mut lines = Lines::open(log)?;
             while let Some((_, line)) = lines.next_line()? {
                 // The file is the log's lines in their order, so a record belongs to the line of its place.
-                let time = times.next().unwrap_or_else(now);
-                bytes.extend(records_of(&String::from_utf8_lossy(line), time)?);
+                let event = written.next();
+                let time = event.as_ref().map_or_else(now, |event| event.time);
+                let share = event.and_then(|event| event.waiting_share);
+                bytes.extend(records_of(&String::from_utf8_lossy(line), time, share)?);
             }
         }
         files::write_atomic(&path, &bytes)?;
@@ -43,9 +46,10 @@ impl Events {
         })
     }
 
-    /// Adds what a line of the log says.
-    pub fn line(&mut self, line: &str) -> Result<()> {
-        self.file.append(&records_of(line, now())?)
+    /// Adds what a line of the log says, and of a step's line how long its data was waited for.
+    pub fn line(&mut self, line: &str, pace: Option<Pace>) -> Result<()> {
+        let share = pace.map(|pace| pace.waiting_share() as f32);
+        self.file.append(&records_of(line, now(), share)?)
     }
 }
 
@@ -55,15 +59,42 @@ fn now() -> f64 {
         .map_or(0.0, |since| since.as_secs_f64())
 }
 
+/// Name of the share of a step's time in which it waited for its data. The log does not hold it, because it is another in every run.
+const WAITING_SHARE: &str = "data/waiting_share";
+
 /// The record of a line of the log, ready for the file.
-fn records_of(line: &str, time: f64) -> Result<Vec<u8>> {
+fn records_of(line: &str, time: f64, waiting_share: Option<f32>) -> Result<Vec<u8>> {
     let line: Value = serde_json::from_str(line).map_err(Error::bug)?;
-    let (step, scalars) = scalars(&line);
+    let (step, mut scalars) = scalars(&line);
+    if line["kind"] == "train" {
+        scalars.extend(waiting_share.map(|share| (WAITING_SHARE.to_owned(), share)));
+    }
     Ok(record(&event(time, step, &scalars, None)))
 }
 
-/// The times of the records of an event file, up to the first that is damaged.
-fn times(mut bytes: &[u8]) -> Vec<f64> {
+/// What is kept of a record that was written before.
+struct Written {
+    time: f64,
+    waiting_share: Option<f32>,
+}
+
+impl Written {
+    fn new(time: f64, contents: &[u8]) -> Self {
+        // The value follows its tag: field 2 of four bytes.
+        let mut tag = Vec::new();
+        block(&mut tag, 0x0a, WAITING_SHARE.as_bytes());
+        tag.push(0x15);
+        let at = contents.windows(tag.len()).position(|part| part == tag);
+        let value = at.and_then(|at| contents[at + tag.len()..].first_chunk());
+        Self {
+            time,
+            waiting_share: value.map(|value| f32::from_le_bytes(*value)),
+        }
+    }
+}
+
+/// The records of an event file, up to the first that is damaged.
+fn written(mut bytes: &[u8]) -> Vec<Written> {
     /// Bytes of a length and its checksum, and of the checksum of the contents.
     const HEAD: usize = 12;
     const TAIL: usize = 4;
@@ -82,7 +113,7 @@ fn times(mut bytes: &[u8]) -> Vec<f64> {
         let Some(time) = time.filter(|_| record(contents) == bytes[..whole]) else {
             break;
         };
-        found.push(f64::from_le_bytes(*time));
+        found.push(Written::new(f64::from_le_bytes(*time), contents));
         bytes = &bytes[whole..];
     }
     found
@@ -221,7 +252,10 @@ mod tests {
         let line = |step: u64| format!("{{\"kind\":\"train\",\"step\":{step},\"loss\":1.5}}\n");
         std::fs::write(&log, line(1) + &line(2)).unwrap();
         let path = dir.path().join(FILE);
-        let scalars = [("train/loss".to_owned(), 1.5)];
+        let scalars = [
+            ("train/loss".to_owned(), 1.5),
+            (WAITING_SHARE.to_owned(), 0.25),
+        ];
         let step = |step: u64, time: f64| record(&event(time, step, &scalars, None));
         let version = record(&event(100.0, 0, &[], Some("brain.Event:2")));
         // Four steps were written, of which the log keeps two; then one with a damaged end.
@@ -237,7 +271,7 @@ mod tests {
         // A file that cannot be read is made anew.
         std::fs::write(&path, "nothing of the kind").unwrap();
         Events::start(dir.path(), &log).unwrap();
-        assert_eq!(times(&std::fs::read(&path).unwrap()).len(), 3);
+        assert_eq!(written(&std::fs::read(&path).unwrap()).len(), 3);
     }
 
     #[test]

@@ -33,6 +33,7 @@ use crate::train::checkpoint;
 use crate::train::checkpoint::State;
 use crate::train::embeddings;
 use crate::train::embeddings::Embedder;
+use crate::train::environment::Pace;
 use crate::train::environment::Recorder;
 use crate::train::optimiser::Optimiser;
 use crate::train::optimiser::Update;
@@ -148,6 +149,7 @@ impl Trainer<'_> {
         self.check_stop()?;
         let started = Instant::now();
         let (mut loaded, heard) = steps.next()?;
+        let waited = steps.waited();
         for error in &loaded.skipped {
             if self.said.insert(error.message().to_owned()) {
                 self.observer
@@ -166,9 +168,13 @@ impl Trainer<'_> {
         lines += &Line::Train(record.clone()).to_text()?;
         self.log.line(&lines)?;
         self.logged = record.step;
-        self.environment.step(&record, started.elapsed());
-        self.tell_tensorboard(&lines);
-        self.observer.step(&record, self.schedule.num_steps());
+        let pace = Pace {
+            took: started.elapsed(),
+            waited,
+        };
+        self.environment.step(&record, pace);
+        self.tell_tensorboard(&lines, Some(pace));
+        self.observer.step(&record, pace);
         self.finish_step()
     }
 
@@ -236,9 +242,9 @@ impl Trainer<'_> {
     }
 
     /// Adds lines of the log to TensorBoard's file, as long as that can be written.
-    pub fn tell_tensorboard(&mut self, lines: &str) {
+    pub fn tell_tensorboard(&mut self, lines: &str, pace: Option<Pace>) {
         if let Some(mut events) = self.events.take() {
-            let outcome = lines.lines().try_for_each(|line| events.line(line));
+            let outcome = lines.lines().try_for_each(|line| events.line(line, pace));
             self.keep(outcome.map(|()| events));
         }
     }

@@ -33,7 +33,7 @@ fn corpus(place: &Place) -> Vec<Value> {
         let label = ["EGY", "GLF", "LAV", "NOR"][i as usize % 4];
         json!({
             "id": format!("r{i}"), "audio": name, "duration": 1.0, "task": "dialect", "language": "ar",
-            "label": label, "speaker": format!("s{}", i / 5),
+            "label": label, "speaker": format!("s{}", i / 5), "split": "train",
             "text": "كلمات قليلة",
         })
     });
@@ -143,14 +143,35 @@ fn faults_are_found_written_and_dropped() {
     assert_eq!(kept.len(), 34);
     assert_eq!(kept[0]["audio"], "../data/clips/0.wav");
     place.run(&["data", "check", "kept/all.jsonl"]).succeeds();
+    place
+        .run(&[
+            "data",
+            "check",
+            "kept/all.jsonl",
+            "--fix",
+            "drop",
+            "--out",
+            "here.jsonl",
+        ])
+        .succeeds();
+    assert_eq!(place.lines("here.jsonl")[0]["audio"], "data/clips/0.wav");
+    place
+        .run(&["data", "split", "here.jsonl", "--out", "parts"])
+        .succeeds();
+    assert_eq!(
+        place.lines("parts/train.jsonl")[0]["audio"],
+        "../data/clips/0.wav"
+    );
 }
 
 #[test]
 fn what_splits_share_is_found() {
     let place = Place::new();
     let rows = corpus(&place);
+    let mut dev = rows[19..].to_vec();
+    dev.iter_mut().for_each(|row| row["split"] = "dev".into());
     place.write_rows("data/train.jsonl", &rows[..20]);
-    place.write_rows("data/dev.jsonl", &rows[19..]);
+    place.write_rows("data/dev.jsonl", &dev);
     errors(
         &place,
         &[
@@ -204,6 +225,9 @@ fn parts_are_disjoint_whole_and_stable() {
     split("data/all.jsonl", "parts");
     let parts = ["train", "dev", "test"].map(|part| place.lines(&format!("parts/{part}.jsonl")));
     assert_eq!(parts.iter().map(Vec::len).sum::<usize>(), 40);
+    for (part, rows) in ["train", "dev", "test"].iter().zip(&parts) {
+        assert!(rows.iter().all(|row| row["split"] == *part), "{part}");
+    }
     let speakers = parts.each_ref().map(|rows| -> BTreeSet<String> {
         rows.iter().map(|row| row["speaker"].to_string()).collect()
     });

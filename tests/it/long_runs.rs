@@ -485,6 +485,11 @@ fn a_run_says_where_how_long_and_by_which_build() {
     ] {
         assert!(found[key].as_f64().unwrap() > 0.0, "{key}: {found}");
     }
+    let waiting_s = found["waiting_s"].as_f64().unwrap();
+    assert!(
+        (0.0..found["training_s"].as_f64().unwrap()).contains(&waiting_s),
+        "{found}"
+    );
     assert!(sessions[0]["machine"]["cores"].as_u64().unwrap() >= 1);
     let version = place.run(&["--version"]).succeeds().stdout;
     let commit = sessions[0]["commit"].as_str().unwrap();

@@ -57,6 +57,9 @@ pub struct Environment {
 pub struct Work {
     /// Time in training steps alone, in seconds.
     pub training_s: f64,
+    /// Time of these in which a step waited for its data, in seconds.
+    #[serde(default)]
+    pub waiting_s: f64,
     /// Optimiser steps; those that a crash made necessary again count again.
     pub steps: u64,
     /// Audio, in seconds.
@@ -75,6 +78,7 @@ impl Work {
     /// Adds the work of another session.
     pub fn add(&mut self, other: &Self) {
         self.training_s += other.training_s;
+        self.waiting_s += other.waiting_s;
         self.steps += other.steps;
         self.audio_s += other.audio_s;
         self.tokens += other.tokens;

@@ -15,6 +15,7 @@ use serde_json::json;
 use crate::cli::data::rows::SourceArguments;
 use crate::cli::data::rows::copied_row;
 use crate::cli::interrupt::check_stop;
+use crate::cli::data::rows::folder_of;
 use crate::cli::print;
 use crate::cli::progress::Progress;
 use crate::data::Streamed;
@@ -329,7 +330,7 @@ impl Arguments {
 
     /// Writes the rows without errors; returns how many.
     fn write_kept(&self, out: &Path, findings: &Findings, stop: &AtomicBool) -> Result<u64> {
-        let folder = out.parent().unwrap_or(Path::new(""));
+        let folder = folder_of(out);
         let mut draft = Draft::new(out)?;
         let mut num_kept = 0;
         for manifest in &self.manifests {

@@ -1,6 +1,5 @@
 //! `maqam data normalise`.
 
-use std::path::Path;
 use std::path::PathBuf;
 use std::sync::atomic::AtomicBool;
 
@@ -11,6 +10,7 @@ use serde_json::Value;
 use crate::cli::data::rows::SourceArguments;
 use crate::cli::data::rows::copied_row;
 use crate::cli::interrupt::check_stop;
+use crate::cli::data::rows::folder_of;
 use crate::cli::print;
 use crate::data::Row;
 use crate::data::arabic;
@@ -53,7 +53,7 @@ pub fn run(arguments: &Arguments, stop: &AtomicBool) -> Result<()> {
             "name rules, such as --rules tatweel,diacritics, or a direction: --buckwalter from",
         ));
     }
-    let folder = arguments.out.parent().unwrap_or(Path::new(""));
+    let folder = folder_of(&arguments.out);
     let mut draft = Draft::new(&arguments.out)?;
     let (mut num_rows, mut num_changed) = (0u64, 0u64);
     let notes = arguments

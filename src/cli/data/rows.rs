@@ -5,6 +5,7 @@ use std::path::Path;
 use std::path::PathBuf;
 
 use clap::Args;
+use serde_json::Map;
 use serde_json::Value;
 
 use crate::data::AudioSource;
@@ -66,8 +67,8 @@ impl SourceArguments {
 
     /// Where relative audio paths of a manifest start.
     pub fn audio_folder(&self, manifest: &Path) -> PathBuf {
-        let own = manifest.parent().unwrap_or(Path::new(""));
-        self.audio_root.clone().unwrap_or_else(|| own.to_owned())
+        let own = || folder_of(manifest).to_owned();
+        self.audio_root.clone().unwrap_or_else(own)
     }
 
     /// Number of lines of all manifests that are files of text, for progress; 0 where that would take long.
@@ -100,6 +101,14 @@ fn num_lines(path: &Path) -> u64 {
     lines
 }
 
+/// The folder that a file lies in.
+pub fn folder_of(file: &Path) -> &Path {
+    match file.parent() {
+        Some(folder) if !folder.as_os_str().is_empty() => folder,
+        _ => Path::new("."),
+    }
+}
+
 /// A row as a line of a manifest in `folder`. Audio that the row brings inside it is written to a folder beside that manifest.
 ///
 /// # Errors
@@ -124,10 +133,28 @@ fn place(clip: &Clip, folder: &Path) -> Result<Value> {
     Ok(format!("{AUDIO_FOLDER}/{name}").into())
 }
 
-/// Changes lines of a manifest into lines of one in another folder: nothing but the audio's path changes.
+/// Changes lines of a manifest into lines of one in another folder: nothing but the audio's path and the split's name changes.
 pub struct Relocation {
     /// The old folder as seen from the new one.
     prefix: String,
+}
+
+/// A line without the name of its split.
+#[derive(Debug, PartialEq)]
+pub struct Copied {
+    before: Vec<u8>,
+    /// What follows the name; none where the line has no split.
+    after: Option<Vec<u8>>,
+}
+
+impl Copied {
+    /// Returns the pieces of the line as one of this split; together they end a line.
+    pub fn of_split<'a>(&'a self, split: &'a str) -> [&'a [u8]; 3] {
+        match &self.after {
+            None => [&self.before, b"", b""],
+            Some(after) => [&self.before, split.as_bytes(), after],
+        }
+    }
 }
 
 impl Relocation {
@@ -142,36 +169,85 @@ impl Relocation {
         Ok(Self { prefix })
     }
 
-    /// Returns a line with its end. `audio` is the path in it, borrowed from the line where that is possible.
+    /// Copies a line. `audio` and `split` are what it says in these fields, borrowed from it where that is possible.
     ///
     /// # Errors
     /// A line that is no JSON object.
-    pub fn copied(&self, line: &[u8], audio: Option<&Cow<'_, str>>) -> Result<Vec<u8>> {
-        let mut copy = Vec::with_capacity(line.len() + self.prefix.len() + 2);
-        match audio.filter(|audio| self.moves(audio)) {
-            None => copy.extend_from_slice(line),
-            Some(audio) => {
-                let moved = format!("{}/{audio}", self.prefix);
-                match audio {
-                    Cow::Borrowed(audio) => {
-                        let written = serde_json::to_string(&moved).map_err(Error::bug)?;
-                        // Without its quotation marks, which stand in the line.
-                        let written = &written.as_bytes()[1..written.len() - 1];
-                        let start = audio.as_ptr() as usize - line.as_ptr() as usize;
-                        copy.extend_from_slice(&line[..start]);
-                        copy.extend_from_slice(written);
-                        copy.extend_from_slice(&line[start + audio.len()..]);
-                    }
-                    Cow::Owned(_) => {
-                        let mut row: Value = serde_json::from_slice(line).map_err(Error::input)?;
-                        row["audio"] = moved.into();
-                        copy.extend(row.to_string().into_bytes());
-                    }
-                }
-            }
+    pub fn copied(
+        &self,
+        line: &[u8],
+        audio: Option<&Cow<'_, str>>,
+        split: Option<&Cow<'_, str>>,
+    ) -> Result<Copied> {
+        let audio = audio.filter(|audio| self.moves(audio));
+        let is_escaped = |text: Option<&Cow<'_, str>>| matches!(text, Some(Cow::Owned(_)));
+        if is_escaped(audio) || is_escaped(split) {
+            return self.written_anew(line, audio, split.is_some());
         }
-        copy.push(b'\n');
-        Ok(copy)
+        // Places of both texts in the line, with what comes instead; nothing for the split's name.
+        let place = |text: &str| {
+            let start = text.as_ptr() as usize - line.as_ptr() as usize;
+            start..start + text.len()
+        };
+        let mut edits = Vec::with_capacity(2);
+        if let Some(audio) = audio {
+            let moved = serde_json::to_string(&self.moved(audio)).map_err(Error::bug)?;
+            // Without its quotation marks, which stand in the line.
+            let moved = moved.as_bytes()[1..moved.len() - 1].to_vec();
+            edits.push((place(audio), Some(moved)));
+        }
+        edits.extend(split.map(|split| (place(split), None)));
+        edits.sort_by_key(|(place, _)| place.start);
+
+        let mut before = Vec::with_capacity(line.len() + self.prefix.len() + 2);
+        let mut after = None;
+        let mut done = 0;
+        for (place, text) in edits {
+            let piece = after.as_mut().unwrap_or(&mut before);
+            piece.extend_from_slice(&line[done..place.start]);
+            match text {
+                Some(text) => piece.extend(text),
+                None => after = Some(Vec::new()),
+            }
+            done = place.end;
+        }
+        let piece = after.as_mut().unwrap_or(&mut before);
+        piece.extend_from_slice(&line[done..]);
+        piece.push(b'\n');
+        Ok(Copied { before, after })
+    }
+
+    /// Copies a line whose texts cannot be changed in their places, because they are written with escapes.
+    fn written_anew(
+        &self,
+        line: &[u8],
+        audio: Option<&Cow<'_, str>>,
+        has_split: bool,
+    ) -> Result<Copied> {
+        let mut row: Map<String, Value> = serde_json::from_slice(line).map_err(Error::input)?;
+        if let Some(audio) = audio {
+            row.insert("audio".to_owned(), self.moved(audio).into());
+        }
+        if !has_split {
+            let mut before = Value::Object(row).to_string().into_bytes();
+            before.push(b'\n');
+            return Ok(Copied {
+                before,
+                after: None,
+            });
+        }
+        row.shift_remove("split");
+        let mut before = Value::Object(row).to_string().into_bytes();
+        before.pop();
+        before.extend(b",\"split\":\"");
+        Ok(Copied {
+            before,
+            after: Some(b"\"}\n".to_vec()),
+        })
+    }
+
+    fn moved(&self, audio: &str) -> String {
+        format!("{}/{audio}", self.prefix)
     }
 
     fn moves(&self, audio: &str) -> bool {
@@ -183,38 +259,79 @@ impl Relocation {
 mod tests {
     use super::*;
 
-    #[test]
-    fn only_the_path_of_a_line_changes() {
-        let relocation = Relocation::new(Path::new("sets/a"), Path::new("out")).unwrap();
-        let copied = |line: &'static str, audio: &str| {
-            let start = line.find(audio).unwrap();
-            let audio: Cow<'static, str> = Cow::Borrowed(&line[start..start + audio.len()]);
-            String::from_utf8(relocation.copied(line.as_bytes(), Some(&audio)).unwrap()).unwrap()
+    /// The copy of a line, whose audio and split are found in it, as one of `dev`.
+    fn copied(relocation: &Relocation, line: &str, audio: &str, split: Option<&str>) -> String {
+        let find = |text: &str| {
+            let start = line.find(text).unwrap();
+            Cow::Borrowed(&line[start..start + text.len()])
         };
+        let split = split.map(find);
+        let copy = relocation
+            .copied(line.as_bytes(), Some(&find(audio)), split.as_ref())
+            .unwrap();
+        String::from_utf8(copy.of_split("dev").concat()).unwrap()
+    }
+
+    #[test]
+    fn only_path_and_split_of_a_line_change() {
+        let relocation = Relocation::new(Path::new("sets/a"), Path::new("out")).unwrap();
         assert_eq!(
-            copied(r#"{"b":1.50, "audio" :"x.wav","a": 2}"#, "x.wav"),
+            copied(
+                &relocation,
+                r#"{"b":1.50, "audio" :"x.wav","a": 2}"#,
+                "x.wav",
+                None
+            ),
             "{\"b\":1.50, \"audio\" :\"../sets/a/x.wav\",\"a\": 2}\n"
         );
         assert_eq!(
-            copied(r#"{"audio": "/x.wav"}"#, "/x.wav"),
+            copied(
+                &relocation,
+                r#"{"split": "train", "audio": "x.wav", "n": 1}"#,
+                "x.wav",
+                Some("train")
+            ),
+            "{\"split\": \"dev\", \"audio\": \"../sets/a/x.wav\", \"n\": 1}\n"
+        );
+        assert_eq!(
+            copied(
+                &relocation,
+                r#"{"audio": "x.wav", "split": "train"}"#,
+                "x.wav",
+                Some("train")
+            ),
+            "{\"audio\": \"../sets/a/x.wav\", \"split\": \"dev\"}\n"
+        );
+        assert_eq!(
+            copied(&relocation, r#"{"audio": "/x.wav"}"#, "/x.wav", None),
             "{\"audio\": \"/x.wav\"}\n"
         );
-
-        let escaped = relocation.copied(
-            br#"{"audio": "a\\b.wav"}"#,
-            Some(&Cow::Owned(r"a\b.wav".to_owned())),
-        );
-        assert_eq!(
-            String::from_utf8(escaped.unwrap()).unwrap(),
-            "{\"audio\":\"../sets/a/a\\\\b.wav\"}\n"
-        );
-        assert_eq!(relocation.copied(b"{}", None).unwrap(), b"{}\n");
         let nearby = Relocation::new(Path::new("out"), Path::new("out")).unwrap();
         assert_eq!(
-            nearby
-                .copied(br#"{"audio":"x"}"#, Some(&Cow::Borrowed("x")))
-                .unwrap(),
-            b"{\"audio\":\"x\"}\n"
+            copied(&nearby, r#"{"audio":"x"}"#, "x", None),
+            "{\"audio\":\"x\"}\n"
+        );
+        let without = relocation.copied(b"{}", None, None).unwrap();
+        assert_eq!(without.of_split("dev").concat(), b"{}\n");
+    }
+
+    #[test]
+    fn escaped_texts_are_written_anew() {
+        let relocation = Relocation::new(Path::new("sets/a"), Path::new("out")).unwrap();
+        let line = br#"{"audio": "a\\b.wav", "split": "train", "n": 1}"#;
+        let audio = Cow::Owned(r"a\b.wav".to_owned());
+        let split = Cow::Borrowed("train");
+        let copy = relocation.copied(line, Some(&audio), Some(&split)).unwrap();
+        assert_eq!(
+            String::from_utf8(copy.of_split("dev").concat()).unwrap(),
+            "{\"audio\":\"../sets/a/a\\\\b.wav\",\"n\":1,\"split\":\"dev\"}\n"
+        );
+        let copy = relocation
+            .copied(br#"{"audio": "a\\b.wav"}"#, Some(&audio), None)
+            .unwrap();
+        assert_eq!(
+            copy.of_split("dev").concat(),
+            b"{\"audio\":\"../sets/a/a\\\\b.wav\"}\n"
         );
     }
 }

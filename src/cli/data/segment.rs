@@ -1,6 +1,5 @@
 //! `maqam data segment`.
 
-use std::path::Path;
 use std::path::PathBuf;
 use std::sync::atomic::AtomicBool;
 
@@ -11,6 +10,7 @@ use crate::audio::vad::Speech;
 use crate::cli::data::rows::SourceArguments;
 use crate::cli::data::rows::copied_row;
 use crate::cli::interrupt::check_stop;
+use crate::cli::data::rows::folder_of;
 use crate::cli::print;
 use crate::cli::progress::Progress;
 use crate::data::Row;
@@ -65,7 +65,7 @@ struct Counts {
 pub fn run(arguments: &Arguments, stop: &AtomicBool) -> Result<()> {
     files::expect_writable(&arguments.out)?;
     let speech = arguments.speech()?;
-    let folder = arguments.out.parent().unwrap_or(Path::new(""));
+    let folder = folder_of(&arguments.out);
     let mut draft = Draft::new(&arguments.out)?;
     let mut counts = Counts::default();
     let mut progress = Progress::new(

@@ -7,6 +7,7 @@ use std::sync::atomic::AtomicBool;
 
 use clap::Args;
 
+use crate::cli::data::rows::Copied;
 use crate::cli::data::rows::Relocation;
 use crate::cli::data::rows::SourceArguments;
 use crate::cli::data::rows::copied_row;
@@ -109,6 +110,16 @@ pub fn run(arguments: &Arguments, stop: &AtomicBool) -> Result<()> {
         ));
     }
 
+    for part in [Part::Dev, Part::Test] {
+        let is_empty = assignment.num_groups[part as usize] == 0;
+        if is_empty && arguments.wants(part) {
+            print::message(format_args!(
+                "note: {} is empty: there are too few groups for its size",
+                part.name()
+            ));
+        }
+    }
+
     let totals = arguments.write(&assignment, &seconds, &is_simple, stop)?;
     for (i, part) in Part::ALL.into_iter().enumerate() {
         print::line(format_args!(
@@ -138,6 +149,16 @@ impl Arguments {
                 dev: *dev,
                 test: *test,
             },
+        }
+    }
+
+    /// Whether a part of the data is asked for.
+    fn wants(&self, part: Part) -> bool {
+        let (Amounts::Shares { dev, test } | Amounts::Hours { dev, test }) = self.amounts();
+        match part {
+            Part::Train => true,
+            Part::Dev => dev > 0.0,
+            Part::Test => test > 0.0,
         }
     }
 
@@ -273,35 +294,49 @@ impl Arguments {
         let mut totals = Totals::default();
         let mut next = 0;
         for (manifest, is_simple) in self.manifests.iter().zip(is_simple) {
-            let mut put = |text: &[u8]| -> Result<()> {
+            // Where the next row goes.
+            let mut place = || -> Result<Part> {
                 if next >= assignment.len() {
                     return Err(changed(manifest));
                 }
-                let part = assignment.part(next) as usize;
-                totals.rows[part] += 1;
-                totals.seconds[part] += f64::from(seconds[next]);
+                let part = assignment.part(next);
+                totals.rows[part as usize] += 1;
+                totals.seconds[part as usize] += f64::from(seconds[next]);
                 next += 1;
-                drafts[part].append(text)
+                Ok(part)
             };
             if *is_simple {
                 let folder = self.source.audio_folder(manifest);
                 let relocation = Relocation::new(&folder, &self.out)?;
-                let look = |rows: &[(u32, &[u8], Glance<'_>)]| -> Result<Vec<Vec<u8>>> {
+                let look = |rows: &[(u32, &[u8], Glance<'_>)]| -> Result<Vec<Copied>> {
                     let copy = |(_, text, glance): &(u32, &[u8], Glance<'_>)| {
-                        relocation.copied(text, glance.audio.as_ref())
+                        relocation.copied(text, glance.audio.as_ref(), glance.split.as_ref())
                     };
                     rows.iter().map(copy).collect()
                 };
                 let seen = glance::at_lines(manifest, &self.wanted(), look, |lines| {
                     check_stop(stop)?;
-                    lines?.iter().try_for_each(|line| put(line))
+                    for line in lines? {
+                        let part = place()?;
+                        let draft = &mut drafts[part as usize];
+                        line.of_split(part.name())
+                            .into_iter()
+                            .try_for_each(|piece| draft.append(piece))?;
+                    }
+                    Ok(())
                 })?;
                 if seen != Seen::Whole {
                     return Err(changed(manifest));
                 }
             } else {
                 self.rows(manifest, stop, &mut |_, row| {
-                    put(&copied_row(row, &self.out)?)
+                    let part = place()?;
+                    let split = row.split.as_ref().map(|_| part.name().into());
+                    let row = Row {
+                        split,
+                        ..row.clone()
+                    };
+                    drafts[part as usize].append(&copied_row(&row, &self.out)?)
                 })?;
             }
         }

@@ -13,6 +13,7 @@ use crate::check::Kind;
 use crate::check::Placed;
 use crate::check::Sink;
 use crate::check::clips::Heard;
+use crate::check::clips::SILENT_PEAK;
 use crate::near_duplicates::RunIndex;
 use crate::near_duplicates::Sketches;
 use crate::near_duplicates::comparable;
@@ -81,6 +82,8 @@ pub struct Across {
     file_of: Vec<u16>,
     split_of: Vec<u16>,
     lines: Vec<u32>,
+    tasks: Vec<Arc<str>>,
+    tasks_of: Vec<u16>,
     ids: Texts,
     speakers: Vec<Value>,
     groups: Vec<Value>,
@@ -105,6 +108,8 @@ impl Across {
             file_of: Vec::new(),
             split_of: Vec::new(),
             lines: Vec::new(),
+            tasks: Vec::new(),
+            tasks_of: Vec::new(),
             ids: Texts::default(),
             speakers: Vec::new(),
             groups: Vec::new(),
@@ -136,6 +141,8 @@ impl Across {
         self.file_of.push(position(&mut self.files, &placed.file));
         self.split_of.push(position(&mut self.splits, split));
         self.lines.push(placed.line);
+        let task = placed.row.task.clone().unwrap_or_default();
+        self.tasks_of.push(position(&mut self.tasks, &task));
         // A row without an id is called after its line.
         let id = Some(&*placed.row.id).filter(|id| *id != placed.row.line.to_string());
         self.ids.push(id.unwrap_or_default());
@@ -149,7 +156,10 @@ impl Across {
 
         for (clip, heard) in placed.row.clips.iter().zip(heard) {
             let Ok(facts) = &heard.found else { continue };
-            if let Some(decoded) = &facts.decoded {
+            // Silent clips are alike, and are told as such.
+            if let Some(decoded) = &facts.decoded
+                && decoded.peak >= SILENT_PEAK
+            {
                 let [a, b] = [0, 8].map(|at| {
                     let mut bytes = [0; 8];
                     bytes.copy_from_slice(&decoded.content[at..at + 8]);
@@ -281,9 +291,18 @@ impl Across {
 
         audio.par_sort_unstable_by_key(|value| (value.hash, rank(value.row), value.row));
         for same in audio.chunk_by(|a, b| a.hash == b.hash) {
-            let first = same[0].row;
-            let others = same[1..].iter().filter(|value| value.row != first);
-            named.extend(others.map(|value| (value.row, first, "the same audio as".to_owned())));
+            let mut first_of_kind: HashMap<(u16, u16), u32> = HashMap::new();
+            for value in same {
+                let (row, first) = (value.row, same[0].row);
+                let of_task = *first_of_kind
+                    .entry((rank(row), self.tasks_of[row as usize]))
+                    .or_insert(row);
+                if rank(row) != rank(first) {
+                    named.push((row, first, "the same audio as".to_owned()));
+                } else if of_task != row {
+                    named.push((row, of_task, "the same audio as".to_owned()));
+                }
+            }
         }
 
         parts.par_sort_unstable_by(|a, b| {
@@ -291,29 +310,38 @@ impl Across {
             key(a).cmp(&key(b))
         });
         for of_file in parts.chunk_by(|a, b| a.file == b.file) {
-            // The part that reaches furthest so far is the one to overlap with.
-            let mut furthest = of_file[0];
-            for part in &of_file[1..] {
-                let overlap_s = furthest.end_s.min(part.end_s) - part.start_s;
-                if overlap_s > 1e-3 && part.row != furthest.row {
-                    let (first, later) =
-                        match (rank(furthest.row), furthest.row) < (rank(part.row), part.row) {
-                            true => (furthest.row, part.row),
-                            false => (part.row, furthest.row),
-                        };
-                    named.push((
-                        later,
-                        first,
-                        format!("{overlap_s:.2} s of the same recording as"),
-                    ));
+            // Of each split and task the part that reaches furthest so far is the one to overlap with.
+            let mut furthest: HashMap<(u16, u16), Part> = HashMap::new();
+            for part in of_file {
+                let kind = (rank(part.row), self.tasks_of[part.row as usize]);
+                for (other, before) in &furthest {
+                    let overlap_s = before.end_s.min(part.end_s) - part.start_s;
+                    // Other tasks of one split may use the same audio.
+                    let is_meant = other.0 == kind.0 && other.1 != kind.1;
+                    if overlap_s <= 1e-3 || is_meant || before.row == part.row {
+                        continue;
+                    }
+                    let order = |row: u32| (rank(row), row);
+                    let (first, later) = match order(before.row) < order(part.row) {
+                        true => (before.row, part.row),
+                        false => (part.row, before.row),
+                    };
+                    let what = format!("{overlap_s:.2} s of the same recording as");
+                    named.push((later, first, what));
                 }
-                if part.end_s > furthest.end_s {
-                    furthest = *part;
+                let longest = furthest.entry(kind).or_insert(*part);
+                if part.end_s > longest.end_s {
+                    *longest = *part;
                 }
             }
         }
 
-        named.sort_by_key(|(row, first, _)| (*row, *first));
+        // What another split has is told before what the own split has.
+        named.sort_by(|a, b| {
+            let key =
+                |(row, first, _): &(u32, u32, String)| (*row, rank(*first) == rank(*row), *first);
+            key(a).cmp(&key(b)).then_with(|| a.2.cmp(&b.2))
+        });
         named.dedup_by_key(|(row, ..)| *row);
         for (row, first, what) in named {
             let (kind, of_split) = match rank(row) == rank(first) {

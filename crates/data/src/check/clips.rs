@@ -22,7 +22,7 @@ use maqam_metrics::Kind as TaskKind;
 pub const STATED_TOLERANCE_S: f64 = 0.1;
 
 /// Peak under which a recording counts as silent: -60 dBFS.
-const SILENT_PEAK: f32 = 1e-3;
+pub const SILENT_PEAK: f32 = 1e-3;
 
 /// Level of the average of all channels, relative to the first, under which they cancel each other: -40 dB.
 const CANCELLED: f64 = 1e-2;

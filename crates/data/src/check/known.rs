@@ -134,9 +134,11 @@ impl Known {
     /// # Errors
     /// A disk that does not take it.
     pub fn keep(&self) -> Result<()> {
-        match lock(&self.fresh).len() {
-            few if few < WRITTEN_FROM => Ok(()),
-            _ => self.write(),
+        // The lock is given back before it is taken to write.
+        let waiting = lock(&self.fresh).len();
+        match waiting < WRITTEN_FROM {
+            true => Ok(()),
+            false => self.write(),
         }
     }
 

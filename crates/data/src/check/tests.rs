@@ -119,7 +119,7 @@ fn faults_of_audio_are_named() {
         r#"{"id": "9", "audio": "page.wav", "text": "hello there"}"#,
         r#"{"id": "10", "audio": "gone.wav", "text": "hello there"}"#,
         r#"{"id": "11", "audio": "good.wav", "start_s": 3, "text": "hello there"}"#,
-        r#"{"id": "12", "audio": "good.wav", "duration": 2.5, "task": "emotion", "label": "sad"}"#,
+        r#"{"id": "12", "audio": "good.wav", "duration": 2.5, "text": "hello there"}"#,
         r#"{"id": "13", "audio": 5}"#,
     ];
     let found = check(dir.path(), &[("a.jsonl", &lines)], &Known::default());
@@ -183,6 +183,7 @@ fn rows_are_compared() {
         r#"{"id": "a", "audio": "0.wav", "speaker": "s1", "text": "the quick brown fox jumps over the lazy dog again and sleeps all day in the warm sun"}"#,
         r#"{"id": "b", "audio": "1.wav", "speaker": "s2", "text": "one two three four five six"}"#,
         r#"{"id": "c", "audio": "copy.wav", "speaker": "s1", "text": "the quick brown fox jumped over the lazy dog again and sleeps all day in the warm sun"}"#,
+        r#"{"id": "k", "audio": "0.wav", "task": "dialect", "label": "EGY", "speaker": "s1"}"#,
         r#"{"id": "d", "audio": "2.wav", "start_s": 0, "end_s": 2, "group": "g1", "text": "hello there"}"#,
         r#"{"id": "e", "audio": "2.wav", "start_s": 1.5, "end_s": 3, "group": "g1", "text": "hello there"}"#,
         r#"{"id": "f", "audio": "2.wav", "start_s": 3, "end_s": 4, "group": "g1", "text": "hello there"}"#,
@@ -211,7 +212,7 @@ fn rows_are_compared() {
         "more.jsonl:1 duplicate_id",
         "train.jsonl:3 duplicate_audio",
         "train.jsonl:3 near_duplicate_text",
-        "train.jsonl:5 duplicate_audio",
+        "train.jsonl:6 duplicate_audio",
     ];
     assert_eq!(places(&found), expected, "{found:#?}");
     assert!(
@@ -257,4 +258,26 @@ fn known_facts_are_not_found_again() {
     assert_eq!(run().1, first);
     write_wav(&clip, &tone(1, 16_001), 1, 16_000);
     assert!(run().1.is_empty());
+}
+
+#[test]
+fn many_facts_are_kept_on_the_way() {
+    let dir = tempfile::tempdir().unwrap();
+    let state = dir.path().join("known.jsonl");
+    let then = std::time::SystemTime::now() - std::time::Duration::from_secs(60);
+    let lines: Vec<String> = (0..500)
+        .map(|i| {
+            let name = format!("{i}.wav");
+            let path = dir.path().join(&name);
+            write_wav(&path, &tone(i, 4_000), 1, 16_000);
+            let file = fs::File::options().write(true).open(path).unwrap();
+            file.set_modified(then).unwrap();
+            format!(r#"{{"audio": "{name}", "task": "emotion", "label": "happy"}}"#)
+        })
+        .collect();
+    let lines: Vec<&str> = lines.iter().map(String::as_str).collect();
+    // Five hundred lines of facts are more than are held back.
+    let known = Known::open(&state).unwrap();
+    assert!(check(dir.path(), &[("a.jsonl", &lines)], &known).is_empty());
+    assert_eq!(Known::open(&state).unwrap().len(), 500);
 }

@@ -316,7 +316,9 @@ fn checksum_fits(block: &[u8; BLOCK]) -> bool {
 fn number(field: &[u8]) -> Option<u64> {
     if field.first()? & 0x80 != 0 {
         let bytes = &field[field.len().checked_sub(8)?..];
-        let is_small = field[1..field.len() - 8].iter().all(|byte| *byte == 0);
+        // A field of eight bytes is its number, mark included.
+        let high = field.get(1..field.len() - 8).unwrap_or_default();
+        let is_small = high.iter().all(|byte| *byte == 0);
         let number = bytes
             .iter()
             .fold(0u64, |number, byte| number << 8 | u64::from(*byte));
