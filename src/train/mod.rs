@@ -34,7 +34,6 @@ use crate::files;
 use crate::models::AudioLlm;
 use crate::schedule::Schedule;
 use crate::train::checkpoint::State;
-use crate::train::environment::Pace;
 use crate::train::environment::Recorder;
 use crate::train::optimiser::Optimiser;
 use crate::train::tensorboard::Events;

@@ -14,8 +14,8 @@ use serde_json::json;
 
 use crate::cli::data::rows::SourceArguments;
 use crate::cli::data::rows::copied_row;
-use crate::cli::interrupt::check_stop;
 use crate::cli::data::rows::folder_of;
+use crate::cli::interrupt::check_stop;
 use crate::cli::print;
 use crate::cli::progress::Progress;
 use crate::data::Streamed;

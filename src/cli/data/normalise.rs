@@ -9,8 +9,8 @@ use serde_json::Value;
 
 use crate::cli::data::rows::SourceArguments;
 use crate::cli::data::rows::copied_row;
-use crate::cli::interrupt::check_stop;
 use crate::cli::data::rows::folder_of;
+use crate::cli::interrupt::check_stop;
 use crate::cli::print;
 use crate::data::Row;
 use crate::data::arabic;
