@@ -7,3 +7,5 @@
 pub mod batch;
 pub mod ops;
 pub mod model;
+pub mod models;
+pub mod objective;

@@ -1,0 +1,3 @@
+//! Families of models, one folder each.
+
+pub mod hubert;
