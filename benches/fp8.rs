@@ -13,14 +13,13 @@ use maqam::batch::Sequence;
 use maqam::data::OnBadRow;
 use maqam::data::read_manifest;
 use maqam::load::Loader;
-use maqam::model::AudioLlm;
-use maqam::model::Pass;
-use maqam::model::config::Config;
-use maqam::model::decoder::DecoderLayer;
-use maqam::model::decoder::Packing;
-use maqam::model::decoder::Save;
-use maqam::model::trained::Trained;
-use maqam::model::weights::Weights;
+use maqam::models::AudioLlm;
+use maqam::models::Pass;
+use maqam::models::config::Config;
+use maqam::models::trained::Trained;
+use maqam::nn::decoder_layer::DecoderLayer;
+use maqam::nn::decoder_layer::Packing;
+use maqam::nn::saving::Save;
 use maqam::ops::activation::swiglu;
 use maqam::ops::attention::Mask;
 use maqam::ops::attention::attention;
@@ -77,9 +76,10 @@ fn open(dir: &Path, adapter: &Path) -> Fallible<AudioLlm> {
     let config = Config::load(dir)?;
     let trained = Trained::load(adapter, &config)?;
     let adapter = trained.adapter.ok_or("a folder without an adapter")?;
+    let weights = config.weights(dir)?;
     let model = AudioLlm::new(
         config,
-        &Weights::open(dir)?,
+        &weights,
         adapter.plan.clone(),
         true,
         &candle_core::Device::Cpu,

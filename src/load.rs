@@ -309,6 +309,17 @@ fn seconds_of(samples: usize) -> f64 {
     samples as f64 / f64::from(SAMPLE_RATE)
 }
 
+/// Samples of a clip, mono at [`SAMPLE_RATE`].
+///
+/// # Errors
+/// Audio that cannot be read, naming the file.
+pub fn samples_of(clip: &Clip) -> Result<Vec<f32>> {
+    match &clip.source {
+        AudioSource::File(path) => audio::read(path, clip.span),
+        AudioSource::Embedded { bytes, name } => audio::read_bytes(bytes.clone(), name, clip.span),
+    }
+}
+
 /// Log-mel frames of a clip, and its length in seconds.
 ///
 /// # Errors
@@ -318,10 +329,7 @@ pub fn features_of(
     extractor: &LogMelExtractor,
     max_audio_s: Option<f64>,
 ) -> Result<(LogMel, f64)> {
-    let samples = match &clip.source {
-        AudioSource::File(path) => audio::read(path, clip.span)?,
-        AudioSource::Embedded { bytes, name } => audio::read_bytes(bytes.clone(), name, clip.span)?,
-    };
+    let samples = samples_of(clip)?;
     check_length(clip, samples.len(), max_audio_s, &Headers::default())
         .map_err(|e| e.at(name_of(clip)))?;
     Ok((extractor.extract(&samples), seconds_of(samples.len())))

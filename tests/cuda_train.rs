@@ -14,18 +14,18 @@ use card::CARD;
 use golden::Golden;
 use maqam::batch::Batch;
 use maqam::batch::Sequence;
-use maqam::model::AudioLlm;
-use maqam::model::Pass;
-use maqam::model::config::Config;
-use maqam::model::decoder::Save;
-use maqam::model::generate::Limits;
-use maqam::model::generate::Sampling;
-use maqam::model::lora::Init;
-use maqam::model::lora::Plan;
-use maqam::model::lora::Settings as Lora;
-use maqam::model::lora::Targets;
-use maqam::model::peft;
-use maqam::model::weights::Weights;
+use maqam::models::AudioLlm;
+use maqam::models::Pass;
+use maqam::models::config::Config;
+use maqam::models::generate::Limits;
+use maqam::models::generate::Sampling;
+use maqam::nn::lora::Init;
+use maqam::nn::lora::Plan;
+use maqam::nn::lora::Settings as Lora;
+use maqam::nn::lora::Targets;
+use maqam::nn::peft;
+use maqam::nn::saving::Save;
+use maqam::nn::weights::Weights;
 use maqam::ops::device;
 use maqam::parts::Part;
 use maqam::parts::Parts;
@@ -60,7 +60,7 @@ fn batch(golden: &Golden) -> Batch {
 /// The golden's weights in bf16, as checkpoints of this size are: the CPU widens the same numbers that the card computes with.
 fn weights(golden: &Golden) -> Weights {
     let mut tensors = HashMap::new();
-    for file in maqam::model::checkpoint::weight_files(&golden.dir).unwrap() {
+    for file in maqam::nn::checkpoint::weight_files(&golden.dir).unwrap() {
         for (name, tensor) in candle_core::safetensors::load(file, &Device::Cpu).unwrap() {
             let name = if name.starts_with("thinker.") {
                 name
@@ -77,7 +77,7 @@ fn weights(golden: &Golden) -> Weights {
             );
         }
     }
-    Weights::open(&golden.dir).unwrap().with(tensors)
+    config(golden).weights(&golden.dir).unwrap().with(tensors)
 }
 
 fn config(golden: &Golden) -> Config {
@@ -86,7 +86,8 @@ fn config(golden: &Golden) -> Config {
 
 /// The model with the golden's first or last adapter.
 fn adapted(golden: &Golden, adapter: &str, device: &Device) -> AudioLlm {
-    let adapter = peft::Adapter::load(&golden.dir.join(adapter), &config(golden)).unwrap();
+    let adapter =
+        peft::Adapter::load(&golden.dir.join(adapter), &config(golden).adaptable()).unwrap();
     let model = AudioLlm::new(
         config(golden),
         &weights(golden),
@@ -112,7 +113,7 @@ fn trained(golden: &Golden, how: Training, device: &Device) -> AudioLlm {
         targets: Targets::Named("all-linear".into()),
         ..Lora::default()
     };
-    let plan = Plan::from_settings(&settings, &parts, &config(golden)).unwrap();
+    let plan = Plan::from_settings(&settings, &parts, &config(golden).adaptable()).unwrap();
     let model = AudioLlm::new(config(golden), &weights(golden), plan, true, device).unwrap();
     model.initialise(Init::Default, 3).unwrap();
     for entry in model

@@ -9,7 +9,7 @@ use command::small_run;
 use maqam::data::OnBadRow;
 use maqam::data::read_manifest;
 use maqam::load::Loader;
-use maqam::model::config::Config;
+use maqam::models::config::Config;
 use maqam::seed::Key;
 use maqam::task::Mode;
 use maqam::task::example_without_task;

@@ -7,12 +7,12 @@ use golden::Golden;
 use golden::flat;
 use maqam::batch::Batch;
 use maqam::batch::Sequence;
-use maqam::model::AudioLlm;
-use maqam::model::Pass;
-use maqam::model::decoder::Save;
-use maqam::model::lora::Init;
-use maqam::model::lora::Plan;
-use maqam::model::lora::Settings;
+use maqam::models::AudioLlm;
+use maqam::models::Pass;
+use maqam::nn::lora::Init;
+use maqam::nn::lora::Plan;
+use maqam::nn::lora::Settings;
+use maqam::nn::saving::Save;
 use maqam::parts::Part;
 use maqam::parts::Parts;
 use maqam::parts::PerPart;
@@ -45,9 +45,9 @@ fn batch(golden: &Golden) -> Batch {
 }
 
 fn model(golden: &Golden, parts: &Parts) -> AudioLlm {
-    let config = maqam::model::config::Config::load(&golden.dir).unwrap();
+    let config = maqam::models::config::Config::load(&golden.dir).unwrap();
     golden.model(
-        Plan::from_settings(&Settings::default(), parts, &config).unwrap(),
+        Plan::from_settings(&Settings::default(), parts, &config.adaptable()).unwrap(),
         true,
     )
 }

@@ -1,4 +1,4 @@
-"""Sizes of the thinkers that the peers on one GPU are measured on: those of `maqam bench train --shape` (crates/engine/src/model/shapes.rs)."""
+"""Sizes of the thinkers that the peers on one GPU are measured on: those of `maqam bench train --shape` (crates/engine/src/models/qwen_omni/shapes.rs)."""
 
 OMNI_TOWER = dict(encoder_layers=32, d_model=1280, encoder_attention_heads=20, encoder_ffn_dim=5120)
 SHAPES = {

@@ -11,9 +11,9 @@ use maqam::eval::judge::answer;
 use maqam::eval::judge::rubric::Rubric;
 use maqam::eval::suite::Suite;
 use maqam::experiment::Experiment;
-use maqam::model::checkpoint::Checkpoint;
-use maqam::model::config::Config;
-use maqam::model::peft::Adapter;
+use maqam::models::config::Config;
+use maqam::nn::checkpoint::Checkpoint;
+use maqam::nn::peft::Adapter;
 use maqam::recipe::Recipe;
 use maqam::task::Tasks;
 use maqam::task::load_task;
@@ -156,7 +156,7 @@ fn safetensors(bytes: &[u8]) -> Result<String> {
         fs::write(&path, bytes)
     };
     write().map_err(|e| Error::io(&path, "write", &e))?;
-    Checkpoint::open(&folder).map(|_| "read".to_owned())
+    Checkpoint::open(&folder, &[]).map(|_| "read".to_owned())
 }
 
 fn adapter(bytes: &[u8]) -> Result<String> {
@@ -172,7 +172,7 @@ fn adapter(bytes: &[u8]) -> Result<String> {
     };
     write().map_err(|e| Error::io(&folder, "write", &e))?;
     let config = CONFIG.as_ref().map_err(Clone::clone)?;
-    Adapter::load(&folder, config).map(|_| "read".to_owned())
+    Adapter::load(&folder, &config.adaptable()).map(|_| "read".to_owned())
 }
 
 fn judge_answer(bytes: &[u8]) -> Result<String> {

@@ -7,9 +7,9 @@ use clap::ValueEnum;
 use crate::cli::print;
 use crate::error::Error;
 use crate::error::Result;
-use crate::model::AudioLlm;
-use crate::model::precision::Computes;
-use crate::model::precision::Precision;
+use crate::models::AudioLlm;
+use crate::nn::precision::Computes;
+use crate::nn::precision::Precision;
 use crate::ops::device;
 use crate::ops::device::Choice;
 

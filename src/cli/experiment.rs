@@ -35,7 +35,7 @@ use crate::load::headers::Headers;
 use crate::load::rows::Pool;
 use crate::load::rows::RowCheck;
 use crate::load::rows::Watch;
-use crate::model::precision::Precision;
+use crate::nn::precision::Precision;
 use crate::recipe::Begun;
 use crate::report;
 use crate::train::Observer;

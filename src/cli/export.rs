@@ -13,13 +13,12 @@ use crate::error::Error;
 use crate::error::Result;
 use crate::files;
 use crate::files::StagedDir;
-use crate::model::config::Config;
-use crate::model::export::Origin;
-use crate::model::export::merge;
-use crate::model::peft;
-use crate::model::peft::Card;
-use crate::model::peft::KeyForm;
-use crate::model::trained::Trained;
+use crate::models::config::Config;
+use crate::models::export::Origin;
+use crate::models::export::merge;
+use crate::models::trained::Trained;
+use crate::nn::peft;
+use crate::nn::peft::Card;
 
 #[derive(Args)]
 pub struct Arguments {
@@ -83,8 +82,8 @@ pub fn run(arguments: &Arguments) -> Result<()> {
             ))?;
             return Ok(());
         }
-        Form::Peft => KeyForm::Full,
-        Form::PeftThinker => KeyForm::Thinker,
+        Form::Peft => &config.names.adapters[0],
+        Form::PeftThinker => &config.names.adapters[1],
     };
     if arguments.dtype.is_some() {
         return Err(

@@ -4,6 +4,7 @@ pub mod allocator;
 mod bad_rows;
 mod bench;
 mod device;
+mod encoder;
 mod eval;
 mod experiment;
 mod export;
@@ -43,14 +44,13 @@ use crate::error::Error;
 use crate::error::Result;
 use crate::load::Loader;
 use crate::machine;
-use crate::model::AudioLlm;
-use crate::model::config::Config;
-use crate::model::lora::Plan;
-use crate::model::memory::HostNeed;
-use crate::model::precision::Precision;
-use crate::model::sizes::Sizes;
-use crate::model::trained::Trained;
-use crate::model::weights::Weights;
+use crate::models::AudioLlm;
+use crate::models::config::Config;
+use crate::models::memory::HostNeed;
+use crate::models::sizes::Sizes;
+use crate::models::trained::Trained;
+use crate::nn::lora::Plan;
+use crate::nn::precision::Precision;
 use crate::seed::Key;
 use crate::task::AskedIn;
 use crate::task::Example;
@@ -97,6 +97,9 @@ enum Command {
     Report(report::ReportArguments),
     /// Compare runs judged on the same rows: tables and figures for a paper.
     Compare(report::CompareArguments),
+    /// Speech encoders: train from scratch, distil into smaller ones.
+    #[command(subcommand)]
+    Encoder(encoder::Command),
     /// Merge an adapter into a checkpoint, or write it as PEFT reads it.
     Export(export::Arguments),
     /// Measure speed and memory.
@@ -169,13 +172,8 @@ impl ModelArguments {
             .map_or_else(Plan::default, |adapter| adapter.plan.clone());
         self.memory
             .check(&config, &plan, Precision::Auto, &device)?;
-        let model = AudioLlm::new(
-            config,
-            &Weights::open(&dir)?.with(trained.full),
-            plan,
-            false,
-            &device,
-        )?;
+        let weights = config.weights(&dir)?.with(trained.full);
+        let model = AudioLlm::new(config, &weights, plan, false, &device)?;
         if let (Some(adapter), Some(dir)) = (&trained.adapter, &self.adapter) {
             model.load_adapter(adapter).map_err(|e| e.at_path(dir))?;
         }
@@ -371,6 +369,7 @@ fn run(command: Command, stop: &AtomicBool) -> Result<()> {
         Command::Judge(arguments) => judgement::run(&arguments, stop),
         Command::Report(arguments) => report::report(&arguments),
         Command::Compare(arguments) => report::compare(&arguments),
+        Command::Encoder(command) => encoder::run(&command, stop),
         Command::Export(arguments) => export::run(&arguments),
         Command::Bench(command) => bench::run(command),
     }

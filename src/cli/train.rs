@@ -17,7 +17,7 @@ use crate::error::Error;
 use crate::error::Result;
 use crate::eval::Scores;
 use crate::eval::table;
-use crate::model::AudioLlm;
+use crate::models::AudioLlm;
 use crate::recipe::Begun;
 use crate::recipe::Opening;
 use crate::recipe::Recipe;

@@ -25,11 +25,11 @@ use crate::eval::question::Wanted;
 use crate::files;
 use crate::files::AppendLog;
 use crate::load::Loader;
-use crate::model::checkpoint::weight_files;
-use crate::model::generate::Sampling;
-use crate::model::generate::Strategy;
-use crate::model::peft;
-use crate::model::trained;
+use crate::models::generate::Sampling;
+use crate::models::generate::Strategy;
+use crate::models::trained;
+use crate::nn::checkpoint::weight_files;
+use crate::nn::peft;
 use crate::task::Mode;
 
 /// Goes up whenever the same weights would answer the same question otherwise.

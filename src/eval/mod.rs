@@ -47,7 +47,7 @@ use crate::eval::question::Question;
 use crate::eval::suite::Set;
 use crate::eval::suite::Suite;
 use crate::load::Loader;
-use crate::model::AudioLlm;
+use crate::models::AudioLlm;
 
 /// Scores by name, in the order of the suite: `<set>.<metric>`, and `mean` at the end.
 ///

@@ -33,7 +33,7 @@ use crate::load::rows::RowCheck;
 use crate::metrics;
 use crate::metrics::Normaliser;
 use crate::metrics::rouge::Fold;
-use crate::model::generate::Sampling;
+use crate::models::generate::Sampling;
 use crate::seed::Key;
 use crate::task::Example;
 use crate::task::Kind;

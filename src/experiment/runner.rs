@@ -183,7 +183,7 @@ fn run_one(
 /// Answers the test suite, if these weights have not answered it before.
 fn judge(
     run: &train::Run,
-    model: &crate::model::AudioLlm,
+    model: &crate::models::AudioLlm,
     suite: &Suite,
     name: &str,
     watcher: &mut dyn Watcher,

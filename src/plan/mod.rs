@@ -29,9 +29,9 @@ use crate::load::headers;
 use crate::load::headers::Headers;
 use crate::load::rows::Pool;
 use crate::load::rows::Watch;
-use crate::model::AudioLlm;
-use crate::model::config::Config;
-use crate::model::lora;
+use crate::models::AudioLlm;
+use crate::models::config::Config;
+use crate::nn::lora;
 use crate::parts::Parts;
 use crate::plan::draws::StageDraws;
 use crate::plan::evenness::Evenness;
@@ -449,7 +449,7 @@ fn shared(schedule: &Schedule, stages: &[usize]) -> Vec<Vec<usize>> {
 }
 
 fn size_of_embeddings(embeddings: &Embeddings) -> f64 {
-    crate::model::cost::F32
+    crate::models::cost::F32
         * (embeddings.audio().values.len() + embeddings.text().values.len()) as f64
 }
 

@@ -15,6 +15,7 @@ use std::path::PathBuf;
 
 use serde::Deserialize;
 use serde::Serialize;
+use serde::de::DeserializeOwned;
 use yaml_serde::Value;
 
 use crate::data::OnBadRow;
@@ -33,10 +34,10 @@ use crate::load::rows::Pool;
 use crate::load::rows::RowCheck;
 use crate::load::rows::Watch;
 use crate::loss;
-use crate::model::config::Config;
-use crate::model::lora;
-use crate::model::lora::Plan;
-use crate::model::precision::Precision;
+use crate::models::config::Config;
+use crate::nn::lora;
+use crate::nn::lora::Plan;
+use crate::nn::precision::Precision;
 use crate::parts::Part;
 use crate::parts::Parts;
 use crate::parts::Training;
@@ -165,21 +166,30 @@ pub enum EncoderSource {
     Model,
 }
 
+/// Reads a YAML file; each of `overrides` is `KEY.KEY=VALUE` with the value as YAML, list entries by their number from 0.
+///
+/// # Errors
+/// Unknown keys (with file, line and the nearest known one), wrong types.
+pub fn read<T: DeserializeOwned>(path: &Path, overrides: &[String]) -> Result<T> {
+    let text = files::read_text(path)?;
+    let found = yaml::parse(&text, path)?;
+    if overrides.is_empty() {
+        return Ok(found);
+    }
+    let mut tree: Value = yaml::parse(&text, path)?;
+    for written in overrides {
+        overrides::set(&mut tree, written)?;
+    }
+    yaml::from_value(tree, &format!("--set {}", overrides.join(" --set ")))
+}
+
 impl Recipe {
     /// Reads a recipe; each of `overrides` is `KEY.KEY=VALUE` with the value as YAML, list entries by their number from 0.
     ///
     /// # Errors
     /// Unknown keys (with file, line and the nearest known one), wrong types, values outside their range.
     pub fn load(path: &Path, overrides: &[String]) -> Result<Self> {
-        let text = files::read_text(path)?;
-        let mut recipe: Self = yaml::parse(&text, path)?;
-        if !overrides.is_empty() {
-            let mut tree: Value = yaml::parse(&text, path)?;
-            for written in overrides {
-                overrides::set(&mut tree, written)?;
-            }
-            recipe = yaml::from_value(tree, &format!("--set {}", overrides.join(" --set ")))?;
-        }
+        let mut recipe: Self = read(path, overrides)?;
         if recipe.name.is_empty() {
             recipe.name = path
                 .file_stem()
@@ -303,7 +313,8 @@ impl Recipe {
             .iter()
             .map(|stage| stage.train.or(&self.train))
             .collect();
-        let plan = Plan::from_settings(&self.lora, &self.trained_parts(schedule, &parts)?, config)?;
+        let trained = self.trained_parts(schedule, &parts)?;
+        let plan = Plan::from_settings(&self.lora, &trained, &config.adaptable())?;
         if self.model.precision == Precision::Fp8 && plan.full.contains(&Part::Decoder) {
             return Err(Error::input("`model.precision` is fp8, which rounds frozen linear layers of the decoder, and `train.decoder: full` leaves none")
                 .hint("train the decoder through adapters (`train.decoder: lora`), or leave `model.precision` out"));

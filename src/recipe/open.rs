@@ -17,23 +17,24 @@ use crate::loss;
 use crate::machine::Available;
 use crate::machine::Machine;
 use crate::machine::available;
-use crate::model::AudioLlm;
-use crate::model::config::Config;
-use crate::model::cost::Load;
-use crate::model::cost::Model;
-use crate::model::lora::Init;
-use crate::model::lora::PROJECTOR;
-use crate::model::lora::Plan;
-use crate::model::memory::Fit;
-use crate::model::memory::HostNeed;
-use crate::model::peft::Card;
-use crate::model::precision::Computes;
-use crate::model::precision::Precision;
-use crate::model::sizes::Sizes;
-use crate::model::trained::Trained;
-use crate::model::weights::Weights;
+use crate::models::AudioLlm;
+use crate::models::config::Config;
+use crate::models::cost::Load;
+use crate::models::cost::Model;
+use crate::models::memory::Fit;
+use crate::models::memory::HostNeed;
+use crate::models::names::Names;
+use crate::models::sizes::Sizes;
+use crate::models::trained::Trained;
+use crate::nn::lora::Init;
+use crate::nn::lora::Plan;
+use crate::nn::peft::Card;
+use crate::nn::precision::Computes;
+use crate::nn::precision::Precision;
+use crate::nn::weights::Weights;
 use crate::ops::device;
 use crate::ops::device::memory;
+use crate::parts::Part;
 use crate::parts::Parts;
 use crate::recipe::Recipe;
 use crate::recipe::Rows;
@@ -320,7 +321,7 @@ impl Recipe {
         };
         let notes = continued.notes().to_vec();
         let weights = match self.model.weights {
-            WeightsSource::Checkpoint => Weights::open(model_dir)?,
+            WeightsSource::Checkpoint => config.weights(model_dir)?,
             WeightsSource::Random => Weights::Random { seed: self.seed },
         };
         let mut model = AudioLlm::new(config, &weights.with(continued.full), plan, true, device)?;
@@ -350,7 +351,7 @@ impl Recipe {
         if adapter.plan.modules == plan.modules {
             return Ok(trained);
         }
-        let parts = parts_of(&adapter.plan);
+        let parts = parts_of(&adapter.plan, config.names);
         let differs =
             |module: &String| adapter.plan.modules.get(module) != plan.modules.get(module);
         let module = adapter
@@ -375,17 +376,17 @@ impl Recipe {
 }
 
 /// What a recipe writes under `train` for the parts that a plan adapts.
-fn parts_of(plan: &Plan) -> Vec<String> {
-    let has = |start: &str| plan.modules.keys().any(|path| path.starts_with(start));
-    let projector = plan.modules.contains_key(PROJECTOR);
-    let encoder = has("thinker.audio_tower.layers.");
-    let decoder = has("thinker.model.layers.");
+fn parts_of(plan: &Plan, names: &Names) -> Vec<String> {
+    let is_adapted = |part| plan.modules.keys().any(|path| names.part_of(path) == part);
     [
-        ("audio_encoder", encoder),
-        ("projector", projector),
-        ("decoder", decoder),
+        ("audio_encoder", Part::AudioEncoder),
+        ("projector", Part::Projector),
+        ("decoder", Part::Decoder),
     ]
     .into_iter()
-    .map(|(part, is_adapted)| format!("{part}: {}", if is_adapted { "lora" } else { "frozen" }))
+    .map(|(name, part)| {
+        let how = if is_adapted(part) { "lora" } else { "frozen" };
+        format!("{name}: {how}")
+    })
     .collect()
 }

@@ -17,7 +17,7 @@ use safetensors::SafeTensors;
 use crate::error::Error;
 use crate::error::Result;
 use crate::files;
-use crate::model::fingerprint::Fingerprint;
+use crate::models::Fingerprint;
 
 /// Hash of what a row's embedding was made of, its model apart.
 pub type RowKey = [u8; 32];

@@ -22,7 +22,7 @@ use crate::error::Kind;
 use crate::error::Result;
 use crate::files;
 use crate::load::Loader;
-use crate::model::AudioLlm;
+use crate::models::AudioLlm;
 use crate::ops::cpu::slice;
 use crate::schedule::Embeddings;
 use crate::schedule::PROJECT_ABOVE;

@@ -16,7 +16,7 @@ use crate::error::Result;
 use crate::files;
 use crate::machine;
 use crate::machine::Machine;
-use crate::model::precision::Computes;
+use crate::nn::precision::Computes;
 use crate::train::log::StepRecord;
 
 /// Name of the file in a run's folder.
@@ -128,7 +128,7 @@ pub struct Session {
 }
 
 /// The record of a run, with the session that goes on now.
-pub(super) struct Recorder {
+pub struct Recorder {
     path: PathBuf,
     earlier: Vec<Session>,
     now: Session,

@@ -7,7 +7,7 @@ use serde::Serialize;
 use crate::error::Error;
 use crate::error::Result;
 use crate::eval::Scores;
-use crate::model::precision::Computes;
+use crate::nn::precision::Computes;
 
 /// One finished optimiser step.
 #[derive(Clone, Debug, PartialEq, Serialize)]

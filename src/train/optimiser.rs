@@ -6,8 +6,8 @@ use serde::Serialize;
 
 use crate::error::Error;
 use crate::error::Result;
-use crate::model::parameters::Entry;
-use crate::model::parameters::Parameters;
+use crate::nn::parameters::Entry;
+use crate::nn::parameters::Parameters;
 use crate::ops::adamw::AdamW;
 use crate::ops::adamw::Buffers;
 use crate::ops::adamw::Clip;

@@ -14,8 +14,8 @@ use crate::batch::micro_batches;
 use crate::error::Result;
 use crate::loss;
 use crate::loss::Normalise;
-use crate::model::AudioLlm;
-use crate::model::Pass;
+use crate::models::AudioLlm;
+use crate::models::Pass;
 use crate::ops::device::to_host;
 use crate::train::step::LoadedStep;
 

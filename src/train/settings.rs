@@ -5,7 +5,7 @@ use std::path::PathBuf;
 use serde::Deserialize;
 use serde::Serialize;
 
-use crate::model::decoder::Save;
+use crate::nn::saving::Save;
 
 /// `memory:` of a recipe.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]

@@ -6,10 +6,9 @@ use maqam::data::OnBadRow;
 use maqam::eval;
 use maqam::eval::suite::Suite;
 use maqam::load::Loader;
-use maqam::model::AudioLlm;
-use maqam::model::config::Config;
-use maqam::model::lora::Plan;
-use maqam::model::weights::Weights;
+use maqam::models::AudioLlm;
+use maqam::models::config::Config;
+use maqam::nn::lora::Plan;
 use maqam::task::Tasks;
 use serde_json::Map;
 use serde_json::Value;
@@ -277,9 +276,10 @@ fn a_training_would_see_the_same_scores_and_predictions() {
         None,
     )
     .unwrap();
+    let weights = config.weights(&dir).unwrap();
     let model = AudioLlm::new(
         config,
-        &Weights::open(&dir).unwrap(),
+        &weights,
         Plan::default(),
         false,
         &candle_core::Device::Cpu,

@@ -13,11 +13,10 @@ use candle_core::Device;
 use candle_core::Tensor;
 use maqam::audio::LogMel;
 use maqam::batch::Sequence;
-use maqam::model::AudioLlm;
-use maqam::model::config::Config;
-use maqam::model::lora::Plan;
-use maqam::model::peft;
-use maqam::model::weights::Weights;
+use maqam::models::AudioLlm;
+use maqam::models::config::Config;
+use maqam::nn::lora::Plan;
+use maqam::nn::peft;
 use maqam::seed::Key;
 use serde_json::Value;
 
@@ -60,14 +59,9 @@ impl Golden {
     }
 
     pub fn model_on(&self, device: &Device, plan: Plan, trained: bool) -> AudioLlm {
-        AudioLlm::new(
-            Config::load(&self.dir).unwrap(),
-            &Weights::open(&self.dir).unwrap(),
-            plan,
-            trained,
-            device,
-        )
-        .unwrap()
+        let config = Config::load(&self.dir).unwrap();
+        let weights = config.weights(&self.dir).unwrap();
+        AudioLlm::new(config, &weights, plan, trained, device).unwrap()
     }
 
     /// The model with one of the golden's adapters.
@@ -76,9 +70,8 @@ impl Golden {
     }
 
     pub fn adapted_on(&self, device: &Device, adapter: &str) -> AudioLlm {
-        let adapter =
-            peft::Adapter::load(&self.dir.join(adapter), &Config::load(&self.dir).unwrap())
-                .unwrap();
+        let model = Config::load(&self.dir).unwrap().adaptable();
+        let adapter = peft::Adapter::load(&self.dir.join(adapter), &model).unwrap();
         let model = self.model_on(device, adapter.plan.clone(), true);
         model.load_adapter(&adapter).unwrap();
         model

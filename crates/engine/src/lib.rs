@@ -6,6 +6,6 @@
 
 pub mod batch;
 pub mod ops;
-pub mod model;
+pub mod nn;
 pub mod models;
 pub mod objective;

@@ -15,15 +15,15 @@ use crate::cli::device::DeviceArguments;
 use crate::cli::print;
 use crate::error::Error;
 use crate::error::Result;
-use crate::model::AudioLlm;
-use crate::model::Pass;
-use crate::model::config::Config;
-use crate::model::lora;
-use crate::model::lora::Init;
-use crate::model::lora::Plan;
-use crate::model::lora::Targets;
-use crate::model::shapes;
-use crate::model::weights::Weights;
+use crate::models::AudioLlm;
+use crate::models::Pass;
+use crate::models::config::Config;
+use crate::models::qwen_omni::shapes;
+use crate::nn::lora;
+use crate::nn::lora::Init;
+use crate::nn::lora::Plan;
+use crate::nn::lora::Targets;
+use crate::nn::weights::Weights;
 use crate::ops::device::synchronise;
 use crate::ops::device::to_host;
 use crate::parts::Parts;
@@ -106,7 +106,7 @@ fn pass(config: &Config, rank: usize, batch: &Batch, device: &Device) -> Result<
         targets: Targets::Named("all-linear".into()),
         ..lora::Settings::default()
     };
-    let plan = Plan::from_settings(&settings, &Parts::default(), config)?;
+    let plan = Plan::from_settings(&settings, &Parts::default(), &config.adaptable())?;
     let weights = Weights::Noise { seed: 1 };
     let model = AudioLlm::new(config.clone(), &weights, plan, true, device)?;
     initialise(&model)?;

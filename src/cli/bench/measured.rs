@@ -9,10 +9,10 @@ use serde_json::json;
 use crate::cli::bench::TrainArguments;
 use crate::cli::print;
 use crate::error::Result;
-use crate::model::Phase;
-use crate::model::cost::Load;
-use crate::model::memory::Fit;
-use crate::model::precision::Computes;
+use crate::models::Phase;
+use crate::models::cost::Load;
+use crate::models::memory::Fit;
+use crate::nn::precision::Computes;
 use crate::ops::device::Timed;
 use crate::ops::device::synchronise;
 

@@ -26,21 +26,21 @@ use crate::cli::device::PrecisionArguments;
 use crate::cli::print;
 use crate::error::Error;
 use crate::error::Result;
-use crate::model::AudioLlm;
-use crate::model::HeardAhead;
-use crate::model::Pass;
-use crate::model::config::Config;
-use crate::model::cost;
-use crate::model::decoder::Save;
-use crate::model::lora;
-use crate::model::lora::Init;
-use crate::model::lora::Plan;
-use crate::model::lora::Targets;
-use crate::model::memory::Fit;
-use crate::model::precision::Computes;
-use crate::model::shapes;
-use crate::model::sizes::Sizes;
-use crate::model::weights::Weights;
+use crate::models::AudioLlm;
+use crate::models::HeardAhead;
+use crate::models::Pass;
+use crate::models::config::Config;
+use crate::models::cost;
+use crate::models::memory::Fit;
+use crate::models::qwen_omni::shapes;
+use crate::models::sizes::Sizes;
+use crate::nn::lora;
+use crate::nn::lora::Init;
+use crate::nn::lora::Plan;
+use crate::nn::lora::Targets;
+use crate::nn::precision::Computes;
+use crate::nn::saving::Save;
+use crate::nn::weights::Weights;
 use crate::ops::device;
 use crate::ops::device::begin_profile;
 use crate::ops::device::end_profile;
@@ -201,7 +201,7 @@ fn train(arguments: TrainArguments) -> Result<()> {
     } else {
         Parts::default()
     };
-    let plan = Plan::from_settings(&settings, &parts, &config)?;
+    let plan = Plan::from_settings(&settings, &parts, &config.adaptable())?;
     let sizes = Sizes::of(&config, &plan);
     let costs = cost::Model {
         config: &config,

@@ -6,7 +6,7 @@ use crate::audio::LogMel;
 use crate::audio::MELS;
 use crate::audio::num_audio_tokens;
 use crate::batch::Sequence;
-use crate::model::cost;
+use crate::models::cost;
 use crate::seed::Key;
 
 /// Kinds of work.

@@ -20,13 +20,12 @@ use crate::eval::store::Store;
 use crate::eval::suite::Suite;
 use crate::files;
 use crate::load::Loader;
-use crate::model::AudioLlm;
-use crate::model::config::Config;
-use crate::model::lora::Plan;
-use crate::model::precision::Computes;
-use crate::model::trained;
-use crate::model::trained::Trained;
-use crate::model::weights::Weights;
+use crate::models::AudioLlm;
+use crate::models::config::Config;
+use crate::models::trained;
+use crate::models::trained::Trained;
+use crate::nn::lora::Plan;
+use crate::nn::precision::Computes;
 
 /// The name of the untuned model.
 pub const BASE: &str = "base";
@@ -205,7 +204,7 @@ impl Systems {
             .map_or_else(Plan::default, |adapter| adapter.plan.clone());
         let mut model = AudioLlm::new(
             self.config.clone(),
-            &Weights::open(&self.dir)?.with(trained.full),
+            &self.config.weights(&self.dir)?.with(trained.full),
             plan,
             false,
             &self.device,

@@ -14,8 +14,8 @@ use crate::error::Error;
 use crate::error::Result;
 use crate::files;
 use crate::files::Lock;
-use crate::model::checkpoint;
-use crate::model::checkpoint::weight_files;
+use crate::nn::checkpoint;
+use crate::nn::checkpoint::weight_files;
 
 /// What no checkpoint can do without, its weights apart.
 const NEEDED: [&str; 2] = ["config.json", "tokenizer.json"];

@@ -9,7 +9,7 @@ use crate::eval::baseline::Baseline;
 use crate::eval::control::Control;
 use crate::eval::slices::ClusterBy;
 use crate::metrics::Normaliser;
-use crate::model::generate::Sampling;
+use crate::models::generate::Sampling;
 use crate::task::AskedIn;
 use crate::task::Parse;
 use crate::task::Wording;

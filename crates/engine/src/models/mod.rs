@@ -1,3 +1,27 @@
-//! Families of models, one folder each.
+//! Audio language models: the families, each a folder of names, configuration and shapes, and the model that all of them come down to.
+//! Beside them encoders of speech alone, in [`hubert`].
 
+mod audio_encoder;
+mod audio_llm;
+mod build;
+pub mod config;
+pub mod cost;
+pub mod export;
+pub mod family;
+mod fingerprint;
+pub mod generate;
+mod groups;
 pub mod hubert;
+pub mod memory;
+pub mod names;
+pub mod qwen_omni;
+pub mod sizes;
+pub mod trained;
+
+pub use self::audio_encoder::sinusoids;
+pub use self::audio_llm::AudioLlm;
+pub use self::audio_llm::HeardAhead;
+pub use self::audio_llm::Pass;
+pub use self::audio_llm::Phase;
+pub use self::audio_llm::on_host;
+pub use self::fingerprint::Fingerprint;

@@ -86,9 +86,8 @@ fn one<T: Real>(logits: &[T], units: usize, utterance: &Utterance, blank: u32) -
         states.extend([unit, blank]);
     }
     let num = states.len();
-    let skips = |state: usize| {
-        state >= 2 && states[state] != blank && states[state] != states[state - 2]
-    };
+    let skips =
+        |state: usize| state >= 2 && states[state] != blank && states[state] != states[state - 2];
     if frames < min_frames(utterance.targets) || frames == 0 {
         let loss = if frames == 0 && utterance.targets.is_empty() {
             0.0
@@ -161,7 +160,10 @@ fn one<T: Real>(logits: &[T], units: usize, utterance: &Utterance, blank: u32) -
 fn log_softmax<T: Real>(logits: &[T], units: usize) -> Vec<f64> {
     let mut out = Vec::with_capacity(logits.len());
     for row in logits.chunks_exact(units) {
-        let max = row.iter().map(|x| x.wide()).fold(f64::NEG_INFINITY, f64::max);
+        let max = row
+            .iter()
+            .map(|x| x.wide())
+            .fold(f64::NEG_INFINITY, f64::max);
         let sum: f64 = row.iter().map(|x| (x.wide() - max).exp()).sum();
         let log_sum = max + sum.ln();
         out.extend(row.iter().map(|x| x.wide() - log_sum));
@@ -185,9 +187,12 @@ fn log_add(a: f64, b: f64) -> f64 {
 /// `logits`: `[frames, units]`, row-major
 pub fn greedy(logits: &[f32], units: usize, blank: u32) -> Vec<u32> {
     let best = |row: &[f32]| {
-        let found = row.iter().enumerate().fold((0, f32::NEG_INFINITY), |best, (i, &x)| {
-            if x > best.1 { (i, x) } else { best }
-        });
+        let found = row
+            .iter()
+            .enumerate()
+            .fold((0, f32::NEG_INFINITY), |best, (i, &x)| {
+                if x > best.1 { (i, x) } else { best }
+            });
         found.0 as u32
     };
     let mut spelled = Vec::new();
@@ -229,9 +234,16 @@ mod tests {
                 }
             }
             let tensor = Tensor::from_vec(logits.clone(), (3, units), &Device::Cpu).unwrap();
-            let utterance = Utterance { frames: 3, targets: &targets, weight: 1.0 };
+            let utterance = Utterance {
+                frames: 3,
+                targets: &targets,
+                weight: 1.0,
+            };
             let found = ctc(&tensor, &[utterance], 0).unwrap();
-            assert!((found.nats[0] + likelihood.ln()).abs() < 1e-12, "{targets:?}");
+            assert!(
+                (found.nats[0] + likelihood.ln()).abs() < 1e-12,
+                "{targets:?}"
+            );
         }
     }
 
@@ -239,14 +251,30 @@ mod tests {
     fn gradient_equals_finite_differences() {
         let logits: Vec<f64> = (0..35).map(|i| (f64::from(i) * 0.9).cos()).collect();
         let utterances = [
-            Utterance { frames: 4, targets: &[2, 2], weight: 0.5 },
-            Utterance { frames: 3, targets: &[1, 4], weight: 2.0 },
+            Utterance {
+                frames: 4,
+                targets: &[2, 2],
+                weight: 0.5,
+            },
+            Utterance {
+                frames: 3,
+                targets: &[1, 4],
+                weight: 2.0,
+            },
         ];
         let loss = |logits: &[f64]| {
             let logits = Tensor::from_vec(logits.to_vec(), (7, 5), &Device::Cpu).unwrap();
             let found = ctc(&logits, &utterances, 0).unwrap();
             let sum = 0.5 * found.nats[0] + 2.0 * found.nats[1];
-            (sum, found.d_logits.flatten_all().unwrap().to_vec1::<f64>().unwrap())
+            (
+                sum,
+                found
+                    .d_logits
+                    .flatten_all()
+                    .unwrap()
+                    .to_vec1::<f64>()
+                    .unwrap(),
+            )
         };
         let (_, gradient) = loss(&logits);
         for i in 0..logits.len() {
@@ -256,24 +284,45 @@ mod tests {
                 loss(&moved).0
             };
             let expected = (moved(1e-5) - moved(-1e-5)) / 2e-5;
-            assert!((gradient[i] - expected).abs() < 1e-8, "{i}: {} {expected}", gradient[i]);
+            assert!(
+                (gradient[i] - expected).abs() < 1e-8,
+                "{i}: {} {expected}",
+                gradient[i]
+            );
         }
     }
 
     #[test]
     fn too_few_frames_cost_infinity_and_teach_nothing() {
         let logits = Tensor::zeros((2, 3), candle_core::DType::F32, &Device::Cpu).unwrap();
-        let utterance = Utterance { frames: 2, targets: &[1, 1], weight: 1.0 };
+        let utterance = Utterance {
+            frames: 2,
+            targets: &[1, 1],
+            weight: 1.0,
+        };
         let found = ctc(&logits, &[utterance], 0).unwrap();
         assert_eq!(found.nats, [f64::INFINITY]);
-        assert_eq!(found.d_logits.abs().unwrap().sum_all().unwrap().to_scalar::<f32>().unwrap(), 0.0);
+        assert_eq!(
+            found
+                .d_logits
+                .abs()
+                .unwrap()
+                .sum_all()
+                .unwrap()
+                .to_scalar::<f32>()
+                .unwrap(),
+            0.0
+        );
         assert_eq!((min_frames(&[1, 1]), min_frames(&[1, 2, 2, 2])), (3, 6));
     }
 
     #[test]
     fn greedy_merges_and_removes_blanks() {
         let one_hot = |units: &[usize]| -> Vec<f32> {
-            units.iter().flat_map(|&u| (0..3).map(move |i| f32::from(u8::from(i == u)))).collect()
+            units
+                .iter()
+                .flat_map(|&u| (0..3).map(move |i| f32::from(u8::from(i == u))))
+                .collect()
         };
         assert_eq!(greedy(&one_hot(&[0, 1, 1, 0, 1, 2, 2, 0]), 3, 0), [1, 1, 2]);
     }

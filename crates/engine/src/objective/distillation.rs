@@ -59,11 +59,20 @@ pub fn regression(
 
 /// Weighted loss and cosine of a frame; writes the gradient.
 fn one_row<T: Real>(p: &[T], w: &[T], weight: f64, cosine_weight: f64, d: &mut [T]) -> (f64, f64) {
-    let dot = |a: &[T], b: &[T]| a.iter().zip(b).map(|(a, b)| a.wide() * b.wide()).sum::<f64>();
+    let dot = |a: &[T], b: &[T]| {
+        a.iter()
+            .zip(b)
+            .map(|(a, b)| a.wide() * b.wide())
+            .sum::<f64>()
+    };
     let (p_length, w_length) = (dot(p, p).sqrt(), dot(w, w).sqrt());
     let lengths = (p_length * w_length).max(EPS);
     let cosine = dot(p, w) / lengths;
-    let distance = p.iter().zip(w).map(|(p, w)| (p.wide() - w.wide()).abs()).sum::<f64>();
+    let distance = p
+        .iter()
+        .zip(w)
+        .map(|(p, w)| (p.wide() - w.wide()).abs())
+        .sum::<f64>();
     // ln sigmoid(c) = -ln(1 + e^-c), whose derivative is sigmoid(-c).
     let loss = distance / p.len() as f64 + cosine_weight * (-cosine).exp().ln_1p();
     let d_cosine = -cosine_weight / (1.0 + cosine.exp());
@@ -71,7 +80,11 @@ fn one_row<T: Real>(p: &[T], w: &[T], weight: f64, cosine_weight: f64, d: &mut [
     let width = p.len() as f64;
     for ((d, p), w) in d.iter_mut().zip(p).zip(w) {
         let difference = p.wide() - w.wide();
-        let sign = if difference == 0.0 { 0.0 } else { difference.signum() };
+        let sign = if difference == 0.0 {
+            0.0
+        } else {
+            difference.signum()
+        };
         let of_cosine = w.wide() / lengths - cosine * p.wide() / square;
         *d = T::of(weight * (sign / width + d_cosine * of_cosine));
     }
@@ -96,7 +109,12 @@ mod tests {
         let by_hand = 3.0 + 2.0 * (-0.6f64).exp().ln_1p() + 0.5 * (1.5 + 2.0 * 2f64.ln());
         assert!((found.loss - by_hand).abs() < 1e-12 && (found.cosine - 0.3).abs() < 1e-12);
         let values = [0.9, 0.3, -0.7, 0.4];
-        let gradient = loss(&values).d_predicted.flatten_all().unwrap().to_vec1::<f64>().unwrap();
+        let gradient = loss(&values)
+            .d_predicted
+            .flatten_all()
+            .unwrap()
+            .to_vec1::<f64>()
+            .unwrap();
         for i in 0..4 {
             let moved = |step: f64| {
                 let mut moved = values;
@@ -104,7 +122,11 @@ mod tests {
                 loss(&moved).loss
             };
             let expected = (moved(1e-6) - moved(-1e-6)) / 2e-6;
-            assert!((gradient[i] - expected).abs() < 1e-8, "{i}: {} {expected}", gradient[i]);
+            assert!(
+                (gradient[i] - expected).abs() < 1e-8,
+                "{i}: {} {expected}",
+                gradient[i]
+            );
         }
     }
 }

@@ -61,7 +61,11 @@ pub fn masked_prediction(frames: &Tensor, codes: &Weight, targets: Targets) -> R
             targets.weights.len()
         );
     }
-    if let Some(code) = targets.codes.iter().find(|&&code| code as usize >= num_codes) {
+    if let Some(code) = targets
+        .codes
+        .iter()
+        .find(|&&code| code as usize >= num_codes)
+    {
         candle_core::bail!("code {code} is outside {num_codes}");
     }
     with_real!(frames, T => {
@@ -92,9 +96,12 @@ pub fn masked_prediction(frames: &Tensor, codes: &Weight, targets: Targets) -> R
 
 /// Negative log-likelihood of the target and whether it is the likeliest; turns logits into `scale * (softmax - target)`.
 fn one_row<T: Real>(logits: &mut [T], target: usize, scale: f64) -> (f64, bool) {
-    let (best, max) = logits.iter().enumerate().fold((0, T::neg_infinity()), |best, (i, &x)| {
-        if x > best.1 { (i, x) } else { best }
-    });
+    let (best, max) = logits
+        .iter()
+        .enumerate()
+        .fold((0, T::neg_infinity()), |best, (i, &x)| {
+            if x > best.1 { (i, x) } else { best }
+        });
     let of_target = logits[target];
     let mut sum = T::of(0.0);
     for x in logits.iter_mut() {
@@ -160,17 +167,23 @@ mod tests {
 
     #[test]
     fn gradients_equal_finite_differences() {
-        let numbers = |n: usize, step: f64| -> Vec<f64> {
-            (0..n).map(|i| (i as f64 * step).sin()).collect()
-        };
+        let numbers =
+            |n: usize, step: f64| -> Vec<f64> { (0..n).map(|i| (i as f64 * step).sin()).collect() };
         let (frames, codes) = (numbers(12, 1.3), numbers(20, 0.7));
         let loss = |frames: &[f64], codes: &[f64]| {
             let frames = Tensor::from_vec(frames.to_vec(), (3, 4), &Device::Cpu).unwrap();
             let codes = Tensor::from_vec(codes.to_vec(), (5, 4), &Device::Cpu).unwrap();
             let gradient = codes.zeros_like().unwrap();
-            let targets = Targets { codes: &[4, 0, 2], weights: &[1.0, 0.0, 0.3], temperature: 0.1 };
+            let targets = Targets {
+                codes: &[4, 0, 2],
+                weights: &[1.0, 0.0, 0.3],
+                temperature: 0.1,
+            };
             let weight = Weight::trained(codes, gradient.clone());
-            (masked_prediction(&frames, &weight, targets).unwrap(), gradient)
+            (
+                masked_prediction(&frames, &weight, targets).unwrap(),
+                gradient,
+            )
         };
         let (found, d_codes) = loss(&frames, &codes);
         let flat = |t: &Tensor| t.flatten_all().unwrap().to_vec1::<f64>().unwrap();
@@ -180,11 +193,19 @@ mod tests {
                 let moved = |step: f64| {
                     let mut moved = values.to_vec();
                     moved[i] += step;
-                    let (frames, codes) = if which == 0 { (&moved, &codes) } else { (&frames, &moved) };
+                    let (frames, codes) = if which == 0 {
+                        (&moved, &codes)
+                    } else {
+                        (&frames, &moved)
+                    };
                     loss(frames, codes).0.loss
                 };
                 let expected = (moved(1e-6) - moved(-1e-6)) / 2e-6;
-                assert!((gradient[i] - expected).abs() < 1e-6, "{which} {i}: {} {expected}", gradient[i]);
+                assert!(
+                    (gradient[i] - expected).abs() < 1e-6,
+                    "{which} {i}: {} {expected}",
+                    gradient[i]
+                );
             }
         }
         assert_eq!(found.nats.len(), 3);

@@ -102,7 +102,11 @@ pub fn group_norm_backward(
     let (rows, channels) = x.dims2()?;
     check(rows, lens)?;
     expect_shape("the gradient of the norm", dy, &[rows, channels])?;
-    expect_shape("the statistics of the norm", &statistics.mean, &[lens.len(), channels])?;
+    expect_shape(
+        "the statistics of the norm",
+        &statistics.mean,
+        &[lens.len(), channels],
+    )?;
     with_real!(x, T => {
         let (dys, xs, w) = (slice::<T>(dy)?, slice::<T>(x)?, slice::<T>(&weight.value)?);
         let (mean, r) = (slice::<T>(&statistics.mean)?, slice::<T>(&statistics.inverse)?);

@@ -45,7 +45,11 @@ impl Groups {
             candle_core::bail!("channels divide into groups evenly, found {self:?}");
         }
         let rows: usize = lens.iter().sum();
-        expect_shape("the input of a grouped convolution", x, &[rows, self.channels])?;
+        expect_shape(
+            "the input of a grouped convolution",
+            x,
+            &[rows, self.channels],
+        )?;
         expect_shape(
             "the weight of a grouped convolution",
             weight,

@@ -47,7 +47,11 @@ impl WeightNorm {
     /// `d_weight`: `[out, kernel * in]`
     pub fn backward(&self, d_weight: &Tensor) -> Result<()> {
         let (outputs, width, kernel) = self.sizes()?;
-        expect_shape("the gradient of normed weights", d_weight, &[outputs, width])?;
+        expect_shape(
+            "the gradient of normed weights",
+            d_weight,
+            &[outputs, width],
+        )?;
         let (Some(d_direction), Some(d_length)) = (&self.direction.gradient, &self.length.gradient)
         else {
             return Ok(());

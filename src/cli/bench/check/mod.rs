@@ -34,7 +34,7 @@ use crate::cli::device::DeviceArguments;
 use crate::cli::print;
 use crate::error::Error;
 use crate::error::Result;
-use crate::model::shapes;
+use crate::models::qwen_omni::shapes;
 use crate::ops::device;
 
 #[derive(Args)]

@@ -1,6 +1,6 @@
 //! Widths and lengths that primitives are checked at.
 
-use crate::model::config::Config;
+use crate::models::config::Config;
 use crate::ops::attention::Heads;
 
 /// Widths of a model, and the token counts and sequence lengths of its training.

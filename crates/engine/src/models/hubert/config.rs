@@ -7,7 +7,7 @@ use serde::Serialize;
 use serde_json::Map;
 use serde_json::Value;
 
-use crate::model::checkpoint::read_json;
+use crate::nn::checkpoint::read_json;
 use crate::ops::attention::Heads;
 use crate::ops::grouped_convolution::Groups;
 use crate::ops::strided_convolution::Window;
@@ -133,8 +133,7 @@ impl Config {
                     )));
             }
         }
-        let mut config: Self =
-            json::parse(&value.to_string()).map_err(|e| e.at_path(&path))?;
+        let mut config: Self = json::parse(&value.to_string()).map_err(|e| e.at_path(&path))?;
         let preprocessor = dir.join(PREPROCESSOR_FILE);
         if preprocessor.exists() {
             let value = read_json(&preprocessor)?;
@@ -175,18 +174,34 @@ impl Config {
             ("num_attention_heads", self.num_attention_heads),
             ("intermediate_size", self.intermediate_size),
             ("num_conv_pos_embeddings", self.num_conv_pos_embeddings),
-            ("num_conv_pos_embedding_groups", self.num_conv_pos_embedding_groups),
+            (
+                "num_conv_pos_embedding_groups",
+                self.num_conv_pos_embedding_groups,
+            ),
             ("vocab_size", self.vocab_size),
         ];
-        let zero = sizes.iter().find(|(_, size)| *size == 0).map(|(key, _)| *key);
-        if let Some(key) = zero.or(lists.iter().any(|list| list.contains(&0)).then_some("conv_*")) {
+        let zero = sizes
+            .iter()
+            .find(|(_, size)| *size == 0)
+            .map(|(key, _)| *key);
+        if let Some(key) = zero.or(lists
+            .iter()
+            .any(|list| list.contains(&0))
+            .then_some("conv_*"))
+        {
             return Err(Error::input(format!("`{key}` is 0")).hint("write a number above 0"));
         }
         let parts = [
             ("num_attention_heads", self.num_attention_heads),
-            ("num_conv_pos_embedding_groups", self.num_conv_pos_embedding_groups),
+            (
+                "num_conv_pos_embedding_groups",
+                self.num_conv_pos_embedding_groups,
+            ),
         ];
-        match parts.into_iter().find(|(_, n)| !self.hidden_size.is_multiple_of(*n)) {
+        match parts
+            .into_iter()
+            .find(|(_, n)| !self.hidden_size.is_multiple_of(*n))
+        {
             Some((key, n)) => Err(Error::input(format!(
                 "`hidden_size` is {}, which `{key}` ({n}) does not divide",
                 self.hidden_size
@@ -280,13 +295,34 @@ mod tests {
     #[test]
     fn wrong_sizes_are_refused_by_key() {
         let wrong = [
-            (Config { conv_kernel: vec![3], ..Config::default() }, "`conv_kernel`"),
-            (Config { num_attention_heads: 7, ..Config::default() }, "`num_attention_heads` (7)"),
-            (Config { hidden_size: 0, ..Config::default() }, "`hidden_size` is 0"),
+            (
+                Config {
+                    conv_kernel: vec![3],
+                    ..Config::default()
+                },
+                "`conv_kernel`",
+            ),
+            (
+                Config {
+                    num_attention_heads: 7,
+                    ..Config::default()
+                },
+                "`num_attention_heads` (7)",
+            ),
+            (
+                Config {
+                    hidden_size: 0,
+                    ..Config::default()
+                },
+                "`hidden_size` is 0",
+            ),
         ];
         for (config, expected) in wrong {
             let text = config.check().unwrap_err().to_string();
-            assert!(text.contains(expected) && text.contains("\nhint: "), "{text}");
+            assert!(
+                text.contains(expected) && text.contains("\nhint: "),
+                "{text}"
+            );
         }
     }
 }

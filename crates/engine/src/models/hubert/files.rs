@@ -7,13 +7,13 @@ use candle_core::Tensor;
 use serde_json::Value;
 use serde_json::json;
 
-use crate::model::checkpoint::Checkpoint;
 use crate::models::hubert::Head;
 use crate::models::hubert::Hubert;
 use crate::models::hubert::config::CONFIG_FILE;
 use crate::models::hubert::config::Config;
 use crate::models::hubert::config::PREPROCESSOR_FILE;
 use crate::models::hubert::initial;
+use crate::nn::checkpoint::Checkpoint;
 use maqam_base::error::Error;
 use maqam_base::error::Result;
 use maqam_base::files;
@@ -56,7 +56,7 @@ impl Source {
     /// # Errors
     /// Files that are missing or damaged, or that hold no such encoder.
     pub fn open(dir: &Path) -> Result<Self> {
-        let checkpoint = Checkpoint::open(dir)?;
+        let checkpoint = Checkpoint::open(dir, &[])?;
         let known = "feature_projection.projection.weight";
         let prefix = PREFIXES
             .into_iter()
@@ -130,21 +130,34 @@ impl Source {
     }
 }
 
-/// Writes an encoder as a folder that transformers reads: as `HubertModel` or `Wav2Vec2Model`, and with `ctc` as the model with a CTC
-/// head, which then needs heads named `lm_head.weight` and `lm_head.bias`. Other heads are not written.
+/// What a folder is saved as.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Class {
+    /// `HubertModel` or `Wav2Vec2Model`.
+    Encoder,
+    /// The model with a CTC head: `lm_head`.
+    Ctc,
+    /// The model with a classifier of whole clips: `projector`, `classifier`, perhaps `layer_weights`.
+    Classifier,
+}
+
+/// Writes an encoder as a folder that transformers reads, with the tensors of its head by their names there.
 ///
 /// # Errors
 /// The disk's.
-pub fn save(model: &Hubert, dir: &Path, ctc: bool) -> Result<()> {
+pub fn save(model: &Hubert, dir: &Path, class: Class, heads: Vec<(String, Tensor)>) -> Result<()> {
     let config = &model.config;
-    let (class, prefix) = match (config.model_type.as_str(), ctc) {
-        ("wav2vec2", false) => ("Wav2Vec2Model", ""),
-        ("wav2vec2", true) => ("Wav2Vec2ForCTC", "wav2vec2."),
-        (_, false) => ("HubertModel", ""),
-        (_, true) => ("HubertForCTC", "hubert."),
+    let is_wav2vec2 = config.model_type == "wav2vec2";
+    let family = if is_wav2vec2 { "Wav2Vec2" } else { "Hubert" };
+    let (class, prefix) = match class {
+        Class::Encoder => ("Model", ""),
+        Class::Ctc if is_wav2vec2 => ("ForCTC", "wav2vec2."),
+        Class::Ctc => ("ForCTC", "hubert."),
+        Class::Classifier if is_wav2vec2 => ("ForSequenceClassification", "wav2vec2."),
+        Class::Classifier => ("ForSequenceClassification", "hubert."),
     };
     let mut written = serde_json::to_value(config).map_err(Error::bug)?;
-    written["architectures"] = json!([class]);
+    written["architectures"] = json!([format!("{family}{class}")]);
     written["dtype"] = json!("float32");
     let is_masked = |key: &str, default: f64| written[key].as_f64().unwrap_or(default) > 0.0;
     // transformers has a mask embedding only where training would use it.
@@ -162,18 +175,14 @@ pub fn save(model: &Hubert, dir: &Path, ctc: bool) -> Result<()> {
     });
     write_json(&dir.join(PREPROCESSOR_FILE), &preprocessor)?;
 
-    let num_heads = model.heads.len();
-    let entries = &model.parameters.entries;
-    let mut tensors = Vec::new();
-    for (i, entry) in entries.iter().enumerate() {
-        let is_head = i >= entries.len() - num_heads;
-        let name = match is_head {
-            true if ctc && entry.name.starts_with("lm_head.") => entry.name.clone(),
-            true => continue,
-            false if entry.name == "masked_spec_embed" && !has_mask => continue,
-            false => format!("{prefix}{}", entry.name),
-        };
-        tensors.push((name, model.parameters.value(entry)?));
+    let mut tensors = heads;
+    for entry in model.encoder_entries() {
+        if entry.name != "masked_spec_embed" || has_mask {
+            tensors.push((
+                format!("{prefix}{}", entry.name),
+                model.parameters.value(entry)?,
+            ));
+        }
     }
     files::write_safetensors(&dir.join(WEIGHTS_FILE), tensors)
 }

@@ -98,7 +98,9 @@ impl Convolution {
 
     /// Rows of each clip of the output.
     pub fn outputs(&self, lens: &[usize]) -> Vec<usize> {
-        lens.iter().map(|&len| self.window.num_outputs(len)).collect()
+        lens.iter()
+            .map(|&len| self.window.num_outputs(len))
+            .collect()
     }
 
     /// Adds to the gradients of the weights; returns the gradient of the input where it is wanted.

@@ -49,7 +49,11 @@ impl Norm {
         statistics: &LayerNormStatistics,
         residual: Option<&Tensor>,
     ) -> Result<Tensor> {
-        let gradients = self.weight.gradient.as_ref().zip(self.bias.gradient.as_ref());
+        let gradients = self
+            .weight
+            .gradient
+            .as_ref()
+            .zip(self.bias.gradient.as_ref());
         layer_norm_backward(dy, x, &self.weight.value, statistics, residual, gradients)
     }
 }
@@ -160,7 +164,8 @@ impl Layer {
         let d_sum = if self.norms_first {
             dy.clone()
         } else {
-            self.mlp_norm.backward(dy, mlp_norm_in, mlp_statistics, None)?
+            self.mlp_norm
+                .backward(dy, mlp_norm_in, mlp_statistics, None)?
         };
         let d_activated = linear_backward(&self.fc2, &d_sum, &saved.activated)?;
         let d_before = gelu_backward(&d_activated, &saved.before)?;
@@ -172,8 +177,12 @@ impl Layer {
                 .backward(&d_mlp_in, mlp_norm_in, mlp_statistics, Some(&d_sum))?
         } else {
             add_to(&d_mlp_in, &d_sum)?;
-            self.attention_norm
-                .backward(&d_mlp_in, attention_norm_in, attention_statistics, None)?
+            self.attention_norm.backward(
+                &d_mlp_in,
+                attention_norm_in,
+                attention_statistics,
+                None,
+            )?
         };
         let d_attended = linear_backward(&self.output, &d_middle, &saved.attended)?;
         let d_qkv = attention_backward(

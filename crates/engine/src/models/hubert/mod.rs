@@ -16,11 +16,9 @@ use std::path::Path;
 use candle_core::Device;
 use candle_core::Tensor;
 
-use crate::model::parameters::Declared;
-use crate::model::parameters::Kind;
-use crate::model::parameters::Parameters;
 use crate::models::hubert::config::Config;
 use crate::models::hubert::config::FeatureNorm;
+pub use crate::models::hubert::files::Class;
 pub use crate::models::hubert::files::Source;
 pub use crate::models::hubert::files::save;
 use crate::models::hubert::front::Convolution;
@@ -32,6 +30,11 @@ use crate::models::hubert::front::Projection;
 use crate::models::hubert::front::ProjectionSaved;
 use crate::models::hubert::layer::Layer;
 use crate::models::hubert::layer::Norm;
+use crate::nn::checkpoint::read_json;
+use crate::nn::parameters::Declared;
+use crate::nn::parameters::Entry;
+use crate::nn::parameters::Kind;
+use crate::nn::parameters::Parameters;
 use crate::ops::cpu::tensor;
 use crate::ops::linear::Linear;
 use crate::ops::linear::Weight;
@@ -48,6 +51,15 @@ use maqam_base::parts::Part;
 
 /// Added to variances in the norms of the feature extractor: PyTorch's default, which no configuration changes.
 const FEATURE_EPS: f64 = 1e-5;
+
+/// Whether a folder's `config.json` is that of a speech encoder, and of no audio language model.
+///
+/// # Errors
+/// A `config.json` that is missing or not JSON.
+pub fn is_encoder(dir: &Path) -> Result<bool> {
+    let value = read_json(&dir.join(config::CONFIG_FILE))?;
+    Ok(value.get("conv_kernel").is_some())
+}
 
 /// One clip, prepared by [`Config::prepare`].
 #[derive(Clone, Copy, Debug)]
@@ -88,6 +100,24 @@ pub struct Head {
     pub shape: Vec<usize>,
     /// Standard deviation of a matrix at the beginning.
     pub deviation: f64,
+}
+
+/// Heads in a flat buffer of their own, beginning as [`Head`] says.
+///
+/// # Errors
+/// None on the CPU.
+pub fn head_parameters(heads: &[Head], seed: u64) -> Result<Parameters> {
+    let mut declared = Declared::default();
+    for head in heads {
+        declared.declare(head.name.clone(), &head.shape, Part::Projector, Kind::Full);
+    }
+    let parameters = declared.allocate(&Device::Cpu)?;
+    for (entry, head) in parameters.entries.iter().zip(heads) {
+        let config = Config::default();
+        let value = initial::tensor(seed, &entry.name, &entry.shape, Some(head), &config)?;
+        parameters.set_tensor(entry, &value)?;
+    }
+    Ok(parameters)
 }
 
 /// What a pass over clips computes beside frames.
@@ -210,11 +240,15 @@ impl Hubert {
             .ok_or_else(|| Error::bug(format!("no head `{name}` was declared")))
     }
 
+    /// The encoder's tensors in the flat buffer, heads left out.
+    pub fn encoder_entries(&self) -> &[Entry] {
+        let entries = &self.parameters.entries;
+        &entries[..entries.len() - self.heads.len()]
+    }
+
     /// Number of the encoder's weights, heads left out.
     pub fn num_weights(&self) -> usize {
-        let heads = self.heads.len();
-        let entries = &self.parameters.entries;
-        entries[..entries.len() - heads]
+        self.encoder_entries()
             .iter()
             .map(|entry| entry.range.len())
             .sum()
@@ -230,6 +264,21 @@ impl Hubert {
             Scope::WithoutConvolutions => !name.starts_with(CONVOLUTIONS),
             Scope::Full => true,
         }
+    }
+
+    /// Refuses a layer that the encoder does not have.
+    ///
+    /// # Errors
+    /// That layer; 0 is the input of the first one.
+    pub fn check_layer(&self, layer: usize) -> Result<()> {
+        let layers = self.layers.len();
+        if layer <= layers {
+            return Ok(());
+        }
+        Err(
+            Error::input(format!("layer {layer} of an encoder of {layers} layers"))
+                .hint(format!("name a layer from 0 to {layers}")),
+        )
     }
 
     /// Hidden states of clips.
@@ -250,14 +299,7 @@ impl Hubert {
     /// # Errors
     /// A clip that is shorter than one frame; more layers than there are; a masked frame that is none.
     pub fn forward(&self, clips: &[Clip], pass: Pass) -> Result<(Encoded, Option<Saved>)> {
-        if pass.layers > self.layers.len() {
-            return Err(Error::input(format!(
-                "layer {} of an encoder of {} layers",
-                pass.layers,
-                self.layers.len()
-            ))
-            .hint(format!("name a layer from 0 to {}", self.layers.len())));
-        }
+        self.check_layer(pass.layers)?;
         let frames = self.frames(clips)?;
         let (features, convolutions, kept) = self.features(clips, &frames, pass.training)?;
         let (x, projection) = self.projection.forward(features)?;
@@ -330,7 +372,11 @@ impl Hubert {
         frames: &[usize],
         training: bool,
     ) -> Result<(Tensor, Vec<ConvolutionSaved>, Option<(Vec<u32>, usize)>)> {
-        let samples: Vec<f32> = clips.iter().flat_map(|clip| clip.samples).copied().collect();
+        let samples: Vec<f32> = clips
+            .iter()
+            .flat_map(|clip| clip.samples)
+            .copied()
+            .collect();
         let mut lens: Vec<usize> = clips.iter().map(|clip| clip.samples.len()).collect();
         let total = samples.len();
         let mut x = tensor(samples, (total, 1))?;
@@ -389,7 +435,9 @@ impl Hubert {
         if let (false, Some((x, statistics))) = (is_stable, &saved.norm) {
             d = self.norm.backward(&d, x, statistics, None)?;
         }
-        let d = self.positions.backward(&d, &saved.positions, &saved.frames)?;
+        let d = self
+            .positions
+            .backward(&d, &saved.positions, &saved.frames)?;
         if !saved.masked.is_empty() {
             let masked = gather(&d, &saved.masked)?;
             if let Some(gradient) = &self.mask.gradient {
@@ -410,8 +458,12 @@ impl Hubert {
         if let Some((rows, total)) = &saved.kept {
             d = crate::ops::rows::spread(&d, rows, *total)?;
         }
-        for (i, (convolution, saved)) in
-            self.convolutions.iter().zip(&saved.convolutions).enumerate().rev()
+        for (i, (convolution, saved)) in self
+            .convolutions
+            .iter()
+            .zip(&saved.convolutions)
+            .enumerate()
+            .rev()
         {
             match convolution.backward(&d, saved, i > 0)? {
                 Some(dx) => d = dx,
@@ -466,7 +518,8 @@ impl Names {
         let hidden = config.hidden_size;
         let mut inputs = 1;
         let mut convolutions = Vec::new();
-        for (i, (&outputs, &kernel)) in config.conv_dim.iter().zip(&config.conv_kernel).enumerate() {
+        for (i, (&outputs, &kernel)) in config.conv_dim.iter().zip(&config.conv_kernel).enumerate()
+        {
             let stem = format!("{CONVOLUTIONS}conv_layers.{i}");
             let weight = add(
                 format!("{stem}.conv.weight"),
@@ -530,7 +583,11 @@ impl Names {
             });
             layers.push(weights[0]);
             for name in qkv {
-                add(format!("{stem}.attention.{name}.bias"), &[hidden], Kind::Full);
+                add(
+                    format!("{stem}.attention.{name}.bias"),
+                    &[hidden],
+                    Kind::Full,
+                );
             }
             let ffn = config.intermediate_size;
             for (name, outputs, inputs) in [
@@ -538,7 +595,11 @@ impl Names {
                 ("feed_forward.intermediate_dense", ffn, hidden),
                 ("feed_forward.output_dense", hidden, ffn),
             ] {
-                add(format!("{stem}.{name}.weight"), &[outputs, inputs], Kind::Full);
+                add(
+                    format!("{stem}.{name}.weight"),
+                    &[outputs, inputs],
+                    Kind::Full,
+                );
                 add(format!("{stem}.{name}.bias"), &[outputs], Kind::Full);
             }
             for name in ["layer_norm", "final_layer_norm"] {
@@ -617,7 +678,9 @@ impl Builder<'_> {
             };
             Ok(Convolution {
                 weight: self.weight(weight, is_trained)?,
-                bias: bias.map(|entry| self.weight(entry, is_trained)).transpose()?,
+                bias: bias
+                    .map(|entry| self.weight(entry, is_trained))
+                    .transpose()?,
                 window,
                 norm,
             })

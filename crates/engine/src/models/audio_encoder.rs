@@ -1,0 +1,223 @@
+//! Whisper's encoder with pooling behind it: convolutions, layers over windows, pairs averaged; forward and backward.
+
+use candle_core::Result;
+use candle_core::Tensor;
+
+use crate::batch::Audio;
+use crate::nn::encoder_layer::EncoderLayer;
+use crate::nn::encoder_layer::Saved;
+use crate::nn::encoder_layer::Windows;
+use crate::nn::layer_norm::LayerNorm;
+use crate::nn::saving::wanted;
+use crate::ops::activation::gelu;
+use crate::ops::activation::gelu_backward;
+use crate::ops::convolution::unfold;
+use crate::ops::convolution::unfold_backward;
+use crate::ops::cpu::tensor;
+use crate::ops::device::place_like;
+use crate::ops::linear::AdapterDropout;
+use crate::ops::linear::Linear;
+use crate::ops::linear::Weight;
+use crate::ops::norm::LayerNormStatistics;
+use crate::ops::rows::add_to;
+use crate::ops::rows::gather;
+use crate::ops::rows::pool_pairs;
+use crate::ops::rows::pool_pairs_backward;
+use maqam_audio::MELS;
+
+/// Convolutions, layers, and the pooling after them.
+#[derive(Debug)]
+pub struct AudioEncoder {
+    /// `conv1` as a linear layer over unfolded frames, `[d_model, 3 mels]`.
+    pub conv1: Linear,
+    /// `conv2`, stride 2, `[d_model, 3 d_model]`.
+    pub conv2: Linear,
+    /// Sinusoids of the positions in a window, `[n_window, d_model]`.
+    pub sinusoids: Tensor,
+    /// The layers.
+    pub layers: Vec<EncoderLayer>,
+    /// `ln_post`.
+    pub final_norm: LayerNorm,
+}
+
+/// What the encoder's backward needs.
+pub struct EncoderSaved {
+    convolutions: Option<Convolved>,
+    layers: Vec<Saved>,
+    pooled: Tensor,
+    statistics: LayerNormStatistics,
+}
+
+/// What the convolutions' backward needs.
+struct Convolved {
+    unfolded1: Tensor,
+    before1: Tensor,
+    unfolded2: Tensor,
+    before2: Tensor,
+}
+
+impl AudioEncoder {
+    /// Whether there is something to train: convolutions, which come before every layer, or adapters of a layer.
+    pub fn is_trained(&self) -> bool {
+        self.conv1.is_trained() || self.first_trained().is_some()
+    }
+
+    fn first_trained(&self) -> Option<usize> {
+        self.layers.iter().position(EncoderLayer::is_trained)
+    }
+
+    /// The convolutions and every layer's linears, in the order of the data.
+    pub fn linears_mut(&mut self) -> Vec<&mut Linear> {
+        let of_layers = self.layers.iter_mut().flat_map(EncoderLayer::linears_mut);
+        [&mut self.conv1, &mut self.conv2]
+            .into_iter()
+            .chain(of_layers)
+            .collect()
+    }
+
+    /// Everything that can be trained, in a fixed order.
+    pub fn weights_mut(&mut self) -> Vec<&mut Weight> {
+        let mut found = Vec::new();
+        for linear in [&mut self.conv1, &mut self.conv2] {
+            found.extend(linear.weights_mut());
+        }
+        for layer in &mut self.layers {
+            found.extend(layer.weights_mut());
+        }
+        found.extend([&mut self.final_norm.weight, &mut self.final_norm.bias]);
+        found
+    }
+
+    /// # Shapes
+    /// -> `[audio tokens, d_model]`, clip after clip
+    pub fn forward(
+        &self,
+        audio: &Audio,
+        windows: &Windows,
+        training: bool,
+    ) -> Result<(Tensor, Option<EncoderSaved>)> {
+        let none = AdapterDropout {
+            probability: 0.0,
+            tokens: &[],
+        };
+        let frames = place_like(
+            &audio.features,
+            (audio.features.len() / MELS, MELS),
+            &self.sinusoids,
+        )?;
+        let unfolded1 = unfold(&frames, &audio.windows, 1)?;
+        let (before1, _) = self.conv1.forward(&unfolded1, None, none)?;
+        let unfolded2 = unfold(&gelu(&before1)?, &audio.windows, 2)?;
+        let (before2, _) = self.conv2.forward(&unfolded2, None, none)?;
+        let mut x = gelu(&before2)?;
+        let convolutions = (training && self.conv1.is_trained()).then_some(Convolved {
+            unfolded1,
+            before1,
+            unfolded2,
+            before2,
+        });
+        let positions: Vec<u32> = audio
+            .positions
+            .iter()
+            .flat_map(|&len| 0..len as u32)
+            .collect();
+        add_to(&x, &gather(&self.sinusoids, &positions)?)?;
+
+        let keep_from = match training {
+            true if convolutions.is_some() => 0,
+            true => self.first_trained().unwrap_or(self.layers.len()),
+            false => self.layers.len(),
+        };
+        let mut layers = Vec::new();
+        for (i, layer) in self.layers.iter().enumerate() {
+            let (y, saved) = layer.forward(&x, windows)?;
+            if i >= keep_from {
+                layers.push(saved);
+            }
+            x = y;
+        }
+        let pooled = pool_pairs(&x, &audio.clip_positions)?;
+        let (y, statistics) = self.final_norm.forward(&pooled)?;
+        let saved = (!layers.is_empty() || convolutions.is_some()).then_some(EncoderSaved {
+            convolutions,
+            layers,
+            pooled,
+            statistics,
+        });
+        Ok((y, saved))
+    }
+
+    /// Adds to the gradients of the layers, from the last to the first that is trained, and of the convolutions.
+    pub fn backward(
+        &self,
+        dy: &Tensor,
+        saved: &EncoderSaved,
+        audio: &Audio,
+        windows: &Windows,
+    ) -> Result<()> {
+        let d_pooled = self
+            .final_norm
+            .backward(dy, &saved.pooled, &saved.statistics, None)?;
+        let mut dx = pool_pairs_backward(&d_pooled, &audio.clip_positions)?;
+        let EncoderSaved {
+            convolutions,
+            layers: saved_layers,
+            ..
+        } = saved;
+        let first = self.layers.len() - saved_layers.len();
+        for (i, (layer, saved)) in self.layers[first..]
+            .iter()
+            .zip(saved_layers)
+            .enumerate()
+            .rev()
+        {
+            match layer.backward(&dx, saved, windows, i > 0 || convolutions.is_some())? {
+                Some(d) => dx = d,
+                None => return Ok(()),
+            }
+        }
+        match convolutions {
+            Some(convolved) => self.convolutions_backward(&dx, convolved, audio),
+            None => Ok(()),
+        }
+    }
+
+    fn convolutions_backward(
+        &self,
+        dx: &Tensor,
+        convolved: &Convolved,
+        audio: &Audio,
+    ) -> Result<()> {
+        let none = AdapterDropout {
+            probability: 0.0,
+            tokens: &[],
+        };
+        let d_before2 = gelu_backward(dx, &convolved.before2)?;
+        let d_unfolded2 =
+            wanted(
+                self.conv2
+                    .backward(&d_before2, &convolved.unfolded2, None, none, true)?,
+            )?;
+        let d_before1 = gelu_backward(
+            &unfold_backward(&d_unfolded2, &audio.windows, 2)?,
+            &convolved.before1,
+        )?;
+        self.conv1
+            .backward(&d_before1, &convolved.unfolded1, None, none, false)?;
+        Ok(())
+    }
+}
+
+/// Whisper's sinusoids: sines in the first half of the channels, cosines in the second, wavelengths from 2 pi to 10000 * 2 pi.
+pub fn sinusoids(positions: usize, channels: usize) -> Result<Tensor> {
+    let half = channels / 2;
+    let step = (10_000f64).ln() / (half as f64 - 1.0);
+    let angle =
+        |position: usize, i: usize| position as f64 * f64::from((-step * i as f64).exp() as f32);
+    let rows = (0..positions).flat_map(|p| {
+        (0..half)
+            .map(move |i| angle(p, i).sin() as f32)
+            .chain((0..half).map(move |i| angle(p, i).cos() as f32))
+    });
+    tensor(rows.collect::<Vec<f32>>(), (positions, channels))
+}

@@ -1,0 +1,243 @@
+//! From a configuration, weights and a plan of adapters to the layers of a model.
+
+use std::collections::HashMap;
+
+use candle_core::DType;
+use candle_core::Device;
+use candle_core::Tensor;
+
+use crate::models::audio_encoder::AudioEncoder;
+use crate::models::audio_encoder::sinusoids;
+use crate::models::config::Config;
+use crate::models::groups::Groups;
+use crate::nn::decoder_layer::DecoderLayer;
+use crate::nn::encoder_layer::EncoderLayer;
+use crate::nn::lora::Plan;
+use crate::nn::parameters::Declared;
+use crate::nn::parameters::Kind;
+use crate::nn::parameters::Parameters;
+use crate::nn::stack::Builder;
+use crate::nn::stack::FullWeights;
+use crate::nn::stack::Group;
+use crate::nn::stack::declare_adapters;
+use crate::nn::weights::Weights;
+use crate::ops::convolution::KERNEL;
+use crate::ops::device::compute_type;
+use crate::ops::linear::Linear;
+use crate::ops::linear::Weight;
+use maqam_base::error::Result;
+use maqam_base::parts::Part;
+
+/// The parts of a model, built.
+pub struct Built {
+    pub encoder: AudioEncoder,
+    pub projector: Linear,
+    pub embeddings: Weight,
+    pub layers: Vec<DecoderLayer>,
+    pub final_norm: Weight,
+    pub head: Weight,
+    pub parameters: Parameters,
+}
+
+/// Loads every weight the model needs for audio and text, and puts adapters where the plan wants them.
+pub fn build(
+    config: &Config,
+    weights: &Weights,
+    plan: &Plan,
+    trained: bool,
+    device: &Device,
+) -> Result<Built> {
+    let names = config.names;
+    let groups = Groups::of(config);
+    let mut declared = Declared::default();
+    let places = declare_adapters(groups.all(), plan, &mut declared);
+    let has_head = !config.text.tie_word_embeddings && weights.has(names.head);
+    let full = if trained {
+        full_weights(config, &groups, &plan.full, has_head, &mut declared).places
+    } else {
+        HashMap::new()
+    };
+    let mut parameters = declared.allocate(device)?;
+    for entry in parameters
+        .entries
+        .iter()
+        .filter(|entry| entry.kind != Kind::Adapter)
+    {
+        parameters.set_tensor(entry, &weights.get(&entry.name, &entry.shape, DType::F32)?)?;
+    }
+    let builder = Builder {
+        weights,
+        plan,
+        parameters: &parameters,
+        places,
+        full,
+        trained,
+        device,
+    };
+
+    let encoder = encoder(config, &builder, &groups)?;
+    let projector = builder.linear(&groups.projector)?;
+    let table = [config.text.vocab_size, config.text.hidden_size];
+    let embeddings = builder.weight(&names.embeddings(), &table)?;
+    let layers = groups
+        .decoder
+        .iter()
+        .enumerate()
+        .map(|(i, groups)| decoder_layer(config, &builder, i, groups))
+        .collect::<Result<Vec<_>>>()?;
+    let final_norm = builder.weight(&names.final_norm(), &[config.text.hidden_size])?;
+    // A tied head shares the embeddings' gradient too: both add to it.
+    let head = if has_head {
+        builder.weight(names.head, &table)?
+    } else {
+        embeddings.clone()
+    };
+    parameters.copies = copies(&layers)?;
+    Ok(Built {
+        encoder,
+        projector,
+        embeddings,
+        layers,
+        final_norm,
+        head,
+        parameters,
+    })
+}
+
+fn encoder(config: &Config, builder: &Builder, groups: &Groups) -> Result<AudioEncoder> {
+    let (names, audio, device) = (config.names, &config.audio, builder.device);
+    let d = audio.d_model;
+    let layers = groups
+        .encoder
+        .iter()
+        .enumerate()
+        .map(|(i, [qkv, output, fc1, fc2])| {
+            let [attention_norm, mlp_norm] =
+                ENCODER_NORMS.map(|norm| format!("{}.{norm}", names.encoder_layer(i)));
+            Ok(EncoderLayer {
+                attention_norm: builder.layer_norm(&attention_norm, d)?,
+                qkv: builder.linear(qkv)?,
+                output: builder.linear(output)?,
+                mlp_norm: builder.layer_norm(&mlp_norm, d)?,
+                fc1: builder.linear(fc1)?,
+                fc2: builder.linear(fc2)?,
+                heads: audio.heads(),
+            })
+        })
+        .collect::<Result<Vec<_>>>()?;
+    let conv = |name: &str| format!("{}.{name}", names.tower);
+    Ok(AudioEncoder {
+        conv1: builder.convolution(&conv("conv1"), audio.num_mel_bins, d)?,
+        conv2: builder.convolution(&conv("conv2"), d, d)?,
+        sinusoids: sinusoids(audio.n_window, d)?
+            .to_dtype(compute_type(device))?
+            .to_device(device)?,
+        layers,
+        final_norm: builder.layer_norm(names.last_norm_of_tower, d)?,
+    })
+}
+
+fn decoder_layer(
+    config: &Config,
+    builder: &Builder,
+    layer: usize,
+    [qkv, output, gate_up, down]: &[Group; 4],
+) -> Result<DecoderLayer> {
+    let text = &config.text;
+    let [attention_norm, mlp_norm] =
+        DECODER_NORMS.map(|norm| format!("{}.{norm}.weight", config.names.decoder_layer(layer)));
+    Ok(DecoderLayer {
+        attention_norm: builder.weight(&attention_norm, &[text.hidden_size])?,
+        qkv: builder.joined(qkv)?,
+        output: builder.joined(output)?,
+        mlp_norm: builder.weight(&mlp_norm, &[text.hidden_size])?,
+        gate_up: builder.joined(gate_up)?,
+        down: builder.joined(down)?,
+        heads: text.heads(),
+        eps: text.rms_norm_eps,
+    })
+}
+
+/// Adapters of decoder layers, and where copies of them lie beside the weights they adapt.
+pub fn copies(layers: &[DecoderLayer]) -> Result<Vec<(Tensor, Tensor)>> {
+    let linears = layers
+        .iter()
+        .flat_map(|layer| [&layer.qkv, &layer.output, &layer.gate_up, &layer.down]);
+    let copies = linears
+        .map(Linear::copies)
+        .collect::<candle_core::Result<Vec<_>>>()?;
+    Ok(copies.concat())
+}
+
+const ENCODER_NORMS: [&str; 2] = ["self_attn_layer_norm", "final_layer_norm"];
+const DECODER_NORMS: [&str; 2] = ["input_layernorm", "post_attention_layernorm"];
+
+/// Declares the weights of the parts that are trained whole, in the order of the computation.
+fn full_weights(
+    config: &Config,
+    groups: &Groups,
+    parts: &[Part],
+    has_head: bool,
+    declared: &mut Declared,
+) -> FullWeights {
+    let (names, audio, text) = (config.names, &config.audio, &config.text);
+    let mut full = FullWeights::default();
+    if parts.contains(&Part::AudioEncoder) {
+        let of_layers = groups.encoder.iter().flatten();
+        of_layers.for_each(|group| full.add_group(declared, group));
+    }
+    if parts.contains(&Part::Projector) {
+        full.add_group(declared, &groups.projector);
+    }
+    if parts.contains(&Part::Decoder) {
+        let of_layers = groups.decoder.iter().flatten();
+        of_layers.for_each(|group| full.add_group(declared, group));
+    }
+    if parts.contains(&Part::AudioEncoder) {
+        let (part, d) = (Part::AudioEncoder, audio.d_model);
+        for (conv, inputs) in [("conv1", audio.num_mel_bins), ("conv2", d)] {
+            let (stem, shape) = (format!("{}.{conv}", names.tower), [d, inputs, KERNEL]);
+            let weight = format!("{stem}.weight");
+            full.add(declared, weight, &shape, part, Kind::Convolution);
+            full.add(declared, format!("{stem}.bias"), &[d], part, Kind::Full);
+        }
+        let norms = (0..audio.encoder_layers)
+            .flat_map(|i| ENCODER_NORMS.map(|norm| format!("{}.{norm}", names.encoder_layer(i))));
+        for norm in norms.chain([names.last_norm_of_tower.to_owned()]) {
+            for half in ["weight", "bias"] {
+                full.add(declared, format!("{norm}.{half}"), &[d], part, Kind::Full);
+            }
+        }
+    }
+    if parts.contains(&Part::Decoder) {
+        let (part, dim) = (Part::Decoder, text.hidden_size);
+        let norms = (0..text.num_hidden_layers).flat_map(|i| {
+            DECODER_NORMS.map(|norm| format!("{}.{norm}.weight", names.decoder_layer(i)))
+        });
+        for norm in norms.chain([names.final_norm()]) {
+            full.add(declared, norm, &[dim], part, Kind::Full);
+        }
+        let head = has_head.then(|| names.head.to_owned());
+        for name in [names.embeddings()].into_iter().chain(head) {
+            full.add(declared, name, &[text.vocab_size, dim], part, Kind::Full);
+        }
+    }
+    full
+}
+
+/// Name and shape of every weight that can be trained whole.
+pub fn weight_shapes(config: &Config) -> HashMap<String, Vec<usize>> {
+    let mut declared = Declared::default();
+    full_weights(
+        config,
+        &Groups::of(config),
+        &Part::ALL,
+        !config.text.tie_word_embeddings,
+        &mut declared,
+    );
+    declared
+        .into_entries()
+        .into_iter()
+        .map(|entry| (entry.name, entry.shape))
+        .collect()
+}

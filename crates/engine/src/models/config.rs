@@ -1,0 +1,172 @@
+//! The shape of an audio language model: what every family's configuration comes down to.
+
+use serde_json::Value;
+
+use crate::models::names::Names;
+use crate::ops::attention::Heads;
+use maqam_base::error::Error;
+use maqam_base::error::Result;
+
+/// The audio encoder, named as in the checkpoint.
+#[derive(Clone, Debug, PartialEq)]
+pub struct AudioConfig {
+    /// Width of the encoder.
+    pub d_model: usize,
+    /// Number of layers.
+    pub encoder_layers: usize,
+    /// Number of heads.
+    pub encoder_attention_heads: usize,
+    /// Width inside the feed-forward part.
+    pub encoder_ffn_dim: usize,
+    /// Mel bands.
+    pub num_mel_bins: usize,
+    /// Half the frames of a window.
+    pub n_window: usize,
+    /// Rows of the sinusoid table.
+    pub max_source_positions: usize,
+    /// Width after the projector.
+    pub output_dim: usize,
+}
+
+impl AudioConfig {
+    /// Frames that the encoder hears at once.
+    pub fn window_frames(&self) -> usize {
+        2 * self.n_window
+    }
+
+    /// Full attention: as many key heads as query heads.
+    pub fn heads(&self) -> Heads {
+        let heads = self.encoder_attention_heads;
+        Heads {
+            num_heads: heads,
+            num_kv_heads: heads,
+            head_dim: self.d_model / heads,
+        }
+    }
+}
+
+/// The decoder, named as in the checkpoint.
+#[derive(Clone, Debug, PartialEq)]
+pub struct TextConfig {
+    /// Tokens of the vocabulary, padding rows included.
+    pub vocab_size: usize,
+    /// Width of the decoder.
+    pub hidden_size: usize,
+    /// Width inside the feed-forward part.
+    pub intermediate_size: usize,
+    /// Number of layers.
+    pub num_hidden_layers: usize,
+    /// Number of query heads.
+    pub num_attention_heads: usize,
+    /// Number of key and value heads.
+    pub num_key_value_heads: usize,
+    /// Numbers in a head.
+    pub head_dim: usize,
+    /// Longest sequence.
+    pub max_position_embeddings: usize,
+    /// Added to the mean square in norms.
+    pub rms_norm_eps: f64,
+    /// Base of the rotary frequencies.
+    pub rope_theta: f64,
+    /// Whether the head is the embedding table, in fact: the weights decide.
+    pub tie_word_embeddings: bool,
+}
+
+impl TextConfig {
+    /// How the fused projection divides into heads.
+    pub fn heads(&self) -> Heads {
+        Heads {
+            num_heads: self.num_attention_heads,
+            num_kv_heads: self.num_key_value_heads,
+            head_dim: self.head_dim,
+        }
+    }
+}
+
+/// The shape of an audio encoder, a projector and a decoder, and what their family calls them.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Config {
+    /// What the tensors are called.
+    pub names: &'static Names,
+    /// The audio encoder and its projector.
+    pub audio: AudioConfig,
+    /// The decoder.
+    pub text: TextConfig,
+    /// The token that stands for a piece of audio.
+    pub audio_token: u32,
+}
+
+impl Config {
+    /// Refuses shapes that do not fit together.
+    ///
+    /// # Errors
+    /// The first that does not; the message names the fields.
+    pub fn check(&self) -> Result<()> {
+        let (audio, text) = (&self.audio, &self.text);
+        let wrong = |message: String| Err(Error::input(message));
+        if !audio.d_model.is_multiple_of(audio.encoder_attention_heads) {
+            return wrong(format!(
+                "`audio_config.d_model` ({}) is not a multiple of its heads ({})",
+                audio.d_model, audio.encoder_attention_heads
+            ));
+        }
+        if !text
+            .num_attention_heads
+            .is_multiple_of(text.num_key_value_heads)
+            || !text.head_dim.is_multiple_of(2)
+        {
+            let (heads, kv) = (text.num_attention_heads, text.num_key_value_heads);
+            return wrong(format!(
+                "`text_config` has {heads} heads over {kv} key heads of {} numbers",
+                text.head_dim
+            ));
+        }
+        if audio.output_dim != text.hidden_size {
+            return wrong(format!(
+                "`audio_config.output_dim` ({}) differs from `text_config.hidden_size` ({})",
+                audio.output_dim, text.hidden_size
+            ));
+        }
+        if audio.n_window > audio.max_source_positions {
+            return wrong(format!(
+                "a window has {} positions, the sinusoid table {}",
+                audio.n_window, audio.max_source_positions
+            ));
+        }
+        Ok(())
+    }
+}
+
+/// A section of a configuration, and what it is called.
+pub struct Fields<'a>(pub &'a Value, pub &'static str);
+
+impl Fields<'_> {
+    /// A whole number above 0.
+    ///
+    /// # Errors
+    /// One that is not there or is another value; the message names it.
+    pub fn number(&self, name: &str) -> Result<usize> {
+        match self.0[name].as_u64() {
+            Some(n) if n > 0 => Ok(n as usize),
+            _ => Err(Error::input(format!(
+                "`{}.{name}` should be a whole number above 0, found {}",
+                self.1, self.0[name]
+            ))),
+        }
+    }
+
+    /// Refuses a field that says something else than `expected`; one that says nothing is taken for it.
+    ///
+    /// # Errors
+    /// The field with its value.
+    pub fn require(&self, name: &str, expected: impl Into<Value>) -> Result<()> {
+        let (found, expected) = (&self.0[name], expected.into());
+        if found.is_null() || *found == expected {
+            return Ok(());
+        }
+        Err(Error::input(format!(
+            "`{}.{name}` is {found}; maqam computes {expected} only",
+            self.1
+        )))
+    }
+}

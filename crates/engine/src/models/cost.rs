@@ -1,0 +1,337 @@
+//! What a training step costs: operations of its matrix products and bytes of its activations, from the model's dimensions.
+//!
+//! Only products are counted. Norms, activations, softmax and the optimiser are in the measured factor between products alone and whole
+//! steps.
+
+use crate::models::config::Config;
+use crate::models::sizes::Sizes;
+use crate::nn::saving::Save;
+use crate::ops::convolution::KERNEL;
+use maqam_audio::MELS;
+use maqam_base::parts::Part;
+use maqam_base::parts::Parts;
+use maqam_base::parts::Training;
+
+/// Bytes of a number in f32.
+pub const F32: f64 = 4.0;
+/// Bytes of a number in bf16.
+pub const BF16: f64 = 2.0;
+
+/// Operations of a product for each pair of numbers: one multiplication, one addition.
+const PAIR: f64 = 2.0;
+
+/// Products of attention's backward for each of its forward: five (scores again, and gradients of values, probabilities, queries, keys)
+/// for two.
+const ATTENTION_BACKWARD: f64 = 2.5;
+
+/// Positions of the audio encoder for each token of audio.
+pub const POSITIONS: f64 = 2.0;
+
+/// What goes through the model at once: a micro-batch, or a step.
+#[derive(Clone, Copy, Debug, Default, PartialEq)]
+pub struct Load {
+    /// Tokens.
+    pub tokens: f64,
+    /// Sum over sequences of the square of their tokens.
+    pub squares: f64,
+    /// Tokens that stand for audio.
+    pub audio_tokens: f64,
+    /// Tokens that are learnt.
+    pub targets: f64,
+}
+
+impl Load {
+    /// One sequence more.
+    pub fn add(&mut self, tokens: usize, audio_tokens: usize, targets: usize) {
+        let tokens = tokens as f64;
+        self.tokens += tokens;
+        self.squares += tokens * tokens;
+        self.audio_tokens += audio_tokens as f64;
+        self.targets += targets as f64;
+    }
+}
+
+/// A model as it is trained.
+#[derive(Clone, Copy)]
+pub struct Model<'a> {
+    /// Its dimensions.
+    pub config: &'a Config,
+    /// Its numbers.
+    pub sizes: &'a Sizes,
+    /// How its parts are trained.
+    pub parts: Parts,
+    /// What layers keep.
+    pub save: Save,
+}
+
+impl Model<'_> {
+    /// Operations of a forward and a backward.
+    pub fn operations(&self, load: &Load) -> f64 {
+        self.decoder(load) + self.encoder(load) + self.projector(load) + self.adapters(load)
+    }
+
+    /// Operations that a step of adapters over frozen weights cannot do without: every weight of the decoder's layers once forward and once
+    /// to the gradient of its input, the head's likewise over what is learnt, the audio tower's forward. Nothing that is computed again
+    /// counts, nor attention, nor the adapters. What `bench` divides by the time.
+    pub fn useful(&self, load: &Load) -> f64 {
+        let (text, audio) = (&self.config.text, &self.config.audio);
+        let (dim, ffn, query) = (
+            text.hidden_size as f64,
+            text.intermediate_size as f64,
+            text.heads().query_width() as f64,
+        );
+        let layers = text.num_hidden_layers as f64
+            * (dim * text.heads().width() as f64 + query * dim + 3.0 * dim * ffn);
+        let head = dim * text.vocab_size as f64;
+        let (d, ffn, kernel) = (
+            audio.d_model as f64,
+            audio.encoder_ffn_dim as f64,
+            KERNEL as f64,
+        );
+        let tower = audio.encoder_layers as f64 * (4.0 * d * d + 2.0 * d * ffn)
+            + kernel * d * (MELS as f64 + d)
+            + d * audio.output_dim as f64;
+        2.0 * PAIR * (layers * load.tokens + head * load.targets)
+            + PAIR * tower * POSITIONS * load.audio_tokens
+    }
+
+    /// 1 where a part is trained whole, else 0.
+    pub fn is_full(&self, part: Part) -> f64 {
+        f64::from(u8::from(self.parts.of(part) == Training::Full))
+    }
+
+    /// Whether a part is trained in any way.
+    pub fn is_trained(&self, part: Part) -> bool {
+        self.parts.of(part) != Training::Frozen
+    }
+
+    fn decoder(&self, load: &Load) -> f64 {
+        let text = &self.config.text;
+        let (dim, ffn, layers) = (
+            text.hidden_size as f64,
+            text.intermediate_size as f64,
+            text.num_hidden_layers as f64,
+        );
+        let heads = text.heads();
+        let (query, width) = (heads.query_width() as f64, heads.width() as f64);
+        let (into, rest, down) = (dim * width, query * dim + 3.0 * dim * ffn, dim * ffn);
+        // The last layer goes on with the rows of targets alone.
+        let linear = PAIR
+            * (layers * into * load.tokens + rest * ((layers - 1.0) * load.tokens + load.targets));
+        // Causal: half of the scores, and of their products with the values.
+        let attention = layers * PAIR * query * load.squares;
+        let head = PAIR * dim * text.vocab_size as f64 * load.targets;
+        let again = match self.save {
+            Save::Layer => linear + attention - PAIR * layers * down * load.tokens,
+            Save::All | Save::Norms => 0.0,
+        };
+        // Gradients of inputs cost what the forward does; those of weights as much again.
+        linear * (2.0 + self.is_full(Part::Decoder))
+            + attention * (1.0 + ATTENTION_BACKWARD)
+            + head * (2.0 + self.is_full(Part::Decoder))
+            + again
+    }
+
+    fn encoder(&self, load: &Load) -> f64 {
+        let audio = &self.config.audio;
+        let (dim, ffn, layers) = (
+            audio.d_model as f64,
+            audio.encoder_ffn_dim as f64,
+            audio.encoder_layers as f64,
+        );
+        let (positions, kernel) = (POSITIONS * load.audio_tokens, KERNEL as f64);
+        // The first convolution gives two rows for each position.
+        let convolutions = PAIR * kernel * dim * positions * (2.0 * MELS as f64 + dim);
+        let linear = PAIR * layers * (4.0 * dim * dim + 2.0 * dim * ffn) * positions;
+        let attention = PAIR * layers * 2.0 * dim * positions * audio.n_window as f64;
+        if !self.is_trained(Part::AudioEncoder) {
+            return convolutions + linear + attention;
+        }
+        let again = if self.save == Save::Layer {
+            linear + attention
+        } else {
+            0.0
+        };
+        convolutions * (1.0 + 2.0 * self.is_full(Part::AudioEncoder))
+            + linear * (2.0 + self.is_full(Part::AudioEncoder))
+            + attention * (1.0 + ATTENTION_BACKWARD)
+            + again
+    }
+
+    fn projector(&self, load: &Load) -> f64 {
+        let once = PAIR
+            * self.config.audio.d_model as f64
+            * self.config.audio.output_dim as f64
+            * load.audio_tokens;
+        let below = f64::from(u8::from(self.is_trained(Part::AudioEncoder)));
+        once * (1.0 + below + self.is_full(Part::Projector))
+    }
+
+    /// Adapters: a forward, and gradients of inputs and weights.
+    fn adapters(&self, load: &Load) -> f64 {
+        let rows = |part| match part {
+            Part::AudioEncoder => POSITIONS * load.audio_tokens,
+            Part::Projector => load.audio_tokens,
+            Part::Decoder => load.tokens,
+        };
+        let of = |part: Part| {
+            if self.is_trained(part) {
+                3.0 * PAIR * self.sizes.adapters.of(part) as f64 * rows(part)
+            } else {
+                0.0
+            }
+        };
+        Part::ALL
+            .into_iter()
+            .filter(|&part| self.parts.of(part) == Training::Lora)
+            .map(of)
+            .sum()
+    }
+
+    /// Bytes of what a micro-batch keeps for its backward, with what one layer needs on its way.
+    pub fn activations(&self, load: &Load) -> f64 {
+        let (text, heads) = (&self.config.text, self.config.text.heads());
+        let (dim, ffn, layers) = (
+            text.hidden_size as f64,
+            text.intermediate_size as f64,
+            text.num_hidden_layers as f64,
+        );
+        let inside =
+            (heads.width() + heads.query_width() + heads.num_heads) as f64 + dim + 2.0 * ffn + 2.0;
+        let normed = 2.0 * dim + ffn;
+        let kept = |inside: f64, normed: f64| match self.save {
+            Save::Layer => 0.0,
+            Save::Norms => inside,
+            Save::All => inside + normed,
+        };
+        let decoder =
+            (layers * (dim + kept(inside, normed)) + 2.0 * (inside + normed)) * load.tokens;
+        let head = load.targets * 2.0 * dim + load.targets.min(256.0) * text.vocab_size as f64;
+        let audio = &self.config.audio;
+        let (dim, ffn, layers) = (
+            audio.d_model as f64,
+            audio.encoder_ffn_dim as f64,
+            audio.encoder_layers as f64,
+        );
+        let (inside, normed) = (5.0 * dim + ffn, 2.0 * dim + ffn);
+        let of_layers = if self.is_trained(Part::AudioEncoder) {
+            layers * (dim + kept(inside, normed))
+        } else {
+            0.0
+        };
+        let convolutions = 2.0 * (KERNEL * MELS) as f64 + 2.0 * dim + KERNEL as f64 * dim + dim;
+        let of_convolutions = convolutions * (1.0 + self.is_full(Part::AudioEncoder));
+        let encoder =
+            (of_layers + of_convolutions + 2.0 * (inside + normed)) * POSITIONS * load.audio_tokens;
+        F32 * (decoder + head + encoder)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::models::qwen_omni::shapes;
+    use crate::nn::lora;
+    use crate::nn::lora::Plan;
+
+    #[test]
+    fn a_frozen_decoder_with_adapters_costs_four_operations_a_weight_and_token() {
+        let config = shapes::by_name("7b", None).unwrap();
+        let parts = Parts::default();
+        let plan =
+            Plan::from_settings(&lora::Settings::default(), &parts, &config.adaptable()).unwrap();
+        let sizes = Sizes::of(&config, &plan);
+        let model = |parts, save| Model {
+            config: &config,
+            sizes: &sizes,
+            parts,
+            save,
+        };
+        let mut load = Load::default();
+        load.add(1000, 0, 1000);
+        // Kaplan et al. 2020, section 2.1: a forward costs 2 operations a weight and token, a backward twice that, half of it for the
+        // weights' own gradients. The embedding table is looked up and multiplied by nothing.
+        let weights =
+            (sizes.weights.decoder - config.text.vocab_size * config.text.hidden_size) as f64;
+        let found = model(parts, Save::Norms).operations(&load);
+        let lora = found / (4.0 * weights * 1000.0);
+        assert!(
+            (1.0..1.03).contains(&lora),
+            "{lora}: attention over 1000 tokens and adapters come on top"
+        );
+        let whole = model(
+            Parts {
+                decoder: Training::Full,
+                ..parts
+            },
+            Save::Norms,
+        )
+        .operations(&load)
+            / (6.0 * weights * 1000.0);
+        assert!((1.0..1.02).contains(&whole), "{whole}");
+        let again = model(parts, Save::Layer).operations(&load) / found;
+        assert!(
+            (1.25..1.5).contains(&again),
+            "{again}: all but the last product of each layer once more"
+        );
+    }
+
+    #[test]
+    fn useful_operations_are_those_that_peers_are_measured_by() {
+        let config = shapes::by_name("7b", None).unwrap();
+        let (parts, plan) = (Parts::default(), Plan::default());
+        let sizes = Sizes::of(&config, &plan);
+        let model = Model {
+            config: &config,
+            sizes: &sizes,
+            parts,
+            save: Save::Layer,
+        };
+        let mut load = Load::default();
+        load.add(340, 250, 50);
+        // 6.5253 G weights in the layers, 0.5450 G in the head, 0.639 G in the tower; ten seconds are 500 positions.
+        let by_hand = 4.0 * 6.5253e9 * 340.0 + 4.0 * 0.5450e9 * 50.0 + 2.0 * 0.639e9 * 500.0;
+        assert!((model.useful(&load) / by_hand - 1.0).abs() < 1e-3);
+    }
+
+    #[test]
+    fn policies_keep_less_in_their_order_and_everything_grows_with_the_load() {
+        let config = shapes::by_name("tiny", None).unwrap();
+        let parts = Parts {
+            audio_encoder: Training::Full,
+            projector: Training::Full,
+            decoder: Training::Full,
+        };
+        let plan =
+            Plan::from_settings(&lora::Settings::default(), &parts, &config.adaptable()).unwrap();
+        let sizes = Sizes::of(&config, &plan);
+        let (mut one, mut two) = (Load::default(), Load::default());
+        one.add(300, 200, 30);
+        two.add(300, 200, 30);
+        two.add(300, 200, 30);
+        let bytes = |save, load: &Load| {
+            Model {
+                config: &config,
+                sizes: &sizes,
+                parts,
+                save,
+            }
+            .activations(load)
+        };
+        assert!(
+            bytes(Save::All, &one) > bytes(Save::Norms, &one)
+                && bytes(Save::Norms, &one) > bytes(Save::Layer, &one)
+        );
+        assert!((bytes(Save::Norms, &two) / bytes(Save::Norms, &one) - 2.0).abs() < 0.1);
+        let model = Model {
+            config: &config,
+            sizes: &sizes,
+            parts,
+            save: Save::Norms,
+        };
+        assert!(
+            (model.operations(&two) / model.operations(&one) - 2.0).abs() < 1e-9,
+            "sequences do not see each other"
+        );
+    }
+}

@@ -1,0 +1,531 @@
+//! Merging what was trained into a checkpoint: W + scale B A, or the trained W, in a tree that has one set of weights and a model card.
+
+use std::borrow::Cow;
+use std::collections::BTreeMap;
+use std::collections::BTreeSet;
+use std::path::Path;
+
+use candle_core::Tensor;
+use rayon::prelude::*;
+use safetensors::Dtype;
+use safetensors::View;
+use serde_json::Map;
+use serde_json::Value;
+
+use crate::models::build::weight_shapes;
+use crate::models::config::Config;
+use crate::models::trained::Trained;
+use crate::nn::checkpoint;
+use crate::nn::checkpoint::Checkpoint;
+use crate::nn::checkpoint::INDEX;
+use crate::nn::checkpoint::NOT_FINITE_HINT;
+use crate::nn::checkpoint::Number;
+use crate::nn::checkpoint::SINGLE;
+use crate::nn::checkpoint::StoredTensor;
+use crate::nn::checkpoint::describe_not_finite;
+use crate::nn::checkpoint::weight_files;
+use crate::ops::cpu::slice;
+use crate::ops::gemm::Into as Product;
+use crate::ops::gemm::Matrix;
+use crate::ops::gemm::Threads;
+use crate::ops::gemm::product;
+use maqam_base::error::Error;
+use maqam_base::error::Result;
+use maqam_base::files;
+use maqam_base::files::StagedDir;
+
+/// Where an exported tree comes from, for its model card.
+#[derive(Clone, Debug)]
+pub struct Origin {
+    /// Hub id or folder name of the base.
+    pub base: String,
+    /// The adapter or the run's checkpoint, as it was named.
+    pub adapter: String,
+}
+
+/// Writes a full checkpoint tree to `out`, which must not exist: the weights that `trained` changes are merged, in the type
+/// they are stored in (or `dtype`, which then all of them get), and every other weight is copied. A folder without weights gets all
+/// of them from `trained`. Configuration, tokenizer and templates are copied; a model card takes the place of the base's documents.
+/// Returns the number of changed weights.
+///
+/// # Errors
+/// Something trained whose weight the checkpoint does not hold; values that are not finite, or that `dtype` cannot store; links that
+/// lead outside the folder and the Hub's cache. Nothing is left behind then.
+pub fn merge(
+    model_dir: &Path,
+    config: &Config,
+    trained: &Trained,
+    dtype: Option<Dtype>,
+    origin: &Origin,
+    out: &Path,
+) -> Result<usize> {
+    if out.exists() {
+        return Err(Error::input("exists already")
+            .at_path(out)
+            .hint("name a folder that does not exist yet"));
+    }
+    let is_new = weight_files(model_dir).is_err()
+        && weight_shapes(config)
+            .keys()
+            .all(|name| trained.full.contains_key(name));
+    let staged = StagedDir::new(out)?;
+    let merged = if is_new {
+        write_new(staged.path(), trained, dtype.unwrap_or(Dtype::F32))?
+    } else {
+        write_merged(model_dir, config, trained, dtype, staged.path())?
+    };
+    copy_the_rest(model_dir, model_dir, staged.path())?;
+    let stored = if is_new {
+        dtype.or(Some(Dtype::F32))
+    } else {
+        dtype
+    };
+    write_config(model_dir, config, stored, staged.path())?;
+    let card = model_card(config, trained, stored, merged, origin, out);
+    files::write_atomic(&staged.path().join("README.md"), card.as_bytes())?;
+    staged.commit()?;
+    Ok(merged)
+}
+
+/// Merges what was trained into the weights of a checkpoint, file by file.
+fn write_merged(
+    model_dir: &Path,
+    config: &Config,
+    trained: &Trained,
+    dtype: Option<Dtype>,
+    out: &Path,
+) -> Result<usize> {
+    let checkpoint = Checkpoint::open(model_dir, config.names.checkpoints)?;
+    let embeddings = config.names.embeddings();
+    let expected = trained.num_weights();
+    let mut merged = 0;
+    let mut places = Vec::new();
+    for (path, tensors) in checkpoint.files() {
+        let file = path
+            .file_name()
+            .ok_or_else(|| Error::bug("a checkpoint file without a name"))?;
+        let mut written = Vec::new();
+        for (name, stored) in tensors {
+            let at = |e: Error| e.at(format!("`{name}`")).at_path(path);
+            if let Some(error) = stored.not_finite() {
+                return Err(at(error).hint(NOT_FINITE_HINT));
+            }
+            let full = checkpoint.full_name(&name);
+            // A tied head that is stored all the same follows the embeddings.
+            let is_tied_head = full == config.names.head && config.text.tie_word_embeddings;
+            let source = if is_tied_head { &embeddings } else { &full };
+            let dtype = dtype.filter(|_| stored.is_float()).unwrap_or(stored.dtype);
+            let changed = changed_values(trained, source, &stored).map_err(at)?;
+            merged += usize::from(changed.is_some() && !is_tied_head);
+            let bytes = match changed {
+                Some(values) => Cow::Owned(narrowed(&values, &stored.shape, dtype).map_err(at)?),
+                None if dtype != stored.dtype => {
+                    let values = stored.values().unwrap_or_default();
+                    Cow::Owned(narrowed(&values, &stored.shape, dtype).map_err(at)?)
+                }
+                None => Cow::Borrowed(stored.bytes),
+            };
+            places.push((
+                name.clone(),
+                file.to_string_lossy().into_owned(),
+                bytes.len(),
+            ));
+            written.push((
+                name,
+                Written {
+                    dtype,
+                    shape: stored.shape,
+                    bytes,
+                },
+            ));
+        }
+        files::write_safetensors(&out.join(file), written)?;
+    }
+    if merged != expected {
+        return Err(Error::input(format!(
+            "{expected} weights were trained, the checkpoint holds {merged} of them"
+        ))
+        .at_path(model_dir));
+    }
+    write_index(model_dir, &places, out)?;
+    Ok(merged)
+}
+
+/// The values of a weight after training, by its full name; `None` if it was not trained.
+fn changed_values(
+    trained: &Trained,
+    full: &str,
+    stored: &StoredTensor,
+) -> Result<Option<Vec<f32>>> {
+    if let Some(adapter) = &trained.adapter
+        && let Some(module) = full.strip_suffix(".weight")
+        && let Some(shape) = adapter.plan.modules.get(module)
+        && let Some((a, b)) = adapter.tensors.get(module)
+    {
+        return merged_values(stored, a, b, shape.scale).map(Some);
+    }
+    let Some(tensor) = trained.full.get(full) else {
+        return Ok(None);
+    };
+    if tensor.dims() != stored.shape {
+        return Err(Error::input(format!(
+            "has shape {:?}, it was trained as {:?}",
+            stored.shape,
+            tensor.dims()
+        )));
+    }
+    Ok(Some(slice::<f32>(tensor)?.to_vec()))
+}
+
+/// Writes the weights of a model that never had any but the trained ones.
+fn write_new(out: &Path, trained: &Trained, dtype: Dtype) -> Result<usize> {
+    let names: BTreeMap<&String, &Tensor> = trained.full.iter().collect();
+    let written = names
+        .iter()
+        .map(|(name, tensor)| {
+            let bytes = narrowed(&slice::<f32>(tensor)?, tensor.dims(), dtype)
+                .map_err(|e| e.at(format!("`{name}`")))?;
+            Ok((
+                (*name).clone(),
+                Written {
+                    dtype,
+                    shape: tensor.dims().to_vec(),
+                    bytes: Cow::Owned(bytes),
+                },
+            ))
+        })
+        .collect::<Result<Vec<_>>>()?;
+    files::write_safetensors(&out.join(SINGLE), written)?;
+    Ok(names.len())
+}
+
+/// Writes the index of the shards that were written: the base's own where it says the same. `places` are a tensor's name, its file
+/// and its bytes.
+fn write_index(model_dir: &Path, places: &[(String, String, usize)], out: &Path) -> Result<()> {
+    if places.iter().all(|(_, file, _)| file == SINGLE) {
+        return Ok(());
+    }
+    let path = model_dir.join(INDEX);
+    let mut index = checkpoint::read_json(&path)?;
+    let map: Map<String, Value> = places
+        .iter()
+        .map(|(name, file, _)| (name.clone(), Value::from(file.as_str())))
+        .collect();
+    let total: usize = places.iter().map(|(_, _, bytes)| bytes).sum();
+    let is_same = index["weight_map"].as_object().is_some_and(|old| {
+        old.len() == map.len() && old.iter().all(|(name, file)| map.get(name) == Some(file))
+    });
+    if is_same && index["metadata"]["total_size"] == total {
+        return files::copy(&path, &out.join(INDEX));
+    }
+    let mut sorted: Vec<(String, Value)> = map.into_iter().collect();
+    sorted.sort_by(|(a, _), (b, _)| a.cmp(b));
+    index["metadata"]["total_size"] = Value::from(total);
+    index["weight_map"] = Value::Object(sorted.into_iter().collect());
+    write_json(&out.join(INDEX), &index)
+}
+
+/// Writes config.json with the type of the weights and with whether the head is the embedding table; byte for byte the base's where
+/// that says the same.
+fn write_config(model_dir: &Path, config: &Config, dtype: Option<Dtype>, out: &Path) -> Result<()> {
+    let path = model_dir.join("config.json");
+    let before = checkpoint::read_json(&path)?;
+    let mut json = before.clone();
+    if let Some(dtype) = dtype {
+        set_dtype(&mut json, name_of(dtype));
+    }
+    let is_tied = config.text.tie_word_embeddings;
+    if json["tie_word_embeddings"].is_boolean() {
+        json["tie_word_embeddings"] = Value::from(is_tied);
+    }
+    let thinker = if json["thinker_config"].is_object() {
+        &mut json["thinker_config"]
+    } else {
+        &mut json
+    };
+    if thinker["tie_word_embeddings"].as_bool().unwrap_or(false) != is_tied {
+        thinker["tie_word_embeddings"] = Value::from(is_tied);
+    }
+    thinker["text_config"]["tie_word_embeddings"] = Value::from(is_tied);
+    if json == before {
+        files::copy(&path, &out.join("config.json"))
+    } else {
+        write_json(&out.join("config.json"), &json)
+    }
+}
+
+/// Sets the type of weights wherever a configuration says one.
+fn set_dtype(json: &mut Value, name: &str) {
+    let Some(object) = json.as_object_mut() else {
+        return;
+    };
+    for (key, value) in object {
+        if ["torch_dtype", "dtype"].contains(&key.as_str()) && value.is_string() {
+            *value = Value::from(name);
+        } else {
+            set_dtype(value, name);
+        }
+    }
+}
+
+/// The name that configurations give a type.
+fn name_of(dtype: Dtype) -> &'static str {
+    match dtype {
+        Dtype::F16 => "float16",
+        Dtype::BF16 => "bfloat16",
+        _ => "float32",
+    }
+}
+
+fn write_json(path: &Path, json: &Value) -> Result<()> {
+    let text = serde_json::to_string_pretty(json).map_err(Error::bug)?;
+    files::write_atomic(path, format!("{text}\n").as_bytes())
+}
+
+/// The model card of an exported tree: what it is and how it is loaded. The licence is left to who publishes it.
+fn model_card(
+    config: &Config,
+    trained: &Trained,
+    dtype: Option<Dtype>,
+    merged: usize,
+    origin: &Origin,
+    out: &Path,
+) -> String {
+    let name = out.file_name().unwrap_or_default().to_string_lossy();
+    let Origin { base, adapter } = origin;
+    let quoted = Value::from(base.as_str());
+    let version = env!("CARGO_PKG_VERSION");
+    let what = trained.adapter.as_ref().map_or_else(
+        || "weights that were trained whole".to_owned(),
+        |adapter| {
+            let shapes = adapter.plan.modules.values();
+            let ranks: BTreeSet<usize> = shapes.map(|shape| shape.rank).collect();
+            let ranks: Vec<String> = ranks.iter().map(ToString::to_string).collect();
+            let whole = if trained.full.is_empty() {
+                ""
+            } else {
+                ", and weights that were trained whole"
+            };
+            format!("a LoRA adapter of rank {}{whole}", ranks.join(", "))
+        },
+    );
+    let stored = dtype.map_or("the types of the base", name_of);
+    let (processor, class) = config.names.classes;
+    let head = if config.text.tie_word_embeddings {
+        "the embedding table (`tie_word_embeddings: true`)"
+    } else {
+        "a matrix of its own (`tie_word_embeddings: false`)"
+    };
+    format!(
+        r#"---
+base_model: {quoted}
+library_name: transformers
+# license: name the licence here; it has to agree with the licence of the base model
+---
+
+# {name}
+
+{base} with `{adapter}` merged into it by maqam {version}.
+
+| | |
+|---|---|
+| base | {base} |
+| merged | `{adapter}`: {what}, {merged} weights changed |
+| weights are stored in | {stored} |
+| head of the decoder | {head} |
+
+The licence is not stated here. State it before this model is published.
+
+## Load it
+
+With transformers:
+
+```python
+from transformers import {processor}, {class}
+
+model = {class}.from_pretrained("{name}", dtype="auto")
+processor = {processor}.from_pretrained("{name}")
+```
+
+With vLLM:
+
+```
+vllm serve {name}
+```
+"#
+    )
+}
+
+/// A tensor to write.
+struct Written<'a> {
+    dtype: Dtype,
+    shape: Vec<usize>,
+    bytes: Cow<'a, [u8]>,
+}
+
+impl View for Written<'_> {
+    fn dtype(&self) -> Dtype {
+        self.dtype
+    }
+
+    fn shape(&self) -> &[usize] {
+        &self.shape
+    }
+
+    fn data(&self) -> Cow<'_, [u8]> {
+        Cow::Borrowed(&self.bytes)
+    }
+
+    fn data_len(&self) -> usize {
+        self.bytes.len()
+    }
+}
+
+/// `W + scale B A`, computed in `f32`.
+fn merged_values(stored: &StoredTensor, a: &Tensor, b: &Tensor, scale: f64) -> Result<Vec<f32>> {
+    let ((rank, inputs), (outputs, _)) = (a.dims2()?, b.dims2()?);
+    if stored.shape != [outputs, inputs] {
+        return Err(Error::input(format!(
+            "has shape {:?}, the adapter changes {:?}",
+            stored.shape,
+            [outputs, inputs]
+        )));
+    }
+    let mut values = stored.values().ok_or_else(|| {
+        Error::input(format!(
+            "is stored as {:?}; maqam merges into F32, F16 and BF16",
+            stored.dtype
+        ))
+    })?;
+    let (a, b) = (slice::<f32>(a)?, slice::<f32>(b)?);
+    product(
+        &mut values,
+        inputs,
+        Matrix::new(&b, outputs, rank),
+        Matrix::new(&a, rank, inputs),
+        scale,
+        Product::Accumulate,
+        Threads::All,
+    );
+    Ok(values)
+}
+
+/// The bytes of values in a floating-point type.
+///
+/// # Errors
+/// A value that is not finite, or that the type cannot store.
+fn narrowed(values: &[f32], shape: &[usize], dtype: Dtype) -> Result<Vec<u8>> {
+    let bytes = match dtype {
+        Dtype::F16 => stored_as(values, half::f16::from_f32, half::f16::to_le_bytes),
+        Dtype::BF16 => stored_as(values, half::bf16::from_f32, half::bf16::to_le_bytes),
+        _ => stored_as(values, |x| x, f32::to_le_bytes),
+    };
+    bytes.ok_or_else(|| {
+        let largest = values.iter().fold(0f32, |a, x| a.max(x.abs()));
+        match describe_not_finite(values, shape) {
+            Some(error) => error.hint(NOT_FINITE_HINT),
+            None => Error::input(format!(
+                "holds values up to {largest}, and {} stores at most {}",
+                name_of(dtype),
+                match dtype {
+                    Dtype::F16 => half::f16::MAX.to_f32(),
+                    _ => half::bf16::MAX.to_f32(),
+                }
+            ))
+            .hint("leave --dtype out, or store the weights with --dtype bf16 or f32"),
+        }
+    })
+}
+
+/// Bytes of values, each converted; `None` if one is not finite then.
+fn stored_as<const N: usize, T: Number>(
+    values: &[f32],
+    convert: impl Fn(f32) -> T + Sync,
+    bytes_of: impl Fn(T) -> [u8; N] + Sync,
+) -> Option<Vec<u8>> {
+    let mut bytes = vec![0; values.len() * N];
+    let are_finite = bytes
+        .par_chunks_mut(N << 16)
+        .zip(values.par_chunks(1 << 16))
+        .map(|(bytes, values)| {
+            let mut are_finite = true;
+            for (out, &value) in bytes.chunks_exact_mut(N).zip(values) {
+                let value = convert(value);
+                are_finite &= value.is_finite();
+                out.copy_from_slice(&bytes_of(value));
+            }
+            are_finite
+        })
+        .reduce(|| true, |a, b| a && b);
+    are_finite.then_some(bytes)
+}
+
+/// Endings of files that hold weights, or what a training kept beside them.
+const WEIGHTS: [&str; 12] = [
+    ".safetensors",
+    ".safetensors.index.json",
+    ".bin",
+    ".bin.index.json",
+    ".pt",
+    ".pth",
+    ".ckpt",
+    ".h5",
+    ".msgpack",
+    ".onnx",
+    ".gguf",
+    "adapter_config.json",
+];
+/// Voices of the full model, without which transformers does not load it.
+const SPEAKERS: &str = "spk_dict.pt";
+/// Endings of documents that describe the base.
+const DOCUMENTS: [&str; 9] = [
+    ".md", ".pdf", ".png", ".jpg", ".jpeg", ".gif", ".svg", ".webp", ".mp4",
+];
+
+/// Copies what belongs to the model beside its weights: tokenizer, templates, speaker table, licence. Weights that are not read, hidden
+/// files and documents of the base stay behind, and config.json is written apart.
+///
+/// # Errors
+/// Links that lead outside the folder and the Hub's cache, links to folders, and what is neither file nor folder.
+fn copy_the_rest(root: &Path, from: &Path, to: &Path) -> Result<()> {
+    let entries = std::fs::read_dir(from).map_err(|e| Error::io(from, "list", &e))?;
+    for entry in entries {
+        let path = entry.map_err(|e| Error::io(from, "list", &e))?.path();
+        let name = path
+            .file_name()
+            .unwrap_or_default()
+            .to_string_lossy()
+            .into_owned();
+        let plain = name.to_ascii_lowercase();
+        let is_left = name.starts_with('.')
+            || plain.starts_with("readme")
+            || DOCUMENTS.iter().any(|ending| plain.ends_with(ending))
+            || name != SPEAKERS && WEIGHTS.iter().any(|ending| plain.ends_with(ending))
+            || root == from && name == "config.json";
+        if is_left {
+            continue;
+        }
+        let is_link = path.is_symlink();
+        checkpoint::check_inside(root, &path)?;
+        let metadata = std::fs::metadata(&path).map_err(|e| {
+            Error::input(format!("a link that leads nowhere: {e}"))
+                .at_path(&path)
+                .hint("put the file itself there, or remove the link")
+        })?;
+        if metadata.is_dir() && !is_link {
+            copy_the_rest(root, &path, &to.join(name))?;
+        } else if metadata.is_file() {
+            files::copy(&path, &to.join(name))?;
+        } else {
+            let found = if metadata.is_dir() {
+                "a link to a folder"
+            } else {
+                "neither a file nor a folder"
+            };
+            return Err(Error::input(found).at_path(&path).hint(
+                "remove it from the checkpoint's folder, or put what it stands for in its place",
+            ));
+        }
+    }
+    Ok(())
+}

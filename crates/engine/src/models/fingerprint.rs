@@ -1,0 +1,73 @@
+//! What a row's embedding depends on of a model, as a hash: whoever keeps embeddings keeps this beside them.
+
+use crate::models::AudioLlm;
+use crate::ops::device::to_host;
+use crate::ops::linear::Linear;
+use crate::ops::linear::Weight;
+use maqam_base::error::Result;
+
+/// Goes up whenever the same weights would hear something else.
+const FORMAT: u32 = 1;
+
+/// BLAKE3.
+pub type Fingerprint = [u8; 32];
+
+impl AudioLlm {
+    /// Hash of everything that [`AudioLlm::hear`] computes with: the encoder's and projector's weights as they are now, their adapters and
+    /// the shape of the encoder.
+    pub fn hearing_fingerprint(&mut self) -> Result<Fingerprint> {
+        let mut hasher = self.hasher();
+        hasher.update(format!("hearing {FORMAT} {:?}", self.config.audio).as_bytes());
+        for linear in self
+            .encoder
+            .linears_mut()
+            .into_iter()
+            .chain([&mut self.projector])
+        {
+            hash_scales(&mut hasher, linear);
+        }
+        for weight in self
+            .encoder
+            .weights_mut()
+            .into_iter()
+            .chain(self.projector.weights_mut())
+        {
+            hash_weight(&mut hasher, weight)?;
+        }
+        Ok(*hasher.finalize().as_bytes())
+    }
+
+    /// Hash of the token embeddings as they are now.
+    pub fn reading_fingerprint(&self) -> Result<Fingerprint> {
+        let mut hasher = self.hasher();
+        hasher.update(format!("reading {FORMAT}").as_bytes());
+        hash_weight(&mut hasher, &self.embeddings)?;
+        Ok(*hasher.finalize().as_bytes())
+    }
+
+    /// A hash of what is computed with: elsewhere than on the CPU the same weights hear something else in the last digits.
+    fn hasher(&self) -> blake3::Hasher {
+        let mut hasher = blake3::Hasher::new();
+        if !self.device.is_cpu() {
+            hasher.update(format!("{:?} ", self.embeddings.value.dtype()).as_bytes());
+        }
+        hasher
+    }
+}
+
+fn hash_scales(hasher: &mut blake3::Hasher, linear: &Linear) {
+    for up in linear.adapter.iter().flat_map(|adapter| &adapter.ups) {
+        hasher.update(&up.scale.to_le_bytes());
+    }
+}
+
+fn hash_weight(hasher: &mut blake3::Hasher, weight: &Weight) -> Result<()> {
+    hasher.update(format!("{:?}", weight.value.dims()).as_bytes());
+    let mut bytes = Vec::new();
+    for values in to_host(&weight.value)?.chunks(1 << 16) {
+        bytes.clear();
+        bytes.extend(values.iter().flat_map(|value| value.to_le_bytes()));
+        hasher.update(&bytes);
+    }
+    Ok(())
+}

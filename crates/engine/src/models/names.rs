@@ -1,0 +1,64 @@
+//! What a family calls its tensors, and the classes that load it elsewhere.
+
+use crate::nn::naming::NameForm;
+use maqam_base::parts::Part;
+
+/// Names of one family, as the model uses them; files may write them in other forms.
+#[derive(Debug, PartialEq, Eq)]
+pub struct Names {
+    /// Its name, as people say it.
+    pub family: &'static str,
+    /// Stem of the audio encoder's tensors.
+    pub tower: &'static str,
+    /// The norm after the encoder's last layer.
+    pub last_norm_of_tower: &'static str,
+    /// The linear layer from the encoder to the decoder.
+    pub projector: &'static str,
+    /// Stem of the decoder's tensors, the head apart.
+    pub decoder: &'static str,
+    /// Weight of the head.
+    pub head: &'static str,
+    /// Ways in which checkpoints write these names; the first is the one that is written.
+    pub checkpoints: &'static [NameForm],
+    /// Ways in which PEFT folders do.
+    pub adapters: &'static [NameForm],
+    /// Classes of transformers: the processor's and the model's.
+    pub classes: (&'static str, &'static str),
+}
+
+impl Names {
+    /// Path of an encoder layer.
+    pub fn encoder_layer(&self, layer: usize) -> String {
+        format!("{}.layers.{layer}", self.tower)
+    }
+
+    /// Path of a decoder layer.
+    pub fn decoder_layer(&self, layer: usize) -> String {
+        format!("{}.layers.{layer}", self.decoder)
+    }
+
+    /// The table of token embeddings.
+    pub fn embeddings(&self) -> String {
+        format!("{}.embed_tokens.weight", self.decoder)
+    }
+
+    /// Weight of the norm after the decoder's last layer.
+    pub fn final_norm(&self) -> String {
+        format!("{}.norm.weight", self.decoder)
+    }
+
+    /// The part that a path or a tensor's name belongs to.
+    pub fn part_of(&self, path: &str) -> Part {
+        let begins = |stem: &str| {
+            path.strip_prefix(stem)
+                .is_some_and(|rest| rest.is_empty() || rest.starts_with('.'))
+        };
+        if begins(self.projector) {
+            Part::Projector
+        } else if begins(self.tower) {
+            Part::AudioEncoder
+        } else {
+            Part::Decoder
+        }
+    }
+}

@@ -1,0 +1,32 @@
+//! What Qwen2.5-Omni calls its tensors: as in the full checkpoint, the thinker's name in front.
+
+use crate::models::names::Names;
+use crate::nn::naming::NameForm;
+
+/// Relative to the full model (Hugging Face, ms-swift).
+const FULL: NameForm = NameForm {
+    name: "relative to the full model",
+    beginnings: &[("thinker.", "thinker.")],
+};
+
+/// Relative to the thinker (LLaMA-Factory, thinker-only checkpoints).
+const THINKER: NameForm = NameForm {
+    name: "relative to the thinker",
+    beginnings: &[("thinker.", "")],
+};
+
+/// The names.
+pub static NAMES: Names = Names {
+    family: "Qwen2.5-Omni",
+    tower: "thinker.audio_tower",
+    last_norm_of_tower: "thinker.audio_tower.ln_post",
+    projector: "thinker.audio_tower.proj",
+    decoder: "thinker.model",
+    head: "thinker.lm_head.weight",
+    checkpoints: &[FULL, THINKER],
+    adapters: &[FULL, THINKER],
+    classes: (
+        "Qwen2_5OmniProcessor",
+        "Qwen2_5OmniThinkerForConditionalGeneration",
+    ),
+};

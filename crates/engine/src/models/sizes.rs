@@ -1,0 +1,168 @@
+//! How many numbers each part of a model has, and how many of them are trained: known from its configuration, before any is read.
+
+use crate::models::build::weight_shapes;
+use crate::models::config::Config;
+use crate::models::groups::dropped;
+use crate::models::groups::joined;
+use crate::nn::lora::Plan;
+use maqam_base::parts::Part;
+use maqam_base::parts::PerPart;
+
+/// Numbers by part.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Sizes {
+    /// Those of the checkpoint.
+    pub weights: PerPart<usize>,
+    /// Those of its adapters.
+    pub adapters: PerPart<usize>,
+    /// Those that are trained: the adapters', or all weights of a part that is trained whole.
+    pub trained: PerPart<usize>,
+    /// Weights that stay as they are, which a training keeps beside those it trains.
+    pub frozen: usize,
+    /// Those of them that are matrices of the decoder's layers: what fp8 rounds.
+    pub frozen_linears: usize,
+    /// Sum of the ranks of a part's adapters: what they keep of a token.
+    pub ranks: PerPart<usize>,
+    /// Numbers that lie beside the frozen weights of the decoder's layers where a card joins them with their adapters.
+    pub joined: usize,
+    /// Sum of the rooms of these layers: numbers behind the rows of their inputs, or of their outputs' gradients.
+    pub rooms: usize,
+    /// Numbers for each token (position, in the encoder) that the adapters' dropout holds on a card at its highest.
+    pub dropped: PerPart<usize>,
+}
+
+impl Sizes {
+    /// The sizes of a model with these adapters and parts trained whole.
+    pub fn of(config: &Config, plan: &Plan) -> Self {
+        let shapes = weight_shapes(config);
+        let count = |shape: &[usize]| shape.iter().product::<usize>();
+        let weights = PerPart::from_fn(|part| {
+            shapes
+                .iter()
+                .filter(|(name, _)| config.names.part_of(name) == part)
+                .map(|(_, shape)| count(shape))
+                .sum()
+        });
+        let adapter = |path: &str, rank: usize| {
+            shapes
+                .get(&format!("{path}.weight"))
+                .map_or(0, |shape| rank * shape.iter().sum::<usize>())
+        };
+        let of_part = |part: Part| {
+            plan.modules
+                .iter()
+                .filter(move |(path, _)| config.names.part_of(path) == part)
+        };
+        let adapters = PerPart::from_fn(|part| {
+            of_part(part)
+                .map(|(path, shape)| adapter(path, shape.rank))
+                .sum()
+        });
+        let is_full = |part: Part| plan.full.contains(&part);
+        let joined = joined(config, plan);
+        let in_layers = format!("{}.layers.", config.names.decoder);
+        let linears = shapes
+            .iter()
+            .filter(|(name, shape)| name.starts_with(&in_layers) && shape.len() == 2)
+            .map(|(_, shape)| count(shape))
+            .sum();
+        Self {
+            weights,
+            adapters,
+            trained: PerPart::from_fn(|part| {
+                if is_full(part) {
+                    weights.of(part)
+                } else {
+                    adapters.of(part)
+                }
+            }),
+            frozen_linears: if is_full(Part::Decoder) { 0 } else { linears },
+            ranks: PerPart::from_fn(|part| of_part(part).map(|(_, shape)| shape.rank).sum()),
+            joined: joined
+                .iter()
+                .map(|(inputs, outputs, room)| room * (inputs + outputs + room))
+                .sum(),
+            rooms: joined.iter().map(|(_, _, room)| room).sum(),
+            dropped: dropped(config, plan),
+            frozen: Part::ALL
+                .into_iter()
+                .filter(|&part| !is_full(part))
+                .map(|part| weights.of(part))
+                .sum(),
+        }
+    }
+
+    /// All numbers that are trained.
+    pub fn num_trained(&self) -> usize {
+        Part::ALL
+            .into_iter()
+            .map(|part| self.trained.of(part))
+            .sum()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::models::qwen_omni::shapes;
+    use crate::nn::lora;
+    use maqam_base::parts::Parts;
+    use maqam_base::parts::Training;
+
+    #[test]
+    fn sizes_of_the_seven_billion_by_hand() {
+        let config = shapes::by_name("7b", None).unwrap();
+        let settings = lora::Settings {
+            rank: 16,
+            ..lora::Settings::default()
+        };
+        let plan = Plan::from_settings(&settings, &Parts::default(), &config.adaptable()).unwrap();
+        let sizes = Sizes::of(&config, &plan);
+        // A layer: q and o of 3584 x 3584, k and v of 512 x 3584, three of 18944 x 3584, their biases and two norms; embeddings and head.
+        let layer =
+            2 * 3584 * 3584 + 2 * 512 * 3584 + 3 * 18_944 * 3584 + (3584 + 2 * 512) + 2 * 3584;
+        assert_eq!(
+            sizes.weights.decoder,
+            28 * layer + 2 * 152_064 * 3584 + 3584
+        );
+        assert_eq!(sizes.weights.projector, 1280 * 3584 + 3584);
+        // Rank 16 on q, k, v, o: 16 times the widths on either side.
+        assert_eq!(
+            sizes.adapters.decoder,
+            28 * 16 * (2 * (3584 + 3584) + 2 * (3584 + 512))
+        );
+        assert_eq!(
+            (sizes.num_trained(), sizes.trained.audio_encoder),
+            (sizes.adapters.decoder, 0)
+        );
+        // Ranks of 3 x 16 and of 16 get rooms of 64: beside stacked queries, keys and values, and beside what comes after attention.
+        assert_eq!(
+            (sizes.joined, sizes.rooms),
+            (
+                28 * 64 * ((3584 + 4608 + 64) + (2 * 3584 + 64)),
+                28 * 2 * 64
+            )
+        );
+        let full = Plan {
+            full: vec![Part::Projector],
+            ..plan
+        };
+        assert_eq!(
+            Sizes::of(&config, &full).num_trained(),
+            sizes.adapters.decoder + sizes.weights.projector
+        );
+        assert_eq!(
+            Sizes::of(&config, &full).frozen + sizes.weights.projector,
+            sizes.frozen
+        );
+        assert_eq!(Parts::default().of(Part::Projector), Training::Frozen);
+        assert_eq!(
+            (
+                sizes.frozen_linears,
+                sizes.ranks.decoder,
+                sizes.ranks.projector
+            ),
+            (28 * (layer - (3584 + 2 * 512) - 2 * 3584), 28 * 4 * 16, 0)
+        );
+    }
+}

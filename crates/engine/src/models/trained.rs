@@ -1,0 +1,120 @@
+//! What training leaves in a folder: a PEFT adapter, `trained.safetensors` with the parts that were trained whole, or both.
+
+use std::collections::HashMap;
+use std::path::Path;
+
+use candle_core::Tensor;
+
+use crate::models::AudioLlm;
+use crate::models::build::weight_shapes;
+use crate::models::config::Config;
+use crate::nn::checkpoint::read_safetensors;
+use crate::nn::checkpoint::refuse_not_finite;
+use crate::nn::peft;
+use crate::nn::peft::Adapter;
+use crate::nn::peft::Card;
+use maqam_base::error::Error;
+use maqam_base::error::Result;
+use maqam_base::files;
+
+/// The file of the parts that were trained whole: names as in the checkpoint, `f32`.
+pub const FILE: &str = "trained.safetensors";
+
+/// A checkpoint of a run, or a PEFT folder: what it changes of the model it was trained on.
+#[derive(Debug, Default)]
+pub struct Trained {
+    /// Adapters, if there are any.
+    pub adapter: Option<Adapter>,
+    /// Weights in place of the checkpoint's, by their names there.
+    pub full: HashMap<String, Tensor>,
+}
+
+impl Trained {
+    /// Notes on what the folder says that has no effect.
+    pub fn notes(&self) -> &[String] {
+        self.adapter.as_ref().map_or(&[], |adapter| &adapter.notes)
+    }
+
+    /// Number of the checkpoint's weights that it changes.
+    pub fn num_weights(&self) -> usize {
+        let adapted = self
+            .adapter
+            .as_ref()
+            .map_or(0, |adapter| adapter.plan.modules.len());
+        adapted + self.full.len()
+    }
+
+    /// Reads a folder for a model of this shape.
+    ///
+    /// # Errors
+    /// Those of [`Adapter::load`]; a tensor that the model does not have, or of another shape.
+    pub fn load(dir: &Path, config: &Config) -> Result<Self> {
+        let path = dir.join(FILE);
+        if !path.is_file() {
+            return Ok(Self {
+                adapter: Some(Adapter::load(dir, &config.adaptable())?),
+                full: HashMap::new(),
+            });
+        }
+        let full = read_safetensors(&path)?;
+        refuse_not_finite(&full, &path)?;
+        let known = weight_shapes(config);
+        for (name, tensor) in &full {
+            let hint = "the folder belongs to another model";
+            match known.get(name) {
+                None => {
+                    return Err(Error::input(format!("this model has no `{name}`"))
+                        .at_path(&path)
+                        .hint(hint));
+                }
+                Some(shape) if shape != tensor.dims() => {
+                    return Err(Error::input(format!(
+                        "`{name}` has shape {:?}, this model needs {shape:?}",
+                        tensor.dims()
+                    ))
+                    .at_path(&path)
+                    .hint(hint));
+                }
+                Some(_) => {}
+            }
+        }
+        let adapter = dir
+            .join(peft::CONFIG_FILE)
+            .is_file()
+            .then(|| Adapter::load(dir, &config.adaptable()))
+            .transpose()?;
+        Ok(Self { adapter, full })
+    }
+}
+
+/// Writes what was trained of a model into a folder that exists.
+pub fn save(dir: &Path, model: &AudioLlm, card: &Card) -> Result<()> {
+    if !model.plan.modules.is_empty() {
+        peft::save(
+            dir,
+            &model.plan,
+            &model.adapter_tensors()?,
+            card,
+            &model.config.names.adapters[0],
+        )?;
+    }
+    if !model.plan.full.is_empty() {
+        files::write_safetensors(&dir.join(FILE), model.full_tensors()?)?;
+    }
+    Ok(())
+}
+
+/// Takes over what [`save`] wrote of a model that trains the same parts.
+pub fn load_into(dir: &Path, model: &AudioLlm) -> Result<()> {
+    let trained = Trained::load(dir, &model.config)?;
+    match &trained.adapter {
+        Some(adapter) => model.load_adapter(adapter)?,
+        None if model.plan.modules.is_empty() => {}
+        None => {
+            return Err(Error::input("there is no adapter").at_path(&dir.join(peft::CONFIG_FILE)));
+        }
+    }
+    model
+        .load_full(&trained.full)
+        .map_err(|e| e.at_path(&dir.join(FILE)))
+}

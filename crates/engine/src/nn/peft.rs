@@ -1,0 +1,302 @@
+//! Adapters as PEFT writes and reads them: `adapter_config.json` and `adapter_model.safetensors`.
+
+use std::collections::BTreeMap;
+use std::path::Path;
+
+use candle_core::DType;
+use candle_core::Tensor;
+use serde_json::Value;
+use serde_json::json;
+
+use crate::nn::checkpoint::check_inside;
+use crate::nn::checkpoint::read_json;
+use crate::nn::checkpoint::read_safetensors;
+use crate::nn::checkpoint::refuse_not_finite;
+use crate::nn::lora::Adaptable;
+use crate::nn::lora::Plan;
+use crate::nn::lora::Shape;
+use crate::nn::lora::Variant;
+use crate::nn::lora::regex_of;
+use crate::nn::naming::NameForm;
+use crate::nn::peft_rules::Rules;
+use maqam_base::error::Error;
+use maqam_base::error::Result;
+use maqam_base::files;
+
+/// The file that says what an adapter is.
+pub const CONFIG_FILE: &str = "adapter_config.json";
+/// The file that holds its tensors.
+pub const TENSORS_FILE: &str = "adapter_model.safetensors";
+
+/// The name of a LoRA matrix in a PEFT file; `module` is the path that the file writes, `matrix` is `A` or `B`.
+pub fn key(module: &str, matrix: char) -> String {
+    format!("base_model.model.{module}.lora_{matrix}.weight")
+}
+
+/// A PEFT folder, read.
+#[derive(Debug)]
+pub struct Adapter {
+    /// The modules it changes, and how.
+    pub plan: Plan,
+    /// `lora_A` `[rank, in]` and `lora_B` `[out, rank]` by module path, in `f32`.
+    pub tensors: BTreeMap<String, (Tensor, Tensor)>,
+    /// Whether it scales by the root of the rank.
+    pub variant: Variant,
+    /// What the folder says that has no effect, here as in PEFT.
+    pub notes: Vec<String>,
+}
+
+impl Adapter {
+    /// Reads a PEFT folder for a model of this shape, in any form of keys of its family, by the rules of PEFT ([`Rules`]).
+    ///
+    /// # Errors
+    /// Whatever would make the adapter work differently here than in PEFT: other kinds of adapters, tensors of modules the
+    /// model does not have, half a pair, shapes that do not fit, values that are not finite.
+    pub fn load(dir: &Path, model: &Adaptable) -> Result<Self> {
+        let path = dir.join(CONFIG_FILE);
+        check_inside(dir, &path)?;
+        let json = read_json(&path)
+            .map_err(|e| e.or_hint("`--adapter` takes a PEFT folder or a checkpoint of a run"))?;
+        let rules = Rules::read(&json).map_err(|e| e.at_path(&path))?;
+        let tensors_path = dir.join(TENSORS_FILE);
+        if !tensors_path.is_file() {
+            return Err(Error::input("the adapter's tensors are missing")
+                .at_path(&tensors_path)
+                .hint("maqam reads safetensors; convert adapter_model.bin with PEFT's save_pretrained"));
+        }
+        let stored = read_safetensors(&tensors_path)?;
+        refuse_not_finite(&stored, &tensors_path)?;
+        Self::from_tensors(rules, stored, model).map_err(|e| e.at_path(&tensors_path))
+    }
+
+    fn from_tensors(
+        rules: Rules,
+        stored: std::collections::HashMap<String, Tensor>,
+        model: &Adaptable,
+    ) -> Result<Self> {
+        let variant = rules.variant;
+        let known: Vec<&String> = model.modules.iter().map(|module| &module.path).collect();
+        let mut halves: BTreeMap<String, [Option<Tensor>; 2]> = BTreeMap::new();
+        // The form of keys, and the first tensor that had it.
+        let mut used: Option<(&NameForm, String)> = None;
+        // In the order of names, so that a message does not depend on how they hash.
+        let stored: BTreeMap<String, Tensor> = stored.into_iter().collect();
+        for (name, tensor) in stored {
+            let found = parse_key(&name).and_then(|(written, matrix)| {
+                let of_form = |form| NameForm::read(form, &written).map(|module| (module, form));
+                let mut paths = model.forms.iter().filter_map(of_form);
+                let (module, form) = paths.find(|(module, _)| known.contains(&module))?;
+                Some((module, matrix, form))
+            });
+            let Some((module, matrix, form)) = found else {
+                return Err(Error::input(format!("tensor `{name}` belongs to no linear layer of this model"))
+                    .hint("an adapter of the talker, of the vision tower or of another model cannot be loaded: it would do nothing here"));
+            };
+            match &used {
+                Some((before, first)) if *before != form => {
+                    let (a, b) = (before.name, form.name);
+                    return Err(Error::input(format!("`{first}` is {a}, `{name}` {b}"))
+                        .hint("keep one form of names; PEFT would load half of them"));
+                }
+                Some(_) => {}
+                None => used = Some((form, name)),
+            }
+            halves.entry(module).or_default()[matrix] = Some(tensor.to_dtype(DType::F32)?);
+        }
+        let Some((form, _)) = used else {
+            return Err(Error::input("the adapter holds no tensors"));
+        };
+        let mut notes = rules.notes.clone();
+        let mut left = Vec::new();
+        let mut plan = Plan::default();
+        let mut tensors = BTreeMap::new();
+        for (module, pair) in halves {
+            let [Some(a), Some(b)] = pair else {
+                return Err(Error::input(format!(
+                    "`{module}` has only one of lora_A and lora_B"
+                )));
+            };
+            let (rank, _) = a.dims2()?;
+            if b.dims2()?.1 != rank {
+                return Err(Error::input(format!(
+                    "`{module}`: lora_A is {:?}, lora_B {:?}",
+                    a.dims(),
+                    b.dims()
+                )));
+            }
+            let at = |e: Error| e.at(CONFIG_FILE);
+            let Some(shape) = rules.shape(&form.written(&module)).map_err(at)? else {
+                left.push(module);
+                continue;
+            };
+            if shape.rank != rank {
+                return Err(Error::input(format!(
+                    "`{module}`: {CONFIG_FILE} says rank {}, the tensors have {rank}",
+                    shape.rank
+                )));
+            }
+            plan.modules.insert(module.clone(), shape);
+            tensors.insert(module, (a, b));
+        }
+        let Some(first) = plan.modules.keys().next() else {
+            return Err(Error::input(format!(
+                "{CONFIG_FILE} targets none of the modules whose tensors are stored, such as `{}`",
+                left.first()
+                    .map_or(String::new(), |module| form.written(module))
+            ))
+            .hint("write `target_modules` for the same names that the tensors have"));
+        };
+        if let Some(module) = left.first() {
+            notes.push(format!(
+                "{} modules have tensors that {CONFIG_FILE} does not target, such as `{module}`: they stay without an adapter, as in PEFT",
+                left.len()
+            ));
+        }
+        if rules.starts_at_random {
+            for module in known
+                .iter()
+                .filter(|module| !tensors.contains_key(**module))
+            {
+                if rules.shape(&form.written(module))?.is_some() {
+                    return Err(Error::input(format!(
+                        "`{module}` is targeted and has no tensors, and `init_lora_weights` starts it at random (`{first}` has some)"
+                    ))
+                    .hint("name only modules whose tensors are stored in `target_modules`"));
+                }
+            }
+        }
+        Ok(Self {
+            plan,
+            tensors,
+            variant,
+            notes,
+        })
+    }
+}
+
+/// Path of the module as it is written, and matrix (0 for A, 1 for B), of a tensor's name.
+fn parse_key(name: &str) -> Option<(String, usize)> {
+    let rest = name.strip_prefix("base_model.model.").unwrap_or(name);
+    let rest = rest.strip_suffix(".weight")?;
+    let rest = rest.strip_suffix(".default").unwrap_or(rest);
+    let (module, matrix) = rest.rsplit_once(".lora_")?;
+    match matrix {
+        "A" => Some((module.to_owned(), 0)),
+        "B" => Some((module.to_owned(), 1)),
+        _ => None,
+    }
+}
+
+/// What `adapter_config.json` says beyond the tensors.
+#[derive(Clone, Debug)]
+pub struct Card {
+    /// `base_model_name_or_path`.
+    pub base: String,
+    /// Dropout of the run that trained it.
+    pub dropout: f64,
+    /// Whether the scale follows the root of the rank.
+    pub variant: Variant,
+}
+
+/// Writes a PEFT folder's two files into `dir`; `tensors` are by module path, as in [`Adapter`].
+pub fn save(
+    dir: &Path,
+    plan: &Plan,
+    tensors: &BTreeMap<String, (Tensor, Tensor)>,
+    card: &Card,
+    form: &NameForm,
+) -> Result<()> {
+    let named: Vec<(String, &Tensor)> = tensors
+        .iter()
+        .flat_map(|(module, (a, b))| {
+            let written = form.written(module);
+            [(key(&written, 'A'), a), (key(&written, 'B'), b)]
+        })
+        .collect();
+    files::write_safetensors(&dir.join(TENSORS_FILE), named)?;
+    let text = serde_json::to_string_pretty(&config_json(plan, card, form)).map_err(Error::bug)?;
+    files::write_atomic(&dir.join(CONFIG_FILE), text.as_bytes())
+}
+
+fn config_json(plan: &Plan, card: &Card, form: &NameForm) -> Value {
+    let shapes: Vec<&Shape> = plan.modules.values().collect();
+    let most_common = |value: fn(&Shape) -> f64| {
+        let mut counts: BTreeMap<u64, usize> = BTreeMap::new();
+        shapes
+            .iter()
+            .for_each(|shape| *counts.entry(value(shape).to_bits()).or_default() += 1);
+        counts
+            .into_iter()
+            .max_by_key(|(_, count)| *count)
+            .map_or(1.0, |(bits, _)| f64::from_bits(bits))
+    };
+    let (rank, alpha) = (most_common(|s| s.rank as f64), most_common(|s| s.alpha));
+    let exceptions = |value: fn(&Shape) -> f64, usual: f64| -> serde_json::Map<String, Value> {
+        let differs = plan
+            .modules
+            .iter()
+            .filter(|(_, shape)| value(shape) != usual);
+        differs
+            .map(|(module, shape)| (regex::escape(&form.written(module)), number(value(shape))))
+            .collect()
+    };
+    let written: Vec<String> = plan.modules.keys().map(|path| form.written(path)).collect();
+    let targets = regex_of(&written);
+    json!({
+        "peft_type": "LORA",
+        "task_type": "CAUSAL_LM",
+        "base_model_name_or_path": card.base,
+        "r": number(rank),
+        "lora_alpha": number(alpha),
+        "lora_dropout": card.dropout,
+        "target_modules": targets,
+        "exclude_modules": null,
+        "bias": "none",
+        "use_rslora": card.variant == Variant::Rslora,
+        "use_dora": false,
+        "modules_to_save": null,
+        "init_lora_weights": true,
+        "rank_pattern": exceptions(|s| s.rank as f64, rank),
+        "alpha_pattern": exceptions(|s| s.alpha, alpha),
+        "layers_to_transform": null,
+        "layers_pattern": null,
+        "fan_in_fan_out": false,
+        "inference_mode": true,
+        "lora_bias": false,
+        "revision": null,
+    })
+}
+
+/// Whole numbers without a fraction, as PEFT writes them.
+fn number(value: f64) -> Value {
+    if value.fract() == 0.0 {
+        json!(value as i64)
+    } else {
+        json!(value)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn keys_name_modules_and_matrices() {
+        let module = "thinker.model.layers.0.self_attn.q_proj";
+        for (name, matrix) in [
+            (key(module, 'A'), 0),
+            (key(module, 'B'), 1),
+            (
+                format!("base_model.model.{module}.lora_A.default.weight"),
+                0,
+            ),
+        ] {
+            assert_eq!(
+                parse_key(&name),
+                Some((module.to_owned(), matrix)),
+                "{name}"
+            );
+        }
+        assert_eq!(parse_key("base_model.model.thinker.lm_head.weight"), None);
+    }
+}
