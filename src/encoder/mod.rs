@@ -8,10 +8,12 @@
 //!
 //! Everything random is a hash of (seed, purpose, iteration, step or row), so a resumed run ends as an undisturbed one, bit for bit.
 
+pub mod beam;
 pub mod checkpoint;
 pub mod clips;
 pub mod features;
 pub mod masks;
+pub mod ngram;
 pub mod probe;
 pub mod recipe;
 pub mod run;

@@ -18,11 +18,13 @@ use serde::Deserialize;
 use serde::Serialize;
 use serde_json::json;
 
+use crate::encoder::beam::Beam;
 use crate::encoder::checkpoint;
 use crate::encoder::checkpoint::State;
 use crate::encoder::clips;
 use crate::encoder::clips::Item;
 use crate::encoder::features::Extractor;
+use crate::encoder::ngram::Ngram;
 use crate::encoder::recipe::Batch;
 use crate::encoder::recipe::Checkpoints;
 use crate::encoder::recipe::Origin;
@@ -65,6 +67,10 @@ use crate::ops::linear::Linear;
 use crate::ops::linear::Weight;
 use crate::ops::scalar::Scalar;
 use crate::recipe;
+use crate::report::bars::Bar;
+use crate::report::bars::BarChart;
+use crate::report::bars::Group;
+use crate::report::ink::Ink;
 use crate::seed::Key;
 use crate::train::checkpoint as steps;
 use crate::train::corpus::EntrySettings;
@@ -113,6 +119,9 @@ pub struct Recipe {
     /// Factor of the encoder's learning rate.
     #[serde(default = "encoder_rate")]
     pub encoder_rate: f64,
+    /// How a CTC head's outputs are decoded on dev; greedily where nothing is said.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub beam: Option<BeamSettings>,
     /// Rule that texts go through before they are compared.
     #[serde(default)]
     pub normaliser: Normaliser,
@@ -125,6 +134,32 @@ pub struct Recipe {
     /// Seed of everything that is random.
     #[serde(default)]
     pub seed: u64,
+}
+
+/// `beam:` prefix beam search.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct BeamSettings {
+    /// Prefixes that are kept.
+    pub width: usize,
+    /// Language model of words, an ARPA file.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub model: Option<PathBuf>,
+    /// Factor of its log-probabilities.
+    pub weight: f64,
+    /// Added for each word.
+    pub bonus: f64,
+}
+
+impl Default for BeamSettings {
+    fn default() -> Self {
+        Self {
+            width: 50,
+            model: None,
+            weight: 0.5,
+            bonus: 0.0,
+        }
+    }
 }
 
 fn width() -> usize {
@@ -458,8 +493,11 @@ impl<'a> Work<'a> {
                 if sums.len() <= i {
                     sums.push((vec![0.0; dim], vec![0.0; dim]));
                 }
+                let (of_sum, of_square) = &mut sums[i];
                 for row in layer.flatten_all()?.to_vec1::<f32>()?.chunks(dim) {
-                    for ((x, sum), square) in row.iter().zip(&mut sums[i].0).zip(&mut sums[i].1) {
+                    for ((x, sum), square) in
+                        row.iter().zip(of_sum.iter_mut()).zip(of_square.iter_mut())
+                    {
                         *sum += f64::from(*x);
                         *square += f64::from(*x) * f64::from(*x);
                     }
@@ -695,13 +733,31 @@ impl<'a> Work<'a> {
 
     /// What the head says of each clip of dev.
     fn predict(&self) -> Result<Vec<String>> {
+        let beam = self.recipe.beam.as_ref();
+        let model = beam.and_then(|beam| beam.model.as_ref());
+        let model = model.map(|path| Ngram::open(path)).transpose()?;
         let mut said = Vec::new();
         for item in self.num_train..self.items.len() {
             let forward = self.forward(&[item], false)?;
             let (_, units) = forward.logits.dims2()?;
             let logits: Vec<f32> = forward.logits.flatten_all()?.to_vec1()?;
             said.push(match self.recipe.head {
-                HeadKind::Ctc => self.units.text(&ctc::greedy(&logits, units, 0)),
+                HeadKind::Ctc => {
+                    let spelled = match beam {
+                        Some(settings) => {
+                            let beam = Beam {
+                                width: settings.width,
+                                model: model.as_ref(),
+                                weight: settings.weight,
+                                bonus: settings.bonus,
+                                names: &self.units.names,
+                            };
+                            beam.decode(&logits)
+                        }
+                        None => ctc::greedy(&logits, units, 0),
+                    };
+                    self.units.text(&spelled)
+                }
                 HeadKind::Classify => {
                     let best =
                         logits
@@ -1039,7 +1095,7 @@ fn evaluate(work: &Work, folder: &Path, step: u64, log: &mut AppendLog) -> Resul
             "id": row.id,
             "prediction": said,
             "reference": work.texts[place],
-            "speaker": row.speaker,
+            "speaker": row.speaker.as_deref(),
         });
         lines += &format!("{line}\n");
     }
@@ -1050,6 +1106,10 @@ fn evaluate(work: &Work, folder: &Path, step: u64, log: &mut AppendLog) -> Resul
         &staged.path().join("scores.json"),
         (text.map_err(Error::bug)? + "\n").as_bytes(),
     )?;
+    if work.recipe.weighted() && shares.len() > 1 {
+        let svg = layer_chart(&shares).svg(560.0, Ink::File, "Share of each layer in the sum");
+        files::write_atomic(&staged.path().join("layer_shares.svg"), svg.as_bytes())?;
+    }
     staged.commit()?;
     let mut listed: BTreeMap<String, f64> = scores
         .iter()
@@ -1065,6 +1125,19 @@ fn evaluate(work: &Work, folder: &Path, step: u64, log: &mut AppendLog) -> Resul
     }
     log.line(&json!({ "kind": "eval", "at_step": step, "scores": listed }).to_string())?;
     Ok(scores)
+}
+
+/// A bar for each layer.
+fn layer_chart(shares: &[f64]) -> BarChart {
+    let group = |(layer, &share): (usize, &f64)| Group {
+        name: format!("layer {layer}"),
+        bars: vec![Some(Bar::new(share))],
+    };
+    BarChart {
+        series: vec!["share".to_owned()],
+        groups: shares.iter().enumerate().map(group).collect(),
+        ..BarChart::default()
+    }
 }
 
 /// Writes what was trained: with an open encoder that reads its output, a folder that transformers reads; else the head alone.

@@ -520,3 +520,108 @@ fn expect_positive(numbers: &[(&str, f64)]) -> Result<()> {
         None => Ok(()),
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn shipped_recipes_are_read() {
+        let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join("encoders");
+        let mut read = 0;
+        for entry in std::fs::read_dir(&folder).unwrap() {
+            let path = entry.unwrap().path();
+            if path.is_file() {
+                let is_student = std::fs::read_to_string(&path)
+                    .unwrap()
+                    .contains("\nteacher:");
+                let command = if is_student {
+                    Command::Distill
+                } else {
+                    Command::Pretrain
+                };
+                Recipe::load(&path, &[], command).unwrap();
+                read += 1;
+            }
+        }
+        for entry in std::fs::read_dir(folder.join("heads")).unwrap() {
+            crate::encoder::probe::Recipe::load(&entry.unwrap().path(), &[], true).unwrap();
+            read += 1;
+        }
+        assert_eq!(read, 9);
+    }
+
+    #[test]
+    fn every_key_is_documented() {
+        let page = include_str!("../../docs/encoders.md");
+        let recipe = include_str!("recipe.rs");
+        let heads = include_str!("probe.rs");
+        let (recipe, _) = recipe.split_once("impl Recipe").unwrap();
+        let (heads, _) = heads.split_once("impl Recipe").unwrap();
+        let mut keys = 0;
+        for line in recipe.lines().chain(heads.lines()) {
+            let Some((key, _)) = line
+                .strip_prefix("    pub ")
+                .and_then(|rest| rest.split_once(':'))
+            else {
+                continue;
+            };
+            assert!(page.contains(key), "`{key}` is not in docs/encoders.md");
+            keys += 1;
+        }
+        assert!(keys > 50, "{keys}");
+    }
+
+    #[test]
+    fn wrong_recipes_are_refused_by_key() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("r.yaml");
+        let refused = |text: &str| {
+            std::fs::write(&path, format!("data: [a.jsonl]\n{text}")).unwrap();
+            Recipe::load(&path, &[], Command::Pretrain)
+                .unwrap_err()
+                .to_string()
+        };
+        for (text, expected) in [
+            ("iterations: []", "`iterations` is empty"),
+            (
+                "iterations: [{steps: 0, targets: [{}]}]",
+                "`iterations.0`: `steps` is 0",
+            ),
+            (
+                "iterations: [{steps: 1, targets: []}]",
+                "`targets` is empty",
+            ),
+            (
+                "iterations: [{steps: 1, masks: {share: 0}, targets: [{}]}]",
+                "no frame has a weight",
+            ),
+            (
+                "iterations: [{steps: 1, targets: [{pca: 2, random: 2}]}]",
+                "`pca` and `random`",
+            ),
+            (
+                "iterations: [{steps: 1, targets: [{from: previous}]}]",
+                "`from: previous` in the first",
+            ),
+            (
+                "iterations: [{steps: 1, targets: [{at: 13}]}]",
+                "`at` is 13",
+            ),
+            (
+                "teacher: x\niterations: [{steps: 1, targets: [{}]}]",
+                "`teacher` under",
+            ),
+            (
+                "encoder: {hidden_size: 10}\niterations: [{steps: 1, targets: [{}]}]",
+                "`hidden_size` is 10",
+            ),
+        ] {
+            let error = refused(text);
+            assert!(
+                error.contains(expected) && error.contains("\nhint: "),
+                "{text}: {error}"
+            );
+        }
+    }
+}
