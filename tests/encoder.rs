@@ -75,6 +75,7 @@ fn embed_gives_hidden_states_of_transformers() {
         .unwrap()
         .sqrt();
     assert!(command::distance(found, &(mean / f64::from(length)).unwrap()) < 1e-4);
+    embed(&["--device", "cuda"]).fails(2, &["speech encoders compute on the CPU", "hint:"]);
     embed(&["--layer", "3"]).fails(
         2,
         &[

@@ -29,6 +29,7 @@ use crate::load::features_of;
 use crate::load::samples_of;
 use crate::models::hubert;
 use crate::models::hubert::Hubert;
+use crate::ops::device::Choice;
 
 #[derive(Args)]
 pub struct EmbedArguments {
@@ -60,7 +61,7 @@ pub fn embed(arguments: &EmbedArguments, stop: &AtomicBool) -> Result<()> {
     files::expect_writable(&arguments.out)?;
     let rows = arguments.data.rows()?;
     let dir = hub::model_dir(&arguments.model.model)?;
-    if hubert::is_encoder(&dir)? {
+    if hubert::is_encoder(&dir) {
         return encode(arguments, &dir, &rows, stop);
     }
     if let Some(layer) = arguments.layer {
@@ -118,6 +119,12 @@ fn encode(arguments: &EmbedArguments, dir: &Path, rows: &[Row], stop: &AtomicBoo
         return Err(Error::input("--adapter: a speech encoder has none")
             .at_path(adapter)
             .hint("leave --adapter out"));
+    }
+    if arguments.model.device.choice() == Choice::Cuda {
+        return Err(
+            Error::input("--device cuda: speech encoders compute on the CPU")
+                .hint("leave --device out, or write --device cpu"),
+        );
     }
     let model = Hubert::open(dir)?;
     let layer = arguments.layer.unwrap_or(model.config.num_hidden_layers);

@@ -112,7 +112,7 @@ fn one_row<T: Real>(logits: &mut [T], target: usize, scale: f64) -> (f64, bool) 
     for x in logits.iter_mut() {
         *x *= factor;
     }
-    logits[target] = logits[target] - T::of(scale);
+    logits[target] -= T::of(scale);
     ((max + sum.ln() - of_target).wide(), best == target)
 }
 
@@ -124,7 +124,7 @@ fn units<T: Real>(rows: &[T], dim: usize) -> (Vec<T>, Vec<T>) {
         .map(|row| {
             let square: T = row.iter().map(|&x| x * x).sum();
             let length = T::of(square.wide().sqrt().max(EPS));
-            row.iter_mut().for_each(|x| *x = *x / length);
+            row.iter_mut().for_each(|x| *x /= length);
             length
         })
         .collect();

@@ -52,13 +52,9 @@ use maqam_base::parts::Part;
 /// Added to variances in the norms of the feature extractor: PyTorch's default, which no configuration changes.
 const FEATURE_EPS: f64 = 1e-5;
 
-/// Whether a folder's `config.json` is that of a speech encoder, and of no audio language model.
-///
-/// # Errors
-/// A `config.json` that is missing or not JSON.
-pub fn is_encoder(dir: &Path) -> Result<bool> {
-    let value = read_json(&dir.join(config::CONFIG_FILE))?;
-    Ok(value.get("conv_kernel").is_some())
+/// Whether a folder's `config.json` is that of a speech encoder. One that cannot be read is not; who opens it says why.
+pub fn is_encoder(dir: &Path) -> bool {
+    read_json(&dir.join(config::CONFIG_FILE)).is_ok_and(|value| value.get("conv_kernel").is_some())
 }
 
 /// One clip, prepared by [`Config::prepare`].
