@@ -213,6 +213,14 @@ impl Loader {
     }
 }
 
+/// Samples of a clip, mono at [`SAMPLE_RATE`].
+///
+/// # Errors
+/// Audio that cannot be read, naming the file.
+pub fn samples_of(clip: &Clip) -> Result<Vec<f32>> {
+    clip.source.samples(clip.span)
+}
+
 /// Log-mel frames of a clip, and its length in seconds.
 ///
 /// # Errors
@@ -222,7 +230,7 @@ pub fn features_of(
     extractor: &LogMelExtractor,
     max_audio_s: Option<f64>,
 ) -> Result<(LogMel, f64)> {
-    let samples = clip.source.samples(clip.span)?;
+    let samples = samples_of(clip)?;
     check_length(clip, samples.len(), max_audio_s, &Headers::default())
         .map_err(|e| e.at(clip.source.name()))?;
     Ok((extractor.extract(&samples), seconds_of(samples.len())))

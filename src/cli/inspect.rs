@@ -1,5 +1,6 @@
 //! `maqam embed` and `maqam features`: tensors of each row's audio.
 
+use std::path::Path;
 use std::path::PathBuf;
 use std::sync::atomic::AtomicBool;
 
@@ -19,12 +20,17 @@ use crate::cli::bad_rows::BadRows;
 use crate::cli::hub;
 use crate::cli::interrupt::check_stop;
 use crate::cli::progress::Progress;
+use crate::data::Clip;
 use crate::data::Row;
 use crate::error::Error;
 use crate::error::Result;
 use crate::featurise::features_of;
+use crate::featurise::samples_of;
 use crate::files;
 use crate::models::config::Config;
+use crate::models::hubert;
+use crate::models::hubert::Hubert;
+use crate::ops::device::Choice;
 
 #[derive(Args)]
 pub struct EmbedArguments {
@@ -35,9 +41,12 @@ pub struct EmbedArguments {
     /// Output, safetensors: one tensor for each row id.
     #[arg(long)]
     out: PathBuf,
-    /// `mean`: [hidden], the mean over time, of length one. `none`: [audio tokens, hidden].
+    /// `mean`: [hidden], the mean over time, of length one. `none`: [audio tokens, hidden], of a speech encoder [frames, hidden].
     #[arg(long, value_enum, default_value_t = Pool::Mean)]
     pool: Pool,
+    /// Of a HuBERT or wav2vec 2.0 encoder: the layer after which hidden states are taken; 0 is the input of the first one. By default the last.
+    #[arg(long)]
+    layer: Option<usize>,
 }
 
 #[derive(Clone, Copy, PartialEq, Eq, ValueEnum)]
@@ -52,6 +61,16 @@ const READ_AHEAD: usize = 16;
 pub fn embed(arguments: &EmbedArguments, stop: &AtomicBool) -> Result<()> {
     files::expect_writable(&arguments.out)?;
     let rows = arguments.data.rows()?;
+    let dir = hub::model_dir(&arguments.model.model)?;
+    if hubert::is_encoder(&dir) {
+        return encode(arguments, &dir, &rows, stop);
+    }
+    if let Some(layer) = arguments.layer {
+        return Err(Error::input(format!(
+            "--layer {layer}: this model gives the projector's output"
+        ))
+        .hint("leave --layer out, or name a HuBERT or wav2vec 2.0 encoder"));
+    }
     let (model, loader) = arguments.model.open()?;
     let mut progress = Progress::new("embedding", 0, rows.len() as u64);
     let mut named = Vec::with_capacity(rows.len());
@@ -76,10 +95,7 @@ pub fn embed(arguments: &EmbedArguments, stop: &AtomicBool) -> Result<()> {
                 .ok_or_else(|| Error::bug("a row with clips that were not heard"))?;
             let tensor = match arguments.pool {
                 Pool::None => heard,
-                Pool::Mean => {
-                    let mean = heard.mean(0)?;
-                    mean.broadcast_div(&mean.sqr()?.sum_keepdim(D::Minus1)?.sqrt()?)?
-                }
+                Pool::Mean => unit_mean(&heard)?,
             };
             named.push((row.id.to_string(), tensor));
         }
@@ -90,6 +106,67 @@ pub fn embed(arguments: &EmbedArguments, stop: &AtomicBool) -> Result<()> {
         files::write_safetensors(&arguments.out, named)?;
     }
     bad.finish(rows.len(), &arguments.data.data, &arguments.out)
+}
+
+/// The mean over time, of length one.
+fn unit_mean(rows: &Tensor) -> Result<Tensor> {
+    let mean = rows.mean(0)?;
+    Ok(mean.broadcast_div(&mean.sqr()?.sum_keepdim(D::Minus1)?.sqrt()?)?)
+}
+
+/// Hidden states of a speech encoder, a clip at a time; a row's clips follow each other.
+fn encode(arguments: &EmbedArguments, dir: &Path, rows: &[Row], stop: &AtomicBool) -> Result<()> {
+    if let Some(adapter) = &arguments.model.adapter {
+        return Err(Error::input("--adapter: a speech encoder has none")
+            .at_path(adapter)
+            .hint("leave --adapter out"));
+    }
+    if arguments.model.device.choice() == Choice::Cuda {
+        return Err(
+            Error::input("--device cuda: speech encoders compute on the CPU")
+                .hint("leave --device out, or write --device cpu"),
+        );
+    }
+    let model = Hubert::open(dir)?;
+    let layer = arguments.layer.unwrap_or(model.config.num_hidden_layers);
+    let mut progress = Progress::new("embedding", 0, rows.len() as u64);
+    let mut named = Vec::with_capacity(rows.len());
+    let mut bad = BadRows::default();
+    model.check_layer(layer).map_err(|e| e.at("--layer"))?;
+    for row in rows {
+        check_stop(stop)?;
+        let encoded = clips(row)
+            .and_then(|clips| {
+                clips
+                    .iter()
+                    .map(|clip| states(&model, clip, layer))
+                    .collect()
+            })
+            .map_err(|e: Error| e.at(row.place(&arguments.data.data)));
+        let Some(encoded) = bad.check::<Vec<Tensor>>(encoded)? else {
+            continue;
+        };
+        let frames = Tensor::cat(&encoded, 0)?;
+        let tensor = match arguments.pool {
+            Pool::None => frames,
+            Pool::Mean => unit_mean(&frames)?,
+        };
+        named.push((row.id.to_string(), tensor));
+        progress.update(named.len() as u64, "");
+    }
+    progress.finish();
+    if bad.leaves_some(rows.len()) {
+        files::write_safetensors(&arguments.out, named)?;
+    }
+    bad.finish(rows.len(), &arguments.data.data, &arguments.out)
+}
+
+/// Hidden states of one clip after a layer, `[frames, hidden]`.
+fn states(model: &Hubert, clip: &Clip, layer: usize) -> Result<Tensor> {
+    let mut samples = samples_of(clip)?;
+    model.config.prepare(&mut samples);
+    let mut encoded = model.encode(&[hubert::Clip::new(&samples)], layer)?;
+    Ok(encoded.hidden.swap_remove(layer))
 }
 
 fn clips(row: &Row) -> Result<&[crate::data::Clip]> {

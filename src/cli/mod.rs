@@ -6,6 +6,7 @@ mod bad_rows;
 mod bench;
 mod data;
 mod device;
+mod encoder;
 mod eval;
 mod experiment;
 mod export;
@@ -74,6 +75,9 @@ enum Command {
     Report(report::ReportArguments),
     /// Compare runs judged on the same rows: tables and figures for a paper.
     Compare(report::CompareArguments),
+    /// Speech encoders: train from scratch, distil into smaller ones.
+    #[command(subcommand)]
+    Encoder(encoder::Command),
     /// Merge an adapter into a checkpoint, or write it as PEFT reads it.
     Export(export::Arguments),
     /// Read, write and look at manifests.
@@ -173,6 +177,7 @@ fn run(command: Command, stop: &AtomicBool) -> Result<()> {
         Command::Judge(arguments) => judgement::run(&arguments, stop),
         Command::Report(arguments) => report::report(&arguments),
         Command::Compare(arguments) => report::compare(&arguments),
+        Command::Encoder(command) => encoder::run(&command, stop),
         Command::Export(arguments) => export::run(&arguments),
         Command::Data(command) => data::run(&command, stop),
         Command::Bench(command) => bench::run(command),

@@ -9,6 +9,7 @@ use crate::audio::num_frames;
 use crate::data::Clip;
 use crate::data::Row;
 use crate::data::check::agree;
+use crate::data::check::agree;
 use crate::error::Error;
 use crate::error::Result;
 use crate::featurise::headers::Headers;

@@ -15,6 +15,7 @@ use std::path::PathBuf;
 
 use serde::Deserialize;
 use serde::Serialize;
+use serde::de::DeserializeOwned;
 use yaml_serde::Value;
 
 use crate::data::OnBadRow;
@@ -166,21 +167,30 @@ pub enum EncoderSource {
     Model,
 }
 
+/// Reads a YAML file; each of `overrides` is `KEY.KEY=VALUE` with the value as YAML, list entries by their number from 0.
+///
+/// # Errors
+/// Unknown keys (with file, line and the nearest known one), wrong types.
+pub fn read<T: DeserializeOwned>(path: &Path, overrides: &[String]) -> Result<T> {
+    let text = files::read_text(path)?;
+    let found = yaml::parse(&text, path)?;
+    if overrides.is_empty() {
+        return Ok(found);
+    }
+    let mut tree: Value = yaml::parse(&text, path)?;
+    for written in overrides {
+        overrides::set(&mut tree, written)?;
+    }
+    yaml::from_value(tree, &format!("--set {}", overrides.join(" --set ")))
+}
+
 impl Recipe {
     /// Reads a recipe; each of `overrides` is `KEY.KEY=VALUE` with the value as YAML, list entries by their number from 0.
     ///
     /// # Errors
     /// Unknown keys (with file, line and the nearest known one), wrong types, values outside their range.
     pub fn load(path: &Path, overrides: &[String]) -> Result<Self> {
-        let text = files::read_text(path)?;
-        let mut recipe: Self = yaml::parse(&text, path)?;
-        if !overrides.is_empty() {
-            let mut tree: Value = yaml::parse(&text, path)?;
-            for written in overrides {
-                overrides::set(&mut tree, written)?;
-            }
-            recipe = yaml::from_value(tree, &format!("--set {}", overrides.join(" --set ")))?;
-        }
+        let mut recipe: Self = read(path, overrides)?;
         if recipe.name.is_empty() {
             recipe.name = path
                 .file_stem()

@@ -43,7 +43,7 @@ impl Pace {
 }
 
 /// The record of a run, with the session that goes on now.
-pub(super) struct Recorder {
+pub struct Recorder {
     path: PathBuf,
     earlier: Vec<Session>,
     now: Session,

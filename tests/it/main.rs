@@ -13,6 +13,7 @@ mod data_check;
 mod data_formats;
 mod curricula;
 mod device;
+mod encoder;
 mod endpoint;
 mod errors;
 mod errors_model;

@@ -8,3 +8,4 @@ pub mod batch;
 pub mod ops;
 pub mod nn;
 pub mod models;
+pub mod objective;

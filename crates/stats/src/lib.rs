@@ -1,4 +1,4 @@
-//! Statistics on plain arrays: significance tests, k-means, principal components, determinantal point processes.
+//! Statistics on plain arrays: significance tests, k-means, principal components, agreement of codes with labels, determinantal point processes.
 //!
 //! The crate promises no stable API.
 
@@ -6,6 +6,10 @@
 
 pub mod significance;
 pub mod eigen;
+mod product;
 pub mod kmeans;
+pub mod kmeans_stream;
 pub mod pca;
+pub mod pca_stream;
+pub mod codes;
 pub mod kdpp;

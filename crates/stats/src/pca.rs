@@ -202,7 +202,7 @@ impl Centred<'_> {
 }
 
 /// The `k` largest, largest first.
-fn leading(eigen: &eigen::Eigen, n: usize, k: usize) -> (Vec<f64>, Vec<f64>) {
+pub(super) fn leading(eigen: &eigen::Eigen, n: usize, k: usize) -> (Vec<f64>, Vec<f64>) {
     let vectors = eigen
         .vectors
         .chunks(n)
@@ -242,7 +242,7 @@ fn orthonormalise(basis: &mut [f64], dims: usize) {
 }
 
 /// Turns a direction so that its largest value is positive: both ways are equally right, and a picture should not flip.
-fn point(direction: &mut [f64]) {
+pub(super) fn point(direction: &mut [f64]) {
     let largest = direction.iter().fold(
         0.0f64,
         |most, &x| if x.abs() > most.abs() { x } else { most },

@@ -1,4 +1,5 @@
 //! Audio language models: the families, each a folder of names, configuration and shapes, and the model that all of them come down to.
+//! Beside them encoders of speech alone, in [`hubert`].
 
 mod audio_encoder;
 mod audio_llm;
@@ -10,6 +11,7 @@ pub mod family;
 mod fingerprint;
 pub mod generate;
 mod groups;
+pub mod hubert;
 pub mod memory;
 pub mod names;
 pub mod qwen2_audio;

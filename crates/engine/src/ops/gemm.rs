@@ -36,6 +36,21 @@ impl<'a, T> Matrix<'a, T> {
         }
     }
 
+    /// `[rows, cols]` whose rows begin `row_stride` apart and may share values: the windows of a convolution over time. Only to be read.
+    pub fn windows(values: &'a [T], rows: usize, cols: usize, row_stride: usize) -> Self {
+        assert!(
+            rows == 0 || cols == 0 || (rows - 1) * row_stride + cols <= values.len(),
+            "the windows leave their slice"
+        );
+        Self {
+            values,
+            rows,
+            cols,
+            row_stride,
+            col_stride: 1,
+        }
+    }
+
     /// The transpose.
     pub fn t(self) -> Self {
         Self {

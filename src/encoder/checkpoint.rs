@@ -1,0 +1,110 @@
+//! Checkpoints of an encoder's training: weights, moments and state in one folder, whole or not there.
+
+use std::collections::HashMap;
+use std::path::Path;
+
+use candle_core::Tensor;
+use serde::Deserialize;
+use serde::Serialize;
+
+use crate::encoder::step::Moments;
+use crate::error::Error;
+use crate::error::Result;
+use crate::files;
+use crate::files::StagedDir;
+use crate::json;
+use crate::nn::checkpoint::read_safetensors;
+use crate::nn::parameters::Parameters;
+use crate::ops::device::to_host;
+use crate::ops::device::write_stretch;
+
+const WEIGHTS_FILE: &str = "weights.safetensors";
+const OPTIMISER_FILE: &str = "optimiser.safetensors";
+const STATE_FILE: &str = "state.json";
+const HINT: &str = "remove this checkpoint and resume from the one before";
+
+/// Where a run stands.
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct State {
+    /// The iteration, from 0.
+    pub iteration: usize,
+    /// Finished steps of it.
+    pub step: u64,
+    /// Bytes of the log at that point.
+    pub log_bytes: u64,
+}
+
+/// Buffers that are trained, with their moments.
+pub type Parts<'a> = [(&'a Parameters, &'a Moments)];
+
+/// Writes a checkpoint.
+///
+/// # Errors
+/// The disk's.
+pub fn save(target: &Path, parts: &Parts, state: &State) -> Result<()> {
+    let staged = StagedDir::new(target)?;
+    let (mut weights, mut moments) = (Vec::new(), Vec::new());
+    for (i, (parameters, of_part)) in parts.iter().enumerate() {
+        for entry in &parameters.entries {
+            weights.push((entry.name.clone(), parameters.value(entry)?));
+        }
+        moments.push((format!("first.{i}"), of_part.first.clone()));
+        moments.push((format!("second.{i}"), of_part.second.clone()));
+    }
+    files::write_safetensors(&staged.path().join(WEIGHTS_FILE), weights)?;
+    files::write_safetensors(&staged.path().join(OPTIMISER_FILE), moments)?;
+    let text = serde_json::to_string_pretty(state).map_err(Error::bug)?;
+    files::write_atomic(&staged.path().join(STATE_FILE), (text + "\n").as_bytes())?;
+    staged.commit()
+}
+
+/// Reads where a checkpoint stands.
+///
+/// # Errors
+/// A file that is missing or no state.
+pub fn read_state(dir: &Path) -> Result<State> {
+    let path = dir.join(STATE_FILE);
+    json::parse(&files::read_text(&path)?)
+        .map_err(|e| e.at("not a checkpoint's state").at_path(&path))
+}
+
+/// Takes a checkpoint's weights and moments over; returns its state.
+///
+/// # Errors
+/// Files that are damaged or of another model.
+pub fn load(dir: &Path, parts: &Parts) -> Result<State> {
+    let state = read_state(dir)?;
+    let (weights_path, moments_path) = (dir.join(WEIGHTS_FILE), dir.join(OPTIMISER_FILE));
+    let (weights, stored) = (
+        read_safetensors(&weights_path)?,
+        read_safetensors(&moments_path)?,
+    );
+    for (i, (parameters, moments)) in parts.iter().enumerate() {
+        for entry in &parameters.entries {
+            let value = named(&weights, &entry.name, &weights_path)?;
+            parameters
+                .set_tensor(entry, value)
+                .map_err(|e| e.at_path(&weights_path))?;
+        }
+        for (name, moment) in [("first", &moments.first), ("second", &moments.second)] {
+            let name = format!("{name}.{i}");
+            let values = to_host(named(&stored, &name, &moments_path)?)?;
+            if values.len() != moment.elem_count() {
+                return Err(Error::input(format!("`{name}` has another length"))
+                    .at_path(&moments_path)
+                    .hint(HINT));
+            }
+            write_stretch(moment, 0..values.len(), &values)?;
+        }
+    }
+    Ok(state)
+}
+
+fn named<'a>(tensors: &'a HashMap<String, Tensor>, name: &str, path: &Path) -> Result<&'a Tensor> {
+    tensors.get(name).ok_or_else(|| {
+        Error::input(format!("no tensor `{name}`"))
+            .at_path(path)
+            .hint(HINT)
+    })
+}

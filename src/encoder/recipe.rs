@@ -1,0 +1,627 @@
+//! Recipes of `maqam encoder pretrain` and `maqam encoder distill`.
+
+use std::path::Path;
+use std::path::PathBuf;
+
+use serde::Deserialize;
+use serde::Serialize;
+
+use crate::error::Error;
+use crate::error::Result;
+use crate::files;
+use crate::models::hubert::config::Config;
+use crate::models::hubert::config::FeatureNorm;
+use crate::recipe;
+use crate::train::corpus::EntrySettings;
+use crate::train::optimiser;
+
+/// Which command reads a recipe.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Command {
+    /// `pretrain`: the first iteration learns from MFCC unless told otherwise.
+    Pretrain,
+    /// `distill`: a teacher is given, and the first iteration learns from it.
+    Distill,
+}
+
+/// A recipe.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Recipe {
+    /// Name of the run's folder; by default the file's.
+    #[serde(default)]
+    pub name: String,
+    /// Rows to learn from; transcripts and labels are not used.
+    pub data: Vec<EntrySettings>,
+    /// Rows to measure on.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub dev: Vec<EntrySettings>,
+    /// Folder of the encoder that the first iteration learns from; `distill` alone.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub teacher: Option<PathBuf>,
+    /// Shape of the encoders.
+    #[serde(default)]
+    pub encoder: Shape,
+    /// What is trained, one after the other.
+    pub iterations: Vec<Iteration>,
+    /// Clips of a step.
+    #[serde(default)]
+    pub batch: Batch,
+    /// How the weights move.
+    #[serde(default)]
+    pub optimiser: optimiser::Settings,
+    /// What is measured while training.
+    #[serde(default)]
+    pub evaluate: Evaluate,
+    /// When the run is saved.
+    #[serde(default)]
+    pub checkpoint: Checkpoints,
+    /// Seed of everything that is random.
+    #[serde(default)]
+    pub seed: u64,
+}
+
+/// `encoder:` shape of an encoder; keys are those of Hugging Face's `config.json`, and so are the defaults: HuBERT-base.
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct Shape {
+    /// Width of the transformer.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub hidden_size: Option<usize>,
+    /// Number of layers.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub num_hidden_layers: Option<usize>,
+    /// Attention heads of a layer.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub num_attention_heads: Option<usize>,
+    /// Width inside a block's MLP.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub intermediate_size: Option<usize>,
+    /// Channels of each convolution.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub conv_dim: Option<Vec<usize>>,
+    /// Kernel of each convolution.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub conv_kernel: Option<Vec<usize>>,
+    /// Stride of each convolution.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub conv_stride: Option<Vec<usize>>,
+    /// Whether convolutions have biases.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub conv_bias: Option<bool>,
+    /// Norms of the feature extractor.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub feat_extract_norm: Option<FeatureNorm>,
+    /// Norms before attention and MLP in place of after them.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub do_stable_layer_norm: Option<bool>,
+    /// Kernel of the positional convolution.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub num_conv_pos_embeddings: Option<usize>,
+    /// Groups of the positional convolution.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub num_conv_pos_embedding_groups: Option<usize>,
+}
+
+impl Shape {
+    /// This shape, with what `other` says in its place.
+    #[must_use]
+    pub fn or(&self, other: &Self) -> Self {
+        Self {
+            hidden_size: other.hidden_size.or(self.hidden_size),
+            num_hidden_layers: other.num_hidden_layers.or(self.num_hidden_layers),
+            num_attention_heads: other.num_attention_heads.or(self.num_attention_heads),
+            intermediate_size: other.intermediate_size.or(self.intermediate_size),
+            conv_dim: other.conv_dim.clone().or(self.conv_dim.clone()),
+            conv_kernel: other.conv_kernel.clone().or(self.conv_kernel.clone()),
+            conv_stride: other.conv_stride.clone().or(self.conv_stride.clone()),
+            conv_bias: other.conv_bias.or(self.conv_bias),
+            feat_extract_norm: other.feat_extract_norm.or(self.feat_extract_norm),
+            do_stable_layer_norm: other.do_stable_layer_norm.or(self.do_stable_layer_norm),
+            num_conv_pos_embeddings: other
+                .num_conv_pos_embeddings
+                .or(self.num_conv_pos_embeddings),
+            num_conv_pos_embedding_groups: other
+                .num_conv_pos_embedding_groups
+                .or(self.num_conv_pos_embedding_groups),
+        }
+    }
+
+    /// The configuration of an encoder of this shape.
+    ///
+    /// # Errors
+    /// Sizes that fit no encoder, by their key.
+    pub fn config(&self) -> Result<Config> {
+        let base = Config::default();
+        let config = Config {
+            hidden_size: self.hidden_size.unwrap_or(base.hidden_size),
+            num_hidden_layers: self.num_hidden_layers.unwrap_or(base.num_hidden_layers),
+            num_attention_heads: self.num_attention_heads.unwrap_or(base.num_attention_heads),
+            intermediate_size: self.intermediate_size.unwrap_or(base.intermediate_size),
+            conv_dim: self.conv_dim.clone().unwrap_or(base.conv_dim.clone()),
+            conv_kernel: self.conv_kernel.clone().unwrap_or(base.conv_kernel.clone()),
+            conv_stride: self.conv_stride.clone().unwrap_or(base.conv_stride.clone()),
+            conv_bias: self.conv_bias.unwrap_or(base.conv_bias),
+            feat_extract_norm: self.feat_extract_norm.unwrap_or(base.feat_extract_norm),
+            do_stable_layer_norm: self
+                .do_stable_layer_norm
+                .unwrap_or(base.do_stable_layer_norm),
+            num_conv_pos_embeddings: self
+                .num_conv_pos_embeddings
+                .unwrap_or(base.num_conv_pos_embeddings),
+            num_conv_pos_embedding_groups: self
+                .num_conv_pos_embedding_groups
+                .unwrap_or(base.num_conv_pos_embedding_groups),
+            ..base
+        };
+        config.check().map_err(|e| e.at("`encoder`"))?;
+        Ok(config)
+    }
+}
+
+/// One iteration: targets, and an encoder that learns them.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Iteration {
+    /// Optimiser steps.
+    pub steps: u64,
+    /// What differs from the recipe's `encoder`.
+    #[serde(default)]
+    pub encoder: Shape,
+    /// What is learned; several are averaged.
+    pub targets: Vec<Target>,
+    /// Which frames are masked.
+    #[serde(default)]
+    pub masks: Masks,
+    /// What weighs how much.
+    #[serde(default)]
+    pub loss: Loss,
+}
+
+/// What an iteration learns from one layer of one encoder, or from MFCC.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Target {
+    /// `mfcc`, `previous` (the iteration before, or the teacher), or the folder of an encoder. By default `previous`, and `mfcc` where there
+    /// is none.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub from: Option<String>,
+    /// Layer whose hidden states are used; 0 is the input of the first. By default the last.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub layer: Option<usize>,
+    /// The student's layer that predicts. By default its output.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub at: Option<usize>,
+    /// What is learned of the features.
+    #[serde(default)]
+    pub learn: Learn,
+    /// Number of clusters.
+    #[serde(default = "clusters")]
+    pub clusters: usize,
+    /// Principal components that the features are reduced to before clustering; centred, not whitened.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub pca: Option<usize>,
+    /// Random directions that the features are reduced to before clustering, the control of `pca`.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub random: Option<usize>,
+    /// Most passes of Lloyd's iteration over the training frames.
+    #[serde(default = "passes")]
+    pub passes: usize,
+    /// Width of the space in which frames meet the embeddings of codes.
+    #[serde(default = "width")]
+    pub width: usize,
+}
+
+fn clusters() -> usize {
+    100
+}
+
+fn passes() -> usize {
+    20
+}
+
+fn width() -> usize {
+    256
+}
+
+/// What is learned of a teacher's features.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Learn {
+    /// The cluster of each frame.
+    #[default]
+    Ids,
+    /// The features themselves, by L1 distance and cosine: a control, after DistilHuBERT.
+    Features,
+}
+
+/// `masks:` spans of frames that the encoder does not see.
+#[derive(Clone, Copy, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct Masks {
+    /// Share of frames that spans would cover if none overlapped; 0 for no masks.
+    pub share: f64,
+    /// Frames of a span.
+    pub length: usize,
+    /// Least number of spans of a clip.
+    pub min: usize,
+}
+
+impl Default for Masks {
+    fn default() -> Self {
+        Self {
+            share: 0.8,
+            length: 10,
+            min: 2,
+        }
+    }
+}
+
+/// `loss:` of an iteration.
+#[derive(Clone, Copy, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct Loss {
+    /// Weight of a masked frame.
+    pub masked: f64,
+    /// Weight of a frame that is not masked.
+    pub unmasked: f64,
+    /// Divides the cosines between frames and codes.
+    pub temperature: f64,
+    /// Weight of the cosine beside the L1 distance, for `learn: features`.
+    pub cosine: f64,
+    /// Factor of the gradient that reaches the convolutions.
+    pub feature_gradient: f64,
+}
+
+impl Default for Loss {
+    fn default() -> Self {
+        Self {
+            masked: 1.0,
+            unmasked: 0.0,
+            temperature: 0.1,
+            cosine: 1.0,
+            feature_gradient: 0.1,
+        }
+    }
+}
+
+/// `batch:` clips of a step.
+#[derive(Clone, Copy, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct Batch {
+    /// Clips of a step.
+    pub clips: usize,
+    /// Longest stretch of a clip that a step uses, in seconds; of a longer clip a stretch at random.
+    pub crop_s: f64,
+    /// Most audio that is computed at a time, in seconds: memory, and nothing else, depends on it.
+    pub pack_s: f64,
+}
+
+impl Default for Batch {
+    fn default() -> Self {
+        Self {
+            clips: 8,
+            crop_s: 15.6,
+            pack_s: 60.0,
+        }
+    }
+}
+
+/// `evaluate:` what is measured on `dev`.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct Evaluate {
+    /// Steps between measurements; 0 for one at the end of each iteration.
+    pub every: u64,
+    /// Most audio that ranks of hidden states are measured on, in seconds.
+    pub rank_s: f64,
+    /// Fields of rows that codes are compared with, such as `label`, `speaker`, `language` or `text`; `manifest` for the file. A field that
+    /// holds a list of `[start_s, end_s, unit]` gives each frame its unit.
+    pub against: Vec<String>,
+}
+
+impl Default for Evaluate {
+    fn default() -> Self {
+        Self {
+            every: 0,
+            rank_s: 3600.0,
+            against: Vec::new(),
+        }
+    }
+}
+
+/// `checkpoint:` when the run is saved.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct Checkpoints {
+    /// Steps between checkpoints.
+    pub every: u64,
+    /// Number of checkpoints of an iteration that are kept.
+    pub keep: usize,
+}
+
+impl Default for Checkpoints {
+    fn default() -> Self {
+        Self {
+            every: 500,
+            keep: 2,
+        }
+    }
+}
+
+impl Recipe {
+    /// Reads a recipe for one of the commands; `overrides` as in [`recipe::read`].
+    ///
+    /// # Errors
+    /// Unknown keys, wrong types, values outside their range.
+    pub fn load(path: &Path, overrides: &[String], command: Command) -> Result<Self> {
+        let mut found: Self = recipe::read(path, overrides)?;
+        if found.name.is_empty() {
+            let stem = path.file_stem().unwrap_or_default();
+            found.name = stem.to_string_lossy().into_owned();
+        }
+        found.check(command).map_err(|e| e.at_path(path))?;
+        Ok(found)
+    }
+
+    fn check(&self, command: Command) -> Result<()> {
+        files::check_name(&self.name).map_err(|e| e.at("`name`"))?;
+        match (command, &self.teacher) {
+            (Command::Pretrain, Some(_)) => {
+                return Err(Error::input("`teacher` under `encoder pretrain`").hint(
+                    "run `maqam encoder distill`, or name the encoder in `from:` of a target",
+                ));
+            }
+            (Command::Distill, None) => {
+                return Err(Error::input("no `teacher`")
+                    .hint("write `teacher: FOLDER`, the folder of the encoder to learn from"));
+            }
+            _ => {}
+        }
+        for entry in self.data.iter().chain(&self.dev) {
+            if entry.weight != 1.0 || entry.task.is_some() {
+                return Err(
+                    Error::input("`weight` or `task` of an entry under `data`").hint(
+                        "leave them out; an encoder sees every clip once an epoch, whatever its task",
+                    ),
+                );
+            }
+        }
+        if self.data.is_empty() || self.iterations.is_empty() {
+            return Err(Error::input("`data` or `iterations` is empty")
+                .hint("name at least one manifest and one iteration"));
+        }
+        let positive = [
+            ("batch.clips", self.batch.clips as f64),
+            ("batch.crop_s", self.batch.crop_s),
+            ("batch.pack_s", self.batch.pack_s),
+            ("checkpoint.every", self.checkpoint.every as f64),
+            ("checkpoint.keep", self.checkpoint.keep as f64),
+        ];
+        expect_positive(&positive)?;
+        self.optimiser.check()?;
+        for (i, iteration) in self.iterations.iter().enumerate() {
+            self.check_iteration(i, iteration)
+                .map_err(|e| e.at(format!("`iterations.{i}`")))?;
+        }
+        Ok(())
+    }
+
+    fn check_iteration(&self, place: usize, iteration: &Iteration) -> Result<()> {
+        let config = self.encoder.or(&iteration.encoder).config()?;
+        let (masks, loss) = (iteration.masks, iteration.loss);
+        expect_positive(&[
+            ("steps", iteration.steps as f64),
+            ("masks.length", masks.length as f64),
+            ("loss.temperature", loss.temperature),
+        ])?;
+        let is_share = (0.0..=1.0).contains(&masks.share);
+        let weights = [
+            loss.masked,
+            loss.unmasked,
+            loss.cosine,
+            loss.feature_gradient,
+        ];
+        if !is_share || weights.iter().any(|w| !(w.is_finite() && *w >= 0.0)) {
+            return Err(Error::input(
+                "`masks.share` outside [0, 1], or a weight of `loss` below 0",
+            )
+            .hint("write a share from 0 to 1, and weights of 0 or more"));
+        }
+        let teaches_nothing = match masks.share > 0.0 {
+            true => loss.masked == 0.0 && loss.unmasked == 0.0,
+            false => loss.unmasked == 0.0,
+        };
+        if teaches_nothing {
+            return Err(Error::input("no frame has a weight")
+                .hint("write `loss: {unmasked: 1}` where `masks.share` is 0"));
+        }
+        if iteration.targets.is_empty() {
+            return Err(
+                Error::input("`targets` is empty").hint("write `targets: [{clusters: 100}]`")
+            );
+        }
+        for target in &iteration.targets {
+            expect_positive(&[
+                ("targets.clusters", target.clusters as f64),
+                ("targets.width", target.width as f64),
+            ])?;
+            if target.pca.is_some() && target.random.is_some() {
+                return Err(Error::input("`pca` and `random` of one target")
+                    .hint("keep one; `random` is the control of `pca`"));
+            }
+            if target.learn == Learn::Features && (target.pca.is_some() || target.random.is_some())
+            {
+                return Err(Error::input("`learn: features` with `pca` or `random`")
+                    .hint("leave the reduction out, or write `learn: ids`"));
+            }
+            if let Some(at) = target.at.filter(|&at| at > config.num_hidden_layers) {
+                return Err(Error::input(format!("`at` is {at}")).hint(format!(
+                    "name a layer from 0 to {}",
+                    config.num_hidden_layers
+                )));
+            }
+            if place == 0 && self.teacher.is_none() && target.from.as_deref() == Some("previous") {
+                return Err(Error::input("`from: previous` in the first iteration")
+                    .hint("write `from: mfcc`, or the folder of an encoder"));
+            }
+        }
+        Ok(())
+    }
+
+    /// The folder of the run.
+    pub fn folder(&self) -> PathBuf {
+        Path::new("runs").join(&self.name)
+    }
+
+    /// Where a target's features come from.
+    pub fn origin(&self, iteration: usize, target: &Target) -> Origin {
+        let previous = match iteration {
+            0 => self.teacher.clone(),
+            _ => Some(encoder_folder(&self.folder(), iteration - 1)),
+        };
+        match (target.from.as_deref(), previous) {
+            (Some("mfcc"), _) | (None, None) => Origin::Mfcc,
+            (Some("previous") | None, Some(folder)) => Origin::Encoder(folder),
+            (Some(path), _) => Origin::Encoder(PathBuf::from(path)),
+        }
+    }
+
+    /// Steps of the iterations before one.
+    pub fn steps_before(&self, iteration: usize) -> u64 {
+        self.iterations[..iteration].iter().map(|i| i.steps).sum()
+    }
+}
+
+/// Where features come from.
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub enum Origin {
+    /// MFCC with differences.
+    Mfcc,
+    /// The encoder in a folder.
+    Encoder(PathBuf),
+}
+
+/// The folder of an iteration, which counts from 1 in names.
+pub fn iteration_folder(run: &Path, iteration: usize) -> PathBuf {
+    run.join(format!("iteration-{}", iteration + 1))
+}
+
+/// The folder of an iteration's encoder, as transformers reads it.
+pub fn encoder_folder(run: &Path, iteration: usize) -> PathBuf {
+    iteration_folder(run, iteration).join("encoder")
+}
+
+fn expect_positive(numbers: &[(&str, f64)]) -> Result<()> {
+    match numbers.iter().find(|(_, n)| !(n.is_finite() && *n > 0.0)) {
+        Some((key, n)) => {
+            Err(Error::input(format!("`{key}` is {n}")).hint("write a number above 0"))
+        }
+        None => Ok(()),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn shipped_recipes_are_read() {
+        let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join("encoders");
+        let mut read = 0;
+        for entry in std::fs::read_dir(&folder).unwrap() {
+            let path = entry.unwrap().path();
+            if path.is_file() {
+                let is_student = std::fs::read_to_string(&path)
+                    .unwrap()
+                    .contains("\nteacher:");
+                let command = if is_student {
+                    Command::Distill
+                } else {
+                    Command::Pretrain
+                };
+                Recipe::load(&path, &[], command).unwrap();
+                read += 1;
+            }
+        }
+        for entry in std::fs::read_dir(folder.join("heads")).unwrap() {
+            crate::encoder::probe::Recipe::load(&entry.unwrap().path(), &[], true).unwrap();
+            read += 1;
+        }
+        assert_eq!(read, 9);
+    }
+
+    #[test]
+    fn every_key_is_documented() {
+        let page = include_str!("../../docs/encoders.md");
+        let recipe = include_str!("recipe.rs");
+        let heads = include_str!("probe.rs");
+        let (recipe, _) = recipe.split_once("impl Recipe").unwrap();
+        let (heads, _) = heads.split_once("impl Recipe").unwrap();
+        let mut keys = 0;
+        for line in recipe.lines().chain(heads.lines()) {
+            let field = line
+                .strip_prefix("    pub ")
+                .filter(|rest| !rest.starts_with("fn "));
+            let Some((key, _)) = field.and_then(|rest| rest.split_once(':')) else {
+                continue;
+            };
+            assert!(page.contains(key), "`{key}` is not in docs/encoders.md");
+            keys += 1;
+        }
+        assert!(keys > 50, "{keys}");
+    }
+
+    #[test]
+    fn wrong_recipes_are_refused_by_key() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("r.yaml");
+        let refused = |text: &str| {
+            std::fs::write(&path, format!("data: [a.jsonl]\n{text}")).unwrap();
+            Recipe::load(&path, &[], Command::Pretrain)
+                .unwrap_err()
+                .to_string()
+        };
+        for (text, expected) in [
+            ("iterations: []", "`iterations` is empty"),
+            (
+                "iterations: [{steps: 0, targets: [{}]}]",
+                "`iterations.0`: `steps` is 0",
+            ),
+            (
+                "iterations: [{steps: 1, targets: []}]",
+                "`targets` is empty",
+            ),
+            (
+                "iterations: [{steps: 1, masks: {share: 0}, targets: [{}]}]",
+                "no frame has a weight",
+            ),
+            (
+                "iterations: [{steps: 1, targets: [{pca: 2, random: 2}]}]",
+                "`pca` and `random`",
+            ),
+            (
+                "iterations: [{steps: 1, targets: [{from: previous}]}]",
+                "`from: previous` in the first",
+            ),
+            (
+                "iterations: [{steps: 1, targets: [{at: 13}]}]",
+                "`at` is 13",
+            ),
+            (
+                "teacher: x\niterations: [{steps: 1, targets: [{}]}]",
+                "`teacher` under",
+            ),
+            (
+                "encoder: {hidden_size: 10}\niterations: [{steps: 1, targets: [{}]}]",
+                "`hidden_size` is 10",
+            ),
+        ] {
+            let error = refused(text);
+            assert!(
+                error.contains(expected) && error.contains("\nhint: "),
+                "{text}: {error}"
+            );
+        }
+    }
+}

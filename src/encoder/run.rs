@@ -1,0 +1,500 @@
+//! A run: iterations one after the other, each from its targets to an encoder that transformers reads.
+
+use std::collections::BTreeMap;
+use std::path::Path;
+use std::path::PathBuf;
+use std::sync::atomic::AtomicBool;
+use std::sync::atomic::Ordering;
+use std::time::Instant;
+
+use candle_core::Device;
+use serde::Serialize;
+use serde_json::Value;
+use serde_json::json;
+
+use crate::encoder::checkpoint;
+use crate::encoder::checkpoint::State;
+use crate::encoder::clips;
+use crate::encoder::recipe::Origin;
+use crate::encoder::recipe::Recipe;
+use crate::encoder::recipe::encoder_folder;
+use crate::encoder::recipe::iteration_folder;
+use crate::encoder::step;
+use crate::encoder::step::Found;
+use crate::encoder::step::Moments;
+use crate::encoder::step::Piece;
+use crate::encoder::step::Work;
+use crate::encoder::targets;
+use crate::encoder::targets::Labels;
+use crate::error::Error;
+use crate::error::Kind;
+use crate::error::Result;
+use crate::files;
+use crate::files::AppendLog;
+use crate::files::StagedDir;
+use crate::machine::Machine;
+use crate::models::hubert;
+use crate::models::hubert::Class;
+use crate::models::hubert::Hubert;
+use crate::models::hubert::Scope;
+use crate::models::hubert::Source;
+use crate::nn::precision::Precision;
+use crate::ops::adamw::norm;
+use crate::seed::Key;
+use crate::stats::codes::Codes;
+use crate::stats::pca_stream;
+use crate::train::checkpoint as steps;
+use crate::train::environment::Recorder;
+use crate::train::log::StepRecord;
+
+/// File of hashes of what a run was made from.
+const INPUTS_FILE: &str = "inputs.json";
+/// File of the recipe with its defaults.
+const RECIPE_FILE: &str = "recipe.yaml";
+/// File of the log.
+const LOG_FILE: &str = "log.jsonl";
+
+/// Told how a run goes on.
+pub trait Observer {
+    /// Work before the first step of an iteration; an error stops it.
+    fn preparing(&mut self, what: &'static str, done: usize, total: usize) -> Result<()>;
+    /// A finished step of a run of `num_steps`.
+    fn step(&mut self, record: &Record, num_steps: u64);
+    /// A measurement.
+    fn evaluated(&mut self, at_step: u64, scores: &BTreeMap<String, f64>);
+}
+
+/// One line of the log: the fields of every training, then those of encoders. Tokens are frames, target tokens those with a weight.
+#[derive(Clone, Debug, PartialEq, Serialize)]
+pub struct Record {
+    /// What every training logs; `stage` is the iteration.
+    #[serde(flatten)]
+    pub step: StepRecord,
+    /// Share of masked frames whose id was predicted.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub masked_accuracy: Option<f64>,
+    /// The same of frames that were not masked.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub unmasked_accuracy: Option<f64>,
+    /// Mean cosine with a teacher's features, where these are learned.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub cosine: Option<f64>,
+}
+
+/// Trains all iterations; with `resume` from where the run stood. Returns the folder of the last encoder.
+///
+/// # Errors
+/// A run that exists without `resume`; a recipe or input that has changed; rows that cannot be used; a loss that is not finite; the disk's.
+pub fn run(
+    recipe: &Recipe,
+    resume: bool,
+    observer: &mut dyn Observer,
+    stop: &AtomicBool,
+) -> Result<PathBuf> {
+    let folder = recipe.folder();
+    let lock = files::Lock::claim(&folder)?;
+    begin(recipe, &folder, resume)?;
+    lock.remove_leftovers();
+    let stood = stood(recipe, &folder)?;
+    let log_path = folder.join(LOG_FILE);
+    if log_path.exists() {
+        files::truncate(&log_path, stood.log_bytes)?;
+    }
+    let first = recipe.steps_before(stood.iteration.min(recipe.iterations.len())) + stood.step;
+    let computes = Precision::Auto.on(&Device::Cpu)?;
+    let mut recorder = Recorder::begin(&folder, first, computes, &Machine::here(None));
+    recorder.write()?;
+    let mut log = AppendLog::open(&log_path)?;
+    let outcome = (0..recipe.iterations.len()).try_for_each(|iteration| {
+        if encoder_folder(&folder, iteration).is_dir() {
+            return Ok(());
+        }
+        let session = Session {
+            recipe,
+            iteration,
+            folder: &folder,
+        };
+        session.train(&mut log, &mut recorder, observer, stop)
+    });
+    recorder.end(&outcome)?;
+    outcome?;
+    Ok(encoder_folder(&folder, recipe.iterations.len() - 1))
+}
+
+/// Takes the folder: writes recipe and inputs of a new run, holds those of an old one against what is there.
+fn begin(recipe: &Recipe, folder: &Path, resume: bool) -> Result<()> {
+    let text = yaml_serde::to_string(recipe).map_err(Error::bug)?;
+    let text = format!("# Recipe of an encoder's run, with every default.\n{text}");
+    take(
+        folder,
+        &[(INPUTS_FILE, inputs(recipe)?), (RECIPE_FILE, text)],
+        resume,
+    )
+}
+
+/// Writes the files of a new run, the recipe last; of one that is resumed holds them against what is there.
+///
+/// # Errors
+/// A run that exists without `resume`, or that began with other files.
+pub(super) fn take(folder: &Path, written: &[(&str, String)], resume: bool) -> Result<()> {
+    if !folder.join(RECIPE_FILE).is_file() {
+        return written
+            .iter()
+            .try_for_each(|(name, text)| files::write_atomic(&folder.join(name), text.as_bytes()));
+    }
+    if !resume {
+        return Err(Error::input("this run exists already").at_path(folder).hint(
+            "go on with it with --resume, start another with --set name=NAME, or remove the folder",
+        ));
+    }
+    for (name, now) in written {
+        let path = folder.join(name);
+        let before = files::read_text(&path)?;
+        if before != *now {
+            let changed = now
+                .lines()
+                .find(|line| !before.lines().any(|known| known == *line));
+            let line = changed.unwrap_or_default().trim();
+            return Err(
+                Error::input(format!("the run began with another one; now `{line}`"))
+                    .at_path(&path)
+                    .hint("undo the change, or start another run with --set name=NAME"),
+            );
+        }
+    }
+    Ok(())
+}
+
+/// Hashes of manifests and of the weights of encoders that targets come from, as the text of a file.
+fn inputs(recipe: &Recipe) -> Result<String> {
+    let mut hashes = BTreeMap::new();
+    for entry in recipe.data.iter().chain(&recipe.dev) {
+        hashes.insert(
+            entry.manifest.display().to_string(),
+            files::hash(&entry.manifest)?,
+        );
+    }
+    for (i, iteration) in recipe.iterations.iter().enumerate() {
+        for target in &iteration.targets {
+            let Origin::Encoder(dir) = recipe.origin(i, target) else {
+                continue;
+            };
+            if dir.starts_with(recipe.folder()) {
+                continue;
+            }
+            for path in crate::nn::checkpoint::weight_files(&dir)? {
+                hashes.insert(path.display().to_string(), files::hash(&path)?);
+            }
+        }
+    }
+    let text = serde_json::to_string_pretty(&hashes).map_err(Error::bug)?;
+    Ok(text + "\n")
+}
+
+/// Where a run stands: the newest checkpoint of the newest iteration that has one, else its beginning.
+fn stood(recipe: &Recipe, folder: &Path) -> Result<State> {
+    for iteration in (0..recipe.iterations.len()).rev() {
+        let all = steps::list(&checkpoints(folder, iteration))?;
+        if let Some((_, path)) = all.last() {
+            return checkpoint::read_state(path);
+        }
+    }
+    Ok(State::default())
+}
+
+fn checkpoints(folder: &Path, iteration: usize) -> PathBuf {
+    iteration_folder(folder, iteration).join("checkpoints")
+}
+
+/// One iteration of a run.
+struct Session<'a> {
+    recipe: &'a Recipe,
+    iteration: usize,
+    folder: &'a Path,
+}
+
+impl Session<'_> {
+    fn train(
+        &self,
+        log: &mut AppendLog,
+        recorder: &mut Recorder,
+        observer: &mut dyn Observer,
+        stop: &AtomicBool,
+    ) -> Result<()> {
+        let recipe = self.recipe;
+        let settings = &recipe.iterations[self.iteration];
+        let config = recipe.encoder.or(&settings.encoder).config()?;
+        let mut items = clips::read(&recipe.data, &config)?;
+        let num_train = items.len();
+        if !recipe.dev.is_empty() {
+            items.extend(clips::read(&recipe.dev, &config)?);
+        }
+        let mut watch = |what: &'static str, done: usize, total: usize| {
+            check_stop(stop)?;
+            observer.preparing(what, done, total)
+        };
+        let taught = targets::prepare(
+            recipe,
+            self.iteration,
+            &items,
+            num_train,
+            &config,
+            &mut watch,
+        )?;
+
+        let heads = step::heads(&settings.targets, &taught, config.hidden_size);
+        let seed = Key::new(recipe.seed, "encoder weights")
+            .with(self.iteration as u64)
+            .state();
+        let model = Hubert::new(config, &Source::Random { seed }, Scope::Full, &heads)?;
+        let moments = Moments::new(&model.parameters)?;
+        let mut state = State {
+            iteration: self.iteration,
+            ..State::default()
+        };
+        if let Some((_, path)) = steps::list(&checkpoints(self.folder, self.iteration))?.last() {
+            state = checkpoint::load(path, &[(&model.parameters, &moments)])?;
+        }
+        let work = Work {
+            recipe,
+            iteration: self.iteration,
+            items: &items,
+            num_train,
+            taught: &taught,
+            model: &model,
+        };
+        while state.step < settings.steps {
+            let is_stopped = stop.load(Ordering::Relaxed);
+            if is_stopped {
+                self.save(&model, &moments, &mut state, log)?;
+                return Err(Error::new(
+                    Kind::Interrupted,
+                    "stopped; go on with --resume",
+                ));
+            }
+            let begun = Instant::now();
+            let record = self.step(&work, &moments, state.step)?;
+            let line = serde_json::to_string(&record).map_err(Error::bug)?;
+            log.line(&line)?;
+            recorder.step(&record.step, begun.elapsed());
+            let num_steps = recipe.steps_before(recipe.iterations.len());
+            observer.step(&record, num_steps);
+            state.step += 1;
+            let every = recipe.evaluate.every;
+            let is_last = state.step == settings.steps;
+            if is_last || every > 0 && state.step.is_multiple_of(every) {
+                let scores = work.measure()?;
+                let line = json!({ "kind": "eval", "at_step": record.step.step, "scores": scores });
+                log.line(&line.to_string())?;
+                observer.evaluated(record.step.step, &scores);
+            }
+            if is_last || state.step.is_multiple_of(recipe.checkpoint.every) {
+                self.save(&model, &moments, &mut state, log)?;
+                recorder.write()?;
+            }
+        }
+        let staged = StagedDir::new(&encoder_folder(self.folder, self.iteration))?;
+        hubert::save(&model, staged.path(), Class::Encoder, Vec::new())?;
+        staged.commit()
+    }
+
+    /// One step of the iteration, from 0.
+    fn step(&self, work: &Work, moments: &Moments, step: u64) -> Result<Record> {
+        let recipe = self.recipe;
+        let settings = &recipe.iterations[self.iteration];
+        let optimiser = &recipe.optimiser;
+        let pieces = work.pieces(step);
+        work.model.parameters.zero_gradients()?;
+        let found = work.compute(&pieces, true)?;
+        let number = recipe.steps_before(self.iteration) + step + 1;
+        let learning_rate = optimiser.learning_rate * optimiser.factor(step, settings.steps);
+        let parameters = &work.model.parameters;
+        let grad_norm = norm(&parameters.gradients)?;
+        let of_step = (found.loss, &grad_norm);
+        moments.update(
+            parameters,
+            optimiser,
+            |_| true,
+            of_step,
+            learning_rate,
+            step + 1,
+        )?;
+        let mut record = record(self.iteration, number, &pieces, &found);
+        record.step.grad_norm = grad_norm.value()?;
+        record.step.learning_rate = learning_rate;
+        if settings.loss.unmasked > 0.0 {
+            record.step.target_tokens = record.step.tokens;
+        }
+        Ok(record)
+    }
+
+    fn save(
+        &self,
+        model: &Hubert,
+        moments: &Moments,
+        state: &mut State,
+        log: &mut AppendLog,
+    ) -> Result<()> {
+        log.sync()?;
+        state.log_bytes = log.num_bytes()?;
+        let all = checkpoints(self.folder, self.iteration);
+        let parts = [(&model.parameters, moments)];
+        checkpoint::save(&steps::folder(&all, state.step), &parts, state)?;
+        let saved = steps::list(&all)?;
+        let old = saved.len().saturating_sub(self.recipe.checkpoint.keep);
+        saved[..old]
+            .iter()
+            .try_for_each(|(_, path)| files::remove_dir(path))
+    }
+}
+
+/// The line of a step, its optimiser's numbers still to come.
+fn record(iteration: usize, step: u64, pieces: &[Piece], found: &Found) -> Record {
+    let masked = pieces
+        .iter()
+        .flat_map(|piece| &piece.masked)
+        .filter(|&&masked| masked)
+        .count();
+    let cosines: Vec<f64> = found
+        .cosines
+        .iter()
+        .copied()
+        .filter(|&cosine| cosine != 0.0)
+        .collect();
+    let mean = cosines.iter().sum::<f64>() / cosines.len().max(1) as f64;
+    Record {
+        step: StepRecord {
+            kind: "train",
+            step,
+            stage: format!("iteration-{}", iteration + 1),
+            loss: found.loss,
+            grad_norm: 0.0,
+            learning_rate: 0.0,
+            examples: pieces.len(),
+            tokens: found.frames as usize,
+            target_tokens: masked,
+            seconds: found.seconds,
+            skipped: 0,
+            tasks: BTreeMap::new(),
+        },
+        masked_accuracy: found.masked_accuracy(),
+        unmasked_accuracy: found.unmasked_accuracy(),
+        cosine: (!cosines.is_empty()).then_some(mean),
+    }
+}
+
+impl Work<'_> {
+    /// Measures the student on the clips after the training ones, or on the training ones where there are no others: accuracies with fixed
+    /// masks, codes and agreement and ranks of hidden states without masks.
+    ///
+    /// # Errors
+    /// Audio that cannot be read.
+    pub fn measure(&self) -> Result<BTreeMap<String, f64>> {
+        let (set, range) = if self.num_train < self.items.len() {
+            ("dev", self.num_train..self.items.len())
+        } else {
+            ("train", 0..self.num_train)
+        };
+        let settings = &self.recipe.evaluate;
+        let key = Key::new(self.recipe.seed, "encoder measure");
+        let mut scores = BTreeMap::new();
+        let pieces: Vec<Piece> = range
+            .clone()
+            .map(|item| self.piece(item, key.with(item as u64)))
+            .collect();
+        let found = self.compute(&pieces, false)?;
+        scores.insert(format!("{set}.loss"), found.loss);
+        let accuracies = [
+            ("masked_accuracy", found.masked_accuracy()),
+            ("unmasked_accuracy", found.unmasked_accuracy()),
+        ];
+        for (name, accuracy) in accuracies {
+            if let Some(accuracy) = accuracy {
+                scores.insert(format!("{set}.{name}"), accuracy);
+            }
+        }
+
+        let num_layers = self.model.config.num_hidden_layers + 1;
+        let mut ranks: Vec<pca_stream::Moments> = (0..num_layers)
+            .map(|_| pca_stream::Moments::new(self.model.config.hidden_size))
+            .collect();
+        let targets: Vec<usize> = (0..self.taught.len()).filter(|&i| self.is_ids(i)).collect();
+        let mut codes = vec![Codes::default(); targets.len()];
+        let mut against: Vec<Vec<(&String, Codes)>> = targets
+            .iter()
+            .map(|_| {
+                settings
+                    .against
+                    .iter()
+                    .map(|field| (field, Codes::default()))
+                    .collect()
+            })
+            .collect();
+        let mut seconds = 0.0;
+        for item in range {
+            if seconds >= settings.rank_s {
+                break;
+            }
+            seconds += self.items[item].seconds();
+            let encoded = self.encode(item)?;
+            for (rank, hidden) in ranks.iter_mut().zip(&encoded.hidden) {
+                rank.add(&hidden.flatten_all()?.to_vec1::<f32>()?);
+            }
+            for ((&target, codes), against) in targets.iter().zip(&mut codes).zip(&mut against) {
+                let predicted = self.predicted(target, &encoded)?;
+                predicted.iter().for_each(|&code| codes.add(code, None));
+                for (field, codes) in against {
+                    let labels = Labels::of(&self.items[item], field);
+                    for (frame, &code) in predicted.iter().enumerate() {
+                        codes.add(code, labels.at(frame, self.model.config.stride()));
+                    }
+                }
+            }
+        }
+        for (layer, rank) in ranks.iter().enumerate() {
+            scores.insert(format!("{set}.rank.layer-{layer}"), rank.effective_rank());
+        }
+        for ((target, codes), against) in targets.iter().zip(&codes).zip(&against) {
+            let name = format!("{set}.target-{}", target + 1);
+            scores.insert(format!("{name}.active_codes"), codes.num_active() as f64);
+            scores.insert(format!("{name}.perplexity"), codes.perplexity());
+            for (field, codes) in against {
+                if let Some(found) = codes.agreement() {
+                    scores.insert(format!("{name}.{field}.purity"), found.purity);
+                    scores.insert(format!("{name}.{field}.pnmi"), found.pnmi);
+                }
+            }
+        }
+        Ok(scores)
+    }
+}
+
+fn check_stop(stop: &AtomicBool) -> Result<()> {
+    if stop.load(Ordering::Relaxed) {
+        return Err(Error::new(
+            Kind::Interrupted,
+            "stopped; go on with --resume",
+        ));
+    }
+    Ok(())
+}
+
+/// The reports on the codebooks of a run, iteration by iteration.
+///
+/// # Errors
+/// A report that is no JSON.
+pub fn reports(recipe: &Recipe) -> Result<Vec<Value>> {
+    let mut found = Vec::new();
+    for (i, iteration) in recipe.iterations.iter().enumerate() {
+        for target in 0..iteration.targets.len() {
+            let path = iteration_folder(&recipe.folder(), i)
+                .join(format!("target-{}", target + 1))
+                .join("report.json");
+            if path.is_file() {
+                let text = files::read_text(&path)?;
+                found.push(crate::json::parse(&text).map_err(|e| e.at_path(&path))?);
+            }
+        }
+    }
+    Ok(found)
+}

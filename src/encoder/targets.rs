@@ -1,0 +1,484 @@
+//! Targets of an iteration: features reduced and clustered, an id for each frame of each clip, and a report on the codebook.
+
+use std::collections::BTreeMap;
+use std::path::Path;
+
+use candle_core::Device;
+use candle_core::Tensor;
+use serde_json::Value;
+use serde_json::json;
+
+use crate::encoder::clips::Item;
+use crate::encoder::features::Extractor;
+use crate::encoder::features::Shards;
+use crate::encoder::features::Watch;
+use crate::encoder::recipe::Learn;
+use crate::encoder::recipe::Origin;
+use crate::encoder::recipe::Recipe;
+use crate::encoder::recipe::Target;
+use crate::encoder::recipe::iteration_folder;
+use crate::error::Error;
+use crate::error::Result;
+use crate::files;
+use crate::files::StagedDir;
+use crate::models::hubert::config::Config;
+use crate::nn::checkpoint::read_safetensors;
+use crate::ops::device::random_normal;
+use crate::seed::Key;
+use crate::stats::codes::Codes;
+use crate::stats::kmeans::plus_plus;
+use crate::stats::kmeans_stream::Clusters;
+use crate::stats::kmeans_stream::Pass;
+use crate::stats::pca_stream::Moments;
+
+/// Frames that first centres are drawn from.
+const FIRST: usize = 20_000;
+
+/// Lloyd's passes end when the sum of squared distances falls by less than this part.
+const SETTLED: f64 = 1e-4;
+
+/// File of the centres and of the reduction before them.
+const CODEBOOK_FILE: &str = "codebook.safetensors";
+/// File of the ids.
+const CODES_FILE: &str = "codes.safetensors";
+/// File of what is known of the codebook.
+const REPORT_FILE: &str = "report.json";
+
+/// What a student learns.
+pub enum Taught {
+    /// An id for each frame of each clip.
+    Ids {
+        /// Ids by clip.
+        codes: Vec<Vec<u32>>,
+        /// Number of codes.
+        num_codes: usize,
+    },
+    /// Features that are computed when they are needed.
+    Features {
+        /// What computes them.
+        extractor: Extractor,
+        /// After which layer.
+        layer: usize,
+    },
+}
+
+/// Makes the targets of an iteration, or reads those that were made before. The first `num_train` of `items` are learned from; nothing is
+/// fitted on the others.
+///
+/// # Errors
+/// Encoders that do not fit, audio that cannot be read, a full disk, or what `watch` returns.
+pub fn prepare(
+    recipe: &Recipe,
+    iteration: usize,
+    items: &[Item],
+    num_train: usize,
+    student: &Config,
+    watch: Watch,
+) -> Result<Vec<Taught>> {
+    let folder = iteration_folder(&recipe.folder(), iteration);
+    let targets = &recipe.iterations[iteration].targets;
+    let mut by_origin: BTreeMap<Origin, Vec<usize>> = BTreeMap::new();
+    for (i, target) in targets.iter().enumerate() {
+        by_origin
+            .entry(recipe.origin(iteration, target))
+            .or_default()
+            .push(i);
+    }
+    let mut taught: BTreeMap<usize, Taught> = BTreeMap::new();
+    for (place, (origin, of_origin)) in by_origin.into_iter().enumerate() {
+        let extractor = Extractor::open(&origin, student)?;
+        let mut layers = BTreeMap::new();
+        for &i in &of_origin {
+            let layer = extractor
+                .layer(targets[i].layer)
+                .map_err(|e| e.at(format!("`iterations.{iteration}.targets.{i}`")))?;
+            layers.insert(i, layer);
+        }
+        let is_ids = |i: &usize| targets[*i].learn == Learn::Ids;
+        let missing: Vec<usize> = of_origin
+            .iter()
+            .copied()
+            .filter(|i| is_ids(i) && !target_folder(&folder, *i).is_dir())
+            .collect();
+        if !missing.is_empty() {
+            let mut wanted: Vec<usize> = missing.iter().map(|i| layers[i]).collect();
+            wanted.sort_unstable();
+            wanted.dedup();
+            let shards_folder = folder.join(format!("features-{}", place + 1));
+            let shards = Shards::write(&shards_folder, &extractor, &wanted, items, student, watch)?;
+            for &i in &missing {
+                let maker = Maker {
+                    target: &targets[i],
+                    layer: layers[&i],
+                    width: extractor.width(),
+                    shards: &shards,
+                    items,
+                    num_train,
+                    key: Key::new(recipe.seed, "encoder targets")
+                        .with(iteration as u64)
+                        .with(i as u64),
+                    against: &recipe.evaluate.against,
+                    stride: student.stride(),
+                };
+                maker.make(&target_folder(&folder, i), watch)?;
+            }
+            files::remove_dir(&shards_folder)?;
+        }
+        let mut extractor = Some(extractor);
+        for &i in &of_origin {
+            let found = match targets[i].learn {
+                Learn::Ids => read(&target_folder(&folder, i), items, student)?,
+                Learn::Features => Taught::Features {
+                    extractor: match extractor.take() {
+                        Some(extractor) => extractor,
+                        None => Extractor::open(&origin, student)?,
+                    },
+                    layer: layers[&i],
+                },
+            };
+            taught.insert(i, found);
+        }
+    }
+    Ok(taught.into_values().collect())
+}
+
+fn target_folder(folder: &Path, target: usize) -> std::path::PathBuf {
+    folder.join(format!("target-{}", target + 1))
+}
+
+/// Reads the ids of a target.
+fn read(folder: &Path, items: &[Item], student: &Config) -> Result<Taught> {
+    let path = folder.join(CODES_FILE);
+    let tensors = read_safetensors(&path)?;
+    let codebook = read_safetensors(&folder.join(CODEBOOK_FILE))?;
+    let broken = |what: String| {
+        Error::input(what)
+            .at_path(&path)
+            .hint("remove the run's folder and begin anew")
+    };
+    let num_codes = match codebook.get("centres") {
+        Some(centres) => centres.dim(0)?,
+        None => return Err(broken("no centres beside the ids".into())),
+    };
+    let mut codes = Vec::with_capacity(items.len());
+    for (i, item) in items.iter().enumerate() {
+        let found: Vec<u32> = match tensors.get(&i.to_string()) {
+            Some(found) => found.to_vec1()?,
+            None => return Err(broken(format!("no ids of clip {i}"))),
+        };
+        if found.len() != student.num_frames(item.samples) {
+            return Err(broken(format!(
+                "{} ids for the {} frames of clip {i}",
+                found.len(),
+                student.num_frames(item.samples)
+            )));
+        }
+        codes.push(found);
+    }
+    Ok(Taught::Ids { codes, num_codes })
+}
+
+/// Makes one target.
+struct Maker<'a> {
+    target: &'a Target,
+    layer: usize,
+    width: usize,
+    shards: &'a Shards,
+    items: &'a [Item],
+    num_train: usize,
+    key: Key,
+    against: &'a [String],
+    stride: usize,
+}
+
+/// A linear reduction of features.
+struct Reduction {
+    /// Taken away first, `[width]`.
+    mean: Vec<f32>,
+    /// `[dims, width]`.
+    directions: Vec<f32>,
+    /// Share of the variance along the directions; `None` where they are random.
+    explained: Option<f64>,
+}
+
+impl Reduction {
+    fn apply(&self, values: &[f32]) -> Vec<f32> {
+        let width = self.mean.len();
+        let mut out = Vec::with_capacity(values.len() / width * (self.directions.len() / width));
+        for vector in values.chunks(width) {
+            let centred: Vec<f32> = vector.iter().zip(&self.mean).map(|(x, m)| x - m).collect();
+            out.extend(self.directions.chunks(width).map(|direction| {
+                direction
+                    .iter()
+                    .zip(&centred)
+                    .map(|(d, x)| d * x)
+                    .sum::<f32>()
+            }));
+        }
+        out
+    }
+}
+
+impl Maker<'_> {
+    fn make(&self, folder: &Path, watch: Watch) -> Result<()> {
+        let reduction = self.reduction(watch)?;
+        let dims = reduction
+            .as_ref()
+            .map_or(self.width, |r| r.directions.len() / self.width);
+        let reduced = |values: &[f32]| match &reduction {
+            Some(reduction) => reduction.apply(values),
+            None => values.to_vec(),
+        };
+        let (clusters, inertia, passes) = self.cluster(&reduced, dims, watch)?;
+
+        let mut named = Vec::new();
+        let mut codes = Codes::default();
+        let mut against: Vec<(&String, Codes)> = self
+            .against
+            .iter()
+            .map(|field| (field, Codes::default()))
+            .collect();
+        watch("ids", 0, self.items.len())?;
+        self.shards
+            .each(self.layer, 0..self.items.len(), |place, values| {
+                let ids: Vec<u32> = clusters
+                    .assign(&reduced(values))
+                    .into_iter()
+                    .map(|(id, _)| id)
+                    .collect();
+                if place < self.num_train {
+                    ids.iter().for_each(|&id| codes.add(id, None));
+                }
+                for (field, codes) in &mut against {
+                    let labels = Labels::of(&self.items[place], field);
+                    for (frame, &id) in ids.iter().enumerate() {
+                        codes.add(id, labels.at(frame, self.stride));
+                    }
+                }
+                let frames = ids.len();
+                named.push((
+                    place.to_string(),
+                    Tensor::from_vec(ids, frames, &Device::Cpu)?,
+                ));
+                Ok(())
+            })?;
+
+        let staged = StagedDir::new(folder)?;
+        let matrix = |values: &[f32], width: usize| {
+            Tensor::from_vec(values.to_vec(), (values.len() / width, width), &Device::Cpu)
+        };
+        let mut codebook = vec![("centres", matrix(clusters.centres(), dims)?)];
+        if let Some(reduction) = &reduction {
+            codebook.push(("mean", matrix(&reduction.mean, self.width)?));
+            codebook.push(("directions", matrix(&reduction.directions, self.width)?));
+        }
+        files::write_safetensors(&staged.path().join(CODEBOOK_FILE), codebook)?;
+        files::write_safetensors(&staged.path().join(CODES_FILE), named)?;
+        let agreement: BTreeMap<&str, Value> = against
+            .iter()
+            .filter_map(|(field, codes)| {
+                let found = codes.agreement()?;
+                let value = json!({
+                    "purity": found.purity,
+                    "cluster_purity": found.cluster_purity,
+                    "pnmi": found.pnmi,
+                });
+                Some((field.as_str(), value))
+            })
+            .collect();
+        let report = json!({
+            "layer": self.layer,
+            "width": self.width,
+            "dims": dims,
+            "reduction": 1.0 - dims as f64 / self.width as f64,
+            "explained_variance": reduction.as_ref().and_then(|r| r.explained),
+            "clusters": clusters.len(),
+            "active": codes.num_active(),
+            "perplexity": codes.perplexity(),
+            "inertia_per_frame": inertia,
+            "passes": passes,
+            "against": agreement,
+        });
+        let text = serde_json::to_string_pretty(&report).map_err(Error::bug)?;
+        files::write_atomic(&staged.path().join(REPORT_FILE), (text + "\n").as_bytes())?;
+        staged.commit()
+    }
+
+    /// The reduction before clustering, fitted on training frames.
+    fn reduction(&self, watch: Watch) -> Result<Option<Reduction>> {
+        let (Some(dims), is_random) = (
+            self.target.pca.or(self.target.random),
+            self.target.random.is_some(),
+        ) else {
+            return Ok(None);
+        };
+        if dims == 0 || dims > self.width {
+            return Err(
+                Error::input(format!("{dims} directions of features of {}", self.width))
+                    .hint(format!("write a number from 1 to {}", self.width)),
+            );
+        }
+        watch("directions", 0, self.num_train)?;
+        let mut moments = Moments::new(self.width);
+        self.shards
+            .each(self.layer, 0..self.num_train, |_, values| {
+                moments.add(values);
+                Ok(())
+            })?;
+        let narrow = |values: &[f64]| values.iter().map(|&x| x as f32).collect::<Vec<f32>>();
+        let components = moments.components(if is_random { 0 } else { dims });
+        if is_random {
+            // Columns of variance 1 / dims keep squared distances on average.
+            let deviation = (1.0 / dims as f64).sqrt() as f32;
+            let directions = random_normal(
+                (dims, self.width),
+                self.key.with_name("directions"),
+                deviation,
+                &Device::Cpu,
+            )?;
+            return Ok(Some(Reduction {
+                mean: narrow(&components.mean),
+                directions: directions.flatten_all()?.to_vec1()?,
+                explained: None,
+            }));
+        }
+        if components.components.len() < dims * self.width {
+            return Err(Error::input(format!(
+                "{} frames have fewer than {dims} directions",
+                moments.count()
+            ))
+            .hint("lower `pca`, or give more audio"));
+        }
+        Ok(Some(Reduction {
+            mean: narrow(&components.mean),
+            directions: narrow(&components.components),
+            explained: Some(components.variance_ratio.iter().sum()),
+        }))
+    }
+
+    /// Clusters of the training frames, their mean squared distance, and the number of passes.
+    fn cluster(
+        &self,
+        reduced: &dyn Fn(&[f32]) -> Vec<f32>,
+        dims: usize,
+        watch: Watch,
+    ) -> Result<(Clusters, f64, usize)> {
+        let k = self.target.clusters;
+        let first = self.first_frames(reduced, dims)?;
+        let total = self.num_frames()?;
+        if first.len() / dims < k {
+            return Err(
+                Error::input(format!("{total} training frames for {k} clusters"))
+                    .hint("lower `clusters`, or give more audio"),
+            );
+        }
+        let centres = plus_plus(&first, dims, k, self.key.with_name("centres"));
+        let mut clusters = Clusters::new(centres.into_iter().map(|x| x as f32).collect(), dims);
+        let mut before = f64::INFINITY;
+        let mut passes = 0;
+        while passes < self.target.passes {
+            watch("clusters", passes, self.target.passes)?;
+            let mut pass = Pass::new(&clusters);
+            self.shards
+                .each(self.layer, 0..self.num_train, |_, values| {
+                    pass.add(&clusters, &reduced(values));
+                    Ok(())
+                })?;
+            let inertia = pass.inertia();
+            pass.finish(&mut clusters);
+            passes += 1;
+            let is_settled = before - inertia < SETTLED * inertia;
+            before = inertia;
+            if is_settled {
+                break;
+            }
+        }
+        Ok((clusters, before / total.max(1) as f64, passes))
+    }
+
+    fn num_frames(&self) -> Result<usize> {
+        let mut frames = 0;
+        self.shards
+            .each(self.layer, 0..self.num_train, |_, values| {
+                frames += values.len() / self.width;
+                Ok(())
+            })?;
+        Ok(frames)
+    }
+
+    /// Training frames at random, at most [`FIRST`] or so.
+    fn first_frames(&self, reduced: &dyn Fn(&[f32]) -> Vec<f32>, dims: usize) -> Result<Vec<f32>> {
+        let share = (FIRST as f64 / self.num_frames()?.max(1) as f64).min(1.0);
+        let key = self.key.with_name("first frames");
+        let mut first = Vec::new();
+        self.shards
+            .each(self.layer, 0..self.num_train, |place, values| {
+                let of_clip = key.with(place as u64);
+                for (frame, vector) in reduced(values).chunks(dims).enumerate() {
+                    if of_clip.uniform(frame as u64) < share {
+                        first.extend_from_slice(vector);
+                    }
+                }
+                Ok(())
+            })?;
+        Ok(first)
+    }
+}
+
+/// Labels of a clip's frames.
+pub(super) enum Labels {
+    None,
+    Clip(String),
+    Spans(Vec<(f64, f64, String)>),
+}
+
+impl Labels {
+    pub(super) fn of(item: &Item, field: &str) -> Self {
+        let row = &item.row;
+        let known = match field {
+            "label" => row.label.as_deref(),
+            "speaker" => row.speaker.as_deref(),
+            "language" => row.language.as_deref(),
+            "group" => row.group.as_deref(),
+            "text" => row.text.as_deref(),
+            _ => None,
+        };
+        if field == "manifest" {
+            return Self::Clip(item.manifest.display().to_string());
+        }
+        if let Some(known) = known {
+            return Self::Clip(known.to_owned());
+        }
+        match row.extra_fields().get(field) {
+            Some(Value::String(text)) => Self::Clip(text.clone()),
+            Some(Value::Array(spans)) => Self::Spans(spans.iter().filter_map(span).collect()),
+            _ => Self::None,
+        }
+    }
+
+    pub(super) fn at(&self, frame: usize, stride: usize) -> Option<&str> {
+        match self {
+            Self::None => None,
+            Self::Clip(label) => Some(label),
+            Self::Spans(spans) => {
+                let at =
+                    (frame as f64 + 0.5) * stride as f64 / f64::from(crate::audio::SAMPLE_RATE);
+                spans
+                    .iter()
+                    .find(|(start, end, _)| (*start..*end).contains(&at))
+                    .map(|(_, _, unit)| unit.as_str())
+            }
+        }
+    }
+}
+
+/// A `[start_s, end_s, unit]`.
+fn span(value: &Value) -> Option<(f64, f64, String)> {
+    let parts = value.as_array()?;
+    let unit = parts.get(2)?.as_str()?;
+    Some((
+        parts.first()?.as_f64()?,
+        parts.get(1)?.as_f64()?,
+        unit.to_owned(),
+    ))
+}
