@@ -18,7 +18,7 @@ use crate::encoder::run;
 use crate::encoder::run::Observer;
 use crate::encoder::run::Record;
 use crate::error::Result;
-use crate::train::log::StepRecord;
+use crate::records::log::StepRecord;
 
 #[derive(Subcommand)]
 pub enum Command {

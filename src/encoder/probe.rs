@@ -28,25 +28,23 @@ use crate::encoder::ngram::Ngram;
 use crate::encoder::recipe::Batch;
 use crate::encoder::recipe::Checkpoints;
 use crate::encoder::recipe::Origin;
+use crate::encoder::run::pace_of;
 use crate::encoder::run::take;
 use crate::encoder::step::Moments;
 use crate::encoder::step::NO_DROPOUT;
 use crate::error::Error;
 use crate::error::Kind;
 use crate::error::Result;
-use crate::eval::confidence::interval;
-use crate::eval::significance::Clusters;
-use crate::eval::significance::Resampling;
-use crate::eval::significance::bootstrap;
 use crate::files;
 use crate::files::AppendLog;
 use crate::files::StagedDir;
-use crate::machine::Machine;
+use crate::machine;
 use crate::metrics::Normaliser;
 use crate::metrics::Pair;
 use crate::metrics::Tally;
 use crate::metrics::Texts;
 use crate::metrics::classify;
+use crate::metrics::confidence::interval;
 use crate::metrics::edit;
 use crate::metrics::edit::Unit;
 use crate::models::hubert;
@@ -67,15 +65,19 @@ use crate::ops::linear::Linear;
 use crate::ops::linear::Weight;
 use crate::ops::scalar::Scalar;
 use crate::recipe;
-use crate::report::bars::Bar;
-use crate::report::bars::BarChart;
-use crate::report::bars::Group;
-use crate::report::ink::Ink;
+use crate::records::log::Line;
+use crate::records::log::StepRecord;
+use crate::report::chart::bars::Bar;
+use crate::report::chart::bars::BarChart;
+use crate::report::chart::bars::Group;
+use crate::report::chart::ink::Ink;
 use crate::seed::Key;
+use crate::stats::significance::Clusters;
+use crate::stats::significance::Resampling;
+use crate::stats::significance::bootstrap;
 use crate::train::checkpoint as steps;
 use crate::train::corpus::EntrySettings;
 use crate::train::environment::Recorder;
-use crate::train::log::StepRecord;
 use crate::train::optimiser;
 
 /// A recipe of `encoder finetune` or `encoder probe`.
@@ -964,7 +966,7 @@ pub fn run(
         files::truncate(&log_path, state.log_bytes)?;
     }
     let computes = Precision::Auto.on(&Device::Cpu)?;
-    let mut recorder = Recorder::begin(&folder, state.step, computes, &Machine::here(None));
+    let mut recorder = Recorder::begin(&folder, state.step, computes, &machine::here(None));
     let mut log = AppendLog::open(&log_path)?;
     let mut scores = Vec::new();
     let mut train = || -> Result<()> {
@@ -984,8 +986,8 @@ pub fn run(
             }
             let begun = Instant::now();
             let record = step(&work, &parts, state.step)?;
-            log.line(&serde_json::to_string(&record).map_err(Error::bug)?)?;
-            recorder.step(&record, begun.elapsed());
+            log.line(&Line::Train(record.clone()).to_text()?)?;
+            recorder.step(&record, pace_of(begun));
             observer.step(&record, recipe.steps);
             state.step += 1;
             let is_last = state.step == recipe.steps;
@@ -1067,7 +1069,6 @@ fn step(work: &Work, parts: &[(&Parameters, &Moments)], step: u64) -> Result<Ste
         )?;
     }
     Ok(StepRecord {
-        kind: "train",
         step: step + 1,
         stage: "head".to_owned(),
         loss,

@@ -5,6 +5,7 @@ use std::path::Path;
 use std::path::PathBuf;
 use std::sync::atomic::AtomicBool;
 use std::sync::atomic::Ordering;
+use std::time::Duration;
 use std::time::Instant;
 
 use candle_core::Device;
@@ -32,7 +33,7 @@ use crate::error::Result;
 use crate::files;
 use crate::files::AppendLog;
 use crate::files::StagedDir;
-use crate::machine::Machine;
+use crate::machine;
 use crate::models::hubert;
 use crate::models::hubert::Class;
 use crate::models::hubert::Hubert;
@@ -40,12 +41,13 @@ use crate::models::hubert::Scope;
 use crate::models::hubert::Source;
 use crate::nn::precision::Precision;
 use crate::ops::adamw::norm;
+use crate::records::log::StepRecord;
 use crate::seed::Key;
 use crate::stats::codes::Codes;
 use crate::stats::pca_stream;
 use crate::train::checkpoint as steps;
+use crate::train::environment::Pace;
 use crate::train::environment::Recorder;
-use crate::train::log::StepRecord;
 
 /// File of hashes of what a run was made from.
 const INPUTS_FILE: &str = "inputs.json";
@@ -67,6 +69,8 @@ pub trait Observer {
 /// One line of the log: the fields of every training, then those of encoders. Tokens are frames, target tokens those with a weight.
 #[derive(Clone, Debug, PartialEq, Serialize)]
 pub struct Record {
+    /// `train`: what kind of line this is.
+    pub kind: &'static str,
     /// What every training logs; `stage` is the iteration.
     #[serde(flatten)]
     pub step: StepRecord,
@@ -102,7 +106,7 @@ pub fn run(
     }
     let first = recipe.steps_before(stood.iteration.min(recipe.iterations.len())) + stood.step;
     let computes = Precision::Auto.on(&Device::Cpu)?;
-    let mut recorder = Recorder::begin(&folder, first, computes, &Machine::here(None));
+    let mut recorder = Recorder::begin(&folder, first, computes, &machine::here(None));
     recorder.write()?;
     let mut log = AppendLog::open(&log_path)?;
     let outcome = (0..recipe.iterations.len()).try_for_each(|iteration| {
@@ -276,7 +280,7 @@ impl Session<'_> {
             let record = self.step(&work, &moments, state.step)?;
             let line = serde_json::to_string(&record).map_err(Error::bug)?;
             log.line(&line)?;
-            recorder.step(&record.step, begun.elapsed());
+            recorder.step(&record.step, pace_of(begun));
             let num_steps = recipe.steps_before(recipe.iterations.len());
             observer.step(&record, num_steps);
             state.step += 1;
@@ -363,8 +367,8 @@ fn record(iteration: usize, step: u64, pieces: &[Piece], found: &Found) -> Recor
         .collect();
     let mean = cosines.iter().sum::<f64>() / cosines.len().max(1) as f64;
     Record {
+        kind: "train",
         step: StepRecord {
-            kind: "train",
             step,
             stage: format!("iteration-{}", iteration + 1),
             loss: found.loss,
@@ -497,4 +501,12 @@ pub fn reports(recipe: &Recipe) -> Result<Vec<Value>> {
         }
     }
     Ok(found)
+}
+
+/// Time of a step that began at `begun`; its clips lie in memory, so none of it is waited.
+pub(super) fn pace_of(begun: Instant) -> Pace {
+    Pace {
+        took: begun.elapsed(),
+        waited: Duration::ZERO,
+    }
 }

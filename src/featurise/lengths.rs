@@ -9,7 +9,6 @@ use crate::audio::num_frames;
 use crate::data::Clip;
 use crate::data::Row;
 use crate::data::check::agree;
-use crate::data::check::agree;
 use crate::error::Error;
 use crate::error::Result;
 use crate::featurise::headers::Headers;

@@ -57,7 +57,7 @@ fn embed_gives_hidden_states_of_transformers() {
     for layer in ["0", "1", "2"] {
         embed(&["--layer", layer, "--pool", "none"]).succeeds();
         let found = &place.tensors("o.safetensors")["a"];
-        let off = command::distance(found, &expected[&format!("hidden.0.{layer}")]);
+        let off = crate::command::distance(found, &expected[&format!("hidden.0.{layer}")]);
         assert!(off < 1e-4, "layer {layer} is off by {off}");
     }
     // Without a layer the last; the mean over time has length one.
@@ -72,7 +72,7 @@ fn embed_gives_hidden_states_of_transformers() {
         .to_scalar::<f32>()
         .unwrap()
         .sqrt();
-    assert!(command::distance(found, &(mean / f64::from(length)).unwrap()) < 1e-4);
+    assert!(crate::command::distance(found, &(mean / f64::from(length)).unwrap()) < 1e-4);
     embed(&["--device", "cuda"]).fails(2, &["speech encoders compute on the CPU", "hint:"]);
     embed(&["--layer", "3"]).fails(
         2,
@@ -220,7 +220,7 @@ fn pretraining_learns_and_resumes_bit_for_bit() {
         .filter(|(a, _)| a["kind"] == "train")
         .take(4)
     {
-        command::assert_close(
+        crate::command::assert_close(
             b["loss"].as_f64().unwrap(),
             a["loss"].as_f64().unwrap(),
             1e-3,
@@ -348,7 +348,7 @@ fn probes_and_fine_tuning() {
         let shares =
             place.json(&format!("runs/{name}/eval/step-000030/scores.json"))["layer_shares"]
                 .clone();
-        let sum: f64 = command::numbers(&shares).iter().sum();
+        let sum: f64 = crate::command::numbers(&shares).iter().sum();
         assert!((sum - 1.0).abs() < 1e-6, "{shares}");
     }
     let more = format!("encoder: {model}\nhead: ctc\ndata: [asr.jsonl]\nencoder_rate: 0.2");
@@ -406,9 +406,9 @@ fn probes_and_fine_tuning() {
     .unwrap();
     let name = "feature_extractor.conv_layers.0.conv.weight";
     assert_eq!(
-        command::distance(&trained[&format!("hubert.{name}")], &before[name]),
+        crate::command::distance(&trained[&format!("hubert.{name}")], &before[name]),
         0.0
     );
     let name = "encoder.layers.0.attention.q_proj.weight";
-    assert!(command::distance(&trained[&format!("hubert.{name}")], &before[name]) > 0.0);
+    assert!(crate::command::distance(&trained[&format!("hubert.{name}")], &before[name]) > 0.0);
 }

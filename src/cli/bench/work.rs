@@ -6,7 +6,6 @@ use crate::audio::LogMel;
 use crate::audio::num_audio_tokens;
 use crate::batch::Sequence;
 use crate::models::config::Config;
-use crate::models::config::Config;
 use crate::models::cost;
 use crate::seed::Key;
 
