@@ -30,4 +30,5 @@ pub mod report;
 pub mod recipe;
 pub mod plan;
 pub mod experiment;
+pub mod build;
 pub mod cli;

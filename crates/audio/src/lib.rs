@@ -8,8 +8,11 @@
 
 mod codec;
 mod flac;
+pub mod flac_writer;
 mod format;
+pub mod levels;
 mod log_mel;
+pub mod loudness;
 mod mp4;
 mod mpeg;
 mod ogg;

@@ -12,9 +12,12 @@ mod fields;
 mod form;
 pub mod language;
 mod manifest;
+pub mod near_duplicates;
 mod notes;
 mod parquet;
+pub mod plain;
 mod row;
+pub mod shards;
 pub mod spelling;
 pub mod task;
 
