@@ -8,8 +8,10 @@ use regex::Regex;
 /// A number of the language, as far as it stands for a value of its own.
 #[derive(Clone, Copy, Debug, PartialEq)]
 enum Word {
-    /// A value below a thousand, or a dual such as two thousand.
+    /// A value below a thousand.
     Value(f64),
+    /// Two thousand, two million ..., by the scale.
+    Dual(f64),
     /// Hundred, in languages that count hundreds.
     Hundred,
     /// Thousand and more.
@@ -95,20 +97,29 @@ impl Reading {
         if !self.is_open && matches!(word, Word::Plural(_)) {
             return;
         }
+        // One or two thousand after `and` count on: six hundred and a thousand is 601 thousand.
+        let counts_on = is_joined && self.current >= 100.0 && self.current % 100.0 == 0.0;
+        if matches!(word, Word::Dual(_)) && self.current > 0.0 && !counts_on {
+            self.end(found);
+        }
         self.is_open = true;
         match word {
             Word::Hundred => self.current = self.current.max(1.0) * 100.0,
-            Word::Scale(scale) | Word::Plural(scale) => {
-                self.total += if self.current == 0.0 {
-                    scale
-                } else {
-                    self.current * scale
-                };
-                self.current = 0.0;
-                self.has_digits = false;
+            Word::Dual(scale) => self.scale(self.current + 2.0, scale),
+            Word::Scale(scale) if counts_on => self.scale(self.current + 1.0, scale),
+            Word::Scale(scale) | Word::Plural(scale) if self.current == 0.0 => {
+                self.scale(1.0, scale);
             }
+            Word::Scale(scale) | Word::Plural(scale) => self.scale(self.current, scale),
             Word::Value(_) => {}
         }
+    }
+
+    /// Adds so many thousands, millions ...
+    fn scale(&mut self, count: f64, scale: f64) {
+        self.total += count * scale;
+        self.current = 0.0;
+        self.has_digits = false;
     }
 
     fn end(&mut self, found: &mut BTreeSet<String>) {
@@ -214,9 +225,6 @@ fn bare(word: &str) -> Option<Word> {
         "عشر" | "عشره" => 10.0,
         "عشرون" | "عشرين" => 20.0,
         "مئتان" | "مئتين" | "مائتان" | "مائتين" => 200.0,
-        "الفان" | "الفين" => 2e3,
-        "مليونان" | "مليونين" => 2e6,
-        "ملياران" | "مليارين" => 2e9,
         "one" => 1.0,
         "two" => 2.0,
         "three" => 3.0,
@@ -246,6 +254,9 @@ fn bare(word: &str) -> Option<Word> {
         "ninety" => 90.0,
         _ => {
             return Some(match word {
+                "الفان" | "الفين" => Word::Dual(1e3),
+                "مليونان" | "مليونين" => Word::Dual(1e6),
+                "ملياران" | "مليارين" => Word::Dual(1e9),
                 "مئه" | "مائه" | "ميه" | "hundred" => Word::Hundred,
                 "الف" | "الفا" | "thousand" => Word::Scale(1e3),
                 "مليون" | "مليونا" | "million" => Word::Scale(1e6),
@@ -281,6 +292,9 @@ mod tests {
             ("عام ألفين وسبعة عشر", &["2017"]),
             ("مئة وعشرين ألفا", &["120000"]),
             ("ثلاث مئة", &["300"]),
+            ("مئة وألفين", &["102000"]),
+            ("ستمئة وألف", &["601000"]),
+            ("مليون وألفان", &["1002000"]),
             ("الملايين من الناس، آلاف", &[]),
             ("واحد من اثنين", &[]),
             ("1 من 2", &["1", "2"]),

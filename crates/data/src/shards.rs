@@ -115,7 +115,7 @@ impl Values {
     }
 }
 
-/// Writes one file of named columns. Features of `datasets` are in its metadata, so that `load_dataset` decodes the audio.
+/// Writes one file of named columns. Its metadata names the features of `datasets`; a data set's card must name them too, because `load_dataset` takes audio for audio from the card.
 ///
 /// Audio is compressed already, so the file is not; statistics are left out. Equal columns give equal bytes.
 ///
