@@ -120,15 +120,7 @@ impl Build<'_> {
         let mut journals = store.journals()?;
         let _claim = store.claim_shard(self.shard)?;
         for step in Step::ROW_BY_ROW.into_iter().filter(|step| *step <= until) {
-            self.work(
-                step,
-                &store,
-                &prepared,
-                &mut journals,
-                &engines,
-                &calls,
-                observer,
-            )?;
+            self.work(step, &store, &prepared, &mut journals, &engines, observer)?;
         }
         cache.sync()?;
         if !self.shard.is_whole() {
@@ -219,7 +211,6 @@ impl Build<'_> {
         prepared: &assign::Prepared,
         journals: &mut [Journal],
         engines: &Engines,
-        calls: &Calls,
         observer: &mut dyn Observer,
     ) -> Result<()> {
         let place = step.place_row_by_row()?;
@@ -241,7 +232,7 @@ impl Build<'_> {
             step,
             num_threads: self.num_workers,
             stop: self.stop,
-            calls,
+            calls: engines.calls,
         };
         match step {
             Step::Summarise => workers.run(rows, journal, self.shard, observer, &|row| {
@@ -262,6 +253,7 @@ impl Build<'_> {
 
 /// What the steps between `clean` and `split` work with.
 struct Engines<'a> {
+    calls: &'a Calls<'a>,
     summarising: Summarising<'a>,
     verifying: Verifying<'a>,
     speaking: Speaking<'a>,
@@ -277,6 +269,7 @@ impl<'a> Engines<'a> {
         until: Step,
     ) -> Result<Self> {
         Ok(Self {
+            calls,
             summarising: Summarising::open(recipe, calls, until >= Step::Summarise)?,
             verifying: Verifying::open(recipe, calls, until >= Step::Verify)?,
             speaking: Speaking::open(recipe, calls, until >= Step::Speak)?,
