@@ -116,7 +116,7 @@ fn step(
     (first, second): (&candle_core::Tensor, &candle_core::Tensor),
     number: u64,
 ) -> Result<()> {
-    let wrap = candle_core::Error::wrap::<maqam::error::Error>;
+    let wrap = |error: maqam::error::Error| candle_core::Error::wrap(error);
     let masked: Vec<u32> = (0..frames as u32).step_by(2).collect();
     let pass = Pass {
         masked: &masked,

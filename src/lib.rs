@@ -35,5 +35,6 @@ pub mod train;
 pub mod recipe;
 pub mod plan;
 pub mod experiment;
+pub mod build;
 pub mod encoder;
 pub mod cli;

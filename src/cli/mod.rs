@@ -4,6 +4,7 @@ pub mod allocator;
 mod arguments;
 mod bad_rows;
 mod bench;
+mod build;
 mod data;
 mod device;
 mod encoder;
@@ -66,6 +67,8 @@ enum Command {
     Embed(inspect::EmbedArguments),
     /// Log-mel frames of each row's audio.
     Features(inspect::FeaturesArguments),
+    /// Build a speech-summarization data set from text.
+    Build(build::Arguments),
     /// Instructions about clips whose answers a program can judge: build a suite, score the answers.
     #[command(subcommand)]
     Instructions(instructions::Command),
@@ -173,6 +176,7 @@ fn run(command: Command, stop: &AtomicBool) -> Result<()> {
         Command::Metrics(arguments) => metrics::run(&arguments),
         Command::Embed(arguments) => inspect::embed(&arguments, stop),
         Command::Features(arguments) => inspect::features(&arguments, stop),
+        Command::Build(arguments) => build::run(&arguments, stop),
         Command::Instructions(command) => instructions::run(&command),
         Command::Judge(arguments) => judgement::run(&arguments, stop),
         Command::Report(arguments) => report::report(&arguments),

@@ -33,9 +33,9 @@ const KEPT: &str =
     "run the command again later; what was answered is in the cache and is not asked again";
 
 /// What a request came to.
-pub enum Answer {
+pub enum Answer<T = Reply> {
     /// An answer.
-    Reply(Reply),
+    Reply(T),
     /// A limit of what may be spent was reached: nothing was sent.
     Limit(String),
     /// The run ended meanwhile.
@@ -87,13 +87,28 @@ impl<'a> Caller<'a> {
         draw: Draw,
         told: &mut dyn FnMut(String, Duration),
     ) -> Result<Answer> {
+        self.request(draw, told, &mut |endpoint| {
+            endpoint.ask(messages, parameters)
+        })
+    }
+
+    /// As [`Caller::ask`], for any request that `send` makes of the endpoint.
+    ///
+    /// # Errors
+    /// As [`Caller::ask`].
+    pub fn request<T>(
+        &self,
+        draw: Draw,
+        told: &mut dyn FnMut(String, Duration),
+        send: &mut dyn FnMut(&Endpoint) -> std::result::Result<T, Failure>,
+    ) -> Result<Answer<T>> {
         let mut attempt = 0;
         let mut until = Instant::now();
         loop {
             if !self.wait_until(until) {
                 return Ok(Answer::Ended);
             }
-            let (why, after) = match self.endpoint.ask(messages, parameters) {
+            let (why, after) = match send(self.endpoint) {
                 Ok(reply) => return Ok(Answer::Reply(reply)),
                 Err(Failure::Limit(reached)) => return Ok(Answer::Limit(reached)),
                 Err(Failure::Final(error)) => return Err(error),

@@ -63,10 +63,22 @@ pub enum Failure {
 const PATH: &str = "/chat/completions";
 /// Longest answer that is read, in bytes, whatever it unpacks to; a grade takes a thousandth of it.
 const LONGEST_BODY: u64 = 4 << 20;
+/// Longest audio file that is read, in bytes: 40 minutes of speech at 48 kHz and 16 bits.
+const LONGEST_AUDIO: u64 = 256 << 20;
+/// Media type of a request in JSON.
+const JSON: &str = "application/json";
 /// Most of an error that is read, in bytes.
 const LONGEST_ERROR: u64 = 1 << 16;
 /// Characters of an endpoint's own message that are shown.
 const SHOWN: usize = 300;
+
+/// One request.
+struct Request<'a> {
+    url: &'a str,
+    content_type: &'a str,
+    body: &'a [u8],
+    longest_answer: u64,
+}
 
 #[derive(Deserialize)]
 struct Completion {
@@ -162,20 +174,122 @@ impl Endpoint {
             .iter()
             .for_each(|(name, value)| body[name] = value.clone());
         let body = body.to_string();
+        let request = Request {
+            url: &self.url,
+            content_type: JSON,
+            body: body.as_bytes(),
+            longest_answer: LONGEST_BODY,
+        };
+        self.send(&request, |bytes| {
+            let reply = self.reply(&String::from_utf8_lossy(bytes));
+            let usage = reply.as_ref().ok().and_then(|reply| reply.usage);
+            (reply, usage)
+        })
+    }
+
+    /// Asks once for speech (`/audio/speech`): the contents of an audio file.
+    pub fn speak(
+        &self,
+        text: &str,
+        voice: &str,
+        parameters: &Map<String, Value>,
+    ) -> std::result::Result<Vec<u8>, Failure> {
+        let mut body =
+            json!({"model": self.model, "input": text, "voice": voice, "response_format": "wav"});
+        parameters
+            .iter()
+            .for_each(|(name, value)| body[name] = value.clone());
+        let (url, body) = (self.url_of("/audio/speech"), body.to_string());
+        let request = Request {
+            url: &url,
+            content_type: JSON,
+            body: body.as_bytes(),
+            longest_answer: LONGEST_AUDIO,
+        };
+        // Speech is charged by the character.
+        let usage = Usage {
+            prompt_tokens: text.chars().count() as u64,
+            completion_tokens: 0,
+        };
+        self.send(&request, |bytes| (Ok(bytes.to_vec()), Some(usage)))
+    }
+
+    /// Asks once what is said in an audio file (`/audio/transcriptions`), in a language of two letters.
+    pub fn transcribe(
+        &self,
+        file: &[u8],
+        name: &str,
+        language: &str,
+    ) -> std::result::Result<String, Failure> {
+        // The boundary is a hash of the file, so that no part holds it.
+        let boundary = blake3::hash(file).to_hex();
+        let mut body = Vec::with_capacity(file.len() + 1024);
+        for (field, value) in [
+            ("model", self.model.as_str()),
+            ("language", language),
+            ("response_format", "json"),
+            ("temperature", "0"),
+        ] {
+            body.extend(format!("--{boundary}\r\nContent-Disposition: form-data; name=\"{field}\"\r\n\r\n{value}\r\n").into_bytes());
+        }
+        body.extend(format!("--{boundary}\r\nContent-Disposition: form-data; name=\"file\"; filename=\"{name}\"\r\nContent-Type: audio/flac\r\n\r\n").into_bytes());
+        body.extend(file);
+        body.extend(format!("\r\n--{boundary}--\r\n").into_bytes());
+        let (url, content_type) = (
+            self.url_of("/audio/transcriptions"),
+            format!("multipart/form-data; boundary={boundary}"),
+        );
+        let request = Request {
+            url: &url,
+            content_type: &content_type,
+            body: &body,
+            longest_answer: LONGEST_BODY,
+        };
+        self.send(&request, |bytes| {
+            #[derive(Deserialize)]
+            struct Transcription {
+                text: String,
+                usage: Option<Usage>,
+            }
+            match serde_json::from_slice::<Transcription>(bytes) {
+                Ok(found) => (Ok(self.hide(&found.text)), found.usage),
+                Err(_) => (
+                    Err(Failure::Passing {
+                        why: format!("{url} answered something that is no transcription"),
+                        after: None,
+                    }),
+                    None,
+                ),
+            }
+        })
+    }
+
+    /// The address of another request than chat completions.
+    fn url_of(&self, path: &str) -> String {
+        let base = self.url.strip_suffix(PATH).unwrap_or(&self.url);
+        format!("{base}{path}")
+    }
+
+    /// Sends once; `read` makes of an answer what was asked for, and says what it was charged.
+    fn send<T>(
+        &self,
+        asked: &Request,
+        read: impl FnOnce(&[u8]) -> (std::result::Result<T, Failure>, Option<Usage>),
+    ) -> std::result::Result<T, Failure> {
         self.meter.begin().map_err(Failure::Limit)?;
         let mut request = self
             .agent
-            .post(&self.url)
-            .header("Content-Type", "application/json")
-            .header("Accept", "application/json")
+            .post(asked.url)
+            .header("Content-Type", asked.content_type)
+            .header("Accept", "*/*")
             // An answer that is not packed cannot unpack to more than was sent.
             .header("Accept-Encoding", "identity");
         if let Some(key) = &self.key {
             request = request.header("Authorization", key.authorization());
         }
         let mut response = request
-            .send(body.as_bytes())
-            .map_err(|e| self.not_reached(&e.to_string(), is_final(&e)))?;
+            .send(asked.body)
+            .map_err(|e| self.not_reached(asked.url, &e.to_string(), is_final(&e)))?;
 
         let status = response.status().as_u16();
         let header = |name: &str| {
@@ -190,7 +304,7 @@ impl Endpoint {
             .map(str::to_owned);
         let is_answer = (200..=299).contains(&status);
         let limit = if is_answer {
-            LONGEST_BODY
+            asked.longest_answer
         } else {
             LONGEST_ERROR
         };
@@ -200,25 +314,27 @@ impl Endpoint {
             .as_reader()
             .take(limit + 1)
             .read_to_end(&mut bytes);
+        let mut usage = None;
         let reply = if let Some(encoding) = packed {
             let found =
                 format!("answered {status} in the encoding {encoding}, which was not asked for");
-            Err(self.not_reached(&found, false))
+            Err(self.not_reached(asked.url, &found, false))
         } else if !is_answer {
             let text = String::from_utf8_lossy(&bytes);
-            Err(self.refused(status, &text, after))
+            Err(self.refused(asked.url, status, &text, after))
         } else if let Err(e) = outcome {
-            Err(self.not_reached(&e.to_string(), false))
+            Err(self.not_reached(asked.url, &e.to_string(), false))
         } else if bytes.len() as u64 > limit {
             let found = format!("answered more than {} MiB", limit >> 20);
-            Err(self.not_reached(&found, false))
+            Err(self.not_reached(asked.url, &found, false))
         } else {
-            self.reply(&String::from_utf8_lossy(&bytes))
+            let (reply, found) = read(&bytes);
+            usage = found;
+            reply
         };
         // An endpoint charges for each answer, of use or not, and for no refusal.
         if is_answer {
-            let usage = reply.as_ref().ok().and_then(|reply| reply.usage);
-            self.meter.add(usage, body.len(), bytes.len());
+            self.meter.add(usage, asked.body.len(), bytes.len());
         }
         reply
     }
@@ -244,8 +360,8 @@ impl Endpoint {
     }
 
     /// A request that got no whole answer.
-    fn not_reached(&self, found: &str, is_final: bool) -> Failure {
-        let why = self.hide(&format!("{}: {found}", self.url));
+    fn not_reached(&self, url: &str, found: &str, is_final: bool) -> Failure {
+        let why = self.hide(&format!("{url}: {found}"));
         if is_final {
             Failure::Final(Error::input(why))
         } else {
@@ -254,9 +370,9 @@ impl Endpoint {
     }
 
     /// A request that was answered with an error.
-    fn refused(&self, status: u16, body: &str, after: Option<Duration>) -> Failure {
+    fn refused(&self, url: &str, status: u16, body: &str, after: Option<Duration>) -> Failure {
         let said = said(body, &|text| self.hide(text));
-        let why = format!("{} answered {status}{said}", self.url);
+        let why = format!("{url} answered {status}{said}");
         // A quota that is used up is told with the status of too many requests, and no wait mends it.
         let is_used_up = status == 429 && body.contains("insufficient_quota");
         if matches!(status, 408 | 409 | 425 | 429 | 500..) && !is_used_up {

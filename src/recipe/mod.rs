@@ -3,7 +3,7 @@
 mod begin;
 mod changes;
 mod open;
-mod overrides;
+pub(crate) mod overrides;
 
 pub use begin::Begun;
 pub use begin::Opening;

@@ -6,7 +6,7 @@ use crate::error::Error;
 use crate::error::Result;
 
 /// Applies one `KEY.KEY=VALUE` to a tree of YAML.
-pub(super) fn set(tree: &mut Value, written: &str) -> Result<()> {
+pub(crate) fn set(tree: &mut Value, written: &str) -> Result<()> {
     let wrong = |what: &str| Error::input(format!("--set {written}: {what}"));
     let (path, value) = written.split_once('=').ok_or_else(|| {
         wrong("expected KEY=VALUE").hint("for example --set optimiser.learning_rate=1e-5")

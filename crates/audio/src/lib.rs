@@ -9,7 +9,9 @@
 mod codec;
 pub mod examine;
 mod flac;
+pub mod flac_writer;
 mod format;
+pub mod levels;
 mod log_mel;
 pub mod loudness;
 mod mfcc;

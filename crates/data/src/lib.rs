@@ -7,6 +7,7 @@
 #![deny(clippy::unwrap_used, clippy::expect_used)]
 
 pub mod arabic;
+pub mod audio_parquet;
 mod audio_source;
 pub mod check;
 mod clips;
@@ -24,8 +25,10 @@ pub mod near_duplicates;
 mod notes;
 mod parquet;
 mod parquet_writer;
+pub mod plain;
 mod reading;
 mod record;
+pub mod repeats;
 mod row;
 pub mod segment;
 mod shards;

@@ -120,6 +120,11 @@ fn row(pair: &Pair) -> [[f64; 2]; 5] {
     ]
 }
 
+/// Whether a text repeats a phrase of at least three words at least three times in a row.
+pub fn has_loop_in(text: &str) -> bool {
+    has_loop(&numbered(Fold::None.words(text)))
+}
+
 fn numbered(words: Vec<String>) -> Vec<u32> {
     let mut numbers = HashMap::new();
     let number = |word| {

@@ -1,0 +1,241 @@
+//! Calls to engines, each answered from the cache where it was answered before.
+
+use std::sync::Mutex;
+use std::sync::PoisonError;
+use std::sync::atomic::AtomicBool;
+use std::time::Duration;
+
+use serde::Deserialize;
+use serde::Serialize;
+use serde_json::Value;
+
+use crate::build::cache;
+use crate::build::cache::Cache;
+use crate::endpoint::Answer;
+use crate::endpoint::Caller;
+use crate::endpoint::bill::Limits;
+use crate::endpoint::bill::Prices;
+use crate::endpoint::key::Key;
+use crate::endpoint::patience::Patience;
+use crate::endpoint::request::Endpoint;
+use crate::endpoint::request::Failure;
+use crate::error::Error;
+use crate::error::Result;
+use crate::seed::Key as Draw;
+
+/// What the steps' engines share: the cache, the wish to stop, and lines for the user.
+pub struct Calls<'a> {
+    cache: &'a Cache,
+    stop: &'a AtomicBool,
+    lines: Mutex<Vec<String>>,
+}
+
+impl<'a> Calls<'a> {
+    /// Calls whose answers a cache keeps.
+    pub fn new(cache: &'a Cache, stop: &'a AtomicBool) -> Self {
+        Self {
+            cache,
+            stop,
+            lines: Mutex::default(),
+        }
+    }
+
+    /// The answer to a question, of which `question` holds all that it depends on; none where the build ends.
+    ///
+    /// # Errors
+    /// Those of `ask`; the disk's.
+    pub fn answer(
+        &self,
+        question: &Value,
+        ask: impl FnOnce() -> Result<Option<Vec<u8>>>,
+    ) -> Result<Option<Vec<u8>>> {
+        self.cache.get_or(&cache::key(question), ask)
+    }
+
+    /// The cache itself.
+    pub fn cache(&self) -> &'a Cache {
+        self.cache
+    }
+
+    /// Lines for the user since the last call.
+    pub fn lines(&self) -> Vec<String> {
+        std::mem::take(&mut self.lines.lock().unwrap_or_else(PoisonError::into_inner))
+    }
+
+    /// Set where the user wants to stop.
+    pub fn stop(&self) -> &'a AtomicBool {
+        self.stop
+    }
+
+    /// Keeps a line for the user.
+    pub fn tell(&self, line: String) {
+        self.lines
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner)
+            .push(line);
+    }
+}
+
+/// An endpoint that speaks OpenAI's interface, as a recipe names it.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct EndpointSettings {
+    /// Address up to `/v1`.
+    pub url: String,
+    /// Model to ask.
+    pub model: String,
+    /// Environment variable with the key.
+    #[serde(default = "default_key_variable")]
+    pub key_variable: String,
+    /// Longest that one request may take, in seconds.
+    #[serde(default = "default_timeout_s")]
+    pub timeout_s: f64,
+    /// First wait after a failure, in seconds; it doubles with each.
+    #[serde(default = "default_first_wait_s")]
+    pub first_wait_s: f64,
+    /// Attempts before a failure that may pass ends the build.
+    #[serde(default = "default_max_attempts")]
+    pub max_attempts: u32,
+    /// The most that may be spent in one run of the command.
+    #[serde(default)]
+    pub budget: Budget,
+}
+
+fn default_key_variable() -> String {
+    "OPENAI_API_KEY".to_owned()
+}
+
+fn default_timeout_s() -> f64 {
+    Patience::default().timeout.as_secs_f64()
+}
+
+fn default_first_wait_s() -> f64 {
+    Patience::default().first_wait.as_secs_f64()
+}
+
+fn default_max_attempts() -> u32 {
+    Patience::default().max_attempts
+}
+
+/// The most that may be spent.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct Budget {
+    /// Requests, those that fail included.
+    pub max_requests: Option<u64>,
+    /// Tokens asked and answered together.
+    pub max_tokens: Option<u64>,
+    /// Dollars; needs both prices.
+    pub max_cost: Option<f64>,
+    /// Dollars for a million tokens asked.
+    pub price_in: Option<f64>,
+    /// Dollars for a million tokens answered.
+    pub price_out: Option<f64>,
+}
+
+impl Budget {
+    fn limits(self) -> Limits {
+        Limits {
+            max_requests: self.max_requests,
+            max_tokens: self.max_tokens,
+            max_cost: self.max_cost,
+            prices: Prices {
+                prompt: self.price_in,
+                completion: self.price_out,
+            },
+        }
+    }
+}
+
+impl EndpointSettings {
+    /// Checks what can be checked without asking.
+    ///
+    /// # Errors
+    /// The key that is wrong.
+    pub fn check(&self) -> Result<()> {
+        for (name, value) in [
+            ("timeout_s", self.timeout_s),
+            ("first_wait_s", self.first_wait_s),
+        ] {
+            if Duration::try_from_secs_f64(value).is_err() {
+                return Err(Error::input(format!(
+                    "`{name}` is {value}, no length of time"
+                )));
+            }
+        }
+        self.budget.limits().check().map_err(|e| {
+            // The hint names arguments of other commands.
+            Error::input(e.message().replace("--max-cost", "`budget.max_cost`"))
+                .hint("give `price_in` and `price_out` in dollars for a million tokens")
+        })
+    }
+
+    fn patience(&self) -> Patience {
+        Patience {
+            timeout: Duration::from_secs_f64(self.timeout_s),
+            first_wait: Duration::from_secs_f64(self.first_wait_s),
+            max_attempts: self.max_attempts.max(1),
+            ..Patience::default()
+        }
+    }
+
+    /// Opens the endpoint with the key of the environment.
+    ///
+    /// # Errors
+    /// An address that is none.
+    pub fn open(&self) -> Result<Remote> {
+        let endpoint = Endpoint::new(
+            &self.url,
+            &self.model,
+            Key::from_variable(&self.key_variable)?,
+            &self.key_variable,
+            self.patience().timeout,
+        )?
+        .limited(self.budget.limits());
+        Ok(Remote {
+            endpoint,
+            patience: self.patience(),
+        })
+    }
+}
+
+/// An endpoint that is asked patiently.
+pub struct Remote {
+    endpoint: Endpoint,
+    patience: Patience,
+}
+
+impl Remote {
+    /// Address, for keys of the cache.
+    pub fn url(&self) -> &str {
+        self.endpoint.url()
+    }
+
+    /// Model.
+    pub fn model(&self) -> &str {
+        self.endpoint.model()
+    }
+
+    /// Sends until there is an answer; none where the build ends.
+    ///
+    /// # Errors
+    /// An endpoint that refuses, fails too often, or may not be asked any more.
+    pub fn ask<T>(
+        &self,
+        calls: &Calls,
+        draw: Draw,
+        mut send: impl FnMut(&Endpoint) -> std::result::Result<T, Failure>,
+    ) -> Result<Option<T>> {
+        let caller = Caller::new(&self.endpoint, self.patience, calls.stop());
+        let mut told = |why: String, wait: Duration| {
+            calls.tell(format!("{why}; again in {:.1} s", wait.as_secs_f64()));
+        };
+        match caller.request(draw, &mut told, &mut send)? {
+            Answer::Reply(reply) => Ok(Some(reply)),
+            Answer::Ended => Ok(None),
+            Answer::Limit(reached) => Err(Error::resource(reached).hint(
+                "raise the budget and run the command again: what was answered is cached and is not asked again",
+            )),
+        }
+    }
+}

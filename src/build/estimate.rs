@@ -1,0 +1,143 @@
+//! `--dry-run`: what a build will take, before any engine is asked.
+
+use crate::build::assign::Prepared;
+use crate::build::assign::SPLITS;
+use crate::build::call::Budget;
+use crate::build::listen::Transcribe;
+use crate::build::recipe::Recipe;
+use crate::build::speak;
+use crate::build::store::Store;
+use crate::build::summarise::Engine;
+use crate::error::Result;
+
+/// Characters per second of speech, in Arabic news read by espeak-ng at its usual speed.
+const CHARS_PER_S: f64 = 14.0;
+/// Characters of a token, as tokenizers of multilingual models have it for Arabic: the estimate is on the high side.
+const CHARS_PER_TOKEN: f64 = 2.5;
+/// Tokens of a summary.
+const SUMMARY_TOKENS: f64 = 80.0;
+/// Bytes a second of speech in FLAC at 16 kHz.
+const BYTES_PER_S: f64 = 18_000.0;
+
+/// Counts, hours and cost.
+#[derive(Clone, Debug, Default, PartialEq)]
+pub struct Estimate {
+    /// Documents that are collected.
+    pub collected: usize,
+    /// Documents that collecting and cleaning reject.
+    pub rejected: usize,
+    /// Documents of train, dev and test.
+    pub splits: [usize; 3],
+    /// Hours of speech.
+    pub hours: f64,
+    /// Bytes on the disk, the cache included.
+    pub bytes: f64,
+    /// Requests to language models, speech and transcription endpoints.
+    pub requests: [usize; 3],
+    /// Tokens asked and answered of language models.
+    pub tokens: [f64; 2],
+    /// Dollars for language models; none where a price is not known.
+    pub dollars: Option<f64>,
+}
+
+impl Estimate {
+    /// The estimate in lines.
+    pub fn lines(&self) -> Vec<String> {
+        let kept = self.collected - self.rejected;
+        let mut lines = vec![
+            format!(
+                "{} documents collected, {} rejected so far, {kept} to go on with",
+                self.collected, self.rejected
+            ),
+            SPLITS
+                .iter()
+                .zip(self.splits)
+                .map(|(name, num)| format!("{name} {num}"))
+                .collect::<Vec<_>>()
+                .join(", "),
+            format!(
+                "about {:.1} hours of speech, {:.1} GB with the cache",
+                self.hours,
+                self.bytes / 1e9
+            ),
+        ];
+        let [written, spoken, heard] = self.requests;
+        for (num, what) in [
+            (written, "language model"),
+            (spoken, "speech endpoint"),
+            (heard, "transcription endpoint"),
+        ] {
+            if num > 0 {
+                lines.push(format!("{num} requests to the {what}, if none is cached"));
+            }
+        }
+        if written > 0 {
+            let [asked, answered] = self.tokens;
+            let dollars = match self.dollars {
+                Some(dollars) => format!("{dollars:.2} dollars"),
+                None => "an unknown price (give `price_in` and `price_out`)".to_owned(),
+            };
+            lines.push(format!(
+                "about {asked:.0} tokens asked and {answered:.0} answered, {dollars}"
+            ));
+        }
+        lines
+    }
+}
+
+/// Estimates a build from its cleaned documents.
+///
+/// # Errors
+/// The disk's.
+pub(crate) fn estimate(recipe: &Recipe, store: &Store, prepared: &Prepared) -> Result<Estimate> {
+    let mut estimate = Estimate {
+        collected: prepared.rows.len(),
+        ..Estimate::default()
+    };
+    let summarise = &recipe.summarise;
+    let num_summaries = match summarise.engine {
+        Engine::Endpoint => summarise.num.unwrap_or(1),
+        _ => 0,
+    };
+    let mut chars = 0.0;
+    for (row, place) in prepared.rows.iter().enumerate() {
+        if place.rejected.is_some() {
+            estimate.rejected += 1;
+            continue;
+        }
+        let document = prepared.document(store, row)?;
+        let len = document.text.chars().count() as f64;
+        chars += len;
+        estimate.splits[usize::from(place.split)] += 1;
+        let tokens = len / CHARS_PER_TOKEN;
+        if summarise.translate.is_some() {
+            estimate.requests[0] += 1;
+            estimate.tokens[0] += tokens;
+            estimate.tokens[1] += tokens;
+        }
+        estimate.requests[0] += num_summaries;
+        estimate.tokens[0] += num_summaries as f64 * tokens;
+        estimate.tokens[1] += num_summaries as f64 * SUMMARY_TOKENS;
+        if recipe.speak.engine == speak::Engine::Endpoint {
+            estimate.requests[1] += crate::build::sentences::sentences(&document.text).len();
+        }
+        if recipe.listen.transcribe == Transcribe::Endpoint {
+            estimate.requests[2] += 1;
+        }
+    }
+    let seconds = chars / CHARS_PER_S;
+    estimate.hours = seconds / 3600.0;
+    // In the cache, in Parquet and beside the manifest.
+    estimate.bytes = 3.0 * seconds * BYTES_PER_S;
+    let budget = summarise
+        .endpoint
+        .as_ref()
+        .map_or(Budget::default(), |e| e.budget);
+    estimate.dollars = budget
+        .price_in
+        .zip(budget.price_out)
+        .map(|(price_in, price_out)| {
+            (estimate.tokens[0] * price_in + estimate.tokens[1] * price_out) / 1e6
+        });
+    Ok(estimate)
+}

@@ -1,0 +1,544 @@
+//! `listen`: checks of the speech: its signal, what a recogniser makes of it, and whether its own text is the likeliest of several.
+
+mod endpoint;
+pub mod maqam;
+mod matching;
+mod quality;
+
+use std::path::PathBuf;
+use std::sync::Arc;
+
+use serde::Deserialize;
+use serde::Serialize;
+use serde_json::Value;
+use serde_json::json;
+
+use crate::build::call::Calls;
+use crate::build::call::EndpointSettings;
+use crate::build::document::Outcome;
+use crate::build::document::Step;
+use crate::build::listen::maqam::Model;
+use crate::build::listen::maqam::Recogniser;
+use crate::build::listen::matching::Matching;
+use crate::build::listen::quality::Quality;
+use crate::build::recipe::Recipe;
+use crate::build::recipe::in_range;
+use crate::build::speak;
+use crate::build::speak::Spoken;
+use crate::build::summarise;
+use crate::build::workers::Rows;
+use crate::error::Error;
+use crate::error::Result;
+use crate::metrics::Normaliser;
+use crate::metrics::edit::char_errors;
+use crate::metrics::failures::has_loop_in;
+use crate::seed::Key;
+
+/// Bounds of speech, and who transcribes it.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct Settings {
+    /// Who transcribes.
+    pub transcribe: Transcribe,
+    /// An endpoint with `/audio/transcriptions`.
+    pub endpoint: Option<EndpointSettings>,
+    /// Folder or Hub id of a maqam model.
+    pub model: Option<String>,
+    /// Adapter of the model: a PEFT folder, or a checkpoint of a run.
+    pub adapter: Option<PathBuf>,
+    /// Longest stretch of whole sentences that the model is given at once, in seconds.
+    pub window_s: f64,
+    /// Texts, its own among them, of which a recording's own must be the likeliest for the model; 0 for no such check.
+    #[serde(rename = "match")]
+    pub num_matched: usize,
+    /// Rule that both texts go through before they are compared.
+    pub normaliser: Option<String>,
+    /// Character error rate of the same recogniser on real speech, under the same rule: no threshold means anything without it.
+    pub floor_cer: Option<f64>,
+    /// Most by which a row's character error rate may exceed the floor.
+    pub over_floor: f64,
+    /// Least and most characters of spoken text per second.
+    pub chars_per_s: [f64; 2],
+    /// Most by which a row may be faster or slower than its voice is with a sentence that is known: 0.5 takes from two thirds to one and
+    /// a half of that speed.
+    pub rate_tolerance: f64,
+    /// Largest share of silent frames.
+    pub max_silent: f64,
+    /// Largest share of clipped samples.
+    pub max_clipped: f64,
+    /// Least share of frames with speech.
+    pub min_active: f64,
+    /// Longest pause, in seconds.
+    pub max_pause_s: f64,
+    /// Least and most integrated loudness (EBU R 128), in LUFS.
+    pub loudness_lufs: [f64; 2],
+    /// A program that grades a recording.
+    pub quality: Option<quality::Settings>,
+}
+
+/// Who transcribes.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Transcribe {
+    /// Nobody: intelligibility is not verified.
+    #[default]
+    None,
+    /// A maqam model.
+    Maqam,
+    /// An endpoint that speaks OpenAI's `/audio/transcriptions`.
+    Endpoint,
+}
+
+impl Default for Settings {
+    fn default() -> Self {
+        Self {
+            transcribe: Transcribe::None,
+            endpoint: None,
+            model: None,
+            adapter: None,
+            window_s: 25.0,
+            num_matched: 0,
+            normaliser: None,
+            floor_cer: None,
+            over_floor: 0.25,
+            chars_per_s: [5.0, 30.0],
+            rate_tolerance: 0.5,
+            max_silent: 0.5,
+            max_clipped: 0.01,
+            min_active: 0.25,
+            max_pause_s: 3.0,
+            loudness_lufs: [-40.0, -5.0],
+            quality: None,
+        }
+    }
+}
+
+impl Settings {
+    /// Checks the settings.
+    ///
+    /// # Errors
+    /// The key that is wrong.
+    pub fn check(&self, is_translated: bool) -> Result<()> {
+        in_range("window_s", self.window_s, 1.0, 600.0)?;
+        if self.num_matched == 1 {
+            return Err(Error::input("`match: 1` compares a text with itself")
+                .hint("give 8, or leave `match` out"));
+        }
+        if self.num_matched > 0 && is_translated {
+            return Err(Error::input(
+                "`match` compares with texts of the sources, which are translated here",
+            )
+            .hint("translate in a build of its own, or leave `match` out"));
+        }
+        if self.needs_model() && self.model.is_none() {
+            return Err(Error::input("`transcribe: maqam` and `match` need a model")
+                .hint("add `model: PATH` to `listen`"));
+        }
+        for (key, value) in [
+            ("max_silent", self.max_silent),
+            ("max_clipped", self.max_clipped),
+            ("min_active", self.min_active),
+        ] {
+            in_range(key, value, 0.0, 1.0)?;
+        }
+        in_range("rate_tolerance", self.rate_tolerance, 0.05, 100.0)?;
+        in_range("over_floor", self.over_floor, 0.0, 10.0)?;
+        for (key, [low, high]) in [
+            ("chars_per_s", self.chars_per_s),
+            ("loudness_lufs", self.loudness_lufs),
+        ] {
+            if low >= high || low.is_nan() || high.is_nan() {
+                return Err(Error::input(format!("`{key}` is [{low}, {high}]"))
+                    .hint("give the least and the most"));
+            }
+        }
+        self.quality.iter().try_for_each(quality::Settings::check)?;
+        if self.transcribe == Transcribe::None {
+            return Ok(());
+        }
+        match &self.endpoint {
+            Some(endpoint) => endpoint.check()?,
+            None if self.transcribe == Transcribe::Endpoint => {
+                return Err(Error::input("`transcribe: endpoint` needs an endpoint")
+                    .hint("add `endpoint: {url: https://api.openai.com/v1, model: NAME}`"));
+            }
+            None => {}
+        }
+        self.normaliser("ar")?;
+        if self.floor_cer.is_none() {
+            return Err(Error::input("`transcribe` needs `floor_cer`").hint(
+                "transcribe a few real recordings with the same recogniser, and give their character error rate: `maqam metrics --task asr`",
+            ));
+        }
+        Ok(())
+    }
+
+    /// Returns whether a maqam model is needed.
+    pub fn needs_model(&self) -> bool {
+        self.transcribe == Transcribe::Maqam || self.num_matched > 0
+    }
+
+    /// The rule for texts in a language.
+    fn normaliser(&self, language: &str) -> Result<Normaliser> {
+        match &self.normaliser {
+            Some(name) => name.parse(),
+            None if language.starts_with("ar") => Ok(Normaliser::ArabicDialect),
+            None => Ok(Normaliser::EnglishBasic),
+        }
+    }
+}
+
+/// Somebody who writes down what is said.
+pub(crate) trait Transcriber: Sync {
+    /// All that a transcript depends on but the recording and its language.
+    fn identity(&self) -> Value;
+
+    /// Name, for the card.
+    fn described(&self) -> Value;
+
+    /// Transcribes a FLAC file with its sentences; none where the build ends.
+    fn transcribe(
+        &self,
+        file: &Arc<[u8]>,
+        spoken: &Spoken,
+        language: &str,
+    ) -> Result<Option<String>>;
+}
+
+/// What the step found.
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+pub(crate) struct Listened {
+    /// Characters of spoken text per second.
+    pub(crate) chars_per_s: f64,
+    /// What a recogniser wrote down.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub(crate) transcript: Option<String>,
+    /// Its character error rate.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub(crate) cer: Option<f64>,
+    /// Nats per token by which its own text is likelier than the likeliest of the others.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub(crate) margin: Option<f64>,
+    /// Grade of the program.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub(crate) quality: Option<f64>,
+}
+
+/// A reason and what was found.
+type Fault = (&'static str, String);
+
+/// The step, opened.
+pub(crate) struct Listening<'a> {
+    settings: &'a Settings,
+    calls: &'a Calls<'a>,
+    transcriber: Option<Box<dyn Transcriber + 'a>>,
+    matching: Option<Matching<'a>>,
+    quality: Option<Quality<'a>>,
+}
+
+impl<'a> Listening<'a> {
+    /// Opens recogniser and program where the step is needed.
+    pub(crate) fn open(
+        recipe: &'a Recipe,
+        calls: &'a Calls<'a>,
+        recogniser: Option<&'a Recogniser>,
+        is_needed: bool,
+    ) -> Result<Self> {
+        let settings = &recipe.listen;
+        let transcriber: Option<Box<dyn Transcriber + 'a>> = match settings.transcribe {
+            Transcribe::Endpoint if is_needed => {
+                Some(Box::new(endpoint::Endpoint::open(settings, calls)?))
+            }
+            Transcribe::Maqam if is_needed => {
+                let model = Model::new(recogniser, settings.window_s)?;
+                Some(Box::new(model))
+            }
+            _ => None,
+        };
+        let matching = match settings.num_matched {
+            0 => None,
+            _ if !is_needed => None,
+            num => Some(Matching {
+                model: Model::new(recogniser, settings.window_s)?,
+                num,
+                key: Key::new(recipe.seed, "build match"),
+            }),
+        };
+        let quality = match settings.quality.as_ref().filter(|_| is_needed) {
+            Some(quality) => Some(Quality::open(quality, calls)?),
+            None => None,
+        };
+        Ok(Self {
+            settings,
+            calls,
+            transcriber,
+            matching,
+            quality,
+        })
+    }
+
+    /// Recogniser, rule and bounds, for the card.
+    pub(crate) fn described(&self) -> Value {
+        json!({
+            "engine": self.settings.transcribe,
+            "recogniser": self.transcriber.as_ref().map(|transcriber| transcriber.described()),
+            "floor_cer": self.settings.floor_cer,
+            "over_floor": self.settings.over_floor,
+        })
+    }
+
+    /// Listens to one row.
+    pub(crate) fn work(&self, rows: &Rows, row: usize) -> Result<Outcome> {
+        let spoken = speak::of(rows, row)?;
+        let mut listened = Listened {
+            chars_per_s: chars_per_s(&spoken),
+            ..Listened::default()
+        };
+        if let Some((reason, detail)) = self.signal_fault(&spoken, listened.chars_per_s) {
+            return Ok(Outcome::rejected(reason, detail));
+        }
+        if self.transcriber.is_none() && self.quality.is_none() && self.matching.is_none() {
+            return Outcome::done(&listened);
+        }
+
+        let found = summarise::of(rows, row)?;
+        let file: Arc<[u8]> = spoken.file(self.calls.cache())?.into();
+        if let Some(quality) = &self.quality {
+            match quality.of(&file)? {
+                Some(grade) if grade < quality.least() => {
+                    let detail = format!("its grade is {grade}, below {}", quality.least());
+                    return Ok(Outcome::rejected("low_quality", detail));
+                }
+                Some(grade) => listened.quality = Some(grade),
+                None => return Ok(Outcome::Ended),
+            }
+        }
+        if let Some(transcriber) = &self.transcriber {
+            let question = json!([
+                "transcribe",
+                transcriber.identity(),
+                found.language,
+                blake3::hash(&file).to_hex().as_str()
+            ]);
+            let answer = self.calls.answer(&question, || {
+                let text = transcriber.transcribe(&file, &spoken, &found.language)?;
+                Ok(text.map(String::into_bytes))
+            })?;
+            let Some(answer) = answer else {
+                return Ok(Outcome::Ended);
+            };
+            let transcript = String::from_utf8_lossy(&answer).into_owned();
+            let normaliser = self.settings.normaliser(&found.language)?;
+            let cer = cer(&[&found.text, &spoken.read()], &transcript, normaliser);
+            if let Some((reason, detail)) = self.transcript_fault(&found.text, &transcript, cer) {
+                return Ok(Outcome::rejected(reason, detail));
+            }
+            (listened.transcript, listened.cer) = (Some(transcript), Some(cer));
+        }
+        if let Some(matching) = &self.matching {
+            match matching.margin(self.calls, rows, row, &file, &spoken, &found.language)? {
+                None => return Ok(Outcome::Ended),
+                Some(margin) if margin <= 0.0 => {
+                    let detail =
+                        format!("another text is likelier by {:.3} nats per token", -margin);
+                    return Ok(Outcome::rejected("not_its_text", detail));
+                }
+                Some(margin) => listened.margin = Some(margin),
+            }
+        }
+        Outcome::done(&listened)
+    }
+
+    /// The first thing that is wrong with a recording by itself.
+    fn signal_fault(&self, spoken: &Spoken, chars_per_s: f64) -> Option<Fault> {
+        let settings = self.settings;
+        let levels = spoken.levels;
+        let percent = |share: f64| format!("{:.1} %", 100.0 * share);
+        if levels.silent > settings.max_silent {
+            let detail = format!("{} of it is silent", percent(levels.silent));
+            return Some(("silent", detail));
+        }
+        if levels.active < settings.min_active {
+            let detail = format!("{} of it is speech", percent(levels.active));
+            return Some(("little_speech", detail));
+        }
+        if levels.longest_pause_s > settings.max_pause_s {
+            let detail = format!("a pause of {:.1} s", levels.longest_pause_s);
+            return Some(("long_pause", detail));
+        }
+        if levels.clipped > settings.max_clipped {
+            let detail = format!("{} of its samples are clipped", percent(levels.clipped));
+            return Some(("clipped", detail));
+        }
+        let [low, high] = settings.loudness_lufs;
+        match spoken.loudness_lufs {
+            None => return Some(("too_soft", "nothing is above -70 LUFS".to_owned())),
+            Some(found) if found < low => {
+                return Some(("too_soft", format!("{found:.1} LUFS")));
+            }
+            Some(found) if found > high => {
+                return Some(("too_loud", format!("{found:.1} LUFS")));
+            }
+            Some(_) => {}
+        }
+        let [mut slow, mut fast] = settings.chars_per_s;
+        if let Some(usual) = spoken.usual_chars_per_s {
+            slow = slow.max(usual / (1.0 + settings.rate_tolerance));
+            fast = fast.min(usual * (1.0 + settings.rate_tolerance));
+        }
+        let detail =
+            || format!("{chars_per_s:.1} characters per second, not {slow:.1} to {fast:.1}");
+        if chars_per_s < slow {
+            return Some(("too_long_for_its_text", detail()));
+        }
+        (chars_per_s > fast).then(|| ("too_short_for_its_text", detail()))
+    }
+
+    /// The first thing that a transcript shows.
+    fn transcript_fault(&self, text: &str, transcript: &str, cer: f64) -> Option<Fault> {
+        if has_loop_in(transcript) && !has_loop_in(text) {
+            return Some((
+                "transcript_loop",
+                "the recogniser repeats a phrase three times".to_owned(),
+            ));
+        }
+        let most = self.settings.floor_cer.unwrap_or(0.0) + self.settings.over_floor;
+        (cer > most).then(|| {
+            (
+                "unintelligible",
+                format!("character error rate {cer:.2}, above {most:.2}"),
+            )
+        })
+    }
+}
+
+/// Characters of spoken text per second, spaces and marks left out, pauses between sentences left out.
+fn chars_per_s(spoken: &Spoken) -> f64 {
+    let num: usize = spoken
+        .sentences
+        .iter()
+        .map(|sentence| speak::num_letters(&sentence.spoken))
+        .sum();
+    let seconds: f64 = spoken.sentences.iter().map(|s| s.end_s - s.start_s).sum();
+    num as f64 / seconds.max(1e-3)
+}
+
+/// Character error rate of a transcript against the nearer of several forms of the text.
+pub(crate) fn cer(texts: &[&str], transcript: &str, normaliser: Normaliser) -> f64 {
+    let transcript = normaliser.apply(transcript);
+    texts
+        .iter()
+        .map(|text| char_errors(&normaliser.apply(text), &transcript).rate())
+        .fold(f64::INFINITY, f64::min)
+}
+
+/// The step's result of a row.
+pub(crate) fn of(rows: &Rows, row: usize) -> Result<Listened> {
+    rows.of(Step::Listen, row)
+}
+
+/// Where a program's recordings are put.
+pub(crate) fn temporary(file: &[u8]) -> Result<(tempfile::TempDir, PathBuf)> {
+    let failed = |e: std::io::Error| Error::io(&std::env::temp_dir(), "make a folder", &e);
+    let folder = tempfile::tempdir().map_err(failed)?;
+    let path = folder.path().join("speech.flac");
+    crate::files::AppendLog::open(&path)?.append(file)?;
+    Ok((folder, path))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::build::speak::Measured;
+    use crate::build::speak::Sentence;
+
+    fn spoken(chars: usize, seconds: f64, change: impl Fn(&mut Spoken)) -> Spoken {
+        let mut spoken = Spoken {
+            voice: "v".into(),
+            sentences: vec![Sentence {
+                text: "x".repeat(chars),
+                spoken: "x".repeat(chars),
+                start_s: 0.0,
+                end_s: seconds,
+            }],
+            stretches: vec![],
+            duration_s: seconds,
+            usual_chars_per_s: None,
+            loudness_lufs: Some(-20.0),
+            levels: Measured {
+                peak: 0.5,
+                clipped: 0.0,
+                silent: 0.1,
+                active: 0.7,
+                longest_pause_s: 0.4,
+            },
+        };
+        change(&mut spoken);
+        spoken
+    }
+
+    #[test]
+    fn every_bound_rejects_by_its_name() {
+        let settings = Settings::default();
+        let dir = tempfile::tempdir().unwrap();
+        let cache = crate::build::cache::Cache::open(dir.path()).unwrap();
+        let stop = std::sync::atomic::AtomicBool::new(false);
+        let calls = Calls::new(&cache, &stop);
+        let listening = Listening {
+            settings: &settings,
+            calls: &calls,
+            transcriber: None,
+            matching: None,
+            quality: None,
+        };
+        let fault = |spoken: Spoken| {
+            listening
+                .signal_fault(&spoken, chars_per_s(&spoken))
+                .map(|(reason, _)| reason)
+        };
+        assert_eq!(fault(spoken(150, 10.0, |_| {})), None);
+        for (expected, spoken) in [
+            ("silent", spoken(150, 10.0, |s| s.levels.silent = 0.6)),
+            (
+                "little_speech",
+                spoken(150, 10.0, |s| s.levels.active = 0.1),
+            ),
+            (
+                "long_pause",
+                spoken(150, 10.0, |s| s.levels.longest_pause_s = 4.0),
+            ),
+            ("clipped", spoken(150, 10.0, |s| s.levels.clipped = 0.02)),
+            ("too_soft", spoken(150, 10.0, |s| s.loudness_lufs = None)),
+            (
+                "too_soft",
+                spoken(150, 10.0, |s| s.loudness_lufs = Some(-50.0)),
+            ),
+            (
+                "too_loud",
+                spoken(150, 10.0, |s| s.loudness_lufs = Some(-2.0)),
+            ),
+            ("too_long_for_its_text", spoken(40, 10.0, |_| {})),
+            ("too_short_for_its_text", spoken(400, 10.0, |_| {})),
+            // Doubled and halved, by a voice that reads 15 characters a second.
+            (
+                "too_long_for_its_text",
+                spoken(75, 10.0, |s| s.usual_chars_per_s = Some(15.0)),
+            ),
+            (
+                "too_short_for_its_text",
+                spoken(290, 10.0, |s| s.usual_chars_per_s = Some(15.0)),
+            ),
+        ] {
+            assert_eq!(fault(spoken), Some(expected));
+        }
+    }
+
+    #[test]
+    fn the_nearer_form_of_a_text_counts() {
+        let texts = ["في عام 2017", "في عام ألفين وسبعة عشر"];
+        let rule = Normaliser::ArabicDialect;
+        assert_eq!(cer(&texts, "في عام 2017", rule), 0.0);
+        assert_eq!(cer(&texts, "في عام الفين وسبعه عشر", rule), 0.0);
+        assert!(cer(&texts, "شيء آخر تماما", rule) > 0.5);
+    }
+}

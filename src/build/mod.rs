@@ -1,0 +1,306 @@
+//! `maqam build`: speech-summarization data sets in the style of AraMega-SSum, from text to a published folder.
+//!
+//! Steps follow each other, [`Step::ALL`]. `collect` and `clean` look at the whole corpus, and fix split and voice of every row. Between
+//! them and `split`, rows are worked on one by one: a step takes a row to its next state or rejects it with a reason, and a journal keeps
+//! what it came to ([`store`]). Calls to models and speech engines are cached by content ([`cache`]). What a step makes of a row depends
+//! on the recipe, the row and those answers alone, so a build that was killed ends with the same bytes.
+
+pub mod agreement;
+mod arabic;
+mod assign;
+pub mod cache;
+pub mod call;
+mod clean;
+mod collect;
+pub mod document;
+mod estimate;
+pub mod listen;
+mod numbers;
+mod publish;
+pub mod recipe;
+mod sentences;
+pub mod shard;
+mod speak;
+mod split;
+mod spoken;
+mod store;
+mod summarise;
+mod verify;
+mod workers;
+
+use std::path::Path;
+use std::path::PathBuf;
+use std::sync::atomic::AtomicBool;
+
+pub use crate::build::document::Step;
+pub use crate::build::estimate::Estimate;
+pub use crate::build::recipe::Recipe;
+pub use crate::build::shard::Shard;
+
+use crate::build::cache::Cache;
+use crate::build::call::Calls;
+use crate::build::listen::Listening;
+use crate::build::listen::maqam::Recogniser;
+use crate::build::speak::Speaking;
+use crate::build::store::Journal;
+use crate::build::store::Store;
+use crate::build::summarise::Summarising;
+use crate::build::verify::Verifying;
+use crate::build::workers::Workers;
+use crate::error::Error;
+use crate::error::Result;
+use crate::files;
+use crate::files::Lock;
+
+/// Whoever watches a build.
+pub trait Observer {
+    /// `done` of `total` rows of a step are done.
+    ///
+    /// # Errors
+    /// The user asked to stop.
+    fn tell(&mut self, step: &'static str, done: usize, total: usize) -> Result<()>;
+
+    /// A line for the user.
+    fn line(&mut self, text: &str);
+}
+
+/// A build, opened.
+pub struct Build<'a> {
+    /// What is built.
+    pub recipe: Recipe,
+    /// Folder of all data sets, `datasets`.
+    pub root: PathBuf,
+    /// Rows that this process works on.
+    pub shard: Shard,
+    /// Rows that are worked on at once.
+    pub num_workers: usize,
+    /// The model that listens, where the recipe names one.
+    pub recogniser: Option<Recogniser>,
+    /// Set by whoever wants the build to end.
+    pub stop: &'a AtomicBool,
+}
+
+/// What a build came to.
+#[derive(Clone, Debug, Default, PartialEq)]
+pub struct Outcome {
+    /// Rows that were collected.
+    pub collected: usize,
+    /// Rows that were published; none before `publish`.
+    pub published: Option<usize>,
+    /// Rows that were rejected so far.
+    pub rejected: usize,
+    /// Rows that are on their way.
+    pub pending: usize,
+    /// Things that the user should know.
+    pub notes: Vec<String>,
+}
+
+impl Build<'_> {
+    /// Folder of the data set.
+    pub fn folder(&self) -> PathBuf {
+        self.root.join(&self.recipe.name)
+    }
+
+    /// Runs all steps up to `until`, the last included. What was done before is not done again.
+    ///
+    /// # Errors
+    /// A recipe or source that cannot be used; an engine that is missing or fails for good; the disk's. Everything that was finished
+    /// before is kept, and the same command goes on from there.
+    pub fn run(&self, until: Step, observer: &mut dyn Observer) -> Result<Outcome> {
+        self.recipe.check()?;
+        let store = Store::open(&self.root, &self.recipe)?;
+        let cache = Cache::open(&self.root.join(".cache"))?;
+        let calls = Calls::new(&cache, self.stop);
+        let engines = Engines::open(&self.recipe, &calls, self.recogniser.as_ref(), until)?;
+
+        let prepared = self.prepare(&store, until, observer)?;
+        let Some(prepared) = prepared else {
+            return store.outcome_of_collecting(self.stop);
+        };
+        let mut journals = store.journals()?;
+        let _claim = store.claim_shard(self.shard)?;
+        for step in Step::ROW_BY_ROW.into_iter().filter(|step| *step <= until) {
+            self.work(step, &store, &prepared, &mut journals, &engines, observer)?;
+        }
+        cache.sync()?;
+        if !self.shard.is_whole() {
+            return Ok(store.outcome(&prepared, &journals));
+        }
+
+        let mut outcome = store.outcome(&prepared, &journals);
+        let folder = self.folder();
+        files::create_dir(&folder)?;
+        self.recipe.write_resolved(&folder.join("recipe.yaml"))?;
+        let described = engines.described();
+        let mut hashes = None;
+        if until >= Step::Split {
+            let rows = split::accepted(&prepared, &journals);
+            outcome.notes = split::notes(&self.recipe, &prepared, &rows);
+            let publishing = publish::Publishing {
+                recipe: &self.recipe,
+                folder: &folder,
+                store: &store,
+                prepared: &prepared,
+                journals: &journals,
+                cache: &cache,
+                engines: &described,
+                rows: &rows,
+                notes: &outcome.notes,
+            };
+            if until == Step::Publish {
+                // Where nothing is left to publish, the reasons are what the user needs.
+                if rows.is_empty() {
+                    publish::accounts(&folder, &store, &prepared, &journals, None, &described)?;
+                }
+                hashes = Some(publishing.publish(self.stop, observer)?);
+                outcome.published = Some(rows.len());
+                outcome.pending = 0;
+            }
+        }
+        publish::accounts(
+            &folder,
+            &store,
+            &prepared,
+            &journals,
+            hashes.as_ref(),
+            &described,
+        )?;
+        Ok(outcome)
+    }
+
+    /// Counts what a build would do: collects and cleans, but asks no engine.
+    ///
+    /// # Errors
+    /// As [`Build::run`].
+    pub fn estimate(&self, observer: &mut dyn Observer) -> Result<Estimate> {
+        self.recipe.check()?;
+        let store = Store::open(&self.root, &self.recipe)?;
+        let prepared = self
+            .prepare(&store, Step::Publish, observer)?
+            .ok_or_else(|| Error::bug("a dry run that cleans nothing"))?;
+        estimate::estimate(&self.recipe, &store, &prepared)
+    }
+
+    /// Collects and cleans under a lock, so that shards which start together do it once; none where only `collect` was asked for.
+    fn prepare(
+        &self,
+        store: &Store,
+        until: Step,
+        observer: &mut dyn Observer,
+    ) -> Result<Option<assign::Prepared>> {
+        let _lock = Lock::wait(&store.folder().join("prepare"), |process| {
+            observer.line(&format!("waiting for process {process}, which collects"));
+        })?;
+        if !store.collected().is_file() {
+            collect::collect(&self.recipe, &store.collected(), observer)?;
+        }
+        if until == Step::Collect {
+            return Ok(None);
+        }
+        if !store.cleaned().is_file() || !store.assigned().is_file() {
+            clean::clean(&self.recipe, store, observer)?;
+        }
+        assign::Prepared::read(store).map(Some)
+    }
+
+    /// Takes the rows of this shard through one step.
+    fn work(
+        &self,
+        step: Step,
+        store: &Store,
+        prepared: &assign::Prepared,
+        journals: &mut [Journal],
+        engines: &Engines,
+        observer: &mut dyn Observer,
+    ) -> Result<()> {
+        let place = step.place_row_by_row()?;
+        let (before, current) = journals.split_at_mut(place);
+        let journal = current
+            .first_mut()
+            .ok_or_else(|| Error::bug("a step without a journal"))?;
+        let rows = prepared.alive_before(before);
+        let rows: Vec<usize> = rows
+            .into_iter()
+            .filter(|row| self.shard.has(*row) && !journal.has(*row))
+            .collect();
+        let view = workers::Rows {
+            store,
+            prepared,
+            before,
+        };
+        let workers = Workers {
+            step,
+            num_threads: self.num_workers,
+            stop: self.stop,
+            calls: engines.calls,
+        };
+        match step {
+            Step::Summarise => workers.run(rows, journal, self.shard, observer, &|row| {
+                engines.summarising.work(&view, row)
+            }),
+            Step::Verify => workers.run(rows, journal, self.shard, observer, &|row| {
+                engines.verifying.work(&view, row)
+            }),
+            Step::Speak => workers.run(rows, journal, self.shard, observer, &|row| {
+                engines.speaking.work(&view, row)
+            }),
+            _ => workers.run(rows, journal, self.shard, observer, &|row| {
+                engines.listening.work(&view, row)
+            }),
+        }
+    }
+}
+
+/// What the steps between `clean` and `split` work with.
+struct Engines<'a> {
+    calls: &'a Calls<'a>,
+    summarising: Summarising<'a>,
+    verifying: Verifying<'a>,
+    speaking: Speaking<'a>,
+    listening: Listening<'a>,
+}
+
+impl<'a> Engines<'a> {
+    /// Opens the engines of the steps up to `until`: what is missing is told before any work begins.
+    fn open(
+        recipe: &'a Recipe,
+        calls: &'a Calls<'a>,
+        recogniser: Option<&'a Recogniser>,
+        until: Step,
+    ) -> Result<Self> {
+        Ok(Self {
+            calls,
+            summarising: Summarising::open(recipe, calls, until >= Step::Summarise)?,
+            verifying: Verifying::open(recipe, calls, until >= Step::Verify)?,
+            speaking: Speaking::open(recipe, calls, until >= Step::Speak)?,
+            listening: Listening::open(recipe, calls, recogniser, until >= Step::Listen)?,
+        })
+    }
+
+    /// What each role was filled by, for the card and the rows.
+    fn described(&self) -> Described {
+        Described {
+            summaries: self.summarising.described(),
+            speech: self.speaking.described(),
+            transcription: self.listening.described(),
+        }
+    }
+}
+
+/// Names and versions of engines.
+pub(crate) struct Described {
+    pub(crate) summaries: serde_json::Value,
+    pub(crate) speech: serde_json::Value,
+    pub(crate) transcription: serde_json::Value,
+}
+
+/// Reads ratings that `review.html` exported, and says how far raters agree.
+///
+/// # Errors
+/// A file that holds no ratings.
+pub fn agreement(paths: &[PathBuf]) -> Result<agreement::Agreement> {
+    let read =
+        |path: &PathBuf| -> Result<Vec<agreement::Rating>> { agreement::read(Path::new(path)) };
+    let ratings = paths.iter().map(read).collect::<Result<Vec<_>>>()?;
+    agreement::agreement(&ratings.concat())
+}

@@ -1,0 +1,135 @@
+//! The recipe of a data set: the steps' settings in one YAML file.
+
+use std::path::Path;
+
+use serde::Deserialize;
+use serde::Deserializer;
+use serde::Serialize;
+
+use crate::build::clean;
+use crate::build::collect;
+use crate::build::listen;
+use crate::build::publish;
+use crate::build::speak;
+use crate::build::split;
+use crate::build::summarise;
+use crate::build::verify;
+use crate::error::Error;
+use crate::error::Result;
+use crate::files;
+use crate::recipe::overrides;
+use crate::yaml;
+
+/// A recipe as written, with every default filled in.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Recipe {
+    /// Name of the data set and of its folder.
+    pub name: String,
+    /// Sources.
+    pub collect: collect::Settings,
+    /// Cleaning.
+    #[serde(default)]
+    pub clean: clean::Settings,
+    /// Summaries.
+    #[serde(default)]
+    pub summarise: summarise::Settings,
+    /// Checks of summaries.
+    #[serde(default)]
+    pub verify: verify::Settings,
+    /// Speech.
+    #[serde(default)]
+    pub speak: speak::Settings,
+    /// Checks of speech.
+    #[serde(default)]
+    pub listen: listen::Settings,
+    /// Sizes of the splits.
+    #[serde(default)]
+    pub split: split::Settings,
+    /// What is written.
+    #[serde(default)]
+    pub publish: publish::Settings,
+    /// Seed of splits, voices and samples.
+    #[serde(default)]
+    pub seed: u64,
+}
+
+impl Recipe {
+    /// Reads a recipe; `changes` are values of `--set`.
+    ///
+    /// # Errors
+    /// `path:line: what was found`, with the nearest known key.
+    pub fn load(path: &Path, changes: &[String]) -> Result<Self> {
+        let text = files::read_text(path)?;
+        if changes.is_empty() {
+            return yaml::parse(&text, path);
+        }
+        let mut tree: yaml_serde::Value = yaml::parse(&text, path)?;
+        for change in changes {
+            overrides::set(&mut tree, change)?;
+        }
+        yaml::from_value(tree, &path.display().to_string())
+    }
+
+    /// Checks what can be checked without the sources.
+    ///
+    /// # Errors
+    /// The key that is wrong.
+    pub fn check(&self) -> Result<()> {
+        files::check_name(&self.name).map_err(|e| e.at("name"))?;
+        let step = |name: &str, checked: Result<()>| checked.map_err(|e| e.at(name));
+        step("collect", self.collect.check())?;
+        step("clean", self.clean.check())?;
+        step("summarise", self.summarise.check(&self.collect))?;
+        step("verify", self.verify.check())?;
+        step("speak", self.speak.check())?;
+        step(
+            "listen",
+            self.listen.check(self.summarise.translate.is_some()),
+        )?;
+        step("split", self.split.check())?;
+        step("publish", self.publish.check())
+    }
+
+    /// Writes the recipe with every default.
+    ///
+    /// # Errors
+    /// The disk's.
+    pub fn write_resolved(&self, path: &Path) -> Result<()> {
+        let text = yaml_serde::to_string(self).map_err(Error::bug)?;
+        files::write_atomic(path, text.as_bytes())
+    }
+
+    /// The language of the published rows.
+    pub fn language(&self) -> &str {
+        match &self.summarise.translate {
+            Some(translate) => &translate.to,
+            None => &self.collect.language,
+        }
+    }
+}
+
+/// Reads a list, or one value in place of a list of one.
+pub(crate) fn one_or_many<'de, D: Deserializer<'de>, T: Deserialize<'de>>(
+    deserializer: D,
+) -> std::result::Result<Vec<T>, D::Error> {
+    #[derive(Deserialize)]
+    #[serde(untagged)]
+    enum Written<T> {
+        Many(Vec<T>),
+        One(T),
+    }
+    Ok(match Written::deserialize(deserializer)? {
+        Written::Many(list) => list,
+        Written::One(one) => vec![one],
+    })
+}
+
+/// Checks that a number lies in a range.
+pub(crate) fn in_range(key: &str, value: f64, low: f64, high: f64) -> Result<()> {
+    if (low..=high).contains(&value) {
+        return Ok(());
+    }
+    Err(Error::input(format!("`{key}` is {value}"))
+        .hint(format!("give a number from {low} to {high}")))
+}

@@ -1,0 +1,68 @@
+//! Speech from an endpoint that speaks OpenAI's `/audio/speech`.
+
+use serde_json::Map;
+use serde_json::Value;
+use serde_json::json;
+
+use crate::build::call::Calls;
+use crate::build::call::Remote;
+use crate::build::speak::Said;
+use crate::build::speak::Settings;
+use crate::build::speak::Speaker;
+use crate::build::speak::voices::Voice;
+use crate::error::Error;
+use crate::error::Result;
+use crate::seed::Key;
+
+/// An endpoint with its parameters.
+pub(super) struct Endpoint<'a> {
+    remote: Remote,
+    parameters: Map<String, Value>,
+    calls: &'a Calls<'a>,
+}
+
+impl<'a> Endpoint<'a> {
+    /// Opens the endpoint of a recipe.
+    ///
+    /// # Errors
+    /// An address that is none.
+    pub(super) fn open(settings: &Settings, calls: &'a Calls<'a>) -> Result<Self> {
+        let endpoint = settings
+            .endpoint
+            .as_ref()
+            .ok_or_else(|| Error::bug("a speech endpoint without settings"))?;
+        Ok(Self {
+            remote: endpoint.open().map_err(|e| e.at("speak.endpoint"))?,
+            parameters: settings.parameters.clone(),
+            calls,
+        })
+    }
+}
+
+impl Speaker for Endpoint<'_> {
+    fn identity(&self, voice: &Voice) -> Value {
+        json!([
+            "endpoint",
+            self.remote.url(),
+            self.remote.model(),
+            self.parameters,
+            voice.voice
+        ])
+    }
+
+    fn described(&self) -> Value {
+        json!(self.remote.model())
+    }
+
+    fn num_attempts(&self) -> usize {
+        3
+    }
+
+    fn say(&self, text: &str, voice: &Voice, _language: &str) -> Result<Said> {
+        let draw = Key::new(0, "build speech").with_name(text);
+        let answer = self.remote.ask(self.calls, draw, |endpoint| {
+            endpoint.speak(text, &voice.voice, &self.parameters)
+        })?;
+        Ok(answer.map_or(Said::Ended, Said::File))
+    }
+}

@@ -1,0 +1,635 @@
+//! `speak`: texts become speech, sentence by sentence, with pauses between them and the time of each sentence kept.
+
+mod command;
+mod diacritise;
+mod endpoint;
+mod espeak;
+mod process;
+pub(crate) mod voices;
+
+pub(crate) use self::command::is_found;
+pub(crate) use self::process::not_started;
+pub(crate) use self::process::run;
+
+use std::collections::BTreeMap;
+use std::sync::LazyLock;
+use std::sync::OnceLock;
+
+use serde::Deserialize;
+use serde::Serialize;
+use serde_json::Map;
+use serde_json::Value;
+use serde_json::json;
+
+use crate::audio;
+use crate::audio::SAMPLE_RATE;
+use crate::audio::Span;
+use crate::audio::flac_writer;
+use crate::audio::flac_writer::Piece;
+use crate::audio::levels::Levels;
+use crate::audio::levels::levels;
+use crate::audio::loudness::integrated_lufs;
+use crate::build::cache;
+use crate::build::cache::Cache;
+use crate::build::call::Calls;
+use crate::build::call::EndpointSettings;
+use crate::build::document::Outcome;
+use crate::build::document::Step;
+use crate::build::recipe::Recipe;
+use crate::build::recipe::in_range;
+use crate::build::recipe::one_or_many;
+use crate::build::sentences::sentences;
+use crate::build::speak::diacritise::Diacritiser;
+use crate::build::speak::voices::Voice;
+use crate::build::speak::voices::Voices;
+use crate::build::spoken::diacritised;
+use crate::build::spoken::spoken;
+use crate::build::summarise;
+use crate::build::workers::Rows;
+use crate::error::Error;
+use crate::error::Result;
+use crate::seed::Key;
+
+/// Level of sound that is cut off before and after a sentence, of full scale: -50 dB.
+const EDGE: f32 = 0.003_16;
+/// Sound that is left before and after a sentence, in samples: 30 ms.
+const MARGIN: usize = 480;
+/// How much longer a pause between paragraphs is than one between sentences.
+const PARAGRAPH: f64 = 2.0;
+/// Change of a pause that is drawn, as a share of it.
+const JITTER: f64 = 0.25;
+/// Version of what is made of an engine's sound; a change asks engines anew.
+const FORMAT: u32 = 1;
+
+/// Who speaks, and how.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct Settings {
+    /// Who speaks.
+    pub engine: Engine,
+    /// Voices; by default eight of espeak-ng's.
+    #[serde(deserialize_with = "one_or_many")]
+    pub voices: Vec<Voice>,
+    /// Words a minute of voices that say none (espeak-ng).
+    pub rate: Option<u32>,
+    /// Pitch of voices that say none, 0 to 99 (espeak-ng).
+    pub pitch: Option<u32>,
+    /// The program, if it is not on the path (espeak-ng).
+    pub program: Option<String>,
+    /// A command for each sentence. `{voice}`, `{language}` and `{text}` are filled in; without `{text}` the command reads it. It writes a
+    /// recording to `{out}`, or to its standard output.
+    pub command: Vec<String>,
+    /// An endpoint with `/audio/speech`.
+    pub endpoint: Option<EndpointSettings>,
+    /// Further parameters of its requests, such as `speed`.
+    pub parameters: Map<String, Value>,
+    /// Pause between sentences, in seconds; between paragraphs it is twice as long.
+    pub pause_s: f64,
+    /// Longest text that an engine is given at once, in characters; longer sentences are divided at commas.
+    pub max_chars: usize,
+    /// Whether numbers, abbreviations and Latin words are written out first.
+    pub verbalise: bool,
+    /// A command that reads a text and writes it with diacritics; texts that have them stay.
+    pub diacritiser: Vec<String>,
+    /// Longest that a command may take, in seconds.
+    pub timeout_s: f64,
+}
+
+impl Default for Settings {
+    fn default() -> Self {
+        Self {
+            engine: Engine::EspeakNg,
+            voices: Vec::new(),
+            rate: None,
+            pitch: None,
+            program: None,
+            command: Vec::new(),
+            endpoint: None,
+            parameters: Map::new(),
+            pause_s: 0.35,
+            max_chars: 400,
+            verbalise: true,
+            diacritiser: Vec::new(),
+            timeout_s: 120.0,
+        }
+    }
+}
+
+/// Who speaks.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum Engine {
+    /// espeak-ng, found on the path.
+    #[default]
+    EspeakNg,
+    /// An endpoint that speaks OpenAI's `/audio/speech`.
+    Endpoint,
+    /// Any command.
+    Command,
+}
+
+impl Settings {
+    /// Checks the settings.
+    ///
+    /// # Errors
+    /// The key that is wrong.
+    pub fn check(&self) -> Result<()> {
+        in_range("pause_s", self.pause_s, 0.0, 10.0)?;
+        in_range("timeout_s", self.timeout_s, 0.1, 86_400.0)?;
+        if self.max_chars < 20 {
+            return Err(
+                Error::input("`max_chars` is below 20").hint("engines are given whole phrases")
+            );
+        }
+        let missing = |what: &str, hint: &str| Err(Error::input(what).hint(hint));
+        match self.engine {
+            Engine::Endpoint => {
+                let Some(endpoint) = &self.endpoint else {
+                    return missing(
+                        "`engine: endpoint` needs an endpoint",
+                        "add `endpoint: {url: https://api.openai.com/v1, model: NAME}`",
+                    );
+                };
+                endpoint.check()?;
+                if self.voices.is_empty() {
+                    return missing(
+                        "`engine: endpoint` needs voices",
+                        "name those of the endpoint: `voices: [alloy, nova]`",
+                    );
+                }
+            }
+            Engine::Command if self.command.is_empty() => {
+                return missing(
+                    "`engine: command` needs a command",
+                    "for example `command: [piper, --model, \"{voice}.onnx\", --output_file, \"{out}\"]`",
+                );
+            }
+            _ => {}
+        }
+        self.voices.iter().try_for_each(Voice::check)
+    }
+}
+
+/// What an engine made of a text.
+pub(crate) enum Said {
+    /// Contents of an audio file.
+    File(Vec<u8>),
+    /// Nothing that can be heard; why.
+    Failed(String),
+    /// The build ends.
+    Ended,
+}
+
+/// Somebody who speaks.
+pub(crate) trait Speaker: Sync {
+    /// All that a recording depends on but text and language.
+    fn identity(&self, voice: &Voice) -> Value;
+
+    /// Name and version, for the card.
+    fn described(&self) -> Value;
+
+    /// How often a text is asked for before its row is left out.
+    fn num_attempts(&self) -> usize;
+
+    /// Speaks a text.
+    fn say(&self, text: &str, voice: &Voice, language: &str) -> Result<Said>;
+}
+
+/// One sentence of a spoken document.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub(crate) struct Sentence {
+    /// As it is written.
+    pub(crate) text: String,
+    /// As it is read.
+    pub(crate) spoken: String,
+    /// Beginning, in seconds.
+    pub(crate) start_s: f64,
+    /// End, in seconds.
+    pub(crate) end_s: f64,
+}
+
+/// A stretch of sound in the cache, and the silence after it.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub(crate) struct Stretch {
+    /// Key in the cache, as hexadecimal.
+    pub(crate) key: String,
+    /// Silence after it, in samples.
+    pub(crate) pause: usize,
+}
+
+/// What the step found.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub(crate) struct Spoken {
+    /// Name of the voice.
+    pub(crate) voice: String,
+    /// Sentences with their times.
+    pub(crate) sentences: Vec<Sentence>,
+    /// The sound, in order.
+    pub(crate) stretches: Vec<Stretch>,
+    /// Length, in seconds.
+    pub(crate) duration_s: f64,
+    /// Characters per second at which the voice reads a sentence that is known; none in languages without one.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub(crate) usual_chars_per_s: Option<f64>,
+    /// Integrated loudness, in LUFS.
+    pub(crate) loudness_lufs: Option<f64>,
+    /// Peak, clipping, silence and activity.
+    pub(crate) levels: Measured,
+}
+
+/// Levels as they are kept.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Serialize, Deserialize)]
+pub(crate) struct Measured {
+    pub(crate) peak: f64,
+    pub(crate) clipped: f64,
+    pub(crate) silent: f64,
+    pub(crate) active: f64,
+    pub(crate) longest_pause_s: f64,
+}
+
+impl From<Levels> for Measured {
+    fn from(levels: Levels) -> Self {
+        Self {
+            peak: levels.peak,
+            clipped: levels.clipped,
+            silent: levels.silent,
+            active: levels.active,
+            longest_pause_s: levels.longest_pause_s,
+        }
+    }
+}
+
+impl Spoken {
+    /// The text that was read.
+    pub(crate) fn read(&self) -> String {
+        let texts: Vec<&str> = self.sentences.iter().map(|s| s.spoken.as_str()).collect();
+        texts.join(" ")
+    }
+
+    /// The whole recording as a FLAC file.
+    ///
+    /// # Errors
+    /// Sound that the cache has lost.
+    pub(crate) fn file(&self, cache: &Cache) -> Result<Vec<u8>> {
+        let mut pieces = Vec::with_capacity(2 * self.stretches.len());
+        for stretch in &self.stretches {
+            let bytes = cache::parsed(&stretch.key)
+                .map(|key| cache.get(&key))
+                .transpose()?
+                .flatten();
+            let bytes = bytes.ok_or_else(|| {
+                Error::input("the cache has lost the sound of a sentence").hint(
+                    "remove the folder .work/NAME beside the data set and run the command again: rows are spoken anew",
+                )
+            })?;
+            pieces.push(Piece::from_bytes(&bytes)?);
+            pieces.push(Piece::silence(stretch.pause));
+        }
+        Ok(flac_writer::file(&pieces))
+    }
+}
+
+/// The step, opened.
+pub(crate) struct Speaking<'a> {
+    settings: &'a Settings,
+    seed: u64,
+    calls: &'a Calls<'a>,
+    engine: Option<Box<dyn Speaker + 'a>>,
+    diacritiser: Option<Diacritiser<'a>>,
+    list: Vec<Voice>,
+    voices: OnceLock<Voices>,
+}
+
+impl<'a> Speaking<'a> {
+    /// Opens the engine where the step is needed.
+    pub(crate) fn open(recipe: &'a Recipe, calls: &'a Calls<'a>, is_needed: bool) -> Result<Self> {
+        let settings = &recipe.speak;
+        let list = voices::list(settings, recipe.language());
+        let engine: Option<Box<dyn Speaker + 'a>> = match settings.engine {
+            _ if !is_needed => None,
+            Engine::EspeakNg => Some(Box::new(espeak::Espeak::open(settings, &list)?)),
+            Engine::Endpoint => Some(Box::new(endpoint::Endpoint::open(settings, calls)?)),
+            Engine::Command => Some(Box::new(command::Command::open(settings)?)),
+        };
+        let diacritiser = match settings.diacritiser.as_slice() {
+            [] => None,
+            command if is_needed => Some(Diacritiser::open(command, settings.timeout_s, calls)?),
+            _ => None,
+        };
+        Ok(Self {
+            settings,
+            seed: recipe.seed,
+            calls,
+            engine,
+            diacritiser,
+            list,
+            voices: OnceLock::new(),
+        })
+    }
+
+    /// Engine and voices, for the card.
+    pub(crate) fn described(&self) -> Value {
+        let voices: Vec<String> = self.list.iter().map(Voice::name).collect();
+        json!({
+            "engine": self.settings.engine,
+            "version": self.engine.as_ref().map(|engine| engine.described()),
+            "voices": voices,
+            "verbalised": self.settings.verbalise,
+            "diacritiser": self.settings.diacritiser,
+            "pause_s": self.settings.pause_s,
+        })
+    }
+
+    /// Speaks one document.
+    pub(crate) fn work(&self, rows: &Rows, row: usize) -> Result<Outcome> {
+        let found = summarise::of(rows, row)?;
+        let voices = self
+            .voices
+            .get_or_init(|| Voices::shared_out(&self.list, rows.prepared, self.seed));
+        let place = &rows.prepared.rows[row];
+        let voice = voices.of(place.split, place.place);
+        let pauses = Key::new(self.seed, "build pause").with(row as u64);
+
+        let mut spoken = Spoken {
+            voice: voice.name(),
+            sentences: Vec::new(),
+            stretches: Vec::new(),
+            duration_s: 0.0,
+            usual_chars_per_s: self.usual_rate(voice, &found.language)?,
+            loudness_lufs: None,
+            levels: Measured::default(),
+        };
+        let mut samples: Vec<f32> = Vec::new();
+        for paragraph in found.text.lines() {
+            for (i, text) in sentences(paragraph).into_iter().enumerate() {
+                let read = match self.read_form(text, &found.language)? {
+                    Some(read) if read.chars().any(char::is_alphabetic) => read,
+                    Some(_) => continue,
+                    None => return Ok(Outcome::Ended),
+                };
+                if let Some(last) = spoken.stretches.last_mut() {
+                    let long = if i == 0 { PARAGRAPH } else { 1.0 };
+                    let drawn =
+                        1.0 + JITTER * (2.0 * pauses.uniform(spoken.sentences.len() as u64) - 1.0);
+                    let pause_s = self.settings.pause_s * long * drawn;
+                    last.pause =
+                        Piece::silence((pause_s * f64::from(SAMPLE_RATE)) as usize).num_samples();
+                    samples.resize(samples.len() + last.pause, 0.0);
+                }
+                let start_s = seconds(samples.len());
+                for part in divided(&read, self.settings.max_chars) {
+                    match self.stretch(part, voice, &found.language, &mut samples)? {
+                        Heard::Stretch(stretch) => spoken.stretches.push(stretch),
+                        Heard::Failed(detail) => {
+                            return Ok(Outcome::rejected("speech_failed", detail));
+                        }
+                        Heard::Ended => return Ok(Outcome::Ended),
+                    }
+                }
+                spoken.sentences.push(Sentence {
+                    text: text.to_owned(),
+                    spoken: read,
+                    start_s,
+                    end_s: seconds(samples.len()),
+                });
+            }
+        }
+        if spoken.sentences.is_empty() {
+            return Ok(Outcome::rejected(
+                "nothing_to_speak",
+                "the text has no words",
+            ));
+        }
+        spoken.duration_s = seconds(samples.len());
+        spoken.loudness_lufs = integrated_lufs(&samples, SAMPLE_RATE);
+        spoken.levels = levels(&samples, SAMPLE_RATE).into();
+        Outcome::done(&spoken)
+    }
+
+    /// The form of a sentence that an engine reads; none where the build ends.
+    fn read_form(&self, text: &str, language: &str) -> Result<Option<String>> {
+        let read = if self.settings.verbalise {
+            spoken(text, language)
+        } else {
+            text.to_owned()
+        };
+        match &self.diacritiser {
+            Some(diacritiser) if diacritised(&read) < 0.3 => diacritiser.diacritise(&read),
+            _ => Ok(Some(read)),
+        }
+    }
+
+    /// Characters per second at which a voice reads the sentence of its language that every voice reads.
+    fn usual_rate(&self, voice: &Voice, language: &str) -> Result<Option<f64>> {
+        let primary = language.split('-').next().unwrap_or_default();
+        let Some(text) = CALIBRATION.get(primary) else {
+            return Ok(None);
+        };
+        let mut samples = Vec::new();
+        match self.stretch(text, voice, language, &mut samples)? {
+            Heard::Stretch(_) => Ok(Some(
+                num_letters(text) as f64 / seconds(samples.len()).max(1e-3),
+            )),
+            Heard::Failed(_) | Heard::Ended => Ok(None),
+        }
+    }
+
+    /// Speaks a part of a sentence, or takes it from the cache, and appends its samples.
+    fn stretch(
+        &self,
+        text: &str,
+        voice: &Voice,
+        language: &str,
+        samples: &mut Vec<f32>,
+    ) -> Result<Heard> {
+        let engine = self
+            .engine
+            .as_ref()
+            .ok_or_else(|| Error::bug("no speech engine is open"))?;
+        let question = json!(["speech", FORMAT, engine.identity(voice), language, text]);
+        let start = samples.len();
+        let mut failed = None;
+        let answer = self.calls.answer(&question, || {
+            for attempt in 1..=engine.num_attempts() {
+                let file = match engine.say(text, voice, language)? {
+                    Said::File(file) => file,
+                    Said::Failed(detail) => {
+                        failed = Some(detail);
+                        continue;
+                    }
+                    Said::Ended => return Ok(None),
+                };
+                match heard(file) {
+                    Ok(whole) => {
+                        let piece = encoded(trimmed(&whole), samples);
+                        return Ok(Some(piece.to_bytes()));
+                    }
+                    Err(error) => {
+                        failed = Some(format!("{} (attempt {attempt})", error.message()));
+                    }
+                }
+            }
+            Ok(None)
+        })?;
+        let Some(bytes) = answer else {
+            return Ok(failed.map_or(Heard::Ended, Heard::Failed));
+        };
+        if samples.len() == start {
+            let file = flac_writer::file([&Piece::from_bytes(&bytes)?]);
+            samples.extend(audio::read_bytes(
+                file.into(),
+                "a sentence in the cache",
+                Span::WHOLE,
+            )?);
+        }
+        Ok(Heard::Stretch(Stretch {
+            key: cache::shown(&cache::key(&question)),
+            pause: 0,
+        }))
+    }
+}
+
+/// Letters and digits of a text, by which its length is compared with that of its sound.
+pub(crate) fn num_letters(text: &str) -> usize {
+    text.chars().filter(|c| c.is_alphanumeric()).count()
+}
+
+/// Sentences by language, which every voice reads.
+#[expect(
+    clippy::expect_used,
+    reason = "the file is a part of the program, read in a test of this file"
+)]
+static CALIBRATION: LazyLock<BTreeMap<String, String>> = LazyLock::new(|| {
+    yaml_serde::from_str(include_str!("../../../prompts/build/calibration.yaml"))
+        .expect("prompts/build/calibration.yaml")
+});
+
+enum Heard {
+    Stretch(Stretch),
+    Failed(String),
+    Ended,
+}
+
+/// The step's result of a row.
+pub(crate) fn of(rows: &Rows, row: usize) -> Result<Spoken> {
+    rows.of(Step::Speak, row)
+}
+
+fn seconds(num_samples: usize) -> f64 {
+    num_samples as f64 / f64::from(SAMPLE_RATE)
+}
+
+/// Samples of an engine's recording, in which something must be heard.
+fn heard(mut file: Vec<u8>) -> Result<Vec<f32>> {
+    mend_wav(&mut file);
+    let samples = audio::read_bytes(file.into(), "what the engine gave", Span::WHOLE)?;
+    if samples.is_empty() {
+        return Err(Error::input("the engine gave a recording without samples"));
+    }
+    Ok(samples)
+}
+
+/// Writes the true length into a WAV file that was streamed: programs that write to a pipe cannot know it.
+fn mend_wav(file: &mut [u8]) {
+    if !file.starts_with(b"RIFF") || file.get(8..12) != Some(b"WAVE") {
+        return;
+    }
+    let mut at = 12;
+    while let Some(head) = file.get(at..at + 8) {
+        let size = u32::from_le_bytes([head[4], head[5], head[6], head[7]]) as usize;
+        let left = file.len() - at - 8;
+        if head.starts_with(b"data") {
+            if size > left {
+                let all = (file.len() - 8) as u32;
+                file[4..8].copy_from_slice(&all.to_le_bytes());
+                file[at + 4..at + 8].copy_from_slice(&(left as u32).to_le_bytes());
+            }
+            return;
+        }
+        at = at.saturating_add(8 + size + size % 2);
+    }
+}
+
+/// Samples without the silence before and after them, but for a margin; all of them where all is silence.
+fn trimmed(samples: &[f32]) -> &[f32] {
+    let is_sound = |x: &f32| x.abs() > EDGE;
+    match (
+        samples.iter().position(is_sound),
+        samples.iter().rposition(is_sound),
+    ) {
+        (Some(first), Some(last)) => {
+            &samples[first.saturating_sub(MARGIN)..(last + 1 + MARGIN).min(samples.len())]
+        }
+        _ => samples,
+    }
+}
+
+/// Encodes samples with 16 bits, and appends them as they will be decoded.
+fn encoded(samples: &[f32], decoded: &mut Vec<f32>) -> Piece {
+    let rounded: Vec<i16> = samples
+        .iter()
+        .map(|x| (x * 32768.0).round().clamp(-32768.0, 32767.0) as i16)
+        .collect();
+    let piece = Piece::encode(&rounded);
+    let padding = piece.num_samples() - rounded.len();
+    decoded.extend(rounded.iter().map(|x| f32::from(*x) / 32768.0));
+    decoded.extend(std::iter::repeat_n(0.0, padding));
+    piece
+}
+
+/// A text in parts of at most so many characters, divided at commas, else at spaces.
+fn divided(text: &str, max_chars: usize) -> Vec<&str> {
+    let mut parts = Vec::new();
+    let mut rest = text;
+    while let Some((limit, _)) = rest.char_indices().nth(max_chars) {
+        let head = &rest[..limit];
+        let at = head
+            .rfind(['،', '؛', ',', ';', ':'])
+            .map(|at| at + rest[at..].chars().next().map_or(1, char::len_utf8))
+            .filter(|at| 4 * at > limit)
+            .or_else(|| head.rfind(' '))
+            .filter(|at| *at > 0)
+            .unwrap_or(limit);
+        parts.push(rest[..at].trim());
+        rest = rest[at..].trim_start();
+    }
+    parts.push(rest.trim());
+    parts.retain(|part| part.chars().any(char::is_alphabetic));
+    parts
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn long_sentences_are_divided_at_commas() {
+        assert_eq!(divided("واحد، اثنان ثلاثة", 8), ["واحد،", "اثنان", "ثلاثة"]);
+        assert_eq!(divided("قصير", 20), ["قصير"]);
+        let long = "كلمة ".repeat(100);
+        let parts = divided(&long, 30);
+        assert!(parts.iter().all(|part| part.chars().count() <= 30));
+        assert_eq!(parts.join(" "), long.trim());
+        assert_eq!(divided(&"ن".repeat(50), 20).len(), 3);
+    }
+
+    #[test]
+    fn every_language_of_the_prompts_has_its_sentence() {
+        assert!(CALIBRATION.len() == 2 && CALIBRATION.values().all(|text| num_letters(text) > 50));
+    }
+
+    #[test]
+    fn a_streamed_wav_gets_its_length() {
+        let mut file = b"RIFF\xff\xff\xff\x7fWAVEfmt \x10\0\0\0\x01\0\x01\0\x80\x3e\0\0\0\x7d\0\0\x02\0\x10\0data\xff\xff\xff\x7f".to_vec();
+        file.extend([0x10, 0x20, 0x30, 0x40]);
+        assert_eq!(heard(file).unwrap().len(), 2);
+    }
+
+    #[test]
+    fn edges_are_trimmed_and_silence_stays() {
+        let mut samples = vec![0.0; 16_000];
+        samples[8000] = 0.5;
+        assert_eq!(trimmed(&samples).len(), 2 * MARGIN + 1);
+        assert_eq!(trimmed(&samples[..4000]).len(), 4000);
+    }
+}

@@ -1,0 +1,179 @@
+//! A command that is given a text and ends in time.
+
+use std::io::Read;
+use std::io::Write;
+use std::process::Child;
+use std::process::Command;
+use std::process::Stdio;
+use std::sync::Mutex;
+use std::sync::PoisonError;
+use std::sync::mpsc;
+use std::time::Duration;
+use std::time::Instant;
+
+use crate::error::Error;
+use crate::error::Kind;
+use crate::error::Result;
+
+/// Most of an error message that is kept, in bytes.
+const LONGEST_MESSAGE: u64 = 1 << 14;
+/// Most of an output that is read, in bytes.
+const LONGEST_OUTPUT: u64 = 1 << 30;
+/// Characters of a message that are shown.
+const SHOWN: usize = 200;
+
+/// What a command came to.
+pub(crate) struct Ended {
+    /// Whether its exit code was 0, in time.
+    pub(crate) is_success: bool,
+    /// Its standard output.
+    pub(crate) output: Vec<u8>,
+    /// The beginning of its standard error, in one line.
+    pub(crate) message: String,
+}
+
+/// Runs a program with a text on its standard input.
+///
+/// # Errors
+/// A program that cannot be started.
+pub(crate) fn run(
+    program: &str,
+    arguments: &[String],
+    input: &str,
+    timeout: Duration,
+) -> Result<Ended> {
+    let mut command = Command::new(program);
+    // A group of its own, so that what the program starts ends with it.
+    #[cfg(unix)]
+    std::os::unix::process::CommandExt::process_group(&mut command, 0);
+    let mut child = command
+        .args(arguments)
+        .stdin(Stdio::piped())
+        .stdout(Stdio::piped())
+        .stderr(Stdio::piped())
+        .spawn()
+        .map_err(|e| not_started(program, &e))?;
+    let (stdin, stdout, stderr) = (child.stdin.take(), child.stdout.take(), child.stderr.take());
+    let child = Mutex::new(child);
+    let deadline = Instant::now() + timeout;
+    std::thread::scope(|scope| {
+        let (done, is_done) = mpsc::channel::<()>();
+        let watched = &child;
+        let watchdog = scope.spawn(move || {
+            let is_late = is_done.recv_timeout(timeout) == Err(mpsc::RecvTimeoutError::Timeout);
+            if is_late {
+                end(&mut locked(watched));
+            }
+            is_late
+        });
+        let said = scope.spawn(move || {
+            let mut message = Vec::new();
+            if let Some(stderr) = stderr {
+                let mut stderr = stderr;
+                let _ = (&mut stderr)
+                    .take(LONGEST_MESSAGE)
+                    .read_to_end(&mut message);
+                // What is not kept is read all the same, or the program would wait.
+                let _ = std::io::copy(&mut stderr, &mut std::io::sink());
+            }
+            message
+        });
+        scope.spawn(move || {
+            // A program that does not read its input is no error.
+            if let Some(mut stdin) = stdin {
+                let _ = stdin.write_all(input.as_bytes());
+            }
+        });
+        let mut output = Vec::new();
+        if let Some(stdout) = stdout {
+            let _ = stdout.take(LONGEST_OUTPUT).read_to_end(&mut output);
+        }
+        let mut wait = Duration::from_micros(50);
+        let status = loop {
+            match locked(&child).try_wait() {
+                Ok(Some(status)) => break Some(status),
+                Ok(None) if Instant::now() < deadline + Duration::from_secs(1) => {}
+                _ => break None,
+            }
+            std::thread::sleep(wait);
+            wait = (2 * wait).min(Duration::from_millis(10));
+        };
+        drop(done);
+        let is_late = watchdog.join().unwrap_or(false);
+        let message = said.join().unwrap_or_default();
+        let text = String::from_utf8_lossy(&message);
+        let words: Vec<&str> = text.split_whitespace().collect();
+        let shown: String = words.join(" ").chars().take(SHOWN).collect();
+        let message = match (is_late, shown.is_empty()) {
+            (true, _) => format!("it took longer than {} s", timeout.as_secs_f64()),
+            (false, true) => format!("{program} gave no message"),
+            (false, false) => shown,
+        };
+        Ok(Ended {
+            is_success: !is_late && status.is_some_and(|status| status.success()),
+            output,
+            message,
+        })
+    })
+}
+
+/// Ends a program and what it started.
+fn end(child: &mut Child) {
+    // A child that was waited for has given its number away.
+    if !matches!(child.try_wait(), Ok(None)) {
+        return;
+    }
+    #[cfg(unix)]
+    if let Ok(group) = i32::try_from(child.id()) {
+        // SAFETY: `kill` takes any numbers; the child still has its own, so the group is the one it was started in.
+        unsafe { libc::kill(-group, libc::SIGKILL) };
+    }
+    let _ = child.kill();
+}
+
+fn locked(child: &Mutex<Child>) -> std::sync::MutexGuard<'_, Child> {
+    child.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+/// The error for a program that cannot be started.
+pub(crate) fn not_started(program: &str, error: &std::io::Error) -> Error {
+    match error.kind() {
+        std::io::ErrorKind::NotFound => Error::input(format!("`{program}` is not on the path"))
+            .hint(format!(
+                "install it, or give the path of the program; `which {program}` finds nothing"
+            )),
+        std::io::ErrorKind::PermissionDenied => {
+            Error::input(format!("`{program}` may not be run: {error}"))
+                .hint("make it executable: `chmod +x`")
+        }
+        _ => Error::new(
+            Kind::Resource,
+            format!("`{program}` cannot be started: {error}"),
+        ),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn shell(script: &str, input: &str, timeout: Duration) -> Ended {
+        let arguments = ["-c".to_owned(), script.to_owned()];
+        run("sh", &arguments, input, timeout).unwrap()
+    }
+
+    #[test]
+    fn commands_are_given_text_and_time() {
+        let second = Duration::from_secs(20);
+        let ended = shell("cat; echo oh  no >&2; exit 3", "نعم", second);
+        assert_eq!(ended.output, "نعم".as_bytes());
+        assert_eq!((ended.is_success, ended.message.as_str()), (false, "oh no"));
+        assert!(shell("exit 0", &"x".repeat(1 << 20), second).is_success);
+        let started = Instant::now();
+        let ended = shell("sleep 100; true", "", Duration::from_millis(100));
+        assert!(!ended.is_success && ended.message.contains("longer than 0.1 s"));
+        assert!(started.elapsed() < Duration::from_secs(10));
+        let error = run("no-such-program-here", &[], "", second).err().unwrap();
+        assert_eq!(error.exit_code(), 2);
+    }
+}

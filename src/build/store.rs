@@ -1,0 +1,475 @@
+//! What a build keeps between its steps: collected and cleaned documents as whole files, and a journal of rows for each later step.
+//!
+//! Every file is named by a fingerprint of all that decides it, from the sources on. A changed recipe therefore finds nothing of what it
+//! changes, and everything that it leaves as it was. Everything lies in `datasets/.work/NAME`, beside the data set.
+
+use std::fs::File;
+use std::io::Read;
+use std::io::Seek;
+use std::io::SeekFrom;
+use std::path::Path;
+use std::path::PathBuf;
+use std::sync::Mutex;
+use std::sync::PoisonError;
+use std::sync::atomic::AtomicBool;
+use std::sync::atomic::Ordering;
+
+use serde::Deserialize;
+use serde::Serialize;
+use serde::de::DeserializeOwned;
+use serde_json::Value;
+use serde_json::json;
+
+use crate::build::Outcome as Built;
+use crate::build::assign::Prepared;
+use crate::build::collect;
+use crate::build::document::Outcome;
+use crate::build::document::Step;
+use crate::build::recipe::Recipe;
+use crate::build::shard::Shard;
+use crate::error::Error;
+use crate::error::Kind;
+use crate::error::Result;
+use crate::files;
+use crate::files::AppendLog;
+use crate::files::Lines;
+use crate::files::Lock;
+use crate::json;
+
+/// Changes where files of earlier builds of maqam cannot be used any more.
+const FORMAT: u32 = 1;
+/// Settings that change no result: what may be spent, and how patiently it is asked for.
+const WITHOUT_EFFECT: [&str; 4] = ["budget", "timeout_s", "first_wait_s", "max_attempts"];
+
+/// Files of one build between its steps.
+pub struct Store {
+    folder: PathBuf,
+    collect: String,
+    clean: String,
+    assign: String,
+    row_by_row: [String; Step::ROW_BY_ROW.len()],
+    cleaned: Mutex<Option<File>>,
+}
+
+impl Store {
+    /// Finds the files of a recipe under the folder of all data sets.
+    ///
+    /// # Errors
+    /// A source that cannot be read.
+    pub fn open(root: &Path, recipe: &Recipe) -> Result<Self> {
+        let next = |before: &str, settings: Value| {
+            let text = json!([FORMAT, before, with_effect(settings)]).to_string();
+            blake3::hash(text.as_bytes()).to_hex()[..16].to_owned()
+        };
+        let value = |settings: serde_json::Result<Value>| settings.map_err(Error::bug);
+        let sources = collect::sources(&recipe.collect)?
+            .iter()
+            .map(|path| Ok(json!([path, files::hash(path)?])))
+            .collect::<Result<Vec<Value>>>()?;
+        let unseen = recipe
+            .clean
+            .test_sets
+            .iter()
+            .map(|path| files::hash(path))
+            .collect::<Result<Vec<String>>>()?;
+
+        let collect = next(
+            "",
+            json!([value(serde_json::to_value(&recipe.collect))?, sources]),
+        );
+        let clean = next(
+            &collect,
+            json!([value(serde_json::to_value(&recipe.clean))?, unseen]),
+        );
+        let assign = next(
+            &clean,
+            json!([value(serde_json::to_value(&recipe.split))?, recipe.seed]),
+        );
+        let summarise = next(&assign, value(serde_json::to_value(&recipe.summarise))?);
+        let verify = next(&summarise, value(serde_json::to_value(&recipe.verify))?);
+        let speak = next(
+            &verify,
+            json!([value(serde_json::to_value(&recipe.speak))?, recipe.seed]),
+        );
+        let listen = next(&speak, value(serde_json::to_value(&recipe.listen))?);
+        Ok(Self {
+            folder: root.join(".work").join(&recipe.name),
+            collect,
+            clean,
+            assign,
+            row_by_row: [summarise, verify, speak, listen],
+            cleaned: Mutex::new(None),
+        })
+    }
+
+    /// Folder of the files.
+    pub fn folder(&self) -> &Path {
+        &self.folder
+    }
+
+    /// The collected documents.
+    pub fn collected(&self) -> PathBuf {
+        self.folder.join(format!("collect-{}.jsonl", self.collect))
+    }
+
+    /// The cleaned documents.
+    pub fn cleaned(&self) -> PathBuf {
+        self.folder.join(format!("clean-{}.jsonl", self.clean))
+    }
+
+    /// Splits and places of the cleaned documents.
+    pub fn assigned(&self) -> PathBuf {
+        self.folder.join(format!("assign-{}.jsonl", self.assign))
+    }
+
+    /// The journals of the steps that look at one row at a time, in their order.
+    ///
+    /// # Errors
+    /// A journal that cannot be read.
+    pub fn journals(&self) -> Result<Vec<Journal>> {
+        Step::ROW_BY_ROW
+            .iter()
+            .zip(&self.row_by_row)
+            .map(|(step, print)| {
+                Journal::open(self.folder.join(format!("{}-{print}", step.name())))
+            })
+            .collect()
+    }
+
+    /// Claims a shard's rows for this process.
+    ///
+    /// # Errors
+    /// Another process works on them.
+    pub fn claim_shard(&self, shard: Shard) -> Result<Lock> {
+        Lock::claim(&self.folder.join(format!("shard-{}", shard.name())))
+    }
+
+    /// Reads one cleaned document, which begins at a byte of the file.
+    ///
+    /// # Errors
+    /// The disk's.
+    pub fn document<T: DeserializeOwned>(&self, offset: u64, len: usize) -> Result<T> {
+        let path = self.cleaned();
+        let mut open = self.cleaned.lock().unwrap_or_else(PoisonError::into_inner);
+        if open.is_none() {
+            *open = Some(File::open(&path).map_err(|e| Error::io(&path, "read", &e))?);
+        }
+        let file = open
+            .as_mut()
+            .ok_or_else(|| Error::bug("a file that was opened"))?;
+        read_at(file, &path, offset, len)
+    }
+
+    /// Number of collected documents.
+    pub fn outcome_of_collecting(&self, stop: &AtomicBool) -> Result<Built> {
+        let mut outcome = Built::default();
+        let mut lines = Lines::open(&self.collected())?;
+        while let Some((_, line)) = lines.next_line()? {
+            if stop.load(Ordering::Relaxed) {
+                return Err(Error::new(Kind::Interrupted, "stopped"));
+            }
+            outcome.collected += 1;
+            let found: RejectedOnly = json::parse_slice(line)?;
+            outcome.rejected += usize::from(found.rejected.is_some());
+        }
+        outcome.pending = outcome.collected - outcome.rejected;
+        Ok(outcome)
+    }
+
+    /// How far the rows have come.
+    pub fn outcome(&self, prepared: &Prepared, journals: &[Journal]) -> Built {
+        let rejected = (0..prepared.rows.len())
+            .filter(|row| {
+                prepared.rows[*row].rejected.is_some()
+                    || journals.iter().any(|journal| journal.is_rejected(*row))
+            })
+            .count();
+        Built {
+            collected: prepared.rows.len(),
+            published: None,
+            rejected,
+            pending: prepared.rows.len() - rejected,
+            notes: Vec::new(),
+        }
+    }
+}
+
+#[derive(Deserialize)]
+struct RejectedOnly {
+    rejected: Option<serde::de::IgnoredAny>,
+}
+
+/// Settings without those that change no result.
+fn with_effect(settings: Value) -> Value {
+    match settings {
+        Value::Object(fields) => fields
+            .into_iter()
+            .filter(|(key, _)| !WITHOUT_EFFECT.contains(&key.as_str()))
+            .map(|(key, value)| (key, with_effect(value)))
+            .collect(),
+        Value::Array(list) => list.into_iter().map(with_effect).collect(),
+        other => other,
+    }
+}
+
+fn read_at<T: DeserializeOwned>(
+    file: &mut File,
+    path: &Path,
+    offset: u64,
+    len: usize,
+) -> Result<T> {
+    let mut bytes = vec![0; len];
+    file.seek(SeekFrom::Start(offset))
+        .and_then(|_| file.read_exact(&mut bytes))
+        .map_err(|e| Error::io(path, "read", &e))?;
+    json::parse_slice(&bytes).map_err(|e| e.at_path(path))
+}
+
+/// Where a row stands in a journal.
+#[derive(Clone, Copy)]
+struct Entry {
+    file: u16,
+    offset: u64,
+    len: u32,
+    is_rejected: bool,
+}
+
+/// What one step came to, row by row, in the order in which rows were finished. Each shard writes a file of its own.
+pub struct Journal {
+    folder: PathBuf,
+    files: Mutex<Vec<(PathBuf, File)>>,
+    entries: std::collections::HashMap<usize, Entry>,
+}
+
+/// A line of a journal.
+#[derive(Serialize, Deserialize)]
+struct Line<T> {
+    row: usize,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    done: Option<T>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    rejected: Option<Rejected>,
+}
+
+/// Why a step rejected a row.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+pub struct Rejected {
+    /// A short name.
+    pub reason: String,
+    /// What was found.
+    pub detail: String,
+}
+
+impl Journal {
+    /// Opens the files of all shards. Half a line at the end of one, which a crash leaves, is passed over.
+    fn open(folder: PathBuf) -> Result<Self> {
+        let mut journal = Self {
+            folder,
+            files: Mutex::default(),
+            entries: std::collections::HashMap::new(),
+        };
+        let mut paths: Vec<PathBuf> = std::fs::read_dir(&journal.folder)
+            .into_iter()
+            .flatten()
+            .flatten()
+            .map(|entry| entry.path())
+            .filter(|path| path.extension().is_some_and(|e| e == "jsonl"))
+            .collect();
+        paths.sort();
+        for path in paths {
+            journal.read(&path)?;
+        }
+        Ok(journal)
+    }
+
+    fn read(&mut self, path: &Path) -> Result<()> {
+        let number = self.add_file(path)?;
+        let mut lines = Lines::open(path)?;
+        let mut offset = 0;
+        while let Some((_, line)) = lines.next_line()? {
+            let len = line.len();
+            let Ok(found) = serde_json::from_slice::<Line<serde::de::IgnoredAny>>(line) else {
+                break;
+            };
+            self.entries.insert(
+                found.row,
+                Entry {
+                    file: number,
+                    offset,
+                    len: len as u32,
+                    is_rejected: found.rejected.is_some(),
+                },
+            );
+            offset += len as u64 + 1;
+        }
+        Ok(())
+    }
+
+    fn add_file(&self, path: &Path) -> Result<u16> {
+        let file = File::open(path).map_err(|e| Error::io(path, "read", &e))?;
+        let mut files = self.files.lock().unwrap_or_else(PoisonError::into_inner);
+        files.push((path.to_owned(), file));
+        Ok(files.len() as u16 - 1)
+    }
+
+    /// Returns whether the step is done with a row.
+    pub fn has(&self, row: usize) -> bool {
+        self.entries.contains_key(&row)
+    }
+
+    /// Returns whether the step rejected a row.
+    pub fn is_rejected(&self, row: usize) -> bool {
+        self.entries
+            .get(&row)
+            .is_some_and(|entry| entry.is_rejected)
+    }
+
+    /// Returns whether the step passed a row on.
+    pub fn is_passed(&self, row: usize) -> bool {
+        self.entries
+            .get(&row)
+            .is_some_and(|entry| !entry.is_rejected)
+    }
+
+    /// What the step found of a row that it passed on.
+    ///
+    /// # Errors
+    /// The disk's.
+    pub fn done<T: DeserializeOwned>(&self, row: usize) -> Result<Option<T>> {
+        Ok(self.line::<T>(row)?.and_then(|line| line.done))
+    }
+
+    /// Why the step rejected a row.
+    ///
+    /// # Errors
+    /// The disk's.
+    pub fn rejected(&self, row: usize) -> Result<Option<Rejected>> {
+        if !self.is_rejected(row) {
+            return Ok(None);
+        }
+        Ok(self.line::<Value>(row)?.and_then(|line| line.rejected))
+    }
+
+    fn line<T: DeserializeOwned>(&self, row: usize) -> Result<Option<Line<T>>> {
+        let Some(entry) = self.entries.get(&row) else {
+            return Ok(None);
+        };
+        let mut files = self.files.lock().unwrap_or_else(PoisonError::into_inner);
+        let (path, file) = &mut files[usize::from(entry.file)];
+        read_at(file, path, entry.offset, entry.len as usize).map(Some)
+    }
+
+    /// Opens this shard's file to write; half a line at its end goes.
+    ///
+    /// # Errors
+    /// The disk's.
+    pub fn writer(&self, shard: Shard) -> Result<JournalWriter> {
+        let path = self.folder.join(format!("{}.jsonl", shard.name()));
+        let whole = {
+            let files = self.files.lock().unwrap_or_else(PoisonError::into_inner);
+            let number = files.iter().position(|(known, _)| *known == path);
+            self.entries
+                .values()
+                .filter(|entry| Some(usize::from(entry.file)) == number)
+                .map(|entry| entry.offset + u64::from(entry.len) + 1)
+                .max()
+                .unwrap_or(0)
+        };
+        if path.is_file() {
+            files::truncate(&path, whole)?;
+        }
+        let mut log = AppendLog::open(&path)?;
+        let at = log.num_bytes()?;
+        let number = self.add_file(&path)?;
+        Ok(JournalWriter { log, at, number })
+    }
+
+    /// Adds what the step came to with a row, in the file first.
+    ///
+    /// # Errors
+    /// The disk's.
+    pub fn add(&mut self, writer: &mut JournalWriter, row: usize, outcome: Outcome) -> Result<()> {
+        let line = match outcome {
+            Outcome::Done(done) => Line {
+                row,
+                done: Some(done),
+                rejected: None,
+            },
+            Outcome::Rejected { reason, detail } => Line {
+                row,
+                done: None,
+                rejected: Some(Rejected {
+                    reason: reason.to_owned(),
+                    detail,
+                }),
+            },
+            Outcome::Ended => return Ok(()),
+        };
+        let is_rejected = line.rejected.is_some();
+        let text = serde_json::to_string(&line).map_err(Error::bug)?;
+        writer.log.line(&text)?;
+        self.entries.insert(
+            row,
+            Entry {
+                file: writer.number,
+                offset: writer.at,
+                len: text.len() as u32,
+                is_rejected,
+            },
+        );
+        writer.at += text.len() as u64 + 1;
+        Ok(())
+    }
+}
+
+/// A shard's file of a journal, open to write.
+pub struct JournalWriter {
+    log: AppendLog,
+    at: u64,
+    number: u16,
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn journals_keep_whole_lines_of_all_shards() {
+        let dir = tempfile::tempdir().unwrap();
+        let folder = dir.path().join("speak-0");
+        let shard = |written: &str| written.parse::<Shard>().unwrap();
+        let mut journal = Journal::open(folder.clone()).unwrap();
+        for (written, row) in [("1/2", 1), ("2/2", 2), ("1/2", 3)] {
+            let mut writer = journal.writer(shard(written)).unwrap();
+            let outcome = if row == 3 {
+                Outcome::rejected("silent", "nothing is heard")
+            } else {
+                Outcome::Done(json!({"number": row}))
+            };
+            journal.add(&mut writer, row, outcome).unwrap();
+        }
+        // A crash in the middle of a line.
+        let path = folder.join("1-of-2.jsonl");
+        let whole = std::fs::read_to_string(&path).unwrap();
+        std::fs::write(&path, format!("{whole}{{\"row\": 5, \"do")).unwrap();
+
+        let mut again = Journal::open(folder.clone()).unwrap();
+        assert_eq!(again.done::<Value>(2).unwrap().unwrap()["number"], 2);
+        assert_eq!(again.rejected(3).unwrap().unwrap().reason, "silent");
+        assert!(again.is_passed(1) && !again.has(5) && again.is_rejected(3));
+        let mut writer = again.writer(shard("1/2")).unwrap();
+        again
+            .add(&mut writer, 5, Outcome::Done(json!({"number": 5})))
+            .unwrap();
+        assert_eq!(again.done::<Value>(5).unwrap().unwrap()["number"], 5);
+        let third = Journal::open(folder).unwrap();
+        assert_eq!(third.done::<Value>(5).unwrap().unwrap()["number"], 5);
+        assert_eq!(third.done::<Value>(1).unwrap().unwrap()["number"], 1);
+    }
+
+    #[test]
+    fn what_may_be_spent_changes_no_fingerprint() {
+        let with = json!({"model": "m", "budget": {"max_requests": 1}, "list": [{"timeout_s": 1}]});
+        assert_eq!(with_effect(with), json!({"model": "m", "list": [{}]}));
+    }
+}

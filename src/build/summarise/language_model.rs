@@ -1,0 +1,268 @@
+//! Texts that a language model behind an endpoint writes: prompts, requests, answers as they can be used.
+
+use std::collections::BTreeMap;
+use std::path::Path;
+
+use serde::Deserialize;
+use serde_json::Map;
+use serde_json::Value;
+use serde_json::json;
+
+use crate::build::call::Calls;
+use crate::build::call::EndpointSettings;
+use crate::build::call::Remote;
+use crate::endpoint::request::Message;
+use crate::error::Error;
+use crate::error::Result;
+use crate::files;
+use crate::seed::Key as Draw;
+use crate::yaml;
+
+/// Answers that are asked for where they cannot be used.
+const MAX_ANSWERS: u64 = 3;
+/// Temperature of every summary after the first, which would else be the first again.
+const FURTHER_TEMPERATURE: f64 = 0.8;
+
+/// Prompts by language.
+pub(crate) struct Prompts(BTreeMap<String, Prompt>);
+
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
+struct Prompt {
+    system: String,
+    user: String,
+}
+
+impl Prompts {
+    /// Reads a file of prompts, or those of the program.
+    pub(crate) fn load(path: Option<&Path>, own: &str) -> Result<Self> {
+        let prompts = match path {
+            Some(path) => yaml::parse(&files::read_text(path)?, path)?,
+            None => yaml::parse(own, Path::new("prompts/build")).map_err(Error::bug)?,
+        };
+        Ok(Self(prompts))
+    }
+
+    /// The messages in a language; `{name}` stands for each value.
+    fn messages(&self, language: &str, filled: &[(&str, &str)]) -> Result<Vec<Message>> {
+        let primary = language.split('-').next().unwrap_or_default();
+        let prompt = self
+            .0
+            .get(language)
+            .or_else(|| self.0.get(primary))
+            .ok_or_else(|| {
+                Error::input(format!("no prompt in the language `{language}`"))
+                    .hint("give a file with one: `prompt: FILE` beside the engine")
+            })?;
+        Ok(vec![
+            ("system", fill(&prompt.system, filled)),
+            ("user", fill(&prompt.user, filled)),
+        ])
+    }
+}
+
+/// A template with its values; what a value holds is not looked at again.
+fn fill(template: &str, filled: &[(&str, &str)]) -> String {
+    let mut text = String::with_capacity(template.len());
+    let mut rest = template;
+    while let Some(at) = rest.find('{') {
+        text.push_str(&rest[..at]);
+        rest = &rest[at..];
+        let value = filled.iter().find_map(|(name, value)| {
+            let end = rest[1..].strip_prefix(name)?.strip_prefix('}')?;
+            Some((value, end))
+        });
+        match value {
+            Some((value, end)) => {
+                text.push_str(value);
+                rest = end;
+            }
+            None => {
+                text.push('{');
+                rest = &rest[1..];
+            }
+        }
+    }
+    text + rest
+}
+
+/// What came of asking.
+pub(crate) enum Written<T = String> {
+    /// A text.
+    Text(T),
+    /// No answer that can be used; what was wrong with the last.
+    Unusable(String),
+    /// The build ends.
+    Ended,
+}
+
+/// A language model with its prompts.
+pub(crate) struct Writer<'a> {
+    remote: Remote,
+    parameters: Map<String, Value>,
+    prompts: Prompts,
+    calls: &'a Calls<'a>,
+}
+
+impl<'a> Writer<'a> {
+    /// Opens an endpoint.
+    pub(crate) fn open(
+        endpoint: &EndpointSettings,
+        parameters: &Map<String, Value>,
+        prompts: Prompts,
+        calls: &'a Calls<'a>,
+    ) -> Result<Self> {
+        let mut parameters = parameters.clone();
+        parameters.entry("temperature").or_insert(json!(0));
+        Ok(Self {
+            remote: endpoint.open()?,
+            parameters,
+            prompts,
+            calls,
+        })
+    }
+
+    /// Model, parameters and prompts, for the card.
+    pub(crate) fn described(&self) -> Value {
+        let prompts: Map<String, Value> = self
+            .prompts
+            .0
+            .iter()
+            .map(|(language, prompt)| {
+                let both = json!({"system": prompt.system, "user": prompt.user});
+                (language.clone(), both)
+            })
+            .collect();
+        json!({
+            "engine": "endpoint",
+            "model": self.remote.model(),
+            "parameters": self.parameters,
+            "prompts": prompts,
+        })
+    }
+
+    /// Asks for a text; `number` tells several answers to one question apart.
+    pub(crate) fn write(
+        &self,
+        language: &str,
+        filled: &[(&str, &str)],
+        number: usize,
+    ) -> Result<Written> {
+        let messages = self.prompts.messages(language, filled)?;
+        let mut parameters = self.parameters.clone();
+        if number > 0 {
+            parameters.insert("seed".to_owned(), number.into());
+            if self.parameters.get("temperature") == Some(&json!(0)) {
+                parameters.insert("temperature".to_owned(), json!(FURTHER_TEMPERATURE));
+            }
+        }
+        let mut fault = String::new();
+        for attempt in 0..MAX_ANSWERS {
+            let question = json!([
+                "chat",
+                self.remote.url(),
+                self.remote.model(),
+                messages,
+                parameters,
+                number,
+                attempt
+            ]);
+            let answer = self.calls.answer(&question, || {
+                let draw = Draw::new(0, "build chat").with_name(&question.to_string());
+                let reply = self.remote.ask(self.calls, draw, |endpoint| {
+                    endpoint.ask(&messages, &parameters)
+                })?;
+                Ok(reply.map(|reply| json!([reply.text, reply.is_cut]).to_string().into_bytes()))
+            })?;
+            let Some(answer) = answer else {
+                return Ok(Written::Ended);
+            };
+            let (text, is_cut): (String, bool) =
+                serde_json::from_slice(&answer).map_err(Error::bug)?;
+            let text = bare(&text);
+            fault = match (text.is_empty(), is_cut) {
+                (true, _) => "the answer is empty".to_owned(),
+                (_, true) => "the answer was cut off at the limit of tokens".to_owned(),
+                _ => return Ok(Written::Text(text)),
+            };
+        }
+        Ok(Written::Unusable(format!("{fault} ({MAX_ANSWERS} times)")))
+    }
+}
+
+/// An answer without what models write around it: thoughts, a label, quotation marks, line breaks.
+fn bare(answer: &str) -> String {
+    let text = match answer.rsplit_once("</think>") {
+        Some((_, after)) => after,
+        None => answer,
+    };
+    let mut text = text.split_whitespace().collect::<Vec<_>>().join(" ");
+    for label in ["الملخص:", "ملخص:", "Summary:", "الترجمة:", "Translation:"] {
+        if let Some(rest) = text.strip_prefix(label) {
+            text = rest.trim().to_owned();
+        }
+    }
+    for (open, close) in [('"', '"'), ('«', '»'), ('“', '”')] {
+        let inside = text
+            .strip_prefix(open)
+            .and_then(|rest| rest.strip_suffix(close))
+            .filter(|inside| !inside.contains([open, close]));
+        if let Some(inside) = inside {
+            text = inside.trim().to_owned();
+        }
+    }
+    text
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn templates_are_filled_once() {
+        assert_eq!(
+            fill("{a} {b} {\"x\": 1} {a}", &[("a", "{b}"), ("b", "ب")]),
+            "{b} ب {\"x\": 1} {b}"
+        );
+    }
+
+    #[test]
+    fn answers_are_bared() {
+        for (answer, expected) in [
+            ("  «نعم»\n", "نعم"),
+            ("الملخص: \"نص\nواحد\"", "نص واحد"),
+            ("<think>hm\n</think>\nنص", "نص"),
+            ("\"أ\" و\"ب\"", "\"أ\" و\"ب\""),
+            (" \n", ""),
+        ] {
+            assert_eq!(bare(answer), expected);
+        }
+    }
+
+    #[test]
+    fn prompts_of_the_program_are_whole() {
+        for (own, names) in [
+            (
+                include_str!("../../../prompts/build/summarise.yaml"),
+                &["{text}", "{max_words}"][..],
+            ),
+            (
+                include_str!("../../../prompts/build/translate.yaml"),
+                &["{text}"],
+            ),
+            (
+                include_str!("../../../prompts/build/judge.yaml"),
+                &["{text}", "{summary}"],
+            ),
+        ] {
+            let prompts = Prompts::load(None, own).unwrap();
+            for language in ["ar", "ar-EG", "en"] {
+                prompts.messages(language, &[]).unwrap();
+            }
+            for prompt in prompts.0.values() {
+                assert!(names.iter().all(|name| prompt.user.contains(name)));
+            }
+            assert!(prompts.messages("fr", &[]).is_err());
+        }
+    }
+}

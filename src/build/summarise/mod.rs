@@ -1,0 +1,293 @@
+//! `summarise`: the summaries of each document, as the source has them or as a language model writes them.
+
+mod chosen;
+pub(crate) mod language_model;
+
+use std::path::PathBuf;
+
+use serde::Deserialize;
+use serde::Serialize;
+use serde_json::Map;
+use serde_json::Value;
+use serde_json::json;
+
+use crate::build::call::Calls;
+use crate::build::call::EndpointSettings;
+use crate::build::collect;
+use crate::build::document::Document;
+use crate::build::document::Outcome;
+use crate::build::document::Step;
+use crate::build::recipe::Recipe;
+use crate::build::summarise::language_model::Prompts;
+use crate::build::summarise::language_model::Writer;
+use crate::build::summarise::language_model::Written;
+use crate::build::workers::Rows;
+use crate::data::language;
+use crate::error::Error;
+use crate::error::Result;
+
+/// Where summaries come from.
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct Settings {
+    /// Who gives the summaries.
+    pub engine: Engine,
+    /// Sentences of a lead.
+    pub sentences: Option<usize>,
+    /// Summaries that a language model writes of each document; by default one.
+    pub num: Option<usize>,
+    /// Most words that a language model is asked for; by default 25.
+    pub max_words: Option<usize>,
+    /// The endpoint of a language model.
+    pub endpoint: Option<EndpointSettings>,
+    /// Further parameters of its requests, such as `temperature`.
+    pub parameters: Map<String, Value>,
+    /// File with prompts of your own; by default prompts/build/summarise.yaml.
+    pub prompt: Option<PathBuf>,
+    /// Translates texts and the summaries of the source first.
+    pub translate: Option<Translate>,
+}
+
+/// Who gives the summaries.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Engine {
+    /// The source: fields named by `collect.summary`.
+    #[default]
+    Existing,
+    /// The source's headline.
+    Headline,
+    /// The first sentences of the text, which are taken out of it.
+    Lead,
+    /// A language model behind an endpoint.
+    Endpoint,
+}
+
+/// Translation by a language model behind an endpoint.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Translate {
+    /// Language to translate into.
+    pub to: String,
+    /// Its endpoint; by default that of the summaries.
+    #[serde(default)]
+    pub endpoint: Option<EndpointSettings>,
+    /// Further parameters of its requests.
+    #[serde(default)]
+    pub parameters: Map<String, Value>,
+    /// File with prompts of your own; by default prompts/build/translate.yaml.
+    #[serde(default)]
+    pub prompt: Option<PathBuf>,
+}
+
+impl Settings {
+    /// Checks the settings against the sources.
+    ///
+    /// # Errors
+    /// The key that is wrong.
+    pub fn check(&self, sources: &collect::Settings) -> Result<()> {
+        let missing = |what: &str, hint: &str| Err(Error::input(what).hint(hint));
+        match self.engine {
+            Engine::Existing if sources.summary.is_empty() => {
+                return missing(
+                    "`engine: existing` needs the summaries of the sources",
+                    "name their field, `collect: {summary: NAME}`, or choose headline, lead or endpoint",
+                );
+            }
+            Engine::Lead if sources.num_sentences()? == Some(self.num_lead_sentences()) => {
+                return missing(
+                    "`engine: lead` leaves nothing to speak: the document is its lead",
+                    "use `collect: {unit: document}`",
+                );
+            }
+            Engine::Endpoint if self.endpoint.is_none() => {
+                return missing(
+                    "`engine: endpoint` needs an endpoint",
+                    "add `endpoint: {url: https://api.openai.com/v1, model: NAME}`",
+                );
+            }
+            _ => {}
+        }
+        for (name, value) in [
+            ("sentences", self.sentences),
+            ("num", self.num),
+            ("max_words", self.max_words),
+        ] {
+            if value == Some(0) {
+                return missing(&format!("`{name}` is 0"), "give 1 or more");
+            }
+        }
+        self.endpoint.iter().try_for_each(EndpointSettings::check)?;
+        let Some(translate) = &self.translate else {
+            return Ok(());
+        };
+        language::tag(&translate.to).map_err(|e| e.at("translate.to"))?;
+        if translate.endpoint.is_none() && self.endpoint.is_none() {
+            return missing(
+                "`translate` needs an endpoint",
+                "add `endpoint: {url: ..., model: ...}` to it",
+            );
+        }
+        translate
+            .endpoint
+            .iter()
+            .try_for_each(EndpointSettings::check)
+    }
+
+    fn num_lead_sentences(&self) -> usize {
+        self.sentences.unwrap_or(1)
+    }
+}
+
+/// What the step found.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub(crate) struct Summarised {
+    /// The text that is spoken.
+    pub(crate) text: String,
+    /// Its summaries, the first first.
+    pub(crate) summaries: Vec<String>,
+    /// Language of both.
+    pub(crate) language: String,
+}
+
+/// The step, opened.
+pub(crate) struct Summarising<'a> {
+    settings: &'a Settings,
+    writer: Option<Writer<'a>>,
+    translator: Option<Writer<'a>>,
+    language: String,
+}
+
+impl<'a> Summarising<'a> {
+    /// Opens the language models where the step is needed.
+    pub(crate) fn open(recipe: &'a Recipe, calls: &'a Calls<'a>, is_needed: bool) -> Result<Self> {
+        let settings = &recipe.summarise;
+        let open = |endpoint: Option<&EndpointSettings>,
+                    parameters: &Map<String, Value>,
+                    prompts: Result<Prompts>|
+         -> Result<Option<Writer<'a>>> {
+            match endpoint {
+                Some(endpoint) if is_needed => {
+                    Writer::open(endpoint, parameters, prompts?, calls).map(Some)
+                }
+                _ => Ok(None),
+            }
+        };
+        let is_asked = settings.engine == Engine::Endpoint;
+        let writer = open(
+            settings.endpoint.as_ref().filter(|_| is_asked),
+            &settings.parameters,
+            Prompts::load(
+                settings.prompt.as_deref(),
+                include_str!("../../../prompts/build/summarise.yaml"),
+            ),
+        )?;
+        let translator = match &settings.translate {
+            None => None,
+            Some(translate) => open(
+                translate.endpoint.as_ref().or(settings.endpoint.as_ref()),
+                &translate.parameters,
+                Prompts::load(
+                    translate.prompt.as_deref(),
+                    include_str!("../../../prompts/build/translate.yaml"),
+                ),
+            )?,
+        };
+        Ok(Self {
+            settings,
+            writer,
+            translator,
+            language: recipe.language().to_owned(),
+        })
+    }
+
+    /// Engines and prompts, for the card.
+    pub(crate) fn described(&self) -> Value {
+        let writer = |writer: &Option<Writer>| writer.as_ref().map(Writer::described);
+        json!({
+            "engine": self.settings.engine,
+            "language_model": writer(&self.writer),
+            "translation": writer(&self.translator),
+        })
+    }
+
+    /// Summarises one document.
+    pub(crate) fn work(&self, rows: &Rows, row: usize) -> Result<Outcome> {
+        let mut document = rows.document(row)?;
+        if let Some(translator) = &self.translator {
+            match self.translate(translator, &mut document)? {
+                Written::Text(()) => {}
+                Written::Unusable(detail) => {
+                    return Ok(Outcome::rejected("translation_failed", detail));
+                }
+                Written::Ended => return Ok(Outcome::Ended),
+            }
+        }
+        let chosen = match self.settings.engine {
+            Engine::Existing => chosen::existing(document),
+            Engine::Headline => chosen::headline(document),
+            Engine::Lead => chosen::lead(document, self.settings.num_lead_sentences()),
+            Engine::Endpoint => return self.write(document),
+        };
+        match chosen {
+            Ok((text, summaries)) => self.done(text, summaries),
+            Err((reason, detail)) => Ok(Outcome::rejected(reason, detail)),
+        }
+    }
+
+    fn done(&self, text: String, summaries: Vec<String>) -> Result<Outcome> {
+        if text.split_whitespace().next().is_none() {
+            return Ok(Outcome::rejected(
+                "nothing_to_speak",
+                "nothing is left without the summary",
+            ));
+        }
+        Outcome::done(&Summarised {
+            text,
+            summaries,
+            language: self.language.clone(),
+        })
+    }
+
+    /// Asks a language model for summaries.
+    fn write(&self, document: Document) -> Result<Outcome> {
+        let writer = self
+            .writer
+            .as_ref()
+            .ok_or_else(|| Error::bug("no language model is open"))?;
+        let max_words = self.settings.max_words.unwrap_or(25).to_string();
+        let mut summaries: Vec<String> = Vec::new();
+        for number in 0..self.settings.num.unwrap_or(1) {
+            let filled = [("max_words", max_words.as_str()), ("text", &document.text)];
+            match writer.write(&self.language, &filled, number)? {
+                Written::Text(summary) if summaries.contains(&summary) => {}
+                Written::Text(summary) => summaries.push(summary),
+                Written::Unusable(detail) => {
+                    return Ok(Outcome::rejected("no_summary_written", detail));
+                }
+                Written::Ended => return Ok(Outcome::Ended),
+            }
+        }
+        self.done(document.text, summaries)
+    }
+
+    /// Translates text, summaries and headline.
+    fn translate(&self, translator: &Writer, document: &mut Document) -> Result<Written<()>> {
+        let texts = std::iter::once(&mut document.text)
+            .chain(&mut document.summaries)
+            .chain(&mut document.headline);
+        for text in texts {
+            match translator.write(&self.language, &[("text", text)], 0)? {
+                Written::Text(translated) => *text = translated,
+                Written::Unusable(detail) => return Ok(Written::Unusable(detail)),
+                Written::Ended => return Ok(Written::Ended),
+            }
+        }
+        Ok(Written::Text(()))
+    }
+}
+
+/// The step's result of a row.
+pub(crate) fn of(rows: &Rows, row: usize) -> Result<Summarised> {
+    rows.of(Step::Summarise, row)
+}

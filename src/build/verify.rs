@@ -1,0 +1,387 @@
+//! `verify`: summaries compared with their texts: length, copied spans, numbers, Latin words, language, loops, and if wanted a judge.
+
+use std::path::PathBuf;
+
+use serde::Deserialize;
+use serde::Serialize;
+use serde_json::Map;
+use serde_json::Value;
+
+use crate::build::call::Calls;
+use crate::build::call::EndpointSettings;
+use crate::build::collect::is_latin;
+use crate::build::collect::script_share;
+use crate::build::document::Outcome;
+use crate::build::document::Step;
+use crate::build::numbers::numbers;
+use crate::build::recipe::Recipe;
+use crate::build::recipe::in_range;
+use crate::build::summarise;
+use crate::build::summarise::Engine;
+use crate::build::summarise::Summarised;
+use crate::build::summarise::language_model::Prompts;
+use crate::build::summarise::language_model::Writer;
+use crate::build::summarise::language_model::Written;
+use crate::build::workers::Rows;
+use crate::data::repeats::words;
+use crate::error::Result;
+use crate::metrics::failures::has_loop_in;
+
+/// Bounds of summaries.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct Settings {
+    /// Whether faults reject a row or only warn; by default they reject, except summaries that the source has.
+    pub reject: Option<bool>,
+    /// Fewest words of a summary.
+    pub min_words: usize,
+    /// Most words of a summary for each word of its text.
+    pub max_ratio: f64,
+    /// Largest share of a summary's words that stand in one run in the text.
+    pub max_copied: f64,
+    /// Least share of letters in the script of the language.
+    pub min_script: f64,
+    /// Whether every number of a summary must stand in its text.
+    pub numbers: bool,
+    /// Whether every Latin word of a summary must stand in its text.
+    pub latin: bool,
+    /// A language model that grades faithfulness.
+    pub judge: Option<Judge>,
+}
+
+impl Default for Settings {
+    fn default() -> Self {
+        Self {
+            reject: None,
+            min_words: 2,
+            max_ratio: 1.0,
+            max_copied: 0.95,
+            min_script: 0.5,
+            numbers: true,
+            latin: true,
+            judge: None,
+        }
+    }
+}
+
+/// A language model that grades faithfulness from 1 to 5.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Judge {
+    /// Its endpoint.
+    pub endpoint: EndpointSettings,
+    /// Further parameters of its requests.
+    #[serde(default)]
+    pub parameters: Map<String, Value>,
+    /// Least grade of a row that stays.
+    #[serde(default = "default_min_grade")]
+    pub min_grade: f64,
+    /// File with prompts of your own; by default prompts/build/judge.yaml.
+    #[serde(default)]
+    pub prompt: Option<PathBuf>,
+}
+
+fn default_min_grade() -> f64 {
+    4.0
+}
+
+impl Settings {
+    /// Checks the settings.
+    ///
+    /// # Errors
+    /// The key that is wrong.
+    pub fn check(&self) -> Result<()> {
+        in_range("max_ratio", self.max_ratio, 0.0, 100.0)?;
+        in_range("max_copied", self.max_copied, 0.0, 1.0)?;
+        in_range("min_script", self.min_script, 0.0, 1.0)?;
+        let Some(judge) = &self.judge else {
+            return Ok(());
+        };
+        in_range("judge.min_grade", judge.min_grade, 1.0, 5.0)?;
+        judge.endpoint.check()
+    }
+}
+
+/// Measures of a row's first summary, and what was found of any.
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+pub(crate) struct Verified {
+    /// Words of the text for each word of the summary.
+    pub(crate) compression: f64,
+    /// Share of the summary's words that stand in one run in the text.
+    pub(crate) copied: f64,
+    /// Share of the summary's words that stand somewhere in the text.
+    pub(crate) shared: f64,
+    /// Grade of the judge.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub(crate) grade: Option<f64>,
+    /// Faults that did not reject the row, as `reason: what was found`.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub(crate) warnings: Vec<String>,
+}
+
+/// A reason and what was found.
+type Fault = (&'static str, String);
+
+/// The step, opened.
+pub(crate) struct Verifying<'a> {
+    settings: &'a Settings,
+    engine: Engine,
+    rejects: bool,
+    judge: Option<Writer<'a>>,
+}
+
+impl<'a> Verifying<'a> {
+    /// Opens the judge where the step is needed.
+    pub(crate) fn open(recipe: &'a Recipe, calls: &'a Calls<'a>, is_needed: bool) -> Result<Self> {
+        let settings = &recipe.verify;
+        let judge = match settings.judge.as_ref().filter(|_| is_needed) {
+            None => None,
+            Some(judge) => Some(Writer::open(
+                &judge.endpoint,
+                &judge.parameters,
+                Prompts::load(
+                    judge.prompt.as_deref(),
+                    include_str!("../../prompts/build/judge.yaml"),
+                )?,
+                calls,
+            )?),
+        };
+        let engine = recipe.summarise.engine;
+        Ok(Self {
+            settings,
+            engine,
+            rejects: settings.reject.unwrap_or(engine != Engine::Existing),
+            judge,
+        })
+    }
+
+    /// Verifies the summaries of one row.
+    pub(crate) fn work(&self, rows: &Rows, row: usize) -> Result<Outcome> {
+        let found = summarise::of(rows, row)?;
+        let text_words = words(&found.text);
+        let mut faults: Vec<Fault> = Vec::new();
+        for summary in &found.summaries {
+            faults.extend(self.faults(&found, &text_words, summary));
+        }
+        let mut verified = found
+            .summaries
+            .first()
+            .map(|summary| measured(&text_words, &words(summary)))
+            .unwrap_or_default();
+        if let Some(judge) = &self.judge {
+            match self.judged(judge, &found)? {
+                Written::Text(grade) => {
+                    verified.grade = Some(grade);
+                    let min_grade = self.settings.judge.as_ref().map_or(1.0, |j| j.min_grade);
+                    if grade < min_grade {
+                        faults.push(("unfaithful", format!("the judge's grade is {grade}")));
+                    }
+                }
+                Written::Unusable(detail) => faults.push(("not_judged", detail)),
+                Written::Ended => return Ok(Outcome::Ended),
+            }
+        }
+        let spoken = matches!(self.engine, Engine::Headline | Engine::Lead)
+            .then(|| faults.iter().find(|(reason, _)| *reason == SPOKEN))
+            .flatten();
+        let rejecting = spoken.or_else(|| faults.first().filter(|_| self.rejects));
+        if let Some((reason, detail)) = rejecting {
+            return Ok(Outcome::rejected(reason, detail));
+        }
+        verified.warnings = faults
+            .into_iter()
+            .map(|(reason, detail)| format!("{reason}: {detail}"))
+            .collect();
+        Outcome::done(&verified)
+    }
+
+    /// Everything that is wrong with one summary.
+    fn faults(&self, found: &Summarised, text_words: &[String], summary: &str) -> Vec<Fault> {
+        let settings = self.settings;
+        let summary_words = words(summary);
+        let measured = measured(text_words, &summary_words);
+        let mut faults = Vec::new();
+        let num = summary_words.len();
+        if num < settings.min_words {
+            faults.push(("summary_short", format!("{num} words")));
+            return faults;
+        }
+        if measured.copied >= 1.0 && is_taken_out(self.engine) {
+            faults.push((SPOKEN, "the text says the summary word for word".to_owned()));
+        }
+        let ratio = num as f64 / text_words.len().max(1) as f64;
+        if ratio > settings.max_ratio {
+            let detail = format!("{ratio:.2} words for each word of the text");
+            faults.push(("summary_long", detail));
+        }
+        if measured.copied > settings.max_copied && !is_taken_out(self.engine) {
+            let detail = format!(
+                "{:.0} % of its words are one run of the text",
+                100.0 * measured.copied
+            );
+            faults.push(("summary_copied", detail));
+        }
+        if let Some(share) =
+            script_share(summary, &found.language).filter(|share| *share < settings.min_script)
+        {
+            let detail = format!(
+                "{:.0} % of its letters are in the language's script",
+                100.0 * share
+            );
+            faults.push(("summary_language", detail));
+        }
+        if has_loop_in(summary) {
+            faults.push(("summary_loop", "it repeats a phrase three times".to_owned()));
+        }
+        if settings.numbers {
+            let known = numbers(&found.text);
+            if let Some(number) = numbers(summary).difference(&known).next() {
+                faults.push((
+                    "number_not_in_text",
+                    format!("{number} does not stand in the text"),
+                ));
+            }
+        }
+        if settings.latin {
+            let unknown = summary_words
+                .iter()
+                .filter(|word| word.chars().count() > 1 && word.chars().all(is_latin))
+                .find(|word| !text_words.contains(word));
+            if let Some(word) = unknown {
+                let detail = format!("`{word}` does not stand in the text");
+                faults.push(("latin_not_in_text", detail));
+            }
+        }
+        faults
+    }
+
+    /// The judge's grade of the first summary.
+    fn judged(&self, judge: &Writer, found: &Summarised) -> Result<Written<f64>> {
+        #[derive(Deserialize)]
+        struct Grade {
+            faithfulness: f64,
+        }
+        let summary = found.summaries.first().map_or("", String::as_str);
+        let filled = [("text", found.text.as_str()), ("summary", summary)];
+        let mut fault = String::new();
+        for attempt in 0..3 {
+            let answer = match judge.write(&found.language, &filled, attempt)? {
+                Written::Text(answer) => answer,
+                Written::Unusable(detail) => return Ok(Written::Unusable(detail)),
+                Written::Ended => return Ok(Written::Ended),
+            };
+            let object = answer
+                .find('{')
+                .zip(answer.rfind('}'))
+                .and_then(|(start, end)| answer.get(start..=end));
+            match object.and_then(|object| serde_json::from_str::<Grade>(object).ok()) {
+                Some(grade) if (1.0..=5.0).contains(&grade.faithfulness) => {
+                    return Ok(Written::Text(grade.faithfulness));
+                }
+                _ => fault = "the judge gave no grade from 1 to 5".to_owned(),
+            }
+        }
+        Ok(Written::Unusable(fault))
+    }
+}
+
+/// Reason of rows whose text says the summary.
+const SPOKEN: &str = "summary_spoken";
+
+fn is_taken_out(engine: Engine) -> bool {
+    matches!(engine, Engine::Headline | Engine::Lead)
+}
+
+/// Measures of a summary against its text, in words.
+pub(crate) fn measured(text: &[String], summary: &[String]) -> Verified {
+    let num = summary.len().max(1) as f64;
+    let known: std::collections::HashSet<&String> = text.iter().collect();
+    Verified {
+        compression: text.len() as f64 / num,
+        copied: longest_run(text, summary) as f64 / num,
+        shared: summary.iter().filter(|word| known.contains(word)).count() as f64 / num,
+        ..Verified::default()
+    }
+}
+
+/// Words of the longest run that both have.
+fn longest_run(a: &[String], b: &[String]) -> usize {
+    let mut before = vec![0usize; b.len() + 1];
+    let mut longest = 0;
+    for word in a {
+        let mut diagonal = 0;
+        for (j, other) in b.iter().enumerate() {
+            let run = if word == other { diagonal + 1 } else { 0 };
+            diagonal = before[j + 1];
+            before[j + 1] = run;
+            longest = longest.max(run);
+        }
+    }
+    longest
+}
+
+/// The step's result of a row.
+pub(crate) fn of(rows: &Rows, row: usize) -> Result<Verified> {
+    rows.of(Step::Verify, row)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn faults(engine: Engine, text: &str, summary: &str) -> Vec<&'static str> {
+        let settings = Settings::default();
+        let verifying = Verifying {
+            settings: &settings,
+            engine,
+            rejects: true,
+            judge: None,
+        };
+        let found = Summarised {
+            text: text.into(),
+            summaries: vec![summary.into()],
+            language: "ar".into(),
+        };
+        verifying
+            .faults(&found, &words(text), summary)
+            .into_iter()
+            .map(|(reason, _)| reason)
+            .collect()
+    }
+
+    #[test]
+    fn faults_are_named() {
+        let text = "قال الوزير إن خمسة وعشرين شخصا قتلوا يوم الأحد في العاصمة حسب شبكة CNN الإخبارية";
+        let endpoint = Engine::Endpoint;
+        for (summary, expected) in [
+            ("مقتل 25 شخصا في العاصمة", &[][..]),
+            ("مقتل 26 شخصا في العاصمة", &["number_not_in_text"]),
+            ("وزير يتحدث إلى cnn عن قتلى", &[]),
+            ("وزير يتحدث إلى BBC عن قتلى", &["latin_not_in_text"]),
+            ("نعم", &["summary_short"]),
+            (
+                "minister says people died on CNN",
+                &["summary_language", "latin_not_in_text"],
+            ),
+            ("قال الوزير إن خمسة وعشرين شخصا قتلوا", &["summary_copied"]),
+            ("قتلى في بلد قتلى في بلد قتلى في بلد", &["summary_loop"]),
+        ] {
+            assert_eq!(faults(endpoint, text, summary), expected, "{summary}");
+        }
+        let long = format!("{text} {text} كلمة أخرى");
+        assert_eq!(faults(endpoint, text, &long), ["summary_long"]);
+        assert_eq!(
+            faults(Engine::Headline, text, "يَوم الأحد في العاصمة"),
+            [SPOKEN]
+        );
+    }
+
+    #[test]
+    fn measures_are_counted_by_hand() {
+        let found = measured(&words("a b c d e f"), &words("x b c y f"));
+        assert_eq!(
+            (found.compression, found.copied, found.shared),
+            (1.2, 0.4, 0.6)
+        );
+    }
+}

@@ -1,0 +1,125 @@
+//! Rows taken through one step by several threads; the thread that called keeps what they find.
+
+use std::sync::atomic::AtomicBool;
+use std::sync::atomic::AtomicUsize;
+use std::sync::atomic::Ordering;
+use std::sync::mpsc;
+
+use serde::de::DeserializeOwned;
+
+use crate::build::Observer;
+use crate::build::assign::Prepared;
+use crate::build::call::Calls;
+use crate::build::document::Document;
+use crate::build::document::Outcome;
+use crate::build::document::Step;
+use crate::build::shard::Shard;
+use crate::build::store::Journal;
+use crate::build::store::Store;
+use crate::error::Error;
+use crate::error::Kind;
+use crate::error::Result;
+
+/// What earlier steps know of the rows.
+pub(crate) struct Rows<'a> {
+    pub(crate) store: &'a Store,
+    pub(crate) prepared: &'a Prepared,
+    pub(crate) before: &'a [Journal],
+}
+
+impl Rows<'_> {
+    /// A cleaned document.
+    pub(crate) fn document(&self, row: usize) -> Result<Document> {
+        self.prepared.document(self.store, row)
+    }
+
+    /// What a step before this one found.
+    pub(crate) fn of<T: DeserializeOwned>(&self, step: Step, row: usize) -> Result<T> {
+        let missing = || Error::bug(format!("row {row} has no result of {}", step.name()));
+        self.before
+            .get(step.place_row_by_row()?)
+            .ok_or_else(missing)?
+            .done(row)?
+            .ok_or_else(missing)
+    }
+}
+
+/// Threads for one step.
+pub(crate) struct Workers<'a> {
+    pub(crate) step: Step,
+    pub(crate) num_threads: usize,
+    pub(crate) stop: &'a AtomicBool,
+    pub(crate) calls: &'a Calls<'a>,
+}
+
+impl Workers<'_> {
+    /// Works on rows, and writes what each came to into the journal as soon as it is known. After a failure the rows under way are
+    /// finished and kept; no new one is begun.
+    ///
+    /// # Errors
+    /// The first failure; a stop that was asked for.
+    pub(crate) fn run(
+        &self,
+        rows: Vec<usize>,
+        journal: &mut Journal,
+        shard: Shard,
+        observer: &mut dyn Observer,
+        work: &(dyn Fn(usize) -> Result<Outcome> + Sync),
+    ) -> Result<()> {
+        if rows.is_empty() {
+            return Ok(());
+        }
+        let mut writer = journal.writer(shard)?;
+        let name = self.step.name();
+        let next = AtomicUsize::new(0);
+        let is_over = AtomicBool::new(false);
+        let mut num_done = 0;
+        observer.tell(name, 0, rows.len())?;
+        std::thread::scope(|scope| {
+            let (sender, found) = mpsc::sync_channel(2 * self.num_threads.max(1));
+            for _ in 0..self.num_threads.clamp(1, rows.len()) {
+                let (sender, rows, next, is_over) = (sender.clone(), &rows, &next, &is_over);
+                scope.spawn(move || {
+                    while !is_over.load(Ordering::Relaxed) && !self.stop.load(Ordering::Relaxed) {
+                        let Some(row) = rows.get(next.fetch_add(1, Ordering::Relaxed)) else {
+                            return;
+                        };
+                        if sender.send((*row, work(*row))).is_err() {
+                            return;
+                        }
+                    }
+                });
+            }
+            drop(sender);
+            let mut failed = None;
+            for (row, outcome) in found {
+                self.calls
+                    .lines()
+                    .iter()
+                    .for_each(|line| observer.line(line));
+                let kept = outcome
+                    .map_err(|e| e.or_hint("run the command again: what was finished is kept"))
+                    .and_then(|outcome| {
+                        num_done += usize::from(!matches!(outcome, Outcome::Ended));
+                        journal.add(&mut writer, row, outcome)
+                    })
+                    .and_then(|()| observer.tell(name, num_done, rows.len()));
+                if let Err(error) = kept {
+                    is_over.store(true, Ordering::Relaxed);
+                    failed.get_or_insert(error);
+                }
+            }
+            failed.map_or(Ok(()), Err)
+        })?;
+        if num_done < rows.len() {
+            return Err(Error::new(
+                Kind::Interrupted,
+                format!(
+                    "stopped in {name} after {num_done} of {} rows; run the command again to go on",
+                    rows.len()
+                ),
+            ));
+        }
+        Ok(())
+    }
+}

@@ -1,0 +1,217 @@
+//! `maqam build`: a speech-summarization data set from text.
+
+use std::path::Path;
+use std::path::PathBuf;
+use std::sync::atomic::AtomicBool;
+
+use clap::Args;
+use clap::ValueEnum;
+use serde_json::json;
+
+use crate::build;
+use crate::build::Build;
+use crate::build::Observer;
+use crate::build::Recipe;
+use crate::build::Shard;
+use crate::build::Step;
+use crate::build::listen::maqam::Recogniser;
+use crate::cli::arguments::MemoryArguments;
+use crate::cli::arguments::ModelArguments;
+use crate::cli::device::DeviceArguments;
+use crate::cli::hub;
+use crate::cli::print;
+use crate::cli::progress::Stages;
+use crate::error::Error;
+use crate::error::Result;
+use crate::eval::content;
+use crate::eval::content::Contents;
+
+#[derive(Args)]
+pub struct Arguments {
+    /// Recipe, YAML.
+    recipe: PathBuf,
+    /// Folder of all data sets; the set goes to a folder of its name.
+    #[arg(long, default_value = "datasets")]
+    out: PathBuf,
+    /// Collect and clean, then say how many documents, hours and requests are ahead. No engine is asked.
+    #[arg(long)]
+    dry_run: bool,
+    /// Last step to run.
+    #[arg(long, value_enum, default_value_t = StepName::Publish)]
+    until: StepName,
+    /// Work on one of several parts of the rows, up to `listen`: i/n, or auto under Slurm, Open MPI or Kubernetes. Run the command without it
+    /// to join them.
+    #[arg(long, value_name = "i/n")]
+    shard: Option<String>,
+    /// Rows that are worked on at once; by default as many as there are processors.
+    #[arg(long)]
+    workers: Option<usize>,
+    /// Change a value of the recipe; lists count from 0.
+    #[arg(long, value_name = "KEY=VALUE")]
+    set: Vec<String>,
+    #[command(flatten)]
+    device: DeviceArguments,
+    #[command(flatten)]
+    memory: MemoryArguments,
+    /// Ratings that review.html exported: say how far raters agree, and build nothing.
+    #[arg(long, value_name = "FILE", num_args = 1..)]
+    ratings: Vec<PathBuf>,
+}
+
+#[derive(Clone, Copy, ValueEnum)]
+enum StepName {
+    Collect,
+    Clean,
+    Summarise,
+    Verify,
+    Speak,
+    Listen,
+    Split,
+    Publish,
+}
+
+impl StepName {
+    fn step(self) -> Step {
+        match self {
+            Self::Collect => Step::Collect,
+            Self::Clean => Step::Clean,
+            Self::Summarise => Step::Summarise,
+            Self::Verify => Step::Verify,
+            Self::Speak => Step::Speak,
+            Self::Listen => Step::Listen,
+            Self::Split => Step::Split,
+            Self::Publish => Step::Publish,
+        }
+    }
+}
+
+/// Progress on the terminal.
+struct Screen<'a>(Stages<'a>);
+
+impl Observer for Screen<'_> {
+    fn tell(&mut self, step: &'static str, done: usize, total: usize) -> Result<()> {
+        // Nobody knows how many documents a source holds before it is read.
+        let total = if total == 0 { done + 1 } else { total };
+        self.0.tell(step, done, total)
+    }
+
+    fn line(&mut self, text: &str) {
+        print::message(text);
+    }
+}
+
+pub fn run(arguments: &Arguments, stop: &AtomicBool) -> Result<()> {
+    if !arguments.ratings.is_empty() {
+        return show_agreement(&arguments.ratings);
+    }
+    let recipe = Recipe::load(&arguments.recipe, &arguments.set)?;
+    let shard = match &arguments.shard {
+        Some(written) => written.parse()?,
+        None => Shard::WHOLE,
+    };
+    let num_workers = match arguments.workers {
+        Some(0) => return Err(Error::input("--workers 0 does nothing").hint("give 1 or more")),
+        Some(number) => number,
+        None => std::thread::available_parallelism().map_or(1, usize::from),
+    };
+    recipe.check().map_err(|e| e.at_path(&arguments.recipe))?;
+    let until = arguments.until.step();
+    let listens = until >= Step::Listen && !arguments.dry_run && recipe.listen.needs_model();
+    let recogniser = match &recipe.listen.model {
+        Some(model) if listens => Some(arguments.recogniser(model, &recipe)?),
+        _ => None,
+    };
+    let opened = Build {
+        recipe,
+        root: arguments.out.clone(),
+        shard,
+        num_workers,
+        recogniser,
+        stop,
+    };
+    let mut screen = Screen(Stages::new(stop));
+    if arguments.dry_run {
+        let estimate = opened.estimate(&mut screen);
+        screen.0.clear();
+        for line in estimate?.lines() {
+            print::line(line)?;
+        }
+        return Ok(());
+    }
+
+    let outcome = opened.run(until, &mut screen);
+    screen.0.clear();
+    let outcome = outcome?;
+    for note in &outcome.notes {
+        print::message(format_args!("note: {note}"));
+    }
+    let rejected = outcome.rejected;
+    match outcome.published {
+        Some(published) => {
+            print::line(format_args!(
+                "{} collected = {published} published + {rejected} rejected",
+                outcome.collected
+            ))?;
+            print::message(format_args!("done: {}", opened.folder().display()));
+        }
+        None => {
+            print::line(format_args!(
+                "{} collected, {rejected} rejected, {} go on after {}",
+                outcome.collected,
+                outcome.pending,
+                until.name()
+            ))?;
+            if !shard.is_whole() {
+                print::message("this part is done; when all are, run the command without --shard");
+            }
+        }
+    }
+    Ok(())
+}
+
+impl Arguments {
+    /// Opens the model that listens.
+    fn recogniser(&self, model: &str, recipe: &Recipe) -> Result<Recogniser> {
+        let adapter = recipe.listen.adapter.clone();
+        let dir = hub::model_dir(model)?;
+        let computes = format!("{:?}", self.device.choice());
+        let hash = Contents::open(Path::new(content::FOLDER))?
+            .model(&dir, adapter.as_deref(), &computes)
+            .map_err(|e| e.at("listen.model"))?;
+        let opened = ModelArguments {
+            model: model.to_owned(),
+            adapter: adapter.clone(),
+            device: self.device,
+            memory: self.memory,
+        };
+        let (model, loader) = opened.open().map_err(|e| e.at("listen.model"))?;
+        let mut name = opened.model;
+        if let Some(adapter) = adapter {
+            name.push_str(&format!(" with {}", adapter.display()));
+        }
+        Ok(Recogniser {
+            model,
+            loader,
+            identity: json!(hash.to_hex().as_str()),
+            name,
+        })
+    }
+}
+
+fn show_agreement(paths: &[PathBuf]) -> Result<()> {
+    let found = build::agreement(paths)?;
+    print::line(format_args!(
+        "{} raters, {} rows",
+        found.num_raters, found.num_rows
+    ))?;
+    for scale in &found.scales {
+        let alpha = scale
+            .alpha
+            .map_or("-".to_owned(), |alpha| format!("{alpha:.3}"));
+        print::line(format_args!(
+            "{:<10} mean {:.2} of {} grades, Krippendorff's alpha {alpha}",
+            scale.name, scale.mean, scale.num
+        ))?;
+    }
+    Ok(())
+}

@@ -1,0 +1,589 @@
+//! Data sets built end to end: every document accounted for, the same bytes after kills and from shards, engines that fail in every way.
+
+#![cfg(unix)]
+
+use std::collections::BTreeMap;
+use std::os::unix::fs::PermissionsExt;
+use std::path::Path;
+use std::process::Stdio;
+use std::time::Duration;
+
+use crate::command::Place;
+use maqam::audio;
+use maqam::audio::Span;
+use maqam::data::OnBadRow;
+use maqam::data::read_manifest;
+use maqam::seed::Key;
+use serde_json::Value;
+use serde_json::json;
+
+/// Words of made-up documents.
+const WORDS: [&str; 24] = [
+    "قال",
+    "الوزير",
+    "إن",
+    "الحكومة",
+    "سوف",
+    "تبدأ",
+    "العمل",
+    "في",
+    "المشروع",
+    "الجديد",
+    "قبل",
+    "نهاية",
+    "العام",
+    "ورحب",
+    "السكان",
+    "بالقرار",
+    "الذي",
+    "صدر",
+    "عن",
+    "المجلس",
+    "بعد",
+    "نقاش",
+    "طويل",
+    "أمس",
+];
+
+/// A speech engine of a few lines: it reads a text and writes a tone for each letter, 50 ms long, as a WAV file.
+const ENGINE: &str = r#"#!/usr/bin/env python3
+import math, struct, sys
+text = sys.stdin.read()
+voice = sys.argv[1]
+rate, samples = 16000, []
+for i, c in enumerate(c for c in text if c.isalnum()):
+    for k in range(rate // 14):
+        samples.append(int(9000 * math.sin(k * (0.02 + 0.002 * (ord(c) % 40) + 0.001 * len(voice)))))
+data = struct.pack("<%dh" % len(samples), *samples)
+sys.stdout.buffer.write(b"RIFF" + struct.pack("<I", 36 + len(data)) + b"WAVEfmt " + struct.pack("<IHHIIHH", 16, 1, 1, rate, 2 * rate, 2, 16) + b"data" + struct.pack("<I", len(data)) + data)
+"#;
+
+fn sentence(key: Key, len: u64) -> String {
+    let words: Vec<&str> = (0..len).map(|i| WORDS[key.below(i, WORDS.len())]).collect();
+    words.join(" ") + "."
+}
+
+/// A document with a summary whose words stand in it.
+fn document(number: u64) -> Value {
+    let key = Key::new(number, "document");
+    let text: Vec<String> = (0..3)
+        .map(|i| sentence(key.with(i), 6 + key.below(90 + i, 5) as u64))
+        .collect();
+    json!({
+        "id": format!("d{number}"),
+        "text": text.join(" "),
+        "summary": sentence(key.with(50), 4),
+        "headline": sentence(key.with(60), 4),
+    })
+}
+
+fn documents(count: u64) -> Vec<Value> {
+    (0..count).map(document).collect()
+}
+
+/// A place with documents, an engine and a recipe.
+fn place(documents: &[Value]) -> Place {
+    let place = Place::new();
+    place.write_rows("docs.jsonl", documents);
+    let engine = place.write("engine", ENGINE);
+    std::fs::set_permissions(&engine, std::fs::Permissions::from_mode(0o755)).unwrap();
+    place.write("recipe.yaml", recipe(""));
+    place
+}
+
+/// A recipe with the engine of [`ENGINE`]; `more` are further lines.
+fn recipe(more: &str) -> String {
+    format!(
+        "# A set.\nname: news\ncollect: {{from: docs.jsonl, text: text, summary: summary, headline: headline, language: ar, licence: CC-BY-4.0}}\nspeak: {{engine: command, command: [./engine, \"{{voice}}\"], voices: [a, bb, ccc, dddd]}}\nsplit: {{dev: 0.2, test: 0.2}}\nseed: 7\n{more}"
+    )
+}
+
+fn has_python() -> bool {
+    let found = std::process::Command::new("python3")
+        .arg("--version")
+        .stdout(Stdio::null())
+        .stderr(Stdio::null())
+        .status();
+    let has = found.is_ok_and(|status| status.success());
+    if !has {
+        eprintln!("SKIPPED: python3, which plays the speech engine, is not here");
+    }
+    has
+}
+
+/// Every file of a folder with its contents.
+fn contents(folder: &Path) -> BTreeMap<String, Vec<u8>> {
+    let mut found = BTreeMap::new();
+    let mut folders = vec![folder.to_owned()];
+    while let Some(at) = folders.pop() {
+        for entry in std::fs::read_dir(&at).unwrap() {
+            let path = entry.unwrap().path();
+            if path.is_dir() {
+                folders.push(path);
+            } else {
+                let name = path
+                    .strip_prefix(folder)
+                    .unwrap()
+                    .to_string_lossy()
+                    .into_owned();
+                found.insert(name, std::fs::read(&path).unwrap());
+            }
+        }
+    }
+    found
+}
+
+fn assert_same(
+    found: &BTreeMap<String, Vec<u8>>,
+    expected: &BTreeMap<String, Vec<u8>>,
+    what: &str,
+) {
+    assert_eq!(
+        found.keys().collect::<Vec<_>>(),
+        expected.keys().collect::<Vec<_>>(),
+        "{what}"
+    );
+    for (name, bytes) in expected {
+        assert!(&found[name] == bytes, "{what}: {name} differs");
+    }
+}
+
+/// Checks that every collected document is published or rejected, in every file that counts them.
+fn assert_reconciled(place: &Place, num_collected: usize) -> (Vec<Value>, Vec<Value>) {
+    let rows = place.lines("datasets/news/rows.jsonl");
+    let rejected = place.lines("datasets/news/rejected.jsonl");
+    let manifest = place.lines("datasets/news/manifest.jsonl");
+    assert_eq!(rows.len(), num_collected);
+    assert_eq!(manifest.len() + rejected.len(), num_collected);
+    let ids = |lines: &[Value]| -> Vec<String> {
+        let mut ids: Vec<String> = lines
+            .iter()
+            .map(|line| line["id"].as_str().unwrap().to_owned())
+            .collect();
+        ids.sort();
+        ids
+    };
+    let of_state = |state: &str| -> Vec<Value> {
+        rows.iter()
+            .filter(|row| row["state"] == state)
+            .cloned()
+            .collect()
+    };
+    assert_eq!(ids(&of_state("published")), ids(&manifest));
+    assert_eq!(ids(&of_state("rejected")), ids(&rejected));
+    (manifest, rejected)
+}
+
+#[test]
+fn a_set_is_built_whole() {
+    if !has_python() {
+        return;
+    }
+    let mut rows = documents(20);
+    rows.push(json!({"id": "d0", "text": rows[0]["text"], "summary": "x y"}));
+    rows.push(json!({"id": "copy", "text": format!("<p>{}</p>", rows[1]["text"].as_str().unwrap()), "summary": "x y"}));
+    rows.push(json!({"id": "short", "text": "نعم", "summary": "x y"}));
+    rows.push(json!({"id": "english", "text": "this is a text that is written in another script", "summary": "x"}));
+    rows.push(json!({"id": "bare", "text": sentence(Key::new(5, "bare"), 9)}));
+    let place = place(&rows);
+    let done = place.run(&["build", "recipe.yaml"]).succeeds();
+    assert_eq!(done.stdout, "25 collected = 20 published + 5 rejected\n");
+
+    let (manifest, rejected) = assert_reconciled(&place, 25);
+    let reasons: Vec<(&str, &str)> = rejected
+        .iter()
+        .map(|row| {
+            (
+                row["step"].as_str().unwrap(),
+                row["reason"].as_str().unwrap(),
+            )
+        })
+        .collect();
+    assert_eq!(
+        reasons,
+        [
+            ("collect", "duplicate_id"),
+            ("clean", "exact_duplicate"),
+            ("collect", "too_short"),
+            ("collect", "wrong_script"),
+            ("summarise", "no_summary"),
+        ]
+    );
+
+    // The trainer's own reader takes the manifest, and every recording has the length that its row says.
+    let folder = place.path("datasets/news");
+    let read = read_manifest(&folder.join("manifest.jsonl"), None, OnBadRow::Error).unwrap();
+    assert_eq!(read.rows.len(), 20);
+    for (row, line) in read.rows.iter().zip(&manifest) {
+        let path = folder.join(line["audio"].as_str().unwrap());
+        let length = audio::duration_s(&path, Span::WHOLE).unwrap();
+        assert!((length - row.duration.unwrap()).abs() < 2e-3);
+        assert_eq!(line["license"], "CC-BY-4.0");
+    }
+    // So does Parquet, with the same recordings inside.
+    let mut num_in_parquet = 0;
+    let mut sizes = BTreeMap::new();
+    for split in ["train", "dev", "test"] {
+        let path = folder.join(format!("data/{split}-00000.parquet"));
+        let read = read_manifest(&path, None, OnBadRow::Error).unwrap();
+        sizes.insert(split, read.rows.len());
+        num_in_parquet += read.rows.len();
+    }
+    assert_eq!(num_in_parquet, 20);
+    // A fifth of the 21 documents that were cleaned, less the one that had no summary.
+    assert!(
+        (3..=4).contains(&sizes["dev"]) && (3..=4).contains(&sizes["test"]),
+        "{sizes:?}"
+    );
+    // Voices are disjoint between splits.
+    let mut of_voice: BTreeMap<&str, &str> = BTreeMap::new();
+    for line in &manifest {
+        let (voice, split) = (
+            line["speaker"].as_str().unwrap(),
+            line["split"].as_str().unwrap(),
+        );
+        assert_eq!(*of_voice.entry(voice).or_insert(split), split);
+    }
+    assert_eq!(of_voice.len(), 4);
+
+    let card = place.text("datasets/news/README.md");
+    for words in [
+        "license: cc-by-4.0",
+        "path: data/dev-*.parquet",
+        "Intelligibility not verified",
+        "Not rated by people",
+        "Real recordings: 0 in dev, 0 in test",
+        "exact\\_duplicate",
+    ] {
+        assert!(
+            card.contains(words) || card.contains(&words.replace('\\', "")),
+            "`{words}` is not in:\n{card}"
+        );
+    }
+    let review = place.text("datasets/news/review.html");
+    assert_eq!(review.matches("<article").count(), 20);
+    for line in place.text("datasets/news/checksums.txt").lines() {
+        let (hash, path) = line.split_once("  ").unwrap();
+        assert_eq!(
+            hash,
+            maqam::files::hash(&folder.join(path)).unwrap(),
+            "{path}"
+        );
+    }
+    // Tar files hold the same recordings, by the reckoning of tar itself.
+    let tars = "publish.formats=[parquet, webdataset]";
+    place
+        .run(&["build", "recipe.yaml", "--set", tars])
+        .succeeds();
+    let listed = std::process::Command::new("tar")
+        .args(["-tf", "datasets/news/webdataset/dev-00000.tar"])
+        .current_dir(folder.ancestors().nth(2).unwrap())
+        .output()
+        .unwrap();
+    let names = String::from_utf8(listed.stdout).unwrap();
+    assert!(
+        listed.status.success() && names.lines().count() == 2 * sizes["dev"],
+        "{names}"
+    );
+    place.run(&["build", "recipe.yaml"]).succeeds();
+    assert!(!folder.join("webdataset").exists());
+    // A second run does nothing and says the same.
+    let before = contents(&folder);
+    place.run(&["build", "recipe.yaml"]).succeeds();
+    assert_same(&contents(&folder), &before, "a second run");
+}
+
+#[test]
+fn kills_and_shards_change_no_byte() {
+    if !has_python() {
+        return;
+    }
+    let rows = documents(24);
+    let undisturbed = place(&rows);
+    undisturbed
+        .run(&["build", "recipe.yaml", "--workers", "1"])
+        .succeeds();
+    let expected = contents(&undisturbed.path("datasets/news"));
+
+    let sharded = place(&rows);
+    let mut parts: Vec<_> = ["1/3", "2/3", "3/3"]
+        .map(|part| {
+            sharded
+                .command(&["build", "recipe.yaml", "--shard", part])
+                .spawn()
+                .unwrap()
+        })
+        .into();
+    for part in &mut parts {
+        assert!(part.wait().unwrap().success());
+    }
+    assert!(!sharded.path("datasets/news/manifest.jsonl").exists());
+    sharded.run(&["build", "recipe.yaml"]).succeeds();
+    assert_same(
+        &contents(&sharded.path("datasets/news")),
+        &expected,
+        "three shards",
+    );
+
+    let killed = place(&rows);
+    let key = Key::new(11, "kills");
+    let mut num_killed = 0;
+    for i in 0..20 {
+        let mut child = killed.command(&["build", "recipe.yaml"]).spawn().unwrap();
+        std::thread::sleep(Duration::from_millis(20 + key.below(i, 400) as u64));
+        if child.try_wait().unwrap().is_none() {
+            child.kill().unwrap();
+            num_killed += 1;
+        }
+        child.wait().unwrap();
+    }
+    assert!(num_killed >= 5, "only {num_killed} of 20 runs were killed");
+    killed.run(&["build", "recipe.yaml"]).succeeds();
+    assert_same(
+        &contents(&killed.path("datasets/news")),
+        &expected,
+        "after kills",
+    );
+}
+
+#[test]
+fn what_was_spoken_is_not_spoken_again() {
+    if !has_python() {
+        return;
+    }
+    let place = place(&documents(6));
+    place.run(&["build", "recipe.yaml"]).succeeds();
+    let first = contents(&place.path("datasets/news"));
+    // The engine is still there but would fail; another set of the same texts and voices needs it no more.
+    place.write("engine", "#!/bin/sh\nexit 1\n");
+    std::fs::remove_dir_all(place.path("datasets/news")).unwrap();
+    std::fs::remove_dir_all(place.path("datasets/.work")).unwrap();
+    place.run(&["build", "recipe.yaml"]).succeeds();
+    assert_same(
+        &contents(&place.path("datasets/news")),
+        &first,
+        "from the cache",
+    );
+    // Without the cache every row is rejected by its name, and nothing is published.
+    std::fs::remove_dir_all(place.path("datasets")).unwrap();
+    place.run(&["build", "recipe.yaml"]).fails(
+        2,
+        &[
+            "every document was rejected",
+            "hint: rejected.jsonl says why",
+        ],
+    );
+    let rejected = place.lines("datasets/news/rejected.jsonl");
+    assert!(rejected.len() == 6 && rejected.iter().all(|row| row["reason"] == "speech_failed"));
+}
+
+#[test]
+fn summaries_are_taken_out_of_what_is_spoken() {
+    if !has_python() {
+        return;
+    }
+    let mut rows = documents(8);
+    let headline = rows[2]["headline"].as_str().unwrap().to_owned();
+    let text = rows[2]["text"].as_str().unwrap().to_owned();
+    rows[2]["text"] = json!(format!("{headline} {text}"));
+    let said = rows[3]["headline"]
+        .as_str()
+        .unwrap()
+        .trim_end_matches('.')
+        .to_owned();
+    rows[3]["text"] = json!(format!(
+        "{} ثم {said} أمس.",
+        rows[3]["text"].as_str().unwrap()
+    ));
+    let place = place(&rows);
+    let run = |engine: &str| {
+        let set = format!("summarise.engine={engine}");
+        place
+            .run(&[
+                "build",
+                "recipe.yaml",
+                "--set",
+                &set,
+                "--set",
+                "verify.max_copied=1",
+            ])
+            .succeeds();
+        assert_reconciled(&place, 8)
+    };
+    let (manifest, rejected) = run("headline");
+    let of = |manifest: &[Value], id: &str| manifest.iter().find(|row| row["id"] == id).cloned();
+    assert_eq!(of(&manifest, "d2").unwrap()["text"], text.as_str());
+    assert_eq!(rejected[0]["reason"], "summary_spoken");
+    assert_eq!(rejected[0]["id"], "d3");
+
+    let (manifest, _) = run("lead");
+    for row in &manifest {
+        let (text, summary) = (
+            row["text"].as_str().unwrap(),
+            row["summary"].as_str().unwrap(),
+        );
+        assert!(!text.contains(summary));
+        let whole = rows.iter().find(|doc| doc["id"] == row["id"]).unwrap();
+        assert!(whole["text"].as_str().unwrap().contains(summary));
+    }
+}
+
+#[test]
+fn contaminated_documents_are_rejected() {
+    if !has_python() {
+        return;
+    }
+    let rows = documents(6);
+    let place = place(&rows);
+    let words: Vec<&str> = rows[4]["text"].as_str().unwrap().split(' ').collect();
+    place.write_rows("test.jsonl", &[json!({"text": words[5..15].join(" ")})]);
+    place.write("recipe.yaml", recipe("clean: {test_sets: test.jsonl}\n"));
+    place.run(&["build", "recipe.yaml"]).succeeds();
+    let (_, rejected) = assert_reconciled(&place, 6);
+    assert_eq!(
+        (rejected.len(), &rejected[0]["reason"]),
+        (1, &json!("contaminated"))
+    );
+    assert_eq!(rejected[0]["id"], "d4");
+}
+
+#[test]
+fn a_model_of_the_project_listens() {
+    if !has_python() {
+        return;
+    }
+    // A model of random weights hears nothing, so a text wins by chance alone.
+    let place = place(&documents(12));
+    let listen = format!(
+        "listen: {{model: {}, match: 2}}\n",
+        crate::command::fixture_text("qwen_omni")
+    );
+    place.write("recipe.yaml", recipe(&listen));
+    let build = ["build", "recipe.yaml", "--device", "cpu"];
+    let done = place.run(&build).succeeds();
+    let (_, rejected) = assert_reconciled(&place, 12);
+    assert!(
+        rejected.iter().all(|row| row["reason"] == "not_its_text"),
+        "{rejected:?}"
+    );
+    assert!(
+        (1..12).contains(&rejected.len()),
+        "{} of 12",
+        rejected.len()
+    );
+    for row in place.lines("datasets/news/rows.jsonl") {
+        if row["state"] == "published" {
+            assert!(row["listened"]["margin"].as_f64().unwrap() > 0.0, "{row}");
+        }
+    }
+    // Likelihoods are cached like every other answer.
+    let before = contents(&place.path("datasets/news"));
+    std::fs::remove_dir_all(place.path("datasets/.work")).unwrap();
+    assert_eq!(place.run(&build).succeeds().stdout, done.stdout);
+    assert_same(
+        &contents(&place.path("datasets/news")),
+        &before,
+        "from the cache",
+    );
+
+    // Its transcripts are nonsense, which the gate says of every row: by their errors, or because they go round in circles.
+    let transcribed = [
+        "listen.transcribe=maqam",
+        "listen.floor_cer=0.1",
+        "listen.match=0",
+    ];
+    let mut arguments = build.to_vec();
+    transcribed
+        .iter()
+        .for_each(|set| arguments.extend(["--set", set]));
+    place
+        .run(&arguments)
+        .fails(2, &["every document was rejected"]);
+    let rejected = place.lines("datasets/news/rejected.jsonl");
+    let is_nonsense =
+        |row: &Value| row["reason"] == "unintelligible" || row["reason"] == "transcript_loop";
+    assert!(
+        rejected.len() == 12 && rejected.iter().all(is_nonsense),
+        "{rejected:?}"
+    );
+}
+
+#[test]
+fn a_dry_run_counts_and_asks_nobody() {
+    let place = place(&documents(10));
+    place.write("engine", "#!/bin/sh\ntouch asked\n");
+    let said = place
+        .run(&["build", "recipe.yaml", "--dry-run"])
+        .succeeds()
+        .stdout;
+    assert!(
+        said.contains("10 documents collected, 0 rejected so far, 10 to go on with"),
+        "{said}"
+    );
+    assert!(
+        said.contains("train 6, dev 2, test 2") && said.contains("hours of speech"),
+        "{said}"
+    );
+    assert!(!place.path("asked").exists() && !place.path("datasets/news").exists());
+}
+
+#[test]
+fn mistakes_are_named_with_what_to_do() {
+    let place = place(&documents(3));
+    for (written, words) in [
+        (
+            "name: news\ncollect: {from: missing.jsonl, summary: s}\n",
+            &[
+                "collect.from",
+                "missing.jsonl: there is no such file",
+                "hint: give a file",
+            ][..],
+        ),
+        (
+            "name: news\ncollect: {from: docs.jsonl}\n",
+            &[
+                "summarise: `engine: existing` needs",
+                "hint: name their field",
+            ],
+        ),
+        (
+            "name: news\ncollect: {from: docs.jsonl, text: body, summary: summary}\nspeak: {engine: command, command: [./engine]}\n",
+            &[
+                "docs.jsonl:1: the row has no text in a field `body`",
+                "the row has: id, text",
+            ],
+        ),
+        (
+            "name: news\ncollect: {from: docs.jsonl, summary: summary}\nspeek: {}\n",
+            &[
+                "recipe.yaml:3:1: unknown field `speek`",
+                "did you mean `speak`?",
+            ],
+        ),
+        (
+            "name: news\ncollect: {from: docs.jsonl, summary: summary}\nspeak: {program: no-such-espeak}\n",
+            &[
+                "`no-such-espeak` is not on the path",
+                "hint: install espeak-ng",
+            ],
+        ),
+        (
+            "name: news\ncollect: {from: docs.jsonl, summary: summary}\nspeak: {engine: command, command: [no-such-engine]}\n",
+            &[
+                "speak.command: `no-such-engine` is not on the path",
+                "hint: install it",
+            ],
+        ),
+        (
+            "name: news\ncollect: {from: docs.jsonl, summary: summary}\nlisten: {transcribe: endpoint, endpoint: {url: \"http://a/v1\", model: m}}\n",
+            &["listen: `transcribe` needs `floor_cer`", "real recordings"],
+        ),
+        (
+            "name: news\ncollect: {from: docs.jsonl, summary: summary, unit: two}\n",
+            &["collect: `unit` is `two`", "first_sentence"],
+        ),
+    ] {
+        place.write("recipe.yaml", written);
+        place.run(&["build", "recipe.yaml"]).fails(2, words);
+    }
+}

@@ -1,0 +1,401 @@
+//! A set built from an endpoint on this machine that plays language model, speech engine and recogniser, slowly and with every fault:
+//! too many requests, faults, dropped connections, truncated JSON, sound that is none, other words and other languages.
+
+#![cfg(unix)]
+
+use std::collections::HashMap;
+use std::io::BufRead;
+use std::io::BufReader;
+use std::io::Read;
+use std::io::Write;
+use std::net::TcpListener;
+use std::net::TcpStream;
+use std::sync::Arc;
+use std::sync::Mutex;
+use std::sync::atomic::AtomicUsize;
+use std::sync::atomic::Ordering;
+use std::time::Duration;
+
+use crate::command::Place;
+use maqam::audio;
+use maqam::audio::Span;
+use maqam::seed::Key;
+use serde_json::Value;
+use serde_json::json;
+
+const KEY: &str = "sk-build-0123456789abcdef";
+/// A sample that stands before the code of a letter; tones are softer.
+const MARK: i16 = 20_001;
+/// Samples of a letter.
+const LETTER: usize = 1100;
+
+/// What the endpoint counts.
+#[derive(Default)]
+struct State {
+    num_requests: AtomicUsize,
+    num_answers: AtomicUsize,
+    /// Attempts so far of each request, by its hash.
+    attempts: Mutex<HashMap<u64, u64>>,
+}
+
+struct Server {
+    url: String,
+    state: Arc<State>,
+}
+
+impl Server {
+    fn start() -> Self {
+        let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+        let url = format!("http://{}/v1", listener.local_addr().unwrap());
+        let state = Arc::new(State::default());
+        let shared = state.clone();
+        std::thread::spawn(move || {
+            for stream in listener.incoming() {
+                let state = shared.clone();
+                // Whoever asked may be gone.
+                std::thread::spawn(move || stream.and_then(|stream| serve(&stream, &state)));
+            }
+        });
+        Self { url, state }
+    }
+}
+
+fn serve(mut stream: &TcpStream, state: &State) -> std::io::Result<()> {
+    let mut reader = BufReader::new(stream);
+    let mut head = Vec::new();
+    loop {
+        let mut line = String::new();
+        if reader.read_line(&mut line)? == 0 || line.trim().is_empty() {
+            break;
+        }
+        head.push(line.trim().to_owned());
+    }
+    let value = |name: &str| {
+        head.iter().find_map(|line| {
+            let (key, value) = line.split_once(": ")?;
+            key.eq_ignore_ascii_case(name).then(|| value.to_owned())
+        })
+    };
+    let length: usize = value("content-length")
+        .unwrap_or_default()
+        .parse()
+        .unwrap_or(0);
+    let mut body = vec![0; length];
+    reader.read_exact(&mut body)?;
+    state.num_requests.fetch_add(1, Ordering::SeqCst);
+
+    let hash = body.iter().fold(7u64, |hash, byte| {
+        (hash ^ u64::from(*byte)).wrapping_mul(0x0000_0100_0000_01b3)
+    });
+    let attempt = {
+        let mut attempts = state.attempts.lock().unwrap();
+        let attempt = attempts.entry(hash).or_insert(0);
+        *attempt += 1;
+        *attempt
+    };
+    let fate = Key::new(hash, "fate").with(attempt);
+    std::thread::sleep(Duration::from_millis(fate.below(0, 5) as u64));
+    let mut answer = |status: &str, headers: &str, body: &[u8], sent: usize| {
+        write!(
+            stream,
+            "HTTP/1.1 {status}\r\nContent-Length: {}\r\nConnection: close\r\n{headers}\r\n",
+            body.len()
+        )?;
+        stream.write_all(&body[..sent.min(body.len())])
+    };
+    if value("authorization") != Some(format!("Bearer {KEY}")) {
+        let body = json!({"error": {"message": format!("wrong key, not {KEY}")}}).to_string();
+        return answer("401 Unauthorized", "", body.as_bytes(), usize::MAX);
+    }
+    let busy = json!({"error": {"message": "slow down"}}).to_string();
+    match fate.below(1, 10) {
+        0 => {
+            return answer(
+                "429 Too Many Requests",
+                "Retry-After: 0.01\r\n",
+                busy.as_bytes(),
+                usize::MAX,
+            );
+        }
+        1 => return answer("500 Internal Server Error", "", b"oops", usize::MAX),
+        2 => return Ok(()),
+        _ => {}
+    }
+    let path = head[0].split(' ').nth(1).unwrap_or_default();
+    let reply = match path {
+        "/v1/chat/completions" => chat(&body),
+        "/v1/audio/speech" => speech(&body),
+        "/v1/audio/transcriptions" => transcription(&body),
+        _ => return answer("404 Not Found", "", b"", 0),
+    };
+    // Truncated: in the middle of its JSON or its sound, or of what it announced.
+    match fate.below(2, 12) {
+        0 if path != "/v1/audio/speech" => {
+            let half = &reply[..reply.len() / 2];
+            return answer("200 OK", "", half, usize::MAX);
+        }
+        1 => return answer("200 OK", "", &reply, reply.len() / 2),
+        _ => {}
+    }
+    state.num_answers.fetch_add(1, Ordering::SeqCst);
+    answer("200 OK", "", &reply, usize::MAX)
+}
+
+/// A summary of the first words of the text; documents that hold certain words get a bad one.
+fn chat(body: &[u8]) -> Vec<u8> {
+    let body: Value = serde_json::from_slice(body).unwrap();
+    let prompt = body["messages"][1]["content"].as_str().unwrap();
+    let text = prompt.rsplit("\n\n").next().unwrap();
+    let words: Vec<&str> = text.split_whitespace().collect();
+    let summary = if text.contains("إنجليزي") {
+        "a summary in another language".to_owned()
+    } else if text.contains("رقم") {
+        format!("{} 77 {}", words[0], words[4])
+    } else if text.contains("فارغ") {
+        String::new()
+    } else if text.contains("تكرار") {
+        [words[0], words[3], words[5]].join(" ").repeat(1)
+            + &format!(" {0} {0} {0} {0}", [words[1], words[4], words[6]].join(" "))
+    } else {
+        format!("ملخص: «{} {} {}»", words[0], words[3], words[6])
+    };
+    json!({"choices": [{"message": {"content": summary}, "finish_reason": "stop"}], "usage": {"prompt_tokens": 50, "completion_tokens": 5}})
+        .to_string()
+        .into_bytes()
+}
+
+/// A tone whose samples say the letters; sentences that hold certain words sound wrong.
+fn speech(body: &[u8]) -> Vec<u8> {
+    let body: Value = serde_json::from_slice(body).unwrap();
+    let text = body["input"].as_str().unwrap();
+    if text.contains("ضجيج") {
+        return b"this is no sound".to_vec();
+    }
+    let said = if text.contains("غريب") {
+        "Tout autre chose est dit dans ce son, et rien du texte.".to_owned()
+    } else {
+        // A space, because sentences are spoken one by one.
+        format!("{text} ")
+    };
+    let mut samples: Vec<i16> = Vec::new();
+    for c in said.chars() {
+        samples.extend([MARK, i16::try_from(c as u32).unwrap_or(0x3f)]);
+        let is_silent = text.contains("صامت");
+        samples.extend((0..LETTER).map(|i| {
+            if is_silent {
+                0
+            } else {
+                (6000.0 * (i as f64 * (0.1 + f64::from(c as u32 % 50) * 0.01)).sin()) as i16
+            }
+        }));
+    }
+    let bytes: Vec<u8> = samples.iter().flat_map(|x| x.to_le_bytes()).collect();
+    let mut file = b"RIFF".to_vec();
+    file.extend((36 + bytes.len() as u32).to_le_bytes());
+    file.extend(b"WAVEfmt \x10\0\0\0\x01\0\x01\0\x80\x3e\0\0\0\x7d\0\0\x02\0\x10\0data");
+    file.extend((bytes.len() as u32).to_le_bytes());
+    file.extend(bytes);
+    file
+}
+
+/// The letters that the samples say.
+fn transcription(body: &[u8]) -> Vec<u8> {
+    let at = body.windows(4).position(|part| part == b"fLaC").unwrap();
+    let end = body.windows(4).rposition(|part| part == b"\r\n--").unwrap();
+    let samples = audio::read_bytes(body[at..end].to_vec().into(), "sent", Span::WHOLE).unwrap();
+    let samples: Vec<i16> = samples
+        .iter()
+        .map(|x| (x * 32768.0).round() as i16)
+        .collect();
+    let text: String = samples
+        .windows(2)
+        .filter(|pair| pair[0] == MARK)
+        .filter_map(|pair| char::from_u32(pair[1] as u32))
+        .collect();
+    json!({"text": text}).to_string().into_bytes()
+}
+
+/// Documents of which the last ones each go wrong in their own way, and the reason that is to be found.
+fn documents() -> (Vec<Value>, HashMap<String, &'static str>) {
+    let words = [
+        "اليوم",
+        "مدينة",
+        "كبيرة",
+        "سكان",
+        "يعملون",
+        "كثيرا",
+        "صباحا",
+        "مساء",
+        "بيتا",
+        "طريقا",
+    ];
+    let mut rows = Vec::new();
+    let mut reasons = HashMap::new();
+    let faults = [
+        ("إنجليزي", "summary_language"),
+        ("رقم", "number_not_in_text"),
+        ("فارغ", "no_summary_written"),
+        ("تكرار", "summary_loop"),
+        ("ضجيج", "speech_failed"),
+        ("صامت", "silent"),
+        ("غريب", "unintelligible"),
+    ];
+    for i in 0..30u64 {
+        let key = Key::new(i, "words");
+        let mut text: Vec<&str> = (0..14).map(|j| words[key.below(j, words.len())]).collect();
+        let id = format!("d{i}");
+        if let Some((word, reason)) = (i as usize).checked_sub(20).and_then(|at| faults.get(at)) {
+            text.insert(9, word);
+            reasons.insert(id.clone(), *reason);
+        }
+        text.insert(7, "انتهى.");
+        rows.push(json!({"id": id, "text": text.join(" ") + "."}));
+    }
+    (rows, reasons)
+}
+
+fn place(server: &Server, more: &str) -> Place {
+    let place = Place::new();
+    place.write_rows("docs.jsonl", &documents().0);
+    let endpoint = |budget: &str| {
+        format!(
+            "{{url: \"{}\", model: m, first_wait_s: 0.002, timeout_s: 20, max_attempts: 30, key_variable: BUILD_KEY{budget}}}",
+            server.url
+        )
+    };
+    place.write(
+        "recipe.yaml",
+        format!(
+            "# A set.\nname: remote\ncollect: {{from: docs.jsonl}}\nsummarise: {{engine: endpoint, endpoint: {}}}\nverify: {{max_ratio: 2, max_copied: 1}}\nspeak: {{engine: endpoint, endpoint: {}, voices: [a, b, c]}}\nlisten: {{transcribe: endpoint, endpoint: {}, floor_cer: 0.05, over_floor: 0.1, max_silent: 0.3}}\n",
+            endpoint(more),
+            endpoint(""),
+            endpoint("")
+        ),
+    );
+    place
+}
+
+fn build(place: &Place, key: &str) -> crate::command::Outcome {
+    let mut command = place.command(&["build", "recipe.yaml", "--workers", "4"]);
+    crate::command::outcome(command.env("BUILD_KEY", key).output().unwrap())
+}
+
+#[test]
+fn every_document_is_accounted_for() {
+    let server = Server::start();
+    let place = place(&server, "");
+    let done = build(&place, KEY).succeeds();
+    let (_, reasons) = documents();
+    assert_eq!(done.stdout, "30 collected = 23 published + 7 rejected\n");
+    assert!(
+        done.stderr.contains("answered 429: slow down; again in"),
+        "{}",
+        done.stderr
+    );
+
+    let rejected = place.lines("datasets/remote/rejected.jsonl");
+    let found: HashMap<String, String> = rejected
+        .iter()
+        .map(|row| {
+            let text = |name: &str| row[name].as_str().unwrap().to_owned();
+            (text("id"), text("reason"))
+        })
+        .collect();
+    for (id, reason) in &reasons {
+        assert_eq!(found.get(id).map(String::as_str), Some(*reason), "{id}");
+    }
+    let manifest = place.lines("datasets/remote/manifest.jsonl");
+    assert_eq!(manifest.len() + rejected.len(), 30);
+    assert_eq!(place.lines("datasets/remote/rows.jsonl").len(), 30);
+    for row in place.lines("datasets/remote/rows.jsonl") {
+        if row["state"] == "published" {
+            assert_eq!(row["listened"]["cer"], 0.0, "{row}");
+        }
+    }
+    for row in &manifest {
+        let summary = row["summary"].as_str().unwrap();
+        assert!(!summary.contains(['«', ':']), "{summary}");
+    }
+
+    // Everything was paid for once: a build from nothing but the cache asks nobody.
+    let asked = server.state.num_requests.load(Ordering::SeqCst);
+    for folder in ["datasets/remote", "datasets/.work"] {
+        std::fs::remove_dir_all(place.path(folder)).unwrap();
+    }
+    let again = build(&place, KEY).succeeds();
+    assert_eq!(again.stdout, done.stdout);
+    let more = server.state.num_requests.load(Ordering::SeqCst) - asked;
+    // Sound that is none is never kept, so it is asked for again: three times, and whatever failed on the way.
+    assert!(more <= 12, "{more} requests for what was known");
+
+    // The key is in no file and no message.
+    let mut folders = vec![place.path("datasets")];
+    while let Some(folder) = folders.pop() {
+        for entry in std::fs::read_dir(folder).unwrap() {
+            let path = entry.unwrap().path();
+            if path.is_dir() {
+                folders.push(path);
+                continue;
+            }
+            let bytes = std::fs::read(&path).unwrap();
+            let has_key = bytes.windows(KEY.len()).any(|part| part == KEY.as_bytes());
+            assert!(!has_key, "{}", path.display());
+        }
+    }
+    assert!(!done.stderr.contains(KEY));
+}
+
+#[test]
+fn a_budget_stops_and_the_next_run_goes_on() {
+    let server = Server::start();
+    let place = place(&server, ", budget: {max_requests: 12}");
+    let mut num_runs = 0;
+    loop {
+        let outcome = build(&place, KEY);
+        num_runs += 1;
+        if outcome.code == Some(0) {
+            assert_eq!(outcome.stdout, "30 collected = 23 published + 7 rejected\n");
+            break;
+        }
+        let stopped = outcome.fails(
+            4,
+            &[
+                "the limit of 12 requests is reached",
+                "hint: raise the budget",
+            ],
+        );
+        assert!(num_runs < 20, "{}", stopped.stderr);
+    }
+    assert!(num_runs > 1);
+}
+
+#[test]
+fn a_wrong_key_is_told_without_showing_it() {
+    let server = Server::start();
+    let place = place(&server, "");
+    let wrong = "sk-wrong-999999999999";
+    let outcome = build(&place, wrong).fails(2, &["answered 401", "refuses the key", "BUILD_KEY"]);
+    assert!(!outcome.stderr.contains(wrong));
+    build(&place, "").fails(2, &["the endpoint wants a key", "BUILD_KEY"]);
+}
+
+#[test]
+fn an_endpoint_that_is_not_there_is_told() {
+    let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+    let url = format!("http://{}/v1", listener.local_addr().unwrap());
+    drop(listener);
+    let place = place(
+        &Server {
+            url,
+            state: Arc::default(),
+        },
+        "",
+    );
+    let set = [
+        "summarise.endpoint.max_attempts=2",
+        "summarise.endpoint.first_wait_s=0.01",
+    ];
+    let mut command = place.command(&["build", "recipe.yaml", "--set", set[0], "--set", set[1]]);
+    crate::command::outcome(command.env("BUILD_KEY", KEY).output().unwrap())
+        .fails(4, &["(2 times in a row)", "hint:"]);
+}
