@@ -23,6 +23,7 @@ pub use maqam_engine::models;
 pub use maqam_engine::nn;
 pub use maqam_engine::ops;
 pub use maqam_metrics as metrics;
+pub mod compose;
 pub mod client;
 pub mod eval;
 pub mod leakage;

@@ -3,6 +3,7 @@
 pub mod allocator;
 mod bad_rows;
 mod bench;
+mod compose;
 mod device;
 mod eval;
 mod experiment;
@@ -98,6 +99,8 @@ enum Command {
     Compare(report::CompareArguments),
     /// Merge an adapter into a checkpoint, or write it as PEFT reads it.
     Export(export::Arguments),
+    /// Make an audio language model in Qwen2-Audio's layout of a Whisper encoder and a Qwen2 text model.
+    Compose(compose::Arguments),
     /// Measure speed and memory.
     #[command(subcommand)]
     Bench(bench::Command),
@@ -360,6 +363,7 @@ fn run(command: Command, stop: &AtomicBool) -> Result<()> {
         Command::Judge(arguments) => judgement::run(&arguments, stop),
         Command::Report(arguments) => report::report(&arguments),
         Command::Compare(arguments) => report::compare(&arguments),
+        Command::Compose(arguments) => compose::run(&arguments),
         Command::Export(arguments) => export::run(&arguments),
         Command::Bench(command) => bench::run(command),
     }

@@ -24,9 +24,9 @@ pub enum Work {
 /// Tokens and audio of one example: prompt and target tokens, seconds of audio.
 #[derive(Clone, Copy)]
 pub struct Example {
-    prompt: usize,
-    seconds: usize,
-    target: usize,
+    pub prompt: usize,
+    pub seconds: usize,
+    pub target: usize,
 }
 
 impl Work {
@@ -137,7 +137,7 @@ mod tests {
                     .examples(None)
                     .iter()
                     .enumerate()
-                    .map(|(i, example)| example.sequence(i, 100, MELS))
+                    .map(|(i, example)| example.sequence(i, 100, crate::audio::MELS))
                     .collect::<Vec<_>>(),
             )
         };

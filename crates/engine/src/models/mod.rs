@@ -3,6 +3,7 @@
 mod audio_encoder;
 mod audio_llm;
 mod build;
+pub mod compose;
 pub mod config;
 pub mod cost;
 pub mod export;
