@@ -6,6 +6,7 @@ mod build;
 pub mod compose;
 pub mod config;
 pub mod cost;
+pub mod encoded;
 pub mod export;
 pub mod family;
 mod fingerprint;
