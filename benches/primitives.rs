@@ -235,6 +235,17 @@ fn linears() -> Result<()> {
             adapter: Some(adapter),
             ..plain.clone()
         };
+        for rows in [1, 4, 16] {
+            let x = random(&[rows, inputs])?;
+            let numbers = Cost::Numbers(inputs * outputs);
+            time(&format!("step {name}, {rows} rows"), numbers, || {
+                plain.step(&x, None).map(drop)
+            })?;
+            let numbers = Cost::Numbers(inputs * outputs);
+            time(&format!("linear {name}, {rows} rows"), numbers, || {
+                plain.forward(&x, None, NO_DROPOUT).map(drop)
+            })?;
+        }
         let (x, dy) = (random(&[TOKENS, inputs])?, random(&[TOKENS, outputs])?);
         let operations = 2 * TOKENS * inputs * outputs;
         time(

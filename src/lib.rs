@@ -28,6 +28,7 @@ pub use maqam_engine::nn;
 pub use maqam_engine::objective;
 pub use maqam_engine::ops;
 pub use maqam_metrics as metrics;
+pub mod compose;
 pub mod endpoint;
 pub mod eval;
 pub mod leakage;

@@ -41,11 +41,23 @@ pub struct Arguments {
     dtype: Option<Stored>,
 }
 
+/// A type of stored weights.
 #[derive(Clone, Copy, PartialEq, Eq, ValueEnum)]
-enum Stored {
+pub enum Stored {
     F32,
     F16,
     Bf16,
+}
+
+impl Stored {
+    /// Its name in safetensors.
+    pub fn dtype(self) -> Dtype {
+        match self {
+            Self::F32 => Dtype::F32,
+            Self::F16 => Dtype::F16,
+            Self::Bf16 => Dtype::BF16,
+        }
+    }
 }
 
 #[derive(Clone, Copy, PartialEq, Eq, ValueEnum)]
@@ -67,11 +79,7 @@ pub fn run(arguments: &Arguments) -> Result<()> {
     crate::cli::arguments::note(&trained);
     let form = match arguments.form {
         Form::Merged => {
-            let dtype = arguments.dtype.map(|stored| match stored {
-                Stored::F32 => Dtype::F32,
-                Stored::F16 => Dtype::F16,
-                Stored::Bf16 => Dtype::BF16,
-            });
+            let dtype = arguments.dtype.map(Stored::dtype);
             let merged = merge(
                 &model_dir,
                 &config,

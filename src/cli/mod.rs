@@ -5,6 +5,7 @@ mod arguments;
 mod bad_rows;
 mod bench;
 mod build;
+mod compose;
 mod data;
 mod device;
 mod encoder;
@@ -86,6 +87,8 @@ enum Command {
     /// Read, write and look at manifests.
     #[command(subcommand)]
     Data(data::Command),
+    /// Make an audio language model in Qwen2-Audio's layout of a Whisper encoder and a Qwen2 text model.
+    Compose(compose::Arguments),
     /// Measure speed and memory.
     #[command(subcommand)]
     Bench(bench::Command),
@@ -182,6 +185,7 @@ fn run(command: Command, stop: &AtomicBool) -> Result<()> {
         Command::Report(arguments) => report::report(&arguments),
         Command::Compare(arguments) => report::compare(&arguments),
         Command::Encoder(command) => encoder::run(&command, stop),
+        Command::Compose(arguments) => compose::run(&arguments),
         Command::Export(arguments) => export::run(&arguments),
         Command::Data(command) => data::run(&command, stop),
         Command::Bench(command) => bench::run(command),

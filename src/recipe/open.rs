@@ -21,6 +21,7 @@ use crate::models::AudioLlm;
 use crate::models::config::Config;
 use crate::models::cost::Load;
 use crate::models::cost::Model;
+use crate::models::encoded;
 use crate::models::memory::Fit;
 use crate::models::memory::HostNeed;
 use crate::models::names::Names;
@@ -223,7 +224,10 @@ impl Recipe {
             .then(|| device::name(device))
             .transpose()?;
         let window = config.audio.window_frames();
-        let (model, notes) = self.model(model_dir, config, plan, device)?;
+        let (mut model, notes) = self.model(model_dir, config, plan, device)?;
+        if let Some(runs) = self.folder().parent() {
+            model.keep_encoded(&runs.join(".encoded"), encoded::LIMIT)?;
+        }
         let run = Run {
             folder: self.folder(),
             seed: self.seed,

@@ -613,7 +613,7 @@ fn other_formats_are_named_with_a_hint() {
         }
     }
     for (model_type, name) in [
-        ("qwen2_audio", "Qwen2-Audio"),
+        ("voxtral", "Voxtral"),
         ("whisper", "Whisper"),
         ("qwen3_omni_moe", "Qwen3-Omni"),
     ] {

@@ -139,10 +139,10 @@ fn a_checkpoint_of_another_kind_is_refused() {
     let place = with_model("qwen_omni");
     let config = place.text("model/config.json").replace(
         "\"model_type\": \"qwen2_5_omni\"",
-        "\"model_type\": \"qwen2_audio\"",
+        "\"model_type\": \"voxtral\"",
     );
     place.write("model/config.json", config);
-    score(&place, &[]).fails(2, &["model/config.json: ", "qwen2_audio", "hint:"]);
+    score(&place, &[]).fails(2, &["model/config.json: ", "voxtral", "hint:"]);
 }
 
 #[test]

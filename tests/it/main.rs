@@ -13,6 +13,7 @@ mod command;
 mod cuda_kernels;
 mod data_check;
 mod data_formats;
+mod compose;
 mod curricula;
 mod device;
 mod encoder;

@@ -69,7 +69,7 @@ for n, p in model.named_parameters():
     elif p.dim() > 1: p.data = torch.randn(p.shape, generator=g) * (0.8 / math.sqrt(p.shape[-1] if p.dim() == 2 else p.shape[1] * p.shape[2]))
     elif n.endswith("bias"): p.data = torch.randn(p.shape, generator=g) * 0.05
     else: p.data = 1 + torch.randn(p.shape, generator=g) * 0.1
-if a.tie: model.tie_weights()
+if a.tie: model.lm_head.weight.data = model.model.language_model.embed_tokens.weight.data.clone()  # transformers 5.17 ties nothing in this class
 model.eval()
 model.generation_config.eos_token_id, model.generation_config.pad_token_id = ids["<|im_end|>"], ids["<|endoftext|>"]
 model.save_pretrained(a.out); processor.save_pretrained(a.out)
@@ -154,6 +154,7 @@ KEEP = {"model.audio_tower.conv1.weight": "audio_tower.conv1.weight", "model.aud
         "model.multi_modal_projector.linear.bias": "multi_modal_projector.linear.bias", "model.language_model.embed_tokens.weight": "language_model.model.embed_tokens.weight",
         "model.language_model.layers.1.mlp.down_proj.weight": "language_model.model.layers.1.mlp.down_proj.weight"}
 grads = {new: dict(model.named_parameters())[old].grad.clone() for old, new in KEEP.items()}
+if a.tie: grads["language_model.model.embed_tokens.weight"] += model.lm_head.weight.grad
 for p in model.parameters(): p.grad = None
 
 # ---- LoRA run: every step sees the clips of --train, mean over target tokens, AdamW, constant rate

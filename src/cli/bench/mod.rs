@@ -3,6 +3,7 @@
 mod arguments;
 mod check;
 mod compare;
+mod generate;
 mod measured;
 mod work;
 
@@ -62,6 +63,8 @@ use crate::train::optimiser::Update;
 pub enum Command {
     /// Training steps with random weights and AdamW: LoRA on all linear layers of the decoder, tower frozen; or every weight.
     Train(TrainArguments),
+    /// Prompts of random numbers, read and answered: tokens a second of both.
+    Generate(generate::GenerateArguments),
     /// Check every primitive at the widths of a model against f64; a JSON line for each.
     Check(check::CheckArguments),
     /// Compare loss and gradients of one pass with the CPU's, of a model of full width and few layers; one JSON line.
@@ -76,6 +79,7 @@ const PROFILED: (usize, usize) = (1, 3);
 pub fn run(command: Command) -> Result<()> {
     match command {
         Command::Train(arguments) => train(arguments),
+        Command::Generate(arguments) => generate::run(&arguments),
         Command::Check(arguments) => check::run(&arguments),
         Command::Compare(arguments) => compare::run(&arguments),
     }

@@ -25,9 +25,9 @@ pub enum Work {
 /// Tokens and audio of one example: prompt and target tokens, seconds of audio.
 #[derive(Clone, Copy)]
 pub struct Example {
-    prompt: usize,
-    seconds: usize,
-    target: usize,
+    pub prompt: usize,
+    pub seconds: usize,
+    pub target: usize,
 }
 
 impl Work {
@@ -154,7 +154,7 @@ mod tests {
                     .examples(None)
                     .iter()
                     .enumerate()
-                    .map(|(i, example)| example.sequence(i, 100, 128))
+                    .map(|(i, example)| example.sequence(i, 100, crate::audio::MELS))
                     .collect::<Vec<_>>(),
             )
         };

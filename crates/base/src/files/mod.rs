@@ -76,6 +76,15 @@ pub fn remove_dir(path: &Path) -> Result<()> {
     }
 }
 
+/// Removes a file; a missing one is fine.
+pub fn remove_file(path: &Path) -> Result<()> {
+    match fs::remove_file(path) {
+        Ok(()) => Ok(()),
+        Err(e) if e.kind() == std::io::ErrorKind::NotFound => Ok(()),
+        Err(e) => Err(Error::io(path, "remove", &e)),
+    }
+}
+
 /// Copies one file, whole or not at all.
 pub fn copy(from: &Path, to: &Path) -> Result<()> {
     let mut source = Input::open(from)?;

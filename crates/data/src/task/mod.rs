@@ -21,6 +21,7 @@ pub use answer::Parse;
 pub use asked_in::AskedIn;
 pub use example::Example;
 pub use example::example_without_task;
+pub use template::QWEN2_AUDIO_TEMPLATE;
 pub use tokenise::Encoded;
 pub use tokenise::Mode;
 pub use tokenise::SpecialTokens;

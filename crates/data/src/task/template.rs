@@ -33,7 +33,7 @@ const CHATML: &str = concat!(
 
 /// The template of transformers' `Qwen2AudioProcessor`, for checkpoints of Qwen2-Audio that bring none: clips are counted through the whole
 /// conversation.
-const QWEN2_AUDIO: &str = concat!(
+pub const QWEN2_AUDIO_TEMPLATE: &str = concat!(
     "{% set clips = namespace(count=0) %}{% for message in messages %}",
     "{% if loop.first and message.role != 'system' %}<|im_start|>system\nYou are a helpful assistant.<|im_end|>\n{% endif %}",
     "<|im_start|>{{ message.role }}\n",
@@ -127,7 +127,7 @@ impl ChatTemplate {
                 let config = read_json(&model_dir.join("config.json"))?;
                 let family = config.as_ref().and_then(|c| c.get("model_type")?.as_str());
                 let source = match family {
-                    Some("qwen2_audio") => QWEN2_AUDIO,
+                    Some("qwen2_audio") => QWEN2_AUDIO_TEMPLATE,
                     _ => CHATML,
                 };
                 let place = "the built-in chat template".to_owned();

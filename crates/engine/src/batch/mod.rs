@@ -201,6 +201,35 @@ impl Audio {
         Some(rows)
     }
 
+    /// The clips one by one.
+    pub fn clips(&self) -> Vec<Self> {
+        let mut frame = 0;
+        let mut window = 0;
+        let mut position = 0;
+        let mut clips = Vec::with_capacity(self.clip_positions.len());
+        for &positions in &self.clip_positions {
+            let mut end = window;
+            let mut found = 0;
+            while found < positions {
+                found += self.positions[end];
+                end += 1;
+            }
+            let frames: usize = self.windows[window..end].iter().sum();
+            clips.push(Self {
+                mels: self.mels,
+                features: self.features[frame * self.mels..][..frames * self.mels].to_vec(),
+                windows: self.windows[window..end].to_vec(),
+                positions: self.positions[window..end].to_vec(),
+                clip_positions: vec![positions],
+                position_keys: self.position_keys[position..][..positions].to_vec(),
+            });
+            frame += frames;
+            window = end;
+            position += positions;
+        }
+        clips
+    }
+
     /// Starts of the windows' positions, and their number at the end.
     pub fn cu_positions(&self) -> Vec<usize> {
         std::iter::once(0)
@@ -319,6 +348,17 @@ mod tests {
         assert_eq!(audio.position_rows(), Some(vec![0, 1, 2, 3, 5, 6, 7, 8]));
         let audio = Batch::pack(&[&whole], 3000).unwrap().audio.unwrap();
         assert_eq!(audio.position_rows(), None);
+    }
+
+    #[test]
+    fn a_batch_is_taken_apart_into_its_clips() {
+        let (a, b) = (sequence(400, 390..400, &[401]), sequence(10, 7..9, &[8]));
+        let of = |sequences: &[&Sequence]| Batch::pack(sequences, 200).unwrap().audio.unwrap();
+        let clips = of(&[&a, &b]).clips();
+        for (clip, alone) in clips.iter().zip([of(&[&a]), of(&[&b])]) {
+            assert_eq!(format!("{clip:?}"), format!("{alone:?}"));
+        }
+        assert_eq!(clips.len(), 2);
     }
 
     #[test]

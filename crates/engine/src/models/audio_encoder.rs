@@ -21,9 +21,9 @@ use crate::ops::linear::Weight;
 use crate::ops::norm::LayerNormStatistics;
 use crate::ops::rows::add_to;
 use crate::ops::rows::gather;
-use crate::ops::rows::overwrite;
 use crate::ops::rows::pool_pairs;
 use crate::ops::rows::pool_pairs_backward;
+use crate::ops::rows::spread;
 
 /// Convolutions, layers, and the pooling after them.
 #[derive(Debug)]
@@ -200,11 +200,7 @@ impl AudioEncoder {
             tokens: &[],
         };
         let dx = match &convolved.position_rows {
-            Some(rows) => {
-                let all = convolved.before2.zeros_like()?;
-                overwrite(&all, rows, dx)?;
-                all
-            }
+            Some(rows) => spread(dx, rows, convolved.before2.dim(0)?)?,
             None => dx.clone(),
         };
         let d_before2 = gelu_backward(&dx, &convolved.before2)?;

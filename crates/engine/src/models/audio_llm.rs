@@ -2,15 +2,20 @@
 
 use std::collections::BTreeMap;
 use std::collections::HashMap;
+use std::path::Path;
+use std::sync::Mutex;
+use std::sync::PoisonError;
 
 use candle_core::Device;
 use candle_core::Tensor;
 
+use crate::batch::Audio;
 use crate::batch::Batch;
 use crate::models::audio_encoder::AudioEncoder;
 use crate::models::audio_encoder::EncoderSaved;
 use crate::models::build;
 use crate::models::config::Config;
+use crate::models::encoded::EncodedCache;
 use crate::nn::decoder_layer::DecoderLayer;
 use crate::nn::decoder_layer::Packing;
 use crate::nn::encoder_layer::Windows;
@@ -24,6 +29,7 @@ use crate::nn::precision::Precision;
 use crate::nn::saving::Save;
 use crate::nn::saving::wanted;
 use crate::nn::weights::Weights;
+use crate::ops::cpu::tensor;
 use crate::ops::cross_entropy::CrossEntropy;
 use crate::ops::cross_entropy::Losses;
 use crate::ops::cross_entropy::Targets;
@@ -59,6 +65,8 @@ pub struct AudioLlm {
     pub(crate) layers: Vec<DecoderLayer>,
     pub(crate) final_norm: Weight,
     pub(crate) head: Weight,
+    /// What the encoder made of clips before, where it stays as it is and outputs are kept.
+    encoded: Option<Mutex<EncodedCache>>,
     /// Gradients of the parts that are frozen for now, in the order of their weights.
     parked: BTreeMap<Part, Vec<Option<Tensor>>>,
 }
@@ -136,8 +144,26 @@ impl AudioLlm {
             layers,
             final_norm,
             head,
+            encoded: None,
             parked: BTreeMap::new(),
         })
+    }
+
+    /// Keeps what the encoder makes of each clip below `root`, and has it encode each clip alone, so that nothing depends on what is kept.
+    /// Nothing happens where the encoder is trained at some time, or computes on a GPU, where reading would take longer.
+    ///
+    /// # Errors
+    /// Weights that cannot be read back.
+    pub fn keep_encoded(&mut self, root: &Path, limit: u64) -> Result<()> {
+        let names = self.config.names;
+        let is_of_encoder = |name: &String| names.part_of(name) == Part::AudioEncoder;
+        let is_trained = self.plan.full.contains(&Part::AudioEncoder)
+            || self.plan.modules.keys().any(is_of_encoder);
+        if self.device.is_cpu() && !is_trained {
+            let encoder = self.encoder_fingerprint()?;
+            self.encoded = Some(Mutex::new(EncodedCache::open(root, &encoder, limit)));
+        }
+        Ok(())
     }
 
     /// Has the model compute in a precision from here on: [`Precision::Fp8`] rounds, the others are what the device does anyway.
@@ -505,7 +531,7 @@ impl AudioLlm {
     /// Begins to hear a batch that is trained on later with the same `pass`; `None` where it has no clips, or where hearing is trained and
     /// what is heard would be another by then.
     pub fn hear_ahead(&self, batch: &Batch, pass: Pass) -> Result<Option<HeardAhead>> {
-        if self.hearing_is_trained() {
+        if self.hearing_is_trained() || self.encoded.is_some() {
             return Ok(None);
         }
         Ok(self
@@ -585,7 +611,10 @@ impl AudioLlm {
         let embedded = gather(&self.embeddings.value, &batch.tokens)?;
         let (projected, saved) = match ahead {
             Some(HeardAhead(projected)) => (Some(projected), None),
-            None => self.hear_with(batch, pass, training)?.unzip(),
+            None => match &self.encoded {
+                Some(kept) => self.hear_each(batch, pass, kept)?.unzip(),
+                None => self.hear_with(batch, pass, training)?.unzip(),
+            },
         };
         if let Some(projected) = projected {
             overwrite(&embedded, &batch.audio_rows, &projected)?;
@@ -613,6 +642,60 @@ impl AudioLlm {
             save: pass.save,
         };
         let (encoded, encoder) = self.encoder.forward(audio, &windows, training)?;
+        self.project(audio, pass, encoded, cu_positions, encoder)
+            .map(Some)
+    }
+
+    /// As [`AudioLlm::hear_with`], where the encoder is frozen: each clip is encoded alone, unless what it gave is kept.
+    fn hear_each(
+        &self,
+        batch: &Batch,
+        pass: Pass,
+        kept: &Mutex<EncodedCache>,
+    ) -> Result<Option<(Tensor, Heard)>> {
+        let Some(audio) = &batch.audio else {
+            return Ok(None);
+        };
+        let clips = audio.clips();
+        let encoded = clips
+            .iter()
+            .map(|clip| self.encode_alone(clip, kept))
+            .collect::<Result<Vec<_>>>()?;
+        let encoded = Tensor::cat(&encoded, 0)?;
+        self.project(audio, pass, encoded, Vec::new(), None)
+            .map(Some)
+    }
+
+    fn encode_alone(&self, clip: &Audio, kept: &Mutex<EncodedCache>) -> Result<Tensor> {
+        let rows = clip.clip_positions.iter().sum::<usize>() / 2;
+        let dim = self.config.audio.d_model;
+        let cache = || kept.lock().unwrap_or_else(PoisonError::into_inner);
+        if let Some(values) = cache().get(clip, rows, dim) {
+            return Ok(tensor(values, (rows, dim))?);
+        }
+        let cu_positions = clip.cu_positions();
+        let windows = Windows {
+            cu_positions: &cu_positions,
+            dropout: AdapterDropout {
+                probability: 0.0,
+                tokens: &[],
+            },
+            save: Save::Norms,
+        };
+        let (encoded, _) = self.encoder.forward(clip, &windows, false)?;
+        cache().put(clip, &encoded)?;
+        Ok(encoded)
+    }
+
+    /// What the projector makes of the encoder's output, and what its backward needs.
+    fn project(
+        &self,
+        audio: &Audio,
+        pass: Pass,
+        encoded: Tensor,
+        cu_positions: Vec<usize>,
+        encoder: Option<EncoderSaved>,
+    ) -> Result<(Tensor, Heard)> {
         let keys = pooled_keys(audio, pass.dropout);
         let (projected, hidden) = self.projector.forward(
             &encoded,
@@ -622,15 +705,13 @@ impl AudioLlm {
                 tokens: &keys,
             },
         )?;
-        Ok(Some((
-            projected,
-            Heard {
-                cu_positions,
-                encoder,
-                encoded,
-                hidden,
-            },
-        )))
+        let heard = Heard {
+            cu_positions,
+            encoder,
+            encoded,
+            hidden,
+        };
+        Ok((projected, heard))
     }
 
     fn hear_backward(
@@ -716,7 +797,7 @@ fn written_rows(batch: &Batch) -> (Vec<u32>, Vec<u32>) {
 }
 
 /// One stream for each audio token: that of the first of the two positions it was pooled from.
-fn pooled_keys(audio: &crate::batch::Audio, dropout: f64) -> Vec<maqam_base::seed::Key> {
+fn pooled_keys(audio: &Audio, dropout: f64) -> Vec<maqam_base::seed::Key> {
     if dropout == 0.0 {
         return Vec::new();
     }

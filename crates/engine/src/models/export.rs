@@ -187,7 +187,14 @@ fn write_new(out: &Path, config: &Config, trained: &Trained, dtype: Dtype) -> Re
         .positions
         .map(|name| Ok::<_, Error>((name.to_owned(), sinusoids(audio.n_window, audio.d_model)?)))
         .transpose()?;
-    let stored = positions.iter().map(|(name, table)| (name, table));
+    let names = config.names;
+    let is_stored = config.text.tie_word_embeddings && names.stores_tied_head;
+    let table = trained.full.get(&names.embeddings());
+    let head = table
+        .filter(|_| is_stored)
+        .map(|table| (names.head.to_owned(), table.clone()));
+    let stored = positions.iter().chain(&head);
+    let stored = stored.map(|(name, tensor)| (name, tensor));
     let names: BTreeMap<&String, &Tensor> = trained.full.iter().chain(stored).collect();
     let written = names
         .iter()
@@ -278,7 +285,7 @@ fn set_dtype(json: &mut Value, name: &str) {
 }
 
 /// The name that configurations give a type.
-fn name_of(dtype: Dtype) -> &'static str {
+pub fn name_of(dtype: Dtype) -> &'static str {
     match dtype {
         Dtype::F16 => "float16",
         Dtype::BF16 => "bfloat16",
@@ -423,7 +430,7 @@ fn merged_values(stored: &StoredTensor, a: &Tensor, b: &Tensor, scale: f64) -> R
 ///
 /// # Errors
 /// A value that is not finite, or that the type cannot store.
-fn narrowed(values: &[f32], shape: &[usize], dtype: Dtype) -> Result<Vec<u8>> {
+pub fn narrowed(values: &[f32], shape: &[usize], dtype: Dtype) -> Result<Vec<u8>> {
     let bytes = match dtype {
         Dtype::F16 => stored_as(values, half::f16::from_f32, half::f16::to_le_bytes),
         Dtype::BF16 => stored_as(values, half::bf16::from_f32, half::bf16::to_le_bytes),

@@ -40,6 +40,17 @@ impl AudioLlm {
         Ok(*hasher.finalize().as_bytes())
     }
 
+    /// Hash of everything that the encoder alone computes with.
+    pub fn encoder_fingerprint(&mut self) -> Result<Fingerprint> {
+        let mut hasher = self.hasher();
+        hasher.update(format!("encoder {FORMAT} {:?}", self.config.audio).as_bytes());
+        hash_weight(&mut hasher, &Weight::frozen(self.encoder.positions.clone()))?;
+        for weight in self.encoder.weights_mut() {
+            hash_weight(&mut hasher, weight)?;
+        }
+        Ok(*hasher.finalize().as_bytes())
+    }
+
     /// Hash of the token embeddings as they are now.
     pub fn reading_fingerprint(&self) -> Result<Fingerprint> {
         let mut hasher = self.hasher();

@@ -4,8 +4,10 @@
 mod audio_encoder;
 mod audio_llm;
 mod build;
+pub mod compose;
 pub mod config;
 pub mod cost;
+pub mod encoded;
 pub mod export;
 pub mod family;
 mod fingerprint;

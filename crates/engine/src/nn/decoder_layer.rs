@@ -366,12 +366,8 @@ impl DecoderLayer {
         cache: &mut Cache,
         sequences: &[usize],
     ) -> Result<Tensor> {
-        let dropout = AdapterDropout {
-            probability: 0.0,
-            tokens: &[],
-        };
         let (attention_in, _) = rms_norm(x, &self.attention_norm.value, self.eps, self.qkv.room())?;
-        let (qkv, _) = self.qkv.forward(&attention_in, None, dropout)?;
+        let qkv = self.qkv.step(&attention_in, None)?;
         rotary.apply(&qkv, self.heads.num_heads + self.heads.num_kv_heads)?;
         cache.append(&qkv, sequences.iter().map(|&sequence| (sequence, 1)))?;
         let queries = columns(&qkv, 0..self.heads.query_width())?;
@@ -388,13 +384,11 @@ impl DecoderLayer {
             })
             .collect();
         let attended = attention_step(&queries, &past, self.heads)?;
-        let (middle, _) = self.output.forward(&attended, Some(x), dropout)?;
+        let middle = self.output.step(&attended, Some(x))?;
         let (mlp_in, _) = rms_norm(&middle, &self.mlp_norm.value, self.eps, self.gate_up.room())?;
-        let (gate_up, _) = self.gate_up.forward(&mlp_in, None, dropout)?;
-        let (y, _) =
-            self.down
-                .forward(&swiglu(&gate_up, self.down.room())?, Some(&middle), dropout)?;
-        Ok(y)
+        let gate_up = self.gate_up.step(&mlp_in, None)?;
+        let activated = swiglu(&gate_up, self.down.room())?;
+        self.down.step(&activated, Some(&middle))
     }
 
     /// The dropout streams of the rows that are left after the attention.

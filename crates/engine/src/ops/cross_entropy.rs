@@ -1,5 +1,6 @@
 //! Linear head and cross-entropy over target rows in one pass, so that logits never exist for more than a block of rows.
 
+use candle_core::DType;
 use candle_core::Result;
 use candle_core::Tensor;
 use rayon::prelude::*;
@@ -13,6 +14,7 @@ use crate::ops::cpu::tensor;
 use crate::ops::cpu::vectorised;
 use crate::ops::cpu::with_real;
 use crate::ops::cpu::write;
+use crate::ops::few_rows;
 use crate::ops::gemm::Into;
 use crate::ops::gemm::Matrix;
 use crate::ops::gemm::Threads;
@@ -192,6 +194,11 @@ pub fn logits(rows: &Tensor, head: &Tensor) -> Result<Tensor> {
         rows.device(),
         crate::ops::cuda::cross_entropy::logits(rows, head)
     );
+    if rows.dtype() == DType::F32 && num_rows <= few_rows::MOST {
+        let (xs, w) = (slice::<f32>(rows)?, slice::<f32>(head)?);
+        let out = few_rows::product_few(&xs, num_rows, dim, &w);
+        return tensor(out, (num_rows, vocab));
+    }
     with_real!(rows, T => {
         let (xs, w) = (slice::<T>(rows)?, slice::<T>(head)?);
         let out = product_new(Matrix::new(&xs, num_rows, dim), Matrix::new(&w, vocab, dim).t(), 1.0, Threads::All);

@@ -5,6 +5,7 @@
 
 use std::ops::Range;
 
+use candle_core::DType;
 use candle_core::Result;
 use candle_core::Tensor;
 
@@ -16,6 +17,7 @@ use crate::ops::cpu::tensor;
 use crate::ops::cpu::with_real;
 use crate::ops::cpu::write;
 use crate::ops::dropout::Dropout;
+use crate::ops::few_rows;
 use crate::ops::fp8;
 use crate::ops::gemm::Into;
 use crate::ops::gemm::Matrix;
@@ -301,6 +303,36 @@ impl Linear {
             };
             Ok((tensor(y, (tokens, outputs))?, hidden))
         })
+    }
+
+    /// As [`Linear::forward`] without dropout, for the few rows of a step of generation: on the CPU the weight is read once and not copied.
+    ///
+    /// # Shapes
+    /// `x`: `[rows, in]`, `residual`: `[rows, out]` -> `[rows, out]`
+    pub fn step(&self, x: &Tensor, residual: Option<&Tensor>) -> Result<Tensor> {
+        let dropout = AdapterDropout {
+            probability: 0.0,
+            tokens: &[],
+        };
+        let (rows, inputs) = x.dims2()?;
+        let (outputs, expected) = self.weight.value.dims2()?;
+        let is_few = x.device().is_cpu()
+            && x.dtype() == DType::F32
+            && rows <= few_rows::MOST
+            && inputs == expected
+            && self.weight.quantised.is_none();
+        if !is_few {
+            return Ok(self.forward(x, residual, dropout)?.0);
+        }
+        let (xs, w) = (slice::<f32>(x)?, slice::<f32>(&self.weight.value)?);
+        let mut y = few_rows::product_few(&xs, rows, inputs, &w);
+        if let Some(added) = start::<f32>(residual, self.bias.as_ref(), rows, outputs)? {
+            y.iter_mut().zip(&added).for_each(|(y, x)| *y += x);
+        }
+        if let Some(adapter) = &self.adapter {
+            adapter.forward::<f32>(&mut y, outputs, x, dropout)?;
+        }
+        tensor(y, (rows, outputs))
     }
 
     /// Adds to the gradients of what is trained, and returns the gradient of the input where it is wanted.

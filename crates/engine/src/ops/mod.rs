@@ -29,6 +29,7 @@ pub mod cross_entropy;
 pub mod cuda;
 pub mod device;
 pub mod dropout;
+pub mod few_rows;
 pub mod fp8;
 pub mod gemm;
 pub mod group_norm;

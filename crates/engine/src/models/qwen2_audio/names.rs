@@ -45,6 +45,7 @@ pub static NAMES: Names = Names {
     projector: "multi_modal_projector.linear",
     decoder: "language_model.model",
     head: "language_model.lm_head.weight",
+    stores_tied_head: true,
     checkpoints: &[SAVED, HUB, NESTED],
     adapters: &[NESTED, HUB],
     classes: ("Qwen2AudioProcessor", "Qwen2AudioForConditionalGeneration"),

@@ -24,6 +24,7 @@ pub static NAMES: Names = Names {
     projector: "thinker.audio_tower.proj",
     decoder: "thinker.model",
     head: "thinker.lm_head.weight",
+    stores_tied_head: false,
     checkpoints: &[FULL, THINKER],
     adapters: &[FULL, THINKER],
     classes: (
