@@ -1,16 +1,15 @@
 //! `maqam compose`: the tree is transformers', weight for weight and logit for logit; `tests/reference/make_compose_fixture.py` made the numbers.
 
-
 use std::path::Path;
 use std::sync::Arc;
 
-use candle_core::Device;
-use candle_core::Tensor;
 use crate::golden::distance;
 use crate::golden::fixture;
 use crate::golden::flat;
 use crate::golden::json;
 use crate::golden::numbers;
+use candle_core::Device;
+use candle_core::Tensor;
 use maqam::audio::LogMelExtractor;
 use maqam::audio::num_audio_tokens;
 use maqam::batch::Batch;
