@@ -5,6 +5,7 @@ use std::path::PathBuf;
 
 use candle_core::Device;
 
+use crate::data::Source;
 use crate::error::Error;
 use crate::error::Result;
 use crate::eval::content;
@@ -222,7 +223,7 @@ fn last_checkpoint(folder: &Path, is_begun: bool) -> Result<Option<(u64, PathBuf
 /// The files that a run's last checkpoint was made from must be there as they were, before any of them is read again.
 fn check_files(saved: &State) -> Result<()> {
     for (path, hash) in &saved.inputs {
-        if files::hash(Path::new(path))? != *hash {
+        if Source::new(path.as_str()).hash()? != *hash {
             return Err(changed(path));
         }
     }

@@ -222,6 +222,11 @@ pub fn hash(path: &Path) -> Result<String> {
 /// # Errors
 /// A path that the system cannot make absolute.
 pub fn relative(folder: &Path, path: &Path) -> Result<PathBuf> {
+    // The folder of a bare name is that of the process.
+    let folder = match folder.as_os_str().is_empty() {
+        true => Path::new("."),
+        false => folder,
+    };
     let absolute =
         |path: &Path| std::path::absolute(path).map_err(|e| Error::io(path, "resolve", &e));
     let (folder, path) = (
@@ -356,6 +361,10 @@ mod tests {
                 Path::new(expected)
             );
         }
+        assert_eq!(
+            relative(Path::new(""), Path::new("data/x.wav")).unwrap(),
+            Path::new("data/x.wav")
+        );
         assert_eq!(
             relative(Path::new("eval/instructions"), Path::new("data/x.wav")).unwrap(),
             Path::new("../../data/x.wav")

@@ -315,11 +315,9 @@ fn checksum_fits(block: &[u8; BLOCK]) -> bool {
 /// A number in octal digits, or in bytes where the first bit is set.
 fn number(field: &[u8]) -> Option<u64> {
     if field.first()? & 0x80 != 0 {
-        let bytes = &field[field.len().checked_sub(8)?..];
-        // A field of eight bytes is its number, mark included.
-        let high = field.get(1..field.len() - 8).unwrap_or_default();
-        let is_small = high.iter().all(|byte| *byte == 0);
-        let number = bytes
+        let (high, low) = field.split_at_checked(field.len().checked_sub(8)?)?;
+        let is_small = !high.is_empty() && high[1..].iter().all(|byte| *byte == 0);
+        let number = low
             .iter()
             .fold(0u64, |number, byte| number << 8 | u64::from(*byte));
         return (is_small && number < 1 << 62).then_some(number);
@@ -574,6 +572,19 @@ mod tests {
         std::fs::write(&index, &bytes).unwrap();
         assert_eq!(Shard::open(&path).unwrap().members, found.members);
         assert_ne!(std::fs::read(&index).unwrap(), bytes);
+    }
+
+    #[test]
+    fn numbers_are_octal_or_bytes() {
+        assert_eq!(number(b"0000644\0"), Some(0o644));
+        assert_eq!(number(b"        "), None);
+        assert_eq!(
+            number(&[0x80, 0, 0, 0, 0, 0, 0, 2, 0, 0, 0, 1]),
+            Some((2 << 32) + 1)
+        );
+        // A text whose letters lie where a header has its sum.
+        assert_eq!(number(&[0xd9; 8]), None);
+        assert!(!is_header(&[0xd9; 600]));
     }
 
     #[test]
