@@ -2,7 +2,7 @@
 
 use gemm::Parallelism;
 
-/// `out = a b'`, or `a' a` where `is_gram`: `a` is `[rows, inner]` and `b` `[cols, inner]`, both row-major without gaps.
+/// `a b'` of `a: [rows, inner]` and `b: [cols, inner]`, both row-major without gaps, `[rows, cols]`.
 ///
 /// # Panics
 /// Where a matrix is shorter than its sizes say.
