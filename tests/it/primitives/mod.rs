@@ -4,6 +4,7 @@ mod attention;
 mod convolution;
 mod cross_entropy;
 mod elementwise;
+mod encoder;
 mod fp8;
 mod linear;
 mod norm;
