@@ -83,7 +83,7 @@ impl Store {
         );
         let assign = next(
             &clean,
-            json!([value(serde_json::to_value(&recipe.split))?, recipe.seed]),
+            json!([value(serde_json::to_value(recipe.split))?, recipe.seed]),
         );
         let summarise = next(&assign, value(serde_json::to_value(&recipe.summarise))?);
         let verify = next(&summarise, value(serde_json::to_value(&recipe.verify))?);

@@ -570,7 +570,7 @@ mod tests {
             seconds: Some(1.0 + i as f64 / 100.0),
             num_clips: 1,
             speaker: Some(["a", "b", "c"][i as usize % 3]),
-            label: (i % 2 == 0).then_some("even"),
+            label: i.is_multiple_of(2).then_some("even"),
             target: Some(["قَالَ", "twenty ٢٠", "three short words"][i as usize % 3]),
             ..Facts::default()
         }

@@ -3,6 +3,7 @@
 use std::collections::BTreeSet;
 use std::fs::File;
 use std::io::Seek;
+use std::os::unix::fs::FileExt;
 use std::path::Path;
 use std::sync::Arc;
 
@@ -90,6 +91,7 @@ pub fn read_arrow(
     classes: Option<&Classes>,
     mut found: impl FnMut(RawRow) -> Result<()>,
 ) -> Result<Unread> {
+    check_first_message(file, path)?;
     let copy = || {
         let mut copy = file.try_clone()?;
         copy.rewind()?;
@@ -124,6 +126,23 @@ pub fn read_arrow(
     };
     read_frame(&frame, 0, path, &named, &mut found)?;
     Ok(readable.unread)
+}
+
+/// Refuses a stream whose first message is announced longer than the file: its reader would reserve as much.
+fn check_first_message(file: &File, path: &Path) -> Result<()> {
+    let failed = |e: &std::io::Error| Error::io(path, "read", e);
+    let len = file.metadata().map_err(|e| failed(&e))?.len();
+    let mut head = [0; 8];
+    file.read_exact_at(&mut head, 0).map_err(|e| failed(&e))?;
+    let announced = u32::from_le_bytes([head[4], head[5], head[6], head[7]]);
+    match u64::from(announced) > len {
+        true => Err(Error::input(format!(
+            "truncated: a message of {announced} bytes is announced, the file has {len}"
+        ))
+        .at_path(path)
+        .hint("copy or write it again")),
+        false => Ok(()),
+    }
 }
 
 /// What the names and values of columns stand for.

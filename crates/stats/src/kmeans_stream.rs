@@ -238,7 +238,13 @@ mod tests {
     fn batches_find_the_corners() {
         let values = points(4000);
         let corners: Vec<f32> = (0..24)
-            .map(|i| if ((i / 3) >> (i % 3)) & 1 == 1 { 8.0 } else { 2.0 })
+            .map(|i| {
+                if ((i / 3) >> (i % 3)) & 1 == 1 {
+                    8.0
+                } else {
+                    2.0
+                }
+            })
             .collect();
         let mut clusters = Clusters::new(corners, 3);
         let first = clusters.learn(&values[..300]);
