@@ -154,7 +154,7 @@ fn chat(body: &[u8]) -> Vec<u8> {
     } else if text.contains("فارغ") {
         String::new()
     } else if text.contains("تكرار") {
-        [words[0], words[3], words[5]].join(" ").repeat(1)
+        [words[0], words[3], words[5]].join(" ")
             + &format!(" {0} {0} {0} {0}", [words[1], words[4], words[6]].join(" "))
     } else {
         format!("ملخص: «{} {} {}»", words[0], words[3], words[6])
