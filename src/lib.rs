@@ -1,6 +1,6 @@
 //! maqam fine-tunes audio language models on several speech tasks at once.
 //!
-//! The rooms below stand in the order in which a piece of data walks through them; a room uses rooms above it, never below.
+//! The modules below stand in the order in which a row passes through them. A module uses only modules above it.
 
 #![deny(clippy::unwrap_used, clippy::expect_used)]
 
@@ -30,4 +30,5 @@ pub mod report;
 pub mod recipe;
 pub mod plan;
 pub mod experiment;
+pub mod schema;
 pub mod cli;

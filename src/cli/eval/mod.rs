@@ -68,6 +68,9 @@ pub struct Arguments {
     /// What to do with rows that cannot be read: `error` answers the others and says at the end what is wrong, `skip` scores without them.
     #[arg(long, value_enum, default_value_t = BadRows::Error)]
     on_bad_row: BadRows,
+    /// Print one JSON object instead of a table: scores of every system by name, and the folder of the results.
+    #[arg(long)]
+    json: bool,
     #[command(flatten)]
     leakage: LeakageArguments,
     #[command(flatten)]
@@ -161,7 +164,10 @@ pub fn run(arguments: &Arguments, stop: &AtomicBool) -> Result<()> {
         let judged = judged::judge(&systems, &asked, &suite, &resampling)?;
         let text = judged::tables(&judged, &suite, &resampling);
         folder.write(&judged, &text)?;
-        print::line(format_args!("{}", text.trim_end()))?;
+        match arguments.json {
+            true => print::line(written::summary(&judged, &out))?,
+            false => print::line(text.trim_end())?,
+        }
         for name in folder.outdated(&judged)? {
             print::message(format_args!(
                 "note: {name} was judged by another version of this suite; judge it again beside the others"
