@@ -8,6 +8,8 @@ use std::path::Path;
 use std::path::PathBuf;
 
 use command::Place;
+use command::fixture_text;
+use serde_json::Value;
 
 fn root() -> &'static Path {
     Path::new(env!("CARGO_MANIFEST_DIR"))
@@ -70,7 +72,10 @@ fn anchors(text: &str) -> BTreeSet<String> {
     });
     headings
         .map(|title| {
-            let kept = title.trim().chars().filter(|c| c.is_alphanumeric() || " -_".contains(*c));
+            let kept = title
+                .trim()
+                .chars()
+                .filter(|c| c.is_alphanumeric() || " -_".contains(*c));
             kept.collect::<String>().to_lowercase().replace(' ', "-")
         })
         .collect()
@@ -117,7 +122,8 @@ fn links_lead_somewhere() {
     assert_eq!(found, Vec::<String>::new());
     assert!(num_links > 150, "{num_links}");
 
-    let planted = "# A title\n[a](nowhere.md) [`b`](#a-title) [c](#other)\n```\n[d](gone.md)\n```\n";
+    let planted =
+        "# A title\n[a](nowhere.md) [`b`](#a-title) [c](#other)\n```\n[d](gone.md)\n```\n";
     let found = faults(&root().join("README.md"), planted);
     assert_eq!(found.len(), 2, "{found:?}");
 }
@@ -173,7 +179,10 @@ fn manual_lists_every_command_and_option() {
         arguments.push("--help");
         let help = place.run(&arguments).succeeds().stdout;
         for name in commands_in(&help) {
-            assert!(words.contains(name.as_str()), "docs/commands.md lacks `{name}`");
+            assert!(
+                words.contains(name.as_str()),
+                "docs/commands.md lacks `{name}`"
+            );
             open.push(command.iter().cloned().chain([name]).collect());
         }
         for option in options_in(&help) {
@@ -185,8 +194,13 @@ fn manual_lists_every_command_and_option() {
             );
         }
         let is_leaf = !command.is_empty() && commands_in(&help).is_empty();
-        let needs_example = is_leaf && !["bench", "instructions", "embed", "features"].contains(&arguments[0]);
-        assert!(!needs_example || help.contains("\nExample"), "{}", command.join(" "));
+        let needs_example =
+            is_leaf && !["bench", "instructions", "embed", "features"].contains(&arguments[0]);
+        assert!(
+            !needs_example || help.contains("\nExample"),
+            "{}",
+            command.join(" ")
+        );
     }
     assert!(num_options > 120, "{num_options}");
 }
@@ -194,7 +208,10 @@ fn manual_lists_every_command_and_option() {
 #[test]
 fn readme_is_short() {
     let text = fs::read_to_string(root().join("README.md")).unwrap();
-    let num_words: usize = prose(&text).iter().map(|line| line.split_whitespace().count()).sum();
+    let num_words: usize = prose(&text)
+        .iter()
+        .map(|line| line.split_whitespace().count())
+        .sum();
     assert!((500..=900).contains(&num_words), "{num_words} words");
 }
 
@@ -202,20 +219,155 @@ fn readme_is_short() {
 fn quiet_and_verbose_change_messages_alone() {
     let place = Place::new();
     let told = place.run(&["new", "task", "mood.yaml"]).succeeds();
-    assert!(told.stderr.contains("written: mood.yaml"), "{}", told.stderr);
-    let quiet = place.run(&["new", "task", "calm.yaml", "--quiet"]).succeeds();
+    assert!(
+        told.stderr.contains("written: mood.yaml"),
+        "{}",
+        told.stderr
+    );
+    let quiet = place
+        .run(&["new", "task", "calm.yaml", "--quiet"])
+        .succeeds();
     assert_eq!(quiet.stderr, "");
     assert!(place.path("calm.yaml").is_file());
     place
         .run(&["-q", "new", "task", "calm.yaml"])
         .fails(2, &["error: calm.yaml: exists already"]);
-    place.run(&["-q", "-v", "new", "task"]).fails(2, &["cannot be used with"]);
+    place
+        .run(&["-q", "-v", "new", "task"])
+        .fails(2, &["cannot be used with"]);
 }
 
 #[test]
 fn version_names_the_commit() {
     let printed = Place::new().run(&["--version"]).succeeds().stdout;
-    let commit = printed.trim().rsplit_once(" (").unwrap().1.trim_end_matches(')').to_owned();
+    let commit = printed
+        .trim()
+        .rsplit_once(" (")
+        .unwrap()
+        .1
+        .trim_end_matches(')')
+        .to_owned();
     let is_hash = commit.len() == 12 && commit.chars().all(|c| c.is_ascii_hexdigit());
-    assert!(is_hash || commit == "unknown" || std::env::var_os("MAQAM_COMMIT").is_some(), "{printed}");
+    assert!(
+        is_hash || commit == "unknown" || std::env::var_os("MAQAM_COMMIT").is_some(),
+        "{printed}"
+    );
+}
+
+/// A place with a recipe of two steps on clips that ship, and its dev suite.
+fn two_steps() -> Place {
+    let place = Place::new();
+    let manifest = |name: &str| root().join("data/first").join(name).display().to_string();
+    place.write(
+        "dev.yaml",
+        format!(
+            "role: dev\nsets: [{{name: words, manifest: {}, task: asr, metrics: [wer], limit: 2}}]\n",
+            manifest("asr-dev.jsonl")
+        ),
+    );
+    place.write(
+        "two.yaml",
+        format!(
+            "model: {}\ndata: {{manifest: {}, task: asr}}\nlora: {{rank: 2}}\nevaluate: dev.yaml\n\
+             schedule: {{batch: 2, stages: [{{steps: 2}}]}}\n",
+            fixture_text("qwen_omni"),
+            manifest("asr-train.jsonl")
+        ),
+    );
+    place
+}
+
+fn lines(text: &str) -> Vec<Value> {
+    text.lines()
+        .map(|line| serde_json::from_str(line).unwrap_or_else(|e| panic!("{e}: {line}")))
+        .collect()
+}
+
+#[test]
+fn json_holds_what_the_files_hold() {
+    let place = two_steps();
+    let plan = lines(&place.run(&["plan", "two.yaml", "--json"]).succeeds().stdout);
+    let [plan] = &plan[..] else {
+        panic!("{plan:?}")
+    };
+    assert_eq!((&plan["steps"], &plan["batch"]), (&2.into(), &2.into()));
+    assert_eq!(plan["rows"], 96);
+    assert_eq!(plan["stages"][0]["shares"][0]["task"], "asr");
+    assert_eq!(plan["total"]["examples"], 4.0);
+
+    let trained = place.run(&["train", "two.yaml", "--json", "-q"]).succeeds();
+    assert_eq!(trained.stderr, "", "quiet");
+    let events = lines(&trained.stdout);
+    let kinds: Vec<&str> = events
+        .iter()
+        .map(|event| event["kind"].as_str().unwrap())
+        .collect();
+    assert_eq!(kinds, ["train", "train", "eval", "done"]);
+    let logged: Vec<Value> = lines(&place.text("runs/two/log.jsonl"));
+    assert_eq!(
+        logged[..2],
+        events[..2],
+        "events of steps are lines of the log"
+    );
+    assert_eq!(logged[2]["scores"], events[2]["scores"]);
+    let (plan_audio, steps) = (plan["total"]["audio_s"].as_f64().unwrap(), &events[..2]);
+    let heard: f64 = steps
+        .iter()
+        .map(|step| step["seconds"].as_f64().unwrap())
+        .sum();
+    assert!((plan_audio - heard).abs() < 1e-6, "{plan_audio} {heard}");
+    assert_eq!(events[3]["folder"], "runs/two");
+    assert!(
+        place
+            .path(events[3]["checkpoint"].as_str().unwrap())
+            .is_dir()
+    );
+
+    let model = fixture_text("qwen_omni");
+    let eval = [
+        "eval",
+        "dev.yaml",
+        "--model",
+        &model,
+        "--adapter",
+        "runs/two/best",
+        "--json",
+        "-q",
+    ];
+    let told = place.run(&eval).succeeds();
+    assert_eq!(told.stderr, "", "quiet");
+    let evaluated = &lines(&told.stdout)[0];
+    let systems = evaluated["systems"].as_array().unwrap();
+    assert_eq!((systems.len(), &systems[0]["name"]), (2, &"base".into()));
+    for system in systems {
+        let folder = system["folder"].as_str().unwrap();
+        let stored: Value =
+            serde_json::from_str(&place.text(&format!("{folder}/scores.json"))).unwrap();
+        assert_eq!(stored["words.wer"], system["scores"]["words.wer"]);
+    }
+
+    let reported = &lines(
+        &place
+            .run(&["report", "runs/two", "--json"])
+            .succeeds()
+            .stdout,
+    )[0];
+    assert_eq!(reported["report"], "runs/two/report.html");
+    assert!(place.path("runs/two/report.html").is_file());
+}
+
+#[test]
+fn verbose_has_a_line_per_step() {
+    let told = two_steps()
+        .run(&["train", "two.yaml", "-v"])
+        .succeeds()
+        .stderr;
+    let lines: Vec<&str> = told
+        .lines()
+        .filter(|line| line.starts_with("training "))
+        .collect();
+    assert!(
+        lines.len() == 2 && lines[1].starts_with("training 2/2"),
+        "{told}"
+    );
 }

@@ -22,6 +22,9 @@ fn root() -> &'static Path {
     Path::new(env!("CARGO_MANIFEST_DIR"))
 }
 
+/// Parts of a schema by the places that they describe.
+type Places<'a> = Vec<(String, &'a Value)>;
+
 /// A schema with its definitions.
 struct Schema {
     root: Value,
@@ -62,7 +65,7 @@ impl Schema {
             let bound = rule.as_f64().unwrap_or(f64::NAN);
             match keyword.as_str() {
                 "$schema" | "$defs" | "title" | "description" | "default" | "examples"
-                | "format" | "deprecated" | "x-default" | "x-section" => {}
+                | "format" | "deprecated" | "x-default" | "x-section" | "x-type" => {}
                 "$ref" => {
                     let reference = json!({ "$ref": rule });
                     for one in self.faults(self.resolve(&reference), value, at) {
@@ -217,19 +220,22 @@ impl Schema {
         Value::Object(fields)
     }
 
-    /// Every object of a whole file, as a pointer with its schema; and every key that holds no object, likewise.
-    fn places(&self) -> (Vec<(String, &Value)>, Vec<(String, &Value)>) {
-        let (mut objects, mut leaves) = (vec![(String::new(), &self.root)], Vec::new());
-        let mut next = 0;
-        while let Some((at, node)) = objects.get(next).cloned() {
-            next += 1;
+    /// Every object of a whole file, as a pointer with its schema, each before those inside it; and every key that holds no object,
+    /// likewise.
+    fn places(&self) -> (Places<'_>, Places<'_>) {
+        let (mut objects, mut leaves) = (Vec::new(), Vec::new());
+        let mut open = vec![(String::new(), &self.root)];
+        while let Some((at, node)) = open.pop() {
+            let mut inside = Vec::new();
             for (key, field) in node["properties"].as_object().unwrap() {
                 match self.fields_of(field) {
-                    Form::Fields(inner) => objects.push((format!("{at}/{key}"), inner)),
-                    Form::Entries(inner) => objects.push((format!("{at}/{key}/0"), inner)),
+                    Form::Fields(inner) => inside.push((format!("{at}/{key}"), inner)),
+                    Form::Entries(inner) => inside.push((format!("{at}/{key}/0"), inner)),
                     Form::Leaf => leaves.push((format!("{at}/{key}"), field)),
                 }
             }
+            open.extend(inside.into_iter().rev());
+            objects.push((at, node));
         }
         (objects, leaves)
     }
@@ -531,6 +537,7 @@ fn flow(value: &Value) -> String {
         Value::String(text) if is_plain(text) => text.clone(),
         Value::Number(number) => match number.as_f64() {
             Some(small) if small != 0.0 && small.abs() < 1e-3 => format!("{small:e}"),
+            Some(whole) if whole.fract() == 0.0 => format!("{whole}"),
             _ => number.to_string(),
         },
         Value::Array(list) => {
@@ -552,6 +559,9 @@ impl Schema {
     /// What a key takes, in words.
     fn type_of(&self, node: &Value) -> String {
         let resolved = self.resolve(node);
+        if let Some(said) = node["x-type"].as_str() {
+            return said.to_owned();
+        }
         if let Some((values, is_list)) = self.choices(node) {
             let ordered = match is_list {
                 true => &resolved["anyOf"][0]["items"]["oneOf"],
@@ -628,7 +638,7 @@ impl Schema {
                         one["const"].as_str().unwrap(),
                         one["description"].as_str().unwrap(),
                     );
-                    meaning += &format!(" `{name}`: {}", lower_first(what));
+                    meaning += &format!("<br>`{name}`: {}", lower_first(what));
                 }
                 let example = format!("{}: {}", key, flow(&field["examples"][0]));
                 let cells = [
@@ -721,7 +731,7 @@ fn commands_write_schemas_and_first_files() {
     for shell in ["bash", "zsh", "fish", "elvish", "powershell"] {
         let script = place.run(&["completions", shell]).succeeds().stdout;
         assert!(
-            script.contains("maqam") && script.contains("--gpu-memory"),
+            script.contains("maqam") && script.contains("gpu-memory"),
             "{shell}"
         );
     }

@@ -191,7 +191,7 @@ struct ModelArguments {
     /// Folder of a Qwen2.5-Omni checkpoint, or its Hub id.
     #[arg(long)]
     model: String,
-    /// PEFT folder or checkpoint of a run.
+    /// Adapter: a PEFT folder or a checkpoint of a run.
     #[arg(long)]
     adapter: Option<PathBuf>,
     #[command(flatten)]
@@ -200,10 +200,10 @@ struct ModelArguments {
     memory: MemoryArguments,
 }
 
-/// Whether the memory of the machine is looked at.
+/// Whether the machine's memory is checked.
 #[derive(Args, Clone, Copy)]
 struct MemoryArguments {
-    /// Begin although the machine seems to have too little memory; the system may end the process.
+    /// Begin although the machine seems to have too little memory. The system may kill the process.
     #[arg(long)]
     ignore_memory: bool,
 }
@@ -274,10 +274,10 @@ fn note(trained: &Trained) {
 /// Rows to work on.
 #[derive(Args, Clone)]
 struct DataArguments {
-    /// Manifest, JSONL or Parquet; rows with `messages` are used as written.
+    /// Manifest, JSON lines or Parquet. Rows with `messages` are used as written.
     #[arg(long)]
     data: PathBuf,
-    /// Where relative audio paths start; by default the manifest's folder.
+    /// Folder that relative audio paths start from [default: the manifest's folder].
     #[arg(long)]
     audio_root: Option<PathBuf>,
 }
@@ -295,16 +295,16 @@ impl DataArguments {
 /// How rows become questions.
 #[derive(Args, Clone)]
 struct TaskArguments {
-    /// Task of rows that neither say one nor bring `messages`.
+    /// Task of rows that have neither `task` nor `messages`.
     #[arg(long)]
     task: Option<String>,
-    /// Folder of task files that add to or override the built-in ones; by default that of the adapter's run.
+    /// Folder of task files that add to or replace the built-in ones [default: that of the adapter's run].
     #[arg(long)]
     prompts: Option<PathBuf>,
-    /// Which of the task's instructions are asked.
+    /// Which of the task's instructions are used.
     #[arg(long, value_enum, default_value_t = WordingName::Test)]
     wording: WordingName,
-    /// The language of the task's instructions: row (each row's own), both, or a language such as ar or en.
+    /// Language of the instructions: row (each row's own), both, or a language such as ar or en.
     #[arg(long, value_name = "LANGUAGE", default_value_t = AskedIn::Row)]
     instructions: AskedIn,
 }
@@ -363,7 +363,7 @@ impl TaskArguments {
     }
 }
 
-/// `maqam bench` alone: what a card is measured with is a small program.
+/// `maqam bench` alone, a small program to measure a GPU with.
 #[derive(Parser)]
 #[command(
     name = "bench",

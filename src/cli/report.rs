@@ -22,10 +22,10 @@ pub struct ReportArguments {
     /// Folders of runs, such as runs/quickstart, or the folder of an evaluation, such as runs/eval/first.
     #[arg(required = true)]
     runs: Vec<PathBuf>,
-    /// The page; by default report.html in the run's folder, for several runs in the working directory.
+    /// The page [default: report.html in the run's folder, or here for several runs].
     #[arg(long)]
     out: Option<PathBuf>,
-    /// Put the sound of short clips into the page instead of linking to their files.
+    /// Put the audio of short clips into the page instead of linking to the files.
     #[arg(long)]
     audio: bool,
     /// Print the path of the page as a JSON object.
@@ -35,7 +35,7 @@ pub struct ReportArguments {
 
 #[derive(Args)]
 pub struct CompareArguments {
-    /// Folders of runs that were evaluated on the same rows; the others are compared with the first. The folder of an evaluation, such
+    /// Folders of runs that were evaluated on the same rows. The others are compared with the first. The folder of an evaluation, such
     /// as runs/eval/first, stands for its models and baselines.
     #[arg(required = true)]
     runs: Vec<PathBuf>,

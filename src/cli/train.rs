@@ -156,7 +156,7 @@ pub fn run(arguments: &Arguments, stop: &AtomicBool) -> Result<()> {
 /// Skipped rows that are named.
 const MOST_NAMED: usize = 20;
 
-/// Says which rows are not used: what is wrong with each.
+/// Prints which rows are not used, and what is wrong with each.
 pub(super) fn tell_skipped<'a>(skipped: impl Iterator<Item = &'a str>) {
     let skipped: Vec<&str> = skipped.collect();
     for message in skipped.iter().take(MOST_NAMED) {
@@ -170,7 +170,7 @@ pub(super) fn tell_skipped<'a>(skipped: impl Iterator<Item = &'a str>) {
     }
 }
 
-/// Prints notes on the adapter a run goes on from, and how the training fills the GPU's memory if it is on one.
+/// Prints notes on the adapter that a run continues from, and how the training fills the GPU's memory if it is on one.
 pub(super) fn tell_fit(begun: &Begun) {
     begun
         .notes
@@ -217,7 +217,7 @@ fn describe(recipe: &Recipe, run: &Run, schedule: &Schedule, model: &AudioLlm, s
         ));
     }
     if state.step > 0 {
-        print::message(format_args!("  going on after step {}", state.step));
+        print::message(format_args!("  continuing after step {}", state.step));
     }
     print::message(format_args!(
         "  seed {}, model {}",

@@ -1,4 +1,4 @@
-//! What a recipe will do, without doing it: what each stage gives each task, what batches are like, what rows leak, what it costs.
+//! A plan: what a recipe does, without doing it. Shares of tasks, batches beside random ones, leakage, cost.
 //!
 //! - `draws`: which rows every step draws; `facts`: how long each of them is.
 //! - `shares`: what tasks and labels get, and how much of their rows that reaches.

@@ -233,7 +233,7 @@ impl Inputs {
 
 /// What to do about an input that has changed.
 const HINT: &str =
-    "put back what was there to go on with this run, or start another with `--set name=NAME`";
+    "put back what was there to continue this run, or start another with `--set name=NAME`";
 
 /// Size and hash of a clip's file.
 ///

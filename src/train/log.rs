@@ -24,13 +24,13 @@ pub struct StepRecord {
     pub grad_norm: f64,
     /// Learning rate of the update.
     pub learning_rate: f64,
-    /// Examples seen.
+    /// Number of examples.
     pub examples: usize,
-    /// Tokens seen, audio tokens included.
+    /// All tokens, audio tokens included.
     pub tokens: usize,
-    /// Tokens learned.
+    /// Target tokens.
     pub target_tokens: usize,
-    /// Audio heard, in seconds.
+    /// Length of the audio, in seconds.
     pub seconds: f64,
     /// Rows left out because they could not be read.
     pub skipped: usize,
@@ -45,7 +45,7 @@ pub struct DeviceRecord {
     pub kind: &'static str,
     /// Steps before it.
     pub at_step: u64,
-    /// Where, and in which type.
+    /// Device and type.
     #[serde(flatten)]
     pub computes: Computes,
 }
@@ -53,11 +53,11 @@ pub struct DeviceRecord {
 /// One task's part of a step.
 #[derive(Clone, Debug, Default, PartialEq, Serialize)]
 pub struct TaskRecord {
-    /// Examples seen.
+    /// Number of examples.
     pub examples: usize,
-    /// Audio heard, in seconds.
+    /// Length of the audio, in seconds.
     pub seconds: f64,
-    /// Tokens learned.
+    /// Target tokens.
     pub target_tokens: usize,
     /// Mean over the task's target tokens of the negative log-likelihood, nats, before the update.
     pub loss: f64,

@@ -55,7 +55,7 @@ use crate::train::optimiser::Optimiser;
 use crate::train::tensorboard::Events;
 use crate::train::trainer::Trainer;
 
-/// A run, resolved: everything that a step needs to know beside the schedule.
+/// A resolved run: everything that a step needs beside the schedule.
 pub struct Run {
     /// Where the run's files go.
     pub folder: PathBuf,
@@ -73,7 +73,7 @@ pub struct Run {
     pub corpus: Corpus,
     /// What reads them.
     pub loader: Loader,
-    /// Frames that the model hears at once.
+    /// Frames that the encoder attends to at once.
     pub window: usize,
     /// How each stage trains each part, stage by stage.
     pub parts: Vec<Parts>,
@@ -99,7 +99,7 @@ pub struct Run {
     pub on_bad_row: OnBadRow,
 }
 
-/// Who watches a run.
+/// Receiver of the events of a run.
 pub trait Observer {
     /// A step is finished; `step` of `num_steps`.
     fn step(&mut self, record: &StepRecord, num_steps: u64);

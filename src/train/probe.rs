@@ -28,7 +28,7 @@ pub struct ProbeRecord {
     pub at_step: u64,
     /// Name of its stage.
     pub stage: String,
-    /// Length of each task's gradient over all trained numbers.
+    /// Length of each task's gradient over all trained parameters.
     pub norms: BTreeMap<String, f64>,
     /// Cosine between the gradients of two tasks, `first|second` in the order of their names.
     pub cosines: BTreeMap<String, f64>,

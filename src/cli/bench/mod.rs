@@ -63,11 +63,11 @@ use crate::train::optimiser::Update;
 
 #[derive(Subcommand)]
 pub enum Command {
-    /// Training steps with random weights and AdamW: LoRA on all linear layers of the decoder, tower frozen; or every weight.
+    /// Time training steps with random weights and AdamW: LoRA on all linear layers of the decoder with a frozen encoder, or every weight.
     Train(TrainArguments),
-    /// Check every primitive at the widths of a model against f64; a JSON line for each.
+    /// Check every primitive at the widths of a model against f64, one JSON line each.
     Check(check::CheckArguments),
-    /// Compare loss and gradients of one pass with the CPU's, of a model of full width and few layers; one JSON line.
+    /// Compare loss and gradients of one pass with the CPU's, for a model of full width and few layers; one JSON line.
     Compare(compare::CompareArguments),
 }
 
@@ -79,7 +79,7 @@ pub struct TrainArguments {
     /// A checkpoint folder whose configuration is the shape instead.
     #[arg(long, conflicts_with_all = ["shape", "layers"])]
     model: Option<PathBuf>,
-    /// Cut the decoder to so many layers.
+    /// Cut the decoder to this many layers.
     #[arg(long)]
     layers: Option<usize>,
     /// Train every weight of all parts instead of adapters.
@@ -88,19 +88,19 @@ pub struct TrainArguments {
     /// asr: clips of 10 s. short: clips of 3 s, as data/sample has. ssum: clips of 60 s. mix: a quarter each of ASR, dialect, emotion, summaries.
     #[arg(long, value_enum, default_value_t = Work::Asr)]
     work: Work,
-    /// Clips in a step; by default 16, for ssum 8.
+    /// Clips in a step [default: 16, for ssum 8].
     #[arg(long)]
     clips: Option<usize>,
     /// Steps that count.
     #[arg(long, default_value_t = 5)]
     steps: usize,
-    /// Steps before them that do not; by default 1, on a card 5.
+    /// Steps before them that do not [default: 1, on a GPU 5].
     #[arg(long)]
     warm_up: Option<usize>,
     /// Rank of the adapters; alpha is twice that.
     #[arg(long, default_value_t = 16)]
     rank: usize,
-    /// What layers keep for their backward.
+    /// What layers store for the backward pass.
     #[arg(long, value_enum, default_value_t = SaveName::Norms)]
     save: SaveName,
     #[command(flatten)]
@@ -111,7 +111,7 @@ pub struct TrainArguments {
     /// Measure the decoder layers alone, from given states and gradients.
     #[arg(long, value_enum)]
     only: Option<Only>,
-    /// Take the time of every kernel and matrix product on a GPU, for one step more.
+    /// Time every kernel and matrix product on a GPU, in one more step.
     #[arg(long)]
     profile: bool,
     /// Print one JSON object.
@@ -143,7 +143,7 @@ enum Only {
     Layers,
 }
 
-/// Steps that do not count, on the CPU and on a card, where products choose their kernels and memory is taken for the first time.
+/// Steps that do not count, on the CPU and on a GPU, where products choose their kernels and memory is allocated for the first time.
 const WARM_UP: (usize, usize) = (1, 5);
 /// Steps that are looked at phase by phase, likewise.
 const PROFILED: (usize, usize) = (1, 3);
@@ -236,7 +236,7 @@ struct Bench<'a> {
 }
 
 impl Bench<'_> {
-    /// How it fits the card's memory; `None` on the CPU.
+    /// How it fits the GPU's memory; `None` on the CPU.
     fn fit(&self) -> Result<Option<Fit>> {
         let Some(memory) = memory(self.device)? else {
             return Ok(None);
@@ -255,7 +255,7 @@ impl Bench<'_> {
             .filter(|&longest| longest > fit.longest)
         {
             return Err(Error::resource(format!(
-                "an example has {longest} tokens, the card has memory for {}",
+                "an example has {longest} tokens, the GPU has memory for {}",
                 fit.longest
             ))
             .hint("try --save layer"));
@@ -369,7 +369,7 @@ struct Steps<'a> {
     pass: Pass,
     only: Option<Only>,
     done: u64,
-    /// What was heard of the next step's first batch, as in training.
+    /// Embeddings of the next step's first batch, encoded ahead as in training.
     heard: Option<HeardAhead>,
     /// When the loss of the step before was read.
     ended: Option<Instant>,
@@ -436,7 +436,7 @@ impl Steps<'_> {
         Ok(seconds)
     }
 
-    /// The next step, waited for after every phase, so with nothing heard ahead.
+    /// The next step, waited for after every phase, so with nothing encoded ahead.
     fn profiled(&mut self) -> Result<Phases> {
         let device = self.model.device.clone();
         (self.heard, self.ended) = (None, None);

@@ -126,7 +126,7 @@ impl Folder {
         files::write_atomic(&self.path.join(TABLE_FILE), table.as_bytes())
     }
 
-    /// Systems of earlier evaluations that are not among these and were judged by another version of the suite.
+    /// Systems of earlier evaluations that are not among these and were evaluated with another version of the suite.
     ///
     /// # Errors
     /// Scores that cannot be read.
