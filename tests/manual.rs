@@ -206,6 +206,42 @@ fn manual_lists_every_command_and_option() {
 }
 
 #[test]
+fn manual_lists_every_key_of_a_rubric() {
+    let page = fs::read_to_string(root().join("docs/evaluation.md")).unwrap();
+    let shipped = fs::read_to_string(root().join("eval/judges/summary.yaml")).unwrap();
+    let place = Place::new();
+    let mut num_keys = 0;
+    for (at, planted) in [
+        ("name: summary\n", "name: summary\nzzz: 1\n"),
+        ("    lowest: 1\n", "    lowest: 1\n    zzz: 1\n"),
+        ("prices: {", "prices: {zzz: 1, "),
+    ] {
+        assert!(shipped.contains(at));
+        place.write("rubric.yaml", shipped.replacen(at, planted, 1));
+        let judge = [
+            "judge",
+            "--predictions",
+            "p",
+            "--sources",
+            "s",
+            "--endpoint",
+            "http://localhost/v1",
+        ];
+        let told = place.run(&[&judge[..], &["--rubric", "rubric.yaml", "--out", "o"]].concat());
+        let told = told.fails(2, &["unknown field `zzz`"]).stderr;
+        let listed = told.split_once(", expected ").unwrap().1;
+        for key in listed.lines().next().unwrap().split('`').skip(1).step_by(2) {
+            num_keys += 1;
+            assert!(
+                page.contains(&format!("`{key}`")),
+                "docs/evaluation.md lacks `{key}`"
+            );
+        }
+    }
+    assert!(num_keys > 12, "{num_keys}");
+}
+
+#[test]
 fn readme_is_short() {
     let text = fs::read_to_string(root().join("README.md")).unwrap();
     let num_words: usize = prose(&text)
