@@ -596,7 +596,7 @@ impl Schema {
             ("string", _) => "text".to_owned(),
             ("integer", _) => "whole number".to_owned(),
             ("boolean", _) => "`true`, `false`".to_owned(),
-            ("array", _) => format!("list of {}", self.type_of(&resolved["items"])),
+            ("array", _) => format!("list of {}s", self.type_of(&resolved["items"])),
             ("object", _) => "fields".to_owned(),
             (other, _) => other.to_owned(),
         };
