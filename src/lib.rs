@@ -1,6 +1,6 @@
 //! maqam fine-tunes audio language models on several speech tasks at once.
 //!
-//! The modules stand in the order in which a piece of data walks through them. A module uses modules above it, never below, and any crate.
+//! The modules below stand in the order in which a row passes through them. A module uses only modules above it.
 
 #![deny(clippy::unwrap_used, clippy::expect_used)]
 
@@ -38,4 +38,5 @@ pub mod plan;
 pub mod experiment;
 pub mod build;
 pub mod encoder;
+pub mod schema;
 pub mod cli;

@@ -16,7 +16,7 @@ use crate::ops::device::Choice;
 /// The device to compute on.
 #[derive(Args, Clone, Copy, Default)]
 pub struct DeviceArguments {
-    /// Where to compute: `cpu`, in f32; `cuda`, a card, in bf16; `auto`, a card where build and machine have one.
+    /// Device to compute on: `cpu` in f32, `cuda` (a GPU) in bf16, `auto` for a GPU if build and machine have one.
     #[arg(long, default_value = "auto", value_name = "auto|cpu|cuda")]
     device: Choice,
 }
@@ -27,10 +27,10 @@ impl DeviceArguments {
         self.device
     }
 
-    /// Opens the device, and says on the terminal if it is a card.
+    /// Opens the device, and says so on the terminal if it is a GPU.
     ///
     /// # Errors
-    /// A card that is asked for by name and cannot be had.
+    /// A GPU that was requested by name and is not available.
     pub fn open(self) -> Result<Device> {
         let has_kernels = cfg!(feature = "cuda");
         match self.device {
@@ -62,10 +62,10 @@ fn open_card() -> Result<Device> {
     Ok(device)
 }
 
-/// What the model computes in, where no recipe says it.
+/// Precision of a command without a recipe.
 #[derive(Args, Clone, Copy)]
 pub struct PrecisionArguments {
-    /// `fp8` rounds the decoder's frozen linear layers to 8 bits; on the CPU that shows what it does to a loss, and is slower than f32.
+    /// Type to compute in. `fp8` holds the decoder's frozen linear layers in e4m3; on the CPU it shows the effect on a loss, and is slower than f32.
     #[arg(long, value_enum, default_value_t = PrecisionName::Auto)]
     precision: PrecisionName,
 }
@@ -78,7 +78,7 @@ enum PrecisionName {
 }
 
 impl PrecisionArguments {
-    /// What that comes to on a device; said on the terminal where it is not what was asked for.
+    /// Returns what the precision means on a device, and prints a note if that is not what was requested.
     ///
     /// # Errors
     /// A device that has no such precision.
@@ -92,7 +92,7 @@ impl PrecisionArguments {
         precision.on(device)
     }
 
-    /// Has a model compute in it from here on; all that it computes with is frozen now.
+    /// Sets the precision of a model whose weights are all frozen.
     ///
     /// # Errors
     /// As [`PrecisionArguments::on`].
@@ -101,7 +101,7 @@ impl PrecisionArguments {
     }
 }
 
-/// Says what a recipe's precision comes to on a device, where that is not what it asks for.
+/// Prints what a recipe's precision means on a device, if that is not what it requests.
 pub fn note_precision(precision: Precision, device: &Device) -> Result<()> {
     if let Some(note) = precision.note(precision.on(device)?) {
         print::message(format_args!("note: {note}"));

@@ -42,9 +42,9 @@ use crate::train::Observer;
 
 #[derive(Args)]
 pub struct Arguments {
-    /// Experiment, YAML. Started again, it goes on where it was; whole runs are left as they are.
+    /// Experiment, a YAML file. Started again, it continues where it stopped.
     experiment: PathBuf,
-    /// Compare the runs that are whole, and train nothing.
+    /// Compare the finished runs and train nothing.
     #[arg(long)]
     compare_only: bool,
     #[command(flatten)]
@@ -193,7 +193,7 @@ fn add_new<'a>(
     }
 }
 
-/// The suite that every run is judged on, with the headers of its audio read: an experiment evaluates on it after hours.
+/// The suite that every run is evaluated on, with the headers of its audio read: an experiment evaluates on it after hours.
 fn test_suite(
     path: &Path,
     first: &Planned,

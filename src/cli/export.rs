@@ -24,19 +24,19 @@ use crate::nn::peft::Card;
 
 #[derive(Args)]
 pub struct Arguments {
-    /// Folder of the checkpoint the adapter was trained on, or its Hub id.
+    /// Checkpoint that the adapter was trained on: a folder or a Hub id.
     #[arg(long)]
     model: String,
-    /// PEFT folder or checkpoint of a run.
+    /// Adapter: a PEFT folder or a checkpoint of a run.
     #[arg(long)]
     adapter: PathBuf,
-    /// Folder to write; it must not exist.
+    /// Folder to write. It must not exist.
     #[arg(long)]
     out: PathBuf,
-    /// What to write.
+    /// Form of the output.
     #[arg(long, value_enum, default_value_t = Form::Merged)]
     form: Form,
-    /// Type of all merged weights; by default each keeps its own.
+    /// Type of all merged weights [default: each keeps its own].
     #[arg(long, value_enum)]
     dtype: Option<Stored>,
 }
@@ -104,7 +104,7 @@ pub fn run(arguments: &Arguments) -> Result<()> {
         );
     }
     let Some(adapter) = trained.adapter.filter(|_| trained.full.is_empty()) else {
-        return Err(Error::input("parts of the model were trained whole (trained.safetensors), which a PEFT folder cannot hold")
+        return Err(Error::input("parts of the model were trained in full (trained.safetensors), which a PEFT folder cannot hold")
             .at_path(&arguments.adapter)
             .hint("write the whole checkpoint with --form merged"));
     };

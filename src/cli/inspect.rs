@@ -38,7 +38,7 @@ pub struct EmbedArguments {
     model: ModelArguments,
     #[command(flatten)]
     data: DataArguments,
-    /// Output, safetensors: one tensor for each row id.
+    /// Output, safetensors: one tensor per row id.
     #[arg(long)]
     out: PathBuf,
     /// `mean`: [hidden], the mean over time, of length one. `none`: [audio tokens, hidden], of a speech encoder [frames, hidden].

@@ -28,42 +28,42 @@ use crate::task::Wording;
 
 #[derive(Subcommand)]
 pub enum Command {
-    /// Build a suite from manifests: instructions about their clips whose answers a program can judge.
+    /// Build a suite from manifests: instructions about their clips that a program can check.
     Build(BuildArguments),
-    /// Judge the answers to a suite: `maqam generate --data SUITE` gives them.
+    /// Score the answers to a suite; `maqam generate --data SUITE` makes them.
     Score(ScoreArguments),
 }
 
 #[derive(Args)]
 pub struct BuildArguments {
-    /// Manifest with the clips; several about the same clips know more together.
+    /// Manifest with the clips; may be repeated. Several manifests of the same clips add to each other.
     #[arg(long, required = true)]
     data: Vec<PathBuf>,
-    /// Task of the rows that say none: one for all manifests, or one for each in the same order.
+    /// Task of rows that name none: one for all manifests, or one for each in the same order.
     #[arg(long)]
     task: Vec<String>,
-    /// Output: a manifest, JSONL, with `checks` beside the messages.
+    /// Output: a manifest, JSON lines, with `checks` beside the messages.
     #[arg(long)]
     out: PathBuf,
     /// Also write the same rows in text alone, the transcript in place of the audio: `score --text-suite` takes it.
     #[arg(long, value_name = "OUT")]
     text: Option<PathBuf>,
-    /// Seed of what is drawn.
+    /// Seed of the draws.
     #[arg(long, default_value_t = 0)]
     seed: u64,
     /// Rows of each kind.
     #[arg(long, default_value_t = Settings::default().rows)]
     rows: usize,
-    /// Kinds of rows; by default all.
+    /// Kinds of rows [default: all].
     #[arg(long, value_delimiter = ',')]
     kinds: Vec<String>,
-    /// Tasks that are asked; by default every task there is.
+    /// Tasks to use [default: all].
     #[arg(long, value_delimiter = ',')]
     ask: Vec<String>,
     /// Languages of the instructions.
     #[arg(long, value_delimiter = ',', default_value = "ar,en")]
     languages: Vec<String>,
-    /// The set of wordings that tasks are asked in: dev or test.
+    /// Set of instructions of the tasks: dev or test.
     #[arg(long, value_enum, default_value_t = WordingName::Dev)]
     wording: WordingName,
     /// Folder of task files that add to or override the built-in ones.
@@ -78,19 +78,19 @@ pub struct ScoreArguments {
     /// Suite, as `build` writes it.
     #[arg(long)]
     suite: PathBuf,
-    /// Answers to all of its rows, JSONL: id, prediction.
+    /// Answers to all of its rows, JSON lines: id, prediction.
     #[arg(long)]
     predictions: PathBuf,
-    /// Answers of the model before it was tuned, to show side by side what it forgot.
+    /// Answers of the model before tuning, to show what it forgot.
     #[arg(long)]
     base: Option<PathBuf>,
-    /// The suite in text alone, as `build --text` writes it: what a model forgot shows there without its hearing.
+    /// The suite in text alone, as `build --text` writes it. It shows what a model forgot apart from the audio.
     #[arg(long, value_name = "SUITE", requires_all = ["text", "text_base"])]
     text_suite: Option<PathBuf>,
     /// Answers to all rows of --text-suite.
     #[arg(long, value_name = "PREDICTIONS", requires = "text_suite")]
     text: Option<PathBuf>,
-    /// Answers of the model before it was tuned to all rows of --text-suite.
+    /// Answers of the model before tuning to all rows of --text-suite.
     #[arg(long, value_name = "PREDICTIONS", requires = "text_suite")]
     text_base: Option<PathBuf>,
     /// Print one JSON object instead of tables.

@@ -39,7 +39,7 @@ pub struct ScoreArguments {
     data: DataArguments,
     #[command(flatten)]
     task: TaskArguments,
-    /// Output, JSONL: id, loss (mean nats over target tokens), num_target_tokens, logprobs.
+    /// Output, JSON lines: id, loss (nats per target token), num_target_tokens, logprobs.
     #[arg(long)]
     out: PathBuf,
     #[command(flatten)]

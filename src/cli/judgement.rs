@@ -33,49 +33,49 @@ use crate::jsonl;
 
 #[derive(Args)]
 pub struct Arguments {
-    /// Summaries to grade, JSONL: id, prediction.
+    /// Summaries to grade, JSON lines: id, prediction.
     #[arg(long)]
     predictions: PathBuf,
-    /// What was summarised: a manifest, JSONL, with `id` and `text`; or the name of a field of the predictions (`source`, `meta.text`).
+    /// Texts that were summarised: a manifest with `id` and `text`, or a field of the predictions (`source`, `meta.text`).
     #[arg(long)]
     sources: String,
-    /// Rubric, YAML; by default the one for summaries that ships (eval/judges/summary.yaml).
+    /// Rubric, a YAML file [default: eval/judges/summary.yaml, which is built in].
     #[arg(long)]
     rubric: Option<PathBuf>,
-    /// URL of an endpoint that speaks OpenAI's chat completions, up to /v1. The key is read from the environment variable that the rubric names.
+    /// URL of an OpenAI-compatible endpoint, up to /v1. The key is read from the environment variable that the rubric names.
     #[arg(long)]
     endpoint: String,
-    /// Model to ask; by default the rubric's.
+    /// Model to ask [default: the rubric's].
     #[arg(long)]
     model: Option<String>,
-    /// Output, JSONL: id, grades, reason, tokens; `fault` where no answer could be used.
+    /// Output, JSON lines: id, grades, reason, tokens; `fault` if no answer could be used.
     #[arg(long)]
     out: PathBuf,
-    /// Verdicts of earlier runs, JSONL; by default judge-cache.jsonl beside the output.
+    /// Cache of verdicts, JSON lines [default: judge-cache.jsonl beside the output].
     #[arg(long)]
     cache: Option<PathBuf>,
-    /// Requests under way at once.
+    /// Requests at a time.
     #[arg(long, default_value_t = 4)]
     threads: usize,
-    /// Longest that one request may take, in seconds.
+    /// Longest time of one request, in seconds.
     #[arg(long, default_value_t = Patience::default().timeout.as_secs_f64())]
     timeout_s: f64,
-    /// First wait after a failure, in seconds; it doubles with each.
+    /// First wait after a failure, in seconds. It doubles with each.
     #[arg(long, default_value_t = Patience::default().first_wait.as_secs_f64())]
     wait_s: f64,
-    /// Dollars for a million tokens asked; by default the rubric's.
+    /// Dollars per million prompt tokens [default: the rubric's].
     #[arg(long, alias = "prompt-price", allow_negative_numbers = true)]
     price_in: Option<f64>,
-    /// Dollars for a million tokens answered; by default the rubric's.
+    /// Dollars per million response tokens [default: the rubric's].
     #[arg(long, alias = "completion-price", allow_negative_numbers = true)]
     price_out: Option<f64>,
-    /// Most requests that are sent, those that fail included.
+    /// Most requests, failed ones included.
     #[arg(long, value_name = "N")]
     max_requests: Option<u64>,
-    /// Most tokens that are spent, asked and answered together. No request is begun after that; those under way are finished.
+    /// Most tokens, prompts and responses together. Requests under way are finished.
     #[arg(long, value_name = "N")]
     max_tokens: Option<u64>,
-    /// Most dollars that are spent; needs both prices. No request is begun after that; those under way are finished.
+    /// Most dollars; needs both prices. Requests under way are finished.
     #[arg(long, value_name = "DOLLARS", allow_negative_numbers = true)]
     max_cost: Option<f64>,
     /// Print one JSON object instead of lines.

@@ -9,10 +9,10 @@ use crate::leakage::Kind;
 /// What training and evaluation may share where it is meant.
 #[derive(Args, Clone)]
 pub struct LeakageArguments {
-    /// What training and evaluation rows may share; may be given several times.
+    /// Permit training and evaluation rows to share this; may be repeated.
     #[arg(long, value_enum, value_name = "KIND")]
     allow: Vec<Shared>,
-    /// Let training and evaluation share anything, the same rows included.
+    /// Permit training and evaluation to share anything, even the same rows.
     #[arg(long)]
     allow_leakage: bool,
 }

@@ -1,4 +1,4 @@
-//! The command line: arguments in, one call, an exit code out. The only room that parses arguments and prints.
+//! The command line: arguments in, one call, an exit code out. The only module that parses arguments and prints.
 
 pub mod allocator;
 mod arguments;
@@ -25,12 +25,14 @@ mod print;
 mod progress;
 mod prompts;
 mod report;
+mod schema;
 mod train;
 
 use std::process::ExitCode;
 use std::sync::Arc;
 use std::sync::atomic::AtomicBool;
 
+use clap::Args;
 use clap::Parser;
 use clap::Subcommand;
 
@@ -40,49 +42,114 @@ use crate::machine;
 
 /// Fine-tunes audio language models on several speech tasks at once.
 ///
-/// Exit codes: 0 done, 1 a fault of maqam, 2 bad input, 3 the loss diverged, 4 disk, memory or network, 130 interrupted.
+/// Exit codes: 0 done, 1 a bug of maqam, 2 bad input, 3 the loss diverged, 4 disk, memory or network, 130 interrupted.
 #[derive(Parser)]
-#[command(name = "maqam", version = machine::VERSION_AND_COMMIT, max_term_width = 120)]
+#[command(
+    name = "maqam",
+    version = machine::VERSION_AND_COMMIT,
+    max_term_width = 120,
+    after_help = "Examples:
+  maqam new recipe mine.yaml                             write a commented recipe
+  maqam plan mine.yaml                                   show what it trains on
+  maqam train mine.yaml                                  train it
+  maqam eval eval/test.yaml --model M --adapter runs/mine/best
+  maqam export --model M --adapter runs/mine/best --out merged"
+)]
 struct Cli {
+    #[command(flatten)]
+    verbosity: Verbosity,
     #[command(subcommand)]
     command: Command,
 }
 
+/// How much a command prints beside its result.
+#[derive(Args, Clone, Copy)]
+struct Verbosity {
+    /// Print only results and errors: no progress and no notes.
+    #[arg(short, long, global = true, conflicts_with = "verbose")]
+    quiet: bool,
+    /// Print a line for every unit of progress, such as every training step.
+    #[arg(short, long, global = true)]
+    verbose: bool,
+}
+
+impl Verbosity {
+    fn level(self) -> print::Level {
+        match (self.quiet, self.verbose) {
+            (true, _) => print::Level::Quiet,
+            (false, true) => print::Level::Verbose,
+            (false, false) => print::Level::Normal,
+        }
+    }
+}
+
 #[derive(Subcommand)]
 enum Command {
-    /// Train as a recipe says; the run's files go to runs/NAME.
+    /// Train a recipe. The files of the run go to runs/NAME.
+    #[command(after_help = "Examples:
+  maqam train curricula/quickstart.yaml
+  maqam train mine.yaml --set optimiser.learning_rate=5e-5 --set name=mine-lower
+  maqam train mine.yaml --resume")]
     Train(train::Arguments),
-    /// Show what a recipe will train on, step by step, without training.
+    /// Show what a recipe will train on and what it costs, without training.
+    #[command(after_help = "Examples:
+  maqam plan mine.yaml
+  maqam plan mine.yaml --gpu-memory 80 --html plan.html
+  maqam plan mine.yaml --json | jq .stages")]
     Plan(plan::Arguments),
-    /// Train and compare several recipes with several seeds, over one data set and one budget.
+    /// Train several recipes with several seeds over one data set and one budget, and compare them.
+    #[command(after_help = "Examples:
+  maqam experiment order.yaml
+  maqam experiment order.yaml --compare-only")]
     Experiment(experiment::Arguments),
-    /// Ask a model, and what was trained of it, the questions of a suite; score the answers.
+    /// Evaluate a model and its adapters on a suite.
+    #[command(after_help = "Examples:
+  maqam eval eval/test.yaml --model Qwen/Qwen2.5-Omni-3B --adapter runs/mine/best
+  maqam eval eval/test.yaml --model M --adapter a=runs/a/best --adapter b=runs/b/best --no-base")]
     Eval(eval::Arguments),
-    /// Log-probabilities of the answers in a data file.
+    /// Compute loss and log-probabilities of the targets in a manifest.
+    #[command(after_help = "Example:
+  maqam score --model M --adapter runs/mine/best --data dev.jsonl --task asr --out scores.jsonl")]
     Score(judge::ScoreArguments),
-    /// Answers of a model to the questions in a data file.
+    /// Generate answers to the rows of a manifest.
+    #[command(after_help = "Example:
+  maqam generate --model M --adapter runs/mine/best --data clips.jsonl --task asr --out answers.jsonl")]
     Generate(judge::GenerateArguments),
-    /// Scores of answers against what they should be, whoever gave them.
+    /// Score the predictions of any system.
+    #[command(after_help = "Examples:
+  maqam metrics --task asr --predictions answers.jsonl --normaliser arabic-leaderboard
+  maqam metrics --task emotion --predictions a.jsonl --against b.jsonl --json")]
     Metrics(metrics::Arguments),
-    /// What the projector makes of each row's audio.
+    /// Write the projector's embeddings of each row's audio.
     Embed(inspect::EmbedArguments),
-    /// Log-mel frames of each row's audio.
+    /// Write the log-mel frames of each row's audio.
     Features(inspect::FeaturesArguments),
     /// Build a speech-summarization data set from text.
     Build(build::Arguments),
-    /// Instructions about clips whose answers a program can judge: build a suite, score the answers.
+    /// Build a suite of instructions that a program can check, and score the answers.
     #[command(subcommand)]
     Instructions(instructions::Command),
-    /// Grade summaries by a model behind an endpoint that speaks OpenAI's chat completions.
+    /// Grade summaries with a language model behind an OpenAI-compatible endpoint.
+    #[command(after_help = "Example:
+  OPENAI_API_KEY=... maqam judge --predictions answers.jsonl --sources test.jsonl \\
+    --endpoint https://api.openai.com/v1 --out grades.jsonl --max-cost 5 --price-in 2.5 --price-out 10")]
     Judge(judgement::Arguments),
-    /// Show runs on a page: curves, scores, confusions, gradients, worst utterances.
+    /// Write an HTML page of runs: curves, scores, confusions, gradients, worst utterances.
+    #[command(after_help = "Examples:
+  maqam report runs/mine
+  maqam report runs/eval/test --audio")]
     Report(report::ReportArguments),
-    /// Compare runs judged on the same rows: tables and figures for a paper.
+    /// Compare runs that were evaluated on the same rows: tables and figures for a paper.
+    #[command(after_help = "Example:
+  maqam compare runs/uniform runs/tpc --test --out comparison")]
     Compare(report::CompareArguments),
     /// Speech encoders: train from scratch, distil into smaller ones.
     #[command(subcommand)]
     Encoder(encoder::Command),
-    /// Merge an adapter into a checkpoint, or write it as PEFT reads it.
+    /// Merge an adapter into a checkpoint, or write it as a PEFT folder.
+    #[command(after_help = "Examples:
+  maqam export --model M --adapter runs/mine/best --out merged --dtype bf16
+  maqam export --model M --adapter runs/mine/best --out adapter --form peft")]
     Export(export::Arguments),
     /// Read, write and look at manifests.
     #[command(subcommand)]
@@ -92,9 +159,24 @@ enum Command {
     /// Measure speed and memory.
     #[command(subcommand)]
     Bench(bench::Command),
+    /// Print the JSON Schema of a kind of file, for completion and checks in editors.
+    #[command(after_help = "Example:
+  maqam schema recipe --out recipe.schema.json
+  then, as a comment in a recipe:  # yaml-language-server: $schema=recipe.schema.json")]
+    Schema(schema::SchemaArguments),
+    /// Write a commented recipe, suite, task or experiment to start from.
+    #[command(after_help = "Example:
+  maqam new recipe mine.yaml")]
+    New(schema::NewArguments),
+    /// Print the completion script of a shell.
+    #[command(after_help = "Examples:
+  maqam completions bash > ~/.local/share/bash-completion/completions/maqam
+  maqam completions zsh > ~/.zfunc/_maqam
+  maqam completions fish > ~/.config/fish/completions/maqam.fish")]
+    Completions(schema::CompletionsArguments),
 }
 
-/// `maqam bench` alone: what a card is measured with is a small program.
+/// `maqam bench` alone, a small program to measure a GPU with.
 #[derive(Parser)]
 #[command(
     name = "bench",
@@ -112,6 +194,7 @@ pub fn main() -> ExitCode {
     let stop = Arc::new(AtomicBool::new(false));
     match Cli::try_parse() {
         Ok(cli) => {
+            print::set_level(cli.verbosity.level());
             outcome(|| interrupt::watch(stop.clone()).and_then(|()| run(cli.command, &stop)))
         }
         Err(error) => usage(&error),
@@ -147,7 +230,7 @@ fn outcome(work: impl FnOnce() -> Result<()>) -> ExitCode {
     match outcome {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) => {
-            print::message(format_args!("error: {error}"));
+            print::error(format_args!("error: {error}"));
             ExitCode::from(error.exit_code())
         }
     }
@@ -189,5 +272,8 @@ fn run(command: Command, stop: &AtomicBool) -> Result<()> {
         Command::Export(arguments) => export::run(&arguments),
         Command::Data(command) => data::run(&command, stop),
         Command::Bench(command) => bench::run(command),
+        Command::Schema(arguments) => schema::schema(&arguments),
+        Command::New(arguments) => schema::new(&arguments),
+        Command::Completions(arguments) => schema::completions(&arguments),
     }
 }

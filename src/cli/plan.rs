@@ -22,20 +22,23 @@ use crate::recipe::Recipe;
 
 #[derive(Args)]
 pub struct Arguments {
-    /// Recipe, YAML.
+    /// Recipe, a YAML file.
     recipe: PathBuf,
-    /// Change a value of the recipe; lists count from 0.
+    /// Change a value of the recipe for this plan. Entries of lists count from 0: data.0.weight=2.
     #[arg(long, value_name = "KEY=VALUE")]
     set: Vec<String>,
-    /// Write the rows of every step to this file, JSONL.
+    /// Write the rows of every step to this file, as JSON lines.
     #[arg(long)]
     picks: Option<PathBuf>,
-    /// Write the plan with pictures to this file, HTML.
+    /// Write the plan with figures to this file, as HTML.
     #[arg(long)]
     html: Option<PathBuf>,
+    /// Print one JSON object instead of tables.
+    #[arg(long)]
+    json: bool,
     #[command(flatten)]
     leakage: LeakageArguments,
-    /// Say how training fills a GPU with so many GiB of memory, and what of it does not fit.
+    /// Show how the training fits a GPU with this much memory, in GiB.
     #[arg(
         long,
         alias = "card",
@@ -92,7 +95,10 @@ pub fn run(arguments: &Arguments, stop: &AtomicBool) -> Result<()> {
     if let Some(path) = &arguments.html {
         files::write_atomic(path, page(&plan, &recipe.name).html().as_bytes())?;
     }
-    print::result(format_args!("{}", plan.text()))?;
+    if arguments.json {
+        return print::line(plan.json());
+    }
+    print::result(plan.text())?;
     if let Some(path) = &arguments.picks {
         print::line(format_args!("\npicks of every step: {}", path.display()))?;
     }

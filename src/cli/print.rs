@@ -9,6 +9,7 @@ use std::fmt::Write as _;
 use std::io;
 use std::io::Write;
 use std::sync::atomic::AtomicBool;
+use std::sync::atomic::AtomicU8;
 use std::sync::atomic::Ordering;
 
 use crate::error::Error;
@@ -16,6 +17,34 @@ use crate::error::Result;
 
 /// Set once standard output was found closed: nothing more is written to it.
 static IS_CLOSED: AtomicBool = AtomicBool::new(false);
+
+/// How much is printed beside results and errors.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub enum Level {
+    /// Nothing.
+    Quiet,
+    /// Messages, and progress now and then.
+    Normal,
+    /// Messages, and every unit of progress.
+    Verbose,
+}
+
+static LEVEL: AtomicU8 = AtomicU8::new(Level::Normal as u8);
+
+/// Sets how much is printed from here on.
+pub fn set_level(level: Level) {
+    LEVEL.store(level as u8, Ordering::Relaxed);
+}
+
+/// Whether messages and progress are left out.
+pub fn is_quiet() -> bool {
+    LEVEL.load(Ordering::Relaxed) == Level::Quiet as u8
+}
+
+/// Whether every unit of progress has a line.
+pub fn is_verbose() -> bool {
+    LEVEL.load(Ordering::Relaxed) == Level::Verbose as u8
+}
 
 /// Prints a part of a result, as it stands; it brings its own line ends.
 ///
@@ -51,8 +80,16 @@ pub fn line(text: impl Display) -> Result<()> {
     result(format!("{text}\n"))
 }
 
-/// Prints a message on a line of its own. What cannot be printed is dropped: no work ends for want of a reader.
+/// Prints a message on a line of its own, unless the user asked for quiet. What cannot be printed is dropped: no work ends for want of
+/// a reader.
 pub fn message(text: impl Display) {
+    if !is_quiet() {
+        error(text);
+    }
+}
+
+/// Prints what went wrong, quiet or not.
+pub fn error(text: impl Display) {
     let text = format!("{text}\n");
     let _ = io::stderr().lock().write_all(printable(&text).as_bytes());
 }

@@ -33,7 +33,7 @@ const LINE_EVERY: Duration = Duration::from_secs(5);
 impl Progress {
     /// Work of `total` units, of which `done` were done before.
     pub fn new(what: &'static str, done: u64, total: u64) -> Self {
-        let is_terminal = std::io::stderr().is_terminal();
+        let is_terminal = std::io::stderr().is_terminal() && !print::is_quiet();
         let target = if is_terminal {
             ProgressDrawTarget::stderr()
         } else {
@@ -88,12 +88,16 @@ impl Progress {
             .filter(|part| !part.is_empty())
             .collect::<Vec<_>>()
             .join("  ");
+        if print::is_verbose() {
+            self.line(&format!("{} {done}/{}  {text}", self.what, self.total));
+        }
         if self.is_terminal {
             self.bar.set_message(print::printable(&text).into_owned());
             self.bar.set_position(done);
             return;
         }
-        let is_due = self.last_line.elapsed() >= LINE_EVERY || done == self.total;
+        let is_due = !print::is_verbose() && self.last_line.elapsed() >= LINE_EVERY;
+        let is_due = is_due || (done == self.total && !print::is_verbose());
         if is_due {
             self.last_line = Instant::now();
             print::message(format_args!("{} {done}/{}  {text}", self.what, self.total));

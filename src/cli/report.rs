@@ -22,17 +22,20 @@ pub struct ReportArguments {
     /// Folders of runs, such as runs/quickstart, or the folder of an evaluation, such as runs/eval/first.
     #[arg(required = true)]
     runs: Vec<PathBuf>,
-    /// The page; by default report.html in the run's folder, for several runs in the working directory.
+    /// The page [default: report.html in the run's folder, or here for several runs].
     #[arg(long)]
     out: Option<PathBuf>,
-    /// Put the sound of short clips into the page instead of linking to their files.
+    /// Put the audio of short clips into the page instead of linking to the files.
     #[arg(long)]
     audio: bool,
+    /// Print the path of the page as a JSON object.
+    #[arg(long)]
+    json: bool,
 }
 
 #[derive(Args)]
 pub struct CompareArguments {
-    /// Folders of runs that were evaluated on the same rows; the others are compared with the first. The folder of an evaluation, such
+    /// Folders of runs that were evaluated on the same rows. The others are compared with the first. The folder of an evaluation, such
     /// as runs/eval/first, stands for its models and baselines.
     #[arg(required = true)]
     runs: Vec<PathBuf>,
@@ -53,7 +56,7 @@ pub fn report(arguments: &ReportArguments) -> Result<()> {
     {
         let out = arguments.out.clone().unwrap_or_else(|| folder.join(PAGE));
         of_evaluation(folder, &out, arguments.audio, &Resampled::default())?;
-        return print::line(format_args!("report: {}", out.display()));
+        return tell(&out, arguments.json);
     }
     let out = match (&arguments.out, arguments.runs.as_slice()) {
         (Some(out), _) => out.clone(),
@@ -71,8 +74,15 @@ pub fn report(arguments: &ReportArguments) -> Result<()> {
     };
     let page = report::page(&runs, &Resampled::default(), &audio)?;
     files::write_atomic(&out, page.html().as_bytes())?;
-    print::line(format_args!("report: {}", out.display()))?;
-    Ok(())
+    tell(&out, arguments.json)
+}
+
+/// Says where the page is.
+fn tell(page: &Path, is_json: bool) -> Result<()> {
+    match is_json {
+        true => print::line(serde_json::json!({ "report": page.display().to_string() })),
+        false => print::line(format_args!("report: {}", page.display())),
+    }
 }
 
 /// Writes the page of the evaluation in `folder` to `out`.

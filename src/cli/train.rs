@@ -4,6 +4,8 @@ use std::path::PathBuf;
 use std::sync::atomic::AtomicBool;
 
 use clap::Args;
+use serde::Serialize;
+use serde_json::json;
 
 use crate::cli::arguments::MemoryArguments;
 use crate::cli::device::DeviceArguments;
@@ -20,6 +22,7 @@ use crate::models::AudioLlm;
 use crate::recipe::Begun;
 use crate::recipe::Opening;
 use crate::recipe::Recipe;
+use crate::records::log::Line;
 use crate::records::log::StepRecord;
 use crate::records::scores::Scores;
 use crate::schedule::Schedule;
@@ -32,14 +35,17 @@ use crate::train::environment::Pace;
 
 #[derive(Args)]
 pub struct Arguments {
-    /// Recipe, YAML.
+    /// Recipe, a YAML file.
     recipe: PathBuf,
-    /// Go on from the run's last checkpoint, from the beginning if there is none.
+    /// Continue from the last checkpoint of the run, or from the beginning if there is none.
     #[arg(long)]
     resume: bool,
-    /// Change a value of the recipe; lists count from 0.
+    /// Change a value of the recipe for this run. Entries of lists count from 0: data.0.weight=2.
     #[arg(long, value_name = "KEY=VALUE")]
     set: Vec<String>,
+    /// Print events as JSON lines: every step, evaluation and note, and the end. The final table is left out.
+    #[arg(long)]
+    json: bool,
     #[command(flatten)]
     leakage: LeakageArguments,
     #[command(flatten)]
@@ -88,6 +94,7 @@ pub fn run(arguments: &Arguments, stop: &AtomicBool) -> Result<()> {
     }
     describe(&recipe, &run, &schedule, &model, &state);
     let mut screen = Screen::new(state.step, schedule.num_steps());
+    screen.is_json = arguments.json;
     let outcome = train::train(
         &run,
         schedule,
@@ -118,7 +125,15 @@ pub fn run(arguments: &Arguments, stop: &AtomicBool) -> Result<()> {
                     best.display()
                 ));
             }
-            if run.evaluate.is_some()
+            if arguments.json {
+                screen.event(json!({
+                    "kind": "done",
+                    "step": state.step,
+                    "folder": run.folder.display().to_string(),
+                    "checkpoint": last.display().to_string(),
+                    "best": best.is_dir().then(|| best.display().to_string()),
+                }));
+            } else if run.evaluate.is_some()
                 && let Some(table) = table::of_run(&run.folder, state.step, best_step)?
             {
                 // The run is whole, and its table is in its folder: a printer that fails is no fault of it.
@@ -143,7 +158,7 @@ pub fn run(arguments: &Arguments, stop: &AtomicBool) -> Result<()> {
 /// Skipped rows that are named.
 const MOST_NAMED: usize = 20;
 
-/// Says which rows are not used: what is wrong with each.
+/// Prints which rows are not used, and what is wrong with each.
 pub(super) fn tell_skipped<'a>(skipped: impl Iterator<Item = &'a str>) {
     let skipped: Vec<&str> = skipped.collect();
     for message in skipped.iter().take(MOST_NAMED) {
@@ -157,7 +172,7 @@ pub(super) fn tell_skipped<'a>(skipped: impl Iterator<Item = &'a str>) {
     }
 }
 
-/// Prints notes on the adapter a run goes on from, and how the training fills the GPU's memory if it is on one.
+/// Prints notes on the adapter that a run continues from, and how the training fills the GPU's memory if it is on one.
 pub(super) fn tell_fit(begun: &Begun) {
     begun
         .notes
@@ -174,7 +189,7 @@ pub(super) fn tell_fit(begun: &Begun) {
 fn describe(recipe: &Recipe, run: &Run, schedule: &Schedule, model: &AudioLlm, state: &State) {
     let population = run.corpus.population();
     print::message(format_args!(
-        "run {}: {} rows, {} steps of {} examples, {} trained numbers",
+        "run {}: {} rows, {} steps of {} examples, {} trained parameters",
         run.folder.display(),
         run.corpus.len(),
         schedule.num_steps(),
@@ -204,7 +219,7 @@ fn describe(recipe: &Recipe, run: &Run, schedule: &Schedule, model: &AudioLlm, s
         ));
     }
     if state.step > 0 {
-        print::message(format_args!("  going on after step {}", state.step));
+        print::message(format_args!("  continuing after step {}", state.step));
     }
     print::message(format_args!(
         "  seed {}, model {}",
@@ -217,6 +232,10 @@ pub(super) struct Screen {
     /// What goes on between two steps: an evaluation, a pass over the rows for their embeddings.
     part: Option<Progress>,
     stage: String,
+    /// Whether events are printed as JSON lines on standard output.
+    is_json: bool,
+    /// Whether an event could not be printed, which is said once.
+    is_unheard: bool,
 }
 
 impl Screen {
@@ -226,6 +245,22 @@ impl Screen {
             progress: Progress::new("training", step, num_steps),
             part: None,
             stage: String::new(),
+            is_json: false,
+            is_unheard: false,
+        }
+    }
+
+    /// Prints an event. A printer that fails ends no training.
+    fn event(&mut self, event: impl Serialize) {
+        if !self.is_json || self.is_unheard {
+            return;
+        }
+        let printed = serde_json::to_string(&event)
+            .map_err(Error::bug)
+            .and_then(print::line);
+        if let Err(error) = printed {
+            self.is_unheard = true;
+            print::message(format_args!("note: {}", error.message()));
         }
     }
 
@@ -258,6 +293,7 @@ impl Screen {
 
 impl Observer for Screen {
     fn step(&mut self, record: &StepRecord, pace: Pace) {
+        self.event(Line::Train(record.clone()));
         if record.stage != self.stage {
             self.stage.clone_from(&record.stage);
             self.progress.line(&format!("stage {}", record.stage));
@@ -284,6 +320,12 @@ impl Observer for Screen {
 
     fn evaluated(&mut self, at_step: u64, scores: &Scores, is_best: bool) {
         self.end_part();
+        self.event(json!({
+            "kind": "eval",
+            "at_step": at_step,
+            "scores": scores.to_json(),
+            "is_best": is_best,
+        }));
         let listed = scores
             .0
             .iter()
@@ -297,6 +339,7 @@ impl Observer for Screen {
     }
 
     fn note(&mut self, text: &str) {
+        self.event(json!({ "kind": "note", "text": text }));
         self.progress.line(&format!("note: {text}"));
     }
 }

@@ -98,7 +98,7 @@ pub fn compare(experiment: &Experiment, planned: &[Planned], test: &Suite) -> Re
         ))
         .at_path(&experiment.folder())
         .hint(
-            "a comparison takes at least two, better five; start the experiment again to go on",
+            "start the experiment again to train the rest; a comparison needs at least two seeds, better five",
         ));
     }
     let resampling = Resampling {

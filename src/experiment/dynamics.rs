@@ -92,7 +92,7 @@ pub fn of_recipes(
             .position(|known| known == name)
             .unwrap_or_default()
     };
-    // Runs that were never judged on their way have no curve to compare.
+    // Runs that were never evaluated during training have no curve to compare.
     let is_judged: Vec<bool> = (0..recipes.len())
         .map(|recipe| {
             runs(recipe).try_fold(true, |all, run| Ok(all && !evaluations(run)?.is_empty()))

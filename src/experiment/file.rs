@@ -1,4 +1,4 @@
-//! An experiment as written: recipes times seeds over one data set and one budget, and the questions asked of the outcome.
+//! An experiment as written: recipes times seeds over one data set and one budget, and the contrasts to test.
 
 use std::path::Path;
 use std::path::PathBuf;
@@ -18,23 +18,23 @@ use crate::yaml;
 pub struct Experiment {
     /// Name of its folder under `runs`.
     pub name: String,
-    /// What is compared.
+    /// Recipes to compare.
     pub recipes: Vec<Entry>,
     /// Changes to every recipe, each `KEY.KEY=VALUE` as `--set` takes them.
     #[serde(default)]
     pub set: Vec<String>,
-    /// A run of every recipe for each; recipes share a seed's initialisation and order of the data.
+    /// Seeds; every recipe runs once for each. Recipes share a seed's initialisation and order of the data.
     pub seeds: Vec<Seed>,
-    /// A suite that every finished run is judged on, once.
+    /// Suite that every finished run is evaluated on, once.
     #[serde(default)]
     pub test: Option<PathBuf>,
-    /// The differences that the experiment is about, declared beforehand; their p-values are corrected together.
+    /// Differences to test, declared beforehand. Their p-values are corrected together.
     #[serde(default)]
     pub contrasts: Vec<Contrast>,
-    /// A difference is called resolved where its corrected p-value is at most this.
+    /// Level of significance of a corrected p-value.
     #[serde(default = "default_level")]
     pub level: f64,
-    /// Draws of each bootstrap.
+    /// Resamples of each bootstrap.
     #[serde(default = "default_resamples")]
     pub resamples: usize,
 }
@@ -51,7 +51,7 @@ fn default_resamples() -> usize {
 #[derive(Clone, Debug, Serialize, Deserialize)]
 #[serde(deny_unknown_fields, rename = "recipe")]
 pub struct Entry {
-    /// What the comparison calls it; by default the recipe's own name.
+    /// Name in the comparison; by default the recipe's own.
     #[serde(default)]
     pub name: String,
     /// The recipe's file.
@@ -64,13 +64,13 @@ pub struct Entry {
     pub own_budget: bool,
 }
 
-/// What is random in a run, in two parts, or one number for both.
+/// Seeds of a run, or one number for both.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields, rename = "initialisation+order")]
 pub struct Seed {
-    /// Of fresh weights, wordings, dropout: the recipe's `seed`.
+    /// Seed of fresh weights, wordings and dropout: the recipe's `seed`.
     pub initialisation: u64,
-    /// Of the order of the data: the recipe's `schedule.seed`.
+    /// Seed of the order of the data: the recipe's `schedule.seed`.
     pub order: u64,
 }
 
@@ -93,7 +93,7 @@ impl std::fmt::Display for Seed {
 pub struct Contrast {
     /// The recipe that is expected to differ.
     pub recipe: String,
-    /// What it is held against.
+    /// The recipe that it is compared with.
     pub against: String,
     /// The score, as the test suite names it.
     pub score: String,
@@ -248,7 +248,7 @@ impl Experiment {
                 ];
                 if let Some((key, _)) = key.iter().find(|(_, is_there)| *is_there) {
                     return Err(Error::input(format!("a stage of `{}` has `{key}`", other.recipe_name))
-                        .hint("in an experiment every recipe has the learning rate of the same step and goes on to its end"));
+                        .hint("remove it: in an experiment all recipes have the same learning rate at the same step and train to their end"));
                 }
             }
         }

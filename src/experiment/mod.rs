@@ -1,4 +1,4 @@
-//! Recipes times seeds over one data set and one budget: trained one after the other, judged once, compared in the end.
+//! Recipes times seeds over one data set and one budget: trained one after the other, evaluated once, compared in the end.
 //!
 //! - `file`: the experiment as written. - [`runner`]: what trains and judges. - [`compare`]: scores, intervals, contrasts; [`budget`] and
 //!   [`dynamics`]: what was seen and how it went. - [`mod@write`]: the comparison as Markdown; [`mod@page`]: as a page with

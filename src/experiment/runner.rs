@@ -1,4 +1,4 @@
-//! Runs an experiment: every recipe with every seed, each trained to its end, its last weights and its best on dev judged once; finished runs are left
+//! Runs an experiment: every recipe with every seed, each trained to its end, its last weights and its best on dev evaluated once; finished runs are left
 //! as they are.
 
 use std::path::Path;
@@ -86,7 +86,7 @@ pub fn run(
             let outcome = run_one(one, (place, planned.len()), test, model, watcher, stop);
             outcome.map_err(|e| {
                 if e.kind == Kind::Interrupted {
-                    e.hint("start the experiment again: it goes on where it was")
+                    e.hint("start the experiment again: it continues where it stopped")
                 } else {
                     e
                 }
@@ -103,7 +103,7 @@ pub fn run(
     }
 }
 
-/// Whether a run was trained to its end and judged.
+/// Whether a run was trained to its end and evaluated.
 pub fn is_done(folder: &Path, is_tested: bool) -> bool {
     folder.join(DONE_FILE).is_file()
         && (!is_tested

@@ -1,4 +1,4 @@
-//! The answers of a run to a set, read back and held against the set that is judged.
+//! The answers of a run to a set, read back and compared with the rows of the set.
 
 use std::path::Path;
 
@@ -26,7 +26,7 @@ pub fn read(folder: &Path, set: &Set) -> Result<Vec<Prediction>> {
     if differs {
         return Err(Error::input(format!("the answers are not those to the rows of set `{}`", set.name))
             .at_path(&path)
-            .hint("the suite has changed since the run was judged; put it back, or remove the run's folder to train and judge it again"));
+            .hint("put the suite back as it was when the run was evaluated, or remove the run's folder to train and evaluate it again"));
     }
     Ok(predictions)
 }

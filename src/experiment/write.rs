@@ -1,4 +1,4 @@
-//! The comparison of an experiment as Markdown: tables that say in figures what was found, and "not resolved" where nothing was.
+//! The comparison of an experiment as Markdown: tables of scores and contrasts, with "not resolved" for differences that are not significant.
 
 use std::collections::BTreeSet;
 use std::fmt::Write as _;

@@ -1,4 +1,4 @@
-//! Leakage: rows that a model is trained on and judged by, or that share a recording, a speaker or a group with one that it is judged by.
+//! Leakage: rows that are in training and in evaluation, or that share a recording, a speaker or a group across the two.
 //!
 //! Two lists of facts are compared here. `check` reads suites and decides what is an error, `contents` finds out which files are equal.
 
@@ -71,7 +71,7 @@ pub struct Facts<'a> {
     pub speaker: Option<&'a str>,
     /// What it must not be split from.
     pub group: Option<&'a str>,
-    /// What is heard.
+    /// The audio.
     pub audio: Vec<Heard>,
     /// What is said or answered, where it is long enough to tell rows apart.
     pub text: Option<&'a str>,

@@ -27,7 +27,7 @@ use crate::schedule::Schedule;
 use crate::train::corpus::Corpus;
 
 /// What a training reaches of the speed of one large product, whole steps with norms, loading and the optimiser. Measured with maqam-tiny,
-/// all parts trained whole, 16 examples a step, on two cores of an AMD EPYC with AVX-512: 45 GFLOP for each second of a core over 50 steps
+/// full fine-tuning of all parts, 16 examples a step, on two cores of an AMD EPYC with AVX-512: 45 GFLOP for each second of a core over 50 steps
 /// where the product alone reached 82. A model this small is the hard case; a large one spends more of its time in products.
 const EFFICIENCY: f64 = 0.55;
 
@@ -55,7 +55,7 @@ pub struct Training<'a> {
     pub parts: &'a [Parts],
     /// Bytes of the embeddings that stages compare.
     pub embeddings: f64,
-    /// Bytes of the card that it should fit.
+    /// Memory of the GPU that it should fit, in bytes.
     pub card: Option<f64>,
 }
 
@@ -93,7 +93,7 @@ pub fn lines(
     ];
     lines.extend(training.card.map(|card| {
         (
-            "card",
+            "GPU",
             on_card(training, &sizes, (corpus, stages, facts), card),
         )
     }));
@@ -116,7 +116,7 @@ pub fn lines_of_shape(
     let mut lines = vec![(
         "memory",
         format!(
-            "about {} on the CPU, in f32: frozen weights {} + {} trained numbers in 4 buffers {}; activations, clips, the program itself \
+            "about {} on the CPU, in f32: frozen weights {} + {} trained parameters in 4 buffers {}; activations, clips, the program itself \
              and rows come on top",
             bytes(need.total()),
             bytes(need.weights),
@@ -141,7 +141,7 @@ pub fn lines_of_shape(
             }
             Err(refusal) => refusal.to_string().replace('\n', "; "),
         };
-        lines.push(("card", said));
+        lines.push(("GPU", said));
     }
     Ok(lines)
 }
@@ -154,10 +154,10 @@ fn gpu_precision(recipe: &Recipe) -> Precision {
     }
 }
 
-/// What a card's driver takes of its memory for itself, in bytes.
+/// Memory that a GPU's driver takes for itself, in bytes.
 const CONTEXT: f64 = 0.6e9;
 
-/// How the training fills a card of `card` bytes, and which drawn rows it has no room for.
+/// How the training fits a GPU of `card` bytes, and which drawn rows do not fit.
 fn on_card(
     training: &Training<'_>,
     sizes: &Sizes,
@@ -220,7 +220,7 @@ fn on_card(
     if longest.0 > fit.longest {
         let row = corpus.place(longest.1);
         said.push(format!(
-            "{row} has {} tokens, which will be refused: the card has room for {}; {}",
+            "{row} has {} tokens, which will be refused: the GPU has memory for {}; {}",
             count(longest.0 as f64),
             fit.longest,
             fit.hint()
@@ -303,7 +303,7 @@ fn memory(training: &Training<'_>, sizes: &Sizes, loads: &[StageLoads]) -> Strin
         (
             trained,
             format!(
-                "{} trained numbers in 4 buffers {}",
+                "{} trained parameters in 4 buffers {}",
                 count(sizes.num_trained() as f64),
                 bytes(trained)
             ),

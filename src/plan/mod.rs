@@ -1,4 +1,4 @@
-//! What a recipe will do, without doing it: what each stage gives each task, what batches are like, what rows leak, what it costs.
+//! A plan: what a recipe does, without doing it. Shares of tasks, batches beside random ones, leakage, cost.
 //!
 //! - `draws`: which rows every step draws; `facts`: how long each of them is.
 //! - `shares`: what tasks and labels get, and how much of their rows that reaches.
@@ -306,6 +306,62 @@ impl Plan {
             }
         }
         text
+    }
+
+    /// The plan as one JSON object. Amounts of audio are in seconds; numbers of tokens are `null` where the tokenizer is not on this
+    /// machine, and all amounts but examples are estimates where `is_sample` is true.
+    pub fn json(&self) -> serde_json::Value {
+        let amount = |amount: &Amount| {
+            serde_json::json!({
+                "examples": amount.examples,
+                "audio_s": amount.seconds,
+                "tokens": amount.tokens,
+                "target_tokens": amount.target_tokens,
+            })
+        };
+        let population = self.corpus.population();
+        let stages = self.schedule.stages().iter().zip(&self.shares);
+        let stages: Vec<serde_json::Value> = stages
+            .map(|(stage, shares)| {
+                let shares_of: Vec<serde_json::Value> = shares
+                    .shares
+                    .iter()
+                    .map(|share| {
+                        serde_json::json!({
+                            "task": population.tasks[share.task],
+                            "label": share.label_name(population),
+                            "amount": amount(&share.amount),
+                            "rows": share.reach.num_rows,
+                            "rows_drawn": share.reach.num_drawn,
+                            "most_draws_of_a_row": share.reach.most,
+                        })
+                    })
+                    .collect();
+                serde_json::json!({
+                    "name": stage.name,
+                    "first_step": stage.start + 1,
+                    "steps": stage.steps,
+                    "total": amount(&shares.total),
+                    "shares": shares_of,
+                })
+            })
+            .collect();
+        let estimates: serde_json::Map<String, serde_json::Value> = self
+            .estimates
+            .iter()
+            .map(|(label, line)| ((*label).to_owned(), line.as_str().into()))
+            .collect();
+        serde_json::json!({
+            "steps": self.schedule.num_steps(),
+            "batch": self.schedule.batch(),
+            "rows": self.corpus.len(),
+            "is_sample": self.facts.is_sample,
+            "total": amount(&self.total()),
+            "stages": stages,
+            "estimates": estimates,
+            "warnings": self.warnings,
+            "notes": self.notes,
+        })
     }
 
     /// Everything that is shown as a table, in the order of its reading.

@@ -79,6 +79,16 @@ pub struct Share {
     pub reach: Reach,
 }
 
+impl Share {
+    /// Name of the label, where this is one label's share.
+    pub fn label_name<'a>(&self, population: &'a Population) -> Option<&'a str> {
+        match self.label? {
+            NO_LABEL => Some("(no label)"),
+            label => Some(&population.labels[self.task][usize::from(label)]),
+        }
+    }
+}
+
 /// The shares of one stage.
 pub struct StageShares {
     /// Each task that gets something, followed by its labels where it has any.
@@ -239,10 +249,9 @@ pub fn table(population: &Population, stage: &StageShares, title: String, note: 
         ]
     };
     for share in &stage.shares {
-        let name = match share.label {
+        let name = match share.label_name(population) {
             None => population.tasks[share.task].clone(),
-            Some(NO_LABEL) => "  (no label)".to_owned(),
-            Some(label) => format!("  {}", population.labels[share.task][usize::from(label)]),
+            Some(label) => format!("  {label}"),
         };
         let Reach {
             num_rows,

@@ -1,4 +1,4 @@
-//! Where a run begins or goes on: its folder taken, its recipe held against the one it began with, its last checkpoint read.
+//! The start of a run: its folder is taken, its recipe is compared with the one it began with, its last checkpoint is read.
 
 use std::path::Path;
 use std::path::PathBuf;
@@ -41,7 +41,7 @@ pub struct Begun {
     pub optimiser: Optimiser,
     /// Where the run stands.
     pub state: State,
-    /// How the training fits the card, if it is on one.
+    /// How the training fits the GPU, if it is on one.
     pub fit: Option<Fit>,
     /// What the user should know: the rows, the inputs, the adapter that the run goes on from.
     pub notes: Vec<String>,
@@ -80,7 +80,7 @@ impl Recipe {
         if is_begun && !opening.resume {
             return Err(Error::input("this run exists already")
                 .at_path(&folder)
-                .hint("go on with it with --resume, start another with --set name=NAME, or remove the folder"));
+                .hint("continue it with --resume, start another with --set name=NAME, or remove the folder"));
         }
         let recipe = if is_begun {
             self.check_unchanged(&stored)?;
@@ -200,7 +200,7 @@ impl Recipe {
             "`{field}` was {before} when the run began and is {now} now"
         ))
         .at_path(stored)
-        .hint("put it back to go on with this run, or start another with `--set name=NAME`"))
+        .hint("put it back to continue this run, or start another with `--set name=NAME`"))
     }
 }
 
@@ -233,7 +233,7 @@ fn check_files(saved: &State) -> Result<()> {
 fn changed(path: &str) -> Error {
     Error::input("the file has changed since the run began")
         .at(path)
-        .hint("put it back to go on with this run, or start another with `--set name=NAME`")
+        .hint("put it back to continue this run, or start another with `--set name=NAME`")
 }
 
 /// A resumed run must read what it read before.

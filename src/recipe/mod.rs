@@ -1,4 +1,5 @@
-//! A recipe: the YAML as written, checked, and the run it resolves to. Every section is a room's own settings; this composes them.
+//! A recipe: the YAML as written, checked, and the run that it resolves to. Each section is the settings type of the module that uses
+//! it. `schema/recipe.yaml` describes every key.
 
 mod begin;
 mod changes;
@@ -61,15 +62,15 @@ use crate::yaml;
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct Recipe {
-    /// Name of the run's folder; by default the file's.
+    /// Name of the run's folder; by default that of the file.
     #[serde(default)]
     pub name: String,
     /// The checkpoint to start from.
     pub model: ModelSettings,
-    /// The audio encoder to hear with.
+    /// Audio encoder to use.
     #[serde(default)]
     pub audio_encoder: EncoderSettings,
-    /// How each part is trained.
+    /// Training of each part.
     #[serde(default)]
     pub train: Parts,
     /// The adapters.
@@ -78,44 +79,44 @@ pub struct Recipe {
     /// A folder of task files that add to or override the built-in ones.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub prompts: Option<PathBuf>,
-    /// The language that instructions are asked in: `row` (each row's own), `both`, or a language such as `ar`.
+    /// Language of the instructions: `row` (each row's own), `both`, or a language such as `ar`.
     #[serde(default, skip_serializing_if = "AskedIn::is_row")]
     pub instructions: AskedIn,
     /// The rows.
     pub data: Vec<EntrySettings>,
-    /// What to do with rows that cannot be used.
+    /// Handling of rows that cannot be used.
     #[serde(default = "refuse")]
     pub on_bad_row: OnBadRow,
     /// Longest clip, in seconds; longer ones are an error.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub max_audio_s: Option<f64>,
-    /// What weighs how much.
+    /// Weights of examples in the loss.
     #[serde(default)]
     pub loss: loss::Settings,
-    /// Which rows each step sees.
+    /// Curriculum: the rows of each step.
     pub schedule: schedule::Settings,
-    /// How the weights move.
+    /// AdamW and its learning rate.
     #[serde(default)]
     pub optimiser: optimiser::Settings,
-    /// What is kept in memory.
+    /// Size of micro-batches, and what layers store.
     #[serde(default)]
     pub memory: MemorySettings,
     /// Evaluation while training.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub evaluate: Option<EvaluateSettings>,
-    /// A look at each task's gradient while training.
+    /// Gradients of each task, measured during training.
     #[serde(default)]
     pub probe: ProbeSettings,
-    /// What `draw: diverse` compares rows by.
+    /// Cache of the embeddings that `draw: diverse` compares.
     #[serde(default)]
     pub embeddings: EmbeddingSettings,
-    /// When the run is saved.
+    /// Checkpoints.
     #[serde(default)]
     pub checkpoint: CheckpointSettings,
-    /// The folder that holds the run's; `runs` where nothing is said. An experiment keeps its runs together.
+    /// Parent of the run's folder; `runs` by default. An experiment puts its runs together.
     #[serde(skip)]
     pub runs: Option<PathBuf>,
-    /// Seed of everything that is random; `schedule.seed` sets that of the order of the data apart.
+    /// Seed of everything random. `schedule.seed` sets the order of the data apart.
     #[serde(default)]
     pub seed: u64,
 }
@@ -138,7 +139,7 @@ pub struct ModelSettings {
     pub weights: WeightsSource,
 }
 
-/// Where a run's weights start.
+/// Source of a run's weights.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
 pub enum WeightsSource {
@@ -153,12 +154,12 @@ pub enum WeightsSource {
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct EncoderSettings {
-    /// Where it comes from.
+    /// Source of the encoder.
     #[serde(default)]
     pub from: EncoderSource,
 }
 
-/// Where the audio encoder comes from.
+/// Source of the audio encoder.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
 pub enum EncoderSource {
@@ -208,7 +209,7 @@ impl Recipe {
         }
         if self.checkpoint.keep == 0 {
             return Err(Error::input("`checkpoint.keep` is 0")
-                .hint("at least the last checkpoint is kept, to go on from"));
+                .hint("write 1 or more: the last checkpoint is needed to resume from"));
         }
         if self
             .max_audio_s
@@ -293,7 +294,9 @@ impl Recipe {
         if suite.role == Role::Test {
             return Err(Error::input("`evaluate.suite` has the role `test`")
                 .at_path(&settings.suite)
-                .hint("training looks at suites of role `dev` only; judge on the test suite once, afterwards"));
+                .hint(
+                    "name a suite of role `dev`; evaluate on the test suite once, after training",
+                ));
         }
         check_score("evaluate.keep_best", &settings.keep_best, &suite)
             .map_err(|e| e.at_path(&settings.suite))?;

@@ -1,4 +1,4 @@
-//! From a recipe to what trains: its rows, its schedule, its model on a device, and how that fits there.
+//! Opens a recipe: its rows, its schedule, its model on a device, and the memory that it needs there.
 
 use std::path::Path;
 use std::sync::Mutex;
@@ -54,7 +54,7 @@ pub struct Opened {
     pub schedule: Schedule,
     /// The model as the run starts.
     pub model: AudioLlm,
-    /// How the training fits the card, if it is on one.
+    /// How the training fits the GPU, if it is on one.
     pub fit: Option<Fit>,
     /// Notes on the adapter that the run goes on from.
     pub notes: Vec<String>,
@@ -214,7 +214,7 @@ impl Recipe {
             loader.limit(
                 fit.longest,
                 format!(
-                    "the card has memory for {} under `memory.save: {}`",
+                    "the GPU has memory for {} under `memory.save: {}`",
                     fit.longest, fit.save
                 ),
                 fit.hint(),
@@ -263,7 +263,7 @@ impl Recipe {
         })
     }
 
-    /// How the training fits a card with so many bytes free.
+    /// How the training fits a GPU with this many free bytes.
     ///
     /// # Errors
     /// One that does not.
@@ -370,7 +370,7 @@ impl Recipe {
         };
         Err(Error::input(format!("`{module}` has {} there, the recipe asks for {}", say(&adapter.plan), say(plan)))
             .at_path(dir)
-            .hint(format!("go on with the adapter's shape: write `train: {{{}}}` and `lora: {{init: {}, {}}}` into the recipe", parts.join(", "), self.lora.init, adapter.plan.as_yaml(adapter.variant))))
+            .hint(format!("continue with the adapter's shape: write `train: {{{}}}` and `lora: {{init: {}, {}}}` into the recipe", parts.join(", "), self.lora.init, adapter.plan.as_yaml(adapter.variant))))
     }
 }
 

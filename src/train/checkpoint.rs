@@ -26,7 +26,7 @@ use crate::train::optimiser::Optimiser;
 const FORMAT: u32 = 1;
 const STATE_FILE: &str = "state.json";
 /// What to do about a checkpoint that is not whole.
-const DAMAGED_HINT: &str = "remove the checkpoint's folder to go on from the one before";
+const DAMAGED_HINT: &str = "remove the checkpoint's folder to continue from the one before";
 const OPTIMISER_FILE: &str = "optimiser.safetensors";
 
 /// Where a run stands.

@@ -1,4 +1,4 @@
-//! Embeddings kept from one run to the next, by model and by what was heard or read: a folder of parts, each written once and whole.
+//! The cache of embeddings, by model and by audio or text: a folder of parts, each written once and whole.
 //!
 //! A part is a safetensors file with `model` (the fingerprint it was computed with), `keys` (`[rows, 32]`, a hash of each row's clips or
 //! tokens) and `values` (`[rows, dim]`, f32). Nothing in it depends on a manifest, so recipes share it; a clip whose file changes

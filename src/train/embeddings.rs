@@ -37,7 +37,7 @@ use crate::train::embedding_cache::RowKey;
 
 /// Clips whose features are in memory at a time.
 const READ_AHEAD: usize = 64;
-/// Most audio tokens that are heard in one pass.
+/// Most audio tokens that are encoded in one pass.
 const PACK_TOKENS: usize = 8192;
 
 /// The vectors of a pool of rows, audio and text apart.
@@ -192,7 +192,7 @@ impl Embedder<'_> {
         }
     }
 
-    /// The mean over time of what is heard of each sequence.
+    /// The mean over time of each sequence's audio embeddings.
     fn means(&self, sequences: &[(RowKey, Sequence)]) -> Result<Vec<(RowKey, Vec<f32>)>> {
         let batch = Batch::pack(
             &sequences
@@ -294,7 +294,7 @@ fn missing<'a>(wanted: &'a [Wanted], cache: &Cache) -> Vec<&'a Wanted> {
         .collect()
 }
 
-/// BLAKE3 of every audio file; none for one that cannot be opened, which is refused with its place where it is heard.
+/// BLAKE3 of every audio file; none for one that cannot be opened, which is refused with its place when it is decoded.
 fn hash_files(examples: &[(u32, Example)]) -> HashMap<PathBuf, Option<String>> {
     let path = |clip: &Clip| match &clip.source {
         AudioSource::File(path) => Some(path.to_path_buf()),
@@ -360,7 +360,7 @@ pub fn load(path: &Path, hash: &str) -> Result<PoolVectors> {
     if !path.is_file() || files::hash(path)? != hash {
         return Err(Error::input("the run's snapshot of embeddings is missing or has changed")
             .at_path(path)
-            .hint("put the file back to go on with this run, or start another with `--set name=NAME`"));
+            .hint("put the file back to continue this run, or start another with `--set name=NAME`"));
     }
     let stored = candle_core::safetensors::load(path, &Device::Cpu)
         .map_err(|e| Error::input(format!("damaged: {e}")).at_path(path))?;

@@ -21,23 +21,23 @@ use crate::parts::PerPart;
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields, default)]
 pub struct Settings {
-    /// The highest learning rate; a stage may have its own.
+    /// Peak learning rate. A stage may have its own.
     pub learning_rate: f64,
-    /// How it changes over the planned steps.
+    /// Shape of the learning rate over the planned steps.
     pub schedule: Shape,
-    /// Share of the planned steps over which it rises.
+    /// Share of the planned steps over which the learning rate rises.
     pub warmup: f64,
-    /// Decoupled decay; 1-D tensors never decay.
+    /// Decoupled weight decay. 1-D tensors never decay.
     pub weight_decay: f64,
-    /// Decays of the two moments.
+    /// Decay rates of the two moments.
     pub betas: [f64; 2],
-    /// Added to the root of the second moment.
+    /// Term added to the root of the second moment.
     pub eps: f64,
     /// Factors of the learning rate, part by part.
     pub factors: Factors,
-    /// Share of the planned steps over which it falls at the end; for `schedule: wsd`.
+    /// Share of the planned steps over which the learning rate falls, for `schedule: wsd`.
     pub decay: f64,
-    /// Gradients longer than this are shortened to it; 0 for never.
+    /// Largest gradient norm; a longer gradient is scaled down to it. 0 turns clipping off.
     pub max_grad_norm: f64,
 }
 
@@ -61,11 +61,11 @@ impl Default for Settings {
 #[derive(Clone, Copy, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields, default)]
 pub struct Factors {
-    /// For the convolutions and transformer layers that hear.
+    /// Factor for the audio encoder.
     pub audio_encoder: f64,
-    /// For the linear layer from audio to decoder width.
+    /// Factor for the projector.
     pub projector: f64,
-    /// For the language model.
+    /// Factor for the decoder.
     pub decoder: f64,
 }
 
@@ -236,7 +236,7 @@ impl Optimiser {
         Ok(norm(&parameters.gradients)?)
     }
 
-    /// One update, clipped, of which on a card nothing is waited for. Frozen parts keep values and moments; every part corrects its moments'
+    /// One update, clipped, of which nothing is waited for on a GPU. Frozen parts keep values and moments; every part corrects its moments'
     /// bias by its own count.
     pub fn step(&mut self, parameters: &Parameters, update: Update) -> Result<()> {
         let Settings {

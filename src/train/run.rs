@@ -28,7 +28,7 @@ use crate::train::settings::EvaluateSettings;
 use crate::train::settings::MemorySettings;
 use crate::train::settings::ProbeSettings;
 
-/// A run, resolved: everything that a step needs to know beside the schedule.
+/// A resolved run: everything that a step needs beside the schedule.
 pub struct Run {
     /// Where the run's files go.
     pub folder: PathBuf,
@@ -46,7 +46,7 @@ pub struct Run {
     pub corpus: Corpus,
     /// What reads them.
     pub loader: Loader,
-    /// Frames that the model hears at once.
+    /// Frames that the encoder attends to at once.
     pub window: usize,
     /// How each stage trains each part, stage by stage.
     pub parts: Vec<Parts>,
@@ -72,7 +72,7 @@ pub struct Run {
     pub on_bad_row: OnBadRow,
 }
 
-/// Who watches a run.
+/// Receiver of the events of a run.
 pub trait Observer {
     /// A step is finished; `pace` is its time.
     fn step(&mut self, record: &StepRecord, pace: Pace);

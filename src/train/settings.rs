@@ -13,7 +13,7 @@ use crate::nn::saving::Save;
 pub struct MemorySettings {
     /// Most tokens of a micro-batch; a longer example gets one of its own.
     pub pack_tokens: usize,
-    /// What layers keep for their backward.
+    /// What layers store for the backward pass.
     pub save: Save,
 }
 
@@ -30,9 +30,9 @@ impl Default for MemorySettings {
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields, default)]
 pub struct CheckpointSettings {
-    /// Steps from one to the next; the last step always has one.
+    /// Steps from one checkpoint to the next. The last step is always saved.
     pub every: u64,
-    /// How many are kept, the best apart.
+    /// Number of checkpoints kept beside `best/`.
     pub keep: usize,
 }
 
@@ -70,20 +70,20 @@ fn default_keep_best() -> String {
     "mean".to_owned()
 }
 
-/// `probe:` of a recipe: the gradient of each task apart.
+/// `probe:` of a recipe: gradients task by task.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields, default)]
 pub struct ProbeSettings {
     /// Steps from one probe to the next; 0 for none. A probe computes its step's forward and backward a second time, task by task, so
-    /// `every: 50` costs about 2 % of the training time and a copy of the trained numbers for each task. It changes nothing of the run.
+    /// `every: 50` costs about 2 % of the training time and a copy of the trained parameters for each task. A probe does not change the run.
     pub every: u64,
 }
 
-/// `embeddings:` of a recipe: what `draw: diverse` compares rows by.
+/// `embeddings:` of a recipe: the cache of embeddings that `draw: diverse` compares.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields, default)]
 pub struct EmbeddingSettings {
-    /// Where embeddings are kept from one run to the next, by model and audio.
+    /// Folder of the cache, shared by runs. Its key is a hash of model and audio.
     pub cache: PathBuf,
 }
 

@@ -64,7 +64,7 @@ pub(super) struct Steps {
     waited: Duration,
 }
 
-/// A step, and what was heard of its first micro-batch already.
+/// A step, with the embeddings of its first micro-batch if they are encoded already.
 type Next = (LoadedStep, Option<HeardAhead>);
 
 impl Steps {
@@ -111,7 +111,7 @@ impl Steps {
 }
 
 /// What can be done about a row of a run that has begun: its manifest and its recipe are bound to it.
-pub(super) const BAD_ROW_HINT: &str = "put a readable file in its place and go on with --resume; or leave such rows out: --resume --set on_bad_row=skip";
+pub(super) const BAD_ROW_HINT: &str = "put a readable file in its place and continue with --resume, or leave such rows out: --resume --set on_bad_row=skip";
 
 /// Reads the rows of a step.
 pub(super) fn load_step(run: &Run, schedule: &Schedule, step: u64) -> Result<LoadedStep> {
@@ -166,7 +166,7 @@ pub(super) fn load_step(run: &Run, schedule: &Schedule, step: u64) -> Result<Loa
             step + 1,
             skipped.len()
         ))
-        .hint("put readable files in their place and go on with --resume"));
+        .hint("put readable files in their place and continue with --resume"));
     }
     let clips = rows.iter().flat_map(|&row| &corpus.row(row).clips);
     // Collected first: the main thread adds to the inputs meanwhile.

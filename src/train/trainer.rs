@@ -511,7 +511,7 @@ fn updates(schedule: &Schedule, run: &Run, step: u64) -> PerPart<u64> {
 /// [`Kind::Interrupted`] if so.
 pub fn check(stop: &AtomicBool) -> Result<()> {
     if stop.load(Ordering::Relaxed) {
-        Err(Error::new(Kind::Interrupted, "stopped").hint("go on with `--resume`"))
+        Err(Error::new(Kind::Interrupted, "stopped").hint("continue with `--resume`"))
     } else {
         Ok(())
     }

@@ -26,7 +26,7 @@ fn a_benchmark_says_what_it_computed_and_where_the_time_went() {
         .succeeds();
     assert_eq!(
         ran.stderr
-            .matches("the CPU computes in f32 over numbers rounded to fp8")
+            .matches("the CPU computes in f32 over values rounded to fp8")
             .count(),
         1,
         "{}",
@@ -99,7 +99,7 @@ fn a_precision_that_the_cpu_lacks_is_said_once_and_changes_no_bit() {
         .succeeds();
     assert_eq!(
         ran.stderr
-            .matches("`model.precision: bf16` takes effect on a card")
+            .matches("`model.precision: bf16` takes effect on a GPU")
             .count(),
         1,
         "{}",
@@ -182,7 +182,7 @@ fn an_example_that_a_card_has_no_room_for_is_refused_by_name_in_training_alone()
     assert!(loader.load(&example, Mode::Train, key).is_ok());
     loader.limit(
         tokens - 1,
-        format!("the card has memory for {}", tokens - 1),
+        format!("the GPU has memory for {}", tokens - 1),
         "split the clip".to_owned(),
     );
     let refused = loader
@@ -192,7 +192,7 @@ fn an_example_that_a_card_has_no_room_for_is_refused_by_name_in_training_alone()
     let begin = format!("row `long`: {tokens} tokens");
     assert!(
         refused.starts_with(&begin)
-            && refused.contains(&format!("the card has memory for {}", tokens - 1))
+            && refused.contains(&format!("the GPU has memory for {}", tokens - 1))
             && refused.contains("hint: split the clip"),
         "{refused}"
     );
@@ -211,10 +211,10 @@ fn a_plan_says_how_training_fills_a_card() {
             .succeeds()
             .stdout
     };
-    assert!(!plan(&[]).lines().any(|line| line.starts_with("card")));
+    assert!(!plan(&[]).lines().any(|line| line.starts_with("GPU")));
     let text = plan(&["--card", "80"]);
     let words = text.split_whitespace().collect::<Vec<_>>().join(" ");
-    let begin = "card in bf16: frozen weights 0.00 GB + what is trained 0.00 GB + workspace 0.47 GB + a micro-batch of 8192 tokens";
+    let begin = "GPU in bf16: frozen weights 0.00 GB + what is trained 0.00 GB + workspace 0.47 GB + a micro-batch of 8192 tokens";
     assert!(
         words.contains(begin)
             && words.contains("of 85.3 GB free")
@@ -222,7 +222,7 @@ fn a_plan_says_how_training_fills_a_card() {
         "{text}"
     );
     let fp8 = plan(&["--card", "80", "--set", "model.precision=fp8"]);
-    assert!(fp8.contains("card    in fp8"), "{fp8}");
+    assert!(fp8.contains("GPU     in fp8"), "{fp8}");
     // What is left beside the driver's part and the workspace is 60 MB: not enough for 8192 tokens.
     let small = plan(&["--card", "1.05"])
         .split_whitespace()
@@ -230,7 +230,7 @@ fn a_plan_says_how_training_fills_a_card() {
         .join(" ");
     assert!(
         small.contains("`memory.pack_tokens` is 8192, and")
-            && small.contains("tokens fit the card: longer micro-batches are split"),
+            && small.contains("tokens fit the GPU: longer micro-batches are split"),
         "{small}"
     );
     let tiny = plan(&["--card", "0.9"])
@@ -238,7 +238,7 @@ fn a_plan_says_how_training_fills_a_card() {
         .collect::<Vec<_>>()
         .join(" ");
     assert!(
-        tiny.contains("the training does not fit the card") && tiny.contains("hint:"),
+        tiny.contains("the training does not fit the GPU") && tiny.contains("hint:"),
         "{tiny}"
     );
     place

@@ -136,7 +136,7 @@ fn a_run_in_8_bits_says_so_and_goes_on_bit_for_bit() {
     let fp8 = ["--set", "model.precision=fp8"];
     let told = train("whole", &fp8).succeeds().stderr;
     assert_eq!(
-        told.matches("note: the CPU computes in f32 over numbers rounded to fp8")
+        told.matches("note: the CPU computes in f32 over values rounded to fp8")
             .count(),
         1,
         "{told}"

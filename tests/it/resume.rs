@@ -241,7 +241,7 @@ fn a_hang_up_stops_a_run_as_ctrl_c_does_unless_it_began_under_nohup() {
         130,
         &[
             "stopping after what is under way",
-            "hint: go on with `--resume`",
+            "hint: continue with `--resume`",
         ],
     );
     let place = evaluated_run();
@@ -267,7 +267,7 @@ fn ctrl_c_saves_the_last_step_and_the_run_goes_on_from_there() {
                 &[
                     "stopping after what is under way",
                     "error: stopped",
-                    "hint: go on with `--resume`",
+                    "hint: continue with `--resume`",
                 ],
             );
         }
@@ -555,7 +555,7 @@ fn full_training_stage_by_stage_resumes_bit_for_bit() {
         cut.bytes("runs/small/log.jsonl")
     );
 
-    // What was trained whole is judged, merged, and refused where only an adapter fits.
+    // Parts trained in full are evaluated, merged, and refused where only an adapter fits.
     let checkpoint = format!("runs/small/checkpoints/step-{last:06}");
     let model = command::fixture_text("qwen_omni");
     let export = [
@@ -568,7 +568,7 @@ fn full_training_stage_by_stage_resumes_bit_for_bit() {
     ];
     whole
         .run(&[&export[..], &["peft", "--form", "peft"]].concat())
-        .fails(2, &["trained whole", "--form merged"]);
+        .fails(2, &["trained in full", "--form merged"]);
     whole
         .run(&[&export[..], &["merged", "--dtype", "f32"]].concat())
         .succeeds();

@@ -6,7 +6,7 @@ use serde::Serialize;
 /// One of the three parts.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub enum Part {
-    /// Convolutions and transformer layers that hear.
+    /// Convolutions and transformer layers that encode audio.
     AudioEncoder,
     /// The linear layer from audio to decoder width.
     Projector,
@@ -43,7 +43,7 @@ pub enum Training {
 /// Something for each part.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct PerPart<T> {
-    /// For the convolutions and transformer layers that hear.
+    /// For the convolutions and transformer layers that encode audio.
     pub audio_encoder: T,
     /// For the linear layer from audio to decoder width.
     pub projector: T,
@@ -75,7 +75,7 @@ impl<T: Copy> PerPart<T> {
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields, default)]
 pub struct Parts {
-    /// Convolutions and transformer layers that hear.
+    /// Convolutions and transformer layers that encode audio.
     pub audio_encoder: Training,
     /// The linear layer from audio to decoder width.
     pub projector: Training,
@@ -118,7 +118,7 @@ impl Parts {
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields, default)]
 pub struct StageParts {
-    /// Convolutions and transformer layers that hear.
+    /// Convolutions and transformer layers that encode audio.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub audio_encoder: Option<Training>,
     /// The linear layer from audio to decoder width.

@@ -242,7 +242,7 @@ impl Inputs {
 
 /// What to do about an input that has changed.
 const HINT: &str =
-    "put back what was there to go on with this run, or start another with `--set name=NAME`";
+    "put back what was there to continue this run, or start another with `--set name=NAME`";
 
 /// The file, first byte and length of a name that [`Inputs::new_among`] gives to a range.
 fn range_of(path: &Path) -> Option<(&Path, u64, u64)> {

@@ -46,16 +46,16 @@ pub struct StepRecord {
     /// Learning rate of the update.
     #[serde(default = "nan", deserialize_with = "number")]
     pub learning_rate: f64,
-    /// Examples seen.
+    /// Number of examples.
     #[serde(default)]
     pub examples: usize,
-    /// Tokens seen, audio tokens included.
+    /// All tokens, audio tokens included.
     #[serde(default)]
     pub tokens: usize,
-    /// Tokens learned.
+    /// Target tokens.
     #[serde(default)]
     pub target_tokens: usize,
-    /// Audio heard, in seconds.
+    /// Length of the audio, in seconds.
     #[serde(default)]
     pub seconds: f64,
     /// Rows left out because they could not be read.
@@ -69,13 +69,13 @@ pub struct StepRecord {
 /// One task's part of a step.
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
 pub struct TaskRecord {
-    /// Examples seen.
+    /// Number of examples.
     #[serde(default)]
     pub examples: usize,
-    /// Audio heard, in seconds.
+    /// Length of the audio, in seconds.
     #[serde(default)]
     pub seconds: f64,
-    /// Tokens learned.
+    /// Target tokens.
     #[serde(default)]
     pub target_tokens: usize,
     /// Mean over the task's target tokens of the negative log-likelihood, nats, before the update.

@@ -10,25 +10,25 @@ use maqam_base::error::Result;
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields, default)]
 pub struct Settings {
-    /// What weighs the same.
+    /// Unit that weighs the same in a step.
     pub normalise: Normalise,
     /// Share of each target's probability that is spread over the vocabulary.
     pub label_smoothing: f64,
-    /// Whether labels weigh by their rarity.
+    /// Weights of labels in classification tasks.
     pub class_weights: ClassWeights,
 }
 
-/// `loss:` of a stage: what it says in place of the recipe's.
+/// `loss:` of a stage, in place of the recipe's.
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields, default)]
 pub struct StageSettings {
-    /// What weighs the same.
+    /// Unit that weighs the same in a step.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub normalise: Option<Normalise>,
     /// Share of each target's probability that is spread over the vocabulary.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub label_smoothing: Option<f64>,
-    /// Whether labels weigh by their rarity.
+    /// Weights of labels in classification tasks.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub class_weights: Option<ClassWeights>,
 }
@@ -44,7 +44,7 @@ impl StageSettings {
     }
 }
 
-/// What weighs the same in a step.
+/// Unit that weighs the same in a step.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
 pub enum Normalise {
@@ -81,7 +81,7 @@ impl Settings {
     }
 }
 
-/// What is known of an example's weight.
+/// What the weight of an example depends on.
 #[derive(Clone, Copy, Debug)]
 pub struct Counted {
     /// Number of its task.

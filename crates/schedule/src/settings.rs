@@ -13,7 +13,7 @@ use serde::de::Visitor;
 use crate::loss_weights;
 use maqam_base::parts::StageParts;
 
-/// What a recipe says under `schedule`.
+/// `schedule:` of a recipe.
 ///
 /// ```yaml
 /// schedule:
@@ -28,31 +28,30 @@ use maqam_base::parts::StageParts;
 pub struct Settings {
     /// Examples per optimiser step, over all micro-batches.
     pub batch: usize,
-    /// Seed of the order of the data alone; left out it is the run's. Runs that share it, and nothing else, see the same
-    /// examples in the same order.
+    /// Seed of the order of the data; by default the run's. Runs that share it see the same examples in the same order.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub seed: Option<u64>,
-    /// Puts the picks of all stages together in a seeded random order over the whole run: the same rows as often as the
-    /// stages draw them, without their order. It is the control for what the order of a curriculum does. The run then has
-    /// one stage, `shuffled`; what a stage may say of training (`learning_rate`, `train`, `early_stop`) and
-    /// `draw: diverse`, which composes whole batches, cannot stand beside it.
+    /// Whether the picks of all stages come in one seeded random order: the same rows as often, without the order of the
+    /// stages. It is the control for the order of a curriculum. The run then has one stage, `shuffled`. Keys of a stage
+    /// about training (`learning_rate`, `train`, `early_stop`) and `draw: diverse`, which composes whole batches, are
+    /// refused beside it.
     #[serde(default, skip_serializing_if = "is_default")]
     pub shuffle: bool,
-    /// The curriculum: stages in the order in which they are trained.
+    /// Curriculum: stages in the order in which they are trained.
     pub stages: Vec<StageSettings>,
 }
 
 /// One part of a curriculum: which tasks, for how long, in what mixture, drawn how.
 ///
-/// Every stage says its length: `steps` or `epochs`. A slot is one example of one step; `mix` and `replay`, or `draw` where
-/// it is `balanced` or `diverse`, say which task a slot goes to.
+/// Every stage has a length, in `steps` or `epochs`. A slot is one example of one step. `mix` and `replay`, or `draw` at
+/// `balanced` or `diverse`, give slots to tasks.
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields, default)]
 pub struct StageSettings {
-    /// Name in logs and messages; left empty it is `stage-1`, `stage-2` ... by its place.
+    /// Name in logs and messages; by default `stage-1`, `stage-2` ... by its place.
     #[serde(skip_serializing_if = "String::is_empty")]
     pub name: String,
-    /// The tasks to draw from: `all`, the default, or a list.
+    /// Tasks to draw from: `all`, the default, or a list.
     pub tasks: TaskList,
     /// Length in optimiser steps; either this or `epochs`.
     #[serde(skip_serializing_if = "Option::is_none")]
@@ -62,7 +61,7 @@ pub struct StageSettings {
     /// tasks are drawn more often in it, large ones less.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub epochs: Option<f64>,
-    /// How slots go to tasks; `proportional` where nothing is said. Only with `draw: shuffled`.
+    /// Division of slots among tasks; `proportional` by default. Only with `draw: shuffled`.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub mix: Option<Mix>,
     /// T of `mix: temperature`: 1 is proportional, large is uniform.
@@ -72,7 +71,7 @@ pub struct StageSettings {
     /// `draw: shuffled`; to go on training an earlier task fully, list it under `tasks`.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub replay: Option<f64>,
-    /// Which example fills a slot: `shuffled`, the default, `balanced` or `diverse`.
+    /// Choice of the example for a slot: `shuffled`, the default, `balanced` or `diverse`.
     pub draw: Draw,
     /// Most times that a row may be drawn in the stage; only with `draw: balanced` and `diverse`, where rare labels repeat.
     ///
@@ -81,14 +80,14 @@ pub struct StageSettings {
     /// rows is an error with both numbers.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub max_repeats: Option<u32>,
-    /// Steps that share a block of candidates under `draw: diverse`; 8 where nothing is said. A step chooses from what the
+    /// Steps that share a block of candidates under `draw: diverse`; 8 by default. A step chooses from what the
     /// block has left, so the first step of a block chooses from `block` times what it needs and the last takes what is left.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub block: Option<u64>,
-    /// The rule by which `draw: diverse` chooses; `farthest` where nothing is said.
+    /// Selection rule of `draw: diverse`; `farthest` by default.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub select: Option<Select>,
-    /// Whose embeddings `draw: diverse` compares; `base` where nothing is said. `select: random` looks at none.
+    /// Embeddings that `draw: diverse` compares; `base` by default. `select: random` compares none.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub embeddings: Option<EmbeddingSource>,
     /// Peak learning rate of the stage, in place of the optimiser's.
@@ -98,10 +97,10 @@ pub struct StageSettings {
     /// learning rate goes on at that stage's planned place.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub early_stop: Option<EarlyStop>,
-    /// How parts are trained in this stage, where the recipe's `train` says otherwise.
+    /// Training of parts in this stage, in place of the recipe's `train`.
     #[serde(skip_serializing_if = "is_default")]
     pub train: StageParts,
-    /// What weighs how much in this stage, where the recipe's `loss` says otherwise.
+    /// Loss settings of this stage, in place of the recipe's `loss`.
     #[serde(skip_serializing_if = "is_default")]
     pub loss: loss_weights::StageSettings,
 }
@@ -131,14 +130,14 @@ pub enum TaskList {
     Named(Vec<String>),
 }
 
-/// How slots go to tasks, and inside a task to data entries of different weight.
+/// Division of slots among tasks, and inside a task among data entries of different weight.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum Mix {
-    /// By number of rows, each counted with the weight of its data entry.
+    /// By number of rows, times the weight of their data entry.
     #[default]
     Proportional,
-    /// The same for every task; weights of data entries are left aside.
+    /// The same for every task. Weights of data entries have no effect.
     Uniform,
     /// By `n^(1/T)` of the proportional share `n`.
     Temperature,
@@ -209,24 +208,24 @@ pub enum Select {
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum EmbeddingSource {
-    /// The model as the run starts.
+    /// The model at the start of the run.
     #[default]
     Base,
-    /// The model as the stage begins, with all that earlier stages taught it.
+    /// The model at the start of the stage.
     Current,
-    /// Random directions, one for each row, that know nothing of it: the control for what the embeddings know.
+    /// Random directions, one per row: the control for the embeddings.
     Random,
 }
 
-/// When a stage ends before its planned length.
+/// Condition that ends a stage before its planned length.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct EarlyStop {
-    /// The score that is watched, as evaluations name it: `mean`, or `<set>.<metric>`.
+    /// Score to watch, as evaluations name it: `mean`, or `<set>.<metric>`.
     pub score: String,
-    /// How many evaluations in a row, all inside the stage, may pass without a better score before it ends.
+    /// Evaluations in a row, all inside the stage, without a better score before it ends.
     pub patience: u32,
-    /// By how much a score has to be better to count, in the score's own unit.
+    /// Smallest improvement that counts, in the unit of the score.
     #[serde(default)]
     pub min_delta: f64,
 }

@@ -85,7 +85,7 @@ pub struct Measured {
     pub load: Load,
     /// Operations of a step that adapters cannot do without.
     pub useful: Option<f64>,
-    /// The most bytes that tensors held on a card.
+    /// The most bytes that tensors held on a GPU.
     pub card_bytes: Option<u64>,
     /// The most bytes that tensors on a GPU and the gaps between them took.
     pub reserved_bytes: Option<u64>,
@@ -228,7 +228,7 @@ impl Measured {
             .filter(|(_, seconds)| *seconds > 0.0)
     }
 
-    /// Of the card, or else of the process, in 10^9 bytes.
+    /// Of the GPU, or else of the process, in 10^9 bytes.
     fn peak_gb(&self) -> Option<f64> {
         self.card_bytes
             .map_or_else(process_peak_gb, |bytes| Some(bytes as f64 / 1e9))

@@ -61,17 +61,17 @@ use crate::train::optimiser::Update;
 
 #[derive(Subcommand)]
 pub enum Command {
-    /// Training steps with random weights and AdamW: LoRA on all linear layers of the decoder, tower frozen; or every weight.
+    /// Time training steps with random weights and AdamW: LoRA on all linear layers of the decoder with a frozen encoder, or every weight.
     Train(TrainArguments),
     /// Prompts of random numbers, read and answered: tokens a second of both.
     Generate(generate::GenerateArguments),
-    /// Check every primitive at the widths of a model against f64; a JSON line for each.
+    /// Check every primitive at the widths of a model against f64, one JSON line each.
     Check(check::CheckArguments),
-    /// Compare loss and gradients of one pass with the CPU's, of a model of full width and few layers; one JSON line.
+    /// Compare loss and gradients of one pass with the CPU's, for a model of full width and few layers; one JSON line.
     Compare(compare::CompareArguments),
 }
 
-/// Steps that do not count, on the CPU and on a card, where products choose their kernels and memory is taken for the first time.
+/// Steps that do not count, on the CPU and on a GPU, where products choose their kernels and memory is allocated for the first time.
 const WARM_UP: (usize, usize) = (1, 5);
 /// Steps that are looked at phase by phase, likewise.
 const PROFILED: (usize, usize) = (1, 3);
@@ -150,7 +150,7 @@ struct Bench<'a> {
 }
 
 impl Bench<'_> {
-    /// How it fits the card's memory; `None` on the CPU.
+    /// How it fits the GPU's memory; `None` on the CPU.
     fn fit(&self) -> Result<Option<Fit>> {
         let Some(memory) = memory(self.device)? else {
             return Ok(None);
@@ -169,7 +169,7 @@ impl Bench<'_> {
             .filter(|&longest| longest > fit.longest)
         {
             return Err(Error::resource(format!(
-                "an example has {longest} tokens, the card has memory for {}",
+                "an example has {longest} tokens, the GPU has memory for {}",
                 fit.longest
             ))
             .hint("try --save layer"));
@@ -283,7 +283,7 @@ struct Steps<'a> {
     pass: Pass,
     only: Option<Only>,
     done: u64,
-    /// What was heard of the next step's first batch, as in training.
+    /// Embeddings of the next step's first batch, encoded ahead as in training.
     heard: Option<HeardAhead>,
     /// When the loss of the step before was read.
     ended: Option<Instant>,
@@ -350,7 +350,7 @@ impl Steps<'_> {
         Ok(seconds)
     }
 
-    /// The next step, waited for after every phase, so with nothing heard ahead.
+    /// The next step, waited for after every phase, so with nothing encoded ahead.
     fn profiled(&mut self) -> Result<Phases> {
         let device = self.model.device.clone();
         (self.heard, self.ended) = (None, None);

@@ -43,32 +43,35 @@ use crate::task::Tasks;
 
 #[derive(Args)]
 pub struct Arguments {
-    /// Suite, YAML.
+    /// Suite, a YAML file.
     suite: PathBuf,
-    /// Folder of a Qwen2.5-Omni checkpoint, or its Hub id: the base, which is judged first.
+    /// Base model, evaluated first: folder of a Qwen2.5-Omni checkpoint, or its Hub id.
     #[arg(long)]
     model: String,
-    /// PEFT folder or checkpoint of a run, judged beside the base; may be repeated. NAME is its name in tables, by default that of its run.
+    /// Adapter to evaluate beside the base: a PEFT folder or a checkpoint of a run; may be repeated. NAME is its name in tables [default: that of its run].
     #[arg(long, value_name = "[NAME=]DIR")]
     adapter: Vec<String>,
-    /// Leave the base itself out.
+    /// Leave the base out.
     #[arg(long, requires = "adapter")]
     no_base: bool,
-    /// Folder of the results; by default runs/eval/SUITE.
+    /// Folder of the results [default: runs/eval/SUITE].
     #[arg(long)]
     out: Option<PathBuf>,
-    /// Folder of task files that add to or override the built-in ones; by default that of the adapters' runs.
+    /// Folder of task files that add to or replace the built-in ones [default: that of the adapters' runs].
     #[arg(long)]
     prompts: Option<PathBuf>,
-    /// Resamples behind each interval and test.
+    /// Resamples of each interval and test.
     #[arg(long, value_name = "N", default_value_t = 10_000, value_parser = clap::value_parser!(u32).range(100..))]
     resamples: u32,
-    /// Where answers are kept; a question that was answered before is not asked again.
+    /// Cache of answers. Evaluating again does not run the model.
     #[arg(long, value_name = "DIR", default_value = "runs/.answers")]
     answers: PathBuf,
-    /// What to do with rows that cannot be read: `error` answers the others and says at the end what is wrong, `skip` scores without them.
+    /// What happens to rows that cannot be read: `error` answers the others and then lists what is wrong, `skip` scores without them.
     #[arg(long, value_enum, default_value_t = BadRows::Error)]
     on_bad_row: BadRows,
+    /// Print one JSON object instead of a table: scores of every system by name, and the folder of the results.
+    #[arg(long)]
+    json: bool,
     #[command(flatten)]
     leakage: LeakageArguments,
     #[command(flatten)]
@@ -162,10 +165,13 @@ pub fn run(arguments: &Arguments, stop: &AtomicBool) -> Result<()> {
         let judged = judged::judge(&systems, &asked, &suite, &resampling)?;
         let text = judged::tables(&judged, &suite, &resampling);
         folder.write(&judged, &text)?;
-        print::line(format_args!("{}", text.trim_end()))?;
+        match arguments.json {
+            true => print::line(written::summary(&judged, &out))?,
+            false => print::line(text.trim_end())?,
+        }
         for name in folder.outdated(&judged)? {
             print::message(format_args!(
-                "note: {name} was judged by another version of this suite; judge it again beside the others"
+                "note: {name} was evaluated with another version of this suite; evaluate it again beside the others"
             ));
         }
         print::message(format_args!(
@@ -255,7 +261,7 @@ fn ask(
             done += 1;
             progress.update(done, &name);
             match stop.load(Ordering::Relaxed) {
-                true => Err(Error::new(Kind::Interrupted, format!("stopped; {done} new answers are kept, the same command goes on from there"))),
+                true => Err(Error::new(Kind::Interrupted, format!("stopped; {done} new answers are cached, and the same command continues from there"))),
                 false => Ok(()),
             }
         })

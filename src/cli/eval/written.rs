@@ -32,6 +32,22 @@ pub struct Folder {
     _lock: files::Lock,
 }
 
+/// Scores of every system as one object: `folder`, and under `systems` `name`, `control` and `scores` of each.
+pub fn summary(judged: &[Judged], out: &Path) -> Value {
+    let systems: Vec<Value> = judged
+        .iter()
+        .map(|one| {
+            json!({
+                "name": one.name,
+                "control": one.control.map(|control| control.name()),
+                "folder": out.join(&one.folder).display().to_string(),
+                "scores": one.system.scores().to_json(),
+            })
+        })
+        .collect();
+    json!({ "folder": out.display().to_string(), "systems": systems })
+}
+
 impl Folder {
     /// Takes a folder for the results of a suite.
     ///
@@ -109,7 +125,7 @@ impl Folder {
         files::write_atomic(&self.path.join(TABLE_FILE), table.as_bytes())
     }
 
-    /// Systems of earlier evaluations that are not among these and were judged by another version of the suite.
+    /// Systems of earlier evaluations that are not among these and were evaluated with another version of the suite.
     ///
     /// # Errors
     /// Scores that cannot be read.

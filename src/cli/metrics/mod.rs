@@ -46,39 +46,39 @@ pub struct Arguments {
     /// Task of the answers.
     #[arg(long)]
     task: String,
-    /// Answers, JSONL: id, prediction, and reference or references.
+    /// Predictions, JSON lines: id, prediction, and reference or references.
     #[arg(long)]
     predictions: PathBuf,
-    /// References, JSONL, of the same ids: id, and reference, references or a manifest's text, summary or label.
+    /// References of the same ids, JSON lines: id, and reference, references or a manifest's text, summary or label.
     #[arg(long)]
     references: Option<PathBuf>,
-    /// Another system's answers to the same rows, JSONL: paired bootstrap, approximate randomisation, and for transcripts the matched-pair
-    /// sentence-segment word error test.
+    /// Another system's predictions of the same rows, JSON lines. The difference is tested: paired bootstrap, approximate
+    /// randomisation, and for transcripts the matched-pair sentence-segment word error test.
     #[arg(long)]
     against: Option<PathBuf>,
-    /// What is taken out of texts before they are compared: none, arabic-leaderboard, arabic-dialect, english-basic; several are set side
+    /// Text normalisation before comparison: none, arabic-leaderboard, arabic-dialect, english-basic; may be repeated, for columns side
     /// by side.
     #[arg(long)]
     normaliser: Vec<Normaliser>,
-    /// Inventory that answers are read by: a task's name or file, or a file with a label a line. Without it labels are compared as they are.
+    /// Labels that answers are read by: a task's name or file, or a file with one label per line. Without it labels are compared as they are.
     #[arg(long, value_name = "FILE|TASK")]
     labels: Option<String>,
-    /// How much an answer that is to name a label is forgiven.
+    /// How labels are read from answers.
     #[arg(long, value_enum, default_value_t = ParseName::Lenient)]
     parse: ParseName,
-    /// Folder of task files that add to or override the built-in ones.
+    /// Folder of task files that add to or replace the built-in ones.
     #[arg(long)]
     prompts: Option<PathBuf>,
-    /// Take diacritics and tatweel out before ROUGE.
+    /// Remove diacritics and tatweel before ROUGE.
     #[arg(long)]
     rouge_fold_diacritics: bool,
-    /// How BLEU cuts texts: none, 13a, intl, char.
+    /// Tokeniser of BLEU: none, 13a, intl, char.
     #[arg(long, default_value_t)]
     bleu_tokeniser: Tokeniser,
     /// Print one JSON object instead of a table.
     #[arg(long)]
     json: bool,
-    /// Write the alignment of each row to this file; as JSON lines where its name ends in .jsonl.
+    /// Write the alignment of each row to this file, as JSON lines if its name ends in .jsonl.
     #[arg(long)]
     alignments: Option<PathBuf>,
 }

@@ -261,7 +261,7 @@ impl Fit {
 
     fn refusal(&self) -> Error {
         let error = Error::resource(format!(
-            "the training does not fit the card: {} of {} free, before the first token",
+            "the training does not fit the GPU: {} of {} free, before the first token",
             self.fixed_parts(),
             gigabytes(self.free)
         ));
@@ -274,9 +274,9 @@ impl Fit {
         let other = if self.need.trained > self.need.weights {
             "lower `lora.rank`, or train fewer parts whole"
         } else {
-            "end what else runs on the card"
+            "end other programs on the GPU"
         };
-        error.hint(format!("{other}, or take a card with more memory"))
+        error.hint(format!("{other}, or use a GPU with more memory"))
     }
 
     fn fixed_parts(&self) -> String {
@@ -309,14 +309,14 @@ impl Fit {
     /// What differs from what was asked for.
     pub fn note(&self) -> Option<String> {
         (self.pack_tokens < self.asked).then(|| {
-            format!("`memory.pack_tokens` is {}, and {} tokens fit the card: longer micro-batches are split{}", self.asked, self.pack_tokens, self.by_layer())
+            format!("`memory.pack_tokens` is {}, and {} tokens fit the GPU: longer micro-batches are split{}", self.asked, self.pack_tokens, self.by_layer())
         })
     }
 
     /// What to do about an example that is longer than [`Fit::longest`].
     pub fn hint(&self) -> String {
         format!(
-            "split the clip with `start_s` and `end_s`, remove the row, or take a card with more memory{}",
+            "split the clip with `start_s` and `end_s`, remove the row, or use a GPU with more memory{}",
             self.by_layer()
         )
     }

@@ -46,7 +46,7 @@ impl Precision {
                 precision: Self::Fp8,
             }),
             (true, Self::F32) => Err(Error::input(
-                "`model.precision` is f32; a card computes in bf16 or fp8",
+                "`model.precision` is f32, and a GPU computes in bf16 or fp8",
             )
             .hint("leave it out, or compute on the CPU with --device cpu")),
         }
@@ -55,8 +55,8 @@ impl Precision {
     /// What to say where something else than what was asked for computes.
     pub fn note(self, computes: Computes) -> Option<String> {
         match (computes.device, self) {
-            (Place::Cpu, Self::Bf16) => Some("the CPU computes in f32; `model.precision: bf16` takes effect on a card".into()),
-            (Place::Cpu, Self::Fp8) => Some("the CPU computes in f32 over numbers rounded to fp8: what a card's fp8 does to a loss, slower than f32".into()),
+            (Place::Cpu, Self::Bf16) => Some("the CPU computes in f32; `model.precision: bf16` takes effect on a GPU".into()),
+            (Place::Cpu, Self::Fp8) => Some("the CPU computes in f32 over values rounded to fp8: it shows the effect of fp8 on a loss and is slower than f32".into()),
             _ => None,
         }
     }
@@ -121,7 +121,7 @@ mod tests {
         let expected = [
             (Precision::Auto, "cpu f32", ""),
             (Precision::F32, "cpu f32", ""),
-            (Precision::Bf16, "cpu f32", "card"),
+            (Precision::Bf16, "cpu f32", "GPU"),
             (Precision::Fp8, "cpu fp8", "slower"),
         ];
         for (asked, computed, says) in expected {
