@@ -8,12 +8,12 @@ use rayon::prelude::*;
 
 use crate::Role;
 use crate::Row;
-use crate::check::Finding;
-use crate::check::Kind;
-use crate::check::Placed;
-use crate::check::Sink;
 use crate::check::clips::Heard;
 use crate::check::clips::SILENT_PEAK;
+use crate::check::finding::Finding;
+use crate::check::finding::Kind;
+use crate::check::finding::Placed;
+use crate::check::finding::Sink;
 use crate::near_duplicates::RunIndex;
 use crate::near_duplicates::Sketches;
 use crate::near_duplicates::comparable;

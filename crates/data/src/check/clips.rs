@@ -3,9 +3,9 @@
 use crate::AudioSource;
 use crate::Clip;
 use crate::Row;
-use crate::check::Kind;
-use crate::check::Known;
-use crate::check::Settings;
+use crate::check::finding::Kind;
+use crate::check::finding::Settings;
+use crate::check::known::Known;
 use crate::check::rows;
 use maqam_audio::SAMPLE_RATE;
 use maqam_audio::Span;

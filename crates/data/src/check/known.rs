@@ -15,7 +15,7 @@ use serde::Deserialize;
 use serde::Serialize;
 
 use crate::Clip;
-use crate::check::Kind;
+use crate::check::finding::Kind;
 use crate::near_duplicates::key_of;
 use maqam_audio::examine::Decoded;
 use maqam_audio::examine::Examined;

@@ -1,5 +1,6 @@
 //! Planted faults, each found once and under its own name.
 
+use crate::task::Tasks;
 use std::fs;
 use std::path::Path;
 use std::sync::Arc;
