@@ -274,6 +274,8 @@ fn run(command: Command, stop: &AtomicBool) -> Result<()> {
         Command::Bench(command) => bench::run(command),
         Command::Schema(arguments) => schema::schema(&arguments),
         Command::New(arguments) => schema::new(&arguments),
-        Command::Completions(arguments) => schema::completions(&arguments),
+        Command::Completions(arguments) => {
+            schema::completions(&arguments, <Cli as clap::CommandFactory>::command())
+        }
     }
 }

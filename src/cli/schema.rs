@@ -3,10 +3,8 @@
 use std::path::PathBuf;
 
 use clap::Args;
-use clap::CommandFactory;
 use clap::ValueEnum;
 
-use crate::cli::Cli;
 use crate::cli::print;
 use crate::error::Error;
 use crate::error::Result;
@@ -98,8 +96,8 @@ pub fn new(arguments: &NewArguments) -> Result<()> {
 }
 
 /// Prints a completion script.
-pub fn completions(arguments: &CompletionsArguments) -> Result<()> {
+pub fn completions(arguments: &CompletionsArguments, mut program: clap::Command) -> Result<()> {
     let mut script = Vec::new();
-    clap_complete::generate(arguments.shell, &mut Cli::command(), "maqam", &mut script);
+    clap_complete::generate(arguments.shell, &mut program, "maqam", &mut script);
     print::result(String::from_utf8(script).map_err(Error::bug)?)
 }
