@@ -23,12 +23,20 @@ use crate::records::log::StepRecord;
 #[derive(Subcommand)]
 pub enum Command {
     /// Train an encoder from nothing: masked prediction of cluster ids of MFCC, then of its own features.
+    #[command(after_help = "Example:
+  maqam encoder pretrain encoders/sample-teacher.yaml")]
     Pretrain(Arguments),
     /// Train a smaller encoder to predict cluster ids of a teacher's features.
+    #[command(after_help = "Example:
+  maqam encoder distill encoders/sample-student.yaml")]
     Distill(Arguments),
     /// Train a head, CTC or a classifier, on a frozen encoder or on MFCC.
+    #[command(after_help = "Example:
+  maqam encoder probe mine.yaml")]
     Probe(Arguments),
     /// Train a head together with the encoder.
+    #[command(after_help = "Example:
+  maqam encoder finetune mine.yaml")]
     Finetune(Arguments),
 }
 

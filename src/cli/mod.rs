@@ -125,6 +125,8 @@ enum Command {
     /// Write the log-mel frames of each row's audio.
     Features(inspect::FeaturesArguments),
     /// Build a speech-summarization data set from text.
+    #[command(after_help = "Example:
+  maqam build builds/from-text-files.yaml --dry-run")]
     Build(build::Arguments),
     /// Build a suite of instructions that a program can check, and score the answers.
     #[command(subcommand)]
@@ -155,6 +157,8 @@ enum Command {
     #[command(subcommand)]
     Data(data::Command),
     /// Make an audio language model in Qwen2-Audio's layout of a Whisper encoder and a Qwen2 text model.
+    #[command(after_help = "Example:
+  maqam compose --encoder whisper-base --decoder Qwen2.5-0.5B-Instruct --out base")]
     Compose(compose::Arguments),
     /// Measure speed and memory.
     #[command(subcommand)]
