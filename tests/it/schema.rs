@@ -461,7 +461,12 @@ fn shipped_files_fit() {
         "docs/experiments",
         "data/models",
     ];
+    let builder = root().join("prompts/build");
     for path in folders.into_iter().flat_map(yaml_files) {
+        // Prompts and words of `maqam build` are files of other kinds.
+        if path.starts_with(&builder) {
+            continue;
+        }
         let file = read(&path);
         let has = |key: &str| file.get(key).is_some();
         let (place, kind) = match () {
