@@ -2,7 +2,7 @@
 //!
 //! Steps follow each other, [`Step::ALL`]. `collect` and `clean` look at the whole corpus, and fix split and voice of every row. Between
 //! them and `split`, rows are worked on one by one: a step takes a row to its next state or rejects it with a reason, and a journal keeps
-//! what it came to ([`store`]). Calls to models and speech engines are cached by content ([`cache`]). What a step makes of a row depends
+//! what it came to (`store`). Calls to models and speech engines are cached by content ([`cache`]). What a step makes of a row depends
 //! on the recipe, the row and those answers alone, so a build that was killed ends with the same bytes.
 
 pub mod agreement;

@@ -1,6 +1,6 @@
 //! FLAC files of 16-bit mono speech at 16 kHz, written from pieces that are encoded once and joined without encoding again.
 //!
-//! A [`Piece`] holds the encoded blocks of one stretch of samples. [`file`] puts pieces behind each other: it writes frame headers and
+//! A [`Piece`] holds the encoded blocks of one stretch of samples. [`file()`] puts pieces behind each other: it writes frame headers and
 //! check sums, and copies the rest. So a document is put together from its sentences at the cost of copying them. Prediction is by
 //! FLAC's fixed polynomials, residuals are Rice codes. Source: RFC 9639.
 

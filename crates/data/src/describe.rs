@@ -19,7 +19,7 @@ use maqam_base::error::Error;
 /// Different values of a field beyond which the rest is counted together.
 const MOST_VALUES: usize = 10_000;
 
-/// Name under which the values beyond [`MOST_VALUES`] are counted.
+/// Name under which the values beyond `MOST_VALUES` are counted.
 pub const OTHERS: &str = "(others)";
 
 /// Name under which rows without a value are counted.
