@@ -65,10 +65,11 @@ impl EncodedCache {
         let mut bytes: Vec<u8> = values.iter().flat_map(|x| x.to_le_bytes()).collect();
         let hash = blake3::hash(&bytes);
         bytes.extend(hash.as_bytes());
-        self.bytes += bytes.len() as u64;
-        if self.bytes > self.limit {
-            self.shrink()?;
+        let len = bytes.len() as u64;
+        if self.bytes + len > self.limit {
+            self.shrink(len)?;
         }
+        self.bytes += len;
         files::write_atomic(&self.path(clip), &bytes)
     }
 
@@ -85,13 +86,13 @@ impl EncodedCache {
         self.folder.join(format!("{}.f32", &name.as_str()[..32]))
     }
 
-    /// Removes the oldest files.
-    fn shrink(&mut self) -> Result<()> {
+    /// Removes the oldest files, until `len` more bytes have room.
+    fn shrink(&mut self, len: u64) -> Result<()> {
         let mut found = stored(&self.root);
         found.sort_by_key(|file| file.written);
         let mut bytes: u64 = found.iter().map(|file| file.bytes).sum();
         for file in found {
-            if bytes as f64 <= KEPT * self.limit as f64 {
+            if (bytes + len) as f64 <= KEPT * self.limit as f64 {
                 break;
             }
             files::remove_file(&file.path)?;
