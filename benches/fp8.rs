@@ -119,7 +119,7 @@ fn batch(dir: &Path, clips: usize) -> Fallible<Batch> {
         .for_each(|sequence| sequence.target_weight = 1.0 / targets as f64);
     Ok(Batch::pack(
         &sequences.iter().collect::<Vec<_>>(),
-        config.audio.window_frames(),
+        config.audio.framing(),
     )?)
 }
 

@@ -7,11 +7,13 @@ pub mod rows;
 use std::path::Path;
 use std::sync::Arc;
 
+use crate::audio::ClipEnd;
 use crate::audio::HOP;
 use crate::audio::LogMel;
 use crate::audio::LogMelExtractor;
+use crate::audio::MelForm;
 use crate::audio::SAMPLE_RATE;
-use crate::audio::num_audio_tokens;
+use crate::batch::Framing;
 use crate::batch::Sequence;
 use crate::data::Clip;
 use crate::error::Error;
@@ -23,6 +25,7 @@ use crate::featurise::lengths::seconds_of;
 use crate::models::config::Config;
 use crate::seed::Key;
 use crate::task::Example;
+use crate::task::ForcedLanguage;
 use crate::task::Mode;
 use crate::task::TextCodec;
 pub use lengths::clip_lengths;
@@ -34,6 +37,7 @@ const OFFICIAL_MAX_AUDIO_S: f64 = 300.0;
 pub struct Loader {
     codec: TextCodec,
     extractor: LogMelExtractor,
+    framing: Framing,
     official_max_s: f64,
     max_positions: usize,
     max_audio_s: Option<f64>,
@@ -88,10 +92,8 @@ impl Loader {
         Ok(Self {
             codec,
             extractor: LogMelExtractor::new(config.mel_form()),
-            official_max_s: config
-                .mel_form()
-                .window
-                .map_or(OFFICIAL_MAX_AUDIO_S, |frames| seconds_of(frames * HOP)),
+            framing: config.audio.framing(),
+            official_max_s: official_max_s(config.mel_form()),
             max_positions: config.text.max_position_embeddings,
             max_audio_s,
             limit: None,
@@ -101,6 +103,14 @@ impl Loader {
     /// Refuses sequences to learn from of more than so many tokens, with the reason and what to do.
     pub fn limit(&mut self, tokens: usize, why: String, hint: String) {
         self.limit = Some(Limit { tokens, why, hint });
+    }
+
+    /// Has every answer begin with a language; see [`TextCodec::force_language`].
+    ///
+    /// # Errors
+    /// A checkpoint whose answers name no language.
+    pub fn force_language(&mut self, forced: ForcedLanguage) -> Result<()> {
+        self.codec.force_language(forced)
     }
 
     /// Seconds above which the official processor cuts a clip; here nothing is cut.
@@ -132,7 +142,7 @@ impl Loader {
             let (clip, _) = features_of(clip, &self.extractor, None)?;
             let start = tokens.len();
             tokens.resize(
-                start + num_audio_tokens(clip.frames),
+                start + self.framing.tokens(clip.frames),
                 self.codec.special().audio,
             );
             audio.push(start..tokens.len());
@@ -152,7 +162,7 @@ impl Loader {
     pub fn question_tokens(&self, example: &Example) -> Result<Vec<u32>> {
         Ok(self
             .codec
-            .encode(&example.messages, &[], Mode::Generate)?
+            .encode_example(example, &[], Mode::Generate)?
             .tokens)
     }
 
@@ -169,9 +179,9 @@ impl Loader {
         check_stated_sum(example.duration, &example.clips, samples)?;
         let audio_tokens: Vec<usize> = features
             .iter()
-            .map(|clip| num_audio_tokens(clip.frames))
+            .map(|clip| self.framing.tokens(clip.frames))
             .collect();
-        let encoded = self.codec.encode(&example.messages, &audio_tokens, mode)?;
+        let encoded = self.codec.encode_example(example, &audio_tokens, mode)?;
         if encoded.tokens.len() > self.max_positions {
             return Err(Error::input(format!(
                 "{} tokens ({seconds:.1} s of audio), the model's longest sequence is {}",
@@ -210,6 +220,15 @@ impl Loader {
             longest_s,
             official_max_s: self.official_max_s,
         })
+    }
+}
+
+/// Seconds above which the official processor cuts a clip.
+fn official_max_s(form: MelForm) -> f64 {
+    match form.end {
+        ClipEnd::Silence => OFFICIAL_MAX_AUDIO_S,
+        ClipEnd::Window(frames) => seconds_of(frames * HOP),
+        ClipEnd::Mirror { .. } => f64::INFINITY,
     }
 }
 

@@ -70,6 +70,10 @@ enum Form {
     PeftThinker,
     /// The adapter, keys of Qwen2-Audio as weights are named on the Hub (transformers 4).
     PeftHub,
+    /// The adapter, keys of Qwen3-ASR in transformers.
+    PeftTransformers,
+    /// The adapter, keys of Qwen3-ASR in the original layout (qwen_asr).
+    PeftOriginal,
 }
 
 pub fn run(arguments: &Arguments) -> Result<()> {
@@ -97,6 +101,8 @@ pub fn run(arguments: &Arguments) -> Result<()> {
         Form::Peft => &config.names.adapters[0],
         Form::PeftThinker => other_form(config.names, "relative to the thinker")?,
         Form::PeftHub => other_form(config.names, "named as on the Hub")?,
+        Form::PeftTransformers => other_form(config.names, "named as in transformers")?,
+        Form::PeftOriginal => other_form(config.names, "named as in the original checkpoint")?,
     };
     if arguments.dtype.is_some() {
         return Err(

@@ -89,7 +89,7 @@ pub fn embed(arguments: &EmbedArguments, stop: &AtomicBool) -> Result<()> {
             let Some(sequence) = bad.check(sequence)? else {
                 continue;
             };
-            let batch = Batch::pack(&[&sequence], model.config.audio.window_frames())?;
+            let batch = Batch::pack(&[&sequence], model.config.audio.framing())?;
             let heard = model
                 .hear(&batch)?
                 .ok_or_else(|| Error::bug("a row with clips that were not heard"))?;

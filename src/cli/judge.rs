@@ -29,6 +29,7 @@ use crate::models::generate::Sampling;
 use crate::models::generate::Strategy;
 use crate::seed::Key;
 use crate::task::Example;
+use crate::task::ForcedLanguage;
 use crate::task::Mode;
 
 #[derive(Args)]
@@ -130,7 +131,7 @@ fn score_rows(
             check_stop(stop)?;
             let batch = Batch::pack(
                 &loaded[range.clone()].iter().collect::<Vec<_>>(),
-                model.config.audio.window_frames(),
+                model.config.audio.framing(),
             )?;
             let found = model.score(&batch, 0.0)?;
             for (i, example) in readable[range.clone()].iter().enumerate() {
@@ -193,6 +194,9 @@ pub struct GenerateArguments {
     /// Output, JSONL: id, prediction, tokens (prompt not included).
     #[arg(long)]
     out: PathBuf,
+    /// Language of the transcripts of Qwen3-ASR: a name, a tag such as ar, or row for each row's own; by default the model finds it out.
+    #[arg(long)]
+    language: Option<ForcedLanguage>,
     /// Most tokens of an answer; by default the task's limit, 256 without a task.
     #[arg(long)]
     max_new_tokens: Option<usize>,
@@ -247,7 +251,12 @@ pub fn generate(arguments: &GenerateArguments, stop: &AtomicBool) -> Result<()> 
         &arguments.data.data,
         arguments.model.adapter.as_deref(),
     )?;
-    let (mut model, loader) = arguments.model.open()?;
+    let (mut model, mut loader) = arguments.model.open()?;
+    if let Some(language) = &arguments.language {
+        loader
+            .force_language(language.clone())
+            .map_err(|e| e.at("--language"))?;
+    }
     arguments.precision.apply(&mut model)?;
     let limit = |of_task: &Option<usize>| {
         arguments

@@ -13,7 +13,7 @@ use crate::cli::progress::Stages;
 use crate::error::Error;
 use crate::error::Result;
 use crate::files;
-use crate::models::qwen_omni::shapes;
+use crate::models::shapes;
 use crate::plan::Asked;
 use crate::plan::ModelPlace;
 use crate::plan::Plan;

@@ -131,7 +131,9 @@ impl Asker<'_> {
         let (mut endings, mut packed) = (Vec::new(), Vec::new());
         for (place, question) in questions.iter().enumerate() {
             if let Wanted::Likelihoods(conversations) = &question.wanted {
-                let read = |messages: &Vec<Message>| self.conversation(messages, &heard[place]);
+                let read = |messages: &Vec<Message>| {
+                    self.conversation(question.example, messages, &heard[place])
+                };
                 let read = conversations
                     .iter()
                     .map(read)
@@ -163,7 +165,7 @@ impl Asker<'_> {
                     .iter()
                     .map(|(place, _)| &heard[*place].sequence)
                     .collect();
-                let prompts = Batch::pack(&prompts, self.model.config.audio.window_frames())?;
+                let prompts = Batch::pack(&prompts, self.model.config.audio.framing())?;
                 let endings: Vec<Vec<Vec<u32>>> =
                     now.iter().map(|(_, endings)| endings.clone()).collect();
                 let sums = self.model.continuations(&prompts, &endings)?;
@@ -203,17 +205,22 @@ impl Asker<'_> {
     }
 
     /// A conversation over clips that were read.
-    fn conversation(&self, messages: &[Message], heard: &Loaded) -> Result<Sequence> {
+    fn conversation(
+        &self,
+        example: &Example,
+        messages: &[Message],
+        heard: &Loaded,
+    ) -> Result<Sequence> {
         let audio_tokens: Vec<usize> = heard
             .sequence
             .audio
             .iter()
             .map(ExactSizeIterator::len)
             .collect();
-        let encoded = self
-            .loader
-            .codec()
-            .encode(messages, &audio_tokens, Mode::Train)?;
+        let encoded =
+            self.loader
+                .codec()
+                .encode_for(example, messages, &audio_tokens, Mode::Train)?;
         self.expect_room(encoded.tokens.len(), 0)?;
         let features = heard.sequence.features.clone();
         Ok(Sequence {
@@ -227,7 +234,7 @@ impl Asker<'_> {
     }
 
     fn likelihoods(&self, sequences: &[&Sequence]) -> Result<Vec<Likelihood>> {
-        let batch = Batch::pack(sequences, self.model.config.audio.window_frames())?;
+        let batch = Batch::pack(sequences, self.model.config.audio.framing())?;
         let mut found = vec![
             Likelihood {
                 sum: 0.0,
@@ -287,7 +294,7 @@ impl Asker<'_> {
             .map(|(_, _, place)| &heard[*place].sequence)
             .collect();
         let keys: Vec<Key> = sequences.iter().map(|sequence| sequence.key).collect();
-        let prompts = Batch::pack(&sequences, self.model.config.audio.window_frames())?;
+        let prompts = Batch::pack(&sequences, self.model.config.audio.framing())?;
         let limits = Limits {
             max_new_tokens: now[0].0,
             ends: self.loader.codec().ids_that_end(),

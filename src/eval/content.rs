@@ -48,6 +48,8 @@ const READ_BESIDE_WEIGHTS: [&str; 7] = [
     "chat_template.json",
     "processor_config.json",
 ];
+/// Files that stand in the place of a `tokenizer.json`.
+const SLOW_TOKENIZER: [&str; 2] = ["vocab.json", "merges.txt"];
 /// Where answers and the hashes of large files are kept unless a command says otherwise.
 pub const FOLDER: &str = "runs/.answers";
 /// Where hashes of large files are remembered.
@@ -133,8 +135,13 @@ impl Contents {
         dir: &Path,
         with_weights: bool,
     ) -> Result<BTreeMap<String, String>> {
+        let slow = match dir.join("tokenizer.json").is_file() {
+            true => &[][..],
+            false => &SLOW_TOKENIZER,
+        };
         let mut paths: Vec<PathBuf> = READ_BESIDE_WEIGHTS
             .iter()
+            .chain(slow)
             .map(|name| dir.join(name))
             .filter(|path| path.is_file())
             .collect();
@@ -245,7 +252,7 @@ impl Asked<'_> {
                 fields.add(format!(
                     "{:?}",
                     codec
-                        .encode(&example.messages, &marks, Mode::Generate)
+                        .encode_example(example, &marks, Mode::Generate)
                         .map_err(at)?
                         .tokens
                 ));
@@ -253,7 +260,9 @@ impl Asked<'_> {
             Wanted::Likelihoods(conversations) => {
                 fields.add("likelihoods");
                 for messages in conversations {
-                    let encoded = codec.encode(messages, &marks, Mode::Train).map_err(at)?;
+                    let encoded = codec
+                        .encode_for(example, messages, &marks, Mode::Train)
+                        .map_err(at)?;
                     fields.add(format!("{:?} {:?}", encoded.tokens, encoded.targets));
                 }
             }

@@ -156,11 +156,7 @@ pub fn target_tokens(loader: &Loader, example: &Example) -> Option<usize> {
     // How long a clip is changes nothing about the tokens after it.
     let encoded = loader
         .codec()
-        .encode(
-            &example.messages,
-            &vec![1; example.clips.len()],
-            Mode::Train,
-        )
+        .encode_example(example, &vec![1; example.clips.len()], Mode::Train)
         .ok()?;
     Some(encoded.targets.iter().map(ExactSizeIterator::len).sum())
 }

@@ -13,6 +13,7 @@ use crate::error::Kind;
 use crate::error::Result;
 use crate::featurise;
 use crate::featurise::headers::Headers;
+use crate::models::config::Config;
 use crate::plan::draws::StageDraws;
 use crate::schedule::Pick;
 use crate::seed::Key;
@@ -49,6 +50,8 @@ pub struct Reader<'a> {
     pub headers: &'a Headers,
     /// The model's tokenizer, and its longest sequence.
     pub codec: Option<(&'a TextCodec, usize)>,
+    /// The model's shape, where it is known; else clips are counted as Qwen2.5-Omni does.
+    pub config: Option<&'a Config>,
     /// Longest clip that the recipe takes, in seconds.
     pub max_audio_s: Option<f64>,
     /// What to do with rows that cannot be used.
@@ -189,7 +192,10 @@ impl Reader<'_> {
         };
         let audio_tokens: Vec<usize> = lengths
             .iter()
-            .map(|&samples| num_audio_tokens(num_frames(samples)))
+            .map(|&samples| match self.config {
+                Some(config) => config.audio_tokens(samples),
+                None => num_audio_tokens(num_frames(samples)),
+            })
             .collect();
         let counted = match self.codec {
             Some((codec, longest)) => Some(
@@ -217,7 +223,7 @@ impl Reader<'_> {
         example: &Example,
         audio_tokens: &[usize],
     ) -> Result<(usize, usize)> {
-        let encoded = codec.encode(&example.messages, audio_tokens, Mode::Train)?;
+        let encoded = codec.encode_example(example, audio_tokens, Mode::Train)?;
         if encoded.tokens.len() > longest {
             return Err(Error::input(format!("{} tokens, the model's longest sequence is {longest}", encoded.tokens.len()))
                 .hint("nothing is cut silently: split the clip with `start_s` and `end_s`, or remove the row"));

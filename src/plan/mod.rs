@@ -178,10 +178,16 @@ impl Plan {
                 opened.config.text.max_position_embeddings,
             )
         });
+        let config = match (&opened, model) {
+            (Some((opened, _)), _) => Some(&opened.config),
+            (None, ModelPlace::Elsewhere(_, config)) => config.as_deref(),
+            (None, _) => None,
+        };
         let reader = Reader {
             corpus: &corpus,
             headers: &headers,
             codec,
+            config,
             max_audio_s: recipe.max_audio_s,
             on_bad_row: recipe.on_bad_row,
         };

@@ -5,8 +5,6 @@ use std::sync::Mutex;
 
 use candle_core::Device;
 
-use crate::audio::num_audio_tokens;
-use crate::audio::num_frames;
 use crate::batch::micro_batches;
 use crate::error::Error;
 use crate::error::Result;
@@ -79,18 +77,19 @@ const STEPS_LOOKED_AT: usize = 8;
 fn tokens_of(
     rows: &Rows,
     pick: Pick,
+    config: &Config,
     loader: &Loader,
     headers: &Headers,
 ) -> Option<(usize, usize, usize)> {
     let lengths = clip_lengths(rows.corpus.row(pick.row), None, headers).ok()?;
     let audio: Vec<usize> = lengths
         .into_iter()
-        .map(|samples| num_audio_tokens(num_frames(samples)))
+        .map(|samples| config.audio_tokens(samples))
         .collect();
     let example = rows.corpus.example(pick.row, pick.epoch).ok()?;
     let encoded = loader
         .codec()
-        .encode(&example.messages, &audio, Mode::Train)
+        .encode_example(&example, &audio, Mode::Train)
         .ok()?;
     let targets = encoded.targets.iter().map(ExactSizeIterator::len).sum();
     Some((encoded.tokens.len(), audio.iter().sum(), targets))
@@ -172,7 +171,7 @@ impl Recipe {
             for step in stage.range().take(STEPS_LOOKED_AT) {
                 let mut drawn = Vec::new();
                 for pick in rows.schedule.picks(step)? {
-                    drawn.extend(tokens_of(rows, pick, loader, headers));
+                    drawn.extend(tokens_of(rows, pick, config, loader, headers));
                 }
                 let lengths: Vec<usize> = drawn.iter().map(|(all, ..)| *all).collect();
                 for range in micro_batches(&lengths, self.memory.pack_tokens) {
@@ -223,7 +222,7 @@ impl Recipe {
         let gpu = (!device.is_cpu())
             .then(|| device::name(device))
             .transpose()?;
-        let window = config.audio.window_frames();
+        let framing = config.audio.framing();
         let (mut model, notes) = self.model(model_dir, config, plan, device)?;
         if let Some(runs) = self.folder().parent() {
             model.keep_encoded(&runs.join(".encoded"), encoded::LIMIT)?;
@@ -237,7 +236,7 @@ impl Recipe {
             inputs: Mutex::new(inputs),
             corpus: rows.corpus,
             loader,
-            window,
+            framing,
             parts,
             loss,
             card: Card {

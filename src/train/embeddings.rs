@@ -199,7 +199,7 @@ impl Embedder<'_> {
                 .iter()
                 .map(|(_, sequence)| sequence)
                 .collect::<Vec<_>>(),
-            self.model.config.audio.window_frames(),
+            self.model.config.audio.framing(),
         )?;
         let heard = self
             .model

@@ -84,7 +84,7 @@ fn of_task(model: &AudioLlm, loaded: &LoadedStep, task: &str, how: How) -> Resul
     for range in micro_batches(&lengths, how.pack_tokens) {
         let batch = Batch::pack(
             &sequences[range].iter().collect::<Vec<_>>(),
-            model.config.audio.window_frames(),
+            model.config.audio.framing(),
         )?;
         model.train(&batch, None, how.pass)?;
     }

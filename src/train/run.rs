@@ -5,6 +5,7 @@ use std::sync::Mutex;
 use std::sync::MutexGuard;
 use std::sync::PoisonError;
 
+use crate::batch::Framing;
 use crate::data::OnBadRow;
 use crate::eval::suite::Suite;
 use crate::featurise::Loader;
@@ -46,8 +47,8 @@ pub struct Run {
     pub corpus: Corpus,
     /// What reads them.
     pub loader: Loader,
-    /// Frames that the encoder attends to at once.
-    pub window: usize,
+    /// How the audio encoder takes clips.
+    pub framing: Framing,
     /// How each stage trains each part, stage by stage.
     pub parts: Vec<Parts>,
     /// `loss:`, stage by stage.

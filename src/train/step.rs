@@ -189,7 +189,7 @@ pub(super) fn load_step(run: &Run, schedule: &Schedule, step: u64) -> Result<Loa
                 .iter()
                 .map(|example| &example.sequence)
                 .collect();
-            Ok((range, Batch::pack(&sequences, run.window)?))
+            Ok((range, Batch::pack(&sequences, run.framing)?))
         });
     let batches = batches.collect::<Result<Vec<_>>>()?;
     let task_names = counted

@@ -92,7 +92,7 @@ fn a_composed_tree_is_the_one_transformers_loads() {
             (80, 1e-6)
         );
         let sequence = prompt(&tree, &config);
-        let batch = Batch::pack(&[&sequence], config.audio.window_frames()).unwrap();
+        let batch = Batch::pack(&[&sequence], config.audio.framing()).unwrap();
         let weights = config.weights(&tree).unwrap();
         let model = AudioLlm::new(config, &weights, Plan::default(), false, &Device::Cpu).unwrap();
         let logits = model.logits(&batch).unwrap();
@@ -114,7 +114,7 @@ fn the_projector_speaks_as_loud_as_the_embeddings() {
         candle_core::safetensors::load(tree.join("model.safetensors"), &Device::Cpu).unwrap();
     let config = Config::load(&tree).unwrap();
     let sequence = prompt(&tree, &config);
-    let batch = Batch::pack(&[&sequence], config.audio.window_frames()).unwrap();
+    let batch = Batch::pack(&[&sequence], config.audio.framing()).unwrap();
     let weights = config.weights(&tree).unwrap();
     let model = AudioLlm::new(config, &weights, Plan::default(), false, &Device::Cpu).unwrap();
     let rms = |tensor: &Tensor| {

@@ -164,6 +164,7 @@ fn decoder(golden: &Golden) -> DecoderLayer {
     DecoderLayer {
         attention_norm: trained(golden.get("weight.input_layernorm.weight")),
         qkv: golden.linear(&QKV),
+        head_norms: None,
         output: golden.linear(&["self_attn.o_proj"]),
         mlp_norm: trained(golden.get("weight.post_attention_layernorm.weight")),
         gate_up: golden.linear(&["mlp.gate_proj", "mlp.up_proj"]),

@@ -40,6 +40,7 @@ mod plan;
 mod primitives;
 mod process;
 mod qwen2_audio;
+mod qwen3_asr;
 mod report;
 mod resume;
 mod sample;

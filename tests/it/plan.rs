@@ -654,8 +654,9 @@ fn every_recipe_whose_data_ships_can_be_planned() {
 }
 
 #[test]
-fn every_recipe_for_the_large_model_reads() {
-    for recipe in recipes("curricula/qwen2.5-omni-7b") {
+fn every_recipe_for_large_models_reads() {
+    let large = recipes("curricula/qwen2.5-omni-7b");
+    for recipe in large.into_iter().chain(recipes("curricula/qwen3-asr")) {
         Recipe::load(&Path::new(env!("CARGO_MANIFEST_DIR")).join(&recipe), &[])
             .unwrap_or_else(|error| panic!("{error}"));
     }

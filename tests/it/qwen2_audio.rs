@@ -121,7 +121,7 @@ impl Golden {
     }
 
     fn pack(&self, sequences: &[Sequence]) -> Batch {
-        let window = self.config.audio.window_frames();
+        let window = self.config.audio.framing();
         Batch::pack(&sequences.iter().collect::<Vec<_>>(), window).unwrap()
     }
 

@@ -31,6 +31,7 @@ use symphonia::core::audio::GenericAudioBufferRef;
 use maqam_base::error::Error;
 use maqam_base::error::Result;
 
+pub use self::log_mel::ClipEnd;
 pub use self::log_mel::LogMel;
 pub use self::log_mel::LogMelExtractor;
 pub use self::log_mel::MelForm;

@@ -1,4 +1,4 @@
-//! The log-mel spectrogram of Whisper, as the processors of Qwen2.5-Omni and Qwen2-Audio compute it.
+//! The log-mel spectrogram of Whisper, as the processors of Qwen2.5-Omni, Qwen2-Audio and Qwen3-ASR compute it.
 
 use std::sync::Arc;
 
@@ -43,16 +43,47 @@ pub fn num_audio_tokens(frames: usize) -> usize {
 pub struct MelForm {
     /// Mel bands of a frame.
     pub mels: usize,
-    /// Frames that the processor pads every clip to; a longer clip becomes several windows of so many frames, each transformed by itself.
-    /// `None` where a clip of any length is transformed as a whole.
-    pub window: Option<usize>,
+    /// How a clip ends.
+    pub end: ClipEnd,
+}
+
+/// What the transform finds behind a clip's last sample.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum ClipEnd {
+    /// Silence. A clip of any length is transformed as a whole, and every begun [`HOP`] is a frame.
+    Silence,
+    /// Silence up to so many frames. A longer clip becomes several windows of so many frames, each transformed by itself.
+    Window(usize),
+    /// The clip itself, mirrored. Only whole hops are frames.
+    Mirror {
+        /// Samples of the shortest clip: a shorter one is filled up with zeros, which count as a part of it.
+        min_samples: usize,
+    },
 }
 
 impl Default for MelForm {
     fn default() -> Self {
         Self {
             mels: MELS,
-            window: None,
+            end: ClipEnd::Silence,
+        }
+    }
+}
+
+impl MelForm {
+    /// Number of log-mel frames of a clip.
+    pub fn num_frames(self, num_samples: usize) -> usize {
+        match self.end {
+            ClipEnd::Silence | ClipEnd::Window(_) => num_frames(num_samples),
+            ClipEnd::Mirror { min_samples } => num_samples.max(min_samples) / HOP,
+        }
+    }
+
+    /// Frames after which the processor of the model begins a new window.
+    pub fn window(self) -> Option<usize> {
+        match self.end {
+            ClipEnd::Window(frames) => Some(frames),
+            ClipEnd::Silence | ClipEnd::Mirror { .. } => None,
         }
     }
 }
@@ -112,8 +143,9 @@ impl LogMelExtractor {
     /// Source: `WhisperFeatureExtractor` of transformers, after Radford et al. 2022, section 2.2. The clip is mirrored before its beginning
     /// and followed by silence, as it is when the official processor pads it; only the frames that it marks as valid are returned, and
     /// in a form with windows those of the padding that convolutions reach into from there. Windows are transformed one by one.
+    /// `Qwen3ASRFeatureExtractor` mirrors the end too, and drops the frame that is centred on it.
     ///
-    /// Differs: in a form without windows (Qwen2.5-Omni) a clip of 300 s or more is followed by silence too, where the official one cuts it
+    /// Differs: where silence follows ([`ClipEnd::Silence`], Qwen2.5-Omni) a clip of 300 s or more is followed by silence too, where the official one cuts it
     /// and mirrors its end.
     ///
     /// # Shapes
@@ -121,25 +153,41 @@ impl LogMelExtractor {
     pub fn extract(&self, samples: &[f32]) -> LogMel {
         let mut found = LogMel {
             mels: self.form.mels,
-            frames: num_frames(samples.len()),
+            frames: self.form.num_frames(samples.len()),
             tail: 0,
             values: Vec::new(),
         };
-        let Some(window) = self.form.window else {
-            found.values = self.window_of(samples, found.frames, usize::MAX);
-            return found;
-        };
-        for part in samples.chunks(window * HOP) {
-            let frames = num_frames(part.len());
-            found.tail = TAIL.min(window - frames);
-            let values = self.window_of(part, frames + found.tail, window);
-            found.values.extend(values);
+        match self.form.end {
+            ClipEnd::Silence => {
+                found.values = self.window_of(samples, found.frames, usize::MAX, None);
+            }
+            ClipEnd::Window(window) => {
+                for part in samples.chunks(window * HOP) {
+                    let frames = num_frames(part.len());
+                    found.tail = TAIL.min(window - frames);
+                    let rows = frames + found.tail;
+                    let values = self.window_of(part, rows, window, Some(window * HOP));
+                    found.values.extend(values);
+                }
+            }
+            ClipEnd::Mirror { min_samples } => {
+                let filled = (samples.len() < min_samples).then(|| filled(samples, min_samples));
+                let samples = filled.as_deref().unwrap_or(samples);
+                let end = Some(samples.len());
+                found.values = self.window_of(samples, found.frames, found.frames, end);
+            }
         }
         found
     }
 
-    /// The first `rows` frames of samples that are padded to `padded` frames.
-    fn window_of(&self, samples: &[f32], rows: usize, padded: usize) -> Vec<f32> {
+    /// The first `rows` frames of samples that are padded to `padded` frames; from the sample `end` on they are mirrored.
+    fn window_of(
+        &self,
+        samples: &[f32],
+        rows: usize,
+        padded: usize,
+        end: Option<usize>,
+    ) -> Vec<f32> {
         let mels = self.form.mels;
         // The loudest cell is looked for in every frame that hears the clip, and the windows of up to two frames past the last
         // valid one still reach back into it. Frames after those are silent and can raise nothing.
@@ -148,7 +196,6 @@ impl LogMelExtractor {
         } else {
             (samples.len() + REACH).div_ceil(HOP).max(rows).min(padded)
         };
-        let end = padded.checked_mul(HOP);
         let mut values = vec![0.0; rows * mels];
         let mut scratch = self.fft.make_scratch_vec();
         let mut spectrum = self.fft.make_output_vec();
@@ -238,6 +285,13 @@ impl LogMelExtractor {
         }
         loudest
     }
+}
+
+/// Samples with zeros behind them.
+fn filled(samples: &[f32], len: usize) -> Vec<f32> {
+    let mut filled = samples.to_vec();
+    filled.resize(len, 0.0);
+    filled
 }
 
 /// log10 of a positive normal number to within an ulp or two, free of branches so that a loop of it becomes vector code.
@@ -487,7 +541,7 @@ mod tests {
     fn windows_are_those_of_their_samples_alone() {
         let form = MelForm {
             mels: 80,
-            window: Some(20),
+            end: ClipEnd::Window(20),
         };
         let extractor = LogMelExtractor::new(form);
         let samples = noise(2 * 20 * HOP + 1000, |i| if i < 4000 { 1.0 } else { 1e-3 });
@@ -507,6 +561,28 @@ mod tests {
         let tails =
             [18, 19, 20].map(|frames| extractor.extract(&noise(frames * HOP, |_| 0.1)).tail);
         assert_eq!(tails, [2, 1, 0]);
+    }
+
+    #[test]
+    fn a_mirrored_end_is_that_of_the_clip_written_twice() {
+        let extractor = LogMelExtractor::new(MelForm {
+            mels: MELS,
+            end: ClipEnd::Mirror { min_samples: 800 },
+        });
+        let samples = noise(1700, |_| 0.5);
+        let found = extractor.extract(&samples);
+        assert_eq!(found.frames, 10, "the begun hop is no frame");
+        let mirrored = samples.iter().rev().skip(1).copied();
+        let written: Vec<f32> = samples.iter().copied().chain(mirrored).collect();
+        let expected = LogMelExtractor::default().extract(&written);
+        let floor = |values: &[f32]| values.iter().copied().fold(f32::NEG_INFINITY, f32::max) - 2.0;
+        let expected = &expected.values[..10 * MELS];
+        assert!(floor(expected) < expected.iter().copied().fold(0.0, f32::min));
+        assert_eq!(found.values, expected);
+        // A short clip is as long as the shortest, zeros and all.
+        let short = extractor.extract(&samples[..300]);
+        let by_hand: Vec<f32> = samples[..300].iter().copied().chain([0.0; 500]).collect();
+        assert_eq!((short.frames, &short), (5, &extractor.extract(&by_hand)));
     }
 
     #[test]

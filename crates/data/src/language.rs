@@ -10,7 +10,7 @@ use maqam_base::error::Result;
 use maqam_base::yaml;
 
 /// Names that the table of ISO 639 does not have.
-const NAMES: [(&str, &str); 16] = [
+const NAMES: [(&str, &str); 19] = [
     ("عربي", "ar"),
     ("عربية", "ar"),
     ("عربى", "ar"),
@@ -27,6 +27,9 @@ const NAMES: [(&str, &str); 16] = [
     ("فرنسية", "fr"),
     ("mandarin", "zh"),
     ("farsi", "fa"),
+    ("cantonese", "yue"),
+    ("greek", "el"),
+    ("malay", "ms"),
 ];
 
 /// Codes of ISO 639-3 that the code of Arabic covers. Source: the macrolanguage mappings of ISO 639-3, entry `ara`.

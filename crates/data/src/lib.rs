@@ -7,6 +7,7 @@
 #![deny(clippy::unwrap_used, clippy::expect_used)]
 
 pub mod arabic;
+pub mod asr_text;
 pub mod audio_parquet;
 mod audio_source;
 pub mod check;

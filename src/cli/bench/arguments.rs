@@ -12,7 +12,7 @@ use crate::nn::saving::Save;
 
 #[derive(Args)]
 pub struct TrainArguments {
-    /// Shape of the model: tiny, 0.5b (Qwen2.5-0.5B's decoder), 3b, 7b (Qwen2.5-Omni's thinkers).
+    /// Shape of the model: tiny, 0.5b (Qwen2.5-0.5B's decoder), 3b, 7b (Qwen2.5-Omni's thinkers), qwen3-asr-0.6b, qwen3-asr-1.7b.
     #[arg(long, default_value = "tiny")]
     pub shape: String,
     /// A checkpoint folder whose configuration is the shape instead.

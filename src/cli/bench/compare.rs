@@ -18,7 +18,7 @@ use crate::error::Result;
 use crate::models::AudioLlm;
 use crate::models::Pass;
 use crate::models::config::Config;
-use crate::models::qwen_omni::shapes;
+use crate::models::shapes;
 use crate::nn::lora;
 use crate::nn::lora::Init;
 use crate::nn::lora::Plan;
@@ -37,7 +37,7 @@ const LENGTH_BAR: f64 = 0.05;
 
 #[derive(Args)]
 pub struct CompareArguments {
-    /// Shape of the model: tiny, 0.5b, 3b, 7b.
+    /// Shape of the model: tiny, 0.5b, 3b, 7b, qwen3-asr-0.6b, qwen3-asr-1.7b.
     #[arg(long, default_value = "7b")]
     shape: String,
     /// Layers of the decoder; the audio encoder keeps its own.
@@ -81,7 +81,7 @@ pub fn run(arguments: &CompareArguments) -> Result<()> {
     let sequences = sequences(Work::Asr, Some(arguments.clips), &config);
     let batch = Batch::pack(
         &sequences.iter().collect::<Vec<_>>(),
-        config.audio.window_frames(),
+        config.audio.framing(),
     )?;
     let device = arguments.device.open()?;
     let found = pass(&config, arguments.rank, &batch, &device)?;

@@ -17,14 +17,14 @@ use crate::models::AudioLlm;
 use crate::models::config::Config;
 use crate::models::generate::Limits;
 use crate::models::generate::Sampling;
-use crate::models::qwen_omni::shapes;
+use crate::models::shapes;
 use crate::nn::lora::Plan;
 use crate::nn::weights::Weights;
 use crate::seed::Key;
 
 #[derive(Args)]
 pub struct GenerateArguments {
-    /// Shape of the model, with random weights: tiny, 0.5b, 3b, 7b.
+    /// Shape of the model, with random weights: tiny, 0.5b, 3b, 7b, qwen3-asr-0.6b, qwen3-asr-1.7b.
     #[arg(long, default_value = "tiny")]
     shape: String,
     /// A checkpoint folder instead, with its weights.
@@ -112,7 +112,8 @@ fn prompts(config: &Config, seconds: usize, count: usize) -> Vec<Sequence> {
         target: 0,
     };
     let (vocab, mels) = (config.text.vocab_size, config.audio.num_mel_bins);
-    let prompts = (0..count).map(|i| example.sequence(i, vocab, mels));
+    let framing = config.audio.framing();
+    let prompts = (0..count).map(|i| example.sequence(i, vocab, mels, framing));
     prompts
         .map(|prompt| Sequence {
             targets: Vec::new(),
@@ -123,7 +124,7 @@ fn prompts(config: &Config, seconds: usize, count: usize) -> Vec<Sequence> {
 
 /// Seconds of the fastest run after one that does not count.
 fn fastest(model: &AudioLlm, prompts: &[Sequence], new_tokens: usize, runs: usize) -> Result<f64> {
-    let window = model.config.audio.window_frames();
+    let window = model.config.audio.framing();
     let batch = Batch::pack(&prompts.iter().collect::<Vec<_>>(), window)?;
     let keys: Vec<Key> = prompts.iter().map(|prompt| prompt.key).collect();
     let limits = Limits {

@@ -31,7 +31,7 @@ use crate::models::Pass;
 use crate::models::config::Config;
 use crate::models::cost;
 use crate::models::memory::Fit;
-use crate::models::qwen_omni::shapes;
+use crate::models::shapes;
 use crate::models::sizes::Sizes;
 use crate::nn::lora;
 use crate::nn::lora::Init;
@@ -202,7 +202,7 @@ impl Bench<'_> {
             .iter()
             .map(|sequence| sequence.tokens.len())
             .collect();
-        let window = self.costs.config.audio.window_frames();
+        let window = self.costs.config.audio.framing();
         let batches = micro_batches(&lengths, pack_tokens)
             .into_iter()
             .map(|range| Batch::pack(&self.sequences[range].iter().collect::<Vec<_>>(), window))

@@ -3,7 +3,7 @@
 use clap::ValueEnum;
 
 use crate::audio::LogMel;
-use crate::audio::num_audio_tokens;
+use crate::batch::Framing;
 use crate::batch::Sequence;
 use crate::models::config::Config;
 use crate::models::cost;
@@ -83,9 +83,9 @@ impl Work {
 
 impl Example {
     /// A sequence of these lengths; which tokens and frames does not matter to the time.
-    pub fn sequence(self, index: usize, vocab: usize, mels: usize) -> Sequence {
+    pub fn sequence(self, index: usize, vocab: usize, mels: usize, framing: Framing) -> Sequence {
         let frames = self.seconds * 100;
-        let audio = num_audio_tokens(frames);
+        let audio = framing.tokens(frames);
         let key = Key::new(0, "bench").with(index as u64);
         let before = self.prompt / 2;
         let len = self.prompt + audio + self.target;
@@ -133,7 +133,7 @@ pub fn sequences(work: Work, clips: Option<usize>, config: &Config) -> Vec<Seque
         .examples(clips)
         .iter()
         .enumerate()
-        .map(|(i, example)| example.sequence(i, vocab, mels))
+        .map(|(i, example)| example.sequence(i, vocab, mels, config.audio.framing()))
         .collect();
     let num_targets: usize = sequences.iter().map(Sequence::num_targets).sum();
     sequences
@@ -154,7 +154,7 @@ mod tests {
                     .examples(None)
                     .iter()
                     .enumerate()
-                    .map(|(i, example)| example.sequence(i, 100, crate::audio::MELS))
+                    .map(|(i, example)| example.sequence(i, 100, crate::audio::MELS, 200.into()))
                     .collect::<Vec<_>>(),
             )
         };

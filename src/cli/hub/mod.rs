@@ -19,6 +19,8 @@ use crate::nn::checkpoint::weight_files;
 
 /// What no checkpoint can do without, its weights apart.
 const NEEDED: [&str; 2] = ["config.json", "tokenizer.json"];
+/// What stands in the place of `tokenizer.json` in original checkpoints of Qwen3-ASR.
+const SLOW_TOKENIZER: [&str; 3] = ["vocab.json", "merges.txt", "tokenizer_config.json"];
 /// Other formats of weights, which nothing here reads.
 const OTHER_WEIGHTS: [&str; 6] = [".bin", ".h5", ".msgpack", ".onnx", ".gguf", ".pth"];
 
@@ -94,9 +96,16 @@ fn check_id(model: &str) -> Result<()> {
 fn cached(repo: &Repo) -> Option<PathBuf> {
     let dir = repo.snapshot(&repo.commit()?);
     let weights = weight_files(&dir).ok()?;
-    let has_all = NEEDED.iter().all(|name| dir.join(name).is_file())
+    let has_all = missing(&|name| dir.join(name).is_file()).is_none()
         && weights.iter().all(|path| path.is_file());
     has_all.then_some(dir)
+}
+
+/// The first file that no checkpoint can do without and that is not there.
+fn missing(is_there: &dyn Fn(&str) -> bool) -> Option<&'static str> {
+    let is_slow = SLOW_TOKENIZER.iter().all(|name| is_there(name));
+    let is_missing = |name: &&str| !is_there(name) && !(*name == "tokenizer.json" && is_slow);
+    NEEDED.into_iter().find(is_missing)
 }
 
 fn download(model: &str, repo: &Repo) -> Result<PathBuf> {
@@ -115,10 +124,8 @@ fn download(model: &str, repo: &Repo) -> Result<PathBuf> {
     for name in &listed {
         cache::check_name(name)?;
     }
-    if let Some(missing) = NEEDED
-        .iter()
-        .find(|name| !listed.iter().any(|listed| listed == *name))
-    {
+    let is_listed = |name: &str| listed.iter().any(|listed| listed == name);
+    if let Some(missing) = missing(&is_listed) {
         return Err(Error::input(format!("the repository has no {missing}"))
             .hint("`model` is a Qwen2.5-Omni checkpoint in safetensors format"));
     }
@@ -128,7 +135,8 @@ fn download(model: &str, repo: &Repo) -> Result<PathBuf> {
             && !OTHER_WEIGHTS.iter().any(|ending| name.ends_with(ending))
     };
     let others = listed.iter().map(String::as_str).filter(is_wanted);
-    let wanted: Vec<&str> = NEEDED.into_iter().chain(others).collect();
+    let needed = NEEDED.into_iter().filter(|name| is_listed(name));
+    let wanted: Vec<&str> = needed.chain(others).collect();
 
     let mut commit = None;
     for name in wanted {
@@ -206,6 +214,15 @@ impl Download {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_vocabulary_with_merges_is_a_tokenizer() {
+        let of = |names: &[&str]| missing(&|name| names.contains(&name));
+        assert_eq!(of(&["config.json", "tokenizer.json"]), None);
+        assert_eq!(of(&["config.json", "vocab.json"]), Some("tokenizer.json"));
+        assert_eq!(of(&[&["config.json"][..], &SLOW_TOKENIZER].concat()), None);
+        assert_eq!(of(&["tokenizer.json"]), Some("config.json"));
+    }
 
     #[test]
     fn an_id_is_two_plain_names() {

@@ -2,10 +2,12 @@
 
 mod attention;
 mod convolution;
+mod convolution2d;
 mod cross_entropy;
 mod elementwise;
 mod encoder;
 mod fp8;
+mod head_norms;
 mod linear;
 mod norm;
 mod oracle;

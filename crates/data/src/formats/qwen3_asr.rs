@@ -4,25 +4,19 @@ use serde_json::Map;
 use serde_json::Value;
 
 use crate::Row;
+use crate::asr_text;
 use crate::formats::ms_swift;
 use crate::formats::out::Base;
 use crate::formats::out::Out;
-use crate::language;
 use maqam_base::error::Error;
 use maqam_base::error::Result;
-
-/// What stands between the language and the transcript.
-const MARK: &str = "<asr_text>";
-
-/// What the language follows.
-const PREFIX: &str = "language ";
 
 /// Returns whether a row's text names its language in Qwen3-ASR's way.
 pub fn is_row(fields: &Map<String, Value>) -> bool {
     fields
         .get("text")
         .and_then(Value::as_str)
-        .is_some_and(|text| split(text).is_some())
+        .is_some_and(|text| asr_text::split(text).is_some())
 }
 
 /// Takes the language out of a row's text. `None`, which the model says where there is no speech, is no language.
@@ -30,27 +24,14 @@ pub fn convert(fields: &mut Map<String, Value>) {
     let Some(Value::String(text)) = fields.get("text") else {
         return;
     };
-    let Some((language, text)) = split(text) else {
+    let Some((language, text)) = asr_text::split(text) else {
         return;
     };
     let (language, text) = (language.to_owned(), text.to_owned());
     fields.insert("text".to_owned(), text.into());
-    if language != "None" && !fields.contains_key("language") {
+    if !asr_text::is_none(&language) && !fields.contains_key("language") {
         fields.insert("language".to_owned(), language.into());
     }
-}
-
-fn split(text: &str) -> Option<(&str, &str)> {
-    let (language, text) = text.strip_prefix(PREFIX)?.split_once(MARK)?;
-    Some((language.trim(), text))
-}
-
-/// A transcript as Qwen3-ASR is taught it.
-pub fn text(language: Option<&str>, text: &str) -> String {
-    let name = language
-        .and_then(language::english_name)
-        .unwrap_or_else(|| "None".to_owned());
-    format!("{PREFIX}{name}{MARK}{text}")
 }
 
 /// Writes `train.jsonl`.
@@ -70,7 +51,7 @@ pub fn write(out: &mut Out<'_>, rows: &[Row]) -> Result<()> {
         fields.insert("audio".to_owned(), paths[0].clone());
         fields.insert(
             "text".to_owned(),
-            text(row.language.as_deref(), said).into(),
+            asr_text::answer(row.language.as_deref(), said).into(),
         );
         Ok(Value::Object(fields).to_string())
     })
@@ -92,8 +73,9 @@ mod tests {
         convert(&mut row);
         assert_eq!(row["text"], "نعم");
         assert_eq!(row["language"], "Arabic");
-        assert_eq!(text(Some("ar"), "نعم"), "language Arabic<asr_text>نعم");
-        assert_eq!(text(Some("ar-EG"), "x"), "language Arabic<asr_text>x");
-        assert_eq!(text(None, "x"), "language None<asr_text>x");
+        assert_eq!(
+            asr_text::answer(Some("ar"), "نعم"),
+            "language Arabic<asr_text>نعم"
+        );
     }
 }

@@ -3,6 +3,7 @@
 use serde::Deserialize;
 use serde::Serialize;
 
+use crate::asr_text;
 use crate::spelling::is_invisible;
 use crate::spelling::label_key;
 use crate::spelling::ordinary;
@@ -48,7 +49,12 @@ impl Task {
             }
         };
         match (self.kind, mode) {
-            (Kind::Transcribe | Kind::Generate, _) => Some(said.trim().to_owned()),
+            (Kind::Transcribe, _) => {
+                // Qwen3-ASR writes the language before the transcript.
+                let transcript = asr_text::split(&said).map_or(said.as_str(), |(_, text)| text);
+                Some(transcript.trim().to_owned())
+            }
+            (Kind::Generate, _) => Some(said.trim().to_owned()),
             (Kind::Classify, Parse::Strict) => self.label_of(&said).map(|label| label.name.clone()),
             (Kind::Classify, Parse::Lenient) => self
                 .label_of(&said)
@@ -248,6 +254,10 @@ mod tests {
         assert_eq!(
             parse("asr", " مرحبا  بكم \n", Parse::Strict).as_deref(),
             Some("مرحبا  بكم")
+        );
+        assert_eq!(
+            parse("asr", "language Arabic<asr_text>مرحبا\n", Parse::Strict).as_deref(),
+            Some("مرحبا")
         );
     }
 

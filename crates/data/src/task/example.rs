@@ -26,6 +26,10 @@ pub struct Example {
     pub id: String,
     /// The task's name.
     pub task: String,
+    /// What the task asks for; none where the row brings its conversation and names no task.
+    pub kind: Option<Kind>,
+    /// The language that the row says.
+    pub row_language: Option<String>,
     /// The row's language; where it says none, that of the instruction (English for a row's own conversation).
     pub language: String,
     /// The conversation; its last message is the target, unless the row has none.
@@ -82,14 +86,17 @@ impl Task {
             let reference = label
                 .clone()
                 .or_else(|| last_answer(&row.messages).map(str::to_owned));
-            return Ok(example(
-                row,
-                &self.name,
-                row.messages.clone(),
-                label,
-                reference,
-                FALLBACK_LANGUAGE,
-            ));
+            return Ok(Example {
+                kind: Some(self.kind),
+                ..example(
+                    row,
+                    &self.name,
+                    row.messages.clone(),
+                    label,
+                    reference,
+                    FALLBACK_LANGUAGE,
+                )
+            });
         }
         let by_language = self.instructions.of(wording);
         let asked_in = self
@@ -124,6 +131,7 @@ impl Task {
             .is_none()
             .then(|| format!("{}/{}/{language}/{}", self.name, wording.name(), drawn + 1));
         Ok(Example {
+            kind: Some(self.kind),
             wording,
             ..example(
                 row,
@@ -290,6 +298,8 @@ fn example(
     Example {
         id: row.id.to_string(),
         task: task.to_owned(),
+        kind: None,
+        row_language: row.language.as_deref().map(str::to_owned),
         language: row.language.as_deref().unwrap_or(language).to_owned(),
         messages,
         clips: row.clips.clone(),

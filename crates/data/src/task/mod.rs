@@ -8,8 +8,10 @@ mod answer;
 mod asked_in;
 mod example;
 mod file;
+mod qwen3_asr;
 mod template;
 mod tokenise;
+mod vocabulary;
 
 use std::collections::BTreeMap;
 use std::path::Path;
@@ -21,6 +23,7 @@ pub use answer::Parse;
 pub use asked_in::AskedIn;
 pub use example::Example;
 pub use example::example_without_task;
+pub use qwen3_asr::ForcedLanguage;
 pub use template::QWEN2_AUDIO_TEMPLATE;
 pub use tokenise::Encoded;
 pub use tokenise::Mode;

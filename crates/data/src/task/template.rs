@@ -46,6 +46,20 @@ pub const QWEN2_AUDIO_TEMPLATE: &str = concat!(
     "{% if add_generation_prompt %}<|im_start|>assistant\n{% endif %}",
 );
 
+/// The template of transformers' `Qwen3ASRProcessor` in our words, for checkpoints of Qwen3-ASR that bring none, or one without the answer's
+/// turn, as the original ones do. The system's turn is always there, and the user's holds clips alone.
+const QWEN3_ASR: &str = concat!(
+    "{% set whole = namespace(system='', clips='') %}{% for message in messages %}",
+    "{% set parts = [{'type': 'text', 'text': message.content}] if message.content is string else message.content %}",
+    "{% for part in parts %}",
+    "{% if part.type == 'audio' %}{% set whole.clips = whole.clips ~ '<|audio_start|><|audio_pad|><|audio_end|>' %}",
+    "{% elif message.role != 'assistant' %}{% set whole.system = whole.system ~ part.text %}{% endif %}",
+    "{% endfor %}{% endfor %}",
+    "<|im_start|>system\n{{ whole.system }}<|im_end|>\n<|im_start|>user\n{{ whole.clips }}<|im_end|>\n",
+    "{% for message in messages if message.role == 'assistant' %}<|im_start|>assistant\n{{ message.content }}<|im_end|>\n{% endfor %}",
+    "{% if add_generation_prompt %}<|im_start|>assistant\n{% endif %}",
+);
+
 /// Stands around the number of a data text while a template is rendered: a code point for private use that no template has a use for.
 const SENTINEL: char = '\u{10fffd}';
 
@@ -63,6 +77,16 @@ pub enum Piece<'a> {
     },
 }
 
+/// Where a template comes from that no file holds.
+const BUILT_IN: &str = "the built-in chat template";
+
+/// The family that config.json of a checkpoint names.
+fn family(model_dir: &Path) -> Result<Option<String>> {
+    let config = read_json(&model_dir.join("config.json"))?;
+    let named = config.as_ref().and_then(|c| c.get("model_type")?.as_str());
+    Ok(named.map(str::to_owned))
+}
+
 /// A chat template, compiled.
 pub struct ChatTemplate {
     environment: Environment<'static>,
@@ -78,6 +102,25 @@ impl ChatTemplate {
     /// # Errors
     /// A file that cannot be read or a template that does not compile.
     pub fn load(model_dir: &Path) -> Result<Self> {
+        let found = Self::find(model_dir)?;
+        if family(model_dir)?.as_deref() != Some("qwen3_asr") {
+            return Ok(found);
+        }
+        let answered = [
+            Message::new(Role::User, AUDIO_MARK),
+            Message::new(Role::Assistant, "x"),
+        ];
+        match found.render(&answered, false) {
+            Ok(_) => Ok(found),
+            Err(_) => Self::compile(
+                QWEN3_ASR.to_owned(),
+                BUILT_IN.to_owned(),
+                found.named_tokens.clone(),
+            ),
+        }
+    }
+
+    fn find(model_dir: &Path) -> Result<Self> {
         let config = read_json(&model_dir.join("tokenizer_config.json"))?;
         let mut named_tokens = serde_json::Map::new();
         for name in ["bos_token", "eos_token", "pad_token", "unk_token"] {
@@ -124,14 +167,12 @@ impl ChatTemplate {
                 named_tokens,
             ),
             None => {
-                let config = read_json(&model_dir.join("config.json"))?;
-                let family = config.as_ref().and_then(|c| c.get("model_type")?.as_str());
-                let source = match family {
+                let source = match family(model_dir)?.as_deref() {
                     Some("qwen2_audio") => QWEN2_AUDIO_TEMPLATE,
+                    Some("qwen3_asr") => QWEN3_ASR,
                     _ => CHATML,
                 };
-                let place = "the built-in chat template".to_owned();
-                Self::compile(source.to_owned(), place, named_tokens)
+                Self::compile(source.to_owned(), BUILT_IN.to_owned(), named_tokens)
             }
         }
     }

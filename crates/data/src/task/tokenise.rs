@@ -10,10 +10,14 @@ use tokenizers::Tokenizer;
 
 use crate::Message;
 use crate::Role;
+use crate::task::Example;
+use crate::task::qwen3_asr;
+use crate::task::qwen3_asr::ForcedLanguage;
 use crate::task::template::ChatTemplate;
 use crate::task::template::Piece;
 use crate::task::template::read_json;
 use crate::task::template::without_last_answer;
+use crate::task::vocabulary;
 use maqam_base::error::Error;
 use maqam_base::error::Result;
 
@@ -61,24 +65,31 @@ pub struct TextCodec {
     special_pattern: Regex,
     special: SpecialTokens,
     ends: Vec<u32>,
+    form: Form,
+}
+
+/// What a checkpoint takes for a conversation.
+#[derive(Clone, Debug, PartialEq, Eq)]
+enum Form {
+    /// Any number of turns with texts and clips.
+    Chat,
+    /// Qwen3-ASR's: a context, a clip, a transcript behind its language.
+    Transcript {
+        /// What the answer is made to begin with.
+        language: Option<ForcedLanguage>,
+    },
 }
 
 impl TextCodec {
-    /// Reads `tokenizer.json`, the chat template, and the ids that `config.json` and `generation_config.json` give.
+    /// Reads the tokenizer, the chat template, and the ids that `config.json` and `generation_config.json` give.
     ///
     /// # Errors
     /// A missing or unreadable file, or a checkpoint without the tokens of audio and turns.
     pub fn load(model_dir: &Path) -> Result<Self> {
-        let path = model_dir.join("tokenizer.json");
-        if !path.is_file() {
-            return Err(Error::input("there is no tokenizer")
-                .at_path(&path)
-                .hint("a checkpoint folder holds tokenizer.json beside config.json"));
-        }
+        let mut tokenizer = vocabulary::tokenizer(model_dir)?;
         let unreadable = |error: tokenizers::Error| {
-            Error::input(format!("not a tokenizer we can read: {error}")).at_path(&path)
+            Error::input(format!("not a tokenizer we can read: {error}")).at_path(model_dir)
         };
-        let mut tokenizer = Tokenizer::from_file(&path).map_err(unreadable)?;
         // Nothing is ever cut or padded here, whatever the file was saved with.
         tokenizer
             .with_truncation(None)
@@ -115,7 +126,12 @@ impl TextCodec {
                 ends.push(id);
             }
         }
+        let form = match config.get("model_type").and_then(Value::as_str) {
+            Some("qwen3_asr") => Form::Transcript { language: None },
+            _ => Form::Chat,
+        };
         Ok(Self {
+            form,
             template: ChatTemplate::load(model_dir)?,
             tokenizer,
             special_ids,
@@ -123,6 +139,57 @@ impl TextCodec {
             special,
             ends,
         })
+    }
+
+    /// Has every answer begin with a language, which the model then does not find out itself.
+    ///
+    /// # Errors
+    /// A checkpoint whose answers name no language.
+    pub fn force_language(&mut self, forced: ForcedLanguage) -> Result<()> {
+        match &mut self.form {
+            Form::Transcript { language } => *language = Some(forced),
+            Form::Chat => {
+                return Err(Error::input("answers of this checkpoint name no language")
+                    .hint("leave the language out, or take a Qwen3-ASR checkpoint"));
+            }
+        }
+        Ok(())
+    }
+
+    /// Encodes the conversation of an example in the checkpoint's form.
+    ///
+    /// # Errors
+    /// As [`TextCodec::encode`]; what the checkpoint cannot be asked.
+    pub fn encode_example(
+        &self,
+        example: &Example,
+        audio_tokens: &[usize],
+        mode: Mode,
+    ) -> Result<Encoded> {
+        self.encode_for(example, &example.messages, audio_tokens, mode)
+    }
+
+    /// As [`TextCodec::encode_example`], of a conversation that differs from the example's in its answer.
+    ///
+    /// # Errors
+    /// As [`TextCodec::encode_example`].
+    pub fn encode_for(
+        &self,
+        example: &Example,
+        messages: &[Message],
+        audio_tokens: &[usize],
+        mode: Mode,
+    ) -> Result<Encoded> {
+        let Form::Transcript { language } = &self.form else {
+            return self.encode(messages, audio_tokens, mode);
+        };
+        let messages = qwen3_asr::conversation(example, messages)?;
+        let mut encoded = self.encode(&messages, audio_tokens, mode)?;
+        let forced = language.as_ref().filter(|_| mode == Mode::Generate);
+        if let Some(prefix) = forced.and_then(|forced| forced.prefix(example)) {
+            encoded.tokens.extend(self.ids_of(&prefix)?);
+        }
+        Ok(encoded)
     }
 
     /// Encodes a conversation with clips of `audio_tokens` tokens each.
@@ -147,6 +214,9 @@ impl TextCodec {
         if messages.is_empty() {
             return Err(Error::input("the conversation has nothing to answer")
                 .hint("it needs a user's message"));
+        }
+        if self.form != Form::Chat {
+            qwen3_asr::check(messages)?;
         }
         let num_marks: usize = messages.iter().map(Message::num_audio_marks).sum();
         if num_marks != audio_tokens.len() {
@@ -224,6 +294,15 @@ impl TextCodec {
         Ok(encoded)
     }
 
+    /// Ids of a text, whose special tokens are plain text.
+    fn ids_of(&self, text: &str) -> Result<Vec<u32>> {
+        let encoding = self
+            .tokenizer
+            .encode_fast(text, false)
+            .map_err(|error| Error::input(format!("the tokenizer fails on {text:?}: {error}")))?;
+        Ok(encoding.get_ids().to_vec())
+    }
+
     /// The text of some ids, special tokens left out.
     pub fn decode(&self, ids: &[u32]) -> String {
         // Only a decoder that is itself broken fails; the pieces as the vocabulary spells them are the best left to show.
@@ -294,11 +373,7 @@ impl Sequence<'_> {
 
     fn flush(&mut self) -> Result<()> {
         if !self.run.is_empty() {
-            let encoding = self.codec.tokenizer.encode_fast(self.run.as_str(), false);
-            let encoding = encoding.map_err(|error| {
-                Error::input(format!("the tokenizer fails on {:?}: {error}", self.run))
-            })?;
-            self.encoded.tokens.extend_from_slice(encoding.get_ids());
+            self.encoded.tokens.extend(self.codec.ids_of(&self.run)?);
             self.run.clear();
         }
         Ok(())
@@ -308,16 +383,17 @@ impl Sequence<'_> {
 /// The special ids, from `config.json` where it says them and by their names in the vocabulary otherwise.
 fn special_tokens(tokenizer: &Tokenizer, config: &Value) -> Result<SpecialTokens> {
     let thinker = config.get("thinker_config").unwrap_or(config);
-    let find = |keys: [&str; 2], name: &str| -> Result<u32> {
+    let find = |keys: [&str; 2], names: [&str; 2]| -> Result<u32> {
         let configured = keys
             .iter()
             .find_map(|key| thinker.get(key)?.as_u64())
             .map(|id| id as u32);
-        let id = configured.or_else(|| tokenizer.token_to_id(name));
+        let named = || names.iter().find_map(|name| tokenizer.token_to_id(name));
+        let id = configured.or_else(named);
         let id = id.ok_or_else(|| {
             Error::input(format!(
-                "neither config.json nor tokenizer.json has the token `{name}` ({})",
-                keys[0]
+                "neither config.json nor tokenizer.json has the token `{}` ({})",
+                names[0], keys[0]
             ))
         })?;
         match tokenizer.id_to_token(id) {
@@ -329,14 +405,17 @@ fn special_tokens(tokenizer: &Tokenizer, config: &Value) -> Result<SpecialTokens
         }
     };
     Ok(SpecialTokens {
-        audio: find(["audio_token_index", "audio_token_id"], "<|AUDIO|>")?,
+        audio: find(
+            ["audio_token_index", "audio_token_id"],
+            ["<|AUDIO|>", "<|audio_pad|>"],
+        )?,
         audio_start: find(
             ["audio_start_token_id", "audio_bos_token_id"],
-            "<|audio_bos|>",
+            ["<|audio_bos|>", "<|audio_start|>"],
         )?,
         audio_end: find(
             ["audio_end_token_id", "audio_eos_token_id"],
-            "<|audio_eos|>",
+            ["<|audio_eos|>", "<|audio_end|>"],
         )?,
         end_of_turn: tokenizer
             .token_to_id(END_OF_TURN)

@@ -7,9 +7,13 @@
 //! targets                            ^ the rows whose next token is part of an answer
 //! ```
 
+mod framing;
+
 use std::ops::Range;
 use std::sync::Arc;
 
+pub use self::framing::Framing;
+pub use self::framing::Reduction;
 use maqam_audio::LogMel;
 use maqam_base::error::Error;
 use maqam_base::error::Result;
@@ -67,6 +71,8 @@ pub struct Batch {
 /// The clips of a batch, cut into windows that the encoder hears one by one.
 #[derive(Clone, Debug)]
 pub struct Audio {
+    /// How the encoder takes them.
+    pub framing: Framing,
     /// Mel bands of a frame.
     pub mels: usize,
     /// Log-mel frames, `[frames, mels]`, clip after clip.
@@ -75,6 +81,8 @@ pub struct Audio {
     pub windows: Vec<usize>,
     /// Positions of each window after the convolutions; the padding gives none.
     pub positions: Vec<usize>,
+    /// Positions that attend to each other, in stretches that follow each other.
+    pub attended: Vec<usize>,
     /// Positions of each clip.
     pub clip_positions: Vec<usize>,
     /// One stream for each position.
@@ -82,11 +90,11 @@ pub struct Audio {
 }
 
 impl Batch {
-    /// Packs sequences; `window` is the number of frames the encoder hears at once.
+    /// Packs sequences; `framing` is how the encoder takes clips, a number of frames standing for Whisper's way.
     ///
     /// # Errors
     /// Where a sequence's audio tokens and its clips do not fit together: a fault of the caller.
-    pub fn pack(sequences: &[&Sequence], window: usize) -> Result<Self> {
+    pub fn pack(sequences: &[&Sequence], framing: impl Into<Framing>) -> Result<Self> {
         let mut batch = Self {
             tokens: Vec::new(),
             positions: Vec::new(),
@@ -100,10 +108,12 @@ impl Batch {
             target_sequences: Vec::new(),
         };
         let mut audio = Audio {
+            framing: framing.into(),
             mels: 0,
             features: Vec::new(),
             windows: Vec::new(),
             positions: Vec::new(),
+            attended: Vec::new(),
             clip_positions: Vec::new(),
             position_keys: Vec::new(),
         };
@@ -125,8 +135,8 @@ impl Batch {
                 sequence.audio.iter().zip(&sequence.features).enumerate()
             {
                 let key = sequence.key.with(1 << 40).with(clip as u64);
-                let positions = audio.push(features, window, key)?;
-                if positions / 2 != range.len() {
+                let positions = audio.push(features, key)?;
+                if audio.framing.tokens_of(positions) != range.len() {
                     return Err(Error::bug(format!(
                         "{} audio tokens for a clip of {} frames",
                         range.len(),
@@ -163,21 +173,36 @@ impl Batch {
 
 impl Audio {
     /// Adds a clip; returns the number of its positions.
-    fn push(&mut self, clip: &LogMel, window: usize, key: Key) -> Result<usize> {
+    fn push(&mut self, clip: &LogMel, key: Key) -> Result<usize> {
         if self.mels != clip.mels && !self.windows.is_empty() {
             return Err(Error::bug("clips of unequal mel bands in one batch"));
         }
         debug_assert_eq!(clip.values.len(), (clip.frames + clip.tail) * clip.mels);
         self.mels = clip.mels;
         self.features.extend(&clip.values);
+        let framing = self.framing;
         let mut positions = 0;
-        for start in (0..clip.frames).step_by(window) {
-            let frames = window.min(clip.frames - start);
+        for start in (0..clip.frames).step_by(framing.window) {
+            let frames = framing.window.min(clip.frames - start);
             let is_last = start + frames == clip.frames;
-            self.windows
-                .push(frames + if is_last { clip.tail } else { 0 });
-            self.positions.push(frames.div_ceil(2));
-            positions += frames.div_ceil(2);
+            let padding = match is_last {
+                true => framing.padding(frames, clip.tail),
+                false => 0,
+            };
+            self.windows.push(frames + padding);
+            self.positions.push(framing.positions(frames));
+            positions += framing.positions(frames);
+        }
+        if framing.is_filled() {
+            let missing = clip.frames.next_multiple_of(framing.window) - clip.frames;
+            let filled = self.features.len() + missing * clip.mels;
+            self.features.resize(filled, 0.0);
+        }
+        let mut left = positions;
+        while left > 0 {
+            let attended = framing.attended().min(left);
+            self.attended.push(attended);
+            left -= attended;
         }
         self.clip_positions.push(positions);
         self.position_keys
@@ -187,7 +212,7 @@ impl Audio {
 
     /// Rows of the convolutions' output that are positions, where the padding gives rows too; `None` where all of them are.
     pub fn position_rows(&self) -> Option<Vec<u32>> {
-        let given = |frames: usize| frames.div_ceil(2);
+        let given = |frames: usize| self.framing.positions(frames);
         let are_all = |(&frames, &positions): (&usize, &usize)| given(frames) == positions;
         if self.windows.iter().zip(&self.positions).all(are_all) {
             return None;
@@ -205,6 +230,7 @@ impl Audio {
     pub fn clips(&self) -> Vec<Self> {
         let mut frame = 0;
         let mut window = 0;
+        let mut stretch = 0;
         let mut position = 0;
         let mut clips = Vec::with_capacity(self.clip_positions.len());
         for &positions in &self.clip_positions {
@@ -215,25 +241,37 @@ impl Audio {
                 end += 1;
             }
             let frames: usize = self.windows[window..end].iter().sum();
+            let stretches = stretch + positions.div_ceil(self.framing.attended());
             clips.push(Self {
+                framing: self.framing,
                 mels: self.mels,
                 features: self.features[frame * self.mels..][..frames * self.mels].to_vec(),
                 windows: self.windows[window..end].to_vec(),
                 positions: self.positions[window..end].to_vec(),
+                attended: self.attended[stretch..stretches].to_vec(),
                 clip_positions: vec![positions],
                 position_keys: self.position_keys[position..][..positions].to_vec(),
             });
             frame += frames;
             window = end;
+            stretch = stretches;
             position += positions;
         }
         clips
     }
 
-    /// Starts of the windows' positions, and their number at the end.
+    /// Audio tokens of all clips.
+    pub fn num_tokens(&self) -> usize {
+        let of_clips = self.clip_positions.iter();
+        of_clips
+            .map(|&positions| self.framing.tokens_of(positions))
+            .sum()
+    }
+
+    /// Starts of the stretches that attend to themselves alone, and the number of positions at the end.
     pub fn cu_positions(&self) -> Vec<usize> {
         std::iter::once(0)
-            .chain(self.positions.iter().scan(0, |end, &len| {
+            .chain(self.attended.iter().scan(0, |end, &len| {
                 *end += len;
                 Some(*end)
             }))
@@ -359,6 +397,42 @@ mod tests {
             assert_eq!(format!("{clip:?}"), format!("{alone:?}"));
         }
         assert_eq!(clips.len(), 2);
+    }
+
+    #[test]
+    fn filled_windows_give_positions_of_their_clip_alone() {
+        // 130 frames in chunks of 50, each 7 positions; two chunks attend to each other.
+        let framing = Framing {
+            window: 50,
+            reduction: Reduction::Eighth { chunks: 2 },
+        };
+        let mut long = sequence(30, 25..30, &[130]);
+        long.audio[0].end = long.audio[0].start + framing.tokens(130);
+        let mut short = sequence(8, 4..8, &[10]);
+        short.audio[0].end = short.audio[0].start + framing.tokens(10);
+        let audio = Batch::pack(&[&long, &short], framing)
+            .unwrap()
+            .audio
+            .unwrap();
+        assert_eq!(audio.windows, [50, 50, 50, 50]);
+        assert_eq!(audio.positions, [7, 7, 4, 2]);
+        assert_eq!(audio.clip_positions, [18, 2]);
+        assert_eq!(audio.cu_positions(), [0, 14, 18, 20]);
+        assert_eq!(audio.features.len(), 200 * 80);
+        assert!(audio.features[..130 * 80].iter().all(|&x| x == 130.0));
+        assert!(audio.features[130 * 80..150 * 80].iter().all(|&x| x == 0.0));
+        let rows = audio.position_rows().unwrap();
+        assert_eq!(
+            rows[..18],
+            [0, 1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12, 13, 14, 15, 16, 17]
+        );
+        assert_eq!(rows[18..], [21, 22]);
+        let alone = Batch::pack(&[&short], framing).unwrap().audio.unwrap();
+        let of_short = audio.clips().remove(1);
+        assert_eq!(
+            (of_short.features, of_short.attended),
+            (alone.features, vec![2])
+        );
     }
 
     #[test]

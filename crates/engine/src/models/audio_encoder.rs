@@ -1,21 +1,17 @@
-//! Whisper's encoder with pooling behind it: convolutions, layers over windows, pairs averaged; forward and backward.
+//! An audio encoder: convolutions, layers over windows and, in Whisper's way, pairs averaged; forward and backward.
 
 use candle_core::Result;
 use candle_core::Tensor;
 
 use crate::batch::Audio;
+use crate::batch::Reduction;
+use crate::models::front;
+use crate::models::front::Front;
 use crate::nn::encoder_layer::EncoderLayer;
 use crate::nn::encoder_layer::Saved;
 use crate::nn::encoder_layer::Windows;
 use crate::nn::layer_norm::LayerNorm;
-use crate::nn::saving::wanted;
-use crate::ops::activation::gelu;
-use crate::ops::activation::gelu_backward;
-use crate::ops::convolution::unfold;
-use crate::ops::convolution::unfold_backward;
 use crate::ops::cpu::tensor;
-use crate::ops::device::place_like;
-use crate::ops::linear::AdapterDropout;
 use crate::ops::linear::Linear;
 use crate::ops::linear::Weight;
 use crate::ops::norm::LayerNormStatistics;
@@ -23,16 +19,13 @@ use crate::ops::rows::add_to;
 use crate::ops::rows::gather;
 use crate::ops::rows::pool_pairs;
 use crate::ops::rows::pool_pairs_backward;
-use crate::ops::rows::spread;
 
 /// Convolutions, layers, and the pooling after them.
 #[derive(Debug)]
 pub struct AudioEncoder {
-    /// `conv1` as a linear layer over unfolded frames, `[d_model, 3 mels]`.
-    pub conv1: Linear,
-    /// `conv2`, stride 2, `[d_model, 3 d_model]`.
-    pub conv2: Linear,
-    /// Vectors of the positions in a window, `[n_window, d_model]`; never trained.
+    /// The convolutions.
+    pub front: Front,
+    /// Vectors of the positions in a window, `[positions, d_model]`; never trained.
     pub positions: Tensor,
     /// The layers.
     pub layers: Vec<EncoderLayer>,
@@ -42,26 +35,16 @@ pub struct AudioEncoder {
 
 /// What the encoder's backward needs.
 pub struct EncoderSaved {
-    convolutions: Option<Convolved>,
+    front: Option<front::Saved>,
     layers: Vec<Saved>,
     pooled: Tensor,
     statistics: LayerNormStatistics,
 }
 
-/// What the convolutions' backward needs.
-struct Convolved {
-    unfolded1: Tensor,
-    before1: Tensor,
-    unfolded2: Tensor,
-    before2: Tensor,
-    /// Rows that are positions, where not all are.
-    position_rows: Option<Vec<u32>>,
-}
-
 impl AudioEncoder {
     /// Whether there is something to train: convolutions, which come before every layer, or adapters of a layer.
     pub fn is_trained(&self) -> bool {
-        self.conv1.is_trained() || self.first_trained().is_some()
+        self.front.is_trained() || self.first_trained().is_some()
     }
 
     fn first_trained(&self) -> Option<usize> {
@@ -71,7 +54,8 @@ impl AudioEncoder {
     /// The convolutions and every layer's linears, in the order of the data.
     pub fn linears_mut(&mut self) -> Vec<&mut Linear> {
         let of_layers = self.layers.iter_mut().flat_map(EncoderLayer::linears_mut);
-        [&mut self.conv1, &mut self.conv2]
+        self.front
+            .linears_mut()
             .into_iter()
             .chain(of_layers)
             .collect()
@@ -79,10 +63,7 @@ impl AudioEncoder {
 
     /// Everything that can be trained, in a fixed order.
     pub fn weights_mut(&mut self) -> Vec<&mut Weight> {
-        let mut found = Vec::new();
-        for linear in [&mut self.conv1, &mut self.conv2] {
-            found.extend(linear.weights_mut());
-        }
+        let mut found = self.front.weights_mut();
         for layer in &mut self.layers {
             found.extend(layer.weights_mut());
         }
@@ -98,31 +79,9 @@ impl AudioEncoder {
         windows: &Windows,
         training: bool,
     ) -> Result<(Tensor, Option<EncoderSaved>)> {
-        let none = AdapterDropout {
-            probability: 0.0,
-            tokens: &[],
-        };
-        let frames = place_like(
-            &audio.features,
-            (audio.features.len() / audio.mels, audio.mels),
-            &self.positions,
-        )?;
-        let unfolded1 = unfold(&frames, &audio.windows, 1)?;
-        let (before1, _) = self.conv1.forward(&unfolded1, None, none)?;
-        let unfolded2 = unfold(&gelu(&before1)?, &audio.windows, 2)?;
-        let (before2, _) = self.conv2.forward(&unfolded2, None, none)?;
-        let mut x = gelu(&before2)?;
-        let position_rows = audio.position_rows();
-        if let Some(rows) = &position_rows {
-            x = gather(&x, rows)?;
-        }
-        let convolutions = (training && self.conv1.is_trained()).then_some(Convolved {
-            unfolded1,
-            before1,
-            unfolded2,
-            before2,
-            position_rows,
-        });
+        let (mut x, front) =
+            self.front
+                .forward(audio, &self.positions, windows.dropout, training)?;
         let positions: Vec<u32> = audio
             .positions
             .iter()
@@ -131,7 +90,7 @@ impl AudioEncoder {
         add_to(&x, &gather(&self.positions, &positions)?)?;
 
         let keep_from = match training {
-            true if convolutions.is_some() => 0,
+            true if front.is_some() => 0,
             true => self.first_trained().unwrap_or(self.layers.len()),
             false => self.layers.len(),
         };
@@ -143,10 +102,13 @@ impl AudioEncoder {
             }
             x = y;
         }
-        let pooled = pool_pairs(&x, &audio.clip_positions)?;
+        let pooled = match audio.framing.reduction {
+            Reduction::Quarter => pool_pairs(&x, &audio.clip_positions)?,
+            Reduction::Eighth { .. } => x,
+        };
         let (y, statistics) = self.final_norm.forward(&pooled)?;
-        let saved = (!layers.is_empty() || convolutions.is_some()).then_some(EncoderSaved {
-            convolutions,
+        let saved = (!layers.is_empty() || front.is_some()).then_some(EncoderSaved {
+            front,
             layers,
             pooled,
             statistics,
@@ -165,9 +127,12 @@ impl AudioEncoder {
         let d_pooled = self
             .final_norm
             .backward(dy, &saved.pooled, &saved.statistics, None)?;
-        let mut dx = pool_pairs_backward(&d_pooled, &audio.clip_positions)?;
+        let mut dx = match audio.framing.reduction {
+            Reduction::Quarter => pool_pairs_backward(&d_pooled, &audio.clip_positions)?,
+            Reduction::Eighth { .. } => d_pooled,
+        };
         let EncoderSaved {
-            convolutions,
+            front,
             layers: saved_layers,
             ..
         } = saved;
@@ -178,44 +143,15 @@ impl AudioEncoder {
             .enumerate()
             .rev()
         {
-            match layer.backward(&dx, saved, windows, i > 0 || convolutions.is_some())? {
+            match layer.backward(&dx, saved, windows, i > 0 || front.is_some())? {
                 Some(d) => dx = d,
                 None => return Ok(()),
             }
         }
-        match convolutions {
-            Some(convolved) => self.convolutions_backward(&dx, convolved, audio),
+        match front {
+            Some(saved) => self.front.backward(&dx, saved, audio, windows.dropout),
             None => Ok(()),
         }
-    }
-
-    fn convolutions_backward(
-        &self,
-        dx: &Tensor,
-        convolved: &Convolved,
-        audio: &Audio,
-    ) -> Result<()> {
-        let none = AdapterDropout {
-            probability: 0.0,
-            tokens: &[],
-        };
-        let dx = match &convolved.position_rows {
-            Some(rows) => spread(dx, rows, convolved.before2.dim(0)?)?,
-            None => dx.clone(),
-        };
-        let d_before2 = gelu_backward(&dx, &convolved.before2)?;
-        let d_unfolded2 =
-            wanted(
-                self.conv2
-                    .backward(&d_before2, &convolved.unfolded2, None, none, true)?,
-            )?;
-        let d_before1 = gelu_backward(
-            &unfold_backward(&d_unfolded2, &audio.windows, 2)?,
-            &convolved.before1,
-        )?;
-        self.conv1
-            .backward(&d_before1, &convolved.unfolded1, None, none, false)?;
-        Ok(())
     }
 }
 

@@ -11,11 +11,14 @@ use candle_core::Tensor;
 
 use crate::batch::Audio;
 use crate::batch::Batch;
+use crate::batch::Reduction;
 use crate::models::audio_encoder::AudioEncoder;
 use crate::models::audio_encoder::EncoderSaved;
 use crate::models::build;
 use crate::models::config::Config;
 use crate::models::encoded::EncodedCache;
+use crate::models::projector::Projector;
+use crate::models::projector::ProjectorSaved;
 use crate::nn::decoder_layer::DecoderLayer;
 use crate::nn::decoder_layer::Packing;
 use crate::nn::encoder_layer::Windows;
@@ -60,7 +63,7 @@ pub struct AudioLlm {
     /// Where it computes.
     pub device: Device,
     pub(crate) encoder: AudioEncoder,
-    pub(crate) projector: Linear,
+    pub(crate) projector: Projector,
     pub(crate) embeddings: Weight,
     pub(crate) layers: Vec<DecoderLayer>,
     pub(crate) final_norm: Weight,
@@ -106,7 +109,7 @@ pub(crate) struct Heard {
     cu_positions: Vec<usize>,
     encoder: Option<EncoderSaved>,
     encoded: Tensor,
-    hidden: Option<Tensor>,
+    projector: ProjectorSaved,
 }
 
 /// What to do about an adapter that does not fit.
@@ -667,7 +670,7 @@ impl AudioLlm {
     }
 
     fn encode_alone(&self, clip: &Audio, kept: &Mutex<EncodedCache>) -> Result<Tensor> {
-        let rows = clip.clip_positions.iter().sum::<usize>() / 2;
+        let rows = clip.num_tokens();
         let dim = self.config.audio.d_model;
         let cache = || kept.lock().unwrap_or_else(PoisonError::into_inner);
         if let Some(values) = cache().get(clip, rows, dim) {
@@ -696,20 +699,17 @@ impl AudioLlm {
         cu_positions: Vec<usize>,
         encoder: Option<EncoderSaved>,
     ) -> Result<(Tensor, Heard)> {
-        let keys = pooled_keys(audio, pass.dropout);
-        let (projected, hidden) = self.projector.forward(
-            &encoded,
-            None,
-            AdapterDropout {
-                probability: pass.dropout,
-                tokens: &keys,
-            },
-        )?;
+        let keys = token_keys(audio, pass.dropout);
+        let dropout = AdapterDropout {
+            probability: pass.dropout,
+            tokens: &keys,
+        };
+        let (projected, projector) = self.projector.forward(&encoded, dropout)?;
         let heard = Heard {
             cu_positions,
             encoder,
             encoded,
-            hidden,
+            projector,
         };
         Ok((projected, heard))
     }
@@ -724,7 +724,7 @@ impl AudioLlm {
         let Some(audio) = &batch.audio else {
             return Ok(());
         };
-        let keys = pooled_keys(audio, pass.dropout);
+        let keys = token_keys(audio, pass.dropout);
         let dropout = AdapterDropout {
             probability: pass.dropout,
             tokens: &keys,
@@ -732,7 +732,7 @@ impl AudioLlm {
         let d_encoded = self.projector.backward(
             d_projected,
             &heard.encoded,
-            heard.hidden.as_ref(),
+            &heard.projector,
             dropout,
             heard.encoder.is_some(),
         )?;
@@ -796,10 +796,13 @@ fn written_rows(batch: &Batch) -> (Vec<u32>, Vec<u32>) {
         .unzip()
 }
 
-/// One stream for each audio token: that of the first of the two positions it was pooled from.
-fn pooled_keys(audio: &Audio, dropout: f64) -> Vec<maqam_base::seed::Key> {
+/// One stream for each audio token: that of its position, or of the first of the two positions it was pooled from.
+fn token_keys(audio: &Audio, dropout: f64) -> Vec<maqam_base::seed::Key> {
     if dropout == 0.0 {
         return Vec::new();
+    }
+    if let Reduction::Eighth { .. } = audio.framing.reduction {
+        return audio.position_keys.clone();
     }
     let mut start = 0;
     let mut keys = Vec::new();

@@ -9,9 +9,14 @@ use candle_core::Tensor;
 use crate::models::audio_encoder::AudioEncoder;
 use crate::models::audio_encoder::sinusoids;
 use crate::models::config::Config;
+use crate::models::front::Cells;
+use crate::models::front::Frames;
+use crate::models::front::Front;
 use crate::models::groups::Groups;
+use crate::models::projector::Projector;
 use crate::nn::decoder_layer::DecoderLayer;
 use crate::nn::encoder_layer::EncoderLayer;
+use crate::nn::head_norms::HeadNorms;
 use crate::nn::lora::Plan;
 use crate::nn::parameters::Declared;
 use crate::nn::parameters::Kind;
@@ -25,13 +30,14 @@ use crate::ops::convolution::KERNEL;
 use crate::ops::device::compute_type;
 use crate::ops::linear::Linear;
 use crate::ops::linear::Weight;
+use maqam_base::error::Error;
 use maqam_base::error::Result;
 use maqam_base::parts::Part;
 
 /// The parts of a model, built.
 pub struct Built {
     pub encoder: AudioEncoder,
-    pub projector: Linear,
+    pub projector: Projector,
     pub embeddings: Weight,
     pub layers: Vec<DecoderLayer>,
     pub final_norm: Weight,
@@ -48,6 +54,13 @@ pub fn build(
     device: &Device,
 ) -> Result<Built> {
     let names = config.names;
+    if config.audio.chunks.is_some() && !device.is_cpu() {
+        return Err(Error::input(format!(
+            "the encoder of {} has no kernels for the GPU",
+            names.family
+        ))
+        .hint("compute on the CPU with `--device cpu`"));
+    }
     let groups = Groups::of(config);
     let mut declared = Declared::default();
     let places = declare_adapters(groups.all(), plan, &mut declared);
@@ -76,7 +89,7 @@ pub fn build(
     };
 
     let encoder = encoder(config, &builder, &groups)?;
-    let projector = builder.linear(&groups.projector)?;
+    let projector = projector(&builder, &groups)?;
     let table = [config.text.vocab_size, config.text.hidden_size];
     let embeddings = builder.weight(&names.embeddings(), &table)?;
     let layers = groups
@@ -125,10 +138,8 @@ fn encoder(config: &Config, builder: &Builder, groups: &Groups) -> Result<AudioE
             })
         })
         .collect::<Result<Vec<_>>>()?;
-    let conv = |name: &str| format!("{}.{name}", names.tower);
     Ok(AudioEncoder {
-        conv1: builder.convolution(&conv("conv1"), audio.num_mel_bins, d)?,
-        conv2: builder.convolution(&conv("conv2"), d, d)?,
+        front: front(config, builder, groups)?,
         positions: positions(config, builder.weights)?
             .to_dtype(compute_type(device))?
             .to_device(device)?,
@@ -137,9 +148,65 @@ fn encoder(config: &Config, builder: &Builder, groups: &Groups) -> Result<AudioE
     })
 }
 
+fn front(config: &Config, builder: &Builder, groups: &Groups) -> Result<Front> {
+    let audio = &config.audio;
+    let name = |name: &str| format!("{}.{name}", config.names.tower);
+    let (Some(chunks), Some(output)) = (audio.chunks, &groups.front) else {
+        let d = audio.d_model;
+        return Ok(Front::Frames(Frames {
+            conv1: builder.convolution(&name("conv1"), audio.num_mel_bins, d)?,
+            conv2: builder.convolution(&name("conv2"), d, d)?,
+        }));
+    };
+    let channels = chunks.downsample_hidden_size;
+    Ok(Front::Cells(Cells {
+        convolutions: [
+            builder.convolution2d(&name("conv2d1"), 1, channels)?,
+            builder.convolution2d(&name("conv2d2"), channels, channels)?,
+            builder.convolution2d(&name("conv2d3"), channels, channels)?,
+        ],
+        output: builder.linear(output)?,
+    }))
+}
+
+fn projector(builder: &Builder, groups: &Groups) -> Result<Projector> {
+    let Some((output, before)) = groups.projector.split_last() else {
+        return Err(Error::bug("a projector without layers"));
+    };
+    let hidden = before.first().map(|group| builder.linear(group));
+    Ok(Projector {
+        hidden: hidden.transpose()?,
+        output: builder.linear(output)?,
+    })
+}
+
+/// Name and inputs of each convolution, and its outputs.
+fn convolutions(config: &Config) -> (Vec<(&'static str, Vec<usize>)>, usize) {
+    let (d, mels) = (config.audio.d_model, config.audio.num_mel_bins);
+    match config.audio.chunks {
+        None => (
+            vec![
+                ("conv1", vec![d, mels, KERNEL]),
+                ("conv2", vec![d, d, KERNEL]),
+            ],
+            d,
+        ),
+        Some(chunks) => {
+            let channels = chunks.downsample_hidden_size;
+            let shape = |inputs: usize| vec![channels, inputs, KERNEL, KERNEL];
+            let found = vec![
+                ("conv2d1", shape(1)),
+                ("conv2d2", shape(channels)),
+                ("conv2d3", shape(channels)),
+            ];
+            (found, channels)
+        }
+    }
+}
+
 /// The vectors of the encoder's positions: those of the checkpoint where the family stores them, else sinusoids.
 fn positions(config: &Config, weights: &Weights) -> Result<Tensor> {
-    let shape = [config.audio.n_window, config.audio.d_model];
+    let shape = [config.audio.window_positions(), config.audio.d_model];
     match config.names.positions {
         Some(name) if !weights.is_random() => weights.get(name, &shape, DType::F32),
         _ => Ok(sinusoids(shape[0], shape[1])?),
@@ -158,12 +225,27 @@ fn decoder_layer(
     Ok(DecoderLayer {
         attention_norm: builder.weight(&attention_norm, &[text.hidden_size])?,
         qkv: builder.joined(qkv)?,
+        head_norms: text
+            .qk_norm
+            .then(|| head_norms(config, builder, layer))
+            .transpose()?,
         output: builder.joined(output)?,
         mlp_norm: builder.weight(&mlp_norm, &[text.hidden_size])?,
         gate_up: builder.joined(gate_up)?,
         down: builder.joined(down)?,
         heads: text.heads(),
         eps: text.rms_norm_eps,
+    })
+}
+
+fn head_norms(config: &Config, builder: &Builder, layer: usize) -> Result<HeadNorms> {
+    let [query, key] = HEAD_NORMS.map(|norm| {
+        let name = format!("{}.{norm}.weight", config.names.decoder_layer(layer));
+        builder.weight(&name, &[config.text.head_dim])
+    });
+    Ok(HeadNorms {
+        query: query?,
+        key: key?,
     })
 }
 
@@ -179,6 +261,7 @@ pub fn copies(layers: &[DecoderLayer]) -> Result<Vec<(Tensor, Tensor)>> {
 }
 
 const ENCODER_NORMS: [&str; 2] = ["self_attn_layer_norm", "final_layer_norm"];
+const HEAD_NORMS: [&str; 2] = ["self_attn.q_norm", "self_attn.k_norm"];
 const DECODER_NORMS: [&str; 2] = ["input_layernorm", "post_attention_layernorm"];
 
 /// Declares the weights of the parts that are trained whole, in the order of the computation.
@@ -192,11 +275,12 @@ fn full_weights(
     let (names, audio, text) = (config.names, &config.audio, &config.text);
     let mut full = FullWeights::default();
     if parts.contains(&Part::AudioEncoder) {
-        let of_layers = groups.encoder.iter().flatten();
-        of_layers.for_each(|group| full.add_group(declared, group));
+        let of_encoder = groups.front.iter().chain(groups.encoder.iter().flatten());
+        of_encoder.for_each(|group| full.add_group(declared, group));
     }
     if parts.contains(&Part::Projector) {
-        full.add_group(declared, &groups.projector);
+        let of_projector = groups.projector.iter();
+        of_projector.for_each(|group| full.add_group(declared, group));
     }
     if parts.contains(&Part::Decoder) {
         let of_layers = groups.decoder.iter().flatten();
@@ -204,11 +288,13 @@ fn full_weights(
     }
     if parts.contains(&Part::AudioEncoder) {
         let (part, d) = (Part::AudioEncoder, audio.d_model);
-        for (conv, inputs) in [("conv1", audio.num_mel_bins), ("conv2", d)] {
-            let (stem, shape) = (format!("{}.{conv}", names.tower), [d, inputs, KERNEL]);
+        let (convolutions, outputs) = convolutions(config);
+        for (convolution, shape) in convolutions {
+            let stem = format!("{}.{convolution}", names.tower);
             let weight = format!("{stem}.weight");
             full.add(declared, weight, &shape, part, Kind::Convolution);
-            full.add(declared, format!("{stem}.bias"), &[d], part, Kind::Full);
+            let bias = format!("{stem}.bias");
+            full.add(declared, bias, &[outputs], part, Kind::Full);
         }
         let norms = (0..audio.encoder_layers)
             .flat_map(|i| ENCODER_NORMS.map(|norm| format!("{}.{norm}", names.encoder_layer(i))));
@@ -225,6 +311,12 @@ fn full_weights(
         });
         for norm in norms.chain([names.final_norm()]) {
             full.add(declared, norm, &[dim], part, Kind::Full);
+        }
+        for layer in (0..text.num_hidden_layers).filter(|_| text.qk_norm) {
+            for norm in HEAD_NORMS {
+                let name = format!("{}.{norm}.weight", names.decoder_layer(layer));
+                full.add(declared, name, &[text.head_dim], part, Kind::Full);
+            }
         }
         let head = has_head.then(|| names.head.to_owned());
         for name in [names.embeddings()].into_iter().chain(head) {

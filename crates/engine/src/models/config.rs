@@ -2,8 +2,11 @@
 
 use serde_json::Value;
 
+use crate::batch::Framing;
+use crate::batch::Reduction;
 use crate::models::names::Names;
 use crate::ops::attention::Heads;
+use maqam_audio::ClipEnd;
 use maqam_audio::MelForm;
 use maqam_base::error::Error;
 use maqam_base::error::Result;
@@ -27,12 +30,57 @@ pub struct AudioConfig {
     pub max_source_positions: usize,
     /// Width after the projector.
     pub output_dim: usize,
+    /// Convolutions over time and frequency in the place of Whisper's two over time.
+    pub chunks: Option<Chunks>,
+}
+
+/// Convolutions of Qwen3-ASR's encoder, and what attends to what behind them.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Chunks {
+    /// Channels of each of the three convolutions.
+    pub downsample_hidden_size: usize,
+    /// Frames that attend to each other: a whole number of windows.
+    pub n_window_infer: usize,
+    /// Samples of the shortest clip; a shorter one is filled up with zeros.
+    pub min_samples: usize,
 }
 
 impl AudioConfig {
     /// Frames that the encoder hears at once.
     pub fn window_frames(&self) -> usize {
         2 * self.n_window
+    }
+
+    /// How clips become windows, positions and tokens.
+    pub fn framing(&self) -> Framing {
+        let window = self.window_frames();
+        match self.chunks {
+            None => window.into(),
+            Some(chunks) => Framing {
+                window,
+                reduction: Reduction::Eighth {
+                    chunks: chunks.n_window_infer / window,
+                },
+            },
+        }
+    }
+
+    /// Positions of a whole window.
+    pub fn window_positions(&self) -> usize {
+        self.framing().positions(self.window_frames())
+    }
+
+    /// Positions that become one token.
+    pub fn positions_per_token(&self) -> usize {
+        match self.framing().reduction {
+            Reduction::Quarter => 2,
+            Reduction::Eighth { .. } => 1,
+        }
+    }
+
+    /// Mel bands that the convolutions leave.
+    pub fn reduced_mels(&self) -> usize {
+        self.num_mel_bins.div_ceil(8)
     }
 
     /// Full attention: as many key heads as query heads.
@@ -71,6 +119,8 @@ pub struct TextConfig {
     pub rope_theta: f64,
     /// Whether the head is the embedding table, in fact: the weights decide.
     pub tie_word_embeddings: bool,
+    /// Whether queries and keys are normalised head by head, and projected without biases (Qwen3).
+    pub qk_norm: bool,
 }
 
 impl TextConfig {
@@ -101,10 +151,23 @@ impl Config {
     /// How the processor of the family turns clips into frames: where positions are stored, encoder and processor take windows of that
     /// many.
     pub fn mel_form(&self) -> MelForm {
+        let end = match (self.audio.chunks, self.names.positions) {
+            (Some(chunks), _) => ClipEnd::Mirror {
+                min_samples: chunks.min_samples,
+            },
+            (None, Some(_)) => ClipEnd::Window(self.audio.window_frames()),
+            (None, None) => ClipEnd::Silence,
+        };
         MelForm {
             mels: self.audio.num_mel_bins,
-            window: self.names.positions.map(|_| self.audio.window_frames()),
+            end,
         }
+    }
+
+    /// Audio tokens of a clip of so many samples.
+    pub fn audio_tokens(&self, num_samples: usize) -> usize {
+        let frames = self.mel_form().num_frames(num_samples);
+        self.audio.framing().tokens(frames)
     }
 
     /// Refuses shapes that do not fit together.
@@ -137,10 +200,26 @@ impl Config {
                 audio.output_dim, text.hidden_size
             ));
         }
-        if audio.n_window > audio.max_source_positions {
+        if audio.window_positions() > audio.max_source_positions {
             return wrong(format!(
                 "a window has {} positions, the sinusoid table {}",
-                audio.n_window, audio.max_source_positions
+                audio.window_positions(),
+                audio.max_source_positions
+            ));
+        }
+        if let Some(chunks) = audio.chunks
+            && chunks.n_window_infer < audio.window_frames()
+        {
+            return wrong(format!(
+                "`audio_config.n_window_infer` ({}) is less than a window of 2 x `n_window` ({}) frames",
+                chunks.n_window_infer,
+                audio.window_frames()
+            ));
+        }
+        if !audio.d_model.is_multiple_of(2) || audio.d_model < 4 {
+            return wrong(format!(
+                "`audio_config.d_model` is {}; sinusoids need an even width of 4 or more",
+                audio.d_model
             ));
         }
         Ok(())

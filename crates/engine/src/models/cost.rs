@@ -3,10 +3,14 @@
 //! Only products are counted. Norms, activations, softmax and the optimiser are in the measured factor between products alone and whole
 //! steps.
 
+use crate::models::config::AudioConfig;
 use crate::models::config::Config;
+use crate::models::front::AT_ONCE;
 use crate::models::sizes::Sizes;
 use crate::nn::saving::Save;
 use crate::ops::convolution::KERNEL;
+use crate::ops::convolution2d::Planes;
+use crate::ops::convolution2d::TAPS;
 use maqam_base::parts::Part;
 use maqam_base::parts::Parts;
 use maqam_base::parts::Training;
@@ -22,9 +26,6 @@ const PAIR: f64 = 2.0;
 /// Products of attention's backward for each of its forward: five (scores again, and gradients of values, probabilities, queries, keys)
 /// for two.
 const ATTENTION_BACKWARD: f64 = 2.5;
-
-/// Positions of the audio encoder for each token of audio.
-pub const POSITIONS: f64 = 2.0;
 
 /// What goes through the model at once: a micro-batch, or a step.
 #[derive(Clone, Copy, Debug, Default, PartialEq)]
@@ -88,10 +89,13 @@ impl Model<'_> {
             KERNEL as f64,
         );
         let tower = audio.encoder_layers as f64 * (4.0 * d * d + 2.0 * d * ffn)
-            + kernel * d * (audio.num_mel_bins as f64 + d)
-            + d * audio.output_dim as f64;
+            + match Reduced::of(audio) {
+                None => kernel * d * (audio.num_mel_bins as f64 + d),
+                Some(reduced) => reduced.products,
+            }
+            + self.projector_products();
         2.0 * PAIR * (layers * load.tokens + head * load.targets)
-            + PAIR * tower * POSITIONS * load.audio_tokens
+            + PAIR * tower * self.positions(load)
     }
 
     /// 1 where a part is trained whole, else 0.
@@ -138,12 +142,15 @@ impl Model<'_> {
             audio.encoder_ffn_dim as f64,
             audio.encoder_layers as f64,
         );
-        let (positions, kernel) = (POSITIONS * load.audio_tokens, KERNEL as f64);
-        // The first convolution gives two rows for each position.
-        let convolutions =
-            PAIR * kernel * dim * positions * (2.0 * audio.num_mel_bins as f64 + dim);
+        let (positions, kernel) = (self.positions(load), KERNEL as f64);
+        // The first of two convolutions gives two rows for each position.
+        let products = match Reduced::of(audio) {
+            None => kernel * dim * (2.0 * audio.num_mel_bins as f64 + dim),
+            Some(reduced) => reduced.products,
+        };
+        let convolutions = PAIR * positions * products;
         let linear = PAIR * layers * (4.0 * dim * dim + 2.0 * dim * ffn) * positions;
-        let attention = PAIR * layers * 2.0 * dim * positions * audio.n_window as f64;
+        let attention = PAIR * layers * 2.0 * dim * positions * audio.framing().attended() as f64;
         if !self.is_trained(Part::AudioEncoder) {
             return convolutions + linear + attention;
         }
@@ -159,18 +166,30 @@ impl Model<'_> {
     }
 
     fn projector(&self, load: &Load) -> f64 {
-        let once = PAIR
-            * self.config.audio.d_model as f64
-            * self.config.audio.output_dim as f64
-            * load.audio_tokens;
+        let once = PAIR * self.projector_products() * load.audio_tokens;
         let below = f64::from(u8::from(self.is_trained(Part::AudioEncoder)));
         once * (1.0 + below + self.is_full(Part::Projector))
+    }
+
+    /// Products of the projector for one row.
+    fn projector_products(&self) -> f64 {
+        let audio = &self.config.audio;
+        let (dim, outputs) = (audio.d_model as f64, audio.output_dim as f64);
+        match self.config.names.projector_hidden {
+            Some(_) => dim * dim + dim * outputs,
+            None => dim * outputs,
+        }
+    }
+
+    /// Positions of the audio encoder.
+    pub fn positions(&self, load: &Load) -> f64 {
+        self.config.audio.positions_per_token() as f64 * load.audio_tokens
     }
 
     /// Adapters: a forward, and gradients of inputs and weights.
     fn adapters(&self, load: &Load) -> f64 {
         let rows = |part| match part {
-            Part::AudioEncoder => POSITIONS * load.audio_tokens,
+            Part::AudioEncoder => self.positions(load),
             Part::Projector => load.audio_tokens,
             Part::Decoder => load.tokens,
         };
@@ -196,8 +215,15 @@ impl Model<'_> {
             text.intermediate_size as f64,
             text.num_hidden_layers as f64,
         );
-        let inside =
-            (heads.width() + heads.query_width() + heads.num_heads) as f64 + dim + 2.0 * ffn + 2.0;
+        let normed_heads = match text.qk_norm {
+            true => (heads.query_width() + heads.kv_width()) as f64,
+            false => 0.0,
+        };
+        let inside = (heads.width() + heads.query_width() + heads.num_heads) as f64
+            + normed_heads
+            + dim
+            + 2.0 * ffn
+            + 2.0;
         let normed = 2.0 * dim + ffn;
         let kept = |inside: f64, normed: f64| match self.save {
             Save::Layer => 0.0,
@@ -219,12 +245,63 @@ impl Model<'_> {
         } else {
             0.0
         };
-        let convolutions =
-            2.0 * (KERNEL * audio.num_mel_bins) as f64 + 2.0 * dim + KERNEL as f64 * dim + dim;
-        let of_convolutions = convolutions * (1.0 + self.is_full(Part::AudioEncoder));
+        let (once, of_convolutions) = match Reduced::of(audio) {
+            None => {
+                let kept = 2.0 * (KERNEL * audio.num_mel_bins) as f64
+                    + 2.0 * dim
+                    + KERNEL as f64 * dim
+                    + dim;
+                (0.0, kept * (1.0 + self.is_full(Part::AudioEncoder)))
+            }
+            Some(reduced) => {
+                let trained = self.is_full(Part::AudioEncoder) * reduced.activations;
+                (reduced.unfolded, reduced.left + trained)
+            }
+        };
         let encoder =
-            (of_layers + of_convolutions + 2.0 * (inside + normed)) * POSITIONS * load.audio_tokens;
+            once + (of_layers + of_convolutions + 2.0 * (inside + normed)) * self.positions(load);
         F32 * (decoder + head + encoder)
+    }
+}
+
+/// Convolutions over time and frequency, counted for one position where nothing else is said.
+struct Reduced {
+    /// Products of the convolutions and of the linear layer behind them.
+    products: f64,
+    /// Numbers of the convolutions' outputs.
+    activations: f64,
+    /// Numbers that are left, which the linear layer reads.
+    left: f64,
+    /// Numbers of the unfolded cells of the windows that are unfolded at once: whatever the load.
+    unfolded: f64,
+}
+
+impl Reduced {
+    /// Those of an encoder; `None` where it convolves over time alone.
+    fn of(audio: &AudioConfig) -> Option<Self> {
+        let channels = audio.chunks?.downsample_hidden_size as f64;
+        let mut planes = Planes {
+            count: 1,
+            times: audio.window_frames(),
+            bands: audio.num_mel_bins,
+        };
+        let taps = TAPS as f64;
+        let (mut products, mut activations, mut unfolded) = (0.0, 0.0, 0f64);
+        for inputs in [1.0, channels, channels] {
+            planes = planes.convolved();
+            let cells = planes.cells() as f64;
+            products += taps * inputs * channels * cells;
+            activations += channels * cells;
+            unfolded = unfolded.max(taps * inputs * cells);
+        }
+        let positions = planes.times as f64;
+        let left = channels * planes.bands as f64;
+        Some(Self {
+            products: products / positions + left * audio.d_model as f64,
+            activations: activations / positions,
+            left,
+            unfolded: unfolded * AT_ONCE as f64,
+        })
     }
 }
 
@@ -293,6 +370,16 @@ mod tests {
         // 6.5253 G weights in the layers, 0.5450 G in the head, 0.639 G in the tower; ten seconds are 500 positions.
         let by_hand = 4.0 * 6.5253e9 * 340.0 + 4.0 * 0.5450e9 * 50.0 + 2.0 * 0.639e9 * 500.0;
         assert!((model.useful(&load) / by_hand - 1.0).abs() < 1e-3);
+    }
+
+    #[test]
+    fn convolutions_of_cells_cost_what_they_do_by_hand() {
+        let config = crate::models::qwen3_asr::shapes::by_name("qwen3-asr-0.6b").unwrap();
+        let reduced = Reduced::of(&config.audio).unwrap();
+        // 50 x 64, 25 x 32 and 13 x 16 cells of 480 channels in a window of 13 positions; then 7680 numbers to 896.
+        let cells = 9.0 * 480.0 * (50.0 * 64.0 + 480.0 * (25.0 * 32.0 + 13.0 * 16.0)) / 13.0;
+        assert!((reduced.products / (cells + 7680.0 * 896.0) - 1.0).abs() < 1e-12);
+        assert_eq!(reduced.unfolded, 8.0 * 800.0 * 4320.0);
     }
 
     #[test]

@@ -133,10 +133,12 @@ mod tests {
 
     fn clip(value: f32) -> Audio {
         Audio {
+            framing: 8.into(),
             mels: 80,
             features: vec![value; 8 * 80],
             windows: vec![8],
             positions: vec![4],
+            attended: vec![4],
             clip_positions: vec![4],
             position_keys: Vec::new(),
         }

@@ -326,7 +326,11 @@ fn model_card(
         },
     );
     let stored = dtype.map_or("the types of the base", name_of);
-    let (processor, class) = config.names.classes;
+    let loading = loading(config, &name);
+    let library = match config.names.package {
+        Some((package, _)) => package,
+        None => "transformers",
+    };
     let head = if config.text.tie_word_embeddings {
         "the embedding table (`tie_word_embeddings: true`)"
     } else {
@@ -335,7 +339,7 @@ fn model_card(
     format!(
         r#"---
 base_model: {quoted}
-library_name: transformers
+library_name: {library}
 # license: name the licence here; it has to agree with the licence of the base model
 ---
 
@@ -354,13 +358,10 @@ The licence is not stated here. State it before this model is published.
 
 ## Load it
 
-With transformers:
+With {library}:
 
 ```python
-from transformers import {processor}, {class}
-
-model = {class}.from_pretrained("{name}", dtype="auto")
-processor = {processor}.from_pretrained("{name}")
+{loading}
 ```
 
 With vLLM:
@@ -369,6 +370,21 @@ With vLLM:
 vllm serve {name}
 ```
 "#
+    )
+}
+
+/// Python that loads an exported tree.
+fn loading(config: &Config, name: &str) -> String {
+    if let Some((package, class)) = config.names.package {
+        return format!(
+            "from {package} import {class}\n\nmodel = {class}.from_pretrained(\"{name}\")"
+        );
+    }
+    let (processor, class) = config.names.classes;
+    format!(
+        "from transformers import {processor}, {class}\n\n\
+         model = {class}.from_pretrained(\"{name}\", dtype=\"auto\")\n\
+         processor = {processor}.from_pretrained(\"{name}\")"
     )
 }
 

@@ -7,6 +7,7 @@ use serde_json::Value;
 use crate::models::config::Config;
 use crate::models::qwen_omni;
 use crate::models::qwen2_audio;
+use crate::models::qwen3_asr;
 use crate::nn::checkpoint;
 use crate::nn::checkpoint::Checkpoint;
 use crate::nn::weights::Weights;
@@ -36,7 +37,10 @@ impl Config {
             Ok(((family.read)(&root)?, family))
         };
         let (mut found, family) = read().map_err(|e: Error| e.at_path(&path))?;
-        let asks = (family.section)(&root)["tie_word_embeddings"] == true;
+        if found.audio.chunks.is_some() {
+            qwen3_asr::take_processor(&mut found, dir)?;
+        }
+        let asks = (family.asks_for_tied_head)(&root);
         // Damaged weights are refused where they are read.
         let names = found.names;
         if let Ok(checkpoint) = Checkpoint::open(dir, names.checkpoints) {
@@ -58,8 +62,8 @@ impl Config {
 /// How a family's configuration is read.
 struct Family {
     read: fn(&Value) -> Result<Config>,
-    /// The section that describes the model of audio and text.
-    section: fn(&Value) -> &Value,
+    /// Whether a head that is stored may be the embedding table all the same.
+    asks_for_tied_head: fn(&Value) -> bool,
 }
 
 impl Family {
@@ -67,21 +71,27 @@ impl Family {
         match root["model_type"].as_str() {
             Some("qwen2_5_omni" | "qwen2_5_omni_thinker") => Ok(Self {
                 read: qwen_omni::from_json,
-                section: qwen_omni::thinker_of,
+                asks_for_tied_head: |root| {
+                    qwen_omni::thinker_of(root)["tie_word_embeddings"] == true
+                },
             }),
             Some("qwen2_audio") => Ok(Self {
                 read: qwen2_audio::from_json,
-                section: |root| root,
+                asks_for_tied_head: |root| root["tie_word_embeddings"] == true,
+            }),
+            Some("qwen3_asr") => Ok(Self {
+                read: qwen3_asr::from_json,
+                asks_for_tied_head: qwen3_asr::is_tied,
             }),
             other => {
                 let found = other
                     .or_else(|| root["architectures"][0].as_str())
                     .unwrap_or("nothing");
                 Err(Error::input(format!(
-                    "`model_type` is {found}{}, expected qwen2_5_omni, qwen2_5_omni_thinker or qwen2_audio",
+                    "`model_type` is {found}{}, expected qwen2_5_omni, qwen2_5_omni_thinker, qwen2_audio or qwen3_asr",
                     family(found).map_or(String::new(), |name| format!(" ({name})"))
                 ))
-                .hint("maqam trains Qwen2.5-Omni and Qwen2-Audio checkpoints; point `model` at the folder of one"))
+                .hint("maqam trains Qwen2.5-Omni, Qwen2-Audio and Qwen3-ASR checkpoints; point `model` at the folder of one"))
             }
         }
     }

@@ -25,7 +25,7 @@ impl AudioLlm {
             .encoder
             .linears_mut()
             .into_iter()
-            .chain([&mut self.projector])
+            .chain(self.projector.linears_mut())
         {
             hash_scales(&mut hasher, linear);
         }

@@ -13,10 +13,12 @@ use maqam_base::parts::PerPart;
 
 /// The stacked layers of a model: four to a transformer layer, in the order of the computation.
 pub struct Groups {
+    /// The linear layer behind the encoder's convolutions, where there is one.
+    pub front: Option<Group>,
     /// Query, key and value; output; the two of the feed-forward part.
     pub encoder: Vec<[Group; 4]>,
-    /// From the encoder to the decoder.
-    pub projector: Group,
+    /// From the encoder to the decoder: one layer, or two.
+    pub projector: Vec<Group>,
     /// Query, key and value; output; gate and up; down.
     pub decoder: Vec<[Group; 4]>,
 }
@@ -35,6 +37,25 @@ impl Groups {
             part,
         };
         let (d, ffn) = (audio.d_model, audio.encoder_ffn_dim);
+        let of_encoder = match audio.chunks {
+            Some(_) => Bias::All,
+            None => Bias::AllButKeys,
+        };
+        let of_decoder = match text.qk_norm {
+            true => Bias::None,
+            false => Bias::All,
+        };
+        let front = audio.chunks.map(|chunks| {
+            let inputs = chunks.downsample_hidden_size * audio.reduced_mels();
+            let members = [("conv_out", d)];
+            group(
+                names.tower,
+                &members,
+                inputs,
+                Bias::None,
+                Part::AudioEncoder,
+            )
+        });
         let encoder = (0..audio.encoder_layers)
             .map(|i| {
                 let (stem, part) = (names.encoder_layer(i), Part::AudioEncoder);
@@ -47,7 +68,7 @@ impl Groups {
                             ("self_attn.v_proj", d),
                         ],
                         d,
-                        Bias::AllButKeys,
+                        of_encoder,
                         part,
                     ),
                     group(&stem, &[("self_attn.out_proj", d)], d, Bias::All, part),
@@ -70,7 +91,7 @@ impl Groups {
                             ("self_attn.v_proj", kv),
                         ],
                         dim,
-                        Bias::All,
+                        of_decoder,
                         part,
                     ),
                     group(&stem, &[("self_attn.o_proj", dim)], q, Bias::None, part),
@@ -85,13 +106,19 @@ impl Groups {
                 ]
             })
             .collect();
-        let projector = Group {
-            members: vec![(names.projector.to_owned(), audio.output_dim)],
+        let of_projector = |(name, outputs): (&str, usize)| Group {
+            members: vec![(name.to_owned(), outputs)],
             inputs: d,
             bias: Bias::All,
             part: Part::Projector,
         };
+        let hidden = names.projector_hidden.map(|name| (name, d));
+        let projector = hidden
+            .into_iter()
+            .chain([(names.projector, audio.output_dim)]);
+        let projector = projector.map(of_projector).collect();
         Self {
+            front,
             encoder,
             projector,
             decoder,
@@ -100,10 +127,10 @@ impl Groups {
 
     /// All of them.
     pub fn all(&self) -> impl Iterator<Item = &Group> {
-        self.encoder
+        self.front
             .iter()
-            .flatten()
-            .chain([&self.projector])
+            .chain(self.encoder.iter().flatten())
+            .chain(&self.projector)
             .chain(self.decoder.iter().flatten())
     }
 }

@@ -4,7 +4,6 @@ use crate::models::cost::BF16;
 use crate::models::cost::F32;
 use crate::models::cost::Load;
 use crate::models::cost::Model;
-use crate::models::cost::POSITIONS;
 use crate::models::sizes::Sizes;
 use crate::nn::precision::Precision;
 use crate::nn::saving::Save;
@@ -131,7 +130,7 @@ impl Model<'_> {
         let statistics = F32 * (audio.encoder_attention_heads as f64 + 4.0);
         let inside = BF16 * (5.0 * dim + ffn + ranks) + statistics;
         let normed = BF16 * (2.0 * dim + ffn);
-        let positions = POSITIONS * load.audio_tokens;
+        let positions = self.positions(load);
         let convolutions = BF16
             * (2.0 * (KERNEL * audio.num_mel_bins) as f64
                 + 4.0 * dim

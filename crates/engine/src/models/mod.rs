@@ -11,13 +11,17 @@ pub mod encoded;
 pub mod export;
 pub mod family;
 mod fingerprint;
+mod front;
 pub mod generate;
 mod groups;
 pub mod hubert;
 pub mod memory;
 pub mod names;
+mod projector;
 pub mod qwen2_audio;
+pub mod qwen3_asr;
 pub mod qwen_omni;
+pub mod shapes;
 pub mod sizes;
 pub mod trained;
 

@@ -16,6 +16,8 @@ pub struct Names {
     pub last_norm_of_tower: &'static str,
     /// The linear layer from the encoder to the decoder.
     pub projector: &'static str,
+    /// The linear layer before that, with GELU between them.
+    pub projector_hidden: Option<&'static str>,
     /// Stem of the decoder's tensors, the head apart.
     pub decoder: &'static str,
     /// Weight of the head.
@@ -28,6 +30,8 @@ pub struct Names {
     pub adapters: &'static [NameForm],
     /// Classes of transformers: the processor's and the model's.
     pub classes: (&'static str, &'static str),
+    /// Another package that loads its checkpoints, and the class there.
+    pub package: Option<(&'static str, &'static str)>,
 }
 
 impl Names {
@@ -57,7 +61,7 @@ impl Names {
             path.strip_prefix(stem)
                 .is_some_and(|rest| rest.is_empty() || rest.starts_with('.'))
         };
-        if begins(self.projector) {
+        if begins(self.projector) || self.projector_hidden.is_some_and(begins) {
             Part::Projector
         } else if begins(self.tower) {
             Part::AudioEncoder

@@ -1,8 +1,10 @@
-//! The decoder of Qwen2.5: pre-norm layers of grouped-query attention and SwiGLU, each a forward with its backward beside it.
+//! The decoder of Qwen2.5 and Qwen3: pre-norm layers of grouped-query attention and SwiGLU, each a forward with its backward beside it.
 
 use candle_core::Result;
 use candle_core::Tensor;
 
+use crate::nn::head_norms;
+use crate::nn::head_norms::HeadNorms;
 use crate::nn::saving::Save;
 use crate::nn::saving::or_again;
 use crate::nn::saving::wanted;
@@ -46,6 +48,8 @@ pub struct DecoderLayer {
     pub attention_norm: Weight,
     /// `q_proj`, `k_proj`, `v_proj`.
     pub qkv: Linear,
+    /// `q_norm` and `k_norm`, where the family has them.
+    pub head_norms: Option<HeadNorms>,
     /// `o_proj`.
     pub output: Linear,
     /// `post_attention_layernorm`.
@@ -74,6 +78,7 @@ struct Activations {
     attention_in: Option<Tensor>,
     qkv: Tensor,
     qkv_hidden: Option<Tensor>,
+    head_norms: Option<head_norms::Saved>,
     attended: Tensor,
     log_sums: Tensor,
     kept: Option<Kept>,
@@ -109,9 +114,11 @@ impl DecoderLayer {
             &mut self.gate_up,
             &mut self.down,
         ];
+        let head_norms = self.head_norms.iter_mut().flat_map(HeadNorms::weights_mut);
         linears
             .into_iter()
             .flat_map(Linear::weights_mut)
+            .chain(head_norms)
             .chain([&mut self.attention_norm, &mut self.mlp_norm])
             .collect()
     }
@@ -122,6 +129,7 @@ impl DecoderLayer {
             .iter()
             .any(|norm| norm.gradient.is_some());
         norms
+            || self.head_norms.as_ref().is_some_and(HeadNorms::is_trained)
             || [&self.qkv, &self.output, &self.gate_up, &self.down]
                 .iter()
                 .any(|linear| linear.is_trained())
@@ -172,6 +180,7 @@ impl DecoderLayer {
         let (attention_in, attention_inverse) =
             rms_norm(x, &self.attention_norm.value, self.eps, self.qkv.room())?;
         let (qkv, qkv_hidden) = self.qkv.forward(&attention_in, None, dropout)?;
+        let (qkv, head_norms) = self.norm_heads(qkv)?;
         rotary.apply(&qkv, self.heads.num_heads + self.heads.num_kv_heads)?;
         let (attended, log_sums) = attention(&qkv, cu_seqlens, self.heads, Mask::Causal)?;
 
@@ -202,6 +211,7 @@ impl DecoderLayer {
             attention_in: all.then_some(attention_in),
             qkv,
             qkv_hidden,
+            head_norms,
             attended,
             log_sums,
             kept,
@@ -322,6 +332,10 @@ impl DecoderLayer {
             Mask::Causal,
         )?;
         rotary.apply_backward(&d_qkv, self.heads.num_heads + self.heads.num_kv_heads)?;
+        let d_qkv = match self.head_norms.as_ref().zip(saved.head_norms.as_ref()) {
+            Some((norms, saved)) => norms.backward(&d_qkv, saved, self.heads)?,
+            None => d_qkv,
+        };
         let attention_in = or_again(&saved.attention_in, || {
             rms_norm_again(
                 x,
@@ -367,7 +381,7 @@ impl DecoderLayer {
         sequences: &[usize],
     ) -> Result<Tensor> {
         let (attention_in, _) = rms_norm(x, &self.attention_norm.value, self.eps, self.qkv.room())?;
-        let qkv = self.qkv.step(&attention_in, None)?;
+        let (qkv, _) = self.norm_heads(self.qkv.step(&attention_in, None)?)?;
         rotary.apply(&qkv, self.heads.num_heads + self.heads.num_kv_heads)?;
         cache.append(&qkv, sequences.iter().map(|&sequence| (sequence, 1)))?;
         let queries = columns(&qkv, 0..self.heads.query_width())?;
@@ -389,6 +403,15 @@ impl DecoderLayer {
         let gate_up = self.gate_up.step(&mlp_in, None)?;
         let activated = swiglu(&gate_up, self.down.room())?;
         self.down.step(&activated, Some(&middle))
+    }
+
+    /// Queries and keys normalised where the family does that.
+    fn norm_heads(&self, qkv: Tensor) -> Result<(Tensor, Option<head_norms::Saved>)> {
+        let Some(norms) = &self.head_norms else {
+            return Ok((qkv, None));
+        };
+        let (normed, saved) = norms.forward(&qkv, self.heads, self.eps)?;
+        Ok((normed, Some(saved)))
     }
 
     /// The dropout streams of the rows that are left after the attention.

@@ -3,6 +3,7 @@
 pub mod checkpoint;
 pub mod decoder_layer;
 pub mod encoder_layer;
+pub mod head_norms;
 pub mod layer_norm;
 pub mod lora;
 pub mod naming;

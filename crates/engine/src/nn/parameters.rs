@@ -35,7 +35,7 @@ pub enum Kind {
     Adapter,
     /// A weight of the checkpoint, saved under its name there.
     Full,
-    /// The same for a convolution's `[out, in, taps]`, which lies in the buffer as `[out, taps, in]`.
+    /// The same for a convolution's `[out, in, taps]` over one axis or two, which lies in the buffer as `[out, taps, in]`.
     Convolution,
 }
 
@@ -145,7 +145,7 @@ impl Parameters {
         let range = first.range.start..last.range.end;
         let mut shape = first.shape.clone();
         if first.kind == Kind::Convolution {
-            shape = vec![shape[0], shape[1] * shape[2]];
+            shape = vec![shape[0], shape[1..].iter().product()];
         }
         shape[0] = range.len() / shape[1..].iter().product::<usize>();
         let view = |flat: &Tensor| {
@@ -179,7 +179,7 @@ impl Parameters {
             )));
         }
         let tensor = if entry.kind == Kind::Convolution {
-            tensor.transpose(1, 2)?.contiguous()?
+            taps_first(tensor)?
         } else {
             tensor.clone()
         };
@@ -230,16 +230,20 @@ impl Parameters {
     }
 }
 
+/// A convolution's weight, `[out, in, taps]` over one axis or two, as `[out, taps of all axes, in]`.
+pub fn taps_first(weight: &Tensor) -> Result<Tensor> {
+    Ok(weight.flatten_from(2)?.transpose(1, 2)?.contiguous()?)
+}
+
 /// A copy of one entry's stretch of a flat buffer, in the entry's shape.
 fn copy(flat: &Tensor, entry: &Entry) -> Result<Tensor> {
     let values = device::to_host(&flat.narrow(0, entry.range.start, entry.range.len())?)?;
     if entry.kind == Kind::Convolution {
-        let (outputs, inputs, taps) = (entry.shape[0], entry.shape[1], entry.shape[2]);
-        return Ok(
-            Tensor::from_vec(values, (outputs, taps, inputs), &Device::Cpu)?
-                .transpose(1, 2)?
-                .contiguous()?,
-        );
+        let (outputs, inputs) = (entry.shape[0], entry.shape[1]);
+        let taps = entry.shape[2..].iter().product::<usize>();
+        let values = Tensor::from_vec(values, (outputs, taps, inputs), &Device::Cpu)?;
+        let stored = values.transpose(1, 2)?.contiguous()?;
+        return Ok(stored.reshape(entry.shape.as_slice())?);
     }
     Ok(Tensor::from_vec(
         values,

@@ -11,6 +11,7 @@ use crate::nn::lora::Plan;
 use crate::nn::parameters::Declared;
 use crate::nn::parameters::Kind;
 use crate::nn::parameters::Parameters;
+use crate::nn::parameters::taps_first;
 use crate::nn::peft::key;
 use crate::nn::weights::Weights;
 use crate::ops::convolution::KERNEL;
@@ -279,22 +280,23 @@ impl Builder<'_> {
 
     /// A convolution's `[out, in, 3]` as a linear layer over unfolded rows, `[out, 3 in]`.
     pub fn convolution(&self, name: &str, inputs: usize, outputs: usize) -> Result<Linear> {
+        self.unfolded(name, &[outputs, inputs, KERNEL])
+    }
+
+    /// A convolution over two axes, `[out, in, 3, 3]`, as a linear layer over unfolded rows, `[out, 9 in]`.
+    pub fn convolution2d(&self, name: &str, inputs: usize, outputs: usize) -> Result<Linear> {
+        self.unfolded(name, &[outputs, inputs, KERNEL, KERNEL])
+    }
+
+    fn unfolded(&self, name: &str, shape: &[usize]) -> Result<Linear> {
+        let outputs = shape[0];
         let name_of_weight = format!("{name}.weight");
         let weight = match self.full.get(&name_of_weight) {
             Some(&entry) => self.parameters.weight(entry)?,
             None => {
-                let weight = self.weights.get(
-                    &name_of_weight,
-                    &[outputs, inputs, KERNEL],
-                    compute_type(self.device),
-                )?;
-                Weight::frozen(
-                    weight
-                        .transpose(1, 2)?
-                        .contiguous()?
-                        .reshape((outputs, KERNEL * inputs))?
-                        .to_device(self.device)?,
-                )
+                let dtype = compute_type(self.device);
+                let weight = taps_first(&self.weights.get(&name_of_weight, shape, dtype)?)?;
+                Weight::frozen(weight.flatten_from(1)?.to_device(self.device)?)
             }
         };
         Ok(Linear {

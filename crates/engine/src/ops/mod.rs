@@ -23,6 +23,7 @@ pub mod activation;
 pub mod adamw;
 pub mod attention;
 pub mod convolution;
+pub mod convolution2d;
 pub mod cpu;
 pub mod cross_entropy;
 #[cfg(feature = "cuda")]

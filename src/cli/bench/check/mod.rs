@@ -35,12 +35,12 @@ use crate::cli::device::DeviceArguments;
 use crate::cli::print;
 use crate::error::Error;
 use crate::error::Result;
-use crate::models::qwen_omni::shapes;
+use crate::models::shapes;
 use crate::ops::device;
 
 #[derive(Args)]
 pub struct CheckArguments {
-    /// Shape of the model whose widths are checked: tiny, 0.5b, 3b, 7b.
+    /// Shape of the model whose widths are checked: tiny, 0.5b, 3b, 7b, qwen3-asr-0.6b, qwen3-asr-1.7b.
     #[arg(long, default_value = "7b")]
     shape: String,
     /// Check small widths and few tokens instead, in seconds on a CPU.

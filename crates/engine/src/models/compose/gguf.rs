@@ -15,6 +15,7 @@ use serde_json::json;
 use maqam_base::error::Error;
 use maqam_base::error::Result;
 use maqam_base::panics;
+use maqam_base::qwen2_tokenizer;
 
 /// How the tensors of a layer are called in GGUF and in transformers.
 const OF_LAYER: [(&str, &str); 12] = [
@@ -235,24 +236,7 @@ impl Gguf {
             .filter_map(|merge| merge.to_string().ok()?.split_once(' '))
             .map(|(a, b)| json!([a, b]))
             .collect();
-        Ok(json!({
-            "version": "1.0",
-            "truncation": null,
-            "padding": null,
-            "added_tokens": added,
-            "normalizer": {"type": "NFC"},
-            "pre_tokenizer": {"type": "Sequence", "pretokenizers": [
-                {"type": "Split", "pattern": {"Regex": SPLITTING}, "behavior": "Isolated", "invert": false},
-                {"type": "ByteLevel", "add_prefix_space": false, "trim_offsets": false, "use_regex": false}
-            ]},
-            "post_processor": {"type": "ByteLevel", "add_prefix_space": false, "trim_offsets": false, "use_regex": false},
-            "decoder": {"type": "ByteLevel", "add_prefix_space": false, "trim_offsets": false, "use_regex": false},
-            "model": {
-                "type": "BPE", "dropout": null, "unk_token": null, "continuing_subword_prefix": "",
-                "end_of_word_suffix": "", "fuse_unk": false, "byte_fallback": false, "ignore_merges": false,
-                "vocab": vocab, "merges": merges
-            }
-        }))
+        Ok(qwen2_tokenizer::json_of(vocab, merges, added))
     }
 
     /// Ids of the tokens that end a text, and of padding.
@@ -273,9 +257,6 @@ fn contained<T>(read: impl FnOnce() -> candle_core::Result<T>) -> std::result::R
         Err(panic) => Err(panic.message),
     }
 }
-
-/// How Qwen2 splits texts into words.
-const SPLITTING: &str = r"(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\r\n\p{L}\p{N}]?\p{L}+|\p{N}| ?[^\s\p{L}\p{N}]+[\r\n]*|\s*[\r\n]+|\s+(?!\S)|\s+";
 
 /// An entry of `added_tokens`.
 pub fn added_token(id: usize, text: &str) -> Value {

@@ -48,6 +48,7 @@ pub fn from_json(root: &Value) -> Result<Config> {
             n_window: max_source_positions,
             max_source_positions,
             output_dim: hidden_size,
+            chunks: None,
         },
         text: TextConfig {
             vocab_size: text.number_or("vocab_size", 151_936)?,
@@ -61,6 +62,7 @@ pub fn from_json(root: &Value) -> Result<Config> {
             rms_norm_eps: text.0["rms_norm_eps"].as_f64().unwrap_or(1e-6),
             rope_theta,
             tie_word_embeddings: root["tie_word_embeddings"] == true,
+            qk_norm: false,
         },
         audio_token: ["audio_token_index", "audio_token_id"]
             .into_iter()

@@ -43,10 +43,12 @@ pub static NAMES: Names = Names {
     positions: Some("audio_tower.embed_positions.weight"),
     last_norm_of_tower: "audio_tower.layer_norm",
     projector: "multi_modal_projector.linear",
+    projector_hidden: None,
     decoder: "language_model.model",
     head: "language_model.lm_head.weight",
     stores_tied_head: true,
     checkpoints: &[SAVED, HUB, NESTED],
     adapters: &[NESTED, HUB],
     classes: ("Qwen2AudioProcessor", "Qwen2AudioForConditionalGeneration"),
+    package: None,
 };

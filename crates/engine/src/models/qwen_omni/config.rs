@@ -38,6 +38,7 @@ pub fn from_json(root: &Value) -> Result<Config> {
             n_window: audio.number("n_window")?,
             max_source_positions: audio.number("max_source_positions")?,
             output_dim: audio.number("output_dim")?,
+            chunks: None,
         },
         text: TextConfig {
             vocab_size: text.number("vocab_size")?,
@@ -60,6 +61,7 @@ pub fn from_json(root: &Value) -> Result<Config> {
             .into_iter()
             .find_map(Value::as_bool)
             .unwrap_or(false),
+            qk_norm: false,
         },
         audio_token: ["audio_token_index", "audio_token_id"]
             .into_iter()

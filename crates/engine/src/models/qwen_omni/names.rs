@@ -22,6 +22,7 @@ pub static NAMES: Names = Names {
     positions: None,
     last_norm_of_tower: "thinker.audio_tower.ln_post",
     projector: "thinker.audio_tower.proj",
+    projector_hidden: None,
     decoder: "thinker.model",
     head: "thinker.lm_head.weight",
     stores_tied_head: false,
@@ -31,4 +32,5 @@ pub static NAMES: Names = Names {
         "Qwen2_5OmniProcessor",
         "Qwen2_5OmniThinkerForConditionalGeneration",
     ),
+    package: None,
 };

@@ -20,6 +20,7 @@ const OMNI_TOWER: AudioConfig = AudioConfig {
     n_window: 100,
     max_source_positions: 1500,
     output_dim: 0,
+    chunks: None,
 };
 
 const OMNI_TEXT: TextConfig = TextConfig {
@@ -34,6 +35,7 @@ const OMNI_TEXT: TextConfig = TextConfig {
     rms_norm_eps: 1e-6,
     rope_theta: 1e6,
     tie_word_embeddings: false,
+    qk_norm: false,
 };
 
 /// A shape by name, its decoder cut to `layers` where that is said.

@@ -1,0 +1,114 @@
+//! How an audio encoder takes clips: what it convolves at once, how many positions that gives, and which attend to each other.
+
+use maqam_audio::num_audio_tokens;
+
+/// The way of one encoder.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Framing {
+    /// Frames that are convolved at once.
+    pub window: usize,
+    /// How they become tokens.
+    pub reduction: Reduction,
+}
+
+/// How frames become tokens.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Reduction {
+    /// A convolution halves them, attention stays inside a window, and pairs of positions are averaged (Whisper, Qwen2.5-Omni).
+    Quarter,
+    /// Three convolutions halve them, each window filled up with zeros before. So many windows attend to each other (Qwen3-ASR).
+    Eighth {
+        /// Windows that attend to each other.
+        chunks: usize,
+    },
+}
+
+impl From<usize> for Framing {
+    fn from(window: usize) -> Self {
+        Self {
+            window,
+            reduction: Reduction::Quarter,
+        }
+    }
+}
+
+impl Framing {
+    /// Positions that the convolutions give for so many frames of one window.
+    pub fn positions(self, frames: usize) -> usize {
+        match self.reduction {
+            Reduction::Quarter => frames.div_ceil(2),
+            Reduction::Eighth { .. } => frames.div_ceil(8),
+        }
+    }
+
+    /// Tokens of so many positions of a clip.
+    pub fn tokens_of(self, positions: usize) -> usize {
+        match self.reduction {
+            Reduction::Quarter => positions / 2,
+            Reduction::Eighth { .. } => positions,
+        }
+    }
+
+    /// Tokens of a clip of so many frames.
+    pub fn tokens(self, frames: usize) -> usize {
+        match self.reduction {
+            Reduction::Quarter => num_audio_tokens(frames),
+            Reduction::Eighth { .. } => {
+                let whole = frames / self.window * self.positions(self.window);
+                whole + self.positions(frames % self.window)
+            }
+        }
+    }
+
+    /// Most positions that attend to each other.
+    pub fn attended(self) -> usize {
+        match self.reduction {
+            Reduction::Quarter => self.positions(self.window),
+            Reduction::Eighth { chunks } => chunks * self.positions(self.window),
+        }
+    }
+
+    /// Whether the last window of a clip is filled up with zeros.
+    pub fn is_filled(self) -> bool {
+        matches!(self.reduction, Reduction::Eighth { .. })
+    }
+
+    /// Frames behind the last ones of a clip that the convolutions see; `tail` are those that the clip brings.
+    pub fn padding(self, frames: usize, tail: usize) -> usize {
+        match self.is_filled() {
+            true => self.window - frames,
+            false => tail,
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn tokens_of_qwen3_asr_are_those_of_its_formula() {
+        let framing = Framing {
+            window: 100,
+            reduction: Reduction::Eighth { chunks: 8 },
+        };
+        // 13 (n // 100) + ceil((n % 100) / 8), as the processor counts.
+        for frames in 1..1000usize {
+            let expected = 13 * (frames / 100) + (frames % 100).div_ceil(8);
+            assert_eq!(framing.tokens(frames), expected, "{frames}");
+        }
+        assert_eq!(framing.attended(), 104);
+    }
+
+    #[test]
+    fn whispers_windows_give_as_many_tokens_as_the_whole() {
+        let framing = Framing::from(200);
+        for frames in [1, 3, 199, 200, 201, 455, 3000] {
+            let positions: usize = (0..frames)
+                .step_by(200)
+                .map(|start| framing.positions(200.min(frames - start)))
+                .sum();
+            assert_eq!(framing.tokens_of(positions), framing.tokens(frames));
+        }
+    }
+}

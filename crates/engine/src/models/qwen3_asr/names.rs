@@ -1,0 +1,56 @@
+//! What Qwen3-ASR calls its tensors: as in transformers.
+
+use crate::models::names::Names;
+use crate::nn::naming::NameForm;
+
+/// As in transformers, and on the Hub under `Qwen/Qwen3-ASR-*-hf`.
+const TRANSFORMERS: NameForm = NameForm {
+    name: "named as in transformers",
+    beginnings: &[
+        ("model.language_model.", "model.language_model."),
+        ("model.", "model."),
+        ("lm_head.", "lm_head."),
+    ],
+};
+
+/// As in the original checkpoints, `Qwen/Qwen3-ASR-*`, whose encoder holds the projector.
+const ORIGINAL: NameForm = NameForm {
+    name: "named as in the original checkpoint",
+    beginnings: &[
+        ("model.language_model.", "thinker.model."),
+        (
+            "model.multi_modal_projector.linear_1",
+            "thinker.audio_tower.proj1",
+        ),
+        (
+            "model.multi_modal_projector.linear_2",
+            "thinker.audio_tower.proj2",
+        ),
+        ("model.audio_tower.", "thinker.audio_tower."),
+        ("lm_head.", "thinker.lm_head."),
+    ],
+};
+
+/// The names.
+pub static NAMES: Names = Names {
+    family: "Qwen3-ASR",
+    tower: "model.audio_tower",
+    positions: None,
+    last_norm_of_tower: "model.audio_tower.ln_post",
+    projector: "model.multi_modal_projector.linear_2",
+    projector_hidden: Some("model.multi_modal_projector.linear_1"),
+    decoder: "model.language_model",
+    head: "lm_head.weight",
+    stores_tied_head: false,
+    checkpoints: &[TRANSFORMERS, ORIGINAL],
+    adapters: &[TRANSFORMERS, ORIGINAL],
+    classes: ("Qwen3ASRProcessor", "Qwen3ASRForConditionalGeneration"),
+    package: None,
+};
+
+/// The same for a checkpoint in the original layout, whose adapters are written as it is.
+pub static ORIGINAL_NAMES: Names = Names {
+    adapters: &[ORIGINAL, TRANSFORMERS],
+    package: Some(("qwen_asr", "Qwen3ASRModel")),
+    ..NAMES
+};
