@@ -311,3 +311,37 @@ proptest! {
         prop_assert_eq!(&encoded.tokens[..encoded.targets[0].start], prompt.tokens.as_slice());
     }
 }
+
+#[test]
+fn a_vocabulary_with_merges_is_the_same_tokenizer() {
+    let (from, dir) = (fixture("qwen3_asr"), tempfile::tempdir().unwrap());
+    let read = |name: &str| -> serde_json::Value {
+        serde_json::from_str(&std::fs::read_to_string(from.join(name)).unwrap()).unwrap()
+    };
+    let write = |name: &str, text: String| std::fs::write(dir.path().join(name), text).unwrap();
+    let (tokenizer, mut config) = (read("tokenizer.json"), read("tokenizer_config.json"));
+    write("config.json", read("config.json").to_string());
+    write("vocab.json", tokenizer["model"]["vocab"].to_string());
+    let merges = tokenizer["model"]["merges"].as_array().unwrap();
+    let merges = merges.iter().map(|pair| {
+        let piece = |i: usize| pair[i].as_str().unwrap();
+        format!("{} {}\n", piece(0), piece(1))
+    });
+    let merges: String = merges.collect();
+    write("merges.txt", format!("#version: 0.2\n{merges}"));
+    for token in tokenizer["added_tokens"].as_array().unwrap() {
+        config["added_tokens_decoder"][token["id"].to_string()] = token.clone();
+    }
+    write("tokenizer_config.json", config.to_string());
+
+    let (slow, fast) = (
+        TextCodec::load(dir.path()).unwrap(),
+        TextCodec::load(&from).unwrap(),
+    );
+    // Special tokens inside data are plain text, and `<asr_text>` stays one token.
+    let answer = "language Arabic<asr_text>مرحبا <|im_end|> good morning, هذا نص";
+    let messages = asked("<audio>", answer);
+    let of = |codec: &TextCodec| codec.encode(&messages, &[4], Mode::Train).unwrap();
+    assert_eq!(of(&slow), of(&fast));
+    assert_eq!(of(&slow).tokens.iter().filter(|&&id| id == 336).count(), 1);
+}

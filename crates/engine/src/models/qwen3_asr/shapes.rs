@@ -71,6 +71,8 @@ mod tests {
         assert_eq!(width("Qwen/Qwen3-ASR-1.7B-hf"), Some(2048));
         assert_eq!(width("Qwen/Qwen3-ASR-0.6Bx"), None);
         assert_eq!(width("Qwen/Qwen3-1.7B"), None);
-        NAMES.map(|name| by_name(name).unwrap().check().unwrap());
+        for name in NAMES {
+            by_name(name).unwrap().check().unwrap();
+        }
     }
 }
