@@ -1,5 +1,6 @@
 //! From an example to a sequence: its clips read and turned into log-mel frames, its conversation into tokens.
 
+pub mod augment;
 pub mod headers;
 mod lengths;
 pub mod rows;
@@ -10,12 +11,12 @@ use std::sync::Arc;
 use crate::audio::HOP;
 use crate::audio::LogMel;
 use crate::audio::LogMelExtractor;
-use crate::audio::SAMPLE_RATE;
 use crate::audio::num_audio_tokens;
 use crate::batch::Sequence;
 use crate::data::Clip;
 use crate::error::Error;
 use crate::error::Result;
+use crate::featurise::augment::Draw;
 use crate::featurise::headers::Headers;
 use crate::featurise::lengths::check_length;
 use crate::featurise::lengths::check_stated_sum;
@@ -118,7 +119,21 @@ impl Loader {
     /// # Errors
     /// Audio that cannot be read, a conversation without a target in [`Mode::Train`], or one longer than the model; in front is the row's id.
     pub fn load(&self, example: &Example, mode: Mode, key: Key) -> Result<Loaded> {
-        self.load_row(example, mode, key)
+        self.load_augmented(example, mode, key, None)
+    }
+
+    /// The sequence of an example whose clips are augmented as drawn.
+    ///
+    /// # Errors
+    /// As [`Loader::load`].
+    pub fn load_augmented(
+        &self,
+        example: &Example,
+        mode: Mode,
+        key: Key,
+        draw: Option<Draw<'_>>,
+    ) -> Result<Loaded> {
+        self.load_row(example, mode, key, draw)
             .map_err(|e| e.at(format!("row `{}`", example.id)))
     }
 
@@ -156,17 +171,35 @@ impl Loader {
             .tokens)
     }
 
-    fn load_row(&self, example: &Example, mode: Mode, key: Key) -> Result<Loaded> {
+    fn load_row(
+        &self,
+        example: &Example,
+        mode: Mode,
+        key: Key,
+        draw: Option<Draw<'_>>,
+    ) -> Result<Loaded> {
         let mut features = Vec::with_capacity(example.clips.len());
-        let (mut seconds, mut longest_s) = (0.0, 0f64);
-        for clip in &example.clips {
-            let (clip, length) = features_of(clip, &self.extractor, self.max_audio_s)?;
-            features.push(Arc::new(clip));
+        let mut num_recorded = 0;
+        let mut seconds = 0.0;
+        let mut longest_s = 0f64;
+        for (number, clip) in example.clips.iter().enumerate() {
+            let mut samples = checked_samples_of(clip, self.max_audio_s)?;
+            num_recorded += samples.len();
+            if let Some(draw) = &draw {
+                samples = draw.samples(number, samples)?;
+            }
+
+            let mut mel = self.extractor.extract(&samples);
+            if let Some(draw) = &draw {
+                draw.mask(number, &mut mel);
+            }
+            features.push(Arc::new(mel));
+
+            let length = seconds_of(samples.len());
             seconds += length;
             longest_s = longest_s.max(length);
         }
-        let samples = (seconds * f64::from(SAMPLE_RATE)).round() as usize;
-        check_stated_sum(example.duration, &example.clips, samples)?;
+        check_stated_sum(example.duration, &example.clips, num_recorded)?;
         let audio_tokens: Vec<usize> = features
             .iter()
             .map(|clip| num_audio_tokens(clip.frames))
@@ -213,7 +246,7 @@ impl Loader {
     }
 }
 
-/// Samples of a clip, mono at [`SAMPLE_RATE`].
+/// Samples of a clip, mono at [`crate::audio::SAMPLE_RATE`].
 ///
 /// # Errors
 /// Audio that cannot be read, naming the file.
@@ -230,10 +263,16 @@ pub fn features_of(
     extractor: &LogMelExtractor,
     max_audio_s: Option<f64>,
 ) -> Result<(LogMel, f64)> {
+    let samples = checked_samples_of(clip, max_audio_s)?;
+    Ok((extractor.extract(&samples), seconds_of(samples.len())))
+}
+
+/// Samples of a clip whose length is allowed and is what the data states.
+fn checked_samples_of(clip: &Clip, max_audio_s: Option<f64>) -> Result<Vec<f32>> {
     let samples = samples_of(clip)?;
     check_length(clip, samples.len(), max_audio_s, &Headers::default())
         .map_err(|e| e.at(clip.source.name()))?;
-    Ok((extractor.extract(&samples), seconds_of(samples.len())))
+    Ok(samples)
 }
 
 #[cfg(test)]

@@ -12,6 +12,7 @@ use crate::error::Error;
 use crate::error::Kind;
 use crate::error::Result;
 use crate::featurise;
+use crate::featurise::augment::Augmentation;
 use crate::featurise::headers::Headers;
 use crate::plan::draws::StageDraws;
 use crate::schedule::Pick;
@@ -51,6 +52,8 @@ pub struct Reader<'a> {
     pub codec: Option<(&'a TextCodec, usize)>,
     /// Longest clip that the recipe takes, in seconds.
     pub max_audio_s: Option<f64>,
+    /// Changes of the clips.
+    pub augmentation: Option<&'a Augmentation>,
     /// What to do with rows that cannot be used.
     pub on_bad_row: OnBadRow,
 }
@@ -187,6 +190,14 @@ impl Reader<'_> {
             Some(Err(error)) => return Err(error.clone()),
             None => &[],
         };
+        let draw = self
+            .augmentation
+            .map(|augmentation| augmentation.draw(pick.row, pick.epoch));
+        let lengths: Vec<usize> = lengths
+            .iter()
+            .enumerate()
+            .map(|(clip, &samples)| draw.map_or(samples, |draw| draw.num_samples(clip, samples)))
+            .collect();
         let audio_tokens: Vec<usize> = lengths
             .iter()
             .map(|&samples| num_audio_tokens(num_frames(samples)))
@@ -204,7 +215,7 @@ impl Reader<'_> {
             None => None,
         };
         Ok(Fact {
-            seconds: seconds_of(lengths),
+            seconds: seconds_of(&lengths),
             audio_tokens: audio_tokens.iter().sum(),
             tokens: counted,
         })

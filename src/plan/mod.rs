@@ -140,6 +140,7 @@ impl Plan {
         headers.keep();
         let Rows {
             corpus,
+            augmentation,
             mut schedule,
             ..
         } = rows;
@@ -183,6 +184,7 @@ impl Plan {
             headers: &headers,
             codec,
             max_audio_s: recipe.max_audio_s,
+            augmentation: augmentation.as_ref(),
             on_bad_row: recipe.on_bad_row,
         };
         let facts = Facts::read(&reader, &draws, recipe.seed, &mut |done, total| {

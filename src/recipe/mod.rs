@@ -25,6 +25,8 @@ use crate::error::Error;
 use crate::error::Result;
 use crate::eval;
 use crate::eval::suite::Suite;
+use crate::featurise::augment;
+use crate::featurise::augment::Augmentation;
 use crate::featurise::headers::Headers;
 use crate::featurise::rows::Pool;
 use crate::featurise::rows::RowCheck;
@@ -90,6 +92,9 @@ pub struct Recipe {
     /// Longest clip, in seconds; longer ones are an error.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub max_audio_s: Option<f64>,
+    /// Changes of the clips that are trained on.
+    #[serde(default, skip_serializing_if = "augment::Settings::is_off")]
+    pub augment: augment::Settings,
     /// Weights of examples in the loss.
     #[serde(default)]
     pub loss: loss::Settings,
@@ -219,6 +224,7 @@ impl Recipe {
                 "`max_audio_s` should be a number of seconds above 0",
             ));
         }
+        self.augment.check()?;
         self.optimiser.check()?;
         self.loss.check()
     }
@@ -258,11 +264,13 @@ impl Recipe {
         let mut check =
             RowCheck::new(headers, self.max_audio_s, self.on_bad_row, skip, watch).of_run(pool);
         let corpus = Corpus::load(&self.data, &asked, &mut check, self.seed)?;
+        let augmentation = Augmentation::open(&self.augment, &mut check, self.seed)?;
         let evaluate = self.suite(tasks, &mut check)?;
         let left_out = check.finish()?;
         let schedule = Schedule::new(&self.schedule, corpus.population(), self.order_seed())?;
         Ok(Rows {
             corpus,
+            augmentation,
             schedule,
             evaluate,
             left_out,
@@ -367,6 +375,8 @@ impl Recipe {
     /// BLAKE3 of every manifest, task file and suite that the run reads, by path: a resumed run must find the same.
     pub fn inputs(&self, suite: Option<&Suite>) -> Result<BTreeMap<String, String>> {
         let manifests = self.data.iter().map(|entry| entry.manifest.clone());
+        let noise = self.augment.noise.iter();
+        let noise = noise.filter_map(|noise| noise.manifest.clone());
         let of_suite = suite.into_iter().flat_map(|suite| suite.files.clone());
         let tasks = self
             .prompts
@@ -375,6 +385,7 @@ impl Recipe {
             .transpose()?
             .unwrap_or_default();
         manifests
+            .chain(noise)
             .chain(of_suite)
             .chain(tasks)
             .map(|path| Ok((path.display().to_string(), Source::new(&path).hash()?)))
@@ -397,6 +408,8 @@ impl Recipe {
 pub struct Rows {
     /// The rows of the training.
     pub corpus: Corpus,
+    /// Changes of their clips.
+    pub augmentation: Option<Augmentation>,
     /// Which of them each step sees.
     pub schedule: Schedule,
     /// `evaluate:`, with its suite read.

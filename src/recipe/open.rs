@@ -83,9 +83,15 @@ fn tokens_of(
     headers: &Headers,
 ) -> Option<(usize, usize, usize)> {
     let lengths = clip_lengths(rows.corpus.row(pick.row), None, headers).ok()?;
+    let draw = rows.augmentation.as_ref();
+    let draw = draw.map(|augmentation| augmentation.draw(pick.row, pick.epoch));
     let audio: Vec<usize> = lengths
         .into_iter()
-        .map(|samples| num_audio_tokens(num_frames(samples)))
+        .enumerate()
+        .map(|(clip, samples)| {
+            let samples = draw.map_or(samples, |draw| draw.num_samples(clip, samples));
+            num_audio_tokens(num_frames(samples))
+        })
         .collect();
     let example = rows.corpus.example(pick.row, pick.epoch).ok()?;
     let encoded = loader
@@ -225,7 +231,9 @@ impl Recipe {
             .transpose()?;
         let window = config.audio.window_frames();
         let (mut model, notes) = self.model(model_dir, config, plan, device)?;
-        if let Some(runs) = self.folder().parent() {
+        // A clip that changes from epoch to epoch is never encoded twice.
+        let is_augmented = rows.augmentation.is_some();
+        if let Some(runs) = self.folder().parent().filter(|_| !is_augmented) {
             model.keep_encoded(&runs.join(".encoded"), encoded::LIMIT)?;
         }
         let run = Run {
@@ -237,6 +245,7 @@ impl Recipe {
             inputs: Mutex::new(inputs),
             corpus: rows.corpus,
             loader,
+            augmentation: rows.augmentation,
             window,
             parts,
             loss,

@@ -8,6 +8,7 @@ use std::sync::PoisonError;
 use crate::data::OnBadRow;
 use crate::eval::suite::Suite;
 use crate::featurise::Loader;
+use crate::featurise::augment::Augmentation;
 use crate::loss;
 use crate::nn::peft::Card;
 use crate::nn::precision::Computes;
@@ -46,6 +47,8 @@ pub struct Run {
     pub corpus: Corpus,
     /// What reads them.
     pub loader: Loader,
+    /// Changes of the clips that are trained on.
+    pub augmentation: Option<Augmentation>,
     /// Frames that the encoder attends to at once.
     pub window: usize,
     /// How each stage trains each part, stage by stage.

@@ -125,9 +125,11 @@ pub(super) fn load_step(run: &Run, schedule: &Schedule, step: u64) -> Result<Loa
         .map(|(slot, pick)| {
             let example = corpus.example(pick.row, pick.epoch)?;
             let key = Key::new(run.seed, "step").with(step).with(slot as u64);
+            let draw = run.augmentation.as_ref();
+            let draw = draw.map(|augmentation| augmentation.draw(pick.row, pick.epoch));
             let loaded = run
                 .loader
-                .load(&example, Mode::Train, key)
+                .load_augmented(&example, Mode::Train, key, draw)
                 .map_err(|e| e.at(corpus.place(pick.row)))?;
             let class_weight = match loss.class_weights {
                 ClassWeights::None => 1.0,

@@ -6,6 +6,7 @@
 
 #![deny(clippy::unwrap_used, clippy::expect_used)]
 
+pub mod augment;
 mod codec;
 pub mod examine;
 mod flac;

@@ -19,6 +19,7 @@ use crate::page::Block;
 use crate::page::Fact;
 use crate::page::Page;
 use crate::page::Section;
+use crate::page::escape::isolated;
 use crate::page::table::Cell;
 use crate::page::table::Column;
 use crate::page::table::Score;
@@ -162,7 +163,7 @@ impl Entry {
             _ => Kind::Model,
         };
         let name = match &control {
-            Some(control) => format!("{system}, {}", control.replace('-', " ")),
+            Some(control) => format!("{}, {}", isolated(&system), control.replace('-', " ")),
             None => system.clone(),
         };
         Ok(Self {
@@ -651,10 +652,14 @@ fn scores(found: &Evaluation, lines: &[Line]) -> Vec<Block> {
         .iter()
         .map(|entry| entry.name.clone())
         .collect();
-    let mut blocks: Vec<Block> = several::bars(lines, &names)
+    let charted = charted(found);
+    let charted_lines: Vec<Line> = lines.iter().map(|line| line.of_runs(&charted)).collect();
+    let charted_names: Vec<String> = charted.iter().map(|i| names[*i].clone()).collect();
+    let mut blocks: Vec<Block> = several::bars(&charted_lines, &charted_names)
         .into_iter()
         .map(Block::Figure)
         .collect();
+
     let mut sets: Vec<Option<String>> = Vec::new();
     for line in lines {
         if !sets.contains(&line.metric.set) {
@@ -678,6 +683,14 @@ fn scores(found: &Evaluation, lines: &[Line]) -> Vec<Block> {
         blocks.push(Block::Table(set_table(found, set.as_deref(), &of_set)));
     }
     blocks
+}
+
+/// The entries with bars: all, or the models alone where the controls of more than two would hide them.
+fn charted(found: &Evaluation) -> Vec<usize> {
+    let is_crowded = found.models().count() > 2;
+    (0..found.entries.len())
+        .filter(|i| !is_crowded || found.entries[*i].kind == Kind::Model)
+        .collect()
 }
 
 /// A line's cells, the best of the models in bold: a control or a baseline is nothing to choose.

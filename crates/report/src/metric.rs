@@ -1,6 +1,7 @@
 //! What the name of a score says: its set, its metric, whether higher is better, and how the number is written.
 
 use crate::chart::number::Unit;
+use crate::page::escape::isolated;
 use maqam_metrics::Better;
 use maqam_metrics::better;
 use maqam_metrics::range;
@@ -271,7 +272,7 @@ impl Metric {
     /// Set and title: `words · WER`.
     pub fn name_in_full(&self) -> String {
         match &self.set {
-            Some(set) => format!("{set} · {}", self.title()),
+            Some(set) => format!("{} · {}", isolated(set), self.title()),
             None => self.title(),
         }
     }
@@ -279,7 +280,7 @@ impl Metric {
     /// Set and heading: `words · WER % ↓`.
     pub fn heading_in_full(&self) -> String {
         match &self.set {
-            Some(set) => format!("{set} · {}", self.heading()),
+            Some(set) => format!("{} · {}", isolated(set), self.heading()),
             None => self.heading(),
         }
     }

@@ -41,6 +41,20 @@ pub struct Line {
     pub differences: Vec<Option<Difference>>,
 }
 
+impl Line {
+    /// The line of some of its runs, in the order given.
+    pub fn of_runs(&self, runs: &[usize]) -> Self {
+        Self {
+            metric: self.metric.clone(),
+            values: runs.iter().map(|run| self.values[*run]).collect(),
+            differences: runs
+                .iter()
+                .map(|run| self.differences[*run].clone())
+                .collect(),
+        }
+    }
+}
+
 /// With more runs than this the runs are the rows of the table of scores, and the scores its columns.
 const MOST_COLUMNS: usize = 4;
 
