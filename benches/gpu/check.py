@@ -469,7 +469,8 @@ class Check:
         failed = failed_primitives(self.before.get("self-check", {}))
         if failed:
             # In one process: a worker is killed after its last line, before the tool has written its summary. The
-            # checks behind one that ends in an error are not computed.
+            # checks behind one that ends in an error are not computed. The part passes where the tool finds nothing: what
+            # is numerically wrong stands in the lines, as in `self-check`.
             given = [*self.bench, "check", "--device", self.device, "--tiny", *only(failed), "--from", "0"]
             self.sanitized("self-check-memcheck", given, 60, until=half)
         if self.state("compare") in ("failed", "crashed"):
