@@ -348,7 +348,7 @@ fn a_benchmark_on_the_card_says_what_it_took() {
     }
 }
 
-/// Whether the emulated driver answers, which can be asked for faults.
+/// Returns whether the emulated driver answers, which can be asked for faults.
 fn is_emulated() -> bool {
     CARD.as_ref()
         .is_some_and(|card| maqam::ops::device::name(card).unwrap() == "emulated card")

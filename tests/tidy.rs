@@ -97,7 +97,7 @@ struct Source<'a> {
     lines: Vec<&'a str>,
     /// The same lines with comments and the insides of strings blanked out.
     code: Vec<String>,
-    /// Whether a line is compiled for tests alone.
+    /// True if a line is compiled for tests alone.
     is_test: Vec<bool>,
     /// Number of modules around a line, the crate's root not counted.
     depth: Vec<usize>,
@@ -127,12 +127,12 @@ impl<'a> Source<'a> {
         }
     }
 
-    /// Whether the file belongs to a crate of `crates/`.
+    /// Returns whether the file belongs to a crate of `crates/`.
     fn is_in_crate(&self) -> bool {
         self.path.starts_with("crates/")
     }
 
-    /// Whether the file belongs to a crate or a module, or to a part of it such as `eval/judge`.
+    /// Returns whether the file belongs to a crate or a module, or to a part of it such as `eval/judge`.
     fn is_in(&self, place: &str) -> bool {
         let own = self.place();
         own.strip_prefix(place)
@@ -265,7 +265,7 @@ fn words(line: &str) -> impl Iterator<Item = (usize, &str)> {
         .map(|word| (word.as_ptr() as usize - line.as_ptr() as usize, word))
 }
 
-/// Whether `line` says `phrase`, not as a part of longer names.
+/// Returns whether `line` says `phrase`, not as a part of longer names.
 fn says(line: &str, phrase: &str) -> bool {
     line.match_indices(phrase).any(|(start, _)| {
         let before = line[..start].chars().next_back();

@@ -184,7 +184,7 @@ pub fn sources(settings: &Settings) -> Result<Vec<PathBuf>> {
     Ok(found)
 }
 
-/// Whether a name has the form of a pattern, in which `*` stands for anything.
+/// Returns whether a name has the form of a pattern, in which `*` stands for anything.
 fn matches(pattern: &str, name: &str) -> bool {
     let mut parts = pattern.split('*');
     let Some(mut rest) = name.strip_prefix(parts.next().unwrap_or_default()) else {
@@ -424,12 +424,12 @@ pub(crate) fn script_share(text: &str, tag: &str) -> Option<f64> {
     (letters > 0).then(|| own as f64 / letters as f64)
 }
 
-/// Whether a letter belongs to Unicode's blocks for Arabic.
+/// Returns whether a letter belongs to Unicode's blocks for Arabic.
 pub(crate) fn is_arabic(c: char) -> bool {
     matches!(c, '\u{600}'..='\u{6ff}' | '\u{750}'..='\u{77f}' | '\u{8a0}'..='\u{8ff}' | '\u{fb50}'..='\u{fdff}' | '\u{fe70}'..='\u{feff}')
 }
 
-/// Whether a letter is Latin.
+/// Returns whether a letter is Latin.
 pub(crate) fn is_latin(c: char) -> bool {
     matches!(c, 'a'..='z' | 'A'..='Z' | '\u{c0}'..='\u{24f}' | '\u{1e00}'..='\u{1eff}')
 }

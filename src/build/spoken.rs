@@ -378,7 +378,7 @@ pub(crate) fn diacritised(text: &str) -> f64 {
 mod tests {
     use super::*;
 
-    /// Whether a text holds what a speech engine for Arabic cannot read: digits or Latin letters.
+    /// Returns whether a text holds what a speech engine for Arabic cannot read: digits or Latin letters.
     fn has_unspoken(text: &str) -> bool {
         text.chars().any(|c| c.is_numeric() || is_latin(c))
     }

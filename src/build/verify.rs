@@ -31,7 +31,7 @@ use crate::metrics::failures::has_loop_in;
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields, default)]
 pub struct Settings {
-    /// Whether faults reject a row or only warn; by default they reject, except summaries that the source has.
+    /// True if faults reject a row or only warn; by default they reject, except summaries that the source has.
     pub reject: Option<bool>,
     /// Fewest words of a summary.
     pub min_words: usize,
@@ -41,9 +41,9 @@ pub struct Settings {
     pub max_copied: f64,
     /// Least share of letters in the script of the language.
     pub min_script: f64,
-    /// Whether every number of a summary must stand in its text.
+    /// True if every number of a summary must stand in its text.
     pub numbers: bool,
-    /// Whether every Latin word of a summary must stand in its text.
+    /// True if every Latin word of a summary must stand in its text.
     pub latin: bool,
     /// A language model that grades faithfulness.
     pub judge: Option<Judge>,

@@ -51,15 +51,15 @@ pub struct Begun {
 
 /// How a run is opened, beside what its recipe says.
 pub struct Opening<'a> {
-    /// Whether to go on with a run that has begun.
+    /// True if to go on with a run that has begun.
     pub resume: bool,
     /// What computes.
     pub device: &'a Device,
     /// Finds the checkpoint's folder, once nothing else stands in the way.
     pub model_dir: &'a dyn Fn() -> Result<PathBuf>,
-    /// What training and evaluation may share; `None` where that was compared before.
+    /// What training and evaluation may share; `None` if that was compared before.
     pub leakage: Option<&'a Allowed>,
-    /// Whether to begin although the memory of the machine is too small.
+    /// True if to begin although the memory of the machine is too small.
     pub ignore_memory: bool,
     /// Told how reading and comparing goes on.
     pub watch: Watch<'a>,

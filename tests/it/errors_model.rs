@@ -314,7 +314,7 @@ fn a_question_without_a_task_is_refused_with_what_to_add() {
         .fails(2, &["--data"]);
 }
 
-/// A file system of 2 MiB in memory, unmounted at the end; `None` where this user may not mount one.
+/// A file system of 2 MiB in memory, unmounted at the end; `None` if this user may not mount one.
 struct SmallDisk<'a>(&'a Path);
 
 impl<'a> SmallDisk<'a> {

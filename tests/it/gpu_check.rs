@@ -31,7 +31,7 @@ fn repository() -> &'static Path {
     Path::new(env!("CARGO_MANIFEST_DIR"))
 }
 
-/// Whether there is a Python that the check runs on; a test without one says so, past the capture of its output.
+/// Returns whether there is a Python that the check runs on; a test without one says so, past the capture of its output.
 fn has_python() -> bool {
     let asks = "import sys; sys.exit(sys.version_info < (3, 8))";
     let found = Command::new("python3").args(["-c", asks]).status();
@@ -157,7 +157,7 @@ fn signal(process: &Child, number: i32) {
     assert!(sent.unwrap().success());
 }
 
-/// Whether a process is gone within some seconds; one that only waits to be noticed is gone.
+/// Returns whether a process is gone within some seconds; one that only waits to be noticed is gone.
 fn is_gone(pid: i32) -> bool {
     let runs = || {
         let state = fs::read_to_string(format!("/proc/{pid}/stat")).unwrap_or_default();

@@ -116,7 +116,7 @@ fn limited(place: &Place, limits: &str, arguments: &[&str]) -> Outcome {
     outcome(command.output().unwrap())
 }
 
-/// Whether two outputs are the same; a plan's page holds a speed that is measured anew, so its ends are compared.
+/// Returns whether two outputs are the same; a plan's page holds a speed that is measured anew, so its ends are compared.
 fn is_same(a: &[u8], b: &[u8]) -> bool {
     let is_page = |bytes: &[u8]| bytes.starts_with(b"<!DOCTYPE") && bytes.ends_with(b"</html>\n");
     a == b || (is_page(a) && is_page(b))

@@ -1,4 +1,4 @@
-//! Packets of a codec as samples: the decoders of `symphonia` and `rusty-opus` behind one type.
+//! Decoders of packets: `symphonia` and `rusty-opus` behind one type.
 
 use rusty_opus::OpusDecoder;
 use symphonia::core::audio::Channels;
@@ -18,7 +18,7 @@ use crate::resample::RATES;
 use maqam_base::error::Error;
 use maqam_base::error::Result;
 
-/// Samples a second of everything that Opus decodes to, in Hz.
+/// Sampling rate of Opus's output, in Hz.
 pub(super) const OPUS_RATE: u32 = 48_000;
 
 /// Samples per channel of the longest Opus packet: 120 ms.
@@ -27,7 +27,7 @@ const MOST_OPUS_SAMPLES: usize = 5760;
 /// A decoder of one stream.
 pub(super) struct Decoder {
     inner: Inner,
-    /// Samples a second.
+    /// Samples per second.
     pub(super) rate: u32,
     /// Number of channels.
     pub(super) channels: usize,
@@ -137,7 +137,7 @@ impl Decoder {
             .make_audio_decoder(parameters, &AudioDecoderOptions::default())
             .map_err(|e| damaged(name, &e.to_string()))?;
         let found = decoder.codec_params();
-        // The Vorbis decoder does not fill in what its header says.
+        // The Vorbis decoder does not set the parameters of its header.
         let (rate, channels) = match parameters.extra_data.as_deref() {
             Some(
                 [
@@ -231,7 +231,7 @@ impl Decoder {
     }
 }
 
-/// Number of samples per channel of an Opus packet; `None` where it is no valid packet.
+/// Number of samples per channel of an Opus packet; `None` if it is no valid packet.
 ///
 /// Source: RFC 6716, section 3.1.
 pub(super) fn opus_packet_samples(packet: &[u8]) -> Option<usize> {

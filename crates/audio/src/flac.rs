@@ -39,7 +39,7 @@ const STREAM_INFO_BYTES: usize = 34;
 pub(super) struct Flac {
     format: Box<dyn FormatReader>,
     decoder: Decoder,
-    /// Samples per channel; `None` where the header leaves them out.
+    /// Samples per channel; `None` if the header leaves them out.
     num_samples: Option<usize>,
 }
 
@@ -229,7 +229,7 @@ fn codec_error(error: &CodecError, what: &str) -> Error {
         CodecError::IoError(io) if io.kind() == io::ErrorKind::UnexpectedEof => {
             Error::input(format!("truncated: {what}")).hint("copy or download it again")
         }
-        // An error of ours inside one of the demuxer's is the system's, because `Input` gives no other.
+        // symphonia wraps an error of `Input` as an I/O error. `Input` has only errors of the system.
         CodecError::IoError(io) if io.get_ref().is_some_and(|e| e.is::<Error>()) => {
             Error::new(Kind::Resource, io)
         }

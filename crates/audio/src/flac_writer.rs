@@ -1,8 +1,8 @@
-//! FLAC files of 16-bit mono speech at 16 kHz, written from pieces that are encoded once and joined without encoding again.
+//! Writer of FLAC files of 16-bit mono speech at 16 kHz. It encodes pieces once and joins them without encoding again.
 //!
-//! A [`Piece`] holds the encoded blocks of one stretch of samples. [`file()`] puts pieces behind each other: it writes frame headers and
-//! check sums, and copies the rest. So a document is put together from its sentences at the cost of copying them. Prediction is by
-//! FLAC's fixed polynomials, residuals are Rice codes. Source: RFC 9639.
+//! A [`Piece`] holds the encoded blocks of one stretch of samples. [`file()`] joins pieces: it writes frame headers and checksums, and copies
+//! the rest. So joining the sentences of a document costs only a copy. Prediction uses FLAC's fixed polynomials, and residuals are Rice codes.
+//! Source: RFC 9639.
 
 use maqam_base::error::Error;
 use maqam_base::error::Result;
@@ -17,7 +17,7 @@ const SHORTEST_BLOCK: usize = 16;
 const MAX_ORDER: usize = 4;
 /// Logarithm of the number of Rice partitions of a block that divides by it.
 const PARTITION_ORDER: u32 = 4;
-/// Largest Rice parameter that 4 bits can say; the next one is an escape.
+/// Largest Rice parameter in 4 bits; the next value is an escape.
 const MAX_RICE: u32 = 14;
 /// First bytes of a piece in a file.
 const MAGIC: [u8; 4] = *b"MQP1";
@@ -245,7 +245,7 @@ fn stream_info(out: &mut Vec<u8>, blocking: &Blocking, num_samples: u64) {
     // 20 bits rate, 3 bits channels - 1, 5 bits bits per sample - 1, 36 bits samples.
     let packed = u64::from(SAMPLE_RATE) << 44 | 15 << 36 | (num_samples & ((1 << 36) - 1));
     out.extend(packed.to_be_bytes());
-    // The MD5 sum is not computed, which zeros say.
+    // The MD5 sum is not computed. Zeros mean so.
     out.extend([0; 16]);
 }
 
@@ -374,7 +374,7 @@ fn crc16(bytes: &[u8]) -> u16 {
     })
 }
 
-/// What the blocks of a piece are encoded with.
+/// Buffers for encoding a piece's blocks.
 #[derive(Default)]
 struct Scratch {
     /// Residuals of each order.

@@ -1,4 +1,4 @@
-//! What a file is, by its first bytes: a container that is read, or something else, which is named.
+//! Detects the format of a file from its first bytes, and names formats that are not supported.
 
 use crate::mpeg;
 use crate::source::Source;
@@ -6,16 +6,16 @@ use crate::wav;
 use maqam_base::error::Error;
 use maqam_base::error::Result;
 
-/// Bytes that are looked at to name what a file is.
+/// Bytes that are read to detect the format.
 const HEAD_BYTES: usize = 512;
 
 /// The conversion that works for everything ffmpeg reads.
 const CONVERT: &str = "convert it: ffmpeg -i OLD NEW.flac";
 
-/// What to do with something that is no recording.
+/// Hint for something that is no recording.
 const DOWNLOAD: &str = "copy or download the recording again";
 
-/// What to do with files that hold other files.
+/// Hint for files that hold other files.
 const UNPACK: &str = "unpack it, and name the recording inside";
 
 /// Formats that are read.
@@ -213,7 +213,7 @@ fn named(head: &[u8]) -> Option<(&'static str, &'static str)> {
     }
 }
 
-/// What a file is that has no known beginning: text of some kind, or bytes, which are shown.
+/// Describes a file with an unknown beginning: a kind of text, or its first bytes.
 fn unknown(head: &[u8]) -> (String, &'static str) {
     if head.iter().all(|&byte| byte == 0) {
         return (
@@ -239,7 +239,7 @@ fn unknown(head: &[u8]) -> (String, &'static str) {
     )
 }
 
-/// Kind of a text; `None` where the bytes are none.
+/// Kind of a text; `None` if the bytes are none.
 fn kind_of_text(head: &[u8]) -> Option<(&'static str, &'static str)> {
     let text = match std::str::from_utf8(head) {
         Ok(text) => text,

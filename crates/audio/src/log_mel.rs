@@ -19,16 +19,16 @@ const REACH: usize = WINDOW / 2;
 const LANES: usize = 16;
 /// The power below which silence is silence: log10 of it is -10.
 const POWER_FLOOR: f32 = 1e-10;
-/// What is more than this many decades of power (80 dB) below the clip's loudest cell is raised to that level.
+/// Dynamic range in decades of power (80 dB): values further below the clip's maximum are raised to this limit.
 const DYNAMIC_RANGE: f32 = 8.0;
 
-/// Number of log-mel frames of a clip: one for each begun [`HOP`].
+/// Number of log-mel frames of a clip: one per full or partial [`HOP`].
 pub fn num_frames(num_samples: usize) -> usize {
     num_samples.div_ceil(HOP)
 }
 
-/// Number of decoder tokens that a clip's `frames` become after Whisper's convolutions and pooling: 25 a second, 0 where the clip is too
-/// short for one. Windows of a multiple of four frames, each followed by the next, give as many as the whole.
+/// Number of decoder tokens of a clip with `frames` frames, after Whisper's convolutions and pooling: 25 per second, 0 if the clip is too
+/// short for a token. Successive windows of a multiple of four frames give as many tokens as the whole clip.
 ///
 /// Source: `_get_feat_extract_output_lengths` of transformers' `modeling_qwen2_5_omni.py`: a convolution with stride 2, then pooling by 2.
 pub fn num_audio_tokens(frames: usize) -> usize {
@@ -38,13 +38,13 @@ pub fn num_audio_tokens(frames: usize) -> usize {
     }
 }
 
-/// How the processor of a model turns clips into frames.
+/// Form of the frames that the processor of a model computes.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct MelForm {
     /// Mel bands of a frame.
     pub mels: usize,
-    /// Frames that the processor pads every clip to; a longer clip becomes several windows of so many frames, each transformed by itself.
-    /// `None` where a clip of any length is transformed as a whole.
+    /// Frames to which the processor pads every clip. A longer clip becomes several windows of this size, each transformed separately.
+    /// `None` if a clip of any length is transformed as a whole.
     pub window: Option<usize>,
 }
 
@@ -141,8 +141,8 @@ impl LogMelExtractor {
     /// The first `rows` frames of samples that are padded to `padded` frames.
     fn window_of(&self, samples: &[f32], rows: usize, padded: usize) -> Vec<f32> {
         let mels = self.form.mels;
-        // The loudest cell is looked for in every frame that hears the clip, and the windows of up to two frames past the last
-        // valid one still reach back into it. Frames after those are silent and can raise nothing.
+        // The maximum is over all frames whose window overlaps the clip. Those include up to two frames after the last valid one. Later frames
+        // are silent and cannot raise the maximum.
         let heard = if rows == 0 {
             0
         } else {
@@ -169,7 +169,7 @@ impl LogMelExtractor {
                     bin[lane] = value.re * value.re + value.im * value.im;
                 }
             }
-            // Lanes without a frame still hold silence or the block before this one: nothing louder than what was heard.
+            // Lanes without a frame hold silence or values of an earlier block, so they cannot raise the maximum.
             loudest = arch
                 .dispatch(|| self.mel_block(&power, &mut block))
                 .into_iter()
@@ -294,7 +294,7 @@ fn mel_filters(mels: usize) -> Vec<MelFilter> {
 
 /// Below this frequency Slaney's scale is linear, above it logarithmic, in Hz.
 const LINEAR_UP_TO: f64 = 1000.0;
-/// Mels a hertz in the linear part.
+/// Mels per hertz in the linear part.
 const MELS_PER_HERTZ: f64 = 3.0 / 200.0;
 
 /// Mels of one natural logarithm in the upper part: 27 from 1000 Hz to 6400 Hz.
@@ -324,7 +324,7 @@ mod tests {
     use super::*;
     use maqam_base::seed::Key;
 
-    /// The definition in f64, frame by frame with a plain Fourier sum, over as many padded frames as asked for.
+    /// The definition in f64: a plain Fourier sum for each frame, over `padded_frames` frames.
     fn by_definition(samples: &[f32], padded_frames: usize) -> Vec<f64> {
         let at = |i: i64| {
             samples
@@ -394,8 +394,8 @@ mod tests {
 
     #[test]
     fn a_burst_at_the_very_end_is_heard_by_the_frames_past_the_valid_ones() {
-        // 1600 samples: frame 9 is the last valid one and its window ends at 1640; frame 10, centred on the clip's end, hears the burst
-        // loudest, so the floor of all others hangs on it.
+        // 1600 samples: frame 9 is the last valid one, and its window ends at 1640. Frame 10, centred on the clip's end, has the most of the
+        // burst, so the floor of all other frames depends on it.
         let samples = noise(1600, |i| if i < 1590 { 1e-5 } else { 0.9 });
         let worst = worst(&samples);
         assert!(worst < 2e-5, "{worst}");

@@ -1,4 +1,4 @@
-//! Loudness of speech as listeners judge it, in LUFS, and the gain that brings a clip to a wanted loudness.
+//! Perceived loudness of speech in LUFS, and the gain for a wanted loudness.
 
 use std::f64::consts::PI;
 
@@ -14,7 +14,7 @@ const ABSOLUTE_GATE: f64 = -70.0;
 /// Blocks more than this far below the loudness of what is not silence do not count, in LU.
 const RELATIVE_GATE: f64 = -10.0;
 
-/// Integrated loudness of one channel, in LUFS; `None` where it is shorter than 400 ms or nothing in it is louder than -70 LUFS.
+/// Integrated loudness of one channel, in LUFS; `None` if it is shorter than 400 ms or nothing in it is louder than -70 LUFS.
 ///
 /// The samples are those of one channel at `rate` Hz. A mono file is measured as one channel: played over two loudspeakers it is 3.01 LU
 /// louder.
@@ -43,7 +43,7 @@ pub fn integrated_lufs(samples: &[f32], rate: u32) -> Option<f64> {
     (!counted.is_empty()).then(|| lufs(mean(&counted)))
 }
 
-/// Gain that brings a clip to `target_lufs`, or as near to it as its loudest sample may be amplified; 1 for a clip without loudness.
+/// Gain for `target_lufs`, or the largest gain that the loudest sample allows; 1 for a clip without loudness.
 ///
 /// The amplified clip stays within `peak`, the largest absolute sample value wanted.
 pub fn gain_to(samples: &[f32], rate: u32, target_lufs: f64, peak: f32) -> f32 {

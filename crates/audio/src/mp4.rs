@@ -1,7 +1,7 @@
-//! MP4: where the packets of the first sound track lie, and which of the decoder's samples are the recording.
+//! MP4: the packets of the first sound track, and the range of decoded samples that is the recording.
 //!
-//! Read here rather than by the general demuxer, which does not read edit lists, looks each packet up from the beginning of its tables,
-//! and believes counts that no bytes stand behind.
+//! The general demuxer is not used, because it does not read edit lists, looks each packet up from the beginning of its tables, and allocates
+//! for counts that exceed the file.
 //!
 //! Source: ISO/IEC 14496-12 (boxes, tables of samples, fragments), ISO/IEC 14496-1, section 7.2.6 (descriptors).
 
@@ -422,7 +422,7 @@ fn read_table(table: &[u8], file_len: u64, packets: &mut Packets) -> Result<()> 
     Ok(())
 }
 
-/// What a fragment's packets have where they do not say it themselves.
+/// Defaults of a fragment's packets.
 #[derive(Clone, Copy, Debug, Default)]
 struct Defaults {
     ticks: u64,
@@ -603,11 +603,11 @@ fn entries(table: &[u8], width: usize) -> impl Iterator<Item = &[u8]> {
 struct Edit {
     /// Samples before it.
     delay: usize,
-    /// Its number of samples.
+    /// Number of samples.
     len: usize,
 }
 
-/// Reads the edit list of the first sound track of a `moov` box, whose packets have `rate` samples a second and fill `ticks` of them.
+/// Reads the edit list of the first sound track of a `moov` box, whose packets have `rate` samples per second and fill `ticks` of them.
 ///
 /// # Errors
 /// No sound track, a box that is cut off, a clock other than the sampling rate, an edit list that rearranges the sound.
@@ -638,7 +638,7 @@ fn edit(moov: &[u8], rate: u32, ticks: u64) -> Result<Edit> {
     }))
 }
 
-/// What to do with an MP4 file that is not read.
+/// Hint for an MP4 file that cannot be read.
 const CONVERT: &str =
     "AAC-LC in mono or stereo is read; convert the file to FLAC: ffmpeg -i OLD NEW.flac";
 
@@ -708,7 +708,7 @@ fn itunes(moov: &[u8]) -> Option<Edit> {
     })
 }
 
-/// Ticks a second of an `mvhd` or `mdhd` box.
+/// Ticks per second of an `mvhd` or `mdhd` box.
 fn clock(header: &[u8]) -> Result<u64> {
     let at = if header.first() == Some(&1) { 20 } else { 12 };
     number_at(header, at, 4).ok_or_else(|| damaged("clock"))

@@ -21,7 +21,7 @@ use maqam_base::error::Result;
 /// Bytes of a page before its table of segments.
 const HEADER_BYTES: usize = 27;
 
-/// Samples decoded and dropped before a part of a recording, so that the decoder is as if it had heard all before it. Vorbis needs
+/// Samples decoded and dropped before a part of a recording, so that the decoder has the state of a continuous decode. Vorbis needs
 /// one block of up to 8192 samples, Opus 80 ms.
 const PREROLL_SAMPLES: i64 = 24_000;
 
@@ -65,7 +65,7 @@ enum Codec {
 struct Page {
     at: u64,
     len: usize,
-    /// Number of samples up to the end of the last packet that ends on the page; `None` where none does.
+    /// Number of samples up to the end of the last packet that ends on the page; `None` if none does.
     granule: Option<i64>,
     serial: u32,
     flags: u8,
@@ -112,7 +112,7 @@ impl File {
         })
     }
 
-    /// Whether the links' rates differ, so that each is resampled by itself.
+    /// Returns whether the links' rates differ, so that each is resampled by itself.
     fn is_mixed(&self) -> bool {
         self.links.iter().any(|link| link.decoder.rate != self.rate)
     }
@@ -345,7 +345,7 @@ impl Link {
                     self.decoder.rate,
                 ));
             }
-            // What lies before the part is not kept.
+            // Samples before the part are dropped.
             if position < wanted.start {
                 samples.clear();
                 origin = Some(position);
@@ -394,9 +394,9 @@ struct Packets {
     /// The segment that is taken next, and where it begins.
     segment: usize,
     offset: usize,
-    /// Beginning of a packet that goes on.
+    /// Beginning of an unfinished packet.
     partial: Vec<u8>,
-    /// Whether the packet that goes on began before the first page.
+    /// True if the unfinished packet began before the first page.
     is_cut: bool,
 }
 
@@ -489,7 +489,7 @@ impl Packets {
     }
 }
 
-/// The page that begins at `at`; `None` where none begins.
+/// The page that begins at `at`; `None` if none begins.
 ///
 /// # Errors
 /// A page that is cut off.
@@ -521,7 +521,7 @@ fn page_at(source: &mut Source, at: u64) -> Result<Option<Page>> {
     }))
 }
 
-/// Whether no page comes after `at`, so that what is there is a tag or padding.
+/// Returns whether no page follows `at`, so that the rest is a tag or padding.
 fn is_trailer(source: &mut Source, at: u64) -> Result<bool> {
     let mut from = at;
     while from < source.len() {

@@ -13,11 +13,11 @@ use crate::SAMPLE_RATE;
 use maqam_base::error::Error;
 use maqam_base::error::Result;
 
-/// Rates that recordings have, in Hz; a header that says otherwise is broken.
+/// Accepted sampling rates, in Hz; a header with another rate is damaged.
 pub(super) const RATES: std::ops::RangeInclusive<u32> = 1_000..=768_000;
 
-/// The anti-aliasing filter spans this many periods of the slower rate. The longer it is, the nearer its edge comes to half that rate:
-/// at this length 7.8 kHz still passes, and 8 kHz is stopped.
+/// Length of the anti-aliasing filter in periods of the slower rate. A longer filter has its edge nearer to half that rate. At this length
+/// it passes 7.8 kHz and stops 8 kHz.
 const FILTER_PERIODS: usize = 1024;
 
 thread_local! {
@@ -25,7 +25,7 @@ thread_local! {
     static RESAMPLERS: RefCell<HashMap<u32, Fft<f32>>> = RefCell::new(HashMap::new());
 }
 
-/// Samples at `rate` as samples at [`SAMPLE_RATE`], the first of them at the same instant; a clip already at that rate is returned untouched.
+/// Resamples from `rate` to [`SAMPLE_RATE`], with the first sample at the same instant; returns a clip at that rate unchanged.
 ///
 /// # Shapes
 /// `[n]` -> `[ceil(n * SAMPLE_RATE / rate)]`

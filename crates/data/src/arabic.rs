@@ -53,7 +53,7 @@ impl Rule {
         }
     }
 
-    /// The letter that stands for `c` under this rule; `None` where it goes.
+    /// The letter that stands for `c` under this rule; `None` if it goes.
     fn of(self, c: char) -> Option<char> {
         match (self, c) {
             (Self::Tatweel, 'ـ') => None,
@@ -66,7 +66,7 @@ impl Rule {
     }
 }
 
-/// Whether a character is a mark on an Arabic letter.
+/// Returns whether a character is a mark on an Arabic letter.
 pub fn is_diacritic(c: char) -> bool {
     matches!(c,
         '\u{0610}'..='\u{061a}' | '\u{064b}'..='\u{065f}' | '\u{0670}' | '\u{06d6}'..='\u{06dc}'
@@ -78,7 +78,7 @@ pub fn is_diacritic(c: char) -> bool {
 pub struct Rules(Vec<Rule>);
 
 impl Rules {
-    /// Whether nothing is changed.
+    /// Returns whether nothing is changed.
     pub fn is_empty(&self) -> bool {
         self.0.is_empty()
     }

@@ -249,7 +249,7 @@ impl<'a> Collector<'a> {
 
     /// Takes out every row whose id was used before; the first of them stays.
     fn refuse_duplicates(&mut self) {
-        // Sorting positions takes 4 bytes a row, where a set of ids would hold each of them twice.
+        // Sorting positions takes 4 bytes per row, where a set of ids would hold each of them twice.
         let mut order: Vec<u32> = (0..self.rows.len() as u32).collect();
         order.sort_by(|&a, &b| self.rows[a as usize].id.cmp(&self.rows[b as usize].id));
         let mut first = 0;

@@ -34,7 +34,7 @@ pub struct Conversation {
     pub clips: Vec<Clip>,
     /// Fields of those clips that nobody has read.
     pub unread: Unread,
-    /// Whether messages without any mark hear the row's clips first.
+    /// True if messages without any mark hear the row's clips first.
     marks_are_optional: bool,
 }
 

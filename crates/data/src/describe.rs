@@ -28,7 +28,7 @@ pub const NONE: &str = "(none)";
 /// What is counted of a row.
 #[derive(Clone, Copy, Debug, Default)]
 pub struct Facts<'a> {
-    /// Length of the audio in seconds; `None` where the row does not say it.
+    /// Length of the audio in seconds; `None` if the row does not say it.
     pub seconds: Option<f64>,
     /// Number of clips.
     pub num_clips: usize,
@@ -46,7 +46,7 @@ pub struct Facts<'a> {
     pub group: Option<&'a str>,
     /// The text that is learnt: transcript, summary, target or answer.
     pub target: Option<&'a str>,
-    /// Whether that is a transcript, whose letters are held against the audio's length.
+    /// True if that is a transcript, whose letters are held against the audio's length.
     pub is_transcript: bool,
     /// Tokens of the target, where they were counted.
     pub target_tokens: Option<usize>,
@@ -468,7 +468,7 @@ pub struct Stats {
     pub total_audio_tokens: u64,
     /// Tokens of all targets: counted where a tokenizer was given, else estimated from their characters.
     pub total_target_tokens: u64,
-    /// Whether target tokens were counted.
+    /// True if target tokens were counted.
     pub is_counted: bool,
     /// Estimated cost of one epoch of adapters for a model of each size.
     pub costs: Vec<Cost>,

@@ -51,7 +51,7 @@ impl Fields {
         self.0.shift_remove(name)
     }
 
-    /// Whether a field is there that nobody has taken.
+    /// Returns whether a field is there that nobody has taken.
     pub fn has(&self, name: &str) -> bool {
         self.0.contains_key(name)
     }

@@ -103,7 +103,7 @@ pub struct Message {
     pub role: Role,
     /// What is said; in a user's message every [`AUDIO_MARK`] stands for a clip.
     pub content: String,
-    /// Whether an assistant's turn is learnt; without meaning for the others.
+    /// True if an assistant's turn is learnt; without meaning for the others.
     pub loss: bool,
 }
 

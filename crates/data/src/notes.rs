@@ -158,7 +158,7 @@ fn count<K: Ord>(of: &mut BTreeMap<K, Found>, key: K, line: u32) {
         .or_insert(Found { rows: 1, line });
 }
 
-/// Whether a field's name and value could say which part of a recording counts.
+/// Returns whether a field's name and value could say which part of a recording counts.
 fn looks_like_a_part(name: &str, value: &Value) -> bool {
     let words = words_of(name);
     let is_core = |word: &String| CORE.contains(&word.as_str());
@@ -166,7 +166,7 @@ fn looks_like_a_part(name: &str, value: &Value) -> bool {
     words.iter().any(is_core) && words.iter().all(is_known) && is_quantity(value)
 }
 
-/// Whether a value holds numbers: a number, a text of one or of a time, a list or object with them.
+/// Returns whether a value holds numbers: a number, a text of one or of a time, a list or object with them.
 fn is_quantity(value: &Value) -> bool {
     match value {
         Value::Number(_) => true,

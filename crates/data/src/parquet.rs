@@ -287,7 +287,7 @@ fn without_nulls(mut file: Map<String, Value>) -> Value {
     }
 }
 
-/// The contents of `{bytes, path}`, with what else it says, or of a list of them; `None` where some clip has no bytes.
+/// The contents of `{bytes, path}`, with what else it says, or of a list of them; `None` if some clip has no bytes.
 fn embedded_audio(value: &AnyValue<'_>, line: u32) -> Option<Vec<Inside>> {
     let source = |bytes: Arc<[u8]>, name: Option<String>| AudioSource::Embedded {
         bytes,

@@ -450,7 +450,7 @@ fn entries(folder: &Path) -> Result<Vec<(String, PathBuf)>> {
     Ok(found)
 }
 
-/// Whether a name fits a pattern in which `*` stands for any letters and `?` for one.
+/// Returns whether a name fits a pattern in which `*` stands for any letters and `?` for one.
 fn fits(pattern: &str, name: &str) -> bool {
     let pattern: Vec<char> = pattern.chars().collect();
     let name: Vec<char> = name.chars().collect();

@@ -73,14 +73,14 @@ const BYTE_ORDER_MARK: char = '\u{feff}';
 /// The Arabic letter that only makes a word longer.
 const TATWEEL: char = '\u{640}';
 
-/// Whether a character takes no room: joiners, marks of direction, soft hyphens, selectors of variants, byte order marks.
+/// Returns whether a character takes no room: joiners, marks of direction, soft hyphens, selectors of variants, byte order marks.
 pub fn is_invisible(c: char) -> bool {
     matches!(c,
         '\u{ad}' | '\u{34f}' | '\u{61c}' | '\u{180e}' | '\u{200b}'..='\u{200f}' | '\u{202a}'..='\u{202e}'
         | '\u{2060}'..='\u{2064}' | '\u{2066}'..='\u{206f}' | '\u{fe00}'..='\u{fe0f}' | BYTE_ORDER_MARK)
 }
 
-/// Whether a character is a shape of a letter, or of several, rather than the letter.
+/// Returns whether a character is a shape of a letter, or of several, rather than the letter.
 fn is_presentation_form(c: char) -> bool {
     match c {
         // Ornate parentheses are signs of their own.

@@ -114,7 +114,7 @@ impl Assignment {
         self.node_of_row.len()
     }
 
-    /// Whether there are no rows.
+    /// Returns whether there are no rows.
     pub fn is_empty(&self) -> bool {
         self.node_of_row.is_empty()
     }

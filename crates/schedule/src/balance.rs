@@ -13,7 +13,7 @@ pub(super) struct BalanceCell {
     pub(super) task: usize,
     /// Place of the label among the task's, or [`crate::NO_LABEL`].
     pub(super) label: u16,
-    /// Whether the rows have audio.
+    /// True if the rows have audio.
     pub(super) has_audio: bool,
     /// The pool they are drawn from.
     pub(super) pool: usize,

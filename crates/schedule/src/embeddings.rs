@@ -68,7 +68,7 @@ impl Embeddings {
         &self.text
     }
 
-    /// What is compared of a row; `None` where it has no embedding.
+    /// What is compared of a row; `None` if it has no embedding.
     pub fn of(&self, row: u32, has_audio: bool) -> Option<&[f32]> {
         if has_audio {
             self.audio.of(row)

@@ -128,7 +128,7 @@ pub struct CellShare {
     pub task: String,
     /// The label, where rows have one.
     pub label: Option<String>,
-    /// Whether the rows have audio.
+    /// True if the rows have audio.
     pub has_audio: bool,
     /// Number of rows.
     pub num_rows: u64,
@@ -330,7 +330,7 @@ impl Schedule {
         Ok(())
     }
 
-    /// The model whose embeddings a stage compares; `None` where it needs none.
+    /// The model whose embeddings a stage compares; `None` if it needs none.
     pub fn embeddings_of(&self, stage: usize) -> Option<EmbeddingSource> {
         let diverse = self.stages.get(stage)?.diverse.filter(Diverse::chooses)?;
         (diverse.embeddings != EmbeddingSource::Random).then_some(diverse.embeddings)

@@ -28,7 +28,7 @@ pub struct Population {
     pub row_task: Vec<u16>,
     /// The label of each row, as its place among its task's labels, or [`NO_LABEL`]. Left empty no row has one.
     pub row_label: Vec<u16>,
-    /// Whether each row has audio. Left empty all rows have.
+    /// True if each row has audio. Left empty all rows have.
     pub row_has_audio: Vec<bool>,
     /// The data entries, in the recipe's order, which do not overlap.
     pub entries: Vec<Entry>,
@@ -43,7 +43,7 @@ pub(super) struct Cell {
     pub(super) entry: usize,
     /// Place of the label, or [`NO_LABEL`], which sorts last.
     pub(super) label: u16,
-    /// Whether the rows have audio.
+    /// True if the rows have audio.
     pub(super) has_audio: bool,
     /// Global row numbers, rising; never empty.
     pub(super) rows: Vec<u32>,
@@ -58,7 +58,7 @@ impl Population {
             .unwrap_or(NO_LABEL)
     }
 
-    /// Whether a row has audio.
+    /// Returns whether a row has audio.
     pub fn has_audio(&self, row: u32) -> bool {
         self.row_has_audio
             .get(row as usize)

@@ -14,7 +14,7 @@ const RIDGE: f64 = 1e-6;
 pub(super) struct Candidates {
     /// The pool they are drawn from.
     pub(super) pool: usize,
-    /// Whether they have audio: rows are compared with those of the same form alone.
+    /// True if they have audio: rows are compared with those of the same form alone.
     pub(super) has_audio: bool,
     /// The draws of the block, by position in the pool.
     pub(super) picks: Vec<Pick>,

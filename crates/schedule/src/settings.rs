@@ -31,7 +31,7 @@ pub struct Settings {
     /// Seed of the order of the data; by default the run's. Runs that share it see the same examples in the same order.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub seed: Option<u64>,
-    /// Whether the picks of all stages come in one seeded random order: the same rows as often, without the order of the
+    /// True if the picks of all stages come in one seeded random order: the same rows as often, without the order of the
     /// stages. It is the control for the order of a curriculum. The run then has one stage, `shuffled`. Keys of a stage
     /// about training (`learning_rate`, `train`, `early_stop`) and `draw: diverse`, which composes whole batches, are
     /// refused beside it.

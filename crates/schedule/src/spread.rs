@@ -41,7 +41,7 @@ pub fn entropy(counts: &[u64]) -> Entropy {
 }
 
 /// The mean over batches of the entropy of a task's labels, over the labels that have rows in the population; batches without a
-/// labelled row of the task do not count. `None` where there is none.
+/// labelled row of the task do not count. `None` if there is none.
 pub fn label_entropy(
     population: &Population,
     task: usize,
@@ -125,7 +125,7 @@ pub struct Spread {
 }
 
 /// The mean spread of batches. Rows with audio and rows without are compared among themselves; a row that has no other of its
-/// form in the batch, or no embedding, does not count. `None` where no two rows can be compared.
+/// form in the batch, or no embedding, does not count. `None` if no two rows can be compared.
 pub fn spread(
     population: &Population,
     embeddings: &Embeddings,
@@ -232,7 +232,7 @@ pub struct Coverage {
     pub task: usize,
     /// Place of the label among the task's, or [`NO_LABEL`].
     pub label: u16,
-    /// Whether the rows have audio.
+    /// True if the rows have audio.
     pub has_audio: bool,
     /// Rows of the cell, whether or not a data entry holds them.
     pub num_rows: u64,

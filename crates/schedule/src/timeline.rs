@@ -93,7 +93,7 @@ impl Timeline {
 }
 
 impl Diverse {
-    /// Whether rows are chosen, and not just taken in their order.
+    /// Returns whether rows are chosen, and not just taken in their order.
     pub fn chooses(&self) -> bool {
         self.select != Select::Random
     }

@@ -41,7 +41,7 @@ impl Codes {
         entropy(self.codes.values().copied()).exp()
     }
 
-    /// Agreement with the labels; `None` where no frame has one.
+    /// Agreement with the labels; `None` if no frame has one.
     pub fn agreement(&self) -> Option<Agreement> {
         let total: f64 = self.joint.values().sum();
         if total == 0.0 {

@@ -40,7 +40,7 @@ impl Clusters {
         self.counts.len()
     }
 
-    /// Whether there is no cluster.
+    /// Returns whether there is no cluster.
     pub fn is_empty(&self) -> bool {
         self.counts.is_empty()
     }

@@ -519,7 +519,7 @@ mod tests {
             ),
             ("too_long_for_its_text", spoken(40, 10.0, |_| {})),
             ("too_short_for_its_text", spoken(400, 10.0, |_| {})),
-            // Doubled and halved, by a voice that reads 15 characters a second.
+            // Doubled and halved, by a voice that reads 15 characters per second.
             (
                 "too_long_for_its_text",
                 spoken(75, 10.0, |s| s.usual_chars_per_s = Some(15.0)),

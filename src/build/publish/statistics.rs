@@ -225,7 +225,7 @@ impl Statistics {
             .collect()
     }
 
-    /// Whether some voice speaks in two splits.
+    /// Returns whether some voice speaks in two splits.
     pub(super) fn voices_overlap(&self) -> bool {
         self.voices.values().any(|splits| splits.len() > 1)
     }

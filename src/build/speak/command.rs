@@ -38,7 +38,7 @@ impl Command {
     }
 }
 
-/// Whether a program is a file, or on the path.
+/// Returns whether a program is a file, or on the path.
 pub(crate) fn is_found(program: &str) -> bool {
     if program.contains('/') {
         return std::path::Path::new(program).is_file();

@@ -87,7 +87,7 @@ pub struct Settings {
     pub pause_s: f64,
     /// Longest text that an engine is given at once, in characters; longer sentences are divided at commas.
     pub max_chars: usize,
-    /// Whether numbers, abbreviations and Latin words are written out first.
+    /// True if numbers, abbreviations and Latin words are written out first.
     pub verbalise: bool,
     /// A command that reads a text and writes it with diacritics; texts that have them stay.
     pub diacritiser: Vec<String>,

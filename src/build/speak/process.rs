@@ -24,7 +24,7 @@ const SHOWN: usize = 200;
 
 /// What a command came to.
 pub(crate) struct Ended {
-    /// Whether its exit code was 0, in time.
+    /// True if its exit code was 0, in time.
     pub(crate) is_success: bool,
     /// Its standard output.
     pub(crate) output: Vec<u8>,

@@ -21,7 +21,7 @@ const VARIANTS: [&str; 8] = ["m1", "f1", "m3", "f2", "m7", "f3", "m4", "f4"];
 pub struct Voice {
     /// Name by which the engine knows it.
     pub voice: String,
-    /// Words a minute (espeak-ng).
+    /// Words per minute (espeak-ng).
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub rate: Option<u32>,
     /// Pitch, 0 to 99 (espeak-ng).

@@ -410,7 +410,7 @@ fn emulator() -> Option<&'static Emulator> {
     EMULATOR.get_or_init(load).as_ref()
 }
 
-/// Whether there is a compiler to build the kernels with; a test without returns.
+/// Returns whether there is a compiler to build the kernels with; a test without returns.
 pub fn is_emulated() -> bool {
     emulator().is_some()
 }

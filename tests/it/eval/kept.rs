@@ -36,7 +36,7 @@ fn contents(place: &Place, folder: &str) -> Vec<(PathBuf, String)> {
     found
 }
 
-/// Whether two runs that asked in other batches ended alike: everything but numbers is the same, and numbers are up to rounding, because
+/// Returns whether two runs that asked in other batches ended alike: everything but numbers is the same, and numbers are up to rounding, because
 /// what stands beside a prompt in a batch decides in which order its sums are added up.
 fn assert_alike(found: &[(PathBuf, String)], expected: &[(PathBuf, String)]) {
     let names = |files: &[(PathBuf, String)]| {

@@ -108,7 +108,7 @@ impl Sample {
         }
     }
 
-    /// Whether a row's answer is right, and what was answered instead of its label: nothing, or in row 5 the other label.
+    /// Returns whether a row's answer is right, and what was answered instead of its label: nothing, or in row 5 the other label.
     fn mood(&self, i: usize, step: u64) -> (usize, Option<usize>) {
         let is_wrong = i.is_multiple_of(self.wrong_after(step));
         (i % 2, (!is_wrong).then_some((i + usize::from(i == 5)) % 2))

@@ -44,7 +44,7 @@ pub struct Heard {
     whole_s: Option<f64>,
 }
 
-/// Whether a stated length agrees with the one that was found, both in seconds.
+/// Returns whether a stated length agrees with the one that was found, both in seconds.
 pub fn agree(stated: f64, found: f64) -> bool {
     // A millionth of a second for sums of decimals.
     (stated - found).abs() <= STATED_TOLERANCE_S + 1e-6
@@ -177,7 +177,7 @@ fn silence(decoded: &Decoded) -> Option<String> {
     })
 }
 
-/// Whether a transcript is too long or too short for its audio, in words.
+/// Returns whether a transcript is too long or too short for its audio, in words.
 fn speaking_rate(row: &Row, seconds: f64, settings: &Settings<'_>) -> Option<String> {
     let name = row.task.as_deref().or(settings.task);
     let task = name.and_then(|name| settings.tasks.get(name).ok());

@@ -176,7 +176,7 @@ pub struct Settings<'a> {
     pub tasks: &'a Tasks,
     /// Task of rows that name none.
     pub task: Option<&'a str>,
-    /// Whether audio is decoded; otherwise its headers are read.
+    /// True if audio is decoded; otherwise its headers are read.
     pub decode: bool,
     /// Letters per second of audio that a transcript may have.
     pub letters_per_s: RangeInclusive<f64>,

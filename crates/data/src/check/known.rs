@@ -97,7 +97,7 @@ impl Known {
         self.known.len()
     }
 
-    /// Whether nothing is known from before.
+    /// Returns whether nothing is known from before.
     pub fn is_empty(&self) -> bool {
         self.known.is_empty()
     }
@@ -206,7 +206,7 @@ fn written(key: u128, found: &std::result::Result<Examined, (Kind, String)>) -> 
     }
 }
 
-/// Facts or a fault as a line says them; `None` where it says neither.
+/// Facts or a fault as a line says them; `None` if it says neither.
 fn read(line: &str) -> Option<std::result::Result<Examined, (Kind, String)>> {
     let record: Record = serde_json::from_str(line).ok()?;
     if let Some((name, message)) = record.fault {

@@ -52,7 +52,7 @@ pub fn check(row: &Row, settings: &Settings<'_>) -> Vec<(Kind, String)> {
     found
 }
 
-/// Whether a row has nothing to learn, in words.
+/// Returns whether a row has nothing to learn, in words.
 fn empty_target(row: &Row, task: Option<&Task>) -> Option<String> {
     let is_blank = |text: Option<&str>| text.is_none_or(|text| text.trim().is_empty());
     if !row.messages.is_empty() {
@@ -115,7 +115,7 @@ impl Script {
         })
     }
 
-    /// The script that a language is written in, by its tag; `None` where that is not known here.
+    /// The script that a language is written in, by its tag; `None` if that is not known here.
     fn of_language(tag: &str) -> Option<Self> {
         match tag.split('-').next().unwrap_or(tag) {
             "ar" | "arb" | "arz" | "apc" | "ary" | "afb" | "fa" | "ur" | "ps" | "ckb" => {

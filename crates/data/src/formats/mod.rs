@@ -99,7 +99,7 @@ impl Format {
             .map_or("jsonl", |(_, name)| name)
     }
 
-    /// Whether a file of this form can be of the format.
+    /// Returns whether a file of this form can be of the format.
     pub(crate) fn fits(self, form: Form) -> bool {
         match self {
             Self::Parquet => form == Form::Parquet,

@@ -30,9 +30,9 @@ pub struct Export<'a> {
     pub format: Format,
     /// The folder; it must not exist.
     pub out: &'a Path,
-    /// Whether audio files are copied into the folder; without that, formats of paths name files where they are.
+    /// True if audio files are copied into the folder; without that, formats of paths name files where they are.
     pub copy_audio: bool,
-    /// Whether NeMo's audio goes into tar files.
+    /// True if NeMo's audio goes into tar files.
     pub tarred: bool,
     /// Rows of one shard, at least 1.
     pub shard_rows: usize,

@@ -95,7 +95,7 @@ pub fn read(
     Ok(())
 }
 
-/// Whether a record ends inside quotes.
+/// Returns whether a record ends inside quotes.
 fn is_open(record: &[u8]) -> bool {
     record.iter().filter(|byte| **byte == b'"').count() % 2 == 1
 }

@@ -37,7 +37,7 @@ pub const AUDIO: [&str; 14] = [
     "aif",
 ];
 
-/// Whether a name ends as those of recordings do.
+/// Returns whether a name ends as those of recordings do.
 pub fn is_audio(name: &str) -> bool {
     name.rsplit_once('.')
         .is_some_and(|(_, ending)| AUDIO.iter().any(|known| known.eq_ignore_ascii_case(ending)))
@@ -147,7 +147,7 @@ fn index_places(path: &Path) -> [PathBuf; 2] {
     [beside.into(), elsewhere]
 }
 
-/// Whether the last member lies where an index says: a shard that was written anew within one tick of the clock has its members elsewhere.
+/// Returns whether the last member lies where an index says: a shard that was written anew within one tick of the clock has its members elsewhere.
 fn ends_fit(path: &Path, members: &[Member]) -> bool {
     let Some(last) = members.last() else {
         return true;
@@ -289,7 +289,7 @@ fn scan_reader(reader: &mut BufReader<File>, file_len: u64) -> Result<Vec<Member
     Ok(members)
 }
 
-/// Whether a block begins a tar file.
+/// Returns whether a block begins a tar file.
 pub fn is_header(block: &[u8]) -> bool {
     block
         .get(..BLOCK)
@@ -299,7 +299,7 @@ pub fn is_header(block: &[u8]) -> bool {
         })
 }
 
-/// Whether the sum of a header's bytes, its own sum taken as spaces, is what it states.
+/// Returns whether the sum of a header's bytes, its own sum taken as spaces, is what it states.
 fn checksum_fits(block: &[u8; BLOCK]) -> bool {
     let sum: u64 = block
         .iter()

@@ -238,7 +238,7 @@ fn a_stage_asks_for_the_embeddings_it_compares() {
 
 #[test]
 fn clusters_are_used_in_turn() {
-    // Four groups, far apart, of ten rows each; four slots a step; every batch has one of each group, whatever the order.
+    // Four groups, far apart, of ten rows each; four slots per step; every batch has one of each group, whatever the order.
     let population = labelled(&[(0, None, true, 40)]);
     let value = |row: u32, at: u32| {
         if row % 4 == at {

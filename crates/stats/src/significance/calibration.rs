@@ -72,7 +72,7 @@ fn shares<const N: usize>(
     std::array::from_fn(|i| found.iter().filter(|set| set[i]).count() as f64 / num_sets as f64)
 }
 
-/// Whether a share of simulated sets is what it should be, `slack` apart from chance (4 standard errors of a share).
+/// Returns whether a share of simulated sets is what it should be, `slack` apart from chance (4 standard errors of a share).
 fn is_near(share: f64, expected: f64, num_sets: u64, slack: f64) -> bool {
     (share - expected).abs() < 4.0 * (expected * (1.0 - expected) / num_sets as f64).sqrt() + slack
 }

@@ -24,7 +24,7 @@ pub struct Interval {
 }
 
 impl Interval {
-    /// The range between two ends in either order; `None` where an end is not finite.
+    /// The range between two ends in either order; `None` if an end is not finite.
     pub fn new(low: f64, high: f64) -> Option<Self> {
         (low.is_finite() && high.is_finite()).then_some(Self {
             low: low.min(high),
@@ -32,7 +32,7 @@ impl Interval {
         })
     }
 
-    /// Whether the range holds `value`.
+    /// Returns whether the range holds `value`.
     pub fn holds(&self, value: f64) -> bool {
         self.low <= value && value <= self.high
     }

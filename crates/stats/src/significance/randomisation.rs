@@ -23,7 +23,7 @@ pub struct Randomisation {
     pub difference: f64,
     /// Two-sided: the share of swaps whose difference is at least as far from 0; `(1 + count) / (1 + swaps)` where swaps are drawn.
     pub p: f64,
-    /// Whether all swaps were gone through rather than drawn.
+    /// True if all swaps were gone through rather than drawn.
     pub is_exact: bool,
     /// Swaps that were judged.
     pub num_swaps: usize,
