@@ -23,7 +23,7 @@ pub(super) struct BalanceCell {
 pub(super) enum Tree {
     /// A cell with its number of rows.
     Leaf(BalanceCell, u64),
-    /// What shares slots equally; never empty.
+    /// Children that share slots equally; never empty.
     Branch(Vec<Tree>),
 }
 
@@ -96,7 +96,7 @@ impl Tree {
         }
     }
 
-    /// Slots that are equal at every branch; what does not divide goes round.
+    /// Slots that are equal at every branch; remainders rotate among the children.
     pub(super) fn equal(&self) -> Slots {
         match self {
             Self::Leaf(cell, _) => Slots::Pool(cell.pool),
@@ -130,7 +130,7 @@ impl Tree {
     }
 }
 
-/// Divides `total` as equally as `capacities`, which hold it, allow; what remains of a division goes to the first with room.
+/// Divides `total` as equally as `capacities` allow, whose sum is at least `total`. A remainder goes to the first cells with free capacity.
 fn fill(total: u64, capacities: &[u64]) -> Vec<u64> {
     let mut by_capacity: Vec<usize> = (0..capacities.len()).collect();
     by_capacity.sort_by_key(|&i| capacities[i]);
@@ -174,7 +174,7 @@ mod tests {
             prop_assert_eq!(parts.iter().sum::<u64>(), total);
             prop_assert!(parts.iter().zip(&capacities).all(|(part, capacity)| part <= capacity));
             let most = parts.iter().max().copied().unwrap_or(0);
-            // What has less than another by two or more has no room for more.
+            // A cell with at least two slots fewer than another has no free capacity.
             prop_assert!(parts.iter().zip(&capacities).all(|(part, capacity)| part + 1 >= most || part == capacity), "{:?} of {:?}", parts, capacities);
         }
     }

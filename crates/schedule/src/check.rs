@@ -1,4 +1,4 @@
-//! What a stage may not say: numbers out of their range, keys that contradict each other, keys without effect.
+//! Invalid stages: numbers out of their range, keys that contradict each other, keys without effect.
 
 use crate::loss_weights;
 use crate::settings::Draw;
@@ -77,7 +77,7 @@ fn mixing(stage: &StageSettings) -> Result<()> {
     }
 }
 
-/// Balanced and diverse drawing say themselves which task a slot goes to.
+/// Refuses keys that assign slots to tasks, under balanced and diverse drawing.
 fn owns_the_slots(stage: &StageSettings) -> Result<()> {
     let draw = stage.draw.name();
     let written = [
@@ -149,7 +149,7 @@ fn early_stop(stage: &StageSettings) -> Result<()> {
     Ok(())
 }
 
-/// In a shuffled run stages say how often rows are drawn, and nothing else.
+/// Refuses keys that have no effect in a shuffled run, where stages only set how often rows are drawn.
 fn beside_shuffle(stage: &StageSettings) -> Result<()> {
     let keys = [
         ("draw: diverse", stage.draw == Draw::Diverse),

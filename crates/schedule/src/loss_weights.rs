@@ -1,4 +1,4 @@
-//! How much each example counts: the loss of a step is the weighted mean over its target tokens, however the step is packed.
+//! Weights of examples: the loss of a step is the weighted mean over its target tokens, independent of packing.
 
 use serde::Deserialize;
 use serde::Serialize;
@@ -81,12 +81,12 @@ impl Settings {
     }
 }
 
-/// What the weight of an example depends on.
+/// Inputs of an example's weight.
 #[derive(Clone, Copy, Debug)]
 pub struct Counted {
     /// Number of its task.
     pub task: usize,
-    /// Its target tokens.
+    /// Number of target tokens.
     pub num_targets: usize,
     /// Factor of its label.
     pub class_weight: f64,

@@ -1,12 +1,11 @@
-//! Seeded orders of any number of things, of which one place can be asked without making the rest where there are many.
+//! Seeded orders of any number of items. For many items, one place is computed without the rest.
 //!
-//! Up to [`LISTED_UP_TO`] things are sorted by their hash, once. Beyond that the order is a permutation that is computed: the
-//! generalised Feistel network with cycle walking of Black and Rogaway, *Ciphers with Arbitrary Finite Domains*, CT-RSA 2002
-//! (sections 3 and 4). A number below `left * right` is written as two digits, `l + left * r`; each round adds a hash of one
-//! digit to the other, modulo its base, and exchanges them. Every round can be undone, so the whole is a permutation of
-//! `0..left * right`; where it leads to `len` or beyond it is applied again, which makes it a permutation of `0..len`. The bases
-//! are both about the root of `len`, so that happens rarely. The round function is the counter hash of [`Key`]: the order is
-//! meant to be even, not secret.
+//! Up to [`LISTED_UP_TO`] items are sorted once by their hash. Above that the order is a computed permutation: the generalised Feistel network
+//! with cycle walking of Black and Rogaway, *Ciphers with Arbitrary Finite Domains*, CT-RSA 2002 (sections 3 and 4). A number below
+//! `left * right` is written as two digits, `l + left * r`. Each round adds a hash of one digit to the other, modulo its base, and exchanges
+//! them. Every round is invertible, so the whole is a permutation of `0..left * right`. If the result is `len` or more, it is applied again,
+//! which makes it a permutation of `0..len`. Both bases are about the root of `len`, so that happens rarely. The round function is the counter
+//! hash of [`Key`]. The order has to be even, not secret.
 
 use std::collections::BTreeMap;
 use std::sync::Mutex;
@@ -17,8 +16,8 @@ use maqam_base::seed::Key;
 /// Most things whose order is listed; with more it is computed place by place.
 pub(super) const LISTED_UP_TO: u64 = 1 << 16;
 
-/// Rounds of the network. Four make a permutation that few questions cannot tell from a random one (Luby and Rackoff 1988); two
-/// more, because here all places are asked.
+/// Rounds of the network. Four give a permutation that few queries cannot distinguish from a random one (Luby and Rackoff 1988). Two more
+/// are for safety, because here all places are queried.
 const ROUNDS: u64 = 6;
 
 /// Seeded orders of `0..len`, one for each epoch.
@@ -64,7 +63,7 @@ impl Orders {
         self.len
     }
 
-    /// What stands at `place` in the order of `epoch`; the same whatever was asked before.
+    /// The item at `place` in the order of `epoch`; it does not depend on earlier calls.
     pub(super) fn at(&self, epoch: u64, place: u64) -> u64 {
         match &self.kind {
             Kind::Network(network) => network.at(self.stream.with(epoch), place),
@@ -198,7 +197,7 @@ mod tests {
         assert!(all.into_iter().eq(0..=LISTED_UP_TO));
     }
 
-    /// What random permutations do on average, over 400 networks of 1,000 numbers: no pair of place and number is preferred.
+    /// The mean behaviour of random permutations, over 400 networks of 1,000 items: no pair of place and item is preferred.
     #[test]
     fn networks_are_as_even_as_random_permutations() {
         const LEN: u64 = 1000;

@@ -1,4 +1,4 @@
-//! What there is to draw from: rows, what is known of each, and the weights of the data entries they came in. Metadata only, no file is read.
+//! The available rows, their metadata, and the weights of their data entries. This module reads no files.
 
 use std::ops::Range;
 
@@ -10,7 +10,7 @@ use maqam_base::error::Result;
 pub struct Entry {
     /// Global numbers of its rows.
     pub rows: Range<u32>,
-    /// Its `weight` in the recipe; 0 leaves the rows out wherever weights count.
+    /// `weight` of the entry in the recipe; 0 excludes its rows wherever weights count.
     pub weight: f64,
 }
 
@@ -22,7 +22,7 @@ pub const NO_LABEL: u16 = u16::MAX;
 pub struct Population {
     /// Names of the tasks; their places are the numbers in `row_task`.
     pub tasks: Vec<String>,
-    /// Names of each task's labels, by task; none for a task that does not classify. Left empty no task has labels.
+    /// Names of each task's labels, by task; none for a task that does not classify. If empty, no task has labels.
     pub labels: Vec<Vec<String>>,
     /// The task of each row, by global row number.
     pub row_task: Vec<u16>,
@@ -50,7 +50,7 @@ pub(super) struct Cell {
 }
 
 impl Population {
-    /// The label of a row, as its place among its task's, or [`NO_LABEL`].
+    /// The label of a row, as its index among the task's labels, or [`NO_LABEL`].
     pub fn label_of(&self, row: u32) -> u16 {
         self.row_label
             .get(row as usize)

@@ -1,4 +1,4 @@
-//! How a step of a diverse stage chooses from what its block has left: cell after cell, by one of three rules.
+//! Selection of a step's rows from the rest of its block in a diverse stage: cell by cell, by one of three rules.
 
 use crate::draw::Pick;
 use crate::embeddings::cosine;
@@ -6,8 +6,8 @@ use crate::settings::Select;
 use maqam_base::seed::Key;
 use maqam_stats::kdpp;
 
-/// Added to the diagonal of the k-DPP's kernel, so that any number of rows can be drawn, alike or not. Against the kernel's one
-/// it is too little to change a choice among rows that differ.
+/// Added to the diagonal of the k-DPP's kernel, so that any number of rows can be drawn, also equal ones. Compared with the kernel's diagonal of
+/// one, it is too small to change a choice among rows that differ.
 const RIDGE: f64 = 1e-6;
 
 /// The rows of one cell that a block can still draw.
@@ -32,7 +32,7 @@ impl Candidates {
         &self.vectors[candidate * dims..(candidate + 1) * dims]
     }
 
-    /// How many of those left, from the first, are of the oldest epoch: they are used up before a newer one begins.
+    /// Number of remaining rows, from the first, of the oldest epoch: they are used up before a newer one begins.
     fn num_oldest(&self) -> usize {
         self.left.partition_point(|&candidate| {
             self.picks[candidate].epoch == self.picks[self.left[0]].epoch
@@ -40,12 +40,12 @@ impl Candidates {
     }
 }
 
-/// What a batch holds so far.
+/// Rows of the batch so far.
 pub(super) struct Batch {
     key: Key,
     /// Vectors of rows with audio and of rows without.
     vectors: [Vec<Vec<f32>>; 2],
-    /// How often each cluster was drawn.
+    /// Number of draws from each cluster.
     clusters: Vec<u32>,
 }
 
@@ -170,7 +170,7 @@ impl Batch {
     }
 }
 
-/// `(1 + cos) / 2` of rows against columns; where they are the same rows a row is wholly like itself, even a vector of zeros.
+/// `(1 + cos) / 2` of rows and columns. If rows and columns are the same rows, the diagonal is 1, even for zero vectors.
 fn kernel(rows: &[&[f32]], columns: &[&[f32]], are_same: bool) -> Vec<f64> {
     let mut kernel = Vec::with_capacity(rows.len() * columns.len());
     for (i, row) in rows.iter().enumerate() {

@@ -1,6 +1,6 @@
-//! What batches are like: how level their labels, how far apart their rows, how often rows repeat, how much of a cell they reach.
+//! Statistics of batches: evenness of labels, distances of rows, repeats of rows, coverage of cells.
 //!
-//! A batch is the rows of one step. All figures are plain counts and means over the batches given, whatever drew them.
+//! A batch is the rows of one step. All figures are counts and means over the given batches, independent of the way they were drawn.
 
 use std::collections::BTreeMap;
 use std::collections::HashMap;
@@ -10,7 +10,7 @@ use crate::NO_LABEL;
 use crate::Population;
 use crate::embeddings::cosine;
 
-/// How level counts are.
+/// Evenness of counts.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub struct Entropy {
     /// Shannon's entropy of the shares, in nats.
@@ -40,8 +40,8 @@ pub fn entropy(counts: &[u64]) -> Entropy {
     }
 }
 
-/// The mean over batches of the entropy of a task's labels, over the labels that have rows in the population; batches without a
-/// labelled row of the task do not count. `None` if there is none.
+/// Mean over batches of the entropy of a task's labels, over the labels that have rows in the population. Batches without a labelled row of the
+/// task do not count. `None` if there is none.
 pub fn label_entropy(
     population: &Population,
     task: usize,
@@ -115,7 +115,7 @@ fn mean_entropy(
     })
 }
 
-/// How far apart the rows of a batch are, as cosine distances: from 0, alike, over 1, unrelated, to 2.
+/// Cosine distances between the rows of a batch: 0 for equal, 1 for orthogonal, 2 for opposite directions.
 #[derive(Clone, Copy, Debug, Default, PartialEq)]
 pub struct Spread {
     /// Mean over rows of the distance to the nearest other row of the batch.
@@ -199,10 +199,10 @@ impl Sums {
     }
 }
 
-/// How often rows are drawn.
+/// Repeats of rows.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Repeats {
-    /// How many rows were drawn once, twice, and so on, by the number of draws.
+    /// Number of rows by their number of draws.
     pub histogram: BTreeMap<u64, u64>,
     /// Draws of the row that was drawn most; 0 without any.
     pub max: u64,
@@ -225,7 +225,7 @@ pub fn repeats(batches: &[Vec<u32>]) -> Repeats {
     found
 }
 
-/// How much of a cell of the population batches reach.
+/// Coverage of a cell of the population.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Coverage {
     /// Place of the task.
@@ -236,7 +236,7 @@ pub struct Coverage {
     pub has_audio: bool,
     /// Rows of the cell, whether or not a data entry holds them.
     pub num_rows: u64,
-    /// Those that were drawn at least once.
+    /// Number of rows that were drawn at least once.
     pub num_drawn: u64,
     /// Draws, repeats included.
     pub num_draws: u64,
@@ -366,7 +366,7 @@ mod tests {
             close(spread(&population(), &embeddings, &batches[..1]), 2.0, 2.0),
             "opposites; the text is alone in its space"
         );
-        // 0 and 5 are alike, 1 is at a right angle to both.
+        // 0 and 5 are equal, and 1 is orthogonal to both.
         assert!(close(
             spread(&population(), &embeddings, &batches[1..]),
             1.0 / 3.0,

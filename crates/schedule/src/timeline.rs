@@ -1,4 +1,4 @@
-//! Where stages stand in the run and in each pool, as planned or after some have ended early.
+//! Start of stages in the run and in each pool, as planned or after some have ended early.
 
 use std::collections::HashMap;
 use std::ops::Range;
@@ -9,10 +9,10 @@ use crate::draw::Pick;
 use crate::draw::Pool;
 use crate::plan::Planned;
 
-/// How a diverse stage chooses.
+/// Selection of a diverse stage.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Diverse {
-    /// By which rule.
+    /// Selection rule.
     pub select: Select,
     /// Comparing what.
     pub embeddings: EmbeddingSource,
@@ -20,11 +20,11 @@ pub struct Diverse {
     pub block: u64,
 }
 
-/// How often each pool was drawn from before each stage, and which epochs share an order.
+/// Number of draws from each pool before each stage, and epochs that share an order.
 ///
-/// A stage that may draw each row at most N times can begin in the middle of a pool's epoch e, with rows that this epoch has
-/// drawn already. Those are the rows it may still draw once more when the others have had their N: so epoch e + N has the
-/// order of epoch e, which begins with just those rows.
+/// A stage that may draw each row at most N times can begin in the middle of a pool's epoch e, with rows that this epoch has drawn already. It
+/// may draw those rows once more when the others have had their N draws. So epoch e + N has the order of epoch e, which begins with exactly
+/// those rows.
 #[derive(Clone, Debug, Default)]
 pub(super) struct Timeline {
     drawn_before: Vec<Vec<u64>>,
@@ -82,7 +82,7 @@ impl Timeline {
             .unwrap_or(epoch)
     }
 
-    /// What a stage draws from a pool when it has had `in_stage` of it in this stage.
+    /// The pick from a pool after `in_stage` draws in this stage.
     pub(super) fn pick(&self, pools: &[Pool], stage: usize, pool: usize, in_stage: u64) -> Pick {
         let (epoch, place) = pools[pool].place(self.drawn_before[stage][pool] + in_stage);
         Pick {

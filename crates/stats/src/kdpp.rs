@@ -1,4 +1,4 @@
-//! Random subsets of a given size that avoid what is alike: exact sampling from a k-DPP, alone or given what is taken already.
+//! Random subsets of a given size that avoid similar items: exact sampling from a k-DPP, unconditionally or given items that are taken already.
 //!
 //! Source: Kulesza and Taskar, *k-DPPs: Fixed-Size Determinantal Point Processes*, ICML 2011 (algorithm 2; elementary symmetric
 //! polynomials by their equation 10), and *Determinantal Point Processes for Machine Learning*, 2012, section 2.4.3 on
@@ -36,7 +36,7 @@ pub fn sample(kernel: &[f64], n: usize, k: usize, key: Key) -> Vec<usize> {
     chosen
 }
 
-/// Draws which k eigenvectors span the subset: those of S with a probability that goes with the product of their eigenvalues.
+/// Draws the k eigenvectors that span the subset: a set S with a probability proportional to the product of its eigenvalues.
 fn eigenvectors(logs: &[f64], k: usize, key: Key) -> Vec<usize> {
     let n = logs.len();
     // sums[l][m] is the log of the elementary symmetric polynomial of degree l of the first m values.
@@ -224,7 +224,7 @@ mod tests {
             Vec::<usize>::new()
         );
         assert_eq!(sample(&identity, 4, 4, Key::new(1, "test")), [0, 1, 2, 3]);
-        // Two alike but for a ridge, and one apart: the two are almost never drawn together.
+        // Two items are equal except for a ridge, and one is different: the two equal items are almost never drawn together.
         let alike = [
             1.0 + 1e-9,
             1.0,
@@ -237,7 +237,7 @@ mod tests {
             1.0 + 1e-9,
         ];
         assert!((0..200).all(|seed| sample(&alike, 3, 2, Key::new(seed, "test")).contains(&2)));
-        // All alike: a rank of one, and still as many as are asked for, each once.
+        // All items are equal: the rank is one, but the sample still has the requested size without repeats.
         let ones: Vec<f64> = (0..900)
             .map(|at| 1.0 + if at / 30 == at % 30 { 1e-6 } else { 0.0 })
             .collect();

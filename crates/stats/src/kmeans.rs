@@ -16,8 +16,8 @@ pub struct KMeans {
     pub inertia: f64,
 }
 
-/// First centres of `k` clusters: the first vector at random, each other one with a probability that goes with its squared
-/// distance from the nearest centre so far. Where all vectors coincide with centres, any.
+/// First centres of `k` clusters: the first vector at random, each other one with a probability proportional to its squared distance from the
+/// nearest centre so far. If all vectors coincide with centres, any vector.
 ///
 /// # Shapes
 /// `values`: `[n, dims]` with n of at least 1 -> `[k, dims]`
@@ -182,7 +182,7 @@ mod tests {
                 serde_json::from_value::<Vec<u32>>(case["assignments"].clone()).unwrap()
             );
             let inertia = case["inertia"].as_f64().unwrap();
-            // Both sum in f64; scikit-learn takes distances apart into products, and the fixture is rounded to nine digits.
+            // Both sum in f64. scikit-learn expands distances into products, and the fixture is rounded to nine digits.
             assert!(
                 (found.inertia - inertia).abs() < 1e-7 * inertia,
                 "{} {inertia}",

@@ -10,7 +10,7 @@ use maqam_base::seed::Key;
 /// Largest matrix that is decomposed whole.
 const WHOLE_UP_TO: usize = 256;
 
-/// Directions that iterate beside those asked for; they carry what would slow the others down.
+/// Extra directions that iterate with the requested ones; they speed up the convergence of the others.
 const EXTRA: usize = 10;
 
 /// Iterations stop when no explained variance changes by more than this part of the largest.
@@ -81,7 +81,7 @@ impl Pca {
         }
     }
 
-    /// Where vectors lie along the components: `[n, dims]` to `[n, k]`.
+    /// Coordinates of vectors along the components: `[n, dims]` to `[n, k]`.
     pub fn project(&self, values: &[f32]) -> Vec<f64> {
         let dims = self.mean.len().max(1);
         let along = |vector: &[f32], component: &[f64]| {

@@ -9,7 +9,7 @@ use crate::product::gram;
 /// Vectors whose products are added in `f32` before they are added in `f64`.
 const BLOCK: usize = 1024;
 
-/// Sums over vectors that came in batches: `dims^2` numbers, however many vectors there are.
+/// Sums over vectors in batches: `dims^2` values, independent of the number of vectors.
 #[derive(Clone, Debug)]
 pub struct Moments {
     dims: usize,

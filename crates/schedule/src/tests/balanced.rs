@@ -1,4 +1,4 @@
-//! What balanced drawing promises: equal slots, rare labels repeated no more than the cap, every key that contradicts it named.
+//! Balanced drawing: equal slots, no more repeats of rare labels than the cap, and errors that name contradicting keys.
 
 use std::collections::BTreeMap;
 use std::collections::HashMap;
@@ -330,7 +330,7 @@ proptest! {
         capped.iter().for_each(|&row| *repeats.entry(row).or_default() += 1);
         prop_assert!(repeats.values().all(|&count| count <= max_repeats), "{:?}", repeats);
 
-        // Quotas are as level as capacities allow, and cells come evenly over the stage.
+        // Quotas are as even as capacities allow, and cells are spread evenly over the stage.
         let rows_of = counts(&population, &(0..population.row_task.len() as u32).collect::<Vec<_>>());
         let quotas = counts(&population, &capped);
         for (level, rows) in levels(&quotas).into_iter().zip(levels(&rows_of)) {

@@ -1,4 +1,4 @@
-//! What diverse drawing promises: a slow reading of its definition gives the same picks; blocks are used up; batches are more spread.
+//! Diverse drawing: a slow implementation of the definition gives the same picks; blocks are used up; batches are more spread.
 
 use std::collections::BTreeMap;
 
@@ -8,7 +8,7 @@ use super::spread::spread;
 use super::spread::spread_by_place;
 use super::*;
 
-/// Rows of five cells, one of them text, two of them small enough to come round inside a block.
+/// Rows of five cells, one of them text, two of them small enough to repeat inside a block.
 fn unequal() -> Population {
     labelled(&[
         (0, None, true, 90),
@@ -98,7 +98,7 @@ proptest! {
     fn picks_are_those_of_the_definition(batch in 1usize..20, block in 1u64..10, steps in 1u64..24, seed: u64) {
         let population = unequal();
         let [balanced, diverse] = ["draw: balanced", &format!("draw: diverse, block: {block}")].map(|second| schedule(&curriculum(batch, steps, second), &population, seed));
-        // Blocks end with the stage, and begin anew past its end.
+        // Blocks end with the stage, and restart after its end.
         let firsts = (0..steps).step_by(block as usize).chain((steps..steps + 2 * block).step_by(block as usize));
         for first in firsts {
             let end = if first < steps { steps.min(first + block) } else { first + block };
@@ -328,7 +328,7 @@ fn batches_are_more_spread_than_those_of_random_drawing() {
     assert!(by_place[7] < random.nearest, "the last takes what is left");
     for select in ["kmeans", "kdpp"] {
         let (found, by_place) = measure(&format!("select: {select}"), 1000);
-        // Both only lean away from what is alike; they do so most at the beginning of a block.
+        // Both rules only prefer dissimilar rows, mostly at the beginning of a block.
         assert!(
             found.nearest > random.nearest + 0.002 && by_place[0] > random.nearest + 0.01,
             "{select}"

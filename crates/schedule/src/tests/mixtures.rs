@@ -1,4 +1,4 @@
-//! What mixtures promise: shares, passes, replay, and errors that name what contradicts what.
+//! Mixtures: shares, passes, replay, and errors that name contradicting keys.
 
 use std::collections::HashMap;
 

@@ -1,4 +1,4 @@
-//! How often intervals hold the truth and tests cry wolf, on simulated sets where the truth is known.
+//! Coverage of intervals and false positives of tests, on simulated sets with a known truth.
 
 use rayon::prelude::*;
 
@@ -72,7 +72,7 @@ fn shares<const N: usize>(
     std::array::from_fn(|i| found.iter().filter(|set| set[i]).count() as f64 / num_sets as f64)
 }
 
-/// Returns whether a share of simulated sets is what it should be, `slack` apart from chance (4 standard errors of a share).
+/// Returns whether a share of simulated sets is near the expected one: within `slack` and 4 standard errors of a share.
 fn is_near(share: f64, expected: f64, num_sets: u64, slack: f64) -> bool {
     (share - expected).abs() < 4.0 * (expected * (1.0 - expected) / num_sets as f64).sqrt() + slack
 }

@@ -1,4 +1,4 @@
-//! How soon a learning curve reaches a score, and whether one system gets there before another.
+//! Step at which a learning curve reaches a score, and comparison of two systems by it.
 
 use serde::Serialize;
 
@@ -10,7 +10,7 @@ use super::paired_bootstrap;
 use maqam_base::error::Error;
 use maqam_base::error::Result;
 
-/// Which scores are better.
+/// Direction of better scores.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Better {
     /// Accuracy, F1, recall.
@@ -24,7 +24,7 @@ pub enum Better {
 pub struct Curve(Vec<(u64, f64)>);
 
 impl Curve {
-    /// From `(step, score)`. Errors: no evaluation, steps that do not rise, a score that is no number.
+    /// Makes a curve from `(step, score)`. Errors: no evaluation, steps that do not rise, a score that is no number.
     pub fn new(evaluations: Vec<(u64, f64)>) -> Result<Self> {
         if evaluations.is_empty() {
             return Err(Error::input("a learning curve without evaluations")
@@ -76,7 +76,7 @@ impl Curve {
 pub struct Convergence {
     /// The step at which each seed of the first and of the second system reaches its score; `None`: not up to the horizon.
     pub steps: [Vec<Option<f64>>; 2],
-    /// The last step at which all curves were judged; what comes after is not looked at.
+    /// The last step at which all curves were evaluated; later steps are ignored.
     pub horizon: f64,
     /// Difference of restricted mean steps, second minus first: below 0 the second system is sooner.
     ///

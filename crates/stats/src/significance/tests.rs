@@ -73,7 +73,7 @@ fn uar(sum: &[f64]) -> f64 {
         / 3.0
 }
 
-/// Standard errors that two estimates of the same thing may lie apart: all goldens together pass with probability 0.999.
+/// Standard errors by which two estimates of the same value may differ: all goldens together pass with probability 0.999.
 const APART: f64 = 4.5;
 
 fn assert_near(what: &str, found: f64, expected: f64, error: f64) {
@@ -260,7 +260,7 @@ fn the_bootstrap_of_a_share_is_binomial() {
         &Resampling::default(),
     )
     .unwrap();
-    // The ends are the numbers whose tail goes past 2.5 %; no tail lies within its sampling error (0.0016) of that, so they are certain.
+    // The ends are the numbers at which the tail exceeds 2.5 %. No tail is within its sampling error (0.0016) of that, so the ends are certain.
     let low = (0..=100).find(|&k| below[k + 1] > 0.025).unwrap();
     let high = (0..=100).find(|&k| below[k + 1] >= 0.975).unwrap();
     assert!(
