@@ -29,7 +29,7 @@ fn waits(told: &str) -> Option<(usize, usize)> {
 }
 
 #[test]
-fn a_step_waits_for_the_card_once_however_it_is_split() {
+fn a_step_waits_for_the_gpu_once() {
     if CARD.is_none() {
         return;
     }
@@ -87,7 +87,7 @@ const FROZEN: &str = "train={decoder: lora}";
 
 /// A learning rate that throws the weights out of what can be computed: the run stops as it does on the CPU, and before they move again.
 #[test]
-fn a_run_that_diverges_keeps_the_weights_it_had() {
+fn a_diverging_run_does_not_change_weights() {
     if CARD.is_none() {
         return;
     }
@@ -138,7 +138,7 @@ fn last_losses(place: &command::Place, run: &str) -> Vec<f64> {
 }
 
 #[test]
-fn a_run_on_the_card_resumes_bit_for_bit_and_either_device_goes_on_with_the_others() {
+fn a_gpu_run_resumes_exactly_and_devices_can_change() {
     if CARD.is_none() {
         return;
     }
@@ -247,7 +247,7 @@ fn tensor_of(place: &command::Place, run: &str) -> Tensor {
 }
 
 #[test]
-fn the_commands_compute_on_the_card() {
+fn the_commands_compute_on_the_gpu() {
     if CARD.is_none() {
         return;
     }
@@ -299,7 +299,7 @@ fn the_commands_compute_on_the_card() {
 }
 
 #[test]
-fn a_benchmark_on_the_card_says_what_it_took() {
+fn a_gpu_benchmark_reports_time_and_memory() {
     if CARD.is_none() {
         return;
     }

@@ -136,7 +136,7 @@ fn on_card(test: impl FnOnce(&Device)) {
 }
 
 #[test]
-fn numbers_reach_the_card_and_come_back() {
+fn values_reach_the_gpu_and_return() {
     on_card(|card| {
         let values: Vec<f32> = (0..1000)
             .map(|i| bf16::from_f32(i as f32 * 0.37 - 100.0).to_f32())
@@ -187,7 +187,7 @@ fn memory_is_counted() {
 }
 
 #[test]
-fn random_numbers_are_those_of_the_cpu_but_for_rounding() {
+fn random_values_equal_the_cpus_up_to_rounding() {
     on_card(|card| {
         let key = maqam::seed::Key::new(3, "weights");
         let exact = device::random_normal((37, 61), key, 0.02, &Device::Cpu).unwrap();

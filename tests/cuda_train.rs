@@ -222,7 +222,7 @@ fn a_first_step_has_the_cpus_loss_and_gradients() {
 }
 
 #[test]
-fn every_part_trains_through_adapters_and_whole() {
+fn every_part_trains_with_lora_and_in_full() {
     let Some(card) = &*CARD else { return };
     let golden = Golden::load("qwen_omni");
     for (what, how) in [
@@ -243,7 +243,7 @@ fn every_part_trains_through_adapters_and_whole() {
 }
 
 #[test]
-fn what_is_kept_for_the_backward_changes_no_bit() {
+fn save_policies_change_no_bit() {
     let Some(card) = &*CARD else { return };
     let golden = Golden::load("qwen_omni");
     // Without dropout the adapters read rows with padding behind them, and what is computed again must have as much of it.
@@ -328,7 +328,7 @@ const CURVE_BAR: f64 = 0.01;
 /// Two runs of PyTorch in bf16, eager and fused attention, say how far apart a step's losses may be: `tests/reference/bf16_curve.py`. All
 /// at a quarter of the goldens' rate: the whole takes the loss to a quarter within twenty steps, and any rounding grows tenfold every five.
 #[test]
-fn fifty_steps_are_within_what_two_runs_of_pytorch_differ_by_and_near_the_cpus() {
+fn fifty_steps_stay_near_pytorch_and_the_cpu() {
     let Some(card) = &*CARD else { return };
     let of_pytorch = golden::json(&golden::fixture("bf16_curves.json"));
     let share = of_pytorch["share_of_rate"].as_f64().unwrap();
@@ -373,7 +373,7 @@ fn fifty_steps_are_within_what_two_runs_of_pytorch_differ_by_and_near_the_cpus()
 }
 
 #[test]
-fn eight_bits_in_the_frozen_layers_change_the_loss_little() {
+fn fp8_in_frozen_layers_changes_the_loss_little() {
     let Some(card) = &*CARD else { return };
     for name in GOLDENS {
         let golden = Golden::load(name);
@@ -418,7 +418,7 @@ fn two_trainings_of_one_seed_have_the_same_bits() {
 }
 
 #[test]
-fn what_is_heard_scored_and_said_is_the_cpus() {
+fn embeddings_scores_and_answers_equal_the_cpus() {
     let Some(card) = &*CARD else { return };
     for name in GOLDENS {
         let golden = Golden::load(name);
@@ -516,7 +516,7 @@ fn margin(model: &AudioLlm, prompt: &Sequence) -> f32 {
 }
 
 #[test]
-fn a_checkpoint_in_bf16_is_on_the_card_bit_for_bit() {
+fn a_bf16_checkpoint_is_exact_on_the_gpu() {
     let Some(card) = &*CARD else { return };
     let golden = Golden::load("qwen_omni_tied");
     let (name, shape) = ("thinker.model.embed_tokens.weight", [352, 64]);
@@ -543,7 +543,7 @@ fn a_checkpoint_in_bf16_is_on_the_card_bit_for_bit() {
 
 /// As `tests/it/full_training.rs` has it of the CPU.
 #[test]
-fn what_is_heard_ahead_changes_no_bit() {
+fn encoding_ahead_changes_no_bit() {
     let Some(card) = &*CARD else { return };
     let golden = Golden::load("qwen_omni");
     let (batch, pass) = (

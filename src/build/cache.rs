@@ -342,7 +342,7 @@ mod tests {
     }
 
     #[test]
-    fn a_question_is_asked_once_by_many_threads() {
+    fn threads_share_one_request_for_equal_prompts() {
         let dir = tempfile::tempdir().unwrap();
         let cache = Cache::open(dir.path()).unwrap();
         let num_asked = AtomicUsize::new(0);

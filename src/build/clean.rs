@@ -249,7 +249,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn texts_are_mended() {
+    fn markup_and_odd_characters_are_removed() {
         for (text, expected) in [
             (
                 "<p>قال&nbsp;&quot;نعم&quot;</p>\n\n<br/>ثم",

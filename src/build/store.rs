@@ -468,7 +468,7 @@ mod tests {
     }
 
     #[test]
-    fn what_may_be_spent_changes_no_fingerprint() {
+    fn budgets_do_not_change_fingerprints() {
         let with = json!({"model": "m", "budget": {"max_requests": 1}, "list": [{"timeout_s": 1}]});
         assert_eq!(with_effect(with), json!({"model": "m", "list": [{}]}));
     }

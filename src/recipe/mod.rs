@@ -476,7 +476,7 @@ mod tests {
     }
 
     #[test]
-    fn three_keys_are_enough_and_the_rest_has_the_designs_defaults() {
+    fn three_keys_suffice_and_the_rest_has_defaults() {
         let recipe = load(RECIPE, &[]).unwrap();
         assert_eq!(recipe.name, "first");
         assert_eq!(

@@ -333,7 +333,7 @@ fn layers_of_no_tokens() {
 }
 
 #[test]
-fn joined_layers_without_room_or_with_a_new_adapter() {
+fn joined_layers_without_padding_or_a_new_adapter() {
     on_card(|card| {
         let parts = Parts {
             inputs: 128,
@@ -448,7 +448,7 @@ fn single(tensor: &Tensor) -> Tensor {
 }
 
 #[test]
-fn layers_of_8_bits() {
+fn layers_in_fp8() {
     /// Three bits after the leading one: an error uniform within 2^-4 of a number, seldom the whole of it, so 0.026 of each factor, and
     /// sqrt(2) of that of their product. Less than a third of it would mean that no factor was rounded.
     const EXPECTED: f64 = 0.037;
@@ -554,7 +554,7 @@ fn layers_of_8_bits() {
 }
 
 #[test]
-fn what_8_bits_hold_exactly_is_multiplied_exactly() {
+fn exact_fp8_values_are_multiplied_exactly() {
     on_card(|card| {
         // Powers of two up to 448 times one: every row's scale is a power of two, and every number is held as it is.
         let of_rows = |rows: usize, cols: usize| -> Vec<f64> {
@@ -591,7 +591,7 @@ fn what_8_bits_hold_exactly_is_multiplied_exactly() {
 }
 
 #[test]
-fn weights_that_cannot_have_8_bits_say_why() {
+fn weights_that_cannot_be_fp8_give_the_reason() {
     on_card(|card| {
         let (mut trained, mut on_cpu) = layers(
             card,

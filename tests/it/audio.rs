@@ -136,7 +136,7 @@ fn log_mel_equals_the_official_processor() {
 }
 
 #[test]
-fn lossless_formats_are_bit_for_bit_those_of_libsndfile() {
+fn lossless_formats_equal_libsndfile_bit_for_bit() {
     let expected = tensors("audio/formats/expected.safetensors");
     for name in [
         "u8.wav",
@@ -162,7 +162,7 @@ fn lossless_formats_are_bit_for_bit_those_of_libsndfile() {
 }
 
 #[test]
-fn lossy_formats_have_the_length_and_the_samples_of_libsndfile_or_ffmpeg() {
+fn lossy_formats_match_libsndfile_or_ffmpeg() {
     let expected = tensors("audio/formats/expected.safetensors");
     for name in ["mono_16k.mp3", "mono_16k.ogg", "mono_16k.m4a"] {
         let samples = read(&format(name), WHOLE).unwrap();
@@ -179,7 +179,7 @@ fn lossy_formats_have_the_length_and_the_samples_of_libsndfile_or_ffmpeg() {
 }
 
 #[test]
-fn other_rates_and_channels_are_what_soxr_makes_of_them() {
+fn other_rates_and_channels_equal_soxr() {
     let expected = tensors("audio/formats/expected.safetensors");
     for (name, rate) in [
         ("s16_8k.wav", 8000.0),
@@ -276,7 +276,7 @@ fn a_span_is_exactly_that_part_of_the_whole() {
 }
 
 #[test]
-fn a_span_of_another_rate_has_the_length_of_its_time() {
+fn a_span_at_another_rate_has_the_right_length() {
     for name in [
         "s16_8k.wav",
         "s16_44k_stereo.flac",
@@ -293,7 +293,7 @@ fn a_span_of_another_rate_has_the_length_of_its_time() {
 }
 
 #[test]
-fn spans_that_make_no_sense_are_refused_with_the_length() {
+fn bad_spans_are_refused_with_the_length() {
     let path = format("mono_16k.mp3");
     let message = |span| read(&path, span).unwrap_err().to_string();
     let late = message(span(0.5, 2.5));
@@ -477,7 +477,7 @@ fn a_wav_from_a_pipe_is_read_to_its_end() {
 }
 
 #[test]
-fn what_is_no_sound_is_refused() {
+fn files_without_sound_are_refused() {
     assert!(refusal(&wav(1, 1, 16_000, 16, &[])).contains("has no samples"));
     refusal(&wav(1, 0, 16_000, 16, &[0; 64]));
     refusal(&wav(1, 1, 0, 16, &[0; 64]));

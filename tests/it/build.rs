@@ -175,7 +175,7 @@ fn assert_reconciled(place: &Place, num_collected: usize) -> (Vec<Value>, Vec<Va
 }
 
 #[test]
-fn a_set_is_built_whole() {
+fn a_data_set_is_built_completely() {
     if !has_python() {
         return;
     }
@@ -347,7 +347,7 @@ fn kills_and_shards_change_no_byte() {
 }
 
 #[test]
-fn what_was_spoken_is_not_spoken_again() {
+fn sentences_are_spoken_once() {
     if !has_python() {
         return;
     }
@@ -378,7 +378,7 @@ fn what_was_spoken_is_not_spoken_again() {
 }
 
 #[test]
-fn summaries_are_taken_out_of_what_is_spoken() {
+fn summaries_are_removed_from_the_spoken_text() {
     if !has_python() {
         return;
     }
@@ -509,7 +509,7 @@ fn a_model_of_the_project_listens() {
 }
 
 #[test]
-fn a_dry_run_counts_and_asks_nobody() {
+fn a_dry_run_counts_and_sends_no_request() {
     let place = place(&documents(10));
     place.write("engine", "#!/bin/sh\ntouch asked\n");
     let said = place
@@ -528,7 +528,7 @@ fn a_dry_run_counts_and_asks_nobody() {
 }
 
 #[test]
-fn mistakes_are_named_with_what_to_do() {
+fn mistakes_in_recipes_have_hints() {
     let place = place(&documents(3));
     for (written, words) in [
         (

@@ -346,7 +346,7 @@ fn every_document_is_accounted_for() {
 }
 
 #[test]
-fn a_budget_stops_and_the_next_run_goes_on() {
+fn a_budget_stops_and_the_next_run_continues() {
     let server = Server::start();
     let place = place(&server, ", budget: {max_requests: 12}");
     let mut num_runs = 0;
@@ -370,7 +370,7 @@ fn a_budget_stops_and_the_next_run_goes_on() {
 }
 
 #[test]
-fn a_wrong_key_is_told_without_showing_it() {
+fn a_wrong_key_is_reported_but_not_shown() {
     let server = Server::start();
     let place = place(&server, "");
     let wrong = "sk-wrong-999999999999";
@@ -380,7 +380,7 @@ fn a_wrong_key_is_told_without_showing_it() {
 }
 
 #[test]
-fn an_endpoint_that_is_not_there_is_told() {
+fn a_missing_endpoint_is_reported() {
     let listener = TcpListener::bind("127.0.0.1:0").unwrap();
     let url = format!("http://{}/v1", listener.local_addr().unwrap());
     drop(listener);

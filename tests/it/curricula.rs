@@ -68,7 +68,7 @@ fn end_of_first_stage(place: &Place) -> u64 {
 }
 
 #[test]
-fn a_stage_ends_early_and_the_next_draws_by_the_model_as_it_stands() {
+fn a_stage_after_an_early_stop_uses_the_current_model() {
     let place = place("current");
     place
         .run(&["train", "recipe.yaml", "--allow-leakage"])
@@ -124,7 +124,7 @@ fn a_stage_ends_early_and_the_next_draws_by_the_model_as_it_stands() {
 }
 
 #[test]
-fn a_curriculum_resumed_from_every_checkpoint_ends_with_the_same_bytes() {
+fn a_curriculum_resumes_from_every_checkpoint() {
     for embeddings in ["base", "current"] {
         let whole = place(embeddings);
         whole
@@ -165,7 +165,7 @@ fn a_curriculum_resumed_from_every_checkpoint_ends_with_the_same_bytes() {
 }
 
 #[test]
-fn probes_say_how_tasks_pull_and_change_nothing() {
+fn probes_log_cosines_and_change_nothing() {
     let place = place("base");
     place
         .run(&["train", "recipe.yaml", "--allow-leakage"])
@@ -241,7 +241,7 @@ fn the_gradient_of_a_lone_task_is_that_of_the_step() {
 }
 
 #[test]
-fn embeddings_come_from_the_cache_and_a_changed_snapshot_is_refused() {
+fn embeddings_are_cached_and_snapshots_checked() {
     let place = place("base");
     place
         .run(&["train", "recipe.yaml", "--allow-leakage"])
@@ -291,7 +291,7 @@ fn embeddings_come_from_the_cache_and_a_changed_snapshot_is_refused() {
 }
 
 #[test]
-fn what_contradicts_a_curriculum_is_refused_before_training() {
+fn contradictions_are_refused_before_training() {
     let place = place("base");
     for (set, words) in [
         (

@@ -16,7 +16,7 @@ use maqam::task::example_without_task;
 use serde_json::Value;
 
 #[test]
-fn a_benchmark_says_what_it_computed_and_where_the_time_went() {
+fn a_benchmark_reports_work_and_time_by_part() {
     let arguments = [
         "bench", "train", "--shape", "tiny", "--layers", "2", "--work", "mix", "--clips", "4",
         "--steps", "2", "--device", "cpu",
@@ -80,7 +80,7 @@ fn a_benchmark_says_what_it_computed_and_where_the_time_went() {
 }
 
 #[test]
-fn a_precision_that_the_cpu_lacks_is_said_once_and_changes_no_bit() {
+fn an_unsupported_precision_is_one_note_on_the_cpu() {
     let place = small_run(2);
     place
         .run(&["train", "recipe.yaml", "--device", "cpu"])
@@ -146,7 +146,7 @@ fn a_precision_that_the_cpu_lacks_is_said_once_and_changes_no_bit() {
 
 #[cfg(not(feature = "cuda"))]
 #[test]
-fn a_card_that_this_build_cannot_use_is_refused_by_name() {
+fn a_gpu_that_this_build_cannot_use_is_refused() {
     let place = small_run(2);
     place
         .run(&["train", "recipe.yaml", "--device", "cuda"])
@@ -158,7 +158,7 @@ fn a_card_that_this_build_cannot_use_is_refused_by_name() {
 }
 
 #[test]
-fn an_example_that_a_card_has_no_room_for_is_refused_by_name_in_training_alone() {
+fn a_too_large_example_is_refused_only_in_training() {
     let place = Place::new();
     let rows = place.write_rows(
         "rows.jsonl",
@@ -203,7 +203,7 @@ fn an_example_that_a_card_has_no_room_for_is_refused_by_name_in_training_alone()
 }
 
 #[test]
-fn a_plan_says_how_training_fills_a_card() {
+fn a_plan_shows_the_memory_of_training_on_a_gpu() {
     let place = small_run(2);
     let plan = |rest: &[&str]| {
         place

@@ -170,7 +170,7 @@ fn an_experiment_is_run_once_and_compared() {
 }
 
 #[test]
-fn an_experiment_that_was_cut_goes_on_and_ends_with_the_same_bytes() {
+fn an_interrupted_experiment_ends_with_equal_bytes() {
     let (whole, cut) = (place(), place());
     whole
         .run(&["experiment", "experiment.yaml", "--allow-leakage"])
@@ -224,7 +224,7 @@ fn an_experiment_that_was_cut_goes_on_and_ends_with_the_same_bytes() {
 }
 
 #[test]
-fn runs_that_were_not_judged_on_their_way_are_compared_by_their_ends() {
+fn runs_without_evaluations_compare_by_their_ends() {
     let place = place();
     for (name, stages) in [
         ("uniform", "{mix: uniform, steps: 2}"),
@@ -244,7 +244,7 @@ fn runs_that_were_not_judged_on_their_way_are_compared_by_their_ends() {
 }
 
 #[test]
-fn what_is_no_fair_comparison_is_refused() {
+fn unfair_comparisons_are_refused() {
     let place = place();
     let with = |from: &str, to: &str| place.write("experiment.yaml", EXPERIMENT.replace(from, to));
     for (from, to, words) in [

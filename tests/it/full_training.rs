@@ -92,7 +92,7 @@ fn every_gradient_is_the_slope_of_the_loss() {
 }
 
 #[test]
-fn what_is_heard_ahead_changes_no_bit() {
+fn encoding_ahead_changes_no_bit() {
     let golden = Golden::load("qwen_omni");
     let batch = batch(&golden);
     let learning_rate = 1e-3;

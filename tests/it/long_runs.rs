@@ -201,7 +201,7 @@ fn a_bad_row_can_be_replaced_on_resume() {
 }
 
 #[test]
-fn rows_that_left_the_pool_stay_out_after_they_are_mended() {
+fn rows_out_of_the_pool_stay_out_after_repair() {
     let (place, undisturbed) = (place(), place_with_bad_t1());
     place.write("clips/t1.wav", "");
     let skip = ["--set", "on_bad_row=skip"];
@@ -261,7 +261,7 @@ fn a_bad_dev_row_is_skipped_in_every_evaluation() {
 }
 
 #[test]
-fn an_evaluation_keeps_answers_and_lists_bad_rows() {
+fn an_evaluation_caches_answers_and_lists_bad_rows() {
     let place = place();
     damage_behind_the_headers(&place, "clips/d1.wav");
     let model = fixture_text("qwen_omni");
@@ -356,7 +356,7 @@ fn training_on_the_test_set_is_refused_everywhere() {
 }
 
 #[test]
-fn a_shared_text_is_said_and_no_error() {
+fn a_shared_text_is_a_note() {
     let place = place();
     let text = "one two three four five six";
     for (manifest, clip) in [("train.jsonl", "t0"), ("dev.jsonl", "d0")] {
@@ -456,7 +456,7 @@ fn a_plan_answers_from_the_name_of_a_model() {
 }
 
 #[test]
-fn a_run_says_where_how_long_and_by_which_build() {
+fn environment_has_machine_time_and_build() {
     let place = place();
     train(&place, &["--set", "evaluate.every=100"]).succeeds();
     std::fs::remove_dir_all(place.path("runs/small/checkpoints/step-000006")).unwrap();
@@ -560,7 +560,7 @@ fn a_resume_finds_replaced_clips_and_models() {
 }
 
 #[test]
-fn a_run_that_began_before_inputs_were_recorded_resumes() {
+fn a_run_without_recorded_inputs_resumes() {
     let place = small_run(4);
     place.run(&["train", "recipe.yaml"]).succeeds();
     let log = place.bytes("runs/small/log.jsonl");

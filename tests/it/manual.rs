@@ -318,7 +318,7 @@ fn lines(text: &str) -> Vec<Value> {
 }
 
 #[test]
-fn json_holds_what_the_files_hold() {
+fn json_output_equals_the_files() {
     let place = two_steps();
     let plan = lines(&place.run(&["plan", "two.yaml", "--json"]).succeeds().stdout);
     let [plan] = &plan[..] else {

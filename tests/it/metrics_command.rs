@@ -58,7 +58,7 @@ fn assert_score(found: &Value, name: &str, expected: f64) {
 }
 
 #[test]
-fn the_object_has_every_score_of_the_contract_and_its_signature() {
+fn json_has_every_score_with_its_signature() {
     let place = Place::new();
     place.write_rows(
         "p.jsonl",
@@ -225,7 +225,7 @@ fn an_inventory_is_a_list_a_map_or_a_task() {
 }
 
 #[test]
-fn without_an_inventory_labels_are_compared_as_they_are() {
+fn labels_without_an_inventory_are_compared_exactly() {
     let place = Place::new();
     place.write_rows("p.jsonl", &emotions());
     let found = json_of(&place, "emotion", &[]);
@@ -241,7 +241,7 @@ fn without_an_inventory_labels_are_compared_as_they_are() {
 }
 
 #[test]
-fn references_may_come_from_another_file_in_another_order() {
+fn references_may_be_in_another_file_and_order() {
     let place = Place::new();
     place.write_rows(
         "p.jsonl",
@@ -465,7 +465,7 @@ fn two_systems_are_tested_in_pairs() {
 }
 
 #[test]
-fn an_answer_at_its_limit_is_read_where_evaluations_write_it() {
+fn an_answer_at_the_token_limit_is_counted() {
     let place = Place::new();
     let row = |id: &str, hit: bool| json!({"id": id, "prediction": "a", "reference": "a", "tokens": [1], "hit_limit": hit});
     place.write_rows(

@@ -42,7 +42,7 @@ fn number(cell: &str) -> f64 {
 }
 
 #[test]
-fn the_picks_are_the_rows_that_training_sees() {
+fn the_picks_are_the_rows_of_training() {
     let place = small_run(4);
     let plan = place
         .run(&["plan", "recipe.yaml", "--picks", "picks.jsonl"])
@@ -162,7 +162,7 @@ fn a_pass_over_a_task_repeats_no_row() {
 }
 
 #[test]
-fn ids_that_repeat_over_manifests_have_their_manifest_in_front() {
+fn repeated_ids_get_their_manifest_as_prefix() {
     let place = small_run(3);
     place.write_rows("emotion.jsonl", &asr_rows());
     place
@@ -452,7 +452,7 @@ fn judged(rows: &[Value]) -> Place {
 }
 
 #[test]
-fn leakage_of_every_kind_is_refused_and_can_be_allowed() {
+fn every_leakage_is_refused_and_can_be_allowed() {
     judged(&[]).run(&["plan", "recipe.yaml"]).succeeds();
     let clip = fixture_text("audio/a3.wav");
     let same_clip =
@@ -543,7 +543,7 @@ fn line_numbers_are_no_ids() {
 }
 
 #[test]
-fn what_a_new_user_gets_wrong_is_caught() {
+fn mistakes_of_new_users_have_hints() {
     let place = small_run(2);
     let recipe = small_recipe(&fixture_text("qwen_omni"), 2);
     for (from, to, words) in [

@@ -267,7 +267,7 @@ fn printers() -> Vec<Vec<&'static str>> {
 }
 
 #[test]
-fn a_reader_that_has_gone_is_no_fault() {
+fn a_closed_standard_output_is_no_error() {
     let place = place();
     for printer in printers() {
         let (reader, writer) = std::io::pipe().unwrap();
@@ -325,7 +325,7 @@ fn nothing_that_cannot_be_printed_ends_a_training() {
 }
 
 #[test]
-fn a_disk_that_ends_costs_the_output_alone() {
+fn a_full_disk_costs_only_the_output() {
     let place = place();
     for writer in writers() {
         // In blocks of 512 bytes: every write fails, or the first that goes beyond.
@@ -350,7 +350,7 @@ fn a_disk_that_ends_costs_the_output_alone() {
 }
 
 #[test]
-fn a_disk_that_ends_in_a_training_costs_no_finished_step() {
+fn a_full_disk_in_training_costs_no_finished_step() {
     let undisturbed = small_run(2);
     undisturbed
         .run(&["train", "recipe.yaml", "--device", "cpu"])
@@ -659,7 +659,7 @@ fn inputs_without_end_are_refused() {
 }
 
 #[test]
-fn a_pipe_can_be_read_and_a_signal_ends_the_wait_for_it() {
+fn a_signal_ends_the_wait_for_a_pipe() {
     let place = place();
     make_fifo(&place.path("pipe"));
     let metrics = ["metrics", "--task", "asr", "--predictions", "pipe"];
@@ -778,7 +778,7 @@ fn wrong_input_is_never_called_a_bug() {
 }
 
 #[test]
-fn every_bad_clip_is_listed_and_the_others_are_kept() {
+fn every_bad_clip_is_listed_and_others_are_written() {
     let place = place();
     let mut rows: Vec<_> = (0..4)
         .map(|i| row(&format!("r{i}"), "a1.wav", "What is said?", "yes"))
@@ -842,7 +842,7 @@ fn a_name_that_no_folder_can_have_is_refused() {
 }
 
 #[test]
-fn no_command_of_a_terminal_is_printed_for_others() {
+fn no_control_character_reaches_the_terminal() {
     let place = Place::new();
     let title = "\u{1b}]0;owned\u{7}\u{9b}2J";
     place.write_rows(

@@ -176,7 +176,7 @@ fn two_runs_of_one_seed_leave_the_same_bytes() {
 }
 
 #[test]
-fn a_run_killed_at_random_moments_ends_as_if_it_was_not() {
+fn a_killed_run_ends_like_an_undisturbed_one() {
     let whole = UNINTERRUPTED.took;
     for round in 0..3 {
         let place = evaluated_run();
@@ -221,7 +221,7 @@ fn a_run_killed_at_random_moments_ends_as_if_it_was_not() {
 }
 
 #[test]
-fn a_hang_up_stops_a_run_as_ctrl_c_does_unless_it_began_under_nohup() {
+fn a_hang_up_stops_a_run_except_under_nohup() {
     // What these tests were started under must not matter, so the action is set either way.
     let began_with = |place: &Place, action: libc::sighandler_t| {
         let mut command = place.command(&["train", "recipe.yaml", "--allow-leakage"]);
@@ -255,7 +255,7 @@ fn a_hang_up_stops_a_run_as_ctrl_c_does_unless_it_began_under_nohup() {
 }
 
 #[test]
-fn ctrl_c_saves_the_last_step_and_the_run_goes_on_from_there() {
+fn ctrl_c_saves_the_last_step_for_a_resume() {
     // 15 lines: the last step is done, its evaluation not yet.
     for lines in [1, 4, 9, 15] {
         let place = evaluated_run();
@@ -290,7 +290,7 @@ fn ctrl_c_saves_the_last_step_and_the_run_goes_on_from_there() {
 }
 
 #[test]
-fn what_was_not_finished_is_ignored() {
+fn unfinished_checkpoints_are_ignored() {
     let place = evaluated_run();
     interrupted_after(&place, 6).fails(130, &[]);
     place.write(
@@ -336,7 +336,7 @@ fn a_damaged_checkpoint_is_named() {
 }
 
 #[test]
-fn an_existing_run_is_neither_overwritten_nor_resumed_as_another() {
+fn an_existing_run_is_not_replaced_or_mixed() {
     let place = evaluated_run();
     interrupted_after(&place, 6).fails(130, &[]);
     let before = place.bytes("runs/small/log.jsonl");
@@ -658,7 +658,7 @@ fn what_training_changed_is_shown_in_a_table() {
 }
 
 #[test]
-fn a_run_from_before_dropout_masks_goes_on_with_shared_ones() {
+fn a_run_without_dropout_masks_resumes_with_shared() {
     let names = [
         "log.jsonl",
         "checkpoints/step-000012/adapter_model.safetensors",

@@ -112,7 +112,7 @@ mod tests {
     }
 
     #[test]
-    fn parts_of_a_recording_are_told_apart() {
+    fn levels_find_silence_noise_and_speech() {
         // Two seconds of tone, one of silence, one of faint noise 40 dB below: active for half of the time.
         let samples = [tone(2.0, 0.5), vec![0.0; 16_000], tone(1.0, 0.005)].concat();
         let found = levels(&samples, 16_000);

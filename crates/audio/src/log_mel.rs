@@ -393,7 +393,7 @@ mod tests {
     }
 
     #[test]
-    fn a_burst_at_the_very_end_is_heard_by_the_frames_past_the_valid_ones() {
+    fn a_burst_at_the_end_reaches_the_padding_frames() {
         // 1600 samples: frame 9 is the last valid one, and its window ends at 1640. Frame 10, centred on the clip's end, has the most of the
         // burst, so the floor of all other frames depends on it.
         let samples = noise(1600, |i| if i < 1590 { 1e-5 } else { 0.9 });

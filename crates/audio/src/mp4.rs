@@ -854,7 +854,7 @@ mod tests {
     }
 
     #[test]
-    fn a_comment_of_apples_encoders_counts_where_there_is_no_edit() {
+    fn apples_comment_counts_without_an_edit_list() {
         let comment = b"....iTunSMPB\0\0\0\x84data\0\0\0\x01\0\0\0\0 00000000 00000840 000001CA 00000000000074ED 00000000 00000000";
         assert_eq!(
             edit(&moov(32_768, &[], &wrap(b"udta", comment)), 16_000, 32_768).unwrap(),

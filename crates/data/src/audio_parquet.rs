@@ -115,12 +115,13 @@ impl Values {
     }
 }
 
-/// Writes one file of named columns. Its metadata names the features of `datasets`; a data set's card must name them too, because `load_dataset` takes audio for audio from the card.
+/// Writes one file of named columns. Its metadata names the features of `datasets`. The dataset card must name them too, because
+/// `load_dataset` takes the type of the audio column from the card.
 ///
-/// Audio is compressed already, so the file is not; statistics are left out. Equal columns give equal bytes.
+/// The file is not compressed, because the audio is. It has no statistics. Equal columns give equal bytes.
 ///
 /// # Errors
-/// The disk's.
+/// Those of the disk.
 pub fn write(path: &Path, columns: Vec<(String, Values)>, sampling_rate: u32) -> Result<()> {
     let features: serde_json::Map<String, Value> = columns
         .iter()
@@ -162,7 +163,7 @@ pub fn write(path: &Path, columns: Vec<(String, Values)>, sampling_rate: u32) ->
     })
 }
 
-/// Rows of a row group: what a reader holds at once, as `datasets` chooses for audio.
+/// Rows of a row group, which a reader holds in memory together; the same number as `datasets` uses for audio.
 const ROW_GROUP: usize = 100;
 
 #[cfg(test)]

@@ -1,4 +1,4 @@
-//! Rows as they come in: checked one by one, and everything that is wrong with them told at once.
+//! Collector of rows: checks them one by one, and reports all faults together.
 
 use std::collections::HashMap;
 use std::path::Path;
@@ -24,7 +24,7 @@ pub const CANNOT_BE_USED: &str = "rows cannot be used";
 pub struct Streamed {
     /// The file that the row is written in.
     pub file: Arc<Path>,
-    /// Its line or number there, from 1.
+    /// Line or number of the row, from 1.
     pub line: u32,
     /// The row, or what is wrong with it.
     pub row: std::result::Result<Row, BadRow>,
@@ -32,9 +32,9 @@ pub struct Streamed {
 
 /// A row that cannot be used.
 pub struct BadRow {
-    /// Its id, where it says one.
+    /// Id of the row, if it has one.
     pub id: Option<String>,
-    /// What is wrong with it, without its place.
+    /// The fault, without its place.
     pub error: Error,
 }
 
@@ -56,7 +56,7 @@ pub struct Collector<'a> {
     by_fault: HashMap<String, usize>,
     num_bad: usize,
     notes: Vec<String>,
-    /// Where rows go instead of being kept.
+    /// Receiver of rows, in place of collecting them.
     sink: Option<Sink<'a>>,
     file: Arc<Path>,
     failed: Option<Error>,
@@ -91,7 +91,7 @@ impl<'a> Collector<'a> {
         }
     }
 
-    /// Begins a manifest whose rows go to `sink` one by one. Ids that were used before are not looked for.
+    /// Begins a manifest whose rows go to `sink` one by one. Repeated ids are not detected.
     pub fn streaming(path: &'a Path, sink: Sink<'a>) -> Self {
         Self {
             sink: Some(sink),
@@ -114,7 +114,7 @@ impl<'a> Collector<'a> {
         notes
     }
 
-    /// Hands a row to the sink, whose first error is kept.
+    /// Passes a row to the sink, and stores the first error of the sink.
     fn hand_on(&mut self, line: u32, row: std::result::Result<Row, BadRow>) {
         if let Some(sink) = self.sink.as_mut().filter(|_| self.failed.is_none()) {
             let streamed = Streamed {
@@ -145,7 +145,7 @@ impl<'a> Collector<'a> {
         self.reader.set_audio_folder(folder);
     }
 
-    /// Checks and keeps a row of the file.
+    /// Checks and stores a row of the file.
     pub fn add(&mut self, mut raw: RawRow) {
         let line = raw.line.saturating_add(self.lines_before);
         self.last_line = self.last_line.max(line);
@@ -287,7 +287,7 @@ impl<'a> Collector<'a> {
         });
     }
 
-    /// One error for all bad rows; equal faults are told once.
+    /// One error for all bad rows; equal faults are reported once.
     fn summary(self, num_rows: usize) -> Error {
         if let [only] = self.bad.as_slice()
             && self.num_bad == 1

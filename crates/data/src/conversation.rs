@@ -25,16 +25,16 @@ const FOREIGN_MARKS: [&str; 2] = ["<image>", "<video>"];
 /// Marks that a model's own template writes around audio.
 const MODEL_MARKS: [&str; 3] = ["<|AUDIO|>", "<|audio_bos|>", "<|audio_pad|>"];
 
-/// What a row says in words, and the clips whose paths stand inside it.
+/// Conversation of a row, and the clips whose paths are inside it.
 #[derive(Default)]
 pub struct Conversation {
-    /// The messages; in a user's every [`AUDIO_MARK`] stands for a clip.
+    /// The messages; each [`AUDIO_MARK`] in a user's message stands for a clip.
     pub messages: Vec<Message>,
     /// Clips with their places in the messages, in that order.
     pub clips: Vec<Clip>,
-    /// Fields of those clips that nobody has read.
+    /// Unread fields of those clips.
     pub unread: Unread,
-    /// True if messages without any mark hear the row's clips first.
+    /// True if messages without any mark begin with the row's clips.
     marks_are_optional: bool,
 }
 
@@ -210,7 +210,7 @@ struct Reader<'a> {
 }
 
 impl Reader<'_> {
-    /// The messages of a question, its answer and what was said before.
+    /// Messages of a query, its response and the history.
     fn pair(&mut self, pair: Pair, fields: &mut Fields) -> Result<Vec<Message>> {
         let mut messages = Vec::new();
         for (i, turn) in fields

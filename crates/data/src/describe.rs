@@ -1,6 +1,6 @@
-//! A data set in numbers: hours, speakers, labels, languages, lengths.
+//! Statistics of a data set: hours, speakers, labels, languages, lengths.
 //!
-//! Rows are pushed in one by one and only counts are kept, so that a manifest of any size is described in bounded memory: about 10 bytes per
+//! The caller adds rows one by one, and only counts are stored, so a manifest of any size is described in bounded memory: about 10 bytes per
 //! speaker and group, and a few thousand counters.
 
 use std::collections::BTreeMap;
@@ -25,10 +25,10 @@ pub const OTHERS: &str = "(others)";
 /// Name under which rows without a value are counted.
 pub const NONE: &str = "(none)";
 
-/// What is counted of a row.
+/// Properties of a row that are counted.
 #[derive(Clone, Copy, Debug, Default)]
 pub struct Facts<'a> {
-    /// Length of the audio in seconds; `None` if the row does not say it.
+    /// Length of the audio in seconds; `None` if the row does not state it.
     pub seconds: Option<f64>,
     /// Number of clips.
     pub num_clips: usize,
@@ -499,7 +499,7 @@ const ENCODER: (f64, f64) = (0.64e9, 50.0);
 /// Characters of a target per token, of Arabic news without vowel marks under Qwen's tokenizer. With vowel marks it is 1.2.
 const CHARS_PER_TOKEN: f64 = 2.7;
 
-/// Tokens of a row beside audio and target: chat template and instruction.
+/// Tokens of a row in addition to audio and target: chat template and instruction.
 const PROMPT_TOKENS: u64 = 40;
 
 /// Speed of a GPU that the hours are for: 40 % of the 989 TFLOP/s that an H100 or H200 has in bf16.

@@ -60,15 +60,15 @@ const BIBLIOGRAPHIC: [(&str, &str); 20] = [
     ("wel", "cy"),
 ];
 
-/// Codes that stand for a dialect of Arabic here and for another language in ISO 639: Malay, and the Egyptian of the pharaohs.
+/// Codes that mean a dialect of Arabic here and another language in ISO 639: Malay, and ancient Egyptian.
 const AMBIGUOUS: [&str; 2] = ["msa", "egy"];
 
 /// Returns the BCP 47 tag of a language: `ar` for `Arabic`, `ara`, `العربية` and `arz`, `ar-EG` for `ar_eg`, `en` for `English`.
 ///
-/// The first part is the two-letter code where the language has one. What follows it (`EG`, `Latn`) is kept.
+/// The first part is the two-letter code if the language has one. The rest (`EG`, `Latn`) stays.
 ///
 /// # Errors
-/// A name or tag that ISO 639 does not know.
+/// A name or tag that is not in ISO 639.
 pub fn tag(written: &str) -> Result<String> {
     let clean: String = written.nfkc().filter(|&c| !is_invisible(c)).collect();
     let name = clean.split_whitespace().collect::<Vec<_>>().join(" ");

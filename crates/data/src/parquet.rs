@@ -80,10 +80,10 @@ pub fn read(
     Ok(readable.unread)
 }
 
-/// Calls `found` with every row of an Arrow stream, as `datasets.save_to_disk` writes it. `classes` are those that another file says.
+/// Calls `found` with every row of an Arrow stream, as `datasets.save_to_disk` writes it. `classes` are those from another file.
 ///
 /// # Errors
-/// As [`read`].
+/// Those of [`read`].
 pub fn read_arrow(
     file: &File,
     path: &Path,
@@ -145,7 +145,7 @@ fn check_first_message(file: &File, path: &Path) -> Result<()> {
     }
 }
 
-/// What the names and values of columns stand for.
+/// Interpretation of the names and values of columns.
 struct Named<'a> {
     columns: &'a Columns,
     classes: &'a Classes,
@@ -188,7 +188,7 @@ fn read_frame(
     Ok(())
 }
 
-/// Audio of a data set that kept it outside: nothing but paths in the columns of embedded audio.
+/// Removes nulls from audio objects, for data sets whose columns hold only paths.
 fn without_empty(value: Value) -> Value {
     match value {
         Value::Object(file) => without_nulls(file),
@@ -203,7 +203,7 @@ fn without_empty(value: Value) -> Value {
     }
 }
 
-/// What `polars` makes of the file. It panics on some damaged files, which are the file's fault and not a bug.
+/// Runs a reader of `polars`, which panics on some damaged files. Such a panic is a fault of the file, not a bug.
 fn guarded<T>(path: &Path, read: impl FnOnce() -> PolarsResult<T>) -> Result<T> {
     guarded_as(path, "Parquet", read)
 }
@@ -287,7 +287,7 @@ fn without_nulls(mut file: Map<String, Value>) -> Value {
     }
 }
 
-/// The contents of `{bytes, path}`, with what else it says, or of a list of them; `None` if some clip has no bytes.
+/// The contents of `{bytes, path}`, with its other fields, or of a list of them; `None` if a clip has no bytes.
 fn embedded_audio(value: &AnyValue<'_>, line: u32) -> Option<Vec<Inside>> {
     let source = |bytes: Arc<[u8]>, name: Option<String>| AudioSource::Embedded {
         bytes,
@@ -372,7 +372,7 @@ fn to_json(value: AnyValue<'_>) -> Value {
     }
 }
 
-/// The shortest decimal that an f32 stands for, so that 1.5 s and 0.1 s stay what was written.
+/// The shortest decimal of an f32, so that 1.5 s and 0.1 s keep their written value.
 fn widen(value: f32) -> f64 {
     value.to_string().parse().unwrap_or(f64::NAN)
 }

@@ -28,7 +28,7 @@ use maqam_audio::Span;
 use maqam_base::error::Error;
 use maqam_base::error::Result;
 
-/// The fields that have a meaning; every other is kept in [`Row::extra`].
+/// Fields with a meaning; all others are stored in [`Row::extra`].
 pub const FIELDS: [&str; 38] = [
     "id",
     "audio",
@@ -76,10 +76,10 @@ const PICTURES: [&str; 4] = ["images", "image", "videos", "video"];
 /// Other names of `audio`, as NeMo and others write it.
 const AUDIO_NAMES: [&str; 2] = ["audio_filepath", "audio_path"];
 
-/// Seconds by which the durations of a row and of its one clip may differ.
+/// Seconds by which the durations of a row and of its only clip may differ.
 const STATED_TOLERANCE_S: f64 = 0.1;
 
-/// A row as a file gives it: its plain fields, and beside them the audio that the file itself holds.
+/// A row of a file: its plain fields, and the audio that the file itself holds.
 pub struct RawRow {
     /// Line or row number, from 1.
     pub line: u32,
@@ -100,11 +100,11 @@ impl RawRow {
     }
 }
 
-/// Audio inside the file that the row is read from, or in one beside it.
+/// Audio inside the row's file, or in a file next to it.
 pub struct Inside {
     /// The audio.
     pub source: AudioSource,
-    /// What else the data says of it, such as the part that counts.
+    /// Other fields of the audio, such as those of its part.
     pub fields: Map<String, Value>,
 }
 
@@ -133,7 +133,7 @@ impl RowReader {
         self.audio_folder = audio_folder.to_owned();
     }
 
-    /// What a user should know of the rows that were read.
+    /// Notes for the user on the rows so far.
     pub fn notes(&self) -> &Notes {
         &self.notes
     }
@@ -297,7 +297,7 @@ impl RowReader {
     ) -> Result<Vec<Clip>> {
         let mut audio = fields.take("audio");
         for name in AUDIO_NAMES {
-            // Beside `audio`, another path is a field like any other.
+            // If there is `audio`, another path is an ordinary field.
             if audio.is_none() && !fields.has("audios") && inside.is_empty() && inline.is_empty() {
                 audio = fields.take(name);
             }
@@ -374,7 +374,7 @@ fn refuse_pictures(fields: &mut Fields) -> Result<()> {
     Ok(())
 }
 
-/// Puts the part that the row's fields say on its one clip; returns also the length that the row states.
+/// Applies the row's part to its only clip; returns also the length that the row states.
 fn narrow(fields: &mut Fields, mut clips: Vec<Clip>) -> Result<(Vec<Clip>, Option<f64>)> {
     let written: Vec<String> = PART
         .iter()

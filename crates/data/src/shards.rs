@@ -13,7 +13,7 @@ use maqam_base::error::Error;
 use maqam_base::error::Result;
 use maqam_base::files;
 
-/// Most paths that one pattern with braces stands for.
+/// Most paths of one pattern with braces.
 const MOST_PATHS: usize = 1 << 20;
 
 /// Most bytes of a file that lists shards.
@@ -38,14 +38,14 @@ const SPLITS: [(&str, &str); 10] = [
     ("eval", "test"),
 ];
 
-/// Returns the paths that a manifest's path stands for, in the order of their rows.
+/// Returns the paths of a manifest, in the order of their rows.
 ///
-/// `*` and `?` stand for parts of one name, `**` for any folders. `{a,b}` and `{000..099}` are written out first, also in NeMo's spelling
-/// `_OP_0..9_CL_`, and every path of theirs must exist. A file that lists paths, one a line, stands for these.
-/// A folder stays one path: what it holds says how it is read.
+/// `*` and `?` match parts of one name, and `**` matches any folders. `{a,b}` and `{000..099}` are expanded first, also in NeMo's form
+/// `_OP_0..9_CL_`, and every resulting path must exist. A file with one path per line stands for these paths. A folder stays one path, because
+/// its contents determine its reader.
 ///
 /// # Errors
-/// A path or pattern that nothing fits, with what the reader may have meant.
+/// A path or pattern without a match, with a suggestion.
 pub fn expand(path: &Path) -> Result<Vec<PathBuf>> {
     if path.exists() {
         return match listed(path)? {
@@ -76,7 +76,7 @@ pub fn expand(path: &Path) -> Result<Vec<PathBuf>> {
     Ok(paths)
 }
 
-/// Returns the one path that stands for a list of paths: a pattern with braces.
+/// Returns one path for a list of paths: a pattern with braces.
 ///
 /// # Errors
 /// An empty list; a path with a comma or a brace, which a pattern cannot hold.
@@ -350,7 +350,7 @@ fn closing(text: &str) -> Option<usize> {
     None
 }
 
-/// The parts between commas that stand in no inner brace.
+/// The parts between commas outside inner braces.
 fn split_top(text: &str) -> Vec<&str> {
     let mut parts = Vec::new();
     let (mut depth, mut start) = (0usize, 0);
@@ -450,7 +450,7 @@ fn entries(folder: &Path) -> Result<Vec<(String, PathBuf)>> {
     Ok(found)
 }
 
-/// Returns whether a name fits a pattern in which `*` stands for any letters and `?` for one.
+/// Returns whether a name fits a pattern in which `*` matches any letters and `?` matches one.
 fn fits(pattern: &str, name: &str) -> bool {
     let pattern: Vec<char> = pattern.chars().collect();
     let name: Vec<char> = name.chars().collect();

@@ -1,8 +1,8 @@
-//! Rows divided into train, dev and test so that no group is in two of them.
+//! Divides rows into train, dev and test so that no group is in two of them.
 //!
-//! Where a group goes depends on the seed and on its name alone: its hash is a number in [0, 1), dev takes the low end and test the high end.
-//! So a split does not change when rows of other groups are added. The price is that shares are met on average and not exactly. Two cases are
-//! corrected by looking at the other groups, see [`Splitter::assign`].
+//! The part of a group depends only on the seed and the group's name. Its hash is a number in [0, 1): dev takes the low end and test the high
+//! end. So a split does not change when rows of other groups are added. In return, shares are met on average and not exactly.
+//! [`Splitter::assign`] corrects two cases by means of the other groups.
 
 use std::collections::HashMap;
 
@@ -104,7 +104,7 @@ pub struct Assignment {
 }
 
 impl Assignment {
-    /// Part of a row, by its place.
+    /// Part of a row, by its index.
     pub fn part(&self, row: usize) -> Part {
         self.parts[self.node_of_row[row] as usize]
     }
@@ -134,8 +134,8 @@ impl Splitter {
         }
     }
 
-    /// Adds a row of `seconds` of audio. `name` and `others` are hashes of all that it must not be parted from; rows that share one of them,
-    /// directly or over others, form a group. `stratum` is the hash of what should be in every part.
+    /// Adds a row of `seconds` of audio. `name` and `others` are hashes of its group's names; rows that share one of them, directly or through
+    /// others, form a group. `stratum` is the hash of the property that every part should have.
     pub fn add(&mut self, name: u64, others: &[u64], stratum: u64, seconds: f64) {
         let node = self.node(name);
         let mut root = self.root(node);
@@ -245,7 +245,7 @@ impl Splitter {
         })
     }
 
-    /// Divides the groups of a stratum, which stand in the order of their hashes; returns how many were chosen.
+    /// Divides the groups of a stratum, in the order of their hashes; returns the number of chosen groups.
     fn by_shares(&self, groups: &[u32], dev: f64, test: f64, parts: &mut [Part]) -> usize {
         let mut num_of = [0; 3];
         for &group in groups {
@@ -439,7 +439,7 @@ mod tests {
     }
 
     #[test]
-    fn nonsense_is_refused() {
+    fn impossible_shares_are_refused() {
         for amounts in [
             shares(0.5, 0.5),
             shares(-0.1, 0.1),

@@ -147,7 +147,10 @@ impl Block {
         else {
             return;
         };
-        let values: Vec<f32> = with_audio().flat_map(|cell| &cell.vectors).copied().collect();
+        let values: Vec<f32> = with_audio()
+            .flat_map(|cell| &cell.vectors)
+            .copied()
+            .collect();
         let centres = kmeans::plus_plus(
             &values,
             dims,

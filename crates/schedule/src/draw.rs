@@ -116,7 +116,7 @@ mod tests {
     }
 
     #[test]
-    fn a_pool_is_its_rows_whatever_they_were_put_together_from() {
+    fn a_pool_depends_only_on_its_rows() {
         let cell = |entry, rows: &[u32]| Cell {
             task: 0,
             entry,
@@ -144,7 +144,7 @@ mod tests {
 
     proptest! {
         #[test]
-        fn an_epoch_holds_every_row_once_in_an_order_of_its_own(len in 1usize..200, seed: u64) {
+        fn every_epoch_has_every_row_once_in_its_own_order(len in 1usize..200, seed: u64) {
             let rows: Vec<u32> = (0..len as u32).map(|i| i * 3 + 1).collect();
             let pool = Pool::new(rows.clone(), seed, 2);
             let order = |epoch: u64| picks(&pool, epoch * len as u64..(epoch + 1) * len as u64);

@@ -79,7 +79,7 @@ const BLOCK: u64 = 8;
 
 /// Number of orders of a pool that are cached: a batch may cross from one epoch into the next, and so may a reader that is ahead of the
 /// loop. A shuffled run needs all epochs at once and caches all of them, at four bytes for each pick.
-const KEPT_ORDERS: usize = 2;
+const CACHED_ORDERS: usize = 2;
 
 /// One part of the curriculum, as it will run.
 #[derive(Clone, Debug, PartialEq)]
@@ -181,7 +181,7 @@ impl Schedule {
             if settings.shuffle {
                 usize::MAX
             } else {
-                KEPT_ORDERS
+                CACHED_ORDERS
             },
         );
         let (mut stages, mut planned, mut seen) = (Vec::new(), Vec::new(), Vec::new());

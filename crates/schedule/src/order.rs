@@ -28,18 +28,18 @@ pub(super) struct Orders {
 }
 
 enum Kind {
-    /// Orders by epoch, at most `kept` of them.
+    /// Orders by epoch, at most `num_cached` of them.
     Listed {
-        kept: usize,
+        num_cached: usize,
         made: Mutex<BTreeMap<u64, Vec<u32>>>,
     },
     Network(Network),
 }
 
 impl Orders {
-    /// Orders of `len` things, at least one, of which up to `kept` are remembered where they are listed. The first is listed at
-    /// once, so that no step at which many pools begin has to wait for all of theirs.
-    pub(super) fn new(stream: Key, len: u64, kept: usize) -> Self {
+    /// Orders of `len` items, at least one. Sorted orders are cached, up to `num_cached` of them. The first is computed at
+    /// once, so that a step at which many pools start does not wait for all of them.
+    pub(super) fn new(stream: Key, len: u64, num_cached: usize) -> Self {
         if len > LISTED_UP_TO {
             return Self {
                 len,
@@ -52,13 +52,13 @@ impl Orders {
             len,
             stream,
             kind: Kind::Listed {
-                kept,
+                num_cached,
                 made: Mutex::new(BTreeMap::from([(0, first)])),
             },
         }
     }
 
-    /// Number of things.
+    /// Number of items.
     pub(super) fn len(&self) -> u64 {
         self.len
     }
@@ -67,9 +67,9 @@ impl Orders {
     pub(super) fn at(&self, epoch: u64, place: u64) -> u64 {
         match &self.kind {
             Kind::Network(network) => network.at(self.stream.with(epoch), place),
-            Kind::Listed { kept, made } => {
+            Kind::Listed { num_cached, made } => {
                 let mut made = made.lock().unwrap_or_else(PoisonError::into_inner);
-                if made.len() >= *kept && !made.contains_key(&epoch) {
+                if made.len() >= *num_cached && !made.contains_key(&epoch) {
                     made.pop_first();
                 }
                 let order = made

@@ -271,7 +271,7 @@ mod tests {
     }
 
     #[test]
-    fn what_cannot_be_is_refused() {
+    fn impossible_populations_are_refused() {
         for weight in [-1.0, f64::NAN, f64::INFINITY] {
             let mut wrong = population();
             wrong.entries[1].weight = weight;

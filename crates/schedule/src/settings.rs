@@ -338,7 +338,7 @@ stages:
     }
 
     #[test]
-    fn what_is_not_said_is_not_written() {
+    fn default_settings_are_not_written() {
         let settings: Settings = yaml_serde::from_str("{batch: 2, stages: [{steps: 3}]}").unwrap();
         let written = "batch: 2\nstages:\n- tasks: all\n  steps: 3\n  draw: shuffled\n";
         assert_eq!(
@@ -356,7 +356,7 @@ stages:
     }
 
     #[test]
-    fn what_is_not_understood_is_refused_with_what_would_be() {
+    fn unknown_values_are_refused_with_the_known_ones() {
         for (yaml, found) in [
             ("{batch: 8, stages: [{stepz: 3}]}", "unknown field `stepz`"),
             (

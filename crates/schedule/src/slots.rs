@@ -255,7 +255,7 @@ mod tests {
         }
 
         #[test]
-        fn a_tree_of_splits_goes_on_where_it_stands(inner in prop::collection::vec(0.1..9f64, 1..4), share in 0.05..0.95f64, slots in 0u64..5_000) {
+        fn a_tree_of_splits_resumes_at_any_slot(inner in prop::collection::vec(0.1..9f64, 1..4), share in 0.05..0.95f64, slots in 0u64..5_000) {
             let pools = inner.len();
             let listed = Slots::split(inner.iter().enumerate().map(|(i, &weight)| (weight, Slots::Pool(i))).collect());
             let tree = Slots::split(vec![(1.0 - share, listed), (share, Slots::Pool(pools))]);

@@ -168,7 +168,7 @@ mod tests {
     }
 
     #[test]
-    fn subsets_come_as_often_as_enumeration_says() {
+    fn subset_frequencies_equal_the_enumeration() {
         let (kernel, n, cases) = golden();
         for case in cases {
             let k = case["k"].as_u64().unwrap() as usize;

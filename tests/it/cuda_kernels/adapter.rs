@@ -75,7 +75,7 @@ fn matrices_are_copied_beside_others() {
 }
 
 #[test]
-fn what_the_first_product_found_stands_behind_its_rows() {
+fn the_first_product_is_written_after_its_rows() {
     if !is_emulated() {
         return;
     }

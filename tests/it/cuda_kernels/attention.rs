@@ -231,7 +231,7 @@ fn attention_of_windows_is_the_crates_own() {
 }
 
 #[test]
-fn attention_of_any_heads_is_the_crates_own_in_any_order_of_threads() {
+fn attention_equals_the_crate_in_any_thread_order() {
     if !is_emulated() {
         return;
     }

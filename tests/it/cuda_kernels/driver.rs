@@ -127,7 +127,7 @@ impl Card {
 const FATBIN: [u8; 4] = 0xba55_ed50_u32.to_le_bytes();
 
 #[test]
-fn memory_is_counted_and_a_full_card_says_so() {
+fn memory_is_counted_and_a_full_gpu_is_reported() {
     let Some(card) = card() else { return };
     let mut address = 0;
     // Eight GiB and no more, whatever other tests hold; and nothing is not an amount.
@@ -157,7 +157,7 @@ fn memory_is_counted_and_a_full_card_says_so() {
 }
 
 #[test]
-fn a_copy_into_page_locked_memory_is_seen_after_a_wait() {
+fn a_page_locked_copy_is_visible_after_a_wait() {
     let Some(card) = card() else { return };
     let (held, mut locked, no) = (
         card.upload(&[1.5f32, 2.5]),
@@ -409,7 +409,7 @@ fn products_are_those_of_f64() {
 }
 
 #[test]
-fn products_of_8_bits_have_scales_for_rows_and_columns() {
+fn fp8_products_have_row_and_column_scales() {
     let Some(card) = card() else { return };
     let (m, n, k) = (16, 32, 48);
     // Codes below 0x7f, both signs: any of them is a number.

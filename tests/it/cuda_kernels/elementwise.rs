@@ -257,7 +257,7 @@ fn tables(positions: &[u32], half: usize) -> (Buffer<f32>, Buffer<f32>) {
 }
 
 #[test]
-fn dropout_drops_what_the_crates_own_drops() {
+fn dropout_masks_equal_the_crates() {
     if !is_emulated() {
         return;
     }
@@ -391,7 +391,7 @@ fn sums_and_conversions_are_one_rounding() {
 }
 
 #[test]
-fn numbers_that_are_not_aligned_are_added_all_the_same() {
+fn unaligned_values_are_added() {
     if !is_emulated() {
         return;
     }
@@ -410,7 +410,7 @@ fn numbers_that_are_not_aligned_are_added_all_the_same() {
 }
 
 #[test]
-fn random_numbers_are_of_the_keys_stream_and_normal() {
+fn random_values_follow_the_key_and_are_normal() {
     if !is_emulated() {
         return;
     }

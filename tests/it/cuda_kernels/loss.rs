@@ -157,7 +157,7 @@ fn cross_entropy_is_the_crates_own() {
 }
 
 #[test]
-fn logits_that_are_not_finite_are_seen_in_the_loss() {
+fn non_finite_logits_reach_the_loss() {
     if !is_emulated() {
         return;
     }
@@ -464,7 +464,7 @@ fn updated(loss: f64, norm: f64, max_norm: f64) -> (Vec<Vec<f32>>, Vec<bf16>) {
 }
 
 #[test]
-fn the_gradient_is_clipped_by_the_norm_on_the_card() {
+fn the_gradient_is_clipped_by_the_norm_on_the_gpu() {
     if !is_emulated() {
         return;
     }
@@ -534,7 +534,7 @@ fn a_step_that_is_not_finite_moves_nothing() {
 }
 
 #[test]
-fn losses_are_summed_with_their_weights_in_double_precision() {
+fn weighted_losses_are_summed_in_f64() {
     if !is_emulated() {
         return;
     }

@@ -433,7 +433,7 @@ fn gradients_of_weights_and_biases_are_added_up() {
 }
 
 #[test]
-fn what_is_not_finite_stays_visible() {
+fn non_finite_values_stay_visible() {
     if !is_emulated() {
         return;
     }
@@ -516,7 +516,7 @@ fn weight_rows(dim: usize) -> Buffer<bf16> {
 }
 
 #[test]
-fn rows_that_are_not_aligned_are_computed_all_the_same() {
+fn unaligned_rows_are_computed() {
     if !is_emulated() {
         return;
     }

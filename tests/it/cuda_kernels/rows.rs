@@ -238,7 +238,7 @@ fn a_bias_is_added_to_every_row() {
 }
 
 #[test]
-fn rows_are_added_to_rows_that_lie_apart() {
+fn rows_are_added_to_rows_with_gaps() {
     if !is_emulated() {
         return;
     }
@@ -396,7 +396,7 @@ fn quantised_rows_are_those_of_the_cpu() {
 }
 
 #[test]
-fn ties_of_quantised_numbers_go_to_the_even_code() {
+fn ties_of_quantised_values_go_to_the_even_code() {
     if !is_emulated() {
         return;
     }
@@ -423,7 +423,7 @@ fn ties_of_quantised_numbers_go_to_the_even_code() {
 }
 
 #[test]
-fn what_is_not_finite_is_seen_in_quantised_rows() {
+fn non_finite_values_stay_in_quantised_rows() {
     if !is_emulated() {
         return;
     }

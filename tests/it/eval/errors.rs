@@ -20,7 +20,7 @@ fn refused(place: &Place, from: &str, to: &str, words: &[&str]) {
 }
 
 #[test]
-fn suites_that_cannot_be_judged_are_refused() {
+fn invalid_suites_are_refused() {
     let place = place();
     let cases: [(&str, &str, &[&str]); 17] = [
         (

@@ -128,7 +128,7 @@ fn parts(place: &Place) -> Vec<PathBuf> {
 const QUESTIONS: usize = 2 * (3 * (12 * 2 + 6 * 3) + 3);
 
 #[test]
-fn a_second_run_asks_nothing_and_says_the_same() {
+fn a_second_run_uses_only_the_cache() {
     let place = place();
     let first = eval(&place, &[]).succeeds();
     let [total, kept, asked] = counts(&first);
@@ -163,7 +163,7 @@ fn a_second_run_asks_nothing_and_says_the_same() {
 }
 
 #[test]
-fn what_an_answer_depends_on_is_asked_again_and_the_rest_is_not() {
+fn only_changed_inputs_generate_new_answers() {
     let place = place();
     let audio = place.path("clip.wav");
     std::fs::copy(fixture_text("audio/a2.wav"), &audio).unwrap();
@@ -271,7 +271,7 @@ fn what_an_answer_depends_on_is_asked_again_and_the_rest_is_not() {
 }
 
 #[test]
-fn a_run_that_was_cut_short_goes_on_and_ends_alike() {
+fn an_interrupted_run_continues_and_ends_equal() {
     let whole = place();
     let [total, _, asked] = counts(&eval(&whole, &[]).succeeds());
     let expected = contents(&whole, "runs/eval/suite");
@@ -302,7 +302,7 @@ fn a_run_that_was_cut_short_goes_on_and_ends_alike() {
 }
 
 #[test]
-fn a_killed_run_keeps_what_was_answered() {
+fn a_killed_run_has_its_answers_in_the_cache() {
     let (whole, cut) = (place(), place());
     eval(&whole, &[]).succeeds();
     let model = fixture_text("qwen_omni");

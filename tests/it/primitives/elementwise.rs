@@ -140,7 +140,7 @@ fn a_rotation_turns_each_pair_by_its_angle_and_back() {
 }
 
 #[test]
-fn a_rotated_inner_product_depends_on_the_distance_alone() {
+fn rotated_products_depend_only_on_distance() {
     let (q, k) = (random("q", &[1, 16]), random("k", &[1, 16]));
     let product = |m: u32, n: u32| {
         let (q, k) = (copy(&q), copy(&k));
@@ -160,7 +160,7 @@ fn a_rotated_inner_product_depends_on_the_distance_alone() {
 }
 
 #[test]
-fn a_rotation_refuses_what_it_has_no_angle_for() {
+fn a_position_without_an_angle_is_refused() {
     let x = random("x", &[3, 16]);
     let rotary = Rotary::new(&[0, 1], 8, 1e4, &x).unwrap();
     assert!(rotary.apply(&x, 1).is_err(), "three rows, two positions");

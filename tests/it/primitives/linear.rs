@@ -247,7 +247,7 @@ fn adapted_layers() {
 }
 
 #[test]
-fn an_adapter_adds_its_low_rank_product_to_its_columns() {
+fn an_adapter_adds_its_product_to_its_columns() {
     let layer = adapted(
         "three",
         INPUTS,

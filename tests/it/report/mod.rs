@@ -74,7 +74,7 @@ fn says(page: &Page, text: &str) -> bool {
 }
 
 #[test]
-fn a_run_is_shown_whole_and_nothing_in_it_is_markup() {
+fn a_page_has_the_whole_run_and_escapes_markup() {
     let mut sample = Sample::default();
     sample.tasks[1] = EVIL.replace('|', "");
     let page = report_of(&sample);
@@ -248,7 +248,7 @@ fn odd_runs_are_shown_as_well() {
 }
 
 #[test]
-fn pictures_of_anything_have_room_for_their_words() {
+fn charts_have_space_for_their_texts() {
     let names =
         |count: usize, name: &str| (0..count).map(|i| format!("{name}{i}")).collect::<Vec<_>>();
     let at = |places: &[f64]| {
@@ -541,7 +541,7 @@ fn evaluations_of_one_and_of_six_systems_are_shown() {
 }
 
 #[test]
-fn systems_of_another_version_of_the_suite_are_left_out() {
+fn systems_of_another_suite_version_are_left_out() {
     let dir = folder();
     Sample::default().write_eval(dir.path(), &["old", "tuned"], false);
     let scores = dir.path().join("old/scores.json");
@@ -580,7 +580,7 @@ fn a_comparison_keeps_controls_and_baselines() {
 }
 
 #[test]
-fn task_metrics_come_first_and_labels_keep_their_order() {
+fn task_metrics_are_first_and_labels_in_order() {
     let sample = Sample::default();
     let dir = folder();
     let run = dir.path().join("run");
@@ -632,7 +632,7 @@ fn task_metrics_come_first_and_labels_keep_their_order() {
 }
 
 #[test]
-fn a_run_says_how_it_came_about() {
+fn a_page_has_the_history_of_its_run() {
     let dir = folder();
     let run = dir.path().join("run");
     Sample::default().write(&run);
@@ -798,7 +798,7 @@ fn a_dozen_runs_are_compared_and_reported() {
 }
 
 #[test]
-fn runs_judged_on_other_rows_are_not_compared() {
+fn runs_evaluated_on_other_rows_are_refused() {
     let cases: [(&str, &dyn Fn(String) -> String, &str); 4] = [
         (
             "words.jsonl",
@@ -862,7 +862,7 @@ fn runs_judged_on_other_rows_are_not_compared() {
 }
 
 #[test]
-fn the_commands_write_where_they_are_told() {
+fn the_commands_write_to_the_given_paths() {
     let dir = folder();
     runs(dir.path(), 2);
     let maqam = |arguments: &[&str]| {

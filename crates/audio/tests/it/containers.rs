@@ -304,7 +304,7 @@ fn flac_of_unknown_length_is_read() {
 }
 
 #[test]
-fn an_mp4_clock_that_lies_changes_nothing() {
+fn a_wrong_mp4_clock_changes_nothing() {
     for name in [
         "formats/mono_16k.m4a",
         "containers/quicktime.mov",
@@ -362,7 +362,7 @@ fn a_recording_cut_anywhere_is_refused() {
 }
 
 #[test]
-fn refusals_name_what_was_found() {
+fn errors_name_the_unsupported_format() {
     let ogg = |head: &[u8]| {
         let mut page = b"OggS\0\x02\0\0\0\0\0\0\0\0\x07\0\0\0\0\0\0\0\0\0\0\0\x01".to_vec();
         page.push(head.len() as u8);
@@ -498,7 +498,7 @@ fn other_sound_in_known_containers_is_named() {
 
 #[cfg(unix)]
 #[test]
-fn what_is_no_regular_file_is_refused_at_once() {
+fn a_device_is_refused_at_once() {
     let message = read(Path::new("/dev/zero"), Span::WHOLE).unwrap_err();
     assert!(
         message.message().contains("a pipe, socket or device"),

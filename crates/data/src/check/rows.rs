@@ -13,7 +13,7 @@ use maqam_metrics::Kind as TaskKind;
 /// Letters that a message shows.
 const SHOWN_LETTERS: usize = 8;
 
-/// What a row that cannot be read is a case of.
+/// The kind of finding for a row that cannot be read.
 pub fn kind_of(error: &Error) -> Kind {
     match error.message().contains(NO_AUDIO_FILE) {
         true => Kind::Missing,
@@ -52,7 +52,7 @@ pub fn check(row: &Row, settings: &Settings<'_>) -> Vec<(Kind, String)> {
     found
 }
 
-/// Returns whether a row has nothing to learn, in words.
+/// Describes a missing or empty target.
 fn empty_target(row: &Row, task: Option<&Task>) -> Option<String> {
     let is_blank = |text: Option<&str>| text.is_none_or(|text| text.trim().is_empty());
     if !row.messages.is_empty() {

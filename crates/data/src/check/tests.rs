@@ -224,7 +224,7 @@ fn rows_are_compared() {
 }
 
 #[test]
-fn known_facts_are_not_found_again() {
+fn known_files_are_not_examined_again() {
     let dir = tempfile::tempdir().unwrap();
     let clip = dir.path().join("a.wav");
     write_wav(&clip, &[0; 16_000], 1, 16_000);
@@ -262,7 +262,7 @@ fn known_facts_are_not_found_again() {
 }
 
 #[test]
-fn many_facts_are_kept_on_the_way() {
+fn facts_are_saved_while_a_check_runs() {
     let dir = tempfile::tempdir().unwrap();
     let state = dir.path().join("known.jsonl");
     let then = std::time::SystemTime::now() - std::time::Duration::from_secs(60);

@@ -16,12 +16,12 @@ use maqam_base::json;
 /// Key of the features in the metadata of a Parquet or Arrow file.
 pub const KEY: &str = "huggingface";
 
-/// What a folder of `save_to_disk` holds beside its data.
+/// State file of `save_to_disk` in a data set's folder.
 const STATE: &str = "state.json";
 const INFO: &str = "dataset_info.json";
 const SPLITS: &str = "dataset_dict.json";
 
-/// Names of the classes that columns of numbers stand for, by column.
+/// Names of the classes of numeric columns, by column.
 #[derive(Clone, Debug, Default, PartialEq)]
 pub struct Classes(HashMap<String, Vec<String>>);
 
@@ -55,7 +55,7 @@ impl Classes {
         Self(classes)
     }
 
-    /// A value of a column with its names in place of numbers. -1, which stands for a class that is not told, becomes null.
+    /// A value of a column with class names in place of numbers. -1, which means an unknown class, becomes null.
     pub fn named(&self, column: &str, value: Value) -> Value {
         let Some(names) = self.0.get(column) else {
             return value;
@@ -144,7 +144,7 @@ pub fn saved(folder: &Path) -> Result<Option<Saved>> {
     }))
 }
 
-/// The features of columns that are written, as `datasets` reads them from a file's metadata. `kinds` says of each column what it holds.
+/// Features of the written columns, as `datasets` reads them from a file's metadata. `kinds` has the type of each column.
 pub fn metadata(kinds: &[(String, Feature)]) -> String {
     let features: Map<String, Value> = kinds
         .iter()
@@ -153,7 +153,7 @@ pub fn metadata(kinds: &[(String, Feature)]) -> String {
     json!({"info": {"features": features}}).to_string()
 }
 
-/// What a column holds.
+/// Type of a column.
 #[derive(Clone, Debug, PartialEq)]
 pub enum Feature {
     /// Audio files.

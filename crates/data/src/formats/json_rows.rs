@@ -16,13 +16,13 @@ use maqam_base::error::Result;
 use maqam_base::files::Lines;
 use maqam_base::json;
 
-/// Bytes up to which a file is read whole to tell JSON objects over several lines from JSON lines.
+/// Largest file that is read as a whole to distinguish multi-line JSON objects from JSON lines.
 const MOST_WHOLE_BYTES: u64 = 256 << 20;
 
 /// Most bytes of a JSON list.
 const MOST_LIST_BYTES: u64 = 4 << 30;
 
-/// Told a row and its line, or what is wrong with it; an error ends the reading.
+/// Receives a row or its fault, with its line; an error ends the reading.
 pub type Sink<'a> = &'a mut dyn FnMut(u32, Result<RawRow>) -> Result<()>;
 
 /// Calls `found` with every line that is not blank.
@@ -47,7 +47,7 @@ pub fn read_lines(mut lines: Lines, path: &Path, found: Sink<'_>) -> Result<()> 
     Ok(())
 }
 
-/// As [`read_lines`], for lines that are surely JSON lines.
+/// Reads lines that are certainly JSON lines, as [`read_lines`] does.
 ///
 /// # Errors
 /// A file that cannot be read; those of `found`.
@@ -106,7 +106,7 @@ pub fn read_list(lines: Lines, path: &Path, found: Sink<'_>) -> Result<()> {
     }
 }
 
-/// Number of bytes of the JSON value that a text begins with, up to the comma or bracket behind it.
+/// Number of bytes of the JSON value at the start of a text, up to the comma or bracket after it.
 fn value_len(text: &[u8]) -> usize {
     let (mut depth, mut is_text, mut is_escaped) = (0usize, false, false);
     for (i, byte) in text.iter().enumerate() {

@@ -1,4 +1,4 @@
-//! The formats that people have: what each is called, how it is told, and what its rows become.
+//! Formats of manifests: names, detection, conversion.
 
 pub mod common_voice;
 pub mod export;

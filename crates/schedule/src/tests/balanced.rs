@@ -65,7 +65,7 @@ fn slots_go_round_tasks_labels_and_forms() {
 }
 
 #[test]
-fn a_mixture_goes_on_in_the_order_of_a_balanced_stage() {
+fn a_mixture_continues_the_order_of_balanced_slots() {
     let population = four_tasks();
     let yaml = "{batch: 4, stages: [{tasks: [asr], draw: balanced, steps: 6}, {tasks: [asr], steps: 4}, {tasks: [asr, dialect], draw: balanced, steps: 8}]}";
     let of_asr: Vec<Pick> = picks(&schedule(yaml, &population, 3), 0..18)
@@ -121,7 +121,7 @@ fn an_entry_of_weight_zero_is_left_out() {
 }
 
 #[test]
-fn cells_say_how_often_their_rows_come() {
+fn cells_state_the_draws_of_their_rows() {
     let schedule = schedule(
         "{batch: 8, stages: [{tasks: [asr], steps: 2}, {draw: balanced, steps: 12}, {draw: diverse, max_repeats: 4, steps: 18}]}",
         &four_tasks(),

@@ -122,7 +122,7 @@ proptest! {
     }
 
     #[test]
-    fn any_step_asked_in_any_order_is_the_same(select in 0usize..3, asked in prop::collection::vec(0u64..40, 12), end in 1u64..15, seed: u64) {
+    fn steps_do_not_depend_on_the_order_of_calls(select in 0usize..3, asked in prop::collection::vec(0u64..40, 12), end in 1u64..15, seed: u64) {
         let select = ["farthest", "kmeans", "kdpp"][select];
         let yaml = format!("{{batch: 7, stages: [{{draw: diverse, select: {select}, steps: 15}}, {{draw: diverse, embeddings: random, steps: 15}}]}}");
         let population = unequal();
@@ -163,16 +163,16 @@ fn text_is_compared_with_text_alone() {
             .partition::<Vec<Pick>, _>(|pick| population.has_audio(pick.row))
     };
     let [
-        (heard, read),
-        (heard_two, read_two),
-        (heard_mixed, read_mixed),
+        (audio, read),
+        (audio_two, read_two),
+        (audio_mixed, read_mixed),
     ] = [with_seeds(1, 1), with_seeds(2, 2), with_seeds(1, 2)].map(with);
-    assert!(heard == heard_mixed && read_two == read_mixed);
-    assert!(heard != heard_two && read != read_two);
+    assert!(audio == audio_mixed && read_two == read_mixed);
+    assert!(audio != audio_two && read != read_two);
 }
 
 #[test]
-fn a_stage_asks_for_the_embeddings_it_compares() {
+fn a_diverse_stage_needs_its_embeddings() {
     let population = unequal();
     let yaml = "{batch: 4, stages: [{steps: 2}, {name: near, draw: diverse, steps: 8}, {draw: diverse, embeddings: current, steps: 8},
         {draw: diverse, embeddings: random, steps: 8}, {draw: diverse, select: random, steps: 8}]}";
@@ -276,7 +276,7 @@ fn clusters_are_used_in_turn() {
 
 /// Mean spread of 1,000 batches of 16, by rule; rows of four tasks, each around a centre of its own.
 #[test]
-fn batches_are_more_spread_than_those_of_random_drawing() {
+fn diverse_batches_spread_more_than_random_ones() {
     let population = labelled(&[
         (0, None, true, 3000),
         (1, None, true, 800),

@@ -236,7 +236,7 @@ fn claims(parts: &Parts, inside: Inside, true_difference: f64) -> [f64; 2] {
 }
 
 #[test]
-fn experiments_with_five_seeds_claim_what_they_may() {
+fn student_intervals_hold_with_five_seeds() {
     let by_seed = Parts {
         seed: 1.0,
         cluster: 0.0,
@@ -308,7 +308,7 @@ fn curves_of_equal_systems_are_equally_soon() {
 }
 
 #[test]
-fn segments_of_equal_recognisers_give_uniform_p_values() {
+fn equal_recognisers_give_uniform_p_values() {
     const LEVELS: [f64; 4] = [0.05, 0.1, 0.25, 0.5];
     let found: [f64; 4] = shares(SETS, |set| {
         let key = Key::new(set, "words");

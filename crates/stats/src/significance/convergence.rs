@@ -240,7 +240,7 @@ mod tests {
     }
 
     #[test]
-    fn curves_that_never_get_there_count_at_the_horizon_and_are_named() {
+    fn curves_below_the_score_count_at_the_horizon() {
         let reaching = curve(&[(0, 0.0), (100, 1.0)]);
         let never = curve(&[(0, 0.0), (100, 0.3), (400, 0.4)]);
         let late = curve(&[(0, 0.0), (100, 0.4), (300, 0.9)]);

@@ -319,7 +319,7 @@ mod tests {
     }
 
     #[test]
-    fn p_values_count_ties_and_undefined_scores_against_the_difference() {
+    fn ties_and_undefined_scores_raise_p_values() {
         let p = |scores: &[f64]| {
             Resampled::new(scores.iter().copied())
                 .unwrap()

@@ -263,7 +263,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn two_stages_keep_the_sizes_of_what_they_draw() {
+    fn two_stage_draws_have_the_sizes_of_the_set() {
         // Clusters of 1, 2 and 3 utterances: the first stage is read back from the weights' sums, a multiple of each size.
         let clusters = Clusters::by(&[0, 1, 1, 2, 2, 2]);
         let mut first_moments = [0.0; 6];

@@ -206,7 +206,7 @@ mod tests {
     }
 
     #[test]
-    fn segments_without_spread_say_nothing() {
+    fn segments_without_spread_have_z_of_zero() {
         for (first, second) in [("CCC", "CCC"), ("SCCS", "CCCC"), ("", "")] {
             let found = run(&[(first.into(), second.into())]);
             assert_eq!((found.z, found.p), (0.0, 1.0), "as sc_stats has it");
