@@ -162,7 +162,7 @@ fn teen(last: u64, gender: Gender, case: Case) -> String {
     let first = match (last, gender, case) {
         (1, Gender::Masculine, _) => "أحد".to_owned(),
         (1, Gender::Feminine, _) => "إحدى".to_owned(),
-        // The last letter of the dual goes before ten.
+        // The dual loses its last letter before ten.
         (2, ..) => unit(2, gender, case).trim_end_matches('ن').to_owned(),
         _ => unit(last, gender, case),
     };

@@ -1,8 +1,7 @@
-//! Splits and places of rows: functions of the seed and of the whole corpus, the same for every shard.
+//! Splits and indices of rows: functions of the seed and of the whole corpus, the same for every shard.
 //!
-//! Groups are put in the order of a seeded hash of their name. The first are `test`, the next `dev`, the rest `train`; so sizes are
-//! exact to a group. The place of a row in its split decides its voice. A group's name is the one that the source says, else it is made
-//! of the words of its text.
+//! Groups are ordered by a seeded hash of their name. The first are `test`, the next `dev`, the rest `train`, so sizes are exact to a group. The
+//! index of a row in its split decides its voice. A group's name is that of the source, or otherwise the words of its text.
 
 use std::collections::BTreeMap;
 use std::io::Write;
@@ -43,13 +42,13 @@ pub struct Row {
     pub split: u8,
     /// Place in its split, from 0, in the order of the seeded hash.
     pub place: u32,
-    /// What must not be split apart.
+    /// Unit that must not be split.
     pub group: String,
 }
 
 /// All rows after `clean`.
 pub struct Prepared {
-    /// By number.
+    /// Rows by number.
     pub rows: Vec<Row>,
 }
 
@@ -145,7 +144,7 @@ impl Assigning {
             .collect();
         order.sort();
 
-        // A split that the source says is kept, whatever the shares; a group follows its first row that says one.
+        // A split that the source states stays, whatever the shares. A group takes the first stated split of its rows.
         let stated = |rows: &[usize]| rows.iter().find_map(|row| self.stated[*row]);
         let num_open: usize = order
             .iter()

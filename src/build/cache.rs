@@ -1,7 +1,7 @@
-//! Answers of models and speech engines, by content: what was asked for once is not asked again, in any later build.
+//! Cache of answers of models and speech engines by content: later builds do not repeat a request.
 //!
-//! Answers lie one after the other in packs, files that only grow; every process writes a pack of its own, so that builds may run side by
-//! side. A record that a crash or a full disk left half-written is found by its check sum and passed over.
+//! Answers follow each other in packs, which are files that only grow. Every process writes its own pack, so several builds may run at once. A
+//! checksum finds a record that a crash or a full disk left incomplete, and the reader skips it.
 
 use std::collections::HashMap;
 use std::collections::HashSet;
@@ -50,7 +50,7 @@ pub fn parsed(text: &str) -> Option<Key> {
         .map(|hash| *hash.as_bytes())
 }
 
-/// Where an answer lies.
+/// Place of an answer.
 #[derive(Clone, Copy)]
 struct Place {
     pack: u32,
@@ -62,9 +62,9 @@ struct Place {
 struct State {
     packs: Vec<(PathBuf, File)>,
     places: HashMap<Key, Place>,
-    /// Keys that some thread asks for just now.
+    /// Keys with a request in progress.
     asked: HashSet<Key>,
-    /// The pack of this process, once it has something to keep.
+    /// The pack of this process, once it has an answer.
     own: Option<(AppendLog, u32, u64)>,
 }
 
@@ -118,11 +118,11 @@ impl Cache {
         self.state().get(key)
     }
 
-    /// The answer to a question; asks by `ask` where there is none, while other threads with the same question wait. Nothing is kept
-    /// where `ask` gives nothing.
+    /// The answer to a request. Without a cached answer, calls `ask`, while other threads with the same request wait. If `ask` returns nothing,
+    /// nothing is cached.
     ///
     /// # Errors
-    /// Those of `ask`; the disk's.
+    /// Those of `ask` and of the disk.
     pub fn get_or(
         &self,
         key: &Key,
@@ -166,7 +166,7 @@ impl Cache {
     }
 }
 
-/// A question that is asked just now; dropped, others may ask it.
+/// A request in progress; after it is dropped, others may send it.
 struct Asking<'a> {
     cache: &'a Cache,
     key: &'a Key,
@@ -329,7 +329,7 @@ mod tests {
             }
             assert!(cache.get(&number(19)).unwrap().is_none());
         }
-        // A flipped bit is found by the check sum, and the answer is asked for again.
+        // The checksum finds a flipped bit, and the request is sent again.
         let mut damaged = whole.clone();
         let at = whole.len() - 5;
         damaged[at] ^= 1;
@@ -359,7 +359,7 @@ mod tests {
             }
         });
         assert_eq!(num_asked.load(Ordering::SeqCst), 1);
-        // After a failure the next one asks.
+        // After a failure the next thread sends the request.
         assert!(
             cache
                 .get_or(&number(2), || Err(Error::input("no")))

@@ -30,13 +30,13 @@ use crate::files;
 use crate::files::Lines;
 use crate::json;
 
-/// What counts as repeated and what must stay unseen.
+/// Limits for repeated documents and for overlap with test sets.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields, default)]
 pub struct Settings {
     /// Jaccard similarity of five-word shingles from which a document repeats an earlier one; 1 removes equal words alone.
     pub near_duplicates: f64,
-    /// Files whose texts no document may share eight words in a row with: JSON lines, Parquet or tables.
+    /// Files with which no document may share eight words in a row: JSON lines, Parquet or tables.
     #[serde(deserialize_with = "one_or_many")]
     pub test_sets: Vec<PathBuf>,
     /// Fields of those files that are compared.

@@ -44,25 +44,25 @@ pub struct Settings {
     /// Field with the id; by default `id` where there is one, else file and line.
     #[serde(default)]
     pub id: Option<String>,
-    /// Field with the split, which is kept.
+    /// Field with the split, which stays.
     #[serde(default)]
     pub split: Option<String>,
-    /// Field with what must not be split apart.
+    /// Field with the unit that must not be split.
     #[serde(default)]
     pub group: Option<String>,
     /// Language of the texts, as a BCP 47 tag.
     #[serde(default = "default_language")]
     pub language: String,
-    /// Field with a row's language; rows in another than `language` are rejected.
+    /// Field with a row's language; rows in another language than `language` are rejected.
     #[serde(default)]
     pub language_field: Option<String>,
-    /// Licence of the sources; it carries to the set and its card.
+    /// Licence of the sources, which applies to the data set and its dataset card.
     #[serde(default)]
     pub licence: Option<String>,
     /// Field with a row's licence.
     #[serde(default)]
     pub licence_field: Option<String>,
-    /// Name and address of the sources, for the card.
+    /// Name and address of the sources, for the dataset card.
     #[serde(default)]
     pub credit: Option<String>,
     /// Part of each document that is used: `document`, `first_sentence`, `lead_3`.
@@ -184,7 +184,7 @@ pub fn sources(settings: &Settings) -> Result<Vec<PathBuf>> {
     Ok(found)
 }
 
-/// Returns whether a name has the form of a pattern, in which `*` stands for anything.
+/// Returns whether a name fits a pattern, in which `*` matches anything.
 fn matches(pattern: &str, name: &str) -> bool {
     let mut parts = pattern.split('*');
     let Some(mut rest) = name.strip_prefix(parts.next().unwrap_or_default()) else {
@@ -203,7 +203,7 @@ fn matches(pattern: &str, name: &str) -> bool {
     rest.len() >= last.len() && rest.ends_with(last)
 }
 
-/// Reads the sources into one file, a document a line; those that are left out say why.
+/// Reads the sources into one file, one document per line; excluded documents have a reason.
 ///
 /// # Errors
 /// A source that cannot be read, by file and line.

@@ -1,11 +1,11 @@
-//! Numbers in a text, whether it writes digits or words: what a summary says must stand in its text.
+//! Numbers in a text, as digits or words: the numbers of a summary must be in its text.
 
 use std::collections::BTreeSet;
 use std::sync::LazyLock;
 
 use regex::Regex;
 
-/// A number of the language, as far as it stands for a value of its own.
+/// A number word of the language, as far as it has a value of its own.
 #[derive(Clone, Copy, Debug, PartialEq)]
 enum Word {
     /// A value below a thousand.
@@ -31,7 +31,7 @@ static TOKEN: LazyLock<Regex> = LazyLock::new(|| {
     Regex::new(r"\d{1,3}(?:[,٬]\d{3})+(?:[.٫]\d+)?|\d+(?:[.,٫]\d+)?|[\p{L}\p{M}]+").unwrap()
 });
 
-/// The numbers that a text says, in Arabic or English. Numbers below three count only as digits.
+/// The numbers in a text, in Arabic or English. Numbers below three count only as digits.
 pub(crate) fn numbers(text: &str) -> BTreeSet<String> {
     let mut found = BTreeSet::new();
     let mut reading = Reading::default();

@@ -46,7 +46,7 @@ pub struct Recipe {
     /// Sizes of the splits.
     #[serde(default)]
     pub split: split::Settings,
-    /// What is written.
+    /// Published files.
     #[serde(default)]
     pub publish: publish::Settings,
     /// Seed of splits, voices and samples.

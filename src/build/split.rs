@@ -1,4 +1,4 @@
-//! `split`: the splits that `clean` assigned, checked against what was asked for once rejections are known.
+//! `split`: compares the splits that `clean` assigned with the requested shares, after all rejections.
 
 use serde::Deserialize;
 use serde::Serialize;
@@ -63,7 +63,7 @@ pub(crate) fn accepted(prepared: &Prepared, journals: &[Journal]) -> Vec<usize> 
     rows
 }
 
-/// What a user should know of the splits.
+/// Notes for the user on the splits.
 pub(crate) fn notes(recipe: &Recipe, prepared: &Prepared, rows: &[usize]) -> Vec<String> {
     let mut notes = Vec::new();
     let count = |split: usize, rows: &mut dyn Iterator<Item = usize>| {

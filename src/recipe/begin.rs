@@ -31,37 +31,37 @@ use crate::train::optimiser::Optimiser;
 
 /// A run that is ready to train, from its first step or from where it stood.
 pub struct Begun {
-    /// What every step needs to know.
+    /// Inputs of every step.
     pub run: Run,
-    /// Which rows each step sees.
+    /// Schedule of the rows.
     pub schedule: Schedule,
     /// The model, as the last checkpoint has it.
     pub model: AudioLlm,
     /// The optimiser, likewise.
     pub optimiser: Optimiser,
-    /// Where the run stands.
+    /// State of the run.
     pub state: State,
-    /// How the training fits the GPU, if it is on one.
+    /// Memory of the training on a GPU, if it runs on one.
     pub fit: Option<Fit>,
-    /// What the user should know: the rows, the inputs, the adapter that the run goes on from.
+    /// Notes for the user: the rows, the inputs, the adapter that the run continues from.
     pub notes: Vec<String>,
-    /// Nobody else writes to the folder while this is held.
+    /// Lock of the folder against other processes.
     pub lock: files::Lock,
 }
 
-/// How a run is opened, beside what its recipe says.
+/// Settings for opening a run, in addition to its recipe.
 pub struct Opening<'a> {
-    /// True if to go on with a run that has begun.
+    /// True if the run continues from its last checkpoint.
     pub resume: bool,
-    /// What computes.
+    /// Device of the computation.
     pub device: &'a Device,
-    /// Finds the checkpoint's folder, once nothing else stands in the way.
+    /// Finds the checkpoint's folder, after all other checks.
     pub model_dir: &'a dyn Fn() -> Result<PathBuf>,
-    /// What training and evaluation may share; `None` if that was compared before.
+    /// Overlap that training and evaluation may have; `None` if it was checked before.
     pub leakage: Option<&'a Allowed>,
     /// True if to begin although the memory of the machine is too small.
     pub ignore_memory: bool,
-    /// Told how reading and comparing goes on.
+    /// Receives the progress of reading and comparing.
     pub watch: Watch<'a>,
 }
 
@@ -88,8 +88,7 @@ impl Recipe {
         } else {
             self.with_masks(None)
         };
-        // A folder that is refused stays as it is. An interrupted exchange may give back a checkpoint, so the last one is looked for
-        // afterwards.
+        // A refused folder does not change. Completing an interrupted exchange may restore a checkpoint, so the last one is searched afterwards.
         lock.remove_leftovers();
         let last = last_checkpoint(&folder, is_begun)?;
         let mut notes = Vec::new();
@@ -171,8 +170,8 @@ impl Recipe {
         })
     }
 
-    /// The recipe with its dropout masks written out. A run that began before there was a choice shares them, and goes on so unless the
-    /// recipe says otherwise.
+    /// The recipe with its dropout masks written out. A run from before this choice shares the masks, and continues so unless the recipe has
+    /// another value.
     fn with_masks(&self, begun: Option<&Self>) -> Self {
         let before = begun.map(|begun| begun.lora.dropout_masks.unwrap_or(Masks::Shared));
         let mut recipe = self.clone();

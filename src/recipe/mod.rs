@@ -116,7 +116,7 @@ pub struct Recipe {
     /// Parent of the run's folder; `runs` by default. An experiment puts its runs together.
     #[serde(skip)]
     pub runs: Option<PathBuf>,
-    /// Seed of everything random. `schedule.seed` sets the order of the data apart.
+    /// Seed of everything random. `schedule.seed` sets the order of the data separately.
     #[serde(default)]
     pub seed: u64,
 }
@@ -146,7 +146,7 @@ pub enum WeightsSource {
     /// The safetensors of the folder.
     #[default]
     Checkpoint,
-    /// Random numbers, of the shapes that config.json asks for: a model from nothing.
+    /// Random weights with the shapes of config.json.
     Random,
 }
 
@@ -241,8 +241,8 @@ impl Recipe {
         Tasks::load(self.prompts.as_deref())
     }
 
-    /// Reads the rows of training and evaluation with the headers of all audio, and plans the schedule: no weights. `pool` says where the
-    /// decision comes from which rows leave the pool.
+    /// Reads the rows of training and evaluation with the headers of all audio, and plans the schedule, without weights. `pool` decides which rows
+    /// leave the pool.
     ///
     /// # Errors
     /// Rows that cannot be used, unless they are to be skipped; whatever [`Corpus::load`], the suite and [`Schedule::new`] refuse.
@@ -269,10 +269,10 @@ impl Recipe {
         })
     }
 
-    /// The suite that the run is watched by, if there is one.
+    /// The suite that the run evaluates on, if there is one.
     ///
     /// # Errors
-    /// A suite of role `test`; a score to keep the best by, or to stop early by, that the suite does not give.
+    /// A suite of role `test`; a score for the best checkpoint or for early stopping that the suite does not compute.
     fn suite(
         &self,
         tasks: &Tasks,
@@ -307,7 +307,7 @@ impl Recipe {
         Ok(Some((settings.clone(), suite)))
     }
 
-    /// How each stage trains each part, and which adapters that takes.
+    /// Training of each part by each stage, and the adapters for it.
     ///
     /// # Errors
     /// Stages that contradict each other; targets that match nothing; fp8 where the decoder has no frozen layer to round.
@@ -326,10 +326,10 @@ impl Recipe {
         Ok((parts, plan))
     }
 
-    /// How each part is trained where it is trained at all.
+    /// Training of each part in the stages that train it.
     ///
     /// # Errors
-    /// A part that one stage trains through adapters and another whole; a stage that trains nothing.
+    /// A part that one stage trains through adapters and another in full; a stage that trains nothing.
     fn trained_parts(&self, schedule: &Schedule, by_stage: &[Parts]) -> Result<Parts> {
         let mut trained = Parts {
             audio_encoder: Training::Frozen,
@@ -386,18 +386,18 @@ impl Recipe {
         yaml_serde::to_string(self).map_err(Error::bug)
     }
 
-    /// The first field that another recipe says otherwise, with what it says and what this one says; cadences are passed over.
+    /// The first field that differs between two recipes, with both values; evaluation and checkpoint intervals are ignored.
     pub fn first_difference(&self, other: &Self) -> Result<Option<(String, String, String)>> {
         let tree = |recipe: &Self| yaml_serde::to_value(recipe).map_err(Error::bug);
         Ok(changes::first_difference(&tree(other)?, &tree(self)?, ""))
     }
 }
 
-/// What a recipe trains and evaluates on.
+/// Training and evaluation rows of a recipe.
 pub struct Rows {
     /// The rows of the training.
     pub corpus: Corpus,
-    /// Which of them each step sees.
+    /// Schedule of the rows.
     pub schedule: Schedule,
     /// `evaluate:`, with its suite read.
     pub evaluate: Option<(EvaluateSettings, Suite)>,
@@ -406,13 +406,13 @@ pub struct Rows {
 }
 
 impl Rows {
-    /// What is wrong with rows that are not used, and with rows that will be left out where they are drawn.
+    /// Faults of rows that are not used, and of rows that will be left out when they are drawn.
     pub fn skipped(&self) -> impl Iterator<Item = &Error> {
         let of_suite = self.evaluate.iter().flat_map(|(_, suite)| &suite.skipped);
         self.corpus.skipped().iter().chain(of_suite)
     }
 
-    /// What a user should know of the manifests of training and suite: fields that are not read, spellings that were folded.
+    /// Notes for the user on the manifests of training and suite: unread fields, normalised spellings.
     pub fn notes(&self) -> impl Iterator<Item = &String> {
         let of_suite = self.evaluate.iter().flat_map(|(_, suite)| &suite.notes);
         self.corpus.notes().iter().chain(of_suite)

@@ -1,4 +1,4 @@
-//! Transcripts from an endpoint that speaks OpenAI's `/audio/transcriptions`.
+//! Transcripts from an endpoint with OpenAI's `/audio/transcriptions`.
 
 use std::sync::Arc;
 

@@ -1,7 +1,7 @@
-//! `match`: of several texts of one length, a recording's own must be the likeliest for a recogniser.
+//! `match`: among several texts of one length, a recogniser must find a recording's own text the likeliest.
 //!
-//! The check holds with a weak recogniser, because it asks for no transcript. One that was trained on the same synthesiser finds swapped, cut
-//! and doubled recordings. It says nothing about intelligibility.
+//! The check works with a weak recogniser, because it needs no transcript. A recogniser that was trained on the same synthesiser finds swapped,
+//! cut and doubled recordings. The check says nothing about intelligibility.
 
 use std::sync::Arc;
 
@@ -15,7 +15,7 @@ use crate::error::Error;
 use crate::error::Result;
 use crate::seed::Key;
 
-/// Rows that are looked at for one text of the right length.
+/// Most rows that are tried for one text of the right length.
 const MOST_DRAWS: u64 = 50;
 
 /// A recogniser and how many texts it compares.

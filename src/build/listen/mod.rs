@@ -38,7 +38,7 @@ use crate::seed::Key;
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields, default)]
 pub struct Settings {
-    /// Who transcribes.
+    /// Recogniser.
     pub transcribe: Transcribe,
     /// An endpoint with `/audio/transcriptions`.
     pub endpoint: Option<EndpointSettings>,
@@ -55,12 +55,12 @@ pub struct Settings {
     pub normaliser: Option<String>,
     /// Character error rate of the same recogniser on real speech, under the same rule: no threshold means anything without it.
     pub floor_cer: Option<f64>,
-    /// Most by which a row's character error rate may exceed the floor.
+    /// Largest difference between a row's character error rate and the floor.
     pub over_floor: f64,
     /// Least and most characters of spoken text per second.
     pub chars_per_s: [f64; 2],
-    /// Most by which a row may be faster or slower than its voice is with a sentence that is known: 0.5 takes from two thirds to one and
-    /// a half of that speed.
+    /// Largest deviation of a row's speed from that of its voice on a calibration sentence: 0.5 accepts from two thirds to one and a half of that
+    /// speed.
     pub rate_tolerance: f64,
     /// Largest share of silent frames.
     pub max_silent: f64,
@@ -76,16 +76,16 @@ pub struct Settings {
     pub quality: Option<quality::Settings>,
 }
 
-/// Who transcribes.
+/// Recogniser.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
 pub enum Transcribe {
-    /// Nobody: intelligibility is not verified.
+    /// None: intelligibility is not verified.
     #[default]
     None,
     /// A maqam model.
     Maqam,
-    /// An endpoint that speaks OpenAI's `/audio/transcriptions`.
+    /// An endpoint with OpenAI's `/audio/transcriptions`.
     Endpoint,
 }
 
@@ -188,12 +188,12 @@ impl Settings {
     }
 }
 
-/// Somebody who writes down what is said.
+/// A recogniser.
 pub(crate) trait Transcriber: Sync {
     /// All that a transcript depends on but the recording and its language.
     fn identity(&self) -> Value;
 
-    /// Name, for the card.
+    /// Name, for the dataset card.
     fn described(&self) -> Value;
 
     /// Transcribes a FLAC file with its sentences; none where the build ends.
@@ -205,15 +205,15 @@ pub(crate) trait Transcriber: Sync {
     ) -> Result<Option<String>>;
 }
 
-/// What the step found.
+/// Result of the step.
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
 pub(crate) struct Listened {
     /// Characters of spoken text per second.
     pub(crate) chars_per_s: f64,
-    /// What a recogniser wrote down.
+    /// Transcript of the recogniser.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub(crate) transcript: Option<String>,
-    /// Its character error rate.
+    /// Character error rate of the transcript.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub(crate) cer: Option<f64>,
     /// Nats per token by which its own text is likelier than the likeliest of the others.
@@ -277,7 +277,7 @@ impl<'a> Listening<'a> {
         })
     }
 
-    /// Recogniser, rule and bounds, for the card.
+    /// Recogniser, normaliser and bounds, for the dataset card.
     pub(crate) fn described(&self) -> Value {
         json!({
             "engine": self.settings.transcribe,
@@ -287,7 +287,7 @@ impl<'a> Listening<'a> {
         })
     }
 
-    /// Listens to one row.
+    /// Checks the speech of one row.
     pub(crate) fn work(&self, rows: &Rows, row: usize) -> Result<Outcome> {
         let spoken = speak::of(rows, row)?;
         let mut listened = Listened {
@@ -437,7 +437,7 @@ pub(crate) fn of(rows: &Rows, row: usize) -> Result<Listened> {
     rows.of(Step::Listen, row)
 }
 
-/// Where a program's recordings are put.
+/// Folder for the recordings that a program reads.
 pub(crate) fn temporary(file: &[u8]) -> Result<(tempfile::TempDir, PathBuf)> {
     let failed = |e: std::io::Error| Error::io(&std::env::temp_dir(), "make a folder", &e);
     let folder = tempfile::tempdir().map_err(failed)?;

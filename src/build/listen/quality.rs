@@ -18,9 +18,9 @@ use crate::error::Result;
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct Settings {
-    /// The command; `{audio}` stands for the path of a FLAC file. The last number that it prints is the grade.
+    /// The command; `{audio}` is replaced by the path of a FLAC file. The last number that it prints is the grade.
     pub command: Vec<String>,
-    /// Least grade of a row that stays.
+    /// Lowest grade of an accepted row.
     pub min: f64,
     /// Longest that it may take, in seconds.
     #[serde(default = "default_timeout_s")]
@@ -65,7 +65,7 @@ impl<'a> Quality<'a> {
         Ok(Self { settings, calls })
     }
 
-    /// Least grade of a row that stays.
+    /// Lowest grade of an accepted row.
     pub(super) fn least(&self) -> f64 {
         self.settings.min
     }

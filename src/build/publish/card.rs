@@ -1,4 +1,4 @@
-//! The card of a data set: `README.md` as the Hugging Face Hub reads it.
+//! The dataset card: `README.md` as the Hugging Face Hub reads it.
 
 use serde_json::Value;
 use serde_json::json;
@@ -27,7 +27,7 @@ const KNOWN_LICENCES: [&str; 10] = [
     "odc-by",
 ];
 
-/// The card.
+/// The dataset card.
 pub(super) fn card(publishing: &Publishing, statistics: &Statistics) -> Result<String> {
     let recipe = publishing.recipe;
     let mut text = format!("---\n{}---\n\n", head(publishing, statistics)?);

@@ -160,7 +160,7 @@ pub(super) fn voices(statistics: &Statistics) -> Table {
     table
 }
 
-/// Copied spans and compression beside those of human summaries.
+/// Copied spans and compression, compared with those of human summaries.
 pub(super) fn copying(statistics: &Statistics) -> Table {
     let mut table = Table::new(
         "copying",

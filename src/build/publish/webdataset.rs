@@ -40,7 +40,7 @@ impl Tars {
     /// Adds a row; rows come split by split.
     ///
     /// # Errors
-    /// The disk's.
+    /// Those of the disk.
     pub(super) fn add(&mut self, published: &Published, file: &[u8]) -> Result<()> {
         if published.split != self.split {
             self.finish()?;

@@ -1,4 +1,4 @@
-//! Speech from an endpoint that speaks OpenAI's `/audio/speech`.
+//! Speech from an endpoint with OpenAI's `/audio/speech`.
 
 use serde_json::Map;
 use serde_json::Value;

@@ -114,7 +114,7 @@ impl Speaker for Espeak {
                 arguments.extend([flag.to_owned(), value.to_string()]);
             }
         }
-        // No pause behind the last sentence: pauses are the step's own.
+        // No pause after the last sentence, because the step adds the pauses.
         arguments.extend(["-z", "--stdin", "--stdout"].map(str::to_owned));
         // Two brackets would begin a phonetic transcription.
         let text = text.replace("[[", "[");

@@ -1,4 +1,4 @@
-//! `speak`: texts become speech, sentence by sentence, with pauses between them and the time of each sentence kept.
+//! `speak`: converts texts to speech sentence by sentence, with pauses between them, and stores the time of each sentence.
 
 mod command;
 mod diacritise;
@@ -54,25 +54,25 @@ use crate::seed::Key;
 const EDGE: f32 = 0.003_16;
 /// Sound that is left before and after a sentence, in samples: 30 ms.
 const MARGIN: usize = 480;
-/// How much longer a pause between paragraphs is than one between sentences.
+/// Ratio of a pause between paragraphs to one between sentences.
 const PARAGRAPH: f64 = 2.0;
 /// Change of a pause that is drawn, as a share of it.
 const JITTER: f64 = 0.25;
-/// Version of what is made of an engine's sound; a change asks engines anew.
+/// Version of the processing of an engine's sound; a change repeats the requests.
 const FORMAT: u32 = 1;
 
-/// Who speaks, and how.
+/// Speech engine and voices.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields, default)]
 pub struct Settings {
-    /// Who speaks.
+    /// Speech engine.
     pub engine: Engine,
     /// Voices; by default eight of espeak-ng's.
     #[serde(deserialize_with = "one_or_many")]
     pub voices: Vec<Voice>,
-    /// Words a minute of voices that say none (espeak-ng).
+    /// Words per minute of voices that set none (espeak-ng).
     pub rate: Option<u32>,
-    /// Pitch of voices that say none, 0 to 99 (espeak-ng).
+    /// Pitch of voices that set none, 0 to 99 (espeak-ng).
     pub pitch: Option<u32>,
     /// The program, if it is not on the path (espeak-ng).
     pub program: Option<String>,
@@ -115,14 +115,14 @@ impl Default for Settings {
     }
 }
 
-/// Who speaks.
+/// Speech engine.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case")]
 pub enum Engine {
     /// espeak-ng, found on the path.
     #[default]
     EspeakNg,
-    /// An endpoint that speaks OpenAI's `/audio/speech`.
+    /// An endpoint with OpenAI's `/audio/speech`.
     Endpoint,
     /// Any command.
     Command,
@@ -170,37 +170,37 @@ impl Settings {
     }
 }
 
-/// What an engine made of a text.
+/// Output of an engine for a text.
 pub(crate) enum Said {
     /// Contents of an audio file.
     File(Vec<u8>),
-    /// Nothing that can be heard; why.
+    /// No audible speech, with the reason.
     Failed(String),
     /// The build ends.
     Ended,
 }
 
-/// Somebody who speaks.
+/// A speech engine.
 pub(crate) trait Speaker: Sync {
     /// All that a recording depends on but text and language.
     fn identity(&self, voice: &Voice) -> Value;
 
-    /// Name and version, for the card.
+    /// Name and version, for the dataset card.
     fn described(&self) -> Value;
 
-    /// How often a text is asked for before its row is left out.
+    /// Number of attempts for a text before its row is rejected.
     fn num_attempts(&self) -> usize;
 
-    /// Speaks a text.
+    /// Synthesises a text.
     fn say(&self, text: &str, voice: &Voice, language: &str) -> Result<Said>;
 }
 
 /// One sentence of a spoken document.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub(crate) struct Sentence {
-    /// As it is written.
+    /// Written form.
     pub(crate) text: String,
-    /// As it is read.
+    /// Spoken form.
     pub(crate) spoken: String,
     /// Beginning, in seconds.
     pub(crate) start_s: f64,
@@ -217,7 +217,7 @@ pub(crate) struct Stretch {
     pub(crate) pause: usize,
 }
 
-/// What the step found.
+/// Result of the step.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub(crate) struct Spoken {
     /// Name of the voice.
@@ -237,7 +237,7 @@ pub(crate) struct Spoken {
     pub(crate) levels: Measured,
 }
 
-/// Levels as they are kept.
+/// Levels in the form that is stored.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Serialize, Deserialize)]
 pub(crate) struct Measured {
     pub(crate) peak: f64,
@@ -327,7 +327,7 @@ impl<'a> Speaking<'a> {
         })
     }
 
-    /// Engine and voices, for the card.
+    /// Engine and voices, for the dataset card.
     pub(crate) fn described(&self) -> Value {
         let voices: Vec<String> = self.list.iter().map(Voice::name).collect();
         json!({
@@ -340,7 +340,7 @@ impl<'a> Speaking<'a> {
         })
     }
 
-    /// Speaks one document.
+    /// Synthesises one document.
     pub(crate) fn work(&self, rows: &Rows, row: usize) -> Result<Outcome> {
         let found = summarise::of(rows, row)?;
         let voices = self
@@ -434,7 +434,7 @@ impl<'a> Speaking<'a> {
         }
     }
 
-    /// Speaks a part of a sentence, or takes it from the cache, and appends its samples.
+    /// Synthesises a part of a sentence, or takes it from the cache, and appends its samples.
     fn stretch(
         &self,
         text: &str,
@@ -519,7 +519,7 @@ fn seconds(num_samples: usize) -> f64 {
     num_samples as f64 / f64::from(SAMPLE_RATE)
 }
 
-/// Samples of an engine's recording, in which something must be heard.
+/// Samples of an engine's recording, which must not be silent.
 fn heard(mut file: Vec<u8>) -> Result<Vec<f32>> {
     mend_wav(&mut file);
     let samples = audio::read_bytes(file.into(), "what the engine gave", Span::WHOLE)?;

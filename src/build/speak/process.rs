@@ -15,18 +15,18 @@ use crate::error::Error;
 use crate::error::Kind;
 use crate::error::Result;
 
-/// Most of an error message that is kept, in bytes.
+/// Largest part of an error message that is stored, in bytes.
 const LONGEST_MESSAGE: u64 = 1 << 14;
 /// Most of an output that is read, in bytes.
 const LONGEST_OUTPUT: u64 = 1 << 30;
 /// Characters of a message that are shown.
 const SHOWN: usize = 200;
 
-/// What a command came to.
+/// Result of a command.
 pub(crate) struct Ended {
     /// True if its exit code was 0, in time.
     pub(crate) is_success: bool,
-    /// Its standard output.
+    /// Standard output of the command.
     pub(crate) output: Vec<u8>,
     /// The beginning of its standard error, in one line.
     pub(crate) message: String,
@@ -73,7 +73,7 @@ pub(crate) fn run(
                 let _ = (&mut stderr)
                     .take(LONGEST_MESSAGE)
                     .read_to_end(&mut message);
-                // What is not kept is read all the same, or the program would wait.
+                // The rest is read too, or the program would wait.
                 let _ = std::io::copy(&mut stderr, &mut std::io::sink());
             }
             message

@@ -1,4 +1,4 @@
-//! Voices: which there are, and which split and row each one speaks.
+//! Voices, and their assignment to splits and rows.
 
 use serde::Deserialize;
 use serde::Serialize;
@@ -10,12 +10,12 @@ use crate::error::Error;
 use crate::error::Result;
 use crate::seed::Key;
 
-/// Share of voices that are kept for dev, and for test.
+/// Share of voices for dev, and for test.
 const HELD_OUT: f64 = 0.15;
 /// Variants of espeak-ng's voices that differ in the vocal tract: four men, four women.
 const VARIANTS: [&str; 8] = ["m1", "f1", "m3", "f2", "m7", "f3", "m4", "f4"];
 
-/// One voice. In a recipe a name alone stands for it.
+/// One voice. In a recipe it may be a name alone.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(from = "Written")]
 pub struct Voice {
@@ -72,7 +72,7 @@ impl Voice {
         Ok(())
     }
 
-    /// Name in the data set: that of the engine, with rate and pitch where the voice says them.
+    /// Name in the data set: that of the engine, with rate and pitch if the voice sets them.
     pub fn name(&self) -> String {
         let mut name = self.voice.clone();
         for (letter, value) in [("r", self.rate), ("p", self.pitch)] {
@@ -143,13 +143,13 @@ impl Voices {
         Self(shared)
     }
 
-    /// The voice of a row: a split's voices take turns.
+    /// The voice of a row: the voices of a split take turns.
     pub(crate) fn of(&self, split: u8, place: u32) -> &Voice {
         let voices = &self.0[usize::from(split)];
         &voices[place as usize % voices.len()]
     }
 
-    /// Returns whether some voice speaks in two splits.
+    /// Returns whether a voice occurs in two splits.
     #[cfg(test)]
     fn overlap(&self) -> bool {
         let [train, dev, test] = &self.0;
