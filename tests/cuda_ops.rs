@@ -1,7 +1,7 @@
-//! Every primitive on a card against the same function on the CPU in `f64`, from the same inputs, which are rounded to bf16 first.
+//! Every primitive on a GPU against the same function on the CPU in `f64`, from the same inputs, which are rounded to bf16 first.
 //!
-//! It takes a build with the feature `cuda` and a card, or the emulated driver of `tests/cuda/driver`; where there is neither, every
-//! test says so and checks nothing.
+//! These tests need a build with the feature `cuda` and a GPU, or the emulated driver of `tests/cuda/driver`. Without either, every test prints
+//! a note and checks nothing.
 #![cfg(feature = "cuda")]
 
 mod card;
@@ -39,7 +39,7 @@ const TWICE: f64 = 2.2 * ROUNDING;
 /// Sums in single precision, of inputs that are exact.
 const SINGLE: f64 = 2e-5;
 
-/// The same numbers on the card and, in `f64`, on the CPU.
+/// The same values on the GPU and, in `f64`, on the CPU.
 struct Both {
     card: Tensor,
     exact: Tensor,
@@ -85,7 +85,7 @@ impl Both {
         }
     }
 
-    /// The weights of a layer on the card and on the CPU, frozen.
+    /// The weights of a layer on the GPU and on the CPU, frozen.
     fn frozen(self) -> (Weight, Weight) {
         (Weight::frozen(self.card), Weight::frozen(self.exact))
     }
@@ -100,7 +100,7 @@ impl Both {
     }
 }
 
-/// Asserts that what the card found is what `f64` finds, each number within `bar` of itself and of their root mean square.
+/// Asserts that the GPU's results are those of `f64`: each value within `bar`, relative to itself and to the root mean square.
 #[track_caller]
 fn compare(what: &str, found: &Tensor, exact: &Tensor, bar: f64) {
     assert_eq!(found.dims(), exact.dims(), "{what}");
@@ -128,7 +128,7 @@ fn compare(what: &str, found: &Tensor, exact: &Tensor, bar: f64) {
     );
 }
 
-/// A test on the card, if there is one.
+/// A test on the GPU, if there is one.
 fn on_card(test: impl FnOnce(&Device)) {
     if let Some(card) = &*CARD {
         test(card);

@@ -25,7 +25,7 @@ use crate::support::keys;
 /// Gradients of A are sums over gradients that were rounded, those of B over rounded inputs; a share of each rounding stays.
 const ADAPTER: f64 = TWICE;
 
-/// What a layer is made of.
+/// Parts of a layer.
 #[derive(Clone, Default)]
 struct Parts {
     inputs: usize,
@@ -36,7 +36,7 @@ struct Parts {
     ups: Vec<(std::ops::Range<usize>, usize)>,
 }
 
-/// The same layer on the card and on the CPU.
+/// The same layer on the GPU and on the CPU.
 fn layers(card: &Device, parts: &Parts) -> (Linear, Linear) {
     let weight = |name: &str, shape: &[usize], is_trained: bool| {
         let both = Both::new(card, name, shape);
@@ -94,7 +94,7 @@ fn layers(card: &Device, parts: &Parts) -> (Linear, Linear) {
     (on_card, exact)
 }
 
-/// The same rows with so many numbers behind each that are none until somebody writes them.
+/// The same rows with `room` padding values after each, which are NaN until they are written.
 fn with_room(x: &Tensor, room: usize) -> Tensor {
     let (rows, width) = x.dims2().unwrap();
     let apart = device::place(
@@ -109,7 +109,7 @@ fn with_room(x: &Tensor, room: usize) -> Tensor {
     apart
 }
 
-/// Forward and backward of a layer of `parts` over some tokens; the gradients that were there stay in the sums.
+/// Forward and backward of a layer of `parts` over some tokens; the gradients add to existing ones.
 fn check(
     card: &Device,
     what: &str,
@@ -371,7 +371,7 @@ fn joined_layers_without_padding_or_a_new_adapter() {
         agree("no room", &layer, &exact, 0);
         agree("too little room", &layer, &exact, 8);
         agree("more room", &layer, &exact, 128);
-        // Another adapter is heard of once its copies are renewed.
+        // A new adapter has an effect only after its copies are renewed.
         let changed = |weight: &Weight, exact: &Weight| {
             let values = Both::new(card, "another", exact.value.dims());
             let rows = values.card.dim(0).unwrap();

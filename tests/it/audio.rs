@@ -1,4 +1,4 @@
-//! Sound, from outside the room: goldens of the official processor, files of every format against libsndfile and soxr, spans, and damage.
+//! Audio against external references: goldens of the official processor, files of every format against libsndfile and soxr, spans, and damage.
 
 use std::collections::HashMap;
 use std::path::Path;
@@ -18,7 +18,7 @@ use maqam::audio::read;
 use maqam::audio::read_bytes;
 use safetensors::SafeTensors;
 
-/// `expected.safetensors` of the formats keeps every 8th sample.
+/// Stride of the samples in `expected.safetensors` of the formats.
 const STRIDE: usize = 8;
 const WHOLE: Span = Span::WHOLE;
 
@@ -70,7 +70,7 @@ fn decode(bytes: &[u8]) -> maqam::error::Result<Vec<f32>> {
     read_bytes(Arc::from(bytes), "a.clip", WHOLE)
 }
 
-/// The message of what must fail; it names the recording, has a hint-free first line in our style, and is the user's to mend.
+/// The error for invalid bytes. It names the recording, its first line has no hint, and it is an input error.
 fn refusal(bytes: &[u8]) -> String {
     match decode(bytes) {
         Ok(samples) => panic!(
@@ -286,7 +286,7 @@ fn a_span_at_another_rate_has_the_right_length() {
         let whole = read(&format(name), WHOLE).unwrap();
         let part = read(&format(name), span(0.6, 0.9)).unwrap();
         assert_eq!(part.len(), 4800, "{name}");
-        // Away from the cuts, where the resampler hears what the whole clip has there.
+        // Away from the cuts, where the resampler has the same samples as in the whole clip.
         let worst = largest_difference(&part[1000..3800], &whole[9600 + 1000..9600 + 3800]);
         assert!(worst < 2e-3, "{name}: {worst}");
     }
@@ -451,7 +451,7 @@ fn an_mp3_without_an_info_frame_keeps_every_frame() {
     let whole = decode(&bytes).unwrap();
     assert_eq!(samples.len() % 576, 0);
     assert!(samples.len() >= whole.len() + 529);
-    // The same sound, later by the delay that the tag no longer tells.
+    // The same sound, later by the delay that the tag no longer states.
     let delay = (0..2000)
         .find(|&d| largest_difference(&samples[d + 4000..d + 6000], &whole[4000..6000]) == 0.0);
     assert!(delay.is_some_and(|d| d >= 529), "{delay:?}");
@@ -522,7 +522,7 @@ fn frames_of_a_clip_are_a_hop_apart() {
     let samples = read(&fixture("audio/a1.wav"), WHOLE).unwrap();
     let whole = extractor.extract(&samples);
     let later = extractor.extract(&samples[10 * HOP..]);
-    // Frames whose windows lie inside both clips hear the same samples; both clips hold the loudest cell.
+    // Frames whose windows are inside both clips have the same samples, and both clips have the loudest cell.
     let shift = 10 * MELS;
     assert_eq!(
         largest_difference(

@@ -63,7 +63,7 @@ fn sentence(key: Key, len: u64) -> String {
     words.join(" ") + "."
 }
 
-/// A document with a summary whose words stand in it.
+/// A document with a summary whose words are in it.
 fn document(number: u64) -> Value {
     let key = Key::new(number, "document");
     let text: Vec<String> = (0..3)
@@ -210,7 +210,7 @@ fn a_data_set_is_built_completely() {
         ]
     );
 
-    // The trainer's own reader takes the manifest, and every recording has the length that its row says.
+    // The reader of `train` accepts the manifest, and every recording has the length of its row.
     let folder = place.path("datasets/news");
     let read = read_manifest(&folder.join("manifest.jsonl"), None, OnBadRow::Error).unwrap();
     assert_eq!(read.rows.len(), 20);
@@ -287,7 +287,7 @@ fn a_data_set_is_built_completely() {
     );
     place.run(&["build", "recipe.yaml"]).succeeds();
     assert!(!folder.join("webdataset").exists());
-    // A second run does nothing and says the same.
+    // A second run does nothing and prints the same.
     let before = contents(&folder);
     place.run(&["build", "recipe.yaml"]).succeeds();
     assert_same(&contents(&folder), &before, "a second run");
@@ -452,7 +452,7 @@ fn a_model_of_the_project_listens() {
     if !has_python() {
         return;
     }
-    // A model of random weights hears nothing, so a text wins by chance alone.
+    // A model of random weights cannot recognise words, so a text is the likeliest only by chance.
     let place = place(&documents(12));
     let listen = format!(
         "listen: {{model: {}, match: 2}}\n",
@@ -486,7 +486,7 @@ fn a_model_of_the_project_listens() {
         "from the cache",
     );
 
-    // Its transcripts are nonsense, which the gate says of every row: by their errors, or because they go round in circles.
+    // Its transcripts are wrong, and `listen` rejects every row for its errors or for repetitions.
     let transcribed = [
         "listen.transcribe=maqam",
         "listen.floor_cer=0.1",

@@ -1,7 +1,7 @@
-//! The faults that candle is known for, each with a test that would find it here.
+//! Known faults of candle, each with a test that would find it in maqam.
 //!
-//! Candle 0.11 drops gradients at its fused operations without a word, computes those of frozen weights, gives NaN for masked
-//! rows and wrong kernel gradients over a batch, recurses in its backward, and cannot seed its dropout on the CPU.
+//! Candle 0.11 silently drops gradients at its fused operations, computes those of frozen weights, gives NaN for masked rows and wrong kernel
+//! gradients over a batch, recurses in its backward, and cannot seed its dropout on the CPU.
 
 use crate::support;
 
@@ -67,7 +67,7 @@ fn weights(layer: &Linear) -> Vec<(String, &Weight)> {
 
 #[test]
 fn exactly_the_trained_weights_get_gradients() {
-    // Fault: fused norms, softmax and rope end the gradient silently; frozen operands get one that nobody asked for.
+    // Fault: fused norms, softmax and rope end the gradient silently; frozen operands get an unnecessary gradient.
     let (tokens, dim) = (6, 8);
     let heads = Heads {
         num_heads: 2,
@@ -180,7 +180,7 @@ fn exactly_the_trained_weights_get_gradients() {
 
 #[test]
 fn a_frozen_layer_has_no_gradient_and_stays_as_it_is() {
-    // Fault: a product with a frozen weight computes and keeps a gradient of the weight's shape.
+    // Fault: a product with a frozen weight computes and stores a gradient of the weight's shape.
     let mut layer = adapted("frozen", 6, 5, &[(0..5, 2)]);
     let adapter = layer.adapter.as_mut().unwrap();
     for weight in [
@@ -464,7 +464,7 @@ fn a_kernels_gradient_is_the_sum_over_windows() {
 
 #[test]
 fn half_precision_and_strided_tensors_are_refused() {
-    // Fault: half precision on the CPU is computed by other paths than on CUDA, with other results, and says nothing.
+    // Fault: half precision on the CPU uses other code than on CUDA, with other results and without a warning.
     let heads = Heads {
         num_heads: 1,
         num_kv_heads: 1,

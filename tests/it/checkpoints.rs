@@ -54,7 +54,7 @@ fn losses(place: &Place, more: &[&str]) -> Vec<f64> {
         .collect()
 }
 
-/// What the reference computed, under a name.
+/// The reference's results, by name.
 fn reference(name: &str) -> Value {
     let text = std::fs::read_to_string(fixture("checkpoints.json")).unwrap();
     let all: Value = serde_json::from_str(&text).unwrap();
@@ -358,7 +358,7 @@ fn links_that_lead_outside_are_refused() {
     assert_losses(&place, &[], "/base");
     export(&place, &[]).succeeds();
     std::fs::remove_dir_all(place.path("merged")).unwrap();
-    // What export copies beside the weights.
+    // Files that export copies in addition to the weights.
     place.write("secret", "a secret");
     symlink(place.path("secret"), place.path("model/notes.txt")).unwrap();
     export(&place, &[]).fails(2, &["model/notes.txt: a link to", "hint:"]);
@@ -536,7 +536,7 @@ fn adapters_of_two_forms_or_no_targets_are_refused() {
         json["target_modules"] = json!("thinker\\..*q_proj")
     });
     score(&place, &["--adapter", "adapter"]).fails(2, &["targets none of the modules", "hint:"]);
-    // What is not targeted has no effect in PEFT, and is said here.
+    // A tensor that is not targeted has no effect in PEFT, and a note names it here.
     place.write(config, before);
     change_json(&place, config, |json| {
         json["target_modules"] = json!(["q_proj"])
@@ -557,7 +557,7 @@ fn adapters_of_two_forms_or_no_targets_are_refused() {
     score(&place, &["--adapter", "adapter"]).fails(2, &["relative to the full model", "hint:"]);
 }
 
-/// A recipe of two steps that goes on from an adapter.
+/// A recipe of two steps that continues from an adapter.
 fn recipe(train: &str, lora: &str) -> String {
     format!(
         "name: on\nmodel: {{path: model}}\ndata: [{{manifest: rows.jsonl, task: asr}}]\nschedule: {{batch: 2, stages: [{{steps: 2}}]}}\ntrain: {{{train}}}\nlora: {{{lora}}}\n"
@@ -583,7 +583,7 @@ fn the_hint_for_adapter_patterns_works() {
         let followed = recipe(&part("`train: {", "}`"), &part("`lora: {", "}` into"));
         place.write("recipe.yaml", followed);
         place.run(&["train", "recipe.yaml"]).succeeds();
-        // The run's own adapter says the same.
+        // The run's own adapter gives the same note.
         let more = ["--adapter", "runs/on/checkpoints/step-000002"];
         score(&place, &more).succeeds();
     }

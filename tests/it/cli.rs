@@ -261,7 +261,7 @@ fn scores_equal_the_reference_with_each_adapter() {
                 1e-4,
                 &format!("{golden} adapter_{when}"),
             );
-            // Both forms of keys say the same, and what was written is read again.
+            // Both forms of keys give the same scores, and written adapters are read again.
             for form in ["peft", "peft-thinker"] {
                 let ran = place
                     .run(&[
@@ -545,7 +545,7 @@ fn a_merged_checkpoint_scores_like_the_adapter() {
     ] {
         let (place, model) = (place_of(golden), fixture_text(golden));
         place.copy(golden, "tree");
-        // What belongs to parts that maqam does not train comes along as well.
+        // Weights of parts that maqam does not train are exported too.
         place.write("tree/spk_dict.pt", b"not read");
         let adapter = format!("{model}/adapter_final");
         let ran = place

@@ -9,7 +9,7 @@ use command::fixture_text;
 use serde_json::Value;
 use serde_json::json;
 
-/// First a mixture that waits for a score that cannot get better, then diverse batches by the model as it then stands. Text rows take part.
+/// First a mixture that waits for a score that cannot improve, then diverse batches by the current model. Text rows take part.
 fn recipe(embeddings: &str) -> String {
     format!(
         "\
@@ -84,7 +84,7 @@ fn a_stage_after_an_early_stop_uses_the_current_model() {
         );
         assert_eq!(stage, if step <= end { "mixed" } else { "refine" });
     }
-    // Learning rates count planned steps: the second stage begins where step 9 of 14 stands.
+    // Learning rates count planned steps: the second stage begins at the rate of step 9 of 14.
     let rates: Vec<f64> = steps
         .iter()
         .map(|line| line["learning_rate"].as_f64().unwrap())
@@ -207,7 +207,7 @@ fn probes_log_cosines_and_change_nothing() {
     }
 }
 
-/// One task alone in a step: its probe's gradient is the step's own, to the last bit.
+/// With one task in a step, its probe's gradient equals the step's own, to the last bit.
 #[test]
 fn the_gradient_of_a_lone_task_is_that_of_the_step() {
     let place = place("base");

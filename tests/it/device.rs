@@ -1,4 +1,4 @@
-//! Devices and precisions as commands and recipes name them, and what a training needs of a card, on a machine without one.
+//! Devices and precisions in commands and recipes, and the memory of training on a GPU, on a machine without one.
 
 use crate::command;
 
@@ -48,7 +48,7 @@ fn a_benchmark_reports_work_and_time_by_part() {
         (number("examples_per_s") * seconds / 4.0 - 1.0).abs() < 1e-9
             && (number("tokens_per_s") * seconds / 2383.0 - 1.0).abs() < 1e-9
     );
-    // By hand: two layers of 4 heads of 32 with 2 key heads, 384 inside; 2048 tokens in the head; two layers of 128 and 512 in the tower.
+    // By hand: two layers of 4 heads of 32 with 2 key heads, 384 inside; 2048 tokens in the head; two encoder layers of 128 and 512.
     let layers = 2.0 * (128.0 * 256.0 + 128.0 * 128.0 + 3.0 * 128.0 * 384.0);
     let tower = 2.0 * (4.0 * 128.0 * 128.0 + 2.0 * 128.0 * 512.0)
         + 3.0 * 128.0 * (128.0 + 128.0)
@@ -223,7 +223,7 @@ fn a_plan_shows_the_memory_of_training_on_a_gpu() {
     );
     let fp8 = plan(&["--card", "80", "--set", "model.precision=fp8"]);
     assert!(fp8.contains("GPU     in fp8"), "{fp8}");
-    // What is left beside the driver's part and the workspace is 60 MB: not enough for 8192 tokens.
+    // 60 MB remain after the driver's part and the workspace: not enough for 8192 tokens.
     let small = plan(&["--card", "1.05"])
         .split_whitespace()
         .collect::<Vec<_>>()

@@ -1,4 +1,4 @@
-//! What goes wrong for a new user of recipes and manifests: each message says where, what was found and what to do.
+//! Mistakes of new users in recipes and manifests: each message has the place, the fault and a hint.
 
 use crate::command;
 

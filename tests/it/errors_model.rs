@@ -1,4 +1,4 @@
-//! What goes wrong with checkpoints, adapters, outputs and disks: what is damaged is named, nothing is done by halves.
+//! Faults of checkpoints, adapters, outputs and disks: the error names the damage, and nothing is written partially.
 
 use crate::command;
 
@@ -148,7 +148,7 @@ fn a_checkpoint_of_another_kind_is_refused() {
 #[test]
 fn an_adapter_of_another_model_is_refused_and_named() {
     let place = with_model("qwen_omni");
-    // Of other widths; then with a layer more than this model has.
+    // Another width, then one layer more than this model has.
     let other = fixture_text("qwen_omni_wide/adapter_final");
     score(&place, &["--adapter", &other]).fails(2, &["adapter_final", "shape", "hint:"]);
     let place = with_model("qwen_omni_wide");
@@ -359,12 +359,12 @@ fn a_full_disk_stops_the_run_and_space_resumes_it() {
         "No space left on device",
         "hint: free some space and run the command again",
     ];
-    // Room for one checkpoint and not for two.
+    // Space for one checkpoint and not for two.
     std::fs::write(place.path("runs/filler"), vec![0u8; 1550 * 1024]).unwrap();
     place
         .run(&["train", "recipe.yaml"])
         .fails(4, &[&["runs/small/checkpoints"], &no_space[..]].concat());
-    // The log grows to the end of its last page, where a line finds room for its beginning only.
+    // The log grows to the end of its last page, which has space only for the beginning of a line.
     disk.fill();
     let ran = place.run(&[
         "train",

@@ -1,4 +1,4 @@
-//! Frozen linear layers rounded to 8 bits on the CPU: what it does to losses and gradients of whole models, and what commands say of it.
+//! Frozen linear layers rounded to fp8 on the CPU: the effect on losses and gradients of whole models, and the output of commands.
 
 use crate::command;
 use crate::golden;
@@ -190,7 +190,7 @@ fn an_fp8_run_is_logged_and_resumes_bit_for_bit() {
     }
 }
 
-/// Of a run that computed in `f32` under this setting, as the CPU did before it could round, the rest is in 8 bits, and the log says from where on.
+/// If a run computed in `f32` under this setting, as the CPU once did, the rest of it is in fp8, and the log names the step.
 #[test]
 fn a_run_that_changes_to_fp8_logs_the_step() {
     let place = small_run(3);

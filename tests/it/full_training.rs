@@ -220,7 +220,7 @@ fn every_gradient_is_pytorchs() {
     }
 }
 
-/// The losses of `steps` steps; `is_trained` says of a step and part whether it moves.
+/// The losses of `steps` steps; `is_trained` decides for each step and part whether it is trained.
 fn losses(
     name: &str,
     steps: u64,

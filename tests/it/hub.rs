@@ -202,7 +202,7 @@ fn a_cut_download_continues_at_the_same_byte() {
     );
 }
 
-/// A server that answers each request as a function says, and remembers what was asked.
+/// A server that answers each request by a function, and records the requests.
 struct Liar {
     address: String,
     /// Path and lower-case headers of every request.
@@ -301,7 +301,7 @@ fn redirecting(to: String) -> Liar {
     })
 }
 
-/// The host of the files, which ignores what part is asked for.
+/// The host of the files, which ignores the requested range.
 fn storage() -> Liar {
     Liar::start(|path, stream| {
         let bytes = std::fs::read(fixture("qwen_omni").join(&path[1..])).unwrap();

@@ -41,7 +41,7 @@ fn rows(task: &str) -> Vec<Row> {
     .rows
 }
 
-/// A suite that asks every built-in task about the rows of some of them.
+/// A suite with every built-in task for the rows of some of them.
 fn built(tasks: &Tasks, of: &[&str], settings: &Settings, seed: u64) -> Suite {
     let rows: Vec<(&Task, Vec<Row>)> = of
         .iter()
@@ -446,7 +446,7 @@ fn the_shipped_suite_equals_its_command() {
     );
 }
 
-/// `tests/reference/instruction_floor.py` decided every check anew and counted.
+/// `tests/reference/instruction_floor.py` computed every check independently.
 #[test]
 fn the_floor_is_that_of_an_independent_count() {
     let golden: Value = serde_json::from_str(
@@ -483,7 +483,7 @@ fn summaries_are_asked_if_a_manifest_has_or_needs_one() {
         summaries.map(|row| row.source.id.to_string()).collect()
     };
     assert!(asked_of(&["asr"]).is_empty());
-    // The emotion manifest has clips of its own; only those with a summary are asked for one.
+    // The emotion manifest has its own clips; a summary is asked only for those with one.
     let with_summary: BTreeSet<String> = rows("summarization")
         .iter()
         .map(|row| row.id.to_string())

@@ -1,4 +1,4 @@
-//! The judge against an endpoint on this machine that misbehaves: too many requests, faults, cut connections, silence, answers of every wrong kind.
+//! The judge against a local endpoint with faults: too many requests, errors, cut connections, silence, wrong answers of every kind.
 
 use std::fs::File;
 use std::net::TcpListener;
@@ -55,7 +55,7 @@ fn items(count: usize) -> Vec<Item> {
         .collect()
 }
 
-/// A run's end, and every wait that was told on the way.
+/// Result of a run, and every wait that it reported.
 fn judged(
     server: &Server,
     items: &[Item],
@@ -131,7 +131,7 @@ fn requests_recover_from_every_failure() {
     );
     let verdicts = verdicts.unwrap();
     assert_eq!(grades_of(&verdicts.outcomes[0]), [4, 2, 3]);
-    // What was asked for, and the timeout of the silent one.
+    // The requested wait, and the timeout of the silent connection.
     assert!(
         started.elapsed() >= timeout + Duration::from_millis(200),
         "{:?}",
@@ -156,7 +156,7 @@ fn requests_recover_from_every_failure() {
     }
     let seen = server.seen();
     assert_eq!(seen.len(), 8);
-    // After an answer that cannot be used the judge is told what was wrong with it.
+    // After an answer that cannot be used, the next request names its fault.
     let said = |seen: &Seen| {
         seen.body["messages"]
             .as_array()
@@ -284,7 +284,7 @@ fn an_unusable_answer_does_not_stop_the_others() {
         (1, vec![2.0, 2.0, 3.0])
     );
     assert_eq!((server.seen().len(), verdicts.bill.requests), (5, 5));
-    // What could not be used is not kept.
+    // Unusable answers are not cached.
     assert_eq!(Cache::open(&cache).unwrap().len(), 2);
     assert_eq!(
         judged(&server, &items(3), &cache, 1, patience())
@@ -442,7 +442,7 @@ fn threads_are_bounded_and_retry_after_holds_all() {
         patience(),
     );
     assert!(verdicts.unwrap().bill.requests == 12 && waits.len() == 1);
-    // Three may have been asked before the first answer; nobody asked again within the 0.3 s, and nine more take three rounds of 40 ms.
+    // Three requests may be sent before the first answer. No request is repeated within the 0.3 s, and nine more take three rounds of 40 ms.
     assert!(
         started.elapsed() >= Duration::from_millis(420),
         "{:?}",
@@ -477,7 +477,7 @@ fn a_stop_keeps_the_answers() {
         error.exit_code() == 130 && error.to_string().contains("verdicts are in the cache"),
         "{error}"
     );
-    // Everything that was asked was answered, and everything that was answered is kept.
+    // Every request was answered, and every answer is in the cache.
     assert!(
         (3..50).contains(&cache.len()) && cache.len() == server.seen().len(),
         "{} of {}",
@@ -624,7 +624,7 @@ fn the_command_grades_and_repeats_no_request() {
     let expected = json!({"id": "r0", "grades": {"faithfulness": 3, "coverage": 2, "fluency": 3}, "reason": "لأن", "rubric": "summary", "model": "gpt-4o-2024-08-06", "tokens": {"prompt": 200, "completion": 20}});
     assert_eq!(place.lines("judged.jsonl")[0], expected);
     let first = place.text("judged.jsonl");
-    // From the predictions' own field come the same texts, so nothing is asked.
+    // The predictions' own field gives the same texts, so no request is sent.
     let ran = run(&place, &server, "meta.text", &["--json"]).succeeds();
     let found: Value = serde_json::from_str(&ran.stdout).unwrap();
     assert_eq!(
@@ -790,7 +790,7 @@ fn ctrl_c_ends_after_the_requests_in_progress() {
         "{}",
         ran.stderr
     );
-    // The one under way when the signal came, and on a busy machine perhaps the next.
+    // The request in progress when the signal came, and on a busy machine perhaps the next.
     assert!(
         (1..3).contains(&place.lines("judge-cache.jsonl").len())
             && !place.path("judged.jsonl").exists()
@@ -828,7 +828,7 @@ fn a_key_in_an_answer_reaches_no_file() {
             );
         }
     }
-    // What cannot be used is told to the judge and written as a fault.
+    // The next request names the fault of an unusable answer, and the fault is written.
     let place = place_with_summaries();
     let wrong = format!("{{\"faithfulness\": \"{KEY}\", \"coverage\": 2, \"fluency\": 3}}");
     let server = Server::start(&[says(&wrong)]);
@@ -947,7 +947,7 @@ fn a_limit_ends_requests_and_keeps_answers() {
             (server.seen().len(), place.lines("judge-cache.jsonl").len()),
             (2, 2)
         );
-        // Without the limit only the third is asked.
+        // Without the limit, only the third request is sent.
         run(&place, &server, "sources.jsonl", &prices).succeeds();
         assert_eq!(server.seen().len(), 3);
     }
@@ -1026,7 +1026,7 @@ fn outputs_that_take_nothing_cost_no_grade() {
     assert!(ran.stderr.contains("standard output"), "{}", ran.stderr);
     assert_eq!(place.text("judged.jsonl").lines().count(), 3);
 
-    // What was paid for is in the cache: no fourth question is asked.
+    // The paid answers are in the cache: there is no fourth request.
     let mut command = place.command(&[&arguments[..], &["--out", "/dev/full"]].concat());
     command.env("OPENAI_API_KEY", KEY);
     let ran = command::outcome(command.output().unwrap());

@@ -98,7 +98,7 @@ impl Golden {
             .collect()
     }
 
-    /// The gradients that a layer of these projections has gathered are PyTorch's.
+    /// Compares a layer's gradients for these projections with PyTorch's.
     fn check_linear(&self, layer: &Linear, names: &[&str]) {
         assert_near(
             &names.join("+"),

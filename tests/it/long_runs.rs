@@ -1,5 +1,5 @@
-//! What must not cost hours: a bad row, a test set that was trained on, too little memory, an input that was replaced; and what a run says of
-//! where and how long it ran.
+//! Problems that must not cost hours: a bad row, a test set in the training data, too little memory, a replaced input; and the records of
+//! machine and time.
 
 use crate::command;
 
@@ -159,7 +159,7 @@ fn a_span_past_the_end_is_found_before_step_one() {
     }
 }
 
-/// Puts a file in a clip's place whose header is whole.
+/// Replaces a clip by a file with an intact header and damaged contents.
 fn damage_behind_the_headers(place: &Place, name: &str) {
     place.write(name, damaged_flac());
 }
@@ -284,7 +284,7 @@ fn an_evaluation_caches_answers_and_lists_bad_rows() {
         ran.stderr
     );
     assert_eq!(place.lines("runs/eval/dev/base/words.jsonl").len(), 1);
-    // A header that is bad is said before anything is asked.
+    // A bad header is reported before any answer is generated.
     place.write("clips/d0.wav", "");
     eval(&[]).fails(2, &["d0.wav", "--on-bad-row skip"]);
 }
@@ -441,7 +441,7 @@ fn a_plan_answers_from_the_name_of_a_model() {
     };
     for flag in ["--gpu-memory", "--card"] {
         let seven = plan("Qwen/Qwen2.5-Omni-7B", flag);
-        // 8.25 G numbers: 33.0 GB in f32; in bf16 16.5 GB, and copies of the adapters beside them.
+        // 8.25 billion parameters: 33.0 GB in f32; in bf16 16.5 GB, and copies of the adapters in addition.
         assert!(
             seven.contains("frozen weights 33.0 GB")
                 && seven.contains("bf16: frozen weights 16.6 GB"),

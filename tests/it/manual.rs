@@ -1,4 +1,4 @@
-//! The manual as a reader meets it: links lead somewhere, the summary is whole, every command and option is listed.
+//! The manual: links are valid, the summary is complete, every command and option is listed.
 
 use std::collections::BTreeSet;
 use std::fs;
@@ -44,7 +44,7 @@ fn prose(text: &str) -> Vec<&str> {
     lines
 }
 
-/// A line without what stands in backticks.
+/// A line without the text in backticks.
 fn without_code(line: &str) -> String {
     line.split('`').step_by(2).collect()
 }
@@ -79,7 +79,7 @@ fn anchors(text: &str) -> BTreeSet<String> {
         .collect()
 }
 
-/// What is wrong with the links of a page.
+/// Faults in the links of a page.
 fn faults(page: &Path, text: &str) -> Vec<String> {
     let mut found = Vec::new();
     for link in links(text) {

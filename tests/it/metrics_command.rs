@@ -1,4 +1,4 @@
-//! `maqam metrics` at work: what it prints of good files, and what it says of bad ones.
+//! `maqam metrics`: output for valid files, and errors for others.
 
 use crate::command;
 
@@ -7,7 +7,7 @@ use command::Place;
 use serde_json::Value;
 use serde_json::json;
 
-/// Three answers of a recogniser: right but for spelling, an English word heard as Arabic, and a loop.
+/// Three answers of a recogniser: correct except for spelling, an English word transcribed as Arabic, and a loop.
 fn transcripts() -> Vec<Value> {
     vec![
         json!({"id": "a", "task": "asr", "prediction": "ذهبت الى المدرسه", "reference": "ذهبتُ إلى المدرسة", "meta": {}}),
@@ -431,7 +431,7 @@ fn two_systems_are_tested_in_pairs() {
         "{}",
         wer["scores"]
     );
-    // Five of six speakers differ, each the same way: of 2^5 swaps the two that keep all on one side are as far from 0.
+    // Five of six speakers differ, all in the same direction: of 2^5 swaps, the two that keep all on one side are as far from 0.
     let swapped = &wer["randomisation"];
     assert_eq!(
         (

@@ -1,4 +1,4 @@
-//! Our model against transformers and PEFT, on checkpoints of random weights: audio tokens, logits, losses, greedy tokens,
+//! maqam's model against transformers and PEFT, on checkpoints of random weights: audio tokens, logits, losses, greedy tokens,
 //! gradients, 20 steps of LoRA training. The bars are the project's; `tests/reference` has the scripts.
 
 use crate::golden;

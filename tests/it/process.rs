@@ -116,7 +116,7 @@ fn limited(place: &Place, limits: &str, arguments: &[&str]) -> Outcome {
     outcome(command.output().unwrap())
 }
 
-/// Returns whether two outputs are the same; a plan's page holds a speed that is measured anew, so its ends are compared.
+/// Returns whether two outputs are the same; a plan's page has a newly measured speed, so its ends are compared.
 fn is_same(a: &[u8], b: &[u8]) -> bool {
     let is_page = |bytes: &[u8]| bytes.starts_with(b"<!DOCTYPE") && bytes.ends_with(b"</html>\n");
     a == b || (is_page(a) && is_page(b))
@@ -227,7 +227,7 @@ fn the_standard_output_can_be_named_as_an_output() {
     for name in ["/dev/stdout", "/dev/fd/1", "/proc/self/fd/1"] {
         let found = place.command(&to(&arguments(name), "")).output().unwrap();
         assert!(found.status.success() && found.stdout == expected, "{name}");
-        // What stands in the file already stays.
+        // The earlier contents of the file stay.
         place.write("log", "before ");
         let log = File::options()
             .append(true)
@@ -317,7 +317,7 @@ fn nothing_that_cannot_be_printed_ends_a_training() {
         let status = command.stdout(sink()).stderr(sink()).status().unwrap();
         assert_eq!(status.code(), Some(0), "{broken}");
         assert_eq!(place.text("runs/small/log.jsonl"), log, "{broken}");
-        // A fault keeps its exit code, said or not.
+        // A fault keeps its exit code, whether or not it can be printed.
         let mut command = place.command(&["train", "recipe.yaml", "--device", "cpu"]);
         let status = command.stdout(sink()).stderr(sink()).status().unwrap();
         assert_eq!(status.code(), Some(2), "{broken}");
@@ -328,7 +328,7 @@ fn nothing_that_cannot_be_printed_ends_a_training() {
 fn a_full_disk_costs_only_the_output() {
     let place = place();
     for writer in writers() {
-        // In blocks of 512 bytes: every write fails, or the first that goes beyond.
+        // In blocks of 512 bytes: every write fails, or the first one after the limit.
         for blocks in [0, 1] {
             let ran = limited(&place, &format!("ulimit -f {blocks}"), &to(&writer, "out"));
             if ran.code == Some(0) {
@@ -605,7 +605,7 @@ fn inputs_without_end_are_refused() {
         assert_eq!(ran.code, Some(2), "{command:?}: {}", ran.stderr);
         assert!(started.elapsed() < Duration::from_secs(20), "{command:?}");
     }
-    // Files beside the weights: a template is passed over, an adapter is refused, and neither a device nor a pipe is waited for.
+    // Files next to the weights: a template is ignored, an adapter is refused, and maqam waits for neither a device nor a pipe.
     place.copy("qwen_omni", "odd");
     for (name, is_pipe) in [
         ("processor_config.json", true),
@@ -946,7 +946,7 @@ fn a_kill_between_two_writes_costs_no_finished_step() {
             .command(&["train", "recipe.yaml", "--device", "cpu"])
             .spawn()
             .unwrap();
-        // The names that come and go in the folder are those of checkpoints that begin, are put in place and are removed.
+        // These names appear and disappear when checkpoints are started, moved into place and removed.
         events.wait_for(writes, &mut child);
         let _ = child.kill();
         child.wait().unwrap();
@@ -1003,7 +1003,7 @@ mod watch {
 
     impl Drop for Folder {
         fn drop(&mut self) {
-            // SAFETY: nobody else has the descriptor.
+            // SAFETY: no one else has the descriptor.
             unsafe {
                 libc::close(self.0);
             }

@@ -198,7 +198,7 @@ fn frames_of_every_window_equal_the_processors() {
                         .filter(|&row| row < end)
                         .chain(frames - 5.min(frames)..end);
                     let expected = &golden.tensors[&format!("mel.{i}.{j}.{w}")];
-                    // Of a short window the reference shows padding that ours does not compute.
+                    // The reference gives padding of a short window, which maqam does not compute.
                     let of_reference = (0..20)
                         .filter(|&row| row < end)
                         .chain(20..expected.dim(0).unwrap());
@@ -639,7 +639,7 @@ fn cached_encoder_outputs_change_no_bit() {
     assert_eq!(run(dirs[0].path()), first, "read from the disk");
     assert_eq!(run(dirs[1].path()), first, "encoded again");
 
-    // An encoder that is trained keeps nothing.
+    // The output of a trained encoder is not cached.
     let everywhere = Parts {
         audio_encoder: Training::Lora,
         ..parts

@@ -1,4 +1,4 @@
-//! A run that is stopped and resumed ends as the run that was not, bit for bit; a run that cannot be resumed as it was says why.
+//! A run that is stopped and resumed ends like an undisturbed one, bit for bit; the error names the reason if a run cannot be resumed.
 
 use crate::command;
 
@@ -57,7 +57,7 @@ fn left_by(place: &Place) -> Vec<Vec<u8>> {
         .collect()
 }
 
-/// What the run leaves that nobody interrupts, its steps, and how long it took.
+/// Results of the undisturbed run, its steps, and its duration.
 struct Uninterrupted {
     left: Vec<Vec<u8>>,
     steps: Vec<Value>,
@@ -130,7 +130,7 @@ fn interrupt(child: &Child) {
 }
 
 fn signal(child: &Child, signal: libc::c_int) {
-    // SAFETY: the process is a child that nobody has waited for, so its number is still its own.
+    // SAFETY: no one has waited for this child process, so its id is still its own.
     assert_eq!(unsafe { libc::kill(child.id() as libc::pid_t, signal) }, 0);
 }
 
@@ -307,7 +307,7 @@ fn unfinished_checkpoints_are_ignored() {
         .succeeds();
     assert_uninterrupted(&place, "after leftovers");
 
-    // Without its later checkpoints the run goes on from an earlier one; without any, from the beginning.
+    // Without its later checkpoints the run continues from an earlier one, and without any from the beginning.
     for gone in [
         &["step-000012"][..],
         &["step-000008", "step-000010", "step-000012"],

@@ -1,4 +1,4 @@
-//! The sample is what its card says: every clip whole, four tasks each, splits that share no voice and no sentence, emotions crossed evenly.
+//! The sample agrees with its README: complete clips, four tasks each, splits without common voices and sentences, emotions crossed evenly.
 
 use std::collections::BTreeMap;
 use std::collections::BTreeSet;

@@ -17,11 +17,11 @@ use crate::cuda_kernels::harness::launch_once;
 use crate::support::flat;
 use crate::support::numbers;
 
-/// Numbers of a block of a pass that sees no rows.
+/// Values of a block in a pass without rows.
 const STRETCH: usize = 2048;
 /// One rounding to bf16 is 2^-9.
 const ROUNDED: f64 = 1.0 / 256.0;
-/// What f32 leaves of a difference of numbers around one.
+/// Error of an f32 difference of values around one.
 const CANCELLED: f64 = 1e-6;
 /// Counts that fill no pack, one, and blocks but for a part.
 const COUNTS: [usize; 6] = [1, 7, 8, 2048, 2051, 4104];
@@ -180,7 +180,7 @@ fn rotation_is_the_crates_own_and_turns_back() {
     if !is_emulated() {
         return;
     }
-    // Head sizes of the models, an odd half, heads beside what is not turned, and more pairs than a block has threads.
+    // Head sizes of the models, an odd half, heads with a part that is not rotated, and more pairs than a block has threads.
     for (tokens, num_heads, head_dim, rest) in [
         (3, 32, 128, 512),
         (2, 20, 64, 0),

@@ -179,7 +179,7 @@ fn e4m3(code: u8) -> f32 {
     }
 }
 
-/// What the kernel of faults says when it commits one.
+/// The error of the faulty kernel for one kind of fault.
 fn fault(kind: i32) -> String {
     let (y, x) = (
         Buffer::<f32>::output(64),
@@ -218,7 +218,7 @@ fn every_fault_is_found() {
         );
     }
     assert!(fault(2).contains("samples.cu:"), "{}", fault(2));
-    // The emulator goes on after a fault.
+    // The emulator works after a fault.
     assert_eq!(fault(0), "");
 }
 

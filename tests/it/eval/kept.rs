@@ -1,4 +1,4 @@
-//! Answers are kept by what they depend on: nothing is asked twice, nothing that changed is taken for the same.
+//! The cache of answers: nothing is generated twice, and every changed input gives a new answer.
 
 use std::path::PathBuf;
 use std::time::Duration;
@@ -15,7 +15,7 @@ use crate::eval::eval;
 use crate::eval::eval_of;
 use crate::eval::place;
 
-/// Everything below a folder, by its path there, hidden files apart.
+/// Everything below a folder, by its relative path, without hidden files.
 fn contents(place: &Place, folder: &str) -> Vec<(PathBuf, String)> {
     let (root, mut found) = (place.path(folder), Vec::new());
     let mut folders = vec![root.clone()];
@@ -36,8 +36,8 @@ fn contents(place: &Place, folder: &str) -> Vec<(PathBuf, String)> {
     found
 }
 
-/// Returns whether two runs that asked in other batches ended alike: everything but numbers is the same, and numbers are up to rounding, because
-/// what stands beside a prompt in a batch decides in which order its sums are added up.
+/// Compares the results of two runs with other batches: everything except numbers is equal, and numbers are equal up to rounding, because the
+/// other prompts of a batch determine the order in which its sums are added up.
 fn assert_alike(found: &[(PathBuf, String)], expected: &[(PathBuf, String)]) {
     let names = |files: &[(PathBuf, String)]| {
         files
@@ -105,7 +105,7 @@ fn assert_values_alike(found: &Value, expected: &Value, place: &str) {
     }
 }
 
-/// The files in which answers are kept.
+/// Files of the cache of answers.
 fn parts(place: &Place) -> Vec<PathBuf> {
     let root = place.path("runs/.answers");
     let folders = std::fs::read_dir(root)

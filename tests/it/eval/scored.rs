@@ -1,4 +1,4 @@
-//! What `maqam eval` writes: scores against formulas by hand, other commands and the library.
+//! Results of `maqam eval`: scores against formulas by hand, other commands and the library.
 
 use std::path::Path;
 

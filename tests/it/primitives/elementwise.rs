@@ -72,7 +72,7 @@ fn activations_keep_their_limits_far_from_zero() {
             .collect();
         assert_eq!(flat(&gelu(&x).unwrap()), kept);
         assert_eq!(flat(&gelu_backward(&ones, &x).unwrap()), steps);
-        // The sigmoid of -88 is the least that single precision keeps normal: what lies below is as good as zero.
+        // The sigmoid of -88 is the smallest normal f32 value; smaller values count as zero.
         let near = |found: Tensor, expected: &[f64]| {
             let bars: Vec<f64> = flat(&x).iter().map(|x| 1e-37 * x.abs().max(1.0)).collect();
             flat(&found)

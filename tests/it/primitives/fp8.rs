@@ -34,7 +34,7 @@ fn e4m3(code: u8) -> f64 {
     }
 }
 
-/// By search, of all numbers of the format the nearest; of two as near the one of an even code.
+/// Finds the nearest value of the format by search; ties go to the even code.
 fn by_search(x: f64) -> f64 {
     // Differences to numbers far beyond the largest would all be the same.
     let far = |code: u8| (e4m3(code) - x.abs().min(512.0)).abs();

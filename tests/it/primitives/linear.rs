@@ -20,7 +20,7 @@ const TOKENS: usize = 13;
 const INPUTS: usize = 10;
 const OUTPUTS: usize = 12;
 
-/// A place to look at one weight of a layer, and to put another in its stead.
+/// Gives access to one weight of a layer, to read or replace it.
 type Place = fn(&mut Linear) -> &mut Weight;
 
 /// Compares the gradient of the input and of every trained weight named in `places` with differences.

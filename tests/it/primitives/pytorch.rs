@@ -28,7 +28,7 @@ use crate::support::random;
 use crate::support::trained;
 use crate::support::zeros_like;
 
-/// The fixture keeps nine digits.
+/// The fixture has nine digits.
 const BAR: f64 = 1e-8;
 
 fn fixture(name: &str) -> Value {

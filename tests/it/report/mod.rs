@@ -40,7 +40,7 @@ use maqam::stats::significance::Interval;
 use sample::EVIL;
 use sample::Sample;
 
-/// A folder that goes away with the test.
+/// A temporary folder.
 fn folder() -> tempfile::TempDir {
     tempfile::tempdir().unwrap()
 }
@@ -489,7 +489,7 @@ fn an_evaluation_shows_every_system_and_two_tests() {
         assert!(tests.contains(expected), "{expected}\n{tests}");
     }
     let words = table("scores-words");
-    // The metric of the task comes before the loss, and controls are rows.
+    // The metric of the task precedes the loss, and controls are rows.
     assert!(
         words.find("WER").unwrap() < words.find("loss").unwrap(),
         "{words}"
@@ -585,7 +585,7 @@ fn task_metrics_are_first_and_labels_in_order() {
     let dir = folder();
     let run = dir.path().join("run");
     sample.write(&run);
-    // `sad` stands before `surprised` and after `neutral` in the inventory of `emotion`, and its task stands by UAR.
+    // `sad` precedes `surprised` and follows `neutral` in the inventory of `emotion`, and its task is scored by UAR.
     for step in [0, 30, 60] {
         let path = run.join(format!("eval/step-{step:06}/moods.jsonl"));
         let text = fs::read_to_string(&path).unwrap();
@@ -658,7 +658,7 @@ fn a_page_has_the_history_of_its_run() {
     }
 }
 
-/// Runs beside each other, each with its own share of wrong answers.
+/// Several runs, each with its own share of wrong answers.
 fn runs(dir: &Path, count: usize) -> Vec<Run> {
     let folders: Vec<PathBuf> = (0..count).map(|i| dir.join(format!("run-{i}"))).collect();
     for (i, folder) in folders.iter().enumerate() {
