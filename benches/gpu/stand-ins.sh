@@ -1,8 +1,8 @@
 # Sourced by pack.sh and .ci/cuda, in the root of the repository, before they build programs with the feature `cuda`.
 #
-# candle links its kernels for quantised GGUF weights, 32 MB in each program, and maqam runs none of them. Functions that
-# end the program stand for them here: a library of the same name that the linker finds first. A build with this
-# RUSTFLAGS shares nothing with a build without it.
+# candle links its kernels for quantised GGUF weights, 32 MB in each program, and maqam runs none of them. Here
+# functions that end the program replace them, in a library of the same name that the linker finds first. A build
+# with this RUSTFLAGS shares nothing with a build without it.
 stand_ins=$(realpath -m "${CARGO_TARGET_DIR:-target}")/pack-stand-ins
 mkdir -p "$stand_ins"
 kernels=$(cargo metadata --format-version 1 --features cuda | grep -o '"manifest_path":"[^"]*/candle-kernels-[^"]*"' | cut -d '"' -f 4)
