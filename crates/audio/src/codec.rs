@@ -31,7 +31,7 @@ pub(super) struct Decoder {
     pub(super) rate: u32,
     /// Number of channels.
     pub(super) channels: usize,
-    /// Samples of the packet decoded last, channels side by side.
+    /// Samples of the last decoded packet, interleaved.
     interleaved: Vec<f32>,
 }
 
@@ -71,7 +71,7 @@ impl Decoder {
         Self::symphonia(&parameters, "AAC")
     }
 
-    /// A decoder of samples that are written as they are.
+    /// A decoder of uncompressed samples.
     pub(super) fn pcm(codec: AudioCodecId, rate: u32, channels: u16) -> Result<Self> {
         let mut parameters = AudioCodecParameters::new();
         parameters
@@ -81,7 +81,7 @@ impl Decoder {
         Self::symphonia(&parameters, "PCM")
     }
 
-    /// An Opus decoder from an `OpusHead`, and the number of samples to leave out at the beginning.
+    /// An Opus decoder from an `OpusHead`, and the number of samples to drop at the beginning.
     ///
     /// Source: RFC 7845, section 5.1.
     pub(super) fn opus(head: &[u8]) -> Result<(Self, usize)> {
@@ -132,7 +132,7 @@ impl Decoder {
     }
 
     fn symphonia(parameters: &AudioCodecParameters, name: &str) -> Result<Self> {
-        // Of all options, `gapless` alone matters: it drops what the first packet of Vorbis gives, which overlaps with nothing.
+        // Only `gapless` has an effect here: it drops the output of Vorbis's first packet, which overlaps with nothing.
         let decoder = symphonia::default::get_codecs()
             .make_audio_decoder(parameters, &AudioDecoderOptions::default())
             .map_err(|e| damaged(name, &e.to_string()))?;
@@ -185,7 +185,7 @@ impl Decoder {
     /// Appends a packet's samples, of one channel or of the average of all, and returns their number.
     ///
     /// # Errors
-    /// The decoder's words, or a channel that the packet does not have.
+    /// An error of the decoder, or a channel that the packet does not have.
     pub(super) fn decode(
         &mut self,
         packet: &[u8],
@@ -218,7 +218,7 @@ impl Decoder {
         append_channel(&self.interleaved, channels, channel, samples).map_err(|e| e.to_string())
     }
 
-    /// Forgets all packets, as before the first one.
+    /// Resets the decoder to its state before the first packet.
     pub(super) fn reset(&mut self) -> Result<()> {
         match &mut self.inner {
             Inner::Symphonia(decoder) => decoder.reset(),

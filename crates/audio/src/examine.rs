@@ -13,7 +13,7 @@ use crate::source::Source;
 use maqam_base::error::Error;
 use maqam_base::error::Result;
 
-/// A sample from here on is at full scale.
+/// Smallest absolute value of a sample at full scale.
 const FULL_SCALE: f32 = 0.999;
 
 /// Number of consecutive samples at full scale that count as clipping; one or two are a peak.
@@ -32,14 +32,14 @@ pub struct Examined {
     pub decoded: Option<Decoded>,
 }
 
-/// Facts about samples, which are those of the average of all channels unless a span names one.
+/// Facts about samples, which are those of the average of all channels unless a span names a channel.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Decoded {
     /// Largest absolute sample value; full scale is 1.
     pub peak: f32,
     /// Root mean square of the samples.
     pub rms: f64,
-    /// Root mean square of the first channel, where channels are averaged.
+    /// Root mean square of the first channel, if channels are averaged.
     pub first_channel_rms: Option<f64>,
     /// Share of the samples in runs of at least three at full scale.
     pub clipped_share: f64,
@@ -52,7 +52,7 @@ pub struct Decoded {
 pub enum FaultKind {
     /// The recording has no bytes or no samples.
     Empty,
-    /// The wanted part is empty or lies outside it.
+    /// The part is empty or outside the recording.
     Span,
     /// The recording cannot be opened, or is damaged.
     Damaged,
@@ -270,7 +270,7 @@ mod tests {
             clipped_share(&[1.0, 1.0, 0.0, 1.0, 1.0, 1.0, 0.2, 0.1]),
             0.375
         );
-        // A square wave of two samples a half never stays.
+        // A square wave with two samples per half period never has three in a row.
         assert_eq!(clipped_share(&[1.0, 1.0, -1.0, -1.0]), 0.0);
         let loud: Vec<i16> = tone(8_000, 65_000.0);
         let share = examined(wav(&loud, 1, 16_000))

@@ -1,4 +1,4 @@
-//! Levels of a recording, frame by frame: how much of it is silent, clipped, or active as speech is.
+//! Levels of a recording, frame by frame: shares of silent, clipped and active frames.
 
 /// Seconds of a frame.
 const FRAME_S: f64 = 0.01;

@@ -63,7 +63,7 @@ pub const MELS: usize = 128;
 /// Samples from one frame to the next: 10 ms at [`SAMPLE_RATE`].
 pub const HOP: usize = 160;
 
-/// A part of a recording: a stretch of time, and perhaps one of its channels. A bound that is `None` is the recording's own.
+/// A part of a recording: a stretch of time, and optionally one of its channels. A bound that is `None` is the recording's own.
 #[derive(Clone, Copy, Debug, Default, PartialEq)]
 pub struct Span {
     /// Start of the part, in seconds.
@@ -82,7 +82,7 @@ impl Span {
         channel: None,
     };
 
-    /// Returns whether the part has a beginning or an end of its own.
+    /// Returns whether the part has its own start or end.
     pub fn is_part(self) -> bool {
         self.start_s.is_some() || self.end_s.is_some()
     }
@@ -118,10 +118,10 @@ fn append_mono(
     Ok(())
 }
 
-/// Appends one of the channels that lie side by side in `interleaved`, or the average of all, and returns the number of samples.
+/// Appends one of the interleaved channels, or the average of all, and returns the number of samples.
 ///
 /// # Errors
-/// A channel that is not there.
+/// A channel that does not exist.
 fn append_channel(
     interleaved: &[f32],
     channels: usize,

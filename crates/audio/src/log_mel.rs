@@ -15,9 +15,9 @@ const WINDOW: usize = 400;
 const BINS: usize = WINDOW / 2 + 1;
 /// Samples that a window reaches back from the frame's centre.
 const REACH: usize = WINDOW / 2;
-/// Frames that go through the mel filters together, side by side, so that every loop over them is a few vector instructions.
+/// Frames that go through the mel filters together, so that every loop over them uses vector instructions.
 const LANES: usize = 16;
-/// The power below which silence is silence: log10 of it is -10.
+/// Power below which a value counts as silence: its log10 is -10.
 const POWER_FLOOR: f32 = 1e-10;
 /// Dynamic range in decades of power (80 dB): values further below the clip's maximum are raised to this limit.
 const DYNAMIC_RANGE: f32 = 8.0;
@@ -109,12 +109,12 @@ impl LogMelExtractor {
 
     /// Log-mel spectrogram of one clip, on the calling thread.
     ///
-    /// Source: `WhisperFeatureExtractor` of transformers, after Radford et al. 2022, section 2.2. The clip is mirrored before its beginning
-    /// and followed by silence, as it is when the official processor pads it; only the frames that it marks as valid are returned, and
-    /// in a form with windows those of the padding that convolutions reach into from there. Windows are transformed one by one.
+    /// Source: `WhisperFeatureExtractor` of transformers, after Radford et al. 2022, section 2.2. The clip is mirrored before its beginning and
+    /// followed by silence, as in the official processor's padding. Only the frames that it marks as valid are returned. In a form with windows,
+    /// the padding frames that convolutions reach from there are returned too. Windows are transformed one by one.
     ///
-    /// Differs: in a form without windows (Qwen2.5-Omni) a clip of 300 s or more is followed by silence too, where the official one cuts it
-    /// and mirrors its end.
+    /// Differs: in a form without windows (Qwen2.5-Omni) a clip of 300 s or more is followed by silence too. The official processor cuts it and
+    /// mirrors its end.
     ///
     /// # Shapes
     /// `samples`: `[num_samples]`, mono, at [`SAMPLE_RATE`] -> `[num_frames(num_samples) + tail, mels]`
@@ -194,7 +194,7 @@ impl LogMelExtractor {
         values
     }
 
-    /// Writes the windowed samples around `frame`'s centre; what is padded to `end` is mirrored there.
+    /// Writes the windowed samples around `frame`'s centre, mirrored at the end of the padding `end`.
     #[inline(always)]
     fn take_window(&self, samples: &[f32], frame: usize, end: Option<usize>, windowed: &mut [f32]) {
         let centre = frame * HOP;
@@ -217,7 +217,7 @@ impl LogMelExtractor {
         }
     }
 
-    /// log10 of mel power for a block of frames side by side, and the loudest of each lane.
+    /// log10 of mel power for a block of frames, and the maximum of each lane.
     ///
     /// # Shapes
     /// `power`: `[BINS, LANES]` -> `mels`: `[mels, LANES]`
@@ -456,7 +456,7 @@ mod tests {
 
     #[test]
     fn tokens_of_known_lengths() {
-        // 30 s and 300 s as the paper's 25 a second; the short ones worked out by hand from the two strides.
+        // 30 s and 300 s by the paper's 25 per second; the short ones computed by hand from the two strides.
         for (frames, tokens) in [
             (0, 0),
             (2, 0),
@@ -503,7 +503,7 @@ mod tests {
             parts.iter().map(|part| part.tail).collect::<Vec<_>>(),
             [0, 0, 2]
         );
-        // One frame short of the window there is one frame of padding left, none at the window.
+        // One frame before the end of the window, one frame of padding remains, and at the end none.
         let tails =
             [18, 19, 20].map(|frames| extractor.extract(&noise(frames * HOP, |_| 0.1)).tail);
         assert_eq!(tails, [2, 1, 0]);

@@ -11,7 +11,7 @@ const STEP_MS: usize = 100;
 /// Blocks at or below this loudness are silence, in LUFS.
 const ABSOLUTE_GATE: f64 = -70.0;
 
-/// Blocks more than this far below the loudness of what is not silence do not count, in LU.
+/// Distance below the loudness of the non-silent blocks from which a block does not count, in LU.
 const RELATIVE_GATE: f64 = -10.0;
 
 /// Integrated loudness of one channel, in LUFS; `None` if it is shorter than 400 ms or nothing in it is louder than -70 LUFS.
@@ -110,7 +110,7 @@ struct Biquad {
 }
 
 impl Biquad {
-    /// The standard's first filter: the head, which lifts what lies above 1.5 kHz by 4 dB.
+    /// The standard's first filter: the effect of the head, which raises frequencies above 1.5 kHz by 4 dB.
     fn shelf(rate: u32) -> Self {
         const HERTZ: f64 = 1681.974450955533;
         const GAIN_DB: f64 = 3.999843853973347;

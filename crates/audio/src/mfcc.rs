@@ -1,4 +1,4 @@
-//! MFCC with first and second differences, as Kaldi computes them: what HuBERT's first iteration clusters.
+//! MFCC with first and second differences, as in Kaldi: the features that HuBERT's first iteration clusters.
 
 use std::f64::consts::PI;
 

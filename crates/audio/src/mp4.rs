@@ -44,7 +44,7 @@ struct Packet {
 #[derive(Debug, Default, PartialEq, Eq)]
 struct Packets {
     found: Vec<Packet>,
-    /// Bytes of all packets, which cannot be more than the file has.
+    /// Bytes of all packets, which are at most the bytes of the file.
     bytes: u64,
     /// Tick at which the first packet begins.
     begin: u64,
@@ -178,7 +178,7 @@ fn outer_boxes(source: &mut Source) -> Result<Vec<Outer>> {
         let left = source.len() - at;
         let header = source.peek(at, 16)?;
         let (header_len, len) = match box_len(header) {
-            // The last box may leave its length out.
+            // The last box may omit its length.
             Some((header_len, 0)) => (header_len, left),
             Some((header_len, len)) if len >= header_len as u64 => (header_len, len),
             _ => {
@@ -473,7 +473,7 @@ fn read_fragment(
         if let Some(time) = child(fragment, b"tfdt")? {
             let len = if time.first() == Some(&1) { 8 } else { 4 };
             let begins = number_at(time, 4, len).ok_or_else(|| damaged("tfdt"))?;
-            // A file may begin in the middle of a broadcast, but has no holes.
+            // A file may begin in the middle of a broadcast, but must have no gaps.
             if !packets.found.is_empty() && begins != packets.begin.wrapping_add(packets.ticks) {
                 return Err(Error::input(format!(
                     "damaged: a fragment begins at tick {begins} and the one before it ends at {}",
@@ -574,7 +574,7 @@ impl Packets {
     }
 }
 
-/// Numbers that follow each other, each of them only where a flag is set.
+/// Successive numbers, each present only if its flag is set.
 struct Fields<'a>(&'a [u8]);
 
 impl Fields<'_> {
@@ -642,7 +642,7 @@ fn edit(moov: &[u8], rate: u32, ticks: u64) -> Result<Edit> {
 const CONVERT: &str =
     "AAC-LC in mono or stereo is read; convert the file to FLAC: ffmpeg -i OLD NEW.flac";
 
-/// Length of an edit in samples: to the end of the track where the edit list, whose clock is coarser, agrees to a tick.
+/// Length of an edit in samples: to the end of the track if the edit list, whose clock is coarser, agrees within a tick.
 fn length(ticks: u64, delay: u64, edited: u64, rate: u32, movie_clock: u64) -> u64 {
     let to_end = ticks.saturating_sub(delay);
     let tick = u64::from(rate).div_ceil(movie_clock.max(1));
@@ -654,7 +654,7 @@ fn length(ticks: u64, delay: u64, edited: u64, rate: u32, movie_clock: u64) -> u
     }
 }
 
-/// Start and duration of the one edit of a list; a pause before it, which aligns sound with pictures, is no part of the recording.
+/// Start and duration of the only edit of a list; a pause before it, which aligns sound with pictures, is not part of the recording.
 fn single_edit(list: &[u8]) -> Result<(u64, u64)> {
     let wide = list.first() == Some(&1);
     let (width, entry_len) = if wide { (8, 20) } else { (4, 12) };

@@ -23,7 +23,7 @@ use maqam_base::error::Result;
 /// Bytes in which the first frame is searched: a recording cut out of a stream begins with the rest of a frame.
 pub(super) const SEARCH_BYTES: usize = 8192;
 
-/// Samples by which every MP3 decoder is late.
+/// Delay of every MP3 decoder, in samples.
 const DECODER_DELAY: usize = 529;
 
 /// Frames decoded before those of a span. A frame uses up to 511 bytes of those before it, at most 24 frames at the lowest bit rate,
@@ -40,7 +40,7 @@ impl Mpeg {
     /// Finds all frames.
     ///
     /// # Errors
-    /// As [`Stream::find`].
+    /// Those of [`Stream::find`].
     pub(super) fn open(source: Source) -> Result<Self> {
         let bytes = source.into_bytes()?;
         let stream = Stream::find(&bytes)?;
@@ -90,7 +90,7 @@ struct Header {
     channels: usize,
     bytes: usize,
     samples: usize,
-    /// Bytes between the header and where an `Info` tag would be.
+    /// Bytes between the header and the place of an `Info` tag.
     side_info: usize,
 }
 
@@ -103,7 +103,7 @@ impl Stream {
     /// Walks through all frames.
     ///
     /// # Errors
-    /// Bytes between frames that are neither a frame nor a known tag, a last frame that is cut off, fewer frames than the file announces.
+    /// Bytes between frames that are neither a frame nor a known tag, a truncated last frame, fewer frames than the file announces.
     fn find(bytes: &[u8]) -> Result<Self> {
         let start = first_frame(bytes).ok_or_else(|| Error::input("no MP3 frame was found"))?;
         let first = header(&bytes[start..])
@@ -193,7 +193,7 @@ impl Stream {
                 .decode_ref(&packet)
                 .map(|buffer| append_mono(&buffer, channel, &mut scratch, &mut samples));
             if index < first_needed {
-                // The first frames of the warm-up may lack the bytes before them; what they give is not used.
+                // The first frames of the warm-up may lack the bytes before them, so their output is not used.
                 samples.truncate(len_before);
                 continue;
             }
@@ -223,7 +223,7 @@ impl Stream {
         }
         let Some(info) = info else { return Ok(()) };
         if let Some(announced) = info.num_frames {
-            // Some encoders count the `Info` frame itself. In their files, all bytes that are announced are there.
+            // Some encoders count the `Info` frame itself. Their files have all announced bytes.
             let found_bytes = self.frames.last().map_or(0, |last| last.end) - info.at;
             let is_whole = info
                 .num_bytes

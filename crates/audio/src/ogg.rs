@@ -37,7 +37,7 @@ const LAST: u8 = 4;
 pub(super) struct File {
     source: Source,
     links: Vec<Link>,
-    /// Rate of every link, in Hz, or 16 kHz where links differ and each is resampled by itself.
+    /// Rate of every link, in Hz, or 16 kHz if links differ and each is resampled separately.
     rate: u32,
 }
 
@@ -47,7 +47,7 @@ struct Link {
     decoder: Decoder,
     /// Pages that hold sound, in order.
     pages: Vec<Page>,
-    /// Number of the first sample in the stream's own count, before an encoder's delay is taken off.
+    /// Number of the first sample in the stream's own count, including an encoder's delay.
     start: i64,
     /// Samples per channel.
     num_samples: usize,
@@ -81,7 +81,7 @@ impl File {
     /// Walks over all pages, and opens a decoder for each recording.
     ///
     /// # Errors
-    /// Bytes between pages, no sound in a codec that is read, a recording without a last page.
+    /// Bytes between pages, no sound in a supported codec, a recording without a last page.
     pub(super) fn open(mut source: Source) -> Result<Self> {
         let mut links = Vec::new();
         let mut group: Vec<Page> = Vec::new();
@@ -93,7 +93,7 @@ impl File {
                 }
                 return Err(lost(at));
             };
-            // A first page after one that was not begins the next recording.
+            // A first page after other pages begins the next recording.
             if page.is(FIRST) && group.last().is_some_and(|last| !last.is(FIRST)) {
                 links.push(Link::open(&mut source, &group, links.len())?);
                 group.clear();
@@ -112,7 +112,7 @@ impl File {
         })
     }
 
-    /// Returns whether the links' rates differ, so that each is resampled by itself.
+    /// Returns whether the links' rates differ, so that each is resampled separately.
     fn is_mixed(&self) -> bool {
         self.links.iter().any(|link| link.decoder.rate != self.rate)
     }
@@ -165,7 +165,7 @@ impl Stream for File {
 }
 
 impl Link {
-    /// Reads the headers of the recording that lies on `pages`, the `index`-th of its file.
+    /// Reads the headers of the recording on `pages`, the `index`-th of its file.
     fn open(source: &mut Source, pages: &[Page], index: usize) -> Result<Self> {
         let num_first = pages.iter().take_while(|page| page.is(FIRST)).count();
         if num_first > MOST_STREAMS {
@@ -248,8 +248,7 @@ impl Link {
         Ok(link)
     }
 
-    /// Finds where the recording begins and ends in the stream's own count of samples; `delay` samples at its beginning are the
-    /// encoder's.
+    /// Finds start and end of the recording in the stream's own count of samples; `delay` samples at its beginning are the encoder's.
     fn find_ends(&mut self, source: &mut Source, delay: usize, index: usize) -> Result<()> {
         if !self.pages.last().is_some_and(|last| last.is(LAST)) {
             let which = if index == 0 {
