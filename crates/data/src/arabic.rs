@@ -1,6 +1,6 @@
 //! Rules of Arabic spelling (marks and letter forms that a data set leaves out) and Buckwalter's transliteration.
 //!
-//! No reader applies these rules by itself. A row states applied rules in its field `normalisation`.
+//! No reader applies these rules. A row states applied rules in its field `normalisation`.
 
 use std::borrow::Cow;
 use std::fmt;
@@ -78,7 +78,7 @@ pub fn is_diacritic(c: char) -> bool {
 pub struct Rules(Vec<Rule>);
 
 impl Rules {
-    /// Returns whether nothing is changed.
+    /// Returns whether there is no rule.
     pub fn is_empty(&self) -> bool {
         self.0.is_empty()
     }

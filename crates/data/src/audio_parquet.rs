@@ -68,7 +68,7 @@ impl Values {
         }
     }
 
-    /// The Arrow type that `datasets` gives the feature; polars would name others, which are read as other features.
+    /// The Arrow type of `datasets` for the feature. polars would write other types, which `datasets` reads as other features.
     fn arrow_type(&self) -> ArrowDataType {
         let field = |name: &str, of| ArrowField::new(name.into(), of, true);
         let list = |of| ArrowDataType::List(Box::new(field("item", of)));

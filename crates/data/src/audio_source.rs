@@ -18,7 +18,7 @@ const MOST_BYTES: u64 = 1 << 31;
 pub enum AudioSource {
     /// A file, with its path resolved.
     File(Box<Path>),
-    /// A stretch of a file's bytes that is an audio file of its own, such as a member of a tar file.
+    /// A range of a file's bytes that is an audio file, such as a member of a tar file.
     Range {
         /// The file.
         file: Arc<Path>,
@@ -48,7 +48,7 @@ impl AudioSource {
         }
     }
 
-    /// Name of the audio file itself, in whatever container.
+    /// Name of the audio file itself, without its container.
     pub fn member(&self) -> Cow<'_, str> {
         match self {
             Self::File(path) => path.to_string_lossy(),
@@ -74,7 +74,7 @@ impl AudioSource {
         maqam_audio::header(path, range, &self.name())
     }
 
-    /// The file on disk that holds the audio, and the bytes of it that are meant where these are not all.
+    /// The file on disk that holds the audio, and the byte range of the audio if it is not the whole file.
     pub fn file(&self) -> Option<(&Path, Option<Range<u64>>)> {
         match self {
             Self::File(path) => Some((path, None)),
@@ -90,7 +90,7 @@ impl AudioSource {
     /// # Shapes
     /// `[num_samples]`
     /// # Errors
-    /// As there.
+    /// Those of [`maqam_audio::read`].
     pub fn samples(&self, span: Span) -> Result<Vec<f32>> {
         match self {
             Self::File(path) => maqam_audio::read(path, span),
@@ -104,7 +104,7 @@ impl AudioSource {
     /// Number of these samples: see [`maqam_audio::num_samples`].
     ///
     /// # Errors
-    /// As there.
+    /// Those of [`maqam_audio::num_samples`].
     pub fn num_samples(&self, span: Span) -> Result<usize> {
         match self {
             Self::File(path) => maqam_audio::num_samples(path, span),
@@ -120,7 +120,7 @@ impl AudioSource {
     /// Length in seconds: see [`maqam_audio::duration_s`].
     ///
     /// # Errors
-    /// As there.
+    /// Those of [`maqam_audio::duration_s`].
     pub fn duration_s(&self, span: Span) -> Result<f64> {
         match self {
             Self::File(path) => maqam_audio::duration_s(path, span),

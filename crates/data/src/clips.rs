@@ -14,7 +14,7 @@ use maqam_audio::Span;
 use maqam_base::error::Error;
 use maqam_base::error::Result;
 
-/// The fields of an object that name its audio file, the first that is there.
+/// Fields of an object for its audio file; the first one that is there counts.
 const PATHS: [&str; 7] = [
     "audio",
     "path",
@@ -117,7 +117,7 @@ fn read_bound(
     Ok(found)
 }
 
-/// Takes `channel` where it is the number of a channel. A name that is none, such as that of a broadcaster, stays among the other fields.
+/// Takes `channel` if it is the number of a channel. A name, such as that of a broadcaster, stays among the other fields.
 fn read_channel(fields: &mut Fields) -> Result<Option<u16>> {
     let Some(value) = fields.take("channel") else {
         return Ok(None);
@@ -153,11 +153,10 @@ fn read_channel(fields: &mut Fields) -> Result<Option<u16>> {
     }
 }
 
-/// A clip from its path, or from an object with the path and perhaps the part of it that counts. The object's other fields are added to
-/// `unread`.
+/// A clip from its path, or from an object with the path and optionally the part. The object's other fields are added to `unread`.
 ///
 /// # Errors
-/// What is neither, an address, a file that is not there, audio written into the row.
+/// Another type, an address, a missing file, audio written into the row.
 pub fn read_clip(value: Value, audio_folder: &Path, unread: &mut Unread) -> Result<Clip> {
     let (source, part) = match value {
         Value::String(path) => (resolve(&path, audio_folder)?, None),
@@ -200,7 +199,7 @@ pub fn read_clip(value: Value, audio_folder: &Path, unread: &mut Unread) -> Resu
     })
 }
 
-/// A recording that lies inside another file.
+/// A recording inside another file.
 struct ByteRange {
     start: u64,
     len: u64,

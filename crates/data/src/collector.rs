@@ -26,7 +26,7 @@ pub struct Streamed {
     pub file: Arc<Path>,
     /// Line or number of the row, from 1.
     pub line: u32,
-    /// The row, or what is wrong with it.
+    /// The row, or its fault.
     pub row: std::result::Result<Row, BadRow>,
 }
 
@@ -41,7 +41,7 @@ pub struct BadRow {
 /// Receives the rows of a manifest one by one. An error ends the reading.
 pub type Sink<'a> = &'a mut dyn FnMut(Streamed) -> Result<()>;
 
-/// Rows of one manifest, and what was wrong with the others.
+/// Rows of one manifest, and the faults of the others.
 pub struct Collector<'a> {
     path: &'a Path,
     reader: RowReader,
@@ -52,7 +52,7 @@ pub struct Collector<'a> {
     last_line: u32,
     rows: Vec<Row>,
     bad: Vec<Bad>,
-    /// Places in `bad` by what was found.
+    /// Indices in `bad`, by fault.
     by_fault: HashMap<String, usize>,
     num_bad: usize,
     notes: Vec<String>,
@@ -178,7 +178,7 @@ impl<'a> Collector<'a> {
         }
     }
 
-    /// Adds what a user should know.
+    /// Adds a note for the user.
     pub fn note(&mut self, note: String) {
         if !self.notes.contains(&note) {
             self.notes.push(note);
@@ -195,7 +195,7 @@ impl<'a> Collector<'a> {
 
     fn refuse_in(&mut self, line: u32, error: Error, place: String) {
         self.num_bad += 1;
-        // Each row that is skipped has its own line in the record of the run.
+        // Each skipped row has its own line in the record of the run.
         if self.on_bad_row == OnBadRow::Error {
             let fault = error.to_string();
             if let Some(known) = self.by_fault.get(&fault) {
@@ -218,7 +218,7 @@ impl<'a> Collector<'a> {
     /// Ends the manifest.
     ///
     /// # Errors
-    /// No rows; rows that cannot be used, unless they are skipped and there are others.
+    /// No rows, or rows that cannot be used. If rows are skipped, only a manifest without usable rows is an error.
     pub fn finish(mut self) -> Result<Manifest> {
         self.refuse_duplicates();
         self.bad.sort_by_key(|bad| bad.line);
@@ -249,7 +249,7 @@ impl<'a> Collector<'a> {
 
     /// Takes out every row whose id was used before; the first of them stays.
     fn refuse_duplicates(&mut self) {
-        // Sorting positions takes 4 bytes per row, where a set of ids would hold each of them twice.
+        // Sorting positions takes 4 bytes per row. A set of ids would hold each of them twice.
         let mut order: Vec<u32> = (0..self.rows.len() as u32).collect();
         order.sort_by(|&a, &b| self.rows[a as usize].id.cmp(&self.rows[b as usize].id));
         let mut first = 0;

@@ -32,7 +32,7 @@ impl Columns {
         Ok(columns)
     }
 
-    /// Returns whether nothing is renamed.
+    /// Returns whether no column is renamed.
     pub fn is_empty(&self) -> bool {
         self.0.is_empty()
     }

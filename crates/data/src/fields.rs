@@ -46,7 +46,7 @@ impl Fields {
         Self(map)
     }
 
-    /// Takes a field whatever its type.
+    /// Takes a field of any type.
     pub fn take(&mut self, name: &str) -> Option<Value> {
         self.0.shift_remove(name)
     }
@@ -132,7 +132,7 @@ impl Fields {
     }
 }
 
-/// The error of a field that holds something else than it should.
+/// The error for a field of another type.
 pub fn wrong_type(name: &str, found: &Value, wanted: &str) -> Error {
     Error::input(format!("`{name}` is {}, not {wanted}", brief(found)))
 }

@@ -182,7 +182,7 @@ fn named_table(text: &str, path: &Path) -> Option<Delimiter> {
     }
 }
 
-/// The error for a file of a known form that is not read.
+/// The error for a file of a known but unsupported form.
 fn foreign(head: &[u8], path: &Path) -> Option<Error> {
     let file = path.display().to_string();
     let found = |what: &str, hint: &str| {
@@ -256,7 +256,7 @@ fn utf16(head: &[u8]) -> Option<(&'static str, &'static str)> {
     }
 }
 
-/// The delimiter of a table, where a text is one.
+/// The delimiter of a table, if a text is one.
 fn table(text: &str) -> Option<Delimiter> {
     let mut lines = text.lines().filter(|line| !line.trim().is_empty());
     let first = lines.next()?;

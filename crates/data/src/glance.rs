@@ -29,7 +29,7 @@ const BLOCK: usize = 4 << 20;
 /// Blocks that are scanned in parallel.
 const AT_ONCE: usize = 8;
 
-/// Fields whose meaning a glance does not know.
+/// Fields that the scan does not handle.
 const NOT_UNDERSTOOD: [&str; 38] = [
     "audios",
     "audio_path",
@@ -74,9 +74,9 @@ const NOT_UNDERSTOOD: [&str; 38] = [
 /// Fields of a row in a fast scan. Texts are those of the line, without the normalisation of spelling that reading a row does.
 #[derive(Debug, Default)]
 pub struct Glance<'a> {
-    /// The row's id, where it has one.
+    /// The row's id, if it has one.
     pub id: Option<Cow<'a, str>>,
-    /// The audio's path as it is written.
+    /// The audio's path as written.
     pub audio: Option<Cow<'a, str>>,
     /// Length of the audio in seconds.
     pub duration: Option<f64>,
@@ -132,7 +132,7 @@ impl Glance<'_> {
 /// Result of scanning a file.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Seen {
-    /// All rows were seen.
+    /// All rows were scanned.
     Whole,
     /// A line needs the full reader; the results so far do not count.
     Foreign,
@@ -366,7 +366,7 @@ impl<'de> Visitor<'de> for Seed<'_> {
     }
 }
 
-/// A key, borrowed where it has no escapes.
+/// A key, borrowed if it has no escapes.
 struct Name<'de>(Cow<'de, str>);
 
 /// A value of a field that names something.

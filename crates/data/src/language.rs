@@ -136,7 +136,7 @@ fn of_name(name: &str, lower: &str) -> Option<String> {
     }
 }
 
-/// The first part of a tag, as it is written in one.
+/// The first part of a tag, in the form that tags use.
 fn of_code(code: &str) -> Option<String> {
     if code == "x" {
         return Some("x".to_owned());
@@ -162,7 +162,7 @@ fn code_of(language: Language) -> String {
     language.to_639_1().unwrap_or(long).to_owned()
 }
 
-/// A later part of a tag: a region in capitals, a script with one, anything else small.
+/// A later part of a tag: a region in capitals, a script with an initial capital, other parts in lower case.
 fn subtag(part: &str) -> Option<String> {
     let is_sound = (1..=8).contains(&part.len()) && part.chars().all(|c| c.is_ascii_alphanumeric());
     if !is_sound {
@@ -176,7 +176,7 @@ fn subtag(part: &str) -> Option<String> {
     })
 }
 
-/// English name of a tag's language, without remarks in brackets; none for a language that ISO 639 does not know.
+/// English name of a tag's language, without remarks in brackets; none for a language that is not in ISO 639.
 pub fn english_name(tag: &str) -> Option<String> {
     let code = tag.split(['-', '_']).next().unwrap_or(tag);
     if code == "yue" {

@@ -133,7 +133,7 @@ pub struct Row {
     pub id: Box<str>,
     /// Line of a text file, or number of the row in another, from 1. A manifest of several files counts on from one to the next.
     pub line: u32,
-    /// The file, where the manifest has several.
+    /// The file, if the manifest has several.
     pub shard: Option<Arc<ShardFile>>,
     /// The audio, in the order of the conversation's marks; none in a text-only row.
     pub clips: Vec<Clip>,
@@ -163,7 +163,7 @@ pub struct Row {
     pub target: Option<Box<str>>,
     /// A conversation, used as written; empty in rows that leave it to their task.
     pub messages: Vec<Message>,
-    /// Every other field, as one JSON object; see [`Row::extra_fields`].
+    /// All other fields, as one JSON object; see [`Row::extra_fields`].
     pub extra: Option<Arc<str>>,
 }
 

@@ -1,4 +1,4 @@
-//! A manifest: the rows that can be used, and what is wrong with the others.
+//! A manifest: the usable rows, and the faults of the others.
 
 use std::path::PathBuf;
 

@@ -72,7 +72,7 @@ const BESIDE: [&str; 24] = [
     "duration",
 ];
 
-/// Something of many rows, counted, with the first line it was found in.
+/// Count of a remark over rows, with its first line.
 #[derive(Default)]
 pub struct Notes {
     narrowing: BTreeMap<String, Found>,

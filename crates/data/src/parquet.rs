@@ -34,10 +34,10 @@ use maqam_base::panics;
 
 /// Calls `found` with every row of a Parquet file.
 ///
-/// Row groups are read one after the other, so that embedded audio is never held twice.
+/// Row groups are read one by one, so that embedded audio is never in memory twice.
 ///
 /// # Errors
-/// A file that is not Parquet, or damaged, or whose columns of the manifest's names hold other things than numbers, texts, audio and
+/// A file that is not Parquet, or is damaged, or whose columns with names of fields have other types than numbers, texts, audio and
 /// lists of them; those of `found`.
 pub fn read(
     file: &File,
@@ -153,7 +153,7 @@ struct Named<'a> {
     json: BTreeSet<String>,
 }
 
-/// The rows of a table that was read, the first of which is row `start` of its file, counted from 0.
+/// The rows of a table; `start` is the number of the first in its file, from 0.
 fn read_frame(
     frame: &DataFrame,
     start: usize,
@@ -278,7 +278,7 @@ fn is_readable(dtype: &ArrowDataType) -> bool {
     }
 }
 
-/// An object without its empty fields; null where nothing is left.
+/// An object without its null fields; null if no field is left.
 fn without_nulls(mut file: Map<String, Value>) -> Value {
     file.retain(|_, value| !value.is_null());
     match file.is_empty() {

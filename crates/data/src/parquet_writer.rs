@@ -36,7 +36,7 @@ const GROUP_ROWS: usize = 1000;
 /// Bytes of audio after which a row group ends.
 const GROUP_BYTES: usize = 64 << 20;
 
-/// Key of what maqam must know of the columns.
+/// Key of maqam's metadata on columns.
 pub const KEY: &str = "maqam";
 
 /// Columns of a file with their kinds; [`Kind::Json`] columns hold texts of JSON values.

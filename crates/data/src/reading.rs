@@ -75,8 +75,8 @@ impl Source {
     /// `messages` and `conversations` of a row need one `<audio>` mark per clip.
     ///
     /// # Errors
-    /// Under [`OnBadRow::Error`] every bad row, as `file:line: what was found`, up to [`crate::MAX_BAD_ROWS_NAMED`]; under both, a file that
-    /// cannot be read, that is no manifest, or of which no row can be used.
+    /// Under [`OnBadRow::Error`] every bad row, as `file:line: fault`, up to [`crate::MAX_BAD_ROWS_NAMED`]; in both cases, a file that
+    /// cannot be read, that is no manifest, or without any usable row.
     pub fn read(&self, on_bad_row: OnBadRow) -> Result<Manifest> {
         let collector = RefCell::new(Collector::new(&self.path, on_bad_row));
         self.read_into(&collector)?;

@@ -87,7 +87,7 @@ pub(crate) fn part_of(span: Span) -> [(&'static str, Value); 3] {
     ]
 }
 
-/// A clip in a list: its place, with its part and length where it has any.
+/// A clip in a list: its place, and its part and length if it has any.
 fn one_of_many(clip: &Clip, place: &mut impl FnMut(&Clip) -> Result<Value>) -> Result<Value> {
     let placed = place(clip)?;
     let about: Vec<(&str, Value)> = part_of(clip.span)

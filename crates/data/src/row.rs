@@ -70,7 +70,7 @@ pub const FIELDS: [&str; 38] = [
     "videos",
 ];
 
-/// Fields of pictures, which are refused where they hold anything.
+/// Fields of pictures, which are refused if they hold anything.
 const PICTURES: [&str; 4] = ["images", "image", "videos", "video"];
 
 /// Other names of `audio`, as NeMo and others write it.
@@ -112,7 +112,7 @@ pub struct Inside {
 pub struct RowReader {
     audio_folder: PathBuf,
     shared: Shared,
-    /// Tags of the languages that were found, by their spelling.
+    /// Tags of languages by their spelling in the file.
     languages: HashMap<String, Arc<str>>,
     notes: Notes,
 }
@@ -141,7 +141,7 @@ impl RowReader {
     /// Checks one row.
     ///
     /// # Errors
-    /// What is wrong with it, without its place.
+    /// The row's fault, without its place.
     pub fn read(&mut self, raw: RawRow) -> Result<Row> {
         let mut fields = Fields::new(raw.fields);
         let id = match fields.name("id")? {
@@ -257,7 +257,7 @@ impl RowReader {
         }
     }
 
-    /// The tag of the row's `language`, or of `lang` where that is one.
+    /// The tag of the row's `language`, or of `lang` if that is a language.
     fn language(&mut self, fields: &mut Fields) -> Result<Option<Arc<str>>> {
         let written = fields
             .name("language")?
@@ -287,7 +287,7 @@ impl RowReader {
         }
     }
 
-    /// The row's clips: named by fields of their own, embedded, or written in its messages.
+    /// The row's clips: from fields of the row, embedded, or from its messages.
     fn read_clips(
         &self,
         fields: &mut Fields,
@@ -382,7 +382,7 @@ fn narrow(fields: &mut Fields, mut clips: Vec<Clip>) -> Result<(Vec<Clip>, Optio
         .map(|name| format!("`{name}`"))
         .collect();
     if clips.is_empty() {
-        // Texts have times too. Only fields that mean nothing else are an error without audio.
+        // Texts have times too. Without audio, only fields with no other meaning are an error.
         if let Some(name) = ["start_s", "end_s"].iter().find(|name| fields.has(name)) {
             return Err(Error::input(format!("`{name}` without audio")));
         }

@@ -45,7 +45,7 @@ pub struct Piece {
 pub enum Segmented {
     /// Pieces of the row; one if it was only trimmed.
     Rows(Vec<Row>),
-    /// No speech was found.
+    /// There is no speech.
     NoSpeech,
     /// The row has no audio, or several clips, and stays unchanged.
     Untouched,

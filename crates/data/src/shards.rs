@@ -24,7 +24,7 @@ const ENDINGS: [&str; 8] = [
     "jsonl", "ndjson", "json", "parquet", "arrow", "csv", "tsv", "tar",
 ];
 
-/// Names of splits, as data sets write them in front of their files' names, with the split that each means.
+/// Names of splits at the beginning of file names, with the split of each.
 const SPLITS: [(&str, &str); 10] = [
     ("train", "train"),
     ("training", "train"),
@@ -131,7 +131,7 @@ pub fn path_or_list<'de, D: Deserializer<'de>>(from: D) -> std::result::Result<P
     from.deserialize_any(Paths)
 }
 
-/// The error for a path that is not there.
+/// The error for a missing path.
 fn missing(path: &Path, written: &Path) -> Error {
     let text = path.to_string_lossy();
     let parts: Vec<&str> = text.split('/').collect();
@@ -166,7 +166,7 @@ fn missing(path: &Path, written: &Path) -> Error {
     }
 }
 
-/// The paths that a text file lists, where it is such a list.
+/// The paths in a text file, if it is a list of paths.
 fn listed(path: &Path) -> Result<Option<Vec<PathBuf>>> {
     let is_list = path.extension().is_some_and(|e| {
         ["txt", "list", "lst"]
@@ -215,7 +215,7 @@ pub fn ending(path: &Path) -> Option<&'static str> {
     ENDINGS.into_iter().find(|known| *known == end)
 }
 
-/// Returns the files of a folder that hold rows, sorted by name: its own, or else those of the folder `data` in it.
+/// Returns the files of a folder that hold rows, sorted by name: its own, or else those of its subfolder `data`.
 ///
 /// # Errors
 /// No such file, files of several kinds, or files of several splits.
@@ -369,7 +369,7 @@ fn split_top(text: &str) -> Vec<&str> {
     parts
 }
 
-/// The numbers of `000..099`, as wide as they are written.
+/// The numbers of `000..099`, with the written width.
 fn range(text: &str) -> Option<Vec<String>> {
     let (from, to) = text.split_once("..")?;
     let is_number = |text: &str| !text.is_empty() && text.bytes().all(|b| b.is_ascii_digit());

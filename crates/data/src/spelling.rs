@@ -26,7 +26,7 @@ pub fn ordinary(text: &str) -> Cow<'_, str> {
     let mut folded = String::with_capacity(text.len());
     for c in text.chars().filter(|&c| c != BYTE_ORDER_MARK) {
         match is_presentation_form(c) {
-            // A vowel sign by itself decomposes to a space and the sign. The space is no part of the text.
+            // A vowel sign alone decomposes to a space and the sign. The space is not part of the text.
             true => folded.extend(std::iter::once(c).nfkc().filter(|&part| part != ' ')),
             false => folded.push(c),
         }
@@ -82,7 +82,7 @@ pub fn is_invisible(c: char) -> bool {
 /// Returns whether a character is a shape of a letter, or of several, rather than the letter.
 fn is_presentation_form(c: char) -> bool {
     match c {
-        // Ornate parentheses are signs of their own.
+        // Ornate parentheses are separate signs.
         '\u{fd3e}' | '\u{fd3f}' => false,
         '\u{fb00}'..='\u{fb06}' | '\u{fb13}'..='\u{fb17}' => true,
         '\u{fb50}'..='\u{fdf9}' | '\u{fe70}'..='\u{fefc}' => true,

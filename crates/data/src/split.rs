@@ -55,10 +55,10 @@ pub enum Amounts {
 }
 
 impl Amounts {
-    /// Refuses sizes that leave nothing to train on.
+    /// Refuses sizes that leave no training rows.
     ///
     /// # Errors
-    /// A negative size; shares that are 1 or more together.
+    /// A negative size; a sum of shares of 1 or more.
     pub fn check(self) -> Result<()> {
         let (dev, test, most) = match self {
             Self::Shares { dev, test } => (dev, test, 1.0),
@@ -75,7 +75,7 @@ impl Amounts {
 /// Fewest groups of a stratum that dev and test are both taken from.
 const FEWEST_GROUPS: usize = 3;
 
-/// Groups that a stratum is expected to give before one is chosen for it.
+/// Groups that a part should get from a stratum before one is chosen for it.
 const EXPECTED_GROUPS: f64 = 0.5;
 
 /// Groups of the rows that were added.
@@ -183,16 +183,16 @@ impl Splitter {
         a.min(b)
     }
 
-    /// Gives every group its part.
+    /// Assigns every group to a part.
     ///
-    /// By shares, a stratum of at least three groups that is to give half a group or more to dev (or test) and gives none has its group of
-    /// the least (or greatest) hash chosen. Such a group may return to train when groups of its stratum are added.
+    /// By shares: if a stratum of at least three groups should give half a group or more to dev (or test) and gives none, its group with the
+    /// smallest (or largest) hash is chosen. Such a group may return to train when groups of its stratum are added.
     ///
-    /// By hours, each stratum gives groups in the order of their hashes until its portion of the hours is reached. Added groups move those
-    /// at the end of the portion.
+    /// By hours: each stratum gives groups in the order of their hashes until its portion of the hours is reached. Added groups move those at
+    /// the end of the portion.
     ///
     /// # Errors
-    /// Hours that are not there.
+    /// More hours than there are.
     pub fn assign(mut self, amounts: Amounts) -> Result<Assignment> {
         amounts.check()?;
         let mut by_stratum: HashMap<u64, Vec<u32>> = HashMap::new();
@@ -394,7 +394,7 @@ mod tests {
 
     #[test]
     fn no_stratum_is_missed() {
-        // Ten speakers of each of four labels: by hash alone one in three strata would have no dev.
+        // Ten speakers of each of four labels: by hash alone, one in three strata would have no dev.
         for seed in 0..20 {
             let rows = rows(0..40, 1);
             let found = parts(&rows, shares(0.1, 0.1), seed);

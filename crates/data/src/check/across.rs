@@ -54,7 +54,7 @@ pub struct TextFacts(Option<Telling>);
 
 struct Telling {
     key: u64,
-    /// The text as it is compared.
+    /// The text in the form that is compared.
     text: String,
     sketch: Option<Box<[u32]>>,
 }
@@ -75,7 +75,7 @@ struct Value {
     row: u32,
 }
 
-/// Rows in the form in which they are compared.
+/// Rows in the form that is compared.
 pub struct Across {
     files: Vec<Arc<Path>>,
     splits: Vec<Arc<str>>,
@@ -208,7 +208,7 @@ impl Across {
         self.texts_of(training, found)
     }
 
-    /// The split that others are held against: the one called `train`, else the largest.
+    /// The split that others are compared with: the one called `train`, else the largest.
     fn training(&self) -> u16 {
         if let Some(named) = self.splits.iter().position(|split| &**split == "train") {
             return named as u16;
@@ -469,7 +469,7 @@ impl Across {
     }
 }
 
-/// Position of a value in a list, which it is added to where it is missing.
+/// Index of a value in a list; adds the value if it is missing.
 fn position<T: Clone + PartialEq>(list: &mut Vec<T>, value: &T) -> u16 {
     // The value is nearly always the last one.
     let found = list.iter().rposition(|known| known == value);

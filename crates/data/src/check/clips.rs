@@ -40,11 +40,11 @@ const USUAL_RATES: [u32; 13] = [
 pub struct Heard {
     /// Facts, or the reason why there are none.
     pub found: Result<Examined, (Kind, String)>,
-    /// Length in seconds of the whole recording, where the clip is a part of it and states another length than its own.
+    /// Length in seconds of the whole recording, if the clip is a part of it and states another length than that of the part.
     whole_s: Option<f64>,
 }
 
-/// Returns whether a stated length agrees with the one that was found, both in seconds.
+/// Returns whether a stated length agrees with the actual one, both in seconds.
 pub fn agree(stated: f64, found: f64) -> bool {
     // A millionth of a second allows for sums of decimals.
     (stated - found).abs() <= STATED_TOLERANCE_S + 1e-6

@@ -44,7 +44,7 @@ pub enum Kind {
     Silent,
     /// Samples stay at full scale.
     Clipped,
-    /// The part lies outside its file.
+    /// The part is outside its file.
     Span,
     /// The stated duration is not that of the audio.
     Duration,
@@ -52,7 +52,7 @@ pub enum Kind {
     SampleRate,
     /// The task is unknown.
     Task,
-    /// There is nothing to learn: no transcript, summary or label.
+    /// There is no target: no transcript, summary or label.
     EmptyTarget,
     /// The label is not in the task's inventory.
     Label,
@@ -164,7 +164,7 @@ pub struct Finding {
     pub file: Arc<Path>,
     /// The row's line in it.
     pub line: u32,
-    /// The row's id; empty where it could not be read.
+    /// The row's id; empty if it could not be read.
     pub id: Box<str>,
     /// Description of the fault.
     pub message: String,
@@ -192,7 +192,7 @@ pub struct Placed {
     pub file: Arc<Path>,
     /// Line of the row in the file.
     pub line: u32,
-    /// The split that it belongs to where it names none.
+    /// Split of the row if it names none.
     pub split: Arc<str>,
 }
 

@@ -32,7 +32,7 @@ const SETTLED_NS: u128 = 2_000_000_000;
 /// Bytes of new facts after which they are written.
 const WRITTEN_FROM: usize = 1 << 16;
 
-/// Facts that are known.
+/// Cached facts.
 #[derive(Default)]
 pub struct Known {
     log: Option<Mutex<AppendLog>>,
@@ -92,12 +92,12 @@ impl Known {
         })
     }
 
-    /// Number of clips whose facts are known from before.
+    /// Number of clips in the cache.
     pub fn len(&self) -> usize {
         self.known.len()
     }
 
-    /// Returns whether nothing is known from before.
+    /// Returns whether the cache is empty.
     pub fn is_empty(&self) -> bool {
         self.known.is_empty()
     }
@@ -129,12 +129,12 @@ impl Known {
         found
     }
 
-    /// Writes what was found since the last time, once it is worth a write.
+    /// Writes new facts if there are enough of them.
     ///
     /// # Errors
-    /// A disk that does not take it.
+    /// Those of the disk.
     pub fn keep(&self) -> Result<()> {
-        // The lock is given back before it is taken to write.
+        // The lock is released before it is taken again for writing.
         let waiting = lock(&self.fresh).len();
         match waiting < WRITTEN_FROM {
             true => Ok(()),
@@ -142,10 +142,10 @@ impl Known {
         }
     }
 
-    /// Writes what was found since the last time.
+    /// Writes new facts.
     ///
     /// # Errors
-    /// A disk that does not take it.
+    /// Those of the disk.
     pub fn write(&self) -> Result<()> {
         let fresh = std::mem::take(&mut *lock(&self.fresh));
         match &self.log {

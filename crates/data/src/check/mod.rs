@@ -44,7 +44,7 @@ pub struct Check<'a> {
 }
 
 impl<'a> Check<'a> {
-    /// A check without rows. Facts about audio go to `known` and are taken from there.
+    /// A check without rows. `known` is its cache of facts about audio.
     pub fn new(settings: Settings<'a>, known: &'a Known) -> Self {
         Self {
             across: Across::new(settings.similarity),
@@ -84,7 +84,7 @@ impl<'a> Check<'a> {
     /// Adds rows. Their audio is examined in parallel.
     ///
     /// # Errors
-    /// Those of `found`; a disk that does not take what was found out.
+    /// Those of `found` and of the disk.
     pub fn rows(&mut self, rows: &[Placed], found: Sink<'_>) -> Result<()> {
         let looked_at: Vec<(Vec<(Kind, String)>, Vec<Heard>, across::TextFacts)> = rows
             .par_iter()

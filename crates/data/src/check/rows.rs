@@ -1,4 +1,4 @@
-//! Faults of a single row that its text shows: an unknown task, nothing to learn, a label or letters that do not belong.
+//! Faults in the fields of a single row: an unknown task, no target, an unknown label or foreign letters.
 
 use crate::NO_AUDIO_FILE;
 use crate::Role;
@@ -101,7 +101,7 @@ enum Script {
 }
 
 impl Script {
-    /// The script of a letter; `None` for anything else.
+    /// The script of a letter; `None` for any other character.
     fn of(c: char) -> Option<Self> {
         if !c.is_alphabetic() || is_diacritic(c) {
             return None;
@@ -115,7 +115,7 @@ impl Script {
         })
     }
 
-    /// The script that a language is written in, by its tag; `None` if that is not known here.
+    /// The script of a language, by its tag; `None` for a language that this table lacks.
     fn of_language(tag: &str) -> Option<Self> {
         match tag.split('-').next().unwrap_or(tag) {
             "ar" | "arb" | "arz" | "apc" | "ary" | "afb" | "fa" | "ur" | "ps" | "ckb" => {

@@ -1,4 +1,4 @@
-//! Planted faults, each found once and under its own name.
+//! Planted faults, each found once and with its own kind.
 
 use crate::task::Tasks;
 use std::fs;
@@ -28,7 +28,7 @@ fn write_wav(path: &Path, samples: &[i16], channels: u16, rate: u32) {
     fs::write(path, bytes).unwrap();
 }
 
-/// A tone of one second or so; every seed gives another one.
+/// A tone of about one second, different for every seed.
 fn tone(seed: usize, num_samples: usize) -> Vec<i16> {
     (0..num_samples)
         .map(|i| ((i as f64 * (0.02 + 0.001 * seed as f64)).sin() * 8_000.0) as i16)

@@ -71,10 +71,10 @@ pub fn export(rows: &[Row], manifest: &Path, settings: &Export<'_>) -> Result<Ve
     Ok(lost)
 }
 
-/// Writes rows as one file: Parquet with the audio inside, or JSON lines that name it where it is.
+/// Writes rows as one file: Parquet with the audio inside, or JSON lines that name the audio in place.
 ///
 /// # Errors
-/// Another ending than `.jsonl` and `.parquet`; audio that cannot be read; the disk's.
+/// Another ending than `.jsonl` and `.parquet`; audio that cannot be read; those of the disk.
 pub fn write_manifest(rows: &[Row], path: &Path) -> Result<()> {
     let ending = path.extension().unwrap_or_default();
     if ending.eq_ignore_ascii_case("parquet") {

@@ -26,7 +26,7 @@ const SPLITS: &str = "dataset_dict.json";
 pub struct Classes(HashMap<String, Vec<String>>);
 
 impl Classes {
-    /// Classes of the text under [`KEY`]; none where there is no such text.
+    /// Classes of the text under [`KEY`]; none without such a text.
     pub fn of_metadata(text: Option<&str>) -> Self {
         let info: Value = text
             .and_then(|text| serde_json::from_str(text).ok())
@@ -83,10 +83,10 @@ pub struct Saved {
     pub classes: Classes,
 }
 
-/// Looks whether a folder was written by `save_to_disk`.
+/// Checks whether a folder was written by `save_to_disk`.
 ///
 /// # Errors
-/// A folder of several splits, of which one must be named; files of it that cannot be read.
+/// A folder of several splits, of which one must be named; files in it that cannot be read.
 pub fn saved(folder: &Path) -> Result<Option<Saved>> {
     let splits = folder.join(SPLITS);
     if splits.is_file() {

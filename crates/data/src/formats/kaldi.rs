@@ -162,7 +162,7 @@ fn segment(text: &str, recordings: &Table) -> Result<(String, Map<String, Value>
     fields.insert("id".to_owned(), (*id).into());
     fields.insert("audio".to_owned(), audio(path)?.into());
     fields.insert("start_s".to_owned(), (*start).into());
-    // -1 is Kaldi's word for the end of the recording.
+    // -1 means the end of the recording in Kaldi.
     if *end != "-1" {
         fields.insert("end_s".to_owned(), (*end).into());
     }
@@ -191,7 +191,7 @@ const PARTS: [&str; 12] = [
     "-n",
 ];
 
-/// The file that an entry of `wav.scp` names; that of a command which does nothing but decode it counts as named.
+/// The file of an entry of `wav.scp`. A command that only decodes a file counts as that file.
 fn audio(entry: &str) -> Result<&str> {
     let entry = entry.trim();
     if entry.is_empty() {

@@ -90,7 +90,7 @@ pub fn convert(fields: &mut Map<String, Value>, audio: Audio) -> Result<()> {
     Ok(())
 }
 
-/// Adds the file and the part of it that a cut means.
+/// Adds the file of a cut and its part.
 fn add_audio(
     fields: &mut Map<String, Value>,
     recording: Value,
@@ -146,7 +146,7 @@ fn add_audio(
             );
         }
         fields.insert("audio".to_owned(), source["source"].clone());
-        // A channel counts from the first of its own file.
+        // A channel counts from the first channel of its own file.
         let own = channels_of(source);
         let position = |wanted: &u64| own.iter().position(|channel| channel == wanted);
         if let [one] = wanted.as_slice()

@@ -26,7 +26,7 @@ use maqam_base::files::Lines;
 /// Endings of members for a cut without audio.
 const NOTHING: [&str; 2] = ["nodata", "nometa"];
 
-/// Returns the files of cuts of a Shar folder, sorted; none where the folder is none.
+/// Returns the files of cuts of a Shar folder, sorted; none if the folder is no Shar folder.
 pub fn cuts_of(folder: &Path) -> Vec<PathBuf> {
     let mut found: Vec<PathBuf> = fs::read_dir(folder)
         .into_iter()
@@ -43,7 +43,7 @@ pub fn is_cuts(path: &Path) -> bool {
     number_of(path).is_some_and(|number| tar_of(path, number).is_file())
 }
 
-/// The number of a file of cuts, as it is written.
+/// The number of a file of cuts, as written in its name.
 fn number_of(path: &Path) -> Option<&str> {
     let name = path.file_name()?.to_str()?;
     let number = name

@@ -66,7 +66,7 @@ fn data_sets(info: &Path) -> Result<Vec<DataSet>> {
         .collect())
 }
 
-/// The file of the one data set that a `dataset_info.json` describes; none where it describes none by its file.
+/// The file of the only data set in a `dataset_info.json`; none if it describes no data set by its file.
 ///
 /// # Errors
 /// Several data sets, of which one must be named.

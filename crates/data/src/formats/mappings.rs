@@ -47,7 +47,7 @@ impl Mappings {
     /// The file's contents, read once.
     ///
     /// # Errors
-    /// A fault in the file, which a test rules out.
+    /// A fault in the file, which a test excludes.
     pub fn get() -> Result<&'static Self> {
         static READ: OnceLock<Option<Mappings>> = OnceLock::new();
         READ.get_or_init(|| yaml::parse(FILE, Path::new("mappings.yaml")).ok())

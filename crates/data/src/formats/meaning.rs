@@ -49,7 +49,7 @@ const MOST_SHOWN: usize = 8;
 /// Conversion of a file's rows to maqam's rows.
 pub struct Meaning {
     kind: Kind,
-    /// A column that is read as the text of rows that have none.
+    /// A column that is read as the text of rows without a text.
     likely_text: Option<&'static str>,
     /// Folder where relative audio paths start.
     pub audio_folder: Option<PathBuf>,

@@ -40,7 +40,7 @@ pub fn is_conversation(fields: &Map<String, Value>) -> bool {
     })
 }
 
-/// Turns a conversation of typed turns into messages. Turns of one role that follow each other are one message.
+/// Turns a conversation of typed turns into messages. Successive turns of one role become one message.
 ///
 /// # Errors
 /// A turn without role, value or a known type.
@@ -115,7 +115,7 @@ struct Opened {
 }
 
 impl Tars {
-    /// Tar files that lie in the first of these folders that has them.
+    /// Tar files in the first of these folders that has them.
     pub fn new(folders: Vec<PathBuf>) -> Self {
         Self {
             folders,

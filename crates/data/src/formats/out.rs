@@ -30,15 +30,15 @@ pub struct Export<'a> {
     pub format: Format,
     /// The folder; it must not exist.
     pub out: &'a Path,
-    /// True if audio files are copied into the folder; without that, formats of paths name files where they are.
+    /// True if audio files are copied into the folder; otherwise, formats of paths name the files in place.
     pub copy_audio: bool,
     /// True if NeMo's audio goes into tar files.
     pub tarred: bool,
     /// Rows of one shard, at least 1.
     pub shard_rows: usize,
-    /// Task of rows that name none; conversations are made by it.
+    /// Task of rows that name none; it makes their conversations.
     pub task: Option<&'a str>,
-    /// The tasks there are.
+    /// All tasks.
     pub tasks: &'a Tasks,
 }
 
@@ -66,7 +66,7 @@ pub fn file_name(clip: &Clip, row: &Row, names: &mut BTreeSet<String>) -> Result
     Ok(name)
 }
 
-/// The folder that is written, and what is known of it.
+/// The output folder and its state.
 pub struct Out<'a> {
     /// The folder while it is written.
     pub folder: PathBuf,
@@ -247,10 +247,10 @@ pub fn line(file: &mut dyn Write, text: &str, path: &Path) -> Result<()> {
     writeln!(file, "{text}").map_err(|e| Error::io(path, "write", &e))
 }
 
-/// Writes a file whole or not at all, by work that may fail for reasons of its own.
+/// Writes a file completely or not at all; `write` may fail.
 ///
 /// # Errors
-/// Those of `write`, and the disk's.
+/// Those of `write` and of the disk.
 pub fn stream(path: &Path, write: impl FnOnce(&mut dyn Write) -> Result<()>) -> Result<()> {
     let mut failed = None;
     let written = files::write_atomic_with(path, |file| {

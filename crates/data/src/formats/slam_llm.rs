@@ -1,4 +1,4 @@
-//! SLAM-LLM: `{"key", "source", "target"}`, with a prompt where the row has one.
+//! SLAM-LLM: `{"key", "source", "target"}`, with a prompt if the row has one.
 
 use serde_json::Map;
 use serde_json::Value;

@@ -26,7 +26,7 @@ use maqam_base::json;
 enum Quotes {
     /// RFC 4180: a cell in quotes may hold anything, also line breaks.
     Standard,
-    /// Quotes are letters, unless a cell holds doubled ones: Common Voice writes its sentences bare, pandas quotes where it must.
+    /// Quotes are letters, unless a cell holds doubled quotes. Common Voice never quotes sentences, and pandas quotes them if necessary.
     WhereNeeded,
 }
 
@@ -179,7 +179,7 @@ fn bare(cell: &str) -> String {
     }
 }
 
-/// A line of a table: cells quoted where they must be.
+/// A line of a table, with quotes around cells that need them.
 pub fn line<'a>(cells: impl Iterator<Item = &'a str>, delimiter: Delimiter) -> String {
     let delimiter = char::from(delimiter.byte());
     let written: Vec<String> = cells
@@ -221,7 +221,7 @@ pub fn write(out: &mut Out<'_>, rows: &[Row], delimiter: Delimiter) -> Result<()
 /// Writes a table with the columns of all records, in the order in which they first appear. Lists and objects are written as JSON.
 ///
 /// # Errors
-/// The disk's.
+/// Those of the disk.
 pub fn write_records(
     path: &Path,
     records: &[Map<String, Value>],

@@ -28,7 +28,7 @@ const BLOCK: usize = 512;
 /// Largest member whose text the index holds, in bytes.
 const MOST_TEXT: u64 = 1 << 20;
 
-/// Bytes up to which a long name or a header of pax is believed.
+/// Largest size of a long name or a pax header, in bytes.
 const MOST_NAME: u64 = 1 << 20;
 
 /// Endings of members that hold audio.
@@ -69,7 +69,7 @@ impl Shard {
     /// Opens a tar file by its index. The first time, reads all headers and writes the index, next to the file or in [`FOLDER`].
     ///
     /// # Errors
-    /// A file that cannot be read, is no tar file, or is cut off.
+    /// A file that cannot be read, is no tar file, or is truncated.
     pub fn open(path: &Path) -> Result<Self> {
         let stamp = Stamp::of(path)?;
         let places = index_places(path);
@@ -85,7 +85,7 @@ impl Shard {
         }
         let members = scan(path)?;
         let index = write_index(&members, stamp);
-        // An index only saves time, so a shard is read without one where there is no place for it.
+        // An index only saves time, so a shard without a place for its index is read without one.
         for place in &places {
             if files::write_atomic(place, &index).is_ok() {
                 break;
@@ -163,7 +163,7 @@ fn ends_fit(path: &Path, members: &[Member]) -> bool {
 /// Finds the members of a tar file by its headers.
 ///
 /// # Errors
-/// What is no tar file, and a member that is cut off.
+/// A file that is no tar file; a truncated member.
 pub fn scan(path: &Path) -> Result<Vec<Member>> {
     let file = File::open(path).map_err(|e| Error::io(path, "read", &e))?;
     let len = file
@@ -266,7 +266,7 @@ fn scan_reader(reader: &mut BufReader<File>, file_len: u64) -> Result<Vec<Member
                         .hint("pack it again without `--sparse`"),
                 );
             }
-            // A folder, a link, or a remark of its own program.
+            // A folder, a link, or a special entry of another program.
             _ => {
                 if !is_about_next {
                     overrides = Overrides::default();
@@ -312,7 +312,7 @@ fn checksum_fits(block: &[u8; BLOCK]) -> bool {
     number(&block[148..156]) == Some(sum)
 }
 
-/// A number in octal digits, or in bytes where the first bit is set.
+/// A number in octal digits, or in binary if the first bit is set.
 fn number(field: &[u8]) -> Option<u64> {
     if field.first()? & 0x80 != 0 {
         let (high, low) = field.split_at_checked(field.len().checked_sub(8)?)?;
@@ -394,7 +394,7 @@ fn write_index(members: &[Member], stamp: Stamp) -> Vec<u8> {
     out
 }
 
-/// The members of an index; none where it is missing, damaged, or of another shard.
+/// The members of an index; none if it is missing, damaged, or of another shard.
 fn read_index(path: &Path, stamp: Stamp) -> Option<Vec<Member>> {
     let bytes = std::fs::read(path).ok()?;
     let (body, hash) = bytes.split_at_checked(bytes.len().checked_sub(32)?)?;
@@ -441,7 +441,7 @@ fn u64_of(bytes: &[u8]) -> Option<u64> {
     Some(u64::from_le_bytes(bytes.try_into().ok()?))
 }
 
-/// A tar file that is written, member by member.
+/// Writer of a tar file, member by member.
 pub struct Writer<W: std::io::Write> {
     out: W,
 }
@@ -491,7 +491,7 @@ impl<W: std::io::Write> Writer<W> {
                 put(128, &len.to_be_bytes());
             }
         }
-        // The time is left at zero, so that equal rows give equal files.
+        // The time is zero, so that equal rows give equal files.
         put(136, b"00000000000\0");
         put(148, b"        ");
         put(156, &[kind]);
@@ -582,7 +582,7 @@ mod tests {
             number(&[0x80, 0, 0, 0, 0, 0, 0, 2, 0, 0, 0, 1]),
             Some((2 << 32) + 1)
         );
-        // A text whose letters lie where a header has its sum.
+        // A text with letters at the place of a header's checksum.
         assert_eq!(number(&[0xd9; 8]), None);
         assert!(!is_header(&[0xd9; 600]));
     }

@@ -290,7 +290,7 @@ fn rich(dir: &Path) -> PathBuf {
     path
 }
 
-/// A row without what a reader adds: where it was read, and a length that the format always states.
+/// A row without fields that a reader adds: its place, and a length that the format always states.
 fn essence(row: &Row) -> Value {
     let mut fields = row.to_json(|_| Ok(Value::Null)).unwrap();
     for name in ["duration", "recording_id", "sampling_rate", "__key__"] {

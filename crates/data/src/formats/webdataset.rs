@@ -143,7 +143,7 @@ fn row(line: u32, shard: &Shard, key: &str, id: &str, members: &[Member]) -> Res
         }
     }
     if !raw.inside.is_empty() {
-        // The audio is here; a path in the JSON is where it was before.
+        // The audio is a member here; a path in the JSON is its earlier place.
         for name in ["audio", "audios"] {
             if let Some(before) = raw.fields.shift_remove(name) {
                 raw.fields.insert(format!("original_{name}"), before);

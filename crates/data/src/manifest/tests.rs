@@ -450,7 +450,7 @@ fn a_damaged_parquet_file_is_named() {
             "{len} bytes: {error}"
         );
     }
-    // A length inside the first page, which the column reader believes.
+    // A length inside the first page, which the column reader trusts.
     let mut damaged = whole;
     damaged[105] = 0;
     assert!(
@@ -573,7 +573,7 @@ fn every_form_of_a_part_is_read() {
         row(r#"{"audio": "a.wav", "channel": "Al Jazeera"}"#).extra_fields()["channel"],
         "Al Jazeera"
     );
-    // Without audio nothing is narrowed.
+    // Without audio, times select no part.
     assert_eq!(
         row(r#"{"text": "x", "start": "early"}"#).extra_fields()["start"],
         "early"
