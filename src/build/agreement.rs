@@ -38,9 +38,9 @@ pub struct Scale {
     pub name: String,
     /// Grades.
     pub num: usize,
-    /// Their mean.
+    /// Mean grade.
     pub mean: f64,
-    /// Krippendorff's alpha; none where no row has two grades, or all grades are equal.
+    /// Krippendorff's alpha; none if no row has two grades, or if all grades are equal.
     pub alpha: Option<f64>,
 }
 

@@ -17,7 +17,7 @@ pub(crate) enum Case {
     Oblique,
 }
 
-/// Forms of a noun that is counted.
+/// Forms of a counted noun.
 #[derive(Clone, Debug, PartialEq, serde::Deserialize)]
 pub(crate) struct Noun {
     /// One, and after whole hundreds.
@@ -166,7 +166,7 @@ fn teen(last: u64, gender: Gender, case: Case) -> String {
         (2, ..) => unit(2, gender, case).trim_end_matches('ن').to_owned(),
         _ => unit(last, gender, case),
     };
-    // Ten itself agrees here, the other way round than alone.
+    // Ten itself agrees here, with the opposite gender of ten alone.
     let ten = match gender {
         Gender::Masculine => "عشر",
         Gender::Feminine => "عشرة",

@@ -99,7 +99,7 @@ pub struct Assigning {
 }
 
 impl Assigning {
-    /// Adds a cleaned document, whose line has so many bytes.
+    /// Adds a cleaned document with the length of its line in bytes.
     pub fn add(&mut self, document: &Document, len: usize) {
         let group = match &document.group {
             Some(group) => group.clone(),
@@ -176,7 +176,7 @@ impl Assigning {
     }
 }
 
-/// The split that a source means.
+/// The split for a name in the source.
 fn stated_split(written: &str) -> Option<u8> {
     match written.trim().to_lowercase().as_str() {
         "train" | "training" => Some(0),

@@ -33,7 +33,7 @@ const LONGEST: u32 = 1 << 30;
 /// BLAKE3 of all that an answer depends on.
 pub type Key = [u8; 32];
 
-/// The key of a question, of which `question` holds everything that the answer depends on.
+/// The key of a request. `question` holds everything that the answer depends on.
 pub fn key(question: &Value) -> Key {
     *blake3::hash(question.to_string().as_bytes()).as_bytes()
 }
@@ -105,7 +105,7 @@ impl Cache {
         self.state().places.len()
     }
 
-    /// Returns whether there are none.
+    /// Returns whether there are no answers.
     pub fn is_empty(&self) -> bool {
         self.len() == 0
     }
@@ -208,7 +208,7 @@ impl State {
         Ok(())
     }
 
-    /// The answer of a key; one whose check sum is wrong counts as missing.
+    /// The answer of a key; one with a wrong checksum counts as missing.
     fn get(&mut self, key: &Key) -> Result<Option<Vec<u8>>> {
         let Some(place) = self.places.get(key).copied() else {
             return Ok(None);
@@ -259,7 +259,7 @@ impl State {
     }
 }
 
-/// Key, length and check sum of a record; none where it is no record.
+/// Key, length and checksum of a record; none if the bytes are no record.
 fn read_head(head: &[u8; HEAD]) -> Option<(Key, u32, u32)> {
     let rest = head.strip_prefix(&MAGIC)?;
     let (key, rest) = rest.split_first_chunk::<32>()?;
@@ -268,7 +268,7 @@ fn read_head(head: &[u8; HEAD]) -> Option<(Key, u32, u32)> {
     Some((*key, u32::from_le_bytes(*len), u32::from_le_bytes(*sum)))
 }
 
-/// A name that no other process gives, on no machine that shares the folder.
+/// A unique name among all processes and machines that share the folder.
 fn own_name() -> String {
     let now = SystemTime::now()
         .duration_since(SystemTime::UNIX_EPOCH)
@@ -312,7 +312,7 @@ mod tests {
         drop(cache);
         let path = pack(dir.path());
         let whole = std::fs::read(&path).unwrap();
-        // Cut at every kind of place, each pack holds what lies before the cut.
+        // Cut at any place, a pack holds the complete records before the cut.
         for cut in [
             whole.len() - 1,
             whole.len() - 1901,

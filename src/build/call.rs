@@ -1,4 +1,4 @@
-//! Calls to engines, each answered from the cache where it was answered before.
+//! Calls to engines, with cached answers.
 
 use std::sync::Mutex;
 use std::sync::PoisonError;
@@ -40,7 +40,7 @@ impl<'a> Calls<'a> {
         }
     }
 
-    /// The answer to a question, of which `question` holds all that it depends on; none where the build ends.
+    /// The answer to a request, of which `question` holds everything that it depends on; none if the build ends.
     ///
     /// # Errors
     /// Those of `ask`; the disk's.
@@ -62,7 +62,7 @@ impl<'a> Calls<'a> {
         std::mem::take(&mut self.lines.lock().unwrap_or_else(PoisonError::into_inner))
     }
 
-    /// Set where the user wants to stop.
+    /// Set when the user wants to stop.
     pub fn stop(&self) -> &'a AtomicBool {
         self.stop
     }
@@ -148,7 +148,7 @@ impl Budget {
 }
 
 impl EndpointSettings {
-    /// Checks what can be checked without asking.
+    /// Checks the settings that need no request.
     ///
     /// # Errors
     /// The key that is wrong.
@@ -182,7 +182,7 @@ impl EndpointSettings {
     /// Opens the endpoint with the key of the environment.
     ///
     /// # Errors
-    /// An address that is none.
+    /// An invalid address.
     pub fn open(&self) -> Result<Remote> {
         let endpoint = Endpoint::new(
             &self.url,

@@ -1,4 +1,4 @@
-//! `clean`: mended texts; repeated and contaminated documents out; split and place of each row, which depend on the whole corpus.
+//! `clean`: cleans texts, rejects repeated and contaminated documents, and assigns split and index of each row over the whole corpus.
 
 use std::io::Write;
 use std::path::PathBuf;
@@ -34,7 +34,7 @@ use crate::json;
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields, default)]
 pub struct Settings {
-    /// Jaccard similarity of five-word shingles from which a document repeats an earlier one; 1 removes equal words alone.
+    /// Jaccard similarity of five-word shingles from which a document repeats an earlier one; 1 removes only documents with equal words.
     pub near_duplicates: f64,
     /// Files with which no document may share eight words in a row: JSON lines, Parquet or tables.
     #[serde(deserialize_with = "one_or_many")]
@@ -197,7 +197,7 @@ pub fn clean(recipe: &Recipe, store: &Store, observer: &mut dyn Observer) -> Res
     assigning.write(recipe, &store.assigned())
 }
 
-/// Mends one document, and rejects it where little is left of it or others have it.
+/// Cleans one document, and rejects it if little is left of it or if it repeats others.
 fn clean_one(
     document: &mut Document,
     recipe: &Recipe,

@@ -25,7 +25,7 @@ use crate::error::Result;
 use crate::error::brief;
 use crate::files;
 
-/// Sources, and which of their fields are what.
+/// Sources, and the meaning of their fields.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct Settings {
@@ -41,7 +41,7 @@ pub struct Settings {
     /// Field with the headline; of text files it is the first line.
     #[serde(default)]
     pub headline: Option<String>,
-    /// Field with the id; by default `id` where there is one, else file and line.
+    /// Field with the id; by default `id` if there is one, else file and line.
     #[serde(default)]
     pub id: Option<String>,
     /// Field with the split, which stays.
@@ -122,7 +122,7 @@ impl Settings {
         Ok(())
     }
 
-    /// Sentences of a document that are used; none for all.
+    /// Number of sentences of a document that are used; none for all.
     pub fn num_sentences(&self) -> Result<Option<usize>> {
         match self.unit.as_str() {
             "document" => Ok(None),
@@ -409,7 +409,7 @@ impl Reading<'_> {
     }
 }
 
-/// Share of letters in the script of a language; none where its script is not known here or there are no letters.
+/// Share of letters in the script of a language; none without letters, or for a language whose script this function does not know.
 pub(crate) fn script_share(text: &str, tag: &str) -> Option<f64> {
     let is_own: fn(char) -> bool = match tag.split('-').next().unwrap_or_default() {
         "ar" | "arz" | "ary" | "apc" | "acm" | "fa" | "ur" => is_arabic,

@@ -1,4 +1,4 @@
-//! A document on its way: the steps it takes, what it is, and why it may be left out.
+//! A document in a build: its steps, its fields, and reasons of rejection.
 
 use serde::Deserialize;
 use serde::Serialize;
@@ -117,7 +117,7 @@ pub struct Document {
     /// Licence.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub licence: Option<String>,
-    /// Why it is left out.
+    /// Reason of the rejection.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub rejected: Option<Rejection>,
 }
@@ -126,14 +126,14 @@ pub struct Document {
 pub enum Outcome {
     /// Result of the step; the next step takes the row.
     Done(serde_json::Value),
-    /// The row is left out.
+    /// The row is rejected.
     Rejected {
         /// A short name of the reason.
         reason: &'static str,
         /// The fault.
         detail: String,
     },
-    /// The build ends; the row stays where it was.
+    /// The build ends; the row stays in its state.
     Ended,
 }
 
@@ -148,7 +148,7 @@ impl Outcome {
             .map_err(Error::bug)
     }
 
-    /// A row that is left out.
+    /// A rejected row.
     pub fn rejected(reason: &'static str, detail: impl Into<String>) -> Self {
         Self::Rejected {
             reason,

@@ -36,7 +36,7 @@ pub struct Estimate {
     pub requests: [usize; 3],
     /// Tokens of prompts and of responses of language models.
     pub tokens: [f64; 2],
-    /// Dollars for language models; none where a price is not known.
+    /// Dollars for language models; none if a price is unknown.
     pub dollars: Option<f64>,
 }
 

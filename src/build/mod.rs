@@ -76,7 +76,7 @@ pub struct Build<'a> {
     pub num_workers: usize,
     /// The recogniser, if the recipe names a maqam model.
     pub recogniser: Option<Recogniser>,
-    /// Set by whoever wants the build to end.
+    /// Flag that ends the build.
     pub stop: &'a AtomicBool,
 }
 
@@ -85,13 +85,13 @@ pub struct Build<'a> {
 pub struct Outcome {
     /// Rows that were collected.
     pub collected: usize,
-    /// Rows that were published; none before `publish`.
+    /// Number of published rows; none before `publish`.
     pub published: Option<usize>,
     /// Rows that were rejected so far.
     pub rejected: usize,
     /// Rows that are on their way.
     pub pending: usize,
-    /// Things that the user should know.
+    /// Notes for the user.
     pub notes: Vec<String>,
 }
 
@@ -148,7 +148,7 @@ impl Build<'_> {
                 notes: &outcome.notes,
             };
             if until == Step::Publish {
-                // Where nothing is left to publish, the reasons are what the user needs.
+                // If no row is left to publish, the user needs the reasons.
                 if rows.is_empty() {
                     publish::accounts(&folder, &store, &prepared, &journals, None, &described)?;
                 }

@@ -1,4 +1,4 @@
-//! Shards: which rows a process works on, where a scheduler runs several.
+//! Shards: the rows of a process, if a scheduler runs several processes.
 
 use std::str::FromStr;
 

@@ -30,7 +30,7 @@ impl Default for Settings {
     }
 }
 
-/// Difference of shares that is worth a note.
+/// Smallest difference of shares for a note.
 const DRIFT: f64 = 0.02;
 
 impl Settings {
@@ -48,7 +48,7 @@ impl Settings {
         Ok(())
     }
 
-    /// Documents of dev and of test, of so many.
+    /// Numbers of documents of dev and of test, out of all.
     pub fn counts(&self, of: usize) -> [usize; 2] {
         let test = (self.test * of as f64).round() as usize;
         let dev = (self.dev * of as f64).round() as usize;

@@ -260,7 +260,7 @@ fn scale(word: &str) -> Option<&str> {
     .find(|scale| *scale == word)
 }
 
-/// A number with a decimal part, which is read as a number too, or digit by digit where it begins with a zero or is long.
+/// A number with a decimal part, which is read as a number too, or digit by digit if it begins with a zero or is long.
 fn decimal(whole: u64, part: &str, gender: Gender) -> String {
     let words = cardinal(whole, gender, Case::Oblique);
     match part {

@@ -36,7 +36,7 @@ use crate::files::Lines;
 use crate::files::Lock;
 use crate::json;
 
-/// Changes where files of earlier builds of maqam cannot be used any more.
+/// Version of the files, which changes when earlier versions cannot use them.
 const FORMAT: u32 = 1;
 /// Settings that change no result: budgets and waits.
 const WITHOUT_EFFECT: [&str; 4] = ["budget", "timeout_s", "first_wait_s", "max_attempts"];
@@ -144,7 +144,7 @@ impl Store {
         Lock::claim(&self.folder.join(format!("shard-{}", shard.name())))
     }
 
-    /// Reads one cleaned document, which begins at a byte of the file.
+    /// Reads one cleaned document, which begins at the given byte of the file.
     ///
     /// # Errors
     /// The disk's.

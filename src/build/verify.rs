@@ -35,7 +35,7 @@ pub struct Settings {
     pub reject: Option<bool>,
     /// Fewest words of a summary.
     pub min_words: usize,
-    /// Most words of a summary for each word of its text.
+    /// Most words of a summary per word of its text.
     pub max_ratio: f64,
     /// Largest share of a summary's words that are one run of the text.
     pub max_copied: f64,
@@ -105,7 +105,7 @@ impl Settings {
 /// Measures of a row's first summary, and faults of all.
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
 pub(crate) struct Verified {
-    /// Words of the text for each word of the summary.
+    /// Words of the text per word of the summary.
     pub(crate) compression: f64,
     /// Share of the summary's words that are one run of the text.
     pub(crate) copied: f64,
@@ -119,7 +119,7 @@ pub(crate) struct Verified {
     pub(crate) warnings: Vec<String>,
 }
 
-/// A reason and what was found.
+/// A reason and its details.
 type Fault = (&'static str, String);
 
 /// The step, opened.
@@ -195,7 +195,7 @@ impl<'a> Verifying<'a> {
         Outcome::done(&verified)
     }
 
-    /// Everything that is wrong with one summary.
+    /// All faults of one summary.
     fn faults(&self, found: &Summarised, text_words: &[String], summary: &str) -> Vec<Fault> {
         let settings = self.settings;
         let summary_words = words(summary);

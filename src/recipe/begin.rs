@@ -29,7 +29,7 @@ use crate::train::checkpoint;
 use crate::train::checkpoint::State;
 use crate::train::optimiser::Optimiser;
 
-/// A run that is ready to train, from its first step or from where it stood.
+/// A run that is ready to train, from its first step or from its last checkpoint.
 pub struct Begun {
     /// Inputs of every step.
     pub run: Run,
@@ -66,11 +66,11 @@ pub struct Opening<'a> {
 }
 
 impl Recipe {
-    /// Takes the run's folder and reads all that training needs, onto the device.
+    /// Takes the run's folder and reads all inputs of training onto the device.
     ///
     /// # Errors
     /// A run that exists without `resume`; with it a recipe or an input that has changed; rows that cannot be used; leakage that is not
-    /// allowed; whatever [`Recipe::open`] refuses.
+    /// allowed; those of [`Recipe::open`].
     pub fn begin(&self, opening: Opening<'_>) -> Result<Begun> {
         let folder = self.folder();
         let stored = folder.join("recipe.yaml");
@@ -176,7 +176,7 @@ impl Recipe {
         let before = begun.map(|begun| begun.lora.dropout_masks.unwrap_or(Masks::Shared));
         let mut recipe = self.clone();
         recipe.lora.dropout_masks = Some(match (self.lora.dropout_masks, before) {
-            // Without dropout there is no mask, so a choice changes nothing.
+            // Without dropout there is no mask, so the choice has no effect.
             (Some(_), Some(before)) if self.lora.dropout == 0.0 => before,
             (Some(said), _) => said,
             (None, before) => before.unwrap_or_default(),
@@ -219,7 +219,7 @@ fn last_checkpoint(folder: &Path, is_begun: bool) -> Result<Option<(u64, PathBuf
     Ok(last)
 }
 
-/// The files that a run's last checkpoint was made from must be there as they were, before any of them is read again.
+/// Checks that the files of a run's last checkpoint are unchanged, before any of them is read again.
 fn check_files(saved: &State) -> Result<()> {
     for (path, hash) in &saved.inputs {
         if Source::new(path.as_str()).hash()? != *hash {

@@ -168,7 +168,7 @@ pub enum EncoderSource {
     Model,
 }
 
-/// Reads a YAML file; each of `overrides` is `KEY.KEY=VALUE` with the value as YAML, list entries by their number from 0.
+/// Reads a YAML file; each of `overrides` is `KEY.KEY=VALUE` with the value as YAML. Entries of lists count from 0.
 ///
 /// # Errors
 /// Unknown keys (with file, line and the nearest known one), wrong types.
@@ -186,7 +186,7 @@ pub fn read<T: DeserializeOwned>(path: &Path, overrides: &[String]) -> Result<T>
 }
 
 impl Recipe {
-    /// Reads a recipe; each of `overrides` is `KEY.KEY=VALUE` with the value as YAML, list entries by their number from 0.
+    /// Reads a recipe; each of `overrides` is `KEY.KEY=VALUE` with the value as YAML. Entries of lists count from 0.
     ///
     /// # Errors
     /// Unknown keys (with file, line and the nearest known one), wrong types, values outside their range.
@@ -245,7 +245,7 @@ impl Recipe {
     /// leave the pool.
     ///
     /// # Errors
-    /// Rows that cannot be used, unless they are to be skipped; whatever [`Corpus::load`], the suite and [`Schedule::new`] refuse.
+    /// Rows that cannot be used, unless they are to be skipped; those of [`Corpus::load`], the suite and [`Schedule::new`].
     pub fn rows(
         &self,
         tasks: &Tasks,
@@ -418,10 +418,10 @@ impl Rows {
         self.corpus.notes().iter().chain(of_suite)
     }
 
-    /// Compares the training with the recipe's suite and with others: see [`leakage::check`]. Without a suite nothing is compared.
+    /// Compares the training data with the recipe's suite and with others: see [`leakage::check`]. Without a suite nothing is compared.
     ///
     /// # Errors
-    /// As there.
+    /// Those of [`leakage::check`].
     pub fn check_leakage(
         &self,
         suites: &[PathBuf],
@@ -444,7 +444,7 @@ impl Rows {
     }
 }
 
-/// A score that decides something is one that the suite gives.
+/// Checks that the suite computes a score that the recipe uses.
 fn check_score(key: &str, score: &str, suite: &Suite) -> Result<()> {
     let names = eval::score_names(suite);
     if names.iter().any(|name| name == score) {

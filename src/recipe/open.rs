@@ -1,4 +1,4 @@
-//! Opens a recipe: its rows, its schedule, its model on a device, and the memory that it needs there.
+//! Opens a recipe: its rows, its schedule, its model on a device, and the memory for it.
 
 use std::path::Path;
 use std::sync::Mutex;
@@ -97,10 +97,10 @@ fn tokens_of(
 }
 
 impl Recipe {
-    /// Reads configuration and tokenizer, and finds out whether the training fits the device, before a weight is read.
+    /// Reads configuration and tokenizer, and checks whether the training fits the device, before a weight is read.
     ///
     /// # Errors
-    /// Adapters that fit nothing; a training that does not fit the memory of the GPU, or of the machine where that computes.
+    /// Adapters that match nothing; a training that does not fit the memory of the GPU, or of the machine if the CPU computes.
     pub fn prepare(
         &self,
         model_dir: &Path,

@@ -48,7 +48,7 @@ impl Kind {
         }
     }
 
-    /// JSON Schema of the kind, draft 2020-12. A list may also be written as its one entry, as the program reads it.
+    /// JSON Schema of the kind, draft 2020-12. A list may also be written as its one entry, as in the program.
     ///
     /// # Errors
     /// A schema that is not YAML, which is a bug of maqam.

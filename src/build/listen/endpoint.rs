@@ -24,7 +24,7 @@ impl<'a> Endpoint<'a> {
     /// Opens the endpoint of a recipe.
     ///
     /// # Errors
-    /// An address that is none.
+    /// An invalid address.
     pub(super) fn open(settings: &Settings, calls: &'a Calls<'a>) -> Result<Self> {
         let endpoint = settings
             .endpoint

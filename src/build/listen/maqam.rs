@@ -30,7 +30,7 @@ use crate::task::Task;
 use crate::task::Tasks;
 use crate::task::Wording;
 
-/// A model that is open.
+/// An open model.
 pub struct Recogniser {
     /// The model.
     pub model: AudioLlm,
@@ -42,7 +42,7 @@ pub struct Recogniser {
     pub name: String,
 }
 
-/// A part of a recording that a recogniser is given at once.
+/// A part of a recording in one prompt of the recogniser.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub(super) struct Window {
     pub(super) start_s: f64,

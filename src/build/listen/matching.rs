@@ -26,11 +26,11 @@ pub(super) struct Matching<'a> {
 }
 
 impl Matching<'_> {
-    /// Nats per token by which a recording's own text is likelier than the likeliest of the others, over its first window; none where the
+    /// Nats per token by which a recording's own text is likelier than the likeliest of the others, over its first window; none if the
     /// build ends.
     ///
     /// # Errors
-    /// A set without other texts; a recording that the model cannot take.
+    /// A data set without other texts; a recording that the model cannot take.
     pub(super) fn margin(
         &self,
         calls: &Calls,
@@ -73,7 +73,7 @@ impl Matching<'_> {
         Ok(Some(own - best))
     }
 
-    /// Beginnings of other documents, of about so many characters: functions of the row and the whole corpus.
+    /// Beginnings of other documents with about this many characters: functions of the row and the whole corpus.
     fn others(&self, rows: &Rows, row: usize, num_chars: usize) -> Result<Vec<String>> {
         let key = self.key.with(row as u64);
         let group = &rows.prepared.rows[row].group;
@@ -103,7 +103,7 @@ impl Matching<'_> {
     }
 }
 
-/// The first words of a text, of at most so many characters together.
+/// The first words of a text, with at most this many characters together.
 fn beginning(text: &str, num_chars: usize) -> String {
     let mut taken = String::new();
     let mut num = 0;

@@ -46,14 +46,14 @@ pub struct Settings {
     pub model: Option<String>,
     /// Adapter of the model: a PEFT folder, or a checkpoint of a run.
     pub adapter: Option<PathBuf>,
-    /// Longest stretch of whole sentences that the model is given at once, in seconds.
+    /// Longest stretch of whole sentences in one prompt of the model, in seconds.
     pub window_s: f64,
-    /// Texts, its own among them, of which a recording's own must be the likeliest for the model; 0 for no such check.
+    /// Number of texts, with the recording's own, among which the own text must be the likeliest for the model; 0 for no such check.
     #[serde(rename = "match")]
     pub num_matched: usize,
     /// Rule that both texts go through before they are compared.
     pub normaliser: Option<String>,
-    /// Character error rate of the same recogniser on real speech, under the same rule: no threshold means anything without it.
+    /// Character error rate of the same recogniser on real speech, under the same normaliser. A threshold means nothing without it.
     pub floor_cer: Option<f64>,
     /// Largest difference between a row's character error rate and the floor.
     pub over_floor: f64,
@@ -196,7 +196,7 @@ pub(crate) trait Transcriber: Sync {
     /// Name, for the dataset card.
     fn described(&self) -> Value;
 
-    /// Transcribes a FLAC file with its sentences; none where the build ends.
+    /// Transcribes a FLAC file with its sentences; none if the build ends.
     fn transcribe(
         &self,
         file: &Arc<[u8]>,
@@ -216,7 +216,7 @@ pub(crate) struct Listened {
     /// Character error rate of the transcript.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub(crate) cer: Option<f64>,
-    /// Nats per token by which its own text is likelier than the likeliest of the others.
+    /// Nats per token by which the row's own text is likelier than the likeliest of the others.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub(crate) margin: Option<f64>,
     /// Grade of the program.
@@ -224,7 +224,7 @@ pub(crate) struct Listened {
     pub(crate) quality: Option<f64>,
 }
 
-/// A reason and what was found.
+/// A reason and its details.
 type Fault = (&'static str, String);
 
 /// The step, opened.
@@ -237,7 +237,7 @@ pub(crate) struct Listening<'a> {
 }
 
 impl<'a> Listening<'a> {
-    /// Opens recogniser and program where the step is needed.
+    /// Opens recogniser and program if the step is needed.
     pub(crate) fn open(
         recipe: &'a Recipe,
         calls: &'a Calls<'a>,
@@ -349,7 +349,7 @@ impl<'a> Listening<'a> {
         Outcome::done(&listened)
     }
 
-    /// The first thing that is wrong with a recording by itself.
+    /// The first fault of a recording, independent of its text.
     fn signal_fault(&self, spoken: &Spoken, chars_per_s: f64) -> Option<Fault> {
         let settings = self.settings;
         let levels = spoken.levels;
@@ -412,7 +412,7 @@ impl<'a> Listening<'a> {
     }
 }
 
-/// Characters of spoken text per second, spaces and marks left out, pauses between sentences left out.
+/// Characters of spoken text per second, without spaces, marks and pauses between sentences.
 fn chars_per_s(spoken: &Spoken) -> f64 {
     let num: usize = spoken
         .sentences

@@ -35,7 +35,7 @@ impl Settings {
     /// Checks the settings.
     ///
     /// # Errors
-    /// A command that is not given the recording.
+    /// A command that does not get the recording.
     pub fn check(&self) -> Result<()> {
         if !self.command.iter().any(|part| part.contains("{audio}")) {
             return Err(Error::input("`quality.command` names no recording")
@@ -45,7 +45,7 @@ impl Settings {
     }
 }
 
-/// The program, found.
+/// Path of the program.
 pub(super) struct Quality<'a> {
     settings: &'a Settings,
     calls: &'a Calls<'a>,
@@ -55,7 +55,7 @@ impl<'a> Quality<'a> {
     /// Finds the program.
     ///
     /// # Errors
-    /// A program that is not there.
+    /// A missing program.
     pub(super) fn open(settings: &'a Settings, calls: &'a Calls<'a>) -> Result<Self> {
         let program = settings.command.first().map_or("", String::as_str);
         if !is_found(program) {
@@ -70,7 +70,7 @@ impl<'a> Quality<'a> {
         self.settings.min
     }
 
-    /// The grade of a FLAC file; none where the build ends.
+    /// The grade of a FLAC file; none if the build ends.
     ///
     /// # Errors
     /// A program that fails or prints no number.

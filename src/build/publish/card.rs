@@ -13,7 +13,7 @@ use crate::build::recipe::Recipe;
 use crate::error::Error;
 use crate::error::Result;
 
-/// Licences that the Hub knows by these names, among those of texts.
+/// Licences of the Hub, among those of texts.
 const KNOWN_LICENCES: [&str; 10] = [
     "cc-by-4.0",
     "cc-by-sa-4.0",

@@ -128,7 +128,7 @@ impl Settings {
     }
 }
 
-/// Everything that is published of one row.
+/// Published fields of one row.
 pub(crate) struct Published {
     pub(crate) document: Document,
     pub(crate) summarised: Summarised,

@@ -228,7 +228,7 @@ fn distributions(statistics: &Statistics) -> Vec<Block> {
     .collect()
 }
 
-/// A distribution as a curve of counts, with its median in words; none of fewer than two numbers.
+/// A distribution as a curve of counts, with its median in words; none for fewer than two values.
 fn histogram(id: &str, title: &str, unit: &str, numbers: &[f64]) -> Option<Figure> {
     let low = quantile(numbers, 0.0)?;
     let high = quantile(numbers, 1.0)?;

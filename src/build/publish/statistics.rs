@@ -62,7 +62,7 @@ pub(super) struct Statistics {
     pub(super) licences: BTreeMap<String, usize>,
     pub(super) own: Copying,
     pub(super) compared: Vec<Copying>,
-    /// Real recordings in each split, where a manifest was named.
+    /// Real recordings in each split, if a manifest was named.
     pub(super) real: Option<BTreeMap<String, usize>>,
     pub(super) num_collected: usize,
     pub(super) rejections: BTreeMap<(Step, String), usize>,
@@ -265,7 +265,7 @@ impl Copying {
     }
 }
 
-/// Value below which a share of the numbers lies.
+/// Value at a quantile.
 pub(super) fn quantile(numbers: &[f64], share: f64) -> Option<f64> {
     let mut sorted = numbers.to_vec();
     sorted.sort_unstable_by(f64::total_cmp);

@@ -50,13 +50,13 @@ use crate::error::Error;
 use crate::error::Result;
 use crate::seed::Key;
 
-/// Level of sound that is cut off before and after a sentence, of full scale: -50 dB.
+/// Level below which sound before and after a sentence is removed, of full scale: -50 dB.
 const EDGE: f32 = 0.003_16;
-/// Sound that is left before and after a sentence, in samples: 30 ms.
+/// Margin before and after a sentence, in samples: 30 ms.
 const MARGIN: usize = 480;
 /// Ratio of a pause between paragraphs to one between sentences.
 const PARAGRAPH: f64 = 2.0;
-/// Change of a pause that is drawn, as a share of it.
+/// Largest random change of a pause, as a share of it.
 const JITTER: f64 = 0.25;
 /// Version of the processing of an engine's sound; a change repeats the requests.
 const FORMAT: u32 = 1;
@@ -85,7 +85,7 @@ pub struct Settings {
     pub parameters: Map<String, Value>,
     /// Pause between sentences, in seconds; between paragraphs it is twice as long.
     pub pause_s: f64,
-    /// Longest text that an engine is given at once, in characters; longer sentences are divided at commas.
+    /// Longest text of one request to an engine, in characters; longer sentences are divided at commas.
     pub max_chars: usize,
     /// True if numbers, abbreviations and Latin words are written out first.
     pub verbalise: bool,
@@ -228,7 +228,7 @@ pub(crate) struct Spoken {
     pub(crate) stretches: Vec<Stretch>,
     /// Length, in seconds.
     pub(crate) duration_s: f64,
-    /// Characters per second at which the voice reads a sentence that is known; none in languages without one.
+    /// Characters per second of the voice on the calibration sentence; none in languages without one.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub(crate) usual_chars_per_s: Option<f64>,
     /// Integrated loudness, in LUFS.
@@ -301,7 +301,7 @@ pub(crate) struct Speaking<'a> {
 }
 
 impl<'a> Speaking<'a> {
-    /// Opens the engine where the step is needed.
+    /// Opens the engine if the step is needed.
     pub(crate) fn open(recipe: &'a Recipe, calls: &'a Calls<'a>, is_needed: bool) -> Result<Self> {
         let settings = &recipe.speak;
         let list = voices::list(settings, recipe.language());
@@ -406,7 +406,7 @@ impl<'a> Speaking<'a> {
         Outcome::done(&spoken)
     }
 
-    /// The form of a sentence that an engine reads; none where the build ends.
+    /// The form of a sentence that an engine reads; none if the build ends.
     fn read_form(&self, text: &str, language: &str) -> Result<Option<String>> {
         let read = if self.settings.verbalise {
             spoken(text, language)
@@ -419,7 +419,7 @@ impl<'a> Speaking<'a> {
         }
     }
 
-    /// Characters per second at which a voice reads the sentence of its language that every voice reads.
+    /// Characters per second of a voice on the calibration sentence of its language.
     fn usual_rate(&self, voice: &Voice, language: &str) -> Result<Option<f64>> {
         let primary = language.split('-').next().unwrap_or_default();
         let Some(text) = CALIBRATION.get(primary) else {
@@ -489,12 +489,12 @@ impl<'a> Speaking<'a> {
     }
 }
 
-/// Letters and digits of a text, by which its length is compared with that of its sound.
+/// Letters and digits of a text, for comparing its length with that of its sound.
 pub(crate) fn num_letters(text: &str) -> usize {
     text.chars().filter(|c| c.is_alphanumeric()).count()
 }
 
-/// Sentences by language, which every voice reads.
+/// Calibration sentences by language, which every voice reads.
 #[expect(
     clippy::expect_used,
     reason = "the file is a part of the program, read in a test of this file"
@@ -529,7 +529,7 @@ fn heard(mut file: Vec<u8>) -> Result<Vec<f32>> {
     Ok(samples)
 }
 
-/// Writes the true length into a WAV file that was streamed: programs that write to a pipe cannot know it.
+/// Writes the true length into a streamed WAV file, because programs that write to a pipe do not know it.
 fn mend_wav(file: &mut [u8]) {
     if !file.starts_with(b"RIFF") || file.get(8..12) != Some(b"WAVE") {
         return;
@@ -550,7 +550,7 @@ fn mend_wav(file: &mut [u8]) {
     }
 }
 
-/// Samples without the silence before and after them, but for a margin; all of them where all is silence.
+/// Samples without the silence before and after them, except for a margin; all samples if all are silent.
 fn trimmed(samples: &[f32]) -> &[f32] {
     let is_sound = |x: &f32| x.abs() > EDGE;
     match (
@@ -577,7 +577,7 @@ fn encoded(samples: &[f32], decoded: &mut Vec<f32>) -> Piece {
     piece
 }
 
-/// A text in parts of at most so many characters, divided at commas, else at spaces.
+/// A text in parts of at most this many characters, divided at commas, else at spaces.
 fn divided(text: &str, max_chars: usize) -> Vec<&str> {
     let mut parts = Vec::new();
     let mut rest = text;

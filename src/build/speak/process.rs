@@ -1,4 +1,4 @@
-//! A command that is given a text and ends in time.
+//! Runs a command with a text and a time limit.
 
 use std::io::Read;
 use std::io::Write;
@@ -17,7 +17,7 @@ use crate::error::Result;
 
 /// Largest part of an error message that is stored, in bytes.
 const LONGEST_MESSAGE: u64 = 1 << 14;
-/// Most of an output that is read, in bytes.
+/// Largest output that is read, in bytes.
 const LONGEST_OUTPUT: u64 = 1 << 30;
 /// Characters of a message that are shown.
 const SHOWN: usize = 200;
@@ -43,7 +43,7 @@ pub(crate) fn run(
     timeout: Duration,
 ) -> Result<Ended> {
     let mut command = Command::new(program);
-    // A group of its own, so that what the program starts ends with it.
+    // A process group, so that processes that the program starts end with it.
     #[cfg(unix)]
     std::os::unix::process::CommandExt::process_group(&mut command, 0);
     let mut child = command
@@ -119,7 +119,7 @@ pub(crate) fn run(
 
 /// Ends a program and what it started.
 fn end(child: &mut Child) {
-    // A child that was waited for has given its number away.
+    // The id of a child that was waited for may belong to another process.
     if !matches!(child.try_wait(), Ok(None)) {
         return;
     }

@@ -19,7 +19,7 @@ const VARIANTS: [&str; 8] = ["m1", "f1", "m3", "f2", "m7", "f3", "m4", "f4"];
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(from = "Written")]
 pub struct Voice {
-    /// Name by which the engine knows it.
+    /// Name of the voice in the engine.
     pub voice: String,
     /// Words per minute (espeak-ng).
     #[serde(default, skip_serializing_if = "Option::is_none")]
@@ -113,7 +113,7 @@ pub(crate) fn list(settings: &Settings, language: &str) -> Vec<Voice> {
 pub(crate) struct Voices([Vec<Voice>; 3]);
 
 impl Voices {
-    /// Gives each split that has rows voices of its own, drawn by the seed; where there are fewer voices than splits, all share all.
+    /// Gives each split with rows its own voices, drawn by the seed. With fewer voices than splits, all splits share all voices.
     pub(crate) fn shared_out(list: &[Voice], prepared: &Prepared, seed: u64) -> Self {
         let mut has_rows = [false; 3];
         for row in prepared.rows.iter().filter(|row| row.rejected.is_none()) {

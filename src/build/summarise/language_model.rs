@@ -20,7 +20,7 @@ use crate::yaml;
 
 /// Most answers that are requested until one can be used.
 const MAX_ANSWERS: u64 = 3;
-/// Temperature of every summary after the first, which would else be the first again.
+/// Temperature of every summary after the first, which would otherwise repeat the first.
 const FURTHER_TEMPERATURE: f64 = 0.8;
 
 /// Prompts by language.
@@ -90,7 +90,7 @@ fn fill(template: &str, filled: &[(&str, &str)]) -> String {
 pub(crate) enum Written<T = String> {
     /// A text.
     Text(T),
-    /// No answer that can be used; what was wrong with the last.
+    /// No usable answer, with the fault of the last one.
     Unusable(String),
     /// The build ends.
     Ended,

@@ -57,7 +57,7 @@ pub enum Engine {
     Existing,
     /// The source's headline.
     Headline,
-    /// The first sentences of the text, which are taken out of it.
+    /// The first sentences of the text, which are removed from it.
     Lead,
     /// A language model behind an endpoint.
     Endpoint,
@@ -142,7 +142,7 @@ impl Settings {
 /// Result of the step.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub(crate) struct Summarised {
-    /// The text that is spoken.
+    /// The spoken text.
     pub(crate) text: String,
     /// Summaries of the row, in their order.
     pub(crate) summaries: Vec<String>,
@@ -159,7 +159,7 @@ pub(crate) struct Summarising<'a> {
 }
 
 impl<'a> Summarising<'a> {
-    /// Opens the language models where the step is needed.
+    /// Opens the language models if the step is needed.
     pub(crate) fn open(recipe: &'a Recipe, calls: &'a Calls<'a>, is_needed: bool) -> Result<Self> {
         let settings = &recipe.summarise;
         let open = |endpoint: Option<&EndpointSettings>,
