@@ -48,7 +48,7 @@ impl Settings {
         Ok(())
     }
 
-    /// Numbers of documents of dev and of test, out of all.
+    /// Numbers of documents of dev and of test among `of` documents.
     pub fn counts(&self, of: usize) -> [usize; 2] {
         let test = (self.test * of as f64).round() as usize;
         let dev = (self.dev * of as f64).round() as usize;

@@ -106,8 +106,8 @@ impl Tree {
         }
     }
 
-    /// Slots of which `quota` are handed out by the time each cell has had at most `max_repeats` for each of its rows, which
-    /// must be enough for the quota. A cell's part of the quota is its share throughout, so it is spread evenly.
+    /// Slots of which `quota` are assigned by the time each cell has had at most `max_repeats` for each of its rows, which must suffice
+    /// for the quota. A cell has the same share of the quota throughout, so its slots are spread evenly.
     pub(super) fn capped(&self, quota: u64, max_repeats: u64) -> Slots {
         match self {
             Self::Leaf(cell, _) => Slots::Pool(cell.pool),

@@ -17,12 +17,12 @@ use maqam_base::error::Result;
 use maqam_base::seed::Key;
 use maqam_stats::kmeans;
 
-/// Iterations of k-means over a block; by then few rows still change their cluster.
+/// Iterations of k-means over a block; after them, few rows still change their cluster.
 const MAX_ITERATIONS: usize = 50;
 
 /// Source of the rows' vectors.
 pub(super) enum Source<'a> {
-    /// A model made them.
+    /// Embeddings of a model.
     Given(&'a Embeddings),
     /// Random directions.
     Random(Key),
@@ -62,7 +62,7 @@ pub(super) struct Block {
 }
 
 impl Block {
-    /// The block of these steps, before the first. `pick` gives a stage's draw from a pool by its number.
+    /// The block of these steps, before its first step. `pick` returns a stage's draw from a pool by its number.
     fn new(origin: &Origin<'_>, pick: impl Fn(usize, u64) -> Pick) -> Result<Self> {
         let Origin {
             stage,
@@ -231,7 +231,7 @@ impl LastBlock {
     }
 }
 
-/// A copy of a schedule remembers its own blocks: it may be given other embeddings.
+/// A copy of a schedule has its own cached blocks, because it may get other embeddings.
 impl Clone for LastBlock {
     fn clone(&self) -> Self {
         Self::default()

@@ -9,7 +9,7 @@ use maqam_base::error::Error;
 use maqam_base::error::Result;
 use maqam_base::parts::StageParts;
 
-/// Refuses what no population could make right.
+/// Refuses settings that are invalid for every population.
 pub(super) fn settings(settings: &Settings) -> Result<()> {
     if settings.batch == 0 {
         return Err(Error::input("schedule: `batch` is 0")
@@ -58,7 +58,7 @@ fn of_stage(stage: &StageSettings) -> Result<()> {
     early_stop(stage)
 }
 
-/// A temperature just where one is used, and a share that leaves the stage's own tasks some.
+/// Refuses a temperature without `mix: temperature`, the reverse, and a replay share that leaves no slots to the stage's own tasks.
 fn mixing(stage: &StageSettings) -> Result<()> {
     let replay = stage.replay.unwrap_or(0.0);
     if !(0.0..1.0).contains(&replay) {
@@ -95,7 +95,7 @@ fn owns_the_slots(stage: &StageSettings) -> Result<()> {
     }
 }
 
-/// Keys that only some ways of drawing know.
+/// Refuses keys that the stage's way of drawing does not use.
 fn needs_draw(stage: &StageSettings) -> Result<()> {
     let draw = stage.draw.name();
     if stage.max_repeats.is_some() && stage.draw == Draw::Shuffled {

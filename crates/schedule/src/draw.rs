@@ -57,7 +57,7 @@ impl Pool {
     }
 }
 
-/// All pools of a schedule, each made once however many stages draw from it.
+/// All pools of a schedule, each made once for all stages that draw from it.
 pub(super) struct Pools<'a> {
     cells: &'a [Cell],
     seed: u64,

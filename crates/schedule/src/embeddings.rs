@@ -14,10 +14,10 @@ pub const PROJECT_ABOVE: usize = 100_000;
 /// Dimensions of random directions, and of large pools after projection.
 pub const PROJECTED_DIMS: usize = 64;
 
-/// A vector that centring leaves with less than this part of its length is rounding: the row is its pool's mean.
+/// Share of a vector's length below which the centred vector is rounding error: the row is the mean of its pool.
 const ROUNDING: f64 = 1e-6;
 
-/// Vectors of rows in one space, as a model gives them or as they are compared.
+/// Vectors of rows in one space, from a model or prepared for comparison.
 #[derive(Clone, Debug, Default, PartialEq)]
 pub struct Vectors {
     /// Global row numbers.
@@ -133,7 +133,7 @@ fn sorted(vectors: Vectors) -> Result<Vectors> {
     })
 }
 
-/// Subtracts the mean of all vectors that are not zero; what is left as rounding becomes zero.
+/// Subtracts the mean of all nonzero vectors; rounding errors become zero.
 fn centre(vectors: &mut Vectors) {
     let dims = vectors.dims;
     let (mut mean, mut count) = (vec![0.0f64; dims], 0.0);
@@ -171,7 +171,7 @@ fn length(vector: &[f32]) -> f64 {
         .sqrt()
 }
 
-/// Makes a vector's length one; a vector of zeros stays as it is.
+/// Scales a vector to length one; a zero vector stays unchanged.
 fn normalise(vector: &mut [f32]) {
     let length = length(vector);
     if length > 0.0 {
@@ -261,7 +261,7 @@ mod tests {
 
     #[test]
     fn vectors_are_centred_and_of_length_one() {
-        // The mean of the three that are not zero is (2, 2); what is left of them is (-2, 0), (0, -2), (2, 2).
+        // The mean of the three nonzero vectors is (2, 2), and the centred vectors are (-2, 0), (0, -2), (2, 2).
         let embeddings = Embeddings::new(
             vectors(2, &[0.0, 2.0, 2.0, 0.0, 0.0, 0.0, 4.0, 4.0]),
             Vectors::default(),

@@ -102,7 +102,7 @@ pub struct Stage {
     pub draw: Draw,
     /// Settings of `draw: diverse`.
     pub diverse: Option<Diverse>,
-    /// Peak learning rate, where the stage has one of its own.
+    /// Peak learning rate, if the stage has its own.
     pub learning_rate: Option<f64>,
     /// Condition of an early end.
     pub early_stop: Option<EarlyStop>,
@@ -124,7 +124,7 @@ impl Stage {
 pub struct CellShare {
     /// The task.
     pub task: String,
-    /// The label, where rows have one.
+    /// The label, if the rows have one.
     pub label: Option<String>,
     /// True if the rows have audio.
     pub has_audio: bool,
@@ -150,7 +150,7 @@ pub struct Schedule {
     batch: usize,
     seed: u64,
     stages: Vec<Stage>,
-    /// The stages by which rows are drawn: those above, or what a shuffled run was put together from.
+    /// The stages by which rows are drawn: those above, or the original stages of a shuffled run.
     planned: Arc<[Planned]>,
     pools: Arc<[Pool]>,
     timeline: Timeline,
@@ -215,7 +215,7 @@ impl Schedule {
         Ok(schedule)
     }
 
-    /// Puts each stage where the one before ends, in the run and in the pools.
+    /// Sets the start of each stage to the end of the previous one, in the run and in the pools.
     fn place_stages(&mut self) {
         let mut start = 0;
         for stage in &mut self.stages {
@@ -274,7 +274,7 @@ impl Schedule {
         self.batch
     }
 
-    /// Optimiser steps over all stages, without those that ended stages have left out.
+    /// Optimiser steps over all stages, without those that early ends left out.
     pub fn num_steps(&self) -> u64 {
         self.stages
             .last()
@@ -299,7 +299,7 @@ impl Schedule {
         (stage, step - self.stages[stage].start)
     }
 
-    /// The step's place among [`Schedule::num_planned_steps`]: where it would be if no stage before its own had ended early.
+    /// The step's place among [`Schedule::num_planned_steps`], as if no earlier stage had ended early.
     pub fn planned_step(&self, step: u64) -> u64 {
         let (stage, in_stage) = self.stage_of(step);
         self.stages[stage].planned_start + in_stage
@@ -439,8 +439,8 @@ impl Schedule {
         })
     }
 
-    /// The cells of a balanced or diverse stage, in the order of tasks and labels, with the slots each gets; none for a stage that
-    /// is a mixture. Of a shuffled run, those of all stages it was put together from.
+    /// The cells of a balanced or diverse stage, in the order of tasks and labels, with the slots of each; none for a mixture. For a shuffled
+    /// run, the cells of all its original stages.
     pub fn cells(&self, stage: usize) -> Vec<CellShare> {
         let planned = if self.shuffled.is_some() {
             &self.planned[..]

@@ -34,7 +34,7 @@ pub struct StageSettings {
 }
 
 impl StageSettings {
-    /// The stage's settings, where the recipe's are `otherwise`.
+    /// The stage's settings; `otherwise` holds those of the recipe.
     pub fn or(&self, otherwise: &Settings) -> Settings {
         Settings {
             normalise: self.normalise.unwrap_or(otherwise.normalise),
@@ -53,7 +53,7 @@ pub enum Normalise {
     Token,
     /// Every example: its tokens share its weight.
     Example,
-    /// Every task that is present: its tokens share its weight.
+    /// Every task in the step weighs the same; its tokens share its weight.
     Task,
 }
 

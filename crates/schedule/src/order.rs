@@ -89,7 +89,7 @@ impl Orders {
     }
 }
 
-/// The order of [`Key::permutation`], put into buckets by the leading bits of the hash before it is sorted: several times as fast.
+/// The order of [`Key::permutation`], several times as fast through buckets by the leading bits of the hash.
 fn listed(stream: Key, len: usize) -> Vec<u32> {
     let shift = 64 - (len.max(2) as u64).ilog2();
     let bucket = |hash: u64| (hash >> shift) as usize;
@@ -114,7 +114,7 @@ fn listed(stream: Key, len: usize) -> Vec<u32> {
     order.into_iter().map(|(_, i)| i).collect()
 }
 
-/// A permutation of `0..len` that is computed.
+/// A computed permutation of `0..len`.
 struct Network {
     len: u64,
     left: u64,

@@ -22,13 +22,13 @@ const MAX_PICKS: u64 = 1 << 50;
 pub(super) struct Planned {
     /// Optimiser steps.
     pub(super) steps: u64,
-    /// Places of its own tasks, rising.
+    /// Indices of the stage's own tasks, rising.
     pub(super) tasks: Vec<usize>,
     /// Places of the tasks it replays, rising.
     pub(super) replayed: Vec<usize>,
     /// Assignment of the stage's slots to pools.
     pub(super) slots: Slots,
-    /// The cells of its balance, in the order of tasks, labels and forms; none where the stage is a mixture.
+    /// The cells of its balance, in the order of tasks, labels and forms; none for a mixture.
     pub(super) cells: Vec<BalanceCell>,
     /// Most times that a row may be drawn.
     pub(super) max_repeats: Option<u64>,
@@ -228,7 +228,7 @@ impl Planner<'_> {
         Ok((replayed, replay))
     }
 
-    /// Each task's share and pools under a mix; a task without anything to draw has share 0 and no pools.
+    /// Each task's share and pools under a mix; a task without available rows has share 0 and no pools.
     fn shares(&self, tasks: &[usize], mix: Mix, temperature: f64) -> Vec<(f64, TaskPools)> {
         let all: Vec<TaskPools> = tasks
             .iter()

@@ -5,7 +5,7 @@ use std::ops::Range;
 use maqam_base::error::Error;
 use maqam_base::error::Result;
 
-/// A data entry of the recipe: a manifest's rows with the weight the recipe gives them.
+/// A data entry of the recipe: a manifest's rows with their weight.
 #[derive(Clone, Debug)]
 pub struct Entry {
     /// Global numbers of its rows.
@@ -17,7 +17,7 @@ pub struct Entry {
 /// The number in [`Population::row_label`] of a row without a label.
 pub const NO_LABEL: u16 = u16::MAX;
 
-/// All rows of a run. A row that no entry holds is never drawn.
+/// All rows of a run. A row outside all entries is never drawn.
 #[derive(Clone, Debug, Default)]
 pub struct Population {
     /// Names of the tasks; their places are the numbers in `row_task`.
@@ -34,14 +34,14 @@ pub struct Population {
     pub entries: Vec<Entry>,
 }
 
-/// The rows that share task, entry, label and form: what every pool is put together from.
+/// Rows with the same task, entry, label and form. Pools consist of such cells.
 #[derive(Debug)]
 pub(super) struct Cell {
     /// Place of the task.
     pub(super) task: usize,
     /// Place of the entry.
     pub(super) entry: usize,
-    /// Place of the label, or [`NO_LABEL`], which sorts last.
+    /// Index of the label, or [`NO_LABEL`], which sorts last.
     pub(super) label: u16,
     /// True if the rows have audio.
     pub(super) has_audio: bool,

@@ -14,13 +14,13 @@ const RIDGE: f64 = 1e-6;
 pub(super) struct Candidates {
     /// The pool they are drawn from.
     pub(super) pool: usize,
-    /// True if they have audio: rows are compared with those of the same form alone.
+    /// True if the rows have audio. Rows are compared only with those of the same form.
     pub(super) has_audio: bool,
     /// The draws of the block, by position in the pool.
     pub(super) picks: Vec<Pick>,
     /// `[picks, dims]`.
     pub(super) vectors: Vec<f32>,
-    /// The cluster of each, under `select: kmeans`, where the rows have audio.
+    /// The cluster of each row, under `select: kmeans`, if the rows have audio.
     pub(super) clusters: Vec<u32>,
     /// Places in `picks` that were not drawn yet, rising.
     pub(super) left: Vec<usize>,
@@ -59,7 +59,7 @@ impl Batch {
         }
     }
 
-    /// Draws `slots` of the cell's candidates, at most as many as are left, in the order in which they are chosen.
+    /// Draws `slots` of the cell's remaining candidates, in the order in which they are chosen.
     pub(super) fn draw(
         &mut self,
         cell: &mut Candidates,
@@ -78,7 +78,7 @@ impl Batch {
 
     fn farthest(&mut self, cell: &mut Candidates, slots: usize) -> Vec<Pick> {
         let batch = &mut self.vectors[usize::from(!cell.has_audio)];
-        // The cosine of each candidate with the nearest in the batch: the lower, the farther. With none in it all are equal.
+        // The cosine of each candidate with the nearest row of the batch: a lower one is farther. Without such a row, all are equal.
         let closeness = |candidate: &usize| {
             batch
                 .iter()
@@ -127,7 +127,7 @@ impl Batch {
     fn kdpp(&mut self, cell: &mut Candidates, slots: usize) -> Vec<Pick> {
         let mut drawn = Vec::with_capacity(slots);
         let key = self.key.with(cell.pool as u64);
-        // An epoch that has no more left than there are slots is drawn whole, and the next one has the rest.
+        // An epoch with no more rows than slots is drawn completely, and the next epoch fills the rest.
         while drawn.len() < slots {
             let oldest = cell.num_oldest();
             let places = match slots - drawn.len() {
@@ -150,7 +150,7 @@ impl Batch {
         drawn
     }
 
-    /// The kernel `(1 + cos) / 2` of the first `n` candidates left, given what the batch holds.
+    /// The kernel `(1 + cos) / 2` of the first `n` remaining candidates, given the rows of the batch.
     fn kernel(&self, cell: &Candidates, n: usize) -> Vec<f64> {
         let free: Vec<&[f32]> = cell.left[..n]
             .iter()

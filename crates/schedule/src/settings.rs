@@ -28,7 +28,7 @@ use maqam_base::parts::StageParts;
 pub struct Settings {
     /// Examples per optimiser step, over all micro-batches.
     pub batch: usize,
-    /// Seed of the order of the data; by default the run's. Runs that share it see the same examples in the same order.
+    /// Seed of the order of the data; by default the run's. Runs with the same seed see the same examples in the same order.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub seed: Option<u64>,
     /// True if the picks of all stages come in one seeded random order: the same rows as often, without the order of the stages. It is the
@@ -40,10 +40,10 @@ pub struct Settings {
     pub stages: Vec<StageSettings>,
 }
 
-/// One part of a curriculum: which tasks, for how long, in what mixture, drawn how.
+/// One part of a curriculum: its tasks, its length, its mixture, and its way of drawing.
 ///
-/// Every stage has a length, in `steps` or `epochs`. A slot is one example of one step. `mix` and `replay`, or `draw` at
-/// `balanced` or `diverse`, give slots to tasks.
+/// Every stage has a length, in `steps` or `epochs`. A slot is one example of one step. `mix` and `replay`, or `draw: balanced` or `diverse`,
+/// assign slots to tasks.
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields, default)]
 pub struct StageSettings {
@@ -55,9 +55,8 @@ pub struct StageSettings {
     /// Length in optimiser steps; either this or `epochs`.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub steps: Option<u64>,
-    /// Length in passes over all rows that the stage's own tasks can draw, rounded up to whole steps. Slots given to
-    /// `replay` do not count towards a pass. Under any drawing but `mix: proportional` a pass is a number of slots: small
-    /// tasks are drawn more often in it, large ones less.
+    /// Length in passes over all rows that the stage's own tasks can draw, rounded up to whole steps. Slots for `replay` do not count towards a
+    /// pass. Except under `mix: proportional`, a pass is a number of slots: small tasks are drawn more often in it, and large ones less.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub epochs: Option<f64>,
     /// Division of slots among tasks; `proportional` by default. Only with `draw: shuffled`.
@@ -109,7 +108,7 @@ fn is_default<T: Default + PartialEq>(value: &T) -> bool {
 }
 
 impl StageSettings {
-    /// The stage's name, `stage-N` (N from 1) where the recipe gives none.
+    /// The stage's name, or `stage-N` (N from 1) if the recipe has none.
     pub fn name_at(&self, index: usize) -> String {
         if self.name.is_empty() {
             format!("stage-{}", index + 1)
@@ -145,7 +144,7 @@ pub enum Mix {
 }
 
 impl Mix {
-    /// The word for it in a recipe.
+    /// Name in a recipe.
     pub fn name(self) -> &'static str {
         match self {
             Self::Proportional => "proportional",
@@ -169,14 +168,14 @@ pub enum Draw {
     /// such a cell rows come in a seeded order, so rare labels repeat: see `max_repeats`. `mix`, `temperature` and `replay` are refused with it. A
     /// data entry with `weight: 0` is left out; other weights have no effect.
     Balanced,
-    /// The slots of `balanced`; which rows of a cell share a batch is chosen so that the batch is diverse. Each cell's seeded
-    /// order is cut into blocks that serve `block` consecutive steps; each step takes from what its block has left, by the
-    /// rule `select` over `embeddings` of the rows. Rows without audio are compared only among themselves.
+    /// The slots of `balanced`, with rows chosen so that the batch is diverse. Each cell's seeded order is cut into blocks that serve `block`
+    /// consecutive steps. Each step takes rows from the rest of its block, by the rule `select` over `embeddings` of the rows. Rows without audio
+    /// are compared only with each other.
     Diverse,
 }
 
 impl Draw {
-    /// The word for it in a recipe.
+    /// Name in a recipe.
     pub fn name(self) -> &'static str {
         match self {
             Self::Shuffled => "shuffled",

@@ -100,7 +100,7 @@ pub(super) enum Slots {
 }
 
 impl Slots {
-    /// Splits slots among children of the given weights; a single child needs no level of its own.
+    /// Splits slots among children of the given weights; a single child needs no level.
     pub(super) fn split(mut children: Vec<(f64, Slots)>) -> Self {
         if children.len() == 1 {
             return children.remove(0).1;
@@ -132,7 +132,7 @@ impl Slots {
 
 /// A place in the sequence of slots.
 pub(super) enum Cursor<'a> {
-    /// All slots go to one pool, which has had `taken`.
+    /// A pool that all slots go to, with the number of slots so far.
     Pool {
         /// The pool's number.
         pool: usize,

@@ -15,7 +15,7 @@ use crate::embeddings::cosine;
 pub struct Entropy {
     /// Shannon's entropy of the shares, in nats.
     pub nats: f64,
-    /// The same over the log of the number of classes: 1 where all are equal, 0 where there is one, or only one could be.
+    /// The entropy over the log of the number of classes: 1 if all are equal, 0 if only one class occurs or exists.
     pub relative: f64,
 }
 
@@ -124,8 +124,8 @@ pub struct Spread {
     pub pairwise: f64,
 }
 
-/// The mean spread of batches. Rows with audio and rows without are compared among themselves; a row that has no other of its
-/// form in the batch, or no embedding, does not count. `None` if no two rows can be compared.
+/// The mean spread of batches. Rows with and without audio are compared separately. A row without another of its form in the batch, or
+/// without embedding, does not count. `None` if no two rows can be compared.
 pub fn spread(
     population: &Population,
     embeddings: &Embeddings,
@@ -208,7 +208,7 @@ pub struct Repeats {
     pub max: u64,
 }
 
-/// Counts the draws of each row over all batches; rows that were never drawn are not counted.
+/// Counts the draws of each row over all batches, without rows that were never drawn.
 pub fn repeats(batches: &[Vec<u32>]) -> Repeats {
     let mut draws: HashMap<u32, u64> = HashMap::new();
     batches
@@ -337,7 +337,7 @@ mod tests {
 
     #[test]
     fn distances_by_hand() {
-        // Along four axes that centre to themselves; 5 is like 0.
+        // Along four axes that centre to themselves; 5 equals 0.
         let values = vec![
             1.0, 0.0, 0.0, 1.0, -1.0, 0.0, 0.0, -1.0, 1.0, 0.0, -1.0, 0.0,
         ];

@@ -45,7 +45,7 @@ impl Timeline {
         for (stage, of_stage) in planned.iter().enumerate() {
             timeline.drawn_before.push(drawn.clone());
             timeline.share_orders(of_stage, batch, pools, &drawn);
-            // Of a block that was under way nothing is left for later: some of its rows were drawn, in no order.
+            // The rest of an unfinished block is not used later, because some of its rows were drawn in no fixed order.
             let steps = match diverse[stage].filter(Diverse::chooses) {
                 Some(diverse) if lengths[stage] > 0 => {
                     diverse.block_of(lengths[stage] - 1, of_stage.steps).end

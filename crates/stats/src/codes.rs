@@ -23,7 +23,7 @@ pub struct Agreement {
 }
 
 impl Codes {
-    /// Adds a frame, with its label where it has one.
+    /// Adds a frame, with its label if it has one.
     pub fn add(&mut self, code: u32, label: Option<&str>) {
         *self.codes.entry(code).or_default() += 1.0;
         if let Some(label) = label {

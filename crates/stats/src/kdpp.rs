@@ -70,8 +70,8 @@ fn log_add(a: f64, b: f64) -> f64 {
     }
 }
 
-/// Draws from the projection onto orthonormal vectors: as many places as there are vectors, each by what the places before have
-/// left of its projected length.
+/// Draws from the projection onto orthonormal vectors: as many items as vectors, each by its remaining projected length after the earlier
+/// items.
 fn project(basis: &[&[f64]], n: usize, key: Key) -> Vec<usize> {
     let mut left: Vec<f64> = (0..n)
         .map(|i| basis.iter().map(|vector| vector[i] * vector[i]).sum())
@@ -104,13 +104,13 @@ fn project(basis: &[&[f64]], n: usize, key: Key) -> Vec<usize> {
     chosen
 }
 
-/// The kernel of what is still free, given that others are taken: `L - C T^-1 C'`, the Schur complement.
+/// The kernel of the free items, given the taken ones: `L - C T^-1 C'`, the Schur complement.
 ///
 /// # Shapes
 /// `free`: `[n, n]`, `cross`: `[n, taken]`, `among`: `[taken, taken]` -> `[n, n]`
 pub fn given(free: &[f64], cross: &[f64], among: &[f64], n: usize, taken: usize) -> Vec<f64> {
     let factor = cholesky(among, taken);
-    // Rows of C F'^-1, where T = F F': the complement is L less the products of these.
+    // Rows of C F'^-1, where T = F F': the complement is L minus the products of these.
     let mut reduced = cross.to_vec();
     for row in reduced.chunks_mut(taken.max(1)) {
         for j in 0..taken {

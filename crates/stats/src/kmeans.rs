@@ -128,7 +128,7 @@ fn vector(values: &[f32], dims: usize, place: usize) -> &[f32] {
 }
 
 fn squared_distance(vector: &[f32], centre: &[f64]) -> f64 {
-    // Four sums side by side: one alone would wait for itself.
+    // Four sums side by side, because a single sum would wait for its own result.
     let mut sums = [0.0f64; 4];
     let ((vector, rest), (centre, rest_of_centre)) =
         (vector.as_chunks::<4>(), centre.as_chunks::<4>());
@@ -143,7 +143,7 @@ fn squared_distance(vector: &[f32], centre: &[f64]) -> f64 {
             .sum::<f64>()
 }
 
-/// The first place at which the running sum of `weights` passes `target`; never one of weight zero.
+/// The first index at which the running sum of `weights` exceeds `target`; never one with weight zero.
 pub(super) fn weighted(weights: &[f64], target: f64) -> usize {
     let mut sum = 0.0;
     for (place, weight) in weights.iter().enumerate() {

@@ -113,7 +113,7 @@ pub struct Pass {
 }
 
 impl Pass {
-    /// A pass that has seen nothing.
+    /// A pass without vectors.
     pub fn new(clusters: &Clusters) -> Self {
         Self {
             sums: vec![0.0; clusters.centres.len()],
@@ -165,7 +165,7 @@ impl Pass {
         self.counts.iter().filter(|&&count| count > 0.0).count()
     }
 
-    /// Moves every centre to the mean of its vectors. A centre without any becomes one of the vectors that fit worst.
+    /// Moves every centre to the mean of its vectors. A centre without vectors becomes one of the vectors with the largest distance.
     pub fn finish(self, clusters: &mut Clusters) {
         let mut worst = self.worst.into_iter();
         for cluster in 0..clusters.len() {

@@ -14,7 +14,7 @@ const BLOCK: usize = 1024;
 pub struct Moments {
     dims: usize,
     count: f64,
-    /// Mean of the first batch, which is taken away before anything is squared.
+    /// Mean of the first batch, which is subtracted before squaring.
     centre: Vec<f32>,
     sums: Vec<f64>,
     /// `[dims, dims]`.
@@ -22,7 +22,7 @@ pub struct Moments {
 }
 
 impl Moments {
-    /// Sums of nothing.
+    /// Empty sums.
     pub fn new(dims: usize) -> Self {
         Self {
             dims,
@@ -105,8 +105,8 @@ impl Moments {
         }
     }
 
-    /// e to the power of the entropy of the normalised singular values of the centred vectors: between 1 and `dims`, as RankMe has it
-    /// (Garrido et al. 2023). 0 where all vectors are the same.
+    /// e to the power of the entropy of the normalised singular values of the centred vectors: between 1 and `dims`, as in RankMe
+    /// (Garrido et al. 2023). 0 if all vectors are equal.
     pub fn effective_rank(&self) -> f64 {
         let values = eigen::symmetric(self.covariance(), self.dims).values;
         let singular: Vec<f64> = values
@@ -161,7 +161,7 @@ mod tests {
 
     #[test]
     fn rank_counts_equal_directions() {
-        // Two directions of equal variance, one of none.
+        // Two directions of equal variance, and one without variance.
         let mut moments = Moments::new(3);
         moments.add(&[1.0, 0.0, 5.0, -1.0, 0.0, 5.0, 0.0, 1.0, 5.0, 0.0, -1.0, 5.0]);
         assert!((moments.effective_rank() - 2.0).abs() < 1e-5);

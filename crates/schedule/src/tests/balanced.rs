@@ -252,7 +252,7 @@ prop_compose! {
     }
 }
 
-/// The slots of each cell among `rows`, with zero for those that have none.
+/// The slots of each cell among `rows`, including zeros.
 fn counts(population: &Population, rows: &[u32]) -> BTreeMap<(u16, u16, bool), u64> {
     let mut counts: BTreeMap<_, _> = (0..population.row_task.len() as u32)
         .map(|row| (cell_of(population, row), 0))

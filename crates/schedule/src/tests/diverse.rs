@@ -27,7 +27,7 @@ fn curriculum(batch: usize, steps: u64, second: &str) -> String {
     )
 }
 
-/// The greedy picks of a block, from the picks that balanced drawing gives the same steps: the definition, read slowly.
+/// The greedy picks of a block, from the picks of balanced drawing for the same steps: a slow implementation of the definition.
 fn greedy(population: &Population, embeddings: &Embeddings, block: &[Vec<Pick>]) -> Vec<Vec<Pick>> {
     let cell = |pick: &Pick| cell_of(population, pick.row);
     let distance = |a: &Pick, b: &Pick| {
@@ -63,7 +63,7 @@ fn greedy(population: &Population, embeddings: &Embeddings, block: &[Vec<Pick>])
                 let nearest = alike
                     .map(|pick| distance(pick, &candidate))
                     .fold(f64::INFINITY, f64::min);
-                // Distances that differ by rounding alone are the same.
+                // Distances that differ only by rounding count as equal.
                 if best.is_none_or(|(farthest, _)| nearest > farthest + 1e-6) {
                     best = Some((nearest, candidate));
                 }
@@ -270,11 +270,11 @@ fn clusters_are_used_in_turn() {
             whole_batches += u32::from(groups == [0, 1, 2, 3]);
         }
     }
-    // k-means++ finds the four groups but for a rare start with two centres in one.
+    // k-means++ finds the four groups, except for rare starts with two centres in one group.
     assert!(whole_batches > 180, "{whole_batches} of 200");
 }
 
-/// Mean spread of 1,000 batches of 16, by rule; rows of four tasks, each around a centre of its own.
+/// Mean spread of 1,000 batches of 16, by rule; rows of four tasks, each around its own centre.
 #[test]
 fn diverse_batches_spread_more_than_random_ones() {
     let population = labelled(&[

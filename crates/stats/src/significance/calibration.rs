@@ -47,7 +47,7 @@ impl Speech {
         )
     }
 
-    /// Errors and words of a system; different names give systems of one error rate, `RATE` on average over speakers.
+    /// Errors and words of a system; systems with different names have the same error rate, `RATE` on average over speakers.
     fn system(&self, name: &str) -> Vec<Vec<f64>> {
         let of_utterance = |i: usize| {
             let hardness = 2.0 * self.key.with((i / Self::EACH) as u64).uniform(0);
@@ -63,7 +63,7 @@ impl Speech {
     }
 }
 
-/// The shares of simulated sets for which each of several things is so.
+/// The shares of simulated sets for which each of several conditions holds.
 fn shares<const N: usize>(
     num_sets: u64,
     of_set: impl Fn(u64) -> [bool; N] + Sync + Send,

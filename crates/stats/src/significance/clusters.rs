@@ -39,7 +39,7 @@ impl Clusters {
         Self::by(&ids)
     }
 
-    /// Each utterance a cluster of its own.
+    /// Puts each utterance into a cluster of its own.
     pub fn each(num_utterances: usize) -> Self {
         Self {
             order: (0..num_utterances as u32).collect(),
@@ -83,7 +83,7 @@ pub(super) struct Table {
 }
 
 impl Table {
-    /// One row an utterance in the order by cluster; each of `parts` (a system, a seed) gives its columns.
+    /// One row per utterance in the order by cluster; each of `parts` (a system, a seed) gives its columns.
     ///
     /// Errors: a part with another number of utterances or statistics than it should have; a statistic that is not finite.
     pub(super) fn of_utterances(parts: &[&[Vec<f64>]], clusters: &Clusters) -> Result<Self> {

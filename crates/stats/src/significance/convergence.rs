@@ -44,7 +44,7 @@ impl Curve {
 
     /// The first step at which the curve, straight between evaluations, is at `score` or better; `None` if it never is.
     ///
-    /// A curve that begins there gives its first step: when it got there was not seen.
+    /// If a curve begins at the score or better, this is its first step, although it may have reached the score earlier.
     pub fn first_reach(&self, score: f64, better: Better) -> Option<f64> {
         let lead = |(_, found): (u64, f64)| {
             if better == Better::Higher {
@@ -74,11 +74,11 @@ impl Curve {
 /// Steps to a score, of two systems with paired seeds.
 #[derive(Clone, Debug, PartialEq, Serialize)]
 pub struct Convergence {
-    /// The step at which each seed of the first and of the second system reaches its score; `None`: not up to the horizon.
+    /// The step at which each seed of the first and of the second system reaches its score; `None` if it does not until the horizon.
     pub steps: [Vec<Option<f64>>; 2],
     /// The last step at which all curves were evaluated; later steps are ignored.
     pub horizon: f64,
-    /// Difference of restricted mean steps, second minus first: below 0 the second system is sooner.
+    /// Difference of restricted mean steps, second minus first: below 0, the second system is faster.
     ///
     /// A curve that does not reach its score counts as reaching it at the horizon (the restricted mean of survival analysis: Irwin
     /// 1949; Royston and Parmar 2013), so the difference is that of the steps spent below the score within the horizon.
