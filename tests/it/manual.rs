@@ -126,6 +126,58 @@ fn links_lead_somewhere() {
     assert_eq!(found.len(), 2, "{found:?}");
 }
 
+/// Texts of all Rust files below a folder.
+fn sources(folder: &Path, into: &mut Vec<String>) {
+    for entry in fs::read_dir(folder).unwrap() {
+        let path = entry.unwrap().path();
+        if path.is_dir() {
+            sources(&path, into);
+        } else if path.extension().is_some_and(|extension| extension == "rs") {
+            into.push(fs::read_to_string(&path).unwrap());
+        }
+    }
+}
+
+/// Paths such as `process::a_test` in the backticks of a page.
+fn rust_paths(text: &str) -> BTreeSet<&str> {
+    prose(text)
+        .into_iter()
+        .flat_map(|line| line.split('`').skip(1).step_by(2))
+        .filter(|code| {
+            code.contains("::")
+                && code
+                    .chars()
+                    .all(|c| c.is_alphanumeric() || "_:".contains(c))
+        })
+        .collect()
+}
+
+#[test]
+fn tests_named_in_promises_exist() {
+    let mut texts = Vec::new();
+    for folder in ["src", "crates", "tests"] {
+        sources(&root().join(folder), &mut texts);
+    }
+    let exists = |path: &str| {
+        let name = path.rsplit("::").next().unwrap();
+        let (function, module) = (format!("fn {name}("), format!("mod {name}"));
+        texts
+            .iter()
+            .any(|text| text.contains(&function) || text.contains(&module))
+    };
+    let page = fs::read_to_string(root().join("docs/promises.md")).unwrap();
+    let named = rust_paths(&page);
+    assert!(named.len() > 25, "{named:?}");
+    let missing: Vec<&&str> = named.iter().filter(|path| !exists(path)).collect();
+    assert!(
+        missing.is_empty(),
+        "docs/promises.md names no test: {missing:?}"
+    );
+    assert!(!exists(
+        &["process", "a_test_that_is", "_not_there"].join("::")
+    ));
+}
+
 #[test]
 fn summary_names_every_page() {
     let docs = root().join("docs");
