@@ -45,8 +45,8 @@ const NEVER_IN: [(&str, &[&str]); 1] = [(
     &["candle", "candle_core", "candle_nn", "Tensor", "tensor"],
 )];
 
-/// Places whose files may use each other in a circle all the same, and why.
-const CIRCLES: [(&str, &str); 3] = [
+/// Places whose files may use each other in a cycle, with the reason.
+const CYCLES: [(&str, &str); 3] = [
     (
         "/build/",
         "the steps use the state of the pipeline, which `build` keeps together with the list of steps",
@@ -548,8 +548,8 @@ impl Crate {
         found
     }
 
-    /// Groups of files that use each other in a circle.
-    fn circles(&self) -> BTreeSet<BTreeSet<Module>> {
+    /// Groups of files that use each other in a cycle.
+    fn cycles(&self) -> BTreeSet<BTreeSet<Module>> {
         let uses = self.uses();
         let reached = |from: &Module| {
             let mut seen: BTreeSet<&Module> = BTreeSet::new();
@@ -567,7 +567,7 @@ impl Crate {
             .keys()
             .map(|module| (module, reached(module)))
             .collect();
-        let circle = |module: &&Module| -> BTreeSet<Module> {
+        let cycle = |module: &&Module| -> BTreeSet<Module> {
             let mutual = all[module].iter().filter(|other| {
                 all.get(**other)
                     .is_some_and(|reached| reached.contains(module))
@@ -575,8 +575,8 @@ impl Crate {
             mutual.map(|other| (*other).clone()).collect()
         };
         all.keys()
-            .map(circle)
-            .filter(|circle| circle.len() > 1)
+            .map(cycle)
+            .filter(|cycle| cycle.len() > 1)
             .collect()
     }
 }
@@ -593,23 +593,23 @@ fn absolute(module: &[String], names: &[&str]) -> Module {
     base.iter().cloned().chain(rest).collect()
 }
 
-/// Every group of files of one crate that use each other in a cycle, without those in `CIRCLES`; `name` is empty for the root package.
-fn circle_faults(name: &str, sources: &[(String, String)]) -> Vec<String> {
-    let circles = Crate::new(sources).circles();
-    let found = circles.iter().map(|circle| {
-        let places = circle
+/// Every group of files of one crate that use each other in a cycle, without those in `CYCLES`; `name` is empty for the root package.
+fn cycle_faults(name: &str, sources: &[(String, String)]) -> Vec<String> {
+    let cycles = Crate::new(sources).cycles();
+    let found = cycles.iter().map(|cycle| {
+        let places = cycle
             .iter()
             .map(|module| format!("{name}/{}", module.join("/")));
         places.collect::<Vec<_>>()
     });
     found
         .filter(|places| {
-            !CIRCLES.iter().any(|(allowed, _)| {
+            !CYCLES.iter().any(|(allowed, _)| {
                 let within = |place: &String| format!("{place}/").starts_with(allowed);
                 places.iter().all(within)
             })
         })
-        .map(|places| format!("files use each other in a circle: {}", places.join(", ")))
+        .map(|places| format!("files use each other in a cycle: {}", places.join(", ")))
         .collect()
 }
 
@@ -664,25 +664,25 @@ fn crates_use_crates_to_their_left() {
 }
 
 #[test]
-fn files_form_no_circle() {
+fn files_form_no_cycle() {
     let of_crates = files("crates", &["rs"]);
     for name in CRATES {
         let mut own = of_crates.clone();
         own.retain(|(path, _)| path.starts_with(&format!("crates/{name}/src/")));
         assert!(!own.is_empty(), "{name}");
-        assert_none(&circle_faults(name, &own));
+        assert_none(&cycle_faults(name, &own));
     }
-    assert_none(&circle_faults("", &files("src", &["rs"])));
+    assert_none(&cycle_faults("", &files("src", &["rs"])));
 }
 
 #[test]
-fn planted_circles_are_found() {
-    let circles = |sources: &[(&str, &str)]| {
+fn planted_cycles_are_found() {
+    let cycles = |sources: &[(&str, &str)]| {
         let sources: Vec<(String, String)> = sources
             .iter()
             .map(|(path, text)| (format!("src/{path}.rs"), (*text).to_owned()))
             .collect();
-        circle_faults("", &sources)
+        cycle_faults("", &sources)
     };
     let lib = ("lib", "mod a;\nmod b;\npub use b::B;\n");
     let to_b = ("a", "use crate::B;\npub struct A;\n");
@@ -697,7 +697,7 @@ fn planted_circles_are_found() {
         ),
     ];
     for (of_b, expected) in cases {
-        let found = circles(&[lib, to_b, ("b", of_b)]);
+        let found = cycles(&[lib, to_b, ("b", of_b)]);
         assert_eq!(found.len(), expected, "{of_b}: {found:?}");
     }
     let twins = [
@@ -707,11 +707,11 @@ fn planted_circles_are_found() {
         ("ops/cuda/mod", "mod norm;\n"),
         ("ops/cuda/norm", "use crate::ops::norm::g;\n"),
     ];
-    assert_none(&circles(&twins));
+    assert_none(&cycles(&twins));
 }
 
 #[test]
-fn sources_keep_the_rules() {
+fn sources_follow_the_rules() {
     let lib = fs::read_to_string(root().join("src/lib.rs")).unwrap();
     let modules = modules_in_order(&lib);
     assert_eq!(modules.last(), Some(&"cli"), "{modules:?}");
@@ -728,7 +728,7 @@ fn sources_keep_the_rules() {
 }
 
 #[test]
-fn tests_and_benches_are_kept_as_well() {
+fn tests_and_benches_follow_the_rules() {
     let mut of_crates = files("crates", &["rs"]);
     of_crates.retain(|(path, _)| !path.contains("/src/"));
     let sources = [
@@ -761,7 +761,7 @@ fn tests_and_benches_are_kept_as_well() {
 }
 
 #[test]
-fn what_people_read_first_is_there() {
+fn documents_at_the_root_exist() {
     for name in [
         "README.md",
         "ARCHITECTURE.md",
@@ -928,7 +928,7 @@ fn planted_faults_are_found() {
 }
 
 #[test]
-fn what_is_allowed_is_not_called_a_fault() {
+fn allowed_code_has_no_faults() {
     let clean = r##"//! A file.
 
 use crate::data::Row;

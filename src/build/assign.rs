@@ -228,7 +228,7 @@ mod tests {
     }
 
     #[test]
-    fn shares_are_exact_and_depend_on_the_seed_alone() {
+    fn shares_are_exact_and_depend_only_on_the_seed() {
         let documents: Vec<Document> = (0..100).map(|row| document(row, None, None)).collect();
         let rows = assigned(&recipe("seed: 1\n"), &documents);
         assert_eq!(sizes(&rows), [70, 20, 10]);

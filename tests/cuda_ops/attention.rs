@@ -154,7 +154,7 @@ fn a_step_over_caches_that_are_parts_of_one_tensor() {
 }
 
 #[test]
-fn scores_beyond_what_an_exponential_holds() {
+fn scores_beyond_the_range_of_exp() {
     on_card(|card| {
         let heads = Heads {
             num_heads: 1,

@@ -192,7 +192,7 @@ fn overlap_between_splits_is_found() {
 }
 
 #[test]
-fn headers_alone_find_no_silence() {
+fn a_check_of_headers_finds_no_silence() {
     let place = Place::new();
     let rows = corpus(&place);
     place.write("data/clips/3.wav", tone(200.0, 1.0, 0.0));
@@ -210,7 +210,7 @@ fn ids(place: &Place, name: &str) -> BTreeSet<String> {
 }
 
 #[test]
-fn parts_are_disjoint_whole_and_stable() {
+fn parts_are_disjoint_complete_and_stable() {
     let place = Place::new();
     let rows = corpus(&place);
     place.write_rows("data/all.jsonl", &rows);

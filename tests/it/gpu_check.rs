@@ -392,7 +392,7 @@ fn a_hanging_part_leaves_the_others_their_time() {
 }
 
 #[test]
-fn a_check_that_is_stopped_saves_what_was_done() {
+fn a_stopped_check_saves_its_results() {
     if !has_python() {
         return;
     }
@@ -430,7 +430,7 @@ fn a_check_that_is_stopped_saves_what_was_done() {
 }
 
 #[test]
-fn the_second_command_takes_what_is_open() {
+fn the_second_command_runs_the_open_parts() {
     if !has_python() {
         return;
     }

@@ -302,7 +302,7 @@ fn readme_is_short() {
 }
 
 #[test]
-fn quiet_and_verbose_change_messages_alone() {
+fn quiet_and_verbose_change_only_messages() {
     let place = Place::new();
     let told = place.run(&["new", "task", "mood.yaml"]).succeeds();
     assert!(

@@ -53,7 +53,7 @@ fn audio_tokens_equal_the_references() {
 }
 
 #[test]
-fn logits_equal_the_references_alone_and_packed() {
+fn logits_equal_the_reference_alone_and_packed() {
     for name in GOLDENS {
         let golden = Golden::load(name);
         let model = golden.model(Plan::default(), false);

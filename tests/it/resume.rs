@@ -626,7 +626,7 @@ fn full_training_stage_by_stage_resumes_bit_for_bit() {
 }
 
 #[test]
-fn what_training_changed_is_shown_in_a_table() {
+fn a_table_shows_the_change_of_scores() {
     let place = evaluated_run();
     let first = place
         .run(&["train", "recipe.yaml", "--allow-leakage"])

@@ -484,7 +484,7 @@ mod tests {
     }
 
     #[test]
-    fn windows_are_those_of_their_samples_alone() {
+    fn windows_depend_only_on_their_samples() {
         let form = MelForm {
             mels: 80,
             window: Some(20),

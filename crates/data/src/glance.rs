@@ -470,7 +470,7 @@ mod tests {
     }
 
     #[test]
-    fn simple_rows_are_seen_with_their_lines() {
+    fn simple_rows_are_scanned_with_their_lines() {
         let text = "\u{feff}{\"audio\": \"a\\\\b.wav\", \"duration\": 1.5}\n\n{\"text\": \"x\", \"room\": 7, \"more\": {\"start\": 1}}\n";
         let (outcome, found) = seen(text).unwrap();
         assert_eq!(outcome, Seen::Whole);

@@ -168,7 +168,7 @@ mod tests {
 
     proptest! {
         #[test]
-        fn a_division_is_whole_within_capacity_and_level(capacities in prop::collection::vec(0u64..50, 1..9), share in 0.0..=1.0f64) {
+        fn divisions_are_complete_even_and_within_capacity(capacities in prop::collection::vec(0u64..50, 1..9), share in 0.0..=1.0f64) {
             let total = (capacities.iter().sum::<u64>() as f64 * share) as u64;
             let parts = fill(total, &capacities);
             prop_assert_eq!(parts.iter().sum::<u64>(), total);

@@ -387,7 +387,7 @@ mod tests {
     }
 
     #[test]
-    fn random_directions_depend_on_the_row_alone() {
+    fn random_directions_depend_only_on_the_row() {
         let key = Key::new(1, "random embeddings");
         let mut all = Vec::new();
         (0..500).for_each(|row| random_direction(key, row, &mut all));

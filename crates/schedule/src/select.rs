@@ -264,7 +264,7 @@ mod tests {
     }
 
     #[test]
-    fn an_older_epoch_is_drawn_whole_before_a_newer_one() {
+    fn an_older_epoch_is_used_up_before_a_newer_one() {
         for select in [
             Select::Farthest,
             Select::Kmeans,

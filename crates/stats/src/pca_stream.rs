@@ -133,7 +133,7 @@ mod tests {
     use maqam_base::seed::Key;
 
     #[test]
-    fn components_equal_those_of_the_whole() {
+    fn components_equal_those_of_one_batch() {
         let (n, dims) = (500, 12);
         let key = Key::new(2, "values");
         let values: Vec<f32> = (0..(n * dims) as u64)

@@ -240,7 +240,7 @@ mod tests {
     }
 
     #[test]
-    fn prompts_of_the_program_are_whole() {
+    fn built_in_prompts_are_complete() {
         for (own, names) in [
             (
                 include_str!("../../../prompts/build/summarise.yaml"),

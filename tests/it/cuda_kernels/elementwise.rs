@@ -161,7 +161,7 @@ fn gelu_is_the_crates_own() {
 }
 
 #[test]
-fn activations_keep_what_is_not_finite() {
+fn activations_keep_non_finite_values() {
     if !is_emulated() {
         return;
     }

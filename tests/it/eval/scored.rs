@@ -480,7 +480,7 @@ fn baselines_answer_and_score_as_by_hand() {
 }
 
 #[test]
-fn slices_add_up_to_the_whole() {
+fn slices_sum_to_the_whole_set() {
     let place = place();
     eval(&place, &[]).succeeds();
     for (system, set, metric) in [

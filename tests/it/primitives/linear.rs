@@ -292,7 +292,7 @@ fn an_adapter_adds_its_product_to_its_columns() {
 }
 
 #[test]
-fn what_does_not_fit_is_refused() {
+fn mismatched_sizes_are_refused() {
     let layer = adapted("one", INPUTS, OUTPUTS, &[(0..OUTPUTS, 3)]);
     let (x, dy) = (
         random("x", &[TOKENS, INPUTS]),

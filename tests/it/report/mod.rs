@@ -143,7 +143,7 @@ fn a_page_has_the_whole_run_and_escapes_markup() {
 }
 
 #[test]
-fn what_is_missing_is_left_out() {
+fn missing_parts_are_left_out() {
     let dir = folder();
     let run = dir.path().join("run");
     Sample {
@@ -403,7 +403,7 @@ fn a_loss_that_is_no_number_is_a_gap() {
 }
 
 #[test]
-fn what_is_broken_is_named() {
+fn broken_files_are_named() {
     let dir = folder();
     let run = dir.path().join("run");
     let broken = [
@@ -554,7 +554,7 @@ fn systems_of_another_suite_version_are_left_out() {
 }
 
 #[test]
-fn a_comparison_keeps_controls_and_baselines() {
+fn a_comparison_has_controls_and_baselines() {
     let dir = folder();
     Sample::default().write_eval(dir.path(), &["tuned"], true);
     let read = |name: &str| Run::read(&dir.path().join(name)).unwrap();

@@ -186,7 +186,7 @@ fn decode(text: &str) -> String {
 }
 
 #[test]
-fn what_is_not_well_formed_is_refused() {
+fn malformed_xml_is_refused() {
     for broken in [
         "<a><b></a></b>",
         "<a",

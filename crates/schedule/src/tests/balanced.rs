@@ -22,7 +22,7 @@ fn four_tasks() -> Population {
 }
 
 #[test]
-fn slots_go_round_tasks_labels_and_forms() {
+fn slots_rotate_over_tasks_labels_and_forms() {
     let population = four_tasks();
     let schedule = schedule(
         "{batch: 6, stages: [{draw: balanced, steps: 4}]}",

@@ -137,7 +137,7 @@ proptest! {
 }
 
 #[test]
-fn text_is_compared_with_text_alone() {
+fn text_is_compared_only_with_text() {
     let population = unequal();
     let base = Schedule::new(
         &settings("{batch: 9, stages: [{draw: diverse, steps: 16}]}"),

@@ -292,7 +292,7 @@ proptest! {
     }
 
     #[test]
-    fn a_stage_draws_from_its_tasks_alone((population, settings) in curriculum(), seed: u64) {
+    fn a_stage_draws_only_from_its_tasks((population, settings) in curriculum(), seed: u64) {
         let schedule = Schedule::new(&settings, &population, seed).unwrap();
         for (stage, written) in schedule.stages().iter().zip(&settings.stages) {
             let mut replayed = 0;

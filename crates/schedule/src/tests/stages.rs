@@ -22,7 +22,7 @@ const THREE: &str = "{batch: 6, stages: [
     {name: c, draw: balanced, steps: 9}]}";
 
 #[test]
-fn a_stage_that_ends_early_moves_what_follows() {
+fn an_early_end_moves_the_later_stages() {
     let (population, whole) = (unequal(), schedule(THREE, &unequal(), 5));
     assert_eq!(
         whole.stages()[1].early_stop,

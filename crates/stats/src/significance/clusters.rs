@@ -216,7 +216,7 @@ mod tests {
     }
 
     #[test]
-    fn what_does_not_fit_is_refused() {
+    fn mismatched_sizes_are_refused() {
         let refused = |stats: &[Vec<f64>], clusters: &Clusters| {
             Table::of_utterances(&[stats], clusters)
                 .err()

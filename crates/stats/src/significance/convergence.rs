@@ -197,7 +197,7 @@ mod tests {
     }
 
     #[test]
-    fn a_system_that_is_sooner_by_hand() {
+    fn a_faster_system_by_hand() {
         // Straight lines to 1 at step s reach 0.5 at s / 2: 50, 60, 70 and 40, 45, 50; differences -10, -15, -20.
         let lines = |ends: [u64; 3]| ends.map(|end| curve(&[(0, 0.0), (end, 1.0), (200, 1.0)]));
         let found = steps_to_reach(
