@@ -227,10 +227,10 @@ impl Remote {
         mut send: impl FnMut(&Endpoint) -> std::result::Result<T, Failure>,
     ) -> Result<Option<T>> {
         let caller = Caller::new(&self.endpoint, self.patience, calls.stop());
-        let mut told = |why: String, wait: Duration| {
+        let mut report = |why: String, wait: Duration| {
             calls.tell(format!("{why}; again in {:.1} s", wait.as_secs_f64()));
         };
-        match caller.request(draw, &mut told, &mut send)? {
+        match caller.request(draw, &mut report, &mut send)? {
             Answer::Reply(reply) => Ok(Some(reply)),
             Answer::Ended => Ok(None),
             Answer::Limit(reached) => Err(Error::resource(reached).hint(

@@ -139,12 +139,12 @@ pub(crate) fn mended(text: &str) -> String {
     let text = TAG.replace_all(&text, " ");
     let text = URL.replace_all(&text, " ");
     let text = spelling::ordinary(&text);
-    let kept: String = text
+    let visible: String = text
         .chars()
         .filter(|c| !spelling::is_invisible(*c) && *c != 'ـ')
         .map(|c| if c.is_control() && c != '\n' { ' ' } else { c })
         .collect();
-    let lines: Vec<String> = kept
+    let lines: Vec<String> = visible
         .lines()
         .map(|line| line.split_whitespace().collect::<Vec<_>>().join(" "))
         .filter(|line| !line.is_empty())

@@ -43,10 +43,10 @@ pub struct Estimate {
 impl Estimate {
     /// The estimate in lines.
     pub fn lines(&self) -> Vec<String> {
-        let kept = self.collected - self.rejected;
+        let remaining = self.collected - self.rejected;
         let mut lines = vec![
             format!(
-                "{} documents collected, {} rejected so far, {kept} to go on with",
+                "{} documents collected, {} rejected so far, {remaining} to go on with",
                 self.collected, self.rejected
             ),
             SPLITS
@@ -61,11 +61,11 @@ impl Estimate {
                 self.bytes / 1e9
             ),
         ];
-        let [written, spoken, heard] = self.requests;
+        let [written, spoken, transcribed] = self.requests;
         for (num, what) in [
             (written, "language model"),
             (spoken, "speech endpoint"),
-            (heard, "transcription endpoint"),
+            (transcribed, "transcription endpoint"),
         ] {
             if num > 0 {
                 lines.push(format!("{num} requests to the {what}, if none is cached"));

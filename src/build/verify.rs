@@ -169,7 +169,7 @@ impl<'a> Verifying<'a> {
             .map(|summary| measured(&text_words, &words(summary)))
             .unwrap_or_default();
         if let Some(judge) = &self.judge {
-            match self.judged(judge, &found)? {
+            match self.grade(judge, &found)? {
                 Written::Text(grade) => {
                     verified.grade = Some(grade);
                     let min_grade = self.settings.judge.as_ref().map_or(1.0, |j| j.min_grade);
@@ -256,7 +256,7 @@ impl<'a> Verifying<'a> {
     }
 
     /// The judge's grade of the first summary.
-    fn judged(&self, judge: &Writer, found: &Summarised) -> Result<Written<f64>> {
+    fn grade(&self, judge: &Writer, found: &Summarised) -> Result<Written<f64>> {
         #[derive(Deserialize)]
         struct Grade {
             faithfulness: f64,

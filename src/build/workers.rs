@@ -97,14 +97,14 @@ impl Workers<'_> {
                     .lines()
                     .iter()
                     .for_each(|line| observer.line(line));
-                let kept = outcome
+                let stored = outcome
                     .map_err(|e| e.or_hint("run the command again: what was finished is kept"))
                     .and_then(|outcome| {
                         num_done += usize::from(!matches!(outcome, Outcome::Ended));
                         journal.add(&mut writer, row, outcome)
                     })
                     .and_then(|()| observer.tell(name, num_done, rows.len()));
-                if let Err(error) = kept {
+                if let Err(error) = stored {
                     is_over.store(true, Ordering::Relaxed);
                     failed.get_or_insert(error);
                 }

@@ -172,13 +172,13 @@ impl Recipe {
 
     /// The recipe with its dropout masks written out. A run from before this choice shares the masks, and continues so unless the recipe has
     /// another value.
-    fn with_masks(&self, begun: Option<&Self>) -> Self {
-        let before = begun.map(|begun| begun.lora.dropout_masks.unwrap_or(Masks::Shared));
+    fn with_masks(&self, original: Option<&Self>) -> Self {
+        let before = original.map(|original| original.lora.dropout_masks.unwrap_or(Masks::Shared));
         let mut recipe = self.clone();
         recipe.lora.dropout_masks = Some(match (self.lora.dropout_masks, before) {
             // Without dropout there is no mask, so the choice has no effect.
             (Some(_), Some(before)) if self.lora.dropout == 0.0 => before,
-            (Some(said), _) => said,
+            (Some(written), _) => written,
             (None, before) => before.unwrap_or_default(),
         });
         recipe
@@ -189,10 +189,10 @@ impl Recipe {
     /// # Errors
     /// The first field that differs, evaluation and checkpoint cadence excepted.
     pub fn check_unchanged(&self, stored: &Path) -> Result<()> {
-        let begun = Self::load(stored, &[])?;
-        let now = self.with_masks(Some(&begun));
-        let begun = begun.with_masks(Some(&begun));
-        let Some((field, before, now)) = now.first_difference(&begun)? else {
+        let original = Self::load(stored, &[])?;
+        let now = self.with_masks(Some(&original));
+        let original = original.with_masks(Some(&original));
+        let Some((field, before, now)) = now.first_difference(&original)? else {
             return Ok(());
         };
         Err(Error::input(format!(

@@ -143,7 +143,7 @@ impl LogMelExtractor {
         let mels = self.form.mels;
         // The maximum is over all frames whose window overlaps the clip. Those include up to two frames after the last valid one. Later frames
         // are silent and cannot raise the maximum.
-        let heard = if rows == 0 {
+        let num_computed = if rows == 0 {
             0
         } else {
             (samples.len() + REACH).div_ceil(HOP).max(rows).min(padded)
@@ -157,8 +157,8 @@ impl LogMelExtractor {
         let mut block = vec![[0.0; LANES]; mels];
         let mut loudest = f32::NEG_INFINITY;
         let arch = pulp::Arch::new();
-        for first in (0..heard).step_by(LANES) {
-            let count = LANES.min(heard - first);
+        for first in (0..num_computed).step_by(LANES) {
+            let count = LANES.min(num_computed - first);
             for lane in 0..count {
                 arch.dispatch(|| self.take_window(samples, first + lane, end, &mut windowed));
                 let transformed =
@@ -198,11 +198,11 @@ impl LogMelExtractor {
     #[inline(always)]
     fn take_window(&self, samples: &[f32], frame: usize, end: Option<usize>, windowed: &mut [f32]) {
         let centre = frame * HOP;
-        if let Some(heard) = centre
+        if let Some(inside) = centre
             .checked_sub(REACH)
             .and_then(|start| samples.get(start..start + WINDOW))
         {
-            for ((out, x), w) in windowed.iter_mut().zip(heard).zip(&self.window) {
+            for ((out, x), w) in windowed.iter_mut().zip(inside).zip(&self.window) {
                 *out = x * w;
             }
         } else {

@@ -28,15 +28,15 @@ pub fn integrated_lufs(samples: &[f32], rate: u32) -> Option<f64> {
     let powers = block_powers(samples, rate);
     let mean = |powers: &[f64]| powers.iter().sum::<f64>() / powers.len() as f64;
 
-    let heard: Vec<f64> = powers
+    let audible: Vec<f64> = powers
         .into_iter()
         .filter(|&power| lufs(power) > ABSOLUTE_GATE)
         .collect();
-    if heard.is_empty() {
+    if audible.is_empty() {
         return None;
     }
-    let gate = lufs(mean(&heard)) + RELATIVE_GATE;
-    let counted: Vec<f64> = heard
+    let gate = lufs(mean(&audible)) + RELATIVE_GATE;
+    let counted: Vec<f64> = audible
         .into_iter()
         .filter(|&power| lufs(power) > gate)
         .collect();

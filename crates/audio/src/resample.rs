@@ -43,8 +43,8 @@ pub(super) fn resample(samples: Vec<f32>, rate: u32) -> Result<Vec<f32>> {
             RATES.end()
         )));
     }
-    RESAMPLERS.with_borrow_mut(|kept| {
-        let resampler = match kept.entry(rate) {
+    RESAMPLERS.with_borrow_mut(|cached| {
+        let resampler = match cached.entry(rate) {
             Entry::Occupied(entry) => entry.into_mut(),
             Entry::Vacant(entry) => entry.insert(plan(rate)?),
         };

@@ -181,8 +181,8 @@ impl Vad {
         }
         self.advance(&x, state);
 
-        let heard: Vec<f32> = state.hidden.iter().map(|h| h.max(0.0)).collect();
-        sigmoid(dot(&self.final_weight, &heard) + self.final_bias)
+        let activations: Vec<f32> = state.hidden.iter().map(|h| h.max(0.0)).collect();
+        sigmoid(dot(&self.final_weight, &activations) + self.final_bias)
     }
 
     /// The LSTM cell.
@@ -199,8 +199,8 @@ impl Vad {
             .collect();
         for i in 0..HIDDEN {
             let gate = |kind: usize| gates[kind * HIDDEN + i];
-            let kept = sigmoid(gate(1)) * state.cell[i];
-            state.cell[i] = kept + sigmoid(gate(0)) * gate(2).tanh();
+            let carried = sigmoid(gate(1)) * state.cell[i];
+            state.cell[i] = carried + sigmoid(gate(0)) * gate(2).tanh();
             state.hidden[i] = sigmoid(gate(3)) * state.cell[i].tanh();
         }
     }

@@ -459,7 +459,7 @@ impl<'a> Speaking<'a> {
                     }
                     Said::Ended => return Ok(None),
                 };
-                match heard(file) {
+                match audible_samples(file) {
                     Ok(whole) => {
                         let piece = encoded(trimmed(&whole), samples);
                         return Ok(Some(piece.to_bytes()));
@@ -520,7 +520,7 @@ fn seconds(num_samples: usize) -> f64 {
 }
 
 /// Samples of an engine's recording, which must not be silent.
-fn heard(mut file: Vec<u8>) -> Result<Vec<f32>> {
+fn audible_samples(mut file: Vec<u8>) -> Result<Vec<f32>> {
     mend_wav(&mut file);
     let samples = audio::read_bytes(file.into(), "what the engine gave", Span::WHOLE)?;
     if samples.is_empty() {
@@ -622,7 +622,7 @@ mod tests {
     fn a_streamed_wav_gets_its_length() {
         let mut file = b"RIFF\xff\xff\xff\x7fWAVEfmt \x10\0\0\0\x01\0\x01\0\x80\x3e\0\0\0\x7d\0\0\x02\0\x10\0data\xff\xff\xff\x7f".to_vec();
         file.extend([0x10, 0x20, 0x30, 0x40]);
-        assert_eq!(heard(file).unwrap().len(), 2);
+        assert_eq!(audible_samples(file).unwrap().len(), 2);
     }
 
     #[test]
