@@ -1,8 +1,8 @@
 //! Documents per minute of `maqam build` with espeak-ng and one worker, against espeak-ng alone on the same sentences.
 //!
-//! `cargo bench --bench build [DOCUMENTS]`. Sentences are made of common Arabic words, 23 words each, 13 to a document, as NTREX has them. The
-//! yardstick runs espeak-ng once for each sentence, as the builder does, and throws its sound away. Both are measured by the time of the
-//! processor, children included, so that other work on the machine changes little.
+//! `cargo bench --bench build [DOCUMENTS]`. A sentence has 23 common Arabic words, and a document has 13 sentences, as in NTREX. The reference
+//! runs espeak-ng once for each sentence, as the builder does, and drops the audio. Both are measured in processor time, with that of child
+//! processes, so that other work on the machine has little effect.
 
 use std::io::Write;
 use std::process::Command;

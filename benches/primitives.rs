@@ -60,7 +60,7 @@ const NO_DROPOUT: AdapterDropout = AdapterDropout {
     tokens: &[],
 };
 
-/// What a pass cannot do without.
+/// Lower bound of a pass's work.
 enum Cost {
     /// Numbers read and written, in `f32`.
     Numbers(usize),

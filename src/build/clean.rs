@@ -1,4 +1,4 @@
-//! `clean`: mended texts; repeated and contaminated documents out; split and place of each row, which depend on the whole corpus.
+//! `clean`: cleans texts, rejects repeated and contaminated documents, and assigns split and index of each row over the whole corpus.
 
 use std::io::Write;
 use std::path::PathBuf;
@@ -30,13 +30,13 @@ use crate::files;
 use crate::files::Lines;
 use crate::json;
 
-/// What counts as repeated and what must stay unseen.
+/// Limits for repeated documents and for overlap with test sets.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields, default)]
 pub struct Settings {
-    /// Jaccard similarity of five-word shingles from which a document repeats an earlier one; 1 removes equal words alone.
+    /// Jaccard similarity of five-word shingles from which a document repeats an earlier one; 1 removes only documents with equal words.
     pub near_duplicates: f64,
-    /// Files whose texts no document may share eight words in a row with: JSON lines, Parquet or tables.
+    /// Files with which no document may share eight words in a row: JSON lines, Parquet or tables.
     #[serde(deserialize_with = "one_or_many")]
     pub test_sets: Vec<PathBuf>,
     /// Fields of those files that are compared.
@@ -139,12 +139,12 @@ pub(crate) fn mended(text: &str) -> String {
     let text = TAG.replace_all(&text, " ");
     let text = URL.replace_all(&text, " ");
     let text = spelling::ordinary(&text);
-    let kept: String = text
+    let visible: String = text
         .chars()
         .filter(|c| !spelling::is_invisible(*c) && *c != 'ـ')
         .map(|c| if c.is_control() && c != '\n' { ' ' } else { c })
         .collect();
-    let lines: Vec<String> = kept
+    let lines: Vec<String> = visible
         .lines()
         .map(|line| line.split_whitespace().collect::<Vec<_>>().join(" "))
         .filter(|line| !line.is_empty())
@@ -197,7 +197,7 @@ pub fn clean(recipe: &Recipe, store: &Store, observer: &mut dyn Observer) -> Res
     assigning.write(recipe, &store.assigned())
 }
 
-/// Mends one document, and rejects it where little is left of it or others have it.
+/// Cleans one document, and rejects it if little is left of it or if it repeats others.
 fn clean_one(
     document: &mut Document,
     recipe: &Recipe,
@@ -249,7 +249,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn texts_are_mended() {
+    fn markup_and_odd_characters_are_removed() {
         for (text, expected) in [
             (
                 "<p>قال&nbsp;&quot;نعم&quot;</p>\n\n<br/>ثم",

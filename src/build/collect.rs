@@ -25,7 +25,7 @@ use crate::error::Result;
 use crate::error::brief;
 use crate::files;
 
-/// Sources, and which of their fields are what.
+/// Sources, and the meaning of their fields.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct Settings {
@@ -41,28 +41,28 @@ pub struct Settings {
     /// Field with the headline; of text files it is the first line.
     #[serde(default)]
     pub headline: Option<String>,
-    /// Field with the id; by default `id` where there is one, else file and line.
+    /// Field with the id; by default `id` if there is one, else file and line.
     #[serde(default)]
     pub id: Option<String>,
-    /// Field with the split, which is kept.
+    /// Field with the split, which stays.
     #[serde(default)]
     pub split: Option<String>,
-    /// Field with what must not be split apart.
+    /// Field with the unit that must not be split.
     #[serde(default)]
     pub group: Option<String>,
     /// Language of the texts, as a BCP 47 tag.
     #[serde(default = "default_language")]
     pub language: String,
-    /// Field with a row's language; rows in another than `language` are rejected.
+    /// Field with a row's language; rows in another language than `language` are rejected.
     #[serde(default)]
     pub language_field: Option<String>,
-    /// Licence of the sources; it carries to the set and its card.
+    /// Licence of the sources, which applies to the data set and its dataset card.
     #[serde(default)]
     pub licence: Option<String>,
     /// Field with a row's licence.
     #[serde(default)]
     pub licence_field: Option<String>,
-    /// Name and address of the sources, for the card.
+    /// Name and address of the sources, for the dataset card.
     #[serde(default)]
     pub credit: Option<String>,
     /// Part of each document that is used: `document`, `first_sentence`, `lead_3`.
@@ -122,7 +122,7 @@ impl Settings {
         Ok(())
     }
 
-    /// Sentences of a document that are used; none for all.
+    /// Number of sentences of a document that are used; none for all.
     pub fn num_sentences(&self) -> Result<Option<usize>> {
         match self.unit.as_str() {
             "document" => Ok(None),
@@ -184,7 +184,7 @@ pub fn sources(settings: &Settings) -> Result<Vec<PathBuf>> {
     Ok(found)
 }
 
-/// Whether a name has the form of a pattern, in which `*` stands for anything.
+/// Returns whether a name fits a pattern, in which `*` matches anything.
 fn matches(pattern: &str, name: &str) -> bool {
     let mut parts = pattern.split('*');
     let Some(mut rest) = name.strip_prefix(parts.next().unwrap_or_default()) else {
@@ -203,7 +203,7 @@ fn matches(pattern: &str, name: &str) -> bool {
     rest.len() >= last.len() && rest.ends_with(last)
 }
 
-/// Reads the sources into one file, a document a line; those that are left out say why.
+/// Reads the sources into one file, one document per line; excluded documents have a reason.
 ///
 /// # Errors
 /// A source that cannot be read, by file and line.
@@ -409,7 +409,7 @@ impl Reading<'_> {
     }
 }
 
-/// Share of letters in the script of a language; none where its script is not known here or there are no letters.
+/// Share of letters in the script of a language; none without letters, or for a language whose script this function does not know.
 pub(crate) fn script_share(text: &str, tag: &str) -> Option<f64> {
     let is_own: fn(char) -> bool = match tag.split('-').next().unwrap_or_default() {
         "ar" | "arz" | "ary" | "apc" | "acm" | "fa" | "ur" => is_arabic,
@@ -424,12 +424,12 @@ pub(crate) fn script_share(text: &str, tag: &str) -> Option<f64> {
     (letters > 0).then(|| own as f64 / letters as f64)
 }
 
-/// Whether a letter belongs to Unicode's blocks for Arabic.
+/// Returns whether a letter belongs to Unicode's blocks for Arabic.
 pub(crate) fn is_arabic(c: char) -> bool {
     matches!(c, '\u{600}'..='\u{6ff}' | '\u{750}'..='\u{77f}' | '\u{8a0}'..='\u{8ff}' | '\u{fb50}'..='\u{fdff}' | '\u{fe70}'..='\u{feff}')
 }
 
-/// Whether a letter is Latin.
+/// Returns whether a letter is Latin.
 pub(crate) fn is_latin(c: char) -> bool {
     matches!(c, 'a'..='z' | 'A'..='Z' | '\u{c0}'..='\u{24f}' | '\u{1e00}'..='\u{1eff}')
 }

@@ -1,9 +1,9 @@
 //! `maqam build`: speech-summarization data sets in the style of AraMega-SSum, from text to a published folder.
 //!
-//! Steps follow each other, [`Step::ALL`]. `collect` and `clean` look at the whole corpus, and fix split and voice of every row. Between
-//! them and `split`, rows are worked on one by one: a step takes a row to its next state or rejects it with a reason, and a journal keeps
-//! what it came to (`store`). Calls to models and speech engines are cached by content ([`cache`]). What a step makes of a row depends
-//! on the recipe, the row and those answers alone, so a build that was killed ends with the same bytes.
+//! The steps are [`Step::ALL`]. `collect` and `clean` read the whole corpus, and determine split and voice of every row. The steps between them
+//! and `split` process rows one by one: a step takes a row to its next state or rejects it with a reason, and a journal stores the result
+//! (`store`). Calls to models and speech engines are cached by content ([`cache`]). The result of a step for a row depends only on the recipe,
+//! the row and those answers, so a build that was killed ends with the same bytes.
 
 pub mod agreement;
 mod arabic;
@@ -66,7 +66,7 @@ pub trait Observer {
 
 /// A build, opened.
 pub struct Build<'a> {
-    /// What is built.
+    /// Recipe of the data set.
     pub recipe: Recipe,
     /// Folder of all data sets, `datasets`.
     pub root: PathBuf,
@@ -74,24 +74,24 @@ pub struct Build<'a> {
     pub shard: Shard,
     /// Rows that are worked on at once.
     pub num_workers: usize,
-    /// The model that listens, where the recipe names one.
+    /// The recogniser, if the recipe names a maqam model.
     pub recogniser: Option<Recogniser>,
-    /// Set by whoever wants the build to end.
+    /// Flag that ends the build.
     pub stop: &'a AtomicBool,
 }
 
-/// What a build came to.
+/// Result of a build.
 #[derive(Clone, Debug, Default, PartialEq)]
 pub struct Outcome {
     /// Rows that were collected.
     pub collected: usize,
-    /// Rows that were published; none before `publish`.
+    /// Number of published rows; none before `publish`.
     pub published: Option<usize>,
     /// Rows that were rejected so far.
     pub rejected: usize,
     /// Rows that are on their way.
     pub pending: usize,
-    /// Things that the user should know.
+    /// Notes for the user.
     pub notes: Vec<String>,
 }
 
@@ -101,11 +101,11 @@ impl Build<'_> {
         self.root.join(&self.recipe.name)
     }
 
-    /// Runs all steps up to `until`, the last included. What was done before is not done again.
+    /// Runs all steps up to and including `until`. Finished work is not repeated.
     ///
     /// # Errors
-    /// A recipe or source that cannot be used; an engine that is missing or fails for good; the disk's. Everything that was finished
-    /// before is kept, and the same command goes on from there.
+    /// A recipe or source that cannot be used; an engine that is missing or keeps failing; those of the disk. All finished work is stored, and the
+    /// same command continues from there.
     pub fn run(&self, until: Step, observer: &mut dyn Observer) -> Result<Outcome> {
         self.recipe.check()?;
         let store = Store::open(&self.root, &self.recipe)?;
@@ -148,7 +148,7 @@ impl Build<'_> {
                 notes: &outcome.notes,
             };
             if until == Step::Publish {
-                // Where nothing is left to publish, the reasons are what the user needs.
+                // If no row is left to publish, the user needs the reasons.
                 if rows.is_empty() {
                     publish::accounts(&folder, &store, &prepared, &journals, None, &described)?;
                 }
@@ -168,10 +168,10 @@ impl Build<'_> {
         Ok(outcome)
     }
 
-    /// Counts what a build would do: collects and cleans, but asks no engine.
+    /// Estimates a build: collects and cleans, but sends no request to an engine.
     ///
     /// # Errors
-    /// As [`Build::run`].
+    /// Those of [`Build::run`].
     pub fn estimate(&self, observer: &mut dyn Observer) -> Result<Estimate> {
         self.recipe.check()?;
         let store = Store::open(&self.root, &self.recipe)?;
@@ -181,7 +181,7 @@ impl Build<'_> {
         estimate::estimate(&self.recipe, &store, &prepared)
     }
 
-    /// Collects and cleans under a lock, so that shards which start together do it once; none where only `collect` was asked for.
+    /// Collects and cleans under a lock, so that shards which start together do it once; none if only `collect` was requested.
     fn prepare(
         &self,
         store: &Store,
@@ -251,7 +251,7 @@ impl Build<'_> {
     }
 }
 
-/// What the steps between `clean` and `split` work with.
+/// Engines of the steps between `clean` and `split`.
 struct Engines<'a> {
     calls: &'a Calls<'a>,
     summarising: Summarising<'a>,
@@ -261,7 +261,7 @@ struct Engines<'a> {
 }
 
 impl<'a> Engines<'a> {
-    /// Opens the engines of the steps up to `until`: what is missing is told before any work begins.
+    /// Opens the engines of the steps up to `until`, so that a missing engine is reported before any work begins.
     fn open(
         recipe: &'a Recipe,
         calls: &'a Calls<'a>,
@@ -277,7 +277,7 @@ impl<'a> Engines<'a> {
         })
     }
 
-    /// What each role was filled by, for the card and the rows.
+    /// Engines of each role, for the dataset card and the rows.
     fn described(&self) -> Described {
         Described {
             summaries: self.summarising.described(),
@@ -294,7 +294,7 @@ pub(crate) struct Described {
     pub(crate) transcription: serde_json::Value,
 }
 
-/// Reads ratings that `review.html` exported, and says how far raters agree.
+/// Reads ratings that `review.html` exported, and computes the agreement of raters.
 ///
 /// # Errors
 /// A file that holds no ratings.

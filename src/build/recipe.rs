@@ -46,7 +46,7 @@ pub struct Recipe {
     /// Sizes of the splits.
     #[serde(default)]
     pub split: split::Settings,
-    /// What is written.
+    /// Published files.
     #[serde(default)]
     pub publish: publish::Settings,
     /// Seed of splits, voices and samples.
@@ -58,7 +58,7 @@ impl Recipe {
     /// Reads a recipe; `changes` are values of `--set`.
     ///
     /// # Errors
-    /// `path:line: what was found`, with the nearest known key.
+    /// `path:line: fault`, with the nearest known key.
     pub fn load(path: &Path, changes: &[String]) -> Result<Self> {
         let text = files::read_text(path)?;
         if changes.is_empty() {

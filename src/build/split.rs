@@ -1,4 +1,4 @@
-//! `split`: the splits that `clean` assigned, checked against what was asked for once rejections are known.
+//! `split`: compares the splits that `clean` assigned with the requested shares, after all rejections.
 
 use serde::Deserialize;
 use serde::Serialize;
@@ -30,7 +30,7 @@ impl Default for Settings {
     }
 }
 
-/// Difference of shares that is worth a note.
+/// Smallest difference of shares for a note.
 const DRIFT: f64 = 0.02;
 
 impl Settings {
@@ -48,7 +48,7 @@ impl Settings {
         Ok(())
     }
 
-    /// Documents of dev and of test, of so many.
+    /// Numbers of documents of dev and of test among `of` documents.
     pub fn counts(&self, of: usize) -> [usize; 2] {
         let test = (self.test * of as f64).round() as usize;
         let dev = (self.dev * of as f64).round() as usize;
@@ -63,7 +63,7 @@ pub(crate) fn accepted(prepared: &Prepared, journals: &[Journal]) -> Vec<usize> 
     rows
 }
 
-/// What a user should know of the splits.
+/// Notes for the user on the splits.
 pub(crate) fn notes(recipe: &Recipe, prepared: &Prepared, rows: &[usize]) -> Vec<String> {
     let mut notes = Vec::new();
     let count = |split: usize, rows: &mut dyn Iterator<Item = usize>| {

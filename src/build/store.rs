@@ -1,7 +1,7 @@
-//! What a build keeps between its steps: collected and cleaned documents as whole files, and a journal of rows for each later step.
+//! Files of a build between its steps: collected and cleaned documents, and a journal of rows for each later step.
 //!
-//! Every file is named by a fingerprint of all that decides it, from the sources on. A changed recipe therefore finds nothing of what it
-//! changes, and everything that it leaves as it was. Everything lies in `datasets/.work/NAME`, beside the data set.
+//! Every file is named by a fingerprint of all its inputs, from the sources on. So after a change of the recipe, files that depend on the change
+//! are not found, and all others are. The files are in `datasets/.work/NAME`, next to the data set.
 
 use std::fs::File;
 use std::io::Read;
@@ -36,9 +36,9 @@ use crate::files::Lines;
 use crate::files::Lock;
 use crate::json;
 
-/// Changes where files of earlier builds of maqam cannot be used any more.
+/// Version of the files, which changes when earlier versions cannot use them.
 const FORMAT: u32 = 1;
-/// Settings that change no result: what may be spent, and how patiently it is asked for.
+/// Settings that change no result: budgets and waits.
 const WITHOUT_EFFECT: [&str; 4] = ["budget", "timeout_s", "first_wait_s", "max_attempts"];
 
 /// Files of one build between its steps.
@@ -122,7 +122,7 @@ impl Store {
         self.folder.join(format!("assign-{}.jsonl", self.assign))
     }
 
-    /// The journals of the steps that look at one row at a time, in their order.
+    /// The journals of the steps that process one row at a time, in their order.
     ///
     /// # Errors
     /// A journal that cannot be read.
@@ -144,7 +144,7 @@ impl Store {
         Lock::claim(&self.folder.join(format!("shard-{}", shard.name())))
     }
 
-    /// Reads one cleaned document, which begins at a byte of the file.
+    /// Reads one cleaned document, which begins at the given byte of the file.
     ///
     /// # Errors
     /// The disk's.
@@ -176,7 +176,7 @@ impl Store {
         Ok(outcome)
     }
 
-    /// How far the rows have come.
+    /// Counts of the rows by their state.
     pub fn outcome(&self, prepared: &Prepared, journals: &[Journal]) -> Built {
         let rejected = (0..prepared.rows.len())
             .filter(|row| {
@@ -225,7 +225,7 @@ fn read_at<T: DeserializeOwned>(
     json::parse_slice(&bytes).map_err(|e| e.at_path(path))
 }
 
-/// Where a row stands in a journal.
+/// Place of a row in a journal.
 #[derive(Clone, Copy)]
 struct Entry {
     file: u16,
@@ -234,7 +234,7 @@ struct Entry {
     is_rejected: bool,
 }
 
-/// What one step came to, row by row, in the order in which rows were finished. Each shard writes a file of its own.
+/// Results of one step, row by row, in the order in which rows were finished. Each shard writes its own file.
 pub struct Journal {
     folder: PathBuf,
     files: Mutex<Vec<(PathBuf, File)>>,
@@ -251,17 +251,17 @@ struct Line<T> {
     rejected: Option<Rejected>,
 }
 
-/// Why a step rejected a row.
+/// Reason of a rejection.
 #[derive(Clone, Debug, Serialize, Deserialize)]
 pub struct Rejected {
     /// A short name.
     pub reason: String,
-    /// What was found.
+    /// The fault.
     pub detail: String,
 }
 
 impl Journal {
-    /// Opens the files of all shards. Half a line at the end of one, which a crash leaves, is passed over.
+    /// Opens the files of all shards. An incomplete line at the end of one, which a crash leaves, is ignored.
     fn open(folder: PathBuf) -> Result<Self> {
         let mut journal = Self {
             folder,
@@ -312,7 +312,7 @@ impl Journal {
         Ok(files.len() as u16 - 1)
     }
 
-    /// Returns whether the step is done with a row.
+    /// Returns whether the step has finished a row.
     pub fn has(&self, row: usize) -> bool {
         self.entries.contains_key(&row)
     }
@@ -324,25 +324,25 @@ impl Journal {
             .is_some_and(|entry| entry.is_rejected)
     }
 
-    /// Returns whether the step passed a row on.
+    /// Returns whether the step accepted a row.
     pub fn is_passed(&self, row: usize) -> bool {
         self.entries
             .get(&row)
             .is_some_and(|entry| !entry.is_rejected)
     }
 
-    /// What the step found of a row that it passed on.
+    /// The result of the step for a row that it accepted.
     ///
     /// # Errors
-    /// The disk's.
+    /// Those of the disk.
     pub fn done<T: DeserializeOwned>(&self, row: usize) -> Result<Option<T>> {
         Ok(self.line::<T>(row)?.and_then(|line| line.done))
     }
 
-    /// Why the step rejected a row.
+    /// The reason for which the step rejected a row.
     ///
     /// # Errors
-    /// The disk's.
+    /// Those of the disk.
     pub fn rejected(&self, row: usize) -> Result<Option<Rejected>> {
         if !self.is_rejected(row) {
             return Ok(None);
@@ -359,10 +359,10 @@ impl Journal {
         read_at(file, path, entry.offset, entry.len as usize).map(Some)
     }
 
-    /// Opens this shard's file to write; half a line at its end goes.
+    /// Opens this shard's file for writing, and removes an incomplete line at its end.
     ///
     /// # Errors
-    /// The disk's.
+    /// Those of the disk.
     pub fn writer(&self, shard: Shard) -> Result<JournalWriter> {
         let path = self.folder.join(format!("{}.jsonl", shard.name()));
         let whole = {
@@ -384,10 +384,10 @@ impl Journal {
         Ok(JournalWriter { log, at, number })
     }
 
-    /// Adds what the step came to with a row, in the file first.
+    /// Adds the result of the step for a row, first to the file.
     ///
     /// # Errors
-    /// The disk's.
+    /// Those of the disk.
     pub fn add(&mut self, writer: &mut JournalWriter, row: usize, outcome: Outcome) -> Result<()> {
         let line = match outcome {
             Outcome::Done(done) => Line {
@@ -468,7 +468,7 @@ mod tests {
     }
 
     #[test]
-    fn what_may_be_spent_changes_no_fingerprint() {
+    fn budgets_do_not_change_fingerprints() {
         let with = json!({"model": "m", "budget": {"max_requests": 1}, "list": [{"timeout_s": 1}]});
         assert_eq!(with_effect(with), json!({"model": "m", "list": [{}]}));
     }

@@ -1,4 +1,4 @@
-//! `verify`: summaries compared with their texts: length, copied spans, numbers, Latin words, language, loops, and if wanted a judge.
+//! `verify`: compares summaries with their texts: length, copied spans, numbers, Latin words, language, loops, and optionally a judge.
 
 use std::path::PathBuf;
 
@@ -31,19 +31,19 @@ use crate::metrics::failures::has_loop_in;
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields, default)]
 pub struct Settings {
-    /// Whether faults reject a row or only warn; by default they reject, except summaries that the source has.
+    /// True if faults reject a row, false if they only warn; by default true, except for summaries of the source.
     pub reject: Option<bool>,
     /// Fewest words of a summary.
     pub min_words: usize,
-    /// Most words of a summary for each word of its text.
+    /// Most words of a summary per word of its text.
     pub max_ratio: f64,
-    /// Largest share of a summary's words that stand in one run in the text.
+    /// Largest share of a summary's words that are one run of the text.
     pub max_copied: f64,
     /// Least share of letters in the script of the language.
     pub min_script: f64,
-    /// Whether every number of a summary must stand in its text.
+    /// True if every number of a summary must be in its text.
     pub numbers: bool,
-    /// Whether every Latin word of a summary must stand in its text.
+    /// True if every Latin word of a summary must be in its text.
     pub latin: bool,
     /// A language model that grades faithfulness.
     pub judge: Option<Judge>,
@@ -68,15 +68,15 @@ impl Default for Settings {
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct Judge {
-    /// Its endpoint.
+    /// Endpoint of the judge.
     pub endpoint: EndpointSettings,
     /// Further parameters of its requests.
     #[serde(default)]
     pub parameters: Map<String, Value>,
-    /// Least grade of a row that stays.
+    /// Lowest grade of an accepted row.
     #[serde(default = "default_min_grade")]
     pub min_grade: f64,
-    /// File with prompts of your own; by default prompts/build/judge.yaml.
+    /// File with your own prompts; by default prompts/build/judge.yaml.
     #[serde(default)]
     pub prompt: Option<PathBuf>,
 }
@@ -102,14 +102,14 @@ impl Settings {
     }
 }
 
-/// Measures of a row's first summary, and what was found of any.
+/// Measures of a row's first summary, and faults of all.
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
 pub(crate) struct Verified {
-    /// Words of the text for each word of the summary.
+    /// Words of the text per word of the summary.
     pub(crate) compression: f64,
-    /// Share of the summary's words that stand in one run in the text.
+    /// Share of the summary's words that are one run of the text.
     pub(crate) copied: f64,
-    /// Share of the summary's words that stand somewhere in the text.
+    /// Share of the summary's words that are anywhere in the text.
     pub(crate) shared: f64,
     /// Grade of the judge.
     #[serde(default, skip_serializing_if = "Option::is_none")]
@@ -119,7 +119,7 @@ pub(crate) struct Verified {
     pub(crate) warnings: Vec<String>,
 }
 
-/// A reason and what was found.
+/// A reason and its details.
 type Fault = (&'static str, String);
 
 /// The step, opened.
@@ -131,7 +131,7 @@ pub(crate) struct Verifying<'a> {
 }
 
 impl<'a> Verifying<'a> {
-    /// Opens the judge where the step is needed.
+    /// Opens the judge if the step is needed.
     pub(crate) fn open(recipe: &'a Recipe, calls: &'a Calls<'a>, is_needed: bool) -> Result<Self> {
         let settings = &recipe.verify;
         let judge = match settings.judge.as_ref().filter(|_| is_needed) {
@@ -169,7 +169,7 @@ impl<'a> Verifying<'a> {
             .map(|summary| measured(&text_words, &words(summary)))
             .unwrap_or_default();
         if let Some(judge) = &self.judge {
-            match self.judged(judge, &found)? {
+            match self.grade(judge, &found)? {
                 Written::Text(grade) => {
                     verified.grade = Some(grade);
                     let min_grade = self.settings.judge.as_ref().map_or(1.0, |j| j.min_grade);
@@ -195,7 +195,7 @@ impl<'a> Verifying<'a> {
         Outcome::done(&verified)
     }
 
-    /// Everything that is wrong with one summary.
+    /// All faults of one summary.
     fn faults(&self, found: &Summarised, text_words: &[String], summary: &str) -> Vec<Fault> {
         let settings = self.settings;
         let summary_words = words(summary);
@@ -256,7 +256,7 @@ impl<'a> Verifying<'a> {
     }
 
     /// The judge's grade of the first summary.
-    fn judged(&self, judge: &Writer, found: &Summarised) -> Result<Written<f64>> {
+    fn grade(&self, judge: &Writer, found: &Summarised) -> Result<Written<f64>> {
         #[derive(Deserialize)]
         struct Grade {
             faithfulness: f64,
@@ -285,7 +285,7 @@ impl<'a> Verifying<'a> {
     }
 }
 
-/// Reason of rows whose text says the summary.
+/// Reason for rejecting rows whose text contains the summary.
 const SPOKEN: &str = "summary_spoken";
 
 fn is_taken_out(engine: Engine) -> bool {

@@ -1,4 +1,4 @@
-//! Opens a recipe: its rows, its schedule, its model on a device, and the memory that it needs there.
+//! Opens a recipe: its rows, its schedule, its model on a device, and the memory for it.
 
 use std::path::Path;
 use std::sync::Mutex;
@@ -46,17 +46,17 @@ use crate::schedule::Schedule;
 use crate::task::Mode;
 use crate::train::Run;
 
-/// A recipe, resolved.
+/// A resolved recipe.
 pub struct Opened {
-    /// What every step needs to know.
+    /// Inputs of every step.
     pub run: Run,
-    /// Which rows each step sees.
+    /// Schedule of the rows.
     pub schedule: Schedule,
     /// The model as the run starts.
     pub model: AudioLlm,
-    /// How the training fits the GPU, if it is on one.
+    /// Memory of the training on a GPU, if it runs on one.
     pub fit: Option<Fit>,
-    /// Notes on the adapter that the run goes on from.
+    /// Notes on the adapter that the run continues from.
     pub notes: Vec<String>,
 }
 
@@ -75,7 +75,7 @@ pub struct Prepared {
 /// Steps of each stage whose micro-batches are measured before a weight is read.
 const STEPS_LOOKED_AT: usize = 8;
 
-/// All tokens, audio tokens and target tokens of a pick; `None` for a row that cannot be used, of which training says more.
+/// All tokens, audio tokens and target tokens of a pick; `None` for a row that cannot be used, which training reports.
 fn tokens_of(
     rows: &Rows,
     pick: Pick,
@@ -103,10 +103,10 @@ fn tokens_of(
 }
 
 impl Recipe {
-    /// Reads configuration and tokenizer, and finds out whether the training fits the device, before a weight is read.
+    /// Reads configuration and tokenizer, and checks whether the training fits the device, before a weight is read.
     ///
     /// # Errors
-    /// Adapters that fit nothing; a training that does not fit the memory of the GPU, or of the machine where that computes.
+    /// Adapters that match nothing; a training that does not fit the memory of the GPU, or of the machine if the CPU computes.
     pub fn prepare(
         &self,
         model_dir: &Path,
@@ -193,10 +193,10 @@ impl Recipe {
         Ok(largest)
     }
 
-    /// Resolves the recipe: reads the weights onto the device. `model_dir` is the folder that `model.path` was found in.
+    /// Resolves the recipe: reads the weights onto the device. `model_dir` is the folder of `model.path`.
     ///
     /// # Errors
-    /// Weights that are damaged or missing; an adapter to go on from that is another one than the recipe says.
+    /// Weights that are damaged or missing; an adapter to continue from with another shape than the recipe's.
     pub fn open(
         &self,
         prepared: Prepared,
@@ -272,10 +272,10 @@ impl Recipe {
         })
     }
 
-    /// How the training fits a GPU with this many free bytes.
+    /// Memory of the training on a GPU with this many free bytes.
     ///
     /// # Errors
-    /// One that does not.
+    /// A training that does not fit.
     pub fn fit(
         &self,
         config: &Config,
@@ -297,7 +297,7 @@ impl Recipe {
         Fit::new(&stages, precision, free, self.memory.pack_tokens)
     }
 
-    /// How each stage trains each part, and the model as the run starts.
+    /// Training of each part by each stage, and the model at the start of the run.
     pub fn open_model(
         &self,
         model_dir: &Path,
@@ -310,7 +310,7 @@ impl Recipe {
         Ok((parts, model))
     }
 
-    /// The checkpoint with adapters where the recipe wants them, started as it says; and notes on what it starts from.
+    /// The checkpoint with the recipe's adapters in their initial state, and notes on that state.
     fn model(
         &self,
         model_dir: &Path,
@@ -343,7 +343,8 @@ impl Recipe {
         Ok((model, notes))
     }
 
-    /// The PEFT folder or checkpoint to go on from; its adapter must be what the recipe says. Without one fresh adapters start from its weights.
+    /// The PEFT folder or checkpoint to continue from; its adapter must have the recipe's shape. Without an adapter in it, fresh adapters start from
+    /// its weights.
     fn continued(&self, plan: &Plan, config: &Config) -> Result<Trained> {
         let dir = Path::new(&self.lora.init);
         if !dir.is_dir() {
@@ -383,7 +384,7 @@ impl Recipe {
     }
 }
 
-/// What a recipe writes under `train` for the parts that a plan adapts.
+/// Values of `train` in a recipe for the parts that a plan adapts.
 fn parts_of(plan: &Plan, names: &Names) -> Vec<String> {
     let is_adapted = |part| plan.modules.keys().any(|path| names.part_of(path) == part);
     [

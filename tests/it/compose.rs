@@ -176,7 +176,7 @@ fn the_same_seed_composes_the_same_bytes() {
 }
 
 #[test]
-fn parts_of_another_kind_are_refused_and_leave_nothing() {
+fn other_kinds_of_parts_fail_and_leave_nothing() {
     let dir = tempfile::tempdir().unwrap();
     let out = dir.path().join("composed");
     let refused = |change: &dyn Fn(&mut Request), what: &str| {

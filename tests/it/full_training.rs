@@ -92,7 +92,7 @@ fn every_gradient_is_the_slope_of_the_loss() {
 }
 
 #[test]
-fn what_is_heard_ahead_changes_no_bit() {
+fn encoding_ahead_changes_no_bit() {
     let golden = Golden::load("qwen_omni");
     let batch = batch(&golden);
     let learning_rate = 1e-3;
@@ -220,7 +220,7 @@ fn every_gradient_is_pytorchs() {
     }
 }
 
-/// The losses of `steps` steps; `is_trained` says of a step and part whether it moves.
+/// The losses of `steps` steps; `is_trained` decides for each step and part whether it is trained.
 fn losses(
     name: &str,
     steps: u64,

@@ -98,7 +98,7 @@ impl Golden {
             .collect()
     }
 
-    /// The gradients that a layer of these projections has gathered are PyTorch's.
+    /// Compares a layer's gradients for these projections with PyTorch's.
     fn check_linear(&self, layer: &Linear, names: &[&str]) {
         assert_near(
             &names.join("+"),
@@ -188,7 +188,7 @@ fn rotary(golden: &Golden, cu_seqlens: &[usize]) -> Rotary {
 }
 
 #[test]
-fn a_decoder_layer_and_all_its_gradients_equal_pytorchs() {
+fn a_decoder_layer_and_its_gradients_equal_pytorch() {
     for save in [Save::All, Save::Norms, Save::Layer] {
         let golden = Golden::load("decoder");
         let (layer, cu_seqlens) = (decoder(&golden), golden.cu_seqlens());
@@ -224,7 +224,7 @@ fn a_decoder_layer_and_all_its_gradients_equal_pytorchs() {
 }
 
 #[test]
-fn rows_that_are_not_kept_change_nothing_for_the_others() {
+fn dropped_rows_do_not_change_the_others() {
     let golden = Golden::load("decoder");
     let cu_seqlens = golden.cu_seqlens();
     let rotary = rotary(&golden, &cu_seqlens);

@@ -1,6 +1,6 @@
-//! FLAC: the demuxer of `symphonia`, given the stream's description and its frames alone.
+//! FLAC through the demuxer of `symphonia`, which gets only the stream's description and its frames.
 //!
-//! Blocks between the two (pictures, comments, tables of places) are left out, so that none of them can cost memory or lead astray.
+//! Blocks between the two (pictures, comments, seek tables) are left out, so that they cannot cost memory or cause faults.
 
 use std::io;
 use std::io::Read;
@@ -39,7 +39,7 @@ const STREAM_INFO_BYTES: usize = 34;
 pub(super) struct Flac {
     format: Box<dyn FormatReader>,
     decoder: Decoder,
-    /// Samples per channel; `None` where the header leaves them out.
+    /// Samples per channel; `None` if the header leaves them out.
     num_samples: Option<usize>,
 }
 
@@ -47,7 +47,7 @@ impl Flac {
     /// Reads the header.
     ///
     /// # Errors
-    /// A header that is cut off or does not parse.
+    /// A header that is truncated or does not parse.
     pub(super) fn open(mut source: Source) -> Result<Self> {
         let info = source.bytes(4, BLOCK_HEADER_BYTES as usize + STREAM_INFO_BYTES)?;
         if info[0] & 0x7f != 0 || big_endian(&info[1..4]) != STREAM_INFO_BYTES as u64 {
@@ -229,7 +229,7 @@ fn codec_error(error: &CodecError, what: &str) -> Error {
         CodecError::IoError(io) if io.kind() == io::ErrorKind::UnexpectedEof => {
             Error::input(format!("truncated: {what}")).hint("copy or download it again")
         }
-        // An error of ours inside one of the demuxer's is the system's, because `Input` gives no other.
+        // symphonia wraps an error of `Input` as an I/O error. `Input` has only errors of the system.
         CodecError::IoError(io) if io.get_ref().is_some_and(|e| e.is::<Error>()) => {
             Error::new(Kind::Resource, io)
         }

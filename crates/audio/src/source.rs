@@ -38,7 +38,7 @@ impl Source {
     /// # Errors
     /// The system's, a folder, or something else that is not a regular file; each names the file.
     pub(super) fn open(path: &Path) -> Result<Self> {
-        // The look at the path comes first, because opening a pipe waits until somebody writes to it.
+        // The path is checked first, because opening a pipe waits for a writer.
         let metadata = path.metadata().map_err(|e| Error::io(path, "read", &e))?;
         if metadata.is_dir() {
             return Err(Error::input("a folder where a recording was expected").at_path(path));
@@ -101,7 +101,7 @@ impl Source {
         self.start = self.start.saturating_add(num_bytes).min(self.end);
     }
 
-    /// Leaves out what comes after the first `num_bytes`.
+    /// Drops everything after the first `num_bytes`.
     pub(super) fn truncate(&mut self, num_bytes: u64) {
         self.end = self.end.min(self.start.saturating_add(num_bytes));
     }
@@ -133,10 +133,10 @@ impl Source {
         }
     }
 
-    /// Exactly `len` bytes from `at` on.
+    /// Returns exactly `len` bytes from `at`.
     ///
     /// # Errors
-    /// The system's, or an end that comes before.
+    /// An error of the system, or an end before these bytes.
     pub(super) fn bytes(&mut self, at: u64, len: usize) -> Result<&[u8]> {
         if at
             .checked_add(len as u64)
@@ -170,7 +170,7 @@ impl Source {
     }
 }
 
-/// Fills `buffer` from the file, which may have been cut since its length was looked at.
+/// Fills `buffer` from the file, which may have become shorter since its length was read.
 fn read_all(file: &File, buffer: &mut [u8], at: u64) -> Result<()> {
     file.read_exact_at(buffer, at)
         .map_err(|error| match error.kind() {

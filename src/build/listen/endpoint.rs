@@ -1,4 +1,4 @@
-//! Transcripts from an endpoint that speaks OpenAI's `/audio/transcriptions`.
+//! Transcripts from an endpoint with OpenAI's `/audio/transcriptions`.
 
 use std::sync::Arc;
 
@@ -24,7 +24,7 @@ impl<'a> Endpoint<'a> {
     /// Opens the endpoint of a recipe.
     ///
     /// # Errors
-    /// An address that is none.
+    /// An invalid address.
     pub(super) fn open(settings: &Settings, calls: &'a Calls<'a>) -> Result<Self> {
         let endpoint = settings
             .endpoint

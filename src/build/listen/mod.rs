@@ -38,7 +38,7 @@ use crate::seed::Key;
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields, default)]
 pub struct Settings {
-    /// Who transcribes.
+    /// Recogniser.
     pub transcribe: Transcribe,
     /// An endpoint with `/audio/transcriptions`.
     pub endpoint: Option<EndpointSettings>,
@@ -46,21 +46,21 @@ pub struct Settings {
     pub model: Option<String>,
     /// Adapter of the model: a PEFT folder, or a checkpoint of a run.
     pub adapter: Option<PathBuf>,
-    /// Longest stretch of whole sentences that the model is given at once, in seconds.
+    /// Longest stretch of whole sentences in one prompt of the model, in seconds.
     pub window_s: f64,
-    /// Texts, its own among them, of which a recording's own must be the likeliest for the model; 0 for no such check.
+    /// Number of texts, with the recording's own, among which the own text must be the likeliest for the model; 0 for no such check.
     #[serde(rename = "match")]
     pub num_matched: usize,
     /// Rule that both texts go through before they are compared.
     pub normaliser: Option<String>,
-    /// Character error rate of the same recogniser on real speech, under the same rule: no threshold means anything without it.
+    /// Character error rate of the same recogniser on real speech, under the same normaliser. A threshold means nothing without it.
     pub floor_cer: Option<f64>,
-    /// Most by which a row's character error rate may exceed the floor.
+    /// Largest difference between a row's character error rate and the floor.
     pub over_floor: f64,
     /// Least and most characters of spoken text per second.
     pub chars_per_s: [f64; 2],
-    /// Most by which a row may be faster or slower than its voice is with a sentence that is known: 0.5 takes from two thirds to one and
-    /// a half of that speed.
+    /// Largest deviation of a row's speed from that of its voice on a calibration sentence: 0.5 accepts from two thirds to one and a half of that
+    /// speed.
     pub rate_tolerance: f64,
     /// Largest share of silent frames.
     pub max_silent: f64,
@@ -76,16 +76,16 @@ pub struct Settings {
     pub quality: Option<quality::Settings>,
 }
 
-/// Who transcribes.
+/// Recogniser.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
 pub enum Transcribe {
-    /// Nobody: intelligibility is not verified.
+    /// None: intelligibility is not verified.
     #[default]
     None,
     /// A maqam model.
     Maqam,
-    /// An endpoint that speaks OpenAI's `/audio/transcriptions`.
+    /// An endpoint with OpenAI's `/audio/transcriptions`.
     Endpoint,
 }
 
@@ -188,15 +188,15 @@ impl Settings {
     }
 }
 
-/// Somebody who writes down what is said.
+/// A recogniser.
 pub(crate) trait Transcriber: Sync {
     /// All that a transcript depends on but the recording and its language.
     fn identity(&self) -> Value;
 
-    /// Name, for the card.
+    /// Name, for the dataset card.
     fn described(&self) -> Value;
 
-    /// Transcribes a FLAC file with its sentences; none where the build ends.
+    /// Transcribes a FLAC file with its sentences; none if the build ends.
     fn transcribe(
         &self,
         file: &Arc<[u8]>,
@@ -205,18 +205,18 @@ pub(crate) trait Transcriber: Sync {
     ) -> Result<Option<String>>;
 }
 
-/// What the step found.
+/// Result of the step.
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
 pub(crate) struct Listened {
     /// Characters of spoken text per second.
     pub(crate) chars_per_s: f64,
-    /// What a recogniser wrote down.
+    /// Transcript of the recogniser.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub(crate) transcript: Option<String>,
-    /// Its character error rate.
+    /// Character error rate of the transcript.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub(crate) cer: Option<f64>,
-    /// Nats per token by which its own text is likelier than the likeliest of the others.
+    /// Nats per token by which the row's own text is likelier than the likeliest of the others.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub(crate) margin: Option<f64>,
     /// Grade of the program.
@@ -224,7 +224,7 @@ pub(crate) struct Listened {
     pub(crate) quality: Option<f64>,
 }
 
-/// A reason and what was found.
+/// A reason and its details.
 type Fault = (&'static str, String);
 
 /// The step, opened.
@@ -237,7 +237,7 @@ pub(crate) struct Listening<'a> {
 }
 
 impl<'a> Listening<'a> {
-    /// Opens recogniser and program where the step is needed.
+    /// Opens recogniser and program if the step is needed.
     pub(crate) fn open(
         recipe: &'a Recipe,
         calls: &'a Calls<'a>,
@@ -277,7 +277,7 @@ impl<'a> Listening<'a> {
         })
     }
 
-    /// Recogniser, rule and bounds, for the card.
+    /// Recogniser, normaliser and bounds, for the dataset card.
     pub(crate) fn described(&self) -> Value {
         json!({
             "engine": self.settings.transcribe,
@@ -287,7 +287,7 @@ impl<'a> Listening<'a> {
         })
     }
 
-    /// Listens to one row.
+    /// Checks the speech of one row.
     pub(crate) fn work(&self, rows: &Rows, row: usize) -> Result<Outcome> {
         let spoken = speak::of(rows, row)?;
         let mut listened = Listened {
@@ -349,7 +349,7 @@ impl<'a> Listening<'a> {
         Outcome::done(&listened)
     }
 
-    /// The first thing that is wrong with a recording by itself.
+    /// The first fault of a recording, independent of its text.
     fn signal_fault(&self, spoken: &Spoken, chars_per_s: f64) -> Option<Fault> {
         let settings = self.settings;
         let levels = spoken.levels;
@@ -412,7 +412,7 @@ impl<'a> Listening<'a> {
     }
 }
 
-/// Characters of spoken text per second, spaces and marks left out, pauses between sentences left out.
+/// Characters of spoken text per second, without spaces, marks and pauses between sentences.
 fn chars_per_s(spoken: &Spoken) -> f64 {
     let num: usize = spoken
         .sentences
@@ -437,7 +437,7 @@ pub(crate) fn of(rows: &Rows, row: usize) -> Result<Listened> {
     rows.of(Step::Listen, row)
 }
 
-/// Where a program's recordings are put.
+/// Folder for the recordings that a program reads.
 pub(crate) fn temporary(file: &[u8]) -> Result<(tempfile::TempDir, PathBuf)> {
     let failed = |e: std::io::Error| Error::io(&std::env::temp_dir(), "make a folder", &e);
     let folder = tempfile::tempdir().map_err(failed)?;
@@ -519,7 +519,7 @@ mod tests {
             ),
             ("too_long_for_its_text", spoken(40, 10.0, |_| {})),
             ("too_short_for_its_text", spoken(400, 10.0, |_| {})),
-            // Doubled and halved, by a voice that reads 15 characters a second.
+            // Doubled and halved, by a voice that reads 15 characters per second.
             (
                 "too_long_for_its_text",
                 spoken(75, 10.0, |s| s.usual_chars_per_s = Some(15.0)),

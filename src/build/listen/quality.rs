@@ -18,9 +18,9 @@ use crate::error::Result;
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct Settings {
-    /// The command; `{audio}` stands for the path of a FLAC file. The last number that it prints is the grade.
+    /// The command; `{audio}` is replaced by the path of a FLAC file. The last number that it prints is the grade.
     pub command: Vec<String>,
-    /// Least grade of a row that stays.
+    /// Lowest grade of an accepted row.
     pub min: f64,
     /// Longest that it may take, in seconds.
     #[serde(default = "default_timeout_s")]
@@ -35,7 +35,7 @@ impl Settings {
     /// Checks the settings.
     ///
     /// # Errors
-    /// A command that is not given the recording.
+    /// A command that does not get the recording.
     pub fn check(&self) -> Result<()> {
         if !self.command.iter().any(|part| part.contains("{audio}")) {
             return Err(Error::input("`quality.command` names no recording")
@@ -45,7 +45,7 @@ impl Settings {
     }
 }
 
-/// The program, found.
+/// Path of the program.
 pub(super) struct Quality<'a> {
     settings: &'a Settings,
     calls: &'a Calls<'a>,
@@ -55,7 +55,7 @@ impl<'a> Quality<'a> {
     /// Finds the program.
     ///
     /// # Errors
-    /// A program that is not there.
+    /// A missing program.
     pub(super) fn open(settings: &'a Settings, calls: &'a Calls<'a>) -> Result<Self> {
         let program = settings.command.first().map_or("", String::as_str);
         if !is_found(program) {
@@ -65,12 +65,12 @@ impl<'a> Quality<'a> {
         Ok(Self { settings, calls })
     }
 
-    /// Least grade of a row that stays.
+    /// Lowest grade of an accepted row.
     pub(super) fn least(&self) -> f64 {
         self.settings.min
     }
 
-    /// The grade of a FLAC file; none where the build ends.
+    /// The grade of a FLAC file; none if the build ends.
     ///
     /// # Errors
     /// A program that fails or prints no number.

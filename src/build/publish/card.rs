@@ -1,4 +1,4 @@
-//! The card of a data set: `README.md` as the Hugging Face Hub reads it.
+//! The dataset card: `README.md` as the Hugging Face Hub reads it.
 
 use serde_json::Value;
 use serde_json::json;
@@ -13,7 +13,7 @@ use crate::build::recipe::Recipe;
 use crate::error::Error;
 use crate::error::Result;
 
-/// Licences that the Hub knows by these names, among those of texts.
+/// Licences of the Hub, among those of texts.
 const KNOWN_LICENCES: [&str; 10] = [
     "cc-by-4.0",
     "cc-by-sa-4.0",
@@ -27,7 +27,7 @@ const KNOWN_LICENCES: [&str; 10] = [
     "odc-by",
 ];
 
-/// The card.
+/// The dataset card.
 pub(super) fn card(publishing: &Publishing, statistics: &Statistics) -> Result<String> {
     let recipe = publishing.recipe;
     let mut text = format!("---\n{}---\n\n", head(publishing, statistics)?);

@@ -50,7 +50,7 @@ use crate::files;
 use crate::files::AppendLog;
 use crate::files::StagedDir;
 
-/// What is written.
+/// Settings of the published files.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields, default)]
 pub struct Settings {
@@ -63,7 +63,7 @@ pub struct Settings {
     pub review_rows: usize,
     /// Licence of the set; by default that of the sources.
     pub licence: Option<String>,
-    /// Manifest of real recordings that dev and test are used with, whose `split` fields are counted on the card.
+    /// Manifest of real recordings that belong to dev and test; the dataset card counts them by `split`.
     pub real: Option<PathBuf>,
     /// Files whose summaries are written by people, to compare copied spans and compression with; JSON lines or tables.
     #[serde(deserialize_with = "one_or_many")]
@@ -128,7 +128,7 @@ impl Settings {
     }
 }
 
-/// Everything that is published of one row.
+/// Published fields of one row.
 pub(crate) struct Published {
     pub(crate) document: Document,
     pub(crate) summarised: Summarised,
@@ -146,7 +146,7 @@ pub(crate) struct Published {
 /// Hashes of published recordings, by row.
 pub(crate) type Hashes = HashMap<usize, String>;
 
-/// What is published, and where.
+/// Contents and place of the published data set.
 pub(crate) struct Publishing<'a> {
     pub(crate) recipe: &'a Recipe,
     pub(crate) folder: &'a Path,
@@ -235,7 +235,7 @@ impl Publishing<'_> {
         Ok(hashes)
     }
 
-    /// Writes the card, the pages and the plots.
+    /// Writes the dataset card, the pages and the plots.
     fn pages(&self, statistics: &mut Statistics) -> Result<()> {
         statistics.count_rejections(self.prepared, self.store, self.journals)?;
         let write =

@@ -1,4 +1,4 @@
-//! Any speech program, given as a command for each sentence.
+//! Any speech program, as a command for each sentence.
 
 use std::time::Duration;
 
@@ -23,7 +23,7 @@ impl Command {
     /// Takes the template of a recipe.
     ///
     /// # Errors
-    /// A program that is not there.
+    /// A missing program.
     pub(super) fn open(settings: &Settings) -> Result<Self> {
         let template = settings.command.clone();
         let program = template.first().map_or("", String::as_str);
@@ -38,7 +38,7 @@ impl Command {
     }
 }
 
-/// Whether a program is a file, or on the path.
+/// Returns whether a program is a file, or on the path.
 pub(crate) fn is_found(program: &str) -> bool {
     if program.contains('/') {
         return std::path::Path::new(program).is_file();

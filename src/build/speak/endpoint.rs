@@ -1,4 +1,4 @@
-//! Speech from an endpoint that speaks OpenAI's `/audio/speech`.
+//! Speech from an endpoint with OpenAI's `/audio/speech`.
 
 use serde_json::Map;
 use serde_json::Value;
@@ -25,7 +25,7 @@ impl<'a> Endpoint<'a> {
     /// Opens the endpoint of a recipe.
     ///
     /// # Errors
-    /// An address that is none.
+    /// An invalid address.
     pub(super) fn open(settings: &Settings, calls: &'a Calls<'a>) -> Result<Self> {
         let endpoint = settings
             .endpoint

@@ -1,5 +1,5 @@
-//! espeak-ng: a formant synthesiser for many languages, found on the path. Its voices are `ar`, variants of it such as `ar+f2`, and MBROLA
-//! voices such as `mb-ar1` where they are installed.
+//! espeak-ng: a formant synthesiser for many languages, found on the path. Its voices are `ar`, variants such as `ar+f2`, and installed
+//! MBROLA voices such as `mb-ar1`.
 
 use std::time::Duration;
 
@@ -114,7 +114,7 @@ impl Speaker for Espeak {
                 arguments.extend([flag.to_owned(), value.to_string()]);
             }
         }
-        // No pause behind the last sentence: pauses are the step's own.
+        // No pause after the last sentence, because the step adds the pauses.
         arguments.extend(["-z", "--stdin", "--stdout"].map(str::to_owned));
         // Two brackets would begin a phonetic transcription.
         let text = text.replace("[[", "[");

@@ -1,4 +1,4 @@
-//! Voices: which there are, and which split and row each one speaks.
+//! Voices, and their assignment to splits and rows.
 
 use serde::Deserialize;
 use serde::Serialize;
@@ -10,18 +10,18 @@ use crate::error::Error;
 use crate::error::Result;
 use crate::seed::Key;
 
-/// Share of voices that are kept for dev, and for test.
+/// Share of voices for dev, and for test.
 const HELD_OUT: f64 = 0.15;
 /// Variants of espeak-ng's voices that differ in the vocal tract: four men, four women.
 const VARIANTS: [&str; 8] = ["m1", "f1", "m3", "f2", "m7", "f3", "m4", "f4"];
 
-/// One voice. In a recipe a name alone stands for it.
+/// One voice. In a recipe it may be a name alone.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(from = "Written")]
 pub struct Voice {
-    /// Name by which the engine knows it.
+    /// Name of the voice in the engine.
     pub voice: String,
-    /// Words a minute (espeak-ng).
+    /// Words per minute (espeak-ng).
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub rate: Option<u32>,
     /// Pitch, 0 to 99 (espeak-ng).
@@ -72,7 +72,7 @@ impl Voice {
         Ok(())
     }
 
-    /// Name in the data set: that of the engine, with rate and pitch where the voice says them.
+    /// Name in the data set: that of the engine, with rate and pitch if the voice sets them.
     pub fn name(&self) -> String {
         let mut name = self.voice.clone();
         for (letter, value) in [("r", self.rate), ("p", self.pitch)] {
@@ -113,7 +113,7 @@ pub(crate) fn list(settings: &Settings, language: &str) -> Vec<Voice> {
 pub(crate) struct Voices([Vec<Voice>; 3]);
 
 impl Voices {
-    /// Gives each split that has rows voices of its own, drawn by the seed; where there are fewer voices than splits, all share all.
+    /// Gives each split with rows its own voices, drawn by the seed. With fewer voices than splits, all splits share all voices.
     pub(crate) fn shared_out(list: &[Voice], prepared: &Prepared, seed: u64) -> Self {
         let mut has_rows = [false; 3];
         for row in prepared.rows.iter().filter(|row| row.rejected.is_none()) {
@@ -143,13 +143,13 @@ impl Voices {
         Self(shared)
     }
 
-    /// The voice of a row: a split's voices take turns.
+    /// The voice of a row: the voices of a split take turns.
     pub(crate) fn of(&self, split: u8, place: u32) -> &Voice {
         let voices = &self.0[usize::from(split)];
         &voices[place as usize % voices.len()]
     }
 
-    /// Returns whether some voice speaks in two splits.
+    /// Returns whether a voice occurs in two splits.
     #[cfg(test)]
     fn overlap(&self) -> bool {
         let [train, dev, test] = &self.0;

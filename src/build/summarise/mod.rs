@@ -26,17 +26,17 @@ use crate::data::language;
 use crate::error::Error;
 use crate::error::Result;
 
-/// Where summaries come from.
+/// Source of summaries.
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields, default)]
 pub struct Settings {
-    /// Who gives the summaries.
+    /// Engine of summaries.
     pub engine: Engine,
     /// Sentences of a lead.
     pub sentences: Option<usize>,
     /// Summaries that a language model writes of each document; by default one.
     pub num: Option<usize>,
-    /// Most words that a language model is asked for; by default 25.
+    /// Most words that the prompt allows; by default 25.
     pub max_words: Option<usize>,
     /// The endpoint of a language model.
     pub endpoint: Option<EndpointSettings>,
@@ -48,7 +48,7 @@ pub struct Settings {
     pub translate: Option<Translate>,
 }
 
-/// Who gives the summaries.
+/// Engine of summaries.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
 pub enum Engine {
@@ -57,7 +57,7 @@ pub enum Engine {
     Existing,
     /// The source's headline.
     Headline,
-    /// The first sentences of the text, which are taken out of it.
+    /// The first sentences of the text, which are removed from it.
     Lead,
     /// A language model behind an endpoint.
     Endpoint,
@@ -69,7 +69,7 @@ pub enum Engine {
 pub struct Translate {
     /// Language to translate into.
     pub to: String,
-    /// Its endpoint; by default that of the summaries.
+    /// Endpoint of the translation; by default that of the summaries.
     #[serde(default)]
     pub endpoint: Option<EndpointSettings>,
     /// Further parameters of its requests.
@@ -139,12 +139,12 @@ impl Settings {
     }
 }
 
-/// What the step found.
+/// Result of the step.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub(crate) struct Summarised {
-    /// The text that is spoken.
+    /// The spoken text.
     pub(crate) text: String,
-    /// Its summaries, the first first.
+    /// Summaries of the row, in their order.
     pub(crate) summaries: Vec<String>,
     /// Language of both.
     pub(crate) language: String,
@@ -159,7 +159,7 @@ pub(crate) struct Summarising<'a> {
 }
 
 impl<'a> Summarising<'a> {
-    /// Opens the language models where the step is needed.
+    /// Opens the language models if the step is needed.
     pub(crate) fn open(recipe: &'a Recipe, calls: &'a Calls<'a>, is_needed: bool) -> Result<Self> {
         let settings = &recipe.summarise;
         let open = |endpoint: Option<&EndpointSettings>,
@@ -201,7 +201,7 @@ impl<'a> Summarising<'a> {
         })
     }
 
-    /// Engines and prompts, for the card.
+    /// Engines and prompts, for the dataset card.
     pub(crate) fn described(&self) -> Value {
         let writer = |writer: &Option<Writer>| writer.as_ref().map(Writer::described);
         json!({
@@ -249,7 +249,7 @@ impl<'a> Summarising<'a> {
         })
     }
 
-    /// Asks a language model for summaries.
+    /// Requests summaries from a language model.
     fn write(&self, document: Document) -> Result<Outcome> {
         let writer = self
             .writer

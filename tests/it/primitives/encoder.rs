@@ -193,7 +193,7 @@ fn weight_norm_and_its_gradients() {
         length: trained(random("length", &[1, 1, 4])),
     };
     let weight = norm.weight().unwrap();
-    // The weights of a tap are as long as it says.
+    // The weights of a tap are as long as its vector.
     for (j, length) in flat(&norm.length.value).iter().enumerate() {
         let tap = weight
             .narrow(1, j * 3, 3)

@@ -11,10 +11,10 @@ use crate::language;
 use maqam_base::error::Error;
 use maqam_base::error::Result;
 
-/// What stands between the language and the transcript.
+/// Mark between the language and the transcript.
 const MARK: &str = "<asr_text>";
 
-/// What the language follows.
+/// Prefix of the language.
 const PREFIX: &str = "language ";
 
 /// Returns whether a row's text names its language in Qwen3-ASR's way.
@@ -25,7 +25,7 @@ pub fn is_row(fields: &Map<String, Value>) -> bool {
         .is_some_and(|text| split(text).is_some())
 }
 
-/// Takes the language out of a row's text. `None`, which the model says where there is no speech, is no language.
+/// Moves the language out of a row's text. `None`, which the model outputs without speech, is no language.
 pub fn convert(fields: &mut Map<String, Value>) {
     let Some(Value::String(text)) = fields.get("text") else {
         return;
@@ -56,7 +56,7 @@ pub fn text(language: Option<&str>, text: &str) -> String {
 /// Writes `train.jsonl`.
 ///
 /// # Errors
-/// A row of no or several clips, of a part of a file, or without transcript; the disk's.
+/// A row with no or several clips, with a part of a file, or without transcript; those of the disk.
 pub fn write(out: &mut Out<'_>, rows: &[Row]) -> Result<()> {
     out.lines("train.jsonl", rows, |out, row| {
         out.only_clip(row)?;

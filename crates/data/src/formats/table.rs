@@ -1,4 +1,4 @@
-//! Tables in text (CSV, TSV): a line of column names, then a row a line.
+//! Tables in text (CSV, TSV): a line of column names, then one row per line.
 
 use std::collections::HashSet;
 use std::path::Path;
@@ -21,19 +21,19 @@ use maqam_base::files::Lines;
 use maqam_base::files::MAX_LINE;
 use maqam_base::json;
 
-/// How cells are quoted.
+/// Quoting of cells.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Quotes {
-    /// As RFC 4180 says: a cell in quotes may hold anything, also line breaks.
+    /// RFC 4180: a cell in quotes may hold anything, also line breaks.
     Standard,
-    /// Quotes are letters, unless a cell holds doubled ones: Common Voice writes its sentences bare, pandas quotes where it must.
+    /// Quotes are letters, unless a cell holds doubled quotes. Common Voice never quotes sentences, and pandas quotes them if necessary.
     WhereNeeded,
 }
 
 /// Calls `found` with every row of a table. Empty cells are fields that the row does not have.
 ///
 /// # Errors
-/// A table without column names, or without a column that `columns` names; those of `found`. A row of another width is told to `found`.
+/// A table without column names, or without a column that `columns` names; those of `found`. `found` gets the fault of a row of another width.
 pub fn read(
     mut lines: Lines,
     path: &Path,
@@ -95,7 +95,7 @@ pub fn read(
     Ok(())
 }
 
-/// Whether a record ends inside quotes.
+/// Returns whether a record ends inside quotes.
 fn is_open(record: &[u8]) -> bool {
     record.iter().filter(|byte| **byte == b'"').count() % 2 == 1
 }
@@ -145,7 +145,7 @@ fn cells(record: &[u8], delimiter: u8, quotes: Quotes) -> Result<Vec<String>> {
     }
 }
 
-/// A cell that began with a quote, and what comes behind its delimiter.
+/// A cell that began with a quote, and the text after its delimiter.
 fn quoted(inside: &str, delimiter: char) -> (String, Option<&str>) {
     let mut cell = String::new();
     let mut rest = inside;
@@ -160,7 +160,7 @@ fn quoted(inside: &str, delimiter: char) -> (String, Option<&str>) {
             None => break,
         }
     }
-    // Letters behind the closing quote belong to the cell, as other readers have it.
+    // Letters after the closing quote belong to the cell, as in other readers.
     match rest.split_once(delimiter) {
         Some((tail, left)) => (cell + tail, Some(left)),
         None => (cell + rest, None),
@@ -179,7 +179,7 @@ fn bare(cell: &str) -> String {
     }
 }
 
-/// A line of a table: cells quoted where they must be.
+/// A line of a table, with quotes around cells that need them.
 pub fn line<'a>(cells: impl Iterator<Item = &'a str>, delimiter: Delimiter) -> String {
     let delimiter = char::from(delimiter.byte());
     let written: Vec<String> = cells
@@ -221,7 +221,7 @@ pub fn write(out: &mut Out<'_>, rows: &[Row], delimiter: Delimiter) -> Result<()
 /// Writes a table with the columns of all records, in the order in which they first appear. Lists and objects are written as JSON.
 ///
 /// # Errors
-/// The disk's.
+/// Those of the disk.
 pub fn write_records(
     path: &Path,
     records: &[Map<String, Value>],
