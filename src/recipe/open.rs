@@ -29,7 +29,7 @@ use crate::models::sizes::Sizes;
 use crate::models::trained::Trained;
 use crate::nn::lora::Init;
 use crate::nn::lora::Plan;
-use crate::nn::peft::Card;
+use crate::nn::peft::Metadata;
 use crate::nn::precision::Computes;
 use crate::nn::precision::Precision;
 use crate::nn::weights::Weights;
@@ -226,7 +226,7 @@ impl Recipe {
         let window = config.audio.window_frames();
         let (mut model, notes) = self.model(model_dir, config, plan, device)?;
         if let Some(runs) = self.folder().parent() {
-            model.keep_encoded(&runs.join(".encoded"), encoded::LIMIT)?;
+            model.cache_encoded(&runs.join(".encoded"), encoded::LIMIT)?;
         }
         let run = Run {
             folder: self.folder(),
@@ -240,7 +240,7 @@ impl Recipe {
             window,
             parts,
             loss,
-            card: Card {
+            metadata: Metadata {
                 base: self.model.path.clone(),
                 dropout: self.lora.dropout,
                 variant: self.lora.variant,

@@ -16,7 +16,7 @@ use crate::json;
 use crate::models::AudioLlm;
 use crate::models::on_host;
 use crate::models::trained;
-use crate::nn::peft::Card;
+use crate::nn::peft::Metadata;
 use crate::nn::precision::Computes;
 use crate::ops::device::to_host;
 use crate::ops::device::write_stretch;
@@ -103,10 +103,10 @@ pub fn save(
     model: &AudioLlm,
     optimiser: &Optimiser,
     state: &State,
-    card: &Card,
+    metadata: &Metadata,
 ) -> Result<()> {
     let staged = StagedDir::new(target)?;
-    trained::save(staged.path(), model, card)?;
+    trained::save(staged.path(), model, metadata)?;
     let moments = [
         ("first", on_host(&optimiser.first)?),
         ("second", on_host(&optimiser.second)?),

@@ -128,7 +128,7 @@ impl Embedder<'_> {
         progress: &mut dyn FnMut(usize) -> Result<()>,
     ) -> Result<Vectors> {
         let dim = self.model.config.text.hidden_size;
-        let mut cache = Cache::open(self.cache, self.model.hearing_fingerprint()?, dim)?;
+        let mut cache = Cache::open(self.cache, self.model.audio_fingerprint()?, dim)?;
         let missing = missing(wanted, &cache);
         let known = wanted.len() - missing.len();
         for (i, chunk) in missing.chunks(READ_AHEAD).enumerate() {
@@ -203,7 +203,7 @@ impl Embedder<'_> {
         )?;
         let heard = self
             .model
-            .hear(&batch)?
+            .embed_audio(&batch)?
             .ok_or_else(|| Error::bug("clips that were not heard"))?;
         let mut start = 0;
         let mut means = Vec::with_capacity(sequences.len());
@@ -222,7 +222,7 @@ impl Embedder<'_> {
     ) -> Result<Vectors> {
         let mut cache = Cache::open(
             self.cache,
-            self.model.reading_fingerprint()?,
+            self.model.text_fingerprint()?,
             self.model.config.text.hidden_size,
         )?;
         for (i, wanted) in missing(wanted, &cache).into_iter().enumerate() {
@@ -231,7 +231,7 @@ impl Embedder<'_> {
             }
             let mean = self
                 .model
-                .read_mean(&self.loader.question_tokens(&wanted.example)?)?;
+                .mean_text_embedding(&self.loader.question_tokens(&wanted.example)?)?;
             cache.put(wanted.key, slice::<f32>(&mean)?.to_vec())?;
         }
         cache.flush()?;

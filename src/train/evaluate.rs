@@ -101,7 +101,7 @@ impl Trainer<'_> {
                 self.model,
                 self.optimiser,
                 &state,
-                &run.card,
+                &run.metadata,
             )?;
         }
         self.log.line(&lines)?;

@@ -9,7 +9,7 @@ use crate::data::OnBadRow;
 use crate::eval::suite::Suite;
 use crate::featurise::Loader;
 use crate::loss;
-use crate::nn::peft::Card;
+use crate::nn::peft::Metadata;
 use crate::nn::precision::Computes;
 use crate::parts::Parts;
 use crate::records::environment::Machine;
@@ -53,7 +53,7 @@ pub struct Run {
     /// `loss:`, stage by stage.
     pub loss: Vec<loss::Settings>,
     /// What adapters are saved as.
-    pub card: Card,
+    pub metadata: Metadata,
     /// Dropout of the adapters' inputs.
     pub dropout: f64,
     /// `optimiser:`.

@@ -19,8 +19,8 @@ use crate::featurise::Loaded;
 use crate::loss::ClassWeights;
 use crate::loss::Counted;
 use crate::loss::weights;
+use crate::models::AudioEmbeddings;
 use crate::models::AudioLlm;
-use crate::models::HeardAhead;
 use crate::models::Pass;
 use crate::records::inputs::Fingerprint;
 use crate::records::inputs::fingerprint;
@@ -65,7 +65,7 @@ pub(super) struct Steps {
 }
 
 /// A step, with the embeddings of its first micro-batch if they are encoded already.
-type Next = (LoadedStep, Option<HeardAhead>);
+type Next = (LoadedStep, Option<AudioEmbeddings>);
 
 impl Steps {
     pub fn new(receive: Receiver<Result<LoadedStep>>) -> Self {
@@ -84,7 +84,7 @@ impl Steps {
                 let heard = loaded
                     .batches
                     .first()
-                    .map(|(_, batch)| model.hear_ahead(batch, pass))
+                    .map(|(_, batch)| model.embed_audio_ahead(batch, pass))
                     .transpose()?;
                 Ok((loaded, heard.flatten()))
             }));

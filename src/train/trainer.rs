@@ -13,8 +13,8 @@ use crate::error::Error;
 use crate::error::Kind;
 use crate::error::Result;
 use crate::files::AppendLog;
+use crate::models::AudioEmbeddings;
 use crate::models::AudioLlm;
-use crate::models::HeardAhead;
 use crate::models::Pass;
 use crate::nn::precision::Place;
 use crate::ops::scalar::Scalar;
@@ -317,7 +317,7 @@ impl Trainer<'_> {
     fn step(
         &mut self,
         loaded: LoadedStep,
-        mut heard: Option<HeardAhead>,
+        mut heard: Option<AudioEmbeddings>,
         steps: &mut Steps,
     ) -> Result<StepRecord> {
         let (run, step) = (self.run, self.state.step);
@@ -359,7 +359,7 @@ impl Trainer<'_> {
             .collect();
         let reading = read(&wanted)?;
         // On the CPU it would be the same work, and hold memory.
-        if !model.device.is_cpu() && !model.hearing_is_trained() {
+        if !model.device.is_cpu() && !model.is_audio_trained() {
             steps.hear_ahead(model, pass);
         }
         let numbers = reading.wait()?;
@@ -470,7 +470,7 @@ impl Trainer<'_> {
             self.model,
             self.optimiser,
             self.state,
-            &self.run.card,
+            &self.run.metadata,
         )?;
         self.saved = Some(self.state.step);
         self.record_environment();

@@ -6,9 +6,8 @@ use candle_core::Tensor;
 use crate::batch::Audio;
 use crate::nn::encoder_layer::EncoderLayer;
 use crate::nn::encoder_layer::Saved;
-use crate::nn::encoder_layer::Windows;
 use crate::nn::layer_norm::LayerNorm;
-use crate::nn::saving::wanted;
+use crate::nn::windows::Windows;
 use crate::ops::activation::gelu;
 use crate::ops::activation::gelu_backward;
 use crate::ops::convolution::unfold;
@@ -17,13 +16,13 @@ use crate::ops::cpu::tensor;
 use crate::ops::device::place_like;
 use crate::ops::linear::AdapterDropout;
 use crate::ops::linear::Linear;
-use crate::ops::linear::Weight;
 use crate::ops::norm::LayerNormStatistics;
 use crate::ops::rows::add_to;
 use crate::ops::rows::gather;
 use crate::ops::rows::pool_pairs;
 use crate::ops::rows::pool_pairs_backward;
 use crate::ops::rows::spread;
+use crate::ops::weight::Weight;
 
 /// Convolutions, layers, and the pooling after them.
 #[derive(Debug)]
@@ -64,6 +63,11 @@ impl AudioEncoder {
         self.conv1.is_trained() || self.first_trained().is_some()
     }
 
+    /// Width of the output.
+    pub fn dim(&self) -> Result<usize> {
+        self.positions.dim(1)
+    }
+
     fn first_trained(&self) -> Option<usize> {
         self.layers.iter().position(EncoderLayer::is_trained)
     }
@@ -86,7 +90,7 @@ impl AudioEncoder {
         for layer in &mut self.layers {
             found.extend(layer.weights_mut());
         }
-        found.extend([&mut self.final_norm.weight, &mut self.final_norm.bias]);
+        found.extend(self.final_norm.weights_mut());
         found
     }
 
@@ -98,19 +102,15 @@ impl AudioEncoder {
         windows: &Windows,
         training: bool,
     ) -> Result<(Tensor, Option<EncoderSaved>)> {
-        let none = AdapterDropout {
-            probability: 0.0,
-            tokens: &[],
-        };
         let frames = place_like(
             &audio.features,
             (audio.features.len() / audio.mels, audio.mels),
             &self.positions,
         )?;
         let unfolded1 = unfold(&frames, &audio.windows, 1)?;
-        let (before1, _) = self.conv1.forward(&unfolded1, None, none)?;
+        let (before1, _) = self.conv1.forward(&unfolded1, None, AdapterDropout::NONE)?;
         let unfolded2 = unfold(&gelu(&before1)?, &audio.windows, 2)?;
-        let (before2, _) = self.conv2.forward(&unfolded2, None, none)?;
+        let (before2, _) = self.conv2.forward(&unfolded2, None, AdapterDropout::NONE)?;
         let mut x = gelu(&before2)?;
         let position_rows = audio.position_rows();
         if let Some(rows) = &position_rows {
@@ -195,26 +195,21 @@ impl AudioEncoder {
         convolved: &Convolved,
         audio: &Audio,
     ) -> Result<()> {
-        let none = AdapterDropout {
-            probability: 0.0,
-            tokens: &[],
-        };
         let dx = match &convolved.position_rows {
             Some(rows) => spread(dx, rows, convolved.before2.dim(0)?)?,
             None => dx.clone(),
         };
         let d_before2 = gelu_backward(&dx, &convolved.before2)?;
+        let dropout = AdapterDropout::NONE;
         let d_unfolded2 =
-            wanted(
-                self.conv2
-                    .backward(&d_before2, &convolved.unfolded2, None, none, true)?,
-            )?;
+            self.conv2
+                .backward_to_input(&d_before2, &convolved.unfolded2, None, dropout)?;
         let d_before1 = gelu_backward(
             &unfold_backward(&d_unfolded2, &audio.windows, 2)?,
             &convolved.before1,
         )?;
         self.conv1
-            .backward(&d_before1, &convolved.unfolded1, None, none, false)?;
+            .backward(&d_before1, &convolved.unfolded1, None, dropout, false)?;
         Ok(())
     }
 }

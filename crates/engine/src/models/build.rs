@@ -6,16 +6,21 @@ use candle_core::DType;
 use candle_core::Device;
 use candle_core::Tensor;
 
+use crate::models::audio_embedder::AudioEmbedder;
 use crate::models::audio_encoder::AudioEncoder;
 use crate::models::audio_encoder::sinusoids;
 use crate::models::config::Config;
 use crate::models::groups::Groups;
+use crate::nn::decoder::Decoder;
 use crate::nn::decoder_layer::DecoderLayer;
 use crate::nn::encoder_layer::EncoderLayer;
+use crate::nn::gelu_mlp::GeluMlp;
 use crate::nn::lora::Plan;
 use crate::nn::parameters::Declared;
 use crate::nn::parameters::Kind;
 use crate::nn::parameters::Parameters;
+use crate::nn::rms_norm::RmsNorm;
+use crate::nn::self_attention::SelfAttention;
 use crate::nn::stack::Builder;
 use crate::nn::stack::FullWeights;
 use crate::nn::stack::Group;
@@ -23,18 +28,16 @@ use crate::nn::stack::declare_adapters;
 use crate::nn::weights::Weights;
 use crate::ops::convolution::KERNEL;
 use crate::ops::device::compute_type;
-use crate::ops::linear::Linear;
-use crate::ops::linear::Weight;
+use crate::ops::weight::Weight;
 use maqam_base::error::Result;
 use maqam_base::parts::Part;
 
 /// The parts of a model, built.
 pub struct Built {
-    pub encoder: AudioEncoder,
-    pub projector: Linear,
+    pub audio: AudioEmbedder,
     pub embeddings: Weight,
-    pub layers: Vec<DecoderLayer>,
-    pub final_norm: Weight,
+    pub decoder: Decoder,
+    pub final_norm: RmsNorm,
     pub head: Weight,
     pub parameters: Parameters,
 }
@@ -75,8 +78,11 @@ pub fn build(
         device,
     };
 
-    let encoder = encoder(config, &builder, &groups)?;
-    let projector = builder.linear(&groups.projector)?;
+    let audio = AudioEmbedder {
+        encoder: encoder(config, &builder, &groups)?,
+        projector: builder.linear(&groups.projector)?,
+        cache: None,
+    };
     let table = [config.text.vocab_size, config.text.hidden_size];
     let embeddings = builder.weight(&names.embeddings(), &table)?;
     let layers = groups
@@ -85,19 +91,22 @@ pub fn build(
         .enumerate()
         .map(|(i, groups)| decoder_layer(config, &builder, i, groups))
         .collect::<Result<Vec<_>>>()?;
-    let final_norm = builder.weight(&names.final_norm(), &[config.text.hidden_size])?;
+    let decoder = Decoder { layers };
+    let final_norm = RmsNorm {
+        weight: builder.weight(&names.final_norm(), &[config.text.hidden_size])?,
+        eps: config.text.rms_norm_eps,
+    };
     // A tied head shares the embeddings' gradient too: both add to it.
     let head = if has_head {
         builder.weight(names.head, &table)?
     } else {
         embeddings.clone()
     };
-    parameters.copies = copies(&layers)?;
+    parameters.copies = decoder.copies()?;
     Ok(Built {
-        encoder,
-        projector,
+        audio,
         embeddings,
-        layers,
+        decoder,
         final_norm,
         head,
         parameters,
@@ -116,12 +125,16 @@ fn encoder(config: &Config, builder: &Builder, groups: &Groups) -> Result<AudioE
                 ENCODER_NORMS.map(|norm| format!("{}.{norm}", names.encoder_layer(i)));
             Ok(EncoderLayer {
                 attention_norm: builder.layer_norm(&attention_norm, d)?,
-                qkv: builder.linear(qkv)?,
-                output: builder.linear(output)?,
+                attention: SelfAttention {
+                    qkv: builder.linear(qkv)?,
+                    output: builder.linear(output)?,
+                    heads: audio.heads(),
+                },
                 mlp_norm: builder.layer_norm(&mlp_norm, d)?,
-                fc1: builder.linear(fc1)?,
-                fc2: builder.linear(fc2)?,
-                heads: audio.heads(),
+                mlp: GeluMlp {
+                    fc1: builder.linear(fc1)?,
+                    fc2: builder.linear(fc2)?,
+                },
             })
         })
         .collect::<Result<Vec<_>>>()?;
@@ -155,27 +168,21 @@ fn decoder_layer(
     let text = &config.text;
     let [attention_norm, mlp_norm] =
         DECODER_NORMS.map(|norm| format!("{}.{norm}.weight", config.names.decoder_layer(layer)));
+    let norm = |name: &str| -> Result<RmsNorm> {
+        Ok(RmsNorm {
+            weight: builder.weight(name, &[text.hidden_size])?,
+            eps: text.rms_norm_eps,
+        })
+    };
     Ok(DecoderLayer {
-        attention_norm: builder.weight(&attention_norm, &[text.hidden_size])?,
+        attention_norm: norm(&attention_norm)?,
         qkv: builder.joined(qkv)?,
         output: builder.joined(output)?,
-        mlp_norm: builder.weight(&mlp_norm, &[text.hidden_size])?,
+        mlp_norm: norm(&mlp_norm)?,
         gate_up: builder.joined(gate_up)?,
         down: builder.joined(down)?,
         heads: text.heads(),
-        eps: text.rms_norm_eps,
     })
-}
-
-/// Adapters of decoder layers, and where copies of them lie beside the weights they adapt.
-pub fn copies(layers: &[DecoderLayer]) -> Result<Vec<(Tensor, Tensor)>> {
-    let linears = layers
-        .iter()
-        .flat_map(|layer| [&layer.qkv, &layer.output, &layer.gate_up, &layer.down]);
-    let copies = linears
-        .map(Linear::copies)
-        .collect::<candle_core::Result<Vec<_>>>()?;
-    Ok(copies.concat())
 }
 
 const ENCODER_NORMS: [&str; 2] = ["self_attn_layer_norm", "final_layer_norm"];

@@ -7,7 +7,7 @@ use crate::nn::lora::Module;
 use crate::nn::lora::Plan;
 use crate::nn::stack::Bias;
 use crate::nn::stack::Group;
-use crate::ops::linear::ROOM;
+use crate::ops::linear::PADDING;
 use maqam_base::parts::Part;
 use maqam_base::parts::PerPart;
 
@@ -124,7 +124,7 @@ impl Config {
     }
 }
 
-/// Of each linear of the decoder's layers that a plan adapts: inputs, outputs, and the room that it is joined with ([`Linear::join`]).
+/// Inputs, outputs and padding ([`Linear::padding`](crate::ops::linear::Linear::padding)) of each linear layer of the decoder that a plan adapts.
 pub fn joined(config: &Config, plan: &Plan) -> Vec<(usize, usize, usize)> {
     let ranks = |group: &Group| {
         group
@@ -142,14 +142,14 @@ pub fn joined(config: &Config, plan: &Plan) -> Vec<(usize, usize, usize)> {
             (
                 group.inputs,
                 group.outputs(),
-                ranks(group).next_multiple_of(ROOM),
+                ranks(group).next_multiple_of(PADDING),
             )
         })
-        .filter(|(_, _, room)| *room > 0)
+        .filter(|(_, _, padding)| *padding > 0)
         .collect()
 }
 
-/// Numbers for each token that dropout holds on a card at its highest: the input's gradient of a mask, and that of the masks before it
+/// Numbers for each token that dropout holds on a GPU at its highest: the input's gradient of a mask, and that of the masks before it
 /// where a layer has several.
 pub fn dropped(config: &Config, plan: &Plan) -> PerPart<usize> {
     let groups = Groups::of(config);

@@ -1,4 +1,4 @@
-//! What a training needs of a card's memory, and how long a micro-batch may be so that it fits: known before a weight is read.
+//! What a training needs of a GPU's memory, and how long a micro-batch may be so that it fits: known before a weight is read.
 
 use crate::models::cost::BF16;
 use crate::models::cost::F32;
@@ -10,8 +10,8 @@ use crate::nn::precision::Precision;
 use crate::nn::saving::Save;
 use crate::ops::convolution::KERNEL;
 use crate::ops::cross_entropy::LOGITS_BYTES;
-use crate::ops::device::WORKSPACE;
 use crate::ops::linear::EIGHT_BIT_BYTES;
+use crate::ops::workspace::WORKSPACE;
 use maqam_base::error::Error;
 use maqam_base::error::Result;
 use maqam_base::parts::Part;
@@ -29,7 +29,7 @@ const LOADED: f64 = 0.4e9;
 /// Share of the activations that the allocator leaves between tensors of changing sizes.
 const BETWEEN: f64 = 0.05;
 
-/// A card's memory as a training fills it, in bytes.
+/// A GPU's memory as a training fills it, in bytes.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub struct Need {
     /// Weights that stay as they are, and the copies of adapters that lie beside them.
@@ -48,7 +48,7 @@ impl Need {
 }
 
 impl Model<'_> {
-    /// What a training holds on a card whatever goes through it.
+    /// What a training holds on a GPU whatever goes through it.
     pub fn need(&self, precision: Precision) -> Need {
         let sizes = self.sizes;
         let rounded = if precision == Precision::Fp8 {
@@ -103,11 +103,11 @@ impl Model<'_> {
         let statistics = F32 * (heads.num_heads as f64 + 2.0);
         let inside =
             BF16 * (width + heads.query_width() as f64 + dim + 2.0 * ffn + ranks) + statistics;
-        let rooms = self.sizes.rooms as f64 / layers;
-        let normed = BF16 * (2.0 * dim + ffn + rooms);
+        let padding = self.sizes.padding as f64 / layers;
+        let normed = BF16 * (2.0 * dim + ffn + padding);
         // A layer backwards: the gradients of its activation, of gate and up, of its norms' outputs, of what goes round them.
         let dropped = self.sizes.dropped.decoder as f64;
-        let gradients = BF16 * (3.0 * ffn + width + 5.0 * dim + rooms + dropped);
+        let gradients = BF16 * (3.0 * ffn + width + 5.0 * dim + padding + dropped);
         let (kept, live) = match self.save {
             Save::Layer => (BF16 * (dim + ranks), inside + normed + gradients),
             Save::Norms => (BF16 * dim + inside, normed + gradients),
@@ -158,8 +158,8 @@ impl Model<'_> {
         )
     }
 
-    /// Most tokens of a micro-batch that takes at most `room` bytes, whatever share of them is heard or learnt.
-    pub fn fitting_tokens(&self, room: f64) -> usize {
+    /// Most tokens of a micro-batch that takes at most `bytes` bytes, whatever share of them is audio or learnt.
+    pub fn fitting_tokens(&self, bytes: f64) -> usize {
         let fits = |tokens: usize| {
             let tokens = tokens as f64;
             self.on_card(&Load {
@@ -167,7 +167,7 @@ impl Model<'_> {
                 squares: 0.0,
                 audio_tokens: tokens,
                 targets: tokens,
-            }) <= room
+            }) <= bytes
         };
         let (mut fitting, mut above) = (0, 1 << 24);
         while above - fitting > 1 {
@@ -182,7 +182,7 @@ impl Model<'_> {
     }
 }
 
-/// How a training fits a card.
+/// How a training fits a GPU.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Fit {
     /// What does not depend on a batch.
@@ -203,7 +203,7 @@ pub struct Fit {
     pub longest_by_layer: usize,
 }
 
-/// Least tokens of a micro-batch that is worth a card: some seconds of audio and a few words.
+/// Least tokens of a micro-batch that is worth a GPU: some seconds of audio and a few words.
 const LEAST_TOKENS: usize = 256;
 
 impl Fit {
@@ -221,11 +221,11 @@ impl Fit {
             return Err(Error::bug("a training without stages"));
         };
         let need = first.need(precision);
-        let room = free - need.fixed();
+        let left = free - need.fixed();
         let fitting = |save: Save| {
             stages
                 .iter()
-                .map(|model| Model { save, ..*model }.fitting_tokens(room))
+                .map(|model| Model { save, ..*model }.fitting_tokens(left))
                 .min()
                 .unwrap_or(0)
         };

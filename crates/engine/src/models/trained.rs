@@ -12,7 +12,7 @@ use crate::nn::checkpoint::read_safetensors;
 use crate::nn::checkpoint::refuse_not_finite;
 use crate::nn::peft;
 use crate::nn::peft::Adapter;
-use crate::nn::peft::Card;
+use crate::nn::peft::Metadata;
 use maqam_base::error::Error;
 use maqam_base::error::Result;
 use maqam_base::files;
@@ -88,13 +88,13 @@ impl Trained {
 }
 
 /// Writes what was trained of a model into a folder that exists.
-pub fn save(dir: &Path, model: &AudioLlm, card: &Card) -> Result<()> {
+pub fn save(dir: &Path, model: &AudioLlm, metadata: &Metadata) -> Result<()> {
     if !model.plan.modules.is_empty() {
         peft::save(
             dir,
             &model.plan,
             &model.adapter_tensors()?,
-            card,
+            metadata,
             &model.config.names.adapters[0],
         )?;
     }

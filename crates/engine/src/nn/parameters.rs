@@ -7,8 +7,8 @@ use candle_core::Device;
 use candle_core::Tensor;
 
 use crate::ops::device;
-use crate::ops::linear::Weight;
 use crate::ops::linear::copy_matrices;
+use crate::ops::weight::Weight;
 use maqam_base::error::Error;
 use maqam_base::error::Result;
 use maqam_base::parts::Part;
@@ -50,7 +50,7 @@ pub struct Parameters {
     pub copy: Option<Tensor>,
     /// `[parameters]`, in `f32`.
     pub gradients: Tensor,
-    /// Adapters on a card, and where copies of them lie beside the weights they adapt.
+    /// Adapters on a GPU, and where copies of them lie beside the weights they adapt.
     pub copies: Vec<(Tensor, Tensor)>,
     /// Stretches between entries that are no parameters: their values and gradients stay zero.
     gaps: Vec<Range<usize>>,
@@ -101,7 +101,7 @@ impl Declared {
 
     /// Makes the buffers on a device, of zeros.
     pub fn allocate(self, device: &Device) -> Result<Parameters> {
-        // A card gives no memory of no bytes.
+        // A GPU gives no memory of no bytes.
         let len = if device.is_cpu() {
             self.len
         } else {

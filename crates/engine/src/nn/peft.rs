@@ -189,7 +189,7 @@ fn parse_key(name: &str) -> Option<(String, usize)> {
 
 /// What `adapter_config.json` says beyond the tensors.
 #[derive(Clone, Debug)]
-pub struct Card {
+pub struct Metadata {
     /// `base_model_name_or_path`.
     pub base: String,
     /// Dropout of the run that trained it.
@@ -203,7 +203,7 @@ pub fn save(
     dir: &Path,
     plan: &Plan,
     tensors: &BTreeMap<String, (Tensor, Tensor)>,
-    card: &Card,
+    metadata: &Metadata,
     form: &NameForm,
 ) -> Result<()> {
     let named: Vec<(String, &Tensor)> = tensors
@@ -214,11 +214,12 @@ pub fn save(
         })
         .collect();
     files::write_safetensors(&dir.join(TENSORS_FILE), named)?;
-    let text = serde_json::to_string_pretty(&config_json(plan, card, form)).map_err(Error::bug)?;
+    let text =
+        serde_json::to_string_pretty(&config_json(plan, metadata, form)).map_err(Error::bug)?;
     files::write_atomic(&dir.join(CONFIG_FILE), text.as_bytes())
 }
 
-fn config_json(plan: &Plan, card: &Card, form: &NameForm) -> Value {
+fn config_json(plan: &Plan, metadata: &Metadata, form: &NameForm) -> Value {
     let shapes: Vec<&Shape> = plan.modules.values().collect();
     let most_common = |value: fn(&Shape) -> f64| {
         let mut counts: BTreeMap<u64, usize> = BTreeMap::new();
@@ -245,14 +246,14 @@ fn config_json(plan: &Plan, card: &Card, form: &NameForm) -> Value {
     json!({
         "peft_type": "LORA",
         "task_type": "CAUSAL_LM",
-        "base_model_name_or_path": card.base,
+        "base_model_name_or_path": metadata.base,
         "r": number(rank),
         "lora_alpha": number(alpha),
-        "lora_dropout": card.dropout,
+        "lora_dropout": metadata.dropout,
         "target_modules": targets,
         "exclude_modules": null,
         "bias": "none",
-        "use_rslora": card.variant == Variant::Rslora,
+        "use_rslora": metadata.variant == Variant::Rslora,
         "use_dora": false,
         "modules_to_save": null,
         "init_lora_weights": true,

@@ -13,7 +13,7 @@ use maqam_base::error::Result;
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
 pub enum Precision {
-    /// The device's own: `f32` on the CPU, `bf16` on a card.
+    /// The device's own: `f32` on the CPU, `bf16` on a GPU.
     #[default]
     Auto,
     /// Single precision; the CPU's alone.
@@ -29,7 +29,7 @@ impl Precision {
     /// What a device computes in where this is asked for.
     ///
     /// # Errors
-    /// `f32` on a card.
+    /// `f32` on a GPU.
     pub fn on(self, device: &Device) -> Result<Computes> {
         match (device.is_cuda(), self) {
             (false, Self::Fp8) => Ok(Computes {
@@ -80,7 +80,7 @@ pub enum Place {
     /// The CPU.
     #[default]
     Cpu,
-    /// A card of NVIDIA's.
+    /// A GPU of NVIDIA's.
     Cuda,
 }
 

@@ -18,7 +18,7 @@ use crate::ops::device::compute_type;
 use crate::ops::linear::Adapter;
 use crate::ops::linear::Linear;
 use crate::ops::linear::Up;
-use crate::ops::linear::Weight;
+use crate::ops::weight::Weight;
 use maqam_base::error::Result;
 use maqam_base::parts::Part;
 
@@ -160,6 +160,7 @@ impl Builder<'_> {
         Ok(LayerNorm {
             weight: self.weight(&format!("{name}.weight"), &[dim])?,
             bias: self.weight(&format!("{name}.bias"), &[dim])?,
+            eps: LayerNorm::EPS,
         })
     }
 

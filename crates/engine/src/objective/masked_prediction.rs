@@ -16,7 +16,7 @@ use crate::ops::gemm::Matrix;
 use crate::ops::gemm::Threads;
 use crate::ops::gemm::product;
 use crate::ops::gemm::product_new;
-use crate::ops::linear::Weight;
+use crate::ops::weight::Weight;
 
 /// Least product of two lengths, as in PyTorch's `cosine_similarity`.
 const EPS: f64 = 1e-8;

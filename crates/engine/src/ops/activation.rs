@@ -10,19 +10,21 @@ use crate::ops::cpu::new_stretches;
 use crate::ops::cpu::slice;
 use crate::ops::cpu::tensor;
 use crate::ops::cpu::with_real;
+use crate::ops::layout::Layout;
 
 /// `silu(gate) * up` (Shazeer 2020), gate and up side by side.
 ///
 /// # Shapes
-/// `gate_up`: `[tokens, 2 dim]` -> `[tokens, dim]`, with `room` behind every row (see [`Linear::room`](crate::ops::linear::Linear::room))
-pub fn swiglu(gate_up: &Tensor, room: usize) -> Result<Tensor> {
+/// `gate_up`: `[tokens, 2 dim]` -> `[tokens, dim]`, laid out for the layer that reads it
+pub fn swiglu(gate_up: &Tensor, reader: impl Into<Layout>) -> Result<Tensor> {
+    let layout = reader.into();
     let (tokens, width) = gate_up.dims2()?;
     let dim = half(width)?;
     on_cuda!(
         gate_up.device(),
-        crate::ops::cuda::activation::swiglu(gate_up, room)
+        crate::ops::cuda::activation::swiglu(gate_up, layout.padding)
     );
-    let _ = room; // Rows on the CPU have none.
+    let _ = layout; // Rows on the CPU have no padding.
     with_real!(gate_up, T => {
         let both = slice::<T>(gate_up)?;
         let both: &[T] = &both;
@@ -44,16 +46,17 @@ pub fn swiglu(gate_up: &Tensor, room: usize) -> Result<Tensor> {
 /// Gradient of [`swiglu`]'s input: with s = sigmoid(gate), d gate = dy up s (1 + gate (1 - s)), d up = dy gate s.
 ///
 /// # Shapes
-/// `dy`: `[tokens, dim]`, `gate_up`: `[tokens, 2 dim]` -> `[tokens, 2 dim]`, with `room` behind every row
-pub fn swiglu_backward(dy: &Tensor, gate_up: &Tensor, room: usize) -> Result<Tensor> {
+/// `dy`: `[tokens, dim]`, `gate_up`: `[tokens, 2 dim]` -> `[tokens, 2 dim]`, laid out for the layer that reads it
+pub fn swiglu_backward(dy: &Tensor, gate_up: &Tensor, reader: impl Into<Layout>) -> Result<Tensor> {
+    let layout = reader.into();
     let (tokens, width) = gate_up.dims2()?;
     let dim = half(width)?;
     expect_shape("the gradient of swiglu", dy, &[tokens, dim])?;
     on_cuda!(
         dy.device(),
-        crate::ops::cuda::activation::swiglu_backward(dy, gate_up, room)
+        crate::ops::cuda::activation::swiglu_backward(dy, gate_up, layout.padding)
     );
-    let _ = room; // Rows on the CPU have none.
+    let _ = layout; // Rows on the CPU have no padding.
     with_real!(gate_up, T => {
         let (dys, both) = (slice::<T>(dy)?, slice::<T>(gate_up)?);
         let (dys, both): (&[T], &[T]) = (&dys, &both);

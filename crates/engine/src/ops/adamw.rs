@@ -49,7 +49,7 @@ pub struct Buffers<'a> {
     pub first: &'a Tensor,
     /// Running mean of its square, changed.
     pub second: &'a Tensor,
-    /// The values in the type that a card computes with, written anew; `None` where values are computed with as they are.
+    /// The values in the type that a GPU computes with, written anew; `None` where values are computed with as they are.
     pub copy: Option<&'a Tensor>,
 }
 
@@ -81,7 +81,7 @@ impl Clip<'_> {
 impl AdamW {
     /// One update of a gradient that is clipped first. Where the loss or the norm is not finite, values and moments stay as they are.
     ///
-    /// On a card nothing is waited for.
+    /// On a GPU nothing is waited for.
     pub fn update(&self, buffers: Buffers, segments: &[Segment], clip: Clip) -> Result<()> {
         on_cuda!(
             buffers.values.device(),

@@ -49,6 +49,11 @@ impl Heads {
         self.query_width() + 2 * self.kv_width()
     }
 
+    /// Heads that are rotated: queries and keys, which come first in the stacked projection.
+    pub fn num_rotated(&self) -> usize {
+        self.num_heads + self.num_kv_heads
+    }
+
     fn group(&self) -> usize {
         self.num_heads / self.num_kv_heads
     }

@@ -29,7 +29,7 @@ pub fn unfold(x: &Tensor, windows: &[usize], stride: usize) -> Result<Tensor> {
     let centres = centres(windows, stride);
     on_cuda!(
         x.device(),
-        crate::ops::cuda::convolution::unfold(x, &on_card(&centres))
+        crate::ops::cuda::convolution::unfold(x, &on_gpu(&centres))
     );
     with_real!(x, T => {
         let xs = slice::<T>(x)?;
@@ -65,7 +65,7 @@ pub fn unfold_backward(dy: &Tensor, windows: &[usize], stride: usize) -> Result<
     }
     on_cuda!(
         dy.device(),
-        crate::ops::cuda::convolution::unfold_backward(dy, &on_card(&centres), rows)
+        crate::ops::cuda::convolution::unfold_backward(dy, &on_gpu(&centres), rows)
     );
     with_real!(dy, T => {
         let dys = slice::<T>(dy)?;
@@ -119,7 +119,7 @@ fn centres(windows: &[usize], stride: usize) -> Vec<Centre> {
 }
 
 #[cfg(feature = "cuda")]
-fn on_card(centres: &[Centre]) -> Vec<[usize; 3]> {
+fn on_gpu(centres: &[Centre]) -> Vec<[usize; 3]> {
     centres
         .iter()
         .map(|centre| [centre.row, centre.start, centre.end])

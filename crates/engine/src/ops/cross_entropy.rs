@@ -20,9 +20,9 @@ use crate::ops::gemm::Matrix;
 use crate::ops::gemm::Threads;
 use crate::ops::gemm::product;
 use crate::ops::gemm::product_new;
-use crate::ops::linear::Weight;
 use crate::ops::scalar::Scalar;
 use crate::ops::scalar::read;
+use crate::ops::weight::Weight;
 
 /// What the rows should have said.
 #[derive(Clone, Copy, Debug)]
@@ -40,7 +40,7 @@ pub struct Targets<'a> {
 pub struct CrossEntropy {
     /// Sum over rows of weight times (smoothed) negative log-likelihood, nats.
     pub loss: Scalar,
-    /// Log-probability of each target, nats, neither weighted nor smoothed: `[rows]`, in `f64`, on a card `f32`.
+    /// Log-probability of each target, nats, neither weighted nor smoothed: `[rows]`, in `f64`, on a GPU `f32`.
     pub log_probabilities: Tensor,
     /// Gradient of `loss` with respect to the rows, `[rows, dim]`, where it was wanted.
     pub d_rows: Option<Tensor>,
@@ -69,13 +69,13 @@ impl CrossEntropy {
     }
 }
 
-/// Most bytes of logits and of their gradients that exist at a time on a card.
+/// Most bytes of logits and of their gradients that exist at a time on a GPU.
 pub const LOGITS_BYTES: usize = 1 << 30;
 
 /// Rows whose logits exist at a time.
 const BLOCK: usize = 256;
 
-/// Cross-entropy of `softmax(rows head^T)` against the targets; adds to the head's gradient where it is trained. On a card nothing is
+/// Cross-entropy of `softmax(rows head^T)` against the targets; adds to the head's gradient where it is trained. On a GPU nothing is
 /// waited for.
 ///
 /// # Shapes
@@ -182,7 +182,7 @@ fn one_row<T: Real>(
     )
 }
 
-/// Logits of every row: `rows head^T`, on a card in `f32`.
+/// Logits of every row: `rows head^T`, on a GPU in `f32`.
 ///
 /// # Shapes
 /// `rows`: `[rows, dim]`, `head`: `[vocab, dim]` -> `[rows, vocab]`

@@ -16,7 +16,7 @@ use crate::ops::cpu::tensor;
 use crate::ops::cpu::vectorised;
 use crate::ops::cpu::with_real;
 use crate::ops::cpu::write;
-use crate::ops::linear::Weight;
+use crate::ops::weight::Weight;
 
 /// Means and inverse standard deviations that the backward needs, `[clips, channels]` each.
 #[derive(Clone, Debug)]

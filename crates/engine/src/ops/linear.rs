@@ -24,64 +24,17 @@ use crate::ops::gemm::Matrix;
 use crate::ops::gemm::Threads;
 use crate::ops::gemm::product;
 use crate::ops::gemm::product_new;
+use crate::ops::layout::Layout;
 use crate::ops::norm::add_rows;
 use crate::ops::rows::add_to;
 use crate::ops::rows::zeros;
+use crate::ops::weight::Weight;
 
-/// Widths of rooms are multiples of this: of what products on a card sum at a time, and of the bytes that memory is read in.
-pub const ROOM: usize = 64;
+/// Unit of [`Linear::padding`], in columns: products on a GPU sum 64 at a time, and memory is read in pieces of that many bytes.
+pub const PADDING: usize = 64;
 
-/// Bytes that a number of a frozen weight takes in 8 bits on a card: it is there twice.
+/// Bytes that a number of a frozen weight takes in 8 bits on a GPU: it is there twice.
 pub const EIGHT_BIT_BYTES: usize = 2;
-
-/// A frozen weight's other half where it is of 8 bits (e4m3).
-#[derive(Clone, Debug)]
-pub struct Quantised {
-    /// The weight once more, transposed before it was rounded: `[in, out]`.
-    pub transposed: Tensor,
-    /// On a card a number is its value times the scale of its row; on the CPU the values are these products, in `f32`.
-    pub scales: Option<Scales>,
-}
-
-/// Scales of rows, in `f32`.
-#[derive(Clone, Debug)]
-pub struct Scales {
-    /// Those of the weight, `[out]`.
-    pub by_output: Tensor,
-    /// Those of the transposed weight, `[in]`.
-    pub by_input: Tensor,
-}
-
-/// A tensor of the model: frozen, or trained with a place where its gradient is added.
-#[derive(Clone, Debug)]
-pub struct Weight {
-    /// The values; for a trained weight a view into the flat buffer of all of them, or into its copy of the type that is computed with.
-    pub value: Tensor,
-    /// Where the gradient is added; `None` for a frozen weight.
-    pub gradient: Option<Tensor>,
-    /// Where the values are of 8 bits, what else it takes to compute with them.
-    pub quantised: Option<Quantised>,
-}
-
-impl Weight {
-    /// A weight that is not trained.
-    pub fn frozen(value: Tensor) -> Self {
-        Self {
-            value,
-            gradient: None,
-            quantised: None,
-        }
-    }
-
-    /// A weight that is trained.
-    pub fn trained(value: Tensor, gradient: Tensor) -> Self {
-        Self {
-            value,
-            gradient: Some(gradient),
-            quantised: None,
-        }
-    }
-}
 
 /// The adapter's up-projection of one of the stacked projections.
 #[derive(Clone, Debug)]
@@ -105,7 +58,7 @@ pub struct Adapter {
     pub down: Weight,
     /// One up-projection for each; their `ranks` follow each other.
     pub ups: Vec<Up>,
-    /// On a card, once [`Linear::join`] was called: `[[W, B], [A, 0]]`, `[out + room, in + room]`, whose upper left is the layer's weight.
+    /// On a GPU, once [`Linear::join`] was called: `[[W, B], [A, 0]]`, `[out + padding, in + padding]`, whose upper left is the layer's weight.
     pub joined: Option<Tensor>,
 }
 
@@ -127,6 +80,14 @@ pub struct AdapterDropout<'a> {
     pub probability: f64,
     /// As in [`Dropout`].
     pub tokens: &'a [maqam_base::seed::Key],
+}
+
+impl AdapterDropout<'static> {
+    /// No dropout.
+    pub const NONE: Self = Self {
+        probability: 0.0,
+        tokens: &[],
+    };
 }
 
 impl AdapterDropout<'_> {
@@ -187,17 +148,17 @@ impl Linear {
             return Ok(());
         }
         let (outputs, inputs) = self.weight.value.dims2()?;
-        let room = adapter.num_ranks().next_multiple_of(ROOM);
-        let joined = zeros((outputs + room, inputs + room), &self.weight.value)?;
+        let padding = adapter.num_ranks().next_multiple_of(PADDING);
+        let joined = zeros((outputs + padding, inputs + padding), &self.weight.value)?;
         let value = joined.narrow(0, 0, outputs)?.narrow(1, 0, inputs)?;
         copy_matrices(&[(self.weight.value.clone(), value.clone())])?;
         (self.weight.value, adapter.joined) = (value, Some(joined));
         copy_matrices(&self.copies()?)
     }
 
-    /// Columns that the rows of the layer's input, and those of its output's gradient, are best given behind their own on a card: the layer
-    /// writes there what its adapter's first product finds. None on the CPU, and for layers that are not joined.
-    pub fn room(&self) -> usize {
+    /// Columns of padding that the layer asks for behind the rows of its input and of its output's gradient on a GPU, to write `x A^T` or
+    /// `dy B` there. None on the CPU, and for layers that are not joined.
+    pub fn padding(&self) -> usize {
         let joined = self
             .adapter
             .as_ref()
@@ -310,10 +271,7 @@ impl Linear {
     /// # Shapes
     /// `x`: `[rows, in]`, `residual`: `[rows, out]` -> `[rows, out]`
     pub fn step(&self, x: &Tensor, residual: Option<&Tensor>) -> Result<Tensor> {
-        let dropout = AdapterDropout {
-            probability: 0.0,
-            tokens: &[],
-        };
+        let dropout = AdapterDropout::NONE;
         let (rows, inputs) = x.dims2()?;
         let (outputs, expected) = self.weight.value.dims2()?;
         let is_few = x.device().is_cpu()
@@ -404,9 +362,32 @@ impl Linear {
             if want_input { tensor(dx, (tokens, inputs)).map(Some) } else { Ok(None) }
         })
     }
+
+    /// As [`Linear::backward`], for an input whose gradient is needed.
+    pub fn backward_to_input(
+        &self,
+        dy: &Tensor,
+        x: &Tensor,
+        hidden: Option<&Tensor>,
+        dropout: AdapterDropout,
+    ) -> Result<Tensor> {
+        match self.backward(dy, x, hidden, dropout, true)? {
+            Some(dx) => Ok(dx),
+            None => {
+                candle_core::bail!("missing gradient: the backward of a linear layer returned none")
+            }
+        }
+    }
 }
 
-/// Copies matrices on a card, each over another of its shape, whose rows may lie apart; all of them at once.
+impl From<&Linear> for Layout {
+    /// The layout that a layer wants for its input and for its output's gradient.
+    fn from(reader: &Linear) -> Self {
+        reader.padding().into()
+    }
+}
+
+/// Copies matrices on a GPU, each over another of its shape, whose rows may lie apart; all of them at once.
 pub fn copy_matrices(copies: &[(Tensor, Tensor)]) -> Result<()> {
     let Some((first, _)) = copies.first() else {
         return Ok(());
@@ -415,7 +396,7 @@ pub fn copy_matrices(copies: &[(Tensor, Tensor)]) -> Result<()> {
         first.device(),
         crate::ops::cuda::linear::copy_matrices(copies)
     );
-    candle_core::bail!("matrices that lie apart are on cards alone")
+    candle_core::bail!("matrices that lie apart are on GPUs alone")
 }
 
 fn quantised(value: &Tensor) -> Result<Weight> {

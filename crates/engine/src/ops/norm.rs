@@ -16,20 +16,27 @@ use crate::ops::cpu::tensor;
 use crate::ops::cpu::vectorised;
 use crate::ops::cpu::with_real;
 use crate::ops::cpu::write;
+use crate::ops::layout::Layout;
 
 /// `x / rms(x) * weight` (Zhang and Sennrich 2019, equation 4).
 ///
 /// # Shapes
-/// `x`: `[tokens, dim]`, `weight`: `[dim]` -> `[tokens, dim]`, with `room` behind every row (see [`Linear::room`](crate::ops::linear::Linear::room)),
-/// and the inverse root mean squares `[tokens]`
-pub fn rms_norm(x: &Tensor, weight: &Tensor, eps: f64, room: usize) -> Result<(Tensor, Tensor)> {
+/// `x`: `[tokens, dim]`, `weight`: `[dim]` -> `[tokens, dim]`, laid out for the layer that reads it, and the inverse root mean squares
+/// `[tokens]`
+pub fn rms_norm(
+    x: &Tensor,
+    weight: &Tensor,
+    eps: f64,
+    reader: impl Into<Layout>,
+) -> Result<(Tensor, Tensor)> {
     let (tokens, dim) = x.dims2()?;
+    let layout = reader.into();
     expect_shape("the weight of the norm", weight, &[dim])?;
     on_cuda!(
         x.device(),
-        crate::ops::cuda::norm::rms_norm(x, weight, eps, room)
+        crate::ops::cuda::norm::rms_norm(x, weight, eps, layout.padding)
     );
-    let _ = room; // Rows on the CPU have none.
+    let _ = layout; // Rows on the CPU have no padding.
     with_real!(x, T => {
         let (xs, w) = (slice::<T>(x)?, slice::<T>(weight)?);
         let (xs, w): (&[T], &[T]) = (&xs, &w);
@@ -55,22 +62,23 @@ pub fn rms_norm(x: &Tensor, weight: &Tensor, eps: f64, room: usize) -> Result<(T
     })
 }
 
-/// The output of [`rms_norm`] once more, from its saved statistics, with `room` behind every row. The same padding as in the forward lets the
-/// layer that reads it multiply in the same way, so that gradients have the same bits.
+/// The output of [`rms_norm`] once more, from its saved statistics. The reader of the forward multiplies it in the same way, so that
+/// gradients have the same bits.
 pub fn rms_norm_again(
     x: &Tensor,
     weight: &Tensor,
     inverse: &Tensor,
-    room: usize,
+    reader: impl Into<Layout>,
 ) -> Result<Tensor> {
     let (tokens, dim) = x.dims2()?;
+    let layout = reader.into();
     expect_shape("the weight of the norm", weight, &[dim])?;
     expect_shape("the statistics of the norm", inverse, &[tokens])?;
     on_cuda!(
         x.device(),
-        crate::ops::cuda::norm::rms_norm_again(x, weight, inverse, room)
+        crate::ops::cuda::norm::rms_norm_again(x, weight, inverse, layout.padding)
     );
-    let _ = room; // Rows on the CPU have none.
+    let _ = layout; // Rows on the CPU have no padding.
     with_real!(x, T => {
         let (xs, w, r) = (slice::<T>(x)?, slice::<T>(weight)?, slice::<T>(inverse)?);
         let (xs, w, r): (&[T], &[T], &[T]) = (&xs, &w, &r);
@@ -95,7 +103,8 @@ pub fn rms_norm_again(
 /// With r = 1 / rms and g = weight * dy: dx = r g - x r^3 mean(g x); dw = sum over tokens of dy x r.
 ///
 /// # Shapes
-/// `dy`, `x`, `residual`: `[tokens, dim]`; `inverse`: `[tokens]`; `weight`, `d_weight`: `[dim]` -> `[tokens, dim]`, with `room` behind every row
+/// `dy`, `x`, `residual`: `[tokens, dim]`; `inverse`: `[tokens]`; `weight`, `d_weight`: `[dim]` -> `[tokens, dim]`, laid out for the
+/// layer that reads it
 pub fn rms_norm_backward(
     dy: &Tensor,
     x: &Tensor,
@@ -103,16 +112,25 @@ pub fn rms_norm_backward(
     inverse: &Tensor,
     residual: Option<&Tensor>,
     d_weight: Option<&Tensor>,
-    room: usize,
+    reader: impl Into<Layout>,
 ) -> Result<Tensor> {
     let (tokens, dim) = x.dims2()?;
+    let layout = reader.into();
     check_backward(dy, x, weight, residual, d_weight)?;
     expect_shape("the statistics of the norm", inverse, &[tokens])?;
     on_cuda!(
         x.device(),
-        crate::ops::cuda::norm::rms_norm_backward(dy, x, weight, inverse, residual, d_weight, room)
+        crate::ops::cuda::norm::rms_norm_backward(
+            dy,
+            x,
+            weight,
+            inverse,
+            residual,
+            d_weight,
+            layout.padding
+        )
     );
-    let _ = room; // Rows on the CPU have none.
+    let _ = layout; // Rows on the CPU have no padding.
     with_real!(x, T => {
         let (dys, xs, w, r) = (slice::<T>(dy)?, slice::<T>(x)?, slice::<T>(weight)?, slice::<T>(inverse)?);
         let (dys, xs, w, r): (&[T], &[T], &[T], &[T]) = (&dys, &xs, &w, &r);

@@ -10,7 +10,7 @@ use crate::ops::cpu::tensor;
 use crate::ops::cpu::with_real;
 use crate::ops::cpu::write;
 
-/// Cosines and sines of a batch's positions, `[tokens, head_dim / 2]` each, on a card in `f32`.
+/// Cosines and sines of a batch's positions, `[tokens, head_dim / 2]` each, on a GPU in `f32`.
 #[derive(Clone, Debug)]
 pub struct Rotary {
     cos: Tensor,

@@ -17,8 +17,8 @@ use crate::ops::gemm::Into;
 use crate::ops::gemm::Matrix;
 use crate::ops::gemm::Threads;
 use crate::ops::gemm::product;
-use crate::ops::linear::Weight;
 use crate::ops::norm::add_rows;
+use crate::ops::weight::Weight;
 
 /// Kernel and stride of a convolution, both in rows.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

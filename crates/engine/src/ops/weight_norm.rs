@@ -9,7 +9,7 @@ use crate::ops::cpu::slice;
 use crate::ops::cpu::tensor;
 use crate::ops::cpu::with_real;
 use crate::ops::cpu::write;
-use crate::ops::linear::Weight;
+use crate::ops::weight::Weight;
 
 /// Direction and length of the weights.
 #[derive(Clone, Debug)]

@@ -7,12 +7,12 @@ use candle_core::Tensor;
 use serde_json::Value;
 use serde_json::json;
 
-use crate::models::hubert::Head;
 use crate::models::hubert::Hubert;
 use crate::models::hubert::config::CONFIG_FILE;
 use crate::models::hubert::config::Config;
 use crate::models::hubert::config::PREPROCESSOR_FILE;
 use crate::models::hubert::initial;
+use crate::models::hubert::initial::Head;
 use crate::nn::checkpoint::Checkpoint;
 use maqam_base::error::Error;
 use maqam_base::error::Result;

@@ -3,9 +3,7 @@
 use candle_core::Result;
 use candle_core::Tensor;
 
-use crate::models::hubert::layer::NO_DROPOUT;
-use crate::models::hubert::layer::Norm;
-use crate::models::hubert::layer::linear_backward;
+use crate::nn::layer_norm::LayerNorm;
 use crate::ops::activation::gelu;
 use crate::ops::activation::gelu_backward;
 use crate::ops::cpu::slice;
@@ -16,14 +14,15 @@ use crate::ops::group_norm::group_norm;
 use crate::ops::group_norm::group_norm_backward;
 use crate::ops::grouped_convolution;
 use crate::ops::grouped_convolution::Groups;
+use crate::ops::linear::AdapterDropout;
 use crate::ops::linear::Linear;
-use crate::ops::linear::Weight;
 use crate::ops::norm::LayerNormStatistics;
 use crate::ops::norm::add_rows;
 use crate::ops::rows::add_to;
 use crate::ops::strided_convolution::Window;
 use crate::ops::strided_convolution::convolve;
 use crate::ops::strided_convolution::convolve_backward;
+use crate::ops::weight::Weight;
 use crate::ops::weight_norm::WeightNorm;
 
 /// Norm after a convolution.
@@ -32,9 +31,9 @@ pub enum ConvolutionNorm {
     /// None.
     None,
     /// Each channel over the time of its clip.
-    Group(Norm),
+    Group(LayerNorm),
     /// Each position over its channels.
-    Layer(Norm),
+    Layer(LayerNorm),
 }
 
 /// One convolution, its norm, and GELU.
@@ -137,7 +136,7 @@ impl Convolution {
 #[derive(Clone, Debug)]
 pub struct Projection {
     /// `feature_projection.layer_norm`.
-    pub norm: Option<Norm>,
+    pub norm: Option<LayerNorm>,
     /// `feature_projection.projection`.
     pub linear: Linear,
 }
@@ -160,7 +159,7 @@ impl Projection {
             }
             None => (x.clone(), None),
         };
-        let (y, _) = self.linear.forward(&normed, None, NO_DROPOUT)?;
+        let (y, _) = self.linear.forward(&normed, None, AdapterDropout::NONE)?;
         let saved = ProjectionSaved {
             x,
             statistics,
@@ -171,7 +170,9 @@ impl Projection {
 
     /// Adds to the gradients of the weights; returns the gradient of the input.
     pub fn backward(&self, dy: &Tensor, saved: &ProjectionSaved) -> Result<Tensor> {
-        let d_normed = linear_backward(&self.linear, dy, &saved.normed)?;
+        let d_normed =
+            self.linear
+                .backward_to_input(dy, &saved.normed, None, AdapterDropout::NONE)?;
         match (&self.norm, &saved.statistics) {
             (Some(norm), Some(statistics)) => norm.backward(&d_normed, &saved.x, statistics, None),
             _ => Ok(d_normed),

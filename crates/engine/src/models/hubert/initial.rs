@@ -3,7 +3,6 @@
 use candle_core::Device;
 use candle_core::Tensor;
 
-use crate::models::hubert::Head;
 use crate::models::hubert::config::Config;
 use crate::ops::device::random_normal;
 use maqam_base::error::Result;
@@ -11,6 +10,17 @@ use maqam_base::seed::Key;
 
 /// Standard deviation of the transformer's matrices: `initializer_range` of transformers.
 const DEVIATION: f64 = 0.02;
+
+/// A tensor of a head that is trained with an encoder.
+#[derive(Clone, Debug)]
+pub struct Head {
+    /// Its name in files.
+    pub name: String,
+    /// Its shape: matrices begin normal, vectors at zero.
+    pub shape: Vec<usize>,
+    /// Standard deviation of a matrix at the beginning.
+    pub deviation: f64,
+}
 
 /// The first values of a tensor, by its name and shape.
 ///

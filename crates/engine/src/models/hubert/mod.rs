@@ -7,6 +7,7 @@
 pub mod config;
 mod files;
 mod front;
+mod head;
 mod initial;
 mod layer;
 
@@ -28,22 +29,28 @@ use crate::models::hubert::front::Positions;
 use crate::models::hubert::front::PositionsSaved;
 use crate::models::hubert::front::Projection;
 use crate::models::hubert::front::ProjectionSaved;
+pub use crate::models::hubert::head::head_parameters;
+pub use crate::models::hubert::initial::Head;
 use crate::models::hubert::layer::Layer;
-use crate::models::hubert::layer::Norm;
+use crate::models::hubert::layer::PostNormLayer;
 use crate::nn::checkpoint::read_json;
+use crate::nn::encoder_layer::EncoderLayer;
+use crate::nn::gelu_mlp::GeluMlp;
+use crate::nn::layer_norm::LayerNorm;
 use crate::nn::parameters::Declared;
 use crate::nn::parameters::Entry;
 use crate::nn::parameters::Kind;
 use crate::nn::parameters::Parameters;
+use crate::nn::self_attention::SelfAttention;
 use crate::ops::cpu::tensor;
 use crate::ops::linear::Linear;
-use crate::ops::linear::Weight;
 use crate::ops::norm::LayerNormStatistics;
 use crate::ops::rows::add_to;
 use crate::ops::rows::gather;
 use crate::ops::rows::overwrite;
 use crate::ops::rows::scatter_add;
 use crate::ops::strided_convolution::Window;
+use crate::ops::weight::Weight;
 use crate::ops::weight_norm::WeightNorm;
 use maqam_base::error::Error;
 use maqam_base::error::Result;
@@ -85,35 +92,6 @@ pub enum Scope {
     WithoutConvolutions,
     /// All.
     Full,
-}
-
-/// A tensor of a head that is trained with an encoder.
-#[derive(Clone, Debug)]
-pub struct Head {
-    /// Its name in files.
-    pub name: String,
-    /// Its shape: matrices begin normal, vectors at zero.
-    pub shape: Vec<usize>,
-    /// Standard deviation of a matrix at the beginning.
-    pub deviation: f64,
-}
-
-/// Heads in a flat buffer of their own, beginning as [`Head`] says.
-///
-/// # Errors
-/// None on the CPU.
-pub fn head_parameters(heads: &[Head], seed: u64) -> Result<Parameters> {
-    let mut declared = Declared::default();
-    for head in heads {
-        declared.declare(head.name.clone(), &head.shape, Part::Projector, Kind::Full);
-    }
-    let parameters = declared.allocate(&Device::Cpu)?;
-    for (entry, head) in parameters.entries.iter().zip(heads) {
-        let config = Config::default();
-        let value = initial::tensor(seed, &entry.name, &entry.shape, Some(head), &config)?;
-        parameters.set_tensor(entry, &value)?;
-    }
-    Ok(parameters)
 }
 
 /// What a pass over clips computes beside frames.
@@ -176,7 +154,7 @@ pub struct Hubert {
     projection: Projection,
     mask: Weight,
     positions: Positions,
-    norm: Norm,
+    norm: LayerNorm,
     layers: Vec<Layer>,
     heads: Vec<(String, Weight)>,
 }
@@ -642,8 +620,8 @@ impl Builder<'_> {
         })
     }
 
-    fn norm(&self, entry: usize, eps: f64, is_trained: bool) -> Result<Norm> {
-        Ok(Norm {
+    fn norm(&self, entry: usize, eps: f64, is_trained: bool) -> Result<LayerNorm> {
+        Ok(LayerNorm {
             weight: self.weight(entry, is_trained)?,
             bias: self.weight(entry + 1, is_trained)?,
             eps,
@@ -717,23 +695,47 @@ impl Builder<'_> {
     fn layers(&self) -> Result<Vec<Layer>> {
         let is_trained = self.scope != Scope::Frozen;
         let eps = self.config.layer_norm_eps;
-        let make = |&first: &usize| {
-            Ok(Layer {
-                qkv: Linear {
-                    weight: self.stacked(first..first + 3, is_trained)?,
-                    bias: Some(self.stacked(first + 3..first + 6, is_trained)?),
-                    adapter: None,
-                },
-                output: self.linear(first + 6, is_trained)?,
-                fc1: self.linear(first + 8, is_trained)?,
-                fc2: self.linear(first + 10, is_trained)?,
-                attention_norm: self.norm(first + 12, eps, is_trained)?,
-                mlp_norm: self.norm(first + 14, eps, is_trained)?,
-                heads: self.config.heads(),
-                norms_first: self.config.do_stable_layer_norm,
-            })
+        self.names
+            .layers
+            .iter()
+            .map(|&first| self.layer(first, eps, is_trained))
+            .collect()
+    }
+
+    /// The layer whose tensors begin with this entry.
+    fn layer(&self, first: usize, eps: f64, is_trained: bool) -> Result<Layer> {
+        let qkv = Linear {
+            weight: self.stacked(first..first + 3, is_trained)?,
+            bias: Some(self.stacked(first + 3..first + 6, is_trained)?),
+            adapter: None,
         };
-        self.names.layers.iter().map(make).collect()
+        let attention = SelfAttention {
+            qkv,
+            output: self.linear(first + 6, is_trained)?,
+            heads: self.config.heads(),
+        };
+        let mlp = GeluMlp {
+            fc1: self.linear(first + 8, is_trained)?,
+            fc2: self.linear(first + 10, is_trained)?,
+        };
+        let attention_norm = self.norm(first + 12, eps, is_trained)?;
+        let mlp_norm = self.norm(first + 14, eps, is_trained)?;
+
+        Ok(if self.config.do_stable_layer_norm {
+            Layer::PreNorm(EncoderLayer {
+                attention_norm,
+                attention,
+                mlp_norm,
+                mlp,
+            })
+        } else {
+            Layer::PostNorm(PostNormLayer {
+                attention,
+                attention_norm,
+                mlp,
+                mlp_norm,
+            })
+        })
     }
 
     fn heads(&self) -> Result<Vec<(String, Weight)>> {
