@@ -555,7 +555,7 @@ mod tests {
     fn every_key_is_documented() {
         let page = include_str!("../../docs/encoders.md");
         let recipe = include_str!("recipe.rs");
-        let heads = include_str!("probe.rs");
+        let heads = include_str!("probe/recipe.rs");
         let (recipe, _) = recipe.split_once("impl Recipe").unwrap();
         let (heads, _) = heads.split_once("impl Recipe").unwrap();
         let mut keys = 0;
