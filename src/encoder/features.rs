@@ -227,7 +227,8 @@ fn name(clip: usize, layer: usize) -> String {
 /// Clips of each shard.
 fn ranges(items: &[Item]) -> Vec<std::ops::Range<usize>> {
     let mut ranges = Vec::new();
-    let (mut start, mut seconds) = (0, 0.0);
+    let mut start = 0;
+    let mut seconds = 0.0;
     for (i, item) in items.iter().enumerate() {
         if seconds > 0.0 && seconds + item.seconds() > SHARD_S {
             ranges.push(start..i);

@@ -29,7 +29,8 @@ impl Ngram {
 
     fn parse(text: &str) -> Result<Self> {
         let mut entries = HashMap::new();
-        let (mut order, mut section) = (0, 0);
+        let mut order = 0;
+        let mut section = 0;
         for (i, line) in text.lines().enumerate() {
             let line = line.trim();
             if let Some(n) = line

@@ -409,7 +409,8 @@ impl Recipe {
 
     fn check_iteration(&self, place: usize, iteration: &Iteration) -> Result<()> {
         let config = self.encoder.or(&iteration.encoder).config()?;
-        let (masks, loss) = (iteration.masks, iteration.loss);
+        let masks = iteration.masks;
+        let loss = iteration.loss;
         expect_positive(&[
             ("steps", iteration.steps as f64),
             ("masks.length", masks.length as f64),

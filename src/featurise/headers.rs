@@ -321,7 +321,8 @@ mod tests {
     #[test]
     fn headers_are_kept_until_a_file_changes() {
         let dir = tempfile::tempdir().unwrap();
-        let (clip, cache) = (dir.path().join("a.wav"), dir.path().join("cache"));
+        let clip = dir.path().join("a.wav");
+        let cache = dir.path().join("cache");
         write_wav(&clip, 32_000);
         let rows = rows(dir.path(), r#"{"audio": "a.wav"}"#);
         let seconds = || {

@@ -79,7 +79,9 @@ pub struct Waiting {
 impl State {
     /// The state of a run that has not begun.
     pub fn new(inputs: BTreeMap<String, String>) -> Self {
-        let (stage_ends, waiting, snapshots) = (BTreeMap::new(), None, BTreeMap::new());
+        let stage_ends = BTreeMap::new();
+        let waiting = None;
+        let snapshots = BTreeMap::new();
         let computes = Computes::default();
         Self {
             format: FORMAT,

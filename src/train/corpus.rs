@@ -356,7 +356,8 @@ impl Corpus {
                 .or_default() += 1.0;
         }
         for labels in &mut counts {
-            let (rows, classes) = (labels.values().sum::<f64>(), labels.len() as f64);
+            let rows = labels.values().sum::<f64>();
+            let classes = labels.len() as f64;
             labels
                 .values_mut()
                 .for_each(|count| *count = rows / (classes * *count));

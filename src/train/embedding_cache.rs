@@ -96,7 +96,8 @@ impl Cache {
                 "these embeddings were computed by another model",
             ));
         }
-        let (keys, values) = (tensor("keys")?, tensor("values")?);
+        let keys = tensor("keys")?;
+        let values = tensor("values")?;
         let rows = keys.data().len() / size_of::<RowKey>();
         if values.shape() != [rows, self.dim] {
             return Err(damaged(&format!(
@@ -145,7 +146,8 @@ impl Cache {
             return Ok(());
         }
         let waiting = std::mem::take(&mut self.waiting);
-        let (rows, width) = (waiting.len(), size_of::<RowKey>());
+        let rows = waiting.len();
+        let width = size_of::<RowKey>();
         let keys: Vec<u8> = waiting.iter().flat_map(|(key, _)| *key).collect();
         let values: Vec<f32> = waiting.into_iter().flat_map(|(_, values)| values).collect();
         // Named for its keys, so that two programs that fill one cache write two parts.
@@ -181,7 +183,8 @@ mod tests {
     #[test]
     fn what_was_put_is_found_again_and_only_by_its_model() {
         let root = tempfile::tempdir().unwrap();
-        let (model, key) = ([3; 32], |i: u8| [i; 32]);
+        let model = [3; 32];
+        let key = |i: u8| [i; 32];
         let mut cache = Cache::open(root.path(), model, 2).unwrap();
         for i in 0..5 {
             cache.put(key(i), vec![f32::from(i), -1.5]).unwrap();

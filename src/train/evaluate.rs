@@ -32,7 +32,9 @@ use crate::train::trainer::check;
 impl Trainer<'_> {
     /// Judges the model as it stands; writes predictions, scores, the log's lines and, if it is the best so far, `best/`.
     pub fn evaluate(&mut self, settings: &EvaluateSettings, suite: &Suite) -> Result<()> {
-        let (run, step, stop) = (self.run, self.state.step, self.stop);
+        let run = self.run;
+        let step = self.state.step;
+        let stop = self.stop;
         let observer = &mut *self.observer;
         let found = eval::evaluate(
             self.model,
@@ -152,8 +154,11 @@ impl Trainer<'_> {
 
     /// Asks the suite in the ways of its controls; returns their lines for the log.
     fn controls(&mut self, suite: &Suite, folder: &Path) -> Result<String> {
-        let (run, step, stop) = (self.run, self.state.step, self.stop);
-        let (mut lines, mut by_control) = (Vec::new(), serde_json::Map::new());
+        let run = self.run;
+        let step = self.state.step;
+        let stop = self.stop;
+        let mut lines = Vec::new();
+        let mut by_control = serde_json::Map::new();
         for control in &suite.controls {
             let observer = &mut *self.observer;
             let found = eval::evaluate(

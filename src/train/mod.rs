@@ -56,8 +56,10 @@ pub fn train(
     files::truncate(&run.log_path(), state.log_bytes)?;
     // What is written from here on is of this run's steps, wherever the last one stopped.
     state.is_between = false;
-    let (log, logged) = (files::AppendLog::open(&run.log_path())?, state.step);
-    let (schedule, saved) = (Arc::new(schedule), (logged > 0).then_some(logged));
+    let log = files::AppendLog::open(&run.log_path())?;
+    let logged = state.step;
+    let schedule = Arc::new(schedule);
+    let saved = (logged > 0).then_some(logged);
     let mut trainer = Trainer {
         run,
         schedule,

@@ -258,11 +258,9 @@ impl Optimiser {
             .filter(|entry| update.counts.of(entry.part) > 0)
             .map(segment)
             .collect();
-        let (values, copy, gradients) = (
-            &parameters.values,
-            parameters.copy.as_ref(),
-            &parameters.gradients,
-        );
+        let values = &parameters.values;
+        let copy = parameters.copy.as_ref();
+        let gradients = &parameters.gradients;
         let buffers = Buffers {
             values,
             copy,

@@ -141,7 +141,9 @@ pub(super) fn load_step(run: &Run, schedule: &Schedule, step: u64) -> Result<Loa
             Ok((loaded, counted, pick.row))
         })
         .collect();
-    let (mut examples, mut counted, mut skipped) = (Vec::new(), Vec::new(), Vec::new());
+    let mut examples = Vec::new();
+    let mut counted = Vec::new();
+    let mut skipped = Vec::new();
     let mut rows = Vec::new();
     for found in loaded {
         match found {

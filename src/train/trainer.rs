@@ -117,7 +117,8 @@ impl Trainer<'_> {
 
     /// Steps of one stage, to its end or to where it ends early.
     fn run_stage(&mut self, stage: usize) -> Result<()> {
-        let (run, first) = (self.run, self.state.step);
+        let run = self.run;
+        let first = self.state.step;
         let Stage { start, steps, .. } = self.schedule.stages()[stage];
         let last = start + steps;
         let schedule = self.schedule.clone();
@@ -200,19 +201,20 @@ impl Trainer<'_> {
 
     /// Has stages draw by a snapshot of the model as it stands, or by the one that was taken then.
     fn snapshot(&mut self, name: &str, stages: &[usize]) -> Result<()> {
-        let (run, path) = (
-            self.run,
-            self.run
-                .folder
-                .join("embeddings")
-                .join(format!("{name}.safetensors")),
-        );
+        let run = self.run;
+        let path = self
+            .run
+            .folder
+            .join("embeddings")
+            .join(format!("{name}.safetensors"));
         let vectors = match self.state.snapshots.get(name) {
             Some(hash) => embeddings::load(&path, hash)?,
             None => {
-                let (observer, stop) = (&mut *self.observer, self.stop);
-                let (loader, corpus, cache) =
-                    (&run.loader, &run.corpus, run.embeddings.cache.as_path());
+                let observer = &mut *self.observer;
+                let stop = self.stop;
+                let loader = &run.loader;
+                let corpus = &run.corpus;
+                let cache = run.embeddings.cache.as_path();
                 let embedder = Embedder {
                     model: self.model,
                     loader,
@@ -320,7 +322,8 @@ impl Trainer<'_> {
         mut heard: Option<AudioEmbeddings>,
         steps: &mut Steps,
     ) -> Result<StepRecord> {
-        let (run, step) = (self.run, self.state.step);
+        let run = self.run;
+        let step = self.state.step;
         let mut tasks = loaded.tasks();
         let tokens = loaded
             .examples
@@ -363,7 +366,8 @@ impl Trainer<'_> {
             steps.hear_ahead(model, pass);
         }
         let numbers = reading.wait()?;
-        let (loss, grad_norm) = (numbers[0][0], numbers[1][0]);
+        let loss = numbers[0][0];
+        let grad_norm = numbers[1][0];
         if !loss.is_finite() || !grad_norm.is_finite() {
             let found = format!(
                 "step {}: the loss is {loss}, the length of the gradient {grad_norm}; the weights were not changed",
@@ -437,7 +441,8 @@ impl Trainer<'_> {
 
     /// Whether the recipe has a checkpoint after the finished step.
     fn is_checkpoint_due(&self) -> bool {
-        let (step, every) = (self.state.step, self.run.checkpoint.every);
+        let step = self.state.step;
+        let every = self.run.checkpoint.every;
         step == self.last_step() || (every > 0 && step.is_multiple_of(every))
     }
 

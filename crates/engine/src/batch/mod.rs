@@ -302,7 +302,8 @@ mod tests {
     #[test]
     fn a_packed_batch_looks_like_its_picture() {
         // | 0 1 2 3 |4 5 6 7|  | 0 ... 6 [7 8] 9 |, audio at 1..=2 of the first and 1..=2 of the second
-        let (a, b) = (sequence(8, 4..8, &[9]), sequence(10, 7..9, &[8]));
+        let a = sequence(8, 4..8, &[9]);
+        let b = sequence(10, 7..9, &[8]);
         let batch = Batch::pack(&[&a, &b], 200).unwrap();
         assert_eq!(batch.cu_seqlens, [0, 8, 18]);
         assert_eq!(batch.positions[6..10], [6, 7, 0, 1]);
@@ -352,7 +353,8 @@ mod tests {
 
     #[test]
     fn a_batch_is_taken_apart_into_its_clips() {
-        let (a, b) = (sequence(400, 390..400, &[401]), sequence(10, 7..9, &[8]));
+        let a = sequence(400, 390..400, &[401]);
+        let b = sequence(10, 7..9, &[8]);
         let of = |sequences: &[&Sequence]| Batch::pack(sequences, 200).unwrap().audio.unwrap();
         let clips = of(&[&a, &b]).clips();
         for (clip, alone) in clips.iter().zip([of(&[&a]), of(&[&b])]) {
@@ -363,11 +365,10 @@ mod tests {
 
     #[test]
     fn tokens_have_the_same_stream_whatever_they_are_packed_with() {
-        let (a, b) = (sequence(8, 4..8, &[9]), sequence(10, 7..9, &[8]));
-        let (together, alone) = (
-            Batch::pack(&[&a, &b], 200).unwrap(),
-            Batch::pack(&[&b], 200).unwrap(),
-        );
+        let a = sequence(8, 4..8, &[9]);
+        let b = sequence(10, 7..9, &[8]);
+        let together = Batch::pack(&[&a, &b], 200).unwrap();
+        let alone = Batch::pack(&[&b], 200).unwrap();
         assert_eq!(together.token_keys[8..], alone.token_keys[..]);
         assert_eq!(
             together.audio.unwrap().position_keys[5..],

@@ -114,7 +114,9 @@ pub fn build(
 }
 
 fn encoder(config: &Config, builder: &Builder, groups: &Groups) -> Result<AudioEncoder> {
-    let (names, audio, device) = (config.names, &config.audio, builder.device);
+    let names = config.names;
+    let audio = &config.audio;
+    let device = builder.device;
     let d = audio.d_model;
     let layers = groups
         .encoder
@@ -196,7 +198,9 @@ fn full_weights(
     has_head: bool,
     declared: &mut Declared,
 ) -> FullWeights {
-    let (names, audio, text) = (config.names, &config.audio, &config.text);
+    let names = config.names;
+    let audio = &config.audio;
+    let text = &config.text;
     let mut full = FullWeights::default();
     if parts.contains(&Part::AudioEncoder) {
         let of_layers = groups.encoder.iter().flatten();
@@ -210,9 +214,11 @@ fn full_weights(
         of_layers.for_each(|group| full.add_group(declared, group));
     }
     if parts.contains(&Part::AudioEncoder) {
-        let (part, d) = (Part::AudioEncoder, audio.d_model);
+        let part = Part::AudioEncoder;
+        let d = audio.d_model;
         for (conv, inputs) in [("conv1", audio.num_mel_bins), ("conv2", d)] {
-            let (stem, shape) = (format!("{}.{conv}", names.tower), [d, inputs, KERNEL]);
+            let stem = format!("{}.{conv}", names.tower);
+            let shape = [d, inputs, KERNEL];
             let weight = format!("{stem}.weight");
             full.add(declared, weight, &shape, part, Kind::Convolution);
             full.add(declared, format!("{stem}.bias"), &[d], part, Kind::Full);
@@ -226,7 +232,8 @@ fn full_weights(
         }
     }
     if parts.contains(&Part::Decoder) {
-        let (part, dim) = (Part::Decoder, text.hidden_size);
+        let part = Part::Decoder;
+        let dim = text.hidden_size;
         let norms = (0..text.num_hidden_layers).flat_map(|i| {
             DECODER_NORMS.map(|norm| format!("{}.{norm}.weight", names.decoder_layer(i)))
         });

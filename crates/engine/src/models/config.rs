@@ -112,7 +112,8 @@ impl Config {
     /// # Errors
     /// The first that does not; the message names the fields.
     pub fn check(&self) -> Result<()> {
-        let (audio, text) = (&self.audio, &self.text);
+        let audio = &self.audio;
+        let text = &self.text;
         let wrong = |message: String| Err(Error::input(message));
         if !audio.d_model.is_multiple_of(audio.encoder_attention_heads) {
             return wrong(format!(
@@ -125,7 +126,8 @@ impl Config {
             .is_multiple_of(text.num_key_value_heads)
             || !text.head_dim.is_multiple_of(2)
         {
-            let (heads, kv) = (text.num_attention_heads, text.num_key_value_heads);
+            let heads = text.num_attention_heads;
+            let kv = text.num_key_value_heads;
             return wrong(format!(
                 "`text_config` has {heads} heads over {kv} key heads of {} numbers",
                 text.head_dim
@@ -205,7 +207,8 @@ impl Fields<'_> {
     /// # Errors
     /// The field with its value.
     pub fn require(&self, name: &str, expected: impl Into<Value>) -> Result<()> {
-        let (found, expected) = (&self.0[name], expected.into());
+        let found = &self.0[name];
+        let expected = expected.into();
         if found.is_null() || *found == expected {
             return Ok(());
         }

@@ -73,20 +73,17 @@ impl Model<'_> {
     /// to the gradient of its input, the head's likewise over what is learnt, the audio tower's forward. Nothing that is computed again
     /// counts, nor attention, nor the adapters. What `bench` divides by the time.
     pub fn useful(&self, load: &Load) -> f64 {
-        let (text, audio) = (&self.config.text, &self.config.audio);
-        let (dim, ffn, query) = (
-            text.hidden_size as f64,
-            text.intermediate_size as f64,
-            text.heads().query_width() as f64,
-        );
+        let text = &self.config.text;
+        let audio = &self.config.audio;
+        let dim = text.hidden_size as f64;
+        let ffn = text.intermediate_size as f64;
+        let query = text.heads().query_width() as f64;
         let layers = text.num_hidden_layers as f64
             * (dim * text.heads().width() as f64 + query * dim + 3.0 * dim * ffn);
         let head = dim * text.vocab_size as f64;
-        let (d, ffn, kernel) = (
-            audio.d_model as f64,
-            audio.encoder_ffn_dim as f64,
-            KERNEL as f64,
-        );
+        let d = audio.d_model as f64;
+        let ffn = audio.encoder_ffn_dim as f64;
+        let kernel = KERNEL as f64;
         let tower = audio.encoder_layers as f64 * (4.0 * d * d + 2.0 * d * ffn)
             + kernel * d * (audio.num_mel_bins as f64 + d)
             + d * audio.output_dim as f64;
@@ -106,14 +103,15 @@ impl Model<'_> {
 
     fn decoder(&self, load: &Load) -> f64 {
         let text = &self.config.text;
-        let (dim, ffn, layers) = (
-            text.hidden_size as f64,
-            text.intermediate_size as f64,
-            text.num_hidden_layers as f64,
-        );
+        let dim = text.hidden_size as f64;
+        let ffn = text.intermediate_size as f64;
+        let layers = text.num_hidden_layers as f64;
         let heads = text.heads();
-        let (query, width) = (heads.query_width() as f64, heads.width() as f64);
-        let (into, rest, down) = (dim * width, query * dim + 3.0 * dim * ffn, dim * ffn);
+        let query = heads.query_width() as f64;
+        let width = heads.width() as f64;
+        let into = dim * width;
+        let rest = query * dim + 3.0 * dim * ffn;
+        let down = dim * ffn;
         // The last layer goes on with the rows of targets alone.
         let linear = PAIR
             * (layers * into * load.tokens + rest * ((layers - 1.0) * load.tokens + load.targets));
@@ -133,12 +131,11 @@ impl Model<'_> {
 
     fn encoder(&self, load: &Load) -> f64 {
         let audio = &self.config.audio;
-        let (dim, ffn, layers) = (
-            audio.d_model as f64,
-            audio.encoder_ffn_dim as f64,
-            audio.encoder_layers as f64,
-        );
-        let (positions, kernel) = (POSITIONS * load.audio_tokens, KERNEL as f64);
+        let dim = audio.d_model as f64;
+        let ffn = audio.encoder_ffn_dim as f64;
+        let layers = audio.encoder_layers as f64;
+        let positions = POSITIONS * load.audio_tokens;
+        let kernel = KERNEL as f64;
         // The first convolution gives two rows for each position.
         let convolutions =
             PAIR * kernel * dim * positions * (2.0 * audio.num_mel_bins as f64 + dim);
@@ -190,12 +187,11 @@ impl Model<'_> {
 
     /// Bytes of what a micro-batch keeps for its backward, with what one layer needs on its way.
     pub fn activations(&self, load: &Load) -> f64 {
-        let (text, heads) = (&self.config.text, self.config.text.heads());
-        let (dim, ffn, layers) = (
-            text.hidden_size as f64,
-            text.intermediate_size as f64,
-            text.num_hidden_layers as f64,
-        );
+        let text = &self.config.text;
+        let heads = self.config.text.heads();
+        let dim = text.hidden_size as f64;
+        let ffn = text.intermediate_size as f64;
+        let layers = text.num_hidden_layers as f64;
         let inside =
             (heads.width() + heads.query_width() + heads.num_heads) as f64 + dim + 2.0 * ffn + 2.0;
         let normed = 2.0 * dim + ffn;
@@ -208,12 +204,11 @@ impl Model<'_> {
             (layers * (dim + kept(inside, normed)) + 2.0 * (inside + normed)) * load.tokens;
         let head = load.targets * 2.0 * dim + load.targets.min(256.0) * text.vocab_size as f64;
         let audio = &self.config.audio;
-        let (dim, ffn, layers) = (
-            audio.d_model as f64,
-            audio.encoder_ffn_dim as f64,
-            audio.encoder_layers as f64,
-        );
-        let (inside, normed) = (5.0 * dim + ffn, 2.0 * dim + ffn);
+        let dim = audio.d_model as f64;
+        let ffn = audio.encoder_ffn_dim as f64;
+        let layers = audio.encoder_layers as f64;
+        let inside = 5.0 * dim + ffn;
+        let normed = 2.0 * dim + ffn;
         let of_layers = if self.is_trained(Part::AudioEncoder) {
             layers * (dim + kept(inside, normed))
         } else {
@@ -280,7 +275,8 @@ mod tests {
     #[test]
     fn useful_operations_are_those_that_peers_are_measured_by() {
         let config = shapes::by_name("7b", None).unwrap();
-        let (parts, plan) = (Parts::default(), Plan::default());
+        let parts = Parts::default();
+        let plan = Plan::default();
         let sizes = Sizes::of(&config, &plan);
         let model = Model {
             config: &config,
@@ -306,7 +302,8 @@ mod tests {
         let plan =
             Plan::from_settings(&lora::Settings::default(), &parts, &config.adaptable()).unwrap();
         let sizes = Sizes::of(&config, &plan);
-        let (mut one, mut two) = (Load::default(), Load::default());
+        let mut one = Load::default();
+        let mut two = Load::default();
         one.add(300, 200, 30);
         two.add(300, 200, 30);
         two.add(300, 200, 30);

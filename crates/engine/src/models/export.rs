@@ -399,7 +399,8 @@ impl View for Written<'_> {
 
 /// `W + scale B A`, computed in `f32`.
 fn merged_values(stored: &StoredTensor, a: &Tensor, b: &Tensor, scale: f64) -> Result<Vec<f32>> {
-    let ((rank, inputs), (outputs, _)) = (a.dims2()?, b.dims2()?);
+    let (rank, inputs) = a.dims2()?;
+    let (outputs, _) = b.dims2()?;
     if stored.shape != [outputs, inputs] {
         return Err(Error::input(format!(
             "has shape {:?}, the adapter changes {:?}",
@@ -413,7 +414,8 @@ fn merged_values(stored: &StoredTensor, a: &Tensor, b: &Tensor, scale: f64) -> R
             stored.dtype
         ))
     })?;
-    let (a, b) = (slice::<f32>(a)?, slice::<f32>(b)?);
+    let a = slice::<f32>(a)?;
+    let b = slice::<f32>(b)?;
     product(
         &mut values,
         inputs,

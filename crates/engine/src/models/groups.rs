@@ -24,7 +24,9 @@ pub struct Groups {
 impl Groups {
     /// Those of a shape.
     pub fn of(config: &Config) -> Self {
-        let (names, audio, text) = (config.names, &config.audio, &config.text);
+        let names = config.names;
+        let audio = &config.audio;
+        let text = &config.text;
         let group = |stem: &str, members: &[(&str, usize)], inputs, bias, part| Group {
             members: members
                 .iter()
@@ -34,10 +36,12 @@ impl Groups {
             bias,
             part,
         };
-        let (d, ffn) = (audio.d_model, audio.encoder_ffn_dim);
+        let d = audio.d_model;
+        let ffn = audio.encoder_ffn_dim;
         let encoder = (0..audio.encoder_layers)
             .map(|i| {
-                let (stem, part) = (names.encoder_layer(i), Part::AudioEncoder);
+                let stem = names.encoder_layer(i);
+                let part = Part::AudioEncoder;
                 [
                     group(
                         &stem,
@@ -56,11 +60,15 @@ impl Groups {
                 ]
             })
             .collect();
-        let (dim, ffn, heads) = (text.hidden_size, text.intermediate_size, text.heads());
-        let (q, kv) = (heads.query_width(), heads.kv_width());
+        let dim = text.hidden_size;
+        let ffn = text.intermediate_size;
+        let heads = text.heads();
+        let q = heads.query_width();
+        let kv = heads.kv_width();
         let decoder = (0..text.num_hidden_layers)
             .map(|i| {
-                let (stem, part) = (names.decoder_layer(i), Part::Decoder);
+                let stem = names.decoder_layer(i);
+                let part = Part::Decoder;
                 [
                     group(
                         &stem,

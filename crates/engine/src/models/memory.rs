@@ -90,16 +90,13 @@ impl Model<'_> {
     }
 
     fn decoder_on_card(&self, load: &Load) -> f64 {
-        let (text, heads) = (&self.config.text, self.config.text.heads());
-        let (dim, ffn, layers) = (
-            text.hidden_size as f64,
-            text.intermediate_size as f64,
-            text.num_hidden_layers as f64,
-        );
-        let (width, ranks) = (
-            heads.width() as f64,
-            self.sizes.ranks.decoder as f64 / layers,
-        );
+        let text = &self.config.text;
+        let heads = self.config.text.heads();
+        let dim = text.hidden_size as f64;
+        let ffn = text.intermediate_size as f64;
+        let layers = text.num_hidden_layers as f64;
+        let width = heads.width() as f64;
+        let ranks = self.sizes.ranks.decoder as f64 / layers;
         let statistics = F32 * (heads.num_heads as f64 + 2.0);
         let inside =
             BF16 * (width + heads.query_width() as f64 + dim + 2.0 * ffn + ranks) + statistics;
@@ -122,11 +119,9 @@ impl Model<'_> {
     /// What the encoder keeps until its backward, and what it needs on its way.
     fn encoder_on_card(&self, load: &Load) -> (f64, f64) {
         let audio = &self.config.audio;
-        let (dim, ffn, layers) = (
-            audio.d_model as f64,
-            audio.encoder_ffn_dim as f64,
-            audio.encoder_layers as f64,
-        );
+        let dim = audio.d_model as f64;
+        let ffn = audio.encoder_ffn_dim as f64;
+        let layers = audio.encoder_layers as f64;
         let ranks = self.sizes.ranks.audio_encoder as f64 / layers;
         let statistics = F32 * (audio.encoder_attention_heads as f64 + 4.0);
         let inside = BF16 * (5.0 * dim + ffn + ranks) + statistics;
@@ -169,7 +164,8 @@ impl Model<'_> {
                 targets: tokens,
             }) <= bytes
         };
-        let (mut fitting, mut above) = (0, 1 << 24);
+        let mut fitting = 0;
+        let mut above = 1 << 24;
         while above - fitting > 1 {
             let middle = fitting + (above - fitting) / 2;
             if fits(middle) {
@@ -229,7 +225,8 @@ impl Fit {
                 .min()
                 .unwrap_or(0)
         };
-        let (longest, longest_by_layer) = (fitting(first.save), fitting(Save::Layer));
+        let longest = fitting(first.save);
+        let longest_by_layer = fitting(Save::Layer);
         let pack_tokens = asked.min(longest);
         let tokens = pack_tokens as f64;
         let load = Load {

@@ -314,11 +314,10 @@ impl Plan {
                 .map(|(bits, paths)| format!("'{}': {}", regex_of(paths), f64::from_bits(bits)));
             patterns.collect::<Vec<_>>().join(", ")
         };
-        let (rank_of, alpha_of) = (
-            |shape: &Shape| shape.rank as f64,
-            |shape: &Shape| shape.alpha,
-        );
-        let (rank, alpha) = (usual(&rank_of), usual(&alpha_of));
+        let rank_of = |shape: &Shape| shape.rank as f64;
+        let alpha_of = |shape: &Shape| shape.alpha;
+        let rank = usual(&rank_of);
+        let alpha = usual(&alpha_of);
         let mut fields = vec![
             format!("rank: {rank}"),
             format!("alpha: {alpha}"),
@@ -644,7 +643,8 @@ mod tests {
 
     #[test]
     fn fresh_adapters_have_the_moments_of_pefts() {
-        let (rank, inputs) = (16, 1024);
+        let rank = 16;
+        let inputs = 1024;
         let variance = |values: &[f32]| {
             values.iter().map(|&x| f64::from(x).powi(2)).sum::<f64>() / values.len() as f64
         };

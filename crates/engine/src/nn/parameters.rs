@@ -234,7 +234,9 @@ impl Parameters {
 fn copy(flat: &Tensor, entry: &Entry) -> Result<Tensor> {
     let values = device::to_host(&flat.narrow(0, entry.range.start, entry.range.len())?)?;
     if entry.kind == Kind::Convolution {
-        let (outputs, inputs, taps) = (entry.shape[0], entry.shape[1], entry.shape[2]);
+        let outputs = entry.shape[0];
+        let inputs = entry.shape[1];
+        let taps = entry.shape[2];
         return Ok(
             Tensor::from_vec(values, (outputs, taps, inputs), &Device::Cpu)?
                 .transpose(1, 2)?

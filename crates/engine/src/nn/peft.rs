@@ -94,7 +94,8 @@ impl Adapter {
             };
             match &used {
                 Some((before, first)) if *before != form => {
-                    let (a, b) = (before.name, form.name);
+                    let a = before.name;
+                    let b = form.name;
                     return Err(Error::input(format!("`{first}` is {a}, `{name}` {b}"))
                         .hint("keep one form of names; PEFT would load half of them"));
                 }
@@ -231,7 +232,8 @@ fn config_json(plan: &Plan, metadata: &Metadata, form: &NameForm) -> Value {
             .max_by_key(|(_, count)| *count)
             .map_or(1.0, |(bits, _)| f64::from_bits(bits))
     };
-    let (rank, alpha) = (most_common(|s| s.rank as f64), most_common(|s| s.alpha));
+    let rank = most_common(|s| s.rank as f64);
+    let alpha = most_common(|s| s.alpha);
     let exceptions = |value: fn(&Shape) -> f64, usual: f64| -> serde_json::Map<String, Value> {
         let differs = plan
             .modules

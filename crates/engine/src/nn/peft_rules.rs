@@ -508,7 +508,8 @@ mod tests {
         let cases = found["cases"].as_array().unwrap();
         assert!(cases.len() > 90);
         for case in cases {
-            let (config, form) = (&case["config"], case["form"].as_str().unwrap());
+            let config = &case["config"];
+            let form = case["form"].as_str().unwrap();
             // Without targets PEFT asks the architecture, which it does not know; here the tensors tell.
             if config.get("target_modules").is_none() {
                 continue;

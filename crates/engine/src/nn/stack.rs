@@ -227,7 +227,9 @@ impl Builder<'_> {
     /// Views of the flat buffer for a group's adapters. What is not trained gets no gradient.
     fn adapter(&self, group: &Group) -> Result<Option<Adapter>> {
         let place = self.places[&group.members[0].0];
-        let (mut ups, mut column, mut rank) = (Vec::new(), 0, 0);
+        let mut ups = Vec::new();
+        let mut column = 0;
+        let mut rank = 0;
         for (path, outputs) in &group.members {
             if let Some(shape) = self.plan.modules.get(path) {
                 // The place of its `lora_A`; the first module has the group's mask.

@@ -58,14 +58,14 @@ pub fn ctc(logits: &Tensor, utterances: &[Utterance], blank: u32) -> Result<Loss
         })
         .collect();
     with_real!(logits, T => {
-        let values = slice::<T>(logits)?;
-        let values: &[T] = &values;
+        let values: &[T] = &slice::<T>(logits)?;
         let found: Vec<(f64, Vec<T>)> = utterances
             .par_iter()
             .zip(&starts)
             .map(|(utterance, &start)| one::<T>(&values[start * units..][..utterance.frames * units], units, utterance, blank))
             .collect();
-        let (mut nats, mut d_logits) = (Vec::new(), Vec::with_capacity(rows * units));
+        let mut nats = Vec::new();
+        let mut d_logits = Vec::with_capacity(rows * units);
         for (loss, gradient) in found {
             nats.push(loss);
             d_logits.extend(gradient);

@@ -69,10 +69,12 @@ pub fn masked_prediction(frames: &Tensor, codes: &Weight, targets: Targets) -> R
         candle_core::bail!("code {code} is outside {num_codes}");
     }
     with_real!(frames, T => {
-        let (xs, es) = (slice::<T>(frames)?, slice::<T>(&codes.value)?);
+        let xs = slice::<T>(frames)?;
+        let es = slice::<T>(&codes.value)?;
         let (x_units, x_lengths) = units::<T>(&xs, dim);
         let (e_units, e_lengths) = units::<T>(&es, dim);
-        let (x_matrix, e_matrix) = (Matrix::new(&x_units, rows, dim), Matrix::new(&e_units, num_codes, dim));
+        let x_matrix = Matrix::new(&x_units, rows, dim);
+        let e_matrix = Matrix::new(&e_units, num_codes, dim);
         let mut logits = product_new(x_matrix, e_matrix.t(), 1.0 / targets.temperature, Threads::All);
         // A row of logits becomes that of their gradient.
         let found: Vec<(f64, bool)> = logits
@@ -150,10 +152,13 @@ fn through_lengths<T: Real>(gradients: &mut [T], units: &[T], lengths: &[T], dim
 /// # Shapes
 /// -> `[frames, number of codes]`
 pub fn logits(frames: &Tensor, codes: &Tensor, temperature: f64) -> Result<Tensor> {
-    let ((rows, dim), (num_codes, _)) = (frames.dims2()?, codes.dims2()?);
+    let (rows, dim) = frames.dims2()?;
+    let (num_codes, _) = codes.dims2()?;
     with_real!(frames, T => {
-        let (xs, es) = (slice::<T>(frames)?, slice::<T>(codes)?);
-        let ((x, _), (e, _)) = (units::<T>(&xs, dim), units::<T>(&es, dim));
+        let xs = slice::<T>(frames)?;
+        let es = slice::<T>(codes)?;
+        let (x, _) = units::<T>(&xs, dim);
+        let (e, _) = units::<T>(&es, dim);
         let mut out = vec![T::of(0.0); rows * num_codes];
         product(&mut out, num_codes, Matrix::new(&x, rows, dim), Matrix::new(&e, num_codes, dim).t(), 1.0 / temperature, Into::Fresh, Threads::All);
         tensor(out, (rows, num_codes))
@@ -169,7 +174,8 @@ mod tests {
     fn gradients_equal_finite_differences() {
         let numbers =
             |n: usize, step: f64| -> Vec<f64> { (0..n).map(|i| (i as f64 * step).sin()).collect() };
-        let (frames, codes) = (numbers(12, 1.3), numbers(20, 0.7));
+        let frames = numbers(12, 1.3);
+        let codes = numbers(20, 0.7);
         let loss = |frames: &[f64], codes: &[f64]| {
             let frames = Tensor::from_vec(frames.to_vec(), (3, 4), &Device::Cpu).unwrap();
             let codes = Tensor::from_vec(codes.to_vec(), (5, 4), &Device::Cpu).unwrap();

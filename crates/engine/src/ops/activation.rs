@@ -26,8 +26,7 @@ pub fn swiglu(gate_up: &Tensor, reader: impl Into<Layout>) -> Result<Tensor> {
     );
     let _ = layout; // Rows on the CPU have no padding.
     with_real!(gate_up, T => {
-        let both = slice::<T>(gate_up)?;
-        let both: &[T] = &both;
+        let both: &[T] = &slice::<T>(gate_up)?;
         let y = new_rows(
             tokens,
             dim,
@@ -58,8 +57,8 @@ pub fn swiglu_backward(dy: &Tensor, gate_up: &Tensor, reader: impl Into<Layout>)
     );
     let _ = layout; // Rows on the CPU have no padding.
     with_real!(gate_up, T => {
-        let (dys, both) = (slice::<T>(dy)?, slice::<T>(gate_up)?);
-        let (dys, both): (&[T], &[T]) = (&dys, &both);
+        let dys: &[T] = &slice::<T>(dy)?;
+        let both: &[T] = &slice::<T>(gate_up)?;
         let d_both = new_rows(
             tokens,
             width,
@@ -83,8 +82,7 @@ pub fn swiglu_backward(dy: &Tensor, gate_up: &Tensor, reader: impl Into<Layout>)
 pub fn gelu(x: &Tensor) -> Result<Tensor> {
     on_cuda!(x.device(), crate::ops::cuda::activation::gelu(x));
     with_real!(x, T => {
-        let xs = slice::<T>(x)?;
-        let xs: &[T] = &xs;
+        let xs: &[T] = &slice::<T>(x)?;
         let y = new_stretches(
             xs.len(),
             #[inline(always)]
@@ -108,8 +106,8 @@ pub fn gelu_backward(dy: &Tensor, x: &Tensor) -> Result<Tensor> {
         crate::ops::cuda::activation::gelu_backward(dy, x)
     );
     with_real!(x, T => {
-        let (dys, xs) = (slice::<T>(dy)?, slice::<T>(x)?);
-        let (dys, xs): (&[T], &[T]) = (&dys, &xs);
+        let dys: &[T] = &slice::<T>(dy)?;
+        let xs: &[T] = &slice::<T>(x)?;
         let dx = new_stretches(
             xs.len(),
             #[inline(always)]

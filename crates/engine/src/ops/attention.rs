@@ -121,13 +121,14 @@ pub fn attention(
         qkv.device(),
         crate::ops::cuda::attention::attention(qkv, cu_seqlens, heads, mask)
     );
-    let (dim, out_width) = (heads.head_dim, heads.query_width());
+    let dim = heads.head_dim;
+    let out_width = heads.query_width();
     with_real!(qkv, T => {
-        let values = slice::<T>(qkv)?;
-        let values: &[T] = &values;
+        let values: &[T] = &slice::<T>(qkv)?;
         let mut out: Vec<T> = Vec::with_capacity(tokens * out_width);
         let mut log_sums = vec![T::of(0.0); heads.num_heads * tokens];
-        let (out_at, log_sums_at) = (Shared(out.as_mut_ptr()), Shared(log_sums.as_mut_ptr()));
+        let out_at = Shared(out.as_mut_ptr());
+        let log_sums_at = Shared(log_sums.as_mut_ptr());
         let tasks: Vec<(usize, usize, usize)> = sequences(cu_seqlens)
             .flat_map(|(start, len)| (0..heads.num_heads).flat_map(move |head| (0..len).step_by(BLOCK).map(move |first| (start, head, first))))
             .collect();
@@ -176,7 +177,8 @@ pub fn attention_backward(
 ) -> Result<Tensor> {
     let (tokens, width) = qkv.dims2()?;
     check(tokens, width, cu_seqlens, heads)?;
-    let (dim, out_width) = (heads.head_dim, heads.query_width());
+    let dim = heads.head_dim;
+    let out_width = heads.query_width();
     expect_shape("the output of attention", out, &[tokens, out_width])?;
     expect_shape("the gradient of attention", d_out, &[tokens, out_width])?;
     expect_shape(
@@ -191,8 +193,10 @@ pub fn attention_backward(
         )
     );
     with_real!(qkv, T => {
-        let (values, d_outs, outs, log_sums) = (slice::<T>(qkv)?, slice::<T>(d_out)?, slice::<T>(out)?, slice::<T>(log_sums)?);
-        let (values, d_outs, outs, log_sums): (&[T], &[T], &[T], &[T]) = (&values, &d_outs, &outs, &log_sums);
+        let values: &[T] = &slice::<T>(qkv)?;
+        let d_outs: &[T] = &slice::<T>(d_out)?;
+        let outs: &[T] = &slice::<T>(out)?;
+        let log_sums: &[T] = &slice::<T>(log_sums)?;
         let mut d_qkv = vec![T::of(0.0); tokens * width];
         let d_qkv_at = Shared(d_qkv.as_mut_ptr());
         let tasks: Vec<(usize, usize, usize)> =
@@ -217,7 +221,8 @@ pub fn attention_backward(
                     vectorised(#[inline(always)] || {
                         for (i, (p, d_p)) in p.chunks_exact_mut(keys).zip(d_p.chunks_exact_mut(keys)).enumerate() {
                             let at = (row + i) * out_width + head * dim;
-                            let (o, d_o) = (&outs[at..][..dim], &d_outs[at..][..dim]);
+                            let o = &outs[at..][..dim];
+                            let d_o = &d_outs[at..][..dim];
                             let d = sum_over(dim, |j| o[j] * d_o[j]);
                             let log_sum = log_sums[head * tokens + row + i];
                             let visible = mask.num_keys(first + i + 1, len);
@@ -229,7 +234,8 @@ pub fn attention_backward(
                             d_p[visible..].fill(T::of(0.0));
                         }
                     });
-                    let (p, d_s) = (Matrix::new(p, block, keys), Matrix::new(d_p, block, keys));
+                    let p = Matrix::new(p, block, keys);
+                    let d_s = Matrix::new(d_p, block, keys);
                     // SAFETY: this sequence's rows, and the columns of this key head and of its query heads, are this task's alone.
                     unsafe {
                         product_at(d_qkv_at.at(row * width + head * dim), width, d_s, k, heads.scale(), Into::Fresh, Threads::One);
@@ -260,7 +266,9 @@ pub struct Past<'a> {
 pub fn attention_step(queries: &Tensor, past: &[Past], heads: Heads) -> Result<Tensor> {
     let (sequences, width) = queries.dims2()?;
     check_heads(heads)?;
-    let (dim, kv_width, group) = (heads.head_dim, heads.kv_width(), heads.group());
+    let dim = heads.head_dim;
+    let kv_width = heads.kv_width();
+    let group = heads.group();
     expect_shape(
         "the queries of a step",
         queries,
@@ -281,13 +289,13 @@ pub fn attention_step(queries: &Tensor, past: &[Past], heads: Heads) -> Result<T
         crate::ops::cuda::attention::attention_step(queries, past, heads)
     );
     with_real!(queries, T => {
-        let queries = slice::<T>(queries)?;
-        let queries: &[T] = &queries;
+        let queries: &[T] = &slice::<T>(queries)?;
         let borrowed: Vec<_> = past.iter().map(|p| Ok((slice::<T>(p.keys)?, slice::<T>(p.values)?, p.len))).collect::<Result<_>>()?;
         let past: Vec<(&[T], &[T], usize)> = borrowed.iter().map(|(k, v, len)| (&**k, &**v, *len)).collect();
         let mut out = vec![T::of(0.0); sequences * width];
         out.par_chunks_mut(group * dim).enumerate().for_each_init(Vec::new, |scores, (task, out)| {
-            let (sequence, kv_head) = (task / heads.num_kv_heads, task % heads.num_kv_heads);
+            let sequence = task / heads.num_kv_heads;
+            let kv_head = task % heads.num_kv_heads;
             let (keys, values, len) = past[sequence];
             let q = Matrix::new(&queries[sequence * width + kv_head * group * dim..], group, dim);
             let k = Matrix::strided(&keys[kv_head * dim..], len, dim, kv_width);

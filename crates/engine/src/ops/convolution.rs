@@ -32,8 +32,7 @@ pub fn unfold(x: &Tensor, windows: &[usize], stride: usize) -> Result<Tensor> {
         crate::ops::cuda::convolution::unfold(x, &on_gpu(&centres))
     );
     with_real!(x, T => {
-        let xs = slice::<T>(x)?;
-        let xs: &[T] = &xs;
+        let xs: &[T] = &slice::<T>(x)?;
         let out = new_rows(
             centres.len(),
             KERNEL * dim,

@@ -104,8 +104,8 @@ pub fn linear_cross_entropy(
         crate::ops::cuda::cross_entropy::linear_cross_entropy(rows, head, targets, want_gradient)
     );
     with_real!(rows, T => {
-        let (xs, w) = (slice::<T>(rows)?, slice::<T>(&head.value)?);
-        let (xs, w): (&[T], &[T]) = (&xs, &w);
+        let xs: &[T] = &slice::<T>(rows)?;
+        let w: &[T] = &slice::<T>(&head.value)?;
         let head_matrix = Matrix::new(w, vocab, dim);
         let mut d_rows = Vec::with_capacity(if want_gradient { num_rows * dim } else { 0 });
         let mut found = Vec::with_capacity(num_rows);
@@ -195,12 +195,14 @@ pub fn logits(rows: &Tensor, head: &Tensor) -> Result<Tensor> {
         crate::ops::cuda::cross_entropy::logits(rows, head)
     );
     if rows.dtype() == DType::F32 && num_rows <= few_rows::MOST {
-        let (xs, w) = (slice::<f32>(rows)?, slice::<f32>(head)?);
+        let xs = slice::<f32>(rows)?;
+        let w = slice::<f32>(head)?;
         let out = few_rows::product_few(&xs, num_rows, dim, &w);
         return tensor(out, (num_rows, vocab));
     }
     with_real!(rows, T => {
-        let (xs, w) = (slice::<T>(rows)?, slice::<T>(head)?);
+        let xs = slice::<T>(rows)?;
+        let w = slice::<T>(head)?;
         let out = product_new(Matrix::new(&xs, num_rows, dim), Matrix::new(&w, vocab, dim).t(), 1.0, Threads::All);
         tensor(out, (num_rows, vocab))
     })

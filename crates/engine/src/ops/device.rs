@@ -254,7 +254,8 @@ pub fn random_normal(
 fn normal(bits: u64) -> f32 {
     /// 2^-32, the width of one of the steps that 32 bits cut [0, 1) into.
     const STEP: f32 = 1.0 / (1u64 << 32) as f32;
-    let (upper, lower) = ((bits >> 32) as u32, bits as u32);
+    let upper = (bits >> 32) as u32;
+    let lower = bits as u32;
     // The middle of the step, so that the logarithm is finite.
     let radius = (-2.0 * ((upper as f32 + 0.5) * STEP).ln()).sqrt();
     radius * (std::f32::consts::TAU * (lower as f32 * STEP)).cos()

@@ -52,8 +52,7 @@ impl Dropout<'_> {
             crate::ops::cuda::dropout::dropout(x, &keys, dropped, kept)
         });
         with_real!(x, T => {
-            let xs = slice::<T>(x)?;
-            let xs: &[T] = &xs;
+            let xs: &[T] = &slice::<T>(x)?;
             let y = new_rows(
                 tokens,
                 dim,

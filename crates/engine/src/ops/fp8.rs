@@ -84,8 +84,7 @@ pub fn quantise_row(row: &mut [f32]) -> f32 {
 /// Numbers of another type: `f64` is for finite differences, which see no slope in a rounding.
 pub fn rounded(x: &Tensor) -> Result<Tensor> {
     let (rows, width) = x.dims2()?;
-    let xs = slice::<f32>(x)?;
-    let xs: &[f32] = &xs;
+    let xs: &[f32] = &slice::<f32>(x)?;
     let values = new_rows(
         rows,
         width,

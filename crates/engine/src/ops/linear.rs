@@ -174,7 +174,8 @@ impl Linear {
         let Some(joined) = &adapter.joined else {
             return Ok(Vec::new());
         };
-        let ((outputs, inputs), ranks) = (self.weight.value.dims2()?, adapter.num_ranks());
+        let (outputs, inputs) = self.weight.value.dims2()?;
+        let ranks = adapter.num_ranks();
         let below = joined.narrow(0, outputs, ranks)?.narrow(1, 0, inputs)?;
         let beside = |up: &Up| {
             joined
@@ -249,8 +250,10 @@ impl Linear {
             .map(|_| fp8::rounded(x))
             .transpose()?;
         with_real!(x, T => {
-            let (xs, w) = (slice::<T>(rounded.as_ref().unwrap_or(x))?, slice::<T>(&self.weight.value)?);
-            let (lhs, rhs) = (Matrix::new(&xs, tokens, inputs), Matrix::new(&w, outputs, inputs).t());
+            let xs = slice::<T>(rounded.as_ref().unwrap_or(x))?;
+            let w = slice::<T>(&self.weight.value)?;
+            let lhs = Matrix::new(&xs, tokens, inputs);
+            let rhs = Matrix::new(&w, outputs, inputs).t();
             let mut y = match start::<T>(residual, self.bias.as_ref(), tokens, outputs)? {
                 Some(mut y) => {
                     product(&mut y, outputs, lhs, rhs, 1.0, Into::Accumulate, Threads::All);
@@ -282,7 +285,8 @@ impl Linear {
         if !is_few {
             return Ok(self.forward(x, residual, dropout)?.0);
         }
-        let (xs, w) = (slice::<f32>(x)?, slice::<f32>(&self.weight.value)?);
+        let xs = slice::<f32>(x)?;
+        let w = slice::<f32>(&self.weight.value)?;
         let mut y = few_rows::product_few(&xs, rows, inputs, &w);
         if let Some(added) = start::<f32>(residual, self.bias.as_ref(), rows, outputs)? {
             y.iter_mut().zip(&added).for_each(|(y, x)| *y += x);
@@ -328,8 +332,9 @@ impl Linear {
             crate::ops::cuda::linear::backward(self, dy, x, hidden, dropout, want_input)
         );
         with_real!(dy, T => {
-            let (dys, xs, w) = (slice::<T>(dy)?, slice::<T>(x)?, slice::<T>(&self.weight.value)?);
-            let (dys, xs, w): (&[T], &[T], &[T]) = (&dys, &xs, &w);
+            let dys: &[T] = &slice::<T>(dy)?;
+            let xs: &[T] = &slice::<T>(x)?;
+            let w: &[T] = &slice::<T>(&self.weight.value)?;
             let d_out = Matrix::new(dys, tokens, outputs);
             if let Some(gradient) = &self.weight.gradient {
                 write::<T>(gradient, |dw| product(dw, inputs, d_out.t(), Matrix::new(xs, tokens, inputs), 1.0, Into::Accumulate, Threads::All))?;
@@ -342,7 +347,8 @@ impl Linear {
                 None => product_new(d_out, Matrix::new(w, outputs, inputs), 1.0, Threads::All),
                 Some(quantised) => {
                     let dy = fp8::rounded(dy)?;
-                    let (dys, w) = (slice::<T>(&dy)?, slice::<T>(&quantised.transposed)?);
+                    let dys = slice::<T>(&dy)?;
+                    let w = slice::<T>(&quantised.transposed)?;
                     product_new(Matrix::new(&dys, tokens, outputs), Matrix::new(&w, inputs, outputs).t(), 1.0, Threads::All)
                 }
             };
@@ -351,7 +357,8 @@ impl Linear {
                 if want_input && dropout.probability == 0.0 {
                     let ranks = adapter.num_ranks();
                     let down = slice::<T>(&adapter.down.value)?;
-                    let (d_hidden, down) = (Matrix::new(&d_hidden, tokens, ranks), Matrix::new(&down, ranks, inputs));
+                    let d_hidden = Matrix::new(&d_hidden, tokens, ranks);
+                    let down = Matrix::new(&down, ranks, inputs);
                     product(&mut dx, inputs, d_hidden, down, 1.0, Into::Accumulate, Threads::All);
                 } else if want_input {
                     let dx = tensor(dx, (tokens, inputs))?;
@@ -411,11 +418,10 @@ fn start<T: Real>(
     tokens: usize,
     outputs: usize,
 ) -> Result<Option<Vec<T>>> {
-    let (past, bias) = (
-        residual.map(slice::<T>).transpose()?,
-        bias.map(|bias| slice::<T>(&bias.value)).transpose()?,
-    );
-    let (past, bias): (Option<&[T]>, Option<&[T]>) = (past.as_deref(), bias.as_deref());
+    let past = residual.map(slice::<T>).transpose()?;
+    let bias = bias.map(|bias| slice::<T>(&bias.value)).transpose()?;
+    let past: Option<&[T]> = past.as_deref();
+    let bias: Option<&[T]> = bias.as_deref();
     if past.is_none() && bias.is_none() {
         return Ok(None);
     }
@@ -510,8 +516,7 @@ impl Adapter {
     ) -> Result<Vec<T>> {
         let (tokens, inputs) = x.dims2()?;
         let ranks = self.num_ranks();
-        let hidden = slice::<T>(hidden)?;
-        let hidden: &[T] = &hidden;
+        let hidden: &[T] = &slice::<T>(hidden)?;
         let mut d_hidden = vec![T::of(0.0); tokens * ranks];
         for up in &self.ups {
             let d_out =
@@ -545,8 +550,7 @@ impl Adapter {
         if let Some(gradient) = &self.down.gradient {
             for (site, rows) in self.masks(dropout.probability) {
                 let dropped = dropout.dropped(x, site)?;
-                let xs = slice::<T>(dropped.as_ref().unwrap_or(x))?;
-                let xs: &[T] = &xs;
+                let xs: &[T] = &slice::<T>(dropped.as_ref().unwrap_or(x))?;
                 let d = Matrix::strided(&d_hidden[rows.start..], tokens, rows.len(), ranks);
                 write::<T>(gradient, |da| {
                     product(

@@ -38,8 +38,8 @@ pub fn rms_norm(
     );
     let _ = layout; // Rows on the CPU have no padding.
     with_real!(x, T => {
-        let (xs, w) = (slice::<T>(x)?, slice::<T>(weight)?);
-        let (xs, w): (&[T], &[T]) = (&xs, &w);
+        let xs: &[T] = &slice::<T>(x)?;
+        let w: &[T] = &slice::<T>(weight)?;
         let mut y = vec![T::of(0.0); tokens * dim];
         let mut inverse = vec![T::of(0.0); tokens];
         for_rows2(
@@ -80,8 +80,9 @@ pub fn rms_norm_again(
     );
     let _ = layout; // Rows on the CPU have no padding.
     with_real!(x, T => {
-        let (xs, w, r) = (slice::<T>(x)?, slice::<T>(weight)?, slice::<T>(inverse)?);
-        let (xs, w, r): (&[T], &[T], &[T]) = (&xs, &w, &r);
+        let xs: &[T] = &slice::<T>(x)?;
+        let w: &[T] = &slice::<T>(weight)?;
+        let r: &[T] = &slice::<T>(inverse)?;
         let y = new_rows(
             tokens,
             dim,
@@ -132,8 +133,10 @@ pub fn rms_norm_backward(
     );
     let _ = layout; // Rows on the CPU have no padding.
     with_real!(x, T => {
-        let (dys, xs, w, r) = (slice::<T>(dy)?, slice::<T>(x)?, slice::<T>(weight)?, slice::<T>(inverse)?);
-        let (dys, xs, w, r): (&[T], &[T], &[T], &[T]) = (&dys, &xs, &w, &r);
+        let dys: &[T] = &slice::<T>(dy)?;
+        let xs: &[T] = &slice::<T>(x)?;
+        let w: &[T] = &slice::<T>(weight)?;
+        let r: &[T] = &slice::<T>(inverse)?;
         let past = residual.map(slice::<T>).transpose()?;
         let past: Option<&[T]> = past.as_deref();
         let dx = new_rows(
@@ -141,7 +144,10 @@ pub fn rms_norm_backward(
             dim,
             #[inline(always)]
             |row, dx: &mut [T]| {
-                let (dy, x, w, r) = (&dys[row * dim..][..dim], &xs[row * dim..][..dim], &w[..dim], r[row]);
+                let dy = &dys[row * dim..][..dim];
+                let x = &xs[row * dim..][..dim];
+                let w = &w[..dim];
+                let r = r[row];
                 let along = sum_over(dim, |i| dy[i] * w[i] * x[i]) * r * r * r / T::of(dim as f64);
                 for (((dx, &dy), &x), &w) in dx.iter_mut().zip(dy).zip(x).zip(w) {
                     *dx = dy * w * r - x * along;
@@ -156,7 +162,9 @@ pub fn rms_norm_backward(
                     tokens,
                     #[inline(always)]
                     |row, columns, dw| {
-                        let (dy, x, r) = (&dys[row * dim..][columns.clone()], &xs[row * dim..][columns], r[row]);
+                        let dy = &dys[row * dim..][columns.clone()];
+                        let x = &xs[row * dim..][columns];
+                        let r = r[row];
                         for ((dw, &dy), &x) in dw.iter_mut().zip(dy).zip(x) {
                             *dw += dy * x * r;
                         }
@@ -193,8 +201,7 @@ pub fn layer_norm(
         Ok((y, LayerNormStatistics { mean, inverse }))
     });
     with_real!(x, T => {
-        let xs = slice::<T>(x)?;
-        let xs: &[T] = &xs;
+        let xs: &[T] = &slice::<T>(x)?;
         let mut mean = vec![T::of(0.0); tokens];
         let mut inverse = vec![T::of(0.0); tokens];
         mean.par_iter_mut().zip(&mut inverse).enumerate().for_each(|(row, (mean, inverse))| {
@@ -237,15 +244,18 @@ pub fn layer_norm_again(
         )
     );
     with_real!(x, T => {
-        let (xs, w, b) = (slice::<T>(x)?, slice::<T>(weight)?, slice::<T>(bias)?);
-        let (mean, r) = (slice::<T>(&statistics.mean)?, slice::<T>(&statistics.inverse)?);
-        let (xs, w, b, mean, r): (&[T], &[T], &[T], &[T], &[T]) = (&xs, &w, &b, &mean, &r);
+        let xs: &[T] = &slice::<T>(x)?;
+        let w: &[T] = &slice::<T>(weight)?;
+        let b: &[T] = &slice::<T>(bias)?;
+        let mean: &[T] = &slice::<T>(&statistics.mean)?;
+        let r: &[T] = &slice::<T>(&statistics.inverse)?;
         let y = new_rows(
             tokens,
             dim,
             #[inline(always)]
             |row, y: &mut [T]| {
-                let (mean, r) = (mean[row], r[row]);
+                let mean = mean[row];
+                let r = r[row];
                 for (((y, &x), &w), &b) in y.iter_mut().zip(&xs[row * dim..]).zip(w).zip(b) {
                     *y = (x - mean) * r * w + b;
                 }
@@ -290,9 +300,11 @@ pub fn layer_norm_backward(
         )
     );
     with_real!(x, T => {
-        let (dys, xs, w) = (slice::<T>(dy)?, slice::<T>(x)?, slice::<T>(weight)?);
-        let (mean, r) = (slice::<T>(&statistics.mean)?, slice::<T>(&statistics.inverse)?);
-        let (dys, xs, w, mean, r): (&[T], &[T], &[T], &[T], &[T]) = (&dys, &xs, &w, &mean, &r);
+        let dys: &[T] = &slice::<T>(dy)?;
+        let xs: &[T] = &slice::<T>(x)?;
+        let w: &[T] = &slice::<T>(weight)?;
+        let mean: &[T] = &slice::<T>(&statistics.mean)?;
+        let r: &[T] = &slice::<T>(&statistics.inverse)?;
         let past = residual.map(slice::<T>).transpose()?;
         let past: Option<&[T]> = past.as_deref();
         let dx = new_rows(
@@ -300,7 +312,11 @@ pub fn layer_norm_backward(
             dim,
             #[inline(always)]
             |row, dx: &mut [T]| {
-                let (dy, x, w, mean, r) = (&dys[row * dim..][..dim], &xs[row * dim..][..dim], &w[..dim], mean[row], r[row]);
+                let dy = &dys[row * dim..][..dim];
+                let x = &xs[row * dim..][..dim];
+                let w = &w[..dim];
+                let mean = mean[row];
+                let r = r[row];
                 let n = T::of(dim as f64);
                 let level = sum_over(dim, |i| dy[i] * w[i]) / n;
                 let along = sum_over(dim, |i| dy[i] * w[i] * (x[i] - mean)) * r / n;
@@ -317,7 +333,10 @@ pub fn layer_norm_backward(
                     tokens,
                     #[inline(always)]
                     |row, columns, dw| {
-                        let (dy, x, mean, r) = (&dys[row * dim..][columns.clone()], &xs[row * dim..][columns], mean[row], r[row]);
+                        let dy = &dys[row * dim..][columns.clone()];
+                        let x = &xs[row * dim..][columns];
+                        let mean = mean[row];
+                        let r = r[row];
                         for ((dw, &dy), &x) in dw.iter_mut().zip(dy).zip(x) {
                             *dw += dy * (x - mean) * r;
                         }

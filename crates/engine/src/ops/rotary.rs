@@ -84,19 +84,22 @@ impl Rotary {
             crate::ops::cuda::rotary::rotate(x, &self.cos, &self.sin, num_heads, direction)
         );
         with_real!(x, T => {
-            let (cos, sin) = (slice::<T>(&self.cos)?, slice::<T>(&self.sin)?);
-            let (cos, sin): (&[T], &[T]) = (&cos, &sin);
+            let cos: &[T] = &slice::<T>(&self.cos)?;
+            let sin: &[T] = &slice::<T>(&self.sin)?;
             write::<T>(x, |values| {
                 for_rows(
                     values,
                     width,
                     #[inline(always)]
                     |row, values| {
-                        let (cos, sin) = (&cos[row * half..][..half], &sin[row * half..][..half]);
+                        let cos = &cos[row * half..][..half];
+                        let sin = &sin[row * half..][..half];
                         for head in values[..num_heads * self.head_dim].chunks_exact_mut(self.head_dim) {
                             let (first, second) = head.split_at_mut(half);
                             for (((first, second), &cos), &sin) in first.iter_mut().zip(second).zip(cos).zip(sin) {
-                                let (a, b, s) = (*first, *second, sin * T::of(direction));
+                                let a = *first;
+                                let b = *second;
+                                let s = sin * T::of(direction);
                                 *first = a * cos - b * s;
                                 *second = b * cos + a * s;
                             }

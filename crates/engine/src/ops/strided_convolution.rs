@@ -57,11 +57,12 @@ pub fn convolve(
     }
     let total: usize = lens.iter().map(|&len| window.num_outputs(len)).sum();
     with_real!(x, T => {
-        let (xs, w) = (slice::<T>(x)?, slice::<T>(&weight.value)?);
-        let (xs, w): (&[T], &[T]) = (&xs, &w);
+        let xs: &[T] = &slice::<T>(x)?;
+        let w: &[T] = &slice::<T>(&weight.value)?;
         let taps = Matrix::new(w, outputs, window.kernel * inputs).t();
         let mut y = vec![T::of(0.0); total * outputs];
-        let (mut from, mut to) = (0, 0);
+        let mut from = 0;
+        let mut to = 0;
         for &len in lens {
             let rows = window.num_outputs(len);
             let clip = &xs[from * inputs..][..len * inputs];
@@ -71,8 +72,7 @@ pub fn convolve(
             to += rows;
         }
         if let Some(bias) = bias {
-            let bias = slice::<T>(&bias.value)?;
-            let bias: &[T] = &bias;
+            let bias: &[T] = &slice::<T>(&bias.value)?;
             for_rows(
                 &mut y,
                 outputs,
@@ -102,8 +102,9 @@ pub fn convolve_backward(
     expect_shape("the gradient of a convolution", dy, &[total, outputs])?;
     let Window { kernel, stride } = window;
     with_real!(x, T => {
-        let (dys, xs, w) = (slice::<T>(dy)?, slice::<T>(x)?, slice::<T>(&weight.value)?);
-        let (dys, xs, w): (&[T], &[T], &[T]) = (&dys, &xs, &w);
+        let dys: &[T] = &slice::<T>(dy)?;
+        let xs: &[T] = &slice::<T>(x)?;
+        let w: &[T] = &slice::<T>(&weight.value)?;
         if let Some(gradient) = bias.and_then(|bias| bias.gradient.as_ref()) {
             write::<T>(gradient, |db| add_rows(db, total, dys))?;
         }

@@ -134,7 +134,8 @@ impl Gguf {
     /// A tensor that has no name there, or that is damaged.
     pub fn tensors(&self) -> Result<Vec<(String, String, Vec<usize>)>> {
         let mut found = Vec::new();
-        let (table, head) = ("token_embd.weight", "output.weight");
+        let table = "token_embd.weight";
+        let head = "output.weight";
         let is_tied = self.is_tied(table, head)?;
         let finer = |a: &str, b: &str| {
             let bits = |name: &str| {
@@ -180,7 +181,8 @@ impl Gguf {
         if self.shape(table)? != self.shape(head)? {
             return Ok(false);
         }
-        let (table, head) = (self.tensor(table)?, self.tensor(head)?);
+        let table = self.tensor(table)?;
+        let head = self.tensor(head)?;
         let size = f64::from(table.sqr()?.mean_all()?.to_scalar::<f32>()?);
         let apart = f64::from((table - head)?.sqr()?.mean_all()?.to_scalar::<f32>()?);
         Ok(apart.sqrt() <= SAME_WITHIN * size.sqrt())
@@ -218,7 +220,8 @@ impl Gguf {
         }
         let texts = self.list("tokenizer.ggml.tokens")?;
         let kinds = self.list("tokenizer.ggml.token_type")?;
-        let (mut vocab, mut added) = (serde_json::Map::new(), Vec::new());
+        let mut vocab = serde_json::Map::new();
+        let mut added = Vec::new();
         for (id, (text, kind)) in texts.iter().zip(kinds).enumerate() {
             let text = text.to_string().map_err(Error::input)?;
             match as_number(kind).unwrap_or_default() as i64 {

@@ -157,7 +157,8 @@ impl Composition<'_> {
                     );
                     return Err(at(Error::input(found)));
                 }
-                let (dtype, shape) = (stored.dtype, stored.shape.clone());
+                let dtype = stored.dtype;
+                let shape = stored.shape.clone();
                 let values = match self.dtype {
                     Some(wanted) if wanted != dtype => {
                         Values::Numbers(Arc::new(stored.values().unwrap_or_default()))
@@ -249,7 +250,8 @@ impl Composition<'_> {
     /// A fresh projector: normal weights of a deviation that makes its outputs as large as token embeddings, and a bias of zeros.
     fn add_projector(&self, config: &Config, pieces: &mut Vec<Piece>) -> Result<()> {
         let deviation = deviation(pieces)?;
-        let (outputs, inputs) = (config.audio.output_dim, config.audio.d_model);
+        let outputs = config.audio.output_dim;
+        let inputs = config.audio.d_model;
         let name = format!("{}.weight", NAMES.projector);
         let mut generator = Key::new(self.seed, "compose").with_name(&name).generator();
         let mut draw =

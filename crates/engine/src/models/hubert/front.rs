@@ -221,8 +221,7 @@ impl Positions {
         if let Some(gradient) = &self.bias.gradient {
             let rows = d_before.dim(0)?;
             with_real!(d_before, T => {
-                let d = slice::<T>(&d_before)?;
-                let d: &[T] = &d;
+                let d: &[T] = &slice::<T>(&d_before)?;
                 write::<T>(gradient, |db| add_rows(db, rows, d))?;
             });
         }
@@ -250,8 +249,7 @@ impl Positions {
 fn add_bias(x: &Tensor, bias: &Tensor) -> Result<()> {
     let (_, dim) = x.dims2()?;
     with_real!(x, T => {
-        let bias = slice::<T>(bias)?;
-        let bias: &[T] = &bias;
+        let bias: &[T] = &slice::<T>(bias)?;
         write::<T>(x, |x| {
             crate::ops::cpu::for_rows(
                 x,

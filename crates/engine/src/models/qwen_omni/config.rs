@@ -16,10 +16,8 @@ use maqam_base::error::Result;
 /// Where a field is missing, or says something the model here does not do; the message names it.
 pub fn from_json(root: &Value) -> Result<Config> {
     let thinker = thinker_of(root);
-    let (audio, text) = (
-        Fields(&thinker["audio_config"], "audio_config"),
-        Fields(&thinker["text_config"], "text_config"),
-    );
+    let audio = Fields(&thinker["audio_config"], "audio_config");
+    let text = Fields(&thinker["text_config"], "text_config");
     audio.require("activation_function", "gelu")?;
     audio.require("scale_embedding", false)?;
     text.require("hidden_act", "silu")?;

@@ -18,10 +18,12 @@ const MOST_ROWS: usize = 65535;
 
 /// As `ops::activation::swiglu`.
 pub fn swiglu(gate_up: &Tensor, padding: usize) -> Result<Tensor> {
-    let (gpu, (tokens, width)) = (Gpu::of(gate_up.device())?, gate_up.dims2()?);
+    let gpu = Gpu::of(gate_up.device())?;
+    let (tokens, width) = gate_up.dims2()?;
     let dim = width / 2;
     let y = gpu.empty_rows(tokens, dim, padding)?;
-    let ((to, stride), from) = (rows_of(&y, DType::BF16)?, bf16_of(gate_up)?);
+    let (to, stride) = rows_of(&y, DType::BF16)?;
+    let from = bf16_of(gate_up)?;
     for first in (0..tokens).step_by(MOST_ROWS) {
         let grid = (dim.div_ceil(STRETCH), MOST_ROWS.min(tokens - first));
         gpu.launch(
@@ -42,21 +44,18 @@ pub fn swiglu(gate_up: &Tensor, padding: usize) -> Result<Tensor> {
 
 /// As `ops::activation::swiglu_backward`.
 pub fn swiglu_backward(dy: &Tensor, gate_up: &Tensor, padding: usize) -> Result<Tensor> {
-    let (gpu, (tokens, width)) = (Gpu::of(gate_up.device())?, gate_up.dims2()?);
+    let gpu = Gpu::of(gate_up.device())?;
+    let (tokens, width) = gate_up.dims2()?;
     let dim = width / 2;
     let d_gate_up = gpu.empty_rows(tokens, width, padding)?;
-    let ((to, stride), dy, from) = (
-        rows_of(&d_gate_up, DType::BF16)?,
-        bf16_of(dy)?,
-        bf16_of(gate_up)?,
-    );
+    let (to, stride) = rows_of(&d_gate_up, DType::BF16)?;
+    let dy = bf16_of(dy)?;
+    let from = bf16_of(gate_up)?;
     for first in (0..tokens).step_by(MOST_ROWS) {
         let grid = (dim.div_ceil(STRETCH), MOST_ROWS.min(tokens - first));
-        let (to, dy, from) = (
-            to.at::<bf16>(first * stride),
-            dy.at::<bf16>(first * dim),
-            from.at::<bf16>(first * width),
-        );
+        let to = to.at::<bf16>(first * stride);
+        let dy = dy.at::<bf16>(first * dim);
+        let from = from.at::<bf16>(first * width);
         let arguments = arguments![to, dy, from, int(dim)?, int(stride)?];
         gpu.launch("swiglu_backward", grid, (BLOCK, 1), 0, arguments)?;
     }
@@ -65,7 +64,8 @@ pub fn swiglu_backward(dy: &Tensor, gate_up: &Tensor, padding: usize) -> Result<
 
 /// As `ops::activation::gelu`.
 pub fn gelu(x: &Tensor) -> Result<Tensor> {
-    let (gpu, count) = (Gpu::of(x.device())?, x.elem_count());
+    let gpu = Gpu::of(x.device())?;
+    let count = x.elem_count();
     let y = gpu.empty(x.shape(), DType::BF16)?;
     gpu.launch(
         "gelu",
@@ -79,7 +79,8 @@ pub fn gelu(x: &Tensor) -> Result<Tensor> {
 
 /// As `ops::activation::gelu_backward`.
 pub fn gelu_backward(dy: &Tensor, x: &Tensor) -> Result<Tensor> {
-    let (gpu, count) = (Gpu::of(x.device())?, x.elem_count());
+    let gpu = Gpu::of(x.device())?;
+    let count = x.elem_count();
     let dx = gpu.empty(x.shape(), DType::BF16)?;
     gpu.launch(
         "gelu_backward",

@@ -66,23 +66,19 @@ pub fn update(settings: &AdamW, buffers: Buffers, segments: &[Segment], clip: Cl
     let copy = buffers.copy.map_or(Ok(Address::NULL), bf16_of)?;
     let end = on_gpu.last().map_or(0, |last| last.end as usize);
     let table = gpu.table(&on_gpu)?;
-    let (values, first, second) = (
-        f32_of(buffers.values)?,
-        f32_of(buffers.first)?,
-        f32_of(buffers.second)?,
-    );
-    let (beta1, beta2, eps) = (
-        settings.beta1 as f32,
-        settings.beta2 as f32,
-        settings.eps as f32,
-    );
+    let values = f32_of(buffers.values)?;
+    let first = f32_of(buffers.first)?;
+    let second = f32_of(buffers.second)?;
+    let beta1 = settings.beta1 as f32;
+    let beta2 = settings.beta2 as f32;
+    let eps = settings.eps as f32;
     // The complements of betas that are not rounded yet, as on the CPU.
-    let (rest1, rest2) = ((1.0 - settings.beta1) as f32, (1.0 - settings.beta2) as f32);
-    let (gradients, count) = (f32_of(buffers.gradients)?, int(on_gpu.len())?);
-    let (norm, loss) = (
-        address(clip.norm.tensor(), DType::F64)?,
-        address(clip.loss.tensor(), DType::F64)?,
-    );
+    let rest1 = (1.0 - settings.beta1) as f32;
+    let rest2 = (1.0 - settings.beta2) as f32;
+    let gradients = f32_of(buffers.gradients)?;
+    let count = int(on_gpu.len())?;
+    let norm = address(clip.norm.tensor(), DType::F64)?;
+    let loss = address(clip.loss.tensor(), DType::F64)?;
     let arguments = arguments![
         values,
         first,
@@ -112,11 +108,10 @@ pub fn update(settings: &AdamW, buffers: Buffers, segments: &[Segment], clip: Cl
 /// As `ops::adamw::norm`.
 pub fn norm(flat: &Tensor) -> Result<Scalar> {
     let gpu = Gpu::of(flat.device())?;
-    let (partials, norm) = (
-        gpu.empty(SUM_BLOCKS, DType::F64)?,
-        gpu.empty(1, DType::F64)?,
-    );
-    let (partial, root) = (address(&partials, DType::F64)?, address(&norm, DType::F64)?);
+    let partials = gpu.empty(SUM_BLOCKS, DType::F64)?;
+    let norm = gpu.empty(1, DType::F64)?;
+    let partial = address(&partials, DType::F64)?;
+    let root = address(&norm, DType::F64)?;
     gpu.launch(
         "sum_of_squares",
         (SUM_BLOCKS, 1),

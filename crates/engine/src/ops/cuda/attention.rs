@@ -86,17 +86,14 @@ pub fn attention(
 ) -> Result<(Tensor, Tensor)> {
     let shape = Shape::new(qkv, heads, mask)?;
     let Shape { gpu, tokens, .. } = &shape;
-    let (out, log_sums) = (
-        gpu.empty((*tokens, heads.query_width()), DType::BF16)?,
-        gpu.empty((heads.num_heads, *tokens), DType::F32)?,
-    );
+    let out = gpu.empty((*tokens, heads.query_width()), DType::BF16)?;
+    let log_sums = gpu.empty((heads.num_heads, *tokens), DType::F32)?;
     let (tiles, count) = shape.tiles(cu_seqlens, Side::Queries)?;
-    let (num_heads, num_kv_heads, head_dim) = (
-        int(heads.num_heads)?,
-        int(heads.num_kv_heads)?,
-        int(heads.head_dim)?,
-    );
-    let (causal, scale) = (i32::from(mask == Mask::Causal), heads.scale() as f32);
+    let num_heads = int(heads.num_heads)?;
+    let num_kv_heads = int(heads.num_kv_heads)?;
+    let head_dim = int(heads.head_dim)?;
+    let causal = i32::from(mask == Mask::Causal);
+    let scale = heads.scale() as f32;
     let arguments = arguments![
         bf16_of(&out)?,
         f32_of(&log_sums)?,
@@ -132,28 +129,20 @@ pub fn attention_backward(
 ) -> Result<Tensor> {
     let shape = Shape::new(qkv, heads, mask)?;
     let Shape { gpu, tokens, .. } = &shape;
-    let (d_qkv, dots) = (
-        gpu.empty((*tokens, heads.width()), DType::BF16)?,
-        gpu.empty((heads.num_heads, *tokens), DType::F32)?,
-    );
-    let (to, dots, d_out, out, qkv, log_sums) = (
-        bf16_of(&d_qkv)?,
-        f32_of(&dots)?,
-        bf16_of(d_out)?,
-        bf16_of(out)?,
-        bf16_of(qkv)?,
-        f32_of(log_sums)?,
-    );
-    let (num_heads, num_kv_heads, head_dim) = (
-        int(heads.num_heads)?,
-        int(heads.num_kv_heads)?,
-        int(heads.head_dim)?,
-    );
-    let (causal, scale, total) = (
-        i32::from(mask == Mask::Causal),
-        heads.scale() as f32,
-        int(*tokens)?,
-    );
+    let d_qkv = gpu.empty((*tokens, heads.width()), DType::BF16)?;
+    let dots = gpu.empty((heads.num_heads, *tokens), DType::F32)?;
+    let to = bf16_of(&d_qkv)?;
+    let dots = f32_of(&dots)?;
+    let d_out = bf16_of(d_out)?;
+    let out = bf16_of(out)?;
+    let qkv = bf16_of(qkv)?;
+    let log_sums = f32_of(log_sums)?;
+    let num_heads = int(heads.num_heads)?;
+    let num_kv_heads = int(heads.num_kv_heads)?;
+    let head_dim = int(heads.head_dim)?;
+    let causal = i32::from(mask == Mask::Causal);
+    let scale = heads.scale() as f32;
+    let total = int(*tokens)?;
     let (tiles, count) = shape.tiles(cu_seqlens, Side::Queries)?;
     let arguments = arguments![
         to,
@@ -261,7 +250,8 @@ fn tiles(cu_seqlens: &[usize], mask: Mask, side: Side) -> Vec<[i32; 4]> {
 /// As `ops::attention::attention_step`.
 pub fn attention_step(queries: &Tensor, past: &[Past], heads: Heads) -> Result<Tensor> {
     width(heads)?;
-    let (gpu, sequences) = (Gpu::of(queries.device())?, past.len());
+    let gpu = Gpu::of(queries.device())?;
+    let sequences = past.len();
     let out = gpu.empty((sequences, heads.query_width()), DType::BF16)?;
     let mut places: Vec<u64> = Vec::with_capacity(3 * sequences);
     for past in past {
@@ -277,16 +267,12 @@ pub fn attention_step(queries: &Tensor, past: &[Past], heads: Heads) -> Result<T
             .fold(0, |both, past| both << 32 | past.len as u64)
     }));
     let table = gpu.table(&places)?;
-    let (keys, values, lengths) = (
-        table.address(),
-        table.address().at::<u64>(sequences),
-        table.address().at::<u64>(2 * sequences),
-    );
-    let (num_heads, num_kv_heads, head_dim) = (
-        int(heads.num_heads)?,
-        int(heads.num_kv_heads)?,
-        int(heads.head_dim)?,
-    );
+    let keys = table.address();
+    let values = table.address().at::<u64>(sequences);
+    let lengths = table.address().at::<u64>(2 * sequences);
+    let num_heads = int(heads.num_heads)?;
+    let num_kv_heads = int(heads.num_kv_heads)?;
+    let head_dim = int(heads.head_dim)?;
     let arguments = arguments![
         bf16_of(&out)?,
         bf16_of(queries)?,

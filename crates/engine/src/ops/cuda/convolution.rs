@@ -13,7 +13,8 @@ use crate::ops::cuda::gpu::Gpu;
 
 /// As `ops::convolution::unfold`; `centres` are the row in the middle of each output, the window's first row and its end.
 pub fn unfold(x: &Tensor, centres: &[[usize; 3]]) -> Result<Tensor> {
-    let (gpu, (_, dim)) = (Gpu::of(x.device())?, x.dims2()?);
+    let gpu = Gpu::of(x.device())?;
+    let (_, dim) = x.dims2()?;
     let y = gpu.empty((centres.len(), KERNEL * dim), DType::BF16)?;
     let rows: Vec<[i32; 3]> = centres
         .iter()

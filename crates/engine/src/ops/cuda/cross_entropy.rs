@@ -53,7 +53,8 @@ pub fn in_blocks(
     want_gradient: bool,
     block: usize,
 ) -> Result<CrossEntropy> {
-    let (gpu, (num_rows, dim)) = (Gpu::of(rows.device())?, rows.dims2()?);
+    let gpu = Gpu::of(rows.device())?;
+    let (num_rows, dim) = rows.dims2()?;
     let vocab = head.value.dim(0)?;
     let block = block.min(num_rows).max(1);
     let logits = gpu.empty((block, vocab), DType::F32)?;
@@ -69,20 +70,21 @@ pub fn in_blocks(
     };
     // The losses, and after them the log-probabilities.
     let found = gpu.empty((2, num_rows), DType::F32)?;
-    let (losses, log_probabilities) = (f32_of(&found)?, f32_of(&found)?.at::<f32>(num_rows));
+    let losses = f32_of(&found)?;
+    let log_probabilities = f32_of(&found)?.at::<f32>(num_rows);
     let ids = gpu.table(targets.ids)?;
     let weights = gpu.table(targets.weights)?;
-    let (x, w) = (Matrix::of(rows)?, Matrix::of(&head.value)?);
+    let x = Matrix::of(rows)?;
+    let w = Matrix::of(&head.value)?;
     for first in (0..num_rows).step_by(block) {
         let len = block.min(num_rows - first);
         let x = x.rows(first..first + len);
         gpu.product(Matrix::of(&logits)?.rows(0..len), Product::new(x, w.t()))?;
         let d = d_logits.as_ref().map_or(Ok(Address::NULL), bf16_of)?;
-        let (loss, log_probability) = (losses.at::<f32>(first), log_probabilities.at::<f32>(first));
-        let (ids, weights) = (
-            ids.address().at::<u32>(first),
-            weights.address().at::<f64>(first),
-        );
+        let loss = losses.at::<f32>(first);
+        let log_probability = log_probabilities.at::<f32>(first);
+        let ids = ids.address().at::<u32>(first);
+        let weights = weights.address().at::<f64>(first);
         let arguments = arguments![
             loss,
             log_probability,
@@ -123,7 +125,9 @@ pub fn in_blocks(
 
 /// As `ops::cross_entropy::logits`, in `f32`.
 pub fn logits(rows: &Tensor, head: &Tensor) -> Result<Tensor> {
-    let (gpu, num_rows, vocab) = (Gpu::of(rows.device())?, rows.dim(0)?, head.dim(0)?);
+    let gpu = Gpu::of(rows.device())?;
+    let num_rows = rows.dim(0)?;
+    let vocab = head.dim(0)?;
     let out = gpu.empty((num_rows, vocab), DType::F32)?;
     gpu.product(
         Matrix::of(&out)?,

@@ -13,9 +13,11 @@ use crate::ops::cuda::gpu::Gpu;
 
 /// As `ops::dropout::Dropout::apply`: `keys` are the tokens' streams at the site, `dropped` the share in steps of 2^-53.
 pub fn dropout(x: &Tensor, keys: &[u64], dropped: u64, kept: f64) -> Result<Tensor> {
-    let (gpu, (tokens, dim)) = (Gpu::of(x.device())?, x.dims2()?);
+    let gpu = Gpu::of(x.device())?;
+    let (tokens, dim) = x.dims2()?;
     let y = gpu.empty((tokens, dim), DType::BF16)?;
-    let (keys, (x, stride)) = (gpu.table(keys)?, rows_of(x, DType::BF16)?);
+    let keys = gpu.table(keys)?;
+    let (x, stride) = rows_of(x, DType::BF16)?;
     let arguments = arguments![
         bf16_of(&y)?,
         x,

@@ -44,7 +44,8 @@ impl Gpu {
     /// Where the dimensions do not fit each other, or the library has no algorithm.
     pub fn product(&self, d: Matrix, product: Product) -> Result<()> {
         let Product { a, b, c, .. } = product;
-        let ((m, k), (inner, n)) = (a.dims(), b.dims());
+        let (m, k) = a.dims();
+        let (inner, n) = b.dims();
         if k != inner
             || (d.rows, d.cols) != (m, n)
             || d.transposed
@@ -174,7 +175,8 @@ impl Product {
 
 /// Dimensions and types of a product, for a person.
 fn described(d: Matrix, product: &Product) -> String {
-    let ((m, k), n) = (product.a.dims(), d.cols);
+    let (m, k) = product.a.dims();
+    let n = d.cols;
     let kind = |matrix: Matrix| match matrix.kind {
         DType::F32 => "f32",
         DType::BF16 => "bf16",
@@ -437,7 +439,8 @@ impl Call {
 
 /// A product as the profile counts it: every operand is read or written once.
 fn work(product: &Product, d: Matrix) -> Work {
-    let ((m, k), n) = (product.a.dims(), d.cols);
+    let (m, k) = product.a.dims();
+    let n = d.cols;
     let bytes = |matrix: Matrix| (matrix.rows * matrix.cols * matrix.kind.size_in_bytes()) as f64;
     let added = product.c.map_or(0.0, bytes);
     Work {

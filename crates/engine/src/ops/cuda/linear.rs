@@ -41,13 +41,13 @@ pub fn forward(
     residual: Option<&Tensor>,
     dropout: AdapterDropout,
 ) -> Result<(Tensor, Option<Tensor>)> {
-    let (gpu, tokens, outputs) = (Gpu::of(x.device())?, x.dim(0)?, layer.weight.value.dim(0)?);
+    let gpu = Gpu::of(x.device())?;
+    let tokens = x.dim(0)?;
+    let outputs = layer.weight.value.dim(0)?;
     let y = gpu.empty((tokens, outputs), DType::BF16)?;
-    let (mut input, mut weight, mut start) = (
-        Matrix::of(x)?,
-        Matrix::of(&layer.weight.value)?,
-        residual.map(Matrix::of).transpose()?,
-    );
+    let mut input = Matrix::of(x)?;
+    let mut weight = Matrix::of(&layer.weight.value)?;
+    let mut start = residual.map(Matrix::of).transpose()?;
     let mut hidden = None;
     if let Some(adapter) = &layer.adapter {
         let found = down(&gpu, adapter, x, dropout)?;
@@ -144,7 +144,8 @@ fn up(
     residual: Option<&Tensor>,
 ) -> Result<Matrix> {
     let (tokens, outputs) = y.dims2()?;
-    let (to, h) = (Matrix::of(y)?, Matrix::of(hidden)?);
+    let to = Matrix::of(y)?;
+    let h = Matrix::of(hidden)?;
     let covered: usize = adapter.ups.iter().map(|up| up.columns.len()).sum();
     let start = if covered == outputs {
         residual.map(Matrix::of).transpose()?
@@ -180,7 +181,8 @@ pub fn backward(
     dropout: AdapterDropout,
     want_input: bool,
 ) -> Result<Option<Tensor>> {
-    let (gpu, (tokens, inputs)) = (Gpu::of(x.device())?, x.dims2()?);
+    let gpu = Gpu::of(x.device())?;
+    let (tokens, inputs) = x.dims2()?;
     let d_out = Matrix::of(dy)?;
     if let Some(gradient) = &layer.weight.gradient {
         accumulate(&gpu, gradient, d_out.t(), Matrix::of(x)?, 1.0)?;
@@ -188,7 +190,9 @@ pub fn backward(
     if let Some(gradient) = layer.bias.as_ref().and_then(|bias| bias.gradient.as_ref()) {
         column_sums(gradient, dy)?;
     }
-    let (mut output, mut weight, mut dx) = (d_out, Matrix::of(&layer.weight.value)?, None);
+    let mut output = d_out;
+    let mut weight = Matrix::of(&layer.weight.value)?;
+    let mut dx = None;
     if let (Some(adapter), Some(hidden)) = (&layer.adapter, hidden) {
         let d_hidden = adapter_backward(&gpu, adapter, d_out, x, hidden, dropout)?;
         let padding = layer.padding();
@@ -242,7 +246,8 @@ fn adapter_backward(
     dropout: AdapterDropout,
 ) -> Result<Tensor> {
     let d_hidden = gpu.empty(hidden.shape(), DType::BF16)?;
-    let (to, h) = (Matrix::of(&d_hidden)?, Matrix::of(hidden)?);
+    let to = Matrix::of(&d_hidden)?;
+    let h = Matrix::of(hidden)?;
     for up in &adapter.ups {
         let d_out = d_out.columns(up.columns.clone());
         if let Some(gradient) = &up.weight.gradient {
@@ -297,14 +302,19 @@ unsafe impl Plain for MatrixCopy {}
 
 /// As `ops::linear::copy_matrices`.
 pub fn copy_matrices(copies: &[(Tensor, Tensor)]) -> Result<()> {
-    let (mut table, mut blocks) = (Vec::with_capacity(copies.len()), 0);
+    let mut table = Vec::with_capacity(copies.len());
+    let mut blocks = 0;
     for (from, to) in copies {
-        let ((rows, columns), (place, stride)) = (from.dims2()?, rows_of(to, DType::BF16)?);
+        let (rows, columns) = from.dims2()?;
+        let (place, stride) = rows_of(to, DType::BF16)?;
         if to.dims() != from.dims() {
             candle_core::bail!("{:?} cannot be copied over {:?}", from.dims(), to.dims());
         }
-        let (rows_on_gpu, columns_on_gpu, first_block) = (int(rows)?, int(columns)?, int(blocks)?);
-        let (from, stride) = (bf16_of(from)?.0, stride as i64);
+        let rows_on_gpu = int(rows)?;
+        let columns_on_gpu = int(columns)?;
+        let first_block = int(blocks)?;
+        let from = bf16_of(from)?.0;
+        let stride = stride as i64;
         table.push(MatrixCopy {
             from,
             to: place.0,
@@ -401,10 +411,8 @@ impl EightBit {
     /// The rows of `x`, and rows of zeros up to `total`.
     fn of(gpu: &Gpu, x: &Tensor, total: usize) -> Result<Self> {
         let (rows, width) = x.dims2()?;
-        let (values, scale) = (
-            gpu.empty((total, width), DType::F8E4M3)?,
-            gpu.empty(total, DType::F32)?,
-        );
+        let values = gpu.empty((total, width), DType::F8E4M3)?;
+        let scale = gpu.empty(total, DType::F32)?;
         let to: Address = address(&values, DType::F8E4M3)?;
         gpu.clear(to.at::<u8>(rows * width), (total - rows) * width)?;
         gpu.clear(
@@ -433,7 +441,8 @@ fn scales_of(quantised: &Quantised) -> Result<&Scales> {
 /// # Errors
 /// Where the GPU has no such products with a scale for each row, or the dimensions are not multiples of 16.
 pub fn quantise(weight: &Tensor) -> Result<Weight> {
-    let (gpu, (outputs, inputs)) = (Gpu::of(weight.device())?, weight.dims2()?);
+    let gpu = Gpu::of(weight.device())?;
+    let (outputs, inputs) = weight.dims2()?;
     // One that is joined with its adapter has that behind its rows.
     let weight = &if weight.is_contiguous() {
         weight.clone()

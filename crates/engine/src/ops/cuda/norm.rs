@@ -19,11 +19,10 @@ const SUM_BLOCK: (u32, u32) = (32, 8);
 
 /// As `ops::norm::rms_norm`.
 pub fn rms_norm(x: &Tensor, weight: &Tensor, eps: f64, padding: usize) -> Result<(Tensor, Tensor)> {
-    let (gpu, (tokens, dim)) = (Gpu::of(x.device())?, x.dims2()?);
-    let (y, inverse) = (
-        gpu.empty_rows(tokens, dim, padding)?,
-        gpu.empty(tokens, DType::F32)?,
-    );
+    let gpu = Gpu::of(x.device())?;
+    let (tokens, dim) = x.dims2()?;
+    let y = gpu.empty_rows(tokens, dim, padding)?;
+    let inverse = gpu.empty(tokens, DType::F32)?;
     let (to, stride) = rows_of(&y, DType::BF16)?;
     let arguments = arguments![
         to,
@@ -45,7 +44,8 @@ pub fn rms_norm_again(
     inverse: &Tensor,
     padding: usize,
 ) -> Result<Tensor> {
-    let (gpu, (tokens, dim)) = (Gpu::of(x.device())?, x.dims2()?);
+    let gpu = Gpu::of(x.device())?;
+    let (tokens, dim) = x.dims2()?;
     let y = gpu.empty_rows(tokens, dim, padding)?;
     let (to, stride) = rows_of(&y, DType::BF16)?;
     let arguments = arguments![
@@ -70,13 +70,16 @@ pub fn rms_norm_backward(
     d_weight: Option<&Tensor>,
     padding: usize,
 ) -> Result<Tensor> {
-    let (gpu, (tokens, dim)) = (Gpu::of(x.device())?, x.dims2()?);
+    let gpu = Gpu::of(x.device())?;
+    let (tokens, dim) = x.dims2()?;
     let dx = gpu.empty_rows(tokens, dim, padding)?;
     let (to, stride) = rows_of(&dx, DType::BF16)?;
     let (past, past_stride) = residual.map_or(Ok((Address::NULL, dim)), |residual| {
         rows_of(residual, DType::BF16)
     })?;
-    let (dy, x, inverse) = (bf16_of(dy)?, bf16_of(x)?, f32_of(inverse)?);
+    let dy = bf16_of(dy)?;
+    let x = bf16_of(x)?;
+    let inverse = f32_of(inverse)?;
     let arguments = arguments![
         to,
         dy,
@@ -109,12 +112,11 @@ pub fn layer_norm(
     bias: &Tensor,
     eps: f64,
 ) -> Result<(Tensor, Tensor, Tensor)> {
-    let (gpu, (tokens, dim)) = (Gpu::of(x.device())?, x.dims2()?);
-    let (y, mean, inverse) = (
-        gpu.empty((tokens, dim), DType::BF16)?,
-        gpu.empty(tokens, DType::F32)?,
-        gpu.empty(tokens, DType::F32)?,
-    );
+    let gpu = Gpu::of(x.device())?;
+    let (tokens, dim) = x.dims2()?;
+    let y = gpu.empty((tokens, dim), DType::BF16)?;
+    let mean = gpu.empty(tokens, DType::F32)?;
+    let inverse = gpu.empty(tokens, DType::F32)?;
     let arguments = arguments![
         bf16_of(&y)?,
         f32_of(&mean)?,
@@ -137,7 +139,8 @@ pub fn layer_norm_again(
     mean: &Tensor,
     inverse: &Tensor,
 ) -> Result<Tensor> {
-    let (gpu, (tokens, dim)) = (Gpu::of(x.device())?, x.dims2()?);
+    let gpu = Gpu::of(x.device())?;
+    let (tokens, dim) = x.dims2()?;
     let y = gpu.empty((tokens, dim), DType::BF16)?;
     let arguments = arguments![
         bf16_of(&y)?,
@@ -161,14 +164,13 @@ pub fn layer_norm_backward(
     residual: Option<&Tensor>,
     gradients: Option<(&Tensor, &Tensor)>,
 ) -> Result<Tensor> {
-    let (gpu, (tokens, dim)) = (Gpu::of(x.device())?, x.dims2()?);
+    let gpu = Gpu::of(x.device())?;
+    let (tokens, dim) = x.dims2()?;
     let dx = gpu.empty((tokens, dim), DType::BF16)?;
-    let (dy, x, mean, inverse) = (
-        bf16_of(dy)?,
-        bf16_of(x)?,
-        f32_of(statistics.0)?,
-        f32_of(statistics.1)?,
-    );
+    let dy = bf16_of(dy)?;
+    let x = bf16_of(x)?;
+    let mean = f32_of(statistics.0)?;
+    let inverse = f32_of(statistics.1)?;
     let arguments = arguments![
         bf16_of(&dx)?,
         dy,
@@ -204,7 +206,8 @@ pub fn layer_norm_backward(
 
 /// Adds the rows of `rows` to `out`, `[width]`: the gradient of a bias.
 pub fn column_sums(out: &Tensor, rows: &Tensor) -> Result<()> {
-    let (gpu, (tokens, width)) = (Gpu::of(rows.device())?, rows.dims2()?);
+    let gpu = Gpu::of(rows.device())?;
+    let (tokens, width) = rows.dims2()?;
     gpu.launch(
         "column_sums",
         (width.div_ceil(SUM_COLUMNS), 1),

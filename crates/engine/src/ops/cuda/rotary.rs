@@ -36,7 +36,9 @@ pub fn rotate(
     num_heads: usize,
     direction: f64,
 ) -> Result<()> {
-    let (gpu, (tokens, width), half) = (Gpu::of(x.device())?, x.dims2()?, cos.dim(1)?);
+    let gpu = Gpu::of(x.device())?;
+    let (tokens, width) = x.dims2()?;
+    let half = cos.dim(1)?;
     let arguments = arguments![
         bf16_of(x)?,
         f32_of(cos)?,

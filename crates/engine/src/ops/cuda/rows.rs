@@ -20,7 +20,8 @@ use maqam_base::seed::Key;
 
 /// As `ops::rows::gather`.
 pub fn gather(table: &Tensor, ids: &[u32]) -> Result<Tensor> {
-    let (gpu, (_, dim)) = (Gpu::of(table.device())?, table.dims2()?);
+    let gpu = Gpu::of(table.device())?;
+    let (_, dim) = table.dims2()?;
     let y = gpu.empty((ids.len(), dim), DType::BF16)?;
     let on_gpu = gpu.table(ids)?;
     gpu.launch(
@@ -35,13 +36,12 @@ pub fn gather(table: &Tensor, ids: &[u32]) -> Result<Tensor> {
 
 /// As `ops::rows::scatter_add`: the rows of one id are summed in their order, by one block.
 pub fn scatter_add(d_table: &Tensor, ids: &[u32], d_rows: &Tensor) -> Result<()> {
-    let (gpu, (_, dim)) = (Gpu::of(d_table.device())?, d_table.dims2()?);
+    let gpu = Gpu::of(d_table.device())?;
+    let (_, dim) = d_table.dims2()?;
     let groups = Groups::of(ids);
-    let (distinct, starts, rows) = (
-        gpu.table(&groups.distinct)?,
-        gpu.table(&groups.starts)?,
-        gpu.table(&groups.rows)?,
-    );
+    let distinct = gpu.table(&groups.distinct)?;
+    let starts = gpu.table(&groups.starts)?;
+    let rows = gpu.table(&groups.rows)?;
     let arguments = arguments![
         f32_of(d_table)?,
         distinct.address(),
@@ -92,7 +92,8 @@ impl Groups {
 
 /// As `ops::rows::overwrite`.
 pub fn overwrite(target: &Tensor, ids: &[u32], source: &Tensor) -> Result<()> {
-    let (gpu, (_, dim)) = (Gpu::of(target.device())?, target.dims2()?);
+    let gpu = Gpu::of(target.device())?;
+    let (_, dim) = target.dims2()?;
     let mut sorted = ids.to_vec();
     sorted.sort_unstable();
     if sorted.windows(2).any(|pair| pair[0] == pair[1]) {
@@ -115,7 +116,8 @@ pub fn overwrite(target: &Tensor, ids: &[u32], source: &Tensor) -> Result<()> {
 
 /// As `ops::rows::pool_pairs`; `firsts` are the first rows of the pairs.
 pub fn pool_pairs(x: &Tensor, firsts: &[usize]) -> Result<Tensor> {
-    let (gpu, (_, dim)) = (Gpu::of(x.device())?, x.dims2()?);
+    let gpu = Gpu::of(x.device())?;
+    let (_, dim) = x.dims2()?;
     let y = gpu.empty((firsts.len(), dim), DType::BF16)?;
     let on_gpu = gpu.table(&narrow(firsts))?;
     gpu.launch(
@@ -130,7 +132,8 @@ pub fn pool_pairs(x: &Tensor, firsts: &[usize]) -> Result<Tensor> {
 
 /// As `ops::rows::pool_pairs_backward`, for `rows` rows.
 pub fn pool_pairs_backward(dy: &Tensor, firsts: &[usize], rows: usize) -> Result<Tensor> {
-    let (gpu, (_, dim)) = (Gpu::of(dy.device())?, dy.dims2()?);
+    let gpu = Gpu::of(dy.device())?;
+    let (_, dim) = dy.dims2()?;
     let dx = gpu.empty((rows, dim), DType::BF16)?;
     gpu.clear(bf16_of(&dx)?, rows * dim * size_of::<bf16>())?;
     let on_gpu = gpu.table(&narrow(firsts))?;
@@ -150,7 +153,8 @@ fn narrow(rows: &[usize]) -> Vec<u32> {
 
 /// As `ops::rows::add_to`.
 pub fn add_to(a: &Tensor, b: &Tensor) -> Result<()> {
-    let (gpu, count) = (Gpu::of(a.device())?, a.elem_count());
+    let gpu = Gpu::of(a.device())?;
+    let count = a.elem_count();
     gpu.launch(
         "add_to",
         (count.div_ceil(STRETCH), 1),
@@ -168,9 +172,10 @@ pub fn copy_columns(
     rows: std::ops::Range<usize>,
     first_column: usize,
 ) -> Result<()> {
-    let (gpu, (_, width)) = (Gpu::of(target.device())?, target.dims2()?);
-    let ((to, stride), (from, source_stride)) =
-        (rows_of(target, DType::BF16)?, rows_of(source, DType::BF16)?);
+    let gpu = Gpu::of(target.device())?;
+    let (_, width) = target.dims2()?;
+    let (to, stride) = rows_of(target, DType::BF16)?;
+    let (from, source_stride) = rows_of(source, DType::BF16)?;
     let to = to.at::<bf16>(first_row * stride);
     let from = from.at::<bf16>(rows.start * source_stride + first_column);
     gpu.launch(
@@ -184,11 +189,9 @@ pub fn copy_columns(
 
 /// As `ops::device::fill`.
 pub fn fill(tensor: &Tensor, value: f32) -> Result<()> {
-    let (gpu, count, kind) = (
-        Gpu::of(tensor.device())?,
-        tensor.elem_count(),
-        tensor.dtype(),
-    );
+    let gpu = Gpu::of(tensor.device())?;
+    let count = tensor.elem_count();
+    let kind = tensor.dtype();
     let at = address(tensor, kind)?;
     if value.to_bits() == 0 {
         return gpu.clear(at, count * kind.size_in_bytes());
@@ -209,7 +212,8 @@ pub fn fill(tensor: &Tensor, value: f32) -> Result<()> {
 
 /// As `ops::device::random_normal`.
 pub fn random_normal(shape: Shape, key: Key, deviation: f32, device: &Device) -> Result<Tensor> {
-    let (gpu, count) = (Gpu::of(device)?, shape.elem_count());
+    let gpu = Gpu::of(device)?;
+    let count = shape.elem_count();
     let y = gpu.empty(shape, DType::BF16)?;
     gpu.launch(
         "random_normal",
@@ -225,7 +229,8 @@ pub fn random_normal(shape: Shape, key: Key, deviation: f32, device: &Device) ->
 pub fn transpose(x: &Tensor) -> Result<Tensor> {
     /// Rows and columns that a block turns.
     const TILE: usize = 32;
-    let (gpu, (rows, cols)) = (Gpu::of(x.device())?, x.dims2()?);
+    let gpu = Gpu::of(x.device())?;
+    let (rows, cols) = x.dims2()?;
     let y = gpu.empty((cols, rows), DType::BF16)?;
     let arguments = arguments![bf16_of(&y)?, bf16_of(x)?, int(rows)?, int(cols)?];
     gpu.launch(
@@ -240,7 +245,8 @@ pub fn transpose(x: &Tensor) -> Result<Tensor> {
 
 /// The same numbers in bf16.
 pub fn to_bf16(x: &Tensor) -> Result<Tensor> {
-    let (gpu, count) = (Gpu::of(x.device())?, x.elem_count());
+    let gpu = Gpu::of(x.device())?;
+    let count = x.elem_count();
     let y = gpu.empty(x.shape(), DType::BF16)?;
     gpu.launch(
         "to_bf16",

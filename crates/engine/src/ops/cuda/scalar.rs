@@ -46,7 +46,8 @@ pub struct Reading {
 /// As `ops::scalar::read`.
 pub fn read(device: &Device, tensors: &[&Tensor]) -> Result<Reading> {
     let gpu = Gpu::of(device)?;
-    let (mut parts, mut end) = (Vec::new(), 0usize);
+    let mut parts = Vec::new();
+    let mut end = 0usize;
     for tensor in tensors {
         parts.push((tensor.dtype(), end, tensor.elem_count()));
         end += (tensor.elem_count() * tensor.dtype().size_in_bytes())
