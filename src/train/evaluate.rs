@@ -126,7 +126,7 @@ impl Trainer<'_> {
     /// Says which rows an evaluation left out, each once.
     fn tell_skipped(&mut self, skipped: &[Error]) {
         for error in skipped {
-            if self.said.insert(error.message().to_owned()) {
+            if self.told.insert(error.message().to_owned()) {
                 self.observer
                     .note(&format!("row left out: {}", error.message()));
             }

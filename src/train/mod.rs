@@ -72,7 +72,7 @@ pub fn train(
         events: None,
         logged,
         saved,
-        said: BTreeSet::new(),
+        told: BTreeSet::new(),
         recorded_clips: None,
         environment: Recorder::begin(&run.folder, logged, run.computes, &run.machine),
     };
