@@ -11,7 +11,7 @@ const BAR: u32 = 1;
 /// Units whose probability at a frame is below this are not tried there, except the likeliest.
 const NEGLIGIBLE: f64 = -12.0;
 
-/// How outputs are decoded.
+/// Prefix beam search.
 pub struct Beam<'a> {
     /// Prefixes that are kept after each frame.
     pub width: usize,
@@ -25,7 +25,7 @@ pub struct Beam<'a> {
     pub names: &'a [String],
 }
 
-/// What is known of a prefix: probabilities of its paths that end in blank, and in a unit, and the words' score.
+/// Scores of a prefix: probabilities of its paths that end in blank, and in a unit, and the words' score.
 #[derive(Clone)]
 struct Entry {
     blank: f64,

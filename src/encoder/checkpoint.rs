@@ -25,7 +25,7 @@ const OPTIMISER_FILE: &str = "optimiser.safetensors";
 const STATE_FILE: &str = "state.json";
 const HINT: &str = "remove this checkpoint and resume from the one before";
 
-/// Where a run stands.
+/// State of a run.
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct State {

@@ -20,7 +20,7 @@ use crate::train::corpus::EntrySettings;
 pub struct Item {
     /// The audio.
     pub clip: Clip,
-    /// Its length in samples at 16 kHz.
+    /// Length in samples at 16 kHz.
     pub samples: usize,
     /// The row.
     pub row: Row,
@@ -29,7 +29,7 @@ pub struct Item {
 }
 
 impl Item {
-    /// Where the clip is written, for messages.
+    /// Place of the clip in its manifest, for messages.
     pub fn place(&self) -> String {
         self.row.place(&self.manifest)
     }

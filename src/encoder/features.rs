@@ -28,7 +28,7 @@ const SHARD_S: f64 = 600.0;
 /// Told what is done, of how much; an error stops the work.
 pub type Watch<'a> = &'a mut dyn FnMut(&'static str, usize, usize) -> Result<()>;
 
-/// What computes features.
+/// Extractor of features.
 pub enum Extractor {
     /// MFCC with differences.
     Mfcc,

@@ -42,15 +42,15 @@ pub struct Recipe {
     /// Shape of the encoders.
     #[serde(default)]
     pub encoder: Shape,
-    /// What is trained, one after the other.
+    /// Iterations, one after the other.
     pub iterations: Vec<Iteration>,
     /// Clips of a step.
     #[serde(default)]
     pub batch: Batch,
-    /// How the weights move.
+    /// Optimiser.
     #[serde(default)]
     pub optimiser: optimiser::Settings,
-    /// What is measured while training.
+    /// Measurements while training.
     #[serde(default)]
     pub evaluate: Evaluate,
     /// When the run is saved.
@@ -165,20 +165,20 @@ impl Shape {
 pub struct Iteration {
     /// Optimiser steps.
     pub steps: u64,
-    /// What differs from the recipe's `encoder`.
+    /// Differences from the recipe's `encoder`.
     #[serde(default)]
     pub encoder: Shape,
-    /// What is learned; several are averaged.
+    /// Targets; several are averaged.
     pub targets: Vec<Target>,
     /// Which frames are masked.
     #[serde(default)]
     pub masks: Masks,
-    /// What weighs how much.
+    /// Weights of the loss.
     #[serde(default)]
     pub loss: Loss,
 }
 
-/// What an iteration learns from one layer of one encoder, or from MFCC.
+/// Target of an iteration: one layer of one encoder, or MFCC.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct Target {
@@ -192,7 +192,7 @@ pub struct Target {
     /// The student's layer that predicts. By default its output.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub at: Option<usize>,
-    /// What is learned of the features.
+    /// Form in which features are learned.
     #[serde(default)]
     pub learn: Learn,
     /// Number of clusters.
@@ -224,7 +224,7 @@ fn width() -> usize {
     256
 }
 
-/// What is learned of a teacher's features.
+/// Form in which a teacher's features are learned.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
 pub enum Learn {
@@ -475,7 +475,7 @@ impl Recipe {
         Path::new("runs").join(&self.name)
     }
 
-    /// Where a target's features come from.
+    /// Origin of a target's features.
     pub fn origin(&self, iteration: usize, target: &Target) -> Origin {
         let previous = match iteration {
             0 => self.teacher.clone(),
@@ -494,7 +494,7 @@ impl Recipe {
     }
 }
 
-/// Where features come from.
+/// Origin of features.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub enum Origin {
     /// MFCC with differences.

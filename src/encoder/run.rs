@@ -69,7 +69,7 @@ pub trait Observer {
 pub struct Record {
     /// `train`: what kind of line this is.
     pub kind: &'static str,
-    /// What every training logs; `stage` is the iteration.
+    /// Fields that every training logs; `stage` is the iteration.
     #[serde(flatten)]
     pub step: StepRecord,
     /// Share of masked frames whose id was predicted.

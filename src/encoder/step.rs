@@ -122,7 +122,7 @@ pub struct Work<'a> {
     pub items: &'a [Item],
     /// Number of the former.
     pub num_train: usize,
-    /// What is learned.
+    /// Targets of the iteration.
     pub taught: &'a [Taught],
     /// The student.
     pub model: &'a Hubert,

@@ -44,7 +44,7 @@ const CODES_FILE: &str = "codes.safetensors";
 /// File of what is known of the codebook.
 const REPORT_FILE: &str = "report.json";
 
-/// What a student learns.
+/// Targets of a student.
 pub enum Taught {
     /// An id for each frame of each clip.
     Ids {
@@ -55,7 +55,7 @@ pub enum Taught {
     },
     /// Features that are computed when they are needed.
     Features {
-        /// What computes them.
+        /// Extractor of the features.
         extractor: Extractor,
         /// After which layer.
         layer: usize,

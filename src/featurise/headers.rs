@@ -23,7 +23,7 @@ use crate::error::Error;
 use crate::error::Result;
 use crate::files::AppendLog;
 
-/// Where commands keep headers.
+/// Folder that commands cache headers in.
 pub const FOLDER: &str = "runs/.headers";
 
 /// Name of the file in it.
@@ -119,7 +119,7 @@ impl Headers {
     }
 }
 
-/// What a number is of: a range of a file's bytes has numbers of its own.
+/// Key of a number: a range of a file's bytes has numbers of its own.
 fn keyed(what: &str, range: Option<Range<u64>>) -> String {
     match range {
         None => what.to_owned(),

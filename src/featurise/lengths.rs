@@ -21,7 +21,7 @@ impl Headers {
     /// done.
     ///
     /// # Errors
-    /// What `progress` returns.
+    /// As `progress` returns them.
     pub fn check(
         &self,
         rows: &[Row],

@@ -1,4 +1,4 @@
-//! What there is to train on: the rows of all manifests, each with its task.
+//! Rows to train on: those of all manifests, each with its task.
 
 use std::collections::BTreeMap;
 use std::collections::BTreeSet;
@@ -41,7 +41,7 @@ pub struct EntrySettings {
     /// Factor of the rows' share under `mix: proportional` and `temperature`, the share under `mix: weights`.
     #[serde(default = "one")]
     pub weight: f64,
-    /// Where relative audio paths start; by default the manifest's folder.
+    /// Folder that relative audio paths start from; by default the manifest's.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub audio_root: Option<PathBuf>,
     /// The format; by default the files tell it.
@@ -254,7 +254,7 @@ impl Corpus {
         &self.skipped
     }
 
-    /// What a user should know of the manifests: fields that are not read, spellings that were folded.
+    /// Notes on the manifests: fields that are not read, spellings that were folded.
     pub fn notes(&self) -> &[String] {
         &self.notes
     }
@@ -328,7 +328,7 @@ impl Corpus {
         .map_err(|e| e.at(self.place(row)))
     }
 
-    /// Where the row is written: `manifest:line`.
+    /// Place of the row: `manifest:line`.
     pub fn place(&self, row: u32) -> String {
         self.rows[row as usize].place(&self.manifests[usize::from(self.row_manifest[row as usize])])
     }

@@ -38,7 +38,7 @@ pub struct Cache {
 
 struct Part {
     map: Mmap,
-    /// Where the values begin in the file.
+    /// First byte of the values in the file.
     values: usize,
 }
 

@@ -1,4 +1,4 @@
-//! What `draw: diverse` compares rows by: the projector's output for their audio, the token embeddings for what is written; and the
+//! Vectors that `draw: diverse` compares rows by: the projector's output for their audio, the token embeddings for text; and the
 //! snapshot of them that a run keeps, so that what was drawn can be drawn again.
 
 use std::collections::BTreeSet;
@@ -42,9 +42,9 @@ const PACK_TOKENS: usize = 8192;
 
 /// The vectors of a pool of rows, audio and text apart.
 pub struct PoolVectors {
-    /// Of rows with audio: mean over time of the projector's output.
+    /// Vectors of rows with audio: mean over time of the projector's output.
     pub audio: Vectors,
-    /// Of rows without: mean of the embeddings of the instruction's tokens.
+    /// Vectors of rows without: mean of the embeddings of the instruction's tokens.
     pub text: Vectors,
 }
 
@@ -58,7 +58,7 @@ pub struct Embedder<'a> {
     pub corpus: &'a Corpus,
     /// The folder of all caches.
     pub cache: &'a Path,
-    /// What to do with audio that cannot be read; left out, such a row has a vector of zeros.
+    /// Treatment of audio that cannot be read; left out, such a row has a vector of zeros.
     pub on_bad_row: OnBadRow,
     /// Seed of the projection of very large pools.
     pub seed: u64,

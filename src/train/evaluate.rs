@@ -181,7 +181,7 @@ impl Trainer<'_> {
         Ok(lines.join("\n"))
     }
 
-    /// How long the stage of the step just finished has waited for a better score, this evaluation counted, and whether it ends here.
+    /// Counts how long the stage of the step just finished has waited for a better score, this evaluation included, and whether it ends here.
     fn patience(&self, scores: &Scores) -> Result<(Option<Waiting>, Option<End>)> {
         let Some(last) = self.state.step.checked_sub(1) else {
             return Ok((None, None));

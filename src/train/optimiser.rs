@@ -90,7 +90,7 @@ impl Factors {
     }
 }
 
-/// How the learning rate changes after warm-up.
+/// Schedule of the learning rate after warm-up.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
 pub enum Shape {
@@ -208,7 +208,7 @@ pub struct Optimiser {
     pub second: Tensor,
 }
 
-/// What an update needs to know beside the gradient.
+/// Numbers of an update beside the gradient.
 #[derive(Clone, Copy, Debug)]
 pub struct Update<'a> {
     /// The step's loss: one that is not finite changes nothing.
@@ -217,7 +217,7 @@ pub struct Update<'a> {
     pub grad_norm: &'a Scalar,
     /// The step's learning rate, before the parts' factors.
     pub learning_rate: f64,
-    /// How many updates each part has had with this one; 0 for a part that is frozen in it.
+    /// Number of updates that each part has had with this one; 0 for a part that is frozen in it.
     pub counts: PerPart<u64>,
 }
 

@@ -35,11 +35,11 @@ use crate::train::run::Run;
 pub(super) struct LoadedStep {
     pub examples: Vec<Loaded>,
     pub task_names: Vec<String>,
-    /// What is known of each example's weight.
+    /// Numbers that each example's weight follows from.
     pub counted: Vec<Counted>,
     /// Files of the examples that the run has not used before.
     pub clips: Vec<Fingerprint>,
-    /// What is wrong with the rows that were left out.
+    /// Errors of the rows that were left out.
     pub skipped: Vec<Error>,
     /// The examples packed, and which of them each micro-batch holds.
     pub batches: Vec<(Range<usize>, Batch)>,
@@ -110,7 +110,7 @@ impl Steps {
     }
 }
 
-/// What can be done about a row of a run that has begun: its manifest and its recipe are bound to it.
+/// Hint for a row of a run that has begun: its manifest and its recipe are bound to it.
 pub(super) const BAD_ROW_HINT: &str = "put a readable file in its place and continue with --resume, or leave such rows out: --resume --set on_bad_row=skip";
 
 /// Reads the rows of a step.

@@ -72,7 +72,7 @@ fn records_of(line: &str, time: f64, waiting_share: Option<f32>) -> Result<Vec<u
     Ok(record(&event(time, step, &scalars, None)))
 }
 
-/// What is kept of a record that was written before.
+/// Part of a record that was written before.
 struct Written {
     time: f64,
     waiting_share: Option<f32>,

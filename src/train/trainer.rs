@@ -71,7 +71,7 @@ pub(super) struct Trainer<'a> {
     pub told: BTreeSet<String>,
     /// Number of clips in the inputs as they were written last.
     pub recorded_clips: Option<usize>,
-    /// Where, when and how fast the run is computed.
+    /// Record of where, when and how fast the run is computed.
     pub environment: Recorder,
 }
 
@@ -481,7 +481,7 @@ fn refuse_not_finite(step: u64, loss: f64, grad_norm: f64) -> Result<()> {
         .hint("lower `optimiser.learning_rate` or lengthen `optimiser.warmup` in a new run (`--set name=NAME`); `lora.init: CHECKPOINT` starts it from a checkpoint of this one"))
 }
 
-/// What the log says of each task; `log_probabilities` are those of the targets of each micro-batch.
+/// Records of each task for the log; `log_probabilities` are those of the targets of each micro-batch.
 fn task_records(
     loaded: &LoadedStep,
     log_probabilities: &[Vec<f64>],
@@ -504,7 +504,7 @@ fn changed(schedule: &mut Arc<Schedule>) -> Result<&mut Schedule> {
     Arc::get_mut(schedule).ok_or_else(|| Error::bug("the schedule is read while it should change"))
 }
 
-/// How many updates each part has had after `step` (from 0), its own included; 0 for a part that is frozen in it.
+/// Number of updates that each part has had after `step` (from 0), its own included; 0 for a part that is frozen in it.
 fn updates(schedule: &Schedule, run: &Run, step: u64) -> PerPart<u64> {
     let (now, _) = schedule.stage_of(step);
     PerPart::from_fn(|part| {

@@ -32,9 +32,9 @@ use crate::train::checkpoint as steps;
 /// A score on dev.
 #[derive(Clone, Debug, PartialEq, Serialize)]
 pub struct Measured {
-    /// Its name.
+    /// Name.
     pub name: String,
-    /// Its value.
+    /// Value.
     pub value: f64,
     /// Bounds of its 95 % interval, clustered by speaker; `None` where there is a single cluster.
     pub interval: Option<[f64; 2]>,

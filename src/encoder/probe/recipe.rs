@@ -26,7 +26,7 @@ pub struct Recipe {
     pub name: String,
     /// Folder of the encoder, or `mfcc`.
     pub encoder: String,
-    /// What the head does.
+    /// Kind of head.
     pub head: HeadKind,
     /// Field of rows that is learned: `text` for CTC; `label`, `speaker`, `language` or another for classification.
     #[serde(default, skip_serializing_if = "Option::is_none")]
@@ -35,7 +35,7 @@ pub struct Recipe {
     pub data: Vec<EntrySettings>,
     /// Rows to measure on.
     pub dev: Vec<EntrySettings>,
-    /// What of the encoder is trained. By default nothing under `probe`, the transformer under `finetune`.
+    /// Trained part of the encoder. By default nothing under `probe`, the transformer under `finetune`.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub open: Option<Open>,
     /// Whether the head reads a learned sum of all layers, in place of the encoder's output. By default yes under `probe`, no under `finetune`.
@@ -52,13 +52,13 @@ pub struct Recipe {
     /// Clips of a step; clips are never cut.
     #[serde(default)]
     pub batch: Batch,
-    /// How the weights move.
+    /// Optimiser.
     #[serde(default)]
     pub optimiser: optimiser::Settings,
     /// Factor of the encoder's learning rate.
     #[serde(default = "encoder_rate")]
     pub encoder_rate: f64,
-    /// How a CTC head's outputs are decoded on dev; greedily where nothing is said.
+    /// Beam search for a CTC head's outputs on dev; greedy decoding by default.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub beam: Option<BeamSettings>,
     /// Rule that texts go through before they are compared.
@@ -192,7 +192,7 @@ impl Recipe {
         Ok(())
     }
 
-    /// What of the encoder is trained.
+    /// Trained part of the encoder.
     pub fn open(&self) -> Open {
         self.open.unwrap_or(Open::None)
     }

@@ -15,7 +15,7 @@ use crate::seed::Key;
 pub struct Rows {
     /// Clips.
     pub items: Vec<Item>,
-    /// What the field says of each.
+    /// Value of the field of each.
     pub texts: Vec<String>,
     /// Units of each text.
     pub targets: Vec<Vec<u32>>,

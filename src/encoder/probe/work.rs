@@ -18,13 +18,13 @@ use crate::objective::ctc;
 
 /// A head at work.
 pub struct Work<'a> {
-    /// Its recipe.
+    /// Recipe.
     pub recipe: &'a Recipe,
     /// Rows that it learns and is measured on.
     pub rows: Rows,
     /// Features that it reads.
     pub reader: Reader<'a>,
-    /// Its tensors.
+    /// Tensors.
     pub head: Head<'a>,
 }
 

@@ -85,7 +85,7 @@ impl Batch {
     /// Packs sequences; `window` is the number of frames the encoder hears at once.
     ///
     /// # Errors
-    /// Where a sequence's audio tokens and its clips do not fit together: a fault of the caller.
+    /// If a sequence's audio tokens and its clips do not fit together: a fault of the caller.
     pub fn pack(sequences: &[&Sequence], window: usize) -> Result<Self> {
         let mut batch = Self {
             tokens: Vec::new(),

@@ -39,7 +39,7 @@ pub struct AudioEncoder {
     pub final_norm: LayerNorm,
 }
 
-/// What the encoder's backward needs.
+/// Tensors that the encoder's backward needs.
 pub struct EncoderSaved {
     convolutions: Option<Convolved>,
     layers: Vec<Saved>,
@@ -47,7 +47,7 @@ pub struct EncoderSaved {
     statistics: LayerNormStatistics,
 }
 
-/// What the convolutions' backward needs.
+/// Tensors that the convolutions' backward needs.
 struct Convolved {
     unfolded1: Tensor,
     before1: Tensor,

@@ -74,7 +74,7 @@ pub struct TextConfig {
 }
 
 impl TextConfig {
-    /// How the fused projection divides into heads.
+    /// Division of the fused projection into heads.
     pub fn heads(&self) -> Heads {
         Heads {
             num_heads: self.num_attention_heads,
@@ -87,7 +87,7 @@ impl TextConfig {
 /// The shape of an audio encoder, a projector and a decoder, and what their family calls them.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Config {
-    /// What the tensors are called.
+    /// Names of the tensors.
     pub names: &'static Names,
     /// The audio encoder and its projector.
     pub audio: AudioConfig,
@@ -98,7 +98,7 @@ pub struct Config {
 }
 
 impl Config {
-    /// How the processor of the family turns clips into frames: where positions are stored, encoder and processor take windows of that
+    /// Windows of the family's processor: where positions are stored, encoder and processor take windows of that
     /// many.
     pub fn mel_form(&self) -> MelForm {
         MelForm {

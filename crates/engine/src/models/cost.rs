@@ -1,4 +1,4 @@
-//! What a training step costs: operations of its matrix products and bytes of its activations, from the model's dimensions.
+//! Cost of a training step: operations of its matrix products and bytes of its activations, from the model's dimensions.
 //!
 //! Only products are counted. Norms, activations, softmax and the optimiser are in the measured factor between products alone and whole
 //! steps.
@@ -26,7 +26,7 @@ const ATTENTION_BACKWARD: f64 = 2.5;
 /// Positions of the audio encoder for each token of audio.
 pub const POSITIONS: f64 = 2.0;
 
-/// What goes through the model at once: a micro-batch, or a step.
+/// Sizes of a micro-batch, or of a step.
 #[derive(Clone, Copy, Debug, Default, PartialEq)]
 pub struct Load {
     /// Tokens.
@@ -53,13 +53,13 @@ impl Load {
 /// A model as it is trained.
 #[derive(Clone, Copy)]
 pub struct Model<'a> {
-    /// Its dimensions.
+    /// Dimensions.
     pub config: &'a Config,
-    /// Its numbers.
+    /// Numbers of parameters.
     pub sizes: &'a Sizes,
-    /// How its parts are trained.
+    /// Training of each part.
     pub parts: Parts,
-    /// What layers keep.
+    /// Amount that layers save.
     pub save: Save,
 }
 

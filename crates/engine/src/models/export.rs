@@ -35,7 +35,7 @@ use maqam_base::error::Result;
 use maqam_base::files;
 use maqam_base::files::StagedDir;
 
-/// Where an exported tree comes from, for its model card.
+/// Origin of an exported tree, for its model card.
 #[derive(Clone, Debug)]
 pub struct Origin {
     /// Hub id or folder name of the base.

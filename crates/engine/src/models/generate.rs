@@ -34,7 +34,7 @@ pub struct Sampling {
     pub repetition_penalty: f64,
 }
 
-/// How a token is chosen.
+/// Rule by which a token is chosen.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
 pub enum Strategy {
@@ -160,9 +160,19 @@ struct Answers {
 }
 
 struct Answer {
+    /// Tokens of the prompt and of the response so far.
     seen: Vec<u32>,
+    /// Tokens of the prompt.
     prompt: usize,
     key: Key,
+}
+
+impl Answer {
+    /// The next token, by its logits.
+    fn next(&self, logits: &[f32], sampling: &Sampling) -> u32 {
+        let position = (self.seen.len() - self.prompt) as u64;
+        sampling.choose(logits, &self.seen, self.key.uniform(position))
+    }
 }
 
 impl AudioLlm {
@@ -278,22 +288,14 @@ impl AudioLlm {
         sampling: &Sampling,
     ) -> Result<()> {
         let logits = self.rows_of_logits(x)?;
-        let choose = |(logits, &i): (&[f32], &usize)| {
-            let answer = &answers.all[i];
-            let position = (answer.seen.len() - answer.prompt) as u64;
-            (
-                i,
-                sampling.choose(logits, &answer.seen, answer.key.uniform(position)),
-            )
-        };
-        let chosen: Vec<(usize, u32)> = logits
+        let chosen: Vec<u32> = logits
             .par_chunks_exact(self.config.text.vocab_size)
             .zip(active)
-            .map(choose)
+            .map(|(logits, &i)| answers.all[i].next(logits, sampling))
             .collect();
-        chosen
-            .into_iter()
-            .for_each(|(i, next)| answers.all[i].seen.push(next));
+        for (&i, next) in active.iter().zip(chosen) {
+            answers.all[i].seen.push(next);
+        }
         Ok(())
     }
 

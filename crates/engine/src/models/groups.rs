@@ -22,7 +22,7 @@ pub struct Groups {
 }
 
 impl Groups {
-    /// Those of a shape.
+    /// Groups of a configuration.
     pub fn of(config: &Config) -> Self {
         let names = config.names;
         let audio = &config.audio;
@@ -117,7 +117,7 @@ impl Groups {
 }
 
 impl Config {
-    /// What adapters may sit on.
+    /// Modules that can be adapted.
     pub fn adaptable(&self) -> Adaptable {
         let groups = Groups::of(self);
         let of_group = |group: &Group| {

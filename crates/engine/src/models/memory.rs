@@ -1,4 +1,4 @@
-//! What a training needs of a GPU's memory, and how long a micro-batch may be so that it fits: known before a weight is read.
+//! Need of a training for a GPU's memory, and the longest micro-batch that fits: known before a weight is read.
 
 use crate::models::cost::BF16;
 use crate::models::cost::F32;
@@ -23,7 +23,7 @@ const BUFFERS: f64 = 4.0;
 /// Frames of log-mel for each token of audio.
 const FRAMES: f64 = 4.0;
 
-/// What the driver loads of kernels and libraries as they are first used, in bytes; an estimate, to be replaced by a measurement.
+/// Kernels and libraries that the driver loads as they are first used, in bytes; an estimate, to be replaced by a measurement.
 const LOADED: f64 = 0.4e9;
 
 /// Share of the activations that the allocator leaves between tensors of changing sizes.
@@ -34,9 +34,9 @@ const BETWEEN: f64 = 0.05;
 pub struct Need {
     /// Weights that stay as they are, and the copies of adapters that lie beside them.
     pub weights: f64,
-    /// What is trained: master values, gradients, moments, and the copy that is computed with.
+    /// Trained parameters: master values, gradients, moments, and the copy that is computed with.
     pub trained: f64,
-    /// What products work in, and the code of kernels.
+    /// Scratch memory of products, and the code of kernels.
     pub workspace: f64,
 }
 
@@ -48,7 +48,7 @@ impl Need {
 }
 
 impl Model<'_> {
-    /// What a training holds on a GPU whatever goes through it.
+    /// Memory of a training on a GPU that does not depend on the batch.
     pub fn need(&self, precision: Precision) -> Need {
         let sizes = self.sizes;
         let rounded = if precision == Precision::Fp8 {
@@ -78,7 +78,7 @@ impl Model<'_> {
             * (1.0 + BETWEEN)
     }
 
-    /// What was heard of a batch while the step before was still computed; it may lie there through a probe, which computes with as much as
+    /// Audio embeddings of a batch that were computed during the step before; they may lie there through a probe, which computes with as much as
     /// a step. Nothing where hearing is trained.
     fn heard_ahead(&self, load: &Load) -> f64 {
         let is_trained = self.is_trained(Part::AudioEncoder) || self.is_trained(Part::Projector);
@@ -116,7 +116,7 @@ impl Model<'_> {
         (layers * kept + live) * load.tokens + head
     }
 
-    /// What the encoder keeps until its backward, and what it needs on its way.
+    /// Activations that the encoder saves for its backward, and those that it needs on its way.
     fn encoder_on_card(&self, load: &Load) -> (f64, f64) {
         let audio = &self.config.audio;
         let dim = audio.d_model as f64;
@@ -178,22 +178,22 @@ impl Model<'_> {
     }
 }
 
-/// How a training fits a GPU.
+/// Fit of a training and a GPU.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Fit {
-    /// What does not depend on a batch.
+    /// Memory that does not depend on a batch.
     pub need: Need,
     /// Bytes of the longest micro-batch, `pack_tokens` long.
     pub batch: f64,
     /// Bytes that are free.
     pub free: f64,
-    /// What layers keep.
+    /// Amount that layers save.
     pub save: Save,
     /// Tokens of the longest micro-batch: what was asked for, or what fits.
     pub pack_tokens: usize,
     /// Most tokens of one example.
     pub longest: usize,
-    /// What was asked for.
+    /// Tokens of a micro-batch in the recipe.
     pub asked: usize,
     /// Most tokens under [`Save::Layer`].
     pub longest_by_layer: usize,
@@ -203,10 +203,10 @@ pub struct Fit {
 const LEAST_TOKENS: usize = 256;
 
 impl Fit {
-    /// How stages that train the same weights, each its parts, fit `free` bytes with micro-batches of up to `asked` tokens.
+    /// Fit of stages that train the same weights, each its parts, and `free` bytes, with micro-batches of up to `asked` tokens.
     ///
     /// # Errors
-    /// Where not even a short example fits: with all numbers, and what to change.
+    /// If not even a short example fits: with all numbers, and what to change.
     pub fn new(
         stages: &[Model<'_>],
         precision: Precision,
@@ -303,14 +303,14 @@ impl Fit {
         )
     }
 
-    /// What differs from what was asked for.
+    /// Note on a difference from the recipe.
     pub fn note(&self) -> Option<String> {
         (self.pack_tokens < self.asked).then(|| {
             format!("`memory.pack_tokens` is {}, and {} tokens fit the GPU: longer micro-batches are split{}", self.asked, self.pack_tokens, self.by_layer())
         })
     }
 
-    /// What to do about an example that is longer than [`Fit::longest`].
+    /// Hint for an example that is longer than [`Fit::longest`].
     pub fn hint(&self) -> String {
         format!(
             "split the clip with `start_s` and `end_s`, remove the row, or use a GPU with more memory{}",
@@ -329,12 +329,12 @@ impl Fit {
     }
 }
 
-/// What work on the CPU needs of the machine's memory, in bytes. The program itself, rows and clips come on top.
+/// Need of work on the CPU for the machine's memory, in bytes. The program itself, rows and clips come on top.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub struct HostNeed {
     /// Weights that stay as they are, in `f32`.
     pub weights: f64,
-    /// What is trained: values, gradients and moments; 0 where nothing is.
+    /// Trained parameters: values, gradients and moments; 0 where nothing is.
     pub trained: f64,
     /// Activations of a micro-batch.
     pub batch: f64,

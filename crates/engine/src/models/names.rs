@@ -1,4 +1,4 @@
-//! What a family calls its tensors, and the classes that load it elsewhere.
+//! Names of a family's tensors, and the classes that load it elsewhere.
 
 use crate::nn::naming::NameForm;
 use maqam_base::parts::Part;
@@ -6,7 +6,7 @@ use maqam_base::parts::Part;
 /// Names of one family, as the model uses them; files may write them in other forms.
 #[derive(Debug, PartialEq, Eq)]
 pub struct Names {
-    /// Its name, as people say it.
+    /// Name, as people say it.
     pub family: &'static str,
     /// Stem of the audio encoder's tensors.
     pub tower: &'static str,

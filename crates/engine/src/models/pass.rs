@@ -5,7 +5,7 @@ use crate::nn::saving::Save;
 /// Settings of one training pass. Only dropout and label smoothing change a gradient.
 #[derive(Clone, Copy, Debug, Default)]
 pub struct Pass {
-    /// What layers save for their backward.
+    /// Amount that layers save for their backward.
     pub save: Save,
     /// Dropout of the adapters' inputs.
     pub dropout: f64,
@@ -24,6 +24,6 @@ pub enum Phase {
     Head,
     /// The decoder's layers, backwards.
     Backward,
-    /// What is trained before the decoder, backwards.
+    /// Encoder and projector, backwards, as far as they are trained.
     EncoderBackward,
 }

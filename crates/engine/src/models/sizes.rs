@@ -1,4 +1,4 @@
-//! How many numbers each part of a model has, and how many of them are trained: known from its configuration, before any is read.
+//! Numbers of parameters of each part of a model, and of trained ones: known from its configuration, before any is read.
 
 use crate::models::build::weight_shapes;
 use crate::models::config::Config;
@@ -11,15 +11,15 @@ use maqam_base::parts::PerPart;
 /// Numbers by part.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Sizes {
-    /// Those of the checkpoint.
+    /// Weights of the checkpoint.
     pub weights: PerPart<usize>,
-    /// Those of its adapters.
+    /// Parameters of its adapters.
     pub adapters: PerPart<usize>,
-    /// Those that are trained: the adapters', or all weights of a part that is trained whole.
+    /// Trained parameters: the adapters', or all weights of a part in full fine-tuning.
     pub trained: PerPart<usize>,
     /// Weights that stay as they are, which a training keeps beside those it trains.
     pub frozen: usize,
-    /// Those of them that are matrices of the decoder's layers: what fp8 rounds.
+    /// Frozen matrices of the decoder's layers: what fp8 rounds.
     pub frozen_linears: usize,
     /// Sum of the ranks of a part's adapters: what they keep of a token.
     pub ranks: PerPart<usize>,

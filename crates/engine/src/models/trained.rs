@@ -1,4 +1,4 @@
-//! What training leaves in a folder: a PEFT adapter, `trained.safetensors` with the parts that were trained whole, or both.
+//! Trained weights in a folder: a PEFT adapter, `trained.safetensors` with the parts in full fine-tuning, or both.
 
 use std::collections::HashMap;
 use std::path::Path;
@@ -47,7 +47,7 @@ impl Trained {
     /// Reads a folder for a model of this shape.
     ///
     /// # Errors
-    /// Those of [`Adapter::load`]; a tensor that the model does not have, or of another shape.
+    /// As [`Adapter::load`]; a tensor that the model does not have, or of another shape.
     pub fn load(dir: &Path, config: &Config) -> Result<Self> {
         let path = dir.join(FILE);
         if !path.is_file() {

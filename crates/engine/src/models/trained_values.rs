@@ -14,7 +14,7 @@ use crate::ops::device::to_host;
 use maqam_base::error::Error;
 use maqam_base::error::Result;
 
-/// What to do about an adapter that does not fit.
+/// Hint for an adapter that does not fit.
 const ADAPTER_HINT: &str =
     "an adapter fits the model it was trained on, which its adapter_config.json names";
 

@@ -35,7 +35,7 @@ pub struct Packing<'a> {
     pub rotary: &'a Rotary,
     /// Dropout of the adapters.
     pub dropout: AdapterDropout<'a>,
-    /// What layers save for their backward.
+    /// Amount that layers save for their backward.
     pub save: Save,
 }
 
@@ -55,7 +55,7 @@ pub struct DecoderLayer {
     pub gate_up: Linear,
     /// `down_proj`.
     pub down: Linear,
-    /// How the stacked projection divides.
+    /// Division of the stacked projection into heads.
     pub heads: Heads,
 }
 

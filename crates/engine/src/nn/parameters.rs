@@ -16,11 +16,11 @@ use maqam_base::parts::Part;
 /// One named stretch of the flat buffer.
 #[derive(Clone, Debug)]
 pub struct Entry {
-    /// Its name in the file it is saved to.
+    /// Name in the file that it is saved to.
     pub name: String,
-    /// Its shape.
+    /// Shape.
     pub shape: Vec<usize>,
-    /// Its place in the buffer.
+    /// Place in the buffer.
     pub range: Range<usize>,
     /// The part it belongs to.
     pub part: Part,
@@ -28,7 +28,7 @@ pub struct Entry {
     pub kind: Kind,
 }
 
-/// What a trained tensor is.
+/// Kind of a trained tensor.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Kind {
     /// `lora_A` or `lora_B` of an adapter, saved as PEFT does.
@@ -94,7 +94,7 @@ impl Declared {
         self.entries.is_empty()
     }
 
-    /// What was declared.
+    /// Returns what was declared.
     pub fn into_entries(self) -> Vec<Entry> {
         self.entries
     }

@@ -42,7 +42,7 @@ pub struct Adapter {
     pub tensors: BTreeMap<String, (Tensor, Tensor)>,
     /// Whether it scales by the root of the rank.
     pub variant: Variant,
-    /// What the folder says that has no effect, here as in PEFT.
+    /// Notes on fields of the folder that have no effect, here as in PEFT.
     pub notes: Vec<String>,
 }
 
@@ -188,7 +188,7 @@ fn parse_key(name: &str) -> Option<(String, usize)> {
     }
 }
 
-/// What `adapter_config.json` says beyond the tensors.
+/// Fields of `adapter_config.json` beyond the tensors.
 #[derive(Clone, Debug)]
 pub struct Metadata {
     /// `base_model_name_or_path`.
@@ -221,28 +221,10 @@ pub fn save(
 }
 
 fn config_json(plan: &Plan, metadata: &Metadata, form: &NameForm) -> Value {
-    let shapes: Vec<&Shape> = plan.modules.values().collect();
-    let most_common = |value: fn(&Shape) -> f64| {
-        let mut counts: BTreeMap<u64, usize> = BTreeMap::new();
-        shapes
-            .iter()
-            .for_each(|shape| *counts.entry(value(shape).to_bits()).or_default() += 1);
-        counts
-            .into_iter()
-            .max_by_key(|(_, count)| *count)
-            .map_or(1.0, |(bits, _)| f64::from_bits(bits))
-    };
-    let rank = most_common(|s| s.rank as f64);
-    let alpha = most_common(|s| s.alpha);
-    let exceptions = |value: fn(&Shape) -> f64, usual: f64| -> serde_json::Map<String, Value> {
-        let differs = plan
-            .modules
-            .iter()
-            .filter(|(_, shape)| value(shape) != usual);
-        differs
-            .map(|(module, shape)| (regex::escape(&form.written(module)), number(value(shape))))
-            .collect()
-    };
+    let rank_of = |shape: &Shape| shape.rank as f64;
+    let alpha_of = |shape: &Shape| shape.alpha;
+    let rank = plan.most_common(rank_of);
+    let alpha = plan.most_common(alpha_of);
     let written: Vec<String> = plan.modules.keys().map(|path| form.written(path)).collect();
     let targets = regex_of(&written);
     json!({
@@ -259,8 +241,8 @@ fn config_json(plan: &Plan, metadata: &Metadata, form: &NameForm) -> Value {
         "use_dora": false,
         "modules_to_save": null,
         "init_lora_weights": true,
-        "rank_pattern": exceptions(|s| s.rank as f64, rank),
-        "alpha_pattern": exceptions(|s| s.alpha, alpha),
+        "rank_pattern": exceptions(plan, form, rank_of, rank),
+        "alpha_pattern": exceptions(plan, form, alpha_of, alpha),
         "layers_to_transform": null,
         "layers_pattern": null,
         "fan_in_fan_out": false,
@@ -268,6 +250,20 @@ fn config_json(plan: &Plan, metadata: &Metadata, form: &NameForm) -> Value {
         "lora_bias": false,
         "revision": null,
     })
+}
+
+/// Values of the modules that have not the usual one, by patterns of their paths.
+fn exceptions(
+    plan: &Plan,
+    form: &NameForm,
+    value: impl Fn(&Shape) -> f64,
+    usual: f64,
+) -> serde_json::Map<String, Value> {
+    plan.modules
+        .iter()
+        .filter(|(_, shape)| value(shape) != usual)
+        .map(|(module, shape)| (regex::escape(&form.written(module)), number(value(shape))))
+        .collect()
 }
 
 /// Whole numbers without a fraction, as PEFT writes them.

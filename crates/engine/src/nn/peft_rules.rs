@@ -1,6 +1,6 @@
 //! The fields of PEFT's `LoraConfig` (0.21.2), each read by PEFT's rule: which modules have an adapter, of which rank and scale.
 //!
-//! What would compute something else here than in PEFT is refused by its field. What only concerns the training or the start of an
+//! Fields that would compute something else here than in PEFT are refused by name. Fields that only concern the training or the start of an
 //! adapter is passed over, as PEFT does when it loads one.
 
 use fancy_regex::Regex;
@@ -485,7 +485,7 @@ mod tests {
         assert!(Rules::read(&plain).is_ok());
     }
 
-    /// What PEFT does with each configuration; `tests/reference/peft_rules.py` says how it was asked.
+    /// PEFT's answer to each configuration; `tests/reference/peft_rules.py` made them.
     fn by_peft() -> Value {
         serde_json::from_str(include_str!("../../../../tests/fixtures/peft_rules.json")).unwrap()
     }

@@ -1,4 +1,4 @@
-//! What a model computes in: what a recipe asks for, and what that comes to on a device.
+//! Precision of a model: the one that a recipe asks for, and the one that a device computes in.
 
 use std::fmt;
 
@@ -26,7 +26,7 @@ pub enum Precision {
 }
 
 impl Precision {
-    /// What a device computes in where this is asked for.
+    /// Type that a device computes in under this setting.
     ///
     /// # Errors
     /// `f32` on a GPU.
@@ -52,7 +52,7 @@ impl Precision {
         }
     }
 
-    /// What to say where something else than what was asked for computes.
+    /// Note for a device that computes in another precision than the recipe asks for.
     pub fn note(self, computes: Computes) -> Option<String> {
         match (computes.device, self) {
             (Place::Cpu, Self::Bf16) => Some("the CPU computes in f32; `model.precision: bf16` takes effect on a GPU".into()),
@@ -84,10 +84,10 @@ pub enum Place {
     Cuda,
 }
 
-/// What computed something, as logs, states and stored answers name it.
+/// Device and precision that computed something, as logs, states and stored answers name them.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Computes {
-    /// Where.
+    /// Device.
     pub device: Place,
     /// In which type; never [`Precision::Auto`].
     pub precision: Precision,

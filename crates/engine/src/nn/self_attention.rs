@@ -17,7 +17,7 @@ pub struct SelfAttention {
     pub qkv: Linear,
     /// Output projection.
     pub output: Linear,
-    /// How the stacked projection divides.
+    /// Division of the stacked projection into heads.
     pub heads: Heads,
 }
 

@@ -130,11 +130,11 @@ impl FullWeights {
 
 /// Makes layers of what is stored, trained and adapted.
 pub struct Builder<'a> {
-    /// Where weights come from.
+    /// Source of weights.
     pub weights: &'a Weights,
-    /// Where adapters are.
+    /// Places of the adapters.
     pub plan: &'a Plan,
-    /// What is trained.
+    /// Everything that is trained.
     pub parameters: &'a Parameters,
     /// Index of a group's first parameter, by the path of its first member.
     pub places: HashMap<String, usize>,
@@ -142,7 +142,7 @@ pub struct Builder<'a> {
     pub full: HashMap<String, usize>,
     /// Whether adapters have gradients.
     pub trained: bool,
-    /// Where it is computed.
+    /// Device that computes.
     pub device: &'a Device,
 }
 

@@ -10,6 +10,6 @@ pub struct Windows<'a> {
     pub cu_positions: &'a [usize],
     /// Dropout of the adapters.
     pub dropout: AdapterDropout<'a>,
-    /// What layers save for their backward.
+    /// Amount that layers save for their backward.
     pub save: Save,
 }

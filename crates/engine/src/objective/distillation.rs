@@ -14,7 +14,7 @@ use crate::ops::cpu::with_real;
 /// Least product of two lengths, as in PyTorch's `cosine_similarity`.
 const EPS: f64 = 1e-8;
 
-/// What [`regression`] finds.
+/// Result of [`regression`].
 #[derive(Clone, Debug)]
 pub struct Regression {
     /// Weighted sum over frames of the mean absolute difference and of `-cosine_weight * ln sigmoid(cosine)`.

@@ -21,7 +21,7 @@ use crate::ops::weight::Weight;
 /// Least product of two lengths, as in PyTorch's `cosine_similarity`.
 const EPS: f64 = 1e-8;
 
-/// What frames should predict.
+/// Targets of frames.
 #[derive(Clone, Copy, Debug)]
 pub struct Targets<'a> {
     /// A code for each frame.
@@ -32,7 +32,7 @@ pub struct Targets<'a> {
     pub temperature: f64,
 }
 
-/// What [`masked_prediction`] finds.
+/// Result of [`masked_prediction`].
 #[derive(Clone, Debug)]
 pub struct Prediction {
     /// Sum over frames of weight times negative log-likelihood, nats.

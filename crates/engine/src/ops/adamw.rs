@@ -28,7 +28,7 @@ pub struct AdamW {
 /// A stretch of the flat buffer that is updated alike.
 #[derive(Clone, Debug)]
 pub struct Segment {
-    /// Its place in the buffer.
+    /// Place in the buffer.
     pub range: Range<usize>,
     /// Learning rate of this update.
     pub learning_rate: f64,
@@ -53,7 +53,7 @@ pub struct Buffers<'a> {
     pub copy: Option<&'a Tensor>,
 }
 
-/// What an update looks at first: whether the step is finite, and how long its gradient is.
+/// Numbers that an update checks first: whether the step is finite, and how long its gradient is.
 #[derive(Clone, Copy)]
 pub struct Clip<'a> {
     /// The step's loss.
@@ -134,7 +134,7 @@ impl AdamW {
         inner.and(innermost)
     }
 
-    /// Of a segment's update: the rate with the first moment's bias corrected, what decay leaves, and the second moment's correction.
+    /// Factors of a segment's update: the rate with the first moment's bias corrected, what decay leaves, and the second moment's correction.
     pub fn factors(&self, segment: &Segment) -> (f32, f32, f32) {
         let step = segment.step as i32;
         let bias1 = 1.0 - self.beta1.powi(step);

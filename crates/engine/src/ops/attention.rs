@@ -22,7 +22,7 @@ use crate::ops::gemm::Threads;
 use crate::ops::gemm::product;
 use crate::ops::gemm::product_at;
 
-/// How the width of a fused projection divides into heads.
+/// Division of a fused projection's width into heads.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Heads {
     /// Number of query heads.

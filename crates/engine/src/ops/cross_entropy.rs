@@ -24,7 +24,7 @@ use crate::ops::scalar::Scalar;
 use crate::ops::scalar::read;
 use crate::ops::weight::Weight;
 
-/// What the rows should have said.
+/// Targets of the rows.
 #[derive(Clone, Copy, Debug)]
 pub struct Targets<'a> {
     /// One token for each row.
@@ -35,7 +35,7 @@ pub struct Targets<'a> {
     pub label_smoothing: f64,
 }
 
-/// What [`linear_cross_entropy`] finds, on the rows' device.
+/// Result of [`linear_cross_entropy`], on the rows' device.
 #[derive(Debug)]
 pub struct CrossEntropy {
     /// Sum over rows of weight times (smoothed) negative log-likelihood, nats.
@@ -56,7 +56,7 @@ pub struct Losses {
 }
 
 impl CrossEntropy {
-    /// Its numbers; waits for them.
+    /// Reads the numbers; waits for them.
     pub fn read(&self) -> Result<Losses> {
         let numbers = read(&[self.loss.tensor(), &self.log_probabilities])?.wait()?;
         let [loss, log_probabilities] = numbers

@@ -64,7 +64,7 @@ impl fmt::Display for Choice {
 /// Opens a device for computing; to be called once in a process.
 ///
 /// # Errors
-/// Where a GPU is asked for and this build has no kernels for one, there is no driver or no GPU, or the GPU is too old.
+/// If a GPU is asked for and this build has no kernels for one, there is no driver or no GPU, or the GPU is too old.
 pub fn open(choice: Choice) -> Result<Device> {
     match choice {
         Choice::Cpu => Ok(Device::Cpu),
@@ -84,7 +84,7 @@ fn open_gpu() -> Result<Device> {
     Err(candle_core::Error::Msg(found.to_owned()))
 }
 
-/// What a person reads of a device: the GPU's name, or `CPU`.
+/// Name of a device for people: the GPU's, or `CPU`.
 pub fn name(device: &Device) -> Result<String> {
     on_cuda!(device, crate::ops::cuda::name(device));
     Ok("CPU".into())
@@ -102,7 +102,7 @@ pub fn compute_type(device: &Device) -> DType {
 /// The memory of a GPU, in bytes.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Memory {
-    /// What new tensors can still take, freed memory that is kept for them included.
+    /// Memory that new tensors can still take, freed memory that is kept for them included.
     pub free: u64,
     /// All of it.
     pub total: u64,
@@ -215,7 +215,7 @@ pub fn fill(tensor: &Tensor, value: f32) -> Result<()> {
 /// Replaces a stretch of a flat tensor, in place; on a GPU it may be of `bf16`, which rounds.
 ///
 /// # Errors
-/// Where the stretch is outside the tensor, or has another length than `values`.
+/// If the stretch is outside the tensor, or has another length than `values`.
 pub fn write_stretch(flat: &Tensor, range: Range<usize>, values: &[f32]) -> Result<()> {
     let len = flat.dims1()?;
     if range.start > range.end || range.end > len || range.len() != values.len() {

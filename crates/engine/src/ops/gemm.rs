@@ -63,7 +63,7 @@ impl<'a, T> Matrix<'a, T> {
     }
 }
 
-/// What a product does with what the destination holds.
+/// Treatment of the values that the destination holds.
 #[derive(Clone, Copy, PartialEq, Eq)]
 pub enum Into {
     /// Replaces it.

@@ -91,7 +91,7 @@ impl AdapterDropout<'static> {
 }
 
 impl AdapterDropout<'_> {
-    /// What is left of `x` at a layer's site; `None` where nothing is dropped.
+    /// Input `x` with dropout at a layer's site; `None` where nothing is dropped.
     pub fn dropped(self, x: &Tensor, site: u64) -> Result<Option<Tensor>> {
         if self.probability == 0.0 {
             return Ok(None);
@@ -119,7 +119,7 @@ impl Linear {
     /// Rounds a frozen weight to 8 bits; adapters and the bias stay as they are. On the CPU it takes twice its memory.
     ///
     /// # Errors
-    /// Where the weight is trained; on the CPU where it is not in `f32`; on a GPU that is no Hopper, or where a dimension is no
+    /// If the weight is trained; on the CPU if it is not in `f32`; on a GPU that is no Hopper, or if a dimension is no
     /// multiple of 16.
     pub fn quantise(&mut self) -> Result<()> {
         if self.weight.gradient.is_some() {
@@ -411,7 +411,7 @@ fn quantised(value: &Tensor) -> Result<Weight> {
     fp8::quantise(value)
 }
 
-/// What a layer's product is added to: the residual and the bias, where there are any.
+/// Sum that a layer's product is added to: the residual and the bias, where there are any.
 fn start<T: Real>(
     residual: Option<&Tensor>,
     bias: Option<&Weight>,

@@ -59,9 +59,9 @@ impl Scalar {
 
 /// Numbers on their way to the host.
 pub enum Reading {
-    /// They are there.
+    /// Numbers that are there.
     There(Vec<Vec<f64>>),
-    /// They come from a GPU.
+    /// Numbers on their way from a GPU.
     #[cfg(feature = "cuda")]
     OnCard(crate::ops::cuda::scalar::Reading),
 }

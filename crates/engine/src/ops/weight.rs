@@ -14,9 +14,9 @@ pub struct Quantised {
 /// Scales of rows, in `f32`.
 #[derive(Clone, Debug)]
 pub struct Scales {
-    /// Those of the weight, `[out]`.
+    /// Scales of the weight's rows, `[out]`.
     pub by_output: Tensor,
-    /// Those of the transposed weight, `[in]`.
+    /// Scales of the transposed weight's rows, `[in]`.
     pub by_input: Tensor,
 }
 
@@ -25,9 +25,9 @@ pub struct Scales {
 pub struct Weight {
     /// The values; for a trained weight a view into the flat buffer of all of them, or into its copy of the type that is computed with.
     pub value: Tensor,
-    /// Where the gradient is added; `None` for a frozen weight.
+    /// Buffer that the gradient is added to; `None` for a frozen weight.
     pub gradient: Option<Tensor>,
-    /// Where the values are of 8 bits, what else it takes to compute with them.
+    /// Second half of a weight in fp8.
     pub quantised: Option<Quantised>,
 }
 

@@ -51,16 +51,16 @@ const FIELDS: [&str; 22] = [
 
 /// A Qwen2 text model.
 pub struct Decoder {
-    /// Its `text_config`.
+    /// The `text_config`.
     pub config: Value,
-    /// Its `tokenizer.json`.
+    /// The `tokenizer.json`.
     pub tokenizer: Value,
-    /// Its `generation_config.json`, as far as it says where texts end.
+    /// The `generation_config.json`, as far as it says where texts end.
     pub generation: Value,
     pub(super) source: Source,
 }
 
-/// Where the weights are.
+/// Source of the weights.
 pub(super) enum Source {
     Folder(Checkpoint),
     File(Gguf),
@@ -138,7 +138,7 @@ impl Decoder {
         })
     }
 
-    /// What a GGUF file says of itself under a key.
+    /// Value of a GGUF file's own key.
     pub fn said(&self, key: &str) -> Option<String> {
         match &self.source {
             Source::Folder(_) => None,

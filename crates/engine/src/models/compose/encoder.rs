@@ -27,9 +27,9 @@ const INNER: NameForm = NameForm {
 
 /// A Whisper encoder in a folder.
 pub struct Encoder {
-    /// What stands for it in `audio_config`.
+    /// The `audio_config`.
     pub config: Value,
-    /// Its weights.
+    /// Weights.
     pub checkpoint: Checkpoint,
 }
 
@@ -58,7 +58,7 @@ impl Encoder {
     }
 }
 
-/// What Whisper's configuration says of its encoder, as Qwen2-Audio writes it.
+/// Whisper's configuration of its encoder, as Qwen2-Audio writes it.
 fn audio_config(root: &Value) -> Result<Value> {
     let fields = Fields(root, "config");
     fields.require("activation_function", "gelu")?;

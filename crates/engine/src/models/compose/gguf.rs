@@ -16,7 +16,7 @@ use maqam_base::error::Error;
 use maqam_base::error::Result;
 use maqam_base::panics;
 
-/// How the tensors of a layer are called in GGUF and in transformers.
+/// Names of a layer's tensors in GGUF and in transformers.
 const OF_LAYER: [(&str, &str); 12] = [
     ("attn_norm.weight", "input_layernorm.weight"),
     ("attn_q.weight", "self_attn.q_proj.weight"),
@@ -50,7 +50,7 @@ impl Gguf {
     /// Reads the head of a file.
     ///
     /// # Errors
-    /// What is not GGUF, or holds another architecture.
+    /// A file that is not GGUF, or holds another architecture.
     pub fn open(path: &Path) -> Result<Self> {
         let mut file = BufReader::new(File::open(path).map_err(|e| Error::io(path, "read", &e))?);
         let content = contained(|| Content::read(&mut file)).map_err(|why| {
@@ -277,7 +277,7 @@ fn contained<T>(read: impl FnOnce() -> candle_core::Result<T>) -> std::result::R
     }
 }
 
-/// How Qwen2 splits texts into words.
+/// Pattern by which Qwen2 splits texts into words.
 const SPLITTING: &str = r"(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\r\n\p{L}\p{N}]?\p{L}+|\p{N}| ?[^\s\p{L}\p{N}]+[\r\n]*|\s*[\r\n]+|\s+(?!\S)|\s+";
 
 /// An entry of `added_tokens`.

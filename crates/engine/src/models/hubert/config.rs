@@ -1,4 +1,4 @@
-//! What `config.json` and `preprocessor_config.json` say of an encoder, in Hugging Face's names.
+//! Configuration of an encoder in `config.json` and `preprocessor_config.json`, in Hugging Face's names.
 
 use std::path::Path;
 
@@ -20,7 +20,7 @@ pub const CONFIG_FILE: &str = "config.json";
 /// Name of the description of how samples are prepared.
 pub const PREPROCESSOR_FILE: &str = "preprocessor_config.json";
 
-/// Where the feature extractor has norms.
+/// Places of the feature extractor's norms.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
 pub enum FeatureNorm {
@@ -71,7 +71,7 @@ pub struct Config {
     /// Whether clips are brought to mean zero and variance one first; from `preprocessor_config.json`.
     #[serde(skip)]
     pub do_normalize: bool,
-    /// What else `config.json` says; it is written back.
+    /// Other fields of `config.json`; they are written back.
     #[serde(flatten)]
     pub other: Map<String, Value>,
 }
@@ -238,7 +238,7 @@ impl Config {
         field
     }
 
-    /// How queries, keys and values divide into heads.
+    /// Division of queries, keys and values into heads.
     pub fn heads(&self) -> Heads {
         Heads {
             num_heads: self.num_attention_heads,

@@ -35,7 +35,7 @@ pub(super) const CONVOLUTIONS: &str = "feature_extractor.";
 pub struct Clip<'a> {
     /// Samples at 16 kHz, with the caller's padding.
     pub samples: &'a [f32],
-    /// How many of them are the clip's own; frames beyond these are left out.
+    /// Number of samples that are the clip's own; frames beyond these are left out.
     pub valid: usize,
 }
 
@@ -77,7 +77,7 @@ pub struct Encoded {
     /// `[frames, hidden]` each: the input of the first layer, then the output of every layer that was computed, as transformers 5 has them.
     /// None is taken after the final norm of an encoder with norms first; earlier versions took the last one there.
     pub hidden: Vec<Tensor>,
-    /// What heads read, `[frames, hidden]` (`last_hidden_state`): the last hidden state, after the final norm where all layers were computed
+    /// Input of heads, `[frames, hidden]` (`last_hidden_state`): the last hidden state, after the final norm where all layers were computed
     /// and norms come first.
     pub output: Tensor,
     /// Frames of each clip.
@@ -112,9 +112,9 @@ pub struct Saved {
 /// An encoder.
 #[derive(Clone, Debug)]
 pub struct Hubert {
-    /// Its shape.
+    /// Shape.
     pub config: Config,
-    /// What is trained, heads included; frozen tensors are in it too, with the buffer for their gradients left out.
+    /// Everything that is trained, heads included; frozen tensors are in it too, with the buffer for their gradients left out.
     pub parameters: Parameters,
     pub(super) convolutions: Vec<Convolution>,
     pub(super) projection: Projection,

@@ -49,9 +49,9 @@ pub struct Convolution {
     pub norm: ConvolutionNorm,
 }
 
-/// What a convolution's backward needs.
+/// Tensors that a convolution's backward needs.
 pub struct ConvolutionSaved {
-    /// Its input.
+    /// Input.
     x: Tensor,
     /// Rows of each clip of the input.
     lens: Vec<usize>,
@@ -141,7 +141,7 @@ pub struct Projection {
     pub linear: Linear,
 }
 
-/// What the projection's backward needs.
+/// Tensors that the projection's backward needs.
 pub struct ProjectionSaved {
     x: Tensor,
     statistics: Option<LayerNormStatistics>,
@@ -183,15 +183,15 @@ impl Projection {
 /// The positional convolution: `x + gelu(convolution(x) + bias)`.
 #[derive(Clone, Debug)]
 pub struct Positions {
-    /// Its weights.
+    /// Weights.
     pub weight: WeightNorm,
     /// `[hidden]`.
     pub bias: Weight,
-    /// Its sizes.
+    /// Sizes.
     pub groups: Groups,
 }
 
-/// What the positional convolution's backward needs.
+/// Tensors that the positional convolution's backward needs.
 pub struct PositionsSaved {
     x: Tensor,
     weight: Tensor,

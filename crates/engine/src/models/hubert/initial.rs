@@ -14,9 +14,9 @@ const DEVIATION: f64 = 0.02;
 /// A tensor of a head that is trained with an encoder.
 #[derive(Clone, Debug)]
 pub struct Head {
-    /// Its name in files.
+    /// Name in files.
     pub name: String,
-    /// Its shape: matrices begin normal, vectors at zero.
+    /// Shape: matrices begin normal, vectors at zero.
     pub shape: Vec<usize>,
     /// Standard deviation of a matrix at the beginning.
     pub deviation: f64,

@@ -28,9 +28,9 @@ pub enum Layer {
 
 /// Tensors that a layer's backward needs.
 pub enum Saved {
-    /// Those of [`Layer::PreNorm`].
+    /// Tensors of [`Layer::PreNorm`].
     PreNorm(encoder_layer::Saved),
-    /// Those of [`Layer::PostNorm`].
+    /// Tensors of [`Layer::PostNorm`].
     PostNorm(PostNormSaved),
 }
 

@@ -25,9 +25,9 @@ const WEIGHT_NORM: [(&str, &str); 2] = [
 pub enum Source {
     /// A checkpoint folder.
     Files {
-        /// Its tensors.
+        /// Tensors.
         checkpoint: Checkpoint,
-        /// What stands in front of the encoder's names.
+        /// Prefix of the encoder's names.
         prefix: &'static str,
         /// Seed of tensors that the folder does not hold: the mask embedding, and heads.
         seed: u64,

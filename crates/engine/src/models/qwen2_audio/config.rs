@@ -1,4 +1,4 @@
-//! What `config.json` of Qwen2-Audio says about the shape of the model.
+//! Shape of the model in `config.json` of Qwen2-Audio.
 
 use serde_json::Value;
 
@@ -14,7 +14,7 @@ use maqam_base::error::Result;
 /// checkpoints on the Hub need.
 ///
 /// # Errors
-/// Where a field says something the model here does not do; the message names it.
+/// If a field says something the model here does not do; the message names it.
 pub fn from_json(root: &Value) -> Result<Config> {
     let audio = Fields(&root["audio_config"], "audio_config");
     let text = Fields(&root["text_config"], "text_config");

@@ -1,4 +1,4 @@
-//! What Qwen2-Audio calls its tensors: as checkpoints on the Hub do.
+//! Names of Qwen2-Audio's tensors, as checkpoints on the Hub write them.
 
 use crate::models::names::Names;
 use crate::nn::naming::NameForm;

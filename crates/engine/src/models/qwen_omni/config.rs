@@ -1,4 +1,4 @@
-//! What `config.json` of Qwen2.5-Omni says about the shape of its thinker.
+//! Shape of the thinker in `config.json` of Qwen2.5-Omni.
 
 use serde_json::Value;
 
@@ -13,7 +13,7 @@ use maqam_base::error::Result;
 /// Reads the configuration of a full or a thinker-only checkpoint.
 ///
 /// # Errors
-/// Where a field is missing, or says something the model here does not do; the message names it.
+/// If a field is missing, or says something the model here does not do; the message names it.
 pub fn from_json(root: &Value) -> Result<Config> {
     let thinker = thinker_of(root);
     let audio = Fields(&thinker["audio_config"], "audio_config");

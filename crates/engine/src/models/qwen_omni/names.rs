@@ -1,4 +1,4 @@
-//! What Qwen2.5-Omni calls its tensors: as in the full checkpoint, the thinker's name in front.
+//! Names of Qwen2.5-Omni's tensors: as in the full checkpoint, the thinker's name in front.
 
 use crate::models::names::Names;
 use crate::nn::naming::NameForm;

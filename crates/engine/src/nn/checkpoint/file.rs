@@ -34,7 +34,7 @@ pub(super) struct MappedFile {
     pub(super) path: PathBuf,
     map: Mmap,
     pub(super) metadata: Metadata,
-    /// Where the tensors' bytes begin.
+    /// First byte of the tensors.
     start: usize,
 }
 

@@ -52,7 +52,7 @@ pub fn read_json(path: &Path) -> Result<Value> {
 /// Refuses a pipe, a socket or a device, which may have no end or never begin; a folder is left to the reader.
 ///
 /// # Errors
-/// What is there; the system's.
+/// A pipe, a socket or a device; the system's.
 pub(super) fn expect_file(path: &Path) -> Result<()> {
     let metadata = path.metadata().map_err(|e| Error::io(path, "read", &e))?;
     if metadata.is_file() || metadata.is_dir() {

@@ -48,7 +48,7 @@ pub struct Checkpoint {
     files: Vec<MappedFile>,
     /// Which file holds a tensor.
     names: BTreeMap<String, usize>,
-    /// How the files write the names of the model.
+    /// Form in which the files write the names of the model.
     form: &'static NameForm,
 }
 

@@ -13,7 +13,7 @@ use half::bf16;
 pub struct Address(pub u64);
 
 impl Address {
-    /// Where nothing is.
+    /// Null pointer.
     pub const NULL: Self = Self(0);
 
     /// The place `count` numbers of type `T` further on.
@@ -22,7 +22,7 @@ impl Address {
     }
 }
 
-/// What may be copied to a GPU byte by byte.
+/// Type that may be copied to a GPU byte by byte.
 ///
 /// # Safety
 /// No padding, and every pattern of bits is a value.
@@ -47,7 +47,7 @@ unsafe impl<T: Plain, const N: usize> Plain for [T; N] {}
 /// The place of a contiguous tensor of a given type on a GPU.
 ///
 /// # Errors
-/// Where the tensor is strided, elsewhere, or of another type.
+/// If the tensor is strided, elsewhere, or of another type.
 pub fn address(tensor: &Tensor, kind: DType) -> Result<Address> {
     let layout = tensor.layout();
     if !layout.is_contiguous() {
@@ -59,7 +59,7 @@ pub fn address(tensor: &Tensor, kind: DType) -> Result<Address> {
 /// The place of a matrix on a GPU, and the distance of its rows, which may be more than their width.
 ///
 /// # Errors
-/// Where the numbers of a row do not follow each other, or the tensor is elsewhere or of another type.
+/// If the numbers of a row do not follow each other, or the tensor is elsewhere or of another type.
 pub fn rows_of(tensor: &Tensor, kind: DType) -> Result<(Address, usize)> {
     let layout = tensor.layout();
     match (layout.dims(), layout.stride()) {
@@ -74,7 +74,7 @@ pub fn rows_of(tensor: &Tensor, kind: DType) -> Result<(Address, usize)> {
     }
 }
 
-/// Where a tensor's first number lies.
+/// Address of a tensor's first number.
 fn place(tensor: &Tensor, kind: DType) -> Result<Address> {
     let (storage, layout) = tensor.storage_and_layout();
     let start = layout.start_offset();

@@ -47,7 +47,7 @@ const BACKWARD_KEYS: Kernel = Kernel {
     shared: [33_280, 66_048],
 };
 
-/// What the kernels take beside their tensors.
+/// Arguments of the kernels beside their tensors.
 struct Shape {
     gpu: std::sync::Arc<Gpu>,
     tokens: usize,
@@ -208,7 +208,7 @@ fn operations(cu_seqlens: &[usize], mask: Mask, heads: Heads, products: f64) -> 
     2.0 * products * pairs * heads.query_width() as f64
 }
 
-/// What a block's rows are.
+/// Kind of a block's rows.
 #[derive(Clone, Copy, PartialEq, Eq)]
 enum Side {
     Queries,

@@ -27,7 +27,7 @@ const OLDEST: (i32, i32) = (8, 0);
 /// Opens the first GPU.
 ///
 /// # Errors
-/// Where there is no driver, no GPU, or one that is too old.
+/// If there is no driver, no GPU, or one that is too old.
 pub fn open() -> Result<Device> {
     let wrong = |found: String| {
         candle_core::Error::Msg(format!(
@@ -59,7 +59,7 @@ pub fn open() -> Result<Device> {
     Ok(device)
 }
 
-/// What went wrong, without the backtrace that candle appends where one is asked for.
+/// Message of an error, without the backtrace that candle appends on request.
 fn first_line(error: &candle_core::Error) -> String {
     error
         .to_string()
@@ -74,7 +74,7 @@ pub fn name(device: &Device) -> Result<String> {
     device.as_cuda_device()?.cuda_stream().context().name().w()
 }
 
-/// What is free: what the driver has, and what the pool keeps of freed tensors.
+/// Free memory: the driver's, and what the pool keeps of freed tensors.
 pub fn memory(device: &Device) -> Result<Memory> {
     let stream = device.as_cuda_device()?.cuda_stream();
     let (free, total) = stream.context().mem_get_info().w()?;
@@ -108,7 +108,7 @@ pub fn reserved_peak(device: &Device) -> Result<u64> {
     )
 }
 
-/// What the driver has left, without what the pool keeps.
+/// Memory that the driver has left, without what the pool keeps.
 pub fn free_of_driver(device: &Device) -> Result<u64> {
     let (free, _) = device
         .as_cuda_device()?

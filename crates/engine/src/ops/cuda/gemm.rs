@@ -41,7 +41,7 @@ impl Gpu {
     /// Computes a product into `d`, `[m, n]`.
     ///
     /// # Errors
-    /// Where the dimensions do not fit each other, or the library has no algorithm.
+    /// If the dimensions do not fit each other, or the library has no algorithm.
     pub fn product(&self, d: Matrix, product: Product) -> Result<()> {
         let Product { a, b, c, .. } = product;
         let (m, k) = a.dims();
@@ -230,7 +230,7 @@ fn fallback(d: Matrix, product: &Product, form: Form) -> String {
 /// A product in the library's terms.
 struct Call {
     description: sys::cublasLtMatmulDesc_t,
-    /// Of its operands in its order: our `b`, our `a`, what is added, the destination.
+    /// Layouts of the operands in the library's order: our `b`, our `a`, what is added, the destination.
     layouts: [sys::cublasLtMatrixLayout_t; 4],
     places: [Address; 4],
     alpha: f32,

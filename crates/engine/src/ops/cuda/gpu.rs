@@ -57,7 +57,7 @@ const POISON: u8 = 0xff;
 pub struct Table(Arc<CudaSlice<u8>>);
 
 impl Table {
-    /// Where it begins.
+    /// Address of the table.
     pub fn address(&self) -> Address {
         Address(self.0.device_ptr(self.0.stream()).0)
     }
@@ -130,7 +130,7 @@ impl Gpu {
         &self.stream
     }
 
-    /// What is watched of everything that is asked.
+    /// Watch over everything that is queued.
     pub fn watch(&self) -> &Watch {
         &self.watch
     }
@@ -180,7 +180,7 @@ impl Gpu {
     /// Runs a kernel; one of no blocks does nothing.
     ///
     /// # Errors
-    /// Where there is no such kernel, or it cannot be launched with such a grid.
+    /// If there is no such kernel, or it cannot be launched with such a grid.
     pub fn launch(
         &self,
         name: &'static str,

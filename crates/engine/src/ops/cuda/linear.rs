@@ -352,7 +352,7 @@ struct EightBit {
     scale: Tensor,
 }
 
-/// What rows of 8 bits are multiplied with, and what is added to the product.
+/// Right factor of rows in fp8, and what is added to the product.
 struct EightBitFactor {
     weight: Matrix,
     /// Scales of the weight's columns.
@@ -439,7 +439,7 @@ fn scales_of(quantised: &Quantised) -> Result<&Scales> {
 /// A frozen weight `[out, in]` in 8 bits, as it is and transposed: products of 8 bits want both factors' inner dimension contiguous.
 ///
 /// # Errors
-/// Where the GPU has no such products with a scale for each row, or the dimensions are not multiples of 16.
+/// If the GPU has no such products with a scale for each row, or the dimensions are not multiples of 16.
 pub fn quantise(weight: &Tensor) -> Result<Weight> {
     let gpu = Gpu::of(weight.device())?;
     let (outputs, inputs) = weight.dims2()?;

@@ -55,7 +55,7 @@ impl Block {
         }
     }
 
-    /// Where `count` values lie, `offset` bytes from the start; panics where they do not fit.
+    /// Place of `count` values, `offset` bytes from the start; panics if they do not fit.
     pub fn place<T: Plain>(&self, offset: usize, count: usize) -> *mut T {
         assert!(
             offset.is_multiple_of(align_of::<T>()) && offset + count * size_of::<T>() <= self.bytes,

@@ -62,7 +62,7 @@ pub fn scatter_add(d_table: &Tensor, ids: &[u32], d_rows: &Tensor) -> Result<()>
 /// Rows by the id they have.
 struct Groups {
     distinct: Vec<u32>,
-    /// Where each id's rows begin in `rows`, and their number at the end.
+    /// First place of each id's rows in `rows`, and their number at the end.
     starts: Vec<u32>,
     /// Ascending inside each group.
     rows: Vec<u32>,

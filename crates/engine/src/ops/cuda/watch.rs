@@ -38,7 +38,7 @@ const FATAL: [&str; 6] = [
 pub struct Work {
     /// Name of the kernel, or `product`.
     pub name: &'static str,
-    /// Its sizes, as a person reads them.
+    /// Sizes, as a person reads them.
     pub shape: String,
     /// Bytes that it reads and writes at least; `None` where the arguments do not say it.
     pub bytes: Option<f64>,
@@ -53,7 +53,7 @@ struct Between {
     end: CudaEvent,
 }
 
-/// What is watched of a GPU.
+/// Watch over the work of a GPU.
 pub struct Watch {
     is_checked: bool,
     is_timed: AtomicBool,
