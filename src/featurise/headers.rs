@@ -159,19 +159,22 @@ pub fn print_of_bytes(bytes: &[u8]) -> u64 {
 }
 
 fn print_of_file(path: &Path, of: Option<Range<u64>>) -> Result<u64> {
-    let read = || -> std::io::Result<u64> {
-        let mut file = File::open(path)?;
-        let (start, len) = match of {
-            Some(of) => (of.start, of.end - of.start),
-            None => (0, file.metadata()?.len()),
-        };
-        let range = sampled(len);
-        file.seek(SeekFrom::Start(start + range.start))?;
-        let mut bytes = Vec::new();
-        file.take(range.end - range.start).read_to_end(&mut bytes)?;
-        Ok(print(len, &bytes))
+    let (len, middle) = middle_of_file(path, of).map_err(|e| Error::io(path, "read", &e))?;
+    Ok(print(len, &middle))
+}
+
+/// Length of a file, or of a range of it, and the bytes in its middle.
+fn middle_of_file(path: &Path, of: Option<Range<u64>>) -> std::io::Result<(u64, Vec<u8>)> {
+    let mut file = File::open(path)?;
+    let (start, len) = match of {
+        Some(of) => (of.start, of.end - of.start),
+        None => (0, file.metadata()?.len()),
     };
-    read().map_err(|e| Error::io(path, "read", &e))
+    let range = sampled(len);
+    file.seek(SeekFrom::Start(start + range.start))?;
+    let mut bytes = Vec::new();
+    file.take(range.end - range.start).read_to_end(&mut bytes)?;
+    Ok((len, bytes))
 }
 
 /// The middle of a file of this length.

@@ -215,16 +215,13 @@ impl Trainer<'_> {
                 evaluations: 0,
             },
         };
-        let reason = || {
-            format!(
-                "`{name}` has been no better than {:.4} for {patience} evaluations",
-                waiting.best
-            )
-        };
+        let best = waiting.best;
         let end = (waiting.evaluations >= u64::from(*patience)).then(|| End {
             stage,
             steps: in_stage + 1,
-            reason: reason(),
+            reason: format!(
+                "`{name}` has been no better than {best:.4} for {patience} evaluations"
+            ),
         });
         Ok((Some(waiting), end))
     }

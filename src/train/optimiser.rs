@@ -246,25 +246,21 @@ impl Optimiser {
             max_grad_norm,
             ..
         } = self.settings;
-        let segment = |entry: &Entry| Segment {
-            range: entry.range.clone(),
-            learning_rate: update.learning_rate * self.settings.factors.of(entry.part),
-            decay: entry.shape.len() > 1,
-            step: update.counts.of(entry.part),
-        };
         let segments: Vec<Segment> = parameters
             .entries
             .iter()
             .filter(|entry| update.counts.of(entry.part) > 0)
-            .map(segment)
+            .map(|entry| Segment {
+                range: entry.range.clone(),
+                learning_rate: update.learning_rate * self.settings.factors.of(entry.part),
+                decay: entry.shape.len() > 1,
+                step: update.counts.of(entry.part),
+            })
             .collect();
-        let values = &parameters.values;
-        let copy = parameters.copy.as_ref();
-        let gradients = &parameters.gradients;
         let buffers = Buffers {
-            values,
-            copy,
-            gradients,
+            values: &parameters.values,
+            copy: parameters.copy.as_ref(),
+            gradients: &parameters.gradients,
             first: &self.first,
             second: &self.second,
         };

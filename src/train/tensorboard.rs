@@ -209,14 +209,21 @@ fn block(bytes: &mut Vec<u8>, field: u8, contents: &[u8]) {
 
 /// A TFRecord: length, its checksum, contents, theirs; checksums are CRC-32C, rotated and shifted as TensorFlow masks them.
 fn record(contents: &[u8]) -> Vec<u8> {
-    let masked = |bytes: &[u8]| {
-        crc32c::crc32c(bytes)
-            .rotate_right(15)
-            .wrapping_add(0xa282_ead8)
-            .to_le_bytes()
-    };
     let length = (contents.len() as u64).to_le_bytes();
-    [&length[..], &masked(&length), contents, &masked(contents)].concat()
+    [
+        &length[..],
+        &checksum(&length),
+        contents,
+        &checksum(contents),
+    ]
+    .concat()
+}
+
+fn checksum(bytes: &[u8]) -> [u8; 4] {
+    crc32c::crc32c(bytes)
+        .rotate_right(15)
+        .wrapping_add(0xa282_ead8)
+        .to_le_bytes()
 }
 
 #[cfg(test)]

@@ -42,23 +42,22 @@ impl Units {
 
     /// Ids of a text's characters, or of a class; those that are unknown are left out.
     pub fn ids(&self, kind: HeadKind, text: &str) -> Vec<u32> {
-        let place = |name: &str| {
-            self.names
-                .iter()
-                .position(|known| known == name)
-                .map(|i| i as u32)
-        };
         match kind {
-            HeadKind::Classify => place(text).into_iter().collect(),
+            HeadKind::Classify => self.id(text).into_iter().collect(),
             HeadKind::Ctc => {
                 let words: Vec<&str> = text.split_whitespace().collect();
                 words
                     .join(BAR)
                     .chars()
-                    .filter_map(|c| place(c.encode_utf8(&mut [0; 4])))
+                    .filter_map(|c| self.id(c.encode_utf8(&mut [0; 4])))
                     .collect()
             }
         }
+    }
+
+    fn id(&self, name: &str) -> Option<u32> {
+        let place = self.names.iter().position(|known| known == name);
+        place.map(|i| i as u32)
     }
 
     /// The text that ids spell.

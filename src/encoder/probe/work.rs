@@ -91,7 +91,9 @@ impl<'a> Work<'a> {
             predictions.push(match (self.recipe.head, beam) {
                 (HeadKind::Ctc, None) => self.rows.units.text(&ctc::greedy(&logits, units, 0)),
                 (HeadKind::Ctc, Some(beam)) => self.spell(&logits, beam, model.as_ref()),
-                (HeadKind::Classify, _) => self.rows.units.names[first_largest(&logits)].clone(),
+                (HeadKind::Classify, _) => {
+                    self.rows.units.names[ctc::first_largest(&logits)].clone()
+                }
             });
         }
         Ok(predictions)
@@ -107,17 +109,4 @@ impl<'a> Work<'a> {
         };
         self.rows.units.text(&beam.decode(logits))
     }
-}
-
-/// Place of the first of the largest logits.
-fn first_largest(logits: &[f32]) -> usize {
-    let mut best = 0;
-    let mut largest = f32::NEG_INFINITY;
-    for (i, &x) in logits.iter().enumerate() {
-        if x > largest {
-            best = i;
-            largest = x;
-        }
-    }
-    best
 }

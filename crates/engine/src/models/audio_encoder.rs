@@ -94,6 +94,9 @@ impl AudioEncoder {
         found
     }
 
+    /// `x_0 = gelu(W_2 unfold(gelu(W_1 unfold(f) + b_1)) + b_2) + positions` of log-mel frames `f`, `x_(i + 1) = layer_i(x_i)`, and
+    /// `y = norm(pairs averaged of x_n)`. `training` saves what the backward needs, from the first layer that is trained on.
+    ///
     /// # Shapes
     /// -> `[audio tokens, d_model]`, clip after clip
     pub fn forward(
@@ -116,6 +119,7 @@ impl AudioEncoder {
         if let Some(rows) = &position_rows {
             x = gather(&x, rows)?;
         }
+
         let convolutions = (training && self.conv1.is_trained()).then_some(Convolved {
             unfolded1,
             before1,
@@ -143,6 +147,7 @@ impl AudioEncoder {
             }
             x = y;
         }
+
         let pooled = pool_pairs(&x, &audio.clip_positions)?;
         let (y, statistics) = self.final_norm.forward(&pooled)?;
         let saved = (!layers.is_empty() || convolutions.is_some()).then_some(EncoderSaved {
@@ -154,7 +159,8 @@ impl AudioEncoder {
         Ok((y, saved))
     }
 
-    /// Adds to the gradients of the layers, from the last to the first that is trained, and of the convolutions.
+    /// The steps of the forward from the last to the first: `dx_n = pairs'(norm'(dy))`, `dx_i = layer_i'(dx_(i + 1))` down to the first layer
+    /// that is trained, then the convolutions. Adds to the gradients of what is trained.
     pub fn backward(
         &self,
         dy: &Tensor,
@@ -218,12 +224,15 @@ impl AudioEncoder {
 pub fn sinusoids(positions: usize, channels: usize) -> Result<Tensor> {
     let half = channels / 2;
     let step = (10_000f64).ln() / (half as f64 - 1.0);
-    let angle =
-        |position: usize, i: usize| position as f64 * f64::from((-step * i as f64).exp() as f32);
-    let rows = (0..positions).flat_map(|p| {
-        (0..half)
-            .map(move |i| angle(p, i).sin() as f32)
-            .chain((0..half).map(move |i| angle(p, i).cos() as f32))
-    });
-    tensor(rows.collect::<Vec<f32>>(), (positions, channels))
+    let frequencies: Vec<f64> = (0..half)
+        .map(|i| f64::from((-step * i as f64).exp() as f32))
+        .collect();
+
+    let mut rows: Vec<f32> = Vec::with_capacity(positions * channels);
+    for position in 0..positions {
+        let angles = frequencies.iter().map(|f| position as f64 * f);
+        rows.extend(angles.clone().map(|angle| angle.sin() as f32));
+        rows.extend(angles.map(|angle| angle.cos() as f32));
+    }
+    tensor(rows, (positions, channels))
 }

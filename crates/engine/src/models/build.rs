@@ -168,19 +168,15 @@ fn decoder_layer(
     [qkv, output, gate_up, down]: &[Group; 4],
 ) -> Result<DecoderLayer> {
     let text = &config.text;
-    let [attention_norm, mlp_norm] =
-        DECODER_NORMS.map(|norm| format!("{}.{norm}.weight", config.names.decoder_layer(layer)));
-    let norm = |name: &str| -> Result<RmsNorm> {
-        Ok(RmsNorm {
-            weight: builder.weight(name, &[text.hidden_size])?,
-            eps: text.rms_norm_eps,
-        })
-    };
+    let stem = config.names.decoder_layer(layer);
+    let [attention_norm, mlp_norm] = DECODER_NORMS.map(|norm| format!("{stem}.{norm}"));
+    let dim = text.hidden_size;
+    let eps = text.rms_norm_eps;
     Ok(DecoderLayer {
-        attention_norm: norm(&attention_norm)?,
+        attention_norm: builder.rms_norm(&attention_norm, dim, eps)?,
         qkv: builder.joined(qkv)?,
         output: builder.joined(output)?,
-        mlp_norm: norm(&mlp_norm)?,
+        mlp_norm: builder.rms_norm(&mlp_norm, dim, eps)?,
         gate_up: builder.joined(gate_up)?,
         down: builder.joined(down)?,
         heads: text.heads(),

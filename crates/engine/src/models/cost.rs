@@ -40,6 +40,15 @@ pub struct Load {
 }
 
 impl Load {
+    /// Rows that the linear layers of a part see.
+    fn rows(&self, part: Part) -> f64 {
+        match part {
+            Part::AudioEncoder => POSITIONS * self.audio_tokens,
+            Part::Projector => self.audio_tokens,
+            Part::Decoder => self.tokens,
+        }
+    }
+
     /// One sequence more.
     pub fn add(&mut self, tokens: usize, audio_tokens: usize, targets: usize) {
         let tokens = tokens as f64;
@@ -166,22 +175,10 @@ impl Model<'_> {
 
     /// Adapters: a forward, and gradients of inputs and weights.
     fn adapters(&self, load: &Load) -> f64 {
-        let rows = |part| match part {
-            Part::AudioEncoder => POSITIONS * load.audio_tokens,
-            Part::Projector => load.audio_tokens,
-            Part::Decoder => load.tokens,
-        };
-        let of = |part: Part| {
-            if self.is_trained(part) {
-                3.0 * PAIR * self.sizes.adapters.of(part) as f64 * rows(part)
-            } else {
-                0.0
-            }
-        };
         Part::ALL
             .into_iter()
             .filter(|&part| self.parts.of(part) == Training::Lora)
-            .map(of)
+            .map(|part| 3.0 * PAIR * self.sizes.adapters.of(part) as f64 * load.rows(part))
             .sum()
     }
 

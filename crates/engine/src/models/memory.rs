@@ -71,10 +71,10 @@ impl Model<'_> {
     }
 
     /// Bytes that a micro-batch takes beside that, at its highest.
-    pub fn on_card(&self, load: &Load) -> f64 {
-        let (encoder_saved, encoder_live) = self.encoder_on_card(load);
+    pub fn on_gpu(&self, load: &Load) -> f64 {
+        let (encoder_saved, encoder_live) = self.encoder_on_gpu(load);
         // The encoder is done before the decoder begins; what it keeps for its own backward stays.
-        (encoder_saved + self.heard_ahead(load) + encoder_live.max(self.decoder_on_card(load)))
+        (encoder_saved + self.heard_ahead(load) + encoder_live.max(self.decoder_on_gpu(load)))
             * (1.0 + BETWEEN)
     }
 
@@ -89,7 +89,7 @@ impl Model<'_> {
         }
     }
 
-    fn decoder_on_card(&self, load: &Load) -> f64 {
+    fn decoder_on_gpu(&self, load: &Load) -> f64 {
         let text = &self.config.text;
         let heads = self.config.text.heads();
         let dim = text.hidden_size as f64;
@@ -117,7 +117,7 @@ impl Model<'_> {
     }
 
     /// Activations that the encoder saves for its backward, and those that it needs on its way.
-    fn encoder_on_card(&self, load: &Load) -> (f64, f64) {
+    fn encoder_on_gpu(&self, load: &Load) -> (f64, f64) {
         let audio = &self.config.audio;
         let dim = audio.d_model as f64;
         let ffn = audio.encoder_ffn_dim as f64;
@@ -155,20 +155,18 @@ impl Model<'_> {
 
     /// Most tokens of a micro-batch that takes at most `bytes` bytes, whatever share of them is audio or learnt.
     pub fn fitting_tokens(&self, bytes: f64) -> usize {
-        let fits = |tokens: usize| {
-            let tokens = tokens as f64;
-            self.on_card(&Load {
-                tokens,
-                squares: 0.0,
-                audio_tokens: tokens,
-                targets: tokens,
-            }) <= bytes
-        };
         let mut fitting = 0;
         let mut above = 1 << 24;
         while above - fitting > 1 {
             let middle = fitting + (above - fitting) / 2;
-            if fits(middle) {
+            let tokens = middle as f64;
+            let load = Load {
+                tokens,
+                squares: 0.0,
+                audio_tokens: tokens,
+                targets: tokens,
+            };
+            if self.on_gpu(&load) <= bytes {
                 fitting = middle
             } else {
                 above = middle
@@ -237,7 +235,7 @@ impl Fit {
         };
         let batch = stages
             .iter()
-            .map(|model| model.on_card(&load))
+            .map(|model| model.on_gpu(&load))
             .fold(0.0, f64::max);
         let fit = Self {
             need,
@@ -473,8 +471,7 @@ mod tests {
             );
             // Bytes that each token more keeps: 4.44 MB, 2.98 MB and 0.20 MB by hand; a layer's way and the head come on top.
             let slope = |save| {
-                (model(save).decoder_on_card(&load(8192))
-                    - model(save).decoder_on_card(&load(4096)))
+                (model(save).decoder_on_gpu(&load(8192)) - model(save).decoder_on_gpu(&load(4096)))
                     / 4096.0
             };
             for (save, kept, live) in [
@@ -573,8 +570,7 @@ mod tests {
                     targets: tokens as f64,
                 };
                 assert!(
-                    model.on_card(&worst(tokens)) <= 20e9
-                        && model.on_card(&worst(tokens + 1)) > 20e9
+                    model.on_gpu(&worst(tokens)) <= 20e9 && model.on_gpu(&worst(tokens + 1)) > 20e9
                 );
             }
         });

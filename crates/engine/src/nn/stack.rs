@@ -12,6 +12,7 @@ use crate::nn::parameters::Declared;
 use crate::nn::parameters::Kind;
 use crate::nn::parameters::Parameters;
 use crate::nn::peft::key;
+use crate::nn::rms_norm::RmsNorm;
 use crate::nn::weights::Weights;
 use crate::ops::convolution::KERNEL;
 use crate::ops::device::compute_type;
@@ -164,6 +165,14 @@ impl Builder<'_> {
         })
     }
 
+    /// Scale of a root-mean-square norm over `dim` numbers.
+    pub fn rms_norm(&self, name: &str, dim: usize, eps: f64) -> Result<RmsNorm> {
+        Ok(RmsNorm {
+            weight: self.weight(&format!("{name}.weight"), &[dim])?,
+            eps,
+        })
+    }
+
     /// The projections of a group as one layer.
     pub fn linear(&self, group: &Group) -> Result<Linear> {
         let parts: Vec<(String, usize)> = group
@@ -251,21 +260,15 @@ impl Builder<'_> {
         if ups.is_empty() {
             return Ok(None);
         }
-        let frozen_if_not_trained = |weight: Weight| {
-            if self.trained {
-                weight
-            } else {
-                Weight::frozen(weight.value)
-            }
-        };
-        let down = frozen_if_not_trained(self.parameters.stacked(place..place + ups.len())?);
+
+        let down = self.adapter_weight(self.parameters.stacked(place..place + ups.len())?);
         let first_up = place + ups.len();
         let ups = ups
             .into_iter()
             .enumerate()
             .map(|(i, (columns, ranks, scale, site))| {
                 Ok(Up {
-                    weight: frozen_if_not_trained(self.parameters.weight(first_up + i)?),
+                    weight: self.adapter_weight(self.parameters.weight(first_up + i)?),
                     columns,
                     ranks,
                     scale,
@@ -278,6 +281,15 @@ impl Builder<'_> {
             ups,
             joined: None,
         }))
+    }
+
+    /// A tensor of an adapter, with its gradient where adapters are trained.
+    fn adapter_weight(&self, weight: Weight) -> Weight {
+        if self.trained {
+            weight
+        } else {
+            Weight::frozen(weight.value)
+        }
     }
 
     /// A convolution's `[out, in, 3]` as a linear layer over unfolded rows, `[out, 3 in]`.

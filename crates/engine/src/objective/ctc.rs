@@ -181,24 +181,28 @@ fn log_add(a: f64, b: f64) -> f64 {
     }
 }
 
+/// Place of the first of the largest logits.
+pub fn first_largest(logits: &[f32]) -> usize {
+    let mut best = 0;
+    let mut largest = f32::NEG_INFINITY;
+    for (i, &x) in logits.iter().enumerate() {
+        if x > largest {
+            best = i;
+            largest = x;
+        }
+    }
+    best
+}
+
 /// The likeliest unit of each frame, repetitions merged and blanks removed.
 ///
 /// # Shapes
 /// `logits`: `[frames, units]`, row-major
 pub fn greedy(logits: &[f32], units: usize, blank: u32) -> Vec<u32> {
-    let best = |row: &[f32]| {
-        let found = row
-            .iter()
-            .enumerate()
-            .fold((0, f32::NEG_INFINITY), |best, (i, &x)| {
-                if x > best.1 { (i, x) } else { best }
-            });
-        found.0 as u32
-    };
     let mut spelled = Vec::new();
     let mut before = None;
     for row in logits.chunks_exact(units) {
-        let unit = best(row);
+        let unit = first_largest(row) as u32;
         if unit != blank && before != Some(unit) {
             spelled.push(unit);
         }

@@ -57,14 +57,12 @@ pub fn regression(
     })
 }
 
+fn dot<T: Real>(a: &[T], b: &[T]) -> f64 {
+    a.iter().zip(b).map(|(a, b)| a.wide() * b.wide()).sum()
+}
+
 /// Weighted loss and cosine of a frame; writes the gradient.
 fn one_row<T: Real>(p: &[T], w: &[T], weight: f64, cosine_weight: f64, d: &mut [T]) -> (f64, f64) {
-    let dot = |a: &[T], b: &[T]| {
-        a.iter()
-            .zip(b)
-            .map(|(a, b)| a.wide() * b.wide())
-            .sum::<f64>()
-    };
     let p_length = dot(p, p).sqrt();
     let w_length = dot(w, w).sqrt();
     let lengths = (p_length * w_length).max(EPS);

@@ -140,18 +140,22 @@ impl<F: FnOnce(&mut CpuStorage, Range<usize>) -> Result<()>> InplaceOp1 for Writ
 /// `change` must not read a tensor that shares the storage: the storage is locked while it runs.
 pub fn write<T: Real>(tensor: &Tensor, change: impl FnOnce(&mut [T])) -> Result<()> {
     let write = |storage: &mut CpuStorage, range: Range<usize>| {
-        let values = match (storage, T::DTYPE) {
-            (CpuStorage::F32(values), DType::F32) => same_type::<Vec<f32>, Vec<T>>(values),
-            (CpuStorage::F64(values), DType::F64) => same_type::<Vec<f64>, Vec<T>>(values),
-            _ => None,
-        };
-        match values {
-            Some(values) => change(&mut values[range]),
-            None => candle_core::bail!("expected {:?} on the CPU", T::DTYPE),
-        }
+        change(&mut values_mut::<T>(storage)?[range]);
         Ok(())
     };
     tensor.inplace_op1(&Write(RefCell::new(Some(write))))
+}
+
+fn values_mut<T: Real>(storage: &mut CpuStorage) -> Result<&mut Vec<T>> {
+    let values = match (storage, T::DTYPE) {
+        (CpuStorage::F32(values), DType::F32) => same_type::<Vec<f32>, Vec<T>>(values),
+        (CpuStorage::F64(values), DType::F64) => same_type::<Vec<f64>, Vec<T>>(values),
+        _ => None,
+    };
+    match values {
+        Some(values) => Ok(values),
+        None => candle_core::bail!("expected {:?} on the CPU", T::DTYPE),
+    }
 }
 
 fn same_type<A: 'static, B: 'static>(values: &mut A) -> Option<&mut B> {

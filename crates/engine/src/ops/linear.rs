@@ -213,7 +213,7 @@ impl Linear {
         own.chain(adapters).collect()
     }
 
-    /// The layer's output, with `residual` added, and what the adapters' backward needs.
+    /// `y = x W^T + b + scale (dropout(x) A^T) B^T + residual`, and `h = dropout(x) A^T`, which the adapters' backward needs.
     ///
     /// # Shapes
     /// `x`: `[tokens, in]`, `residual`: `[tokens, out]` -> `[tokens, out]` and `[tokens, sum of ranks]`
@@ -297,7 +297,8 @@ impl Linear {
         tensor(y, (rows, outputs))
     }
 
-    /// Adds to the gradients of what is trained, and returns the gradient of the input where it is wanted.
+    /// `dx = dy W + dropout(dh A)` where it is wanted, with `dh = scale dy B`. Adds `dW = dy^T x`, `db = sum over tokens of dy`,
+    /// `dA = dh^T dropout(x)` and `dB = scale dy^T h` to the gradients of what is trained.
     ///
     /// # Shapes
     /// `dy`: `[tokens, out]`, `x`: `[tokens, in]`, `hidden`: what the forward returned -> `[tokens, in]`

@@ -127,6 +127,14 @@ impl Gguf {
             .ok_or_else(|| Error::input(format!("there is no tensor `{name}`")).at_path(&self.path))
     }
 
+    /// Bytes that a value of a tensor takes; 0 for one that is not there.
+    fn bytes_per_value(&self, name: &str) -> f64 {
+        let info = self.content.tensor_infos.get(name);
+        info.map_or(0.0, |info| {
+            info.ggml_dtype.type_size() as f64 / info.ggml_dtype.block_size() as f64
+        })
+    }
+
     /// Tensors by their names in transformers' `Qwen2ForCausalLM`: that name, the file's, the shape. A head that is the embedding table in
     /// other blocks is left out, and the finer of the two stands for both.
     ///
@@ -137,21 +145,15 @@ impl Gguf {
         let table = "token_embd.weight";
         let head = "output.weight";
         let is_tied = self.is_tied(table, head)?;
-        let finer = |a: &str, b: &str| {
-            let bits = |name: &str| {
-                let info = &self.content.tensor_infos[name];
-                info.ggml_dtype.type_size() as f64 / info.ggml_dtype.block_size() as f64
-            };
-            if bits(b) > bits(a) {
-                b.to_owned()
-            } else {
-                a.to_owned()
-            }
+        let finer = if self.bytes_per_value(head) > self.bytes_per_value(table) {
+            head
+        } else {
+            table
         };
         for (name, info) in &self.content.tensor_infos {
             let (new, source) = match name.as_str() {
                 "token_embd.weight" if is_tied && self.content.tensor_infos.contains_key(head) => {
-                    ("model.embed_tokens.weight".to_owned(), finer(table, head))
+                    ("model.embed_tokens.weight".to_owned(), finer.to_owned())
                 }
                 "token_embd.weight" => ("model.embed_tokens.weight".to_owned(), name.clone()),
                 "output_norm.weight" => ("model.norm.weight".to_owned(), name.clone()),

@@ -1,5 +1,7 @@
 //! Arguments and block sizes of kernels.
 
+use std::ffi::c_void;
+
 use candle_core::Result;
 
 use crate::ops::cuda::address::Address;
@@ -23,6 +25,20 @@ pub enum Argument {
     Float(f32),
     /// A `double`.
     Double(f64),
+}
+
+impl Argument {
+    /// Where the value lies, as the driver takes it.
+    pub fn pointer(&self) -> *mut c_void {
+        match self {
+            Self::Pointer(value) | Self::Long(value) => {
+                std::ptr::from_ref(value).cast::<c_void>().cast_mut()
+            }
+            Self::Int(value) => std::ptr::from_ref(value).cast::<c_void>().cast_mut(),
+            Self::Float(value) => std::ptr::from_ref(value).cast::<c_void>().cast_mut(),
+            Self::Double(value) => std::ptr::from_ref(value).cast::<c_void>().cast_mut(),
+        }
+    }
 }
 
 impl From<Address> for Argument {

@@ -29,23 +29,16 @@ const OLDEST: (i32, i32) = (8, 0);
 /// # Errors
 /// If there is no driver, no GPU, or one that is too old.
 pub fn open() -> Result<Device> {
-    let wrong = |found: String| {
-        candle_core::Error::Msg(format!(
-            "no NVIDIA GPU can be computed on: {found}\nhint: it takes a GPU of compute capability {}.{} or newer and a driver for CUDA 13.0 (580 or newer)",
-            OLDEST.0, OLDEST.1
-        ))
-    };
     // One stream for all threads: candle's default is one for each thread, whose order would be anyone's guess.
-    let device = Device::new_cuda_with_stream(0).map_err(|error| wrong(first_line(&error)))?;
+    let device = Device::new_cuda_with_stream(0).map_err(|error| unusable(&first_line(&error)))?;
     let cuda = device.as_cuda_device()?;
     let stream = cuda.cuda_stream();
     let found = stream.context().compute_capability().w()?;
     if found < OLDEST {
-        return Err(wrong(format!(
-            "{} has compute capability {}.{}",
-            name(&device)?,
-            found.0,
-            found.1
+        let name = name(&device)?;
+        let (major, minor) = found;
+        return Err(unusable(&format!(
+            "{name} has compute capability {major}.{minor}"
         )));
     }
     // SAFETY: there is one stream, so nothing needs events to be ordered; without them a tensor costs no more than its memory.
@@ -57,6 +50,13 @@ pub fn open() -> Result<Device> {
         u64::MAX,
     )?;
     Ok(device)
+}
+
+fn unusable(found: &str) -> candle_core::Error {
+    let (major, minor) = OLDEST;
+    candle_core::Error::Msg(format!(
+        "no NVIDIA GPU can be computed on: {found}\nhint: it takes a GPU of compute capability {major}.{minor} or newer and a driver for CUDA 13.0 (580 or newer)"
+    ))
 }
 
 /// Message of an error, without the backtrace that candle appends on request.

@@ -47,8 +47,8 @@ const FATBINS: &[&[u8]] = &include!(concat!(env!("OUT_DIR"), "/kernels.rs"));
 /// Dynamic shared memory that a kernel may have without asking, in bytes (CUDA programming guide, table of technical specifications).
 const SHARED_WITHOUT_ASKING: u32 = 48 << 10;
 
-/// Tables kept on the GPU in case they are asked for again: those of one batch, or of a step of generation in all layers.
-const KEPT_TABLES: usize = 256;
+/// Tables that are cached on the GPU: those of one batch, or of a step of generation in all layers.
+const CACHED_TABLES: usize = 256;
 
 /// All bits set are NaN in every type of floating-point number.
 const POISON: u8 = 0xff;
@@ -63,7 +63,8 @@ impl Table {
     }
 }
 
-struct Kept {
+/// A table that stays on the GPU in case it is used again.
+struct CachedTable {
     bytes: Vec<u8>,
     on_gpu: Arc<CudaSlice<u8>>,
 }
@@ -74,7 +75,7 @@ pub struct Gpu {
     stream: Arc<CudaStream>,
     modules: Vec<Arc<CudaModule>>,
     functions: Mutex<HashMap<&'static str, (CudaFunction, u32)>>,
-    tables: Mutex<VecDeque<Kept>>,
+    tables: Mutex<VecDeque<CachedTable>>,
     pinned: Mutex<pinned::Pool>,
     blas: Blas,
     /// Whether new tensors are filled with NaN.
@@ -85,7 +86,7 @@ pub struct Gpu {
 static GPUS: Mutex<Vec<(DeviceId, Arc<Gpu>)>> = Mutex::new(Vec::new());
 
 impl Gpu {
-    /// The GPU behind a device, its kernels loaded when it is first asked for.
+    /// The GPU behind a device, its kernels loaded on the first call.
     pub fn of(device: &Device) -> Result<Arc<Self>> {
         let cuda = device.as_cuda_device()?;
         let mut gpus = locked(&GPUS);
@@ -99,13 +100,11 @@ impl Gpu {
 
     fn load(cuda: &CudaDevice, device: &Device) -> Result<Self> {
         let stream = cuda.cuda_stream();
-        let load = |fatbin: &&[u8]| {
-            stream
-                .context()
-                .load_module(Ptx::from_binary(fatbin.to_vec()))
-                .w()
-        };
-        let modules = FATBINS.iter().map(load).collect::<Result<_>>()?;
+        let modules = FATBINS
+            .iter()
+            .map(|fatbin| Ptx::from_binary(fatbin.to_vec()))
+            .map(|fatbin| stream.context().load_module(fatbin).w())
+            .collect::<Result<_>>()?;
         let blas = Blas::new(&stream)?;
         Ok(Self {
             device: device.clone(),
@@ -209,17 +208,7 @@ impl Gpu {
             candle_core::bail!("{name} cannot have {grid:?} blocks")
         };
         let function = self.function(name, shared)?;
-        let mut pointers: Vec<*mut c_void> = arguments
-            .iter()
-            .map(|argument| match argument {
-                Argument::Pointer(value) | Argument::Long(value) => {
-                    std::ptr::from_ref(value).cast::<c_void>().cast_mut()
-                }
-                Argument::Int(value) => std::ptr::from_ref(value).cast::<c_void>().cast_mut(),
-                Argument::Float(value) => std::ptr::from_ref(value).cast::<c_void>().cast_mut(),
-                Argument::Double(value) => std::ptr::from_ref(value).cast::<c_void>().cast_mut(),
-            })
-            .collect();
+        let mut pointers: Vec<*mut c_void> = arguments.iter().map(Argument::pointer).collect();
         let stream = self.stream.cu_stream();
         self.bind()?;
         let ask = || {
@@ -284,18 +273,18 @@ impl Gpu {
         Ok(function)
     }
 
-    /// A table of the host on the GPU: the one that is there already, where the same was asked for a short while ago.
+    /// A table of the host on the GPU: the cached one if the same was uploaded a short while ago.
     ///
-    /// Layers ask one after the other for the same boundaries and rows, so one batch costs one upload.
+    /// Layers use the same boundaries and rows one after the other, so one batch costs one upload.
     pub fn table<T: Plain>(&self, values: &[T]) -> Result<Table> {
         // SAFETY: the type's promise: all bytes of the values are initialised.
         let bytes = unsafe {
             std::slice::from_raw_parts(values.as_ptr().cast::<u8>(), size_of_val(values))
         };
         let mut tables = locked(&self.tables);
-        if let Some(found) = tables.iter().position(|kept| kept.bytes == bytes) {
-            if let Some(kept) = tables.remove(found) {
-                tables.push_front(kept);
+        if let Some(found) = tables.iter().position(|cached| cached.bytes == bytes) {
+            if let Some(cached) = tables.remove(found) {
+                tables.push_front(cached);
             }
         } else {
             let bytes = if bytes.is_empty() {
@@ -306,15 +295,15 @@ impl Gpu {
             // SAFETY: all of it is written before anything reads it.
             let on_gpu = self.retried(|| unsafe { self.stream.alloc::<u8>(bytes.len()).w() })?;
             self.write(Address(on_gpu.device_ptr(&self.stream).0), &bytes)?;
-            tables.push_front(Kept {
+            tables.push_front(CachedTable {
                 bytes,
                 on_gpu: Arc::new(on_gpu),
             });
-            tables.truncate(KEPT_TABLES);
+            tables.truncate(CACHED_TABLES);
         }
         tables
             .front()
-            .map(|kept| Table(kept.on_gpu.clone()))
+            .map(|cached| Table(cached.on_gpu.clone()))
             .ok_or_else(|| candle_core::Error::Msg("a table was lost".into()))
     }
 
@@ -346,7 +335,7 @@ impl Gpu {
         Ok(locked(&self.pinned))
     }
 
-    /// Says when all that was asked for so far is done.
+    /// Event that is complete when all that was queued so far is done.
     pub fn event(&self) -> Result<CudaEvent> {
         self.stream.record_event(None).map_err(|error| late(&error))
     }

@@ -124,7 +124,7 @@ fn write_beside(
         int(rows)?,
         int(ranks)?,
         int(padding)?,
-        int(x.stride())?
+        int(x.stride)?
     ];
     gpu.launch(
         "write_beside",
@@ -377,7 +377,7 @@ impl EightBitFactor {
         let start = match self.start {
             Some(start) => {
                 let rows = gpu.empty((padded, outputs), DType::BF16)?;
-                gpu.copy(bf16_of(&rows)?, start.place(), bytes)?;
+                gpu.copy(bf16_of(&rows)?, start.place, bytes)?;
                 Some(rows)
             }
             None => None,

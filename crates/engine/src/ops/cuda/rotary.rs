@@ -16,16 +16,19 @@ use crate::ops::cuda::gpu::Gpu;
 /// Cosines and sines of angles, `half` for each token, in `f32`.
 pub fn tables(angles: &[f64], half: usize, device: &Device) -> Result<(Tensor, Tensor)> {
     let gpu = Gpu::of(device)?;
-    let table = |function: fn(f64) -> f64| {
-        let values: Vec<f32> = angles
-            .par_iter()
-            .map(|&angle| function(angle) as f32)
-            .collect();
-        let table = gpu.empty((angles.len() / half, half), DType::F32)?;
-        gpu.write(f32_of(&table)?, &values)?;
-        Ok::<_, candle_core::Error>(table)
-    };
-    Ok((table(f64::cos)?, table(f64::sin)?))
+    let cos = table(&gpu, angles, half, f64::cos)?;
+    let sin = table(&gpu, angles, half, f64::sin)?;
+    Ok((cos, sin))
+}
+
+fn table(gpu: &Gpu, angles: &[f64], half: usize, function: fn(f64) -> f64) -> Result<Tensor> {
+    let values: Vec<f32> = angles
+        .par_iter()
+        .map(|&angle| function(angle) as f32)
+        .collect();
+    let table = gpu.empty((angles.len() / half, half), DType::F32)?;
+    gpu.write(f32_of(&table)?, &values)?;
+    Ok(table)
 }
 
 /// Rotates the first `num_heads` heads of every token in place, forwards (1) or backwards (-1).
