@@ -140,7 +140,7 @@ fn encoder(config: &Config, builder: &Builder, groups: &Groups) -> Result<AudioE
             })
         })
         .collect::<Result<Vec<_>>>()?;
-    let conv = |name: &str| format!("{}.{name}", names.tower);
+    let conv = |name: &str| format!("{}.{name}", names.encoder);
     Ok(AudioEncoder {
         conv1: builder.convolution(&conv("conv1"), audio.num_mel_bins, d)?,
         conv2: builder.convolution(&conv("conv2"), d, d)?,
@@ -148,7 +148,7 @@ fn encoder(config: &Config, builder: &Builder, groups: &Groups) -> Result<AudioE
             .to_dtype(compute_type(device))?
             .to_device(device)?,
         layers,
-        final_norm: builder.layer_norm(names.last_norm_of_tower, d)?,
+        final_norm: builder.layer_norm(names.encoder_norm, d)?,
     })
 }
 
@@ -186,7 +186,7 @@ fn decoder_layer(
 const ENCODER_NORMS: [&str; 2] = ["self_attn_layer_norm", "final_layer_norm"];
 const DECODER_NORMS: [&str; 2] = ["input_layernorm", "post_attention_layernorm"];
 
-/// Declares the weights of the parts that are trained whole, in the order of the computation.
+/// Declares the weights of the parts in full fine-tuning, in the order of the computation.
 fn full_weights(
     config: &Config,
     groups: &Groups,
@@ -213,7 +213,7 @@ fn full_weights(
         let part = Part::AudioEncoder;
         let d = audio.d_model;
         for (conv, inputs) in [("conv1", audio.num_mel_bins), ("conv2", d)] {
-            let stem = format!("{}.{conv}", names.tower);
+            let stem = format!("{}.{conv}", names.encoder);
             let shape = [d, inputs, KERNEL];
             let weight = format!("{stem}.weight");
             full.add(declared, weight, &shape, part, Kind::Convolution);
@@ -221,7 +221,7 @@ fn full_weights(
         }
         let norms = (0..audio.encoder_layers)
             .flat_map(|i| ENCODER_NORMS.map(|norm| format!("{}.{norm}", names.encoder_layer(i))));
-        for norm in norms.chain([names.last_norm_of_tower.to_owned()]) {
+        for norm in norms.chain([names.encoder_norm.to_owned()]) {
             for half in ["weight", "bias"] {
                 full.add(declared, format!("{norm}.{half}"), &[d], part, Kind::Full);
             }
@@ -244,7 +244,7 @@ fn full_weights(
     full
 }
 
-/// Name and shape of every weight that can be trained whole.
+/// Name and shape of every weight that full fine-tuning can train.
 pub fn weight_shapes(config: &Config) -> HashMap<String, Vec<usize>> {
     let mut declared = Declared::default();
     full_weights(

@@ -79,7 +79,7 @@ impl Model<'_> {
     }
 
     /// Operations that a step of adapters over frozen weights cannot do without: every weight of the decoder's layers once forward and once
-    /// to the gradient of its input, the head's likewise over what is learnt, the audio tower's forward. Nothing that is computed again
+    /// to the gradient of its input, the head's likewise over what is learnt, the audio encoder's forward. Nothing that is computed again
     /// counts, nor attention, nor the adapters. What `bench` divides by the time.
     pub fn useful(&self, load: &Load) -> f64 {
         let text = &self.config.text;
@@ -93,14 +93,14 @@ impl Model<'_> {
         let d = audio.d_model as f64;
         let ffn = audio.encoder_ffn_dim as f64;
         let kernel = KERNEL as f64;
-        let tower = audio.encoder_layers as f64 * (4.0 * d * d + 2.0 * d * ffn)
+        let encoder = audio.encoder_layers as f64 * (4.0 * d * d + 2.0 * d * ffn)
             + kernel * d * (audio.num_mel_bins as f64 + d)
             + d * audio.output_dim as f64;
         2.0 * PAIR * (layers * load.tokens + head * load.targets)
-            + PAIR * tower * POSITIONS * load.audio_tokens
+            + PAIR * encoder * POSITIONS * load.audio_tokens
     }
 
-    /// 1 where a part is trained whole, else 0.
+    /// 1 where a part is in full fine-tuning, else 0.
     pub fn is_full(&self, part: Part) -> f64 {
         f64::from(u8::from(self.parts.of(part) == Training::Full))
     }
@@ -283,7 +283,7 @@ mod tests {
         };
         let mut load = Load::default();
         load.add(340, 250, 50);
-        // 6.5253 G weights in the layers, 0.5450 G in the head, 0.639 G in the tower; ten seconds are 500 positions.
+        // 6.5253 G weights in the layers, 0.5450 G in the head, 0.639 G in the encoder; ten seconds are 500 positions.
         let by_hand = 4.0 * 6.5253e9 * 340.0 + 4.0 * 0.5450e9 * 50.0 + 2.0 * 0.639e9 * 500.0;
         assert!((model.useful(&load) / by_hand - 1.0).abs() < 1e-3);
     }

@@ -10,7 +10,7 @@ use crate::nn::precision::Precision;
 use crate::nn::saving::Save;
 use crate::ops::convolution::KERNEL;
 use crate::ops::cross_entropy::LOGITS_BYTES;
-use crate::ops::linear::EIGHT_BIT_BYTES;
+use crate::ops::linear::FP8_BYTES;
 use crate::ops::workspace::WORKSPACE;
 use maqam_base::error::Error;
 use maqam_base::error::Result;
@@ -61,8 +61,7 @@ impl Model<'_> {
         } else {
             sizes.joined as f64
         };
-        let weights =
-            BF16 * (sizes.frozen as f64 - rounded + joined) + EIGHT_BIT_BYTES as f64 * rounded;
+        let weights = BF16 * (sizes.frozen as f64 - rounded + joined) + FP8_BYTES as f64 * rounded;
         Need {
             weights,
             trained: (BUFFERS * F32 + BF16) * sizes.num_trained() as f64,
@@ -74,13 +73,13 @@ impl Model<'_> {
     pub fn on_gpu(&self, load: &Load) -> f64 {
         let (encoder_saved, encoder_live) = self.encoder_on_gpu(load);
         // The encoder is done before the decoder begins; what it keeps for its own backward stays.
-        (encoder_saved + self.heard_ahead(load) + encoder_live.max(self.decoder_on_gpu(load)))
+        (encoder_saved + self.embedded_ahead(load) + encoder_live.max(self.decoder_on_gpu(load)))
             * (1.0 + BETWEEN)
     }
 
     /// Audio embeddings of a batch that were computed during the step before; they may lie there through a probe, which computes with as much as
     /// a step. Nothing where hearing is trained.
-    fn heard_ahead(&self, load: &Load) -> f64 {
+    fn embedded_ahead(&self, load: &Load) -> f64 {
         let is_trained = self.is_trained(Part::AudioEncoder) || self.is_trained(Part::Projector);
         if is_trained {
             0.0
@@ -489,7 +488,7 @@ mod tests {
     fn a_cpu_without_enough_memory_is_refused_with_figures() {
         with_seven_billion(|_, sizes| {
             let available = |bytes: f64| Some((bytes as u64, "this machine"));
-            // By hand: 7.615 G numbers in the decoder, 0.639 G in the tower, 0.040 G in the adapters; 4 bytes each.
+            // By hand: 7.615 G numbers in the decoder, 0.639 G in the encoder, 0.040 G in the adapters; 4 bytes each.
             let answering = HostNeed::answering(sizes, Precision::F32);
             assert!(
                 (answering.total() / 4.0 / 8.294e9 - 1.0).abs() < 0.005,

@@ -32,7 +32,7 @@ pub struct Sizes {
 }
 
 impl Sizes {
-    /// The sizes of a model with these adapters and parts trained whole.
+    /// The sizes of a model with these adapters and parts in full fine-tuning.
     pub fn of(config: &Config, plan: &Plan) -> Self {
         let shapes = weight_shapes(config);
         let count = |shape: &[usize]| shape.iter().product::<usize>();

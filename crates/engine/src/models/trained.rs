@@ -17,7 +17,7 @@ use maqam_base::error::Error;
 use maqam_base::error::Result;
 use maqam_base::files;
 
-/// The file of the parts that were trained whole: names as in the checkpoint, `f32`.
+/// The file of the parts in full fine-tuning: names as in the checkpoint, `f32`.
 pub const FILE: &str = "trained.safetensors";
 
 /// A checkpoint of a run, or a PEFT folder: what it changes of the model it was trained on.

@@ -201,7 +201,7 @@ pub struct Shape {
     pub scale: f64,
 }
 
-/// Which modules carry an adapter, and of which shape; which parts are trained whole.
+/// Which modules carry an adapter, and of which shape; which parts are in full fine-tuning.
 #[derive(Clone, Debug, Default, PartialEq)]
 pub struct Plan {
     /// By module path.

@@ -205,7 +205,7 @@ impl Builder<'_> {
         Ok(linear)
     }
 
-    /// The stacked bias of a group that is trained whole; where keys have none there is a gap of zeros.
+    /// The stacked bias of a group in full fine-tuning; where keys have none there is a gap of zeros.
     fn trained_bias(&self, group: &Group) -> Result<Option<Weight>> {
         let place = |path: &String| self.full.get(&format!("{path}.bias")).copied();
         let of_members = group.members.iter().filter_map(|(path, _)| place(path));

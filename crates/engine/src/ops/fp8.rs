@@ -1,4 +1,4 @@
-//! Numbers of 8 bits as a GPU rounds to them, computed on the CPU in `f32`: what `fp8` does to a loss can be seen without a GPU.
+//! Numbers in fp8, as a GPU rounds to them, computed on the CPU in `f32`: what `fp8` does to a loss can be seen without a GPU.
 //!
 //! The type is e4m3: a sign, 4 bits of exponent, 3 of mantissa, no infinity, 448 its largest number (Micikevicius et al. 2022, "FP8
 //! formats for deep learning", table 1). A row is divided by a scale of its own first. Here a number is kept in `f32` as the product of
@@ -75,7 +75,7 @@ pub fn quantise_row(row: &mut [f32]) -> f32 {
     scale
 }
 
-/// The rows of `x` as 8 bits hold them, each number times its row's scale.
+/// The rows of `x` as fp8 holds them, each number times its row's scale.
 ///
 /// # Shapes
 /// `x`: `[rows, width]`, `f32` on the CPU -> the same
@@ -98,7 +98,7 @@ pub fn rounded(x: &Tensor) -> Result<Tensor> {
     tensor(values, (rows, width))
 }
 
-/// A frozen weight `[out, in]` as 8 bits hold it, by rows and, for the backward, by columns. Both stay in `f32`: twice its memory.
+/// A frozen weight `[out, in]` as fp8 holds it, by rows and, for the backward, by columns. Both stay in `f32`: twice its memory.
 ///
 /// # Errors
 /// A weight that is not in `f32`.

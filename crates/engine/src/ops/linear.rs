@@ -33,8 +33,8 @@ use crate::ops::weight::Weight;
 /// Unit of [`Linear::padding`], in columns: products on a GPU sum 64 at a time, and memory is read in pieces of that many bytes.
 pub const PADDING: usize = 64;
 
-/// Bytes that a number of a frozen weight takes in 8 bits on a GPU: it is there twice.
-pub const EIGHT_BIT_BYTES: usize = 2;
+/// Bytes that a number of a frozen weight takes in fp8 on a GPU: it is there twice.
+pub const FP8_BYTES: usize = 2;
 
 /// The adapter's up-projection of one of the stacked projections.
 #[derive(Clone, Debug)]
@@ -116,7 +116,7 @@ impl Linear {
         }
     }
 
-    /// Rounds a frozen weight to 8 bits; adapters and the bias stay as they are. On the CPU it takes twice its memory.
+    /// Rounds a frozen weight to fp8; adapters and the bias stay as they are. On the CPU it takes twice its memory.
     ///
     /// # Errors
     /// If the weight is trained; on the CPU if it is not in `f32`; on a GPU that is no Hopper, or if a dimension is no

@@ -2,7 +2,7 @@
 
 use candle_core::Tensor;
 
-/// A frozen weight's other half where it is of 8 bits (e4m3).
+/// A frozen weight's other half in fp8.
 #[derive(Clone, Debug)]
 pub struct Quantised {
     /// The weight once more, transposed before it was rounded: `[in, out]`.

@@ -91,6 +91,6 @@ fn audio_config(root: &Value) -> Result<Value> {
 
 /// Whether a tensor under its new name belongs to the encoder.
 pub fn is_encoders(name: &str) -> bool {
-    name.strip_prefix(NAMES.tower)
+    name.strip_prefix(NAMES.encoder)
         .is_some_and(|rest| rest.starts_with('.'))
 }

@@ -291,7 +291,7 @@ impl Composition<'_> {
 /// The encoder's last norm gives numbers of mean square `w^2 + b^2`, which weights of deviation `s` turn into outputs of mean square `s^2`
 /// times their sum.
 fn deviation(pieces: &[Piece]) -> Result<f64> {
-    let norm = NAMES.last_norm_of_tower;
+    let norm = NAMES.encoder_norm;
     let (embeddings, count) = squares(pieces, &NAMES.embeddings())?;
     let (scales, _) = squares(pieces, &format!("{norm}.weight"))?;
     let (shifts, _) = squares(pieces, &format!("{norm}.bias"))?;

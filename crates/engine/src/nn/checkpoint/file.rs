@@ -220,7 +220,7 @@ pub fn refuse_not_finite<'a>(
     Ok(())
 }
 
-/// All tensors of a small safetensors file: an adapter, or what was trained whole.
+/// All tensors of a small safetensors file: an adapter, or weights of full fine-tuning.
 ///
 /// # Errors
 /// A file that cannot be read, is damaged, or is something else, by its name.

@@ -1,4 +1,4 @@
-//! Linear layers on a GPU: one large product, adapters as small ones before it, frozen weights in 16 or 8 bits.
+//! Linear layers on a GPU: one large product, adapters as small ones before it, frozen weights in bf16 or fp8.
 //!
 //! A layer that is joined with its adapter makes `h = x A^T`, writes it behind the rows of `x`, and has `[x, h] [W, B]^T` in one product,
 //! so that the output is written once and never read; the gradient of the input likewise, of `[dy, dy B]` and `[W; A]`. That takes padding
@@ -77,7 +77,7 @@ pub fn forward(
             gpu.product(Matrix::of(&y)?, Product { bias, ..product })?;
         }
         Some(quantised) => {
-            let factor = EightBitFactor {
+            let factor = Fp8Factor {
                 weight: weight.t(),
                 scales: f32_of(&scales_of(quantised)?.by_output)?,
                 start,
@@ -223,7 +223,7 @@ pub fn backward(
     match &layer.weight.quantised {
         None => gpu.product(Matrix::of(&dx)?, Product::new(output, weight).plus(start))?,
         Some(quantised) => {
-            let factor = EightBitFactor {
+            let factor = Fp8Factor {
                 weight: Matrix::of(&quantised.transposed)?.t(),
                 scales: f32_of(&scales_of(quantised)?.by_input)?,
                 start,
@@ -340,20 +340,20 @@ pub fn copy_matrices(copies: &[(Tensor, Tensor)]) -> Result<()> {
     )
 }
 
-/// Bytes that rows are multiples of, and rows where the library wants it (cuBLAS manual, section on `cublasLtMatmul` in 8 bits).
+/// Bytes that rows are multiples of, and rows where the library wants it (cuBLAS manual, section on `cublasLtMatmul` in fp8).
 const ROW: usize = 16;
 
 /// The major compute capability whose products take a scale for each row; later ones do not (cuBLAS manual, "Scaling Mode Support Overview").
 const HOPPER: i32 = 9;
 
-/// Rows in 8 bits with a scale for each.
-struct EightBit {
+/// Rows in fp8 with a scale for each.
+struct Fp8Rows {
     values: Tensor,
     scale: Tensor,
 }
 
 /// Right factor of rows in fp8, and what is added to the product.
-struct EightBitFactor {
+struct Fp8Factor {
     weight: Matrix,
     /// Scales of the weight's columns.
     scales: Address,
@@ -362,12 +362,12 @@ struct EightBitFactor {
     is_fast: bool,
 }
 
-impl EightBitFactor {
+impl Fp8Factor {
     /// The product of `x`, rounded, into `to`. Where the library refuses the number of rows, rows of zeros make it a multiple of 16.
     fn times(&self, gpu: &Gpu, x: &Tensor, to: &Tensor) -> Result<()> {
         let tokens = x.dim(0)?;
         let padded = tokens.next_multiple_of(ROW);
-        let whole = self.product(gpu, &EightBit::of(gpu, x, tokens)?, self.start, to);
+        let whole = self.product(gpu, &Fp8Rows::of(gpu, x, tokens)?, self.start, to);
         if whole.is_ok() || padded == tokens {
             return whole;
         }
@@ -383,17 +383,11 @@ impl EightBitFactor {
             None => None,
         };
         let added = start.as_ref().map(Matrix::of).transpose()?;
-        self.product(gpu, &EightBit::of(gpu, x, padded)?, added, &more)?;
+        self.product(gpu, &Fp8Rows::of(gpu, x, padded)?, added, &more)?;
         gpu.copy(bf16_of(to)?, bf16_of(&more)?, bytes)
     }
 
-    fn product(
-        &self,
-        gpu: &Gpu,
-        rows: &EightBit,
-        start: Option<Matrix>,
-        to: &Tensor,
-    ) -> Result<()> {
+    fn product(&self, gpu: &Gpu, rows: &Fp8Rows, start: Option<Matrix>, to: &Tensor) -> Result<()> {
         let product = Product::new(Matrix::of(&rows.values)?, self.weight).plus(start);
         gpu.product(
             Matrix::of(to)?,
@@ -407,7 +401,7 @@ impl EightBitFactor {
     }
 }
 
-impl EightBit {
+impl Fp8Rows {
     /// The rows of `x`, and rows of zeros up to `total`.
     fn of(gpu: &Gpu, x: &Tensor, total: usize) -> Result<Self> {
         let (rows, width) = x.dims2()?;
@@ -436,7 +430,7 @@ fn scales_of(quantised: &Quantised) -> Result<&Scales> {
     })
 }
 
-/// A frozen weight `[out, in]` in 8 bits, as it is and transposed: products of 8 bits want both factors' inner dimension contiguous.
+/// A frozen weight `[out, in]` in fp8, as it is and transposed: products in fp8 want both factors' inner dimension contiguous.
 ///
 /// # Errors
 /// If the GPU has no such products with a scale for each row, or the dimensions are not multiples of 16.
@@ -462,8 +456,8 @@ pub fn quantise(weight: &Tensor) -> Result<Weight> {
             "weights of 8 bits have dimensions that are multiples of {ROW}, found [{outputs}, {inputs}]"
         );
     }
-    let by_output = EightBit::of(&gpu, weight, outputs)?;
-    let by_input = EightBit::of(&gpu, &transpose(weight)?, inputs)?;
+    let by_output = Fp8Rows::of(&gpu, weight, outputs)?;
+    let by_input = Fp8Rows::of(&gpu, &transpose(weight)?, inputs)?;
     let quantised = Quantised {
         transposed: by_input.values,
         scales: Some(Scales {
