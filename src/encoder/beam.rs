@@ -46,11 +46,13 @@ impl Beam<'_> {
     /// `logits`: `[frames, units]`, row-major
     pub fn decode(&self, logits: &[f32]) -> Vec<u32> {
         let units = self.names.len();
+
         let start = Entry {
             blank: 0.0,
             unit: f64::NEG_INFINITY,
             words: 0.0,
         };
+
         let mut beam: BTreeMap<Vec<u32>, Entry> = BTreeMap::from([(Vec::new(), start)]);
         for row in logits.chunks_exact(units) {
             let log = log_softmax(row);
@@ -88,6 +90,7 @@ impl Beam<'_> {
             kept.truncate(self.width.max(1));
             beam = kept.into_iter().collect();
         }
+
         let last = |(prefix, entry): (&Vec<u32>, &Entry)| {
             entry.total() + self.last_word(prefix) + self.end(prefix)
         };

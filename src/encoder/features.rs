@@ -160,6 +160,7 @@ impl Shards {
             folder: folder.to_owned(),
             ranges: ranges(items),
         };
+
         for (i, range) in shards.ranges.iter().enumerate() {
             watch("features", range.start, items.len())?;
             let path = shards.path(i);
@@ -184,6 +185,7 @@ impl Shards {
             }
             files::write_safetensors(&path, named)?;
         }
+
         Ok(shards)
     }
 

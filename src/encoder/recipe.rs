@@ -366,6 +366,7 @@ impl Recipe {
 
     fn check(&self, command: Command) -> Result<()> {
         files::check_name(&self.name).map_err(|e| e.at("`name`"))?;
+
         match (command, &self.teacher) {
             (Command::Pretrain, Some(_)) => {
                 return Err(Error::input("`teacher` under `encoder pretrain`").hint(
@@ -378,6 +379,7 @@ impl Recipe {
             }
             _ => {}
         }
+
         for entry in self.data.iter().chain(&self.dev) {
             if entry.weight != 1.0 || entry.task.is_some() {
                 return Err(
@@ -387,10 +389,12 @@ impl Recipe {
                 );
             }
         }
+
         if self.data.is_empty() || self.iterations.is_empty() {
             return Err(Error::input("`data` or `iterations` is empty")
                 .hint("name at least one manifest and one iteration"));
         }
+
         let positive = [
             ("batch.clips", self.batch.clips as f64),
             ("batch.crop_s", self.batch.crop_s),
@@ -400,10 +404,12 @@ impl Recipe {
         ];
         expect_positive(&positive)?;
         self.optimiser.check()?;
+
         for (i, iteration) in self.iterations.iter().enumerate() {
             self.check_iteration(i, iteration)
                 .map_err(|e| e.at(format!("`iterations.{i}`")))?;
         }
+
         Ok(())
     }
 
@@ -423,25 +429,30 @@ impl Recipe {
             loss.cosine,
             loss.feature_gradient,
         ];
+
         if !is_share || weights.iter().any(|w| !(w.is_finite() && *w >= 0.0)) {
             return Err(Error::input(
                 "`masks.share` outside [0, 1], or a weight of `loss` below 0",
             )
             .hint("write a share from 0 to 1, and weights of 0 or more"));
         }
+
         let teaches_nothing = match masks.share > 0.0 {
             true => loss.masked == 0.0 && loss.unmasked == 0.0,
             false => loss.unmasked == 0.0,
         };
+
         if teaches_nothing {
             return Err(Error::input("no frame has a weight")
                 .hint("write `loss: {unmasked: 1}` where `masks.share` is 0"));
         }
+
         if iteration.targets.is_empty() {
             return Err(
                 Error::input("`targets` is empty").hint("write `targets: [{clusters: 100}]`")
             );
         }
+
         for target in &iteration.targets {
             expect_positive(&[
                 ("targets.clusters", target.clusters as f64),
@@ -467,6 +478,7 @@ impl Recipe {
                     .hint("write `from: mfcc`, or the folder of an encoder"));
             }
         }
+
         Ok(())
     }
 

@@ -287,6 +287,7 @@ impl Work<'_> {
         let projection = self.projection(target)?;
         let (projected, _) = projection.forward(x, None, AdapterDropout::NONE)?;
         let loss = self.settings().loss;
+
         let d_projected = match taught {
             Taught::Ids { codes, .. } => {
                 let wanted: Vec<u32> = pieces
@@ -325,6 +326,7 @@ impl Work<'_> {
                 fit.d_predicted
             }
         };
+
         Ok(projection.backward_to_input(&d_projected, x, None, AdapterDropout::NONE)?)
     }
 
@@ -424,6 +426,7 @@ impl Moments {
         step: u64,
     ) -> Result<()> {
         let length = grad_norm.value()?;
+
         if !(loss.is_finite() && length.is_finite()) {
             return Err(Error::new(
                 Kind::Diverged,
@@ -431,6 +434,7 @@ impl Moments {
             )
             .hint("lower `optimiser.learning_rate`, or raise `optimiser.warmup`"));
         }
+
         let segment = |entry: &Entry| Segment {
             range: entry.range.clone(),
             learning_rate,
@@ -443,6 +447,7 @@ impl Moments {
             .enumerate()
             .filter(|(i, _)| is_trained(*i));
         let segments: Vec<Segment> = trained.map(|(_, entry)| segment(entry)).collect();
+
         let buffers = Buffers {
             values: &parameters.values,
             gradients: &parameters.gradients,
@@ -450,18 +455,22 @@ impl Moments {
             second: &self.second,
             copy: None,
         };
+
         let [beta1, beta2] = optimiser.betas;
+
         let clip = Shorten {
             loss: &Scalar::new(loss, &Device::Cpu)?,
             norm: grad_norm,
             max_norm: optimiser.max_grad_norm,
         };
+
         let adamw = AdamW {
             beta1,
             beta2,
             eps: optimiser.eps,
             weight_decay: optimiser.weight_decay,
         };
+
         Ok(adamw.update(buffers, &segments, clip)?)
     }
 }

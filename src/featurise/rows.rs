@@ -101,6 +101,7 @@ impl<'a> RowCheck<'a> {
             Pool::Recorded(_) => OnBadRow::Skip,
             Pool::Fresh | Pool::Unrecorded => self.on_bad_row,
         };
+
         let skip = self.skip;
         let Manifest {
             mut rows,
@@ -117,10 +118,12 @@ impl<'a> RowCheck<'a> {
         })?;
         let manifest = &source.path;
         rows.truncate(limit);
+
         let recorded = match &self.pool {
             Pool::Recorded(left_out) => Some(left_out.get(name).cloned().unwrap_or_default()),
             Pool::Fresh | Pool::Unrecorded => None,
         };
+
         let mut skipped = Vec::new();
         for (line, error) in skipped_lines.into_iter().zip(errors) {
             if recorded
@@ -133,6 +136,7 @@ impl<'a> RowCheck<'a> {
             self.leave_out(name, line);
             skipped.push(error);
         }
+
         let watch = &mut *self.watch;
         let found = self
             .headers
@@ -140,6 +144,7 @@ impl<'a> RowCheck<'a> {
                 watch("headers", done, total)
             })?;
         self.num_rows += rows.len();
+
         let mut kept = Vec::with_capacity(rows.len());
         for (row, found) in rows.into_iter().zip(found) {
             let error = match found {
@@ -170,6 +175,7 @@ impl<'a> RowCheck<'a> {
                 self.leave_out(name, line);
             }
         }
+
         Ok(Checked {
             rows: kept,
             skipped,

@@ -134,6 +134,7 @@ impl Corpus {
                     .at(format!("data: {}", entry.manifest.display())),
             );
         }
+
         let name = self.pool_name(&entry.manifest);
         let checked = checks.read(&name, &entry.source(), usize::MAX)?;
         self.skipped.extend(checked.skipped);
@@ -141,6 +142,7 @@ impl Corpus {
         let start = self.rows.len() as u32;
         let index = self.manifests.len() as u16;
         self.manifests.push(entry.manifest.clone());
+
         for row in checked.rows {
             match self
                 .check(&row, entry, tasks)
@@ -162,10 +164,12 @@ impl Corpus {
                 Err(error) => return Err(error),
             }
         }
+
         if self.rows.len() as u32 == start {
             checks.expect_none_refused()?;
             return Err(Error::input("no row can be used").at_path(&entry.manifest));
         }
+
         self.population.entries.push(Entry {
             rows: start..self.rows.len() as u32,
             weight: entry.weight,
@@ -203,7 +207,9 @@ impl Corpus {
                     .hint("add `task: NAME` to the entry under `data`, or a `task` to each row"));
             }
         };
+
         let known = self.population.tasks.iter().position(|known| known == name);
+
         let index = match known {
             Some(index) => index,
             None => {
@@ -223,11 +229,13 @@ impl Corpus {
                 self.tasks.len() - 1
             }
         };
+
         let example = example_of(
             row,
             self.tasks[index].as_ref(),
             Key::new(self.seed, "check"),
         )?;
+
         if !example
             .messages
             .iter()
@@ -236,6 +244,7 @@ impl Corpus {
             return Err(Error::input("the row has nothing to learn")
                 .hint("a row needs its task's target (`text`, `summary` or `label`), a `target`, or an assistant turn"));
         }
+
         let label = example.label.and_then(|label| {
             self.population.labels[index]
                 .iter()

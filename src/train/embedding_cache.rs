@@ -57,6 +57,7 @@ impl Cache {
             known: HashMap::new(),
             waiting: Vec::new(),
         };
+
         if cache.folder.is_dir() {
             let entries = std::fs::read_dir(&cache.folder)
                 .map_err(|e| Error::io(&cache.folder, "list", &e))?;
@@ -77,6 +78,7 @@ impl Cache {
                 })?;
             }
         }
+
         Ok(cache)
     }
 
@@ -91,14 +93,17 @@ impl Cache {
                 .tensor(name)
                 .map_err(|_| damaged(&format!("no `{name}`")))
         };
+
         if tensor("model")?.data() != self.model.as_slice() {
             return Err(Error::input(
                 "these embeddings were computed by another model",
             ));
         }
+
         let keys = tensor("keys")?;
         let values = tensor("values")?;
         let rows = keys.data().len() / size_of::<RowKey>();
+
         if values.shape() != [rows, self.dim] {
             return Err(damaged(&format!(
                 "values of shape {:?} for {rows} rows of {}",
@@ -106,11 +111,13 @@ impl Cache {
                 self.dim
             )));
         }
+
         for (row, key) in keys.data().chunks_exact(size_of::<RowKey>()).enumerate() {
             let mut copy = RowKey::default();
             copy.copy_from_slice(key);
             self.known.insert(copy, (self.parts.len(), row));
         }
+
         let values = values.data().as_ptr() as usize - map.as_ptr() as usize;
         self.parts.push(Part { map, values });
         Ok(())

@@ -98,17 +98,20 @@ impl Embedder<'_> {
             .collect::<Result<Vec<_>>>()?;
 
         let total = with_audio.len() + text_only.len();
+
         let audio = if with_audio.is_empty() {
             Vectors::default()
         } else {
             self.embed_audio(&with_audio, &mut |done| progress(done, total))?
         };
+
         let text = if text_only.is_empty() {
             Vectors::default()
         } else {
             let mut progress = |done| progress(with_audio.len() + done, total);
             self.embed_text(&text_only, &mut progress)?
         };
+
         Ok(PoolVectors { audio, text })
     }
 

@@ -30,7 +30,7 @@ use crate::train::trainer::Trainer;
 use crate::train::trainer::check;
 
 impl Trainer<'_> {
-    /// Judges the model as it stands; writes predictions, scores, the log's lines and, if it is the best so far, `best/`.
+    /// Evaluates the model as it stands; writes predictions, scores, the log's lines and, if it is the best so far, `best/`.
     pub fn evaluate(&mut self, settings: &EvaluateSettings, suite: &Suite) -> Result<()> {
         let run = self.run;
         let step = self.state.step;
@@ -73,6 +73,7 @@ impl Trainer<'_> {
         if is_last && !suite.controls.is_empty() {
             lines.push(self.controls(suite, &folder)?);
         }
+
         if let Some(end) = &end {
             let line = Line::StageEnd(StageEnd {
                 at_step: step,
@@ -81,6 +82,7 @@ impl Trainer<'_> {
             });
             lines.push(line.to_text()?);
         }
+
         let lines = lines.join("\n");
         let mut state = State {
             evaluated: Some(step),
@@ -95,6 +97,7 @@ impl Trainer<'_> {
         state
             .stage_ends
             .extend(end.as_ref().map(|end| (end.stage, end.steps)));
+
         if is_best {
             // Before the log and the state know of the evaluation: if this fails, a resumed run evaluates again.
             state.log_bytes = self.log.num_bytes()? + lines.len() as u64 + 1;
@@ -106,12 +109,14 @@ impl Trainer<'_> {
                 &run.metadata,
             )?;
         }
+
         self.log.line(&lines)?;
         self.tell_tensorboard(&lines, None);
         // A checkpoint of this step that was written before does not know of the evaluation.
         (*self.state, self.saved) = (state, None);
         self.record_environment();
         self.observer.evaluated(step, &found.scores, is_best);
+
         if let Some(end) = end {
             self.observer.note(&format!(
                 "stage {} ends after {} steps: {}",
@@ -120,6 +125,7 @@ impl Trainer<'_> {
                 end.reason
             ));
         }
+
         Ok(())
     }
 
@@ -201,6 +207,7 @@ impl Trainer<'_> {
                 names(scores)
             ))
         })?;
+
         let waiting = match self.state.waiting.filter(|waiting| waiting.stage == stage) {
             Some(Waiting {
                 best, evaluations, ..
@@ -215,6 +222,7 @@ impl Trainer<'_> {
                 evaluations: 0,
             },
         };
+
         let best = waiting.best;
         let end = (waiting.evaluations >= u64::from(*patience)).then(|| End {
             stage,

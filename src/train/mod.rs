@@ -80,6 +80,7 @@ pub fn train(
     let events = Events::start(&run.folder, &run.log_path());
     trainer.keep(events);
     let outcome = trainer.train();
+
     if let Err(error) = &outcome
         && error.kind != Kind::Bug
         && trainer.saved != Some(trainer.state.step)
@@ -92,6 +93,7 @@ pub fn train(
             "the last finished step could not be saved: {second}"
         ));
     }
+
     let written = trainer.environment.end(&outcome);
     trainer.tell_environment(written);
     outcome

@@ -158,6 +158,7 @@ impl Settings {
             ),
         ];
         let factors = Part::ALL.map(|part| (part.name(), self.factors.of(part)));
+
         if let Some((part, factor)) = factors
             .into_iter()
             .find(|(_, factor)| !(factor.is_finite() && *factor > 0.0))
@@ -167,6 +168,7 @@ impl Settings {
             ))
             .hint("set the part to `frozen` under `train` to leave it as it is"));
         }
+
         match checks.into_iter().find(|(_, _, is_right, _)| !is_right) {
             Some((key, value, _, expected)) => Err(Error::input(format!(
                 "`optimiser.{key}` is {value}, expected {expected}"
@@ -257,6 +259,7 @@ impl Optimiser {
                 step: update.counts.of(entry.part),
             })
             .collect();
+
         let buffers = Buffers {
             values: &parameters.values,
             copy: parameters.copy.as_ref(),
@@ -264,11 +267,13 @@ impl Optimiser {
             first: &self.first,
             second: &self.second,
         };
+
         let clip = Clip {
             loss: update.loss,
             norm: update.grad_norm,
             max_norm: max_grad_norm,
         };
+
         AdamW {
             beta1,
             beta2,

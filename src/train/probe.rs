@@ -63,6 +63,7 @@ pub(super) fn gradients(
             }
         }
     }
+
     Ok(Gradients {
         norms: norms_by_task,
         cosines,

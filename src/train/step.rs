@@ -128,6 +128,7 @@ pub(super) fn load_step(run: &Run, schedule: &Schedule, step: u64) -> Result<Loa
         })
         .collect();
     let (rows, skipped) = readable(run, read).map_err(|e| e.at(format!("step {}", step + 1)))?;
+
     if rows.is_empty() {
         let first = skipped.first().map(Error::message).unwrap_or_default();
         return Err(Error::input(format!(
@@ -148,6 +149,7 @@ pub(super) fn load_step(run: &Run, schedule: &Schedule, step: u64) -> Result<Loa
     for (example, weight) in examples.iter_mut().zip(weights(&counted, loss.normalise)) {
         example.sequence.target_weight = weight;
     }
+
     Ok(LoadedStep {
         batches: packed(run, &examples)?,
         examples,

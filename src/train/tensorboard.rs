@@ -122,6 +122,7 @@ fn written(mut bytes: &[u8]) -> Vec<Written> {
 /// Step and named numbers of a line of the log.
 fn scalars(line: &Value) -> (u64, Vec<(String, f32)>) {
     let number = |value: &Value| value.as_f64().map(|value| value as f32);
+
     if line["kind"] == "eval" {
         let stem = line["control"]
             .as_str()
@@ -134,6 +135,7 @@ fn scalars(line: &Value) -> (u64, Vec<(String, f32)>) {
                 .collect(),
         );
     }
+
     if line["kind"] == "probe" {
         let of = |name: &'static str| {
             line[name]
@@ -150,6 +152,7 @@ fn scalars(line: &Value) -> (u64, Vec<(String, f32)>) {
                 .collect(),
         );
     }
+
     let whole = ["loss", "grad_norm", "learning_rate"]
         .into_iter()
         .filter_map(|name| Some((format!("train/{name}"), number(&line[name])?)));

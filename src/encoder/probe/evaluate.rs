@@ -59,21 +59,25 @@ pub fn evaluate(
     let text = serde_json::to_string_pretty(&json!({ "scores": scores, "layer_shares": shares }));
     let text = text.map_err(Error::bug)? + "\n";
     files::write_atomic(&staged.path().join("scores.json"), text.as_bytes())?;
+
     if work.recipe.weighted() && shares.len() > 1 {
         let svg = layer_chart(&shares).svg(560.0, Ink::File, "Share of each layer in the sum");
         files::write_atomic(&staged.path().join("layer_shares.svg"), svg.as_bytes())?;
     }
+
     staged.commit()?;
 
     let mut listed: BTreeMap<String, f64> = scores
         .iter()
         .map(|score| (format!("dev.{}", score.name), score.value))
         .collect();
+
     if work.recipe.weighted() {
         for (i, &share) in shares.iter().enumerate() {
             listed.insert(format!("layer_share.{i}"), share);
         }
     }
+
     log.line(&json!({ "kind": "eval", "at_step": step, "scores": listed }).to_string())?;
     Ok(scores)
 }
@@ -98,6 +102,7 @@ fn prediction_lines(work: &Work, predictions: &[String]) -> String {
 fn score(work: &Work, predictions: &[String]) -> Result<Vec<Measured>> {
     let num_train = work.rows.num_train;
     let references = &work.rows.texts[num_train..];
+
     let tallies: Vec<Tally> = match work.recipe.head {
         HeadKind::Ctc => {
             let pairs = references
@@ -126,6 +131,7 @@ fn score(work: &Work, predictions: &[String]) -> Result<Vec<Measured>> {
             None => format!("row {}", item.row.id),
         });
     let clusters = Clusters::named(names);
+
     Ok(tallies
         .iter()
         .map(|tally| measured(tally, &clusters))

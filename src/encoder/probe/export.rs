@@ -40,6 +40,7 @@ pub fn export(work: &Work, dir: &Path) -> Result<()> {
         return write_head(work, dir, tensors);
     };
     let mut model = model.clone();
+
     match work.recipe.head {
         HeadKind::Ctc => {
             model.config.vocab_size = names.len();

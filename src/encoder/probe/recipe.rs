@@ -162,33 +162,39 @@ impl Recipe {
         files::check_name(&self.name).map_err(|e| e.at("`name`"))?;
         self.optimiser.check()?;
         let is_zero = self.steps == 0 || self.batch.clips == 0 || self.width == 0;
+
         if is_zero || self.checkpoint.every == 0 || self.checkpoint.keep == 0 {
             return Err(Error::input(
                 "`steps`, `width`, or a number of `batch` or `checkpoint` is 0",
             )
             .hint("write numbers above 0"));
         }
+
         if !(self.encoder_rate.is_finite() && self.encoder_rate > 0.0) {
             return Err(
                 Error::input(format!("`encoder_rate` is {}", self.encoder_rate))
                     .hint("write a number above 0, or `open: none`"),
             );
         }
+
         if self.encoder == "mfcc" && self.open() != Open::None {
             return Err(
                 Error::input("`open` with MFCC, which have nothing to train")
                     .hint("run `maqam encoder probe`, or name an encoder's folder"),
             );
         }
+
         if self.weighted() && self.layer.is_some() {
             return Err(Error::input("`weighted: true` and `layer`").hint("keep one of the two"));
         }
+
         for entry in self.data.iter().chain(&self.dev) {
             if entry.weight != 1.0 || entry.task.is_some() {
                 return Err(Error::input("`weight` or `task` of an entry under `data`")
                     .hint("leave them out; `field` says what is learned"));
             }
         }
+
         Ok(())
     }
 

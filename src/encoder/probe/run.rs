@@ -122,6 +122,7 @@ impl<'a> Session<'a> {
     ) -> Result<Vec<Measured>> {
         let recipe = self.work.recipe;
         let every = recipe.evaluate_every;
+
         let mut scores = Vec::new();
         while self.state.step < recipe.steps {
             if let Err(stopped) = check_stop(stop) {
@@ -146,6 +147,7 @@ impl<'a> Session<'a> {
                 recorder.write()?;
             }
         }
+
         Ok(scores)
     }
 

@@ -178,6 +178,7 @@ impl AudioEncoder {
             ..
         } = saved;
         let first = self.layers.len() - saved_layers.len();
+
         for (i, (layer, saved)) in self.layers[first..]
             .iter()
             .zip(saved_layers)
@@ -189,6 +190,7 @@ impl AudioEncoder {
                 None => return Ok(()),
             }
         }
+
         match convolutions {
             Some(convolved) => self.convolutions_backward(&dx, convolved, audio),
             None => Ok(()),

@@ -203,14 +203,17 @@ impl AudioLlm {
         let Some(dx) = dx else {
             return Ok(loss);
         };
+
         if let Some(gradient) = &self.embeddings.gradient {
             let (rows, tokens) = text_rows(batch);
             scatter_add(gradient, &tokens, &gather(&dx, &rows)?)?;
         }
+
         if let (Some(saved), Some(audio)) = (audio, &batch.audio) {
             let d_audio = gather(&dx, &batch.audio_rows)?;
             self.audio.backward(&d_audio, &saved, audio, pass)?;
         }
+
         self.parameters.clear_gaps()?;
         done(Phase::EncoderBackward)?;
         Ok(loss)

@@ -55,11 +55,13 @@ pub fn build(
     let mut declared = Declared::default();
     let places = declare_adapters(groups.all(), plan, &mut declared);
     let has_head = !config.text.tie_word_embeddings && weights.has(names.head);
+
     let full = if trained {
         full_weights(config, &groups, &plan.full, has_head, &mut declared).places
     } else {
         HashMap::new()
     };
+
     let mut parameters = declared.allocate(device)?;
     for entry in parameters
         .entries
@@ -68,6 +70,7 @@ pub fn build(
     {
         parameters.set_tensor(entry, &weights.get(&entry.name, &entry.shape, DType::F32)?)?;
     }
+
     let builder = Builder {
         weights,
         plan,
@@ -83,6 +86,7 @@ pub fn build(
         projector: builder.linear(&groups.projector)?,
         cache: None,
     };
+
     let table = [config.text.vocab_size, config.text.hidden_size];
     let embeddings = builder.weight(&names.embeddings(), &table)?;
     let layers = groups
@@ -92,17 +96,21 @@ pub fn build(
         .map(|(i, groups)| decoder_layer(config, &builder, i, groups))
         .collect::<Result<Vec<_>>>()?;
     let decoder = Decoder { layers };
+
     let final_norm = RmsNorm {
         weight: builder.weight(&names.final_norm(), &[config.text.hidden_size])?,
         eps: config.text.rms_norm_eps,
     };
+
     // A tied head shares the embeddings' gradient too: both add to it.
     let head = if has_head {
         builder.weight(names.head, &table)?
     } else {
         embeddings.clone()
     };
+
     parameters.copies = decoder.copies()?;
+
     Ok(Built {
         audio,
         embeddings,
@@ -141,6 +149,7 @@ fn encoder(config: &Config, builder: &Builder, groups: &Groups) -> Result<AudioE
         })
         .collect::<Result<Vec<_>>>()?;
     let conv = |name: &str| format!("{}.{name}", names.encoder);
+
     Ok(AudioEncoder {
         conv1: builder.convolution(&conv("conv1"), audio.num_mel_bins, d)?,
         conv2: builder.convolution(&conv("conv2"), d, d)?,
@@ -198,17 +207,21 @@ fn full_weights(
     let audio = &config.audio;
     let text = &config.text;
     let mut full = FullWeights::default();
+
     if parts.contains(&Part::AudioEncoder) {
         let of_layers = groups.encoder.iter().flatten();
         of_layers.for_each(|group| full.add_group(declared, group));
     }
+
     if parts.contains(&Part::Projector) {
         full.add_group(declared, &groups.projector);
     }
+
     if parts.contains(&Part::Decoder) {
         let of_layers = groups.decoder.iter().flatten();
         of_layers.for_each(|group| full.add_group(declared, group));
     }
+
     if parts.contains(&Part::AudioEncoder) {
         let part = Part::AudioEncoder;
         let d = audio.d_model;
@@ -227,6 +240,7 @@ fn full_weights(
             }
         }
     }
+
     if parts.contains(&Part::Decoder) {
         let part = Part::Decoder;
         let dim = text.hidden_size;
@@ -241,6 +255,7 @@ fn full_weights(
             full.add(declared, name, &[text.vocab_size, dim], part, Kind::Full);
         }
     }
+
     full
 }
 

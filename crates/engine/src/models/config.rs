@@ -30,7 +30,7 @@ pub struct AudioConfig {
 }
 
 impl AudioConfig {
-    /// Frames that the encoder hears at once.
+    /// Frames that are encoded at once.
     pub fn window_frames(&self) -> usize {
         2 * self.n_window
     }
@@ -115,12 +115,14 @@ impl Config {
         let audio = &self.audio;
         let text = &self.text;
         let wrong = |message: String| Err(Error::input(message));
+
         if !audio.d_model.is_multiple_of(audio.encoder_attention_heads) {
             return wrong(format!(
                 "`audio_config.d_model` ({}) is not a multiple of its heads ({})",
                 audio.d_model, audio.encoder_attention_heads
             ));
         }
+
         if !text
             .num_attention_heads
             .is_multiple_of(text.num_key_value_heads)
@@ -133,18 +135,21 @@ impl Config {
                 text.head_dim
             ));
         }
+
         if audio.output_dim != text.hidden_size {
             return wrong(format!(
                 "`audio_config.output_dim` ({}) differs from `text_config.hidden_size` ({})",
                 audio.output_dim, text.hidden_size
             ));
         }
+
         if audio.n_window > audio.max_source_positions {
             return wrong(format!(
                 "a window has {} positions, the sinusoid table {}",
                 audio.n_window, audio.max_source_positions
             ));
         }
+
         Ok(())
     }
 }

@@ -206,11 +206,13 @@ impl Model<'_> {
         let layers = audio.encoder_layers as f64;
         let inside = 5.0 * dim + ffn;
         let normed = 2.0 * dim + ffn;
+
         let of_layers = if self.is_trained(Part::AudioEncoder) {
             layers * (dim + kept(inside, normed))
         } else {
             0.0
         };
+
         let convolutions =
             2.0 * (KERNEL * audio.num_mel_bins) as f64 + 2.0 * dim + KERNEL as f64 * dim + dim;
         let of_convolutions = convolutions * (1.0 + self.is_full(Part::AudioEncoder));

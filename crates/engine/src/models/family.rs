@@ -96,6 +96,7 @@ fn refuse_quantised(root: &Value) -> Result<()> {
         ("text_config.", &root["text_config"]),
         ("text_config.", &thinker["text_config"]),
     ];
+
     for (place, section) in places {
         for field in ["quantization_config", "compression_config"] {
             let found = &section[field];
@@ -118,6 +119,7 @@ fn refuse_quantised(root: &Value) -> Result<()> {
             );
         }
     }
+
     Ok(())
 }
 

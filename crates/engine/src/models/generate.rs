@@ -87,6 +87,7 @@ impl Sampling {
     /// The next token after `logits`; `seen` are the tokens so far, `draw` is uniform in `[0, 1)`.
     pub fn choose(&self, logits: &[f32], seen: &[u32], draw: f64) -> u32 {
         let mut logits: Vec<f64> = logits.iter().map(|&logit| f64::from(logit)).collect();
+
         if self.repetition_penalty != 1.0 {
             let mut seen = seen.to_vec();
             seen.sort_unstable();
@@ -101,6 +102,7 @@ impl Sampling {
                 }
             }
         }
+
         if self.strategy == Strategy::Greedy {
             return likeliest(&logits);
         }
@@ -194,6 +196,7 @@ impl AudioLlm {
         let x = self.prefill(prompts, &mut answers)?;
         let mut active: Vec<usize> = (0..answers.all.len()).collect();
         self.append_next(&x, &mut answers, &active, sampling)?;
+
         loop {
             active.retain(|&i| {
                 let answer = &answers.all[i];

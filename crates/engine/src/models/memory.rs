@@ -133,19 +133,23 @@ impl Model<'_> {
                 + 2.0 * dim)
             * positions
             + BF16 * FRAMES * audio.num_mel_bins as f64 * load.audio_tokens;
+
         if !self.is_trained(Part::AudioEncoder) {
             return (
                 0.0,
                 convolutions.max((inside + normed + BF16 * 2.0 * dim) * positions),
             );
         }
+
         let dropped = self.sizes.dropped.audio_encoder as f64;
         let gradients = BF16 * (2.0 * ffn + 8.0 * dim + dropped);
+
         let (kept, live) = match self.save {
             Save::Layer => (BF16 * (dim + ranks), inside + normed + gradients),
             Save::Norms => (BF16 * dim + inside, normed + gradients),
             Save::All => (BF16 * dim + inside + normed, gradients),
         };
+
         (
             layers * kept * positions + self.is_full(Part::AudioEncoder) * convolutions,
             convolutions.max(live * positions),
@@ -226,16 +230,19 @@ impl Fit {
         let longest_by_layer = fitting(Save::Layer);
         let pack_tokens = asked.min(longest);
         let tokens = pack_tokens as f64;
+
         let load = Load {
             tokens,
             squares: 0.0,
             audio_tokens: tokens,
             targets: tokens,
         };
+
         let batch = stages
             .iter()
             .map(|model| model.on_gpu(&load))
             .fold(0.0, f64::max);
+
         let fit = Self {
             need,
             batch,
@@ -246,6 +253,7 @@ impl Fit {
             asked,
             longest_by_layer,
         };
+
         if longest >= LEAST_TOKENS {
             Ok(fit)
         } else {
@@ -387,16 +395,19 @@ impl HostNeed {
             .filter(|(_, bytes)| *bytes > 0.0)
             .map(|(name, bytes)| format!("{name} {}", gigabytes(bytes)))
             .collect();
+
         let total = match parts.len() {
             1 => String::new(),
             _ => format!(" = {}", gigabytes(self.total())),
         };
+
         let error = Error::resource(format!(
             "memory: the work needs {}{total}, and {} has {} available",
             parts.join(" + "),
             limit,
             gigabytes(bytes as f64)
         ));
+
         let instead = if self.weights + self.trained <= bytes as f64 {
             "lower `memory.pack_tokens`, set `memory.save: layer`"
         } else if self.trained > self.weights {
@@ -404,6 +415,7 @@ impl HostNeed {
         } else {
             "take a smaller model, compute on a GPU with `--device cuda`"
         };
+
         Err(error.hint(format!(
             "{instead}, or take a machine with more memory; `--ignore-memory` begins all the same"
         )))

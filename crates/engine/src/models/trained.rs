@@ -50,15 +50,18 @@ impl Trained {
     /// As [`Adapter::load`]; a tensor that the model does not have, or of another shape.
     pub fn load(dir: &Path, config: &Config) -> Result<Self> {
         let path = dir.join(FILE);
+
         if !path.is_file() {
             return Ok(Self {
                 adapter: Some(Adapter::load(dir, &config.adaptable())?),
                 full: HashMap::new(),
             });
         }
+
         let full = read_safetensors(&path)?;
         refuse_not_finite(&full, &path)?;
         let known = weight_shapes(config);
+
         for (name, tensor) in &full {
             let hint = "the folder belongs to another model";
             match known.get(name) {
@@ -78,6 +81,7 @@ impl Trained {
                 Some(_) => {}
             }
         }
+
         let adapter = dir
             .join(peft::CONFIG_FILE)
             .is_file()

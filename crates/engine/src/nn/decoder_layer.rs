@@ -274,10 +274,12 @@ impl DecoderLayer {
             activations,
             down_hidden,
         } = saved;
+
         let again = match activations {
             Some(_) => None,
             None => Some(self.activations(x, packing, keep.as_deref())?.1),
         };
+
         let saved = wanted(activations.as_ref().or(again.as_ref()))?;
         let last_rows = saved.last_rows.as_ref();
         let rows_dropout = dropout_after_attention(last_rows, dropout);
@@ -318,6 +320,7 @@ impl DecoderLayer {
             saved.output_hidden.as_ref(),
             rows_dropout,
         )?;
+
         let (d_attended, d_residual) = match last_rows {
             Some(LastRows { rows, .. }) => {
                 let tokens = x.dim(0)?;
@@ -328,6 +331,7 @@ impl DecoderLayer {
             }
             None => (d_attended, d_middle),
         };
+
         let d_qkv = attention_backward(
             &d_attended,
             &saved.qkv,

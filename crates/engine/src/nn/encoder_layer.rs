@@ -102,10 +102,12 @@ impl EncoderLayer {
         want_input: bool,
     ) -> Result<Option<Tensor>> {
         let x = &saved.x;
+
         let again = match &saved.activations {
             Some(_) => None,
             None => Some(self.activations(x, windows)?.1),
         };
+
         let activations = wanted(saved.activations.as_ref().or(again.as_ref()))?;
         let Activations {
             attention_statistics,

@@ -224,12 +224,14 @@ impl Plan {
             return Err(Error::input("`lora.rank` is 0")
                 .hint("set a part to `frozen` under `train` to leave it without an adapter"));
         }
+
         if !(0.0..1.0).contains(&settings.dropout) {
             return Err(Error::input(format!(
                 "`lora.dropout` is {}, expected a share in [0, 1)",
                 settings.dropout
             )));
         }
+
         if !(settings.alpha.is_finite() && settings.alpha > 0.0) {
             return Err(Error::input(format!(
                 "`lora.alpha` is {}, expected a number above 0",
@@ -247,6 +249,7 @@ impl Plan {
             .filter(|&part| parts.of(part) == Training::Full)
             .collect();
         let masks = settings.dropout_masks.unwrap_or_default();
+
         if trained.is_empty() {
             return Ok(Self {
                 full,
@@ -278,6 +281,7 @@ impl Plan {
                 chosen.insert(module.path.clone(), settings.shape(&module.path)?);
             }
         }
+
         Ok(Self {
             modules: chosen,
             full,
@@ -347,6 +351,7 @@ pub fn regex_of<'a>(paths: impl IntoIterator<Item = &'a String>) -> String {
     // Layer numbers are folded together where every layer has the same modules; other paths are listed.
     let mut by_kind: BTreeMap<String, Vec<usize>> = BTreeMap::new();
     let layer = Layer::pattern();
+
     let mut single = Vec::new();
     for path in paths {
         match layer.captures(path) {
@@ -357,6 +362,7 @@ pub fn regex_of<'a>(paths: impl IntoIterator<Item = &'a String>) -> String {
             None => single.push(regex::escape(path)),
         }
     }
+
     let mut groups: BTreeMap<(String, Vec<usize>), Vec<String>> = BTreeMap::new();
     for (kind, mut layers) in by_kind {
         layers.sort_unstable();
@@ -366,6 +372,7 @@ pub fn regex_of<'a>(paths: impl IntoIterator<Item = &'a String>) -> String {
             .or_default()
             .push(regex::escape(name));
     }
+
     let mut parts: Vec<String> = groups
         .into_iter()
         .map(|((stem, layers), names)| {
@@ -382,6 +389,7 @@ pub fn regex_of<'a>(paths: impl IntoIterator<Item = &'a String>) -> String {
         })
         .collect();
     parts.extend(single);
+
     if parts.len() == 1 {
         parts.remove(0)
     } else {

@@ -47,6 +47,25 @@ pub enum Bias {
 }
 
 impl Group {
+    /// Projections with these names below a stem.
+    pub fn below(
+        stem: &str,
+        members: &[(&str, usize)],
+        inputs: usize,
+        bias: Bias,
+        part: Part,
+    ) -> Self {
+        let members = members
+            .iter()
+            .map(|(name, outputs)| (format!("{stem}.{name}"), *outputs));
+        Self {
+            members: members.collect(),
+            inputs,
+            bias,
+            part,
+        }
+    }
+
     /// Outputs of all of them.
     pub fn outputs(&self) -> usize {
         self.members.iter().map(|(_, outputs)| outputs).sum()
@@ -236,6 +255,7 @@ impl Builder<'_> {
     /// Views of the flat buffer for a group's adapters. What is not trained gets no gradient.
     fn adapter(&self, group: &Group) -> Result<Option<Adapter>> {
         let place = self.places[&group.members[0].0];
+
         let mut ups = Vec::new();
         let mut column = 0;
         let mut rank = 0;
@@ -256,6 +276,7 @@ impl Builder<'_> {
             }
             column += outputs;
         }
+
         debug_assert_eq!(column, group.outputs());
         if ups.is_empty() {
             return Ok(None);
@@ -276,6 +297,7 @@ impl Builder<'_> {
                 })
             })
             .collect::<Result<Vec<_>>>()?;
+
         Ok(Some(Adapter {
             down,
             ups,

@@ -64,12 +64,14 @@ pub fn ctc(logits: &Tensor, utterances: &[Utterance], blank: u32) -> Result<Loss
             .zip(&starts)
             .map(|(utterance, &start)| one::<T>(&values[start * units..][..utterance.frames * units], units, utterance, blank))
             .collect();
+
         let mut nats = Vec::new();
         let mut d_logits = Vec::with_capacity(rows * units);
         for (loss, gradient) in found {
             nats.push(loss);
             d_logits.extend(gradient);
         }
+
         Ok(Loss { nats, d_logits: tensor(d_logits, (rows, units))? })
     })
 }
@@ -88,6 +90,7 @@ fn one<T: Real>(logits: &[T], units: usize, utterance: &Utterance, blank: u32) -
     let num = states.len();
     let skips =
         |state: usize| state >= 2 && states[state] != blank && states[state] != states[state - 2];
+
     if frames < min_frames(utterance.targets) || frames == 0 {
         let loss = if frames == 0 && utterance.targets.is_empty() {
             0.0
@@ -96,11 +99,13 @@ fn one<T: Real>(logits: &[T], units: usize, utterance: &Utterance, blank: u32) -
         };
         return (loss, vec![T::of(0.0); logits.len()]);
     }
+
     let mut alphas = vec![f64::NEG_INFINITY; frames * num];
     alphas[0] = at(0, states[0]);
     if num > 1 {
         alphas[1] = at(0, states[1]);
     }
+
     for frame in 1..frames {
         let (before, now) = alphas.split_at_mut(frame * num);
         let before = &before[(frame - 1) * num..];
@@ -115,7 +120,9 @@ fn one<T: Real>(logits: &[T], units: usize, utterance: &Utterance, blank: u32) -
             now[state] = sum + at(frame, states[state]);
         }
     }
+
     let last = &alphas[(frames - 1) * num..];
+
     let total = if num > 1 {
         log_add(last[num - 1], last[num - 2])
     } else {
@@ -128,6 +135,7 @@ fn one<T: Real>(logits: &[T], units: usize, utterance: &Utterance, blank: u32) -
     if num > 1 {
         beta[num - 2] = 0.0;
     }
+
     let mut occupied = vec![0.0f64; units];
     for frame in (0..frames).rev() {
         occupied.fill(0.0);
@@ -153,6 +161,7 @@ fn one<T: Real>(logits: &[T], units: usize, utterance: &Utterance, blank: u32) -
             }
         }
     }
+
     (-total, gradient)
 }
 

@@ -54,6 +54,7 @@ pub struct Prediction {
 pub fn masked_prediction(frames: &Tensor, codes: &Weight, targets: Targets) -> Result<Prediction> {
     let (rows, dim) = frames.dims2()?;
     let (num_codes, width) = codes.value.dims2()?;
+
     if width != dim || targets.codes.len() != rows || targets.weights.len() != rows {
         candle_core::bail!(
             "{rows} frames of {dim}, codes of {width}, {} targets, {} weights",
@@ -61,6 +62,7 @@ pub fn masked_prediction(frames: &Tensor, codes: &Weight, targets: Targets) -> R
             targets.weights.len()
         );
     }
+
     if let Some(code) = targets
         .codes
         .iter()
@@ -68,6 +70,7 @@ pub fn masked_prediction(frames: &Tensor, codes: &Weight, targets: Targets) -> R
     {
         candle_core::bail!("code {code} is outside {num_codes}");
     }
+
     with_real!(frames, T => {
         let xs = slice::<T>(frames)?;
         let es = slice::<T>(&codes.value)?;
@@ -85,11 +88,13 @@ pub fn masked_prediction(frames: &Tensor, codes: &Weight, targets: Targets) -> R
         let d_cosines = Matrix::new(&logits, rows, num_codes);
         let mut d_frames = product_new(d_cosines, e_matrix, 1.0, Threads::All);
         through_lengths(&mut d_frames, &x_units, &x_lengths, dim);
+
         if let Some(gradient) = &codes.gradient {
             let mut d_codes = product_new(d_cosines.t(), x_matrix, 1.0, Threads::All);
             through_lengths(&mut d_codes, &e_units, &e_lengths, dim);
             write::<T>(gradient, |d| d.iter_mut().zip(&d_codes).for_each(|(d, &add)| *d += add))?;
         }
+
         let (nats, is_right): (Vec<f64>, Vec<bool>) = found.into_iter().unzip();
         let loss = nats.iter().zip(targets.weights).map(|(nats, weight)| nats * weight).sum();
         Ok(Prediction { loss, nats, is_right, d_frames: tensor(d_frames, (rows, dim))? })

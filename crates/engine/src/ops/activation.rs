@@ -51,14 +51,17 @@ pub fn swiglu_backward(dy: &Tensor, gate_up: &Tensor, reader: impl Into<Layout>)
     let (tokens, width) = gate_up.dims2()?;
     let dim = half(width)?;
     expect_shape("the gradient of swiglu", dy, &[tokens, dim])?;
+
     on_cuda!(
         dy.device(),
         crate::ops::cuda::activation::swiglu_backward(dy, gate_up, layout.padding)
     );
+
     let _ = layout; // Rows on the CPU have no padding.
     with_real!(gate_up, T => {
         let dys: &[T] = &slice::<T>(dy)?;
         let both: &[T] = &slice::<T>(gate_up)?;
+
         let d_both = new_rows(
             tokens,
             width,
@@ -74,6 +77,7 @@ pub fn swiglu_backward(dy: &Tensor, gate_up: &Tensor, reader: impl Into<Layout>)
                 }
             },
         );
+
         tensor(d_both, (tokens, width))
     })
 }

@@ -88,6 +88,7 @@ impl AdamW {
             buffers.values.device(),
             crate::ops::cuda::adamw::update(self, buffers, segments, clip)
         );
+
         let Some(factor) = clip.factor()? else {
             return Ok(());
         };

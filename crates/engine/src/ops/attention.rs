@@ -117,10 +117,12 @@ pub fn attention(
 ) -> Result<(Tensor, Tensor)> {
     let (tokens, width) = qkv.dims2()?;
     check(tokens, width, cu_seqlens, heads)?;
+
     on_cuda!(
         qkv.device(),
         crate::ops::cuda::attention::attention(qkv, cu_seqlens, heads, mask)
     );
+
     let dim = heads.head_dim;
     let out_width = heads.query_width();
     with_real!(qkv, T => {
@@ -186,12 +188,14 @@ pub fn attention_backward(
         log_sums,
         &[heads.num_heads, tokens],
     )?;
+
     on_cuda!(
         qkv.device(),
         crate::ops::cuda::attention::attention_backward(
             d_out, qkv, out, log_sums, cu_seqlens, heads, mask
         )
     );
+
     with_real!(qkv, T => {
         let values: &[T] = &slice::<T>(qkv)?;
         let d_outs: &[T] = &slice::<T>(d_out)?;
@@ -274,6 +278,7 @@ pub fn attention_step(queries: &Tensor, past: &[Past], heads: Heads) -> Result<T
         queries,
         &[past.len(), heads.query_width()],
     )?;
+
     for past in past {
         let (capacity, found) = past.keys.dims2()?;
         expect_shape("the values of a cache", past.values, &[capacity, kv_width])?;
@@ -284,10 +289,12 @@ pub fn attention_step(queries: &Tensor, past: &[Past], heads: Heads) -> Result<T
             );
         }
     }
+
     on_cuda!(
         queries.device(),
         crate::ops::cuda::attention::attention_step(queries, past, heads)
     );
+
     with_real!(queries, T => {
         let queries: &[T] = &slice::<T>(queries)?;
         let borrowed: Vec<_> = past.iter().map(|p| Ok((slice::<T>(p.keys)?, slice::<T>(p.values)?, p.len))).collect::<Result<_>>()?;

@@ -56,18 +56,22 @@ pub fn unfold_backward(dy: &Tensor, windows: &[usize], stride: usize) -> Result<
     let rows: usize = windows.iter().sum();
     check(rows, windows, stride)?;
     let centres = centres(windows, stride);
+
     if outputs != centres.len() || width != KERNEL * dim {
         candle_core::bail!(
             "windows {windows:?} at stride {stride} unfold into {} rows of three parts, found {outputs} of width {width}",
             centres.len()
         );
     }
+
     on_cuda!(
         dy.device(),
         crate::ops::cuda::convolution::unfold_backward(dy, &on_gpu(&centres), rows)
     );
+
     with_real!(dy, T => {
         let dys = slice::<T>(dy)?;
+
         let mut dx = vec![T::of(0.0); rows * dim];
         for (dy, centre) in dys.chunks_exact(width).zip(&centres) {
             for (tap, dy) in dy.chunks_exact(dim).enumerate() {
@@ -78,6 +82,7 @@ pub fn unfold_backward(dy: &Tensor, windows: &[usize], stride: usize) -> Result<
                 }
             }
         }
+
         tensor(dx, (rows, dim))
     })
 }

@@ -89,6 +89,7 @@ pub fn linear_cross_entropy(
     let (num_rows, dim) = rows.dims2()?;
     let (vocab, _) = head.value.dims2()?;
     expect_shape("the head", &head.value, &[vocab, dim])?;
+
     if targets.ids.len() != num_rows || targets.weights.len() != num_rows {
         candle_core::bail!(
             "{num_rows} rows have {} targets and {} weights",
@@ -96,18 +97,22 @@ pub fn linear_cross_entropy(
             targets.weights.len()
         );
     }
+
     if let Some(id) = targets.ids.iter().find(|&&id| id as usize >= vocab) {
         candle_core::bail!("target {id} is outside a vocabulary of {vocab}");
     }
+
     on_cuda!(
         rows.device(),
         crate::ops::cuda::cross_entropy::linear_cross_entropy(rows, head, targets, want_gradient)
     );
+
     with_real!(rows, T => {
         let xs: &[T] = &slice::<T>(rows)?;
         let w: &[T] = &slice::<T>(&head.value)?;
         let head_matrix = Matrix::new(w, vocab, dim);
         let mut d_rows = Vec::with_capacity(if want_gradient { num_rows * dim } else { 0 });
+
         let mut found = Vec::with_capacity(num_rows);
         for first in (0..num_rows).step_by(BLOCK) {
             let block = BLOCK.min(num_rows - first);
@@ -132,6 +137,7 @@ pub fn linear_cross_entropy(
                 }
             }
         }
+
         let loss = found.iter().zip(targets.weights).map(|((smoothed, _), weight)| weight * smoothed).sum::<f64>();
         let log_probabilities: Vec<f64> = found.into_iter().map(|(_, log_probability)| log_probability).collect();
         let d_rows = if want_gradient { Some(tensor(d_rows, (num_rows, dim))?) } else { None };
@@ -152,22 +158,26 @@ fn one_row<T: Real>(
     let target = target as usize;
     let max = max_of(row);
     let at_target = (row[target] - max).wide();
+
     let mean_logit = if smoothing > 0.0 {
         sum_over(vocab, |i| row[i] - max).wide() / vocab as f64
     } else {
         0.0
     };
+
     for logit in row.iter_mut() {
         *logit = (*logit - max).exp_lanes();
     }
     let sum = sum_over(vocab, |i| row[i]);
     let log_sum = sum.wide().ln();
     let log_probability = at_target - log_sum;
+
     let spread = if smoothing > 0.0 {
         smoothing * (log_sum - mean_logit)
     } else {
         0.0
     };
+
     if want_gradient {
         let factor = T::of(weight) / sum;
         let even = T::of(weight * smoothing / vocab as f64);
@@ -176,6 +186,7 @@ fn one_row<T: Real>(
         }
         row[target] -= T::of(weight * (1.0 - smoothing));
     }
+
     (
         -(1.0 - smoothing) * log_probability + spread,
         log_probability,

@@ -90,6 +90,7 @@ fn block<S: Simd>(simd: S, w: [&[f32]; BLOCK], x: [&[f32]; BLOCK]) -> [[f32; BLO
     let mut sums = [[simd.splat_f32s(0.0); BLOCK]; BLOCK];
     let of_x = x0.iter().zip(x1).zip(x2.iter().zip(x3));
     let of_w = w0.iter().zip(w1).zip(w2.iter().zip(w3));
+
     for (((w0, w1), (w2, w3)), ((x0, x1), (x2, x3))) in of_w.zip(of_x) {
         let w = [*w0, *w1, *w2, *w3];
         let x = [*x0, *x1, *x2, *x3];
@@ -99,6 +100,7 @@ fn block<S: Simd>(simd: S, w: [&[f32]; BLOCK], x: [&[f32]; BLOCK]) -> [[f32; BLO
             }
         }
     }
+
     let mut found = [[0.0; BLOCK]; BLOCK];
     for ((rest, sums), found) in [rest0, rest1, rest2, rest3]
         .iter()
@@ -112,6 +114,7 @@ fn block<S: Simd>(simd: S, w: [&[f32]; BLOCK], x: [&[f32]; BLOCK]) -> [[f32; BLO
             }
         }
     }
+
     found
 }
 

@@ -155,15 +155,18 @@ pub unsafe fn product_at<T: Real>(
     if rows == 0 || cols == 0 {
         return;
     }
+
     let parallelism = match threads {
         Threads::All if rows * cols * inner > 32 * 32 * 32 => {
             Parallelism::Rayon(rayon::current_num_threads())
         }
         _ => Parallelism::None,
     };
+
     let beta = T::of(scale);
     let accumulate = into == Into::Accumulate;
     let alpha = if accumulate { T::one() } else { T::zero() };
+
     // SAFETY: `Matrix` was checked against its slice when it was made; `out` is the caller's promise.
     unsafe {
         gemm::gemm(

@@ -47,6 +47,7 @@ pub fn group_norm(
         let xs: &[T] = &slice::<T>(x)?;
         let w: &[T] = &slice::<T>(&weight.value)?;
         let b: &[T] = &slice::<T>(&bias.value)?;
+
         let mut means = Vec::with_capacity(lens.len() * channels);
         let mut inverses = Vec::with_capacity(lens.len() * channels);
         for clip in clips(lens) {
@@ -66,6 +67,7 @@ pub fn group_norm(
             inverses.extend(squares.into_iter().map(|sum| T::of(1.0 / (sum / len + eps).sqrt())));
             means.extend(mean);
         }
+
         let mut y = xs.to_vec();
         for (i, clip) in clips(lens).enumerate() {
             let mean = &means[i * channels..][..channels];
@@ -81,6 +83,7 @@ pub fn group_norm(
                 },
             );
         }
+
         let shape = (lens.len(), channels);
         let statistics = Statistics { mean: tensor(means, shape)?, inverse: tensor(inverses, shape)? };
         Ok((tensor(y, (rows, channels))?, statistics))
@@ -115,6 +118,7 @@ pub fn group_norm_backward(
         let w: &[T] = &slice::<T>(&weight.value)?;
         let mean: &[T] = &slice::<T>(&statistics.mean)?;
         let r: &[T] = &slice::<T>(&statistics.inverse)?;
+
         let mut dx = dys.to_vec();
         for (i, clip) in clips(lens).enumerate() {
             let len = clip.len() as f64;
@@ -150,6 +154,7 @@ pub fn group_norm_backward(
                 },
             );
         }
+
         tensor(dx, (rows, channels))
     })
 }

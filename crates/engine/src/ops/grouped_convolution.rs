@@ -105,6 +105,7 @@ pub fn convolve_backward(
         let dys: &[T] = &slice::<T>(dy)?;
         let xs: &[T] = &slice::<T>(x)?;
         let w: &[T] = &slice::<T>(weight)?;
+
         if let Some(d_weight) = d_weight {
             write::<T>(d_weight, |dw| {
                 dw.par_chunks_mut(width * kernel * width).enumerate().for_each(|(group, dw)| {
@@ -120,6 +121,7 @@ pub fn convolve_backward(
                 });
             })?;
         }
+
         let turned: Vec<Vec<T>> = (0..groups.groups).into_par_iter().map(|group| turned(&w[group * width * kernel * width..], width, kernel)).collect();
         let parts: Vec<Vec<T>> = tasks(lens, groups.groups)
             .par_iter()

@@ -228,6 +228,7 @@ impl Linear {
         if inputs != expected {
             candle_core::bail!("a linear layer of {expected} inputs was given {inputs}");
         }
+
         if let Some(residual) = residual {
             expect_shape(
                 "the residual of a linear layer",
@@ -235,13 +236,16 @@ impl Linear {
                 &[tokens, outputs],
             )?;
         }
+
         if let Some(bias) = &self.bias {
             expect_shape("the bias of a linear layer", &bias.value, &[outputs])?;
         }
+
         on_cuda!(
             x.device(),
             crate::ops::cuda::linear::forward(self, x, residual, dropout)
         );
+
         // The adapter below reads `x` as it is.
         let rounded = self
             .weight
@@ -261,10 +265,12 @@ impl Linear {
                 }
                 None => product_new(lhs, rhs, 1.0, Threads::All),
             };
+
             let hidden = match &self.adapter {
                 Some(adapter) => Some(adapter.forward::<T>(&mut y, outputs, x, dropout)?),
                 None => None,
             };
+
             Ok((tensor(y, (tokens, outputs))?, hidden))
         })
     }
@@ -316,6 +322,7 @@ impl Linear {
             candle_core::bail!("a linear layer of {expected} inputs was given {inputs}");
         }
         expect_shape("the gradient of a linear layer", dy, &[tokens, outputs])?;
+
         match (&self.adapter, hidden) {
             (Some(adapter), Some(hidden)) => expect_shape(
                 "what the adapter's forward left",
@@ -328,10 +335,12 @@ impl Linear {
             ),
             (None, _) => {}
         }
+
         on_cuda!(
             dy.device(),
             crate::ops::cuda::linear::backward(self, dy, x, hidden, dropout, want_input)
         );
+
         with_real!(dy, T => {
             let dys: &[T] = &slice::<T>(dy)?;
             let xs: &[T] = &slice::<T>(x)?;
@@ -353,6 +362,7 @@ impl Linear {
                     product_new(Matrix::new(&dys, tokens, outputs), Matrix::new(&w, inputs, outputs).t(), 1.0, Threads::All)
                 }
             };
+
             if let (Some(adapter), Some(hidden)) = (&self.adapter, hidden) {
                 let d_hidden = adapter.backward::<T>(dys, outputs, x, hidden, dropout)?;
                 if want_input && dropout.probability == 0.0 {
@@ -367,6 +377,7 @@ impl Linear {
                     return Ok(Some(dx));
                 }
             }
+
             if want_input { tensor(dx, (tokens, inputs)).map(Some) } else { Ok(None) }
         })
     }
@@ -474,6 +485,7 @@ impl Adapter {
         let (tokens, inputs) = x.dims2()?;
         let ranks = self.num_ranks();
         let down = slice::<T>(&self.down.value)?;
+
         let mut hidden = vec![T::of(0.0); tokens * ranks];
         for (site, rows) in self.masks(dropout.probability) {
             let dropped = dropout.dropped(x, site)?;
@@ -489,6 +501,7 @@ impl Adapter {
                 Threads::All,
             );
         }
+
         for up in &self.ups {
             let b = slice::<T>(&up.weight.value)?;
             let b = Matrix::new(&b, up.columns.len(), up.ranks.len());
@@ -503,6 +516,7 @@ impl Adapter {
                 Threads::All,
             );
         }
+
         tensor(hidden, (tokens, ranks))
     }
 
@@ -518,6 +532,7 @@ impl Adapter {
         let (tokens, inputs) = x.dims2()?;
         let ranks = self.num_ranks();
         let hidden: &[T] = &slice::<T>(hidden)?;
+
         let mut d_hidden = vec![T::of(0.0); tokens * ranks];
         for up in &self.ups {
             let d_out =
@@ -548,6 +563,7 @@ impl Adapter {
                 Threads::All,
             );
         }
+
         if let Some(gradient) = &self.down.gradient {
             for (site, rows) in self.masks(dropout.probability) {
                 let dropped = dropout.dropped(x, site)?;
@@ -566,6 +582,7 @@ impl Adapter {
                 })?;
             }
         }
+
         Ok(d_hidden)
     }
 

@@ -32,10 +32,12 @@ pub fn rms_norm(
     let (tokens, dim) = x.dims2()?;
     let layout = reader.into();
     expect_shape("the weight of the norm", weight, &[dim])?;
+
     on_cuda!(
         x.device(),
         crate::ops::cuda::norm::rms_norm(x, weight, eps, layout.padding)
     );
+
     let _ = layout; // Rows on the CPU have no padding.
     with_real!(x, T => {
         let xs: &[T] = &slice::<T>(x)?;
@@ -74,15 +76,18 @@ pub fn rms_norm_again(
     let layout = reader.into();
     expect_shape("the weight of the norm", weight, &[dim])?;
     expect_shape("the statistics of the norm", inverse, &[tokens])?;
+
     on_cuda!(
         x.device(),
         crate::ops::cuda::norm::rms_norm_again(x, weight, inverse, layout.padding)
     );
+
     let _ = layout; // Rows on the CPU have no padding.
     with_real!(x, T => {
         let xs: &[T] = &slice::<T>(x)?;
         let w: &[T] = &slice::<T>(weight)?;
         let r: &[T] = &slice::<T>(inverse)?;
+
         let y = new_rows(
             tokens,
             dim,
@@ -94,6 +99,7 @@ pub fn rms_norm_again(
                 }
             },
         );
+
         tensor(y, (tokens, dim))
     })
 }
@@ -119,6 +125,7 @@ pub fn rms_norm_backward(
     let layout = reader.into();
     check_backward(dy, x, weight, residual, d_weight)?;
     expect_shape("the statistics of the norm", inverse, &[tokens])?;
+
     on_cuda!(
         x.device(),
         crate::ops::cuda::norm::rms_norm_backward(
@@ -131,6 +138,7 @@ pub fn rms_norm_backward(
             layout.padding
         )
     );
+
     let _ = layout; // Rows on the CPU have no padding.
     with_real!(x, T => {
         let dys: &[T] = &slice::<T>(dy)?;
@@ -139,6 +147,7 @@ pub fn rms_norm_backward(
         let r: &[T] = &slice::<T>(inverse)?;
         let past = residual.map(slice::<T>).transpose()?;
         let past: Option<&[T]> = past.as_deref();
+
         let dx = new_rows(
             tokens,
             dim,
@@ -155,6 +164,7 @@ pub fn rms_norm_backward(
                 add_row(dx, past, row);
             },
         );
+
         if let Some(d_weight) = d_weight {
             write::<T>(d_weight, |dw| {
                 column_sums(
@@ -172,6 +182,7 @@ pub fn rms_norm_backward(
                 );
             })?;
         }
+
         tensor(dx, (tokens, dim))
     })
 }
@@ -194,12 +205,14 @@ pub fn layer_norm(
     eps: f64,
 ) -> Result<(Tensor, LayerNormStatistics)> {
     let (tokens, dim) = x.dims2()?;
+
     on_cuda!(x.device(), {
         expect_shape("the weight of the norm", weight, &[dim])?;
         expect_shape("the bias of the norm", bias, &[dim])?;
         let (y, mean, inverse) = crate::ops::cuda::norm::layer_norm(x, weight, bias, eps)?;
         Ok((y, LayerNormStatistics { mean, inverse }))
     });
+
     with_real!(x, T => {
         let xs: &[T] = &slice::<T>(x)?;
         let mut mean = vec![T::of(0.0); tokens];
@@ -233,6 +246,7 @@ pub fn layer_norm_again(
     expect_shape("the weight of the norm", weight, &[dim])?;
     expect_shape("the bias of the norm", bias, &[dim])?;
     expect_shape("the statistics of the norm", &statistics.mean, &[tokens])?;
+
     on_cuda!(
         x.device(),
         crate::ops::cuda::norm::layer_norm_again(
@@ -243,12 +257,14 @@ pub fn layer_norm_again(
             &statistics.inverse
         )
     );
+
     with_real!(x, T => {
         let xs: &[T] = &slice::<T>(x)?;
         let w: &[T] = &slice::<T>(weight)?;
         let b: &[T] = &slice::<T>(bias)?;
         let mean: &[T] = &slice::<T>(&statistics.mean)?;
         let r: &[T] = &slice::<T>(&statistics.inverse)?;
+
         let y = new_rows(
             tokens,
             dim,
@@ -261,6 +277,7 @@ pub fn layer_norm_again(
                 }
             },
         );
+
         tensor(y, (tokens, dim))
     })
 }
@@ -288,6 +305,7 @@ pub fn layer_norm_backward(
     if let Some((_, d_bias)) = gradients {
         expect_shape("the gradient of the norm's bias", d_bias, &[dim])?;
     }
+
     on_cuda!(
         x.device(),
         crate::ops::cuda::norm::layer_norm_backward(
@@ -299,6 +317,7 @@ pub fn layer_norm_backward(
             gradients
         )
     );
+
     with_real!(x, T => {
         let dys: &[T] = &slice::<T>(dy)?;
         let xs: &[T] = &slice::<T>(x)?;
@@ -307,6 +326,7 @@ pub fn layer_norm_backward(
         let r: &[T] = &slice::<T>(&statistics.inverse)?;
         let past = residual.map(slice::<T>).transpose()?;
         let past: Option<&[T]> = past.as_deref();
+
         let dx = new_rows(
             tokens,
             dim,
@@ -326,6 +346,7 @@ pub fn layer_norm_backward(
                 add_row(dx, past, row);
             },
         );
+
         if let Some((d_weight, d_bias)) = gradients {
             write::<T>(d_weight, |dw| {
                 column_sums(
@@ -345,6 +366,7 @@ pub fn layer_norm_backward(
             })?;
             write::<T>(d_bias, |db| add_rows(db, tokens, dys))?;
         }
+
         tensor(dx, (tokens, dim))
     })
 }

@@ -72,6 +72,7 @@ impl Rotary {
     fn rotate(&self, x: &Tensor, num_heads: usize, direction: f64) -> Result<()> {
         let (tokens, width) = x.dims2()?;
         let half = self.head_dim / 2;
+
         if tokens != self.cos.dims()[0] || num_heads * self.head_dim > width {
             let found = self.cos.dims()[0];
             candle_core::bail!(
@@ -79,10 +80,12 @@ impl Rotary {
                 self.head_dim
             );
         }
+
         on_cuda!(
             x.device(),
             crate::ops::cuda::rotary::rotate(x, &self.cos, &self.sin, num_heads, direction)
         );
+
         with_real!(x, T => {
             let cos: &[T] = &slice::<T>(&self.cos)?;
             let sin: &[T] = &slice::<T>(&self.sin)?;

@@ -89,6 +89,7 @@ pub fn copy_columns(
 ) -> Result<()> {
     let (capacity, width) = target.dims2()?;
     let (num_rows, source_width) = source.dims2()?;
+
     if rows.start > rows.end
         || rows.end > num_rows
         || first_row + rows.len() > capacity
@@ -100,10 +101,12 @@ pub fn copy_columns(
             target.dims()
         );
     }
+
     on_cuda!(
         target.device(),
         crate::ops::cuda::rows::copy_columns(target, first_row, source, rows, first_column)
     );
+
     with_real!(source, T => {
         let source = slice::<T>(source)?;
         write::<T>(target, |target| {

@@ -60,6 +60,7 @@ pub fn convolve(
         let xs: &[T] = &slice::<T>(x)?;
         let w: &[T] = &slice::<T>(&weight.value)?;
         let taps = Matrix::new(w, outputs, window.kernel * inputs).t();
+
         let mut y = vec![T::of(0.0); total * outputs];
         let mut from = 0;
         let mut to = 0;
@@ -71,6 +72,7 @@ pub fn convolve(
             from += len;
             to += rows;
         }
+
         if let Some(bias) = bias {
             let bias: &[T] = &slice::<T>(&bias.value)?;
             for_rows(
@@ -80,6 +82,7 @@ pub fn convolve(
                 |_, y: &mut [T]| y.iter_mut().zip(bias).for_each(|(y, &b)| *y += b),
             );
         }
+
         tensor(y, (total, outputs))
     })
 }
@@ -108,6 +111,7 @@ pub fn convolve_backward(
         if let Some(gradient) = bias.and_then(|bias| bias.gradient.as_ref()) {
             write::<T>(gradient, |db| add_rows(db, total, dys))?;
         }
+
         if let Some(gradient) = &weight.gradient {
             write::<T>(gradient, |dw| {
                 for (clip, d_out) in clips(lens, window, xs, inputs, dys, outputs) {
@@ -118,9 +122,11 @@ pub fn convolve_backward(
                 }
             })?;
         }
+
         if !want_input {
             return Ok(None);
         }
+
         let mut dx = vec![T::of(0.0); xs.len()];
         let mut start = 0;
         for (clip, d_out) in clips(lens, window, xs, inputs, dys, outputs) {
@@ -135,6 +141,7 @@ pub fn convolve_backward(
             }
             start += clip.len();
         }
+
         tensor(dx, x.shape()).map(Some)
     })
 }

@@ -62,12 +62,14 @@ impl WeightNorm {
             let v: &[T] = &slice::<T>(&self.direction.value)?;
             let g: &[T] = &slice::<T>(&self.length.value)?;
             let norms = norms(v, width, kernel);
+
             let mut along = vec![0.0f64; kernel];
             for (dw, v) in dw.chunks_exact(width).zip(v.chunks_exact(width)) {
                 for ((dw, v), along) in dw.chunks_exact(taps).zip(v.chunks_exact(taps)).zip(&mut along) {
                     *along += dw.iter().zip(v).map(|(dw, v)| dw.wide() * v.wide()).sum::<f64>();
                 }
             }
+
             write::<T>(d_length, |d| {
                 for ((d, along), norm) in d.iter_mut().zip(&along).zip(&norms) {
                     *d += T::of(along / norm);

@@ -145,11 +145,13 @@ impl Gguf {
         let table = "token_embd.weight";
         let head = "output.weight";
         let is_tied = self.is_tied(table, head)?;
+
         let finer = if self.bytes_per_value(head) > self.bytes_per_value(table) {
             head
         } else {
             table
         };
+
         for (name, info) in &self.content.tensor_infos {
             let (new, source) = match name.as_str() {
                 "token_embd.weight" if is_tied && self.content.tensor_infos.contains_key(head) => {
@@ -171,6 +173,7 @@ impl Gguf {
             };
             found.push((new, source, info.shape.dims().to_vec()));
         }
+
         found.sort();
         Ok(found)
     }
@@ -213,6 +216,7 @@ impl Gguf {
         let splitting = self
             .text("tokenizer.ggml.pre")
             .unwrap_or_else(|| "qwen2".to_owned());
+
         if kind != "gpt2" || splitting != "qwen2" {
             return Err(Error::input(format!(
                 "its vocabulary is `{kind}` split as `{splitting}`, expected gpt2 and qwen2"
@@ -220,8 +224,10 @@ impl Gguf {
             .at_path(&self.path)
             .hint("give the Hugging Face folder of the decoder, which holds a tokenizer.json"));
         }
+
         let texts = self.list("tokenizer.ggml.tokens")?;
         let kinds = self.list("tokenizer.ggml.token_type")?;
+
         let mut vocab = serde_json::Map::new();
         let mut added = Vec::new();
         for (id, (text, kind)) in texts.iter().zip(kinds).enumerate() {
@@ -234,12 +240,14 @@ impl Gguf {
                 _ => added.push(added_token(id, text)),
             }
         }
+
         let merges: Vec<Value> = self
             .list("tokenizer.ggml.merges")?
             .iter()
             .filter_map(|merge| merge.to_string().ok()?.split_once(' '))
             .map(|(a, b)| json!([a, b]))
             .collect();
+
         Ok(json!({
             "version": "1.0",
             "truncation": null,

@@ -181,6 +181,7 @@ impl Composition<'_> {
                 });
             }
         }
+
         Ok(())
     }
 
@@ -316,6 +317,7 @@ fn check(config: &Config, pieces: &[Piece]) -> Result<()> {
     let table = vec![config.text.vocab_size, config.text.hidden_size];
     wanted.insert(NAMES.head.to_owned(), table);
     wanted.extend(NAMES.positions.map(|name| (name.to_owned(), positions)));
+
     for piece in pieces {
         match wanted.remove(&piece.name) {
             Some(shape) if shape == piece.shape => {}
@@ -333,8 +335,10 @@ fn check(config: &Config, pieces: &[Piece]) -> Result<()> {
             }
         }
     }
+
     let mut missing: Vec<String> = wanted.into_keys().collect();
     missing.sort();
+
     match missing.first() {
         Some(name) => Err(Error::input(format!("no tensor for `{name}`"))
             .hint("configuration and weights of a part must belong together")),

@@ -349,15 +349,18 @@ impl Builder<'_> {
             bias: Some(self.stacked(first + 3..first + 6, is_trained)?),
             adapter: None,
         };
+
         let attention = SelfAttention {
             qkv,
             output: self.linear(first + 6, is_trained)?,
             heads: self.config.heads(),
         };
+
         let mlp = GeluMlp {
             fc1: self.linear(first + 8, is_trained)?,
             fc2: self.linear(first + 10, is_trained)?,
         };
+
         let attention_norm = self.norm(first + 12, eps, is_trained)?;
         let mlp_norm = self.norm(first + 14, eps, is_trained)?;
 

@@ -289,6 +289,7 @@ impl Hubert {
             .collect();
         let mut lens: Vec<usize> = clips.iter().map(|clip| clip.samples.len()).collect();
         let total = samples.len();
+
         let mut x = tensor(samples, (total, 1))?;
         let mut saved = Vec::new();
         for convolution in &self.convolutions {
@@ -299,15 +300,18 @@ impl Hubert {
             lens = convolution.outputs(&lens);
             x = y;
         }
+
         if lens == frames {
             return Ok((x, saved, None));
         }
+
         let mut start = 0;
         let mut rows = Vec::new();
         for (&padded, &valid) in lens.iter().zip(frames) {
             rows.extend(start as u32..(start + valid) as u32);
             start += padded;
         }
+
         Ok((gather(&x, &rows)?, saved, Some((rows, start))))
     }
 

@@ -36,6 +36,7 @@ pub fn save(model: &Hubert, dir: &Path, class: Class, heads: Vec<(String, Tensor
     let config = &model.config;
     let is_wav2vec2 = config.model_type == "wav2vec2";
     let family = if is_wav2vec2 { "Wav2Vec2" } else { "Hubert" };
+
     let (class, prefix) = match class {
         Class::Encoder => ("Model", ""),
         Class::Ctc if is_wav2vec2 => ("ForCTC", "wav2vec2."),
@@ -43,6 +44,7 @@ pub fn save(model: &Hubert, dir: &Path, class: Class, heads: Vec<(String, Tensor
         Class::Classifier if is_wav2vec2 => ("ForSequenceClassification", "wav2vec2."),
         Class::Classifier => ("ForSequenceClassification", "hubert."),
     };
+
     let mut written = serde_json::to_value(config).map_err(Error::bug)?;
     written["architectures"] = json!([format!("{family}{class}")]);
     written["dtype"] = json!("float32");
@@ -71,6 +73,7 @@ pub fn save(model: &Hubert, dir: &Path, class: Class, heads: Vec<(String, Tensor
             ));
         }
     }
+
     files::write_safetensors(&dir.join(WEIGHTS_FILE), tensors)
 }
 

@@ -44,14 +44,17 @@ pub(super) fn tensor(
             .collect();
         Tensor::from_vec(values, shape, &Device::Cpu)
     };
+
     if let Some(head) = head {
         return Ok(match shape.len() {
             1 => constant(0.0)?,
             _ => normal(head.deviation)?,
         });
     }
+
     let positions = (4.0 / (config.num_conv_pos_embeddings * config.hidden_size) as f64).sqrt();
     let is_norm = name.contains("layer_norm");
+
     Ok(match name {
         "masked_spec_embed" => uniform(0.0, 1.0)?,
         _ if name.ends_with("original0") => {

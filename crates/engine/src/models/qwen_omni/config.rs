@@ -25,6 +25,7 @@ pub fn from_json(root: &Value) -> Result<Config> {
     let rope_theta = text.rope_theta(&["default", "mrope"], 1e6)?;
     let hidden_size = text.number("hidden_size")?;
     let num_attention_heads = text.number("num_attention_heads")?;
+
     let found = Config {
         names: &NAMES,
         audio: AudioConfig {
@@ -65,6 +66,7 @@ pub fn from_json(root: &Value) -> Result<Config> {
             .ok_or_else(|| Error::input("`thinker_config` has no `audio_token_index`"))?
             as u32,
     };
+
     found.check()?;
     Ok(found)
 }

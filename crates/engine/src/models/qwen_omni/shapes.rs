@@ -108,10 +108,12 @@ pub fn by_name(name: &str, layers: Option<usize>) -> Result<Config> {
             )));
         }
     };
+
     let text = TextConfig {
         num_hidden_layers: layers.unwrap_or(text.num_hidden_layers),
         ..text
     };
+
     Ok(Config {
         names: &names::NAMES,
         audio: AudioConfig {

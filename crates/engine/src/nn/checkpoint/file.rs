@@ -60,10 +60,12 @@ impl MappedFile {
             .map(|info| info.data_offsets.1)
             .max()
             .unwrap_or(0);
+
         if start + end > map.len() {
             let found = format!("{} bytes, its header promises {}", map.len(), start + end);
             return Err(damaged(path, &found, &[]));
         }
+
         Ok(Self {
             path: path.to_owned(),
             map,
@@ -96,6 +98,7 @@ impl MappedFile {
         let range = self.start + info.data_offsets.0..self.start + info.data_offsets.1;
         let bytes = &self.map[range.clone()];
         let shape = info.shape.as_slice();
+
         let values = match (info.dtype, dtype) {
             // What is stored as it is computed with is copied, bit for bit.
             (Dtype::BF16, DType::BF16) => tensor(converted(bytes, bf16::from_le_bytes), shape)?,
@@ -114,6 +117,7 @@ impl MappedFile {
             }
             _ => return Ok(None),
         };
+
         let values = match values {
             Some(values) => values,
             None => {
@@ -132,6 +136,7 @@ impl MappedFile {
                     .or_hint(NOT_FINITE_HINT));
             }
         };
+
         #[cfg(unix)]
         {
             // SAFETY: the mapping is private, read-only and backed by the file: dropped pages come back when they are read again.

@@ -25,10 +25,12 @@ pub const INDEX: &str = "model.safetensors.index.json";
 /// links that lead outside the folder and the Hub's cache.
 pub fn weight_files(dir: &Path) -> Result<Vec<PathBuf>> {
     let single = dir.join(SINGLE);
+
     if single.is_file() {
         check_inside(dir, &single)?;
         return Ok(vec![single]);
     }
+
     let index = dir.join(INDEX);
     if !index.is_file() {
         return Err(no_weights(dir));
@@ -40,6 +42,7 @@ pub fn weight_files(dir: &Path) -> Result<Vec<PathBuf>> {
             .at_path(&index)
             .hint("download the index again; it maps the name of each tensor to a file")
     })?;
+
     let mut names = BTreeSet::new();
     for (tensor, name) in map {
         let Some(name) = name.as_str() else {
@@ -51,11 +54,13 @@ pub fn weight_files(dir: &Path) -> Result<Vec<PathBuf>> {
         };
         names.insert(name);
     }
+
     if names.is_empty() {
         return Err(Error::input("`weight_map` is empty")
             .at_path(&index)
             .hint("download the index again"));
     }
+
     let mut files = Vec::new();
     for name in names {
         let is_inside = Path::new(name)
@@ -79,6 +84,7 @@ pub fn weight_files(dir: &Path) -> Result<Vec<PathBuf>> {
         check_inside(dir, &path)?;
         files.push(path);
     }
+
     Ok(files)
 }
 
@@ -95,6 +101,7 @@ fn no_weights(dir: &Path) -> Error {
         .collect();
     names.sort_unstable();
     let first = |found: &dyn Fn(&str) -> bool| names.iter().find(|name| found(name)).cloned();
+
     for name in [SINGLE, INDEX] {
         if names.iter().any(|other| other == name) {
             return Error::input("a folder, or a link that leads nowhere, in place of a file")
@@ -102,23 +109,27 @@ fn no_weights(dir: &Path) -> Error {
                 .hint("put the file itself there; download it again if it is gone");
         }
     }
+
     let missing = "no model.safetensors and no model.safetensors.index.json here";
     let found = |what: String, hint: &str| {
         Error::input(format!("{missing}, but {what}"))
             .at_path(dir)
             .hint(hint)
     };
+
     if let Some(name) = first(&|name| name.ends_with(".gguf")) {
         return found(
             format!("{name}, a GGUF file"),
             "use the checkpoint it was converted from, in safetensors format",
         );
     }
+
     if let Some(name) = first(&|name| {
         name.starts_with("pytorch_model") || name.ends_with(".pth") || name.ends_with(".bin")
     }) {
         return found(format!("{name}, PyTorch's format"), TO_SAFETENSORS);
     }
+
     if let Some(name) = first(&|name| {
         [".h5", ".msgpack", ".onnx"]
             .iter()
@@ -126,18 +137,21 @@ fn no_weights(dir: &Path) -> Error {
     }) {
         return found(format!("{name}, weights of another format"), TO_SAFETENSORS);
     }
+
     if first(&|name| name == "adapter_config.json").is_some() {
         return found(
             "adapter_config.json: an adapter, not a checkpoint".to_owned(),
             "give the folder with `--adapter`, and `--model` the checkpoint that its adapter_config.json names",
         );
     }
+
     if let Some(name) = first(&|name| name.ends_with(".safetensors")) {
         return found(
             name.clone(),
             "download model.safetensors.index.json, which tells which tensor is in which shard",
         );
     }
+
     Error::input(missing)
         .at_path(dir)
         .hint("`model` is the folder of a checkpoint in safetensors format")

@@ -21,11 +21,13 @@ pub fn read_json(path: &Path) -> Result<Value> {
     File::open(path)
         .and_then(|file| file.take(sniff::HEAD_BYTES as u64).read_to_end(&mut head))
         .map_err(|e| Error::io(path, "read", &e))?;
+
     if let Some(foreign) = sniff::foreign_file(&head) {
         return Err(Error::input(format!("{} in place of JSON", foreign.what))
             .at_path(path)
             .hint(foreign.hint));
     }
+
     let text = files::read_text(path)?;
     serde_json::from_str(&text).map_err(|e| {
         let constant = ["NaN", "-Infinity", "Infinity"]

@@ -14,13 +14,16 @@ use maqam_base::files;
 pub fn notes(dir: &Path) -> Vec<String> {
     let mut notes = Vec::new();
     let is_file = |name: &str| dir.join(name).is_file();
+
     if is_file(SINGLE) && is_file(INDEX) {
         notes.push(format!(
             "{}: {SINGLE} is read, as in transformers; {INDEX} and the shards that it names are not",
             dir.display()
         ));
     }
+
     let is_safetensors = is_file(SINGLE) || is_file(INDEX);
+
     for name in ["pytorch_model.bin", "pytorch_model.bin.index.json"] {
         if is_safetensors && is_file(name) {
             notes.push(format!(
@@ -29,13 +32,16 @@ pub fn notes(dir: &Path) -> Vec<String> {
             ));
         }
     }
+
     if is_safetensors && is_file("adapter_config.json") {
         notes.push(format!(
             "{}: the adapter beside the weights is not applied; transformers would apply it, and here `--adapter` does",
             dir.display()
         ));
     }
+
     let templates = chat_templates(dir);
+
     if let Some(((chosen, text), others)) = templates.split_first()
         && let Some((other, _)) = others.iter().find(|(_, other)| other != text)
     {
@@ -44,6 +50,7 @@ pub fn notes(dir: &Path) -> Vec<String> {
             dir.display()
         ));
     }
+
     if let Ok(checkpoint) = Checkpoint::open(dir, &[]) {
         notes.extend(checkpoint.notes());
     }

@@ -58,11 +58,13 @@ pub fn update(settings: &AdamW, buffers: Buffers, segments: &[Segment], clip: Cl
         })
         .collect();
     on_gpu.sort_by_key(|segment| segment.start);
+
     if on_gpu.windows(2).any(|pair| pair[0].end > pair[1].start)
         || on_gpu.last().is_some_and(|last| last.end as usize > total)
     {
         candle_core::bail!("the segments of an update overlap, or leave a buffer of {total}");
     }
+
     let copy = buffers.copy.map_or(Ok(Address::NULL), bf16_of)?;
     let end = on_gpu.last().map_or(0, |last| last.end as usize);
     let table = gpu.table(&on_gpu)?;

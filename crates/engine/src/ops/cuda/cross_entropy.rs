@@ -58,16 +58,19 @@ pub fn in_blocks(
     let vocab = head.value.dim(0)?;
     let block = block.min(num_rows).max(1);
     let logits = gpu.empty((block, vocab), DType::F32)?;
+
     let d_logits = if want_gradient {
         Some(gpu.empty((block, vocab), DType::BF16)?)
     } else {
         None
     };
+
     let d_rows = if want_gradient {
         Some(gpu.empty((num_rows, dim), DType::BF16)?)
     } else {
         None
     };
+
     // The losses, and after them the log-probabilities.
     let found = gpu.empty((2, num_rows), DType::F32)?;
     let losses = f32_of(&found)?;
@@ -76,6 +79,7 @@ pub fn in_blocks(
     let weights = gpu.table(targets.weights)?;
     let x = Matrix::of(rows)?;
     let w = Matrix::of(&head.value)?;
+
     for first in (0..num_rows).step_by(block) {
         let len = block.min(num_rows - first);
         let x = x.rows(first..first + len);
@@ -108,6 +112,7 @@ pub fn in_blocks(
             }
         }
     }
+
     let loss = gpu.empty(1, DType::F64)?;
     let arguments = arguments![
         address(&loss, DType::F64)?,
@@ -116,6 +121,7 @@ pub fn in_blocks(
         int(num_rows)?
     ];
     gpu.launch("weighted_sum", (1, 1), (BLOCK, 1), 0, arguments)?;
+
     Ok(CrossEntropy {
         loss: Scalar::of(loss)?,
         log_probabilities: found.get(1)?,

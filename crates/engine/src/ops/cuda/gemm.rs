@@ -46,6 +46,7 @@ impl Gpu {
         let Product { a, b, c, .. } = product;
         let (m, k) = a.dims();
         let (inner, n) = b.dims();
+
         if k != inner
             || (d.rows, d.cols) != (m, n)
             || d.transposed
@@ -53,12 +54,14 @@ impl Gpu {
         {
             candle_core::bail!("cannot multiply {a:?} and {b:?} into {d:?}, adding {c:?}");
         }
+
         if m == 0 || n == 0 {
             return Ok(());
         }
         if k == 0 && c.is_some_and(|c| c.place == d.place) {
             return Ok(());
         }
+
         let signature = Signature {
             a: Shape::of(a),
             b: Shape::of(b),
@@ -68,6 +71,7 @@ impl Gpu {
             scales: product.scales.is_some(),
             is_fast: product.is_fast,
         };
+
         match self.blas().chosen(&signature) {
             Some(Some(chosen)) if self.tried(d, &product, &chosen)? => Ok(()),
             Some(None) => Err(refused(d, &product)),
@@ -261,6 +265,7 @@ impl Call {
             alpha,
             beta: if c.is_some() { 1.0 } else { 0.0 },
         };
+
         for (layout, matrix) in call.layouts.iter_mut().zip([b, a, added, d]) {
             // A single row has no distance to the next, but the library wants one that a row fits in.
             let stride = matrix.stride.max(matrix.cols) as i64;
@@ -272,9 +277,11 @@ impl Call {
             )
             .map_err(failed)?;
         }
+
         use sys::cublasLtMatmulDescAttributes_t as Attribute;
         call.set(Attribute::CUBLASLT_MATMUL_DESC_TRANSA, operation(b))?;
         call.set(Attribute::CUBLASLT_MATMUL_DESC_TRANSB, operation(a))?;
+
         if let Some(bias) = bias {
             call.set(
                 Attribute::CUBLASLT_MATMUL_DESC_EPILOGUE,
@@ -286,6 +293,7 @@ impl Call {
                 sys::cudaDataType_t::CUDA_R_16BF,
             )?;
         }
+
         if let Some((of_a, of_b)) = scales {
             let outer =
                 sys::cublasLtMatmulMatrixScale_t::CUBLASLT_MATMUL_MATRIX_SCALE_OUTER_VEC_32F;
@@ -298,6 +306,7 @@ impl Call {
                 u8::from(is_fast),
             )?;
         }
+
         Ok(call)
     }
 
@@ -328,6 +337,7 @@ impl Call {
             Attribute::CUBLASLT_MATMUL_PREF_MAX_WORKSPACE_BYTES,
             WORKSPACE,
         )?;
+
         if is_restricted {
             // Parts of a sum that is divided are added in f32, never in the destination's type.
             preference.set(
@@ -351,9 +361,11 @@ impl Call {
                 signature.d.alignment,
             )?;
         }
+
         let [a, b, c, d] = self.layouts;
         let mut found = [MaybeUninit::<sys::cublasLtMatmulHeuristicResult_t>::uninit(); CANDIDATES];
         let mut count = 0;
+
         // SAFETY: everything named here exists, and there is room for as many results as are asked for.
         let status = unsafe {
             sys::cublasLtMatmulAlgoGetHeuristic(
@@ -369,14 +381,17 @@ impl Call {
                 &raw mut count,
             )
         };
+
         match status.result() {
             Err(error) if is_refusal(&error) => return Ok(Vec::new()),
             other => other.map_err(failed)?,
         }
+
         // SAFETY: the library has written the first `count` results.
         let results = found[..(count.max(0) as usize).min(CANDIDATES)]
             .iter()
             .map(|result| unsafe { result.assume_init_ref() });
+
         Ok(results
             .filter(|result| result.state.result().is_ok())
             .map(|result| result.algo)

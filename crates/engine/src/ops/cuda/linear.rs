@@ -49,6 +49,7 @@ pub fn forward(
     let mut weight = Matrix::of(&layer.weight.value)?;
     let mut start = residual.map(Matrix::of).transpose()?;
     let mut hidden = None;
+
     if let Some(adapter) = &layer.adapter {
         let found = down(&gpu, adapter, x, dropout)?;
         let padding = layer.padding();
@@ -66,11 +67,13 @@ pub fn forward(
         }
         hidden = Some(found);
     }
+
     let bias = layer
         .bias
         .as_ref()
         .map(|bias| bf16_of(&bias.value))
         .transpose()?;
+
     match &layer.weight.quantised {
         None => {
             let product = Product::new(input, weight.t()).plus(start);
@@ -88,6 +91,7 @@ pub fn forward(
             factor.times(&gpu, x, &y)?;
         }
     }
+
     Ok((y, hidden))
 }
 
@@ -147,6 +151,7 @@ fn up(
     let to = Matrix::of(y)?;
     let h = Matrix::of(hidden)?;
     let covered: usize = adapter.ups.iter().map(|up| up.columns.len()).sum();
+
     let start = if covered == outputs {
         residual.map(Matrix::of).transpose()?
     } else {
@@ -157,6 +162,7 @@ fn up(
         }
         Some(to)
     };
+
     for up in &adapter.ups {
         let columns = up.columns.clone();
         let product = Product::new(
@@ -169,6 +175,7 @@ fn up(
             product.plus(start.map(|start| start.columns(columns))),
         )?;
     }
+
     Ok(to)
 }
 
@@ -193,6 +200,7 @@ pub fn backward(
     let mut output = d_out;
     let mut weight = Matrix::of(&layer.weight.value)?;
     let mut dx = None;
+
     if let (Some(adapter), Some(hidden)) = (&layer.adapter, hidden) {
         let d_hidden = adapter_backward(&gpu, adapter, d_out, x, hidden, dropout)?;
         let padding = layer.padding();
@@ -215,11 +223,13 @@ pub fn backward(
             }
         }
     }
+
     if !want_input {
         return Ok(None);
     }
     let start = dx.as_ref().map(Matrix::of).transpose()?;
     let dx = dx.map_or_else(|| gpu.empty((tokens, inputs), DType::BF16), Ok)?;
+
     match &layer.weight.quantised {
         None => gpu.product(Matrix::of(&dx)?, Product::new(output, weight).plus(start))?,
         Some(quantised) => {
@@ -233,6 +243,7 @@ pub fn backward(
             factor.times(&gpu, dy, &dx)?;
         }
     }
+
     Ok(Some(dx))
 }
 
@@ -248,6 +259,7 @@ fn adapter_backward(
     let d_hidden = gpu.empty(hidden.shape(), DType::BF16)?;
     let to = Matrix::of(&d_hidden)?;
     let h = Matrix::of(hidden)?;
+
     for up in &adapter.ups {
         let d_out = d_out.columns(up.columns.clone());
         if let Some(gradient) = &up.weight.gradient {
@@ -264,6 +276,7 @@ fn adapter_backward(
             Product::new(d_out, Matrix::of(&up.weight.value)?).scaled(up.scale),
         )?;
     }
+
     if let Some(gradient) = &adapter.down.gradient {
         for (site, rows) in adapter.masks(dropout.probability) {
             let dropped = dropout.dropped(x, site)?;
@@ -272,6 +285,7 @@ fn adapter_backward(
             accumulate(gpu, &gradient, to.columns(rows).t(), x, 1.0)?;
         }
     }
+
     Ok(d_hidden)
 }
 
@@ -326,6 +340,7 @@ pub fn copy_matrices(copies: &[(Tensor, Tensor)]) -> Result<()> {
         });
         blocks += (rows * columns).div_ceil(STRETCH);
     }
+
     let Some((first, _)) = copies.first() else {
         return Ok(());
     };
@@ -444,6 +459,7 @@ pub fn quantise(weight: &Tensor) -> Result<Weight> {
         columns(weight, 0..inputs)?
     };
     let found = gpu.capability()?;
+
     if found.0 != HOPPER {
         candle_core::bail!(
             "fp8 with a scale per row needs a Hopper GPU (compute capability {HOPPER}.0), this one has compute capability {}.{}\nhint: compute in bf16",
@@ -451,13 +467,16 @@ pub fn quantise(weight: &Tensor) -> Result<Weight> {
             found.1
         );
     }
+
     if !outputs.is_multiple_of(ROW) || !inputs.is_multiple_of(ROW) {
         candle_core::bail!(
             "weights of 8 bits have dimensions that are multiples of {ROW}, found [{outputs}, {inputs}]"
         );
     }
+
     let by_output = Fp8Rows::of(&gpu, weight, outputs)?;
     let by_input = Fp8Rows::of(&gpu, &transpose(weight)?, inputs)?;
+
     let quantised = Quantised {
         transposed: by_input.values,
         scales: Some(Scales {
@@ -465,6 +484,7 @@ pub fn quantise(weight: &Tensor) -> Result<Weight> {
             by_input: by_input.scale,
         }),
     };
+
     Ok(Weight {
         value: by_output.values,
         gradient: None,

@@ -92,6 +92,7 @@ pub fn rms_norm_backward(
         int(past_stride)?
     ];
     gpu.launch("rms_norm_backward", (tokens, 1), (BLOCK, 1), 0, arguments)?;
+
     if let Some(d_weight) = d_weight {
         let arguments = arguments![f32_of(d_weight)?, dy, x, inverse, int(tokens)?, int(dim)?];
         gpu.launch(
@@ -102,6 +103,7 @@ pub fn rms_norm_backward(
             arguments,
         )?;
     }
+
     Ok(dx)
 }
 
@@ -182,6 +184,7 @@ pub fn layer_norm_backward(
         int(dim)?
     ];
     gpu.launch("layer_norm_backward", (tokens, 1), (BLOCK, 1), 0, arguments)?;
+
     if let Some((d_weight, d_bias)) = gradients {
         let arguments = arguments![
             f32_of(d_weight)?,
@@ -201,6 +204,7 @@ pub fn layer_norm_backward(
             arguments,
         )?;
     }
+
     Ok(dx)
 }
 

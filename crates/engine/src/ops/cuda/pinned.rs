@@ -86,6 +86,7 @@ impl Pool {
     /// A block of at least so many bytes; the calling thread must be bound to the GPU.
     pub fn take(&mut self, bytes: usize) -> Result<Block> {
         let wanted = bytes.next_power_of_two().max(LEAST);
+
         loop {
             let done = self
                 .busy

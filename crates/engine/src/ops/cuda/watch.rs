@@ -89,22 +89,28 @@ impl Watch {
             return ask();
         }
         let work = work();
+
         let begin = if is_timed {
             Some(timing_event(stream)?)
         } else {
             None
         };
+
         let mut asked = ask();
+
         if self.is_checked {
             asked = asked
                 .and_then(|()| stream.synchronize().w())
                 .map_err(|error| named(&work, &error));
         }
+
         asked?;
+
         if let Some(begin) = begin {
             let end = timing_event(stream)?;
             locked(&self.timed).push(Between { work, begin, end });
         }
+
         Ok(())
     }
 
@@ -230,6 +236,7 @@ fn traffic(name: &str, grid: [usize; 3], numbers: &[f64]) -> Option<f64> {
     let [x, y, _] = grid.map(|blocks| blocks as f64);
     let number = |place: usize| numbers.get(place).copied();
     let stretches = x * STRETCH as f64;
+
     let bytes = match name {
         "rms_norm" | "rms_norm_again" => x * (4.0 * number(0)? + 4.0),
         "rms_norm_backward" => x * (8.0 * number(0)? + 4.0),
@@ -276,6 +283,7 @@ fn traffic(name: &str, grid: [usize; 3], numbers: &[f64]) -> Option<f64> {
         }
         _ => return None,
     };
+
     Some(bytes)
 }
 
