@@ -23,7 +23,7 @@ use candle_core::Tensor;
 use card::CARD;
 use half::bf16;
 use maqam::ops::device;
-use maqam::ops::linear::Weight;
+use maqam::ops::weight::Weight;
 use support::flat;
 use support::numbers;
 

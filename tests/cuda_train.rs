@@ -429,8 +429,8 @@ fn embeddings_scores_and_answers_equal_the_cpus() {
         );
         let batch = batch(&golden);
         let (found, expected) = (
-            on_card.hear(&batch).unwrap().unwrap(),
-            on_cpu.hear(&batch).unwrap().unwrap(),
+            on_card.embed_audio(&batch).unwrap().unwrap(),
+            on_cpu.embed_audio(&batch).unwrap().unwrap(),
         );
         assert!(found.device().is_cpu());
         assert!(
@@ -556,11 +556,14 @@ fn encoding_ahead_changes_no_bit() {
     );
     let run = |is_ahead: bool| {
         let mut model = trained(&golden, Training::Lora, card);
-        assert!(model.hear_ahead(&batch, pass).unwrap().is_none());
+        assert!(model.embed_audio_ahead(&batch, pass).unwrap().is_none());
         [Part::AudioEncoder, Part::Projector]
             .into_iter()
             .for_each(|part| model.set_trained(part, false));
-        let heard = model.hear_ahead(&batch, pass).unwrap().filter(|_| is_ahead);
+        let heard = model
+            .embed_audio_ahead(&batch, pass)
+            .unwrap()
+            .filter(|_| is_ahead);
         assert_eq!(heard.is_some(), is_ahead);
         let found = model.train(&batch, heard, pass).unwrap().read().unwrap();
         (found, gradients(&model))

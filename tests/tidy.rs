@@ -46,14 +46,10 @@ const NEVER_IN: [(&str, &[&str]); 1] = [(
 )];
 
 /// Places whose files may use each other in a cycle, with the reason.
-const CYCLES: [(&str, &str); 3] = [
+const CYCLES: [(&str, &str); 2] = [
     (
         "/build/",
         "the steps use the state of the pipeline, which `build` keeps together with the list of steps",
-    ),
-    (
-        "engine/",
-        "devices, pools of memory and kernels call each other; layers and models are being taken apart",
     ),
     (
         "data/task/",

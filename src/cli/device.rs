@@ -57,7 +57,7 @@ fn open_card() -> Result<Device> {
         Error::input(message).hint(hint)
     };
     let device = device::open(Choice::Cuda).map_err(failed)?;
-    device::tell_notes(|note| print::message(format_args!("note: {note}")));
+    crate::ops::notes::tell_notes(|note| print::message(format_args!("note: {note}")));
     print::message(format_args!("computing on {}", device::name(&device)?));
     Ok(device)
 }

@@ -20,7 +20,7 @@ use crate::models::names::Names;
 use crate::models::trained::Trained;
 use crate::nn::naming::NameForm;
 use crate::nn::peft;
-use crate::nn::peft::Card;
+use crate::nn::peft::Metadata;
 
 #[derive(Args)]
 pub struct Arguments {
@@ -115,13 +115,19 @@ pub fn run(arguments: &Arguments) -> Result<()> {
     }
     let text = files::read_text(&arguments.adapter.join(peft::CONFIG_FILE))?;
     let written: serde_json::Value = serde_json::from_str(&text).map_err(Error::input)?;
-    let card = Card {
+    let metadata = Metadata {
         base: arguments.model.clone(),
         dropout: written["lora_dropout"].as_f64().unwrap_or(0.0),
         variant: adapter.variant,
     };
     let staged = StagedDir::new(&arguments.out)?;
-    peft::save(staged.path(), &adapter.plan, &adapter.tensors, &card, form)?;
+    peft::save(
+        staged.path(),
+        &adapter.plan,
+        &adapter.tensors,
+        &metadata,
+        form,
+    )?;
     staged.commit()?;
     print::line(format_args!(
         "{} adapted modules in {}",

@@ -91,7 +91,7 @@ pub fn embed(arguments: &EmbedArguments, stop: &AtomicBool) -> Result<()> {
             };
             let batch = Batch::pack(&[&sequence], model.config.audio.window_frames())?;
             let heard = model
-                .hear(&batch)?
+                .embed_audio(&batch)?
                 .ok_or_else(|| Error::bug("a row with clips that were not heard"))?;
             let tensor = match arguments.pool {
                 Pool::None => heard,

@@ -23,7 +23,7 @@ use crate::error::Error;
 use crate::error::Result;
 use crate::files::AppendLog;
 
-/// Where commands keep headers.
+/// Folder that commands cache headers in.
 pub const FOLDER: &str = "runs/.headers";
 
 /// Name of the file in it.
@@ -119,7 +119,7 @@ impl Headers {
     }
 }
 
-/// What a number is of: a range of a file's bytes has numbers of its own.
+/// Key of a number: a range of a file's bytes has numbers of its own.
 fn keyed(what: &str, range: Option<Range<u64>>) -> String {
     match range {
         None => what.to_owned(),
@@ -159,19 +159,22 @@ pub fn print_of_bytes(bytes: &[u8]) -> u64 {
 }
 
 fn print_of_file(path: &Path, of: Option<Range<u64>>) -> Result<u64> {
-    let read = || -> std::io::Result<u64> {
-        let mut file = File::open(path)?;
-        let (start, len) = match of {
-            Some(of) => (of.start, of.end - of.start),
-            None => (0, file.metadata()?.len()),
-        };
-        let range = sampled(len);
-        file.seek(SeekFrom::Start(start + range.start))?;
-        let mut bytes = Vec::new();
-        file.take(range.end - range.start).read_to_end(&mut bytes)?;
-        Ok(print(len, &bytes))
+    let (len, middle) = middle_of_file(path, of).map_err(|e| Error::io(path, "read", &e))?;
+    Ok(print(len, &middle))
+}
+
+/// Length of a file, or of a range of it, and the bytes in its middle.
+fn middle_of_file(path: &Path, of: Option<Range<u64>>) -> std::io::Result<(u64, Vec<u8>)> {
+    let mut file = File::open(path)?;
+    let (start, len) = match of {
+        Some(of) => (of.start, of.end - of.start),
+        None => (0, file.metadata()?.len()),
     };
-    read().map_err(|e| Error::io(path, "read", &e))
+    let range = sampled(len);
+    file.seek(SeekFrom::Start(start + range.start))?;
+    let mut bytes = Vec::new();
+    file.take(range.end - range.start).read_to_end(&mut bytes)?;
+    Ok((len, bytes))
 }
 
 /// The middle of a file of this length.
@@ -321,7 +324,8 @@ mod tests {
     #[test]
     fn headers_are_kept_until_a_file_changes() {
         let dir = tempfile::tempdir().unwrap();
-        let (clip, cache) = (dir.path().join("a.wav"), dir.path().join("cache"));
+        let clip = dir.path().join("a.wav");
+        let cache = dir.path().join("cache");
         write_wav(&clip, 32_000);
         let rows = rows(dir.path(), r#"{"audio": "a.wav"}"#);
         let seconds = || {

@@ -21,7 +21,7 @@ impl Headers {
     /// done.
     ///
     /// # Errors
-    /// What `progress` returns.
+    /// As `progress` returns them.
     pub fn check(
         &self,
         rows: &[Row],
@@ -81,16 +81,19 @@ pub(super) fn check_length(
     headers: &Headers,
 ) -> Result<()> {
     let seconds = seconds_of(length);
+
     if let Some(longest) = max_audio_s.filter(|&longest| seconds > longest) {
         return Err(Error::input(format!("{seconds:.1} s of audio, `max_audio_s` is {longest}"))
             .hint("nothing is cut silently: split the clip with `start_s` and `end_s`, or raise `max_audio_s`"));
     }
+
     if num_audio_tokens(num_frames(length)) == 0 {
         return Err(Error::input(format!(
             "{length} samples are too short for one audio token"
         ))
         .hint("remove the row; the shortest clip the model hears is 0.03 s"));
     }
+
     let Some(stated) = clip.stated_s.filter(|&stated| !agree(stated, seconds)) else {
         return Ok(());
     };
@@ -102,6 +105,7 @@ pub(super) fn check_length(
         };
         agree(stated, seconds_of(length_of(clip, whole, headers)?))
     };
+
     match is_of_file {
         true => Ok(()),
         false => Err(wrong_duration(stated, seconds)),

@@ -201,7 +201,7 @@ fn on_card(
                 known[range].iter().for_each(|(_, fact, (all, targets))| {
                     load.add(*all, fact.audio_tokens, *targets)
                 });
-                let bytes = model.on_card(&load);
+                let bytes = model.on_gpu(&load);
                 if bytes > largest {
                     (largest, tokens_of_largest) = (bytes, load.tokens as usize);
                 }

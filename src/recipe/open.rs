@@ -29,7 +29,7 @@ use crate::models::sizes::Sizes;
 use crate::models::trained::Trained;
 use crate::nn::lora::Init;
 use crate::nn::lora::Plan;
-use crate::nn::peft::Card;
+use crate::nn::peft::Metadata;
 use crate::nn::precision::Computes;
 use crate::nn::precision::Precision;
 use crate::nn::weights::Weights;
@@ -234,7 +234,7 @@ impl Recipe {
         // A clip that changes from epoch to epoch is never encoded twice.
         let is_augmented = rows.augmentation.is_some();
         if let Some(runs) = self.folder().parent().filter(|_| !is_augmented) {
-            model.keep_encoded(&runs.join(".encoded"), encoded::LIMIT)?;
+            model.cache_encoded(&runs.join(".encoded"), encoded::LIMIT)?;
         }
         let run = Run {
             folder: self.folder(),
@@ -249,7 +249,7 @@ impl Recipe {
             window,
             parts,
             loss,
-            card: Card {
+            metadata: Metadata {
                 base: self.model.path.clone(),
                 dropout: self.lora.dropout,
                 variant: self.lora.variant,

@@ -38,7 +38,7 @@ pub struct Cache {
 
 struct Part {
     map: Mmap,
-    /// Where the values begin in the file.
+    /// First byte of the values in the file.
     values: usize,
 }
 
@@ -57,6 +57,7 @@ impl Cache {
             known: HashMap::new(),
             waiting: Vec::new(),
         };
+
         if cache.folder.is_dir() {
             let entries = std::fs::read_dir(&cache.folder)
                 .map_err(|e| Error::io(&cache.folder, "list", &e))?;
@@ -77,6 +78,7 @@ impl Cache {
                 })?;
             }
         }
+
         Ok(cache)
     }
 
@@ -91,13 +93,17 @@ impl Cache {
                 .tensor(name)
                 .map_err(|_| damaged(&format!("no `{name}`")))
         };
+
         if tensor("model")?.data() != self.model.as_slice() {
             return Err(Error::input(
                 "these embeddings were computed by another model",
             ));
         }
-        let (keys, values) = (tensor("keys")?, tensor("values")?);
+
+        let keys = tensor("keys")?;
+        let values = tensor("values")?;
         let rows = keys.data().len() / size_of::<RowKey>();
+
         if values.shape() != [rows, self.dim] {
             return Err(damaged(&format!(
                 "values of shape {:?} for {rows} rows of {}",
@@ -105,11 +111,13 @@ impl Cache {
                 self.dim
             )));
         }
+
         for (row, key) in keys.data().chunks_exact(size_of::<RowKey>()).enumerate() {
             let mut copy = RowKey::default();
             copy.copy_from_slice(key);
             self.known.insert(copy, (self.parts.len(), row));
         }
+
         let values = values.data().as_ptr() as usize - map.as_ptr() as usize;
         self.parts.push(Part { map, values });
         Ok(())
@@ -145,7 +153,8 @@ impl Cache {
             return Ok(());
         }
         let waiting = std::mem::take(&mut self.waiting);
-        let (rows, width) = (waiting.len(), size_of::<RowKey>());
+        let rows = waiting.len();
+        let width = size_of::<RowKey>();
         let keys: Vec<u8> = waiting.iter().flat_map(|(key, _)| *key).collect();
         let values: Vec<f32> = waiting.into_iter().flat_map(|(_, values)| values).collect();
         // Named for its keys, so that two programs that fill one cache write two parts.
@@ -181,7 +190,8 @@ mod tests {
     #[test]
     fn what_was_put_is_found_again_and_only_by_its_model() {
         let root = tempfile::tempdir().unwrap();
-        let (model, key) = ([3; 32], |i: u8| [i; 32]);
+        let model = [3; 32];
+        let key = |i: u8| [i; 32];
         let mut cache = Cache::open(root.path(), model, 2).unwrap();
         for i in 0..5 {
             cache.put(key(i), vec![f32::from(i), -1.5]).unwrap();

@@ -30,9 +30,11 @@ use crate::train::trainer::Trainer;
 use crate::train::trainer::check;
 
 impl Trainer<'_> {
-    /// Judges the model as it stands; writes predictions, scores, the log's lines and, if it is the best so far, `best/`.
+    /// Evaluates the model as it stands; writes predictions, scores, the log's lines and, if it is the best so far, `best/`.
     pub fn evaluate(&mut self, settings: &EvaluateSettings, suite: &Suite) -> Result<()> {
-        let (run, step, stop) = (self.run, self.state.step, self.stop);
+        let run = self.run;
+        let step = self.state.step;
+        let stop = self.stop;
         let observer = &mut *self.observer;
         let found = eval::evaluate(
             self.model,
@@ -71,6 +73,7 @@ impl Trainer<'_> {
         if is_last && !suite.controls.is_empty() {
             lines.push(self.controls(suite, &folder)?);
         }
+
         if let Some(end) = &end {
             let line = Line::StageEnd(StageEnd {
                 at_step: step,
@@ -79,6 +82,7 @@ impl Trainer<'_> {
             });
             lines.push(line.to_text()?);
         }
+
         let lines = lines.join("\n");
         let mut state = State {
             evaluated: Some(step),
@@ -93,6 +97,7 @@ impl Trainer<'_> {
         state
             .stage_ends
             .extend(end.as_ref().map(|end| (end.stage, end.steps)));
+
         if is_best {
             // Before the log and the state know of the evaluation: if this fails, a resumed run evaluates again.
             state.log_bytes = self.log.num_bytes()? + lines.len() as u64 + 1;
@@ -101,15 +106,17 @@ impl Trainer<'_> {
                 self.model,
                 self.optimiser,
                 &state,
-                &run.card,
+                &run.metadata,
             )?;
         }
+
         self.log.line(&lines)?;
         self.tell_tensorboard(&lines, None);
         // A checkpoint of this step that was written before does not know of the evaluation.
         (*self.state, self.saved) = (state, None);
         self.record_environment();
         self.observer.evaluated(step, &found.scores, is_best);
+
         if let Some(end) = end {
             self.observer.note(&format!(
                 "stage {} ends after {} steps: {}",
@@ -118,13 +125,14 @@ impl Trainer<'_> {
                 end.reason
             ));
         }
+
         Ok(())
     }
 
     /// Says which rows an evaluation left out, each once.
     fn tell_skipped(&mut self, skipped: &[Error]) {
         for error in skipped {
-            if self.said.insert(error.message().to_owned()) {
+            if self.told.insert(error.message().to_owned()) {
                 self.observer
                     .note(&format!("row left out: {}", error.message()));
             }
@@ -152,8 +160,11 @@ impl Trainer<'_> {
 
     /// Asks the suite in the ways of its controls; returns their lines for the log.
     fn controls(&mut self, suite: &Suite, folder: &Path) -> Result<String> {
-        let (run, step, stop) = (self.run, self.state.step, self.stop);
-        let (mut lines, mut by_control) = (Vec::new(), serde_json::Map::new());
+        let run = self.run;
+        let step = self.state.step;
+        let stop = self.stop;
+        let mut lines = Vec::new();
+        let mut by_control = serde_json::Map::new();
         for control in &suite.controls {
             let observer = &mut *self.observer;
             let found = eval::evaluate(
@@ -176,7 +187,7 @@ impl Trainer<'_> {
         Ok(lines.join("\n"))
     }
 
-    /// How long the stage of the step just finished has waited for a better score, this evaluation counted, and whether it ends here.
+    /// Counts how long the stage of the step just finished has waited for a better score, this evaluation included, and whether it ends here.
     fn patience(&self, scores: &Scores) -> Result<(Option<Waiting>, Option<End>)> {
         let Some(last) = self.state.step.checked_sub(1) else {
             return Ok((None, None));
@@ -196,6 +207,7 @@ impl Trainer<'_> {
                 names(scores)
             ))
         })?;
+
         let waiting = match self.state.waiting.filter(|waiting| waiting.stage == stage) {
             Some(Waiting {
                 best, evaluations, ..
@@ -210,16 +222,14 @@ impl Trainer<'_> {
                 evaluations: 0,
             },
         };
-        let reason = || {
-            format!(
-                "`{name}` has been no better than {:.4} for {patience} evaluations",
-                waiting.best
-            )
-        };
+
+        let best = waiting.best;
         let end = (waiting.evaluations >= u64::from(*patience)).then(|| End {
             stage,
             steps: in_stage + 1,
-            reason: reason(),
+            reason: format!(
+                "`{name}` has been no better than {best:.4} for {patience} evaluations"
+            ),
         });
         Ok((Some(waiting), end))
     }

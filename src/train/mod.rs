@@ -56,8 +56,10 @@ pub fn train(
     files::truncate(&run.log_path(), state.log_bytes)?;
     // What is written from here on is of this run's steps, wherever the last one stopped.
     state.is_between = false;
-    let (log, logged) = (files::AppendLog::open(&run.log_path())?, state.step);
-    let (schedule, saved) = (Arc::new(schedule), (logged > 0).then_some(logged));
+    let log = files::AppendLog::open(&run.log_path())?;
+    let logged = state.step;
+    let schedule = Arc::new(schedule);
+    let saved = (logged > 0).then_some(logged);
     let mut trainer = Trainer {
         run,
         schedule,
@@ -70,7 +72,7 @@ pub fn train(
         events: None,
         logged,
         saved,
-        said: BTreeSet::new(),
+        told: BTreeSet::new(),
         recorded_clips: None,
         environment: Recorder::begin(&run.folder, logged, run.computes, &run.machine),
     };
@@ -78,6 +80,7 @@ pub fn train(
     let events = Events::start(&run.folder, &run.log_path());
     trainer.keep(events);
     let outcome = trainer.train();
+
     if let Err(error) = &outcome
         && error.kind != Kind::Bug
         && trainer.saved != Some(trainer.state.step)
@@ -90,6 +93,7 @@ pub fn train(
             "the last finished step could not be saved: {second}"
         ));
     }
+
     let written = trainer.environment.end(&outcome);
     trainer.tell_environment(written);
     outcome

@@ -13,7 +13,7 @@ use crate::nn::saving::Save;
 pub struct MemorySettings {
     /// Most tokens of a micro-batch; a longer example gets one of its own.
     pub pack_tokens: usize,
-    /// What layers store for the backward pass.
+    /// Amount that layers save for the backward pass.
     pub save: Save,
 }
 

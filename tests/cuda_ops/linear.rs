@@ -8,9 +8,9 @@ use maqam::ops::linear::Adapter;
 use maqam::ops::linear::AdapterDropout;
 use maqam::ops::linear::Linear;
 use maqam::ops::linear::Up;
-use maqam::ops::linear::Weight;
 use maqam::ops::linear::copy_matrices;
 use maqam::ops::rows::copy_columns;
+use maqam::ops::weight::Weight;
 
 use crate::Both;
 use crate::ROUNDED;
@@ -150,10 +150,10 @@ fn check_with(
     if is_joined {
         on_card.join().unwrap();
         let ranks: usize = parts.ups.iter().map(|(_, rank)| rank).sum();
-        assert_eq!(on_card.room(), ranks.next_multiple_of(64));
+        assert_eq!(on_card.padding(), ranks.next_multiple_of(64));
         (x.card, dy.card) = (
-            with_room(&x.card, on_card.room()),
-            with_room(&dy.card, on_card.room()),
+            with_room(&x.card, on_card.padding()),
+            with_room(&dy.card, on_card.padding()),
         );
     }
     let token_keys = keys(4, tokens);
@@ -479,7 +479,7 @@ fn layers_in_fp8() {
             }
             assert_eq!(on_card.weight.value.dims(), [96, 128]);
             on_card.quantise().unwrap();
-            assert!(on_card.room() == 0 && on_card.copies().unwrap().is_empty());
+            assert!(on_card.padding() == 0 && on_card.copies().unwrap().is_empty());
             let mut rounded = exact.clone();
             for weight in rounded.weights_mut() {
                 *weight = Weight {

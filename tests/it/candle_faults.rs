@@ -23,7 +23,6 @@ use maqam::ops::cross_entropy::Targets;
 use maqam::ops::cross_entropy::linear_cross_entropy;
 use maqam::ops::dropout::Dropout;
 use maqam::ops::linear::Linear;
-use maqam::ops::linear::Weight;
 use maqam::ops::norm::layer_norm;
 use maqam::ops::norm::layer_norm_backward;
 use maqam::ops::norm::rms_norm;
@@ -31,6 +30,7 @@ use maqam::ops::norm::rms_norm_backward;
 use maqam::ops::rotary::Rotary;
 use maqam::ops::rows::gather;
 use maqam::ops::rows::pool_pairs;
+use maqam::ops::weight::Weight;
 use maqam::seed::Key;
 
 use support::NO_DROPOUT;

@@ -121,7 +121,7 @@ fn the_projector_speaks_as_loud_as_the_embeddings() {
         let values = flat(&tensor.to_dtype(candle_core::DType::F32).unwrap());
         (values.iter().map(|x| f64::from(x * x)).sum::<f64>() / values.len() as f64).sqrt()
     };
-    let heard = rms(&model.hear(&batch).unwrap().unwrap());
+    let heard = rms(&model.embed_audio(&batch).unwrap().unwrap());
     let embedding = rms(&tensors["language_model.model.embed_tokens.weight"]);
     // Of a random matrix the outputs of one clip scatter about the mean by a fifth at 24 inputs.
     assert!(

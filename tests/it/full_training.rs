@@ -118,7 +118,7 @@ fn encoding_ahead_changes_no_bit() {
                     .unwrap();
             }
             assert!(
-                model.hear_ahead(&batch, pass).unwrap().is_none(),
+                model.embed_audio_ahead(&batch, pass).unwrap().is_none(),
                 "what is trained is heard as it is by then"
             );
             [Part::AudioEncoder, Part::Projector]
@@ -132,7 +132,12 @@ fn encoding_ahead_changes_no_bit() {
                 &model.parameters,
             )
             .unwrap();
-            let hear = || model.hear_ahead(&batch, pass).unwrap().filter(|_| is_ahead);
+            let hear = || {
+                model
+                    .embed_audio_ahead(&batch, pass)
+                    .unwrap()
+                    .filter(|_| is_ahead)
+            };
             let mut heard = hear();
             assert_eq!(heard.is_some(), is_ahead);
             let losses: Vec<f64> = (1..=3)

@@ -281,7 +281,7 @@ fn embeddings_and_logits_equal_the_references() {
         let model = golden.model(Plan::default(), false);
         for (i, sequence) in golden.sequences.iter().enumerate() {
             let batch = golden.pack(std::slice::from_ref(sequence));
-            let heard = model.hear(&batch).unwrap().unwrap();
+            let heard = model.embed_audio(&batch).unwrap().unwrap();
             let error = distance(&heard, &golden.tensors[&format!("audio.{i}")]);
             assert!(error < 1e-3, "{name} example {i}: {error}");
             let logits = model.logits(&batch).unwrap();
@@ -301,7 +301,7 @@ fn a_clip_sounds_the_same_whatever_it_is_packed_with() {
     let golden = Golden::load("qwen2_audio");
     let model = golden.model(Plan::default(), false);
     let packed = model
-        .hear(&golden.pack(&golden.sequences))
+        .embed_audio(&golden.pack(&golden.sequences))
         .unwrap()
         .unwrap();
     let mut start = 0;
@@ -581,25 +581,25 @@ fn exports_score_like_the_adapter() {
 
         let adapter = trained.adapter.unwrap();
         for form in golden.config.names.adapters {
-            let card = peft::Card {
+            let metadata = peft::Metadata {
                 base: "base".into(),
                 dropout: 0.0,
                 variant: adapter.variant,
             };
             let to = tempfile::tempdir().unwrap();
-            peft::save(to.path(), &adapter.plan, &adapter.tensors, &card, form).unwrap();
+            peft::save(to.path(), &adapter.plan, &adapter.tensors, &metadata, form).unwrap();
             let again = peft::Adapter::load(to.path(), &golden.config.adaptable()).unwrap();
             assert_eq!(again.plan, adapter.plan);
         }
         // The usual form has PEFT's own keys.
         let to = tempfile::tempdir().unwrap();
-        let card = peft::Card {
+        let metadata = peft::Metadata {
             base: "base".into(),
             dropout: 0.0,
             variant: adapter.variant,
         };
         let form = &golden.config.names.adapters[0];
-        peft::save(to.path(), &adapter.plan, &adapter.tensors, &card, form).unwrap();
+        peft::save(to.path(), &adapter.plan, &adapter.tensors, &metadata, form).unwrap();
         assert_eq!(
             names(to.path().join(peft::TENSORS_FILE)),
             names(golden.dir.join("adapter_final").join(peft::TENSORS_FILE))
@@ -620,7 +620,7 @@ fn cached_encoder_outputs_change_no_bit() {
     let run = |root: &Path| {
         let mut model = golden.model(plan.clone(), true);
         model.initialise(maqam::nn::lora::Init::Default, 1).unwrap();
-        model.keep_encoded(root, 1 << 30).unwrap();
+        model.cache_encoded(root, 1 << 30).unwrap();
         let losses = train(&model, &golden, 3, Save::Norms);
         (losses, flat(&model.parameters.values))
     };
@@ -648,7 +648,7 @@ fn cached_encoder_outputs_change_no_bit() {
         Plan::from_settings(&Lora::default(), &everywhere, &golden.config.adaptable()).unwrap();
     let mut model = golden.model(plan, true);
     let empty = tempfile::tempdir().unwrap();
-    model.keep_encoded(empty.path(), 1 << 30).unwrap();
+    model.cache_encoded(empty.path(), 1 << 30).unwrap();
     train(&model, &golden, 1, Save::Norms);
     assert_eq!(std::fs::read_dir(empty.path()).unwrap().count(), 0);
 }

@@ -13,8 +13,8 @@ use crate::models::Phase;
 use crate::models::cost::Load;
 use crate::models::memory::Fit;
 use crate::nn::precision::Computes;
-use crate::ops::device::Timed;
 use crate::ops::device::synchronise;
+use crate::ops::profile::Timed;
 
 /// Names of the phases of a step, in their order.
 const NAMES: [&str; 6] = [

@@ -25,8 +25,8 @@ use crate::cli::bench::work::sequences;
 use crate::cli::print;
 use crate::error::Error;
 use crate::error::Result;
+use crate::models::AudioEmbeddings;
 use crate::models::AudioLlm;
-use crate::models::HeardAhead;
 use crate::models::Pass;
 use crate::models::config::Config;
 use crate::models::cost;
@@ -284,7 +284,7 @@ struct Steps<'a> {
     only: Option<Only>,
     done: u64,
     /// Embeddings of the next step's first batch, encoded ahead as in training.
-    heard: Option<HeardAhead>,
+    heard: Option<AudioEmbeddings>,
     /// When the loss of the step before was read.
     ended: Option<Instant>,
 }
@@ -318,7 +318,7 @@ impl Steps<'_> {
         if !self.model.device.is_cpu()
             && let Some(batch) = self.batches.first()
         {
-            self.heard = self.model.hear_ahead(batch, self.pass)?;
+            self.heard = self.model.embed_audio_ahead(batch, self.pass)?;
         }
         let loss = reading.wait()?[0][0];
         let ended = Instant::now();

@@ -10,8 +10,8 @@ use maqam::ops::adamw::Segment;
 use maqam::ops::cross_entropy::Losses;
 use maqam::ops::cross_entropy::Targets;
 use maqam::ops::cross_entropy::linear_cross_entropy;
-use maqam::ops::linear::Weight;
 use maqam::ops::scalar::Scalar;
+use maqam::ops::weight::Weight;
 
 use crate::cuda_kernels::elementwise::Elsewhere;
 use crate::cuda_kernels::harness::Argument;

@@ -4,7 +4,7 @@ use candle_core::Tensor;
 use maqam::ops::cross_entropy::Targets;
 use maqam::ops::cross_entropy::linear_cross_entropy;
 use maqam::ops::cross_entropy::logits;
-use maqam::ops::linear::Weight;
+use maqam::ops::weight::Weight;
 
 use crate::support::assert_gradient;
 use crate::support::assert_near;

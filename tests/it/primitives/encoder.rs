@@ -5,10 +5,10 @@ use maqam::ops::group_norm::group_norm;
 use maqam::ops::group_norm::group_norm_backward;
 use maqam::ops::grouped_convolution;
 use maqam::ops::grouped_convolution::Groups;
-use maqam::ops::linear::Weight;
 use maqam::ops::strided_convolution::Window;
 use maqam::ops::strided_convolution::convolve;
 use maqam::ops::strided_convolution::convolve_backward;
+use maqam::ops::weight::Weight;
 use maqam::ops::weight_norm::WeightNorm;
 
 use crate::support::assert_gradient;

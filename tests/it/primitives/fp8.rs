@@ -8,7 +8,7 @@ use maqam::ops::fp8::nearest;
 use maqam::ops::fp8::quantise_row;
 use maqam::ops::linear::AdapterDropout;
 use maqam::ops::linear::Linear;
-use maqam::ops::linear::Weight;
+use maqam::ops::weight::Weight;
 
 use crate::support::NO_DROPOUT;
 use crate::support::adapted;

@@ -4,7 +4,7 @@ use candle_core::Tensor;
 use maqam::ops::dropout::Dropout;
 use maqam::ops::linear::AdapterDropout;
 use maqam::ops::linear::Linear;
-use maqam::ops::linear::Weight;
+use maqam::ops::weight::Weight;
 
 use crate::support::NO_DROPOUT;
 use crate::support::adapted;

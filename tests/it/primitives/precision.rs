@@ -19,7 +19,6 @@ use maqam::ops::linear::Adapter;
 use maqam::ops::linear::AdapterDropout;
 use maqam::ops::linear::Linear;
 use maqam::ops::linear::Up;
-use maqam::ops::linear::Weight;
 use maqam::ops::norm::layer_norm;
 use maqam::ops::norm::layer_norm_backward;
 use maqam::ops::norm::rms_norm;
@@ -29,6 +28,7 @@ use maqam::ops::rows::gather;
 use maqam::ops::rows::pool_pairs;
 use maqam::ops::rows::pool_pairs_backward;
 use maqam::ops::rows::scatter_add;
+use maqam::ops::weight::Weight;
 use proptest::prelude::*;
 
 use crate::support::copy;

@@ -12,7 +12,7 @@ use maqam::ops::linear::Adapter;
 use maqam::ops::linear::AdapterDropout;
 use maqam::ops::linear::Linear;
 use maqam::ops::linear::Up;
-use maqam::ops::linear::Weight;
+use maqam::ops::weight::Weight;
 use maqam::seed::Key;
 
 /// No dropout.

@@ -6,9 +6,8 @@ use candle_core::Tensor;
 use crate::batch::Audio;
 use crate::nn::encoder_layer::EncoderLayer;
 use crate::nn::encoder_layer::Saved;
-use crate::nn::encoder_layer::Windows;
 use crate::nn::layer_norm::LayerNorm;
-use crate::nn::saving::wanted;
+use crate::nn::windows::Windows;
 use crate::ops::activation::gelu;
 use crate::ops::activation::gelu_backward;
 use crate::ops::convolution::unfold;
@@ -17,13 +16,13 @@ use crate::ops::cpu::tensor;
 use crate::ops::device::place_like;
 use crate::ops::linear::AdapterDropout;
 use crate::ops::linear::Linear;
-use crate::ops::linear::Weight;
 use crate::ops::norm::LayerNormStatistics;
 use crate::ops::rows::add_to;
 use crate::ops::rows::gather;
 use crate::ops::rows::pool_pairs;
 use crate::ops::rows::pool_pairs_backward;
 use crate::ops::rows::spread;
+use crate::ops::weight::Weight;
 
 /// Convolutions, layers, and the pooling after them.
 #[derive(Debug)]
@@ -40,7 +39,7 @@ pub struct AudioEncoder {
     pub final_norm: LayerNorm,
 }
 
-/// What the encoder's backward needs.
+/// Tensors that the encoder's backward needs.
 pub struct EncoderSaved {
     convolutions: Option<Convolved>,
     layers: Vec<Saved>,
@@ -48,7 +47,7 @@ pub struct EncoderSaved {
     statistics: LayerNormStatistics,
 }
 
-/// What the convolutions' backward needs.
+/// Tensors that the convolutions' backward needs.
 struct Convolved {
     unfolded1: Tensor,
     before1: Tensor,
@@ -62,6 +61,11 @@ impl AudioEncoder {
     /// Whether there is something to train: convolutions, which come before every layer, or adapters of a layer.
     pub fn is_trained(&self) -> bool {
         self.conv1.is_trained() || self.first_trained().is_some()
+    }
+
+    /// Width of the output.
+    pub fn dim(&self) -> Result<usize> {
+        self.positions.dim(1)
     }
 
     fn first_trained(&self) -> Option<usize> {
@@ -86,10 +90,13 @@ impl AudioEncoder {
         for layer in &mut self.layers {
             found.extend(layer.weights_mut());
         }
-        found.extend([&mut self.final_norm.weight, &mut self.final_norm.bias]);
+        found.extend(self.final_norm.weights_mut());
         found
     }
 
+    /// `x_0 = gelu(W_2 unfold(gelu(W_1 unfold(f) + b_1)) + b_2) + positions` of log-mel frames `f`, `x_(i + 1) = layer_i(x_i)`, and
+    /// `y = norm(pairs averaged of x_n)`. `training` saves what the backward needs, from the first layer that is trained on.
+    ///
     /// # Shapes
     /// -> `[audio tokens, d_model]`, clip after clip
     pub fn forward(
@@ -98,24 +105,21 @@ impl AudioEncoder {
         windows: &Windows,
         training: bool,
     ) -> Result<(Tensor, Option<EncoderSaved>)> {
-        let none = AdapterDropout {
-            probability: 0.0,
-            tokens: &[],
-        };
         let frames = place_like(
             &audio.features,
             (audio.features.len() / audio.mels, audio.mels),
             &self.positions,
         )?;
         let unfolded1 = unfold(&frames, &audio.windows, 1)?;
-        let (before1, _) = self.conv1.forward(&unfolded1, None, none)?;
+        let (before1, _) = self.conv1.forward(&unfolded1, None, AdapterDropout::NONE)?;
         let unfolded2 = unfold(&gelu(&before1)?, &audio.windows, 2)?;
-        let (before2, _) = self.conv2.forward(&unfolded2, None, none)?;
+        let (before2, _) = self.conv2.forward(&unfolded2, None, AdapterDropout::NONE)?;
         let mut x = gelu(&before2)?;
         let position_rows = audio.position_rows();
         if let Some(rows) = &position_rows {
             x = gather(&x, rows)?;
         }
+
         let convolutions = (training && self.conv1.is_trained()).then_some(Convolved {
             unfolded1,
             before1,
@@ -143,6 +147,7 @@ impl AudioEncoder {
             }
             x = y;
         }
+
         let pooled = pool_pairs(&x, &audio.clip_positions)?;
         let (y, statistics) = self.final_norm.forward(&pooled)?;
         let saved = (!layers.is_empty() || convolutions.is_some()).then_some(EncoderSaved {
@@ -154,7 +159,8 @@ impl AudioEncoder {
         Ok((y, saved))
     }
 
-    /// Adds to the gradients of the layers, from the last to the first that is trained, and of the convolutions.
+    /// The steps of the forward from the last to the first: `dx_n = pairs'(norm'(dy))`, `dx_i = layer_i'(dx_(i + 1))` down to the first layer
+    /// that is trained, then the convolutions. Adds to the gradients of what is trained.
     pub fn backward(
         &self,
         dy: &Tensor,
@@ -172,6 +178,7 @@ impl AudioEncoder {
             ..
         } = saved;
         let first = self.layers.len() - saved_layers.len();
+
         for (i, (layer, saved)) in self.layers[first..]
             .iter()
             .zip(saved_layers)
@@ -183,6 +190,7 @@ impl AudioEncoder {
                 None => return Ok(()),
             }
         }
+
         match convolutions {
             Some(convolved) => self.convolutions_backward(&dx, convolved, audio),
             None => Ok(()),
@@ -195,26 +203,21 @@ impl AudioEncoder {
         convolved: &Convolved,
         audio: &Audio,
     ) -> Result<()> {
-        let none = AdapterDropout {
-            probability: 0.0,
-            tokens: &[],
-        };
         let dx = match &convolved.position_rows {
             Some(rows) => spread(dx, rows, convolved.before2.dim(0)?)?,
             None => dx.clone(),
         };
         let d_before2 = gelu_backward(&dx, &convolved.before2)?;
+        let dropout = AdapterDropout::NONE;
         let d_unfolded2 =
-            wanted(
-                self.conv2
-                    .backward(&d_before2, &convolved.unfolded2, None, none, true)?,
-            )?;
+            self.conv2
+                .backward_to_input(&d_before2, &convolved.unfolded2, None, dropout)?;
         let d_before1 = gelu_backward(
             &unfold_backward(&d_unfolded2, &audio.windows, 2)?,
             &convolved.before1,
         )?;
         self.conv1
-            .backward(&d_before1, &convolved.unfolded1, None, none, false)?;
+            .backward(&d_before1, &convolved.unfolded1, None, dropout, false)?;
         Ok(())
     }
 }
@@ -223,12 +226,15 @@ impl AudioEncoder {
 pub fn sinusoids(positions: usize, channels: usize) -> Result<Tensor> {
     let half = channels / 2;
     let step = (10_000f64).ln() / (half as f64 - 1.0);
-    let angle =
-        |position: usize, i: usize| position as f64 * f64::from((-step * i as f64).exp() as f32);
-    let rows = (0..positions).flat_map(|p| {
-        (0..half)
-            .map(move |i| angle(p, i).sin() as f32)
-            .chain((0..half).map(move |i| angle(p, i).cos() as f32))
-    });
-    tensor(rows.collect::<Vec<f32>>(), (positions, channels))
+    let frequencies: Vec<f64> = (0..half)
+        .map(|i| f64::from((-step * i as f64).exp() as f32))
+        .collect();
+
+    let mut rows: Vec<f32> = Vec::with_capacity(positions * channels);
+    for position in 0..positions {
+        let angles = frequencies.iter().map(|f| position as f64 * f);
+        rows.extend(angles.clone().map(|angle| angle.sin() as f32));
+        rows.extend(angles.map(|angle| angle.cos() as f32));
+    }
+    tensor(rows, (positions, channels))
 }

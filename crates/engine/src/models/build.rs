@@ -6,16 +6,21 @@ use candle_core::DType;
 use candle_core::Device;
 use candle_core::Tensor;
 
+use crate::models::audio_embedder::AudioEmbedder;
 use crate::models::audio_encoder::AudioEncoder;
 use crate::models::audio_encoder::sinusoids;
 use crate::models::config::Config;
 use crate::models::groups::Groups;
+use crate::nn::decoder::Decoder;
 use crate::nn::decoder_layer::DecoderLayer;
 use crate::nn::encoder_layer::EncoderLayer;
+use crate::nn::gelu_mlp::GeluMlp;
 use crate::nn::lora::Plan;
 use crate::nn::parameters::Declared;
 use crate::nn::parameters::Kind;
 use crate::nn::parameters::Parameters;
+use crate::nn::rms_norm::RmsNorm;
+use crate::nn::self_attention::SelfAttention;
 use crate::nn::stack::Builder;
 use crate::nn::stack::FullWeights;
 use crate::nn::stack::Group;
@@ -23,18 +28,16 @@ use crate::nn::stack::declare_adapters;
 use crate::nn::weights::Weights;
 use crate::ops::convolution::KERNEL;
 use crate::ops::device::compute_type;
-use crate::ops::linear::Linear;
-use crate::ops::linear::Weight;
+use crate::ops::weight::Weight;
 use maqam_base::error::Result;
 use maqam_base::parts::Part;
 
 /// The parts of a model, built.
 pub struct Built {
-    pub encoder: AudioEncoder,
-    pub projector: Linear,
+    pub audio: AudioEmbedder,
     pub embeddings: Weight,
-    pub layers: Vec<DecoderLayer>,
-    pub final_norm: Weight,
+    pub decoder: Decoder,
+    pub final_norm: RmsNorm,
     pub head: Weight,
     pub parameters: Parameters,
 }
@@ -52,11 +55,13 @@ pub fn build(
     let mut declared = Declared::default();
     let places = declare_adapters(groups.all(), plan, &mut declared);
     let has_head = !config.text.tie_word_embeddings && weights.has(names.head);
+
     let full = if trained {
         full_weights(config, &groups, &plan.full, has_head, &mut declared).places
     } else {
         HashMap::new()
     };
+
     let mut parameters = declared.allocate(device)?;
     for entry in parameters
         .entries
@@ -65,6 +70,7 @@ pub fn build(
     {
         parameters.set_tensor(entry, &weights.get(&entry.name, &entry.shape, DType::F32)?)?;
     }
+
     let builder = Builder {
         weights,
         plan,
@@ -75,8 +81,12 @@ pub fn build(
         device,
     };
 
-    let encoder = encoder(config, &builder, &groups)?;
-    let projector = builder.linear(&groups.projector)?;
+    let audio = AudioEmbedder {
+        encoder: encoder(config, &builder, &groups)?,
+        projector: builder.linear(&groups.projector)?,
+        cache: None,
+    };
+
     let table = [config.text.vocab_size, config.text.hidden_size];
     let embeddings = builder.weight(&names.embeddings(), &table)?;
     let layers = groups
@@ -85,19 +95,26 @@ pub fn build(
         .enumerate()
         .map(|(i, groups)| decoder_layer(config, &builder, i, groups))
         .collect::<Result<Vec<_>>>()?;
-    let final_norm = builder.weight(&names.final_norm(), &[config.text.hidden_size])?;
+    let decoder = Decoder { layers };
+
+    let final_norm = RmsNorm {
+        weight: builder.weight(&names.final_norm(), &[config.text.hidden_size])?,
+        eps: config.text.rms_norm_eps,
+    };
+
     // A tied head shares the embeddings' gradient too: both add to it.
     let head = if has_head {
         builder.weight(names.head, &table)?
     } else {
         embeddings.clone()
     };
-    parameters.copies = copies(&layers)?;
+
+    parameters.copies = decoder.copies()?;
+
     Ok(Built {
-        encoder,
-        projector,
+        audio,
         embeddings,
-        layers,
+        decoder,
         final_norm,
         head,
         parameters,
@@ -105,7 +122,9 @@ pub fn build(
 }
 
 fn encoder(config: &Config, builder: &Builder, groups: &Groups) -> Result<AudioEncoder> {
-    let (names, audio, device) = (config.names, &config.audio, builder.device);
+    let names = config.names;
+    let audio = &config.audio;
+    let device = builder.device;
     let d = audio.d_model;
     let layers = groups
         .encoder
@@ -116,16 +135,21 @@ fn encoder(config: &Config, builder: &Builder, groups: &Groups) -> Result<AudioE
                 ENCODER_NORMS.map(|norm| format!("{}.{norm}", names.encoder_layer(i)));
             Ok(EncoderLayer {
                 attention_norm: builder.layer_norm(&attention_norm, d)?,
-                qkv: builder.linear(qkv)?,
-                output: builder.linear(output)?,
+                attention: SelfAttention {
+                    qkv: builder.linear(qkv)?,
+                    output: builder.linear(output)?,
+                    heads: audio.heads(),
+                },
                 mlp_norm: builder.layer_norm(&mlp_norm, d)?,
-                fc1: builder.linear(fc1)?,
-                fc2: builder.linear(fc2)?,
-                heads: audio.heads(),
+                mlp: GeluMlp {
+                    fc1: builder.linear(fc1)?,
+                    fc2: builder.linear(fc2)?,
+                },
             })
         })
         .collect::<Result<Vec<_>>>()?;
-    let conv = |name: &str| format!("{}.{name}", names.tower);
+    let conv = |name: &str| format!("{}.{name}", names.encoder);
+
     Ok(AudioEncoder {
         conv1: builder.convolution(&conv("conv1"), audio.num_mel_bins, d)?,
         conv2: builder.convolution(&conv("conv2"), d, d)?,
@@ -133,7 +157,7 @@ fn encoder(config: &Config, builder: &Builder, groups: &Groups) -> Result<AudioE
             .to_dtype(compute_type(device))?
             .to_device(device)?,
         layers,
-        final_norm: builder.layer_norm(names.last_norm_of_tower, d)?,
+        final_norm: builder.layer_norm(names.encoder_norm, d)?,
     })
 }
 
@@ -153,35 +177,25 @@ fn decoder_layer(
     [qkv, output, gate_up, down]: &[Group; 4],
 ) -> Result<DecoderLayer> {
     let text = &config.text;
-    let [attention_norm, mlp_norm] =
-        DECODER_NORMS.map(|norm| format!("{}.{norm}.weight", config.names.decoder_layer(layer)));
+    let stem = config.names.decoder_layer(layer);
+    let [attention_norm, mlp_norm] = DECODER_NORMS.map(|norm| format!("{stem}.{norm}"));
+    let dim = text.hidden_size;
+    let eps = text.rms_norm_eps;
     Ok(DecoderLayer {
-        attention_norm: builder.weight(&attention_norm, &[text.hidden_size])?,
+        attention_norm: builder.rms_norm(&attention_norm, dim, eps)?,
         qkv: builder.joined(qkv)?,
         output: builder.joined(output)?,
-        mlp_norm: builder.weight(&mlp_norm, &[text.hidden_size])?,
+        mlp_norm: builder.rms_norm(&mlp_norm, dim, eps)?,
         gate_up: builder.joined(gate_up)?,
         down: builder.joined(down)?,
         heads: text.heads(),
-        eps: text.rms_norm_eps,
     })
-}
-
-/// Adapters of decoder layers, and where copies of them lie beside the weights they adapt.
-pub fn copies(layers: &[DecoderLayer]) -> Result<Vec<(Tensor, Tensor)>> {
-    let linears = layers
-        .iter()
-        .flat_map(|layer| [&layer.qkv, &layer.output, &layer.gate_up, &layer.down]);
-    let copies = linears
-        .map(Linear::copies)
-        .collect::<candle_core::Result<Vec<_>>>()?;
-    Ok(copies.concat())
 }
 
 const ENCODER_NORMS: [&str; 2] = ["self_attn_layer_norm", "final_layer_norm"];
 const DECODER_NORMS: [&str; 2] = ["input_layernorm", "post_attention_layernorm"];
 
-/// Declares the weights of the parts that are trained whole, in the order of the computation.
+/// Declares the weights of the parts in full fine-tuning, in the order of the computation.
 fn full_weights(
     config: &Config,
     groups: &Groups,
@@ -189,37 +203,47 @@ fn full_weights(
     has_head: bool,
     declared: &mut Declared,
 ) -> FullWeights {
-    let (names, audio, text) = (config.names, &config.audio, &config.text);
+    let names = config.names;
+    let audio = &config.audio;
+    let text = &config.text;
     let mut full = FullWeights::default();
+
     if parts.contains(&Part::AudioEncoder) {
         let of_layers = groups.encoder.iter().flatten();
         of_layers.for_each(|group| full.add_group(declared, group));
     }
+
     if parts.contains(&Part::Projector) {
         full.add_group(declared, &groups.projector);
     }
+
     if parts.contains(&Part::Decoder) {
         let of_layers = groups.decoder.iter().flatten();
         of_layers.for_each(|group| full.add_group(declared, group));
     }
+
     if parts.contains(&Part::AudioEncoder) {
-        let (part, d) = (Part::AudioEncoder, audio.d_model);
+        let part = Part::AudioEncoder;
+        let d = audio.d_model;
         for (conv, inputs) in [("conv1", audio.num_mel_bins), ("conv2", d)] {
-            let (stem, shape) = (format!("{}.{conv}", names.tower), [d, inputs, KERNEL]);
+            let stem = format!("{}.{conv}", names.encoder);
+            let shape = [d, inputs, KERNEL];
             let weight = format!("{stem}.weight");
             full.add(declared, weight, &shape, part, Kind::Convolution);
             full.add(declared, format!("{stem}.bias"), &[d], part, Kind::Full);
         }
         let norms = (0..audio.encoder_layers)
             .flat_map(|i| ENCODER_NORMS.map(|norm| format!("{}.{norm}", names.encoder_layer(i))));
-        for norm in norms.chain([names.last_norm_of_tower.to_owned()]) {
+        for norm in norms.chain([names.encoder_norm.to_owned()]) {
             for half in ["weight", "bias"] {
                 full.add(declared, format!("{norm}.{half}"), &[d], part, Kind::Full);
             }
         }
     }
+
     if parts.contains(&Part::Decoder) {
-        let (part, dim) = (Part::Decoder, text.hidden_size);
+        let part = Part::Decoder;
+        let dim = text.hidden_size;
         let norms = (0..text.num_hidden_layers).flat_map(|i| {
             DECODER_NORMS.map(|norm| format!("{}.{norm}.weight", names.decoder_layer(i)))
         });
@@ -231,10 +255,11 @@ fn full_weights(
             full.add(declared, name, &[text.vocab_size, dim], part, Kind::Full);
         }
     }
+
     full
 }
 
-/// Name and shape of every weight that can be trained whole.
+/// Name and shape of every weight that full fine-tuning can train.
 pub fn weight_shapes(config: &Config) -> HashMap<String, Vec<usize>> {
     let mut declared = Declared::default();
     full_weights(

@@ -30,7 +30,7 @@ pub struct AudioConfig {
 }
 
 impl AudioConfig {
-    /// Frames that the encoder hears at once.
+    /// Frames that are encoded at once.
     pub fn window_frames(&self) -> usize {
         2 * self.n_window
     }
@@ -74,7 +74,7 @@ pub struct TextConfig {
 }
 
 impl TextConfig {
-    /// How the fused projection divides into heads.
+    /// Division of the fused projection into heads.
     pub fn heads(&self) -> Heads {
         Heads {
             num_heads: self.num_attention_heads,
@@ -87,7 +87,7 @@ impl TextConfig {
 /// The shape of an audio encoder, a projector and a decoder, and what their family calls them.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Config {
-    /// What the tensors are called.
+    /// Names of the tensors.
     pub names: &'static Names,
     /// The audio encoder and its projector.
     pub audio: AudioConfig,
@@ -98,7 +98,7 @@ pub struct Config {
 }
 
 impl Config {
-    /// How the processor of the family turns clips into frames: where positions are stored, encoder and processor take windows of that
+    /// Windows of the family's processor: where positions are stored, encoder and processor take windows of that
     /// many.
     pub fn mel_form(&self) -> MelForm {
         MelForm {
@@ -112,37 +112,44 @@ impl Config {
     /// # Errors
     /// The first that does not; the message names the fields.
     pub fn check(&self) -> Result<()> {
-        let (audio, text) = (&self.audio, &self.text);
+        let audio = &self.audio;
+        let text = &self.text;
         let wrong = |message: String| Err(Error::input(message));
+
         if !audio.d_model.is_multiple_of(audio.encoder_attention_heads) {
             return wrong(format!(
                 "`audio_config.d_model` ({}) is not a multiple of its heads ({})",
                 audio.d_model, audio.encoder_attention_heads
             ));
         }
+
         if !text
             .num_attention_heads
             .is_multiple_of(text.num_key_value_heads)
             || !text.head_dim.is_multiple_of(2)
         {
-            let (heads, kv) = (text.num_attention_heads, text.num_key_value_heads);
+            let heads = text.num_attention_heads;
+            let kv = text.num_key_value_heads;
             return wrong(format!(
                 "`text_config` has {heads} heads over {kv} key heads of {} numbers",
                 text.head_dim
             ));
         }
+
         if audio.output_dim != text.hidden_size {
             return wrong(format!(
                 "`audio_config.output_dim` ({}) differs from `text_config.hidden_size` ({})",
                 audio.output_dim, text.hidden_size
             ));
         }
+
         if audio.n_window > audio.max_source_positions {
             return wrong(format!(
                 "a window has {} positions, the sinusoid table {}",
                 audio.n_window, audio.max_source_positions
             ));
         }
+
         Ok(())
     }
 }
@@ -205,7 +212,8 @@ impl Fields<'_> {
     /// # Errors
     /// The field with its value.
     pub fn require(&self, name: &str, expected: impl Into<Value>) -> Result<()> {
-        let (found, expected) = (&self.0[name], expected.into());
+        let found = &self.0[name];
+        let expected = expected.into();
         if found.is_null() || *found == expected {
             return Ok(());
         }

@@ -20,7 +20,7 @@ impl Config {
     /// `tie_word_embeddings: true` into `text_config` of models with a head of their own.
     ///
     /// # Errors
-    /// Where a field is missing, or says something the model here does not do; the message names it.
+    /// If a field is missing, or says something the model here does not do; the message names it.
     pub fn load(dir: &Path) -> Result<Self> {
         let path = dir.join("config.json");
         if !path.exists()
@@ -55,7 +55,7 @@ impl Config {
     }
 }
 
-/// How a family's configuration is read.
+/// Reader of a family's configuration.
 struct Family {
     read: fn(&Value) -> Result<Config>,
     /// The section that describes the model of audio and text.
@@ -96,6 +96,7 @@ fn refuse_quantised(root: &Value) -> Result<()> {
         ("text_config.", &root["text_config"]),
         ("text_config.", &thinker["text_config"]),
     ];
+
     for (place, section) in places {
         for field in ["quantization_config", "compression_config"] {
             let found = &section[field];
@@ -118,6 +119,7 @@ fn refuse_quantised(root: &Value) -> Result<()> {
             );
         }
     }
+
     Ok(())
 }
 

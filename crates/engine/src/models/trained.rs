@@ -1,4 +1,4 @@
-//! What training leaves in a folder: a PEFT adapter, `trained.safetensors` with the parts that were trained whole, or both.
+//! Trained weights in a folder: a PEFT adapter, `trained.safetensors` with the parts in full fine-tuning, or both.
 
 use std::collections::HashMap;
 use std::path::Path;
@@ -12,12 +12,12 @@ use crate::nn::checkpoint::read_safetensors;
 use crate::nn::checkpoint::refuse_not_finite;
 use crate::nn::peft;
 use crate::nn::peft::Adapter;
-use crate::nn::peft::Card;
+use crate::nn::peft::Metadata;
 use maqam_base::error::Error;
 use maqam_base::error::Result;
 use maqam_base::files;
 
-/// The file of the parts that were trained whole: names as in the checkpoint, `f32`.
+/// The file of the parts in full fine-tuning: names as in the checkpoint, `f32`.
 pub const FILE: &str = "trained.safetensors";
 
 /// A checkpoint of a run, or a PEFT folder: what it changes of the model it was trained on.
@@ -47,18 +47,21 @@ impl Trained {
     /// Reads a folder for a model of this shape.
     ///
     /// # Errors
-    /// Those of [`Adapter::load`]; a tensor that the model does not have, or of another shape.
+    /// As [`Adapter::load`]; a tensor that the model does not have, or of another shape.
     pub fn load(dir: &Path, config: &Config) -> Result<Self> {
         let path = dir.join(FILE);
+
         if !path.is_file() {
             return Ok(Self {
                 adapter: Some(Adapter::load(dir, &config.adaptable())?),
                 full: HashMap::new(),
             });
         }
+
         let full = read_safetensors(&path)?;
         refuse_not_finite(&full, &path)?;
         let known = weight_shapes(config);
+
         for (name, tensor) in &full {
             let hint = "the folder belongs to another model";
             match known.get(name) {
@@ -78,6 +81,7 @@ impl Trained {
                 Some(_) => {}
             }
         }
+
         let adapter = dir
             .join(peft::CONFIG_FILE)
             .is_file()
@@ -88,13 +92,13 @@ impl Trained {
 }
 
 /// Writes what was trained of a model into a folder that exists.
-pub fn save(dir: &Path, model: &AudioLlm, card: &Card) -> Result<()> {
+pub fn save(dir: &Path, model: &AudioLlm, metadata: &Metadata) -> Result<()> {
     if !model.plan.modules.is_empty() {
         peft::save(
             dir,
             &model.plan,
             &model.adapter_tensors()?,
-            card,
+            metadata,
             &model.config.names.adapters[0],
         )?;
     }

@@ -29,7 +29,7 @@ use crate::ops::linear::Adapter;
 use crate::ops::linear::AdapterDropout;
 use crate::ops::linear::Linear;
 use crate::ops::linear::Up;
-use crate::ops::linear::Weight;
+use crate::ops::weight::Weight;
 
 const NO_DROPOUT: AdapterDropout = AdapterDropout {
     probability: 0.0,
@@ -358,7 +358,7 @@ fn columns_of(values: &[f64], width: usize, columns: &[usize]) -> Vec<f64> {
 fn forward(bench: &Bench, layout: Layout, form: Form, tokens: usize) -> Result<Finding> {
     let layer = Layer::new(bench, layout, form, false)?;
     let layout = &layer.layout;
-    let room = layer.on_device.room();
+    let room = layer.on_device.padding();
     let x = random_with_room(bench.device, "x", (tokens, layout.inputs), room)?;
     let residual = if layout.has_residual {
         Some(random(
@@ -394,7 +394,7 @@ fn forward(bench: &Bench, layout: Layout, form: Form, tokens: usize) -> Result<F
 
 fn backward(bench: &Bench, layout: Layout, form: Form, tokens: usize) -> Result<Finding> {
     let mut layer = Layer::new(bench, layout, form, true)?;
-    let room = layer.on_device.room();
+    let room = layer.on_device.padding();
     let (inputs, outputs) = (layer.layout.inputs, layer.layout.outputs);
     let x = random_with_room(bench.device, "x", (tokens, inputs), room)?;
     let dy = random_with_room(bench.device, "dy", (tokens, outputs), room)?;

@@ -23,8 +23,8 @@ use crate::ops::adamw::Segment;
 use crate::ops::cross_entropy::Targets;
 use crate::ops::cross_entropy::linear_cross_entropy;
 use crate::ops::device;
-use crate::ops::linear::Weight;
 use crate::ops::scalar::Scalar;
+use crate::ops::weight::Weight;
 use crate::seed::Key;
 
 /// The loss of sampled rows, which alone have a weight, so that the whole loss is theirs; and the gradient of all rows.

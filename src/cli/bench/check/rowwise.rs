@@ -31,7 +31,7 @@ fn room(bench: &Bench) -> usize {
     if bench.device.is_cpu() {
         0
     } else {
-        crate::ops::linear::ROOM
+        crate::ops::linear::PADDING
     }
 }
 

@@ -16,7 +16,7 @@ use maqam_base::error::Error;
 use maqam_base::error::Result;
 use maqam_base::panics;
 
-/// How the tensors of a layer are called in GGUF and in transformers.
+/// Names of a layer's tensors in GGUF and in transformers.
 const OF_LAYER: [(&str, &str); 12] = [
     ("attn_norm.weight", "input_layernorm.weight"),
     ("attn_q.weight", "self_attn.q_proj.weight"),
@@ -50,7 +50,7 @@ impl Gguf {
     /// Reads the head of a file.
     ///
     /// # Errors
-    /// What is not GGUF, or holds another architecture.
+    /// A file that is not GGUF, or holds another architecture.
     pub fn open(path: &Path) -> Result<Self> {
         let mut file = BufReader::new(File::open(path).map_err(|e| Error::io(path, "read", &e))?);
         let content = contained(|| Content::read(&mut file)).map_err(|why| {
@@ -127,6 +127,14 @@ impl Gguf {
             .ok_or_else(|| Error::input(format!("there is no tensor `{name}`")).at_path(&self.path))
     }
 
+    /// Bytes that a value of a tensor takes; 0 for one that is not there.
+    fn bytes_per_value(&self, name: &str) -> f64 {
+        let info = self.content.tensor_infos.get(name);
+        info.map_or(0.0, |info| {
+            info.ggml_dtype.type_size() as f64 / info.ggml_dtype.block_size() as f64
+        })
+    }
+
     /// Tensors by their names in transformers' `Qwen2ForCausalLM`: that name, the file's, the shape. A head that is the embedding table in
     /// other blocks is left out, and the finer of the two stands for both.
     ///
@@ -134,23 +142,20 @@ impl Gguf {
     /// A tensor that has no name there, or that is damaged.
     pub fn tensors(&self) -> Result<Vec<(String, String, Vec<usize>)>> {
         let mut found = Vec::new();
-        let (table, head) = ("token_embd.weight", "output.weight");
+        let table = "token_embd.weight";
+        let head = "output.weight";
         let is_tied = self.is_tied(table, head)?;
-        let finer = |a: &str, b: &str| {
-            let bits = |name: &str| {
-                let info = &self.content.tensor_infos[name];
-                info.ggml_dtype.type_size() as f64 / info.ggml_dtype.block_size() as f64
-            };
-            if bits(b) > bits(a) {
-                b.to_owned()
-            } else {
-                a.to_owned()
-            }
+
+        let finer = if self.bytes_per_value(head) > self.bytes_per_value(table) {
+            head
+        } else {
+            table
         };
+
         for (name, info) in &self.content.tensor_infos {
             let (new, source) = match name.as_str() {
                 "token_embd.weight" if is_tied && self.content.tensor_infos.contains_key(head) => {
-                    ("model.embed_tokens.weight".to_owned(), finer(table, head))
+                    ("model.embed_tokens.weight".to_owned(), finer.to_owned())
                 }
                 "token_embd.weight" => ("model.embed_tokens.weight".to_owned(), name.clone()),
                 "output_norm.weight" => ("model.norm.weight".to_owned(), name.clone()),
@@ -168,6 +173,7 @@ impl Gguf {
             };
             found.push((new, source, info.shape.dims().to_vec()));
         }
+
         found.sort();
         Ok(found)
     }
@@ -180,7 +186,8 @@ impl Gguf {
         if self.shape(table)? != self.shape(head)? {
             return Ok(false);
         }
-        let (table, head) = (self.tensor(table)?, self.tensor(head)?);
+        let table = self.tensor(table)?;
+        let head = self.tensor(head)?;
         let size = f64::from(table.sqr()?.mean_all()?.to_scalar::<f32>()?);
         let apart = f64::from((table - head)?.sqr()?.mean_all()?.to_scalar::<f32>()?);
         Ok(apart.sqrt() <= SAME_WITHIN * size.sqrt())
@@ -209,6 +216,7 @@ impl Gguf {
         let splitting = self
             .text("tokenizer.ggml.pre")
             .unwrap_or_else(|| "qwen2".to_owned());
+
         if kind != "gpt2" || splitting != "qwen2" {
             return Err(Error::input(format!(
                 "its vocabulary is `{kind}` split as `{splitting}`, expected gpt2 and qwen2"
@@ -216,9 +224,12 @@ impl Gguf {
             .at_path(&self.path)
             .hint("give the Hugging Face folder of the decoder, which holds a tokenizer.json"));
         }
+
         let texts = self.list("tokenizer.ggml.tokens")?;
         let kinds = self.list("tokenizer.ggml.token_type")?;
-        let (mut vocab, mut added) = (serde_json::Map::new(), Vec::new());
+
+        let mut vocab = serde_json::Map::new();
+        let mut added = Vec::new();
         for (id, (text, kind)) in texts.iter().zip(kinds).enumerate() {
             let text = text.to_string().map_err(Error::input)?;
             match as_number(kind).unwrap_or_default() as i64 {
@@ -229,12 +240,14 @@ impl Gguf {
                 _ => added.push(added_token(id, text)),
             }
         }
+
         let merges: Vec<Value> = self
             .list("tokenizer.ggml.merges")?
             .iter()
             .filter_map(|merge| merge.to_string().ok()?.split_once(' '))
             .map(|(a, b)| json!([a, b]))
             .collect();
+
         Ok(json!({
             "version": "1.0",
             "truncation": null,
@@ -274,7 +287,7 @@ fn contained<T>(read: impl FnOnce() -> candle_core::Result<T>) -> std::result::R
     }
 }
 
-/// How Qwen2 splits texts into words.
+/// Pattern by which Qwen2 splits texts into words.
 const SPLITTING: &str = r"(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\r\n\p{L}\p{N}]?\p{L}+|\p{N}| ?[^\s\p{L}\p{N}]+[\r\n]*|\s*[\r\n]+|\s+(?!\S)|\s+";
 
 /// An entry of `added_tokens`.

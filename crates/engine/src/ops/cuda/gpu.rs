@@ -1,4 +1,4 @@
-//! A card that is computed on: its kernels by name, launches, addresses of tensors, and small tables that are uploaded once.
+//! A GPU that computes: its kernels by name, launches, copies, and small tables that are uploaded once.
 
 use std::collections::HashMap;
 use std::collections::VecDeque;
@@ -14,10 +14,8 @@ use candle_core::DType;
 use candle_core::Device;
 use candle_core::Result;
 use candle_core::Shape;
-use candle_core::Storage;
 use candle_core::Tensor;
 use candle_core::cuda_backend::CudaDevice;
-use candle_core::cuda_backend::CudaStorageSlice;
 use candle_core::cuda_backend::DeviceId;
 use candle_core::cuda_backend::WrapErr;
 use candle_core::cuda_backend::cudarc::driver::CudaEvent;
@@ -29,9 +27,12 @@ use candle_core::cuda_backend::cudarc::driver::DevicePtr;
 use candle_core::cuda_backend::cudarc::driver::result;
 use candle_core::cuda_backend::cudarc::driver::sys::CUfunction_attribute_enum;
 use candle_core::cuda_backend::cudarc::nvrtc::Ptx;
-use half::bf16;
 
-use crate::ops::cuda::gemm::Blas;
+use crate::ops::cuda::address::Address;
+use crate::ops::cuda::address::Plain;
+use crate::ops::cuda::address::address;
+use crate::ops::cuda::arguments::Argument;
+use crate::ops::cuda::blas::Blas;
 use crate::ops::cuda::pinned;
 use crate::ops::cuda::pool::trim;
 use crate::ops::cuda::watch;
@@ -46,129 +47,35 @@ const FATBINS: &[&[u8]] = &include!(concat!(env!("OUT_DIR"), "/kernels.rs"));
 /// Dynamic shared memory that a kernel may have without asking, in bytes (CUDA programming guide, table of technical specifications).
 const SHARED_WITHOUT_ASKING: u32 = 48 << 10;
 
-/// Tables kept on the card in case they are asked for again: those of one batch, or of a step of generation in all layers.
-const KEPT_TABLES: usize = 256;
+/// Tables that are cached on the GPU: those of one batch, or of a step of generation in all layers.
+const CACHED_TABLES: usize = 256;
 
 /// All bits set are NaN in every type of floating-point number.
 const POISON: u8 = 0xff;
 
-/// Threads of a block in all kernels that do not say otherwise.
-pub const BLOCK: u32 = 256;
-
-/// Numbers that a block of such threads handles where a kernel sees no rows: 8 a thread.
-pub const STRETCH: usize = 8 * BLOCK as usize;
-
-/// A place in the card's memory.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Address(pub u64);
-
-impl Address {
-    /// Where nothing is.
-    pub const NULL: Self = Self(0);
-
-    /// The place `count` numbers of type `T` further on.
-    pub fn at<T>(self, count: usize) -> Self {
-        Self(self.0 + (count * size_of::<T>()) as u64)
-    }
-}
-
-/// An argument of a kernel.
-#[derive(Clone, Copy, Debug)]
-pub enum Argument {
-    /// A pointer.
-    Pointer(u64),
-    /// An `int`.
-    Int(i32),
-    /// A `long long`, or unsigned.
-    Long(u64),
-    /// A `float`.
-    Float(f32),
-    /// A `double`.
-    Double(f64),
-}
-
-impl From<Address> for Argument {
-    fn from(address: Address) -> Self {
-        Self::Pointer(address.0)
-    }
-}
-
-impl From<i32> for Argument {
-    fn from(value: i32) -> Self {
-        Self::Int(value)
-    }
-}
-
-impl From<u64> for Argument {
-    fn from(value: u64) -> Self {
-        Self::Long(value)
-    }
-}
-
-impl From<f32> for Argument {
-    fn from(value: f32) -> Self {
-        Self::Float(value)
-    }
-}
-
-impl From<f64> for Argument {
-    fn from(value: f64) -> Self {
-        Self::Double(value)
-    }
-}
-
-/// A list of arguments for [`Card::launch`], each of the type that the kernel has.
-macro_rules! arguments {
-    ($($argument:expr),* $(,)?) => {
-        &[$($crate::ops::cuda::card::Argument::from($argument)),*]
-    };
-}
-pub(crate) use arguments;
-
-/// What may be copied to a card byte by byte.
-///
-/// # Safety
-/// No padding, and every pattern of bits is a value.
-pub unsafe trait Plain: Copy {}
-// SAFETY: plain numbers.
-unsafe impl Plain for u8 {}
-// SAFETY: as above.
-unsafe impl Plain for u32 {}
-// SAFETY: as above.
-unsafe impl Plain for i32 {}
-// SAFETY: as above.
-unsafe impl Plain for u64 {}
-// SAFETY: as above.
-unsafe impl Plain for f32 {}
-// SAFETY: as above.
-unsafe impl Plain for f64 {}
-// SAFETY: as above.
-unsafe impl Plain for bf16 {}
-// SAFETY: an array has no padding of its own.
-unsafe impl<T: Plain, const N: usize> Plain for [T; N] {}
-
-/// A table on the card; it stays there as long as this exists.
+/// A table on the GPU; it stays there as long as this exists.
 pub struct Table(Arc<CudaSlice<u8>>);
 
 impl Table {
-    /// Where it begins.
+    /// Address of the table.
     pub fn address(&self) -> Address {
         Address(self.0.device_ptr(self.0.stream()).0)
     }
 }
 
-struct Kept {
+/// A table that stays on the GPU in case it is used again.
+struct CachedTable {
     bytes: Vec<u8>,
-    on_card: Arc<CudaSlice<u8>>,
+    on_gpu: Arc<CudaSlice<u8>>,
 }
 
-/// An opened card.
-pub struct Card {
+/// An opened GPU.
+pub struct Gpu {
     device: Device,
     stream: Arc<CudaStream>,
     modules: Vec<Arc<CudaModule>>,
     functions: Mutex<HashMap<&'static str, (CudaFunction, u32)>>,
-    tables: Mutex<VecDeque<Kept>>,
+    tables: Mutex<VecDeque<CachedTable>>,
     pinned: Mutex<pinned::Pool>,
     blas: Blas,
     /// Whether new tensors are filled with NaN.
@@ -176,30 +83,28 @@ pub struct Card {
     watch: Watch,
 }
 
-static CARDS: Mutex<Vec<(DeviceId, Arc<Card>)>> = Mutex::new(Vec::new());
+static GPUS: Mutex<Vec<(DeviceId, Arc<Gpu>)>> = Mutex::new(Vec::new());
 
-impl Card {
-    /// The card behind a device, its kernels loaded when it is first asked for.
+impl Gpu {
+    /// The GPU behind a device, its kernels loaded on the first call.
     pub fn of(device: &Device) -> Result<Arc<Self>> {
         let cuda = device.as_cuda_device()?;
-        let mut cards = locked(&CARDS);
-        if let Some((_, card)) = cards.iter().find(|(id, _)| *id == cuda.id()) {
-            return Ok(card.clone());
+        let mut gpus = locked(&GPUS);
+        if let Some((_, gpu)) = gpus.iter().find(|(id, _)| *id == cuda.id()) {
+            return Ok(gpu.clone());
         }
-        let card = Arc::new(Self::load(cuda, device)?);
-        cards.push((cuda.id(), card.clone()));
-        Ok(card)
+        let gpu = Arc::new(Self::load(cuda, device)?);
+        gpus.push((cuda.id(), gpu.clone()));
+        Ok(gpu)
     }
 
     fn load(cuda: &CudaDevice, device: &Device) -> Result<Self> {
         let stream = cuda.cuda_stream();
-        let load = |fatbin: &&[u8]| {
-            stream
-                .context()
-                .load_module(Ptx::from_binary(fatbin.to_vec()))
-                .w()
-        };
-        let modules = FATBINS.iter().map(load).collect::<Result<_>>()?;
+        let modules = FATBINS
+            .iter()
+            .map(|fatbin| Ptx::from_binary(fatbin.to_vec()))
+            .map(|fatbin| stream.context().load_module(fatbin).w())
+            .collect::<Result<_>>()?;
         let blas = Blas::new(&stream)?;
         Ok(Self {
             device: device.clone(),
@@ -224,7 +129,7 @@ impl Card {
         &self.stream
     }
 
-    /// What is watched of everything that is asked.
+    /// Watch over everything that is queued.
     pub fn watch(&self) -> &Watch {
         &self.watch
     }
@@ -256,7 +161,7 @@ impl Card {
     pub fn empty(&self, shape: impl Into<Shape>, kind: DType) -> Result<Tensor> {
         let shape = shape.into();
         let count = shape.elem_count();
-        // SAFETY: on a card any bits are numbers; nothing on the host reads them before they were written.
+        // SAFETY: on a GPU any bits are numbers; nothing on the host reads them before they were written.
         let flat = self.retried(|| unsafe { Tensor::empty(count.max(1), kind, &self.device) })?;
         if self.is_poisoned.load(Ordering::Relaxed) {
             let bytes = count.max(1) * kind.size_in_bytes();
@@ -265,16 +170,16 @@ impl Card {
         flat.narrow(0, 0, count)?.reshape(shape)
     }
 
-    /// The same of bf16 rows with `room` more numbers behind each, which are not the tensor's: see [`crate::ops::linear::Linear::room`].
-    pub fn empty_rows(&self, rows: usize, width: usize, room: usize) -> Result<Tensor> {
-        self.empty((rows, width + room), DType::BF16)?
+    /// The same of bf16 rows with `padding` more numbers behind each, which are not the tensor's: see [`crate::ops::linear::Linear::padding`].
+    pub fn empty_rows(&self, rows: usize, width: usize, padding: usize) -> Result<Tensor> {
+        self.empty((rows, width + padding), DType::BF16)?
             .narrow(1, 0, width)
     }
 
     /// Runs a kernel; one of no blocks does nothing.
     ///
     /// # Errors
-    /// Where there is no such kernel, or it cannot be launched with such a grid.
+    /// If there is no such kernel, or it cannot be launched with such a grid.
     pub fn launch(
         &self,
         name: &'static str,
@@ -286,7 +191,7 @@ impl Card {
         self.launch_counted(name, [grid.0, grid.1, 1], block, shared, arguments, 0.0)
     }
 
-    /// As [`Card::launch`], with a third dimension of blocks, and the floating-point operations that are counted for the profile.
+    /// As [`Gpu::launch`], with a third dimension of blocks, and the floating-point operations that are counted for the profile.
     pub fn launch_counted(
         &self,
         name: &'static str,
@@ -303,17 +208,7 @@ impl Card {
             candle_core::bail!("{name} cannot have {grid:?} blocks")
         };
         let function = self.function(name, shared)?;
-        let mut pointers: Vec<*mut c_void> = arguments
-            .iter()
-            .map(|argument| match argument {
-                Argument::Pointer(value) | Argument::Long(value) => {
-                    std::ptr::from_ref(value).cast::<c_void>().cast_mut()
-                }
-                Argument::Int(value) => std::ptr::from_ref(value).cast::<c_void>().cast_mut(),
-                Argument::Float(value) => std::ptr::from_ref(value).cast::<c_void>().cast_mut(),
-                Argument::Double(value) => std::ptr::from_ref(value).cast::<c_void>().cast_mut(),
-            })
-            .collect();
+        let mut pointers: Vec<*mut c_void> = arguments.iter().map(Argument::pointer).collect();
         let stream = self.stream.cu_stream();
         self.bind()?;
         let ask = || {
@@ -336,13 +231,14 @@ impl Card {
                 ))
             })
         };
-        self.watched(
+        self.watch.watched(
+            &self.stream,
             || watch::launch(name, grid, block, shared, arguments, operations),
             ask,
         )
     }
 
-    /// Has the calling thread work in the card's context; an error is one of an earlier call.
+    /// Has the calling thread work in the GPU's context; an error is one of an earlier call.
     fn bind(&self) -> Result<()> {
         self.stream
             .context()
@@ -377,18 +273,18 @@ impl Card {
         Ok(function)
     }
 
-    /// A table of the host on the card: the one that is there already, where the same was asked for a short while ago.
+    /// A table of the host on the GPU: the cached one if the same was uploaded a short while ago.
     ///
-    /// Layers ask one after the other for the same boundaries and rows, so one batch costs one upload.
+    /// Layers use the same boundaries and rows one after the other, so one batch costs one upload.
     pub fn table<T: Plain>(&self, values: &[T]) -> Result<Table> {
         // SAFETY: the type's promise: all bytes of the values are initialised.
         let bytes = unsafe {
             std::slice::from_raw_parts(values.as_ptr().cast::<u8>(), size_of_val(values))
         };
         let mut tables = locked(&self.tables);
-        if let Some(found) = tables.iter().position(|kept| kept.bytes == bytes) {
-            if let Some(kept) = tables.remove(found) {
-                tables.push_front(kept);
+        if let Some(found) = tables.iter().position(|cached| cached.bytes == bytes) {
+            if let Some(cached) = tables.remove(found) {
+                tables.push_front(cached);
             }
         } else {
             let bytes = if bytes.is_empty() {
@@ -397,17 +293,17 @@ impl Card {
                 bytes.to_vec()
             };
             // SAFETY: all of it is written before anything reads it.
-            let on_card = self.retried(|| unsafe { self.stream.alloc::<u8>(bytes.len()).w() })?;
-            self.write(Address(on_card.device_ptr(&self.stream).0), &bytes)?;
-            tables.push_front(Kept {
+            let on_gpu = self.retried(|| unsafe { self.stream.alloc::<u8>(bytes.len()).w() })?;
+            self.write(Address(on_gpu.device_ptr(&self.stream).0), &bytes)?;
+            tables.push_front(CachedTable {
                 bytes,
-                on_card: Arc::new(on_card),
+                on_gpu: Arc::new(on_gpu),
             });
-            tables.truncate(KEPT_TABLES);
+            tables.truncate(CACHED_TABLES);
         }
         tables
             .front()
-            .map(|kept| Table(kept.on_card.clone()))
+            .map(|cached| Table(cached.on_gpu.clone()))
             .ok_or_else(|| candle_core::Error::Msg("a table was lost".into()))
     }
 
@@ -424,7 +320,7 @@ impl Card {
             return self.synchronise();
         }
         let mut block = self.pinned()?.take(size_of_val(values))?;
-        // SAFETY: as above; the block is used again once the card has read it.
+        // SAFETY: as above; the block is used again once the GPU has read it.
         unsafe {
             result::memcpy_htod_async(to.0, block.filled(values), self.stream.cu_stream())
                 .map_err(|error| late(&error))?
@@ -439,7 +335,7 @@ impl Card {
         Ok(locked(&self.pinned))
     }
 
-    /// Says when all that was asked for so far is done.
+    /// Event that is complete when all that was queued so far is done.
     pub fn event(&self) -> Result<CudaEvent> {
         self.stream.record_event(None).map_err(|error| late(&error))
     }
@@ -472,8 +368,8 @@ impl Card {
         // SAFETY: callers name memory of a tensor with as many values; all of them are written before the stream is idle, and
         // any bits are values of a plain type.
         unsafe {
-            let room = std::slice::from_raw_parts_mut(values.as_mut_ptr(), count);
-            result::memcpy_dtoh_async(room, from.0, self.stream.cu_stream())
+            let to = std::slice::from_raw_parts_mut(values.as_mut_ptr(), count);
+            result::memcpy_dtoh_async(to, from.0, self.stream.cu_stream())
                 .map_err(|error| late(&error))?;
             self.synchronise()?;
             values.set_len(count);
@@ -481,7 +377,7 @@ impl Card {
         Ok(values)
     }
 
-    /// Copies bytes from one place on the card to another.
+    /// Copies bytes from one place on the GPU to another.
     pub fn copy(&self, to: Address, from: Address, bytes: usize) -> Result<()> {
         if bytes == 0 {
             return Ok(());
@@ -492,7 +388,8 @@ impl Card {
             result::memcpy_dtod_async(to.0, from.0, bytes, self.stream.cu_stream())
                 .map_err(|error| late(&error))
         };
-        self.watched(|| moved("copy", bytes, 2.0), ask)
+        self.watch
+            .watched(&self.stream, || moved("copy", bytes, 2.0), ask)
     }
 
     /// Fills new tensors with NaN from now on, or no longer.
@@ -515,8 +412,20 @@ impl Card {
             result::memset_d8_async(at.0, byte, bytes, self.stream.cu_stream())
                 .map_err(|error| late(&error))
         };
-        self.watched(|| moved("clear", bytes, 1.0), ask)
+        self.watch
+            .watched(&self.stream, || moved("clear", bytes, 1.0), ask)
     }
+}
+
+/// A tensor of zeros, possibly of none: a driver allocates no memory of no bytes.
+pub fn zeros(shape: impl Into<Shape>, kind: DType, device: &Device) -> Result<Tensor> {
+    let gpu = Gpu::of(device)?;
+    let zeros = gpu.empty(shape, kind)?;
+    gpu.clear(
+        address(&zeros, kind)?,
+        zeros.elem_count() * kind.size_in_bytes(),
+    )?;
+    Ok(zeros)
 }
 
 /// A copy or a fill of so many bytes, each touched so many times.
@@ -527,77 +436,6 @@ fn moved(name: &'static str, bytes: usize, times: f64) -> Work {
         bytes: Some(times * bytes as f64),
         operations: 0.0,
     }
-}
-
-/// The place of a contiguous tensor of a given type on a card.
-///
-/// # Errors
-/// Where the tensor is strided, elsewhere, or of another type.
-pub fn address(tensor: &Tensor, kind: DType) -> Result<Address> {
-    let layout = tensor.layout();
-    if !layout.is_contiguous() {
-        candle_core::bail!("expected a contiguous tensor, found {layout:?}");
-    }
-    place(tensor, kind)
-}
-
-/// The place of a matrix on a card, and the distance of its rows, which may be more than their width.
-///
-/// # Errors
-/// Where the numbers of a row do not follow each other, or the tensor is elsewhere or of another type.
-pub fn rows_of(tensor: &Tensor, kind: DType) -> Result<(Address, usize)> {
-    let layout = tensor.layout();
-    match (layout.dims(), layout.stride()) {
-        _ if layout.is_contiguous() => Ok((
-            place(tensor, kind)?,
-            layout.dims().last().copied().unwrap_or(1),
-        )),
-        (&[_, width], &[stride, 1]) if stride >= width => Ok((place(tensor, kind)?, stride)),
-        _ => {
-            candle_core::bail!("expected rows of numbers that follow each other, found {layout:?}")
-        }
-    }
-}
-
-/// Where a tensor's first number lies.
-fn place(tensor: &Tensor, kind: DType) -> Result<Address> {
-    let (storage, layout) = tensor.storage_and_layout();
-    let start = layout.start_offset();
-    let Storage::Cuda(storage) = &*storage else {
-        candle_core::bail!(
-            "expected a tensor on a card, found one on {:?}",
-            tensor.device().location()
-        )
-    };
-    macro_rules! place {
-        ($values:expr, $T:ty) => {
-            Address($values.device_ptr($values.stream()).0).at::<$T>(start)
-        };
-    }
-    let place = match (&storage.slice, kind) {
-        (CudaStorageSlice::BF16(values), DType::BF16) => place!(values, bf16),
-        (CudaStorageSlice::F32(values), DType::F32) => place!(values, f32),
-        (CudaStorageSlice::F64(values), DType::F64) => place!(values, f64),
-        (CudaStorageSlice::F8E4M3(values), DType::F8E4M3) => place!(values, u8),
-        _ => candle_core::bail!("expected {kind:?} on a card, found {:?}", tensor.dtype()),
-    };
-    Ok(place)
-}
-
-/// [`address`] of a tensor of bf16.
-pub fn bf16_of(tensor: &Tensor) -> Result<Address> {
-    address(tensor, DType::BF16)
-}
-
-/// [`address`] of a tensor of f32.
-pub fn f32_of(tensor: &Tensor) -> Result<Address> {
-    address(tensor, DType::F32)
-}
-
-/// A count as a kernel's `int`.
-pub fn int(count: usize) -> Result<i32> {
-    i32::try_from(count)
-        .map_err(|_| candle_core::Error::Msg(format!("{count} is more than a kernel can count")))
 }
 
 fn locked<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
