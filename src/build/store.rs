@@ -61,7 +61,7 @@ impl Store {
             let text = json!([FORMAT, before, with_effect(settings)]).to_string();
             blake3::hash(text.as_bytes()).to_hex()[..16].to_owned()
         };
-        let value = |settings: serde_json::Result<Value>| settings.map_err(Error::bug);
+        let value = |settings: serde_json::Result<Value>| settings.map_err(Error::bug_from);
         let sources = collect::sources(&recipe.collect)?
             .iter()
             .map(|path| Ok(json!([path, files::hash(path)?])))
@@ -152,7 +152,7 @@ impl Store {
         let path = self.cleaned();
         let mut open = self.cleaned.lock().unwrap_or_else(PoisonError::into_inner);
         if open.is_none() {
-            *open = Some(File::open(&path).map_err(|e| Error::io(&path, "read", &e))?);
+            *open = Some(File::open(&path).map_err(|e| Error::io(&path, "read", e))?);
         }
         let file = open
             .as_mut()
@@ -221,7 +221,7 @@ fn read_at<T: DeserializeOwned>(
     let mut bytes = vec![0; len];
     file.seek(SeekFrom::Start(offset))
         .and_then(|_| file.read_exact(&mut bytes))
-        .map_err(|e| Error::io(path, "read", &e))?;
+        .map_err(|e| Error::io(path, "read", e))?;
     json::parse_slice(&bytes).map_err(|e| e.at_path(path))
 }
 
@@ -306,7 +306,7 @@ impl Journal {
     }
 
     fn add_file(&self, path: &Path) -> Result<u16> {
-        let file = File::open(path).map_err(|e| Error::io(path, "read", &e))?;
+        let file = File::open(path).map_err(|e| Error::io(path, "read", e))?;
         let mut files = self.files.lock().unwrap_or_else(PoisonError::into_inner);
         files.push((path.to_owned(), file));
         Ok(files.len() as u16 - 1)
@@ -406,7 +406,7 @@ impl Journal {
             Outcome::Ended => return Ok(()),
         };
         let is_rejected = line.rejected.is_some();
-        let text = serde_json::to_string(&line).map_err(Error::bug)?;
+        let text = serde_json::to_string(&line).map_err(Error::bug_from)?;
         writer.log.line(&text)?;
         self.entries.insert(
             row,

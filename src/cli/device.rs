@@ -36,27 +36,24 @@ impl DeviceArguments {
         match self.device {
             Choice::Cpu => Ok(Device::Cpu),
             Choice::Auto if !has_kernels => Ok(Device::Cpu),
-            Choice::Auto => open_card().or_else(|error| {
+            Choice::Auto => open_gpu().or_else(|error| {
                 print::message(format_args!(
                     "note: computing on the CPU: {}",
                     error.message()
                 ));
                 Ok(Device::Cpu)
             }),
-            Choice::Cuda => open_card().map_err(|e| e.at("--device cuda")),
+            Choice::Cuda => open_gpu().map_err(|e| e.at("--device cuda")),
         }
     }
 }
 
-fn open_card() -> Result<Device> {
-    let failed = |e: candle_core::Error| {
-        let text = e.to_string();
-        let (message, hint) = text
-            .split_once("\nhint: ")
-            .unwrap_or((&text, "compute on the CPU with --device cpu"));
-        Error::input(message).hint(hint)
-    };
-    let device = device::open(Choice::Cuda).map_err(failed)?;
+fn open_gpu() -> Result<Device> {
+    let device = device::open(Choice::Cuda).map_err(|e| {
+        Error::from(e)
+            .in_input()
+            .or_hint("compute on the CPU with --device cpu")
+    })?;
     device::tell_notes(|note| print::message(format_args!("note: {note}")));
     print::message(format_args!("computing on {}", device::name(&device)?));
     Ok(device)

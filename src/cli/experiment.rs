@@ -164,7 +164,7 @@ pub fn run(arguments: &Arguments, stop: &AtomicBool) -> Result<()> {
     files::write_atomic(
         &numbers,
         serde_json::to_string_pretty(&outcome)
-            .map_err(Error::bug)?
+            .map_err(Error::bug_from)?
             .as_bytes(),
     )?;
     let page = report::compare::write(

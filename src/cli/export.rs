@@ -114,7 +114,8 @@ pub fn run(arguments: &Arguments) -> Result<()> {
             .hint("name a folder that does not exist yet"));
     }
     let text = files::read_text(&arguments.adapter.join(peft::CONFIG_FILE))?;
-    let written: serde_json::Value = serde_json::from_str(&text).map_err(Error::input)?;
+    let written: serde_json::Value =
+        serde_json::from_str(&text).map_err(|e| Error::input(&e).caused_by(e))?;
     let card = Card {
         base: arguments.model.clone(),
         dropout: written["lora_dropout"].as_f64().unwrap_or(0.0),

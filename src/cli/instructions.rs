@@ -288,7 +288,7 @@ fn to_json(
     text: Option<&(Scores, Scores)>,
 ) -> Result<serde_json::Value> {
     let change = |base: &Scores, tuned: &Scores| {
-        serde_json::to_value(score::change(base, tuned)).map_err(Error::bug)
+        serde_json::to_value(score::change(base, tuned)).map_err(Error::bug_from)
     };
     let mut object = tuned.to_json()?;
     if let Some(base) = base {

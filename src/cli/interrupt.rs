@@ -39,7 +39,7 @@ pub fn watch(stop: Arc<AtomicBool>) -> Result<()> {
     };
     let ignored = ignored_signals();
     ctrlc::set_handler(handler)
-        .map_err(|e| Error::resource(format!("cannot watch for Ctrl-C: {e}")))?;
+        .map_err(|e| Error::resource(format!("cannot watch for Ctrl-C: {e}")).caused_by(e))?;
     for signal in ignored {
         ignore(signal);
     }

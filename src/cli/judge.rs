@@ -148,7 +148,7 @@ fn score_rows(
                     num_target_tokens: logprobs.len(),
                     logprobs,
                 };
-                lines.push(serde_json::to_string(&line).map_err(Error::bug)?);
+                lines.push(serde_json::to_string(&line).map_err(Error::bug_from)?);
             }
             progress.update(lines.len() as u64, "");
         }
@@ -323,7 +323,7 @@ fn generate_rows(
                 prediction: &answer.text,
                 tokens: &answer.tokens,
             };
-            lines.push(serde_json::to_string(&line).map_err(Error::bug)?);
+            lines.push(serde_json::to_string(&line).map_err(Error::bug_from)?);
         }
     }
     Ok(())

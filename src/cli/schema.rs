@@ -63,7 +63,7 @@ impl From<KindName> for Kind {
 /// Prints a schema or writes it to a file.
 pub fn schema(arguments: &SchemaArguments) -> Result<()> {
     let schema = Kind::from(arguments.kind).schema()?;
-    let text = serde_json::to_string_pretty(&schema).map_err(Error::bug)?;
+    let text = serde_json::to_string_pretty(&schema).map_err(Error::bug_from)?;
     match &arguments.out {
         Some(path) => files::write_atomic(path, format!("{text}\n").as_bytes()),
         None => print::line(text),
@@ -99,5 +99,5 @@ pub fn new(arguments: &NewArguments) -> Result<()> {
 pub fn completions(arguments: &CompletionsArguments, mut program: clap::Command) -> Result<()> {
     let mut script = Vec::new();
     clap_complete::generate(arguments.shell, &mut program, "maqam", &mut script);
-    print::result(String::from_utf8(script).map_err(Error::bug)?)
+    print::result(String::from_utf8(script).map_err(Error::bug_from)?)
 }

@@ -256,7 +256,7 @@ impl Screen {
             return;
         }
         let printed = serde_json::to_string(&event)
-            .map_err(Error::bug)
+            .map_err(Error::bug_from)
             .and_then(print::line);
         if let Err(error) = printed {
             self.is_unheard = true;

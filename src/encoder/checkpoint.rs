@@ -54,7 +54,7 @@ pub fn save(target: &Path, parts: &Parts, state: &State) -> Result<()> {
     }
     files::write_safetensors(&staged.path().join(WEIGHTS_FILE), weights)?;
     files::write_safetensors(&staged.path().join(OPTIMISER_FILE), moments)?;
-    let text = serde_json::to_string_pretty(state).map_err(Error::bug)?;
+    let text = serde_json::to_string_pretty(state).map_err(Error::bug_from)?;
     files::write_atomic(&staged.path().join(STATE_FILE), (text + "\n").as_bytes())?;
     staged.commit()
 }

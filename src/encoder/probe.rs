@@ -945,7 +945,7 @@ pub fn run(
 ) -> Result<Vec<Measured>> {
     let folder = recipe.folder();
     let lock = files::Lock::claim(&folder)?;
-    let text = yaml_serde::to_string(recipe).map_err(Error::bug)?;
+    let text = yaml_serde::to_string(recipe).map_err(Error::bug_from)?;
     let text = format!("# Recipe of a head's run, with every default.\n{text}");
     take(&folder, &[("recipe.yaml", text)], resume)?;
     lock.remove_leftovers();
@@ -1105,7 +1105,7 @@ fn evaluate(work: &Work, folder: &Path, step: u64, log: &mut AppendLog) -> Resul
     let text = serde_json::to_string_pretty(&json!({ "scores": scores, "layer_shares": shares }));
     files::write_atomic(
         &staged.path().join("scores.json"),
-        (text.map_err(Error::bug)? + "\n").as_bytes(),
+        (text.map_err(Error::bug_from)? + "\n").as_bytes(),
     )?;
     if work.recipe.weighted() && shares.len() > 1 {
         let svg = layer_chart(&shares).svg(560.0, Ink::File, "Share of each layer in the sum");
@@ -1153,7 +1153,7 @@ fn export(work: &Work, dir: &Path) -> Result<()> {
         .enumerate()
         .map(|(i, name)| (name.clone(), i.into()))
         .collect();
-    let text = serde_json::to_string_pretty(&vocabulary).map_err(Error::bug)?;
+    let text = serde_json::to_string_pretty(&vocabulary).map_err(Error::bug_from)?;
     files::write_atomic(&dir.join("vocab.json"), (text + "\n").as_bytes())?;
     let (Some(model), Open::Transformer | Open::All, None) =
         (work.encoder(), work.recipe.open(), work.recipe.layer)

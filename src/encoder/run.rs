@@ -127,7 +127,7 @@ pub fn run(
 
 /// Takes the folder: writes recipe and inputs of a new run, holds those of an old one against what is there.
 fn begin(recipe: &Recipe, folder: &Path, resume: bool) -> Result<()> {
-    let text = yaml_serde::to_string(recipe).map_err(Error::bug)?;
+    let text = yaml_serde::to_string(recipe).map_err(Error::bug_from)?;
     let text = format!("# Recipe of an encoder's run, with every default.\n{text}");
     take(
         folder,
@@ -191,7 +191,7 @@ fn inputs(recipe: &Recipe) -> Result<String> {
             }
         }
     }
-    let text = serde_json::to_string_pretty(&hashes).map_err(Error::bug)?;
+    let text = serde_json::to_string_pretty(&hashes).map_err(Error::bug_from)?;
     Ok(text + "\n")
 }
 
@@ -278,7 +278,7 @@ impl Session<'_> {
             }
             let begun = Instant::now();
             let record = self.step(&work, &moments, state.step)?;
-            let line = serde_json::to_string(&record).map_err(Error::bug)?;
+            let line = serde_json::to_string(&record).map_err(Error::bug_from)?;
             log.line(&line)?;
             recorder.step(&record.step, pace_of(begun));
             let num_steps = recipe.steps_before(recipe.iterations.len());

@@ -129,7 +129,7 @@ fn keyed(what: &str, range: Option<Range<u64>>) -> String {
 
 /// The key of what is read from a file, and when the file was last changed, in nanoseconds.
 fn key_of(path: &Path, what: &str) -> Result<(Key, u128)> {
-    let metadata = fs::metadata(path).map_err(|e| Error::io(path, "read", &e))?;
+    let metadata = fs::metadata(path).map_err(|e| Error::io(path, "read", e))?;
     let modified_ns = metadata
         .modified()
         .ok()
@@ -171,7 +171,7 @@ fn print_of_file(path: &Path, of: Option<Range<u64>>) -> Result<u64> {
         file.take(range.end - range.start).read_to_end(&mut bytes)?;
         Ok(print(len, &bytes))
     };
-    read().map_err(|e| Error::io(path, "read", &e))
+    read().map_err(|e| Error::io(path, "read", e))
 }
 
 /// The middle of a file of this length.

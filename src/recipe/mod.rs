@@ -383,12 +383,12 @@ impl Recipe {
 
     /// The recipe as it will be stored with its run.
     pub fn to_yaml(&self) -> Result<String> {
-        yaml_serde::to_string(self).map_err(Error::bug)
+        yaml_serde::to_string(self).map_err(Error::bug_from)
     }
 
     /// The first field that another recipe says otherwise, with what it says and what this one says; cadences are passed over.
     pub fn first_difference(&self, other: &Self) -> Result<Option<(String, String, String)>> {
-        let tree = |recipe: &Self| yaml_serde::to_value(recipe).map_err(Error::bug);
+        let tree = |recipe: &Self| yaml_serde::to_value(recipe).map_err(Error::bug_from);
         Ok(changes::first_difference(&tree(other)?, &tree(self)?, ""))
     }
 }

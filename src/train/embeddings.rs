@@ -363,7 +363,7 @@ pub fn load(path: &Path, hash: &str) -> Result<PoolVectors> {
             .hint("put the file back to continue this run, or start another with `--set name=NAME`"));
     }
     let stored = candle_core::safetensors::load(path, &Device::Cpu)
-        .map_err(|e| Error::input(format!("damaged: {e}")).at_path(path))?;
+        .map_err(|e| Error::from(e).in_input().at("damaged").at_path(path))?;
     let read = |name: &str| -> Result<Vectors> {
         let Some(rows) = stored.get(&format!("{name}.rows")) else {
             return Ok(Vectors::default());

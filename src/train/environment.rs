@@ -107,7 +107,7 @@ impl Recorder {
             work,
             sessions,
         };
-        let text = serde_json::to_string_pretty(&environment).map_err(Error::bug)?;
+        let text = serde_json::to_string_pretty(&environment).map_err(Error::bug_from)?;
 
         files::write_atomic(&self.path, (text + "\n").as_bytes())
     }

@@ -236,7 +236,7 @@ impl ByteRange {
             return Err(Error::bug("a path is a file"));
         };
         let found = std::fs::metadata(&file)
-            .map_err(|e| Error::io(&file, "read", &e))?
+            .map_err(|e| Error::io(&file, "read", e))?
             .len();
         let end = self.start.checked_add(self.len);
         if end.is_none_or(|end| end > found) {

@@ -439,7 +439,7 @@ pub(crate) fn of(rows: &Rows, row: usize) -> Result<Listened> {
 
 /// Where a program's recordings are put.
 pub(crate) fn temporary(file: &[u8]) -> Result<(tempfile::TempDir, PathBuf)> {
-    let failed = |e: std::io::Error| Error::io(&std::env::temp_dir(), "make a folder", &e);
+    let failed = |e: std::io::Error| Error::io(&std::env::temp_dir(), "make a folder", e);
     let folder = tempfile::tempdir().map_err(failed)?;
     let path = folder.path().join("speech.flac");
     crate::files::AppendLog::open(&path)?.append(file)?;

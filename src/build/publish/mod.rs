@@ -285,7 +285,7 @@ impl Publishing<'_> {
 
 /// Names of a folder's files, sorted.
 fn sorted(folder: &Path) -> Result<Vec<String>> {
-    let failed = |e: std::io::Error| Error::io(folder, "read", &e);
+    let failed = |e: std::io::Error| Error::io(folder, "read", e);
     let mut names: Vec<String> = std::fs::read_dir(folder)
         .map_err(failed)?
         .flatten()
@@ -297,7 +297,7 @@ fn sorted(folder: &Path) -> Result<Vec<String>> {
 
 /// A published row as `train` reads it.
 fn manifest_line(row: &Published) -> Result<String> {
-    let line = serde_json::to_string(&manifest_fields(row)).map_err(Error::bug)?;
+    let line = serde_json::to_string(&manifest_fields(row)).map_err(Error::bug_from)?;
     Ok(format!("{line}\n"))
 }
 
@@ -351,25 +351,16 @@ pub(crate) fn accounts(
         before: journals,
     };
     let mut rejected = String::new();
-    let mut failed = None;
     files::write_atomic_with(&folder.join("rows.jsonl"), |file| {
         for row in 0..prepared.rows.len() {
-            match account(&rows, row, published, engines) {
-                Ok((state, rejection)) => {
-                    writeln!(file, "{state}")?;
-                    if let Some(rejection) = rejection {
-                        rejected.push_str(&format!("{rejection}\n"));
-                    }
-                }
-                Err(error) => {
-                    failed = Some(error);
-                    return Err(std::io::Error::other("a row could not be read"));
-                }
+            let (state, rejection) = account(&rows, row, published, engines)?;
+            writeln!(file, "{state}")?;
+            if let Some(rejection) = rejection {
+                rejected.push_str(&format!("{rejection}\n"));
             }
         }
         Ok(())
-    })
-    .map_err(|error| failed.take().unwrap_or(error))?;
+    })?;
     files::write_atomic(&folder.join("rejected.jsonl"), rejected.as_bytes())
 }
 

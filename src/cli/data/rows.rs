@@ -191,7 +191,7 @@ impl Relocation {
         };
         let mut edits = Vec::with_capacity(2);
         if let Some(audio) = audio {
-            let moved = serde_json::to_string(&self.moved(audio)).map_err(Error::bug)?;
+            let moved = serde_json::to_string(&self.moved(audio)).map_err(Error::bug_from)?;
             // Without its quotation marks, which stand in the line.
             let moved = moved.as_bytes()[1..moved.len() - 1].to_vec();
             edits.push((place(audio), Some(moved)));
@@ -224,7 +224,8 @@ impl Relocation {
         audio: Option<&Cow<'_, str>>,
         has_split: bool,
     ) -> Result<Copied> {
-        let mut row: Map<String, Value> = serde_json::from_slice(line).map_err(Error::input)?;
+        let mut row: Map<String, Value> =
+            serde_json::from_slice(line).map_err(|e| Error::input(&e).caused_by(e))?;
         if let Some(audio) = audio {
             row.insert("audio".to_owned(), self.moved(audio).into());
         }

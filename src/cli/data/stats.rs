@@ -68,7 +68,7 @@ pub fn run(arguments: &Arguments, stop: &AtomicBool) -> Result<()> {
     }
 
     if let Some(path) = &arguments.json {
-        let text = serde_json::to_string_pretty(&stats).map_err(Error::bug)?;
+        let text = serde_json::to_string_pretty(&stats).map_err(Error::bug_from)?;
         files::write_atomic(path, format!("{text}\n").as_bytes())?;
     }
     if let Some(path) = &arguments.html {

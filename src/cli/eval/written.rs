@@ -198,7 +198,7 @@ fn entries(path: &Path) -> Result<Vec<PathBuf>> {
             .map(|entry| Ok(entry?.path()))
             .collect::<std::io::Result<Vec<PathBuf>>>()
     };
-    let mut found = read().map_err(|e| Error::io(path, "read the folder", &e))?;
+    let mut found = read().map_err(|e| Error::io(path, "read the folder", e))?;
     found.retain(|path| {
         !path
             .file_name()

@@ -147,7 +147,7 @@ pub fn run(arguments: &Arguments) -> Result<()> {
         if let (Some(versus), Some(object)) = (&versus, object.as_object_mut()) {
             object.insert(
                 "against".into(),
-                serde_json::to_value(versus).map_err(Error::bug)?,
+                serde_json::to_value(versus).map_err(Error::bug_from)?,
             );
         }
         print::line(format_args!("{object}"))?;

@@ -110,7 +110,7 @@ impl Meaning {
             match error.map(|error| error.at_path(file)) {
                 // Rows of ours may be texts alone, and have a field that only looks like audio.
                 Some(error) if has_content && !is_table => {
-                    meaning.note = Some(error.to_string().replace("\nhint: ", "; "));
+                    meaning.note = Some(error.one_line());
                 }
                 Some(error) => return Err(error),
                 None => {}

@@ -74,16 +74,15 @@ impl MappedFile {
         let file = open_file(path)?;
         let length = file
             .metadata()
-            .map_err(|e| Error::io(path, "read", &e))?
+            .map_err(|e| Error::io(path, "read", e))?
             .len();
         if length == 0 {
-            return Err(damaged(path, &"an empty file", &[]));
+            return Err(damaged(path, Error::input("an empty file"), &[]));
         }
         // SAFETY: the file is only read; a checkpoint that somebody rewrites while it is loaded is not supported.
-        let map =
-            unsafe { Mmap::map(&file) }.map_err(|e| Error::io(path, "map into memory", &e))?;
-        let (header, metadata) =
-            SafeTensors::read_metadata(&map).map_err(|e| damaged(path, &e, &map))?;
+        let map = unsafe { Mmap::map(&file) }.map_err(|e| Error::io(path, "map into memory", e))?;
+        let (header, metadata) = SafeTensors::read_metadata(&map)
+            .map_err(|e| damaged(path, Error::from(candle_core::Error::from(e)), &map))?;
         let start = 8 + header;
         let end = metadata
             .tensors()
@@ -93,7 +92,7 @@ impl MappedFile {
             .unwrap_or(0);
         if start + end > map.len() {
             let found = format!("{} bytes, its header promises {}", map.len(), start + end);
-            return Err(damaged(path, &found, &[]));
+            return Err(damaged(path, Error::input(found), &[]));
         }
         Ok(Self {
             path: path.to_owned(),
@@ -170,12 +169,15 @@ impl MappedFile {
 /// The way out of values that are not finite.
 pub const NOT_FINITE_HINT: &str = "use a checkpoint from before the training that broke it, or copy the file again if the original is sound";
 
-fn damaged(path: &Path, found: &dyn std::fmt::Display, bytes: &[u8]) -> Error {
+/// The error of a file that is not read, by its first bytes or by what its reader found.
+fn damaged(path: &Path, found: Error, bytes: &[u8]) -> Error {
     match sniff::foreign(&bytes[..bytes.len().min(sniff::HEAD_BYTES)]) {
         Some(foreign) => Error::input(format!("{} in place of safetensors", foreign.what))
             .at_path(path)
             .hint(foreign.hint),
-        None => Error::input(format!("a damaged safetensors file: {found}"))
+        None => found
+            .in_input()
+            .at("a damaged safetensors file")
             .at_path(path)
             .hint("compare its size with the original; an interrupted download leaves it short"),
     }
@@ -185,11 +187,11 @@ fn damaged(path: &Path, found: &dyn std::fmt::Display, bytes: &[u8]) -> Error {
 fn open_file(path: &Path) -> Result<File> {
     let hint = "all files of a checkpoint belong together; download the missing ones again";
     let file = File::open(path).map_err(|e| {
-        let mut error = Error::io(path, "open", &e);
+        let mut error = Error::io(path, "open", e);
         error.kind = maqam_base::error::Kind::Input;
         error.hint(hint)
     })?;
-    let metadata = file.metadata().map_err(|e| Error::io(path, "read", &e))?;
+    let metadata = file.metadata().map_err(|e| Error::io(path, "read", e))?;
     if metadata.is_file() {
         return Ok(file);
     }
@@ -395,7 +397,7 @@ pub fn read_safetensors(path: &Path) -> Result<HashMap<String, Tensor>> {
         if let Ok(file) = File::open(path) {
             let _ = file.take(sniff::HEAD_BYTES as u64).read_to_end(&mut head);
         }
-        damaged(path, &e, &head)
+        damaged(path, Error::from(e), &head)
     })
 }
 
@@ -828,7 +830,7 @@ pub fn read_json(path: &Path) -> Result<Value> {
     let mut head = Vec::new();
     File::open(path)
         .and_then(|file| file.take(sniff::HEAD_BYTES as u64).read_to_end(&mut head))
-        .map_err(|e| Error::io(path, "read", &e))?;
+        .map_err(|e| Error::io(path, "read", e))?;
     if let Some(foreign) = sniff::foreign_file(&head) {
         return Err(Error::input(format!("{} in place of JSON", foreign.what))
             .at_path(path)
@@ -843,17 +845,17 @@ pub fn read_json(path: &Path) -> Result<Value> {
                     .nth(e.line().saturating_sub(1))
                     .is_some_and(|line| line.contains(constant))
             });
-        match constant {
+        let found = match constant {
             Some(constant) => Error::input(format!(
                 "line {} holds {constant}, which JSON does not have",
                 e.line()
             ))
-            .at_path(path)
             .hint("write a number or null in its place"),
-            None => Error::input(format!("not JSON: {e}")).at_path(path).hint(
+            None => Error::input(format!("not JSON: {e}")).hint(
                 "compare the file with the original; an interrupted download leaves it short",
             ),
-        }
+        };
+        found.at_path(path).caused_by(e)
     })
 }
 
@@ -862,7 +864,7 @@ pub fn read_json(path: &Path) -> Result<Value> {
 /// # Errors
 /// What is there; the system's.
 fn expect_file(path: &Path) -> Result<()> {
-    let metadata = path.metadata().map_err(|e| Error::io(path, "read", &e))?;
+    let metadata = path.metadata().map_err(|e| Error::io(path, "read", e))?;
     if metadata.is_file() || metadata.is_dir() {
         return Ok(());
     }

@@ -123,7 +123,7 @@ impl Composition<'_> {
         if let Some(error) = failed.into_inner() {
             return Err(error);
         }
-        let text = serde_json::to_string_pretty(&root).map_err(Error::bug)?;
+        let text = serde_json::to_string_pretty(&root).map_err(Error::bug_from)?;
         files::write_atomic(&out.join("config.json"), format!("{text}\n").as_bytes())?;
         Ok(Composed {
             config,

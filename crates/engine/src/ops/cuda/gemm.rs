@@ -34,6 +34,7 @@ use crate::ops::cuda::watch::Work;
 use crate::ops::cuda::watch::late;
 use crate::ops::device::WORKSPACE;
 use crate::ops::device::note;
+use maqam_base::error::Error;
 
 /// Algorithms kept; a batch of another length needs a few dozen new ones.
 const KEPT_PLANS: usize = 4096;
@@ -786,14 +787,13 @@ fn cuda_kind(kind: DType) -> Result<sys::cudaDataType_t> {
 }
 
 fn failed(error: result::CublasError) -> candle_core::Error {
-    let hint = if matches!(
-        error.0,
+    let found = Error::of_library(error).at("cuBLASLt");
+    let found = match error.0 {
         sys::cublasStatus_t::CUBLAS_STATUS_EXECUTION_FAILED
-            | sys::cublasStatus_t::CUBLAS_STATUS_INTERNAL_ERROR
-    ) {
-        "\nhint: run again with MAQAM_CUDA_CHECK=1, which names the kernel or product that failed"
-    } else {
-        ""
+        | sys::cublasStatus_t::CUBLAS_STATUS_INTERNAL_ERROR => found.hint(
+            "run again with MAQAM_CUDA_CHECK=1, which names the kernel or product that failed",
+        ),
+        _ => found,
     };
-    candle_core::Error::Msg(format!("cuBLASLt: {error}{hint}"))
+    found.into()
 }

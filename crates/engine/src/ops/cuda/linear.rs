@@ -33,6 +33,7 @@ use crate::ops::linear::Scales;
 use crate::ops::linear::Weight;
 use crate::ops::rows::add_to;
 use crate::ops::rows::columns;
+use maqam_base::error::Error;
 
 /// As `Linear::forward`.
 pub fn forward(
@@ -443,11 +444,13 @@ pub fn quantise(weight: &Tensor) -> Result<Weight> {
     };
     let found = card.capability()?;
     if found.0 != HOPPER {
-        candle_core::bail!(
-            "fp8 with a scale per row needs a Hopper GPU (compute capability {HOPPER}.0), this one has compute capability {}.{}\nhint: compute in bf16",
+        return Err(Error::bug(format!(
+            "fp8 with a scale per row needs a Hopper GPU (compute capability {HOPPER}.0), this one has compute capability {}.{}",
             found.0,
             found.1
-        );
+        ))
+        .hint("compute in bf16")
+        .into());
     }
     if !outputs.is_multiple_of(ROW) || !inputs.is_multiple_of(ROW) {
         candle_core::bail!(

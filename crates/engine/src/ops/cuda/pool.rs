@@ -22,6 +22,7 @@ use crate::ops::cuda::watch::late;
 use crate::ops::device::Memory;
 use crate::ops::device::Timed;
 use crate::ops::rows::columns;
+use maqam_base::error::Error;
 
 /// The oldest compute capability with bf16 tensor cores and asynchronous copies into shared memory, which the kernels need.
 const OLDEST: (i32, i32) = (8, 0);
@@ -32,13 +33,14 @@ const OLDEST: (i32, i32) = (8, 0);
 /// Where there is no driver, no card, or one that is too old.
 pub fn open() -> Result<Device> {
     let wrong = |found: String| {
-        candle_core::Error::Msg(format!(
-            "no NVIDIA card can be computed on: {found}\nhint: it takes a card of compute capability {}.{} or newer and a driver for CUDA 13.0 (580 or newer)",
+        Error::input(format!("no NVIDIA card can be computed on: {found}")).hint(format!(
+            "it takes a card of compute capability {}.{} or newer and a driver for CUDA 13.0 (580 or newer)",
             OLDEST.0, OLDEST.1
         ))
     };
     // One stream for all threads: candle's default is one for each thread, whose order would be anyone's guess.
-    let device = Device::new_cuda_with_stream(0).map_err(|error| wrong(first_line(&error)))?;
+    let device = Device::new_cuda_with_stream(0)
+        .map_err(|error| wrong(first_line(&error)).caused_by(error))?;
     let cuda = device.as_cuda_device()?;
     let stream = cuda.cuda_stream();
     let found = stream.context().compute_capability().w()?;
@@ -48,7 +50,8 @@ pub fn open() -> Result<Device> {
             name(&device)?,
             found.0,
             found.1
-        )));
+        ))
+        .into());
     }
     // SAFETY: there is one stream, so nothing needs events to be ordered; without them a tensor costs no more than its memory.
     unsafe { cuda.disable_event_tracking() };
