@@ -12,6 +12,7 @@ pub use maqam_base::jsonl;
 pub use maqam_base::parts;
 pub use maqam_base::seed;
 pub use maqam_base::sniff;
+pub use maqam_base::stop;
 pub use maqam_base::yaml;
 pub use maqam_data as data;
 pub use maqam_data::task;

@@ -11,8 +11,6 @@ use std::path::Path;
 use std::path::PathBuf;
 use std::sync::Mutex;
 use std::sync::PoisonError;
-use std::sync::atomic::AtomicBool;
-use std::sync::atomic::Ordering;
 
 use serde::Deserialize;
 use serde::Serialize;
@@ -28,13 +26,13 @@ use crate::build::document::Step;
 use crate::build::recipe::Recipe;
 use crate::build::shard::Shard;
 use crate::error::Error;
-use crate::error::Kind;
 use crate::error::Result;
 use crate::files;
 use crate::files::AppendLog;
 use crate::files::Lines;
 use crate::files::Lock;
 use crate::json;
+use crate::stop::Stop;
 
 /// Changes where files of earlier builds of maqam cannot be used any more.
 const FORMAT: u32 = 1;
@@ -161,13 +159,11 @@ impl Store {
     }
 
     /// Number of collected documents.
-    pub fn outcome_of_collecting(&self, stop: &AtomicBool) -> Result<Built> {
+    pub fn outcome_of_collecting(&self, stop: &Stop) -> Result<Built> {
         let mut outcome = Built::default();
         let mut lines = Lines::open(&self.collected())?;
         while let Some((_, line)) = lines.next_line()? {
-            if stop.load(Ordering::Relaxed) {
-                return Err(Error::new(Kind::Interrupted, "stopped"));
-            }
+            stop.check("stopped")?;
             outcome.collected += 1;
             let found: RejectedOnly = json::parse_slice(line)?;
             outcome.rejected += usize::from(found.rejected.is_some());

@@ -2,7 +2,6 @@
 
 use std::path::Path;
 use std::path::PathBuf;
-use std::sync::atomic::AtomicBool;
 
 use clap::Args;
 use clap::ValueEnum;
@@ -25,6 +24,7 @@ use crate::error::Error;
 use crate::error::Result;
 use crate::eval::content;
 use crate::eval::content::Contents;
+use crate::stop::Stop;
 
 #[derive(Args)]
 pub struct Arguments {
@@ -100,7 +100,7 @@ impl Observer for Screen<'_> {
     }
 }
 
-pub fn run(arguments: &Arguments, stop: &AtomicBool) -> Result<()> {
+pub fn run(arguments: &Arguments, stop: &Stop) -> Result<()> {
     if !arguments.ratings.is_empty() {
         return show_agreement(&arguments.ratings);
     }

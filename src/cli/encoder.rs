@@ -2,7 +2,6 @@
 
 use std::collections::BTreeMap;
 use std::path::PathBuf;
-use std::sync::atomic::AtomicBool;
 
 use clap::Args;
 use clap::Subcommand;
@@ -19,6 +18,7 @@ use crate::encoder::run::Observer;
 use crate::encoder::run::Record;
 use crate::error::Result;
 use crate::records::log::StepRecord;
+use crate::stop::Stop;
 
 #[derive(Subcommand)]
 pub enum Command {
@@ -52,7 +52,7 @@ pub struct Arguments {
     set: Vec<String>,
 }
 
-pub fn run(command: &Command, stop: &AtomicBool) -> Result<()> {
+pub fn run(command: &Command, stop: &Stop) -> Result<()> {
     match command {
         Command::Pretrain(arguments) => train(arguments, recipe::Command::Pretrain, stop),
         Command::Distill(arguments) => train(arguments, recipe::Command::Distill, stop),
@@ -61,7 +61,7 @@ pub fn run(command: &Command, stop: &AtomicBool) -> Result<()> {
     }
 }
 
-fn train(arguments: &Arguments, command: recipe::Command, stop: &AtomicBool) -> Result<()> {
+fn train(arguments: &Arguments, command: recipe::Command, stop: &Stop) -> Result<()> {
     let recipe = Recipe::load(&arguments.recipe, &arguments.set, command)?;
     let num_steps = recipe.steps_before(recipe.iterations.len());
     let mut screen = Screen {
@@ -79,7 +79,7 @@ fn train(arguments: &Arguments, command: recipe::Command, stop: &AtomicBool) -> 
     Ok(())
 }
 
-fn head(arguments: &Arguments, is_probe: bool, stop: &AtomicBool) -> Result<()> {
+fn head(arguments: &Arguments, is_probe: bool, stop: &Stop) -> Result<()> {
     let recipe = probe::Recipe::load(&arguments.recipe, &arguments.set, is_probe)?;
     let mut screen = HeadScreen(Progress::new("training", 0, recipe.steps));
     let outcome = probe::run(&recipe, arguments.resume, &mut screen, stop);

@@ -3,7 +3,6 @@
 use std::collections::HashSet;
 use std::path::Path;
 use std::path::PathBuf;
-use std::sync::atomic::AtomicBool;
 
 use clap::Args;
 
@@ -38,6 +37,7 @@ use crate::nn::precision::Precision;
 use crate::recipe::Begun;
 use crate::records::scores::Scores;
 use crate::report;
+use crate::stop::Stop;
 use crate::train::Observer;
 
 #[derive(Args)]
@@ -55,7 +55,7 @@ pub struct Arguments {
     device: DeviceArguments,
 }
 
-pub fn run(arguments: &Arguments, stop: &AtomicBool) -> Result<()> {
+pub fn run(arguments: &Arguments, stop: &Stop) -> Result<()> {
     let (experiment, planned) = Experiment::load(&arguments.experiment)?;
     let Some(first) = planned.first() else {
         return Err(Error::bug("an experiment without runs"));

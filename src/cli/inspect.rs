@@ -2,7 +2,6 @@
 
 use std::path::Path;
 use std::path::PathBuf;
-use std::sync::atomic::AtomicBool;
 
 use candle_core::D;
 use candle_core::Device;
@@ -31,6 +30,7 @@ use crate::models::config::Config;
 use crate::models::hubert;
 use crate::models::hubert::Hubert;
 use crate::ops::device::Choice;
+use crate::stop::Stop;
 
 #[derive(Args)]
 pub struct EmbedArguments {
@@ -58,7 +58,7 @@ enum Pool {
 /// Rows whose features are in memory at a time.
 const READ_AHEAD: usize = 16;
 
-pub fn embed(arguments: &EmbedArguments, stop: &AtomicBool) -> Result<()> {
+pub fn embed(arguments: &EmbedArguments, stop: &Stop) -> Result<()> {
     files::expect_writable(&arguments.out)?;
     let rows = arguments.data.rows()?;
     let dir = hub::model_dir(&arguments.model.model)?;
@@ -115,7 +115,7 @@ fn unit_mean(rows: &Tensor) -> Result<Tensor> {
 }
 
 /// Hidden states of a speech encoder, a clip at a time; a row's clips follow each other.
-fn encode(arguments: &EmbedArguments, dir: &Path, rows: &[Row], stop: &AtomicBool) -> Result<()> {
+fn encode(arguments: &EmbedArguments, dir: &Path, rows: &[Row], stop: &Stop) -> Result<()> {
     if let Some(adapter) = &arguments.model.adapter {
         return Err(Error::input("--adapter: a speech encoder has none")
             .at_path(adapter)
@@ -188,7 +188,7 @@ pub struct FeaturesArguments {
     out: PathBuf,
 }
 
-pub fn features(arguments: &FeaturesArguments, stop: &AtomicBool) -> Result<()> {
+pub fn features(arguments: &FeaturesArguments, stop: &Stop) -> Result<()> {
     files::expect_writable(&arguments.out)?;
     let rows = arguments.data.rows()?;
     let form = match &arguments.model {

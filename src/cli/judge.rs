@@ -2,7 +2,6 @@
 
 use std::path::Path;
 use std::path::PathBuf;
-use std::sync::atomic::AtomicBool;
 
 use clap::Args;
 use rayon::prelude::*;
@@ -28,6 +27,7 @@ use crate::models::AudioLlm;
 use crate::models::generate::Sampling;
 use crate::models::generate::Strategy;
 use crate::seed::Key;
+use crate::stop::Stop;
 use crate::task::Example;
 use crate::task::Mode;
 
@@ -60,7 +60,7 @@ const READ_AHEAD: usize = 64;
 /// Tokens that are scored in one pass.
 const PACK_TOKENS: usize = 8192;
 
-pub fn score(arguments: &ScoreArguments, stop: &AtomicBool) -> Result<()> {
+pub fn score(arguments: &ScoreArguments, stop: &Stop) -> Result<()> {
     files::expect_writable(&arguments.out)?;
     let examples = arguments.task.examples(
         &arguments.data.rows()?,
@@ -100,7 +100,7 @@ fn score_rows(
     lines: &mut Vec<String>,
     bad: &mut BadRows,
     progress: &mut Progress,
-    stop: &AtomicBool,
+    stop: &Stop,
 ) -> Result<()> {
     for chunk in examples.chunks(READ_AHEAD) {
         let loaded: Vec<Result<Sequence>> = chunk
@@ -170,10 +170,7 @@ fn finish_early(outcome: Result<()>, lines: &[String], num_rows: usize, out: &Pa
     }
     let holds = format!("holds {} of {num_rows} rows", lines.len());
     Err(match error.kind {
-        Kind::Interrupted => Error::new(
-            Kind::Interrupted,
-            format!("stopped; {} {holds}", out.display()),
-        ),
+        Kind::Interrupted => Error::interrupted(format!("stopped; {} {holds}", out.display())),
         _ => error.and_hint(format!("go on with {}, which {holds}", out.display())),
     })
 }
@@ -226,7 +223,7 @@ struct Generated<'a> {
 /// Limit of an answer's tokens where neither the command nor a task says one.
 const DEFAULT_MAX_NEW_TOKENS: usize = 256;
 
-pub fn generate(arguments: &GenerateArguments, stop: &AtomicBool) -> Result<()> {
+pub fn generate(arguments: &GenerateArguments, stop: &Stop) -> Result<()> {
     let is_drawn =
         arguments.temperature.is_some() || arguments.top_k.is_some() || arguments.top_p.is_some();
     let sampling = Sampling {
@@ -296,7 +293,7 @@ fn generate_rows(
     lines: &mut Vec<String>,
     bad: &mut BadRows,
     progress: &mut Progress,
-    stop: &AtomicBool,
+    stop: &Stop,
 ) -> Result<()> {
     for chunk in asked.chunks(READ_AHEAD) {
         let num_done = lines.len();

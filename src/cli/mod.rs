@@ -29,16 +29,16 @@ mod schema;
 mod train;
 
 use std::process::ExitCode;
-use std::sync::Arc;
-use std::sync::atomic::AtomicBool;
 
 use clap::Args;
 use clap::Parser;
 use clap::Subcommand;
 
 use crate::error::Error;
+use crate::error::Kind;
 use crate::error::Result;
 use crate::machine;
+use crate::stop::Stop;
 
 /// Fine-tunes audio language models on several speech tasks at once.
 ///
@@ -195,7 +195,7 @@ struct BenchCli {
 
 /// Parses the arguments, runs the command, prints what went wrong.
 pub fn main() -> ExitCode {
-    let stop = Arc::new(AtomicBool::new(false));
+    let stop = Stop::new();
     match Cli::try_parse() {
         Ok(cli) => {
             print::set_level(cli.verbosity.level());
@@ -217,7 +217,7 @@ pub fn bench_main() -> ExitCode {
 fn usage(error: &clap::Error) -> ExitCode {
     let printed = error.print();
     if error.use_stderr() {
-        return ExitCode::from(Error::input("").exit_code());
+        return ExitCode::from(Kind::Input.exit_code());
     }
     // A help text is a result, and the last of it may be in a buffer still.
     outcome(|| match printed {
@@ -255,7 +255,7 @@ fn of_panic(payload: &(dyn std::any::Any + Send)) -> Error {
     Error::bug("maqam stopped at a fault of its own")
 }
 
-fn run(command: Command, stop: &AtomicBool) -> Result<()> {
+fn run(command: Command, stop: &Stop) -> Result<()> {
     match command {
         Command::Train(arguments) => train::run(&arguments, stop),
         Command::Plan(arguments) => plan::run(&arguments, stop),

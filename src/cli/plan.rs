@@ -1,7 +1,6 @@
 //! `maqam plan`.
 
 use std::path::PathBuf;
-use std::sync::atomic::AtomicBool;
 
 use clap::Args;
 
@@ -19,6 +18,7 @@ use crate::plan::ModelPlace;
 use crate::plan::Plan;
 use crate::plan::page;
 use crate::recipe::Recipe;
+use crate::stop::Stop;
 
 #[derive(Args)]
 pub struct Arguments {
@@ -53,7 +53,7 @@ pub struct Arguments {
 /// Bytes of a GiB.
 const GIB: f64 = (1u64 << 30) as f64;
 
-pub fn run(arguments: &Arguments, stop: &AtomicBool) -> Result<()> {
+pub fn run(arguments: &Arguments, stop: &Stop) -> Result<()> {
     let recipe = Recipe::load(&arguments.recipe, &arguments.set)?;
     for path in arguments.picks.iter().chain(&arguments.html) {
         files::expect_writable(path)?;

@@ -1,7 +1,6 @@
 //! `maqam train`.
 
 use std::path::PathBuf;
-use std::sync::atomic::AtomicBool;
 
 use clap::Args;
 use serde::Serialize;
@@ -26,6 +25,7 @@ use crate::records::log::Line;
 use crate::records::log::StepRecord;
 use crate::records::scores::Scores;
 use crate::schedule::Schedule;
+use crate::stop::Stop;
 use crate::train;
 use crate::train::Observer;
 use crate::train::Run;
@@ -54,7 +54,7 @@ pub struct Arguments {
     device: DeviceArguments,
 }
 
-pub fn run(arguments: &Arguments, stop: &AtomicBool) -> Result<()> {
+pub fn run(arguments: &Arguments, stop: &Stop) -> Result<()> {
     let recipe = Recipe::load(&arguments.recipe, &arguments.set)?;
     let device = arguments.device.open()?;
     note_precision(recipe.model.precision, &device)?;

@@ -21,6 +21,9 @@ use crate::ops::device::write_stretch;
 const WEIGHTS_FILE: &str = "weights.safetensors";
 const OPTIMISER_FILE: &str = "optimiser.safetensors";
 const STATE_FILE: &str = "state.json";
+/// What a run says that was stopped.
+pub const STOPPED: &str = "stopped; go on with --resume";
+
 const HINT: &str = "remove this checkpoint and resume from the one before";
 
 /// Where a run stands.

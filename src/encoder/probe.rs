@@ -8,8 +8,6 @@ use std::collections::BTreeMap;
 use std::collections::BTreeSet;
 use std::path::Path;
 use std::path::PathBuf;
-use std::sync::atomic::AtomicBool;
-use std::sync::atomic::Ordering;
 use std::time::Instant;
 
 use candle_core::Device;
@@ -33,7 +31,6 @@ use crate::encoder::run::take;
 use crate::encoder::step::Moments;
 use crate::encoder::step::NO_DROPOUT;
 use crate::error::Error;
-use crate::error::Kind;
 use crate::error::Result;
 use crate::files;
 use crate::files::AppendLog;
@@ -75,6 +72,7 @@ use crate::seed::Key;
 use crate::stats::significance::Clusters;
 use crate::stats::significance::Resampling;
 use crate::stats::significance::bootstrap;
+use crate::stop::Stop;
 use crate::train::checkpoint as steps;
 use crate::train::corpus::EntrySettings;
 use crate::train::environment::Recorder;
@@ -941,7 +939,7 @@ pub fn run(
     recipe: &Recipe,
     resume: bool,
     observer: &mut dyn Observer,
-    stop: &AtomicBool,
+    stop: &Stop,
 ) -> Result<Vec<Measured>> {
     let folder = recipe.folder();
     let lock = files::Lock::claim(&folder)?;
@@ -971,7 +969,7 @@ pub fn run(
     let mut scores = Vec::new();
     let mut train = || -> Result<()> {
         while state.step < recipe.steps {
-            if stop.load(Ordering::Relaxed) {
+            if stop.is_requested() {
                 save(
                     &checkpoints,
                     &parts,
@@ -979,10 +977,7 @@ pub fn run(
                     &mut log,
                     recipe.checkpoint.keep,
                 )?;
-                return Err(Error::new(
-                    Kind::Interrupted,
-                    "stopped; go on with --resume",
-                ));
+                return Err(Error::interrupted(checkpoint::STOPPED));
             }
             let begun = Instant::now();
             let record = step(&work, &parts, state.step)?;

@@ -3,8 +3,6 @@
 use std::collections::BTreeMap;
 use std::path::Path;
 use std::path::PathBuf;
-use std::sync::atomic::AtomicBool;
-use std::sync::atomic::Ordering;
 use std::time::Duration;
 use std::time::Instant;
 
@@ -28,7 +26,6 @@ use crate::encoder::step::Work;
 use crate::encoder::targets;
 use crate::encoder::targets::Labels;
 use crate::error::Error;
-use crate::error::Kind;
 use crate::error::Result;
 use crate::files;
 use crate::files::AppendLog;
@@ -45,6 +42,7 @@ use crate::records::log::StepRecord;
 use crate::seed::Key;
 use crate::stats::codes::Codes;
 use crate::stats::pca_stream;
+use crate::stop::Stop;
 use crate::train::checkpoint as steps;
 use crate::train::environment::Pace;
 use crate::train::environment::Recorder;
@@ -93,7 +91,7 @@ pub fn run(
     recipe: &Recipe,
     resume: bool,
     observer: &mut dyn Observer,
-    stop: &AtomicBool,
+    stop: &Stop,
 ) -> Result<PathBuf> {
     let folder = recipe.folder();
     let lock = files::Lock::claim(&folder)?;
@@ -223,7 +221,7 @@ impl Session<'_> {
         log: &mut AppendLog,
         recorder: &mut Recorder,
         observer: &mut dyn Observer,
-        stop: &AtomicBool,
+        stop: &Stop,
     ) -> Result<()> {
         let recipe = self.recipe;
         let settings = &recipe.iterations[self.iteration];
@@ -234,7 +232,7 @@ impl Session<'_> {
             items.extend(clips::read(&recipe.dev, &config)?);
         }
         let mut watch = |what: &'static str, done: usize, total: usize| {
-            check_stop(stop)?;
+            stop.check(checkpoint::STOPPED)?;
             observer.preparing(what, done, total)
         };
         let taught = targets::prepare(
@@ -268,13 +266,10 @@ impl Session<'_> {
             model: &model,
         };
         while state.step < settings.steps {
-            let is_stopped = stop.load(Ordering::Relaxed);
+            let is_stopped = stop.is_requested();
             if is_stopped {
                 self.save(&model, &moments, &mut state, log)?;
-                return Err(Error::new(
-                    Kind::Interrupted,
-                    "stopped; go on with --resume",
-                ));
+                return Err(Error::interrupted(checkpoint::STOPPED));
             }
             let begun = Instant::now();
             let record = self.step(&work, &moments, state.step)?;
@@ -471,16 +466,6 @@ impl Work<'_> {
         }
         Ok(scores)
     }
-}
-
-fn check_stop(stop: &AtomicBool) -> Result<()> {
-    if stop.load(Ordering::Relaxed) {
-        return Err(Error::new(
-            Kind::Interrupted,
-            "stopped; go on with --resume",
-        ));
-    }
-    Ok(())
 }
 
 /// The reports on the codebooks of a run, iteration by iteration.

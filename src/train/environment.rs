@@ -166,7 +166,7 @@ mod tests {
         first.step(&record(1), pace(2, 1));
         first.step(&record(2), pace(4, 0));
         first
-            .end(&Err::<(), _>(Error::new(Kind::Interrupted, "stopped")))
+            .end(&Err::<(), _>(Error::interrupted("stopped")))
             .unwrap();
         let mut second = Recorder::begin(dir.path(), 2, Computes::default(), &machine);
         second.step(&record(3), pace(6, 2));

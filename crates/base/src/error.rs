@@ -28,6 +28,19 @@ pub enum Kind {
     Interrupted,
 }
 
+impl Kind {
+    /// The exit code of a process that ends so.
+    pub fn exit_code(self) -> u8 {
+        match self {
+            Self::Bug => 1,
+            Self::Input => 2,
+            Self::Diverged => 3,
+            Self::Resource => 4,
+            Self::Interrupted => 130,
+        }
+    }
+}
+
 /// An error a person can act on: where, what was found, what to do. [`StdError::source`] is the error of a library or of the system
 /// that it stands for.
 #[derive(Clone, Debug)]
@@ -162,13 +175,7 @@ impl Error {
 
     /// The exit code of the process.
     pub fn exit_code(&self) -> u8 {
-        match self.kind {
-            Kind::Bug => 1,
-            Kind::Input => 2,
-            Kind::Diverged => 3,
-            Kind::Resource => 4,
-            Kind::Interrupted => 130,
-        }
+        self.kind.exit_code()
     }
 
     /// The message alone, without the hint.

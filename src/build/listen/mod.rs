@@ -482,7 +482,7 @@ mod tests {
         let settings = Settings::default();
         let dir = tempfile::tempdir().unwrap();
         let cache = crate::build::cache::Cache::open(dir.path()).unwrap();
-        let stop = std::sync::atomic::AtomicBool::new(false);
+        let stop = crate::stop::Stop::new();
         let calls = Calls::new(&cache, &stop);
         let listening = Listening {
             settings: &settings,

@@ -11,8 +11,6 @@ use std::collections::HashMap;
 use std::io::Write;
 use std::path::Path;
 use std::path::PathBuf;
-use std::sync::atomic::AtomicBool;
-use std::sync::atomic::Ordering;
 
 use serde::Deserialize;
 use serde::Serialize;
@@ -44,11 +42,11 @@ use crate::build::verify;
 use crate::build::verify::Verified;
 use crate::build::workers::Rows;
 use crate::error::Error;
-use crate::error::Kind;
 use crate::error::Result;
 use crate::files;
 use crate::files::AppendLog;
 use crate::files::StagedDir;
+use crate::stop::Stop;
 
 /// What is written.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
@@ -165,7 +163,7 @@ impl Publishing<'_> {
     ///
     /// # Errors
     /// The disk's; no row to publish.
-    pub(crate) fn publish(&self, stop: &AtomicBool, observer: &mut dyn Observer) -> Result<Hashes> {
+    pub(crate) fn publish(&self, stop: &Stop, observer: &mut dyn Observer) -> Result<Hashes> {
         if self.rows.is_empty() {
             return Err(Error::input("every document was rejected")
                 .at_path(self.folder)
@@ -187,10 +185,10 @@ impl Publishing<'_> {
         .map(|folder| (Tars::new(self.recipe, folder.path()), folder));
         let mut checksums = Vec::new();
         for (i, row) in self.rows.iter().enumerate() {
-            if stop.load(Ordering::Relaxed) {
-                let found = format!("stopped in publish after {i} of {} rows", self.rows.len());
-                return Err(Error::new(Kind::Interrupted, found));
-            }
+            stop.check(format_args!(
+                "stopped in publish after {i} of {} rows",
+                self.rows.len()
+            ))?;
             observer.tell(Step::Publish.name(), i, self.rows.len())?;
             let (published, file) = self.row(*row, i)?;
             let name = Path::new(&published.audio).file_name().unwrap_or_default();

@@ -6,7 +6,6 @@ use std::ops::RangeInclusive;
 use std::path::Path;
 use std::path::PathBuf;
 use std::sync::Arc;
-use std::sync::atomic::AtomicBool;
 
 use clap::Args;
 use clap::ValueEnum;
@@ -31,6 +30,7 @@ use crate::error::Error;
 use crate::error::Result;
 use crate::files;
 use crate::files::Draft;
+use crate::stop::Stop;
 use crate::task::Tasks;
 
 /// Rows whose audio is examined together.
@@ -194,7 +194,7 @@ fn place(file: &Path, line: u32) -> u64 {
     near_duplicates::key_of(&bytes) as u64
 }
 
-pub fn run(arguments: &Arguments, stop: &AtomicBool) -> Result<()> {
+pub fn run(arguments: &Arguments, stop: &Stop) -> Result<()> {
     for path in [&arguments.json, &arguments.out].into_iter().flatten() {
         files::expect_writable(path)?;
     }
@@ -281,12 +281,7 @@ impl Arguments {
     }
 
     /// Feeds all rows to the check, chunk by chunk.
-    fn read(
-        &self,
-        check: &mut Check<'_>,
-        findings: &mut Findings,
-        stop: &AtomicBool,
-    ) -> Result<()> {
+    fn read(&self, check: &mut Check<'_>, findings: &mut Findings, stop: &Stop) -> Result<()> {
         let total = self.source.num_rows(&self.manifests);
         let mut progress = Progress::new("rows", 0, total);
         let mut chunk: Vec<Placed> = Vec::with_capacity(CHUNK);
@@ -329,7 +324,7 @@ impl Arguments {
     }
 
     /// Writes the rows without errors; returns how many.
-    fn write_kept(&self, out: &Path, findings: &Findings, stop: &AtomicBool) -> Result<u64> {
+    fn write_kept(&self, out: &Path, findings: &Findings, stop: &Stop) -> Result<u64> {
         let folder = folder_of(out);
         let mut draft = Draft::new(out)?;
         let mut num_kept = 0;

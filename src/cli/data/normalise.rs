@@ -1,7 +1,6 @@
 //! `maqam data normalise`.
 
 use std::path::PathBuf;
-use std::sync::atomic::AtomicBool;
 
 use clap::Args;
 use clap::ValueEnum;
@@ -19,6 +18,7 @@ use crate::error::Error;
 use crate::error::Result;
 use crate::files;
 use crate::files::Draft;
+use crate::stop::Stop;
 
 /// Name of the field in which a row states that its text is in Latin letters.
 const TRANSLITERATION: &str = "transliteration";
@@ -46,7 +46,7 @@ enum Direction {
     To,
 }
 
-pub fn run(arguments: &Arguments, stop: &AtomicBool) -> Result<()> {
+pub fn run(arguments: &Arguments, stop: &Stop) -> Result<()> {
     files::expect_writable(&arguments.out)?;
     if arguments.rules.is_empty() && arguments.buckwalter.is_none() {
         return Err(Error::input("nothing to do").hint(

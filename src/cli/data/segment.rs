@@ -1,7 +1,6 @@
 //! `maqam data segment`.
 
 use std::path::PathBuf;
-use std::sync::atomic::AtomicBool;
 
 use clap::Args;
 use rayon::prelude::*;
@@ -20,6 +19,7 @@ use crate::error::Error;
 use crate::error::Result;
 use crate::files;
 use crate::files::Draft;
+use crate::stop::Stop;
 
 /// Rows whose audio is listened to together.
 const CHUNK: usize = 64;
@@ -62,7 +62,7 @@ struct Counts {
     untouched: u64,
 }
 
-pub fn run(arguments: &Arguments, stop: &AtomicBool) -> Result<()> {
+pub fn run(arguments: &Arguments, stop: &Stop) -> Result<()> {
     files::expect_writable(&arguments.out)?;
     let speech = arguments.speech()?;
     let folder = folder_of(&arguments.out);

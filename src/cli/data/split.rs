@@ -3,7 +3,6 @@
 use std::borrow::Cow;
 use std::path::Path;
 use std::path::PathBuf;
-use std::sync::atomic::AtomicBool;
 
 use clap::Args;
 
@@ -27,6 +26,7 @@ use crate::data::split::Splitter;
 use crate::error::Error;
 use crate::error::Result;
 use crate::files::Draft;
+use crate::stop::Stop;
 
 #[derive(Args)]
 pub struct Arguments {
@@ -81,7 +81,7 @@ struct Totals {
     seconds: [f64; 3],
 }
 
-pub fn run(arguments: &Arguments, stop: &AtomicBool) -> Result<()> {
+pub fn run(arguments: &Arguments, stop: &Stop) -> Result<()> {
     let amounts = arguments.amounts();
     amounts.check()?;
     let mut splitter = Splitter::new(arguments.seed);
@@ -217,7 +217,7 @@ impl Arguments {
         &self,
         manifest: &Path,
         index: usize,
-        stop: &AtomicBool,
+        stop: &Stop,
         found: &mut dyn FnMut(Facts),
     ) -> Result<Seen> {
         if self.source.is_plain() {
@@ -256,7 +256,7 @@ impl Arguments {
     fn rows(
         &self,
         manifest: &Path,
-        stop: &AtomicBool,
+        stop: &Stop,
         found: &mut dyn FnMut(u32, &Row) -> Result<()>,
     ) -> Result<()> {
         let mut progress = Progress::new("rows", 0, self.source.num_rows(&[manifest.to_owned()]));
@@ -285,7 +285,7 @@ impl Arguments {
         assignment: &Assignment,
         seconds: &[f32],
         is_simple: &[bool],
-        stop: &AtomicBool,
+        stop: &Stop,
     ) -> Result<Totals> {
         let mut drafts = Vec::new();
         for part in Part::ALL {

@@ -2,7 +2,6 @@
 
 use std::path::Path;
 use std::path::PathBuf;
-use std::sync::atomic::AtomicBool;
 
 use clap::Args;
 
@@ -26,6 +25,7 @@ use crate::error::Error;
 use crate::error::Result;
 use crate::files;
 use crate::report::data_set;
+use crate::stop::Stop;
 
 /// Values of a field that the table shows.
 const MOST_SHOWN: usize = 12;
@@ -48,7 +48,7 @@ pub struct Arguments {
     tokenizer: Option<PathBuf>,
 }
 
-pub fn run(arguments: &Arguments, stop: &AtomicBool) -> Result<()> {
+pub fn run(arguments: &Arguments, stop: &Stop) -> Result<()> {
     for path in [&arguments.json, &arguments.html].into_iter().flatten() {
         files::expect_writable(path)?;
     }
@@ -103,7 +103,7 @@ impl Arguments {
         manifest: &Path,
         counter: Option<&TokenCounter>,
         description: &mut Description,
-        stop: &AtomicBool,
+        stop: &Stop,
     ) -> Result<u64> {
         if self.source.is_plain() && self.glance(manifest, counter, description, stop)? {
             return Ok(0);
@@ -140,7 +140,7 @@ impl Arguments {
         manifest: &Path,
         counter: Option<&TokenCounter>,
         description: &mut Description,
-        stop: &AtomicBool,
+        stop: &Stop,
     ) -> Result<bool> {
         let wanted = [];
         let mut whole = Description::default();

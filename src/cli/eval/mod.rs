@@ -7,8 +7,6 @@ mod written;
 
 use std::path::Path;
 use std::path::PathBuf;
-use std::sync::atomic::AtomicBool;
-use std::sync::atomic::Ordering;
 
 use clap::Args;
 use clap::ValueEnum;
@@ -27,7 +25,6 @@ use crate::cli::prompts;
 use crate::cli::report;
 use crate::data::MAX_BAD_ROWS_NAMED;
 use crate::data::OnBadRow;
-use crate::error::Error;
 use crate::error::Kind;
 use crate::error::Result;
 use crate::eval;
@@ -39,6 +36,7 @@ use crate::featurise::rows::RowCheck;
 use crate::records::suite_file::Control;
 use crate::report::resampled::Resampled;
 use crate::stats::significance::Resampling;
+use crate::stop::Stop;
 use crate::task::Tasks;
 
 #[derive(Args)]
@@ -88,7 +86,7 @@ enum BadRows {
     Skip,
 }
 
-pub fn run(arguments: &Arguments, stop: &AtomicBool) -> Result<()> {
+pub fn run(arguments: &Arguments, stop: &Stop) -> Result<()> {
     let adapters = arguments
         .adapter
         .iter()
@@ -186,12 +184,7 @@ pub fn run(arguments: &Arguments, stop: &AtomicBool) -> Result<()> {
 }
 
 /// The suite with the headers of its audio read.
-fn load(
-    arguments: &Arguments,
-    tasks: &Tasks,
-    headers: &Headers,
-    stop: &AtomicBool,
-) -> Result<Suite> {
+fn load(arguments: &Arguments, tasks: &Tasks, headers: &Headers, stop: &Stop) -> Result<Suite> {
     let on_bad_row = match arguments.on_bad_row {
         BadRows::Error => OnBadRow::Error,
         BadRows::Skip => OnBadRow::Skip,
@@ -227,7 +220,7 @@ fn ask(
     asked: &mut [Asked],
     suite: &Suite,
     memory: MemoryArguments,
-    stop: &AtomicBool,
+    stop: &Stop,
 ) -> Result<()> {
     let (total, open): (usize, usize) = asked.iter().fold((0, 0), |sum, asked| {
         (sum.0 + asked.num_questions(), sum.1 + asked.num_open())
@@ -260,10 +253,7 @@ fn ask(
         asked.ask(systems, &model, &mut || {
             done += 1;
             progress.update(done, &name);
-            match stop.load(Ordering::Relaxed) {
-                true => Err(Error::new(Kind::Interrupted, format!("stopped; {done} new answers are cached, and the same command continues from there"))),
-                false => Ok(()),
-            }
+            stop.check(format_args!("stopped; {done} new answers are cached, and the same command continues from there"))
         })
     });
     progress.finish();
