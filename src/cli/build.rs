@@ -14,10 +14,10 @@ use crate::build::Recipe;
 use crate::build::Shard;
 use crate::build::Step;
 use crate::build::listen::maqam::Recogniser;
-use crate::cli::arguments::MemoryArguments;
-use crate::cli::arguments::ModelArguments;
-use crate::cli::device::DeviceArguments;
-use crate::cli::hub;
+use crate::cli::arguments::device::DeviceArguments;
+use crate::cli::arguments::model::MemoryArguments;
+use crate::cli::arguments::model::ModelArguments;
+use crate::cli::arguments::model::model_dir;
 use crate::cli::print;
 use crate::cli::progress::Stages;
 use crate::error::Error;
@@ -173,7 +173,7 @@ impl Arguments {
     /// Opens the model that listens.
     fn recogniser(&self, model: &str, recipe: &Recipe) -> Result<Recogniser> {
         let adapter = recipe.listen.adapter.clone();
-        let dir = hub::model_dir(model)?;
+        let dir = model_dir(model)?;
         let computes = format!("{:?}", self.device.choice());
         let hash = Contents::open(Path::new(content::FOLDER))?
             .model(&dir, adapter.as_deref(), &computes)

@@ -82,11 +82,3 @@ fn ignore(signal: i32) {
 
 #[cfg(not(unix))]
 fn ignore(_: i32) {}
-
-/// Ends work of which nothing is written before its end.
-///
-/// # Errors
-/// The user asked to stop.
-pub fn check_stop(stop: &Stop) -> Result<()> {
-    stop.check("stopped; nothing was written")
-}

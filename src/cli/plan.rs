@@ -4,14 +4,14 @@ use std::path::PathBuf;
 
 use clap::Args;
 
-use crate::cli::device::DeviceArguments;
-use crate::cli::hub;
-use crate::cli::leakage::LeakageArguments;
+use crate::cli::arguments::device::DeviceArguments;
+use crate::cli::arguments::leakage::LeakageArguments;
 use crate::cli::print;
 use crate::cli::progress::Stages;
 use crate::error::Error;
 use crate::error::Result;
 use crate::files;
+use crate::hub;
 use crate::models::qwen_omni::shapes;
 use crate::plan::Asked;
 use crate::plan::ModelPlace;

@@ -10,7 +10,6 @@ use indicatif::ProgressBar;
 use indicatif::ProgressDrawTarget;
 use indicatif::ProgressStyle;
 
-use crate::cli::interrupt::check_stop;
 use crate::error::Result;
 use crate::stop::Stop;
 
@@ -157,7 +156,7 @@ impl<'a> Stages<'a> {
     /// # Errors
     /// The user asked to stop.
     pub fn tell(&mut self, what: &'static str, done: usize, total: usize) -> Result<()> {
-        check_stop(self.stop)?;
+        self.stop.check_unwritten()?;
         if self.shown.as_ref().is_none_or(|(name, _)| *name != what) {
             self.clear();
             self.shown = Some((what, Progress::new(what, 0, total as u64)));

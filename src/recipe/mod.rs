@@ -4,6 +4,7 @@
 mod begin;
 mod changes;
 mod open;
+pub mod trained_on;
 pub(crate) mod overrides;
 
 pub use begin::Begun;

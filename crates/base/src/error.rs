@@ -183,6 +183,18 @@ impl Error {
         &self.message
     }
 
+    /// Returns whether an error of this type is below the error.
+    pub fn is_caused_by<T: StdError + 'static>(&self) -> bool {
+        let mut below = self.source();
+        while let Some(error) = below {
+            if error.is::<T>() {
+                return true;
+            }
+            below = error.source();
+        }
+        false
+    }
+
     /// The hint alone.
     pub fn hint_text(&self) -> Option<&str> {
         self.hint.as_deref()
@@ -306,6 +318,8 @@ mod tests {
         let below = above.source().unwrap().downcast_ref::<Error>().unwrap();
         let system = below.source().unwrap().downcast_ref::<io::Error>().unwrap();
         assert_eq!(system.raw_os_error(), Some(libc::ENOSPC));
+        assert!(above.is_caused_by::<io::Error>());
+        assert!(!above.is_caused_by::<serde_json::Error>());
         assert!(Error::input("nothing below").source().is_none());
     }
 

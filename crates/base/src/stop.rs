@@ -38,6 +38,14 @@ impl Stop {
             false => Ok(()),
         }
     }
+
+    /// Ends work of which nothing is written before its end.
+    ///
+    /// # Errors
+    /// The user asked to stop.
+    pub fn check_unwritten(&self) -> Result<()> {
+        self.check("stopped; nothing was written")
+    }
 }
 
 #[cfg(test)]

@@ -7,6 +7,7 @@
 pub mod answer;
 pub mod cache;
 pub mod rubric;
+pub mod summaries;
 
 pub use crate::endpoint::key;
 pub use crate::endpoint::patience;

@@ -1,6 +1,6 @@
 //! Faults of a single row that its text shows: an unknown task, nothing to learn, a label or letters that do not belong.
 
-use crate::NO_AUDIO_FILE;
+use crate::NoAudioFile;
 use crate::Role;
 use crate::Row;
 use crate::arabic::is_diacritic;
@@ -15,7 +15,7 @@ const SHOWN_LETTERS: usize = 8;
 
 /// What a row that cannot be read is a case of.
 pub fn kind_of(error: &Error) -> Kind {
-    match error.message().contains(NO_AUDIO_FILE) {
+    match error.is_caused_by::<NoAudioFile>() {
         true => Kind::Missing,
         false => Kind::Row,
     }
