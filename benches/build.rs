@@ -7,7 +7,6 @@
 use std::io::Write;
 use std::process::Command;
 use std::process::Stdio;
-use std::sync::atomic::AtomicBool;
 
 use maqam::build::Build;
 use maqam::build::Observer;
@@ -16,6 +15,7 @@ use maqam::build::Shard;
 use maqam::build::Step;
 use maqam::error::Result;
 use maqam::seed::Key;
+use maqam::stop::Stop;
 
 const WORDS: [&str; 32] = [
     "قال",
@@ -137,7 +137,7 @@ fn main() {
         source.display()
     );
     std::fs::write(&recipe, text).unwrap();
-    let stop = AtomicBool::new(false);
+    let stop = Stop::new();
     let build = Build {
         recipe: Recipe::load(&recipe, &[]).unwrap(),
         root: dir.path().join("datasets"),

@@ -1,8 +1,12 @@
 //! From an example to a sequence: its clips read and turned into log-mel frames, its conversation into tokens.
 
 pub mod augment;
+pub mod bad_rows;
+pub mod embed;
 pub mod headers;
 mod lengths;
+pub mod log_mels;
+pub mod named_tensors;
 pub mod rows;
 
 use std::path::Path;

@@ -25,7 +25,7 @@ const WALLS: [(&str, &[&str]); 3] = [
 const ONLY_IN: [(&str, &[&str]); 11] = [
     ("polars", &["data"]),
     ("clap", &["cli", "main"]),
-    ("ureq", &["endpoint", "cli/hub"]),
+    ("ureq", &["endpoint", "hub"]),
     ("indicatif", &["cli"]),
     ("println!", PRINTS),
     ("eprintln!", PRINTS),
@@ -830,7 +830,7 @@ fn planted_faults_are_found() {
         (
             "src/eval/mod.rs",
             "use ureq::Agent;",
-            "`ureq` outside endpoint and cli/hub",
+            "`ureq` outside endpoint and hub",
         ),
         (
             "src/cli/train.rs",

@@ -1,6 +1,6 @@
 """Model and work of the peers on one GPU: Qwen2.5-Omni's thinker with random weights, three works, and the definition of useful work.
 
-Sizes are those of `maqam bench train --shape` (crates/engine/src/models/qwen_omni/shapes.rs), works those of `--work` (src/cli/bench/work.rs). There is no vision
+Sizes are those of `maqam bench train --shape` (crates/engine/src/models/qwen_omni/shapes.rs), works those of `--work` (src/bench/work.rs). There is no vision
 tower. The audio tower is frozen and runs in every step; LoRA of rank 16, alpha 32, without dropout, is on the seven linear layers of the
 decoder's blocks.
 """

@@ -182,15 +182,15 @@ impl Drop for Asking<'_> {
 impl State {
     /// Reads the heads of a pack's records, and skips what is damaged up to its end.
     fn read(&mut self, path: &Path) -> Result<()> {
-        let failed = |e: &std::io::Error| Error::io(path, "read", e);
-        let file = File::open(path).map_err(|e| failed(&e))?;
-        let size = file.metadata().map_err(|e| failed(&e))?.len();
+        let failed = |e: std::io::Error| Error::io(path, "read", e);
+        let file = File::open(path).map_err(failed)?;
+        let size = file.metadata().map_err(failed)?.len();
         let pack = self.packs.len() as u32;
         let mut reader = std::io::BufReader::with_capacity(1 << 12, &file);
         let mut offset = 0;
         let mut head = [0; HEAD];
         while offset + HEAD as u64 <= size {
-            reader.read_exact(&mut head).map_err(|e| failed(&e))?;
+            reader.read_exact(&mut head).map_err(failed)?;
             let Some((key, len, _)) = read_head(&head).filter(|(_, len, _)| *len <= LONGEST) else {
                 break;
             };
@@ -199,9 +199,7 @@ impl State {
                 break;
             }
             self.places.insert(key, Place { pack, offset, len });
-            reader
-                .seek_relative(i64::from(len))
-                .map_err(|e| failed(&e))?;
+            reader.seek_relative(i64::from(len)).map_err(failed)?;
             offset += u64::from(len);
         }
         self.packs.push((path.to_owned(), file));
@@ -217,7 +215,7 @@ impl State {
         let mut bytes = vec![0; HEAD + place.len as usize];
         file.seek(SeekFrom::Start(place.offset - HEAD as u64))
             .and_then(|_| file.read_exact(&mut bytes))
-            .map_err(|e| Error::io(path, "read", &e))?;
+            .map_err(|e| Error::io(path, "read", e))?;
         let answer = bytes.split_off(HEAD);
         let head: [u8; HEAD] = bytes.try_into().map_err(|_| Error::bug("a short head"))?;
         if read_head(&head).is_some_and(|(_, _, sum)| sum == crc32c::crc32c(&answer)) {
@@ -232,7 +230,7 @@ impl State {
             let path = folder.join(own_name());
             let mut log = AppendLog::open(&path)?;
             let at = log.num_bytes()?;
-            let file = File::open(&path).map_err(|e| Error::io(&path, "read", &e))?;
+            let file = File::open(&path).map_err(|e| Error::io(&path, "read", e))?;
             self.packs.push((path, file));
             self.own = Some((log, self.packs.len() as u32 - 1, at));
         }

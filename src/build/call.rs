@@ -2,7 +2,6 @@
 
 use std::sync::Mutex;
 use std::sync::PoisonError;
-use std::sync::atomic::AtomicBool;
 use std::time::Duration;
 
 use serde::Deserialize;
@@ -22,17 +21,18 @@ use crate::endpoint::request::Failure;
 use crate::error::Error;
 use crate::error::Result;
 use crate::seed::Key as Draw;
+use crate::stop::Stop;
 
 /// Shared by the steps' engines: the cache, the stop flag, and lines for the user.
 pub struct Calls<'a> {
     cache: &'a Cache,
-    stop: &'a AtomicBool,
+    stop: &'a Stop,
     lines: Mutex<Vec<String>>,
 }
 
 impl<'a> Calls<'a> {
     /// Calls with cached answers.
-    pub fn new(cache: &'a Cache, stop: &'a AtomicBool) -> Self {
+    pub fn new(cache: &'a Cache, stop: &'a Stop) -> Self {
         Self {
             cache,
             stop,
@@ -63,7 +63,7 @@ impl<'a> Calls<'a> {
     }
 
     /// Set when the user wants to stop.
-    pub fn stop(&self) -> &'a AtomicBool {
+    pub fn stop(&self) -> &'a Stop {
         self.stop
     }
 

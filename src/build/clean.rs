@@ -165,7 +165,6 @@ pub fn clean(recipe: &Recipe, store: &Store, observer: &mut dyn Observer) -> Res
     let collected = store.collected();
     let out = store.cleaned();
     let mut lines = Lines::open(&collected)?;
-    let mut failed = None;
     files::write_atomic_with(&out, |file| {
         let mut each = || -> Result<bool> {
             let Some((_, line)) = lines.next_line()? else {
@@ -176,24 +175,15 @@ pub fn clean(recipe: &Recipe, store: &Store, observer: &mut dyn Observer) -> Res
             observer.tell(Step::Clean.name(), document.row, 0)?;
             clean_one(&mut document, recipe, &unseen, &mut texts, &ids);
             ids.push(document.id.clone());
-            let line = serde_json::to_string(&document).map_err(Error::bug)?;
+            let line = serde_json::to_string(&document).map_err(Error::bug_from)?;
             assigning.add(&document, line.len());
             writeln!(file, "{line}")
-                .map_err(|e| Error::io(&out, "write", &e))
+                .map_err(|e| Error::io(&out, "write", e))
                 .map(|()| true)
         };
-        loop {
-            match each() {
-                Ok(true) => {}
-                Ok(false) => return Ok(()),
-                Err(error) => {
-                    failed = Some(error);
-                    return Err(std::io::Error::other("a document could not be cleaned"));
-                }
-            }
-        }
-    })
-    .map_err(|error| failed.take().unwrap_or(error))?;
+        while each()? {}
+        Ok(())
+    })?;
     assigning.write(recipe, &store.assigned())
 }
 

@@ -163,7 +163,7 @@ pub fn sources(settings: &Settings) -> Result<Vec<PathBuf>> {
             .filter(|parent| !parent.as_os_str().is_empty())
             .unwrap_or(Path::new("."));
         let mut matching: Vec<PathBuf> = std::fs::read_dir(folder)
-            .map_err(|e| Error::io(folder, "read", &e).at("collect.from"))?
+            .map_err(|e| Error::io(folder, "read", e).at("collect.from"))?
             .flatten()
             .map(|entry| entry.path())
             .filter(|path| {
@@ -217,22 +217,16 @@ pub fn collect(recipe: &Recipe, out: &Path, observer: &mut dyn Observer) -> Resu
         ids: HashMap::new(),
         num: 0,
     };
-    let mut failed = None;
     files::write_atomic_with(out, |file| {
         for path in &paths {
-            let read = reading.file(path, &mut |document| {
+            reading.file(path, &mut |document| {
                 observer.tell(Step::Collect.name(), document.row, 0)?;
-                let line = serde_json::to_string(&document).map_err(Error::bug)?;
-                writeln!(file, "{line}").map_err(|e| Error::io(out, "write", &e))
-            });
-            if let Err(error) = read {
-                failed = Some(error);
-                return Err(std::io::Error::other("a source could not be read"));
-            }
+                let line = serde_json::to_string(&document).map_err(Error::bug_from)?;
+                writeln!(file, "{line}").map_err(|e| Error::io(out, "write", e))
+            })?;
         }
         Ok(())
-    })
-    .map_err(|error| failed.take().unwrap_or(error))?;
+    })?;
     if reading.num == 0 {
         return Err(Error::input("the sources hold no documents").at("collect.from"));
     }

@@ -145,7 +145,7 @@ impl Outcome {
     pub fn done(value: &impl Serialize) -> Result<Self> {
         serde_json::to_value(value)
             .map(Self::Done)
-            .map_err(Error::bug)
+            .map_err(Error::bug_from)
     }
 
     /// A rejected row.

@@ -30,7 +30,6 @@ mod workers;
 
 use std::path::Path;
 use std::path::PathBuf;
-use std::sync::atomic::AtomicBool;
 
 pub use crate::build::document::Step;
 pub use crate::build::estimate::Estimate;
@@ -51,6 +50,7 @@ use crate::error::Error;
 use crate::error::Result;
 use crate::files;
 use crate::files::Lock;
+use crate::stop::Stop;
 
 /// Whoever watches a build.
 pub trait Observer {
@@ -77,7 +77,7 @@ pub struct Build<'a> {
     /// The recogniser, if the recipe names a maqam model.
     pub recogniser: Option<Recogniser>,
     /// Flag that ends the build.
-    pub stop: &'a AtomicBool,
+    pub stop: &'a Stop,
 }
 
 /// Result of a build.

@@ -96,7 +96,7 @@ impl Recipe {
     /// # Errors
     /// The disk's.
     pub fn write_resolved(&self, path: &Path) -> Result<()> {
-        let text = yaml_serde::to_string(self).map_err(Error::bug)?;
+        let text = yaml_serde::to_string(self).map_err(Error::bug_from)?;
         files::write_atomic(path, text.as_bytes())
     }
 

@@ -11,8 +11,6 @@ use std::path::Path;
 use std::path::PathBuf;
 use std::sync::Mutex;
 use std::sync::PoisonError;
-use std::sync::atomic::AtomicBool;
-use std::sync::atomic::Ordering;
 
 use serde::Deserialize;
 use serde::Serialize;
@@ -28,13 +26,13 @@ use crate::build::document::Step;
 use crate::build::recipe::Recipe;
 use crate::build::shard::Shard;
 use crate::error::Error;
-use crate::error::Kind;
 use crate::error::Result;
 use crate::files;
 use crate::files::AppendLog;
 use crate::files::Lines;
 use crate::files::Lock;
 use crate::json;
+use crate::stop::Stop;
 
 /// Version of the files, which changes when earlier versions cannot use them.
 const FORMAT: u32 = 1;
@@ -61,7 +59,7 @@ impl Store {
             let text = json!([FORMAT, before, with_effect(settings)]).to_string();
             blake3::hash(text.as_bytes()).to_hex()[..16].to_owned()
         };
-        let value = |settings: serde_json::Result<Value>| settings.map_err(Error::bug);
+        let value = |settings: serde_json::Result<Value>| settings.map_err(Error::bug_from);
         let sources = collect::sources(&recipe.collect)?
             .iter()
             .map(|path| Ok(json!([path, files::hash(path)?])))
@@ -152,7 +150,7 @@ impl Store {
         let path = self.cleaned();
         let mut open = self.cleaned.lock().unwrap_or_else(PoisonError::into_inner);
         if open.is_none() {
-            *open = Some(File::open(&path).map_err(|e| Error::io(&path, "read", &e))?);
+            *open = Some(File::open(&path).map_err(|e| Error::io(&path, "read", e))?);
         }
         let file = open
             .as_mut()
@@ -161,13 +159,11 @@ impl Store {
     }
 
     /// Number of collected documents.
-    pub fn outcome_of_collecting(&self, stop: &AtomicBool) -> Result<Built> {
+    pub fn outcome_of_collecting(&self, stop: &Stop) -> Result<Built> {
         let mut outcome = Built::default();
         let mut lines = Lines::open(&self.collected())?;
         while let Some((_, line)) = lines.next_line()? {
-            if stop.load(Ordering::Relaxed) {
-                return Err(Error::new(Kind::Interrupted, "stopped"));
-            }
+            stop.check("stopped")?;
             outcome.collected += 1;
             let found: RejectedOnly = json::parse_slice(line)?;
             outcome.rejected += usize::from(found.rejected.is_some());
@@ -221,7 +217,7 @@ fn read_at<T: DeserializeOwned>(
     let mut bytes = vec![0; len];
     file.seek(SeekFrom::Start(offset))
         .and_then(|_| file.read_exact(&mut bytes))
-        .map_err(|e| Error::io(path, "read", &e))?;
+        .map_err(|e| Error::io(path, "read", e))?;
     json::parse_slice(&bytes).map_err(|e| e.at_path(path))
 }
 
@@ -306,7 +302,7 @@ impl Journal {
     }
 
     fn add_file(&self, path: &Path) -> Result<u16> {
-        let file = File::open(path).map_err(|e| Error::io(path, "read", &e))?;
+        let file = File::open(path).map_err(|e| Error::io(path, "read", e))?;
         let mut files = self.files.lock().unwrap_or_else(PoisonError::into_inner);
         files.push((path.to_owned(), file));
         Ok(files.len() as u16 - 1)
@@ -406,7 +402,7 @@ impl Journal {
             Outcome::Ended => return Ok(()),
         };
         let is_rejected = line.rejected.is_some();
-        let text = serde_json::to_string(&line).map_err(Error::bug)?;
+        let text = serde_json::to_string(&line).map_err(Error::bug_from)?;
         writer.log.line(&text)?;
         self.entries.insert(
             row,

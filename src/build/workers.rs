@@ -17,8 +17,8 @@ use crate::build::shard::Shard;
 use crate::build::store::Journal;
 use crate::build::store::Store;
 use crate::error::Error;
-use crate::error::Kind;
 use crate::error::Result;
+use crate::stop::Stop;
 
 /// Results of earlier steps for the rows.
 pub(crate) struct Rows<'a> {
@@ -48,7 +48,7 @@ impl Rows<'_> {
 pub(crate) struct Workers<'a> {
     pub(crate) step: Step,
     pub(crate) num_threads: usize,
-    pub(crate) stop: &'a AtomicBool,
+    pub(crate) stop: &'a Stop,
     pub(crate) calls: &'a Calls<'a>,
 }
 
@@ -80,7 +80,7 @@ impl Workers<'_> {
             for _ in 0..self.num_threads.clamp(1, rows.len()) {
                 let (sender, rows, next, is_over) = (sender.clone(), &rows, &next, &is_over);
                 scope.spawn(move || {
-                    while !is_over.load(Ordering::Relaxed) && !self.stop.load(Ordering::Relaxed) {
+                    while !is_over.load(Ordering::Relaxed) && !self.stop.is_requested() {
                         let Some(row) = rows.get(next.fetch_add(1, Ordering::Relaxed)) else {
                             return;
                         };
@@ -112,13 +112,10 @@ impl Workers<'_> {
             failed.map_or(Ok(()), Err)
         })?;
         if num_done < rows.len() {
-            return Err(Error::new(
-                Kind::Interrupted,
-                format!(
-                    "stopped in {name} after {num_done} of {} rows; run the command again to go on",
-                    rows.len()
-                ),
-            ));
+            return Err(Error::interrupted(format!(
+                "stopped in {name} after {num_done} of {} rows; run the command again to go on",
+                rows.len()
+            )));
         }
         Ok(())
     }

@@ -1,24 +1,24 @@
 //! `maqam plan`.
 
 use std::path::PathBuf;
-use std::sync::atomic::AtomicBool;
 
 use clap::Args;
 
-use crate::cli::device::DeviceArguments;
-use crate::cli::hub;
-use crate::cli::leakage::LeakageArguments;
+use crate::cli::arguments::device::DeviceArguments;
+use crate::cli::arguments::leakage::LeakageArguments;
 use crate::cli::print;
 use crate::cli::progress::Stages;
 use crate::error::Error;
 use crate::error::Result;
 use crate::files;
+use crate::hub;
 use crate::models::qwen_omni::shapes;
 use crate::plan::Asked;
 use crate::plan::ModelPlace;
 use crate::plan::Plan;
 use crate::plan::page;
 use crate::recipe::Recipe;
+use crate::stop::Stop;
 
 #[derive(Args)]
 pub struct Arguments {
@@ -53,7 +53,7 @@ pub struct Arguments {
 /// Bytes of a GiB.
 const GIB: f64 = (1u64 << 30) as f64;
 
-pub fn run(arguments: &Arguments, stop: &AtomicBool) -> Result<()> {
+pub fn run(arguments: &Arguments, stop: &Stop) -> Result<()> {
     let recipe = Recipe::load(&arguments.recipe, &arguments.set)?;
     for path in arguments.picks.iter().chain(&arguments.html) {
         files::expect_writable(path)?;

@@ -23,6 +23,9 @@ use crate::train::checkpoint as steps;
 const WEIGHTS_FILE: &str = "weights.safetensors";
 const OPTIMISER_FILE: &str = "optimiser.safetensors";
 const STATE_FILE: &str = "state.json";
+/// What a run says that was stopped.
+pub const STOPPED: &str = "stopped; go on with --resume";
+
 const HINT: &str = "remove this checkpoint and resume from the one before";
 
 /// State of a run.
@@ -57,7 +60,7 @@ pub fn save(target: &Path, parts: &Parts, state: &State) -> Result<()> {
     }
     files::write_safetensors(&staged.path().join(WEIGHTS_FILE), weights)?;
     files::write_safetensors(&staged.path().join(OPTIMISER_FILE), moments)?;
-    let text = serde_json::to_string_pretty(state).map_err(Error::bug)?;
+    let text = serde_json::to_string_pretty(state).map_err(Error::bug_from)?;
     files::write_atomic(&staged.path().join(STATE_FILE), (text + "\n").as_bytes())?;
     staged.commit()
 }

@@ -3,8 +3,6 @@
 use std::collections::BTreeMap;
 use std::path::Path;
 use std::path::PathBuf;
-use std::sync::atomic::AtomicBool;
-use std::sync::atomic::Ordering;
 use std::time::Duration;
 use std::time::Instant;
 
@@ -28,7 +26,6 @@ use crate::encoder::step::Piece;
 use crate::encoder::step::Work;
 use crate::encoder::targets;
 use crate::error::Error;
-use crate::error::Kind;
 use crate::error::Result;
 use crate::files;
 use crate::files::AppendLog;
@@ -43,6 +40,7 @@ use crate::nn::precision::Precision;
 use crate::ops::adamw::norm;
 use crate::records::log::StepRecord;
 use crate::seed::Key;
+use crate::stop::Stop;
 use crate::train::checkpoint as steps;
 use crate::train::environment::Pace;
 use crate::train::environment::Recorder;
@@ -91,7 +89,7 @@ pub fn run(
     recipe: &Recipe,
     resume: bool,
     observer: &mut dyn Observer,
-    stop: &AtomicBool,
+    stop: &Stop,
 ) -> Result<PathBuf> {
     let folder = recipe.folder();
     let lock = files::Lock::claim(&folder)?;
@@ -125,7 +123,7 @@ pub fn run(
 
 /// Takes the folder: writes recipe and inputs of a new run, holds those of an old one against what is there.
 fn begin(recipe: &Recipe, folder: &Path, resume: bool) -> Result<()> {
-    let text = yaml_serde::to_string(recipe).map_err(Error::bug)?;
+    let text = yaml_serde::to_string(recipe).map_err(Error::bug_from)?;
     let text = format!("# Recipe of an encoder's run, with every default.\n{text}");
     take(
         folder,
@@ -189,7 +187,7 @@ fn inputs(recipe: &Recipe) -> Result<String> {
             }
         }
     }
-    let text = serde_json::to_string_pretty(&hashes).map_err(Error::bug)?;
+    let text = serde_json::to_string_pretty(&hashes).map_err(Error::bug_from)?;
     Ok(text + "\n")
 }
 
@@ -221,7 +219,7 @@ impl Session<'_> {
         log: &mut AppendLog,
         recorder: &mut Recorder,
         observer: &mut dyn Observer,
-        stop: &AtomicBool,
+        stop: &Stop,
     ) -> Result<()> {
         let recipe = self.recipe;
         let settings = &recipe.iterations[self.iteration];
@@ -233,7 +231,7 @@ impl Session<'_> {
         }
 
         let mut watch = |what: &'static str, done: usize, total: usize| {
-            check_stop(stop)?;
+            stop.check(checkpoint::STOPPED)?;
             observer.preparing(what, done, total)
         };
 
@@ -270,14 +268,14 @@ impl Session<'_> {
             model: &model,
         };
         while state.step < settings.steps {
-            if let Err(stopped) = check_stop(stop) {
+            if let Err(stopped) = stop.check(checkpoint::STOPPED) {
                 self.save(&model, &moments, &mut state, log)?;
                 return Err(stopped);
             }
 
             let begin = Instant::now();
             let record = self.step(&work, &moments, state.step)?;
-            let line = serde_json::to_string(&record).map_err(Error::bug)?;
+            let line = serde_json::to_string(&record).map_err(Error::bug_from)?;
             log.line(&line)?;
             recorder.step(&record.step, pace_of(begin));
             let num_steps = recipe.steps_before(recipe.iterations.len());
@@ -385,17 +383,6 @@ fn record(iteration: usize, step: u64, pieces: &[Piece], outcome: &Outcome) -> R
         unmasked_accuracy: outcome.unmasked_accuracy(),
         cosine: (!cosines.is_empty()).then_some(mean),
     }
-}
-
-/// Fails once the user has stopped the run.
-pub(super) fn check_stop(stop: &AtomicBool) -> Result<()> {
-    if stop.load(Ordering::Relaxed) {
-        return Err(Error::new(
-            Kind::Interrupted,
-            "stopped; go on with --resume",
-        ));
-    }
-    Ok(())
 }
 
 /// The reports on the codebooks of a run, iteration by iteration.

@@ -317,7 +317,7 @@ impl Maker<'_> {
             "passes": passes,
             "against": agreements(&against),
         });
-        let text = serde_json::to_string_pretty(&report).map_err(Error::bug)?;
+        let text = serde_json::to_string_pretty(&report).map_err(Error::bug_from)?;
         files::write_atomic(&staged.path().join(REPORT_FILE), (text + "\n").as_bytes())?;
         staged.commit()
     }

@@ -164,7 +164,7 @@ impl Contents {
         if let Some(hash) = lock(&self.hashes).get(path) {
             return Ok(hash.clone());
         }
-        let metadata = std::fs::metadata(path).map_err(|e| Error::io(path, "read", &e))?;
+        let metadata = std::fs::metadata(path).map_err(|e| Error::io(path, "read", e))?;
         let modified_ns = metadata
             .modified()
             .ok()
@@ -181,7 +181,7 @@ impl Contents {
     fn large_file(&self, path: &Path, bytes: u64, modified_ns: u128) -> Result<String> {
         let place = path
             .canonicalize()
-            .map_err(|e| Error::io(path, "read", &e))?;
+            .map_err(|e| Error::io(path, "read", e))?;
         let modified = u64::try_from(modified_ns).unwrap_or(u64::MAX);
         let is_same = |known: &&Remembered| known.bytes == bytes && known.modified_ns == modified;
         if let Some(known) = lock(&self.remembered).get(&place).filter(is_same) {
@@ -199,7 +199,7 @@ impl Contents {
                 hash: hash.clone(),
             };
             AppendLog::open(&self.folder.join(FILE))?
-                .line(&serde_json::to_string(&known).map_err(Error::bug)?)?;
+                .line(&serde_json::to_string(&known).map_err(Error::bug_from)?)?;
             lock(&self.remembered).insert(place, known);
         }
         Ok(hash)

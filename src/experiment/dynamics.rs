@@ -258,7 +258,7 @@ fn mean_failures<'a>(
 
 fn answers_in(folder: &std::path::Path) -> Result<Vec<std::path::PathBuf>> {
     let entries =
-        std::fs::read_dir(folder).map_err(|e| crate::error::Error::io(folder, "list", &e))?;
+        std::fs::read_dir(folder).map_err(|e| crate::error::Error::io(folder, "list", e))?;
     let mut paths: Vec<_> = entries
         .filter_map(|entry| entry.ok().map(|entry| entry.path()))
         .filter(|path| path.extension().is_some_and(|e| e == "jsonl"))

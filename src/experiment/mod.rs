@@ -9,6 +9,7 @@ pub mod compare;
 pub mod dynamics;
 mod file;
 pub mod page;
+pub mod prepare;
 pub mod runner;
 mod test_answers;
 pub mod write;

@@ -129,7 +129,7 @@ fn keyed(what: &str, range: Option<Range<u64>>) -> String {
 
 /// The key of what is read from a file, and when the file was last changed, in nanoseconds.
 fn key_of(path: &Path, what: &str) -> Result<(Key, u128)> {
-    let metadata = fs::metadata(path).map_err(|e| Error::io(path, "read", &e))?;
+    let metadata = fs::metadata(path).map_err(|e| Error::io(path, "read", e))?;
     let modified_ns = metadata
         .modified()
         .ok()
@@ -159,7 +159,7 @@ pub fn print_of_bytes(bytes: &[u8]) -> u64 {
 }
 
 fn print_of_file(path: &Path, of: Option<Range<u64>>) -> Result<u64> {
-    let (len, middle) = middle_of_file(path, of).map_err(|e| Error::io(path, "read", &e))?;
+    let (len, middle) = middle_of_file(path, of).map_err(|e| Error::io(path, "read", e))?;
     Ok(print(len, &middle))
 }
 

@@ -1,11 +1,11 @@
 //! The rows of a command checked by their headers before any of them is used: which leave the pool, and which stop the command.
 
-use crate::data::CANNOT_BE_USED;
 use crate::data::MAX_BAD_ROWS_NAMED;
 use crate::data::Manifest;
 use crate::data::OnBadRow;
 use crate::data::Row;
 use crate::data::Source;
+use crate::data::UnusableRows;
 use crate::error::Error;
 use crate::error::Kind;
 use crate::error::Result;
@@ -110,7 +110,7 @@ impl<'a> RowCheck<'a> {
             notes,
             ..
         } = source.read(reading).map_err(|error| {
-            let can_skip = reading == OnBadRow::Error && error.message().contains(CANNOT_BE_USED);
+            let can_skip = reading == OnBadRow::Error && error.is_caused_by::<UnusableRows>();
             match can_skip {
                 true => error.and_hint(format!("set {skip} to go on without them")),
                 false => error,

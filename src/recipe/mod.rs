@@ -4,6 +4,7 @@
 mod begin;
 mod changes;
 mod open;
+pub mod trained_on;
 pub(crate) mod overrides;
 
 pub use begin::Begun;
@@ -394,12 +395,12 @@ impl Recipe {
 
     /// The recipe as it will be stored with its run.
     pub fn to_yaml(&self) -> Result<String> {
-        yaml_serde::to_string(self).map_err(Error::bug)
+        yaml_serde::to_string(self).map_err(Error::bug_from)
     }
 
     /// The first field that differs between two recipes, with both values; evaluation and checkpoint intervals are ignored.
     pub fn first_difference(&self, other: &Self) -> Result<Option<(String, String, String)>> {
-        let tree = |recipe: &Self| yaml_serde::to_value(recipe).map_err(Error::bug);
+        let tree = |recipe: &Self| yaml_serde::to_value(recipe).map_err(Error::bug_from);
         Ok(changes::first_difference(&tree(other)?, &tree(self)?, ""))
     }
 }

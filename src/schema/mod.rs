@@ -59,7 +59,7 @@ impl Kind {
             Self::Task => include_str!("task.yaml"),
             Self::Experiment => include_str!("experiment.yaml"),
         };
-        let mut schema: Value = yaml_serde::from_str(written).map_err(Error::bug)?;
+        let mut schema: Value = yaml_serde::from_str(written).map_err(Error::bug_from)?;
         accept_one_entry(&mut schema);
         Ok(schema)
     }

@@ -114,7 +114,7 @@ pub fn save(
         ("second", on_host(&optimiser.second)?),
     ];
     files::write_safetensors(&staged.path().join(OPTIMISER_FILE), moments)?;
-    let text = serde_json::to_string_pretty(state).map_err(Error::bug)?;
+    let text = serde_json::to_string_pretty(state).map_err(Error::bug_from)?;
     files::write_atomic(&staged.path().join(STATE_FILE), text.as_bytes())?;
     staged.commit()
 }
@@ -128,7 +128,9 @@ pub fn load(dir: &Path, model: &AudioLlm, optimiser: &mut Optimiser) -> Result<S
     trained::load_into(dir, model).map_err(|e| e.at_path(dir))?;
     let path = dir.join(OPTIMISER_FILE);
     let stored = candle_core::safetensors::load(&path, &Device::Cpu).map_err(|e| {
-        Error::input(format!("damaged: {e}"))
+        Error::from(e)
+            .in_input()
+            .at("damaged")
             .at_path(&path)
             .hint(DAMAGED_HINT)
     })?;
@@ -174,10 +176,10 @@ pub fn list(checkpoints: &Path) -> Result<Vec<(u64, PathBuf)>> {
     let entries = match std::fs::read_dir(checkpoints) {
         Ok(entries) => entries,
         Err(e) if e.kind() == std::io::ErrorKind::NotFound => return Ok(found),
-        Err(e) => return Err(Error::io(checkpoints, "list", &e)),
+        Err(e) => return Err(Error::io(checkpoints, "list", e)),
     };
     for entry in entries {
-        let entry = entry.map_err(|e| Error::io(checkpoints, "list", &e))?;
+        let entry = entry.map_err(|e| Error::io(checkpoints, "list", e))?;
         if let Some(step) = entry
             .file_name()
             .to_str()

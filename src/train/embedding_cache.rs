@@ -60,11 +60,11 @@ impl Cache {
 
         if cache.folder.is_dir() {
             let entries = std::fs::read_dir(&cache.folder)
-                .map_err(|e| Error::io(&cache.folder, "list", &e))?;
+                .map_err(|e| Error::io(&cache.folder, "list", e))?;
             let mut paths = entries
                 .map(|entry| entry.map(|entry| entry.path()))
                 .collect::<std::io::Result<Vec<_>>>()
-                .map_err(|e| Error::io(&cache.folder, "list", &e))?;
+                .map_err(|e| Error::io(&cache.folder, "list", e))?;
             paths.retain(|path| {
                 path.extension()
                     .is_some_and(|extension| extension == "safetensors")
@@ -83,11 +83,12 @@ impl Cache {
     }
 
     fn read(&mut self, path: &Path) -> Result<()> {
-        let file = File::open(path).map_err(|e| Error::io(path, "read", &e))?;
+        let file = File::open(path).map_err(|e| Error::io(path, "read", e))?;
         // Safety: parts are written once, under another name, and never changed.
-        let map = unsafe { Mmap::map(&file) }.map_err(|e| Error::io(path, "read", &e))?;
+        let map = unsafe { Mmap::map(&file) }.map_err(|e| Error::io(path, "read", e))?;
         let damaged = |what: &str| Error::input(format!("damaged: {what}"));
-        let tensors = SafeTensors::deserialize(&map).map_err(|e| damaged(&e.to_string()))?;
+        let tensors =
+            SafeTensors::deserialize(&map).map_err(|e| damaged(&e.to_string()).caused_by(e))?;
         let tensor = |name: &str| {
             tensors
                 .tensor(name)

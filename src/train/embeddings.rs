@@ -372,7 +372,7 @@ pub fn load(path: &Path, hash: &str) -> Result<PoolVectors> {
             .hint("put the file back to continue this run, or start another with `--set name=NAME`"));
     }
     let stored = candle_core::safetensors::load(path, &Device::Cpu)
-        .map_err(|e| Error::input(format!("damaged: {e}")).at_path(path))?;
+        .map_err(|e| Error::from(e).in_input().at("damaged").at_path(path))?;
     Ok(PoolVectors {
         audio: vectors(&stored, "audio").map_err(|e| e.at_path(path))?,
         text: vectors(&stored, "text").map_err(|e| e.at_path(path))?,

@@ -64,7 +64,7 @@ const WAITING_SHARE: &str = "data/waiting_share";
 
 /// The record of a line of the log, ready for the file.
 fn records_of(line: &str, time: f64, waiting_share: Option<f32>) -> Result<Vec<u8>> {
-    let line: Value = serde_json::from_str(line).map_err(Error::bug)?;
+    let line: Value = serde_json::from_str(line).map_err(Error::bug_from)?;
     let (step, mut scalars) = scalars(&line);
     if line["kind"] == "train" {
         scalars.extend(waiting_share.map(|share| (WAITING_SHARE.to_owned(), share)));

@@ -3,8 +3,6 @@
 use std::collections::BTreeMap;
 use std::collections::BTreeSet;
 use std::sync::Arc;
-use std::sync::atomic::AtomicBool;
-use std::sync::atomic::Ordering;
 use std::sync::mpsc::sync_channel;
 use std::time::Instant;
 
@@ -31,6 +29,7 @@ use crate::records::log::TaskRecord;
 use crate::schedule::EmbeddingSource;
 use crate::schedule::Schedule;
 use crate::schedule::Stage;
+use crate::stop::Stop;
 use crate::train::checkpoint;
 use crate::train::checkpoint::State;
 use crate::train::embeddings;
@@ -60,7 +59,7 @@ pub(super) struct Trainer<'a> {
     pub optimiser: &'a mut Optimiser,
     pub state: &'a mut State,
     pub observer: &'a mut dyn Observer,
-    pub stop: &'a AtomicBool,
+    pub stop: &'a Stop,
     pub log: AppendLog,
     /// `None` once it could not be written: it is derived from the log, and no reason to stop.
     pub events: Option<Events>,
@@ -526,10 +525,7 @@ fn updates(schedule: &Schedule, run: &Run, step: u64) -> PerPart<u64> {
 ///
 /// # Errors
 /// [`Kind::Interrupted`] if so.
-pub fn check(stop: &AtomicBool) -> Result<()> {
-    if stop.load(Ordering::Relaxed) {
-        Err(Error::new(Kind::Interrupted, "stopped").hint("continue with `--resume`"))
-    } else {
-        Ok(())
-    }
+pub fn check(stop: &Stop) -> Result<()> {
+    stop.check("stopped")
+        .map_err(|e| e.hint("continue with `--resume`"))
 }

@@ -4,7 +4,6 @@ use std::fs::File;
 use std::net::TcpListener;
 use std::path::Path;
 use std::sync::Arc;
-use std::sync::atomic::AtomicBool;
 use std::sync::atomic::Ordering;
 use std::time::Duration;
 use std::time::Instant;
@@ -29,6 +28,7 @@ use maqam::eval::judge::cache::Cache;
 use maqam::eval::judge::rubric::Item;
 use maqam::eval::judge::rubric::Prices;
 use maqam::eval::judge::rubric::Rubric;
+use maqam::stop::Stop;
 use serde_json::Value;
 use serde_json::json;
 
@@ -82,7 +82,7 @@ fn judged(
     .judge(
         items,
         &mut Cache::open(cache).unwrap(),
-        &AtomicBool::new(false),
+        &Stop::new(),
         &mut |told| {
             if let Progress::Waiting { why, wait } = told {
                 waits.push((why.to_owned(), wait));
@@ -457,7 +457,7 @@ fn a_stop_keeps_the_answers() {
         json!({"faithfulness": 5, "coverage": 5, "fluency": 5}).to_string(),
         Duration::from_millis(30),
     )]);
-    let (rubric, stop) = (Rubric::load(None).unwrap(), AtomicBool::new(false));
+    let (rubric, stop) = (Rubric::load(None).unwrap(), Stop::new());
     let endpoint = Endpoint::new(&server.url, "m", None, "K", Duration::from_secs(5)).unwrap();
     let judge = Judge {
         rubric: &rubric,
@@ -468,7 +468,7 @@ fn a_stop_keeps_the_answers() {
     let mut cache = Cache::open(&place.path("cache.jsonl")).unwrap();
     let error = judge.judge(&items(50), &mut cache, &stop, &mut |told| {
         if matches!(told, Progress::Done(3.., _)) {
-            stop.store(true, Ordering::Relaxed);
+            stop.request();
         }
         Ok(())
     });
@@ -494,7 +494,7 @@ fn a_stop_keeps_the_answers() {
     // A stop also ends a wait.
     let server = Server::start(&[Does::Refuses(429, "Retry-After: 60\r\n", String::new())]);
     let endpoint = Endpoint::new(&server.url, "m", None, "K", Duration::from_secs(5)).unwrap();
-    stop.store(false, Ordering::Relaxed);
+    let stop = Stop::new();
     let started = Instant::now();
     let ended = Judge {
         endpoint: &endpoint,
@@ -502,7 +502,7 @@ fn a_stop_keeps_the_answers() {
     }
     .judge(&items(2), &mut cache, &stop, &mut |told| {
         if matches!(told, Progress::Waiting { .. }) {
-            stop.store(true, Ordering::Relaxed);
+            stop.request();
         }
         Ok(())
     });

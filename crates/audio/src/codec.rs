@@ -115,7 +115,7 @@ impl Decoder {
             ));
         }
         let channels = usize::from(channels);
-        let decoder = OpusDecoder::new(OPUS_RATE as i32, channels).map_err(Error::bug)?;
+        let decoder = OpusDecoder::new(OPUS_RATE as i32, channels).map_err(Error::bug_from)?;
         let decibels = f32::from(i16::from_le_bytes([gain_low, gain_high])) / 256.0;
         Ok((
             Self {
@@ -135,7 +135,7 @@ impl Decoder {
         // Only `gapless` has an effect here: it drops the output of Vorbis's first packet, which overlaps with nothing.
         let decoder = symphonia::default::get_codecs()
             .make_audio_decoder(parameters, &AudioDecoderOptions::default())
-            .map_err(|e| damaged(name, &e.to_string()))?;
+            .map_err(|e| damaged(name, &e.to_string()).caused_by(e))?;
         let found = decoder.codec_params();
         // The Vorbis decoder does not set the parameters of its header.
         let (rate, channels) = match parameters.extra_data.as_deref() {
@@ -191,23 +191,22 @@ impl Decoder {
         packet: &[u8],
         channel: Option<u16>,
         samples: &mut Vec<f32>,
-    ) -> std::result::Result<usize, String> {
+    ) -> std::result::Result<usize, Box<dyn std::error::Error + Send + Sync>> {
         let channels = match &mut self.inner {
             Inner::Symphonia(decoder) => {
                 let packet = PacketRef::new(0, Timestamp::new(0), Duration::new(0), packet);
-                let buffer = decoder.decode_ref(&packet).map_err(|e| e.to_string())?;
+                let buffer = decoder.decode_ref(&packet)?;
                 buffer.copy_to_vec_interleaved(&mut self.interleaved);
                 buffer.num_planes()
             }
             Inner::Opus { decoder, gain } => {
                 if packet.is_empty() {
-                    return Err("an empty packet".to_owned());
+                    return Err("an empty packet".into());
                 }
                 self.interleaved
                     .resize(MOST_OPUS_SAMPLES * self.channels, 0.0);
-                let num_samples = decoder
-                    .decode(packet, MOST_OPUS_SAMPLES, &mut self.interleaved)
-                    .map_err(|e| e.to_string())?;
+                let num_samples =
+                    decoder.decode(packet, MOST_OPUS_SAMPLES, &mut self.interleaved)?;
                 self.interleaved.truncate(num_samples * self.channels);
                 if *gain != 1.0 {
                     self.interleaved.iter_mut().for_each(|x| *x *= *gain);
@@ -215,7 +214,12 @@ impl Decoder {
                 self.channels
             }
         };
-        append_channel(&self.interleaved, channels, channel, samples).map_err(|e| e.to_string())
+        Ok(append_channel(
+            &self.interleaved,
+            channels,
+            channel,
+            samples,
+        )?)
     }
 
     /// Resets the decoder to its state before the first packet.
@@ -224,7 +228,7 @@ impl Decoder {
             Inner::Symphonia(decoder) => decoder.reset(),
             Inner::Opus { decoder, .. } => {
                 **decoder =
-                    OpusDecoder::new(OPUS_RATE as i32, self.channels).map_err(Error::bug)?;
+                    OpusDecoder::new(OPUS_RATE as i32, self.channels).map_err(Error::bug_from)?;
             }
         }
         Ok(())

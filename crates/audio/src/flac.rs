@@ -89,7 +89,7 @@ impl Flac {
         };
         let stream = MediaSourceStream::new(Box::new(input), Default::default());
         let format = FlacReader::try_new(stream, FormatOptions::default())
-            .map_err(|e| codec_error(&e, "its header does not parse"))?;
+            .map_err(|e| codec_error(e, "its header does not parse"))?;
         Ok(Self {
             format: Box::new(format),
             decoder,
@@ -120,7 +120,7 @@ impl Stream for Flac {
             };
             self.format
                 .seek(SeekMode::Accurate, to)
-                .map_err(|e| codec_error(&e, "damaged: cannot seek to the part"))?;
+                .map_err(|e| codec_error(e, "damaged: cannot seek to the part"))?;
         }
 
         let mut samples = Vec::with_capacity(wanted.len().min(MOST_RESERVED_SAMPLES));
@@ -131,7 +131,7 @@ impl Stream for Flac {
             let packet = match self.format.next_packet() {
                 Ok(Some(packet)) => packet,
                 Ok(None) => break,
-                Err(e) => return Err(codec_error(&e, "damaged: a frame does not parse")),
+                Err(e) => return Err(codec_error(e, "damaged: a frame does not parse")),
             };
             let at = packet.pts.get();
             let follows = next.is_none_or(|next| next as i64 == at);
@@ -142,7 +142,7 @@ impl Stream for Flac {
             let found = self
                 .decoder
                 .decode(&packet.data, channel, &mut samples)
-                .map_err(|e| packet_error(&e, position as i64, rate))?;
+                .map_err(|e| packet_error(e, position as i64, rate))?;
             let at = at as usize;
             if at < wanted.start {
                 samples.drain(len_before..len_before + (wanted.start - at).min(found));
@@ -224,15 +224,23 @@ impl MediaSource for Input {
     }
 }
 
-fn codec_error(error: &CodecError, what: &str) -> Error {
+fn codec_error(error: CodecError, what: &str) -> Error {
+    // An error of maqam inside one of the demuxer's is the system's, because `Input` gives no other.
+    if let CodecError::IoError(io) = &error
+        && let Some(carried) = Error::carried(io)
+    {
+        let mut carried = carried.clone();
+        carried.kind = Kind::Resource;
+        return carried;
+    }
     match error {
         CodecError::IoError(io) if io.kind() == io::ErrorKind::UnexpectedEof => {
-            Error::input(format!("truncated: {what}")).hint("copy or download it again")
+            Error::input(format!("truncated: {what}"))
+                .caused_by(io)
+                .hint("copy or download it again")
         }
-        // symphonia wraps an error of `Input` as an I/O error. `Input` has only errors of the system.
-        CodecError::IoError(io) if io.get_ref().is_some_and(|e| e.is::<Error>()) => {
-            Error::new(Kind::Resource, io)
-        }
-        other => Error::input(format!("{what} ({other})")).hint("copy or convert it again"),
+        other => Error::input(format!("{what} ({other})"))
+            .caused_by(other)
+            .hint("copy or convert it again"),
     }
 }

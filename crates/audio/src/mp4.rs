@@ -149,7 +149,7 @@ impl Stream for Mp4 {
             let found = self
                 .decoder
                 .decode(packet, channel, &mut samples)
-                .map_err(|e| packet_error(&e, position as i64, rate))?;
+                .map_err(|e| packet_error(e, position as i64, rate))?;
             if found != PACKET_SAMPLES {
                 return Err(gap(
                     (position + found) as i64,

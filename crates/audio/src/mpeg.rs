@@ -172,7 +172,7 @@ impl Stream {
             &parameters,
             &AudioDecoderOptions::default().gapless(false),
         )
-        .map_err(Error::bug)?;
+        .map_err(Error::bug_from)?;
         let mut samples = Vec::with_capacity(wanted.len() + 2 * self.samples_per_frame);
         let mut scratch = Vec::new();
         for index in first_fed
@@ -197,7 +197,7 @@ impl Stream {
                 samples.truncate(len_before);
                 continue;
             }
-            decoded.map_err(|e| self.frame_error(index, &e.to_string()))??;
+            decoded.map_err(|e| self.frame_error(index, &e.to_string()).caused_by(e))??;
             if samples.len() - len_before != self.samples_per_frame {
                 return Err(self.frame_error(
                     index,

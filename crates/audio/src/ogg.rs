@@ -377,7 +377,7 @@ impl Link {
             .map_err(|e| {
                 let before = self.pages[..packet.page].iter().rev();
                 let at = before.filter_map(|page| page.granule).next().unwrap_or(0);
-                packet_error(&e, at.saturating_sub(self.start), self.decoder.rate)
+                packet_error(e, at.saturating_sub(self.start), self.decoder.rate)
             })
     }
 }

@@ -48,10 +48,10 @@ pub(super) fn resample(samples: Vec<f32>, rate: u32) -> Result<Vec<f32>> {
             Entry::Occupied(entry) => entry.into_mut(),
             Entry::Vacant(entry) => entry.insert(plan(rate)?),
         };
-        let input = InterleavedSlice::new(&samples, 1, samples.len()).map_err(Error::bug)?;
+        let input = InterleavedSlice::new(&samples, 1, samples.len()).map_err(Error::bug_from)?;
         let mut output = resampler
             .process_all(&input, samples.len(), None)
-            .map_err(Error::bug)?
+            .map_err(Error::bug_from)?
             .take_data();
         output.truncate(num_resampled(samples.len(), rate));
         Ok(output)
@@ -71,7 +71,7 @@ fn plan(rate: u32) -> Result<Fft<f32>> {
     // The filter is centred on its middle sample and the delay is half a block: both are whole numbers when the block holds
     // the smallest one an even number of times.
     let block = smallest_block * 2 * wanted_block.div_ceil(2 * smallest_block);
-    Fft::new(from, to, block, 1, FixedSync::Both).map_err(Error::bug)
+    Fft::new(from, to, block, 1, FixedSync::Both).map_err(Error::bug_from)
 }
 
 fn gcd(a: usize, b: usize) -> usize {

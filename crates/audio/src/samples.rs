@@ -59,11 +59,16 @@ pub(super) fn ends_early(found: i64, announced: i64, rate: u32) -> Error {
 }
 
 /// A packet that does not decode, at a place in samples.
-pub(super) fn packet_error(what: &str, at: i64, rate: u32) -> Error {
+pub(super) fn packet_error(
+    source: Box<dyn std::error::Error + Send + Sync>,
+    at: i64,
+    rate: u32,
+) -> Error {
     let at_s = seconds(at, rate);
     Error::input(format!(
-        "damaged: the packet after {at_s:.3} s does not decode ({what})"
+        "damaged: the packet after {at_s:.3} s does not decode ({source})"
     ))
+    .caused_by(source)
     .hint("copy or download it again, or re-encode it")
 }
 

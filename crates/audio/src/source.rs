@@ -8,7 +8,6 @@ use std::path::Path;
 use std::sync::Arc;
 
 use maqam_base::error::Error;
-use maqam_base::error::Kind;
 use maqam_base::error::Result;
 
 /// Bytes that one look into a file reads at least, so that small packets do not cost a system call each.
@@ -39,7 +38,7 @@ impl Source {
     /// The system's, a folder, or something else that is not a regular file; each names the file.
     pub(super) fn open(path: &Path) -> Result<Self> {
         // The path is checked first, because opening a pipe waits for a writer.
-        let metadata = path.metadata().map_err(|e| Error::io(path, "read", &e))?;
+        let metadata = path.metadata().map_err(|e| Error::io(path, "read", e))?;
         if metadata.is_dir() {
             return Err(Error::input("a folder where a recording was expected").at_path(path));
         }
@@ -51,7 +50,7 @@ impl Source {
             );
         }
 
-        let file = File::open(path).map_err(|e| Error::io(path, "read", &e))?;
+        let file = File::open(path).map_err(|e| Error::io(path, "read", e))?;
         Ok(Self::new(Store::File(file), metadata.len()))
     }
 
@@ -177,7 +176,7 @@ fn read_all(file: &File, buffer: &mut [u8], at: u64) -> Result<()> {
             io::ErrorKind::UnexpectedEof => {
                 Error::input("the file was cut while it was read").hint("run the command again")
             }
-            _ => Error::new(Kind::Resource, format!("cannot read: {error}")),
+            _ => Error::resource(format!("cannot read: {error}")).caused_by(error),
         })
 }
 

@@ -94,7 +94,7 @@ impl Vad {
     }
 
     fn load(bytes: &[u8]) -> Result<Self> {
-        let file = SafeTensors::deserialize(bytes).map_err(Error::bug)?;
+        let file = SafeTensors::deserialize(bytes).map_err(Error::bug_from)?;
         let mut tensors: HashMap<String, Vec<f32>> = HashMap::new();
         for (name, view) in file.tensors() {
             if view.dtype() != Dtype::F32 {

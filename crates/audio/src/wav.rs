@@ -126,7 +126,7 @@ impl Stream for Wav {
             let bytes = self.source.bytes(at, count * self.block)?;
             self.decoder
                 .decode(bytes, channel, &mut samples)
-                .map_err(Error::input)?;
+                .map_err(|e| Error::input(&e).caused_by(e))?;
             first += count;
         }
         Ok(samples)

@@ -232,7 +232,7 @@ impl Stream for WebM {
             let found = self
                 .decoder
                 .decode(bytes, channel, &mut samples)
-                .map_err(|e| packet_error(&e, position as i64, rate))?;
+                .map_err(|e| packet_error(e, position as i64, rate))?;
             if !is_whole && first != position {
                 return Err(gap(position as i64, first as i64, rate));
             }

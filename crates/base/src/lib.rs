@@ -6,6 +6,7 @@
 
 pub mod error;
 pub mod panics;
+pub mod stop;
 pub mod files;
 pub mod seed;
 pub mod parts;

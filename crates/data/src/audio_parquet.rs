@@ -137,7 +137,9 @@ pub fn write(path: &Path, columns: Vec<(String, Values)>, sampling_rate: u32) ->
         ("huggingface".to_owned(), features),
     ]);
     let bug = |e: polars::error::PolarsError| {
-        Error::bug(format!("cannot write Parquet: {e}")).at_path(path)
+        Error::bug(format!("cannot write Parquet: {e}"))
+            .caused_by(e)
+            .at_path(path)
     };
     let num_rows = columns.first().map_or(0, |(_, values)| values.len());
     let columns = columns
@@ -156,9 +158,9 @@ pub fn write(path: &Path, columns: Vec<(String, Values)>, sampling_rate: u32) ->
             .map(|_| ())
             .map_err(|e| match e {
                 polars::error::PolarsError::IO { error, .. } => {
-                    std::io::Error::new(error.kind(), error.to_string())
+                    std::io::Error::new(error.kind(), error)
                 }
-                other => std::io::Error::other(other.to_string()),
+                other => std::io::Error::other(other),
             })
     })
 }

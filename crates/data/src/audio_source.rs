@@ -145,11 +145,11 @@ impl AudioSource {
                 file, start, len, ..
             } => (&**file, Some((*start, *len))),
         };
-        let failed = |e: &std::io::Error| Error::io(file, "read", e);
-        let open = std::fs::File::open(file).map_err(|e| failed(&e))?;
+        let failed = |e: std::io::Error| Error::io(file, "read", e);
+        let open = std::fs::File::open(file).map_err(failed)?;
         let (start, len) = match range {
             Some(range) => range,
-            None => (0, open.metadata().map_err(|e| failed(&e))?.len()),
+            None => (0, open.metadata().map_err(failed)?.len()),
         };
         if len > MOST_BYTES {
             return Err(Error::input(format!("{len} bytes of one recording"))
@@ -157,8 +157,7 @@ impl AudioSource {
                 .hint("split it into recordings of less than 2 GiB"));
         }
         let mut bytes = vec![0; len as usize];
-        open.read_exact_at(&mut bytes, start)
-            .map_err(|e| failed(&e))?;
+        open.read_exact_at(&mut bytes, start).map_err(failed)?;
         Ok(bytes.into())
     }
 

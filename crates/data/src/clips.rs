@@ -1,5 +1,6 @@
 //! The audio of a row: paths and objects, and the part of each file that is used.
 
+use std::fmt;
 use std::path::Path;
 
 use serde_json::Value;
@@ -235,7 +236,7 @@ impl ByteRange {
             return Err(Error::bug("a path is a file"));
         };
         let found = std::fs::metadata(&file)
-            .map_err(|e| Error::io(&file, "read", &e))?
+            .map_err(|e| Error::io(&file, "read", e))?
             .len();
         let end = self.start.checked_add(self.len);
         if end.is_none_or(|end| end > found) {
@@ -273,8 +274,17 @@ fn without_path(mut fields: Fields) -> Error {
         .hint("write it as a path, or as {\"audio\": path, \"start_s\": 0.5, \"end_s\": 1.5}")
 }
 
-/// Text of the error for a row whose audio file does not exist.
-pub const NO_AUDIO_FILE: &str = "no audio file at";
+/// The cause of an error of a row whose audio file does not exist.
+#[derive(Debug)]
+pub struct NoAudioFile;
+
+impl fmt::Display for NoAudioFile {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("the audio file does not exist")
+    }
+}
+
+impl std::error::Error for NoAudioFile {}
 
 /// The file of a path that a row has.
 fn resolve(written: &str, audio_folder: &Path) -> Result<AudioSource> {
@@ -299,5 +309,6 @@ fn resolve(written: &str, audio_folder: &Path) -> Result<AudioSource> {
             "relative paths start from the manifest's folder; set `audio_root` if the audio is elsewhere"
         }
     };
-    Err(Error::input(format!("{NO_AUDIO_FILE} {}", resolved.display())).hint(hint))
+    let found = format!("no audio file at {}", resolved.display());
+    Err(Error::input(found).caused_by(NoAudioFile).hint(hint))
 }

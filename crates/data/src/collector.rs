@@ -1,6 +1,7 @@
 //! Collector of rows: checks them one by one, and reports all faults together.
 
 use std::collections::HashMap;
+use std::fmt;
 use std::path::Path;
 use std::path::PathBuf;
 use std::sync::Arc;
@@ -17,8 +18,17 @@ use crate::row::RowReader;
 use maqam_base::error::Error;
 use maqam_base::error::Result;
 
-/// Words in the error for several bad rows; a command that can leave rows out adds how to.
-pub const CANNOT_BE_USED: &str = "rows cannot be used";
+/// The cause of an error of several bad rows; a command that can leave rows out adds how to.
+#[derive(Debug)]
+pub struct UnusableRows;
+
+impl fmt::Display for UnusableRows {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("several rows cannot be used")
+    }
+}
+
+impl std::error::Error for UnusableRows {}
 
 /// A row of a manifest that is read row by row.
 pub struct Streamed {
@@ -68,6 +78,22 @@ struct Bad {
     error: Error,
     place: String,
     count: usize,
+}
+
+impl Bad {
+    /// The fault with its place and hint; the first line says how many rows have it.
+    fn text(&self) -> String {
+        let error = self.error.clone().at(&self.place);
+        let mut text = error.message().to_owned();
+        if self.count > 1 {
+            let end = text.find('\n').unwrap_or(text.len());
+            text.insert_str(end, &format!(" ({} rows)", self.count));
+        }
+        match error.hint_text() {
+            Some(hint) => text + "\nhint: " + hint,
+            None => text,
+        }
+    }
 }
 
 impl<'a> Collector<'a> {
@@ -296,24 +322,20 @@ impl<'a> Collector<'a> {
         }
 
         let mut message = format!(
-            "{}: {} of {num_rows} {CANNOT_BE_USED}",
+            "{}: {} of {num_rows} rows cannot be used",
             self.path.display(),
             self.num_bad
         );
         let mut told = 0;
         for bad in self.bad.iter().take(MAX_BAD_ROWS_NAMED) {
-            let mut text = bad.error.clone().at(&bad.place).to_string();
-            if bad.count > 1 {
-                let end = text.find('\n').unwrap_or(text.len());
-                text.insert_str(end, &format!(" ({} rows)", bad.count));
-            }
+            let text = bad.text();
             message.push_str(&format!("\n  {}", text.replace('\n', "\n    ")));
             told += bad.count;
         }
         if self.num_bad > told {
             message.push_str(&format!("\n  and {} more", self.num_bad - told));
         }
-        let found = Error::input(message);
+        let found = Error::input(message).caused_by(UnusableRows);
         match self.on_bad_row {
             OnBadRow::Error => found.hint("mend these rows"),
             OnBadRow::Skip => found,

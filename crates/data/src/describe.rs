@@ -537,6 +537,7 @@ impl TokenCounter {
         let text = maqam_base::files::read_text(&file)?;
         let tokenizer = text.parse::<Tokenizer>().map_err(|e| {
             Error::input(format!("is no tokenizer: {e}"))
+                .caused_by(e)
                 .at_path(&file)
                 .hint("name a tokenizer.json, or a checkpoint's folder with one")
         })?;

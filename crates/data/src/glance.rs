@@ -262,7 +262,7 @@ impl Blocks<'_> {
             let read = (&mut self.input)
                 .take(BLOCK as u64)
                 .read_to_end(&mut block)
-                .map_err(|e| Error::io(self.path, "read", &e))?;
+                .map_err(|e| Error::io(self.path, "read", e))?;
             self.is_at_end = read < BLOCK;
             if block[before..].contains(&0) {
                 return Err(Error::input("holds a zero byte, which no text does")

@@ -45,7 +45,7 @@ pub fn read(
     columns: &Columns,
     mut found: impl FnMut(RawRow) -> Result<()>,
 ) -> Result<Unread> {
-    let copy = || file.try_clone().map_err(|e| Error::io(path, "read", &e));
+    let copy = || file.try_clone().map_err(|e| Error::io(path, "read", e));
     let mut metadata = ParquetReader::new(copy()?);
     let schema = guarded(path, || metadata.schema())?;
     let readable = readable_columns(&schema, columns, path)?;
@@ -97,7 +97,7 @@ pub fn read_arrow(
         copy.rewind()?;
         Ok(copy)
     };
-    let copy = || copy().map_err(|e: std::io::Error| Error::io(path, "read", &e));
+    let copy = || copy().map_err(|e: std::io::Error| Error::io(path, "read", e));
     let stream = copy()?;
     let (schema, features) = guarded_as(path, "Arrow", || {
         let mut reader = IpcStreamReader::new(stream);
@@ -130,10 +130,10 @@ pub fn read_arrow(
 
 /// Refuses a stream whose first message is announced longer than the file: its reader would reserve as much.
 fn check_first_message(file: &File, path: &Path) -> Result<()> {
-    let failed = |e: &std::io::Error| Error::io(path, "read", e);
-    let len = file.metadata().map_err(|e| failed(&e))?.len();
+    let failed = |e: std::io::Error| Error::io(path, "read", e);
+    let len = file.metadata().map_err(failed)?.len();
     let mut head = [0; 8];
-    file.read_exact_at(&mut head, 0).map_err(|e| failed(&e))?;
+    file.read_exact_at(&mut head, 0).map_err(failed)?;
     let announced = u32::from_le_bytes([head[4], head[5], head[6], head[7]]);
     match u64::from(announced) > len {
         true => Err(Error::input(format!(
@@ -209,14 +209,14 @@ fn guarded<T>(path: &Path, read: impl FnOnce() -> PolarsResult<T>) -> Result<T> 
 }
 
 fn guarded_as<T>(path: &Path, kind: &str, read: impl FnOnce() -> PolarsResult<T>) -> Result<T> {
-    let broken = |what: &dyn std::fmt::Display| {
-        Error::input(format!("not a readable {kind} file: {what}")).at_path(path)
+    let error = match panics::contain_pool(read) {
+        Ok(Ok(found)) => return Ok(found),
+        Ok(Err(error)) => Error::input(&error).caused_by(error),
+        Err(_) => Error::input("its contents are damaged"),
     };
-    match panics::contain_pool(read) {
-        Ok(Ok(found)) => Ok(found),
-        Ok(Err(error)) => Err(broken(&error)),
-        Err(_) => Err(broken(&"its contents are damaged")),
-    }
+    Err(error
+        .at(format!("not a readable {kind} file"))
+        .at_path(path))
 }
 
 /// Columns of types that are not read, with these types.

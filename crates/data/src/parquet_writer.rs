@@ -203,18 +203,9 @@ pub fn json_columns(text: Option<&str>) -> BTreeSet<String> {
 pub fn write(rows: &[&Row], path: &Path) -> Result<()> {
     let columns = Columns::of(rows)?;
     let metadata = KeyValueMetadata::from_static(columns.metadata());
-    let mut failed = None;
-    let written = files::write_atomic_with(path, |file| {
-        write_groups(rows, &columns, metadata, file).map_err(|error| {
-            let told = std::io::Error::other(error.message().to_owned());
-            failed = Some(error);
-            told
-        })
-    });
-    match failed {
-        Some(error) => Err(error),
-        None => written,
-    }
+    files::write_atomic_with(path, |file| {
+        Ok(write_groups(rows, &columns, metadata, file)?)
+    })
 }
 
 fn write_groups(
@@ -223,7 +214,9 @@ fn write_groups(
     metadata: KeyValueMetadata,
     file: &mut impl Write,
 ) -> Result<()> {
-    let failed = |e: polars::prelude::PolarsError| Error::resource(format!("cannot write: {e}"));
+    let failed = |e: polars::prelude::PolarsError| {
+        Error::resource(format!("cannot write: {e}")).caused_by(e)
+    };
     let mut writer = None;
     let mut sink = Some(ParquetWriter::new(file).with_key_value_metadata(Some(metadata)));
     let mut start = 0;

@@ -157,7 +157,7 @@ fn missing(path: &Path, written: &Path) -> Error {
             .hint("download it first");
     }
     let found = match fs::metadata(path) {
-        Err(e) => Error::io(path, "read", &e),
+        Err(e) => Error::io(path, "read", e),
         Ok(_) => Error::input("has only just been made").at_path(path),
     };
     match path == written {
@@ -173,7 +173,7 @@ fn listed(path: &Path) -> Result<Option<Vec<PathBuf>>> {
             .iter()
             .any(|name| e.eq_ignore_ascii_case(name))
     });
-    let metadata = fs::metadata(path).map_err(|e| Error::io(path, "read", &e))?;
+    let metadata = fs::metadata(path).map_err(|e| Error::io(path, "read", e))?;
     if !is_list || !metadata.is_file() || metadata.len() > MOST_LIST_BYTES {
         return Ok(None);
     }
@@ -265,10 +265,10 @@ pub fn of_folder(folder: &Path) -> Result<Vec<PathBuf>> {
 }
 
 fn with_rows(folder: &Path) -> Result<Vec<PathBuf>> {
-    let entries = fs::read_dir(folder).map_err(|e| Error::io(folder, "read", &e))?;
+    let entries = fs::read_dir(folder).map_err(|e| Error::io(folder, "read", e))?;
     let mut found = Vec::new();
     for entry in entries {
-        let path = entry.map_err(|e| Error::io(folder, "read", &e))?.path();
+        let path = entry.map_err(|e| Error::io(folder, "read", e))?.path();
         let is_hidden = path
             .file_name()
             .is_some_and(|name| name.to_string_lossy().starts_with(['.', '_']));
@@ -441,7 +441,7 @@ fn entries(folder: &Path) -> Result<Vec<(String, PathBuf)>> {
     };
     let mut found = Vec::new();
     for entry in read {
-        let name = entry.map_err(|e| Error::io(at, "read", &e))?.file_name();
+        let name = entry.map_err(|e| Error::io(at, "read", e))?.file_name();
         let name = name.to_string_lossy().into_owned();
         if !name.starts_with('.') {
             found.push((name.clone(), folder.join(name)));

@@ -2,6 +2,7 @@
 
 #![deny(clippy::unwrap_used, clippy::expect_used)]
 
+pub mod adapter_recipe;
 pub mod answers;
 pub mod curves;
 pub mod environment;

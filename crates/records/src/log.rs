@@ -143,7 +143,7 @@ impl Line {
     /// # Errors
     /// None but a fault of ours.
     pub fn to_text(&self) -> Result<String> {
-        serde_json::to_string(self).map_err(Error::bug)
+        serde_json::to_string(self).map_err(Error::bug_from)
     }
 
     /// Reads a line; `None` for a kind that this version does not know.

@@ -121,7 +121,7 @@ pub fn each(path: &Path, mut visit: impl FnMut(usize, Prediction) -> Result<()>)
             continue;
         }
         let row = serde_json::from_slice(text)
-            .map_err(|e| Error::input(format!("not a prediction: {e}")));
+            .map_err(|e| Error::input(format!("not a prediction: {e}")).caused_by(e));
         row.and_then(|row| visit(number as usize, row))
             .map_err(|e| e.at(format!("{}:{number}", path.display())))?;
     }
@@ -166,7 +166,7 @@ pub fn read(path: &Path) -> Result<Vec<Prediction>> {
 pub fn write(path: &Path, rows: &[Prediction]) -> Result<()> {
     let lines = rows
         .iter()
-        .map(|row| serde_json::to_string(row).map_err(Error::bug))
+        .map(|row| serde_json::to_string(row).map_err(Error::bug_from))
         .collect::<Result<Vec<_>>>()?;
     files::write_atomic(path, (lines.join("\n") + "\n").as_bytes())
 }

@@ -374,7 +374,7 @@ fn entries(folder: &Path) -> Result<Vec<PathBuf>> {
             .map(|entry| entry.map(|entry| entry.path()))
             .collect::<std::io::Result<Vec<_>>>()
     };
-    let mut found = read().map_err(|e| Error::io(folder, "list", &e))?;
+    let mut found = read().map_err(|e| Error::io(folder, "list", e))?;
     found.sort();
     Ok(found)
 }

@@ -89,7 +89,7 @@ impl<'de> Deserialize<'de> for Scores {
 /// # Errors
 /// A file that cannot be written.
 pub fn write(path: &Path, object: &Map<String, Value>) -> maqam_base::error::Result<()> {
-    let text = serde_json::to_string_pretty(object).map_err(Error::bug)?;
+    let text = serde_json::to_string_pretty(object).map_err(Error::bug_from)?;
     files::write_atomic(path, text.as_bytes())
 }
 

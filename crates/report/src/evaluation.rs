@@ -947,7 +947,7 @@ fn scored_below(folder: &Path) -> Result<Vec<PathBuf>> {
             .map(|entry| entry.map(|entry| entry.path()))
             .collect::<std::io::Result<Vec<_>>>()
     };
-    let mut found = read().map_err(|e| Error::io(folder, "list", &e))?;
+    let mut found = read().map_err(|e| Error::io(folder, "list", e))?;
     found.retain(|path| path.join(SCORES_FILE).is_file());
     found.sort();
     Ok(found)
@@ -955,5 +955,6 @@ fn scored_below(folder: &Path) -> Result<Vec<PathBuf>> {
 
 fn object(path: &Path) -> Result<Map<String, Value>> {
     serde_json::from_str(&files::read_text(path)?)
-        .map_err(|e| Error::input(format!("not a JSON object: {e}")).at_path(path))
+        .map_err(|e| Error::input(format!("not a JSON object: {e}")).caused_by(e))
+        .map_err(|e| e.at_path(path))
 }

@@ -21,6 +21,7 @@ pub mod sections;
 pub mod several;
 pub mod standing;
 pub mod uncertainty;
+pub mod written;
 
 pub use clips::AudioOf;
 pub use run_page::page;

@@ -60,12 +60,14 @@ impl Matching<'_> {
         ]);
         let answer = calls.answer(&question, || {
             let means = self.model.likelihoods(file, window, language, &texts)?;
-            serde_json::to_vec(&means).map(Some).map_err(Error::bug)
+            serde_json::to_vec(&means)
+                .map(Some)
+                .map_err(Error::bug_from)
         })?;
         let Some(answer) = answer else {
             return Ok(None);
         };
-        let means: Vec<f64> = serde_json::from_slice(&answer).map_err(Error::bug)?;
+        let means: Vec<f64> = serde_json::from_slice(&answer).map_err(Error::bug_from)?;
         let (own, others) = means
             .split_first()
             .ok_or_else(|| Error::bug("no likelihoods"))?;

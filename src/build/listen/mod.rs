@@ -439,7 +439,7 @@ pub(crate) fn of(rows: &Rows, row: usize) -> Result<Listened> {
 
 /// Folder for the recordings that a program reads.
 pub(crate) fn temporary(file: &[u8]) -> Result<(tempfile::TempDir, PathBuf)> {
-    let failed = |e: std::io::Error| Error::io(&std::env::temp_dir(), "make a folder", &e);
+    let failed = |e: std::io::Error| Error::io(&std::env::temp_dir(), "make a folder", e);
     let folder = tempfile::tempdir().map_err(failed)?;
     let path = folder.path().join("speech.flac");
     crate::files::AppendLog::open(&path)?.append(file)?;
@@ -482,7 +482,7 @@ mod tests {
         let settings = Settings::default();
         let dir = tempfile::tempdir().unwrap();
         let cache = crate::build::cache::Cache::open(dir.path()).unwrap();
-        let stop = std::sync::atomic::AtomicBool::new(false);
+        let stop = crate::stop::Stop::new();
         let calls = Calls::new(&cache, &stop);
         let listening = Listening {
             settings: &settings,

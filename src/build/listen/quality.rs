@@ -60,7 +60,7 @@ impl<'a> Quality<'a> {
         let program = settings.command.first().map_or("", String::as_str);
         if !is_found(program) {
             let missing = std::io::Error::from(std::io::ErrorKind::NotFound);
-            return Err(not_started(program, &missing).at("listen.quality.command"));
+            return Err(not_started(program, missing).at("listen.quality.command"));
         }
         Ok(Self { settings, calls })
     }
@@ -114,7 +114,7 @@ impl<'a> Quality<'a> {
             Some(bytes) => String::from_utf8_lossy(&bytes)
                 .parse()
                 .map(Some)
-                .map_err(Error::bug),
+                .map_err(Error::bug_from),
         }
     }
 }

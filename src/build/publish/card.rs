@@ -113,7 +113,7 @@ fn head(publishing: &Publishing, statistics: &Statistics) -> Result<String> {
         }
         None => head["license"] = json!("unknown"),
     }
-    yaml_serde::to_string(&head).map_err(Error::bug)
+    yaml_serde::to_string(&head).map_err(Error::bug_from)
 }
 
 /// Names and types of the columns, as the Hub writes them.

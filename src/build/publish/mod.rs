@@ -11,8 +11,6 @@ use std::collections::HashMap;
 use std::io::Write;
 use std::path::Path;
 use std::path::PathBuf;
-use std::sync::atomic::AtomicBool;
-use std::sync::atomic::Ordering;
 
 use serde::Deserialize;
 use serde::Serialize;
@@ -44,11 +42,11 @@ use crate::build::verify;
 use crate::build::verify::Verified;
 use crate::build::workers::Rows;
 use crate::error::Error;
-use crate::error::Kind;
 use crate::error::Result;
 use crate::files;
 use crate::files::AppendLog;
 use crate::files::StagedDir;
+use crate::stop::Stop;
 
 /// Settings of the published files.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
@@ -165,7 +163,7 @@ impl Publishing<'_> {
     ///
     /// # Errors
     /// The disk's; no row to publish.
-    pub(crate) fn publish(&self, stop: &AtomicBool, observer: &mut dyn Observer) -> Result<Hashes> {
+    pub(crate) fn publish(&self, stop: &Stop, observer: &mut dyn Observer) -> Result<Hashes> {
         if self.rows.is_empty() {
             return Err(Error::input("every document was rejected")
                 .at_path(self.folder)
@@ -187,10 +185,10 @@ impl Publishing<'_> {
         .map(|folder| (Tars::new(self.recipe, folder.path()), folder));
         let mut checksums = Vec::new();
         for (i, row) in self.rows.iter().enumerate() {
-            if stop.load(Ordering::Relaxed) {
-                let found = format!("stopped in publish after {i} of {} rows", self.rows.len());
-                return Err(Error::new(Kind::Interrupted, found));
-            }
+            stop.check(format_args!(
+                "stopped in publish after {i} of {} rows",
+                self.rows.len()
+            ))?;
             observer.tell(Step::Publish.name(), i, self.rows.len())?;
             let (published, file) = self.row(*row, i)?;
             let name = Path::new(&published.audio).file_name().unwrap_or_default();
@@ -285,7 +283,7 @@ impl Publishing<'_> {
 
 /// Names of a folder's files, sorted.
 fn sorted(folder: &Path) -> Result<Vec<String>> {
-    let failed = |e: std::io::Error| Error::io(folder, "read", &e);
+    let failed = |e: std::io::Error| Error::io(folder, "read", e);
     let mut names: Vec<String> = std::fs::read_dir(folder)
         .map_err(failed)?
         .flatten()
@@ -297,7 +295,7 @@ fn sorted(folder: &Path) -> Result<Vec<String>> {
 
 /// A published row as `train` reads it.
 fn manifest_line(row: &Published) -> Result<String> {
-    let line = serde_json::to_string(&manifest_fields(row)).map_err(Error::bug)?;
+    let line = serde_json::to_string(&manifest_fields(row)).map_err(Error::bug_from)?;
     Ok(format!("{line}\n"))
 }
 
@@ -351,25 +349,16 @@ pub(crate) fn accounts(
         before: journals,
     };
     let mut rejected = String::new();
-    let mut failed = None;
     files::write_atomic_with(&folder.join("rows.jsonl"), |file| {
         for row in 0..prepared.rows.len() {
-            match account(&rows, row, published, engines) {
-                Ok((state, rejection)) => {
-                    writeln!(file, "{state}")?;
-                    if let Some(rejection) = rejection {
-                        rejected.push_str(&format!("{rejection}\n"));
-                    }
-                }
-                Err(error) => {
-                    failed = Some(error);
-                    return Err(std::io::Error::other("a row could not be read"));
-                }
+            let (state, rejection) = account(&rows, row, published, engines)?;
+            writeln!(file, "{state}")?;
+            if let Some(rejection) = rejection {
+                rejected.push_str(&format!("{rejection}\n"));
             }
         }
         Ok(())
-    })
-    .map_err(|error| failed.take().unwrap_or(error))?;
+    })?;
     files::write_atomic(&folder.join("rejected.jsonl"), rejected.as_bytes())
 }
 

@@ -29,7 +29,7 @@ impl Command {
         let program = template.first().map_or("", String::as_str);
         if !is_found(program) {
             let missing = std::io::Error::from(std::io::ErrorKind::NotFound);
-            return Err(process::not_started(program, &missing).at("speak.command"));
+            return Err(process::not_started(program, missing).at("speak.command"));
         }
         Ok(Self {
             template,
@@ -65,7 +65,7 @@ impl Speaker for Command {
         let folder = match writes_file {
             true => Some(
                 tempfile::tempdir()
-                    .map_err(|e| Error::io(&std::env::temp_dir(), "make a folder", &e))?,
+                    .map_err(|e| Error::io(&std::env::temp_dir(), "make a folder", e))?,
             ),
             false => None,
         };

@@ -26,7 +26,7 @@ impl<'a> Diacritiser<'a> {
         let program = command.first().map_or("", String::as_str);
         if !is_found(program) {
             let missing = std::io::Error::from(std::io::ErrorKind::NotFound);
-            return Err(process::not_started(program, &missing).at("speak.diacritiser"));
+            return Err(process::not_started(program, missing).at("speak.diacritiser"));
         }
         Ok(Self {
             command: command.to_vec(),

@@ -31,8 +31,7 @@ impl Espeak {
         let timeout = Duration::from_secs_f64(settings.timeout_s);
         let at = |error: Error| error.at("speak");
         let version = process::run(&program, &["--version".to_owned()], "", timeout).map_err(|e| {
-            let message = e.message().to_owned();
-            at(Error::new(e.kind, message).hint(
+            at(e.hint(
                 "install espeak-ng (`apt-get install espeak-ng`, `brew install espeak-ng`), or choose another engine: `speak: {engine: endpoint}` or `{engine: command}`",
             ))
         })?;

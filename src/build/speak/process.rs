@@ -52,7 +52,7 @@ pub(crate) fn run(
         .stdout(Stdio::piped())
         .stderr(Stdio::piped())
         .spawn()
-        .map_err(|e| not_started(program, &e))?;
+        .map_err(|e| not_started(program, e))?;
     let (stdin, stdout, stderr) = (child.stdin.take(), child.stdout.take(), child.stderr.take());
     let child = Mutex::new(child);
     let deadline = Instant::now() + timeout;
@@ -136,8 +136,8 @@ fn locked(child: &Mutex<Child>) -> std::sync::MutexGuard<'_, Child> {
 }
 
 /// The error for a program that cannot be started.
-pub(crate) fn not_started(program: &str, error: &std::io::Error) -> Error {
-    match error.kind() {
+pub(crate) fn not_started(program: &str, error: std::io::Error) -> Error {
+    let found = match error.kind() {
         std::io::ErrorKind::NotFound => Error::input(format!("`{program}` is not on the path"))
             .hint(format!(
                 "install it, or give the path of the program; `which {program}` finds nothing"
@@ -150,7 +150,8 @@ pub(crate) fn not_started(program: &str, error: &std::io::Error) -> Error {
             Kind::Resource,
             format!("`{program}` cannot be started: {error}"),
         ),
-    }
+    };
+    found.caused_by(error)
 }
 
 #[cfg(test)]

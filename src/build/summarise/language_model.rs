@@ -38,7 +38,7 @@ impl Prompts {
     pub(crate) fn load(path: Option<&Path>, own: &str) -> Result<Self> {
         let prompts = match path {
             Some(path) => yaml::parse(&files::read_text(path)?, path)?,
-            None => yaml::parse(own, Path::new("prompts/build")).map_err(Error::bug)?,
+            None => yaml::parse(own, Path::new("prompts/build")).map_err(Error::bug_from)?,
         };
         Ok(Self(prompts))
     }
@@ -178,7 +178,7 @@ impl<'a> Writer<'a> {
                 return Ok(Written::Ended);
             };
             let (text, is_cut): (String, bool) =
-                serde_json::from_slice(&answer).map_err(Error::bug)?;
+                serde_json::from_slice(&answer).map_err(Error::bug_from)?;
             let text = bare(&text);
             fault = match (text.is_empty(), is_cut) {
                 (true, _) => "the answer is empty".to_owned(),

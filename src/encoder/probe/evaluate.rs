@@ -57,7 +57,7 @@ pub fn evaluate(
     let lines = prediction_lines(work, &predictions);
     files::write_atomic(&staged.path().join("predictions.jsonl"), lines.as_bytes())?;
     let text = serde_json::to_string_pretty(&json!({ "scores": scores, "layer_shares": shares }));
-    let text = text.map_err(Error::bug)? + "\n";
+    let text = text.map_err(Error::bug_from)? + "\n";
     files::write_atomic(&staged.path().join("scores.json"), text.as_bytes())?;
 
     if work.recipe.weighted() && shares.len() > 1 {

@@ -31,7 +31,7 @@ pub fn export(work: &Work, dir: &Path) -> Result<()> {
         .enumerate()
         .map(|(i, name)| (name.clone(), i.into()))
         .collect();
-    let text = serde_json::to_string_pretty(&vocabulary).map_err(Error::bug)?;
+    let text = serde_json::to_string_pretty(&vocabulary).map_err(Error::bug_from)?;
     files::write_atomic(&dir.join("vocab.json"), (text + "\n").as_bytes())?;
 
     let (Some(model), Open::Transformer | Open::All, None) =

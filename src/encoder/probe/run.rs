@@ -2,7 +2,6 @@
 
 use std::collections::BTreeMap;
 use std::path::Path;
-use std::sync::atomic::AtomicBool;
 use std::time::Instant;
 
 use candle_core::Device;
@@ -14,7 +13,6 @@ use crate::encoder::probe::evaluate::evaluate;
 use crate::encoder::probe::export::export;
 use crate::encoder::probe::recipe::Recipe;
 use crate::encoder::probe::work::Work;
-use crate::encoder::run::check_stop;
 use crate::encoder::run::pace_of;
 use crate::encoder::run::take;
 use crate::encoder::step::Moments;
@@ -30,6 +28,7 @@ use crate::ops::adamw::norm;
 use crate::ops::scalar::Scalar;
 use crate::records::log::Line;
 use crate::records::log::StepRecord;
+use crate::stop::Stop;
 use crate::train::checkpoint as steps;
 use crate::train::environment::Recorder;
 
@@ -49,11 +48,11 @@ pub fn run(
     recipe: &Recipe,
     resume: bool,
     observer: &mut dyn Observer,
-    stop: &AtomicBool,
+    stop: &Stop,
 ) -> Result<Vec<Measured>> {
     let folder = recipe.folder();
     let lock = files::Lock::claim(&folder)?;
-    let text = yaml_serde::to_string(recipe).map_err(Error::bug)?;
+    let text = yaml_serde::to_string(recipe).map_err(Error::bug_from)?;
     let text = format!("# Recipe of a head's run, with every default.\n{text}");
     take(&folder, &[("recipe.yaml", text)], resume)?;
     lock.remove_leftovers();
@@ -118,14 +117,14 @@ impl<'a> Session<'a> {
         &mut self,
         recorder: &mut Recorder,
         observer: &mut dyn Observer,
-        stop: &AtomicBool,
+        stop: &Stop,
     ) -> Result<Vec<Measured>> {
         let recipe = self.work.recipe;
         let every = recipe.evaluate_every;
 
         let mut scores = Vec::new();
         while self.state.step < recipe.steps {
-            if let Err(stopped) = check_stop(stop) {
+            if let Err(stopped) = stop.check(checkpoint::STOPPED) {
                 self.save()?;
                 return Err(stopped);
             }

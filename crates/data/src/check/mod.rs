@@ -12,8 +12,10 @@
 mod across;
 mod clips;
 mod finding;
+pub mod findings;
 mod known;
 mod rows;
+pub mod run;
 
 use std::path::Path;
 use std::sync::Arc;

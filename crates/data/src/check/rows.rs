@@ -1,6 +1,6 @@
 //! Faults in the fields of a single row: an unknown task, no target, an unknown label or foreign letters.
 
-use crate::NO_AUDIO_FILE;
+use crate::NoAudioFile;
 use crate::Role;
 use crate::Row;
 use crate::arabic::is_diacritic;
@@ -15,7 +15,7 @@ const SHOWN_LETTERS: usize = 8;
 
 /// The kind of finding for a row that cannot be read.
 pub fn kind_of(error: &Error) -> Kind {
-    match error.message().contains(NO_AUDIO_FILE) {
+    match error.is_caused_by::<NoAudioFile>() {
         true => Kind::Missing,
         false => Kind::Row,
     }

@@ -126,7 +126,7 @@ fn of_utterance(folder: &Path) -> Result<BTreeMap<String, String>> {
         .iter()
         .map(|(file, field)| ((*file).to_owned(), (*field).to_owned()))
         .collect();
-    let entries = fs::read_dir(folder).map_err(|e| Error::io(folder, "read", &e))?;
+    let entries = fs::read_dir(folder).map_err(|e| Error::io(folder, "read", e))?;
     for entry in entries.flatten() {
         let name = entry.file_name().to_string_lossy().into_owned();
         let field = name

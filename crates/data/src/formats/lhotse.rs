@@ -375,7 +375,7 @@ pub fn packed(path: &Path, write: impl FnOnce(&mut dyn Write) -> Result<()>) -> 
         packed
             .finish()
             .map(drop)
-            .map_err(|e| Error::io(path, "write", &e))
+            .map_err(|e| Error::io(path, "write", e))
     })
 }
 

@@ -144,7 +144,7 @@ fn fields_beside(cuts: &Path, number: &str) -> Result<Vec<(String, OfCuts)>> {
         _ => Path::new("."),
     };
     let mut paths: Vec<(String, PathBuf)> = fs::read_dir(folder)
-        .map_err(|e| Error::io(folder, "read", &e))?
+        .map_err(|e| Error::io(folder, "read", e))?
         .filter_map(|entry| {
             let path = entry.ok()?.path();
             let name = path.file_name()?.to_str()?;
@@ -186,7 +186,7 @@ pub fn write(out: &mut Out<'_>, rows: &[Row]) -> Result<()> {
                 let header = clip.source.header()?;
                 let ending = clip.source.ending()?;
                 let recording = lhotse::recording(&row.id, None, header);
-                let failed = |e: std::io::Error| Error::io(&path, "write", &e);
+                let failed = |e: std::io::Error| Error::io(&path, "write", e);
                 tar.add(&format!("{}.{ending}", row.id), &clip.source.bytes()?)
                     .map_err(failed)?;
                 tar.add(
@@ -196,7 +196,7 @@ pub fn write(out: &mut Out<'_>, rows: &[Row]) -> Result<()> {
                 .map_err(failed)?;
                 cuts.push(lhotse::cut(out.fields(row)?, None, header).to_string());
             }
-            tar.finish().map_err(|e| Error::io(&path, "write", &e))
+            tar.finish().map_err(|e| Error::io(&path, "write", e))
         })?;
         let path = out.path(&format!("cuts.{number}.jsonl.gz"));
         lhotse::packed(&path, |file| {

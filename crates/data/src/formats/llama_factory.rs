@@ -185,7 +185,7 @@ pub fn write(out: &mut Out<'_>, rows: &[Row]) -> Result<()> {
     }
     let info =
         json!({"maqam": {"file_name": "maqam.json", "formatting": "sharegpt", "columns": columns}});
-    let info = serde_json::to_string_pretty(&info).map_err(Error::bug)?;
+    let info = serde_json::to_string_pretty(&info).map_err(Error::bug_from)?;
     files::write_atomic(&out.path(INFO), info.as_bytes())
 }
 

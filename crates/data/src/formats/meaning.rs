@@ -110,7 +110,7 @@ impl Meaning {
             match error.map(|error| error.at_path(file)) {
                 // maqam's own rows may have only texts, and a field that resembles audio.
                 Some(error) if has_content && !is_table => {
-                    meaning.note = Some(error.to_string().replace("\nhint: ", "; "));
+                    meaning.note = Some(error.one_line());
                 }
                 Some(error) => return Err(error),
                 None => {}

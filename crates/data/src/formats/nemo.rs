@@ -264,10 +264,10 @@ pub fn write(out: &mut Out<'_>, rows: &[Row]) -> Result<()> {
                 let clip = out.only_clip(row)?;
                 let name = format!("{number}_{i:07}.{}", clip.source.ending()?);
                 tar.add(&name, &clip.source.bytes()?)
-                    .map_err(|e| Error::io(&path, "write", &e))?;
+                    .map_err(|e| Error::io(&path, "write", e))?;
                 names.push((number, name));
             }
-            tar.finish().map_err(|e| Error::io(&path, "write", &e))
+            tar.finish().map_err(|e| Error::io(&path, "write", e))
         })?;
     }
     let mut names = names.into_iter();

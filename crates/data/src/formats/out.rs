@@ -95,8 +95,8 @@ impl<'a> Out<'a> {
     /// # Errors
     /// A path that the system cannot make absolute.
     pub fn new(folder: &Path, manifest: &'a Path, settings: &'a Export<'a>) -> Result<Self> {
-        let place = std::path::absolute(settings.out)
-            .map_err(|e| Error::io(settings.out, "resolve", &e))?;
+        let place =
+            std::path::absolute(settings.out).map_err(|e| Error::io(settings.out, "resolve", e))?;
         Ok(Self {
             folder: folder.to_owned(),
             place,
@@ -154,7 +154,7 @@ impl<'a> Out<'a> {
         if let Some((path, None)) = clip.source.file()
             && !copy
         {
-            let absolute = std::path::absolute(path).map_err(|e| Error::io(path, "resolve", &e))?;
+            let absolute = std::path::absolute(path).map_err(|e| Error::io(path, "resolve", e))?;
             return Ok(absolute.to_string_lossy().into_owned());
         }
         let name = file_name(clip, row, &mut self.names)?;
@@ -244,7 +244,7 @@ impl<'a> Out<'a> {
 /// # Errors
 /// The disk's.
 pub fn line(file: &mut dyn Write, text: &str, path: &Path) -> Result<()> {
-    writeln!(file, "{text}").map_err(|e| Error::io(path, "write", &e))
+    writeln!(file, "{text}").map_err(|e| Error::io(path, "write", e))
 }
 
 /// Writes a file completely or not at all; `write` may fail.
@@ -252,16 +252,5 @@ pub fn line(file: &mut dyn Write, text: &str, path: &Path) -> Result<()> {
 /// # Errors
 /// Those of `write` and of the disk.
 pub fn stream(path: &Path, write: impl FnOnce(&mut dyn Write) -> Result<()>) -> Result<()> {
-    let mut failed = None;
-    let written = files::write_atomic_with(path, |file| {
-        write(file).map_err(|error| {
-            let told = std::io::Error::other(error.message().to_owned());
-            failed = Some(error);
-            told
-        })
-    });
-    match failed {
-        Some(error) => Err(error),
-        None => written,
-    }
+    files::write_atomic_with(path, |file| Ok(write(file)?))
 }

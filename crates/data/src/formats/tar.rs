@@ -124,7 +124,7 @@ struct Stamp {
 
 impl Stamp {
     fn of(path: &Path) -> Result<Self> {
-        let metadata = std::fs::metadata(path).map_err(|e| Error::io(path, "read", &e))?;
+        let metadata = std::fs::metadata(path).map_err(|e| Error::io(path, "read", e))?;
         let modified_ns = metadata
             .modified()
             .ok()
@@ -165,10 +165,10 @@ fn ends_fit(path: &Path, members: &[Member]) -> bool {
 /// # Errors
 /// A file that is no tar file; a truncated member.
 pub fn scan(path: &Path) -> Result<Vec<Member>> {
-    let file = File::open(path).map_err(|e| Error::io(path, "read", &e))?;
+    let file = File::open(path).map_err(|e| Error::io(path, "read", e))?;
     let len = file
         .metadata()
-        .map_err(|e| Error::io(path, "read", &e))?
+        .map_err(|e| Error::io(path, "read", e))?
         .len();
     scan_reader(&mut BufReader::with_capacity(1 << 20, file), len).map_err(|e| e.at_path(path))
 }
@@ -185,9 +185,9 @@ fn scan_reader(reader: &mut BufReader<File>, file_len: u64) -> Result<Vec<Member
     let mut overrides = Overrides::default();
     let mut at = 0u64;
     let mut block = [0; BLOCK];
-    let failed = |e: &std::io::Error| Error::resource(format!("cannot read: {e}"));
+    let failed = |e: std::io::Error| Error::resource(format!("cannot read: {e}")).caused_by(e);
     while at + BLOCK as u64 <= file_len {
-        reader.read_exact(&mut block).map_err(|e| failed(&e))?;
+        reader.read_exact(&mut block).map_err(failed)?;
         let header_at = at;
         at += BLOCK as u64;
         if block.iter().all(|byte| *byte == 0) {
@@ -225,7 +225,7 @@ fn scan_reader(reader: &mut BufReader<File>, file_len: u64) -> Result<Vec<Member
                 )));
             }
             let mut bytes = vec![0; len as usize];
-            reader.read_exact(&mut bytes).map_err(|e| failed(&e))?;
+            reader.read_exact(&mut bytes).map_err(failed)?;
             Ok(bytes)
         };
         let mut was_read = 0;
@@ -279,7 +279,7 @@ fn scan_reader(reader: &mut BufReader<File>, file_len: u64) -> Result<Vec<Member
         }
         reader
             .seek_relative((padded - was_read) as i64)
-            .map_err(|e| failed(&e))?;
+            .map_err(failed)?;
         at = next;
     }
     if members.is_empty() && at == 0 {

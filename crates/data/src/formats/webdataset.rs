@@ -179,7 +179,7 @@ pub fn write(out: &mut Out<'_>, rows: &[Row]) -> Result<()> {
     for (shard, rows) in rows.chunks(out.settings.shard_rows).enumerate() {
         let path = out.path(&format!("{shard:06}.tar"));
         stream(&path, |file| {
-            let failed = |e: std::io::Error| Error::io(&path, "write", &e);
+            let failed = |e: std::io::Error| Error::io(&path, "write", e);
             let mut tar = Writer::new(file);
             for row in rows {
                 let key = format!("{number:09}");

@@ -256,12 +256,11 @@ pub fn load_task(path: &Path) -> Result<Task> {
 /// # Errors
 /// A folder that cannot be read or holds none.
 pub fn task_files(folder: &Path) -> Result<Vec<std::path::PathBuf>> {
-    let entries =
-        std::fs::read_dir(folder).map_err(|e| Error::io(folder, "read the folder", &e))?;
+    let entries = std::fs::read_dir(folder).map_err(|e| Error::io(folder, "read the folder", e))?;
     let mut paths = Vec::new();
     for entry in entries {
         let path = entry
-            .map_err(|e| Error::io(folder, "read the folder", &e))?
+            .map_err(|e| Error::io(folder, "read the folder", e))?
             .path();
         if path
             .extension()

@@ -145,7 +145,7 @@ impl ChatTemplate {
             .trim_blocks(true)
             .lstrip_blocks(true)
             .build()
-            .map_err(Error::bug)?;
+            .map_err(Error::bug_from)?;
         let mut environment = Environment::new();
         environment.set_syntax(syntax);
         environment
@@ -160,7 +160,9 @@ impl ChatTemplate {
         environment
             .add_template_owned("chat", source)
             .map_err(|error| {
-                Error::input(format!("not a template we can read: {error}")).at(&place)
+                Error::input(format!("not a template we can read: {error}"))
+                    .caused_by(error)
+                    .at(&place)
             })?;
         Ok(Self {
             environment,
@@ -201,6 +203,7 @@ impl ChatTemplate {
         context.insert("documents".to_owned(), Value::Null);
         let fails = |error: minijinja::Error| {
             Error::input(format!("the template fails on this conversation: {error}"))
+                .caused_by(error)
                 .at(&self.place)
         };
         let rendered = self
@@ -288,7 +291,8 @@ fn template_source(value: &Value) -> Option<String> {
 
 /// Turns Hugging Face's `{% generation %}` tags, which only mark the assistant's words, into comments.
 fn without_generation_tags(source: &str) -> Result<String> {
-    let tags = Regex::new(r"\{%([-+]?)\s*(?:end)?generation\s*([-+]?)%\}").map_err(Error::bug)?;
+    let tags =
+        Regex::new(r"\{%([-+]?)\s*(?:end)?generation\s*([-+]?)%\}").map_err(Error::bug_from)?;
     Ok(tags.replace_all(source, "{#$1 $2#}").into_owned())
 }
 

@@ -76,7 +76,9 @@ impl TextCodec {
                 .hint("a checkpoint folder holds tokenizer.json beside config.json"));
         }
         let unreadable = |error: tokenizers::Error| {
-            Error::input(format!("not a tokenizer we can read: {error}")).at_path(&path)
+            Error::input(format!("not a tokenizer we can read: {error}"))
+                .caused_by(error)
+                .at_path(&path)
         };
         let mut tokenizer = Tokenizer::from_file(&path).map_err(unreadable)?;
         // Nothing is ever cut or padded here, whatever the file was saved with.
@@ -96,7 +98,7 @@ impl TextCodec {
         // Alternatives are tried in order, so the longest stands first.
         names.sort_by_key(|name| std::cmp::Reverse((name.len(), name.as_str())));
         let alternatives: Vec<String> = names.iter().map(|name| regex::escape(name)).collect();
-        let special_pattern = Regex::new(&alternatives.join("|")).map_err(Error::bug)?;
+        let special_pattern = Regex::new(&alternatives.join("|")).map_err(Error::bug_from)?;
 
         let config = read_json(&model_dir.join("config.json"))?.unwrap_or_default();
         let special =
@@ -297,6 +299,7 @@ impl Sequence<'_> {
             let encoding = self.codec.tokenizer.encode_fast(self.run.as_str(), false);
             let encoding = encoding.map_err(|error| {
                 Error::input(format!("the tokenizer fails on {:?}: {error}", self.run))
+                    .caused_by(error)
             })?;
             self.encoded.tokens.extend_from_slice(encoding.get_ids());
             self.run.clear();

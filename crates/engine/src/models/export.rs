@@ -302,7 +302,7 @@ pub fn name_of(dtype: Dtype) -> &'static str {
 }
 
 fn write_json(path: &Path, json: &Value) -> Result<()> {
-    let text = serde_json::to_string_pretty(json).map_err(Error::bug)?;
+    let text = serde_json::to_string_pretty(json).map_err(Error::bug_from)?;
     files::write_atomic(path, format!("{text}\n").as_bytes())
 }
 
@@ -514,10 +514,10 @@ const DOCUMENTS: [&str; 9] = [
 /// # Errors
 /// Links that lead outside the folder and the Hub's cache, links to folders, and what is neither file nor folder.
 fn copy_the_rest(root: &Path, from: &Path, to: &Path) -> Result<()> {
-    let entries = std::fs::read_dir(from).map_err(|e| Error::io(from, "list", &e))?;
+    let entries = std::fs::read_dir(from).map_err(|e| Error::io(from, "list", e))?;
 
     for entry in entries {
-        let path = entry.map_err(|e| Error::io(from, "list", &e))?.path();
+        let path = entry.map_err(|e| Error::io(from, "list", e))?.path();
         let name = path
             .file_name()
             .unwrap_or_default()
@@ -536,6 +536,7 @@ fn copy_the_rest(root: &Path, from: &Path, to: &Path) -> Result<()> {
         checkpoint::check_inside(root, &path)?;
         let metadata = std::fs::metadata(&path).map_err(|e| {
             Error::input(format!("a link that leads nowhere: {e}"))
+                .caused_by(e)
                 .at_path(&path)
                 .hint("put the file itself there, or remove the link")
         })?;

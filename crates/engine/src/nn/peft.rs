@@ -240,8 +240,8 @@ pub fn save(
         })
         .collect();
     files::write_safetensors(&dir.join(TENSORS_FILE), named)?;
-    let text =
-        serde_json::to_string_pretty(&config_json(plan, metadata, form)).map_err(Error::bug)?;
+    let text = serde_json::to_string_pretty(&config_json(plan, metadata, form))
+        .map_err(Error::bug_from)?;
     files::write_atomic(&dir.join(CONFIG_FILE), text.as_bytes())
 }
 

@@ -304,9 +304,9 @@ impl Layers {
     /// The first pattern that matches tells the number of the layer.
     fn has(&self, path: &str) -> Result<bool> {
         for pattern in &self.patterns {
-            let found = pattern
-                .captures(path)
-                .map_err(|e| Error::input(format!("`layers_pattern` fails on `{path}`: {e}")))?;
+            let found = pattern.captures(path).map_err(|e| {
+                Error::input(format!("`layers_pattern` fails on `{path}`: {e}")).caused_by(e)
+            })?;
             if let Some(found) = found {
                 let number = found.name("idx").and_then(|idx| idx.as_str().parse().ok());
                 return Ok(number.is_some_and(|number| self.numbers.contains(&number)));

@@ -16,6 +16,8 @@ use rayon::prelude::*;
 
 use crate::ops::cpu::write;
 use crate::ops::profile::Timed;
+#[cfg(not(feature = "cuda"))]
+use maqam_base::error::Error;
 use maqam_base::seed::Key;
 
 /// Which device a person asks for.
@@ -80,8 +82,9 @@ fn open_gpu() -> Result<Device> {
 
 #[cfg(not(feature = "cuda"))]
 fn open_gpu() -> Result<Device> {
-    let found = "this build computes on the CPU alone\nhint: build with `cargo build --release --features cuda` on a machine with the CUDA 13.0 toolkit";
-    Err(candle_core::Error::Msg(found.to_owned()))
+    let error = Error::input("this build computes on the CPU alone")
+        .hint("build with `cargo build --release --features cuda` on a machine with the CUDA 13.0 toolkit");
+    Err(error.into())
 }
 
 /// Name of a device for people: the GPU's, or `CPU`.

@@ -80,7 +80,7 @@ impl Decoder {
                 .is_some_and(|extension| extension == "gguf")
         };
         if !path.join("config.json").is_file() {
-            let entries = std::fs::read_dir(path).map_err(|e| Error::io(path, "list", &e))?;
+            let entries = std::fs::read_dir(path).map_err(|e| Error::io(path, "list", e))?;
             let files: Vec<PathBuf> = entries.flatten().map(|entry| entry.path()).collect();
             if let Some(file) = files.iter().find(|file| gguf(file)) {
                 return Self::of_file(file);

@@ -52,9 +52,9 @@ impl Gguf {
     /// # Errors
     /// A file that is not GGUF, or holds another architecture.
     pub fn open(path: &Path) -> Result<Self> {
-        let mut file = BufReader::new(File::open(path).map_err(|e| Error::io(path, "read", &e))?);
-        let content = contained(|| Content::read(&mut file)).map_err(|why| {
-            Error::input(format!("not a GGUF file: {why}"))
+        let mut file = BufReader::new(File::open(path).map_err(|e| Error::io(path, "read", e))?);
+        let content = contained(|| Content::read(&mut file)).map_err(|e| {
+            e.at("not a GGUF file")
                 .at_path(path)
                 .hint("`--decoder` is a folder of Hugging Face or a GGUF file; copy it again if it is damaged")
         })?;
@@ -198,13 +198,13 @@ impl Gguf {
     /// # Errors
     /// Blocks of a kind that candle does not spread out; a file that ends early.
     pub fn tensor(&self, name: &str) -> Result<Tensor> {
-        let io = |e| Error::io(&self.path, "read", &e);
+        let io = |e| Error::io(&self.path, "read", e);
         let mut file = BufReader::new(File::open(&self.path).map_err(io)?);
         contained(|| {
             let stored = self.content.tensor(&mut file, name, &Device::Cpu)?;
             stored.dequantize(&Device::Cpu)
         })
-        .map_err(|why| Error::input(format!("`{name}` cannot be read: {why}")).at_path(&self.path))
+        .map_err(|e| e.at(format!("`{name}` cannot be read")).at_path(&self.path))
     }
 
     /// The vocabulary as a `tokenizer.json` of Qwen2: byte-level BPE, control tokens apart, padding left out.
@@ -231,7 +231,7 @@ impl Gguf {
         let mut vocab = serde_json::Map::new();
         let mut added = Vec::new();
         for (id, (text, kind)) in texts.iter().zip(kinds).enumerate() {
-            let text = text.to_string().map_err(Error::input)?;
+            let text = text.to_string().map_err(|e| Error::from(e).in_input())?;
             match as_number(kind).unwrap_or_default() as i64 {
                 NORMAL => {
                     vocab.insert(text.clone(), id.into());
@@ -279,11 +279,11 @@ impl Gguf {
     }
 }
 
-/// Runs candle's reader on a file that may be damaged; a panic of it is a reason like any other.
-fn contained<T>(read: impl FnOnce() -> candle_core::Result<T>) -> std::result::Result<T, String> {
+/// Runs candle's reader on a file that may be damaged; a panic of it is an error like any other.
+fn contained<T>(read: impl FnOnce() -> candle_core::Result<T>) -> Result<T> {
     match panics::contain(read) {
-        Ok(read) => read.map_err(|e| e.to_string()),
-        Err(panic) => Err(panic.message),
+        Ok(read) => read.map_err(|e| Error::from(e).in_input()),
+        Err(panic) => Err(Error::input(panic.message)),
     }
 }
 

@@ -74,7 +74,7 @@ impl Composition<'_> {
 
         let num_tensors = pieces.len();
         self.write_weights(&out.join(SINGLE), pieces)?;
-        let text = serde_json::to_string_pretty(&root).map_err(Error::bug)?;
+        let text = serde_json::to_string_pretty(&root).map_err(Error::bug_from)?;
         files::write_atomic(&out.join("config.json"), format!("{text}\n").as_bytes())?;
         Ok(Composed {
             config,

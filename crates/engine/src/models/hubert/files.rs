@@ -45,7 +45,7 @@ pub fn save(model: &Hubert, dir: &Path, class: Class, heads: Vec<(String, Tensor
         Class::Classifier => ("ForSequenceClassification", "hubert."),
     };
 
-    let mut written = serde_json::to_value(config).map_err(Error::bug)?;
+    let mut written = serde_json::to_value(config).map_err(Error::bug_from)?;
     written["architectures"] = json!([format!("{family}{class}")]);
     written["dtype"] = json!("float32");
     let is_masked = |key: &str, default: f64| written[key].as_f64().unwrap_or(default) > 0.0;
@@ -78,6 +78,6 @@ pub fn save(model: &Hubert, dir: &Path, class: Class, heads: Vec<(String, Tensor
 }
 
 fn write_json(path: &Path, value: &Value) -> Result<()> {
-    let text = serde_json::to_string_pretty(value).map_err(Error::bug)?;
+    let text = serde_json::to_string_pretty(value).map_err(Error::bug_from)?;
     files::write_atomic(path, format!("{text}\n").as_bytes())
 }

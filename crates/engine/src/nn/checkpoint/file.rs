@@ -43,16 +43,15 @@ impl MappedFile {
         let file = open_file(path)?;
         let length = file
             .metadata()
-            .map_err(|e| Error::io(path, "read", &e))?
+            .map_err(|e| Error::io(path, "read", e))?
             .len();
         if length == 0 {
-            return Err(damaged(path, &"an empty file", &[]));
+            return Err(damaged(path, Error::input("an empty file"), &[]));
         }
         // SAFETY: the file is only read; a checkpoint that somebody rewrites while it is loaded is not supported.
-        let map =
-            unsafe { Mmap::map(&file) }.map_err(|e| Error::io(path, "map into memory", &e))?;
-        let (header, metadata) =
-            SafeTensors::read_metadata(&map).map_err(|e| damaged(path, &e, &map))?;
+        let map = unsafe { Mmap::map(&file) }.map_err(|e| Error::io(path, "map into memory", e))?;
+        let (header, metadata) = SafeTensors::read_metadata(&map)
+            .map_err(|e| damaged(path, Error::from(candle_core::Error::from(e)), &map))?;
         let start = 8 + header;
         let end = metadata
             .tensors()
@@ -63,7 +62,7 @@ impl MappedFile {
 
         if start + end > map.len() {
             let found = format!("{} bytes, its header promises {}", map.len(), start + end);
-            return Err(damaged(path, &found, &[]));
+            return Err(damaged(path, Error::input(found), &[]));
         }
 
         Ok(Self {
@@ -153,12 +152,15 @@ impl MappedFile {
     }
 }
 
-fn damaged(path: &Path, found: &dyn std::fmt::Display, bytes: &[u8]) -> Error {
+/// The error of a file that is not read, by its first bytes or by what its reader found.
+fn damaged(path: &Path, found: Error, bytes: &[u8]) -> Error {
     match sniff::foreign(&bytes[..bytes.len().min(sniff::HEAD_BYTES)]) {
         Some(foreign) => Error::input(format!("{} in place of safetensors", foreign.what))
             .at_path(path)
             .hint(foreign.hint),
-        None => Error::input(format!("a damaged safetensors file: {found}"))
+        None => found
+            .in_input()
+            .at("a damaged safetensors file")
             .at_path(path)
             .hint("compare its size with the original; an interrupted download leaves it short"),
     }
@@ -168,11 +170,11 @@ fn damaged(path: &Path, found: &dyn std::fmt::Display, bytes: &[u8]) -> Error {
 fn open_file(path: &Path) -> Result<File> {
     let hint = "all files of a checkpoint belong together; download the missing ones again";
     let file = File::open(path).map_err(|e| {
-        let mut error = Error::io(path, "open", &e);
+        let mut error = Error::io(path, "open", e);
         error.kind = Kind::Input;
         error.hint(hint)
     })?;
-    let metadata = file.metadata().map_err(|e| Error::io(path, "read", &e))?;
+    let metadata = file.metadata().map_err(|e| Error::io(path, "read", e))?;
     if metadata.is_file() {
         return Ok(file);
     }
@@ -236,6 +238,6 @@ pub fn read_safetensors(path: &Path) -> Result<HashMap<String, Tensor>> {
         if let Ok(file) = File::open(path) {
             let _ = file.take(sniff::HEAD_BYTES as u64).read_to_end(&mut head);
         }
-        damaged(path, &e, &head)
+        damaged(path, Error::from(e), &head)
     })
 }

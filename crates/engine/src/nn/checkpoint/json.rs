@@ -20,7 +20,7 @@ pub fn read_json(path: &Path) -> Result<Value> {
     let mut head = Vec::new();
     File::open(path)
         .and_then(|file| file.take(sniff::HEAD_BYTES as u64).read_to_end(&mut head))
-        .map_err(|e| Error::io(path, "read", &e))?;
+        .map_err(|e| Error::io(path, "read", e))?;
 
     if let Some(foreign) = sniff::foreign_file(&head) {
         return Err(Error::input(format!("{} in place of JSON", foreign.what))
@@ -37,17 +37,17 @@ pub fn read_json(path: &Path) -> Result<Value> {
                     .nth(e.line().saturating_sub(1))
                     .is_some_and(|line| line.contains(constant))
             });
-        match constant {
+        let found = match constant {
             Some(constant) => Error::input(format!(
                 "line {} holds {constant}, which JSON does not have",
                 e.line()
             ))
-            .at_path(path)
             .hint("write a number or null in its place"),
-            None => Error::input(format!("not JSON: {e}")).at_path(path).hint(
+            None => Error::input(format!("not JSON: {e}")).hint(
                 "compare the file with the original; an interrupted download leaves it short",
             ),
-        }
+        };
+        found.at_path(path).caused_by(e)
     })
 }
 
@@ -56,7 +56,7 @@ pub fn read_json(path: &Path) -> Result<Value> {
 /// # Errors
 /// A pipe, a socket or a device; the system's.
 pub(super) fn expect_file(path: &Path) -> Result<()> {
-    let metadata = path.metadata().map_err(|e| Error::io(path, "read", &e))?;
+    let metadata = path.metadata().map_err(|e| Error::io(path, "read", e))?;
     if metadata.is_file() || metadata.is_dir() {
         return Ok(());
     }

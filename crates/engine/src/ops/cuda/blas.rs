@@ -16,6 +16,7 @@ use candle_core::cuda_backend::cudarc::driver::CudaStream;
 
 use crate::ops::cuda::matrix::Matrix;
 use crate::ops::workspace::WORKSPACE;
+use maqam_base::error::Error;
 
 /// Most algorithms that are remembered; a batch of another length needs a few dozen new ones.
 const MOST_CHOSEN: usize = 4096;
@@ -174,14 +175,13 @@ pub fn cuda_kind(kind: DType) -> Result<sys::cudaDataType_t> {
 
 /// An error of the library.
 pub fn failed(error: result::CublasError) -> candle_core::Error {
-    let hint = if matches!(
-        error.0,
+    let found = Error::of_library(error).at("cuBLASLt");
+    let found = match error.0 {
         sys::cublasStatus_t::CUBLAS_STATUS_EXECUTION_FAILED
-            | sys::cublasStatus_t::CUBLAS_STATUS_INTERNAL_ERROR
-    ) {
-        "\nhint: run again with MAQAM_CUDA_CHECK=1, which names the kernel or product that failed"
-    } else {
-        ""
+        | sys::cublasStatus_t::CUBLAS_STATUS_INTERNAL_ERROR => found.hint(
+            "run again with MAQAM_CUDA_CHECK=1, which names the kernel or product that failed",
+        ),
+        _ => found,
     };
-    candle_core::Error::Msg(format!("cuBLASLt: {error}{hint}"))
+    found.into()
 }

@@ -20,6 +20,7 @@ use crate::ops::cuda::watch::late;
 use crate::ops::device::Memory;
 use crate::ops::profile::Timed;
 use crate::ops::rows::columns;
+use maqam_base::error::Error;
 
 /// The oldest compute capability with bf16 tensor cores and asynchronous copies into shared memory, which the kernels need.
 const OLDEST: (i32, i32) = (8, 0);
@@ -30,16 +31,15 @@ const OLDEST: (i32, i32) = (8, 0);
 /// If there is no driver, no GPU, or one that is too old.
 pub fn open() -> Result<Device> {
     // One stream for all threads: candle's default is one for each thread, whose order would be anyone's guess.
-    let device = Device::new_cuda_with_stream(0).map_err(|error| unusable(&first_line(&error)))?;
+    let device = Device::new_cuda_with_stream(0)
+        .map_err(|error| unusable(&first_line(&error)).caused_by(error))?;
     let cuda = device.as_cuda_device()?;
     let stream = cuda.cuda_stream();
     let found = stream.context().compute_capability().w()?;
     if found < OLDEST {
         let name = name(&device)?;
         let (major, minor) = found;
-        return Err(unusable(&format!(
-            "{name} has compute capability {major}.{minor}"
-        )));
+        return Err(unusable(&format!("{name} has compute capability {major}.{minor}")).into());
     }
     // SAFETY: there is one stream, so nothing needs events to be ordered; without them a tensor costs no more than its memory.
     unsafe { cuda.disable_event_tracking() };
@@ -52,10 +52,10 @@ pub fn open() -> Result<Device> {
     Ok(device)
 }
 
-fn unusable(found: &str) -> candle_core::Error {
+fn unusable(found: &str) -> Error {
     let (major, minor) = OLDEST;
-    candle_core::Error::Msg(format!(
-        "no NVIDIA GPU can be computed on: {found}\nhint: it takes a GPU of compute capability {major}.{minor} or newer and a driver for CUDA 13.0 (580 or newer)"
+    Error::input(format!("no NVIDIA GPU can be computed on: {found}")).hint(format!(
+        "it takes a GPU of compute capability {major}.{minor} or newer and a driver for CUDA 13.0 (580 or newer)"
     ))
 }
 

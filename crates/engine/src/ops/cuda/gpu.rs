@@ -40,6 +40,7 @@ use crate::ops::cuda::watch::Watch;
 use crate::ops::cuda::watch::Work;
 use crate::ops::cuda::watch::late;
 use crate::ops::cuda::watch::late_of_candle;
+use maqam_base::error::Error;
 
 /// The compiled kernels, a fatbin for each source file.
 const FATBINS: &[&[u8]] = &include!(concat!(env!("OUT_DIR"), "/kernels.rs"));
@@ -149,7 +150,7 @@ impl Gpu {
                 trim(&self.stream)?;
                 allocate()
             })
-            .map_err(|error| late_of_candle(&error))
+            .map_err(late_of_candle)
     }
 
     /// Matrix products.
@@ -225,10 +226,8 @@ impl Gpu {
                 )
             }
             .map_err(|error| {
-                candle_core::Error::Msg(format!(
-                    "the kernel {name} with {grid:?} blocks: {}",
-                    late(&error)
-                ))
+                let place = format!("the kernel {name} with {grid:?} blocks");
+                candle_core::Error::from(Error::from(late(&error)).at(place))
             })
         };
         self.watch.watched(

@@ -33,6 +33,7 @@ use crate::ops::rows::columns;
 use crate::ops::weight::Quantised;
 use crate::ops::weight::Scales;
 use crate::ops::weight::Weight;
+use maqam_base::error::Error;
 
 /// As `Linear::forward`.
 pub fn forward(
@@ -461,11 +462,13 @@ pub fn quantise(weight: &Tensor) -> Result<Weight> {
     let found = gpu.capability()?;
 
     if found.0 != HOPPER {
-        candle_core::bail!(
-            "fp8 with a scale per row needs a Hopper GPU (compute capability {HOPPER}.0), this one has compute capability {}.{}\nhint: compute in bf16",
+        return Err(Error::bug(format!(
+            "fp8 with a scale per row needs a Hopper GPU (compute capability {HOPPER}.0), this one has compute capability {}.{}",
             found.0,
             found.1
-        );
+        ))
+        .hint("compute in bf16")
+        .into());
     }
 
     if !outputs.is_multiple_of(ROW) || !inputs.is_multiple_of(ROW) {

@@ -20,6 +20,7 @@ use candle_core::cuda_backend::cudarc::driver::sys::CUevent_flags;
 use crate::ops::cuda::arguments::Argument;
 use crate::ops::cuda::arguments::STRETCH;
 use crate::ops::profile::Timed;
+use maqam_base::error::Error;
 
 /// The variable of the environment that has every launch waited for.
 const CHECK: &str = "MAQAM_CUDA_CHECK";
@@ -101,7 +102,7 @@ impl Watch {
         if self.is_checked {
             asked = asked
                 .and_then(|()| stream.synchronize().w())
-                .map_err(|error| named(&work, &error));
+                .map_err(|error| named(&work, error));
         }
 
         asked?;
@@ -169,32 +170,33 @@ fn synchronise(stream: &CudaStream) -> Result<()> {
     stream.synchronize().map_err(|error| late(&error))
 }
 
-fn named(work: &Work, error: &candle_core::Error) -> candle_core::Error {
-    let error = error.to_string();
-    let found = error.lines().next().unwrap_or_default();
-    candle_core::Error::Msg(format!("{} failed: {found}; {}", work.name, work.shape))
+fn named(work: &Work, error: candle_core::Error) -> candle_core::Error {
+    let error = Error::from(error).first_line();
+    let found = format!("{} failed: {}; {}", work.name, error.message(), work.shape);
+    Error::new(error.kind, found).caused_by(error).into()
 }
 
 /// An error of the driver. One that ends everything in the process was made by an earlier call, which nothing names.
 pub fn late(error: &DriverError) -> candle_core::Error {
-    explained(&error.to_string())
+    explained(Error::of_library(*error))
 }
 
 /// The same of an error that passed through candle, which puts a backtrace behind it.
-pub fn late_of_candle(error: &candle_core::Error) -> candle_core::Error {
-    explained(&error.to_string())
+pub fn late_of_candle(error: candle_core::Error) -> candle_core::Error {
+    explained(Error::from(error))
 }
 
-fn explained(text: &str) -> candle_core::Error {
-    let found = text.lines().next().unwrap_or_default();
-    let is_late = FATAL.iter().any(|name| found.contains(name));
-    candle_core::Error::Msg(if is_late {
-        format!(
-            "{found}: an earlier kernel failed\nhint: run again with {CHECK}=1, which names the kernel, its grid and its sizes"
-        )
-    } else {
-        found.to_owned()
-    })
+fn explained(error: Error) -> candle_core::Error {
+    let error = error.first_line();
+    if !FATAL.iter().any(|name| error.message().contains(name)) {
+        return error.into();
+    }
+    Error::bug(format!("{}: an earlier kernel failed", error.message()))
+        .hint(format!(
+            "run again with {CHECK}=1, which names the kernel, its grid and its sizes"
+        ))
+        .caused_by(error)
+        .into()
 }
 
 /// A kernel's launch as [`Work`].
@@ -316,13 +318,19 @@ mod tests {
     #[test]
     fn a_fatal_error_has_a_hint_and_no_backtrace() {
         let fatal = "DriverError(CUDA_ERROR_ILLEGAL_ADDRESS, \"an illegal address\")\n   0: alloc";
-        let text = explained(fatal).to_string();
+        let text = explained(Error::bug(fatal)).to_string();
         assert!(
             text.contains("hint: run again with MAQAM_CUDA_CHECK=1") && !text.contains("0: alloc")
         );
-        let other = explained("DriverError(CUDA_ERROR_OUT_OF_MEMORY, \"no memory\")\n   0: alloc");
+    }
+
+    #[test]
+    fn a_full_gpu_is_a_resource() {
+        let driver = "DriverError(CUDA_ERROR_OUT_OF_MEMORY, \"no memory\")\n   0: alloc";
+        let error = Error::from(explained(Error::of_library(driver)));
+        assert_eq!(error.exit_code(), 4);
         assert_eq!(
-            other.to_string(),
+            error.message(),
             "DriverError(CUDA_ERROR_OUT_OF_MEMORY, \"no memory\")"
         );
     }
