@@ -91,7 +91,7 @@ pub(super) fn check_length(
         return Err(Error::input(format!(
             "{length} samples are too short for one audio token"
         ))
-        .hint("remove the row; the shortest clip the model hears is 0.03 s"));
+        .hint("remove the row; the shortest clip that the encoder takes is 0.03 s"));
     }
 
     let Some(stated) = clip.stated_s.filter(|&stated| !agree(stated, seconds)) else {
