@@ -163,11 +163,10 @@ impl EndpointSettings {
                 )));
             }
         }
-        self.budget.limits().check().map_err(|e| {
-            // The hint names arguments of other commands.
-            Error::input(e.message().replace("--max-cost", "`budget.max_cost`"))
-                .hint("give `price_in` and `price_out` in dollars for a million tokens")
-        })
+        let limits = self.budget.limits();
+        limits
+            .check("`budget.max_cost`")
+            .map_err(|e| e.hint("give `price_in` and `price_out` in dollars for a million tokens"))
     }
 
     fn patience(&self) -> Patience {

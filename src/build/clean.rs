@@ -166,10 +166,7 @@ pub fn clean(recipe: &Recipe, store: &Store, observer: &mut dyn Observer) -> Res
     let out = store.cleaned();
     let mut lines = Lines::open(&collected)?;
     files::write_atomic_with(&out, |file| {
-        let mut each = || -> Result<bool> {
-            let Some((_, line)) = lines.next_line()? else {
-                return Ok(false);
-            };
+        while let Some((_, line)) = lines.next_line()? {
             let mut document: Document =
                 json::parse_slice(line).map_err(|e| e.at_path(&collected))?;
             observer.tell(Step::Clean.name(), document.row, 0)?;
@@ -177,11 +174,8 @@ pub fn clean(recipe: &Recipe, store: &Store, observer: &mut dyn Observer) -> Res
             ids.push(document.id.clone());
             let line = serde_json::to_string(&document).map_err(Error::bug_from)?;
             assigning.add(&document, line.len());
-            writeln!(file, "{line}")
-                .map_err(|e| Error::io(&out, "write", e))
-                .map(|()| true)
-        };
-        while each()? {}
+            writeln!(file, "{line}")?;
+        }
         Ok(())
     })?;
     assigning.write(recipe, &store.assigned())

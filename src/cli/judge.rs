@@ -86,7 +86,7 @@ pub fn run(arguments: &Arguments, stop: &Stop) -> Result<()> {
     let items = summaries::read(&arguments.predictions, &arguments.sources)?;
     let patience = arguments.patience()?;
     let limits = arguments.limits(&rubric);
-    limits.check()?;
+    limits.check("--max-cost")?;
     let key = Key::from_variable(&rubric.key_variable)?;
     let model = arguments.model.as_deref().unwrap_or(&rubric.model);
     let endpoint = Endpoint::new(

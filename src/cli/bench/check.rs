@@ -40,7 +40,7 @@ pub fn run(arguments: &Arguments) -> Result<()> {
         Some(first) => checks.compute(first, &arguments.device.open()?, &mut tell),
         None => checks.watch(
             Duration::from_secs(arguments.deadline.max(1)),
-            &|first| arguments.from_check(first),
+            &|first| arguments.worker(first),
             &mut tell,
         ),
     }
@@ -48,7 +48,7 @@ pub fn run(arguments: &Arguments) -> Result<()> {
 
 impl Arguments {
     /// This program again, to compute the checks from `first` on.
-    fn from_check(&self, first: usize) -> Result<Command> {
+    fn worker(&self, first: usize) -> Result<Command> {
         let mut command = Command::new(std::env::current_exe().map_err(not_started)?);
         command
             .args(before_options())

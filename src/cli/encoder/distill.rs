@@ -1,6 +1,6 @@
 //! `maqam encoder distill`.
 
-use crate::cli::encoder::RecipeArguments;
+use crate::cli::encoder::arguments::RecipeArguments;
 use crate::cli::encoder::training;
 use crate::encoder::recipe;
 use crate::error::Result;

@@ -1,6 +1,6 @@
 //! `maqam encoder finetune`.
 
-use crate::cli::encoder::RecipeArguments;
+use crate::cli::encoder::arguments::RecipeArguments;
 use crate::cli::encoder::heads;
 use crate::encoder::probe::Recipe;
 use crate::error::Result;

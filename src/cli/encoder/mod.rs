@@ -1,5 +1,6 @@
 //! `maqam encoder`: speech encoders, trained from scratch or distilled.
 
+mod arguments;
 mod distill;
 mod finetune;
 mod heads;
@@ -7,11 +8,9 @@ mod pretrain;
 mod probe;
 mod training;
 
-use std::path::PathBuf;
-
-use clap::Args;
 use clap::Subcommand;
 
+use crate::cli::encoder::arguments::RecipeArguments;
 use crate::error::Result;
 use crate::stop::Stop;
 
@@ -33,19 +32,6 @@ pub enum Command {
     #[command(after_help = "Example:
   maqam encoder finetune mine.yaml")]
     Finetune(RecipeArguments),
-}
-
-/// Arguments of every command.
-#[derive(Args)]
-pub struct RecipeArguments {
-    /// Recipe, YAML.
-    recipe: PathBuf,
-    /// Go on from the run's last checkpoint, from the beginning if there is none.
-    #[arg(long)]
-    resume: bool,
-    /// Change a value of the recipe; lists count from 0.
-    #[arg(long, value_name = "KEY=VALUE")]
-    set: Vec<String>,
 }
 
 pub fn run(command: &Command, stop: &Stop) -> Result<()> {

@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 
 use serde_json::Value;
 
-use crate::cli::encoder::RecipeArguments;
+use crate::cli::encoder::arguments::RecipeArguments;
 use crate::cli::print;
 use crate::cli::progress::Progress;
 use crate::encoder::recipe;
