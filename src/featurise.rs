@@ -1,7 +1,5 @@
 //! From an example to a sequence: its clips read and turned into log-mel frames, its conversation into tokens.
 
-pub mod headers;
-mod lengths;
 pub mod rows;
 
 use std::path::Path;
@@ -14,18 +12,17 @@ use crate::audio::SAMPLE_RATE;
 use crate::audio::num_audio_tokens;
 use crate::batch::Sequence;
 use crate::data::Clip;
+use crate::data::headers::Headers;
+use crate::data::lengths::check_length;
+use crate::data::lengths::check_stated_sum;
+use crate::data::lengths::seconds_of;
 use crate::error::Error;
 use crate::error::Result;
-use crate::featurise::headers::Headers;
-use crate::featurise::lengths::check_length;
-use crate::featurise::lengths::check_stated_sum;
-use crate::featurise::lengths::seconds_of;
 use crate::models::config::Config;
 use crate::seed::Key;
 use crate::task::Example;
 use crate::task::Mode;
 use crate::task::TextCodec;
-pub use lengths::clip_lengths;
 
 /// Seconds of audio above which the official processor of Qwen2.5-Omni cuts.
 const OFFICIAL_MAX_AUDIO_S: f64 = 300.0;
@@ -241,6 +238,7 @@ mod tests {
     use super::*;
     use crate::data::OnBadRow;
     use crate::data::Row;
+    use crate::data::lengths::clip_lengths;
     use crate::data::read_manifest;
 
     /// The rows of a manifest among the fixtures, by the case that each is.

@@ -17,19 +17,18 @@ use crate::cli::progress::Stages;
 use crate::cli::train::Screen;
 use crate::cli::train::tell_fit;
 use crate::cli::train::tell_skipped;
+use crate::data::headers;
+use crate::data::headers::Headers;
 use crate::error::Error;
 use crate::error::Result;
 use crate::eval::suite::Suite;
 use crate::experiment::Experiment;
 use crate::experiment::Planned;
 use crate::experiment::compare::compare;
-use crate::experiment::page;
 use crate::experiment::runner;
 use crate::experiment::runner::Models;
 use crate::experiment::runner::Watcher;
 use crate::experiment::write;
-use crate::featurise::headers;
-use crate::featurise::headers::Headers;
 use crate::featurise::rows::Pool;
 use crate::featurise::rows::RowCheck;
 use crate::featurise::rows::Watch;
@@ -38,6 +37,8 @@ use crate::nn::precision::Precision;
 use crate::recipe::Begun;
 use crate::records::scores::Scores;
 use crate::report;
+use crate::report::experiment::Declared;
+use crate::report::experiment::page;
 use crate::train::Observer;
 
 #[derive(Args)]
@@ -155,20 +156,16 @@ pub fn run(arguments: &Arguments, stop: &AtomicBool) -> Result<()> {
         return Ok(());
     };
     let outcome = compare(&experiment, &planned, &test)?;
-    let (text, numbers) = (
-        experiment.folder().join("comparison.md"),
-        experiment.folder().join("comparison.json"),
-    );
+    let text = experiment.folder().join("comparison.md");
     let markdown = write::markdown(&experiment, &outcome);
     files::write_atomic(&text, markdown.as_bytes())?;
-    files::write_atomic(
-        &numbers,
-        serde_json::to_string_pretty(&outcome)
-            .map_err(Error::bug)?
-            .as_bytes(),
-    )?;
+    let numbers = outcome.write(&experiment.folder())?;
+    let declared = Declared {
+        name: &experiment.name,
+        level: experiment.level,
+    };
     let page = report::compare::write(
-        &page::page(&experiment, &outcome),
+        &page(&declared, &outcome),
         &experiment.folder().join("report"),
     )?;
     print::line(format_args!(

@@ -21,11 +21,11 @@ use yaml_serde::Value;
 
 use crate::data::OnBadRow;
 use crate::data::Source;
+use crate::data::headers::Headers;
 use crate::error::Error;
 use crate::error::Result;
 use crate::eval;
 use crate::eval::suite::Suite;
-use crate::featurise::headers::Headers;
 use crate::featurise::rows::Pool;
 use crate::featurise::rows::RowCheck;
 use crate::featurise::rows::Watch;
@@ -42,6 +42,7 @@ use crate::parts::Part;
 use crate::parts::Parts;
 use crate::parts::Training;
 use crate::records::inputs::LeftOut;
+use crate::records::suite_file;
 use crate::records::suite_file::Role;
 use crate::schedule;
 use crate::schedule::Schedule;
@@ -440,7 +441,7 @@ impl Rows {
                 .collect(),
             place: &|row| corpus.place(row as u32),
         };
-        leakage::check(&training, &suites, allowed, headers)
+        leakage::check(&training, &suite_file::rows_of(&suites)?, allowed, headers)
     }
 }
 

@@ -9,6 +9,7 @@ pub mod panics;
 pub mod files;
 pub mod seed;
 pub mod parts;
+pub mod text_table;
 pub mod yaml;
 pub mod sniff;
 pub mod json;

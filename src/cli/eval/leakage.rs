@@ -6,12 +6,13 @@ use std::path::PathBuf;
 use crate::cli::print;
 use crate::data::Manifest;
 use crate::data::OnBadRow;
+use crate::data::headers::Headers;
 use crate::error::Result;
-use crate::featurise::headers::Headers;
 use crate::leakage;
 use crate::leakage::Allowed;
 use crate::leakage::Training;
 use crate::recipe::Recipe;
+use crate::records::suite_file::SuiteFile;
 
 /// Compares the rows of a suite with those that each adapter was trained on, if it lies in the folder of a run. What a user should know is
 /// said on the terminal.
@@ -84,7 +85,12 @@ fn compare(
         rows: rows().map(|(_, row)| row).collect(),
         place: &|row| format!("{}:{}", places[row].0.display(), places[row].1),
     };
-    leakage::check(&training, &[suite.to_owned()], allowed, headers)
+    leakage::check(
+        &training,
+        &SuiteFile::read(suite)?.rows()?,
+        allowed,
+        headers,
+    )
 }
 
 /// The recipe of the run that a folder lies in: the run itself, its `best` or one of its checkpoints.

@@ -186,29 +186,14 @@ impl Systems {
 
     /// The weights of a system.
     pub fn open(&self, asked: &Asked) -> Result<AudioLlm> {
-        let trained = asked
-            .adapter
-            .as_deref()
-            .map(|dir| Trained::load(dir, &self.config))
-            .transpose()?
-            .unwrap_or_default();
+        let trained = Trained::of(asked.adapter.as_deref(), &self.config)?;
         crate::cli::arguments::note(&trained);
-        let plan = trained
-            .adapter
-            .as_ref()
-            .map_or_else(Plan::default, |adapter| adapter.plan.clone());
-        let mut model = AudioLlm::new(
-            self.config.clone(),
-            &self.config.weights(&self.dir)?.with(trained.full),
-            plan,
-            false,
+        trained.open(
+            &self.dir,
+            &self.config,
             &self.device,
-        )?;
-        model.compute_in(self.computes.precision)?;
-        if let (Some(adapter), Some(dir)) = (&trained.adapter, &asked.adapter) {
-            model.load_adapter(adapter).map_err(|e| e.at_path(dir))?;
-        }
-        Ok(model)
+            Some(self.computes.precision),
+        )
     }
 }
 

@@ -19,7 +19,7 @@ use crate::cli::metrics::rows::Row;
 use crate::cli::metrics::scored::Reading;
 use crate::cli::metrics::scored::Scored;
 use crate::cli::metrics::scored::is_shown;
-use crate::cli::metrics::scored::named;
+use crate::cli::metrics::scored::is_tally_shown;
 use crate::cli::metrics::versus::Versus;
 use crate::cli::print;
 use crate::error::Error;
@@ -186,7 +186,7 @@ fn versus(
             .iter()
             .flat_map(|(normaliser, _)| texts_scored(rows, *normaliser, arguments, task.kind));
         shown
-            .filter(|tally| is_shown(task.kind, tally.metric()))
+            .filter(|tally| is_tally_shown(task.kind, tally))
             .collect()
     };
     let mut versus = versus::compare(rows, &of_file(rows), &of_file(&others))?;
@@ -249,7 +249,7 @@ fn texts_scored(
     };
     let texts = Texts::new(rows.iter().map(Row::pair).collect(), normaliser);
     metrics::of_texts(&texts, settings, |metric| {
-        metrics::is_normalised(metric) && (arguments.json || is_shown(kind, metric))
+        metric.is_normalised() && (arguments.json || is_shown(kind, metric))
     })
 }
 
@@ -373,7 +373,7 @@ impl Scored {
             signatures.insert(tally.metric().to_owned(), tally.signature.clone().into());
         }
         if let Some(reading) = self.reading(arguments.parse) {
-            for (name, score) in named(reading.scores) {
+            for (name, score) in reading.scores.named() {
                 object.insert(name.to_owned(), score.into());
                 signatures.insert(name.to_owned(), reading.signature.clone().into());
             }
@@ -384,7 +384,9 @@ impl Scored {
             object.extend(self.readings.iter().map(|reading| {
                 (
                     reading.parse.to_owned(),
-                    named(reading.scores)
+                    reading
+                        .scores
+                        .named()
                         .map(|(name, score)| (name.to_owned(), Value::from(score)))
                         .into_iter()
                         .collect(),
@@ -413,7 +415,7 @@ fn confusion_json(confusion: &Confusion) -> [(String, Value); 3] {
         .labels
         .iter()
         .map(String::as_str)
-        .chain(["unparsed"])
+        .chain([classify::UNPARSED])
         .collect();
     let label = |(name, seen): (&String, classify::Seen)| {
         let scores = json!({"precision": seen.precision(), "recall": seen.recall(), "f1": seen.f1(), "references": seen.references, "predictions": seen.predictions});
