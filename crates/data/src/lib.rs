@@ -24,6 +24,7 @@ pub mod language;
 pub mod leakage;
 pub mod lengths;
 mod manifest;
+mod minhash;
 pub mod near_duplicates;
 mod notes;
 mod parquet;
