@@ -74,7 +74,7 @@ pub struct NearDuplicate {
 /// Every reported pair is compared exactly. A pair at the threshold is found with a probability of at least 95 %, a more similar one with a
 /// greater one. Empty texts resemble nothing.
 ///
-/// Source: see [`Signature::by_bins`].
+/// Source: Broder 1997; one permutation hashing after Li, Owen and Zhang 2012 with the densification of Shrivastava 2017.
 pub fn near_duplicates(texts: &[&str], threshold: f64) -> Vec<NearDuplicate> {
     let mut sketches = Sketches::new(threshold);
     for (i, text) in texts.iter().enumerate() {
