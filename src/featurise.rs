@@ -3,8 +3,6 @@
 pub mod augment;
 pub mod bad_rows;
 pub mod embed;
-pub mod headers;
-mod lengths;
 pub mod log_mels;
 pub mod named_tensors;
 pub mod rows;
@@ -18,19 +16,18 @@ use crate::audio::LogMelExtractor;
 use crate::audio::num_audio_tokens;
 use crate::batch::Sequence;
 use crate::data::Clip;
+use crate::data::headers::Headers;
+use crate::data::lengths::check_length;
+use crate::data::lengths::check_stated_sum;
+use crate::data::lengths::seconds_of;
 use crate::error::Error;
 use crate::error::Result;
 use crate::featurise::augment::Draw;
-use crate::featurise::headers::Headers;
-use crate::featurise::lengths::check_length;
-use crate::featurise::lengths::check_stated_sum;
-use crate::featurise::lengths::seconds_of;
 use crate::models::config::Config;
 use crate::seed::Key;
 use crate::task::Example;
 use crate::task::Mode;
 use crate::task::TextCodec;
-pub use lengths::clip_lengths;
 
 /// Seconds of audio above which the official processor of Qwen2.5-Omni cuts.
 const OFFICIAL_MAX_AUDIO_S: f64 = 300.0;
@@ -284,6 +281,7 @@ mod tests {
     use super::*;
     use crate::data::OnBadRow;
     use crate::data::Row;
+    use crate::data::lengths::clip_lengths;
     use crate::data::read_manifest;
 
     /// The rows of a manifest among the fixtures, by the case that each is.

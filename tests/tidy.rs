@@ -45,18 +45,6 @@ const NEVER_IN: [(&str, &[&str]); 1] = [(
     &["candle", "candle_core", "candle_nn", "Tensor", "tensor"],
 )];
 
-/// Places whose files may use each other in a cycle, with the reason.
-const CYCLES: [(&str, &str); 2] = [
-    (
-        "/build/",
-        "the steps use the state of the pipeline, which `build` keeps together with the list of steps",
-    ),
-    (
-        "data/task/",
-        "`task/file` reads the types of `task`, which reads the tasks that ship",
-    ),
-];
-
 /// Calls that change a disk. Outside tests only `base/files` makes them.
 const WRITERS: [&str; 15] = [
     "fs::write",
@@ -589,7 +577,7 @@ fn absolute(module: &[String], names: &[&str]) -> Module {
     base.iter().cloned().chain(rest).collect()
 }
 
-/// Every group of files of one crate that use each other in a cycle, without those in `CYCLES`; `name` is empty for the root package.
+/// Every group of files of one crate that use each other in a cycle; `name` is empty for the root package.
 fn cycle_faults(name: &str, sources: &[(String, String)]) -> Vec<String> {
     let cycles = Crate::new(sources).cycles();
     let found = cycles.iter().map(|cycle| {
@@ -599,12 +587,6 @@ fn cycle_faults(name: &str, sources: &[(String, String)]) -> Vec<String> {
         places.collect::<Vec<_>>()
     });
     found
-        .filter(|places| {
-            !CYCLES.iter().any(|(allowed, _)| {
-                let within = |place: &String| format!("{place}/").starts_with(allowed);
-                places.iter().all(within)
-            })
-        })
         .map(|places| format!("files use each other in a cycle: {}", places.join(", ")))
         .collect()
 }

@@ -13,6 +13,7 @@ use serde_json::json;
 
 use crate::build::document::Document;
 use crate::build::document::Step;
+use crate::build::observer::Outcome;
 use crate::build::recipe::Recipe;
 use crate::build::store::Journal;
 use crate::build::store::Store;
@@ -87,6 +88,23 @@ impl Prepared {
                     && journals.iter().all(|journal| journal.is_passed(*row))
             })
             .collect()
+    }
+
+    /// How far the rows have come.
+    pub fn outcome(&self, journals: &[Journal]) -> Outcome {
+        let rejected = (0..self.rows.len())
+            .filter(|row| {
+                self.rows[*row].rejected.is_some()
+                    || journals.iter().any(|journal| journal.is_rejected(*row))
+            })
+            .count();
+        Outcome {
+            collected: self.rows.len(),
+            published: None,
+            rejected,
+            pending: self.rows.len() - rejected,
+            notes: Vec::new(),
+        }
     }
 }
 

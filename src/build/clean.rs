@@ -1,12 +1,9 @@
 //! `clean`: cleans texts, rejects repeated and contaminated documents, and assigns split and index of each row over the whole corpus.
 
 use std::io::Write;
-use std::path::PathBuf;
 use std::sync::LazyLock;
 
 use regex::Regex;
-use serde::Deserialize;
-use serde::Serialize;
 use serde_json::Value;
 
 use crate::build::Observer;
@@ -15,8 +12,7 @@ use crate::build::document::Document;
 use crate::build::document::Rejection;
 use crate::build::document::Step;
 use crate::build::recipe::Recipe;
-use crate::build::recipe::in_range;
-use crate::build::recipe::one_or_many;
+use crate::build::settings::clean::Settings;
 use crate::build::store::Store;
 use crate::data::plain;
 use crate::data::repeats::Texts;
@@ -30,70 +26,34 @@ use crate::files;
 use crate::files::Lines;
 use crate::json;
 
-/// Limits for repeated documents and for overlap with test sets.
-#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
-#[serde(deny_unknown_fields, default)]
-pub struct Settings {
-    /// Jaccard similarity of five-word shingles from which a document repeats an earlier one; 1 removes only documents with equal words.
-    pub near_duplicates: f64,
-    /// Files with which no document may share eight words in a row: JSON lines, Parquet or tables.
-    #[serde(deserialize_with = "one_or_many")]
-    pub test_sets: Vec<PathBuf>,
-    /// Fields of those files that are compared.
-    #[serde(deserialize_with = "one_or_many")]
-    pub test_fields: Vec<String>,
-}
-
-impl Default for Settings {
-    fn default() -> Self {
-        Self {
-            near_duplicates: 0.8,
-            test_sets: Vec::new(),
-            test_fields: ["text", "transcription", "summary"]
-                .map(str::to_owned)
-                .to_vec(),
-        }
-    }
-}
-
-impl Settings {
-    /// Checks the settings.
-    ///
-    /// # Errors
-    /// The key that is wrong.
-    pub fn check(&self) -> Result<()> {
-        in_range("near_duplicates", self.near_duplicates, 0.3, 1.0)
-    }
-
-    /// The texts that must stay unseen.
-    fn unseen(&self) -> Result<Unseen> {
-        let mut unseen = Unseen::default();
-        for path in &self.test_sets {
-            let name = path.display().to_string();
-            let mut num = 0;
-            plain::each(path, |_, fields| {
-                for field in &self.test_fields {
-                    if let Some(text) = fields.get(field).and_then(Value::as_str) {
-                        unseen.add(&name, &words(text));
-                        num += 1;
-                    }
+/// The texts that must stay unseen.
+fn unseen(settings: &Settings) -> Result<Unseen> {
+    let mut unseen = Unseen::default();
+    for path in &settings.test_sets {
+        let name = path.display().to_string();
+        let mut num = 0;
+        plain::each(path, |_, fields| {
+            for field in &settings.test_fields {
+                if let Some(text) = fields.get(field).and_then(Value::as_str) {
+                    unseen.add(&name, &words(text));
+                    num += 1;
                 }
-                Ok(())
-            })?;
-            if num == 0 {
-                return Err(
-                    Error::input("no row has any of the fields that are compared")
-                        .at_path(path)
-                        .at("clean.test_sets")
-                        .hint(format!(
-                            "name them in `test_fields`; compared are: {}",
-                            self.test_fields.join(", ")
-                        )),
-                );
             }
+            Ok(())
+        })?;
+        if num == 0 {
+            return Err(
+                Error::input("no row has any of the fields that are compared")
+                    .at_path(path)
+                    .at("clean.test_sets")
+                    .hint(format!(
+                        "name them in `test_fields`; compared are: {}",
+                        settings.test_fields.join(", ")
+                    )),
+            );
         }
-        Ok(unseen)
     }
+    Ok(unseen)
 }
 
 #[expect(
@@ -158,7 +118,7 @@ pub(crate) fn mended(text: &str) -> String {
 /// The disk's; a test set that cannot be read.
 pub fn clean(recipe: &Recipe, store: &Store, observer: &mut dyn Observer) -> Result<()> {
     let settings = &recipe.clean;
-    let unseen = settings.unseen()?;
+    let unseen = unseen(settings)?;
     let mut texts = Texts::new(settings.near_duplicates);
     let mut ids: Vec<String> = Vec::new();
     let mut assigning = assign::Assigning::default();

@@ -3,11 +3,11 @@
 use crate::build::assign::Prepared;
 use crate::build::assign::SPLITS;
 use crate::build::call::Budget;
-use crate::build::listen::Transcribe;
 use crate::build::recipe::Recipe;
-use crate::build::speak;
+use crate::build::settings::listen::Transcribe;
+use crate::build::settings::speak;
+use crate::build::settings::summarise::Engine;
 use crate::build::store::Store;
-use crate::build::summarise::Engine;
 use crate::error::Result;
 
 /// Characters per second of speech, in Arabic news read by espeak-ng at its usual speed.

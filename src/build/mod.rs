@@ -14,11 +14,14 @@ mod clean;
 mod collect;
 pub mod document;
 mod estimate;
+mod keys;
 pub mod listen;
 mod numbers;
+mod observer;
 mod publish;
 pub mod recipe;
 mod sentences;
+mod settings;
 pub mod shard;
 mod speak;
 mod split;
@@ -33,6 +36,8 @@ use std::path::PathBuf;
 
 pub use crate::build::document::Step;
 pub use crate::build::estimate::Estimate;
+pub use crate::build::observer::Observer;
+pub use crate::build::observer::Outcome;
 pub use crate::build::recipe::Recipe;
 pub use crate::build::shard::Shard;
 
@@ -40,6 +45,8 @@ use crate::build::cache::Cache;
 use crate::build::call::Calls;
 use crate::build::listen::Listening;
 use crate::build::listen::maqam::Recogniser;
+use crate::build::publish::row::Described;
+use crate::build::publish::row::Publishing;
 use crate::build::speak::Speaking;
 use crate::build::store::Journal;
 use crate::build::store::Store;
@@ -51,18 +58,6 @@ use crate::error::Result;
 use crate::files;
 use crate::files::Lock;
 use crate::stop::Stop;
-
-/// Whoever watches a build.
-pub trait Observer {
-    /// `done` of `total` rows of a step are done.
-    ///
-    /// # Errors
-    /// The user asked to stop.
-    fn tell(&mut self, step: &'static str, done: usize, total: usize) -> Result<()>;
-
-    /// A line for the user.
-    fn line(&mut self, text: &str);
-}
 
 /// A build, opened.
 pub struct Build<'a> {
@@ -78,21 +73,6 @@ pub struct Build<'a> {
     pub recogniser: Option<Recogniser>,
     /// Flag that ends the build.
     pub stop: &'a Stop,
-}
-
-/// Result of a build.
-#[derive(Clone, Debug, Default, PartialEq)]
-pub struct Outcome {
-    /// Rows that were collected.
-    pub collected: usize,
-    /// Number of published rows; none before `publish`.
-    pub published: Option<usize>,
-    /// Rows that were rejected so far.
-    pub rejected: usize,
-    /// Rows that are on their way.
-    pub pending: usize,
-    /// Notes for the user.
-    pub notes: Vec<String>,
 }
 
 impl Build<'_> {
@@ -124,10 +104,10 @@ impl Build<'_> {
         }
         cache.sync()?;
         if !self.shard.is_whole() {
-            return Ok(store.outcome(&prepared, &journals));
+            return Ok(prepared.outcome(&journals));
         }
 
-        let mut outcome = store.outcome(&prepared, &journals);
+        let mut outcome = prepared.outcome(&journals);
         let folder = self.folder();
         files::create_dir(&folder)?;
         self.recipe.write_resolved(&folder.join("recipe.yaml"))?;
@@ -136,7 +116,7 @@ impl Build<'_> {
         if until >= Step::Split {
             let rows = split::accepted(&prepared, &journals);
             outcome.notes = split::notes(&self.recipe, &prepared, &rows);
-            let publishing = publish::Publishing {
+            let publishing = Publishing {
                 recipe: &self.recipe,
                 folder: &folder,
                 store: &store,
@@ -285,13 +265,6 @@ impl<'a> Engines<'a> {
             transcription: self.listening.described(),
         }
     }
-}
-
-/// Names and versions of engines.
-pub(crate) struct Described {
-    pub(crate) summaries: serde_json::Value,
-    pub(crate) speech: serde_json::Value,
-    pub(crate) transcription: serde_json::Value,
 }
 
 /// Reads ratings that `review.html` exported, and computes the agreement of raters.

@@ -3,17 +3,16 @@
 use std::path::Path;
 
 use serde::Deserialize;
-use serde::Deserializer;
 use serde::Serialize;
 
-use crate::build::clean;
-use crate::build::collect;
-use crate::build::listen;
-use crate::build::publish;
-use crate::build::speak;
-use crate::build::split;
-use crate::build::summarise;
-use crate::build::verify;
+use crate::build::settings::clean;
+use crate::build::settings::collect;
+use crate::build::settings::listen;
+use crate::build::settings::publish;
+use crate::build::settings::speak;
+use crate::build::settings::split;
+use crate::build::settings::summarise;
+use crate::build::settings::verify;
 use crate::error::Error;
 use crate::error::Result;
 use crate::files;
@@ -107,29 +106,4 @@ impl Recipe {
             None => &self.collect.language,
         }
     }
-}
-
-/// Reads a list, or one value in place of a list of one.
-pub(crate) fn one_or_many<'de, D: Deserializer<'de>, T: Deserialize<'de>>(
-    deserializer: D,
-) -> std::result::Result<Vec<T>, D::Error> {
-    #[derive(Deserialize)]
-    #[serde(untagged)]
-    enum Written<T> {
-        Many(Vec<T>),
-        One(T),
-    }
-    Ok(match Written::deserialize(deserializer)? {
-        Written::Many(list) => list,
-        Written::One(one) => vec![one],
-    })
-}
-
-/// Checks that a number lies in a range.
-pub(crate) fn in_range(key: &str, value: f64, low: f64, high: f64) -> Result<()> {
-    if (low..=high).contains(&value) {
-        return Ok(());
-    }
-    Err(Error::input(format!("`{key}` is {value}"))
-        .hint(format!("give a number from {low} to {high}")))
 }

@@ -18,11 +18,10 @@ use serde::de::DeserializeOwned;
 use serde_json::Value;
 use serde_json::json;
 
-use crate::build::Outcome as Built;
-use crate::build::assign::Prepared;
 use crate::build::collect;
 use crate::build::document::Outcome;
 use crate::build::document::Step;
+use crate::build::observer::Outcome as Built;
 use crate::build::recipe::Recipe;
 use crate::build::shard::Shard;
 use crate::error::Error;
@@ -170,23 +169,6 @@ impl Store {
         }
         outcome.pending = outcome.collected - outcome.rejected;
         Ok(outcome)
-    }
-
-    /// Counts of the rows by their state.
-    pub fn outcome(&self, prepared: &Prepared, journals: &[Journal]) -> Built {
-        let rejected = (0..prepared.rows.len())
-            .filter(|row| {
-                prepared.rows[*row].rejected.is_some()
-                    || journals.iter().any(|journal| journal.is_rejected(*row))
-            })
-            .count();
-        Built {
-            collected: prepared.rows.len(),
-            published: None,
-            rejected,
-            pending: prepared.rows.len() - rejected,
-            notes: Vec::new(),
-        }
     }
 }
 

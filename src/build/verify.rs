@@ -1,23 +1,18 @@
 //! `verify`: compares summaries with their texts: length, copied spans, numbers, Latin words, language, loops, and optionally a judge.
 
-use std::path::PathBuf;
-
 use serde::Deserialize;
 use serde::Serialize;
-use serde_json::Map;
-use serde_json::Value;
 
 use crate::build::call::Calls;
-use crate::build::call::EndpointSettings;
 use crate::build::collect::is_latin;
 use crate::build::collect::script_share;
 use crate::build::document::Outcome;
 use crate::build::document::Step;
 use crate::build::numbers::numbers;
 use crate::build::recipe::Recipe;
-use crate::build::recipe::in_range;
+use crate::build::settings::summarise::Engine;
+use crate::build::settings::verify::Settings;
 use crate::build::summarise;
-use crate::build::summarise::Engine;
 use crate::build::summarise::Summarised;
 use crate::build::summarise::language_model::Prompts;
 use crate::build::summarise::language_model::Writer;
@@ -27,82 +22,7 @@ use crate::data::repeats::words;
 use crate::error::Result;
 use crate::metrics::failures::has_loop_in;
 
-/// Bounds of summaries.
-#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
-#[serde(deny_unknown_fields, default)]
-pub struct Settings {
-    /// True if faults reject a row, false if they only warn; by default true, except for summaries of the source.
-    pub reject: Option<bool>,
-    /// Fewest words of a summary.
-    pub min_words: usize,
-    /// Most words of a summary per word of its text.
-    pub max_ratio: f64,
-    /// Largest share of a summary's words that are one run of the text.
-    pub max_copied: f64,
-    /// Least share of letters in the script of the language.
-    pub min_script: f64,
-    /// True if every number of a summary must be in its text.
-    pub numbers: bool,
-    /// True if every Latin word of a summary must be in its text.
-    pub latin: bool,
-    /// A language model that grades faithfulness.
-    pub judge: Option<Judge>,
-}
-
-impl Default for Settings {
-    fn default() -> Self {
-        Self {
-            reject: None,
-            min_words: 2,
-            max_ratio: 1.0,
-            max_copied: 0.95,
-            min_script: 0.5,
-            numbers: true,
-            latin: true,
-            judge: None,
-        }
-    }
-}
-
-/// A language model that grades faithfulness from 1 to 5.
-#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
-#[serde(deny_unknown_fields)]
-pub struct Judge {
-    /// Endpoint of the judge.
-    pub endpoint: EndpointSettings,
-    /// Further parameters of its requests.
-    #[serde(default)]
-    pub parameters: Map<String, Value>,
-    /// Lowest grade of an accepted row.
-    #[serde(default = "default_min_grade")]
-    pub min_grade: f64,
-    /// File with your own prompts; by default prompts/build/judge.yaml.
-    #[serde(default)]
-    pub prompt: Option<PathBuf>,
-}
-
-fn default_min_grade() -> f64 {
-    4.0
-}
-
-impl Settings {
-    /// Checks the settings.
-    ///
-    /// # Errors
-    /// The key that is wrong.
-    pub fn check(&self) -> Result<()> {
-        in_range("max_ratio", self.max_ratio, 0.0, 100.0)?;
-        in_range("max_copied", self.max_copied, 0.0, 1.0)?;
-        in_range("min_script", self.min_script, 0.0, 1.0)?;
-        let Some(judge) = &self.judge else {
-            return Ok(());
-        };
-        in_range("judge.min_grade", judge.min_grade, 1.0, 5.0)?;
-        judge.endpoint.check()
-    }
-}
-
-/// Measures of a row's first summary, and faults of all.
+/// Measures of a row's first summary, and what was found of any.
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
 pub(crate) struct Verified {
     /// Words of the text per word of the summary.

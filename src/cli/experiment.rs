@@ -16,25 +16,25 @@ use crate::cli::screen::Screen;
 use crate::cli::screen::in_words;
 use crate::cli::screen::tell_fit;
 use crate::cli::screen::tell_skipped;
-use crate::error::Error;
+use crate::data::headers;
+use crate::data::headers::Headers;
 use crate::error::Result;
 use crate::eval::suite::Suite;
 use crate::experiment::Experiment;
 use crate::experiment::Planned;
 use crate::experiment::compare::compare;
-use crate::experiment::page;
 use crate::experiment::prepare::prepare;
 use crate::experiment::runner;
 use crate::experiment::runner::Models;
 use crate::experiment::runner::Watcher;
 use crate::experiment::write;
-use crate::featurise::headers;
-use crate::featurise::headers::Headers;
 use crate::files;
 use crate::nn::precision::Precision;
 use crate::recipe::Begun;
 use crate::records::scores::Scores;
 use crate::report;
+use crate::report::experiment::Declared;
+use crate::report::experiment::page;
 use crate::stop::Stop;
 use crate::train::Observer;
 
@@ -145,17 +145,15 @@ impl Arguments {
 fn compare_runs(experiment: &Experiment, planned: &[Planned], test: &Suite) -> Result<()> {
     let outcome = compare(experiment, planned, test)?;
     let text = experiment.folder().join("comparison.md");
-    let numbers = experiment.folder().join("comparison.json");
     let markdown = write::markdown(experiment, &outcome);
     files::write_atomic(&text, markdown.as_bytes())?;
-    files::write_atomic(
-        &numbers,
-        serde_json::to_string_pretty(&outcome)
-            .map_err(Error::bug_from)?
-            .as_bytes(),
-    )?;
+    let numbers = outcome.write(&experiment.folder())?;
+    let declared = Declared {
+        name: &experiment.name,
+        level: experiment.level,
+    };
     let page = report::compare::write(
-        &page::page(experiment, &outcome),
+        &page(&declared, &outcome),
         &experiment.folder().join("report"),
     )?;
     print::line(format_args!(

@@ -16,7 +16,6 @@ use crate::models::qwen_omni::shapes;
 use crate::plan::Asked;
 use crate::plan::ModelPlace;
 use crate::plan::Plan;
-use crate::plan::page;
 use crate::recipe::Recipe;
 use crate::stop::Stop;
 
@@ -93,7 +92,7 @@ pub fn run(arguments: &Arguments, stop: &Stop) -> Result<()> {
         files::write_atomic(path, plan.picks()?.as_bytes())?;
     }
     if let Some(path) = &arguments.html {
-        files::write_atomic(path, page(&plan, &recipe.name).html().as_bytes())?;
+        files::write_atomic(path, plan.page(&recipe.name).html().as_bytes())?;
     }
     if arguments.json {
         return print::line(plan.json());

@@ -2,10 +2,6 @@
 
 use std::path::PathBuf;
 
-use serde_json::Map;
-use serde_json::Value;
-use serde_json::json;
-
 use crate::error::Result;
 use crate::eval::baseline;
 use crate::eval::comparison;
@@ -22,6 +18,8 @@ use crate::eval::systems::BASE;
 use crate::eval::systems::Respondent;
 use crate::eval::systems::Systems;
 use crate::metrics::confidence::ALPHA;
+use crate::records::details::Kind;
+use crate::records::details::SystemAbout;
 use crate::records::prediction::Prediction;
 use crate::records::suite_file::Baseline;
 use crate::records::suite_file::Control;
@@ -40,7 +38,7 @@ pub struct Outcome<'a> {
     /// Where its files go, below the folder of the evaluation.
     pub folder: PathBuf,
     /// What its scores should say of it.
-    pub about: Map<String, Value>,
+    pub about: SystemAbout,
     /// Its predictions, measured.
     pub system: System<'a>,
     /// Its scores.
@@ -101,13 +99,20 @@ impl<'a> Outcome<'a> {
         suite: &'a Suite,
         predictions: Vec<Vec<Prediction>>,
     ) -> Result<Self> {
-        let about = json!({
-            "system": respondent.name,
-            "kind": if control.is_some() { "control" } else { "model" },
-            "control": control,
-            "adapter": respondent.adapter,
-            "model_hash": respondent.model.to_hex().as_str(),
-        });
+        let about = SystemAbout {
+            system: Some(respondent.name.clone()),
+            kind: match control {
+                Some(_) => Kind::Control,
+                None => Kind::Model,
+            },
+            control: control.map(|control| control.name().to_owned()),
+            adapter: respondent
+                .adapter
+                .as_ref()
+                .map(|dir| dir.display().to_string()),
+            model_hash: Some(respondent.model.to_hex().to_string()),
+            notes: Vec::new(),
+        };
         let folder = PathBuf::from(&respondent.name).join(control.map_or("", Control::name));
         let sets: Vec<&Set> = suite.sets.iter().collect();
         Ok(Self::new(
@@ -147,7 +152,12 @@ impl<'a> Outcome<'a> {
             );
             sets.push(set);
         }
-        let about = json!({"system": of.name(), "kind": "baseline", "notes": notes});
+        let about = SystemAbout {
+            system: Some(of.name().to_owned()),
+            kind: Kind::Baseline,
+            notes: notes.clone(),
+            ..SystemAbout::default()
+        };
         let is_whole = sets.len() == suite.sets.len();
         let found = Self::new(
             of.name().to_owned(),
@@ -162,8 +172,7 @@ impl<'a> Outcome<'a> {
         })
     }
 
-    fn new(name: String, folder: PathBuf, about: Value, system: System<'a>) -> Self {
-        let about = about.as_object().cloned().unwrap_or_default();
+    fn new(name: String, folder: PathBuf, about: SystemAbout, system: System<'a>) -> Self {
         Self {
             name,
             control: None,

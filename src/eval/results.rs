@@ -3,7 +3,6 @@
 use std::path::Path;
 use std::path::PathBuf;
 
-use serde_json::Map;
 use serde_json::Value;
 use serde_json::json;
 
@@ -12,15 +11,14 @@ use crate::error::Error;
 use crate::error::Result;
 use crate::eval::outcome::Outcome;
 use crate::eval::record;
-use crate::eval::record::Details;
+use crate::eval::record::Known;
 use crate::eval::suite::Suite;
 use crate::files;
-use crate::json;
+use crate::records::details::SuiteAbout;
 use crate::records::prediction;
 use crate::records::scores;
-use crate::records::scores::CONTROLS_FILE;
-use crate::records::scores::SCORES_FILE;
-use crate::records::scores::SUITE_FILE;
+use crate::records::scores::Controls;
+use crate::records::scores::ScoresFile;
 
 /// The table as it was printed.
 const TABLE_FILE: &str = "table.txt";
@@ -28,7 +26,7 @@ const TABLE_FILE: &str = "table.txt";
 /// A folder of results, held by this process.
 pub struct Folder {
     path: PathBuf,
-    suite: Map<String, Value>,
+    suite: SuiteAbout,
     _lock: files::Lock,
 }
 
@@ -40,17 +38,15 @@ impl Folder {
     pub fn claim(path: &Path, suite: &Suite, prompts: Option<&Path>) -> Result<Self> {
         let mut about = about(suite)?;
         if let Some(prompts) = prompts {
-            about.insert("prompts".to_owned(), prompts.display().to_string().into());
+            about.prompts = Some(prompts.display().to_string());
         }
         let hint = "choose another folder with --out";
-        let known = path.join(SUITE_FILE);
-        if known.is_file() {
-            let other = read_object(&known)?;
-            if other.get("file") != about.get("file") {
-                let found = other
-                    .get("file")
-                    .and_then(Value::as_str)
-                    .unwrap_or("another suite");
+        if let Some(other) = scores::read_suite(path)? {
+            if other.file != about.file {
+                let found = match other.file.is_empty() {
+                    true => "another suite",
+                    false => &other.file,
+                };
                 return Err(Error::input(format!("holds predictions of {found}"))
                     .at_path(path)
                     .hint(hint));
@@ -61,7 +57,7 @@ impl Folder {
                 .hint(hint));
         }
         let lock = files::Lock::take(path)?;
-        scores::write(&known, &about)?;
+        scores::write_suite(path, &about)?;
         Ok(Self {
             path: path.to_owned(),
             suite: about,
@@ -100,16 +96,11 @@ impl Folder {
         }
         for one in outcomes.iter().filter(|one| one.control.is_none()) {
             let of_system = outcomes.iter().filter(|other| other.name == one.name);
-            let controls: Map<String, Value> = of_system
-                .filter_map(|other| {
-                    Some((
-                        other.control?.name().to_owned(),
-                        other.system.scores().to_json().into(),
-                    ))
-                })
+            let controls: Controls = of_system
+                .filter_map(|other| Some((other.control?.name().to_owned(), other.system.scores())))
                 .collect();
             if !controls.is_empty() {
-                scores::write(&self.path.join(&one.folder).join(CONTROLS_FILE), &controls)?;
+                scores::write_controls(&self.path.join(&one.folder), &controls)?;
             }
         }
         files::write_atomic(&self.path.join(TABLE_FILE), table.as_bytes())
@@ -124,18 +115,14 @@ impl Folder {
                 &answered.said,
             )?;
         }
-        let mut about = Map::from_iter([("suite".to_owned(), Value::from(self.suite.clone()))]);
-        about.extend(one.about.clone());
-        let details = Details {
-            about,
+        let known = Known {
+            suite: &self.suite,
+            about: &one.about,
             scores: &one.scores,
             compared: &one.compared,
             slices: &one.slices,
         };
-        scores::write(
-            &folder.join(SCORES_FILE),
-            &record::scores_json(&one.system, &details)?,
-        )
+        record::scores_file(&one.system, &known)?.write(&folder)
     }
 
     /// Systems of earlier evaluations that are not among `names` and were evaluated with another version of the suite.
@@ -143,24 +130,17 @@ impl Folder {
     /// # Errors
     /// Scores that cannot be read.
     pub fn outdated(&self, names: &[String]) -> Result<Vec<String>> {
-        let suite = Value::from(self.suite.clone());
         let mut found = Vec::new();
         for path in entries(&self.path)? {
-            let name = path
-                .file_name()
-                .unwrap_or_default()
-                .to_string_lossy()
-                .into_owned();
-            let scores = path.join(SCORES_FILE);
-            if !scores.is_file() || names.contains(&name) {
+            let name = path.file_name().unwrap_or_default().to_string_lossy();
+            if names.iter().any(|known| *known == name) {
                 continue;
             }
-            let theirs = read_object(&scores)?;
-            let of_suite = theirs
-                .get(scores::DETAILS)
-                .and_then(|details| details.get("suite"));
-            if of_suite != Some(&suite) {
-                found.push(name);
+            if let Some(theirs) = ScoresFile::read(&path)? {
+                let suite = theirs.details.and_then(|details| details.suite);
+                if suite.as_ref() != Some(&self.suite) {
+                    found.push(name.into_owned());
+                }
             }
         }
         Ok(found)
@@ -168,7 +148,7 @@ impl Folder {
 }
 
 /// A suite's file as seen from here, its role, and one hash of all it reads.
-fn about(suite: &Suite) -> Result<Map<String, Value>> {
+fn about(suite: &Suite) -> Result<SuiteAbout> {
     let file = suite.files.first().cloned().unwrap_or_default();
     let file = file.canonicalize().unwrap_or(file);
     let here = std::env::current_dir().unwrap_or_default();
@@ -185,20 +165,13 @@ fn about(suite: &Suite) -> Result<Map<String, Value>> {
     let hash = blake3::hash(hashes.concat().as_bytes())
         .to_hex()
         .to_string();
-    let entries = [
-        ("name", json!(suite.name)),
-        ("file", json!(file)),
-        ("role", json!(suite.role)),
-        ("hash", json!(hash)),
-    ];
-    Ok(entries
-        .into_iter()
-        .map(|(key, value)| (key.to_owned(), value))
-        .collect())
-}
-
-fn read_object(path: &Path) -> Result<Map<String, Value>> {
-    json::parse(&files::read_text(path)?).map_err(|e| e.at_path(path))
+    Ok(SuiteAbout {
+        name: suite.name.clone(),
+        file,
+        role: suite.role.name().to_owned(),
+        hash,
+        prompts: None,
+    })
 }
 
 /// What a folder holds, hidden files apart, by name; nothing where there is none.

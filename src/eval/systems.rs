@@ -187,29 +187,14 @@ impl Systems {
     /// # Errors
     /// An adapter that does not fit the base.
     pub fn open(&self, respondent: &Respondent, note: &mut dyn FnMut(&str)) -> Result<AudioLlm> {
-        let trained = respondent
-            .adapter
-            .as_deref()
-            .map(|dir| Trained::load(dir, &self.config))
-            .transpose()?
-            .unwrap_or_default();
+        let trained = Trained::of(respondent.adapter.as_deref(), &self.config)?;
         trained.notes().iter().for_each(|text| note(text));
-        let plan = trained
-            .adapter
-            .as_ref()
-            .map_or_else(Plan::default, |adapter| adapter.plan.clone());
-        let mut model = AudioLlm::new(
-            self.config.clone(),
-            &self.config.weights(&self.dir)?.with(trained.full),
-            plan,
-            false,
+        trained.open(
+            &self.dir,
+            &self.config,
             &self.device,
-        )?;
-        model.compute_in(self.computes.precision)?;
-        if let (Some(adapter), Some(dir)) = (&trained.adapter, &respondent.adapter) {
-            model.load_adapter(adapter).map_err(|e| e.at_path(dir))?;
-        }
-        Ok(model)
+            Some(self.computes.precision),
+        )
     }
 }
 

@@ -18,6 +18,7 @@ use crate::recipe::Begun;
 use crate::recipe::Opening;
 use crate::records::scores;
 use crate::records::scores::Scores;
+use crate::records::scores::ScoresFile;
 use crate::stop::Stop;
 use crate::train;
 use crate::train::Observer;
@@ -208,7 +209,7 @@ fn judge(
         watcher.note(&format!("row left out: {}", error.message()));
     }
     found.write_predictions(&folder)?;
-    scores::write(&folder.join(scores::SCORES_FILE), &found.scores.to_json())?;
+    ScoresFile::of(found.scores.clone()).write(&folder)?;
     watcher.tested(&found.scores);
     Ok(())
 }

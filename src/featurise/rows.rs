@@ -6,10 +6,10 @@ use crate::data::OnBadRow;
 use crate::data::Row;
 use crate::data::Source;
 use crate::data::UnusableRows;
+use crate::data::headers::Headers;
 use crate::error::Error;
 use crate::error::Kind;
 use crate::error::Result;
-use crate::featurise::headers::Headers;
 use crate::records::inputs::LeftOut;
 
 /// Told what goes on (its name, how much of how much is done); an error ends it.

@@ -20,10 +20,10 @@ use crate::parts::Parts;
 use crate::plan::draws::StageDraws;
 use crate::plan::facts::Fact;
 use crate::plan::facts::Facts;
-use crate::plan::table::count;
-use crate::plan::table::duration;
 use crate::recipe::Recipe;
 use crate::schedule::Schedule;
+use crate::text_table::count;
+use crate::text_table::duration;
 use crate::train::corpus::Corpus;
 
 /// What a training reaches of the speed of one large product, whole steps with norms, loading and the optimiser. Measured with maqam-tiny,

@@ -8,12 +8,12 @@ use crate::audio::SAMPLE_RATE;
 use crate::audio::num_audio_tokens;
 use crate::audio::num_frames;
 use crate::data::OnBadRow;
+use crate::data::headers::Headers;
+use crate::data::lengths;
 use crate::error::Error;
 use crate::error::Kind;
 use crate::error::Result;
-use crate::featurise;
 use crate::featurise::augment::Augmentation;
-use crate::featurise::headers::Headers;
 use crate::plan::draws::StageDraws;
 use crate::schedule::Pick;
 use crate::seed::Key;
@@ -168,7 +168,7 @@ impl Reader<'_> {
         rows.dedup();
         let lengths = |row: u32| {
             let of_row =
-                featurise::clip_lengths(self.corpus.row(row), self.max_audio_s, self.headers);
+                lengths::clip_lengths(self.corpus.row(row), self.max_audio_s, self.headers);
             (
                 row,
                 of_row.map_err(|error| error.at(self.corpus.place(row))),
@@ -179,8 +179,7 @@ impl Reader<'_> {
 
     /// Audio of a row, in seconds.
     pub fn seconds(&self, row: u32) -> Result<f64> {
-        let lengths =
-            featurise::clip_lengths(self.corpus.row(row), self.max_audio_s, self.headers)?;
+        let lengths = lengths::clip_lengths(self.corpus.row(row), self.max_audio_s, self.headers)?;
         Ok(seconds_of(&lengths))
     }
 

@@ -6,12 +6,12 @@ use std::path::PathBuf;
 use candle_core::Device;
 
 use crate::data::Source;
+use crate::data::headers;
+use crate::data::headers::Headers;
 use crate::error::Error;
 use crate::error::Result;
 use crate::eval::content;
 use crate::eval::content::Contents;
-use crate::featurise::headers;
-use crate::featurise::headers::Headers;
 use crate::featurise::rows::Pool;
 use crate::featurise::rows::Watch;
 use crate::files;

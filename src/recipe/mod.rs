@@ -22,13 +22,13 @@ use yaml_serde::Value;
 
 use crate::data::OnBadRow;
 use crate::data::Source;
+use crate::data::headers::Headers;
 use crate::error::Error;
 use crate::error::Result;
 use crate::eval;
 use crate::eval::suite::Suite;
 use crate::featurise::augment;
 use crate::featurise::augment::Augmentation;
-use crate::featurise::headers::Headers;
 use crate::featurise::rows::Pool;
 use crate::featurise::rows::RowCheck;
 use crate::featurise::rows::Watch;
@@ -45,6 +45,7 @@ use crate::parts::Part;
 use crate::parts::Parts;
 use crate::parts::Training;
 use crate::records::inputs::LeftOut;
+use crate::records::suite_file;
 use crate::records::suite_file::Role;
 use crate::schedule;
 use crate::schedule::Schedule;
@@ -454,7 +455,7 @@ impl Rows {
                 .collect(),
             place: &|row| corpus.place(row as u32),
         };
-        leakage::check(&training, &suites, allowed, headers)
+        leakage::check(&training, &suite_file::rows_of(&suites)?, allowed, headers)
     }
 }
 

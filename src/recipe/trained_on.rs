@@ -5,13 +5,14 @@ use std::path::PathBuf;
 
 use crate::data::Manifest;
 use crate::data::OnBadRow;
+use crate::data::headers::Headers;
 use crate::error::Result;
-use crate::featurise::headers::Headers;
 use crate::leakage;
 use crate::leakage::Allowed;
 use crate::leakage::Training;
 use crate::recipe::Recipe;
 use crate::records::adapter_recipe::recipe_of;
+use crate::records::suite_file::SuiteFile;
 
 /// Compares the rows of a suite with those that each adapter was trained on, if it lies in the folder of a run. `note` is given what the
 /// user should know.
@@ -85,5 +86,10 @@ fn compare(
         rows: rows().map(|(_, row)| row).collect(),
         place: &|row| format!("{}:{}", places[row].0.display(), places[row].1),
     };
-    leakage::check(&training, &[suite.to_owned()], allowed, headers)
+    leakage::check(
+        &training,
+        &SuiteFile::read(suite)?.rows()?,
+        allowed,
+        headers,
+    )
 }

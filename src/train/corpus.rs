@@ -385,7 +385,7 @@ fn example_of(row: &Row, task: Option<&Task>, draw: Key) -> Result<Example> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::featurise::headers::Headers;
+    use crate::data::headers::Headers;
     use crate::featurise::rows::Pool;
     use crate::records::inputs::LeftOut;
 

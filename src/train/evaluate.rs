@@ -20,6 +20,7 @@ use crate::records::log::StageEnd;
 use crate::records::run_folder;
 use crate::records::scores;
 use crate::records::scores::Scores;
+use crate::records::scores::ScoresFile;
 use crate::schedule::EarlyStop;
 use crate::train::checkpoint;
 use crate::train::checkpoint::State;
@@ -64,7 +65,7 @@ impl Trainer<'_> {
         let (waiting, end) = self.patience(&found.scores)?;
         let folder = run_folder::evaluation(&run.folder, step);
         found.write_predictions(&folder)?;
-        scores::write(&folder.join(scores::SCORES_FILE), &found.scores.to_json())?;
+        ScoresFile::of(found.scores.clone()).write(&folder)?;
         let mut lines = vec![eval_line(step, None, &found.scores)?];
         let is_last = step == self.schedule.num_steps()
             || end
@@ -164,7 +165,7 @@ impl Trainer<'_> {
         let step = self.state.step;
         let stop = self.stop;
         let mut lines = Vec::new();
-        let mut by_control = serde_json::Map::new();
+        let mut by_control = scores::Controls::default();
         for control in &suite.controls {
             let observer = &mut *self.observer;
             let found = eval::evaluate(
@@ -181,9 +182,9 @@ impl Trainer<'_> {
             self.tell_skipped(&found.skipped);
             found.write_predictions(&folder.join(control.name()))?;
             lines.push(eval_line(step, Some(control.name()), &found.scores)?);
-            by_control.insert(control.name().to_owned(), found.scores.to_json().into());
+            *by_control.entry(control.name()) = found.scores;
         }
-        scores::write(&folder.join(scores::CONTROLS_FILE), &by_control)?;
+        scores::write_controls(folder, &by_control)?;
         Ok(lines.join("\n"))
     }
 
@@ -271,7 +272,7 @@ fn names(scores: &Scores) -> String {
 
 /// Whether a score beats the best so far by more than `min_delta`; losses, error rates and failures are better low.
 fn is_better(name: &str, score: f64, best: f64, min_delta: f64) -> bool {
-    let better = metrics::better(name.rsplit('.').next().unwrap_or(name));
+    let better = metrics::better(name);
     better.rank(score) > better.rank(best) + min_delta
 }
 

@@ -6,6 +6,7 @@ use serde::Deserialize;
 use serde::Serialize;
 
 use crate::nn::saving::Save;
+use crate::records::scores::MEAN;
 
 /// `memory:` of a recipe.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
@@ -67,7 +68,7 @@ fn default_every() -> u64 {
 }
 
 fn default_keep_best() -> String {
-    "mean".to_owned()
+    MEAN.to_owned()
 }
 
 /// `probe:` of a recipe: gradients task by task.

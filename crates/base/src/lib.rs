@@ -10,6 +10,7 @@ pub mod stop;
 pub mod files;
 pub mod seed;
 pub mod parts;
+pub mod text_table;
 pub mod yaml;
 pub mod sniff;
 pub mod json;

@@ -4,7 +4,10 @@
 
 pub mod adapter_recipe;
 pub mod answers;
+pub mod by_name;
+pub mod comparison;
 pub mod curves;
+pub mod details;
 pub mod environment;
 pub mod inputs;
 pub mod instructions;

@@ -204,6 +204,19 @@ pub fn each(path: &Path, mut visit: impl FnMut(Line) -> Result<()>) -> Result<()
     Ok(())
 }
 
+/// Reads a whole log.
+///
+/// # Errors
+/// As [`each`].
+pub fn read(path: &Path) -> Result<Vec<Line>> {
+    let mut lines = Vec::new();
+    each(path, |line| {
+        lines.push(line);
+        Ok(())
+    })?;
+    Ok(lines)
+}
+
 /// What stands for a number that is missing or was not finite when it was written.
 fn nan() -> f64 {
     f64::NAN

@@ -13,6 +13,7 @@ use maqam_base::error::Error;
 use maqam_base::error::Result;
 use maqam_base::files;
 use maqam_base::files::Lines;
+use maqam_metrics::Answers;
 use maqam_metrics::Pair;
 
 /// One line of a predictions file. Readers need `id`, `prediction` and `reference` alone: other programs write no more.
@@ -107,6 +108,21 @@ impl Prediction {
             &self.prediction,
         );
         references.fold(first, Pair::or)
+    }
+}
+
+/// What predictions say of their rows without a set: texts, limits, and losses where every row has one. How answers are read as labels is
+/// not theirs to say.
+pub fn answers(rows: &[Prediction]) -> Answers<'_> {
+    let losses = rows.iter().map(|row| {
+        let tokens = row.target_tokens? as f64;
+        Some([row.loss? * tokens, tokens])
+    });
+    Answers {
+        pairs: rows.iter().map(Prediction::pair).collect(),
+        labels: None,
+        stopped: Some(rows.iter().map(|row| row.hit_limit).collect()),
+        losses: losses.collect(),
     }
 }
 

@@ -10,7 +10,6 @@ use crate::chart::lines::Series;
 use crate::chart::number::Unit;
 use crate::chart::scale::Axis;
 use crate::metric;
-use crate::metric::Family;
 use crate::metric::Metric;
 use crate::page::Block;
 use crate::page::table::Cell;
@@ -175,10 +174,7 @@ pub fn cells(line: &Line) -> Vec<Cell> {
 /// The scores that stand for the sets: of each the first, which is the metric of its task, and those over all sets.
 pub fn headlines(lines: &[Line]) -> Vec<&Line> {
     let mut found: Vec<&Line> = Vec::new();
-    for line in lines
-        .iter()
-        .filter(|line| line.metric.name != "loss" && line.metric.family != Family::Failure)
-    {
+    for line in lines.iter().filter(|line| line.metric.family.is_quality()) {
         if !found
             .iter()
             .any(|known| known.metric.set == line.metric.set)

@@ -7,8 +7,8 @@ use serde_json::json;
 
 use crate::build::call::Calls;
 use crate::build::call::Remote;
-use crate::build::listen::Settings;
-use crate::build::listen::Transcriber;
+use crate::build::listen::transcriber::Transcriber;
+use crate::build::settings::listen::Settings;
 use crate::build::speak::Spoken;
 use crate::error::Error;
 use crate::error::Result;

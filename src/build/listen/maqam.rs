@@ -8,7 +8,7 @@ use serde_json::Value;
 use serde_json::json;
 
 use crate::audio::Span;
-use crate::build::listen::Transcriber;
+use crate::build::listen::transcriber::Transcriber;
 use crate::build::speak::Spoken;
 use crate::data::AudioSource;
 use crate::data::Clip;

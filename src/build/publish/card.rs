@@ -4,10 +4,10 @@ use serde_json::Value;
 use serde_json::json;
 
 use crate::audio::SAMPLE_RATE;
-use crate::build::publish::Publishing;
 use crate::build::publish::page;
 use crate::build::publish::parquet::Column;
 use crate::build::publish::parquet::columns;
+use crate::build::publish::row::Publishing;
 use crate::build::publish::statistics::Statistics;
 use crate::build::recipe::Recipe;
 use crate::error::Error;

@@ -1,6 +1,6 @@
 //! `report.html`: what became of the documents, and how the set is distributed.
 
-use crate::build::publish::Publishing;
+use crate::build::publish::row::Publishing;
 use crate::build::publish::statistics::Statistics;
 use crate::build::publish::statistics::quantile;
 use crate::report::chart::figure::Chart;

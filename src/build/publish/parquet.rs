@@ -4,8 +4,8 @@ use std::path::Path;
 use std::path::PathBuf;
 
 use crate::audio::SAMPLE_RATE;
-use crate::build::publish::Published;
-use crate::build::publish::rounded;
+use crate::build::publish::row::Published;
+use crate::build::publish::row::rounded;
 use crate::build::recipe::Recipe;
 use crate::data::audio_parquet;
 use crate::data::audio_parquet::Values;

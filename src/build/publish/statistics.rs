@@ -7,7 +7,7 @@ use serde_json::Value;
 use crate::build::assign::Prepared;
 use crate::build::assign::SPLITS;
 use crate::build::document::Step;
-use crate::build::publish::Published;
+use crate::build::publish::row::Published;
 use crate::build::recipe::Recipe;
 use crate::build::store::Journal;
 use crate::build::store::Store;

@@ -5,8 +5,8 @@ use std::path::PathBuf;
 
 use serde_json::Value;
 
-use crate::build::publish::Published;
-use crate::build::publish::manifest_fields;
+use crate::build::publish::row::Published;
+use crate::build::publish::row::manifest_fields;
 use crate::build::recipe::Recipe;
 use crate::error::Error;
 use crate::error::Result;

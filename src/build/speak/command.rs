@@ -5,11 +5,11 @@ use std::time::Duration;
 use serde_json::Value;
 use serde_json::json;
 
-use crate::build::speak::Said;
-use crate::build::speak::Settings;
-use crate::build::speak::Speaker;
+use crate::build::settings::speak::Settings;
+use crate::build::settings::speak::Voice;
 use crate::build::speak::process;
-use crate::build::speak::voices::Voice;
+use crate::build::speak::speaker::Said;
+use crate::build::speak::speaker::Speaker;
 use crate::error::Error;
 use crate::error::Result;
 

@@ -6,10 +6,10 @@ use serde_json::json;
 
 use crate::build::call::Calls;
 use crate::build::call::Remote;
-use crate::build::speak::Said;
-use crate::build::speak::Settings;
-use crate::build::speak::Speaker;
-use crate::build::speak::voices::Voice;
+use crate::build::settings::speak::Settings;
+use crate::build::settings::speak::Voice;
+use crate::build::speak::speaker::Said;
+use crate::build::speak::speaker::Speaker;
 use crate::error::Error;
 use crate::error::Result;
 use crate::seed::Key;

@@ -5,6 +5,7 @@ mod diacritise;
 mod endpoint;
 mod espeak;
 mod process;
+mod speaker;
 pub(crate) mod voices;
 
 pub(crate) use self::command::is_found;
@@ -17,7 +18,6 @@ use std::sync::OnceLock;
 
 use serde::Deserialize;
 use serde::Serialize;
-use serde_json::Map;
 use serde_json::Value;
 use serde_json::json;
 
@@ -32,15 +32,16 @@ use crate::audio::loudness::integrated_lufs;
 use crate::build::cache;
 use crate::build::cache::Cache;
 use crate::build::call::Calls;
-use crate::build::call::EndpointSettings;
 use crate::build::document::Outcome;
 use crate::build::document::Step;
 use crate::build::recipe::Recipe;
-use crate::build::recipe::in_range;
-use crate::build::recipe::one_or_many;
 use crate::build::sentences::sentences;
+use crate::build::settings::speak::Engine;
+use crate::build::settings::speak::Settings;
+use crate::build::settings::speak::Voice;
 use crate::build::speak::diacritise::Diacritiser;
-use crate::build::speak::voices::Voice;
+use crate::build::speak::speaker::Said;
+use crate::build::speak::speaker::Speaker;
 use crate::build::speak::voices::Voices;
 use crate::build::spoken::diacritised;
 use crate::build::spoken::spoken;
@@ -60,140 +61,6 @@ const PARAGRAPH: f64 = 2.0;
 const JITTER: f64 = 0.25;
 /// Version of the processing of an engine's sound; a change repeats the requests.
 const FORMAT: u32 = 1;
-
-/// Speech engine and voices.
-#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
-#[serde(deny_unknown_fields, default)]
-pub struct Settings {
-    /// Speech engine.
-    pub engine: Engine,
-    /// Voices; by default eight of espeak-ng's.
-    #[serde(deserialize_with = "one_or_many")]
-    pub voices: Vec<Voice>,
-    /// Words per minute of voices that set none (espeak-ng).
-    pub rate: Option<u32>,
-    /// Pitch of voices that set none, 0 to 99 (espeak-ng).
-    pub pitch: Option<u32>,
-    /// The program, if it is not on the path (espeak-ng).
-    pub program: Option<String>,
-    /// A command for each sentence. `{voice}`, `{language}` and `{text}` are filled in; without `{text}` the command reads it. It writes a
-    /// recording to `{out}`, or to its standard output.
-    pub command: Vec<String>,
-    /// An endpoint with `/audio/speech`.
-    pub endpoint: Option<EndpointSettings>,
-    /// Further parameters of its requests, such as `speed`.
-    pub parameters: Map<String, Value>,
-    /// Pause between sentences, in seconds; between paragraphs it is twice as long.
-    pub pause_s: f64,
-    /// Longest text of one request to an engine, in characters; longer sentences are divided at commas.
-    pub max_chars: usize,
-    /// True if numbers, abbreviations and Latin words are written out first.
-    pub verbalise: bool,
-    /// A command that reads a text and writes it with diacritics; texts that have them stay.
-    pub diacritiser: Vec<String>,
-    /// Longest that a command may take, in seconds.
-    pub timeout_s: f64,
-}
-
-impl Default for Settings {
-    fn default() -> Self {
-        Self {
-            engine: Engine::EspeakNg,
-            voices: Vec::new(),
-            rate: None,
-            pitch: None,
-            program: None,
-            command: Vec::new(),
-            endpoint: None,
-            parameters: Map::new(),
-            pause_s: 0.35,
-            max_chars: 400,
-            verbalise: true,
-            diacritiser: Vec::new(),
-            timeout_s: 120.0,
-        }
-    }
-}
-
-/// Speech engine.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(rename_all = "kebab-case")]
-pub enum Engine {
-    /// espeak-ng, found on the path.
-    #[default]
-    EspeakNg,
-    /// An endpoint with OpenAI's `/audio/speech`.
-    Endpoint,
-    /// Any command.
-    Command,
-}
-
-impl Settings {
-    /// Checks the settings.
-    ///
-    /// # Errors
-    /// The key that is wrong.
-    pub fn check(&self) -> Result<()> {
-        in_range("pause_s", self.pause_s, 0.0, 10.0)?;
-        in_range("timeout_s", self.timeout_s, 0.1, 86_400.0)?;
-        if self.max_chars < 20 {
-            return Err(
-                Error::input("`max_chars` is below 20").hint("engines are given whole phrases")
-            );
-        }
-        let missing = |what: &str, hint: &str| Err(Error::input(what).hint(hint));
-        match self.engine {
-            Engine::Endpoint => {
-                let Some(endpoint) = &self.endpoint else {
-                    return missing(
-                        "`engine: endpoint` needs an endpoint",
-                        "add `endpoint: {url: https://api.openai.com/v1, model: NAME}`",
-                    );
-                };
-                endpoint.check()?;
-                if self.voices.is_empty() {
-                    return missing(
-                        "`engine: endpoint` needs voices",
-                        "name those of the endpoint: `voices: [alloy, nova]`",
-                    );
-                }
-            }
-            Engine::Command if self.command.is_empty() => {
-                return missing(
-                    "`engine: command` needs a command",
-                    "for example `command: [piper, --model, \"{voice}.onnx\", --output_file, \"{out}\"]`",
-                );
-            }
-            _ => {}
-        }
-        self.voices.iter().try_for_each(Voice::check)
-    }
-}
-
-/// Output of an engine for a text.
-pub(crate) enum Said {
-    /// Contents of an audio file.
-    File(Vec<u8>),
-    /// No audible speech, with the reason.
-    Failed(String),
-    /// The build ends.
-    Ended,
-}
-
-/// A speech engine.
-pub(crate) trait Speaker: Sync {
-    /// All that a recording depends on but text and language.
-    fn identity(&self, voice: &Voice) -> Value;
-
-    /// Name and version, for the dataset card.
-    fn described(&self) -> Value;
-
-    /// Number of attempts for a text before its row is rejected.
-    fn num_attempts(&self) -> usize;
-
-    /// Synthesises a text.
-    fn say(&self, text: &str, voice: &Voice, language: &str) -> Result<Said>;
-}
 
 /// One sentence of a spoken document.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]

@@ -64,24 +64,11 @@ impl ModelArguments {
         let dir = model_dir(&self.model)?;
         let config = Config::load(&dir)?;
         let loader = Loader::new(&dir, &config, None)?;
-        let trained = self
-            .adapter
-            .as_deref()
-            .map(|dir| Trained::load(dir, &config))
-            .transpose()?
-            .unwrap_or_default();
+        let trained = Trained::of(self.adapter.as_deref(), &config)?;
         note(&trained);
-        let plan = trained
-            .adapter
-            .as_ref()
-            .map_or_else(Plan::default, |adapter| adapter.plan.clone());
         self.memory
-            .check(&config, &plan, Precision::Auto, &device)?;
-        let weights = config.weights(&dir)?.with(trained.full);
-        let model = AudioLlm::new(config, &weights, plan, false, &device)?;
-        if let (Some(adapter), Some(dir)) = (&trained.adapter, &self.adapter) {
-            model.load_adapter(adapter).map_err(|e| e.at_path(dir))?;
-        }
+            .check(&config, &trained.plan(), Precision::Auto, &device)?;
+        let model = trained.open(&dir, &config, &device, None)?;
         Ok((model, loader))
     }
 }

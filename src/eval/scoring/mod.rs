@@ -19,7 +19,7 @@ use crate::eval::scoring::rows::Row;
 use crate::eval::scoring::scored::Reading;
 use crate::eval::scoring::scored::Scored;
 use crate::eval::scoring::scored::is_shown;
-use crate::eval::scoring::scored::named;
+use crate::eval::scoring::scored::is_tally_shown;
 use crate::eval::scoring::versus::Versus;
 use crate::files;
 use crate::metrics;
@@ -176,7 +176,7 @@ fn versus(
             .iter()
             .flat_map(|(normaliser, _)| texts_scored(rows, *normaliser, settings, task.kind));
         shown
-            .filter(|tally| is_shown(task.kind, tally.metric()))
+            .filter(|tally| is_tally_shown(task.kind, tally))
             .collect()
     };
     let mut versus = versus::compare(rows, &of_file(rows), &of_file(&others))?;
@@ -234,7 +234,7 @@ fn texts_scored(
     };
     let texts = Texts::new(rows.iter().map(Row::pair).collect(), normaliser);
     metrics::of_texts(&texts, of_metrics, |metric| {
-        metrics::is_normalised(metric) && (settings.has_all || is_shown(kind, metric))
+        metric.is_normalised() && (settings.has_all || is_shown(kind, metric))
     })
 }
 
@@ -364,7 +364,7 @@ impl Scored {
             signatures.insert(tally.metric().to_owned(), tally.signature.clone().into());
         }
         if let Some(reading) = self.reading(settings.parse) {
-            for (name, score) in named(reading.scores) {
+            for (name, score) in reading.scores.named() {
                 object.insert(name.to_owned(), score.into());
                 signatures.insert(name.to_owned(), reading.signature.clone().into());
             }
@@ -375,7 +375,9 @@ impl Scored {
             object.extend(self.readings.iter().map(|reading| {
                 (
                     reading.parse.to_owned(),
-                    named(reading.scores)
+                    reading
+                        .scores
+                        .named()
                         .map(|(name, score)| (name.to_owned(), Value::from(score)))
                         .into_iter()
                         .collect(),
@@ -404,7 +406,7 @@ fn confusion_json(confusion: &Confusion) -> [(String, Value); 3] {
         .labels
         .iter()
         .map(String::as_str)
-        .chain(["unparsed"])
+        .chain([classify::UNPARSED])
         .collect();
     let label = |(name, seen): (&String, classify::Seen)| {
         let scores = json!({"precision": seen.precision(), "recall": seen.recall(), "f1": seen.f1(), "references": seen.references, "predictions": seen.predictions});

@@ -2,8 +2,10 @@
 
 use crate::metrics::Classification;
 use crate::metrics::Confusion;
+use crate::metrics::Definition;
 use crate::metrics::Kind;
 use crate::metrics::Normaliser;
+use crate::metrics::Place;
 use crate::metrics::Tally;
 
 /// Everything that was worked out.
@@ -29,23 +31,12 @@ pub struct Reading {
 }
 
 /// What a table shows of a task; JSON has everything.
-pub fn is_shown(kind: Kind, metric: &str) -> bool {
-    let is_error = metric.ends_with("ions") || metric.starts_with("wer") || metric == "cer";
-    match kind {
-        Kind::Transcribe => is_error && !metric.starts_with("char_"),
-        Kind::Generate => {
-            metric.starts_with("rouge") || metric.starts_with("chrf") || metric == "bleu"
-        }
-        Kind::Classify => false,
-    }
+pub fn is_shown(kind: Kind, metric: &Definition) -> bool {
+    let is_of_kind = kind != Kind::Classify && metric.kinds.contains(&kind);
+    is_of_kind && metric.is_normalised() && metric.place != Place::Detail
 }
 
-/// The four scores by name.
-pub fn named(scores: Classification) -> [(&'static str, f64); 4] {
-    [
-        ("accuracy", scores.accuracy),
-        ("macro_f1", scores.macro_f1),
-        ("weighted_f1", scores.weighted_f1),
-        ("uar", scores.uar),
-    ]
+/// As [`is_shown`], of the metric of a tally.
+pub fn is_tally_shown(kind: Kind, tally: &Tally) -> bool {
+    Definition::find(tally.metric()).is_some_and(|metric| is_shown(kind, metric))
 }

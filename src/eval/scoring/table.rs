@@ -1,14 +1,17 @@
 //! The scores of predictions as tables to read.
 
-use crate::error::brief;
 use crate::eval::scoring::rows::Row;
 use crate::eval::scoring::scored::Reading;
 use crate::eval::scoring::scored::Scored;
-use crate::eval::scoring::scored::is_shown;
-use crate::eval::scoring::scored::named;
+use crate::eval::scoring::scored::is_tally_shown;
+use crate::metrics::Definition;
 use crate::metrics::Kind;
+use crate::metrics::Place;
+use crate::metrics::Scale;
 use crate::metrics::Tally;
+use crate::metrics::classify::UNPARSED;
 use crate::task::Task;
+use crate::text_table::TextTable;
 
 /// Everything a person asks for at a glance, and the signatures that go with it into a paper.
 pub fn render(task: &Task, rows: &[Row], scored: &Scored) -> String {
@@ -41,31 +44,7 @@ pub fn render(task: &Task, rows: &[Row], scored: &Scored) -> String {
 
 /// A grid: the first column to the left, the others to the right.
 pub fn grid(rows: &[Vec<String>]) -> String {
-    let columns = rows.iter().map(Vec::len).max().unwrap_or(0);
-    let width = |column: usize| {
-        rows.iter()
-            .filter_map(|row| row.get(column))
-            .map(|cell| brief(cell).chars().count())
-            .max()
-            .unwrap_or(0)
-    };
-    let widths: Vec<usize> = (0..columns).map(width).collect();
-    let line = |row: &Vec<String>| {
-        let cells = row
-            .iter()
-            .zip(&widths)
-            .enumerate()
-            .map(|(i, (cell, &width))| {
-                let cell = brief(cell);
-                if i == 0 {
-                    format!("{cell:<width$}")
-                } else {
-                    format!("  {cell:>width$}")
-                }
-            });
-        format!("{}\n", cells.collect::<String>().trim_end())
-    };
-    rows.iter().map(line).collect::<String>() + "\n"
+    TextTable::new(1, rows.to_vec()).brief().text() + "\n"
 }
 
 fn percent(share: f64) -> String {
@@ -74,9 +53,9 @@ fn percent(share: f64) -> String {
 
 /// A score as it is usually written: 0 to 100 for chrF and BLEU, a factor for a ratio, percent for everything else.
 fn shown(tally: &Tally) -> String {
-    match tally.metric() {
-        "chrf" | "chrfpp" | "bleu" | "length_ratio" => format!("{:.2}", tally.corpus()),
-        _ => percent(tally.corpus()),
+    match Definition::find(tally.metric()).map(|metric| metric.scale) {
+        Some(Scale::Points | Scale::Plain) => format!("{:.2}", tally.corpus()),
+        Some(Scale::Share) | None => percent(tally.corpus()),
     }
 }
 
@@ -86,7 +65,7 @@ fn texts(scored: &Scored, kind: Kind) -> String {
     let shown_of = |tallies: &[Tally]| {
         tallies
             .iter()
-            .filter(|tally| is_shown(kind, tally.metric()))
+            .filter(|tally| is_tally_shown(kind, tally))
             .cloned()
             .collect::<Vec<_>>()
     };
@@ -118,7 +97,8 @@ fn texts(scored: &Scored, kind: Kind) -> String {
                     .find(|tally| tally.metric() == *metric)
                     .map_or_else(|| "-".to_owned(), shown)
             };
-            let name = if metric.ends_with("ions") {
+            let is_part = Definition::find(metric).is_some_and(|known| known.place == Place::Part);
+            let name = if is_part {
                 format!("  {metric}")
             } else {
                 (*metric).to_owned()
@@ -155,7 +135,7 @@ fn labels(readings: &[Reading]) -> String {
         .collect();
     let scores: Vec<_> = readings
         .iter()
-        .map(|reading| named(reading.scores))
+        .map(|reading| reading.scores.named())
         .collect();
     let line = |i: usize| {
         std::iter::once(scores[0][i].0.to_owned())
@@ -172,7 +152,7 @@ fn labels(readings: &[Reading]) -> String {
     };
     if last.parse != "as-is" {
         lines.push(
-            std::iter::once("unparsed".to_owned())
+            std::iter::once(UNPARSED.to_owned())
                 .chain(readings.iter().map(unparsed))
                 .collect(),
         );
@@ -210,7 +190,7 @@ fn labels(readings: &[Reading]) -> String {
             .labels
             .iter()
             .cloned()
-            .chain(["unparsed".to_owned()])
+            .chain([UNPARSED.to_owned()])
     };
     let mut matrix = vec![
         std::iter::once(String::new())
@@ -242,7 +222,7 @@ fn signatures(scored: &Scored, readings: &[Reading], kind: Kind) -> String {
         .texts
         .iter()
         .flat_map(|(_, tallies)| tallies)
-        .filter(|tally| is_shown(kind, tally.metric()));
+        .filter(|tally| is_tally_shown(kind, tally));
     let tallies = of_texts
         .chain(&scored.failures)
         .map(|tally| (tally.name.clone(), tally.signature.clone()));

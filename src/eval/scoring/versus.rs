@@ -14,6 +14,7 @@ use crate::metrics::Tally;
 use crate::metrics::Texts;
 use crate::metrics::alignment;
 use crate::metrics::alignment::Aligned;
+use crate::records::suite_file::ClusterBy;
 use crate::stats::significance::Clusters;
 use crate::stats::significance::Difference;
 use crate::stats::significance::Mapsswe;
@@ -147,18 +148,20 @@ fn token(aligned: Aligned) -> Token {
     }
 }
 
-/// What belongs together: speakers where every row names one, else groups, else each row by itself.
+/// What belongs together, by its name: see [`ClusterBy::of`].
 fn clusters(rows: &[Row]) -> (&'static str, Clusters) {
-    let by = |member: fn(&Row) -> Option<&String>| -> Option<Clusters> {
-        rows.iter()
-            .map(member)
-            .collect::<Option<Vec<_>>>()
-            .map(Clusters::named)
+    let member = |row: &Row, by| match by {
+        ClusterBy::Speaker => row.speaker.clone(),
+        ClusterBy::Group => row.group.clone(),
+        ClusterBy::None => None,
     };
-    let speakers = by(|row| row.speaker.as_ref()).map(|clusters| ("speaker", clusters));
-    speakers
-        .or_else(|| by(|row| row.group.as_ref()).map(|clusters| ("group", clusters)))
-        .unwrap_or_else(|| ("row", Clusters::each(rows.len())))
+    match ClusterBy::of(rows, |row, by| member(row, by).is_some()) {
+        ClusterBy::None => ("row", Clusters::each(rows.len())),
+        by => (
+            by.name(),
+            Clusters::named(rows.iter().map(|row| member(row, by))),
+        ),
+    }
 }
 
 impl Versus {

@@ -2,7 +2,9 @@
 
 use std::collections::HashMap;
 use std::path::Path;
+use std::path::PathBuf;
 
+use candle_core::Device;
 use candle_core::Tensor;
 
 use crate::models::AudioLlm;
@@ -10,9 +12,11 @@ use crate::models::build::weight_shapes;
 use crate::models::config::Config;
 use crate::nn::checkpoint::read_safetensors;
 use crate::nn::checkpoint::refuse_not_finite;
+use crate::nn::lora::Plan;
 use crate::nn::peft;
 use crate::nn::peft::Adapter;
 use crate::nn::peft::Metadata;
+use crate::nn::precision::Precision;
 use maqam_base::error::Error;
 use maqam_base::error::Result;
 use maqam_base::files;
@@ -27,6 +31,8 @@ pub struct Trained {
     pub adapter: Option<Adapter>,
     /// Weights in place of the checkpoint's, by their names there.
     pub full: HashMap<String, Tensor>,
+    /// The folder, for messages.
+    dir: Option<PathBuf>,
 }
 
 impl Trained {
@@ -55,6 +61,7 @@ impl Trained {
             return Ok(Self {
                 adapter: Some(Adapter::load(dir, &config.adaptable())?),
                 full: HashMap::new(),
+                dir: Some(dir.to_owned()),
             });
         }
 
@@ -87,7 +94,11 @@ impl Trained {
             .is_file()
             .then(|| Adapter::load(dir, &config.adaptable()))
             .transpose()?;
-        Ok(Self { adapter, full })
+        Ok(Self {
+            adapter,
+            full,
+            dir: Some(dir.to_owned()),
+        })
     }
 }
 
@@ -121,4 +132,44 @@ pub fn load_into(dir: &Path, model: &AudioLlm) -> Result<()> {
     model
         .load_full(&trained.full)
         .map_err(|e| e.at_path(&dir.join(FILE)))
+}
+
+impl Trained {
+    /// Reads the folder of what was trained of a model of this shape; nothing was where none is named.
+    ///
+    /// # Errors
+    /// As [`Trained::load`].
+    pub fn of(dir: Option<&Path>, config: &Config) -> Result<Self> {
+        let found = dir.map(|dir| Self::load(dir, config)).transpose()?;
+        Ok(found.unwrap_or_default())
+    }
+
+    /// The adapters' shapes.
+    pub fn plan(&self) -> Plan {
+        let adapter = self.adapter.as_ref();
+        adapter.map_or_else(Plan::default, |adapter| adapter.plan.clone())
+    }
+
+    /// Opens a checkpoint with what was trained of it, to answer with. It computes in `precision`, or as the device does by default.
+    ///
+    /// # Errors
+    /// Files that are missing or damaged; an adapter that does not fit; too little memory.
+    pub fn open(
+        self,
+        model_dir: &Path,
+        config: &Config,
+        device: &Device,
+        precision: Option<Precision>,
+    ) -> Result<AudioLlm> {
+        let plan = self.plan();
+        let weights = config.weights(model_dir)?.with(self.full);
+        let mut model = AudioLlm::new(config.clone(), &weights, plan, false, device)?;
+        if let Some(precision) = precision {
+            model.compute_in(precision)?;
+        }
+        if let (Some(adapter), Some(dir)) = (&self.adapter, &self.dir) {
+            model.load_adapter(adapter).map_err(|e| e.at_path(dir))?;
+        }
+        Ok(model)
+    }
 }

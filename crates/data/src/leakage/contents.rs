@@ -8,13 +8,13 @@ use std::path::Path;
 
 use rayon::prelude::*;
 
-use crate::data::AudioSource;
-use crate::data::Clip;
-use crate::data::Row;
-use crate::featurise::headers;
-use crate::featurise::headers::Headers;
-use crate::files;
+use crate::AudioSource;
+use crate::Clip;
+use crate::Row;
+use crate::headers;
+use crate::headers::Headers;
 use crate::leakage::Heard;
+use maqam_base::files;
 
 /// Hashes of audio, by file.
 pub struct Contents<'a> {

@@ -17,11 +17,11 @@ use std::sync::PoisonError;
 use std::time::SystemTime;
 use std::time::UNIX_EPOCH;
 
-use crate::audio::Span;
-use crate::data::AudioSource;
-use crate::error::Error;
-use crate::error::Result;
-use crate::files::AppendLog;
+use crate::AudioSource;
+use maqam_audio::Span;
+use maqam_base::error::Error;
+use maqam_base::error::Result;
+use maqam_base::files::AppendLog;
 
 /// Folder that commands cache headers in.
 pub const FOLDER: &str = "runs/.headers";
@@ -221,9 +221,9 @@ mod tests {
     use std::time::Duration;
 
     use super::*;
-    use crate::data::OnBadRow;
-    use crate::data::Row;
-    use crate::data::read_manifest;
+    use crate::OnBadRow;
+    use crate::Row;
+    use crate::read_manifest;
 
     /// A WAV file of 16-bit samples at 16 kHz, last changed a minute ago.
     fn write_wav(path: &Path, samples: usize) {

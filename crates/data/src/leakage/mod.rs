@@ -1,6 +1,6 @@
 //! Leakage: rows that are in training and in evaluation, or that share a recording, a speaker or a group across the two.
 //!
-//! Two lists of facts are compared here. `check` reads suites and decides what is an error, `contents` finds out which files are equal.
+//! Two lists of facts are compared here. `check` compares rows and decides what is an error, `contents` finds out which files are equal.
 
 mod check;
 mod contents;
@@ -8,11 +8,12 @@ mod contents;
 use std::collections::HashMap;
 
 pub use check::Allowed;
+pub use check::Evaluated;
 pub use check::NONE;
 pub use check::Training;
 pub use check::check;
 
-use crate::error::Error;
+use maqam_base::error::Error;
 
 /// What two rows may share.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]

@@ -3,40 +3,48 @@
 use std::collections::BTreeMap;
 use std::collections::BTreeSet;
 
-use crate::experiment::Experiment;
-use crate::experiment::compare::Contrasted;
-use crate::experiment::compare::Outcome;
-use crate::experiment::compare::ScoreTable;
-use crate::experiment::dynamics::Reached;
-use crate::report::chart::bars::Bar;
-use crate::report::chart::bars::BarChart;
-use crate::report::chart::bars::Group;
-use crate::report::chart::figure::Chart;
-use crate::report::chart::figure::Figure;
-use crate::report::chart::heat::HeatCell;
-use crate::report::chart::heat::HeatMap;
-use crate::report::chart::lines::LineChart;
-use crate::report::chart::lines::Series;
-use crate::report::chart::number::Unit;
-use crate::report::chart::scale::Axis;
-use crate::report::metric::Metric;
-use crate::report::page::Block;
-use crate::report::page::Fact;
-use crate::report::page::Page;
-use crate::report::page::Section;
-use crate::report::page::table::Cell;
-use crate::report::page::table::Column;
-use crate::report::page::table::Score;
-use crate::report::page::table::Table;
-use crate::report::sections::chapter::steps_axis;
-use crate::report::sections::curves::without_flat;
-use crate::stats::significance::Interval;
+use crate::chart::bars::Bar;
+use crate::chart::bars::BarChart;
+use crate::chart::bars::Group;
+use crate::chart::figure::Chart;
+use crate::chart::figure::Figure;
+use crate::chart::heat::HeatCell;
+use crate::chart::heat::HeatMap;
+use crate::chart::lines::LineChart;
+use crate::chart::lines::Series;
+use crate::chart::number::Unit;
+use crate::chart::scale::Axis;
+use crate::metric::Metric;
+use crate::page::Block;
+use crate::page::Fact;
+use crate::page::Page;
+use crate::page::Section;
+use crate::page::table::Cell;
+use crate::page::table::Column;
+use crate::page::table::Score;
+use crate::page::table::Table;
+use crate::sections::chapter::steps_axis;
+use crate::sections::curves::without_flat;
+use maqam_records::comparison::Comparison;
+use maqam_records::comparison::Contrasted;
+use maqam_records::comparison::Reached;
+use maqam_records::comparison::ScoreTable;
+use maqam_stats::significance::Interval;
 
 /// Curves of more recipes than this are not told apart: those that the experiment names first are drawn.
 const MOST_CURVES: usize = 6;
 
+/// What an experiment declares beforehand, as far as the page says it.
+#[derive(Clone, Copy, Debug)]
+pub struct Declared<'a> {
+    /// Name of the experiment.
+    pub name: &'a str,
+    /// Level of significance of a corrected p-value.
+    pub level: f64,
+}
+
 /// The whole page.
-pub fn page(experiment: &Experiment, outcome: &Outcome) -> Page {
+pub fn page(experiment: &Declared, outcome: &Comparison) -> Page {
     let resolved = outcome
         .contrasts
         .iter()
@@ -98,7 +106,7 @@ pub fn page(experiment: &Experiment, outcome: &Outcome) -> Page {
     );
     Page {
         kind: "Experiment".to_owned(),
-        title: experiment.name.clone(),
+        title: experiment.name.to_owned(),
         subtitle,
         facts,
         sections,
@@ -115,7 +123,7 @@ fn interval(of: &ScoreTable, recipe: usize) -> Option<Interval> {
     Interval::new(found.low, found.high).map(|interval| Metric::of(&of.score).possible(interval))
 }
 
-fn bars(outcome: &Outcome) -> Figure {
+fn bars(outcome: &Comparison) -> Figure {
     let panel = |of: &ScoreTable| {
         let bar = |recipe: usize| Bar {
             value: of.estimates[recipe].value,
@@ -151,7 +159,7 @@ fn bars(outcome: &Outcome) -> Figure {
     )
 }
 
-fn last(outcome: &Outcome) -> Block {
+fn last(outcome: &Comparison) -> Block {
     Block::Table(scores(
         outcome,
         &outcome.last,
@@ -160,7 +168,7 @@ fn last(outcome: &Outcome) -> Block {
     ))
 }
 
-fn best(outcome: &Outcome) -> Block {
+fn best(outcome: &Comparison) -> Block {
     Block::Folded(
         "The checkpoints that were best on dev".to_owned(),
         vec![Block::Table(scores(
@@ -172,7 +180,7 @@ fn best(outcome: &Outcome) -> Block {
     )
 }
 
-fn scores(outcome: &Outcome, tables: &[ScoreTable], id: &str, title: &str) -> Table {
+fn scores(outcome: &Comparison, tables: &[ScoreTable], id: &str, title: &str) -> Table {
     let columns = std::iter::once(Column::text("recipe"))
         .chain(tables.iter().map(|of| Column::number(heading(&of.score))))
         .collect();
@@ -212,7 +220,7 @@ fn scores(outcome: &Outcome, tables: &[ScoreTable], id: &str, title: &str) -> Ta
     table
 }
 
-fn contrasts(experiment: &Experiment, outcome: &Outcome) -> Vec<Block> {
+fn contrasts(experiment: &Declared, outcome: &Comparison) -> Vec<Block> {
     let columns = ["recipe", "against", "score"]
         .map(Column::text)
         .into_iter()
@@ -238,7 +246,7 @@ fn contrasts(experiment: &Experiment, outcome: &Outcome) -> Vec<Block> {
 }
 
 /// The contrasts as dots with intervals, one panel a score.
-fn differences(experiment: &Experiment, outcome: &Outcome) -> Figure {
+fn differences(experiment: &Declared, outcome: &Comparison) -> Figure {
     let mut scores: Vec<&String> = Vec::new();
     for found in &outcome.contrasts {
         if !scores.contains(&&found.contrast.score) {
@@ -308,7 +316,7 @@ fn contrast(found: &Contrasted) -> Vec<Cell> {
         .collect()
 }
 
-fn curves(outcome: &Outcome) -> Vec<Block> {
+fn curves(outcome: &Comparison) -> Vec<Block> {
     let shown = outcome.recipes.len().min(MOST_CURVES);
     let names: BTreeSet<&String> = outcome.dynamics.curves[..shown]
         .iter()
@@ -361,7 +369,7 @@ fn range((step, values): (&u64, &Vec<f64>)) -> (f64, f64, f64) {
     (*step as f64, low, high)
 }
 
-fn said_of_shown(outcome: &Outcome) -> String {
+fn said_of_shown(outcome: &Comparison) -> String {
     if outcome.recipes.len() > MOST_CURVES {
         format!(", of the first {MOST_CURVES} recipes")
     } else {
@@ -381,7 +389,7 @@ fn by_step(name: &str, values: &BTreeMap<u64, f64>, colour: usize) -> Series {
     .marked()
 }
 
-fn convergence(outcome: &Outcome) -> Table {
+fn convergence(outcome: &Comparison) -> Table {
     let columns = ["recipe", "reaches the last dev mean of"]
         .map(Column::text)
         .into_iter();
@@ -432,7 +440,7 @@ fn convergence(outcome: &Outcome) -> Table {
 }
 
 /// Failures by step, one panel for each kind and set, the first recipes laid over each other.
-fn failures(outcome: &Outcome) -> Option<Figure> {
+fn failures(outcome: &Comparison) -> Option<Figure> {
     let shown = outcome.recipes.len().min(MOST_CURVES);
     let of_recipes = &outcome.dynamics.failures[..shown];
     let names: BTreeSet<&String> = of_recipes
@@ -473,7 +481,7 @@ fn failures(outcome: &Outcome) -> Option<Figure> {
 }
 
 /// Cosines between tasks' gradients, a row for each recipe that was probed.
-fn gradients(outcome: &Outcome) -> Option<Figure> {
+fn gradients(outcome: &Comparison) -> Option<Figure> {
     let probed: Vec<_> = outcome
         .recipes
         .iter()
@@ -515,7 +523,7 @@ fn gradients(outcome: &Outcome) -> Option<Figure> {
     ))
 }
 
-fn budgets(outcome: &Outcome) -> Table {
+fn budgets(outcome: &Comparison) -> Table {
     let tasks: BTreeSet<&String> = outcome
         .budgets
         .iter()

@@ -2,16 +2,16 @@
 
 use rayon::prelude::*;
 
-use crate::audio::SAMPLE_RATE;
-use crate::audio::Span;
-use crate::audio::num_audio_tokens;
-use crate::audio::num_frames;
-use crate::data::Clip;
-use crate::data::Row;
-use crate::data::check::agree;
-use crate::error::Error;
-use crate::error::Result;
-use crate::featurise::headers::Headers;
+use crate::Clip;
+use crate::Row;
+use crate::check::agree;
+use crate::headers::Headers;
+use maqam_audio::SAMPLE_RATE;
+use maqam_audio::Span;
+use maqam_audio::num_audio_tokens;
+use maqam_audio::num_frames;
+use maqam_base::error::Error;
+use maqam_base::error::Result;
 
 /// Rows between two looks at whether to go on.
 const CHUNK: usize = 4096;
@@ -43,8 +43,8 @@ impl Headers {
     }
 }
 
-/// Lengths of a row's clips in samples at [`SAMPLE_RATE`], equal to what
-/// [`Loader::load`](crate::featurise::Loader::load) encodes, read from the headers of their files or from what was read of them before.
+/// Lengths of a row's clips in samples at [`SAMPLE_RATE`], equal to those that are encoded, read from the headers of their files or from
+/// what was read of them before.
 ///
 /// Whatever fails here fails later too, so that a run can look at all of its rows before it begins. Audio that is damaged further in is
 /// found when it is decoded. The row's place is the caller's to add.
@@ -74,7 +74,10 @@ fn length_of(clip: &Clip, span: Span, headers: &Headers) -> Result<usize> {
 }
 
 /// Refuses a clip of `length` samples that is too long, too short, or not as long as the data states.
-pub(super) fn check_length(
+///
+/// # Errors
+/// What is wrong with the clip, without its place.
+pub fn check_length(
     clip: &Clip,
     length: usize,
     max_audio_s: Option<f64>,
@@ -113,7 +116,10 @@ pub(super) fn check_length(
 }
 
 /// Refuses a row of several clips whose `duration` is not that of all together.
-pub(super) fn check_stated_sum(stated: Option<f64>, clips: &[Clip], length: usize) -> Result<()> {
+///
+/// # Errors
+/// The duration that does not fit.
+pub fn check_stated_sum(stated: Option<f64>, clips: &[Clip], length: usize) -> Result<()> {
     let seconds = seconds_of(length);
     match stated {
         Some(stated) if clips.len() > 1 && !agree(stated, seconds) => Err(wrong_duration(
@@ -135,6 +141,6 @@ fn wrong_duration(stated: f64, found: f64) -> Error {
 }
 
 /// Seconds of so many samples at [`SAMPLE_RATE`].
-pub(super) fn seconds_of(samples: usize) -> f64 {
+pub fn seconds_of(samples: usize) -> f64 {
     samples as f64 / f64::from(SAMPLE_RATE)
 }

@@ -1,21 +1,14 @@
 //! The rows that suites evaluate on, held against those of a training.
 
-use std::path::Path;
-use std::path::PathBuf;
-
-use crate::data::OnBadRow;
-use crate::data::Role;
-use crate::data::Row;
-use crate::error::Result;
-use crate::featurise::headers::Headers;
-use crate::files;
+use crate::Role;
+use crate::Row;
+use crate::headers::Headers;
 use crate::leakage;
 use crate::leakage::Facts;
 use crate::leakage::Kind;
 use crate::leakage::Leak;
 use crate::leakage::contents::Contents;
-use crate::records::suite_file::SuiteFile;
-use crate::yaml;
+use maqam_base::error::Result;
 
 /// What a training and an evaluation may share.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -37,12 +30,14 @@ pub struct Training<'a> {
 }
 
 /// A row of a suite, and how a message names it.
-struct Evaluated {
-    row: Row,
-    name: String,
+pub struct Evaluated {
+    /// The row.
+    pub row: Row,
+    /// Its set, place and id.
+    pub name: String,
 }
 
-/// Compares a training with suites. Returns what a user should know: one line where nothing is shared, else what is shared and was allowed,
+/// Compares a training with the rows of suites. Returns what a user should know: one line where nothing is shared, else what is shared and was allowed,
 /// or is no error by itself.
 ///
 /// # Errors
@@ -50,14 +45,10 @@ struct Evaluated {
 /// speech and commands share texts by design.
 pub fn check(
     training: &Training<'_>,
-    suites: &[PathBuf],
+    evaluated: &[Evaluated],
     allowed: &Allowed,
     known: &Headers,
 ) -> Result<Vec<String>> {
-    let mut evaluated = Vec::new();
-    for suite in suites {
-        read(suite, &mut evaluated)?;
-    }
     let evaluation: Vec<&Row> = evaluated.iter().map(|evaluated| &evaluated.row).collect();
     let contents = Contents::of(&training.rows, &evaluation, known);
     let leaks = leakage::find(
@@ -122,26 +113,4 @@ const TELLING_WORDS: usize = 5;
 
 fn is_telling(text: &str) -> bool {
     text.split_whitespace().nth(TELLING_WORDS - 1).is_some()
-}
-
-/// Adds the rows of a suite. Rows that cannot be used are left out here: whoever evaluates on them says so.
-fn read(suite: &Path, evaluated: &mut Vec<Evaluated>) -> Result<()> {
-    let file: SuiteFile = yaml::parse(&files::read_text(suite)?, suite)?;
-    for set in file.sets {
-        let manifest = set.source().read(OnBadRow::Skip)?;
-        let rows = manifest
-            .rows
-            .into_iter()
-            .take(set.limit.unwrap_or(usize::MAX));
-        evaluated.extend(rows.map(|row| Evaluated {
-            name: format!(
-                "set `{}`, {} (`{}`),",
-                set.name,
-                row.place(&set.manifest),
-                row.id
-            ),
-            row,
-        }));
-    }
-    Ok(())
 }
