@@ -1,13 +1,12 @@
 //! Documents per minute of `maqam build` with espeak-ng and one worker, against espeak-ng alone on the same sentences.
 //!
-//! `cargo bench --bench build [DOCUMENTS]`. Sentences are made of common Arabic words, 23 words each, 13 to a document, as NTREX has them. The
-//! yardstick runs espeak-ng once for each sentence, as the builder does, and throws its sound away. Both are measured by the time of the
-//! processor, children included, so that other work on the machine changes little.
+//! `cargo bench --bench build [DOCUMENTS]`. A sentence has 23 common Arabic words, and a document has 13 sentences, as in NTREX. The reference
+//! runs espeak-ng once for each sentence, as the builder does, and drops the audio. Both are measured in processor time, with that of child
+//! processes, so that other work on the machine has little effect.
 
 use std::io::Write;
 use std::process::Command;
 use std::process::Stdio;
-use std::sync::atomic::AtomicBool;
 
 use maqam::build::Build;
 use maqam::build::Observer;
@@ -16,6 +15,7 @@ use maqam::build::Shard;
 use maqam::build::Step;
 use maqam::error::Result;
 use maqam::seed::Key;
+use maqam::stop::Stop;
 
 const WORDS: [&str; 32] = [
     "قال",
@@ -137,7 +137,7 @@ fn main() {
         source.display()
     );
     std::fs::write(&recipe, text).unwrap();
-    let stop = AtomicBool::new(false);
+    let stop = Stop::new();
     let build = Build {
         recipe: Recipe::load(&recipe, &[]).unwrap(),
         root: dir.path().join("datasets"),

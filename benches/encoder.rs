@@ -3,7 +3,7 @@
 //!     cargo bench --bench encoder -- [small | base] [CLIPS] [SECONDS]
 //!     cargo bench --bench encoder -- kmeans [HOURS] [CLUSTERS]
 //!
-//! `benches/peers/hubert.py` runs it beside transformers, `benches/peers/kmeans.py` beside scikit-learn.
+//! `benches/peers/hubert.py` compares it with transformers, `benches/peers/kmeans.py` with scikit-learn.
 
 use std::time::Instant;
 
@@ -215,7 +215,7 @@ fn kmeans(hours: f64, k: usize) {
     );
 }
 
-/// The most memory that the process has had, in MiB; 0 where the system does not tell.
+/// Peak memory of the process, in MiB; 0 if the system does not report it.
 fn peak_mib() -> u64 {
     let status = std::fs::read_to_string("/proc/self/status").unwrap_or_default();
     let line = status.lines().find(|line| line.starts_with("VmHWM:"));

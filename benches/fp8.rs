@@ -1,9 +1,9 @@
-//! What rounding the decoder's frozen linear layers to 8 bits does, layer by layer, on the CPU; `docs/experiments/fp8.md` has its tables.
+//! Effect of rounding the decoder's frozen linear layers to fp8, layer by layer, on the CPU; `docs/experiments/fp8.md` has its tables.
 //!
 //! `cargo bench --bench fp8 -- MODEL ADAPTER [CLIPS]` takes a checkpoint, a PEFT folder that was trained on it, and the first clips (4 by
-//! default) of each task of the sample's dev set in one batch. Two tables: the error of each linear layer's output beside that in `f32`
-//! for the same input, with what of all errors has gathered at the layer's end; and the cosine of the adapters' gradients with those in
-//! `f32`. Errors are norms of differences over norms.
+//! default) of each task of the sample's dev set in one batch. It prints two tables: the error of each linear layer's output relative to `f32`
+//! for the same input, with the accumulated error at the layer's end; and the cosine of the adapters' gradients with those in `f32`. Errors are
+//! norms of differences over norms.
 
 use std::path::Path;
 
@@ -26,7 +26,6 @@ use maqam::ops::attention::attention;
 use maqam::ops::device::to_host;
 use maqam::ops::linear::AdapterDropout;
 use maqam::ops::linear::Linear;
-use maqam::ops::norm::rms_norm;
 use maqam::ops::rotary::Rotary;
 use maqam::ops::rows::gather;
 use maqam::ops::rows::overwrite;
@@ -143,7 +142,7 @@ fn outputs(dir: &Path, batch: &Batch, exact: &AudioLlm, rounded: &AudioLlm) -> F
         &embeddings.to_dtype(candle_core::DType::F32)?,
         &batch.tokens,
     )?;
-    if let Some(heard) = exact.hear(batch)? {
+    if let Some(heard) = exact.embed_audio(batch)? {
         overwrite(&x, &batch.audio_rows, &heard)?;
     }
     let text = &exact.config.text;
@@ -172,7 +171,7 @@ fn outputs(dir: &Path, batch: &Batch, exact: &AudioLlm, rounded: &AudioLlm) -> F
     Ok(())
 }
 
-/// The output of a layer in `f32`, and the error of each of its four products in 8 bits for the inputs that they have there.
+/// The output of a layer in `f32`, and the error of each of its four products in fp8 for the inputs that they have there.
 fn layer(
     x: &Tensor,
     a: &DecoderLayer,
@@ -184,22 +183,14 @@ fn layer(
         let found = error(&b.forward(x, None, NO_DROPOUT)?.0, &exact)?;
         Ok((exact, found))
     };
-    let (qkv, first) = of(
-        &a.qkv,
-        &b.qkv,
-        &rms_norm(x, &a.attention_norm.value, a.eps, 0)?.0,
-    )?;
-    packing
-        .rotary
-        .apply(&qkv, a.heads.num_heads + a.heads.num_kv_heads)?;
+    let (attention_in, _) = a.attention_norm.forward(x, &a.qkv)?;
+    let (qkv, first) = of(&a.qkv, &b.qkv, &attention_in)?;
+    packing.rotary.apply(&qkv, a.heads.num_rotated())?;
     let (attended, _) = attention(&qkv, packing.cu_seqlens, a.heads, Mask::Causal)?;
     let (output, second) = of(&a.output, &b.output, &attended)?;
     let middle = (x + output)?;
-    let (gate_up, third) = of(
-        &a.gate_up,
-        &b.gate_up,
-        &rms_norm(&middle, &a.mlp_norm.value, a.eps, 0)?.0,
-    )?;
+    let (mlp_in, _) = a.mlp_norm.forward(&middle, &a.gate_up)?;
+    let (gate_up, third) = of(&a.gate_up, &b.gate_up, &mlp_in)?;
     let (down, fourth) = of(&a.down, &b.down, &swiglu(&gate_up, 0)?)?;
     Ok(((middle + down)?, [first, second, third, fourth]))
 }

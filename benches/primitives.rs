@@ -32,7 +32,6 @@ use maqam::ops::linear::Adapter;
 use maqam::ops::linear::AdapterDropout;
 use maqam::ops::linear::Linear;
 use maqam::ops::linear::Up;
-use maqam::ops::linear::Weight;
 use maqam::ops::norm::layer_norm;
 use maqam::ops::norm::layer_norm_backward;
 use maqam::ops::norm::rms_norm;
@@ -42,6 +41,7 @@ use maqam::ops::rows::add_to;
 use maqam::ops::rows::pool_pairs;
 use maqam::ops::rows::pool_pairs_backward;
 use maqam::ops::scalar::Scalar;
+use maqam::ops::weight::Weight;
 use maqam::seed::Key;
 
 /// Four sequences of 340 tokens.
@@ -60,7 +60,7 @@ const NO_DROPOUT: AdapterDropout = AdapterDropout {
     tokens: &[],
 };
 
-/// What a pass cannot do without.
+/// Lower bound of a pass's work.
 enum Cost {
     /// Numbers read and written, in `f32`.
     Numbers(usize),

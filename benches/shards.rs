@@ -75,7 +75,7 @@ fn open(source: &Source) -> Outcome<(Duration, usize)> {
     Ok((start.elapsed(), manifest.rows.len()))
 }
 
-/// Most memory that the process has had, as the system says it.
+/// Peak memory of the process, as the system reports it.
 fn peak() -> String {
     let status = std::fs::read_to_string(Path::new("/proc/self/status")).unwrap_or_default();
     status

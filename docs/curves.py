@@ -9,7 +9,7 @@ import sys
 from pathlib import Path
 
 WIDTH, HEIGHT, LEFT, TOP, GAP = 420, 250, 48, 34, 78
-# The colours of `crates/report/src/chart/ink.rs`, for light screens and for dark ones. A task that ships has one colour everywhere.
+# The colours of `crates/report/src/chart/ink.rs`, for light screens and for dark ones. A built-in task has one colour everywhere.
 COLOURS = ["#395cc0", "#bf5300", "#009067", "#9d2594", "#b78e00", "#7d91d0"]
 DARK = {"#395cc0": "#668ff3", "#bf5300": "#f06b00", "#009067": "#53d18c", "#9d2594": "#c07ca3", "#b78e00": "#f3de3c", "#7d91d0": "#aeeaff",
         "#ffffff": "#14171a", "#1f2328": "#e6e8ea", "#57606a": "#9aa4ae", "#d8dee4": "#30363c"}
@@ -52,7 +52,7 @@ def tasks_of_sets(run: Path) -> dict[str, str]:
 
 
 def colours(tasks: list[str]) -> list[str]:
-    """Each task's colour; tasks of one's own take those that are left, in the order of their names."""
+    """Each task's colour; other tasks take the remaining colours, in the order of their names."""
     others = sorted(set(tasks) - set(TASKS))
     return [COLOURS[TASKS.index(task) if task in TASKS else (len(TASKS) + others.index(task)) % len(COLOURS)] for task in tasks]
 
@@ -77,7 +77,7 @@ def panel(x: int, title: str, curves: dict[str, list[tuple[int, float]]], tasks:
     for colour, (name, points) in ranked:
         drawn = " ".join(f"{px:.1f},{py:.1f}" for px, py in (place(*point) for point in points))
         parts.append(f'<polyline points="{drawn}" fill="none" stroke="{colour}" stroke-width="2" stroke-linejoin="round"/>')
-        # Names stand beside the ends of their curves, from the lowest up, never on each other.
+        # Names are beside the ends of their curves, from the lowest up, without overlap.
         label_y = min(place(*points[-1])[1], label_y - 15)
         parts.append(f'<text x="{right + 8}" y="{label_y + 4:.1f}" font-size="12" fill="{colour}">{html.escape(name)}</text>')
     return "\n".join(parts)

@@ -1,4 +1,4 @@
-"""Runs a command in a terminal of its own and draws the screen it leaves behind as an SVG.
+"""Runs a command in a terminal of its own and draws the final screen as an SVG.
 
     python docs/record.py docs/quickstart.svg -- target/release/maqam train curricula/quickstart.yaml      # needs pyte 0.8
 """
@@ -44,7 +44,7 @@ def screen_of(command: list[str]) -> list[str]:
 
 
 def svg(lines: list[str]) -> str:
-    """The lines as light text on a dark card; the first is what was typed."""
+    """The lines as light text on a dark card; the first is the command."""
     width = MARGIN * 2 + CHAR_WIDTH * (max(map(len, lines)) + 4)
     height = MARGIN * 2 + LINE_HEIGHT * len(lines)
     rows = []

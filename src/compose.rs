@@ -80,13 +80,13 @@ pub fn compose(request: &Request) -> Result<Composed> {
 }
 
 fn write_json(dir: &Path, name: &str, value: &Value) -> Result<()> {
-    let text = serde_json::to_string_pretty(value).map_err(Error::bug)?;
+    let text = serde_json::to_string_pretty(value).map_err(Error::bug_from)?;
     files::write_atomic(&dir.join(name), format!("{text}\n").as_bytes())
 }
 
 /// Tokenizer, chat template and the tokens that end a text.
 fn write_text(request: &Request, decoder: &Decoder, tokens: [usize; 3], to: &Path) -> Result<()> {
-    let tokenizer = serde_json::to_string(&decoder.tokenizer).map_err(Error::bug)?;
+    let tokenizer = serde_json::to_string(&decoder.tokenizer).map_err(Error::bug_from)?;
     files::write_atomic(&to.join("tokenizer.json"), tokenizer.as_bytes())?;
 
     let path = request.decoder.join("tokenizer_config.json");

@@ -1,7 +1,10 @@
 //! From an example to a sequence: its clips read and turned into log-mel frames, its conversation into tokens.
 
-pub mod headers;
-mod lengths;
+pub mod augment;
+pub mod bad_rows;
+pub mod embed;
+pub mod log_mels;
+pub mod named_tensors;
 pub mod rows;
 
 use std::path::Path;
@@ -12,23 +15,22 @@ use crate::audio::HOP;
 use crate::audio::LogMel;
 use crate::audio::LogMelExtractor;
 use crate::audio::MelForm;
-use crate::audio::SAMPLE_RATE;
 use crate::batch::Framing;
 use crate::batch::Sequence;
 use crate::data::Clip;
+use crate::data::headers::Headers;
+use crate::data::lengths::check_length;
+use crate::data::lengths::check_stated_sum;
+use crate::data::lengths::seconds_of;
 use crate::error::Error;
 use crate::error::Result;
-use crate::featurise::headers::Headers;
-use crate::featurise::lengths::check_length;
-use crate::featurise::lengths::check_stated_sum;
-use crate::featurise::lengths::seconds_of;
+use crate::featurise::augment::Draw;
 use crate::models::config::Config;
 use crate::seed::Key;
 use crate::task::Example;
 use crate::task::ForcedLanguage;
 use crate::task::Mode;
 use crate::task::TextCodec;
-pub use lengths::clip_lengths;
 
 /// Seconds of audio above which the official processor of Qwen2.5-Omni cuts.
 const OFFICIAL_MAX_AUDIO_S: f64 = 300.0;
@@ -105,7 +107,7 @@ impl Loader {
         self.limit = Some(Limit { tokens, why, hint });
     }
 
-    /// Has every answer begin with a language; see [`TextCodec::force_language`].
+    /// Lets every answer begin with a language; see [`TextCodec::force_language`].
     ///
     /// # Errors
     /// A checkpoint whose answers name no language.
@@ -128,7 +130,21 @@ impl Loader {
     /// # Errors
     /// Audio that cannot be read, a conversation without a target in [`Mode::Train`], or one longer than the model; in front is the row's id.
     pub fn load(&self, example: &Example, mode: Mode, key: Key) -> Result<Loaded> {
-        self.load_row(example, mode, key)
+        self.load_augmented(example, mode, key, None)
+    }
+
+    /// The sequence of an example whose clips are augmented as drawn.
+    ///
+    /// # Errors
+    /// As [`Loader::load`].
+    pub fn load_augmented(
+        &self,
+        example: &Example,
+        mode: Mode,
+        key: Key,
+        draw: Option<Draw<'_>>,
+    ) -> Result<Loaded> {
+        self.load_row(example, mode, key, draw)
             .map_err(|e| e.at(format!("row `{}`", example.id)))
     }
 
@@ -166,17 +182,35 @@ impl Loader {
             .tokens)
     }
 
-    fn load_row(&self, example: &Example, mode: Mode, key: Key) -> Result<Loaded> {
+    fn load_row(
+        &self,
+        example: &Example,
+        mode: Mode,
+        key: Key,
+        draw: Option<Draw<'_>>,
+    ) -> Result<Loaded> {
         let mut features = Vec::with_capacity(example.clips.len());
-        let (mut seconds, mut longest_s) = (0.0, 0f64);
-        for clip in &example.clips {
-            let (clip, length) = features_of(clip, &self.extractor, self.max_audio_s)?;
-            features.push(Arc::new(clip));
+        let mut num_recorded = 0;
+        let mut seconds = 0.0;
+        let mut longest_s = 0f64;
+        for (number, clip) in example.clips.iter().enumerate() {
+            let mut samples = checked_samples_of(clip, self.max_audio_s)?;
+            num_recorded += samples.len();
+            if let Some(draw) = &draw {
+                samples = draw.samples(number, samples)?;
+            }
+
+            let mut mel = self.extractor.extract(&samples);
+            if let Some(draw) = &draw {
+                draw.mask(number, &mut mel);
+            }
+            features.push(Arc::new(mel));
+
+            let length = seconds_of(samples.len());
             seconds += length;
             longest_s = longest_s.max(length);
         }
-        let samples = (seconds * f64::from(SAMPLE_RATE)).round() as usize;
-        check_stated_sum(example.duration, &example.clips, samples)?;
+        check_stated_sum(example.duration, &example.clips, num_recorded)?;
         let audio_tokens: Vec<usize> = features
             .iter()
             .map(|clip| self.framing.tokens(clip.frames))
@@ -232,7 +266,7 @@ fn official_max_s(form: MelForm) -> f64 {
     }
 }
 
-/// Samples of a clip, mono at [`SAMPLE_RATE`].
+/// Samples of a clip, mono at [`crate::audio::SAMPLE_RATE`].
 ///
 /// # Errors
 /// Audio that cannot be read, naming the file.
@@ -249,10 +283,16 @@ pub fn features_of(
     extractor: &LogMelExtractor,
     max_audio_s: Option<f64>,
 ) -> Result<(LogMel, f64)> {
+    let samples = checked_samples_of(clip, max_audio_s)?;
+    Ok((extractor.extract(&samples), seconds_of(samples.len())))
+}
+
+/// Samples of a clip whose length is allowed and is what the data states.
+fn checked_samples_of(clip: &Clip, max_audio_s: Option<f64>) -> Result<Vec<f32>> {
     let samples = samples_of(clip)?;
     check_length(clip, samples.len(), max_audio_s, &Headers::default())
         .map_err(|e| e.at(clip.source.name()))?;
-    Ok((extractor.extract(&samples), seconds_of(samples.len())))
+    Ok(samples)
 }
 
 #[cfg(test)]
@@ -260,6 +300,7 @@ mod tests {
     use super::*;
     use crate::data::OnBadRow;
     use crate::data::Row;
+    use crate::data::lengths::clip_lengths;
     use crate::data::read_manifest;
 
     /// The rows of a manifest among the fixtures, by the case that each is.

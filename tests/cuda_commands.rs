@@ -1,5 +1,5 @@
-//! The commands on a card: training, its one wait a step, resuming on either device, diverging, scoring, generating, benchmarks. It takes a
-//! build with the feature `cuda` and a card, or the emulated driver of `tests/cuda/driver`.
+//! The commands on a GPU: training with one wait per step, resuming on either device, diverging, scoring, generating, benchmarks. These tests
+//! need a build with the feature `cuda` and a GPU, or the emulated driver of `tests/cuda/driver`.
 #![cfg(feature = "cuda")]
 
 mod card;
@@ -16,7 +16,7 @@ use serde_json::Value;
 /// Relative error of a loss: what sums of products of 8 significant bits may differ by.
 const LOSS_BAR: f64 = 1e-3;
 
-/// How often a run waited for the card and how often for a reading of it, of the emulated driver's report; `None` of a card's run.
+/// Number of waits for the GPU and of reads from it, in the emulated driver's report; `None` for a run on a GPU.
 fn waits(told: &str) -> Option<(usize, usize)> {
     let count = |name: &str| {
         let line = told
@@ -29,7 +29,7 @@ fn waits(told: &str) -> Option<(usize, usize)> {
 }
 
 #[test]
-fn a_step_waits_for_the_card_once_however_it_is_split() {
+fn a_step_waits_for_the_gpu_once() {
     if CARD.is_none() {
         return;
     }
@@ -69,7 +69,7 @@ fn a_step_waits_for_the_card_once_however_it_is_split() {
         );
     }
 
-    // The third step was heard ahead there; a run that goes on with it hears it as it comes.
+    // The third step was encoded ahead there; a resumed run encodes it in its turn.
     told("resumed", 8192, 3, &[]);
     for step in ["000004", "000006"] {
         std::fs::remove_dir_all(place.path(&format!("runs/resumed/checkpoints/step-{step}")))
@@ -82,12 +82,12 @@ fn a_step_waits_for_the_card_once_however_it_is_split() {
     );
 }
 
-/// Nothing that hears is trained, so it is heard ahead.
+/// Encoder and projector are frozen, so clips are encoded ahead.
 const FROZEN: &str = "train={decoder: lora}";
 
 /// A learning rate that throws the weights out of what can be computed: the run stops as it does on the CPU, and before they move again.
 #[test]
-fn a_run_that_diverges_keeps_the_weights_it_had() {
+fn a_diverging_run_does_not_change_weights() {
     if CARD.is_none() {
         return;
     }
@@ -138,7 +138,7 @@ fn last_losses(place: &command::Place, run: &str) -> Vec<f64> {
 }
 
 #[test]
-fn a_run_on_the_card_resumes_bit_for_bit_and_either_device_goes_on_with_the_others() {
+fn a_gpu_run_resumes_exactly_and_devices_can_change() {
     if CARD.is_none() {
         return;
     }
@@ -183,7 +183,7 @@ fn a_run_on_the_card_resumes_bit_for_bit_and_either_device_goes_on_with_the_othe
         (&"device".into(), &"cuda".into(), &"bf16".into(), &0.into())
     );
 
-    // Three steps on one device, three on the other; by removing what came after the third.
+    // Three steps on one device and three on the other, by removing everything after the third.
     train("on-cpu", "cpu", &[]);
     let whole = last_losses(&place, "whole");
     for (from, to, name) in [
@@ -247,7 +247,7 @@ fn tensor_of(place: &command::Place, run: &str) -> Tensor {
 }
 
 #[test]
-fn the_commands_compute_on_the_card() {
+fn the_commands_compute_on_the_gpu() {
     if CARD.is_none() {
         return;
     }
@@ -299,7 +299,7 @@ fn the_commands_compute_on_the_card() {
 }
 
 #[test]
-fn a_benchmark_on_the_card_says_what_it_took() {
+fn a_gpu_benchmark_reports_time_and_memory() {
     if CARD.is_none() {
         return;
     }
@@ -348,7 +348,7 @@ fn a_benchmark_on_the_card_says_what_it_took() {
     }
 }
 
-/// Whether the emulated driver answers, which can be asked for faults.
+/// Returns whether the emulated driver is used, which can simulate faults.
 fn is_emulated() -> bool {
     CARD.as_ref()
         .is_some_and(|card| maqam::ops::device::name(card).unwrap() == "emulated card")
@@ -409,7 +409,7 @@ fn a_faulting_kernel_hides_no_other_check() {
     }
 }
 
-/// A training step that ends in an error, and what it says.
+/// A training step that ends in an error, and its message.
 fn step(variables: &[(&str, &str)]) -> command::Outcome {
     let arguments = [
         "bench",

@@ -1,7 +1,7 @@
-//! Every primitive on a card against the same function on the CPU in `f64`, from the same inputs, which are rounded to bf16 first.
+//! Every primitive on a GPU against the same function on the CPU in `f64`, from the same inputs, which are rounded to bf16 first.
 //!
-//! It takes a build with the feature `cuda` and a card, or the emulated driver of `tests/cuda/driver`; where there is neither, every
-//! test says so and checks nothing.
+//! These tests need a build with the feature `cuda` and a GPU, or the emulated driver of `tests/cuda/driver`. Without either, every test prints
+//! a note and checks nothing.
 #![cfg(feature = "cuda")]
 
 mod card;
@@ -23,7 +23,7 @@ use candle_core::Tensor;
 use card::CARD;
 use half::bf16;
 use maqam::ops::device;
-use maqam::ops::linear::Weight;
+use maqam::ops::weight::Weight;
 use support::flat;
 use support::numbers;
 
@@ -39,7 +39,7 @@ const TWICE: f64 = 2.2 * ROUNDING;
 /// Sums in single precision, of inputs that are exact.
 const SINGLE: f64 = 2e-5;
 
-/// The same numbers on the card and, in `f64`, on the CPU.
+/// The same values on the GPU and, in `f64`, on the CPU.
 struct Both {
     card: Tensor,
     exact: Tensor,
@@ -85,7 +85,7 @@ impl Both {
         }
     }
 
-    /// The weights of a layer on the card and on the CPU, frozen.
+    /// The weights of a layer on the GPU and on the CPU, frozen.
     fn frozen(self) -> (Weight, Weight) {
         (Weight::frozen(self.card), Weight::frozen(self.exact))
     }
@@ -100,7 +100,7 @@ impl Both {
     }
 }
 
-/// Asserts that what the card found is what `f64` finds, each number within `bar` of itself and of their root mean square.
+/// Asserts that the GPU's results are those of `f64`: each value within `bar`, relative to itself and to the root mean square.
 #[track_caller]
 fn compare(what: &str, found: &Tensor, exact: &Tensor, bar: f64) {
     assert_eq!(found.dims(), exact.dims(), "{what}");
@@ -128,7 +128,7 @@ fn compare(what: &str, found: &Tensor, exact: &Tensor, bar: f64) {
     );
 }
 
-/// A test on the card, if there is one.
+/// A test on the GPU, if there is one.
 fn on_card(test: impl FnOnce(&Device)) {
     if let Some(card) = &*CARD {
         test(card);
@@ -136,7 +136,7 @@ fn on_card(test: impl FnOnce(&Device)) {
 }
 
 #[test]
-fn numbers_reach_the_card_and_come_back() {
+fn values_reach_the_gpu_and_return() {
     on_card(|card| {
         let values: Vec<f32> = (0..1000)
             .map(|i| bf16::from_f32(i as f32 * 0.37 - 100.0).to_f32())
@@ -187,7 +187,7 @@ fn memory_is_counted() {
 }
 
 #[test]
-fn random_numbers_are_those_of_the_cpu_but_for_rounding() {
+fn random_values_equal_the_cpus_up_to_rounding() {
     on_card(|card| {
         let key = maqam::seed::Key::new(3, "weights");
         let exact = device::random_normal((37, 61), key, 0.02, &Device::Cpu).unwrap();

@@ -1,6 +1,6 @@
-//! The engine on a card against the engine on the CPU, which `tests/it/parity.rs` holds against PyTorch: losses, gradients, training,
-//! generation. It takes a build with the feature `cuda` and a card, or the emulated driver of `tests/cuda/driver`; `tests/cuda_commands.rs`
-//! has the commands.
+//! The engine on a GPU against the engine on the CPU, which `tests/it/parity.rs` compares with PyTorch: losses, gradients, training,
+//! generation. These tests need a build with the feature `cuda` and a GPU, or the emulated driver of `tests/cuda/driver`.
+//! `tests/cuda_commands.rs` has the commands.
 #![cfg(feature = "cuda")]
 
 mod card;
@@ -38,7 +38,7 @@ use maqam::train::optimiser::Settings;
 use maqam::train::optimiser::Shape;
 use maqam::train::optimiser::Update;
 
-/// Those whose heads are as wide as the kernels want them: multiples of 8.
+/// Goldens with head sizes that the kernels support: multiples of 8.
 const GOLDENS: [&str; 2] = ["qwen_omni", "qwen_omni_tied"];
 
 /// Relative error of a loss, and least cosine of a gradient with the CPU's: what sums of products of 8 significant bits may differ by.
@@ -58,7 +58,7 @@ fn batch(golden: &Golden) -> Batch {
     pack(&sequences)
 }
 
-/// The golden's weights in bf16, as checkpoints of this size are: the CPU widens the same numbers that the card computes with.
+/// The golden's weights in bf16, as in checkpoints of this size. The CPU widens the same values that the GPU uses.
 fn weights(golden: &Golden) -> Weights {
     let mut tensors = HashMap::new();
     for file in maqam::nn::checkpoint::weight_files(&golden.dir).unwrap() {
@@ -222,7 +222,7 @@ fn a_first_step_has_the_cpus_loss_and_gradients() {
 }
 
 #[test]
-fn every_part_trains_through_adapters_and_whole() {
+fn every_part_trains_with_lora_and_in_full() {
     let Some(card) = &*CARD else { return };
     let golden = Golden::load("qwen_omni");
     for (what, how) in [
@@ -243,10 +243,10 @@ fn every_part_trains_through_adapters_and_whole() {
 }
 
 #[test]
-fn what_is_kept_for_the_backward_changes_no_bit() {
+fn save_policies_change_no_bit() {
     let Some(card) = &*CARD else { return };
     let golden = Golden::load("qwen_omni");
-    // Without dropout the adapters read rows with padding behind them, and what is computed again must have as much of it.
+    // Without dropout the adapters read rows with padding after them, and rows that are computed again must have the same padding.
     for dropout in [0.0, 0.1] {
         let of = |save| {
             let model = trained(&golden, Training::Lora, card);
@@ -322,13 +322,14 @@ fn largest(errors: &[f64]) -> f64 {
     errors.iter().copied().fold(0.0, f64::max)
 }
 
-/// How far a loss of the card may be from the CPU's at any of the first twenty steps, relative to it.
+/// Largest relative difference of the GPU's loss from the CPU's at any of the first twenty steps.
 const CURVE_BAR: f64 = 0.01;
 
-/// Two runs of PyTorch in bf16, eager and fused attention, say how far apart a step's losses may be: `tests/reference/bf16_curve.py`. All
-/// at a quarter of the goldens' rate: the whole takes the loss to a quarter within twenty steps, and any rounding grows tenfold every five.
+/// Two runs of PyTorch in bf16, with eager and fused attention, show how much a step's losses may differ: `tests/reference/bf16_curve.py`. All use
+/// a quarter of the goldens' learning rate. The full rate reduces the loss to a quarter within twenty steps, and any rounding grows tenfold
+/// every five steps.
 #[test]
-fn fifty_steps_are_within_what_two_runs_of_pytorch_differ_by_and_near_the_cpus() {
+fn fifty_steps_stay_near_pytorch_and_the_cpu() {
     let Some(card) = &*CARD else { return };
     let of_pytorch = golden::json(&golden::fixture("bf16_curves.json"));
     let share = of_pytorch["share_of_rate"].as_f64().unwrap();
@@ -364,7 +365,7 @@ fn fifty_steps_are_within_what_two_runs_of_pytorch_differ_by_and_near_the_cpus()
             found[49] < 0.5 * found[0] && errors[0] < LOSS_BAR && largest(&errors) < CURVE_BAR,
             "{name}: {found:?}, on the CPU {expected:?}"
         );
-        // Two runs are a small sample of what a right engine may differ by: it may be as far beyond them as they are apart.
+        // Two runs are a small sample of correct results, so the engine may differ from them as much as they differ from each other.
         assert!(
             off < 2.0 * spread,
             "{name}: {found:?}, PyTorch's {eager:?} and {fused:?}"
@@ -373,7 +374,7 @@ fn fifty_steps_are_within_what_two_runs_of_pytorch_differ_by_and_near_the_cpus()
 }
 
 #[test]
-fn eight_bits_in_the_frozen_layers_change_the_loss_little() {
+fn fp8_in_frozen_layers_changes_the_loss_little() {
     let Some(card) = &*CARD else { return };
     for name in GOLDENS {
         let golden = Golden::load(name);
@@ -418,7 +419,7 @@ fn two_trainings_of_one_seed_have_the_same_bits() {
 }
 
 #[test]
-fn what_is_heard_scored_and_said_is_the_cpus() {
+fn embeddings_scores_and_answers_equal_the_cpus() {
     let Some(card) = &*CARD else { return };
     for name in GOLDENS {
         let golden = Golden::load(name);
@@ -428,8 +429,8 @@ fn what_is_heard_scored_and_said_is_the_cpus() {
         );
         let batch = batch(&golden);
         let (found, expected) = (
-            on_card.hear(&batch).unwrap().unwrap(),
-            on_cpu.hear(&batch).unwrap().unwrap(),
+            on_card.embed_audio(&batch).unwrap().unwrap(),
+            on_cpu.embed_audio(&batch).unwrap().unwrap(),
         );
         assert!(found.device().is_cpu());
         assert!(
@@ -507,7 +508,7 @@ fn assert_same_answers(name: &str, golden: &Golden, on_card: &AudioLlm, on_cpu: 
     }
 }
 
-/// How far the likeliest next token is ahead of the second.
+/// Difference between the logits of the likeliest next token and the second.
 fn margin(model: &AudioLlm, prompt: &Sequence) -> f32 {
     let logits = model.logits(&pack(std::slice::from_ref(prompt))).unwrap();
     let mut last = golden::flat(&logits.narrow(0, prompt.tokens.len() - 1, 1).unwrap());
@@ -516,7 +517,7 @@ fn margin(model: &AudioLlm, prompt: &Sequence) -> f32 {
 }
 
 #[test]
-fn a_checkpoint_in_bf16_is_on_the_card_bit_for_bit() {
+fn a_bf16_checkpoint_is_exact_on_the_gpu() {
     let Some(card) = &*CARD else { return };
     let golden = Golden::load("qwen_omni_tied");
     let (name, shape) = ("thinker.model.embed_tokens.weight", [352, 64]);
@@ -541,9 +542,9 @@ fn a_checkpoint_in_bf16_is_on_the_card_bit_for_bit() {
     );
 }
 
-/// As `tests/it/full_training.rs` has it of the CPU.
+/// The same test as in `tests/it/full_training.rs` on the CPU.
 #[test]
-fn what_is_heard_ahead_changes_no_bit() {
+fn encoding_ahead_changes_no_bit() {
     let Some(card) = &*CARD else { return };
     let golden = Golden::load("qwen_omni");
     let (batch, pass) = (
@@ -555,11 +556,14 @@ fn what_is_heard_ahead_changes_no_bit() {
     );
     let run = |is_ahead: bool| {
         let mut model = trained(&golden, Training::Lora, card);
-        assert!(model.hear_ahead(&batch, pass).unwrap().is_none());
+        assert!(model.embed_audio_ahead(&batch, pass).unwrap().is_none());
         [Part::AudioEncoder, Part::Projector]
             .into_iter()
             .for_each(|part| model.set_trained(part, false));
-        let heard = model.hear_ahead(&batch, pass).unwrap().filter(|_| is_ahead);
+        let heard = model
+            .embed_audio_ahead(&batch, pass)
+            .unwrap()
+            .filter(|_| is_ahead);
         assert_eq!(heard.is_some(), is_ahead);
         let found = model.train(&batch, heard, pass).unwrap().read().unwrap();
         (found, gradients(&model))

@@ -1,5 +1,5 @@
 #!/usr/bin/env bash
-# Compares what two builds of maqam write: a change that only moves code must not change a byte.
+# Compares the output of two builds of maqam: a change that only moves code must not change a byte.
 #
 #   tests/goldens.sh OLD NEW [FOLDER]
 #

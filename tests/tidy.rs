@@ -8,7 +8,7 @@ use std::path::PathBuf;
 
 use regex::Regex;
 
-/// Crates from left to right. A crate uses only crates to its left; the root package stands behind all of them.
+/// Crates from left to right. A crate uses only crates to its left. The root package uses all of them.
 const CRATES: [&str; 9] = [
     "base", "stats", "audio", "metrics", "data", "schedule", "engine", "records", "report",
 ];
@@ -21,11 +21,11 @@ const WALLS: [(&str, &[&str]); 3] = [
     ("report", &["engine"]),
 ];
 
-/// A word and the only crates, modules or parts of modules that may contain it.
+/// A word, and the crates, modules or parts of modules that may contain it.
 const ONLY_IN: [(&str, &[&str]); 11] = [
     ("polars", &["data"]),
     ("clap", &["cli", "main"]),
-    ("ureq", &["endpoint", "cli/hub"]),
+    ("ureq", &["endpoint", "hub"]),
     ("indicatif", &["cli"]),
     ("println!", PRINTS),
     ("eprintln!", PRINTS),
@@ -44,22 +44,6 @@ const NEVER_IN: [(&str, &[&str]); 1] = [(
     "metrics",
     &["candle", "candle_core", "candle_nn", "Tensor", "tensor"],
 )];
-
-/// Places whose files may use each other in a circle all the same, and why.
-const CIRCLES: [(&str, &str); 3] = [
-    (
-        "/build/",
-        "the steps use the state of the pipeline, which `build` keeps together with the list of steps",
-    ),
-    (
-        "engine/",
-        "devices, pools of memory and kernels call each other; layers and models are being taken apart",
-    ),
-    (
-        "data/task/",
-        "`task/file` reads the types of `task`, which reads the tasks that ship",
-    ),
-];
 
 /// Calls that change a disk. Outside tests only `base/files` makes them.
 const WRITERS: [&str; 15] = [
@@ -80,7 +64,7 @@ const WRITERS: [&str; 15] = [
     "serialize_to_file",
 ];
 
-/// What no file holds when it is committed. Written in halves so that this file does not hold them either.
+/// Words that no committed file has. They are written in halves so that this file does not have them either.
 const UNFINISHED: [&str; 6] = [
     concat!("TO", "DO"),
     concat!("FIX", "ME"),
@@ -91,15 +75,15 @@ const UNFINISHED: [&str; 6] = [
 ];
 const IGNORED_TEST: &str = concat!("#[igno", "re");
 
-/// A source file cut into what the rules look at.
+/// A source file in the form that the rules read.
 struct Source<'a> {
     path: &'a str,
     lines: Vec<&'a str>,
     /// The same lines with comments and the insides of strings blanked out.
     code: Vec<String>,
-    /// Whether a line is compiled for tests alone.
+    /// True for each line that is compiled only for tests.
     is_test: Vec<bool>,
-    /// Number of modules around a line, the crate's root not counted.
+    /// Number of modules around each line, without the crate's root.
     depth: Vec<usize>,
 }
 
@@ -127,12 +111,12 @@ impl<'a> Source<'a> {
         }
     }
 
-    /// Whether the file belongs to a crate of `crates/`.
+    /// Returns whether the file belongs to a crate of `crates/`.
     fn is_in_crate(&self) -> bool {
         self.path.starts_with("crates/")
     }
 
-    /// Whether the file belongs to a crate or a module, or to a part of it such as `eval/judge`.
+    /// Returns whether the file belongs to a crate or a module, or to a part of it such as `eval/judge`.
     fn is_in(&self, place: &str) -> bool {
         let own = self.place();
         own.strip_prefix(place)
@@ -144,7 +128,7 @@ impl<'a> Source<'a> {
     }
 }
 
-/// For each line whether it is test code, and how many modules are around it.
+/// Returns for each line whether it is test code, and the number of modules around it.
 fn modules(path: &str, code: &[String]) -> (Vec<bool>, Vec<usize>) {
     let before_source = if path.starts_with("crates/") { 3 } else { 1 };
     let parts: Vec<&str> = path.split('/').skip(before_source).collect();
@@ -191,7 +175,7 @@ fn modules(path: &str, code: &[String]) -> (Vec<bool>, Vec<usize>) {
     (is_test, depth)
 }
 
-/// The text with comments and the insides of literals turned into spaces, line breaks kept.
+/// The text with comments and the contents of literals replaced by spaces; line breaks stay.
 fn without_comments_and_strings(text: &str) -> String {
     let chars: Vec<char> = text.chars().collect();
     let mut code = String::with_capacity(text.len());
@@ -210,7 +194,7 @@ fn without_comments_and_strings(text: &str) -> String {
     code
 }
 
-/// Where the comment or literal that starts at `i` ends; `i` itself where none starts.
+/// End of the comment or literal that starts at `i`; `i` itself if none starts.
 fn literal_or_comment_end(chars: &[char], i: usize) -> usize {
     let at = |j: usize| chars.get(j).copied().unwrap_or('\0');
     let find = |from: usize, ends: &dyn Fn(usize) -> bool| {
@@ -258,14 +242,14 @@ fn is_word(c: char) -> bool {
     c.is_alphanumeric() || c == '_'
 }
 
-/// The identifiers of a line with the byte at which each starts.
+/// The identifiers of a line, each with its first byte.
 fn words(line: &str) -> impl Iterator<Item = (usize, &str)> {
     line.split(|c| !is_word(c))
         .filter(|word| !word.is_empty())
         .map(|word| (word.as_ptr() as usize - line.as_ptr() as usize, word))
 }
 
-/// Whether `line` says `phrase`, not as a part of longer names.
+/// Returns whether `line` contains `phrase`, not as a part of longer names.
 fn says(line: &str, phrase: &str) -> bool {
     line.match_indices(phrase).any(|(start, _)| {
         let before = line[..start].chars().next_back();
@@ -292,7 +276,7 @@ fn faults(path: &str, text: &str, modules: &[&str]) -> Vec<String> {
     // Cargo holds the order of crates; the order of the root package's modules is held here.
     let position = match module {
         _ if source.is_in_crate() => None,
-        // `main.rs` comes after every module, `lib.rs` only lists them.
+        // `main.rs` is after every module, and `lib.rs` only lists them.
         "main" | "lib" => Some(modules.len()),
         _ => match modules.iter().position(|known| *known == module) {
             Some(position) => Some(position),
@@ -331,7 +315,7 @@ fn faults(path: &str, text: &str, modules: &[&str]) -> Vec<String> {
                 ));
             }
         }
-        // Tests beside the root of a crate look at that root, which is their module.
+        // Tests in the root of a crate use that root, which is their module.
         let own = usize::from(source.is_test[i] && source.is_in_crate());
         if line
             .split_whitespace()
@@ -343,7 +327,7 @@ fn faults(path: &str, text: &str, modules: &[&str]) -> Vec<String> {
     found
 }
 
-/// Modules that a line of code names by `crate::` (or, in the binary, by `maqam::`).
+/// Modules that a line of code names through `crate::` (or, in the binary, through `maqam::`).
 fn modules_used(line: &str) -> BTreeSet<&str> {
     let after = |prefix: &'static str| {
         line.split(prefix).skip(1).filter_map(|rest| {
@@ -356,7 +340,7 @@ fn modules_used(line: &str) -> BTreeSet<&str> {
     after("crate::").chain(after("maqam::")).collect()
 }
 
-/// What concerns the writing of any Rust file, of the crate, of its tests or of its benches.
+/// Rules for the form of any Rust file, of the crate, of its tests or of its benches.
 fn shape_faults(source: &Source) -> Vec<String> {
     let mut found = Vec::new();
     if !source
@@ -396,7 +380,7 @@ fn unfinished(path: &str, lines: &[&str]) -> Vec<String> {
         .collect()
 }
 
-/// A file that people write or run says first what it is.
+/// A file that people write or run begins with a description.
 fn head_fault(path: &str, text: &str) -> Option<String> {
     let is_said = text.lines().next().is_some_and(|line| {
         line.strip_prefix("# ")
@@ -459,7 +443,7 @@ fn module_of(path: &str) -> Option<Module> {
 struct Crate {
     /// Code without tests, comments and strings.
     code: BTreeMap<Module, String>,
-    /// What a `pub use` line names, by the name that it gives.
+    /// Original names of a `pub use` line, by the exported name.
     renamed: BTreeMap<Module, Module>,
 }
 
@@ -519,7 +503,7 @@ impl Crate {
         }
     }
 
-    /// What each unit uses. Lines with `mod` and `pub use` do not count.
+    /// Modules that each unit uses. Lines with `mod` and `pub use` do not count.
     fn uses(&self) -> BTreeMap<Module, BTreeSet<Module>> {
         let ignored = Regex::new(
             r"(?m)^\s*(?:pub(?:\([a-z]+\))? use [^;]*;|(?:pub(?:\([a-z]+\))? )?mod \w+;)",
@@ -548,8 +532,8 @@ impl Crate {
         found
     }
 
-    /// Groups of files that use each other in a circle.
-    fn circles(&self) -> BTreeSet<BTreeSet<Module>> {
+    /// Groups of files that use each other in a cycle.
+    fn cycles(&self) -> BTreeSet<BTreeSet<Module>> {
         let uses = self.uses();
         let reached = |from: &Module| {
             let mut seen: BTreeSet<&Module> = BTreeSet::new();
@@ -567,7 +551,7 @@ impl Crate {
             .keys()
             .map(|module| (module, reached(module)))
             .collect();
-        let circle = |module: &&Module| -> BTreeSet<Module> {
+        let cycle = |module: &&Module| -> BTreeSet<Module> {
             let mutual = all[module].iter().filter(|other| {
                 all.get(**other)
                     .is_some_and(|reached| reached.contains(module))
@@ -575,8 +559,8 @@ impl Crate {
             mutual.map(|other| (*other).clone()).collect()
         };
         all.keys()
-            .map(circle)
-            .filter(|circle| circle.len() > 1)
+            .map(cycle)
+            .filter(|cycle| cycle.len() > 1)
             .collect()
     }
 }
@@ -593,23 +577,17 @@ fn absolute(module: &[String], names: &[&str]) -> Module {
     base.iter().cloned().chain(rest).collect()
 }
 
-/// Every group of files of one crate that use each other in a circle, `CIRCLES` apart; `name` is empty for the root package.
-fn circle_faults(name: &str, sources: &[(String, String)]) -> Vec<String> {
-    let circles = Crate::new(sources).circles();
-    let found = circles.iter().map(|circle| {
-        let places = circle
+/// Every group of files of one crate that use each other in a cycle; `name` is empty for the root package.
+fn cycle_faults(name: &str, sources: &[(String, String)]) -> Vec<String> {
+    let cycles = Crate::new(sources).cycles();
+    let found = cycles.iter().map(|cycle| {
+        let places = cycle
             .iter()
             .map(|module| format!("{name}/{}", module.join("/")));
         places.collect::<Vec<_>>()
     });
     found
-        .filter(|places| {
-            !CIRCLES.iter().any(|(allowed, _)| {
-                let within = |place: &String| format!("{place}/").starts_with(allowed);
-                places.iter().all(within)
-            })
-        })
-        .map(|places| format!("files use each other in a circle: {}", places.join(", ")))
+        .map(|places| format!("files use each other in a cycle: {}", places.join(", ")))
         .collect()
 }
 
@@ -664,25 +642,25 @@ fn crates_use_crates_to_their_left() {
 }
 
 #[test]
-fn files_form_no_circle() {
+fn files_form_no_cycle() {
     let of_crates = files("crates", &["rs"]);
     for name in CRATES {
         let mut own = of_crates.clone();
         own.retain(|(path, _)| path.starts_with(&format!("crates/{name}/src/")));
         assert!(!own.is_empty(), "{name}");
-        assert_none(&circle_faults(name, &own));
+        assert_none(&cycle_faults(name, &own));
     }
-    assert_none(&circle_faults("", &files("src", &["rs"])));
+    assert_none(&cycle_faults("", &files("src", &["rs"])));
 }
 
 #[test]
-fn planted_circles_are_found() {
-    let circles = |sources: &[(&str, &str)]| {
+fn planted_cycles_are_found() {
+    let cycles = |sources: &[(&str, &str)]| {
         let sources: Vec<(String, String)> = sources
             .iter()
             .map(|(path, text)| (format!("src/{path}.rs"), (*text).to_owned()))
             .collect();
-        circle_faults("", &sources)
+        cycle_faults("", &sources)
     };
     let lib = ("lib", "mod a;\nmod b;\npub use b::B;\n");
     let to_b = ("a", "use crate::B;\npub struct A;\n");
@@ -697,7 +675,7 @@ fn planted_circles_are_found() {
         ),
     ];
     for (of_b, expected) in cases {
-        let found = circles(&[lib, to_b, ("b", of_b)]);
+        let found = cycles(&[lib, to_b, ("b", of_b)]);
         assert_eq!(found.len(), expected, "{of_b}: {found:?}");
     }
     let twins = [
@@ -707,16 +685,16 @@ fn planted_circles_are_found() {
         ("ops/cuda/mod", "mod norm;\n"),
         ("ops/cuda/norm", "use crate::ops::norm::g;\n"),
     ];
-    assert_none(&circles(&twins));
+    assert_none(&cycles(&twins));
 }
 
 #[test]
-fn sources_keep_the_rules() {
+fn sources_follow_the_rules() {
     let lib = fs::read_to_string(root().join("src/lib.rs")).unwrap();
     let modules = modules_in_order(&lib);
     assert_eq!(modules.last(), Some(&"cli"), "{modules:?}");
     let mut sources = [files("src", &["rs"]), files("crates", &["rs"])].concat();
-    // Build scripts speak to cargo and write what it compiles. Integration tests of a crate follow the rules of tests.
+    // Build scripts print for cargo and write files that it compiles. Integration tests of a crate follow the rules of tests.
     sources.retain(|(path, _)| path.starts_with("src/") || path.contains("/src/"));
     assert!(sources.len() > 290);
     assert_none(
@@ -728,7 +706,7 @@ fn sources_keep_the_rules() {
 }
 
 #[test]
-fn tests_and_benches_are_kept_as_well() {
+fn tests_and_benches_follow_the_rules() {
     let mut of_crates = files("crates", &["rs"]);
     of_crates.retain(|(path, _)| !path.contains("/src/"));
     let sources = [
@@ -761,7 +739,7 @@ fn tests_and_benches_are_kept_as_well() {
 }
 
 #[test]
-fn what_people_read_first_is_there() {
+fn documents_at_the_root_exist() {
     for name in [
         "README.md",
         "ARCHITECTURE.md",
@@ -834,7 +812,7 @@ fn planted_faults_are_found() {
         (
             "src/eval/mod.rs",
             "use ureq::Agent;",
-            "`ureq` outside endpoint and cli/hub",
+            "`ureq` outside endpoint and hub",
         ),
         (
             "src/cli/train.rs",
@@ -928,7 +906,7 @@ fn planted_faults_are_found() {
 }
 
 #[test]
-fn what_is_allowed_is_not_called_a_fault() {
+fn allowed_code_has_no_faults() {
     let clean = r##"//! A file.
 
 use crate::data::Row;

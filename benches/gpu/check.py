@@ -1,7 +1,7 @@
 """Checks and measures maqam, built with the feature `cuda`, on the GPU of this machine.
 
     check.sh OUT                          everything, in at most 460 s
-    check.sh OUT --second [RESULTS]       in 180 s what that left open: failures under compute-sanitizer,
+    check.sh OUT --second [RESULTS]       in 180 s the rest: failures under compute-sanitizer,
                                           parts that had no time, ncu, more peers
     check.sh OUT --dry-run                tiny shapes on the CPU, with any build
     check.sh OUT --tiny                   tiny shapes on the GPU, or on the emulated driver
@@ -46,8 +46,8 @@ HERE = Path(__file__).resolve().parent
 
 FIRST_BUDGET_S, SECOND_BUDGET_S = 460.0, 180.0
 
-# Work, precision, what is saved, most tokens of a micro-batch, seconds that it should take. In this order,
-# which is that of what one wants to know most.
+# Work, precision, save policy, most tokens of a micro-batch, expected seconds. The most important
+# measurements are first.
 TIMINGS = [
     ("asr", "bf16", "all", 8192, 14),
     ("mix", "bf16", "norms", 16384, 18),
@@ -83,7 +83,7 @@ ALONE_S = 60.0
 # The tests of attention are searched for races and for barriers that not all threads reach.
 RACES_IN, RACES_BEST = re.compile("attention"), re.compile("attention.*backward")
 
-# Every launch is waited for, and the one that failed is named.
+# The program waits after every launch, and names the one that failed.
 WAITING = {"MAQAM_CUDA_CHECK": "1", "CUDA_LAUNCH_BLOCKING": "1"}
 
 SMI = [
@@ -176,7 +176,7 @@ class Check:
     # ---- The machine ----
 
     def machine(self):
-        """What the machine is and has."""
+        """Description of the machine."""
         look = self.runner.output
         query = "name,memory.total,driver_version,clocks.sm,clocks.max.sm,clocks.mem,power.limit,temperature.gpu"
         begun = time.time()
@@ -205,7 +205,7 @@ class Check:
         print(f"machine: {found['gpu']}", flush=True)
 
     def smi(self, name):
-        """All that nvidia-smi says of the GPU."""
+        """The full output of nvidia-smi for the GPU."""
         if shutil.which("nvidia-smi") is None:
             self.runner.skip(name, "there is no nvidia-smi")
         else:
@@ -264,7 +264,7 @@ class Check:
         self.run("compare", [*self.bench, "compare", *given], 60, 15, True)
 
     def cublaslt_log(self):
-        """What cuBLASLt chose for every product of a step."""
+        """cuBLASLt's choice for every product of a step."""
         if self.settings.dry_run:
             return
         log = self.runner.logs / "cublaslt-choices.log"
@@ -309,7 +309,7 @@ class Check:
         return self.run(name, command, 30, 3, until=until, **WAITING)
 
     def outcomes(self, name, names):
-        """What a test program said of each test: ok, FAILED, or nothing."""
+        """State of each test in a test program's output: ok, FAILED, or nothing."""
         said = text_of(self.runner.files(name)[0])
         return {test: result for test, result in re.findall(r"^test (\S+)(?: - .*)? \.\.\. (ok|FAILED)", said, re.M) if test in names}
 
@@ -449,7 +449,7 @@ class Check:
         return self.before.get(name, {}).get("state", "no time")
 
     def open_failures(self):
-        """What failed in the first command, under compute-sanitizer or with every launch waited for."""
+        """Failed parts of the first command, under compute-sanitizer or with a wait after every launch."""
         half = time.monotonic() + self.runner.left() / 2
         if self.state("smoke") in ("failed", "crashed") and self.state("smoke-memcheck") == "no time":
             self.sanitized("smoke-memcheck", self.one_layer(("--clips", "1")), 50, until=half)
@@ -469,13 +469,14 @@ class Check:
         failed = failed_primitives(self.before.get("self-check", {}))
         if failed:
             # In one process: a worker is killed after its last line, before the tool has written its summary. The
-            # checks behind one that ends in an error are not computed.
+            # checks behind one that ends in an error are not computed. The part passes where the tool finds nothing: what
+            # is numerically wrong stands in the lines, as in `self-check`.
             given = [*self.bench, "check", "--device", self.device, "--tiny", *only(failed), "--from", "0"]
             self.sanitized("self-check-memcheck", given, 60, until=half)
         if self.state("compare") in ("failed", "crashed"):
             given = [*self.bench, "compare", "--device", self.device, "--tiny"]
             self.sanitized("compare-memcheck", given, 40, until=half)
-        # What fails one measurement is likely to fail all of its precision: one of each is enough.
+        # A fault in one measurement is likely in all of its precision, so one of each is enough.
         precisions = set()
         for timing in TIMINGS + MORE_TIMINGS:
             part, precision = self.timing(*timing), timing[1]
@@ -486,7 +487,7 @@ class Check:
                 self.runner.run(part, half)
 
     def open_parts(self):
-        """What had no time in the first command, or too little."""
+        """Parts that had no time in the first command, or too little."""
         def is_open(name):
             return self.state(name) in ("no time", "too slow", "stopped", "stuck")
 
@@ -531,7 +532,7 @@ class Check:
         self.run("ncu", [profiler, *given, *self.one_layer()], 60, 40)
 
     def open_peers(self):
-        """Rows of the peers that the first command has not got."""
+        """Rows of the peers that the first command did not measure."""
         rows = self.before.get("peers", {})
         rows = rows.get("lines") or [rows.get("found") or {}]
         done = {f"{row.get('work')}:{row.get('peer')}" for row in rows if "step_ms" in row}
@@ -626,7 +627,7 @@ def main():
         return 128 + stopped.number
     finally:
         if logger is not None:
-            # It may have lines to write.
+            # The killed process may still write lines.
             logger.send(signal.SIGTERM)
             logger.wait(1.0)
             logger.send(signal.SIGKILL)

@@ -4,9 +4,9 @@
 #   check.sh OUT [--pack FOLDER] [--second [RESULTS]] [--tiny | --dry-run]
 #
 # OUT is the folder for results.tgz, results.jsonl and report.md. check.py in this folder does the work
-# and says what the options mean. It is a Python program because the machine's python3 is there anyway,
-# for PyTorch, and a shell cannot leave a process behind that a driver call holds. Without python3 this
-# script runs the parts that matter most, and report.md is missing.
+# and documents the options. It is a Python program, because the machine has python3 for PyTorch, and a
+# shell cannot abandon a process that hangs in a driver call. Without python3 this script runs only the
+# most important parts, and writes no report.md.
 #
 # CHECK_BUDGET_S: seconds for everything, by default 460, with --second 180. Deadlines scale with it.
 set -uo pipefail
@@ -54,7 +54,7 @@ save() {
 trap save EXIT
 trap 'exit 143' TERM INT HUP
 
-# program NAME: the path of a program of the pack, unpacked where it is compressed.
+# program NAME: the path of a program of the pack, unpacked if it is compressed.
 program() {
   local place
   for place in "$pack/programs/$1" "$pack/$1"; do
@@ -69,8 +69,8 @@ program() {
   echo "$pack/$1"
 }
 
-# part NAME SECONDS COMMAND...: runs it, at most so long, and writes a line of results. What is not gone
-# 3 s after it was killed is left behind.
+# part NAME SECONDS COMMAND...: runs the command with this limit, and writes a line of results. A process that
+# still runs 3 s after it was killed is abandoned.
 part() {
   local name=$1 most=$(($2 * budget / 460)) left=$((budget - SECONDS - 5)) begin=$SECONDS rc found
   shift 2

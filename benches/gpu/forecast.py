@@ -4,7 +4,7 @@
 
 Products are counted in tiles over the GPU's multiprocessors, attention in blocks on the slots that its
 registers leave, everything else in bytes. The constants are estimates: a measurement replaces them.
-Needs Python alone.
+Needs only Python.
 """
 
 import heapq
@@ -19,7 +19,7 @@ PRODUCTS = 740e12
 FP8_FORWARD, FP8_BACK = 1215e12, 1030e12
 # Tiles that cuBLASLt chooses from, and their rate against the largest's.
 TILES = [(128, 256, 1.0), (256, 128, 1.0), (192, 128, 0.95), (128, 128, 0.9), (64, 256, 0.85)]
-# What a tile's beginning and end take, as columns of its inner dimension.
+# Time of a tile's beginning and end, as columns of its inner dimension.
 TILE_ENDS = 190
 # Bytes per second: element-wise kernels, thin products of adapters, rounding rows to fp8.
 BYTES, THIN, ROUNDING = 3.4e12, 2.2e12, 2.6e12
@@ -44,7 +44,7 @@ LINEARS = {
 ELEMENTWISE = {"forward": (4.8e6, 5), "back": (7.2e6, 7), "again": (4.0e6, 3)}
 # Kernels of a layer's adapters, forward and back.
 ADAPTER_KERNELS = (8, 28)
-# Bytes that the tower moves for each position beside its products, with GELU's arithmetic as bytes.
+# Bytes per position that the tower reads and writes outside its products, with GELU's arithmetic as bytes.
 TOWER_BYTES = 2.3e6
 OPTIMISER_S = 0.7e-3
 
@@ -126,7 +126,7 @@ def packs(work, pack_tokens):
 
 
 def adapter_bytes(is_fp8):
-    """Bytes for each token and layer that adapters move, forward and back."""
+    """Bytes per token and layer that adapters read and write, forward and backward."""
     forward = back = 0
     for inputs, outputs, is_joined, is_joined_back in LINEARS.values():
         forward += 2 * inputs + (0 if is_joined and not is_fp8 else 4 * outputs)
@@ -146,7 +146,7 @@ def decoder_products(tokens, targets, is_fp8):
             back[name] = product(rows, inputs, outputs + wider_back, FP8_BACK if is_fp8 else PRODUCTS)
         return forward, back
 
-    # After the last attention only the rows of targets go on.
+    # After the last attention only target rows are computed.
     forward, back = layer(tokens)
     last, last_back = layer(targets)
     return (

@@ -2,16 +2,16 @@
 # Makes one folder with everything that the GPU check needs: programs built with the feature `cuda`,
 # scripts, peers, the fixtures that the tests read, and Liger's kernels for the peers.
 #
-#   benches/gpu/pack.sh [FOLDER]         by default gpu-check; then, where the GPU is: FOLDER/check.sh OUT
+#   benches/gpu/pack.sh [FOLDER]         by default gpu-check; then, on the GPU machine: FOLDER/check.sh OUT
 #
 # The folder works from any place and has at most 20 MiB. Building needs the CUDA 13.0 toolkit: nvcc and the
-# libraries to link with, and a libcuda, for which the toolkit's stub will do. It needs no GPU.
+# libraries to link with, and a libcuda, such as the toolkit's stub. It needs no GPU.
 #   CUDA_HOME (else CUDA_PATH, CUDA_ROOT, CUDA_TOOLKIT_ROOT_DIR, nvcc on PATH, /usr/local/cuda): the toolkit.
-#   CUDA_COMPUTE_CAP (default 90): what candle's own kernels are compiled for, which then run on that GPU
-#     alone; those of maqam are for 80 and newer.
+#   CUDA_COMPUTE_CAP (default 90): target of candle's own kernels, which then run only on that GPU. maqam's
+#     kernels are for 80 and newer.
 #   CARGO_TARGET_DIR: where cargo builds.
 #   PACK_PROGRAMS: a folder with `bench`, `cuda_ops` and `cuda_train` to pack instead of building them. The limit
-#     holds for them too, so build them with stand-ins.sh.
+#     applies to them too, so build them with stand-ins.sh.
 #   PACK_LIGER: a wheel of liger-kernel to pack instead of downloading it with pip, or `none`.
 # libcuda comes from the driver, libcublas, libcublasLt, libcurand and libcudart from the toolkit of the
 # machine where the check runs.
@@ -22,7 +22,7 @@ cd "$here/../.."
 
 LARGEST_BYTES=$((20 * 1024 * 1024))
 LIGER=liger-kernel==0.8.5
-# What tests/cuda_ops.rs and tests/cuda_train.rs read.
+# Files that tests/cuda_ops.rs and tests/cuda_train.rs read.
 FIXTURES="bf16_curves.json qwen_omni qwen_omni_tied"
 export CUDA_COMPUTE_CAP=${CUDA_COMPUTE_CAP:-90}
 
@@ -39,7 +39,7 @@ if [ -z "$programs" ]; then
   mkdir "$programs"
   # Without them the programs are too large for the limit.
   . "$here/stand-ins.sh"
-  # cargo says as JSON what it built; a test has a hash behind its name, and the bench is `train`.
+  # cargo lists its outputs as JSON. A test has a hash after its name, and the bench is `train`.
   cargo build --release --features cuda --bench train --test cuda_ops --test cuda_train --message-format json-render-diagnostics |
     sed -n 's/.*"executable":"\([^"]*\)".*/\1/p' | while read -r built; do
     name=$(basename "$built" | sed 's/-[0-9a-f]\{16\}$//; s/^train$/bench/')
@@ -64,7 +64,7 @@ for program in bench cuda_ops cuda_train; do
   echo "$program: $(stat -Lc %s "$programs/$program") bytes, $(stat -c %s "$folder/programs/$program.gz") under gzip; needs$needed"
 done
 
-# It is Python alone: check.py unpacks it and puts it into PYTHONPATH for the peers.
+# The wheel is pure Python: check.py unpacks it and adds it to PYTHONPATH for the peers.
 wheel=${PACK_LIGER:-}
 if [ -z "$wheel" ]; then
   python3 -m pip download --quiet --disable-pip-version-check --no-deps --only-binary=:all: --dest "$work/wheels" "$LIGER"

@@ -1,8 +1,8 @@
-"""The report of the GPU check: what passed, targets beside what was measured, times beside the forecast.
+"""The report of the GPU check: passed parts, targets and measurements, times and forecast.
 
     python3 benches/gpu/report.py RESULTS.jsonl [MORE.jsonl ...] [--smi smi.csv]
 
-Prints Markdown. Of several files the last line of a part counts. Needs Python alone. Forecasts are
+Prints Markdown. Of several files the last line of a part counts. Needs only Python. Forecasts are
 arithmetic for the 7B shape on one H200: forecast.py derives them.
 """
 
@@ -28,7 +28,7 @@ MOST_KERNELS = 40
 
 
 def is_bench(line):
-    """Whether a part is a measurement; with every launch waited for it is none."""
+    """Returns whether a part is a measurement. With a wait after every launch it is none."""
     found, name = line.get("found"), line["part"]
     is_one = name.startswith("bench-") and not name.endswith("-checked")
     return is_one and isinstance(found, dict) and "seconds_per_step" in found
@@ -230,7 +230,7 @@ def losses(lines, _):
 
 
 def phases(lines, _):
-    """Where the time of each measurement went, beside the forecast."""
+    """Time of each measurement by phase, beside the forecast."""
     for line in lines:
         if not is_bench(line) or not line["found"].get("phases_s"):
             continue
@@ -397,7 +397,7 @@ SUMMARY = SECTIONS[:10]
 
 
 def markdown(lines, smi=None, sections=SECTIONS):
-    """The report of the lines; a section that cannot be made says why."""
+    """The report of the lines. A section that fails has the reason instead."""
     last = {line["part"]: line for line in lines}
     lines = list(last.values())
     found = ["# One GPU, measured"]

@@ -1,8 +1,8 @@
 """Parts of the GPU check: processes under deadlines, and results that are saved after each of them.
 
 A part is a process in a session of its own. Its output goes to files, so nothing waits on a pipe. At
-its deadline the whole session is asked to end, then killed. A process that a driver call holds even
-then is left behind: the check goes on without it. Needs Python 3.8 and its standard library.
+its deadline the whole session is asked to end, then killed. A process that hangs in a driver call even
+then is abandoned, and the check continues without it. Needs Python 3.8 and its standard library.
 """
 
 import ctypes
@@ -18,7 +18,7 @@ import time
 from dataclasses import dataclass, field
 from pathlib import Path
 
-# Seconds between asking a session to end and killing it, and then until it is left behind.
+# Seconds between asking a session to end and killing it, and then until it is abandoned.
 GRACE_S, GIVE_UP_S = 2.0, 3.0
 ENDING_S = GRACE_S + GIVE_UP_S
 # The shortest deadline.
@@ -310,7 +310,7 @@ class Runner:
         if rc is None:
             state = "too slow" if session.end() else "stuck"
         else:
-            # What the process left running would take the GPU from the next part.
+            # A child that still runs would take the GPU from the next part.
             session.send(signal.SIGKILL)
             state = "passed" if rc == 0 else "crashed" if rc < 0 else "failed"
         self.running = None
@@ -342,7 +342,7 @@ class Runner:
 
 
 def end_of(said, errors, lines=12, most=2000):
-    """The last lines of what a part that did not pass said."""
+    """The last lines of output of a part that did not pass."""
     kept = []
     for text in (said, errors):
         kept += [line for line in text.splitlines() if not FRAME.match(line)][-lines:]

@@ -1,10 +1,13 @@
 # Sourced by pack.sh and .ci/cuda, in the root of the repository, before they build programs with the feature `cuda`.
 #
-# candle links its kernels for quantised GGUF weights, 32 MB in each program, and maqam runs none of them. Functions that
-# end the program stand for them here: a library of the same name that the linker finds first. A build with this
-# RUSTFLAGS shares nothing with a build without it.
+# candle compiles kernels for quantised GGUF weights: an hour on two cores, and 32 MB in each program. maqam runs none
+# of them. candle's build therefore gets a compiler, in NVCC, that puts functions in their place which end the program.
+. benches/gpu/nvcc.sh
 stand_ins=$(realpath -m "${CARGO_TARGET_DIR:-target}")/pack-stand-ins
-mkdir -p "$stand_ins"
+mkdir -p "$stand_ins/bin"
+for part in include lib lib64 nvvm; do
+  if [ -e "${nvcc%/bin/nvcc}/$part" ]; then ln -sfn "${nvcc%/bin/nvcc}/$part" "$stand_ins/$part"; fi
+done
 kernels=$(cargo metadata --format-version 1 --features cuda | grep -o '"manifest_path":"[^"]*/candle-kernels-[^"]*"' | cut -d '"' -f 4)
 {
   echo '#include <stdio.h>'
@@ -12,7 +15,19 @@ kernels=$(cargo metadata --format-version 1 --features cuda | grep -o '"manifest
   grep -oE 'pub fn [A-Za-z0-9_]+' "$(dirname "$kernels")/src/ffi.rs" | sort -u | awk '{
     printf "void %s(void) { fputs(\"%s is not in this program\\n\", stderr); abort(); }\n", $3, $3 }'
 } > "$stand_ins/stand-ins.c"
-${CC:-cc} -O2 -fPIC -c -o "$stand_ins/stand-ins.o" "$stand_ins/stand-ins.c"
-rm -f "$stand_ins/libmoe.a"
-ar rcsD "$stand_ins/libmoe.a" "$stand_ins/stand-ins.o"
-export RUSTFLAGS="${RUSTFLAGS:-} -L native=$stand_ins"
+# All functions stand in for one of the sources; the others become empty.
+cat > "$stand_ins/bin/nvcc" << END
+#!/usr/bin/env bash
+instead=
+for argument; do
+  case \$argument in
+    *moe_gguf.cu) instead=$stand_ins/stand-ins.c ;;
+    *moe_*.cu | *mmvq_*.cu | *mmq_*.cu) instead=\${instead:-/dev/null} ;;
+  esac
+done
+if [ -z "\$instead" ]; then exec "$nvcc" "\$@"; fi
+while [ "\$1" != -o ]; do shift; done
+exec ${CC:-cc} -O2 -fPIC -x c -c -o "\$2" "\$instead"
+END
+chmod +x "$stand_ins/bin/nvcc"
+export NVCC=$stand_ins/bin/nvcc

@@ -1,7 +1,7 @@
-"""How fast the matrix products of a step run alone on this device, and copies: ceilings for everything that contains them.
+"""Speed of a step's matrix products and of copies alone on this device: upper bounds for everything that contains them.
 
     python benches/peers/ceiling.py                                       the 7B shape over 8,192 rows in bf16, one JSON object
-    python benches/peers/ceiling.py --device cpu --shape tiny --rows 64   on a processor, in f32
+    python benches/peers/ceiling.py --device cpu --shape tiny --rows 64   on a CPU, in f32
 
 For each weight [out, in] of the decoder and for the head, the product of the forward pass and the one for the gradient of its input. A copy
 counts the bytes that it reads and those that it writes. Needs torch alone.
@@ -30,7 +30,7 @@ def weights(shape):
         ("o", dim, dim, layers),
         ("gate_up", 2 * ffn, dim, layers),
         ("down", dim, ffn, layers),
-        ("head", text["vocab_size"], dim, 0),  # target rows alone do
+        ("head", text["vocab_size"], dim, 0),  # target rows only
     ]
 
 
@@ -55,7 +55,7 @@ def significant(flops_per_s):
 def median_seconds(run, device):
     run()
     if device == "cuda":
-        # All are queued before the first is waited for: no launch shows in the times.
+        # All are queued before the first wait, so the times have no launches.
         pairs = [tuple(torch.cuda.Event(enable_timing=True) for _ in range(2)) for _ in range(REPEATS[device])]
         for begin, end in pairs:
             begin.record()

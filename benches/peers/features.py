@@ -1,10 +1,10 @@
-"""Our reading and log-mel beside librosa's and transformers', one core each, in one run.
+"""maqam's reading and log-mel compared with librosa's and transformers', one core each, in one run.
 
     python benches/peers/features.py FILE... [--repeats 5] [--bench path/to/audio-bench-binary]
 
 Peers: `WhisperFeatureExtractor` with 128 mels as the Qwen2.5-Omni processor calls it (padded to 300 s) and without padding, on torch;
 `librosa.load(sr=16000)` with its default resampler (soxr HQ). Needs torch, transformers, librosa. Each number is the fastest of the
-repeats; the ratio of a file is the peer's time over ours, and the last lines give the ratios of the sums.
+repeats; the ratio of a file is the peer's time over maqam's, and the last lines give the ratios of the sums.
 """
 
 import argparse

@@ -1,5 +1,5 @@
 #!/usr/bin/env python3
-"""Generation of maqam against transformers' `generate`, both on this machine's processor, one after the other in one run.
+"""Generation of maqam against transformers' `generate`, both on this machine's CPU, one after the other in one run.
 
     pip install torch transformers
     python benches/peers/generate.py --maqam target/release/maqam --model DIR [--batch 1 16] [--seconds 5] [--new-tokens 48] [--threads 2]

@@ -1,4 +1,4 @@
-"""A HuBERT encoder's forward and training step: transformers' HubertModel beside maqam, in turns, on the CPU.
+"""A HuBERT encoder's forward and training step: transformers' HubertModel and maqam, alternating, on the CPU.
 
     cargo bench --bench encoder --no-run        # prints the program's path
     python benches/peers/hubert.py --ours PATH [--shape small|base] [--clips 4] [--seconds 4] [--pairs 3]

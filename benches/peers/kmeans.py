@@ -1,4 +1,4 @@
-"""MiniBatchKMeans of scikit-learn over one pass of 768-dimensional frames, made batch by batch, beside `benches/encoder.rs kmeans`.
+"""MiniBatchKMeans of scikit-learn over one pass of 768-dimensional frames, made batch by batch, to compare with `benches/encoder.rs kmeans`.
 
     python benches/peers/kmeans.py [HOURS] [CLUSTERS]
 

@@ -4,7 +4,7 @@
     python benches/peers/qwen_gpu.py                                   every work, every variant, 7B: about ten minutes on an H200
     python benches/peers/qwen_gpu.py --work asr --variant packed+liger+compile --json rows.jsonl
     python benches/peers/qwen_gpu.py --row mix:packed+liger/packed --row asr:packed    these rows in this order, the second variant if the first fails
-    python benches/peers/qwen_gpu.py --shape tiny --device cpu         the same lines of code on a processor in float32, clips cut to a quarter
+    python benches/peers/qwen_gpu.py --shape tiny --device cpu         the same code on a CPU in float32, clips cut to a quarter
 
 A step is the frozen audio tower, decoder, head and loss forward, the backward, gradients clipped to norm 1, AdamW. Works: asr, 16 clips of
 10 s; ssum, 8 clips of 60 s; mix, 16 clips of four tasks (thinker.py has the tokens). bfloat16 on a GPU, adapters too, no autocast.
@@ -13,7 +13,7 @@ Weights, tokens and audio are random; a batch is on the device before the clock 
 A row: milliseconds (median of the steps after the warm-up, by CUDA events), examples and real tokens per second (padding does not count),
 useful TFLOP/s (thinker.py, `useful_flops`), the most memory torch had allocated, loss of the first step. `cosine` and `error` compare
 the first step's adapter gradients with those of the work's first variant that ran: the worst tensor's cosine, and the norm of the
-difference over the norm, all tensors together. A variant that does not fit says so and the rest go on.
+difference over the norm, all tensors together. A variant that does not fit reports that, and the others run.
 """
 
 import argparse
@@ -135,7 +135,7 @@ def row(variant, work, model, thinker, trained, start, reference, settings):
         losses, seconds, gradients, (allocated, reserved) = run(variant, model, thinker, trained, data, settings)
     except torch.OutOfMemoryError:
         return found | {"error": "out of memory"}, reference
-    except Exception as fault:  # the next row may well run
+    except Exception as fault:  # the next row may succeed
         return found | {"error": f"{type(fault).__name__}: {fault}".splitlines()[0][:300]}, reference
     step = statistics.median(seconds)
     cosine, error = agreement(gradients, reference or gradients)
@@ -149,7 +149,7 @@ def row(variant, work, model, thinker, trained, start, reference, settings):
     if variant.liger:
         found["liger_kernels"] = has_liger_kernels(thinker.device)
     if variant.compiled:
-        # One for all layers, or one a layer; fewer compiled layers than there are would show in the time alone.
+        # One for all layers, or one per layer. Fewer compiled layers would show only in the time.
         found["compiled_graphs"] = torch._dynamo.utils.counters["stats"]["unique_graphs"]
     if variant.packed:
         found["attention"] = kernel(settings.device)[0]
@@ -173,7 +173,7 @@ def main():
     begin = time.perf_counter()
     on_gpu = settings.device == "cuda"
     if not on_gpu:
-        # Tiny operations on several threads wait for one another; nothing is measured here anyway.
+        # Tiny operations on several threads wait for each other, and nothing is measured here.
         torch.set_num_threads(1)
     dtype = torch.bfloat16 if on_gpu else torch.float32
     to_stdout = settings.json == "-"
@@ -200,7 +200,7 @@ def main():
     for work, names in wanted:
         for name in names:
             variant = VARIANTS[name]
-            # A variant may have stood in for another one before.
+            # A variant may have replaced another one before.
             earlier = [found for found in rows if (found["work"], found["peer"]) == (work, name)]
             if earlier and "error" in earlier[0]:
                 continue

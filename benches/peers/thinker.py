@@ -1,6 +1,6 @@
-"""What the peers on one GPU are measured on: Qwen2.5-Omni's thinker with random weights, the three works, and what counts as useful work.
+"""Model and work of the peers on one GPU: Qwen2.5-Omni's thinker with random weights, three works, and the definition of useful work.
 
-Sizes are those of `maqam bench train --shape` (crates/engine/src/models/qwen_omni/shapes.rs), works those of `--work` (src/cli/bench/work.rs). There is no vision
+Sizes are those of `maqam bench train --shape` (crates/engine/src/models/qwen_omni/shapes.rs), works those of `--work` (src/bench/work.rs). There is no vision
 tower. The audio tower is frozen and runs in every step; LoRA of rank 16, alpha 32, without dropout, is on the seven linear layers of the
 decoder's blocks.
 """
@@ -70,11 +70,11 @@ def build(shape, device, dtype, layers=None):
     config.text_config.tie_word_embeddings = config.tie_word_embeddings = shape == "tiny"
     half = text["hidden_size"] // text["num_attention_heads"] // 2
     config.text_config.rope_parameters["mrope_section"] = [half // 4, half * 3 // 8, half - half // 4 - half * 3 // 8]
-    # The vision tower is built as small as it goes and thrown away.
+    # The vision tower is built as small as possible and dropped.
     vision = config.vision_config
     vision.depth, vision.hidden_size, vision.num_heads, vision.intermediate_size = 1, 16, 2, 16
     vision.out_hidden_size, vision.fullatt_block_indexes = text["hidden_size"], [0]
-    # Its tokens are the vocabulary's last ones here; the batch never draws them.
+    # The special tokens are the last ones of the vocabulary here, and the batch never has them.
     last = text["vocab_size"]
     names = ["audio_token_id", "audio_start_token_id", "audio_end_token_id", "image_token_id", "video_token_id", "vision_start_token_id", "vision_end_token_id"]
     for i, name in enumerate(names):
@@ -97,7 +97,7 @@ def build(shape, device, dtype, layers=None):
 
 
 def useful_flops(thinker, examples):
-    """Operations a step needs: 4 N_decoder a token, 4 N_head a target token, 2 N_tower for every second frame.
+    """Operations that a step needs: 4 N_decoder per token, 4 N_head per target token, 2 N_tower for every second frame.
 
     N counts the weights of matrices, adapters apart: the decoder's linear layers, the head, the tower with its convolutions and
     projection. Recomputation, padding, attention and adapters do not count.

@@ -1,5 +1,5 @@
 #!/usr/bin/env python3
-"""The peer of our training-step bench on a CPU: transformers' thinker of Qwen2.5-Omni with PEFT LoRA, as users run it.
+"""The peer of maqam's training-step bench on a CPU: transformers' thinker of Qwen2.5-Omni with PEFT LoRA, as users run it.
 
     pip install torch==2.11.0 transformers==5.17.0 peft numpy
     python train_step.py --mode users                            the peer alone
@@ -10,16 +10,16 @@ Shape 0.5b: Qwen2.5-0.5B's widths (hidden 896, 14 heads, 2 key/value heads, inte
 Work asr: `--clips` clips of 10 s, each 40 prompt + 250 audio + 50 target tokens, all of one length, so the batch needs no padding. LoRA r=16
 alpha=32 on q k v o gate up down of the decoder; tower frozen; gradient clipping at 1, AdamW.
 
-Work short: clips of 3 s, as data/sample has: 60 prompt + 75 audio + 10 target tokens, `--clips` of them (16 is ours). `--model DIR` takes the shape from a
-checkpoint's config.json instead, random weights all the same; `--full` trains every weight of all parts instead of adapters.
+Work short: clips of 3 s, as data/sample has: 60 prompt + 75 audio + 10 target tokens, `--clips` of them (maqam's bench has 16). `--model DIR` takes the shape from a
+checkpoint's config.json instead, with random weights; `--full` trains every weight of all parts instead of adapters.
 
   --mode users            the whole step: tower, decoder, head over all positions and the loss as transformers computes it, backward, clip, AdamW
-  --mode logits-to-keep   the same with the head over target rows only: a stronger peer than users have
+  --mode logits-to-keep   the same with the head over target rows only: faster than users' setups
   --mode layers           the decoder layers alone: hidden states in (they need no gradient), forward, backward from a given gradient; no optimiser
 
-Prints one JSON object. others_busy: how many cores other programs kept busy during each repeat; over about 0.1 the seconds mean little, for
-OpenMP's threads wait for one another at every small operation. Seconds are of whole steps after `--warmup` steps. --ours runs that command after each repeat (peer, ours, peer, ours);
-it must print a line of JSON with "seconds_per_step"; the ratio is ours / peer, so below 1 is faster than the peer.
+Prints one JSON object. others_busy: how many cores other programs kept busy during each repeat; above about 0.1 the seconds mean little, because
+OpenMP's threads wait for each other at every small operation. Seconds are of whole steps after `--warmup` steps. --ours runs that command after each repeat (peer, maqam, peer, maqam).
+It must print a line of JSON with "seconds_per_step". The ratio is maqam / peer, so below 1 maqam is faster.
 """
 import argparse, json, os, resource, statistics, subprocess, sys, time
 ap = argparse.ArgumentParser()

@@ -3,8 +3,8 @@
 Packed variants call the thinker's parts one after the other (its own forward takes no packed batch): embeddings, tower, decoder, head.
 Attention inside each sequence, in the decoder and in the tower's windows, comes from the flash-attn package where it is installed, else
 from torch's variable-length attention on a GPU, else from scaled_dot_product_attention, one sequence after the other.
-Liger has no patch for this model: RMSNorm, SwiGLU and the fused linear cross-entropy are put in by hand. Its kernels need a GPU: on a
-processor these variants run with PyTorch's own operations in their place, which tries everything else of them.
+Liger has no patch for this model: RMSNorm, SwiGLU and the fused linear cross-entropy are inserted by hand. Its kernels need a GPU. On a
+CPU these variants run with PyTorch's own operations instead, which tests everything else of them.
 """
 
 import os
@@ -77,7 +77,7 @@ def kernel(device):
 
 
 def takes_groups(attention):
-    """Whether keys and values may have fewer heads than queries: torch's documentation does not say, so it is tried, gradients and all."""
+    """Returns whether keys and values may have fewer heads than queries. torch's documentation does not say, so it is tried, with gradients."""
     starts = torch.tensor([0, 40, 100], dtype=torch.int32, device="cuda")
     inputs = [torch.randn(100, heads, 64, device="cuda", dtype=torch.bfloat16, requires_grad=True) for heads in (4, 2, 2)]
     given = torch.randn(100, 4, 64, device="cuda", dtype=torch.bfloat16)
@@ -187,7 +187,7 @@ def liger():
 
 @contextmanager
 def compiled(layers):
-    """Each layer compiled for these very shapes. Past the limit of recompilations dynamo would go on uncompiled without a word."""
+    """Each layer compiled for these very shapes. Above the limit of recompilations, dynamo would silently run uncompiled code."""
     torch._dynamo.reset()
     torch._dynamo.utils.counters.clear()
     with torch._dynamo.config.patch(recompile_limit=RECOMPILES):

@@ -1,9 +1,9 @@
-"""Our word and character error rates beside jiwer's, over the same sentence pairs in one run.
+"""maqam's word and character error rates compared with jiwer's, over the same sentence pairs in one run.
 
     python benches/peers/wer.py [--pairs 100000] [--repeats 3] [--bench path/to/metrics-bench-binary]
 
-Needs jiwer. Both are given texts in memory and give a corpus rate with its counts; reading the file is timed for neither. Ours runs on
-all cores and, in a second run, on one. Each number is the fastest of the repeats; the ratio is jiwer's time over ours.
+Needs jiwer. Both are given texts in memory and give a corpus rate with its counts; reading the file is not timed. maqam runs on
+all cores and, in a second run, on one. Each number is the fastest of the repeats; the ratio is jiwer's time over maqam's.
 """
 
 import argparse

@@ -1,4 +1,4 @@
-"""Makes the clips and manifests of data/first: synthetic Arabic words, said by formant voices in three moods.
+"""Makes the clips and manifests of data/first: synthetic Arabic words, spoken by formant voices in three moods.
 
     python data/first/make.py            # needs espeak-ng 1.51, numpy 2, soxr 1.1, soundfile 0.14
 
@@ -19,7 +19,7 @@ import soxr
 HERE = Path(__file__).parent
 RATE_HZ = 16_000
 
-# Written with their vowels, which the synthesiser needs; transcripts leave them out, as people do.
+# Written with their vowels, which the synthesiser needs; transcripts omit them, as usual.
 PHRASES = [
     "مَرْحَبًا", "شُكْرًا", "نَعَم", "صَبَاحُ الخَيْر", "مَسَاءُ الخَيْر", "أَهْلًا وَسَهْلًا",
     "مَاء", "خُبْز", "كِتَاب", "مَدْرَسَة", "بَيْت", "سَيَّارَة",
@@ -27,9 +27,9 @@ PHRASES = [
     "شَمْس", "قَمَر", "بَحْر", "جَبَل", "كَيْفَ الحَال", "إِلَى اللِّقَاء",
     "سَلَام", "لَا", "بَاب", "سَبْعَة", "نَهْر", "مَعَ السَّلَامَة",
 ]
-NUM_TRAIN_PHRASES = 24  # The last six are heard in dev alone.
+NUM_TRAIN_PHRASES = 24  # The last six are only in dev.
 
-# name: espeak-ng variant, pitch (0-99), words per minute. Voices of dev are never heard in training.
+# name: espeak-ng variant, pitch (0-99), words per minute. Voices of dev are not in training.
 TRAIN_VOICES = {"adel": ("m1", 45, 155), "basma": ("f2", 45, 165), "karim": ("m3", 50, 145), "dina": ("f4", 60, 175)}
 DEV_VOICES = {"omar": ("m7", 40, 160), "fadia": ("f5", 55, 150)}
 
@@ -58,7 +58,7 @@ def say(phrase: str, voice: tuple[str, int, int], mood: str) -> np.ndarray:
 
 
 def write(split: str, clips: list[tuple[str, str, int]], voices: dict[str, tuple[str, int, int]]) -> None:
-    """Clips (voice, mood, phrase number) as FLAC files, and one manifest a task."""
+    """Clips (voice, mood, phrase number) as FLAC files, and one manifest per task."""
     rows = {"asr": [], "emotion": []}
     for voice, mood, number in clips:
         samples = say(PHRASES[number], voices[voice], mood)
@@ -77,7 +77,7 @@ def main() -> None:
     shutil.rmtree(HERE / "clips", ignore_errors=True)
     (HERE / "clips").mkdir()
     moods = list(MOODS)
-    # Moods rotate over phrases and voices: each voice has each mood eight times, each phrase is said in two or three moods.
+    # Moods rotate over phrases and voices: each voice has each mood eight times, each phrase is spoken in two or three moods.
     train = [(voice, moods[(number + v) % 3], number) for v, voice in enumerate(TRAIN_VOICES) for number in range(NUM_TRAIN_PHRASES)]
     heard = range(0, NUM_TRAIN_PHRASES, 4)
     unheard = range(NUM_TRAIN_PHRASES, len(PHRASES))

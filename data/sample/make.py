@@ -1,8 +1,8 @@
 """Makes data/sample: synthetic Arabic sentences for four tasks, and the larger sets that go with them.
 
-    python data/sample/make.py                        # data/sample, what ships
+    python data/sample/make.py                        # data/sample, the shipped files
     python data/sample/make.py --scale 5 --out DIR    # five times as many training sentences
-    python data/sample/make.py --base --out data/base # what the small base model is trained on
+    python data/sample/make.py --base --out data/base # training data of the small base model
 
 Needs espeak-ng 1.51, numpy 2, soxr 1.1, soundfile 0.14. Everything follows from the lists below and counter hashes, so the same
 versions give the same manifests and, to the encoder's serial numbers, the same clips. Nothing here is needed to train.
@@ -24,8 +24,8 @@ import soxr
 HERE = Path(__file__).parent
 RATE_HZ = 16_000
 
-# Words are written with their vowels, which the synthesiser needs; transcripts leave them out, as people do.
-# The six kinds of things are what a summary names in place of the thing.
+# Words are written with their vowels, which the synthesiser needs; transcripts omit them, as usual.
+# A summary names one of the six kinds of things in place of the thing.
 THINGS = {
     "طَعَام": ["خُبْز", "جُبْن", "تُفَّاح", "سَمَك", "عَسَل", "تَمْر", "بَيْض", "زَيْتُون"],
     "مَلَابِس": ["قَمِيص", "مِعْطَف", "حِذَاء", "ثَوْب", "قُبَّعَة", "جَوْرَب", "وِشَاح", "حِزَام"],
@@ -51,7 +51,7 @@ OTHERS = [
     "حَلِيب", "قَهْوَة", "شَاي", "سُكَّر", "مِلْح", "أُرْز", "لَيْمُون", "عِنَب", "وَرْد", "شَجَرَة", "أَرْض", "سَمَاء", "نَار", "حَدِيد", "خَشَب", "زُجَاج", "ذَهَب", "فِضَّة",
     "مَدِير", "طَالِب", "كَاتِب", "شَاعِر",
 ]
-# A dialect is in these words alone: now, I want, very, from.
+# A dialect is only in these words: now, I want, very, from.
 DIALECTS = {
     "MSA": {"now": "الآنَ", "want": "أُرِيدُ", "very": "جِدًّا", "from": "مِنْ"},
     "EGY": {"now": "دِلْوَقْتِي", "want": "عَايِز", "very": "أَوِي", "from": "مِنْ"},
@@ -69,9 +69,9 @@ FORMS = [
 
 # An emotion is a change relative to the voice's own: pitch (steps of espeak's 0-99 scale), pitch range (percent), rate (factor), loudness (dB).
 EMOTIONS = {"angry": (4, 50, 1.28, 4.0), "happy": (24, 190, 1.10, 1.0), "neutral": (0, 100, 1.0, 0.0), "sad": (-18, 30, 0.80, -4.0)}
-JITTER_DB = 4.0  # Loudness also varies at random, so that it does not decide.
+JITTER_DB = 4.0  # Loudness also varies at random, so that it does not show the emotion.
 
-# Voice: espeak-ng variant, pitch (0-99), words per minute. Nobody speaks in two splits.
+# Voice: espeak-ng variant, pitch (0-99), words per minute. No voice is in two splits.
 VOICES = {
     "train": {"adel": ("m1", 38, 160), "basma": ("f1", 52, 172), "karim": ("m3", 45, 150), "dina": ("f4", 60, 178),
               "hadi": ("m4", 32, 168), "layla": ("f3", 56, 155), "nabil": ("klatt2", 42, 175), "rania": ("f5", 48, 163)},
@@ -89,7 +89,7 @@ def plain(text: str) -> str:
 
 
 def pick(purpose: str, bound: int) -> int:
-    """A number below `bound` that depends on nothing but its purpose."""
+    """A number below `bound` that depends only on its purpose."""
     return int.from_bytes(hashlib.blake2b(purpose.encode(), digest_size=8).digest()) % bound
 
 

@@ -1,4 +1,4 @@
-"""What classifiers that do not listen to words reach on the sample: the floors that a model must beat.
+"""Scores of classifiers without the words of the sample: the floors that a model must exceed.
 
     python data/sample/shortcuts.py    # needs scikit-learn 1.7, librosa 0.11, soundfile 0.14
 

@@ -172,7 +172,7 @@ fn tasks() -> Result<&'static Tasks> {
 /// Writes `bytes` to a file and reads it.
 fn in_file<T>(name: &str, bytes: &[u8], read: impl FnOnce(&Path) -> Result<T>) -> Result<String> {
     let path = folder()?.join(name);
-    fs::write(&path, bytes).map_err(|e| Error::io(&path, "write", &e))?;
+    fs::write(&path, bytes).map_err(|e| Error::io(&path, "write", e))?;
     read(&path).map(|_| "read".to_owned())
 }
 
@@ -204,7 +204,7 @@ fn kaldi(bytes: &[u8]) -> Result<String> {
         }
         Ok(())
     };
-    write().map_err(|e: std::io::Error| Error::io(&folder, "write", &e))?;
+    write().map_err(|e: std::io::Error| Error::io(&folder, "write", e))?;
     Source::new(&folder)
         .read(OnBadRow::Skip)
         .map(|_| "read".to_owned())
@@ -217,7 +217,7 @@ fn safetensors(bytes: &[u8]) -> Result<String> {
         fs::create_dir_all(&folder)?;
         fs::write(&path, bytes)
     };
-    write().map_err(|e| Error::io(&path, "write", &e))?;
+    write().map_err(|e| Error::io(&path, "write", e))?;
     Checkpoint::open(&folder, &[]).map(|_| "read".to_owned())
 }
 
@@ -232,7 +232,7 @@ fn adapter(bytes: &[u8]) -> Result<String> {
         }
         fs::write(folder.join("adapter_config.json"), bytes)
     };
-    write().map_err(|e| Error::io(&folder, "write", &e))?;
+    write().map_err(|e| Error::io(&folder, "write", e))?;
     let config = CONFIG.as_ref().map_err(Clone::clone)?;
     Adapter::load(&folder, &config.adaptable()).map(|_| "read".to_owned())
 }

@@ -13,7 +13,7 @@ use crate::error::Result;
 use crate::files::Lines;
 use crate::json;
 
-/// Scales of `review.html`, with what a rater is asked.
+/// Scales of `review.html`, with the question to the rater.
 pub const SCALES: [(&str, &str); 3] = [
     ("speech", "The speech can be understood"),
     ("faithful", "The summary says what the text says"),
@@ -25,7 +25,7 @@ pub const SCALES: [(&str, &str); 3] = [
 pub struct Rating {
     /// The row.
     pub id: String,
-    /// Who rated it.
+    /// Name of the rater.
     pub rater: String,
     /// Grades by scale, 1 to 5.
     pub grades: BTreeMap<String, f64>,
@@ -34,13 +34,13 @@ pub struct Rating {
 /// Figures of one scale.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Scale {
-    /// Its name.
+    /// Name of the scale.
     pub name: String,
     /// Grades.
     pub num: usize,
-    /// Their mean.
+    /// Mean grade.
     pub mean: f64,
-    /// Krippendorff's alpha; none where no row has two grades, or all grades are equal.
+    /// Krippendorff's alpha; none if no row has two grades, or if all grades are equal.
     pub alpha: Option<f64>,
 }
 
@@ -51,14 +51,14 @@ pub struct Agreement {
     pub num_raters: usize,
     /// Rows with a grade.
     pub num_rows: usize,
-    /// By scale, in the order of names.
+    /// Agreement by scale, in the order of names.
     pub scales: Vec<Scale>,
 }
 
 /// Reads an export of `review.html`.
 ///
 /// # Errors
-/// A line that is no rating; a grade beyond 1 to 5.
+/// A line that is no rating; a grade outside 1 to 5.
 pub fn read(path: &Path) -> Result<Vec<Rating>> {
     let mut lines = Lines::open(path)?;
     let mut ratings = Vec::new();

@@ -17,7 +17,7 @@ pub(crate) enum Case {
     Oblique,
 }
 
-/// Forms of a noun that is counted.
+/// Forms of a counted noun.
 #[derive(Clone, Debug, PartialEq, serde::Deserialize)]
 pub(crate) struct Noun {
     /// One, and after whole hundreds.
@@ -162,11 +162,11 @@ fn teen(last: u64, gender: Gender, case: Case) -> String {
     let first = match (last, gender, case) {
         (1, Gender::Masculine, _) => "أحد".to_owned(),
         (1, Gender::Feminine, _) => "إحدى".to_owned(),
-        // The last letter of the dual goes before ten.
+        // The dual loses its last letter before ten.
         (2, ..) => unit(2, gender, case).trim_end_matches('ن').to_owned(),
         _ => unit(last, gender, case),
     };
-    // Ten itself agrees here, the other way round than alone.
+    // Ten itself agrees here, with the opposite gender of ten alone.
     let ten = match gender {
         Gender::Masculine => "عشر",
         Gender::Feminine => "عشرة",

@@ -1,8 +1,7 @@
-//! Splits and places of rows: functions of the seed and of the whole corpus, the same for every shard.
+//! Splits and indices of rows: functions of the seed and of the whole corpus, the same for every shard.
 //!
-//! Groups are put in the order of a seeded hash of their name. The first are `test`, the next `dev`, the rest `train`; so sizes are
-//! exact to a group. The place of a row in its split decides its voice. A group's name is the one that the source says, else it is made
-//! of the words of its text.
+//! Groups are ordered by a seeded hash of their name. The first are `test`, the next `dev`, the rest `train`, so sizes are exact to a group. The
+//! index of a row in its split decides its voice. A group's name is that of the source, or otherwise the words of its text.
 
 use std::collections::BTreeMap;
 use std::io::Write;
@@ -14,6 +13,7 @@ use serde_json::json;
 
 use crate::build::document::Document;
 use crate::build::document::Step;
+use crate::build::observer::Outcome;
 use crate::build::recipe::Recipe;
 use crate::build::store::Journal;
 use crate::build::store::Store;
@@ -43,13 +43,13 @@ pub struct Row {
     pub split: u8,
     /// Place in its split, from 0, in the order of the seeded hash.
     pub place: u32,
-    /// What must not be split apart.
+    /// Unit that must not be split.
     pub group: String,
 }
 
 /// All rows after `clean`.
 pub struct Prepared {
-    /// By number.
+    /// Rows by number.
     pub rows: Vec<Row>,
 }
 
@@ -89,6 +89,23 @@ impl Prepared {
             })
             .collect()
     }
+
+    /// How far the rows have come.
+    pub fn outcome(&self, journals: &[Journal]) -> Outcome {
+        let rejected = (0..self.rows.len())
+            .filter(|row| {
+                self.rows[*row].rejected.is_some()
+                    || journals.iter().any(|journal| journal.is_rejected(*row))
+            })
+            .count();
+        Outcome {
+            collected: self.rows.len(),
+            published: None,
+            rejected,
+            pending: self.rows.len() - rejected,
+            notes: Vec::new(),
+        }
+    }
 }
 
 /// Rows that are to be assigned.
@@ -100,7 +117,7 @@ pub struct Assigning {
 }
 
 impl Assigning {
-    /// Adds a cleaned document, whose line has so many bytes.
+    /// Adds a cleaned document with the length of its line in bytes.
     pub fn add(&mut self, document: &Document, len: usize) {
         let group = match &document.group {
             Some(group) => group.clone(),
@@ -145,7 +162,7 @@ impl Assigning {
             .collect();
         order.sort();
 
-        // A split that the source says is kept, whatever the shares; a group follows its first row that says one.
+        // A split that the source states stays, whatever the shares. A group takes the first stated split of its rows.
         let stated = |rows: &[usize]| rows.iter().find_map(|row| self.stated[*row]);
         let num_open: usize = order
             .iter()
@@ -177,7 +194,7 @@ impl Assigning {
     }
 }
 
-/// The split that a source means.
+/// The split for a name in the source.
 fn stated_split(written: &str) -> Option<u8> {
     match written.trim().to_lowercase().as_str() {
         "train" | "training" => Some(0),
@@ -229,7 +246,7 @@ mod tests {
     }
 
     #[test]
-    fn shares_are_exact_and_depend_on_the_seed_alone() {
+    fn shares_are_exact_and_depend_only_on_the_seed() {
         let documents: Vec<Document> = (0..100).map(|row| document(row, None, None)).collect();
         let rows = assigned(&recipe("seed: 1\n"), &documents);
         assert_eq!(sizes(&rows), [70, 20, 10]);

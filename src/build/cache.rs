@@ -1,7 +1,7 @@
-//! Answers of models and speech engines, by content: what was asked for once is not asked again, in any later build.
+//! Cache of answers of models and speech engines by content: later builds do not repeat a request.
 //!
-//! Answers lie one after the other in packs, files that only grow; every process writes a pack of its own, so that builds may run side by
-//! side. A record that a crash or a full disk left half-written is found by its check sum and passed over.
+//! Answers follow each other in packs, which are files that only grow. Every process writes its own pack, so several builds may run at once. A
+//! checksum finds a record that a crash or a full disk left incomplete, and the reader skips it.
 
 use std::collections::HashMap;
 use std::collections::HashSet;
@@ -33,7 +33,7 @@ const LONGEST: u32 = 1 << 30;
 /// BLAKE3 of all that an answer depends on.
 pub type Key = [u8; 32];
 
-/// The key of a question, of which `question` holds everything that the answer depends on.
+/// The key of a request. `question` holds everything that the answer depends on.
 pub fn key(question: &Value) -> Key {
     *blake3::hash(question.to_string().as_bytes()).as_bytes()
 }
@@ -50,7 +50,7 @@ pub fn parsed(text: &str) -> Option<Key> {
         .map(|hash| *hash.as_bytes())
 }
 
-/// Where an answer lies.
+/// Place of an answer.
 #[derive(Clone, Copy)]
 struct Place {
     pack: u32,
@@ -62,9 +62,9 @@ struct Place {
 struct State {
     packs: Vec<(PathBuf, File)>,
     places: HashMap<Key, Place>,
-    /// Keys that some thread asks for just now.
+    /// Keys with a request in progress.
     asked: HashSet<Key>,
-    /// The pack of this process, once it has something to keep.
+    /// The pack of this process, once it has an answer.
     own: Option<(AppendLog, u32, u64)>,
 }
 
@@ -105,7 +105,7 @@ impl Cache {
         self.state().places.len()
     }
 
-    /// Returns whether there are none.
+    /// Returns whether there are no answers.
     pub fn is_empty(&self) -> bool {
         self.len() == 0
     }
@@ -118,11 +118,11 @@ impl Cache {
         self.state().get(key)
     }
 
-    /// The answer to a question; asks by `ask` where there is none, while other threads with the same question wait. Nothing is kept
-    /// where `ask` gives nothing.
+    /// The answer to a request. Without a cached answer, calls `ask`, while other threads with the same request wait. If `ask` returns nothing,
+    /// nothing is cached.
     ///
     /// # Errors
-    /// Those of `ask`; the disk's.
+    /// Those of `ask` and of the disk.
     pub fn get_or(
         &self,
         key: &Key,
@@ -166,7 +166,7 @@ impl Cache {
     }
 }
 
-/// A question that is asked just now; dropped, others may ask it.
+/// A request in progress; after it is dropped, others may send it.
 struct Asking<'a> {
     cache: &'a Cache,
     key: &'a Key,
@@ -182,15 +182,15 @@ impl Drop for Asking<'_> {
 impl State {
     /// Reads the heads of a pack's records, and skips what is damaged up to its end.
     fn read(&mut self, path: &Path) -> Result<()> {
-        let failed = |e: &std::io::Error| Error::io(path, "read", e);
-        let file = File::open(path).map_err(|e| failed(&e))?;
-        let size = file.metadata().map_err(|e| failed(&e))?.len();
+        let failed = |e: std::io::Error| Error::io(path, "read", e);
+        let file = File::open(path).map_err(failed)?;
+        let size = file.metadata().map_err(failed)?.len();
         let pack = self.packs.len() as u32;
         let mut reader = std::io::BufReader::with_capacity(1 << 12, &file);
         let mut offset = 0;
         let mut head = [0; HEAD];
         while offset + HEAD as u64 <= size {
-            reader.read_exact(&mut head).map_err(|e| failed(&e))?;
+            reader.read_exact(&mut head).map_err(failed)?;
             let Some((key, len, _)) = read_head(&head).filter(|(_, len, _)| *len <= LONGEST) else {
                 break;
             };
@@ -199,16 +199,14 @@ impl State {
                 break;
             }
             self.places.insert(key, Place { pack, offset, len });
-            reader
-                .seek_relative(i64::from(len))
-                .map_err(|e| failed(&e))?;
+            reader.seek_relative(i64::from(len)).map_err(failed)?;
             offset += u64::from(len);
         }
         self.packs.push((path.to_owned(), file));
         Ok(())
     }
 
-    /// The answer of a key; one whose check sum is wrong counts as missing.
+    /// The answer of a key; one with a wrong checksum counts as missing.
     fn get(&mut self, key: &Key) -> Result<Option<Vec<u8>>> {
         let Some(place) = self.places.get(key).copied() else {
             return Ok(None);
@@ -217,7 +215,7 @@ impl State {
         let mut bytes = vec![0; HEAD + place.len as usize];
         file.seek(SeekFrom::Start(place.offset - HEAD as u64))
             .and_then(|_| file.read_exact(&mut bytes))
-            .map_err(|e| Error::io(path, "read", &e))?;
+            .map_err(|e| Error::io(path, "read", e))?;
         let answer = bytes.split_off(HEAD);
         let head: [u8; HEAD] = bytes.try_into().map_err(|_| Error::bug("a short head"))?;
         if read_head(&head).is_some_and(|(_, _, sum)| sum == crc32c::crc32c(&answer)) {
@@ -232,7 +230,7 @@ impl State {
             let path = folder.join(own_name());
             let mut log = AppendLog::open(&path)?;
             let at = log.num_bytes()?;
-            let file = File::open(&path).map_err(|e| Error::io(&path, "read", &e))?;
+            let file = File::open(&path).map_err(|e| Error::io(&path, "read", e))?;
             self.packs.push((path, file));
             self.own = Some((log, self.packs.len() as u32 - 1, at));
         }
@@ -259,7 +257,7 @@ impl State {
     }
 }
 
-/// Key, length and check sum of a record; none where it is no record.
+/// Key, length and checksum of a record; none if the bytes are no record.
 fn read_head(head: &[u8; HEAD]) -> Option<(Key, u32, u32)> {
     let rest = head.strip_prefix(&MAGIC)?;
     let (key, rest) = rest.split_first_chunk::<32>()?;
@@ -268,7 +266,7 @@ fn read_head(head: &[u8; HEAD]) -> Option<(Key, u32, u32)> {
     Some((*key, u32::from_le_bytes(*len), u32::from_le_bytes(*sum)))
 }
 
-/// A name that no other process gives, on no machine that shares the folder.
+/// A unique name among all processes and machines that share the folder.
 fn own_name() -> String {
     let now = SystemTime::now()
         .duration_since(SystemTime::UNIX_EPOCH)
@@ -312,7 +310,7 @@ mod tests {
         drop(cache);
         let path = pack(dir.path());
         let whole = std::fs::read(&path).unwrap();
-        // Cut at every kind of place, each pack holds what lies before the cut.
+        // Cut at any place, a pack holds the complete records before the cut.
         for cut in [
             whole.len() - 1,
             whole.len() - 1901,
@@ -329,7 +327,7 @@ mod tests {
             }
             assert!(cache.get(&number(19)).unwrap().is_none());
         }
-        // A flipped bit is found by the check sum, and the answer is asked for again.
+        // The checksum finds a flipped bit, and the request is sent again.
         let mut damaged = whole.clone();
         let at = whole.len() - 5;
         damaged[at] ^= 1;
@@ -342,7 +340,7 @@ mod tests {
     }
 
     #[test]
-    fn a_question_is_asked_once_by_many_threads() {
+    fn threads_share_one_request_for_equal_prompts() {
         let dir = tempfile::tempdir().unwrap();
         let cache = Cache::open(dir.path()).unwrap();
         let num_asked = AtomicUsize::new(0);
@@ -359,7 +357,7 @@ mod tests {
             }
         });
         assert_eq!(num_asked.load(Ordering::SeqCst), 1);
-        // After a failure the next one asks.
+        // After a failure the next thread sends the request.
         assert!(
             cache
                 .get_or(&number(2), || Err(Error::input("no")))

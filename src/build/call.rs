@@ -1,8 +1,7 @@
-//! Calls to engines, each answered from the cache where it was answered before.
+//! Calls to engines, with cached answers.
 
 use std::sync::Mutex;
 use std::sync::PoisonError;
-use std::sync::atomic::AtomicBool;
 use std::time::Duration;
 
 use serde::Deserialize;
@@ -22,17 +21,18 @@ use crate::endpoint::request::Failure;
 use crate::error::Error;
 use crate::error::Result;
 use crate::seed::Key as Draw;
+use crate::stop::Stop;
 
-/// What the steps' engines share: the cache, the wish to stop, and lines for the user.
+/// Shared by the steps' engines: the cache, the stop flag, and lines for the user.
 pub struct Calls<'a> {
     cache: &'a Cache,
-    stop: &'a AtomicBool,
+    stop: &'a Stop,
     lines: Mutex<Vec<String>>,
 }
 
 impl<'a> Calls<'a> {
-    /// Calls whose answers a cache keeps.
-    pub fn new(cache: &'a Cache, stop: &'a AtomicBool) -> Self {
+    /// Calls with cached answers.
+    pub fn new(cache: &'a Cache, stop: &'a Stop) -> Self {
         Self {
             cache,
             stop,
@@ -40,7 +40,7 @@ impl<'a> Calls<'a> {
         }
     }
 
-    /// The answer to a question, of which `question` holds all that it depends on; none where the build ends.
+    /// The answer to a request, of which `question` holds everything that it depends on; none if the build ends.
     ///
     /// # Errors
     /// Those of `ask`; the disk's.
@@ -62,12 +62,12 @@ impl<'a> Calls<'a> {
         std::mem::take(&mut self.lines.lock().unwrap_or_else(PoisonError::into_inner))
     }
 
-    /// Set where the user wants to stop.
-    pub fn stop(&self) -> &'a AtomicBool {
+    /// Set when the user wants to stop.
+    pub fn stop(&self) -> &'a Stop {
         self.stop
     }
 
-    /// Keeps a line for the user.
+    /// Stores a line for the user.
     pub fn tell(&self, line: String) {
         self.lines
             .lock()
@@ -76,7 +76,7 @@ impl<'a> Calls<'a> {
     }
 }
 
-/// An endpoint that speaks OpenAI's interface, as a recipe names it.
+/// An endpoint with OpenAI's interface, as in a recipe.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct EndpointSettings {
@@ -123,11 +123,11 @@ fn default_max_attempts() -> u32 {
 pub struct Budget {
     /// Requests, those that fail included.
     pub max_requests: Option<u64>,
-    /// Tokens asked and answered together.
+    /// Tokens of prompts and responses together.
     pub max_tokens: Option<u64>,
     /// Dollars; needs both prices.
     pub max_cost: Option<f64>,
-    /// Dollars for a million tokens asked.
+    /// Dollars per million tokens of prompts.
     pub price_in: Option<f64>,
     /// Dollars for a million tokens answered.
     pub price_out: Option<f64>,
@@ -148,7 +148,7 @@ impl Budget {
 }
 
 impl EndpointSettings {
-    /// Checks what can be checked without asking.
+    /// Checks the settings that need no request.
     ///
     /// # Errors
     /// The key that is wrong.
@@ -163,11 +163,10 @@ impl EndpointSettings {
                 )));
             }
         }
-        self.budget.limits().check().map_err(|e| {
-            // The hint names arguments of other commands.
-            Error::input(e.message().replace("--max-cost", "`budget.max_cost`"))
-                .hint("give `price_in` and `price_out` in dollars for a million tokens")
-        })
+        let limits = self.budget.limits();
+        limits
+            .check("`budget.max_cost`")
+            .map_err(|e| e.hint("give `price_in` and `price_out` in dollars for a million tokens"))
     }
 
     fn patience(&self) -> Patience {
@@ -182,7 +181,7 @@ impl EndpointSettings {
     /// Opens the endpoint with the key of the environment.
     ///
     /// # Errors
-    /// An address that is none.
+    /// An invalid address.
     pub fn open(&self) -> Result<Remote> {
         let endpoint = Endpoint::new(
             &self.url,
@@ -199,7 +198,7 @@ impl EndpointSettings {
     }
 }
 
-/// An endpoint that is asked patiently.
+/// An endpoint with retries.
 pub struct Remote {
     endpoint: Endpoint,
     patience: Patience,
@@ -216,10 +215,10 @@ impl Remote {
         self.endpoint.model()
     }
 
-    /// Sends until there is an answer; none where the build ends.
+    /// Sends a request until there is an answer; none if the build ends.
     ///
     /// # Errors
-    /// An endpoint that refuses, fails too often, or may not be asked any more.
+    /// An endpoint that refuses or fails too often, or an exhausted budget.
     pub fn ask<T>(
         &self,
         calls: &Calls,
@@ -227,10 +226,10 @@ impl Remote {
         mut send: impl FnMut(&Endpoint) -> std::result::Result<T, Failure>,
     ) -> Result<Option<T>> {
         let caller = Caller::new(&self.endpoint, self.patience, calls.stop());
-        let mut told = |why: String, wait: Duration| {
+        let mut report = |why: String, wait: Duration| {
             calls.tell(format!("{why}; again in {:.1} s", wait.as_secs_f64()));
         };
-        match caller.request(draw, &mut told, &mut send)? {
+        match caller.request(draw, &mut report, &mut send)? {
             Answer::Reply(reply) => Ok(Some(reply)),
             Answer::Ended => Ok(None),
             Answer::Limit(reached) => Err(Error::resource(reached).hint(

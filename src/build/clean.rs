@@ -1,12 +1,9 @@
-//! `clean`: mended texts; repeated and contaminated documents out; split and place of each row, which depend on the whole corpus.
+//! `clean`: cleans texts, rejects repeated and contaminated documents, and assigns split and index of each row over the whole corpus.
 
 use std::io::Write;
-use std::path::PathBuf;
 use std::sync::LazyLock;
 
 use regex::Regex;
-use serde::Deserialize;
-use serde::Serialize;
 use serde_json::Value;
 
 use crate::build::Observer;
@@ -15,8 +12,7 @@ use crate::build::document::Document;
 use crate::build::document::Rejection;
 use crate::build::document::Step;
 use crate::build::recipe::Recipe;
-use crate::build::recipe::in_range;
-use crate::build::recipe::one_or_many;
+use crate::build::settings::clean::Settings;
 use crate::build::store::Store;
 use crate::data::plain;
 use crate::data::repeats::Texts;
@@ -30,70 +26,34 @@ use crate::files;
 use crate::files::Lines;
 use crate::json;
 
-/// What counts as repeated and what must stay unseen.
-#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
-#[serde(deny_unknown_fields, default)]
-pub struct Settings {
-    /// Jaccard similarity of five-word shingles from which a document repeats an earlier one; 1 removes equal words alone.
-    pub near_duplicates: f64,
-    /// Files whose texts no document may share eight words in a row with: JSON lines, Parquet or tables.
-    #[serde(deserialize_with = "one_or_many")]
-    pub test_sets: Vec<PathBuf>,
-    /// Fields of those files that are compared.
-    #[serde(deserialize_with = "one_or_many")]
-    pub test_fields: Vec<String>,
-}
-
-impl Default for Settings {
-    fn default() -> Self {
-        Self {
-            near_duplicates: 0.8,
-            test_sets: Vec::new(),
-            test_fields: ["text", "transcription", "summary"]
-                .map(str::to_owned)
-                .to_vec(),
-        }
-    }
-}
-
-impl Settings {
-    /// Checks the settings.
-    ///
-    /// # Errors
-    /// The key that is wrong.
-    pub fn check(&self) -> Result<()> {
-        in_range("near_duplicates", self.near_duplicates, 0.3, 1.0)
-    }
-
-    /// The texts that must stay unseen.
-    fn unseen(&self) -> Result<Unseen> {
-        let mut unseen = Unseen::default();
-        for path in &self.test_sets {
-            let name = path.display().to_string();
-            let mut num = 0;
-            plain::each(path, |_, fields| {
-                for field in &self.test_fields {
-                    if let Some(text) = fields.get(field).and_then(Value::as_str) {
-                        unseen.add(&name, &words(text));
-                        num += 1;
-                    }
+/// The texts that must stay unseen.
+fn unseen(settings: &Settings) -> Result<Unseen> {
+    let mut unseen = Unseen::default();
+    for path in &settings.test_sets {
+        let name = path.display().to_string();
+        let mut num = 0;
+        plain::each(path, |_, fields| {
+            for field in &settings.test_fields {
+                if let Some(text) = fields.get(field).and_then(Value::as_str) {
+                    unseen.add(&name, &words(text));
+                    num += 1;
                 }
-                Ok(())
-            })?;
-            if num == 0 {
-                return Err(
-                    Error::input("no row has any of the fields that are compared")
-                        .at_path(path)
-                        .at("clean.test_sets")
-                        .hint(format!(
-                            "name them in `test_fields`; compared are: {}",
-                            self.test_fields.join(", ")
-                        )),
-                );
             }
+            Ok(())
+        })?;
+        if num == 0 {
+            return Err(
+                Error::input("no row has any of the fields that are compared")
+                    .at_path(path)
+                    .at("clean.test_sets")
+                    .hint(format!(
+                        "name them in `test_fields`; compared are: {}",
+                        settings.test_fields.join(", ")
+                    )),
+            );
         }
-        Ok(unseen)
     }
+    Ok(unseen)
 }
 
 #[expect(
@@ -139,12 +99,12 @@ pub(crate) fn mended(text: &str) -> String {
     let text = TAG.replace_all(&text, " ");
     let text = URL.replace_all(&text, " ");
     let text = spelling::ordinary(&text);
-    let kept: String = text
+    let visible: String = text
         .chars()
         .filter(|c| !spelling::is_invisible(*c) && *c != 'ـ')
         .map(|c| if c.is_control() && c != '\n' { ' ' } else { c })
         .collect();
-    let lines: Vec<String> = kept
+    let lines: Vec<String> = visible
         .lines()
         .map(|line| line.split_whitespace().collect::<Vec<_>>().join(" "))
         .filter(|line| !line.is_empty())
@@ -158,46 +118,30 @@ pub(crate) fn mended(text: &str) -> String {
 /// The disk's; a test set that cannot be read.
 pub fn clean(recipe: &Recipe, store: &Store, observer: &mut dyn Observer) -> Result<()> {
     let settings = &recipe.clean;
-    let unseen = settings.unseen()?;
+    let unseen = unseen(settings)?;
     let mut texts = Texts::new(settings.near_duplicates);
     let mut ids: Vec<String> = Vec::new();
     let mut assigning = assign::Assigning::default();
     let collected = store.collected();
     let out = store.cleaned();
     let mut lines = Lines::open(&collected)?;
-    let mut failed = None;
     files::write_atomic_with(&out, |file| {
-        let mut each = || -> Result<bool> {
-            let Some((_, line)) = lines.next_line()? else {
-                return Ok(false);
-            };
+        while let Some((_, line)) = lines.next_line()? {
             let mut document: Document =
                 json::parse_slice(line).map_err(|e| e.at_path(&collected))?;
             observer.tell(Step::Clean.name(), document.row, 0)?;
             clean_one(&mut document, recipe, &unseen, &mut texts, &ids);
             ids.push(document.id.clone());
-            let line = serde_json::to_string(&document).map_err(Error::bug)?;
+            let line = serde_json::to_string(&document).map_err(Error::bug_from)?;
             assigning.add(&document, line.len());
-            writeln!(file, "{line}")
-                .map_err(|e| Error::io(&out, "write", &e))
-                .map(|()| true)
-        };
-        loop {
-            match each() {
-                Ok(true) => {}
-                Ok(false) => return Ok(()),
-                Err(error) => {
-                    failed = Some(error);
-                    return Err(std::io::Error::other("a document could not be cleaned"));
-                }
-            }
+            writeln!(file, "{line}")?;
         }
-    })
-    .map_err(|error| failed.take().unwrap_or(error))?;
+        Ok(())
+    })?;
     assigning.write(recipe, &store.assigned())
 }
 
-/// Mends one document, and rejects it where little is left of it or others have it.
+/// Cleans one document, and rejects it if little is left of it or if it repeats others.
 fn clean_one(
     document: &mut Document,
     recipe: &Recipe,
@@ -249,7 +193,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn texts_are_mended() {
+    fn markup_and_odd_characters_are_removed() {
         for (text, expected) in [
             (
                 "<p>قال&nbsp;&quot;نعم&quot;</p>\n\n<br/>ثم",

@@ -5,8 +5,6 @@ use std::io::Write;
 use std::path::Path;
 use std::path::PathBuf;
 
-use serde::Deserialize;
-use serde::Serialize;
 use serde_json::Map;
 use serde_json::Value;
 
@@ -15,130 +13,14 @@ use crate::build::document::Document;
 use crate::build::document::Rejection;
 use crate::build::document::Step;
 use crate::build::recipe::Recipe;
-use crate::build::recipe::in_range;
-use crate::build::recipe::one_or_many;
 use crate::build::sentences::sentences;
+use crate::build::settings::collect::Settings;
 use crate::data::language;
 use crate::data::plain;
 use crate::error::Error;
 use crate::error::Result;
 use crate::error::brief;
 use crate::files;
-
-/// Sources, and which of their fields are what.
-#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
-#[serde(deny_unknown_fields)]
-pub struct Settings {
-    /// Files, or patterns such as `texts/*.txt`: JSON lines, Parquet, CSV, TSV, or text files whose first line is the headline.
-    #[serde(deserialize_with = "one_or_many")]
-    pub from: Vec<PathBuf>,
-    /// Field with the text.
-    #[serde(default = "default_text")]
-    pub text: String,
-    /// Fields with summaries.
-    #[serde(default, deserialize_with = "one_or_many")]
-    pub summary: Vec<String>,
-    /// Field with the headline; of text files it is the first line.
-    #[serde(default)]
-    pub headline: Option<String>,
-    /// Field with the id; by default `id` where there is one, else file and line.
-    #[serde(default)]
-    pub id: Option<String>,
-    /// Field with the split, which is kept.
-    #[serde(default)]
-    pub split: Option<String>,
-    /// Field with what must not be split apart.
-    #[serde(default)]
-    pub group: Option<String>,
-    /// Language of the texts, as a BCP 47 tag.
-    #[serde(default = "default_language")]
-    pub language: String,
-    /// Field with a row's language; rows in another than `language` are rejected.
-    #[serde(default)]
-    pub language_field: Option<String>,
-    /// Licence of the sources; it carries to the set and its card.
-    #[serde(default)]
-    pub licence: Option<String>,
-    /// Field with a row's licence.
-    #[serde(default)]
-    pub licence_field: Option<String>,
-    /// Name and address of the sources, for the card.
-    #[serde(default)]
-    pub credit: Option<String>,
-    /// Part of each document that is used: `document`, `first_sentence`, `lead_3`.
-    #[serde(default = "default_unit")]
-    pub unit: String,
-    /// Fewest words of a text.
-    #[serde(default = "default_min_words")]
-    pub min_words: usize,
-    /// Most words of a text.
-    #[serde(default)]
-    pub max_words: Option<usize>,
-    /// Least share of letters in the script of the language.
-    #[serde(default = "default_min_script")]
-    pub min_script: f64,
-    /// Most documents that are read.
-    #[serde(default)]
-    pub limit: Option<usize>,
-}
-
-fn default_text() -> String {
-    "text".to_owned()
-}
-
-fn default_language() -> String {
-    "ar".to_owned()
-}
-
-fn default_unit() -> String {
-    "document".to_owned()
-}
-
-fn default_min_words() -> usize {
-    5
-}
-
-fn default_min_script() -> f64 {
-    0.5
-}
-
-impl Settings {
-    /// Checks the settings.
-    ///
-    /// # Errors
-    /// The key that is wrong.
-    pub fn check(&self) -> Result<()> {
-        if self.from.is_empty() {
-            return Err(
-                Error::input("`from` names no files").hint("give a file, or a list of them")
-            );
-        }
-        self.num_sentences()?;
-        language::tag(&self.language).map_err(|e| e.at("language"))?;
-        in_range("min_script", self.min_script, 0.0, 1.0)?;
-        if self.max_words.is_some_and(|most| most < self.min_words) {
-            return Err(Error::input("`max_words` is below `min_words`").hint("raise `max_words`"));
-        }
-        Ok(())
-    }
-
-    /// Sentences of a document that are used; none for all.
-    pub fn num_sentences(&self) -> Result<Option<usize>> {
-        match self.unit.as_str() {
-            "document" => Ok(None),
-            "first_sentence" => Ok(Some(1)),
-            other => other
-                .strip_prefix("lead_")
-                .and_then(|number| number.parse().ok())
-                .filter(|number| *number > 0)
-                .map(Some)
-                .ok_or_else(|| {
-                    Error::input(format!("`unit` is `{}`", brief(other)))
-                        .hint("write document, first_sentence, or lead_3 for three sentences")
-                }),
-        }
-    }
-}
 
 /// Files of the sources in a fixed order, patterns resolved.
 ///
@@ -163,7 +45,7 @@ pub fn sources(settings: &Settings) -> Result<Vec<PathBuf>> {
             .filter(|parent| !parent.as_os_str().is_empty())
             .unwrap_or(Path::new("."));
         let mut matching: Vec<PathBuf> = std::fs::read_dir(folder)
-            .map_err(|e| Error::io(folder, "read", &e).at("collect.from"))?
+            .map_err(|e| Error::io(folder, "read", e).at("collect.from"))?
             .flatten()
             .map(|entry| entry.path())
             .filter(|path| {
@@ -184,7 +66,7 @@ pub fn sources(settings: &Settings) -> Result<Vec<PathBuf>> {
     Ok(found)
 }
 
-/// Whether a name has the form of a pattern, in which `*` stands for anything.
+/// Returns whether a name fits a pattern, in which `*` matches anything.
 fn matches(pattern: &str, name: &str) -> bool {
     let mut parts = pattern.split('*');
     let Some(mut rest) = name.strip_prefix(parts.next().unwrap_or_default()) else {
@@ -203,7 +85,7 @@ fn matches(pattern: &str, name: &str) -> bool {
     rest.len() >= last.len() && rest.ends_with(last)
 }
 
-/// Reads the sources into one file, a document a line; those that are left out say why.
+/// Reads the sources into one file, one document per line; excluded documents have a reason.
 ///
 /// # Errors
 /// A source that cannot be read, by file and line.
@@ -217,22 +99,16 @@ pub fn collect(recipe: &Recipe, out: &Path, observer: &mut dyn Observer) -> Resu
         ids: HashMap::new(),
         num: 0,
     };
-    let mut failed = None;
     files::write_atomic_with(out, |file| {
         for path in &paths {
-            let read = reading.file(path, &mut |document| {
+            reading.file(path, &mut |document| {
                 observer.tell(Step::Collect.name(), document.row, 0)?;
-                let line = serde_json::to_string(&document).map_err(Error::bug)?;
-                writeln!(file, "{line}").map_err(|e| Error::io(out, "write", &e))
-            });
-            if let Err(error) = read {
-                failed = Some(error);
-                return Err(std::io::Error::other("a source could not be read"));
-            }
+                let line = serde_json::to_string(&document).map_err(Error::bug_from)?;
+                writeln!(file, "{line}").map_err(|e| Error::io(out, "write", e))
+            })?;
         }
         Ok(())
-    })
-    .map_err(|error| failed.take().unwrap_or(error))?;
+    })?;
     if reading.num == 0 {
         return Err(Error::input("the sources hold no documents").at("collect.from"));
     }
@@ -409,7 +285,7 @@ impl Reading<'_> {
     }
 }
 
-/// Share of letters in the script of a language; none where its script is not known here or there are no letters.
+/// Share of letters in the script of a language; none without letters, or for a language whose script this function does not know.
 pub(crate) fn script_share(text: &str, tag: &str) -> Option<f64> {
     let is_own: fn(char) -> bool = match tag.split('-').next().unwrap_or_default() {
         "ar" | "arz" | "ary" | "apc" | "acm" | "fa" | "ur" => is_arabic,
@@ -424,12 +300,12 @@ pub(crate) fn script_share(text: &str, tag: &str) -> Option<f64> {
     (letters > 0).then(|| own as f64 / letters as f64)
 }
 
-/// Whether a letter belongs to Unicode's blocks for Arabic.
+/// Returns whether a letter belongs to Unicode's blocks for Arabic.
 pub(crate) fn is_arabic(c: char) -> bool {
     matches!(c, '\u{600}'..='\u{6ff}' | '\u{750}'..='\u{77f}' | '\u{8a0}'..='\u{8ff}' | '\u{fb50}'..='\u{fdff}' | '\u{fe70}'..='\u{feff}')
 }
 
-/// Whether a letter is Latin.
+/// Returns whether a letter is Latin.
 pub(crate) fn is_latin(c: char) -> bool {
     matches!(c, 'a'..='z' | 'A'..='Z' | '\u{c0}'..='\u{24f}' | '\u{1e00}'..='\u{1eff}')
 }

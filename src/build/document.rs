@@ -1,4 +1,4 @@
-//! A document on its way: the steps it takes, what it is, and why it may be left out.
+//! A document in a build: its steps, its fields, and reasons of rejection.
 
 use serde::Deserialize;
 use serde::Serialize;
@@ -22,7 +22,7 @@ pub enum Step {
     Speak,
     /// Checks the speech.
     Listen,
-    /// Compares the splits with what was asked for.
+    /// Compares the splits with the requested shares.
     Split,
     /// Writes the data set.
     Publish,
@@ -41,7 +41,7 @@ impl Step {
         Self::Publish,
     ];
 
-    /// Steps that look at one row at a time.
+    /// Steps that process one row at a time.
     pub const ROW_BY_ROW: [Self; 4] = [Self::Summarise, Self::Verify, Self::Speak, Self::Listen];
 
     /// Name in recipes, files and messages.
@@ -67,14 +67,14 @@ impl Step {
     }
 }
 
-/// Why a row is left out.
+/// Reason of a rejection.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Rejection {
     /// The step that left it out.
     pub step: Step,
     /// A short name, the same for all rows with this reason.
     pub reason: String,
-    /// What was found in this row.
+    /// The fault of this row.
     pub detail: String,
 }
 
@@ -106,10 +106,10 @@ pub struct Document {
     pub headline: Option<String>,
     /// Language, as a BCP 47 tag.
     pub language: String,
-    /// Split that the source says.
+    /// Split that the source states.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub split: Option<String>,
-    /// What must not be split apart, as the source says it.
+    /// Unit that must not be split, as the source states it.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub group: Option<String>,
     /// File and line.
@@ -117,23 +117,23 @@ pub struct Document {
     /// Licence.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub licence: Option<String>,
-    /// Why it is left out.
+    /// Reason of the rejection.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub rejected: Option<Rejection>,
 }
 
-/// What a step came to with a row.
+/// Result of a step for a row.
 pub enum Outcome {
-    /// What the step found; the next step takes the row.
+    /// Result of the step; the next step takes the row.
     Done(serde_json::Value),
-    /// The row is left out.
+    /// The row is rejected.
     Rejected {
         /// A short name of the reason.
         reason: &'static str,
-        /// What was found.
+        /// The fault.
         detail: String,
     },
-    /// The build ends; the row stays where it was.
+    /// The build ends; the row stays in its state.
     Ended,
 }
 
@@ -145,10 +145,10 @@ impl Outcome {
     pub fn done(value: &impl Serialize) -> Result<Self> {
         serde_json::to_value(value)
             .map(Self::Done)
-            .map_err(Error::bug)
+            .map_err(Error::bug_from)
     }
 
-    /// A row that is left out.
+    /// A rejected row.
     pub fn rejected(reason: &'static str, detail: impl Into<String>) -> Self {
         Self::Rejected {
             reason,

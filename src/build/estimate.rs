@@ -1,22 +1,22 @@
-//! `--dry-run`: what a build will take, before any engine is asked.
+//! `--dry-run`: cost of a build, before any request to an engine.
 
 use crate::build::assign::Prepared;
 use crate::build::assign::SPLITS;
 use crate::build::call::Budget;
-use crate::build::listen::Transcribe;
 use crate::build::recipe::Recipe;
-use crate::build::speak;
+use crate::build::settings::listen::Transcribe;
+use crate::build::settings::speak;
+use crate::build::settings::summarise::Engine;
 use crate::build::store::Store;
-use crate::build::summarise::Engine;
 use crate::error::Result;
 
 /// Characters per second of speech, in Arabic news read by espeak-ng at its usual speed.
 const CHARS_PER_S: f64 = 14.0;
-/// Characters of a token, as tokenizers of multilingual models have it for Arabic: the estimate is on the high side.
+/// Characters per token of multilingual tokenizers on Arabic; the estimate is on the high side.
 const CHARS_PER_TOKEN: f64 = 2.5;
 /// Tokens of a summary.
 const SUMMARY_TOKENS: f64 = 80.0;
-/// Bytes a second of speech in FLAC at 16 kHz.
+/// Bytes per second of speech in FLAC at 16 kHz.
 const BYTES_PER_S: f64 = 18_000.0;
 
 /// Counts, hours and cost.
@@ -34,19 +34,19 @@ pub struct Estimate {
     pub bytes: f64,
     /// Requests to language models, speech and transcription endpoints.
     pub requests: [usize; 3],
-    /// Tokens asked and answered of language models.
+    /// Tokens of prompts and of responses of language models.
     pub tokens: [f64; 2],
-    /// Dollars for language models; none where a price is not known.
+    /// Dollars for language models; none if a price is unknown.
     pub dollars: Option<f64>,
 }
 
 impl Estimate {
     /// The estimate in lines.
     pub fn lines(&self) -> Vec<String> {
-        let kept = self.collected - self.rejected;
+        let remaining = self.collected - self.rejected;
         let mut lines = vec![
             format!(
-                "{} documents collected, {} rejected so far, {kept} to go on with",
+                "{} documents collected, {} rejected so far, {remaining} to go on with",
                 self.collected, self.rejected
             ),
             SPLITS
@@ -61,11 +61,11 @@ impl Estimate {
                 self.bytes / 1e9
             ),
         ];
-        let [written, spoken, heard] = self.requests;
+        let [written, spoken, transcribed] = self.requests;
         for (num, what) in [
             (written, "language model"),
             (spoken, "speech endpoint"),
-            (heard, "transcription endpoint"),
+            (transcribed, "transcription endpoint"),
         ] {
             if num > 0 {
                 lines.push(format!("{num} requests to the {what}, if none is cached"));
@@ -127,7 +127,7 @@ pub(crate) fn estimate(recipe: &Recipe, store: &Store, prepared: &Prepared) -> R
     }
     let seconds = chars / CHARS_PER_S;
     estimate.hours = seconds / 3600.0;
-    // In the cache, in Parquet and beside the manifest.
+    // In the cache, in Parquet and next to the manifest.
     estimate.bytes = 3.0 * seconds * BYTES_PER_S;
     let budget = summarise
         .endpoint

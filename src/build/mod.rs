@@ -1,9 +1,9 @@
 //! `maqam build`: speech-summarization data sets in the style of AraMega-SSum, from text to a published folder.
 //!
-//! Steps follow each other, [`Step::ALL`]. `collect` and `clean` look at the whole corpus, and fix split and voice of every row. Between
-//! them and `split`, rows are worked on one by one: a step takes a row to its next state or rejects it with a reason, and a journal keeps
-//! what it came to (`store`). Calls to models and speech engines are cached by content ([`cache`]). What a step makes of a row depends
-//! on the recipe, the row and those answers alone, so a build that was killed ends with the same bytes.
+//! The steps are [`Step::ALL`]. `collect` and `clean` read the whole corpus, and determine split and voice of every row. The steps between them
+//! and `split` process rows one by one: a step takes a row to its next state or rejects it with a reason, and a journal stores the result
+//! (`store`). Calls to models and speech engines are cached by content ([`cache`]). The result of a step for a row depends only on the recipe,
+//! the row and those answers, so a build that was killed ends with the same bytes.
 
 pub mod agreement;
 mod arabic;
@@ -14,11 +14,14 @@ mod clean;
 mod collect;
 pub mod document;
 mod estimate;
+mod keys;
 pub mod listen;
 mod numbers;
+mod observer;
 mod publish;
 pub mod recipe;
 mod sentences;
+mod settings;
 pub mod shard;
 mod speak;
 mod split;
@@ -30,10 +33,11 @@ mod workers;
 
 use std::path::Path;
 use std::path::PathBuf;
-use std::sync::atomic::AtomicBool;
 
 pub use crate::build::document::Step;
 pub use crate::build::estimate::Estimate;
+pub use crate::build::observer::Observer;
+pub use crate::build::observer::Outcome;
 pub use crate::build::recipe::Recipe;
 pub use crate::build::shard::Shard;
 
@@ -41,6 +45,8 @@ use crate::build::cache::Cache;
 use crate::build::call::Calls;
 use crate::build::listen::Listening;
 use crate::build::listen::maqam::Recogniser;
+use crate::build::publish::row::Described;
+use crate::build::publish::row::Publishing;
 use crate::build::speak::Speaking;
 use crate::build::store::Journal;
 use crate::build::store::Store;
@@ -51,22 +57,11 @@ use crate::error::Error;
 use crate::error::Result;
 use crate::files;
 use crate::files::Lock;
-
-/// Whoever watches a build.
-pub trait Observer {
-    /// `done` of `total` rows of a step are done.
-    ///
-    /// # Errors
-    /// The user asked to stop.
-    fn tell(&mut self, step: &'static str, done: usize, total: usize) -> Result<()>;
-
-    /// A line for the user.
-    fn line(&mut self, text: &str);
-}
+use crate::stop::Stop;
 
 /// A build, opened.
 pub struct Build<'a> {
-    /// What is built.
+    /// Recipe of the data set.
     pub recipe: Recipe,
     /// Folder of all data sets, `datasets`.
     pub root: PathBuf,
@@ -74,25 +69,10 @@ pub struct Build<'a> {
     pub shard: Shard,
     /// Rows that are worked on at once.
     pub num_workers: usize,
-    /// The model that listens, where the recipe names one.
+    /// The recogniser, if the recipe names a maqam model.
     pub recogniser: Option<Recogniser>,
-    /// Set by whoever wants the build to end.
-    pub stop: &'a AtomicBool,
-}
-
-/// What a build came to.
-#[derive(Clone, Debug, Default, PartialEq)]
-pub struct Outcome {
-    /// Rows that were collected.
-    pub collected: usize,
-    /// Rows that were published; none before `publish`.
-    pub published: Option<usize>,
-    /// Rows that were rejected so far.
-    pub rejected: usize,
-    /// Rows that are on their way.
-    pub pending: usize,
-    /// Things that the user should know.
-    pub notes: Vec<String>,
+    /// Flag that ends the build.
+    pub stop: &'a Stop,
 }
 
 impl Build<'_> {
@@ -101,11 +81,11 @@ impl Build<'_> {
         self.root.join(&self.recipe.name)
     }
 
-    /// Runs all steps up to `until`, the last included. What was done before is not done again.
+    /// Runs all steps up to and including `until`. Finished work is not repeated.
     ///
     /// # Errors
-    /// A recipe or source that cannot be used; an engine that is missing or fails for good; the disk's. Everything that was finished
-    /// before is kept, and the same command goes on from there.
+    /// A recipe or source that cannot be used; an engine that is missing or keeps failing; those of the disk. All finished work is stored, and the
+    /// same command continues from there.
     pub fn run(&self, until: Step, observer: &mut dyn Observer) -> Result<Outcome> {
         self.recipe.check()?;
         let store = Store::open(&self.root, &self.recipe)?;
@@ -124,10 +104,10 @@ impl Build<'_> {
         }
         cache.sync()?;
         if !self.shard.is_whole() {
-            return Ok(store.outcome(&prepared, &journals));
+            return Ok(prepared.outcome(&journals));
         }
 
-        let mut outcome = store.outcome(&prepared, &journals);
+        let mut outcome = prepared.outcome(&journals);
         let folder = self.folder();
         files::create_dir(&folder)?;
         self.recipe.write_resolved(&folder.join("recipe.yaml"))?;
@@ -136,7 +116,7 @@ impl Build<'_> {
         if until >= Step::Split {
             let rows = split::accepted(&prepared, &journals);
             outcome.notes = split::notes(&self.recipe, &prepared, &rows);
-            let publishing = publish::Publishing {
+            let publishing = Publishing {
                 recipe: &self.recipe,
                 folder: &folder,
                 store: &store,
@@ -148,7 +128,7 @@ impl Build<'_> {
                 notes: &outcome.notes,
             };
             if until == Step::Publish {
-                // Where nothing is left to publish, the reasons are what the user needs.
+                // If no row is left to publish, the user needs the reasons.
                 if rows.is_empty() {
                     publish::accounts(&folder, &store, &prepared, &journals, None, &described)?;
                 }
@@ -168,10 +148,10 @@ impl Build<'_> {
         Ok(outcome)
     }
 
-    /// Counts what a build would do: collects and cleans, but asks no engine.
+    /// Estimates a build: collects and cleans, but sends no request to an engine.
     ///
     /// # Errors
-    /// As [`Build::run`].
+    /// Those of [`Build::run`].
     pub fn estimate(&self, observer: &mut dyn Observer) -> Result<Estimate> {
         self.recipe.check()?;
         let store = Store::open(&self.root, &self.recipe)?;
@@ -181,7 +161,7 @@ impl Build<'_> {
         estimate::estimate(&self.recipe, &store, &prepared)
     }
 
-    /// Collects and cleans under a lock, so that shards which start together do it once; none where only `collect` was asked for.
+    /// Collects and cleans under a lock, so that shards which start together do it once; none if only `collect` was requested.
     fn prepare(
         &self,
         store: &Store,
@@ -251,7 +231,7 @@ impl Build<'_> {
     }
 }
 
-/// What the steps between `clean` and `split` work with.
+/// Engines of the steps between `clean` and `split`.
 struct Engines<'a> {
     calls: &'a Calls<'a>,
     summarising: Summarising<'a>,
@@ -261,7 +241,7 @@ struct Engines<'a> {
 }
 
 impl<'a> Engines<'a> {
-    /// Opens the engines of the steps up to `until`: what is missing is told before any work begins.
+    /// Opens the engines of the steps up to `until`, so that a missing engine is reported before any work begins.
     fn open(
         recipe: &'a Recipe,
         calls: &'a Calls<'a>,
@@ -277,7 +257,7 @@ impl<'a> Engines<'a> {
         })
     }
 
-    /// What each role was filled by, for the card and the rows.
+    /// Engines of each role, for the dataset card and the rows.
     fn described(&self) -> Described {
         Described {
             summaries: self.summarising.described(),
@@ -287,14 +267,7 @@ impl<'a> Engines<'a> {
     }
 }
 
-/// Names and versions of engines.
-pub(crate) struct Described {
-    pub(crate) summaries: serde_json::Value,
-    pub(crate) speech: serde_json::Value,
-    pub(crate) transcription: serde_json::Value,
-}
-
-/// Reads ratings that `review.html` exported, and says how far raters agree.
+/// Reads ratings that `review.html` exported, and computes the agreement of raters.
 ///
 /// # Errors
 /// A file that holds no ratings.

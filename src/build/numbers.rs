@@ -1,11 +1,11 @@
-//! Numbers in a text, whether it writes digits or words: what a summary says must stand in its text.
+//! Numbers in a text, as digits or words: the numbers of a summary must be in its text.
 
 use std::collections::BTreeSet;
 use std::sync::LazyLock;
 
 use regex::Regex;
 
-/// A number of the language, as far as it stands for a value of its own.
+/// A number word of the language, as far as it has a value of its own.
 #[derive(Clone, Copy, Debug, PartialEq)]
 enum Word {
     /// A value below a thousand.
@@ -20,7 +20,7 @@ enum Word {
     Plural(f64),
 }
 
-/// Numbers below this are often no counts where they are words: one, two.
+/// Number words below this are often not counts: one, two.
 const LEAST_IN_WORDS: f64 = 3.0;
 
 #[expect(
@@ -31,7 +31,7 @@ static TOKEN: LazyLock<Regex> = LazyLock::new(|| {
     Regex::new(r"\d{1,3}(?:[,٬]\d{3})+(?:[.٫]\d+)?|\d+(?:[.,٫]\d+)?|[\p{L}\p{M}]+").unwrap()
 });
 
-/// The numbers that a text says, in Arabic or English. Numbers below three count only as digits.
+/// The numbers in a text, in Arabic or English. Numbers below three count only as digits.
 pub(crate) fn numbers(text: &str) -> BTreeSet<String> {
     let mut found = BTreeSet::new();
     let mut reading = Reading::default();
@@ -61,7 +61,7 @@ pub(crate) fn numbers(text: &str) -> BTreeSet<String> {
     found
 }
 
-/// A number that is being read.
+/// A number in progress.
 #[derive(Default)]
 struct Reading {
     is_open: bool,
@@ -115,7 +115,7 @@ impl Reading {
         }
     }
 
-    /// Adds so many thousands, millions ...
+    /// Adds a number of thousands, millions ...
     fn scale(&mut self, count: f64, scale: f64) {
         self.total += count * scale;
         self.current = 0.0;
@@ -177,7 +177,7 @@ fn fold(word: &str) -> String {
         .collect()
 }
 
-/// The number that a folded word is, and whether it is joined to the one before by `and`.
+/// The number of a folded word, and whether `and` joins it to the one before.
 fn word(folded: &str) -> Option<(bool, Word)> {
     if let Some(found) = bare(folded) {
         return Some((false, found));

@@ -3,17 +3,16 @@
 use std::path::Path;
 
 use serde::Deserialize;
-use serde::Deserializer;
 use serde::Serialize;
 
-use crate::build::clean;
-use crate::build::collect;
-use crate::build::listen;
-use crate::build::publish;
-use crate::build::speak;
-use crate::build::split;
-use crate::build::summarise;
-use crate::build::verify;
+use crate::build::settings::clean;
+use crate::build::settings::collect;
+use crate::build::settings::listen;
+use crate::build::settings::publish;
+use crate::build::settings::speak;
+use crate::build::settings::split;
+use crate::build::settings::summarise;
+use crate::build::settings::verify;
 use crate::error::Error;
 use crate::error::Result;
 use crate::files;
@@ -46,7 +45,7 @@ pub struct Recipe {
     /// Sizes of the splits.
     #[serde(default)]
     pub split: split::Settings,
-    /// What is written.
+    /// Published files.
     #[serde(default)]
     pub publish: publish::Settings,
     /// Seed of splits, voices and samples.
@@ -58,7 +57,7 @@ impl Recipe {
     /// Reads a recipe; `changes` are values of `--set`.
     ///
     /// # Errors
-    /// `path:line: what was found`, with the nearest known key.
+    /// `path:line: fault`, with the nearest known key.
     pub fn load(path: &Path, changes: &[String]) -> Result<Self> {
         let text = files::read_text(path)?;
         if changes.is_empty() {
@@ -96,7 +95,7 @@ impl Recipe {
     /// # Errors
     /// The disk's.
     pub fn write_resolved(&self, path: &Path) -> Result<()> {
-        let text = yaml_serde::to_string(self).map_err(Error::bug)?;
+        let text = yaml_serde::to_string(self).map_err(Error::bug_from)?;
         files::write_atomic(path, text.as_bytes())
     }
 
@@ -107,29 +106,4 @@ impl Recipe {
             None => &self.collect.language,
         }
     }
-}
-
-/// Reads a list, or one value in place of a list of one.
-pub(crate) fn one_or_many<'de, D: Deserializer<'de>, T: Deserialize<'de>>(
-    deserializer: D,
-) -> std::result::Result<Vec<T>, D::Error> {
-    #[derive(Deserialize)]
-    #[serde(untagged)]
-    enum Written<T> {
-        Many(Vec<T>),
-        One(T),
-    }
-    Ok(match Written::deserialize(deserializer)? {
-        Written::Many(list) => list,
-        Written::One(one) => vec![one],
-    })
-}
-
-/// Checks that a number lies in a range.
-pub(crate) fn in_range(key: &str, value: f64, low: f64, high: f64) -> Result<()> {
-    if (low..=high).contains(&value) {
-        return Ok(());
-    }
-    Err(Error::input(format!("`{key}` is {value}"))
-        .hint(format!("give a number from {low} to {high}")))
 }

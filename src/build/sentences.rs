@@ -46,7 +46,7 @@ fn of_line(line: &str) -> Vec<&str> {
     found
 }
 
-/// Whether the full stop after this text belongs to its last word.
+/// Returns whether the full stop after this text is part of its last word.
 fn is_abbreviated(before: &str) -> bool {
     let word = before
         .rsplit(|c: char| c.is_whitespace() || c == '(')

@@ -1,4 +1,4 @@
-//! Shards: which rows a process works on, where a scheduler runs several.
+//! Shards: the rows of a process, if a scheduler runs several processes.
 
 use std::str::FromStr;
 
@@ -36,11 +36,11 @@ impl Shard {
         format!("{}-of-{}", self.remainder, self.of)
     }
 
-    /// The shard that a launcher's environment names: Slurm (job array, else tasks), Open MPI, Kubernetes (indexed job). `of` is the number
-    /// of shards where the launcher does not say it, as Kubernetes does not.
+    /// The shard in a launcher's environment: Slurm (job array, else tasks), Open MPI, Kubernetes (indexed job). `of` is the number of shards
+    /// if the launcher does not give it, as under Kubernetes.
     ///
     /// # Errors
-    /// No launcher, or one that does not say the number.
+    /// No launcher, or one without the number of shards.
     pub fn from_environment(
         of: Option<usize>,
         variable: impl Fn(&str) -> Option<String>,

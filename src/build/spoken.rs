@@ -1,8 +1,8 @@
-//! The spoken form of a text: what a speech engine reads, kept apart from what is written.
+//! The spoken form of a text, which a speech engine reads, separate from the written form.
 //!
-//! Arabic alone is changed: numbers, dates, times, currencies, units and abbreviations become words, Latin words become Arabic letters.
-//! Diacritics stay. The words are data (`prompts/build/spoken-ar.yaml`). Numbers agree with the noun after them where its ending shows the
-//! gender; their case is the oblique, which is the commoner one in running text.
+//! Only Arabic is changed: numbers, dates, times, currencies, units and abbreviations become words, Latin words become Arabic letters.
+//! Diacritics stay. The words are data (`prompts/build/spoken-ar.yaml`). Numbers agree with the noun after them if its ending shows the
+//! gender. Their case is the oblique, which is the more common one in running text.
 
 use std::collections::BTreeMap;
 use std::sync::LazyLock;
@@ -196,7 +196,7 @@ fn numbers(text: &str) -> String {
     said
 }
 
-/// A number with what is counted, if that is written beside it; `rest` follows.
+/// A number with the counted noun, if it follows; `rest` is the text after them.
 fn number(found: &Captures, rest: &str) -> String {
     let group = |name: &str| found.name(name).map_or("", |part| part.as_str());
     let (before, after) = (group("before").trim(), group("after"));
@@ -219,7 +219,7 @@ fn number(found: &Captures, rest: &str) -> String {
         .get(before)
         .or_else(|| WORDS.currencies.get(plain))
         .or_else(|| WORDS.units.get(plain));
-    // A scale between the number and its currency: the currency stands once, behind it.
+    // If a scale is between the number and its currency, the currency is written once, after the scale.
     if let (Some(currency), Some(scale)) = (WORDS.currencies.get(before), scale(name)) {
         return format!(
             "{} {scale} {}",
@@ -260,7 +260,7 @@ fn scale(word: &str) -> Option<&str> {
     .find(|scale| *scale == word)
 }
 
-/// A number with a decimal part, which is read as a number too, or digit by digit where it begins with a zero or is long.
+/// A number with a decimal part, which is read as a number too, or digit by digit if it begins with a zero or is long.
 fn decimal(whole: u64, part: &str, gender: Gender) -> String {
     let words = cardinal(whole, gender, Case::Oblique);
     match part {
@@ -344,7 +344,7 @@ fn latin(word: &str) -> String {
             .find(|(letters, _)| rest.starts_with(letters.as_str()));
         match sound {
             Some((letters, sound)) => {
-                // A vowel at the beginning of a word is carried by an alef.
+                // An alef carries a vowel at the beginning of a word.
                 if said.is_empty()
                     && matches!(sound.as_str(), "ي" | "و" | "")
                     && "aeiou".contains(first)
@@ -378,7 +378,7 @@ pub(crate) fn diacritised(text: &str) -> f64 {
 mod tests {
     use super::*;
 
-    /// Whether a text holds what a speech engine for Arabic cannot read: digits or Latin letters.
+    /// Returns whether a text holds what a speech engine for Arabic cannot read: digits or Latin letters.
     fn has_unspoken(text: &str) -> bool {
         text.chars().any(|c| c.is_numeric() || is_latin(c))
     }

@@ -1,7 +1,7 @@
-//! What a build keeps between its steps: collected and cleaned documents as whole files, and a journal of rows for each later step.
+//! Files of a build between its steps: collected and cleaned documents, and a journal of rows for each later step.
 //!
-//! Every file is named by a fingerprint of all that decides it, from the sources on. A changed recipe therefore finds nothing of what it
-//! changes, and everything that it leaves as it was. Everything lies in `datasets/.work/NAME`, beside the data set.
+//! Every file is named by a fingerprint of all its inputs, from the sources on. So after a change of the recipe, files that depend on the change
+//! are not found, and all others are. The files are in `datasets/.work/NAME`, next to the data set.
 
 use std::fs::File;
 use std::io::Read;
@@ -11,8 +11,6 @@ use std::path::Path;
 use std::path::PathBuf;
 use std::sync::Mutex;
 use std::sync::PoisonError;
-use std::sync::atomic::AtomicBool;
-use std::sync::atomic::Ordering;
 
 use serde::Deserialize;
 use serde::Serialize;
@@ -20,25 +18,24 @@ use serde::de::DeserializeOwned;
 use serde_json::Value;
 use serde_json::json;
 
-use crate::build::Outcome as Built;
-use crate::build::assign::Prepared;
 use crate::build::collect;
 use crate::build::document::Outcome;
 use crate::build::document::Step;
+use crate::build::observer::Outcome as Built;
 use crate::build::recipe::Recipe;
 use crate::build::shard::Shard;
 use crate::error::Error;
-use crate::error::Kind;
 use crate::error::Result;
 use crate::files;
 use crate::files::AppendLog;
 use crate::files::Lines;
 use crate::files::Lock;
 use crate::json;
+use crate::stop::Stop;
 
-/// Changes where files of earlier builds of maqam cannot be used any more.
+/// Version of the files, which changes when earlier versions cannot use them.
 const FORMAT: u32 = 1;
-/// Settings that change no result: what may be spent, and how patiently it is asked for.
+/// Settings that change no result: budgets and waits.
 const WITHOUT_EFFECT: [&str; 4] = ["budget", "timeout_s", "first_wait_s", "max_attempts"];
 
 /// Files of one build between its steps.
@@ -61,7 +58,7 @@ impl Store {
             let text = json!([FORMAT, before, with_effect(settings)]).to_string();
             blake3::hash(text.as_bytes()).to_hex()[..16].to_owned()
         };
-        let value = |settings: serde_json::Result<Value>| settings.map_err(Error::bug);
+        let value = |settings: serde_json::Result<Value>| settings.map_err(Error::bug_from);
         let sources = collect::sources(&recipe.collect)?
             .iter()
             .map(|path| Ok(json!([path, files::hash(path)?])))
@@ -122,7 +119,7 @@ impl Store {
         self.folder.join(format!("assign-{}.jsonl", self.assign))
     }
 
-    /// The journals of the steps that look at one row at a time, in their order.
+    /// The journals of the steps that process one row at a time, in their order.
     ///
     /// # Errors
     /// A journal that cannot be read.
@@ -144,7 +141,7 @@ impl Store {
         Lock::claim(&self.folder.join(format!("shard-{}", shard.name())))
     }
 
-    /// Reads one cleaned document, which begins at a byte of the file.
+    /// Reads one cleaned document, which begins at the given byte of the file.
     ///
     /// # Errors
     /// The disk's.
@@ -152,7 +149,7 @@ impl Store {
         let path = self.cleaned();
         let mut open = self.cleaned.lock().unwrap_or_else(PoisonError::into_inner);
         if open.is_none() {
-            *open = Some(File::open(&path).map_err(|e| Error::io(&path, "read", &e))?);
+            *open = Some(File::open(&path).map_err(|e| Error::io(&path, "read", e))?);
         }
         let file = open
             .as_mut()
@@ -161,36 +158,17 @@ impl Store {
     }
 
     /// Number of collected documents.
-    pub fn outcome_of_collecting(&self, stop: &AtomicBool) -> Result<Built> {
+    pub fn outcome_of_collecting(&self, stop: &Stop) -> Result<Built> {
         let mut outcome = Built::default();
         let mut lines = Lines::open(&self.collected())?;
         while let Some((_, line)) = lines.next_line()? {
-            if stop.load(Ordering::Relaxed) {
-                return Err(Error::new(Kind::Interrupted, "stopped"));
-            }
+            stop.check("stopped")?;
             outcome.collected += 1;
             let found: RejectedOnly = json::parse_slice(line)?;
             outcome.rejected += usize::from(found.rejected.is_some());
         }
         outcome.pending = outcome.collected - outcome.rejected;
         Ok(outcome)
-    }
-
-    /// How far the rows have come.
-    pub fn outcome(&self, prepared: &Prepared, journals: &[Journal]) -> Built {
-        let rejected = (0..prepared.rows.len())
-            .filter(|row| {
-                prepared.rows[*row].rejected.is_some()
-                    || journals.iter().any(|journal| journal.is_rejected(*row))
-            })
-            .count();
-        Built {
-            collected: prepared.rows.len(),
-            published: None,
-            rejected,
-            pending: prepared.rows.len() - rejected,
-            notes: Vec::new(),
-        }
     }
 }
 
@@ -221,11 +199,11 @@ fn read_at<T: DeserializeOwned>(
     let mut bytes = vec![0; len];
     file.seek(SeekFrom::Start(offset))
         .and_then(|_| file.read_exact(&mut bytes))
-        .map_err(|e| Error::io(path, "read", &e))?;
+        .map_err(|e| Error::io(path, "read", e))?;
     json::parse_slice(&bytes).map_err(|e| e.at_path(path))
 }
 
-/// Where a row stands in a journal.
+/// Place of a row in a journal.
 #[derive(Clone, Copy)]
 struct Entry {
     file: u16,
@@ -234,7 +212,7 @@ struct Entry {
     is_rejected: bool,
 }
 
-/// What one step came to, row by row, in the order in which rows were finished. Each shard writes a file of its own.
+/// Results of one step, row by row, in the order in which rows were finished. Each shard writes its own file.
 pub struct Journal {
     folder: PathBuf,
     files: Mutex<Vec<(PathBuf, File)>>,
@@ -251,17 +229,17 @@ struct Line<T> {
     rejected: Option<Rejected>,
 }
 
-/// Why a step rejected a row.
+/// Reason of a rejection.
 #[derive(Clone, Debug, Serialize, Deserialize)]
 pub struct Rejected {
     /// A short name.
     pub reason: String,
-    /// What was found.
+    /// The fault.
     pub detail: String,
 }
 
 impl Journal {
-    /// Opens the files of all shards. Half a line at the end of one, which a crash leaves, is passed over.
+    /// Opens the files of all shards. An incomplete line at the end of one, which a crash leaves, is ignored.
     fn open(folder: PathBuf) -> Result<Self> {
         let mut journal = Self {
             folder,
@@ -306,13 +284,13 @@ impl Journal {
     }
 
     fn add_file(&self, path: &Path) -> Result<u16> {
-        let file = File::open(path).map_err(|e| Error::io(path, "read", &e))?;
+        let file = File::open(path).map_err(|e| Error::io(path, "read", e))?;
         let mut files = self.files.lock().unwrap_or_else(PoisonError::into_inner);
         files.push((path.to_owned(), file));
         Ok(files.len() as u16 - 1)
     }
 
-    /// Returns whether the step is done with a row.
+    /// Returns whether the step has finished a row.
     pub fn has(&self, row: usize) -> bool {
         self.entries.contains_key(&row)
     }
@@ -324,25 +302,25 @@ impl Journal {
             .is_some_and(|entry| entry.is_rejected)
     }
 
-    /// Returns whether the step passed a row on.
+    /// Returns whether the step accepted a row.
     pub fn is_passed(&self, row: usize) -> bool {
         self.entries
             .get(&row)
             .is_some_and(|entry| !entry.is_rejected)
     }
 
-    /// What the step found of a row that it passed on.
+    /// The result of the step for a row that it accepted.
     ///
     /// # Errors
-    /// The disk's.
+    /// Those of the disk.
     pub fn done<T: DeserializeOwned>(&self, row: usize) -> Result<Option<T>> {
         Ok(self.line::<T>(row)?.and_then(|line| line.done))
     }
 
-    /// Why the step rejected a row.
+    /// The reason for which the step rejected a row.
     ///
     /// # Errors
-    /// The disk's.
+    /// Those of the disk.
     pub fn rejected(&self, row: usize) -> Result<Option<Rejected>> {
         if !self.is_rejected(row) {
             return Ok(None);
@@ -359,10 +337,10 @@ impl Journal {
         read_at(file, path, entry.offset, entry.len as usize).map(Some)
     }
 
-    /// Opens this shard's file to write; half a line at its end goes.
+    /// Opens this shard's file for writing, and removes an incomplete line at its end.
     ///
     /// # Errors
-    /// The disk's.
+    /// Those of the disk.
     pub fn writer(&self, shard: Shard) -> Result<JournalWriter> {
         let path = self.folder.join(format!("{}.jsonl", shard.name()));
         let whole = {
@@ -384,10 +362,10 @@ impl Journal {
         Ok(JournalWriter { log, at, number })
     }
 
-    /// Adds what the step came to with a row, in the file first.
+    /// Adds the result of the step for a row, first to the file.
     ///
     /// # Errors
-    /// The disk's.
+    /// Those of the disk.
     pub fn add(&mut self, writer: &mut JournalWriter, row: usize, outcome: Outcome) -> Result<()> {
         let line = match outcome {
             Outcome::Done(done) => Line {
@@ -406,7 +384,7 @@ impl Journal {
             Outcome::Ended => return Ok(()),
         };
         let is_rejected = line.rejected.is_some();
-        let text = serde_json::to_string(&line).map_err(Error::bug)?;
+        let text = serde_json::to_string(&line).map_err(Error::bug_from)?;
         writer.log.line(&text)?;
         self.entries.insert(
             row,
@@ -468,7 +446,7 @@ mod tests {
     }
 
     #[test]
-    fn what_may_be_spent_changes_no_fingerprint() {
+    fn budgets_do_not_change_fingerprints() {
         let with = json!({"model": "m", "budget": {"max_requests": 1}, "list": [{"timeout_s": 1}]});
         assert_eq!(with_effect(with), json!({"model": "m", "list": [{}]}));
     }

@@ -1,23 +1,18 @@
-//! `verify`: summaries compared with their texts: length, copied spans, numbers, Latin words, language, loops, and if wanted a judge.
-
-use std::path::PathBuf;
+//! `verify`: compares summaries with their texts: length, copied spans, numbers, Latin words, language, loops, and optionally a judge.
 
 use serde::Deserialize;
 use serde::Serialize;
-use serde_json::Map;
-use serde_json::Value;
 
 use crate::build::call::Calls;
-use crate::build::call::EndpointSettings;
 use crate::build::collect::is_latin;
 use crate::build::collect::script_share;
 use crate::build::document::Outcome;
 use crate::build::document::Step;
 use crate::build::numbers::numbers;
 use crate::build::recipe::Recipe;
-use crate::build::recipe::in_range;
+use crate::build::settings::summarise::Engine;
+use crate::build::settings::verify::Settings;
 use crate::build::summarise;
-use crate::build::summarise::Engine;
 use crate::build::summarise::Summarised;
 use crate::build::summarise::language_model::Prompts;
 use crate::build::summarise::language_model::Writer;
@@ -27,89 +22,14 @@ use crate::data::repeats::words;
 use crate::error::Result;
 use crate::metrics::failures::has_loop_in;
 
-/// Bounds of summaries.
-#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
-#[serde(deny_unknown_fields, default)]
-pub struct Settings {
-    /// Whether faults reject a row or only warn; by default they reject, except summaries that the source has.
-    pub reject: Option<bool>,
-    /// Fewest words of a summary.
-    pub min_words: usize,
-    /// Most words of a summary for each word of its text.
-    pub max_ratio: f64,
-    /// Largest share of a summary's words that stand in one run in the text.
-    pub max_copied: f64,
-    /// Least share of letters in the script of the language.
-    pub min_script: f64,
-    /// Whether every number of a summary must stand in its text.
-    pub numbers: bool,
-    /// Whether every Latin word of a summary must stand in its text.
-    pub latin: bool,
-    /// A language model that grades faithfulness.
-    pub judge: Option<Judge>,
-}
-
-impl Default for Settings {
-    fn default() -> Self {
-        Self {
-            reject: None,
-            min_words: 2,
-            max_ratio: 1.0,
-            max_copied: 0.95,
-            min_script: 0.5,
-            numbers: true,
-            latin: true,
-            judge: None,
-        }
-    }
-}
-
-/// A language model that grades faithfulness from 1 to 5.
-#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
-#[serde(deny_unknown_fields)]
-pub struct Judge {
-    /// Its endpoint.
-    pub endpoint: EndpointSettings,
-    /// Further parameters of its requests.
-    #[serde(default)]
-    pub parameters: Map<String, Value>,
-    /// Least grade of a row that stays.
-    #[serde(default = "default_min_grade")]
-    pub min_grade: f64,
-    /// File with prompts of your own; by default prompts/build/judge.yaml.
-    #[serde(default)]
-    pub prompt: Option<PathBuf>,
-}
-
-fn default_min_grade() -> f64 {
-    4.0
-}
-
-impl Settings {
-    /// Checks the settings.
-    ///
-    /// # Errors
-    /// The key that is wrong.
-    pub fn check(&self) -> Result<()> {
-        in_range("max_ratio", self.max_ratio, 0.0, 100.0)?;
-        in_range("max_copied", self.max_copied, 0.0, 1.0)?;
-        in_range("min_script", self.min_script, 0.0, 1.0)?;
-        let Some(judge) = &self.judge else {
-            return Ok(());
-        };
-        in_range("judge.min_grade", judge.min_grade, 1.0, 5.0)?;
-        judge.endpoint.check()
-    }
-}
-
 /// Measures of a row's first summary, and what was found of any.
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
 pub(crate) struct Verified {
-    /// Words of the text for each word of the summary.
+    /// Words of the text per word of the summary.
     pub(crate) compression: f64,
-    /// Share of the summary's words that stand in one run in the text.
+    /// Share of the summary's words that are one run of the text.
     pub(crate) copied: f64,
-    /// Share of the summary's words that stand somewhere in the text.
+    /// Share of the summary's words that are anywhere in the text.
     pub(crate) shared: f64,
     /// Grade of the judge.
     #[serde(default, skip_serializing_if = "Option::is_none")]
@@ -119,7 +39,7 @@ pub(crate) struct Verified {
     pub(crate) warnings: Vec<String>,
 }
 
-/// A reason and what was found.
+/// A reason and its details.
 type Fault = (&'static str, String);
 
 /// The step, opened.
@@ -131,7 +51,7 @@ pub(crate) struct Verifying<'a> {
 }
 
 impl<'a> Verifying<'a> {
-    /// Opens the judge where the step is needed.
+    /// Opens the judge if the step is needed.
     pub(crate) fn open(recipe: &'a Recipe, calls: &'a Calls<'a>, is_needed: bool) -> Result<Self> {
         let settings = &recipe.verify;
         let judge = match settings.judge.as_ref().filter(|_| is_needed) {
@@ -169,7 +89,7 @@ impl<'a> Verifying<'a> {
             .map(|summary| measured(&text_words, &words(summary)))
             .unwrap_or_default();
         if let Some(judge) = &self.judge {
-            match self.judged(judge, &found)? {
+            match self.grade(judge, &found)? {
                 Written::Text(grade) => {
                     verified.grade = Some(grade);
                     let min_grade = self.settings.judge.as_ref().map_or(1.0, |j| j.min_grade);
@@ -195,7 +115,7 @@ impl<'a> Verifying<'a> {
         Outcome::done(&verified)
     }
 
-    /// Everything that is wrong with one summary.
+    /// All faults of one summary.
     fn faults(&self, found: &Summarised, text_words: &[String], summary: &str) -> Vec<Fault> {
         let settings = self.settings;
         let summary_words = words(summary);
@@ -256,7 +176,7 @@ impl<'a> Verifying<'a> {
     }
 
     /// The judge's grade of the first summary.
-    fn judged(&self, judge: &Writer, found: &Summarised) -> Result<Written<f64>> {
+    fn grade(&self, judge: &Writer, found: &Summarised) -> Result<Written<f64>> {
         #[derive(Deserialize)]
         struct Grade {
             faithfulness: f64,
@@ -285,7 +205,7 @@ impl<'a> Verifying<'a> {
     }
 }
 
-/// Reason of rows whose text says the summary.
+/// Reason for rejecting rows whose text contains the summary.
 const SPOKEN: &str = "summary_spoken";
 
 fn is_taken_out(engine: Engine) -> bool {

@@ -1,4 +1,4 @@
-//! Rows taken through one step by several threads; the thread that called keeps what they find.
+//! Processes rows of one step with several threads; the calling thread stores their results.
 
 use std::sync::atomic::AtomicBool;
 use std::sync::atomic::AtomicUsize;
@@ -17,10 +17,10 @@ use crate::build::shard::Shard;
 use crate::build::store::Journal;
 use crate::build::store::Store;
 use crate::error::Error;
-use crate::error::Kind;
 use crate::error::Result;
+use crate::stop::Stop;
 
-/// What earlier steps know of the rows.
+/// Results of earlier steps for the rows.
 pub(crate) struct Rows<'a> {
     pub(crate) store: &'a Store,
     pub(crate) prepared: &'a Prepared,
@@ -33,7 +33,7 @@ impl Rows<'_> {
         self.prepared.document(self.store, row)
     }
 
-    /// What a step before this one found.
+    /// Result of an earlier step.
     pub(crate) fn of<T: DeserializeOwned>(&self, step: Step, row: usize) -> Result<T> {
         let missing = || Error::bug(format!("row {row} has no result of {}", step.name()));
         self.before
@@ -48,16 +48,16 @@ impl Rows<'_> {
 pub(crate) struct Workers<'a> {
     pub(crate) step: Step,
     pub(crate) num_threads: usize,
-    pub(crate) stop: &'a AtomicBool,
+    pub(crate) stop: &'a Stop,
     pub(crate) calls: &'a Calls<'a>,
 }
 
 impl Workers<'_> {
-    /// Works on rows, and writes what each came to into the journal as soon as it is known. After a failure the rows under way are
-    /// finished and kept; no new one is begun.
+    /// Processes rows, and writes each result into the journal at once. After a failure, the rows in progress are finished and stored, and no
+    /// new one is started.
     ///
     /// # Errors
-    /// The first failure; a stop that was asked for.
+    /// The first failure; a requested stop.
     pub(crate) fn run(
         &self,
         rows: Vec<usize>,
@@ -80,7 +80,7 @@ impl Workers<'_> {
             for _ in 0..self.num_threads.clamp(1, rows.len()) {
                 let (sender, rows, next, is_over) = (sender.clone(), &rows, &next, &is_over);
                 scope.spawn(move || {
-                    while !is_over.load(Ordering::Relaxed) && !self.stop.load(Ordering::Relaxed) {
+                    while !is_over.load(Ordering::Relaxed) && !self.stop.is_requested() {
                         let Some(row) = rows.get(next.fetch_add(1, Ordering::Relaxed)) else {
                             return;
                         };
@@ -97,14 +97,14 @@ impl Workers<'_> {
                     .lines()
                     .iter()
                     .for_each(|line| observer.line(line));
-                let kept = outcome
+                let stored = outcome
                     .map_err(|e| e.or_hint("run the command again: what was finished is kept"))
                     .and_then(|outcome| {
                         num_done += usize::from(!matches!(outcome, Outcome::Ended));
                         journal.add(&mut writer, row, outcome)
                     })
                     .and_then(|()| observer.tell(name, num_done, rows.len()));
-                if let Err(error) = kept {
+                if let Err(error) = stored {
                     is_over.store(true, Ordering::Relaxed);
                     failed.get_or_insert(error);
                 }
@@ -112,13 +112,10 @@ impl Workers<'_> {
             failed.map_or(Ok(()), Err)
         })?;
         if num_done < rows.len() {
-            return Err(Error::new(
-                Kind::Interrupted,
-                format!(
-                    "stopped in {name} after {num_done} of {} rows; run the command again to go on",
-                    rows.len()
-                ),
-            ));
+            return Err(Error::interrupted(format!(
+                "stopped in {name} after {num_done} of {} rows; run the command again to go on",
+                rows.len()
+            )));
         }
         Ok(())
     }

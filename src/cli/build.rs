@@ -2,7 +2,6 @@
 
 use std::path::Path;
 use std::path::PathBuf;
-use std::sync::atomic::AtomicBool;
 
 use clap::Args;
 use clap::ValueEnum;
@@ -15,16 +14,17 @@ use crate::build::Recipe;
 use crate::build::Shard;
 use crate::build::Step;
 use crate::build::listen::maqam::Recogniser;
-use crate::cli::arguments::MemoryArguments;
-use crate::cli::arguments::ModelArguments;
-use crate::cli::device::DeviceArguments;
-use crate::cli::hub;
+use crate::cli::arguments::device::DeviceArguments;
+use crate::cli::arguments::model::MemoryArguments;
+use crate::cli::arguments::model::ModelArguments;
+use crate::cli::arguments::model::model_dir;
 use crate::cli::print;
 use crate::cli::progress::Stages;
 use crate::error::Error;
 use crate::error::Result;
 use crate::eval::content;
 use crate::eval::content::Contents;
+use crate::stop::Stop;
 
 #[derive(Args)]
 pub struct Arguments {
@@ -100,7 +100,7 @@ impl Observer for Screen<'_> {
     }
 }
 
-pub fn run(arguments: &Arguments, stop: &AtomicBool) -> Result<()> {
+pub fn run(arguments: &Arguments, stop: &Stop) -> Result<()> {
     if !arguments.ratings.is_empty() {
         return show_agreement(&arguments.ratings);
     }
@@ -173,7 +173,7 @@ impl Arguments {
     /// Opens the model that listens.
     fn recogniser(&self, model: &str, recipe: &Recipe) -> Result<Recogniser> {
         let adapter = recipe.listen.adapter.clone();
-        let dir = hub::model_dir(model)?;
+        let dir = model_dir(model)?;
         let computes = format!("{:?}", self.device.choice());
         let hash = Contents::open(Path::new(content::FOLDER))?
             .model(&dir, adapter.as_deref(), &computes)

@@ -4,7 +4,7 @@ use std::path::PathBuf;
 
 use clap::Args;
 
-use crate::cli::export::Stored;
+use crate::cli::arguments::stored::Stored;
 use crate::cli::print;
 use crate::compose::Request;
 use crate::compose::compose;

@@ -1,43 +1,41 @@
 //! `maqam experiment`.
 
-use std::collections::HashSet;
 use std::path::Path;
 use std::path::PathBuf;
-use std::sync::atomic::AtomicBool;
 
 use clap::Args;
 
-use crate::cli::arguments::MemoryArguments;
-use crate::cli::device::DeviceArguments;
-use crate::cli::device::note_precision;
-use crate::cli::hub;
-use crate::cli::leakage::LeakageArguments;
+use crate::cli::arguments::device::DeviceArguments;
+use crate::cli::arguments::device::note_precision;
+use crate::cli::arguments::leakage::LeakageArguments;
+use crate::cli::arguments::model::MemoryArguments;
+use crate::cli::arguments::model::model_dir;
 use crate::cli::print;
 use crate::cli::progress::Stages;
-use crate::cli::train::Screen;
-use crate::cli::train::tell_fit;
-use crate::cli::train::tell_skipped;
-use crate::error::Error;
+use crate::cli::screen::Screen;
+use crate::cli::screen::in_words;
+use crate::cli::screen::tell_fit;
+use crate::cli::screen::tell_skipped;
+use crate::data::headers;
+use crate::data::headers::Headers;
 use crate::error::Result;
 use crate::eval::suite::Suite;
 use crate::experiment::Experiment;
 use crate::experiment::Planned;
 use crate::experiment::compare::compare;
-use crate::experiment::page;
+use crate::experiment::prepare::prepare;
 use crate::experiment::runner;
 use crate::experiment::runner::Models;
 use crate::experiment::runner::Watcher;
 use crate::experiment::write;
-use crate::featurise::headers;
-use crate::featurise::headers::Headers;
-use crate::featurise::rows::Pool;
-use crate::featurise::rows::RowCheck;
-use crate::featurise::rows::Watch;
 use crate::files;
 use crate::nn::precision::Precision;
 use crate::recipe::Begun;
 use crate::records::scores::Scores;
 use crate::report;
+use crate::report::experiment::Declared;
+use crate::report::experiment::page;
+use crate::stop::Stop;
 use crate::train::Observer;
 
 #[derive(Args)]
@@ -55,120 +53,107 @@ pub struct Arguments {
     device: DeviceArguments,
 }
 
-pub fn run(arguments: &Arguments, stop: &AtomicBool) -> Result<()> {
+pub fn run(arguments: &Arguments, stop: &Stop) -> Result<()> {
     let (experiment, planned) = Experiment::load(&arguments.experiment)?;
-    let Some(first) = planned.first() else {
-        return Err(Error::bug("an experiment without runs"));
-    };
-    let tasks = first.recipe.tasks()?;
     let headers = Headers::open(Path::new(headers::FOLDER));
     let mut stages = Stages::new(stop);
-    let test = experiment
-        .test
-        .as_deref()
-        .map(|path| test_suite(path, first, &headers, &mut stages))
-        .transpose()?;
-    let mut lengths = Vec::new();
-    let mut notes: Vec<String> = test.iter().flat_map(|suite| suite.notes.clone()).collect();
-    // Recipes often share manifests: a row or a note of several is named once.
-    let mut skipped: Vec<String> = Vec::new();
-    let mut is_told: HashSet<String> = HashSet::new();
-    let of_test = test.iter().flat_map(|suite| &suite.skipped);
-    add_new(of_test, &mut is_told, &mut skipped);
-    for one in planned.iter().take(experiment.recipes.len()) {
-        let watch: Watch = &mut |what, done, total| stages.tell(what, done, total);
-        let rows = one.recipe.rows(&tasks, &headers, Pool::Fresh, watch)?;
-        lengths.push(rows.schedule.num_steps());
-        add_new(rows.skipped(), &mut is_told, &mut skipped);
-        for note in rows.notes() {
-            if !notes.contains(note) {
-                notes.push(note.clone());
-            }
-        }
-        let test = experiment.test.as_slice();
-        for note in rows.check_leakage(test, &arguments.leakage.allowed(), &headers)? {
-            if !notes.contains(&note) {
-                notes.push(note);
-            }
-        }
-    }
+    let prepared = prepare(
+        &experiment,
+        &planned,
+        &arguments.leakage.allowed(),
+        &headers,
+        &mut |what, done, total| stages.tell(what, done, total),
+    )?;
     stages.clear();
     headers.keep();
-    tell_skipped(skipped.iter().map(String::as_str));
-    notes
-        .iter()
-        .for_each(|note| print::message(format_args!("note: {note}")));
+    tell_skipped(prepared.skipped.iter().map(String::as_str));
+    for note in &prepared.notes {
+        print::message(format_args!("note: {note}"));
+    }
     experiment
-        .check_budget(&lengths)
+        .check_budget(&prepared.num_steps)
         .map_err(|e| e.at_path(&arguments.experiment))?;
-    // Nothing that cannot be printed keeps the runs from being trained; the comparison at the end is the result.
+    announce(&experiment, planned.len());
+
+    if !arguments.compare_only {
+        let test = prepared.test.as_ref();
+        let elsewhere = arguments.train(&experiment, &planned, test, stop)?;
+        if elsewhere > 0 {
+            return print::line(format_args!(
+                "{elsewhere} runs are still being trained by other processes; the last of them compares, or `--compare-only`"
+            ));
+        }
+    }
+    match &prepared.test {
+        Some(test) => compare_runs(&experiment, &planned, test),
+        None => print::line(
+            "no `test` suite: nothing is compared; `maqam compare` shows runs side by side",
+        ),
+    }
+}
+
+/// Nothing that cannot be printed keeps the runs from being trained; the comparison at the end is the result.
+fn announce(experiment: &Experiment, num_runs: usize) {
     let announced = print::line(format_args!(
-        "experiment {}: {} recipes, {} seeds, {} runs",
+        "experiment {}: {} recipes, {} seeds, {num_runs} runs",
         experiment.name,
         experiment.recipes.len(),
         experiment.seeds.len(),
-        planned.len()
     ));
     if let Err(error) = announced {
         print::message(format_args!("note: {}", error.message()));
     }
-    if !arguments.compare_only {
-        let device = arguments.device.open()?;
-        let precisions: Vec<Precision> = planned
-            .iter()
-            .take(experiment.recipes.len())
-            .map(|one| one.recipe.model.precision)
-            .collect();
-        let each_once = precisions
-            .iter()
-            .enumerate()
-            .filter(|(i, precision)| !precisions[..*i].contains(precision));
-        each_once
-            .map(|(_, precision)| *precision)
-            .try_for_each(|precision| note_precision(precision, &device))?;
+}
+
+impl Arguments {
+    /// Trains and evaluates the runs; returns how many are being trained by other processes.
+    fn train(
+        &self,
+        experiment: &Experiment,
+        planned: &[Planned],
+        test: Option<&Suite>,
+        stop: &Stop,
+    ) -> Result<usize> {
+        let device = self.device.open()?;
+        let mut told: Vec<Precision> = Vec::new();
+        for one in planned.iter().take(experiment.recipes.len()) {
+            let precision = one.recipe.model.precision;
+            if !told.contains(&precision) {
+                note_precision(precision, &device)?;
+                told.push(precision);
+            }
+        }
         let mut watcher = Terminal {
-            screen: Screen::new(0, 0),
+            screen: Screen::new(0, 0, false),
         };
-        let elsewhere = runner::run(
-            &experiment,
-            &planned,
-            test.as_ref(),
+        runner::run(
+            experiment,
+            planned,
+            test,
             Models {
                 device: &device,
-                model_dir: &|model| hub::model_dir(model),
-                ignore_memory: arguments.memory.ignore_memory,
+                model_dir: &|model| model_dir(model),
+                ignore_memory: self.memory.ignore_memory,
             },
             &mut watcher,
             stop,
-        )?;
-        if elsewhere > 0 {
-            print::line(format_args!(
-                "{elsewhere} runs are still being trained by other processes; the last of them compares, or `--compare-only`"
-            ))?;
-            return Ok(());
-        }
+        )
     }
-    let Some(test) = test else {
-        print::line(format_args!(
-            "no `test` suite: nothing is compared; `maqam compare` shows runs side by side"
-        ))?;
-        return Ok(());
-    };
-    let outcome = compare(&experiment, &planned, &test)?;
-    let (text, numbers) = (
-        experiment.folder().join("comparison.md"),
-        experiment.folder().join("comparison.json"),
-    );
-    let markdown = write::markdown(&experiment, &outcome);
+}
+
+/// Compares the finished runs, and prints and writes the comparison.
+fn compare_runs(experiment: &Experiment, planned: &[Planned], test: &Suite) -> Result<()> {
+    let outcome = compare(experiment, planned, test)?;
+    let text = experiment.folder().join("comparison.md");
+    let markdown = write::markdown(experiment, &outcome);
     files::write_atomic(&text, markdown.as_bytes())?;
-    files::write_atomic(
-        &numbers,
-        serde_json::to_string_pretty(&outcome)
-            .map_err(Error::bug)?
-            .as_bytes(),
-    )?;
+    let numbers = outcome.write(&experiment.folder())?;
+    let declared = Declared {
+        name: &experiment.name,
+        level: experiment.level,
+    };
     let page = report::compare::write(
-        &page::page(&experiment, &outcome),
+        &page(&declared, &outcome),
         &experiment.folder().join("report"),
     )?;
     print::line(format_args!(
@@ -176,44 +161,10 @@ pub fn run(arguments: &Arguments, stop: &AtomicBool) -> Result<()> {
         text.display(),
         numbers.display(),
         page.display()
-    ))?;
-    Ok(())
+    ))
 }
 
-/// Adds the messages of rows that are left out, as far as they are not told yet.
-fn add_new<'a>(
-    errors: impl Iterator<Item = &'a Error>,
-    is_told: &mut HashSet<String>,
-    skipped: &mut Vec<String>,
-) {
-    for error in errors {
-        if is_told.insert(error.message().to_owned()) {
-            skipped.push(error.message().to_owned());
-        }
-    }
-}
-
-/// The suite that every run is evaluated on, with the headers of its audio read: an experiment evaluates on it after hours.
-fn test_suite(
-    path: &Path,
-    first: &Planned,
-    headers: &Headers,
-    stages: &mut Stages<'_>,
-) -> Result<Suite> {
-    let recipe = &first.recipe;
-    let mut watch = |what, done, total| stages.tell(what, done, total);
-    let mut check = RowCheck::new(
-        headers,
-        recipe.max_audio_s,
-        recipe.on_bad_row,
-        "`on_bad_row: skip` in every recipe",
-        &mut watch,
-    );
-    let suite = Suite::load_checked(path, &recipe.tasks()?, &mut check)?;
-    check.finish()?;
-    Ok(suite)
-}
-
+/// An experiment on the terminal.
 struct Terminal {
     screen: Screen,
 }
@@ -228,7 +179,7 @@ impl Watcher for Terminal {
             begun.state.step
         ));
         tell_fit(begun);
-        self.screen = Screen::new(begun.state.step, begun.schedule.num_steps());
+        self.screen = Screen::new(begun.state.step, begun.schedule.num_steps(), false);
     }
 
     fn observer(&mut self) -> &mut dyn Observer {
@@ -236,13 +187,7 @@ impl Watcher for Terminal {
     }
 
     fn tested(&mut self, scores: &Scores) {
-        let listed = scores
-            .0
-            .iter()
-            .map(|(name, value)| format!("{name} {value:.4}"))
-            .collect::<Vec<_>>()
-            .join("  ");
-        self.screen.note(&format!("test: {listed}"));
+        self.screen.note(&format!("test: {}", in_words(scores)));
     }
 
     fn note(&mut self, text: &str) {

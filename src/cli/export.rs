@@ -5,9 +5,10 @@ use std::path::PathBuf;
 
 use clap::Args;
 use clap::ValueEnum;
-use safetensors::Dtype;
 
-use crate::cli::hub;
+use crate::cli::arguments::model;
+use crate::cli::arguments::model::model_dir;
+use crate::cli::arguments::stored::Stored;
 use crate::cli::print;
 use crate::error::Error;
 use crate::error::Result;
@@ -20,7 +21,7 @@ use crate::models::names::Names;
 use crate::models::trained::Trained;
 use crate::nn::naming::NameForm;
 use crate::nn::peft;
-use crate::nn::peft::Card;
+use crate::nn::peft::Metadata;
 
 #[derive(Args)]
 pub struct Arguments {
@@ -41,25 +42,6 @@ pub struct Arguments {
     dtype: Option<Stored>,
 }
 
-/// A type of stored weights.
-#[derive(Clone, Copy, PartialEq, Eq, ValueEnum)]
-pub enum Stored {
-    F32,
-    F16,
-    Bf16,
-}
-
-impl Stored {
-    /// Its name in safetensors.
-    pub fn dtype(self) -> Dtype {
-        match self {
-            Self::F32 => Dtype::F32,
-            Self::F16 => Dtype::F16,
-            Self::Bf16 => Dtype::BF16,
-        }
-    }
-}
-
 #[derive(Clone, Copy, PartialEq, Eq, ValueEnum)]
 enum Form {
     /// The whole checkpoint with the adapter merged, for transformers and vLLM.
@@ -77,19 +59,19 @@ enum Form {
 }
 
 pub fn run(arguments: &Arguments) -> Result<()> {
-    let model_dir = hub::model_dir(&arguments.model)?;
-    let config = Config::load(&model_dir)?;
+    let dir = model_dir(&arguments.model)?;
+    let config = Config::load(&dir)?;
     let trained = Trained::load(&arguments.adapter, &config)?;
-    crate::cli::arguments::note(&trained);
+    model::note(&trained);
     let form = match arguments.form {
         Form::Merged => {
             let dtype = arguments.dtype.map(Stored::dtype);
             let merged = merge(
-                &model_dir,
+                &dir,
                 &config,
                 &trained,
                 dtype,
-                &origin(arguments, &model_dir),
+                &origin(arguments, &dir),
                 &arguments.out,
             )?;
             print::line(format_args!(
@@ -120,14 +102,21 @@ pub fn run(arguments: &Arguments) -> Result<()> {
             .hint("name a folder that does not exist yet"));
     }
     let text = files::read_text(&arguments.adapter.join(peft::CONFIG_FILE))?;
-    let written: serde_json::Value = serde_json::from_str(&text).map_err(Error::input)?;
-    let card = Card {
+    let written: serde_json::Value =
+        serde_json::from_str(&text).map_err(|e| Error::input(&e).caused_by(e))?;
+    let metadata = Metadata {
         base: arguments.model.clone(),
         dropout: written["lora_dropout"].as_f64().unwrap_or(0.0),
         variant: adapter.variant,
     };
     let staged = StagedDir::new(&arguments.out)?;
-    peft::save(staged.path(), &adapter.plan, &adapter.tensors, &card, form)?;
+    peft::save(
+        staged.path(),
+        &adapter.plan,
+        &adapter.tensors,
+        &metadata,
+        form,
+    )?;
     staged.commit()?;
     print::line(format_args!(
         "{} adapted modules in {}",
@@ -151,7 +140,7 @@ fn other_form(names: &Names, called: &str) -> Result<&'static NameForm> {
 }
 
 /// Base and adapter as a model card names them: a Hub id as written, of a folder on this machine its name alone.
-fn origin(arguments: &Arguments, model_dir: &Path) -> Origin {
+fn origin(arguments: &Arguments, dir: &Path) -> Origin {
     let last = |path: &Path| {
         let whole = path.canonicalize().unwrap_or_else(|_| path.to_owned());
         whole
@@ -161,7 +150,7 @@ fn origin(arguments: &Arguments, model_dir: &Path) -> Origin {
             .into_owned()
     };
     let base = if Path::new(&arguments.model).is_dir() {
-        last(model_dir)
+        last(dir)
     } else {
         arguments.model.clone()
     };

@@ -1,8 +1,5 @@
 //! What Ctrl-C, a termination and a hang-up do to the work.
 
-use std::sync::Arc;
-use std::sync::atomic::AtomicBool;
-use std::sync::atomic::Ordering;
 use std::time::Duration;
 
 use crate::cli::print;
@@ -10,17 +7,18 @@ use crate::error::Error;
 use crate::error::Kind;
 use crate::error::Result;
 use crate::files::Waiting;
+use crate::stop::Stop;
 
 /// Time between two looks at whether the work waits for somebody outside.
 const LOOK_UP: Duration = Duration::from_millis(50);
 
-/// The first signal asks the work to stop at a whole step, by setting `stop`; the second ends the process.
+/// The first signal asks the work to stop at a whole step, through `stop`; the second ends the process.
 ///
 /// Work that waits for somebody outside (a pipe, a download) cannot see `stop` and has nothing to lose: the first signal ends it.
 /// A hang-up that is ignored when the program starts, as under `nohup`, stays ignored.
-pub fn watch(stop: Arc<AtomicBool>) -> Result<()> {
+pub fn watch(stop: Stop) -> Result<()> {
     let handler = move || {
-        if stop.swap(true, Ordering::Relaxed) {
+        if stop.request() {
             end();
         }
         if Waiting::is_any() {
@@ -39,7 +37,7 @@ pub fn watch(stop: Arc<AtomicBool>) -> Result<()> {
     };
     let ignored = ignored_signals();
     ctrlc::set_handler(handler)
-        .map_err(|e| Error::resource(format!("cannot watch for Ctrl-C: {e}")))?;
+        .map_err(|e| Error::resource(format!("cannot watch for Ctrl-C: {e}")).caused_by(e))?;
     for signal in ignored {
         ignore(signal);
     }
@@ -52,7 +50,7 @@ fn end_waiting() {
 }
 
 fn end() {
-    std::process::exit(i32::from(Error::new(Kind::Interrupted, "").exit_code()));
+    std::process::exit(i32::from(Kind::Interrupted.exit_code()));
 }
 
 /// Signals that stay ignored: a hang-up that was when the program started, and the one that a file beyond a limit of size raises.
@@ -84,15 +82,3 @@ fn ignore(signal: i32) {
 
 #[cfg(not(unix))]
 fn ignore(_: i32) {}
-
-/// Whether the user asked to stop.
-pub fn check_stop(stop: &AtomicBool) -> Result<()> {
-    if stop.load(Ordering::Relaxed) {
-        Err(Error::new(
-            Kind::Interrupted,
-            "stopped; nothing was written",
-        ))
-    } else {
-        Ok(())
-    }
-}

@@ -1,359 +1,254 @@
-//! `maqam score` and `maqam generate`: what a model makes of the rows of a data file.
+//! `maqam judge`.
 
-use std::path::Path;
 use std::path::PathBuf;
-use std::sync::atomic::AtomicBool;
+use std::time::Duration;
 
 use clap::Args;
-use rayon::prelude::*;
+use serde_json::Map;
+use serde_json::Value;
+use serde_json::json;
 
-use crate::batch::Batch;
-use crate::batch::Sequence;
-use crate::batch::micro_batches;
-use crate::cli::arguments::DataArguments;
-use crate::cli::arguments::ModelArguments;
-use crate::cli::arguments::TaskArguments;
-use crate::cli::bad_rows::BadRows;
-use crate::cli::device::PrecisionArguments;
-use crate::cli::interrupt::check_stop;
 use crate::cli::print;
 use crate::cli::progress::Progress;
+use crate::endpoint::bill::Bill;
+use crate::endpoint::bill::Limits;
+use crate::endpoint::bill::Prices;
+use crate::endpoint::key::Key;
+use crate::endpoint::patience::Patience;
+use crate::endpoint::request::Endpoint;
 use crate::error::Error;
-use crate::error::Kind;
 use crate::error::Result;
-use crate::eval::answers::Asker;
-use crate::featurise::Loader;
+use crate::eval::judge::Judge;
+use crate::eval::judge::Progress as Told;
+use crate::eval::judge::Verdicts;
+use crate::eval::judge::cache::Cache;
+use crate::eval::judge::rubric::Item;
+use crate::eval::judge::rubric::Rubric;
+use crate::eval::judge::summaries;
 use crate::files;
-use crate::models::AudioLlm;
-use crate::models::generate::Sampling;
-use crate::models::generate::Strategy;
-use crate::seed::Key;
-use crate::task::Example;
-use crate::task::ForcedLanguage;
-use crate::task::Mode;
+use crate::stop::Stop;
 
 #[derive(Args)]
-pub struct ScoreArguments {
-    #[command(flatten)]
-    model: ModelArguments,
-    #[command(flatten)]
-    data: DataArguments,
-    #[command(flatten)]
-    task: TaskArguments,
-    /// Output, JSON lines: id, loss (nats per target token), num_target_tokens, logprobs.
+pub struct Arguments {
+    /// Summaries to grade, JSON lines: id, prediction.
+    #[arg(long)]
+    predictions: PathBuf,
+    /// Texts that were summarised: a manifest with `id` and `text`, or a field of the predictions (`source`, `meta.text`).
+    #[arg(long)]
+    sources: String,
+    /// Rubric, a YAML file [default: eval/judges/summary.yaml, which is built in].
+    #[arg(long)]
+    rubric: Option<PathBuf>,
+    /// URL of an OpenAI-compatible endpoint, up to /v1. The key is read from the environment variable that the rubric names.
+    #[arg(long)]
+    endpoint: String,
+    /// Model to ask [default: the rubric's].
+    #[arg(long)]
+    model: Option<String>,
+    /// Output, JSON lines: id, grades, reason, tokens; `fault` if no answer could be used.
     #[arg(long)]
     out: PathBuf,
-    #[command(flatten)]
-    precision: PrecisionArguments,
+    /// Cache of verdicts, JSON lines [default: judge-cache.jsonl beside the output].
+    #[arg(long)]
+    cache: Option<PathBuf>,
+    /// Requests at a time.
+    #[arg(long, default_value_t = 4)]
+    threads: usize,
+    /// Longest time of one request, in seconds.
+    #[arg(long, default_value_t = Patience::default().timeout.as_secs_f64())]
+    timeout_s: f64,
+    /// First wait after a failure, in seconds. It doubles with each.
+    #[arg(long, default_value_t = Patience::default().first_wait.as_secs_f64())]
+    wait_s: f64,
+    /// Dollars per million prompt tokens [default: the rubric's].
+    #[arg(long, alias = "prompt-price", allow_negative_numbers = true)]
+    price_in: Option<f64>,
+    /// Dollars per million response tokens [default: the rubric's].
+    #[arg(long, alias = "completion-price", allow_negative_numbers = true)]
+    price_out: Option<f64>,
+    /// Most requests, failed ones included.
+    #[arg(long, value_name = "N")]
+    max_requests: Option<u64>,
+    /// Most tokens, prompts and responses together. Requests under way are finished.
+    #[arg(long, value_name = "N")]
+    max_tokens: Option<u64>,
+    /// Most dollars; needs both prices. Requests under way are finished.
+    #[arg(long, value_name = "DOLLARS", allow_negative_numbers = true)]
+    max_cost: Option<f64>,
+    /// Print one JSON object instead of lines.
+    #[arg(long)]
+    json: bool,
 }
 
-/// One line of `score`'s output.
-#[derive(serde::Serialize)]
-struct Score<'a> {
-    id: &'a str,
-    loss: f64,
-    num_target_tokens: usize,
-    logprobs: Vec<f64>,
-}
-
-/// Rows whose features are in memory at a time.
-const READ_AHEAD: usize = 64;
-/// Tokens that are scored in one pass.
-const PACK_TOKENS: usize = 8192;
-
-pub fn score(arguments: &ScoreArguments, stop: &AtomicBool) -> Result<()> {
+pub fn run(arguments: &Arguments, stop: &Stop) -> Result<()> {
     files::expect_writable(&arguments.out)?;
-    let examples = arguments.task.examples(
-        &arguments.data.rows()?,
-        &arguments.data.data,
-        arguments.model.adapter.as_deref(),
-    )?;
-    let (mut model, loader) = arguments.model.open()?;
-    arguments.precision.apply(&mut model)?;
-    let mut progress = Progress::new("scoring", 0, examples.len() as u64);
-    let mut lines = Vec::with_capacity(examples.len());
-    let mut bad = BadRows::default();
-    let outcome = score_rows(
-        &model,
-        &loader,
-        &examples,
-        &mut lines,
-        &mut bad,
-        &mut progress,
-        stop,
-    );
-    progress.finish();
-    finish_early(outcome, &lines, examples.len(), &arguments.out)?;
-    if bad.leaves_some(examples.len()) {
-        write_lines(&lines, &arguments.out)?;
-    }
-    bad.finish(examples.len(), &arguments.data.data, &arguments.out)
+    let rubric = Rubric::load(arguments.rubric.as_deref())?;
+    let items = summaries::read(&arguments.predictions, &arguments.sources)?;
+    let patience = arguments.patience()?;
+    let limits = arguments.limits(&rubric);
+    limits.check("--max-cost")?;
+    let key = Key::from_variable(&rubric.key_variable)?;
+    let model = arguments.model.as_deref().unwrap_or(&rubric.model);
+    let endpoint = Endpoint::new(
+        &arguments.endpoint,
+        model,
+        key,
+        &rubric.key_variable,
+        patience.timeout,
+    )?
+    .limited(limits);
+    let mut cache = Cache::open(&arguments.cache_file())?;
+    let judge = Judge {
+        rubric: &rubric,
+        endpoint: &endpoint,
+        patience,
+        num_threads: arguments.threads,
+    };
+
+    let verdicts = judged(&judge, &items, &mut cache, limits.prices, stop)?;
+    summaries::write(&arguments.out, &items, &verdicts, &rubric, model)?;
+    arguments.report(&verdicts, &rubric, limits.prices)?;
+    arguments.check(&verdicts, limits.prices)
 }
 
-/// Scores rows, a line of `lines` for each that can be used.
-///
-/// # Errors
-/// What is no fault of a row; `lines` holds the rows before it.
-fn score_rows(
-    model: &AudioLlm,
-    loader: &Loader,
-    examples: &[(Example, Option<usize>)],
-    lines: &mut Vec<String>,
-    bad: &mut BadRows,
-    progress: &mut Progress,
-    stop: &AtomicBool,
-) -> Result<()> {
-    for chunk in examples.chunks(READ_AHEAD) {
-        let loaded: Vec<Result<Sequence>> = chunk
-            .par_iter()
-            .map(|(example, _)| {
-                let loaded = loader.load(example, Mode::Train, Key::new(0, "score"))?;
-                if let Some(warning) = loaded.warning() {
-                    print::message(format_args!("note: row `{}`: {warning}", example.id));
-                }
-                Ok(loaded.sequence)
-            })
-            .collect();
-        let mut readable: Vec<&Example> = Vec::with_capacity(chunk.len());
-        let mut sequences = Vec::with_capacity(chunk.len());
-        for ((example, _), sequence) in chunk.iter().zip(loaded) {
-            if let Some(sequence) = bad.check(sequence)? {
-                readable.push(example);
-                sequences.push(sequence);
+/// Has the summaries judged; what was spent is printed if that fails.
+fn judged(
+    judge: &Judge<'_>,
+    items: &[Item],
+    cache: &mut Cache,
+    prices: Prices,
+    stop: &Stop,
+) -> Result<Verdicts> {
+    let mut shown = Progress::new("judging", 0, items.len() as u64);
+    let mut bill = Bill::default();
+    let mut watch = |told: Told| {
+        match told {
+            Told::Done(done, _) => shown.update(done as u64, ""),
+            Told::Waiting { why, wait } => {
+                shown.line(&format!("{why}; again in {:.1} s", wait.as_secs_f64()))
             }
         }
-        let loaded = sequences;
-        let lengths: Vec<usize> = loaded
+        Ok(())
+    };
+    let verdicts = judge.judge_with_bill(items, cache, stop, &mut watch, &mut bill);
+    shown.finish();
+    if verdicts.is_err() {
+        print::message(format_args!("spent: {}", spent(&bill, prices)));
+    }
+    verdicts
+}
+
+/// What a run spent, in words.
+fn spent(bill: &Bill, prices: Prices) -> String {
+    let cost = bill.cost(prices).map_or(
+        "cost not known: set prices in the rubric, or --price-in and --price-out".to_owned(),
+        |dollars| format!("{dollars:.4} dollars"),
+    );
+    format!(
+        "{} requests, {} + {} tokens, {cost}",
+        bill.requests, bill.prompt_tokens, bill.completion_tokens
+    )
+}
+
+impl Arguments {
+    fn limits(&self, rubric: &Rubric) -> Limits {
+        Limits {
+            max_requests: self.max_requests,
+            max_tokens: self.max_tokens,
+            max_cost: self.max_cost,
+            prices: Prices {
+                prompt: self.price_in.or(rubric.prices.prompt),
+                completion: self.price_out.or(rubric.prices.completion),
+            },
+        }
+    }
+
+    fn patience(&self) -> Result<Patience> {
+        let seconds = |name: &str, value: f64| {
+            let length = Duration::try_from_secs_f64(value)
+                .ok()
+                .filter(|length| !length.is_zero());
+            length.ok_or_else(|| Error::input(format!("--{name} {value} is no length of time")))
+        };
+        if self.threads == 0 {
+            return Err(Error::input("--threads 0 asks nothing"));
+        }
+        Ok(Patience {
+            timeout: seconds("timeout-s", self.timeout_s)?,
+            first_wait: seconds("wait-s", self.wait_s)?,
+            ..Patience::default()
+        })
+    }
+
+    fn cache_file(&self) -> PathBuf {
+        self.cache
+            .clone()
+            .unwrap_or_else(|| self.out.with_file_name("judge-cache.jsonl"))
+    }
+
+    /// Prints the means and what they rest on.
+    fn report(&self, verdicts: &Verdicts, rubric: &Rubric, prices: Prices) -> Result<()> {
+        let means: Vec<(&str, f64)> = rubric
+            .scales
             .iter()
-            .map(|sequence| sequence.tokens.len())
+            .map(|scale| scale.name.as_str())
+            .zip(verdicts.means().unwrap_or_default())
             .collect();
-        for range in micro_batches(&lengths, PACK_TOKENS) {
-            check_stop(stop)?;
-            let batch = Batch::pack(
-                &loaded[range.clone()].iter().collect::<Vec<_>>(),
-                model.config.audio.framing(),
-            )?;
-            let found = model.score(&batch, 0.0)?;
-            for (i, example) in readable[range.clone()].iter().enumerate() {
-                let of_row = batch
-                    .target_sequences
-                    .iter()
-                    .zip(&found.log_probabilities)
-                    .filter(|(sequence, _)| **sequence as usize == i);
-                let logprobs: Vec<f64> = of_row
-                    .map(|(_, log_probability)| *log_probability)
-                    .collect();
-                let line = Score {
-                    id: &example.id,
-                    loss: -logprobs.iter().sum::<f64>() / logprobs.len() as f64,
-                    num_target_tokens: logprobs.len(),
-                    logprobs,
-                };
-                lines.push(serde_json::to_string(&line).map_err(Error::bug)?);
-            }
-            progress.update(lines.len() as u64, "");
+        if self.json {
+            return print::line(summary(verdicts, rubric, &means, prices));
+        }
+        for (name, mean) in means {
+            print::line(format_args!("{name:<16} {mean:.2}"))?;
+        }
+        print::line(format_args!(
+            "{} judged, {} without asking; {}",
+            num_judged(verdicts),
+            verdicts.num_cached,
+            spent(&verdicts.bill, prices)
+        ))
+    }
+
+    /// Ends the command.
+    ///
+    /// # Errors
+    /// A limit that was reached; summaries without an answer that can be used.
+    fn check(&self, verdicts: &Verdicts, prices: Prices) -> Result<()> {
+        let num_items = verdicts.outcomes.len();
+        if let Some(limit) = &verdicts.limit {
+            let found = format!(
+                "{limit}: {} of {num_items} summaries are judged; spent: {}",
+                num_judged(verdicts),
+                spent(&verdicts.bill, prices)
+            );
+            return Err(Error::resource(found)
+                .at_path(&self.out)
+                .hint("raise the limit and run the command again; what was judged is in the cache and is not asked again"));
+        }
+        match verdicts.num_unusable() {
+            0 => Ok(()),
+            count => Err(Error::resource(format!(
+                "{count} of {num_items} summaries got no answer that can be used"
+            ))
+            .at_path(&self.out)
+            .hint("`fault` says why, row by row; run the command again to ask for these alone")),
         }
     }
-    Ok(())
 }
 
-/// Writes the lines that are done where a command ends before all are.
-///
-/// # Errors
-/// What ended it, with where the lines are; nothing is written where there are none.
-fn finish_early(outcome: Result<()>, lines: &[String], num_rows: usize, out: &Path) -> Result<()> {
-    let Err(error) = outcome else {
-        return Ok(());
-    };
-    // An error of the disk on top of the first would hide what ended the command.
-    if lines.is_empty() || write_lines(lines, out).is_err() {
-        return Err(error);
-    }
-    let holds = format!("holds {} of {num_rows} rows", lines.len());
-    Err(match error.kind {
-        Kind::Interrupted => Error::new(
-            Kind::Interrupted,
-            format!("stopped; {} {holds}", out.display()),
-        ),
-        _ => error.and_hint(format!("go on with {}, which {holds}", out.display())),
-    })
+fn num_judged(verdicts: &Verdicts) -> usize {
+    verdicts.outcomes.len() - verdicts.num_unusable()
 }
 
-fn write_lines(lines: &[String], out: &Path) -> Result<()> {
-    files::write_atomic(out, (lines.join("\n") + "\n").as_bytes())
-}
-
-#[derive(Args)]
-pub struct GenerateArguments {
-    #[command(flatten)]
-    model: ModelArguments,
-    #[command(flatten)]
-    data: DataArguments,
-    #[command(flatten)]
-    task: TaskArguments,
-    /// Output, JSONL: id, prediction, tokens (prompt not included).
-    #[arg(long)]
-    out: PathBuf,
-    /// Language of the transcripts of Qwen3-ASR: a name, a tag such as ar, or row for each row's own; by default the model finds it out.
-    #[arg(long)]
-    language: Option<ForcedLanguage>,
-    /// Most tokens of an answer; by default the task's limit, 256 without a task.
-    #[arg(long)]
-    max_new_tokens: Option<usize>,
-    /// Draw tokens with this temperature; without it (and top-k, top-p) the likeliest is taken.
-    #[arg(long)]
-    temperature: Option<f64>,
-    /// Draw among the likeliest K tokens.
-    #[arg(long)]
-    top_k: Option<usize>,
-    /// Draw among the likeliest tokens of this probability together.
-    #[arg(long)]
-    top_p: Option<f64>,
-    /// Make tokens seen before less likely; 1 for not at all.
-    #[arg(long, default_value_t = 1.0)]
-    repetition_penalty: f64,
-    /// Seed of the drawing.
-    #[arg(long, default_value_t = 0)]
-    seed: u64,
-    #[command(flatten)]
-    precision: PrecisionArguments,
-}
-
-/// One line of `generate`'s output.
-#[derive(serde::Serialize)]
-struct Generated<'a> {
-    id: &'a str,
-    prediction: &'a str,
-    tokens: &'a [u32],
-}
-
-/// Limit of an answer's tokens where neither the command nor a task says one.
-const DEFAULT_MAX_NEW_TOKENS: usize = 256;
-
-pub fn generate(arguments: &GenerateArguments, stop: &AtomicBool) -> Result<()> {
-    let is_drawn =
-        arguments.temperature.is_some() || arguments.top_k.is_some() || arguments.top_p.is_some();
-    let sampling = Sampling {
-        strategy: if is_drawn {
-            Strategy::Sample
-        } else {
-            Strategy::Greedy
-        },
-        temperature: arguments.temperature.unwrap_or(1.0),
-        top_k: arguments.top_k.unwrap_or(0),
-        top_p: arguments.top_p.unwrap_or(1.0),
-        repetition_penalty: arguments.repetition_penalty,
-    };
-    sampling.check()?;
-    files::expect_writable(&arguments.out)?;
-    let examples = arguments.task.examples(
-        &arguments.data.rows()?,
-        &arguments.data.data,
-        arguments.model.adapter.as_deref(),
-    )?;
-    let (mut model, mut loader) = arguments.model.open()?;
-    if let Some(language) = &arguments.language {
-        loader
-            .force_language(language.clone())
-            .map_err(|e| e.at("--language"))?;
-    }
-    arguments.precision.apply(&mut model)?;
-    let limit = |of_task: &Option<usize>| {
-        arguments
-            .max_new_tokens
-            .or(*of_task)
-            .unwrap_or(DEFAULT_MAX_NEW_TOKENS)
-    };
-    let asked: Vec<(&Example, usize)> = examples
+/// The means and what they rest on as one object.
+fn summary(verdicts: &Verdicts, rubric: &Rubric, means: &[(&str, f64)], prices: Prices) -> Value {
+    let bill = verdicts.bill;
+    let means: Map<String, Value> = means
         .iter()
-        .map(|(example, of_task)| (example, limit(of_task)))
+        .map(|(name, mean)| ((*name).to_owned(), (*mean).into()))
         .collect();
-    let mut progress = Progress::new("answering", 0, examples.len() as u64);
-    let asker = Asker {
-        model: &model,
-        loader: &loader,
-        sampling: &sampling,
-        seed: arguments.seed,
-    };
-    let mut lines = Vec::with_capacity(examples.len());
-    let mut bad = BadRows::default();
-    let outcome = generate_rows(
-        &asker,
-        &asked,
-        &arguments.data.data,
-        &mut lines,
-        &mut bad,
-        &mut progress,
-        stop,
-    );
-    progress.finish();
-    finish_early(outcome, &lines, examples.len(), &arguments.out)?;
-    if bad.leaves_some(examples.len()) {
-        write_lines(&lines, &arguments.out)?;
-    }
-    bad.finish(examples.len(), &arguments.data.data, &arguments.out)
-}
-
-/// Answers rows, a line of `lines` for each that can be used; `data` is the file they are from.
-///
-/// # Errors
-/// What is no fault of a row; `lines` holds the rows before it.
-fn generate_rows(
-    asker: &Asker<'_>,
-    asked: &[(&Example, usize)],
-    data: &Path,
-    lines: &mut Vec<String>,
-    bad: &mut BadRows,
-    progress: &mut Progress,
-    stop: &AtomicBool,
-) -> Result<()> {
-    for chunk in asked.chunks(READ_AHEAD) {
-        let num_done = lines.len();
-        let mut watch = |done: usize| {
-            progress.update((num_done + done) as u64, "");
-            check_stop(stop)
-        };
-        let (chunk, answers) = match asker.answers(chunk, &mut watch) {
-            Ok(answers) => (chunk.to_vec(), answers),
-            Err(error) if error.kind == Kind::Input => {
-                // Some row cannot be read: each is looked at, and the others are asked without it.
-                let readable = readable(asker.loader, chunk, bad)?;
-                if readable.len() == chunk.len() {
-                    return Err(error.at_path(data));
-                }
-                let answers = asker.answers(&readable, &mut watch)?;
-                (readable, answers)
-            }
-            Err(error) => return Err(error.at_path(data)),
-        };
-        for ((example, _), answer) in chunk.iter().zip(answers) {
-            let line = Generated {
-                id: &example.id,
-                prediction: &answer.text,
-                tokens: &answer.tokens,
-            };
-            lines.push(serde_json::to_string(&line).map_err(Error::bug)?);
-        }
-    }
-    Ok(())
-}
-
-/// The questions whose rows can be read.
-fn readable<'a>(
-    loader: &Loader,
-    asked: &[(&'a Example, usize)],
-    bad: &mut BadRows,
-) -> Result<Vec<(&'a Example, usize)>> {
-    let key = Key::new(0, "readable");
-    let loaded: Vec<Result<()>> = asked
-        .par_iter()
-        .map(|(example, _)| loader.load(example, Mode::Generate, key).map(drop))
-        .collect();
-    let mut found = Vec::with_capacity(asked.len());
-    for (question, loaded) in asked.iter().zip(loaded) {
-        if bad.check(loaded)?.is_some() {
-            found.push(*question);
-        }
-    }
-    Ok(found)
+    let tokens = json!({"prompt": bill.prompt_tokens, "completion": bill.completion_tokens, "unmetered_requests": bill.unmetered});
+    json!({
+        "rubric": rubric.name, "means": means, "judged": num_judged(verdicts), "unusable": verdicts.num_unusable(),
+        "cached": verdicts.num_cached, "requests": bill.requests, "tokens": tokens, "dollars": bill.cost(prices),
+    })
 }

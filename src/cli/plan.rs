@@ -1,24 +1,23 @@
 //! `maqam plan`.
 
 use std::path::PathBuf;
-use std::sync::atomic::AtomicBool;
 
 use clap::Args;
 
-use crate::cli::device::DeviceArguments;
-use crate::cli::hub;
-use crate::cli::leakage::LeakageArguments;
+use crate::cli::arguments::device::DeviceArguments;
+use crate::cli::arguments::leakage::LeakageArguments;
 use crate::cli::print;
 use crate::cli::progress::Stages;
 use crate::error::Error;
 use crate::error::Result;
 use crate::files;
+use crate::hub;
 use crate::models::shapes;
 use crate::plan::Asked;
 use crate::plan::ModelPlace;
 use crate::plan::Plan;
-use crate::plan::page;
 use crate::recipe::Recipe;
+use crate::stop::Stop;
 
 #[derive(Args)]
 pub struct Arguments {
@@ -53,7 +52,7 @@ pub struct Arguments {
 /// Bytes of a GiB.
 const GIB: f64 = (1u64 << 30) as f64;
 
-pub fn run(arguments: &Arguments, stop: &AtomicBool) -> Result<()> {
+pub fn run(arguments: &Arguments, stop: &Stop) -> Result<()> {
     let recipe = Recipe::load(&arguments.recipe, &arguments.set)?;
     for path in arguments.picks.iter().chain(&arguments.html) {
         files::expect_writable(path)?;
@@ -93,7 +92,7 @@ pub fn run(arguments: &Arguments, stop: &AtomicBool) -> Result<()> {
         files::write_atomic(path, plan.picks()?.as_bytes())?;
     }
     if let Some(path) = &arguments.html {
-        files::write_atomic(path, page(&plan, &recipe.name).html().as_bytes())?;
+        files::write_atomic(path, plan.page(&recipe.name).html().as_bytes())?;
     }
     if arguments.json {
         return print::line(plan.json());

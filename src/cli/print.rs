@@ -66,6 +66,7 @@ pub fn result(text: impl Display) -> Result<()> {
         }
         Err(e) => Err(
             Error::resource(format!("standard output: cannot print the result: {e}"))
+                .caused_by(e)
                 .hint("send the output to a place with space; files that were written stay"),
         ),
         Ok(()) => Ok(()),

@@ -1,7 +1,6 @@
 //! Progress with rate and time left: a bar on a terminal, a plain line now and then elsewhere.
 
 use std::io::IsTerminal;
-use std::sync::atomic::AtomicBool;
 use std::time::Duration;
 use std::time::Instant;
 
@@ -11,8 +10,8 @@ use indicatif::ProgressBar;
 use indicatif::ProgressDrawTarget;
 use indicatif::ProgressStyle;
 
-use crate::cli::interrupt::check_stop;
 use crate::error::Result;
+use crate::stop::Stop;
 
 /// Progress of one piece of work, on standard error.
 pub struct Progress {
@@ -143,12 +142,12 @@ impl Progress {
 /// Pieces of work that follow each other, each with a bar of its own while it takes.
 pub struct Stages<'a> {
     shown: Option<(&'static str, Progress)>,
-    stop: &'a AtomicBool,
+    stop: &'a Stop,
 }
 
 impl<'a> Stages<'a> {
     /// Work that ends once `stop` is set.
-    pub fn new(stop: &'a AtomicBool) -> Self {
+    pub fn new(stop: &'a Stop) -> Self {
         Self { shown: None, stop }
     }
 
@@ -157,7 +156,7 @@ impl<'a> Stages<'a> {
     /// # Errors
     /// The user asked to stop.
     pub fn tell(&mut self, what: &'static str, done: usize, total: usize) -> Result<()> {
-        check_stop(self.stop)?;
+        self.stop.check_unwritten()?;
         if self.shown.as_ref().is_none_or(|(name, _)| *name != what) {
             self.clear();
             self.shown = Some((what, Progress::new(what, 0, total as u64)));

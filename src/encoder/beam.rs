@@ -11,7 +11,7 @@ const BAR: u32 = 1;
 /// Units whose probability at a frame is below this are not tried there, except the likeliest.
 const NEGLIGIBLE: f64 = -12.0;
 
-/// How outputs are decoded.
+/// Prefix beam search.
 pub struct Beam<'a> {
     /// Prefixes that are kept after each frame.
     pub width: usize,
@@ -25,7 +25,7 @@ pub struct Beam<'a> {
     pub names: &'a [String],
 }
 
-/// What is known of a prefix: probabilities of its paths that end in blank, and in a unit, and the words' score.
+/// Scores of a prefix: probabilities of its paths that end in blank, and in a unit, and the words' score.
 #[derive(Clone)]
 struct Entry {
     blank: f64,
@@ -46,11 +46,13 @@ impl Beam<'_> {
     /// `logits`: `[frames, units]`, row-major
     pub fn decode(&self, logits: &[f32]) -> Vec<u32> {
         let units = self.names.len();
+
         let start = Entry {
             blank: 0.0,
             unit: f64::NEG_INFINITY,
             words: 0.0,
         };
+
         let mut beam: BTreeMap<Vec<u32>, Entry> = BTreeMap::from([(Vec::new(), start)]);
         for row in logits.chunks_exact(units) {
             let log = log_softmax(row);
@@ -88,6 +90,7 @@ impl Beam<'_> {
             kept.truncate(self.width.max(1));
             beam = kept.into_iter().collect();
         }
+
         let last = |(prefix, entry): (&Vec<u32>, &Entry)| {
             entry.total() + self.last_word(prefix) + self.end(prefix)
         };

@@ -11,19 +11,24 @@ use crate::encoder::step::Moments;
 use crate::error::Error;
 use crate::error::Result;
 use crate::files;
+use crate::files::AppendLog;
 use crate::files::StagedDir;
 use crate::json;
 use crate::nn::checkpoint::read_safetensors;
 use crate::nn::parameters::Parameters;
 use crate::ops::device::to_host;
 use crate::ops::device::write_stretch;
+use crate::train::checkpoint as steps;
 
 const WEIGHTS_FILE: &str = "weights.safetensors";
 const OPTIMISER_FILE: &str = "optimiser.safetensors";
 const STATE_FILE: &str = "state.json";
+/// What a run says that was stopped.
+pub const STOPPED: &str = "stopped; go on with --resume";
+
 const HINT: &str = "remove this checkpoint and resume from the one before";
 
-/// Where a run stands.
+/// State of a run.
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct State {
@@ -44,7 +49,8 @@ pub type Parts<'a> = [(&'a Parameters, &'a Moments)];
 /// The disk's.
 pub fn save(target: &Path, parts: &Parts, state: &State) -> Result<()> {
     let staged = StagedDir::new(target)?;
-    let (mut weights, mut moments) = (Vec::new(), Vec::new());
+    let mut weights = Vec::new();
+    let mut moments = Vec::new();
     for (i, (parameters, of_part)) in parts.iter().enumerate() {
         for entry in &parameters.entries {
             weights.push((entry.name.clone(), parameters.value(entry)?));
@@ -54,9 +60,31 @@ pub fn save(target: &Path, parts: &Parts, state: &State) -> Result<()> {
     }
     files::write_safetensors(&staged.path().join(WEIGHTS_FILE), weights)?;
     files::write_safetensors(&staged.path().join(OPTIMISER_FILE), moments)?;
-    let text = serde_json::to_string_pretty(state).map_err(Error::bug)?;
+    let text = serde_json::to_string_pretty(state).map_err(Error::bug_from)?;
     files::write_atomic(&staged.path().join(STATE_FILE), (text + "\n").as_bytes())?;
     staged.commit()
+}
+
+/// Writes a checkpoint of a run into the folder of all of them, at the log's present end, and removes all but the newest `keep`.
+///
+/// # Errors
+/// The disk's.
+pub fn save_newest(
+    all: &Path,
+    parts: &Parts,
+    state: &mut State,
+    log: &mut AppendLog,
+    keep: usize,
+) -> Result<()> {
+    log.sync()?;
+    state.log_bytes = log.num_bytes()?;
+    save(&steps::folder(all, state.step), parts, state)?;
+
+    let saved = steps::list(all)?;
+    for (_, path) in &saved[..saved.len().saturating_sub(keep)] {
+        files::remove_dir(path)?;
+    }
+    Ok(())
 }
 
 /// Reads where a checkpoint stands.
@@ -75,11 +103,10 @@ pub fn read_state(dir: &Path) -> Result<State> {
 /// Files that are damaged or of another model.
 pub fn load(dir: &Path, parts: &Parts) -> Result<State> {
     let state = read_state(dir)?;
-    let (weights_path, moments_path) = (dir.join(WEIGHTS_FILE), dir.join(OPTIMISER_FILE));
-    let (weights, stored) = (
-        read_safetensors(&weights_path)?,
-        read_safetensors(&moments_path)?,
-    );
+    let weights_path = dir.join(WEIGHTS_FILE);
+    let moments_path = dir.join(OPTIMISER_FILE);
+    let weights = read_safetensors(&weights_path)?;
+    let stored = read_safetensors(&moments_path)?;
     for (i, (parameters, moments)) in parts.iter().enumerate() {
         for entry in &parameters.entries {
             let value = named(&weights, &entry.name, &weights_path)?;

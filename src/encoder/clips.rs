@@ -6,11 +6,11 @@ use crate::audio::SAMPLE_RATE;
 use crate::data::Clip;
 use crate::data::OnBadRow;
 use crate::data::Row;
+use crate::data::headers::Headers;
+use crate::data::lengths::clip_lengths;
 use crate::data::read_manifest;
 use crate::error::Error;
 use crate::error::Result;
-use crate::featurise::clip_lengths;
-use crate::featurise::headers::Headers;
 use crate::featurise::samples_of;
 use crate::models::hubert::config::Config;
 use crate::train::corpus::EntrySettings;
@@ -20,7 +20,7 @@ use crate::train::corpus::EntrySettings;
 pub struct Item {
     /// The audio.
     pub clip: Clip,
-    /// Its length in samples at 16 kHz.
+    /// Length in samples at 16 kHz.
     pub samples: usize,
     /// The row.
     pub row: Row,
@@ -29,7 +29,7 @@ pub struct Item {
 }
 
 impl Item {
-    /// Where the clip is written, for messages.
+    /// Place of the clip in its manifest, for messages.
     pub fn place(&self) -> String {
         self.row.place(&self.manifest)
     }
@@ -56,6 +56,7 @@ impl Item {
 /// Rows that cannot be used, clips too short for a frame, manifests without audio.
 pub fn read(entries: &[EntrySettings], config: &Config) -> Result<Vec<Item>> {
     let headers = Headers::default();
+
     let mut items = Vec::new();
     for entry in entries {
         let manifest = read_manifest(
@@ -83,10 +84,12 @@ pub fn read(entries: &[EntrySettings], config: &Config) -> Result<Vec<Item>> {
             }
         }
     }
+
     if items.is_empty() {
         return Err(
             Error::input("no row has audio").hint("name a manifest whose rows have `audio`")
         );
     }
+
     Ok(items)
 }

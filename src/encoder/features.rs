@@ -28,7 +28,7 @@ const SHARD_S: f64 = 600.0;
 /// Told what is done, of how much; an error stops the work.
 pub type Watch<'a> = &'a mut dyn FnMut(&'static str, usize, usize) -> Result<()>;
 
-/// What computes features.
+/// Extractor of features.
 pub enum Extractor {
     /// MFCC with differences.
     Mfcc,
@@ -160,6 +160,7 @@ impl Shards {
             folder: folder.to_owned(),
             ranges: ranges(items),
         };
+
         for (i, range) in shards.ranges.iter().enumerate() {
             watch("features", range.start, items.len())?;
             let path = shards.path(i);
@@ -184,6 +185,7 @@ impl Shards {
             }
             files::write_safetensors(&path, named)?;
         }
+
         Ok(shards)
     }
 
@@ -227,7 +229,8 @@ fn name(clip: usize, layer: usize) -> String {
 /// Clips of each shard.
 fn ranges(items: &[Item]) -> Vec<std::ops::Range<usize>> {
     let mut ranges = Vec::new();
-    let (mut start, mut seconds) = (0, 0.0);
+    let mut start = 0;
+    let mut seconds = 0.0;
     for (i, item) in items.iter().enumerate() {
         if seconds > 0.0 && seconds + item.seconds() > SHARD_S {
             ranges.push(start..i);

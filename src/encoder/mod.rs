@@ -13,6 +13,7 @@ pub mod checkpoint;
 pub mod clips;
 pub mod features;
 pub mod masks;
+pub mod measure;
 pub mod ngram;
 pub mod probe;
 pub mod recipe;

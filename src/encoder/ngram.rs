@@ -29,7 +29,8 @@ impl Ngram {
 
     fn parse(text: &str) -> Result<Self> {
         let mut entries = HashMap::new();
-        let (mut order, mut section) = (0, 0);
+        let mut order = 0;
+        let mut section = 0;
         for (i, line) in text.lines().enumerate() {
             let line = line.trim();
             if let Some(n) = line
@@ -53,29 +54,26 @@ impl Ngram {
 
     /// Natural logarithm of the probability of `word` after `history`, the nearest word last.
     pub fn score(&self, history: &[String], word: &str) -> f64 {
-        let known = |word: &str| -> String {
-            let is_known = self.entries.contains_key(word);
-            if is_known {
-                word.to_owned()
-            } else {
-                "<unk>".to_owned()
-            }
-        };
         let start = history.len().saturating_sub(self.order - 1);
-        let context: Vec<String> = history[start..].iter().map(|word| known(word)).collect();
-        self.log10(&context, &known(word)) * std::f64::consts::LN_10
+        let context: Vec<String> = history[start..]
+            .iter()
+            .map(|word| self.known(word).to_owned())
+            .collect();
+        self.log10(&context, self.known(word)) * std::f64::consts::LN_10
+    }
+
+    /// The word, or the model's entry for unknown ones.
+    fn known<'a>(&self, word: &'a str) -> &'a str {
+        if self.entries.contains_key(word) {
+            word
+        } else {
+            "<unk>"
+        }
     }
 
     fn log10(&self, context: &[String], word: &str) -> f64 {
-        let joined = |words: &[String], last: &str| {
-            words
-                .iter()
-                .map(String::as_str)
-                .chain([last])
-                .collect::<Vec<_>>()
-                .join(" ")
-        };
-        if let Some((probability, _)) = self.entries.get(&joined(context, word)) {
+        let words: Vec<&str> = context.iter().map(String::as_str).chain([word]).collect();
+        if let Some((probability, _)) = self.entries.get(&words.join(" ")) {
             return *probability;
         }
         let Some((_, nearer)) = context.split_first() else {

@@ -42,15 +42,15 @@ pub struct Recipe {
     /// Shape of the encoders.
     #[serde(default)]
     pub encoder: Shape,
-    /// What is trained, one after the other.
+    /// Iterations, one after the other.
     pub iterations: Vec<Iteration>,
     /// Clips of a step.
     #[serde(default)]
     pub batch: Batch,
-    /// How the weights move.
+    /// Optimiser.
     #[serde(default)]
     pub optimiser: optimiser::Settings,
-    /// What is measured while training.
+    /// Measurements while training.
     #[serde(default)]
     pub evaluate: Evaluate,
     /// When the run is saved.
@@ -165,20 +165,20 @@ impl Shape {
 pub struct Iteration {
     /// Optimiser steps.
     pub steps: u64,
-    /// What differs from the recipe's `encoder`.
+    /// Differences from the recipe's `encoder`.
     #[serde(default)]
     pub encoder: Shape,
-    /// What is learned; several are averaged.
+    /// Targets; several are averaged.
     pub targets: Vec<Target>,
     /// Which frames are masked.
     #[serde(default)]
     pub masks: Masks,
-    /// What weighs how much.
+    /// Weights of the loss.
     #[serde(default)]
     pub loss: Loss,
 }
 
-/// What an iteration learns from one layer of one encoder, or from MFCC.
+/// Target of an iteration: one layer of one encoder, or MFCC.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct Target {
@@ -192,7 +192,7 @@ pub struct Target {
     /// The student's layer that predicts. By default its output.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub at: Option<usize>,
-    /// What is learned of the features.
+    /// Form in which features are learned.
     #[serde(default)]
     pub learn: Learn,
     /// Number of clusters.
@@ -224,7 +224,7 @@ fn width() -> usize {
     256
 }
 
-/// What is learned of a teacher's features.
+/// Form in which a teacher's features are learned.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
 pub enum Learn {
@@ -366,6 +366,7 @@ impl Recipe {
 
     fn check(&self, command: Command) -> Result<()> {
         files::check_name(&self.name).map_err(|e| e.at("`name`"))?;
+
         match (command, &self.teacher) {
             (Command::Pretrain, Some(_)) => {
                 return Err(Error::input("`teacher` under `encoder pretrain`").hint(
@@ -378,6 +379,7 @@ impl Recipe {
             }
             _ => {}
         }
+
         for entry in self.data.iter().chain(&self.dev) {
             if entry.weight != 1.0 || entry.task.is_some() {
                 return Err(
@@ -387,10 +389,12 @@ impl Recipe {
                 );
             }
         }
+
         if self.data.is_empty() || self.iterations.is_empty() {
             return Err(Error::input("`data` or `iterations` is empty")
                 .hint("name at least one manifest and one iteration"));
         }
+
         let positive = [
             ("batch.clips", self.batch.clips as f64),
             ("batch.crop_s", self.batch.crop_s),
@@ -400,16 +404,19 @@ impl Recipe {
         ];
         expect_positive(&positive)?;
         self.optimiser.check()?;
+
         for (i, iteration) in self.iterations.iter().enumerate() {
             self.check_iteration(i, iteration)
                 .map_err(|e| e.at(format!("`iterations.{i}`")))?;
         }
+
         Ok(())
     }
 
     fn check_iteration(&self, place: usize, iteration: &Iteration) -> Result<()> {
         let config = self.encoder.or(&iteration.encoder).config()?;
-        let (masks, loss) = (iteration.masks, iteration.loss);
+        let masks = iteration.masks;
+        let loss = iteration.loss;
         expect_positive(&[
             ("steps", iteration.steps as f64),
             ("masks.length", masks.length as f64),
@@ -422,25 +429,30 @@ impl Recipe {
             loss.cosine,
             loss.feature_gradient,
         ];
+
         if !is_share || weights.iter().any(|w| !(w.is_finite() && *w >= 0.0)) {
             return Err(Error::input(
                 "`masks.share` outside [0, 1], or a weight of `loss` below 0",
             )
             .hint("write a share from 0 to 1, and weights of 0 or more"));
         }
+
         let teaches_nothing = match masks.share > 0.0 {
             true => loss.masked == 0.0 && loss.unmasked == 0.0,
             false => loss.unmasked == 0.0,
         };
+
         if teaches_nothing {
             return Err(Error::input("no frame has a weight")
                 .hint("write `loss: {unmasked: 1}` where `masks.share` is 0"));
         }
+
         if iteration.targets.is_empty() {
             return Err(
                 Error::input("`targets` is empty").hint("write `targets: [{clusters: 100}]`")
             );
         }
+
         for target in &iteration.targets {
             expect_positive(&[
                 ("targets.clusters", target.clusters as f64),
@@ -466,6 +478,7 @@ impl Recipe {
                     .hint("write `from: mfcc`, or the folder of an encoder"));
             }
         }
+
         Ok(())
     }
 
@@ -474,7 +487,7 @@ impl Recipe {
         Path::new("runs").join(&self.name)
     }
 
-    /// Where a target's features come from.
+    /// Origin of a target's features.
     pub fn origin(&self, iteration: usize, target: &Target) -> Origin {
         let previous = match iteration {
             0 => self.teacher.clone(),
@@ -493,7 +506,7 @@ impl Recipe {
     }
 }
 
-/// Where features come from.
+/// Origin of features.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub enum Origin {
     /// MFCC with differences.
@@ -555,7 +568,7 @@ mod tests {
     fn every_key_is_documented() {
         let page = include_str!("../../docs/encoders.md");
         let recipe = include_str!("recipe.rs");
-        let heads = include_str!("probe.rs");
+        let heads = include_str!("probe/recipe.rs");
         let (recipe, _) = recipe.split_once("impl Recipe").unwrap();
         let (heads, _) = heads.split_once("impl Recipe").unwrap();
         let mut keys = 0;

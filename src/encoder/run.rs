@@ -3,8 +3,6 @@
 use std::collections::BTreeMap;
 use std::path::Path;
 use std::path::PathBuf;
-use std::sync::atomic::AtomicBool;
-use std::sync::atomic::Ordering;
 use std::time::Duration;
 use std::time::Instant;
 
@@ -16,19 +14,18 @@ use serde_json::json;
 use crate::encoder::checkpoint;
 use crate::encoder::checkpoint::State;
 use crate::encoder::clips;
+use crate::encoder::measure::measure;
 use crate::encoder::recipe::Origin;
 use crate::encoder::recipe::Recipe;
 use crate::encoder::recipe::encoder_folder;
 use crate::encoder::recipe::iteration_folder;
 use crate::encoder::step;
-use crate::encoder::step::Found;
 use crate::encoder::step::Moments;
+use crate::encoder::step::Outcome;
 use crate::encoder::step::Piece;
 use crate::encoder::step::Work;
 use crate::encoder::targets;
-use crate::encoder::targets::Labels;
 use crate::error::Error;
-use crate::error::Kind;
 use crate::error::Result;
 use crate::files;
 use crate::files::AppendLog;
@@ -43,8 +40,7 @@ use crate::nn::precision::Precision;
 use crate::ops::adamw::norm;
 use crate::records::log::StepRecord;
 use crate::seed::Key;
-use crate::stats::codes::Codes;
-use crate::stats::pca_stream;
+use crate::stop::Stop;
 use crate::train::checkpoint as steps;
 use crate::train::environment::Pace;
 use crate::train::environment::Recorder;
@@ -71,7 +67,7 @@ pub trait Observer {
 pub struct Record {
     /// `train`: what kind of line this is.
     pub kind: &'static str,
-    /// What every training logs; `stage` is the iteration.
+    /// Fields that every training logs; `stage` is the iteration.
     #[serde(flatten)]
     pub step: StepRecord,
     /// Share of masked frames whose id was predicted.
@@ -93,18 +89,18 @@ pub fn run(
     recipe: &Recipe,
     resume: bool,
     observer: &mut dyn Observer,
-    stop: &AtomicBool,
+    stop: &Stop,
 ) -> Result<PathBuf> {
     let folder = recipe.folder();
     let lock = files::Lock::claim(&folder)?;
     begin(recipe, &folder, resume)?;
     lock.remove_leftovers();
-    let stood = stood(recipe, &folder)?;
+    let state = newest_state(recipe, &folder)?;
     let log_path = folder.join(LOG_FILE);
     if log_path.exists() {
-        files::truncate(&log_path, stood.log_bytes)?;
+        files::truncate(&log_path, state.log_bytes)?;
     }
-    let first = recipe.steps_before(stood.iteration.min(recipe.iterations.len())) + stood.step;
+    let first = recipe.steps_before(state.iteration.min(recipe.iterations.len())) + state.step;
     let computes = Precision::Auto.on(&Device::Cpu)?;
     let mut recorder = Recorder::begin(&folder, first, computes, &machine::here(None));
     recorder.write()?;
@@ -127,7 +123,7 @@ pub fn run(
 
 /// Takes the folder: writes recipe and inputs of a new run, holds those of an old one against what is there.
 fn begin(recipe: &Recipe, folder: &Path, resume: bool) -> Result<()> {
-    let text = yaml_serde::to_string(recipe).map_err(Error::bug)?;
+    let text = yaml_serde::to_string(recipe).map_err(Error::bug_from)?;
     let text = format!("# Recipe of an encoder's run, with every default.\n{text}");
     take(
         folder,
@@ -191,12 +187,12 @@ fn inputs(recipe: &Recipe) -> Result<String> {
             }
         }
     }
-    let text = serde_json::to_string_pretty(&hashes).map_err(Error::bug)?;
+    let text = serde_json::to_string_pretty(&hashes).map_err(Error::bug_from)?;
     Ok(text + "\n")
 }
 
-/// Where a run stands: the newest checkpoint of the newest iteration that has one, else its beginning.
-fn stood(recipe: &Recipe, folder: &Path) -> Result<State> {
+/// State of a run: that of the newest checkpoint of the newest iteration that has one, else the beginning.
+fn newest_state(recipe: &Recipe, folder: &Path) -> Result<State> {
     for iteration in (0..recipe.iterations.len()).rev() {
         let all = steps::list(&checkpoints(folder, iteration))?;
         if let Some((_, path)) = all.last() {
@@ -223,7 +219,7 @@ impl Session<'_> {
         log: &mut AppendLog,
         recorder: &mut Recorder,
         observer: &mut dyn Observer,
-        stop: &AtomicBool,
+        stop: &Stop,
     ) -> Result<()> {
         let recipe = self.recipe;
         let settings = &recipe.iterations[self.iteration];
@@ -233,10 +229,12 @@ impl Session<'_> {
         if !recipe.dev.is_empty() {
             items.extend(clips::read(&recipe.dev, &config)?);
         }
+
         let mut watch = |what: &'static str, done: usize, total: usize| {
-            check_stop(stop)?;
+            stop.check(checkpoint::STOPPED)?;
             observer.preparing(what, done, total)
         };
+
         let taught = targets::prepare(
             recipe,
             self.iteration,
@@ -252,6 +250,7 @@ impl Session<'_> {
             .state();
         let model = Hubert::new(config, &Source::Random { seed }, Scope::Full, &heads)?;
         let moments = Moments::new(&model.parameters)?;
+
         let mut state = State {
             iteration: self.iteration,
             ..State::default()
@@ -259,6 +258,7 @@ impl Session<'_> {
         if let Some((_, path)) = steps::list(&checkpoints(self.folder, self.iteration))?.last() {
             state = checkpoint::load(path, &[(&model.parameters, &moments)])?;
         }
+
         let work = Work {
             recipe,
             iteration: self.iteration,
@@ -268,26 +268,24 @@ impl Session<'_> {
             model: &model,
         };
         while state.step < settings.steps {
-            let is_stopped = stop.load(Ordering::Relaxed);
-            if is_stopped {
+            if let Err(stopped) = stop.check(checkpoint::STOPPED) {
                 self.save(&model, &moments, &mut state, log)?;
-                return Err(Error::new(
-                    Kind::Interrupted,
-                    "stopped; go on with --resume",
-                ));
+                return Err(stopped);
             }
-            let begun = Instant::now();
+
+            let begin = Instant::now();
             let record = self.step(&work, &moments, state.step)?;
-            let line = serde_json::to_string(&record).map_err(Error::bug)?;
+            let line = serde_json::to_string(&record).map_err(Error::bug_from)?;
             log.line(&line)?;
-            recorder.step(&record.step, pace_of(begun));
+            recorder.step(&record.step, pace_of(begin));
             let num_steps = recipe.steps_before(recipe.iterations.len());
             observer.step(&record, num_steps);
+
             state.step += 1;
             let every = recipe.evaluate.every;
             let is_last = state.step == settings.steps;
             if is_last || every > 0 && state.step.is_multiple_of(every) {
-                let scores = work.measure()?;
+                let scores = measure(&work)?;
                 let line = json!({ "kind": "eval", "at_step": record.step.step, "scores": scores });
                 log.line(&line.to_string())?;
                 observer.evaluated(record.step.step, &scores);
@@ -297,6 +295,7 @@ impl Session<'_> {
                 recorder.write()?;
             }
         }
+
         let staged = StagedDir::new(&encoder_folder(self.folder, self.iteration))?;
         hubert::save(&model, staged.path(), Class::Encoder, Vec::new())?;
         staged.commit()
@@ -309,12 +308,12 @@ impl Session<'_> {
         let optimiser = &recipe.optimiser;
         let pieces = work.pieces(step);
         work.model.parameters.zero_gradients()?;
-        let found = work.compute(&pieces, true)?;
-        let number = recipe.steps_before(self.iteration) + step + 1;
+        let outcome = work.compute(&pieces, true)?;
+
         let learning_rate = optimiser.learning_rate * optimiser.factor(step, settings.steps);
         let parameters = &work.model.parameters;
         let grad_norm = norm(&parameters.gradients)?;
-        let of_step = (found.loss, &grad_norm);
+        let of_step = (outcome.loss, &grad_norm);
         moments.update(
             parameters,
             optimiser,
@@ -323,7 +322,9 @@ impl Session<'_> {
             learning_rate,
             step + 1,
         )?;
-        let mut record = record(self.iteration, number, &pieces, &found);
+
+        let number = recipe.steps_before(self.iteration) + step + 1;
+        let mut record = record(self.iteration, number, &pieces, &outcome);
         record.step.grad_norm = grad_norm.value()?;
         record.step.learning_rate = learning_rate;
         if settings.loss.unmasked > 0.0 {
@@ -339,27 +340,24 @@ impl Session<'_> {
         state: &mut State,
         log: &mut AppendLog,
     ) -> Result<()> {
-        log.sync()?;
-        state.log_bytes = log.num_bytes()?;
-        let all = checkpoints(self.folder, self.iteration);
-        let parts = [(&model.parameters, moments)];
-        checkpoint::save(&steps::folder(&all, state.step), &parts, state)?;
-        let saved = steps::list(&all)?;
-        let old = saved.len().saturating_sub(self.recipe.checkpoint.keep);
-        saved[..old]
-            .iter()
-            .try_for_each(|(_, path)| files::remove_dir(path))
+        checkpoint::save_newest(
+            &checkpoints(self.folder, self.iteration),
+            &[(&model.parameters, moments)],
+            state,
+            log,
+            self.recipe.checkpoint.keep,
+        )
     }
 }
 
 /// The line of a step, its optimiser's numbers still to come.
-fn record(iteration: usize, step: u64, pieces: &[Piece], found: &Found) -> Record {
+fn record(iteration: usize, step: u64, pieces: &[Piece], outcome: &Outcome) -> Record {
     let masked = pieces
         .iter()
         .flat_map(|piece| &piece.masked)
         .filter(|&&masked| masked)
         .count();
-    let cosines: Vec<f64> = found
+    let cosines: Vec<f64> = outcome
         .cosines
         .iter()
         .copied()
@@ -371,116 +369,20 @@ fn record(iteration: usize, step: u64, pieces: &[Piece], found: &Found) -> Recor
         step: StepRecord {
             step,
             stage: format!("iteration-{}", iteration + 1),
-            loss: found.loss,
+            loss: outcome.loss,
             grad_norm: 0.0,
             learning_rate: 0.0,
             examples: pieces.len(),
-            tokens: found.frames as usize,
+            tokens: outcome.frames as usize,
             target_tokens: masked,
-            seconds: found.seconds,
+            seconds: outcome.seconds,
             skipped: 0,
             tasks: BTreeMap::new(),
         },
-        masked_accuracy: found.masked_accuracy(),
-        unmasked_accuracy: found.unmasked_accuracy(),
+        masked_accuracy: outcome.masked_accuracy(),
+        unmasked_accuracy: outcome.unmasked_accuracy(),
         cosine: (!cosines.is_empty()).then_some(mean),
     }
-}
-
-impl Work<'_> {
-    /// Measures the student on the clips after the training ones, or on the training ones where there are no others: accuracies with fixed
-    /// masks, codes and agreement and ranks of hidden states without masks.
-    ///
-    /// # Errors
-    /// Audio that cannot be read.
-    pub fn measure(&self) -> Result<BTreeMap<String, f64>> {
-        let (set, range) = if self.num_train < self.items.len() {
-            ("dev", self.num_train..self.items.len())
-        } else {
-            ("train", 0..self.num_train)
-        };
-        let settings = &self.recipe.evaluate;
-        let key = Key::new(self.recipe.seed, "encoder measure");
-        let mut scores = BTreeMap::new();
-        let pieces: Vec<Piece> = range
-            .clone()
-            .map(|item| self.piece(item, key.with(item as u64)))
-            .collect();
-        let found = self.compute(&pieces, false)?;
-        scores.insert(format!("{set}.loss"), found.loss);
-        let accuracies = [
-            ("masked_accuracy", found.masked_accuracy()),
-            ("unmasked_accuracy", found.unmasked_accuracy()),
-        ];
-        for (name, accuracy) in accuracies {
-            if let Some(accuracy) = accuracy {
-                scores.insert(format!("{set}.{name}"), accuracy);
-            }
-        }
-
-        let num_layers = self.model.config.num_hidden_layers + 1;
-        let mut ranks: Vec<pca_stream::Moments> = (0..num_layers)
-            .map(|_| pca_stream::Moments::new(self.model.config.hidden_size))
-            .collect();
-        let targets: Vec<usize> = (0..self.taught.len()).filter(|&i| self.is_ids(i)).collect();
-        let mut codes = vec![Codes::default(); targets.len()];
-        let mut against: Vec<Vec<(&String, Codes)>> = targets
-            .iter()
-            .map(|_| {
-                settings
-                    .against
-                    .iter()
-                    .map(|field| (field, Codes::default()))
-                    .collect()
-            })
-            .collect();
-        let mut seconds = 0.0;
-        for item in range {
-            if seconds >= settings.rank_s {
-                break;
-            }
-            seconds += self.items[item].seconds();
-            let encoded = self.encode(item)?;
-            for (rank, hidden) in ranks.iter_mut().zip(&encoded.hidden) {
-                rank.add(&hidden.flatten_all()?.to_vec1::<f32>()?);
-            }
-            for ((&target, codes), against) in targets.iter().zip(&mut codes).zip(&mut against) {
-                let predicted = self.predicted(target, &encoded)?;
-                predicted.iter().for_each(|&code| codes.add(code, None));
-                for (field, codes) in against {
-                    let labels = Labels::of(&self.items[item], field);
-                    for (frame, &code) in predicted.iter().enumerate() {
-                        codes.add(code, labels.at(frame, self.model.config.stride()));
-                    }
-                }
-            }
-        }
-        for (layer, rank) in ranks.iter().enumerate() {
-            scores.insert(format!("{set}.rank.layer-{layer}"), rank.effective_rank());
-        }
-        for ((target, codes), against) in targets.iter().zip(&codes).zip(&against) {
-            let name = format!("{set}.target-{}", target + 1);
-            scores.insert(format!("{name}.active_codes"), codes.num_active() as f64);
-            scores.insert(format!("{name}.perplexity"), codes.perplexity());
-            for (field, codes) in against {
-                if let Some(found) = codes.agreement() {
-                    scores.insert(format!("{name}.{field}.purity"), found.purity);
-                    scores.insert(format!("{name}.{field}.pnmi"), found.pnmi);
-                }
-            }
-        }
-        Ok(scores)
-    }
-}
-
-fn check_stop(stop: &AtomicBool) -> Result<()> {
-    if stop.load(Ordering::Relaxed) {
-        return Err(Error::new(
-            Kind::Interrupted,
-            "stopped; go on with --resume",
-        ));
-    }
-    Ok(())
 }
 
 /// The reports on the codebooks of a run, iteration by iteration.
@@ -488,7 +390,7 @@ fn check_stop(stop: &AtomicBool) -> Result<()> {
 /// # Errors
 /// A report that is no JSON.
 pub fn reports(recipe: &Recipe) -> Result<Vec<Value>> {
-    let mut found = Vec::new();
+    let mut reports = Vec::new();
     for (i, iteration) in recipe.iterations.iter().enumerate() {
         for target in 0..iteration.targets.len() {
             let path = iteration_folder(&recipe.folder(), i)
@@ -496,17 +398,17 @@ pub fn reports(recipe: &Recipe) -> Result<Vec<Value>> {
                 .join("report.json");
             if path.is_file() {
                 let text = files::read_text(&path)?;
-                found.push(crate::json::parse(&text).map_err(|e| e.at_path(&path))?);
+                reports.push(crate::json::parse(&text).map_err(|e| e.at_path(&path))?);
             }
         }
     }
-    Ok(found)
+    Ok(reports)
 }
 
-/// Time of a step that began at `begun`; its clips lie in memory, so none of it is waited.
-pub(super) fn pace_of(begun: Instant) -> Pace {
+/// Time of a step that began at `begin`; its clips lie in memory, so none of it is waited.
+pub(super) fn pace_of(begin: Instant) -> Pace {
     Pace {
-        took: begun.elapsed(),
+        took: begin.elapsed(),
         waited: Duration::ZERO,
     }
 }

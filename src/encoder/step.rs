@@ -30,14 +30,9 @@ use crate::ops::adamw::Segment;
 use crate::ops::linear::AdapterDropout;
 use crate::ops::linear::Linear;
 use crate::ops::scalar::Scalar;
+use crate::ops::weight::Weight;
 use crate::seed::Key;
 use crate::train::optimiser;
-
-/// Linear layers of heads have no adapters.
-pub(super) const NO_DROPOUT: AdapterDropout<'static> = AdapterDropout {
-    probability: 0.0,
-    tokens: &[],
-};
 
 /// Deviation of heads' matrices at the beginning.
 const DEVIATION: f64 = 0.02;
@@ -84,9 +79,9 @@ fn head_name(target: usize, name: &str) -> String {
     format!("heads.{target}.{name}")
 }
 
-/// What a step, or a measurement, found.
+/// Sums of a step, or of a measurement.
 #[derive(Clone, Debug, Default, PartialEq)]
-pub struct Found {
+pub struct Outcome {
     /// Mean over targets of the weighted mean over frames of the loss.
     pub loss: f64,
     /// For each target frames that are masked and those of them predicted, then the same of the others.
@@ -99,7 +94,7 @@ pub struct Found {
     pub frames: u64,
 }
 
-impl Found {
+impl Outcome {
     /// Share of masked frames whose id is predicted, over all targets; `None` where none is masked.
     pub fn masked_accuracy(&self) -> Option<f64> {
         self.share(0)
@@ -127,7 +122,7 @@ pub struct Work<'a> {
     pub items: &'a [Item],
     /// Number of the former.
     pub num_train: usize,
-    /// What is learned.
+    /// Targets of the iteration.
     pub taught: &'a [Taught],
     /// The student.
     pub model: &'a Hubert,
@@ -197,19 +192,22 @@ impl Work<'_> {
     ///
     /// # Errors
     /// Audio that cannot be read.
-    pub fn compute(&self, pieces: &[Piece], training: bool) -> Result<Found> {
+    pub fn compute(&self, pieces: &[Piece], training: bool) -> Result<Outcome> {
         let total: f64 = pieces.iter().flat_map(|piece| self.weights(piece)).sum();
-        let mut found = Found {
+        let mut outcome = Outcome {
             counts: vec![[0; 4]; self.taught.len()],
             cosines: vec![0.0; self.taught.len()],
-            ..Found::default()
+            ..Outcome::default()
         };
         for pack in packs(pieces, self.recipe.batch.pack_s) {
-            self.compute_pack(pack, total, training, &mut found)?;
+            self.compute_pack(pack, total, training, &mut outcome)?;
         }
         let packs = packs(pieces, self.recipe.batch.pack_s).count().max(1) as f64;
-        found.cosines.iter_mut().for_each(|cosine| *cosine /= packs);
-        Ok(found)
+        outcome
+            .cosines
+            .iter_mut()
+            .for_each(|cosine| *cosine /= packs);
+        Ok(outcome)
     }
 
     fn compute_pack(
@@ -217,7 +215,7 @@ impl Work<'_> {
         pieces: &[Piece],
         total: f64,
         training: bool,
-        found: &mut Found,
+        outcome: &mut Outcome,
     ) -> Result<()> {
         use rayon::prelude::*;
         let config = &self.model.config;
@@ -230,6 +228,7 @@ impl Work<'_> {
             })
             .collect::<Result<_>>()?;
         let clips: Vec<Clip> = samples.iter().map(|samples| Clip::new(samples)).collect();
+
         let masked: Vec<bool> = pieces
             .iter()
             .flat_map(|piece| piece.masked.clone())
@@ -243,31 +242,35 @@ impl Work<'_> {
             .flat_map(|piece| self.weights(piece))
             .map(|weight| weight * share)
             .collect();
+
         let pass = Pass {
             masked: &rows,
             layers: config.num_hidden_layers,
             training,
         };
         let (encoded, saved) = self.model.forward(&clips, pass)?;
+
         let mut d_hidden: Vec<Option<Tensor>> = vec![None; encoded.hidden.len()];
         let mut d_output = None;
         for (i, taught) in self.taught.iter().enumerate() {
             let at = self.settings().targets[i].at;
             let x = at.map_or(&encoded.output, |at| &encoded.hidden[at]);
-            let d = self.of_target(i, taught, x, pieces, (&masked, &weights), found)?;
+            let d = self.of_target(i, taught, x, pieces, (&masked, &weights), outcome)?;
             let place = at.map_or(&mut d_output, |at| &mut d_hidden[at]);
             *place = match place.take() {
                 Some(sum) => Some((sum + d)?),
                 None => Some(d),
             };
         }
+
         if let Some(saved) = &saved {
             let factor = self.settings().loss.feature_gradient;
             self.model.backward(saved, d_output, d_hidden, factor)?;
         }
-        found.frames += masked.len() as u64;
+
+        outcome.frames += masked.len() as u64;
         let samples: usize = pieces.iter().map(|piece| piece.samples).sum();
-        found.seconds += samples as f64 / f64::from(crate::audio::SAMPLE_RATE);
+        outcome.seconds += samples as f64 / f64::from(crate::audio::SAMPLE_RATE);
         Ok(())
     }
 
@@ -279,17 +282,13 @@ impl Work<'_> {
         x: &Tensor,
         pieces: &[Piece],
         (masked, weights): (&[bool], &[f64]),
-        found: &mut Found,
+        outcome: &mut Outcome,
     ) -> Result<Tensor> {
-        let head = |name: &str| self.model.head(&head_name(target, name)).cloned();
-        let projection = Linear {
-            weight: head("projection.weight")?,
-            bias: Some(head("projection.bias")?),
-            adapter: None,
-        };
-        let (projected, _) = projection.forward(x, None, NO_DROPOUT)?;
+        let projection = self.projection(target)?;
+        let (projected, _) = projection.forward(x, None, AdapterDropout::NONE)?;
         let loss = self.settings().loss;
-        let d = match taught {
+
+        let d_projected = match taught {
             Taught::Ids { codes, .. } => {
                 let wanted: Vec<u32> = pieces
                     .iter()
@@ -301,12 +300,13 @@ impl Work<'_> {
                     weights,
                     temperature: loss.temperature,
                 };
-                let prediction = masked_prediction(&projected, &head("codes")?, targets)?;
-                found.loss += prediction.loss;
+                let prediction =
+                    masked_prediction(&projected, &self.head(target, "codes")?, targets)?;
+                outcome.loss += prediction.loss;
                 for (&masked, &is_right) in masked.iter().zip(&prediction.is_right) {
                     let place = if masked { 0 } else { 2 };
-                    found.counts[target][place] += 1;
-                    found.counts[target][place + 1] += u64::from(is_right);
+                    outcome.counts[target][place] += 1;
+                    outcome.counts[target][place + 1] += u64::from(is_right);
                 }
                 prediction.d_frames
             }
@@ -320,15 +320,28 @@ impl Work<'_> {
                     parts.push(all.narrow(0, piece.first, piece.masked.len())?);
                 }
                 let wanted = Tensor::cat(&parts, 0)?.contiguous()?;
-                let found_here = regression(&projected, &wanted, weights, loss.cosine)?;
-                found.loss += found_here.loss;
-                found.cosines[target] += found_here.cosine;
-                found_here.d_predicted
+                let fit = regression(&projected, &wanted, weights, loss.cosine)?;
+                outcome.loss += fit.loss;
+                outcome.cosines[target] += fit.cosine;
+                fit.d_predicted
             }
         };
-        projection
-            .backward(&d, x, None, NO_DROPOUT, true)?
-            .ok_or_else(|| Error::bug("a head returned no gradient of its input"))
+
+        Ok(projection.backward_to_input(&d_projected, x, None, AdapterDropout::NONE)?)
+    }
+
+    /// A tensor of a target's head.
+    fn head(&self, target: usize, name: &str) -> Result<Weight> {
+        self.model.head(&head_name(target, name)).cloned()
+    }
+
+    /// Projection of a target's head.
+    fn projection(&self, target: usize) -> Result<Linear> {
+        Ok(Linear {
+            weight: self.head(target, "projection.weight")?,
+            bias: Some(self.head(target, "projection.bias")?),
+            adapter: None,
+        })
     }
 
     /// Hidden states of a whole clip, nothing masked.
@@ -346,16 +359,11 @@ impl Work<'_> {
     /// # Errors
     /// None for targets of ids; a bug for others.
     pub fn predicted(&self, target: usize, encoded: &Encoded) -> Result<Vec<u32>> {
-        let head = |name: &str| self.model.head(&head_name(target, name)).cloned();
-        let projection = Linear {
-            weight: head("projection.weight")?,
-            bias: Some(head("projection.bias")?),
-            adapter: None,
-        };
+        let projection = self.projection(target)?;
         let at = self.settings().targets[target].at;
         let x = at.map_or(&encoded.output, |at| &encoded.hidden[at]);
-        let (projected, _) = projection.forward(x, None, NO_DROPOUT)?;
-        let codes = head("codes")?;
+        let (projected, _) = projection.forward(x, None, AdapterDropout::NONE)?;
+        let codes = self.head(target, "codes")?;
         let logits = masked_prediction::logits(&projected, &codes.value, 1.0)?;
         Ok(logits.argmax(1)?.to_vec1()?)
     }
@@ -418,6 +426,7 @@ impl Moments {
         step: u64,
     ) -> Result<()> {
         let length = grad_norm.value()?;
+
         if !(loss.is_finite() && length.is_finite()) {
             return Err(Error::new(
                 Kind::Diverged,
@@ -425,6 +434,7 @@ impl Moments {
             )
             .hint("lower `optimiser.learning_rate`, or raise `optimiser.warmup`"));
         }
+
         let segment = |entry: &Entry| Segment {
             range: entry.range.clone(),
             learning_rate,
@@ -437,6 +447,7 @@ impl Moments {
             .enumerate()
             .filter(|(i, _)| is_trained(*i));
         let segments: Vec<Segment> = trained.map(|(_, entry)| segment(entry)).collect();
+
         let buffers = Buffers {
             values: &parameters.values,
             gradients: &parameters.gradients,
@@ -444,18 +455,22 @@ impl Moments {
             second: &self.second,
             copy: None,
         };
+
         let [beta1, beta2] = optimiser.betas;
+
         let clip = Shorten {
             loss: &Scalar::new(loss, &Device::Cpu)?,
             norm: grad_norm,
             max_norm: optimiser.max_grad_norm,
         };
+
         let adamw = AdamW {
             beta1,
             beta2,
             eps: optimiser.eps,
             weight_decay: optimiser.weight_decay,
         };
+
         Ok(adamw.update(buffers, &segments, clip)?)
     }
 }

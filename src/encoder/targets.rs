@@ -2,6 +2,7 @@
 
 use std::collections::BTreeMap;
 use std::path::Path;
+use std::path::PathBuf;
 
 use candle_core::Device;
 use candle_core::Tensor;
@@ -44,7 +45,7 @@ const CODES_FILE: &str = "codes.safetensors";
 /// File of what is known of the codebook.
 const REPORT_FILE: &str = "report.json";
 
-/// What a student learns.
+/// Targets of a student.
 pub enum Taught {
     /// An id for each frame of each clip.
     Ids {
@@ -55,7 +56,7 @@ pub enum Taught {
     },
     /// Features that are computed when they are needed.
     Features {
-        /// What computes them.
+        /// Extractor of the features.
         extractor: Extractor,
         /// After which layer.
         layer: usize,
@@ -77,6 +78,7 @@ pub fn prepare(
 ) -> Result<Vec<Taught>> {
     let folder = iteration_folder(&recipe.folder(), iteration);
     let targets = &recipe.iterations[iteration].targets;
+
     let mut by_origin: BTreeMap<Origin, Vec<usize>> = BTreeMap::new();
     for (i, target) in targets.iter().enumerate() {
         by_origin
@@ -84,6 +86,7 @@ pub fn prepare(
             .or_default()
             .push(i);
     }
+
     let mut taught: BTreeMap<usize, Taught> = BTreeMap::new();
     for (place, (origin, of_origin)) in by_origin.into_iter().enumerate() {
         let extractor = Extractor::open(&origin, student)?;
@@ -94,39 +97,33 @@ pub fn prepare(
                 .map_err(|e| e.at(format!("`iterations.{iteration}.targets.{i}`")))?;
             layers.insert(i, layer);
         }
-        let is_ids = |i: &usize| targets[*i].learn == Learn::Ids;
-        let missing: Vec<usize> = of_origin
+
+        let makers: Vec<Maker> = of_origin
             .iter()
-            .copied()
-            .filter(|i| is_ids(i) && !target_folder(&folder, *i).is_dir())
+            .filter(|&&i| targets[i].learn == Learn::Ids)
+            .filter(|&&i| !target_folder(&folder, i).is_dir())
+            .map(|&i| Maker {
+                target: &targets[i],
+                folder: target_folder(&folder, i),
+                layer: layers[&i],
+                width: extractor.width(),
+                items,
+                num_train,
+                key: Key::new(recipe.seed, "encoder targets")
+                    .with(iteration as u64)
+                    .with(i as u64),
+                against: &recipe.evaluate.against,
+                stride: student.stride(),
+            })
             .collect();
-        if !missing.is_empty() {
-            let mut wanted: Vec<usize> = missing.iter().map(|i| layers[i]).collect();
-            wanted.sort_unstable();
-            wanted.dedup();
+        if !makers.is_empty() {
             let shards_folder = folder.join(format!("features-{}", place + 1));
-            let shards = Shards::write(&shards_folder, &extractor, &wanted, items, student, watch)?;
-            for &i in &missing {
-                let maker = Maker {
-                    target: &targets[i],
-                    layer: layers[&i],
-                    width: extractor.width(),
-                    shards: &shards,
-                    items,
-                    num_train,
-                    key: Key::new(recipe.seed, "encoder targets")
-                        .with(iteration as u64)
-                        .with(i as u64),
-                    against: &recipe.evaluate.against,
-                    stride: student.stride(),
-                };
-                maker.make(&target_folder(&folder, i), watch)?;
-            }
-            files::remove_dir(&shards_folder)?;
+            make_all(&makers, &shards_folder, &extractor, student, watch)?;
         }
+
         let mut extractor = Some(extractor);
         for &i in &of_origin {
-            let found = match targets[i].learn {
+            let target = match targets[i].learn {
                 Learn::Ids => read(&target_folder(&folder, i), items, student)?,
                 Learn::Features => Taught::Features {
                     extractor: match extractor.take() {
@@ -136,13 +133,42 @@ pub fn prepare(
                     layer: layers[&i],
                 },
             };
-            taught.insert(i, found);
+            taught.insert(i, target);
         }
     }
+
     Ok(taught.into_values().collect())
 }
 
-fn target_folder(folder: &Path, target: usize) -> std::path::PathBuf {
+/// Makes targets of ids from the features of one extractor, which are on the disk meanwhile.
+fn make_all(
+    makers: &[Maker],
+    shards_folder: &Path,
+    extractor: &Extractor,
+    student: &Config,
+    watch: Watch,
+) -> Result<()> {
+    let Some(first) = makers.first() else {
+        return Ok(());
+    };
+    let mut layers: Vec<usize> = makers.iter().map(|maker| maker.layer).collect();
+    layers.sort_unstable();
+    layers.dedup();
+    let shards = Shards::write(
+        shards_folder,
+        extractor,
+        &layers,
+        first.items,
+        student,
+        watch,
+    )?;
+    for maker in makers {
+        maker.make(&shards, watch)?;
+    }
+    files::remove_dir(shards_folder)
+}
+
+fn target_folder(folder: &Path, target: usize) -> PathBuf {
     folder.join(format!("target-{}", target + 1))
 }
 
@@ -181,14 +207,31 @@ fn read(folder: &Path, items: &[Item], student: &Config) -> Result<Taught> {
 /// Makes one target.
 struct Maker<'a> {
     target: &'a Target,
+    /// Folder that it goes to.
+    folder: PathBuf,
     layer: usize,
     width: usize,
-    shards: &'a Shards,
     items: &'a [Item],
     num_train: usize,
     key: Key,
     against: &'a [String],
     stride: usize,
+}
+
+/// Agreement of the codes with fields of rows.
+fn agreements<'a>(against: &[(&'a String, Codes)]) -> BTreeMap<&'a str, Value> {
+    against
+        .iter()
+        .filter_map(|(field, codes)| {
+            let agreement = codes.agreement()?;
+            let value = json!({
+                "purity": agreement.purity,
+                "cluster_purity": agreement.cluster_purity,
+                "pnmi": agreement.pnmi,
+            });
+            Some((field.as_str(), value))
+        })
+        .collect()
 }
 
 /// A linear reduction of features.
@@ -220,8 +263,8 @@ impl Reduction {
 }
 
 impl Maker<'_> {
-    fn make(&self, folder: &Path, watch: Watch) -> Result<()> {
-        let reduction = self.reduction(watch)?;
+    fn make(&self, shards: &Shards, watch: Watch) -> Result<()> {
+        let reduction = self.reduction(shards, watch)?;
         let dims = reduction
             .as_ref()
             .map_or(self.width, |r| r.directions.len() / self.width);
@@ -229,9 +272,9 @@ impl Maker<'_> {
             Some(reduction) => reduction.apply(values),
             None => values.to_vec(),
         };
-        let (clusters, inertia, passes) = self.cluster(&reduced, dims, watch)?;
+        let (clusters, inertia, passes) = self.cluster(shards, &reduced, dims, watch)?;
 
-        let mut named = Vec::new();
+        let mut ids = Vec::new();
         let mut codes = Codes::default();
         let mut against: Vec<(&String, Codes)> = self
             .against
@@ -239,53 +282,28 @@ impl Maker<'_> {
             .map(|field| (field, Codes::default()))
             .collect();
         watch("ids", 0, self.items.len())?;
-        self.shards
-            .each(self.layer, 0..self.items.len(), |place, values| {
-                let ids: Vec<u32> = clusters
-                    .assign(&reduced(values))
-                    .into_iter()
-                    .map(|(id, _)| id)
-                    .collect();
-                if place < self.num_train {
-                    ids.iter().for_each(|&id| codes.add(id, None));
+        shards.each(self.layer, 0..self.items.len(), |place, values| {
+            let assigned = clusters.assign(&reduced(values));
+            let of_clip: Vec<u32> = assigned.into_iter().map(|(id, _)| id).collect();
+            if place < self.num_train {
+                of_clip.iter().for_each(|&id| codes.add(id, None));
+            }
+            for (field, codes) in &mut against {
+                let labels = Labels::of(&self.items[place], field);
+                for (frame, &id) in of_clip.iter().enumerate() {
+                    codes.add(id, labels.at(frame, self.stride));
                 }
-                for (field, codes) in &mut against {
-                    let labels = Labels::of(&self.items[place], field);
-                    for (frame, &id) in ids.iter().enumerate() {
-                        codes.add(id, labels.at(frame, self.stride));
-                    }
-                }
-                let frames = ids.len();
-                named.push((
-                    place.to_string(),
-                    Tensor::from_vec(ids, frames, &Device::Cpu)?,
-                ));
-                Ok(())
-            })?;
+            }
+            let frames = of_clip.len();
+            let tensor = Tensor::from_vec(of_clip, frames, &Device::Cpu)?;
+            ids.push((place.to_string(), tensor));
+            Ok(())
+        })?;
 
-        let staged = StagedDir::new(folder)?;
-        let matrix = |values: &[f32], width: usize| {
-            Tensor::from_vec(values.to_vec(), (values.len() / width, width), &Device::Cpu)
-        };
-        let mut codebook = vec![("centres", matrix(clusters.centres(), dims)?)];
-        if let Some(reduction) = &reduction {
-            codebook.push(("mean", matrix(&reduction.mean, self.width)?));
-            codebook.push(("directions", matrix(&reduction.directions, self.width)?));
-        }
+        let staged = StagedDir::new(&self.folder)?;
+        let codebook = self.codebook(&clusters, dims, reduction.as_ref())?;
         files::write_safetensors(&staged.path().join(CODEBOOK_FILE), codebook)?;
-        files::write_safetensors(&staged.path().join(CODES_FILE), named)?;
-        let agreement: BTreeMap<&str, Value> = against
-            .iter()
-            .filter_map(|(field, codes)| {
-                let found = codes.agreement()?;
-                let value = json!({
-                    "purity": found.purity,
-                    "cluster_purity": found.cluster_purity,
-                    "pnmi": found.pnmi,
-                });
-                Some((field.as_str(), value))
-            })
-            .collect();
+        files::write_safetensors(&staged.path().join(CODES_FILE), ids)?;
         let report = json!({
             "layer": self.layer,
             "width": self.width,
@@ -297,36 +315,53 @@ impl Maker<'_> {
             "perplexity": codes.perplexity(),
             "inertia_per_frame": inertia,
             "passes": passes,
-            "against": agreement,
+            "against": agreements(&against),
         });
-        let text = serde_json::to_string_pretty(&report).map_err(Error::bug)?;
+        let text = serde_json::to_string_pretty(&report).map_err(Error::bug_from)?;
         files::write_atomic(&staged.path().join(REPORT_FILE), (text + "\n").as_bytes())?;
         staged.commit()
     }
 
+    /// Centres of the clusters, and the reduction before them.
+    fn codebook(
+        &self,
+        clusters: &Clusters,
+        dims: usize,
+        reduction: Option<&Reduction>,
+    ) -> Result<Vec<(&'static str, Tensor)>> {
+        let matrix = |values: &[f32], width: usize| {
+            Tensor::from_vec(values.to_vec(), (values.len() / width, width), &Device::Cpu)
+        };
+        let mut codebook = vec![("centres", matrix(clusters.centres(), dims)?)];
+        if let Some(reduction) = reduction {
+            codebook.push(("mean", matrix(&reduction.mean, self.width)?));
+            codebook.push(("directions", matrix(&reduction.directions, self.width)?));
+        }
+        Ok(codebook)
+    }
+
     /// The reduction before clustering, fitted on training frames.
-    fn reduction(&self, watch: Watch) -> Result<Option<Reduction>> {
-        let (Some(dims), is_random) = (
-            self.target.pca.or(self.target.random),
-            self.target.random.is_some(),
-        ) else {
+    fn reduction(&self, shards: &Shards, watch: Watch) -> Result<Option<Reduction>> {
+        let Some(dims) = self.target.pca.or(self.target.random) else {
             return Ok(None);
         };
+        let is_random = self.target.random.is_some();
         if dims == 0 || dims > self.width {
             return Err(
                 Error::input(format!("{dims} directions of features of {}", self.width))
                     .hint(format!("write a number from 1 to {}", self.width)),
             );
         }
+
         watch("directions", 0, self.num_train)?;
         let mut moments = Moments::new(self.width);
-        self.shards
-            .each(self.layer, 0..self.num_train, |_, values| {
-                moments.add(values);
-                Ok(())
-            })?;
+        shards.each(self.layer, 0..self.num_train, |_, values| {
+            moments.add(values);
+            Ok(())
+        })?;
         let narrow = |values: &[f64]| values.iter().map(|&x| x as f32).collect::<Vec<f32>>();
         let components = moments.components(if is_random { 0 } else { dims });
+
         if is_random {
             // Columns of variance 1 / dims keep squared distances on average.
             let deviation = (1.0 / dims as f64).sqrt() as f32;
@@ -342,6 +377,7 @@ impl Maker<'_> {
                 explained: None,
             }));
         }
+
         if components.components.len() < dims * self.width {
             return Err(Error::input(format!(
                 "{} frames have fewer than {dims} directions",
@@ -349,6 +385,7 @@ impl Maker<'_> {
             ))
             .hint("lower `pca`, or give more audio"));
         }
+
         Ok(Some(Reduction {
             mean: narrow(&components.mean),
             directions: narrow(&components.components),
@@ -359,19 +396,22 @@ impl Maker<'_> {
     /// Clusters of the training frames, their mean squared distance, and the number of passes.
     fn cluster(
         &self,
+        shards: &Shards,
         reduced: &dyn Fn(&[f32]) -> Vec<f32>,
         dims: usize,
         watch: Watch,
     ) -> Result<(Clusters, f64, usize)> {
         let k = self.target.clusters;
-        let first = self.first_frames(reduced, dims)?;
-        let total = self.num_frames()?;
+        let first = self.first_frames(shards, reduced, dims)?;
+        let total = self.num_frames(shards)?;
+
         if first.len() / dims < k {
             return Err(
                 Error::input(format!("{total} training frames for {k} clusters"))
                     .hint("lower `clusters`, or give more audio"),
             );
         }
+
         let centres = plus_plus(&first, dims, k, self.key.with_name("centres"));
         let mut clusters = Clusters::new(centres.into_iter().map(|x| x as f32).collect(), dims);
         let mut before = f64::INFINITY;
@@ -379,11 +419,10 @@ impl Maker<'_> {
         while passes < self.target.passes {
             watch("clusters", passes, self.target.passes)?;
             let mut pass = Pass::new(&clusters);
-            self.shards
-                .each(self.layer, 0..self.num_train, |_, values| {
-                    pass.add(&clusters, &reduced(values));
-                    Ok(())
-                })?;
+            shards.each(self.layer, 0..self.num_train, |_, values| {
+                pass.add(&clusters, &reduced(values));
+                Ok(())
+            })?;
             let inertia = pass.inertia();
             pass.finish(&mut clusters);
             passes += 1;
@@ -393,34 +432,38 @@ impl Maker<'_> {
                 break;
             }
         }
+
         Ok((clusters, before / total.max(1) as f64, passes))
     }
 
-    fn num_frames(&self) -> Result<usize> {
+    fn num_frames(&self, shards: &Shards) -> Result<usize> {
         let mut frames = 0;
-        self.shards
-            .each(self.layer, 0..self.num_train, |_, values| {
-                frames += values.len() / self.width;
-                Ok(())
-            })?;
+        shards.each(self.layer, 0..self.num_train, |_, values| {
+            frames += values.len() / self.width;
+            Ok(())
+        })?;
         Ok(frames)
     }
 
     /// Training frames at random, at most [`FIRST`] or so.
-    fn first_frames(&self, reduced: &dyn Fn(&[f32]) -> Vec<f32>, dims: usize) -> Result<Vec<f32>> {
-        let share = (FIRST as f64 / self.num_frames()?.max(1) as f64).min(1.0);
+    fn first_frames(
+        &self,
+        shards: &Shards,
+        reduced: &dyn Fn(&[f32]) -> Vec<f32>,
+        dims: usize,
+    ) -> Result<Vec<f32>> {
+        let share = (FIRST as f64 / self.num_frames(shards)?.max(1) as f64).min(1.0);
         let key = self.key.with_name("first frames");
         let mut first = Vec::new();
-        self.shards
-            .each(self.layer, 0..self.num_train, |place, values| {
-                let of_clip = key.with(place as u64);
-                for (frame, vector) in reduced(values).chunks(dims).enumerate() {
-                    if of_clip.uniform(frame as u64) < share {
-                        first.extend_from_slice(vector);
-                    }
+        shards.each(self.layer, 0..self.num_train, |place, values| {
+            let of_clip = key.with(place as u64);
+            for (frame, vector) in reduced(values).chunks(dims).enumerate() {
+                if of_clip.uniform(frame as u64) < share {
+                    first.extend_from_slice(vector);
                 }
-                Ok(())
-            })?;
+            }
+            Ok(())
+        })?;
         Ok(first)
     }
 }

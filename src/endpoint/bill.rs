@@ -92,23 +92,27 @@ pub struct Limits {
 }
 
 impl Limits {
-    /// Checks that the limits can be held.
+    /// Checks that the limits can be held. `max_cost` is what the limit of dollars is written as.
     ///
     /// # Errors
     /// A limit of dollars without prices; a price or a limit that is no amount.
-    pub fn check(&self) -> Result<()> {
+    pub fn check(&self, max_cost: &str) -> Result<()> {
         let is_amount = |value: Option<f64>| value.is_none_or(|v| v.is_finite() && v >= 0.0);
         if !is_amount(self.prices.prompt) || !is_amount(self.prices.completion) {
             return Err(Error::input("a price is a number of dollars, 0 or more")
                 .hint("give dollars for a million tokens"));
         }
         if !is_amount(self.max_cost) {
-            return Err(Error::input("--max-cost is a number of dollars, 0 or more"));
+            return Err(Error::input(format!(
+                "{max_cost} is a number of dollars, 0 or more"
+            )));
         }
         let is_priced = self.prices.prompt.is_some() && self.prices.completion.is_some();
         if self.max_cost.is_some() && !is_priced {
-            return Err(Error::input("--max-cost needs the prices of tokens")
-                .hint("add --price-in and --price-out, in dollars for a million tokens"));
+            return Err(
+                Error::input(format!("{max_cost} needs the prices of tokens"))
+                    .hint("add --price-in and --price-out, in dollars for a million tokens"),
+            );
         }
         Ok(())
     }
@@ -243,7 +247,7 @@ mod tests {
                 0,
             ),
         ] {
-            limits.check().unwrap();
+            limits.check("--max-cost").unwrap();
             let meter = Meter::new(limits);
             let mut num_sent = 0;
             let reached = loop {
@@ -293,12 +297,12 @@ mod tests {
             (limits(Some(f64::NAN), Some(1.0), Some(1.0)), "--max-cost"),
             (limits(None, Some(-1.0), None), "a price"),
         ] {
-            let error = limits.check().unwrap_err();
+            let error = limits.check("--max-cost").unwrap_err();
             assert!(
                 error.exit_code() == 2 && error.to_string().contains(expected),
                 "{error}"
             );
         }
-        limits(None, None, None).check().unwrap();
+        limits(None, None, None).check("--max-cost").unwrap();
     }
 }

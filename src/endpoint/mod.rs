@@ -25,6 +25,7 @@ use crate::endpoint::request::Reply;
 use crate::error::Error;
 use crate::error::Result;
 use crate::seed::Key as Draw;
+use crate::stop::Stop;
 
 /// How often a waiting thread looks up.
 const LOOK_UP: Duration = Duration::from_millis(20);
@@ -47,7 +48,7 @@ pub struct Caller<'a> {
     endpoint: &'a Endpoint,
     patience: Patience,
     /// Set by whoever wants the run to end.
-    stop: &'a AtomicBool,
+    stop: &'a Stop,
     /// Set where one failed for good: the others need not begin anything new.
     is_over: AtomicBool,
     /// The moment until which the endpoint asked everybody to wait.
@@ -56,7 +57,7 @@ pub struct Caller<'a> {
 
 impl<'a> Caller<'a> {
     /// A run that has just begun; it ends once `stop` is set.
-    pub fn new(endpoint: &'a Endpoint, patience: Patience, stop: &'a AtomicBool) -> Self {
+    pub fn new(endpoint: &'a Endpoint, patience: Patience, stop: &'a Stop) -> Self {
         Self {
             endpoint,
             patience,
@@ -73,7 +74,7 @@ impl<'a> Caller<'a> {
 
     /// Whether the run has ended, or is to stop.
     pub fn has_ended(&self) -> bool {
-        self.is_over.load(Ordering::Relaxed) || self.stop.load(Ordering::Relaxed)
+        self.is_over.load(Ordering::Relaxed) || self.stop.is_requested()
     }
 
     /// Asks until there is an answer, waiting for failures that pass; `draw` spreads the waits, `told` hears of each.

@@ -4,6 +4,7 @@ use crate::eval::confidence::Compared;
 use crate::eval::confidence::Confident;
 use crate::eval::confidence::Slice;
 use crate::eval::table::shown;
+use crate::text_table::TextTable;
 
 /// Widest line of a table; further systems go below.
 const MAX_WIDTH: usize = 150;
@@ -130,52 +131,12 @@ fn written(name: &str, score: &Confident) -> String {
 
 /// Names to the left, cells to the right below their titles; as many columns beside each other as the width allows.
 fn laid_out(corner: &str, names: &[&str], titles: &[&str], rows: &[Vec<String>]) -> String {
-    let length = |text: &str| unicode_width::UnicodeWidthStr::width(text);
-    let first = names
-        .iter()
-        .map(|name| length(name))
-        .chain([length(corner)])
-        .max()
-        .unwrap_or(0);
-    let widths: Vec<usize> = titles
-        .iter()
-        .enumerate()
-        .map(|(i, title)| {
-            rows.iter()
-                .map(|row| length(&row[i]))
-                .chain([length(title)])
-                .max()
-                .unwrap_or(0)
-        })
-        .collect();
-    let padded = |text: &str, width: usize| " ".repeat(width.saturating_sub(length(text)));
-    let mut text = String::new();
-    let mut next = 0;
-    while next < titles.len() {
-        let mut width = first;
-        let fitting = widths[next..].iter().take_while(|column| {
-            width += *column + 2;
-            width <= MAX_WIDTH
-        });
-        let end = next + fitting.count().max(1);
-        let mut line = |name: &str, cells: &mut dyn Iterator<Item = &str>| {
-            let cells: String = cells
-                .zip(&widths[next..end])
-                .map(|(cell, &width)| format!("  {}{cell}", padded(cell, width)))
-                .collect();
-            text += format!("{name}{}{cells}", padded(name, first)).trim_end();
-            text.push('\n');
-        };
-        line(corner, &mut titles[next..end].iter().copied());
-        for (name, row) in names.iter().zip(rows) {
-            line(name, &mut row[next..end].iter().map(String::as_str));
-        }
-        next = end;
-        if next < titles.len() {
-            text.push('\n');
-        }
+    let head = std::iter::once(&corner).chain(titles);
+    let mut lines = vec![head.map(|cell| (*cell).to_owned()).collect::<Vec<_>>()];
+    for (name, row) in names.iter().zip(rows) {
+        lines.push([&[(*name).to_owned()], row.as_slice()].concat());
     }
-    text
+    TextTable::new(1, lines).text_within(MAX_WIDTH)
 }
 
 #[cfg(test)]

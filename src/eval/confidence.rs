@@ -373,7 +373,7 @@ fn of_tally<'a>(set: &Set, tally: &'a Tally, rows: Option<&[usize]>) -> Resample
     let (name, signature) = (tally.name.clone(), tally.signature.clone());
     Resampled {
         name,
-        better: tally.better,
+        better: tally.better(),
         signature,
         units,
         clusters,
@@ -394,18 +394,7 @@ impl Resampled<'_> {
     }
 
     fn clusters(&self) -> Clusters {
-        let mut ids: HashMap<&str, u32> = HashMap::new();
-        let mut id = |name| {
-            let next = ids.len() as u32;
-            *ids.entry(name).or_insert(next)
-        };
-        Clusters::by(
-            &self
-                .clusters
-                .iter()
-                .map(|name| id(name))
-                .collect::<Vec<_>>(),
-        )
+        Clusters::named(&self.clusters)
     }
 
     fn confident(&self, resampling: &Resampling) -> Confident {

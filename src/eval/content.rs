@@ -48,7 +48,7 @@ const READ_BESIDE_WEIGHTS: [&str; 7] = [
     "chat_template.json",
     "processor_config.json",
 ];
-/// Files that stand in the place of a `tokenizer.json`.
+/// Files in place of a `tokenizer.json`.
 const SLOW_TOKENIZER: [&str; 2] = ["vocab.json", "merges.txt"];
 /// Where answers and the hashes of large files are kept unless a command says otherwise.
 pub const FOLDER: &str = "runs/.answers";
@@ -171,7 +171,7 @@ impl Contents {
         if let Some(hash) = lock(&self.hashes).get(path) {
             return Ok(hash.clone());
         }
-        let metadata = std::fs::metadata(path).map_err(|e| Error::io(path, "read", &e))?;
+        let metadata = std::fs::metadata(path).map_err(|e| Error::io(path, "read", e))?;
         let modified_ns = metadata
             .modified()
             .ok()
@@ -188,7 +188,7 @@ impl Contents {
     fn large_file(&self, path: &Path, bytes: u64, modified_ns: u128) -> Result<String> {
         let place = path
             .canonicalize()
-            .map_err(|e| Error::io(path, "read", &e))?;
+            .map_err(|e| Error::io(path, "read", e))?;
         let modified = u64::try_from(modified_ns).unwrap_or(u64::MAX);
         let is_same = |known: &&Remembered| known.bytes == bytes && known.modified_ns == modified;
         if let Some(known) = lock(&self.remembered).get(&place).filter(is_same) {
@@ -206,7 +206,7 @@ impl Contents {
                 hash: hash.clone(),
             };
             AppendLog::open(&self.folder.join(FILE))?
-                .line(&serde_json::to_string(&known).map_err(Error::bug)?)?;
+                .line(&serde_json::to_string(&known).map_err(Error::bug_from)?)?;
             lock(&self.remembered).insert(place, known);
         }
         Ok(hash)

@@ -4,15 +4,16 @@ use crate::data::Role;
 use crate::error::Error;
 use crate::error::Result;
 use crate::eval::suite::Set;
-use crate::metrics;
-use crate::metrics::Better;
+use crate::metrics::Answers;
+use crate::metrics::Definition;
 use crate::metrics::Kind;
-use crate::metrics::Normaliser;
+use crate::metrics::Labels;
 use crate::metrics::Pair;
+use crate::metrics::Reading;
 use crate::metrics::Tally;
-use crate::metrics::Texts;
-use crate::metrics::classify;
-use crate::metrics::failures;
+use crate::metrics::registry;
+use crate::metrics::registry::Standing;
+use crate::records::prediction;
 use crate::records::prediction::Prediction;
 use crate::records::suite_file::SetFile;
 use crate::task::AnswerFormat;
@@ -20,18 +21,6 @@ use crate::task::Example;
 use crate::task::Parse;
 use crate::task::Task;
 use crate::yaml;
-
-/// The loss of the targets, which every kind of set has.
-const LOSS: &str = "loss";
-/// Share of the answers that name no label.
-const UNPARSED: &str = "unparsed";
-/// What labels chosen by likelihood score, in the order of [`classify::tallies`].
-const BY_LIKELIHOOD: [&str; 4] = [
-    "likelihood_accuracy",
-    "likelihood_macro_f1",
-    "likelihood_weighted_f1",
-    "likelihood_uar",
-];
 
 /// The tallies of a set.
 pub struct Measured {
@@ -42,21 +31,21 @@ pub struct Measured {
 }
 
 impl Set {
-    /// Whether a metric (a name without `@`) is computed.
-    pub fn wants(&self, metric: &str) -> bool {
+    /// Whether a metric is computed.
+    pub fn wants(&self, metric: &Definition) -> bool {
         match &self.metrics {
-            Some(metrics) => metrics.iter().any(|wanted| wanted == metric),
+            Some(metrics) => metrics.iter().any(|wanted| wanted == metric.name),
             None => {
-                metric == LOSS
-                    || self.task.kind.default_metrics().contains(&metric)
-                    || (self.likelihood && BY_LIKELIHOOD.contains(&metric))
+                metric.standing != Standing::Listed
+                    && metric.kinds.contains(&self.task.kind)
+                    && (self.likelihood || !metric.is_by_likelihood())
             }
         }
     }
 
     /// Whether the loss of its targets is computed, a pass of its own.
     pub fn wants_loss(&self) -> bool {
-        self.wants(LOSS)
+        registry::all().any(|metric| metric.is_loss() && self.wants(metric))
     }
 
     /// The inventory's names.
@@ -72,20 +61,10 @@ impl Set {
 /// Refuses metrics that a task does not have, and settings that do nothing for it.
 pub fn check(written: &SetFile, task: &Task) -> Result<()> {
     let is_labels = task.kind == Kind::Classify;
-    let of_kind: Vec<&str> = std::iter::once(LOSS)
-        .chain(task.kind.metrics().iter().copied())
-        .collect();
-    let by_likelihood = if is_labels { &BY_LIKELIHOOD[..] } else { &[] };
-    let unparsed = is_labels.then_some(UNPARSED);
-    let known = || {
-        of_kind
-            .iter()
-            .copied()
-            .chain(unparsed)
-            .chain(by_likelihood.iter().copied())
-    };
+    let known = || task.kind.definitions().map(|metric| metric.name);
     for name in written.metrics.iter().flatten() {
-        if !known().any(|known| known == name) {
+        let found = task.kind.definitions().find(|metric| metric.name == name);
+        let Some(found) = found else {
             let found = Error::input(format!(
                 "unknown metric `{name}`; this task has {}",
                 known().collect::<Vec<_>>().join(", ")
@@ -94,8 +73,8 @@ pub fn check(written: &SetFile, task: &Task) -> Result<()> {
                 Some(near) => found.hint(format!("did you mean `{near}`?")),
                 None => found,
             });
-        }
-        if BY_LIKELIHOOD.contains(&name.as_str()) && !written.likelihood {
+        };
+        if found.is_by_likelihood() && !written.likelihood {
             return Err(
                 Error::input(format!("metric `{name}` without `likelihood: true`"))
                     .hint("it takes a pass over every label of every row"),
@@ -139,7 +118,7 @@ pub fn check_rows(set: &Set) -> Result<()> {
         .find(|example| set.wants_loss() && !has_target(example))
     {
         Some(example) => Err(Error::input(format!(
-            "metric `{LOSS}` needs what should be said, and row `{}` does not have it",
+            "metric `loss` needs what should be said, and row `{}` does not have it",
             example.id
         ))
         .hint("list `metrics` without it, or give the row its target")),
@@ -153,17 +132,8 @@ pub fn check_rows(set: &Set) -> Result<()> {
 /// A reference outside the inventory.
 pub fn measure(set: &Set, said: &[Prediction]) -> Result<Measured> {
     let metric = &set.task.metric;
-    let wanted = |name: &str| set.wants(name) || name == metric;
-    let mut tallies: Vec<Tally> = loss(set, said).into_iter().collect();
-    match set.task.kind {
-        Kind::Transcribe | Kind::Generate => tallies.extend(of_texts(set, said, &wanted)),
-        Kind::Classify => tallies.extend(of_labels(set, said, &wanted)?),
-    }
-    if wanted("hit_limit") {
-        tallies.push(failures::hit_limit(
-            &said.iter().map(|row| row.hit_limit).collect::<Vec<_>>(),
-        ));
-    }
+    let wanted = |known: &Definition| set.wants(known) || known.name == metric;
+    let mut tallies = answers(set, said).tallies(&set.normalisers, set.settings, &wanted)?;
     // Normalisers and parses stand in the set's order, so the first of the metric is that of the first of them.
     let headline = tallies
         .iter()
@@ -171,118 +141,52 @@ pub fn measure(set: &Set, said: &[Prediction]) -> Result<Measured> {
         .cloned();
     let headline = headline
         .ok_or_else(|| Error::bug(format!("task `{}` has no metric `{metric}`", set.task.name)))?;
-    tallies.retain(|tally| set.wants(tally.metric()));
+    tallies.retain(|tally| Definition::find(tally.metric()).is_some_and(|known| set.wants(known)));
     Ok(Measured { tallies, headline })
 }
 
-fn loss(set: &Set, said: &[Prediction]) -> Option<Tally> {
-    let unit = |row: &Prediction| {
-        let tokens = row.target_tokens? as f64;
-        Some([row.loss? * tokens, tokens])
-    };
-    let units = said
-        .iter()
-        .map(unit)
-        .collect::<Option<Vec<_>>>()
-        .filter(|_| set.wants_loss())?;
-    Some(metrics::share(
-        LOSS,
-        &[("unit", "nats"), ("over", "target-tokens")],
-        Better::Lower,
-        units,
-    ))
-}
-
-fn of_texts(set: &Set, said: &[Prediction], wanted: &dyn Fn(&str) -> bool) -> Vec<Tally> {
-    let pair = |row| pair(set, row);
-    let texts = |normaliser| Texts::new(said.iter().map(pair).collect(), normaliser);
-    let normalised = |name: &str| wanted(name) && metrics::is_normalised(name);
-    let others = |name: &str| wanted(name) && !metrics::is_normalised(name);
-    let mut tallies: Vec<Tally> = Vec::new();
-    for &normaliser in &set.normalisers {
-        tallies.extend(metrics::of_texts(
-            &texts(normaliser),
-            set.settings,
-            normalised,
-        ));
+/// What a set's predictions say of its rows.
+fn answers<'a>(set: &'a Set, said: &'a [Prediction]) -> Answers<'a> {
+    let labels = (set.task.kind == Kind::Classify).then(|| labels(set, said));
+    Answers {
+        pairs: said.iter().map(|row| pair(set, row)).collect(),
+        labels,
+        ..prediction::answers(said)
     }
-    tallies.extend(metrics::of_texts(
-        &texts(Normaliser::None),
-        set.settings,
-        others,
-    ));
-    tallies
 }
 
-/// A prediction with its references; of an answer in JSON what it says, and nothing where it says nothing.
+/// A prediction with its references; of an answer in JSON what it says, and nothing where it says nothing. What an answer says as a label
+/// is read apart from its text.
 fn pair<'a>(set: &Set, row: &'a Prediction) -> Pair<'a> {
-    let said = match set.task.answer.format {
-        AnswerFormat::Json => row.answer.as_deref().unwrap_or_default(),
-        AnswerFormat::Text | AnswerFormat::Label => &row.prediction,
+    let is_json = set.task.answer.format == AnswerFormat::Json;
+    let said = match is_json && set.task.kind != Kind::Classify {
+        true => row.answer.as_deref().unwrap_or_default(),
+        false => &row.prediction,
     };
     let mut references = row.all_references();
     let first = Pair::new(references.next().unwrap_or_default(), said);
     references.fold(first, Pair::or)
 }
 
-fn of_labels(set: &Set, said: &[Prediction], wanted: &dyn Fn(&str) -> bool) -> Result<Vec<Tally>> {
+/// The answers as labels: under each of the set's ways to read them, and by likelihood where every row has one.
+fn labels<'a>(set: &'a Set, said: &'a [Prediction]) -> Labels<'a> {
     let inventory = set.inventory();
-    let scored = |labels: &[Option<String>], how: &str| {
-        let pairs: Vec<(&str, Option<&str>)> = said
-            .iter()
-            .zip(labels)
-            .map(|(row, label)| (row.reference.as_str(), label.as_deref()))
-            .collect();
-        classify::tallies(&pairs, Some(&inventory), how)
-    };
-    let mut tallies = Vec::new();
-    for &parse in &set.parses {
-        let labels: Vec<Option<String>> = said
+    let reading = |&parse: &Parse| Reading {
+        parse: parse.name(),
+        variant: (parse == Parse::Strict).then_some(parse.name()),
+        labels: said
             .iter()
             .map(|row| set.task.parse_answer(&row.prediction, parse))
-            .collect();
-        let unparsed = labels
-            .iter()
-            .map(|label| [f64::from(u8::from(label.is_none())), 1.0]);
-        let unparsed = metrics::share(
-            UNPARSED,
-            &[("parse", parse.name())],
-            Better::Lower,
-            unparsed,
-        );
-        for mut tally in scored(&labels, parse.name())?
-            .into_iter()
-            .chain([unparsed])
-            .filter(|tally| wanted(&tally.name))
-        {
-            if parse == Parse::Strict {
-                tally.name += "@strict";
-            }
-            tallies.push(tally);
-        }
-    }
-    if set.likelihood && said.iter().all(|row| row.likelihoods.is_some()) {
-        let labels: Vec<Option<String>> =
-            said.iter().map(|row| likeliest(row, &inventory)).collect();
-        for (mut tally, name) in scored(&labels, "likelihood-per-token")?
-            .into_iter()
-            .zip(BY_LIKELIHOOD)
-            .filter(|(_, name)| wanted(name))
-        {
-            tally.name = name.to_owned();
-            tallies.push(tally);
-        }
-    }
-    let texts = Texts::new(
-        said.iter()
-            .map(|row| Pair::new(&row.reference, &row.prediction))
             .collect(),
-        Normaliser::None,
-    );
-    tallies.extend(metrics::of_texts(&texts, set.settings, |name| {
-        wanted(name) && failures::NAMES.contains(&name)
-    }));
-    Ok(tallies)
+    };
+    let has_likelihoods = set.likelihood && said.iter().all(|row| row.likelihoods.is_some());
+    let likeliest = || said.iter().map(|row| likeliest(row, &inventory)).collect();
+    Labels {
+        due: said.iter().map(|row| row.reference.as_str()).collect(),
+        readings: set.parses.iter().map(reading).collect(),
+        likeliest: has_likelihoods.then(likeliest),
+        inventory: inventory.clone(),
+    }
 }
 
 /// The label whose answer is the likeliest a token, the first of the inventory among equals.

@@ -7,6 +7,8 @@
 //! - `slices`, `confidence`: rows put together, and how sure the scores are.
 //! - `instructions`: whether a model does as it is told; `judge`: summaries graded by a model behind an endpoint.
 //! - `record`, `table`, `comparison`: scores to keep and to read.
+//! - `systems`, `suite_run`, `outcome`, `results`: a base and its adapters on a suite, side by side.
+//! - `rows`: a model on the rows of a manifest, without a suite; `scoring`: the scores of predictions, whoever made them.
 
 pub mod answers;
 pub mod baseline;
@@ -19,11 +21,17 @@ pub mod interview;
 pub mod judge;
 pub mod majority;
 pub mod measure;
+pub mod outcome;
 pub mod prediction;
 pub mod question;
 pub mod record;
+pub mod results;
+pub mod rows;
+pub mod scoring;
 pub mod slices;
 pub mod suite;
+pub mod suite_run;
+pub mod systems;
 pub mod table;
 
 use std::borrow::Cow;

@@ -1,24 +1,30 @@
 //! `scores.json` of a system: its scores by name, as a training writes them, and under `details` how sure they are and how they came about.
 
-use serde_json::Map;
-use serde_json::Value;
-use serde_json::json;
-
 use crate::error::Result;
 use crate::eval::confidence::Answered;
 use crate::eval::confidence::Compared;
 use crate::eval::confidence::Confident;
 use crate::eval::confidence::Slice;
 use crate::eval::confidence::System;
-use crate::metrics::Better;
 use crate::metrics::Confusion;
 use crate::metrics::Kind;
-use crate::records::scores::DETAILS;
+use crate::records::by_name::ByName;
+use crate::records::details::AgainstBase;
+use crate::records::details::Confusions;
+use crate::records::details::Details;
+use crate::records::details::Part;
+use crate::records::details::PartScore;
+use crate::records::details::ScoreDetails;
+use crate::records::details::SuiteAbout;
+use crate::records::details::SystemAbout;
+use crate::records::scores::ScoresFile;
 
 /// What is known of a system's scores beside their values.
-pub struct Details<'a> {
-    /// Who was judged on what: names, files and hashes, as they are to be written.
-    pub about: Map<String, Value>,
+pub struct Known<'a> {
+    /// The suite.
+    pub suite: &'a SuiteAbout,
+    /// Who answered.
+    pub about: &'a SystemAbout,
     /// The scores with their intervals.
     pub scores: &'a [Confident],
     /// Their differences from another system's.
@@ -27,99 +33,85 @@ pub struct Details<'a> {
     pub slices: &'a [Slice],
 }
 
-/// The object of `scores.json`.
+/// The scores of a system as they are written.
 ///
 /// # Errors
 /// A reference outside the inventory of its set.
-pub fn scores_json(system: &System, details: &Details) -> Result<Map<String, Value>> {
-    let mut object = system.scores().to_json();
-    let mut written = details.about.clone();
-    let scores = details.scores.iter().map(|score| {
-        let compared = details
-            .compared
-            .iter()
-            .find(|compared| compared.name == score.name);
-        (score.name.clone(), confident(score, compared))
+pub fn scores_file(system: &System, known: &Known) -> Result<ScoresFile> {
+    let scores = known.scores.iter().map(|score| {
+        let mut compared = known.compared.iter();
+        let compared = compared.find(|compared| compared.name == score.name);
+        (score.name.clone(), details(score, compared))
     });
-    written.insert("scores".to_owned(), Value::Object(scores.collect()));
-    let mut labels = Map::new();
-    for answered in system
-        .sets
-        .iter()
-        .filter(|answered| answered.set.task.kind == Kind::Classify)
-    {
-        labels.insert(answered.set.name.clone(), confusion(answered)?);
-    }
-    written.insert("labels".to_owned(), labels.into());
-    written.insert("slices".to_owned(), slices(details.slices).into());
-    object.insert(DETAILS.to_owned(), written.into());
-    Ok(object)
-}
-
-fn confident(score: &Confident, compared: Option<&Compared>) -> Value {
-    let better = match score.better {
-        Better::Lower => "lower",
-        Better::Higher => "higher",
-        Better::NearOne => "near-one",
+    let classified = system.sets.iter();
+    let classified = classified.filter(|answered| answered.set.task.kind == Kind::Classify);
+    let labels = classified.map(|answered| Ok((answered.set.name.clone(), confusions(answered)?)));
+    let details = Details {
+        suite: Some(known.suite.clone()),
+        system: known.about.clone(),
+        scores: scores.collect(),
+        labels: labels.collect::<Result<_>>()?,
+        slices: slices(known.slices),
     };
-    let mut object = json!({
-        "score": score.value,
-        "interval": score.interval(),
-        "utterances": score.num_utterances,
-        "clusters": score.num_clusters,
-        "cluster": score.cluster,
-        "better": better,
-        "signature": score.signature,
-        "estimate": score.estimate,
-    });
-    if let Some(note) = &score.note {
-        object["note"] = note.as_str().into();
-    }
-    if let Some(compared) = compared {
-        object["against_base"] = json!({
-            "difference": compared.difference,
-            "adjusted_p": compared.adjusted_p,
-            "verdict": compared.verdict,
-            "is_better": compared.is_better,
-        });
-    }
-    object
+    Ok(ScoresFile {
+        scores: system.scores(),
+        details: Some(details),
+    })
 }
 
-/// The confusion matrix of a set: a row for each reference label, a column for each predicted one and the last for answers without any.
-fn confusion(answered: &Answered) -> Result<Value> {
+fn details(score: &Confident, compared: Option<&Compared>) -> ScoreDetails {
+    let against_base = compared.map(|compared| AgainstBase {
+        difference: Some(compared.difference.clone()),
+        adjusted_p: Some(compared.adjusted_p),
+        verdict: Some(compared.verdict),
+        is_better: compared.is_better,
+    });
+    ScoreDetails {
+        score: score.value,
+        interval: score.interval(),
+        utterances: score.num_utterances,
+        clusters: score.num_clusters,
+        cluster: score.cluster.to_owned(),
+        better: Some(score.better),
+        signature: score.signature.clone(),
+        estimate: score.estimate.clone(),
+        note: score.note.clone(),
+        against_base,
+    }
+}
+
+fn confusions(answered: &Answered) -> Result<Confusions> {
     let pairs = answered
         .said
         .iter()
         .map(|row| (row.reference.as_str(), row.answer.as_deref()));
     let found = Confusion::new(pairs, &answered.set.inventory())?;
-    Ok(json!({"labels": found.labels, "counts": found.counts, "predicted": found.predicted()}))
+    Ok(Confusions {
+        predicted: found.predicted(),
+        labels: found.labels,
+        counts: found.counts,
+    })
 }
 
 /// Set > what it is sliced by > value > its rows and scores.
-fn slices(slices: &[Slice]) -> Map<String, Value> {
-    let mut by_set = Map::new();
+fn slices(slices: &[Slice]) -> ByName<ByName<ByName<Part>>> {
+    let mut by_set = ByName::<ByName<ByName<Part>>>::default();
     for slice in slices {
         let scores = slice.scores.iter().map(|score| {
-            (
-                score.name.clone(),
-                json!({"score": score.value, "interval": score.interval()}),
-            )
+            let found = PartScore {
+                score: score.value,
+                interval: score.interval(),
+            };
+            (score.name.clone(), found)
         });
-        let rows = slice
-            .scores
-            .first()
-            .map_or((0, 0), |score| (score.num_utterances, score.num_clusters));
-        let mut value = json!({"utterances": rows.0, "clusters": rows.1, "scores": Value::Object(scores.collect())});
-        if let Some(instruction) = &slice.instruction {
-            value["instruction"] = instruction.as_str().into();
-        }
-        let below = |map: &mut Map<String, Value>, key: &str| {
-            map.entry(key).or_insert_with(|| Map::new().into()).clone()
+        let first = slice.scores.first();
+        let part = by_set.entry(&slice.set).entry(&slice.by);
+        *part.entry(&slice.value) = Part {
+            utterances: first.map_or(0, |score| score.num_utterances),
+            clusters: first.map_or(0, |score| score.num_clusters),
+            scores: scores.collect(),
+            instruction: slice.instruction.clone(),
         };
-        let mut of_set = below(&mut by_set, &slice.set);
-        of_set[slice.by.as_str()][slice.value.as_str()] = value;
-        by_set.insert(slice.set.clone(), of_set);
     }
     by_set
 }

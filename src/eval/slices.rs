@@ -30,10 +30,9 @@ pub fn cluster_by(wanted: Option<ClusterBy>, examples: &[Example]) -> Result<Clu
             .find(|example| member(by, example).is_none())
     };
     match wanted {
-        None => Ok([ClusterBy::Speaker, ClusterBy::Group]
-            .into_iter()
-            .find(|&by| lacking(by).is_none())
-            .unwrap_or(ClusterBy::None)),
+        None => Ok(ClusterBy::of(examples, |example, by| {
+            member(by, example).is_some()
+        })),
         Some(by) => match lacking(by) {
             None => Ok(by),
             Some(example) => Err(Error::input(format!(

@@ -60,7 +60,7 @@ pub struct Set {
     pub wording: Wording,
     /// The examples.
     pub examples: Vec<Example>,
-    /// What is computed; `None` for the loss and [`crate::metrics::Kind::default_metrics`].
+    /// What is computed; `None` for what the registry of metrics gives the kind of task by default.
     pub metrics: Option<Vec<String>>,
     /// What is taken out of texts before they are compared.
     pub normalisers: Vec<Normaliser>,

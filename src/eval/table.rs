@@ -2,28 +2,24 @@
 
 use std::path::Path;
 
-use serde_json::Value;
-
-use crate::error::Error;
 use crate::error::Result;
-use crate::error::brief;
-use crate::files;
-use crate::json;
+use crate::metrics::Scale;
+use crate::metrics::ScoreName;
 use crate::records::run_folder;
-use crate::records::scores::CONTROLS_FILE;
-use crate::records::scores::SCORES_FILE;
+use crate::records::scores;
 use crate::records::scores::Scores;
+use crate::records::scores::ScoresFile;
+use crate::text_table::NOTHING;
+use crate::text_table::TextTable;
 
 /// The table of a run whose last evaluation was after `last` steps and whose best was after `best`; `None` before there is one.
 ///
 /// # Errors
 /// Files of scores that cannot be read.
 pub fn of_run(run: &Path, last: u64, best: Option<u64>) -> Result<Option<String>> {
-    let scores_at = |step: u64| {
-        let path = run_folder::evaluation(run, step).join(SCORES_FILE);
-        path.is_file()
-            .then(|| Ok::<_, Error>(scores(&read(&path)?)))
-            .transpose()
+    let scores_at = |step: u64| -> Result<Option<Scores>> {
+        let found = ScoresFile::read(&run_folder::evaluation(run, step))?;
+        Ok(found.map(|found| found.scores))
     };
     let Some(after) = scores_at(last)? else {
         return Ok(None);
@@ -40,89 +36,44 @@ pub fn of_run(run: &Path, last: u64, best: Option<u64>) -> Result<Option<String>
     {
         columns.push((format!("best {step}"), found));
     }
-    let controls = run_folder::evaluation(run, last).join(CONTROLS_FILE);
-    if controls.is_file()
-        && let Value::Object(by_control) = read(&controls)?
-    {
-        columns.extend(
-            by_control
-                .iter()
-                .map(|(name, value)| (name.clone(), scores(value))),
-        );
-    }
+    let controls = scores::read_controls(&run_folder::evaluation(run, last))?;
+    columns.extend(controls.iter().cloned());
     Ok(Some(table(&after, &columns)))
-}
-
-fn read(path: &Path) -> Result<Value> {
-    json::parse(&files::read_text(path)?).map_err(|e| e.at_path(path))
-}
-
-fn scores(value: &Value) -> Scores {
-    let entries = value.as_object().into_iter().flatten();
-    Scores(
-        entries
-            .filter_map(|(name, value)| Some((name.clone(), value.as_f64()?)))
-            .collect(),
-    )
-}
-
-/// The metric of a score's name, without its set and normaliser.
-fn metric(name: &str) -> &str {
-    let name = name.split('@').next().unwrap_or(name);
-    name.rsplit('.').next().unwrap_or(name)
-}
-
-/// Whether a score is a fraction that is read in percent.
-fn is_share(name: &str) -> bool {
-    !matches!(
-        metric(name),
-        "loss" | "length_ratio" | "chrf" | "chrfpp" | "bleu"
-    )
 }
 
 /// A score as a number to read: fractions in percent, losses and ratios as they are, and so what runs to 100 by itself.
 pub fn shown(name: &str, value: f64) -> String {
-    match metric(name) {
-        "loss" | "length_ratio" => format!("{value:.3}"),
-        _ if is_share(name) => format!("{:.1}", 100.0 * value),
-        _ => format!("{value:.1}"),
+    match scale(name) {
+        Scale::Share => format!("{:.1}", 100.0 * value),
+        Scale::Points => format!("{value:.1}"),
+        Scale::Plain => format!("{value:.3}"),
     }
 }
 
+/// How a score is written; one that is not known is taken for a share.
+fn scale(name: &str) -> Scale {
+    let known = ScoreName::parse(name).definition();
+    known.map_or(Scale::Share, |known| known.scale)
+}
+
+/// Least width of a column.
+const LEAST_WIDTH: usize = 8;
+
 /// One line for each score of `rows`, one column for each of `columns`; shares in percent, everything else as it is.
 fn table(rows: &Scores, columns: &[(String, Scores)]) -> String {
-    let first = rows
-        .0
-        .iter()
-        .map(|(name, _)| brief(name).chars().count())
-        .max()
-        .unwrap_or(0);
-    let widths: Vec<usize> = columns
-        .iter()
-        .map(|(title, _)| brief(title).chars().count().max(8))
-        .collect();
-    let line = |name: &str, cells: Vec<String>| {
-        let cells = cells
-            .iter()
-            .zip(&widths)
-            .map(|(cell, &width)| format!("  {:>width$}", brief(cell)))
-            .collect::<String>();
-        let name = brief(name);
-        format!("{name:<first$}{cells}\n")
-    };
-    let mut text = line("", columns.iter().map(|(title, _)| title.clone()).collect());
+    let titles = columns.iter().map(|(title, _)| title.clone());
+    let mut lines = vec![std::iter::once(String::new()).chain(titles).collect()];
     for (name, _) in &rows.0 {
         let cell = |scores: &Scores| match scores.get(name) {
-            Some(value) if is_share(name) => format!("{} %", shown(name, value)),
+            Some(value) if scale(name) == Scale::Share => format!("{} %", shown(name, value)),
             Some(value) => shown(name, value),
-            None => "-".to_owned(),
+            None => NOTHING.to_owned(),
         };
-        text += &line(
-            name,
-            columns.iter().map(|(_, scores)| cell(scores)).collect(),
-        );
+        let cells = columns.iter().map(|(_, scores)| cell(scores));
+        lines.push(std::iter::once(name.clone()).chain(cells).collect());
     }
-    text
+    let table = TextTable::new(1, lines).brief();
+    table.least_width(LEAST_WIDTH).text()
 }
 
 #[cfg(test)]

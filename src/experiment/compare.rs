@@ -3,27 +3,27 @@
 //! The headline is the last checkpoint, the second view the one that was best on dev. Intervals and p-values come from a bootstrap that resamples
 //! seeds (paired across recipes), then speakers or groups, then utterances.
 
-use serde::Serialize;
-
 use crate::error::Error;
 use crate::error::Result;
 use crate::eval::measure::Measured;
 use crate::eval::measure::measure;
 use crate::eval::slices;
 use crate::eval::suite::Suite;
-use crate::experiment::Contrast;
 use crate::experiment::Experiment;
 use crate::experiment::Planned;
 use crate::experiment::budget;
-use crate::experiment::budget::Budget;
 use crate::experiment::dynamics;
-use crate::experiment::dynamics::Dynamics;
 use crate::experiment::runner;
 use crate::experiment::test_answers;
+use crate::metrics::ScoreName;
 use crate::metrics::Tally;
+use crate::records::comparison::Comparison;
+use crate::records::comparison::Contrast;
+use crate::records::comparison::Contrasted;
+use crate::records::comparison::ScoreTable;
+use crate::records::scores::MEAN;
 use crate::stats::significance::Clusters;
 use crate::stats::significance::Difference;
-use crate::stats::significance::Estimate;
 use crate::stats::significance::Hierarchical;
 use crate::stats::significance::Inside;
 use crate::stats::significance::Resampling;
@@ -31,60 +31,11 @@ use crate::stats::significance::System;
 use crate::stats::significance::Verdict;
 use crate::stats::significance::holm;
 
-/// What is compared of an experiment.
-#[derive(Serialize)]
-pub struct Outcome {
-    /// Names of the recipes, in the experiment's order.
-    pub recipes: Vec<String>,
-    /// Number of seeds that every recipe was trained with.
-    pub num_seeds: usize,
-    /// What each recipe saw, by recipe; the mean over seeds.
-    pub budgets: Vec<Budget>,
-    /// Scores of the last checkpoints.
-    pub last: Vec<ScoreTable>,
-    /// Scores of the checkpoints that were best on dev.
-    pub best: Vec<ScoreTable>,
-    /// The declared contrasts, at the last checkpoints.
-    pub contrasts: Vec<Contrasted>,
-    /// How runs went on the way.
-    pub dynamics: Dynamics,
-    /// What to know before believing any of it.
-    pub notes: Vec<String>,
-}
-
-/// One score of every recipe.
-#[derive(Serialize)]
-pub struct ScoreTable {
-    /// The score, as the suite names it.
-    pub score: String,
-    /// How it was computed.
-    pub signature: String,
-    /// By recipe.
-    pub estimates: Vec<Estimate>,
-    /// The score of each single seed, by recipe and seed.
-    pub seeds: Vec<Vec<f64>>,
-}
-
-/// A contrast with what was found.
-#[derive(Serialize)]
-pub struct Contrasted {
-    /// What was declared.
-    pub contrast: Contrast,
-    /// The recipe's score minus that of what it is held against.
-    pub difference: Difference,
-    /// The p-value before correction: Student's, which is right with few seeds and clusters.
-    pub p: f64,
-    /// Holm's correction over all contrasts of the experiment.
-    pub adjusted_p: f64,
-    /// What may be claimed.
-    pub verdict: Verdict,
-}
-
 /// Compares the seeds that every recipe has finished.
 ///
 /// # Errors
 /// No seed that all recipes have finished; answers of another test suite; a contrast over a score that the suite does not give.
-pub fn compare(experiment: &Experiment, planned: &[Planned], test: &Suite) -> Result<Outcome> {
+pub fn compare(experiment: &Experiment, planned: &[Planned], test: &Suite) -> Result<Comparison> {
     let recipes: Vec<String> = experiment
         .recipes
         .iter()
@@ -117,7 +68,7 @@ pub fn compare(experiment: &Experiment, planned: &[Planned], test: &Suite) -> Re
             ),
         );
     }
-    Ok(Outcome {
+    Ok(Comparison {
         num_seeds: seeds.len(),
         budgets: budget::of_recipes(&seeds)?,
         last: last.tables()?,
@@ -276,7 +227,7 @@ impl Judged {
         let mut found: Vec<(String, Vec<&str>)> = Vec::new();
         for score in &self.scores {
             // `mean` is over all sets.
-            let set = score.name.rsplit_once('.').map_or("mean", |(set, _)| set);
+            let set = ScoreName::parse(&score.name).set.unwrap_or(MEAN);
             for note in score.found.estimate(0)?.notes {
                 let said = note.to_string();
                 match found.iter_mut().find(|(known, _)| *known == said) {
@@ -357,7 +308,7 @@ fn mean(
     };
     let of_recipe = |recipe| (0..num_seeds).map(|seed| of_seed(recipe, seed)).collect();
     Ok(Resampled {
-        name: "mean".to_owned(),
+        name: MEAN.to_owned(),
         signature: "mean of the sets' task metrics as goodness in [0, 1]".to_owned(),
         seeds: (0..num_recipes).map(of_recipe).collect(),
         found,

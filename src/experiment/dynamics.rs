@@ -3,67 +3,27 @@
 use std::collections::BTreeMap;
 use std::collections::BTreeSet;
 
-use serde::Serialize;
-
 use crate::error::Result;
 use crate::experiment::Experiment;
 use crate::experiment::Planned;
-use crate::experiment::budget::lines;
-use crate::jsonl;
-use crate::metrics::Normaliser;
-use crate::metrics::Pair;
-use crate::metrics::Texts;
-use crate::metrics::failures;
-use crate::records::prediction::Prediction;
+use crate::metrics::Family;
+use crate::metrics::Settings;
+use crate::records::comparison::Dynamics;
+use crate::records::comparison::Gradients;
+use crate::records::comparison::Reached;
+use crate::records::comparison::SeedCurves;
+use crate::records::log::Line;
+use crate::records::prediction;
 use crate::records::run_folder;
+use crate::records::scores::MEAN;
+use crate::records::scores::Scores;
 use crate::stats::significance::Resampling;
 use crate::stats::significance::convergence::Better;
-use crate::stats::significance::convergence::Convergence;
 use crate::stats::significance::convergence::Curve;
 use crate::stats::significance::convergence::steps_to_reach;
 
 /// The score whose curves are compared.
-const CURVE: &str = "mean";
-
-/// What happened on the way, the mean over seeds.
-#[derive(Serialize)]
-pub struct Dynamics {
-    /// Dev scores by recipe, score and step.
-    pub curves: Vec<BTreeMap<String, BTreeMap<u64, f64>>>,
-    /// The same of each seed: by recipe, score and step, the seeds in their order.
-    pub seed_curves: Vec<SeedCurves>,
-    /// For each pair of recipes of the contrasts: when the one reaches the dev `mean` that the other ends with.
-    pub convergence: Vec<Reached>,
-    /// By recipe: failures of transcripts and summaries by step of the evaluation.
-    pub failures: Vec<BTreeMap<u64, BTreeMap<String, f64>>>,
-    /// By recipe: mean cosine between two tasks' gradients over all probes, and mean length of each task's gradient.
-    pub gradients: Vec<Gradients>,
-}
-
-/// The values of several seeds, by score and step.
-pub type SeedCurves = BTreeMap<String, BTreeMap<u64, Vec<f64>>>;
-
-/// Steps to the score that another recipe ends with.
-#[derive(Serialize)]
-pub struct Reached {
-    /// The recipe.
-    pub recipe: String,
-    /// The one whose last score is to be reached.
-    pub against: String,
-    /// Both recipes' steps by seed, and the difference, the recipe's minus the other's.
-    pub found: Convergence,
-}
-
-/// What a recipe's probes found.
-#[derive(Default, Serialize)]
-pub struct Gradients {
-    /// By `first|second`.
-    pub cosines: BTreeMap<String, f64>,
-    /// By task.
-    pub norms: BTreeMap<String, f64>,
-    /// Standard deviation over mean of the gradient's length over the steps of a run.
-    pub volatility: f64,
-}
+const CURVE: &str = MEAN;
 
 /// Reads the way of every run; `seeds` is `[seeds][recipes]`.
 pub fn of_recipes(
@@ -138,20 +98,12 @@ pub fn of_recipes(
 }
 
 /// Evaluations of a run as it is, controls left out: step and scores.
-fn evaluations(run: &Planned) -> Result<Vec<(u64, BTreeMap<String, f64>)>> {
-    let found = lines(&run.recipe.folder(), "eval")?;
-    let plain = found.iter().filter(|line| line["control"].is_null());
-    let scores = |line: &serde_json::Value| {
-        line["scores"]
-            .as_object()
-            .into_iter()
-            .flatten()
-            .filter_map(|(name, value)| Some((name.clone(), value.as_f64()?)))
-            .collect()
+fn evaluations(run: &Planned) -> Result<Vec<(u64, Scores)>> {
+    let plain = |line| match line {
+        Line::Eval(found) if found.control.is_none() => Some((found.at_step, found.scores)),
+        _ => None,
     };
-    Ok(plain
-        .map(|line| (line["at_step"].as_u64().unwrap_or(0), scores(line)))
-        .collect())
+    Ok(run.log()?.into_iter().filter_map(plain).collect())
 }
 
 fn dev_curve(run: &Planned) -> Result<Curve> {
@@ -159,7 +111,7 @@ fn dev_curve(run: &Planned) -> Result<Curve> {
     Curve::new(
         scores
             .into_iter()
-            .filter_map(|(step, scores)| Some((step, *scores.get(CURVE)?)))
+            .filter_map(|(step, scores)| Some((step, scores.get(CURVE)?)))
             .collect(),
     )
     .map_err(|e| e.at_path(&run.recipe.folder()))
@@ -168,7 +120,7 @@ fn dev_curve(run: &Planned) -> Result<Curve> {
 fn last_score(run: &Planned) -> Result<f64> {
     Ok(evaluations(run)?
         .last()
-        .and_then(|(_, scores)| scores.get(CURVE).copied())
+        .and_then(|(_, scores)| scores.get(CURVE))
         .unwrap_or(0.0))
 }
 
@@ -176,7 +128,7 @@ fn curves_of<'a>(runs: impl Iterator<Item = &'a Planned>) -> Result<SeedCurves> 
     let mut found = SeedCurves::new();
     for run in runs {
         for (step, scores) in evaluations(run)? {
-            for (name, value) in scores {
+            for (name, value) in scores.0 {
                 found
                     .entry(name)
                     .or_default()
@@ -211,28 +163,21 @@ fn mean_failures<'a>(
     for run in runs {
         for (step, _) in evaluations(run)? {
             for path in answers_in(&run_folder::evaluation(&run.recipe.folder(), step))? {
-                let said: Vec<Prediction> = jsonl::read::<Prediction>(&path)?
-                    .into_iter()
-                    .map(|(_, said)| said)
-                    .collect();
+                let said = prediction::read(&path)?;
                 // Labels are chosen, not said freely.
                 if said.iter().all(|row| row.meta.contains_key("label")) {
                     continue;
                 }
-                let texts = Texts::new(
-                    said.iter()
-                        .map(|row| Pair::new(&row.reference, &row.prediction))
-                        .collect(),
-                    Normaliser::None,
-                );
                 let set = path
                     .file_stem()
                     .unwrap_or_default()
                     .to_string_lossy()
                     .into_owned();
-                let limit =
-                    failures::hit_limit(&said.iter().map(|row| row.hit_limit).collect::<Vec<_>>());
-                for tally in failures::tallies(&texts).iter().chain([&limit]) {
+                let failures =
+                    prediction::answers(&said).tallies(&[], Settings::default(), &|metric| {
+                        metric.family == Family::Failure
+                    })?;
+                for tally in failures {
                     let sum = sums
                         .entry(step)
                         .or_default()
@@ -258,13 +203,21 @@ fn mean_failures<'a>(
 
 fn answers_in(folder: &std::path::Path) -> Result<Vec<std::path::PathBuf>> {
     let entries =
-        std::fs::read_dir(folder).map_err(|e| crate::error::Error::io(folder, "list", &e))?;
+        std::fs::read_dir(folder).map_err(|e| crate::error::Error::io(folder, "list", e))?;
     let mut paths: Vec<_> = entries
         .filter_map(|entry| entry.ok().map(|entry| entry.path()))
         .filter(|path| path.extension().is_some_and(|e| e == "jsonl"))
         .collect();
     paths.sort();
     Ok(paths)
+}
+
+/// Adds what a probe found to the values of the other probes.
+fn add(values: &mut BTreeMap<String, Vec<f64>>, found: BTreeMap<String, f64>) {
+    for (name, value) in found {
+        let known = values.entry(name).or_default();
+        known.extend(Some(value).filter(|value| value.is_finite()));
+    }
 }
 
 fn mean_gradients<'a>(runs: impl Iterator<Item = &'a Planned>) -> Result<Gradients> {
@@ -274,17 +227,18 @@ fn mean_gradients<'a>(runs: impl Iterator<Item = &'a Planned>) -> Result<Gradien
     );
     let mut volatilities = Vec::new();
     for run in runs {
-        for line in lines(&run.recipe.folder(), "probe")? {
-            for (of, into) in [("cosines", &mut cosines), ("norms", &mut norms)] {
-                for (name, value) in line[of].as_object().into_iter().flatten() {
-                    into.entry(name.clone()).or_default().extend(value.as_f64());
+        let mut lengths = Vec::new();
+        for line in run.log()? {
+            match line {
+                Line::Train(step) => lengths.push(step.grad_norm),
+                Line::Probe(found) => {
+                    add(&mut cosines, found.cosines);
+                    add(&mut norms, found.norms);
                 }
+                _ => {}
             }
         }
-        let lengths: Vec<f64> = lines(&run.recipe.folder(), "train")?
-            .iter()
-            .filter_map(|line| line["grad_norm"].as_f64())
-            .collect();
+        lengths.retain(|length| length.is_finite());
         let middle = mean(&lengths);
         volatilities.push(
             (mean(

@@ -10,6 +10,10 @@ use crate::error::Error;
 use crate::error::Result;
 use crate::files;
 use crate::recipe::Recipe;
+use crate::records::comparison::Contrast;
+use crate::records::log;
+use crate::records::log::Line;
+use crate::records::run_folder;
 use crate::yaml;
 
 /// An experiment file.
@@ -87,18 +91,6 @@ impl std::fmt::Display for Seed {
     }
 }
 
-/// A difference between two recipes.
-#[derive(Clone, Debug, Serialize, Deserialize)]
-#[serde(deny_unknown_fields)]
-pub struct Contrast {
-    /// The recipe that is expected to differ.
-    pub recipe: String,
-    /// The recipe that it is compared with.
-    pub against: String,
-    /// The score, as the test suite names it.
-    pub score: String,
-}
-
 /// One run of an experiment.
 #[derive(Clone, Debug)]
 pub struct Planned {
@@ -108,6 +100,16 @@ pub struct Planned {
     pub seed: usize,
     /// The recipe, resolved down to its folder.
     pub recipe: Recipe,
+}
+
+impl Planned {
+    /// The lines of the run's log.
+    ///
+    /// # Errors
+    /// A log that is missing or damaged.
+    pub fn log(&self) -> Result<Vec<Line>> {
+        log::read(&self.recipe.folder().join(run_folder::LOG_FILE))
+    }
 }
 
 impl Experiment {

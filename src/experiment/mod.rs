@@ -1,19 +1,17 @@
 //! Recipes times seeds over one data set and one budget: trained one after the other, evaluated once, compared in the end.
 //!
 //! - `file`: the experiment as written. - [`runner`]: what trains and judges. - [`compare`]: scores, intervals, contrasts; [`budget`] and
-//!   [`dynamics`]: what was seen and how it went. - [`mod@write`]: the comparison as Markdown; [`mod@page`]: as a page with
-//!   figures.
+//!   [`dynamics`]: what was seen and how it went. - [`mod@write`]: the comparison as Markdown. `report` shows it as a page.
 
 pub mod budget;
 pub mod compare;
 pub mod dynamics;
 mod file;
-pub mod page;
+pub mod prepare;
 pub mod runner;
 mod test_answers;
 pub mod write;
 
-pub use file::Contrast;
 pub use file::Entry;
 pub use file::Experiment;
 pub use file::Planned;

@@ -3,7 +3,6 @@
 
 use std::path::Path;
 use std::path::PathBuf;
-use std::sync::atomic::AtomicBool;
 
 use candle_core::Device;
 
@@ -19,6 +18,8 @@ use crate::recipe::Begun;
 use crate::recipe::Opening;
 use crate::records::scores;
 use crate::records::scores::Scores;
+use crate::records::scores::ScoresFile;
+use crate::stop::Stop;
 use crate::train;
 use crate::train::Observer;
 use crate::train::checkpoint;
@@ -63,7 +64,7 @@ pub fn run(
     test: Option<&Suite>,
     model: Models,
     watcher: &mut dyn Watcher,
-    stop: &AtomicBool,
+    stop: &Stop,
 ) -> Result<usize> {
     // A run that another process had begun is looked at again once this one has nothing else to do: the other may have been stopped.
     loop {
@@ -123,7 +124,7 @@ fn run_one(
     test: Option<&Suite>,
     model: Models,
     watcher: &mut dyn Watcher,
-    stop: &AtomicBool,
+    stop: &Stop,
 ) -> Result<()> {
     let Models {
         device,
@@ -187,7 +188,7 @@ fn judge(
     suite: &Suite,
     name: &str,
     watcher: &mut dyn Watcher,
-    stop: &AtomicBool,
+    stop: &Stop,
 ) -> Result<()> {
     let folder = run.folder.join("eval").join(name);
     if folder.join(scores::SCORES_FILE).is_file() {
@@ -208,7 +209,7 @@ fn judge(
         watcher.note(&format!("row left out: {}", error.message()));
     }
     found.write_predictions(&folder)?;
-    scores::write(&folder.join(scores::SCORES_FILE), &found.scores.to_json())?;
+    ScoresFile::of(found.scores.clone()).write(&folder)?;
     watcher.tested(&found.scores);
     Ok(())
 }

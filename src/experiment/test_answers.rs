@@ -5,7 +5,7 @@ use std::path::Path;
 use crate::error::Error;
 use crate::error::Result;
 use crate::eval::suite::Set;
-use crate::jsonl;
+use crate::records::prediction;
 use crate::records::prediction::Prediction;
 
 /// The predictions of a set in a folder of answers, in the order of the set.
@@ -14,10 +14,7 @@ use crate::records::prediction::Prediction;
 /// A file that is missing or damaged, or answers to other rows.
 pub fn read(folder: &Path, set: &Set) -> Result<Vec<Prediction>> {
     let path = folder.join(format!("{}.jsonl", set.name));
-    let predictions: Vec<Prediction> = jsonl::read::<Prediction>(&path)?
-        .into_iter()
-        .map(|(_, prediction)| prediction)
-        .collect();
+    let predictions = prediction::read(&path)?;
     let differs = predictions.len() != set.examples.len()
         || predictions
             .iter()

@@ -4,13 +4,17 @@ use std::collections::BTreeSet;
 use std::fmt::Write as _;
 
 use crate::experiment::Experiment;
-use crate::experiment::compare::Outcome;
-use crate::experiment::compare::ScoreTable;
 use crate::metrics;
 use crate::metrics::Better;
+use crate::records::comparison::Budget;
+use crate::records::comparison::Comparison;
+use crate::records::comparison::Contrasted;
+use crate::records::comparison::Gradients;
+use crate::records::comparison::Reached;
+use crate::records::comparison::ScoreTable;
 
 /// The whole comparison.
-pub fn markdown(experiment: &Experiment, outcome: &Outcome) -> String {
+pub fn markdown(experiment: &Experiment, outcome: &Comparison) -> String {
     let mut text = format!(
         "# {}\n\n{} recipes, {} seeds each.\n",
         experiment.name,
@@ -74,7 +78,7 @@ fn percent(value: f64) -> String {
     format!("{:.1}", 100.0 * value)
 }
 
-fn scores(outcome: &Outcome, tables: &[ScoreTable]) -> String {
+fn scores(outcome: &Comparison, tables: &[ScoreTable]) -> String {
     let head: Vec<String> = std::iter::once("recipe".to_owned())
         .chain(tables.iter().map(|of| of.score.clone()))
         .collect();
@@ -114,13 +118,13 @@ fn scores(outcome: &Outcome, tables: &[ScoreTable]) -> String {
 
 /// The recipe with the best value of a score that has a better end.
 fn best_of(of: &ScoreTable) -> Option<usize> {
-    let better = metrics::better(of.score.rsplit('.').next().unwrap_or(&of.score));
+    let better = metrics::better(&of.score);
     let rank = |recipe: &usize| better.rank(of.estimates[*recipe].value);
     (better != Better::NearOne)
         .then(|| (0..of.estimates.len()).max_by(|a, b| rank(a).total_cmp(&rank(b))))?
 }
 
-fn contrasts(outcome: &Outcome) -> String {
+fn contrasts(outcome: &Comparison) -> String {
     let head = [
         "recipe",
         "against",
@@ -132,7 +136,7 @@ fn contrasts(outcome: &Outcome) -> String {
         "verdict",
     ]
     .map(str::to_owned);
-    let row = |found: &crate::experiment::compare::Contrasted| {
+    let row = |found: &Contrasted| {
         let (contrast, estimate) = (&found.contrast, &found.difference.estimate);
         vec![
             contrast.recipe.clone(),
@@ -155,7 +159,7 @@ fn contrasts(outcome: &Outcome) -> String {
     )
 }
 
-fn convergence(outcome: &Outcome) -> String {
+fn convergence(outcome: &Comparison) -> String {
     let head = [
         "recipe",
         "reaches the last dev mean of",
@@ -171,7 +175,7 @@ fn convergence(outcome: &Outcome) -> String {
             .collect::<Vec<_>>()
             .join(" ")
     };
-    let row = |reached: &crate::experiment::dynamics::Reached| {
+    let row = |reached: &Reached| {
         let estimate = &reached.found.difference.estimate;
         vec![
             reached.recipe.clone(),
@@ -196,7 +200,7 @@ fn convergence(outcome: &Outcome) -> String {
     )
 }
 
-fn failures(outcome: &Outcome) -> String {
+fn failures(outcome: &Comparison) -> String {
     let names: BTreeSet<&String> = outcome
         .dynamics
         .failures
@@ -228,7 +232,7 @@ fn failures(outcome: &Outcome) -> String {
     table(&head, &rows)
 }
 
-fn gradients(outcome: &Outcome) -> String {
+fn gradients(outcome: &Comparison) -> String {
     let names: BTreeSet<&String> = outcome
         .dynamics
         .gradients
@@ -244,7 +248,7 @@ fn gradients(outcome: &Outcome) -> String {
                 .map(|name| format!("cos {}", name.replace('|', " , "))),
         )
         .collect();
-    let row = |(recipe, of): (&String, &crate::experiment::dynamics::Gradients)| {
+    let row = |(recipe, of): (&String, &Gradients)| {
         let cells = names.iter().map(|name| {
             of.cosines
                 .get(*name)
@@ -266,7 +270,7 @@ fn gradients(outcome: &Outcome) -> String {
     )
 }
 
-fn budgets(outcome: &Outcome) -> String {
+fn budgets(outcome: &Comparison) -> String {
     let tasks: BTreeSet<&String> = outcome
         .budgets
         .iter()
@@ -277,7 +281,7 @@ fn budgets(outcome: &Outcome) -> String {
         .into_iter()
         .chain(tasks.iter().map(|task| format!("{task} examples")))
         .collect();
-    let row = |(recipe, budget): (&String, &crate::experiment::budget::Budget)| {
+    let row = |(recipe, budget): (&String, &Budget)| {
         let whole = [budget.steps, budget.examples].map(|value| format!("{value:.0}"));
         let rest = [
             format!("{:.2}", budget.audio_hours),

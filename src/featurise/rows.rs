@@ -1,24 +1,24 @@
 //! The rows of a command checked by their headers before any of them is used: which leave the pool, and which stop the command.
 
-use crate::data::CANNOT_BE_USED;
 use crate::data::MAX_BAD_ROWS_NAMED;
 use crate::data::Manifest;
 use crate::data::OnBadRow;
 use crate::data::Row;
 use crate::data::Source;
+use crate::data::UnusableRows;
+use crate::data::headers::Headers;
 use crate::error::Error;
 use crate::error::Kind;
 use crate::error::Result;
-use crate::featurise::headers::Headers;
 use crate::records::inputs::LeftOut;
 
 /// Told what goes on (its name, how much of how much is done); an error ends it.
 pub type Watch<'a> = &'a mut dyn FnMut(&'static str, usize, usize) -> Result<()>;
 
-/// Where the decision about rows comes from.
+/// Origin of the decision about rows.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Pool {
-    /// It is made now.
+    /// A decision that is made now.
     Fresh,
     /// A run made it when it began, and is bound to it: the pool decides which rows every step draws.
     Recorded(LeftOut),
@@ -32,7 +32,7 @@ pub struct RowCheck<'a> {
     max_audio_s: Option<f64>,
     on_bad_row: OnBadRow,
     pool: Pool,
-    /// How a user says that bad rows are to be skipped.
+    /// Option by which a user skips bad rows.
     skip: &'static str,
     watch: Watch<'a>,
     left_out: LeftOut,
@@ -45,7 +45,7 @@ pub struct RowCheck<'a> {
 pub struct Checked {
     /// The rows.
     pub rows: Vec<Row>,
-    /// What is wrong with rows that are left out.
+    /// Errors of rows that are left out.
     pub skipped: Vec<Error>,
     /// Fields that are not read and spellings that were folded, for the user to know.
     pub notes: Vec<String>,
@@ -80,7 +80,7 @@ impl<'a> RowCheck<'a> {
         self
     }
 
-    /// What is done about a row that cannot be used.
+    /// Treatment of a row that cannot be used.
     pub fn on_bad_row(&self) -> OnBadRow {
         self.on_bad_row
     }
@@ -101,6 +101,7 @@ impl<'a> RowCheck<'a> {
             Pool::Recorded(_) => OnBadRow::Skip,
             Pool::Fresh | Pool::Unrecorded => self.on_bad_row,
         };
+
         let skip = self.skip;
         let Manifest {
             mut rows,
@@ -109,7 +110,7 @@ impl<'a> RowCheck<'a> {
             notes,
             ..
         } = source.read(reading).map_err(|error| {
-            let can_skip = reading == OnBadRow::Error && error.message().contains(CANNOT_BE_USED);
+            let can_skip = reading == OnBadRow::Error && error.is_caused_by::<UnusableRows>();
             match can_skip {
                 true => error.and_hint(format!("set {skip} to go on without them")),
                 false => error,
@@ -117,10 +118,12 @@ impl<'a> RowCheck<'a> {
         })?;
         let manifest = &source.path;
         rows.truncate(limit);
+
         let recorded = match &self.pool {
             Pool::Recorded(left_out) => Some(left_out.get(name).cloned().unwrap_or_default()),
             Pool::Fresh | Pool::Unrecorded => None,
         };
+
         let mut skipped = Vec::new();
         for (line, error) in skipped_lines.into_iter().zip(errors) {
             if recorded
@@ -133,6 +136,7 @@ impl<'a> RowCheck<'a> {
             self.leave_out(name, line);
             skipped.push(error);
         }
+
         let watch = &mut *self.watch;
         let found = self
             .headers
@@ -140,6 +144,7 @@ impl<'a> RowCheck<'a> {
                 watch("headers", done, total)
             })?;
         self.num_rows += rows.len();
+
         let mut kept = Vec::with_capacity(rows.len());
         for (row, found) in rows.into_iter().zip(found) {
             let error = match found {
@@ -170,6 +175,7 @@ impl<'a> RowCheck<'a> {
                 self.leave_out(name, line);
             }
         }
+
         Ok(Checked {
             rows: kept,
             skipped,

@@ -1,5 +1,6 @@
 //! The machine and the build that a command runs with: processor, cores, memory, commit.
 
+pub mod fit;
 mod memory;
 
 use std::fs;

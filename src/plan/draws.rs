@@ -156,7 +156,7 @@ pub fn json_lines(draws: &[StageDraws], corpus: &Corpus) -> Result<String> {
                 stage: &stage.name,
                 ids: picks.iter().map(|pick| corpus.id(pick.row)).collect(),
             };
-            lines += &serde_json::to_string(&line).map_err(Error::bug)?;
+            lines += &serde_json::to_string(&line).map_err(Error::bug_from)?;
             lines.push('\n');
         }
     }

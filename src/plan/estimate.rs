@@ -20,10 +20,10 @@ use crate::parts::Parts;
 use crate::plan::draws::StageDraws;
 use crate::plan::facts::Fact;
 use crate::plan::facts::Facts;
-use crate::plan::table::count;
-use crate::plan::table::duration;
 use crate::recipe::Recipe;
 use crate::schedule::Schedule;
+use crate::text_table::count;
+use crate::text_table::duration;
 use crate::train::corpus::Corpus;
 
 /// What a training reaches of the speed of one large product, whole steps with norms, loading and the optimiser. Measured with maqam-tiny,
@@ -201,7 +201,7 @@ fn on_card(
                 known[range].iter().for_each(|(_, fact, (all, targets))| {
                     load.add(*all, fact.audio_tokens, *targets)
                 });
-                let bytes = model.on_card(&load);
+                let bytes = model.on_gpu(&load);
                 if bytes > largest {
                     (largest, tokens_of_largest) = (bytes, load.tokens as usize);
                 }

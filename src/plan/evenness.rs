@@ -2,13 +2,13 @@
 
 use crate::plan::draws::StageDraws;
 use crate::plan::draws::rows_of;
-use crate::plan::table::NOTHING;
 use crate::plan::table::Table;
 use crate::schedule::Embeddings;
 use crate::schedule::Population;
 use crate::schedule::spread;
 use crate::schedule::spread::Spread;
 use crate::seed::Key;
+use crate::text_table::NOTHING;
 
 /// Most steps of a stage whose rows are compared with each other, from its first.
 pub const MOST_COMPARED: usize = 1_000;

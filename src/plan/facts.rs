@@ -8,11 +8,12 @@ use crate::audio::SAMPLE_RATE;
 use crate::audio::num_audio_tokens;
 use crate::audio::num_frames;
 use crate::data::OnBadRow;
+use crate::data::headers::Headers;
+use crate::data::lengths;
 use crate::error::Error;
 use crate::error::Kind;
 use crate::error::Result;
-use crate::featurise;
-use crate::featurise::headers::Headers;
+use crate::featurise::augment::Augmentation;
 use crate::models::config::Config;
 use crate::plan::draws::StageDraws;
 use crate::schedule::Pick;
@@ -50,10 +51,12 @@ pub struct Reader<'a> {
     pub headers: &'a Headers,
     /// The model's tokenizer, and its longest sequence.
     pub codec: Option<(&'a TextCodec, usize)>,
-    /// The model's shape, where it is known; else clips are counted as Qwen2.5-Omni does.
+    /// The model's shape; `None` counts audio tokens as Qwen2.5-Omni does.
     pub config: Option<&'a Config>,
     /// Longest clip that the recipe takes, in seconds.
     pub max_audio_s: Option<f64>,
+    /// Changes of the clips.
+    pub augmentation: Option<&'a Augmentation>,
     /// What to do with rows that cannot be used.
     pub on_bad_row: OnBadRow,
 }
@@ -168,7 +171,7 @@ impl Reader<'_> {
         rows.dedup();
         let lengths = |row: u32| {
             let of_row =
-                featurise::clip_lengths(self.corpus.row(row), self.max_audio_s, self.headers);
+                lengths::clip_lengths(self.corpus.row(row), self.max_audio_s, self.headers);
             (
                 row,
                 of_row.map_err(|error| error.at(self.corpus.place(row))),
@@ -179,8 +182,7 @@ impl Reader<'_> {
 
     /// Audio of a row, in seconds.
     pub fn seconds(&self, row: u32) -> Result<f64> {
-        let lengths =
-            featurise::clip_lengths(self.corpus.row(row), self.max_audio_s, self.headers)?;
+        let lengths = lengths::clip_lengths(self.corpus.row(row), self.max_audio_s, self.headers)?;
         Ok(seconds_of(&lengths))
     }
 
@@ -190,6 +192,14 @@ impl Reader<'_> {
             Some(Err(error)) => return Err(error.clone()),
             None => &[],
         };
+        let draw = self
+            .augmentation
+            .map(|augmentation| augmentation.draw(pick.row, pick.epoch));
+        let lengths: Vec<usize> = lengths
+            .iter()
+            .enumerate()
+            .map(|(clip, &samples)| draw.map_or(samples, |draw| draw.num_samples(clip, samples)))
+            .collect();
         let audio_tokens: Vec<usize> = lengths
             .iter()
             .map(|&samples| match self.config {
@@ -210,7 +220,7 @@ impl Reader<'_> {
             None => None,
         };
         Ok(Fact {
-            seconds: seconds_of(lengths),
+            seconds: seconds_of(&lengths),
             audio_tokens: audio_tokens.iter().sum(),
             tokens: counted,
         })

@@ -22,12 +22,10 @@ use std::sync::Arc;
 
 use candle_core::Device;
 
-pub use page::page;
-
+use crate::data::headers;
+use crate::data::headers::Headers;
 use crate::error::Result;
 use crate::featurise::Loader;
-use crate::featurise::headers;
-use crate::featurise::headers::Headers;
 use crate::featurise::rows::Pool;
 use crate::featurise::rows::Watch;
 use crate::leakage::Allowed;
@@ -43,9 +41,6 @@ use crate::plan::probe::Sample;
 use crate::plan::shares::Amount;
 use crate::plan::shares::StageShares;
 use crate::plan::table::Table;
-use crate::plan::table::count;
-use crate::plan::table::duration;
-use crate::plan::table::wrapped;
 use crate::recipe::Recipe;
 use crate::recipe::Rows;
 use crate::schedule::Draw;
@@ -53,6 +48,9 @@ use crate::schedule::EmbeddingSource;
 use crate::schedule::Embeddings;
 use crate::schedule::Schedule;
 use crate::schedule::Stage;
+use crate::text_table::count;
+use crate::text_table::duration;
+use crate::text_table::wrapped;
 use crate::train::corpus::Corpus;
 use crate::train::embeddings;
 use crate::train::embeddings::Embedder;
@@ -140,6 +138,7 @@ impl Plan {
         headers.keep();
         let Rows {
             corpus,
+            augmentation,
             mut schedule,
             ..
         } = rows;
@@ -189,6 +188,7 @@ impl Plan {
             codec,
             config,
             max_audio_s: recipe.max_audio_s,
+            augmentation: augmentation.as_ref(),
             on_bad_row: recipe.on_bad_row,
         };
         let facts = Facts::read(&reader, &draws, recipe.seed, &mut |done, total| {

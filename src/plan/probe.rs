@@ -5,12 +5,12 @@ use std::collections::BTreeMap;
 use crate::data::Row;
 use crate::plan::neighbours::NUM_NEIGHBOURS;
 use crate::plan::neighbours::Space;
-use crate::plan::table::NOTHING;
 use crate::plan::table::Table;
-use crate::plan::table::count;
 use crate::schedule::NO_LABEL;
 use crate::schedule::Vectors;
 use crate::seed::Key;
+use crate::text_table::NOTHING;
+use crate::text_table::count;
 use crate::train::corpus::Corpus;
 
 /// Most rows that are compared with each other.

@@ -5,14 +5,14 @@ use std::collections::HashMap;
 
 use crate::plan::draws::StageDraws;
 use crate::plan::facts::Facts;
-use crate::plan::table::NOTHING;
 use crate::plan::table::Table;
-use crate::plan::table::count;
-use crate::plan::table::duration;
-use crate::plan::table::percent;
 use crate::schedule::NO_LABEL;
 use crate::schedule::Pick;
 use crate::schedule::Population;
+use crate::text_table::NOTHING;
+use crate::text_table::count;
+use crate::text_table::duration;
+use crate::text_table::percent;
 
 /// What a task, a label or a whole stage gets.
 #[derive(Clone, Copy, Debug, Default, PartialEq)]

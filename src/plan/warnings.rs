@@ -2,10 +2,10 @@
 
 use crate::plan::draws::StageDraws;
 use crate::plan::shares::StageShares;
-use crate::plan::table::count;
 use crate::schedule::CellShare;
 use crate::schedule::Population;
 use crate::schedule::Schedule;
+use crate::text_table::count;
 
 /// A cell whose rows are drawn this many times as often as those of its stage on average is named.
 const OFTEN: f64 = 4.0;

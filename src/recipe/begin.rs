@@ -6,12 +6,12 @@ use std::path::PathBuf;
 use candle_core::Device;
 
 use crate::data::Source;
+use crate::data::headers;
+use crate::data::headers::Headers;
 use crate::error::Error;
 use crate::error::Result;
 use crate::eval::content;
 use crate::eval::content::Contents;
-use crate::featurise::headers;
-use crate::featurise::headers::Headers;
 use crate::featurise::rows::Pool;
 use crate::featurise::rows::Watch;
 use crate::files;
@@ -29,48 +29,48 @@ use crate::train::checkpoint;
 use crate::train::checkpoint::State;
 use crate::train::optimiser::Optimiser;
 
-/// A run that is ready to train, from its first step or from where it stood.
+/// A run that is ready to train, from its first step or from its last checkpoint.
 pub struct Begun {
-    /// What every step needs to know.
+    /// Inputs of every step.
     pub run: Run,
-    /// Which rows each step sees.
+    /// Schedule of the rows.
     pub schedule: Schedule,
     /// The model, as the last checkpoint has it.
     pub model: AudioLlm,
     /// The optimiser, likewise.
     pub optimiser: Optimiser,
-    /// Where the run stands.
+    /// State of the run.
     pub state: State,
-    /// How the training fits the GPU, if it is on one.
+    /// Memory of the training on a GPU, if it runs on one.
     pub fit: Option<Fit>,
-    /// What the user should know: the rows, the inputs, the adapter that the run goes on from.
+    /// Notes for the user: the rows, the inputs, the adapter that the run continues from.
     pub notes: Vec<String>,
-    /// Nobody else writes to the folder while this is held.
+    /// Lock of the folder against other processes.
     pub lock: files::Lock,
 }
 
-/// How a run is opened, beside what its recipe says.
+/// Settings for opening a run, in addition to its recipe.
 pub struct Opening<'a> {
-    /// Whether to go on with a run that has begun.
+    /// True if the run continues from its last checkpoint.
     pub resume: bool,
-    /// What computes.
+    /// Device of the computation.
     pub device: &'a Device,
-    /// Finds the checkpoint's folder, once nothing else stands in the way.
+    /// Finds the checkpoint's folder, after all other checks.
     pub model_dir: &'a dyn Fn() -> Result<PathBuf>,
-    /// What training and evaluation may share; `None` where that was compared before.
+    /// Overlap that training and evaluation may have; `None` if it was checked before.
     pub leakage: Option<&'a Allowed>,
-    /// Whether to begin although the memory of the machine is too small.
+    /// True if to begin although the memory of the machine is too small.
     pub ignore_memory: bool,
-    /// Told how reading and comparing goes on.
+    /// Receives the progress of reading and comparing.
     pub watch: Watch<'a>,
 }
 
 impl Recipe {
-    /// Takes the run's folder and reads all that training needs, onto the device.
+    /// Takes the run's folder and reads all inputs of training onto the device.
     ///
     /// # Errors
     /// A run that exists without `resume`; with it a recipe or an input that has changed; rows that cannot be used; leakage that is not
-    /// allowed; whatever [`Recipe::open`] refuses.
+    /// allowed; those of [`Recipe::open`].
     pub fn begin(&self, opening: Opening<'_>) -> Result<Begun> {
         let folder = self.folder();
         let stored = folder.join("recipe.yaml");
@@ -88,8 +88,7 @@ impl Recipe {
         } else {
             self.with_masks(None)
         };
-        // A folder that is refused stays as it is. An interrupted exchange may give back a checkpoint, so the last one is looked for
-        // afterwards.
+        // A refused folder does not change. Completing an interrupted exchange may restore a checkpoint, so the last one is searched afterwards.
         lock.remove_leftovers();
         let last = last_checkpoint(&folder, is_begun)?;
         let mut notes = Vec::new();
@@ -171,15 +170,15 @@ impl Recipe {
         })
     }
 
-    /// The recipe with its dropout masks written out. A run that began before there was a choice shares them, and goes on so unless the
-    /// recipe says otherwise.
-    fn with_masks(&self, begun: Option<&Self>) -> Self {
-        let before = begun.map(|begun| begun.lora.dropout_masks.unwrap_or(Masks::Shared));
+    /// The recipe with its dropout masks written out. A run from before this choice shares the masks, and continues so unless the recipe has
+    /// another value.
+    fn with_masks(&self, original: Option<&Self>) -> Self {
+        let before = original.map(|original| original.lora.dropout_masks.unwrap_or(Masks::Shared));
         let mut recipe = self.clone();
         recipe.lora.dropout_masks = Some(match (self.lora.dropout_masks, before) {
-            // Without dropout there is no mask, so a choice changes nothing.
+            // Without dropout there is no mask, so the choice has no effect.
             (Some(_), Some(before)) if self.lora.dropout == 0.0 => before,
-            (Some(said), _) => said,
+            (Some(written), _) => written,
             (None, before) => before.unwrap_or_default(),
         });
         recipe
@@ -190,10 +189,10 @@ impl Recipe {
     /// # Errors
     /// The first field that differs, evaluation and checkpoint cadence excepted.
     pub fn check_unchanged(&self, stored: &Path) -> Result<()> {
-        let begun = Self::load(stored, &[])?;
-        let now = self.with_masks(Some(&begun));
-        let begun = begun.with_masks(Some(&begun));
-        let Some((field, before, now)) = now.first_difference(&begun)? else {
+        let original = Self::load(stored, &[])?;
+        let now = self.with_masks(Some(&original));
+        let original = original.with_masks(Some(&original));
+        let Some((field, before, now)) = now.first_difference(&original)? else {
             return Ok(());
         };
         Err(Error::input(format!(
@@ -220,7 +219,7 @@ fn last_checkpoint(folder: &Path, is_begun: bool) -> Result<Option<(u64, PathBuf
     Ok(last)
 }
 
-/// The files that a run's last checkpoint was made from must be there as they were, before any of them is read again.
+/// Checks that the files of a run's last checkpoint are unchanged, before any of them is read again.
 fn check_files(saved: &State) -> Result<()> {
     for (path, hash) in &saved.inputs {
         if Source::new(path.as_str()).hash()? != *hash {

@@ -1,12 +1,12 @@
-//! What a recipe says now and did not say when its run began.
+//! Differences between a recipe and the one that its run began with.
 
 use yaml_serde::Value;
 
-/// Fields that may change between the parts of a run: they change what is looked at, not what is trained. `on_bad_row` may become `skip`:
-/// the rows that left the pool were decided on when the run began, and a row that fails later is left out instead of ending the run.
+/// Fields that may change when a run resumes, because they do not change training. `on_bad_row` may become `skip`: the start of the run
+/// decided which rows left the pool, and a row that fails later is then left out instead of ending the run.
 const MAY_CHANGE: [&str; 3] = ["evaluate.every", "checkpoint.every", "checkpoint.keep"];
 
-/// The first field, as `a.b.0`, that two recipes say otherwise, with what each says; fields that may change are passed over.
+/// The first field, as `a.b.0`, that differs between two recipes, with both values; fields that may change are ignored.
 pub(super) fn first_difference(
     before: &Value,
     now: &Value,

@@ -4,6 +4,7 @@
 mod begin;
 mod changes;
 mod open;
+pub mod trained_on;
 pub(crate) mod overrides;
 
 pub use begin::Begun;
@@ -21,11 +22,13 @@ use yaml_serde::Value;
 
 use crate::data::OnBadRow;
 use crate::data::Source;
+use crate::data::headers::Headers;
 use crate::error::Error;
 use crate::error::Result;
 use crate::eval;
 use crate::eval::suite::Suite;
-use crate::featurise::headers::Headers;
+use crate::featurise::augment;
+use crate::featurise::augment::Augmentation;
 use crate::featurise::rows::Pool;
 use crate::featurise::rows::RowCheck;
 use crate::featurise::rows::Watch;
@@ -42,6 +45,7 @@ use crate::parts::Part;
 use crate::parts::Parts;
 use crate::parts::Training;
 use crate::records::inputs::LeftOut;
+use crate::records::suite_file;
 use crate::records::suite_file::Role;
 use crate::schedule;
 use crate::schedule::Schedule;
@@ -90,6 +94,9 @@ pub struct Recipe {
     /// Longest clip, in seconds; longer ones are an error.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub max_audio_s: Option<f64>,
+    /// Changes of the clips that are trained on.
+    #[serde(default, skip_serializing_if = "augment::Settings::is_off")]
+    pub augment: augment::Settings,
     /// Weights of examples in the loss.
     #[serde(default)]
     pub loss: loss::Settings,
@@ -116,7 +123,7 @@ pub struct Recipe {
     /// Parent of the run's folder; `runs` by default. An experiment puts its runs together.
     #[serde(skip)]
     pub runs: Option<PathBuf>,
-    /// Seed of everything random. `schedule.seed` sets the order of the data apart.
+    /// Seed of everything random. `schedule.seed` sets the order of the data separately.
     #[serde(default)]
     pub seed: u64,
 }
@@ -146,7 +153,7 @@ pub enum WeightsSource {
     /// The safetensors of the folder.
     #[default]
     Checkpoint,
-    /// Random numbers, of the shapes that config.json asks for: a model from nothing.
+    /// Random weights with the shapes of config.json.
     Random,
 }
 
@@ -168,7 +175,7 @@ pub enum EncoderSource {
     Model,
 }
 
-/// Reads a YAML file; each of `overrides` is `KEY.KEY=VALUE` with the value as YAML, list entries by their number from 0.
+/// Reads a YAML file; each of `overrides` is `KEY.KEY=VALUE` with the value as YAML. Entries of lists count from 0.
 ///
 /// # Errors
 /// Unknown keys (with file, line and the nearest known one), wrong types.
@@ -186,7 +193,7 @@ pub fn read<T: DeserializeOwned>(path: &Path, overrides: &[String]) -> Result<T>
 }
 
 impl Recipe {
-    /// Reads a recipe; each of `overrides` is `KEY.KEY=VALUE` with the value as YAML, list entries by their number from 0.
+    /// Reads a recipe; each of `overrides` is `KEY.KEY=VALUE` with the value as YAML. Entries of lists count from 0.
     ///
     /// # Errors
     /// Unknown keys (with file, line and the nearest known one), wrong types, values outside their range.
@@ -219,6 +226,7 @@ impl Recipe {
                 "`max_audio_s` should be a number of seconds above 0",
             ));
         }
+        self.augment.check()?;
         self.optimiser.check()?;
         self.loss.check()
     }
@@ -241,11 +249,11 @@ impl Recipe {
         Tasks::load(self.prompts.as_deref())
     }
 
-    /// Reads the rows of training and evaluation with the headers of all audio, and plans the schedule: no weights. `pool` says where the
-    /// decision comes from which rows leave the pool.
+    /// Reads the rows of training and evaluation with the headers of all audio, and plans the schedule, without weights. `pool` decides which rows
+    /// leave the pool.
     ///
     /// # Errors
-    /// Rows that cannot be used, unless they are to be skipped; whatever [`Corpus::load`], the suite and [`Schedule::new`] refuse.
+    /// Rows that cannot be used, unless they are to be skipped; those of [`Corpus::load`], the suite and [`Schedule::new`].
     pub fn rows(
         &self,
         tasks: &Tasks,
@@ -258,21 +266,23 @@ impl Recipe {
         let mut check =
             RowCheck::new(headers, self.max_audio_s, self.on_bad_row, skip, watch).of_run(pool);
         let corpus = Corpus::load(&self.data, &asked, &mut check, self.seed)?;
+        let augmentation = Augmentation::open(&self.augment, &mut check, self.seed)?;
         let evaluate = self.suite(tasks, &mut check)?;
         let left_out = check.finish()?;
         let schedule = Schedule::new(&self.schedule, corpus.population(), self.order_seed())?;
         Ok(Rows {
             corpus,
+            augmentation,
             schedule,
             evaluate,
             left_out,
         })
     }
 
-    /// The suite that the run is watched by, if there is one.
+    /// The suite that the run evaluates on, if there is one.
     ///
     /// # Errors
-    /// A suite of role `test`; a score to keep the best by, or to stop early by, that the suite does not give.
+    /// A suite of role `test`; a score for the best checkpoint or for early stopping that the suite does not compute.
     fn suite(
         &self,
         tasks: &Tasks,
@@ -307,7 +317,7 @@ impl Recipe {
         Ok(Some((settings.clone(), suite)))
     }
 
-    /// How each stage trains each part, and which adapters that takes.
+    /// Training of each part by each stage, and the adapters for it.
     ///
     /// # Errors
     /// Stages that contradict each other; targets that match nothing; fp8 where the decoder has no frozen layer to round.
@@ -326,10 +336,10 @@ impl Recipe {
         Ok((parts, plan))
     }
 
-    /// How each part is trained where it is trained at all.
+    /// Training of each part in the stages that train it.
     ///
     /// # Errors
-    /// A part that one stage trains through adapters and another whole; a stage that trains nothing.
+    /// A part that one stage trains through adapters and another in full; a stage that trains nothing.
     fn trained_parts(&self, schedule: &Schedule, by_stage: &[Parts]) -> Result<Parts> {
         let mut trained = Parts {
             audio_encoder: Training::Frozen,
@@ -367,6 +377,8 @@ impl Recipe {
     /// BLAKE3 of every manifest, task file and suite that the run reads, by path: a resumed run must find the same.
     pub fn inputs(&self, suite: Option<&Suite>) -> Result<BTreeMap<String, String>> {
         let manifests = self.data.iter().map(|entry| entry.manifest.clone());
+        let noise = self.augment.noise.iter();
+        let noise = noise.filter_map(|noise| noise.manifest.clone());
         let of_suite = suite.into_iter().flat_map(|suite| suite.files.clone());
         let tasks = self
             .prompts
@@ -375,6 +387,7 @@ impl Recipe {
             .transpose()?
             .unwrap_or_default();
         manifests
+            .chain(noise)
             .chain(of_suite)
             .chain(tasks)
             .map(|path| Ok((path.display().to_string(), Source::new(&path).hash()?)))
@@ -383,21 +396,23 @@ impl Recipe {
 
     /// The recipe as it will be stored with its run.
     pub fn to_yaml(&self) -> Result<String> {
-        yaml_serde::to_string(self).map_err(Error::bug)
+        yaml_serde::to_string(self).map_err(Error::bug_from)
     }
 
-    /// The first field that another recipe says otherwise, with what it says and what this one says; cadences are passed over.
+    /// The first field that differs between two recipes, with both values; evaluation and checkpoint intervals are ignored.
     pub fn first_difference(&self, other: &Self) -> Result<Option<(String, String, String)>> {
-        let tree = |recipe: &Self| yaml_serde::to_value(recipe).map_err(Error::bug);
+        let tree = |recipe: &Self| yaml_serde::to_value(recipe).map_err(Error::bug_from);
         Ok(changes::first_difference(&tree(other)?, &tree(self)?, ""))
     }
 }
 
-/// What a recipe trains and evaluates on.
+/// Training and evaluation rows of a recipe.
 pub struct Rows {
     /// The rows of the training.
     pub corpus: Corpus,
-    /// Which of them each step sees.
+    /// Changes of their clips.
+    pub augmentation: Option<Augmentation>,
+    /// Schedule of the rows.
     pub schedule: Schedule,
     /// `evaluate:`, with its suite read.
     pub evaluate: Option<(EvaluateSettings, Suite)>,
@@ -406,22 +421,22 @@ pub struct Rows {
 }
 
 impl Rows {
-    /// What is wrong with rows that are not used, and with rows that will be left out where they are drawn.
+    /// Faults of rows that are not used, and of rows that will be left out when they are drawn.
     pub fn skipped(&self) -> impl Iterator<Item = &Error> {
         let of_suite = self.evaluate.iter().flat_map(|(_, suite)| &suite.skipped);
         self.corpus.skipped().iter().chain(of_suite)
     }
 
-    /// What a user should know of the manifests of training and suite: fields that are not read, spellings that were folded.
+    /// Notes for the user on the manifests of training and suite: unread fields, normalised spellings.
     pub fn notes(&self) -> impl Iterator<Item = &String> {
         let of_suite = self.evaluate.iter().flat_map(|(_, suite)| &suite.notes);
         self.corpus.notes().iter().chain(of_suite)
     }
 
-    /// Compares the training with the recipe's suite and with others: see [`leakage::check`]. Without a suite nothing is compared.
+    /// Compares the training data with the recipe's suite and with others: see [`leakage::check`]. Without a suite nothing is compared.
     ///
     /// # Errors
-    /// As there.
+    /// Those of [`leakage::check`].
     pub fn check_leakage(
         &self,
         suites: &[PathBuf],
@@ -440,11 +455,11 @@ impl Rows {
                 .collect(),
             place: &|row| corpus.place(row as u32),
         };
-        leakage::check(&training, &suites, allowed, headers)
+        leakage::check(&training, &suite_file::rows_of(&suites)?, allowed, headers)
     }
 }
 
-/// A score that decides something is one that the suite gives.
+/// Checks that the suite computes a score that the recipe uses.
 fn check_score(key: &str, score: &str, suite: &Suite) -> Result<()> {
     let names = eval::score_names(suite);
     if names.iter().any(|name| name == score) {
@@ -476,7 +491,7 @@ mod tests {
     }
 
     #[test]
-    fn three_keys_are_enough_and_the_rest_has_the_designs_defaults() {
+    fn three_keys_suffice_and_the_rest_has_defaults() {
         let recipe = load(RECIPE, &[]).unwrap();
         assert_eq!(recipe.name, "first");
         assert_eq!(

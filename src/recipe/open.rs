@@ -1,4 +1,4 @@
-//! Opens a recipe: its rows, its schedule, its model on a device, and the memory that it needs there.
+//! Opens a recipe: its rows, its schedule, its model on a device, and the memory for it.
 
 use std::path::Path;
 use std::sync::Mutex;
@@ -6,11 +6,11 @@ use std::sync::Mutex;
 use candle_core::Device;
 
 use crate::batch::micro_batches;
+use crate::data::headers::Headers;
+use crate::data::lengths::clip_lengths;
 use crate::error::Error;
 use crate::error::Result;
 use crate::featurise::Loader;
-use crate::featurise::clip_lengths;
-use crate::featurise::headers::Headers;
 use crate::loss;
 use crate::machine;
 use crate::machine::Available;
@@ -27,7 +27,7 @@ use crate::models::sizes::Sizes;
 use crate::models::trained::Trained;
 use crate::nn::lora::Init;
 use crate::nn::lora::Plan;
-use crate::nn::peft::Card;
+use crate::nn::peft::Metadata;
 use crate::nn::precision::Computes;
 use crate::nn::precision::Precision;
 use crate::nn::weights::Weights;
@@ -44,17 +44,17 @@ use crate::schedule::Schedule;
 use crate::task::Mode;
 use crate::train::Run;
 
-/// A recipe, resolved.
+/// A resolved recipe.
 pub struct Opened {
-    /// What every step needs to know.
+    /// Inputs of every step.
     pub run: Run,
-    /// Which rows each step sees.
+    /// Schedule of the rows.
     pub schedule: Schedule,
     /// The model as the run starts.
     pub model: AudioLlm,
-    /// How the training fits the GPU, if it is on one.
+    /// Memory of the training on a GPU, if it runs on one.
     pub fit: Option<Fit>,
-    /// Notes on the adapter that the run goes on from.
+    /// Notes on the adapter that the run continues from.
     pub notes: Vec<String>,
 }
 
@@ -73,7 +73,7 @@ pub struct Prepared {
 /// Steps of each stage whose micro-batches are measured before a weight is read.
 const STEPS_LOOKED_AT: usize = 8;
 
-/// All tokens, audio tokens and target tokens of a pick; `None` for a row that cannot be used, of which training says more.
+/// All tokens, audio tokens and target tokens of a pick; `None` for a row that cannot be used, which training reports.
 fn tokens_of(
     rows: &Rows,
     pick: Pick,
@@ -82,9 +82,15 @@ fn tokens_of(
     headers: &Headers,
 ) -> Option<(usize, usize, usize)> {
     let lengths = clip_lengths(rows.corpus.row(pick.row), None, headers).ok()?;
+    let draw = rows.augmentation.as_ref();
+    let draw = draw.map(|augmentation| augmentation.draw(pick.row, pick.epoch));
     let audio: Vec<usize> = lengths
         .into_iter()
-        .map(|samples| config.audio_tokens(samples))
+        .enumerate()
+        .map(|(clip, samples)| {
+            let samples = draw.map_or(samples, |draw| draw.num_samples(clip, samples));
+            config.audio_tokens(samples)
+        })
         .collect();
     let example = rows.corpus.example(pick.row, pick.epoch).ok()?;
     let encoded = loader
@@ -96,10 +102,10 @@ fn tokens_of(
 }
 
 impl Recipe {
-    /// Reads configuration and tokenizer, and finds out whether the training fits the device, before a weight is read.
+    /// Reads configuration and tokenizer, and checks whether the training fits the device, before a weight is read.
     ///
     /// # Errors
-    /// Adapters that fit nothing; a training that does not fit the memory of the GPU, or of the machine where that computes.
+    /// Adapters that match nothing; a training that does not fit the memory of the GPU, or of the machine if the CPU computes.
     pub fn prepare(
         &self,
         model_dir: &Path,
@@ -186,10 +192,10 @@ impl Recipe {
         Ok(largest)
     }
 
-    /// Resolves the recipe: reads the weights onto the device. `model_dir` is the folder that `model.path` was found in.
+    /// Resolves the recipe: reads the weights onto the device. `model_dir` is the folder of `model.path`.
     ///
     /// # Errors
-    /// Weights that are damaged or missing; an adapter to go on from that is another one than the recipe says.
+    /// Weights that are damaged or missing; an adapter to continue from with another shape than the recipe's.
     pub fn open(
         &self,
         prepared: Prepared,
@@ -224,8 +230,10 @@ impl Recipe {
             .transpose()?;
         let framing = config.audio.framing();
         let (mut model, notes) = self.model(model_dir, config, plan, device)?;
-        if let Some(runs) = self.folder().parent() {
-            model.keep_encoded(&runs.join(".encoded"), encoded::LIMIT)?;
+        // A clip that changes from epoch to epoch is never encoded twice.
+        let is_augmented = rows.augmentation.is_some();
+        if let Some(runs) = self.folder().parent().filter(|_| !is_augmented) {
+            model.cache_encoded(&runs.join(".encoded"), encoded::LIMIT)?;
         }
         let run = Run {
             folder: self.folder(),
@@ -236,10 +244,11 @@ impl Recipe {
             inputs: Mutex::new(inputs),
             corpus: rows.corpus,
             loader,
+            augmentation: rows.augmentation,
             framing,
             parts,
             loss,
-            card: Card {
+            metadata: Metadata {
                 base: self.model.path.clone(),
                 dropout: self.lora.dropout,
                 variant: self.lora.variant,
@@ -262,10 +271,10 @@ impl Recipe {
         })
     }
 
-    /// How the training fits a GPU with this many free bytes.
+    /// Memory of the training on a GPU with this many free bytes.
     ///
     /// # Errors
-    /// One that does not.
+    /// A training that does not fit.
     pub fn fit(
         &self,
         config: &Config,
@@ -287,7 +296,7 @@ impl Recipe {
         Fit::new(&stages, precision, free, self.memory.pack_tokens)
     }
 
-    /// How each stage trains each part, and the model as the run starts.
+    /// Training of each part by each stage, and the model at the start of the run.
     pub fn open_model(
         &self,
         model_dir: &Path,
@@ -300,7 +309,7 @@ impl Recipe {
         Ok((parts, model))
     }
 
-    /// The checkpoint with adapters where the recipe wants them, started as it says; and notes on what it starts from.
+    /// The checkpoint with the recipe's adapters in their initial state, and notes on that state.
     fn model(
         &self,
         model_dir: &Path,
@@ -333,7 +342,8 @@ impl Recipe {
         Ok((model, notes))
     }
 
-    /// The PEFT folder or checkpoint to go on from; its adapter must be what the recipe says. Without one fresh adapters start from its weights.
+    /// The PEFT folder or checkpoint to continue from; its adapter must have the recipe's shape. Without an adapter in it, fresh adapters start from
+    /// its weights.
     fn continued(&self, plan: &Plan, config: &Config) -> Result<Trained> {
         let dir = Path::new(&self.lora.init);
         if !dir.is_dir() {
@@ -373,7 +383,7 @@ impl Recipe {
     }
 }
 
-/// What a recipe writes under `train` for the parts that a plan adapts.
+/// Values of `train` in a recipe for the parts that a plan adapts.
 fn parts_of(plan: &Plan, names: &Names) -> Vec<String> {
     let is_adapted = |part| plan.modules.keys().any(|path| names.part_of(path) == part);
     [

@@ -11,8 +11,8 @@ pub(crate) fn set(tree: &mut Value, written: &str) -> Result<()> {
     let (path, value) = written.split_once('=').ok_or_else(|| {
         wrong("expected KEY=VALUE").hint("for example --set optimiser.learning_rate=1e-5")
     })?;
-    let value: Value =
-        yaml_serde::from_str(value).map_err(|e| wrong(&format!("the value is not YAML: {e}")))?;
+    let value: Value = yaml_serde::from_str(value)
+        .map_err(|e| wrong(&format!("the value is not YAML: {e}")).caused_by(e))?;
     let mut place = tree;
     for key in path.split('.') {
         if place.is_null() {

@@ -1,8 +1,8 @@
-//! The files that people write, described: a JSON Schema of each, and a commented file to start from.
+//! Descriptions of the files that people write: a JSON Schema of each, and a commented file to start from.
 //!
-//! The schemas are YAML beside this file and tests hold them against the settings types (`tests/schema.rs`): every key, every value of
-//! a choice, every default. They are written by hand because most settings are read by rules that a derived schema does not know:
-//! one value for a list, a path in place of fields, labels and instructions in several forms.
+//! The schemas are YAML next to this file, and tests compare them with the settings types (`tests/it/schema.rs`): every key, every value of a
+//! choice, every default. They are written by hand, because a derived schema does not know rules such as one value for a list, a path in place
+//! of fields, or labels and instructions in several forms.
 
 use serde_json::Map;
 use serde_json::Value;
@@ -18,7 +18,7 @@ pub enum Kind {
     Recipe,
     /// The sets that a model is evaluated on.
     Suite,
-    /// What is asked of a model.
+    /// A task file.
     Task,
     /// Recipes times seeds.
     Experiment,
@@ -48,7 +48,7 @@ impl Kind {
         }
     }
 
-    /// JSON Schema of the kind, draft 2020-12. A list may also be written as its one entry, as the program reads it.
+    /// JSON Schema of the kind, draft 2020-12. A list may also be written as its one entry, as in the program.
     ///
     /// # Errors
     /// A schema that is not YAML, which is a bug of maqam.
@@ -59,13 +59,13 @@ impl Kind {
             Self::Task => include_str!("task.yaml"),
             Self::Experiment => include_str!("experiment.yaml"),
         };
-        let mut schema: Value = yaml_serde::from_str(written).map_err(Error::bug)?;
+        let mut schema: Value = yaml_serde::from_str(written).map_err(Error::bug_from)?;
         accept_one_entry(&mut schema);
         Ok(schema)
     }
 }
 
-/// Keys of a list's schema that say what its entries are; the others describe the key itself.
+/// Keys of a list's schema that describe its entries; the others describe the key itself.
 const OF_THE_LIST: [&str; 4] = ["type", "items", "minItems", "maxItems"];
 
 /// Lets every described list of any length also be written as its one entry.

@@ -1,4 +1,4 @@
-//! What must survive a kill: what was trained, moments and position, in a folder that is there whole or not at all.
+//! Checkpoints of a run: what was trained, moments and position, in a folder that is there whole or not at all.
 
 use std::collections::BTreeMap;
 use std::path::Path;
@@ -16,7 +16,7 @@ use crate::json;
 use crate::models::AudioLlm;
 use crate::models::on_host;
 use crate::models::trained;
-use crate::nn::peft::Card;
+use crate::nn::peft::Metadata;
 use crate::nn::precision::Computes;
 use crate::ops::device::to_host;
 use crate::ops::device::write_stretch;
@@ -25,11 +25,11 @@ use crate::train::optimiser::Optimiser;
 /// Number of the format of a checkpoint folder.
 const FORMAT: u32 = 1;
 const STATE_FILE: &str = "state.json";
-/// What to do about a checkpoint that is not whole.
+/// Hint for a checkpoint that is not whole.
 const DAMAGED_HINT: &str = "remove the checkpoint's folder to continue from the one before";
 const OPTIMISER_FILE: &str = "optimiser.safetensors";
 
-/// Where a run stands.
+/// State of a run.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct State {
     /// Format of the folder.
@@ -47,7 +47,7 @@ pub struct State {
     /// Stages that ended before their planned length, by their place from 0, with the steps they had.
     #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
     pub stage_ends: BTreeMap<usize, u64>,
-    /// What a stage with `early_stop` waits for.
+    /// Score that a stage with `early_stop` waits for.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub waiting: Option<Waiting>,
     /// BLAKE3 of the snapshots of embeddings that stages draw by, by name.
@@ -56,7 +56,7 @@ pub struct State {
     /// Whether it was written between two of the recipe's checkpoints, because the run stopped; the next one takes its place.
     #[serde(default, skip_serializing_if = "std::ops::Not::not")]
     pub is_between: bool,
-    /// What computed the last step, where that was not the CPU in `f32`.
+    /// Device and precision of the last step, where that was not the CPU in `f32`.
     #[serde(default, skip_serializing_if = "is_default")]
     pub computes: Computes,
 }
@@ -70,7 +70,7 @@ fn is_default(computes: &Computes) -> bool {
 pub struct Waiting {
     /// The stage's place, from 0.
     pub stage: usize,
-    /// Its best score so far.
+    /// Best score so far.
     pub best: f64,
     /// Evaluations since then.
     pub evaluations: u64,
@@ -79,7 +79,9 @@ pub struct Waiting {
 impl State {
     /// The state of a run that has not begun.
     pub fn new(inputs: BTreeMap<String, String>) -> Self {
-        let (stage_ends, waiting, snapshots) = (BTreeMap::new(), None, BTreeMap::new());
+        let stage_ends = BTreeMap::new();
+        let waiting = None;
+        let snapshots = BTreeMap::new();
         let computes = Computes::default();
         Self {
             format: FORMAT,
@@ -103,16 +105,16 @@ pub fn save(
     model: &AudioLlm,
     optimiser: &Optimiser,
     state: &State,
-    card: &Card,
+    metadata: &Metadata,
 ) -> Result<()> {
     let staged = StagedDir::new(target)?;
-    trained::save(staged.path(), model, card)?;
+    trained::save(staged.path(), model, metadata)?;
     let moments = [
         ("first", on_host(&optimiser.first)?),
         ("second", on_host(&optimiser.second)?),
     ];
     files::write_safetensors(&staged.path().join(OPTIMISER_FILE), moments)?;
-    let text = serde_json::to_string_pretty(state).map_err(Error::bug)?;
+    let text = serde_json::to_string_pretty(state).map_err(Error::bug_from)?;
     files::write_atomic(&staged.path().join(STATE_FILE), text.as_bytes())?;
     staged.commit()
 }
@@ -126,7 +128,9 @@ pub fn load(dir: &Path, model: &AudioLlm, optimiser: &mut Optimiser) -> Result<S
     trained::load_into(dir, model).map_err(|e| e.at_path(dir))?;
     let path = dir.join(OPTIMISER_FILE);
     let stored = candle_core::safetensors::load(&path, &Device::Cpu).map_err(|e| {
-        Error::input(format!("damaged: {e}"))
+        Error::from(e)
+            .in_input()
+            .at("damaged")
             .at_path(&path)
             .hint(DAMAGED_HINT)
     })?;
@@ -172,10 +176,10 @@ pub fn list(checkpoints: &Path) -> Result<Vec<(u64, PathBuf)>> {
     let entries = match std::fs::read_dir(checkpoints) {
         Ok(entries) => entries,
         Err(e) if e.kind() == std::io::ErrorKind::NotFound => return Ok(found),
-        Err(e) => return Err(Error::io(checkpoints, "list", &e)),
+        Err(e) => return Err(Error::io(checkpoints, "list", e)),
     };
     for entry in entries {
-        let entry = entry.map_err(|e| Error::io(checkpoints, "list", &e))?;
+        let entry = entry.map_err(|e| Error::io(checkpoints, "list", e))?;
         if let Some(step) = entry
             .file_name()
             .to_str()

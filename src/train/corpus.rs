@@ -1,4 +1,4 @@
-//! What there is to train on: the rows of all manifests, each with its task.
+//! Rows to train on: those of all manifests, each with its task.
 
 use std::collections::BTreeMap;
 use std::collections::BTreeSet;
@@ -41,7 +41,7 @@ pub struct EntrySettings {
     /// Factor of the rows' share under `mix: proportional` and `temperature`, the share under `mix: weights`.
     #[serde(default = "one")]
     pub weight: f64,
-    /// Where relative audio paths start; by default the manifest's folder.
+    /// Folder that relative audio paths start from; by default the manifest's.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub audio_root: Option<PathBuf>,
     /// The format; by default the files tell it.
@@ -134,6 +134,7 @@ impl Corpus {
                     .at(format!("data: {}", entry.manifest.display())),
             );
         }
+
         let name = self.pool_name(&entry.manifest);
         let checked = checks.read(&name, &entry.source(), usize::MAX)?;
         self.skipped.extend(checked.skipped);
@@ -141,6 +142,7 @@ impl Corpus {
         let start = self.rows.len() as u32;
         let index = self.manifests.len() as u16;
         self.manifests.push(entry.manifest.clone());
+
         for row in checked.rows {
             match self
                 .check(&row, entry, tasks)
@@ -162,10 +164,12 @@ impl Corpus {
                 Err(error) => return Err(error),
             }
         }
+
         if self.rows.len() as u32 == start {
             checks.expect_none_refused()?;
             return Err(Error::input("no row can be used").at_path(&entry.manifest));
         }
+
         self.population.entries.push(Entry {
             rows: start..self.rows.len() as u32,
             weight: entry.weight,
@@ -203,7 +207,9 @@ impl Corpus {
                     .hint("add `task: NAME` to the entry under `data`, or a `task` to each row"));
             }
         };
+
         let known = self.population.tasks.iter().position(|known| known == name);
+
         let index = match known {
             Some(index) => index,
             None => {
@@ -223,11 +229,13 @@ impl Corpus {
                 self.tasks.len() - 1
             }
         };
+
         let example = example_of(
             row,
             self.tasks[index].as_ref(),
             Key::new(self.seed, "check"),
         )?;
+
         if !example
             .messages
             .iter()
@@ -236,6 +244,7 @@ impl Corpus {
             return Err(Error::input("the row has nothing to learn")
                 .hint("a row needs its task's target (`text`, `summary` or `label`), a `target`, or an assistant turn"));
         }
+
         let label = example.label.and_then(|label| {
             self.population.labels[index]
                 .iter()
@@ -254,7 +263,7 @@ impl Corpus {
         &self.skipped
     }
 
-    /// What a user should know of the manifests: fields that are not read, spellings that were folded.
+    /// Notes on the manifests: fields that are not read, spellings that were folded.
     pub fn notes(&self) -> &[String] {
         &self.notes
     }
@@ -328,7 +337,7 @@ impl Corpus {
         .map_err(|e| e.at(self.place(row)))
     }
 
-    /// Where the row is written: `manifest:line`.
+    /// Place of the row: `manifest:line`.
     pub fn place(&self, row: u32) -> String {
         self.rows[row as usize].place(&self.manifests[usize::from(self.row_manifest[row as usize])])
     }
@@ -356,7 +365,8 @@ impl Corpus {
                 .or_default() += 1.0;
         }
         for labels in &mut counts {
-            let (rows, classes) = (labels.values().sum::<f64>(), labels.len() as f64);
+            let rows = labels.values().sum::<f64>();
+            let classes = labels.len() as f64;
             labels
                 .values_mut()
                 .for_each(|count| *count = rows / (classes * *count));
@@ -375,7 +385,7 @@ fn example_of(row: &Row, task: Option<&Task>, draw: Key) -> Result<Example> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::featurise::headers::Headers;
+    use crate::data::headers::Headers;
     use crate::featurise::rows::Pool;
     use crate::records::inputs::LeftOut;
 

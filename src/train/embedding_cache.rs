@@ -38,7 +38,7 @@ pub struct Cache {
 
 struct Part {
     map: Mmap,
-    /// Where the values begin in the file.
+    /// First byte of the values in the file.
     values: usize,
 }
 
@@ -57,13 +57,14 @@ impl Cache {
             known: HashMap::new(),
             waiting: Vec::new(),
         };
+
         if cache.folder.is_dir() {
             let entries = std::fs::read_dir(&cache.folder)
-                .map_err(|e| Error::io(&cache.folder, "list", &e))?;
+                .map_err(|e| Error::io(&cache.folder, "list", e))?;
             let mut paths = entries
                 .map(|entry| entry.map(|entry| entry.path()))
                 .collect::<std::io::Result<Vec<_>>>()
-                .map_err(|e| Error::io(&cache.folder, "list", &e))?;
+                .map_err(|e| Error::io(&cache.folder, "list", e))?;
             paths.retain(|path| {
                 path.extension()
                     .is_some_and(|extension| extension == "safetensors")
@@ -77,27 +78,33 @@ impl Cache {
                 })?;
             }
         }
+
         Ok(cache)
     }
 
     fn read(&mut self, path: &Path) -> Result<()> {
-        let file = File::open(path).map_err(|e| Error::io(path, "read", &e))?;
+        let file = File::open(path).map_err(|e| Error::io(path, "read", e))?;
         // Safety: parts are written once, under another name, and never changed.
-        let map = unsafe { Mmap::map(&file) }.map_err(|e| Error::io(path, "read", &e))?;
+        let map = unsafe { Mmap::map(&file) }.map_err(|e| Error::io(path, "read", e))?;
         let damaged = |what: &str| Error::input(format!("damaged: {what}"));
-        let tensors = SafeTensors::deserialize(&map).map_err(|e| damaged(&e.to_string()))?;
+        let tensors =
+            SafeTensors::deserialize(&map).map_err(|e| damaged(&e.to_string()).caused_by(e))?;
         let tensor = |name: &str| {
             tensors
                 .tensor(name)
                 .map_err(|_| damaged(&format!("no `{name}`")))
         };
+
         if tensor("model")?.data() != self.model.as_slice() {
             return Err(Error::input(
                 "these embeddings were computed by another model",
             ));
         }
-        let (keys, values) = (tensor("keys")?, tensor("values")?);
+
+        let keys = tensor("keys")?;
+        let values = tensor("values")?;
         let rows = keys.data().len() / size_of::<RowKey>();
+
         if values.shape() != [rows, self.dim] {
             return Err(damaged(&format!(
                 "values of shape {:?} for {rows} rows of {}",
@@ -105,11 +112,13 @@ impl Cache {
                 self.dim
             )));
         }
+
         for (row, key) in keys.data().chunks_exact(size_of::<RowKey>()).enumerate() {
             let mut copy = RowKey::default();
             copy.copy_from_slice(key);
             self.known.insert(copy, (self.parts.len(), row));
         }
+
         let values = values.data().as_ptr() as usize - map.as_ptr() as usize;
         self.parts.push(Part { map, values });
         Ok(())
@@ -145,7 +154,8 @@ impl Cache {
             return Ok(());
         }
         let waiting = std::mem::take(&mut self.waiting);
-        let (rows, width) = (waiting.len(), size_of::<RowKey>());
+        let rows = waiting.len();
+        let width = size_of::<RowKey>();
         let keys: Vec<u8> = waiting.iter().flat_map(|(key, _)| *key).collect();
         let values: Vec<f32> = waiting.into_iter().flat_map(|(_, values)| values).collect();
         // Named for its keys, so that two programs that fill one cache write two parts.
@@ -181,7 +191,8 @@ mod tests {
     #[test]
     fn what_was_put_is_found_again_and_only_by_its_model() {
         let root = tempfile::tempdir().unwrap();
-        let (model, key) = ([3; 32], |i: u8| [i; 32]);
+        let model = [3; 32];
+        let key = |i: u8| [i; 32];
         let mut cache = Cache::open(root.path(), model, 2).unwrap();
         for i in 0..5 {
             cache.put(key(i), vec![f32::from(i), -1.5]).unwrap();

@@ -1,4 +1,4 @@
-//! What `draw: diverse` compares rows by: the projector's output for their audio, the token embeddings for what is written; and the
+//! Vectors that `draw: diverse` compares rows by: the projector's output for their audio, the token embeddings for text; and the
 //! snapshot of them that a run keeps, so that what was drawn can be drawn again.
 
 use std::collections::BTreeSet;
@@ -42,30 +42,30 @@ const PACK_TOKENS: usize = 8192;
 
 /// The vectors of a pool of rows, audio and text apart.
 pub struct PoolVectors {
-    /// Of rows with audio: mean over time of the projector's output.
+    /// Vectors of rows with audio: mean over time of the projector's output.
     pub audio: Vectors,
-    /// Of rows without: mean of the embeddings of the tokens that are asked.
+    /// Vectors of rows without: mean of the embeddings of the instruction's tokens.
     pub text: Vectors,
 }
 
-/// What to embed rows with.
+/// A model that embeds rows, and where the rows and its cache are.
 pub struct Embedder<'a> {
     /// The model as it stands.
     pub model: &'a mut AudioLlm,
-    /// What reads the clips.
+    /// Reader of clips.
     pub loader: &'a Loader,
     /// The rows.
     pub corpus: &'a Corpus,
     /// The folder of all caches.
     pub cache: &'a Path,
-    /// What to do with audio that cannot be read; left out, such a row has a vector of zeros.
+    /// Treatment of audio that cannot be read; left out, such a row has a vector of zeros.
     pub on_bad_row: OnBadRow,
     /// Seed of the projection of very large pools.
     pub seed: u64,
 }
 
-/// A row that waits for its vector.
-struct Wanted {
+/// A row, and what its vector is cached by.
+struct KeyedRow {
     row: u32,
     key: RowKey,
     example: Example,
@@ -85,72 +85,49 @@ impl Embedder<'_> {
             .par_iter()
             .map(|&row| Ok((row, self.corpus.clean_example(row)?)))
             .collect::<Result<Vec<_>>>()?;
-        let (heard, written): (Vec<_>, Vec<_>) = examples
+        let (with_audio, text_only): (Vec<_>, Vec<_>) = examples
             .into_iter()
             .partition(|(_, example)| !example.clips.is_empty());
-        let files = hash_files(&heard);
-        let heard: Vec<Wanted> = heard
-            .into_iter()
-            .map(|(row, example)| Wanted {
-                row,
-                key: clips_key(&example.clips, &files),
-                example,
-            })
-            .collect();
-        let with_key = |(row, example)| {
-            Ok(Wanted {
-                row,
-                key: self.tokens_key(&example)?,
-                example,
-            })
-        };
-        let written: Vec<Wanted> = written
+        let with_audio = keyed_by_clips(with_audio);
+        let text_only = text_only
             .into_par_iter()
-            .map(with_key)
-            .collect::<Result<_>>()?;
-        let total = heard.len() + written.len();
-        let audio = if heard.is_empty() {
+            .map(|(row, example)| {
+                let key = self.tokens_key(&example)?;
+                Ok(KeyedRow { row, key, example })
+            })
+            .collect::<Result<Vec<_>>>()?;
+
+        let total = with_audio.len() + text_only.len();
+
+        let audio = if with_audio.is_empty() {
             Vectors::default()
         } else {
-            self.hear(&heard, &mut |done| progress(done, total))?
+            self.embed_audio(&with_audio, &mut |done| progress(done, total))?
         };
-        let text = if written.is_empty() {
+
+        let text = if text_only.is_empty() {
             Vectors::default()
         } else {
-            self.read(&written, &mut |done| progress(heard.len() + done, total))?
+            let mut progress = |done| progress(with_audio.len() + done, total);
+            self.embed_text(&text_only, &mut progress)?
         };
+
         Ok(PoolVectors { audio, text })
     }
 
-    fn hear(
+    /// Means over time of the audio embeddings of rows.
+    fn embed_audio(
         &mut self,
-        wanted: &[Wanted],
+        rows: &[KeyedRow],
         progress: &mut dyn FnMut(usize) -> Result<()>,
     ) -> Result<Vectors> {
         let dim = self.model.config.text.hidden_size;
-        let mut cache = Cache::open(self.cache, self.model.hearing_fingerprint()?, dim)?;
-        let missing = missing(wanted, &cache);
-        let known = wanted.len() - missing.len();
+        let mut cache = Cache::open(self.cache, self.model.audio_fingerprint()?, dim)?;
+        let missing = missing(rows, &cache);
+        let known = rows.len() - missing.len();
         for (i, chunk) in missing.chunks(READ_AHEAD).enumerate() {
             progress(known + i * READ_AHEAD)?;
-            let read = |wanted: &&Wanted| {
-                (
-                    wanted.key,
-                    self.loader
-                        .audio_of(&wanted.example.clips)
-                        .map_err(|e| e.at(self.corpus.place(wanted.row))),
-                )
-            };
-            let sequences: Vec<(RowKey, Result<Sequence>)> = chunk.par_iter().map(read).collect();
-            let mut readable = Vec::with_capacity(sequences.len());
-            for (key, sequence) in sequences {
-                match sequence {
-                    Ok(sequence) => readable.push((key, sequence)),
-                    Err(error)
-                        if self.on_bad_row == OnBadRow::Skip && error.kind == Kind::Input => {}
-                    Err(error) => return Err(error),
-                }
-            }
+            let readable = self.read_audio(chunk)?;
             let lengths: Vec<usize> = readable
                 .iter()
                 .map(|(_, sequence)| sequence.tokens.len())
@@ -162,31 +139,55 @@ impl Embedder<'_> {
             }
         }
         cache.flush()?;
-        progress(wanted.len())?;
+        progress(rows.len())?;
         // A row whose audio cannot be read has no vector: zeros say nothing of it, and it is as far from every other as unrelated rows are.
-        Ok(self.gathered(wanted, |wanted| {
-            cache.get(&wanted.key).unwrap_or_else(|| vec![0.0; dim])
+        Ok(self.gathered(rows, |row| {
+            cache.get(&row.key).unwrap_or_else(|| vec![0.0; dim])
         }))
     }
 
+    /// The clips of rows; those that cannot be read are left out where the settings say so.
+    fn read_audio(&self, rows: &[&KeyedRow]) -> Result<Vec<(RowKey, Sequence)>> {
+        let sequences: Vec<Result<Sequence>> = rows
+            .par_iter()
+            .map(|row| {
+                let sequence = self.loader.audio_of(&row.example.clips);
+                sequence.map_err(|e| e.at(self.corpus.place(row.row)))
+            })
+            .collect();
+        let mut readable = Vec::with_capacity(rows.len());
+        for (row, sequence) in rows.iter().zip(sequences) {
+            match sequence {
+                Ok(sequence) => readable.push((row.key, sequence)),
+                Err(error) if self.on_bad_row == OnBadRow::Skip && error.kind == Kind::Input => {}
+                Err(error) => return Err(error),
+            }
+        }
+        Ok(readable)
+    }
+
     /// The rows' vectors, projected as they come where there are too many to hold.
-    fn gathered(&self, wanted: &[Wanted], vector: impl Fn(&Wanted) -> Vec<f32> + Sync) -> Vectors {
+    fn gathered(
+        &self,
+        rows: &[KeyedRow],
+        vector: impl Fn(&KeyedRow) -> Vec<f32> + Sync,
+    ) -> Vectors {
         let dims = self.model.config.text.hidden_size;
-        let rows = wanted.iter().map(|wanted| wanted.row).collect();
-        if wanted.len() <= PROJECT_ABOVE || dims <= PROJECTED_DIMS {
+        let numbers = rows.iter().map(|row| row.row).collect();
+        if rows.len() <= PROJECT_ABOVE || dims <= PROJECTED_DIMS {
             return Vectors {
-                rows,
+                rows: numbers,
                 dims,
-                values: wanted.iter().flat_map(vector).collect(),
+                values: rows.iter().flat_map(vector).collect(),
             };
         }
         let projection = Projection::new(dims, self.seed);
-        let values = wanted
+        let values = rows
             .par_iter()
-            .flat_map_iter(|wanted| projection.apply(&vector(wanted)))
+            .flat_map_iter(|row| projection.apply(&vector(row)))
             .collect();
         Vectors {
-            rows,
+            rows: numbers,
             dims: PROJECTED_DIMS,
             values,
         }
@@ -194,49 +195,46 @@ impl Embedder<'_> {
 
     /// The mean over time of each sequence's audio embeddings.
     fn means(&self, sequences: &[(RowKey, Sequence)]) -> Result<Vec<(RowKey, Vec<f32>)>> {
-        let batch = Batch::pack(
-            &sequences
-                .iter()
-                .map(|(_, sequence)| sequence)
-                .collect::<Vec<_>>(),
-            self.model.config.audio.framing(),
-        )?;
-        let heard = self
+        let packed: Vec<&Sequence> = sequences.iter().map(|(_, sequence)| sequence).collect();
+        let batch = Batch::pack(&packed, self.model.config.audio.framing())?;
+        let embeddings = self
             .model
-            .hear(&batch)?
-            .ok_or_else(|| Error::bug("clips that were not heard"))?;
+            .embed_audio(&batch)?
+            .ok_or_else(|| Error::bug("clips that were not encoded"))?;
         let mut start = 0;
         let mut means = Vec::with_capacity(sequences.len());
         for (key, sequence) in sequences {
-            let mean = heard.narrow(0, start, sequence.tokens.len())?.mean(0)?;
+            let mean = embeddings
+                .narrow(0, start, sequence.tokens.len())?
+                .mean(0)?;
             means.push((*key, slice::<f32>(&mean)?.to_vec()));
             start += sequence.tokens.len();
         }
         Ok(means)
     }
 
-    fn read(
+    /// Means of the embeddings of rows' instructions.
+    fn embed_text(
         &self,
-        wanted: &[Wanted],
+        rows: &[KeyedRow],
         progress: &mut dyn FnMut(usize) -> Result<()>,
     ) -> Result<Vectors> {
         let mut cache = Cache::open(
             self.cache,
-            self.model.reading_fingerprint()?,
+            self.model.text_fingerprint()?,
             self.model.config.text.hidden_size,
         )?;
-        for (i, wanted) in missing(wanted, &cache).into_iter().enumerate() {
+        for (i, row) in missing(rows, &cache).into_iter().enumerate() {
             if i % READ_AHEAD == 0 {
                 progress(i)?;
             }
-            let mean = self
-                .model
-                .read_mean(&self.loader.question_tokens(&wanted.example)?)?;
-            cache.put(wanted.key, slice::<f32>(&mean)?.to_vec())?;
+            let tokens = self.loader.question_tokens(&row.example)?;
+            let mean = self.model.mean_text_embedding(&tokens)?;
+            cache.put(row.key, slice::<f32>(&mean)?.to_vec())?;
         }
         cache.flush()?;
-        progress(wanted.len())?;
-        Ok(self.gathered(wanted, |wanted| cache.get(&wanted.key).unwrap_or_default()))
+        progress(rows.len())?;
+        Ok(self.gathered(rows, |row| cache.get(&row.key).unwrap_or_default()))
     }
 
     fn tokens_key(&self, example: &Example) -> Result<RowKey> {
@@ -286,11 +284,22 @@ pub fn give(
 }
 
 /// One of each key that the cache lacks.
-fn missing<'a>(wanted: &'a [Wanted], cache: &Cache) -> Vec<&'a Wanted> {
+fn missing<'a>(rows: &'a [KeyedRow], cache: &Cache) -> Vec<&'a KeyedRow> {
     let mut seen = BTreeSet::new();
-    wanted
-        .iter()
-        .filter(|wanted| cache.get(&wanted.key).is_none() && seen.insert(wanted.key))
+    rows.iter()
+        .filter(|row| cache.get(&row.key).is_none() && seen.insert(row.key))
+        .collect()
+}
+
+fn keyed_by_clips(examples: Vec<(u32, Example)>) -> Vec<KeyedRow> {
+    let files = hash_files(&examples);
+    examples
+        .into_iter()
+        .map(|(row, example)| KeyedRow {
+            row,
+            key: clips_key(&example.clips, &files),
+            example,
+        })
         .collect()
 }
 
@@ -311,7 +320,7 @@ fn hash_files(examples: &[(u32, Example)]) -> HashMap<PathBuf, Option<String>> {
         .collect()
 }
 
-/// What a row's clips are: contents of their files and which part of them counts.
+/// Key of a row by its clips: contents of their files and which part of them counts.
 fn clips_key(clips: &[Clip], files: &HashMap<PathBuf, Option<String>>) -> RowKey {
     let mut hasher = blake3::Hasher::new();
     for clip in clips {
@@ -363,22 +372,24 @@ pub fn load(path: &Path, hash: &str) -> Result<PoolVectors> {
             .hint("put the file back to continue this run, or start another with `--set name=NAME`"));
     }
     let stored = candle_core::safetensors::load(path, &Device::Cpu)
-        .map_err(|e| Error::input(format!("damaged: {e}")).at_path(path))?;
-    let read = |name: &str| -> Result<Vectors> {
-        let Some(rows) = stored.get(&format!("{name}.rows")) else {
-            return Ok(Vectors::default());
-        };
-        let values = stored
-            .get(&format!("{name}.values"))
-            .ok_or_else(|| Error::input(format!("no `{name}.values`")).at_path(path))?;
-        Ok(Vectors {
-            rows: rows.to_vec1()?,
-            dims: values.dims2()?.1,
-            values: values.flatten_all()?.to_vec1()?,
-        })
-    };
+        .map_err(|e| Error::from(e).in_input().at("damaged").at_path(path))?;
     Ok(PoolVectors {
-        audio: read("audio")?,
-        text: read("text")?,
+        audio: vectors(&stored, "audio").map_err(|e| e.at_path(path))?,
+        text: vectors(&stored, "text").map_err(|e| e.at_path(path))?,
+    })
+}
+
+/// The vectors of a snapshot by the name of their part; none where it has no such part.
+fn vectors(stored: &HashMap<String, Tensor>, name: &str) -> Result<Vectors> {
+    let Some(rows) = stored.get(&format!("{name}.rows")) else {
+        return Ok(Vectors::default());
+    };
+    let values = stored
+        .get(&format!("{name}.values"))
+        .ok_or_else(|| Error::input(format!("no `{name}.values`")))?;
+    Ok(Vectors {
+        rows: rows.to_vec1()?,
+        dims: values.dims2()?.1,
+        values: values.flatten_all()?.to_vec1()?,
     })
 }

@@ -107,7 +107,7 @@ impl Recorder {
             work,
             sessions,
         };
-        let text = serde_json::to_string_pretty(&environment).map_err(Error::bug)?;
+        let text = serde_json::to_string_pretty(&environment).map_err(Error::bug_from)?;
 
         files::write_atomic(&self.path, (text + "\n").as_bytes())
     }
@@ -166,7 +166,7 @@ mod tests {
         first.step(&record(1), pace(2, 1));
         first.step(&record(2), pace(4, 0));
         first
-            .end(&Err::<(), _>(Error::new(Kind::Interrupted, "stopped")))
+            .end(&Err::<(), _>(Error::interrupted("stopped")))
             .unwrap();
         let mut second = Recorder::begin(dir.path(), 2, Computes::default(), &machine);
         second.step(&record(3), pace(6, 2));

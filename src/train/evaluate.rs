@@ -20,6 +20,7 @@ use crate::records::log::StageEnd;
 use crate::records::run_folder;
 use crate::records::scores;
 use crate::records::scores::Scores;
+use crate::records::scores::ScoresFile;
 use crate::schedule::EarlyStop;
 use crate::train::checkpoint;
 use crate::train::checkpoint::State;
@@ -30,9 +31,11 @@ use crate::train::trainer::Trainer;
 use crate::train::trainer::check;
 
 impl Trainer<'_> {
-    /// Judges the model as it stands; writes predictions, scores, the log's lines and, if it is the best so far, `best/`.
+    /// Evaluates the model as it stands; writes predictions, scores, the log's lines and, if it is the best so far, `best/`.
     pub fn evaluate(&mut self, settings: &EvaluateSettings, suite: &Suite) -> Result<()> {
-        let (run, step, stop) = (self.run, self.state.step, self.stop);
+        let run = self.run;
+        let step = self.state.step;
+        let stop = self.stop;
         let observer = &mut *self.observer;
         let found = eval::evaluate(
             self.model,
@@ -62,7 +65,7 @@ impl Trainer<'_> {
         let (waiting, end) = self.patience(&found.scores)?;
         let folder = run_folder::evaluation(&run.folder, step);
         found.write_predictions(&folder)?;
-        scores::write(&folder.join(scores::SCORES_FILE), &found.scores.to_json())?;
+        ScoresFile::of(found.scores.clone()).write(&folder)?;
         let mut lines = vec![eval_line(step, None, &found.scores)?];
         let is_last = step == self.schedule.num_steps()
             || end
@@ -71,6 +74,7 @@ impl Trainer<'_> {
         if is_last && !suite.controls.is_empty() {
             lines.push(self.controls(suite, &folder)?);
         }
+
         if let Some(end) = &end {
             let line = Line::StageEnd(StageEnd {
                 at_step: step,
@@ -79,6 +83,7 @@ impl Trainer<'_> {
             });
             lines.push(line.to_text()?);
         }
+
         let lines = lines.join("\n");
         let mut state = State {
             evaluated: Some(step),
@@ -93,6 +98,7 @@ impl Trainer<'_> {
         state
             .stage_ends
             .extend(end.as_ref().map(|end| (end.stage, end.steps)));
+
         if is_best {
             // Before the log and the state know of the evaluation: if this fails, a resumed run evaluates again.
             state.log_bytes = self.log.num_bytes()? + lines.len() as u64 + 1;
@@ -101,15 +107,17 @@ impl Trainer<'_> {
                 self.model,
                 self.optimiser,
                 &state,
-                &run.card,
+                &run.metadata,
             )?;
         }
+
         self.log.line(&lines)?;
         self.tell_tensorboard(&lines, None);
         // A checkpoint of this step that was written before does not know of the evaluation.
         (*self.state, self.saved) = (state, None);
         self.record_environment();
         self.observer.evaluated(step, &found.scores, is_best);
+
         if let Some(end) = end {
             self.observer.note(&format!(
                 "stage {} ends after {} steps: {}",
@@ -118,13 +126,14 @@ impl Trainer<'_> {
                 end.reason
             ));
         }
+
         Ok(())
     }
 
     /// Says which rows an evaluation left out, each once.
     fn tell_skipped(&mut self, skipped: &[Error]) {
         for error in skipped {
-            if self.said.insert(error.message().to_owned()) {
+            if self.told.insert(error.message().to_owned()) {
                 self.observer
                     .note(&format!("row left out: {}", error.message()));
             }
@@ -152,8 +161,11 @@ impl Trainer<'_> {
 
     /// Asks the suite in the ways of its controls; returns their lines for the log.
     fn controls(&mut self, suite: &Suite, folder: &Path) -> Result<String> {
-        let (run, step, stop) = (self.run, self.state.step, self.stop);
-        let (mut lines, mut by_control) = (Vec::new(), serde_json::Map::new());
+        let run = self.run;
+        let step = self.state.step;
+        let stop = self.stop;
+        let mut lines = Vec::new();
+        let mut by_control = scores::Controls::default();
         for control in &suite.controls {
             let observer = &mut *self.observer;
             let found = eval::evaluate(
@@ -170,13 +182,13 @@ impl Trainer<'_> {
             self.tell_skipped(&found.skipped);
             found.write_predictions(&folder.join(control.name()))?;
             lines.push(eval_line(step, Some(control.name()), &found.scores)?);
-            by_control.insert(control.name().to_owned(), found.scores.to_json().into());
+            *by_control.entry(control.name()) = found.scores;
         }
-        scores::write(&folder.join(scores::CONTROLS_FILE), &by_control)?;
+        scores::write_controls(folder, &by_control)?;
         Ok(lines.join("\n"))
     }
 
-    /// How long the stage of the step just finished has waited for a better score, this evaluation counted, and whether it ends here.
+    /// Counts how long the stage of the step just finished has waited for a better score, this evaluation included, and whether it ends here.
     fn patience(&self, scores: &Scores) -> Result<(Option<Waiting>, Option<End>)> {
         let Some(last) = self.state.step.checked_sub(1) else {
             return Ok((None, None));
@@ -196,6 +208,7 @@ impl Trainer<'_> {
                 names(scores)
             ))
         })?;
+
         let waiting = match self.state.waiting.filter(|waiting| waiting.stage == stage) {
             Some(Waiting {
                 best, evaluations, ..
@@ -210,16 +223,14 @@ impl Trainer<'_> {
                 evaluations: 0,
             },
         };
-        let reason = || {
-            format!(
-                "`{name}` has been no better than {:.4} for {patience} evaluations",
-                waiting.best
-            )
-        };
+
+        let best = waiting.best;
         let end = (waiting.evaluations >= u64::from(*patience)).then(|| End {
             stage,
             steps: in_stage + 1,
-            reason: reason(),
+            reason: format!(
+                "`{name}` has been no better than {best:.4} for {patience} evaluations"
+            ),
         });
         Ok((Some(waiting), end))
     }
@@ -261,7 +272,7 @@ fn names(scores: &Scores) -> String {
 
 /// Whether a score beats the best so far by more than `min_delta`; losses, error rates and failures are better low.
 fn is_better(name: &str, score: f64, best: f64, min_delta: f64) -> bool {
-    let better = metrics::better(name.rsplit('.').next().unwrap_or(name));
+    let better = metrics::better(name);
     better.rank(score) > better.rank(best) + min_delta
 }
 

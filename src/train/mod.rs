@@ -16,7 +16,6 @@ mod trainer;
 
 use std::collections::BTreeSet;
 use std::sync::Arc;
-use std::sync::atomic::AtomicBool;
 
 pub use run::Observer;
 pub use run::Run;
@@ -33,6 +32,7 @@ use crate::error::Result;
 use crate::files;
 use crate::models::AudioLlm;
 use crate::schedule::Schedule;
+use crate::stop::Stop;
 use crate::train::checkpoint::State;
 use crate::train::environment::Recorder;
 use crate::train::optimiser::Optimiser;
@@ -42,7 +42,7 @@ use crate::train::trainer::Trainer;
 /// Trains `model` from where `state` stands to the end of the schedule.
 ///
 /// # Errors
-/// [`Kind::Interrupted`] once `stop` is set and [`Kind::Diverged`] before the weights take a step that is not finite;
+/// [`Kind::Interrupted`] once `stop` is requested and [`Kind::Diverged`] before the weights take a step that is not finite;
 /// everything before is in a checkpoint then, as it is when a row cannot be read or the disk is full.
 pub fn train(
     run: &Run,
@@ -51,13 +51,15 @@ pub fn train(
     optimiser: &mut Optimiser,
     state: &mut State,
     observer: &mut dyn Observer,
-    stop: &AtomicBool,
+    stop: &Stop,
 ) -> Result<()> {
     files::truncate(&run.log_path(), state.log_bytes)?;
     // What is written from here on is of this run's steps, wherever the last one stopped.
     state.is_between = false;
-    let (log, logged) = (files::AppendLog::open(&run.log_path())?, state.step);
-    let (schedule, saved) = (Arc::new(schedule), (logged > 0).then_some(logged));
+    let log = files::AppendLog::open(&run.log_path())?;
+    let logged = state.step;
+    let schedule = Arc::new(schedule);
+    let saved = (logged > 0).then_some(logged);
     let mut trainer = Trainer {
         run,
         schedule,
@@ -70,7 +72,7 @@ pub fn train(
         events: None,
         logged,
         saved,
-        said: BTreeSet::new(),
+        told: BTreeSet::new(),
         recorded_clips: None,
         environment: Recorder::begin(&run.folder, logged, run.computes, &run.machine),
     };
@@ -78,6 +80,7 @@ pub fn train(
     let events = Events::start(&run.folder, &run.log_path());
     trainer.keep(events);
     let outcome = trainer.train();
+
     if let Err(error) = &outcome
         && error.kind != Kind::Bug
         && trainer.saved != Some(trainer.state.step)
@@ -90,6 +93,7 @@ pub fn train(
             "the last finished step could not be saved: {second}"
         ));
     }
+
     let written = trainer.environment.end(&outcome);
     trainer.tell_environment(written);
     outcome

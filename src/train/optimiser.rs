@@ -6,7 +6,6 @@ use serde::Serialize;
 
 use crate::error::Error;
 use crate::error::Result;
-use crate::nn::parameters::Entry;
 use crate::nn::parameters::Parameters;
 use crate::ops::adamw::AdamW;
 use crate::ops::adamw::Buffers;
@@ -90,7 +89,7 @@ impl Factors {
     }
 }
 
-/// How the learning rate changes after warm-up.
+/// Schedule of the learning rate after warm-up.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
 pub enum Shape {
@@ -158,6 +157,7 @@ impl Settings {
             ),
         ];
         let factors = Part::ALL.map(|part| (part.name(), self.factors.of(part)));
+
         if let Some((part, factor)) = factors
             .into_iter()
             .find(|(_, factor)| !(factor.is_finite() && *factor > 0.0))
@@ -167,6 +167,7 @@ impl Settings {
             ))
             .hint("set the part to `frozen` under `train` to leave it as it is"));
         }
+
         match checks.into_iter().find(|(_, _, is_right, _)| !is_right) {
             Some((key, value, _, expected)) => Err(Error::input(format!(
                 "`optimiser.{key}` is {value}, expected {expected}"
@@ -208,7 +209,7 @@ pub struct Optimiser {
     pub second: Tensor,
 }
 
-/// What an update needs to know beside the gradient.
+/// Numbers of an update beside the gradient.
 #[derive(Clone, Copy, Debug)]
 pub struct Update<'a> {
     /// The step's loss: one that is not finite changes nothing.
@@ -217,7 +218,7 @@ pub struct Update<'a> {
     pub grad_norm: &'a Scalar,
     /// The step's learning rate, before the parts' factors.
     pub learning_rate: f64,
-    /// How many updates each part has had with this one; 0 for a part that is frozen in it.
+    /// Number of updates that each part has had with this one; 0 for a part that is frozen in it.
     pub counts: PerPart<u64>,
 }
 
@@ -246,35 +247,32 @@ impl Optimiser {
             max_grad_norm,
             ..
         } = self.settings;
-        let segment = |entry: &Entry| Segment {
-            range: entry.range.clone(),
-            learning_rate: update.learning_rate * self.settings.factors.of(entry.part),
-            decay: entry.shape.len() > 1,
-            step: update.counts.of(entry.part),
-        };
         let segments: Vec<Segment> = parameters
             .entries
             .iter()
             .filter(|entry| update.counts.of(entry.part) > 0)
-            .map(segment)
+            .map(|entry| Segment {
+                range: entry.range.clone(),
+                learning_rate: update.learning_rate * self.settings.factors.of(entry.part),
+                decay: entry.shape.len() > 1,
+                step: update.counts.of(entry.part),
+            })
             .collect();
-        let (values, copy, gradients) = (
-            &parameters.values,
-            parameters.copy.as_ref(),
-            &parameters.gradients,
-        );
+
         let buffers = Buffers {
-            values,
-            copy,
-            gradients,
+            values: &parameters.values,
+            copy: parameters.copy.as_ref(),
+            gradients: &parameters.gradients,
             first: &self.first,
             second: &self.second,
         };
+
         let clip = Clip {
             loss: update.loss,
             norm: update.grad_norm,
             max_norm: max_grad_norm,
         };
+
         AdamW {
             beta1,
             beta2,

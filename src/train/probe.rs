@@ -18,21 +18,25 @@ use crate::ops::device::to_host;
 use crate::train::step::LoadedStep;
 
 /// Lengths and cosines of the tasks' gradients.
-pub(super) struct Found {
+pub(super) struct Gradients {
     pub norms: BTreeMap<String, f64>,
     pub cosines: BTreeMap<String, f64>,
 }
 
-/// How the step's loss is computed.
+/// Settings of the step's loss.
 #[derive(Clone, Copy)]
-pub(super) struct How {
+pub(super) struct LossSettings {
     pub pass: Pass,
     pub normalise: Normalise,
     pub pack_tokens: usize,
 }
 
 /// The gradients of a step's tasks, one after the other. What the parameters' gradient buffer held is lost.
-pub(super) fn gradients(model: &AudioLlm, loaded: &LoadedStep, how: How) -> Result<Found> {
+pub(super) fn gradients(
+    model: &AudioLlm,
+    loaded: &LoadedStep,
+    settings: LossSettings,
+) -> Result<Gradients> {
     let tasks: Vec<&String> = loaded
         .tasks()
         .into_keys()
@@ -40,37 +44,43 @@ pub(super) fn gradients(model: &AudioLlm, loaded: &LoadedStep, how: How) -> Resu
         .collect();
     let gradients = tasks
         .iter()
-        .map(|task| of_task(model, loaded, task, how))
+        .map(|task| of_task(model, loaded, task, settings))
         .collect::<Result<Vec<_>>>()?;
     let norms: Vec<f64> = gradients
         .iter()
         .map(|gradient| dot(gradient, gradient).sqrt())
         .collect();
-    let mut found = Found {
-        norms: BTreeMap::new(),
-        cosines: BTreeMap::new(),
-    };
+
+    let mut norms_by_task = BTreeMap::new();
+    let mut cosines = BTreeMap::new();
     for (i, task) in tasks.iter().enumerate() {
-        found.norms.insert((*task).clone(), norms[i]);
+        norms_by_task.insert((*task).clone(), norms[i]);
         for (j, other) in tasks.iter().enumerate().skip(i + 1) {
             let length = norms[i] * norms[j];
             if length > 0.0 {
-                found.cosines.insert(
-                    format!("{task}|{other}"),
-                    dot(&gradients[i], &gradients[j]) / length,
-                );
+                let cosine = dot(&gradients[i], &gradients[j]) / length;
+                cosines.insert(format!("{task}|{other}"), cosine);
             }
         }
     }
-    Ok(found)
+
+    Ok(Gradients {
+        norms: norms_by_task,
+        cosines,
+    })
 }
 
-fn of_task(model: &AudioLlm, loaded: &LoadedStep, task: &str, how: How) -> Result<Vec<f32>> {
+fn of_task(
+    model: &AudioLlm,
+    loaded: &LoadedStep,
+    task: &str,
+    settings: LossSettings,
+) -> Result<Vec<f32>> {
     let of_task: Vec<usize> = (0..loaded.examples.len())
         .filter(|&i| loaded.task_names[i] == task)
         .collect();
     let counted: Vec<loss::Counted> = of_task.iter().map(|&i| loaded.counted[i]).collect();
-    let weights = loss::weights(&counted, how.normalise);
+    let weights = loss::weights(&counted, settings.normalise);
     let weighed = |(&i, &target_weight): (&usize, &f64)| Sequence {
         target_weight,
         ..loaded.examples[i].sequence.clone()
@@ -81,12 +91,12 @@ fn of_task(model: &AudioLlm, loaded: &LoadedStep, task: &str, how: How) -> Resul
         .map(|sequence| sequence.tokens.len())
         .collect();
     model.parameters.zero_gradients()?;
-    for range in micro_batches(&lengths, how.pack_tokens) {
+    for range in micro_batches(&lengths, settings.pack_tokens) {
         let batch = Batch::pack(
             &sequences[range].iter().collect::<Vec<_>>(),
             model.config.audio.framing(),
         )?;
-        model.train(&batch, None, how.pass)?;
+        model.train(&batch, None, settings.pass)?;
     }
     Ok(to_host(&model.parameters.gradients)?)
 }

@@ -9,8 +9,9 @@ use crate::batch::Framing;
 use crate::data::OnBadRow;
 use crate::eval::suite::Suite;
 use crate::featurise::Loader;
+use crate::featurise::augment::Augmentation;
 use crate::loss;
-use crate::nn::peft::Card;
+use crate::nn::peft::Metadata;
 use crate::nn::precision::Computes;
 use crate::parts::Parts;
 use crate::records::environment::Machine;
@@ -31,13 +32,13 @@ use crate::train::settings::ProbeSettings;
 
 /// A resolved run: everything that a step needs beside the schedule.
 pub struct Run {
-    /// Where the run's files go.
+    /// Folder of the run.
     pub folder: PathBuf,
     /// Seed of everything that is random but the order of the data.
     pub seed: u64,
     /// Seed of the order of the data.
     pub order_seed: u64,
-    /// What computes it.
+    /// Device and precision.
     pub computes: Computes,
     /// The machine that it runs on.
     pub machine: Machine,
@@ -45,16 +46,18 @@ pub struct Run {
     pub inputs: Mutex<Inputs>,
     /// The rows.
     pub corpus: Corpus,
-    /// What reads them.
+    /// Reader of examples.
     pub loader: Loader,
-    /// How the audio encoder takes clips.
+    /// Changes of the clips that are trained on.
+    pub augmentation: Option<Augmentation>,
+    /// Windows of the audio encoder.
     pub framing: Framing,
-    /// How each stage trains each part, stage by stage.
+    /// Training of each part, stage by stage.
     pub parts: Vec<Parts>,
     /// `loss:`, stage by stage.
     pub loss: Vec<loss::Settings>,
-    /// What adapters are saved as.
-    pub card: Card,
+    /// Fields of `adapter_config.json` that adapters are saved with.
+    pub metadata: Metadata,
     /// Dropout of the adapters' inputs.
     pub dropout: f64,
     /// `optimiser:`.
@@ -69,7 +72,7 @@ pub struct Run {
     pub probe: ProbeSettings,
     /// `embeddings:`.
     pub embeddings: EmbeddingSettings,
-    /// What happens to audio that cannot be read.
+    /// Treatment of audio that cannot be read.
     pub on_bad_row: OnBadRow,
 }
 
@@ -93,7 +96,7 @@ impl Run {
         self.folder.join(CHECKPOINTS)
     }
 
-    /// What the run was computed from so far.
+    /// Files that the run was computed from so far.
     pub fn inputs(&self) -> MutexGuard<'_, Inputs> {
         // What a panicking thread left is a record like any other.
         self.inputs.lock().unwrap_or_else(PoisonError::into_inner)

@@ -6,6 +6,7 @@ use serde::Deserialize;
 use serde::Serialize;
 
 use crate::nn::saving::Save;
+use crate::records::scores::MEAN;
 
 /// `memory:` of a recipe.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
@@ -13,7 +14,7 @@ use crate::nn::saving::Save;
 pub struct MemorySettings {
     /// Most tokens of a micro-batch; a longer example gets one of its own.
     pub pack_tokens: usize,
-    /// What layers store for the backward pass.
+    /// Amount that layers save for the backward pass.
     pub save: Save,
 }
 
@@ -67,7 +68,7 @@ fn default_every() -> u64 {
 }
 
 fn default_keep_best() -> String {
-    "mean".to_owned()
+    MEAN.to_owned()
 }
 
 /// `probe:` of a recipe: gradients task by task.

@@ -19,12 +19,13 @@ use crate::featurise::Loaded;
 use crate::loss::ClassWeights;
 use crate::loss::Counted;
 use crate::loss::weights;
+use crate::models::AudioEmbeddings;
 use crate::models::AudioLlm;
-use crate::models::HeardAhead;
 use crate::models::Pass;
 use crate::records::inputs::Fingerprint;
 use crate::records::inputs::fingerprint;
 use crate::records::log::TaskRecord;
+use crate::schedule::Pick;
 use crate::schedule::Schedule;
 use crate::seed::Key;
 use crate::task::Mode;
@@ -34,11 +35,11 @@ use crate::train::run::Run;
 pub(super) struct LoadedStep {
     pub examples: Vec<Loaded>,
     pub task_names: Vec<String>,
-    /// What is known of each example's weight.
+    /// Numbers that each example's weight follows from.
     pub counted: Vec<Counted>,
     /// Files of the examples that the run has not used before.
     pub clips: Vec<Fingerprint>,
-    /// What is wrong with the rows that were left out.
+    /// Errors of the rows that were left out.
     pub skipped: Vec<Error>,
     /// The examples packed, and which of them each micro-batch holds.
     pub batches: Vec<(Range<usize>, Batch)>,
@@ -65,7 +66,7 @@ pub(super) struct Steps {
 }
 
 /// A step, with the embeddings of its first micro-batch if they are encoded already.
-type Next = (LoadedStep, Option<HeardAhead>);
+type Next = (LoadedStep, Option<AudioEmbeddings>);
 
 impl Steps {
     pub fn new(receive: Receiver<Result<LoadedStep>>) -> Self {
@@ -76,17 +77,16 @@ impl Steps {
         }
     }
 
-    /// Begins to hear the next step's first micro-batch if that step has been read, so that a card has work while the host reads what the
-    /// step before came to. What fails here fails the next step, not the one that is finished.
-    pub fn hear_ahead(&mut self, model: &AudioLlm, pass: Pass) {
+    /// Begins to embed the audio of the next step's first micro-batch if that step has been read, so that a GPU has work while the host reads
+    /// the numbers of the step before. An error here fails the next step, not the one that is finished.
+    pub fn embed_audio_ahead(&mut self, model: &AudioLlm, pass: Pass) {
         if let Ok(read) = self.receive.try_recv() {
             self.next = Some(read.and_then(|loaded| {
-                let heard = loaded
-                    .batches
-                    .first()
-                    .map(|(_, batch)| model.hear_ahead(batch, pass))
-                    .transpose()?;
-                Ok((loaded, heard.flatten()))
+                let audio = match loaded.batches.first() {
+                    Some((_, batch)) => model.embed_audio_ahead(batch, pass)?,
+                    None => None,
+                };
+                Ok((loaded, audio))
             }));
         }
     }
@@ -97,9 +97,9 @@ impl Steps {
         if let Some(next) = self.next.take() {
             return next;
         }
-        let asked = Instant::now();
+        let begin = Instant::now();
         let read = self.receive.recv();
-        self.waited = asked.elapsed();
+        self.waited = begin.elapsed();
         let loaded = read.map_err(|_| Error::bug("the reader of the next step ended early"))??;
         Ok((loaded, None))
     }
@@ -110,7 +110,7 @@ impl Steps {
     }
 }
 
-/// What can be done about a row of a run that has begun: its manifest and its recipe are bound to it.
+/// Hint for a row of a run that has begun: its manifest and its recipe are bound to it.
 pub(super) const BAD_ROW_HINT: &str = "put a readable file in its place and continue with --resume, or leave such rows out: --resume --set on_bad_row=skip";
 
 /// Reads the rows of a step.
@@ -118,48 +118,18 @@ pub(super) fn load_step(run: &Run, schedule: &Schedule, step: u64) -> Result<Loa
     let picks = schedule.picks(step)?;
     let (stage, _) = schedule.stage_of(step);
     let loss = &run.loss[stage];
-    let corpus = &run.corpus;
-    let loaded: Vec<Result<(Loaded, Counted, u32)>> = picks
+
+    let read: Vec<Result<ReadRow>> = picks
         .par_iter()
         .enumerate()
         .map(|(slot, pick)| {
-            let example = corpus.example(pick.row, pick.epoch)?;
             let key = Key::new(run.seed, "step").with(step).with(slot as u64);
-            let loaded = run
-                .loader
-                .load(&example, Mode::Train, key)
-                .map_err(|e| e.at(corpus.place(pick.row)))?;
-            let class_weight = match loss.class_weights {
-                ClassWeights::None => 1.0,
-                ClassWeights::Balanced => corpus.class_weight(pick.row, example.label.as_deref()),
-            };
-            let counted = Counted {
-                task: corpus.task_of(pick.row),
-                num_targets: loaded.sequence.num_targets(),
-                class_weight,
-            };
-            Ok((loaded, counted, pick.row))
+            read_row(run, pick, loss.class_weights, key)
         })
         .collect();
-    let (mut examples, mut counted, mut skipped) = (Vec::new(), Vec::new(), Vec::new());
-    let mut rows = Vec::new();
-    for found in loaded {
-        match found {
-            Ok((example, count, row)) => {
-                examples.push(example);
-                counted.push(count);
-                rows.push(row);
-            }
-            Err(error) if run.on_bad_row == OnBadRow::Skip && error.kind == Kind::Input => {
-                skipped.push(error)
-            }
-            Err(error) if error.kind == Kind::Input => {
-                return Err(error.hint(BAD_ROW_HINT).at(format!("step {}", step + 1)));
-            }
-            Err(error) => return Err(error.at(format!("step {}", step + 1))),
-        }
-    }
-    if examples.is_empty() {
+    let (rows, skipped) = readable(run, read).map_err(|e| e.at(format!("step {}", step + 1)))?;
+
+    if rows.is_empty() {
         let first = skipped.first().map(Error::message).unwrap_or_default();
         return Err(Error::input(format!(
             "step {}: none of its {} rows can be read; the first: {first}",
@@ -168,21 +138,93 @@ pub(super) fn load_step(run: &Run, schedule: &Schedule, step: u64) -> Result<Loa
         ))
         .hint("put readable files in their place and continue with --resume"));
     }
-    let clips = rows.iter().flat_map(|&row| &corpus.row(row).clips);
-    // Collected first: the main thread adds to the inputs meanwhile.
-    let new = run.inputs().new_among(clips);
-    let clips = new
-        .into_par_iter()
-        .filter_map(|path| fingerprint(&path).ok())
+
+    let clips = new_clips(run, &rows);
+    let counted: Vec<Counted> = rows.iter().map(|row| row.counted).collect();
+    let task_names = counted
+        .iter()
+        .map(|counted| run.corpus.population().tasks[counted.task].clone())
         .collect();
+    let mut examples: Vec<Loaded> = rows.into_iter().map(|row| row.example).collect();
     for (example, weight) in examples.iter_mut().zip(weights(&counted, loss.normalise)) {
         example.sequence.target_weight = weight;
     }
+
+    Ok(LoadedStep {
+        batches: packed(run, &examples)?,
+        examples,
+        task_names,
+        counted,
+        clips,
+        skipped,
+    })
+}
+
+/// A row of a step, read.
+struct ReadRow {
+    row: u32,
+    example: Loaded,
+    counted: Counted,
+}
+
+fn read_row(run: &Run, pick: &Pick, class_weights: ClassWeights, key: Key) -> Result<ReadRow> {
+    let corpus = &run.corpus;
+    let example = corpus.example(pick.row, pick.epoch)?;
+    let draw = run
+        .augmentation
+        .as_ref()
+        .map(|augmentation| augmentation.draw(pick.row, pick.epoch));
+    let loaded = run
+        .loader
+        .load_augmented(&example, Mode::Train, key, draw)
+        .map_err(|e| e.at(corpus.place(pick.row)))?;
+    let class_weight = match class_weights {
+        ClassWeights::None => 1.0,
+        ClassWeights::Balanced => corpus.class_weight(pick.row, example.label.as_deref()),
+    };
+    Ok(ReadRow {
+        row: pick.row,
+        counted: Counted {
+            task: corpus.task_of(pick.row),
+            num_targets: loaded.sequence.num_targets(),
+            class_weight,
+        },
+        example: loaded,
+    })
+}
+
+/// The rows that could be read, and the errors of the others where the settings leave them out.
+fn readable(run: &Run, read: Vec<Result<ReadRow>>) -> Result<(Vec<ReadRow>, Vec<Error>)> {
+    let mut rows = Vec::with_capacity(read.len());
+    let mut skipped = Vec::new();
+    for outcome in read {
+        match outcome {
+            Ok(row) => rows.push(row),
+            Err(error) if error.kind != Kind::Input => return Err(error),
+            Err(error) if run.on_bad_row == OnBadRow::Skip => skipped.push(error),
+            Err(error) => return Err(error.hint(BAD_ROW_HINT)),
+        }
+    }
+    Ok((rows, skipped))
+}
+
+/// Fingerprints of the rows' files that the run has not used before.
+fn new_clips(run: &Run, rows: &[ReadRow]) -> Vec<Fingerprint> {
+    let clips = rows.iter().flat_map(|row| &run.corpus.row(row.row).clips);
+    // Collected first: the main thread adds to the inputs meanwhile.
+    let new = run.inputs().new_among(clips);
+    new.into_par_iter()
+        .filter_map(|path| fingerprint(&path).ok())
+        .collect()
+}
+
+/// The examples packed into micro-batches, and which of them each holds.
+fn packed(run: &Run, examples: &[Loaded]) -> Result<Vec<(Range<usize>, Batch)>> {
     let lengths: Vec<usize> = examples
         .iter()
         .map(|example| example.sequence.tokens.len())
         .collect();
-    let batches = micro_batches(&lengths, run.memory.pack_tokens)
+    micro_batches(&lengths, run.memory.pack_tokens)
         .into_iter()
         .map(|range| {
             let sequences: Vec<&Sequence> = examples[range.clone()]
@@ -190,18 +232,6 @@ pub(super) fn load_step(run: &Run, schedule: &Schedule, step: u64) -> Result<Loa
                 .map(|example| &example.sequence)
                 .collect();
             Ok((range, Batch::pack(&sequences, run.framing)?))
-        });
-    let batches = batches.collect::<Result<Vec<_>>>()?;
-    let task_names = counted
-        .iter()
-        .map(|counted| corpus.population().tasks[counted.task].clone())
-        .collect();
-    Ok(LoadedStep {
-        examples,
-        task_names,
-        counted,
-        clips,
-        skipped,
-        batches,
-    })
+        })
+        .collect()
 }

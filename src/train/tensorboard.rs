@@ -64,7 +64,7 @@ const WAITING_SHARE: &str = "data/waiting_share";
 
 /// The record of a line of the log, ready for the file.
 fn records_of(line: &str, time: f64, waiting_share: Option<f32>) -> Result<Vec<u8>> {
-    let line: Value = serde_json::from_str(line).map_err(Error::bug)?;
+    let line: Value = serde_json::from_str(line).map_err(Error::bug_from)?;
     let (step, mut scalars) = scalars(&line);
     if line["kind"] == "train" {
         scalars.extend(waiting_share.map(|share| (WAITING_SHARE.to_owned(), share)));
@@ -72,7 +72,7 @@ fn records_of(line: &str, time: f64, waiting_share: Option<f32>) -> Result<Vec<u
     Ok(record(&event(time, step, &scalars, None)))
 }
 
-/// What is kept of a record that was written before.
+/// Part of a record that was written before.
 struct Written {
     time: f64,
     waiting_share: Option<f32>,
@@ -122,6 +122,7 @@ fn written(mut bytes: &[u8]) -> Vec<Written> {
 /// Step and named numbers of a line of the log.
 fn scalars(line: &Value) -> (u64, Vec<(String, f32)>) {
     let number = |value: &Value| value.as_f64().map(|value| value as f32);
+
     if line["kind"] == "eval" {
         let stem = line["control"]
             .as_str()
@@ -134,6 +135,7 @@ fn scalars(line: &Value) -> (u64, Vec<(String, f32)>) {
                 .collect(),
         );
     }
+
     if line["kind"] == "probe" {
         let of = |name: &'static str| {
             line[name]
@@ -150,6 +152,7 @@ fn scalars(line: &Value) -> (u64, Vec<(String, f32)>) {
                 .collect(),
         );
     }
+
     let whole = ["loss", "grad_norm", "learning_rate"]
         .into_iter()
         .filter_map(|name| Some((format!("train/{name}"), number(&line[name])?)));
@@ -209,14 +212,21 @@ fn block(bytes: &mut Vec<u8>, field: u8, contents: &[u8]) {
 
 /// A TFRecord: length, its checksum, contents, theirs; checksums are CRC-32C, rotated and shifted as TensorFlow masks them.
 fn record(contents: &[u8]) -> Vec<u8> {
-    let masked = |bytes: &[u8]| {
-        crc32c::crc32c(bytes)
-            .rotate_right(15)
-            .wrapping_add(0xa282_ead8)
-            .to_le_bytes()
-    };
     let length = (contents.len() as u64).to_le_bytes();
-    [&length[..], &masked(&length), contents, &masked(contents)].concat()
+    [
+        &length[..],
+        &checksum(&length),
+        contents,
+        &checksum(contents),
+    ]
+    .concat()
+}
+
+fn checksum(bytes: &[u8]) -> [u8; 4] {
+    crc32c::crc32c(bytes)
+        .rotate_right(15)
+        .wrapping_add(0xa282_ead8)
+        .to_le_bytes()
 }
 
 #[cfg(test)]

@@ -1,9 +1,8 @@
 //! The loop: stage after stage, step after step; what is written when, so that a kill at any moment loses nothing that is not made again.
 
+use std::collections::BTreeMap;
 use std::collections::BTreeSet;
 use std::sync::Arc;
-use std::sync::atomic::AtomicBool;
-use std::sync::atomic::Ordering;
 use std::sync::mpsc::sync_channel;
 use std::time::Instant;
 
@@ -13,8 +12,8 @@ use crate::error::Error;
 use crate::error::Kind;
 use crate::error::Result;
 use crate::files::AppendLog;
+use crate::models::AudioEmbeddings;
 use crate::models::AudioLlm;
-use crate::models::HeardAhead;
 use crate::models::Pass;
 use crate::nn::precision::Place;
 use crate::ops::scalar::Scalar;
@@ -26,13 +25,16 @@ use crate::records::log::DeviceRecord;
 use crate::records::log::Line;
 use crate::records::log::ProbeRecord;
 use crate::records::log::StepRecord;
+use crate::records::log::TaskRecord;
 use crate::schedule::EmbeddingSource;
 use crate::schedule::Schedule;
 use crate::schedule::Stage;
+use crate::stop::Stop;
 use crate::train::checkpoint;
 use crate::train::checkpoint::State;
 use crate::train::embeddings;
 use crate::train::embeddings::Embedder;
+use crate::train::embeddings::PoolVectors;
 use crate::train::environment::Pace;
 use crate::train::environment::Recorder;
 use crate::train::optimiser::Optimiser;
@@ -57,18 +59,18 @@ pub(super) struct Trainer<'a> {
     pub optimiser: &'a mut Optimiser,
     pub state: &'a mut State,
     pub observer: &'a mut dyn Observer,
-    pub stop: &'a AtomicBool,
+    pub stop: &'a Stop,
     pub log: AppendLog,
     /// `None` once it could not be written: it is derived from the log, and no reason to stop.
     pub events: Option<Events>,
     /// The last step whose line is in the log; a checkpoint never holds a step that the log does not.
     pub logged: u64,
     pub saved: Option<u64>,
-    /// What was said of rows that were left out: each is said once, however often it is drawn.
-    pub said: BTreeSet<String>,
+    /// Notes on rows that were left out: each is told once, however often its row is drawn.
+    pub told: BTreeSet<String>,
     /// Number of clips in the inputs as they were written last.
     pub recorded_clips: Option<usize>,
-    /// Where, when and how fast the run is computed.
+    /// Record of where, when and how fast the run is computed.
     pub environment: Recorder,
 }
 
@@ -117,7 +119,8 @@ impl Trainer<'_> {
 
     /// Steps of one stage, to its end or to where it ends early.
     fn run_stage(&mut self, stage: usize) -> Result<()> {
-        let (run, first) = (self.run, self.state.step);
+        let run = self.run;
+        let first = self.state.step;
         let Stage { start, steps, .. } = self.schedule.stages()[stage];
         let last = start + steps;
         let schedule = self.schedule.clone();
@@ -148,19 +151,21 @@ impl Trainer<'_> {
     fn next_step(&mut self, steps: &mut Steps) -> Result<()> {
         self.check_stop()?;
         let started = Instant::now();
-        let (mut loaded, heard) = steps.next()?;
+        let (mut loaded, audio) = steps.next()?;
         let waited = steps.waited();
         for error in &loaded.skipped {
-            if self.said.insert(error.message().to_owned()) {
+            if self.told.insert(error.message().to_owned()) {
                 self.observer
                     .note(&format!("row left out: {}", error.message()));
             }
         }
         self.warn_of_long_audio(&loaded);
+
         let probed = self.probe(&loaded)?;
         let clips = std::mem::take(&mut loaded.clips);
-        let record = self.step(loaded, heard, steps)?;
+        let record = self.step(loaded, audio, steps)?;
         self.run.inputs().add(record.step, clips);
+
         let mut lines = match probed {
             Some(probed) => Line::Probe(probed).to_text()? + "\n",
             None => String::new(),
@@ -168,6 +173,7 @@ impl Trainer<'_> {
         lines += &Line::Train(record.clone()).to_text()?;
         self.log.line(&lines)?;
         self.logged = record.step;
+
         let pace = Pace {
             took: started.elapsed(),
             waited,
@@ -200,45 +206,41 @@ impl Trainer<'_> {
 
     /// Has stages draw by a snapshot of the model as it stands, or by the one that was taken then.
     fn snapshot(&mut self, name: &str, stages: &[usize]) -> Result<()> {
-        let (run, path) = (
-            self.run,
-            self.run
-                .folder
-                .join("embeddings")
-                .join(format!("{name}.safetensors")),
-        );
+        let run = self.run;
+        let folder = run.folder.join("embeddings");
+        let path = folder.join(format!("{name}.safetensors"));
         let vectors = match self.state.snapshots.get(name) {
             Some(hash) => embeddings::load(&path, hash)?,
             None => {
-                let (observer, stop) = (&mut *self.observer, self.stop);
-                let (loader, corpus, cache) =
-                    (&run.loader, &run.corpus, run.embeddings.cache.as_path());
-                let embedder = Embedder {
-                    model: self.model,
-                    loader,
-                    corpus,
-                    cache,
-                    on_bad_row: run.on_bad_row,
-                    seed: run.order_seed,
-                };
-                let vectors =
-                    embeddings::of_stages(embedder, &self.schedule, stages, &mut |done, total| {
-                        observer.embedding(done, total);
-                        check(stop)
-                    })?;
-                self.state
-                    .snapshots
-                    .insert(name.to_owned(), embeddings::save(&path, &vectors)?);
+                let vectors = self.embed(stages)?;
+                let hash = embeddings::save(&path, &vectors)?;
+                self.state.snapshots.insert(name.to_owned(), hash);
                 vectors
             }
         };
-        embeddings::give(
-            changed(&mut self.schedule)?,
-            stages,
-            vectors,
-            run.order_seed,
-        )
-        .map(|_| ())
+        let schedule = changed(&mut self.schedule)?;
+        embeddings::give(schedule, stages, vectors, run.order_seed)?;
+        Ok(())
+    }
+
+    /// Vectors of all rows that some stages can draw, of the model as it stands.
+    fn embed(&mut self, stages: &[usize]) -> Result<PoolVectors> {
+        let run = self.run;
+        let embedder = Embedder {
+            model: self.model,
+            loader: &run.loader,
+            corpus: &run.corpus,
+            cache: &run.embeddings.cache,
+            on_bad_row: run.on_bad_row,
+            seed: run.order_seed,
+        };
+        let observer = &mut *self.observer;
+        let stop = self.stop;
+        let mut progress = |done, total| {
+            observer.embedding(done, total);
+            check(stop)
+        };
+        embeddings::of_stages(embedder, &self.schedule, stages, &mut progress)
     }
 
     /// Adds lines of the log to TensorBoard's file, as long as that can be written.
@@ -283,12 +285,12 @@ impl Trainer<'_> {
         let (stage, _) = self.schedule.stage_of(self.state.step);
         self.set_trained(stage);
         let loss = &self.run.loss[stage];
-        let how = probe::How {
+        let settings = probe::LossSettings {
             pass: self.pass(stage),
             normalise: loss.normalise,
             pack_tokens: self.run.memory.pack_tokens,
         };
-        let probe::Found { norms, cosines } = probe::gradients(self.model, loaded, how)?;
+        let probe::Gradients { norms, cosines } = probe::gradients(self.model, loaded, settings)?;
         Ok(Some(ProbeRecord {
             at_step,
             stage: self.schedule.stages()[stage].name.clone(),
@@ -312,97 +314,78 @@ impl Trainer<'_> {
         }
     }
 
-    /// Forward, backward and update of one step; the weights do not move if anything is not finite. All of it is asked of the device, and
-    /// on a card the next step's first clips are, before the first number is waited for.
+    /// Forward, backward and update of one step; the weights do not move if anything is not finite.
+    ///
+    /// The whole step is queued on the device before the first number is waited for. On a GPU the next step's first clips are queued too.
     fn step(
         &mut self,
         loaded: LoadedStep,
-        mut heard: Option<HeardAhead>,
+        mut audio: Option<AudioEmbeddings>,
         steps: &mut Steps,
     ) -> Result<StepRecord> {
-        let (run, step) = (self.run, self.state.step);
-        let mut tasks = loaded.tasks();
-        let tokens = loaded
-            .examples
-            .iter()
-            .map(|example| example.sequence.tokens.len())
-            .sum();
-
+        let run = self.run;
+        let step = self.state.step;
         let (stage, learning_rate) = learning_rate(&self.schedule, &run.optimiser, step);
         self.set_trained(stage);
         let pass = self.pass(stage);
         let model = &*self.model;
+
+        // Loss and gradient.
         model.parameters.zero_gradients()?;
-        let mut found = Vec::with_capacity(loaded.batches.len());
+        let mut log_probabilities = Vec::with_capacity(loaded.batches.len());
         let loss = Scalar::new(0.0, &model.device)?;
         for (_, batch) in &loaded.batches {
             self.check_stop()?;
-            let of_batch = model.train(batch, heard.take(), pass)?;
+            let of_batch = model.train(batch, audio.take(), pass)?;
             loss.add(&of_batch.loss)?;
-            found.push(of_batch.log_probabilities);
+            log_probabilities.push(of_batch.log_probabilities);
         }
-        let grad_norm = self.optimiser.grad_norm(&model.parameters)?;
-        let counts = updates(&self.schedule, run, step);
-        self.optimiser.step(
-            &model.parameters,
-            Update {
-                loss: &loss,
-                grad_norm: &grad_norm,
-                learning_rate,
-                counts,
-            },
-        )?;
 
-        let wanted: Vec<&Tensor> = [loss.tensor(), grad_norm.tensor()]
-            .into_iter()
-            .chain(&found)
-            .collect();
-        let reading = read(&wanted)?;
+        // Update.
+        let grad_norm = self.optimiser.grad_norm(&model.parameters)?;
+        let update = Update {
+            loss: &loss,
+            grad_norm: &grad_norm,
+            learning_rate,
+            counts: updates(&self.schedule, run, step),
+        };
+        self.optimiser.step(&model.parameters, update)?;
+
+        // Numbers for the log.
+        let mut tensors: Vec<&Tensor> = vec![loss.tensor(), grad_norm.tensor()];
+        tensors.extend(&log_probabilities);
+        let reading = read(&tensors)?;
         // On the CPU it would be the same work, and hold memory.
-        if !model.device.is_cpu() && !model.hearing_is_trained() {
-            steps.hear_ahead(model, pass);
+        if !model.device.is_cpu() && !model.is_audio_trained() {
+            steps.embed_audio_ahead(model, pass);
         }
         let numbers = reading.wait()?;
-        let (loss, grad_norm) = (numbers[0][0], numbers[1][0]);
-        if !loss.is_finite() || !grad_norm.is_finite() {
-            let found = format!(
-                "step {}: the loss is {loss}, the length of the gradient {grad_norm}; the weights were not changed",
-                step + 1
-            );
-            return Err(Error::new(Kind::Diverged, found)
-                .hint("lower `optimiser.learning_rate` or lengthen `optimiser.warmup` in a new run (`--set name=NAME`); `lora.init: CHECKPOINT` starts it from a checkpoint of this one"));
-        }
+        let loss = numbers[0][0];
+        let grad_norm = numbers[1][0];
+        refuse_not_finite(step, loss, grad_norm)?;
         self.state.step += 1;
 
-        for ((range, batch), log_probabilities) in loaded.batches.iter().zip(&numbers[2..]) {
-            for (log_probability, &sequence) in
-                log_probabilities.iter().zip(&batch.target_sequences)
-            {
-                tasks
-                    .entry(loaded.task_names[range.start + sequence as usize].clone())
-                    .or_default()
-                    .loss -= log_probability;
-            }
-        }
-        tasks
-            .values_mut()
-            .for_each(|task| task.loss /= task.target_tokens.max(1) as f64);
+        let tasks = task_records(&loaded, &numbers[2..]);
+        let examples = &loaded.examples;
         Ok(StepRecord {
             step: self.state.step,
             stage: self.schedule.stages()[stage].name.clone(),
             loss,
             grad_norm,
             learning_rate,
-            examples: loaded.examples.len(),
-            tokens,
+            examples: examples.len(),
+            tokens: examples
+                .iter()
+                .map(|example| example.sequence.tokens.len())
+                .sum(),
             target_tokens: tasks.values().map(|task| task.target_tokens).sum(),
-            seconds: loaded.examples.iter().map(|example| example.seconds).sum(),
+            seconds: examples.iter().map(|example| example.seconds).sum(),
             skipped: loaded.skipped.len(),
             tasks,
         })
     }
 
-    /// Says once that some audio is longer than what the official processor, and so other tools, would have heard.
+    /// Notes once that some audio is longer than what the official processor, and so other tools, would encode.
     fn warn_of_long_audio(&mut self, loaded: &LoadedStep) {
         let official_max_s = self.run.loader.official_max_s();
         if let Some(longest) = loaded
@@ -411,20 +394,18 @@ impl Trainer<'_> {
             .map(|example| example.seconds)
             .filter(|&seconds| seconds > official_max_s)
             .reduce(f64::max)
-            && self.said.insert("long audio".to_owned())
+            && self.told.insert("long audio".to_owned())
         {
             self.observer
-                .note(&format!("{longest:.0} s of audio in one example; maqam hears all of it, the official processor cuts after {official_max_s} s"));
+                .note(&format!("{longest:.0} s of audio in one example; maqam encodes all of it, the official processor cuts after {official_max_s} s"));
         }
     }
 
     /// Evaluation and checkpoint, where the finished step is due for one.
     fn finish_step(&mut self) -> Result<()> {
         let step = self.state.step;
-        let is_due =
-            |every: u64, last: u64| step == last || (every > 0 && step.is_multiple_of(every));
         if let Some((settings, suite)) = &self.run.evaluate
-            && is_due(settings.every, self.schedule.num_steps())
+            && is_due(step, settings.every, self.schedule.num_steps())
             && self.state.evaluated != Some(step)
         {
             self.evaluate(settings, suite)?;
@@ -437,8 +418,7 @@ impl Trainer<'_> {
 
     /// Whether the recipe has a checkpoint after the finished step.
     fn is_checkpoint_due(&self) -> bool {
-        let (step, every) = (self.state.step, self.run.checkpoint.every);
-        step == self.last_step() || (every > 0 && step.is_multiple_of(every))
+        is_due(self.state.step, self.run.checkpoint.every, self.last_step())
     }
 
     /// The run's last step, a stage that has just ended counted with the steps it had.
@@ -470,7 +450,7 @@ impl Trainer<'_> {
             self.model,
             self.optimiser,
             self.state,
-            &self.run.card,
+            &self.run.metadata,
         )?;
         self.saved = Some(self.state.step);
         self.record_environment();
@@ -482,12 +462,48 @@ impl Trainer<'_> {
     }
 }
 
+/// Whether something that happens every so many steps, and after the last, happens after `step`.
+fn is_due(step: u64, every: u64, last: u64) -> bool {
+    step == last || (every > 0 && step.is_multiple_of(every))
+}
+
+/// Stops a run whose loss or gradient is not finite.
+fn refuse_not_finite(step: u64, loss: f64, grad_norm: f64) -> Result<()> {
+    if loss.is_finite() && grad_norm.is_finite() {
+        return Ok(());
+    }
+    let message = format!(
+        "step {}: the loss is {loss}, the length of the gradient {grad_norm}; the weights were not changed",
+        step + 1
+    );
+    Err(Error::new(Kind::Diverged, message)
+        .hint("lower `optimiser.learning_rate` or lengthen `optimiser.warmup` in a new run (`--set name=NAME`); `lora.init: CHECKPOINT` starts it from a checkpoint of this one"))
+}
+
+/// Records of each task for the log; `log_probabilities` are those of the targets of each micro-batch.
+fn task_records(
+    loaded: &LoadedStep,
+    log_probabilities: &[Vec<f64>],
+) -> BTreeMap<String, TaskRecord> {
+    let mut tasks = loaded.tasks();
+    for ((range, batch), of_batch) in loaded.batches.iter().zip(log_probabilities) {
+        for (log_probability, &sequence) in of_batch.iter().zip(&batch.target_sequences) {
+            let name = &loaded.task_names[range.start + sequence as usize];
+            tasks.entry(name.clone()).or_default().loss -= log_probability;
+        }
+    }
+    for task in tasks.values_mut() {
+        task.loss /= task.target_tokens.max(1) as f64;
+    }
+    tasks
+}
+
 /// The schedule, to be changed: between stages nobody else holds it.
 fn changed(schedule: &mut Arc<Schedule>) -> Result<&mut Schedule> {
     Arc::get_mut(schedule).ok_or_else(|| Error::bug("the schedule is read while it should change"))
 }
 
-/// How many updates each part has had after `step` (from 0), its own included; 0 for a part that is frozen in it.
+/// Number of updates that each part has had after `step` (from 0), its own included; 0 for a part that is frozen in it.
 fn updates(schedule: &Schedule, run: &Run, step: u64) -> PerPart<u64> {
     let (now, _) = schedule.stage_of(step);
     PerPart::from_fn(|part| {
@@ -509,10 +525,7 @@ fn updates(schedule: &Schedule, run: &Run, step: u64) -> PerPart<u64> {
 ///
 /// # Errors
 /// [`Kind::Interrupted`] if so.
-pub fn check(stop: &AtomicBool) -> Result<()> {
-    if stop.load(Ordering::Relaxed) {
-        Err(Error::new(Kind::Interrupted, "stopped").hint("continue with `--resume`"))
-    } else {
-        Ok(())
-    }
+pub fn check(stop: &Stop) -> Result<()> {
+    stop.check("stopped")
+        .map_err(|e| e.hint("continue with `--resume`"))
 }

@@ -1,4 +1,4 @@
-//! The card that tests compute on.
+//! The GPU that tests compute on.
 #![allow(missing_docs, reason = "of tests alone")]
 
 use std::io::Write;
@@ -8,7 +8,7 @@ use candle_core::Device;
 use maqam::ops::device;
 use maqam::ops::device::Choice;
 
-/// The card; where there is none, every test says so, past the capture of its output, and checks nothing.
+/// The GPU. Without one, every test prints a note outside its captured output and checks nothing.
 pub static CARD: LazyLock<Option<Device>> = LazyLock::new(|| {
     let hint = "build the emulated driver with tests/cuda/driver/build.sh, or run this where there is a card";
     device::open(Choice::Cuda)
@@ -16,7 +16,7 @@ pub static CARD: LazyLock<Option<Device>> = LazyLock::new(|| {
         .ok()
 });
 
-/// Says what is not tested.
+/// Prints a note on tests that do not run.
 pub fn say(what: &str) {
     let _ = writeln!(std::io::stderr(), "\nNOT TESTED {what}\n");
 }

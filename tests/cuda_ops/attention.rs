@@ -14,8 +14,8 @@ use crate::compare;
 use crate::on_card;
 use crate::support::numbers;
 
-/// Probabilities and their gradients are rounded before they meet values and keys, whose sum keeps a share of each rounding. A
-/// sequence's first values and keys are seen by all its queries, so their gradients are larger than most and keep more than most.
+/// Probabilities and their gradients are rounded before the products with values and keys, so the sums contain a share of each rounding. All
+/// queries of a sequence use its first values and keys, so these gradients and their errors are larger than most.
 const OUTPUT: f64 = 2.0 * ROUNDED;
 const GRADIENT: f64 = 8.0 * ROUNDED;
 
@@ -125,7 +125,7 @@ fn a_step_over_caches_that_are_parts_of_one_tensor() {
     on_card(|card| {
         let lengths = [1, 64, 150];
         for heads in HEADS {
-            // Every sequence has room for 160 tokens, the one before it ends where it begins.
+            // Every cache has space for 160 tokens, and the next one starts at its end.
             let all = |name: &str| Both::new(card, name, &[3 * 160, heads.kv_width()]);
             let (keys, values, queries) = (
                 all("keys"),
@@ -154,7 +154,7 @@ fn a_step_over_caches_that_are_parts_of_one_tensor() {
 }
 
 #[test]
-fn scores_beyond_what_an_exponential_holds() {
+fn scores_beyond_the_range_of_exp() {
     on_card(|card| {
         let heads = Heads {
             num_heads: 1,

@@ -8,9 +8,9 @@ use maqam::ops::linear::Adapter;
 use maqam::ops::linear::AdapterDropout;
 use maqam::ops::linear::Linear;
 use maqam::ops::linear::Up;
-use maqam::ops::linear::Weight;
 use maqam::ops::linear::copy_matrices;
 use maqam::ops::rows::copy_columns;
+use maqam::ops::weight::Weight;
 
 use crate::Both;
 use crate::ROUNDED;
@@ -25,7 +25,7 @@ use crate::support::keys;
 /// Gradients of A are sums over gradients that were rounded, those of B over rounded inputs; a share of each rounding stays.
 const ADAPTER: f64 = TWICE;
 
-/// What a layer is made of.
+/// Parts of a layer.
 #[derive(Clone, Default)]
 struct Parts {
     inputs: usize,
@@ -36,7 +36,7 @@ struct Parts {
     ups: Vec<(std::ops::Range<usize>, usize)>,
 }
 
-/// The same layer on the card and on the CPU.
+/// The same layer on the GPU and on the CPU.
 fn layers(card: &Device, parts: &Parts) -> (Linear, Linear) {
     let weight = |name: &str, shape: &[usize], is_trained: bool| {
         let both = Both::new(card, name, shape);
@@ -94,7 +94,7 @@ fn layers(card: &Device, parts: &Parts) -> (Linear, Linear) {
     (on_card, exact)
 }
 
-/// The same rows with so many numbers behind each that are none until somebody writes them.
+/// The same rows with `room` padding values after each, which are NaN until they are written.
 fn with_room(x: &Tensor, room: usize) -> Tensor {
     let (rows, width) = x.dims2().unwrap();
     let apart = device::place(
@@ -109,7 +109,7 @@ fn with_room(x: &Tensor, room: usize) -> Tensor {
     apart
 }
 
-/// Forward and backward of a layer of `parts` over some tokens; the gradients that were there stay in the sums.
+/// Forward and backward of a layer of `parts` over some tokens; the gradients add to existing ones.
 fn check(
     card: &Device,
     what: &str,
@@ -150,10 +150,10 @@ fn check_with(
     if is_joined {
         on_card.join().unwrap();
         let ranks: usize = parts.ups.iter().map(|(_, rank)| rank).sum();
-        assert_eq!(on_card.room(), ranks.next_multiple_of(64));
+        assert_eq!(on_card.padding(), ranks.next_multiple_of(64));
         (x.card, dy.card) = (
-            with_room(&x.card, on_card.room()),
-            with_room(&dy.card, on_card.room()),
+            with_room(&x.card, on_card.padding()),
+            with_room(&dy.card, on_card.padding()),
         );
     }
     let token_keys = keys(4, tokens);
@@ -333,7 +333,7 @@ fn layers_of_no_tokens() {
 }
 
 #[test]
-fn joined_layers_without_room_or_with_a_new_adapter() {
+fn joined_layers_without_padding_or_a_new_adapter() {
     on_card(|card| {
         let parts = Parts {
             inputs: 128,
@@ -371,7 +371,7 @@ fn joined_layers_without_room_or_with_a_new_adapter() {
         agree("no room", &layer, &exact, 0);
         agree("too little room", &layer, &exact, 8);
         agree("more room", &layer, &exact, 128);
-        // Another adapter is heard of once its copies are renewed.
+        // A new adapter has an effect only after its copies are renewed.
         let changed = |weight: &Weight, exact: &Weight| {
             let values = Both::new(card, "another", exact.value.dims());
             let rows = values.card.dim(0).unwrap();
@@ -448,7 +448,7 @@ fn single(tensor: &Tensor) -> Tensor {
 }
 
 #[test]
-fn layers_of_8_bits() {
+fn layers_in_fp8() {
     /// Three bits after the leading one: an error uniform within 2^-4 of a number, seldom the whole of it, so 0.026 of each factor, and
     /// sqrt(2) of that of their product. Less than a third of it would mean that no factor was rounded.
     const EXPECTED: f64 = 0.037;
@@ -479,7 +479,7 @@ fn layers_of_8_bits() {
             }
             assert_eq!(on_card.weight.value.dims(), [96, 128]);
             on_card.quantise().unwrap();
-            assert!(on_card.room() == 0 && on_card.copies().unwrap().is_empty());
+            assert!(on_card.padding() == 0 && on_card.copies().unwrap().is_empty());
             let mut rounded = exact.clone();
             for weight in rounded.weights_mut() {
                 *weight = Weight {
@@ -554,7 +554,7 @@ fn layers_of_8_bits() {
 }
 
 #[test]
-fn what_8_bits_hold_exactly_is_multiplied_exactly() {
+fn exact_fp8_values_are_multiplied_exactly() {
     on_card(|card| {
         // Powers of two up to 448 times one: every row's scale is a power of two, and every number is held as it is.
         let of_rows = |rows: usize, cols: usize| -> Vec<f64> {
@@ -591,7 +591,7 @@ fn what_8_bits_hold_exactly_is_multiplied_exactly() {
 }
 
 #[test]
-fn weights_that_cannot_have_8_bits_say_why() {
+fn weights_that_cannot_be_fp8_give_the_reason() {
     on_card(|card| {
         let (mut trained, mut on_cpu) = layers(
             card,

@@ -346,7 +346,7 @@ fn pairs_and_windows() {
 }
 
 #[test]
-fn dropout_drops_what_the_cpu_drops() {
+fn dropout_masks_equal_the_cpus() {
     on_card(|card| {
         for dim in [13, 3584] {
             let (x, tokens) = (Both::new(card, "x", &[9, dim]), keys(1, 9));

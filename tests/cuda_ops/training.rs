@@ -75,7 +75,7 @@ fn the_loss_and_its_gradients() {
                 );
                 let alone = cross_entropy::linear_cross_entropy(
                     &x.card,
-                    &maqam::ops::linear::Weight::frozen(head.value),
+                    &maqam::ops::weight::Weight::frozen(head.value),
                     targets,
                     false,
                 )

@@ -1,4 +1,4 @@
-//! Sound, from outside the room: goldens of the official processor, files of every format against libsndfile and soxr, spans, and damage.
+//! Audio against external references: goldens of the official processor, files of every format against libsndfile and soxr, spans, and damage.
 
 use std::collections::HashMap;
 use std::path::Path;
@@ -18,7 +18,7 @@ use maqam::audio::read;
 use maqam::audio::read_bytes;
 use safetensors::SafeTensors;
 
-/// `expected.safetensors` of the formats keeps every 8th sample.
+/// Stride of the samples in `expected.safetensors` of the formats.
 const STRIDE: usize = 8;
 const WHOLE: Span = Span::WHOLE;
 
@@ -70,7 +70,7 @@ fn decode(bytes: &[u8]) -> maqam::error::Result<Vec<f32>> {
     read_bytes(Arc::from(bytes), "a.clip", WHOLE)
 }
 
-/// The message of what must fail; it names the recording, has a hint-free first line in our style, and is the user's to mend.
+/// The error for invalid bytes. It names the recording, its first line has no hint, and it is an input error.
 fn refusal(bytes: &[u8]) -> String {
     match decode(bytes) {
         Ok(samples) => panic!(
@@ -136,7 +136,7 @@ fn log_mel_equals_the_official_processor() {
 }
 
 #[test]
-fn lossless_formats_are_bit_for_bit_those_of_libsndfile() {
+fn lossless_formats_equal_libsndfile_bit_for_bit() {
     let expected = tensors("audio/formats/expected.safetensors");
     for name in [
         "u8.wav",
@@ -162,7 +162,7 @@ fn lossless_formats_are_bit_for_bit_those_of_libsndfile() {
 }
 
 #[test]
-fn lossy_formats_have_the_length_and_the_samples_of_libsndfile_or_ffmpeg() {
+fn lossy_formats_match_libsndfile_or_ffmpeg() {
     let expected = tensors("audio/formats/expected.safetensors");
     for name in ["mono_16k.mp3", "mono_16k.ogg", "mono_16k.m4a"] {
         let samples = read(&format(name), WHOLE).unwrap();
@@ -179,7 +179,7 @@ fn lossy_formats_have_the_length_and_the_samples_of_libsndfile_or_ffmpeg() {
 }
 
 #[test]
-fn other_rates_and_channels_are_what_soxr_makes_of_them() {
+fn other_rates_and_channels_equal_soxr() {
     let expected = tensors("audio/formats/expected.safetensors");
     for (name, rate) in [
         ("s16_8k.wav", 8000.0),
@@ -276,7 +276,7 @@ fn a_span_is_exactly_that_part_of_the_whole() {
 }
 
 #[test]
-fn a_span_of_another_rate_has_the_length_of_its_time() {
+fn a_span_at_another_rate_has_the_right_length() {
     for name in [
         "s16_8k.wav",
         "s16_44k_stereo.flac",
@@ -286,14 +286,14 @@ fn a_span_of_another_rate_has_the_length_of_its_time() {
         let whole = read(&format(name), WHOLE).unwrap();
         let part = read(&format(name), span(0.6, 0.9)).unwrap();
         assert_eq!(part.len(), 4800, "{name}");
-        // Away from the cuts, where the resampler hears what the whole clip has there.
+        // Away from the cuts, where the resampler has the same samples as in the whole clip.
         let worst = largest_difference(&part[1000..3800], &whole[9600 + 1000..9600 + 3800]);
         assert!(worst < 2e-3, "{name}: {worst}");
     }
 }
 
 #[test]
-fn spans_that_make_no_sense_are_refused_with_the_length() {
+fn bad_spans_are_refused_with_the_length() {
     let path = format("mono_16k.mp3");
     let message = |span| read(&path, span).unwrap_err().to_string();
     let late = message(span(0.5, 2.5));
@@ -451,7 +451,7 @@ fn an_mp3_without_an_info_frame_keeps_every_frame() {
     let whole = decode(&bytes).unwrap();
     assert_eq!(samples.len() % 576, 0);
     assert!(samples.len() >= whole.len() + 529);
-    // The same sound, later by the delay that the tag no longer tells.
+    // The same sound, later by the delay that the tag no longer states.
     let delay = (0..2000)
         .find(|&d| largest_difference(&samples[d + 4000..d + 6000], &whole[4000..6000]) == 0.0);
     assert!(delay.is_some_and(|d| d >= 529), "{delay:?}");
@@ -477,7 +477,7 @@ fn a_wav_from_a_pipe_is_read_to_its_end() {
 }
 
 #[test]
-fn what_is_no_sound_is_refused() {
+fn files_without_sound_are_refused() {
     assert!(refusal(&wav(1, 1, 16_000, 16, &[])).contains("has no samples"));
     refusal(&wav(1, 0, 16_000, 16, &[0; 64]));
     refusal(&wav(1, 1, 0, 16, &[0; 64]));
@@ -522,7 +522,7 @@ fn frames_of_a_clip_are_a_hop_apart() {
     let samples = read(&fixture("audio/a1.wav"), WHOLE).unwrap();
     let whole = extractor.extract(&samples);
     let later = extractor.extract(&samples[10 * HOP..]);
-    // Frames whose windows lie inside both clips hear the same samples; both clips hold the loudest cell.
+    // Frames whose windows are inside both clips have the same samples, and both clips have the loudest cell.
     let shift = 10 * MELS;
     assert_eq!(
         largest_difference(

@@ -63,7 +63,7 @@ fn sentence(key: Key, len: u64) -> String {
     words.join(" ") + "."
 }
 
-/// A document with a summary whose words stand in it.
+/// A document with a summary whose words are in it.
 fn document(number: u64) -> Value {
     let key = Key::new(number, "document");
     let text: Vec<String> = (0..3)
@@ -175,7 +175,7 @@ fn assert_reconciled(place: &Place, num_collected: usize) -> (Vec<Value>, Vec<Va
 }
 
 #[test]
-fn a_set_is_built_whole() {
+fn a_data_set_is_built_completely() {
     if !has_python() {
         return;
     }
@@ -210,7 +210,7 @@ fn a_set_is_built_whole() {
         ]
     );
 
-    // The trainer's own reader takes the manifest, and every recording has the length that its row says.
+    // The reader of `train` accepts the manifest, and every recording has the length of its row.
     let folder = place.path("datasets/news");
     let read = read_manifest(&folder.join("manifest.jsonl"), None, OnBadRow::Error).unwrap();
     assert_eq!(read.rows.len(), 20);
@@ -287,7 +287,7 @@ fn a_set_is_built_whole() {
     );
     place.run(&["build", "recipe.yaml"]).succeeds();
     assert!(!folder.join("webdataset").exists());
-    // A second run does nothing and says the same.
+    // A second run does nothing and prints the same.
     let before = contents(&folder);
     place.run(&["build", "recipe.yaml"]).succeeds();
     assert_same(&contents(&folder), &before, "a second run");
@@ -347,7 +347,7 @@ fn kills_and_shards_change_no_byte() {
 }
 
 #[test]
-fn what_was_spoken_is_not_spoken_again() {
+fn sentences_are_spoken_once() {
     if !has_python() {
         return;
     }
@@ -378,7 +378,7 @@ fn what_was_spoken_is_not_spoken_again() {
 }
 
 #[test]
-fn summaries_are_taken_out_of_what_is_spoken() {
+fn summaries_are_removed_from_the_spoken_text() {
     if !has_python() {
         return;
     }
@@ -452,7 +452,7 @@ fn a_model_of_the_project_listens() {
     if !has_python() {
         return;
     }
-    // A model of random weights hears nothing, so a text wins by chance alone.
+    // A model of random weights cannot recognise words, so a text is the likeliest only by chance.
     let place = place(&documents(12));
     let listen = format!(
         "listen: {{model: {}, match: 2}}\n",
@@ -486,7 +486,7 @@ fn a_model_of_the_project_listens() {
         "from the cache",
     );
 
-    // Its transcripts are nonsense, which the gate says of every row: by their errors, or because they go round in circles.
+    // Its transcripts are wrong, and `listen` rejects every row for its errors or for repetitions.
     let transcribed = [
         "listen.transcribe=maqam",
         "listen.floor_cer=0.1",
@@ -509,7 +509,7 @@ fn a_model_of_the_project_listens() {
 }
 
 #[test]
-fn a_dry_run_counts_and_asks_nobody() {
+fn a_dry_run_counts_and_sends_no_request() {
     let place = place(&documents(10));
     place.write("engine", "#!/bin/sh\ntouch asked\n");
     let said = place
@@ -528,7 +528,7 @@ fn a_dry_run_counts_and_asks_nobody() {
 }
 
 #[test]
-fn mistakes_are_named_with_what_to_do() {
+fn mistakes_in_recipes_have_hints() {
     let place = place(&documents(3));
     for (written, words) in [
         (

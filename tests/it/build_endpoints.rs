@@ -24,12 +24,12 @@ use serde_json::Value;
 use serde_json::json;
 
 const KEY: &str = "sk-build-0123456789abcdef";
-/// A sample that stands before the code of a letter; tones are softer.
+/// Sample value before the code of a letter; tones are softer.
 const MARK: i16 = 20_001;
 /// Samples of a letter.
 const LETTER: usize = 1100;
 
-/// What the endpoint counts.
+/// Counts of the endpoint.
 #[derive(Default)]
 struct State {
     num_requests: AtomicUsize,
@@ -52,7 +52,7 @@ impl Server {
         std::thread::spawn(move || {
             for stream in listener.incoming() {
                 let state = shared.clone();
-                // Whoever asked may be gone.
+                // The client may have closed the connection.
                 std::thread::spawn(move || stream.and_then(|stream| serve(&stream, &state)));
             }
         });
@@ -164,7 +164,7 @@ fn chat(body: &[u8]) -> Vec<u8> {
         .into_bytes()
 }
 
-/// A tone whose samples say the letters; sentences that hold certain words sound wrong.
+/// A tone whose samples encode the letters; sentences with certain words sound wrong.
 fn speech(body: &[u8]) -> Vec<u8> {
     let body: Value = serde_json::from_slice(body).unwrap();
     let text = body["input"].as_str().unwrap();
@@ -198,7 +198,7 @@ fn speech(body: &[u8]) -> Vec<u8> {
     file
 }
 
-/// The letters that the samples say.
+/// The letters in the samples.
 fn transcription(body: &[u8]) -> Vec<u8> {
     let at = body.windows(4).position(|part| part == b"fLaC").unwrap();
     let end = body.windows(4).rposition(|part| part == b"\r\n--").unwrap();
@@ -317,7 +317,7 @@ fn every_document_is_accounted_for() {
         assert!(!summary.contains(['«', ':']), "{summary}");
     }
 
-    // Everything was paid for once: a build from nothing but the cache asks nobody.
+    // Everything is in the cache, so a second build sends no request.
     let asked = server.state.num_requests.load(Ordering::SeqCst);
     for folder in ["datasets/remote", "datasets/.work"] {
         std::fs::remove_dir_all(place.path(folder)).unwrap();
@@ -325,7 +325,7 @@ fn every_document_is_accounted_for() {
     let again = build(&place, KEY).succeeds();
     assert_eq!(again.stdout, done.stdout);
     let more = server.state.num_requests.load(Ordering::SeqCst) - asked;
-    // Sound that is none is never kept, so it is asked for again: three times, and whatever failed on the way.
+    // Audio that cannot be decoded is never cached, so it is requested again: three times, besides other failures.
     assert!(more <= 12, "{more} requests for what was known");
 
     // The key is in no file and no message.
@@ -346,7 +346,7 @@ fn every_document_is_accounted_for() {
 }
 
 #[test]
-fn a_budget_stops_and_the_next_run_goes_on() {
+fn a_budget_stops_and_the_next_run_continues() {
     let server = Server::start();
     let place = place(&server, ", budget: {max_requests: 12}");
     let mut num_runs = 0;
@@ -370,7 +370,7 @@ fn a_budget_stops_and_the_next_run_goes_on() {
 }
 
 #[test]
-fn a_wrong_key_is_told_without_showing_it() {
+fn a_wrong_key_is_reported_but_not_shown() {
     let server = Server::start();
     let place = place(&server, "");
     let wrong = "sk-wrong-999999999999";
@@ -380,7 +380,7 @@ fn a_wrong_key_is_told_without_showing_it() {
 }
 
 #[test]
-fn an_endpoint_that_is_not_there_is_told() {
+fn a_missing_endpoint_is_reported() {
     let listener = TcpListener::bind("127.0.0.1:0").unwrap();
     let url = format!("http://{}/v1", listener.local_addr().unwrap());
     drop(listener);

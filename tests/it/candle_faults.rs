@@ -1,7 +1,7 @@
-//! The faults that candle is known for, each with a test that would find it here.
+//! Known faults of candle, each with a test that would find it in maqam.
 //!
-//! Candle 0.11 drops gradients at its fused operations without a word, computes those of frozen weights, gives NaN for masked
-//! rows and wrong kernel gradients over a batch, recurses in its backward, and cannot seed its dropout on the CPU.
+//! Candle 0.11 silently drops gradients at its fused operations, computes those of frozen weights, gives NaN for masked rows and wrong kernel
+//! gradients over a batch, recurses in its backward, and cannot seed its dropout on the CPU.
 
 use crate::support;
 
@@ -23,7 +23,6 @@ use maqam::ops::cross_entropy::Targets;
 use maqam::ops::cross_entropy::linear_cross_entropy;
 use maqam::ops::dropout::Dropout;
 use maqam::ops::linear::Linear;
-use maqam::ops::linear::Weight;
 use maqam::ops::norm::layer_norm;
 use maqam::ops::norm::layer_norm_backward;
 use maqam::ops::norm::rms_norm;
@@ -31,6 +30,7 @@ use maqam::ops::norm::rms_norm_backward;
 use maqam::ops::rotary::Rotary;
 use maqam::ops::rows::gather;
 use maqam::ops::rows::pool_pairs;
+use maqam::ops::weight::Weight;
 use maqam::seed::Key;
 
 use support::NO_DROPOUT;
@@ -66,8 +66,8 @@ fn weights(layer: &Linear) -> Vec<(String, &Weight)> {
 }
 
 #[test]
-fn every_trained_weight_gets_a_gradient_and_no_frozen_one_does() {
-    // Fault: fused norms, softmax and rope end the gradient silently; frozen operands get one that nobody asked for.
+fn exactly_the_trained_weights_get_gradients() {
+    // Fault: fused norms, softmax and rope end the gradient silently; frozen operands get an unnecessary gradient.
     let (tokens, dim) = (6, 8);
     let heads = Heads {
         num_heads: 2,
@@ -180,7 +180,7 @@ fn every_trained_weight_gets_a_gradient_and_no_frozen_one_does() {
 
 #[test]
 fn a_frozen_layer_has_no_gradient_and_stays_as_it_is() {
-    // Fault: a product with a frozen weight computes and keeps a gradient of the weight's shape.
+    // Fault: a product with a frozen weight computes and stores a gradient of the weight's shape.
     let mut layer = adapted("frozen", 6, 5, &[(0..5, 2)]);
     let adapter = layer.adapter.as_mut().unwrap();
     for weight in [
@@ -229,7 +229,7 @@ fn a_frozen_layer_has_no_gradient_and_stays_as_it_is() {
 }
 
 #[test]
-fn no_row_of_scores_is_empty_and_huge_logits_stay_finite() {
+fn scores_have_no_empty_row_and_logits_stay_finite() {
     // Fault: a row whose scores are all masked is NaN, in the forward and in the gradient.
     let heads = Heads {
         num_heads: 4,
@@ -285,7 +285,7 @@ fn mask_of(tokens: &[Key], site: u64, probability: f64, dim: usize) -> Vec<Vec<f
 }
 
 #[test]
-fn dropout_is_seeded_and_knows_nothing_of_the_packing() {
+fn dropout_is_seeded_and_independent_of_packing() {
     // Fault: candle's generator on the CPU cannot be seeded.
     let tokens = [keys(0, 40), keys(1, 25)].concat();
     let whole = mask_of(&tokens, 5, 0.4, 64);
@@ -371,7 +371,7 @@ fn dropout_keeps_its_share_and_its_expectation() {
 }
 
 #[test]
-fn a_chain_of_twenty_thousand_layers_fits_a_small_stack() {
+fn twenty_thousand_layers_fit_a_small_stack() {
     // Fault: candle's backward recurses over the graph and overflows a stack of 2 MiB between 8,000 and 10,000 nodes.
     let run = || {
         let layer = Linear {
@@ -408,7 +408,7 @@ fn a_chain_of_twenty_thousand_layers_fits_a_small_stack() {
 }
 
 #[test]
-fn a_kernels_gradient_over_a_batch_is_the_sum_over_its_windows() {
+fn a_kernels_gradient_is_the_sum_over_windows() {
     // Fault: candle's conv1d has a wrong kernel gradient for more than one row of a batch.
     let (windows, inputs, outputs) = ([5, 3, 8, 1], 3, 4);
     let (x, weight) = (
@@ -464,7 +464,7 @@ fn a_kernels_gradient_over_a_batch_is_the_sum_over_its_windows() {
 
 #[test]
 fn half_precision_and_strided_tensors_are_refused() {
-    // Fault: half precision on the CPU is computed by other paths than on CUDA, with other results, and says nothing.
+    // Fault: half precision on the CPU uses other code than on CUDA, with other results and without a warning.
     let heads = Heads {
         num_heads: 1,
         num_kv_heads: 1,

@@ -54,7 +54,7 @@ fn losses(place: &Place, more: &[&str]) -> Vec<f64> {
         .collect()
 }
 
-/// What the reference computed, under a name.
+/// The reference's results, by name.
 fn reference(name: &str) -> Value {
     let text = std::fs::read_to_string(fixture("checkpoints.json")).unwrap();
     let all: Value = serde_json::from_str(&text).unwrap();
@@ -152,7 +152,7 @@ fn names_in(place: &Place, folder: &str) -> Vec<String> {
 }
 
 #[test]
-fn a_head_of_its_own_is_used_whatever_the_flags_say() {
+fn a_separate_head_is_used_whatever_the_flags() {
     for (root, thinker, text) in [
         (false, false, true),
         (false, true, false),
@@ -231,7 +231,7 @@ fn a_single_file_is_read_before_a_stale_index() {
 }
 
 #[test]
-fn other_weights_beside_safetensors_are_not_read_or_exported() {
+fn only_safetensors_are_read_and_exported() {
     let place = with_model("qwen_omni");
     for name in [
         "pytorch_model.bin",
@@ -308,7 +308,7 @@ fn a_tensor_in_two_shards_is_read_from_the_later() {
 }
 
 #[test]
-fn an_index_that_names_missing_or_foreign_files_is_refused() {
+fn an_index_with_missing_or_foreign_files_fails() {
     let place = with_model("qwen_omni");
     let index = place.text(INDEX);
     let with = |name: &str| index.replace("model-00002-of-00002.safetensors", name);
@@ -358,7 +358,7 @@ fn links_that_lead_outside_are_refused() {
     assert_losses(&place, &[], "/base");
     export(&place, &[]).succeeds();
     std::fs::remove_dir_all(place.path("merged")).unwrap();
-    // What export copies beside the weights.
+    // Files that export copies in addition to the weights.
     place.write("secret", "a secret");
     symlink(place.path("secret"), place.path("model/notes.txt")).unwrap();
     export(&place, &[]).fails(2, &["model/notes.txt: a link to", "hint:"]);
@@ -369,7 +369,7 @@ fn links_that_lead_outside_are_refused() {
 }
 
 #[test]
-fn folders_and_loops_in_place_of_weights_are_bad_input() {
+fn folders_and_link_loops_as_weights_are_bad_input() {
     let place = with_model("qwen_omni");
     std::fs::remove_file(place.path(SHARDS[0])).unwrap();
     std::fs::create_dir(place.path(SHARDS[0])).unwrap();
@@ -527,7 +527,7 @@ fn patterns_are_read_as_peft_reads_them() {
 }
 
 #[test]
-fn an_adapter_of_two_forms_or_without_targets_is_refused() {
+fn adapters_of_two_forms_or_no_targets_are_refused() {
     let place = with_model("qwen_omni");
     place.copy("adapters/thinker_pattern_caret_alpha", "adapter");
     let config = "adapter/adapter_config.json";
@@ -536,7 +536,7 @@ fn an_adapter_of_two_forms_or_without_targets_is_refused() {
         json["target_modules"] = json!("thinker\\..*q_proj")
     });
     score(&place, &["--adapter", "adapter"]).fails(2, &["targets none of the modules", "hint:"]);
-    // What is not targeted has no effect in PEFT, and is said here.
+    // A tensor that is not targeted has no effect in PEFT, and a note names it here.
     place.write(config, before);
     change_json(&place, config, |json| {
         json["target_modules"] = json!(["q_proj"])
@@ -557,7 +557,7 @@ fn an_adapter_of_two_forms_or_without_targets_is_refused() {
     score(&place, &["--adapter", "adapter"]).fails(2, &["relative to the full model", "hint:"]);
 }
 
-/// A recipe of two steps that goes on from an adapter.
+/// A recipe of two steps that continues from an adapter.
 fn recipe(train: &str, lora: &str) -> String {
     format!(
         "name: on\nmodel: {{path: model}}\ndata: [{{manifest: rows.jsonl, task: asr}}]\nschedule: {{batch: 2, stages: [{{steps: 2}}]}}\ntrain: {{{train}}}\nlora: {{{lora}}}\n"
@@ -565,7 +565,7 @@ fn recipe(train: &str, lora: &str) -> String {
 }
 
 #[test]
-fn the_hint_of_an_adapter_with_patterns_can_be_followed() {
+fn the_hint_for_adapter_patterns_works() {
     let place = with_model("qwen_omni");
     place.write_rows("rows.jsonl", &command::asr_rows());
     for name in ["thinker_pattern_caret_alpha", "thinker_pattern_caret_rank"] {
@@ -583,7 +583,7 @@ fn the_hint_of_an_adapter_with_patterns_can_be_followed() {
         let followed = recipe(&part("`train: {", "}`"), &part("`lora: {", "}` into"));
         place.write("recipe.yaml", followed);
         place.run(&["train", "recipe.yaml"]).succeeds();
-        // The run's own adapter says the same.
+        // The run's own adapter gives the same note.
         let more = ["--adapter", "runs/on/checkpoints/step-000002"];
         score(&place, &more).succeeds();
     }
@@ -623,7 +623,7 @@ fn other_formats_are_named_with_a_hint() {
 }
 
 #[test]
-fn quantised_tensors_are_known_without_a_configuration() {
+fn quantised_tensors_are_found_without_a_config() {
     let place = with_model("qwen_omni");
     let mut tensors = load(&place, SHARDS[0]);
     let packed = Tensor::zeros((4, 4), DType::U8, &Device::Cpu).unwrap();
@@ -700,7 +700,7 @@ fn web_pages_and_pointers_are_named_in_every_file() {
 }
 
 #[test]
-fn a_model_card_takes_the_place_of_the_bases_documents() {
+fn a_model_card_replaces_the_bases_documents() {
     let place = with_model("qwen_omni");
     place.write("model/README.md", "the base's card");
     place.write("model/picture.png", "a picture");

@@ -170,7 +170,7 @@ fn a_row_of_several_clips_gives_features_of_each() {
 }
 
 #[test]
-fn embeddings_equal_the_references_audio_tokens_and_their_mean() {
+fn embeddings_equal_the_reference_and_its_mean() {
     for golden in GOLDENS {
         let place = place_of(golden);
         let model = fixture_text(golden);
@@ -237,7 +237,7 @@ fn embeddings_equal_the_references_audio_tokens_and_their_mean() {
 }
 
 #[test]
-fn scores_equal_the_references_with_and_without_adapters() {
+fn scores_equal_the_reference_with_each_adapter() {
     for golden in GOLDENS {
         let (place, expected, model) = (place_of(golden), expected(golden), fixture_text(golden));
         let examples = expected["examples"].as_array().unwrap();
@@ -261,7 +261,7 @@ fn scores_equal_the_references_with_and_without_adapters() {
                 1e-4,
                 &format!("{golden} adapter_{when}"),
             );
-            // Both forms of keys say the same, and what was written is read again.
+            // Both forms of keys give the same scores, and written adapters are read again.
             for form in ["peft", "peft-thinker"] {
                 let ran = place
                     .run(&[
@@ -535,7 +535,7 @@ fn stored(dir: &Path) -> HashMap<String, (String, Vec<usize>, Vec<u8>)> {
 }
 
 #[test]
-fn a_merged_tree_scores_as_the_adapter_does_and_keeps_everything_else() {
+fn a_merged_checkpoint_scores_like_the_adapter() {
     // The merged weights are rounded to the type they are stored in: with 8 bits (bf16) or 11 bits (f16) of mantissa each weight
     // moves by up to 2^-9 or 2^-12 of itself, which moved these losses by 4e-4 and 5e-5 of themselves.
     for (golden, bar) in [
@@ -545,7 +545,7 @@ fn a_merged_tree_scores_as_the_adapter_does_and_keeps_everything_else() {
     ] {
         let (place, model) = (place_of(golden), fixture_text(golden));
         place.copy(golden, "tree");
-        // What belongs to parts that maqam does not train comes along as well.
+        // Weights of parts that maqam does not train are exported too.
         place.write("tree/spk_dict.pt", b"not read");
         let adapter = format!("{model}/adapter_final");
         let ran = place
@@ -647,7 +647,7 @@ fn silence(seconds: u32) -> Vec<u8> {
 }
 
 #[test]
-fn a_clip_over_300_seconds_is_heard_whole_and_said() {
+fn a_clip_over_300_s_is_encoded_in_full_with_a_note() {
     let place = Place::new();
     place.write("long.wav", silence(301));
     place.write_rows(
@@ -743,7 +743,7 @@ fn a_hub_id_is_found_in_the_cache_without_a_network() {
 }
 
 #[test]
-fn a_snapshot_that_is_not_whole_is_not_taken_for_one() {
+fn an_incomplete_snapshot_is_not_used() {
     let place = place_of("qwen_omni");
     fake_cache(&place, "qwen_omni");
     std::fs::remove_file(place.path("cache/hub/models--someone--something/snapshots/0123456789abcdef/model-00002-of-00002.safetensors")).unwrap();

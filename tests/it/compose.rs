@@ -121,7 +121,7 @@ fn the_projector_speaks_as_loud_as_the_embeddings() {
         let values = flat(&tensor.to_dtype(candle_core::DType::F32).unwrap());
         (values.iter().map(|x| f64::from(x * x)).sum::<f64>() / values.len() as f64).sqrt()
     };
-    let heard = rms(&model.hear(&batch).unwrap().unwrap());
+    let heard = rms(&model.embed_audio(&batch).unwrap().unwrap());
     let embedding = rms(&tensors["language_model.model.embed_tokens.weight"]);
     // Of a random matrix the outputs of one clip scatter about the mean by a fifth at 24 inputs.
     assert!(
@@ -176,7 +176,7 @@ fn the_same_seed_composes_the_same_bytes() {
 }
 
 #[test]
-fn parts_of_another_kind_are_refused_and_leave_nothing() {
+fn other_kinds_of_parts_fail_and_leave_nothing() {
     let dir = tempfile::tempdir().unwrap();
     let out = dir.path().join("composed");
     let refused = |change: &dyn Fn(&mut Request), what: &str| {

@@ -9,7 +9,7 @@ use command::fixture_text;
 use serde_json::Value;
 use serde_json::json;
 
-/// First a mixture that waits for a score that cannot get better, then diverse batches by the model as it then stands. Text rows take part.
+/// First a mixture that waits for a score that cannot improve, then diverse batches by the current model. Text rows take part.
 fn recipe(embeddings: &str) -> String {
     format!(
         "\
@@ -68,7 +68,7 @@ fn end_of_first_stage(place: &Place) -> u64 {
 }
 
 #[test]
-fn a_stage_ends_early_and_the_next_draws_by_the_model_as_it_stands() {
+fn a_stage_after_an_early_stop_uses_the_current_model() {
     let place = place("current");
     place
         .run(&["train", "recipe.yaml", "--allow-leakage"])
@@ -84,7 +84,7 @@ fn a_stage_ends_early_and_the_next_draws_by_the_model_as_it_stands() {
         );
         assert_eq!(stage, if step <= end { "mixed" } else { "refine" });
     }
-    // Learning rates count planned steps: the second stage begins where step 9 of 14 stands.
+    // Learning rates count planned steps: the second stage begins at the rate of step 9 of 14.
     let rates: Vec<f64> = steps
         .iter()
         .map(|line| line["learning_rate"].as_f64().unwrap())
@@ -124,7 +124,7 @@ fn a_stage_ends_early_and_the_next_draws_by_the_model_as_it_stands() {
 }
 
 #[test]
-fn a_curriculum_resumed_from_every_checkpoint_ends_with_the_same_bytes() {
+fn a_curriculum_resumes_from_every_checkpoint() {
     for embeddings in ["base", "current"] {
         let whole = place(embeddings);
         whole
@@ -165,7 +165,7 @@ fn a_curriculum_resumed_from_every_checkpoint_ends_with_the_same_bytes() {
 }
 
 #[test]
-fn probes_say_how_tasks_pull_and_change_nothing() {
+fn probes_log_cosines_and_change_nothing() {
     let place = place("base");
     place
         .run(&["train", "recipe.yaml", "--allow-leakage"])
@@ -207,7 +207,7 @@ fn probes_say_how_tasks_pull_and_change_nothing() {
     }
 }
 
-/// One task alone in a step: its probe's gradient is the step's own, to the last bit.
+/// With one task in a step, its probe's gradient equals the step's own, to the last bit.
 #[test]
 fn the_gradient_of_a_lone_task_is_that_of_the_step() {
     let place = place("base");
@@ -241,7 +241,7 @@ fn the_gradient_of_a_lone_task_is_that_of_the_step() {
 }
 
 #[test]
-fn embeddings_come_from_the_cache_and_a_changed_snapshot_is_refused() {
+fn embeddings_are_cached_and_snapshots_checked() {
     let place = place("base");
     place
         .run(&["train", "recipe.yaml", "--allow-leakage"])
@@ -291,7 +291,7 @@ fn embeddings_come_from_the_cache_and_a_changed_snapshot_is_refused() {
 }
 
 #[test]
-fn what_contradicts_a_curriculum_is_refused_before_training() {
+fn contradictions_are_refused_before_training() {
     let place = place("base");
     for (set, words) in [
         (

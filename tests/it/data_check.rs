@@ -165,7 +165,7 @@ fn faults_are_found_written_and_dropped() {
 }
 
 #[test]
-fn what_splits_share_is_found() {
+fn overlap_between_splits_is_found() {
     let place = Place::new();
     let rows = corpus(&place);
     let mut dev = rows[19..].to_vec();
@@ -192,7 +192,7 @@ fn what_splits_share_is_found() {
 }
 
 #[test]
-fn headers_alone_find_no_silence() {
+fn a_check_of_headers_finds_no_silence() {
     let place = Place::new();
     let rows = corpus(&place);
     place.write("data/clips/3.wav", tone(200.0, 1.0, 0.0));
@@ -210,7 +210,7 @@ fn ids(place: &Place, name: &str) -> BTreeSet<String> {
 }
 
 #[test]
-fn parts_are_disjoint_whole_and_stable() {
+fn parts_are_disjoint_complete_and_stable() {
     let place = Place::new();
     let rows = corpus(&place);
     place.write_rows("data/all.jsonl", &rows);
@@ -322,7 +322,7 @@ fn parts_by_hours_and_without_speakers() {
 }
 
 #[test]
-fn numbers_of_a_data_set() {
+fn statistics_of_a_data_set() {
     let place = Place::new();
     place.write_rows("data/all.jsonl", &corpus(&place));
     let outcome = place
@@ -359,7 +359,7 @@ fn numbers_of_a_data_set() {
 }
 
 #[test]
-fn rows_that_a_glance_does_not_understand_count_the_same() {
+fn rows_beyond_a_glance_count_the_same() {
     let place = Place::new();
     let rows = corpus(&place);
     place.write_rows("data/simple.jsonl", &rows);

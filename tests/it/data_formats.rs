@@ -150,7 +150,7 @@ seed: 3
     place.run(&["train", "tar.yaml"]).succeeds();
     let whole = place.text("runs/tar/log.jsonl");
 
-    // The run goes on from its second step as if it had been ended there.
+    // The run continues from its second step as if it had stopped there.
     for step in ["step-000003", "step-000004"] {
         let checkpoint = place.path("runs/tar/checkpoints").join(step);
         std::fs::remove_dir_all(checkpoint).unwrap();

@@ -1,4 +1,4 @@
-//! Devices and precisions as commands and recipes name them, and what a training needs of a card, on a machine without one.
+//! Devices and precisions in commands and recipes, and the memory of training on a GPU, on a machine without one.
 
 use crate::command;
 
@@ -16,7 +16,7 @@ use maqam::task::example_without_task;
 use serde_json::Value;
 
 #[test]
-fn a_benchmark_says_what_it_computed_and_where_the_time_went() {
+fn a_benchmark_reports_work_and_time_by_part() {
     let arguments = [
         "bench", "train", "--shape", "tiny", "--layers", "2", "--work", "mix", "--clips", "4",
         "--steps", "2", "--device", "cpu",
@@ -48,7 +48,7 @@ fn a_benchmark_says_what_it_computed_and_where_the_time_went() {
         (number("examples_per_s") * seconds / 4.0 - 1.0).abs() < 1e-9
             && (number("tokens_per_s") * seconds / 2383.0 - 1.0).abs() < 1e-9
     );
-    // By hand: two layers of 4 heads of 32 with 2 key heads, 384 inside; 2048 tokens in the head; two layers of 128 and 512 in the tower.
+    // By hand: two layers of 4 heads of 32 with 2 key heads, 384 inside; 2048 tokens in the head; two encoder layers of 128 and 512.
     let layers = 2.0 * (128.0 * 256.0 + 128.0 * 128.0 + 3.0 * 128.0 * 384.0);
     let tower = 2.0 * (4.0 * 128.0 * 128.0 + 2.0 * 128.0 * 512.0)
         + 3.0 * 128.0 * (128.0 + 128.0)
@@ -80,7 +80,7 @@ fn a_benchmark_says_what_it_computed_and_where_the_time_went() {
 }
 
 #[test]
-fn a_precision_that_the_cpu_lacks_is_said_once_and_changes_no_bit() {
+fn an_unsupported_precision_is_one_note_on_the_cpu() {
     let place = small_run(2);
     place
         .run(&["train", "recipe.yaml", "--device", "cpu"])
@@ -146,7 +146,7 @@ fn a_precision_that_the_cpu_lacks_is_said_once_and_changes_no_bit() {
 
 #[cfg(not(feature = "cuda"))]
 #[test]
-fn a_card_that_this_build_cannot_use_is_refused_by_name() {
+fn a_gpu_that_this_build_cannot_use_is_refused() {
     let place = small_run(2);
     place
         .run(&["train", "recipe.yaml", "--device", "cuda"])
@@ -158,7 +158,7 @@ fn a_card_that_this_build_cannot_use_is_refused_by_name() {
 }
 
 #[test]
-fn an_example_that_a_card_has_no_room_for_is_refused_by_name_in_training_alone() {
+fn a_too_large_example_is_refused_only_in_training() {
     let place = Place::new();
     let rows = place.write_rows(
         "rows.jsonl",
@@ -203,7 +203,7 @@ fn an_example_that_a_card_has_no_room_for_is_refused_by_name_in_training_alone()
 }
 
 #[test]
-fn a_plan_says_how_training_fills_a_card() {
+fn a_plan_shows_the_memory_of_training_on_a_gpu() {
     let place = small_run(2);
     let plan = |rest: &[&str]| {
         place
@@ -223,7 +223,7 @@ fn a_plan_says_how_training_fills_a_card() {
     );
     let fp8 = plan(&["--card", "80", "--set", "model.precision=fp8"]);
     assert!(fp8.contains("GPU     in fp8"), "{fp8}");
-    // What is left beside the driver's part and the workspace is 60 MB: not enough for 8192 tokens.
+    // 60 MB remain after the driver's part and the workspace: not enough for 8192 tokens.
     let small = plan(&["--card", "1.05"])
         .split_whitespace()
         .collect::<Vec<_>>()

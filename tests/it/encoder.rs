@@ -60,7 +60,7 @@ fn embed_gives_hidden_states_of_transformers() {
         let off = crate::command::distance(found, &expected[&format!("hidden.0.{layer}")]);
         assert!(off < 1e-4, "layer {layer} is off by {off}");
     }
-    // Without a layer the last; the mean over time has length one.
+    // Without a layer, the last one. The mean over time has length one.
     embed(&[]).succeeds();
     let found = &place.tensors("o.safetensors")["a"];
     let mean = expected["hidden.0.2"].mean(0).unwrap();
@@ -201,7 +201,7 @@ fn pretraining_learns_and_resumes_bit_for_bit() {
             2,
             &["recipe.yaml: the run began with another one; now `seed: 6`"],
         );
-    // The packs of a step change memory, not the gradient: only rounding differs, which in later iterations moves ids.
+    // The packs of a step change memory, not the gradient. Only rounding differs, which changes ids in later iterations.
     place
         .run(&[
             "encoder",

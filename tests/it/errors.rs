@@ -1,4 +1,4 @@
-//! What goes wrong for a new user of recipes and manifests: each message says where, what was found and what to do.
+//! Mistakes of new users in recipes and manifests: each message has the place, the fault and a hint.
 
 use crate::command;
 
@@ -92,7 +92,7 @@ fn a_missing_recipe_manifest_or_model_is_named() {
 }
 
 #[test]
-fn a_way_of_training_that_does_not_exist_or_contradicts_a_stage_is_refused() {
+fn unknown_or_contradicting_training_is_refused() {
     let place = small_run(2);
     with_line(&place, "decoder: lora", "decoder: half");
     train(&place).fails(
@@ -145,7 +145,7 @@ fn targets_that_match_nothing_are_named() {
 }
 
 #[test]
-fn a_row_without_its_audio_is_named_by_line_and_resolved_path() {
+fn missing_audio_is_named_by_line_and_path() {
     let place = small_run(2);
     with_field(&place, "asr.jsonl", 3, "audio", json!("clips/gone.wav"));
     train(&place).fails(
@@ -280,7 +280,7 @@ fn an_unknown_task_names_the_nearest() {
 }
 
 #[test]
-fn a_task_that_rows_and_recipe_do_not_agree_on_is_refused() {
+fn a_row_and_a_recipe_of_other_tasks_are_refused() {
     let place = small_run(2);
     with_field(&place, "asr.jsonl", 4, "task", json!("dialect"));
     train(&place).fails(2, &["asr.jsonl:4: ", "`dialect`", "`asr`", "hint:"]);
@@ -405,7 +405,7 @@ fn an_answer_ends_where_the_model_does() {
 }
 
 #[test]
-fn a_loss_that_is_not_finite_ends_the_run_before_the_weights_move() {
+fn a_non_finite_loss_ends_before_weights_change() {
     let place = small_run(4);
     let ran = place.run(&[
         "train",

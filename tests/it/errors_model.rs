@@ -1,4 +1,4 @@
-//! What goes wrong with checkpoints, adapters, outputs and disks: what is damaged is named, nothing is done by halves.
+//! Faults of checkpoints, adapters, outputs and disks: the error names the damage, and nothing is written partially.
 
 use crate::command;
 
@@ -51,7 +51,7 @@ fn change_tensors(path: &Path, change: impl FnOnce(&mut HashMap<String, Tensor>)
 }
 
 #[test]
-fn a_folder_that_is_no_checkpoint_says_what_is_missing() {
+fn a_folder_without_a_checkpoint_names_the_lack() {
     let place = with_model("qwen_omni");
     for file in [
         "model-00001-of-00002.safetensors",
@@ -148,7 +148,7 @@ fn a_checkpoint_of_another_kind_is_refused() {
 #[test]
 fn an_adapter_of_another_model_is_refused_and_named() {
     let place = with_model("qwen_omni");
-    // Of other widths; then with a layer more than this model has.
+    // Another width, then one layer more than this model has.
     let other = fixture_text("qwen_omni_wide/adapter_final");
     score(&place, &["--adapter", &other]).fails(2, &["adapter_final", "shape", "hint:"]);
     let place = with_model("qwen_omni_wide");
@@ -216,7 +216,7 @@ fn an_adapter_that_would_do_nothing_is_refused() {
 }
 
 #[test]
-fn an_adapter_that_lost_a_half_or_lies_about_its_rank_is_refused() {
+fn incomplete_or_wrong_adapters_are_refused() {
     let place = with_model("qwen_omni");
     place.copy("qwen_omni/adapter_final", "adapter");
     let config = place.text("adapter/adapter_config.json");
@@ -245,7 +245,7 @@ fn an_adapter_that_lost_a_half_or_lies_about_its_rank_is_refused() {
 }
 
 #[test]
-fn an_output_that_cannot_be_written_is_said_before_the_work() {
+fn an_unwritable_output_fails_before_the_work() {
     let place = with_model("qwen_omni");
     place.write("file", b"not a folder");
     // The data do not exist either: what cannot be written is found first.
@@ -277,7 +277,7 @@ fn an_output_that_cannot_be_written_is_said_before_the_work() {
 }
 
 #[test]
-fn a_question_without_a_task_is_refused_with_what_to_add() {
+fn a_row_without_a_task_is_refused_with_a_hint() {
     let place = with_model("qwen_omni");
     place.write_rows(
         "rows.jsonl",
@@ -314,7 +314,7 @@ fn a_question_without_a_task_is_refused_with_what_to_add() {
         .fails(2, &["--data"]);
 }
 
-/// A file system of 2 MiB in memory, unmounted at the end; `None` where this user may not mount one.
+/// A file system of 2 MiB in memory, unmounted at the end; `None` if this user may not mount one.
 struct SmallDisk<'a>(&'a Path);
 
 impl<'a> SmallDisk<'a> {
@@ -343,7 +343,7 @@ impl Drop for SmallDisk<'_> {
 }
 
 #[test]
-fn a_full_disk_stops_the_run_and_space_lets_it_go_on() {
+fn a_full_disk_stops_the_run_and_space_resumes_it() {
     let expected = small_run(10);
     expected.run(&["train", "recipe.yaml"]).succeeds();
 
@@ -359,12 +359,12 @@ fn a_full_disk_stops_the_run_and_space_lets_it_go_on() {
         "No space left on device",
         "hint: free some space and run the command again",
     ];
-    // Room for one checkpoint and not for two.
+    // Space for one checkpoint and not for two.
     std::fs::write(place.path("runs/filler"), vec![0u8; 1550 * 1024]).unwrap();
     place
         .run(&["train", "recipe.yaml"])
         .fails(4, &[&["runs/small/checkpoints"], &no_space[..]].concat());
-    // The log grows to the end of its last page, where a line finds room for its beginning only.
+    // The log grows to the end of its last page, which has space only for the beginning of a line.
     disk.fill();
     let ran = place.run(&[
         "train",

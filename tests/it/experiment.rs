@@ -1,4 +1,4 @@
-//! An experiment end to end: recipes with paired seeds, gone on with where it was stopped, judged once, compared; and what is no fair comparison.
+//! An experiment from start to end: recipes with paired seeds, resumed after a stop, evaluated once, compared; and unfair comparisons.
 
 use crate::command;
 
@@ -81,7 +81,7 @@ fn an_experiment_is_run_once_and_compared() {
         (found["recipes"].clone(), found["num_seeds"].clone()),
         (json!(["uniform", "balanced", "alone"]), json!(2))
     );
-    // What the tables say is the mean of what the runs' own scores say.
+    // The tables have the means of the runs' own scores.
     for table in found["last"].as_array().unwrap() {
         let score = table["score"].as_str().unwrap();
         for (place_of, (recipe, estimate)) in ["uniform", "balanced", "alone"]
@@ -114,7 +114,7 @@ fn an_experiment_is_run_once_and_compared() {
             );
         }
     }
-    // The same as a page, its figures and tables beside it.
+    // The same as a page, with its figures and tables.
     let report =
         |name: &str| String::from_utf8(place.bytes(&format!("runs/pairs/report/{name}"))).unwrap();
     assert!(ran.stdout.contains("report.html"), "{}", ran.stdout);
@@ -137,7 +137,7 @@ fn an_experiment_is_run_once_and_compared() {
         "{}",
         report("contrasts.md")
     );
-    // Both seeds of three recipes are circles in each panel, and a caveat says its sets.
+    // Both seeds of three recipes are circles in each panel, and a caveat names its sets.
     let circles = report("scores-bars.svg").matches("<circle").count();
     assert_eq!(circles, 6 * found["last"].as_array().unwrap().len());
     let notes = found["notes"].as_array().unwrap();
@@ -147,7 +147,7 @@ fn an_experiment_is_run_once_and_compared() {
             .any(|set| note.as_str().unwrap().starts_with(set))),
         "{notes:?}"
     );
-    // Budgets are what the logs say: four steps of four examples, but two for the recipe with its own.
+    // The budgets are those of the logs: four steps of four examples, but two for the recipe with its own budget.
     let examples: Vec<f64> = found["budgets"]
         .as_array()
         .unwrap()
@@ -156,7 +156,7 @@ fn an_experiment_is_run_once_and_compared() {
         .collect();
     assert_eq!(examples, [16.0, 16.0, 8.0]);
 
-    // A second call trains nothing, asks nothing, and says the same.
+    // A second call trains nothing, generates nothing, and prints the same.
     let before = place.bytes("runs/pairs/comparison.json");
     std::fs::remove_dir_all(place.path("runs/pairs/uniform-seed1/checkpoints")).unwrap();
     place
@@ -170,7 +170,7 @@ fn an_experiment_is_run_once_and_compared() {
 }
 
 #[test]
-fn an_experiment_that_was_cut_goes_on_and_ends_with_the_same_bytes() {
+fn an_interrupted_experiment_ends_with_equal_bytes() {
     let (whole, cut) = (place(), place());
     whole
         .run(&["experiment", "experiment.yaml", "--allow-leakage"])
@@ -200,7 +200,7 @@ fn an_experiment_that_was_cut_goes_on_and_ends_with_the_same_bytes() {
         );
         std::thread::sleep(std::time::Duration::from_millis(1));
     }
-    // SAFETY: the process is a child that nobody has waited for, so its number is still its own.
+    // SAFETY: no one has waited for this child process, so its id is still its own.
     assert_eq!(
         unsafe { libc::kill(child.id() as libc::pid_t, libc::SIGINT) },
         0
@@ -224,7 +224,7 @@ fn an_experiment_that_was_cut_goes_on_and_ends_with_the_same_bytes() {
 }
 
 #[test]
-fn runs_that_were_not_judged_on_their_way_are_compared_by_their_ends() {
+fn runs_without_evaluations_compare_by_their_ends() {
     let place = place();
     for (name, stages) in [
         ("uniform", "{mix: uniform, steps: 2}"),
@@ -244,7 +244,7 @@ fn runs_that_were_not_judged_on_their_way_are_compared_by_their_ends() {
 }
 
 #[test]
-fn what_is_no_fair_comparison_is_refused() {
+fn unfair_comparisons_are_refused() {
     let place = place();
     let with = |from: &str, to: &str| place.write("experiment.yaml", EXPERIMENT.replace(from, to));
     for (from, to, words) in [

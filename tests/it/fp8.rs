@@ -1,4 +1,4 @@
-//! Frozen linear layers rounded to 8 bits on the CPU: what it does to losses and gradients of whole models, and what commands say of it.
+//! Frozen linear layers rounded to fp8 on the CPU: the effect on losses and gradients of whole models, and the output of commands.
 
 use crate::command;
 use crate::golden;
@@ -69,7 +69,7 @@ fn cosine(a: &[f32], b: &[f32]) -> f64 {
 }
 
 #[test]
-fn losses_and_gradients_of_adapters_stay_near_those_of_single_precision() {
+fn fp8_losses_and_gradients_stay_near_f32() {
     for name in GOLDENS {
         let golden = Golden::load(name);
         let batch = batch(&golden);
@@ -106,7 +106,7 @@ fn losses_and_gradients_of_adapters_stay_near_those_of_single_precision() {
 }
 
 #[test]
-fn what_is_kept_for_the_backward_changes_no_bit_in_8_bits_either() {
+fn save_policies_change_no_bit_in_fp8() {
     let golden = Golden::load("qwen_omni");
     let batch = batch(&golden);
     let [_, rounded] = both(&golden);
@@ -117,7 +117,7 @@ fn what_is_kept_for_the_backward_changes_no_bit_in_8_bits_either() {
 }
 
 #[test]
-fn a_run_in_8_bits_says_so_and_goes_on_bit_for_bit() {
+fn an_fp8_run_is_logged_and_resumes_bit_for_bit() {
     let place = small_run(3);
     let train = |name: &str, rest: &[&str]| {
         let name = format!("name={name}");
@@ -190,9 +190,9 @@ fn a_run_in_8_bits_says_so_and_goes_on_bit_for_bit() {
     }
 }
 
-/// Of a run that computed in `f32` under this setting, as the CPU did before it could round, the rest is in 8 bits, and the log says from where on.
+/// If a run computed in `f32` under this setting, as the CPU once did, the rest of it is in fp8, and the log names the step.
 #[test]
-fn a_run_that_was_begun_in_single_precision_says_where_it_changed() {
+fn a_run_that_changes_to_fp8_logs_the_step() {
     let place = small_run(3);
     let arguments = [
         "train",
@@ -231,7 +231,7 @@ fn a_run_that_was_begun_in_single_precision_says_where_it_changed() {
 }
 
 #[test]
-fn a_decoder_that_is_trained_whole_leaves_nothing_to_round() {
+fn full_fine_tuning_of_the_decoder_refuses_fp8() {
     let place = small_run(2);
     for command in ["plan", "train"] {
         let arguments = [
@@ -294,7 +294,7 @@ fn a_plan_counts_the_rounded_weights_twice() {
 }
 
 #[test]
-fn scores_and_answers_are_those_of_rounded_layers_where_that_is_asked() {
+fn fp8_scores_and_answers_use_rounded_layers() {
     let place = Place::new();
     let model = command::fixture_text("qwen_omni");
     place.write_rows(

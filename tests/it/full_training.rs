@@ -92,7 +92,7 @@ fn every_gradient_is_the_slope_of_the_loss() {
 }
 
 #[test]
-fn what_is_heard_ahead_changes_no_bit() {
+fn encoding_ahead_changes_no_bit() {
     let golden = Golden::load("qwen_omni");
     let batch = batch(&golden);
     let learning_rate = 1e-3;
@@ -118,7 +118,7 @@ fn what_is_heard_ahead_changes_no_bit() {
                     .unwrap();
             }
             assert!(
-                model.hear_ahead(&batch, pass).unwrap().is_none(),
+                model.embed_audio_ahead(&batch, pass).unwrap().is_none(),
                 "what is trained is heard as it is by then"
             );
             [Part::AudioEncoder, Part::Projector]
@@ -132,7 +132,12 @@ fn what_is_heard_ahead_changes_no_bit() {
                 &model.parameters,
             )
             .unwrap();
-            let hear = || model.hear_ahead(&batch, pass).unwrap().filter(|_| is_ahead);
+            let hear = || {
+                model
+                    .embed_audio_ahead(&batch, pass)
+                    .unwrap()
+                    .filter(|_| is_ahead)
+            };
             let mut heard = hear();
             assert_eq!(heard.is_some(), is_ahead);
             let losses: Vec<f64> = (1..=3)
@@ -220,7 +225,7 @@ fn every_gradient_is_pytorchs() {
     }
 }
 
-/// The losses of `steps` steps; `is_trained` says of a step and part whether it moves.
+/// The losses of `steps` steps; `is_trained` decides for each step and part whether it is trained.
 fn losses(
     name: &str,
     steps: u64,

@@ -1,5 +1,5 @@
-//! The GPU check (`benches/gpu`) on programs that only stand for the real ones: what a crash, a hang or the end of
-//! the check itself leaves behind. It needs Python 3 and neither a GPU nor a build with the feature `cuda`.
+//! The GPU check (`benches/gpu`) with stand-in programs: the results after a crash, a hang or a stop of the check itself.
+//! It needs Python 3 and neither a GPU nor a build with the feature `cuda`.
 #![cfg(unix)]
 
 use std::fs;
@@ -22,7 +22,7 @@ use serde_json::Value;
 const SIGKILL: i32 = 9;
 const SIGTERM: i32 = 15;
 
-/// A pack of programs that stand for the real ones, and the folders of a check of it.
+/// A pack of stand-in programs, and the folders of a check of it.
 struct Place {
     folder: tempfile::TempDir,
 }
@@ -31,7 +31,7 @@ fn repository() -> &'static Path {
     Path::new(env!("CARGO_MANIFEST_DIR"))
 }
 
-/// Whether there is a Python that the check runs on; a test without one says so, past the capture of its output.
+/// Returns whether there is a Python for the check; a test without one prints a note outside its captured output.
 fn has_python() -> bool {
     let asks = "import sys; sys.exit(sys.version_info < (3, 8))";
     let found = Command::new("python3").args(["-c", asks]).status();
@@ -88,7 +88,7 @@ impl Place {
         command
     }
 
-    /// A check with the budget and deadlines of a GPU, which no part comes near that does not hang.
+    /// A check with the budget and deadlines of a GPU, which only a part that hangs comes near.
     fn script(&self, script: &Path, out: &str, faults: &str) -> Command {
         let path = std::env::var("PATH").unwrap_or_default();
         let mut command = Command::new(script);
@@ -112,7 +112,7 @@ impl Place {
             .collect()
     }
 
-    /// How a part ended; a part without a line has none.
+    /// State of a part; a part without a line has none.
     fn state(&self, out: &str, part: &str) -> Option<String> {
         let lines = self.lines(out);
         let line = lines.iter().find(|line| line["part"] == part)?;
@@ -157,7 +157,7 @@ fn signal(process: &Child, number: i32) {
     assert!(sent.unwrap().success());
 }
 
-/// Whether a process is gone within some seconds; one that only waits to be noticed is gone.
+/// Returns whether a process is gone within some seconds; one that only waits to be noticed is gone.
 fn is_gone(pid: i32) -> bool {
     let runs = || {
         let state = fs::read_to_string(format!("/proc/{pid}/stat")).unwrap_or_default();
@@ -340,7 +340,7 @@ fn tests_that_end_their_program_run_alone() {
             Some(alone)
         );
         assert_eq!(place.state("out", "racecheck").as_deref(), Some("skipped"));
-        // The test behind the one that ended the program never ran, so it runs alone as well.
+        // The test after the one that ended the program never ran, so it runs alone as well.
         let behind = place.state("out", "test-cuda_ops-rowwise::activations");
         assert_eq!(behind.is_some(), how == "tests=crash", "{how}");
         assert_eq!(
@@ -392,7 +392,7 @@ fn a_hanging_part_leaves_the_others_their_time() {
 }
 
 #[test]
-fn a_check_that_is_stopped_saves_what_was_done() {
+fn a_stopped_check_saves_its_results() {
     if !has_python() {
         return;
     }
@@ -430,7 +430,7 @@ fn a_check_that_is_stopped_saves_what_was_done() {
 }
 
 #[test]
-fn the_second_command_takes_what_is_open() {
+fn the_second_command_runs_the_open_parts() {
     if !has_python() {
         return;
     }
@@ -573,7 +573,7 @@ fn a_pack_works_from_any_place_and_has_a_limit() {
     }
     let script = place.path("moved/check.sh");
     let inside = place.script(&script, "out", "").output().unwrap();
-    // The ceiling and the peers of the folder are the real ones, and no PyTorch is behind these modules.
+    // The ceiling and the peers of the folder are the real ones, but these modules replace PyTorch.
     assert_eq!(
         place.state("out", "smoke").as_deref(),
         Some("passed"),

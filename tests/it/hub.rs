@@ -148,7 +148,7 @@ fn place() -> Place {
 }
 
 #[test]
-fn a_checkpoint_is_downloaded_once_and_shown_coming_in() {
+fn a_checkpoint_is_downloaded_once_with_progress() {
     let (hub, place) = (Hub::start("qwen_omni"), place());
     let ran = hub.score(&place).succeeds();
     for name in ["config.json", "tokenizer.json", CUT_FILE] {
@@ -178,7 +178,7 @@ fn a_checkpoint_is_downloaded_once_and_shown_coming_in() {
 }
 
 #[test]
-fn a_cut_connection_is_an_error_and_the_next_attempt_goes_on_from_there() {
+fn a_cut_download_continues_at_the_same_byte() {
     let (hub, place) = (Hub::start("qwen_omni"), place());
     hub.is_cutting.store(true, Ordering::SeqCst);
     hub.score(&place).fails(
@@ -202,7 +202,7 @@ fn a_cut_connection_is_an_error_and_the_next_attempt_goes_on_from_there() {
     );
 }
 
-/// A server that answers each request as a function says, and remembers what was asked.
+/// A server that answers each request by a function, and records the requests.
 struct Liar {
     address: String,
     /// Path and lower-case headers of every request.
@@ -301,7 +301,7 @@ fn redirecting(to: String) -> Liar {
     })
 }
 
-/// The host of the files, which ignores what part is asked for.
+/// The host of the files, which ignores the requested range.
 fn storage() -> Liar {
     Liar::start(|path, stream| {
         let bytes = std::fs::read(fixture("qwen_omni").join(&path[1..])).unwrap();
@@ -312,7 +312,7 @@ fn storage() -> Liar {
 const TOKEN: &str = "hf_AbCdEfGh0123456789";
 
 #[test]
-fn a_token_goes_to_the_hub_and_to_no_other_host() {
+fn the_token_goes_only_to_the_hub() {
     for source in ["HF_TOKEN", "HF_TOKEN_PATH", "home"] {
         let place = place();
         let storage = storage();
@@ -366,7 +366,7 @@ fn a_name_outside_of_the_repository_writes_nothing() {
 }
 
 #[test]
-fn a_hub_that_lies_is_an_error_and_no_panic() {
+fn false_data_from_the_hub_is_an_error() {
     let lies: [(&str, &str); 6] = [
         (
             "ETag: \"../../../x\"\r\nX-Repo-Commit: c\r\n",
@@ -439,7 +439,7 @@ fn an_empty_file_is_downloaded() {
 }
 
 #[test]
-fn a_hub_that_falls_silent_or_never_ends_is_given_up() {
+fn a_silent_or_endless_hub_times_out() {
     let place = place();
     let silent = Liar::start(|path, stream| {
         if path.starts_with("/api/") {

@@ -41,7 +41,7 @@ fn rows(task: &str) -> Vec<Row> {
     .rows
 }
 
-/// A suite that asks every built-in task about the rows of some of them.
+/// A suite with every built-in task for the rows of some of them.
 fn built(tasks: &Tasks, of: &[&str], settings: &Settings, seed: u64) -> Suite {
     let rows: Vec<(&Task, Vec<Row>)> = of
         .iter()
@@ -116,7 +116,7 @@ fn the_same_suite_comes_from_the_same_rows_and_seed() {
 }
 
 #[test]
-fn a_suite_from_transcripts_alone_has_every_kind_but_the_spoken_and_says_so() {
+fn transcripts_give_every_kind_except_spoken() {
     let tasks = Tasks::load(None).unwrap();
     let suite = built(&tasks, &["asr"], &Settings::default(), 1);
     let mut counts = BTreeMap::<&str, usize>::new();
@@ -139,7 +139,7 @@ fn a_suite_from_transcripts_alone_has_every_kind_but_the_spoken_and_says_so() {
 }
 
 #[test]
-fn rows_are_whole_conversations_whose_checks_make_sense() {
+fn rows_are_conversations_with_valid_checks() {
     let tasks = Tasks::load(None).unwrap();
     for row in built(
         &tasks,
@@ -199,7 +199,7 @@ fn rows_are_whole_conversations_whose_checks_make_sense() {
 }
 
 #[test]
-fn what_is_asked_can_be_answered() {
+fn every_instruction_has_a_passing_answer() {
     let tasks = Tasks::load(None).unwrap();
     let suite = built(
         &tasks,
@@ -247,7 +247,7 @@ fn what_is_asked_can_be_answered() {
 }
 
 #[test]
-fn in_the_third_turn_the_old_rule_is_no_longer_an_answer() {
+fn in_the_third_turn_the_old_rule_fails() {
     let tasks = Tasks::load(None).unwrap();
     let settings = Settings {
         rows: 60,
@@ -277,7 +277,7 @@ fn in_the_third_turn_the_old_rule_is_no_longer_an_answer() {
 }
 
 #[test]
-fn on_one_clip_the_answer_to_one_task_is_none_to_another() {
+fn an_answer_to_one_task_fails_the_other_tasks() {
     let tasks = Tasks::load(None).unwrap();
     let settings = Settings {
         kinds: vec![Kind::Switch],
@@ -317,7 +317,7 @@ fn on_one_clip_the_answer_to_one_task_is_none_to_another() {
 }
 
 #[test]
-fn one_question_is_asked_in_every_unseen_wording() {
+fn one_task_uses_every_unseen_wording() {
     let tasks = Tasks::load(None).unwrap();
     for (wording, expected) in [(Wording::Dev, 6), (Wording::Test, 12)] {
         let settings = Settings {
@@ -369,7 +369,7 @@ fn spoken_rows() -> Vec<Value> {
 }
 
 #[test]
-fn spoken_instructions_are_found_by_their_words_or_their_mark() {
+fn spoken_instructions_are_found_by_words_or_mark() {
     let place = Place::new();
     let path = place.write_rows("asr.jsonl", &spoken_rows());
     let rows = read_manifest(&path, None, OnBadRow::Error).unwrap().rows;
@@ -405,7 +405,7 @@ fn without(mut row: Value, field: &str) -> Value {
 }
 
 #[test]
-fn the_suite_that_ships_is_what_its_command_builds() {
+fn the_shipped_suite_equals_its_command() {
     let place = Place::new();
     let name = "eval/instructions/sample-dev.jsonl";
     let shipped = std::fs::read_to_string(repository(name)).unwrap();
@@ -446,7 +446,7 @@ fn the_suite_that_ships_is_what_its_command_builds() {
     );
 }
 
-/// `tests/reference/instruction_floor.py` decided every check anew and counted.
+/// `tests/reference/instruction_floor.py` computed every check independently.
 #[test]
 fn the_floor_is_that_of_an_independent_count() {
     let golden: Value = serde_json::from_str(
@@ -475,7 +475,7 @@ fn the_floor_is_that_of_an_independent_count() {
 }
 
 #[test]
-fn a_summary_is_asked_where_a_manifest_has_or_wants_one() {
+fn summaries_are_asked_if_a_manifest_has_or_needs_one() {
     let tasks = Tasks::load(None).unwrap();
     let asked_of = |of: &[&str]| -> BTreeSet<String> {
         let suite = built(&tasks, of, &Settings::default(), 4);
@@ -483,7 +483,7 @@ fn a_summary_is_asked_where_a_manifest_has_or_wants_one() {
         summaries.map(|row| row.source.id.to_string()).collect()
     };
     assert!(asked_of(&["asr"]).is_empty());
-    // The emotion manifest has clips of its own; only those with a summary are asked for one.
+    // The emotion manifest has its own clips; a summary is asked only for those with one.
     let with_summary: BTreeSet<String> = rows("summarization")
         .iter()
         .map(|row| row.id.to_string())
@@ -521,7 +521,7 @@ fn a_summary_is_asked_where_a_manifest_has_or_wants_one() {
 }
 
 #[test]
-fn the_same_rows_are_asked_and_scored_in_text_alone() {
+fn the_same_rows_are_scored_as_text() {
     let place = scored_place();
     let fixed = [
         "instructions",
@@ -840,7 +840,7 @@ fn predictions_that_do_not_fit_the_suite_are_refused() {
 }
 
 #[test]
-fn what_nothing_can_be_built_from_is_refused() {
+fn builds_without_usable_rows_are_refused() {
     let place = scored_place();
     let build = |more: &[&str]| {
         place.run(

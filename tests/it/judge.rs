@@ -1,10 +1,9 @@
-//! The judge against an endpoint on this machine that misbehaves: too many requests, faults, cut connections, silence, answers of every wrong kind.
+//! The judge against a local endpoint with faults: too many requests, errors, cut connections, silence, wrong answers of every kind.
 
 use std::fs::File;
 use std::net::TcpListener;
 use std::path::Path;
 use std::sync::Arc;
-use std::sync::atomic::AtomicBool;
 use std::sync::atomic::Ordering;
 use std::time::Duration;
 use std::time::Instant;
@@ -29,6 +28,7 @@ use maqam::eval::judge::cache::Cache;
 use maqam::eval::judge::rubric::Item;
 use maqam::eval::judge::rubric::Prices;
 use maqam::eval::judge::rubric::Rubric;
+use maqam::stop::Stop;
 use serde_json::Value;
 use serde_json::json;
 
@@ -55,7 +55,7 @@ fn items(count: usize) -> Vec<Item> {
         .collect()
 }
 
-/// A run's end, and every wait that was told on the way.
+/// Result of a run, and every wait that it reported.
 fn judged(
     server: &Server,
     items: &[Item],
@@ -82,7 +82,7 @@ fn judged(
     .judge(
         items,
         &mut Cache::open(cache).unwrap(),
-        &AtomicBool::new(false),
+        &Stop::new(),
         &mut |told| {
             if let Progress::Waiting { why, wait } = told {
                 waits.push((why.to_owned(), wait));
@@ -101,7 +101,7 @@ fn grades_of(outcome: &Outcome) -> &[i64] {
 }
 
 #[test]
-fn everything_goes_wrong_and_then_right() {
+fn requests_recover_from_every_failure() {
     let place = Place::new();
     let server = Server::start(&[
         Does::Refuses(
@@ -131,7 +131,7 @@ fn everything_goes_wrong_and_then_right() {
     );
     let verdicts = verdicts.unwrap();
     assert_eq!(grades_of(&verdicts.outcomes[0]), [4, 2, 3]);
-    // What was asked for, and the timeout of the silent one.
+    // The requested wait, and the timeout of the silent connection.
     assert!(
         started.elapsed() >= timeout + Duration::from_millis(200),
         "{:?}",
@@ -156,7 +156,7 @@ fn everything_goes_wrong_and_then_right() {
     }
     let seen = server.seen();
     assert_eq!(seen.len(), 8);
-    // After an answer that cannot be used the judge is told what was wrong with it.
+    // After an answer that cannot be used, the next request names its fault.
     let said = |seen: &Seen| {
         seen.body["messages"]
             .as_array()
@@ -187,7 +187,7 @@ fn everything_goes_wrong_and_then_right() {
 }
 
 #[test]
-fn a_request_says_what_the_rubric_says() {
+fn a_request_has_the_rubrics_texts() {
     let place = Place::new();
     let server = Server::start(&[grades(5)]);
     judged(
@@ -228,7 +228,7 @@ fn a_request_says_what_the_rubric_says() {
 }
 
 #[test]
-fn what_was_judged_is_never_asked_again() {
+fn graded_rows_are_not_requested_again() {
     let place = Place::new();
     let server = Server::start(&[grades(1), grades(2), grades(3)]);
     let cache = place.path("cache.jsonl");
@@ -270,7 +270,7 @@ fn what_was_judged_is_never_asked_again() {
 }
 
 #[test]
-fn an_item_without_a_usable_answer_does_not_hold_up_the_others() {
+fn an_unusable_answer_does_not_stop_the_others() {
     let place = Place::new();
     let wrong = says("no");
     let server = Server::start(&[grades(1), wrong.clone(), wrong.clone(), wrong, grades(3)]);
@@ -284,7 +284,7 @@ fn an_item_without_a_usable_answer_does_not_hold_up_the_others() {
         (1, vec![2.0, 2.0, 3.0])
     );
     assert_eq!((server.seen().len(), verdicts.bill.requests), (5, 5));
-    // What could not be used is not kept.
+    // Unusable answers are not cached.
     assert_eq!(Cache::open(&cache).unwrap().len(), 2);
     assert_eq!(
         judged(&server, &items(3), &cache, 1, patience())
@@ -296,7 +296,7 @@ fn an_item_without_a_usable_answer_does_not_hold_up_the_others() {
 }
 
 #[test]
-fn an_answer_that_is_cut_off_says_so() {
+fn a_truncated_answer_is_reported() {
     let place = Place::new();
     let server = Server::start(&[Does::IsCut]);
     let verdicts = judged(
@@ -314,7 +314,7 @@ fn an_answer_that_is_cut_off_says_so() {
 }
 
 #[test]
-fn an_endpoint_that_stays_broken_ends_the_run_and_the_next_goes_on() {
+fn a_broken_endpoint_ends_a_run_that_can_resume() {
     let place = Place::new();
     let server = Server::start(&[grades(1), refuses(503)]);
     let cache = place.path("cache.jsonl");
@@ -338,7 +338,7 @@ fn an_endpoint_that_stays_broken_ends_the_run_and_the_next_goes_on() {
 }
 
 #[test]
-fn what_no_wait_mends_is_not_waited_for() {
+fn permanent_errors_are_not_retried() {
     let place = Place::new();
     let quota =
         json!({"error": {"message": "You exceeded your quota", "code": "insufficient_quota"}})
@@ -386,7 +386,7 @@ fn what_no_wait_mends_is_not_waited_for() {
 }
 
 #[test]
-fn nobody_listening_is_an_error_that_says_so() {
+fn a_refused_connection_is_reported() {
     let place = Place::new();
     let port = TcpListener::bind("127.0.0.1:0")
         .unwrap()
@@ -412,7 +412,7 @@ fn nobody_listening_is_an_error_that_says_so() {
 }
 
 #[test]
-fn threads_are_bounded_and_a_wait_that_is_asked_for_holds_all_of_them() {
+fn threads_are_bounded_and_retry_after_holds_all() {
     let place = Place::new();
     let slow = Does::Says(
         json!({"faithfulness": 5, "coverage": 5, "fluency": 5}).to_string(),
@@ -442,7 +442,7 @@ fn threads_are_bounded_and_a_wait_that_is_asked_for_holds_all_of_them() {
         patience(),
     );
     assert!(verdicts.unwrap().bill.requests == 12 && waits.len() == 1);
-    // Three may have been asked before the first answer; nobody asked again within the 0.3 s, and nine more take three rounds of 40 ms.
+    // Three requests may be sent before the first answer. No request is repeated within the 0.3 s, and nine more take three rounds of 40 ms.
     assert!(
         started.elapsed() >= Duration::from_millis(420),
         "{:?}",
@@ -451,13 +451,13 @@ fn threads_are_bounded_and_a_wait_that_is_asked_for_holds_all_of_them() {
 }
 
 #[test]
-fn a_stop_keeps_what_was_answered() {
+fn a_stop_keeps_the_answers() {
     let place = Place::new();
     let server = Server::start(&[Does::Says(
         json!({"faithfulness": 5, "coverage": 5, "fluency": 5}).to_string(),
         Duration::from_millis(30),
     )]);
-    let (rubric, stop) = (Rubric::load(None).unwrap(), AtomicBool::new(false));
+    let (rubric, stop) = (Rubric::load(None).unwrap(), Stop::new());
     let endpoint = Endpoint::new(&server.url, "m", None, "K", Duration::from_secs(5)).unwrap();
     let judge = Judge {
         rubric: &rubric,
@@ -468,7 +468,7 @@ fn a_stop_keeps_what_was_answered() {
     let mut cache = Cache::open(&place.path("cache.jsonl")).unwrap();
     let error = judge.judge(&items(50), &mut cache, &stop, &mut |told| {
         if matches!(told, Progress::Done(3.., _)) {
-            stop.store(true, Ordering::Relaxed);
+            stop.request();
         }
         Ok(())
     });
@@ -477,7 +477,7 @@ fn a_stop_keeps_what_was_answered() {
         error.exit_code() == 130 && error.to_string().contains("verdicts are in the cache"),
         "{error}"
     );
-    // Everything that was asked was answered, and everything that was answered is kept.
+    // Every request was answered, and every answer is in the cache.
     assert!(
         (3..50).contains(&cache.len()) && cache.len() == server.seen().len(),
         "{} of {}",
@@ -494,7 +494,7 @@ fn a_stop_keeps_what_was_answered() {
     // A stop also ends a wait.
     let server = Server::start(&[Does::Refuses(429, "Retry-After: 60\r\n", String::new())]);
     let endpoint = Endpoint::new(&server.url, "m", None, "K", Duration::from_secs(5)).unwrap();
-    stop.store(false, Ordering::Relaxed);
+    let stop = Stop::new();
     let started = Instant::now();
     let ended = Judge {
         endpoint: &endpoint,
@@ -502,7 +502,7 @@ fn a_stop_keeps_what_was_answered() {
     }
     .judge(&items(2), &mut cache, &stop, &mut |told| {
         if matches!(told, Progress::Waiting { .. }) {
-            stop.store(true, Ordering::Relaxed);
+            stop.request();
         }
         Ok(())
     });
@@ -510,7 +510,7 @@ fn a_stop_keeps_what_was_answered() {
 }
 
 #[test]
-fn tokens_cost_what_the_prices_say() {
+fn tokens_cost_the_stated_prices() {
     let place = Place::new();
     let server = Server::start(&[says("no"), grades(3), grades(4)]);
     let cache = place.path("cache.jsonl");
@@ -595,7 +595,7 @@ fn assert_key_is_nowhere(place: &Place, ran: &command::Outcome) {
 }
 
 #[test]
-fn the_command_grades_reports_and_asks_nothing_twice() {
+fn the_command_grades_and_repeats_no_request() {
     let place = place_with_summaries();
     let server = Server::start(&[refuses(500), says("no"), grades(3), grades(4), grades(5)]);
     let ran = run(
@@ -624,7 +624,7 @@ fn the_command_grades_reports_and_asks_nothing_twice() {
     let expected = json!({"id": "r0", "grades": {"faithfulness": 3, "coverage": 2, "fluency": 3}, "reason": "لأن", "rubric": "summary", "model": "gpt-4o-2024-08-06", "tokens": {"prompt": 200, "completion": 20}});
     assert_eq!(place.lines("judged.jsonl")[0], expected);
     let first = place.text("judged.jsonl");
-    // From the predictions' own field come the same texts, so nothing is asked.
+    // The predictions' own field gives the same texts, so no request is sent.
     let ran = run(&place, &server, "meta.text", &["--json"]).succeeds();
     let found: Value = serde_json::from_str(&ran.stdout).unwrap();
     assert_eq!(
@@ -688,7 +688,7 @@ fn the_key_is_in_no_message() {
 }
 
 #[test]
-fn what_cannot_be_judged_is_said_before_anything_is_asked() {
+fn invalid_rows_fail_before_the_first_request() {
     let place = place_with_summaries();
     let server = Server::start(&[grades(3)]);
     let row = |id: &str| json!({"id": id, "text": "t"});
@@ -727,7 +727,7 @@ fn what_cannot_be_judged_is_said_before_anything_is_asked() {
 }
 
 #[test]
-fn rows_without_a_usable_answer_are_written_and_end_with_an_error() {
+fn unusable_answers_are_written_and_are_an_error() {
     let place = place_with_summaries();
     let server = Server::start(&[says("no"), says("no"), says("no"), grades(4)]);
     let ran = run(&place, &server, "sources.jsonl", &["--threads", "1"]);
@@ -755,7 +755,7 @@ fn rows_without_a_usable_answer_are_written_and_end_with_an_error() {
 }
 
 #[test]
-fn ctrl_c_ends_the_command_after_what_is_under_way() {
+fn ctrl_c_ends_after_the_requests_in_progress() {
     let place = place_with_summaries();
     let slow = Does::Says(
         json!({"faithfulness": 5, "coverage": 5, "fluency": 5}).to_string(),
@@ -790,7 +790,7 @@ fn ctrl_c_ends_the_command_after_what_is_under_way() {
         "{}",
         ran.stderr
     );
-    // The one under way when the signal came, and on a busy machine perhaps the next.
+    // The request in progress when the signal came, and on a busy machine perhaps the next.
     assert!(
         (1..3).contains(&place.lines("judge-cache.jsonl").len())
             && !place.path("judged.jsonl").exists()
@@ -798,7 +798,7 @@ fn ctrl_c_ends_the_command_after_what_is_under_way() {
 }
 
 #[test]
-fn a_key_that_an_answer_repeats_is_in_no_file() {
+fn a_key_in_an_answer_reaches_no_file() {
     let half = &KEY[..KEY.len() / 2];
     let escaped: String = KEY
         .chars()
@@ -828,7 +828,7 @@ fn a_key_that_an_answer_repeats_is_in_no_file() {
             );
         }
     }
-    // What cannot be used is told to the judge and written as a fault.
+    // The next request names the fault of an unusable answer, and the fault is written.
     let place = place_with_summaries();
     let wrong = format!("{{\"faithfulness\": \"{KEY}\", \"coverage\": 2, \"fluency\": 3}}");
     let server = Server::start(&[says(&wrong)]);
@@ -900,7 +900,7 @@ fn an_answer_without_end_is_cut_off() {
 }
 
 #[test]
-fn a_limit_ends_the_asking_and_keeps_what_was_answered() {
+fn a_limit_ends_requests_and_keeps_answers() {
     let prices = ["--price-in", "10", "--price-out", "100"];
     // An answer costs 100 + 10 tokens, and so 0.002 dollars.
     for (limit, expected) in [
@@ -947,7 +947,7 @@ fn a_limit_ends_the_asking_and_keeps_what_was_answered() {
             (server.seen().len(), place.lines("judge-cache.jsonl").len()),
             (2, 2)
         );
-        // Without the limit only the third is asked.
+        // Without the limit, only the third request is sent.
         run(&place, &server, "sources.jsonl", &prices).succeeds();
         assert_eq!(server.seen().len(), 3);
     }
@@ -965,7 +965,7 @@ fn a_limit_ends_the_asking_and_keeps_what_was_answered() {
 }
 
 #[test]
-fn a_run_that_fails_says_what_it_spent() {
+fn a_failed_run_reports_its_cost() {
     let place = place_with_summaries();
     let server = Server::start(&[grades(4), refuses(404)]);
     let ran = run(&place, &server, "sources.jsonl", &["--threads", "1"]);
@@ -1026,7 +1026,7 @@ fn outputs_that_take_nothing_cost_no_grade() {
     assert!(ran.stderr.contains("standard output"), "{}", ran.stderr);
     assert_eq!(place.text("judged.jsonl").lines().count(), 3);
 
-    // What was paid for is in the cache: no fourth question is asked.
+    // The paid answers are in the cache: there is no fourth request.
     let mut command = place.command(&[&arguments[..], &["--out", "/dev/full"]].concat());
     command.env("OPENAI_API_KEY", KEY);
     let ran = command::outcome(command.output().unwrap());

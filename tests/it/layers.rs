@@ -10,14 +10,18 @@ use candle_core::Tensor;
 use maqam::nn::decoder_layer::DecoderLayer;
 use maqam::nn::decoder_layer::Packing;
 use maqam::nn::encoder_layer::EncoderLayer;
-use maqam::nn::encoder_layer::Windows;
+use maqam::nn::gelu_mlp::GeluMlp;
 use maqam::nn::layer_norm::LayerNorm;
+use maqam::nn::rms_norm::RmsNorm;
 use maqam::nn::saving::Save;
+use maqam::nn::self_attention::SelfAttention;
+use maqam::nn::windows::Windows;
 use maqam::ops::attention::Heads;
+use maqam::ops::layout::Layout;
 use maqam::ops::linear::AdapterDropout;
 use maqam::ops::linear::Linear;
-use maqam::ops::linear::Weight;
 use maqam::ops::rotary::Rotary;
+use maqam::ops::weight::Weight;
 
 /// Both sides compute in double precision, in another order.
 const BAR: f64 = 1e-9;
@@ -98,7 +102,7 @@ impl Golden {
             .collect()
     }
 
-    /// The gradients that a layer of these projections has gathered are PyTorch's.
+    /// Compares a layer's gradients for these projections with PyTorch's.
     fn check_linear(&self, layer: &Linear, names: &[&str]) {
         assert_near(
             &names.join("+"),
@@ -162,11 +166,11 @@ const QKV: [&str; 3] = ["self_attn.q_proj", "self_attn.k_proj", "self_attn.v_pro
 
 fn decoder(golden: &Golden) -> DecoderLayer {
     DecoderLayer {
-        attention_norm: trained(golden.get("weight.input_layernorm.weight")),
+        attention_norm: rms_norm(golden, "input_layernorm"),
         qkv: golden.linear(&QKV),
         head_norms: None,
         output: golden.linear(&["self_attn.o_proj"]),
-        mlp_norm: trained(golden.get("weight.post_attention_layernorm.weight")),
+        mlp_norm: rms_norm(golden, "post_attention_layernorm"),
         gate_up: golden.linear(&["mlp.gate_proj", "mlp.up_proj"]),
         down: golden.linear(&["mlp.down_proj"]),
         heads: Heads {
@@ -174,6 +178,12 @@ fn decoder(golden: &Golden) -> DecoderLayer {
             num_kv_heads: 2,
             head_dim: 8,
         },
+    }
+}
+
+fn rms_norm(golden: &Golden, name: &str) -> RmsNorm {
+    RmsNorm {
+        weight: trained(golden.get(&format!("weight.{name}.weight"))),
         eps: 1e-6,
     }
 }
@@ -189,7 +199,7 @@ fn rotary(golden: &Golden, cu_seqlens: &[usize]) -> Rotary {
 }
 
 #[test]
-fn a_decoder_layer_and_all_its_gradients_equal_pytorchs() {
+fn a_decoder_layer_and_its_gradients_equal_pytorch() {
     for save in [Save::All, Save::Norms, Save::Layer] {
         let golden = Golden::load("decoder");
         let (layer, cu_seqlens) = (decoder(&golden), golden.cu_seqlens());
@@ -203,7 +213,12 @@ fn a_decoder_layer_and_all_its_gradients_equal_pytorchs() {
         let (output, saved) = layer.forward(&golden.get("input"), &packing, None).unwrap();
         assert_near("output", &output, &golden.get("output"));
         let dx = layer
-            .backward(&golden.get("upstream"), &saved, &packing, Some(0))
+            .backward(
+                &golden.get("upstream"),
+                &saved,
+                &packing,
+                Some(Layout::DENSE),
+            )
             .unwrap()
             .unwrap();
         assert_near("gradient of the input", &dx, &golden.get("input_grad"));
@@ -213,19 +228,19 @@ fn a_decoder_layer_and_all_its_gradients_equal_pytorchs() {
         golden.check_linear(&layer.down, &["mlp.down_proj"]);
         assert_near(
             "input_layernorm",
-            layer.attention_norm.gradient.as_ref().unwrap(),
+            layer.attention_norm.weight.gradient.as_ref().unwrap(),
             &golden.get("grad.input_layernorm.weight"),
         );
         assert_near(
             "post_attention_layernorm",
-            layer.mlp_norm.gradient.as_ref().unwrap(),
+            layer.mlp_norm.weight.gradient.as_ref().unwrap(),
             &golden.get("grad.post_attention_layernorm.weight"),
         );
     }
 }
 
 #[test]
-fn rows_that_are_not_kept_change_nothing_for_the_others() {
+fn dropped_rows_do_not_change_the_others() {
     let golden = Golden::load("decoder");
     let cu_seqlens = golden.cu_seqlens();
     let rotary = rotary(&golden, &cu_seqlens);
@@ -247,7 +262,7 @@ fn rows_that_are_not_kept_change_nothing_for_the_others() {
     );
     let upstream = golden.get("upstream").index_select(&rows, 0).unwrap();
     let dx = some
-        .backward(&upstream, &saved, &packing, Some(0))
+        .backward(&upstream, &saved, &packing, Some(Layout::DENSE))
         .unwrap()
         .unwrap();
 
@@ -256,7 +271,7 @@ fn rows_that_are_not_kept_change_nothing_for_the_others() {
     let zeros = golden.get("upstream").zeros_like().unwrap();
     let dy = zeros.index_add(&rows, &upstream, 0).unwrap();
     let expected = all
-        .backward(&dy, &saved, &packing, Some(0))
+        .backward(&dy, &saved, &packing, Some(Layout::DENSE))
         .unwrap()
         .unwrap();
     assert_near("gradient of the input", &dx, &expected);
@@ -281,18 +296,23 @@ fn an_encoder_layer_and_its_gradients_equal_pytorchs() {
         let norm = |name: &str| LayerNorm {
             weight: Weight::frozen(golden.get(&format!("weight.{name}.weight"))),
             bias: Weight::frozen(golden.get(&format!("weight.{name}.bias"))),
+            eps: LayerNorm::EPS,
         };
         let layer = EncoderLayer {
             attention_norm: norm("self_attn_layer_norm"),
-            qkv: golden.linear(&QKV),
-            output: golden.linear(&["self_attn.out_proj"]),
+            attention: SelfAttention {
+                qkv: golden.linear(&QKV),
+                output: golden.linear(&["self_attn.out_proj"]),
+                heads: Heads {
+                    num_heads: 2,
+                    num_kv_heads: 2,
+                    head_dim: 8,
+                },
+            },
             mlp_norm: norm("final_layer_norm"),
-            fc1: golden.linear(&["fc1"]),
-            fc2: golden.linear(&["fc2"]),
-            heads: Heads {
-                num_heads: 2,
-                num_kv_heads: 2,
-                head_dim: 8,
+            mlp: GeluMlp {
+                fc1: golden.linear(&["fc1"]),
+                fc2: golden.linear(&["fc2"]),
             },
         };
         let cu_positions = golden.cu_seqlens();
@@ -308,9 +328,9 @@ fn an_encoder_layer_and_its_gradients_equal_pytorchs() {
             .unwrap()
             .unwrap();
         assert_near("gradient of the input", &dx, &golden.get("input_grad"));
-        golden.check_linear(&layer.qkv, &QKV);
-        golden.check_linear(&layer.output, &["self_attn.out_proj"]);
-        golden.check_linear(&layer.fc1, &["fc1"]);
-        golden.check_linear(&layer.fc2, &["fc2"]);
+        golden.check_linear(&layer.attention.qkv, &QKV);
+        golden.check_linear(&layer.attention.output, &["self_attn.out_proj"]);
+        golden.check_linear(&layer.mlp.fc1, &["fc1"]);
+        golden.check_linear(&layer.mlp.fc2, &["fc2"]);
     }
 }

@@ -1,5 +1,5 @@
-//! What must not cost hours: a bad row, a test set that was trained on, too little memory, an input that was replaced; and what a run says of
-//! where and how long it ran.
+//! Problems that must not cost hours: a bad row, a test set in the training data, too little memory, a replaced input; and the records of
+//! machine and time.
 
 use crate::command;
 
@@ -159,7 +159,7 @@ fn a_span_past_the_end_is_found_before_step_one() {
     }
 }
 
-/// Puts a file in a clip's place whose header is whole.
+/// Replaces a clip by a file with an intact header and damaged contents.
 fn damage_behind_the_headers(place: &Place, name: &str) {
     place.write(name, damaged_flac());
 }
@@ -201,7 +201,7 @@ fn a_bad_row_can_be_replaced_on_resume() {
 }
 
 #[test]
-fn rows_that_left_the_pool_stay_out_after_they_are_mended() {
+fn rows_out_of_the_pool_stay_out_after_repair() {
     let (place, undisturbed) = (place(), place_with_bad_t1());
     place.write("clips/t1.wav", "");
     let skip = ["--set", "on_bad_row=skip"];
@@ -261,7 +261,7 @@ fn a_bad_dev_row_is_skipped_in_every_evaluation() {
 }
 
 #[test]
-fn an_evaluation_keeps_answers_and_lists_bad_rows() {
+fn an_evaluation_caches_answers_and_lists_bad_rows() {
     let place = place();
     damage_behind_the_headers(&place, "clips/d1.wav");
     let model = fixture_text("qwen_omni");
@@ -284,7 +284,7 @@ fn an_evaluation_keeps_answers_and_lists_bad_rows() {
         ran.stderr
     );
     assert_eq!(place.lines("runs/eval/dev/base/words.jsonl").len(), 1);
-    // A header that is bad is said before anything is asked.
+    // A bad header is reported before any answer is generated.
     place.write("clips/d0.wav", "");
     eval(&[]).fails(2, &["d0.wav", "--on-bad-row skip"]);
 }
@@ -356,7 +356,7 @@ fn training_on_the_test_set_is_refused_everywhere() {
 }
 
 #[test]
-fn a_shared_text_is_said_and_no_error() {
+fn a_shared_text_is_a_note() {
     let place = place();
     let text = "one two three four five six";
     for (manifest, clip) in [("train.jsonl", "t0"), ("dev.jsonl", "d0")] {
@@ -441,7 +441,7 @@ fn a_plan_answers_from_the_name_of_a_model() {
     };
     for flag in ["--gpu-memory", "--card"] {
         let seven = plan("Qwen/Qwen2.5-Omni-7B", flag);
-        // 8.25 G numbers: 33.0 GB in f32; in bf16 16.5 GB, and copies of the adapters beside them.
+        // 8.25 billion parameters: 33.0 GB in f32; in bf16 16.5 GB, and copies of the adapters in addition.
         assert!(
             seven.contains("frozen weights 33.0 GB")
                 && seven.contains("bf16: frozen weights 16.6 GB"),
@@ -456,7 +456,7 @@ fn a_plan_answers_from_the_name_of_a_model() {
 }
 
 #[test]
-fn a_run_says_where_how_long_and_by_which_build() {
+fn environment_has_machine_time_and_build() {
     let place = place();
     train(&place, &["--set", "evaluate.every=100"]).succeeds();
     std::fs::remove_dir_all(place.path("runs/small/checkpoints/step-000006")).unwrap();
@@ -560,7 +560,7 @@ fn a_resume_finds_replaced_clips_and_models() {
 }
 
 #[test]
-fn a_run_that_began_before_inputs_were_recorded_resumes() {
+fn a_run_without_recorded_inputs_resumes() {
     let place = small_run(4);
     place.run(&["train", "recipe.yaml"]).succeeds();
     let log = place.bytes("runs/small/log.jsonl");

@@ -1,4 +1,4 @@
-//! The manual as a reader meets it: links lead somewhere, the summary is whole, every command and option is listed.
+//! The manual: links are valid, the summary is complete, every command and option is listed.
 
 use std::collections::BTreeSet;
 use std::fs;
@@ -44,7 +44,7 @@ fn prose(text: &str) -> Vec<&str> {
     lines
 }
 
-/// A line without what stands in backticks.
+/// A line without the text in backticks.
 fn without_code(line: &str) -> String {
     line.split('`').step_by(2).collect()
 }
@@ -79,7 +79,7 @@ fn anchors(text: &str) -> BTreeSet<String> {
         .collect()
 }
 
-/// What is wrong with the links of a page.
+/// Faults in the links of a page.
 fn faults(page: &Path, text: &str) -> Vec<String> {
     let mut found = Vec::new();
     for link in links(text) {
@@ -124,6 +124,58 @@ fn links_lead_somewhere() {
         "# A title\n[a](nowhere.md) [`b`](#a-title) [c](#other)\n```\n[d](gone.md)\n```\n";
     let found = faults(&root().join("README.md"), planted);
     assert_eq!(found.len(), 2, "{found:?}");
+}
+
+/// Texts of all Rust files below a folder.
+fn sources(folder: &Path, into: &mut Vec<String>) {
+    for entry in fs::read_dir(folder).unwrap() {
+        let path = entry.unwrap().path();
+        if path.is_dir() {
+            sources(&path, into);
+        } else if path.extension().is_some_and(|extension| extension == "rs") {
+            into.push(fs::read_to_string(&path).unwrap());
+        }
+    }
+}
+
+/// Paths such as `process::a_test` in the backticks of a page.
+fn rust_paths(text: &str) -> BTreeSet<&str> {
+    prose(text)
+        .into_iter()
+        .flat_map(|line| line.split('`').skip(1).step_by(2))
+        .filter(|code| {
+            code.contains("::")
+                && code
+                    .chars()
+                    .all(|c| c.is_alphanumeric() || "_:".contains(c))
+        })
+        .collect()
+}
+
+#[test]
+fn tests_named_in_promises_exist() {
+    let mut texts = Vec::new();
+    for folder in ["src", "crates", "tests"] {
+        sources(&root().join(folder), &mut texts);
+    }
+    let exists = |path: &str| {
+        let name = path.rsplit("::").next().unwrap();
+        let (function, module) = (format!("fn {name}("), format!("mod {name}"));
+        texts
+            .iter()
+            .any(|text| text.contains(&function) || text.contains(&module))
+    };
+    let page = fs::read_to_string(root().join("docs/promises.md")).unwrap();
+    let named = rust_paths(&page);
+    assert!(named.len() > 25, "{named:?}");
+    let missing: Vec<&&str> = named.iter().filter(|path| !exists(path)).collect();
+    assert!(
+        missing.is_empty(),
+        "docs/promises.md names no test: {missing:?}"
+    );
+    assert!(!exists(
+        &["process", "a_test_that_is", "_not_there"].join("::")
+    ));
 }
 
 #[test]
@@ -250,7 +302,7 @@ fn readme_is_short() {
 }
 
 #[test]
-fn quiet_and_verbose_change_messages_alone() {
+fn quiet_and_verbose_change_only_messages() {
     let place = Place::new();
     let told = place.run(&["new", "task", "mood.yaml"]).succeeds();
     assert!(
@@ -318,7 +370,7 @@ fn lines(text: &str) -> Vec<Value> {
 }
 
 #[test]
-fn json_holds_what_the_files_hold() {
+fn json_output_equals_the_files() {
     let place = two_steps();
     let plan = lines(&place.run(&["plan", "two.yaml", "--json"]).succeeds().stdout);
     let [plan] = &plan[..] else {

@@ -36,7 +36,7 @@ struct Golden {
     classification: Vec<Classification>,
 }
 
-/// What the libraries say of one set of rows; sums over blocks of rows.
+/// Results of the libraries for one set of rows; sums over blocks of rows.
 #[derive(Deserialize)]
 struct Set {
     seed: u64,
@@ -168,7 +168,7 @@ fn error_counts_and_alignments_are_those_of_jiwer() {
     });
 }
 
-/// The alignment with the reference that counts, a letter a word.
+/// The alignment with the nearest reference, one letter per word.
 fn alignment_letters((references, prediction): &strings::Row) -> String {
     let of = |reference: &String| {
         let alignment = align_words(reference, prediction);

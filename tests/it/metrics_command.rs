@@ -1,4 +1,4 @@
-//! `maqam metrics` at work: what it prints of good files, and what it says of bad ones.
+//! `maqam metrics`: output for valid files, and errors for others.
 
 use crate::command;
 
@@ -7,7 +7,7 @@ use command::Place;
 use serde_json::Value;
 use serde_json::json;
 
-/// Three answers of a recogniser: right but for spelling, an English word heard as Arabic, and a loop.
+/// Three answers of a recogniser: correct except for spelling, an English word transcribed as Arabic, and a loop.
 fn transcripts() -> Vec<Value> {
     vec![
         json!({"id": "a", "task": "asr", "prediction": "ذهبت الى المدرسه", "reference": "ذهبتُ إلى المدرسة", "meta": {}}),
@@ -58,7 +58,7 @@ fn assert_score(found: &Value, name: &str, expected: f64) {
 }
 
 #[test]
-fn the_object_has_every_score_of_the_contract_and_its_signature() {
+fn json_has_every_score_with_its_signature() {
     let place = Place::new();
     place.write_rows(
         "p.jsonl",
@@ -225,7 +225,7 @@ fn an_inventory_is_a_list_a_map_or_a_task() {
 }
 
 #[test]
-fn without_an_inventory_labels_are_compared_as_they_are() {
+fn labels_without_an_inventory_are_compared_exactly() {
     let place = Place::new();
     place.write_rows("p.jsonl", &emotions());
     let found = json_of(&place, "emotion", &[]);
@@ -241,7 +241,7 @@ fn without_an_inventory_labels_are_compared_as_they_are() {
 }
 
 #[test]
-fn references_may_come_from_another_file_in_another_order() {
+fn references_may_be_in_another_file_and_order() {
     let place = Place::new();
     place.write_rows(
         "p.jsonl",
@@ -431,7 +431,7 @@ fn two_systems_are_tested_in_pairs() {
         "{}",
         wer["scores"]
     );
-    // Five of six speakers differ, each the same way: of 2^5 swaps the two that keep all on one side are as far from 0.
+    // Five of six speakers differ, all in the same direction: of 2^5 swaps, the two that keep all on one side are as far from 0.
     let swapped = &wer["randomisation"];
     assert_eq!(
         (
@@ -465,7 +465,7 @@ fn two_systems_are_tested_in_pairs() {
 }
 
 #[test]
-fn an_answer_at_its_limit_is_read_where_evaluations_write_it() {
+fn an_answer_at_the_token_limit_is_counted() {
     let place = Place::new();
     let row = |id: &str, hit: bool| json!({"id": id, "prediction": "a", "reference": "a", "tokens": [1], "hit_limit": hit});
     place.write_rows(

@@ -1,4 +1,4 @@
-//! Our model against transformers and PEFT, on checkpoints of random weights: audio tokens, logits, losses, greedy tokens,
+//! maqam's model against transformers and PEFT, on checkpoints of random weights: audio tokens, logits, losses, greedy tokens,
 //! gradients, 20 steps of LoRA training. The bars are the project's; `tests/reference` has the scripts.
 
 use crate::golden;
@@ -45,7 +45,7 @@ fn audio_tokens_equal_the_references() {
         let golden = Golden::load(name);
         let model = golden.model(Plan::default(), false);
         for (i, sequence) in golden.sequences().into_iter().enumerate() {
-            let heard = model.hear(&pack(&[sequence])).unwrap().unwrap();
+            let heard = model.embed_audio(&pack(&[sequence])).unwrap().unwrap();
             let error = distance(&heard, &golden.tensors[&format!("audio.{i}")]);
             assert!(error < 1e-3, "{name} clip {i}: {error}");
         }
@@ -53,7 +53,7 @@ fn audio_tokens_equal_the_references() {
 }
 
 #[test]
-fn logits_equal_the_references_alone_and_packed() {
+fn logits_equal_the_reference_alone_and_packed() {
     for name in GOLDENS {
         let golden = Golden::load(name);
         let model = golden.model(Plan::default(), false);
@@ -112,7 +112,7 @@ fn losses_and_log_probabilities_equal_the_references() {
 }
 
 #[test]
-fn greedy_tokens_equal_the_references_where_the_margin_is_clear() {
+fn greedy_tokens_equal_where_the_margin_is_clear() {
     for name in GOLDENS {
         let golden = Golden::load(name);
         let model = golden.model(Plan::default(), false);
@@ -291,7 +291,7 @@ fn gradients_of_every_adapter_equal_pytorchs() {
 }
 
 #[test]
-fn every_trained_tensor_is_reached_and_save_policies_agree() {
+fn every_tensor_has_a_gradient_under_each_policy() {
     for name in GOLDENS {
         let golden = Golden::load(name);
         let batch = pack(&with_equal_weights(golden.sequences()));

@@ -1,4 +1,4 @@
-//! `maqam plan` says what `maqam train` draws.
+//! `maqam plan` shows the rows that `maqam train` draws.
 
 use crate::command;
 
@@ -42,7 +42,7 @@ fn number(cell: &str) -> f64 {
 }
 
 #[test]
-fn the_picks_are_the_rows_that_training_sees() {
+fn the_picks_are_the_rows_of_training() {
     let place = small_run(4);
     let plan = place
         .run(&["plan", "recipe.yaml", "--picks", "picks.jsonl"])
@@ -82,7 +82,7 @@ fn the_picks_are_the_rows_that_training_sees() {
         );
         let ids = pick["ids"].as_array().unwrap();
         assert_eq!(ids.len() as u64, step["examples"].as_u64().unwrap());
-        // No two sets of the asr rows are equally long, so these seconds name the rows; emotion rows are told apart by number.
+        // No two subsets of the asr rows are equally long, so these seconds identify the rows; emotion rows are distinguished by number.
         let of_task = |start: char| {
             ids.iter()
                 .filter(move |id| id.as_str().unwrap().starts_with(start))
@@ -107,7 +107,7 @@ fn the_picks_are_the_rows_that_training_sees() {
             );
         }
     }
-    // What the table says of the second stage is what the log has of it.
+    // The table of the second stage agrees with the log.
     let table = cells(&plan, "stage discern: steps 5 to 8");
     for task in ["asr", "emotion"] {
         let row = table.iter().find(|row| row[0] == task).unwrap();
@@ -162,7 +162,7 @@ fn a_pass_over_a_task_repeats_no_row() {
 }
 
 #[test]
-fn ids_that_repeat_over_manifests_have_their_manifest_in_front() {
+fn repeated_ids_get_their_manifest_as_prefix() {
     let place = small_run(3);
     place.write_rows("emotion.jsonl", &asr_rows());
     place
@@ -427,7 +427,7 @@ fn embeddings_of_another_model_are_refused() {
         .fails(2, &["computed by another model", "remove the folder"]);
 }
 
-/// A place whose suite judges one row that has nothing to do with the training, and the rows given.
+/// A place whose suite has one row that is unrelated to the training, and the given rows.
 fn judged(rows: &[Value]) -> Place {
     let place = small_run(2);
     let mut training = asr_rows();
@@ -452,7 +452,7 @@ fn judged(rows: &[Value]) -> Place {
 }
 
 #[test]
-fn leakage_of_every_kind_is_refused_and_can_be_allowed() {
+fn every_leakage_is_refused_and_can_be_allowed() {
     judged(&[]).run(&["plan", "recipe.yaml"]).succeeds();
     let clip = fixture_text("audio/a3.wav");
     let same_clip =
@@ -543,7 +543,7 @@ fn line_numbers_are_no_ids() {
 }
 
 #[test]
-fn what_a_new_user_gets_wrong_is_caught() {
+fn mistakes_of_new_users_have_hints() {
     let place = small_run(2);
     let recipe = small_recipe(&fixture_text("qwen_omni"), 2);
     for (from, to, words) in [
@@ -596,7 +596,7 @@ fn what_a_new_user_gets_wrong_is_caught() {
     place
         .run(&["plan", "recipe.yaml"])
         .fails(2, &["`weight: 0`"]);
-    // One row of a label under equal slots is no error, but nobody should miss it.
+    // One row of a label under equal slots is no error, but needs a warning.
     let mut rows = command::emotion_rows();
     (1..6).for_each(|i| rows[i]["label"] = json!("happy"));
     rows[0]["label"] = json!("sad");

@@ -116,7 +116,7 @@ fn limited(place: &Place, limits: &str, arguments: &[&str]) -> Outcome {
     outcome(command.output().unwrap())
 }
 
-/// Whether two outputs are the same; a plan's page holds a speed that is measured anew, so its ends are compared.
+/// Returns whether two outputs are the same; a plan's page has a newly measured speed, so its ends are compared.
 fn is_same(a: &[u8], b: &[u8]) -> bool {
     let is_page = |bytes: &[u8]| bytes.starts_with(b"<!DOCTYPE") && bytes.ends_with(b"</html>\n");
     a == b || (is_page(a) && is_page(b))
@@ -227,7 +227,7 @@ fn the_standard_output_can_be_named_as_an_output() {
     for name in ["/dev/stdout", "/dev/fd/1", "/proc/self/fd/1"] {
         let found = place.command(&to(&arguments(name), "")).output().unwrap();
         assert!(found.status.success() && found.stdout == expected, "{name}");
-        // What stands in the file already stays.
+        // The earlier contents of the file stay.
         place.write("log", "before ");
         let log = File::options()
             .append(true)
@@ -267,7 +267,7 @@ fn printers() -> Vec<Vec<&'static str>> {
 }
 
 #[test]
-fn a_reader_that_has_gone_is_no_fault() {
+fn a_closed_standard_output_is_no_error() {
     let place = place();
     for printer in printers() {
         let (reader, writer) = std::io::pipe().unwrap();
@@ -317,7 +317,7 @@ fn nothing_that_cannot_be_printed_ends_a_training() {
         let status = command.stdout(sink()).stderr(sink()).status().unwrap();
         assert_eq!(status.code(), Some(0), "{broken}");
         assert_eq!(place.text("runs/small/log.jsonl"), log, "{broken}");
-        // A fault keeps its exit code, said or not.
+        // A fault keeps its exit code, whether or not it can be printed.
         let mut command = place.command(&["train", "recipe.yaml", "--device", "cpu"]);
         let status = command.stdout(sink()).stderr(sink()).status().unwrap();
         assert_eq!(status.code(), Some(2), "{broken}");
@@ -325,10 +325,10 @@ fn nothing_that_cannot_be_printed_ends_a_training() {
 }
 
 #[test]
-fn a_disk_that_ends_costs_the_output_alone() {
+fn a_full_disk_costs_only_the_output() {
     let place = place();
     for writer in writers() {
-        // In blocks of 512 bytes: every write fails, or the first that goes beyond.
+        // In blocks of 512 bytes: every write fails, or the first one after the limit.
         for blocks in [0, 1] {
             let ran = limited(&place, &format!("ulimit -f {blocks}"), &to(&writer, "out"));
             if ran.code == Some(0) {
@@ -350,7 +350,7 @@ fn a_disk_that_ends_costs_the_output_alone() {
 }
 
 #[test]
-fn a_disk_that_ends_in_a_training_costs_no_finished_step() {
+fn a_full_disk_in_training_costs_no_finished_step() {
     let undisturbed = small_run(2);
     undisturbed
         .run(&["train", "recipe.yaml", "--device", "cpu"])
@@ -605,7 +605,7 @@ fn inputs_without_end_are_refused() {
         assert_eq!(ran.code, Some(2), "{command:?}: {}", ran.stderr);
         assert!(started.elapsed() < Duration::from_secs(20), "{command:?}");
     }
-    // Files beside the weights: a template is passed over, an adapter is refused, and neither a device nor a pipe is waited for.
+    // Files next to the weights: a template is ignored, an adapter is refused, and maqam waits for neither a device nor a pipe.
     place.copy("qwen_omni", "odd");
     for (name, is_pipe) in [
         ("processor_config.json", true),
@@ -659,7 +659,7 @@ fn inputs_without_end_are_refused() {
 }
 
 #[test]
-fn a_pipe_can_be_read_and_a_signal_ends_the_wait_for_it() {
+fn a_signal_ends_the_wait_for_a_pipe() {
     let place = place();
     make_fifo(&place.path("pipe"));
     let metrics = ["metrics", "--task", "asr", "--predictions", "pipe"];
@@ -778,7 +778,7 @@ fn wrong_input_is_never_called_a_bug() {
 }
 
 #[test]
-fn every_bad_clip_is_listed_and_the_others_are_kept() {
+fn every_bad_clip_is_listed_and_others_are_written() {
     let place = place();
     let mut rows: Vec<_> = (0..4)
         .map(|i| row(&format!("r{i}"), "a1.wav", "What is said?", "yes"))
@@ -842,7 +842,7 @@ fn a_name_that_no_folder_can_have_is_refused() {
 }
 
 #[test]
-fn no_command_of_a_terminal_is_printed_for_others() {
+fn no_control_character_reaches_the_terminal() {
     let place = Place::new();
     let title = "\u{1b}]0;owned\u{7}\u{9b}2J";
     place.write_rows(
@@ -946,7 +946,7 @@ fn a_kill_between_two_writes_costs_no_finished_step() {
             .command(&["train", "recipe.yaml", "--device", "cpu"])
             .spawn()
             .unwrap();
-        // The names that come and go in the folder are those of checkpoints that begin, are put in place and are removed.
+        // These names appear and disappear when checkpoints are started, moved into place and removed.
         events.wait_for(writes, &mut child);
         let _ = child.kill();
         child.wait().unwrap();
@@ -1003,7 +1003,7 @@ mod watch {
 
     impl Drop for Folder {
         fn drop(&mut self) {
-            // SAFETY: nobody else has the descriptor.
+            // SAFETY: no one else has the descriptor.
             unsafe {
                 libc::close(self.0);
             }

@@ -198,7 +198,7 @@ fn frames_of_every_window_equal_the_processors() {
                         .filter(|&row| row < end)
                         .chain(frames - 5.min(frames)..end);
                     let expected = &golden.tensors[&format!("mel.{i}.{j}.{w}")];
-                    // Of a short window the reference shows padding that ours does not compute.
+                    // The reference gives padding of a short window, which maqam does not compute.
                     let of_reference = (0..20)
                         .filter(|&row| row < end)
                         .chain(20..expected.dim(0).unwrap());
@@ -281,7 +281,7 @@ fn embeddings_and_logits_equal_the_references() {
         let model = golden.model(Plan::default(), false);
         for (i, sequence) in golden.sequences.iter().enumerate() {
             let batch = golden.pack(std::slice::from_ref(sequence));
-            let heard = model.hear(&batch).unwrap().unwrap();
+            let heard = model.embed_audio(&batch).unwrap().unwrap();
             let error = distance(&heard, &golden.tensors[&format!("audio.{i}")]);
             assert!(error < 1e-3, "{name} example {i}: {error}");
             let logits = model.logits(&batch).unwrap();
@@ -301,7 +301,7 @@ fn a_clip_sounds_the_same_whatever_it_is_packed_with() {
     let golden = Golden::load("qwen2_audio");
     let model = golden.model(Plan::default(), false);
     let packed = model
-        .hear(&golden.pack(&golden.sequences))
+        .embed_audio(&golden.pack(&golden.sequences))
         .unwrap()
         .unwrap();
     let mut start = 0;
@@ -315,7 +315,7 @@ fn a_clip_sounds_the_same_whatever_it_is_packed_with() {
 }
 
 #[test]
-fn losses_equal_the_references_with_and_without_adapters() {
+fn losses_equal_the_reference_with_each_adapter() {
     for name in GOLDENS {
         let golden = Golden::load(name);
         let plain = golden.model(Plan::default(), false);
@@ -344,7 +344,7 @@ fn losses_equal_the_references_with_and_without_adapters() {
 }
 
 #[test]
-fn greedy_tokens_equal_the_references_where_the_margin_is_clear() {
+fn greedy_tokens_equal_where_the_margin_is_clear() {
     for name in GOLDENS {
         let golden = Golden::load(name);
         let model = golden.model(Plan::default(), false);
@@ -487,7 +487,7 @@ fn gradients_of_every_adapter_equal_pytorchs() {
 }
 
 #[test]
-fn gradients_of_whole_parts_equal_pytorchs() {
+fn gradients_of_full_fine_tuning_equal_pytorch() {
     for name in GOLDENS {
         let golden = Golden::load(name);
         let parts = Parts {
@@ -543,7 +543,7 @@ fn every_form_of_names_is_read() {
 }
 
 #[test]
-fn a_merged_export_and_written_adapters_score_as_the_adapter() {
+fn exports_score_like_the_adapter() {
     for name in GOLDENS {
         let golden = Golden::load(name);
         let trained = Trained::load(&golden.dir.join("adapter_final"), &golden.config).unwrap();
@@ -581,25 +581,25 @@ fn a_merged_export_and_written_adapters_score_as_the_adapter() {
 
         let adapter = trained.adapter.unwrap();
         for form in golden.config.names.adapters {
-            let card = peft::Card {
+            let metadata = peft::Metadata {
                 base: "base".into(),
                 dropout: 0.0,
                 variant: adapter.variant,
             };
             let to = tempfile::tempdir().unwrap();
-            peft::save(to.path(), &adapter.plan, &adapter.tensors, &card, form).unwrap();
+            peft::save(to.path(), &adapter.plan, &adapter.tensors, &metadata, form).unwrap();
             let again = peft::Adapter::load(to.path(), &golden.config.adaptable()).unwrap();
             assert_eq!(again.plan, adapter.plan);
         }
         // The usual form has PEFT's own keys.
         let to = tempfile::tempdir().unwrap();
-        let card = peft::Card {
+        let metadata = peft::Metadata {
             base: "base".into(),
             dropout: 0.0,
             variant: adapter.variant,
         };
         let form = &golden.config.names.adapters[0];
-        peft::save(to.path(), &adapter.plan, &adapter.tensors, &card, form).unwrap();
+        peft::save(to.path(), &adapter.plan, &adapter.tensors, &metadata, form).unwrap();
         assert_eq!(
             names(to.path().join(peft::TENSORS_FILE)),
             names(golden.dir.join("adapter_final").join(peft::TENSORS_FILE))
@@ -608,7 +608,7 @@ fn a_merged_export_and_written_adapters_score_as_the_adapter() {
 }
 
 #[test]
-fn kept_outputs_of_the_encoder_change_no_bit() {
+fn cached_encoder_outputs_change_no_bit() {
     let golden = Golden::load("qwen2_audio");
     let parts = Parts {
         audio_encoder: Training::Frozen,
@@ -620,7 +620,7 @@ fn kept_outputs_of_the_encoder_change_no_bit() {
     let run = |root: &Path| {
         let mut model = golden.model(plan.clone(), true);
         model.initialise(maqam::nn::lora::Init::Default, 1).unwrap();
-        model.keep_encoded(root, 1 << 30).unwrap();
+        model.cache_encoded(root, 1 << 30).unwrap();
         let losses = train(&model, &golden, 3, Save::Norms);
         (losses, flat(&model.parameters.values))
     };
@@ -639,7 +639,7 @@ fn kept_outputs_of_the_encoder_change_no_bit() {
     assert_eq!(run(dirs[0].path()), first, "read from the disk");
     assert_eq!(run(dirs[1].path()), first, "encoded again");
 
-    // An encoder that is trained keeps nothing.
+    // The output of a trained encoder is not cached.
     let everywhere = Parts {
         audio_encoder: Training::Lora,
         ..parts
@@ -648,7 +648,7 @@ fn kept_outputs_of_the_encoder_change_no_bit() {
         Plan::from_settings(&Lora::default(), &everywhere, &golden.config.adaptable()).unwrap();
     let mut model = golden.model(plan, true);
     let empty = tempfile::tempdir().unwrap();
-    model.keep_encoded(empty.path(), 1 << 30).unwrap();
+    model.cache_encoded(empty.path(), 1 << 30).unwrap();
     train(&model, &golden, 1, Save::Norms);
     assert_eq!(std::fs::read_dir(empty.path()).unwrap().count(), 0);
 }

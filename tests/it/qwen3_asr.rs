@@ -356,8 +356,8 @@ fn embeddings_and_logits_equal_the_references() {
         let model = golden.model(Plan::default(), false);
         for (i, sequence) in golden.sequences.iter().enumerate() {
             let batch = golden.pack(std::slice::from_ref(sequence));
-            let heard = model.hear(&batch).unwrap().unwrap();
-            let error = distance(&heard, &golden.tensors[&format!("audio.{i}")]);
+            let embeddings = model.embed_audio(&batch).unwrap().unwrap();
+            let error = distance(&embeddings, &golden.tensors[&format!("audio.{i}")]);
             assert!(error < 1e-3, "{name} example {i}: {error}");
             let logits = model.logits(&batch).unwrap();
             let expected = &golden.tensors[&format!("logits.{i}")];
@@ -376,7 +376,7 @@ fn a_clip_sounds_the_same_whatever_it_is_packed_with() {
     let golden = Golden::load("qwen3_asr");
     let model = golden.model(Plan::default(), false);
     let packed = model
-        .hear(&golden.pack(&golden.sequences))
+        .embed_audio(&golden.pack(&golden.sequences))
         .unwrap()
         .unwrap();
     let mut start = 0;
@@ -390,7 +390,7 @@ fn a_clip_sounds_the_same_whatever_it_is_packed_with() {
 }
 
 #[test]
-fn losses_equal_the_references_with_and_without_adapters() {
+fn losses_equal_the_reference_with_each_adapter() {
     for name in GOLDENS {
         let golden = Golden::load(name);
         let plain = golden.model(Plan::default(), false);
@@ -516,7 +516,8 @@ fn twenty_steps_of_lora_follow_peft() {
         let golden = Golden::load(name);
         let model = golden.adapted("adapter_init");
         let lora = &golden.expected["lora"];
-        let (losses, norms) = (numbers(&lora["step_losses"]), numbers(&lora["grad_norms"]));
+        let losses = numbers(&lora["step_losses"]);
+        let norms = numbers(&lora["grad_norms"]);
         let found = train(&model, &golden, losses.len(), save);
         assert_eq!(model.unreached().unwrap(), Vec::<String>::new());
         for (step, (loss, norm)) in found.into_iter().enumerate() {
@@ -578,7 +579,7 @@ const EVERYTHING: Parts = Parts {
 };
 
 #[test]
-fn gradients_of_whole_parts_equal_pytorchs() {
+fn gradients_of_full_fine_tuning_equal_pytorch() {
     for name in GOLDENS {
         let golden = Golden::load(name);
         let model = golden.model(plan_of(&golden.config, EVERYTHING), true);
@@ -738,7 +739,7 @@ fn origin() -> Origin {
 }
 
 #[test]
-fn merged_exports_and_written_adapters_score_as_the_adapter() {
+fn exports_score_like_the_adapter() {
     for name in GOLDENS {
         let golden = Golden::load(name);
         let trained = Trained::load(&golden.dir.join("adapter_final"), &golden.config).unwrap();
@@ -764,14 +765,14 @@ fn merged_exports_and_written_adapters_score_as_the_adapter() {
 
             // Adapters are written in the names of their layout, and read in those of both.
             let adapter = trained.adapter.as_ref().unwrap();
-            let card = || peft::Card {
+            let metadata = peft::Metadata {
                 base: "base".into(),
                 dropout: 0.0,
                 variant: adapter.variant,
             };
             for (i, form) in config.names.adapters.iter().enumerate() {
                 let to = tempfile::tempdir().unwrap();
-                peft::save(to.path(), &adapter.plan, &adapter.tensors, &card(), form).unwrap();
+                peft::save(to.path(), &adapter.plan, &adapter.tensors, &metadata, form).unwrap();
                 let again = peft::Adapter::load(to.path(), &golden.config.adaptable()).unwrap();
                 assert_eq!(again.plan, adapter.plan);
                 let written = names(&to.path().join(peft::TENSORS_FILE));
@@ -791,7 +792,7 @@ fn merged_exports_and_written_adapters_score_as_the_adapter() {
 }
 
 #[test]
-fn kept_outputs_of_the_encoder_change_no_bit() {
+fn cached_encoder_outputs_change_no_bit() {
     let golden = Golden::load("qwen3_asr");
     let parts = Parts {
         audio_encoder: Training::Frozen,
@@ -803,7 +804,7 @@ fn kept_outputs_of_the_encoder_change_no_bit() {
     let run = || {
         let mut model = golden.model(plan.clone(), true);
         model.initialise(Init::Default, 1).unwrap();
-        model.keep_encoded(dir.path(), 1 << 30).unwrap();
+        model.cache_encoded(dir.path(), 1 << 30).unwrap();
         let losses = train(&model, &golden, 3, Save::Norms);
         (losses, flat(&model.parameters.values))
     };
@@ -849,20 +850,17 @@ fn wav(samples: &[f32]) -> Vec<u8> {
 #[test]
 fn official_rows_are_scored_and_answered() {
     let golden = Golden::load("qwen3_asr");
-    let (place, model) = (place_of(&golden), fixture_text("qwen3_asr"));
+    let place = place_of(&golden);
+    let model = fixture_text("qwen3_asr");
     let of_task = ["--model", &model, "--data", "rows.jsonl", "--task", "asr"];
     let run = |first: &[&str], more: &[&str]| {
         place.run(&[first, &of_task, more].concat()).succeeds();
     };
     run(&["score"], &["--out", "scores.jsonl"]);
     for (line, example) in place.lines("scores.jsonl").iter().zip(golden.examples()) {
-        let (found, expected) = (&line["loss"], &example["loss"]);
-        assert_close(
-            found.as_f64().unwrap(),
-            expected.as_f64().unwrap(),
-            1e-4,
-            "loss",
-        );
+        let found = line["loss"].as_f64().unwrap();
+        let expected = example["loss"].as_f64().unwrap();
+        assert_close(found, expected, 1e-4, "loss");
         assert_eq!(line["num_target_tokens"], example["target_len"]);
     }
     let few = ["--max-new-tokens", "3", "--out", "answers.jsonl"];
@@ -900,7 +898,8 @@ fn official_rows_are_scored_and_answered() {
 #[test]
 fn a_recipe_trains_every_part_and_exports() {
     let golden = Golden::load("qwen3_asr");
-    let (place, model) = (place_of(&golden), fixture_text("qwen3_asr"));
+    let place = place_of(&golden);
+    let model = fixture_text("qwen3_asr");
     let recipe = format!(
         "name: small\nmodel: {{path: {model}}}\ntrain: {{audio_encoder: lora, projector: full, decoder: lora}}\n\
          lora: {{rank: 2, alpha: 4, dropout: 0.1, targets: all-linear}}\ndata: [{{manifest: rows.jsonl, task: asr}}]\n\

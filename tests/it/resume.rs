@@ -1,4 +1,4 @@
-//! A run that is stopped and resumed ends as the run that was not, bit for bit; a run that cannot be resumed as it was says why.
+//! A run that is stopped and resumed ends like an undisturbed one, bit for bit; the error names the reason if a run cannot be resumed.
 
 use crate::command;
 
@@ -57,7 +57,7 @@ fn left_by(place: &Place) -> Vec<Vec<u8>> {
         .collect()
 }
 
-/// What the run leaves that nobody interrupts, its steps, and how long it took.
+/// Results of the undisturbed run, its steps, and its duration.
 struct Uninterrupted {
     left: Vec<Vec<u8>>,
     steps: Vec<Value>,
@@ -130,7 +130,7 @@ fn interrupt(child: &Child) {
 }
 
 fn signal(child: &Child, signal: libc::c_int) {
-    // SAFETY: the process is a child that nobody has waited for, so its number is still its own.
+    // SAFETY: no one has waited for this child process, so its id is still its own.
     assert_eq!(unsafe { libc::kill(child.id() as libc::pid_t, signal) }, 0);
 }
 
@@ -176,7 +176,7 @@ fn two_runs_of_one_seed_leave_the_same_bytes() {
 }
 
 #[test]
-fn a_run_killed_at_random_moments_ends_as_if_it_was_not() {
+fn a_killed_run_ends_like_an_undisturbed_one() {
     let whole = UNINTERRUPTED.took;
     for round in 0..3 {
         let place = evaluated_run();
@@ -221,7 +221,7 @@ fn a_run_killed_at_random_moments_ends_as_if_it_was_not() {
 }
 
 #[test]
-fn a_hang_up_stops_a_run_as_ctrl_c_does_unless_it_began_under_nohup() {
+fn a_hang_up_stops_a_run_except_under_nohup() {
     // What these tests were started under must not matter, so the action is set either way.
     let began_with = |place: &Place, action: libc::sighandler_t| {
         let mut command = place.command(&["train", "recipe.yaml", "--allow-leakage"]);
@@ -255,7 +255,7 @@ fn a_hang_up_stops_a_run_as_ctrl_c_does_unless_it_began_under_nohup() {
 }
 
 #[test]
-fn ctrl_c_saves_the_last_step_and_the_run_goes_on_from_there() {
+fn ctrl_c_saves_the_last_step_for_a_resume() {
     // 15 lines: the last step is done, its evaluation not yet.
     for lines in [1, 4, 9, 15] {
         let place = evaluated_run();
@@ -290,7 +290,7 @@ fn ctrl_c_saves_the_last_step_and_the_run_goes_on_from_there() {
 }
 
 #[test]
-fn what_was_not_finished_is_ignored() {
+fn unfinished_checkpoints_are_ignored() {
     let place = evaluated_run();
     interrupted_after(&place, 6).fails(130, &[]);
     place.write(
@@ -307,7 +307,7 @@ fn what_was_not_finished_is_ignored() {
         .succeeds();
     assert_uninterrupted(&place, "after leftovers");
 
-    // Without its later checkpoints the run goes on from an earlier one; without any, from the beginning.
+    // Without its later checkpoints the run continues from an earlier one, and without any from the beginning.
     for gone in [
         &["step-000012"][..],
         &["step-000008", "step-000010", "step-000012"],
@@ -336,7 +336,7 @@ fn a_damaged_checkpoint_is_named() {
 }
 
 #[test]
-fn an_existing_run_is_neither_overwritten_nor_resumed_as_another() {
+fn an_existing_run_is_not_replaced_or_mixed() {
     let place = evaluated_run();
     interrupted_after(&place, 6).fails(130, &[]);
     let before = place.bytes("runs/small/log.jsonl");
@@ -626,7 +626,7 @@ fn full_training_stage_by_stage_resumes_bit_for_bit() {
 }
 
 #[test]
-fn what_training_changed_is_shown_in_a_table() {
+fn a_table_shows_the_change_of_scores() {
     let place = evaluated_run();
     let first = place
         .run(&["train", "recipe.yaml", "--allow-leakage"])
@@ -658,7 +658,7 @@ fn what_training_changed_is_shown_in_a_table() {
 }
 
 #[test]
-fn a_run_from_before_dropout_masks_goes_on_with_shared_ones() {
+fn a_run_without_dropout_masks_resumes_with_shared() {
     let names = [
         "log.jsonl",
         "checkpoints/step-000012/adapter_model.safetensors",

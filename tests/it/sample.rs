@@ -1,4 +1,4 @@
-//! The sample is what its card says: every clip whole, four tasks each, splits that share no voice and no sentence, emotions crossed evenly.
+//! The sample agrees with its README: complete clips, four tasks each, splits without common voices and sentences, emotions crossed evenly.
 
 use std::collections::BTreeMap;
 use std::collections::BTreeSet;
@@ -20,7 +20,7 @@ fn rows(task: &str, split: &str) -> Vec<Row> {
 }
 
 #[test]
-fn every_clip_serves_four_tasks_and_is_as_long_as_its_row_says() {
+fn clips_have_four_tasks_and_their_stated_lengths() {
     for (split, num_clips) in [("train", 640), ("dev", 100), ("test", 120)] {
         let asr = rows("asr", split);
         assert_eq!(asr.len(), num_clips);
@@ -67,7 +67,7 @@ fn splits_share_no_voice_and_no_sentence() {
 }
 
 #[test]
-fn every_voice_has_every_emotion_and_every_sentence_all_four() {
+fn voices_and_sentences_have_every_emotion() {
     for (split, tolerance) in [("train", 0), ("dev", 1), ("test", 0)] {
         let mut of_voice = BTreeMap::<(String, String), i32>::new();
         let mut of_sentence = BTreeMap::<String, BTreeSet<String>>::new();

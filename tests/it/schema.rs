@@ -46,9 +46,9 @@ impl Schema {
         }
     }
 
-    /// What is wrong with a value at a place; nothing where it fits.
+    /// Faults of a value at a place; none if it fits.
     ///
-    /// It knows the keywords that the schemas use, and refuses a schema with any other.
+    /// The function supports the keywords that the schemas use, and refuses a schema with any other.
     fn faults(&self, node: &Value, value: &Value, at: &str) -> Vec<String> {
         let mut found = Vec::new();
         let mut fault = |what: String| found.push(format!("{at}: {what}"));
@@ -145,7 +145,7 @@ impl Schema {
                 "properties" | "additionalProperties"
                     if node.get("additionalProperties").is_some() =>
                 {
-                    // Both keywords are looked at once.
+                    // Both keywords are checked together.
                     if keyword == "properties" && node.contains_key("additionalProperties") {
                         continue;
                     }
@@ -179,7 +179,7 @@ impl Schema {
         self.faults(&self.root, value, "$")
     }
 
-    /// The fields, or the entries with fields, that a node stands for beside its short forms.
+    /// The fields, or the entries with fields, that a node describes besides its short forms.
     fn fields_of<'a>(&'a self, node: &'a Value) -> Form<'a> {
         let node = self.resolve(node);
         if node["properties"].is_object() {
@@ -242,7 +242,7 @@ impl Schema {
         self.instance(&self.root, &|_, _, _| true)
     }
 
-    /// The values of a choice, and whether a list of them is asked for.
+    /// The values of a choice, and whether it takes a list of them.
     fn choices(&self, node: &Value) -> Option<(BTreeSet<String>, bool)> {
         let node = self.resolve(node);
         let (choice, is_list) = match node["anyOf"][0]["items"]["oneOf"].as_array() {
@@ -274,7 +274,7 @@ fn is_type(name: &str, value: &Value) -> bool {
     }
 }
 
-/// What the program says of a file.
+/// Result of the program for a file.
 fn program(kind: Kind, text: &str) -> Result<Option<Value>, String> {
     let path = Path::new("file.yaml");
     let told = |error: maqam::error::Error| error.to_string();
@@ -304,7 +304,7 @@ fn read(path: &Path) -> Value {
     yaml_serde::from_str(&fs::read_to_string(path).unwrap()).unwrap()
 }
 
-/// The names in backticks behind `expected`.
+/// The names in backticks after `expected`.
 fn expected(message: &str) -> BTreeSet<String> {
     let line = message.lines().next().unwrap();
     let listed = line
@@ -422,6 +422,7 @@ fn defaults_are_those_of_the_types() {
     assert!(num_compared > 45, "{num_compared}");
     // Keys that a stored recipe leaves out where they are not written.
     let left_out = [
+        "/augment/speed",
         "/instructions",
         "/lora/dropout_masks",
         "/schedule/shuffle",
@@ -529,7 +530,7 @@ fn first_files_fit_and_misspelt_ones_fail() {
     }
 }
 
-/// A value as one writes it inside a line of YAML.
+/// A value as a line of YAML.
 fn flow(value: &Value) -> String {
     let is_plain = |text: &str| {
         text.chars()
@@ -559,7 +560,7 @@ fn flow(value: &Value) -> String {
 }
 
 impl Schema {
-    /// What a key takes, in words.
+    /// Type of a key, in words.
     fn type_of(&self, node: &Value) -> String {
         let resolved = self.resolve(node);
         if let Some(said) = node["x-type"].as_str() {
@@ -661,7 +662,7 @@ impl Schema {
     }
 }
 
-/// A description behind a colon: its first word in lower case, unless it is a name.
+/// A description after a colon: its first word in lower case, unless it is a name.
 fn lower_first(text: &str) -> String {
     let word = text.split(' ').next().unwrap_or_default();
     let is_name = word.chars().skip(1).any(char::is_uppercase) || word.starts_with("Whisper");

@@ -1,11 +1,11 @@
-"""Two runs of PyTorch and PEFT in bf16 as people make them: how far apart they are is how far a card of ours may be (tests/cuda_train.rs).
+"""Two usual runs of PyTorch and PEFT in bf16. Their difference is the tolerance for maqam on a GPU (tests/cuda_train.rs).
 
     pip install torch==2.11.0 transformers==5.17.0 peft==0.21.2 safetensors
     python tests/reference/bf16_curve.py tests/fixtures tests/fixtures/bf16_curves.json
 
 For each checkpoint, every clip of its fixture in one padded batch, mean loss over target tokens: 50 steps of AdamW on the golden's first
-adapter, frozen weights in bf16, adapters in f32 under autocast, at a quarter of the golden's rate (the whole lets any rounding grow
-tenfold every five steps). The runs differ in how attention is computed alone: written out, and PyTorch's fused one.
+adapter, frozen weights in bf16, adapters in f32 under autocast, at a quarter of the golden's rate (at the full rate any rounding
+grows tenfold every five steps). The runs differ only in their attention: eager, and PyTorch's fused one.
 """
 
 import json

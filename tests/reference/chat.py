@@ -1,4 +1,4 @@
-"""What the oracles share: a row rendered as Qwen2.5-Omni's prompt, its audio as features, the model with or without a PEFT adapter.
+"""Shared by the oracles: a row rendered as Qwen2.5-Omni's prompt, its audio as features, the model with or without a PEFT adapter.
 
 A row has `messages` (ms-swift: role, content with one <audio> mark per clip, optionally `loss: false` on an assistant turn) and `audios`.
 Text between special tokens is tokenised as one piece; an assistant's content by itself, then <|im_end|>. Both are targets, unless

@@ -114,7 +114,7 @@ for path, tensors in shards.items():
         save_file(tensors, path, metadata={"format": "pt"})
 found["missing_head"] = losses(folder)
 
-# A single file beside the shards it was made from.
+# A single file next to the shards that it was made from.
 folder = copy()
 tensors = {}
 for path in sorted(folder.glob("*.safetensors")):

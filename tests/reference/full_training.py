@@ -1,4 +1,4 @@
-"""What transformers and PyTorch compute when whole parts of a checkpoint are trained: the goldens of tests/it/full_training.rs.
+"""Results of transformers and PyTorch in full fine-tuning of a checkpoint's parts: the goldens of tests/it/full_training.rs.
 
     pip install torch==2.11.0 transformers==5.17.0 safetensors tokenizers soundfile
     python tests/reference/full_training.py tests/fixtures tests/fixtures/full_training.json
@@ -7,7 +7,7 @@ For each checkpoint (untied and tied head), every clip of its fixture in one pad
   gradients   of every trained tensor before the first step: [norm, dot product with cos(0), cos(1), cos(2) ... over its flat values]
   losses      of 10 steps of AdamW on everything
   factors     of 5 steps with the audio encoder's learning rate times 0.1, the projector's times 10
-  staged      of 6 steps: the projector alone in the first three, everything after; what was frozen has no moments before its first step
+  staged      of 6 steps: only the projector in the first three, everything after; frozen parts have no moments before their first step
 AdamW: 1e-3 constant, betas 0.9 and 0.999, eps 1e-8, decay 0.01 on tensors of two dimensions and more, gradient norm clipped at 1.
 """
 

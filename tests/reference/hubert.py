@@ -1,4 +1,4 @@
-"""Small encoders of the HuBERT family, what transformers computes with them, and what PyTorch learns in twenty steps.
+"""Small encoders of the HuBERT family, their results in transformers, and twenty training steps in PyTorch.
 
     python tests/reference/hubert.py crates/engine/tests/fixtures/hubert
 

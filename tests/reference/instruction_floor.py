@@ -2,8 +2,8 @@
 
     python tests/reference/instruction_floor.py eval/instructions/sample-dev.jsonl > tests/fixtures/instructions/floor.json
 
-Needs nothing but Python 3.10. The checks are written anew from their descriptions in `src/eval/instructions/check.rs`; punctuation and
-letters are Unicode's categories as Python knows them. Tried are all words, phrases and texts that checks name, an object with each
+Needs nothing but Python 3.10. The checks are implemented again from their descriptions in `src/eval/instructions/check.rs`. Punctuation and
+letters are Unicode's categories as in Python. The candidates are all words, phrases and texts in checks, an object with each
 list of keys, and all references.
 """
 

@@ -1,4 +1,4 @@
-"""Loads what `maqam data export` wrote with the library of each format, and prints what it found.
+"""Loads the output of `maqam data export` with the library of each format, and prints the rows.
 
     python tests/reference/load_formats.py EXPORTS > crates/data/tests/fixtures/formats/loaded.txt
 
@@ -9,8 +9,8 @@ EXPORTS holds a folder for each format, named as `--format` names it, made in th
     for f in ms-swift llama-factory slam-llm qwen3-asr; do
       maqam data export qwen3_asr.jsonl --format $f --out EXPORTS/$f --copy-audio --task asr; done
 
-Ran with datasets 5.2.0, lhotse 1.33.0, webdataset 1.0.2, soundfile 0.14.0. Where no library reads a format by itself, its documents' own way is
-followed: `json`, `csv`, and paths that must open.
+Ran with datasets 5.2.0, lhotse 1.33.0, webdataset 1.0.2, soundfile 0.14.0. If no library reads a format, the script follows its documentation:
+`json`, `csv`, and paths that must open.
 """
 
 import csv

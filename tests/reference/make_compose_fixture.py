@@ -1,5 +1,5 @@
 #!/usr/bin/env python3
-"""Reference oracle for `maqam compose`: parts of random weights, and what transformers computes with the tree that was composed of them.
+"""Reference oracle for `maqam compose`: parts of random weights, and the results of transformers with the composed model.
 
     pip install torch==2.11.0 transformers==5.17.0 gguf numpy
     python make_compose_fixture.py parts OUT_DIR                  whisper/ (float16), qwen2/ (bfloat16, tied), qwen2.gguf (Q8_0 and F32)
@@ -52,7 +52,7 @@ def parts(out):
     fast = PreTrainedTokenizerFast(tokenizer_object=tok, eos_token="<|im_end|>", pad_token="<|endoftext|>", chat_template="{{ messages }}")
     fast.save_pretrained(f"{out}/qwen2")
     end, pad = tok.token_to_id("<|im_end|>"), tok.token_to_id("<|endoftext|>")
-    # One free row behind the tokenizer's: two of the three audio tokens need rows of their own.
+    # One free row after the tokenizer's, so two of the three audio tokens need new rows.
     config = Qwen2Config(vocab_size=tok.get_vocab_size() + 1, hidden_size=32, intermediate_size=64, num_hidden_layers=2, num_attention_heads=4, num_key_value_heads=2, max_position_embeddings=512, rope_theta=1e6, tie_word_embeddings=True, eos_token_id=end, pad_token_id=pad)
     qwen = randomise(Qwen2ForCausalLM(config), 2, torch.bfloat16); qwen.tie_weights()
     qwen.generation_config.eos_token_id, qwen.generation_config.pad_token_id = [end, pad], pad

@@ -27,7 +27,7 @@ done = []
 for r in ROWS:
     mels = [mel(read_audio(os.path.join(a.audio, p))) for p in r["audios"]]; counts = [audio_tokens(m.shape[1]) for m in mels]
     ids, mask = chat.render(r["messages"], counts)
-    if "<|" not in "".join(m["content"] for m in r["messages"]):    # without markup in the data the pieces are what the tokenizer makes of the whole prompt
+    if "<|" not in "".join(m["content"] for m in r["messages"]):    # without markup in the data, the pieces equal the tokens of the whole prompt
         first = next(i for i, t in enumerate(mask) if t); prompt = chat.tok.decode(ids[:first], skip_special_tokens=False)
         assert chat.tok.encode(prompt, add_special_tokens=False).ids == ids[:first]
     with torch.no_grad(): o = model(**batch([(ids, mask, mels)], 0))

@@ -1,10 +1,10 @@
-"""Files of every foreign format that maqam reads, written by the libraries they belong to.
+"""Files of every foreign format that maqam reads, written by their own libraries.
 
     python tests/reference/make_formats.py crates/data/tests/fixtures/formats
 
 Ran with datasets 5.2.0, lhotse 1.33.0, webdataset 1.0.2, pyarrow 26.0.1, soundfile 0.14.0. Formats without a library that writes them (ms-swift,
-LLaMA-Factory, NeMo, SLAM-LLM, Qwen3-ASR, Common Voice) are written as their documents say. The same four utterances stand in each;
-`expected.jsonl` says what a reader must find: id, text, speaker, language, and the part of a file of `audio` that is heard.
+LLaMA-Factory, NeMo, SLAM-LLM, Qwen3-ASR, Common Voice) are written by their documentation. Each has the same four utterances.
+`expected.jsonl` has the expected rows: id, text, speaker, language, and the used part of a file of `audio`.
 """
 
 import csv
@@ -71,7 +71,7 @@ def hugging_face():
     rows = {"id": [r[0] for r in WHOLE], "audio": files, "sentence": [r[4] for r in WHOLE],
             "speaker": [r[5] for r in WHOLE], "language": [r[6] for r in WHOLE], "emotion": [r[7] for r in WHOLE], "age": [30, None]}
     dataset = Dataset.from_dict(rows, features=stored).cast(features)
-    # What `push_to_hub` does with every shard.
+    # As `push_to_hub` writes every shard.
     embedded = dataset.with_format("arrow").map(embed_table_storage, batched=True).with_format(None)
     os.makedirs("huggingface/data")
     for i in range(2):

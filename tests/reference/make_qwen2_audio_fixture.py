@@ -1,5 +1,5 @@
 #!/usr/bin/env python3
-"""Reference oracle: a small random Qwen2-Audio checkpoint and what transformers and PEFT compute with it.
+"""Reference oracle: a small random Qwen2-Audio checkpoint and the results of transformers and PEFT with it.
 
     pip install torch==2.11.0 transformers==5.17.0 peft tokenizers
     python make_qwen2_audio_fixture.py OUT_DIR [--seed 1] [--mels 80] [--tie] [--clips 0.3 29.99 30.01 65 1.7] [--train 0 4]
@@ -11,8 +11,8 @@ adapter_final/), and the expected values:
                          position before the targets and of all targets
   expected.json          clips as (seed, samples): see clip(); input ids, loss, target log-probabilities, greedy tokens and margins; the
                          losses and gradient norms of a LoRA run on every linear layer over the clips of --train
-  gradients.safetensors  of that run's first step: of every LoRA tensor under PEFT's file keys, before clipping; and, of a model whose
-                         parts are all trained whole, of some weights under their names in the checkpoint
+  gradients.safetensors  of that run's first step: of every LoRA tensor under PEFT's file keys, before clipping; and, in full fine-tuning
+                         of all parts, of some weights under their names in the checkpoint
 
 A clip of more than 30 s is encoded in windows of 30 s, each as transformers encodes it alone, and their embeddings are joined.
 """
@@ -76,7 +76,7 @@ model.save_pretrained(a.out); processor.save_pretrained(a.out)
 
 
 def windows(wav):
-    """What the official processor makes of each window: log-mel [mels, 3000] and number of valid frames."""
+    """Output of the official processor for each window: log-mel [mels, 3000] and number of valid frames."""
     found = []
     for start in range(0, len(wav), WINDOW):
         f = processor.feature_extractor(wav[start:start + WINDOW], sampling_rate=16000, padding="max_length", return_attention_mask=True, return_tensors="pt")

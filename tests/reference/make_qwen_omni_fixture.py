@@ -1,5 +1,5 @@
 #!/usr/bin/env python3
-"""Reference oracle: a small random Qwen2.5-Omni checkpoint and what Hugging Face computes with it.
+"""Reference oracle: a small random Qwen2.5-Omni checkpoint and the results of Hugging Face's libraries with it.
 
     pip install torch==2.11.0 transformers==5.17.0 peft soundfile librosa tokenizers
     python make_qwen_omni_fixture.py OUT_DIR --seed 1 --audio a.wav b.wav --text ... [--tie] [--bf16 | --f16] [--hidden 96 --layers 3 ...]

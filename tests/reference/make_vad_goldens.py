@@ -1,10 +1,10 @@
-"""Writes crates/audio/tests/fixtures/vad.json: what Silero's own program makes of a recording.
+"""Writes crates/audio/tests/fixtures/vad.json: results of Silero's own program for a recording.
 
 Run at the repository's root with torch and silero-vad 6.2.3 (pip; its silero_vad_16k.safetensors is the file in crates/audio/assets):
 
     python tests/reference/make_vad_goldens.py
 
-The package's TorchScript model is of a later training than its safetensors file, so it is given the weights of that file first.
+The package's TorchScript model has newer weights than its safetensors file, so the script first loads the weights of that file.
 The recording is speech of the fixtures between silences and noise, put together in the same way by the test that reads the file.
 Probabilities come from that TorchScript model, segments from its get_speech_timestamps_from_probs.
 """

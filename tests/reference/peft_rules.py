@@ -4,9 +4,9 @@
     pip install torch==2.11.0 transformers==5.17.0 peft==0.21.2
     python tests/reference/peft_rules.py > tests/fixtures/peft_rules.json
 
-Each case is what adapter_config.json says beside `peft_type`; `form` tells what PEFT is given: the full model (its thinker alone lies in
-it here) or the thinker. `modules` are the layers that get an adapter, by their path there: [rank, scale]. `error` stands in its place
-where PEFT refuses. `fields` lists every field of LoraConfig, so that a new one is noticed.
+Each case has the fields of adapter_config.json except `peft_type`. `form` is the model for PEFT: the full model (which has only the thinker
+here) or the thinker. `modules` are the layers that get an adapter, by their path in that model: [rank, scale]. If PEFT refuses the case,
+`error` replaces `modules`. `fields` lists every field of LoraConfig, so that tests notice a new one.
 """
 import dataclasses
 import json

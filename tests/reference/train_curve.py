@@ -1,5 +1,5 @@
 #!/usr/bin/env python3
-"""Oracle for training: PyTorch and PEFT over exactly the examples that `maqam plan RECIPE --picks F.jsonl` says `maqam train` draws.
+"""Oracle for training: PyTorch and PEFT over exactly the examples that `maqam train` draws, by `maqam plan RECIPE --picks F.jsonl`.
 
     maqam plan recipe.yaml --picks picks.jsonl
     python train_curve.py --model DIR --adapter PEFT_DIR --manifest rows.jsonl --picks picks.jsonl --instruction "Transcribe the speech." --lr 1e-4 --steps 20

@@ -1,4 +1,4 @@
-//! Packets of a codec as samples: the decoders of `symphonia` and `rusty-opus` behind one type.
+//! Decoders of packets: `symphonia` and `rusty-opus` behind one type.
 
 use rusty_opus::OpusDecoder;
 use symphonia::core::audio::Channels;
@@ -18,7 +18,7 @@ use crate::resample::RATES;
 use maqam_base::error::Error;
 use maqam_base::error::Result;
 
-/// Samples a second of everything that Opus decodes to, in Hz.
+/// Sampling rate of Opus's output, in Hz.
 pub(super) const OPUS_RATE: u32 = 48_000;
 
 /// Samples per channel of the longest Opus packet: 120 ms.
@@ -27,11 +27,11 @@ const MOST_OPUS_SAMPLES: usize = 5760;
 /// A decoder of one stream.
 pub(super) struct Decoder {
     inner: Inner,
-    /// Samples a second.
+    /// Samples per second.
     pub(super) rate: u32,
     /// Number of channels.
     pub(super) channels: usize,
-    /// Samples of the packet decoded last, channels side by side.
+    /// Samples of the last decoded packet, interleaved.
     interleaved: Vec<f32>,
 }
 
@@ -71,7 +71,7 @@ impl Decoder {
         Self::symphonia(&parameters, "AAC")
     }
 
-    /// A decoder of samples that are written as they are.
+    /// A decoder of uncompressed samples.
     pub(super) fn pcm(codec: AudioCodecId, rate: u32, channels: u16) -> Result<Self> {
         let mut parameters = AudioCodecParameters::new();
         parameters
@@ -81,7 +81,7 @@ impl Decoder {
         Self::symphonia(&parameters, "PCM")
     }
 
-    /// An Opus decoder from an `OpusHead`, and the number of samples to leave out at the beginning.
+    /// An Opus decoder from an `OpusHead`, and the number of samples to drop at the beginning.
     ///
     /// Source: RFC 7845, section 5.1.
     pub(super) fn opus(head: &[u8]) -> Result<(Self, usize)> {
@@ -115,7 +115,7 @@ impl Decoder {
             ));
         }
         let channels = usize::from(channels);
-        let decoder = OpusDecoder::new(OPUS_RATE as i32, channels).map_err(Error::bug)?;
+        let decoder = OpusDecoder::new(OPUS_RATE as i32, channels).map_err(Error::bug_from)?;
         let decibels = f32::from(i16::from_le_bytes([gain_low, gain_high])) / 256.0;
         Ok((
             Self {
@@ -132,12 +132,12 @@ impl Decoder {
     }
 
     fn symphonia(parameters: &AudioCodecParameters, name: &str) -> Result<Self> {
-        // Of all options, `gapless` alone matters: it drops what the first packet of Vorbis gives, which overlaps with nothing.
+        // Only `gapless` has an effect here: it drops the output of Vorbis's first packet, which overlaps with nothing.
         let decoder = symphonia::default::get_codecs()
             .make_audio_decoder(parameters, &AudioDecoderOptions::default())
-            .map_err(|e| damaged(name, &e.to_string()))?;
+            .map_err(|e| damaged(name, &e.to_string()).caused_by(e))?;
         let found = decoder.codec_params();
-        // The Vorbis decoder does not fill in what its header says.
+        // The Vorbis decoder does not set the parameters of its header.
         let (rate, channels) = match parameters.extra_data.as_deref() {
             Some(
                 [
@@ -185,29 +185,28 @@ impl Decoder {
     /// Appends a packet's samples, of one channel or of the average of all, and returns their number.
     ///
     /// # Errors
-    /// The decoder's words, or a channel that the packet does not have.
+    /// An error of the decoder, or a channel that the packet does not have.
     pub(super) fn decode(
         &mut self,
         packet: &[u8],
         channel: Option<u16>,
         samples: &mut Vec<f32>,
-    ) -> std::result::Result<usize, String> {
+    ) -> std::result::Result<usize, Box<dyn std::error::Error + Send + Sync>> {
         let channels = match &mut self.inner {
             Inner::Symphonia(decoder) => {
                 let packet = PacketRef::new(0, Timestamp::new(0), Duration::new(0), packet);
-                let buffer = decoder.decode_ref(&packet).map_err(|e| e.to_string())?;
+                let buffer = decoder.decode_ref(&packet)?;
                 buffer.copy_to_vec_interleaved(&mut self.interleaved);
                 buffer.num_planes()
             }
             Inner::Opus { decoder, gain } => {
                 if packet.is_empty() {
-                    return Err("an empty packet".to_owned());
+                    return Err("an empty packet".into());
                 }
                 self.interleaved
                     .resize(MOST_OPUS_SAMPLES * self.channels, 0.0);
-                let num_samples = decoder
-                    .decode(packet, MOST_OPUS_SAMPLES, &mut self.interleaved)
-                    .map_err(|e| e.to_string())?;
+                let num_samples =
+                    decoder.decode(packet, MOST_OPUS_SAMPLES, &mut self.interleaved)?;
                 self.interleaved.truncate(num_samples * self.channels);
                 if *gain != 1.0 {
                     self.interleaved.iter_mut().for_each(|x| *x *= *gain);
@@ -215,23 +214,28 @@ impl Decoder {
                 self.channels
             }
         };
-        append_channel(&self.interleaved, channels, channel, samples).map_err(|e| e.to_string())
+        Ok(append_channel(
+            &self.interleaved,
+            channels,
+            channel,
+            samples,
+        )?)
     }
 
-    /// Forgets all packets, as before the first one.
+    /// Resets the decoder to its state before the first packet.
     pub(super) fn reset(&mut self) -> Result<()> {
         match &mut self.inner {
             Inner::Symphonia(decoder) => decoder.reset(),
             Inner::Opus { decoder, .. } => {
                 **decoder =
-                    OpusDecoder::new(OPUS_RATE as i32, self.channels).map_err(Error::bug)?;
+                    OpusDecoder::new(OPUS_RATE as i32, self.channels).map_err(Error::bug_from)?;
             }
         }
         Ok(())
     }
 }
 
-/// Number of samples per channel of an Opus packet; `None` where it is no valid packet.
+/// Number of samples per channel of an Opus packet; `None` if it is no valid packet.
 ///
 /// Source: RFC 6716, section 3.1.
 pub(super) fn opus_packet_samples(packet: &[u8]) -> Option<usize> {

@@ -1,4 +1,4 @@
-//! A recording looked at for faults that reading it for a model passes over: silence, cancelling channels, clipping.
+//! Examines a recording for faults that reading it for a model ignores: silence, cancelling channels, clipping.
 
 use std::ops::Range;
 use std::path::Path;
@@ -13,10 +13,10 @@ use crate::source::Source;
 use maqam_base::error::Error;
 use maqam_base::error::Result;
 
-/// A sample from here on is at full scale.
+/// Smallest absolute value of a sample at full scale.
 const FULL_SCALE: f32 = 0.999;
 
-/// So many samples at full scale in a row are clipping; one or two are a peak.
+/// Number of consecutive samples at full scale that count as clipping; one or two are a peak.
 const CLIPPED_RUN: usize = 3;
 
 /// Facts about a recording or a part of it.
@@ -24,22 +24,22 @@ const CLIPPED_RUN: usize = 3;
 pub struct Examined {
     /// Sampling rate of the file, in Hz.
     pub rate: u32,
-    /// Number of channels; `None` where only decoding tells.
+    /// Number of channels; `None` if only decoding gives it.
     pub channels: Option<usize>,
-    /// Length of the part in seconds; by the header unless only decoding tells.
+    /// Length of the part in seconds, from the header if it has it, else from decoding.
     pub duration_s: f64,
-    /// Facts that only decoding gives; `None` unless it was asked for.
+    /// Facts from decoding; `None` without `decode`.
     pub decoded: Option<Decoded>,
 }
 
-/// Facts about samples, which are those of the average of all channels unless a span names one.
+/// Facts about samples, which are those of the average of all channels unless a span names a channel.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Decoded {
     /// Largest absolute sample value; full scale is 1.
     pub peak: f32,
     /// Root mean square of the samples.
     pub rms: f64,
-    /// Root mean square of the first channel, where channels are averaged.
+    /// Root mean square of the first channel, if channels are averaged.
     pub first_channel_rms: Option<f64>,
     /// Share of the samples in runs of at least three at full scale.
     pub clipped_share: f64,
@@ -50,11 +50,11 @@ pub struct Decoded {
 /// Reasons why a recording cannot be used.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum FaultKind {
-    /// It has no bytes or no samples.
+    /// The recording has no bytes or no samples.
     Empty,
-    /// The wanted part is empty or lies outside it.
+    /// The part is empty or outside the recording.
     Span,
-    /// It cannot be opened, or is damaged.
+    /// The recording cannot be opened, or is damaged.
     Damaged,
 }
 
@@ -67,7 +67,7 @@ pub struct Fault {
     pub error: Error,
 }
 
-/// Examines a recording or a part of it. Without `decode` only its headers are read, where they say all that is asked.
+/// Examines a recording or a part of it. Without `decode`, reads only its headers if they suffice.
 ///
 /// # Errors
 /// A recording that cannot be used.
@@ -80,7 +80,7 @@ pub fn examine(path: &Path, span: Span, decode: bool) -> std::result::Result<Exa
     )
 }
 
-/// As [`examine`], from bytes in memory; `name` stands for the file's in messages.
+/// Examines bytes in memory, as [`examine`] does; `name` is the recording's name in messages.
 ///
 /// # Errors
 /// A recording that cannot be used.
@@ -93,7 +93,7 @@ pub fn examine_bytes(
     of_source(|| Ok(Source::from_bytes(bytes.clone())), span, decode, name)
 }
 
-/// As [`examine`], from the bytes `range` of a file, which are a recording of their own; `name` stands for the recording's in messages.
+/// Examines the bytes `range` of a file as one recording, as [`examine`] does; `name` is the recording's name in messages.
 ///
 /// # Errors
 /// A recording that cannot be used.
@@ -121,7 +121,7 @@ fn of_source(
     })
 }
 
-/// Examines a source. `kind` says at every moment what an error would mean.
+/// Examines a source. `kind` holds the kind of fault that an error would mean at each moment.
 fn look_at(
     open: impl Fn() -> Result<Source>,
     span: Span,
@@ -154,7 +154,7 @@ fn look_at(
     }
 
     let samples = recording.part(span)?;
-    // Not every container can be decoded twice, so the first channel is read from one that is opened anew.
+    // Not every container can be decoded twice, so the first channel is read from a second source.
     let is_mixed = span.channel.is_none() && channels.is_none_or(|channels| channels > 1);
     let first_channel_rms = match decode && is_mixed {
         true => {
@@ -270,7 +270,7 @@ mod tests {
             clipped_share(&[1.0, 1.0, 0.0, 1.0, 1.0, 1.0, 0.2, 0.1]),
             0.375
         );
-        // A square wave of two samples a half never stays.
+        // A square wave with two samples per half period never has three in a row.
         assert_eq!(clipped_share(&[1.0, 1.0, -1.0, -1.0]), 0.0);
         let loud: Vec<i16> = tone(8_000, 65_000.0);
         let share = examined(wav(&loud, 1, 16_000))

@@ -1,6 +1,6 @@
-//! FLAC: the demuxer of `symphonia`, given the stream's description and its frames alone.
+//! FLAC through the demuxer of `symphonia`, which gets only the stream's description and its frames.
 //!
-//! Blocks between the two (pictures, comments, tables of places) are left out, so that none of them can cost memory or lead astray.
+//! Blocks between the two (pictures, comments, seek tables) are left out, so that they cannot cost memory or cause faults.
 
 use std::io;
 use std::io::Read;
@@ -39,7 +39,7 @@ const STREAM_INFO_BYTES: usize = 34;
 pub(super) struct Flac {
     format: Box<dyn FormatReader>,
     decoder: Decoder,
-    /// Samples per channel; `None` where the header leaves them out.
+    /// Samples per channel; `None` if the header leaves them out.
     num_samples: Option<usize>,
 }
 
@@ -47,7 +47,7 @@ impl Flac {
     /// Reads the header.
     ///
     /// # Errors
-    /// A header that is cut off or does not parse.
+    /// A header that is truncated or does not parse.
     pub(super) fn open(mut source: Source) -> Result<Self> {
         let info = source.bytes(4, BLOCK_HEADER_BYTES as usize + STREAM_INFO_BYTES)?;
         if info[0] & 0x7f != 0 || big_endian(&info[1..4]) != STREAM_INFO_BYTES as u64 {
@@ -89,7 +89,7 @@ impl Flac {
         };
         let stream = MediaSourceStream::new(Box::new(input), Default::default());
         let format = FlacReader::try_new(stream, FormatOptions::default())
-            .map_err(|e| codec_error(&e, "its header does not parse"))?;
+            .map_err(|e| codec_error(e, "its header does not parse"))?;
         Ok(Self {
             format: Box::new(format),
             decoder,
@@ -120,7 +120,7 @@ impl Stream for Flac {
             };
             self.format
                 .seek(SeekMode::Accurate, to)
-                .map_err(|e| codec_error(&e, "damaged: cannot seek to the part"))?;
+                .map_err(|e| codec_error(e, "damaged: cannot seek to the part"))?;
         }
 
         let mut samples = Vec::with_capacity(wanted.len().min(MOST_RESERVED_SAMPLES));
@@ -131,7 +131,7 @@ impl Stream for Flac {
             let packet = match self.format.next_packet() {
                 Ok(Some(packet)) => packet,
                 Ok(None) => break,
-                Err(e) => return Err(codec_error(&e, "damaged: a frame does not parse")),
+                Err(e) => return Err(codec_error(e, "damaged: a frame does not parse")),
             };
             let at = packet.pts.get();
             let follows = next.is_none_or(|next| next as i64 == at);
@@ -142,7 +142,7 @@ impl Stream for Flac {
             let found = self
                 .decoder
                 .decode(&packet.data, channel, &mut samples)
-                .map_err(|e| packet_error(&e, position as i64, rate))?;
+                .map_err(|e| packet_error(e, position as i64, rate))?;
             let at = at as usize;
             if at < wanted.start {
                 samples.drain(len_before..len_before + (wanted.start - at).min(found));
@@ -224,15 +224,23 @@ impl MediaSource for Input {
     }
 }
 
-fn codec_error(error: &CodecError, what: &str) -> Error {
+fn codec_error(error: CodecError, what: &str) -> Error {
+    // An error of maqam inside one of the demuxer's is the system's, because `Input` gives no other.
+    if let CodecError::IoError(io) = &error
+        && let Some(carried) = Error::carried(io)
+    {
+        let mut carried = carried.clone();
+        carried.kind = Kind::Resource;
+        return carried;
+    }
     match error {
         CodecError::IoError(io) if io.kind() == io::ErrorKind::UnexpectedEof => {
-            Error::input(format!("truncated: {what}")).hint("copy or download it again")
+            Error::input(format!("truncated: {what}"))
+                .caused_by(io)
+                .hint("copy or download it again")
         }
-        // An error of ours inside one of the demuxer's is the system's, because `Input` gives no other.
-        CodecError::IoError(io) if io.get_ref().is_some_and(|e| e.is::<Error>()) => {
-            Error::new(Kind::Resource, io)
-        }
-        other => Error::input(format!("{what} ({other})")).hint("copy or convert it again"),
+        other => Error::input(format!("{what} ({other})"))
+            .caused_by(other)
+            .hint("copy or convert it again"),
     }
 }

@@ -1,8 +1,8 @@
-//! FLAC files of 16-bit mono speech at 16 kHz, written from pieces that are encoded once and joined without encoding again.
+//! Writer of FLAC files of 16-bit mono speech at 16 kHz. It encodes pieces once and joins them without encoding again.
 //!
-//! A [`Piece`] holds the encoded blocks of one stretch of samples. [`file()`] puts pieces behind each other: it writes frame headers and
-//! check sums, and copies the rest. So a document is put together from its sentences at the cost of copying them. Prediction is by
-//! FLAC's fixed polynomials, residuals are Rice codes. Source: RFC 9639.
+//! A [`Piece`] holds the encoded blocks of one stretch of samples. [`file()`] joins pieces: it writes frame headers and checksums, and copies
+//! the rest. So joining the sentences of a document costs only a copy. Prediction uses FLAC's fixed polynomials, and residuals are Rice codes.
+//! Source: RFC 9639.
 
 use maqam_base::error::Error;
 use maqam_base::error::Result;
@@ -17,7 +17,7 @@ const SHORTEST_BLOCK: usize = 16;
 const MAX_ORDER: usize = 4;
 /// Logarithm of the number of Rice partitions of a block that divides by it.
 const PARTITION_ORDER: u32 = 4;
-/// Largest Rice parameter that 4 bits can say; the next one is an escape.
+/// Largest Rice parameter in 4 bits; the next value is an escape.
 const MAX_RICE: u32 = 14;
 /// First bytes of a piece in a file.
 const MAGIC: [u8; 4] = *b"MQP1";
@@ -32,7 +32,7 @@ pub struct Piece {
 }
 
 impl Piece {
-    /// Encodes samples. Fewer than 16 are followed by zeros up to 16: FLAC has no shorter blocks.
+    /// Encodes samples. Fewer than 16 are padded with zeros to 16, because FLAC has no shorter blocks.
     pub fn encode(samples: &[i16]) -> Self {
         let mut piece = Self::default();
         let mut scratch = Scratch::default();
@@ -56,7 +56,7 @@ impl Piece {
         piece
     }
 
-    /// Encodes digital silence, at least 16 samples of it where it is not empty.
+    /// Encodes digital silence: none, or at least 16 samples.
     pub fn silence(num_samples: usize) -> Self {
         let mut piece = Self::default();
         let num_samples = match num_samples {
@@ -91,7 +91,7 @@ impl Piece {
     /// Reads a piece.
     ///
     /// # Errors
-    /// Bytes that are none.
+    /// Bytes that are no piece.
     pub fn from_bytes(bytes: &[u8]) -> Result<Self> {
         let broken = || {
             Error::input("a stretch of cached audio is damaged")
@@ -143,7 +143,7 @@ impl Piece {
         let residuals = &scratch.residuals[order][order..block.len()];
         encode_residuals(residuals, block.len(), order, bits);
         bits.align();
-        // A block that its prediction makes longer is written as it is.
+        // A block that prediction would lengthen is stored verbatim.
         if bits.bytes.len() > 1 + 2 * block.len() {
             bits.clear();
             bits.put(0b000_001 << 1, 8);
@@ -188,7 +188,7 @@ pub fn file<'a>(pieces: impl IntoIterator<Item = &'a Piece>) -> Vec<u8> {
     out
 }
 
-/// Lengths of a file's blocks. A reader takes equal bounds for blocks of one length, whose frames are counted, and refuses others.
+/// Lengths of a file's blocks. If all are equal, readers count frames, and refuse frames of other lengths.
 struct Blocking {
     is_fixed: bool,
     shortest: u16,
@@ -212,7 +212,7 @@ impl Blocking {
     }
 }
 
-/// Samples of each block of so many: none has fewer than 16.
+/// Lengths of the blocks of so many samples: none has fewer than 16.
 fn block_lens(num_samples: usize) -> Vec<usize> {
     if num_samples == 0 {
         return Vec::new();
@@ -240,16 +240,16 @@ fn stream_info(out: &mut Vec<u8>, blocking: &Blocking, num_samples: u64) {
     out.extend([0x80, 0, 0, 34]);
     out.extend(blocking.shortest.to_be_bytes());
     out.extend(blocking.longest.to_be_bytes());
-    // Sizes of frames are not known.
+    // The sizes of frames are unknown.
     out.extend([0; 6]);
     // 20 bits rate, 3 bits channels - 1, 5 bits bits per sample - 1, 36 bits samples.
     let packed = u64::from(SAMPLE_RATE) << 44 | 15 << 36 | (num_samples & ((1 << 36) - 1));
     out.extend(packed.to_be_bytes());
-    // The MD5 sum is not computed, which zeros say.
+    // Zeros mean that the MD5 sum was not computed.
     out.extend([0; 16]);
 }
 
-/// One frame; `place` is its number where all blocks are equal, else its first sample.
+/// One frame; `place` is its number if all blocks are equal, else its first sample.
 fn frame(out: &mut Vec<u8>, is_fixed: bool, place: u64, len: u16, subframe: &[u8]) {
     let start = out.len();
     // Sync code, and whether blocks have various lengths.
@@ -318,7 +318,7 @@ const fn crc8_table() -> [u8; 256] {
     table
 }
 
-/// Tables for check sums over eight bytes at once.
+/// Tables of checksums over eight bytes at once.
 const fn crc16_tables() -> [[u16; 256]; 8] {
     let mut tables = [[0; 256]; 8];
     let mut i = 0;
@@ -374,7 +374,7 @@ fn crc16(bytes: &[u8]) -> u16 {
     })
 }
 
-/// What the blocks of a piece are encoded with.
+/// Buffers for encoding a piece's blocks.
 #[derive(Default)]
 struct Scratch {
     /// Residuals of each order.
@@ -401,7 +401,7 @@ impl Scratch {
         best.1
     }
 
-    /// Sum of the residuals' sizes where every order has some.
+    /// Sum of the residuals' sizes over the samples for which every order has residuals.
     fn size(&self, order: usize, from: usize) -> u64 {
         let sum = |part: &[i32]| {
             part.iter()
@@ -589,7 +589,7 @@ mod tests {
     fn speech_like_sound_takes_less_than_its_samples() {
         let size = file([&Piece::encode(&tone(160_000))]).len();
         assert!(size < 160_000, "{size} bytes");
-        // An hour of silence is frames alone.
+        // An hour of silence has only frames.
         assert!(file([&Piece::silence(57_600_000)]).len() < 300_000);
     }
 

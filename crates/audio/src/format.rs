@@ -1,4 +1,4 @@
-//! What a file is, by its first bytes: a container that is read, or something else, which is named.
+//! Detects the format of a file from its first bytes, and names formats that are not supported.
 
 use crate::mpeg;
 use crate::source::Source;
@@ -6,19 +6,19 @@ use crate::wav;
 use maqam_base::error::Error;
 use maqam_base::error::Result;
 
-/// Bytes that are looked at to name what a file is.
+/// Bytes that are read to detect the format.
 const HEAD_BYTES: usize = 512;
 
-/// The conversion that works for everything ffmpeg reads.
+/// Hint for every file that ffmpeg reads.
 const CONVERT: &str = "convert it: ffmpeg -i OLD NEW.flac";
 
-/// What to do with something that is no recording.
+/// Hint for something that is no recording.
 const DOWNLOAD: &str = "copy or download the recording again";
 
-/// What to do with files that hold other files.
+/// Hint for files that hold other files.
 const UNPACK: &str = "unpack it, and name the recording inside";
 
-/// Formats that are read.
+/// Supported formats.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Container {
     Wav,
@@ -29,10 +29,10 @@ pub(super) enum Container {
     WebM,
 }
 
-/// Finds the format, and leaves out the ID3v2 tags that some programs put before it.
+/// Detects the format, and skips ID3v2 tags that some programs put before it.
 ///
 /// # Errors
-/// An empty file, or a format that is not read.
+/// An empty file, or an unsupported format.
 pub(super) fn recognise(source: &mut Source) -> Result<Container> {
     if source.len() == 0 {
         return Err(Error::input("the file is empty (0 bytes)").hint("copy or download it again"));
@@ -60,9 +60,9 @@ pub(super) fn recognise(source: &mut Source) -> Result<Container> {
     Err(Error::input(what).hint(hint))
 }
 
-/// Name of a known format that is not read, and what to do with it.
+/// Name of a known unsupported format, and a hint.
 fn named(head: &[u8]) -> Option<(&'static str, &'static str)> {
-    // Beginnings that are certain, each with what it is.
+    // Unambiguous first bytes, each with its format.
     const KNOWN: &[(&[u8], &str, &str)] = &[
         (
             b"#!AMR-WB",
@@ -180,7 +180,7 @@ fn named(head: &[u8]) -> Option<(&'static str, &'static str)> {
     if head.get(257..262) == Some(b"ustar") {
         return Some(("a tar file", UNPACK));
     }
-    // Letters of Latin or Arabic script, whose second byte of two is 0 or 6.
+    // Letters of Latin or Arabic script in UTF-16, where one of two bytes is 0 or 6.
     let is_utf16 = match head {
         [0xff, 0xfe, _, second, ..] | [0xfe, 0xff, second, ..] => matches!(second, 0 | 6),
         _ => false,
@@ -213,7 +213,7 @@ fn named(head: &[u8]) -> Option<(&'static str, &'static str)> {
     }
 }
 
-/// What a file is that has no known beginning: text of some kind, or bytes, which are shown.
+/// Describes a file with an unknown beginning: a kind of text, or its first bytes.
 fn unknown(head: &[u8]) -> (String, &'static str) {
     if head.iter().all(|&byte| byte == 0) {
         return (
@@ -239,11 +239,11 @@ fn unknown(head: &[u8]) -> (String, &'static str) {
     )
 }
 
-/// Kind of a text; `None` where the bytes are none.
+/// Kind of a text; `None` if the bytes are no text.
 fn kind_of_text(head: &[u8]) -> Option<(&'static str, &'static str)> {
     let text = match std::str::from_utf8(head) {
         Ok(text) => text,
-        // The last character may be cut off.
+        // The last character may be truncated.
         Err(e) if e.error_len().is_none() => std::str::from_utf8(&head[..e.valid_up_to()]).ok()?,
         Err(_) => return None,
     };
@@ -271,7 +271,7 @@ fn kind_of_text(head: &[u8]) -> Option<(&'static str, &'static str)> {
     })
 }
 
-/// The first bytes, those that are not printable as numbers.
+/// The first bytes, with unprintable ones as numbers.
 fn shown(head: &[u8]) -> String {
     head.iter()
         .take(8)

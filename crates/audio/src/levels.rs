@@ -1,4 +1,4 @@
-//! Levels of a recording, frame by frame: how much of it is silent, clipped, or active as speech is.
+//! Levels of a recording, frame by frame: shares of silent, clipped and active frames.
 
 /// Seconds of a frame.
 const FRAME_S: f64 = 0.01;
@@ -6,7 +6,7 @@ const FRAME_S: f64 = 0.01;
 const SILENT_DB: f64 = -60.0;
 /// Level that a frame needs at least to count as active, in dB of full scale.
 const LEAST_ACTIVE_DB: f64 = -50.0;
-/// How far below the loud frames of its recording an active frame may lie, in dB.
+/// Largest distance of an active frame from the loud frames of its recording, in dB.
 const ACTIVE_RANGE_DB: f64 = 30.0;
 /// Share of a recording's frames that are softer than its loud ones.
 const LOUD_QUANTILE: f64 = 0.95;
@@ -63,7 +63,7 @@ pub fn levels(samples: &[f32], rate: u32) -> Levels {
     }
 }
 
-/// Samples that are looked at side by side.
+/// Samples that one loop iteration computes side by side.
 const LANES: usize = 8;
 
 /// Sums over all frames.
@@ -112,7 +112,7 @@ mod tests {
     }
 
     #[test]
-    fn parts_of_a_recording_are_told_apart() {
+    fn levels_find_silence_noise_and_speech() {
         // Two seconds of tone, one of silence, one of faint noise 40 dB below: active for half of the time.
         let samples = [tone(2.0, 0.5), vec![0.0; 16_000], tone(1.0, 0.005)].concat();
         let found = levels(&samples, 16_000);

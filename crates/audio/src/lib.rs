@@ -1,11 +1,12 @@
-//! Sound from any file as mono samples at 16 kHz, then as the log-mel spectrogram that the audio encoders hear.
+//! Reads audio files as mono samples at 16 kHz, and computes the log-mel spectrogram that the audio encoders take.
 //!
-//! The line: bytes > container ([`read()`]) > codec > mono > 16 kHz > [`LogMelExtractor`]. Nothing is cut without a word: a file that ends
-//! early, a packet that does not decode and a span that runs past the end are errors that name the file. No header is believed further
-//! than the file has bytes, and a library that panics makes an error of the file.
+//! The path is bytes > container ([`read()`]) > codec > mono > 16 kHz > [`LogMelExtractor`]. Nothing is cut silently: a file that ends early, a
+//! packet that does not decode and a span that exceeds the recording are errors that name the file. A header's sizes count only up to the
+//! file's bytes, and a panic of a library becomes an error of the file.
 
 #![deny(clippy::unwrap_used, clippy::expect_used)]
 
+pub mod augment;
 mod codec;
 pub mod examine;
 mod flac;
@@ -55,21 +56,21 @@ pub use self::read::read;
 pub use self::read::read_bytes;
 pub use self::read::read_range;
 
-/// Samples a second of everything that leaves this room, in Hz.
+/// Sampling rate of all samples that this crate returns, in Hz.
 pub const SAMPLE_RATE: u32 = 16_000;
 
-/// Mel bands of a frame, unless a model says otherwise.
+/// Mel bands of a frame, unless a model has another number.
 pub const MELS: usize = 128;
 
 /// Samples from one frame to the next: 10 ms at [`SAMPLE_RATE`].
 pub const HOP: usize = 160;
 
-/// A part of a recording: a stretch of time, and perhaps one of its channels. A bound that is `None` is the recording's own.
+/// A part of a recording: a stretch of time, and optionally one of its channels. A bound that is `None` is the recording's own.
 #[derive(Clone, Copy, Debug, Default, PartialEq)]
 pub struct Span {
-    /// Where the part begins, in seconds.
+    /// Start of the part, in seconds.
     pub start_s: Option<f64>,
-    /// Where the part ends, in seconds.
+    /// End of the part, in seconds.
     pub end_s: Option<f64>,
     /// The channel, from 0; `None` averages all channels.
     pub channel: Option<u16>,
@@ -83,14 +84,14 @@ impl Span {
         channel: None,
     };
 
-    /// Whether the part has a beginning or an end of its own.
+    /// Returns whether the part has its own start or end.
     pub fn is_part(self) -> bool {
         self.start_s.is_some() || self.end_s.is_some()
     }
 
-    /// Returns the text that stands for the part in keys of caches: equal texts, equal samples of one file.
+    /// Returns the text for the part in keys of caches. Equal texts mean equal samples of one file.
     pub fn key(self) -> String {
-        // Keys of parts without a channel must not change, or caches that exist would be filled anew.
+        // Keys of parts without a channel must not change, or existing caches would be computed again.
         let Self {
             start_s,
             end_s,
@@ -119,10 +120,10 @@ fn append_mono(
     Ok(())
 }
 
-/// Appends one of the channels that lie side by side in `interleaved`, or the average of all, and returns the number of samples.
+/// Appends one of the interleaved channels, or the average of all, and returns the number of samples.
 ///
 /// # Errors
-/// A channel that is not there.
+/// A channel that does not exist.
 fn append_channel(
     interleaved: &[f32],
     channels: usize,

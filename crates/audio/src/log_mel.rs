@@ -15,20 +15,20 @@ const WINDOW: usize = 400;
 const BINS: usize = WINDOW / 2 + 1;
 /// Samples that a window reaches back from the frame's centre.
 const REACH: usize = WINDOW / 2;
-/// Frames that go through the mel filters together, side by side, so that every loop over them is a few vector instructions.
+/// Frames that go through the mel filters together, so that every loop over them uses vector instructions.
 const LANES: usize = 16;
-/// The power below which silence is silence: log10 of it is -10.
+/// Power below which a value counts as silence: its log10 is -10.
 const POWER_FLOOR: f32 = 1e-10;
-/// What is more than this many decades of power (80 dB) below the clip's loudest cell is raised to that level.
+/// Dynamic range in decades of power (80 dB): values further below the clip's maximum are raised to this limit.
 const DYNAMIC_RANGE: f32 = 8.0;
 
-/// Number of log-mel frames of a clip: one for each begun [`HOP`].
+/// Number of log-mel frames of a clip: one per full or partial [`HOP`].
 pub fn num_frames(num_samples: usize) -> usize {
     num_samples.div_ceil(HOP)
 }
 
-/// Number of decoder tokens that a clip's `frames` become after Whisper's convolutions and pooling: 25 a second, 0 where the clip is too
-/// short for one. Windows of a multiple of four frames, each followed by the next, give as many as the whole.
+/// Number of decoder tokens of a clip with `frames` frames, after Whisper's convolutions and pooling: 25 per second, 0 if the clip is too
+/// short for a token. Successive windows of a multiple of four frames give as many tokens as the whole clip.
 ///
 /// Source: `_get_feat_extract_output_lengths` of transformers' `modeling_qwen2_5_omni.py`: a convolution with stride 2, then pooling by 2.
 pub fn num_audio_tokens(frames: usize) -> usize {
@@ -38,23 +38,24 @@ pub fn num_audio_tokens(frames: usize) -> usize {
     }
 }
 
-/// How the processor of a model turns clips into frames.
+/// Form of the frames that the processor of a model computes.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct MelForm {
     /// Mel bands of a frame.
     pub mels: usize,
-    /// How a clip ends.
+    /// End of a clip.
     pub end: ClipEnd,
 }
 
-/// What the transform finds behind a clip's last sample.
+/// Samples that the transform reads after a clip's last one.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum ClipEnd {
-    /// Silence. A clip of any length is transformed as a whole, and every begun [`HOP`] is a frame.
+    /// Silence. A clip of any length is transformed as a whole, and every full or partial [`HOP`] is a frame.
     Silence,
-    /// Silence up to so many frames. A longer clip becomes several windows of so many frames, each transformed by itself.
+    /// Silence up to the number of frames to which the processor pads every clip. A longer clip becomes several windows of this size, each
+    /// transformed separately.
     Window(usize),
-    /// The clip itself, mirrored. Only whole hops are frames.
+    /// The clip itself, mirrored. Only full hops are frames.
     Mirror {
         /// Samples of the shortest clip: a shorter one is filled up with zeros, which count as a part of it.
         min_samples: usize,
@@ -140,12 +141,12 @@ impl LogMelExtractor {
 
     /// Log-mel spectrogram of one clip, on the calling thread.
     ///
-    /// Source: `WhisperFeatureExtractor` of transformers, after Radford et al. 2022, section 2.2. The clip is mirrored before its beginning
-    /// and followed by silence, as it is when the official processor pads it; only the frames that it marks as valid are returned, and
-    /// in a form with windows those of the padding that convolutions reach into from there. Windows are transformed one by one.
+    /// Source: `WhisperFeatureExtractor` of transformers, after Radford et al. 2022, section 2.2. The clip is mirrored before its beginning and
+    /// followed by silence, as in the official processor's padding. Only the frames that it marks as valid are returned. In a form with windows,
+    /// the padding frames that convolutions reach from there are returned too. Windows are transformed one by one.
     /// `Qwen3ASRFeatureExtractor` mirrors the end too, and drops the frame that is centred on it.
     ///
-    /// Differs: where silence follows ([`ClipEnd::Silence`], Qwen2.5-Omni) a clip of 300 s or more is followed by silence too, where the official one cuts it
+    /// Differs: in the form [`ClipEnd::Silence`] (Qwen2.5-Omni) a clip of 300 s or more is followed by silence too. The official processor cuts it
     /// and mirrors its end.
     ///
     /// # Shapes
@@ -189,9 +190,9 @@ impl LogMelExtractor {
         end: Option<usize>,
     ) -> Vec<f32> {
         let mels = self.form.mels;
-        // The loudest cell is looked for in every frame that hears the clip, and the windows of up to two frames past the last
-        // valid one still reach back into it. Frames after those are silent and can raise nothing.
-        let heard = if rows == 0 {
+        // The maximum is over all frames whose window overlaps the clip. Those include up to two frames after the last valid one. Later frames
+        // are silent and cannot raise the maximum.
+        let num_computed = if rows == 0 {
             0
         } else {
             (samples.len() + REACH).div_ceil(HOP).max(rows).min(padded)
@@ -204,8 +205,8 @@ impl LogMelExtractor {
         let mut block = vec![[0.0; LANES]; mels];
         let mut loudest = f32::NEG_INFINITY;
         let arch = pulp::Arch::new();
-        for first in (0..heard).step_by(LANES) {
-            let count = LANES.min(heard - first);
+        for first in (0..num_computed).step_by(LANES) {
+            let count = LANES.min(num_computed - first);
             for lane in 0..count {
                 arch.dispatch(|| self.take_window(samples, first + lane, end, &mut windowed));
                 let transformed =
@@ -216,7 +217,7 @@ impl LogMelExtractor {
                     bin[lane] = value.re * value.re + value.im * value.im;
                 }
             }
-            // Lanes without a frame still hold silence or the block before this one: nothing louder than what was heard.
+            // Lanes without a frame hold silence or values of an earlier block, so they cannot raise the maximum.
             loudest = arch
                 .dispatch(|| self.mel_block(&power, &mut block))
                 .into_iter()
@@ -241,15 +242,15 @@ impl LogMelExtractor {
         values
     }
 
-    /// Writes the windowed samples around `frame`'s centre; what is padded to `end` is mirrored there.
+    /// Writes the windowed samples around `frame`'s centre, mirrored at the end of the padding `end`.
     #[inline(always)]
     fn take_window(&self, samples: &[f32], frame: usize, end: Option<usize>, windowed: &mut [f32]) {
         let centre = frame * HOP;
-        if let Some(heard) = centre
+        if let Some(inside) = centre
             .checked_sub(REACH)
             .and_then(|start| samples.get(start..start + WINDOW))
         {
-            for ((out, x), w) in windowed.iter_mut().zip(heard).zip(&self.window) {
+            for ((out, x), w) in windowed.iter_mut().zip(inside).zip(&self.window) {
                 *out = x * w;
             }
         } else {
@@ -264,7 +265,7 @@ impl LogMelExtractor {
         }
     }
 
-    /// log10 of mel power for a block of frames side by side, and the loudest of each lane.
+    /// log10 of mel power for a block of frames, and the maximum of each lane.
     ///
     /// # Shapes
     /// `power`: `[BINS, LANES]` -> `mels`: `[mels, LANES]`
@@ -348,7 +349,7 @@ fn mel_filters(mels: usize) -> Vec<MelFilter> {
 
 /// Below this frequency Slaney's scale is linear, above it logarithmic, in Hz.
 const LINEAR_UP_TO: f64 = 1000.0;
-/// Mels a hertz in the linear part.
+/// Mels per hertz in the linear part.
 const MELS_PER_HERTZ: f64 = 3.0 / 200.0;
 
 /// Mels of one natural logarithm in the upper part: 27 from 1000 Hz to 6400 Hz.
@@ -378,7 +379,7 @@ mod tests {
     use super::*;
     use maqam_base::seed::Key;
 
-    /// The definition in f64, frame by frame with a plain Fourier sum, over as many padded frames as asked for.
+    /// The definition in f64: a plain Fourier sum for each frame, over `padded_frames` frames.
     fn by_definition(samples: &[f32], padded_frames: usize) -> Vec<f64> {
         let at = |i: i64| {
             samples
@@ -447,9 +448,9 @@ mod tests {
     }
 
     #[test]
-    fn a_burst_at_the_very_end_is_heard_by_the_frames_past_the_valid_ones() {
-        // 1600 samples: frame 9 is the last valid one and its window ends at 1640; frame 10, centred on the clip's end, hears the burst
-        // loudest, so the floor of all others hangs on it.
+    fn a_burst_at_the_end_reaches_the_padding_frames() {
+        // 1600 samples: frame 9 is the last valid one, and its window ends at 1640. Frame 10, centred on the clip's end, has the most of the
+        // burst, so the floor of all other frames depends on it.
         let samples = noise(1600, |i| if i < 1590 { 1e-5 } else { 0.9 });
         let worst = worst(&samples);
         assert!(worst < 2e-5, "{worst}");
@@ -510,7 +511,7 @@ mod tests {
 
     #[test]
     fn tokens_of_known_lengths() {
-        // 30 s and 300 s as the paper's 25 a second; the short ones worked out by hand from the two strides.
+        // 30 s and 300 s by the paper's 25 per second; the short ones computed by hand from the two strides.
         for (frames, tokens) in [
             (0, 0),
             (2, 0),
@@ -538,7 +539,7 @@ mod tests {
     }
 
     #[test]
-    fn windows_are_those_of_their_samples_alone() {
+    fn windows_depend_only_on_their_samples() {
         let form = MelForm {
             mels: 80,
             end: ClipEnd::Window(20),
@@ -557,7 +558,7 @@ mod tests {
             parts.iter().map(|part| part.tail).collect::<Vec<_>>(),
             [0, 0, 2]
         );
-        // One frame short of the window there is one frame of padding left, none at the window.
+        // One frame before the end of the window, one frame of padding remains, and at the end none.
         let tails =
             [18, 19, 20].map(|frames| extractor.extract(&noise(frames * HOP, |_| 0.1)).tail);
         assert_eq!(tails, [2, 1, 0]);

@@ -1,4 +1,4 @@
-//! Loudness of speech as listeners judge it, in LUFS, and the gain that brings a clip to a wanted loudness.
+//! Perceived loudness of speech in LUFS, and the gain for a wanted loudness.
 
 use std::f64::consts::PI;
 
@@ -11,10 +11,10 @@ const STEP_MS: usize = 100;
 /// Blocks at or below this loudness are silence, in LUFS.
 const ABSOLUTE_GATE: f64 = -70.0;
 
-/// Blocks more than this far below the loudness of what is not silence do not count, in LU.
+/// Distance below the loudness of the non-silent blocks from which a block does not count, in LU.
 const RELATIVE_GATE: f64 = -10.0;
 
-/// Integrated loudness of one channel, in LUFS; `None` where it is shorter than 400 ms or nothing in it is louder than -70 LUFS.
+/// Integrated loudness of one channel, in LUFS; `None` if it is shorter than 400 ms or nothing in it is louder than -70 LUFS.
 ///
 /// The samples are those of one channel at `rate` Hz. A mono file is measured as one channel: played over two loudspeakers it is 3.01 LU
 /// louder.
@@ -28,22 +28,22 @@ pub fn integrated_lufs(samples: &[f32], rate: u32) -> Option<f64> {
     let powers = block_powers(samples, rate);
     let mean = |powers: &[f64]| powers.iter().sum::<f64>() / powers.len() as f64;
 
-    let heard: Vec<f64> = powers
+    let audible: Vec<f64> = powers
         .into_iter()
         .filter(|&power| lufs(power) > ABSOLUTE_GATE)
         .collect();
-    if heard.is_empty() {
+    if audible.is_empty() {
         return None;
     }
-    let gate = lufs(mean(&heard)) + RELATIVE_GATE;
-    let counted: Vec<f64> = heard
+    let gate = lufs(mean(&audible)) + RELATIVE_GATE;
+    let counted: Vec<f64> = audible
         .into_iter()
         .filter(|&power| lufs(power) > gate)
         .collect();
     (!counted.is_empty()).then(|| lufs(mean(&counted)))
 }
 
-/// Gain that brings a clip to `target_lufs`, or as near to it as its loudest sample may be amplified; 1 for a clip without loudness.
+/// Gain for `target_lufs`, or the largest gain that the loudest sample allows; 1 for a clip without loudness.
 ///
 /// The amplified clip stays within `peak`, the largest absolute sample value wanted.
 pub fn gain_to(samples: &[f32], rate: u32, target_lufs: f64, peak: f32) -> f32 {
@@ -110,7 +110,7 @@ struct Biquad {
 }
 
 impl Biquad {
-    /// The standard's first filter: the head, which lifts what lies above 1.5 kHz by 4 dB.
+    /// The standard's first filter: the effect of the head, which raises frequencies above 1.5 kHz by 4 dB.
     fn shelf(rate: u32) -> Self {
         const HERTZ: f64 = 1681.974450955533;
         const GAIN_DB: f64 = 3.999843853973347;

@@ -1,4 +1,4 @@
-//! MFCC with first and second differences, as Kaldi computes them: what HuBERT's first iteration clusters.
+//! MFCC with first and second differences, as in Kaldi: the features that HuBERT's first iteration clusters.
 
 use std::f64::consts::PI;
 
@@ -10,7 +10,7 @@ use crate::SAMPLE_RATE;
 pub const MFCC_WINDOW: usize = 400;
 /// Samples from one row to the next: 10 ms.
 pub const MFCC_HOP: usize = 160;
-/// Numbers of a row: 13 coefficients, their differences, and the differences of those.
+/// Values of a row: 13 coefficients, their differences, and the differences of those.
 pub const MFCC_DIMS: usize = 3 * COEFFICIENTS;
 
 const COEFFICIENTS: usize = 13;

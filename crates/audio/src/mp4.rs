@@ -1,7 +1,7 @@
-//! MP4: where the packets of the first sound track lie, and which of the decoder's samples are the recording.
+//! MP4: the packets of the first sound track, and the range of decoded samples that is the recording.
 //!
-//! Read here rather than by the general demuxer, which does not read edit lists, looks each packet up from the beginning of its tables,
-//! and believes counts that no bytes stand behind.
+//! The general demuxer is not used, because it does not read edit lists, looks each packet up from the beginning of its tables, and allocates
+//! for counts that exceed the file.
 //!
 //! Source: ISO/IEC 14496-12 (boxes, tables of samples, fragments), ISO/IEC 14496-1, section 7.2.6 (descriptors).
 
@@ -44,7 +44,7 @@ struct Packet {
 #[derive(Debug, Default, PartialEq, Eq)]
 struct Packets {
     found: Vec<Packet>,
-    /// Bytes of all packets, which cannot be more than the file has.
+    /// Bytes of all packets, which are at most the bytes of the file.
     bytes: u64,
     /// Tick at which the first packet begins.
     begin: u64,
@@ -149,7 +149,7 @@ impl Stream for Mp4 {
             let found = self
                 .decoder
                 .decode(packet, channel, &mut samples)
-                .map_err(|e| packet_error(&e, position as i64, rate))?;
+                .map_err(|e| packet_error(e, position as i64, rate))?;
             if found != PACKET_SAMPLES {
                 return Err(gap(
                     (position + found) as i64,
@@ -178,7 +178,7 @@ fn outer_boxes(source: &mut Source) -> Result<Vec<Outer>> {
         let left = source.len() - at;
         let header = source.peek(at, 16)?;
         let (header_len, len) = match box_len(header) {
-            // The last box may leave its length out.
+            // The last box may omit its length.
             Some((header_len, 0)) => (header_len, left),
             Some((header_len, len)) if len >= header_len as u64 => (header_len, len),
             _ => {
@@ -422,7 +422,7 @@ fn read_table(table: &[u8], file_len: u64, packets: &mut Packets) -> Result<()> 
     Ok(())
 }
 
-/// What a fragment's packets have where they do not say it themselves.
+/// Defaults of a fragment's packets.
 #[derive(Clone, Copy, Debug, Default)]
 struct Defaults {
     ticks: u64,
@@ -473,7 +473,7 @@ fn read_fragment(
         if let Some(time) = child(fragment, b"tfdt")? {
             let len = if time.first() == Some(&1) { 8 } else { 4 };
             let begins = number_at(time, 4, len).ok_or_else(|| damaged("tfdt"))?;
-            // A file may begin in the middle of a broadcast, but has no holes.
+            // A file may begin in the middle of a broadcast, but must have no gaps.
             if !packets.found.is_empty() && begins != packets.begin.wrapping_add(packets.ticks) {
                 return Err(Error::input(format!(
                     "damaged: a fragment begins at tick {begins} and the one before it ends at {}",
@@ -574,7 +574,7 @@ impl Packets {
     }
 }
 
-/// Numbers that follow each other, each of them only where a flag is set.
+/// Successive numbers, each present only if its flag is set.
 struct Fields<'a>(&'a [u8]);
 
 impl Fields<'_> {
@@ -603,11 +603,11 @@ fn entries(table: &[u8], width: usize) -> impl Iterator<Item = &[u8]> {
 struct Edit {
     /// Samples before it.
     delay: usize,
-    /// Its number of samples.
+    /// Number of samples.
     len: usize,
 }
 
-/// Reads the edit list of the first sound track of a `moov` box, whose packets have `rate` samples a second and fill `ticks` of them.
+/// Reads the edit list of the first sound track of a `moov` box, whose packets have `rate` samples per second and fill `ticks` of them.
 ///
 /// # Errors
 /// No sound track, a box that is cut off, a clock other than the sampling rate, an edit list that rearranges the sound.
@@ -638,11 +638,11 @@ fn edit(moov: &[u8], rate: u32, ticks: u64) -> Result<Edit> {
     }))
 }
 
-/// What to do with an MP4 file that is not read.
+/// Hint for an MP4 file that cannot be read.
 const CONVERT: &str =
     "AAC-LC in mono or stereo is read; convert the file to FLAC: ffmpeg -i OLD NEW.flac";
 
-/// Length of an edit in samples: to the end of the track where the edit list, whose clock is coarser, agrees to a tick.
+/// Length of an edit in samples: to the end of the track if the edit list, whose clock is coarser, agrees within a tick.
 fn length(ticks: u64, delay: u64, edited: u64, rate: u32, movie_clock: u64) -> u64 {
     let to_end = ticks.saturating_sub(delay);
     let tick = u64::from(rate).div_ceil(movie_clock.max(1));
@@ -654,7 +654,7 @@ fn length(ticks: u64, delay: u64, edited: u64, rate: u32, movie_clock: u64) -> u
     }
 }
 
-/// Start and duration of the one edit of a list; a pause before it, which aligns sound with pictures, is no part of the recording.
+/// Start and duration of the only edit of a list; a pause before it, which aligns sound with pictures, is not part of the recording.
 fn single_edit(list: &[u8]) -> Result<(u64, u64)> {
     let wide = list.first() == Some(&1);
     let (width, entry_len) = if wide { (8, 20) } else { (4, 12) };
@@ -708,7 +708,7 @@ fn itunes(moov: &[u8]) -> Option<Edit> {
     })
 }
 
-/// Ticks a second of an `mvhd` or `mdhd` box.
+/// Ticks per second of an `mvhd` or `mdhd` box.
 fn clock(header: &[u8]) -> Result<u64> {
     let at = if header.first() == Some(&1) { 20 } else { 12 };
     number_at(header, at, 4).ok_or_else(|| damaged("clock"))
@@ -854,7 +854,7 @@ mod tests {
     }
 
     #[test]
-    fn a_comment_of_apples_encoders_counts_where_there_is_no_edit() {
+    fn apples_comment_counts_without_an_edit_list() {
         let comment = b"....iTunSMPB\0\0\0\x84data\0\0\0\x01\0\0\0\0 00000000 00000840 000001CA 00000000000074ED 00000000 00000000";
         assert_eq!(
             edit(&moov(32_768, &[], &wrap(b"udta", comment)), 16_000, 32_768).unwrap(),

@@ -1,7 +1,7 @@
-//! MP3 frame by frame: where each one lies, how much of the sound is the encoder's own silence, and the samples of any part.
+//! MP3 frame by frame: places of the frames, the silence that the encoder added, and the samples of any part.
 //!
-//! The frames are found here rather than by the general demuxer because that one guesses the length of a file without an `Info` frame
-//! and trims the last packets to its guess, and steps over damaged frames without a word.
+//! The general demuxer is not used, because it guesses the length of a file without an `Info` frame, trims the last packets to its guess, and
+//! silently skips damaged frames.
 
 use std::ops::Range;
 use std::sync::Arc;
@@ -20,10 +20,10 @@ use crate::source::Source;
 use maqam_base::error::Error;
 use maqam_base::error::Result;
 
-/// How far into a file the first frame is looked for: a recording cut out of a stream begins with the rest of a frame.
+/// Bytes in which the first frame is searched: a recording cut out of a stream begins with the rest of a frame.
 pub(super) const SEARCH_BYTES: usize = 8192;
 
-/// Samples by which every MP3 decoder is late.
+/// Delay of every MP3 decoder, in samples.
 const DECODER_DELAY: usize = 529;
 
 /// Frames decoded before those of a span. A frame uses up to 511 bytes of those before it, at most 24 frames at the lowest bit rate,
@@ -40,7 +40,7 @@ impl Mpeg {
     /// Finds all frames.
     ///
     /// # Errors
-    /// As [`Stream::find`].
+    /// Those of [`Stream::find`].
     pub(super) fn open(source: Source) -> Result<Self> {
         let bytes = source.into_bytes()?;
         let stream = Stream::find(&bytes)?;
@@ -68,9 +68,9 @@ impl samples::Stream for Mpeg {
 
 /// An MP3 stream as a list of frames.
 struct Stream {
-    /// Where each frame lies in the file's bytes; without the `Info` frame.
+    /// Byte ranges of the frames in the file, without the `Info` frame.
     frames: Vec<Range<usize>>,
-    /// Samples a second.
+    /// Samples per second.
     rate: u32,
     /// Channels of the first frame.
     channels: usize,
@@ -82,7 +82,7 @@ struct Stream {
     padding: usize,
 }
 
-/// What the four bytes before a frame say.
+/// Contents of the four bytes before a frame.
 #[derive(Clone, Copy)]
 struct Header {
     version: u8,
@@ -90,11 +90,11 @@ struct Header {
     channels: usize,
     bytes: usize,
     samples: usize,
-    /// Bytes between the header and where an `Info` tag would be.
+    /// Bytes between the header and the place of an `Info` tag.
     side_info: usize,
 }
 
-/// Whether a file that begins with `bytes` is MP3: two frames follow each other near its beginning.
+/// Returns whether a file that begins with `bytes` is MP3: two frames follow each other near its beginning.
 pub(super) fn begins_here(bytes: &[u8]) -> bool {
     first_frame(bytes).is_some()
 }
@@ -103,7 +103,7 @@ impl Stream {
     /// Walks through all frames.
     ///
     /// # Errors
-    /// Bytes between frames that are neither a frame nor a known tag, a last frame that is cut off, fewer frames than the file announces.
+    /// Bytes between frames that are neither a frame nor a known tag, a truncated last frame, fewer frames than the file announces.
     fn find(bytes: &[u8]) -> Result<Self> {
         let start = first_frame(bytes).ok_or_else(|| Error::input("no MP3 frame was found"))?;
         let first = header(&bytes[start..])
@@ -172,7 +172,7 @@ impl Stream {
             &parameters,
             &AudioDecoderOptions::default().gapless(false),
         )
-        .map_err(Error::bug)?;
+        .map_err(Error::bug_from)?;
         let mut samples = Vec::with_capacity(wanted.len() + 2 * self.samples_per_frame);
         let mut scratch = Vec::new();
         for index in first_fed
@@ -193,11 +193,11 @@ impl Stream {
                 .decode_ref(&packet)
                 .map(|buffer| append_mono(&buffer, channel, &mut scratch, &mut samples));
             if index < first_needed {
-                // The first frames of the warm-up may lack the bytes before them; what they give is not used.
+                // The first frames of the warm-up may lack the bytes before them, so their output is not used.
                 samples.truncate(len_before);
                 continue;
             }
-            decoded.map_err(|e| self.frame_error(index, &e.to_string()))??;
+            decoded.map_err(|e| self.frame_error(index, &e.to_string()).caused_by(e))??;
             if samples.len() - len_before != self.samples_per_frame {
                 return Err(self.frame_error(
                     index,
@@ -223,7 +223,7 @@ impl Stream {
         }
         let Some(info) = info else { return Ok(()) };
         if let Some(announced) = info.num_frames {
-            // Some encoders count the `Info` frame itself. In their files, all bytes that are announced are there.
+            // Some encoders count the `Info` frame itself. Their files have all announced bytes.
             let found_bytes = self.frames.last().map_or(0, |last| last.end) - info.at;
             let is_whole = info
                 .num_bytes
@@ -270,24 +270,24 @@ impl Stream {
     }
 }
 
-/// What the first frame says about the others, in the files of most encoders.
+/// Contents of the first frame, which in most files describes the others.
 struct Info {
     num_frames: Option<usize>,
     /// Bytes from the beginning of the `Info` frame to the end of the sound.
     num_bytes: Option<usize>,
-    /// Where the frame begins.
+    /// Start of the frame.
     at: usize,
-    /// Whether the encoder is known to leave the frame out of its count.
+    /// True if the encoder is known to leave the frame out of its count.
     is_exact: bool,
     delay: usize,
     padding: usize,
 }
 
 impl Info {
-    /// Reads the frame at `at` as an `Info`, `Xing` or `VBRI` frame; `None` where it is sound.
+    /// Reads the frame at `at` as an `Info`, `Xing` or `VBRI` frame; `None` if it is sound.
     ///
-    /// Source: the LAME project's "Mp3 Info Tag revision 1": the tag stands after the side information; flags say which of four
-    /// fields follow; 21 bytes after the encoder's name are 12 bits of delay and 12 bits of padding.
+    /// Source: the LAME project's "Mp3 Info Tag revision 1". The tag follows the side information. Flags show which of four fields follow. 21 bytes
+    /// after the encoder's name are 12 bits of delay and 12 bits of padding.
     fn read(bytes: &[u8], at: usize, header: Header) -> Option<Self> {
         let frame = &bytes[at..(at + header.bytes).min(bytes.len())];
         let number = |tag: &[u8], at: usize| {
@@ -346,7 +346,7 @@ impl Info {
     }
 }
 
-/// Where the first of two frames in a row begins; at most one frame's length from the beginning, zeros aside.
+/// Start of the first of two successive frames, at most one frame's length from the beginning, not counting zeros.
 fn first_frame(bytes: &[u8]) -> Option<usize> {
     const LONGEST_FRAME: usize = 2881;
     let zeros = bytes.iter().take_while(|&&byte| byte == 0).count();
@@ -377,7 +377,7 @@ pub(super) fn id3v2_len(head: &[u8]) -> Option<usize> {
     Some(10 + body + if flags & 0x10 == 0 { 0 } else { 10 })
 }
 
-/// Length of the metadata that stands at the beginning of `bytes` in place of a frame.
+/// Length of the metadata at the beginning of `bytes`.
 fn tag_len(bytes: &[u8]) -> Option<usize> {
     let whole_rest = bytes.len();
     match bytes {

@@ -21,7 +21,7 @@ use maqam_base::error::Result;
 /// Bytes of a page before its table of segments.
 const HEADER_BYTES: usize = 27;
 
-/// Samples decoded and dropped before a part of a recording, so that the decoder is as if it had heard all before it. Vorbis needs
+/// Samples decoded and dropped before a part of a recording, so that the decoder has the state of a continuous decode. Vorbis needs
 /// one block of up to 8192 samples, Opus 80 ms.
 const PREROLL_SAMPLES: i64 = 24_000;
 
@@ -37,7 +37,7 @@ const LAST: u8 = 4;
 pub(super) struct File {
     source: Source,
     links: Vec<Link>,
-    /// Rate of every link, in Hz, or 16 kHz where links differ and each is resampled by itself.
+    /// Rate of every link, in Hz, or 16 kHz if links differ and each is resampled separately.
     rate: u32,
 }
 
@@ -47,7 +47,7 @@ struct Link {
     decoder: Decoder,
     /// Pages that hold sound, in order.
     pages: Vec<Page>,
-    /// Number of the first sample in the stream's own count, before an encoder's delay is taken off.
+    /// Number of the first sample in the stream's own count, including an encoder's delay.
     start: i64,
     /// Samples per channel.
     num_samples: usize,
@@ -65,7 +65,7 @@ enum Codec {
 struct Page {
     at: u64,
     len: usize,
-    /// Number of samples up to the end of the last packet that ends on the page; `None` where none does.
+    /// Number of samples up to the end of the last packet that ends on the page; `None` if none does.
     granule: Option<i64>,
     serial: u32,
     flags: u8,
@@ -81,7 +81,7 @@ impl File {
     /// Walks over all pages, and opens a decoder for each recording.
     ///
     /// # Errors
-    /// Bytes between pages, no sound in a codec that is read, a recording without a last page.
+    /// Bytes between pages, no sound in a supported codec, a recording without a last page.
     pub(super) fn open(mut source: Source) -> Result<Self> {
         let mut links = Vec::new();
         let mut group: Vec<Page> = Vec::new();
@@ -93,7 +93,7 @@ impl File {
                 }
                 return Err(lost(at));
             };
-            // A first page after one that was not begins the next recording.
+            // A first page after other pages begins the next recording.
             if page.is(FIRST) && group.last().is_some_and(|last| !last.is(FIRST)) {
                 links.push(Link::open(&mut source, &group, links.len())?);
                 group.clear();
@@ -112,7 +112,7 @@ impl File {
         })
     }
 
-    /// Whether the links' rates differ, so that each is resampled by itself.
+    /// Returns whether the links' rates differ, so that each is resampled separately.
     fn is_mixed(&self) -> bool {
         self.links.iter().any(|link| link.decoder.rate != self.rate)
     }
@@ -165,7 +165,7 @@ impl Stream for File {
 }
 
 impl Link {
-    /// Reads the headers of the recording that lies on `pages`, the `index`-th of its file.
+    /// Reads the headers of the recording on `pages`, the `index`-th of its file.
     fn open(source: &mut Source, pages: &[Page], index: usize) -> Result<Self> {
         let num_first = pages.iter().take_while(|page| page.is(FIRST)).count();
         if num_first > MOST_STREAMS {
@@ -248,8 +248,7 @@ impl Link {
         Ok(link)
     }
 
-    /// Finds where the recording begins and ends in the stream's own count of samples; `delay` samples at its beginning are the
-    /// encoder's.
+    /// Finds start and end of the recording in the stream's own count of samples; `delay` samples at its beginning are the encoder's.
     fn find_ends(&mut self, source: &mut Source, delay: usize, index: usize) -> Result<()> {
         if !self.pages.last().is_some_and(|last| last.is(LAST)) {
             let which = if index == 0 {
@@ -345,7 +344,7 @@ impl Link {
                     self.decoder.rate,
                 ));
             }
-            // What lies before the part is not kept.
+            // Samples before the part are dropped.
             if position < wanted.start {
                 samples.clear();
                 origin = Some(position);
@@ -378,7 +377,7 @@ impl Link {
             .map_err(|e| {
                 let before = self.pages[..packet.page].iter().rev();
                 let at = before.filter_map(|page| page.granule).next().unwrap_or(0);
-                packet_error(&e, at.saturating_sub(self.start), self.decoder.rate)
+                packet_error(e, at.saturating_sub(self.start), self.decoder.rate)
             })
     }
 }
@@ -394,9 +393,9 @@ struct Packets {
     /// The segment that is taken next, and where it begins.
     segment: usize,
     offset: usize,
-    /// Beginning of a packet that goes on.
+    /// Beginning of an unfinished packet.
     partial: Vec<u8>,
-    /// Whether the packet that goes on began before the first page.
+    /// True if the unfinished packet began before the first page.
     is_cut: bool,
 }
 
@@ -489,7 +488,7 @@ impl Packets {
     }
 }
 
-/// The page that begins at `at`; `None` where none begins.
+/// The page that begins at `at`; `None` if none begins.
 ///
 /// # Errors
 /// A page that is cut off.
@@ -521,7 +520,7 @@ fn page_at(source: &mut Source, at: u64) -> Result<Option<Page>> {
     }))
 }
 
-/// Whether no page comes after `at`, so that what is there is a tag or padding.
+/// Returns whether no page follows `at`, so that the rest is a tag or padding.
 fn is_trailer(source: &mut Source, at: u64) -> Result<bool> {
     let mut from = at;
     while from < source.len() {

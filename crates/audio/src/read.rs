@@ -24,13 +24,14 @@ use maqam_base::error::Error;
 use maqam_base::error::Result;
 use maqam_base::panics;
 
-/// How far a span's end may lie past the recording's, in seconds: rounding in a manifest, or an encoder's last frame. More is an error.
+/// Seconds by which a span may exceed the recording, through rounding or an encoder's last frame. More is an error.
 const END_TOLERANCE_S: f64 = 0.05;
 
-/// Mono samples of a recording, or of a part of it, at 16 kHz. Channels are averaged where the span names none; 16 kHz recordings are not resampled.
+/// Mono samples of a recording, or of a part of it, at 16 kHz. Without a channel in the span, channels are averaged. 16 kHz recordings are not
+/// resampled.
 ///
-/// Reads WAV, FLAC, MP3, Ogg (Vorbis, Opus, FLAC), WebM (Opus, Vorbis) and M4A (AAC-LC), told apart by their contents; the delay and padding
-/// of an encoder are not part of the recording.
+/// Reads WAV, FLAC, MP3, Ogg (Vorbis, Opus, FLAC), WebM (Opus, Vorbis) and M4A (AAC-LC), by their contents. The delay and padding of an encoder
+/// are not part of the recording.
 ///
 /// # Shapes
 /// `[num_samples]`
@@ -42,64 +43,64 @@ pub fn read(path: &Path, span: Span) -> Result<Vec<f32>> {
     contained(|| Recording::open(source)?.samples(span)).map_err(|e| e.at_path(path))
 }
 
-/// As [`read`], from bytes in memory; `name` stands for the file's in messages.
+/// Reads bytes in memory, as [`read`] does; `name` is the recording's name in messages.
 pub fn read_bytes(bytes: Arc<[u8]>, name: &str, span: Span) -> Result<Vec<f32>> {
     let source = Source::from_bytes(bytes);
     contained(|| Recording::open(source)?.samples(span)).map_err(|e| e.at(name))
 }
 
-/// As [`read`], from the bytes `range` of a file, which are a recording of their own; `name` stands for the recording's in messages.
+/// Reads the bytes `range` of a file as one recording, as [`read`] does; `name` is the recording's name in messages.
 pub fn read_range(path: &Path, range: Range<u64>, name: &str, span: Span) -> Result<Vec<f32>> {
     let source = Source::open_range(path, range).map_err(|e| e.at(name))?;
     contained(|| Recording::open(source)?.samples(span)).map_err(|e| e.at(name))
 }
 
-/// Length of a recording, or of a part of it, in seconds: from its headers where they say it, else by decoding.
+/// Length of a recording, or of a part of it, in seconds: from its headers if they have it, else by decoding.
 ///
 /// # Errors
-/// As [`read`], but for what only decoding can find.
+/// Those of [`read`], except those that only decoding finds.
 pub fn duration_s(path: &Path, span: Span) -> Result<f64> {
     let source = Source::open(path)?;
     contained(|| Recording::open(source)?.duration_s(span)).map_err(|e| e.at_path(path))
 }
 
-/// As [`duration_s`], from bytes in memory; `name` stands for the file's in messages.
+/// Length of bytes in memory, as [`duration_s`] gives it; `name` is the recording's name in messages.
 pub fn duration_s_bytes(bytes: Arc<[u8]>, name: &str, span: Span) -> Result<f64> {
     let source = Source::from_bytes(bytes);
     contained(|| Recording::open(source)?.duration_s(span)).map_err(|e| e.at(name))
 }
 
-/// As [`duration_s`], from the bytes `range` of a file; `name` stands for the recording's in messages.
+/// Length of the bytes `range` of a file, as [`duration_s`] gives it; `name` is the recording's name in messages.
 pub fn duration_s_range(path: &Path, range: Range<u64>, name: &str, span: Span) -> Result<f64> {
     let source = Source::open_range(path, range).map_err(|e| e.at(name))?;
     contained(|| Recording::open(source)?.duration_s(span)).map_err(|e| e.at(name))
 }
 
-/// Number of samples that [`read`] gives for the same part: from the headers where they say it, else by decoding.
+/// Number of samples that [`read`] returns for the same part: from the headers if they have it, else by decoding.
 ///
 /// # Errors
-/// As [`duration_s`].
+/// Those of [`duration_s`].
 pub fn num_samples(path: &Path, span: Span) -> Result<usize> {
     let source = Source::open(path)?;
     contained(|| Recording::open(source)?.num_resampled(span)).map_err(|e| e.at_path(path))
 }
 
-/// As [`num_samples`], from bytes in memory; `name` stands for the file's in messages.
+/// Number of samples of bytes in memory, as [`num_samples`] gives it; `name` is the recording's name in messages.
 pub fn num_samples_bytes(bytes: Arc<[u8]>, name: &str, span: Span) -> Result<usize> {
     let source = Source::from_bytes(bytes);
     contained(|| Recording::open(source)?.num_resampled(span)).map_err(|e| e.at(name))
 }
 
-/// As [`num_samples`], from the bytes `range` of a file; `name` stands for the recording's in messages.
+/// Number of samples of the bytes `range` of a file, as [`num_samples`] gives it; `name` is the recording's name in messages.
 pub fn num_samples_range(path: &Path, range: Range<u64>, name: &str, span: Span) -> Result<usize> {
     let source = Source::open_range(path, range).map_err(|e| e.at(name))?;
     contained(|| Recording::open(source)?.num_resampled(span)).map_err(|e| e.at(name))
 }
 
-/// What a recording says of itself.
+/// Contents of a recording's header.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Header {
-    /// Samples a second of its own, in Hz.
+    /// Sampling rate of the recording, in Hz.
     pub rate: u32,
     /// Samples of one channel at that rate.
     pub num_samples: usize,
@@ -107,11 +108,10 @@ pub struct Header {
     pub channels: usize,
 }
 
-/// Reads what a file, or the bytes `range` of it, says of itself; decodes it where its header is silent. `name` stands for the recording's
-/// in messages.
+/// Reads the header of a file, or of its bytes `range`, and decodes if the header is incomplete. `name` is the recording's name in messages.
 ///
 /// # Errors
-/// As [`read`].
+/// Those of [`read`].
 pub fn header(path: &Path, range: Option<Range<u64>>, name: &str) -> Result<Header> {
     let source = match range {
         Some(range) => Source::open_range(path, range),
@@ -121,7 +121,7 @@ pub fn header(path: &Path, range: Option<Range<u64>>, name: &str) -> Result<Head
     contained(|| Recording::open(source)?.header()).map_err(|e| e.at(name))
 }
 
-/// As [`header`], from bytes in memory.
+/// Reads the header of bytes in memory, as [`header`] does.
 pub fn header_bytes(bytes: Arc<[u8]>, name: &str) -> Result<Header> {
     let source = Source::from_bytes(bytes);
     contained(|| Recording::open(source)?.header()).map_err(|e| e.at(name))
@@ -158,17 +158,17 @@ impl Recording {
         Ok(Self(stream))
     }
 
-    /// Samples a second, in Hz.
+    /// Samples per second, in Hz.
     pub(super) fn rate(&self) -> u32 {
         self.0.rate()
     }
 
-    /// Number of channels; `None` where only decoding tells.
+    /// Number of channels; `None` if only decoding gives it.
     pub(super) fn channels(&self) -> Option<usize> {
         self.0.channels()
     }
 
-    /// Samples per channel; `None` where only decoding tells.
+    /// Samples per channel; `None` if only decoding gives it.
     pub(super) fn announced(&self) -> Option<usize> {
         self.0.num_samples()
     }
@@ -194,7 +194,7 @@ impl Recording {
 
     fn header(self) -> Result<Header> {
         let rate = self.0.rate();
-        // What does not say its channels is decoded, and counts as mono: its parts are averaged anyway.
+        // A source without a number of channels is decoded and counts as mono, because parts average the channels anyway.
         let channels = self.0.channels().unwrap_or(1);
         let num_samples = self.num_native(Span::WHOLE)?;
         Ok(Header {

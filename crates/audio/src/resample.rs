@@ -13,11 +13,11 @@ use crate::SAMPLE_RATE;
 use maqam_base::error::Error;
 use maqam_base::error::Result;
 
-/// Rates that recordings have, in Hz; a header that says otherwise is broken.
+/// Accepted sampling rates, in Hz; a header with another rate is damaged.
 pub(super) const RATES: std::ops::RangeInclusive<u32> = 1_000..=768_000;
 
-/// The anti-aliasing filter spans this many periods of the slower rate. The longer it is, the nearer its edge comes to half that rate:
-/// at this length 7.8 kHz still passes, and 8 kHz is stopped.
+/// Length of the anti-aliasing filter in periods of the slower rate. A longer filter has its edge nearer to half that rate. At this length
+/// it passes 7.8 kHz and stops 8 kHz.
 const FILTER_PERIODS: usize = 1024;
 
 thread_local! {
@@ -25,7 +25,7 @@ thread_local! {
     static RESAMPLERS: RefCell<HashMap<u32, Fft<f32>>> = RefCell::new(HashMap::new());
 }
 
-/// Samples at `rate` as samples at [`SAMPLE_RATE`], the first of them at the same instant; a clip already at that rate is returned untouched.
+/// Resamples from `rate` to [`SAMPLE_RATE`], with the first sample at the same instant; returns a clip at that rate unchanged.
 ///
 /// # Shapes
 /// `[n]` -> `[ceil(n * SAMPLE_RATE / rate)]`
@@ -43,15 +43,15 @@ pub(super) fn resample(samples: Vec<f32>, rate: u32) -> Result<Vec<f32>> {
             RATES.end()
         )));
     }
-    RESAMPLERS.with_borrow_mut(|kept| {
-        let resampler = match kept.entry(rate) {
+    RESAMPLERS.with_borrow_mut(|cached| {
+        let resampler = match cached.entry(rate) {
             Entry::Occupied(entry) => entry.into_mut(),
             Entry::Vacant(entry) => entry.insert(plan(rate)?),
         };
-        let input = InterleavedSlice::new(&samples, 1, samples.len()).map_err(Error::bug)?;
+        let input = InterleavedSlice::new(&samples, 1, samples.len()).map_err(Error::bug_from)?;
         let mut output = resampler
             .process_all(&input, samples.len(), None)
-            .map_err(Error::bug)?
+            .map_err(Error::bug_from)?
             .take_data();
         output.truncate(num_resampled(samples.len(), rate));
         Ok(output)
@@ -71,7 +71,7 @@ fn plan(rate: u32) -> Result<Fft<f32>> {
     // The filter is centred on its middle sample and the delay is half a block: both are whole numbers when the block holds
     // the smallest one an even number of times.
     let block = smallest_block * 2 * wanted_block.div_ceil(2 * smallest_block);
-    Fft::new(from, to, block, 1, FixedSync::Both).map_err(Error::bug)
+    Fft::new(from, to, block, 1, FixedSync::Both).map_err(Error::bug_from)
 }
 
 fn gcd(a: usize, b: usize) -> usize {
@@ -97,7 +97,7 @@ mod tests {
     ];
 
     #[test]
-    fn a_tone_comes_out_as_the_same_tone_sampled_at_16_khz() {
+    fn a_resampled_tone_equals_the_tone_at_16_khz() {
         for rate in RATES_HEARD {
             let highest = 0.45 * f64::from(rate.min(SAMPLE_RATE));
             for hertz in [100.0, 1000.0, 3000.0f64.min(highest), highest] {
@@ -162,7 +162,7 @@ mod tests {
     }
 
     #[test]
-    fn a_clip_does_not_hear_the_one_before_it() {
+    fn a_clip_does_not_depend_on_the_one_before() {
         let clip = sine(500.0, 44_100, 10_000);
         let alone = std::thread::scope(|scope| {
             scope
@@ -175,7 +175,7 @@ mod tests {
     }
 
     #[test]
-    fn sixteen_khz_is_returned_bit_for_bit_and_nonsense_refused() {
+    fn sixteen_khz_is_unchanged_and_bad_rates_fail() {
         let samples = sine(7_999.0, SAMPLE_RATE, 1000);
         assert_eq!(resample(samples.clone(), SAMPLE_RATE).unwrap(), samples);
         assert!(

@@ -1,4 +1,4 @@
-//! What every container gives, samples at a place, and the errors that all of them share.
+//! Interface of all containers: samples at a position, and shared errors.
 
 use std::ops::Range;
 
@@ -8,18 +8,18 @@ use maqam_base::error::Result;
 /// Most samples of one recording at its own rate: 3 hours at 48 kHz, 2 GiB in memory.
 pub(super) const MOST_SAMPLES: usize = 1 << 29;
 
-/// Room made beforehand for at most this many samples, whatever a header announces.
+/// Most samples for which memory is reserved in advance, whatever a header announces.
 pub(super) const MOST_RESERVED_SAMPLES: usize = 1 << 22;
 
 /// A recording that gives the samples of any part of it.
 pub(super) trait Stream {
-    /// Samples a second, in Hz.
+    /// Samples per second, in Hz.
     fn rate(&self) -> u32;
 
-    /// Number of channels; `None` where only decoding tells.
+    /// Number of channels; `None` if only decoding gives it.
     fn channels(&self) -> Option<usize>;
 
-    /// Samples per channel; `None` where only decoding tells.
+    /// Samples per channel; `None` if only decoding gives it.
     fn num_samples(&self) -> Option<usize>;
 
     /// Samples `wanted` of one channel, or of the average of all. Where the number of samples is unknown, `wanted` is everything.
@@ -29,7 +29,7 @@ pub(super) trait Stream {
     fn decode(&mut self, wanted: Range<usize>, channel: Option<u16>) -> Result<Vec<f32>>;
 }
 
-/// Refuses more samples at once than fit in memory: a few bytes of some formats stand for hours of silence.
+/// Refuses more samples at once than fit in memory, because a few bytes of some formats can encode hours of silence.
 pub(super) fn check_length(num_samples: usize) -> Result<()> {
     if num_samples <= MOST_SAMPLES {
         return Ok(());
@@ -40,7 +40,7 @@ pub(super) fn check_length(num_samples: usize) -> Result<()> {
     .hint("give parts of the recording, or split it"))
 }
 
-/// Audio that does not follow what came before it; both places are in samples.
+/// Error for audio that does not continue at the previous end; both places are in samples.
 pub(super) fn gap(after: i64, found: i64, rate: u32) -> Error {
     let (after_s, found_s) = (seconds(after, rate), seconds(found, rate));
     Error::input(format!(
@@ -49,7 +49,7 @@ pub(super) fn gap(after: i64, found: i64, rate: u32) -> Error {
     .hint("copy or download it again, or re-encode it")
 }
 
-/// Audio that ends before its container says; both places are in samples.
+/// Error for audio that ends before the announced end; both places are in samples.
 pub(super) fn ends_early(found: i64, announced: i64, rate: u32) -> Error {
     let (found_s, announced_s) = (seconds(found, rate), seconds(announced, rate));
     Error::input(format!(
@@ -59,11 +59,16 @@ pub(super) fn ends_early(found: i64, announced: i64, rate: u32) -> Error {
 }
 
 /// A packet that does not decode, at a place in samples.
-pub(super) fn packet_error(what: &str, at: i64, rate: u32) -> Error {
+pub(super) fn packet_error(
+    source: Box<dyn std::error::Error + Send + Sync>,
+    at: i64,
+    rate: u32,
+) -> Error {
     let at_s = seconds(at, rate);
     Error::input(format!(
-        "damaged: the packet after {at_s:.3} s does not decode ({what})"
+        "damaged: the packet after {at_s:.3} s does not decode ({source})"
     ))
+    .caused_by(source)
     .hint("copy or download it again, or re-encode it")
 }
 

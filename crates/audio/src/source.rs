@@ -8,7 +8,6 @@ use std::path::Path;
 use std::sync::Arc;
 
 use maqam_base::error::Error;
-use maqam_base::error::Kind;
 use maqam_base::error::Result;
 
 /// Bytes that one look into a file reads at least, so that small packets do not cost a system call each.
@@ -38,8 +37,8 @@ impl Source {
     /// # Errors
     /// The system's, a folder, or something else that is not a regular file; each names the file.
     pub(super) fn open(path: &Path) -> Result<Self> {
-        // The look at the path comes first, because opening a pipe waits until somebody writes to it.
-        let metadata = path.metadata().map_err(|e| Error::io(path, "read", &e))?;
+        // The path is checked first, because opening a pipe waits for a writer.
+        let metadata = path.metadata().map_err(|e| Error::io(path, "read", e))?;
         if metadata.is_dir() {
             return Err(Error::input("a folder where a recording was expected").at_path(path));
         }
@@ -51,7 +50,7 @@ impl Source {
             );
         }
 
-        let file = File::open(path).map_err(|e| Error::io(path, "read", &e))?;
+        let file = File::open(path).map_err(|e| Error::io(path, "read", e))?;
         Ok(Self::new(Store::File(file), metadata.len()))
     }
 
@@ -101,7 +100,7 @@ impl Source {
         self.start = self.start.saturating_add(num_bytes).min(self.end);
     }
 
-    /// Leaves out what comes after the first `num_bytes`.
+    /// Drops everything after the first `num_bytes`.
     pub(super) fn truncate(&mut self, num_bytes: u64) {
         self.end = self.end.min(self.start.saturating_add(num_bytes));
     }
@@ -133,10 +132,10 @@ impl Source {
         }
     }
 
-    /// Exactly `len` bytes from `at` on.
+    /// Returns exactly `len` bytes from `at`.
     ///
     /// # Errors
-    /// The system's, or an end that comes before.
+    /// An error of the system, or an end before these bytes.
     pub(super) fn bytes(&mut self, at: u64, len: usize) -> Result<&[u8]> {
         if at
             .checked_add(len as u64)
@@ -170,14 +169,14 @@ impl Source {
     }
 }
 
-/// Fills `buffer` from the file, which may have been cut since its length was looked at.
+/// Fills `buffer` from the file, which may have become shorter since its length was read.
 fn read_all(file: &File, buffer: &mut [u8], at: u64) -> Result<()> {
     file.read_exact_at(buffer, at)
         .map_err(|error| match error.kind() {
             io::ErrorKind::UnexpectedEof => {
                 Error::input("the file was cut while it was read").hint("run the command again")
             }
-            _ => Error::new(Kind::Resource, format!("cannot read: {error}")),
+            _ => Error::resource(format!("cannot read: {error}")).caused_by(error),
         })
 }
 

@@ -23,7 +23,7 @@ const CONTEXT: usize = 64;
 const FRAME: usize = 256;
 const FRAME_STEP: usize = 128;
 
-/// Frames of a window: its samples with the context before and 64 mirrored samples behind.
+/// Frames of a window: its samples with the context before and 64 mirrored samples after them.
 const FRAMES: usize = (CONTEXT + WINDOW + CONTEXT - FRAME) / FRAME_STEP + 1;
 
 /// Frequencies of the spectrum.
@@ -94,7 +94,7 @@ impl Vad {
     }
 
     fn load(bytes: &[u8]) -> Result<Self> {
-        let file = SafeTensors::deserialize(bytes).map_err(Error::bug)?;
+        let file = SafeTensors::deserialize(bytes).map_err(Error::bug_from)?;
         let mut tensors: HashMap<String, Vec<f32>> = HashMap::new();
         for (name, view) in file.tensors() {
             if view.dtype() != Dtype::F32 {
@@ -149,7 +149,7 @@ impl Vad {
             hidden: vec![0.0; HIDDEN],
             cell: vec![0.0; HIDDEN],
         };
-        // Context, window, and the samples before its end mirrored behind it.
+        // Context, window, and the mirrored end of the window.
         let mut seen = vec![0.0; CONTEXT + WINDOW + CONTEXT];
         samples
             .chunks(WINDOW)
@@ -181,8 +181,8 @@ impl Vad {
         }
         self.advance(&x, state);
 
-        let heard: Vec<f32> = state.hidden.iter().map(|h| h.max(0.0)).collect();
-        sigmoid(dot(&self.final_weight, &heard) + self.final_bias)
+        let activations: Vec<f32> = state.hidden.iter().map(|h| h.max(0.0)).collect();
+        sigmoid(dot(&self.final_weight, &activations) + self.final_bias)
     }
 
     /// The LSTM cell.
@@ -199,8 +199,8 @@ impl Vad {
             .collect();
         for i in 0..HIDDEN {
             let gate = |kind: usize| gates[kind * HIDDEN + i];
-            let kept = sigmoid(gate(1)) * state.cell[i];
-            state.cell[i] = kept + sigmoid(gate(0)) * gate(2).tanh();
+            let carried = sigmoid(gate(1)) * state.cell[i];
+            state.cell[i] = carried + sigmoid(gate(0)) * gate(2).tanh();
             state.hidden[i] = sigmoid(gate(3)) * state.cell[i].tanh();
         }
     }
@@ -266,7 +266,7 @@ impl Default for Speech {
     }
 }
 
-/// How far the probability falls under the threshold before speech ends.
+/// Distance below the threshold at which speech ends.
 const HYSTERESIS: f32 = 0.15;
 
 /// Silence in which a stretch that is too long may be divided, in seconds.
@@ -281,14 +281,14 @@ fn samples_of(seconds: f64) -> f64 {
 #[derive(Default)]
 struct Open {
     start: Option<usize>,
-    /// Where silence may have begun.
+    /// Possible start of silence.
     silent_since: Option<usize>,
     /// Silences inside it that were long enough to divide it: their beginning and length.
     silences: Vec<(usize, usize)>,
 }
 
 impl Speech {
-    /// Returns the stretches of speech in samples, in order, apart from each other.
+    /// Returns the stretches of speech in samples, in order and without overlap.
     ///
     /// `probabilities` are those of [`Vad::probabilities`] for `num_samples` samples.
     ///

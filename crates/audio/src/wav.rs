@@ -24,10 +24,10 @@ use crate::source::little_endian;
 use maqam_base::error::Error;
 use maqam_base::error::Result;
 
-/// Sizes from here on stand for "unknown" in the headers of files that were written to a pipe.
+/// Smallest size that means "unknown" in the headers of files that were written to a pipe.
 const STREAMED_SIZE: u64 = 0x7fff_0000;
 
-/// How far a `data` chunk is looked for where the lengths before it are wrong.
+/// Bytes in which a `data` chunk is searched if the lengths before it are wrong.
 const SEARCH_BYTES: usize = 1 << 20;
 
 /// Bytes that are decoded at once.
@@ -53,11 +53,11 @@ struct Chunk {
     id: [u8; 4],
     start: u64,
     size: u64,
-    /// Whether the length was written in 64 bits, so that none of its values stands for "unknown".
+    /// True if the length has 64 bits, so that no value means "unknown".
     is_long: bool,
 }
 
-/// Whether a file that begins with `head` is WAV.
+/// Returns whether a file that begins with `head` is WAV.
 pub(super) fn begins(head: &[u8]) -> bool {
     matches!(head.get(..4), Some(b"RIFF" | b"RF64" | b"BW64")) && head.get(8..12) == Some(b"WAVE")
         || head.starts_with(WAVE64_RIFF)
@@ -67,7 +67,7 @@ impl Wav {
     /// Finds the samples.
     ///
     /// # Errors
-    /// No `fmt ` or `data` chunk, a coding that is not read, fewer samples than the header says, or more bytes after them.
+    /// No `fmt ` or `data` chunk, an unsupported coding, fewer samples than the header announces, or more bytes after them.
     pub(super) fn open(mut source: Source) -> Result<Self> {
         let chunks = if source.peek(0, 4)? == b"riff" {
             wave64_chunks(&mut source)?
@@ -126,14 +126,14 @@ impl Stream for Wav {
             let bytes = self.source.bytes(at, count * self.block)?;
             self.decoder
                 .decode(bytes, channel, &mut samples)
-                .map_err(Error::input)?;
+                .map_err(|e| Error::input(&e).caused_by(e))?;
             first += count;
         }
         Ok(samples)
     }
 }
 
-/// Chunks of a RIFF file up to `data`. Where a chunk's length leads nowhere, `data` is looked for.
+/// Chunks of a RIFF file up to `data`. If a chunk's length is wrong, `data` is searched.
 fn riff_chunks(source: &mut Source) -> Result<Vec<Chunk>> {
     let mut chunks = Vec::new();
     let mut long_size = None;
@@ -179,7 +179,7 @@ fn riff_chunks(source: &mut Source) -> Result<Vec<Chunk>> {
     Ok(chunks)
 }
 
-/// Where the chunk after `chunk` begins: behind a byte of padding if its length is odd, which some programs leave out.
+/// Start of the chunk after `chunk`, after a byte of padding if its length is odd. Some programs omit the padding.
 fn next_chunk(source: &mut Source, chunk: Chunk) -> Result<u64> {
     let end = chunk.start.saturating_add(chunk.size);
     let padded = end.saturating_add(chunk.size & 1);
@@ -189,7 +189,7 @@ fn next_chunk(source: &mut Source, chunk: Chunk) -> Result<u64> {
     Ok(padded)
 }
 
-/// The chunk that begins at `at`; `None` where nothing looks like one.
+/// The chunk that begins at `at`; `None` if nothing looks like one.
 fn chunk_at(source: &mut Source, at: u64) -> Result<Option<Chunk>> {
     let &[a, b, c, d, ref size @ ..] = source.peek(at, 8)? else {
         return Ok(None);
@@ -234,10 +234,10 @@ fn wave64_chunks(source: &mut Source) -> Result<Vec<Chunk>> {
     }
 }
 
-/// Bytes that hold the samples.
+/// Bytes of the samples.
 ///
 /// # Errors
-/// Fewer bytes than the header says, or bytes behind them that belong to nothing.
+/// Fewer bytes than the header announces, or unknown bytes after them.
 fn data_range(source: &mut Source, data: Chunk) -> Result<Range<u64>> {
     let Chunk { start, size, .. } = data;
     let found = source.len().saturating_sub(start);
@@ -263,7 +263,7 @@ fn data_range(source: &mut Source, data: Chunk) -> Result<Range<u64>> {
     Ok(start..start + size)
 }
 
-/// Number of bytes behind the samples, where they are neither chunks nor a tag nor padding.
+/// Number of unknown bytes after the samples: neither chunks nor a tag nor padding.
 fn unknown_rest(source: &mut Source, data: Chunk) -> Result<Option<u64>> {
     let mut at = next_chunk(source, data)?;
     while at < source.len() {

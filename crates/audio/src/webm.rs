@@ -17,7 +17,7 @@ use crate::source::big_endian;
 use maqam_base::error::Error;
 use maqam_base::error::Result;
 
-/// Identifiers of the elements that are looked at.
+/// Identifiers of the elements that are read.
 const EBML: u64 = 0x1a45_dfa3;
 const SEGMENT: u64 = 0x1853_8067;
 const INFO: u64 = 0x1549_a966;
@@ -43,7 +43,7 @@ const SOUND: u64 = 2;
 /// Nanoseconds that a block may begin before or after the end of the one before it. Times are rounded, and browsers' clocks jitter.
 const TIME_TOLERANCE_NS: i128 = 250_000_000;
 
-/// Seconds that a recording may be shorter than its header says.
+/// Seconds by which a recording may be shorter than its header announces.
 const DURATION_TOLERANCE_S: f64 = 0.25;
 
 /// Samples decoded and dropped before a part of a recording: half a second of Opus, which needs 80 ms.
@@ -57,13 +57,13 @@ pub(super) struct WebM {
     /// Samples at the beginning that are the encoder's delay, and at the end that only fill up the last packet.
     delay: usize,
     padding: usize,
-    /// Samples of all packets; `None` where only decoding tells.
+    /// Samples of all packets; `None` if only decoding gives it.
     decoded: Option<usize>,
     /// Length that the header announces, in seconds.
     announced_s: Option<f64>,
 }
 
-/// Place of a packet in the file, and the number of its first sample where packets tell their length.
+/// Place of a packet in the file, and the number of its first sample if packets state their length.
 #[derive(Clone, Copy)]
 struct Packet {
     at: u64,
@@ -71,7 +71,7 @@ struct Packet {
     first: usize,
 }
 
-/// An element's identifier, and the place of its contents; `len` is `None` where it is left open.
+/// An element's identifier, and the place of its contents; `len` is `None` if it is left open.
 #[derive(Clone, Copy)]
 struct Element {
     id: u64,
@@ -79,7 +79,7 @@ struct Element {
     len: Option<u64>,
 }
 
-/// What the header says of the sound.
+/// Contents of the sound track's header.
 struct Track {
     number: u64,
     decoder: Decoder,
@@ -96,7 +96,7 @@ struct Walk {
     packets: Vec<Packet>,
     samples: usize,
     cluster_time: u64,
-    /// Where the block before this one ended, in nanoseconds.
+    /// End of the previous block, in nanoseconds.
     block_end_ns: Option<i128>,
     padding_ns: i64,
 }
@@ -232,7 +232,7 @@ impl Stream for WebM {
             let found = self
                 .decoder
                 .decode(bytes, channel, &mut samples)
-                .map_err(|e| packet_error(&e, position as i64, rate))?;
+                .map_err(|e| packet_error(e, position as i64, rate))?;
             if !is_whole && first != position {
                 return Err(gap(position as i64, first as i64, rate));
             }
@@ -476,7 +476,7 @@ fn laced(bytes: &[u8], mut at: usize, lacing: u8) -> Result<Vec<Range<usize>>> {
     Ok(ranges)
 }
 
-/// Whether nothing but zeros comes from `at` on.
+/// Returns whether all bytes from `at` are zero.
 fn is_zeros(source: &mut Source, at: u64) -> Result<bool> {
     let mut from = at;
     while from < source.len() {
@@ -489,7 +489,7 @@ fn is_zeros(source: &mut Source, at: u64) -> Result<bool> {
     Ok(true)
 }
 
-/// The element whose header is at `at`; `None` where there is none.
+/// The element whose header is at `at`; `None` if there is none.
 fn element_at(source: &mut Source, at: u64) -> Result<Option<Element>> {
     let bytes = source.peek(at, 12)?;
     Ok(header(bytes).map(|(id, len, header_len)| Element {
@@ -523,12 +523,12 @@ fn header(bytes: &[u8]) -> Option<(u64, Option<u64>, usize)> {
     }
     let id = big_endian(bytes.get(..id_len)?);
     let (len, len_len) = vint(bytes.get(id_len..)?)?;
-    // All ones stand for "unknown".
+    // All ones mean "unknown".
     let is_open = len == (1 << (7 * len_len)) - 1;
     Some((id, (!is_open).then_some(len), id_len + len_len))
 }
 
-/// A number whose leading zeros say how many bytes it has, and that number.
+/// Reads a number whose leading zeros give its length in bytes.
 fn vint(bytes: &[u8]) -> Option<(u64, usize)> {
     let len = bytes.first()?.leading_zeros() as usize + 1;
     let value = big_endian(bytes.get(..len.min(9))?);

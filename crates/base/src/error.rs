@@ -1,8 +1,14 @@
 //! What can go wrong, and whose turn it is to act: the one error type of the crate.
 
+#[cfg(feature = "candle")]
+mod candle;
+
 use std::borrow::Cow;
+use std::error::Error as StdError;
 use std::fmt;
+use std::io;
 use std::path::Path;
+use std::sync::Arc;
 
 /// Result of every fallible function of the crate outside the tensor code.
 pub type Result<T> = std::result::Result<T, Error>;
@@ -22,13 +28,28 @@ pub enum Kind {
     Interrupted,
 }
 
-/// An error a person can act on: where, what was found, what to do.
+impl Kind {
+    /// The exit code of a process that ends so.
+    pub fn exit_code(self) -> u8 {
+        match self {
+            Self::Bug => 1,
+            Self::Input => 2,
+            Self::Diverged => 3,
+            Self::Resource => 4,
+            Self::Interrupted => 130,
+        }
+    }
+}
+
+/// An error a person can act on: where, what was found, what to do. [`StdError::source`] is the error of a library or of the system
+/// that it stands for.
 #[derive(Clone, Debug)]
 pub struct Error {
     /// Who has to act.
     pub kind: Kind,
     message: String,
     hint: Option<String>,
+    source: Option<Arc<dyn StdError + Send + Sync>>,
 }
 
 impl Error {
@@ -38,6 +59,7 @@ impl Error {
             kind,
             message: message.to_string(),
             hint: None,
+            source: None,
         }
     }
 
@@ -46,14 +68,41 @@ impl Error {
         Self::new(Kind::Input, message)
     }
 
-    /// A fault of ours.
+    /// A bug of maqam.
     pub fn bug(message: impl fmt::Display) -> Self {
         Self::new(Kind::Bug, message)
+    }
+
+    /// A bug of maqam that a library reports: an error that its input rules out.
+    pub fn bug_from(source: impl Into<Box<dyn StdError + Send + Sync>>) -> Self {
+        let source = source.into();
+        Self::bug(&source).caused_by(source)
     }
 
     /// Disk, memory or an endpoint.
     pub fn resource(message: impl fmt::Display) -> Self {
         Self::new(Kind::Resource, message)
+    }
+
+    /// The user asked to stop; `message` says what is left of the work.
+    pub fn interrupted(message: impl fmt::Display) -> Self {
+        Self::new(Kind::Interrupted, message)
+    }
+
+    /// Keeps the error that this one stands for. The message stays as it is.
+    #[must_use]
+    pub fn caused_by(mut self, source: impl Into<Box<dyn StdError + Send + Sync>>) -> Self {
+        self.source = Some(Arc::from(source.into()));
+        self
+    }
+
+    /// The same error, of what was read: a library calls a damaged file a fault of its own.
+    #[must_use]
+    pub fn in_input(mut self) -> Self {
+        if self.kind == Kind::Bug {
+            self.kind = Kind::Input;
+        }
+        self
     }
 
     /// What the person can do about it; printed on a line of its own.
@@ -99,51 +148,92 @@ impl Error {
         self.at(path.display())
     }
 
-    /// An operating system's error on `path`: what is missing or unreadable is the user's to mend, a full disk the machine's.
-    pub fn io(path: &Path, action: &str, error: &std::io::Error) -> Self {
-        use std::io::ErrorKind as E;
-        // What a path says can be wrong in ways that the standard library has no stable names for.
-        let is_wrong_path = matches!(
-            error.raw_os_error(),
-            Some(libc::ELOOP | libc::ENAMETOOLONG | libc::ENODEV | libc::ENXIO)
-        );
-        let kind = match error.kind() {
-            E::NotFound
-            | E::AlreadyExists
-            | E::PermissionDenied
-            | E::IsADirectory
-            | E::NotADirectory
-            | E::InvalidData
-            // A zero byte in a path.
-            | E::InvalidInput
-            | E::UnexpectedEof
-            | E::NotSeekable => Kind::Input,
-            _ if is_wrong_path => Kind::Input,
-            _ => Kind::Resource,
-        };
-        let found = Self::new(kind, format!("cannot {action}: {error}")).at_path(path);
-        match error.kind() {
-            E::StorageFull | E::QuotaExceeded => {
-                found.hint("free some space and run the command again, a training with --resume; what was finished before is whole")
-            }
-            _ => found,
+    /// An operating system's error on `path`: what is missing or unreadable is the user's to mend, a full disk the machine's. An error of
+    /// maqam that passed through a library's reader or writer comes back as it was.
+    pub fn io(path: &Path, action: &str, error: io::Error) -> Self {
+        if let Some(carried) = Self::carried(&error) {
+            return carried.clone();
         }
+        let found = format!("cannot {action}: {error}");
+        Self::system(found, error).at_path(path)
+    }
+
+    /// The error of maqam that passes through a library inside one of the system.
+    pub fn carried(error: &io::Error) -> Option<&Self> {
+        error.get_ref()?.downcast_ref()
+    }
+
+    /// An error of the system with its message, kind and hint.
+    fn system(message: impl fmt::Display, error: io::Error) -> Self {
+        let found = Self::new(kind_of_io(&error), message);
+        let found = match error.kind() {
+            io::ErrorKind::StorageFull | io::ErrorKind::QuotaExceeded => found.hint(FULL_DISK_HINT),
+            _ => found,
+        };
+        found.caused_by(error)
     }
 
     /// The exit code of the process.
     pub fn exit_code(&self) -> u8 {
-        match self.kind {
-            Kind::Bug => 1,
-            Kind::Input => 2,
-            Kind::Diverged => 3,
-            Kind::Resource => 4,
-            Kind::Interrupted => 130,
-        }
+        self.kind.exit_code()
     }
 
     /// The message alone, without the hint.
     pub fn message(&self) -> &str {
         &self.message
+    }
+
+    /// Returns whether an error of this type is below the error.
+    pub fn is_caused_by<T: StdError + 'static>(&self) -> bool {
+        let mut below = self.source();
+        while let Some(error) = below {
+            if error.is::<T>() {
+                return true;
+            }
+            below = error.source();
+        }
+        false
+    }
+
+    /// The hint alone.
+    pub fn hint_text(&self) -> Option<&str> {
+        self.hint.as_deref()
+    }
+
+    /// Message and hint on one line, as a note has them.
+    pub fn one_line(&self) -> String {
+        match &self.hint {
+            Some(hint) => format!("{}; {hint}", self.message),
+            None => self.message.clone(),
+        }
+    }
+}
+
+/// What frees a full disk.
+const FULL_DISK_HINT: &str = "free some space and run the command again, a training with --resume; what was finished before is whole";
+
+/// Who has to act on an error of the system.
+fn kind_of_io(error: &io::Error) -> Kind {
+    use io::ErrorKind as E;
+
+    // What a path says can be wrong in ways that the standard library has no stable names for.
+    let is_wrong_path = matches!(
+        error.raw_os_error(),
+        Some(libc::ELOOP | libc::ENAMETOOLONG | libc::ENODEV | libc::ENXIO)
+    );
+    match error.kind() {
+        E::NotFound
+        | E::AlreadyExists
+        | E::PermissionDenied
+        | E::IsADirectory
+        | E::NotADirectory
+        | E::InvalidData
+        // A zero byte in a path.
+        | E::InvalidInput
+        | E::UnexpectedEof
+        | E::NotSeekable => Kind::Input,
+        _ if is_wrong_path => Kind::Input,
+        _ => Kind::Resource,
     }
 }
 
@@ -157,12 +247,18 @@ impl fmt::Display for Error {
     }
 }
 
-impl std::error::Error for Error {}
+impl StdError for Error {
+    fn source(&self) -> Option<&(dyn StdError + 'static)> {
+        self.source
+            .as_deref()
+            .map(|source| source as &(dyn StdError + 'static))
+    }
+}
 
-#[cfg(feature = "candle")]
-impl From<candle_core::Error> for Error {
-    fn from(error: candle_core::Error) -> Self {
-        Self::bug(error)
+/// Lets an error pass through a reader or writer of a library; [`Error::io`] takes it out again.
+impl From<Error> for io::Error {
+    fn from(error: Error) -> Self {
+        Self::other(error)
     }
 }
 
@@ -196,7 +292,8 @@ mod tests {
         std::os::unix::fs::symlink("loop", &looped).unwrap();
         for path in [Path::new("a\0b"), Path::new(&long), &looped] {
             let found = std::fs::File::open(path).unwrap_err();
-            assert_eq!(Error::io(path, "read", &found).exit_code(), 2, "{found}");
+            let error = Error::io(path, "read", found);
+            assert_eq!(error.exit_code(), 2, "{error}");
         }
         for code in [
             libc::ENOSPC,
@@ -206,11 +303,55 @@ mod tests {
             libc::ENOMEM,
         ] {
             let found = std::io::Error::from_raw_os_error(code);
-            assert_eq!(
-                Error::io(&looped, "write", &found).exit_code(),
-                4,
-                "{found}"
-            );
+            let error = Error::io(&looped, "write", found);
+            assert_eq!(error.exit_code(), 4, "{error}");
         }
+    }
+
+    #[test]
+    fn sources_lead_to_the_systems_error() {
+        let system = io::Error::from_raw_os_error(libc::ENOSPC);
+        let disk = Error::io(Path::new("a"), "write", system).at("step 3");
+        assert!(disk.message().starts_with("step 3: a: cannot write: "));
+
+        let above = Error::resource("the run ends").caused_by(disk);
+        let below = above.source().unwrap().downcast_ref::<Error>().unwrap();
+        let system = below.source().unwrap().downcast_ref::<io::Error>().unwrap();
+        assert_eq!(system.raw_os_error(), Some(libc::ENOSPC));
+        assert!(above.is_caused_by::<io::Error>());
+        assert!(!above.is_caused_by::<serde_json::Error>());
+        assert!(Error::input("nothing below").source().is_none());
+    }
+
+    #[test]
+    fn a_librarys_error_is_a_bug_with_its_source() {
+        let library = serde_json::from_str::<u8>("x").unwrap_err();
+        let message = library.to_string();
+        let error = Error::bug_from(library).hint("send the file");
+        assert_eq!((error.exit_code(), error.message()), (1, &*message));
+        assert!(error.source().unwrap().is::<serde_json::Error>());
+    }
+
+    #[test]
+    fn a_hint_is_a_field() {
+        let bare = Error::input("the span is empty");
+        assert_eq!(bare.hint_text(), None);
+        assert_eq!(bare.one_line(), "the span is empty");
+
+        let error = bare.hint("put `end_s` after `start_s`").at("a.jsonl:3");
+        assert_eq!(error.message(), "a.jsonl:3: the span is empty");
+        assert_eq!(error.hint_text(), Some("put `end_s` after `start_s`"));
+        assert_eq!(
+            error.one_line(),
+            "a.jsonl:3: the span is empty; put `end_s` after `start_s`"
+        );
+    }
+
+    #[test]
+    fn errors_pass_through_readers_and_writers() {
+        let error = Error::input("row 3 has no audio").hint("remove it");
+        let passed = Error::io(Path::new("a"), "write", io::Error::from(error));
+        assert_eq!(passed.to_string(), "row 3 has no audio\nhint: remove it");
+        assert_eq!(passed.exit_code(), 2);
     }
 }

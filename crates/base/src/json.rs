@@ -17,7 +17,7 @@ pub fn parse<T: DeserializeOwned>(text: &str) -> Result<T> {
 
 /// As [`parse`], from bytes that may not be UTF-8.
 pub fn parse_slice<T: DeserializeOwned>(text: &[u8]) -> Result<T> {
-    serde_json::from_slice(text).map_err(|error| explain(text, &error))
+    serde_json::from_slice(text).map_err(|error| explain(text, &error).caused_by(error))
 }
 
 /// The message and hint for text that `serde_json` could not read.

@@ -202,4 +202,19 @@ mod tests {
         .unwrap();
         assert_eq!(read::<Answered>(&path).unwrap()[0].1.prediction, "x");
     }
+
+    #[test]
+    fn numbers_are_read_as_they_were_written() {
+        let key = crate::seed::Key::new(1, "numbers");
+        let mut numbers: Vec<f64> = (0..20_000)
+            .map(|i| (key.uniform(2 * i) - 0.5) * 10f64.powf(60.0 * key.uniform(2 * i + 1) - 30.0))
+            .collect();
+        // One of those that a fast parser rounds to its neighbour.
+        numbers.push(7.660_700_845_718_384_5);
+        for number in numbers {
+            let text = serde_json::to_string(&number).unwrap();
+            let read: f64 = serde_json::from_str(&text).unwrap();
+            assert_eq!(read.to_bits(), number.to_bits(), "{text}");
+        }
+    }
 }

@@ -6,10 +6,12 @@
 
 pub mod error;
 pub mod panics;
+pub mod stop;
 pub mod files;
 pub mod seed;
 pub mod parts;
 pub mod qwen2_tokenizer;
+pub mod text_table;
 pub mod yaml;
 pub mod sniff;
 pub mod json;

@@ -4,10 +4,10 @@ use serde_json::Map;
 use serde_json::Value;
 use serde_json::json;
 
-/// How Qwen2 splits texts into words.
+/// Pattern by which Qwen2 splits texts into words.
 const SPLITTING: &str = r"(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\r\n\p{L}\p{N}]?\p{L}+|\p{N}| ?[^\s\p{L}\p{N}]+[\r\n]*|\s*[\r\n]+|\s+(?!\S)|\s+";
 
-/// Byte-level BPE with pairs of merged pieces and tokens apart, as a `tokenizer.json`.
+/// A `tokenizer.json` of byte-level BPE, from ids by piece, pairs of merged pieces and added tokens.
 pub fn json_of(vocab: Map<String, Value>, merges: Vec<Value>, added: Vec<Value>) -> Value {
     json!({
         "version": "1.0",

@@ -34,7 +34,7 @@ pub fn parse<T: DeserializeOwned>(text: &str, path: &Path) -> Result<T> {
     // The strict error knows its line, so it is the one to show where the lenient reading fails too.
     let lenient =
         yaml_serde::from_str::<Value>(text).and_then(|tree| T::deserialize(Lenient(tree)));
-    lenient.map_err(|_| describe_in(&strict, path))
+    lenient.map_err(|_| describe_in(strict, path))
 }
 
 /// Reads a tree of YAML that was changed after it was parsed; `place` says where it comes from.
@@ -43,7 +43,7 @@ pub fn parse<T: DeserializeOwned>(text: &str, path: &Path) -> Result<T> {
 /// As [`parse`], with `place` instead of a line.
 pub fn from_value<T: DeserializeOwned>(value: Value, place: &str) -> Result<T> {
     yaml_serde::from_value(value.clone()).or_else(|strict| {
-        T::deserialize(Lenient(value)).map_err(|_| describe(&strict, place.to_owned()))
+        T::deserialize(Lenient(value)).map_err(|_| describe(strict, place.to_owned()))
     })
 }
 
@@ -239,7 +239,7 @@ impl<'de> Deserializer<'de> for Lenient {
     }
 }
 
-fn describe_in(error: &yaml_serde::Error, path: &Path) -> Error {
+fn describe_in(error: yaml_serde::Error, path: &Path) -> Error {
     let place = match error.location() {
         Some(location) => format!(
             "{}:{}:{}",
@@ -252,13 +252,13 @@ fn describe_in(error: &yaml_serde::Error, path: &Path) -> Error {
     describe(error, place)
 }
 
-fn describe(error: &yaml_serde::Error, place: String) -> Error {
+fn describe(error: yaml_serde::Error, place: String) -> Error {
     let message = error.to_string();
     // The place is said once, in front.
     let what = message
         .rsplit_once(" at line ")
         .map_or(message.as_str(), |(what, _)| what);
-    explain(what).at(place)
+    explain(what).at(place).caused_by(error)
 }
 
 /// The error that serde's words stand for, in words that name no type of the program, with the nearest known key as its hint.

@@ -1,6 +1,6 @@
-//! Spelling of Arabic as a stated choice: which marks and letter forms a data set leaves out, and Buckwalter's transliteration.
+//! Rules of Arabic spelling (marks and letter forms that a data set leaves out) and Buckwalter's transliteration.
 //!
-//! Nothing here runs by itself. Where rules are applied to a row, the row says so in its field `normalisation`.
+//! No reader applies these rules. A row states applied rules in its field `normalisation`.
 
 use std::borrow::Cow;
 use std::fmt;
@@ -14,7 +14,7 @@ use maqam_base::error::Error;
 use maqam_base::error::Result;
 use maqam_base::yaml::nearest;
 
-/// Name of the field in which a row states what was changed in its texts.
+/// Name of the field in which a row states the changes of its texts.
 pub const FIELD: &str = "normalisation";
 
 /// One change of spelling.
@@ -22,7 +22,7 @@ pub const FIELD: &str = "normalisation";
 pub enum Rule {
     /// Presentation forms (`ﺳﻌﻴﺪ`) become ordinary letters, in NFC.
     Presentation,
-    /// Tatweel goes.
+    /// Removes tatweel.
     Tatweel,
     /// Vowel marks, shadda, sukun, the superscript alef and Quranic signs go.
     Diacritics,
@@ -53,7 +53,7 @@ impl Rule {
         }
     }
 
-    /// The letter that stands for `c` under this rule; `None` where it goes.
+    /// The replacement of `c` under this rule; `None` if it is removed.
     fn of(self, c: char) -> Option<char> {
         match (self, c) {
             (Self::Tatweel, 'ـ') => None,
@@ -66,7 +66,7 @@ impl Rule {
     }
 }
 
-/// Whether a character is a mark on an Arabic letter.
+/// Returns whether a character is a mark on an Arabic letter.
 pub fn is_diacritic(c: char) -> bool {
     matches!(c,
         '\u{0610}'..='\u{061a}' | '\u{064b}'..='\u{065f}' | '\u{0670}' | '\u{06d6}'..='\u{06dc}'
@@ -78,7 +78,7 @@ pub fn is_diacritic(c: char) -> bool {
 pub struct Rules(Vec<Rule>);
 
 impl Rules {
-    /// Whether nothing is changed.
+    /// Returns whether there is no rule.
     pub fn is_empty(&self) -> bool {
         self.0.is_empty()
     }
@@ -96,10 +96,10 @@ impl Rules {
         Cow::Owned(text.chars().filter_map(fold).collect())
     }
 
-    /// Applies the rules to all texts of a row but labels, and states them in its field [`FIELD`] beside those that were stated before.
+    /// Applies the rules to all texts of a row except labels, and adds them to the rules in its field [`FIELD`].
     ///
     /// # Errors
-    /// A field [`FIELD`] that names something else than rules.
+    /// A field [`FIELD`] that names something other than rules.
     pub fn apply_to(&self, row: &mut Row) -> Result<()> {
         if self.is_empty() {
             return Ok(());
@@ -245,7 +245,7 @@ const BUCKWALTER: [(char, char); 50] = [
 /// Returns Arabic in Buckwalter's transliteration; other characters stay.
 ///
 /// # Errors
-/// A text that holds one of Buckwalter's own letters: it could not be told from an Arabic one afterwards.
+/// A text that has one of Buckwalter's own letters, because the conversion could not be reversed.
 pub fn to_buckwalter(text: &str) -> Result<String> {
     let latin = |c: char| BUCKWALTER.iter().any(|(_, latin)| *latin == c);
     if let Some(c) = text.chars().find(|&c| latin(c)) {
@@ -261,7 +261,7 @@ pub fn to_buckwalter(text: &str) -> Result<String> {
     Ok(text.chars().map(of).collect())
 }
 
-/// Returns the Arabic that a text in Buckwalter's transliteration stands for; other characters stay.
+/// Converts a text from Buckwalter's transliteration to Arabic; other characters stay.
 ///
 /// # Errors
 /// A text that holds Arabic letters already.
@@ -338,7 +338,7 @@ mod tests {
         // From the documentation of the Quranic Arabic Corpus: the basmala without Quranic signs.
         let arabic = "بِسْمِ ٱللَّهِ ٱلرَّحْمَٰنِ ٱلرَّحِيمِ";
         let latin = "bisomi {ll~ahi {lr~aHoma`ni {lr~aHiymi";
-        // Shadda comes before the vowel in Buckwalter's texts and after it in NFC.
+        // Shadda precedes the vowel in Buckwalter's texts and follows it in NFC.
         let unordered = |text: &str| {
             let mut words: Vec<Vec<char>> =
                 text.split(' ').map(|word| word.chars().collect()).collect();
@@ -361,7 +361,7 @@ mod tests {
 
     proptest! {
         #[test]
-        fn buckwalter_goes_both_ways(text in "[\u{0621}-\u{063a}\u{0640}-\u{0652}\u{0670}\u{0671} .،0-9]{0,40}") {
+        fn buckwalter_converts_in_both_directions(text in "[\u{0621}-\u{063a}\u{0640}-\u{0652}\u{0670}\u{0671} .،0-9]{0,40}") {
             let kept: String = text.chars().filter(|c| !('\u{063b}'..='\u{063f}').contains(c)).collect();
             let latin = to_buckwalter(&kept).unwrap();
             prop_assert_eq!(from_buckwalter(&latin).unwrap(), kept);

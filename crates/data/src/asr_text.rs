@@ -1,20 +1,20 @@
-//! Answers of Qwen3-ASR: `language Arabic<asr_text>...`, the language that is spoken before what is said.
+//! Answers of Qwen3-ASR: `language Arabic<asr_text>...`, the language before the transcript.
 
 use crate::language;
 
-/// What stands between the language and the transcript.
+/// Mark between the language and the transcript.
 const MARK: &str = "<asr_text>";
 
-/// What the language follows.
+/// Prefix of the language.
 const PREFIX: &str = "language ";
 
-/// Said in the place of a language that is not known, and where there is no speech.
+/// Name in the place of a language that is not known, and where there is no speech.
 const NONE: &str = "None";
 
-/// Names that Qwen3-ASR was taught and that differ from those of ISO 639.
+/// Names that Qwen3-ASR learnt and that differ from those of ISO 639.
 const NAMES: [(&str, &str); 1] = [("el", "Greek")];
 
-/// Language and transcript of an answer; `None` where it names no language.
+/// Language and transcript of an answer; `None` if it names no language.
 pub fn split(answer: &str) -> Option<(&str, &str)> {
     let (language, text) = answer.trim_start().strip_prefix(PREFIX)?.split_once(MARK)?;
     Some((language.trim(), text))
@@ -25,13 +25,13 @@ pub fn is_none(name: &str) -> bool {
     name.eq_ignore_ascii_case(NONE)
 }
 
-/// What stands before a transcript in a language, given as a tag: Arabic for every dialect of it.
+/// Text before a transcript in a language, given as a tag. Every dialect of Arabic is Arabic.
 pub fn prefix(tag: Option<&str>) -> String {
     let name = tag.and_then(name_of).unwrap_or_else(|| NONE.to_owned());
     format!("{PREFIX}{name}{MARK}")
 }
 
-/// A transcript as Qwen3-ASR is taught it.
+/// A transcript as Qwen3-ASR learns it.
 pub fn answer(tag: Option<&str>, transcript: &str) -> String {
     prefix(tag) + transcript
 }

@@ -68,7 +68,7 @@ impl Values {
         }
     }
 
-    /// The Arrow type that `datasets` gives the feature; polars would name others, which are read as other features.
+    /// The Arrow type of `datasets` for the feature. polars would write other types, which `datasets` reads as other features.
     fn arrow_type(&self) -> ArrowDataType {
         let field = |name: &str, of| ArrowField::new(name.into(), of, true);
         let list = |of| ArrowDataType::List(Box::new(field("item", of)));
@@ -115,12 +115,13 @@ impl Values {
     }
 }
 
-/// Writes one file of named columns. Its metadata names the features of `datasets`; a data set's card must name them too, because `load_dataset` takes audio for audio from the card.
+/// Writes one file of named columns. Its metadata names the features of `datasets`. The dataset card must name them too, because
+/// `load_dataset` takes the type of the audio column from the card.
 ///
-/// Audio is compressed already, so the file is not; statistics are left out. Equal columns give equal bytes.
+/// The file is not compressed, because the audio is. It has no statistics. Equal columns give equal bytes.
 ///
 /// # Errors
-/// The disk's.
+/// Those of the disk.
 pub fn write(path: &Path, columns: Vec<(String, Values)>, sampling_rate: u32) -> Result<()> {
     let features: serde_json::Map<String, Value> = columns
         .iter()
@@ -136,7 +137,9 @@ pub fn write(path: &Path, columns: Vec<(String, Values)>, sampling_rate: u32) ->
         ("huggingface".to_owned(), features),
     ]);
     let bug = |e: polars::error::PolarsError| {
-        Error::bug(format!("cannot write Parquet: {e}")).at_path(path)
+        Error::bug(format!("cannot write Parquet: {e}"))
+            .caused_by(e)
+            .at_path(path)
     };
     let num_rows = columns.first().map_or(0, |(_, values)| values.len());
     let columns = columns
@@ -155,14 +158,14 @@ pub fn write(path: &Path, columns: Vec<(String, Values)>, sampling_rate: u32) ->
             .map(|_| ())
             .map_err(|e| match e {
                 polars::error::PolarsError::IO { error, .. } => {
-                    std::io::Error::new(error.kind(), error.to_string())
+                    std::io::Error::new(error.kind(), error)
                 }
-                other => std::io::Error::other(other.to_string()),
+                other => std::io::Error::other(other),
             })
     })
 }
 
-/// Rows of a row group: what a reader holds at once, as `datasets` chooses for audio.
+/// Rows of a row group, which a reader holds in memory together; the same number as `datasets` uses for audio.
 const ROW_GROUP: usize = 100;
 
 #[cfg(test)]

@@ -1,4 +1,4 @@
-//! Where the samples of a clip come from: a file, a range of a file's bytes, or bytes in memory.
+//! Source of a clip's samples: a file, a range of a file's bytes, or bytes in memory.
 
 use std::borrow::Cow;
 use std::ops::Range;
@@ -13,12 +13,12 @@ use maqam_base::error::Result;
 /// Most bytes of one recording that are taken into memory.
 const MOST_BYTES: u64 = 1 << 31;
 
-/// Where the samples of a clip come from.
+/// Source of a clip's samples.
 #[derive(Clone, Debug, PartialEq)]
 pub enum AudioSource {
-    /// A file, its path resolved.
+    /// A file, with its path resolved.
     File(Box<Path>),
-    /// A stretch of a file's bytes that is an audio file of its own, such as a member of a tar file.
+    /// A range of a file's bytes that is an audio file, such as a member of a tar file.
     Range {
         /// The file.
         file: Arc<Path>,
@@ -29,11 +29,11 @@ pub enum AudioSource {
         /// Name of the member.
         member: Box<str>,
     },
-    /// A whole audio file kept inside a Parquet column.
+    /// An audio file inside a Parquet column.
     Embedded {
         /// The file's contents.
         bytes: Arc<[u8]>,
-        /// What to call it in messages: its own path where the data says one, else its place in the manifest.
+        /// Name in messages: its own path if the data has one, else its place in the manifest.
         name: Box<str>,
     },
 }
@@ -48,7 +48,7 @@ impl AudioSource {
         }
     }
 
-    /// Name of the audio file itself, wherever it is kept.
+    /// Name of the audio file itself, without its container.
     pub fn member(&self) -> Cow<'_, str> {
         match self {
             Self::File(path) => path.to_string_lossy(),
@@ -57,10 +57,10 @@ impl AudioSource {
         }
     }
 
-    /// What the header of the audio file says.
+    /// Header of the audio file.
     ///
     /// # Errors
-    /// As [`maqam_audio::read`].
+    /// Those of [`maqam_audio::read`].
     pub fn header(&self) -> Result<maqam_audio::Header> {
         let (path, range) = match self {
             Self::Embedded { bytes, name } => {
@@ -74,7 +74,7 @@ impl AudioSource {
         maqam_audio::header(path, range, &self.name())
     }
 
-    /// The file on disk that holds the audio, and the bytes of it that are meant where these are not all.
+    /// The file on disk that holds the audio, and the byte range of the audio if it is not the whole file.
     pub fn file(&self) -> Option<(&Path, Option<Range<u64>>)> {
         match self {
             Self::File(path) => Some((path, None)),
@@ -90,7 +90,7 @@ impl AudioSource {
     /// # Shapes
     /// `[num_samples]`
     /// # Errors
-    /// As there.
+    /// Those of [`maqam_audio::read`].
     pub fn samples(&self, span: Span) -> Result<Vec<f32>> {
         match self {
             Self::File(path) => maqam_audio::read(path, span),
@@ -104,7 +104,7 @@ impl AudioSource {
     /// Number of these samples: see [`maqam_audio::num_samples`].
     ///
     /// # Errors
-    /// As there.
+    /// Those of [`maqam_audio::num_samples`].
     pub fn num_samples(&self, span: Span) -> Result<usize> {
         match self {
             Self::File(path) => maqam_audio::num_samples(path, span),
@@ -120,7 +120,7 @@ impl AudioSource {
     /// Length in seconds: see [`maqam_audio::duration_s`].
     ///
     /// # Errors
-    /// As there.
+    /// Those of [`maqam_audio::duration_s`].
     pub fn duration_s(&self, span: Span) -> Result<f64> {
         match self {
             Self::File(path) => maqam_audio::duration_s(path, span),
@@ -145,11 +145,11 @@ impl AudioSource {
                 file, start, len, ..
             } => (&**file, Some((*start, *len))),
         };
-        let failed = |e: &std::io::Error| Error::io(file, "read", e);
-        let open = std::fs::File::open(file).map_err(|e| failed(&e))?;
+        let failed = |e: std::io::Error| Error::io(file, "read", e);
+        let open = std::fs::File::open(file).map_err(failed)?;
         let (start, len) = match range {
             Some(range) => range,
-            None => (0, open.metadata().map_err(|e| failed(&e))?.len()),
+            None => (0, open.metadata().map_err(failed)?.len()),
         };
         if len > MOST_BYTES {
             return Err(Error::input(format!("{len} bytes of one recording"))
@@ -157,12 +157,11 @@ impl AudioSource {
                 .hint("split it into recordings of less than 2 GiB"));
         }
         let mut bytes = vec![0; len as usize];
-        open.read_exact_at(&mut bytes, start)
-            .map_err(|e| failed(&e))?;
+        open.read_exact_at(&mut bytes, start).map_err(failed)?;
         Ok(bytes.into())
     }
 
-    /// Ending of the audio file's name, in lower case; told by its first bytes where the name has none.
+    /// Ending of the audio file's name, in lower case, or found from its first bytes if the name has none.
     ///
     /// # Errors
     /// A file that cannot be read.
@@ -201,7 +200,7 @@ impl AudioSource {
     /// The audio as a manifest in `folder` names it: a path, or an object with the path and the range of bytes.
     ///
     /// # Errors
-    /// Audio inside a row, which JSON has no place for.
+    /// Audio inside a row, because JSON cannot hold it.
     pub fn to_json(&self, folder: &Path) -> Result<serde_json::Value> {
         let written = |path: &Path| -> Result<serde_json::Value> {
             let path = maqam_base::files::relative(folder, path)?;

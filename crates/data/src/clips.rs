@@ -1,5 +1,6 @@
-//! The audio of a row: paths and objects, and the part of each file that counts.
+//! The audio of a row: paths and objects, and the part of each file that is used.
 
+use std::fmt;
 use std::path::Path;
 
 use serde_json::Value;
@@ -14,7 +15,7 @@ use maqam_audio::Span;
 use maqam_base::error::Error;
 use maqam_base::error::Result;
 
-/// The fields of an object that name its audio file, the first that is there.
+/// Fields of an object for its audio file; the first one that is there counts.
 const PATHS: [&str; 7] = [
     "audio",
     "path",
@@ -25,7 +26,7 @@ const PATHS: [&str; 7] = [
     "file",
 ];
 
-/// The fields that say which part of a recording counts, and how long it is.
+/// Fields that select a part of a recording or state its length.
 pub const PART: [&str; 10] = [
     "start_s",
     "start",
@@ -39,22 +40,22 @@ pub const PART: [&str; 10] = [
     "channel",
 ];
 
-/// Which part of a recording counts, and the length that the data states of it.
+/// Part of a recording, and its stated length.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub struct Part {
     /// The part.
     pub span: Span,
-    /// Its length, or that of the whole file, in seconds.
+    /// Length of the part, or of the whole file, in seconds.
     pub stated_s: Option<f64>,
 }
 
-/// Takes the fields that say which part of a recording counts.
+/// Takes the fields that select a part of a recording.
 ///
-/// The beginning is `start_s`, `start` or `offset` in seconds, or `start_ms`. The end is `end_s`, `end` or `end_ms`, or the beginning and
-/// `duration` together. `duration` without a beginning narrows nothing: it states a length. `channel` counts from 0.
+/// The start is `start_s`, `start` or `offset` in seconds, or `start_ms`. The end is `end_s`, `end` or `end_ms`, or the start and `duration`
+/// together. `duration` without a start selects no part and states a length. `channel` counts from 0.
 ///
 /// # Errors
-/// Two fields that say different things, a part that is empty, a channel that is not one whole number.
+/// Two fields that contradict each other, an empty part, a channel that is not one whole number.
 pub fn read_part(fields: &mut Fields) -> Result<Part> {
     let start = read_bound(fields, &["start_s", "start", "offset"], "start_ms")?;
     let end = read_bound(fields, &["end_s", "end"], "end_ms")?;
@@ -91,7 +92,7 @@ pub fn read_part(fields: &mut Fields) -> Result<Part> {
     Ok(Part { span, stated_s })
 }
 
-/// The seconds of a bound and the field that says it.
+/// A bound in seconds, and the name of its field.
 fn read_bound(
     fields: &mut Fields,
     seconds: &[&'static str],
@@ -117,7 +118,7 @@ fn read_bound(
     Ok(found)
 }
 
-/// Takes `channel` where it is the number of a channel. A name that is none, such as that of a broadcaster, stays among the other fields.
+/// Takes `channel` if it is the number of a channel. A name, such as that of a broadcaster, stays among the other fields.
 fn read_channel(fields: &mut Fields) -> Result<Option<u16>> {
     let Some(value) = fields.take("channel") else {
         return Ok(None);
@@ -153,11 +154,10 @@ fn read_channel(fields: &mut Fields) -> Result<Option<u16>> {
     }
 }
 
-/// A clip from its path, or from an object with the path and perhaps the part of it that counts. The object's other fields are added to
-/// `unread`.
+/// A clip from its path, or from an object with the path and optionally the part. The object's other fields are added to `unread`.
 ///
 /// # Errors
-/// What is neither, an address, a file that is not there, audio written into the row.
+/// Another type, an address, a missing file, audio written into the row.
 pub fn read_clip(value: Value, audio_folder: &Path, unread: &mut Unread) -> Result<Clip> {
     let (source, part) = match value {
         Value::String(path) => (resolve(&path, audio_folder)?, None),
@@ -200,7 +200,7 @@ pub fn read_clip(value: Value, audio_folder: &Path, unread: &mut Unread) -> Resu
     })
 }
 
-/// A recording that lies inside another file.
+/// A recording inside another file.
 struct ByteRange {
     start: u64,
     len: u64,
@@ -236,7 +236,7 @@ impl ByteRange {
             return Err(Error::bug("a path is a file"));
         };
         let found = std::fs::metadata(&file)
-            .map_err(|e| Error::io(&file, "read", &e))?
+            .map_err(|e| Error::io(&file, "read", e))?
             .len();
         let end = self.start.checked_add(self.len);
         if end.is_none_or(|end| end > found) {
@@ -274,10 +274,19 @@ fn without_path(mut fields: Fields) -> Error {
         .hint("write it as a path, or as {\"audio\": path, \"start_s\": 0.5, \"end_s\": 1.5}")
 }
 
-/// Words in the error for a row whose audio file does not exist.
-pub const NO_AUDIO_FILE: &str = "no audio file at";
+/// The cause of an error of a row whose audio file does not exist.
+#[derive(Debug)]
+pub struct NoAudioFile;
 
-/// The file of a path as it is written in a row.
+impl fmt::Display for NoAudioFile {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("the audio file does not exist")
+    }
+}
+
+impl std::error::Error for NoAudioFile {}
+
+/// The file of a path that a row has.
 fn resolve(written: &str, audio_folder: &Path) -> Result<AudioSource> {
     if written.is_empty() {
         return Err(Error::input("the audio path is empty")
@@ -300,5 +309,6 @@ fn resolve(written: &str, audio_folder: &Path) -> Result<AudioSource> {
             "relative paths start from the manifest's folder; set `audio_root` if the audio is elsewhere"
         }
     };
-    Err(Error::input(format!("{NO_AUDIO_FILE} {}", resolved.display())).hint(hint))
+    let found = format!("no audio file at {}", resolved.display());
+    Err(Error::input(found).caused_by(NoAudioFile).hint(hint))
 }

@@ -1,6 +1,7 @@
-//! Rows as they come in: checked one by one, and everything that is wrong with them told at once.
+//! Collector of rows: checks them one by one, and reports all faults together.
 
 use std::collections::HashMap;
+use std::fmt;
 use std::path::Path;
 use std::path::PathBuf;
 use std::sync::Arc;
@@ -17,31 +18,40 @@ use crate::row::RowReader;
 use maqam_base::error::Error;
 use maqam_base::error::Result;
 
-/// Words in the error for several bad rows; a command that can leave rows out adds how to.
-pub const CANNOT_BE_USED: &str = "rows cannot be used";
+/// The cause of an error of several bad rows; a command that can leave rows out adds how to.
+#[derive(Debug)]
+pub struct UnusableRows;
+
+impl fmt::Display for UnusableRows {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("several rows cannot be used")
+    }
+}
+
+impl std::error::Error for UnusableRows {}
 
 /// A row of a manifest that is read row by row.
 pub struct Streamed {
     /// The file that the row is written in.
     pub file: Arc<Path>,
-    /// Its line or number there, from 1.
+    /// Line or number of the row, from 1.
     pub line: u32,
-    /// The row, or what is wrong with it.
+    /// The row, or its fault.
     pub row: std::result::Result<Row, BadRow>,
 }
 
 /// A row that cannot be used.
 pub struct BadRow {
-    /// Its id, where it says one.
+    /// Id of the row, if it has one.
     pub id: Option<String>,
-    /// What is wrong with it, without its place.
+    /// The fault, without its place.
     pub error: Error,
 }
 
 /// Receives the rows of a manifest one by one. An error ends the reading.
 pub type Sink<'a> = &'a mut dyn FnMut(Streamed) -> Result<()>;
 
-/// Rows of one manifest, and what was wrong with the others.
+/// Rows of one manifest, and the faults of the others.
 pub struct Collector<'a> {
     path: &'a Path,
     reader: RowReader,
@@ -52,11 +62,11 @@ pub struct Collector<'a> {
     last_line: u32,
     rows: Vec<Row>,
     bad: Vec<Bad>,
-    /// Places in `bad` by what was found.
+    /// Indices in `bad`, by fault.
     by_fault: HashMap<String, usize>,
     num_bad: usize,
     notes: Vec<String>,
-    /// Where rows go instead of being kept.
+    /// Receiver of rows, in place of collecting them.
     sink: Option<Sink<'a>>,
     file: Arc<Path>,
     failed: Option<Error>,
@@ -68,6 +78,22 @@ struct Bad {
     error: Error,
     place: String,
     count: usize,
+}
+
+impl Bad {
+    /// The fault with its place and hint; the first line says how many rows have it.
+    fn text(&self) -> String {
+        let error = self.error.clone().at(&self.place);
+        let mut text = error.message().to_owned();
+        if self.count > 1 {
+            let end = text.find('\n').unwrap_or(text.len());
+            text.insert_str(end, &format!(" ({} rows)", self.count));
+        }
+        match error.hint_text() {
+            Some(hint) => text + "\nhint: " + hint,
+            None => text,
+        }
+    }
 }
 
 impl<'a> Collector<'a> {
@@ -91,7 +117,7 @@ impl<'a> Collector<'a> {
         }
     }
 
-    /// Begins a manifest whose rows go to `sink` one by one. Ids that were used before are not looked for.
+    /// Begins a manifest whose rows go to `sink` one by one. Repeated ids are not detected.
     pub fn streaming(path: &'a Path, sink: Sink<'a>) -> Self {
         Self {
             sink: Some(sink),
@@ -114,7 +140,7 @@ impl<'a> Collector<'a> {
         notes
     }
 
-    /// Hands a row to the sink, whose first error is kept.
+    /// Passes a row to the sink, and stores the first error of the sink.
     fn hand_on(&mut self, line: u32, row: std::result::Result<Row, BadRow>) {
         if let Some(sink) = self.sink.as_mut().filter(|_| self.failed.is_none()) {
             let streamed = Streamed {
@@ -145,7 +171,7 @@ impl<'a> Collector<'a> {
         self.reader.set_audio_folder(folder);
     }
 
-    /// Checks and keeps a row of the file.
+    /// Checks and stores a row of the file.
     pub fn add(&mut self, mut raw: RawRow) {
         let line = raw.line.saturating_add(self.lines_before);
         self.last_line = self.last_line.max(line);
@@ -178,7 +204,7 @@ impl<'a> Collector<'a> {
         }
     }
 
-    /// Adds what a user should know.
+    /// Adds a note for the user.
     pub fn note(&mut self, note: String) {
         if !self.notes.contains(&note) {
             self.notes.push(note);
@@ -195,7 +221,7 @@ impl<'a> Collector<'a> {
 
     fn refuse_in(&mut self, line: u32, error: Error, place: String) {
         self.num_bad += 1;
-        // Each row that is skipped has its own line in the record of the run.
+        // Each skipped row has its own line in the record of the run.
         if self.on_bad_row == OnBadRow::Error {
             let fault = error.to_string();
             if let Some(known) = self.by_fault.get(&fault) {
@@ -218,7 +244,7 @@ impl<'a> Collector<'a> {
     /// Ends the manifest.
     ///
     /// # Errors
-    /// No rows; rows that cannot be used, unless they are skipped and there are others.
+    /// No rows, or rows that cannot be used. If rows are skipped, only a manifest without usable rows is an error.
     pub fn finish(mut self) -> Result<Manifest> {
         self.refuse_duplicates();
         self.bad.sort_by_key(|bad| bad.line);
@@ -249,7 +275,7 @@ impl<'a> Collector<'a> {
 
     /// Takes out every row whose id was used before; the first of them stays.
     fn refuse_duplicates(&mut self) {
-        // Sorting positions takes 4 bytes a row, where a set of ids would hold each of them twice.
+        // Sorting positions takes 4 bytes per row. A set of ids would hold each of them twice.
         let mut order: Vec<u32> = (0..self.rows.len() as u32).collect();
         order.sort_by(|&a, &b| self.rows[a as usize].id.cmp(&self.rows[b as usize].id));
         let mut first = 0;
@@ -287,7 +313,7 @@ impl<'a> Collector<'a> {
         });
     }
 
-    /// One error for all bad rows; equal faults are told once.
+    /// One error for all bad rows; equal faults are reported once.
     fn summary(self, num_rows: usize) -> Error {
         if let [only] = self.bad.as_slice()
             && self.num_bad == 1
@@ -296,24 +322,20 @@ impl<'a> Collector<'a> {
         }
 
         let mut message = format!(
-            "{}: {} of {num_rows} {CANNOT_BE_USED}",
+            "{}: {} of {num_rows} rows cannot be used",
             self.path.display(),
             self.num_bad
         );
         let mut told = 0;
         for bad in self.bad.iter().take(MAX_BAD_ROWS_NAMED) {
-            let mut text = bad.error.clone().at(&bad.place).to_string();
-            if bad.count > 1 {
-                let end = text.find('\n').unwrap_or(text.len());
-                text.insert_str(end, &format!(" ({} rows)", bad.count));
-            }
+            let text = bad.text();
             message.push_str(&format!("\n  {}", text.replace('\n', "\n    ")));
             told += bad.count;
         }
         if self.num_bad > told {
             message.push_str(&format!("\n  and {} more", self.num_bad - told));
         }
-        let found = Error::input(message);
+        let found = Error::input(message).caused_by(UnusableRows);
         match self.on_bad_row {
             OnBadRow::Error => found.hint("mend these rows"),
             OnBadRow::Skip => found,

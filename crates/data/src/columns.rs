@@ -13,7 +13,7 @@ use crate::row::FIELDS;
 use maqam_base::error::Error;
 use maqam_base::error::Result;
 
-/// What a foreign field becomes where its name is taken by another.
+/// Prefix of a field whose name another one takes.
 const DISPLACED: &str = "original_";
 
 /// Foreign columns by the field that each becomes: `{audio: path, text: sentence}`.
@@ -32,7 +32,7 @@ impl Columns {
         Ok(columns)
     }
 
-    /// Returns whether nothing is renamed.
+    /// Returns whether no column is renamed.
     pub fn is_empty(&self) -> bool {
         self.0.is_empty()
     }
@@ -40,7 +40,7 @@ impl Columns {
     /// Refuses a key that is no field of a row.
     ///
     /// # Errors
-    /// The key, with what fields there are.
+    /// The key, with the known fields.
     pub fn check(&self) -> Result<()> {
         let unknown = self
             .0
@@ -88,7 +88,7 @@ impl Columns {
             .map(|(field, column)| (field.as_str(), column.as_str()))
     }
 
-    /// Renames fields of a row. A field whose name is taken by another is kept as `original_NAME`.
+    /// Renames fields of a row. A field whose name another one takes becomes `original_NAME`.
     pub fn apply(&self, fields: &mut Map<String, Value>, seen: &mut BTreeSet<String>) {
         for (field, column) in self.pairs() {
             if field == column {
@@ -156,7 +156,7 @@ mod tests {
     }
 
     #[test]
-    fn a_pair_that_is_turned_round_is_told() {
+    fn a_swapped_pair_of_columns_gets_a_hint() {
         let error = "sentence=text".parse::<Columns>().unwrap_err().to_string();
         assert!(error.contains("`columns: {text: sentence}`"), "{error}");
     }

@@ -1,4 +1,4 @@
-//! Conversations in a row, in every form that is read: ms-swift's and OpenAI's, LLaMA-Factory's, query and response, Alpaca's.
+//! Conversations in a row, in every supported form: ms-swift's and OpenAI's, LLaMA-Factory's, query and response, Alpaca's.
 
 use std::path::Path;
 
@@ -16,7 +16,7 @@ use crate::fields::wrong_type;
 use maqam_base::error::Error;
 use maqam_base::error::Result;
 
-/// Ends a path that is written inside a message, as in `<audio>a.wav</audio>`.
+/// End of a path inside a message, as in `<audio>a.wav</audio>`.
 const AUDIO_END: &str = "</audio>";
 
 /// Marks of what is not read.
@@ -25,21 +25,21 @@ const FOREIGN_MARKS: [&str; 2] = ["<image>", "<video>"];
 /// Marks that a model's own template writes around audio.
 const MODEL_MARKS: [&str; 3] = ["<|AUDIO|>", "<|audio_bos|>", "<|audio_pad|>"];
 
-/// What a row says in words, and the clips whose paths stand inside it.
+/// Conversation of a row, and the clips whose paths are inside it.
 #[derive(Default)]
 pub struct Conversation {
-    /// The messages; in a user's every [`AUDIO_MARK`] stands for a clip.
+    /// The messages; each [`AUDIO_MARK`] in a user's message stands for a clip.
     pub messages: Vec<Message>,
     /// Clips with their places in the messages, in that order.
     pub clips: Vec<Clip>,
-    /// Fields of those clips that nobody has read.
+    /// Unread fields of those clips.
     pub unread: Unread,
-    /// Whether messages without any mark hear the row's clips first.
+    /// True if messages without any mark begin with the row's clips.
     marks_are_optional: bool,
 }
 
 impl Conversation {
-    /// Takes the row's conversation; one without messages where it has none.
+    /// Takes the row's conversation; it has no messages if the row has none.
     ///
     /// # Errors
     /// Two conversations, a message without role or content, parts of a message that are neither text nor audio.
@@ -125,7 +125,7 @@ impl Conversation {
     }
 }
 
-/// Puts the row's `system` before the conversation, unless that begins with one of its own.
+/// Puts the row's `system` before the conversation, unless the conversation begins with a system message.
 fn insert_system(messages: &mut Vec<Message>, fields: &mut Fields) -> Result<()> {
     let Some(system) = fields.text("system")?.filter(|system| !system.is_empty()) else {
         return Ok(());
@@ -175,7 +175,7 @@ impl Pair {
     /// Takes `query` and `response` (ms-swift), or `instruction`, `input` and `output` (Alpaca).
     fn take(fields: &mut Fields) -> Result<Option<Self>> {
         let is_answered = fields.has("response");
-        // `query` alone is a question where the row has nothing else to ask; elsewhere it is a field like any other.
+        // `query` alone is a question if the row has no other one; otherwise it is an ordinary field.
         let has_task = ["text", "summary", "label", "instruction", "target"]
             .iter()
             .any(|name| fields.has(name));
@@ -210,7 +210,7 @@ struct Reader<'a> {
 }
 
 impl Reader<'_> {
-    /// The messages of a question, its answer and what was said before.
+    /// Messages of a query, its response and the history.
     fn pair(&mut self, pair: Pair, fields: &mut Fields) -> Result<Vec<Message>> {
         let mut messages = Vec::new();
         for (i, turn) in fields
@@ -307,7 +307,7 @@ impl Reader<'_> {
         while let Some((before, after)) = rest.split_once(AUDIO_MARK) {
             kept += before;
             kept += AUDIO_MARK;
-            // The end of another mark is none of this one's.
+            // The end of another mark does not end this one.
             let inside = after
                 .split_once(AUDIO_END)
                 .filter(|(path, _)| !path.contains(AUDIO_MARK));
@@ -325,7 +325,7 @@ impl Reader<'_> {
         Ok(kept)
     }
 
-    /// One part of a message that is a list.
+    /// One part of a message in list form.
     fn part(&mut self, role: Role, part: Value) -> Result<String> {
         let map = match part {
             Value::String(text) => return self.content(role, "text", Value::String(text)),

@@ -1,6 +1,6 @@
-//! A data set in numbers: hours, speakers, labels, languages, lengths.
+//! Statistics of a data set: hours, speakers, labels, languages, lengths.
 //!
-//! Rows are pushed in one by one and only counts are kept, so that a manifest of any size is described in bounded memory: about 10 bytes per
+//! The caller adds rows one by one, and only counts are stored, so a manifest of any size is described in bounded memory: about 10 bytes per
 //! speaker and group, and a few thousand counters.
 
 use std::collections::BTreeMap;
@@ -16,19 +16,19 @@ use maqam_audio::num_audio_tokens;
 use maqam_audio::num_frames;
 use maqam_base::error::Error;
 
-/// Different values of a field beyond which the rest is counted together.
+/// Most different values of a field that are counted separately.
 const MOST_VALUES: usize = 10_000;
 
-/// Name under which the values beyond `MOST_VALUES` are counted.
+/// Name of the count of all further values.
 pub const OTHERS: &str = "(others)";
 
-/// Name under which rows without a value are counted.
+/// Name of the count of rows without a value.
 pub const NONE: &str = "(none)";
 
-/// What is counted of a row.
+/// Properties of a row that are counted.
 #[derive(Clone, Copy, Debug, Default)]
 pub struct Facts<'a> {
-    /// Length of the audio in seconds; `None` where the row does not say it.
+    /// Length of the audio in seconds; `None` if the row does not state it.
     pub seconds: Option<f64>,
     /// Number of clips.
     pub num_clips: usize,
@@ -44,11 +44,11 @@ pub struct Facts<'a> {
     pub speaker: Option<&'a str>,
     /// The group.
     pub group: Option<&'a str>,
-    /// The text that is learnt: transcript, summary, target or answer.
+    /// The target: transcript, summary, label, target or answer.
     pub target: Option<&'a str>,
-    /// Whether that is a transcript, whose letters are held against the audio's length.
+    /// True if the target is a transcript, whose letters are compared with the audio's length.
     pub is_transcript: bool,
-    /// Tokens of the target, where they were counted.
+    /// Tokens of the target, if they were counted.
     pub target_tokens: Option<usize>,
     /// Rules of Arabic spelling that the row states.
     pub normalisation: Option<&'a str>,
@@ -106,10 +106,10 @@ impl Counts {
     }
 }
 
-/// Bins of a histogram: 64 per doubling, so that a quantile is right to 1.1 %.
+/// Bins of a histogram: 64 per doubling, so that a quantile is accurate to 1.1 %.
 const BINS_PER_DOUBLING: f64 = 64.0;
 
-/// Least value that has a bin of its own.
+/// Smallest value with a bin of its own.
 const LEAST: f64 = 1.0 / 1024.0;
 
 /// Distribution of a quantity of zero or more.
@@ -208,14 +208,14 @@ impl Histogram {
     }
 }
 
-/// A distribution in numbers. Quantiles are right to 1.1 %.
+/// A distribution. Quantiles are accurate to 1.1 %.
 #[derive(Clone, Debug, PartialEq, Serialize)]
 pub struct Distribution {
     /// Number of values.
     pub count: u64,
     /// Their sum.
     pub sum: f64,
-    /// Their mean.
+    /// Mean of the values.
     pub mean: f64,
     /// The least.
     pub min: f64,
@@ -377,7 +377,7 @@ impl Description {
         }
     }
 
-    /// Returns the counts as they are shown and written.
+    /// Returns the counts in the form for tables and files.
     pub fn finish(self) -> Stats {
         let seconds = self.seconds.sum;
         let is_counted = self.target_tokens.count > 0;
@@ -424,9 +424,9 @@ pub struct Stats {
     pub rows: u64,
     /// Clips of all rows.
     pub clips: u64,
-    /// Hours of audio whose length is known.
+    /// Hours of audio with a known length.
     pub hours: f64,
-    /// Rows with audio whose length is not known.
+    /// Number of rows with audio of unknown length.
     pub rows_without_length: u64,
     /// Rows without audio.
     pub rows_without_audio: u64,
@@ -460,15 +460,15 @@ pub struct Stats {
     pub target_words: Option<Distribution>,
     /// Characters of a target.
     pub target_characters: Option<Distribution>,
-    /// Tokens of a target, where they were counted.
+    /// Tokens of a target, if they were counted.
     pub target_tokens: Option<Distribution>,
     /// Letters of a target per second of audio.
     pub letters_per_second: Option<Distribution>,
     /// Audio tokens of all rows.
     pub total_audio_tokens: u64,
-    /// Tokens of all targets: counted where a tokenizer was given, else estimated from their characters.
+    /// Tokens of all targets: counted with a tokenizer, else estimated from their characters.
     pub total_target_tokens: u64,
-    /// Whether target tokens were counted.
+    /// True if target tokens were counted.
     pub is_counted: bool,
     /// Estimated cost of one epoch of adapters for a model of each size.
     pub costs: Vec<Cost>,
@@ -499,7 +499,7 @@ const ENCODER: (f64, f64) = (0.64e9, 50.0);
 /// Characters of a target per token, of Arabic news without vowel marks under Qwen's tokenizer. With vowel marks it is 1.2.
 const CHARS_PER_TOKEN: f64 = 2.7;
 
-/// Tokens of a row beside audio and target: chat template and instruction.
+/// Tokens of a row in addition to audio and target: chat template and instruction.
 const PROMPT_TOKENS: u64 = 40;
 
 /// Speed of a GPU that the hours are for: 40 % of the 989 TFLOP/s that an H100 or H200 has in bf16.
@@ -537,6 +537,7 @@ impl TokenCounter {
         let text = maqam_base::files::read_text(&file)?;
         let tokenizer = text.parse::<Tokenizer>().map_err(|e| {
             Error::input(format!("is no tokenizer: {e}"))
+                .caused_by(e)
                 .at_path(&file)
                 .hint("name a tokenizer.json, or a checkpoint's folder with one")
         })?;

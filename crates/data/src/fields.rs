@@ -1,4 +1,4 @@
-//! Fields of a row taken out by name and type, whatever file they came from.
+//! Access to the fields of a row by name and type, for every file format.
 
 use std::collections::HashSet;
 use std::sync::Arc;
@@ -13,7 +13,7 @@ use maqam_base::json;
 /// Beyond this many different texts a column is taken to be unlike in every row, and sharing no longer pays.
 const MAX_SHARED: usize = 1 << 16;
 
-/// Texts that many rows say alike, stored once.
+/// Texts that many rows share, stored once.
 #[derive(Default)]
 pub struct Shared {
     texts: HashSet<Arc<str>>,
@@ -33,25 +33,25 @@ impl Shared {
     }
 }
 
-/// Fields of a row's audio objects that nobody has read, by name.
+/// Unread fields of a row's audio objects, by name.
 pub type Unread = Vec<(String, Value)>;
 
-/// The fields of one row that nobody has taken yet.
+/// The fields of one row that have not been taken yet.
 pub struct Fields(Map<String, Value>);
 
 impl Fields {
-    /// All fields of a row; null is absence.
+    /// All fields of a row; null means a missing field.
     pub fn new(mut map: Map<String, Value>) -> Self {
         map.retain(|_, value| !value.is_null());
         Self(map)
     }
 
-    /// Takes a field whatever its type.
+    /// Takes a field of any type.
     pub fn take(&mut self, name: &str) -> Option<Value> {
         self.0.shift_remove(name)
     }
 
-    /// Whether a field is there that nobody has taken.
+    /// Returns whether a field has not been taken.
     pub fn has(&self, name: &str) -> bool {
         self.0.contains_key(name)
     }
@@ -61,7 +61,7 @@ impl Fields {
         self.0.insert(name.to_owned(), value);
     }
 
-    /// The fields that nobody has taken, by name.
+    /// The fields that have not been taken, by name.
     pub fn left(&self) -> impl Iterator<Item = (&str, &Value)> {
         self.0.iter().map(|(name, value)| (name.as_str(), value))
     }
@@ -126,18 +126,18 @@ impl Fields {
         to.extend(self.0);
     }
 
-    /// What is left, as one JSON object; `None` when nothing is.
+    /// The rest of the fields, as one JSON object; `None` if there are none.
     pub fn rest(self) -> Option<String> {
         (!self.0.is_empty()).then(|| Value::Object(self.0).to_string())
     }
 }
 
-/// The error of a field that holds something else than it should.
+/// The error for a field of another type.
 pub fn wrong_type(name: &str, found: &Value, wanted: &str) -> Error {
     Error::input(format!("`{name}` is {}, not {wanted}", brief(found)))
 }
 
-/// A value as an error message shows it: its kind, with the beginning of what it says.
+/// A value in error messages: its type and its beginning.
 pub fn brief(value: &Value) -> String {
     let text = value.to_string();
     let shown: String = text.chars().take(40).collect();

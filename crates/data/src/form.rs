@@ -1,4 +1,4 @@
-//! The form of a manifest, told by its first bytes: what is read, and what else people give by mistake.
+//! Detects the form of a manifest from its first bytes, and names unsupported files.
 
 use std::path::Path;
 
@@ -12,7 +12,7 @@ use maqam_base::error::Result;
 /// Forms that are read.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Form {
-    /// One JSON object a line.
+    /// One JSON object per line.
     JsonLines,
     /// One JSON list of objects.
     JsonList,
@@ -43,7 +43,7 @@ impl Form {
     }
 }
 
-/// What stands between the cells of a table.
+/// Delimiter between the cells of a table.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Delimiter {
     /// `,`
@@ -127,10 +127,10 @@ const SIGNATURES: [(&[u8], &str, &str); 16] = [
 const EXCEL: &str = "save it as CSV (UTF-8), and name that file: `FILE.csv`";
 const RECORDING: &str = "name a manifest: a .jsonl file with a row for each recording, such as {\"audio\": \"clip.wav\", \"text\": \"...\"}";
 
-/// Tells the form of a file by its first bytes.
+/// Detects the form of a file from its first bytes.
 ///
 /// # Errors
-/// A file that is neither, by its own name, with a command that makes it one where there is any.
+/// An unsupported file, by the name of its format, with a command that converts it if there is one.
 pub fn of(head: &[u8], path: &Path) -> Result<Form> {
     if head.starts_with(b"PAR1") {
         return Ok(Form::Parquet);
@@ -172,7 +172,7 @@ pub fn of(head: &[u8], path: &Path) -> Result<Form> {
     })
 }
 
-/// The delimiter of a table that its file's name tells, where the text is no JSON.
+/// The delimiter of a table by its file's name, if the text is no JSON.
 fn named_table(text: &str, path: &Path) -> Option<Delimiter> {
     let is_json = text.starts_with(['{', '[']);
     match shards::ending(path).filter(|_| !is_json && !text.is_empty())? {
@@ -182,7 +182,7 @@ fn named_table(text: &str, path: &Path) -> Option<Delimiter> {
     }
 }
 
-/// The error for a file of a known form that is not read.
+/// The error for a file of a known but unsupported form.
 fn foreign(head: &[u8], path: &Path) -> Option<Error> {
     let file = path.display().to_string();
     let found = |what: &str, hint: &str| {
@@ -256,7 +256,7 @@ fn utf16(head: &[u8]) -> Option<(&'static str, &'static str)> {
     }
 }
 
-/// The delimiter of a table, where a text is one.
+/// The delimiter of a table, if a text is one.
 fn table(text: &str) -> Option<Delimiter> {
     let mut lines = text.lines().filter(|line| !line.trim().is_empty());
     let first = lines.next()?;
@@ -285,9 +285,9 @@ fn table(text: &str) -> Option<Delimiter> {
     })
 }
 
-/// The error for a manifest of JSON objects over several lines, where it is one: `text` is the whole file.
+/// The error for a manifest of JSON objects over several lines, if it is one: `text` is the whole file.
 ///
-/// A list of rows in an object and objects one after the other are told apart, because other commands make lines of them.
+/// A list of rows in an object and successive objects are distinguished, because different commands convert them.
 pub fn whole_json(text: &[u8], path: &Path) -> Option<Error> {
     let text = text.strip_prefix(b"\xef\xbb\xbf").unwrap_or(text);
     let mut values = serde_json::Deserializer::from_slice(text).into_iter::<Value>();
@@ -333,7 +333,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_no_manifest_is_named() {
+    fn other_kinds_of_files_are_named() {
         for (head, name, expected, hint) in [
             (
                 &b"\xff\xfe{\0\"\0"[..],
@@ -432,7 +432,7 @@ mod tests {
     }
 
     #[test]
-    fn manifests_are_told_by_their_contents() {
+    fn formats_are_found_from_contents() {
         let of = |head: &[u8], name: &str| of(head, Path::new(name)).unwrap();
         assert_eq!(of(b"PAR1\x15", "m.jsonl"), Form::Parquet);
         assert_eq!(of(b"{\"audio\": 1}", "m.parquet"), Form::JsonLines);

@@ -1,7 +1,7 @@
-//! A quick look at manifests in maqam's own JSON lines: the fields that counting and dividing need, without building rows.
+//! Fast scan of manifests in maqam's own JSON lines: the fields for counting and dividing, without building rows.
 //!
-//! Lines are read in blocks and looked at in parallel. No audio file is looked for. A line that says more than a glance understands (parts of
-//! recordings, conversations, another program's fields) makes the whole file [`Seen::Foreign`], and the caller reads it row by row.
+//! Lines are read in blocks and scanned in parallel. Audio files are not opened. A line with fields that the scan does not handle (parts of
+//! recordings, conversations, fields of another program) makes the whole file [`Seen::Foreign`], and the caller reads it row by row.
 
 use std::borrow::Cow;
 use std::fmt;
@@ -26,10 +26,10 @@ use maqam_base::json;
 /// Bytes of a block.
 const BLOCK: usize = 4 << 20;
 
-/// Blocks that are looked at together.
+/// Blocks that are scanned in parallel.
 const AT_ONCE: usize = 8;
 
-/// Fields whose meaning a glance does not know.
+/// Fields that the scan does not handle.
 const NOT_UNDERSTOOD: [&str; 38] = [
     "audios",
     "audio_path",
@@ -71,12 +71,12 @@ const NOT_UNDERSTOOD: [&str; 38] = [
     "samples",
 ];
 
-/// What a glance sees of a row. Texts are those of the line, without the folding of spellings that reading a row does.
+/// Fields of a row in a fast scan. Texts are those of the line, without the normalisation of spelling that reading a row does.
 #[derive(Debug, Default)]
 pub struct Glance<'a> {
-    /// The row's id, where it has one.
+    /// The row's id, if it has one.
     pub id: Option<Cow<'a, str>>,
-    /// The audio's path as it is written.
+    /// The audio's path as written.
     pub audio: Option<Cow<'a, str>>,
     /// Length of the audio in seconds.
     pub duration: Option<f64>,
@@ -100,12 +100,12 @@ pub struct Glance<'a> {
     pub split: Option<Cow<'a, str>>,
     /// Rules of Arabic spelling that the row states.
     pub normalisation: Option<Cow<'a, str>>,
-    /// Values of the further fields that were asked for, in their order.
+    /// Values of the requested further fields, in their order.
     pub wanted: Vec<Option<Cow<'a, str>>>,
 }
 
 impl Glance<'_> {
-    /// Returns the value of a field by its name: one of those above, or one that was asked for.
+    /// Returns the value of a field by its name: one of those above, or a requested one.
     pub fn field(&self, name: &str, wanted: &[String]) -> Option<&str> {
         let field = match name {
             "id" => &self.id,
@@ -129,20 +129,20 @@ impl Glance<'_> {
     }
 }
 
-/// How far a glance at a file came.
+/// Result of scanning a file.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Seen {
-    /// All rows were seen.
+    /// All rows were scanned.
     Whole,
-    /// Some line says more than a glance understands; what was seen before does not count.
+    /// A line needs the full reader; the results so far do not count.
     Foreign,
 }
 
 /// A line that a glance does not understand.
 struct Foreign;
 
-/// Looks at the lines of a file. `look` is called in parallel with blocks of `(line, text, glance)`, and `take` with what it returned, in the
-/// order of the file.
+/// Scans the lines of a file. Calls `look` in parallel with blocks of `(line, text, glance)`, and `take` with its results, in the order of
+/// the file.
 ///
 /// # Errors
 /// A file that cannot be read; a line that is no JSON object; those of `take`.
@@ -173,7 +173,7 @@ pub fn at_lines<T: Send>(
         if read.is_empty() {
             return Ok(Seen::Whole);
         }
-        // Other formats are told by their beginning.
+        // The beginning of the file shows other formats.
         if std::mem::take(&mut is_first) && !begins_as_json_lines(&read[0].1) {
             return Ok(Seen::Foreign);
         }
@@ -230,7 +230,7 @@ fn glances_of<'a>(
         match found {
             _ if is_foreign => return Err(Foreign),
             Ok(glance) => seen.push((line, text, glance)),
-            // The first line of a file that is one JSON value is told apart by the reader of rows.
+            // The full reader recognises the first line of a file that is one JSON value.
             Err(_) if line == 1 => return Err(Foreign),
             Err(error) => {
                 let place = format!("{}:{line}", path.display());
@@ -262,7 +262,7 @@ impl Blocks<'_> {
             let read = (&mut self.input)
                 .take(BLOCK as u64)
                 .read_to_end(&mut block)
-                .map_err(|e| Error::io(self.path, "read", &e))?;
+                .map_err(|e| Error::io(self.path, "read", e))?;
             self.is_at_end = read < BLOCK;
             if block[before..].contains(&0) {
                 return Err(Error::input("holds a zero byte, which no text does")
@@ -366,7 +366,7 @@ impl<'de> Visitor<'de> for Seed<'_> {
     }
 }
 
-/// A key, borrowed where it has no escapes.
+/// A key, borrowed if it has no escapes.
 struct Name<'de>(Cow<'de, str>);
 
 /// A value of a field that names something.
@@ -470,7 +470,7 @@ mod tests {
     }
 
     #[test]
-    fn simple_rows_are_seen_with_their_lines() {
+    fn simple_rows_are_scanned_with_their_lines() {
         let text = "\u{feff}{\"audio\": \"a\\\\b.wav\", \"duration\": 1.5}\n\n{\"text\": \"x\", \"room\": 7, \"more\": {\"start\": 1}}\n";
         let (outcome, found) = seen(text).unwrap();
         assert_eq!(outcome, Seen::Whole);
@@ -478,7 +478,7 @@ mod tests {
     }
 
     #[test]
-    fn rows_that_say_more_are_foreign() {
+    fn rows_with_unknown_fields_are_foreign() {
         for line in [
             r#"{"audio": "a.wav", "start_s": 1}"#,
             r#"{"audio_filepath": "a.wav", "text": "x"}"#,

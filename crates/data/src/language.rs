@@ -63,15 +63,15 @@ const BIBLIOGRAPHIC: [(&str, &str); 20] = [
     ("wel", "cy"),
 ];
 
-/// Codes that stand for a dialect of Arabic here and for another language in ISO 639: Malay, and the Egyptian of the pharaohs.
+/// Codes that mean a dialect of Arabic here and another language in ISO 639: Malay, and ancient Egyptian.
 const AMBIGUOUS: [&str; 2] = ["msa", "egy"];
 
 /// Returns the BCP 47 tag of a language: `ar` for `Arabic`, `ara`, `العربية` and `arz`, `ar-EG` for `ar_eg`, `en` for `English`.
 ///
-/// The first part is the two-letter code where the language has one. What follows it (`EG`, `Latn`) is kept.
+/// The first part is the two-letter code if the language has one. The rest (`EG`, `Latn`) stays.
 ///
 /// # Errors
-/// A name or tag that ISO 639 does not know.
+/// A name or tag that is not in ISO 639.
 pub fn tag(written: &str) -> Result<String> {
     let clean: String = written.nfkc().filter(|&c| !is_invisible(c)).collect();
     let name = clean.split_whitespace().collect::<Vec<_>>().join(" ");
@@ -139,7 +139,7 @@ fn of_name(name: &str, lower: &str) -> Option<String> {
     }
 }
 
-/// The first part of a tag, as it is written in one.
+/// The first part of a tag, in the form that tags use.
 fn of_code(code: &str) -> Option<String> {
     if code == "x" {
         return Some("x".to_owned());
@@ -165,7 +165,7 @@ fn code_of(language: Language) -> String {
     language.to_639_1().unwrap_or(long).to_owned()
 }
 
-/// A later part of a tag: a region in capitals, a script with one, anything else small.
+/// A later part of a tag: a region in capitals, a script with an initial capital, other parts in lower case.
 fn subtag(part: &str) -> Option<String> {
     let is_sound = (1..=8).contains(&part.len()) && part.chars().all(|c| c.is_ascii_alphanumeric());
     if !is_sound {
@@ -179,7 +179,7 @@ fn subtag(part: &str) -> Option<String> {
     })
 }
 
-/// English name of a tag's language, without remarks in brackets; none for a language that ISO 639 does not know.
+/// English name of a tag's language, without remarks in brackets; none for a language that is not in ISO 639.
 pub fn english_name(tag: &str) -> Option<String> {
     let code = tag.split(['-', '_']).next().unwrap_or(tag);
     if code == "yue" {

@@ -1,8 +1,8 @@
-//! What exists to learn from: a manifest's rows, read from JSONL or Parquet and checked one by one.
+//! Training data: a manifest's rows, read from any format and checked one by one.
 //!
-//! A row says where its audio is and what is known about it (transcript, summary, label, or a whole conversation); what a task
-//! makes of that is the next room's business. Rows are kept lean, because a manifest may hold millions of them: texts are boxed,
-//! and what many rows say alike (task, language, speaker ...) is stored once.
+//! A row holds the place of its audio and its fields (transcript, summary, label, or a whole conversation). The module `task` makes an example
+//! of it. Rows are small, because a manifest may hold millions of them: texts are boxed, and texts that many rows share (task, language,
+//! speaker ...) are stored once.
 
 #![deny(clippy::unwrap_used, clippy::expect_used)]
 
@@ -15,13 +15,22 @@ mod clips;
 mod collector;
 mod columns;
 mod conversation;
+pub mod copied;
 pub mod describe;
+pub mod describe_manifests;
+pub mod divide;
+pub mod facts;
 mod fields;
 mod form;
 mod formats;
 pub mod glance;
+pub mod headers;
 pub mod language;
+pub mod leakage;
+pub mod lengths;
 mod manifest;
+pub mod manifests;
+mod minhash;
 pub mod near_duplicates;
 mod notes;
 mod parquet;
@@ -30,12 +39,15 @@ pub mod plain;
 mod reading;
 mod record;
 pub mod repeats;
+pub mod respell;
 mod row;
 pub mod segment;
+pub mod segment_manifest;
 mod shards;
 mod source;
 pub mod spelling;
 pub mod split;
+pub mod stats_text;
 pub mod task;
 
 use std::sync::Arc;
@@ -44,10 +56,10 @@ use serde::Deserialize;
 use serde::Serialize;
 
 pub use audio_source::AudioSource;
-pub use clips::NO_AUDIO_FILE;
+pub use clips::NoAudioFile;
 pub use collector::BadRow;
-pub use collector::CANNOT_BE_USED;
 pub use collector::Streamed;
+pub use collector::UnusableRows;
 pub use columns::Columns;
 pub use formats::Format;
 pub use formats::export::export;
@@ -61,7 +73,7 @@ pub use source::Source;
 
 use maqam_audio::Span;
 
-/// The mark in a user's message that stands for one clip of audio.
+/// The mark in a user's message for one clip of audio.
 pub const AUDIO_MARK: &str = "<audio>";
 
 /// One stretch of audio.
@@ -75,12 +87,12 @@ pub struct Clip {
     pub stated_s: Option<f64>,
 }
 
-/// Who says a message.
+/// Role of a message's author.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Role {
     /// The frame of the conversation.
     System,
-    /// Who asks.
+    /// The user.
     User,
     /// The model.
     Assistant,
@@ -100,11 +112,11 @@ impl Role {
 /// One turn of a conversation.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Message {
-    /// Who says it.
+    /// Role of the author.
     pub role: Role,
-    /// What is said; in a user's message every [`AUDIO_MARK`] stands for a clip.
+    /// Text; in a user's message every [`AUDIO_MARK`] stands for a clip.
     pub content: String,
-    /// Whether an assistant's turn is learnt; without meaning for the others.
+    /// True if an assistant's turn is learnt; without meaning for the others.
     pub loss: bool,
 }
 
@@ -118,7 +130,7 @@ impl Message {
         }
     }
 
-    /// Number of clips that the message speaks about.
+    /// Number of clips that the message refers to.
     pub fn num_audio_marks(&self) -> usize {
         match self.role {
             Role::User => self.content.matches(AUDIO_MARK).count(),
@@ -130,11 +142,11 @@ impl Message {
 /// One row of a manifest.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Row {
-    /// The row's name, unique in its manifest; the line number where the data says none.
+    /// Id of the row, unique in its manifest; the line number if the data has none.
     pub id: Box<str>,
     /// Line of a text file, or number of the row in another, from 1. A manifest of several files counts on from one to the next.
     pub line: u32,
-    /// The file, where the manifest has several.
+    /// The file, if the manifest has several.
     pub shard: Option<Arc<ShardFile>>,
     /// The audio, in the order of the conversation's marks; none in a text-only row.
     pub clips: Vec<Clip>,
@@ -150,11 +162,11 @@ pub struct Row {
     pub label: Option<Arc<str>>,
     /// Further accepted answers.
     pub references: Vec<Box<str>>,
-    /// Who speaks.
+    /// Speaker.
     pub speaker: Option<Arc<str>>,
-    /// What must not be split apart (a programme, a document).
+    /// Unit that must not be split (a programme, a document).
     pub group: Option<Arc<str>>,
-    /// Length of the audio in seconds, as the data says it.
+    /// Length of the audio in seconds, as the data states it.
     pub duration: Option<f64>,
     /// The split (`train`, `dev`, `test`).
     pub split: Option<Arc<str>>,
@@ -164,7 +176,7 @@ pub struct Row {
     pub target: Option<Box<str>>,
     /// A conversation, used as written; empty in rows that leave it to their task.
     pub messages: Vec<Message>,
-    /// Every other field, as one JSON object; see [`Row::extra_fields`].
+    /// All other fields, as one JSON object; see [`Row::extra_fields`].
     pub extra: Option<Arc<str>>,
 }
 
@@ -178,7 +190,7 @@ pub struct ShardFile {
 }
 
 impl ShardFile {
-    /// Where a line of the manifest is written: `file:line`.
+    /// Place of a line of the manifest: `file:line`.
     pub fn place(&self, line: u32) -> String {
         let own = line.saturating_sub(self.lines_before);
         format!("{}:{own}", self.path.display())
@@ -186,7 +198,7 @@ impl ShardFile {
 }
 
 impl Row {
-    /// Where the row is written, for messages: `file:line`.
+    /// Place of the row, for messages: `file:line`.
     pub fn place(&self, manifest: &std::path::Path) -> String {
         match &self.shard {
             Some(shard) => shard.place(self.line),
@@ -194,9 +206,9 @@ impl Row {
         }
     }
 
-    /// The fields that the manifest's contract does not name, kept as they were.
+    /// The fields without a meaning for maqam, unchanged.
     pub fn extra_fields(&self) -> serde_json::Map<String, serde_json::Value> {
-        // The text was written by this crate, so it always parses; an empty map is what a row without such fields has.
+        // This crate wrote the text, so it always parses. A row without such fields has an empty map.
         self.extra
             .as_deref()
             .and_then(|text| serde_json::from_str(text).ok())
@@ -204,7 +216,7 @@ impl Row {
     }
 }
 
-/// What to do about a row that cannot be used.
+/// Treatment of rows that cannot be used.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
 pub enum OnBadRow {
@@ -215,5 +227,5 @@ pub enum OnBadRow {
     Skip,
 }
 
-/// How many bad rows one error message names.
+/// Number of bad rows that one error message names.
 pub const MAX_BAD_ROWS_NAMED: usize = 20;

@@ -1,4 +1,4 @@
-//! A manifest: the rows that can be used, and what is wrong with the others.
+//! A manifest: the usable rows, and the faults of the others.
 
 use std::path::PathBuf;
 
@@ -12,11 +12,11 @@ pub struct Manifest {
     pub path: PathBuf,
     /// The rows that can be used.
     pub rows: Vec<Row>,
-    /// What is wrong with the others; empty unless they were to be skipped.
+    /// Faults of the other rows; empty unless they were to be skipped.
     pub skipped: Vec<Error>,
     /// The lines of those, in the same order.
     pub skipped_lines: Vec<u32>,
-    /// What a user should know of the rows all the same: fields that are not read, spellings that were folded.
+    /// Notes for the user: unread fields, normalised spellings.
     pub notes: Vec<String>,
 }
 

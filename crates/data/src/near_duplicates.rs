@@ -13,22 +13,20 @@ use std::hash::Hasher;
 
 use rayon::prelude::*;
 
+use crate::minhash::NUM_HASHES;
+use crate::minhash::RUN_WORDS;
+use crate::minhash::Signature;
+use crate::minhash::mixed;
 use maqam_metrics::Normaliser;
 
 /// Characters of a shingle, the piece of text that two texts are compared by.
 const SHINGLE_CHARS: usize = 5;
-
-/// Bins of a sketch.
-const BINS: usize = 128;
 
 /// Smallest probability with which a pair exactly at the threshold is found.
 const RECALL: f64 = 0.95;
 
 /// Most earlier texts of one bucket that a text is compared with. It bounds the work where thousands of texts share a sentence.
 const MOST_COMPARED: usize = 8;
-
-/// Words of a run that two texts are held to share on purpose and not by chance.
-pub const RUN_WORDS: usize = 8;
 
 /// Jaccard index of character 5-grams from which two texts count as near-duplicates.
 pub const DEFAULT_THRESHOLD: f64 = 0.8;
@@ -134,14 +132,14 @@ impl Sketches {
 
     /// Returns what is kept of a text, so that texts can be sketched in parallel; `None` for an empty one.
     pub fn sketch(&self, text: &str) -> Option<Box<[u32]>> {
-        let bins = bins(&shingles(text))?;
-        let bands = bins
-            .chunks_exact(self.bins_per_band)
+        let signature = Signature::by_bins(&shingles(text))?;
+        let bands = signature
+            .bands(self.bins_per_band)
             .take(self.num_bands)
             .map(|band| {
                 let folded = band
                     .iter()
-                    .fold(0, |hash, &bin| mix(hash ^ u64::from(bin)).rotate_left(7));
+                    .fold(0, |hash, &bin| mixed(hash ^ u64::from(bin)).rotate_left(7));
                 (folded >> 32) as u32
             });
         Some(bands.collect())
@@ -205,14 +203,14 @@ impl Sketches {
 /// Number of bands and bins per band: the longest bands with which a pair at the threshold is still found as often as [`RECALL`] says.
 fn shape_for(threshold: f64) -> (usize, usize) {
     let finds = |bins_per_band: usize| {
-        let num_bands = (BINS / bins_per_band) as i32;
+        let num_bands = (NUM_HASHES / bins_per_band) as i32;
         1.0 - (1.0 - threshold.powi(bins_per_band as i32)).powi(num_bands)
     };
-    let bins_per_band = (1..=BINS)
+    let bins_per_band = (1..=NUM_HASHES)
         .take_while(|&bins_per_band| finds(bins_per_band) >= RECALL)
         .last()
         .unwrap_or(1);
-    (BINS / bins_per_band, bins_per_band)
+    (NUM_HASHES / bins_per_band, bins_per_band)
 }
 
 /// Hashes of the different character 5-grams of a text, sorted; a shorter text is one shingle.
@@ -226,39 +224,12 @@ fn shingles(text: &str) -> Vec<u64> {
         .map(|window| {
             window
                 .iter()
-                .fold(0, |hash, &c| mix(hash ^ u64::from(u32::from(c))))
+                .fold(0, |hash, &c| mixed(hash ^ u64::from(u32::from(c))))
         })
         .collect();
     hashes.sort_unstable();
     hashes.dedup();
     hashes
-}
-
-/// The least hash of each of [`BINS`] classes of shingles, classes without a shingle filled from others; `None` without shingles.
-fn bins(shingles: &[u64]) -> Option<[u32; BINS]> {
-    const EMPTY: u64 = u64::MAX;
-    if shingles.is_empty() {
-        return None;
-    }
-    let mut least = [EMPTY; BINS];
-    for &hash in shingles {
-        let bin = (hash >> 32) as usize % BINS;
-        least[bin] = least[bin].min(hash & 0xffff_ffff);
-    }
-
-    // An empty bin takes the value of one that is drawn for it, by the same draws in every text: then two texts agree in it as often as in
-    // any other.
-    let mut filled = [0; BINS];
-    for (bin, filled) in filled.iter_mut().enumerate() {
-        let mut from = bin;
-        let mut attempt = 0;
-        while least[from] == EMPTY {
-            attempt += 1;
-            from = mix((bin as u64) << 32 | attempt) as usize % BINS;
-        }
-        *filled = least[from] as u32;
-    }
-    Some(filled)
 }
 
 /// Runs of [`RUN_WORDS`] words of some texts, so that other texts that share one are found.
@@ -325,12 +296,12 @@ fn runs(text: &str) -> Vec<u64> {
         .split(' ')
         .map(|word| {
             word.bytes()
-                .fold(1, |hash, byte| mix(hash ^ u64::from(byte)))
+                .fold(1, |hash, byte| mixed(hash ^ u64::from(byte)))
         })
         .collect();
     words
         .windows(RUN_WORDS)
-        .map(|run| run.iter().fold(0, |hash, &word| mix(hash ^ word)))
+        .map(|run| run.iter().fold(0, |hash, &word| mixed(hash ^ word)))
         .collect()
 }
 
@@ -352,14 +323,6 @@ impl Hasher for Hashed {
     fn write_u64(&mut self, hash: u64) {
         self.0 = hash;
     }
-}
-
-/// The finaliser of SplitMix64, after one step of its counter so that 0 is not mapped to 0.
-fn mix(z: u64) -> u64 {
-    let mut z = z.wrapping_add(0x9e37_79b9_7f4a_7c15);
-    z = (z ^ (z >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
-    z = (z ^ (z >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
-    z ^ (z >> 31)
 }
 
 #[cfg(test)]
@@ -427,9 +390,9 @@ mod tests {
             let (mut estimate, mut exact) = (0.0, 0.0);
             for seed in 0..300 {
                 let (a, b) = (text(seed, num_words, 0.0), text(seed, num_words, replaced));
-                let (of_a, of_b) = (bins(&shingles(&a)).unwrap(), bins(&shingles(&b)).unwrap());
-                let agree = of_a.iter().zip(&of_b).filter(|(a, b)| a == b).count();
-                estimate += agree as f64 / BINS as f64 / 300.0;
+                let [of_a, of_b] =
+                    [&a, &b].map(|text| Signature::by_bins(&shingles(text)).unwrap());
+                estimate += of_a.similarity(&of_b) / 300.0;
                 exact += jaccard(&a, &b) / 300.0;
             }
             assert!(
@@ -468,7 +431,7 @@ mod tests {
     fn the_shape_finds_pairs_at_the_threshold() {
         for threshold in [0.3, 0.5, 0.8, 0.9, 1.0] {
             let (num_bands, bins_per_band) = shape_for(threshold);
-            assert!(num_bands * bins_per_band <= BINS && num_bands > 0);
+            assert!(num_bands * bins_per_band <= NUM_HASHES && num_bands > 0);
             let finds = 1.0 - (1.0 - threshold.powi(bins_per_band as i32)).powi(num_bands as i32);
             assert!(finds >= RECALL, "{threshold}: {finds}");
         }

@@ -1,11 +1,11 @@
-//! What a user should know of a manifest that is read all the same: fields that are not read, spellings that were folded.
+//! Notes on a manifest that is read without an error: unread fields, normalised spellings.
 
 use std::collections::BTreeMap;
 use std::path::Path;
 
 use serde_json::Value;
 
-/// Words of a field's name that speak of a part of a recording.
+/// Words in the names of fields that may select a part of a recording.
 const CORE: [&str; 35] = [
     "begin",
     "begins",
@@ -44,7 +44,7 @@ const CORE: [&str; 35] = [
     "chan",
 ];
 
-/// Words that such a name may have beside them.
+/// Further words in such names.
 const BESIDE: [&str; 24] = [
     "time",
     "times",
@@ -72,7 +72,7 @@ const BESIDE: [&str; 24] = [
     "duration",
 ];
 
-/// Something of many rows, counted, with the first line it was found in.
+/// Count of a remark over rows, with its first line.
 #[derive(Default)]
 pub struct Notes {
     narrowing: BTreeMap<String, Found>,
@@ -86,14 +86,14 @@ struct Found {
 }
 
 impl Notes {
-    /// Looks at a field that nobody read, of a row whose audio is used whole.
+    /// Examines an unread field of a row whose audio is used as a whole.
     pub fn unread(&mut self, name: &str, value: &Value, line: u32) {
         if looks_like_a_part(name, value) {
             count(&mut self.narrowing, name.to_owned(), line);
         }
     }
 
-    /// Counts a row in which a field was written in another spelling.
+    /// Counts a row with a normalised spelling in a field.
     pub fn folded(&mut self, field: &'static str, line: u32) {
         count(&mut self.folded, field, line);
     }
@@ -158,7 +158,7 @@ fn count<K: Ord>(of: &mut BTreeMap<K, Found>, key: K, line: u32) {
         .or_insert(Found { rows: 1, line });
 }
 
-/// Whether a field's name and value could say which part of a recording counts.
+/// Returns whether a field's name and value may select a part of a recording.
 fn looks_like_a_part(name: &str, value: &Value) -> bool {
     let words = words_of(name);
     let is_core = |word: &String| CORE.contains(&word.as_str());
@@ -166,7 +166,7 @@ fn looks_like_a_part(name: &str, value: &Value) -> bool {
     words.iter().any(is_core) && words.iter().all(is_known) && is_quantity(value)
 }
 
-/// Whether a value holds numbers: a number, a text of one or of a time, a list or object with them.
+/// Returns whether a value has numbers: a number, a text of a number or time, a list or object with them.
 fn is_quantity(value: &Value) -> bool {
     match value {
         Value::Number(_) => true,
@@ -204,7 +204,7 @@ mod tests {
     use serde_json::json;
 
     #[test]
-    fn fields_that_look_like_a_part_are_told_apart() {
+    fn fields_that_look_like_a_part_are_found() {
         for (name, value) in [
             ("begin", json!(1.0)),
             ("segment", json!([0.5, 1.5])),

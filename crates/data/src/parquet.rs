@@ -34,10 +34,10 @@ use maqam_base::panics;
 
 /// Calls `found` with every row of a Parquet file.
 ///
-/// Row groups are read one after the other, so that embedded audio is never held twice.
+/// Row groups are read one by one, so that embedded audio is never in memory twice.
 ///
 /// # Errors
-/// A file that is not Parquet, or damaged, or whose columns of the manifest's names hold other things than numbers, texts, audio and
+/// A file that is not Parquet, or is damaged, or whose columns with names of fields have other types than numbers, texts, audio and
 /// lists of them; those of `found`.
 pub fn read(
     file: &File,
@@ -45,7 +45,7 @@ pub fn read(
     columns: &Columns,
     mut found: impl FnMut(RawRow) -> Result<()>,
 ) -> Result<Unread> {
-    let copy = || file.try_clone().map_err(|e| Error::io(path, "read", &e));
+    let copy = || file.try_clone().map_err(|e| Error::io(path, "read", e));
     let mut metadata = ParquetReader::new(copy()?);
     let schema = guarded(path, || metadata.schema())?;
     let readable = readable_columns(&schema, columns, path)?;
@@ -80,10 +80,10 @@ pub fn read(
     Ok(readable.unread)
 }
 
-/// Calls `found` with every row of an Arrow stream, as `datasets.save_to_disk` writes it. `classes` are those that another file says.
+/// Calls `found` with every row of an Arrow stream, as `datasets.save_to_disk` writes it. `classes` are those from another file.
 ///
 /// # Errors
-/// As [`read`].
+/// Those of [`read`].
 pub fn read_arrow(
     file: &File,
     path: &Path,
@@ -97,7 +97,7 @@ pub fn read_arrow(
         copy.rewind()?;
         Ok(copy)
     };
-    let copy = || copy().map_err(|e: std::io::Error| Error::io(path, "read", &e));
+    let copy = || copy().map_err(|e: std::io::Error| Error::io(path, "read", e));
     let stream = copy()?;
     let (schema, features) = guarded_as(path, "Arrow", || {
         let mut reader = IpcStreamReader::new(stream);
@@ -130,10 +130,10 @@ pub fn read_arrow(
 
 /// Refuses a stream whose first message is announced longer than the file: its reader would reserve as much.
 fn check_first_message(file: &File, path: &Path) -> Result<()> {
-    let failed = |e: &std::io::Error| Error::io(path, "read", e);
-    let len = file.metadata().map_err(|e| failed(&e))?.len();
+    let failed = |e: std::io::Error| Error::io(path, "read", e);
+    let len = file.metadata().map_err(failed)?.len();
     let mut head = [0; 8];
-    file.read_exact_at(&mut head, 0).map_err(|e| failed(&e))?;
+    file.read_exact_at(&mut head, 0).map_err(failed)?;
     let announced = u32::from_le_bytes([head[4], head[5], head[6], head[7]]);
     match u64::from(announced) > len {
         true => Err(Error::input(format!(
@@ -145,7 +145,7 @@ fn check_first_message(file: &File, path: &Path) -> Result<()> {
     }
 }
 
-/// What the names and values of columns stand for.
+/// Interpretation of the names and values of columns.
 struct Named<'a> {
     columns: &'a Columns,
     classes: &'a Classes,
@@ -153,7 +153,7 @@ struct Named<'a> {
     json: BTreeSet<String>,
 }
 
-/// The rows of a table that was read, the first of which is row `start` of its file, counted from 0.
+/// The rows of a table; `start` is the number of the first in its file, from 0.
 fn read_frame(
     frame: &DataFrame,
     start: usize,
@@ -188,7 +188,7 @@ fn read_frame(
     Ok(())
 }
 
-/// Audio of a data set that kept it outside: nothing but paths in the columns of embedded audio.
+/// Removes nulls from audio objects, for data sets whose columns hold only paths.
 fn without_empty(value: Value) -> Value {
     match value {
         Value::Object(file) => without_nulls(file),
@@ -203,20 +203,20 @@ fn without_empty(value: Value) -> Value {
     }
 }
 
-/// What `polars` makes of the file. It panics on some damaged files, which are the file's fault and not a bug.
+/// Runs a reader of `polars`, which panics on some damaged files. Such a panic is a fault of the file, not a bug.
 fn guarded<T>(path: &Path, read: impl FnOnce() -> PolarsResult<T>) -> Result<T> {
     guarded_as(path, "Parquet", read)
 }
 
 fn guarded_as<T>(path: &Path, kind: &str, read: impl FnOnce() -> PolarsResult<T>) -> Result<T> {
-    let broken = |what: &dyn std::fmt::Display| {
-        Error::input(format!("not a readable {kind} file: {what}")).at_path(path)
+    let error = match panics::contain_pool(read) {
+        Ok(Ok(found)) => return Ok(found),
+        Ok(Err(error)) => Error::input(&error).caused_by(error),
+        Err(_) => Error::input("its contents are damaged"),
     };
-    match panics::contain_pool(read) {
-        Ok(Ok(found)) => Ok(found),
-        Ok(Err(error)) => Err(broken(&error)),
-        Err(_) => Err(broken(&"its contents are damaged")),
-    }
+    Err(error
+        .at(format!("not a readable {kind} file"))
+        .at_path(path))
 }
 
 /// Columns of types that are not read, with these types.
@@ -278,7 +278,7 @@ fn is_readable(dtype: &ArrowDataType) -> bool {
     }
 }
 
-/// An object without its empty fields; null where nothing is left.
+/// An object without its null fields; null if no field is left.
 fn without_nulls(mut file: Map<String, Value>) -> Value {
     file.retain(|_, value| !value.is_null());
     match file.is_empty() {
@@ -287,7 +287,7 @@ fn without_nulls(mut file: Map<String, Value>) -> Value {
     }
 }
 
-/// The contents of `{bytes, path}`, with what else it says, or of a list of them; `None` where some clip has no bytes.
+/// The contents of `{bytes, path}`, with its other fields, or of a list of them; `None` if a clip has no bytes.
 fn embedded_audio(value: &AnyValue<'_>, line: u32) -> Option<Vec<Inside>> {
     let source = |bytes: Arc<[u8]>, name: Option<String>| AudioSource::Embedded {
         bytes,
@@ -372,7 +372,7 @@ fn to_json(value: AnyValue<'_>) -> Value {
     }
 }
 
-/// The shortest decimal that an f32 stands for, so that 1.5 s and 0.1 s stay what was written.
+/// The shortest decimal of an f32, so that 1.5 s and 0.1 s keep their written value.
 fn widen(value: f32) -> f64 {
     value.to_string().parse().unwrap_or(f64::NAN)
 }

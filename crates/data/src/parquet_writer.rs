@@ -30,16 +30,16 @@ use maqam_base::error::Error;
 use maqam_base::error::Result;
 use maqam_base::files;
 
-/// Rows of a row group, at most.
+/// Most rows of a row group.
 const GROUP_ROWS: usize = 1000;
 
 /// Bytes of audio after which a row group ends.
 const GROUP_BYTES: usize = 64 << 20;
 
-/// Key of what maqam must know of the columns.
+/// Key of maqam's metadata on columns.
 pub const KEY: &str = "maqam";
 
-/// Columns of a file and what each holds; those of [`Kind::Json`] are texts that stand for JSON values.
+/// Columns of a file with their kinds; [`Kind::Json`] columns hold texts of JSON values.
 struct Columns {
     kinds: Vec<(String, Kind)>,
     /// Fields that some clip of a list has.
@@ -60,7 +60,7 @@ enum Kind {
 }
 
 impl Kind {
-    /// What a value is alone; none for null.
+    /// Kind of a single value; none for null.
     fn of(name: &str, value: &Value) -> Option<Self> {
         Some(match value {
             Value::Null => return None,
@@ -76,7 +76,7 @@ impl Kind {
         })
     }
 
-    /// What a column of two kinds holds.
+    /// Kind of a column with values of two kinds.
     fn with(self, other: Self) -> Self {
         match (self, other) {
             (one, other) if one == other => one,
@@ -99,7 +99,7 @@ impl Kind {
     }
 }
 
-/// Fields of a row beside its audio.
+/// Fields of a row without its audio.
 fn fields_of(row: &Row) -> Result<Map<String, Value>> {
     let mut fields = row.to_json(|_| Ok(Value::Null))?;
     fields.shift_remove("audios");
@@ -130,7 +130,7 @@ impl Columns {
             }
         }
         if is_long {
-            // A part that each clip of a list has is a field of the clip; so is that of a row with one.
+            // A part of a clip in a list is a field of the clip, and so is that of a row with one clip.
             let moved = ["start_s", "end_s", "channel"];
             kinds.retain(|(name, _)| !moved.contains(&name.as_str()));
             for clip in rows.iter().flat_map(|row| &row.clips) {
@@ -175,7 +175,7 @@ impl Columns {
     }
 }
 
-/// What is said of a clip beside its bytes.
+/// Fields of a clip in addition to its bytes.
 fn about(clip: &Clip) -> Vec<(&'static str, Value)> {
     part_of(clip.span)
         .into_iter()
@@ -183,7 +183,7 @@ fn about(clip: &Clip) -> Vec<(&'static str, Value)> {
         .collect()
 }
 
-/// Columns whose texts stand for JSON values, by what a file says under [`KEY`].
+/// Columns with texts of JSON values, by a file's metadata under [`KEY`].
 pub fn json_columns(text: Option<&str>) -> BTreeSet<String> {
     let found: Value = text
         .and_then(|text| serde_json::from_str(text).ok())
@@ -203,18 +203,9 @@ pub fn json_columns(text: Option<&str>) -> BTreeSet<String> {
 pub fn write(rows: &[&Row], path: &Path) -> Result<()> {
     let columns = Columns::of(rows)?;
     let metadata = KeyValueMetadata::from_static(columns.metadata());
-    let mut failed = None;
-    let written = files::write_atomic_with(path, |file| {
-        write_groups(rows, &columns, metadata, file).map_err(|error| {
-            let told = std::io::Error::other(error.message().to_owned());
-            failed = Some(error);
-            told
-        })
-    });
-    match failed {
-        Some(error) => Err(error),
-        None => written,
-    }
+    files::write_atomic_with(path, |file| {
+        Ok(write_groups(rows, &columns, metadata, file)?)
+    })
 }
 
 fn write_groups(
@@ -223,7 +214,9 @@ fn write_groups(
     metadata: KeyValueMetadata,
     file: &mut impl Write,
 ) -> Result<()> {
-    let failed = |e: polars::prelude::PolarsError| Error::resource(format!("cannot write: {e}"));
+    let failed = |e: polars::prelude::PolarsError| {
+        Error::resource(format!("cannot write: {e}")).caused_by(e)
+    };
     let mut writer = None;
     let mut sink = Some(ParquetWriter::new(file).with_key_value_metadata(Some(metadata)));
     let mut start = 0;
@@ -248,7 +241,7 @@ fn write_groups(
     Ok(())
 }
 
-/// The rows from `start` on that make one row group, and the row behind the last of them.
+/// The rows from `start` that make one row group, and the row after the last of them.
 fn group(
     rows: &[&Row],
     start: usize,

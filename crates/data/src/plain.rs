@@ -1,4 +1,5 @@
-//! Rows of a file as plain fields, without the manifest's contract: JSON lines, Parquet, and tables with commas, semicolons or tabs.
+//! Rows of a file as plain fields, without the manifest's contract: JSON lines, Parquet, and tables with commas, semicolons or tabs. This is no
+//! format, but a way to read some of them.
 
 use std::path::Path;
 
@@ -6,12 +7,11 @@ use serde_json::Map;
 use serde_json::Value;
 
 use crate::Columns;
+use crate::formats::table;
 use crate::parquet;
-use maqam_base::error::Error;
 use maqam_base::error::Result;
 use maqam_base::files::Input;
 use maqam_base::files::Lines;
-use maqam_base::files::read_text;
 use maqam_base::json;
 
 /// Calls `found` with the line (or row) number, from 1, and the fields of every row. Empty lines are passed over.
@@ -29,8 +29,8 @@ pub fn each(
         .map(|extension| extension.to_string_lossy().to_lowercase());
     match extension.as_deref() {
         Some("parquet") => each_of_parquet(path, found),
-        Some("csv") => each_of_table(path, b",;", &mut found),
-        Some("tsv") => each_of_table(path, b"\t", &mut found),
+        Some("csv") => table::each_plain(path, b",;", &mut found),
+        Some("tsv") => table::each_plain(path, b"\t", &mut found),
         _ => {
             let mut lines = Lines::open(path)?;
             while let Some((number, line)) = lines.next_line()? {
@@ -55,107 +55,6 @@ fn each_of_parquet(
         found(row.line, row.fields)
     })?;
     Ok(())
-}
-
-/// Reads a table whose first row names the columns (RFC 4180); of several separators the one that the first row has most of.
-fn each_of_table(
-    path: &Path,
-    separators: &[u8],
-    found: &mut dyn FnMut(u32, Map<String, Value>) -> Result<()>,
-) -> Result<()> {
-    let text = read_text(path)?;
-    let text = text.strip_prefix('\u{feff}').unwrap_or(&text);
-    let first = text.lines().next().unwrap_or_default();
-    let count = |separator: u8| first.bytes().filter(|byte| *byte == separator).count();
-    let separator = separators
-        .iter()
-        .copied()
-        .rev()
-        .max_by_key(|separator| count(*separator))
-        .unwrap_or(b',');
-    let mut records = Records {
-        rest: text,
-        separator: char::from(separator),
-        line: 1,
-    };
-    let Some((_, names)) = records.next_record(path)? else {
-        return Ok(());
-    };
-    while let Some((line, record)) = records.next_record(path)? {
-        if record.iter().all(String::is_empty) {
-            continue;
-        }
-        if record.len() != names.len() {
-            return Err(Error::input(format!(
-                "the row has {} fields, the first row names {}",
-                record.len(),
-                names.len()
-            ))
-            .at(format!("{}:{line}", path.display()))
-            .hint("put texts with separators or line breaks into double quotes"));
-        }
-        let fields = names
-            .iter()
-            .map(|name| name.trim().to_owned())
-            .zip(record.into_iter().map(Value::String));
-        found(line, fields.collect())?;
-    }
-    Ok(())
-}
-
-/// The records of a table.
-struct Records<'a> {
-    rest: &'a str,
-    separator: char,
-    line: u32,
-}
-
-impl Records<'_> {
-    /// The next record with the line at which it begins.
-    fn next_record(&mut self, path: &Path) -> Result<Option<(u32, Vec<String>)>> {
-        if self.rest.is_empty() {
-            return Ok(None);
-        }
-        let began = self.line;
-        let (mut record, mut field) = (Vec::new(), String::new());
-        let (mut is_quoted, mut was_quoted) = (false, false);
-        let mut chars = self.rest.char_indices().peekable();
-        while let Some((at, c)) = chars.next() {
-            if c == '\n' {
-                self.line = self.line.saturating_add(1);
-            }
-            match c {
-                '"' if is_quoted && chars.peek().is_some_and(|(_, next)| *next == '"') => {
-                    chars.next();
-                    field.push('"');
-                }
-                '"' if is_quoted => is_quoted = false,
-                _ if is_quoted => field.push(c),
-                '"' if field.is_empty() && !was_quoted => (is_quoted, was_quoted) = (true, true),
-                '\r' if chars.peek().is_some_and(|(_, next)| *next == '\n') => {}
-                '\n' => {
-                    record.push(field);
-                    self.rest = &self.rest[at + 1..];
-                    return Ok(Some((began, record)));
-                }
-                _ if c == self.separator => {
-                    record.push(std::mem::take(&mut field));
-                    was_quoted = false;
-                }
-                _ => field.push(c),
-            }
-        }
-        if is_quoted {
-            return Err(
-                Error::input("a field in double quotes does not end before the file does")
-                    .at(format!("{}:{began}", path.display()))
-                    .hint("write a double quote inside a field twice"),
-            );
-        }
-        self.rest = "";
-        record.push(field);
-        Ok(Some((began, record)))
-    }
 }
 
 #[cfg(test)]

@@ -1,4 +1,4 @@
-//! The one way in which every manifest is read: its files found, their forms told, their rows turned into ours.
+//! Reader of all manifests: finds the files, detects their forms, and converts their rows.
 
 use std::cell::RefCell;
 use std::collections::BTreeSet;
@@ -36,16 +36,16 @@ use maqam_base::files;
 use maqam_base::files::Input;
 use maqam_base::files::Lines;
 
-/// Bytes that tell what a file is.
+/// Bytes from which the form of a file is detected.
 const HEAD_BYTES: usize = 1 << 16;
 
 /// One thing that rows are read from.
 enum Part {
-    /// A file whose first bytes tell what it is.
+    /// A file whose form its first bytes show.
     File(PathBuf),
     /// A folder of Kaldi's.
     Kaldi(PathBuf),
-    /// Cuts whose audio lies in a tar file beside them.
+    /// Cuts whose audio is in a tar file next to them.
     Shar(PathBuf),
     /// An Arrow file of `save_to_disk`, with the classes of its columns.
     Saved(PathBuf, Rc<Classes>),
@@ -58,7 +58,7 @@ impl Part {
         }
     }
 
-    /// Where relative audio paths start.
+    /// Folder from which relative audio paths start.
     fn folder(&self) -> &Path {
         match self {
             Self::Kaldi(path) => path,
@@ -70,21 +70,21 @@ impl Part {
 impl Source {
     /// Reads the rows of all files, in their order.
     ///
-    /// The format is told by the files' contents (docs/data.md lists the formats). Relative audio paths start from `audio_root`, else from the
+    /// The format follows from the files' contents (docs/data.md lists the formats). Relative audio paths start from `audio_root`, else from the
     /// folder of the file. Every audio file must exist. A row has an `id` or gets its line number; two rows of one id are an error. The
     /// `messages` and `conversations` of a row need one `<audio>` mark per clip.
     ///
     /// # Errors
-    /// Under [`OnBadRow::Error`] every bad row, as `file:line: what was found`, up to [`crate::MAX_BAD_ROWS_NAMED`]; under both, a file that
-    /// cannot be read, that is no manifest, or of which no row can be used.
+    /// Under [`OnBadRow::Error`] every bad row, as `file:line: fault`, up to [`crate::MAX_BAD_ROWS_NAMED`]; in both cases, a file that
+    /// cannot be read, that is no manifest, or without any usable row.
     pub fn read(&self, on_bad_row: OnBadRow) -> Result<Manifest> {
         let collector = RefCell::new(Collector::new(&self.path, on_bad_row));
         self.read_into(&collector)?;
         collector.into_inner().finish()
     }
 
-    /// Reads the rows of all files one by one, in their order, in memory that does not grow with them; returns what a user should know. Rows
-    /// that cannot be used are handed on as errors. Ids that were used before are not looked for.
+    /// Reads the rows of all files one by one, in their order, in memory that does not grow with them; returns notes for the user. `sink` gets
+    /// rows that cannot be used as errors. Repeated ids are not detected.
     ///
     /// # Errors
     /// A file that cannot be read, or that is no manifest; the first error of `sink`, which ends the reading.
@@ -118,10 +118,10 @@ impl Source {
         self.expect_columns(&seen)
     }
 
-    /// Every file that rows are read from: what a run that goes on must find unchanged.
+    /// All files of the manifest, which a resumed run must find unchanged.
     ///
     /// # Errors
-    /// As [`Source::read`], for files that are not there.
+    /// Those of [`Source::read`] for missing files.
     pub fn files(&self) -> Result<Vec<PathBuf>> {
         let mut found = Vec::new();
         for part in self.parts()? {
@@ -133,8 +133,8 @@ impl Source {
         Ok(found)
     }
 
-    /// BLAKE3 of the manifest, as hexadecimal: of its one file, or of the names and hashes of several. Of a tar file it is made of the names,
-    /// sizes and texts of its members, because the audio of a whole corpus takes hours to hash.
+    /// BLAKE3 of the manifest in hexadecimal: of its one file, or of the names and hashes of several. For a tar file it covers the names, sizes
+    /// and texts of its members, because hashing the audio of a whole corpus takes hours.
     ///
     /// # Errors
     /// Files that cannot be read.
@@ -235,10 +235,10 @@ impl Source {
     }
 }
 
-/// Reads a manifest whose format its files tell: see [`Source::read`].
+/// Reads a manifest in the format that its files have: see [`Source::read`].
 ///
 /// # Errors
-/// As there.
+/// Those of [`Source::read`].
 pub fn read_manifest(
     path: &Path,
     audio_root: Option<&Path>,
@@ -354,7 +354,7 @@ impl Rows<'_, '_> {
         }
     }
 
-    /// The form that the first bytes tell, as far as it can be that of the format that was said.
+    /// The form that the first bytes show, as far as it fits the stated format.
     fn form_of(&self, head: &[u8], path: &Path) -> Result<Form> {
         let form = form::of(head, path)?;
         let Some(format) = self.source.format else {
@@ -372,7 +372,7 @@ impl Rows<'_, '_> {
         }
     }
 
-    /// Refuses a format that was said of something else.
+    /// Refuses a stated format that the files do not have.
     fn expect_format(&self, formats: &[Format], found: &str) -> Result<()> {
         match self.source.format {
             Some(said) if !formats.contains(&said) => {
@@ -384,7 +384,7 @@ impl Rows<'_, '_> {
         }
     }
 
-    /// Adds a row whose fields have the names of ours already.
+    /// Adds a row that has maqam's field names already.
     fn add_as_it_is(&mut self, line: u32, row: Result<RawRow>) -> Result<()> {
         let mut collector = self.collector.borrow_mut();
         match row {
@@ -397,10 +397,10 @@ impl Rows<'_, '_> {
         collector.check()
     }
 
-    /// Adds a row after it was turned into one of ours.
+    /// Converts a row and adds it.
     ///
     /// # Errors
-    /// What is wrong with the file as a whole, found at its first row.
+    /// A fault of the whole file, found at its first row.
     fn add(&mut self, line: u32, row: Result<RawRow>) -> Result<()> {
         let mut row = match row {
             Ok(row) => row,
@@ -434,7 +434,7 @@ impl Rows<'_, '_> {
         collector.check()
     }
 
-    /// Records that the file has all columns that were named: its reader has looked.
+    /// Records that the file has all named columns, which its reader has checked.
     fn see_all_columns(&mut self) {
         let columns = self.source.columns.columns();
         self.seen.extend(columns.map(str::to_owned));

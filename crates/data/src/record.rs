@@ -1,4 +1,4 @@
-//! A row as one JSON object: what a manifest in JSON lines says of it.
+//! A row as one JSON object, as in a manifest in JSON lines.
 
 use serde_json::Map;
 use serde_json::Value;
@@ -10,7 +10,7 @@ use maqam_audio::Span;
 use maqam_base::error::Result;
 
 impl Row {
-    /// Returns the row's fields as one JSON object. `place` says where the audio of a clip is: a path, or an object with one.
+    /// Returns the row's fields as one JSON object. `place` gives the place of a clip's audio: a path, or an object with one.
     ///
     /// Reading the object gives the same row, if `place` names the same audio.
     ///
@@ -78,7 +78,7 @@ impl Row {
     }
 }
 
-/// The fields that say a part of a recording.
+/// The fields for a part of a recording.
 pub(crate) fn part_of(span: Span) -> [(&'static str, Value); 3] {
     [
         ("start_s", span.start_s.into()),
@@ -87,7 +87,7 @@ pub(crate) fn part_of(span: Span) -> [(&'static str, Value); 3] {
     ]
 }
 
-/// A clip in a list: its place, with its part and length where it has any.
+/// A clip in a list: its place, and its part and length if it has any.
 fn one_of_many(clip: &Clip, place: &mut impl FnMut(&Clip) -> Result<Value>) -> Result<Value> {
     let placed = place(clip)?;
     let about: Vec<(&str, Value)> = part_of(clip.span)

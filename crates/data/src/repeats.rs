@@ -9,17 +9,17 @@ use std::collections::hash_map::Entry;
 use unicode_normalization::UnicodeNormalization;
 use unicode_normalization::char::is_combining_mark;
 
+use crate::minhash::NUM_HASHES;
+use crate::minhash::RUN_WORDS;
+use crate::minhash::Signature;
+use crate::minhash::finalised;
+
 /// Words of a shingle.
 const SHINGLE: usize = 5;
-/// Minima of a signature.
-const NUM_MINIMA: usize = 128;
 /// Bands of a signature; texts that agree in one of them are compared.
 const NUM_BANDS: usize = 16;
 /// Minima of a band. Two texts of similarity s share a band with probability `1 - (1 - s^8)^16`: 0.95 at s = 0.8, 0.06 at s = 0.5.
-const BAND: usize = NUM_MINIMA / NUM_BANDS;
-/// Words of the runs that texts must not share with a test set, as in NeMo's decontamination and GPT-3's (there 13).
-pub const CONTAMINATION_WORDS: usize = 8;
-
+const BAND: usize = NUM_HASHES / NUM_BANDS;
 /// The words by which texts are compared.
 pub fn words(text: &str) -> Vec<String> {
     let folded: String = text
@@ -42,15 +42,7 @@ fn hash<'a>(words: impl IntoIterator<Item = &'a String>) -> u64 {
             state = (state ^ u64::from(byte)).wrapping_mul(0x0000_0100_0000_01b3);
         }
     }
-    mix(state)
-}
-
-/// The finaliser of SplitMix64.
-#[inline]
-fn mix(mut z: u64) -> u64 {
-    z = (z ^ (z >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
-    z = (z ^ (z >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
-    z ^ (z >> 31)
+    finalised(state)
 }
 
 /// A number that stands for a text: equal for texts of the same words.
@@ -58,37 +50,21 @@ pub fn exact(words: &[String]) -> u64 {
     hash(words)
 }
 
-/// MinHash signature of a text's shingles of five words (Broder 1997).
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Signature([u32; NUM_MINIMA]);
+/// MinHash signature of a text's shingles of five words; a text of fewer words is one shingle.
+fn signature(words: &[String]) -> Signature {
+    let num = words.len().saturating_sub(SHINGLE - 1).max(1);
+    Signature::by_permutations(
+        (0..num).map(|start| hash(&words[start..words.len().min(start + SHINGLE)])),
+    )
+}
 
-impl Signature {
-    /// The signature of a text; a text of fewer words than a shingle has is one shingle.
-    pub fn of(words: &[String]) -> Self {
-        let mut minima = [u32::MAX; NUM_MINIMA];
-        let num = words.len().saturating_sub(SHINGLE - 1).max(1);
-        for start in 0..num {
-            let shingle = hash(&words[start..words.len().min(start + SHINGLE)]);
-            for (i, least) in minima.iter_mut().enumerate() {
-                let key = (i as u64 + 1).wrapping_mul(0x9e37_79b9_7f4a_7c15);
-                *least = (*least).min((mix(shingle ^ key) >> 32) as u32);
-            }
-        }
-        Self(minima)
-    }
-
-    /// Estimated Jaccard similarity; its standard error is at most 0.044.
-    pub fn similarity(&self, other: &Self) -> f64 {
-        let equal = self.0.iter().zip(&other.0).filter(|(a, b)| a == b).count();
-        equal as f64 / NUM_MINIMA as f64
-    }
-
-    fn bands(&self) -> impl Iterator<Item = u64> {
-        (0..).zip(self.0.chunks_exact(BAND)).map(|(band, part)| {
-            part.iter()
-                .fold(mix(band), |key, least| mix(key ^ u64::from(*least)))
+/// Keys of the bands of a signature.
+fn bands(signature: &Signature) -> impl Iterator<Item = u64> {
+    (0..).zip(signature.bands(BAND)).map(|(band, part)| {
+        part.iter().fold(finalised(band), |key, least| {
+            finalised(key ^ u64::from(*least))
         })
-    }
+    })
 }
 
 /// A text that an earlier one repeats.
@@ -133,9 +109,8 @@ impl Texts {
             }
             Entry::Vacant(place) => place.insert(number as u32),
         };
-        let signature = Signature::of(words);
-        let near = signature
-            .bands()
+        let signature = signature(words);
+        let near = bands(&signature)
             .filter_map(|band| self.by_band.get(&band))
             .flatten()
             .map(|&at| {
@@ -154,7 +129,7 @@ impl Texts {
             });
         }
         let at = self.signatures.len() as u32;
-        for band in signature.bands() {
+        for band in bands(&signature) {
             self.by_band.entry(band).or_default().push(at);
         }
         self.signatures.push((number as u32, signature));
@@ -190,7 +165,7 @@ impl Unseen {
         }
         let number = self.sets.len() as u32 - 1;
         self.exact.entry(exact(words)).or_insert(number);
-        for run in words.windows(CONTAMINATION_WORDS) {
+        for run in words.windows(RUN_WORDS) {
             self.runs.entry(hash(run)).or_insert(number);
         }
     }
@@ -200,7 +175,7 @@ impl Unseen {
         self.exact.is_empty()
     }
 
-    /// Finds what a text shares: all of its words, or [`CONTAMINATION_WORDS`] in a row.
+    /// Finds what a text shares: all of its words, or [`RUN_WORDS`] in a row.
     pub fn find(&self, words: &[String]) -> Option<Contamination> {
         let of = |number: &u32, run| Contamination {
             set: self.sets[*number as usize].clone(),
@@ -210,7 +185,7 @@ impl Unseen {
             return Some(of(number, None));
         }
         words
-            .windows(CONTAMINATION_WORDS)
+            .windows(RUN_WORDS)
             .find_map(|run| Some(of(self.runs.get(&hash(run))?, Some(run.join(" ")))))
     }
 }
@@ -223,7 +198,7 @@ mod tests {
     /// A text of so many words, drawn by a number.
     fn text(seed: u64, len: u64) -> Vec<String> {
         (0..len)
-            .map(|i| format!("w{}", mix(seed << 32 | i) % 5000))
+            .map(|i| format!("w{}", finalised(seed << 32 | i) % 5000))
             .collect()
     }
 
@@ -255,15 +230,12 @@ mod tests {
             for i in 0..changed {
                 b[(i * 300 / changed) as usize] = "other".into();
             }
-            let (found, expected) = (
-                Signature::of(&a).similarity(&Signature::of(&b)),
-                jaccard(&a, &b),
-            );
+            let (found, expected) = (signature(&a).similarity(&signature(&b)), jaccard(&a, &b));
             // Three standard errors of 128 minima.
             assert!((found - expected).abs() < 0.133, "{found} for {expected}");
         }
         assert_eq!(
-            Signature::of(&text(1, 300)).similarity(&Signature::of(&text(2, 300))),
+            signature(&text(1, 300)).similarity(&signature(&text(2, 300))),
             0.0
         );
     }

@@ -28,7 +28,7 @@ use maqam_audio::Span;
 use maqam_base::error::Error;
 use maqam_base::error::Result;
 
-/// The fields that have a meaning; every other is kept in [`Row::extra`].
+/// Fields with a meaning; all others are stored in [`Row::extra`].
 pub const FIELDS: [&str; 38] = [
     "id",
     "audio",
@@ -70,16 +70,16 @@ pub const FIELDS: [&str; 38] = [
     "videos",
 ];
 
-/// Fields of pictures, which are refused where they hold anything.
+/// Fields of pictures, which are refused if they hold anything.
 const PICTURES: [&str; 4] = ["images", "image", "videos", "video"];
 
 /// Other names of `audio`, as NeMo and others write it.
 const AUDIO_NAMES: [&str; 2] = ["audio_filepath", "audio_path"];
 
-/// Seconds by which the durations of a row and of its one clip may differ.
+/// Seconds by which the durations of a row and of its only clip may differ.
 const STATED_TOLERANCE_S: f64 = 0.1;
 
-/// A row as a file gives it: its plain fields, and beside them the audio that the file itself holds.
+/// A row of a file: its plain fields, and the audio that the file itself holds.
 pub struct RawRow {
     /// Line or row number, from 1.
     pub line: u32,
@@ -100,11 +100,11 @@ impl RawRow {
     }
 }
 
-/// Audio inside the file that the row is read from, or in one beside it.
+/// Audio inside the row's file, or in a file next to it.
 pub struct Inside {
     /// The audio.
     pub source: AudioSource,
-    /// What else the data says of it, such as the part that counts.
+    /// Other fields of the audio, such as those of its part.
     pub fields: Map<String, Value>,
 }
 
@@ -112,7 +112,7 @@ pub struct Inside {
 pub struct RowReader {
     audio_folder: PathBuf,
     shared: Shared,
-    /// Tags of the languages that were found, by their spelling.
+    /// Tags of languages by their spelling in the file.
     languages: HashMap<String, Arc<str>>,
     notes: Notes,
 }
@@ -133,7 +133,7 @@ impl RowReader {
         self.audio_folder = audio_folder.to_owned();
     }
 
-    /// What a user should know of the rows that were read.
+    /// Notes for the user on the rows so far.
     pub fn notes(&self) -> &Notes {
         &self.notes
     }
@@ -141,7 +141,7 @@ impl RowReader {
     /// Checks one row.
     ///
     /// # Errors
-    /// What is wrong with it, without its place.
+    /// The row's fault, without its place.
     pub fn read(&mut self, raw: RawRow) -> Result<Row> {
         let mut fields = Fields::new(raw.fields);
         let id = match fields.name("id")? {
@@ -257,7 +257,7 @@ impl RowReader {
         }
     }
 
-    /// The tag of the row's `language`, or of `lang` where that is one.
+    /// The tag of the row's `language`, or of `lang` if that is a language.
     fn language(&mut self, fields: &mut Fields) -> Result<Option<Arc<str>>> {
         let written = fields
             .name("language")?
@@ -287,7 +287,7 @@ impl RowReader {
         }
     }
 
-    /// The row's clips: named by fields of their own, embedded, or written in its messages.
+    /// The row's clips: from fields of the row, embedded, or from its messages.
     fn read_clips(
         &self,
         fields: &mut Fields,
@@ -297,7 +297,7 @@ impl RowReader {
     ) -> Result<Vec<Clip>> {
         let mut audio = fields.take("audio");
         for name in AUDIO_NAMES {
-            // Beside `audio`, another path is a field like any other.
+            // If there is `audio`, another path is an ordinary field.
             if audio.is_none() && !fields.has("audios") && inside.is_empty() && inline.is_empty() {
                 audio = fields.take(name);
             }
@@ -374,7 +374,7 @@ fn refuse_pictures(fields: &mut Fields) -> Result<()> {
     Ok(())
 }
 
-/// Puts the part that the row's fields say on its one clip; returns also the length that the row states.
+/// Applies the row's part to its only clip; returns also the length that the row states.
 fn narrow(fields: &mut Fields, mut clips: Vec<Clip>) -> Result<(Vec<Clip>, Option<f64>)> {
     let written: Vec<String> = PART
         .iter()
@@ -382,7 +382,7 @@ fn narrow(fields: &mut Fields, mut clips: Vec<Clip>) -> Result<(Vec<Clip>, Optio
         .map(|name| format!("`{name}`"))
         .collect();
     if clips.is_empty() {
-        // Texts have times too. Only fields that mean nothing else are an error without audio.
+        // Texts have times too. Without audio, only fields with no other meaning are an error.
         if let Some(name) = ["start_s", "end_s"].iter().find(|name| fields.has(name)) {
             return Err(Error::input(format!("`{name}` without audio")));
         }

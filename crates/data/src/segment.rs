@@ -21,33 +21,33 @@ const TIMED: [(&str, [&str; 2]); 2] = [("segments", ["text", "word"]), ("words",
 /// A part of a transcript with its times, in seconds of the file.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Timed {
-    /// Where it begins.
+    /// Start, in seconds.
     pub start_s: f64,
-    /// Where it ends.
+    /// End, in seconds.
     pub end_s: f64,
-    /// What is said.
+    /// Words between these times.
     pub text: String,
 }
 
 /// A part of a recording.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Piece {
-    /// Where it begins, in seconds of the file.
+    /// Start, in seconds of the file.
     pub start_s: f64,
-    /// Where it ends.
+    /// End, in seconds of the file.
     pub end_s: f64,
-    /// What is said in it, where the transcript has times.
+    /// Words of the piece, if the transcript has times.
     pub text: Option<String>,
 }
 
-/// What became of a row.
+/// Result for a row.
 #[derive(Clone, Debug, PartialEq)]
 pub enum Segmented {
-    /// Its rows; one where it was only trimmed.
+    /// Pieces of the row; one if it was only trimmed.
     Rows(Vec<Row>),
-    /// No speech was found.
+    /// There is no speech.
     NoSpeech,
-    /// It has no audio, or several clips, and is not touched.
+    /// The row has no audio, or several clips, and stays unchanged.
     Untouched,
 }
 
@@ -85,8 +85,8 @@ pub fn timed_text(extra: &Map<String, Value>) -> Result<Option<Vec<Timed>>> {
         .map(Some)
 }
 
-/// Gives each stretch of speech the parts of the transcript that are said in it. A stretch is widened to hold all of its parts, so that no word
-/// is cut; stretches without a part are left out.
+/// Assigns to each stretch of speech the parts of the transcript inside it. A stretch is widened to hold all of its parts, so that no word
+/// is cut. Stretches without a part are left out.
 pub fn with_text(speech: &[Range<f64>], timed: &[Timed]) -> Vec<Piece> {
     let overlap = |piece: &Range<f64>, part: &Timed| {
         piece.end.min(part.end_s) - piece.start.max(part.start_s)
@@ -126,12 +126,11 @@ pub fn with_text(speech: &[Range<f64>], timed: &[Timed]) -> Vec<Piece> {
 
 /// Divides a row into its stretches of speech, or trims it to the speech in it.
 ///
-/// A row is divided unless `trims`: by its transcript's times where it has them, and freely where nothing is said of its text. A row whose text
-/// has no times is trimmed, because nobody knows which words are where. Rows that come of one row keep its label and speaker, and belong to one
-/// group.
+/// A row is divided unless `trims`: by its transcript's times if it has them, and freely if it has no text. A row with a text without times is
+/// trimmed, because the places of its words are unknown. The pieces of a row have its label and speaker, and belong to one group.
 ///
 /// # Errors
-/// Audio that cannot be read; times that cannot be.
+/// Audio that cannot be read; impossible times.
 pub fn segment(row: &Row, speech: &Speech, trims: bool) -> Result<Segmented> {
     let [clip] = row.clips.as_slice() else {
         return Ok(Segmented::Untouched);
@@ -237,7 +236,7 @@ mod tests {
     }
 
     #[test]
-    fn words_go_where_they_are_said() {
+    fn words_go_to_the_segment_of_their_times() {
         let speech = [1.0..3.0, 4.0..6.0, 8.0..9.0];
         let words = timed(&[
             (0.9, 1.5, "one"),

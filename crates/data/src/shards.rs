@@ -13,7 +13,7 @@ use maqam_base::error::Error;
 use maqam_base::error::Result;
 use maqam_base::files;
 
-/// Most paths that one pattern with braces stands for.
+/// Most paths of one pattern with braces.
 const MOST_PATHS: usize = 1 << 20;
 
 /// Most bytes of a file that lists shards.
@@ -24,7 +24,7 @@ const ENDINGS: [&str; 8] = [
     "jsonl", "ndjson", "json", "parquet", "arrow", "csv", "tsv", "tar",
 ];
 
-/// Names of splits, as data sets write them in front of their files' names, with the split that each means.
+/// Names of splits at the beginning of file names, with the split of each.
 const SPLITS: [(&str, &str); 10] = [
     ("train", "train"),
     ("training", "train"),
@@ -38,14 +38,14 @@ const SPLITS: [(&str, &str); 10] = [
     ("eval", "test"),
 ];
 
-/// Returns the paths that a manifest's path stands for, in the order of their rows.
+/// Returns the paths of a manifest, in the order of their rows.
 ///
-/// `*` and `?` stand for parts of one name, `**` for any folders. `{a,b}` and `{000..099}` are written out first, also in NeMo's spelling
-/// `_OP_0..9_CL_`, and every path of theirs must exist. A file that lists paths, one a line, stands for these.
-/// A folder stays one path: what it holds says how it is read.
+/// `*` and `?` match parts of one name, and `**` matches any folders. `{a,b}` and `{000..099}` are expanded first, also in NeMo's form
+/// `_OP_0..9_CL_`, and every resulting path must exist. A file with one path per line stands for these paths. A folder stays one path, because
+/// its contents determine its reader.
 ///
 /// # Errors
-/// A path or pattern that nothing fits, with what the reader may have meant.
+/// A path or pattern without a match, with a suggestion.
 pub fn expand(path: &Path) -> Result<Vec<PathBuf>> {
     if path.exists() {
         return match listed(path)? {
@@ -76,7 +76,7 @@ pub fn expand(path: &Path) -> Result<Vec<PathBuf>> {
     Ok(paths)
 }
 
-/// Returns the one path that stands for a list of paths: a pattern with braces.
+/// Returns one path for a list of paths: a pattern with braces.
 ///
 /// # Errors
 /// An empty list; a path with a comma or a brace, which a pattern cannot hold.
@@ -131,7 +131,7 @@ pub fn path_or_list<'de, D: Deserializer<'de>>(from: D) -> std::result::Result<P
     from.deserialize_any(Paths)
 }
 
-/// The error for a path that is not there.
+/// The error for a missing path.
 fn missing(path: &Path, written: &Path) -> Error {
     let text = path.to_string_lossy();
     let parts: Vec<&str> = text.split('/').collect();
@@ -157,7 +157,7 @@ fn missing(path: &Path, written: &Path) -> Error {
             .hint("download it first");
     }
     let found = match fs::metadata(path) {
-        Err(e) => Error::io(path, "read", &e),
+        Err(e) => Error::io(path, "read", e),
         Ok(_) => Error::input("has only just been made").at_path(path),
     };
     match path == written {
@@ -166,14 +166,14 @@ fn missing(path: &Path, written: &Path) -> Error {
     }
 }
 
-/// The paths that a text file lists, where it is such a list.
+/// The paths in a text file, if it is a list of paths.
 fn listed(path: &Path) -> Result<Option<Vec<PathBuf>>> {
     let is_list = path.extension().is_some_and(|e| {
         ["txt", "list", "lst"]
             .iter()
             .any(|name| e.eq_ignore_ascii_case(name))
     });
-    let metadata = fs::metadata(path).map_err(|e| Error::io(path, "read", &e))?;
+    let metadata = fs::metadata(path).map_err(|e| Error::io(path, "read", e))?;
     if !is_list || !metadata.is_file() || metadata.len() > MOST_LIST_BYTES {
         return Ok(None);
     }
@@ -215,7 +215,7 @@ pub fn ending(path: &Path) -> Option<&'static str> {
     ENDINGS.into_iter().find(|known| *known == end)
 }
 
-/// Returns the files of a folder that hold rows, sorted by name: its own, or else those of the folder `data` in it.
+/// Returns the files of a folder that hold rows, sorted by name: its own, or else those of its subfolder `data`.
 ///
 /// # Errors
 /// No such file, files of several kinds, or files of several splits.
@@ -265,10 +265,10 @@ pub fn of_folder(folder: &Path) -> Result<Vec<PathBuf>> {
 }
 
 fn with_rows(folder: &Path) -> Result<Vec<PathBuf>> {
-    let entries = fs::read_dir(folder).map_err(|e| Error::io(folder, "read", &e))?;
+    let entries = fs::read_dir(folder).map_err(|e| Error::io(folder, "read", e))?;
     let mut found = Vec::new();
     for entry in entries {
-        let path = entry.map_err(|e| Error::io(folder, "read", &e))?.path();
+        let path = entry.map_err(|e| Error::io(folder, "read", e))?.path();
         let is_hidden = path
             .file_name()
             .is_some_and(|name| name.to_string_lossy().starts_with(['.', '_']));
@@ -350,7 +350,7 @@ fn closing(text: &str) -> Option<usize> {
     None
 }
 
-/// The parts between commas that stand in no inner brace.
+/// The parts between commas outside inner braces.
 fn split_top(text: &str) -> Vec<&str> {
     let mut parts = Vec::new();
     let (mut depth, mut start) = (0usize, 0);
@@ -369,7 +369,7 @@ fn split_top(text: &str) -> Vec<&str> {
     parts
 }
 
-/// The numbers of `000..099`, as wide as they are written.
+/// The numbers of `000..099`, with the written width.
 fn range(text: &str) -> Option<Vec<String>> {
     let (from, to) = text.split_once("..")?;
     let is_number = |text: &str| !text.is_empty() && text.bytes().all(|b| b.is_ascii_digit());
@@ -441,7 +441,7 @@ fn entries(folder: &Path) -> Result<Vec<(String, PathBuf)>> {
     };
     let mut found = Vec::new();
     for entry in read {
-        let name = entry.map_err(|e| Error::io(at, "read", &e))?.file_name();
+        let name = entry.map_err(|e| Error::io(at, "read", e))?.file_name();
         let name = name.to_string_lossy().into_owned();
         if !name.starts_with('.') {
             found.push((name.clone(), folder.join(name)));
@@ -450,7 +450,7 @@ fn entries(folder: &Path) -> Result<Vec<(String, PathBuf)>> {
     Ok(found)
 }
 
-/// Whether a name fits a pattern in which `*` stands for any letters and `?` for one.
+/// Returns whether a name fits a pattern in which `*` matches any letters and `?` matches one.
 fn fits(pattern: &str, name: &str) -> bool {
     let pattern: Vec<char> = pattern.chars().collect();
     let name: Vec<char> = name.chars().collect();

@@ -1,4 +1,4 @@
-//! One spelling for texts that look alike: composed letters, no presentation forms, marks that nobody sees made visible or left out.
+//! One spelling for equal-looking texts: composed letters, no presentation forms, no invisible marks.
 
 use std::borrow::Cow;
 
@@ -6,11 +6,10 @@ use unicode_normalization::IsNormalized;
 use unicode_normalization::UnicodeNormalization;
 use unicode_normalization::is_nfc_quick;
 
-/// Returns a text as it is learnt and compared: in NFC, letters of the Unicode blocks of presentation forms written as ordinary letters,
-/// byte order marks left out.
+/// Returns a text as it is learnt and compared: in NFC, with ordinary letters in place of presentation forms, and without byte order marks.
 ///
-/// Presentation forms are what a PDF or an old program writes for Arabic (`ﺳﻌﻴﺪ`) and for Latin ligatures (`ﬁ`). Signs that stand for a whole
-/// sentence or a currency (U+FDFA to U+FDFD) stay, and so does everything else that NFKC would change.
+/// PDFs and old programs write presentation forms for Arabic (`ﺳﻌﻴﺪ`) and for Latin ligatures (`ﬁ`). Signs for a whole sentence or a currency
+/// (U+FDFA to U+FDFD) stay, and so does everything else that NFKC would change.
 ///
 /// Source: Unicode Standard Annex 15.
 pub fn ordinary(text: &str) -> Cow<'_, str> {
@@ -27,7 +26,7 @@ pub fn ordinary(text: &str) -> Cow<'_, str> {
     let mut folded = String::with_capacity(text.len());
     for c in text.chars().filter(|&c| c != BYTE_ORDER_MARK) {
         match is_presentation_form(c) {
-            // A vowel sign by itself decomposes to a space and the sign. The space is no part of the text.
+            // A vowel sign alone decomposes to a space and the sign. The space is not part of the text.
             true => folded.extend(std::iter::once(c).nfkc().filter(|&part| part != ' ')),
             false => folded.push(c),
         }
@@ -35,7 +34,7 @@ pub fn ordinary(text: &str) -> Cow<'_, str> {
     Cow::Owned(folded.nfc().collect())
 }
 
-/// Returns the form in which names of labels are compared: NFKC, lower case, single spaces, without tatweel and marks that nobody sees.
+/// Returns the form in which names of labels are compared: NFKC, lower case, single spaces, without tatweel and invisible marks.
 pub fn label_key(text: &str) -> String {
     let kept: String = text
         .nfkc()
@@ -45,7 +44,7 @@ pub fn label_key(text: &str) -> String {
     words.join(" ").to_lowercase()
 }
 
-/// Returns a text for a message, with characters that nobody sees written as escapes such as `\u{200f}`.
+/// Returns a text for a message, with invisible characters written as escapes such as `\u{200f}`.
 pub fn visible(text: &str) -> Cow<'_, str> {
     let hides = |c: char| {
         is_invisible(c) || c == TATWEEL || c.is_control() || (c.is_whitespace() && c != ' ')
@@ -70,20 +69,20 @@ pub fn visible(text: &str) -> Cow<'_, str> {
 
 const BYTE_ORDER_MARK: char = '\u{feff}';
 
-/// The Arabic letter that only makes a word longer.
+/// The Arabic letter that only lengthens a word.
 const TATWEEL: char = '\u{640}';
 
-/// Whether a character takes no room: joiners, marks of direction, soft hyphens, selectors of variants, byte order marks.
+/// Returns whether a character is invisible: joiners, direction marks, soft hyphens, variation selectors, byte order marks.
 pub fn is_invisible(c: char) -> bool {
     matches!(c,
         '\u{ad}' | '\u{34f}' | '\u{61c}' | '\u{180e}' | '\u{200b}'..='\u{200f}' | '\u{202a}'..='\u{202e}'
         | '\u{2060}'..='\u{2064}' | '\u{2066}'..='\u{206f}' | '\u{fe00}'..='\u{fe0f}' | BYTE_ORDER_MARK)
 }
 
-/// Whether a character is a shape of a letter, or of several, rather than the letter.
+/// Returns whether a character is a shape of a letter, or of several, rather than the letter.
 fn is_presentation_form(c: char) -> bool {
     match c {
-        // Ornate parentheses are signs of their own.
+        // Ornate parentheses are separate signs.
         '\u{fd3e}' | '\u{fd3f}' => false,
         '\u{fb00}'..='\u{fb06}' | '\u{fb13}'..='\u{fb17}' => true,
         '\u{fb50}'..='\u{fdf9}' | '\u{fe70}'..='\u{fefc}' => true,
@@ -153,7 +152,7 @@ mod tests {
     }
 
     #[test]
-    fn what_nobody_sees_is_shown() {
+    fn invisible_characters_are_written_out() {
         assert_eq!(visible("سعيد"), "سعيد");
         assert_eq!(visible("hap\u{200f}y\u{feff}"), "hap\\u{200f}y\\u{feff}");
         assert_eq!(visible("a b "), "a b\\u{20}");

@@ -1,8 +1,8 @@
-//! Rows divided into train, dev and test so that no group is in two of them.
+//! Divides rows into train, dev and test so that no group is in two of them.
 //!
-//! Where a group goes depends on the seed and on its name alone: its hash is a number in [0, 1), dev takes the low end and test the high end.
-//! So a split does not change when rows of other groups are added. The price is that shares are met on average and not exactly. Two cases are
-//! corrected by looking at the other groups, see [`Splitter::assign`].
+//! The part of a group depends only on the seed and the group's name. Its hash is a number in [0, 1): dev takes the low end and test the high
+//! end. So a split does not change when rows of other groups are added. In return, shares are met on average and not exactly.
+//! [`Splitter::assign`] corrects two cases by means of the other groups.
 
 use std::collections::HashMap;
 
@@ -55,10 +55,10 @@ pub enum Amounts {
 }
 
 impl Amounts {
-    /// Refuses sizes that leave nothing to train on.
+    /// Refuses sizes that leave no training rows.
     ///
     /// # Errors
-    /// A negative size; shares that are 1 or more together.
+    /// A negative size; a sum of shares of 1 or more.
     pub fn check(self) -> Result<()> {
         let (dev, test, most) = match self {
             Self::Shares { dev, test } => (dev, test, 1.0),
@@ -75,7 +75,7 @@ impl Amounts {
 /// Fewest groups of a stratum that dev and test are both taken from.
 const FEWEST_GROUPS: usize = 3;
 
-/// Groups that a stratum is expected to give before one is chosen for it.
+/// Groups that a part should get from a stratum before one is chosen for it.
 const EXPECTED_GROUPS: f64 = 0.5;
 
 /// Groups of the rows that were added.
@@ -104,7 +104,7 @@ pub struct Assignment {
 }
 
 impl Assignment {
-    /// Part of a row, by its place.
+    /// Part of a row, by its index.
     pub fn part(&self, row: usize) -> Part {
         self.parts[self.node_of_row[row] as usize]
     }
@@ -114,7 +114,7 @@ impl Assignment {
         self.node_of_row.len()
     }
 
-    /// Whether there are no rows.
+    /// Returns whether there are no rows.
     pub fn is_empty(&self) -> bool {
         self.node_of_row.is_empty()
     }
@@ -134,8 +134,8 @@ impl Splitter {
         }
     }
 
-    /// Adds a row of `seconds` of audio. `name` and `others` are hashes of all that it must not be parted from; rows that share one of them,
-    /// directly or over others, form a group. `stratum` is the hash of what should be in every part.
+    /// Adds a row of `seconds` of audio. `name` and `others` are hashes of its group's names; rows that share one of them, directly or through
+    /// others, form a group. `stratum` is the hash of the property that every part should have.
     pub fn add(&mut self, name: u64, others: &[u64], stratum: u64, seconds: f64) {
         let node = self.node(name);
         let mut root = self.root(node);
@@ -183,16 +183,16 @@ impl Splitter {
         a.min(b)
     }
 
-    /// Gives every group its part.
+    /// Assigns every group to a part.
     ///
-    /// By shares, a stratum of at least three groups that is to give half a group or more to dev (or test) and gives none has its group of
-    /// the least (or greatest) hash chosen. Such a group may return to train when groups of its stratum are added.
+    /// By shares: if a stratum of at least three groups should give half a group or more to dev (or test) and gives none, its group with the
+    /// smallest (or largest) hash is chosen. Such a group may return to train when groups of its stratum are added.
     ///
-    /// By hours, each stratum gives groups in the order of their hashes until its portion of the hours is reached. Added groups move those
-    /// at the end of the portion.
+    /// By hours: each stratum gives groups in the order of their hashes until its portion of the hours is reached. Added groups move those at
+    /// the end of the portion.
     ///
     /// # Errors
-    /// Hours that are not there.
+    /// More hours than there are.
     pub fn assign(mut self, amounts: Amounts) -> Result<Assignment> {
         amounts.check()?;
         let mut by_stratum: HashMap<u64, Vec<u32>> = HashMap::new();
@@ -245,7 +245,7 @@ impl Splitter {
         })
     }
 
-    /// Divides the groups of a stratum, which stand in the order of their hashes; returns how many were chosen.
+    /// Divides the groups of a stratum, in the order of their hashes; returns the number of chosen groups.
     fn by_shares(&self, groups: &[u32], dev: f64, test: f64, parts: &mut [Part]) -> usize {
         let mut num_of = [0; 3];
         for &group in groups {
@@ -394,7 +394,7 @@ mod tests {
 
     #[test]
     fn no_stratum_is_missed() {
-        // Ten speakers of each of four labels: by hash alone one in three strata would have no dev.
+        // Ten speakers of each of four labels: by hash alone, one in three strata would have no dev.
         for seed in 0..20 {
             let rows = rows(0..40, 1);
             let found = parts(&rows, shares(0.1, 0.1), seed);
@@ -439,7 +439,7 @@ mod tests {
     }
 
     #[test]
-    fn nonsense_is_refused() {
+    fn impossible_shares_are_refused() {
         for amounts in [
             shares(0.5, 0.5),
             shares(-0.1, 0.1),

@@ -13,7 +13,6 @@ use regex::Regex;
 
 use crate::characters::is_space;
 use crate::ngrams::NGrams;
-use crate::tally::Better;
 use crate::tally::Formula;
 use crate::tally::Signature;
 use crate::tally::Tally;
@@ -156,7 +155,6 @@ pub fn tally(texts: &Texts, tokeniser: Tokeniser) -> Tally {
     Tally::new(
         texts.normaliser.named("bleu"),
         signature,
-        Better::Higher,
         units,
         Formula::Bleu,
     )

@@ -8,7 +8,6 @@ use crate::alignment::align_pair;
 use crate::edit::Unit;
 use crate::edit::signature;
 use crate::script::WordScript;
-use crate::tally::Better;
 use crate::tally::Formula;
 use crate::tally::Tally;
 use crate::texts::Texts;
@@ -33,15 +32,7 @@ pub fn tallies(texts: &Texts) -> Vec<Tally> {
             .collect();
         let occurs = units.iter().flatten().any(|&count| count > 0.0);
         let name = texts.normaliser.named(&format!("wer_{}", script.name()));
-        occurs.then(|| {
-            Tally::new(
-                name,
-                signature.clone(),
-                Better::Lower,
-                units,
-                Formula::Errors(0..3),
-            )
-        })
+        occurs.then(|| Tally::new(name, signature.clone(), units, Formula::Errors(0..3)))
     };
     WordScript::ALL.into_iter().filter_map(tally).collect()
 }

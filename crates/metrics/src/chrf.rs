@@ -10,7 +10,6 @@ use rayon::prelude::*;
 use crate::characters::is_space;
 use crate::ngrams::NGrams;
 use crate::overlap;
-use crate::tally::Better;
 use crate::tally::Formula;
 use crate::tally::Signature;
 use crate::tally::Tally;
@@ -65,7 +64,6 @@ pub fn tally(texts: &Texts, variant: Variant) -> Tally {
     Tally::new(
         texts.normaliser.named(name),
         signature,
-        Better::Higher,
         units,
         Formula::ChrF,
     )

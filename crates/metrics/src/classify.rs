@@ -5,12 +5,15 @@ use std::collections::BTreeMap;
 pub use crate::average::Seen;
 
 use crate::average::Average;
-use crate::tally::Better;
+use crate::share::share;
 use crate::tally::Formula;
 use crate::tally::Signature;
 use crate::tally::Tally;
 use maqam_base::error::Error;
 use maqam_base::error::Result;
+
+/// Name of the share of answers that name no label, and of these answers in a table of confusions.
+pub const UNPARSED: &str = "unparsed";
 
 /// Scores of a classification task, each in `[0, 1]`, higher better; without any answer, and wherever a division by zero
 /// would come up, 0.
@@ -24,6 +27,20 @@ pub struct Classification {
     pub weighted_f1: f64,
     /// Unweighted average recall: mean over the labels in the references of the share found.
     pub uar: f64,
+}
+
+impl Classification {
+    /// The four scores by name.
+    pub fn named(self) -> [(&'static str, f64); 4] {
+        let Self {
+            accuracy,
+            macro_f1,
+            weighted_f1,
+            uar,
+        } = self;
+        let mut scores = [accuracy, macro_f1, weighted_f1, uar].into_iter();
+        averages(None).map(|(name, _)| (name, scores.next().unwrap_or_default()))
+    }
 }
 
 /// Compares pairs of a reference label and the predicted label, which is `None` where the answer names no label.
@@ -114,11 +131,26 @@ pub fn tallies(
         Tally::new(
             name,
             signature.clone(),
-            Better::Higher,
             units.clone(),
             Formula::Labels(average),
         )
     }))
+}
+
+/// The tallies of [`tallies`] where labels were chosen by likelihood.
+pub fn by_likelihood(mut tallies: [Tally; 4]) -> [Tally; 4] {
+    for (tally, name) in tallies.iter_mut().zip(BY_LIKELIHOOD) {
+        name.clone_into(&mut tally.name);
+    }
+    tallies
+}
+
+/// The tally `unparsed`: share of the answers that name no label.
+pub fn unparsed(labels: &[Option<String>], parse: &str) -> Tally {
+    let units = labels
+        .iter()
+        .map(|label| [f64::from(u8::from(label.is_none())), 1.0]);
+    share(UNPARSED, &[("parse", parse)], units)
 }
 
 /// How classification is scored.
@@ -136,6 +168,14 @@ pub fn signature(inventory: Option<&[&str]>, parse: &str) -> Signature {
             .with("zero", 0),
     }
 }
+
+/// The four scores of labels that were chosen by likelihood, in the order of [`averages`].
+const BY_LIKELIHOOD: [&str; 4] = [
+    "likelihood_accuracy",
+    "likelihood_macro_f1",
+    "likelihood_weighted_f1",
+    "likelihood_uar",
+];
 
 /// The four scores by name.
 fn averages(inventory: Option<&[&str]>) -> [(&'static str, Average); 4] {

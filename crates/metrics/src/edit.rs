@@ -14,7 +14,6 @@ use crate::characters::is_space;
 use crate::levenshtein::MAX_KEPT_WORDS;
 use crate::levenshtein::Step;
 use crate::levenshtein::walk_back;
-use crate::tally::Better;
 use crate::tally::Formula;
 use crate::tally::Signature;
 use crate::tally::Tally;
@@ -183,7 +182,6 @@ pub fn tallies(texts: &Texts, unit: Unit) -> Vec<Tally> {
             Tally::new(
                 texts.normaliser.named(name),
                 signature(texts, unit),
-                Better::Lower,
                 units.clone(),
                 Formula::Errors(kinds),
             )

@@ -9,7 +9,6 @@ use crate::edit::Unit;
 use crate::ngrams::NGrams;
 use crate::rouge::Fold;
 use crate::script;
-use crate::tally::Better;
 use crate::tally::Formula;
 use crate::tally::Signature;
 use crate::tally::Tally;
@@ -24,7 +23,7 @@ const LOOP_TIMES: usize = 3;
 const REPEATED_ORDER: u32 = 4;
 
 /// The metrics of [`tallies`], in their order.
-pub const NAMES: [&str; 5] = [
+const NAMES: [&str; 5] = [
     "repetition",
     "seq_rep_4",
     "length_ratio",
@@ -32,7 +31,7 @@ pub const NAMES: [&str; 5] = [
     "insertion_share",
 ];
 
-/// The tallies of [`NAMES`]. Texts are looked at as they were written; words are runs of letters, marks and digits, lower-cased.
+/// The tallies of `repetition, seq_rep_4, length_ratio, wrong_script, insertion_share`. Texts are looked at as they were written; words are runs of letters, marks and digits, lower-cased.
 ///
 /// - `repetition`: share of answers with a loop, a phrase of at least 3 words that stands at least 3 times in a row, anywhere. A word said
 ///   nine times is one. After Holtzman et al. 2020 (arXiv:1904.09751, table 1), who look at the end alone, for phrases of 2 words.
@@ -49,34 +48,27 @@ pub fn tallies(texts: &Texts) -> [Tally; 5] {
             .with("nrefs", texts.num_references())
             .with("tok", tok)
     };
-    let of = |i: usize, signature: Signature, better: Better, formula: Formula| {
+    let of = |i: usize, signature: Signature, formula: Formula| {
         let units = rows.iter().map(|row| row[i].to_vec()).collect();
-        Tally::new(NAMES[i], signature, better, units, formula)
+        Tally::new(NAMES[i], signature, units, formula)
     };
     let looped = signed("unicode-words")
         .with("phrase", format!("{LOOP_WORDS}+words"))
         .with("times", format!("{LOOP_TIMES}+"));
     [
-        of(0, looped, Better::Lower, Formula::Share),
+        of(0, looped, Formula::Share),
         of(
             1,
             signed("unicode-words").with("n", REPEATED_ORDER),
-            Better::Lower,
             Formula::Share,
         ),
         of(
             2,
             compared("unicode-words").with("best", "nearest"),
-            Better::NearOne,
             Formula::Rate,
         ),
-        of(3, compared("letters"), Better::Lower, Formula::Share),
-        of(
-            4,
-            compared("words").with("best", "rate"),
-            Better::Lower,
-            Formula::Share,
-        ),
+        of(3, compared("letters"), Formula::Share),
+        of(4, compared("words").with("best", "rate"), Formula::Share),
     ]
 }
 
@@ -89,7 +81,6 @@ pub fn hit_limit(stopped: &[bool]) -> Tally {
     Tally::new(
         "hit_limit",
         Signature::default().with("limit", "new-tokens"),
-        Better::Lower,
         units,
         Formula::Share,
     )

@@ -1,4 +1,4 @@
-//! Kinds of answers, and the metrics that each kind has.
+//! Kinds of answers.
 
 use serde::Deserialize;
 use serde::Serialize;
@@ -13,65 +13,4 @@ pub enum Kind {
     Generate,
     /// One label of an inventory: a row's `label`.
     Classify,
-}
-
-impl Kind {
-    /// The metrics of the kind: what suites may list and tasks stand by.
-    pub fn metrics(self) -> &'static [&'static str] {
-        match self {
-            Self::Transcribe => &[
-                "wer",
-                "cer",
-                "substitutions",
-                "deletions",
-                "insertions",
-                "wer_arabic",
-                "wer_latin",
-                "wer_digits",
-                "wer_other",
-                "char_substitutions",
-                "char_deletions",
-                "char_insertions",
-                "hit_limit",
-                "repetition",
-                "seq_rep_4",
-                "length_ratio",
-                "wrong_script",
-                "insertion_share",
-            ],
-            Self::Generate => &[
-                "rouge1",
-                "rouge2",
-                "rougeL",
-                "rougeLsum",
-                "chrf",
-                "chrfpp",
-                "bleu",
-                "hit_limit",
-                "repetition",
-                "seq_rep_4",
-                "length_ratio",
-                "wrong_script",
-                "insertion_share",
-            ],
-            Self::Classify => &[
-                "accuracy",
-                "macro_f1",
-                "weighted_f1",
-                "uar",
-                "hit_limit",
-                "repetition",
-                "seq_rep_4",
-            ],
-        }
-    }
-
-    /// Those that are computed where none is listed.
-    pub fn default_metrics(self) -> &'static [&'static str] {
-        match self {
-            Self::Transcribe => &["wer", "cer"],
-            Self::Generate => &["rouge1", "rouge2", "rougeL"],
-            Self::Classify => &["accuracy", "macro_f1", "weighted_f1", "uar"],
-        }
-    }
 }

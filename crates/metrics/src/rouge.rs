@@ -10,7 +10,6 @@ use rayon::prelude::*;
 use regex::Regex;
 
 use crate::ngrams::NGrams;
-use crate::tally::Better;
 use crate::tally::Formula;
 use crate::tally::Signature;
 use crate::tally::Tally;
@@ -18,7 +17,7 @@ use crate::texts::Pair;
 use crate::texts::Texts;
 
 /// The four metrics, in the order of their tallies.
-pub const NAMES: [&str; 4] = ["rouge1", "rouge2", "rougeL", "rougeLsum"];
+const NAMES: [&str; 4] = ["rouge1", "rouge2", "rougeL", "rougeLsum"];
 
 /// Mean F1 over pairs.
 #[derive(Clone, Copy, Debug, Default, PartialEq)]
@@ -92,7 +91,7 @@ pub fn mean<'a>(pairs: impl IntoIterator<Item = (&'a str, &'a str)>) -> Rouge {
     }
 }
 
-/// The tallies of [`NAMES`]: an utterance adds its F1 against the reference where that is highest, and 1.
+/// The tallies of `rouge1, rouge2, rougeL, rougeLsum`: an utterance adds its F1 against the reference where that is highest, and 1.
 pub fn tallies(texts: &Texts, fold: Fold) -> [Tally; 4] {
     let lines = texts.lines();
     let scores: Vec<[f64; 4]> = lines.par_iter().map(|pair| best_f1(pair, fold)).collect();
@@ -117,7 +116,6 @@ pub fn tallies(texts: &Texts, fold: Fold) -> [Tally; 4] {
         Tally::new(
             texts.normaliser.named(NAMES[i]),
             signature(NAMES[i]),
-            Better::Higher,
             units,
             Formula::Share,
         )

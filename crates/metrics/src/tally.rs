@@ -5,6 +5,7 @@ use std::ops::Range;
 
 use crate::average::Average;
 use crate::overlap;
+use crate::score_name::ScoreName;
 
 /// Which way a score is good.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -38,8 +39,6 @@ pub struct Tally {
     pub name: String,
     /// How it was computed, `key:value|key:value`, in the manner of sacreBLEU.
     pub signature: String,
-    /// Which way it is good.
-    pub better: Better,
     /// What each utterance adds, in the order of the corpus, all of one length.
     pub units: Vec<Vec<f64>>,
     formula: Formula,
@@ -66,14 +65,12 @@ impl Tally {
     pub(crate) fn new(
         name: impl Into<String>,
         signature: Signature,
-        better: Better,
         units: Vec<Vec<f64>>,
         formula: Formula,
     ) -> Self {
         Self {
             name: name.into(),
             signature: signature.to_string(),
-            better,
             units,
             formula,
         }
@@ -98,7 +95,7 @@ impl Tally {
 
     /// The metric without its normaliser: `wer` of `wer@arabic-leaderboard`.
     pub fn metric(&self) -> &str {
-        self.name.split('@').next().unwrap_or(&self.name)
+        ScoreName::parse(&self.name).metric
     }
 
     /// The sum over all utterances.
@@ -120,22 +117,6 @@ impl Tally {
     /// The score of one utterance alone.
     pub fn utterance(&self, index: usize) -> f64 {
         self.units.get(index).map_or(0.0, |unit| self.score(unit))
-    }
-
-    /// Whether a lower score is the better one. A ratio to what was asked for has no such side.
-    pub fn lower_is_better(&self) -> bool {
-        self.better == Better::Lower
-    }
-
-    /// A score as a number in `[0, 1]`, higher better, for a mean over unlike metrics: 1 - min(rate, 1) for errors, a hundredth of a
-    /// score that runs to 100, and for a ratio its distance from 1 on either side.
-    pub fn goodness(&self, score: f64) -> f64 {
-        match (self.better, &self.formula) {
-            (Better::Lower, _) => 1.0 - score.min(1.0),
-            (Better::Higher, Formula::ChrF | Formula::Bleu) => score / 100.0,
-            (Better::Higher, _) => score,
-            (Better::NearOne, _) => self.better.rank(score),
-        }
     }
 }
 

@@ -99,7 +99,7 @@ impl Store {
 
     /// Keeps what was found of a question.
     pub fn keep(&mut self, key: Hash, found: Found) -> Result<()> {
-        let line = serde_json::to_string(&line(key, &found)).map_err(Error::bug)?;
+        let line = serde_json::to_string(&line(key, &found)).map_err(Error::bug_from)?;
         let part = match &mut self.part {
             Some(part) => part,
             none => none.insert(AppendLog::open(&new_part(&self.folder))?),
@@ -128,7 +128,7 @@ fn parts(folder: &Path) -> Result<Vec<PathBuf>> {
             .map(|entry| Ok(entry?.path()))
             .collect::<std::io::Result<Vec<PathBuf>>>()
     };
-    let mut paths = paths().map_err(|e| Error::io(folder, "read the folder", &e))?;
+    let mut paths = paths().map_err(|e| Error::io(folder, "read the folder", e))?;
     paths.retain(|path| {
         path.extension()
             .is_some_and(|extension| extension == "jsonl")
@@ -159,14 +159,19 @@ fn line(key: Hash, found: &Found) -> Line {
     }
 }
 
+fn not_an_answer<E: Into<Box<dyn std::error::Error + Send + Sync>>>(source: E) -> Error {
+    let source = source.into();
+    Error::input(format!("not an answer that was kept: {source}")).caused_by(source)
+}
+
 fn read(line: &str) -> Result<(Hash, Found)> {
-    let wrong =
-        |e: &dyn std::fmt::Display| Error::input(format!("not an answer that was kept: {e}"));
-    let line: Line = serde_json::from_str(line).map_err(|e| wrong(&e))?;
-    let key = Hash::from_hex(&line.key).map_err(|e| wrong(&e))?;
+    let line: Line = serde_json::from_str(line).map_err(not_an_answer)?;
+    let key = Hash::from_hex(&line.key).map_err(not_an_answer)?;
     let likelihood = |(sum, tokens): &(String, usize)| {
         Ok(Likelihood {
-            sum: sum.parse().map_err(|e| wrong(&e))?,
+            sum: sum
+                .parse()
+                .map_err(not_an_answer::<std::num::ParseFloatError>)?,
             tokens: *tokens,
         })
     };
@@ -176,7 +181,7 @@ fn read(line: &str) -> Result<(Hash, Found)> {
             key,
             Found::Likelihoods(of_all.iter().map(likelihood).collect::<Result<_>>()?),
         )),
-        _ => Err(wrong(&"neither tokens nor likelihoods")),
+        _ => Err(not_an_answer("neither tokens nor likelihoods")),
     }
 }
 

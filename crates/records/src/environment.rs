@@ -236,5 +236,6 @@ fn object(path: &Path) -> Result<Map<String, Value>> {
         return Ok(Map::new());
     }
     serde_json::from_str(&files::read_text(path)?)
-        .map_err(|e| Error::input(format!("not a JSON object: {e}")).at_path(path))
+        .map_err(|e| Error::input(format!("not a JSON object: {e}")).caused_by(e))
+        .map_err(|e| e.at_path(path))
 }

@@ -92,6 +92,7 @@ impl Inputs {
         }
         let inputs: Self = serde_json::from_str(&files::read_text(&path)?).map_err(|e| {
             Error::input(format!("not a record of inputs: {e}"))
+                .caused_by(e)
                 .at_path(&path)
                 .hint("put a copy of the file back, or start another run with `--set name=NAME`; without its `left_out` the steps would draw other rows")
         })?;
@@ -115,7 +116,7 @@ impl Inputs {
             num_clips: self.num_clips,
             ..head
         })
-        .map_err(Error::bug)?;
+        .map_err(Error::bug_from)?;
         let fields = head.as_object().into_iter().flatten();
         let fields: Vec<String> = fields
             .filter(|(key, _)| *key != "clips")
@@ -281,7 +282,7 @@ pub fn fingerprint(path: &Path) -> Result<Fingerprint> {
         let ends = hasher.finalize().to_hex()[..32].to_owned();
         Ok((bytes, ends))
     };
-    let (bytes, ends) = read().map_err(|e| Error::io(path, "read", &e))?;
+    let (bytes, ends) = read().map_err(|e| Error::io(path, "read", e))?;
     Ok((path.to_string_lossy().into_owned(), bytes, ends))
 }
 

@@ -2,8 +2,12 @@
 
 #![deny(clippy::unwrap_used, clippy::expect_used)]
 
+pub mod adapter_recipe;
 pub mod answers;
+pub mod by_name;
+pub mod comparison;
 pub mod curves;
+pub mod details;
 pub mod environment;
 pub mod inputs;
 pub mod instructions;

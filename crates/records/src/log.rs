@@ -143,7 +143,7 @@ impl Line {
     /// # Errors
     /// None but a fault of ours.
     pub fn to_text(&self) -> Result<String> {
-        serde_json::to_string(self).map_err(Error::bug)
+        serde_json::to_string(self).map_err(Error::bug_from)
     }
 
     /// Reads a line; `None` for a kind that this version does not know.
@@ -202,6 +202,19 @@ pub fn each(path: &Path, mut visit: impl FnMut(Line) -> Result<()>) -> Result<()
             .map_err(|e| e.at(format!("{}:{number}", path.display())))?;
     }
     Ok(())
+}
+
+/// Reads a whole log.
+///
+/// # Errors
+/// As [`each`].
+pub fn read(path: &Path) -> Result<Vec<Line>> {
+    let mut lines = Vec::new();
+    each(path, |line| {
+        lines.push(line);
+        Ok(())
+    })?;
+    Ok(lines)
 }
 
 /// What stands for a number that is missing or was not finite when it was written.

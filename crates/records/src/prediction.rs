@@ -13,6 +13,7 @@ use maqam_base::error::Error;
 use maqam_base::error::Result;
 use maqam_base::files;
 use maqam_base::files::Lines;
+use maqam_metrics::Answers;
 use maqam_metrics::Pair;
 
 /// One line of a predictions file. Readers need `id`, `prediction` and `reference` alone: other programs write no more.
@@ -110,6 +111,21 @@ impl Prediction {
     }
 }
 
+/// What predictions say of their rows without a set: texts, limits, and losses where every row has one. How answers are read as labels is
+/// not theirs to say.
+pub fn answers(rows: &[Prediction]) -> Answers<'_> {
+    let losses = rows.iter().map(|row| {
+        let tokens = row.target_tokens? as f64;
+        Some([row.loss? * tokens, tokens])
+    });
+    Answers {
+        pairs: rows.iter().map(Prediction::pair).collect(),
+        labels: None,
+        stopped: Some(rows.iter().map(|row| row.hit_limit).collect()),
+        losses: losses.collect(),
+    }
+}
+
 /// Reads the predictions of a set, passing each row to `visit` with its line.
 ///
 /// # Errors
@@ -121,7 +137,7 @@ pub fn each(path: &Path, mut visit: impl FnMut(usize, Prediction) -> Result<()>)
             continue;
         }
         let row = serde_json::from_slice(text)
-            .map_err(|e| Error::input(format!("not a prediction: {e}")));
+            .map_err(|e| Error::input(format!("not a prediction: {e}")).caused_by(e));
         row.and_then(|row| visit(number as usize, row))
             .map_err(|e| e.at(format!("{}:{number}", path.display())))?;
     }
@@ -166,7 +182,7 @@ pub fn read(path: &Path) -> Result<Vec<Prediction>> {
 pub fn write(path: &Path, rows: &[Prediction]) -> Result<()> {
     let lines = rows
         .iter()
-        .map(|row| serde_json::to_string(row).map_err(Error::bug))
+        .map(|row| serde_json::to_string(row).map_err(Error::bug_from))
         .collect::<Result<Vec<_>>>()?;
     files::write_atomic(path, (lines.join("\n") + "\n").as_bytes())
 }

@@ -3,25 +3,20 @@
 use std::path::Path;
 use std::path::PathBuf;
 
-use serde_json::Map;
-use serde_json::Value;
-
 use crate::curves::Log;
+use crate::details::Kind;
 use crate::environment::Provenance;
 use crate::instructions::Instructions;
 use crate::prediction;
 use crate::prediction::Prediction;
 use crate::recipe_keys::RecipeKeys;
 use crate::scores;
-use crate::scores::CONTROLS_FILE;
-use crate::scores::DETAILS;
 use crate::scores::MEAN;
 use crate::scores::SCORES_FILE;
 use crate::scores::Scores;
+use crate::scores::ScoresFile;
 use maqam_base::error::Error;
 use maqam_base::error::Result;
-use maqam_base::files;
-use maqam_base::json;
 use maqam_data::task::Task;
 use maqam_data::task::Tasks;
 use maqam_stats::significance::Interval;
@@ -342,29 +337,16 @@ fn steps(run: &Path) -> Result<Vec<(u64, PathBuf)>> {
 }
 
 fn read_evaluation(step: u64, folder: &Path) -> Result<Evaluation> {
-    let written = object(&folder.join(SCORES_FILE))?.unwrap_or_default();
-    let controls = object(&folder.join(CONTROLS_FILE))?.unwrap_or_default();
-    let controls = controls
-        .iter()
-        .filter_map(|(name, value)| Some((name.clone(), Scores::among(value.as_object()?))));
-    let kind = written.get(DETAILS).and_then(|details| details.get("kind"));
+    let written = ScoresFile::read(folder)?.unwrap_or_default();
+    let details = written.details.as_ref();
     Ok(Evaluation {
         step,
         folder: Some(folder.to_owned()),
-        scores: Scores::among(&written),
-        controls: controls.collect(),
-        intervals: scores::intervals(&written),
-        is_baseline: kind.and_then(Value::as_str) == Some("baseline"),
+        controls: scores::read_controls(folder)?.to_vec(),
+        intervals: written.intervals(),
+        is_baseline: details.is_some_and(|details| details.system.kind == Kind::Baseline),
+        scores: written.scores,
     })
-}
-
-/// The JSON object of a file; `None` where there is no file.
-fn object(path: &Path) -> Result<Option<Map<String, Value>>> {
-    if !path.is_file() {
-        return Ok(None);
-    }
-    let text = files::read_text(path)?;
-    json::parse(&text).map(Some).map_err(|e| e.at_path(path))
 }
 
 /// What a folder holds, by name.
@@ -374,7 +356,7 @@ fn entries(folder: &Path) -> Result<Vec<PathBuf>> {
             .map(|entry| entry.map(|entry| entry.path()))
             .collect::<std::io::Result<Vec<_>>>()
     };
-    let mut found = read().map_err(|e| Error::io(folder, "list", &e))?;
+    let mut found = read().map_err(|e| Error::io(folder, "list", e))?;
     found.sort();
     Ok(found)
 }

@@ -7,11 +7,19 @@ use serde::Deserialize;
 use serde::Deserializer;
 use serde::Serialize;
 use serde::Serializer;
+use serde::de::DeserializeOwned;
+use serde::de::Error as _;
+use serde::ser::SerializeMap;
 use serde_json::Map;
 use serde_json::Value;
 
+use crate::by_name::ByName;
+use crate::details::Details;
+use crate::details::SuiteAbout;
 use maqam_base::error::Error;
+use maqam_base::error::Result;
 use maqam_base::files;
+use maqam_base::json;
 use maqam_stats::significance::Interval;
 
 /// The file of an evaluation's scores.
@@ -21,7 +29,7 @@ pub const CONTROLS_FILE: &str = "controls.json";
 /// The file that says which suite the folder of an evaluation is about.
 pub const SUITE_FILE: &str = "suite.json";
 /// The key beside the scores of `scores.json`.
-pub const DETAILS: &str = "details";
+const DETAILS: &str = "details";
 /// The name of the mean over sets.
 pub const MEAN: &str = "mean";
 
@@ -73,36 +81,132 @@ impl FromIterator<(String, f64)> for Scores {
 }
 
 impl Serialize for Scores {
-    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+    fn serialize<S: Serializer>(&self, serializer: S) -> std::result::Result<S::Ok, S::Error> {
         self.to_json().serialize(serializer)
     }
 }
 
 impl<'de> Deserialize<'de> for Scores {
-    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> std::result::Result<Self, D::Error> {
         Ok(Self::among(&Map::deserialize(deserializer)?))
     }
 }
 
-/// Writes an object of scores, laid out to be read.
+/// `scores.json`: scores by name and, of `maqam eval`, how sure they are and how they came about.
+#[derive(Clone, Debug, Default, PartialEq)]
+pub struct ScoresFile {
+    /// The scores.
+    pub scores: Scores,
+    /// What is known of them beside their values.
+    pub details: Option<Details>,
+}
+
+impl ScoresFile {
+    /// Scores without details, as a training writes them.
+    pub fn of(scores: Scores) -> Self {
+        Self {
+            scores,
+            details: None,
+        }
+    }
+
+    /// Reads the scores in the folder of an evaluation; `None` where it has none.
+    ///
+    /// # Errors
+    /// A file that cannot be read or holds something else.
+    pub fn read(folder: &Path) -> Result<Option<Self>> {
+        read(&folder.join(SCORES_FILE))
+    }
+
+    /// Writes the scores into the folder of an evaluation.
+    ///
+    /// # Errors
+    /// A file that cannot be written.
+    pub fn write(&self, folder: &Path) -> Result<()> {
+        write(&folder.join(SCORES_FILE), self)
+    }
+
+    /// The intervals among the details, by score.
+    pub fn intervals(&self) -> Vec<(String, Interval)> {
+        let details = self.details.iter();
+        let scores = details.flat_map(|details| details.scores.iter());
+        scores
+            .filter_map(|(name, score)| Some((name.clone(), score.interval?)))
+            .collect()
+    }
+}
+
+impl Serialize for ScoresFile {
+    fn serialize<S: Serializer>(&self, serializer: S) -> std::result::Result<S::Ok, S::Error> {
+        let mut map = serializer.serialize_map(None)?;
+        for (name, score) in self.scores.iter() {
+            map.serialize_entry(name, score)?;
+        }
+        if let Some(details) = &self.details {
+            map.serialize_entry(DETAILS, details)?;
+        }
+        map.end()
+    }
+}
+
+impl<'de> Deserialize<'de> for ScoresFile {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> std::result::Result<Self, D::Error> {
+        let mut written = Map::deserialize(deserializer)?;
+        let details = written.remove(DETAILS).map(serde_json::from_value);
+        Ok(Self {
+            scores: Scores::among(&written),
+            details: details.transpose().map_err(D::Error::custom)?,
+        })
+    }
+}
+
+/// Scores under controls, by control: `controls.json`.
+pub type Controls = ByName<Scores>;
+
+/// Reads the scores under controls in the folder of an evaluation; none where it has none.
+///
+/// # Errors
+/// A file that cannot be read or holds something else.
+pub fn read_controls(folder: &Path) -> Result<Controls> {
+    Ok(read(&folder.join(CONTROLS_FILE))?.unwrap_or_default())
+}
+
+/// Writes the scores under controls into the folder of an evaluation.
 ///
 /// # Errors
 /// A file that cannot be written.
-pub fn write(path: &Path, object: &Map<String, Value>) -> maqam_base::error::Result<()> {
-    let text = serde_json::to_string_pretty(object).map_err(Error::bug)?;
-    files::write_atomic(path, text.as_bytes())
+pub fn write_controls(folder: &Path, controls: &Controls) -> Result<()> {
+    write(&folder.join(CONTROLS_FILE), controls)
 }
 
-/// The intervals among the details of `scores.json`, by score.
-pub fn intervals(written: &Map<String, Value>) -> Vec<(String, Interval)> {
-    let of_score = |(name, score): (&String, &Value)| {
-        let end = |which: &str| score.get("interval")?.get(which)?.as_f64();
-        Some((name.clone(), Interval::new(end("low")?, end("high")?)?))
-    };
-    let scores = written
-        .get(DETAILS)
-        .and_then(|details| details.get("scores")?.as_object());
-    scores.into_iter().flatten().filter_map(of_score).collect()
+/// Reads which suite the folder of an evaluation is about; `None` where it does not say.
+///
+/// # Errors
+/// A file that cannot be read or holds something else.
+pub fn read_suite(folder: &Path) -> Result<Option<SuiteAbout>> {
+    read(&folder.join(SUITE_FILE))
+}
+
+/// Writes which suite the folder of an evaluation is about.
+///
+/// # Errors
+/// A file that cannot be written.
+pub fn write_suite(folder: &Path, suite: &SuiteAbout) -> Result<()> {
+    write(&folder.join(SUITE_FILE), suite)
+}
+
+fn read<T: DeserializeOwned>(path: &Path) -> Result<Option<T>> {
+    if !path.is_file() {
+        return Ok(None);
+    }
+    let found = json::parse(&files::read_text(path)?);
+    found.map(Some).map_err(|e| e.at_path(path))
+}
+
+/// Writes JSON that is laid out to be read.
+fn write(path: &Path, what: &impl Serialize) -> Result<()> {
+    let text = serde_json::to_string_pretty(what).map_err(Error::bug_from)?;
+    files::write_atomic(path, text.as_bytes())
 }
 
 #[cfg(test)]
@@ -124,11 +228,28 @@ mod tests {
     #[test]
     fn intervals_with_both_ends_are_found() {
         let text = r#"{"a.wer":0.5,"details":{"scores":{"a.wer":{"interval":{"low":0.4,"high":0.6}},"a.cer":{"interval":{"low":null,"high":1.0}}}}}"#;
-        let found = intervals(&serde_json::from_str(text).unwrap());
+        let found: ScoresFile = serde_json::from_str(text).unwrap();
         let expected = Interval {
             low: 0.4,
             high: 0.6,
         };
-        assert_eq!(found, [("a.wer".to_owned(), expected)]);
+        assert_eq!(found.scores.0, [("a.wer".to_owned(), 0.5)]);
+        assert_eq!(found.intervals(), [("a.wer".to_owned(), expected)]);
+    }
+
+    #[test]
+    fn a_folder_says_what_was_written_into_it() {
+        let dir = tempfile::tempdir().unwrap();
+        assert_eq!(ScoresFile::read(dir.path()).unwrap(), None);
+        let scores = Scores(vec![("b.wer".to_owned(), 0.5), ("mean".to_owned(), 0.25)]);
+        let written = ScoresFile {
+            scores: scores.clone(),
+            details: Some(Details::default()),
+        };
+        written.write(dir.path()).unwrap();
+        assert_eq!(ScoresFile::read(dir.path()).unwrap(), Some(written));
+        let controls: Controls = [("no-audio".to_owned(), scores)].into_iter().collect();
+        write_controls(dir.path(), &controls).unwrap();
+        assert_eq!(read_controls(dir.path()).unwrap(), controls);
     }
 }

@@ -1,13 +1,19 @@
 //! A suite file as people write it: the keys of its YAML.
 
+use std::path::Path;
 use std::path::PathBuf;
 
 use serde::Deserialize;
 use serde::Serialize;
 
+use maqam_base::error::Result;
+use maqam_base::files;
+use maqam_base::yaml;
 use maqam_data::Columns;
 use maqam_data::Format;
+use maqam_data::OnBadRow;
 use maqam_data::Source;
+use maqam_data::leakage::Evaluated;
 use maqam_data::task::AskedIn;
 use maqam_data::task::Parse;
 use maqam_data::task::Wording;
@@ -22,6 +28,16 @@ pub enum Role {
     Dev,
     /// Looked at once: training refuses it.
     Test,
+}
+
+impl Role {
+    /// The name in suites.
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::Dev => "dev",
+            Self::Test => "test",
+        }
+    }
 }
 
 /// A suite file.
@@ -41,6 +57,50 @@ pub struct SuiteFile {
     /// What needs no model, for comparison: `majority`, `lead`, `transcript`, each over the sets it fits. Training leaves them out.
     #[serde(default)]
     pub baselines: Vec<Baseline>,
+}
+
+impl SuiteFile {
+    /// Reads a suite file.
+    ///
+    /// # Errors
+    /// A file that cannot be read or is no suite, with file and line.
+    pub fn read(path: &Path) -> Result<Self> {
+        yaml::parse(&files::read_text(path)?, path)
+    }
+
+    /// The rows of its sets. Those that cannot be used are left out: whoever evaluates on them says so.
+    ///
+    /// # Errors
+    /// A manifest that cannot be read.
+    pub fn rows(&self) -> Result<Vec<Evaluated>> {
+        let mut found = Vec::new();
+        for set in &self.sets {
+            let rows = set.source().read(OnBadRow::Skip)?.rows.into_iter();
+            let rows = rows.take(set.limit.unwrap_or(usize::MAX));
+            found.extend(rows.map(|row| Evaluated {
+                name: format!(
+                    "set `{}`, {} (`{}`),",
+                    set.name,
+                    row.place(&set.manifest),
+                    row.id
+                ),
+                row,
+            }));
+        }
+        Ok(found)
+    }
+}
+
+/// Rows of several suites, for a comparison with those of a training.
+///
+/// # Errors
+/// Suites and manifests that cannot be read.
+pub fn rows_of(suites: &[PathBuf]) -> Result<Vec<Evaluated>> {
+    let mut found = Vec::new();
+    for suite in suites {
+        found.extend(SuiteFile::read(suite)?.rows()?);
+    }
+    Ok(found)
 }
 
 /// One set of a suite file.
@@ -216,6 +276,15 @@ pub enum ClusterBy {
 }
 
 impl ClusterBy {
+    /// The rule for rows that nobody says more of: speakers where every row names one, else groups, else each row by itself. `has` says
+    /// whether a row names its speaker or its group.
+    pub fn of<R>(rows: &[R], has: impl Fn(&R, Self) -> bool) -> Self {
+        let mut named = [Self::Speaker, Self::Group].into_iter();
+        named
+            .find(|&by| rows.iter().all(|row| has(row, by)))
+            .unwrap_or(Self::None)
+    }
+
     /// The name in suites and scores.
     pub fn name(self) -> &'static str {
         match self {

@@ -5,19 +5,14 @@ use std::path::Component;
 use std::path::Path;
 use std::path::PathBuf;
 
-use serde_json::Value;
-
 use crate::page::escape;
 use maqam_audio::SAMPLE_RATE;
 use maqam_base::error::Result;
-use maqam_base::files;
-use maqam_base::json;
-use maqam_base::yaml;
 use maqam_data::AudioSource;
 use maqam_data::Clip;
 use maqam_data::OnBadRow;
 use maqam_records::run_folder::Run;
-use maqam_records::scores::SUITE_FILE;
+use maqam_records::scores;
 use maqam_records::suite_file::SuiteFile;
 
 /// Longest clip that is put into a page, in seconds: longer ones are linked.
@@ -41,7 +36,7 @@ impl Clips {
         let Some(suite) = suite(run)?.filter(|suite| suite.is_file()) else {
             return Ok(Self::default());
         };
-        let file: SuiteFile = yaml::parse(&files::read_text(&suite)?, &suite)?;
+        let file = SuiteFile::read(&suite)?;
         let mut by_row = HashMap::new();
         for set in &file.sets {
             let source = set.source();
@@ -102,16 +97,12 @@ fn suite(run: &Run) -> Result<Option<PathBuf>> {
     {
         return Ok(Some(PathBuf::from(suite)));
     }
-    let Some(about) = run
-        .folder
-        .parent()
-        .map(|folder| folder.join(SUITE_FILE))
-        .filter(|about| about.is_file())
-    else {
-        return Ok(None);
+    let about = match run.folder.parent() {
+        Some(folder) => scores::read_suite(folder)?,
+        None => None,
     };
-    let about: Value = json::parse(&files::read_text(&about)?).map_err(|e| e.at_path(&about))?;
-    Ok(about["file"].as_str().map(PathBuf::from))
+    let file = about.map(|about| about.file);
+    Ok(file.filter(|file| !file.is_empty()).map(PathBuf::from))
 }
 
 /// A relative link from a page to a file, to the part of it that counts.

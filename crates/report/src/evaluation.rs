@@ -4,21 +4,18 @@ use std::collections::HashMap;
 use std::path::Path;
 use std::path::PathBuf;
 
-use serde_json::Map;
-use serde_json::Value;
-
 use crate::AudioOf;
 use crate::chart::figure::Chart;
 use crate::chart::figure::Figure;
 use crate::chart::figure::slug;
 use crate::chart::number;
 use crate::chart::number::Unit;
-use crate::metric::Family;
 use crate::metric::Metric;
 use crate::page::Block;
 use crate::page::Fact;
 use crate::page::Page;
 use crate::page::Section;
+use crate::page::escape::isolated;
 use crate::page::table::Cell;
 use crate::page::table::Column;
 use crate::page::table::Score;
@@ -34,28 +31,27 @@ use crate::uncertainty::MARKS;
 use crate::uncertainty::Uncertainty;
 use maqam_base::error::Error;
 use maqam_base::error::Result;
-use maqam_base::files;
+use maqam_metrics::Family;
 use maqam_metrics::confidence::ALPHA;
 use maqam_metrics::confidence::FEWEST_ROWS;
+use maqam_records::by_name::ByName;
+use maqam_records::details::Details;
+use maqam_records::details::Part;
+use maqam_records::details::SuiteAbout;
 use maqam_records::prediction::Prediction;
 use maqam_records::run_folder;
 use maqam_records::run_folder::Run;
-use maqam_records::scores::DETAILS;
+use maqam_records::scores;
 use maqam_records::scores::SCORES_FILE;
 use maqam_records::scores::SUITE_FILE;
+use maqam_records::scores::ScoresFile;
 use maqam_stats::significance::Interval;
 use maqam_stats::significance::holm;
 
-/// What answered.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
-pub enum Kind {
-    /// A model.
-    Model,
-    /// A model that was asked without its audio or with another row's.
-    Control,
-    /// An answer that takes no model.
-    Baseline,
-}
+pub use maqam_records::details::Kind;
+
+/// Scores of parts, by set, by what it is divided by, and by part.
+type Slices = ByName<ByName<ByName<Part>>>;
 
 /// A system, a control or a baseline of an evaluation.
 pub struct Entry {
@@ -70,13 +66,13 @@ pub struct Entry {
     /// Its folder, read.
     pub run: Run,
     /// What `scores.json` says beside the scores.
-    details: Map<String, Value>,
+    details: Details,
 }
 
 /// The folder of an evaluation, read.
 pub struct Evaluation {
     folder: PathBuf,
-    about: Map<String, Value>,
+    about: SuiteAbout,
     /// Models, the base first; then controls; then baselines.
     pub entries: Vec<Entry>,
     /// Systems that were evaluated on another version of the suite, and are left out.
@@ -94,15 +90,15 @@ impl Evaluation {
     /// # Errors
     /// Broken files; a folder without scores.
     pub fn read(folder: &Path) -> Result<Self> {
-        let about = object(&folder.join(SUITE_FILE))?;
+        let about = scores::read_suite(folder)?.unwrap_or_default();
         let mut entries = Vec::new();
         let mut outdated = Vec::new();
         for path in scored_below(folder)? {
             let mut paths = vec![path.clone()];
             paths.extend(scored_below(&path)?);
             for path in paths {
-                let entry = Entry::read(&path, about.get("prompts").and_then(Value::as_str))?;
-                if entry.details.get("suite") == Some(&Value::from(about.clone())) {
+                let entry = Entry::read(&path, about.prompts.as_deref())?;
+                if entry.details.suite.as_ref() == Some(&about) {
                     entries.push(entry);
                 } else {
                     outdated.push(entry.name);
@@ -137,32 +133,19 @@ impl Evaluation {
             .map(|entry| entry.run.folder.clone())
             .collect()
     }
-
-    fn text(&self, name: &str) -> &str {
-        self.about
-            .get(name)
-            .and_then(Value::as_str)
-            .unwrap_or_default()
-    }
 }
 
 impl Entry {
     fn read(folder: &Path, prompts: Option<&str>) -> Result<Self> {
         let mut run = Run::read(folder)?;
         run.tasks = run_folder::tasks_of(prompts)?;
-        let written = object(&folder.join(SCORES_FILE))?;
-        let details = written.get(DETAILS).and_then(Value::as_object).cloned();
-        let details = details.unwrap_or_default();
-        let text = |name: &str| details.get(name).and_then(Value::as_str).map(str::to_owned);
-        let system = text("system").unwrap_or_else(|| run.name.clone());
-        let control = text("control");
-        let kind = match text("kind").as_deref() {
-            Some("baseline") => Kind::Baseline,
-            Some("control") => Kind::Control,
-            _ => Kind::Model,
-        };
+        let written = ScoresFile::read(folder)?.unwrap_or_default();
+        let details = written.details.unwrap_or_default();
+        let about = details.system.clone();
+        let system = about.system.unwrap_or_else(|| run.name.clone());
+        let (control, kind) = (about.control, about.kind);
         let name = match &control {
-            Some(control) => format!("{system}, {}", control.replace('-', " ")),
+            Some(control) => format!("{}, {}", isolated(&system), control.replace('-', " ")),
             None => system.clone(),
         };
         Ok(Self {
@@ -177,14 +160,11 @@ impl Entry {
 
     /// Whether this is the untuned model.
     fn is_base(&self) -> bool {
-        self.kind == Kind::Model && self.details.get("adapter").is_none_or(Value::is_null)
+        self.kind == Kind::Model && self.details.system.adapter.is_none()
     }
 
     fn order(&self) -> (Kind, bool, &str, Option<&str>) {
-        let is_tuned = self
-            .details
-            .get("adapter")
-            .is_some_and(|adapter| !adapter.is_null());
+        let is_tuned = self.details.system.adapter.is_some();
         (self.kind, is_tuned, &self.system, self.control.as_deref())
     }
 
@@ -194,8 +174,8 @@ impl Entry {
 
     /// What the evaluation itself found of a score against the base.
     fn against_base(&self, name: &str) -> Option<Difference> {
-        let score = self.details.get("scores")?.get(name)?;
-        let p = score.get("against_base")?.get("adjusted_p")?.as_f64()?;
+        let score = self.details.scores.get(name)?;
+        let p = score.against_base.as_ref()?.adjusted_p?;
         Some(Difference {
             interval: None,
             p: Some(p),
@@ -204,25 +184,15 @@ impl Entry {
 
     /// What the suite resamples together for a score: `speaker`, `group` or `none`.
     fn cluster(&self, name: &str) -> Option<&str> {
-        self.details
-            .get("scores")?
-            .get(name)?
-            .get("cluster")?
-            .as_str()
+        let score = self.details.scores.get(name)?;
+        Some(score.cluster.as_str()).filter(|by| !by.is_empty())
     }
 
     /// The labels of a set in the inventory's order.
     fn labels(&self, set: &str) -> Vec<&str> {
-        let labels = self
-            .details
-            .get("labels")
-            .and_then(|labels| labels.get(set));
-        let labels = labels.and_then(|set| set.get("labels")?.as_array());
-        labels
-            .into_iter()
-            .flatten()
-            .filter_map(Value::as_str)
-            .collect()
+        let labels = self.details.labels.get(set);
+        let labels = labels.into_iter().flat_map(|set| &set.labels);
+        labels.map(String::as_str).collect()
     }
 }
 
@@ -287,8 +257,8 @@ pub fn page(found: &Evaluation, uncertainty: &dyn Uncertainty, audio: &AudioOf) 
     ];
     Ok(Page {
         kind: "Evaluation".to_owned(),
-        title: found.text("name").to_owned(),
-        subtitle: format!("{} · {}", found.text("file"), found.folder.display()),
+        title: found.about.name.clone(),
+        subtitle: format!("{} · {}", found.about.file, found.folder.display()),
         facts,
         sections,
     })
@@ -651,10 +621,14 @@ fn scores(found: &Evaluation, lines: &[Line]) -> Vec<Block> {
         .iter()
         .map(|entry| entry.name.clone())
         .collect();
-    let mut blocks: Vec<Block> = several::bars(lines, &names)
+    let charted = charted(found);
+    let charted_lines: Vec<Line> = lines.iter().map(|line| line.of_runs(&charted)).collect();
+    let charted_names: Vec<String> = charted.iter().map(|i| names[*i].clone()).collect();
+    let mut blocks: Vec<Block> = several::bars(&charted_lines, &charted_names)
         .into_iter()
         .map(Block::Figure)
         .collect();
+
     let mut sets: Vec<Option<String>> = Vec::new();
     for line in lines {
         if !sets.contains(&line.metric.set) {
@@ -678,6 +652,14 @@ fn scores(found: &Evaluation, lines: &[Line]) -> Vec<Block> {
         blocks.push(Block::Table(set_table(found, set.as_deref(), &of_set)));
     }
     blocks
+}
+
+/// The entries with bars: all, or the models alone where the controls of more than two would hide them.
+fn charted(found: &Evaluation) -> Vec<usize> {
+    let is_crowded = found.models().count() > 2;
+    (0..found.entries.len())
+        .filter(|i| !is_crowded || found.entries[*i].kind == Kind::Model)
+        .collect()
 }
 
 /// A line's cells, the best of the models in bold: a control or a baseline is nothing to choose.
@@ -734,21 +716,10 @@ fn slices(found: &Evaluation) -> Vec<Block> {
     let Some(first) = models.first() else {
         return Vec::new();
     };
-    let of = |entry: &Entry| {
-        entry
-            .details
-            .get("slices")
-            .and_then(Value::as_object)
-            .cloned()
-            .unwrap_or_default()
-    };
-    let by_model: Vec<Map<String, Value>> = models.iter().map(|entry| of(entry)).collect();
+    let by_model: Vec<_> = models.iter().map(|entry| &entry.details.slices).collect();
     let mut blocks = Vec::new();
-    for (set, by_kind) in &by_model[0] {
-        for (by, parts) in by_kind.as_object().into_iter().flatten() {
-            let Some(parts) = parts.as_object() else {
-                continue;
-            };
+    for (set, by_kind) in by_model[0].iter() {
+        for (by, parts) in by_kind.iter() {
             let Some(metric) = slice_metric(first, set, parts) else {
                 continue;
             };
@@ -767,29 +738,18 @@ fn slices(found: &Evaluation) -> Vec<Block> {
                 "",
                 columns,
             );
-            for (part, value) in parts {
-                let name = value
-                    .get("instruction")
-                    .and_then(Value::as_str)
-                    .unwrap_or(part);
-                let rows = value
-                    .get("utterances")
-                    .and_then(Value::as_f64)
-                    .unwrap_or(0.0);
-                let cell = |slices: &Map<String, Value>| {
-                    let score = slices
-                        .get(set)?
-                        .get(by)?
-                        .get(part)?
-                        .get("scores")?
-                        .get(&metric.full)?;
-                    let end = |which: &str| score.get("interval")?.get(which)?.as_f64();
-                    Some(Cell::Score(Score {
-                        interval: end("low")
-                            .zip(end("high"))
-                            .and_then(|(low, high)| Interval::new(low, high)),
-                        ..Score::new(score.get("score")?.as_f64()?, metric.unit)
-                    }))
+            for (part, value) in parts.iter() {
+                let name = value.instruction.as_ref().unwrap_or(part);
+                let rows = value.utterances as f64;
+                let cell = |slices: &&Slices| {
+                    let part = slices.get(set)?.get(by)?.get(part)?;
+                    let score = part.scores.get(&metric.full)?;
+                    score.score.is_finite().then(|| {
+                        Cell::Score(Score {
+                            interval: score.interval,
+                            ..Score::new(score.score, metric.unit)
+                        })
+                    })
                 };
                 let cells = by_model
                     .iter()
@@ -815,15 +775,15 @@ fn slices(found: &Evaluation) -> Vec<Block> {
 }
 
 /// The metric of the set's task among the scores of its slices, else the first that is no loss.
-fn slice_metric(entry: &Entry, set: &str, parts: &Map<String, Value>) -> Option<Metric> {
-    let scores = parts.values().next()?.get("scores")?.as_object()?;
-    let metrics: Vec<Metric> = scores.keys().map(|name| Metric::of(name)).collect();
+fn slice_metric(entry: &Entry, set: &str, parts: &ByName<Part>) -> Option<Metric> {
+    let (_, first) = parts.first()?;
+    let metrics: Vec<Metric> = first.scores.names().map(Metric::of).collect();
     let own = entry.run.task_of(set).map(|task| task.metric.as_str());
     let found = metrics
         .iter()
         .find(|metric| Some(metric.name.as_str()) == own);
     found
-        .or_else(|| metrics.iter().find(|metric| metric.name != "loss"))
+        .or_else(|| metrics.iter().find(|metric| metric.family != Family::Loss))
         .cloned()
 }
 
@@ -838,13 +798,8 @@ fn confusions(found: &Evaluation, predictions: &[Sets]) -> Vec<Figure> {
     let Some((first, _)) = models.first() else {
         return Vec::new();
     };
-    let sets: Vec<String> = first
-        .details
-        .get("labels")
-        .and_then(Value::as_object)
-        .map(|labels| labels.keys().cloned().collect())
-        .unwrap_or_default();
-    let figure = |set: &String| {
+    let sets: Vec<&str> = first.details.labels.names().collect();
+    let figure = |set: &&str| {
         let panels: Vec<(String, Chart)> = models
             .iter()
             .filter_map(|(entry, sets)| {
@@ -884,9 +839,16 @@ fn utterances(
 }
 
 fn about(found: &Evaluation) -> Vec<Block> {
-    let list = ["file", "role", "prompts", "hash"]
-        .iter()
-        .map(|name| ((*name).to_owned(), found.text(name).to_owned()))
+    let suite = &found.about;
+    let entries = [
+        ("file", suite.file.clone()),
+        ("role", suite.role.clone()),
+        ("prompts", suite.prompts.clone().unwrap_or_default()),
+        ("hash", suite.hash.clone()),
+    ];
+    let list = entries
+        .into_iter()
+        .map(|(name, value)| (name.to_owned(), value))
         .filter(|(_, value)| !value.is_empty())
         .collect();
     let columns = ["system", "what it is", "adapter", "hash of the model"]
@@ -895,7 +857,7 @@ fn about(found: &Evaluation) -> Vec<Block> {
     let mut table = Table::new("systems", "What answered", "", columns);
     let mut notes = Vec::new();
     for entry in &found.entries {
-        let text = |name: &str| entry.details.get(name).and_then(Value::as_str);
+        let about = &entry.details.system;
         let kind = match entry.kind {
             Kind::Model if entry.is_base() => "the untuned model",
             Kind::Model => "a tuned model",
@@ -904,23 +866,18 @@ fn about(found: &Evaluation) -> Vec<Block> {
         };
         let code =
             |text: Option<&str>| text.map_or(Cell::Empty, |text| Cell::Code(text.to_owned()));
-        let hash = text("model_hash").map(|hash| hash.chars().take(16).collect::<String>());
+        let hash = about.model_hash.as_ref();
+        let hash = hash.map(|hash| hash.chars().take(16).collect::<String>());
         table.row(
             false,
             vec![
                 Cell::text(&entry.name),
                 Cell::text(kind),
-                code(text("adapter")),
+                code(about.adapter.as_deref()),
                 code(hash.as_deref()),
             ],
         );
-        let said = entry.details.get("notes").and_then(Value::as_array);
-        notes.extend(
-            said.into_iter()
-                .flatten()
-                .filter_map(Value::as_str)
-                .map(str::to_owned),
-        );
+        notes.extend(about.notes.iter().cloned());
     }
     let mut blocks = vec![Block::Facts(list), Block::Table(table)];
     blocks.extend(notes.into_iter().map(Block::Prose));
@@ -934,13 +891,8 @@ fn scored_below(folder: &Path) -> Result<Vec<PathBuf>> {
             .map(|entry| entry.map(|entry| entry.path()))
             .collect::<std::io::Result<Vec<_>>>()
     };
-    let mut found = read().map_err(|e| Error::io(folder, "list", &e))?;
+    let mut found = read().map_err(|e| Error::io(folder, "list", e))?;
     found.retain(|path| path.join(SCORES_FILE).is_file());
     found.sort();
     Ok(found)
-}
-
-fn object(path: &Path) -> Result<Map<String, Value>> {
-    serde_json::from_str(&files::read_text(path)?)
-        .map_err(|e| Error::input(format!("not a JSON object: {e}")).at_path(path))
 }

@@ -12,8 +12,10 @@ pub mod clips;
 pub mod compare;
 pub mod data_set;
 pub mod evaluation;
+pub mod experiment;
 pub mod metric;
 pub mod page;
+pub mod plan;
 pub mod resampled;
 pub mod rescore;
 pub mod run_page;
@@ -21,6 +23,7 @@ pub mod sections;
 pub mod several;
 pub mod standing;
 pub mod uncertainty;
+pub mod written;
 
 pub use clips::AudioOf;
 pub use run_page::page;

@@ -1,25 +1,14 @@
 //! What the name of a score says: its set, its metric, whether higher is better, and how the number is written.
 
 use crate::chart::number::Unit;
+use crate::page::escape::isolated;
 use maqam_metrics::Better;
+use maqam_metrics::Definition;
+use maqam_metrics::Family;
+use maqam_metrics::ScoreName;
 use maqam_metrics::better;
 use maqam_metrics::range;
 use maqam_stats::significance::Interval;
-
-/// What a metric compares; it decides which details a report can show.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Family {
-    /// Words against words, aligned.
-    Transcription,
-    /// Overlap with a reference text.
-    Overlap,
-    /// Labels against labels.
-    Classification,
-    /// How generation went wrong.
-    Failure,
-    /// Anything else: losses, means, judgements.
-    Other,
-}
 
 /// A score's name taken apart.
 #[derive(Clone, Debug, PartialEq)]
@@ -40,213 +29,25 @@ pub struct Metric {
     pub family: Family,
 }
 
-/// Name, how people write it, unit, family.
-type Known = (&'static str, &'static str, Unit, Family);
-
-const KNOWN: [Known; 42] = [
-    ("loss", "loss", Unit::Plain, Family::Other),
-    ("wer", "WER", Unit::Percent, Family::Transcription),
-    (
-        "substitutions",
-        "substitutions",
-        Unit::Percent,
-        Family::Transcription,
-    ),
-    (
-        "deletions",
-        "deletions",
-        Unit::Percent,
-        Family::Transcription,
-    ),
-    (
-        "insertions",
-        "insertions",
-        Unit::Percent,
-        Family::Transcription,
-    ),
-    (
-        "wer_arabic",
-        "WER, Arabic",
-        Unit::Percent,
-        Family::Transcription,
-    ),
-    (
-        "wer_latin",
-        "WER, Latin",
-        Unit::Percent,
-        Family::Transcription,
-    ),
-    (
-        "wer_digits",
-        "WER, digits",
-        Unit::Percent,
-        Family::Transcription,
-    ),
-    (
-        "wer_other",
-        "WER, other scripts",
-        Unit::Percent,
-        Family::Transcription,
-    ),
-    ("cer", "CER", Unit::Percent, Family::Transcription),
-    (
-        "char_substitutions",
-        "character substitutions",
-        Unit::Percent,
-        Family::Transcription,
-    ),
-    (
-        "char_deletions",
-        "character deletions",
-        Unit::Percent,
-        Family::Transcription,
-    ),
-    (
-        "char_insertions",
-        "character insertions",
-        Unit::Percent,
-        Family::Transcription,
-    ),
-    ("rouge1", "ROUGE-1", Unit::Percent, Family::Overlap),
-    ("rouge2", "ROUGE-2", Unit::Percent, Family::Overlap),
-    ("rougeL", "ROUGE-L", Unit::Percent, Family::Overlap),
-    ("rougeLsum", "ROUGE-Lsum", Unit::Percent, Family::Overlap),
-    ("chrf", "chrF", Unit::Points, Family::Overlap),
-    ("chrfpp", "chrF++", Unit::Points, Family::Overlap),
-    ("bleu", "BLEU", Unit::Points, Family::Overlap),
-    (
-        "accuracy",
-        "accuracy",
-        Unit::Percent,
-        Family::Classification,
-    ),
-    (
-        "macro_f1",
-        "macro F1",
-        Unit::Percent,
-        Family::Classification,
-    ),
-    (
-        "weighted_f1",
-        "weighted F1",
-        Unit::Percent,
-        Family::Classification,
-    ),
-    ("uar", "UAR", Unit::Percent, Family::Classification),
-    (
-        "likelihood_accuracy",
-        "accuracy by likelihood",
-        Unit::Percent,
-        Family::Other,
-    ),
-    (
-        "likelihood_macro_f1",
-        "macro F1 by likelihood",
-        Unit::Percent,
-        Family::Other,
-    ),
-    (
-        "likelihood_weighted_f1",
-        "weighted F1 by likelihood",
-        Unit::Percent,
-        Family::Other,
-    ),
-    (
-        "likelihood_uar",
-        "UAR by likelihood",
-        Unit::Percent,
-        Family::Other,
-    ),
-    ("mean", "mean", Unit::Percent, Family::Other),
-    (
-        "hit_limit",
-        "stopped at the token limit",
-        Unit::Percent,
-        Family::Failure,
-    ),
-    ("unparsed", "named no label", Unit::Percent, Family::Failure),
-    (
-        "repetition",
-        "answer repeats itself",
-        Unit::Percent,
-        Family::Failure,
-    ),
-    (
-        "seq_rep_4",
-        "repeated 4-grams",
-        Unit::Percent,
-        Family::Failure,
-    ),
-    (
-        "wrong_script",
-        "letters of another script",
-        Unit::Percent,
-        Family::Failure,
-    ),
-    (
-        "insertion_share",
-        "inserted words",
-        Unit::Percent,
-        Family::Failure,
-    ),
-    (
-        "length_ratio",
-        "length of answer / reference",
-        Unit::Plain,
-        Family::Failure,
-    ),
-    ("strict", "strict", Unit::Percent, Family::Other),
-    ("loose", "loose", Unit::Percent, Family::Other),
-    (
-        "prompt_strict",
-        "rows, strict",
-        Unit::Percent,
-        Family::Other,
-    ),
-    ("prompt_loose", "rows, loose", Unit::Percent, Family::Other),
-    (
-        "instruction_strict",
-        "instructions, strict",
-        Unit::Percent,
-        Family::Other,
-    ),
-    (
-        "instruction_loose",
-        "instructions, loose",
-        Unit::Percent,
-        Family::Other,
-    ),
-];
-
 impl Metric {
     /// Reads a score's name. A name that is not known is higher better and written as it is.
     pub fn of(full: &str) -> Self {
-        let (stem, normaliser) = match full.split_once('@') {
-            Some((stem, normaliser)) => (stem, Some(normaliser.to_owned())),
-            None => (full, None),
-        };
-        let (set, name) = match stem.rsplit_once('.') {
-            Some((set, name)) => (Some(set.to_owned()), name),
-            None => (None, stem),
-        };
-        let (unit, family) = known(name)
-            .map_or((Unit::Plain, Family::Other), |&(_, _, unit, family)| {
-                (unit, family)
-            });
+        let name = ScoreName::parse(full);
+        let known = name.definition();
         Self {
             full: full.to_owned(),
-            set,
-            name: name.to_owned(),
-            normaliser,
-            better: better(name),
-            unit,
-            family,
+            set: name.set.map(str::to_owned),
+            name: name.metric.to_owned(),
+            normaliser: name.variant.map(str::to_owned),
+            better: better(full),
+            unit: known.map_or(Unit::Plain, |known| Unit::of(known.scale)),
+            family: known.map_or(Family::Other, |known| known.family),
         }
     }
 
     /// The metric as people write it, with its normaliser: `WER (arabic-leaderboard)`.
     pub fn title(&self) -> String {
-        let name = known(&self.name).map_or(self.name.as_str(), |(_, title, ..)| title);
+        let name = Definition::find(&self.name).map_or(self.name.as_str(), |known| known.title);
         match &self.normaliser {
             Some(normaliser) => format!("{name} ({normaliser})"),
             None => name.to_owned(),
@@ -271,7 +72,7 @@ impl Metric {
     /// Set and title: `words · WER`.
     pub fn name_in_full(&self) -> String {
         match &self.set {
-            Some(set) => format!("{set} · {}", self.title()),
+            Some(set) => format!("{} · {}", isolated(set), self.title()),
             None => self.title(),
         }
     }
@@ -279,7 +80,7 @@ impl Metric {
     /// Set and heading: `words · WER % ↓`.
     pub fn heading_in_full(&self) -> String {
         match &self.set {
-            Some(set) => format!("{set} · {}", self.heading()),
+            Some(set) => format!("{} · {}", isolated(set), self.heading()),
             None => self.heading(),
         }
     }
@@ -339,10 +140,6 @@ pub fn own_first<T>(
         let place = sets.iter().position(|set| *set == metric.set);
         (metric.set.is_none(), place, !is_own(metric))
     });
-}
-
-fn known(name: &str) -> Option<&'static Known> {
-    KNOWN.iter().find(|(known, ..)| *known == name)
 }
 
 #[cfg(test)]

@@ -8,6 +8,7 @@ use crate::uncertainty::Uncertainty;
 use maqam_base::error::Result;
 use maqam_metrics::confidence;
 use maqam_records::prediction::Prediction;
+use maqam_records::suite_file::ClusterBy;
 use maqam_stats::significance::Clusters;
 use maqam_stats::significance::Interval;
 use maqam_stats::significance::Resampling;
@@ -90,15 +91,11 @@ impl Uncertainty for Resampled {
 
 /// What is drawn together.
 fn clusters(rows: &[Prediction]) -> Clusters {
-    let named = |field: &str| {
-        rows.iter()
-            .map(|row| row.known(field))
-            .collect::<Option<Vec<String>>>()
-    };
-    let Some(names) = named("speaker").or_else(|| named("group")) else {
-        return Clusters::each(rows.len());
-    };
-    Clusters::named(names)
+    let by = ClusterBy::of(rows, |row, by| row.known(by.name()).is_some());
+    match by {
+        ClusterBy::None => Clusters::each(rows.len()),
+        named => Clusters::named(rows.iter().map(|row| row.known(named.name()))),
+    }
 }
 
 #[cfg(test)]

@@ -1,16 +1,14 @@
 //! A set's score computed again from its predictions, row by row: for slices, for intervals, for choosing what to look at.
 
-use crate::metric::Family;
 use crate::metric::Metric;
-use maqam_metrics::Better;
+use maqam_metrics::Answers;
+use maqam_metrics::Definition;
+use maqam_metrics::Labels;
 use maqam_metrics::Normaliser;
+use maqam_metrics::Reading;
 use maqam_metrics::Settings;
 use maqam_metrics::Tally;
-use maqam_metrics::Texts;
-use maqam_metrics::classify;
-use maqam_metrics::failures;
-use maqam_metrics::of_texts;
-use maqam_metrics::share;
+use maqam_records::prediction;
 use maqam_records::prediction::Prediction;
 
 /// Largest difference from the score of the evaluation, relative: sums in another order differ in their last digits.
@@ -21,12 +19,38 @@ pub fn tally(metric: &Metric, rows: &[Prediction]) -> Option<Tally> {
     if rows.is_empty() {
         return None;
     }
-    match metric.family {
-        Family::Classification => labels(metric, rows),
-        Family::Transcription | Family::Overlap => texts(metric, rows),
-        Family::Failure => failure(metric, rows),
-        Family::Other if metric.name == "loss" => loss(rows),
-        Family::Other => None,
+    let known = Definition::find(&metric.name)?;
+    // How strictly labels were read is not among what predictions say.
+    if metric.normaliser.is_some() && !known.is_of_texts() {
+        return None;
+    }
+    let answers = Answers {
+        labels: known.is_of_labels().then(|| labels(rows)),
+        ..prediction::answers(rows)
+    };
+    let wanted = |other: &Definition| other.name == known.name;
+    let scored = answers.tallies(&[normaliser(metric)?], Settings::default(), &wanted);
+    scored.ok()?.into_iter().next()
+}
+
+/// The answers of predictions as labels. The labels seen are the inventory: a label in no reference changes no average, and an answer that
+/// names it is a miss either way.
+fn labels(rows: &[Prediction]) -> Labels<'_> {
+    let due: Vec<&str> = rows.iter().map(Prediction::label).collect();
+    let named = rows.iter().filter_map(|row| row.answer.as_deref());
+    let mut inventory: Vec<&str> = due.iter().copied().chain(named).collect();
+    inventory.sort_unstable();
+    inventory.dedup();
+    let reading = Reading {
+        parse: "as-written",
+        variant: None,
+        labels: rows.iter().map(|row| row.answer.clone()).collect(),
+    };
+    Labels {
+        inventory,
+        due,
+        readings: vec![reading],
+        likeliest: None,
     }
 }
 
@@ -72,59 +96,6 @@ pub fn normaliser(metric: &Metric) -> Option<Normaliser> {
         .normaliser
         .as_deref()
         .map_or(Some(Normaliser::None), |name| name.parse().ok())
-}
-
-fn texts(metric: &Metric, rows: &[Prediction]) -> Option<Tally> {
-    let texts = Texts::new(
-        rows.iter().map(Prediction::pair).collect(),
-        normaliser(metric)?,
-    );
-    of_texts(&texts, Settings::default(), |name| name == metric.name)
-        .into_iter()
-        .next()
-}
-
-/// The labels seen are the inventory: a label in no reference changes no average, and an answer that names it is a miss either way.
-fn labels(metric: &Metric, rows: &[Prediction]) -> Option<Tally> {
-    if metric.normaliser.is_some() {
-        return None;
-    }
-    let pairs: Vec<(&str, Option<&str>)> = rows
-        .iter()
-        .map(|row| (row.label(), row.answer.as_deref()))
-        .collect();
-    let mut inventory: Vec<&str> = pairs
-        .iter()
-        .flat_map(|(label, answer)| std::iter::once(*label).chain(*answer))
-        .collect();
-    inventory.sort_unstable();
-    inventory.dedup();
-    let tallies = classify::tallies(&pairs, Some(&inventory), "as-written").ok()?;
-    tallies.into_iter().find(|tally| tally.name == metric.name)
-}
-
-fn failure(metric: &Metric, rows: &[Prediction]) -> Option<Tally> {
-    match metric.name.as_str() {
-        "hit_limit" => Some(failures::hit_limit(
-            &rows.iter().map(|row| row.hit_limit).collect::<Vec<_>>(),
-        )),
-        "unparsed" if metric.normaliser.is_none() => {
-            let units = rows
-                .iter()
-                .map(|row| [f64::from(u8::from(row.answer.is_none())), 1.0]);
-            Some(share("unparsed", &[], Better::Lower, units))
-        }
-        _ => texts(metric, rows),
-    }
-}
-
-fn loss(rows: &[Prediction]) -> Option<Tally> {
-    let unit = |row: &Prediction| {
-        let tokens = row.target_tokens? as f64;
-        Some([row.loss? * tokens, tokens])
-    };
-    let units = rows.iter().map(unit).collect::<Option<Vec<_>>>()?;
-    Some(share("loss", &[], Better::Lower, units))
 }
 
 #[cfg(test)]

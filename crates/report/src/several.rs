@@ -10,7 +10,6 @@ use crate::chart::lines::Series;
 use crate::chart::number::Unit;
 use crate::chart::scale::Axis;
 use crate::metric;
-use crate::metric::Family;
 use crate::metric::Metric;
 use crate::page::Block;
 use crate::page::table::Cell;
@@ -39,6 +38,20 @@ pub struct Line {
     pub values: Vec<Option<(f64, Option<Interval>)>>,
     /// Each run's difference from the first; `None` where it was not tested.
     pub differences: Vec<Option<Difference>>,
+}
+
+impl Line {
+    /// The line of some of its runs, in the order given.
+    pub fn of_runs(&self, runs: &[usize]) -> Self {
+        Self {
+            metric: self.metric.clone(),
+            values: runs.iter().map(|run| self.values[*run]).collect(),
+            differences: runs
+                .iter()
+                .map(|run| self.differences[*run].clone())
+                .collect(),
+        }
+    }
 }
 
 /// With more runs than this the runs are the rows of the table of scores, and the scores its columns.
@@ -161,10 +174,7 @@ pub fn cells(line: &Line) -> Vec<Cell> {
 /// The scores that stand for the sets: of each the first, which is the metric of its task, and those over all sets.
 pub fn headlines(lines: &[Line]) -> Vec<&Line> {
     let mut found: Vec<&Line> = Vec::new();
-    for line in lines
-        .iter()
-        .filter(|line| line.metric.name != "loss" && line.metric.family != Family::Failure)
-    {
+    for line in lines.iter().filter(|line| line.metric.family.is_quality()) {
         if !found
             .iter()
             .any(|known| known.metric.set == line.metric.set)

@@ -13,7 +13,7 @@ pub(super) struct BalanceCell {
     pub(super) task: usize,
     /// Place of the label among the task's, or [`crate::NO_LABEL`].
     pub(super) label: u16,
-    /// Whether the rows have audio.
+    /// True if the rows have audio.
     pub(super) has_audio: bool,
     /// The pool they are drawn from.
     pub(super) pool: usize,
@@ -23,7 +23,7 @@ pub(super) struct BalanceCell {
 pub(super) enum Tree {
     /// A cell with its number of rows.
     Leaf(BalanceCell, u64),
-    /// What shares slots equally; never empty.
+    /// Children that share slots equally; never empty.
     Branch(Vec<Tree>),
 }
 
@@ -96,7 +96,7 @@ impl Tree {
         }
     }
 
-    /// Slots that are equal at every branch; what does not divide goes round.
+    /// Slots that are equal at every branch; remainders rotate among the children.
     pub(super) fn equal(&self) -> Slots {
         match self {
             Self::Leaf(cell, _) => Slots::Pool(cell.pool),
@@ -106,8 +106,8 @@ impl Tree {
         }
     }
 
-    /// Slots of which `quota` are handed out by the time each cell has had at most `max_repeats` for each of its rows, which
-    /// must be enough for the quota. A cell's part of the quota is its share throughout, so it is spread evenly.
+    /// Slots of which `quota` are assigned by the time each cell has had at most `max_repeats` for each of its rows, which must suffice
+    /// for the quota. A cell has the same share of the quota throughout, so its slots are spread evenly.
     pub(super) fn capped(&self, quota: u64, max_repeats: u64) -> Slots {
         match self {
             Self::Leaf(cell, _) => Slots::Pool(cell.pool),
@@ -130,7 +130,7 @@ impl Tree {
     }
 }
 
-/// Divides `total` as equally as `capacities`, which hold it, allow; what remains of a division goes to the first with room.
+/// Divides `total` as equally as `capacities` allow, whose sum is at least `total`. A remainder goes to the first cells with free capacity.
 fn fill(total: u64, capacities: &[u64]) -> Vec<u64> {
     let mut by_capacity: Vec<usize> = (0..capacities.len()).collect();
     by_capacity.sort_by_key(|&i| capacities[i]);
@@ -168,13 +168,13 @@ mod tests {
 
     proptest! {
         #[test]
-        fn a_division_is_whole_within_capacity_and_level(capacities in prop::collection::vec(0u64..50, 1..9), share in 0.0..=1.0f64) {
+        fn divisions_are_complete_even_and_within_capacity(capacities in prop::collection::vec(0u64..50, 1..9), share in 0.0..=1.0f64) {
             let total = (capacities.iter().sum::<u64>() as f64 * share) as u64;
             let parts = fill(total, &capacities);
             prop_assert_eq!(parts.iter().sum::<u64>(), total);
             prop_assert!(parts.iter().zip(&capacities).all(|(part, capacity)| part <= capacity));
             let most = parts.iter().max().copied().unwrap_or(0);
-            // What has less than another by two or more has no room for more.
+            // A cell with at least two slots fewer than another has no free capacity.
             prop_assert!(parts.iter().zip(&capacities).all(|(part, capacity)| part + 1 >= most || part == capacity), "{:?} of {:?}", parts, capacities);
         }
     }

@@ -17,24 +17,24 @@ use maqam_base::error::Result;
 use maqam_base::seed::Key;
 use maqam_stats::kmeans;
 
-/// Iterations of k-means over a block; by then few rows still change their cluster.
+/// Iterations of k-means over a block; after them, few rows still change their cluster.
 const MAX_ITERATIONS: usize = 50;
 
-/// Where the vectors of rows come from.
+/// Source of the rows' vectors.
 pub(super) enum Source<'a> {
-    /// A model made them.
+    /// Embeddings of a model.
     Given(&'a Embeddings),
-    /// They are random directions.
+    /// Random directions.
     Random(Key),
 }
 
-/// What a block is made from.
+/// Inputs of a block.
 pub(super) struct Origin<'a> {
     /// The stage's place.
     pub(super) stage: usize,
     /// The stage.
     pub(super) planned: &'a Planned,
-    /// Its steps, in the stage.
+    /// Steps of the block, in the stage.
     pub(super) steps: Range<u64>,
     /// Examples per step.
     pub(super) batch: usize,
@@ -42,7 +42,7 @@ pub(super) struct Origin<'a> {
     pub(super) select: Select,
     /// The schedule's seed.
     pub(super) seed: u64,
-    /// What is compared.
+    /// Vectors that are compared.
     pub(super) source: Source<'a>,
 }
 
@@ -51,18 +51,18 @@ pub(super) struct Block {
     stage: usize,
     steps: Range<u64>,
     select: Select,
-    /// What is random in a step, by its number in the stage.
+    /// Key of a step's randomness, by its number in the stage.
     key: Key,
     cells: Vec<Candidates>,
     num_clusters: usize,
-    /// By step of the block and slot: the cell.
+    /// Cell of each slot, by step of the block and slot.
     slots: Vec<Vec<usize>>,
-    /// By step of the block, as far as they were asked.
+    /// Picks so far, by step of the block.
     drawn: Vec<Vec<Pick>>,
 }
 
 impl Block {
-    /// The block of these steps, before the first. `pick` gives a stage's draw from a pool by its number.
+    /// The block of these steps, before its first step. `pick` returns a stage's draw from a pool by its number.
     fn new(origin: &Origin<'_>, pick: impl Fn(usize, u64) -> Pick) -> Result<Self> {
         let Origin {
             stage,
@@ -128,26 +128,29 @@ impl Block {
 
     /// Clusters the rows with audio, as many as the step with most slots for them has.
     fn cluster(&mut self) {
-        let num_heard = |slots: &Vec<usize>| {
+        let num_with_audio = |slots: &Vec<usize>| {
             slots
                 .iter()
                 .filter(|&&cell| self.cells[cell].has_audio)
                 .count()
         };
-        self.num_clusters = self.slots.iter().map(num_heard).max().unwrap_or(0);
-        let heard = || {
+        self.num_clusters = self.slots.iter().map(num_with_audio).max().unwrap_or(0);
+        let with_audio = || {
             self.cells
                 .iter()
                 .filter(|cell| cell.has_audio && !cell.picks.is_empty())
         };
-        let Some(dims) = heard()
+        let Some(dims) = with_audio()
             .map(|cell| cell.vectors.len() / cell.picks.len())
             .next()
             .filter(|&dims| dims > 0)
         else {
             return;
         };
-        let values: Vec<f32> = heard().flat_map(|cell| &cell.vectors).copied().collect();
+        let values: Vec<f32> = with_audio()
+            .flat_map(|cell| &cell.vectors)
+            .copied()
+            .collect();
         let centres = kmeans::plus_plus(
             &values,
             dims,
@@ -162,7 +165,7 @@ impl Block {
         }
     }
 
-    /// The picks of a step of the block, in slot order; steps before it that were not asked yet are drawn on the way.
+    /// The picks of a step of the block, in slot order; draws earlier steps first if necessary.
     fn picks(&mut self, step: u64) -> Vec<Pick> {
         let place = (step - self.steps.start) as usize;
         while self.drawn.len() <= place {
@@ -205,7 +208,7 @@ impl Source<'_> {
     }
 }
 
-/// The block that was asked last. Walking forwards makes each block once; the answers are the same without it.
+/// The last block that was used. Going forwards computes each block once; the picks do not depend on this cache.
 #[derive(Default)]
 pub(super) struct LastBlock(Mutex<Option<Block>>);
 
@@ -228,7 +231,7 @@ impl LastBlock {
     }
 }
 
-/// A copy of a schedule remembers its own blocks: it may be given other embeddings.
+/// A copy of a schedule has its own cached blocks, because it may get other embeddings.
 impl Clone for LastBlock {
     fn clone(&self) -> Self {
         Self::default()

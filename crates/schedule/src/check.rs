@@ -1,4 +1,4 @@
-//! What a stage may not say: numbers out of their range, keys that contradict each other, keys without effect.
+//! Invalid stages: numbers out of their range, keys that contradict each other, keys without effect.
 
 use crate::loss_weights;
 use crate::settings::Draw;
@@ -9,7 +9,7 @@ use maqam_base::error::Error;
 use maqam_base::error::Result;
 use maqam_base::parts::StageParts;
 
-/// Refuses what no population could make right.
+/// Refuses settings that are invalid for every population.
 pub(super) fn settings(settings: &Settings) -> Result<()> {
     if settings.batch == 0 {
         return Err(Error::input("schedule: `batch` is 0")
@@ -58,7 +58,7 @@ fn of_stage(stage: &StageSettings) -> Result<()> {
     early_stop(stage)
 }
 
-/// A temperature just where one is used, and a share that leaves the stage's own tasks some.
+/// Refuses a temperature without `mix: temperature`, the reverse, and a replay share that leaves no slots to the stage's own tasks.
 fn mixing(stage: &StageSettings) -> Result<()> {
     let replay = stage.replay.unwrap_or(0.0);
     if !(0.0..1.0).contains(&replay) {
@@ -77,7 +77,7 @@ fn mixing(stage: &StageSettings) -> Result<()> {
     }
 }
 
-/// Balanced and diverse drawing say themselves which task a slot goes to.
+/// Refuses keys that assign slots to tasks, under balanced and diverse drawing.
 fn owns_the_slots(stage: &StageSettings) -> Result<()> {
     let draw = stage.draw.name();
     let written = [
@@ -95,7 +95,7 @@ fn owns_the_slots(stage: &StageSettings) -> Result<()> {
     }
 }
 
-/// Keys that only some ways of drawing know.
+/// Refuses keys that the stage's way of drawing does not use.
 fn needs_draw(stage: &StageSettings) -> Result<()> {
     let draw = stage.draw.name();
     if stage.max_repeats.is_some() && stage.draw == Draw::Shuffled {
@@ -149,7 +149,7 @@ fn early_stop(stage: &StageSettings) -> Result<()> {
     Ok(())
 }
 
-/// In a shuffled run stages say how often rows are drawn, and nothing else.
+/// Refuses keys that have no effect in a shuffled run, where stages only set how often rows are drawn.
 fn beside_shuffle(stage: &StageSettings) -> Result<()> {
     let keys = [
         ("draw: diverse", stage.draw == Draw::Diverse),

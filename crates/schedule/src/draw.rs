@@ -1,4 +1,4 @@
-//! Which example fills a slot: pools of rows with the seeded orders in which they are drawn.
+//! Choice of the example for a slot: pools of rows with the seeded orders in which they are drawn.
 
 use std::collections::HashMap;
 
@@ -11,15 +11,15 @@ use maqam_base::seed::Key;
 pub struct Pick {
     /// Global row number.
     pub row: u32,
-    /// How often all rows of its pool had been drawn before, over all stages.
+    /// Number of earlier passes over all rows of the pool, over all stages.
     pub epoch: u32,
 }
 
-/// Rows that are drawn together: nothing is repeated before all were drawn.
+/// Rows that are drawn together: no row repeats before all were drawn.
 ///
-/// What a pool is lies in its rows alone. A stage that mixes the same rows as an earlier one goes on in their order where
-/// that stage stopped; a stage that puts rows together differently (by task in one, by data entry or by label in the other)
-/// has pools of its own, with orders of their own, and may repeat what the other has drawn.
+/// Only its rows identify a pool. A stage that mixes the same rows as an earlier one continues in their order where that stage stopped. A
+/// stage that groups rows differently (by task in one, by data entry or by label in the other) has its own pools with their own orders, and
+/// may repeat rows that the other has drawn.
 pub(super) struct Pool {
     rows: Vec<u32>,
     orders: Orders,
@@ -57,7 +57,7 @@ impl Pool {
     }
 }
 
-/// All pools of a schedule, each made once however many stages draw from it.
+/// All pools of a schedule, each made once for all stages that draw from it.
 pub(super) struct Pools<'a> {
     cells: &'a [Cell],
     seed: u64,
@@ -116,7 +116,7 @@ mod tests {
     }
 
     #[test]
-    fn a_pool_is_its_rows_whatever_they_were_put_together_from() {
+    fn a_pool_depends_only_on_its_rows() {
         let cell = |entry, rows: &[u32]| Cell {
             task: 0,
             entry,
@@ -144,7 +144,7 @@ mod tests {
 
     proptest! {
         #[test]
-        fn an_epoch_holds_every_row_once_in_an_order_of_its_own(len in 1usize..200, seed: u64) {
+        fn every_epoch_has_every_row_once_in_its_own_order(len in 1usize..200, seed: u64) {
             let rows: Vec<u32> = (0..len as u32).map(|i| i * 3 + 1).collect();
             let pool = Pool::new(rows.clone(), seed, 2);
             let order = |epoch: u64| picks(&pool, epoch * len as u64..(epoch + 1) * len as u64);

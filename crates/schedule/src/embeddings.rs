@@ -1,4 +1,4 @@
-//! What diverse drawing compares: one vector for each row, centred, of length one, projected where there are very many.
+//! Vectors that diverse drawing compares: one for each row, centred, of length one, and projected if there are very many.
 
 use rand_distr::Distribution;
 use rand_distr::StandardNormal;
@@ -14,10 +14,10 @@ pub const PROJECT_ABOVE: usize = 100_000;
 /// Dimensions of random directions, and of large pools after projection.
 pub const PROJECTED_DIMS: usize = 64;
 
-/// A vector that centring leaves with less than this part of its length is rounding: the row is its pool's mean.
+/// Share of a vector's length below which the centred vector is rounding error: the row is the mean of its pool.
 const ROUNDING: f64 = 1e-6;
 
-/// Vectors of rows in one space, as a model gives them or as they are compared.
+/// Vectors of rows in one space, from a model or prepared for comparison.
 #[derive(Clone, Debug, Default, PartialEq)]
 pub struct Vectors {
     /// Global row numbers.
@@ -29,7 +29,7 @@ pub struct Vectors {
 }
 
 impl Vectors {
-    /// The vector of a row, where rows rise.
+    /// Vector of a row, for rows in rising order.
     fn of(&self, row: u32) -> Option<&[f32]> {
         let place = self.rows.binary_search(&row).ok()?;
         Some(&self.values[place * self.dims..(place + 1) * self.dims])
@@ -44,13 +44,12 @@ pub struct Embeddings {
 }
 
 impl Embeddings {
-    /// Prepares what a model gave: in each space the mean of its rows is subtracted, vectors get length one, and where there
-    /// are more than [`PROJECT_ABOVE`] rows they are projected before that ([`Projection`]). A vector of zeros says nothing of
-    /// its row; it does not count for the mean and stays zero, at a distance of one from all. So does a row that equals the
-    /// mean.
+    /// Prepares a model's embeddings. In each space the mean of the rows is subtracted, and vectors get length one. If there are more than
+    /// [`PROJECT_ABOVE`] rows, they are projected before that ([`Projection`]). A zero vector has no information on its row. It does not count for
+    /// the mean and stays zero, at a distance of one from all others. The same holds for a row that equals the mean.
     ///
     /// # Errors
-    /// Sizes that do not fit and rows that are given twice (faults of ours); values that are not finite, naming a row.
+    /// Sizes that do not match and rows that occur twice (bugs); values that are not finite, naming a row.
     pub fn new(audio: Vectors, text: Vectors, seed: u64) -> Result<Self> {
         Ok(Self {
             audio: prepare(audio, seed).map_err(|e| e.at("audio embeddings"))?,
@@ -68,7 +67,7 @@ impl Embeddings {
         &self.text
     }
 
-    /// What is compared of a row; `None` where it has no embedding.
+    /// The vector of a row; `None` if it has no embedding.
     pub fn of(&self, row: u32, has_audio: bool) -> Option<&[f32]> {
         if has_audio {
             self.audio.of(row)
@@ -134,7 +133,7 @@ fn sorted(vectors: Vectors) -> Result<Vectors> {
     })
 }
 
-/// Subtracts the mean of all vectors that are not zero; what is left as rounding becomes zero.
+/// Subtracts the mean of all nonzero vectors; rounding errors become zero.
 fn centre(vectors: &mut Vectors) {
     let dims = vectors.dims;
     let (mut mean, mut count) = (vec![0.0f64; dims], 0.0);
@@ -172,7 +171,7 @@ fn length(vector: &[f32]) -> f64 {
         .sqrt()
 }
 
-/// Makes a vector's length one; a vector of zeros stays as it is.
+/// Scales a vector to length one; a zero vector stays unchanged.
 fn normalise(vector: &mut [f32]) {
     let length = length(vector);
     if length > 0.0 {
@@ -182,11 +181,11 @@ fn normalise(vector: &mut [f32]) {
     }
 }
 
-/// A seeded Gaussian random projection to [`PROJECTED_DIMS`] dimensions: cosines are kept up to about `1/8`, the root of one in
-/// so many (Johnson and Lindenstrauss 1984; Dasgupta and Gupta 2003).
+/// A seeded Gaussian random projection to [`PROJECTED_DIMS`] dimensions. It preserves cosines up to about `1/8`, the inverse root of the
+/// number of dimensions (Johnson and Lindenstrauss 1984; Dasgupta and Gupta 2003).
 ///
-/// It is linear, so vectors may be projected as a model gives them, long before their mean is known: [`Embeddings::new`] then
-/// centres what was projected, with the same result up to rounding.
+/// The projection is linear, so vectors may be projected before their mean is known. [`Embeddings::new`] then centres the projected vectors,
+/// with the same result up to rounding.
 pub struct Projection {
     dims: usize,
     /// `[dims, PROJECTED_DIMS]`.
@@ -226,7 +225,7 @@ impl Projection {
     }
 }
 
-/// Appends the random direction of a row: [`PROJECTED_DIMS`] normal numbers, scaled to length one.
+/// Appends the random direction of a row: [`PROJECTED_DIMS`] normal values, scaled to length one.
 pub(super) fn random_direction(key: Key, row: u32, vectors: &mut Vec<f32>) {
     let (start, mut generator) = (vectors.len(), key.with(u64::from(row)).generator());
     vectors.extend((0..PROJECTED_DIMS).map(|_| {
@@ -235,7 +234,7 @@ pub(super) fn random_direction(key: Key, row: u32, vectors: &mut Vec<f32>) {
     normalise(&mut vectors[start..]);
 }
 
-/// How many sums [`cosine`] keeps side by side, so that it is computed many values at a time in an order that never changes.
+/// Number of sums that [`cosine`] computes side by side, so that it uses vector instructions with a fixed order of additions.
 const LANES: usize = 16;
 
 /// The cosine of two vectors of length one (or zero): their product, the same on every machine.
@@ -262,7 +261,7 @@ mod tests {
 
     #[test]
     fn vectors_are_centred_and_of_length_one() {
-        // The mean of the three that are not zero is (2, 2); what is left of them is (-2, 0), (0, -2), (2, 2).
+        // The mean of the three nonzero vectors is (2, 2), and the centred vectors are (-2, 0), (0, -2), (2, 2).
         let embeddings = Embeddings::new(
             vectors(2, &[0.0, 2.0, 2.0, 0.0, 0.0, 0.0, 4.0, 4.0]),
             Vectors::default(),
@@ -388,7 +387,7 @@ mod tests {
     }
 
     #[test]
-    fn random_directions_depend_on_the_row_alone() {
+    fn random_directions_depend_only_on_the_row() {
         let key = Key::new(1, "random embeddings");
         let mut all = Vec::new();
         (0..500).for_each(|row| random_direction(key, row, &mut all));

@@ -1,20 +1,18 @@
-//! Which examples the model sees at which step: a curriculum of stages, slots that go to tasks and labels in each, and an
-//! order in every pool of rows.
+//! Schedule of examples: a curriculum of stages, slots of each stage that go to tasks and labels, and an order in every pool of rows.
 //!
-//! Position is a number. What a step draws follows from the settings, the rows, the seed, the stages that ended early and, in
-//! a diverse stage, the embeddings, whatever was asked before: a slot's pool comes from Webster's method (slots are counted,
-//! never replayed), a pool's row from a seeded order at the number of draws the pool has had in all stages so far. A diverse
-//! stage replays at most the steps of one block.
+//! The picks of a step follow from the settings, the rows, the seed, the stages that ended early and, in a diverse stage, the embeddings.
+//! They do not depend on earlier calls. Webster's method gives a slot's pool by counting slots, without replaying them. A seeded order gives
+//! the pool's row at the number of draws that the pool has had in all stages so far. A diverse stage replays at most the steps of one block.
 //!
-//! - `settings`: the recipe's section as written; `check`: what it may not say.
-//! - `population`: the rows there are.
-//! - `plan`: stages as they will run; `balance`: the cells of those whose slots are equal.
-//! - `slots`: which pool a slot goes to.
-//! - `draw`: which row of the pool fills it; `order`: the orders of rows.
-//! - `timeline`: where stages stand in the run and in each pool, also after some ended early.
-//! - `embeddings`: what diverse stages compare; `blocks`, `select`: which rows of a cell share a batch.
-//! - [`kmeans`], [`kdpp`], [`pca`] and `eigen`: the mathematics under them.
-//! - [`spread`]: what batches are like, for plans and reports.
+//! - `settings`: the recipe's section as written; `check`: its invalid values.
+//! - `population`: the available rows.
+//! - `plan`: the resolved stages; `balance`: the cells of stages with equal slots.
+//! - `slots`: the pool of a slot.
+//! - `draw`: the row of the pool for a slot; `order`: the orders of rows.
+//! - `timeline`: start of stages in the run and in each pool, also after some ended early.
+//! - `embeddings`: vectors that diverse stages compare; `blocks`, `select`: the rows of a cell that share a batch.
+//! - [`kmeans`], [`kdpp`], [`pca`] and `eigen`: the mathematics behind them.
+//! - [`spread`]: statistics of batches for plans and reports.
 
 #![deny(clippy::unwrap_used, clippy::expect_used)]
 
@@ -76,41 +74,41 @@ use maqam_base::seed::Key;
 /// The name of a shuffled run's one stage.
 const SHUFFLED: &str = "shuffled";
 
-/// Steps of a block where a stage does not say.
+/// Default number of steps of a block.
 const BLOCK: u64 = 8;
 
-/// How many orders of a pool are kept: a batch crosses from one epoch into the next, and a reader ahead of the loop may too. A
-/// shuffled run asks all epochs at once and keeps them all, at four bytes for each of its picks.
-const KEPT_ORDERS: usize = 2;
+/// Number of orders of a pool that are cached: a batch may cross from one epoch into the next, and so may a reader that is ahead of the
+/// loop. A shuffled run needs all epochs at once and caches all of them, at four bytes for each pick.
+const CACHED_ORDERS: usize = 2;
 
 /// One part of the curriculum, as it will run.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Stage {
-    /// Its name, unique in the schedule.
+    /// Name of the stage, unique in the schedule.
     pub name: String,
-    /// Its first step, counted from 0 over the run.
+    /// First step, counted from 0 over the run.
     pub start: u64,
-    /// Its length in optimiser steps: as planned, or as many as it had when it ended early.
+    /// Length in optimiser steps: the planned length, or the actual one if the stage ended early.
     pub steps: u64,
-    /// Its first step if no stage before it had ended early.
+    /// First step if no earlier stage had ended early.
     pub planned_start: u64,
-    /// Its planned length, at least one step.
+    /// Planned length, at least one step.
     pub planned_steps: u64,
-    /// Its own tasks, in the population's order.
+    /// Tasks of the stage itself, in the population's order.
     pub tasks: Vec<String>,
     /// Tasks of earlier stages that get the `replay` share, in the population's order.
     pub replayed: Vec<String>,
-    /// Which example fills a slot.
+    /// Choice of examples for slots.
     pub draw: Draw,
-    /// How it chooses, under `draw: diverse`.
+    /// Settings of `draw: diverse`.
     pub diverse: Option<Diverse>,
-    /// Peak learning rate, where the stage has one of its own.
+    /// Peak learning rate, if the stage has its own.
     pub learning_rate: Option<f64>,
-    /// When it ends before its planned length.
+    /// Condition of an early end.
     pub early_stop: Option<EarlyStop>,
-    /// How it trains the parts, where it says otherwise than the recipe.
+    /// Training of the parts, where it differs from the recipe.
     pub train: StageParts,
-    /// What weighs how much, where it says otherwise than the recipe.
+    /// Loss settings, where they differ from the recipe.
     pub loss: loss_weights::StageSettings,
 }
 
@@ -126,9 +124,9 @@ impl Stage {
 pub struct CellShare {
     /// The task.
     pub task: String,
-    /// The label, where rows have one.
+    /// The label, if the rows have one.
     pub label: Option<String>,
-    /// Whether the rows have audio.
+    /// True if the rows have audio.
     pub has_audio: bool,
     /// Number of rows.
     pub num_rows: u64,
@@ -137,22 +135,22 @@ pub struct CellShare {
 }
 
 impl CellShare {
-    /// How often each of its rows will be drawn in the stage, on average: far above what other cells have, for a rare label.
+    /// Average number of draws of each row in the stage. It is far above that of other cells for a rare label.
     pub fn draws_per_row(&self) -> f64 {
         self.num_slots as f64 / self.num_rows as f64
     }
 }
 
-/// The whole curriculum over a population: from a step to the rows it draws.
+/// The curriculum over a population: maps a step to its rows.
 ///
-/// A copy is cheap: rows and orders are shared. What is done to a copy ([`Schedule::end_stage`],
-/// [`Schedule::set_embeddings`]) leaves the other as it is.
+/// A copy is cheap, because it shares rows and orders. Changes of a copy ([`Schedule::end_stage`], [`Schedule::set_embeddings`]) do not change
+/// the original.
 #[derive(Clone)]
 pub struct Schedule {
     batch: usize,
     seed: u64,
     stages: Vec<Stage>,
-    /// The stages by which rows are drawn: those above, or what a shuffled run was put together from.
+    /// The stages by which rows are drawn: those above, or the original stages of a shuffled run.
     planned: Arc<[Planned]>,
     pools: Arc<[Pool]>,
     timeline: Timeline,
@@ -164,8 +162,8 @@ pub struct Schedule {
 }
 
 impl Schedule {
-    /// Plans `settings` over `population`. Start-up reads each row a few times. `seed` is that of the
-    /// order of the data; a recipe's `schedule.seed` is for the caller to look at.
+    /// Plans `settings` over `population`. This reads each row a few times. `seed` is that of the order of the data. The caller reads a
+    /// recipe's `schedule.seed`.
     ///
     /// # Errors
     /// Settings that contradict each other or the data, naming the stage and the key.
@@ -183,7 +181,7 @@ impl Schedule {
             if settings.shuffle {
                 usize::MAX
             } else {
-                KEPT_ORDERS
+                CACHED_ORDERS
             },
         );
         let (mut stages, mut planned, mut seen) = (Vec::new(), Vec::new(), Vec::new());
@@ -217,7 +215,7 @@ impl Schedule {
         Ok(schedule)
     }
 
-    /// Puts each stage where the one before ends, in the run and in the pools.
+    /// Sets the start of each stage to the end of the previous one, in the run and in the pools.
     fn place_stages(&mut self) {
         let mut start = 0;
         for stage in &mut self.stages {
@@ -276,7 +274,7 @@ impl Schedule {
         self.batch
     }
 
-    /// Optimiser steps over all stages, without those that ended stages have left out.
+    /// Optimiser steps over all stages, without those that early ends left out.
     pub fn num_steps(&self) -> u64 {
         self.stages
             .last()
@@ -295,25 +293,24 @@ impl Schedule {
         &self.stages
     }
 
-    /// The stage that a step (from 0 over the run) belongs to, and the step's number in that stage, from 0. Steps past the
-    /// end belong to the last stage.
+    /// The stage of a step (from 0 over the run), and the step's number in that stage, from 0. Steps after the end belong to the last stage.
     pub fn stage_of(&self, step: u64) -> (usize, u64) {
         let stage = self.stages.partition_point(|stage| stage.start <= step) - 1;
         (stage, step - self.stages[stage].start)
     }
 
-    /// The step's place among [`Schedule::num_planned_steps`]: where it would be if no stage before its own had ended early.
+    /// The step's place among [`Schedule::num_planned_steps`], as if no earlier stage had ended early.
     pub fn planned_step(&self, step: u64) -> u64 {
         let (stage, in_stage) = self.stage_of(step);
         self.stages[stage].planned_start + in_stage
     }
 
-    /// Ends a stage after `steps_done` of its steps: the next stage begins there. What was drawn until then stays as it was;
-    /// pools go on after it, and after the whole block that was under way where rows were chosen (what that block had left is
-    /// not drawn in that epoch). A resumed run tells a new schedule of all stages that had ended.
+    /// Ends a stage after `steps_done` of its steps: the next stage begins there. Earlier picks do not change. Pools continue after them. In a
+    /// diverse stage, they continue after the whole current block, and the rest of that block is not drawn in that epoch. A resumed run calls this
+    /// for every stage that had ended.
     ///
     /// # Errors
-    /// A fault of ours where there is no such stage or it is not that long, or the run is shuffled.
+    /// A bug if there is no such stage, if it is shorter, or if the run is shuffled.
     pub fn end_stage(&mut self, stage: usize, steps_done: u64) -> Result<()> {
         let is_possible = self.shuffled.is_none()
             && self
@@ -330,16 +327,16 @@ impl Schedule {
         Ok(())
     }
 
-    /// The model whose embeddings a stage compares; `None` where it needs none.
+    /// The model whose embeddings a stage compares; `None` if it needs none.
     pub fn embeddings_of(&self, stage: usize) -> Option<EmbeddingSource> {
         let diverse = self.stages.get(stage)?.diverse.filter(Diverse::chooses)?;
         (diverse.embeddings != EmbeddingSource::Random).then_some(diverse.embeddings)
     }
 
-    /// Gives a stage what it compares.
+    /// Sets the vectors that a stage compares.
     ///
     /// # Errors
-    /// A row that the stage can draw and that has no embedding, by its number.
+    /// A row that the stage can draw but that has no embedding, by its number.
     pub fn set_embeddings(&mut self, stage: usize, embeddings: Arc<Embeddings>) -> Result<()> {
         if self.embeddings_of(stage).is_none() {
             return Err(Error::bug(format!(
@@ -366,11 +363,11 @@ impl Schedule {
         Ok(())
     }
 
-    /// The rows that a step draws, in slot order, exactly [`Schedule::batch`] of them. The same answer whenever it is asked;
-    /// past the end the last stage goes on.
+    /// The rows of a step, in slot order, exactly [`Schedule::batch`] of them. Equal calls return equal rows. After the end, the last stage
+    /// continues.
     ///
     /// # Errors
-    /// A fault of ours where the stage compares embeddings that were not set.
+    /// A bug if the stage compares embeddings that were not set.
     pub fn picks(&self, step: u64) -> Result<Vec<Pick>> {
         if let Some(order) = &self.shuffled {
             let first = step.saturating_mul(self.batch as u64);
@@ -442,8 +439,8 @@ impl Schedule {
         })
     }
 
-    /// The cells of a balanced or diverse stage, in the order of tasks and labels, with the slots each gets; none for a stage that
-    /// is a mixture. Of a shuffled run, those of all stages it was put together from.
+    /// The cells of a balanced or diverse stage, in the order of tasks and labels, with the slots of each; none for a mixture. For a shuffled
+    /// run, the cells of all its original stages.
     pub fn cells(&self, stage: usize) -> Vec<CellShare> {
         let planned = if self.shuffled.is_some() {
             &self.planned[..]

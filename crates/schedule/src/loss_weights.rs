@@ -1,4 +1,4 @@
-//! How much each example counts: the loss of a step is the weighted mean over its target tokens, however the step is packed.
+//! Weights of examples: the loss of a step is the weighted mean over its target tokens, independent of packing.
 
 use serde::Deserialize;
 use serde::Serialize;
@@ -34,7 +34,7 @@ pub struct StageSettings {
 }
 
 impl StageSettings {
-    /// The stage's settings, where the recipe's are `otherwise`.
+    /// The stage's settings; `otherwise` holds those of the recipe.
     pub fn or(&self, otherwise: &Settings) -> Settings {
         Settings {
             normalise: self.normalise.unwrap_or(otherwise.normalise),
@@ -53,7 +53,7 @@ pub enum Normalise {
     Token,
     /// Every example: its tokens share its weight.
     Example,
-    /// Every task that is present: its tokens share its weight.
+    /// Every task in the step weighs the same; its tokens share its weight.
     Task,
 }
 
@@ -81,12 +81,12 @@ impl Settings {
     }
 }
 
-/// What the weight of an example depends on.
+/// Inputs of an example's weight.
 #[derive(Clone, Copy, Debug)]
 pub struct Counted {
     /// Number of its task.
     pub task: usize,
-    /// Its target tokens.
+    /// Number of target tokens.
     pub num_targets: usize,
     /// Factor of its label.
     pub class_weight: f64,

@@ -1,12 +1,11 @@
-//! Seeded orders of any number of things, of which one place can be asked without making the rest where there are many.
+//! Seeded orders of any number of items. For many items, one place is computed without the rest.
 //!
-//! Up to [`LISTED_UP_TO`] things are sorted by their hash, once. Beyond that the order is a permutation that is computed: the
-//! generalised Feistel network with cycle walking of Black and Rogaway, *Ciphers with Arbitrary Finite Domains*, CT-RSA 2002
-//! (sections 3 and 4). A number below `left * right` is written as two digits, `l + left * r`; each round adds a hash of one
-//! digit to the other, modulo its base, and exchanges them. Every round can be undone, so the whole is a permutation of
-//! `0..left * right`; where it leads to `len` or beyond it is applied again, which makes it a permutation of `0..len`. The bases
-//! are both about the root of `len`, so that happens rarely. The round function is the counter hash of [`Key`]: the order is
-//! meant to be even, not secret.
+//! Up to [`LISTED_UP_TO`] items are sorted once by their hash. Above that the order is a computed permutation: the generalised Feistel network
+//! with cycle walking of Black and Rogaway, *Ciphers with Arbitrary Finite Domains*, CT-RSA 2002 (sections 3 and 4). A number below
+//! `left * right` is written as two digits, `l + left * r`. Each round adds a hash of one digit to the other, modulo its base, and exchanges
+//! them. Every round is invertible, so the whole is a permutation of `0..left * right`. If the result is `len` or more, it is applied again,
+//! which makes it a permutation of `0..len`. Both bases are about the root of `len`, so that happens rarely. The round function is the counter
+//! hash of [`Key`]. The order has to be even, not secret.
 
 use std::collections::BTreeMap;
 use std::sync::Mutex;
@@ -17,8 +16,8 @@ use maqam_base::seed::Key;
 /// Most things whose order is listed; with more it is computed place by place.
 pub(super) const LISTED_UP_TO: u64 = 1 << 16;
 
-/// Rounds of the network. Four make a permutation that few questions cannot tell from a random one (Luby and Rackoff 1988); two
-/// more, because here all places are asked.
+/// Rounds of the network. Four give a permutation that few queries cannot distinguish from a random one (Luby and Rackoff 1988). Two more
+/// are for safety, because here all places are queried.
 const ROUNDS: u64 = 6;
 
 /// Seeded orders of `0..len`, one for each epoch.
@@ -29,18 +28,18 @@ pub(super) struct Orders {
 }
 
 enum Kind {
-    /// Orders by epoch, at most `kept` of them.
+    /// Orders by epoch, at most `num_cached` of them.
     Listed {
-        kept: usize,
+        num_cached: usize,
         made: Mutex<BTreeMap<u64, Vec<u32>>>,
     },
     Network(Network),
 }
 
 impl Orders {
-    /// Orders of `len` things, at least one, of which up to `kept` are remembered where they are listed. The first is listed at
-    /// once, so that no step at which many pools begin has to wait for all of theirs.
-    pub(super) fn new(stream: Key, len: u64, kept: usize) -> Self {
+    /// Orders of `len` items, at least one. Sorted orders are cached, up to `num_cached` of them. The first is computed at
+    /// once, so that a step at which many pools start does not wait for all of them.
+    pub(super) fn new(stream: Key, len: u64, num_cached: usize) -> Self {
         if len > LISTED_UP_TO {
             return Self {
                 len,
@@ -53,24 +52,24 @@ impl Orders {
             len,
             stream,
             kind: Kind::Listed {
-                kept,
+                num_cached,
                 made: Mutex::new(BTreeMap::from([(0, first)])),
             },
         }
     }
 
-    /// Number of things.
+    /// Number of items.
     pub(super) fn len(&self) -> u64 {
         self.len
     }
 
-    /// What stands at `place` in the order of `epoch`; the same whatever was asked before.
+    /// The item at `place` in the order of `epoch`; it does not depend on earlier calls.
     pub(super) fn at(&self, epoch: u64, place: u64) -> u64 {
         match &self.kind {
             Kind::Network(network) => network.at(self.stream.with(epoch), place),
-            Kind::Listed { kept, made } => {
+            Kind::Listed { num_cached, made } => {
                 let mut made = made.lock().unwrap_or_else(PoisonError::into_inner);
-                if made.len() >= *kept && !made.contains_key(&epoch) {
+                if made.len() >= *num_cached && !made.contains_key(&epoch) {
                     made.pop_first();
                 }
                 let order = made
@@ -90,7 +89,7 @@ impl Orders {
     }
 }
 
-/// The order of [`Key::permutation`], put into buckets by the leading bits of the hash before it is sorted: several times as fast.
+/// The order of [`Key::permutation`], several times as fast through buckets by the leading bits of the hash.
 fn listed(stream: Key, len: usize) -> Vec<u32> {
     let shift = 64 - (len.max(2) as u64).ilog2();
     let bucket = |hash: u64| (hash >> shift) as usize;
@@ -115,7 +114,7 @@ fn listed(stream: Key, len: usize) -> Vec<u32> {
     order.into_iter().map(|(_, i)| i).collect()
 }
 
-/// A permutation of `0..len` that is computed.
+/// A computed permutation of `0..len`.
 struct Network {
     len: u64,
     left: u64,
@@ -198,7 +197,7 @@ mod tests {
         assert!(all.into_iter().eq(0..=LISTED_UP_TO));
     }
 
-    /// What random permutations do on average, over 400 networks of 1,000 numbers: no pair of place and number is preferred.
+    /// The mean behaviour of random permutations, over 400 networks of 1,000 items: no pair of place and item is preferred.
     #[test]
     fn networks_are_as_even_as_random_permutations() {
         const LEN: u64 = 1000;

@@ -1,5 +1,4 @@
-//! From the stages as written to the stages as they will run: lengths in steps, slots split among pools; what the rows cannot
-//! give is refused with the key that asks for it.
+//! Resolves the stages as written: lengths in steps, and slots divided among pools. If the rows do not suffice, the error names the key.
 
 use std::collections::BTreeMap;
 
@@ -23,19 +22,19 @@ const MAX_PICKS: u64 = 1 << 50;
 pub(super) struct Planned {
     /// Optimiser steps.
     pub(super) steps: u64,
-    /// Places of its own tasks, rising.
+    /// Indices of the stage's own tasks, rising.
     pub(super) tasks: Vec<usize>,
     /// Places of the tasks it replays, rising.
     pub(super) replayed: Vec<usize>,
-    /// How its slots go to pools.
+    /// Assignment of the stage's slots to pools.
     pub(super) slots: Slots,
-    /// The cells of its balance, in the order of tasks, labels and forms; none where the stage is a mixture.
+    /// The cells of its balance, in the order of tasks, labels and forms; none for a mixture.
     pub(super) cells: Vec<BalanceCell>,
     /// Most times that a row may be drawn.
     pub(super) max_repeats: Option<u64>,
 }
 
-/// What a stage is planned from.
+/// Inputs of the planning of a stage.
 pub(super) struct Planner<'a> {
     /// Examples per step, at least one.
     pub(super) batch: usize,
@@ -229,7 +228,7 @@ impl Planner<'_> {
         Ok((replayed, replay))
     }
 
-    /// Each task's share and pools under a mix; a task without anything to draw has share 0 and no pools.
+    /// Each task's share and pools under a mix; a task without available rows has share 0 and no pools.
     fn shares(&self, tasks: &[usize], mix: Mix, temperature: f64) -> Vec<(f64, TaskPools)> {
         let all: Vec<TaskPools> = tasks
             .iter()
@@ -251,7 +250,7 @@ impl Planner<'_> {
         sums.into_iter().map(share).zip(all).collect()
     }
 
-    /// The pools of one task, each with its weight and the cells it is made of.
+    /// The pools of one task, each with its weight and its cells.
     fn task_pools(&self, task: usize, tasks: &[usize], mix: Mix) -> TaskPools {
         let weight_of = |entry: usize| self.population.entries[entry].weight;
         let entries = self.entries_of(task);
@@ -268,7 +267,7 @@ impl Planner<'_> {
                 }
             }
             Mix::Proportional | Mix::Temperature => {
-                // Rows of the same weight need not be told apart. Bits of positive numbers sort as the numbers do.
+                // Rows of equal weight share a pool. The bits of positive floats sort as their values do.
                 let mut by_weight: BTreeMap<u64, (f64, Vec<usize>)> = BTreeMap::new();
                 for (entry, rows, cells) in entries
                     .into_iter()
@@ -301,7 +300,7 @@ impl Planner<'_> {
         }
     }
 
-    /// The data entries that hold rows of a task, each with the number of those rows and the places of their cells.
+    /// The data entries with rows of a task, each with the number of those rows and the places of their cells.
     fn entries_of(&self, task: usize) -> Vec<(usize, usize, Vec<usize>)> {
         let mut entries: Vec<(usize, usize, Vec<usize>)> = Vec::new();
         for (place, cell) in self
@@ -343,7 +342,7 @@ impl Planner<'_> {
             (Some(steps), _) => steps,
             (_, Some(epochs)) if epochs.is_finite() && epochs > 0.0 => {
                 let exact = epochs * num_rows as f64 / (self.batch as f64 * share);
-                // A whole number of steps that rounding has put a hair higher must not cost a step more.
+                // If rounding raises a whole number of steps slightly, the stage must not become a step longer.
                 ((exact * (1.0 - 1e-12)).ceil() as u64).max(1)
             }
             (_, Some(epochs)) => {
@@ -363,7 +362,7 @@ impl Planner<'_> {
     }
 }
 
-/// Two levels of slots: among tasks, and inside a task among its pools.
+/// Two levels of slots: among tasks, and among the pools of a task.
 fn level(tasks: Vec<(f64, TaskPools)>, pools: &mut Pools<'_>) -> Slots {
     let mut task = |of: TaskPools| {
         Slots::split(

@@ -1,56 +1,56 @@
-//! What there is to draw from: rows, what is known of each, and the weights of the data entries they came in. Metadata only, no file is read.
+//! The available rows, their metadata, and the weights of their data entries. This module reads no files.
 
 use std::ops::Range;
 
 use maqam_base::error::Error;
 use maqam_base::error::Result;
 
-/// A data entry of the recipe: a manifest's rows with the weight the recipe gives them.
+/// A data entry of the recipe: a manifest's rows with their weight.
 #[derive(Clone, Debug)]
 pub struct Entry {
     /// Global numbers of its rows.
     pub rows: Range<u32>,
-    /// Its `weight` in the recipe; 0 leaves the rows out wherever weights count.
+    /// `weight` of the entry in the recipe; 0 excludes its rows wherever weights count.
     pub weight: f64,
 }
 
 /// The number in [`Population::row_label`] of a row without a label.
 pub const NO_LABEL: u16 = u16::MAX;
 
-/// All rows of a run. A row that no entry holds is never drawn.
+/// All rows of a run. A row outside all entries is never drawn.
 #[derive(Clone, Debug, Default)]
 pub struct Population {
     /// Names of the tasks; their places are the numbers in `row_task`.
     pub tasks: Vec<String>,
-    /// Names of each task's labels, by task; none for a task that does not classify. Left empty no task has labels.
+    /// Names of each task's labels, by task; none for a task that does not classify. If empty, no task has labels.
     pub labels: Vec<Vec<String>>,
     /// The task of each row, by global row number.
     pub row_task: Vec<u16>,
     /// The label of each row, as its place among its task's labels, or [`NO_LABEL`]. Left empty no row has one.
     pub row_label: Vec<u16>,
-    /// Whether each row has audio. Left empty all rows have.
+    /// True if each row has audio. Left empty all rows have.
     pub row_has_audio: Vec<bool>,
     /// The data entries, in the recipe's order, which do not overlap.
     pub entries: Vec<Entry>,
 }
 
-/// The rows that share task, entry, label and form: what every pool is put together from.
+/// Rows with the same task, entry, label and form. Pools consist of such cells.
 #[derive(Debug)]
 pub(super) struct Cell {
     /// Place of the task.
     pub(super) task: usize,
     /// Place of the entry.
     pub(super) entry: usize,
-    /// Place of the label, or [`NO_LABEL`], which sorts last.
+    /// Index of the label, or [`NO_LABEL`], which sorts last.
     pub(super) label: u16,
-    /// Whether the rows have audio.
+    /// True if the rows have audio.
     pub(super) has_audio: bool,
     /// Global row numbers, rising; never empty.
     pub(super) rows: Vec<u32>,
 }
 
 impl Population {
-    /// The label of a row, as its place among its task's, or [`NO_LABEL`].
+    /// The label of a row, as its index among the task's labels, or [`NO_LABEL`].
     pub fn label_of(&self, row: u32) -> u16 {
         self.row_label
             .get(row as usize)
@@ -58,7 +58,7 @@ impl Population {
             .unwrap_or(NO_LABEL)
     }
 
-    /// Whether a row has audio.
+    /// Returns whether a row has audio.
     pub fn has_audio(&self, row: u32) -> bool {
         self.row_has_audio
             .get(row as usize)
@@ -271,7 +271,7 @@ mod tests {
     }
 
     #[test]
-    fn what_cannot_be_is_refused() {
+    fn impossible_populations_are_refused() {
         for weight in [-1.0, f64::NAN, f64::INFINITY] {
             let mut wrong = population();
             wrong.entries[1].weight = weight;

@@ -1,4 +1,4 @@
-//! How a step of a diverse stage chooses from what its block has left: cell after cell, by one of three rules.
+//! Selection of a step's rows from the rest of its block in a diverse stage: cell by cell, by one of three rules.
 
 use crate::draw::Pick;
 use crate::embeddings::cosine;
@@ -6,21 +6,21 @@ use crate::settings::Select;
 use maqam_base::seed::Key;
 use maqam_stats::kdpp;
 
-/// Added to the diagonal of the k-DPP's kernel, so that any number of rows can be drawn, alike or not. Against the kernel's one
-/// it is too little to change a choice among rows that differ.
+/// Added to the diagonal of the k-DPP's kernel, so that any number of rows can be drawn, also equal ones. Compared with the kernel's diagonal of
+/// one, it is too small to change a choice among rows that differ.
 const RIDGE: f64 = 1e-6;
 
 /// The rows of one cell that a block can still draw.
 pub(super) struct Candidates {
     /// The pool they are drawn from.
     pub(super) pool: usize,
-    /// Whether they have audio: rows are compared with those of the same form alone.
+    /// True if the rows have audio. Rows are compared only with those of the same form.
     pub(super) has_audio: bool,
     /// The draws of the block, by position in the pool.
     pub(super) picks: Vec<Pick>,
     /// `[picks, dims]`.
     pub(super) vectors: Vec<f32>,
-    /// The cluster of each, under `select: kmeans`, where the rows have audio.
+    /// The cluster of each row, under `select: kmeans`, if the rows have audio.
     pub(super) clusters: Vec<u32>,
     /// Places in `picks` that were not drawn yet, rising.
     pub(super) left: Vec<usize>,
@@ -32,7 +32,7 @@ impl Candidates {
         &self.vectors[candidate * dims..(candidate + 1) * dims]
     }
 
-    /// How many of those left, from the first, are of the oldest epoch: they are used up before a newer one begins.
+    /// Number of remaining rows, from the first, of the oldest epoch: they are used up before a newer one begins.
     fn num_oldest(&self) -> usize {
         self.left.partition_point(|&candidate| {
             self.picks[candidate].epoch == self.picks[self.left[0]].epoch
@@ -40,12 +40,12 @@ impl Candidates {
     }
 }
 
-/// What a batch holds so far.
+/// Rows of the batch so far.
 pub(super) struct Batch {
     key: Key,
     /// Vectors of rows with audio and of rows without.
     vectors: [Vec<Vec<f32>>; 2],
-    /// How often each cluster was drawn.
+    /// Number of draws from each cluster.
     clusters: Vec<u32>,
 }
 
@@ -59,7 +59,7 @@ impl Batch {
         }
     }
 
-    /// Draws `slots` of the cell's candidates, at most as many as are left, in the order in which they are chosen.
+    /// Draws `slots` of the cell's remaining candidates, in the order in which they are chosen.
     pub(super) fn draw(
         &mut self,
         cell: &mut Candidates,
@@ -78,7 +78,7 @@ impl Batch {
 
     fn farthest(&mut self, cell: &mut Candidates, slots: usize) -> Vec<Pick> {
         let batch = &mut self.vectors[usize::from(!cell.has_audio)];
-        // The cosine of each candidate with the nearest in the batch: the lower, the farther. With none in it all are equal.
+        // The cosine of each candidate with the nearest row of the batch: a lower one is farther. Without such a row, all are equal.
         let closeness = |candidate: &usize| {
             batch
                 .iter()
@@ -127,7 +127,7 @@ impl Batch {
     fn kdpp(&mut self, cell: &mut Candidates, slots: usize) -> Vec<Pick> {
         let mut drawn = Vec::with_capacity(slots);
         let key = self.key.with(cell.pool as u64);
-        // An epoch that has no more left than there are slots is drawn whole, and the next one has the rest.
+        // An epoch with no more rows than slots is drawn completely, and the next epoch fills the rest.
         while drawn.len() < slots {
             let oldest = cell.num_oldest();
             let places = match slots - drawn.len() {
@@ -150,7 +150,7 @@ impl Batch {
         drawn
     }
 
-    /// The kernel `(1 + cos) / 2` of the first `n` candidates left, given what the batch holds.
+    /// The kernel `(1 + cos) / 2` of the first `n` remaining candidates, given the rows of the batch.
     fn kernel(&self, cell: &Candidates, n: usize) -> Vec<f64> {
         let free: Vec<&[f32]> = cell.left[..n]
             .iter()
@@ -170,7 +170,7 @@ impl Batch {
     }
 }
 
-/// `(1 + cos) / 2` of rows against columns; where they are the same rows a row is wholly like itself, even a vector of zeros.
+/// `(1 + cos) / 2` of rows and columns. If rows and columns are the same rows, the diagonal is 1, even for zero vectors.
 fn kernel(rows: &[&[f32]], columns: &[&[f32]], are_same: bool) -> Vec<f64> {
     let mut kernel = Vec::with_capacity(rows.len() * columns.len());
     for (i, row) in rows.iter().enumerate() {
@@ -264,7 +264,7 @@ mod tests {
     }
 
     #[test]
-    fn an_older_epoch_is_drawn_whole_before_a_newer_one() {
+    fn an_older_epoch_is_used_up_before_a_newer_one() {
         for select in [
             Select::Farthest,
             Select::Kmeans,

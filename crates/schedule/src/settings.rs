@@ -28,23 +28,22 @@ use maqam_base::parts::StageParts;
 pub struct Settings {
     /// Examples per optimiser step, over all micro-batches.
     pub batch: usize,
-    /// Seed of the order of the data; by default the run's. Runs that share it see the same examples in the same order.
+    /// Seed of the order of the data; by default the run's. Runs with the same seed see the same examples in the same order.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub seed: Option<u64>,
-    /// Whether the picks of all stages come in one seeded random order: the same rows as often, without the order of the
-    /// stages. It is the control for the order of a curriculum. The run then has one stage, `shuffled`. Keys of a stage
-    /// about training (`learning_rate`, `train`, `early_stop`) and `draw: diverse`, which composes whole batches, are
-    /// refused beside it.
+    /// True if the picks of all stages come in one seeded random order: the same rows as often, without the order of the stages. It is the
+    /// control for the order of a curriculum. The run then has one stage, `shuffled`. Keys of a stage about training (`learning_rate`, `train`,
+    /// `early_stop`) and `draw: diverse`, which composes whole batches, are refused.
     #[serde(default, skip_serializing_if = "is_default")]
     pub shuffle: bool,
     /// Curriculum: stages in the order in which they are trained.
     pub stages: Vec<StageSettings>,
 }
 
-/// One part of a curriculum: which tasks, for how long, in what mixture, drawn how.
+/// One part of a curriculum: its tasks, its length, its mixture, and its way of drawing.
 ///
-/// Every stage has a length, in `steps` or `epochs`. A slot is one example of one step. `mix` and `replay`, or `draw` at
-/// `balanced` or `diverse`, give slots to tasks.
+/// Every stage has a length, in `steps` or `epochs`. A slot is one example of one step. `mix` and `replay`, or `draw: balanced` or `diverse`,
+/// assign slots to tasks.
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields, default)]
 pub struct StageSettings {
@@ -56,9 +55,8 @@ pub struct StageSettings {
     /// Length in optimiser steps; either this or `epochs`.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub steps: Option<u64>,
-    /// Length in passes over all rows that the stage's own tasks can draw, rounded up to whole steps. Slots given to
-    /// `replay` do not count towards a pass. Under any drawing but `mix: proportional` a pass is a number of slots: small
-    /// tasks are drawn more often in it, large ones less.
+    /// Length in passes over all rows that the stage's own tasks can draw, rounded up to whole steps. Slots for `replay` do not count towards a
+    /// pass. Except under `mix: proportional`, a pass is a number of slots: small tasks are drawn more often in it, and large ones less.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub epochs: Option<f64>,
     /// Division of slots among tasks; `proportional` by default. Only with `draw: shuffled`.
@@ -67,17 +65,17 @@ pub struct StageSettings {
     /// T of `mix: temperature`: 1 is proportional, large is uniform.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub temperature: Option<f64>,
-    /// Share of the slots, in `[0, 1)`, that goes to tasks of earlier stages which this stage does not list. Only with
-    /// `draw: shuffled`; to go on training an earlier task fully, list it under `tasks`.
+    /// Share of the slots, in `[0, 1)`, for tasks of earlier stages that this stage does not list. Only with `draw: shuffled`. To train an
+    /// earlier task fully, list it under `tasks`.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub replay: Option<f64>,
     /// Choice of the example for a slot: `shuffled`, the default, `balanced` or `diverse`.
     pub draw: Draw,
     /// Most times that a row may be drawn in the stage; only with `draw: balanced` and `diverse`, where rare labels repeat.
     ///
-    /// Slots stay as equal over tasks, labels and audio or text as this allows: what a small cell cannot take goes, in
-    /// equal parts, to those beside it. Each cell's slots are spread evenly over the stage. A stage that is too long for its
-    /// rows is an error with both numbers.
+    /// Slots stay as equal over tasks, labels and audio or text as this allows. If a small cell reaches the limit, its other slots go in equal parts
+    /// to its sibling cells. Each cell's slots are spread evenly over the stage. A stage that is too long for its rows is an error with both
+    /// numbers.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub max_repeats: Option<u32>,
     /// Steps that share a block of candidates under `draw: diverse`; 8 by default. A step chooses from what the
@@ -93,8 +91,8 @@ pub struct StageSettings {
     /// Peak learning rate of the stage, in place of the optimiser's.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub learning_rate: Option<f64>,
-    /// Ends the stage early, once a score on the dev suite gets no better. The next stage begins at the next step; the
-    /// learning rate goes on at that stage's planned place.
+    /// Ends the stage early when a score on the dev suite stops improving. The next stage begins at the next step, and the learning rate continues
+    /// at that stage's planned place.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub early_stop: Option<EarlyStop>,
     /// Training of parts in this stage, in place of the recipe's `train`.
@@ -110,7 +108,7 @@ fn is_default<T: Default + PartialEq>(value: &T) -> bool {
 }
 
 impl StageSettings {
-    /// The stage's name, `stage-N` (N from 1) where the recipe gives none.
+    /// The stage's name, or `stage-N` (N from 1) if the recipe has none.
     pub fn name_at(&self, index: usize) -> String {
         if self.name.is_empty() {
             format!("stage-{}", index + 1)
@@ -134,19 +132,19 @@ pub enum TaskList {
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum Mix {
-    /// By number of rows, times the weight of their data entry.
+    /// Slots by number of rows, times the weight of their data entry.
     #[default]
     Proportional,
     /// The same for every task. Weights of data entries have no effect.
     Uniform,
-    /// By `n^(1/T)` of the proportional share `n`.
+    /// Slots by `n^(1/T)` of the proportional share `n`.
     Temperature,
-    /// By the weight of the data entry alone, however many rows it has.
+    /// Slots by the weight of the data entry alone, independent of the number of rows.
     Weights,
 }
 
 impl Mix {
-    /// The word for it in a recipe.
+    /// Name in a recipe.
     pub fn name(self) -> &'static str {
         match self {
             Self::Proportional => "proportional",
@@ -157,28 +155,27 @@ impl Mix {
     }
 }
 
-/// Which example fills a slot. In every case nothing is repeated before all rows that compete for the slot were drawn, and
-/// a later stage goes on in their order where an earlier one stopped.
+/// Choice of the example for a slot. In every case no row repeats before all rows that compete for the slot were drawn, and a later stage
+/// continues in their order where an earlier one stopped.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum Draw {
-    /// The next of its task in a seeded order; `mix` and `replay` say which task.
+    /// The next row of the task in a seeded order; `mix` and `replay` choose the task.
     #[default]
     Shuffled,
-    /// Slots are equal over the stage's tasks; inside a task whose rows have labels, over the labels that have rows (rows
-    /// without a label count as one more); inside those, over rows with and rows without audio. What does not divide evenly
-    /// goes round from step to step. Inside such a cell rows come in a seeded order, so rare labels repeat: see
-    /// `max_repeats`. `mix`, `temperature` and `replay` cannot stand beside it. A data entry with `weight: 0` is left out;
-    /// other weights change nothing.
+    /// Slots are equal over the stage's tasks. Inside a task whose rows have labels, they are equal over the labels that have rows (rows
+    /// without a label count as one more label), and inside those over rows with and without audio. A remainder rotates from step to step. Inside
+    /// such a cell rows come in a seeded order, so rare labels repeat: see `max_repeats`. `mix`, `temperature` and `replay` are refused with it. A
+    /// data entry with `weight: 0` is left out; other weights have no effect.
     Balanced,
-    /// The slots of `balanced`; which rows of a cell share a batch is chosen so that the batch is diverse. Each cell's seeded
-    /// order is cut into blocks that serve `block` consecutive steps; each step takes from what its block has left, by the
-    /// rule `select` over `embeddings` of the rows. Rows without audio are compared only among themselves.
+    /// The slots of `balanced`, with rows chosen so that the batch is diverse. Each cell's seeded order is cut into blocks that serve `block`
+    /// consecutive steps. Each step takes rows from the rest of its block, by the rule `select` over `embeddings` of the rows. Rows without audio
+    /// are compared only with each other.
     Diverse,
 }
 
 impl Draw {
-    /// The word for it in a recipe.
+    /// Name in a recipe.
     pub fn name(self) -> &'static str {
         match self {
             Self::Shuffled => "shuffled",
@@ -188,23 +185,23 @@ impl Draw {
     }
 }
 
-/// The rule by which a step of a diverse stage chooses from its block, cell after cell in the order of tasks and labels.
+/// Rule by which a step of a diverse stage chooses from its block, cell by cell in the order of tasks and labels.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum Select {
     /// The row whose smallest cosine distance to those already in the batch is largest; the first is the earliest in order.
     #[default]
     Farthest,
-    /// The block's rows are clustered (k-means, as many clusters as a step has slots for audio); a slot takes the earliest row
-    /// of its cell whose cluster the batch has used least. Rows without audio come in their order.
+    /// Clusters the block's rows by k-means, with as many clusters as a step has slots for audio. A slot takes the earliest row of its cell whose
+    /// cluster the batch has used least. Rows without audio come in their order.
     Kmeans,
-    /// A random draw, more likely the less alike its rows are: a k-DPP over the cell's rows, given those in the batch.
+    /// Draws from a k-DPP over the cell's rows, given those in the batch, so that less similar rows are more likely.
     Kdpp,
-    /// As they come: exactly the picks of `draw: balanced`. The control for what choosing does.
+    /// Takes rows in their order: exactly the picks of `draw: balanced`. The control for the selection.
     Random,
 }
 
-/// Whose embeddings a diverse stage compares.
+/// Model of the embeddings that a diverse stage compares.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum EmbeddingSource {
@@ -223,7 +220,7 @@ pub enum EmbeddingSource {
 pub struct EarlyStop {
     /// Score to watch, as evaluations name it: `mean`, or `<set>.<metric>`.
     pub score: String,
-    /// Evaluations in a row, all inside the stage, without a better score before it ends.
+    /// Number of consecutive evaluations inside the stage without a better score before it ends.
     pub patience: u32,
     /// Smallest improvement that counts, in the unit of the score.
     #[serde(default)]
@@ -340,7 +337,7 @@ stages:
     }
 
     #[test]
-    fn what_is_not_said_is_not_written() {
+    fn default_settings_are_not_written() {
         let settings: Settings = yaml_serde::from_str("{batch: 2, stages: [{steps: 3}]}").unwrap();
         let written = "batch: 2\nstages:\n- tasks: all\n  steps: 3\n  draw: shuffled\n";
         assert_eq!(
@@ -358,7 +355,7 @@ stages:
     }
 
     #[test]
-    fn what_is_not_understood_is_refused_with_what_would_be() {
+    fn unknown_values_are_refused_with_the_known_ones() {
         for (yaml, found) in [
             ("{batch: 8, stages: [{stepz: 3}]}", "unknown field `stepz`"),
             (

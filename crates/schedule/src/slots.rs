@@ -1,12 +1,12 @@
-//! Slots and shares: which pool the slot with a given number goes to, without going through the slots before it.
+//! Slots and shares: the pool of the slot with a given number, without going through earlier slots.
 //!
-//! Source: Webster's divisor method (Sainte-Laguë), Balinski and Young, *Fair Representation*, 1982, chapter 5 and appendix A.
-//! The j-th slot (from 0) of a share `w` has rank `(j + 0.5) / w`; slots are handed out by rising rank. The method is
-//! house-monotone (a longer stage begins with the slots of a shorter one) and the closest to the shares pair by pair.
+//! Source: Webster's divisor method (Sainte-Laguë), Balinski and Young, *Fair Representation*, 1982, chapter 5 and appendix A. The j-th slot
+//! (from 0) of a share `w` has rank `(j + 0.5) / w`, and slots are assigned by rising rank. The method is house-monotone (a longer stage begins
+//! with the slots of a shorter one) and the closest to the shares pair by pair.
 //!
-//! With n shares the count of a share s (of the total) differs from its exact part by at most `1/2 + s (n - 2) / 2` slots:
-//! each count is `w x` rounded, for one x, so it is off by at most a half, and the errors of the others move x. Up to three
-//! shares, or with equal shares, that is within one slot.
+//! With n shares, the count of a share s (of the total) differs from its exact part by at most `1/2 + s (n - 2) / 2` slots. Each count is
+//! `w x` rounded, for one x, so it is off by at most a half, and the errors of the other counts change x. For up to three shares, or for equal
+//! shares, the difference is at most one slot.
 
 /// Shares that compete for slots.
 #[derive(Clone, Debug)]
@@ -20,10 +20,10 @@ impl Webster {
         Self { weights }
     }
 
-    /// How many of the first `slots` slots each share has had.
+    /// Number of slots of each share among the first `slots` slots.
     ///
-    /// Rounding the exact parts is off by a few slots in all; those are then added or taken away by rank, and a last pass
-    /// makes sure that no slot handed out ranks behind one that was not, whatever the rounding of the estimate.
+    /// Rounding the exact parts is off by a few slots in total. Those are added or removed by rank. A last pass makes sure that no assigned slot has
+    /// a higher rank than one that was not assigned, whatever the rounding of the estimate.
     pub(super) fn counts(&self, slots: u64) -> Vec<u64> {
         let scale = slots as f64 / self.weights.iter().sum::<f64>();
         let mut counts: Vec<u64> = self
@@ -100,7 +100,7 @@ pub(super) enum Slots {
 }
 
 impl Slots {
-    /// Splits slots among children of the given weights; a single child needs no level of its own.
+    /// Splits slots among children of the given weights; a single child needs no level.
     pub(super) fn split(mut children: Vec<(f64, Slots)>) -> Self {
         if children.len() == 1 {
             return children.remove(0).1;
@@ -109,7 +109,7 @@ impl Slots {
         Self::Split(Webster::new(weights), children)
     }
 
-    /// Where the slots stand after the first `taken`.
+    /// Position after the first `taken` slots.
     pub(super) fn at(&self, taken: u64) -> Cursor<'_> {
         match self {
             Self::Pool(pool) => Cursor::Pool { pool: *pool, taken },
@@ -132,11 +132,11 @@ impl Slots {
 
 /// A place in the sequence of slots.
 pub(super) enum Cursor<'a> {
-    /// All slots go to one pool, which has had `taken`.
+    /// A pool that all slots go to, with the number of slots so far.
     Pool {
         /// The pool's number.
         pool: usize,
-        /// Its slots so far.
+        /// Number of slots so far.
         taken: u64,
     },
     /// Slots are split.
@@ -145,13 +145,13 @@ pub(super) enum Cursor<'a> {
         webster: &'a Webster,
         /// Slots so far, by child.
         counts: Vec<u64>,
-        /// Where the children stand.
+        /// Positions of the children.
         children: Vec<Cursor<'a>>,
     },
 }
 
 impl Cursor<'_> {
-    /// The pool that the next slot goes to, with the number of slots it had before; goes on by one slot.
+    /// The pool of the next slot, with the number of slots that it had before; advances by one slot.
     pub(super) fn next(&mut self) -> (usize, u64) {
         match self {
             Self::Pool { pool, taken } => {
@@ -255,7 +255,7 @@ mod tests {
         }
 
         #[test]
-        fn a_tree_of_splits_goes_on_where_it_stands(inner in prop::collection::vec(0.1..9f64, 1..4), share in 0.05..0.95f64, slots in 0u64..5_000) {
+        fn a_tree_of_splits_resumes_at_any_slot(inner in prop::collection::vec(0.1..9f64, 1..4), share in 0.05..0.95f64, slots in 0u64..5_000) {
             let pools = inner.len();
             let listed = Slots::split(inner.iter().enumerate().map(|(i, &weight)| (weight, Slots::Pool(i))).collect());
             let tree = Slots::split(vec![(1.0 - share, listed), (share, Slots::Pool(pools))]);

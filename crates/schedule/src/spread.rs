@@ -1,6 +1,6 @@
-//! What batches are like: how level their labels, how far apart their rows, how often rows repeat, how much of a cell they reach.
+//! Statistics of batches: evenness of labels, distances of rows, repeats of rows, coverage of cells.
 //!
-//! A batch is the rows of one step. All figures are plain counts and means over the batches given, whatever drew them.
+//! A batch is the rows of one step. All figures are counts and means over the given batches, independent of the way they were drawn.
 
 use std::collections::BTreeMap;
 use std::collections::HashMap;
@@ -10,12 +10,12 @@ use crate::NO_LABEL;
 use crate::Population;
 use crate::embeddings::cosine;
 
-/// How level counts are.
+/// Evenness of counts.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub struct Entropy {
     /// Shannon's entropy of the shares, in nats.
     pub nats: f64,
-    /// The same over the log of the number of classes: 1 where all are equal, 0 where there is one, or only one could be.
+    /// The entropy over the log of the number of classes: 1 if all are equal, 0 if only one class occurs or exists.
     pub relative: f64,
 }
 
@@ -40,8 +40,8 @@ pub fn entropy(counts: &[u64]) -> Entropy {
     }
 }
 
-/// The mean over batches of the entropy of a task's labels, over the labels that have rows in the population; batches without a
-/// labelled row of the task do not count. `None` where there is none.
+/// Mean over batches of the entropy of a task's labels, over the labels that have rows in the population. Batches without a labelled row of the
+/// task do not count. `None` if there is none.
 pub fn label_entropy(
     population: &Population,
     task: usize,
@@ -115,7 +115,7 @@ fn mean_entropy(
     })
 }
 
-/// How far apart the rows of a batch are, as cosine distances: from 0, alike, over 1, unrelated, to 2.
+/// Cosine distances between the rows of a batch: 0 for equal, 1 for orthogonal, 2 for opposite directions.
 #[derive(Clone, Copy, Debug, Default, PartialEq)]
 pub struct Spread {
     /// Mean over rows of the distance to the nearest other row of the batch.
@@ -124,8 +124,8 @@ pub struct Spread {
     pub pairwise: f64,
 }
 
-/// The mean spread of batches. Rows with audio and rows without are compared among themselves; a row that has no other of its
-/// form in the batch, or no embedding, does not count. `None` where no two rows can be compared.
+/// The mean spread of batches. Rows with and without audio are compared separately. A row without another of its form in the batch, or
+/// without embedding, does not count. `None` if no two rows can be compared.
 pub fn spread(
     population: &Population,
     embeddings: &Embeddings,
@@ -199,16 +199,16 @@ impl Sums {
     }
 }
 
-/// How often rows are drawn.
+/// Repeats of rows.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Repeats {
-    /// How many rows were drawn once, twice, and so on, by the number of draws.
+    /// Number of rows by their number of draws.
     pub histogram: BTreeMap<u64, u64>,
     /// Draws of the row that was drawn most; 0 without any.
     pub max: u64,
 }
 
-/// Counts the draws of each row over all batches; rows that were never drawn are not counted.
+/// Counts the draws of each row over all batches, without rows that were never drawn.
 pub fn repeats(batches: &[Vec<u32>]) -> Repeats {
     let mut draws: HashMap<u32, u64> = HashMap::new();
     batches
@@ -225,18 +225,18 @@ pub fn repeats(batches: &[Vec<u32>]) -> Repeats {
     found
 }
 
-/// How much of a cell of the population batches reach.
+/// Coverage of a cell of the population.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Coverage {
     /// Place of the task.
     pub task: usize,
     /// Place of the label among the task's, or [`NO_LABEL`].
     pub label: u16,
-    /// Whether the rows have audio.
+    /// True if the rows have audio.
     pub has_audio: bool,
     /// Rows of the cell, whether or not a data entry holds them.
     pub num_rows: u64,
-    /// Those that were drawn at least once.
+    /// Number of rows that were drawn at least once.
     pub num_drawn: u64,
     /// Draws, repeats included.
     pub num_draws: u64,
@@ -337,7 +337,7 @@ mod tests {
 
     #[test]
     fn distances_by_hand() {
-        // Along four axes that centre to themselves; 5 is like 0.
+        // Along four axes that centre to themselves; 5 equals 0.
         let values = vec![
             1.0, 0.0, 0.0, 1.0, -1.0, 0.0, 0.0, -1.0, 1.0, 0.0, -1.0, 0.0,
         ];
@@ -366,7 +366,7 @@ mod tests {
             close(spread(&population(), &embeddings, &batches[..1]), 2.0, 2.0),
             "opposites; the text is alone in its space"
         );
-        // 0 and 5 are alike, 1 is at a right angle to both.
+        // 0 and 5 are equal, and 1 is orthogonal to both.
         assert!(close(
             spread(&population(), &embeddings, &batches[1..]),
             1.0 / 3.0,

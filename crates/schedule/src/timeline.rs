@@ -1,4 +1,4 @@
-//! Where stages stand in the run and in each pool, as planned or after some have ended early.
+//! Start of stages in the run and in each pool, as planned or after some have ended early.
 
 use std::collections::HashMap;
 use std::ops::Range;
@@ -9,10 +9,10 @@ use crate::draw::Pick;
 use crate::draw::Pool;
 use crate::plan::Planned;
 
-/// How a diverse stage chooses.
+/// Selection of a diverse stage.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Diverse {
-    /// By which rule.
+    /// Selection rule.
     pub select: Select,
     /// Comparing what.
     pub embeddings: EmbeddingSource,
@@ -20,11 +20,11 @@ pub struct Diverse {
     pub block: u64,
 }
 
-/// How often each pool was drawn from before each stage, and which epochs share an order.
+/// Number of draws from each pool before each stage, and epochs that share an order.
 ///
-/// A stage that may draw each row at most N times can begin in the middle of a pool's epoch e, with rows that this epoch has
-/// drawn already. Those are the rows it may still draw once more when the others have had their N: so epoch e + N has the
-/// order of epoch e, which begins with just those rows.
+/// A stage that may draw each row at most N times can begin in the middle of a pool's epoch e, with rows that this epoch has drawn already. It
+/// may draw those rows once more when the others have had their N draws. So epoch e + N has the order of epoch e, which begins with exactly
+/// those rows.
 #[derive(Clone, Debug, Default)]
 pub(super) struct Timeline {
     drawn_before: Vec<Vec<u64>>,
@@ -45,7 +45,7 @@ impl Timeline {
         for (stage, of_stage) in planned.iter().enumerate() {
             timeline.drawn_before.push(drawn.clone());
             timeline.share_orders(of_stage, batch, pools, &drawn);
-            // Of a block that was under way nothing is left for later: some of its rows were drawn, in no order.
+            // The rest of an unfinished block is not used later, because some of its rows were drawn in no fixed order.
             let steps = match diverse[stage].filter(Diverse::chooses) {
                 Some(diverse) if lengths[stage] > 0 => {
                     diverse.block_of(lengths[stage] - 1, of_stage.steps).end
@@ -82,7 +82,7 @@ impl Timeline {
             .unwrap_or(epoch)
     }
 
-    /// What a stage draws from a pool when it has had `in_stage` of it in this stage.
+    /// The pick from a pool after `in_stage` draws in this stage.
     pub(super) fn pick(&self, pools: &[Pool], stage: usize, pool: usize, in_stage: u64) -> Pick {
         let (epoch, place) = pools[pool].place(self.drawn_before[stage][pool] + in_stage);
         Pick {
@@ -93,7 +93,7 @@ impl Timeline {
 }
 
 impl Diverse {
-    /// Whether rows are chosen, and not just taken in their order.
+    /// Returns whether rows are chosen, and not just taken in their order.
     pub fn chooses(&self) -> bool {
         self.select != Select::Random
     }

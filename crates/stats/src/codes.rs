@@ -23,7 +23,7 @@ pub struct Agreement {
 }
 
 impl Codes {
-    /// Adds a frame, with its label where it has one.
+    /// Adds a frame, with its label if it has one.
     pub fn add(&mut self, code: u32, label: Option<&str>) {
         *self.codes.entry(code).or_default() += 1.0;
         if let Some(label) = label {
@@ -41,7 +41,7 @@ impl Codes {
         entropy(self.codes.values().copied()).exp()
     }
 
-    /// Agreement with the labels; `None` where no frame has one.
+    /// Agreement with the labels; `None` if no frame has one.
     pub fn agreement(&self) -> Option<Agreement> {
         let total: f64 = self.joint.values().sum();
         if total == 0.0 {

@@ -88,7 +88,7 @@ fn norm(v: &[f64]) -> f64 {
     dot(v, v).sqrt()
 }
 
-/// Rotates a tridiagonal matrix until nothing is left beside its diagonal, from the last eigenvalue to the first.
+/// Rotates a tridiagonal matrix until its off-diagonal is zero, from the last eigenvalue to the first.
 fn diagonalise(diagonal: &mut [f64], beside: &mut [f64], vectors: &mut [f64]) {
     let is_zero = |diagonal: &[f64], beside: &[f64], i: usize| {
         beside[i].abs() <= f64::EPSILON * (diagonal[i].abs() + diagonal[i + 1].abs())
@@ -108,8 +108,8 @@ fn diagonalise(diagonal: &mut [f64], beside: &mut [f64], vectors: &mut [f64]) {
     }
 }
 
-/// One pass of rotations over the block `first..=last`: the first rotation makes a bulge beside the three diagonals, the others
-/// chase it out at the end.
+/// One pass of rotations over the block `first..=last`. The first rotation makes a bulge beside the three diagonals, and the others move it
+/// out at the end.
 fn pass(diagonal: &mut [f64], beside: &mut [f64], vectors: &mut [f64], first: usize, last: usize) {
     let n = diagonal.len();
     let (mut x, mut bulge) = (

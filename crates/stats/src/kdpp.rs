@@ -1,4 +1,4 @@
-//! Random subsets of a given size that avoid what is alike: exact sampling from a k-DPP, alone or given what is taken already.
+//! Random subsets of a given size that avoid similar items: exact sampling from a k-DPP, unconditionally or given items that are taken already.
 //!
 //! Source: Kulesza and Taskar, *k-DPPs: Fixed-Size Determinantal Point Processes*, ICML 2011 (algorithm 2; elementary symmetric
 //! polynomials by their equation 10), and *Determinantal Point Processes for Machine Learning*, 2012, section 2.4.3 on
@@ -36,7 +36,7 @@ pub fn sample(kernel: &[f64], n: usize, k: usize, key: Key) -> Vec<usize> {
     chosen
 }
 
-/// Draws which k eigenvectors span the subset: those of S with a probability that goes with the product of their eigenvalues.
+/// Draws the k eigenvectors that span the subset: a set S with a probability proportional to the product of its eigenvalues.
 fn eigenvectors(logs: &[f64], k: usize, key: Key) -> Vec<usize> {
     let n = logs.len();
     // sums[l][m] is the log of the elementary symmetric polynomial of degree l of the first m values.
@@ -70,8 +70,8 @@ fn log_add(a: f64, b: f64) -> f64 {
     }
 }
 
-/// Draws from the projection onto orthonormal vectors: as many places as there are vectors, each by what the places before have
-/// left of its projected length.
+/// Draws from the projection onto orthonormal vectors: as many items as vectors, each by its remaining projected length after the earlier
+/// items.
 fn project(basis: &[&[f64]], n: usize, key: Key) -> Vec<usize> {
     let mut left: Vec<f64> = (0..n)
         .map(|i| basis.iter().map(|vector| vector[i] * vector[i]).sum())
@@ -104,13 +104,13 @@ fn project(basis: &[&[f64]], n: usize, key: Key) -> Vec<usize> {
     chosen
 }
 
-/// The kernel of what is still free, given that others are taken: `L - C T^-1 C'`, the Schur complement.
+/// The kernel of the free items, given the taken ones: `L - C T^-1 C'`, the Schur complement.
 ///
 /// # Shapes
 /// `free`: `[n, n]`, `cross`: `[n, taken]`, `among`: `[taken, taken]` -> `[n, n]`
 pub fn given(free: &[f64], cross: &[f64], among: &[f64], n: usize, taken: usize) -> Vec<f64> {
     let factor = cholesky(among, taken);
-    // Rows of C F'^-1, where T = F F': the complement is L less the products of these.
+    // Rows of C F'^-1, where T = F F': the complement is L minus the products of these.
     let mut reduced = cross.to_vec();
     for row in reduced.chunks_mut(taken.max(1)) {
         for j in 0..taken {
@@ -168,7 +168,7 @@ mod tests {
     }
 
     #[test]
-    fn subsets_come_as_often_as_enumeration_says() {
+    fn subset_frequencies_equal_the_enumeration() {
         let (kernel, n, cases) = golden();
         for case in cases {
             let k = case["k"].as_u64().unwrap() as usize;
@@ -224,7 +224,7 @@ mod tests {
             Vec::<usize>::new()
         );
         assert_eq!(sample(&identity, 4, 4, Key::new(1, "test")), [0, 1, 2, 3]);
-        // Two alike but for a ridge, and one apart: the two are almost never drawn together.
+        // Two items are equal except for a ridge, and one is different: the two equal items are almost never drawn together.
         let alike = [
             1.0 + 1e-9,
             1.0,
@@ -237,7 +237,7 @@ mod tests {
             1.0 + 1e-9,
         ];
         assert!((0..200).all(|seed| sample(&alike, 3, 2, Key::new(seed, "test")).contains(&2)));
-        // All alike: a rank of one, and still as many as are asked for, each once.
+        // All items are equal: the rank is one, but the sample still has the requested size without repeats.
         let ones: Vec<f64> = (0..900)
             .map(|at| 1.0 + if at / 30 == at % 30 { 1e-6 } else { 0.0 })
             .collect();

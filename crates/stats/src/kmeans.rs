@@ -16,8 +16,8 @@ pub struct KMeans {
     pub inertia: f64,
 }
 
-/// First centres of `k` clusters: the first vector at random, each other one with a probability that goes with its squared
-/// distance from the nearest centre so far. Where all vectors coincide with centres, any.
+/// First centres of `k` clusters: the first vector at random, each other one with a probability proportional to its squared distance from the
+/// nearest centre so far. If all vectors coincide with centres, any vector.
 ///
 /// # Shapes
 /// `values`: `[n, dims]` with n of at least 1 -> `[k, dims]`
@@ -128,7 +128,7 @@ fn vector(values: &[f32], dims: usize, place: usize) -> &[f32] {
 }
 
 fn squared_distance(vector: &[f32], centre: &[f64]) -> f64 {
-    // Four sums side by side: one alone would wait for itself.
+    // Four sums side by side, because a single sum would wait for its own result.
     let mut sums = [0.0f64; 4];
     let ((vector, rest), (centre, rest_of_centre)) =
         (vector.as_chunks::<4>(), centre.as_chunks::<4>());
@@ -143,7 +143,7 @@ fn squared_distance(vector: &[f32], centre: &[f64]) -> f64 {
             .sum::<f64>()
 }
 
-/// The first place at which the running sum of `weights` passes `target`; never one of weight zero.
+/// The first index at which the running sum of `weights` exceeds `target`; never one with weight zero.
 pub(super) fn weighted(weights: &[f64], target: f64) -> usize {
     let mut sum = 0.0;
     for (place, weight) in weights.iter().enumerate() {
@@ -182,7 +182,7 @@ mod tests {
                 serde_json::from_value::<Vec<u32>>(case["assignments"].clone()).unwrap()
             );
             let inertia = case["inertia"].as_f64().unwrap();
-            // Both sum in f64; scikit-learn takes distances apart into products, and the fixture is rounded to nine digits.
+            // Both sum in f64. scikit-learn expands distances into products, and the fixture is rounded to nine digits.
             assert!(
                 (found.inertia - inertia).abs() < 1e-7 * inertia,
                 "{} {inertia}",

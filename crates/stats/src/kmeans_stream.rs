@@ -1,7 +1,7 @@
-//! k-means of more vectors than fit in memory: they come in batches, as often as is wanted.
+//! k-means of more vectors than fit in memory, in batches and any number of passes.
 //!
-//! A pass of [`Pass`] over all batches is one of Lloyd's iterations. [`Clusters::learn`] moves centres batch by batch, each with a rate of
-//! its own (Sculley, *Web-Scale K-Means Clustering*, WWW 2010), which needs no second pass.
+//! A pass of [`Pass`] over all batches is one of Lloyd's iterations. [`Clusters::learn`] moves centres batch by batch, each with its own rate
+//! (Sculley, *Web-Scale K-Means Clustering*, WWW 2010), without a second pass.
 
 use rayon::prelude::*;
 
@@ -16,7 +16,7 @@ pub struct Clusters {
     dims: usize,
     /// `[k, dims]`.
     centres: Vec<f32>,
-    /// Vectors that each centre has learned from.
+    /// Number of vectors that each centre has learnt from.
     counts: Vec<f64>,
 }
 
@@ -40,7 +40,7 @@ impl Clusters {
         self.counts.len()
     }
 
-    /// Whether there is no cluster.
+    /// Returns whether there is no cluster.
     pub fn is_empty(&self) -> bool {
         self.counts.is_empty()
     }
@@ -76,7 +76,7 @@ impl Clusters {
         found
     }
 
-    /// Moves each centre towards the mean of its vectors of this batch, by the batch's share of all vectors that it has learned from.
+    /// Moves each centre towards the mean of its vectors in this batch, by the batch's share of all vectors that it has learnt from.
     ///
     /// Returns the sum of squared distances before the move.
     pub fn learn(&mut self, values: &[f32]) -> f64 {
@@ -113,7 +113,7 @@ pub struct Pass {
 }
 
 impl Pass {
-    /// A pass that has seen nothing.
+    /// A pass without vectors.
     pub fn new(clusters: &Clusters) -> Self {
         Self {
             sums: vec![0.0; clusters.centres.len()],
@@ -165,7 +165,7 @@ impl Pass {
         self.counts.iter().filter(|&&count| count > 0.0).count()
     }
 
-    /// Moves every centre to the mean of its vectors. A centre without any becomes one of the vectors that fit worst.
+    /// Moves every centre to the mean of its vectors. A centre without vectors becomes one of the vectors with the largest distance.
     pub fn finish(self, clusters: &mut Clusters) {
         let mut worst = self.worst.into_iter();
         for cluster in 0..clusters.len() {

@@ -1,16 +1,16 @@
-//! Principal components: the directions in which vectors differ most, for pictures of embeddings.
+//! Principal components: the directions in which vectors differ most, for figures of embeddings.
 //!
-//! Small problems are solved whole, from the covariance or from the products of the vectors with each other. Large ones by
+//! Small problems are solved directly, from the covariance or from the products of the vectors with each other. Large ones are solved by
 //! subspace iteration with Rayleigh-Ritz projection (Saad, *Numerical Methods for Large Eigenvalue Problems*, 2011, section 5.2),
-//! which never makes the covariance.
+//! which never computes the covariance.
 
 use crate::eigen;
 use maqam_base::seed::Key;
 
-/// Largest matrix that is decomposed whole.
+/// Largest matrix that is decomposed directly.
 const WHOLE_UP_TO: usize = 256;
 
-/// Directions that iterate beside those asked for; they carry what would slow the others down.
+/// Extra directions that iterate with the requested ones; they speed up the convergence of the others.
 const EXTRA: usize = 10;
 
 /// Iterations stop when no explained variance changes by more than this part of the largest.
@@ -28,7 +28,7 @@ pub struct Pca {
     pub components: Vec<f64>,
     /// Variance along each direction (divided by n - 1).
     pub variance: Vec<f64>,
-    /// The same as a part of the variance in all directions; 0 where all vectors are the same.
+    /// The variance as a share of that in all directions; 0 if all vectors are equal.
     pub variance_ratio: Vec<f64>,
 }
 
@@ -81,7 +81,7 @@ impl Pca {
         }
     }
 
-    /// Where vectors lie along the components: `[n, dims]` to `[n, k]`.
+    /// Coordinates of vectors along the components: `[n, dims]` to `[n, k]`.
     pub fn project(&self, values: &[f32]) -> Vec<f64> {
         let dims = self.mean.len().max(1);
         let along = |vector: &[f32], component: &[f64]| {
@@ -180,7 +180,7 @@ impl Centred<'_> {
         (basis, variance)
     }
 
-    /// The covariance times each direction, `[width, dims]`, and the covariance as the directions see it, `[width, width]`.
+    /// The covariance times each direction, `[width, dims]`, and the covariance in the directions' coordinates, `[width, width]`.
     fn image(&self, basis: &[f64], width: usize) -> (Vec<f64>, Vec<f64>) {
         let (mut images, mut inside) = (vec![0.0; basis.len()], vec![0.0; width * width]);
         for vector in self.rows() {
@@ -241,7 +241,7 @@ fn orthonormalise(basis: &mut [f64], dims: usize) {
     }
 }
 
-/// Turns a direction so that its largest value is positive: both ways are equally right, and a picture should not flip.
+/// Turns a direction so that its largest value is positive. Both signs are valid, but a figure should not flip.
 pub(super) fn point(direction: &mut [f64]) {
     let largest = direction.iter().fold(
         0.0f64,

@@ -9,12 +9,12 @@ use crate::product::gram;
 /// Vectors whose products are added in `f32` before they are added in `f64`.
 const BLOCK: usize = 1024;
 
-/// Sums over vectors that came in batches: `dims^2` numbers, however many vectors there are.
+/// Sums over vectors in batches: `dims^2` values, independent of the number of vectors.
 #[derive(Clone, Debug)]
 pub struct Moments {
     dims: usize,
     count: f64,
-    /// Mean of the first batch, which is taken away before anything is squared.
+    /// Mean of the first batch, which is subtracted before squaring.
     centre: Vec<f32>,
     sums: Vec<f64>,
     /// `[dims, dims]`.
@@ -22,7 +22,7 @@ pub struct Moments {
 }
 
 impl Moments {
-    /// Sums of nothing.
+    /// Empty sums.
     pub fn new(dims: usize) -> Self {
         Self {
             dims,
@@ -105,8 +105,8 @@ impl Moments {
         }
     }
 
-    /// e to the power of the entropy of the normalised singular values of the centred vectors: between 1 and `dims`, as RankMe has it
-    /// (Garrido et al. 2023). 0 where all vectors are the same.
+    /// e to the power of the entropy of the normalised singular values of the centred vectors: between 1 and `dims`, as in RankMe
+    /// (Garrido et al. 2023). 0 if all vectors are equal.
     pub fn effective_rank(&self) -> f64 {
         let values = eigen::symmetric(self.covariance(), self.dims).values;
         let singular: Vec<f64> = values
@@ -133,7 +133,7 @@ mod tests {
     use maqam_base::seed::Key;
 
     #[test]
-    fn components_equal_those_of_the_whole() {
+    fn components_equal_those_of_one_batch() {
         let (n, dims) = (500, 12);
         let key = Key::new(2, "values");
         let values: Vec<f32> = (0..(n * dims) as u64)
@@ -161,7 +161,7 @@ mod tests {
 
     #[test]
     fn rank_counts_equal_directions() {
-        // Two directions of equal variance, one of none.
+        // Two directions of equal variance, and one without variance.
         let mut moments = Moments::new(3);
         moments.add(&[1.0, 0.0, 5.0, -1.0, 0.0, 5.0, 0.0, 1.0, 5.0, 0.0, -1.0, 5.0]);
         assert!((moments.effective_rank() - 2.0).abs() < 1e-5);

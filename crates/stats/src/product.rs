@@ -5,7 +5,7 @@ use gemm::Parallelism;
 /// `a b'` of `a: [rows, inner]` and `b: [cols, inner]`, both row-major without gaps, `[rows, cols]`.
 ///
 /// # Panics
-/// Where a matrix is shorter than its sizes say.
+/// If a matrix is shorter than its sizes require.
 pub(super) fn rows_with_rows(a: &[f32], b: &[f32], inner: usize) -> Vec<f32> {
     let (rows, cols) = (a.len() / inner, b.len() / inner);
     let mut out = vec![0.0f32; rows * cols];
@@ -40,7 +40,7 @@ fn multiply(
             && out.len() == rows * cols,
         "the product leaves its slices"
     );
-    // SAFETY: the sizes were just checked, and the destination is exclusively ours.
+    // SAFETY: the sizes were just checked, and no one else refers to the destination.
     unsafe {
         gemm::gemm(
             rows,

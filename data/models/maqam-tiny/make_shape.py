@@ -2,7 +2,7 @@
 
     python data/models/maqam-tiny/make_shape.py    # needs tokenizers 0.22
 
-The tokenizer is a byte-level BPE learned from the sample's words and from the instructions in prompts/. Weights: curricula/tiny-base.yaml.
+The tokenizer is a byte-level BPE trained on the sample's words and from the instructions in prompts/. Weights: curricula/tiny-base.yaml.
 """
 
 import importlib.util
@@ -28,7 +28,7 @@ TEMPLATE = (
 
 
 def texts() -> list[str]:
-    """What the tokenizer learns from: every word of the sample often, at the start of a text and inside it; every prompt once."""
+    """Training texts of the tokenizer: every word of the sample often, at the start of a text and inside it; every prompt once."""
     spec = importlib.util.spec_from_file_location("sample", ROOT / "data/sample/make.py")
     sample = importlib.util.module_from_spec(spec)
     spec.loader.exec_module(sample)

@@ -1,4 +1,4 @@
-"""What 8 bits do to losses, from files that maqam wrote: tables of docs/experiments/fp8.md, and its figure.
+"""Effect of fp8 on losses, from files that maqam wrote: tables of docs/experiments/fp8.md, and its figure.
 
     python docs/experiments/fp8/effect.py scores MANIFEST F32.jsonl FP8.jsonl   # two outputs of `maqam score` over one manifest
     python docs/experiments/fp8/effect.py models F32.jsonl FP8.jsonl [F32.jsonl FP8.jsonl ...]   # such pairs, one of each model
@@ -21,7 +21,7 @@ BLOCK = 50  # Steps that a row of the table of curves averages.
 WINDOW = 10  # Steps that a point of the figure averages.
 WIDTH, HEIGHT, LEFT, TOP, GAP = 420, 250, 54, 40, 84
 COLOURS = {"f32": "#57606a", "fp8": "#d9622b", "f32-split": "#2f6fdd"}
-# Colours on light screens, each with what it is on dark ones.
+# Colours on light screens, each with its colour on dark ones.
 DARK = {"#57606a": "#9aa4ae", "#d9622b": "#f06b00", "#2f6fdd": "#668ff3", "#1f2328": "#e6e8ea", "#d8dee4": "#30363c", "#ffffff": "#14171a"}
 STYLE = "<style>@media (prefers-color-scheme:dark){" + "".join(f'[fill="{light}"]{{fill:{dark}}}[stroke="{light}"]{{stroke:{dark}}}' for light, dark in DARK.items()) + "}</style>"
 FONT = 'font-family="Inter, Helvetica, Arial, sans-serif"'

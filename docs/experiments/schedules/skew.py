@@ -1,11 +1,11 @@
-"""Takes too little of everything, and unevenly, from a large sample: what curricula are for.
+"""Takes few and unevenly distributed rows from a large sample.
 
     python data/sample/make.py --scale 4 --out data/large
     python docs/experiments/schedules/skew.py data/large         # needs nothing but Python 3.10
 
 Writes data/large/skewed/{asr,summarization,dialect,emotion}-{train,dev}.jsonl. Of 2,560 training clips all are transcribed, half have a summary, a quarter a
-dialect and an eighth an emotion; both label sets are lopsided (below). Dev is a part of the sample's own dev set, three sentences a dialect, so that a run may look
-often; the sample's whole test set is the test. Which rows stay follows from a hash of their ids.
+dialect and an eighth an emotion; both label sets are uneven (below). Dev is a part of the sample's own dev set, three sentences per dialect, so that a run may
+evaluate often; the sample's whole test set is the test. Which rows stay follows from a hash of their ids.
 """
 
 import hashlib

@@ -1,4 +1,4 @@
-//! Transcripts from an endpoint that speaks OpenAI's `/audio/transcriptions`.
+//! Transcripts from an endpoint with OpenAI's `/audio/transcriptions`.
 
 use std::sync::Arc;
 
@@ -7,8 +7,8 @@ use serde_json::json;
 
 use crate::build::call::Calls;
 use crate::build::call::Remote;
-use crate::build::listen::Settings;
-use crate::build::listen::Transcriber;
+use crate::build::listen::transcriber::Transcriber;
+use crate::build::settings::listen::Settings;
 use crate::build::speak::Spoken;
 use crate::error::Error;
 use crate::error::Result;
@@ -24,7 +24,7 @@ impl<'a> Endpoint<'a> {
     /// Opens the endpoint of a recipe.
     ///
     /// # Errors
-    /// An address that is none.
+    /// An invalid address.
     pub(super) fn open(settings: &Settings, calls: &'a Calls<'a>) -> Result<Self> {
         let endpoint = settings
             .endpoint

@@ -8,7 +8,7 @@ use serde_json::Value;
 use serde_json::json;
 
 use crate::audio::Span;
-use crate::build::listen::Transcriber;
+use crate::build::listen::transcriber::Transcriber;
 use crate::build::speak::Spoken;
 use crate::data::AudioSource;
 use crate::data::Clip;
@@ -30,19 +30,19 @@ use crate::task::Task;
 use crate::task::Tasks;
 use crate::task::Wording;
 
-/// A model that is open.
+/// An open model.
 pub struct Recogniser {
     /// The model.
     pub model: AudioLlm,
-    /// What reads recordings for it.
+    /// Reader of recordings for the model.
     pub loader: Loader,
     /// Hash of all that its answers depend on.
     pub identity: Value,
-    /// Its name.
+    /// Name of the model.
     pub name: String,
 }
 
-/// A part of a recording that a recogniser is given at once.
+/// A part of a recording in one prompt of the recogniser.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub(super) struct Window {
     pub(super) start_s: f64,
@@ -71,7 +71,7 @@ pub(super) fn windows(times: &[(f64, f64)], longest_s: f64) -> Vec<Window> {
     found
 }
 
-/// A recogniser at work, one recording at a time: its memory does not grow with the number of workers.
+/// A recogniser for one recording at a time: its memory does not grow with the number of workers.
 pub(super) struct Model<'a> {
     recogniser: &'a Recogniser,
     task: Task,
@@ -94,7 +94,7 @@ impl<'a> Model<'a> {
         })
     }
 
-    /// All that its answers depend on, apart from the recording.
+    /// Everything that its answers depend on, except the recording.
     pub(super) fn depends_on(&self) -> Value {
         json!(["maqam", self.recogniser.identity, self.window_s])
     }
@@ -109,7 +109,7 @@ impl<'a> Model<'a> {
         windows(&times, self.window_s)
     }
 
-    /// What is said in the windows of a FLAC file, the language given in the instruction.
+    /// Transcript of the windows of a FLAC file. The instruction names the language.
     ///
     /// # Errors
     /// A window that the model cannot take.
@@ -128,7 +128,7 @@ impl<'a> Model<'a> {
         Ok(texts.join(" "))
     }
 
-    /// Log-likelihood per token of each text as what is said in a window.
+    /// Log-likelihood per token of each text as the transcript of a window.
     ///
     /// # Errors
     /// A window that the model cannot take.
@@ -180,7 +180,7 @@ impl<'a> Model<'a> {
         }
     }
 
-    /// The question what is said in a window.
+    /// The prompt for the transcript of a window.
     fn example(&self, file: &Arc<[u8]>, window: Window, language: &str) -> Result<Example> {
         let clip = Clip {
             source: AudioSource::Embedded {

@@ -1,7 +1,7 @@
-//! `match`: of several texts of one length, a recording's own must be the likeliest for a recogniser.
+//! `match`: among several texts of one length, a recogniser must find a recording's own text the likeliest.
 //!
-//! The check holds with a weak recogniser, because it asks for no transcript. One that was trained on the same synthesiser finds swapped, cut
-//! and doubled recordings. It says nothing about intelligibility.
+//! The check works with a weak recogniser, because it needs no transcript. A recogniser that was trained on the same synthesiser finds swapped,
+//! cut and doubled recordings. The check says nothing about intelligibility.
 
 use std::sync::Arc;
 
@@ -15,7 +15,7 @@ use crate::error::Error;
 use crate::error::Result;
 use crate::seed::Key;
 
-/// Rows that are looked at for one text of the right length.
+/// Most rows that are tried for one text of the right length.
 const MOST_DRAWS: u64 = 50;
 
 /// A recogniser and how many texts it compares.
@@ -26,11 +26,11 @@ pub(super) struct Matching<'a> {
 }
 
 impl Matching<'_> {
-    /// Nats per token by which a recording's own text is likelier than the likeliest of the others, over its first window; none where the
+    /// Nats per token by which a recording's own text is likelier than the likeliest of the others, over its first window; none if the
     /// build ends.
     ///
     /// # Errors
-    /// A set without other texts; a recording that the model cannot take.
+    /// A data set without other texts; a recording that the model cannot take.
     pub(super) fn margin(
         &self,
         calls: &Calls,
@@ -60,12 +60,14 @@ impl Matching<'_> {
         ]);
         let answer = calls.answer(&question, || {
             let means = self.model.likelihoods(file, window, language, &texts)?;
-            serde_json::to_vec(&means).map(Some).map_err(Error::bug)
+            serde_json::to_vec(&means)
+                .map(Some)
+                .map_err(Error::bug_from)
         })?;
         let Some(answer) = answer else {
             return Ok(None);
         };
-        let means: Vec<f64> = serde_json::from_slice(&answer).map_err(Error::bug)?;
+        let means: Vec<f64> = serde_json::from_slice(&answer).map_err(Error::bug_from)?;
         let (own, others) = means
             .split_first()
             .ok_or_else(|| Error::bug("no likelihoods"))?;
@@ -73,7 +75,7 @@ impl Matching<'_> {
         Ok(Some(own - best))
     }
 
-    /// Beginnings of other documents, of about so many characters: functions of the row and the whole corpus.
+    /// Beginnings of other documents with about this many characters: functions of the row and the whole corpus.
     fn others(&self, rows: &Rows, row: usize, num_chars: usize) -> Result<Vec<String>> {
         let key = self.key.with(row as u64);
         let group = &rows.prepared.rows[row].group;
@@ -103,7 +105,7 @@ impl Matching<'_> {
     }
 }
 
-/// The first words of a text, of at most so many characters together.
+/// The first words of a text, with at most this many characters together.
 fn beginning(text: &str, num_chars: usize) -> String {
     let mut taken = String::new();
     let mut num = 0;

@@ -4,8 +4,8 @@ mod endpoint;
 pub mod maqam;
 mod matching;
 mod quality;
+mod transcriber;
 
-use std::path::PathBuf;
 use std::sync::Arc;
 
 use serde::Deserialize;
@@ -14,209 +14,38 @@ use serde_json::Value;
 use serde_json::json;
 
 use crate::build::call::Calls;
-use crate::build::call::EndpointSettings;
 use crate::build::document::Outcome;
 use crate::build::document::Step;
 use crate::build::listen::maqam::Model;
 use crate::build::listen::maqam::Recogniser;
 use crate::build::listen::matching::Matching;
 use crate::build::listen::quality::Quality;
+use crate::build::listen::transcriber::Transcriber;
 use crate::build::recipe::Recipe;
-use crate::build::recipe::in_range;
+use crate::build::settings::listen::Settings;
+use crate::build::settings::listen::Transcribe;
 use crate::build::speak;
 use crate::build::speak::Spoken;
 use crate::build::summarise;
 use crate::build::workers::Rows;
-use crate::error::Error;
 use crate::error::Result;
 use crate::metrics::Normaliser;
 use crate::metrics::edit::char_errors;
 use crate::metrics::failures::has_loop_in;
 use crate::seed::Key;
 
-/// Bounds of speech, and who transcribes it.
-#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
-#[serde(deny_unknown_fields, default)]
-pub struct Settings {
-    /// Who transcribes.
-    pub transcribe: Transcribe,
-    /// An endpoint with `/audio/transcriptions`.
-    pub endpoint: Option<EndpointSettings>,
-    /// Folder or Hub id of a maqam model.
-    pub model: Option<String>,
-    /// Adapter of the model: a PEFT folder, or a checkpoint of a run.
-    pub adapter: Option<PathBuf>,
-    /// Longest stretch of whole sentences that the model is given at once, in seconds.
-    pub window_s: f64,
-    /// Texts, its own among them, of which a recording's own must be the likeliest for the model; 0 for no such check.
-    #[serde(rename = "match")]
-    pub num_matched: usize,
-    /// Rule that both texts go through before they are compared.
-    pub normaliser: Option<String>,
-    /// Character error rate of the same recogniser on real speech, under the same rule: no threshold means anything without it.
-    pub floor_cer: Option<f64>,
-    /// Most by which a row's character error rate may exceed the floor.
-    pub over_floor: f64,
-    /// Least and most characters of spoken text per second.
-    pub chars_per_s: [f64; 2],
-    /// Most by which a row may be faster or slower than its voice is with a sentence that is known: 0.5 takes from two thirds to one and
-    /// a half of that speed.
-    pub rate_tolerance: f64,
-    /// Largest share of silent frames.
-    pub max_silent: f64,
-    /// Largest share of clipped samples.
-    pub max_clipped: f64,
-    /// Least share of frames with speech.
-    pub min_active: f64,
-    /// Longest pause, in seconds.
-    pub max_pause_s: f64,
-    /// Least and most integrated loudness (EBU R 128), in LUFS.
-    pub loudness_lufs: [f64; 2],
-    /// A program that grades a recording.
-    pub quality: Option<quality::Settings>,
-}
-
-/// Who transcribes.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(rename_all = "lowercase")]
-pub enum Transcribe {
-    /// Nobody: intelligibility is not verified.
-    #[default]
-    None,
-    /// A maqam model.
-    Maqam,
-    /// An endpoint that speaks OpenAI's `/audio/transcriptions`.
-    Endpoint,
-}
-
-impl Default for Settings {
-    fn default() -> Self {
-        Self {
-            transcribe: Transcribe::None,
-            endpoint: None,
-            model: None,
-            adapter: None,
-            window_s: 25.0,
-            num_matched: 0,
-            normaliser: None,
-            floor_cer: None,
-            over_floor: 0.25,
-            chars_per_s: [5.0, 30.0],
-            rate_tolerance: 0.5,
-            max_silent: 0.5,
-            max_clipped: 0.01,
-            min_active: 0.25,
-            max_pause_s: 3.0,
-            loudness_lufs: [-40.0, -5.0],
-            quality: None,
-        }
-    }
-}
-
-impl Settings {
-    /// Checks the settings.
-    ///
-    /// # Errors
-    /// The key that is wrong.
-    pub fn check(&self, is_translated: bool) -> Result<()> {
-        in_range("window_s", self.window_s, 1.0, 600.0)?;
-        if self.num_matched == 1 {
-            return Err(Error::input("`match: 1` compares a text with itself")
-                .hint("give 8, or leave `match` out"));
-        }
-        if self.num_matched > 0 && is_translated {
-            return Err(Error::input(
-                "`match` compares with texts of the sources, which are translated here",
-            )
-            .hint("translate in a build of its own, or leave `match` out"));
-        }
-        if self.needs_model() && self.model.is_none() {
-            return Err(Error::input("`transcribe: maqam` and `match` need a model")
-                .hint("add `model: PATH` to `listen`"));
-        }
-        for (key, value) in [
-            ("max_silent", self.max_silent),
-            ("max_clipped", self.max_clipped),
-            ("min_active", self.min_active),
-        ] {
-            in_range(key, value, 0.0, 1.0)?;
-        }
-        in_range("rate_tolerance", self.rate_tolerance, 0.05, 100.0)?;
-        in_range("over_floor", self.over_floor, 0.0, 10.0)?;
-        for (key, [low, high]) in [
-            ("chars_per_s", self.chars_per_s),
-            ("loudness_lufs", self.loudness_lufs),
-        ] {
-            if low >= high || low.is_nan() || high.is_nan() {
-                return Err(Error::input(format!("`{key}` is [{low}, {high}]"))
-                    .hint("give the least and the most"));
-            }
-        }
-        self.quality.iter().try_for_each(quality::Settings::check)?;
-        if self.transcribe == Transcribe::None {
-            return Ok(());
-        }
-        match &self.endpoint {
-            Some(endpoint) => endpoint.check()?,
-            None if self.transcribe == Transcribe::Endpoint => {
-                return Err(Error::input("`transcribe: endpoint` needs an endpoint")
-                    .hint("add `endpoint: {url: https://api.openai.com/v1, model: NAME}`"));
-            }
-            None => {}
-        }
-        self.normaliser("ar")?;
-        if self.floor_cer.is_none() {
-            return Err(Error::input("`transcribe` needs `floor_cer`").hint(
-                "transcribe a few real recordings with the same recogniser, and give their character error rate: `maqam metrics --task asr`",
-            ));
-        }
-        Ok(())
-    }
-
-    /// Returns whether a maqam model is needed.
-    pub fn needs_model(&self) -> bool {
-        self.transcribe == Transcribe::Maqam || self.num_matched > 0
-    }
-
-    /// The rule for texts in a language.
-    fn normaliser(&self, language: &str) -> Result<Normaliser> {
-        match &self.normaliser {
-            Some(name) => name.parse(),
-            None if language.starts_with("ar") => Ok(Normaliser::ArabicDialect),
-            None => Ok(Normaliser::EnglishBasic),
-        }
-    }
-}
-
-/// Somebody who writes down what is said.
-pub(crate) trait Transcriber: Sync {
-    /// All that a transcript depends on but the recording and its language.
-    fn identity(&self) -> Value;
-
-    /// Name, for the card.
-    fn described(&self) -> Value;
-
-    /// Transcribes a FLAC file with its sentences; none where the build ends.
-    fn transcribe(
-        &self,
-        file: &Arc<[u8]>,
-        spoken: &Spoken,
-        language: &str,
-    ) -> Result<Option<String>>;
-}
-
 /// What the step found.
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
 pub(crate) struct Listened {
     /// Characters of spoken text per second.
     pub(crate) chars_per_s: f64,
-    /// What a recogniser wrote down.
+    /// Transcript of the recogniser.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub(crate) transcript: Option<String>,
-    /// Its character error rate.
+    /// Character error rate of the transcript.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub(crate) cer: Option<f64>,
-    /// Nats per token by which its own text is likelier than the likeliest of the others.
+    /// Nats per token by which the row's own text is likelier than the likeliest of the others.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub(crate) margin: Option<f64>,
     /// Grade of the program.
@@ -224,7 +53,7 @@ pub(crate) struct Listened {
     pub(crate) quality: Option<f64>,
 }
 
-/// A reason and what was found.
+/// A reason and its details.
 type Fault = (&'static str, String);
 
 /// The step, opened.
@@ -237,7 +66,7 @@ pub(crate) struct Listening<'a> {
 }
 
 impl<'a> Listening<'a> {
-    /// Opens recogniser and program where the step is needed.
+    /// Opens recogniser and program if the step is needed.
     pub(crate) fn open(
         recipe: &'a Recipe,
         calls: &'a Calls<'a>,
@@ -277,7 +106,7 @@ impl<'a> Listening<'a> {
         })
     }
 
-    /// Recogniser, rule and bounds, for the card.
+    /// Recogniser, normaliser and bounds, for the dataset card.
     pub(crate) fn described(&self) -> Value {
         json!({
             "engine": self.settings.transcribe,
@@ -287,7 +116,7 @@ impl<'a> Listening<'a> {
         })
     }
 
-    /// Listens to one row.
+    /// Checks the speech of one row.
     pub(crate) fn work(&self, rows: &Rows, row: usize) -> Result<Outcome> {
         let spoken = speak::of(rows, row)?;
         let mut listened = Listened {
@@ -349,7 +178,7 @@ impl<'a> Listening<'a> {
         Outcome::done(&listened)
     }
 
-    /// The first thing that is wrong with a recording by itself.
+    /// The first fault of a recording, independent of its text.
     fn signal_fault(&self, spoken: &Spoken, chars_per_s: f64) -> Option<Fault> {
         let settings = self.settings;
         let levels = spoken.levels;
@@ -412,7 +241,7 @@ impl<'a> Listening<'a> {
     }
 }
 
-/// Characters of spoken text per second, spaces and marks left out, pauses between sentences left out.
+/// Characters of spoken text per second, without spaces, marks and pauses between sentences.
 fn chars_per_s(spoken: &Spoken) -> f64 {
     let num: usize = spoken
         .sentences
@@ -435,15 +264,6 @@ pub(crate) fn cer(texts: &[&str], transcript: &str, normaliser: Normaliser) -> f
 /// The step's result of a row.
 pub(crate) fn of(rows: &Rows, row: usize) -> Result<Listened> {
     rows.of(Step::Listen, row)
-}
-
-/// Where a program's recordings are put.
-pub(crate) fn temporary(file: &[u8]) -> Result<(tempfile::TempDir, PathBuf)> {
-    let failed = |e: std::io::Error| Error::io(&std::env::temp_dir(), "make a folder", &e);
-    let folder = tempfile::tempdir().map_err(failed)?;
-    let path = folder.path().join("speech.flac");
-    crate::files::AppendLog::open(&path)?.append(file)?;
-    Ok((folder, path))
 }
 
 #[cfg(test)]
@@ -482,7 +302,7 @@ mod tests {
         let settings = Settings::default();
         let dir = tempfile::tempdir().unwrap();
         let cache = crate::build::cache::Cache::open(dir.path()).unwrap();
-        let stop = std::sync::atomic::AtomicBool::new(false);
+        let stop = crate::stop::Stop::new();
         let calls = Calls::new(&cache, &stop);
         let listening = Listening {
             settings: &settings,
@@ -519,7 +339,7 @@ mod tests {
             ),
             ("too_long_for_its_text", spoken(40, 10.0, |_| {})),
             ("too_short_for_its_text", spoken(400, 10.0, |_| {})),
-            // Doubled and halved, by a voice that reads 15 characters a second.
+            // Doubled and halved, by a voice that reads 15 characters per second.
             (
                 "too_long_for_its_text",
                 spoken(75, 10.0, |s| s.usual_chars_per_s = Some(15.0)),

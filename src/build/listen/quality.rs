@@ -2,52 +2,20 @@
 
 use std::time::Duration;
 
-use serde::Deserialize;
-use serde::Serialize;
 use serde_json::json;
 
 use crate::build::call::Calls;
-use crate::build::listen::temporary;
+use crate::build::listen::transcriber::temporary;
+use crate::build::settings::listen;
 use crate::build::speak::is_found;
 use crate::build::speak::not_started;
 use crate::build::speak::run;
 use crate::error::Error;
 use crate::error::Result;
 
-/// A program that prints a number for a recording.
-#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
-#[serde(deny_unknown_fields)]
-pub struct Settings {
-    /// The command; `{audio}` stands for the path of a FLAC file. The last number that it prints is the grade.
-    pub command: Vec<String>,
-    /// Least grade of a row that stays.
-    pub min: f64,
-    /// Longest that it may take, in seconds.
-    #[serde(default = "default_timeout_s")]
-    pub timeout_s: f64,
-}
-
-fn default_timeout_s() -> f64 {
-    300.0
-}
-
-impl Settings {
-    /// Checks the settings.
-    ///
-    /// # Errors
-    /// A command that is not given the recording.
-    pub fn check(&self) -> Result<()> {
-        if !self.command.iter().any(|part| part.contains("{audio}")) {
-            return Err(Error::input("`quality.command` names no recording")
-                .hint("write `{audio}` where the path of the recording belongs"));
-        }
-        Ok(())
-    }
-}
-
 /// The program, found.
 pub(super) struct Quality<'a> {
-    settings: &'a Settings,
+    settings: &'a listen::Quality,
     calls: &'a Calls<'a>,
 }
 
@@ -56,21 +24,21 @@ impl<'a> Quality<'a> {
     ///
     /// # Errors
     /// A program that is not there.
-    pub(super) fn open(settings: &'a Settings, calls: &'a Calls<'a>) -> Result<Self> {
+    pub(super) fn open(settings: &'a listen::Quality, calls: &'a Calls<'a>) -> Result<Self> {
         let program = settings.command.first().map_or("", String::as_str);
         if !is_found(program) {
             let missing = std::io::Error::from(std::io::ErrorKind::NotFound);
-            return Err(not_started(program, &missing).at("listen.quality.command"));
+            return Err(not_started(program, missing).at("listen.quality.command"));
         }
         Ok(Self { settings, calls })
     }
 
-    /// Least grade of a row that stays.
+    /// Lowest grade of an accepted row.
     pub(super) fn least(&self) -> f64 {
         self.settings.min
     }
 
-    /// The grade of a FLAC file; none where the build ends.
+    /// The grade of a FLAC file; none if the build ends.
     ///
     /// # Errors
     /// A program that fails or prints no number.
@@ -114,7 +82,7 @@ impl<'a> Quality<'a> {
             Some(bytes) => String::from_utf8_lossy(&bytes)
                 .parse()
                 .map(Some)
-                .map_err(Error::bug),
+                .map_err(Error::bug_from),
         }
     }
 }

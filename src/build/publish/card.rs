@@ -1,19 +1,19 @@
-//! The card of a data set: `README.md` as the Hugging Face Hub reads it.
+//! The dataset card: `README.md` as the Hugging Face Hub reads it.
 
 use serde_json::Value;
 use serde_json::json;
 
 use crate::audio::SAMPLE_RATE;
-use crate::build::publish::Publishing;
 use crate::build::publish::page;
 use crate::build::publish::parquet::Column;
 use crate::build::publish::parquet::columns;
+use crate::build::publish::row::Publishing;
 use crate::build::publish::statistics::Statistics;
 use crate::build::recipe::Recipe;
 use crate::error::Error;
 use crate::error::Result;
 
-/// Licences that the Hub knows by these names, among those of texts.
+/// Licences of the Hub, among those of texts.
 const KNOWN_LICENCES: [&str; 10] = [
     "cc-by-4.0",
     "cc-by-sa-4.0",
@@ -27,7 +27,7 @@ const KNOWN_LICENCES: [&str; 10] = [
     "odc-by",
 ];
 
-/// The card.
+/// The dataset card.
 pub(super) fn card(publishing: &Publishing, statistics: &Statistics) -> Result<String> {
     let recipe = publishing.recipe;
     let mut text = format!("---\n{}---\n\n", head(publishing, statistics)?);
@@ -113,7 +113,7 @@ fn head(publishing: &Publishing, statistics: &Statistics) -> Result<String> {
         }
         None => head["license"] = json!("unknown"),
     }
-    yaml_serde::to_string(&head).map_err(Error::bug)
+    yaml_serde::to_string(&head).map_err(Error::bug_from)
 }
 
 /// Names and types of the columns, as the Hub writes them.

@@ -4,168 +4,50 @@ mod card;
 mod page;
 mod parquet;
 mod review;
+pub(crate) mod row;
 mod statistics;
 mod webdataset;
 
-use std::collections::HashMap;
 use std::io::Write;
 use std::path::Path;
-use std::path::PathBuf;
-use std::sync::atomic::AtomicBool;
-use std::sync::atomic::Ordering;
 
-use serde::Deserialize;
-use serde::Serialize;
-use serde_json::Map;
 use serde_json::Value;
 use serde_json::json;
 
-use crate::build::Described;
 use crate::build::Observer;
 use crate::build::assign::Prepared;
 use crate::build::assign::SPLITS;
-use crate::build::cache::Cache;
-use crate::build::document::Document;
 use crate::build::document::Step;
 use crate::build::listen;
-use crate::build::listen::Listened;
 use crate::build::publish::parquet::Shards;
+use crate::build::publish::row::Described;
+use crate::build::publish::row::Hashes;
+use crate::build::publish::row::Published;
+use crate::build::publish::row::Publishing;
+use crate::build::publish::row::manifest_fields;
+use crate::build::publish::row::rounded;
 use crate::build::publish::statistics::Statistics;
 use crate::build::publish::webdataset::Tars;
-use crate::build::recipe::Recipe;
-use crate::build::recipe::one_or_many;
+use crate::build::settings::publish::Format;
 use crate::build::speak;
-use crate::build::speak::Spoken;
 use crate::build::store::Journal;
 use crate::build::store::Store;
 use crate::build::summarise;
-use crate::build::summarise::Summarised;
 use crate::build::verify;
-use crate::build::verify::Verified;
 use crate::build::workers::Rows;
 use crate::error::Error;
-use crate::error::Kind;
 use crate::error::Result;
 use crate::files;
 use crate::files::AppendLog;
 use crate::files::StagedDir;
-
-/// What is written.
-#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
-#[serde(deny_unknown_fields, default)]
-pub struct Settings {
-    /// Forms of the data.
-    #[serde(deserialize_with = "one_or_many")]
-    pub formats: Vec<Format>,
-    /// Largest size of a file of the data, in MB.
-    pub shard_mb: u64,
-    /// Rows of `review.html`.
-    pub review_rows: usize,
-    /// Licence of the set; by default that of the sources.
-    pub licence: Option<String>,
-    /// Manifest of real recordings that dev and test are used with, whose `split` fields are counted on the card.
-    pub real: Option<PathBuf>,
-    /// Files whose summaries are written by people, to compare copied spans and compression with; JSON lines or tables.
-    #[serde(deserialize_with = "one_or_many")]
-    pub compare: Vec<Compared>,
-}
-
-/// A file of human summaries.
-#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
-#[serde(deny_unknown_fields)]
-pub struct Compared {
-    /// The file.
-    pub file: PathBuf,
-    /// Field with the text.
-    pub text: String,
-    /// Field with the summary.
-    pub summary: String,
-}
-
-/// A form of the data.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(rename_all = "lowercase")]
-pub enum Format {
-    /// Parquet files with the audio inside, as `datasets` reads them.
-    Parquet,
-    /// Tar files with a `.flac` and a `.json` for each row.
-    WebDataset,
-}
-
-impl Default for Settings {
-    fn default() -> Self {
-        Self {
-            formats: vec![Format::Parquet],
-            shard_mb: 250,
-            review_rows: 50,
-            licence: None,
-            real: None,
-            compare: Vec::new(),
-        }
-    }
-}
-
-impl Settings {
-    /// Checks the settings.
-    ///
-    /// # Errors
-    /// The key that is wrong.
-    pub fn check(&self) -> Result<()> {
-        if self.shard_mb == 0 {
-            return Err(Error::input("`shard_mb` is 0").hint("give a size in MB, such as 250"));
-        }
-        for path in self
-            .compare
-            .iter()
-            .map(|compared| &compared.file)
-            .chain(&self.real)
-        {
-            if !path.is_file() {
-                return Err(Error::input("there is no such file").at_path(path));
-            }
-        }
-        Ok(())
-    }
-}
-
-/// Everything that is published of one row.
-pub(crate) struct Published {
-    pub(crate) document: Document,
-    pub(crate) summarised: Summarised,
-    pub(crate) verified: Verified,
-    pub(crate) spoken: Spoken,
-    pub(crate) listened: Listened,
-    pub(crate) split: &'static str,
-    pub(crate) group: String,
-    /// Path of its recording, from the folder of the data set.
-    pub(crate) audio: String,
-    /// BLAKE3 of its recording.
-    pub(crate) hash: String,
-}
-
-/// Hashes of published recordings, by row.
-pub(crate) type Hashes = HashMap<usize, String>;
-
-/// What is published, and where.
-pub(crate) struct Publishing<'a> {
-    pub(crate) recipe: &'a Recipe,
-    pub(crate) folder: &'a Path,
-    pub(crate) store: &'a Store,
-    pub(crate) prepared: &'a Prepared,
-    pub(crate) journals: &'a [Journal],
-    pub(crate) cache: &'a Cache,
-    pub(crate) engines: &'a Described,
-    /// Rows in the order of files.
-    pub(crate) rows: &'a [usize],
-    pub(crate) notes: &'a [String],
-}
+use crate::stop::Stop;
 
 impl Publishing<'_> {
     /// Writes the data set, whole or as it was before.
     ///
     /// # Errors
     /// The disk's; no row to publish.
-    pub(crate) fn publish(&self, stop: &AtomicBool, observer: &mut dyn Observer) -> Result<Hashes> {
+    pub(crate) fn publish(&self, stop: &Stop, observer: &mut dyn Observer) -> Result<Hashes> {
         if self.rows.is_empty() {
             return Err(Error::input("every document was rejected")
                 .at_path(self.folder)
@@ -187,10 +69,10 @@ impl Publishing<'_> {
         .map(|folder| (Tars::new(self.recipe, folder.path()), folder));
         let mut checksums = Vec::new();
         for (i, row) in self.rows.iter().enumerate() {
-            if stop.load(Ordering::Relaxed) {
-                let found = format!("stopped in publish after {i} of {} rows", self.rows.len());
-                return Err(Error::new(Kind::Interrupted, found));
-            }
+            stop.check(format_args!(
+                "stopped in publish after {i} of {} rows",
+                self.rows.len()
+            ))?;
             observer.tell(Step::Publish.name(), i, self.rows.len())?;
             let (published, file) = self.row(*row, i)?;
             let name = Path::new(&published.audio).file_name().unwrap_or_default();
@@ -235,7 +117,7 @@ impl Publishing<'_> {
         Ok(hashes)
     }
 
-    /// Writes the card, the pages and the plots.
+    /// Writes the dataset card, the pages and the plots.
     fn pages(&self, statistics: &mut Statistics) -> Result<()> {
         statistics.count_rejections(self.prepared, self.store, self.journals)?;
         let write =
@@ -285,7 +167,7 @@ impl Publishing<'_> {
 
 /// Names of a folder's files, sorted.
 fn sorted(folder: &Path) -> Result<Vec<String>> {
-    let failed = |e: std::io::Error| Error::io(folder, "read", &e);
+    let failed = |e: std::io::Error| Error::io(folder, "read", e);
     let mut names: Vec<String> = std::fs::read_dir(folder)
         .map_err(failed)?
         .flatten()
@@ -297,40 +179,8 @@ fn sorted(folder: &Path) -> Result<Vec<String>> {
 
 /// A published row as `train` reads it.
 fn manifest_line(row: &Published) -> Result<String> {
-    let line = serde_json::to_string(&manifest_fields(row)).map_err(Error::bug)?;
+    let line = serde_json::to_string(&manifest_fields(row)).map_err(Error::bug_from)?;
     Ok(format!("{line}\n"))
-}
-
-/// The fields of a manifest's row.
-fn manifest_fields(row: &Published) -> Map<String, Value> {
-    let fields = [
-        ("id", json!(row.document.id)),
-        ("audio", json!(row.audio)),
-        ("duration", json!(rounded(row.spoken.duration_s))),
-        ("task", json!("summarization")),
-        ("language", json!(row.summarised.language)),
-        ("text", json!(row.summarised.text)),
-        ("summary", json!(row.summarised.summaries.first())),
-        (
-            "references",
-            json!(row.summarised.summaries.get(1..).unwrap_or_default()),
-        ),
-        ("speaker", json!(row.spoken.voice)),
-        ("group", json!(row.group)),
-        ("split", json!(row.split)),
-        ("source", json!(row.document.source)),
-        ("license", json!(row.document.licence)),
-    ];
-    fields
-        .into_iter()
-        .filter(|(_, value)| !value.is_null() && *value != json!([]))
-        .map(|(name, value)| (name.to_owned(), value))
-        .collect()
-}
-
-/// Seconds to the millisecond.
-fn rounded(seconds: f64) -> f64 {
-    (1000.0 * seconds).round() / 1000.0
 }
 
 /// Writes `rows.jsonl`, the state of every collected document, and `rejected.jsonl`.
@@ -351,25 +201,16 @@ pub(crate) fn accounts(
         before: journals,
     };
     let mut rejected = String::new();
-    let mut failed = None;
     files::write_atomic_with(&folder.join("rows.jsonl"), |file| {
         for row in 0..prepared.rows.len() {
-            match account(&rows, row, published, engines) {
-                Ok((state, rejection)) => {
-                    writeln!(file, "{state}")?;
-                    if let Some(rejection) = rejection {
-                        rejected.push_str(&format!("{rejection}\n"));
-                    }
-                }
-                Err(error) => {
-                    failed = Some(error);
-                    return Err(std::io::Error::other("a row could not be read"));
-                }
+            let (state, rejection) = account(&rows, row, published, engines)?;
+            writeln!(file, "{state}")?;
+            if let Some(rejection) = rejection {
+                rejected.push_str(&format!("{rejection}\n"));
             }
         }
         Ok(())
-    })
-    .map_err(|error| failed.take().unwrap_or(error))?;
+    })?;
     files::write_atomic(&folder.join("rejected.jsonl"), rejected.as_bytes())
 }
 

@@ -1,6 +1,6 @@
 //! `report.html`: what became of the documents, and how the set is distributed.
 
-use crate::build::publish::Publishing;
+use crate::build::publish::row::Publishing;
 use crate::build::publish::statistics::Statistics;
 use crate::build::publish::statistics::quantile;
 use crate::report::chart::figure::Chart;
@@ -160,7 +160,7 @@ pub(super) fn voices(statistics: &Statistics) -> Table {
     table
 }
 
-/// Copied spans and compression beside those of human summaries.
+/// Copied spans and compression, compared with those of human summaries.
 pub(super) fn copying(statistics: &Statistics) -> Table {
     let mut table = Table::new(
         "copying",
@@ -228,7 +228,7 @@ fn distributions(statistics: &Statistics) -> Vec<Block> {
     .collect()
 }
 
-/// A distribution as a curve of counts, with its median in words; none of fewer than two numbers.
+/// A distribution as a curve of counts, with its median in words; none for fewer than two values.
 fn histogram(id: &str, title: &str, unit: &str, numbers: &[f64]) -> Option<Figure> {
     let low = quantile(numbers, 0.0)?;
     let high = quantile(numbers, 1.0)?;

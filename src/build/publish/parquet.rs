@@ -4,8 +4,8 @@ use std::path::Path;
 use std::path::PathBuf;
 
 use crate::audio::SAMPLE_RATE;
-use crate::build::publish::Published;
-use crate::build::publish::rounded;
+use crate::build::publish::row::Published;
+use crate::build::publish::row::rounded;
 use crate::build::recipe::Recipe;
 use crate::data::audio_parquet;
 use crate::data::audio_parquet::Values;
@@ -22,7 +22,7 @@ pub(super) struct Shards {
     rows: Vec<Row>,
 }
 
-/// What is written of one row.
+/// Columns of one row.
 struct Row {
     id: String,
     audio: (Vec<u8>, String),
@@ -57,7 +57,7 @@ impl Shards {
     /// Adds a row; rows come split by split.
     ///
     /// # Errors
-    /// The disk's.
+    /// Those of the disk.
     pub(super) fn add(&mut self, published: &Published, file: Vec<u8>) -> Result<()> {
         if published.split != self.split {
             self.finish()?;
@@ -114,7 +114,7 @@ impl Shards {
     }
 }
 
-/// What a column holds.
+/// Type of a column.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Column {
     Text,
@@ -152,7 +152,7 @@ pub(super) fn columns(recipe: &Recipe) -> Vec<(String, Column)> {
     .collect()
 }
 
-/// Summaries of a row beyond the first.
+/// Number of summaries of a row after the first.
 fn num_further(recipe: &Recipe) -> usize {
     let of_source = recipe.collect.summary.len();
     recipe

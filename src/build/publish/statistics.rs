@@ -1,4 +1,4 @@
-//! Counts and measures of a published set, for its card and its page.
+//! Counts and measures of a published data set, for its dataset card and its page.
 
 use std::collections::BTreeMap;
 
@@ -7,7 +7,7 @@ use serde_json::Value;
 use crate::build::assign::Prepared;
 use crate::build::assign::SPLITS;
 use crate::build::document::Step;
-use crate::build::publish::Published;
+use crate::build::publish::row::Published;
 use crate::build::recipe::Recipe;
 use crate::build::store::Journal;
 use crate::build::store::Store;
@@ -49,7 +49,7 @@ pub(super) struct Copying {
     pub(super) shared: f64,
 }
 
-/// Everything that the card and the page say of the rows.
+/// Statistics of the rows for the dataset card and the page.
 pub(super) struct Statistics {
     pub(super) splits: BTreeMap<&'static str, Measures>,
     pub(super) voices: BTreeMap<String, BTreeMap<&'static str, Measures>>,
@@ -62,7 +62,7 @@ pub(super) struct Statistics {
     pub(super) licences: BTreeMap<String, usize>,
     pub(super) own: Copying,
     pub(super) compared: Vec<Copying>,
-    /// Real recordings in each split, where a manifest was named.
+    /// Real recordings in each split, if a manifest was named.
     pub(super) real: Option<BTreeMap<String, usize>>,
     pub(super) num_collected: usize,
     pub(super) rejections: BTreeMap<(Step, String), usize>,
@@ -72,7 +72,7 @@ pub(super) struct Statistics {
 }
 
 impl Statistics {
-    /// Nothing yet but what the recipe's files say.
+    /// Empty statistics, with the files that the recipe compares.
     ///
     /// # Errors
     /// A file that cannot be read.
@@ -155,7 +155,7 @@ impl Statistics {
         self.review(row);
     }
 
-    /// Keeps the rows with the smallest draws: a sample of all, whatever their order.
+    /// Keeps the rows with the smallest draws, which are a sample of all in any order.
     fn review(&mut self, row: &Published) {
         let draw = self.draws.with_name(&row.document.id).bits(0);
         if self.review.len() == self.num_reviewed
@@ -225,7 +225,7 @@ impl Statistics {
             .collect()
     }
 
-    /// Whether some voice speaks in two splits.
+    /// Returns whether a voice occurs in two splits.
     pub(super) fn voices_overlap(&self) -> bool {
         self.voices.values().any(|splits| splits.len() > 1)
     }
@@ -265,7 +265,7 @@ impl Copying {
     }
 }
 
-/// Value below which a share of the numbers lies.
+/// Value at a quantile.
 pub(super) fn quantile(numbers: &[f64], share: f64) -> Option<f64> {
     let mut sorted = numbers.to_vec();
     sorted.sort_unstable_by(f64::total_cmp);

@@ -1,12 +1,12 @@
-//! WebDataset: uncompressed tar files in which each row is a `.flac` and a `.json` of one name, one after the other.
+//! WebDataset: uncompressed tar files in which each row is a `.flac` and a `.json` with the same name, in succession.
 
 use std::path::Path;
 use std::path::PathBuf;
 
 use serde_json::Value;
 
-use crate::build::publish::Published;
-use crate::build::publish::manifest_fields;
+use crate::build::publish::row::Published;
+use crate::build::publish::row::manifest_fields;
 use crate::build::recipe::Recipe;
 use crate::error::Error;
 use crate::error::Result;
@@ -40,7 +40,7 @@ impl Tars {
     /// Adds a row; rows come split by split.
     ///
     /// # Errors
-    /// The disk's.
+    /// Those of the disk.
     pub(super) fn add(&mut self, published: &Published, file: &[u8]) -> Result<()> {
         if published.split != self.split {
             self.finish()?;
@@ -80,7 +80,7 @@ impl Tars {
         Ok(())
     }
 
-    /// Ends the open file, which two empty blocks do.
+    /// Ends the open file with two empty blocks.
     ///
     /// # Errors
     /// The disk's.
@@ -92,7 +92,7 @@ impl Tars {
     }
 }
 
-/// Makes the folder where it is wanted, and takes one away that an earlier recipe left.
+/// Makes the folder if it is needed, and removes one of an earlier recipe.
 ///
 /// # Errors
 /// The disk's.

@@ -1,15 +1,15 @@
-//! Any speech program, given as a command for each sentence.
+//! Any speech program, as a command for each sentence.
 
 use std::time::Duration;
 
 use serde_json::Value;
 use serde_json::json;
 
-use crate::build::speak::Said;
-use crate::build::speak::Settings;
-use crate::build::speak::Speaker;
+use crate::build::settings::speak::Settings;
+use crate::build::settings::speak::Voice;
 use crate::build::speak::process;
-use crate::build::speak::voices::Voice;
+use crate::build::speak::speaker::Said;
+use crate::build::speak::speaker::Speaker;
 use crate::error::Error;
 use crate::error::Result;
 
@@ -23,13 +23,13 @@ impl Command {
     /// Takes the template of a recipe.
     ///
     /// # Errors
-    /// A program that is not there.
+    /// A missing program.
     pub(super) fn open(settings: &Settings) -> Result<Self> {
         let template = settings.command.clone();
         let program = template.first().map_or("", String::as_str);
         if !is_found(program) {
             let missing = std::io::Error::from(std::io::ErrorKind::NotFound);
-            return Err(process::not_started(program, &missing).at("speak.command"));
+            return Err(process::not_started(program, missing).at("speak.command"));
         }
         Ok(Self {
             template,
@@ -38,7 +38,7 @@ impl Command {
     }
 }
 
-/// Whether a program is a file, or on the path.
+/// Returns whether a program is a file, or on the path.
 pub(crate) fn is_found(program: &str) -> bool {
     if program.contains('/') {
         return std::path::Path::new(program).is_file();
@@ -65,7 +65,7 @@ impl Speaker for Command {
         let folder = match writes_file {
             true => Some(
                 tempfile::tempdir()
-                    .map_err(|e| Error::io(&std::env::temp_dir(), "make a folder", &e))?,
+                    .map_err(|e| Error::io(&std::env::temp_dir(), "make a folder", e))?,
             ),
             false => None,
         };

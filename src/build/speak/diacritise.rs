@@ -1,4 +1,4 @@
-//! Diacritics added to Arabic texts by a command, which reads a text and writes it with them.
+//! Diacritics for Arabic texts from a command, which reads a text and writes it with diacritics.
 
 use std::time::Duration;
 
@@ -21,12 +21,12 @@ impl<'a> Diacritiser<'a> {
     /// Takes the command of a recipe.
     ///
     /// # Errors
-    /// A program that is not there.
+    /// A missing program.
     pub(super) fn open(command: &[String], timeout_s: f64, calls: &'a Calls<'a>) -> Result<Self> {
         let program = command.first().map_or("", String::as_str);
         if !is_found(program) {
             let missing = std::io::Error::from(std::io::ErrorKind::NotFound);
-            return Err(process::not_started(program, &missing).at("speak.diacritiser"));
+            return Err(process::not_started(program, missing).at("speak.diacritiser"));
         }
         Ok(Self {
             command: command.to_vec(),
@@ -35,10 +35,10 @@ impl<'a> Diacritiser<'a> {
         })
     }
 
-    /// A text with diacritics; none where the build ends.
+    /// A text with diacritics; none if the build ends.
     ///
     /// # Errors
-    /// A command that fails, or whose letters are others than those of the text.
+    /// A command that fails, or that changes the letters of the text.
     pub(super) fn diacritise(&self, text: &str) -> Result<Option<String>> {
         let question = json!(["diacritics", self.command, text]);
         let answer = self.calls.answer(&question, || {

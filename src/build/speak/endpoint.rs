@@ -1,4 +1,4 @@
-//! Speech from an endpoint that speaks OpenAI's `/audio/speech`.
+//! Speech from an endpoint with OpenAI's `/audio/speech`.
 
 use serde_json::Map;
 use serde_json::Value;
@@ -6,10 +6,10 @@ use serde_json::json;
 
 use crate::build::call::Calls;
 use crate::build::call::Remote;
-use crate::build::speak::Said;
-use crate::build::speak::Settings;
-use crate::build::speak::Speaker;
-use crate::build::speak::voices::Voice;
+use crate::build::settings::speak::Settings;
+use crate::build::settings::speak::Voice;
+use crate::build::speak::speaker::Said;
+use crate::build::speak::speaker::Speaker;
 use crate::error::Error;
 use crate::error::Result;
 use crate::seed::Key;
@@ -25,7 +25,7 @@ impl<'a> Endpoint<'a> {
     /// Opens the endpoint of a recipe.
     ///
     /// # Errors
-    /// An address that is none.
+    /// An invalid address.
     pub(super) fn open(settings: &Settings, calls: &'a Calls<'a>) -> Result<Self> {
         let endpoint = settings
             .endpoint

@@ -1,16 +1,16 @@
-//! espeak-ng: a formant synthesiser for many languages, found on the path. Its voices are `ar`, variants of it such as `ar+f2`, and MBROLA
-//! voices such as `mb-ar1` where they are installed.
+//! espeak-ng: a formant synthesiser for many languages, found on the path. Its voices are `ar`, variants such as `ar+f2`, and installed
+//! MBROLA voices such as `mb-ar1`.
 
 use std::time::Duration;
 
 use serde_json::Value;
 use serde_json::json;
 
-use crate::build::speak::Said;
-use crate::build::speak::Settings;
-use crate::build::speak::Speaker;
+use crate::build::settings::speak::Settings;
+use crate::build::settings::speak::Voice;
 use crate::build::speak::process;
-use crate::build::speak::voices::Voice;
+use crate::build::speak::speaker::Said;
+use crate::build::speak::speaker::Speaker;
 use crate::error::Error;
 use crate::error::Result;
 
@@ -31,8 +31,7 @@ impl Espeak {
         let timeout = Duration::from_secs_f64(settings.timeout_s);
         let at = |error: Error| error.at("speak");
         let version = process::run(&program, &["--version".to_owned()], "", timeout).map_err(|e| {
-            let message = e.message().to_owned();
-            at(Error::new(e.kind, message).hint(
+            at(e.hint(
                 "install espeak-ng (`apt-get install espeak-ng`, `brew install espeak-ng`), or choose another engine: `speak: {engine: endpoint}` or `{engine: command}`",
             ))
         })?;
@@ -114,7 +113,7 @@ impl Speaker for Espeak {
                 arguments.extend([flag.to_owned(), value.to_string()]);
             }
         }
-        // No pause behind the last sentence: pauses are the step's own.
+        // No pause after the last sentence, because the step adds the pauses.
         arguments.extend(["-z", "--stdin", "--stdout"].map(str::to_owned));
         // Two brackets would begin a phonetic transcription.
         let text = text.replace("[[", "[");

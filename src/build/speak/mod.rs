@@ -1,10 +1,11 @@
-//! `speak`: texts become speech, sentence by sentence, with pauses between them and the time of each sentence kept.
+//! `speak`: converts texts to speech sentence by sentence, with pauses between them, and stores the time of each sentence.
 
 mod command;
 mod diacritise;
 mod endpoint;
 mod espeak;
 mod process;
+mod speaker;
 pub(crate) mod voices;
 
 pub(crate) use self::command::is_found;
@@ -17,7 +18,6 @@ use std::sync::OnceLock;
 
 use serde::Deserialize;
 use serde::Serialize;
-use serde_json::Map;
 use serde_json::Value;
 use serde_json::json;
 
@@ -32,15 +32,16 @@ use crate::audio::loudness::integrated_lufs;
 use crate::build::cache;
 use crate::build::cache::Cache;
 use crate::build::call::Calls;
-use crate::build::call::EndpointSettings;
 use crate::build::document::Outcome;
 use crate::build::document::Step;
 use crate::build::recipe::Recipe;
-use crate::build::recipe::in_range;
-use crate::build::recipe::one_or_many;
 use crate::build::sentences::sentences;
+use crate::build::settings::speak::Engine;
+use crate::build::settings::speak::Settings;
+use crate::build::settings::speak::Voice;
 use crate::build::speak::diacritise::Diacritiser;
-use crate::build::speak::voices::Voice;
+use crate::build::speak::speaker::Said;
+use crate::build::speak::speaker::Speaker;
 use crate::build::speak::voices::Voices;
 use crate::build::spoken::diacritised;
 use crate::build::spoken::spoken;
@@ -50,157 +51,23 @@ use crate::error::Error;
 use crate::error::Result;
 use crate::seed::Key;
 
-/// Level of sound that is cut off before and after a sentence, of full scale: -50 dB.
+/// Level below which sound before and after a sentence is removed, of full scale: -50 dB.
 const EDGE: f32 = 0.003_16;
-/// Sound that is left before and after a sentence, in samples: 30 ms.
+/// Margin before and after a sentence, in samples: 30 ms.
 const MARGIN: usize = 480;
-/// How much longer a pause between paragraphs is than one between sentences.
+/// Ratio of a pause between paragraphs to one between sentences.
 const PARAGRAPH: f64 = 2.0;
-/// Change of a pause that is drawn, as a share of it.
+/// Largest random change of a pause, as a share of it.
 const JITTER: f64 = 0.25;
-/// Version of what is made of an engine's sound; a change asks engines anew.
+/// Version of the processing of an engine's sound; a change repeats the requests.
 const FORMAT: u32 = 1;
-
-/// Who speaks, and how.
-#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
-#[serde(deny_unknown_fields, default)]
-pub struct Settings {
-    /// Who speaks.
-    pub engine: Engine,
-    /// Voices; by default eight of espeak-ng's.
-    #[serde(deserialize_with = "one_or_many")]
-    pub voices: Vec<Voice>,
-    /// Words a minute of voices that say none (espeak-ng).
-    pub rate: Option<u32>,
-    /// Pitch of voices that say none, 0 to 99 (espeak-ng).
-    pub pitch: Option<u32>,
-    /// The program, if it is not on the path (espeak-ng).
-    pub program: Option<String>,
-    /// A command for each sentence. `{voice}`, `{language}` and `{text}` are filled in; without `{text}` the command reads it. It writes a
-    /// recording to `{out}`, or to its standard output.
-    pub command: Vec<String>,
-    /// An endpoint with `/audio/speech`.
-    pub endpoint: Option<EndpointSettings>,
-    /// Further parameters of its requests, such as `speed`.
-    pub parameters: Map<String, Value>,
-    /// Pause between sentences, in seconds; between paragraphs it is twice as long.
-    pub pause_s: f64,
-    /// Longest text that an engine is given at once, in characters; longer sentences are divided at commas.
-    pub max_chars: usize,
-    /// Whether numbers, abbreviations and Latin words are written out first.
-    pub verbalise: bool,
-    /// A command that reads a text and writes it with diacritics; texts that have them stay.
-    pub diacritiser: Vec<String>,
-    /// Longest that a command may take, in seconds.
-    pub timeout_s: f64,
-}
-
-impl Default for Settings {
-    fn default() -> Self {
-        Self {
-            engine: Engine::EspeakNg,
-            voices: Vec::new(),
-            rate: None,
-            pitch: None,
-            program: None,
-            command: Vec::new(),
-            endpoint: None,
-            parameters: Map::new(),
-            pause_s: 0.35,
-            max_chars: 400,
-            verbalise: true,
-            diacritiser: Vec::new(),
-            timeout_s: 120.0,
-        }
-    }
-}
-
-/// Who speaks.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(rename_all = "kebab-case")]
-pub enum Engine {
-    /// espeak-ng, found on the path.
-    #[default]
-    EspeakNg,
-    /// An endpoint that speaks OpenAI's `/audio/speech`.
-    Endpoint,
-    /// Any command.
-    Command,
-}
-
-impl Settings {
-    /// Checks the settings.
-    ///
-    /// # Errors
-    /// The key that is wrong.
-    pub fn check(&self) -> Result<()> {
-        in_range("pause_s", self.pause_s, 0.0, 10.0)?;
-        in_range("timeout_s", self.timeout_s, 0.1, 86_400.0)?;
-        if self.max_chars < 20 {
-            return Err(
-                Error::input("`max_chars` is below 20").hint("engines are given whole phrases")
-            );
-        }
-        let missing = |what: &str, hint: &str| Err(Error::input(what).hint(hint));
-        match self.engine {
-            Engine::Endpoint => {
-                let Some(endpoint) = &self.endpoint else {
-                    return missing(
-                        "`engine: endpoint` needs an endpoint",
-                        "add `endpoint: {url: https://api.openai.com/v1, model: NAME}`",
-                    );
-                };
-                endpoint.check()?;
-                if self.voices.is_empty() {
-                    return missing(
-                        "`engine: endpoint` needs voices",
-                        "name those of the endpoint: `voices: [alloy, nova]`",
-                    );
-                }
-            }
-            Engine::Command if self.command.is_empty() => {
-                return missing(
-                    "`engine: command` needs a command",
-                    "for example `command: [piper, --model, \"{voice}.onnx\", --output_file, \"{out}\"]`",
-                );
-            }
-            _ => {}
-        }
-        self.voices.iter().try_for_each(Voice::check)
-    }
-}
-
-/// What an engine made of a text.
-pub(crate) enum Said {
-    /// Contents of an audio file.
-    File(Vec<u8>),
-    /// Nothing that can be heard; why.
-    Failed(String),
-    /// The build ends.
-    Ended,
-}
-
-/// Somebody who speaks.
-pub(crate) trait Speaker: Sync {
-    /// All that a recording depends on but text and language.
-    fn identity(&self, voice: &Voice) -> Value;
-
-    /// Name and version, for the card.
-    fn described(&self) -> Value;
-
-    /// How often a text is asked for before its row is left out.
-    fn num_attempts(&self) -> usize;
-
-    /// Speaks a text.
-    fn say(&self, text: &str, voice: &Voice, language: &str) -> Result<Said>;
-}
 
 /// One sentence of a spoken document.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub(crate) struct Sentence {
-    /// As it is written.
+    /// Written form.
     pub(crate) text: String,
-    /// As it is read.
+    /// Spoken form.
     pub(crate) spoken: String,
     /// Beginning, in seconds.
     pub(crate) start_s: f64,
@@ -217,7 +84,7 @@ pub(crate) struct Stretch {
     pub(crate) pause: usize,
 }
 
-/// What the step found.
+/// Result of the step.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub(crate) struct Spoken {
     /// Name of the voice.
@@ -228,7 +95,7 @@ pub(crate) struct Spoken {
     pub(crate) stretches: Vec<Stretch>,
     /// Length, in seconds.
     pub(crate) duration_s: f64,
-    /// Characters per second at which the voice reads a sentence that is known; none in languages without one.
+    /// Characters per second of the voice on the calibration sentence; none in languages without one.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub(crate) usual_chars_per_s: Option<f64>,
     /// Integrated loudness, in LUFS.
@@ -237,7 +104,7 @@ pub(crate) struct Spoken {
     pub(crate) levels: Measured,
 }
 
-/// Levels as they are kept.
+/// Levels in the form that is stored.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Serialize, Deserialize)]
 pub(crate) struct Measured {
     pub(crate) peak: f64,
@@ -301,7 +168,7 @@ pub(crate) struct Speaking<'a> {
 }
 
 impl<'a> Speaking<'a> {
-    /// Opens the engine where the step is needed.
+    /// Opens the engine if the step is needed.
     pub(crate) fn open(recipe: &'a Recipe, calls: &'a Calls<'a>, is_needed: bool) -> Result<Self> {
         let settings = &recipe.speak;
         let list = voices::list(settings, recipe.language());
@@ -327,7 +194,7 @@ impl<'a> Speaking<'a> {
         })
     }
 
-    /// Engine and voices, for the card.
+    /// Engine and voices, for the dataset card.
     pub(crate) fn described(&self) -> Value {
         let voices: Vec<String> = self.list.iter().map(Voice::name).collect();
         json!({
@@ -340,7 +207,7 @@ impl<'a> Speaking<'a> {
         })
     }
 
-    /// Speaks one document.
+    /// Synthesises one document.
     pub(crate) fn work(&self, rows: &Rows, row: usize) -> Result<Outcome> {
         let found = summarise::of(rows, row)?;
         let voices = self
@@ -406,7 +273,7 @@ impl<'a> Speaking<'a> {
         Outcome::done(&spoken)
     }
 
-    /// The form of a sentence that an engine reads; none where the build ends.
+    /// The form of a sentence that an engine reads; none if the build ends.
     fn read_form(&self, text: &str, language: &str) -> Result<Option<String>> {
         let read = if self.settings.verbalise {
             spoken(text, language)
@@ -419,7 +286,7 @@ impl<'a> Speaking<'a> {
         }
     }
 
-    /// Characters per second at which a voice reads the sentence of its language that every voice reads.
+    /// Characters per second of a voice on the calibration sentence of its language.
     fn usual_rate(&self, voice: &Voice, language: &str) -> Result<Option<f64>> {
         let primary = language.split('-').next().unwrap_or_default();
         let Some(text) = CALIBRATION.get(primary) else {
@@ -434,7 +301,7 @@ impl<'a> Speaking<'a> {
         }
     }
 
-    /// Speaks a part of a sentence, or takes it from the cache, and appends its samples.
+    /// Synthesises a part of a sentence, or takes it from the cache, and appends its samples.
     fn stretch(
         &self,
         text: &str,
@@ -459,7 +326,7 @@ impl<'a> Speaking<'a> {
                     }
                     Said::Ended => return Ok(None),
                 };
-                match heard(file) {
+                match audible_samples(file) {
                     Ok(whole) => {
                         let piece = encoded(trimmed(&whole), samples);
                         return Ok(Some(piece.to_bytes()));
@@ -489,12 +356,12 @@ impl<'a> Speaking<'a> {
     }
 }
 
-/// Letters and digits of a text, by which its length is compared with that of its sound.
+/// Letters and digits of a text, for comparing its length with that of its sound.
 pub(crate) fn num_letters(text: &str) -> usize {
     text.chars().filter(|c| c.is_alphanumeric()).count()
 }
 
-/// Sentences by language, which every voice reads.
+/// Calibration sentences by language, which every voice reads.
 #[expect(
     clippy::expect_used,
     reason = "the file is a part of the program, read in a test of this file"
@@ -519,8 +386,8 @@ fn seconds(num_samples: usize) -> f64 {
     num_samples as f64 / f64::from(SAMPLE_RATE)
 }
 
-/// Samples of an engine's recording, in which something must be heard.
-fn heard(mut file: Vec<u8>) -> Result<Vec<f32>> {
+/// Samples of an engine's recording, which must not be silent.
+fn audible_samples(mut file: Vec<u8>) -> Result<Vec<f32>> {
     mend_wav(&mut file);
     let samples = audio::read_bytes(file.into(), "what the engine gave", Span::WHOLE)?;
     if samples.is_empty() {
@@ -529,7 +396,7 @@ fn heard(mut file: Vec<u8>) -> Result<Vec<f32>> {
     Ok(samples)
 }
 
-/// Writes the true length into a WAV file that was streamed: programs that write to a pipe cannot know it.
+/// Writes the true length into a streamed WAV file, because programs that write to a pipe do not know it.
 fn mend_wav(file: &mut [u8]) {
     if !file.starts_with(b"RIFF") || file.get(8..12) != Some(b"WAVE") {
         return;
@@ -550,7 +417,7 @@ fn mend_wav(file: &mut [u8]) {
     }
 }
 
-/// Samples without the silence before and after them, but for a margin; all of them where all is silence.
+/// Samples without the silence before and after them, except for a margin; all samples if all are silent.
 fn trimmed(samples: &[f32]) -> &[f32] {
     let is_sound = |x: &f32| x.abs() > EDGE;
     match (
@@ -577,7 +444,7 @@ fn encoded(samples: &[f32], decoded: &mut Vec<f32>) -> Piece {
     piece
 }
 
-/// A text in parts of at most so many characters, divided at commas, else at spaces.
+/// A text in parts of at most this many characters, divided at commas, else at spaces.
 fn divided(text: &str, max_chars: usize) -> Vec<&str> {
     let mut parts = Vec::new();
     let mut rest = text;
@@ -622,7 +489,7 @@ mod tests {
     fn a_streamed_wav_gets_its_length() {
         let mut file = b"RIFF\xff\xff\xff\x7fWAVEfmt \x10\0\0\0\x01\0\x01\0\x80\x3e\0\0\0\x7d\0\0\x02\0\x10\0data\xff\xff\xff\x7f".to_vec();
         file.extend([0x10, 0x20, 0x30, 0x40]);
-        assert_eq!(heard(file).unwrap().len(), 2);
+        assert_eq!(audible_samples(file).unwrap().len(), 2);
     }
 
     #[test]

@@ -1,4 +1,4 @@
-//! A command that is given a text and ends in time.
+//! Runs a command with a text and a time limit.
 
 use std::io::Read;
 use std::io::Write;
@@ -15,18 +15,18 @@ use crate::error::Error;
 use crate::error::Kind;
 use crate::error::Result;
 
-/// Most of an error message that is kept, in bytes.
+/// Largest part of an error message that is stored, in bytes.
 const LONGEST_MESSAGE: u64 = 1 << 14;
-/// Most of an output that is read, in bytes.
+/// Largest output that is read, in bytes.
 const LONGEST_OUTPUT: u64 = 1 << 30;
 /// Characters of a message that are shown.
 const SHOWN: usize = 200;
 
-/// What a command came to.
+/// Result of a command.
 pub(crate) struct Ended {
-    /// Whether its exit code was 0, in time.
+    /// True if its exit code was 0, in time.
     pub(crate) is_success: bool,
-    /// Its standard output.
+    /// Standard output of the command.
     pub(crate) output: Vec<u8>,
     /// The beginning of its standard error, in one line.
     pub(crate) message: String,
@@ -43,7 +43,7 @@ pub(crate) fn run(
     timeout: Duration,
 ) -> Result<Ended> {
     let mut command = Command::new(program);
-    // A group of its own, so that what the program starts ends with it.
+    // A process group, so that processes that the program starts end with it.
     #[cfg(unix)]
     std::os::unix::process::CommandExt::process_group(&mut command, 0);
     let mut child = command
@@ -52,7 +52,7 @@ pub(crate) fn run(
         .stdout(Stdio::piped())
         .stderr(Stdio::piped())
         .spawn()
-        .map_err(|e| not_started(program, &e))?;
+        .map_err(|e| not_started(program, e))?;
     let (stdin, stdout, stderr) = (child.stdin.take(), child.stdout.take(), child.stderr.take());
     let child = Mutex::new(child);
     let deadline = Instant::now() + timeout;
@@ -73,7 +73,7 @@ pub(crate) fn run(
                 let _ = (&mut stderr)
                     .take(LONGEST_MESSAGE)
                     .read_to_end(&mut message);
-                // What is not kept is read all the same, or the program would wait.
+                // The rest is read too, or the program would wait.
                 let _ = std::io::copy(&mut stderr, &mut std::io::sink());
             }
             message
@@ -119,7 +119,7 @@ pub(crate) fn run(
 
 /// Ends a program and what it started.
 fn end(child: &mut Child) {
-    // A child that was waited for has given its number away.
+    // The id of a child that was waited for may belong to another process.
     if !matches!(child.try_wait(), Ok(None)) {
         return;
     }
@@ -136,8 +136,8 @@ fn locked(child: &Mutex<Child>) -> std::sync::MutexGuard<'_, Child> {
 }
 
 /// The error for a program that cannot be started.
-pub(crate) fn not_started(program: &str, error: &std::io::Error) -> Error {
-    match error.kind() {
+pub(crate) fn not_started(program: &str, error: std::io::Error) -> Error {
+    let found = match error.kind() {
         std::io::ErrorKind::NotFound => Error::input(format!("`{program}` is not on the path"))
             .hint(format!(
                 "install it, or give the path of the program; `which {program}` finds nothing"
@@ -150,7 +150,8 @@ pub(crate) fn not_started(program: &str, error: &std::io::Error) -> Error {
             Kind::Resource,
             format!("`{program}` cannot be started: {error}"),
         ),
-    }
+    };
+    found.caused_by(error)
 }
 
 #[cfg(test)]

@@ -1,88 +1,15 @@
-//! Voices: which there are, and which split and row each one speaks.
-
-use serde::Deserialize;
-use serde::Serialize;
+//! Voices, and their assignment to splits and rows.
 
 use crate::build::assign::Prepared;
-use crate::build::speak::Engine;
-use crate::build::speak::Settings;
-use crate::error::Error;
-use crate::error::Result;
+use crate::build::settings::speak::Engine;
+use crate::build::settings::speak::Settings;
+use crate::build::settings::speak::Voice;
 use crate::seed::Key;
 
-/// Share of voices that are kept for dev, and for test.
+/// Share of voices for dev, and for test.
 const HELD_OUT: f64 = 0.15;
 /// Variants of espeak-ng's voices that differ in the vocal tract: four men, four women.
 const VARIANTS: [&str; 8] = ["m1", "f1", "m3", "f2", "m7", "f3", "m4", "f4"];
-
-/// One voice. In a recipe a name alone stands for it.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(from = "Written")]
-pub struct Voice {
-    /// Name by which the engine knows it.
-    pub voice: String,
-    /// Words a minute (espeak-ng).
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub rate: Option<u32>,
-    /// Pitch, 0 to 99 (espeak-ng).
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub pitch: Option<u32>,
-}
-
-/// A voice as recipes write it.
-#[derive(Deserialize)]
-#[serde(untagged)]
-enum Written {
-    Name(String),
-    Full(Full),
-}
-
-#[derive(Deserialize)]
-#[serde(deny_unknown_fields)]
-struct Full {
-    voice: String,
-    rate: Option<u32>,
-    pitch: Option<u32>,
-}
-
-impl From<Written> for Voice {
-    fn from(written: Written) -> Self {
-        let (voice, rate, pitch) = match written {
-            Written::Name(name) => (name, None, None),
-            Written::Full(Full { voice, rate, pitch }) => (voice, rate, pitch),
-        };
-        Self { voice, rate, pitch }
-    }
-}
-
-impl Voice {
-    /// Checks a voice.
-    ///
-    /// # Errors
-    /// No name; a pitch beyond 99.
-    pub fn check(&self) -> Result<()> {
-        if self.voice.trim().is_empty() {
-            return Err(Error::input("a voice has no name").hint("write `voices: [NAME, ...]`"));
-        }
-        if self.pitch.is_some_and(|pitch| pitch > 99) {
-            return Err(
-                Error::input("a pitch is above 99").hint("give 0 to 99; 50 is the usual one")
-            );
-        }
-        Ok(())
-    }
-
-    /// Name in the data set: that of the engine, with rate and pitch where the voice says them.
-    pub fn name(&self) -> String {
-        let mut name = self.voice.clone();
-        for (letter, value) in [("r", self.rate), ("p", self.pitch)] {
-            if let Some(value) = value {
-                name.push_str(&format!("-{letter}{value}"));
-            }
-        }
-        name
-    }
-}
 
 /// The voices of a recipe, rate and pitch filled in.
 pub(crate) fn list(settings: &Settings, language: &str) -> Vec<Voice> {
@@ -113,7 +40,7 @@ pub(crate) fn list(settings: &Settings, language: &str) -> Vec<Voice> {
 pub(crate) struct Voices([Vec<Voice>; 3]);
 
 impl Voices {
-    /// Gives each split that has rows voices of its own, drawn by the seed; where there are fewer voices than splits, all share all.
+    /// Gives each split with rows its own voices, drawn by the seed. With fewer voices than splits, all splits share all voices.
     pub(crate) fn shared_out(list: &[Voice], prepared: &Prepared, seed: u64) -> Self {
         let mut has_rows = [false; 3];
         for row in prepared.rows.iter().filter(|row| row.rejected.is_none()) {
@@ -143,13 +70,13 @@ impl Voices {
         Self(shared)
     }
 
-    /// The voice of a row: a split's voices take turns.
+    /// The voice of a row: the voices of a split take turns.
     pub(crate) fn of(&self, split: u8, place: u32) -> &Voice {
         let voices = &self.0[usize::from(split)];
         &voices[place as usize % voices.len()]
     }
 
-    /// Returns whether some voice speaks in two splits.
+    /// Returns whether a voice occurs in two splits.
     #[cfg(test)]
     fn overlap(&self) -> bool {
         let [train, dev, test] = &self.0;

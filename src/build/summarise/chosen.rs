@@ -1,10 +1,10 @@
-//! Summaries that the source has: a field of its own, its headline, its first sentences.
+//! Summaries from the source: a field, its headline, its first sentences.
 
 use crate::build::document::Document;
 use crate::build::sentences::sentences;
 use crate::data::repeats::words;
 
-/// Text and summaries; or a reason and what was found.
+/// Text and summaries; or a reason and its details.
 pub(super) type Chosen = std::result::Result<(String, Vec<String>), (&'static str, String)>;
 
 /// The source's summaries.
@@ -15,7 +15,7 @@ pub(super) fn existing(document: Document) -> Chosen {
     Ok((document.text, document.summaries))
 }
 
-/// The source's headline; where the text begins with it, it is taken out.
+/// The source's headline, which is removed from the beginning of the text.
 pub(super) fn headline(document: Document) -> Chosen {
     let Some(headline) = document.headline else {
         return Err(("no_headline", "the source has no headline".to_owned()));
@@ -35,7 +35,7 @@ pub(super) fn lead(document: Document, num_sentences: usize) -> Chosen {
     Ok((rest.join(" "), vec![lead.join(" ")]))
 }
 
-/// A text without its first sentence where that has the words of `headline`.
+/// A text without its first sentence if that has the words of `headline`.
 fn without_first(text: &str, headline: &str) -> String {
     let all = sentences(text);
     match all.split_first() {

@@ -1,4 +1,4 @@
-//! Texts that a language model behind an endpoint writes: prompts, requests, answers as they can be used.
+//! Texts from a language model behind an endpoint: prompts, requests, parsing of answers.
 
 use std::collections::BTreeMap;
 use std::path::Path;
@@ -18,9 +18,9 @@ use crate::files;
 use crate::seed::Key as Draw;
 use crate::yaml;
 
-/// Answers that are asked for where they cannot be used.
+/// Most answers that are requested until one can be used.
 const MAX_ANSWERS: u64 = 3;
-/// Temperature of every summary after the first, which would else be the first again.
+/// Temperature of every summary after the first, which would otherwise repeat the first.
 const FURTHER_TEMPERATURE: f64 = 0.8;
 
 /// Prompts by language.
@@ -38,12 +38,12 @@ impl Prompts {
     pub(crate) fn load(path: Option<&Path>, own: &str) -> Result<Self> {
         let prompts = match path {
             Some(path) => yaml::parse(&files::read_text(path)?, path)?,
-            None => yaml::parse(own, Path::new("prompts/build")).map_err(Error::bug)?,
+            None => yaml::parse(own, Path::new("prompts/build")).map_err(Error::bug_from)?,
         };
         Ok(Self(prompts))
     }
 
-    /// The messages in a language; `{name}` stands for each value.
+    /// The messages in a language; each `{name}` is replaced by its value.
     fn messages(&self, language: &str, filled: &[(&str, &str)]) -> Result<Vec<Message>> {
         let primary = language.split('-').next().unwrap_or_default();
         let prompt = self
@@ -61,7 +61,7 @@ impl Prompts {
     }
 }
 
-/// A template with its values; what a value holds is not looked at again.
+/// Fills a template with its values, which are not expanded again.
 fn fill(template: &str, filled: &[(&str, &str)]) -> String {
     let mut text = String::with_capacity(template.len());
     let mut rest = template;
@@ -86,11 +86,11 @@ fn fill(template: &str, filled: &[(&str, &str)]) -> String {
     text + rest
 }
 
-/// What came of asking.
+/// Result of a request.
 pub(crate) enum Written<T = String> {
     /// A text.
     Text(T),
-    /// No answer that can be used; what was wrong with the last.
+    /// No usable answer, with the fault of the last one.
     Unusable(String),
     /// The build ends.
     Ended,
@@ -122,7 +122,7 @@ impl<'a> Writer<'a> {
         })
     }
 
-    /// Model, parameters and prompts, for the card.
+    /// Model, parameters and prompts, for the dataset card.
     pub(crate) fn described(&self) -> Value {
         let prompts: Map<String, Value> = self
             .prompts
@@ -141,7 +141,7 @@ impl<'a> Writer<'a> {
         })
     }
 
-    /// Asks for a text; `number` tells several answers to one question apart.
+    /// Requests a text; `number` distinguishes several answers to one prompt.
     pub(crate) fn write(
         &self,
         language: &str,
@@ -178,7 +178,7 @@ impl<'a> Writer<'a> {
                 return Ok(Written::Ended);
             };
             let (text, is_cut): (String, bool) =
-                serde_json::from_slice(&answer).map_err(Error::bug)?;
+                serde_json::from_slice(&answer).map_err(Error::bug_from)?;
             let text = bare(&text);
             fault = match (text.is_empty(), is_cut) {
                 (true, _) => "the answer is empty".to_owned(),
@@ -240,7 +240,7 @@ mod tests {
     }
 
     #[test]
-    fn prompts_of_the_program_are_whole() {
+    fn built_in_prompts_are_complete() {
         for (own, names) in [
             (
                 include_str!("../../../prompts/build/summarise.yaml"),

@@ -3,8 +3,6 @@
 mod chosen;
 pub(crate) mod language_model;
 
-use std::path::PathBuf;
-
 use serde::Deserialize;
 use serde::Serialize;
 use serde_json::Map;
@@ -13,138 +11,25 @@ use serde_json::json;
 
 use crate::build::call::Calls;
 use crate::build::call::EndpointSettings;
-use crate::build::collect;
 use crate::build::document::Document;
 use crate::build::document::Outcome;
 use crate::build::document::Step;
 use crate::build::recipe::Recipe;
+use crate::build::settings::summarise::Engine;
+use crate::build::settings::summarise::Settings;
 use crate::build::summarise::language_model::Prompts;
 use crate::build::summarise::language_model::Writer;
 use crate::build::summarise::language_model::Written;
 use crate::build::workers::Rows;
-use crate::data::language;
 use crate::error::Error;
 use crate::error::Result;
-
-/// Where summaries come from.
-#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
-#[serde(deny_unknown_fields, default)]
-pub struct Settings {
-    /// Who gives the summaries.
-    pub engine: Engine,
-    /// Sentences of a lead.
-    pub sentences: Option<usize>,
-    /// Summaries that a language model writes of each document; by default one.
-    pub num: Option<usize>,
-    /// Most words that a language model is asked for; by default 25.
-    pub max_words: Option<usize>,
-    /// The endpoint of a language model.
-    pub endpoint: Option<EndpointSettings>,
-    /// Further parameters of its requests, such as `temperature`.
-    pub parameters: Map<String, Value>,
-    /// File with prompts of your own; by default prompts/build/summarise.yaml.
-    pub prompt: Option<PathBuf>,
-    /// Translates texts and the summaries of the source first.
-    pub translate: Option<Translate>,
-}
-
-/// Who gives the summaries.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(rename_all = "lowercase")]
-pub enum Engine {
-    /// The source: fields named by `collect.summary`.
-    #[default]
-    Existing,
-    /// The source's headline.
-    Headline,
-    /// The first sentences of the text, which are taken out of it.
-    Lead,
-    /// A language model behind an endpoint.
-    Endpoint,
-}
-
-/// Translation by a language model behind an endpoint.
-#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
-#[serde(deny_unknown_fields)]
-pub struct Translate {
-    /// Language to translate into.
-    pub to: String,
-    /// Its endpoint; by default that of the summaries.
-    #[serde(default)]
-    pub endpoint: Option<EndpointSettings>,
-    /// Further parameters of its requests.
-    #[serde(default)]
-    pub parameters: Map<String, Value>,
-    /// File with prompts of your own; by default prompts/build/translate.yaml.
-    #[serde(default)]
-    pub prompt: Option<PathBuf>,
-}
-
-impl Settings {
-    /// Checks the settings against the sources.
-    ///
-    /// # Errors
-    /// The key that is wrong.
-    pub fn check(&self, sources: &collect::Settings) -> Result<()> {
-        let missing = |what: &str, hint: &str| Err(Error::input(what).hint(hint));
-        match self.engine {
-            Engine::Existing if sources.summary.is_empty() => {
-                return missing(
-                    "`engine: existing` needs the summaries of the sources",
-                    "name their field, `collect: {summary: NAME}`, or choose headline, lead or endpoint",
-                );
-            }
-            Engine::Lead if sources.num_sentences()? == Some(self.num_lead_sentences()) => {
-                return missing(
-                    "`engine: lead` leaves nothing to speak: the document is its lead",
-                    "use `collect: {unit: document}`",
-                );
-            }
-            Engine::Endpoint if self.endpoint.is_none() => {
-                return missing(
-                    "`engine: endpoint` needs an endpoint",
-                    "add `endpoint: {url: https://api.openai.com/v1, model: NAME}`",
-                );
-            }
-            _ => {}
-        }
-        for (name, value) in [
-            ("sentences", self.sentences),
-            ("num", self.num),
-            ("max_words", self.max_words),
-        ] {
-            if value == Some(0) {
-                return missing(&format!("`{name}` is 0"), "give 1 or more");
-            }
-        }
-        self.endpoint.iter().try_for_each(EndpointSettings::check)?;
-        let Some(translate) = &self.translate else {
-            return Ok(());
-        };
-        language::tag(&translate.to).map_err(|e| e.at("translate.to"))?;
-        if translate.endpoint.is_none() && self.endpoint.is_none() {
-            return missing(
-                "`translate` needs an endpoint",
-                "add `endpoint: {url: ..., model: ...}` to it",
-            );
-        }
-        translate
-            .endpoint
-            .iter()
-            .try_for_each(EndpointSettings::check)
-    }
-
-    fn num_lead_sentences(&self) -> usize {
-        self.sentences.unwrap_or(1)
-    }
-}
 
 /// What the step found.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub(crate) struct Summarised {
-    /// The text that is spoken.
+    /// The spoken text.
     pub(crate) text: String,
-    /// Its summaries, the first first.
+    /// Summaries of the row, in their order.
     pub(crate) summaries: Vec<String>,
     /// Language of both.
     pub(crate) language: String,
@@ -159,7 +44,7 @@ pub(crate) struct Summarising<'a> {
 }
 
 impl<'a> Summarising<'a> {
-    /// Opens the language models where the step is needed.
+    /// Opens the language models if the step is needed.
     pub(crate) fn open(recipe: &'a Recipe, calls: &'a Calls<'a>, is_needed: bool) -> Result<Self> {
         let settings = &recipe.summarise;
         let open = |endpoint: Option<&EndpointSettings>,
@@ -201,7 +86,7 @@ impl<'a> Summarising<'a> {
         })
     }
 
-    /// Engines and prompts, for the card.
+    /// Engines and prompts, for the dataset card.
     pub(crate) fn described(&self) -> Value {
         let writer = |writer: &Option<Writer>| writer.as_ref().map(Writer::described);
         json!({
@@ -249,7 +134,7 @@ impl<'a> Summarising<'a> {
         })
     }
 
-    /// Asks a language model for summaries.
+    /// Requests summaries from a language model.
     fn write(&self, document: Document) -> Result<Outcome> {
         let writer = self
             .writer

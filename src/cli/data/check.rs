@@ -1,43 +1,24 @@
 //! `maqam data check`.
 
-use std::collections::BTreeMap;
-use std::collections::HashSet;
 use std::ops::RangeInclusive;
-use std::path::Path;
 use std::path::PathBuf;
-use std::sync::Arc;
-use std::sync::atomic::AtomicBool;
 
 use clap::Args;
 use clap::ValueEnum;
-use serde_json::json;
 
-use crate::cli::data::rows::SourceArguments;
-use crate::cli::data::rows::copied_row;
-use crate::cli::data::rows::folder_of;
-use crate::cli::interrupt::check_stop;
+use crate::cli::arguments::manifests::SourceArguments;
+use crate::cli::data::rows::AllManifests;
 use crate::cli::print;
-use crate::cli::progress::Progress;
-use crate::data::Streamed;
 use crate::data::check;
-use crate::data::check::Check;
-use crate::data::check::Finding;
-use crate::data::check::Kind;
 use crate::data::check::Known;
-use crate::data::check::Placed;
 use crate::data::check::Severity;
+use crate::data::check::run::Checked;
 use crate::data::near_duplicates;
 use crate::error::Error;
 use crate::error::Result;
 use crate::files;
-use crate::files::Draft;
+use crate::stop::Stop;
 use crate::task::Tasks;
-
-/// Rows whose audio is examined together.
-const CHUNK: usize = 256;
-
-/// Findings of one kind that the table shows.
-const SHOWN: usize = 3;
 
 /// File that keeps what was found in audio.
 const STATE: &str = "runs/.check/audio.jsonl";
@@ -86,115 +67,7 @@ enum Fix {
     Drop,
 }
 
-/// Findings as they come: counted, shown in part, written.
-#[derive(Default)]
-struct Findings {
-    counts: BTreeMap<Kind, usize>,
-    shown: BTreeMap<Kind, Vec<Finding>>,
-    /// Rows with an error, by the hash of their place.
-    dropped: HashSet<u64>,
-    json: Option<Json>,
-}
-
-/// The file of all findings.
-struct Json {
-    draft: Draft,
-    is_list: bool,
-    is_first: bool,
-}
-
-impl Json {
-    fn new(path: &Path) -> Result<Self> {
-        let is_list = path.extension().is_none_or(|ending| ending != "jsonl");
-        let mut draft = Draft::new(path)?;
-        if is_list {
-            draft.append(b"[")?;
-        }
-        Ok(Self {
-            draft,
-            is_list,
-            is_first: true,
-        })
-    }
-
-    fn add(&mut self, finding: &Finding) -> Result<()> {
-        let value = json!({
-            "file": finding.file.display().to_string(),
-            "line": finding.line,
-            "id": &*finding.id,
-            "kind": finding.kind.name(),
-            "severity": finding.kind.severity().name(),
-            "message": finding.message,
-        });
-        let before = match (self.is_list, std::mem::take(&mut self.is_first)) {
-            (true, true) => "\n",
-            (true, false) => ",\n",
-            (false, _) => "",
-        };
-        let after = if self.is_list { "" } else { "\n" };
-        self.draft
-            .append(format!("{before}{value}{after}").as_bytes())
-    }
-
-    fn finish(mut self) -> Result<()> {
-        if self.is_list {
-            self.draft.append(b"\n]\n")?;
-        }
-        self.draft.commit()
-    }
-}
-
-impl Findings {
-    fn add(&mut self, finding: Finding) -> Result<()> {
-        *self.counts.entry(finding.kind).or_default() += 1;
-        if let Some(json) = &mut self.json {
-            json.add(&finding)?;
-        }
-        if finding.kind.severity() == Severity::Error {
-            self.dropped.insert(place(&finding.file, finding.line));
-        }
-        let shown = self.shown.entry(finding.kind).or_default();
-        if shown.len() < SHOWN {
-            shown.push(finding);
-        }
-        Ok(())
-    }
-
-    fn count(&self, severity: Severity) -> usize {
-        let of = |(kind, _): &(&Kind, &usize)| kind.severity() == severity;
-        self.counts.iter().filter(of).map(|(_, count)| count).sum()
-    }
-
-    /// The table: a line for each kind, and the first findings of it below.
-    fn table(&self) -> String {
-        let mut text = String::new();
-        for severity in [Severity::Error, Severity::Warning] {
-            for (kind, count) in self
-                .counts
-                .iter()
-                .filter(|(kind, _)| kind.severity() == severity)
-            {
-                text += &format!("{:<8} {:<20} {count:>8}\n", severity.name(), kind.name());
-                for finding in &self.shown[kind] {
-                    let place = format!("{}:{}", finding.file.display(), finding.line);
-                    text += &format!("  {place}: {}\n", finding.message);
-                }
-                if *count > SHOWN {
-                    text += &format!("  and {} more\n", count - SHOWN);
-                }
-            }
-        }
-        text
-    }
-}
-
-fn place(file: &Path, line: u32) -> u64 {
-    let mut bytes = file.as_os_str().as_encoded_bytes().to_vec();
-    bytes.extend(line.to_le_bytes());
-    near_duplicates::key_of(&bytes) as u64
-}
-
-pub fn run(arguments: &Arguments, stop: &AtomicBool) -> Result<()> {
+pub fn run(arguments: &Arguments, stop: &Stop) -> Result<()> {
     for path in [&arguments.json, &arguments.out].into_iter().flatten() {
         files::expect_writable(path)?;
     }
@@ -202,17 +75,7 @@ pub fn run(arguments: &Arguments, stop: &AtomicBool) -> Result<()> {
     if let Some(name) = &arguments.task {
         tasks.get(name).map_err(|e| e.at("--task"))?;
     }
-    let known = match arguments.no_decode {
-        true => Known::default(),
-        false => Known::open(&arguments.state)?,
-    };
-    if !known.is_empty() {
-        print::message(format_args!(
-            "note: {} holds what was found in {} clips before; remove it to decode them again",
-            arguments.state.display(),
-            known.len()
-        ));
-    }
+    let known = arguments.known()?;
     let settings = check::Settings {
         tasks: &tasks,
         task: arguments.task.as_deref(),
@@ -220,47 +83,58 @@ pub fn run(arguments: &Arguments, stop: &AtomicBool) -> Result<()> {
         letters_per_s: arguments.rates()?,
         similarity: arguments.similarity()?,
     };
-    let mut findings = Findings {
-        json: arguments.json.as_deref().map(Json::new).transpose()?,
-        ..Findings::default()
-    };
-    let mut check = Check::new(settings, &known);
-    let outcome = arguments.read(&mut check, &mut findings, stop);
-    // What was found until here is kept, whatever stopped the check.
-    known.write()?;
-    outcome?;
-    let num_rows = check.num_rows();
-    check.finish(&mut |finding| findings.add(finding))?;
+    let manifests = arguments.source.manifests(&arguments.manifests)?;
 
-    if let Some(json) = findings.json.take() {
-        json.finish()?;
-    }
-    print::result(findings.table())?;
-    let (errors, warnings) = (
-        findings.count(Severity::Error),
-        findings.count(Severity::Warning),
-    );
-    print::line(format_args!(
-        "{num_rows} rows: {errors} errors, {warnings} warnings"
-    ))?;
+    let mut screen = AllManifests::new(&manifests.paths);
+    let json = arguments.json.as_deref();
+    let checked = check::run::run(&manifests, settings, &known, json, stop, &mut screen);
+    screen.clear();
+    let checked = checked?;
+    show(&checked)?;
+
     if let Some(out) = &arguments.out {
-        let num_kept = arguments.write_kept(out, &findings, stop)?;
-        print::line(format_args!(
+        let num_kept = check::run::write_kept(&manifests, out, &checked.findings, stop)?;
+        return print::line(format_args!(
             "{num_kept} rows without errors in {}",
             out.display()
-        ))?;
-        return Ok(());
+        ));
     }
-    match errors {
+    match checked.findings.count(Severity::Error) {
         0 => Ok(()),
-        _ => {
-            let error = Error::input(format!("{errors} errors in {num_rows} rows"));
+        errors => {
+            let error = Error::input(format!("{errors} errors in {} rows", checked.num_rows));
             Err(error.hint("correct these rows, or leave them out: --fix drop --out FILE"))
         }
     }
 }
 
+fn show(checked: &Checked) -> Result<()> {
+    print::result(checked.findings.table())?;
+    print::line(format_args!(
+        "{} rows: {} errors, {} warnings",
+        checked.num_rows,
+        checked.findings.count(Severity::Error),
+        checked.findings.count(Severity::Warning)
+    ))
+}
+
 impl Arguments {
+    /// Facts about audio that were found before.
+    fn known(&self) -> Result<Known> {
+        if self.no_decode {
+            return Ok(Known::default());
+        }
+        let known = Known::open(&self.state)?;
+        if !known.is_empty() {
+            print::message(format_args!(
+                "note: {} holds what was found in {} clips before; remove it to decode them again",
+                self.state.display(),
+                known.len()
+            ));
+        }
+        Ok(known)
+    }
+
     fn rates(&self) -> Result<RangeInclusive<f64>> {
         match self.min_rate >= 0.0 && self.max_rate > self.min_rate {
             true => Ok(self.min_rate..=self.max_rate),
@@ -278,78 +152,5 @@ impl Arguments {
             false => Err(Error::input(format!("--similarity is {}", self.similarity))
                 .hint("give a share above 0 and up to 1, such as 0.8")),
         }
-    }
-
-    /// Feeds all rows to the check, chunk by chunk.
-    fn read(
-        &self,
-        check: &mut Check<'_>,
-        findings: &mut Findings,
-        stop: &AtomicBool,
-    ) -> Result<()> {
-        let total = self.source.num_rows(&self.manifests);
-        let mut progress = Progress::new("rows", 0, total);
-        let mut chunk: Vec<Placed> = Vec::with_capacity(CHUNK);
-        for manifest in &self.manifests {
-            let split: Arc<str> = manifest
-                .file_stem()
-                .unwrap_or_default()
-                .to_string_lossy()
-                .into();
-            let source = self.source.of(manifest)?;
-            let notes = source.stream(&mut |streamed| {
-                let Streamed { file, line, row } = streamed;
-                match row {
-                    Ok(row) => chunk.push(Placed {
-                        row,
-                        file,
-                        line,
-                        split: split.clone(),
-                    }),
-                    Err(bad) => {
-                        check.bad_row(&file, line, bad.id, &bad.error, &mut |f| findings.add(f))?;
-                    }
-                }
-                if chunk.len() == CHUNK {
-                    check_stop(stop)?;
-                    check.rows(&chunk, &mut |finding| findings.add(finding))?;
-                    chunk.clear();
-                    progress.update(check.num_rows(), "");
-                }
-                Ok(())
-            })?;
-            for note in notes {
-                progress.line(&format!("note: {note}"));
-            }
-        }
-        check.rows(&chunk, &mut |finding| findings.add(finding))?;
-        progress.update(check.num_rows(), "");
-        progress.clear();
-        Ok(())
-    }
-
-    /// Writes the rows without errors; returns how many.
-    fn write_kept(&self, out: &Path, findings: &Findings, stop: &AtomicBool) -> Result<u64> {
-        let folder = folder_of(out);
-        let mut draft = Draft::new(out)?;
-        let mut num_kept = 0;
-        for manifest in &self.manifests {
-            self.source.of(manifest)?.stream(&mut |streamed| {
-                check_stop(stop)?;
-                let Streamed { file, line, row } = streamed;
-                if let Ok(row) = row
-                    && !findings.dropped.contains(&place(&file, line))
-                {
-                    draft.append(
-                        &copied_row(&row, folder)
-                            .map_err(|e| e.at(format!("{}:{line}", file.display())))?,
-                    )?;
-                    num_kept += 1;
-                }
-                Ok(())
-            })?;
-        }
-        draft.commit()?;
-        Ok(num_kept)
     }
 }

@@ -4,7 +4,7 @@ use std::path::PathBuf;
 
 use clap::Args;
 
-use crate::cli::arguments::AboutData;
+use crate::cli::arguments::data::AboutData;
 use crate::cli::print;
 use crate::data;
 use crate::data::Columns;

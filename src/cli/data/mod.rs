@@ -9,11 +9,10 @@ mod segment;
 mod split;
 mod stats;
 
-use std::sync::atomic::AtomicBool;
-
 use clap::Subcommand;
 
 use crate::error::Result;
+use crate::stop::Stop;
 
 #[derive(Subcommand)]
 pub enum Command {
@@ -47,7 +46,7 @@ pub enum Command {
     Stats(stats::Arguments),
 }
 
-pub fn run(command: &Command, stop: &AtomicBool) -> Result<()> {
+pub fn run(command: &Command, stop: &Stop) -> Result<()> {
     match command {
         Command::Import(arguments) => import::run(arguments),
         Command::Export(arguments) => export::run(arguments),

@@ -1,27 +1,19 @@
 //! `maqam data normalise`.
 
 use std::path::PathBuf;
-use std::sync::atomic::AtomicBool;
 
 use clap::Args;
 use clap::ValueEnum;
-use serde_json::Value;
 
-use crate::cli::data::rows::SourceArguments;
-use crate::cli::data::rows::copied_row;
-use crate::cli::data::rows::folder_of;
-use crate::cli::interrupt::check_stop;
+use crate::cli::arguments::manifests::SourceArguments;
 use crate::cli::print;
-use crate::data::Row;
-use crate::data::arabic;
 use crate::data::arabic::Rules;
+use crate::data::respell::Direction;
+use crate::data::respell::Respelling;
 use crate::error::Error;
 use crate::error::Result;
 use crate::files;
-use crate::files::Draft;
-
-/// Name of the field in which a row states that its text is in Latin letters.
-const TRANSLITERATION: &str = "transliteration";
+use crate::stop::Stop;
 
 #[derive(Args)]
 pub struct Arguments {
@@ -37,77 +29,40 @@ pub struct Arguments {
     rules: Rules,
     /// Transliterate texts: from Buckwalter's Latin letters to Arabic before the rules, or to them after the rules.
     #[arg(long, value_enum)]
-    buckwalter: Option<Direction>,
+    buckwalter: Option<DirectionName>,
 }
 
 #[derive(Clone, Copy, PartialEq, Eq, ValueEnum)]
-enum Direction {
+enum DirectionName {
     From,
     To,
 }
 
-pub fn run(arguments: &Arguments, stop: &AtomicBool) -> Result<()> {
+pub fn run(arguments: &Arguments, stop: &Stop) -> Result<()> {
     files::expect_writable(&arguments.out)?;
     if arguments.rules.is_empty() && arguments.buckwalter.is_none() {
         return Err(Error::input("nothing to do").hint(
             "name rules, such as --rules tatweel,diacritics, or a direction: --buckwalter from",
         ));
     }
-    let folder = folder_of(&arguments.out);
-    let mut draft = Draft::new(&arguments.out)?;
-    let (mut num_rows, mut num_changed) = (0u64, 0u64);
-    let notes = arguments
-        .source
-        .of(&arguments.manifest)?
-        .stream(&mut |streamed| {
-            check_stop(stop)?;
-            let place = format!("{}:{}", streamed.file.display(), streamed.line);
-            let mut row = streamed.row.map_err(|bad| bad.error.at(&place))?;
-            let before = row.text.clone();
-            arguments.change(&mut row).map_err(|e| e.at(&place))?;
-            num_rows += 1;
-            num_changed += u64::from(row.text != before);
-            draft.append(&copied_row(&row, folder)?)
-        })?;
-    draft.commit()?;
-    for note in notes {
+    let respelling = Respelling {
+        rules: arguments.rules.clone(),
+        buckwalter: arguments.buckwalter.map(|name| match name {
+            DirectionName::From => Direction::From,
+            DirectionName::To => Direction::To,
+        }),
+    };
+    let manifests = std::slice::from_ref(&arguments.manifest);
+    let manifests = arguments.source.manifests(manifests)?;
+
+    let counts = respelling.write(&manifests, &arguments.out, stop)?;
+    for note in counts.notes {
         print::message(format_args!("note: {note}"));
     }
     print::line(format_args!(
-        "{num_rows} rows in {}, {num_changed} transcripts changed",
-        arguments.out.display()
+        "{} rows in {}, {} transcripts changed",
+        counts.rows,
+        arguments.out.display(),
+        counts.changed
     ))
-}
-
-impl Arguments {
-    fn change(&self, row: &mut Row) -> Result<()> {
-        if self.buckwalter == Some(Direction::From) {
-            transliterate(row, arabic::from_buckwalter)?;
-            state(row, None);
-        }
-        self.rules.apply_to(row)?;
-        if self.buckwalter == Some(Direction::To) {
-            transliterate(row, arabic::to_buckwalter)?;
-            state(row, Some("buckwalter"));
-        }
-        Ok(())
-    }
-}
-
-fn transliterate(row: &mut Row, change: fn(&str) -> Result<String>) -> Result<()> {
-    let texts = [&mut row.text, &mut row.summary, &mut row.target];
-    for text in texts.into_iter().flatten().chain(&mut row.references) {
-        *text = change(text)?.into();
-    }
-    Ok(())
-}
-
-/// States in the row which letters its texts are in.
-fn state(row: &mut Row, transliteration: Option<&str>) {
-    let mut extra = row.extra_fields();
-    match transliteration {
-        Some(name) => extra.insert(TRANSLITERATION.to_owned(), name.into()),
-        None => extra.shift_remove(TRANSLITERATION),
-    };
-    row.extra = (!extra.is_empty()).then(|| Value::Object(extra).to_string().into());
 }

@@ -1,28 +1,18 @@
 //! `maqam data segment`.
 
 use std::path::PathBuf;
-use std::sync::atomic::AtomicBool;
 
 use clap::Args;
-use rayon::prelude::*;
 
 use crate::audio::vad::Speech;
-use crate::cli::data::rows::SourceArguments;
-use crate::cli::data::rows::copied_row;
-use crate::cli::data::rows::folder_of;
-use crate::cli::interrupt::check_stop;
+use crate::cli::arguments::manifests::SourceArguments;
+use crate::cli::data::rows::EachManifest;
 use crate::cli::print;
-use crate::cli::progress::Progress;
-use crate::data::Row;
-use crate::data::segment::Segmented;
-use crate::data::segment::segment;
+use crate::data::segment_manifest::segment_manifests;
 use crate::error::Error;
 use crate::error::Result;
 use crate::files;
-use crate::files::Draft;
-
-/// Rows whose audio is listened to together.
-const CHUNK: usize = 64;
+use crate::stop::Stop;
 
 #[derive(Args)]
 pub struct Arguments {
@@ -53,78 +43,16 @@ pub struct Arguments {
     threshold: f32,
 }
 
-/// Counts of what became of rows.
-#[derive(Default)]
-struct Counts {
-    read: u64,
-    written: u64,
-    without_speech: u64,
-    untouched: u64,
-}
-
-pub fn run(arguments: &Arguments, stop: &AtomicBool) -> Result<()> {
+pub fn run(arguments: &Arguments, stop: &Stop) -> Result<()> {
     files::expect_writable(&arguments.out)?;
     let speech = arguments.speech()?;
-    let folder = folder_of(&arguments.out);
-    let mut draft = Draft::new(&arguments.out)?;
-    let mut counts = Counts::default();
-    let mut progress = Progress::new(
-        "rows",
-        0,
-        arguments
-            .source
-            .num_rows(std::slice::from_ref(&arguments.manifest)),
-    );
-    let mut chunk: Vec<(String, Row)> = Vec::with_capacity(CHUNK);
+    let manifests = std::slice::from_ref(&arguments.manifest);
+    let manifests = arguments.source.manifests(manifests)?;
 
-    let mut flush = |chunk: &mut Vec<(String, Row)>| -> Result<()> {
-        check_stop(stop)?;
-        let found: Vec<Result<Segmented>> = chunk
-            .par_iter()
-            .map(|(place, row)| segment(row, &speech, arguments.trim).map_err(|e| e.at(place)))
-            .collect();
-        for ((_, row), found) in chunk.iter().zip(found) {
-            counts.read += 1;
-            let rows = match found? {
-                Segmented::Rows(rows) => rows,
-                Segmented::NoSpeech => {
-                    counts.without_speech += 1;
-                    continue;
-                }
-                Segmented::Untouched => {
-                    counts.untouched += 1;
-                    vec![row.clone()]
-                }
-            };
-            counts.written += rows.len() as u64;
-            for row in &rows {
-                draft.append(&copied_row(row, folder)?)?;
-            }
-        }
-        chunk.clear();
-        progress.update(counts.read, "");
-        Ok(())
-    };
-    let notes = arguments
-        .source
-        .of(&arguments.manifest)?
-        .stream(&mut |streamed| {
-            let place = format!("{}:{}", streamed.file.display(), streamed.line);
-            let row = streamed.row.map_err(|bad| {
-                bad.error.at(&place).and_hint(
-                    "leave such rows out first: `maqam data check MANIFEST --fix drop --out FILE`",
-                )
-            })?;
-            chunk.push((place, row));
-            match chunk.len() {
-                CHUNK => flush(&mut chunk),
-                _ => Ok(()),
-            }
-        })?;
-    flush(&mut chunk)?;
-    progress.clear();
-    draft.commit()?;
-    for note in notes {
+    let mut screen = EachManifest::default();
+    let out = &arguments.out;
+    let counts = segment_manifests(&manifests, &speech, arguments.trim, out, stop, &mut screen)?;
+    for note in counts.notes {
         print::message(format_args!("note: {note}"));
     }
     if counts.without_speech > 0 {
@@ -143,7 +71,7 @@ pub fn run(arguments: &Arguments, stop: &AtomicBool) -> Result<()> {
         "{} rows from {} in {}",
         counts.written,
         counts.read,
-        arguments.out.display()
+        out.display()
     ))
 }
 

@@ -5,6 +5,7 @@
 
 pub mod check;
 pub mod clip;
+pub mod compared;
 pub mod constraint;
 pub mod kind;
 pub mod language;

@@ -136,7 +136,7 @@ impl InstructionRow {
         );
         set(
             "checks",
-            serde_json::to_value(&self.checks).map_err(Error::bug)?,
+            serde_json::to_value(&self.checks).map_err(Error::bug_from)?,
         );
         set(
             "right",
@@ -144,7 +144,7 @@ impl InstructionRow {
                 .as_ref()
                 .map(serde_json::to_value)
                 .transpose()
-                .map_err(Error::bug)?
+                .map_err(Error::bug_from)?
                 .into(),
         );
         set("reference", self.reference.as_deref().into());

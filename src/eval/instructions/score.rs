@@ -225,7 +225,7 @@ impl Scores {
                 "rows": serde_json::to_value(&self.rows)?,
             }))
         };
-        object().map_err(Error::bug)
+        object().map_err(Error::bug_from)
     }
 }
 

@@ -1,12 +1,12 @@
 //! Scores of an instruction suite as a table, alone or beside those of the model before it was tuned.
 
-use crate::error::brief;
 use crate::eval::instructions::score;
 use crate::eval::instructions::score::Constant;
 use crate::eval::instructions::score::Scores;
 use crate::eval::instructions::score::Spread;
 use crate::records::instructions::Change;
 use crate::records::instructions::Rates;
+use crate::text_table::TextTable;
 
 /// The table of one model: kinds and all rows with the best constant answer below, then checks, then the spread over wordings.
 pub fn of(scores: &Scores, constant: Option<&Constant>) -> String {
@@ -185,30 +185,7 @@ fn percent(share: f64) -> String {
 
 /// Lines of cells as columns: the first to the left, the others to the right.
 fn aligned(lines: Vec<Vec<String>>) -> String {
-    let width = |column: usize| {
-        lines
-            .iter()
-            .filter_map(|line| line.get(column))
-            .map(|cell| brief(cell).chars().count())
-            .max()
-            .unwrap_or(0)
-    };
-    let widths: Vec<usize> = (0..lines.iter().map(Vec::len).max().unwrap_or(0))
-        .map(width)
-        .collect();
-    let padded = |line: &Vec<String>| {
-        let cells = line.iter().zip(&widths).enumerate();
-        let cells = cells.map(|(i, (cell, &width))| {
-            let cell = brief(cell);
-            if i == 0 {
-                format!("{cell:<width$}")
-            } else {
-                format!("  {cell:>width$}")
-            }
-        });
-        format!("{}\n", cells.collect::<String>().trim_end())
-    };
-    lines.iter().map(padded).collect()
+    TextTable::new(1, lines).brief().text()
 }
 
 #[cfg(test)]

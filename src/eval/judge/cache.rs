@@ -54,8 +54,9 @@ impl Cache {
             let text = files::read_text(path)?;
             let whole = text.rfind('\n').map_or(0, |end| end + 1);
             for (i, line) in text[..whole].lines().enumerate() {
-                let read: Line = serde_json::from_str(line).map_err(|_| {
+                let read: Line = serde_json::from_str(line).map_err(|e| {
                     Error::input("not a verdict")
+                        .caused_by(e)
                         .at(format!("{}:{}", path.display(), i + 1))
                         .hint("is this a file of another kind? give another --cache")
                 })?;
@@ -99,7 +100,7 @@ impl Cache {
             completion_tokens: judged.usage.map(|usage| usage.completion_tokens),
         };
         self.log
-            .line(&serde_json::to_string(&line).map_err(Error::bug)?)?;
+            .line(&serde_json::to_string(&line).map_err(Error::bug_from)?)?;
         self.known.insert(key.to_owned(), judged);
         Ok(())
     }

@@ -7,6 +7,7 @@
 pub mod answer;
 pub mod cache;
 pub mod rubric;
+pub mod summaries;
 
 pub use crate::endpoint::key;
 pub use crate::endpoint::patience;
@@ -14,7 +15,6 @@ pub use crate::endpoint::request;
 
 use std::collections::HashMap;
 use std::collections::HashSet;
-use std::sync::atomic::AtomicBool;
 use std::sync::atomic::AtomicUsize;
 use std::sync::atomic::Ordering;
 use std::sync::mpsc;
@@ -28,13 +28,13 @@ use crate::endpoint::request::Endpoint;
 use crate::endpoint::request::Message;
 use crate::endpoint::request::Usage;
 use crate::error::Error;
-use crate::error::Kind;
 use crate::error::Result;
 use crate::eval::judge::cache::Cache;
 use crate::eval::judge::cache::Judged;
 use crate::eval::judge::rubric::Item;
 use crate::eval::judge::rubric::Rubric;
 use crate::seed::Key as Draw;
+use crate::stop::Stop;
 
 /// What a run of judging asks, and whom.
 pub struct Judge<'a> {
@@ -158,7 +158,7 @@ impl Judge<'_> {
         &self,
         items: &[Item],
         cache: &mut Cache,
-        stop: &AtomicBool,
+        stop: &Stop,
         progress: &mut dyn FnMut(Progress) -> Result<()>,
     ) -> Result<Verdicts> {
         self.judge_with_bill(items, cache, stop, progress, &mut Bill::default())
@@ -172,7 +172,7 @@ impl Judge<'_> {
         &self,
         items: &[Item],
         cache: &mut Cache,
-        stop: &AtomicBool,
+        stop: &Stop,
         progress: &mut dyn FnMut(Progress) -> Result<()>,
         bill: &mut Bill,
     ) -> Result<Verdicts> {
@@ -215,7 +215,7 @@ impl Judge<'_> {
         questions: &[Question],
         num_items: usize,
         cache: &mut Cache,
-        stop: &AtomicBool,
+        stop: &Stop,
         progress: &mut dyn FnMut(Progress) -> Result<()>,
         bill: &mut Bill,
     ) -> Result<Asked> {
@@ -267,12 +267,12 @@ impl Judge<'_> {
             }
             failed.map_or(Ok(()), Err)
         })?;
-        let is_stopped = stop.load(Ordering::Relaxed) && done < num_items;
+        let is_stopped = stop.is_requested() && done < num_items;
         if is_stopped {
-            Err(Error::new(
-                Kind::Interrupted,
-                format!("stopped; {} verdicts are in the cache", cache.len()),
-            ))
+            Err(Error::interrupted(format!(
+                "stopped; {} verdicts are in the cache",
+                cache.len()
+            )))
         } else {
             Ok(asked)
         }

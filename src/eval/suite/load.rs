@@ -17,7 +17,6 @@ use crate::eval::suite::Set;
 use crate::eval::suite::Suite;
 use crate::featurise::rows::Checked;
 use crate::featurise::rows::RowCheck;
-use crate::files;
 use crate::metrics;
 use crate::metrics::Kind;
 use crate::models::generate::Sampling;
@@ -33,7 +32,6 @@ use crate::task::Example;
 use crate::task::Task;
 use crate::task::Tasks;
 use crate::task::Wording;
-use crate::yaml;
 
 impl Suite {
     /// Reads a suite file and its manifests.
@@ -54,7 +52,7 @@ impl Suite {
     }
 
     fn read(path: &Path, tasks: &Tasks, mut check: Option<&mut RowCheck<'_>>) -> Result<Self> {
-        let file: SuiteFile = yaml::parse(&files::read_text(path)?, path)?;
+        let file = SuiteFile::read(path)?;
         let generation = sampling(&file.generation);
         generation.check().map_err(|e| e.at_path(path))?;
         if file.sets.is_empty() {

@@ -1,15 +1,15 @@
 #!/usr/bin/env bash
-# Builds the emulated driver and its libraries for a binary made with the feature `cuda`, which then runs without a card:
+# Builds the emulated driver and its libraries for a binary made with the feature `cuda`, which then runs without a GPU:
 #   tests/cuda/driver/build.sh FOLDER target/release/maqam
 #   LD_LIBRARY_PATH=FOLDER target/release/maqam train RECIPE --device cuda
 # Several binaries may share the folder: name all of them.
-# A fault can be had on purpose, to see what a test or a script makes of it:
+# It can simulate a fault, to test the reaction of a test or a script:
 #   MAQAM_EMULATED_FAULT=swiglu LD_LIBRARY_PATH=FOLDER target/release/maqam bench train ...
 # The first launch of the kernel of that name (as in crates/engine/src/ops/cuda/kernels; `product` for matrix products) is accepted, and from then on
 # every call of the process fails with CUDA_ERROR_ILLEGAL_ADDRESS, as on a GPU. Other processes are not touched. driver.cpp lists the other
 # settings.
-# It takes a C++ compiler (CXX, c++ otherwise) and binutils. What the binary links and nothing here emulates becomes a function that
-# says its name and fails.
+# It takes a C++ compiler (CXX, c++ otherwise) and binutils. A linked function that is not emulated here
+# becomes a function that prints its name and fails.
 set -euo pipefail
 mkdir -p "${1:?a folder for the libraries}"
 folder=$(realpath "$1")
@@ -19,7 +19,7 @@ mapfile -t binaries < <(realpath "$@")
 cd "$(dirname "$0")"
 compiler=${CXX:-c++}
 flags=(-std=c++17 -O2 -g1 -march=native -fPIC -shared -fvisibility=hidden -fno-strict-aliasing -U_FORTIFY_SOURCE -Wall -Wextra -Wno-unknown-pragmas)
-# As in tests/it/cuda_kernels/compile.rs: what a kernel must not do becomes an illegal instruction, which the emulator reports.
+# As in tests/it/cuda_kernels/compile.rs: undefined behaviour of a kernel becomes an illegal instruction, which the emulator reports.
 checks=(-fsanitize=alignment,bounds,shift -fsanitize-undefined-trap-on-error)
 work=$(mktemp -d)
 trap 'rm -rf "$work"' EXIT
@@ -32,7 +32,7 @@ stubs() {
   {
     echo '#include <cstdio>'
     echo '#define STUB(name) extern "C" __attribute__((weak, visibility("default"))) int name() { fprintf(stderr, "emulated card: " #name " is not emulated\n"); return 34; }'
-    # What a program of the CUDA runtime calls before it begins: there is nothing to register.
+    # Functions that a program of the CUDA runtime calls before it begins: there is nothing to register.
     echo '#define QUIET(name) extern "C" __attribute__((weak, visibility("default"))) void** name() { static void* nothing; return &nothing; }'
     grep -E "$2" "$work/wanted" | sed -E 's/^(__cuda.*)$/QUIET(\1)/; t; s/.*/STUB(&)/' || true
   } > "$work/$1-stubs.cpp"

@@ -32,7 +32,7 @@ pub fn fixture_text(name: &str) -> String {
     fixture(name).to_str().unwrap().to_owned()
 }
 
-/// How a command ended.
+/// Result of a command.
 pub struct Outcome {
     pub code: Option<i32>,
     pub stdout: String,
@@ -52,7 +52,7 @@ impl Outcome {
         self
     }
 
-    /// Fails the test unless the command ended with this code and its message says all of `words`; standard output stays empty.
+    /// Fails the test unless the command ended with this code and its message has all of `words`. Standard output must be empty.
     pub fn fails(self, code: i32, words: &[&str]) -> Self {
         assert_eq!(
             self.code,
@@ -214,7 +214,7 @@ pub fn distance(a: &Tensor, b: &Tensor) -> f32 {
         .fold(0.0, f32::max)
 }
 
-/// Asr rows over parts of one clip: 12 lengths of which no two sets have the same sum, so that a step's seconds say which rows it saw.
+/// Asr rows over parts of one clip, with 12 lengths. No two subsets have the same sum, so the seconds of a step identify its rows.
 pub fn asr_rows() -> Vec<Value> {
     let said = [
         "مرحبا بكم",

@@ -1,4 +1,4 @@
-//! What lies beside weights and inputs so that one product is a layer's and its adapter's: kernels of adapter.cu.
+//! Padding of weights and inputs, with which one product computes a layer and its adapter: kernels of adapter.cu.
 
 use half::bf16;
 
@@ -9,7 +9,7 @@ use crate::cuda_kernels::harness::is_emulated;
 use crate::cuda_kernels::harness::launch;
 use crate::support::numbers;
 
-/// Numbers of a block.
+/// Values of a block.
 const STRETCH: usize = 2048;
 
 /// The kernel's `Copy`.
@@ -75,7 +75,7 @@ fn matrices_are_copied_beside_others() {
 }
 
 #[test]
-fn what_the_first_product_found_stands_behind_its_rows() {
+fn the_first_product_is_written_after_its_rows() {
     if !is_emulated() {
         return;
     }

@@ -21,7 +21,7 @@ use crate::support::numbers;
 /// Queries, or keys, of a block.
 const ROWS: usize = 64;
 const THREADS: usize = 128;
-/// Query heads of a block of a step, and its dynamic shared memory in bytes.
+/// Query heads of a block in a generation step, and its dynamic shared memory in bytes.
 const STEP_ROWS: usize = 16;
 const STEP_SHARED: usize = 98_304;
 
@@ -231,7 +231,7 @@ fn attention_of_windows_is_the_crates_own() {
 }
 
 #[test]
-fn attention_of_any_heads_is_the_crates_own_in_any_order_of_threads() {
+fn attention_equals_the_crate_in_any_thread_order() {
     if !is_emulated() {
         return;
     }
@@ -295,7 +295,7 @@ fn attention_withstands_large_scores() {
     }
 }
 
-/// Caches filled up to `lengths`, with NaN behind; a step over them against the crate's own.
+/// Caches filled up to `lengths`, with NaN after that; compares a step over them with the crate's own.
 fn check_step(lengths: &[usize], heads: Heads) {
     let queries = Buffer::<bf16>::input_from(
         &numbers("queries", lengths.len() * heads.query_width())
@@ -375,7 +375,7 @@ fn a_step_is_the_crates_own() {
     if !is_emulated() {
         return;
     }
-    // Fewer keys than a tile, fewer tiles than warps, every stage used anew; groups that fill a block's rows and more.
+    // Fewer keys than a tile, fewer tiles than warps, every stage used again; groups that fill a block's rows and more.
     check_step(&[1, 15, 16, 17, 63, 64, 65, 310], heads(7, 1, 128));
     check_step(&[2049], heads(7, 1, 128));
     check_step(&[33, 1], heads(32, 2, 64));

@@ -8,7 +8,7 @@ use std::path::Path;
 use std::path::PathBuf;
 use std::process::Command;
 
-/// Folders whose files the library is made of; the first two are searched for headers, as is the toolkit's stand-in.
+/// Folders with the library's sources. The first two are searched for headers, and so is the toolkit's replacement.
 const SOURCES: [&str; 4] = [
     "crates/engine/src/ops/cuda/kernels",
     "tests/cuda",
@@ -37,7 +37,7 @@ const FLAGS: [&str; 16] = [
     "-DMAQAM_EMULATED",
 ];
 
-/// The compiler and what it says of its version; `None`, said loudly, where there is none.
+/// The compiler and its version; `None`, with a visible note, if there is none.
 fn compiler() -> Option<(OsString, Vec<u8>)> {
     let compiler = env::var_os("CXX").unwrap_or_else(|| OsString::from("c++"));
     match Command::new(&compiler).arg("--version").output() {
@@ -109,7 +109,7 @@ pub fn driver() -> Option<PathBuf> {
     Some(libraries)
 }
 
-/// A hash of all that goes into the library.
+/// A hash of all inputs of the library.
 fn key(root: &Path, folders: &[&str], version: &[u8]) -> String {
     let mut hasher = blake3::Hasher::new();
     hasher.update(version);

@@ -1,4 +1,4 @@
-//! The emulated driver and cuBLASLt, with which a whole training step runs without a card: memory, launches, and products against `f64`.
+//! The emulated driver and cuBLASLt, which run a whole training step without a GPU: memory, launches, and products against `f64`.
 
 use std::ffi::c_char;
 use std::ffi::c_int;
@@ -19,7 +19,7 @@ use crate::support::numbers;
 type Address = u64;
 type Handle = *mut c_void;
 
-/// The driver, its products, and numbers on its card.
+/// The driver, its products, and values on its GPU.
 struct Card {
     driver: Library,
     products: Library,
@@ -127,7 +127,7 @@ impl Card {
 const FATBIN: [u8; 4] = 0xba55_ed50_u32.to_le_bytes();
 
 #[test]
-fn memory_is_counted_and_a_full_card_says_so() {
+fn memory_is_counted_and_a_full_gpu_is_reported() {
     let Some(card) = card() else { return };
     let mut address = 0;
     // Eight GiB and no more, whatever other tests hold; and nothing is not an amount.
@@ -157,7 +157,7 @@ fn memory_is_counted_and_a_full_card_says_so() {
 }
 
 #[test]
-fn a_copy_into_page_locked_memory_is_seen_after_a_wait() {
+fn a_page_locked_copy_is_visible_after_a_wait() {
     let Some(card) = card() else { return };
     let (held, mut locked, no) = (
         card.upload(&[1.5f32, 2.5]),
@@ -174,7 +174,7 @@ fn a_copy_into_page_locked_memory_is_seen_after_a_wait() {
         call!(card.driver, cuMemcpyDtoHAsync_v2(Handle: to, Address: held, usize: 8, Handle: no)),
         0
     );
-    // What the card does meanwhile comes after the copy.
+    // Later work of the GPU comes after the copy.
     assert_eq!(
         call!(card.driver, cuMemsetD8Async(Address: held, u8: 0, usize: 8, Handle: no)),
         0
@@ -194,7 +194,7 @@ fn kernels_are_launched_by_name() {
     let arguments = [sums, x, 300];
     assert_eq!(card.launch(function, 2, 256, &arguments), 0);
     assert_eq!(card.download::<f32>(sums, 2), [128.0, 22.0]);
-    // One block too many writes behind its result.
+    // One block too many writes after its result.
     assert_eq!(card.launch(function, 6000, 256, &arguments), 719);
     assert_eq!(card.function(&FATBIN, "no_such_kernel"), Err(500));
     card.free(x);
@@ -409,7 +409,7 @@ fn products_are_those_of_f64() {
 }
 
 #[test]
-fn products_of_8_bits_have_scales_for_rows_and_columns() {
+fn fp8_products_have_row_and_column_scales() {
     let Some(card) = card() else { return };
     let (m, n, k) = (16, 32, 48);
     // Codes below 0x7f, both signs: any of them is a number.
@@ -475,7 +475,7 @@ fn products_of_8_bits_have_scales_for_rows_and_columns() {
         &expected,
         2f64.powi(-8),
     );
-    // What a card refuses: the other layout, and a result of another type.
+    // Unsupported arguments of a GPU: the other layout, and a result of another type.
     assert_eq!(
         product(card, [&weight, &a, &d, &d], 1.0, 0.0, &[(3, &no), (4, &no)]),
         15

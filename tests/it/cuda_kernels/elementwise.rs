@@ -17,11 +17,11 @@ use crate::cuda_kernels::harness::launch_once;
 use crate::support::flat;
 use crate::support::numbers;
 
-/// Numbers of a block of a pass that sees no rows.
+/// Values of a block in a pass without rows.
 const STRETCH: usize = 2048;
 /// One rounding to bf16 is 2^-9.
 const ROUNDED: f64 = 1.0 / 256.0;
-/// What f32 leaves of a difference of numbers around one.
+/// Error of an f32 difference of values around one.
 const CANCELLED: f64 = 1e-6;
 /// Counts that fill no pack, one, and blocks but for a part.
 const COUNTS: [usize; 6] = [1, 7, 8, 2048, 2051, 4104];
@@ -161,7 +161,7 @@ fn gelu_is_the_crates_own() {
 }
 
 #[test]
-fn activations_keep_what_is_not_finite() {
+fn activations_keep_non_finite_values() {
     if !is_emulated() {
         return;
     }
@@ -180,7 +180,7 @@ fn rotation_is_the_crates_own_and_turns_back() {
     if !is_emulated() {
         return;
     }
-    // Head sizes of the models, an odd half, heads beside what is not turned, and more pairs than a block has threads.
+    // Head sizes of the models, an odd half, heads with a part that is not rotated, and more pairs than a block has threads.
     for (tokens, num_heads, head_dim, rest) in [
         (3, 32, 128, 512),
         (2, 20, 64, 0),
@@ -257,7 +257,7 @@ fn tables(positions: &[u32], half: usize) -> (Buffer<f32>, Buffer<f32>) {
 }
 
 #[test]
-fn dropout_drops_what_the_crates_own_drops() {
+fn dropout_masks_equal_the_crates() {
     if !is_emulated() {
         return;
     }
@@ -391,7 +391,7 @@ fn sums_and_conversions_are_one_rounding() {
 }
 
 #[test]
-fn numbers_that_are_not_aligned_are_added_all_the_same() {
+fn unaligned_values_are_added() {
     if !is_emulated() {
         return;
     }
@@ -410,7 +410,7 @@ fn numbers_that_are_not_aligned_are_added_all_the_same() {
 }
 
 #[test]
-fn random_numbers_are_of_the_keys_stream_and_normal() {
+fn random_values_follow_the_key_and_are_normal() {
     if !is_emulated() {
         return;
     }

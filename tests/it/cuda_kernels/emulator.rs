@@ -29,7 +29,7 @@ fn a_block_sums_through_shuffles_and_shared_memory() {
 }
 
 #[test]
-fn tensor_cores_multiply_as_the_definition_says() {
+fn tensor_cores_multiply_by_the_definition() {
     if !is_emulated() {
         return;
     }
@@ -53,7 +53,7 @@ fn tensor_cores_multiply_as_the_definition_says() {
 }
 
 #[test]
-fn what_is_copied_asynchronously_is_there_after_the_wait_alone() {
+fn async_copies_are_visible_only_after_the_wait() {
     if !is_emulated() {
         return;
     }
@@ -78,7 +78,7 @@ fn what_is_copied_asynchronously_is_there_after_the_wait_alone() {
 }
 
 #[test]
-fn lanes_see_each_other() {
+fn lanes_exchange_values() {
     if !is_emulated() {
         return;
     }
@@ -179,7 +179,7 @@ fn e4m3(code: u8) -> f32 {
     }
 }
 
-/// What the kernel of faults says when it commits one.
+/// The error of the faulty kernel for one kind of fault.
 fn fault(kind: i32) -> String {
     let (y, x) = (
         Buffer::<f32>::output(64),
@@ -218,12 +218,12 @@ fn every_fault_is_found() {
         );
     }
     assert!(fault(2).contains("samples.cu:"), "{}", fault(2));
-    // The emulator goes on after a fault.
+    // The emulator works after a fault.
     assert_eq!(fault(0), "");
 }
 
 #[test]
-fn what_is_never_written_is_nan() {
+fn unwritten_memory_is_nan() {
     if !is_emulated() {
         return;
     }

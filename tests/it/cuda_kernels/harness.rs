@@ -51,7 +51,7 @@ use libloading::Library;
 use crate::cuda_kernels::compile;
 
 const PAGE: usize = 4096;
-/// What surrounds a buffer inside its pages.
+/// Bytes around a buffer inside its pages.
 const GUARD: u8 = 0xa5;
 /// Bytes of an output that nothing has written: NaN in every floating-point type.
 const POISON: u8 = 0xff;
@@ -103,7 +103,7 @@ impl Memory {
         let room = bytes.next_multiple_of(ALIGNMENT);
         let open = room.next_multiple_of(PAGE).max(PAGE);
         let mapped = open + 2 * PAGE;
-        // Anonymous pages of our own; the outer two are closed right away.
+        // Anonymous pages; the outer two are protected right away.
         let mapping = unsafe {
             libc::mmap(
                 ptr::null_mut(),
@@ -206,7 +206,7 @@ impl<T: Copy> Buffer<T> {
         buffer
     }
 
-    /// Room for values that the kernel writes, each of them NaN until then.
+    /// A buffer for values that the kernel writes, each of them NaN until then.
     pub fn output(len: usize) -> Self {
         let memory = Memory::new(len * size_of::<T>());
         unsafe { ptr::write_bytes(memory.start(), POISON, memory.bytes) };
@@ -217,7 +217,7 @@ impl<T: Copy> Buffer<T> {
         }
     }
 
-    /// What the buffer holds.
+    /// Values of the buffer.
     pub fn values(&self) -> Vec<T> {
         unsafe { std::slice::from_raw_parts(self.memory.start().cast::<T>(), self.len) }.to_vec()
     }
@@ -249,19 +249,19 @@ impl<T: Number> Buffer<T> {
         )
     }
 
-    /// What the buffer holds, widened.
+    /// Values of the buffer, widened.
     pub fn numbers(&self) -> Vec<f64> {
         self.values().into_iter().map(T::widened).collect()
     }
 
-    /// What the buffer holds as an `f64` tensor on the CPU.
+    /// Values of the buffer as an `f64` tensor on the CPU.
     pub fn tensor(&self, shape: &[usize]) -> Tensor {
         Tensor::from_vec(self.numbers(), shape, &Device::Cpu).unwrap()
     }
 }
 
 impl Buffer<bf16> {
-    /// [`Buffer::input_from`] of rows that lie `stride` apart, NaN between them.
+    /// [`Buffer::input_from`] of rows with a stride of `stride`, and NaN between them.
     pub fn input_rows(values: &[f64], width: usize, stride: usize) -> Self {
         let gap = vec![bf16::from_bits(u16::from_ne_bytes([POISON; 2])); stride - width];
         let rows = values.chunks(width).flat_map(|row| {
@@ -272,7 +272,7 @@ impl Buffer<bf16> {
         Self::input(&rows.collect::<Vec<_>>())
     }
 
-    /// The numbers of rows that lie `stride` apart; what lies between them must be as an output's was.
+    /// The values of rows with a stride of `stride`; values between the rows must be unwritten.
     pub fn rows(&self, width: usize, stride: usize) -> Vec<f64> {
         let values = self.values();
         let gaps = values.chunks(stride).flat_map(|row| &row[width..]);
@@ -289,11 +289,11 @@ impl Buffer<bf16> {
     }
 }
 
-/// What a kernel takes.
+/// An argument of a kernel.
 pub trait Argument {
     /// The value's bytes, from the first.
     fn value(&self) -> [u8; 8];
-    /// As the emulator names kinds: `p` pointer, `f` floating point, `i` integer.
+    /// The emulator's letter for the kind: `p` pointer, `f` floating point, `i` integer.
     fn kind(&self) -> char;
     fn size(&self) -> usize;
     fn memory(&self) -> Option<&Memory> {
@@ -301,7 +301,7 @@ pub trait Argument {
     }
 }
 
-/// A pointer that may be null where the kernel says so.
+/// A null pointer, for parameters that allow it.
 pub struct Null;
 pub const NULL: &dyn Argument = &Null;
 
@@ -392,7 +392,7 @@ type Parameters =
 struct Emulator {
     path: PathBuf,
     library: Library,
-    /// One launch at a time, with its message.
+    /// Allows one launch at a time, with its message.
     turn: Mutex<()>,
 }
 
@@ -410,7 +410,7 @@ fn emulator() -> Option<&'static Emulator> {
     EMULATOR.get_or_init(load).as_ref()
 }
 
-/// Whether there is a compiler to build the kernels with; a test without returns.
+/// Returns whether there is a compiler to build the kernels with; a test without returns.
 pub fn is_emulated() -> bool {
     emulator().is_some()
 }

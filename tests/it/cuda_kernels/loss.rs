@@ -10,8 +10,8 @@ use maqam::ops::adamw::Segment;
 use maqam::ops::cross_entropy::Losses;
 use maqam::ops::cross_entropy::Targets;
 use maqam::ops::cross_entropy::linear_cross_entropy;
-use maqam::ops::linear::Weight;
 use maqam::ops::scalar::Scalar;
+use maqam::ops::weight::Weight;
 
 use crate::cuda_kernels::elementwise::Elsewhere;
 use crate::cuda_kernels::harness::Argument;
@@ -27,7 +27,7 @@ use crate::support::trained;
 
 /// One rounding to bf16 is 2^-9.
 const ROUNDED: f64 = 1.0 / 256.0;
-/// Of f32 sums over a row.
+/// Error of f32 sums over a row.
 const SUMMED: f64 = 1e-5;
 
 /// The crate's own loss of given logits `[rows, vocab]`: rows of the identity meet a head of the logits, whose gradient is theirs.
@@ -58,7 +58,7 @@ fn cross_entropy_is_the_crates_own() {
         let ids = [0, vocab as u32 - 1, vocab as u32 / 2];
         let weights = [1.0, 0.25, 1e-4];
         let rows = ids.len();
-        // One row whose largest logit comes last, so that the running maximum grows.
+        // One row whose largest logit is last, so that the running maximum increases.
         let rising = |i: usize, value: f64| {
             if i / vocab == 1 {
                 (i % vocab) as f64 / vocab as f64 * spread + value
@@ -104,7 +104,7 @@ fn cross_entropy_is_the_crates_own() {
                 SUMMED,
                 SUMMED,
             );
-            // A gradient that is all but zero beside its row's largest is what f32 leaves of a difference.
+            // A gradient that is almost zero relative to its row's largest is an f32 difference.
             for (row, weight) in weights.iter().enumerate().take(rows) {
                 let range = row * vocab..(row + 1) * vocab;
                 let floor = 1e-6 * weight / (vocab as f64).min(1e3);
@@ -157,7 +157,7 @@ fn cross_entropy_is_the_crates_own() {
 }
 
 #[test]
-fn logits_that_are_not_finite_are_seen_in_the_loss() {
+fn non_finite_logits_reach_the_loss() {
     if !is_emulated() {
         return;
     }
@@ -464,7 +464,7 @@ fn updated(loss: f64, norm: f64, max_norm: f64) -> (Vec<Vec<f32>>, Vec<bf16>) {
 }
 
 #[test]
-fn the_gradient_is_clipped_by_the_norm_on_the_card() {
+fn the_gradient_is_clipped_by_the_norm_on_the_gpu() {
     if !is_emulated() {
         return;
     }
@@ -534,7 +534,7 @@ fn a_step_that_is_not_finite_moves_nothing() {
 }
 
 #[test]
-fn losses_are_summed_with_their_weights_in_double_precision() {
+fn weighted_losses_are_summed_in_f64() {
     if !is_emulated() {
         return;
     }

@@ -24,7 +24,7 @@ const EPS: f32 = 1e-6;
 const ROOMS: [usize; 2] = [64, 3];
 /// One rounding to bf16 is 2^-9.
 const ROUNDED: f64 = 1.0 / 256.0;
-/// Of f32 sums over a row.
+/// Error of f32 sums over a row.
 const SUMMED: f64 = 1e-5;
 
 struct Case {
@@ -188,7 +188,7 @@ fn rms_norm_backward_is_the_crates_own() {
             );
             assert_rounded("rms_norm_backward", dim, &dx, &expected);
             for room in ROOMS {
-                // The residual's rows lie apart too, and otherwise than the output's.
+                // The residual's rows have a stride too, and another one than the output's.
                 let (stride, past_stride) = (dim + room, dim + 2 * room);
                 let apart = Buffer::<bf16>::output(TOKENS * stride);
                 let residual = Buffer::input_rows(&case.residual.numbers(), dim, past_stride);
@@ -433,7 +433,7 @@ fn gradients_of_weights_and_biases_are_added_up() {
 }
 
 #[test]
-fn what_is_not_finite_stays_visible() {
+fn non_finite_values_stay_visible() {
     if !is_emulated() {
         return;
     }
@@ -516,14 +516,14 @@ fn weight_rows(dim: usize) -> Buffer<bf16> {
 }
 
 #[test]
-fn rows_that_are_not_aligned_are_computed_all_the_same() {
+fn unaligned_rows_are_computed() {
     if !is_emulated() {
         return;
     }
     let dim = 1280;
     let case = Case::new(dim);
     let (y, inverse) = (case.output(), Buffer::<f32>::output(TOKENS));
-    // One number of room before it.
+    // One value of offset before it.
     let shifted = Buffer::<bf16>::input(&[&[bf16::ZERO], &case.x.values()[..]].concat());
     launch(
         "rms_norm",

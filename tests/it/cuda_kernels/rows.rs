@@ -1,4 +1,4 @@
-//! Rows that are looked up, picked, pooled, unfolded, copied, turned and quantised.
+//! Kernels that look up, pick, pool, unfold, copy, rotate and quantise rows.
 
 use half::bf16;
 use maqam::ops::convolution;
@@ -238,7 +238,7 @@ fn a_bias_is_added_to_every_row() {
 }
 
 #[test]
-fn rows_are_added_to_rows_that_lie_apart() {
+fn rows_are_added_to_rows_with_gaps() {
     if !is_emulated() {
         return;
     }
@@ -258,7 +258,7 @@ fn rows_are_added_to_rows_that_lie_apart() {
     }
 }
 
-/// Three rows of `y`, `stride` apart, with those of `x` added; what lies between stays.
+/// Three rows of `y` with stride `stride`, with those of `x` added; values between the rows stay.
 fn added(y: &[f64], x: &[f64], width: usize, stride: usize) -> Vec<f64> {
     let mut sums = y.to_vec();
     for (sums, x) in sums.chunks_exact_mut(stride).zip(x.chunks_exact(width)) {
@@ -296,7 +296,7 @@ fn columns_are_copied_and_the_rest_stays() {
     if !is_emulated() {
         return;
     }
-    // Packs, a width of no packs, strides of no packs, and a row longer than registers hold.
+    // Widths in packs, a width without packs, strides without packs, and a row longer than the registers hold.
     for (width, to, from) in [
         (512, 512, 4608),
         (20, 24, 40),
@@ -345,8 +345,8 @@ fn e4m3(code: u8) -> f64 {
     }
 }
 
-/// The CPU's rounding is the reference, and equal to the bit: what `fp8` does to a loss is looked at on the CPU. The codes' order proves
-/// it in turn (`tests/it/primitives/fp8.rs`).
+/// The CPU's rounding is the reference, to the bit, because the effect of `fp8` on a loss is measured on the CPU. The order of the codes checks
+/// the CPU's rounding in turn (`tests/it/primitives/fp8.rs`).
 #[test]
 fn quantised_rows_are_those_of_the_cpu() {
     if !is_emulated() {
@@ -396,7 +396,7 @@ fn quantised_rows_are_those_of_the_cpu() {
 }
 
 #[test]
-fn ties_of_quantised_numbers_go_to_the_even_code() {
+fn ties_of_quantised_values_go_to_the_even_code() {
     if !is_emulated() {
         return;
     }
@@ -423,7 +423,7 @@ fn ties_of_quantised_numbers_go_to_the_even_code() {
 }
 
 #[test]
-fn what_is_not_finite_is_seen_in_quantised_rows() {
+fn non_finite_values_stay_in_quantised_rows() {
     if !is_emulated() {
         return;
     }

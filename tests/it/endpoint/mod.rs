@@ -18,7 +18,7 @@ use serde_json::json;
 
 pub const KEY: &str = "sk-test-0123456789abcdef";
 
-/// What the endpoint does with one request.
+/// Behaviour of the endpoint for one request.
 #[derive(Clone)]
 pub enum Does {
     /// Answers with this text, after a while.
@@ -33,7 +33,7 @@ pub enum Does {
     Babbles,
     /// Answers until the limit of tokens is reached.
     IsCut,
-    /// Answers well without saying the tokens.
+    /// Answers correctly without a token count.
     SaysNoTokens,
     /// Refuses the key and repeats it.
     RepeatsTheKey,
@@ -90,7 +90,7 @@ impl Server {
         std::thread::spawn(move || {
             for stream in listener.incoming() {
                 let state = shared.clone();
-                // Whoever asked may be gone; that is what some of the tests are about.
+                // The client may have closed the connection, which some of the tests are about.
                 std::thread::spawn(move || stream.and_then(|stream| serve(&stream, &state)));
             }
         });
@@ -186,7 +186,7 @@ fn serve(mut stream: &TcpStream, state: &State) -> std::io::Result<()> {
             1.0,
         ),
     };
-    // Before the answer: whoever gets it may come back at once.
+    // Before the answer, because the client may return at once.
     state.num_open.fetch_sub(1, Ordering::SeqCst);
     let length = body.len().max(1);
     write!(

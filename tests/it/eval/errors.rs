@@ -1,4 +1,4 @@
-//! What `maqam eval` refuses, and what it says then.
+//! Errors of `maqam eval`.
 
 use serde_json::json;
 
@@ -8,7 +8,7 @@ use crate::eval::SUITE;
 use crate::eval::eval;
 use crate::eval::place;
 
-/// The suite with something else in it is refused with these words, before anything is asked.
+/// A changed suite is refused with these words, before any answer is generated.
 fn refused(place: &Place, from: &str, to: &str, words: &[&str]) {
     let text = SUITE.replace(from, to);
     assert_ne!(text, SUITE);
@@ -20,7 +20,7 @@ fn refused(place: &Place, from: &str, to: &str, words: &[&str]) {
 }
 
 #[test]
-fn suites_that_cannot_be_judged_are_refused() {
+fn invalid_suites_are_refused() {
     let place = place();
     let cases: [(&str, &str, &[&str]); 17] = [
         (

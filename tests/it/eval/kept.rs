@@ -1,4 +1,4 @@
-//! Answers are kept by what they depend on: nothing is asked twice, nothing that changed is taken for the same.
+//! The cache of answers: nothing is generated twice, and every changed input gives a new answer.
 
 use std::path::PathBuf;
 use std::time::Duration;
@@ -15,7 +15,7 @@ use crate::eval::eval;
 use crate::eval::eval_of;
 use crate::eval::place;
 
-/// Everything below a folder, by its path there, hidden files apart.
+/// Everything below a folder, by its relative path, without hidden files.
 fn contents(place: &Place, folder: &str) -> Vec<(PathBuf, String)> {
     let (root, mut found) = (place.path(folder), Vec::new());
     let mut folders = vec![root.clone()];
@@ -36,8 +36,8 @@ fn contents(place: &Place, folder: &str) -> Vec<(PathBuf, String)> {
     found
 }
 
-/// Whether two runs that asked in other batches ended alike: everything but numbers is the same, and numbers are up to rounding, because
-/// what stands beside a prompt in a batch decides in which order its sums are added up.
+/// Compares the results of two runs with other batches: everything except numbers is equal, and numbers are equal up to rounding, because the
+/// other prompts of a batch determine the order in which its sums are added up.
 fn assert_alike(found: &[(PathBuf, String)], expected: &[(PathBuf, String)]) {
     let names = |files: &[(PathBuf, String)]| {
         files
@@ -105,7 +105,7 @@ fn assert_values_alike(found: &Value, expected: &Value, place: &str) {
     }
 }
 
-/// The files in which answers are kept.
+/// Files of the cache of answers.
 fn parts(place: &Place) -> Vec<PathBuf> {
     let root = place.path("runs/.answers");
     let folders = std::fs::read_dir(root)
@@ -128,7 +128,7 @@ fn parts(place: &Place) -> Vec<PathBuf> {
 const QUESTIONS: usize = 2 * (3 * (12 * 2 + 6 * 3) + 3);
 
 #[test]
-fn a_second_run_asks_nothing_and_says_the_same() {
+fn a_second_run_uses_only_the_cache() {
     let place = place();
     let first = eval(&place, &[]).succeeds();
     let [total, kept, asked] = counts(&first);
@@ -163,7 +163,7 @@ fn a_second_run_asks_nothing_and_says_the_same() {
 }
 
 #[test]
-fn what_an_answer_depends_on_is_asked_again_and_the_rest_is_not() {
+fn only_changed_inputs_generate_new_answers() {
     let place = place();
     let audio = place.path("clip.wav");
     std::fs::copy(fixture_text("audio/a2.wav"), &audio).unwrap();
@@ -271,7 +271,7 @@ fn what_an_answer_depends_on_is_asked_again_and_the_rest_is_not() {
 }
 
 #[test]
-fn a_run_that_was_cut_short_goes_on_and_ends_alike() {
+fn an_interrupted_run_continues_and_ends_equal() {
     let whole = place();
     let [total, _, asked] = counts(&eval(&whole, &[]).succeeds());
     let expected = contents(&whole, "runs/eval/suite");
@@ -302,7 +302,7 @@ fn a_run_that_was_cut_short_goes_on_and_ends_alike() {
 }
 
 #[test]
-fn a_killed_run_keeps_what_was_answered() {
+fn a_killed_run_has_its_answers_in_the_cache() {
     let (whole, cut) = (place(), place());
     eval(&whole, &[]).succeeds();
     let model = fixture_text("qwen_omni");

@@ -13,7 +13,7 @@ use command::fixture_text;
 use serde_json::Value;
 use serde_json::json;
 
-/// Three tasks whose answers are short, so that a small model that talks nonsense comes to an end.
+/// Three tasks with short answers, so that an untrained model stops.
 const TASKS: [(&str, &str); 3] = [
     (
         "asr",
@@ -29,7 +29,7 @@ const TASKS: [(&str, &str); 3] = [
     ),
 ];
 
-/// What is judged: words by speakers, moods by likelihood as well, summaries of texts with two references.
+/// A suite: words by speakers, moods with likelihood, summaries of texts with two references.
 pub const SUITE: &str = "\
 role: test
 sets:
@@ -101,7 +101,7 @@ pub fn eval_of(place: &Place, model: &str, more: &[&str]) -> Outcome {
     place.run(&[&arguments[..], more].concat())
 }
 
-/// The sentence that says how many questions there were, how many were answered before, how many were asked.
+/// The numbers of prompts, of cached answers and of generated answers, in a printed sentence.
 pub fn counts(outcome: &Outcome) -> [usize; 3] {
     let line = outcome
         .stderr

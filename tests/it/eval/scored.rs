@@ -1,4 +1,4 @@
-//! What `maqam eval` writes: scores against formulas by hand, other commands and the library.
+//! Results of `maqam eval`: scores against formulas by hand, other commands and the library.
 
 use std::path::Path;
 
@@ -198,7 +198,7 @@ fn scores_are_those_of_the_predictions() {
 }
 
 #[test]
-fn the_metrics_command_says_the_same_of_the_same_predictions() {
+fn metrics_of_equal_predictions_are_equal() {
     let place = place();
     eval(&place, &["--no-base"]).succeeds();
     assert!(!place.path(&format!("{OUT}/base")).exists());
@@ -250,7 +250,7 @@ fn the_metrics_command_says_the_same_of_the_same_predictions() {
 }
 
 #[test]
-fn a_training_would_see_the_same_scores_and_predictions() {
+fn training_has_the_same_scores_and_predictions() {
     let place = place();
     let manifests = ["words", "moods", "gist"].map(|name| {
         (
@@ -385,7 +385,7 @@ fn likelihoods_are_those_that_the_score_command_gives() {
 }
 
 #[test]
-fn baselines_say_what_they_should_and_score_as_by_hand() {
+fn baselines_answer_and_score_as_by_hand() {
     let place = place();
     let trained: Vec<Value> = ["angry", "angry", "sad"]
         .iter()
@@ -480,7 +480,7 @@ fn baselines_say_what_they_should_and_score_as_by_hand() {
 }
 
 #[test]
-fn slices_add_up_to_the_whole() {
+fn slices_sum_to_the_whole_set() {
     let place = place();
     eval(&place, &[]).succeeds();
     for (system, set, metric) in [

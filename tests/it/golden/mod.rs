@@ -1,4 +1,4 @@
-//! Goldens of transformers and PEFT as batches of ours; scripts in `tests/reference`.
+//! Goldens of transformers and PEFT as maqam's batches; scripts in `tests/reference`.
 #![allow(
     dead_code,
     missing_docs,
@@ -31,7 +31,7 @@ pub fn json(path: &Path) -> Value {
     serde_json::from_str(&std::fs::read_to_string(path).unwrap()).unwrap()
 }
 
-/// What Hugging Face computed with a checkpoint.
+/// Results of Hugging Face's libraries with a checkpoint.
 pub struct Golden {
     pub dir: PathBuf,
     pub expected: Value,

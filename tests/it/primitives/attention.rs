@@ -132,7 +132,7 @@ fn attention_gradient_is_the_difference() {
 }
 
 #[test]
-fn a_sequence_neither_sees_nor_moves_its_neighbours() {
+fn sequences_are_independent_of_their_neighbours() {
     let heads = HEADS[0];
     for mask in MASKS {
         let lengths = [5, 70, 3];
@@ -164,7 +164,7 @@ fn a_sequence_neither_sees_nor_moves_its_neighbours() {
 }
 
 #[test]
-fn a_causal_query_does_not_see_what_comes_after() {
+fn a_causal_query_ignores_later_keys() {
     let heads = HEADS[0];
     let qkv = packed(heads, &[100]);
     let (before, _) = attention(&qkv, &[0, 100], heads, Mask::Causal).unwrap();

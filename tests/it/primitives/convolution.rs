@@ -46,7 +46,7 @@ fn convolved(x: &[Vec<f64>], weight: &[Vec<f64>], windows: &[usize], stride: usi
 }
 
 #[test]
-fn unfold_and_product_are_a_convolution_inside_each_window() {
+fn unfold_and_product_equal_a_convolution() {
     for windows in WINDOWS {
         for stride in [1, 2] {
             let rows = windows.iter().sum();

@@ -57,10 +57,8 @@ fn convolved(
                     for input in 0..inputs {
                         for i in 0..KERNEL {
                             for j in 0..KERNEL {
-                                let (band, time) = (
-                                    band as isize + i as isize - 1,
-                                    time as isize + j as isize - 1,
-                                );
+                                let band = band as isize + i as isize - 1;
+                                let time = time as isize + j as isize - 1;
                                 sum += weight([output, input, i, j]) * at(plane, time, band, input);
                             }
                         }
@@ -76,7 +74,8 @@ fn convolved(
 #[test]
 fn unfold_and_product_are_a_convolution_of_planes() {
     for planes in PLANES {
-        let (inputs, outputs) = (2, 3);
+        let inputs = 2;
+        let outputs = 3;
         let x = random("x", &[planes.cells(), inputs]);
         // [out, in, frequency, time], as PyTorch stores it.
         let weight = random("weight", &[outputs, inputs, KERNEL, KERNEL]);

@@ -4,7 +4,7 @@ use candle_core::Tensor;
 use maqam::ops::cross_entropy::Targets;
 use maqam::ops::cross_entropy::linear_cross_entropy;
 use maqam::ops::cross_entropy::logits;
-use maqam::ops::linear::Weight;
+use maqam::ops::weight::Weight;
 
 use crate::support::assert_gradient;
 use crate::support::assert_near;
@@ -33,7 +33,7 @@ fn weights(rows: usize) -> Vec<f64> {
 }
 
 #[test]
-fn the_gradients_are_the_differences_over_more_rows_than_one_block() {
+fn gradients_over_several_blocks_equal_differences() {
     for rows in [1, 3, 300, 600] {
         for label_smoothing in [0.0, 0.1] {
             let (x, ids, weights) = (random("x", &[rows, DIM]), ids(rows), weights(rows));

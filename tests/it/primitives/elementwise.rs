@@ -72,7 +72,7 @@ fn activations_keep_their_limits_far_from_zero() {
             .collect();
         assert_eq!(flat(&gelu(&x).unwrap()), kept);
         assert_eq!(flat(&gelu_backward(&ones, &x).unwrap()), steps);
-        // The sigmoid of -88 is the least that single precision keeps normal: what lies below is as good as zero.
+        // The sigmoid of -88 is the smallest normal f32 value; smaller values count as zero.
         let near = |found: Tensor, expected: &[f64]| {
             let bars: Vec<f64> = flat(&x).iter().map(|x| 1e-37 * x.abs().max(1.0)).collect();
             flat(&found)
@@ -140,7 +140,7 @@ fn a_rotation_turns_each_pair_by_its_angle_and_back() {
 }
 
 #[test]
-fn a_rotated_inner_product_depends_on_the_distance_alone() {
+fn rotated_products_depend_only_on_distance() {
     let (q, k) = (random("q", &[1, 16]), random("k", &[1, 16]));
     let product = |m: u32, n: u32| {
         let (q, k) = (copy(&q), copy(&k));
@@ -160,7 +160,7 @@ fn a_rotated_inner_product_depends_on_the_distance_alone() {
 }
 
 #[test]
-fn a_rotation_refuses_what_it_has_no_angle_for() {
+fn a_position_without_an_angle_is_refused() {
     let x = random("x", &[3, 16]);
     let rotary = Rotary::new(&[0, 1], 8, 1e4, &x).unwrap();
     assert!(rotary.apply(&x, 1).is_err(), "three rows, two positions");

@@ -5,10 +5,10 @@ use maqam::ops::group_norm::group_norm;
 use maqam::ops::group_norm::group_norm_backward;
 use maqam::ops::grouped_convolution;
 use maqam::ops::grouped_convolution::Groups;
-use maqam::ops::linear::Weight;
 use maqam::ops::strided_convolution::Window;
 use maqam::ops::strided_convolution::convolve;
 use maqam::ops::strided_convolution::convolve_backward;
+use maqam::ops::weight::Weight;
 use maqam::ops::weight_norm::WeightNorm;
 
 use crate::support::assert_gradient;
@@ -193,7 +193,7 @@ fn weight_norm_and_its_gradients() {
         length: trained(random("length", &[1, 1, 4])),
     };
     let weight = norm.weight().unwrap();
-    // The weights of a tap are as long as it says.
+    // The weights of a tap are as long as its vector.
     for (j, length) in flat(&norm.length.value).iter().enumerate() {
         let tap = weight
             .narrow(1, j * 3, 3)

@@ -8,7 +8,7 @@ use maqam::ops::fp8::nearest;
 use maqam::ops::fp8::quantise_row;
 use maqam::ops::linear::AdapterDropout;
 use maqam::ops::linear::Linear;
-use maqam::ops::linear::Weight;
+use maqam::ops::weight::Weight;
 
 use crate::support::NO_DROPOUT;
 use crate::support::adapted;
@@ -34,7 +34,7 @@ fn e4m3(code: u8) -> f64 {
     }
 }
 
-/// By search, of all numbers of the format the nearest; of two as near the one of an even code.
+/// Finds the nearest value of the format by search; ties go to the even code.
 fn by_search(x: f64) -> f64 {
     // Differences to numbers far beyond the largest would all be the same.
     let far = |code: u8| (e4m3(code) - x.abs().min(512.0)).abs();
@@ -92,7 +92,7 @@ fn half_ways_between_codes_the_even_one_is_taken() {
 }
 
 #[test]
-fn what_is_too_large_is_held_and_what_is_not_a_number_stays_so() {
+fn large_values_are_clamped_and_nan_stays() {
     for large in [
         448.0,
         463.9,
@@ -118,7 +118,7 @@ fn what_is_too_large_is_held_and_what_is_not_a_number_stays_so() {
 
 /// The type that candle stores tensors of 8 bits in rounds by code of its own.
 #[test]
-fn every_number_of_bf16_is_rounded_as_candle_rounds_it() {
+fn every_bf16_value_is_rounded_like_candle() {
     let all: Vec<f32> = (0..=u16::MAX)
         .map(|bits| bf16::from_bits(bits).to_f32())
         .filter(|x| !x.is_nan())
@@ -257,7 +257,7 @@ fn layers(ups: &[(std::ops::Range<usize>, usize)]) -> (Linear, Linear) {
 const SINGLE: f64 = 3e-6;
 
 #[test]
-fn forward_and_backward_are_the_formula_over_rounded_operands() {
+fn passes_equal_the_formula_on_rounded_operands() {
     let token_keys = keys(2, TOKENS);
     let dropped = AdapterDropout {
         probability: 0.3,
@@ -395,7 +395,7 @@ fn a_weight_is_rounded_once_and_in_both_orientations() {
 }
 
 #[test]
-fn rows_do_not_see_each_other_and_no_tokens_are_no_fault() {
+fn rows_are_independent_and_may_be_none() {
     let (_, layer) = layers(&[(0..24, 4)]);
     let x = random("x", &[TOKENS, INPUTS]).to_dtype(DType::F32).unwrap();
     let (y, _) = layer.forward(&x, None, NO_DROPOUT).unwrap();
@@ -420,7 +420,7 @@ fn rows_do_not_see_each_other_and_no_tokens_are_no_fault() {
 }
 
 #[test]
-fn what_cannot_have_8_bits_is_refused() {
+fn weights_that_cannot_be_fp8_are_refused() {
     let mut trained = adapted("trained", INPUTS, OUTPUTS, &[]);
     assert!(
         trained

@@ -2,6 +2,7 @@
 
 use candle_core::Tensor;
 use maqam::nn::head_norms::HeadNorms;
+use maqam::nn::rms_norm::RmsNorm;
 use maqam::ops::attention::Heads;
 
 use crate::support::assert_gradient;
@@ -22,23 +23,33 @@ const HEADS: Heads = Heads {
 
 fn norms(query: &Tensor, key: &Tensor) -> HeadNorms {
     HeadNorms {
-        query: trained(query.clone()),
-        key: trained(key.clone()),
+        query: rms_norm(query),
+        key: rms_norm(key),
+    }
+}
+
+fn rms_norm(weight: &Tensor) -> RmsNorm {
+    RmsNorm {
+        weight: trained(weight.clone()),
+        eps: EPS,
     }
 }
 
 fn of(norms: &HeadNorms, qkv: &Tensor) -> Tensor {
-    norms.forward(qkv, HEADS, EPS).unwrap().0
+    norms.forward(qkv, HEADS).unwrap().0
 }
 
 #[test]
 fn heads_of_queries_and_keys_are_normalised_alone() {
-    let (query, key) = (random("query", &[4]), random("key", &[4]));
+    let query = random("query", &[4]);
+    let key = random("key", &[4]);
     let qkv = random("qkv", &[5, HEADS.width()]);
     let found = flat(&of(&norms(&query, &key), &qkv));
-    let (scales, x) = ([flat(&query), flat(&key)], flat(&qkv));
+    let scales = [flat(&query), flat(&key)];
+    let x = flat(&qkv);
     for (i, (&found, &plain)) in found.iter().zip(&x).enumerate() {
-        let (row, column) = (i / HEADS.width(), i % HEADS.width());
+        let row = i / HEADS.width();
+        let column = i % HEADS.width();
         let head = column / 4;
         let first = row * HEADS.width() + 4 * head;
         let mean = x[first..first + 4].iter().map(|x| x * x).sum::<f64>() / 4.0;
@@ -56,17 +67,18 @@ fn heads_of_queries_and_keys_are_normalised_alone() {
 
 #[test]
 fn gradients_of_head_norms_are_the_differences() {
-    let (query, key) = (random("query", &[4]), random("key", &[4]));
+    let query = random("query", &[4]);
+    let key = random("key", &[4]);
     let qkv = random("qkv", &[5, HEADS.width()]);
     let dy = random("dy", &[5, HEADS.width()]);
     let layer = norms(&query, &key);
-    let (_, saved) = layer.forward(&qkv, HEADS, EPS).unwrap();
+    let (_, saved) = layer.forward(&qkv, HEADS).unwrap();
     let dx = layer.backward(&dy, &saved, HEADS).unwrap();
     assert_gradient("input", &qkv, &dx, |x| dot(&dy, &of(&layer, x)));
-    assert_gradient("q_norm", &query, &gradient(&layer.query), |query| {
+    assert_gradient("q_norm", &query, &gradient(&layer.query.weight), |query| {
         dot(&dy, &of(&norms(query, &key), &qkv))
     });
-    assert_gradient("k_norm", &key, &gradient(&layer.key), |key| {
+    assert_gradient("k_norm", &key, &gradient(&layer.key.weight), |key| {
         dot(&dy, &of(&norms(&query, key), &qkv))
     });
 }

@@ -4,7 +4,7 @@ use candle_core::Tensor;
 use maqam::ops::dropout::Dropout;
 use maqam::ops::linear::AdapterDropout;
 use maqam::ops::linear::Linear;
-use maqam::ops::linear::Weight;
+use maqam::ops::weight::Weight;
 
 use crate::support::NO_DROPOUT;
 use crate::support::adapted;
@@ -20,7 +20,7 @@ const TOKENS: usize = 13;
 const INPUTS: usize = 10;
 const OUTPUTS: usize = 12;
 
-/// A place to look at one weight of a layer, and to put another in its stead.
+/// Gives access to one weight of a layer, to read or replace it.
 type Place = fn(&mut Linear) -> &mut Weight;
 
 /// Compares the gradient of the input and of every trained weight named in `places` with differences.
@@ -247,7 +247,7 @@ fn adapted_layers() {
 }
 
 #[test]
-fn an_adapter_adds_its_low_rank_product_to_its_columns() {
+fn an_adapter_adds_its_product_to_its_columns() {
     let layer = adapted(
         "three",
         INPUTS,
@@ -292,7 +292,7 @@ fn an_adapter_adds_its_low_rank_product_to_its_columns() {
 }
 
 #[test]
-fn what_does_not_fit_is_refused() {
+fn mismatched_sizes_are_refused() {
     let layer = adapted("one", INPUTS, OUTPUTS, &[(0..OUTPUTS, 3)]);
     let (x, dy) = (
         random("x", &[TOKENS, INPUTS]),

@@ -20,7 +20,7 @@ const EPS: f64 = 1e-6;
 const SHAPES: [[usize; 2]; 5] = [[1, 3], [7, 16], [5, 33], [64, 50], [3, 300]];
 
 #[test]
-fn rms_norm_is_its_formula_and_its_gradients_are_the_differences() {
+fn rms_norm_equals_formula_and_differences() {
     for [tokens, dim] in SHAPES {
         let (x, weight) = (random("x", &[tokens, dim]), random("weight", &[dim]));
         let (dy, residual) = (
@@ -78,7 +78,7 @@ fn rms_norm_is_its_formula_and_its_gradients_are_the_differences() {
 }
 
 #[test]
-fn layer_norm_is_its_formula_and_its_gradients_are_the_differences() {
+fn layer_norm_equals_formula_and_differences() {
     for [tokens, dim] in SHAPES {
         let (x, weight, bias) = (
             random("x", &[tokens, dim]),

@@ -176,7 +176,7 @@ fn a_small_decoder_agrees_with_candles_autograd() {
         label_smoothing: 0.0,
     };
 
-    // Ours: norm, fused projection, attention with its residual, SwiGLU, target rows, head.
+    // maqam's operations: norm, fused projection, attention with its residual, SwiGLU, target rows, head.
     let (normed, inverse) = rms_norm(&x, &scale.value, EPS, 0).unwrap();
     let (qkv, qkv_hidden) = to_qkv.forward(&normed, None, NO_DROPOUT).unwrap();
     let (mixed, log_sums) = attention(&qkv, &bounds, HEADS, Mask::Causal).unwrap();
@@ -256,7 +256,7 @@ fn a_small_decoder_agrees_with_candles_autograd() {
     let store = loss.backward().unwrap();
 
     let loss = loss.to_scalar::<f64>().unwrap();
-    // Candle keeps the norm's eps in single precision, which moves the eighth digit of eps alone.
+    // Candle stores the norm's eps in single precision, which changes the eighth digit of eps only.
     let ours = found.loss.value().unwrap();
     assert!((ours - loss).abs() < 1e-11 * loss, "{ours} against {loss}");
     compare("qkv", &to_qkv, &qkv_vars, &store);

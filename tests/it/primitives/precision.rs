@@ -19,7 +19,6 @@ use maqam::ops::linear::Adapter;
 use maqam::ops::linear::AdapterDropout;
 use maqam::ops::linear::Linear;
 use maqam::ops::linear::Up;
-use maqam::ops::linear::Weight;
 use maqam::ops::norm::layer_norm;
 use maqam::ops::norm::layer_norm_backward;
 use maqam::ops::norm::rms_norm;
@@ -29,6 +28,7 @@ use maqam::ops::rows::gather;
 use maqam::ops::rows::pool_pairs;
 use maqam::ops::rows::pool_pairs_backward;
 use maqam::ops::rows::scatter_add;
+use maqam::ops::weight::Weight;
 use proptest::prelude::*;
 
 use crate::support::copy;
@@ -40,7 +40,7 @@ use crate::support::random;
 use crate::support::trained;
 use crate::support::zeros_like;
 
-/// What single precision may differ from double, relative to the largest value.
+/// Largest difference between f32 and f64, relative to the largest value.
 const BAR: f64 = 1e-5;
 
 /// The sizes of one case.
@@ -122,7 +122,7 @@ fn everything(sizes: &Sizes, dtype: DType) -> Vec<(&'static str, Tensor)> {
         ("layer_norm_backward weight", d_weight),
         ("layer_norm_backward bias", d_bias),
     ]);
-    // With two numbers in a row the normalised row is (1, -1) and the gradient a difference of nearly equal numbers.
+    // With two values in a row, the normalised row is (1, -1) and the gradient a difference of nearly equal values.
     if dim > 8 {
         found.push(("layer_norm_backward", dx));
     }

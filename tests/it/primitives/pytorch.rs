@@ -28,7 +28,7 @@ use crate::support::random;
 use crate::support::trained;
 use crate::support::zeros_like;
 
-/// The fixture keeps nine digits.
+/// The fixture has nine digits.
 const BAR: f64 = 1e-8;
 
 fn fixture(name: &str) -> Value {
@@ -108,7 +108,7 @@ fn adamw_takes_pytorchs_steps() {
 }
 
 #[test]
-fn what_no_segment_names_stays_and_the_split_does_not_matter() {
+fn values_outside_segments_stay_for_any_split() {
     let adamw = AdamW {
         beta1: 0.9,
         beta2: 0.999,
@@ -162,7 +162,7 @@ fn what_no_segment_names_stays_and_the_split_does_not_matter() {
 }
 
 #[test]
-fn a_step_that_is_not_finite_changes_nothing_and_a_long_gradient_is_shortened() {
+fn non_finite_steps_change_nothing_and_norms_clip() {
     let adamw = AdamW {
         beta1: 0.9,
         beta2: 0.999,
@@ -364,7 +364,7 @@ fn taps_outermost(values: &Value) -> Tensor {
 }
 
 #[test]
-fn a_convolution_of_stride_two_and_its_gradients_are_pytorchs_over_a_batch() {
+fn strided_convolutions_equal_pytorch() {
     let run = fixture("conv1d");
     let (x, windows) = (packed(&run["x"], [2, 3, 7]), [7, 7]);
     let layer = Linear {

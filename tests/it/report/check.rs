@@ -1,4 +1,4 @@
-//! What must hold of every page, every picture and every table.
+//! Checks of every page, figure and table.
 
 use std::collections::BTreeSet;
 

@@ -40,7 +40,7 @@ use maqam::stats::significance::Interval;
 use sample::EVIL;
 use sample::Sample;
 
-/// A folder that goes away with the test.
+/// A temporary folder.
 fn folder() -> tempfile::TempDir {
     tempfile::tempdir().unwrap()
 }
@@ -74,7 +74,7 @@ fn says(page: &Page, text: &str) -> bool {
 }
 
 #[test]
-fn a_run_is_shown_whole_and_nothing_in_it_is_markup() {
+fn a_page_has_the_whole_run_and_escapes_markup() {
     let mut sample = Sample::default();
     sample.tasks[1] = EVIL.replace('|', "");
     let page = report_of(&sample);
@@ -143,7 +143,7 @@ fn a_run_is_shown_whole_and_nothing_in_it_is_markup() {
 }
 
 #[test]
-fn what_is_missing_is_left_out() {
+fn missing_parts_are_left_out() {
     let dir = folder();
     let run = dir.path().join("run");
     Sample {
@@ -248,7 +248,7 @@ fn odd_runs_are_shown_as_well() {
 }
 
 #[test]
-fn pictures_of_anything_have_room_for_their_words() {
+fn charts_have_space_for_their_texts() {
     let names =
         |count: usize, name: &str| (0..count).map(|i| format!("{name}{i}")).collect::<Vec<_>>();
     let at = |places: &[f64]| {
@@ -403,7 +403,7 @@ fn a_loss_that_is_no_number_is_a_gap() {
 }
 
 #[test]
-fn what_is_broken_is_named() {
+fn broken_files_are_named() {
     let dir = folder();
     let run = dir.path().join("run");
     let broken = [
@@ -489,7 +489,7 @@ fn an_evaluation_shows_every_system_and_two_tests() {
         assert!(tests.contains(expected), "{expected}\n{tests}");
     }
     let words = table("scores-words");
-    // The metric of the task comes before the loss, and controls are rows.
+    // The metric of the task precedes the loss, and controls are rows.
     assert!(
         words.find("WER").unwrap() < words.find("loss").unwrap(),
         "{words}"
@@ -541,7 +541,7 @@ fn evaluations_of_one_and_of_six_systems_are_shown() {
 }
 
 #[test]
-fn systems_of_another_version_of_the_suite_are_left_out() {
+fn systems_of_another_suite_version_are_left_out() {
     let dir = folder();
     Sample::default().write_eval(dir.path(), &["old", "tuned"], false);
     let scores = dir.path().join("old/scores.json");
@@ -554,7 +554,7 @@ fn systems_of_another_version_of_the_suite_are_left_out() {
 }
 
 #[test]
-fn a_comparison_keeps_controls_and_baselines() {
+fn a_comparison_has_controls_and_baselines() {
     let dir = folder();
     Sample::default().write_eval(dir.path(), &["tuned"], true);
     let read = |name: &str| Run::read(&dir.path().join(name)).unwrap();
@@ -580,12 +580,12 @@ fn a_comparison_keeps_controls_and_baselines() {
 }
 
 #[test]
-fn task_metrics_come_first_and_labels_keep_their_order() {
+fn task_metrics_are_first_and_labels_in_order() {
     let sample = Sample::default();
     let dir = folder();
     let run = dir.path().join("run");
     sample.write(&run);
-    // `sad` stands before `surprised` and after `neutral` in the inventory of `emotion`, and its task stands by UAR.
+    // `sad` precedes `surprised` and follows `neutral` in the inventory of `emotion`, and its task is scored by UAR.
     for step in [0, 30, 60] {
         let path = run.join(format!("eval/step-{step:06}/moods.jsonl"));
         let text = fs::read_to_string(&path).unwrap();
@@ -632,7 +632,7 @@ fn task_metrics_come_first_and_labels_keep_their_order() {
 }
 
 #[test]
-fn a_run_says_how_it_came_about() {
+fn a_page_has_the_history_of_its_run() {
     let dir = folder();
     let run = dir.path().join("run");
     Sample::default().write(&run);
@@ -658,7 +658,7 @@ fn a_run_says_how_it_came_about() {
     }
 }
 
-/// Runs beside each other, each with its own share of wrong answers.
+/// Several runs, each with its own share of wrong answers.
 fn runs(dir: &Path, count: usize) -> Vec<Run> {
     let folders: Vec<PathBuf> = (0..count).map(|i| dir.join(format!("run-{i}"))).collect();
     for (i, folder) in folders.iter().enumerate() {
@@ -798,7 +798,7 @@ fn a_dozen_runs_are_compared_and_reported() {
 }
 
 #[test]
-fn runs_judged_on_other_rows_are_not_compared() {
+fn runs_evaluated_on_other_rows_are_refused() {
     let cases: [(&str, &dyn Fn(String) -> String, &str); 4] = [
         (
             "words.jsonl",
@@ -862,7 +862,7 @@ fn runs_judged_on_other_rows_are_not_compared() {
 }
 
 #[test]
-fn the_commands_write_where_they_are_told() {
+fn the_commands_write_to_the_given_paths() {
     let dir = folder();
     runs(dir.path(), 2);
     let maqam = |arguments: &[&str]| {

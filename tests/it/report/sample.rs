@@ -10,13 +10,13 @@ use serde_json::json;
 /// Names that would be markup if nothing escaped them.
 pub const EVIL: &str = "</script><b a='1'>&\"x\" ]]> %_$#{}|*`";
 
-/// What a run folder is made of.
+/// Contents of a run folder.
 pub struct Sample {
     pub steps: u64,
     pub tasks: Vec<String>,
     pub evaluations: Vec<u64>,
     pub has_probes: bool,
-    /// What every loss and norm is multiplied by.
+    /// Factor of every loss and norm.
     pub scale: f64,
     pub rows: usize,
     /// Every so many answers are wrong.
@@ -99,7 +99,7 @@ impl Sample {
         log
     }
 
-    /// Every so many answers are wrong after a step: all before training, every second on the way.
+    /// Interval between wrong answers after a step: all before training, every second one during it.
     fn wrong_after(&self, step: u64) -> usize {
         if step == self.steps {
             self.wrong
@@ -108,7 +108,7 @@ impl Sample {
         }
     }
 
-    /// Whether a row's answer is right, and what was answered instead of its label: nothing, or in row 5 the other label.
+    /// Returns whether a row's answer is correct, and a wrong answer: none, or in row 5 the other label.
     fn mood(&self, i: usize, step: u64) -> (usize, Option<usize>) {
         let is_wrong = i.is_multiple_of(self.wrong_after(step));
         (i % 2, (!is_wrong).then_some((i + usize::from(i == 5)) % 2))

@@ -38,7 +38,7 @@ impl Element {
 /// All elements of a document, in the order in which they begin.
 ///
 /// # Panics
-/// At whatever is not well-formed, saying where.
+/// If the document is not well-formed, with the place.
 pub fn read(document: &str) -> Vec<Element> {
     let mut rest = document
         .strip_prefix("<!DOCTYPE html>")
@@ -95,7 +95,7 @@ pub fn read(document: &str) -> Vec<Element> {
     elements
 }
 
-/// The tag up to its `>`, which may stand inside quotes.
+/// The tag up to its `>`, which may be inside quotes.
 fn split_tag(text: &str) -> (&str, &str) {
     let mut quote = None;
     for (i, c) in text.char_indices() {
@@ -186,7 +186,7 @@ fn decode(text: &str) -> String {
 }
 
 #[test]
-fn what_is_not_well_formed_is_refused() {
+fn malformed_xml_is_refused() {
     for broken in [
         "<a><b></a></b>",
         "<a",

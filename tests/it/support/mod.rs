@@ -1,4 +1,4 @@
-//! What the tests of the primitives share: seeded numbers, tensors from them, and central differences.
+//! Shared by the tests of the primitives: seeded values, tensors from them, and central differences.
 
 #![allow(
     dead_code,
@@ -12,7 +12,7 @@ use maqam::ops::linear::Adapter;
 use maqam::ops::linear::AdapterDropout;
 use maqam::ops::linear::Linear;
 use maqam::ops::linear::Up;
-use maqam::ops::linear::Weight;
+use maqam::ops::weight::Weight;
 use maqam::seed::Key;
 
 /// No dropout.
@@ -87,7 +87,7 @@ pub fn distance(found: &Tensor, expected: &Tensor) -> f64 {
     found.iter().zip(&expected).map(far).fold(0.0, f64::max) / size
 }
 
-/// Fails unless the two tensors are as near as [`distance`] says.
+/// Fails if [`distance`] of the two tensors is above `bar`.
 pub fn assert_near(what: &str, found: &Tensor, expected: &Tensor, bar: f64) {
     let distance = distance(found, expected);
     assert!(distance <= bar, "{what}: {distance:e} is more than {bar:e}");

@@ -1,4 +1,4 @@
-//! Recordings in containers of every kind: what other programs hear in them, headers that lie, refusals that name what was found.
+//! Recordings in all containers: samples of other programs, damaged headers, and error messages.
 
 use std::path::Path;
 use std::path::PathBuf;
@@ -10,7 +10,7 @@ use maqam_audio::num_samples_bytes;
 use maqam_audio::read;
 use maqam_audio::read_bytes;
 
-/// The goldens keep every 8th sample.
+/// Stride of the samples in the goldens.
 const STRIDE: usize = 8;
 
 fn fixture(path: &str) -> PathBuf {
@@ -51,7 +51,7 @@ fn decode(bytes: &[u8]) -> maqam_base::error::Result<Vec<f32>> {
     read_bytes(Arc::from(bytes), "a.clip", Span::WHOLE)
 }
 
-/// What is said of bytes that are not read; it is the user's to mend, names the clip and has a hint.
+/// The error for bytes that cannot be read. It is an input error, names the clip and has a hint.
 fn refusal(bytes: &[u8]) -> String {
     match decode(bytes) {
         Ok(samples) => panic!("{} samples were read", samples.len()),
@@ -64,7 +64,7 @@ fn refusal(bytes: &[u8]) -> String {
     }
 }
 
-/// Distance in decibels between what maqam reads and the golden of the file, which may go on longer.
+/// Distance in decibels between maqam's samples and the golden of the file, which may be longer.
 fn distance_db(name: &str, samples: &[f32]) -> f64 {
     let golden: Vec<f32> = bytes_of(&format!("containers/{name}.f32"))
         .chunks_exact(4)
@@ -85,7 +85,7 @@ fn distance_db(name: &str, samples: &[f32]) -> f64 {
 
 #[test]
 fn every_container_equals_ffmpeg() {
-    // Lengths are those of the clip where the container says where it begins and ends, which two of FFmpeg's files do not.
+    // Lengths are those of the clip if the container has its start and end. Two of FFmpeg's files do not.
     // Opus has noise of its own near 8 kHz, where soxr and maqam filter differently.
     let expected = [
         ("speech.opus", 16_000, -65.0),
@@ -179,7 +179,7 @@ fn a_chain_without_its_last_pages_is_refused() {
     let cut = [&first[..last_page(&first)], &chain[first.len()..]].concat();
     let message = refusal(&cut);
     assert!(message.contains("stream has no last page"), "{message}");
-    // Bytes of a tag behind the last page are no sound.
+    // Bytes of a tag after the last page are not sound.
     let tagged = [&first[..], b"TAG", &[0; 125]].concat();
     assert_same(&decode(&tagged).unwrap(), &whole("one.ogg"), "tag");
     // A page with a flipped bit, and one that is missing.
@@ -210,7 +210,7 @@ fn parts_equal_the_whole() {
         println!("{name}: {db:.1} dB");
         assert!(db < -20.0, "{name}: {db} dB");
     }
-    // Opus remembers; half a second before a part brings its decoder to the same place. The resampler hears the cuts.
+    // Opus has memory. Half a second before a part brings the decoder to the same state. The cut changes the resampler's edges.
     for name in ["speech.opus", "opus.webm", "live.webm", "music.opus"] {
         let all = whole(name);
         let found = part(name, 0.75, 0.95);
@@ -304,7 +304,7 @@ fn flac_of_unknown_length_is_read() {
 }
 
 #[test]
-fn an_mp4_clock_that_lies_changes_nothing() {
+fn a_wrong_mp4_clock_changes_nothing() {
     for name in [
         "formats/mono_16k.m4a",
         "containers/quicktime.mov",
@@ -334,7 +334,7 @@ fn an_mp3_that_lost_its_last_frame_is_refused() {
             .rfind(|&at| bytes[at..at + 2] == bytes[..2] && bytes[at + 2] >> 4 < 15);
         let message = refusal(&bytes[..last.unwrap()]);
         assert!(message.contains("truncated"), "{name}: {message}");
-        // Another recording appended is heard.
+        // A second recording appended to the file is read too.
         let twice = decode(&[&bytes[..], &bytes[..]].concat()).unwrap();
         assert!(twice.len() > 2 * decode(&bytes).unwrap().len(), "{name}");
     }
@@ -362,7 +362,7 @@ fn a_recording_cut_anywhere_is_refused() {
 }
 
 #[test]
-fn refusals_name_what_was_found() {
+fn errors_name_the_unsupported_format() {
     let ogg = |head: &[u8]| {
         let mut page = b"OggS\0\x02\0\0\0\0\0\0\0\0\x07\0\0\0\0\0\0\0\0\0\0\0\x01".to_vec();
         page.push(head.len() as u8);
@@ -498,7 +498,7 @@ fn other_sound_in_known_containers_is_named() {
 
 #[cfg(unix)]
 #[test]
-fn what_is_no_regular_file_is_refused_at_once() {
+fn a_device_is_refused_at_once() {
     let message = read(Path::new("/dev/zero"), Span::WHOLE).unwrap_err();
     assert!(
         message.message().contains("a pipe, socket or device"),

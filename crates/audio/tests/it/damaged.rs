@@ -7,7 +7,7 @@ use std::time::Instant;
 use maqam_audio::Span;
 use maqam_audio::read;
 
-/// Files and what is said of them. All were found by changing bytes of good recordings.
+/// Damaged files and their errors. All were found by changing bytes of good recordings.
 const DAMAGED: [(&str, &str); 6] = [
     // An assertion, and a division by zero, in the Vorbis decoder.
     (
@@ -25,7 +25,7 @@ const DAMAGED: [(&str, &str); 6] = [
     ),
     // A fragment that announces 2^31 packets of no bytes.
     ("mp4-trun-hang.m4a", "has no bytes"),
-    // A packet that ends early, which was told as a fault of the disk.
+    // A packet that ends early was once reported as a fault of the disk.
     ("mp4-exit4.m4a", "does not decode"),
     // A page that begins with the rest of a packet that never began, whose samples were announced and not there.
     ("flac-cut-header-page.oga", "has no samples"),

@@ -66,17 +66,17 @@ impl Input {
     /// # Errors
     /// A folder; what cannot be opened.
     pub fn open(path: &Path) -> Result<Self> {
-        let failed = |e: &io::Error| Error::io(path, "read", e);
+        let failed = |e: io::Error| Error::io(path, "read", e);
         // Asked before it is opened: opening a pipe may wait.
-        let is_stream = !fs::metadata(path).map_err(|e| failed(&e))?.is_file();
+        let is_stream = !fs::metadata(path).map_err(failed)?.is_file();
         let file = if is_stream {
             let _waiting = Waiting::begin();
-            File::open(path).map_err(|e| failed(&e))?
+            File::open(path).map_err(failed)?
         } else {
-            File::open(path).map_err(|e| failed(&e))?
+            File::open(path).map_err(failed)?
         };
-        if file.metadata().map_err(|e| failed(&e))?.is_dir() {
-            return Err(failed(&io::Error::from(io::ErrorKind::IsADirectory)));
+        if file.metadata().map_err(failed)?.is_dir() {
+            return Err(failed(io::Error::from(io::ErrorKind::IsADirectory)));
         }
 
         Ok(Self {
@@ -125,7 +125,7 @@ pub fn read_text(path: &Path) -> Result<String> {
         let read = (&mut input)
             .take(1 << 20)
             .read_to_end(&mut bytes)
-            .map_err(|e| read_error(path, &e))?;
+            .map_err(|e| read_error(path, e))?;
         if read == 0 {
             break;
         }
@@ -139,7 +139,7 @@ pub fn read_text(path: &Path) -> Result<String> {
     }
     String::from_utf8(bytes).map_err(|_| {
         let found = io::Error::new(io::ErrorKind::InvalidData, "it is not UTF-8 text");
-        Error::io(path, "read", &found)
+        Error::io(path, "read", found)
     })
 }
 
@@ -209,7 +209,7 @@ impl Lines {
         self.reader
             .reader()
             .fill_buf()
-            .map_err(|e| read_error(&self.path, &e))
+            .map_err(|e| read_error(&self.path, e))
     }
 
     /// Takes the file itself, for a reader that seeks.
@@ -235,7 +235,7 @@ impl Lines {
             .reader()
             .take(most + 1)
             .read_to_end(&mut bytes)
-            .map_err(|e| read_error(&self.path, &e))?;
+            .map_err(|e| read_error(&self.path, e))?;
         match bytes.len() as u64 > most {
             true => Err(too_long(&self.path, most)),
             false => Ok(bytes),
@@ -253,7 +253,7 @@ impl Lines {
             .reader()
             .take(MAX_LINE as u64 + 1)
             .read_until(b'\n', &mut self.bytes)
-            .map_err(|e| read_error(&self.path, &e))?;
+            .map_err(|e| read_error(&self.path, e))?;
         if read == 0 {
             return Ok(None);
         }
@@ -282,7 +282,7 @@ impl Lines {
     }
 }
 
-fn read_error(path: &Path, error: &io::Error) -> Error {
+fn read_error(path: &Path, error: io::Error) -> Error {
     if error.kind() == io::ErrorKind::FileTooLarge {
         return too_long(path, MAX_STREAM);
     }

@@ -85,7 +85,7 @@ impl Lock {
         #[cfg(unix)]
         options.custom_flags(libc::O_NOFOLLOW);
         let mut file = options.open(&path).map_err(|e| {
-            let error = Error::io(&path, "open", &e);
+            let error = Error::io(&path, "open", e);
             if path.is_symlink() {
                 error.hint("remove the link; maqam makes a file in its place")
             } else {
@@ -95,7 +95,7 @@ impl Lock {
         match file.try_lock() {
             Ok(()) => {}
             Err(fs::TryLockError::WouldBlock) => return Ok(None),
-            Err(fs::TryLockError::Error(e)) => return Err(Error::io(&path, "lock", &e)),
+            Err(fs::TryLockError::Error(e)) => return Err(Error::io(&path, "lock", e)),
         }
         // The number only serves the message, so a full disk is no reason to give up here.
         let _ = file

@@ -64,7 +64,7 @@ pub fn check_name(name: &str) -> Result<()> {
 
 /// Makes a folder and its parents.
 pub fn create_dir(path: &Path) -> Result<()> {
-    fs::create_dir_all(path).map_err(|e| Error::io(path, "make the folder", &e))
+    fs::create_dir_all(path).map_err(|e| Error::io(path, "make the folder", e))
 }
 
 /// Removes a folder and what it holds; a missing one is fine.
@@ -72,7 +72,7 @@ pub fn remove_dir(path: &Path) -> Result<()> {
     match fs::remove_dir_all(path) {
         Ok(()) => Ok(()),
         Err(e) if e.kind() == std::io::ErrorKind::NotFound => Ok(()),
-        Err(e) => Err(Error::io(path, "remove the folder", &e)),
+        Err(e) => Err(Error::io(path, "remove the folder", e)),
     }
 }
 
@@ -81,7 +81,7 @@ pub fn remove_file(path: &Path) -> Result<()> {
     match fs::remove_file(path) {
         Ok(()) => Ok(()),
         Err(e) if e.kind() == std::io::ErrorKind::NotFound => Ok(()),
-        Err(e) => Err(Error::io(path, "remove", &e)),
+        Err(e) => Err(Error::io(path, "remove", e)),
     }
 }
 
@@ -95,16 +95,16 @@ pub fn copy(from: &Path, to: &Path) -> Result<()> {
 pub fn put_in_place(from: &Path, to: &Path) -> Result<()> {
     fs::rename(from, to)
         .and_then(|()| sync_dir(parent_of(to)))
-        .map_err(|e| Error::io(to, "write", &e))
+        .map_err(|e| Error::io(to, "write", e))
 }
 
 /// Makes a symbolic link at `path` to `target`, which is relative to the link's folder; one that leads nowhere is replaced.
 pub fn link(target: &Path, path: &Path) -> Result<()> {
     create_dir(parent_of(path))?;
     if path.is_symlink() && !path.exists() {
-        fs::remove_file(path).map_err(|e| Error::io(path, "replace", &e))?;
+        fs::remove_file(path).map_err(|e| Error::io(path, "replace", e))?;
     }
-    make_link(target, path).map_err(|e| Error::io(path, "link", &e))
+    make_link(target, path).map_err(|e| Error::io(path, "link", e))
 }
 
 #[cfg(unix)]
@@ -131,7 +131,7 @@ impl AppendLog {
             .create(true)
             .append(true)
             .open(path)
-            .map_err(|e| Error::io(path, "open", &e))?;
+            .map_err(|e| Error::io(path, "open", e))?;
         Ok(Self {
             file,
             path: path.to_owned(),
@@ -152,7 +152,7 @@ impl AppendLog {
             if let Some(before) = before {
                 let _ = self.file.set_len(before);
             }
-            Error::io(&self.path, "append to", &e)
+            Error::io(&self.path, "append to", e)
         })
     }
 
@@ -160,14 +160,14 @@ impl AppendLog {
     pub fn sync(&mut self) -> Result<()> {
         self.file
             .sync_data()
-            .map_err(|e| Error::io(&self.path, "flush", &e))
+            .map_err(|e| Error::io(&self.path, "flush", e))
     }
 
     /// Number of bytes written so far, over all openings.
     pub fn num_bytes(&mut self) -> Result<u64> {
         self.file
             .seek(std::io::SeekFrom::End(0))
-            .map_err(|e| Error::io(&self.path, "seek in", &e))
+            .map_err(|e| Error::io(&self.path, "seek in", e))
     }
 }
 
@@ -182,10 +182,10 @@ pub fn truncate(path: &Path, len: u64) -> Result<()> {
         .write(true)
         .truncate(false)
         .open(path)
-        .map_err(|e| Error::io(path, "open", &e))?;
+        .map_err(|e| Error::io(path, "open", e))?;
     let found = file
         .metadata()
-        .map_err(|e| Error::io(path, "read", &e))?
+        .map_err(|e| Error::io(path, "read", e))?
         .len();
     if found < len {
         return Err(Error::input(format!(
@@ -196,7 +196,7 @@ pub fn truncate(path: &Path, len: u64) -> Result<()> {
     }
     file.set_len(len)
         .and_then(|()| file.sync_all())
-        .map_err(|e| Error::io(path, "truncate", &e))
+        .map_err(|e| Error::io(path, "truncate", e))
 }
 
 /// BLAKE3 of a file's contents, as hexadecimal.
@@ -207,7 +207,7 @@ pub fn hash(path: &Path) -> Result<String> {
     loop {
         match file
             .read(&mut buffer)
-            .map_err(|e| Error::io(path, "read", &e))?
+            .map_err(|e| Error::io(path, "read", e))?
         {
             0 => return Ok(hasher.finalize().to_hex().to_string()),
             read => {
@@ -228,7 +228,7 @@ pub fn relative(folder: &Path, path: &Path) -> Result<PathBuf> {
         false => folder,
     };
     let absolute =
-        |path: &Path| std::path::absolute(path).map_err(|e| Error::io(path, "resolve", &e));
+        |path: &Path| std::path::absolute(path).map_err(|e| Error::io(path, "resolve", e));
     let (folder, path) = (
         without_dots(&absolute(folder)?),
         without_dots(&absolute(path)?),

@@ -35,15 +35,15 @@ pub fn write_atomic_with(
     path: &Path,
     write: impl FnOnce(&mut BufWriter<&mut File>) -> io::Result<()>,
 ) -> Result<()> {
-    let failed = |e: &io::Error| Error::io(path, "write", e);
+    let failed = |e: io::Error| Error::io(path, "write", e);
     match Target::of(path)? {
         Target::File(target) => {
             let parent = parent_of(&target);
             create_dir(parent)?;
-            let mut temporary = temporary(parent).map_err(|e| failed(&e))?;
+            let mut temporary = temporary(parent).map_err(failed)?;
             write_buffered(temporary.as_file_mut(), write)
                 .and_then(|()| persist(temporary, &target))
-                .map_err(|e| failed(&e))
+                .map_err(failed)
         }
         Target::Stream(target) => {
             // Opening a pipe waits for somebody who reads it.
@@ -51,16 +51,16 @@ pub fn write_atomic_with(
             let mut file = fs::OpenOptions::new()
                 .write(true)
                 .open(&target)
-                .map_err(|e| failed(&e))?;
-            write_buffered(&mut file, write).map_err(|e| failed(&e))
+                .map_err(failed)?;
+            write_buffered(&mut file, write).map_err(failed)
         }
         Target::Descriptor(number) => {
             let _waiting = Waiting::begin();
-            let mut file = duplicate(number).map_err(|e| failed(&e))?;
+            let mut file = duplicate(number).map_err(failed)?;
             match write_buffered(&mut file, write) {
                 // Nobody reads the standard output any more, which is no fault.
                 Err(e) if number == STDOUT && e.kind() == io::ErrorKind::BrokenPipe => Ok(()),
-                outcome => outcome.map_err(|e| failed(&e)),
+                outcome => outcome.map_err(failed),
             }
         }
     }
@@ -115,7 +115,7 @@ impl Draft {
         let target = resolved(path)?;
         let parent = parent_of(&target);
         create_dir(parent)?;
-        let temporary = temporary(parent).map_err(|e| Error::io(path, "write", &e))?;
+        let temporary = temporary(parent).map_err(|e| Error::io(path, "write", e))?;
         Ok(Self {
             file: BufWriter::with_capacity(1 << 20, temporary),
             target,
@@ -129,7 +129,7 @@ impl Draft {
     pub fn append(&mut self, bytes: &[u8]) -> Result<()> {
         self.file
             .write_all(bytes)
-            .map_err(|e| Error::io(&self.target, "write", &e))
+            .map_err(|e| Error::io(&self.target, "write", e))
     }
 
     /// Flushes the file to the disk and gives it its name.
@@ -141,7 +141,7 @@ impl Draft {
         file.into_inner()
             .map_err(io::IntoInnerError::into_error)
             .and_then(|temporary| persist(temporary, &target))
-            .map_err(|e| Error::io(&target, "write", &e))
+            .map_err(|e| Error::io(&target, "write", e))
     }
 }
 
@@ -151,10 +151,12 @@ pub fn write_safetensors<S: AsRef<str> + Ord + std::fmt::Display, V: safetensors
     tensors: impl IntoIterator<Item = (S, V)>,
 ) -> Result<()> {
     let metadata = std::collections::HashMap::from([("format".to_owned(), "pt".to_owned())]);
-    let failed = |e: &io::Error| Error::io(path, "write", e);
+    let failed = |e: io::Error| Error::io(path, "write", e);
     let refused = |error: safetensors::SafeTensorError| match error {
-        safetensors::SafeTensorError::IoError(e) => failed(&e),
-        other => Error::bug(format!("cannot write safetensors: {other}")).at_path(path),
+        safetensors::SafeTensorError::IoError(e) => failed(e),
+        other => Error::bug(format!("cannot write safetensors: {other}"))
+            .caused_by(other)
+            .at_path(path),
     };
     let Target::File(target) = Target::of(path)? else {
         let bytes = safetensors::serialize(tensors, Some(metadata)).map_err(refused)?;
@@ -162,9 +164,9 @@ pub fn write_safetensors<S: AsRef<str> + Ord + std::fmt::Display, V: safetensors
     };
     let parent = parent_of(&target);
     create_dir(parent)?;
-    let temporary = temporary(parent).map_err(|e| failed(&e))?;
+    let temporary = temporary(parent).map_err(failed)?;
     safetensors::serialize_to_file(tensors, Some(metadata), temporary.path()).map_err(refused)?;
-    persist(temporary, &target).map_err(|e| failed(&e))
+    persist(temporary, &target).map_err(failed)
 }
 
 /// Whether an output can be written at `path`, found out before the work whose result goes there; makes its folder.
@@ -185,14 +187,14 @@ pub fn expect_writable(path: &Path) -> Result<()> {
                 .and_then(|()| {
                     temporary(parent)
                         .map(drop)
-                        .map_err(|e| Error::io(parent, "write into the folder", &e))
+                        .map_err(|e| Error::io(parent, "write into the folder", e))
                 })
                 .map_err(|e| refused(e.at(format!("{}: cannot write", path.display()))))
         }
         Target::Stream(_) => Ok(()),
         Target::Descriptor(number) => duplicate(number)
             .map(drop)
-            .map_err(|e| refused(Error::io(path, "write", &e))),
+            .map_err(|e| refused(Error::io(path, "write", e))),
     }
 }
 

@@ -173,7 +173,7 @@ impl StagedDir {
             match fs::create_dir(&staging) {
                 Ok(()) => {}
                 Err(e) if e.kind() == io::ErrorKind::AlreadyExists => continue,
-                Err(e) => return Err(Error::io(&staging, "make the folder", &e)),
+                Err(e) => return Err(Error::io(&staging, "make the folder", e)),
             }
             match File::open(&staging) {
                 Ok(file) if claim(&file) => {
@@ -186,7 +186,7 @@ impl StagedDir {
                 // A cleaner took it for a leftover between the two calls.
                 Ok(_) => {}
                 Err(e) if e.kind() == io::ErrorKind::NotFound => {}
-                Err(e) => return Err(Error::io(&staging, "open the folder", &e)),
+                Err(e) => return Err(Error::io(&staging, "open the folder", e)),
             }
         }
     }
@@ -208,7 +208,7 @@ impl StagedDir {
             }
             sync_dir(parent_of(&self.target))
         };
-        swap().map_err(|e| Error::io(&self.target, "put the folder in place", &e))
+        swap().map_err(|e| Error::io(&self.target, "put the folder in place", e))
     }
 }
 

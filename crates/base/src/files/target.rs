@@ -38,7 +38,7 @@ impl Target {
             let full = folder.join(name);
             match fs::symlink_metadata(&full) {
                 Ok(found) if found.is_symlink() => {
-                    let link = fs::read_link(&full).map_err(|e| Error::io(path, "write", &e))?;
+                    let link = fs::read_link(&full).map_err(|e| Error::io(path, "write", e))?;
                     at = folder.join(link);
                 }
                 Ok(found) if !found.is_file() && !found.is_dir() => {

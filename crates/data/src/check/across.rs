@@ -49,17 +49,17 @@ impl Texts {
     }
 }
 
-/// What is compared of a row's text, computed beside other rows.
+/// Properties of a row's text that are compared, computed in parallel.
 pub struct TextFacts(Option<Telling>);
 
 struct Telling {
     key: u64,
-    /// The text as it is compared.
+    /// The text in the form that is compared.
     text: String,
     sketch: Option<Box<[u32]>>,
 }
 
-/// A part of a file that a row hears, in seconds.
+/// Part of a file that a row uses, in seconds.
 #[derive(Clone, Copy)]
 struct Part {
     file: u64,
@@ -68,14 +68,14 @@ struct Part {
     row: u32,
 }
 
-/// A value of a row that other rows may have too.
+/// A value that several rows may share.
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 struct Value {
     hash: u64,
     row: u32,
 }
 
-/// Rows in the form in which they are compared.
+/// Rows in the form that is compared.
 pub struct Across {
     files: Vec<Arc<Path>>,
     splits: Vec<Arc<str>>,
@@ -123,7 +123,7 @@ impl Across {
         }
     }
 
-    /// Returns what is compared of a row's text.
+    /// Returns the properties of a row's text that are compared.
     pub fn text_facts(&self, row: &Row) -> TextFacts {
         let text = text_of(row).map(comparable);
         let telling = text.filter(|text| text.split(' ').nth(TELLING_WORDS - 1).is_some());
@@ -156,7 +156,7 @@ impl Across {
 
         for (clip, heard) in placed.row.clips.iter().zip(heard) {
             let Ok(facts) = &heard.found else { continue };
-            // Silent clips are alike, and are told as such.
+            // Silent clips are equal, and have a finding of their own.
             if let Some(decoded) = &facts.decoded
                 && decoded.peak >= SILENT_PEAK
             {
@@ -208,7 +208,7 @@ impl Across {
         self.texts_of(training, found)
     }
 
-    /// The split that others are held against: the one called `train`, else the largest.
+    /// The split that others are compared with: the one called `train`, else the largest.
     fn training(&self) -> u16 {
         if let Some(named) = self.splits.iter().position(|split| &**split == "train") {
             return named as u16;
@@ -221,7 +221,7 @@ impl Across {
         largest.unwrap_or(0) as u16
     }
 
-    /// Place of a row's split in the order in which findings blame the later one.
+    /// Rank of a row's split in the order in which findings name the later row.
     fn rank(&self, row: u32, training: u16) -> u16 {
         match self.split_of[row as usize] {
             split if split == training => 0,
@@ -281,7 +281,7 @@ impl Across {
         Ok(())
     }
 
-    /// Audio that was heard before: equal samples, or overlapping parts of one file.
+    /// Finds repeated audio: equal samples, or overlapping parts of one file.
     fn recordings(&mut self, training: u16, found: Sink<'_>) -> Result<()> {
         let mut audio = std::mem::take(&mut self.audio);
         let mut parts = std::mem::take(&mut self.parts);
@@ -336,7 +336,7 @@ impl Across {
             }
         }
 
-        // What another split has is told before what the own split has.
+        // A finding with another split takes precedence over one with the same split.
         named.sort_by(|a, b| {
             let key =
                 |(row, first, _): &(u32, u32, String)| (*row, rank(*first) == rank(*row), *first);
@@ -437,7 +437,7 @@ impl Across {
             return Ok(());
         }
 
-        // Whole texts that both sides have are told already.
+        // Equal whole texts have a finding already.
         let mut trained_on: HashMap<u32, u32> = HashMap::new();
         for &(position, row) in texts_of_rows.iter().filter(|(_, row)| is_training(*row)) {
             trained_on.entry(position).or_insert(row);
@@ -469,7 +469,7 @@ impl Across {
     }
 }
 
-/// Position of a value in a list, which it is added to where it is missing.
+/// Index of a value in a list; adds the value if it is missing.
 fn position<T: Clone + PartialEq>(list: &mut Vec<T>, value: &T) -> u16 {
     // The value is nearly always the last one.
     let found = list.iter().rposition(|known| known == value);
@@ -484,7 +484,7 @@ fn hash(text: &str) -> u64 {
     key_of(text.as_bytes()) as u64
 }
 
-/// What is said, summarised or answered in a row.
+/// The transcript, summary or answer of a row.
 fn text_of(row: &Row) -> Option<&str> {
     let answer = || {
         let answers = row.messages.iter().rev();

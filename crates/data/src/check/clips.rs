@@ -1,4 +1,4 @@
-//! Faults of a row's audio: it cannot be used, nothing is heard, or it is not what the row says.
+//! Faults of a row's audio: unusable audio, silence, or a difference from the row's fields.
 
 use crate::AudioSource;
 use crate::Clip;
@@ -18,7 +18,7 @@ use maqam_audio::num_audio_tokens;
 use maqam_audio::num_frames;
 use maqam_metrics::Kind as TaskKind;
 
-/// How far a length that the data states may be from the audio's, in seconds.
+/// Largest difference of a stated length from the actual one, in seconds.
 pub const STATED_TOLERANCE_S: f64 = 0.1;
 
 /// Peak under which a recording counts as silent: -60 dBFS.
@@ -27,7 +27,7 @@ pub const SILENT_PEAK: f32 = 1e-3;
 /// Level of the average of all channels, relative to the first, under which they cancel each other: -40 dB.
 const CANCELLED: f64 = 1e-2;
 
-/// Share of clipped samples from which it is told.
+/// Share of clipped samples above which there is a finding.
 const CLIPPED_SHARE: f64 = 1e-3;
 
 /// Sampling rates that recorders and codecs use, in Hz.
@@ -36,17 +36,17 @@ const USUAL_RATES: [u32; 13] = [
     192_000,
 ];
 
-/// A clip of a row, and what was found in its audio.
+/// A clip of a row, and the facts of its audio.
 pub struct Heard {
     /// Facts, or the reason why there are none.
     pub found: Result<Examined, (Kind, String)>,
-    /// Length in seconds of the whole recording, where the clip is a part of it and states another length than its own.
+    /// Length in seconds of the whole recording, if the clip is a part of it and states another length than that of the part.
     whole_s: Option<f64>,
 }
 
-/// Whether a stated length agrees with the one that was found, both in seconds.
+/// Returns whether a stated length agrees with the actual one, both in seconds.
 pub fn agree(stated: f64, found: f64) -> bool {
-    // A millionth of a second for sums of decimals.
+    // A millionth of a second allows for sums of decimals.
     (stated - found).abs() <= STATED_TOLERANCE_S + 1e-6
 }
 
@@ -177,7 +177,7 @@ fn silence(decoded: &Decoded) -> Option<String> {
     })
 }
 
-/// Whether a transcript is too long or too short for its audio, in words.
+/// Returns whether a transcript is too long or too short for its audio, in words.
 fn speaking_rate(row: &Row, seconds: f64, settings: &Settings<'_>) -> Option<String> {
     let name = row.task.as_deref().or(settings.task);
     let task = name.and_then(|name| settings.tasks.get(name).ok());

@@ -1,4 +1,4 @@
-//! What a check can find, and what it looks at.
+//! Findings of a check, and its settings.
 
 use std::ops::RangeInclusive;
 use std::path::Path;
@@ -40,11 +40,11 @@ pub enum Kind {
     EmptyAudio,
     /// The audio is shorter than one audio token.
     TooShort,
-    /// Nothing is heard, or the channels cancel each other.
+    /// The audio is silent, or the channels cancel each other.
     Silent,
     /// Samples stay at full scale.
     Clipped,
-    /// The part lies outside its file.
+    /// The part is outside its file.
     Span,
     /// The stated duration is not that of the audio.
     Duration,
@@ -52,7 +52,7 @@ pub enum Kind {
     SampleRate,
     /// The task is unknown.
     Task,
-    /// There is nothing to learn: no transcript, summary or label.
+    /// There is no target: no transcript, summary or label.
     EmptyTarget,
     /// The label is not in the task's inventory.
     Label,
@@ -76,7 +76,7 @@ pub enum Kind {
     LeakedGroup,
     /// Rows of two splits have the same text.
     LeakedText,
-    /// Texts of two splits share eight words in a row.
+    /// Texts of two splits share a run of eight words.
     LeakedRun,
 }
 
@@ -155,28 +155,28 @@ impl Kind {
     }
 }
 
-/// Something that was found in a row.
+/// A finding in a row.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Finding {
-    /// Its kind.
+    /// Kind of the finding.
     pub kind: Kind,
     /// The file that the row is written in.
     pub file: Arc<Path>,
     /// The row's line in it.
     pub line: u32,
-    /// The row's id; empty where it could not be read.
+    /// The row's id; empty if it could not be read.
     pub id: Box<str>,
-    /// What was found.
+    /// Description of the fault.
     pub message: String,
 }
 
-/// What a check looks at.
+/// Settings of a check.
 pub struct Settings<'a> {
     /// Tasks that rows may name.
     pub tasks: &'a Tasks,
     /// Task of rows that name none.
     pub task: Option<&'a str>,
-    /// Whether audio is decoded; otherwise its headers are read.
+    /// True if audio is decoded; otherwise its headers are read.
     pub decode: bool,
     /// Letters per second of audio that a transcript may have.
     pub letters_per_s: RangeInclusive<f64>,
@@ -190,9 +190,9 @@ pub struct Placed {
     pub row: Row,
     /// The file that it is written in.
     pub file: Arc<Path>,
-    /// Its line there.
+    /// Line of the row in the file.
     pub line: u32,
-    /// The split that it belongs to where it names none.
+    /// Split of the row if it names none.
     pub split: Arc<str>,
 }
 

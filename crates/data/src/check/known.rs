@@ -1,6 +1,6 @@
-//! Facts about audio that were found before: one JSON line per clip, by the file's path, size and time of the last change.
+//! Cached facts about audio: one JSON line per clip, by the file's path, size and time of the last change.
 //!
-//! A check that was stopped goes on from here, and a second check of a data set decodes only what has changed.
+//! With this cache, an interrupted check continues, and a second check of a data set decodes only changed files.
 
 use std::collections::HashMap;
 use std::fs;
@@ -23,16 +23,16 @@ use maqam_base::error::Result;
 use maqam_base::files::AppendLog;
 use maqam_base::files::Lines;
 
-/// Goes up whenever the same file would give other facts.
+/// Version of the facts; it increases whenever the same file would give other facts.
 const FORMAT: u8 = 1;
 
-/// A file that was changed so shortly before it was read may be changed again without a new time, so its facts are not kept.
+/// Facts of a file that changed so shortly before it was read are not cached, because it may change again without a new time.
 const SETTLED_NS: u128 = 2_000_000_000;
 
 /// Bytes of new facts after which they are written.
 const WRITTEN_FROM: usize = 1 << 16;
 
-/// Facts that are known.
+/// Cached facts.
 #[derive(Default)]
 pub struct Known {
     log: Option<Mutex<AppendLog>>,
@@ -68,7 +68,7 @@ struct Levels {
 }
 
 impl Known {
-    /// Facts that are kept in a file, which is created where it is missing. Lines that are no facts are passed over.
+    /// Cache of facts in a file, which is created if it is missing. Lines without facts are ignored.
     ///
     /// # Errors
     /// A file that cannot be read or written.
@@ -92,24 +92,24 @@ impl Known {
         })
     }
 
-    /// Number of clips whose facts are known from before.
+    /// Number of clips in the cache.
     pub fn len(&self) -> usize {
         self.known.len()
     }
 
-    /// Whether nothing is known from before.
+    /// Returns whether the cache is empty.
     pub fn is_empty(&self) -> bool {
         self.known.is_empty()
     }
 
-    /// Returns the facts about a clip: those that are known, else those that `find` finds.
+    /// Returns the facts about a clip from the cache, else from `find`.
     pub fn facts(
         &self,
         clip: &Clip,
         decode: bool,
         find: impl FnOnce() -> std::result::Result<Examined, (Kind, String)>,
     ) -> std::result::Result<Examined, (Kind, String)> {
-        // Without a file to keep them in, facts are not asked for twice.
+        // Without a file to cache them in, no key is needed.
         let key = self.log.as_ref().and_then(|_| key_of_clip(clip, decode));
         if let Some((key, _)) = key
             && let Some(line) = self.known.get(&key)
@@ -129,12 +129,12 @@ impl Known {
         found
     }
 
-    /// Writes what was found since the last time, once it is worth a write.
+    /// Writes new facts if there are enough of them.
     ///
     /// # Errors
-    /// A disk that does not take it.
+    /// Those of the disk.
     pub fn keep(&self) -> Result<()> {
-        // The lock is given back before it is taken to write.
+        // The lock is released before it is taken again for writing.
         let waiting = lock(&self.fresh).len();
         match waiting < WRITTEN_FROM {
             true => Ok(()),
@@ -142,10 +142,10 @@ impl Known {
         }
     }
 
-    /// Writes what was found since the last time.
+    /// Writes new facts.
     ///
     /// # Errors
-    /// A disk that does not take it.
+    /// Those of the disk.
     pub fn write(&self) -> Result<()> {
         let fresh = std::mem::take(&mut *lock(&self.fresh));
         match &self.log {
@@ -160,7 +160,7 @@ fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
     mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
-/// The key of a clip, and whether its file has settled; `None` for a file that cannot be looked at.
+/// The key of a clip, and whether its file has settled; `None` if the file cannot be accessed.
 fn key_of_clip(clip: &Clip, decode: bool) -> Option<(u128, bool)> {
     let mut text = format!("{FORMAT} {decode} {}", clip.span.key()).into_bytes();
     let is_settled = match clip.source.file() {
@@ -206,7 +206,7 @@ fn written(key: u128, found: &std::result::Result<Examined, (Kind, String)>) -> 
     }
 }
 
-/// Facts or a fault as a line says them; `None` where it says neither.
+/// Facts or a fault of a line; `None` if it has neither.
 fn read(line: &str) -> Option<std::result::Result<Examined, (Kind, String)>> {
     let record: Record = serde_json::from_str(line).ok()?;
     if let Some((name, message)) = record.fault {

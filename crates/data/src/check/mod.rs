@@ -1,19 +1,21 @@
 //! Faults of a data set: of single rows, of their audio, and between rows.
 //!
-//! Rows are pushed in, findings come out of a callback as they are found, so that a manifest of any size is checked in bounded memory. About
-//! 120 bytes per row are kept for the comparison of rows, and each different text of five words or more.
+//! The caller adds rows, and a callback gets each finding at once, so a manifest of any size is checked in bounded memory. The comparison of
+//! rows takes about 120 bytes per row, and each different text of five words or more.
 //!
-//! - `finding`: what can be found, and what is looked at.
-//! - `rows`: what a row says, against its task and its language.
-//! - `clips`: what is heard.
-//! - `across`: duplicates, and what splits share.
-//! - `known`: facts about audio that were found before, so that a check goes on where it was stopped.
+//! - `finding`: kinds of findings, and settings.
+//! - `rows`: fields of a row against its task and its language.
+//! - `clips`: audio.
+//! - `across`: duplicates, and overlap between splits.
+//! - `known`: cached facts about audio, so that a check can continue.
 
 mod across;
 mod clips;
 mod finding;
+pub mod findings;
 mod known;
 mod rows;
+pub mod run;
 
 use std::path::Path;
 use std::sync::Arc;
@@ -44,7 +46,7 @@ pub struct Check<'a> {
 }
 
 impl<'a> Check<'a> {
-    /// A check without rows. Facts about audio go to `known` and are taken from there.
+    /// A check without rows. `known` is its cache of facts about audio.
     pub fn new(settings: Settings<'a>, known: &'a Known) -> Self {
         Self {
             across: Across::new(settings.similarity),
@@ -84,7 +86,7 @@ impl<'a> Check<'a> {
     /// Adds rows. Their audio is examined in parallel.
     ///
     /// # Errors
-    /// Those of `found`; a disk that does not take what was found out.
+    /// Those of `found` and of the disk.
     pub fn rows(&mut self, rows: &[Placed], found: Sink<'_>) -> Result<()> {
         let looked_at: Vec<(Vec<(Kind, String)>, Vec<Heard>, across::TextFacts)> = rows
             .par_iter()

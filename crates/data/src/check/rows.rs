@@ -1,6 +1,6 @@
-//! Faults of a single row that its text shows: an unknown task, nothing to learn, a label or letters that do not belong.
+//! Faults in the fields of a single row: an unknown task, no target, an unknown label or foreign letters.
 
-use crate::NO_AUDIO_FILE;
+use crate::NoAudioFile;
 use crate::Role;
 use crate::Row;
 use crate::arabic::is_diacritic;
@@ -13,9 +13,9 @@ use maqam_metrics::Kind as TaskKind;
 /// Letters that a message shows.
 const SHOWN_LETTERS: usize = 8;
 
-/// What a row that cannot be read is a case of.
+/// The kind of finding for a row that cannot be read.
 pub fn kind_of(error: &Error) -> Kind {
-    match error.message().contains(NO_AUDIO_FILE) {
+    match error.is_caused_by::<NoAudioFile>() {
         true => Kind::Missing,
         false => Kind::Row,
     }
@@ -52,7 +52,7 @@ pub fn check(row: &Row, settings: &Settings<'_>) -> Vec<(Kind, String)> {
     found
 }
 
-/// Whether a row has nothing to learn, in words.
+/// Describes a missing or empty target.
 fn empty_target(row: &Row, task: Option<&Task>) -> Option<String> {
     let is_blank = |text: Option<&str>| text.is_none_or(|text| text.trim().is_empty());
     if !row.messages.is_empty() {
@@ -101,7 +101,7 @@ enum Script {
 }
 
 impl Script {
-    /// The script of a letter; `None` for anything else.
+    /// The script of a letter; `None` for any other character.
     fn of(c: char) -> Option<Self> {
         if !c.is_alphabetic() || is_diacritic(c) {
             return None;
@@ -115,7 +115,7 @@ impl Script {
         })
     }
 
-    /// The script that a language is written in, by its tag; `None` where that is not known here.
+    /// The script of a language, by its tag; `None` for a language that this table lacks.
     fn of_language(tag: &str) -> Option<Self> {
         match tag.split('-').next().unwrap_or(tag) {
             "ar" | "arb" | "arz" | "apc" | "ary" | "afb" | "fa" | "ur" | "ps" | "ckb" => {

@@ -1,4 +1,4 @@
-//! Planted faults, each found once and under its own name.
+//! Planted faults, each found once and with its own kind.
 
 use crate::task::Tasks;
 use std::fs;
@@ -28,7 +28,7 @@ fn write_wav(path: &Path, samples: &[i16], channels: u16, rate: u32) {
     fs::write(path, bytes).unwrap();
 }
 
-/// A tone of one second or so; every seed gives another one.
+/// A tone of about one second, different for every seed.
 fn tone(seed: usize, num_samples: usize) -> Vec<i16> {
     (0..num_samples)
         .map(|i| ((i as f64 * (0.02 + 0.001 * seed as f64)).sin() * 8_000.0) as i16)
@@ -224,7 +224,7 @@ fn rows_are_compared() {
 }
 
 #[test]
-fn known_facts_are_not_found_again() {
+fn known_files_are_not_examined_again() {
     let dir = tempfile::tempdir().unwrap();
     let clip = dir.path().join("a.wav");
     write_wav(&clip, &[0; 16_000], 1, 16_000);
@@ -262,7 +262,7 @@ fn known_facts_are_not_found_again() {
 }
 
 #[test]
-fn many_facts_are_kept_on_the_way() {
+fn facts_are_saved_while_a_check_runs() {
     let dir = tempfile::tempdir().unwrap();
     let state = dir.path().join("known.jsonl");
     let then = std::time::SystemTime::now() - std::time::Duration::from_secs(60);

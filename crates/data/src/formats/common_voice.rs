@@ -1,4 +1,4 @@
-//! Common Voice: a table of sentences, and the clips in a folder beside it.
+//! Common Voice: a table of sentences, with the clips in a folder next to it.
 
 use crate::Row;
 use crate::form::Delimiter;
@@ -7,7 +7,7 @@ use crate::formats::out::Out;
 use crate::formats::table;
 use maqam_base::error::Result;
 
-/// Columns of every release, and the field of ours that each holds.
+/// Columns of every release, and maqam's field for each.
 const COLUMNS: [(&str, &str); 11] = [
     ("client_id", "speaker"),
     ("path", "audio"),
@@ -28,7 +28,7 @@ const CLIPS: &str = "clips";
 /// Writes `train.tsv` and `clips`.
 ///
 /// # Errors
-/// A row of no or several clips; the disk's.
+/// A row with no or several clips; those of the disk.
 pub fn write(out: &mut Out<'_>, rows: &[Row]) -> Result<()> {
     let mut records = Vec::with_capacity(rows.len());
     for row in rows {

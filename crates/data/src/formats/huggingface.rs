@@ -16,17 +16,17 @@ use maqam_base::json;
 /// Key of the features in the metadata of a Parquet or Arrow file.
 pub const KEY: &str = "huggingface";
 
-/// What a folder of `save_to_disk` holds beside its data.
+/// State file of `save_to_disk` in a data set's folder.
 const STATE: &str = "state.json";
 const INFO: &str = "dataset_info.json";
 const SPLITS: &str = "dataset_dict.json";
 
-/// Names of the classes that columns of numbers stand for, by column.
+/// Names of the classes of numeric columns, by column.
 #[derive(Clone, Debug, Default, PartialEq)]
 pub struct Classes(HashMap<String, Vec<String>>);
 
 impl Classes {
-    /// Classes of the text under [`KEY`]; none where there is no such text.
+    /// Classes of the text under [`KEY`]; none without such a text.
     pub fn of_metadata(text: Option<&str>) -> Self {
         let info: Value = text
             .and_then(|text| serde_json::from_str(text).ok())
@@ -55,7 +55,7 @@ impl Classes {
         Self(classes)
     }
 
-    /// A value of a column with its names in place of numbers. -1, which stands for a class that is not told, becomes null.
+    /// A value of a column with class names in place of numbers. -1, which means an unknown class, becomes null.
     pub fn named(&self, column: &str, value: Value) -> Value {
         let Some(names) = self.0.get(column) else {
             return value;
@@ -83,10 +83,10 @@ pub struct Saved {
     pub classes: Classes,
 }
 
-/// Looks whether a folder was written by `save_to_disk`.
+/// Checks whether a folder was written by `save_to_disk`.
 ///
 /// # Errors
-/// A folder of several splits, of which one must be named; files of it that cannot be read.
+/// A folder of several splits, of which one must be named; files in it that cannot be read.
 pub fn saved(folder: &Path) -> Result<Option<Saved>> {
     let splits = folder.join(SPLITS);
     if splits.is_file() {
@@ -144,7 +144,7 @@ pub fn saved(folder: &Path) -> Result<Option<Saved>> {
     }))
 }
 
-/// The features of columns that are written, as `datasets` reads them from a file's metadata. `kinds` says of each column what it holds.
+/// Features of the written columns, as `datasets` reads them from a file's metadata. `kinds` has the type of each column.
 pub fn metadata(kinds: &[(String, Feature)]) -> String {
     let features: Map<String, Value> = kinds
         .iter()
@@ -153,7 +153,7 @@ pub fn metadata(kinds: &[(String, Feature)]) -> String {
     json!({"info": {"features": features}}).to_string()
 }
 
-/// What a column holds.
+/// Type of a column.
 #[derive(Clone, Debug, PartialEq)]
 pub enum Feature {
     /// Audio files.

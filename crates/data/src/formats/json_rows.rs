@@ -16,19 +16,19 @@ use maqam_base::error::Result;
 use maqam_base::files::Lines;
 use maqam_base::json;
 
-/// Bytes up to which a file is read whole to tell JSON objects over several lines from JSON lines.
+/// Largest file that is read as a whole to distinguish multi-line JSON objects from JSON lines.
 const MOST_WHOLE_BYTES: u64 = 256 << 20;
 
 /// Most bytes of a JSON list.
 const MOST_LIST_BYTES: u64 = 4 << 30;
 
-/// Told a row and its line, or what is wrong with it; an error ends the reading.
+/// Receives a row or its fault, with its line; an error ends the reading.
 pub type Sink<'a> = &'a mut dyn FnMut(u32, Result<RawRow>) -> Result<()>;
 
 /// Calls `found` with every line that is not blank.
 ///
 /// # Errors
-/// A file that cannot be read, or that is one JSON value rather than lines; those of `found`.
+/// A file that cannot be read, or that is one JSON value instead of lines; those of `found`.
 pub fn read_lines(mut lines: Lines, path: &Path, found: Sink<'_>) -> Result<()> {
     let mut is_first = true;
     while let Some((line, text)) = lines.next_line()? {
@@ -47,7 +47,7 @@ pub fn read_lines(mut lines: Lines, path: &Path, found: Sink<'_>) -> Result<()> 
     Ok(())
 }
 
-/// As [`read_lines`], for lines that are surely JSON lines.
+/// Reads lines that are certainly JSON lines, as [`read_lines`] does.
 ///
 /// # Errors
 /// A file that cannot be read; those of `found`.
@@ -61,10 +61,10 @@ pub fn read_lines_of(lines: &mut Lines, found: Sink<'_>) -> Result<()> {
     Ok(())
 }
 
-/// Calls `found` with every object of a JSON list; they are counted from 1 as lines are.
+/// Calls `found` with every object of a JSON list, counted from 1 like lines.
 ///
 /// # Errors
-/// A file that cannot be read, or in which the list does not end; those of `found`.
+/// A file that cannot be read, or with a list that does not end; those of `found`.
 pub fn read_list(lines: Lines, path: &Path, found: Sink<'_>) -> Result<()> {
     let bytes = lines.rest(MOST_LIST_BYTES)?;
     let text = bytes.strip_prefix("\u{feff}".as_bytes()).unwrap_or(&bytes);
@@ -106,7 +106,7 @@ pub fn read_list(lines: Lines, path: &Path, found: Sink<'_>) -> Result<()> {
     }
 }
 
-/// Number of bytes of the JSON value that a text begins with, up to the comma or bracket behind it.
+/// Number of bytes of the JSON value at the start of a text, up to the comma or bracket after it.
 fn value_len(text: &[u8]) -> usize {
     let (mut depth, mut is_text, mut is_escaped) = (0usize, false, false);
     for (i, byte) in text.iter().enumerate() {
@@ -136,7 +136,7 @@ fn value_len(text: &[u8]) -> usize {
     text.len()
 }
 
-/// The error for a file of JSON objects over several lines, where it is one.
+/// The error for a file of JSON objects over several lines, if it is one.
 fn one_value(path: &Path) -> Option<Error> {
     let metadata = std::fs::metadata(path).ok()?;
     if !metadata.is_file() || metadata.len() > MOST_WHOLE_BYTES {
@@ -166,7 +166,7 @@ pub fn parse_object(line: u32, text: &[u8]) -> Result<RawRow> {
 pub fn write(out: &mut Out<'_>, rows: &[Row]) -> Result<()> {
     out.lines("manifest.jsonl", rows, |out, row| {
         let fields = row.to_json(|clip| match clip.source {
-            // A range of a file is named where it is, unless the audio is to be copied.
+            // A range of a file is named in place, unless the audio is to be copied.
             AudioSource::Range { .. } if !out.settings.copy_audio => {
                 clip.source.to_json(Path::new("/"))
             }

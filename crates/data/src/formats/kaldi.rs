@@ -1,4 +1,4 @@
-//! Kaldi's folders: `wav.scp`, and beside it `segments`, `text`, `utt2spk` and what else has a line for each utterance.
+//! Kaldi folders: `wav.scp`, and next to it `segments`, `text`, `utt2spk` and other files with a line per utterance.
 
 use std::collections::BTreeMap;
 use std::collections::HashMap;
@@ -22,7 +22,7 @@ use maqam_base::files::Lines;
 /// The file that makes a folder one of Kaldi's.
 pub const WAVS: &str = "wav.scp";
 
-/// Files with a word or text for each utterance, and the field that each is.
+/// Files with a word or text per utterance, and the field of each.
 const OF_UTTERANCE: [(&str, &str); 5] = [
     ("text", "text"),
     ("utt2spk", "speaker"),
@@ -31,18 +31,18 @@ const OF_UTTERANCE: [(&str, &str); 5] = [
     ("utt2dialect", "dialect"),
 ];
 
-/// Files with a word for each speaker, and the field that each is.
+/// Files with a word per speaker, and the field of each.
 const OF_SPEAKER: [(&str, &str); 2] = [("spk2gender", "gender"), ("spk2age", "age")];
 
-/// Lines of a file by the name that each begins with: number and what stands behind the name.
+/// Lines of a file by their first word: line number and the rest of the line.
 type Table = HashMap<String, (u32, String)>;
 
-/// Calls `found` with every utterance: the lines of `segments` where there is such a file, else those of `wav.scp`.
+/// Calls `found` with every utterance: the lines of `segments` if there is such a file, else those of `wav.scp`.
 ///
 /// Other files named `utt2NAME` become fields `NAME`.
 ///
 /// # Errors
-/// Files that cannot be read; those of `found`. A line that makes no sense is told to `found`.
+/// Files that cannot be read; those of `found`. `found` gets the fault of an invalid line.
 pub fn read(folder: &Path, found: &mut dyn FnMut(u32, Result<RawRow>) -> Result<()>) -> Result<()> {
     let recordings = table(&folder.join(WAVS))?;
     let mut fields: Vec<(String, Table)> = Vec::new();
@@ -120,13 +120,13 @@ pub fn files(folder: &Path) -> Result<Vec<PathBuf>> {
     Ok(paths.filter(|path| path.is_file()).collect())
 }
 
-/// Files with a line for each utterance, and the field of each.
+/// Files with a line per utterance, and the field of each.
 fn of_utterance(folder: &Path) -> Result<BTreeMap<String, String>> {
     let mut files: BTreeMap<String, String> = OF_UTTERANCE
         .iter()
         .map(|(file, field)| ((*file).to_owned(), (*field).to_owned()))
         .collect();
-    let entries = fs::read_dir(folder).map_err(|e| Error::io(folder, "read", &e))?;
+    let entries = fs::read_dir(folder).map_err(|e| Error::io(folder, "read", e))?;
     for entry in entries.flatten() {
         let name = entry.file_name().to_string_lossy().into_owned();
         let field = name
@@ -162,7 +162,7 @@ fn segment(text: &str, recordings: &Table) -> Result<(String, Map<String, Value>
     fields.insert("id".to_owned(), (*id).into());
     fields.insert("audio".to_owned(), audio(path)?.into());
     fields.insert("start_s".to_owned(), (*start).into());
-    // -1 is Kaldi's word for the end of the recording.
+    // -1 means the end of the recording in Kaldi.
     if *end != "-1" {
         fields.insert("end_s".to_owned(), (*end).into());
     }
@@ -191,7 +191,7 @@ const PARTS: [&str; 12] = [
     "-n",
 ];
 
-/// The file that an entry of `wav.scp` names; that of a command which does nothing but decode it counts as named.
+/// The file of an entry of `wav.scp`. A command that only decodes a file counts as that file.
 fn audio(entry: &str) -> Result<&str> {
     let entry = entry.trim();
     if entry.is_empty() {
@@ -232,7 +232,7 @@ fn decoded(command: &str) -> Option<&str> {
     }
 }
 
-/// A file of lines that begin with a name: what stands behind it, and the line.
+/// Reads a file of lines that begin with a name: the rest of the line, and the line number.
 fn table(path: &Path) -> Result<Table> {
     let mut lines = Lines::open(path)?;
     let mut table = Table::new();
@@ -265,7 +265,7 @@ fn table(path: &Path) -> Result<Table> {
 /// Writes `wav.scp`, `segments`, `text`, `utt2spk`, `spk2utt` and a file `utt2NAME` for each other field.
 ///
 /// # Errors
-/// A row of no or several clips, of one channel, or with an id that has spaces; the disk's.
+/// A row with no or several clips, with one channel, or with an id that has spaces; those of the disk.
 pub fn write(out: &mut Out<'_>, rows: &[Row]) -> Result<()> {
     let mut sorted: Vec<&Row> = rows.iter().collect();
     sorted.sort_by(|a, b| a.id.as_bytes().cmp(b.id.as_bytes()));

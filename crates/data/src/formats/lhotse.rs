@@ -1,4 +1,4 @@
-//! Lhotse's cuts: what a cut says as fields of a row, and rows as cuts.
+//! Lhotse's cuts: conversion of cuts to rows, and of rows to cuts.
 
 use std::io::Write;
 use std::path::Path;
@@ -22,7 +22,7 @@ use maqam_base::error::Result;
 /// Fields of a supervision that a row has too.
 const SPOKEN: [&str; 3] = ["text", "language", "speaker"];
 
-/// How far the length of a cut may be from its recording's, in seconds, for the cut to be the whole recording.
+/// Largest difference between the lengths of a cut and its recording, in seconds, for the cut to be the whole recording.
 const WHOLE_TOLERANCE_S: f64 = 1e-3;
 
 /// Returns whether a row is a cut.
@@ -34,16 +34,16 @@ pub fn is_cut(fields: &Map<String, Value>) -> bool {
     is_typed || (fields.contains_key("recording") && fields.contains_key("supervisions"))
 }
 
-/// Where the audio of a cut is.
+/// Place of a cut's audio.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Audio {
-    /// In the file that its recording names.
+    /// The file that its recording names.
     Named,
-    /// In a tar file beside the cuts, from its first sample on.
+    /// A tar file next to the cuts, from its first sample on.
     Beside,
 }
 
-/// Turns a cut into the fields of a row. What a row has no field for is kept under its own name.
+/// Turns a cut into the fields of a row. Other fields stay under their own names.
 ///
 /// # Errors
 /// A cut of several tracks, and audio that is not in a file.
@@ -71,7 +71,7 @@ pub fn convert(fields: &mut Map<String, Value>, audio: Audio) -> Result<()> {
         let part = (start, duration.as_ref().and_then(Value::as_f64));
         add_audio(fields, recording, audio, part, channel)?;
     } else if let Some(start) = start.filter(|start| *start > 0.0) {
-        // Without audio a time narrows nothing, and is kept as the cut said it.
+        // Without audio, a time selects no part, and stays as an ordinary field.
         fields.insert("cut_start".to_owned(), start.into());
     }
     if let Some(duration) = duration {
@@ -90,7 +90,7 @@ pub fn convert(fields: &mut Map<String, Value>, audio: Audio) -> Result<()> {
     Ok(())
 }
 
-/// Adds the file and the part of it that a cut means.
+/// Adds the file of a cut and its part.
 fn add_audio(
     fields: &mut Map<String, Value>,
     recording: Value,
@@ -146,7 +146,7 @@ fn add_audio(
             );
         }
         fields.insert("audio".to_owned(), source["source"].clone());
-        // A channel counts from the first of its own file.
+        // A channel counts from the first channel of its own file.
         let own = channels_of(source);
         let position = |wanted: &u64| own.iter().position(|channel| channel == wanted);
         if let [one] = wanted.as_slice()
@@ -194,7 +194,7 @@ fn channels(value: Option<&Value>) -> Vec<u64> {
     }
 }
 
-/// Adds what supervisions say. Texts of several are one after the other, and the supervisions are kept.
+/// Adds the fields of supervisions. Several texts are joined in their order, and the supervisions stay as a field.
 fn add_supervisions(fields: &mut Map<String, Value>, supervisions: Vec<Value>) {
     for name in SPOKEN {
         let said: Vec<&str> = supervisions
@@ -238,7 +238,7 @@ fn add_supervisions(fields: &mut Map<String, Value>, supervisions: Vec<Value>) {
     }
 }
 
-/// Adds fields that are not there yet; one whose name is taken is kept as `cut_NAME`.
+/// Adds missing fields; a field whose name is taken becomes `cut_NAME`.
 fn add_others(fields: &mut Map<String, Value>, others: Map<String, Value>) {
     for (name, value) in others {
         if value.is_null() {
@@ -256,7 +256,7 @@ fn add_others(fields: &mut Map<String, Value>, others: Map<String, Value>) {
     }
 }
 
-/// A row's fields as a cut. `source` is the path of the audio, or none where it lies in a tar file beside the cuts.
+/// A row's fields as a cut. `source` is the path of the audio, or none if it is in a tar file next to the cuts.
 pub fn cut(mut row: Map<String, Value>, source: Option<&str>, header: Header) -> Value {
     let text_of = |value: Option<Value>| value.filter(|value| !value.is_null());
     let id = row.shift_remove("id").unwrap_or_default();
@@ -349,7 +349,7 @@ pub fn recording(id: &str, source: Option<&str>, header: Header) -> Value {
 /// Writes `cuts.jsonl.gz`.
 ///
 /// # Errors
-/// A row of no or several clips; audio that cannot be read; the disk's.
+/// A row with no or several clips; audio that cannot be read; those of the disk.
 pub fn write(out: &mut Out<'_>, rows: &[Row]) -> Result<()> {
     let path = out.path("cuts.jsonl.gz");
     packed(&path, |file| {
@@ -375,7 +375,7 @@ pub fn packed(path: &Path, write: impl FnOnce(&mut dyn Write) -> Result<()>) -> 
         packed
             .finish()
             .map(drop)
-            .map_err(|e| Error::io(path, "write", &e))
+            .map_err(|e| Error::io(path, "write", e))
     })
 }
 
@@ -411,7 +411,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_not_read_is_named() {
+    fn unsupported_cuts_are_named() {
         for (path, value, expected) in [
             (
                 "/type",

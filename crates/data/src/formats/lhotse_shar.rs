@@ -1,4 +1,4 @@
-//! Lhotse's Shar folders: `cuts.000000.jsonl.gz`, and beside it `recording.000000.tar` with the audio of its cuts in the same order.
+//! Lhotse's Shar folders: `cuts.000000.jsonl.gz`, and `recording.000000.tar` with the audio of its cuts in the same order.
 
 use std::fs;
 use std::path::Path;
@@ -23,10 +23,10 @@ use maqam_base::error::Error;
 use maqam_base::error::Result;
 use maqam_base::files::Lines;
 
-/// Endings of members that stand for a cut without audio.
+/// Endings of members for a cut without audio.
 const NOTHING: [&str; 2] = ["nodata", "nometa"];
 
-/// Returns the files of cuts of a Shar folder, sorted; none where the folder is none.
+/// Returns the files of cuts of a Shar folder, sorted; none if the folder is no Shar folder.
 pub fn cuts_of(folder: &Path) -> Vec<PathBuf> {
     let mut found: Vec<PathBuf> = fs::read_dir(folder)
         .into_iter()
@@ -38,12 +38,12 @@ pub fn cuts_of(folder: &Path) -> Vec<PathBuf> {
     found
 }
 
-/// Returns whether a file holds cuts whose audio lies in a tar file beside it.
+/// Returns whether a file holds cuts whose audio is in a tar file next to it.
 pub fn is_cuts(path: &Path) -> bool {
     number_of(path).is_some_and(|number| tar_of(path, number).is_file())
 }
 
-/// The number of a file of cuts, as it is written.
+/// The number of a file of cuts, as written in its name.
 fn number_of(path: &Path) -> Option<&str> {
     let name = path.file_name()?.to_str()?;
     let number = name
@@ -137,14 +137,14 @@ impl OfCuts {
     }
 }
 
-/// Fields that lie in JSON lines of their own beside the cuts.
+/// Fields in separate JSON lines next to the cuts.
 fn fields_beside(cuts: &Path, number: &str) -> Result<Vec<(String, OfCuts)>> {
     let folder = match cuts.parent() {
         Some(folder) if !folder.as_os_str().is_empty() => folder,
         _ => Path::new("."),
     };
     let mut paths: Vec<(String, PathBuf)> = fs::read_dir(folder)
-        .map_err(|e| Error::io(folder, "read", &e))?
+        .map_err(|e| Error::io(folder, "read", e))?
         .filter_map(|entry| {
             let path = entry.ok()?.path();
             let name = path.file_name()?.to_str()?;
@@ -173,7 +173,7 @@ fn fields_beside(cuts: &Path, number: &str) -> Result<Vec<(String, OfCuts)>> {
 /// Writes `cuts.000000.jsonl.gz`, `recording.000000.tar` and so on.
 ///
 /// # Errors
-/// A row of no or several clips; audio that cannot be read; the disk's.
+/// A row with no or several clips; audio that cannot be read; those of the disk.
 pub fn write(out: &mut Out<'_>, rows: &[Row]) -> Result<()> {
     for (number, shard) in rows.chunks(out.settings.shard_rows).enumerate() {
         let number = format!("{number:06}");
@@ -186,7 +186,7 @@ pub fn write(out: &mut Out<'_>, rows: &[Row]) -> Result<()> {
                 let header = clip.source.header()?;
                 let ending = clip.source.ending()?;
                 let recording = lhotse::recording(&row.id, None, header);
-                let failed = |e: std::io::Error| Error::io(&path, "write", &e);
+                let failed = |e: std::io::Error| Error::io(&path, "write", e);
                 tar.add(&format!("{}.{ending}", row.id), &clip.source.bytes()?)
                     .map_err(failed)?;
                 tar.add(
@@ -196,7 +196,7 @@ pub fn write(out: &mut Out<'_>, rows: &[Row]) -> Result<()> {
                 .map_err(failed)?;
                 cuts.push(lhotse::cut(out.fields(row)?, None, header).to_string());
             }
-            tar.finish().map_err(|e| Error::io(&path, "write", &e))
+            tar.finish().map_err(|e| Error::io(&path, "write", e))
         })?;
         let path = out.path(&format!("cuts.{number}.jsonl.gz"));
         lhotse::packed(&path, |file| {

@@ -1,4 +1,4 @@
-//! LLaMA-Factory: `dataset_info.json` says which file a data set is, and under which names its rows have their fields.
+//! LLaMA-Factory: `dataset_info.json` names the file of a data set and the names of its rows' fields.
 
 use std::path::Path;
 use std::path::PathBuf;
@@ -66,7 +66,7 @@ fn data_sets(info: &Path) -> Result<Vec<DataSet>> {
         .collect())
 }
 
-/// The file of the one data set that a `dataset_info.json` describes; none where it describes none by its file.
+/// The file of the only data set in a `dataset_info.json`; none if it describes no data set by its file.
 ///
 /// # Errors
 /// Several data sets, of which one must be named.
@@ -89,7 +89,7 @@ pub fn file_of(info: &Path) -> Result<Option<PathBuf>> {
     }
 }
 
-/// The names that a file's rows use, where a `dataset_info.json` beside the file describes it.
+/// The field names of a file, if a `dataset_info.json` next to the file describes it.
 ///
 /// # Errors
 /// A description that cannot be read.
@@ -135,7 +135,7 @@ fn naming(about: &Map<String, Value>) -> Naming {
 }
 
 impl Naming {
-    /// Gives a row's fields, and those of its messages, the names that are read.
+    /// Renames a row's fields, and those of its messages, to maqam's names.
     pub fn apply(&self, fields: &mut Map<String, Value>) {
         self.columns
             .apply(fields, &mut std::collections::BTreeSet::new());
@@ -165,7 +165,7 @@ impl Naming {
 /// Writes `maqam.json` and the `dataset_info.json` that describes it.
 ///
 /// # Errors
-/// A row without conversation, or one of whose clips is a part of its file; the disk's.
+/// A row without conversation, or one with a clip that is a part of its file; those of the disk.
 pub fn write(out: &mut Out<'_>, rows: &[Row]) -> Result<()> {
     let path = out.path("maqam.json");
     let mut has_audio = false;
@@ -185,7 +185,7 @@ pub fn write(out: &mut Out<'_>, rows: &[Row]) -> Result<()> {
     }
     let info =
         json!({"maqam": {"file_name": "maqam.json", "formatting": "sharegpt", "columns": columns}});
-    let info = serde_json::to_string_pretty(&info).map_err(Error::bug)?;
+    let info = serde_json::to_string_pretty(&info).map_err(Error::bug_from)?;
     files::write_atomic(&out.path(INFO), info.as_bytes())
 }
 
@@ -228,7 +228,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn fields_and_roles_have_the_names_that_the_description_says() {
+    fn fields_and_roles_follow_dataset_info() {
         let about = json!({"file_name": "x.json", "formatting": "sharegpt",
             "columns": {"messages": "dialog", "audios": "sounds"},
             "tags": {"role_tag": "who", "content_tag": "what", "user_tag": "u", "assistant_tag": "a"}});

@@ -1,4 +1,4 @@
-//! Foreign names of fields, read from `mappings.yaml`: what data can say is no code.
+//! Foreign names of fields, from `mappings.yaml`.
 
 use std::collections::BTreeMap;
 use std::path::Path;
@@ -21,11 +21,11 @@ const FILE: &str = include_str!("mappings.yaml");
 pub struct Mapping {
     /// Name of the format.
     pub format: String,
-    /// Columns that tell it.
+    /// Columns that identify the format.
     pub when: Vec<String>,
     /// Foreign columns by field.
     pub columns: Columns,
-    /// Folder beside the manifest where relative audio paths start.
+    /// Folder next to the manifest where relative audio paths start.
     #[serde(default)]
     pub folder: Option<String>,
     /// Fields that are read in lower case.
@@ -33,7 +33,7 @@ pub struct Mapping {
     pub lower: Vec<String>,
 }
 
-/// All that `mappings.yaml` says.
+/// Contents of `mappings.yaml`.
 #[derive(Debug, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct Mappings {
@@ -47,7 +47,7 @@ impl Mappings {
     /// The file's contents, read once.
     ///
     /// # Errors
-    /// A fault in the file, which a test rules out.
+    /// A fault in the file, which a test excludes.
     pub fn get() -> Result<&'static Self> {
         static READ: OnceLock<Option<Mappings>> = OnceLock::new();
         READ.get_or_init(|| yaml::parse(FILE, Path::new("mappings.yaml")).ok())
@@ -55,7 +55,7 @@ impl Mappings {
             .ok_or_else(|| Error::bug("mappings.yaml cannot be read"))
     }
 
-    /// The mapping that a row's fields tell, among those of a format where one is said.
+    /// The mapping that fits a row's fields, among those of `format` if it is given.
     pub fn of(&self, fields: &Map<String, Value>, format: Option<&str>) -> Option<&Mapping> {
         self.mappings.iter().find(|mapping| {
             format.is_none_or(|format| format == mapping.format)
@@ -63,7 +63,7 @@ impl Mappings {
         })
     }
 
-    /// The columns that are likely to hold a field, among those that a row has.
+    /// The columns of a row that are likely to hold a field.
     pub fn likely<'a>(&'a self, field: &str, fields: &Map<String, Value>) -> Option<&'a str> {
         self.likely
             .get(field)?

@@ -1,4 +1,4 @@
-//! What the rows of one file mean: told by the first of them, or said, and then the same for all.
+//! Interpretation of the rows of one file, from its first row or from settings, the same for all rows.
 
 use std::path::Path;
 use std::path::PathBuf;
@@ -23,10 +23,10 @@ use crate::row::RawRow;
 use maqam_base::error::Error;
 use maqam_base::error::Result;
 
-/// Fields that a row's audio may be in.
+/// Fields that may hold a row's audio.
 const AUDIO: [&str; 4] = ["audio", "audios", "audio_filepath", "audio_path"];
 
-/// Fields of which a row with audio needs one, so that there is something to learn or to compare with.
+/// Fields of which a row with audio needs one, to have a target or a reference.
 const CONTENT: [&str; 10] = [
     "text",
     "summary",
@@ -40,20 +40,20 @@ const CONTENT: [&str; 10] = [
     "task",
 ];
 
-/// Fields of a row that brings its own words, with its audio inside them or none.
+/// Fields of a row with its own conversation, with or without audio inside it.
 const CONVERSATIONS: [&str; 3] = ["messages", "conversations", "query"];
 
 /// Columns that a message shows at most.
 const MOST_SHOWN: usize = 8;
 
-/// How the rows of a file become rows of ours.
+/// Conversion of a file's rows to maqam's rows.
 pub struct Meaning {
     kind: Kind,
-    /// A column that is read as the text of rows that have none.
+    /// A column that is read as the text of rows without a text.
     likely_text: Option<&'static str>,
     /// Folder where relative audio paths start.
     pub audio_folder: Option<PathBuf>,
-    /// What the user should know.
+    /// Note for the user.
     pub note: Option<String>,
 }
 
@@ -68,10 +68,10 @@ enum Kind {
 }
 
 impl Meaning {
-    /// The meaning that the first row of a file tells. Names that `source` gives to columns have been applied to it.
+    /// The interpretation for a file by its first row, to which `source` has applied its column names.
     ///
     /// # Errors
-    /// A file whose columns are not those of any format, with the line that names them.
+    /// A file with unknown columns, with the line to add.
     pub fn of(first: &RawRow, source: &Source, file: &Path, form: Form) -> Result<Self> {
         let kind = kind(first, source, file)?;
         let mut meaning = Self {
@@ -87,7 +87,7 @@ impl Meaning {
             meaning.audio_folder = folder.is_dir().then_some(folder);
         }
 
-        // The rest looks at the row as it will be.
+        // The rest checks the converted row.
         let mut row = RawRow::new(first.line, first.fields.clone());
         if !matches!(meaning.kind, Kind::NemoTarred(_)) && meaning.convert(&mut row).is_err() {
             return Ok(meaning);
@@ -108,9 +108,9 @@ impl Meaning {
             let error = unnamed(&row.fields, mappings, has_content, form);
             let is_table = matches!(form, Form::Table(_) | Form::Parquet | Form::Arrow);
             match error.map(|error| error.at_path(file)) {
-                // Rows of ours may be texts alone, and have a field that only looks like audio.
+                // maqam's own rows may have only texts, and a field that resembles audio.
                 Some(error) if has_content && !is_table => {
-                    meaning.note = Some(error.to_string().replace("\nhint: ", "; "));
+                    meaning.note = Some(error.one_line());
                 }
                 Some(error) => return Err(error),
                 None => {}
@@ -119,10 +119,10 @@ impl Meaning {
         Ok(meaning)
     }
 
-    /// Turns a row into one of ours.
+    /// Converts a row to one of maqam's rows.
     ///
     /// # Errors
-    /// What is wrong with the row.
+    /// The fault of the row.
     pub fn convert(&mut self, raw: &mut RawRow) -> Result<()> {
         match &mut self.kind {
             Kind::Native => {}
@@ -184,7 +184,7 @@ fn kind(first: &RawRow, source: &Source, file: &Path) -> Result<Kind> {
             Some(naming) => Some(Kind::Named(naming)),
             None => match by_rows() {
                 Some(kind) => Some(kind),
-                // A row of ours keeps its fields, whatever others it has.
+                // A row with maqam's audio fields keeps its fields.
                 None if has_any(fields, &AUDIO) || !first.inside.is_empty() => None,
                 None => mapped(None),
             },
@@ -199,7 +199,7 @@ fn has_any(fields: &Map<String, Value>, names: &[&str]) -> bool {
         .any(|name| fields.get(*name).is_some_and(|value| !value.is_null()))
 }
 
-/// The error for rows whose audio or text is in columns of names that are not ours, with the line that names them.
+/// The error for rows with audio or text in unknown columns, with the line to add.
 fn unnamed(
     fields: &Map<String, Value>,
     mappings: &Mappings,

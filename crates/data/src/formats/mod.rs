@@ -1,4 +1,4 @@
-//! The formats that people have: what each is called, how it is told, and what its rows become.
+//! Formats of manifests: names, detection, conversion.
 
 pub mod common_voice;
 pub mod export;
@@ -99,7 +99,7 @@ impl Format {
             .map_or("jsonl", |(_, name)| name)
     }
 
-    /// Whether a file of this form can be of the format.
+    /// Returns whether a file of this form can be of the format.
     pub(crate) fn fits(self, form: Form) -> bool {
         match self {
             Self::Parquet => form == Form::Parquet,

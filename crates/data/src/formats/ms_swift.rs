@@ -13,7 +13,7 @@ use maqam_base::error::Result;
 /// Writes `train.jsonl`.
 ///
 /// # Errors
-/// A row without conversation, or one of whose clips is a part of its file; the disk's.
+/// A row without conversation, or one with a clip that is a part of its file; those of the disk.
 pub fn write(out: &mut Out<'_>, rows: &[Row]) -> Result<()> {
     out.lines("train.jsonl", rows, |out, row| {
         let mut fields = out.fields(row)?;
@@ -30,7 +30,7 @@ pub fn write(out: &mut Out<'_>, rows: &[Row]) -> Result<()> {
 /// The paths of a row's clips.
 ///
 /// # Errors
-/// A clip that is a part of its file: the readers of these paths would hear all of it.
+/// A clip that is a part of its file, because readers of these paths would use the whole file.
 pub fn paths(out: &mut Out<'_>, row: &Row, base: Base) -> Result<Value> {
     let paths: Result<Vec<Value>> = row
         .clips

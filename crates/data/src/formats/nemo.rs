@@ -24,7 +24,7 @@ use maqam_base::error::Result;
 /// The manifest of a tarred data set, in its folder.
 pub const TARRED: &str = "tarred_audio_manifest.json";
 
-/// Returns whether a row's audio lies in a numbered tar file.
+/// Returns whether a row's audio is in a numbered tar file.
 pub fn is_tarred(fields: &Map<String, Value>) -> bool {
     fields.contains_key("audio_filepath") && fields.contains_key("shard_id")
 }
@@ -40,7 +40,7 @@ pub fn is_conversation(fields: &Map<String, Value>) -> bool {
     })
 }
 
-/// Turns a conversation of typed turns into messages. Turns of one role that follow each other are one message.
+/// Turns a conversation of typed turns into messages. Successive turns of one role become one message.
 ///
 /// # Errors
 /// A turn without role, value or a known type.
@@ -101,7 +101,7 @@ pub fn convert_conversation(fields: &mut Map<String, Value>) -> Result<()> {
     Ok(())
 }
 
-/// The numbered tar files beside a manifest.
+/// The numbered tar files next to a manifest.
 #[derive(Default)]
 pub struct Tars {
     folders: Vec<PathBuf>,
@@ -115,7 +115,7 @@ struct Opened {
 }
 
 impl Tars {
-    /// Tar files that lie in the first of these folders that has them.
+    /// Tar files in the first of these folders that has them.
     pub fn new(folders: Vec<PathBuf>) -> Self {
         Self {
             folders,
@@ -123,10 +123,10 @@ impl Tars {
         }
     }
 
-    /// Puts the member that a row names in place of its path.
+    /// Replaces a row's path by the member of the tar file.
     ///
     /// # Errors
-    /// A tar file or a member that is not there.
+    /// A missing tar file or member.
     pub fn convert(&mut self, raw: &mut RawRow) -> Result<()> {
         let number = match raw.fields.get("shard_id") {
             Some(Value::String(text)) => text.parse().ok(),
@@ -229,7 +229,7 @@ fn number_of(path: &Path) -> Option<u64> {
     stem[stem.len() - digits..].parse().ok()
 }
 
-/// The member that a part of it stands for: NeMo writes `a-sub2.wav` for the second part of `a.wav`.
+/// The member of a part: NeMo writes `a-sub2.wav` for the second part of `a.wav`.
 fn without_sub(name: &str) -> Option<String> {
     let (stem, ending) = match name.rsplit_once('.') {
         Some((stem, ending)) => (stem, format!(".{ending}")),
@@ -245,7 +245,7 @@ fn without_sub(name: &str) -> Option<String> {
 /// Writes `manifest.json`, or `tarred_audio_manifest.json` and `audio_0.tar` and so on.
 ///
 /// # Errors
-/// A row of no or several clips; audio that cannot be read; the disk's.
+/// A row with no or several clips; audio that cannot be read; those of the disk.
 pub fn write(out: &mut Out<'_>, rows: &[Row]) -> Result<()> {
     if !out.settings.tarred {
         return out.lines("manifest.json", rows, |out, row| {
@@ -264,10 +264,10 @@ pub fn write(out: &mut Out<'_>, rows: &[Row]) -> Result<()> {
                 let clip = out.only_clip(row)?;
                 let name = format!("{number}_{i:07}.{}", clip.source.ending()?);
                 tar.add(&name, &clip.source.bytes()?)
-                    .map_err(|e| Error::io(&path, "write", &e))?;
+                    .map_err(|e| Error::io(&path, "write", e))?;
                 names.push((number, name));
             }
-            tar.finish().map_err(|e| Error::io(&path, "write", &e))
+            tar.finish().map_err(|e| Error::io(&path, "write", e))
         })?;
     }
     let mut names = names.into_iter();
@@ -277,7 +277,7 @@ pub fn write(out: &mut Out<'_>, rows: &[Row]) -> Result<()> {
     })
 }
 
-/// A row as a line of a manifest: `duration` is there always, and is that of the part which counts.
+/// A row as a line of a manifest. `duration` is always there and is that of the used part.
 fn line_of(
     out: &Out<'_>,
     row: &Row,

@@ -1,4 +1,4 @@
-//! The folder that an export writes: its files, the audio that goes into it, and what was lost on the way.
+//! Output folder of an export: its files, its audio, and notes on lost information.
 
 use std::collections::BTreeMap;
 use std::collections::BTreeSet;
@@ -24,25 +24,25 @@ use maqam_base::seed::Key;
 /// Folder of audio that an export writes.
 const AUDIO: &str = "audio";
 
-/// How rows are exported.
+/// Settings of an export.
 pub struct Export<'a> {
     /// The format.
     pub format: Format,
     /// The folder; it must not exist.
     pub out: &'a Path,
-    /// Whether audio files are copied into the folder; without that, formats of paths name files where they are.
+    /// True if audio files are copied into the folder; otherwise, formats of paths name the files in place.
     pub copy_audio: bool,
-    /// Whether NeMo's audio goes into tar files.
+    /// True if NeMo's audio goes into tar files.
     pub tarred: bool,
     /// Rows of one shard, at least 1.
     pub shard_rows: usize,
-    /// Task of rows that name none; conversations are made by it.
+    /// Task of rows that name none; it makes their conversations.
     pub task: Option<&'a str>,
-    /// The tasks there are.
+    /// All tasks.
     pub tasks: &'a Tasks,
 }
 
-/// A name of its own for the audio of a row that becomes a file.
+/// A unique name for the audio file of a row.
 ///
 /// # Errors
 /// Audio that cannot be read.
@@ -66,37 +66,37 @@ pub fn file_name(clip: &Clip, row: &Row, names: &mut BTreeSet<String>) -> Result
     Ok(name)
 }
 
-/// The folder that is written, and what is known of it.
+/// The output folder and its state.
 pub struct Out<'a> {
     /// The folder while it is written.
     pub folder: PathBuf,
     /// The folder as it will be, absolute.
     place: PathBuf,
     manifest: &'a Path,
-    /// What was asked for.
+    /// Settings of the export.
     pub settings: &'a Export<'a>,
     /// Fields that the format has no place for, with the number of rows that have them.
     lost: BTreeMap<String, usize>,
     names: BTreeSet<String>,
 }
 
-/// Whose folder a path starts from.
+/// Folder that relative paths start from.
 #[derive(Clone, Copy, PartialEq, Eq)]
 pub enum Base {
-    /// That of the file which holds the row.
+    /// The folder of the file that holds the row.
     Manifest,
-    /// That of the process which reads it.
+    /// The working directory of the process that reads it.
     Process,
 }
 
 impl<'a> Out<'a> {
-    /// A folder that is written at `folder` and renamed to what `settings` says.
+    /// Creates a folder at `folder`, which is renamed to `settings.out` at the end.
     ///
     /// # Errors
     /// A path that the system cannot make absolute.
     pub fn new(folder: &Path, manifest: &'a Path, settings: &'a Export<'a>) -> Result<Self> {
-        let place = std::path::absolute(settings.out)
-            .map_err(|e| Error::io(settings.out, "resolve", &e))?;
+        let place =
+            std::path::absolute(settings.out).map_err(|e| Error::io(settings.out, "resolve", e))?;
         Ok(Self {
             folder: folder.to_owned(),
             place,
@@ -112,7 +112,7 @@ impl<'a> Out<'a> {
         self.folder.join(name)
     }
 
-    /// Where a row is written, for messages.
+    /// Place of a row, for messages.
     pub fn place_of(&self, row: &Row) -> String {
         row.place(self.manifest)
     }
@@ -122,7 +122,7 @@ impl<'a> Out<'a> {
         *self.lost.entry(field.to_owned()).or_default() += 1;
     }
 
-    /// What could not be said in the format.
+    /// Notes on what the format cannot express.
     pub fn notes(self) -> Vec<String> {
         let format = self.settings.format;
         self.lost
@@ -131,18 +131,18 @@ impl<'a> Out<'a> {
             .collect()
     }
 
-    /// The path of a clip's audio file; one that lies inside another file is written to the folder, and so are all with `copy_audio`.
+    /// The path of a clip's audio file. Audio inside another file is written to the folder, and so is all audio under `copy_audio`.
     ///
     /// # Errors
-    /// Audio that cannot be read, and the disk's.
+    /// Audio that cannot be read, and those of the disk.
     pub fn audio(&mut self, row: &Row, clip: &Clip, base: Base) -> Result<String> {
         self.audio_in(row, clip, base, AUDIO, self.settings.copy_audio)
     }
 
-    /// As [`Out::audio`], with the folder's name and whether files are copied.
+    /// The path of [`Out::audio`], with the folder's name and with `copy_audio` as arguments.
     ///
     /// # Errors
-    /// As there.
+    /// Those of [`Out::audio`].
     pub fn audio_in(
         &mut self,
         row: &Row,
@@ -154,7 +154,7 @@ impl<'a> Out<'a> {
         if let Some((path, None)) = clip.source.file()
             && !copy
         {
-            let absolute = std::path::absolute(path).map_err(|e| Error::io(path, "resolve", &e))?;
+            let absolute = std::path::absolute(path).map_err(|e| Error::io(path, "resolve", e))?;
             return Ok(absolute.to_string_lossy().into_owned());
         }
         let name = file_name(clip, row, &mut self.names)?;
@@ -167,10 +167,10 @@ impl<'a> Out<'a> {
         })
     }
 
-    /// The one clip of a row.
+    /// The only clip of a row.
     ///
     /// # Errors
-    /// A row with none or several, which the format cannot hold.
+    /// A row with no or several clips, which the format cannot hold.
     pub fn only_clip<'r>(&self, row: &'r Row) -> Result<&'r Clip> {
         match row.clips.as_slice() {
             [clip] => Ok(clip),
@@ -194,7 +194,7 @@ impl<'a> Out<'a> {
         Ok(fields)
     }
 
-    /// The row's conversation: its own, or the one that its task makes of it.
+    /// The row's conversation: its own, or the one that its task makes from it.
     ///
     /// # Errors
     /// A row that has neither.
@@ -244,24 +244,13 @@ impl<'a> Out<'a> {
 /// # Errors
 /// The disk's.
 pub fn line(file: &mut dyn Write, text: &str, path: &Path) -> Result<()> {
-    writeln!(file, "{text}").map_err(|e| Error::io(path, "write", &e))
+    writeln!(file, "{text}").map_err(|e| Error::io(path, "write", e))
 }
 
-/// Writes a file whole or not at all, by work that may fail for reasons of its own.
+/// Writes a file completely or not at all; `write` may fail.
 ///
 /// # Errors
-/// Those of `write`, and the disk's.
+/// Those of `write` and of the disk.
 pub fn stream(path: &Path, write: impl FnOnce(&mut dyn Write) -> Result<()>) -> Result<()> {
-    let mut failed = None;
-    let written = files::write_atomic_with(path, |file| {
-        write(file).map_err(|error| {
-            let told = std::io::Error::other(error.message().to_owned());
-            failed = Some(error);
-            told
-        })
-    });
-    match failed {
-        Some(error) => Err(error),
-        None => written,
-    }
+    files::write_atomic_with(path, |file| Ok(write(file)?))
 }

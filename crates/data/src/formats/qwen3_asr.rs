@@ -19,7 +19,7 @@ pub fn is_row(fields: &Map<String, Value>) -> bool {
         .is_some_and(|text| asr_text::split(text).is_some())
 }
 
-/// Takes the language out of a row's text. `None`, which the model says where there is no speech, is no language.
+/// Moves the language out of a row's text. `None`, which the model outputs without speech, is no language.
 pub fn convert(fields: &mut Map<String, Value>) {
     let Some(Value::String(text)) = fields.get("text") else {
         return;
@@ -37,7 +37,7 @@ pub fn convert(fields: &mut Map<String, Value>) {
 /// Writes `train.jsonl`.
 ///
 /// # Errors
-/// A row of no or several clips, of a part of a file, or without transcript; the disk's.
+/// A row with no or several clips, with a part of a file, or without transcript; those of the disk.
 pub fn write(out: &mut Out<'_>, rows: &[Row]) -> Result<()> {
     out.lines("train.jsonl", rows, |out, row| {
         out.only_clip(row)?;

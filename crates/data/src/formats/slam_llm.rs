@@ -1,4 +1,4 @@
-//! SLAM-LLM: `{"key", "source", "target"}`, with a prompt where the row has one.
+//! SLAM-LLM: `{"key", "source", "target"}`, with a prompt if the row has one.
 
 use serde_json::Map;
 use serde_json::Value;
@@ -11,13 +11,13 @@ use crate::formats::out::Out;
 use maqam_base::error::Error;
 use maqam_base::error::Result;
 
-/// Fields that say what is learnt, the first that a row has.
+/// Fields with the target; the first that a row has is used.
 const TARGETS: [&str; 4] = ["target", "text", "summary", "label"];
 
 /// Writes `train.jsonl`.
 ///
 /// # Errors
-/// A row of no or several clips, of a part of a file, or with nothing to learn; the disk's.
+/// A row with no or several clips, with a part of a file, or without a target; those of the disk.
 pub fn write(out: &mut Out<'_>, rows: &[Row]) -> Result<()> {
     out.lines("train.jsonl", rows, |out, row| {
         out.only_clip(row)?;

@@ -1,4 +1,4 @@
-//! Tables in text (CSV, TSV): a line of column names, then a row a line.
+//! Tables in text (CSV, TSV): a line of column names, then one row per line.
 
 use std::collections::HashSet;
 use std::path::Path;
@@ -19,21 +19,22 @@ use maqam_base::error::Error;
 use maqam_base::error::Result;
 use maqam_base::files::Lines;
 use maqam_base::files::MAX_LINE;
+use maqam_base::files::read_text;
 use maqam_base::json;
 
-/// How cells are quoted.
+/// Quoting of cells.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Quotes {
-    /// As RFC 4180 says: a cell in quotes may hold anything, also line breaks.
+    /// RFC 4180: a cell in quotes may hold anything, also line breaks.
     Standard,
-    /// Quotes are letters, unless a cell holds doubled ones: Common Voice writes its sentences bare, pandas quotes where it must.
+    /// Quotes are letters, unless a cell holds doubled quotes. Common Voice never quotes sentences, and pandas quotes them if necessary.
     WhereNeeded,
 }
 
 /// Calls `found` with every row of a table. Empty cells are fields that the row does not have.
 ///
 /// # Errors
-/// A table without column names, or without a column that `columns` names; those of `found`. A row of another width is told to `found`.
+/// A table without column names, or without a column that `columns` names; those of `found`. `found` gets the fault of a row of another width.
 pub fn read(
     mut lines: Lines,
     path: &Path,
@@ -95,7 +96,7 @@ pub fn read(
     Ok(())
 }
 
-/// Whether a record ends inside quotes.
+/// Returns whether a record ends inside quotes.
 fn is_open(record: &[u8]) -> bool {
     record.iter().filter(|byte| **byte == b'"').count() % 2 == 1
 }
@@ -145,7 +146,7 @@ fn cells(record: &[u8], delimiter: u8, quotes: Quotes) -> Result<Vec<String>> {
     }
 }
 
-/// A cell that began with a quote, and what comes behind its delimiter.
+/// A cell that began with a quote, and the text after its delimiter.
 fn quoted(inside: &str, delimiter: char) -> (String, Option<&str>) {
     let mut cell = String::new();
     let mut rest = inside;
@@ -160,7 +161,7 @@ fn quoted(inside: &str, delimiter: char) -> (String, Option<&str>) {
             None => break,
         }
     }
-    // Letters behind the closing quote belong to the cell, as other readers have it.
+    // Letters after the closing quote belong to the cell, as in other readers.
     match rest.split_once(delimiter) {
         Some((tail, left)) => (cell + tail, Some(left)),
         None => (cell + rest, None),
@@ -179,7 +180,7 @@ fn bare(cell: &str) -> String {
     }
 }
 
-/// A line of a table: cells quoted where they must be.
+/// A line of a table, with quotes around cells that need them.
 pub fn line<'a>(cells: impl Iterator<Item = &'a str>, delimiter: Delimiter) -> String {
     let delimiter = char::from(delimiter.byte());
     let written: Vec<String> = cells
@@ -221,7 +222,7 @@ pub fn write(out: &mut Out<'_>, rows: &[Row], delimiter: Delimiter) -> Result<()
 /// Writes a table with the columns of all records, in the order in which they first appear. Lists and objects are written as JSON.
 ///
 /// # Errors
-/// The disk's.
+/// Those of the disk.
 pub fn write_records(
     path: &Path,
     records: &[Map<String, Value>],
@@ -250,6 +251,111 @@ pub fn write_records(
         }
         Ok(())
     })
+}
+
+/// Calls `found` with the line and the fields of every row of a table whose first row names the columns (RFC 4180), empty cells included. Of
+/// several separators it takes the one that the first row has most of.
+///
+/// # Errors
+/// A file that cannot be read; a row of another width; a quote that does not end; those of `found`.
+pub fn each_plain(
+    path: &Path,
+    separators: &[u8],
+    found: &mut dyn FnMut(u32, Map<String, Value>) -> Result<()>,
+) -> Result<()> {
+    let text = read_text(path)?;
+    let text = text.strip_prefix('\u{feff}').unwrap_or(&text);
+    let first = text.lines().next().unwrap_or_default();
+    let count = |separator: u8| first.bytes().filter(|byte| *byte == separator).count();
+    let separator = separators
+        .iter()
+        .copied()
+        .rev()
+        .max_by_key(|separator| count(*separator))
+        .unwrap_or(b',');
+    let mut records = Records {
+        rest: text,
+        separator: char::from(separator),
+        line: 1,
+    };
+    let Some((_, names)) = records.next_record(path)? else {
+        return Ok(());
+    };
+    while let Some((line, record)) = records.next_record(path)? {
+        if record.iter().all(String::is_empty) {
+            continue;
+        }
+        if record.len() != names.len() {
+            return Err(Error::input(format!(
+                "the row has {} fields, the first row names {}",
+                record.len(),
+                names.len()
+            ))
+            .at(format!("{}:{line}", path.display()))
+            .hint("put texts with separators or line breaks into double quotes"));
+        }
+        let fields = names
+            .iter()
+            .map(|name| name.trim().to_owned())
+            .zip(record.into_iter().map(Value::String));
+        found(line, fields.collect())?;
+    }
+    Ok(())
+}
+
+/// The records of a table.
+struct Records<'a> {
+    rest: &'a str,
+    separator: char,
+    line: u32,
+}
+
+impl Records<'_> {
+    /// The next record with the line at which it begins.
+    fn next_record(&mut self, path: &Path) -> Result<Option<(u32, Vec<String>)>> {
+        if self.rest.is_empty() {
+            return Ok(None);
+        }
+        let began = self.line;
+        let (mut record, mut field) = (Vec::new(), String::new());
+        let (mut is_quoted, mut was_quoted) = (false, false);
+        let mut chars = self.rest.char_indices().peekable();
+        while let Some((at, c)) = chars.next() {
+            if c == '\n' {
+                self.line = self.line.saturating_add(1);
+            }
+            match c {
+                '"' if is_quoted && chars.peek().is_some_and(|(_, next)| *next == '"') => {
+                    chars.next();
+                    field.push('"');
+                }
+                '"' if is_quoted => is_quoted = false,
+                _ if is_quoted => field.push(c),
+                '"' if field.is_empty() && !was_quoted => (is_quoted, was_quoted) = (true, true),
+                '\r' if chars.peek().is_some_and(|(_, next)| *next == '\n') => {}
+                '\n' => {
+                    record.push(field);
+                    self.rest = &self.rest[at + 1..];
+                    return Ok(Some((began, record)));
+                }
+                _ if c == self.separator => {
+                    record.push(std::mem::take(&mut field));
+                    was_quoted = false;
+                }
+                _ => field.push(c),
+            }
+        }
+        if is_quoted {
+            return Err(
+                Error::input("a field in double quotes does not end before the file does")
+                    .at(format!("{}:{began}", path.display()))
+                    .hint("write a double quote inside a field twice"),
+            );
+        }
+        self.rest = "";
+        record.push(field);
+        Ok(Some((began, record)))
+    }
 }
 
 #[cfg(test)]

@@ -1,4 +1,4 @@
-//! Members of an uncompressed tar file by their byte ranges, found once and kept in an index.
+//! Members of an uncompressed tar file by their byte ranges, read once and stored in an index.
 
 use std::fs::File;
 use std::io::BufReader;
@@ -13,22 +13,22 @@ use maqam_base::error::Error;
 use maqam_base::error::Result;
 use maqam_base::files;
 
-/// Where indices go whose shards lie in a folder that cannot be written.
+/// Folder of indices of shards in read-only folders.
 pub const FOLDER: &str = "runs/.shards";
 
-/// What an index begins with; the number goes up with every change of the form.
+/// First bytes of an index; the number increases with every change of the format.
 const MAGIC: &[u8; 16] = b"maqam shards 1\n\0";
 
-/// Ending of an index beside its shard.
+/// Ending of an index next to its shard.
 const ENDING: &str = ".maqam-index";
 
 /// Bytes of a block of tar.
 const BLOCK: usize = 512;
 
-/// Bytes up to which a member's text is kept in the index.
+/// Largest member whose text the index holds, in bytes.
 const MOST_TEXT: u64 = 1 << 20;
 
-/// Bytes up to which a long name or a header of pax is believed.
+/// Largest size of a long name or a pax header, in bytes.
 const MOST_NAME: u64 = 1 << 20;
 
 /// Endings of members that hold audio.
@@ -37,7 +37,7 @@ pub const AUDIO: [&str; 14] = [
     "aif",
 ];
 
-/// Whether a name ends as those of recordings do.
+/// Returns whether a name ends as those of recordings do.
 pub fn is_audio(name: &str) -> bool {
     name.rsplit_once('.')
         .is_some_and(|(_, ending)| AUDIO.iter().any(|known| known.eq_ignore_ascii_case(ending)))
@@ -46,13 +46,13 @@ pub fn is_audio(name: &str) -> bool {
 /// One file in a tar file.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Member {
-    /// Its name, with its folders.
+    /// Name of the member, with its folders.
     pub name: Box<str>,
     /// The first of its bytes in the tar file.
     pub start: u64,
     /// Number of its bytes.
     pub len: u64,
-    /// What it says, where it is a text of at most a mebibyte.
+    /// Contents, if they are a text of at most one mebibyte.
     pub text: Option<Box<str>>,
 }
 
@@ -61,15 +61,15 @@ pub struct Member {
 pub struct Shard {
     /// The tar file.
     pub path: Arc<Path>,
-    /// Its files, in its order.
+    /// Files of the shard, in their order.
     pub members: Vec<Member>,
 }
 
 impl Shard {
-    /// Opens a tar file by its index; the first time reads all of its headers and writes the index, beside it or in [`FOLDER`].
+    /// Opens a tar file by its index. The first time, reads all headers and writes the index, next to the file or in [`FOLDER`].
     ///
     /// # Errors
-    /// A file that cannot be read, is no tar file, or is cut off.
+    /// A file that cannot be read, is no tar file, or is truncated.
     pub fn open(path: &Path) -> Result<Self> {
         let stamp = Stamp::of(path)?;
         let places = index_places(path);
@@ -85,7 +85,7 @@ impl Shard {
         }
         let members = scan(path)?;
         let index = write_index(&members, stamp);
-        // An index only saves time, so a shard is read without one where there is no place for it.
+        // An index only saves time, so a shard without a place for its index is read without one.
         for place in &places {
             if files::write_atomic(place, &index).is_ok() {
                 break;
@@ -97,7 +97,7 @@ impl Shard {
         })
     }
 
-    /// Hash of what the shard's rows are made of: names, sizes and texts of its members, not its audio.
+    /// Hash of the inputs of the shard's rows: names, sizes and texts of its members, but not its audio.
     pub fn hash(&self) -> String {
         let mut hasher = blake3::Hasher::new();
         for member in &self.members {
@@ -115,7 +115,7 @@ impl Shard {
     }
 }
 
-/// What tells that a shard is the one that an index was made of.
+/// Identity of the shard that an index was made from.
 #[derive(Clone, Copy, PartialEq)]
 struct Stamp {
     len: u64,
@@ -124,7 +124,7 @@ struct Stamp {
 
 impl Stamp {
     fn of(path: &Path) -> Result<Self> {
-        let metadata = std::fs::metadata(path).map_err(|e| Error::io(path, "read", &e))?;
+        let metadata = std::fs::metadata(path).map_err(|e| Error::io(path, "read", e))?;
         let modified_ns = metadata
             .modified()
             .ok()
@@ -137,7 +137,7 @@ impl Stamp {
     }
 }
 
-/// Where the index of a shard may lie, the better place first.
+/// Possible places of a shard's index, the better one first.
 fn index_places(path: &Path) -> [PathBuf; 2] {
     let mut beside = path.as_os_str().to_owned();
     beside.push(ENDING);
@@ -147,7 +147,7 @@ fn index_places(path: &Path) -> [PathBuf; 2] {
     [beside.into(), elsewhere]
 }
 
-/// Whether the last member lies where an index says: a shard that was written anew within one tick of the clock has its members elsewhere.
+/// Returns whether the last member is at its indexed place. A shard that was written twice within one tick of the clock has other places.
 fn ends_fit(path: &Path, members: &[Member]) -> bool {
     let Some(last) = members.last() else {
         return true;
@@ -163,17 +163,17 @@ fn ends_fit(path: &Path, members: &[Member]) -> bool {
 /// Finds the members of a tar file by its headers.
 ///
 /// # Errors
-/// What is no tar file, and a member that is cut off.
+/// A file that is no tar file; a truncated member.
 pub fn scan(path: &Path) -> Result<Vec<Member>> {
-    let file = File::open(path).map_err(|e| Error::io(path, "read", &e))?;
+    let file = File::open(path).map_err(|e| Error::io(path, "read", e))?;
     let len = file
         .metadata()
-        .map_err(|e| Error::io(path, "read", &e))?
+        .map_err(|e| Error::io(path, "read", e))?
         .len();
     scan_reader(&mut BufReader::with_capacity(1 << 20, file), len).map_err(|e| e.at_path(path))
 }
 
-/// Names that stand before a member's own header.
+/// Names that precede a member's own header.
 #[derive(Default)]
 struct Overrides {
     name: Option<String>,
@@ -185,9 +185,9 @@ fn scan_reader(reader: &mut BufReader<File>, file_len: u64) -> Result<Vec<Member
     let mut overrides = Overrides::default();
     let mut at = 0u64;
     let mut block = [0; BLOCK];
-    let failed = |e: &std::io::Error| Error::resource(format!("cannot read: {e}"));
+    let failed = |e: std::io::Error| Error::resource(format!("cannot read: {e}")).caused_by(e);
     while at + BLOCK as u64 <= file_len {
-        reader.read_exact(&mut block).map_err(|e| failed(&e))?;
+        reader.read_exact(&mut block).map_err(failed)?;
         let header_at = at;
         at += BLOCK as u64;
         if block.iter().all(|byte| *byte == 0) {
@@ -225,7 +225,7 @@ fn scan_reader(reader: &mut BufReader<File>, file_len: u64) -> Result<Vec<Member
                 )));
             }
             let mut bytes = vec![0; len as usize];
-            reader.read_exact(&mut bytes).map_err(|e| failed(&e))?;
+            reader.read_exact(&mut bytes).map_err(failed)?;
             Ok(bytes)
         };
         let mut was_read = 0;
@@ -266,7 +266,7 @@ fn scan_reader(reader: &mut BufReader<File>, file_len: u64) -> Result<Vec<Member
                         .hint("pack it again without `--sparse`"),
                 );
             }
-            // A folder, a link, or a remark of its own program.
+            // A folder, a link, or a special entry of another program.
             _ => {
                 if !is_about_next {
                     overrides = Overrides::default();
@@ -279,7 +279,7 @@ fn scan_reader(reader: &mut BufReader<File>, file_len: u64) -> Result<Vec<Member
         }
         reader
             .seek_relative((padded - was_read) as i64)
-            .map_err(|e| failed(&e))?;
+            .map_err(failed)?;
         at = next;
     }
     if members.is_empty() && at == 0 {
@@ -289,7 +289,7 @@ fn scan_reader(reader: &mut BufReader<File>, file_len: u64) -> Result<Vec<Member
     Ok(members)
 }
 
-/// Whether a block begins a tar file.
+/// Returns whether a block begins a tar file.
 pub fn is_header(block: &[u8]) -> bool {
     block
         .get(..BLOCK)
@@ -299,7 +299,7 @@ pub fn is_header(block: &[u8]) -> bool {
         })
 }
 
-/// Whether the sum of a header's bytes, its own sum taken as spaces, is what it states.
+/// Returns whether the sum of a header's bytes, its own sum taken as spaces, is what it states.
 fn checksum_fits(block: &[u8; BLOCK]) -> bool {
     let sum: u64 = block
         .iter()
@@ -312,7 +312,7 @@ fn checksum_fits(block: &[u8; BLOCK]) -> bool {
     number(&block[148..156]) == Some(sum)
 }
 
-/// A number in octal digits, or in bytes where the first bit is set.
+/// A number in octal digits, or in binary if the first bit is set.
 fn number(field: &[u8]) -> Option<u64> {
     if field.first()? & 0x80 != 0 {
         let (high, low) = field.split_at_checked(field.len().checked_sub(8)?)?;
@@ -394,7 +394,7 @@ fn write_index(members: &[Member], stamp: Stamp) -> Vec<u8> {
     out
 }
 
-/// The members of an index; none where it is missing, damaged, or of another shard.
+/// The members of an index; none if it is missing, damaged, or of another shard.
 fn read_index(path: &Path, stamp: Stamp) -> Option<Vec<Member>> {
     let bytes = std::fs::read(path).ok()?;
     let (body, hash) = bytes.split_at_checked(bytes.len().checked_sub(32)?)?;
@@ -441,7 +441,7 @@ fn u64_of(bytes: &[u8]) -> Option<u64> {
     Some(u64::from_le_bytes(bytes.try_into().ok()?))
 }
 
-/// A tar file that is written, member by member.
+/// Writer of a tar file, member by member.
 pub struct Writer<W: std::io::Write> {
     out: W,
 }
@@ -479,7 +479,7 @@ impl<W: std::io::Write> Writer<W> {
     fn block(&mut self, name: &str, len: u64, kind: u8) -> std::io::Result<()> {
         let mut block = [0u8; BLOCK];
         let mut put = |at: usize, text: &[u8]| block[at..at + text.len()].copy_from_slice(text);
-        // A longer name stands in the member before, and its beginning here.
+        // A longer name is in the previous member, and its beginning is here.
         put(0, &name.as_bytes()[..name.len().min(100)]);
         put(100, b"0000644\0");
         put(108, b"0000000\0");
@@ -491,7 +491,7 @@ impl<W: std::io::Write> Writer<W> {
                 put(128, &len.to_be_bytes());
             }
         }
-        // The time is left at zero, so that equal rows give equal files.
+        // The time is zero, so that equal rows give equal files.
         put(136, b"00000000000\0");
         put(148, b"        ");
         put(156, &[kind]);
@@ -528,7 +528,7 @@ mod tests {
     }
 
     #[test]
-    fn members_lie_where_the_index_says() {
+    fn the_index_gives_the_places_of_members() {
         let dir = tempfile::tempdir().unwrap();
         let long = format!("{}/a.json", "folder".repeat(40));
         let members: [(&str, &[u8]); 4] = [
@@ -554,7 +554,7 @@ mod tests {
     }
 
     #[test]
-    fn an_index_of_another_shard_is_not_believed() {
+    fn an_index_of_another_shard_is_ignored() {
         let dir = tempfile::tempdir().unwrap();
         // Both have one size and one time of change.
         let path = shard(dir.path(), &[("a.txt", b"one"), ("b.wav", &[1; 600])]);
@@ -565,7 +565,7 @@ mod tests {
         file.set_modified(time).unwrap();
         let found = Shard::open(&path).unwrap();
         assert_eq!(found.members[1].text.as_deref(), Some("two"));
-        // A damaged index is made anew.
+        // A damaged index is written again.
         let index = dir.path().join("a.tar.maqam-index");
         let mut bytes = std::fs::read(&index).unwrap();
         bytes[40] ^= 1;
@@ -582,7 +582,7 @@ mod tests {
             number(&[0x80, 0, 0, 0, 0, 0, 0, 2, 0, 0, 0, 1]),
             Some((2 << 32) + 1)
         );
-        // A text whose letters lie where a header has its sum.
+        // A text with letters at the place of a header's checksum.
         assert_eq!(number(&[0xd9; 8]), None);
         assert!(!is_header(&[0xd9; 600]));
     }

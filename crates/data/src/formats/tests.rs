@@ -1,4 +1,4 @@
-//! Files that the libraries of other tools wrote (tests/reference/make_formats.py), and ours read back.
+//! Files that the libraries of other tools wrote (tests/reference/make_formats.py), and exported files read again.
 
 use std::collections::BTreeMap;
 use std::path::Path;
@@ -37,7 +37,7 @@ fn read(source: &Source) -> Manifest {
         .unwrap_or_else(|error| panic!("{}: {error}", source.path.display()))
 }
 
-/// What `expected.jsonl` says of each utterance.
+/// The utterances of `expected.jsonl`.
 fn expected() -> BTreeMap<String, Value> {
     let text = std::fs::read_to_string(folder().join("expected.jsonl")).unwrap();
     text.lines()
@@ -48,7 +48,7 @@ fn expected() -> BTreeMap<String, Value> {
         .collect()
 }
 
-/// Checks that a row is the utterance of its id: its words, its speaker, and to the sample what is heard.
+/// Checks that a row is the utterance of its id: its words, its speaker, and its audio to the sample.
 fn check(row: &Row, id: &str, what: &str) {
     let expected = &expected()[id];
     let place = format!("{what}, {id}");
@@ -75,7 +75,7 @@ fn check(row: &Row, id: &str, what: &str) {
     let file = folder().join(expected["file"].as_str().unwrap());
     let original = maqam_audio::read(&file, span).unwrap();
     assert_eq!(heard.len(), original.len(), "{place}");
-    // Lhotse writes parts anew in 16 bits, and resampling a part differs at its ends from resampling the whole.
+    // Lhotse writes parts again in 16 bits, and resampling a part differs at its ends from resampling the whole.
     let middle = 400..heard.len() - 400;
     let far = heard[middle.clone()]
         .iter()
@@ -142,7 +142,7 @@ fn names_that_a_format_gives_are_fields() {
         assert_eq!(row.extra_fields()["age"], "twenties");
     }
 
-    // WebDataset's own rows have no id, so two shards tell equal keys apart.
+    // WebDataset's own rows have no id, so the shard's name distinguishes equal keys.
     let rows = read(&source("webdataset/*.tar")).rows;
     for (row, id) in rows.iter().zip(WHOLE) {
         check(row, id, "WebDataset");
@@ -234,7 +234,7 @@ fn unknown_columns_are_named_with_the_line_to_write() {
 }
 
 #[test]
-fn equal_faults_are_told_once() {
+fn equal_faults_are_reported_once() {
     let dir = tempfile::tempdir().unwrap();
     let path = dir.path().join("m.jsonl");
     std::fs::write(&path, "{\"audio\": \"x.wav\"}\n".repeat(50)).unwrap();
@@ -290,7 +290,7 @@ fn rich(dir: &Path) -> PathBuf {
     path
 }
 
-/// A row without what a reader adds: where it was read, and a length that the format always states.
+/// A row without fields that a reader adds: its place, and a length that the format always states.
 fn essence(row: &Row) -> Value {
     let mut fields = row.to_json(|_| Ok(Value::Null)).unwrap();
     for name in ["duration", "recording_id", "sampling_rate", "__key__"] {

@@ -30,16 +30,16 @@ const ENDINGS: [(&str, &str); 9] = [
     ("id", "id"),
 ];
 
-/// Field in which the name of a row's members is kept, as WebDataset calls it.
+/// Field with the name of a row's members, as WebDataset names it.
 const KEY: &str = "__key__";
 
 /// Field with the names of members that are neither audio nor text.
 const OTHERS: &str = "other_members";
 
-/// Calls `found` with every row of a shard, counted from 1. A row is named by its key, with the shard's name in front where `is_one_of_several`.
+/// Calls `found` with every row of a shard, counted from 1. The id is the row's key, with the shard's name as prefix if `is_one_of_several`.
 ///
 /// # Errors
-/// Those of `found`; a row whose JSON cannot be read is told to it.
+/// Those of `found`; `found` gets the fault of a row whose JSON cannot be read.
 pub fn read(
     shard: &Shard,
     is_one_of_several: bool,
@@ -132,7 +132,7 @@ fn row(line: u32, shard: &Shard, key: &str, id: &str, members: &[Member]) -> Res
         let text = text.trim_end_matches(['\n', '\r']);
         match raw.fields.get(field) {
             Some(Value::String(known)) if known == text => {}
-            // What the JSON says of a field counts, and the member is kept under its own name.
+            // A field in the JSON takes precedence, and the member stays under its own name.
             Some(_) if field != ending => {
                 raw.fields.insert(ending, text.into());
             }
@@ -143,7 +143,7 @@ fn row(line: u32, shard: &Shard, key: &str, id: &str, members: &[Member]) -> Res
         }
     }
     if !raw.inside.is_empty() {
-        // The audio is here; a path in the JSON is where it was before.
+        // The audio is a member here; a path in the JSON is its earlier place.
         for name in ["audio", "audios"] {
             if let Some(before) = raw.fields.shift_remove(name) {
                 raw.fields.insert(format!("original_{name}"), before);
@@ -179,7 +179,7 @@ pub fn write(out: &mut Out<'_>, rows: &[Row]) -> Result<()> {
     for (shard, rows) in rows.chunks(out.settings.shard_rows).enumerate() {
         let path = out.path(&format!("{shard:06}.tar"));
         stream(&path, |file| {
-            let failed = |e: std::io::Error| Error::io(&path, "write", &e);
+            let failed = |e: std::io::Error| Error::io(&path, "write", e);
             let mut tar = Writer::new(file);
             for row in rows {
                 let key = format!("{number:09}");

@@ -122,7 +122,7 @@ fn bom_crlf_blank_lines_and_nulls_are_fine() {
 }
 
 #[test]
-fn what_rows_say_alike_is_stored_once() {
+fn equal_texts_are_stored_once() {
     let manifest = read("{\"id\": \"a\", \"task\": \"asr\", \"licence\": \"x\"}\n{\"id\": \"b\", \"task\": \"asr\", \"licence\": \"x\"}").unwrap();
     let [a, b] = &manifest.rows[..] else { panic!() };
     assert!(Arc::ptr_eq(
@@ -177,7 +177,7 @@ fn conversations_of_both_kinds_are_read() {
 }
 
 #[test]
-fn bad_rows_say_where_what_and_what_to_do() {
+fn bad_rows_have_a_place_a_fault_and_a_hint() {
     for (line, expected) in [
         (
             "{\"id\": 1",
@@ -248,7 +248,7 @@ fn bad_rows_say_where_what_and_what_to_do() {
 }
 
 #[test]
-fn audio_is_looked_for_where_it_was_said_to_be() {
+fn missing_audio_shows_the_resolved_path() {
     let (dir, path) = written("m.jsonl", br#"{"audio": "deep/c.wav"}"#);
     let error = read_manifest(&path, None, OnBadRow::Error)
         .unwrap_err()
@@ -389,7 +389,7 @@ fn parquet_of_hugging_face_is_read() {
 }
 
 #[test]
-fn parquet_of_plain_columns_says_what_jsonl_says() {
+fn parquet_rows_equal_jsonl_rows() {
     let (dir, jsonl) = written("m.jsonl", b"{\"id\": \"x\", \"audio\": \"a.wav\", \"start_s\": 0.5, \"label\": \"3\", \"ok\": true}\n{\"id\": \"y\", \"audio\": \"b.wav\", \"label\": \"4\", \"ok\": false}\n");
     let mut frame =
         df!("id" => ["x", "y"], "audio" => ["a.wav", "b.wav"], "start_s" => [Some(0.5), None], "label" => [3i64, 4], "ok" => [true, false]).unwrap();
@@ -450,7 +450,7 @@ fn a_damaged_parquet_file_is_named() {
             "{len} bytes: {error}"
         );
     }
-    // A length inside the first page, which the column reader believes.
+    // A length inside the first page, which the column reader trusts.
     let mut damaged = whole;
     damaged[105] = 0;
     assert!(
@@ -532,7 +532,7 @@ fn span(start_s: Option<f64>, end_s: Option<f64>, channel: Option<u16>) -> Span 
 }
 
 #[test]
-fn every_way_to_say_a_part_is_read() {
+fn every_form_of_a_part_is_read() {
     let half = span(Some(0.5), Some(1.5), None);
     for (fields, expected) in [
         (r#""start_s": 0.5, "end_s": 1.5"#, half),
@@ -573,7 +573,7 @@ fn every_way_to_say_a_part_is_read() {
         row(r#"{"audio": "a.wav", "channel": "Al Jazeera"}"#).extra_fields()["channel"],
         "Al Jazeera"
     );
-    // Without audio nothing is narrowed.
+    // Without audio, times select no part.
     assert_eq!(
         row(r#"{"text": "x", "start": "early"}"#).extra_fields()["start"],
         "early"
@@ -728,7 +728,7 @@ fn conversations_with_audio_inside_are_read() {
         said(&history),
         expected.map(|(role, text)| (role, text.to_owned()))
     );
-    // Beside a task's own fields, `query` is a field like any other.
+    // In a row with fields of a task, `query` is an ordinary field.
     assert_eq!(
         row(r#"{"text": "x", "query": "q"}"#).extra_fields()["query"],
         "q"
@@ -736,7 +736,7 @@ fn conversations_with_audio_inside_are_read() {
 }
 
 #[test]
-fn conversations_that_are_not_read_say_why() {
+fn unsupported_conversations_give_the_reason() {
     for (line, expected) in [
         (
             r#"{"messages": [{"role": "user", "content": "<image><audio>what?"}], "audios": ["a.wav"]}"#,

@@ -83,10 +83,9 @@ impl FromStr for AskedIn {
         match written {
             "row" => Ok(Self::Row),
             "both" => Ok(Self::Both),
-            other => language::tag(other).map(Self::One).map_err(|error| {
-                Error::input(error.message())
-                    .hint("write ar, en, another language, `both` or `row`")
-            }),
+            other => language::tag(other)
+                .map(Self::One)
+                .map_err(|error| error.hint("write ar, en, another language, `both` or `row`")),
         }
     }
 }

@@ -70,11 +70,6 @@ pub fn parse(name: &str, contents: &str, path: &Path) -> Result<Task> {
             max_new_tokens: 16,
         },
     });
-    let default_metric = match kind {
-        Kind::Transcribe => "wer",
-        Kind::Generate => "rougeL",
-        Kind::Classify => "uar",
-    };
     let task = Task {
         name: name.to_owned(),
         kind,
@@ -82,7 +77,7 @@ pub fn parse(name: &str, contents: &str, path: &Path) -> Result<Task> {
         system: written.system,
         instructions: written.instructions.all,
         answer,
-        metric: written.metric.unwrap_or_else(|| default_metric.to_owned()),
+        metric: written.metric.unwrap_or_else(|| kind.headline().to_owned()),
         asked_in: AskedIn::default(),
     };
     check_kind(&task)

@@ -1,4 +1,4 @@
-//! Conversations that Qwen3-ASR takes: a context, a clip, and a language before the transcript. It reads no instruction.
+//! Conversations of Qwen3-ASR: a context, a clip, and a language before the transcript. The model reads no instruction.
 
 use serde_json::Value;
 
@@ -14,7 +14,7 @@ use maqam_base::error::Result;
 use maqam_base::error::brief;
 use maqam_metrics::Kind;
 
-/// The system message of general instructions, which tells Qwen3-ASR nothing.
+/// System message of general tasks, which is no context.
 const USUAL_SYSTEM: &str = "You are a helpful assistant.";
 
 /// The field of a row that is the context of its transcript.
@@ -41,7 +41,7 @@ impl std::str::FromStr for ForcedLanguage {
 }
 
 impl ForcedLanguage {
-    /// What stands before the transcript of an example.
+    /// Text before the transcript of an example.
     pub fn prefix(&self, example: &Example) -> Option<String> {
         let tag = match self {
             Self::Row => example.row_language.as_deref()?,
@@ -51,9 +51,8 @@ impl ForcedLanguage {
     }
 }
 
-/// A conversation of an example in the model's form. One that the row brings itself stays as it is. Where a task asks for a transcript, the
-/// task's instruction is left out, `prompt` of the row or else the task's system message is the context, and the transcript follows its
-/// language.
+/// A conversation of an example in the model's form. A row's own conversation does not change. Of a task that asks for a transcript, the
+/// instruction is left out, `prompt` of the row or else the task's system message is the context, and the language comes before the transcript.
 ///
 /// # Errors
 /// A task that asks for something else.
@@ -89,7 +88,7 @@ pub fn conversation(example: &Example, messages: &[Message]) -> Result<Vec<Messa
     Ok(found)
 }
 
-/// What the model is told before it hears a clip.
+/// Text that the model gets before a clip.
 fn context(example: &Example, messages: &[Message]) -> Option<String> {
     let extra = example.extra.as_deref().unwrap_or_default();
     let fields: Value = serde_json::from_str(extra).unwrap_or_default();
@@ -103,7 +102,7 @@ fn context(example: &Example, messages: &[Message]) -> Option<String> {
     is_context.then(|| first.content.clone())
 }
 
-/// Refuses what the model's template would drop or misplace.
+/// Refuses texts and clips that the model's template would drop or misplace.
 ///
 /// # Errors
 /// Text in a user's message, more than one clip.

@@ -46,8 +46,8 @@ pub const QWEN2_AUDIO_TEMPLATE: &str = concat!(
     "{% if add_generation_prompt %}<|im_start|>assistant\n{% endif %}",
 );
 
-/// The template of transformers' `Qwen3ASRProcessor` in our words, for checkpoints of Qwen3-ASR that bring none, or one without the answer's
-/// turn, as the original ones do. The system's turn is always there, and the user's holds clips alone.
+/// The template of transformers' `Qwen3ASRProcessor`, rewritten, for checkpoints of Qwen3-ASR with no template or with one that has no turn of
+/// the answer, such as the original ones. The system's turn is always there, and the user's holds only clips.
 const QWEN3_ASR: &str = concat!(
     "{% set whole = namespace(system='', clips='') %}{% for message in messages %}",
     "{% set parts = [{'type': 'text', 'text': message.content}] if message.content is string else message.content %}",
@@ -77,7 +77,7 @@ pub enum Piece<'a> {
     },
 }
 
-/// Where a template comes from that no file holds.
+/// Place of a template that no file holds.
 const BUILT_IN: &str = "the built-in chat template";
 
 /// The family that config.json of a checkpoint names.
@@ -186,7 +186,7 @@ impl ChatTemplate {
             .trim_blocks(true)
             .lstrip_blocks(true)
             .build()
-            .map_err(Error::bug)?;
+            .map_err(Error::bug_from)?;
         let mut environment = Environment::new();
         environment.set_syntax(syntax);
         environment
@@ -201,7 +201,9 @@ impl ChatTemplate {
         environment
             .add_template_owned("chat", source)
             .map_err(|error| {
-                Error::input(format!("not a template we can read: {error}")).at(&place)
+                Error::input(format!("not a template we can read: {error}"))
+                    .caused_by(error)
+                    .at(&place)
             })?;
         Ok(Self {
             environment,
@@ -242,6 +244,7 @@ impl ChatTemplate {
         context.insert("documents".to_owned(), Value::Null);
         let fails = |error: minijinja::Error| {
             Error::input(format!("the template fails on this conversation: {error}"))
+                .caused_by(error)
                 .at(&self.place)
         };
         let rendered = self
@@ -329,7 +332,8 @@ fn template_source(value: &Value) -> Option<String> {
 
 /// Turns Hugging Face's `{% generation %}` tags, which only mark the assistant's words, into comments.
 fn without_generation_tags(source: &str) -> Result<String> {
-    let tags = Regex::new(r"\{%([-+]?)\s*(?:end)?generation\s*([-+]?)%\}").map_err(Error::bug)?;
+    let tags =
+        Regex::new(r"\{%([-+]?)\s*(?:end)?generation\s*([-+]?)%\}").map_err(Error::bug_from)?;
     Ok(tags.replace_all(source, "{#$1 $2#}").into_owned())
 }
 

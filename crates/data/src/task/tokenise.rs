@@ -68,14 +68,14 @@ pub struct TextCodec {
     form: Form,
 }
 
-/// What a checkpoint takes for a conversation.
+/// Form of the conversations of a checkpoint.
 #[derive(Clone, Debug, PartialEq, Eq)]
 enum Form {
     /// Any number of turns with texts and clips.
     Chat,
-    /// Qwen3-ASR's: a context, a clip, a transcript behind its language.
+    /// Form of Qwen3-ASR: a context, a clip, and a transcript after its language.
     Transcript {
-        /// What the answer is made to begin with.
+        /// Language that every answer begins with.
         language: Option<ForcedLanguage>,
     },
 }
@@ -88,7 +88,9 @@ impl TextCodec {
     pub fn load(model_dir: &Path) -> Result<Self> {
         let mut tokenizer = vocabulary::tokenizer(model_dir)?;
         let unreadable = |error: tokenizers::Error| {
-            Error::input(format!("not a tokenizer we can read: {error}")).at_path(model_dir)
+            Error::input(format!("not a tokenizer we can read: {error}"))
+                .caused_by(error)
+                .at_path(model_dir)
         };
         // Nothing is ever cut or padded here, whatever the file was saved with.
         tokenizer
@@ -107,7 +109,7 @@ impl TextCodec {
         // Alternatives are tried in order, so the longest stands first.
         names.sort_by_key(|name| std::cmp::Reverse((name.len(), name.as_str())));
         let alternatives: Vec<String> = names.iter().map(|name| regex::escape(name)).collect();
-        let special_pattern = Regex::new(&alternatives.join("|")).map_err(Error::bug)?;
+        let special_pattern = Regex::new(&alternatives.join("|")).map_err(Error::bug_from)?;
 
         let config = read_json(&model_dir.join("config.json"))?.unwrap_or_default();
         let special =
@@ -141,7 +143,7 @@ impl TextCodec {
         })
     }
 
-    /// Has every answer begin with a language, which the model then does not find out itself.
+    /// Lets every answer begin with a language, so that the model does not choose one.
     ///
     /// # Errors
     /// A checkpoint whose answers name no language.
@@ -159,7 +161,7 @@ impl TextCodec {
     /// Encodes the conversation of an example in the checkpoint's form.
     ///
     /// # Errors
-    /// As [`TextCodec::encode`]; what the checkpoint cannot be asked.
+    /// As [`TextCodec::encode`]; a task that the checkpoint cannot do.
     pub fn encode_example(
         &self,
         example: &Example,
@@ -296,10 +298,10 @@ impl TextCodec {
 
     /// Ids of a text, whose special tokens are plain text.
     fn ids_of(&self, text: &str) -> Result<Vec<u32>> {
-        let encoding = self
-            .tokenizer
-            .encode_fast(text, false)
-            .map_err(|error| Error::input(format!("the tokenizer fails on {text:?}: {error}")))?;
+        let encoding = self.tokenizer.encode_fast(text, false);
+        let encoding = encoding.map_err(|error| {
+            Error::input(format!("the tokenizer fails on {text:?}: {error}")).caused_by(error)
+        })?;
         Ok(encoding.get_ids().to_vec())
     }
 

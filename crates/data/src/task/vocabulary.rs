@@ -12,7 +12,7 @@ use maqam_base::error::Result;
 use maqam_base::files;
 use maqam_base::qwen2_tokenizer;
 
-/// Ids by piece, and pieces that are merged, which stand in the place of a `tokenizer.json` in original checkpoints of Qwen3-ASR.
+/// Ids by piece and merged pieces. Original checkpoints of Qwen3-ASR have them in place of a `tokenizer.json`.
 const SLOW: [&str; 2] = ["vocab.json", "merges.txt"];
 
 /// Reads the tokenizer of a checkpoint's folder.
@@ -21,22 +21,25 @@ const SLOW: [&str; 2] = ["vocab.json", "merges.txt"];
 /// A missing or unreadable file.
 pub fn tokenizer(model_dir: &Path) -> Result<Tokenizer> {
     let path = model_dir.join("tokenizer.json");
-    let unreadable = |error: tokenizers::Error| {
-        Error::input(format!("not a tokenizer we can read: {error}")).at_path(&path)
-    };
     if path.is_file() {
-        return Tokenizer::from_file(&path).map_err(unreadable);
+        return Tokenizer::from_file(&path).map_err(|error| unreadable(error, &path));
     }
+
     if SLOW.iter().all(|name| model_dir.join(name).is_file()) {
         let json = from_slow(model_dir)?.to_string();
         let place = model_dir.join(SLOW[0]);
-        return Tokenizer::from_bytes(json.as_bytes()).map_err(|error| {
-            Error::input(format!("not a tokenizer we can read: {error}")).at_path(&place)
-        });
+        return Tokenizer::from_bytes(json.as_bytes()).map_err(|error| unreadable(error, &place));
     }
+
     Err(Error::input("there is no tokenizer")
         .at_path(&path)
         .hint("a checkpoint folder holds tokenizer.json beside config.json"))
+}
+
+fn unreadable(error: tokenizers::Error, path: &Path) -> Error {
+    Error::input(format!("not a tokenizer we can read: {error}"))
+        .caused_by(error)
+        .at_path(path)
 }
 
 /// A `tokenizer.json` from the vocabulary, the merges and the tokens that `tokenizer_config.json` adds.

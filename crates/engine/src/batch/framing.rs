@@ -1,22 +1,22 @@
-//! How an audio encoder takes clips: what it convolves at once, how many positions that gives, and which attend to each other.
+//! From the frames of a clip to windows, positions and tokens of an audio encoder.
 
 use maqam_audio::num_audio_tokens;
 
-/// The way of one encoder.
+/// Windows of one encoder, and their reduction to tokens.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Framing {
     /// Frames that are convolved at once.
     pub window: usize,
-    /// How they become tokens.
+    /// Reduction of frames to tokens.
     pub reduction: Reduction,
 }
 
-/// How frames become tokens.
+/// Reduction of frames to tokens.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Reduction {
     /// A convolution halves them, attention stays inside a window, and pairs of positions are averaged (Whisper, Qwen2.5-Omni).
     Quarter,
-    /// Three convolutions halve them, each window filled up with zeros before. So many windows attend to each other (Qwen3-ASR).
+    /// Three convolutions halve them. Each window is filled with zeros first. Several windows attend to each other (Qwen3-ASR).
     Eighth {
         /// Windows that attend to each other.
         chunks: usize,
@@ -33,7 +33,7 @@ impl From<usize> for Framing {
 }
 
 impl Framing {
-    /// Positions that the convolutions give for so many frames of one window.
+    /// Positions that the convolutions give for `frames` of one window.
     pub fn positions(self, frames: usize) -> usize {
         match self.reduction {
             Reduction::Quarter => frames.div_ceil(2),
@@ -41,7 +41,7 @@ impl Framing {
         }
     }
 
-    /// Tokens of so many positions of a clip.
+    /// Tokens that `positions` of a clip give.
     pub fn tokens_of(self, positions: usize) -> usize {
         match self.reduction {
             Reduction::Quarter => positions / 2,
@@ -49,7 +49,7 @@ impl Framing {
         }
     }
 
-    /// Tokens of a clip of so many frames.
+    /// Tokens of a clip with `frames`.
     pub fn tokens(self, frames: usize) -> usize {
         match self.reduction {
             Reduction::Quarter => num_audio_tokens(frames),
@@ -73,7 +73,7 @@ impl Framing {
         matches!(self.reduction, Reduction::Eighth { .. })
     }
 
-    /// Frames behind the last ones of a clip that the convolutions see; `tail` are those that the clip brings.
+    /// Frames after the last ones of a clip that the convolutions read; `tail` is the padding that the clip has.
     pub fn padding(self, frames: usize, tail: usize) -> usize {
         match self.is_filled() {
             true => self.window - frames,

@@ -19,7 +19,7 @@ use maqam_base::error::Error;
 use maqam_base::error::Result;
 use maqam_base::seed::Key;
 
-/// One example, tokenised and heard.
+/// One example: its tokens, and the features of its clips.
 #[derive(Clone, Debug)]
 pub struct Sequence {
     /// The whole conversation.
@@ -68,10 +68,10 @@ pub struct Batch {
     pub target_sequences: Vec<u32>,
 }
 
-/// The clips of a batch, cut into windows that the encoder hears one by one.
+/// The clips of a batch, cut into windows that are encoded one by one.
 #[derive(Clone, Debug)]
 pub struct Audio {
-    /// How the encoder takes them.
+    /// Windows of the encoder, and their reduction to tokens.
     pub framing: Framing,
     /// Mel bands of a frame.
     pub mels: usize,
@@ -90,10 +90,10 @@ pub struct Audio {
 }
 
 impl Batch {
-    /// Packs sequences; `framing` is how the encoder takes clips, a number of frames standing for Whisper's way.
+    /// Packs sequences. `framing` says how the encoder takes clips; a number of frames stands for Whisper's windows of that size.
     ///
     /// # Errors
-    /// Where a sequence's audio tokens and its clips do not fit together: a fault of the caller.
+    /// If a sequence's audio tokens and its clips do not fit together: a fault of the caller.
     pub fn pack(sequences: &[&Sequence], framing: impl Into<Framing>) -> Result<Self> {
         let mut batch = Self {
             tokens: Vec::new(),
@@ -117,49 +117,68 @@ impl Batch {
             clip_positions: Vec::new(),
             position_keys: Vec::new(),
         };
-        for (index, sequence) in sequences.iter().enumerate() {
-            let start = batch.tokens.len();
-            batch.tokens.extend(&sequence.tokens);
-            batch.positions.extend(0..sequence.tokens.len() as u32);
-            batch.token_keys.extend(
-                (0..sequence.tokens.len() as u64).map(|position| sequence.key.with(position)),
-            );
-            if sequence.audio.len() != sequence.features.len() {
-                return Err(Error::bug(format!(
-                    "{} runs of audio tokens for {} clips",
-                    sequence.audio.len(),
-                    sequence.features.len()
-                )));
-            }
-            for (clip, (range, features)) in
-                sequence.audio.iter().zip(&sequence.features).enumerate()
-            {
-                let key = sequence.key.with(1 << 40).with(clip as u64);
-                let positions = audio.push(features, key)?;
-                if audio.framing.tokens_of(positions) != range.len() {
-                    return Err(Error::bug(format!(
-                        "{} audio tokens for a clip of {} frames",
-                        range.len(),
-                        features.frames
-                    )));
-                }
-                batch
-                    .audio_rows
-                    .extend(range.clone().map(|row| (start + row) as u32));
-            }
-            for position in sequence.targets.iter().cloned().flatten() {
-                let before = position.checked_sub(1).ok_or_else(|| {
-                    Error::bug("the first token of a sequence cannot be a target")
-                })?;
-                batch.target_rows.push((start + before) as u32);
-                batch.target_ids.push(sequence.tokens[position]);
-                batch.target_weights.push(sequence.target_weight);
-                batch.target_sequences.push(index as u32);
-            }
-            batch.cu_seqlens.push(batch.tokens.len());
+
+        for sequence in sequences {
+            batch.push_clips(sequence, &mut audio)?;
+            batch.push_targets(sequence)?;
+            batch.push_tokens(sequence);
         }
+
         batch.audio = (!audio.windows.is_empty()).then_some(audio);
         Ok(batch)
+    }
+
+    /// Adds the clips of a sequence whose tokens come next.
+    fn push_clips(&mut self, sequence: &Sequence, audio: &mut Audio) -> Result<()> {
+        if sequence.audio.len() != sequence.features.len() {
+            return Err(Error::bug(format!(
+                "{} runs of audio tokens for {} clips",
+                sequence.audio.len(),
+                sequence.features.len()
+            )));
+        }
+
+        let start = self.tokens.len();
+        let clips = sequence.audio.iter().zip(&sequence.features);
+        for (clip, (range, features)) in clips.enumerate() {
+            let key = sequence.key.with(1 << 40).with(clip as u64);
+            let positions = audio.push(features, key)?;
+            if audio.framing.tokens_of(positions) != range.len() {
+                return Err(Error::bug(format!(
+                    "{} audio tokens for a clip of {} frames",
+                    range.len(),
+                    features.frames
+                )));
+            }
+            self.audio_rows
+                .extend(range.clone().map(|row| (start + row) as u32));
+        }
+        Ok(())
+    }
+
+    /// Adds the targets of a sequence whose tokens come next. The row before a token predicts it.
+    fn push_targets(&mut self, sequence: &Sequence) -> Result<()> {
+        let start = self.tokens.len();
+        let index = self.cu_seqlens.len() - 1;
+        for position in sequence.targets.iter().cloned().flatten() {
+            let before = position
+                .checked_sub(1)
+                .ok_or_else(|| Error::bug("the first token of a sequence cannot be a target"))?;
+            self.target_rows.push((start + before) as u32);
+            self.target_ids.push(sequence.tokens[position]);
+            self.target_weights.push(sequence.target_weight);
+            self.target_sequences.push(index as u32);
+        }
+        Ok(())
+    }
+
+    fn push_tokens(&mut self, sequence: &Sequence) {
+        let len = sequence.tokens.len();
+        self.tokens.extend(&sequence.tokens);
+        self.positions.extend(0..len as u32);
+        self.token_keys
+            .extend((0..len as u64).map(|position| sequence.key.with(position)));
+        self.cu_seqlens.push(self.tokens.len());
     }
 
     /// The last row of each sequence: where generation starts.
@@ -340,7 +359,8 @@ mod tests {
     #[test]
     fn a_packed_batch_looks_like_its_picture() {
         // | 0 1 2 3 |4 5 6 7|  | 0 ... 6 [7 8] 9 |, audio at 1..=2 of the first and 1..=2 of the second
-        let (a, b) = (sequence(8, 4..8, &[9]), sequence(10, 7..9, &[8]));
+        let a = sequence(8, 4..8, &[9]);
+        let b = sequence(10, 7..9, &[8]);
         let batch = Batch::pack(&[&a, &b], 200).unwrap();
         assert_eq!(batch.cu_seqlens, [0, 8, 18]);
         assert_eq!(batch.positions[6..10], [6, 7, 0, 1]);
@@ -390,7 +410,8 @@ mod tests {
 
     #[test]
     fn a_batch_is_taken_apart_into_its_clips() {
-        let (a, b) = (sequence(400, 390..400, &[401]), sequence(10, 7..9, &[8]));
+        let a = sequence(400, 390..400, &[401]);
+        let b = sequence(10, 7..9, &[8]);
         let of = |sequences: &[&Sequence]| Batch::pack(sequences, 200).unwrap().audio.unwrap();
         let clips = of(&[&a, &b]).clips();
         for (clip, alone) in clips.iter().zip([of(&[&a]), of(&[&b])]) {
@@ -437,11 +458,10 @@ mod tests {
 
     #[test]
     fn tokens_have_the_same_stream_whatever_they_are_packed_with() {
-        let (a, b) = (sequence(8, 4..8, &[9]), sequence(10, 7..9, &[8]));
-        let (together, alone) = (
-            Batch::pack(&[&a, &b], 200).unwrap(),
-            Batch::pack(&[&b], 200).unwrap(),
-        );
+        let a = sequence(8, 4..8, &[9]);
+        let b = sequence(10, 7..9, &[8]);
+        let together = Batch::pack(&[&a, &b], 200).unwrap();
+        let alone = Batch::pack(&[&b], 200).unwrap();
         assert_eq!(together.token_keys[8..], alone.token_keys[..]);
         assert_eq!(
             together.audio.unwrap().position_keys[5..],

@@ -9,16 +9,16 @@ use crate::models::front;
 use crate::models::front::Front;
 use crate::nn::encoder_layer::EncoderLayer;
 use crate::nn::encoder_layer::Saved;
-use crate::nn::encoder_layer::Windows;
 use crate::nn::layer_norm::LayerNorm;
+use crate::nn::windows::Windows;
 use crate::ops::cpu::tensor;
 use crate::ops::linear::Linear;
-use crate::ops::linear::Weight;
 use crate::ops::norm::LayerNormStatistics;
 use crate::ops::rows::add_to;
 use crate::ops::rows::gather;
 use crate::ops::rows::pool_pairs;
 use crate::ops::rows::pool_pairs_backward;
+use crate::ops::weight::Weight;
 
 /// Convolutions, layers, and the pooling after them.
 #[derive(Debug)]
@@ -33,7 +33,7 @@ pub struct AudioEncoder {
     pub final_norm: LayerNorm,
 }
 
-/// What the encoder's backward needs.
+/// Tensors that the encoder's backward needs.
 pub struct EncoderSaved {
     front: Option<front::Saved>,
     layers: Vec<Saved>,
@@ -45,6 +45,11 @@ impl AudioEncoder {
     /// Whether there is something to train: convolutions, which come before every layer, or adapters of a layer.
     pub fn is_trained(&self) -> bool {
         self.front.is_trained() || self.first_trained().is_some()
+    }
+
+    /// Width of the output.
+    pub fn dim(&self) -> Result<usize> {
+        self.positions.dim(1)
     }
 
     fn first_trained(&self) -> Option<usize> {
@@ -67,10 +72,13 @@ impl AudioEncoder {
         for layer in &mut self.layers {
             found.extend(layer.weights_mut());
         }
-        found.extend([&mut self.final_norm.weight, &mut self.final_norm.bias]);
+        found.extend(self.final_norm.weights_mut());
         found
     }
 
+    /// `x_0 = front(f) + positions` of log-mel frames `f`, `x_(i + 1) = layer_i(x_i)`, and `y = norm(pool(x_n))`, where `pool` averages pairs in
+    /// Whisper's way and is the identity in Qwen3-ASR's. `training` saves what the backward needs, from the first layer that is trained on.
+    ///
     /// # Shapes
     /// -> `[audio tokens, d_model]`, clip after clip
     pub fn forward(
@@ -102,6 +110,7 @@ impl AudioEncoder {
             }
             x = y;
         }
+
         let pooled = match audio.framing.reduction {
             Reduction::Quarter => pool_pairs(&x, &audio.clip_positions)?,
             Reduction::Eighth { .. } => x,
@@ -116,7 +125,8 @@ impl AudioEncoder {
         Ok((y, saved))
     }
 
-    /// Adds to the gradients of the layers, from the last to the first that is trained, and of the convolutions.
+    /// The steps of the forward from the last to the first: `dx_n = pool'(norm'(dy))`, `dx_i = layer_i'(dx_(i + 1))` down to the first layer
+    /// that is trained, then the convolutions. Adds to the gradients of what is trained.
     pub fn backward(
         &self,
         dy: &Tensor,
@@ -137,6 +147,7 @@ impl AudioEncoder {
             ..
         } = saved;
         let first = self.layers.len() - saved_layers.len();
+
         for (i, (layer, saved)) in self.layers[first..]
             .iter()
             .zip(saved_layers)
@@ -148,6 +159,7 @@ impl AudioEncoder {
                 None => return Ok(()),
             }
         }
+
         match front {
             Some(saved) => self.front.backward(&dx, saved, audio, windows.dropout),
             None => Ok(()),
@@ -159,12 +171,15 @@ impl AudioEncoder {
 pub fn sinusoids(positions: usize, channels: usize) -> Result<Tensor> {
     let half = channels / 2;
     let step = (10_000f64).ln() / (half as f64 - 1.0);
-    let angle =
-        |position: usize, i: usize| position as f64 * f64::from((-step * i as f64).exp() as f32);
-    let rows = (0..positions).flat_map(|p| {
-        (0..half)
-            .map(move |i| angle(p, i).sin() as f32)
-            .chain((0..half).map(move |i| angle(p, i).cos() as f32))
-    });
-    tensor(rows.collect::<Vec<f32>>(), (positions, channels))
+    let frequencies: Vec<f64> = (0..half)
+        .map(|i| f64::from((-step * i as f64).exp() as f32))
+        .collect();
+
+    let mut rows: Vec<f32> = Vec::with_capacity(positions * channels);
+    for position in 0..positions {
+        let angles = frequencies.iter().map(|f| position as f64 * f);
+        rows.extend(angles.clone().map(|angle| angle.sin() as f32));
+        rows.extend(angles.map(|angle| angle.cos() as f32));
+    }
+    tensor(rows, (positions, channels))
 }

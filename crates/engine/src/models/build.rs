@@ -6,6 +6,7 @@ use candle_core::DType;
 use candle_core::Device;
 use candle_core::Tensor;
 
+use crate::models::audio_embedder::AudioEmbedder;
 use crate::models::audio_encoder::AudioEncoder;
 use crate::models::audio_encoder::sinusoids;
 use crate::models::config::Config;
@@ -14,13 +15,17 @@ use crate::models::front::Frames;
 use crate::models::front::Front;
 use crate::models::groups::Groups;
 use crate::models::projector::Projector;
+use crate::nn::decoder::Decoder;
 use crate::nn::decoder_layer::DecoderLayer;
 use crate::nn::encoder_layer::EncoderLayer;
+use crate::nn::gelu_mlp::GeluMlp;
 use crate::nn::head_norms::HeadNorms;
 use crate::nn::lora::Plan;
 use crate::nn::parameters::Declared;
 use crate::nn::parameters::Kind;
 use crate::nn::parameters::Parameters;
+use crate::nn::rms_norm::RmsNorm;
+use crate::nn::self_attention::SelfAttention;
 use crate::nn::stack::Builder;
 use crate::nn::stack::FullWeights;
 use crate::nn::stack::Group;
@@ -28,19 +33,17 @@ use crate::nn::stack::declare_adapters;
 use crate::nn::weights::Weights;
 use crate::ops::convolution::KERNEL;
 use crate::ops::device::compute_type;
-use crate::ops::linear::Linear;
-use crate::ops::linear::Weight;
+use crate::ops::weight::Weight;
 use maqam_base::error::Error;
 use maqam_base::error::Result;
 use maqam_base::parts::Part;
 
 /// The parts of a model, built.
 pub struct Built {
-    pub encoder: AudioEncoder,
-    pub projector: Projector,
+    pub audio: AudioEmbedder,
     pub embeddings: Weight,
-    pub layers: Vec<DecoderLayer>,
-    pub final_norm: Weight,
+    pub decoder: Decoder,
+    pub final_norm: RmsNorm,
     pub head: Weight,
     pub parameters: Parameters,
 }
@@ -54,6 +57,7 @@ pub fn build(
     device: &Device,
 ) -> Result<Built> {
     let names = config.names;
+
     if config.audio.chunks.is_some() && !device.is_cpu() {
         return Err(Error::input(format!(
             "the encoder of {} has no kernels for the GPU",
@@ -61,15 +65,18 @@ pub fn build(
         ))
         .hint("compute on the CPU with `--device cpu`"));
     }
+
     let groups = Groups::of(config);
     let mut declared = Declared::default();
     let places = declare_adapters(groups.all(), plan, &mut declared);
     let has_head = !config.text.tie_word_embeddings && weights.has(names.head);
+
     let full = if trained {
         full_weights(config, &groups, &plan.full, has_head, &mut declared).places
     } else {
         HashMap::new()
     };
+
     let mut parameters = declared.allocate(device)?;
     for entry in parameters
         .entries
@@ -78,6 +85,7 @@ pub fn build(
     {
         parameters.set_tensor(entry, &weights.get(&entry.name, &entry.shape, DType::F32)?)?;
     }
+
     let builder = Builder {
         weights,
         plan,
@@ -88,8 +96,12 @@ pub fn build(
         device,
     };
 
-    let encoder = encoder(config, &builder, &groups)?;
-    let projector = projector(&builder, &groups)?;
+    let audio = AudioEmbedder {
+        encoder: encoder(config, &builder, &groups)?,
+        projector: projector(&builder, &groups)?,
+        cache: None,
+    };
+
     let table = [config.text.vocab_size, config.text.hidden_size];
     let embeddings = builder.weight(&names.embeddings(), &table)?;
     let layers = groups
@@ -98,19 +110,26 @@ pub fn build(
         .enumerate()
         .map(|(i, groups)| decoder_layer(config, &builder, i, groups))
         .collect::<Result<Vec<_>>>()?;
-    let final_norm = builder.weight(&names.final_norm(), &[config.text.hidden_size])?;
+    let decoder = Decoder { layers };
+
+    let final_norm = RmsNorm {
+        weight: builder.weight(&names.final_norm(), &[config.text.hidden_size])?,
+        eps: config.text.rms_norm_eps,
+    };
+
     // A tied head shares the embeddings' gradient too: both add to it.
     let head = if has_head {
         builder.weight(names.head, &table)?
     } else {
         embeddings.clone()
     };
-    parameters.copies = copies(&layers)?;
+
+    parameters.copies = decoder.copies()?;
+
     Ok(Built {
-        encoder,
-        projector,
+        audio,
         embeddings,
-        layers,
+        decoder,
         final_norm,
         head,
         parameters,
@@ -118,7 +137,9 @@ pub fn build(
 }
 
 fn encoder(config: &Config, builder: &Builder, groups: &Groups) -> Result<AudioEncoder> {
-    let (names, audio, device) = (config.names, &config.audio, builder.device);
+    let names = config.names;
+    let audio = &config.audio;
+    let device = builder.device;
     let d = audio.d_model;
     let layers = groups
         .encoder
@@ -129,28 +150,33 @@ fn encoder(config: &Config, builder: &Builder, groups: &Groups) -> Result<AudioE
                 ENCODER_NORMS.map(|norm| format!("{}.{norm}", names.encoder_layer(i)));
             Ok(EncoderLayer {
                 attention_norm: builder.layer_norm(&attention_norm, d)?,
-                qkv: builder.linear(qkv)?,
-                output: builder.linear(output)?,
+                attention: SelfAttention {
+                    qkv: builder.linear(qkv)?,
+                    output: builder.linear(output)?,
+                    heads: audio.heads(),
+                },
                 mlp_norm: builder.layer_norm(&mlp_norm, d)?,
-                fc1: builder.linear(fc1)?,
-                fc2: builder.linear(fc2)?,
-                heads: audio.heads(),
+                mlp: GeluMlp {
+                    fc1: builder.linear(fc1)?,
+                    fc2: builder.linear(fc2)?,
+                },
             })
         })
         .collect::<Result<Vec<_>>>()?;
+
     Ok(AudioEncoder {
         front: front(config, builder, groups)?,
         positions: positions(config, builder.weights)?
             .to_dtype(compute_type(device))?
             .to_device(device)?,
         layers,
-        final_norm: builder.layer_norm(names.last_norm_of_tower, d)?,
+        final_norm: builder.layer_norm(names.encoder_norm, d)?,
     })
 }
 
 fn front(config: &Config, builder: &Builder, groups: &Groups) -> Result<Front> {
     let audio = &config.audio;
-    let name = |name: &str| format!("{}.{name}", config.names.tower);
+    let name = |name: &str| format!("{}.{name}", config.names.encoder);
     let (Some(chunks), Some(output)) = (audio.chunks, &groups.front) else {
         let d = audio.d_model;
         return Ok(Front::Frames(Frames {
@@ -182,15 +208,16 @@ fn projector(builder: &Builder, groups: &Groups) -> Result<Projector> {
 
 /// Name and inputs of each convolution, and its outputs.
 fn convolutions(config: &Config) -> (Vec<(&'static str, Vec<usize>)>, usize) {
-    let (d, mels) = (config.audio.d_model, config.audio.num_mel_bins);
+    let d = config.audio.d_model;
+    let mels = config.audio.num_mel_bins;
     match config.audio.chunks {
-        None => (
-            vec![
+        None => {
+            let found = vec![
                 ("conv1", vec![d, mels, KERNEL]),
                 ("conv2", vec![d, d, KERNEL]),
-            ],
-            d,
-        ),
+            ];
+            (found, d)
+        }
         Some(chunks) => {
             let channels = chunks.downsample_hidden_size;
             let shape = |inputs: usize| vec![channels, inputs, KERNEL, KERNEL];
@@ -220,51 +247,42 @@ fn decoder_layer(
     [qkv, output, gate_up, down]: &[Group; 4],
 ) -> Result<DecoderLayer> {
     let text = &config.text;
-    let [attention_norm, mlp_norm] =
-        DECODER_NORMS.map(|norm| format!("{}.{norm}.weight", config.names.decoder_layer(layer)));
+    let stem = config.names.decoder_layer(layer);
+    let [attention_norm, mlp_norm] = DECODER_NORMS.map(|norm| format!("{stem}.{norm}"));
+    let dim = text.hidden_size;
+    let eps = text.rms_norm_eps;
     Ok(DecoderLayer {
-        attention_norm: builder.weight(&attention_norm, &[text.hidden_size])?,
+        attention_norm: builder.rms_norm(&attention_norm, dim, eps)?,
         qkv: builder.joined(qkv)?,
         head_norms: text
             .qk_norm
-            .then(|| head_norms(config, builder, layer))
+            .then(|| head_norms(config, builder, &stem))
             .transpose()?,
         output: builder.joined(output)?,
-        mlp_norm: builder.weight(&mlp_norm, &[text.hidden_size])?,
+        mlp_norm: builder.rms_norm(&mlp_norm, dim, eps)?,
         gate_up: builder.joined(gate_up)?,
         down: builder.joined(down)?,
         heads: text.heads(),
-        eps: text.rms_norm_eps,
     })
 }
 
-fn head_norms(config: &Config, builder: &Builder, layer: usize) -> Result<HeadNorms> {
-    let [query, key] = HEAD_NORMS.map(|norm| {
-        let name = format!("{}.{norm}.weight", config.names.decoder_layer(layer));
-        builder.weight(&name, &[config.text.head_dim])
-    });
+/// Norms of the queries and keys of the decoder layer at `stem`.
+fn head_norms(config: &Config, builder: &Builder, stem: &str) -> Result<HeadNorms> {
+    let text = &config.text;
+    let norm =
+        |name: &str| builder.rms_norm(&format!("{stem}.{name}"), text.head_dim, text.rms_norm_eps);
+    let [query, key] = HEAD_NORMS;
     Ok(HeadNorms {
-        query: query?,
-        key: key?,
+        query: norm(query)?,
+        key: norm(key)?,
     })
-}
-
-/// Adapters of decoder layers, and where copies of them lie beside the weights they adapt.
-pub fn copies(layers: &[DecoderLayer]) -> Result<Vec<(Tensor, Tensor)>> {
-    let linears = layers
-        .iter()
-        .flat_map(|layer| [&layer.qkv, &layer.output, &layer.gate_up, &layer.down]);
-    let copies = linears
-        .map(Linear::copies)
-        .collect::<candle_core::Result<Vec<_>>>()?;
-    Ok(copies.concat())
 }
 
 const ENCODER_NORMS: [&str; 2] = ["self_attn_layer_norm", "final_layer_norm"];
 const HEAD_NORMS: [&str; 2] = ["self_attn.q_norm", "self_attn.k_norm"];
 const DECODER_NORMS: [&str; 2] = ["input_layernorm", "post_attention_layernorm"];
 
-/// Declares the weights of the parts that are trained whole, in the order of the computation.
+/// Declares the weights of the parts in full fine-tuning, in the order of the computation.
 fn full_weights(
     config: &Config,
     groups: &Groups,
@@ -272,25 +290,32 @@ fn full_weights(
     has_head: bool,
     declared: &mut Declared,
 ) -> FullWeights {
-    let (names, audio, text) = (config.names, &config.audio, &config.text);
+    let names = config.names;
+    let audio = &config.audio;
+    let text = &config.text;
     let mut full = FullWeights::default();
+
     if parts.contains(&Part::AudioEncoder) {
         let of_encoder = groups.front.iter().chain(groups.encoder.iter().flatten());
         of_encoder.for_each(|group| full.add_group(declared, group));
     }
+
     if parts.contains(&Part::Projector) {
         let of_projector = groups.projector.iter();
         of_projector.for_each(|group| full.add_group(declared, group));
     }
+
     if parts.contains(&Part::Decoder) {
         let of_layers = groups.decoder.iter().flatten();
         of_layers.for_each(|group| full.add_group(declared, group));
     }
+
     if parts.contains(&Part::AudioEncoder) {
-        let (part, d) = (Part::AudioEncoder, audio.d_model);
+        let part = Part::AudioEncoder;
+        let d = audio.d_model;
         let (convolutions, outputs) = convolutions(config);
         for (convolution, shape) in convolutions {
-            let stem = format!("{}.{convolution}", names.tower);
+            let stem = format!("{}.{convolution}", names.encoder);
             let weight = format!("{stem}.weight");
             full.add(declared, weight, &shape, part, Kind::Convolution);
             let bias = format!("{stem}.bias");
@@ -298,14 +323,16 @@ fn full_weights(
         }
         let norms = (0..audio.encoder_layers)
             .flat_map(|i| ENCODER_NORMS.map(|norm| format!("{}.{norm}", names.encoder_layer(i))));
-        for norm in norms.chain([names.last_norm_of_tower.to_owned()]) {
+        for norm in norms.chain([names.encoder_norm.to_owned()]) {
             for half in ["weight", "bias"] {
                 full.add(declared, format!("{norm}.{half}"), &[d], part, Kind::Full);
             }
         }
     }
+
     if parts.contains(&Part::Decoder) {
-        let (part, dim) = (Part::Decoder, text.hidden_size);
+        let part = Part::Decoder;
+        let dim = text.hidden_size;
         let norms = (0..text.num_hidden_layers).flat_map(|i| {
             DECODER_NORMS.map(|norm| format!("{}.{norm}.weight", names.decoder_layer(i)))
         });
@@ -323,10 +350,11 @@ fn full_weights(
             full.add(declared, name, &[text.vocab_size, dim], part, Kind::Full);
         }
     }
+
     full
 }
 
-/// Name and shape of every weight that can be trained whole.
+/// Name and shape of every weight that full fine-tuning can train.
 pub fn weight_shapes(config: &Config) -> HashMap<String, Vec<usize>> {
     let mut declared = Declared::default();
     full_weights(

@@ -30,11 +30,11 @@ pub struct AudioConfig {
     pub max_source_positions: usize,
     /// Width after the projector.
     pub output_dim: usize,
-    /// Convolutions over time and frequency in the place of Whisper's two over time.
+    /// Convolutions over time and frequency; `None` for Whisper's two over time.
     pub chunks: Option<Chunks>,
 }
 
-/// Convolutions of Qwen3-ASR's encoder, and what attends to what behind them.
+/// Convolutions of Qwen3-ASR's encoder, and the windows of attention after them.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Chunks {
     /// Channels of each of the three convolutions.
@@ -46,12 +46,12 @@ pub struct Chunks {
 }
 
 impl AudioConfig {
-    /// Frames that the encoder hears at once.
+    /// Frames that are encoded at once.
     pub fn window_frames(&self) -> usize {
         2 * self.n_window
     }
 
-    /// How clips become windows, positions and tokens.
+    /// Windows, and their reduction to positions and tokens.
     pub fn framing(&self) -> Framing {
         let window = self.window_frames();
         match self.chunks {
@@ -78,7 +78,7 @@ impl AudioConfig {
         }
     }
 
-    /// Mel bands that the convolutions leave.
+    /// Mel bands after the convolutions.
     pub fn reduced_mels(&self) -> usize {
         self.num_mel_bins.div_ceil(8)
     }
@@ -124,7 +124,7 @@ pub struct TextConfig {
 }
 
 impl TextConfig {
-    /// How the fused projection divides into heads.
+    /// Division of the fused projection into heads.
     pub fn heads(&self) -> Heads {
         Heads {
             num_heads: self.num_attention_heads,
@@ -137,7 +137,7 @@ impl TextConfig {
 /// The shape of an audio encoder, a projector and a decoder, and what their family calls them.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Config {
-    /// What the tensors are called.
+    /// Names of the tensors.
     pub names: &'static Names,
     /// The audio encoder and its projector.
     pub audio: AudioConfig,
@@ -148,8 +148,7 @@ pub struct Config {
 }
 
 impl Config {
-    /// How the processor of the family turns clips into frames: where positions are stored, encoder and processor take windows of that
-    /// many.
+    /// Frames of the family's processor: where positions are stored, encoder and processor take windows of that many.
     pub fn mel_form(&self) -> MelForm {
         let end = match (self.audio.chunks, self.names.positions) {
             (Some(chunks), _) => ClipEnd::Mirror {
@@ -164,7 +163,7 @@ impl Config {
         }
     }
 
-    /// Audio tokens of a clip of so many samples.
+    /// Audio tokens of a clip with `num_samples`.
     pub fn audio_tokens(&self, num_samples: usize) -> usize {
         let frames = self.mel_form().num_frames(num_samples);
         self.audio.framing().tokens(frames)
@@ -175,31 +174,37 @@ impl Config {
     /// # Errors
     /// The first that does not; the message names the fields.
     pub fn check(&self) -> Result<()> {
-        let (audio, text) = (&self.audio, &self.text);
+        let audio = &self.audio;
+        let text = &self.text;
         let wrong = |message: String| Err(Error::input(message));
+
         if !audio.d_model.is_multiple_of(audio.encoder_attention_heads) {
             return wrong(format!(
                 "`audio_config.d_model` ({}) is not a multiple of its heads ({})",
                 audio.d_model, audio.encoder_attention_heads
             ));
         }
+
         if !text
             .num_attention_heads
             .is_multiple_of(text.num_key_value_heads)
             || !text.head_dim.is_multiple_of(2)
         {
-            let (heads, kv) = (text.num_attention_heads, text.num_key_value_heads);
+            let heads = text.num_attention_heads;
+            let kv = text.num_key_value_heads;
             return wrong(format!(
                 "`text_config` has {heads} heads over {kv} key heads of {} numbers",
                 text.head_dim
             ));
         }
+
         if audio.output_dim != text.hidden_size {
             return wrong(format!(
                 "`audio_config.output_dim` ({}) differs from `text_config.hidden_size` ({})",
                 audio.output_dim, text.hidden_size
             ));
         }
+
         if audio.window_positions() > audio.max_source_positions {
             return wrong(format!(
                 "a window has {} positions, the sinusoid table {}",
@@ -207,6 +212,7 @@ impl Config {
                 audio.max_source_positions
             ));
         }
+
         if let Some(chunks) = audio.chunks
             && chunks.n_window_infer < audio.window_frames()
         {
@@ -216,12 +222,14 @@ impl Config {
                 audio.window_frames()
             ));
         }
+
         if !audio.d_model.is_multiple_of(2) || audio.d_model < 4 {
             return wrong(format!(
                 "`audio_config.d_model` is {}; sinusoids need an even width of 4 or more",
                 audio.d_model
             ));
         }
+
         Ok(())
     }
 }
@@ -284,7 +292,8 @@ impl Fields<'_> {
     /// # Errors
     /// The field with its value.
     pub fn require(&self, name: &str, expected: impl Into<Value>) -> Result<()> {
-        let (found, expected) = (&self.0[name], expected.into());
+        let found = &self.0[name];
+        let expected = expected.into();
         if found.is_null() || *found == expected {
             return Ok(());
         }

@@ -1,4 +1,4 @@
-//! What a training step costs: operations of its matrix products and bytes of its activations, from the model's dimensions.
+//! Cost of a training step: operations of its matrix products and bytes of its activations, from the model's dimensions.
 //!
 //! Only products are counted. Norms, activations, softmax and the optimiser are in the measured factor between products alone and whole
 //! steps.
@@ -27,7 +27,7 @@ const PAIR: f64 = 2.0;
 /// for two.
 const ATTENTION_BACKWARD: f64 = 2.5;
 
-/// What goes through the model at once: a micro-batch, or a step.
+/// Sizes of a micro-batch, or of a step.
 #[derive(Clone, Copy, Debug, Default, PartialEq)]
 pub struct Load {
     /// Tokens.
@@ -54,13 +54,13 @@ impl Load {
 /// A model as it is trained.
 #[derive(Clone, Copy)]
 pub struct Model<'a> {
-    /// Its dimensions.
+    /// Dimensions.
     pub config: &'a Config,
-    /// Its numbers.
+    /// Numbers of parameters.
     pub sizes: &'a Sizes,
-    /// How its parts are trained.
+    /// Training of each part.
     pub parts: Parts,
-    /// What layers keep.
+    /// Amount that layers save.
     pub save: Save,
 }
 
@@ -71,34 +71,32 @@ impl Model<'_> {
     }
 
     /// Operations that a step of adapters over frozen weights cannot do without: every weight of the decoder's layers once forward and once
-    /// to the gradient of its input, the head's likewise over what is learnt, the audio tower's forward. Nothing that is computed again
+    /// to the gradient of its input, the head's likewise over what is learnt, the audio encoder's forward. Nothing that is computed again
     /// counts, nor attention, nor the adapters. What `bench` divides by the time.
     pub fn useful(&self, load: &Load) -> f64 {
-        let (text, audio) = (&self.config.text, &self.config.audio);
-        let (dim, ffn, query) = (
-            text.hidden_size as f64,
-            text.intermediate_size as f64,
-            text.heads().query_width() as f64,
-        );
+        let text = &self.config.text;
+        let audio = &self.config.audio;
+        let dim = text.hidden_size as f64;
+        let ffn = text.intermediate_size as f64;
+        let query = text.heads().query_width() as f64;
         let layers = text.num_hidden_layers as f64
             * (dim * text.heads().width() as f64 + query * dim + 3.0 * dim * ffn);
         let head = dim * text.vocab_size as f64;
-        let (d, ffn, kernel) = (
-            audio.d_model as f64,
-            audio.encoder_ffn_dim as f64,
-            KERNEL as f64,
-        );
-        let tower = audio.encoder_layers as f64 * (4.0 * d * d + 2.0 * d * ffn)
-            + match Reduced::of(audio) {
-                None => kernel * d * (audio.num_mel_bins as f64 + d),
-                Some(reduced) => reduced.products,
-            }
+        let d = audio.d_model as f64;
+        let ffn = audio.encoder_ffn_dim as f64;
+        let kernel = KERNEL as f64;
+        let convolutions = match Reduced::of(audio) {
+            None => kernel * d * (audio.num_mel_bins as f64 + d),
+            Some(reduced) => reduced.products,
+        };
+        let encoder = audio.encoder_layers as f64 * (4.0 * d * d + 2.0 * d * ffn)
+            + convolutions
             + self.projector_products();
         2.0 * PAIR * (layers * load.tokens + head * load.targets)
-            + PAIR * tower * self.positions(load)
+            + PAIR * encoder * self.positions(load)
     }
 
-    /// 1 where a part is trained whole, else 0.
+    /// 1 where a part is in full fine-tuning, else 0.
     pub fn is_full(&self, part: Part) -> f64 {
         f64::from(u8::from(self.parts.of(part) == Training::Full))
     }
@@ -110,14 +108,15 @@ impl Model<'_> {
 
     fn decoder(&self, load: &Load) -> f64 {
         let text = &self.config.text;
-        let (dim, ffn, layers) = (
-            text.hidden_size as f64,
-            text.intermediate_size as f64,
-            text.num_hidden_layers as f64,
-        );
+        let dim = text.hidden_size as f64;
+        let ffn = text.intermediate_size as f64;
+        let layers = text.num_hidden_layers as f64;
         let heads = text.heads();
-        let (query, width) = (heads.query_width() as f64, heads.width() as f64);
-        let (into, rest, down) = (dim * width, query * dim + 3.0 * dim * ffn, dim * ffn);
+        let query = heads.query_width() as f64;
+        let width = heads.width() as f64;
+        let into = dim * width;
+        let rest = query * dim + 3.0 * dim * ffn;
+        let down = dim * ffn;
         // The last layer goes on with the rows of targets alone.
         let linear = PAIR
             * (layers * into * load.tokens + rest * ((layers - 1.0) * load.tokens + load.targets));
@@ -137,12 +136,11 @@ impl Model<'_> {
 
     fn encoder(&self, load: &Load) -> f64 {
         let audio = &self.config.audio;
-        let (dim, ffn, layers) = (
-            audio.d_model as f64,
-            audio.encoder_ffn_dim as f64,
-            audio.encoder_layers as f64,
-        );
-        let (positions, kernel) = (self.positions(load), KERNEL as f64);
+        let dim = audio.d_model as f64;
+        let ffn = audio.encoder_ffn_dim as f64;
+        let layers = audio.encoder_layers as f64;
+        let positions = self.positions(load);
+        let kernel = KERNEL as f64;
         // The first of two convolutions gives two rows for each position.
         let products = match Reduced::of(audio) {
             None => kernel * dim * (2.0 * audio.num_mel_bins as f64 + dim),
@@ -174,7 +172,8 @@ impl Model<'_> {
     /// Products of the projector for one row.
     fn projector_products(&self) -> f64 {
         let audio = &self.config.audio;
-        let (dim, outputs) = (audio.d_model as f64, audio.output_dim as f64);
+        let dim = audio.d_model as f64;
+        let outputs = audio.output_dim as f64;
         match self.config.names.projector_hidden {
             Some(_) => dim * dim + dim * outputs,
             None => dim * outputs,
@@ -186,35 +185,31 @@ impl Model<'_> {
         self.config.audio.positions_per_token() as f64 * load.audio_tokens
     }
 
-    /// Adapters: a forward, and gradients of inputs and weights.
-    fn adapters(&self, load: &Load) -> f64 {
-        let rows = |part| match part {
+    /// Rows that the linear layers of a part see.
+    fn rows(&self, load: &Load, part: Part) -> f64 {
+        match part {
             Part::AudioEncoder => self.positions(load),
             Part::Projector => load.audio_tokens,
             Part::Decoder => load.tokens,
-        };
-        let of = |part: Part| {
-            if self.is_trained(part) {
-                3.0 * PAIR * self.sizes.adapters.of(part) as f64 * rows(part)
-            } else {
-                0.0
-            }
-        };
+        }
+    }
+
+    /// Adapters: a forward, and gradients of inputs and weights.
+    fn adapters(&self, load: &Load) -> f64 {
         Part::ALL
             .into_iter()
             .filter(|&part| self.parts.of(part) == Training::Lora)
-            .map(of)
+            .map(|part| 3.0 * PAIR * self.sizes.adapters.of(part) as f64 * self.rows(load, part))
             .sum()
     }
 
     /// Bytes of what a micro-batch keeps for its backward, with what one layer needs on its way.
     pub fn activations(&self, load: &Load) -> f64 {
-        let (text, heads) = (&self.config.text, self.config.text.heads());
-        let (dim, ffn, layers) = (
-            text.hidden_size as f64,
-            text.intermediate_size as f64,
-            text.num_hidden_layers as f64,
-        );
+        let text = &self.config.text;
+        let heads = self.config.text.heads();
+        let dim = text.hidden_size as f64;
+        let ffn = text.intermediate_size as f64;
+        let layers = text.num_hidden_layers as f64;
         let normed_heads = match text.qk_norm {
             true => (heads.query_width() + heads.kv_width()) as f64,
             false => 0.0,
@@ -234,17 +229,18 @@ impl Model<'_> {
             (layers * (dim + kept(inside, normed)) + 2.0 * (inside + normed)) * load.tokens;
         let head = load.targets * 2.0 * dim + load.targets.min(256.0) * text.vocab_size as f64;
         let audio = &self.config.audio;
-        let (dim, ffn, layers) = (
-            audio.d_model as f64,
-            audio.encoder_ffn_dim as f64,
-            audio.encoder_layers as f64,
-        );
-        let (inside, normed) = (5.0 * dim + ffn, 2.0 * dim + ffn);
+        let dim = audio.d_model as f64;
+        let ffn = audio.encoder_ffn_dim as f64;
+        let layers = audio.encoder_layers as f64;
+        let inside = 5.0 * dim + ffn;
+        let normed = 2.0 * dim + ffn;
+
         let of_layers = if self.is_trained(Part::AudioEncoder) {
             layers * (dim + kept(inside, normed))
         } else {
             0.0
         };
+
         let (once, of_convolutions) = match Reduced::of(audio) {
             None => {
                 let kept = 2.0 * (KERNEL * audio.num_mel_bins) as f64
@@ -264,20 +260,20 @@ impl Model<'_> {
     }
 }
 
-/// Convolutions over time and frequency, counted for one position where nothing else is said.
+/// Costs of convolutions over time and frequency, per position where nothing else is stated.
 struct Reduced {
-    /// Products of the convolutions and of the linear layer behind them.
+    /// Products of the convolutions and of the linear layer after them.
     products: f64,
     /// Numbers of the convolutions' outputs.
     activations: f64,
-    /// Numbers that are left, which the linear layer reads.
+    /// Numbers that the linear layer reads.
     left: f64,
-    /// Numbers of the unfolded cells of the windows that are unfolded at once: whatever the load.
+    /// Numbers of the unfolded cells of the windows that are unfolded at once, for any load.
     unfolded: f64,
 }
 
 impl Reduced {
-    /// Those of an encoder; `None` where it convolves over time alone.
+    /// Costs of an encoder; `None` where it convolves only over time.
     fn of(audio: &AudioConfig) -> Option<Self> {
         let channels = audio.chunks?.downsample_hidden_size as f64;
         let mut planes = Planes {
@@ -286,7 +282,9 @@ impl Reduced {
             bands: audio.num_mel_bins,
         };
         let taps = TAPS as f64;
-        let (mut products, mut activations, mut unfolded) = (0.0, 0.0, 0f64);
+        let mut products = 0.0;
+        let mut activations = 0.0;
+        let mut unfolded = 0f64;
         for inputs in [1.0, channels, channels] {
             planes = planes.convolved();
             let cells = planes.cells() as f64;
@@ -357,7 +355,8 @@ mod tests {
     #[test]
     fn useful_operations_are_those_that_peers_are_measured_by() {
         let config = shapes::by_name("7b", None).unwrap();
-        let (parts, plan) = (Parts::default(), Plan::default());
+        let parts = Parts::default();
+        let plan = Plan::default();
         let sizes = Sizes::of(&config, &plan);
         let model = Model {
             config: &config,
@@ -367,7 +366,7 @@ mod tests {
         };
         let mut load = Load::default();
         load.add(340, 250, 50);
-        // 6.5253 G weights in the layers, 0.5450 G in the head, 0.639 G in the tower; ten seconds are 500 positions.
+        // 6.5253 G weights in the layers, 0.5450 G in the head, 0.639 G in the encoder; ten seconds are 500 positions.
         let by_hand = 4.0 * 6.5253e9 * 340.0 + 4.0 * 0.5450e9 * 50.0 + 2.0 * 0.639e9 * 500.0;
         assert!((model.useful(&load) / by_hand - 1.0).abs() < 1e-3);
     }
@@ -393,7 +392,8 @@ mod tests {
         let plan =
             Plan::from_settings(&lora::Settings::default(), &parts, &config.adaptable()).unwrap();
         let sizes = Sizes::of(&config, &plan);
-        let (mut one, mut two) = (Load::default(), Load::default());
+        let mut one = Load::default();
+        let mut two = Load::default();
         one.add(300, 200, 30);
         two.add(300, 200, 30);
         two.add(300, 200, 30);

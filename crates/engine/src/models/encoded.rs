@@ -1,4 +1,4 @@
-//! What a frozen audio encoder made of clips, kept on a disk from one run to the next, by content.
+//! A cache on a disk of a frozen audio encoder's outputs, by the content of clips.
 //!
 //! `ROOT/MODEL/KEY.f32` holds `[audio tokens, d_model]` as f32 and a BLAKE3 hash of them; KEY is the hash of the clip's log-mel frames, MODEL
 //! that of the encoder. A file that is damaged, or of another length, counts as none.
@@ -17,7 +17,7 @@ use maqam_base::files;
 /// Bytes that a cache holds at most, of all models together.
 pub const LIMIT: u64 = 10 << 30;
 
-/// Of a full cache the oldest files are removed until this share of the limit is left.
+/// Share of the limit that is left after the oldest files of a full cache were removed.
 const KEPT: f64 = 0.9;
 
 /// The outputs of one encoder.

@@ -35,7 +35,7 @@ use maqam_base::error::Result;
 use maqam_base::files;
 use maqam_base::files::StagedDir;
 
-/// Where an exported tree comes from, for its model card.
+/// Origin of an exported tree, for its model card.
 #[derive(Clone, Debug)]
 pub struct Origin {
     /// Hub id or folder name of the base.
@@ -65,22 +65,27 @@ pub fn merge(
             .at_path(out)
             .hint("name a folder that does not exist yet"));
     }
+
     let is_new = weight_files(model_dir).is_err()
         && weight_shapes(config)
             .keys()
             .all(|name| trained.full.contains_key(name));
     let staged = StagedDir::new(out)?;
+
     let merged = if is_new {
         write_new(staged.path(), config, trained, dtype.unwrap_or(Dtype::F32))?
     } else {
         write_merged(model_dir, config, trained, dtype, staged.path())?
     };
+
     copy_the_rest(model_dir, model_dir, staged.path())?;
+
     let stored = if is_new {
         dtype.or(Some(Dtype::F32))
     } else {
         dtype
     };
+
     write_config(model_dir, config, stored, staged.path())?;
     let card = model_card(config, trained, stored, merged, origin, out);
     files::write_atomic(&staged.path().join("README.md"), card.as_bytes())?;
@@ -99,6 +104,7 @@ fn write_merged(
     let checkpoint = Checkpoint::open(model_dir, config.names.checkpoints)?;
     let embeddings = config.names.embeddings();
     let expected = trained.num_weights();
+
     let mut merged = 0;
     let mut places = Vec::new();
     for (path, tensors) in checkpoint.files() {
@@ -142,12 +148,14 @@ fn write_merged(
         }
         files::write_safetensors(&out.join(file), written)?;
     }
+
     if merged != expected {
         return Err(Error::input(format!(
             "{expected} weights were trained, the checkpoint holds {merged} of them"
         ))
         .at_path(model_dir));
     }
+
     write_index(model_dir, &places, out)?;
     Ok(merged)
 }
@@ -294,7 +302,7 @@ pub fn name_of(dtype: Dtype) -> &'static str {
 }
 
 fn write_json(path: &Path, json: &Value) -> Result<()> {
-    let text = serde_json::to_string_pretty(json).map_err(Error::bug)?;
+    let text = serde_json::to_string_pretty(json).map_err(Error::bug_from)?;
     files::write_atomic(path, format!("{text}\n").as_bytes())
 }
 
@@ -415,7 +423,8 @@ impl View for Written<'_> {
 
 /// `W + scale B A`, computed in `f32`.
 fn merged_values(stored: &StoredTensor, a: &Tensor, b: &Tensor, scale: f64) -> Result<Vec<f32>> {
-    let ((rank, inputs), (outputs, _)) = (a.dims2()?, b.dims2()?);
+    let (rank, inputs) = a.dims2()?;
+    let (outputs, _) = b.dims2()?;
     if stored.shape != [outputs, inputs] {
         return Err(Error::input(format!(
             "has shape {:?}, the adapter changes {:?}",
@@ -429,7 +438,8 @@ fn merged_values(stored: &StoredTensor, a: &Tensor, b: &Tensor, scale: f64) -> R
             stored.dtype
         ))
     })?;
-    let (a, b) = (slice::<f32>(a)?, slice::<f32>(b)?);
+    let a = slice::<f32>(a)?;
+    let b = slice::<f32>(b)?;
     product(
         &mut values,
         inputs,
@@ -520,9 +530,10 @@ const DOCUMENTS: [&str; 9] = [
 /// # Errors
 /// Links that lead outside the folder and the Hub's cache, links to folders, and what is neither file nor folder.
 fn copy_the_rest(root: &Path, from: &Path, to: &Path) -> Result<()> {
-    let entries = std::fs::read_dir(from).map_err(|e| Error::io(from, "list", &e))?;
+    let entries = std::fs::read_dir(from).map_err(|e| Error::io(from, "list", e))?;
+
     for entry in entries {
-        let path = entry.map_err(|e| Error::io(from, "list", &e))?.path();
+        let path = entry.map_err(|e| Error::io(from, "list", e))?.path();
         let name = path
             .file_name()
             .unwrap_or_default()
@@ -541,6 +552,7 @@ fn copy_the_rest(root: &Path, from: &Path, to: &Path) -> Result<()> {
         checkpoint::check_inside(root, &path)?;
         let metadata = std::fs::metadata(&path).map_err(|e| {
             Error::input(format!("a link that leads nowhere: {e}"))
+                .caused_by(e)
                 .at_path(&path)
                 .hint("put the file itself there, or remove the link")
         })?;
@@ -559,5 +571,6 @@ fn copy_the_rest(root: &Path, from: &Path, to: &Path) -> Result<()> {
             ));
         }
     }
+
     Ok(())
 }

@@ -21,7 +21,7 @@ impl Config {
     /// `tie_word_embeddings: true` into `text_config` of models with a head of their own.
     ///
     /// # Errors
-    /// Where a field is missing, or says something the model here does not do; the message names it.
+    /// If a field is missing, or says something the model here does not do; the message names it.
     pub fn load(dir: &Path) -> Result<Self> {
         let path = dir.join("config.json");
         if !path.exists()
@@ -59,7 +59,7 @@ impl Config {
     }
 }
 
-/// How a family's configuration is read.
+/// Reader of a family's configuration.
 struct Family {
     read: fn(&Value) -> Result<Config>,
     /// Whether a head that is stored may be the embedding table all the same.
@@ -106,6 +106,7 @@ fn refuse_quantised(root: &Value) -> Result<()> {
         ("text_config.", &root["text_config"]),
         ("text_config.", &thinker["text_config"]),
     ];
+
     for (place, section) in places {
         for field in ["quantization_config", "compression_config"] {
             let found = &section[field];
@@ -128,6 +129,7 @@ fn refuse_quantised(root: &Value) -> Result<()> {
             );
         }
     }
+
     Ok(())
 }
 

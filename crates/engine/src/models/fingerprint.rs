@@ -1,40 +1,33 @@
-//! What a row's embedding depends on of a model, as a hash: whoever keeps embeddings keeps this beside them.
+//! Hashes of the weights that embeddings depend on: a cache of embeddings is valid for one of them.
 
 use crate::models::AudioLlm;
 use crate::ops::device::to_host;
 use crate::ops::linear::Linear;
-use crate::ops::linear::Weight;
+use crate::ops::weight::Weight;
 use maqam_base::error::Result;
 
-/// Goes up whenever the same weights would hear something else.
+/// Version that goes up whenever the same weights give other embeddings.
 const FORMAT: u32 = 1;
 
 /// BLAKE3.
 pub type Fingerprint = [u8; 32];
 
 impl AudioLlm {
-    /// Hash of everything that [`AudioLlm::hear`] computes with: the encoder's and projector's weights as they are now, their adapters and
+    /// Hash of everything that [`AudioLlm::embed_audio`] computes with: the encoder's and projector's weights as they are now, their adapters and
     /// the shape of the encoder.
-    pub fn hearing_fingerprint(&mut self) -> Result<Fingerprint> {
+    pub fn audio_fingerprint(&mut self) -> Result<Fingerprint> {
         let mut hasher = self.hasher();
         hasher.update(format!("hearing {FORMAT} {:?}", self.config.audio).as_bytes());
         if self.config.names.positions.is_some() {
-            hash_weight(&mut hasher, &Weight::frozen(self.encoder.positions.clone()))?;
+            hash_weight(
+                &mut hasher,
+                &Weight::frozen(self.audio.encoder.positions.clone()),
+            )?;
         }
-        for linear in self
-            .encoder
-            .linears_mut()
-            .into_iter()
-            .chain(self.projector.linears_mut())
-        {
+        for linear in self.audio.linears_mut() {
             hash_scales(&mut hasher, linear);
         }
-        for weight in self
-            .encoder
-            .weights_mut()
-            .into_iter()
-            .chain(self.projector.weights_mut())
-        {
+        for weight in self.audio.weights_mut() {
             hash_weight(&mut hasher, weight)?;
         }
         Ok(*hasher.finalize().as_bytes())
@@ -44,22 +37,25 @@ impl AudioLlm {
     pub fn encoder_fingerprint(&mut self) -> Result<Fingerprint> {
         let mut hasher = self.hasher();
         hasher.update(format!("encoder {FORMAT} {:?}", self.config.audio).as_bytes());
-        hash_weight(&mut hasher, &Weight::frozen(self.encoder.positions.clone()))?;
-        for weight in self.encoder.weights_mut() {
+        hash_weight(
+            &mut hasher,
+            &Weight::frozen(self.audio.encoder.positions.clone()),
+        )?;
+        for weight in self.audio.encoder.weights_mut() {
             hash_weight(&mut hasher, weight)?;
         }
         Ok(*hasher.finalize().as_bytes())
     }
 
     /// Hash of the token embeddings as they are now.
-    pub fn reading_fingerprint(&self) -> Result<Fingerprint> {
+    pub fn text_fingerprint(&self) -> Result<Fingerprint> {
         let mut hasher = self.hasher();
         hasher.update(format!("reading {FORMAT}").as_bytes());
         hash_weight(&mut hasher, &self.embeddings)?;
         Ok(*hasher.finalize().as_bytes())
     }
 
-    /// A hash of what is computed with: elsewhere than on the CPU the same weights hear something else in the last digits.
+    /// A hash of what is computed with: on a GPU the same weights give other embeddings in the last digits.
     fn hasher(&self) -> blake3::Hasher {
         let mut hasher = blake3::Hasher::new();
         if !self.device.is_cpu() {

@@ -1,10 +1,9 @@
-//! What an audio encoder has before its layers: convolutions that turn frames into positions; forward and backward.
+//! Convolutions before the layers of an audio encoder, which turn frames into positions; forward and backward.
 
 use candle_core::Result;
 use candle_core::Tensor;
 
 use crate::batch::Audio;
-use crate::nn::saving::wanted;
 use crate::ops::activation::gelu;
 use crate::ops::activation::gelu_backward;
 use crate::ops::convolution;
@@ -13,18 +12,12 @@ use crate::ops::convolution2d::Planes;
 use crate::ops::device::place_like;
 use crate::ops::linear::AdapterDropout;
 use crate::ops::linear::Linear;
-use crate::ops::linear::Weight;
 use crate::ops::rows::gather;
 use crate::ops::rows::spread;
+use crate::ops::weight::Weight;
 
-/// Windows whose cells are unfolded at once: more would take memory, and make no product faster.
+/// Windows whose cells are unfolded at once. More take memory and make no product faster.
 pub const AT_ONCE: usize = 8;
-
-/// Convolutions have no adapters.
-const NO_DROPOUT: AdapterDropout = AdapterDropout {
-    probability: 0.0,
-    tokens: &[],
-};
 
 /// The convolutions of a family.
 #[derive(Debug)]
@@ -44,7 +37,7 @@ pub struct Frames {
     pub conv2: Linear,
 }
 
-/// Convolutions over time and frequency, and the linear layer that makes positions of what they leave.
+/// Convolutions over time and frequency, and the linear layer that turns their output into positions.
 #[derive(Debug)]
 pub struct Cells {
     /// `conv2d1`, `conv2d2` and `conv2d3` as linear layers over unfolded cells, `[channels, 9 inputs]`.
@@ -53,15 +46,15 @@ pub struct Cells {
     pub output: Linear,
 }
 
-/// What the backward needs.
+/// Tensors that the backward needs.
 pub enum Saved {
-    /// That of [`Frames`].
+    /// Those of [`Frames`].
     Frames(SavedFrames),
-    /// That of [`Cells`].
+    /// Those of [`Cells`].
     Cells(SavedCells),
 }
 
-/// What the backward over time needs.
+/// Tensors that the backward over time needs.
 pub struct SavedFrames {
     unfolded1: Tensor,
     before1: Tensor,
@@ -71,17 +64,17 @@ pub struct SavedFrames {
     position_rows: Option<Vec<u32>>,
 }
 
-/// What the backward over time and frequency needs.
+/// Tensors that the backward over time and frequency needs.
 pub struct SavedCells {
     /// Input of the last linear layer, `[positions, channels * bands]`.
     reduced: Tensor,
     output_hidden: Option<Tensor>,
     position_rows: Option<Vec<u32>>,
-    /// Windows by the handful, where convolutions are trained.
+    /// Groups of windows, where convolutions are trained.
     windows: Vec<SavedWindows>,
 }
 
-/// The input of some windows' convolutions, and what each of them gave before GELU.
+/// Input of the convolutions of some windows, and the output of each before GELU.
 struct SavedWindows {
     planes: Planes,
     frames: Tensor,
@@ -108,7 +101,7 @@ impl Front {
         }
     }
 
-    /// The positions of a batch, and what the backward needs where `training` asks for it and there is something to train.
+    /// Positions of a batch; `training` saves what the backward needs, where there is something to train.
     ///
     /// # Shapes
     /// -> `[positions, d_model]`
@@ -145,7 +138,7 @@ impl Front {
         match (self, saved) {
             (Self::Frames(front), Saved::Frames(saved)) => front.backward(dx, saved, audio),
             (Self::Cells(front), Saved::Cells(saved)) => front.backward(dx, saved, dropout),
-            _ => candle_core::bail!("what was saved is of other convolutions"),
+            _ => candle_core::bail!("saved tensors of other convolutions"),
         }
     }
 
@@ -157,11 +150,12 @@ impl Front {
 }
 
 impl Frames {
+    /// `x = gelu(W_2 unfold(gelu(W_1 unfold(f) + b_1)) + b_2)` of log-mel frames `f`.
     fn forward(&self, frames: &Tensor, audio: &Audio) -> Result<(Tensor, SavedFrames)> {
         let unfolded1 = convolution::unfold(frames, &audio.windows, 1)?;
-        let (before1, _) = self.conv1.forward(&unfolded1, None, NO_DROPOUT)?;
+        let (before1, _) = self.conv1.forward(&unfolded1, None, AdapterDropout::NONE)?;
         let unfolded2 = convolution::unfold(&gelu(&before1)?, &audio.windows, 2)?;
-        let (before2, _) = self.conv2.forward(&unfolded2, None, NO_DROPOUT)?;
+        let (before2, _) = self.conv2.forward(&unfolded2, None, AdapterDropout::NONE)?;
         let mut x = gelu(&before2)?;
         let position_rows = audio.position_rows();
         if let Some(rows) = &position_rows {
@@ -183,22 +177,22 @@ impl Frames {
             None => dx.clone(),
         };
         let d_before2 = gelu_backward(&dx, &saved.before2)?;
+        let dropout = AdapterDropout::NONE;
         let d_unfolded2 =
-            wanted(
-                self.conv2
-                    .backward(&d_before2, &saved.unfolded2, None, NO_DROPOUT, true)?,
-            )?;
+            self.conv2
+                .backward_to_input(&d_before2, &saved.unfolded2, None, dropout)?;
         let d_before1 = gelu_backward(
             &convolution::unfold_backward(&d_unfolded2, &audio.windows, 2)?,
             &saved.before1,
         )?;
         self.conv1
-            .backward(&d_before1, &saved.unfolded1, None, NO_DROPOUT, false)?;
+            .backward(&d_before1, &saved.unfolded1, None, dropout, false)?;
         Ok(())
     }
 }
 
 impl Cells {
+    /// `x = W_out c_3(c_2(c_1(f)))` of log-mel frames `f`, with `c_i(z) = gelu(W_i unfold(z) + b_i)`.
     fn forward(
         &self,
         frames: &Tensor,
@@ -207,7 +201,8 @@ impl Cells {
         keep: bool,
     ) -> Result<(Tensor, SavedCells)> {
         let window = audio.framing.window;
-        let (mut reduced, mut windows) = (Vec::new(), Vec::new());
+        let mut reduced = Vec::new();
+        let mut windows = Vec::new();
         for start in (0..audio.windows.len()).step_by(AT_ONCE) {
             let count = AT_ONCE.min(audio.windows.len() - start);
             let planes = Planes {
@@ -242,7 +237,7 @@ impl Cells {
         Ok((x, saved))
     }
 
-    /// What the convolutions leave of some windows, a row for each time; and what each of them gave before GELU.
+    /// Output of the convolutions for some windows, a row for each time; and the output of each before GELU.
     ///
     /// # Shapes
     /// `frames`: `[cells, 1]` -> `[times, channels * bands]`
@@ -250,7 +245,7 @@ impl Cells {
         let [first, second, third] = &self.convolutions;
         let apply = |layer: &Linear, x: &Tensor, planes: Planes| -> Result<Tensor> {
             let unfolded = convolution2d::unfold(x, planes)?;
-            Ok(layer.forward(&unfolded, None, NO_DROPOUT)?.0)
+            Ok(layer.forward(&unfolded, None, AdapterDropout::NONE)?.0)
         };
         let before1 = apply(first, frames, planes)?;
         let halves = planes.convolved();
@@ -299,22 +294,22 @@ impl Cells {
         let d_before2 = through(third, &d_before3, before2, quarters)?;
         let d_before1 = through(second, &d_before2, before1, halves)?;
         let unfolded = convolution2d::unfold(&saved.frames, saved.planes)?;
-        first.backward(&d_before1, &unfolded, None, NO_DROPOUT, false)?;
+        first.backward(&d_before1, &unfolded, None, AdapterDropout::NONE, false)?;
         Ok(())
     }
 }
 
-/// Gradient of what came out of one convolution before GELU, from that of the next one, whose input it is.
+/// Gradient of one convolution's output before GELU, from the gradient of the next one's output.
 fn through(layer: &Linear, dy: &Tensor, before: &Tensor, planes: Planes) -> Result<Tensor> {
     let unfolded = convolution2d::unfold(&gelu(before)?, planes)?;
-    let d_unfolded = wanted(layer.backward(dy, &unfolded, None, NO_DROPOUT, true)?)?;
+    let d_unfolded = layer.backward_to_input(dy, &unfolded, None, AdapterDropout::NONE)?;
     gelu_backward(
         &convolution2d::unfold_backward(&d_unfolded, planes)?,
         before,
     )
 }
 
-/// Rows that the convolutions leave of some windows, one for each time.
+/// Rows of the convolutions' output for some windows, one for each time.
 fn times_of(planes: Planes) -> usize {
     let eighths = planes.convolved().convolved().convolved();
     eighths.count * eighths.times

@@ -9,8 +9,8 @@ use serde::Serialize;
 use crate::batch::Batch;
 use crate::models::AudioLlm;
 use crate::models::Pass;
-use crate::nn::decoder_layer::Cache;
-use crate::nn::saving::wanted;
+use crate::models::audio_llm::packing;
+use crate::nn::cache::Cache;
 use crate::ops::device::to_host;
 use crate::ops::rotary::Rotary;
 use crate::ops::rows::gather;
@@ -34,7 +34,7 @@ pub struct Sampling {
     pub repetition_penalty: f64,
 }
 
-/// How a token is chosen.
+/// Rule by which a token is chosen.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
 pub enum Strategy {
@@ -87,6 +87,7 @@ impl Sampling {
     /// The next token after `logits`; `seen` are the tokens so far, `draw` is uniform in `[0, 1)`.
     pub fn choose(&self, logits: &[f32], seen: &[u32], draw: f64) -> u32 {
         let mut logits: Vec<f64> = logits.iter().map(|&logit| f64::from(logit)).collect();
+
         if self.repetition_penalty != 1.0 {
             let mut seen = seen.to_vec();
             seen.sort_unstable();
@@ -101,6 +102,7 @@ impl Sampling {
                 }
             }
         }
+
         if self.strategy == Strategy::Greedy {
             return likeliest(&logits);
         }
@@ -160,16 +162,26 @@ struct Answers {
 }
 
 struct Answer {
+    /// Tokens of the prompt and of the response so far.
     seen: Vec<u32>,
+    /// Tokens of the prompt.
     prompt: usize,
     key: Key,
+}
+
+impl Answer {
+    /// The next token, by its logits.
+    fn next(&self, logits: &[f32], sampling: &Sampling) -> u32 {
+        let position = (self.seen.len() - self.prompt) as u64;
+        sampling.choose(logits, &self.seen, self.key.uniform(position))
+    }
 }
 
 impl AudioLlm {
     /// Answers to the prompts of a packed batch, in their order; `keys` give each its stream of random numbers.
     ///
     /// # Errors
-    /// A prompt that leaves no room for `max_new_tokens` under the model's longest sequence.
+    /// A prompt that with `max_new_tokens` is longer than the model's longest sequence.
     pub fn generate(
         &self,
         prompts: &Batch,
@@ -184,6 +196,7 @@ impl AudioLlm {
         let x = self.prefill(prompts, &mut answers)?;
         let mut active: Vec<usize> = (0..answers.all.len()).collect();
         self.append_next(&x, &mut answers, &active, sampling)?;
+
         loop {
             active.retain(|&i| {
                 let answer = &answers.all[i];
@@ -206,7 +219,7 @@ impl AudioLlm {
         }
     }
 
-    /// Empty caches with room for each prompt and `max_new_tokens` after it.
+    /// Empty caches for each prompt and `max_new_tokens` after it.
     fn begin(&self, prompts: &Batch, keys: &[Key], max_new_tokens: usize) -> Result<Answers> {
         let longest = self.config.text.max_position_embeddings;
         let mut all = Vec::with_capacity(keys.len());
@@ -223,14 +236,15 @@ impl AudioLlm {
                 key: *key,
             });
         }
-        let rooms: Vec<usize> = all
+        let capacities: Vec<usize> = all
             .iter()
             .map(|answer| answer.prompt + max_new_tokens)
             .collect();
         let caches = self
+            .decoder
             .layers
             .iter()
-            .map(|layer| Cache::new(&rooms, layer.heads, &self.embeddings.value));
+            .map(|layer| Cache::new(&capacities, layer.heads, &self.embeddings.value));
         Ok(Answers {
             caches: caches.collect::<candle_core::Result<_>>()?,
             all,
@@ -240,19 +254,12 @@ impl AudioLlm {
     /// Runs the prompts through all layers; fills the caches; returns the last token's state of each, `[sequences, dim]`.
     fn prefill(&self, prompts: &Batch, answers: &mut Answers) -> Result<candle_core::Tensor> {
         let rotary = self.rotary(prompts)?;
-        let packing = self.packing_without_dropout(prompts, &rotary);
-        let (mut x, _) = self.embed(prompts, None, Pass::default(), false)?;
-        let last_rows = prompts.last_rows();
-        for (i, layer) in self.layers.iter().enumerate() {
-            let is_last = i + 1 == self.layers.len();
-            let (y, saved) = layer.forward(&x, &packing, is_last.then_some(&last_rows))?;
-            answers.caches[i].append(
-                wanted(saved.qkv())?,
-                answers.all.iter().map(|answer| answer.prompt).enumerate(),
-            )?;
-            x = y;
-        }
-        Ok(x)
+        let packing = packing(prompts, &rotary, Pass::default());
+        let (x, _) = self.embed(prompts, None, Pass::default(), false)?;
+        let lens: Vec<usize> = answers.all.iter().map(|answer| answer.prompt).collect();
+        let keep = prompts.last_rows();
+        let caches = &mut answers.caches;
+        Ok(self.decoder.prefill(x, &packing, &keep, caches, &lens)?)
     }
 
     /// Runs the newest token of each active answer through all layers, `[active, dim]`.
@@ -272,11 +279,8 @@ impl AudioLlm {
             text.rope_theta,
             &self.embeddings.value,
         )?;
-        let mut x = gather(&self.embeddings.value, &newest)?;
-        for (layer, cache) in self.layers.iter().zip(&mut answers.caches) {
-            x = layer.step(&x, &rotary, cache, active)?;
-        }
-        Ok(x)
+        let x = gather(&self.embeddings.value, &newest)?;
+        Ok(self.decoder.step(x, &rotary, &mut answers.caches, active)?)
     }
 
     fn append_next(
@@ -287,22 +291,14 @@ impl AudioLlm {
         sampling: &Sampling,
     ) -> Result<()> {
         let logits = self.rows_of_logits(x)?;
-        let choose = |(logits, &i): (&[f32], &usize)| {
-            let answer = &answers.all[i];
-            let position = (answer.seen.len() - answer.prompt) as u64;
-            (
-                i,
-                sampling.choose(logits, &answer.seen, answer.key.uniform(position)),
-            )
-        };
-        let chosen: Vec<(usize, u32)> = logits
+        let chosen: Vec<u32> = logits
             .par_chunks_exact(self.config.text.vocab_size)
             .zip(active)
-            .map(choose)
+            .map(|(logits, &i)| answers.all[i].next(logits, sampling))
             .collect();
-        chosen
-            .into_iter()
-            .for_each(|(i, next)| answers.all[i].seen.push(next));
+        for (&i, next) in active.iter().zip(chosen) {
+            answers.all[i].seen.push(next);
+        }
         Ok(())
     }
 

@@ -7,13 +7,13 @@ use crate::nn::lora::Module;
 use crate::nn::lora::Plan;
 use crate::nn::stack::Bias;
 use crate::nn::stack::Group;
-use crate::ops::linear::ROOM;
+use crate::ops::linear::PADDING;
 use maqam_base::parts::Part;
 use maqam_base::parts::PerPart;
 
 /// The stacked layers of a model: four to a transformer layer, in the order of the computation.
 pub struct Groups {
-    /// The linear layer behind the encoder's convolutions, where there is one.
+    /// The linear layer after the encoder's convolutions, where there is one.
     pub front: Option<Group>,
     /// Query, key and value; output; the two of the feed-forward part.
     pub encoder: Vec<[Group; 4]>,
@@ -24,99 +24,28 @@ pub struct Groups {
 }
 
 impl Groups {
-    /// Those of a shape.
+    /// Groups of a configuration.
     pub fn of(config: &Config) -> Self {
-        let (names, audio, text) = (config.names, &config.audio, &config.text);
-        let group = |stem: &str, members: &[(&str, usize)], inputs, bias, part| Group {
-            members: members
-                .iter()
-                .map(|(name, outputs)| (format!("{stem}.{name}"), *outputs))
-                .collect(),
-            inputs,
-            bias,
-            part,
-        };
-        let (d, ffn) = (audio.d_model, audio.encoder_ffn_dim);
-        let of_encoder = match audio.chunks {
-            Some(_) => Bias::All,
-            None => Bias::AllButKeys,
-        };
-        let of_decoder = match text.qk_norm {
-            true => Bias::None,
-            false => Bias::All,
-        };
+        let audio = &config.audio;
+        let names = config.names;
         let front = audio.chunks.map(|chunks| {
             let inputs = chunks.downsample_hidden_size * audio.reduced_mels();
-            let members = [("conv_out", d)];
-            group(
-                names.tower,
-                &members,
-                inputs,
-                Bias::None,
-                Part::AudioEncoder,
-            )
+            let members = [("conv_out", audio.d_model)];
+            let part = Part::AudioEncoder;
+            Group::below(names.encoder, &members, inputs, Bias::None, part)
         });
         let encoder = (0..audio.encoder_layers)
-            .map(|i| {
-                let (stem, part) = (names.encoder_layer(i), Part::AudioEncoder);
-                [
-                    group(
-                        &stem,
-                        &[
-                            ("self_attn.q_proj", d),
-                            ("self_attn.k_proj", d),
-                            ("self_attn.v_proj", d),
-                        ],
-                        d,
-                        of_encoder,
-                        part,
-                    ),
-                    group(&stem, &[("self_attn.out_proj", d)], d, Bias::All, part),
-                    group(&stem, &[("fc1", ffn)], d, Bias::All, part),
-                    group(&stem, &[("fc2", d)], ffn, Bias::All, part),
-                ]
-            })
+            .map(|layer| encoder_layer(config, &names.encoder_layer(layer)))
             .collect();
-        let (dim, ffn, heads) = (text.hidden_size, text.intermediate_size, text.heads());
-        let (q, kv) = (heads.query_width(), heads.kv_width());
-        let decoder = (0..text.num_hidden_layers)
-            .map(|i| {
-                let (stem, part) = (names.decoder_layer(i), Part::Decoder);
-                [
-                    group(
-                        &stem,
-                        &[
-                            ("self_attn.q_proj", q),
-                            ("self_attn.k_proj", kv),
-                            ("self_attn.v_proj", kv),
-                        ],
-                        dim,
-                        of_decoder,
-                        part,
-                    ),
-                    group(&stem, &[("self_attn.o_proj", dim)], q, Bias::None, part),
-                    group(
-                        &stem,
-                        &[("mlp.gate_proj", ffn), ("mlp.up_proj", ffn)],
-                        dim,
-                        Bias::None,
-                        part,
-                    ),
-                    group(&stem, &[("mlp.down_proj", dim)], ffn, Bias::None, part),
-                ]
-            })
-            .collect();
-        let of_projector = |(name, outputs): (&str, usize)| Group {
-            members: vec![(name.to_owned(), outputs)],
-            inputs: d,
-            bias: Bias::All,
-            part: Part::Projector,
-        };
-        let hidden = names.projector_hidden.map(|name| (name, d));
+        let hidden = names.projector_hidden.map(|name| (name, audio.d_model));
         let projector = hidden
             .into_iter()
-            .chain([(names.projector, audio.output_dim)]);
-        let projector = projector.map(of_projector).collect();
+            .chain([(names.projector, audio.output_dim)])
+            .map(|(name, outputs)| projector_layer(config, name, outputs))
+            .collect();
+        let decoder = (0..config.text.num_hidden_layers)
+            .map(|layer| decoder_layer(config, &names.decoder_layer(layer)))
+            .collect();
         Self {
             front,
             encoder,
@@ -135,8 +64,70 @@ impl Groups {
     }
 }
 
+/// A linear layer of the projector.
+fn projector_layer(config: &Config, name: &str, outputs: usize) -> Group {
+    Group {
+        members: vec![(name.to_owned(), outputs)],
+        inputs: config.audio.d_model,
+        bias: Bias::All,
+        part: Part::Projector,
+    }
+}
+
+/// Linear layers of an encoder layer.
+fn encoder_layer(config: &Config, stem: &str) -> [Group; 4] {
+    let dim = config.audio.d_model;
+    let ffn = config.audio.encoder_ffn_dim;
+    let group = |members: &[(&str, usize)], inputs, bias| {
+        Group::below(stem, members, inputs, bias, Part::AudioEncoder)
+    };
+    let qkv = [
+        ("self_attn.q_proj", dim),
+        ("self_attn.k_proj", dim),
+        ("self_attn.v_proj", dim),
+    ];
+    let of_qkv = match config.audio.chunks {
+        Some(_) => Bias::All,
+        None => Bias::AllButKeys,
+    };
+    [
+        group(&qkv, dim, of_qkv),
+        group(&[("self_attn.out_proj", dim)], dim, Bias::All),
+        group(&[("fc1", ffn)], dim, Bias::All),
+        group(&[("fc2", dim)], ffn, Bias::All),
+    ]
+}
+
+/// Linear layers of a decoder layer.
+fn decoder_layer(config: &Config, stem: &str) -> [Group; 4] {
+    let text = &config.text;
+    let dim = text.hidden_size;
+    let ffn = text.intermediate_size;
+    let query = text.heads().query_width();
+    let key = text.heads().kv_width();
+    let group = |members: &[(&str, usize)], inputs, bias| {
+        Group::below(stem, members, inputs, bias, Part::Decoder)
+    };
+    let qkv = [
+        ("self_attn.q_proj", query),
+        ("self_attn.k_proj", key),
+        ("self_attn.v_proj", key),
+    ];
+    let of_qkv = match text.qk_norm {
+        true => Bias::None,
+        false => Bias::All,
+    };
+    let gate_up = [("mlp.gate_proj", ffn), ("mlp.up_proj", ffn)];
+    [
+        group(&qkv, dim, of_qkv),
+        group(&[("self_attn.o_proj", dim)], query, Bias::None),
+        group(&gate_up, dim, Bias::None),
+        group(&[("mlp.down_proj", dim)], ffn, Bias::None),
+    ]
+}
+
 impl Config {
-    /// What adapters may sit on.
+    /// Modules that can be adapted.
     pub fn adaptable(&self) -> Adaptable {
         let groups = Groups::of(self);
         let of_group = |group: &Group| {
@@ -151,47 +142,46 @@ impl Config {
     }
 }
 
-/// Of each linear of the decoder's layers that a plan adapts: inputs, outputs, and the room that it is joined with ([`Linear::join`]).
+/// Inputs, outputs and padding ([`Linear::padding`](crate::ops::linear::Linear::padding)) of each linear layer of the decoder that a plan adapts.
 pub fn joined(config: &Config, plan: &Plan) -> Vec<(usize, usize, usize)> {
-    let ranks = |group: &Group| {
-        group
-            .members
-            .iter()
-            .filter_map(|(path, _)| plan.modules.get(path))
-            .map(|shape| shape.rank)
-            .sum::<usize>()
-    };
     let groups = Groups::of(config).decoder;
     groups
         .iter()
         .flatten()
         .map(|group| {
-            (
-                group.inputs,
-                group.outputs(),
-                ranks(group).next_multiple_of(ROOM),
-            )
+            let modules = group.members.iter();
+            let ranks: usize = modules
+                .filter_map(|(path, _)| plan.modules.get(path))
+                .map(|shape| shape.rank)
+                .sum();
+            let padding = ranks.next_multiple_of(PADDING);
+            (group.inputs, group.outputs(), padding)
         })
-        .filter(|(_, _, room)| *room > 0)
+        .filter(|(_, _, padding)| *padding > 0)
         .collect()
 }
 
-/// Numbers for each token that dropout holds on a card at its highest: the input's gradient of a mask, and that of the masks before it
+/// Numbers for each token that dropout holds on a GPU at its highest: the input's gradient of a mask, and that of the masks before it
 /// where a layer has several.
 pub fn dropped(config: &Config, plan: &Plan) -> PerPart<usize> {
     let groups = Groups::of(config);
-    let of = |group: &Group| {
-        let adapted = |(path, _): &&(String, usize)| plan.modules.contains_key(path);
-        let modules = group.members.iter().filter(adapted).count();
-        let masks = match plan.masks {
-            Masks::PerModule => modules,
-            Masks::Shared => modules.min(1),
-        };
-        masks.min(2) * group.inputs
-    };
     PerPart::from_fn(|part| {
         let of_part = groups.all().filter(|group| group.part == part);
-        let largest = of_part.map(of).max().unwrap_or(0);
-        if plan.dropout > 0.0 { largest } else { 0 }
+        let largest = of_part.map(|group| dropped_of(group, plan)).max();
+        if plan.dropout > 0.0 {
+            largest.unwrap_or(0)
+        } else {
+            0
+        }
     })
+}
+
+fn dropped_of(group: &Group, plan: &Plan) -> usize {
+    let adapted = |(path, _): &&(String, usize)| plan.modules.contains_key(path);
+    let modules = group.members.iter().filter(adapted).count();
+    let masks = match plan.masks {
+        Masks::PerModule => modules,
+        Masks::Shared => modules.min(1),
+    };
+    masks.min(2) * group.inputs
 }

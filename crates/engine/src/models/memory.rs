@@ -1,4 +1,4 @@
-//! What a training needs of a card's memory, and how long a micro-batch may be so that it fits: known before a weight is read.
+//! Need of a training for a GPU's memory, and the longest micro-batch that fits: known before a weight is read.
 
 use crate::models::cost::BF16;
 use crate::models::cost::F32;
@@ -9,8 +9,8 @@ use crate::nn::precision::Precision;
 use crate::nn::saving::Save;
 use crate::ops::convolution::KERNEL;
 use crate::ops::cross_entropy::LOGITS_BYTES;
-use crate::ops::device::WORKSPACE;
-use crate::ops::linear::EIGHT_BIT_BYTES;
+use crate::ops::linear::FP8_BYTES;
+use crate::ops::workspace::WORKSPACE;
 use maqam_base::error::Error;
 use maqam_base::error::Result;
 use maqam_base::parts::Part;
@@ -22,20 +22,20 @@ const BUFFERS: f64 = 4.0;
 /// Frames of log-mel for each token of audio.
 const FRAMES: f64 = 4.0;
 
-/// What the driver loads of kernels and libraries as they are first used, in bytes; an estimate, to be replaced by a measurement.
+/// Kernels and libraries that the driver loads as they are first used, in bytes; an estimate, to be replaced by a measurement.
 const LOADED: f64 = 0.4e9;
 
 /// Share of the activations that the allocator leaves between tensors of changing sizes.
 const BETWEEN: f64 = 0.05;
 
-/// A card's memory as a training fills it, in bytes.
+/// A GPU's memory as a training fills it, in bytes.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub struct Need {
     /// Weights that stay as they are, and the copies of adapters that lie beside them.
     pub weights: f64,
-    /// What is trained: master values, gradients, moments, and the copy that is computed with.
+    /// Trained parameters: master values, gradients, moments, and the copy that is computed with.
     pub trained: f64,
-    /// What products work in, and the code of kernels.
+    /// Scratch memory of products, and the code of kernels.
     pub workspace: f64,
 }
 
@@ -47,7 +47,7 @@ impl Need {
 }
 
 impl Model<'_> {
-    /// What a training holds on a card whatever goes through it.
+    /// Memory of a training on a GPU that does not depend on the batch.
     pub fn need(&self, precision: Precision) -> Need {
         let sizes = self.sizes;
         let rounded = if precision == Precision::Fp8 {
@@ -60,8 +60,7 @@ impl Model<'_> {
         } else {
             sizes.joined as f64
         };
-        let weights =
-            BF16 * (sizes.frozen as f64 - rounded + joined) + EIGHT_BIT_BYTES as f64 * rounded;
+        let weights = BF16 * (sizes.frozen as f64 - rounded + joined) + FP8_BYTES as f64 * rounded;
         Need {
             weights,
             trained: (BUFFERS * F32 + BF16) * sizes.num_trained() as f64,
@@ -70,16 +69,16 @@ impl Model<'_> {
     }
 
     /// Bytes that a micro-batch takes beside that, at its highest.
-    pub fn on_card(&self, load: &Load) -> f64 {
-        let (encoder_saved, encoder_live) = self.encoder_on_card(load);
+    pub fn on_gpu(&self, load: &Load) -> f64 {
+        let (encoder_saved, encoder_live) = self.encoder_on_gpu(load);
         // The encoder is done before the decoder begins; what it keeps for its own backward stays.
-        (encoder_saved + self.heard_ahead(load) + encoder_live.max(self.decoder_on_card(load)))
+        (encoder_saved + self.embedded_ahead(load) + encoder_live.max(self.decoder_on_gpu(load)))
             * (1.0 + BETWEEN)
     }
 
-    /// What was heard of a batch while the step before was still computed; it may lie there through a probe, which computes with as much as
+    /// Audio embeddings of a batch that were computed during the step before; they may lie there through a probe, which computes with as much as
     /// a step. Nothing where hearing is trained.
-    fn heard_ahead(&self, load: &Load) -> f64 {
+    fn embedded_ahead(&self, load: &Load) -> f64 {
         let is_trained = self.is_trained(Part::AudioEncoder) || self.is_trained(Part::Projector);
         if is_trained {
             0.0
@@ -88,25 +87,22 @@ impl Model<'_> {
         }
     }
 
-    fn decoder_on_card(&self, load: &Load) -> f64 {
-        let (text, heads) = (&self.config.text, self.config.text.heads());
-        let (dim, ffn, layers) = (
-            text.hidden_size as f64,
-            text.intermediate_size as f64,
-            text.num_hidden_layers as f64,
-        );
-        let (width, ranks) = (
-            heads.width() as f64,
-            self.sizes.ranks.decoder as f64 / layers,
-        );
+    fn decoder_on_gpu(&self, load: &Load) -> f64 {
+        let text = &self.config.text;
+        let heads = self.config.text.heads();
+        let dim = text.hidden_size as f64;
+        let ffn = text.intermediate_size as f64;
+        let layers = text.num_hidden_layers as f64;
+        let width = heads.width() as f64;
+        let ranks = self.sizes.ranks.decoder as f64 / layers;
         let statistics = F32 * (heads.num_heads as f64 + 2.0);
         let inside =
             BF16 * (width + heads.query_width() as f64 + dim + 2.0 * ffn + ranks) + statistics;
-        let rooms = self.sizes.rooms as f64 / layers;
-        let normed = BF16 * (2.0 * dim + ffn + rooms);
+        let padding = self.sizes.padding as f64 / layers;
+        let normed = BF16 * (2.0 * dim + ffn + padding);
         // A layer backwards: the gradients of its activation, of gate and up, of its norms' outputs, of what goes round them.
         let dropped = self.sizes.dropped.decoder as f64;
-        let gradients = BF16 * (3.0 * ffn + width + 5.0 * dim + rooms + dropped);
+        let gradients = BF16 * (3.0 * ffn + width + 5.0 * dim + padding + dropped);
         let (kept, live) = match self.save {
             Save::Layer => (BF16 * (dim + ranks), inside + normed + gradients),
             Save::Norms => (BF16 * dim + inside, normed + gradients),
@@ -118,14 +114,12 @@ impl Model<'_> {
         (layers * kept + live) * load.tokens + head
     }
 
-    /// What the encoder keeps until its backward, and what it needs on its way.
-    fn encoder_on_card(&self, load: &Load) -> (f64, f64) {
+    /// Activations that the encoder saves for its backward, and those that it needs on its way.
+    fn encoder_on_gpu(&self, load: &Load) -> (f64, f64) {
         let audio = &self.config.audio;
-        let (dim, ffn, layers) = (
-            audio.d_model as f64,
-            audio.encoder_ffn_dim as f64,
-            audio.encoder_layers as f64,
-        );
+        let dim = audio.d_model as f64;
+        let ffn = audio.encoder_ffn_dim as f64;
+        let layers = audio.encoder_layers as f64;
         let ranks = self.sizes.ranks.audio_encoder as f64 / layers;
         let statistics = F32 * (audio.encoder_attention_heads as f64 + 4.0);
         let inside = BF16 * (5.0 * dim + ffn + ranks) + statistics;
@@ -138,40 +132,43 @@ impl Model<'_> {
                 + 2.0 * dim)
             * positions
             + BF16 * FRAMES * audio.num_mel_bins as f64 * load.audio_tokens;
+
         if !self.is_trained(Part::AudioEncoder) {
             return (
                 0.0,
                 convolutions.max((inside + normed + BF16 * 2.0 * dim) * positions),
             );
         }
+
         let dropped = self.sizes.dropped.audio_encoder as f64;
         let gradients = BF16 * (2.0 * ffn + 8.0 * dim + dropped);
+
         let (kept, live) = match self.save {
             Save::Layer => (BF16 * (dim + ranks), inside + normed + gradients),
             Save::Norms => (BF16 * dim + inside, normed + gradients),
             Save::All => (BF16 * dim + inside + normed, gradients),
         };
+
         (
             layers * kept * positions + self.is_full(Part::AudioEncoder) * convolutions,
             convolutions.max(live * positions),
         )
     }
 
-    /// Most tokens of a micro-batch that takes at most `room` bytes, whatever share of them is heard or learnt.
-    pub fn fitting_tokens(&self, room: f64) -> usize {
-        let fits = |tokens: usize| {
-            let tokens = tokens as f64;
-            self.on_card(&Load {
+    /// Most tokens of a micro-batch that takes at most `bytes` bytes, whatever share of them is audio or learnt.
+    pub fn fitting_tokens(&self, bytes: f64) -> usize {
+        let mut fitting = 0;
+        let mut above = 1 << 24;
+        while above - fitting > 1 {
+            let middle = fitting + (above - fitting) / 2;
+            let tokens = middle as f64;
+            let load = Load {
                 tokens,
                 squares: 0.0,
                 audio_tokens: tokens,
                 targets: tokens,
-            }) <= room
-        };
-        let (mut fitting, mut above) = (0, 1 << 24);
-        while above - fitting > 1 {
-            let middle = fitting + (above - fitting) / 2;
-            if fits(middle) {
+            };
+            if self.on_gpu(&load) <= bytes {
                 fitting = middle
             } else {
                 above = middle
@@ -181,35 +178,35 @@ impl Model<'_> {
     }
 }
 
-/// How a training fits a card.
+/// Fit of a training and a GPU.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Fit {
-    /// What does not depend on a batch.
+    /// Memory that does not depend on a batch.
     pub need: Need,
     /// Bytes of the longest micro-batch, `pack_tokens` long.
     pub batch: f64,
     /// Bytes that are free.
     pub free: f64,
-    /// What layers keep.
+    /// Amount that layers save.
     pub save: Save,
     /// Tokens of the longest micro-batch: what was asked for, or what fits.
     pub pack_tokens: usize,
     /// Most tokens of one example.
     pub longest: usize,
-    /// What was asked for.
+    /// Tokens of a micro-batch in the recipe.
     pub asked: usize,
     /// Most tokens under [`Save::Layer`].
     pub longest_by_layer: usize,
 }
 
-/// Least tokens of a micro-batch that is worth a card: some seconds of audio and a few words.
+/// Least tokens of a micro-batch that is worth a GPU: some seconds of audio and a few words.
 const LEAST_TOKENS: usize = 256;
 
 impl Fit {
-    /// How stages that train the same weights, each its parts, fit `free` bytes with micro-batches of up to `asked` tokens.
+    /// Fit of stages that train the same weights, each its parts, and `free` bytes, with micro-batches of up to `asked` tokens.
     ///
     /// # Errors
-    /// Where not even a short example fits: with all numbers, and what to change.
+    /// If not even a short example fits: with all numbers, and what to change.
     pub fn new(
         stages: &[Model<'_>],
         precision: Precision,
@@ -220,27 +217,31 @@ impl Fit {
             return Err(Error::bug("a training without stages"));
         };
         let need = first.need(precision);
-        let room = free - need.fixed();
+        let left = free - need.fixed();
         let fitting = |save: Save| {
             stages
                 .iter()
-                .map(|model| Model { save, ..*model }.fitting_tokens(room))
+                .map(|model| Model { save, ..*model }.fitting_tokens(left))
                 .min()
                 .unwrap_or(0)
         };
-        let (longest, longest_by_layer) = (fitting(first.save), fitting(Save::Layer));
+        let longest = fitting(first.save);
+        let longest_by_layer = fitting(Save::Layer);
         let pack_tokens = asked.min(longest);
         let tokens = pack_tokens as f64;
+
         let load = Load {
             tokens,
             squares: 0.0,
             audio_tokens: tokens,
             targets: tokens,
         };
+
         let batch = stages
             .iter()
-            .map(|model| model.on_card(&load))
+            .map(|model| model.on_gpu(&load))
             .fold(0.0, f64::max);
+
         let fit = Self {
             need,
             batch,
@@ -251,6 +252,7 @@ impl Fit {
             asked,
             longest_by_layer,
         };
+
         if longest >= LEAST_TOKENS {
             Ok(fit)
         } else {
@@ -305,14 +307,14 @@ impl Fit {
         )
     }
 
-    /// What differs from what was asked for.
+    /// Note on a difference from the recipe.
     pub fn note(&self) -> Option<String> {
         (self.pack_tokens < self.asked).then(|| {
             format!("`memory.pack_tokens` is {}, and {} tokens fit the GPU: longer micro-batches are split{}", self.asked, self.pack_tokens, self.by_layer())
         })
     }
 
-    /// What to do about an example that is longer than [`Fit::longest`].
+    /// Hint for an example that is longer than [`Fit::longest`].
     pub fn hint(&self) -> String {
         format!(
             "split the clip with `start_s` and `end_s`, remove the row, or use a GPU with more memory{}",
@@ -331,12 +333,12 @@ impl Fit {
     }
 }
 
-/// What work on the CPU needs of the machine's memory, in bytes. The program itself, rows and clips come on top.
+/// Need of work on the CPU for the machine's memory, in bytes. The program itself, rows and clips come on top.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub struct HostNeed {
     /// Weights that stay as they are, in `f32`.
     pub weights: f64,
-    /// What is trained: values, gradients and moments; 0 where nothing is.
+    /// Trained parameters: values, gradients and moments; 0 where nothing is.
     pub trained: f64,
     /// Activations of a micro-batch.
     pub batch: f64,
@@ -392,16 +394,19 @@ impl HostNeed {
             .filter(|(_, bytes)| *bytes > 0.0)
             .map(|(name, bytes)| format!("{name} {}", gigabytes(bytes)))
             .collect();
+
         let total = match parts.len() {
             1 => String::new(),
             _ => format!(" = {}", gigabytes(self.total())),
         };
+
         let error = Error::resource(format!(
             "memory: the work needs {}{total}, and {} has {} available",
             parts.join(" + "),
             limit,
             gigabytes(bytes as f64)
         ));
+
         let instead = if self.weights + self.trained <= bytes as f64 {
             "lower `memory.pack_tokens`, set `memory.save: layer`"
         } else if self.trained > self.weights {
@@ -409,6 +414,7 @@ impl HostNeed {
         } else {
             "take a smaller model, compute on a GPU with `--device cuda`"
         };
+
         Err(error.hint(format!(
             "{instead}, or take a machine with more memory; `--ignore-memory` begins all the same"
         )))
@@ -475,8 +481,7 @@ mod tests {
             );
             // Bytes that each token more keeps: 4.44 MB, 2.98 MB and 0.20 MB by hand; a layer's way and the head come on top.
             let slope = |save| {
-                (model(save).decoder_on_card(&load(8192))
-                    - model(save).decoder_on_card(&load(4096)))
+                (model(save).decoder_on_gpu(&load(8192)) - model(save).decoder_on_gpu(&load(4096)))
                     / 4096.0
             };
             for (save, kept, live) in [
@@ -494,7 +499,7 @@ mod tests {
     fn a_cpu_without_enough_memory_is_refused_with_figures() {
         with_seven_billion(|_, sizes| {
             let available = |bytes: f64| Some((bytes as u64, "this machine"));
-            // By hand: 7.615 G numbers in the decoder, 0.639 G in the tower, 0.040 G in the adapters; 4 bytes each.
+            // By hand: 7.615 G numbers in the decoder, 0.639 G in the encoder, 0.040 G in the adapters; 4 bytes each.
             let answering = HostNeed::answering(sizes, Precision::F32);
             assert!(
                 (answering.total() / 4.0 / 8.294e9 - 1.0).abs() < 0.005,
@@ -575,8 +580,7 @@ mod tests {
                     targets: tokens as f64,
                 };
                 assert!(
-                    model.on_card(&worst(tokens)) <= 20e9
-                        && model.on_card(&worst(tokens + 1)) > 20e9
+                    model.on_gpu(&worst(tokens)) <= 20e9 && model.on_gpu(&worst(tokens + 1)) > 20e9
                 );
             }
         });

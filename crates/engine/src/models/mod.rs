@@ -1,6 +1,7 @@
 //! Audio language models: the families, each a folder of names, configuration and shapes, and the model that all of them come down to.
 //! Beside them encoders of speech alone, in [`hubert`].
 
+mod audio_embedder;
 mod audio_encoder;
 mod audio_llm;
 mod build;
@@ -11,12 +12,14 @@ pub mod encoded;
 pub mod export;
 pub mod family;
 mod fingerprint;
+mod freezing;
 mod front;
 pub mod generate;
 mod groups;
 pub mod hubert;
 pub mod memory;
 pub mod names;
+pub mod pass;
 mod projector;
 pub mod qwen2_audio;
 pub mod qwen3_asr;
@@ -24,11 +27,12 @@ pub mod qwen_omni;
 pub mod shapes;
 pub mod sizes;
 pub mod trained;
+mod trained_values;
 
 pub use self::audio_encoder::sinusoids;
+pub use self::audio_llm::AudioEmbeddings;
 pub use self::audio_llm::AudioLlm;
-pub use self::audio_llm::HeardAhead;
-pub use self::audio_llm::Pass;
-pub use self::audio_llm::Phase;
 pub use self::audio_llm::on_host;
 pub use self::fingerprint::Fingerprint;
+pub use self::pass::Pass;
+pub use self::pass::Phase;

@@ -1,4 +1,4 @@
-//! What a family calls its tensors, and the classes that load it elsewhere.
+//! Names of a family's tensors, and the classes that load it elsewhere.
 
 use crate::nn::naming::NameForm;
 use maqam_base::parts::Part;
@@ -6,14 +6,14 @@ use maqam_base::parts::Part;
 /// Names of one family, as the model uses them; files may write them in other forms.
 #[derive(Debug, PartialEq, Eq)]
 pub struct Names {
-    /// Its name, as people say it.
+    /// Name, as people say it.
     pub family: &'static str,
     /// Stem of the audio encoder's tensors.
-    pub tower: &'static str,
+    pub encoder: &'static str,
     /// The table of the encoder's positions, where it is stored.
     pub positions: Option<&'static str>,
     /// The norm after the encoder's last layer.
-    pub last_norm_of_tower: &'static str,
+    pub encoder_norm: &'static str,
     /// The linear layer from the encoder to the decoder.
     pub projector: &'static str,
     /// The linear layer before that, with GELU between them.
@@ -37,7 +37,7 @@ pub struct Names {
 impl Names {
     /// Path of an encoder layer.
     pub fn encoder_layer(&self, layer: usize) -> String {
-        format!("{}.layers.{layer}", self.tower)
+        format!("{}.layers.{layer}", self.encoder)
     }
 
     /// Path of a decoder layer.
@@ -63,7 +63,7 @@ impl Names {
         };
         if begins(self.projector) || self.projector_hidden.is_some_and(begins) {
             Part::Projector
-        } else if begins(self.tower) {
+        } else if begins(self.encoder) {
             Part::AudioEncoder
         } else {
             Part::Decoder

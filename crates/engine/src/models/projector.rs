@@ -1,16 +1,15 @@
-//! What lies between an audio encoder and the decoder: a linear layer, or two with GELU between them; forward and backward.
+//! The projector between audio encoder and decoder: a linear layer, or two with GELU between them; forward and backward.
 
 use candle_core::Result;
 use candle_core::Tensor;
 
-use crate::nn::saving::wanted;
 use crate::ops::activation::gelu;
 use crate::ops::activation::gelu_backward;
 use crate::ops::linear::AdapterDropout;
 use crate::ops::linear::Linear;
-use crate::ops::linear::Weight;
+use crate::ops::weight::Weight;
 
-/// The layers.
+/// `y = W x + b`, or `y = W_2 gelu(W_1 x + b_1) + b_2`.
 #[derive(Debug)]
 pub struct Projector {
     /// The first of two, as wide as the encoder.
@@ -19,9 +18,9 @@ pub struct Projector {
     pub output: Linear,
 }
 
-/// What the backward needs beside the input.
+/// Tensors that the backward needs beside the input.
 pub struct ProjectorSaved {
-    /// What the first layer gave, before GELU, and its adapter's hidden rows.
+    /// Output of the first layer before GELU, and its adapter's hidden rows.
     hidden: Option<(Tensor, Option<Tensor>)>,
     output_hidden: Option<Tensor>,
 }
@@ -42,6 +41,8 @@ impl Projector {
         self.linears_mut().flat_map(Linear::weights_mut).collect()
     }
 
+    /// `W x + b`, or `W_2 gelu(W_1 x + b_1) + b_2`.
+    ///
     /// # Shapes
     /// `x`: `[audio tokens, d_model]` -> `[audio tokens, hidden]`
     pub fn forward(&self, x: &Tensor, dropout: AdapterDropout) -> Result<(Tensor, ProjectorSaved)> {
@@ -82,10 +83,11 @@ impl Projector {
         let d_activated = self
             .output
             .backward(dy, &activated, output_hidden, dropout, below)?;
-        if !below {
+        let Some(d_activated) = d_activated else {
             return Ok(None);
-        }
-        let d_before = gelu_backward(&wanted(d_activated)?, before)?;
+        };
+
+        let d_before = gelu_backward(&d_activated, before)?;
         first.backward(&d_before, x, hidden.as_ref(), dropout, want_input)
     }
 }

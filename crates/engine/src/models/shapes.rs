@@ -1,4 +1,4 @@
-//! Shapes of all families by name, for benchmarks with random weights and for plans of models that are not on this machine.
+//! Shapes of all families by name, for benchmarks with random weights and for plans of models that are not downloaded.
 
 use crate::models::config::Config;
 use crate::models::qwen_omni;
@@ -6,10 +6,10 @@ use crate::models::qwen3_asr;
 use maqam_base::error::Error;
 use maqam_base::error::Result;
 
-/// A shape by name, its decoder cut to `layers` where that is said.
+/// A shape by name, with the first `layers` of its decoder if a number is given.
 ///
 /// # Errors
-/// An unknown name, with all that there are.
+/// An unknown name; the message has all names.
 pub fn by_name(name: &str, layers: Option<usize>) -> Result<Config> {
     if let Some(mut config) = qwen3_asr::shapes::by_name(name) {
         config.text.num_hidden_layers = layers.unwrap_or(config.text.num_hidden_layers);
@@ -28,7 +28,7 @@ pub fn by_name(name: &str, layers: Option<usize>) -> Result<Config> {
     )))
 }
 
-/// The shape that a Hub id says; `None` for models that are not known by their name.
+/// The shape that a Hub id names; `None` for models that are not known by their name.
 pub fn of_hub_id(id: &str) -> Option<Config> {
     qwen_omni::shapes::of_hub_id(id).or_else(|| qwen3_asr::shapes::of_hub_id(id))
 }

@@ -1,4 +1,4 @@
-//! How many numbers each part of a model has, and how many of them are trained: known from its configuration, before any is read.
+//! Numbers of parameters of each part of a model, and of trained ones: known from its configuration, before any is read.
 
 use crate::models::build::weight_shapes;
 use crate::models::config::Config;
@@ -11,28 +11,28 @@ use maqam_base::parts::PerPart;
 /// Numbers by part.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Sizes {
-    /// Those of the checkpoint.
+    /// Weights of the checkpoint.
     pub weights: PerPart<usize>,
-    /// Those of its adapters.
+    /// Parameters of its adapters.
     pub adapters: PerPart<usize>,
-    /// Those that are trained: the adapters', or all weights of a part that is trained whole.
+    /// Trained parameters: the adapters', or all weights of a part in full fine-tuning.
     pub trained: PerPart<usize>,
     /// Weights that stay as they are, which a training keeps beside those it trains.
     pub frozen: usize,
-    /// Those of them that are matrices of the decoder's layers: what fp8 rounds.
+    /// Frozen matrices of the decoder's layers: what fp8 rounds.
     pub frozen_linears: usize,
     /// Sum of the ranks of a part's adapters: what they keep of a token.
     pub ranks: PerPart<usize>,
-    /// Numbers that lie beside the frozen weights of the decoder's layers where a card joins them with their adapters.
+    /// Numbers that lie beside the frozen weights of the decoder's layers where a GPU joins them with their adapters.
     pub joined: usize,
-    /// Sum of the rooms of these layers: numbers behind the rows of their inputs, or of their outputs' gradients.
-    pub rooms: usize,
-    /// Numbers for each token (position, in the encoder) that the adapters' dropout holds on a card at its highest.
+    /// Columns of padding of all these layers behind the rows of their inputs, or of their outputs' gradients.
+    pub padding: usize,
+    /// Numbers for each token (position, in the encoder) that the adapters' dropout holds on a GPU at its highest.
     pub dropped: PerPart<usize>,
 }
 
 impl Sizes {
-    /// The sizes of a model with these adapters and parts trained whole.
+    /// The sizes of a model with these adapters and parts in full fine-tuning.
     pub fn of(config: &Config, plan: &Plan) -> Self {
         let shapes = weight_shapes(config);
         let count = |shape: &[usize]| shape.iter().product::<usize>();
@@ -80,9 +80,9 @@ impl Sizes {
             ranks: PerPart::from_fn(|part| of_part(part).map(|(_, shape)| shape.rank).sum()),
             joined: joined
                 .iter()
-                .map(|(inputs, outputs, room)| room * (inputs + outputs + room))
+                .map(|(inputs, outputs, padding)| padding * (inputs + outputs + padding))
                 .sum(),
-            rooms: joined.iter().map(|(_, _, room)| room).sum(),
+            padding: joined.iter().map(|(_, _, padding)| padding).sum(),
             dropped: dropped(config, plan),
             frozen: Part::ALL
                 .into_iter()
@@ -135,9 +135,9 @@ mod tests {
             (sizes.num_trained(), sizes.trained.audio_encoder),
             (sizes.adapters.decoder, 0)
         );
-        // Ranks of 3 x 16 and of 16 get rooms of 64: beside stacked queries, keys and values, and beside what comes after attention.
+        // Ranks of 3 x 16 and of 16 get padding of 64 columns: beside stacked queries, keys and values, and beside what comes after attention.
         assert_eq!(
-            (sizes.joined, sizes.rooms),
+            (sizes.joined, sizes.padding),
             (
                 28 * 64 * ((3584 + 4608 + 64) + (2 * 3584 + 64)),
                 28 * 2 * 64

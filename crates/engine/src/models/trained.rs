@@ -1,8 +1,10 @@
-//! What training leaves in a folder: a PEFT adapter, `trained.safetensors` with the parts that were trained whole, or both.
+//! Trained weights in a folder: a PEFT adapter, `trained.safetensors` with the parts in full fine-tuning, or both.
 
 use std::collections::HashMap;
 use std::path::Path;
+use std::path::PathBuf;
 
+use candle_core::Device;
 use candle_core::Tensor;
 
 use crate::models::AudioLlm;
@@ -10,14 +12,16 @@ use crate::models::build::weight_shapes;
 use crate::models::config::Config;
 use crate::nn::checkpoint::read_safetensors;
 use crate::nn::checkpoint::refuse_not_finite;
+use crate::nn::lora::Plan;
 use crate::nn::peft;
 use crate::nn::peft::Adapter;
-use crate::nn::peft::Card;
+use crate::nn::peft::Metadata;
+use crate::nn::precision::Precision;
 use maqam_base::error::Error;
 use maqam_base::error::Result;
 use maqam_base::files;
 
-/// The file of the parts that were trained whole: names as in the checkpoint, `f32`.
+/// The file of the parts in full fine-tuning: names as in the checkpoint, `f32`.
 pub const FILE: &str = "trained.safetensors";
 
 /// A checkpoint of a run, or a PEFT folder: what it changes of the model it was trained on.
@@ -27,6 +31,8 @@ pub struct Trained {
     pub adapter: Option<Adapter>,
     /// Weights in place of the checkpoint's, by their names there.
     pub full: HashMap<String, Tensor>,
+    /// The folder, for messages.
+    dir: Option<PathBuf>,
 }
 
 impl Trained {
@@ -47,18 +53,22 @@ impl Trained {
     /// Reads a folder for a model of this shape.
     ///
     /// # Errors
-    /// Those of [`Adapter::load`]; a tensor that the model does not have, or of another shape.
+    /// As [`Adapter::load`]; a tensor that the model does not have, or of another shape.
     pub fn load(dir: &Path, config: &Config) -> Result<Self> {
         let path = dir.join(FILE);
+
         if !path.is_file() {
             return Ok(Self {
                 adapter: Some(Adapter::load(dir, &config.adaptable())?),
                 full: HashMap::new(),
+                dir: Some(dir.to_owned()),
             });
         }
+
         let full = read_safetensors(&path)?;
         refuse_not_finite(&full, &path)?;
         let known = weight_shapes(config);
+
         for (name, tensor) in &full {
             let hint = "the folder belongs to another model";
             match known.get(name) {
@@ -78,23 +88,28 @@ impl Trained {
                 Some(_) => {}
             }
         }
+
         let adapter = dir
             .join(peft::CONFIG_FILE)
             .is_file()
             .then(|| Adapter::load(dir, &config.adaptable()))
             .transpose()?;
-        Ok(Self { adapter, full })
+        Ok(Self {
+            adapter,
+            full,
+            dir: Some(dir.to_owned()),
+        })
     }
 }
 
 /// Writes what was trained of a model into a folder that exists.
-pub fn save(dir: &Path, model: &AudioLlm, card: &Card) -> Result<()> {
+pub fn save(dir: &Path, model: &AudioLlm, metadata: &Metadata) -> Result<()> {
     if !model.plan.modules.is_empty() {
         peft::save(
             dir,
             &model.plan,
             &model.adapter_tensors()?,
-            card,
+            metadata,
             &model.config.names.adapters[0],
         )?;
     }
@@ -117,4 +132,44 @@ pub fn load_into(dir: &Path, model: &AudioLlm) -> Result<()> {
     model
         .load_full(&trained.full)
         .map_err(|e| e.at_path(&dir.join(FILE)))
+}
+
+impl Trained {
+    /// Reads the folder of what was trained of a model of this shape; nothing was where none is named.
+    ///
+    /// # Errors
+    /// As [`Trained::load`].
+    pub fn of(dir: Option<&Path>, config: &Config) -> Result<Self> {
+        let found = dir.map(|dir| Self::load(dir, config)).transpose()?;
+        Ok(found.unwrap_or_default())
+    }
+
+    /// The adapters' shapes.
+    pub fn plan(&self) -> Plan {
+        let adapter = self.adapter.as_ref();
+        adapter.map_or_else(Plan::default, |adapter| adapter.plan.clone())
+    }
+
+    /// Opens a checkpoint with what was trained of it, to answer with. It computes in `precision`, or as the device does by default.
+    ///
+    /// # Errors
+    /// Files that are missing or damaged; an adapter that does not fit; too little memory.
+    pub fn open(
+        self,
+        model_dir: &Path,
+        config: &Config,
+        device: &Device,
+        precision: Option<Precision>,
+    ) -> Result<AudioLlm> {
+        let plan = self.plan();
+        let weights = config.weights(model_dir)?.with(self.full);
+        let mut model = AudioLlm::new(config.clone(), &weights, plan, false, device)?;
+        if let Some(precision) = precision {
+            model.compute_in(precision)?;
+        }
+        if let (Some(adapter), Some(dir)) = (&self.adapter, &self.dir) {
+            model.load_adapter(adapter).map_err(|e| e.at_path(dir))?;
+        }
+        Ok(model)
+    }
 }

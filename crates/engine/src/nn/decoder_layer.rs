@@ -1,10 +1,12 @@
-//! The decoder of Qwen2.5 and Qwen3: pre-norm layers of grouped-query attention and SwiGLU, each a forward with its backward beside it.
+//! A layer of the decoder of Qwen2.5 and Qwen3: pre-norm, grouped-query attention with rotary positions, SwiGLU.
 
 use candle_core::Result;
 use candle_core::Tensor;
 
+use crate::nn::cache::Cache;
 use crate::nn::head_norms;
 use crate::nn::head_norms::HeadNorms;
+use crate::nn::rms_norm::RmsNorm;
 use crate::nn::saving::Save;
 use crate::nn::saving::or_again;
 use crate::nn::saving::wanted;
@@ -16,19 +18,17 @@ use crate::ops::attention::Past;
 use crate::ops::attention::attention;
 use crate::ops::attention::attention_backward;
 use crate::ops::attention::attention_step;
+use crate::ops::layout::Layout;
 use crate::ops::linear::AdapterDropout;
 use crate::ops::linear::Linear;
-use crate::ops::linear::Weight;
-use crate::ops::norm::rms_norm;
-use crate::ops::norm::rms_norm_again;
-use crate::ops::norm::rms_norm_backward;
 use crate::ops::rotary::Rotary;
 use crate::ops::rows::columns;
 use crate::ops::rows::gather;
-use crate::ops::rows::overwrite;
 use crate::ops::rows::spread;
+use crate::ops::weight::Weight;
+use maqam_base::seed::Key;
 
-/// What all layers need to know of a packed batch.
+/// Packed sequences of a batch, and how a pass over them is computed.
 #[derive(Clone, Copy)]
 pub struct Packing<'a> {
     /// Starts of the sequences, and the number of tokens at the end.
@@ -37,15 +37,16 @@ pub struct Packing<'a> {
     pub rotary: &'a Rotary,
     /// Dropout of the adapters.
     pub dropout: AdapterDropout<'a>,
-    /// What to keep for the backward.
+    /// Amount that layers save for their backward.
     pub save: Save,
 }
 
-/// One layer. Projections that share an input are stacked.
+/// `a = x + W_o attention(R q, R k, v)` with `[q, k, v] = W_qkv norm(x) + b` and rotations `R`, then `y = a + W_d (silu(g) u)` with
+/// `[g, u] = W_gu norm(a)`. Projections that share an input are stacked. In Qwen3 the heads of `q` and `k` are normalised before `R`.
 #[derive(Debug)]
 pub struct DecoderLayer {
     /// `input_layernorm`.
-    pub attention_norm: Weight,
+    pub attention_norm: RmsNorm,
     /// `q_proj`, `k_proj`, `v_proj`.
     pub qkv: Linear,
     /// `q_norm` and `k_norm`, where the family has them.
@@ -53,18 +54,16 @@ pub struct DecoderLayer {
     /// `o_proj`.
     pub output: Linear,
     /// `post_attention_layernorm`.
-    pub mlp_norm: Weight,
+    pub mlp_norm: RmsNorm,
     /// `gate_proj`, `up_proj`.
     pub gate_up: Linear,
     /// `down_proj`.
     pub down: Linear,
-    /// How the stacked projection divides.
+    /// Division of the stacked projection into heads.
     pub heads: Heads,
-    /// Added to the mean square in norms.
-    pub eps: f64,
 }
 
-/// What a layer's backward needs.
+/// Tensors that a layer's backward needs.
 pub struct Saved {
     x: Tensor,
     keep: Option<Vec<u32>>,
@@ -81,8 +80,9 @@ struct Activations {
     head_norms: Option<head_norms::Saved>,
     attended: Tensor,
     log_sums: Tensor,
-    kept: Option<Kept>,
+    last_rows: Option<LastRows>,
     output_hidden: Option<Tensor>,
+    /// `a` in the formula of the layer.
     middle: Tensor,
     mlp_inverse: Tensor,
     mlp_in: Option<Tensor>,
@@ -91,9 +91,43 @@ struct Activations {
     activated: Option<Tensor>,
 }
 
-struct Kept {
+/// The rows that go on after the attention of the last layer.
+struct LastRows {
     rows: Vec<u32>,
     attended: Tensor,
+    /// Dropout streams of these rows; none where nothing is dropped.
+    keys: Vec<Key>,
+}
+
+impl LastRows {
+    fn of(attended: &Tensor, rows: &[u32], dropout: AdapterDropout) -> Result<Self> {
+        let keys = if dropout.probability > 0.0 {
+            rows.iter()
+                .map(|&row| dropout.tokens[row as usize])
+                .collect()
+        } else {
+            Vec::new()
+        };
+        Ok(Self {
+            rows: rows.to_vec(),
+            attended: gather(attended, rows)?,
+            keys,
+        })
+    }
+}
+
+/// Dropout of the linear layers after attention.
+fn dropout_after_attention<'a>(
+    last_rows: Option<&'a LastRows>,
+    dropout: AdapterDropout<'a>,
+) -> AdapterDropout<'a> {
+    match last_rows {
+        Some(last_rows) if dropout.probability > 0.0 => AdapterDropout {
+            tokens: &last_rows.keys,
+            ..dropout
+        },
+        _ => dropout,
+    }
 }
 
 impl Saved {
@@ -102,6 +136,13 @@ impl Saved {
         self.activations
             .as_ref()
             .map(|activations| &activations.qkv)
+    }
+}
+
+impl From<&DecoderLayer> for Layout {
+    /// The layout that a layer wants for the gradient of its output.
+    fn from(layer: &DecoderLayer) -> Self {
+        Self::from(&layer.down)
     }
 }
 
@@ -115,27 +156,27 @@ impl DecoderLayer {
             &mut self.down,
         ];
         let head_norms = self.head_norms.iter_mut().flat_map(HeadNorms::weights_mut);
+        let norms = [&mut self.attention_norm.weight, &mut self.mlp_norm.weight];
         linears
             .into_iter()
             .flat_map(Linear::weights_mut)
             .chain(head_norms)
-            .chain([&mut self.attention_norm, &mut self.mlp_norm])
+            .chain(norms)
             .collect()
     }
 
     /// Whether the layer has something to train.
     pub fn is_trained(&self) -> bool {
-        let norms = [&self.attention_norm, &self.mlp_norm]
-            .iter()
-            .any(|norm| norm.gradient.is_some());
-        norms
+        let linears = [&self.qkv, &self.output, &self.gate_up, &self.down];
+        self.attention_norm.is_trained()
+            || self.mlp_norm.is_trained()
             || self.head_norms.as_ref().is_some_and(HeadNorms::is_trained)
-            || [&self.qkv, &self.output, &self.gate_up, &self.down]
-                .iter()
-                .any(|linear| linear.is_trained())
+            || linears.iter().any(|linear| linear.is_trained())
     }
 
-    /// The layer's output; where `keep` names rows, only theirs: nothing after the last attention looks at the others.
+    /// `a = x + W_o attention(R q, R k, v)` with `[q, k, v] = W_qkv norm(x) + b`, `y = a + W_d (silu(g) u)` with `[g, u] = W_gu norm(a)`.
+    ///
+    /// Where `keep` names rows, only theirs go on after the attention: nothing later in the last layer reads the others.
     ///
     /// # Shapes
     /// `x`: `[tokens, dim]` -> `[tokens, dim]`, or `[keep, dim]`
@@ -145,65 +186,56 @@ impl DecoderLayer {
         packing: &Packing,
         keep: Option<&[u32]>,
     ) -> Result<(Tensor, Saved)> {
-        let (activations, activated) = self.activations(x, packing, keep)?;
-        let rest = self.dropout_of(packing, activations.kept.as_ref());
-        let (y, down_hidden) = self.down.forward(
-            &activated,
-            Some(&activations.middle),
-            rest.as_dropout(packing.dropout),
-        )?;
-        let activations = (packing.save != Save::Layer).then_some(activations);
-        Ok((
-            y,
-            Saved {
-                x: x.clone(),
-                keep: keep.map(<[u32]>::to_vec),
-                activations,
-                down_hidden,
-            },
-        ))
+        let (activated, activations) = self.activations(x, packing, keep)?;
+        let dropout = dropout_after_attention(activations.last_rows.as_ref(), packing.dropout);
+        let (y, down_hidden) = self
+            .down
+            .forward(&activated, Some(&activations.middle), dropout)?;
+
+        let saved = Saved {
+            x: x.clone(),
+            keep: keep.map(<[u32]>::to_vec),
+            activations: (packing.save != Save::Layer).then_some(activations),
+            down_hidden,
+        };
+        Ok((y, saved))
     }
 
-    /// Everything up to the last linear layer, and that layer's input.
+    /// Everything up to the last linear layer: that layer's input, and what the backward needs.
     fn activations(
         &self,
         x: &Tensor,
         packing: &Packing,
         keep: Option<&[u32]>,
-    ) -> Result<(Activations, Tensor)> {
+    ) -> Result<(Tensor, Activations)> {
         let Packing {
             cu_seqlens,
             rotary,
             dropout,
             save,
         } = *packing;
-        let (attention_in, attention_inverse) =
-            rms_norm(x, &self.attention_norm.value, self.eps, self.qkv.room())?;
+
+        let (attention_in, attention_inverse) = self.attention_norm.forward(x, &self.qkv)?;
         let (qkv, qkv_hidden) = self.qkv.forward(&attention_in, None, dropout)?;
         let (qkv, head_norms) = self.norm_heads(qkv)?;
-        rotary.apply(&qkv, self.heads.num_heads + self.heads.num_kv_heads)?;
+        rotary.apply(&qkv, self.heads.num_rotated())?;
         let (attended, log_sums) = attention(&qkv, cu_seqlens, self.heads, Mask::Causal)?;
 
-        let kept = keep
-            .map(|rows| {
-                Ok::<_, candle_core::Error>(Kept {
-                    rows: rows.to_vec(),
-                    attended: gather(&attended, rows)?,
-                })
-            })
+        let last_rows = keep
+            .map(|rows| LastRows::of(&attended, rows, dropout))
             .transpose()?;
-        let rest = self.dropout_of(packing, kept.as_ref());
-        let rest = rest.as_dropout(dropout);
-        let (attended_rows, residual) = match &kept {
-            Some(kept) => (&kept.attended, gather(x, &kept.rows)?),
+        let (attended_rows, residual) = match &last_rows {
+            Some(last_rows) => (&last_rows.attended, gather(x, &last_rows.rows)?),
             None => (&attended, x.clone()),
         };
-        let (middle, output_hidden) = self.output.forward(attended_rows, Some(&residual), rest)?;
+        let dropout = dropout_after_attention(last_rows.as_ref(), dropout);
+        let (middle, output_hidden) =
+            self.output
+                .forward(attended_rows, Some(&residual), dropout)?;
 
-        let (mlp_in, mlp_inverse) =
-            rms_norm(&middle, &self.mlp_norm.value, self.eps, self.gate_up.room())?;
-        let (gate_up, gate_up_hidden) = self.gate_up.forward(&mlp_in, None, rest)?;
-        let activated = swiglu(&gate_up, self.down.room())?;
+        let (mlp_in, mlp_inverse) = self.mlp_norm.forward(&middle, &self.gate_up)?;
+        let (gate_up, gate_up_hidden) = self.gate_up.forward(&mlp_in, None, dropout)?;
+        let activated = swiglu(&gate_up, &self.down)?;
 
         let all = save == Save::All;
         let activations = Activations {
@@ -214,7 +246,7 @@ impl DecoderLayer {
             head_norms,
             attended,
             log_sums,
-            kept,
+            last_rows,
             output_hidden,
             middle,
             mlp_inverse,
@@ -223,11 +255,13 @@ impl DecoderLayer {
             gate_up_hidden,
             activated: all.then(|| activated.clone()),
         };
-        Ok((activations, activated))
+        Ok((activated, activations))
     }
 
-    /// Adds to the gradients of what is trained; returns the gradient of the input where something before the layer is trained: `input` is
-    /// then the room that whatever takes it wants behind its rows.
+    /// `da = dy + norm'(W_gu^T swiglu'(W_d^T dy))`, then `dx = da + norm'(W_qkv^T attention'(W_o^T da))`, where a prime is the backward of a
+    /// function. Adds to the gradients of what is trained.
+    ///
+    /// `input` is the layout in which the gradient of the input is wanted; `None` where nothing before the layer is trained.
     ///
     /// # Shapes
     /// `dy`: as the forward's output -> `[tokens, dim]`
@@ -236,7 +270,7 @@ impl DecoderLayer {
         dy: &Tensor,
         saved: &Saved,
         packing: &Packing,
-        input: Option<usize>,
+        input: Option<Layout>,
     ) -> Result<Option<Tensor>> {
         let Packing {
             cu_seqlens,
@@ -250,78 +284,64 @@ impl DecoderLayer {
             activations,
             down_hidden,
         } = saved;
+
         let again = match activations {
             Some(_) => None,
-            None => Some(self.activations(x, packing, keep.as_deref())?.0),
+            None => Some(self.activations(x, packing, keep.as_deref())?.1),
         };
-        let saved = wanted(activations.as_ref().or(again.as_ref()))?;
-        let rest = self.dropout_of(packing, saved.kept.as_ref());
-        let rest = rest.as_dropout(dropout);
 
-        let activated = or_again(&saved.activated, || {
-            swiglu(&saved.gate_up, self.down.room())
-        })?;
+        let saved = wanted(activations.as_ref().or(again.as_ref()))?;
+        let last_rows = saved.last_rows.as_ref();
+        let rows_dropout = dropout_after_attention(last_rows, dropout);
+
+        // MLP. What is large is dropped as soon as it is used up.
+        let activated = or_again(&saved.activated, || swiglu(&saved.gate_up, &self.down))?;
         let d_activated =
-            wanted(
-                self.down
-                    .backward(dy, &activated, down_hidden.as_ref(), rest, true)?,
-            )?;
+            self.down
+                .backward_to_input(dy, &activated, down_hidden.as_ref(), rows_dropout)?;
         drop(activated);
-        let d_gate_up = swiglu_backward(&d_activated, &saved.gate_up, self.gate_up.room())?;
+        let d_gate_up = swiglu_backward(&d_activated, &saved.gate_up, &self.gate_up)?;
         drop(d_activated);
         let mlp_in = or_again(&saved.mlp_in, || {
-            rms_norm_again(
-                &saved.middle,
-                &self.mlp_norm.value,
-                &saved.mlp_inverse,
-                self.gate_up.room(),
-            )
+            self.mlp_norm
+                .again(&saved.middle, &saved.mlp_inverse, &self.gate_up)
         })?;
-        let d_mlp_in = wanted(self.gate_up.backward(
+        let d_mlp_in = self.gate_up.backward_to_input(
             &d_gate_up,
             &mlp_in,
             saved.gate_up_hidden.as_ref(),
-            rest,
-            true,
-        )?)?;
+            rows_dropout,
+        )?;
         drop(d_gate_up);
-        let norm = &self.mlp_norm;
-        let room = if saved.kept.is_none() {
-            self.output.room()
-        } else {
-            0
-        };
-        let d_middle = rms_norm_backward(
+        let d_middle = self.mlp_norm.backward(
             &d_mlp_in,
             &saved.middle,
-            &norm.value,
             &saved.mlp_inverse,
             Some(dy),
-            norm.gradient.as_ref(),
-            room,
+            // `spread` below reads rows that follow each other.
+            last_rows.map_or(Layout::from(&self.output), |_| Layout::DENSE),
         )?;
 
-        let attended_rows = saved
-            .kept
-            .as_ref()
-            .map_or(&saved.attended, |kept| &kept.attended);
-        let d_attended = wanted(self.output.backward(
+        // Attention.
+        let attended_rows = last_rows.map_or(&saved.attended, |last_rows| &last_rows.attended);
+        let d_attended = self.output.backward_to_input(
             &d_middle,
             attended_rows,
             saved.output_hidden.as_ref(),
-            rest,
-            true,
-        )?)?;
-        let (d_attended, d_residual) = match &saved.kept {
-            Some(kept) => {
+            rows_dropout,
+        )?;
+
+        let (d_attended, d_residual) = match last_rows {
+            Some(LastRows { rows, .. }) => {
                 let tokens = x.dim(0)?;
                 (
-                    spread(&d_attended, &kept.rows, tokens)?,
-                    spread(&d_middle, &kept.rows, tokens)?,
+                    spread(&d_attended, rows, tokens)?,
+                    spread(&d_middle, rows, tokens)?,
                 )
             }
             None => (d_attended, d_middle),
         };
+
         let d_qkv = attention_backward(
             &d_attended,
             &saved.qkv,
@@ -331,45 +351,37 @@ impl DecoderLayer {
             self.heads,
             Mask::Causal,
         )?;
-        rotary.apply_backward(&d_qkv, self.heads.num_heads + self.heads.num_kv_heads)?;
+        rotary.apply_backward(&d_qkv, self.heads.num_rotated())?;
         let d_qkv = match self.head_norms.as_ref().zip(saved.head_norms.as_ref()) {
             Some((norms, saved)) => norms.backward(&d_qkv, saved, self.heads)?,
             None => d_qkv,
         };
         let attention_in = or_again(&saved.attention_in, || {
-            rms_norm_again(
-                x,
-                &self.attention_norm.value,
-                &saved.attention_inverse,
-                self.qkv.room(),
-            )
+            self.attention_norm
+                .again(x, &saved.attention_inverse, &self.qkv)
         })?;
-        let want_norm = input.is_some() || self.attention_norm.gradient.is_some();
         let Some(d_attention_in) = self.qkv.backward(
             &d_qkv,
             &attention_in,
             saved.qkv_hidden.as_ref(),
             dropout,
-            want_norm,
+            input.is_some() || self.attention_norm.is_trained(),
         )?
         else {
             return Ok(None);
         };
-        let norm = &self.attention_norm;
-        let room = input.unwrap_or(0);
-        rms_norm_backward(
-            &d_attention_in,
-            x,
-            &norm.value,
-            &saved.attention_inverse,
-            Some(&d_residual),
-            norm.gradient.as_ref(),
-            room,
-        )
-        .map(Some)
+        self.attention_norm
+            .backward(
+                &d_attention_in,
+                x,
+                &saved.attention_inverse,
+                Some(&d_residual),
+                input.unwrap_or(Layout::DENSE),
+            )
+            .map(Some)
     }
 
-    /// One new token of each of some sequences of a cache, by rising number; its key and value are put into the cache first.
+    /// The forward for one new token of each of some sequences of a cache, by rising number; its key and value are cached first.
     ///
     /// # Shapes
     /// `x`: `[sequences, dim]` -> `[sequences, dim]`
@@ -380,11 +392,22 @@ impl DecoderLayer {
         cache: &mut Cache,
         sequences: &[usize],
     ) -> Result<Tensor> {
-        let (attention_in, _) = rms_norm(x, &self.attention_norm.value, self.eps, self.qkv.room())?;
+        let (attention_in, _) = self.attention_norm.forward(x, &self.qkv)?;
         let (qkv, _) = self.norm_heads(self.qkv.step(&attention_in, None)?)?;
-        rotary.apply(&qkv, self.heads.num_heads + self.heads.num_kv_heads)?;
+        rotary.apply(&qkv, self.heads.num_rotated())?;
         cache.append(&qkv, sequences.iter().map(|&sequence| (sequence, 1)))?;
-        let queries = columns(&qkv, 0..self.heads.query_width())?;
+        let attended = self.attend_to_cache(&qkv, cache, sequences)?;
+        let middle = self.output.step(&attended, Some(x))?;
+
+        let (mlp_in, _) = self.mlp_norm.forward(&middle, &self.gate_up)?;
+        let gate_up = self.gate_up.step(&mlp_in, None)?;
+        let activated = swiglu(&gate_up, &self.down)?;
+        self.down.step(&activated, Some(&middle))
+    }
+
+    /// Attention of one new token of each sequence over all that are cached.
+    fn attend_to_cache(&self, qkv: &Tensor, cache: &Cache, sequences: &[usize]) -> Result<Tensor> {
+        let queries = columns(qkv, 0..self.heads.query_width())?;
         let views = sequences
             .iter()
             .map(|&sequence| cache.of(sequence))
@@ -397,12 +420,7 @@ impl DecoderLayer {
                 len: *len,
             })
             .collect();
-        let attended = attention_step(&queries, &past, self.heads)?;
-        let middle = self.output.step(&attended, Some(x))?;
-        let (mlp_in, _) = rms_norm(&middle, &self.mlp_norm.value, self.eps, self.gate_up.room())?;
-        let gate_up = self.gate_up.step(&mlp_in, None)?;
-        let activated = swiglu(&gate_up, self.down.room())?;
-        self.down.step(&activated, Some(&middle))
+        attention_step(&queries, &past, self.heads)
     }
 
     /// Queries and keys normalised where the family does that.
@@ -410,112 +428,7 @@ impl DecoderLayer {
         let Some(norms) = &self.head_norms else {
             return Ok((qkv, None));
         };
-        let (normed, saved) = norms.forward(&qkv, self.heads, self.eps)?;
+        let (normed, saved) = norms.forward(&qkv, self.heads)?;
         Ok((normed, Some(saved)))
-    }
-
-    /// The dropout streams of the rows that are left after the attention.
-    fn dropout_of(&self, packing: &Packing, kept: Option<&Kept>) -> RowKeys {
-        match kept {
-            Some(kept) if packing.dropout.probability > 0.0 => RowKeys(Some(
-                kept.rows
-                    .iter()
-                    .map(|&row| packing.dropout.tokens[row as usize])
-                    .collect(),
-            )),
-            _ => RowKeys(None),
-        }
-    }
-}
-
-struct RowKeys(Option<Vec<maqam_base::seed::Key>>);
-
-impl RowKeys {
-    fn as_dropout<'a>(&'a self, all: AdapterDropout<'a>) -> AdapterDropout<'a> {
-        self.0
-            .as_deref()
-            .map_or(all, |tokens| AdapterDropout { tokens, ..all })
-    }
-}
-
-/// Keys and values of some sequences in one layer, one room after the other: `[sum of rooms, kv_width]` each.
-#[derive(Debug)]
-pub struct Cache {
-    keys: Tensor,
-    values: Tensor,
-    heads: Heads,
-    /// Where each sequence's room begins, and the end of the last.
-    starts: Vec<usize>,
-    /// Tokens in each room.
-    lens: Vec<usize>,
-}
-
-impl Cache {
-    /// Room for `capacities[i]` tokens of sequence `i`.
-    pub fn new(capacities: &[usize], heads: Heads, like: &Tensor) -> Result<Self> {
-        let ends = capacities.iter().scan(0, |end, capacity| {
-            *end += capacity;
-            Some(*end)
-        });
-        let starts: Vec<usize> = std::iter::once(0).chain(ends).collect();
-        let room = || {
-            Tensor::zeros(
-                (capacities.iter().sum::<usize>(), heads.kv_width()),
-                like.dtype(),
-                like.device(),
-            )
-        };
-        Ok(Self {
-            keys: room()?,
-            values: room()?,
-            heads,
-            starts,
-            lens: vec![0; capacities.len()],
-        })
-    }
-
-    /// Takes keys and values of the next tokens out of their stacked projections: for each sequence that is named so many rows of `qkv`,
-    /// one sequence after the other.
-    ///
-    /// # Shapes
-    /// `qkv`: `[sum of tokens, heads.width()]`
-    pub fn append(
-        &mut self,
-        qkv: &Tensor,
-        tokens: impl Iterator<Item = (usize, usize)>,
-    ) -> Result<()> {
-        let mut rows = Vec::with_capacity(qkv.dim(0)?);
-        for (sequence, tokens) in tokens {
-            let next = self.starts[sequence] + self.lens[sequence];
-            if next + tokens > self.starts[sequence + 1] {
-                candle_core::bail!(
-                    "{tokens} more tokens do not fit into the cache of sequence {sequence}"
-                );
-            }
-            rows.extend((next..next + tokens).map(|row| row as u32));
-            self.lens[sequence] += tokens;
-        }
-        let (first, width) = (self.heads.query_width(), self.heads.kv_width());
-        overwrite(&self.keys, &rows, &columns(qkv, first..first + width)?)?;
-        overwrite(
-            &self.values,
-            &rows,
-            &columns(qkv, first + width..first + 2 * width)?,
-        )
-    }
-
-    /// Forgets all but the first `len` tokens of a sequence.
-    pub fn rewind(&mut self, sequence: usize, len: usize) {
-        self.lens[sequence] = self.lens[sequence].min(len);
-    }
-
-    /// Views of a sequence's keys and values, and how many rows are filled.
-    fn of(&self, sequence: usize) -> Result<(Tensor, Tensor, usize)> {
-        let (start, end) = (self.starts[sequence], self.starts[sequence + 1]);
-        Ok((
-            self.keys.narrow(0, start, end - start)?,
-            self.values.narrow(0, start, end - start)?,
-            self.lens[sequence],
-        ))
     }
 }

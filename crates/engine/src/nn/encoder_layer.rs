@@ -1,54 +1,35 @@
-//! A pre-norm layer of a speech encoder: full attention inside each window, then two linear layers around GELU; forward and backward.
+//! A pre-norm layer of a speech encoder: self-attention inside each window, then two linear layers around GELU.
 
 use candle_core::Result;
 use candle_core::Tensor;
 
+use crate::nn::gelu_mlp::GeluMlp;
+use crate::nn::gelu_mlp::MlpSaved;
 use crate::nn::layer_norm::LayerNorm;
 use crate::nn::saving::Save;
 use crate::nn::saving::or_again;
 use crate::nn::saving::wanted;
-use crate::ops::activation::gelu;
-use crate::ops::activation::gelu_backward;
-use crate::ops::attention::Heads;
-use crate::ops::attention::Mask;
-use crate::ops::attention::attention;
-use crate::ops::attention::attention_backward;
-use crate::ops::linear::AdapterDropout;
+use crate::nn::self_attention::AttentionSaved;
+use crate::nn::self_attention::SelfAttention;
+use crate::nn::windows::Windows;
 use crate::ops::linear::Linear;
-use crate::ops::linear::Weight;
 use crate::ops::norm::LayerNormStatistics;
+use crate::ops::weight::Weight;
 
-/// What all layers need to know of the packed windows.
-#[derive(Clone, Copy)]
-pub struct Windows<'a> {
-    /// Starts of the windows, and the number of positions at the end.
-    pub cu_positions: &'a [usize],
-    /// Dropout of the adapters.
-    pub dropout: AdapterDropout<'a>,
-    /// What to keep for the backward.
-    pub save: Save,
-}
-
-/// One pre-norm layer; attention stays inside each window.
-#[derive(Debug)]
+/// `a = x + Attention(Norm(x))`, then `y = a + MLP(Norm(a))`: the layer of Whisper's encoder and of HuBERT-large.
+#[derive(Clone, Debug)]
 pub struct EncoderLayer {
-    /// `self_attn_layer_norm`.
+    /// Norm before attention.
     pub attention_norm: LayerNorm,
-    /// `q_proj`, `k_proj` (without bias), `v_proj`.
-    pub qkv: Linear,
-    /// `out_proj`.
-    pub output: Linear,
-    /// `final_layer_norm`.
+    /// Attention inside each window.
+    pub attention: SelfAttention,
+    /// Norm before the MLP.
     pub mlp_norm: LayerNorm,
-    /// `fc1`.
-    pub fc1: Linear,
-    /// `fc2`.
-    pub fc2: Linear,
-    /// How the stacked projection divides.
-    pub heads: Heads,
+    /// Two linear layers around GELU.
+    pub mlp: GeluMlp,
 }
 
-/// What a layer's backward needs.
+/// Tensors that a layer's backward needs.
 pub struct Saved {
     x: Tensor,
     /// `None` where everything is computed again.
@@ -59,74 +40,60 @@ pub struct Saved {
 struct Activations {
     attention_statistics: LayerNormStatistics,
     attention_in: Option<Tensor>,
-    qkv: Tensor,
-    qkv_hidden: Option<Tensor>,
-    attended: Tensor,
-    log_sums: Tensor,
-    output_hidden: Option<Tensor>,
+    attention: AttentionSaved,
+    /// `a` in the formula of the layer.
     middle: Tensor,
     mlp_statistics: LayerNormStatistics,
     mlp_in: Option<Tensor>,
-    before: Tensor,
-    fc1_hidden: Option<Tensor>,
+    mlp: MlpSaved,
     activated: Option<Tensor>,
 }
 
 impl EncoderLayer {
+    /// `a = x + Attention(Norm(x))`, `y = a + MLP(Norm(a))`.
+    ///
     /// # Shapes
-    /// `x`: `[positions, d_model]` -> the same
+    /// `x`: `[positions, dim]` -> the same
     pub fn forward(&self, x: &Tensor, windows: &Windows) -> Result<(Tensor, Saved)> {
-        let (activations, activated) = self.activations(x, windows)?;
-        let (y, fc2_hidden) =
-            self.fc2
-                .forward(&activated, Some(&activations.middle), windows.dropout)?;
-        let activations = (windows.save != Save::Layer).then_some(activations);
-        Ok((
-            y,
-            Saved {
-                x: x.clone(),
-                activations,
-                fc2_hidden,
-            },
-        ))
+        let (activated, activations) = self.activations(x, windows)?;
+        let (y, fc2_hidden) = self
+            .mlp
+            .project(&activated, &activations.middle, windows.dropout)?;
+
+        let saved = Saved {
+            x: x.clone(),
+            activations: (windows.save != Save::Layer).then_some(activations),
+            fc2_hidden,
+        };
+        Ok((y, saved))
     }
 
-    /// Everything up to the last linear layer, and that layer's input.
-    fn activations(&self, x: &Tensor, windows: &Windows) -> Result<(Activations, Tensor)> {
-        let Windows {
-            cu_positions,
-            dropout,
-            save,
-        } = *windows;
+    /// Everything up to the last linear layer: that layer's input, and what the backward needs.
+    fn activations(&self, x: &Tensor, windows: &Windows) -> Result<(Tensor, Activations)> {
         let (attention_in, attention_statistics) = self.attention_norm.forward(x)?;
-        let (qkv, qkv_hidden) = self.qkv.forward(&attention_in, None, dropout)?;
-        let (attended, log_sums) = attention(&qkv, cu_positions, self.heads, Mask::Full)?;
-        let (middle, output_hidden) = self.output.forward(&attended, Some(x), dropout)?;
-
+        let (middle, attention) = self.attention.forward(&attention_in, x, windows)?;
         let (mlp_in, mlp_statistics) = self.mlp_norm.forward(&middle)?;
-        let (before, fc1_hidden) = self.fc1.forward(&mlp_in, None, dropout)?;
-        let activated = gelu(&before)?;
+        let (activated, mlp) = self.mlp.activate(&mlp_in, windows.dropout)?;
 
-        let all = save == Save::All;
+        let all = windows.save == Save::All;
         let activations = Activations {
             attention_statistics,
             attention_in: all.then_some(attention_in),
-            qkv,
-            qkv_hidden,
-            attended,
-            log_sums,
-            output_hidden,
+            attention,
             middle,
             mlp_statistics,
             mlp_in: all.then_some(mlp_in),
-            before,
-            fc1_hidden,
+            mlp,
             activated: all.then(|| activated.clone()),
         };
-        Ok((activations, activated))
+        Ok((activated, activations))
     }
 
-    /// Adds to the gradients of what is trained; returns the gradient of the input where it is wanted.
+    /// `da = dy + Norm'(MLP'(dy))`, `dx = da + Norm'(Attention'(da))`, where a prime is the backward of the part; `dx` where it is wanted.
+    /// Adds to the gradients of what is trained.
+    ///
+    /// # Shapes
+    /// `dy`: `[positions, dim]` -> the same
     pub fn backward(
         &self,
         dy: &Tensor,
@@ -134,115 +101,89 @@ impl EncoderLayer {
         windows: &Windows,
         want_input: bool,
     ) -> Result<Option<Tensor>> {
-        let Windows {
-            cu_positions,
-            dropout,
-            ..
-        } = *windows;
-        let Saved {
-            x,
-            activations,
-            fc2_hidden,
-        } = saved;
-        let again = match activations {
-            Some(_) => None,
-            None => Some(self.activations(x, windows)?.0),
-        };
-        let saved = wanted(activations.as_ref().or(again.as_ref()))?;
-        let activated = or_again(&saved.activated, || gelu(&saved.before))?;
-        let d_activated =
-            wanted(
-                self.fc2
-                    .backward(dy, &activated, fc2_hidden.as_ref(), dropout, true)?,
-            )?;
-        let d_before = gelu_backward(&d_activated, &saved.before)?;
-        let mlp_in = or_again(&saved.mlp_in, || {
-            self.mlp_norm.again(&saved.middle, &saved.mlp_statistics)
-        })?;
-        let d_mlp_in = wanted(self.fc1.backward(
-            &d_before,
-            &mlp_in,
-            saved.fc1_hidden.as_ref(),
-            dropout,
-            true,
-        )?)?;
-        let d_middle =
-            self.mlp_norm
-                .backward(&d_mlp_in, &saved.middle, &saved.mlp_statistics, Some(dy))?;
+        let x = &saved.x;
 
-        let d_attended = wanted(self.output.backward(
-            &d_middle,
-            &saved.attended,
-            saved.output_hidden.as_ref(),
-            dropout,
-            true,
-        )?)?;
-        let d_qkv = attention_backward(
-            &d_attended,
-            &saved.qkv,
-            &saved.attended,
-            &saved.log_sums,
-            cu_positions,
-            self.heads,
-            Mask::Full,
-        )?;
-        let attention_in = or_again(&saved.attention_in, || {
-            self.attention_norm.again(x, &saved.attention_statistics)
+        let again = match &saved.activations {
+            Some(_) => None,
+            None => Some(self.activations(x, windows)?.1),
+        };
+
+        let activations = wanted(saved.activations.as_ref().or(again.as_ref()))?;
+        let Activations {
+            attention_statistics,
+            middle,
+            mlp_statistics,
+            ..
+        } = activations;
+
+        let activated = or_again(&activations.activated, || activations.mlp.activated())?;
+        let mlp_in = or_again(&activations.mlp_in, || {
+            self.mlp_norm.again(middle, mlp_statistics)
         })?;
-        let want_norm = want_input || self.attention_norm.weight.gradient.is_some();
-        let Some(d_attention_in) = self.qkv.backward(
-            &d_qkv,
+        let d_mlp_in = self.mlp.backward(
+            dy,
+            &mlp_in,
+            &activated,
+            &activations.mlp,
+            saved.fc2_hidden.as_ref(),
+            windows.dropout,
+        )?;
+        let d_middle = self
+            .mlp_norm
+            .backward(&d_mlp_in, middle, mlp_statistics, Some(dy))?;
+
+        let attention_in = or_again(&activations.attention_in, || {
+            self.attention_norm.again(x, attention_statistics)
+        })?;
+        let Some(d_attention_in) = self.attention.backward(
+            &d_middle,
             &attention_in,
-            saved.qkv_hidden.as_ref(),
-            dropout,
-            want_norm,
+            &activations.attention,
+            windows,
+            want_input || self.attention_norm.is_trained(),
         )?
         else {
             return Ok(None);
         };
         self.attention_norm
-            .backward(
-                &d_attention_in,
-                x,
-                &saved.attention_statistics,
-                Some(&d_middle),
-            )
+            .backward(&d_attention_in, x, attention_statistics, Some(&d_middle))
             .map(Some)
     }
-}
 
-impl EncoderLayer {
     /// Whether a linear layer of it has something to train.
     pub fn is_trained(&self) -> bool {
-        [&self.qkv, &self.output, &self.fc1, &self.fc2]
-            .iter()
-            .any(|linear| linear.is_trained())
+        let linears = [
+            &self.attention.qkv,
+            &self.attention.output,
+            &self.mlp.fc1,
+            &self.mlp.fc2,
+        ];
+        linears.iter().any(|linear| linear.is_trained())
     }
 
-    /// Its linear layers, in the order of the data.
+    /// Linear layers, in the order of the data.
     pub fn linears_mut(&mut self) -> [&mut Linear; 4] {
         [
-            &mut self.qkv,
-            &mut self.output,
-            &mut self.fc1,
-            &mut self.fc2,
+            &mut self.attention.qkv,
+            &mut self.attention.output,
+            &mut self.mlp.fc1,
+            &mut self.mlp.fc2,
         ]
     }
 
     /// Everything that can be trained, in a fixed order.
     pub fn weights_mut(&mut self) -> Vec<&mut Weight> {
-        let mut found = Vec::new();
-        for linear in [
-            &mut self.qkv,
-            &mut self.output,
-            &mut self.fc1,
-            &mut self.fc2,
-        ] {
-            found.extend(linear.weights_mut());
-        }
-        for norm in [&mut self.attention_norm, &mut self.mlp_norm] {
-            found.extend([&mut norm.weight, &mut norm.bias]);
-        }
-        found
+        let linears = [
+            &mut self.attention.qkv,
+            &mut self.attention.output,
+            &mut self.mlp.fc1,
+            &mut self.mlp.fc2,
+        ];
+        let norms = [&mut self.attention_norm, &mut self.mlp_norm];
+        linears
+            .into_iter()
+            .flat_map(Linear::weights_mut)
+            .chain(norms.into_iter().flat_map(LayerNorm::weights_mut))
+            .collect()
     }
 }

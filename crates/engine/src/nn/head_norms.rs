@@ -3,28 +3,28 @@
 use candle_core::Result;
 use candle_core::Tensor;
 
+use crate::nn::rms_norm::RmsNorm;
 use crate::ops::attention::Heads;
-use crate::ops::linear::Weight;
-use crate::ops::norm::rms_norm;
-use crate::ops::norm::rms_norm_backward;
+use crate::ops::layout::Layout;
 use crate::ops::rows::columns;
+use crate::ops::weight::Weight;
 
-/// Scales of both norms, each shared by all heads of its projection.
+/// `q_h = norm(q_h)` and `k_h = norm(k_h)` for every head `h`. All heads of a projection share one scale.
 #[derive(Debug)]
 pub struct HeadNorms {
-    /// `q_norm`, `[head_dim]`.
-    pub query: Weight,
-    /// `k_norm`, `[head_dim]`.
-    pub key: Weight,
+    /// `q_norm`, over the numbers of a head.
+    pub query: RmsNorm,
+    /// `k_norm`.
+    pub key: RmsNorm,
 }
 
-/// What the backward of one norm needs: what was normalised, a row for each head, and its inverse root mean squares.
+/// Tensors that the backward of one norm needs: its input, a row for each head, and its inverse root mean squares.
 struct Normed {
     x: Tensor,
     inverse: Tensor,
 }
 
-/// What the backward of both needs.
+/// Tensors that the backward of both needs.
 pub struct Saved {
     query: Normed,
     key: Normed,
@@ -35,32 +35,34 @@ impl HeadNorms {
     ///
     /// # Shapes
     /// `qkv`: `[tokens, heads.width()]` -> the same
-    pub fn forward(&self, qkv: &Tensor, heads: Heads, eps: f64) -> Result<(Tensor, Saved)> {
-        let (query, normed_query) = norm(
-            &columns(qkv, 0..heads.query_width())?,
-            &self.query,
-            heads,
-            eps,
-        )?;
-        let end_of_keys = heads.query_width() + heads.kv_width();
-        let keys = columns(qkv, heads.query_width()..end_of_keys)?;
-        let (key, normed_key) = norm(&keys, &self.key, heads, eps)?;
+    pub fn forward(&self, qkv: &Tensor, heads: Heads) -> Result<(Tensor, Saved)> {
+        let end_of_queries = heads.query_width();
+        let end_of_keys = end_of_queries + heads.kv_width();
+        let queries = columns(qkv, 0..end_of_queries)?;
+        let keys = columns(qkv, end_of_queries..end_of_keys)?;
         let values = columns(qkv, end_of_keys..heads.width())?;
+
+        let (queries, normed_query) = forward(&self.query, &queries, heads)?;
+        let (keys, normed_key) = forward(&self.key, &keys, heads)?;
         let saved = Saved {
             query: normed_query,
             key: normed_key,
         };
-        Ok((Tensor::cat(&[query, key, values], 1)?, saved))
+        Ok((Tensor::cat(&[queries, keys, values], 1)?, saved))
     }
 
     /// Gradient of the projections; adds to the gradients of the scales where they have one.
+    ///
+    /// # Shapes
+    /// `d_qkv`: `[tokens, heads.width()]` -> the same
     pub fn backward(&self, d_qkv: &Tensor, saved: &Saved, heads: Heads) -> Result<Tensor> {
-        let end_of_keys = heads.query_width() + heads.kv_width();
-        let d_query = columns(d_qkv, 0..heads.query_width())?;
-        let d_keys = columns(d_qkv, heads.query_width()..end_of_keys)?;
+        let end_of_queries = heads.query_width();
+        let end_of_keys = end_of_queries + heads.kv_width();
+        let d_queries = columns(d_qkv, 0..end_of_queries)?;
+        let d_keys = columns(d_qkv, end_of_queries..end_of_keys)?;
         let parts = [
-            norm_backward(&d_query, &self.query, &saved.query, heads)?,
-            norm_backward(&d_keys, &self.key, &saved.key, heads)?,
+            backward(&self.query, &d_queries, &saved.query, heads)?,
+            backward(&self.key, &d_keys, &saved.key, heads)?,
             columns(d_qkv, end_of_keys..heads.width())?,
         ];
         Tensor::cat(&parts, 1)
@@ -68,35 +70,26 @@ impl HeadNorms {
 
     /// Whether a scale is trained.
     pub fn is_trained(&self) -> bool {
-        self.query.gradient.is_some() || self.key.gradient.is_some()
+        self.query.is_trained() || self.key.is_trained()
     }
 
     /// Everything that can be trained, in a fixed order.
     pub fn weights_mut(&mut self) -> [&mut Weight; 2] {
-        [&mut self.query, &mut self.key]
+        [&mut self.query.weight, &mut self.key.weight]
     }
 }
 
 /// Heads of every token as rows, normalised and put back.
-fn norm(x: &Tensor, weight: &Weight, heads: Heads, eps: f64) -> Result<(Tensor, Normed)> {
+fn forward(norm: &RmsNorm, x: &Tensor, heads: Heads) -> Result<(Tensor, Normed)> {
     let (tokens, width) = x.dims2()?;
     let x = x.reshape((tokens * width / heads.head_dim, heads.head_dim))?;
-    let (y, inverse) = rms_norm(&x, &weight.value, eps, 0)?;
+    let (y, inverse) = norm.forward(&x, Layout::DENSE)?;
     Ok((y.reshape((tokens, width))?, Normed { x, inverse }))
 }
 
-fn norm_backward(dy: &Tensor, weight: &Weight, saved: &Normed, heads: Heads) -> Result<Tensor> {
+fn backward(norm: &RmsNorm, dy: &Tensor, saved: &Normed, heads: Heads) -> Result<Tensor> {
     let (tokens, width) = dy.dims2()?;
     let dy = dy.reshape((tokens * width / heads.head_dim, heads.head_dim))?;
-    let gradient = weight.gradient.as_ref();
-    let dx = rms_norm_backward(
-        &dy,
-        &saved.x,
-        &weight.value,
-        &saved.inverse,
-        None,
-        gradient,
-        0,
-    )?;
+    let dx = norm.backward(&dy, &saved.x, &saved.inverse, None, Layout::DENSE)?;
     dx.reshape((tokens, width))
 }

@@ -31,7 +31,7 @@ pub struct Settings {
     pub dropout: f64,
     /// Which linear layers get one.
     pub targets: Targets,
-    /// How the scale follows the rank.
+    /// Rule by which the scale follows the rank.
     pub variant: Variant,
     /// Ranks that differ, by regular expressions over the ends of module paths; the first that matches counts, as in PEFT.
     #[serde(skip_serializing_if = "Patterns::is_empty")]
@@ -146,7 +146,7 @@ pub enum Masks {
     Shared,
 }
 
-/// How an adapter's scale follows its rank.
+/// Rule by which an adapter's scale follows its rank.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
 pub enum Variant {
@@ -169,13 +169,13 @@ impl Variant {
 /// One linear layer of the model that an adapter can sit on.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Module {
-    /// Its path in the checkpoint, without `.weight`.
+    /// Path in the checkpoint, without `.weight`.
     pub path: String,
     /// The part it belongs to.
     pub part: Part,
 }
 
-/// What adapters may sit on in a model, and how files write the paths of its modules.
+/// Modules of a model that can be adapted, and the ways in which files write their paths.
 #[derive(Clone, Debug)]
 pub struct Adaptable {
     /// Every linear layer that can be adapted, in the order of the model.
@@ -201,7 +201,7 @@ pub struct Shape {
     pub scale: f64,
 }
 
-/// Which modules carry an adapter, and of which shape; which parts are trained whole.
+/// Which modules carry an adapter, and of which shape; which parts are in full fine-tuning.
 #[derive(Clone, Debug, Default, PartialEq)]
 pub struct Plan {
     /// By module path.
@@ -224,18 +224,21 @@ impl Plan {
             return Err(Error::input("`lora.rank` is 0")
                 .hint("set a part to `frozen` under `train` to leave it without an adapter"));
         }
+
         if !(0.0..1.0).contains(&settings.dropout) {
             return Err(Error::input(format!(
                 "`lora.dropout` is {}, expected a share in [0, 1)",
                 settings.dropout
             )));
         }
+
         if !(settings.alpha.is_finite() && settings.alpha > 0.0) {
             return Err(Error::input(format!(
                 "`lora.alpha` is {}, expected a number above 0",
                 settings.alpha
             )));
         }
+
         let trained: Vec<&Module> = model
             .modules
             .iter()
@@ -246,6 +249,7 @@ impl Plan {
             .filter(|&part| parts.of(part) == Training::Full)
             .collect();
         let masks = settings.dropout_masks.unwrap_or_default();
+
         if trained.is_empty() {
             return Ok(Self {
                 full,
@@ -254,6 +258,7 @@ impl Plan {
                 ..Self::default()
             });
         }
+
         let mut chosen = BTreeMap::new();
         for target in settings.targets.selectors()? {
             let mut matched = Vec::new();
@@ -276,6 +281,7 @@ impl Plan {
                 chosen.insert(module.path.clone(), settings.shape(&module.path)?);
             }
         }
+
         Ok(Self {
             modules: chosen,
             full,
@@ -289,36 +295,12 @@ impl Plan {
         regex_of(self.modules.keys())
     }
 
-    /// What a recipe writes under `lora` to get these adapters, as YAML on one line.
+    /// Settings under `lora` of a recipe that give these adapters, as YAML on one line.
     pub fn as_yaml(&self, variant: Variant) -> String {
-        let usual = |value: &dyn Fn(&Shape) -> f64| {
-            let mut counts: BTreeMap<u64, usize> = BTreeMap::new();
-            for shape in self.modules.values() {
-                *counts.entry(value(shape).to_bits()).or_default() += 1;
-            }
-            let most = counts.into_iter().max_by_key(|(_, count)| *count);
-            most.map_or(1.0, |(bits, _)| f64::from_bits(bits))
-        };
-        let exceptions = |value: &dyn Fn(&Shape) -> f64, usual: f64| {
-            let mut by_value: BTreeMap<u64, Vec<&String>> = BTreeMap::new();
-            for (path, shape) in &self.modules {
-                if value(shape) != usual {
-                    by_value
-                        .entry(value(shape).to_bits())
-                        .or_default()
-                        .push(path);
-                }
-            }
-            let patterns = by_value
-                .into_iter()
-                .map(|(bits, paths)| format!("'{}': {}", regex_of(paths), f64::from_bits(bits)));
-            patterns.collect::<Vec<_>>().join(", ")
-        };
-        let (rank_of, alpha_of) = (
-            |shape: &Shape| shape.rank as f64,
-            |shape: &Shape| shape.alpha,
-        );
-        let (rank, alpha) = (usual(&rank_of), usual(&alpha_of));
+        let rank_of = |shape: &Shape| shape.rank as f64;
+        let alpha_of = |shape: &Shape| shape.alpha;
+        let rank = self.most_common(rank_of);
+        let alpha = self.most_common(alpha_of);
         let mut fields = vec![
             format!("rank: {rank}"),
             format!("alpha: {alpha}"),
@@ -327,14 +309,40 @@ impl Plan {
         if variant == Variant::Rslora {
             fields.push("variant: rslora".to_owned());
         }
-        let ranks = exceptions(&rank_of, rank);
-        let alphas = exceptions(&alpha_of, alpha);
+        let ranks = self.exceptions(rank_of, rank);
+        let alphas = self.exceptions(alpha_of, alpha);
         for (field, patterns) in [("rank_pattern", ranks), ("alpha_pattern", alphas)] {
             if !patterns.is_empty() {
                 fields.push(format!("{field}: {{{patterns}}}"));
             }
         }
         fields.join(", ")
+    }
+
+    /// The value that most modules have; 1 where there are none.
+    pub fn most_common(&self, value: impl Fn(&Shape) -> f64) -> f64 {
+        let mut counts: BTreeMap<u64, usize> = BTreeMap::new();
+        for shape in self.modules.values() {
+            *counts.entry(value(shape).to_bits()).or_default() += 1;
+        }
+        let most = counts.into_iter().max_by_key(|(_, count)| *count);
+        most.map_or(1.0, |(bits, _)| f64::from_bits(bits))
+    }
+
+    /// Patterns of the modules whose value is not the usual one, as YAML.
+    fn exceptions(&self, value: impl Fn(&Shape) -> f64, usual: f64) -> String {
+        let mut by_value: BTreeMap<u64, Vec<&String>> = BTreeMap::new();
+        for (path, shape) in &self.modules {
+            let of_module = value(shape);
+            if of_module != usual {
+                by_value.entry(of_module.to_bits()).or_default().push(path);
+            }
+        }
+        by_value
+            .into_iter()
+            .map(|(bits, paths)| format!("'{}': {}", regex_of(paths), f64::from_bits(bits)))
+            .collect::<Vec<_>>()
+            .join(", ")
     }
 }
 
@@ -343,6 +351,7 @@ pub fn regex_of<'a>(paths: impl IntoIterator<Item = &'a String>) -> String {
     // Layer numbers are folded together where every layer has the same modules; other paths are listed.
     let mut by_kind: BTreeMap<String, Vec<usize>> = BTreeMap::new();
     let layer = Layer::pattern();
+
     let mut single = Vec::new();
     for path in paths {
         match layer.captures(path) {
@@ -353,6 +362,7 @@ pub fn regex_of<'a>(paths: impl IntoIterator<Item = &'a String>) -> String {
             None => single.push(regex::escape(path)),
         }
     }
+
     let mut groups: BTreeMap<(String, Vec<usize>), Vec<String>> = BTreeMap::new();
     for (kind, mut layers) in by_kind {
         layers.sort_unstable();
@@ -362,6 +372,7 @@ pub fn regex_of<'a>(paths: impl IntoIterator<Item = &'a String>) -> String {
             .or_default()
             .push(regex::escape(name));
     }
+
     let mut parts: Vec<String> = groups
         .into_iter()
         .map(|((stem, layers), names)| {
@@ -378,6 +389,7 @@ pub fn regex_of<'a>(paths: impl IntoIterator<Item = &'a String>) -> String {
         })
         .collect();
     parts.extend(single);
+
     if parts.len() == 1 {
         parts.remove(0)
     } else {
@@ -444,23 +456,27 @@ impl Targets {
 impl Selector {
     fn matches(&self, module: &Module) -> Result<bool> {
         let path = module.path.as_str();
-        let ends = |name: &str| {
-            path == name
-                || path
-                    .strip_suffix(name)
-                    .is_some_and(|stem| stem.ends_with('.'))
-        };
         Ok(match &self.rule {
             Rule::All => true,
             Rule::Attention => path.contains(".self_attn."),
-            Rule::Mlp => path.contains(".mlp.") || ENCODER_MLP.iter().any(|name| ends(name)),
-            Rule::Name(name) => ends(name),
+            Rule::Mlp => {
+                path.contains(".mlp.") || ENCODER_MLP.iter().any(|name| ends_with(path, name))
+            }
+            Rule::Name(name) => ends_with(path, name),
             Rule::Pattern(pattern) => patterns::is_match(pattern, path)?,
         })
     }
 }
 
-/// How fresh adapters start; B is zero in both.
+/// Whether the last parts of a path are a name.
+fn ends_with(path: &str, name: &str) -> bool {
+    path == name
+        || path
+            .strip_suffix(name)
+            .is_some_and(|stem| stem.ends_with('.'))
+}
+
+/// Initialisation of fresh adapters; B is zero in both.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Init {
     /// A uniform in +-1/sqrt(inputs): PEFT's default, Kaiming's rule with a = sqrt(5).
@@ -644,7 +660,8 @@ mod tests {
 
     #[test]
     fn fresh_adapters_have_the_moments_of_pefts() {
-        let (rank, inputs) = (16, 1024);
+        let rank = 16;
+        let inputs = 1024;
         let variance = |values: &[f32]| {
             values.iter().map(|&x| f64::from(x).powi(2)).sum::<f64>() / values.len() as f64
         };

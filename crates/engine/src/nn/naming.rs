@@ -1,11 +1,11 @@
-//! How files write the paths of a model's modules: checkpoints and adapters of one family do so in more than one way.
+//! Ways in which files write the paths of a model's modules: checkpoints and adapters of one family have more than one.
 
 /// One way of writing paths.
 #[derive(Debug, PartialEq, Eq)]
 pub struct NameForm {
-    /// What it is, for messages: "relative to the full model".
+    /// Description for messages: "relative to the full model".
     pub name: &'static str,
-    /// What paths begin with in the model, and what they begin with here instead; the first that fits counts.
+    /// Beginnings of paths in the model, and those that stand here instead; the first that fits counts.
     pub beginnings: &'static [(&'static str, &'static str)],
 }
 

@@ -7,8 +7,8 @@ use candle_core::Device;
 use candle_core::Tensor;
 
 use crate::ops::device;
-use crate::ops::linear::Weight;
 use crate::ops::linear::copy_matrices;
+use crate::ops::weight::Weight;
 use maqam_base::error::Error;
 use maqam_base::error::Result;
 use maqam_base::parts::Part;
@@ -16,11 +16,11 @@ use maqam_base::parts::Part;
 /// One named stretch of the flat buffer.
 #[derive(Clone, Debug)]
 pub struct Entry {
-    /// Its name in the file it is saved to.
+    /// Name in the file that it is saved to.
     pub name: String,
-    /// Its shape.
+    /// Shape.
     pub shape: Vec<usize>,
-    /// Its place in the buffer.
+    /// Place in the buffer.
     pub range: Range<usize>,
     /// The part it belongs to.
     pub part: Part,
@@ -28,7 +28,7 @@ pub struct Entry {
     pub kind: Kind,
 }
 
-/// What a trained tensor is.
+/// Kind of a trained tensor.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Kind {
     /// `lora_A` or `lora_B` of an adapter, saved as PEFT does.
@@ -50,7 +50,7 @@ pub struct Parameters {
     pub copy: Option<Tensor>,
     /// `[parameters]`, in `f32`.
     pub gradients: Tensor,
-    /// Adapters on a card, and where copies of them lie beside the weights they adapt.
+    /// Adapters on a GPU, and where copies of them lie beside the weights they adapt.
     pub copies: Vec<(Tensor, Tensor)>,
     /// Stretches between entries that are no parameters: their values and gradients stay zero.
     gaps: Vec<Range<usize>>,
@@ -94,14 +94,14 @@ impl Declared {
         self.entries.is_empty()
     }
 
-    /// What was declared.
+    /// Returns what was declared.
     pub fn into_entries(self) -> Vec<Entry> {
         self.entries
     }
 
     /// Makes the buffers on a device, of zeros.
     pub fn allocate(self, device: &Device) -> Result<Parameters> {
-        // A card gives no memory of no bytes.
+        // A GPU gives no memory of no bytes.
         let len = if device.is_cpu() {
             self.len
         } else {
@@ -239,7 +239,8 @@ pub fn taps_first(weight: &Tensor) -> Result<Tensor> {
 fn copy(flat: &Tensor, entry: &Entry) -> Result<Tensor> {
     let values = device::to_host(&flat.narrow(0, entry.range.start, entry.range.len())?)?;
     if entry.kind == Kind::Convolution {
-        let (outputs, inputs) = (entry.shape[0], entry.shape[1]);
+        let outputs = entry.shape[0];
+        let inputs = entry.shape[1];
         let taps = entry.shape[2..].iter().product::<usize>();
         let values = Tensor::from_vec(values, (outputs, taps, inputs), &Device::Cpu)?;
         let stored = values.transpose(1, 2)?.contiguous()?;

@@ -28,8 +28,9 @@ pub fn from_start(pattern: &str) -> Result<Regex> {
 }
 
 fn compile(written: &str, expression: &str) -> Result<Regex> {
-    Regex::new(expression)
-        .map_err(|e| Error::input(format!("`{written}` is not a regular expression: {e}")))
+    Regex::new(expression).map_err(|e| {
+        Error::input(format!("`{written}` is not a regular expression: {e}")).caused_by(e)
+    })
 }
 
 /// Whether an expression matches.
@@ -37,9 +38,9 @@ fn compile(written: &str, expression: &str) -> Result<Regex> {
 /// # Errors
 /// An expression that takes too many steps.
 pub fn is_match(expression: &Regex, path: &str) -> Result<bool> {
-    expression
-        .is_match(path)
-        .map_err(|e| Error::input(format!("a regular expression fails on `{path}`: {e}")))
+    expression.is_match(path).map_err(|e| {
+        Error::input(format!("a regular expression fails on `{path}`: {e}")).caused_by(e)
+    })
 }
 
 /// Numbers by patterns in the order they were written: PEFT's `rank_pattern` and `alpha_pattern`.

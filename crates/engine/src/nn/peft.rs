@@ -1,6 +1,7 @@
 //! Adapters as PEFT writes and reads them: `adapter_config.json` and `adapter_model.safetensors`.
 
 use std::collections::BTreeMap;
+use std::collections::HashMap;
 use std::path::Path;
 
 use candle_core::DType;
@@ -42,7 +43,7 @@ pub struct Adapter {
     pub tensors: BTreeMap<String, (Tensor, Tensor)>,
     /// Whether it scales by the root of the rank.
     pub variant: Variant,
-    /// What the folder says that has no effect, here as in PEFT.
+    /// Notes on fields of the folder that have no effect, here as in PEFT.
     pub notes: Vec<String>,
 }
 
@@ -71,62 +72,20 @@ impl Adapter {
 
     fn from_tensors(
         rules: Rules,
-        stored: std::collections::HashMap<String, Tensor>,
+        stored: HashMap<String, Tensor>,
         model: &Adaptable,
     ) -> Result<Self> {
-        let variant = rules.variant;
         let known: Vec<&String> = model.modules.iter().map(|module| &module.path).collect();
-        let mut halves: BTreeMap<String, [Option<Tensor>; 2]> = BTreeMap::new();
-        // The form of keys, and the first tensor that had it.
-        let mut used: Option<(&NameForm, String)> = None;
-        // In the order of names, so that a message does not depend on how they hash.
-        let stored: BTreeMap<String, Tensor> = stored.into_iter().collect();
-        for (name, tensor) in stored {
-            let found = parse_key(&name).and_then(|(written, matrix)| {
-                let of_form = |form| NameForm::read(form, &written).map(|module| (module, form));
-                let mut paths = model.forms.iter().filter_map(of_form);
-                let (module, form) = paths.find(|(module, _)| known.contains(&module))?;
-                Some((module, matrix, form))
-            });
-            let Some((module, matrix, form)) = found else {
-                return Err(Error::input(format!("tensor `{name}` belongs to no linear layer of this model"))
-                    .hint("an adapter of the talker, of the vision tower or of another model cannot be loaded: it would do nothing here"));
-            };
-            match &used {
-                Some((before, first)) if *before != form => {
-                    let (a, b) = (before.name, form.name);
-                    return Err(Error::input(format!("`{first}` is {a}, `{name}` {b}"))
-                        .hint("keep one form of names; PEFT would load half of them"));
-                }
-                Some(_) => {}
-                None => used = Some((form, name)),
-            }
-            halves.entry(module).or_default()[matrix] = Some(tensor.to_dtype(DType::F32)?);
-        }
-        let Some((form, _)) = used else {
-            return Err(Error::input("the adapter holds no tensors"));
-        };
-        let mut notes = rules.notes.clone();
-        let mut left = Vec::new();
+        let (form, pairs) = pairs(stored, model, &known)?;
+
+        let mut untargeted = Vec::new();
         let mut plan = Plan::default();
         let mut tensors = BTreeMap::new();
-        for (module, pair) in halves {
-            let [Some(a), Some(b)] = pair else {
-                return Err(Error::input(format!(
-                    "`{module}` has only one of lora_A and lora_B"
-                )));
-            };
-            let (rank, _) = a.dims2()?;
-            if b.dims2()?.1 != rank {
-                return Err(Error::input(format!(
-                    "`{module}`: lora_A is {:?}, lora_B {:?}",
-                    a.dims(),
-                    b.dims()
-                )));
-            }
-            let at = |e: Error| e.at(CONFIG_FILE);
-            let Some(shape) = rules.shape(&form.written(&module)).map_err(at)? else {
-                left.push(module);
+        for (module, pair) in pairs {
+            let (rank, a, b) = checked(&module, pair)?;
+            let shape = rules.shape(&form.written(&module));
+            let Some(shape) = shape.map_err(|e| e.at(CONFIG_FILE))? else {
+                untargeted.push(module);
                 continue;
             };
             if shape.rank != rank {
@@ -138,20 +97,25 @@ impl Adapter {
             plan.modules.insert(module.clone(), shape);
             tensors.insert(module, (a, b));
         }
+
         let Some(first) = plan.modules.keys().next() else {
             return Err(Error::input(format!(
                 "{CONFIG_FILE} targets none of the modules whose tensors are stored, such as `{}`",
-                left.first()
+                untargeted
+                    .first()
                     .map_or(String::new(), |module| form.written(module))
             ))
             .hint("write `target_modules` for the same names that the tensors have"));
         };
-        if let Some(module) = left.first() {
+
+        let mut notes = rules.notes.clone();
+        if let Some(module) = untargeted.first() {
             notes.push(format!(
                 "{} modules have tensors that {CONFIG_FILE} does not target, such as `{module}`: they stay without an adapter, as in PEFT",
-                left.len()
+                untargeted.len()
             ));
         }
+
         if rules.starts_at_random {
             for module in known
                 .iter()
@@ -165,10 +129,11 @@ impl Adapter {
                 }
             }
         }
+
         Ok(Self {
             plan,
             tensors,
-            variant,
+            variant: rules.variant,
             notes,
         })
     }
@@ -187,9 +152,70 @@ fn parse_key(name: &str) -> Option<(String, usize)> {
     }
 }
 
-/// What `adapter_config.json` says beyond the tensors.
+/// `lora_A` and `lora_B` of a module, as far as they are stored.
+type Pair = [Option<Tensor>; 2];
+
+/// The tensors of an adapter by module path, in `f32`, and the form of their keys.
+fn pairs(
+    stored: HashMap<String, Tensor>,
+    model: &Adaptable,
+    known: &[&String],
+) -> Result<(&'static NameForm, BTreeMap<String, Pair>)> {
+    let mut pairs: BTreeMap<String, Pair> = BTreeMap::new();
+    // The form of keys, and the first tensor that had it.
+    let mut used: Option<(&NameForm, String)> = None;
+    // In the order of names, so that a message does not depend on how they hash.
+    let stored: BTreeMap<String, Tensor> = stored.into_iter().collect();
+    for (name, tensor) in stored {
+        let place = parse_key(&name).and_then(|(written, matrix)| {
+            let of_form = |form| NameForm::read(form, &written).map(|module| (module, form));
+            let mut paths = model.forms.iter().filter_map(of_form);
+            let (module, form) = paths.find(|(module, _)| known.contains(&module))?;
+            Some((module, matrix, form))
+        });
+        let Some((module, matrix, form)) = place else {
+            return Err(Error::input(format!("tensor `{name}` belongs to no linear layer of this model"))
+                .hint("an adapter of the talker, of the vision tower or of another model cannot be loaded: it would do nothing here"));
+        };
+        match &used {
+            Some((before, first)) if *before != form => {
+                let a = before.name;
+                let b = form.name;
+                return Err(Error::input(format!("`{first}` is {a}, `{name}` {b}"))
+                    .hint("keep one form of names; PEFT would load half of them"));
+            }
+            Some(_) => {}
+            None => used = Some((form, name)),
+        }
+        pairs.entry(module).or_default()[matrix] = Some(tensor.to_dtype(DType::F32)?);
+    }
+    match used {
+        Some((form, _)) => Ok((form, pairs)),
+        None => Err(Error::input("the adapter holds no tensors")),
+    }
+}
+
+/// Both tensors of a module, and their rank.
+fn checked(module: &str, pair: Pair) -> Result<(usize, Tensor, Tensor)> {
+    let [Some(a), Some(b)] = pair else {
+        return Err(Error::input(format!(
+            "`{module}` has only one of lora_A and lora_B"
+        )));
+    };
+    let (rank, _) = a.dims2()?;
+    if b.dims2()?.1 != rank {
+        return Err(Error::input(format!(
+            "`{module}`: lora_A is {:?}, lora_B {:?}",
+            a.dims(),
+            b.dims()
+        )));
+    }
+    Ok((rank, a, b))
+}
+
+/// Fields of `adapter_config.json` beyond the tensors.
 #[derive(Clone, Debug)]
-pub struct Card {
+pub struct Metadata {
     /// `base_model_name_or_path`.
     pub base: String,
     /// Dropout of the run that trained it.
@@ -203,7 +229,7 @@ pub fn save(
     dir: &Path,
     plan: &Plan,
     tensors: &BTreeMap<String, (Tensor, Tensor)>,
-    card: &Card,
+    metadata: &Metadata,
     form: &NameForm,
 ) -> Result<()> {
     let named: Vec<(String, &Tensor)> = tensors
@@ -214,50 +240,34 @@ pub fn save(
         })
         .collect();
     files::write_safetensors(&dir.join(TENSORS_FILE), named)?;
-    let text = serde_json::to_string_pretty(&config_json(plan, card, form)).map_err(Error::bug)?;
+    let text = serde_json::to_string_pretty(&config_json(plan, metadata, form))
+        .map_err(Error::bug_from)?;
     files::write_atomic(&dir.join(CONFIG_FILE), text.as_bytes())
 }
 
-fn config_json(plan: &Plan, card: &Card, form: &NameForm) -> Value {
-    let shapes: Vec<&Shape> = plan.modules.values().collect();
-    let most_common = |value: fn(&Shape) -> f64| {
-        let mut counts: BTreeMap<u64, usize> = BTreeMap::new();
-        shapes
-            .iter()
-            .for_each(|shape| *counts.entry(value(shape).to_bits()).or_default() += 1);
-        counts
-            .into_iter()
-            .max_by_key(|(_, count)| *count)
-            .map_or(1.0, |(bits, _)| f64::from_bits(bits))
-    };
-    let (rank, alpha) = (most_common(|s| s.rank as f64), most_common(|s| s.alpha));
-    let exceptions = |value: fn(&Shape) -> f64, usual: f64| -> serde_json::Map<String, Value> {
-        let differs = plan
-            .modules
-            .iter()
-            .filter(|(_, shape)| value(shape) != usual);
-        differs
-            .map(|(module, shape)| (regex::escape(&form.written(module)), number(value(shape))))
-            .collect()
-    };
+fn config_json(plan: &Plan, metadata: &Metadata, form: &NameForm) -> Value {
+    let rank_of = |shape: &Shape| shape.rank as f64;
+    let alpha_of = |shape: &Shape| shape.alpha;
+    let rank = plan.most_common(rank_of);
+    let alpha = plan.most_common(alpha_of);
     let written: Vec<String> = plan.modules.keys().map(|path| form.written(path)).collect();
     let targets = regex_of(&written);
     json!({
         "peft_type": "LORA",
         "task_type": "CAUSAL_LM",
-        "base_model_name_or_path": card.base,
+        "base_model_name_or_path": metadata.base,
         "r": number(rank),
         "lora_alpha": number(alpha),
-        "lora_dropout": card.dropout,
+        "lora_dropout": metadata.dropout,
         "target_modules": targets,
         "exclude_modules": null,
         "bias": "none",
-        "use_rslora": card.variant == Variant::Rslora,
+        "use_rslora": metadata.variant == Variant::Rslora,
         "use_dora": false,
         "modules_to_save": null,
         "init_lora_weights": true,
-        "rank_pattern": exceptions(|s| s.rank as f64, rank),
-        "alpha_pattern": exceptions(|s| s.alpha, alpha),
+        "rank_pattern": exceptions(plan, form, rank_of, rank),
+        "alpha_pattern": exceptions(plan, form, alpha_of, alpha),
         "layers_to_transform": null,
         "layers_pattern": null,
         "fan_in_fan_out": false,
@@ -265,6 +275,20 @@ fn config_json(plan: &Plan, card: &Card, form: &NameForm) -> Value {
         "lora_bias": false,
         "revision": null,
     })
+}
+
+/// Values of the modules that have not the usual one, by patterns of their paths.
+fn exceptions(
+    plan: &Plan,
+    form: &NameForm,
+    value: impl Fn(&Shape) -> f64,
+    usual: f64,
+) -> serde_json::Map<String, Value> {
+    plan.modules
+        .iter()
+        .filter(|(_, shape)| value(shape) != usual)
+        .map(|(module, shape)| (regex::escape(&form.written(module)), number(value(shape))))
+        .collect()
 }
 
 /// Whole numbers without a fraction, as PEFT writes them.

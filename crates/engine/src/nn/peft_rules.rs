@@ -1,6 +1,6 @@
 //! The fields of PEFT's `LoraConfig` (0.21.2), each read by PEFT's rule: which modules have an adapter, of which rank and scale.
 //!
-//! What would compute something else here than in PEFT is refused by its field. What only concerns the training or the start of an
+//! Fields that would compute something else here than in PEFT are refused by name. Fields that only concern the training or the start of an
 //! adapter is passed over, as PEFT does when it loads one.
 
 use fancy_regex::Regex;
@@ -125,30 +125,36 @@ impl Rules {
         let Some(fields) = json.as_object() else {
             return Err(Error::input("not a JSON object"));
         };
+
         if let Some(kind) = fields.get("peft_type").filter(|kind| *kind != "LORA")
             && !kind.is_null()
         {
             return Err(refused("peft_type", kind, "maqam reads LORA", RETRAIN));
         }
+
         for (field, hint) in OTHER_KINDS {
             if let Some(value) = fields.get(field).filter(|value| is_set(value)) {
                 return Err(refused(field, value, "maqam has no such adapter", hint));
             }
         }
+
         if let Some(bias) = fields.get("bias").filter(|bias| *bias != "none")
             && !bias.is_null()
         {
             let why = "maqam reads adapters without trained biases";
             return Err(refused("bias", bias, why, MERGE));
         }
+
         let starts_at_random = check_start(fields)?;
         let targets = names(fields, "target_modules")?;
         let layers = Layers::read(fields, targets.as_ref())?;
+
         let variant = if fields.get("use_rslora").is_some_and(is_set) {
             Variant::Rslora
         } else {
             Variant::Lora
         };
+
         Ok(Self {
             targets,
             excluded: names(fields, "exclude_modules")?,
@@ -238,6 +244,7 @@ impl Layers {
         let layers = fields.get("layers_to_transform").unwrap_or(&Value::Null);
         let pattern = fields.get("layers_pattern").unwrap_or(&Value::Null);
         let is_expression = matches!(targets, Some(Names::Pattern(_) | Names::All));
+
         for (field, value) in [("layers_to_transform", layers), ("layers_pattern", pattern)] {
             if is_expression && !value.is_null() {
                 let why = "PEFT takes it only beside a list of `target_modules`";
@@ -249,16 +256,19 @@ impl Layers {
                 ));
             }
         }
+
         if is_set(pattern) && layers.is_null() {
             let why = "PEFT takes it only beside `layers_to_transform`";
             return Err(refused("layers_pattern", pattern, why, "remove it"));
         }
+
         let numbers = match layers {
             Value::Null => return Ok(None),
             Value::Array(list) if list.is_empty() => return Ok(None),
             Value::Array(list) => list.iter().map(Value::as_u64).collect(),
             one => one.as_u64().map(|one| vec![one]),
         };
+
         let numbers = numbers.ok_or_else(|| {
             refused(
                 "layers_to_transform",
@@ -267,11 +277,13 @@ impl Layers {
                 "write a list such as [0, 1]",
             )
         })?;
+
         let written: Vec<&str> = match pattern {
             Value::String(one) if !one.is_empty() => vec![one],
             Value::Array(list) => list.iter().filter_map(Value::as_str).collect(),
             _ => Vec::new(),
         };
+
         let expressions = if written.is_empty() {
             vec![patterns::from_start(r".*?\.[^.]*\.(?P<idx>\d+)\.")?]
         } else {
@@ -282,6 +294,7 @@ impl Layers {
                 })
                 .collect::<Result<_>>()?
         };
+
         Ok(Some(Self {
             numbers,
             patterns: expressions,
@@ -291,9 +304,9 @@ impl Layers {
     /// The first pattern that matches tells the number of the layer.
     fn has(&self, path: &str) -> Result<bool> {
         for pattern in &self.patterns {
-            let found = pattern
-                .captures(path)
-                .map_err(|e| Error::input(format!("`layers_pattern` fails on `{path}`: {e}")))?;
+            let found = pattern.captures(path).map_err(|e| {
+                Error::input(format!("`layers_pattern` fails on `{path}`: {e}")).caused_by(e)
+            })?;
             if let Some(found) = found {
                 let number = found.name("idx").and_then(|idx| idx.as_str().parse().ok());
                 return Ok(number.is_some_and(|number| self.numbers.contains(&number)));
@@ -330,7 +343,9 @@ fn check_start(fields: &Map<String, Value>) -> Result<bool> {
             return Err(refused("init_lora_weights", other, why, "write true"));
         }
     };
+
     let changes_base = ["pissa", "olora", "corda", "loftq", "lora_ga"];
+
     if changes_base.iter().any(|kind| start.starts_with(kind)) {
         return Err(refused(
             "init_lora_weights",
@@ -339,6 +354,7 @@ fn check_start(fields: &Map<String, Value>) -> Result<bool> {
             "save it as a plain LoRA with PEFT's `save_pretrained(..., path_initial_model_for_weight_conversion=START)`, or merge it with PEFT",
         ));
     }
+
     if ["gaussian", "eva", "orthogonal", "mica"].contains(&start.as_str()) {
         return Ok(start == "orthogonal");
     }
@@ -485,7 +501,7 @@ mod tests {
         assert!(Rules::read(&plain).is_ok());
     }
 
-    /// What PEFT does with each configuration; `tests/reference/peft_rules.py` says how it was asked.
+    /// PEFT's answer to each configuration; `tests/reference/peft_rules.py` made them.
     fn by_peft() -> Value {
         serde_json::from_str(include_str!("../../../../tests/fixtures/peft_rules.json")).unwrap()
     }
@@ -508,7 +524,8 @@ mod tests {
         let cases = found["cases"].as_array().unwrap();
         assert!(cases.len() > 90);
         for case in cases {
-            let (config, form) = (&case["config"], case["form"].as_str().unwrap());
+            let config = &case["config"];
+            let form = case["form"].as_str().unwrap();
             // Without targets PEFT asks the architecture, which it does not know; here the tensors tell.
             if config.get("target_modules").is_none() {
                 continue;

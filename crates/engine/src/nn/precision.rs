@@ -1,4 +1,4 @@
-//! What a model computes in: what a recipe asks for, and what that comes to on a device.
+//! Precision of a model: the one that a recipe asks for, and the one that a device computes in.
 
 use std::fmt;
 
@@ -13,23 +13,23 @@ use maqam_base::error::Result;
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
 pub enum Precision {
-    /// The device's own: `f32` on the CPU, `bf16` on a card.
+    /// The device's own: `f32` on the CPU, `bf16` on a GPU.
     #[default]
     Auto,
     /// Single precision; the CPU's alone.
     F32,
     /// Brain floating point; the CPU computes in `f32` all the same, and says so.
     Bf16,
-    /// As `bf16`, with the frozen linear layers of the decoder in 8 bits (e4m3, Micikevicius et al. 2022); the CPU rounds to the same
+    /// As `bf16`, with the frozen linear layers of the decoder in fp8 (e4m3, Micikevicius et al. 2022); the CPU rounds to the same
     /// numbers and computes in `f32`.
     Fp8,
 }
 
 impl Precision {
-    /// What a device computes in where this is asked for.
+    /// Type that a device computes in under this setting.
     ///
     /// # Errors
-    /// `f32` on a card.
+    /// `f32` on a GPU.
     pub fn on(self, device: &Device) -> Result<Computes> {
         match (device.is_cuda(), self) {
             (false, Self::Fp8) => Ok(Computes {
@@ -52,7 +52,7 @@ impl Precision {
         }
     }
 
-    /// What to say where something else than what was asked for computes.
+    /// Note for a device that computes in another precision than the recipe asks for.
     pub fn note(self, computes: Computes) -> Option<String> {
         match (computes.device, self) {
             (Place::Cpu, Self::Bf16) => Some("the CPU computes in f32; `model.precision: bf16` takes effect on a GPU".into()),
@@ -80,14 +80,14 @@ pub enum Place {
     /// The CPU.
     #[default]
     Cpu,
-    /// A card of NVIDIA's.
+    /// A GPU of NVIDIA's.
     Cuda,
 }
 
-/// What computed something, as logs, states and stored answers name it.
+/// Device and precision that computed something, as logs, states and stored answers name them.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Computes {
-    /// Where.
+    /// Device.
     pub device: Place,
     /// In which type; never [`Precision::Auto`].
     pub precision: Precision,

@@ -1,11 +1,11 @@
-//! What layers keep from their forward for their backward.
+//! Tensors that layers save from their forward for their backward.
 
 use candle_core::Result;
 use candle_core::Tensor;
 use serde::Deserialize;
 use serde::Serialize;
 
-/// What a layer keeps from its forward for its backward. It changes memory and time, never gradients.
+/// Amount that a layer saves from its forward for its backward. It changes memory and time, never gradients.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
 pub enum Save {
@@ -35,9 +35,8 @@ pub fn or_again(saved: &Option<Tensor>, again: impl FnOnce() -> Result<Tensor>) 
         .map_or_else(again, |tensor| Ok(tensor.clone()))
 }
 
-/// The gradient that was asked for.
+/// A tensor or gradient that must be there.
 pub fn wanted<T>(found: Option<T>) -> Result<T> {
-    found.ok_or_else(|| {
-        candle_core::Error::Msg("a backward found nothing where something was wanted".into())
-    })
+    found
+        .ok_or_else(|| candle_core::Error::Msg("missing gradient: `backward` returned none".into()))
 }

@@ -13,13 +13,14 @@ use crate::nn::parameters::Kind;
 use crate::nn::parameters::Parameters;
 use crate::nn::parameters::taps_first;
 use crate::nn::peft::key;
+use crate::nn::rms_norm::RmsNorm;
 use crate::nn::weights::Weights;
 use crate::ops::convolution::KERNEL;
 use crate::ops::device::compute_type;
 use crate::ops::linear::Adapter;
 use crate::ops::linear::Linear;
 use crate::ops::linear::Up;
-use crate::ops::linear::Weight;
+use crate::ops::weight::Weight;
 use maqam_base::error::Result;
 use maqam_base::parts::Part;
 
@@ -47,6 +48,25 @@ pub enum Bias {
 }
 
 impl Group {
+    /// Projections with these names below a stem.
+    pub fn below(
+        stem: &str,
+        members: &[(&str, usize)],
+        inputs: usize,
+        bias: Bias,
+        part: Part,
+    ) -> Self {
+        let members = members
+            .iter()
+            .map(|(name, outputs)| (format!("{stem}.{name}"), *outputs));
+        Self {
+            members: members.collect(),
+            inputs,
+            bias,
+            part,
+        }
+    }
+
     /// Outputs of all of them.
     pub fn outputs(&self) -> usize {
         self.members.iter().map(|(_, outputs)| outputs).sum()
@@ -131,11 +151,11 @@ impl FullWeights {
 
 /// Makes layers of what is stored, trained and adapted.
 pub struct Builder<'a> {
-    /// Where weights come from.
+    /// Source of weights.
     pub weights: &'a Weights,
-    /// Where adapters are.
+    /// Places of the adapters.
     pub plan: &'a Plan,
-    /// What is trained.
+    /// Everything that is trained.
     pub parameters: &'a Parameters,
     /// Index of a group's first parameter, by the path of its first member.
     pub places: HashMap<String, usize>,
@@ -143,7 +163,7 @@ pub struct Builder<'a> {
     pub full: HashMap<String, usize>,
     /// Whether adapters have gradients.
     pub trained: bool,
-    /// Where it is computed.
+    /// Device that computes.
     pub device: &'a Device,
 }
 
@@ -161,6 +181,15 @@ impl Builder<'_> {
         Ok(LayerNorm {
             weight: self.weight(&format!("{name}.weight"), &[dim])?,
             bias: self.weight(&format!("{name}.bias"), &[dim])?,
+            eps: LayerNorm::EPS,
+        })
+    }
+
+    /// Scale of a root-mean-square norm over `dim` numbers.
+    pub fn rms_norm(&self, name: &str, dim: usize, eps: f64) -> Result<RmsNorm> {
+        Ok(RmsNorm {
+            weight: self.weight(&format!("{name}.weight"), &[dim])?,
+            eps,
         })
     }
 
@@ -196,7 +225,7 @@ impl Builder<'_> {
         Ok(linear)
     }
 
-    /// The stacked bias of a group that is trained whole; where keys have none there is a gap of zeros.
+    /// The stacked bias of a group in full fine-tuning; where keys have none there is a gap of zeros.
     fn trained_bias(&self, group: &Group) -> Result<Option<Weight>> {
         let place = |path: &String| self.full.get(&format!("{path}.bias")).copied();
         let of_members = group.members.iter().filter_map(|(path, _)| place(path));
@@ -227,7 +256,10 @@ impl Builder<'_> {
     /// Views of the flat buffer for a group's adapters. What is not trained gets no gradient.
     fn adapter(&self, group: &Group) -> Result<Option<Adapter>> {
         let place = self.places[&group.members[0].0];
-        let (mut ups, mut column, mut rank) = (Vec::new(), 0, 0);
+
+        let mut ups = Vec::new();
+        let mut column = 0;
+        let mut rank = 0;
         for (path, outputs) in &group.members {
             if let Some(shape) = self.plan.modules.get(path) {
                 // The place of its `lora_A`; the first module has the group's mask.
@@ -245,25 +277,20 @@ impl Builder<'_> {
             }
             column += outputs;
         }
+
         debug_assert_eq!(column, group.outputs());
         if ups.is_empty() {
             return Ok(None);
         }
-        let frozen_if_not_trained = |weight: Weight| {
-            if self.trained {
-                weight
-            } else {
-                Weight::frozen(weight.value)
-            }
-        };
-        let down = frozen_if_not_trained(self.parameters.stacked(place..place + ups.len())?);
+
+        let down = self.adapter_weight(self.parameters.stacked(place..place + ups.len())?);
         let first_up = place + ups.len();
         let ups = ups
             .into_iter()
             .enumerate()
             .map(|(i, (columns, ranks, scale, site))| {
                 Ok(Up {
-                    weight: frozen_if_not_trained(self.parameters.weight(first_up + i)?),
+                    weight: self.adapter_weight(self.parameters.weight(first_up + i)?),
                     columns,
                     ranks,
                     scale,
@@ -271,11 +298,21 @@ impl Builder<'_> {
                 })
             })
             .collect::<Result<Vec<_>>>()?;
+
         Ok(Some(Adapter {
             down,
             ups,
             joined: None,
         }))
+    }
+
+    /// A tensor of an adapter, with its gradient where adapters are trained.
+    fn adapter_weight(&self, weight: Weight) -> Weight {
+        if self.trained {
+            weight
+        } else {
+            Weight::frozen(weight.value)
+        }
     }
 
     /// A convolution's `[out, in, 3]` as a linear layer over unfolded rows, `[out, 3 in]`.

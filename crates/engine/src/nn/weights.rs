@@ -1,4 +1,4 @@
-//! Where weights come from: a checkpoint, a seed, or what was trained in place of either.
+//! Sources of weights: a checkpoint, a seed, or trained weights in place of either.
 
 use std::collections::HashMap;
 use std::path::Path;
@@ -32,7 +32,7 @@ pub enum Weights {
     },
     /// Others, with some tensors replaced by trained ones.
     Trained {
-        /// Where the other tensors come from.
+        /// Source of the other tensors.
         base: Box<Weights>,
         /// The trained ones, by their full names.
         tensors: HashMap<String, Tensor>,
@@ -43,7 +43,7 @@ impl Weights {
     /// A checkpoint's, whose files write names in one of the `forms` of its family.
     ///
     /// # Errors
-    /// Those of [`Checkpoint::open`].
+    /// As [`Checkpoint::open`].
     pub fn open(dir: &Path, forms: &'static [NameForm]) -> Result<Self> {
         Checkpoint::open(dir, forms).map(Self::Checkpoint)
     }
@@ -147,7 +147,7 @@ fn noise(key: Key, shape: &[usize], device: &Device) -> Result<Tensor> {
     }
 }
 
-/// What keeps the size of activations over layers with a residual path past them.
+/// Factor that keeps the size of activations over layers with a residual path past them.
 const GAIN: f64 = 0.5;
 
 /// Uniform matrices with the variance that keeps activations in scale, norms of ones, biases of zeros.

@@ -58,18 +58,20 @@ pub fn ctc(logits: &Tensor, utterances: &[Utterance], blank: u32) -> Result<Loss
         })
         .collect();
     with_real!(logits, T => {
-        let values = slice::<T>(logits)?;
-        let values: &[T] = &values;
+        let values: &[T] = &slice::<T>(logits)?;
         let found: Vec<(f64, Vec<T>)> = utterances
             .par_iter()
             .zip(&starts)
             .map(|(utterance, &start)| one::<T>(&values[start * units..][..utterance.frames * units], units, utterance, blank))
             .collect();
-        let (mut nats, mut d_logits) = (Vec::new(), Vec::with_capacity(rows * units));
+
+        let mut nats = Vec::new();
+        let mut d_logits = Vec::with_capacity(rows * units);
         for (loss, gradient) in found {
             nats.push(loss);
             d_logits.extend(gradient);
         }
+
         Ok(Loss { nats, d_logits: tensor(d_logits, (rows, units))? })
     })
 }
@@ -88,6 +90,7 @@ fn one<T: Real>(logits: &[T], units: usize, utterance: &Utterance, blank: u32) -
     let num = states.len();
     let skips =
         |state: usize| state >= 2 && states[state] != blank && states[state] != states[state - 2];
+
     if frames < min_frames(utterance.targets) || frames == 0 {
         let loss = if frames == 0 && utterance.targets.is_empty() {
             0.0
@@ -96,11 +99,13 @@ fn one<T: Real>(logits: &[T], units: usize, utterance: &Utterance, blank: u32) -
         };
         return (loss, vec![T::of(0.0); logits.len()]);
     }
+
     let mut alphas = vec![f64::NEG_INFINITY; frames * num];
     alphas[0] = at(0, states[0]);
     if num > 1 {
         alphas[1] = at(0, states[1]);
     }
+
     for frame in 1..frames {
         let (before, now) = alphas.split_at_mut(frame * num);
         let before = &before[(frame - 1) * num..];
@@ -115,7 +120,9 @@ fn one<T: Real>(logits: &[T], units: usize, utterance: &Utterance, blank: u32) -
             now[state] = sum + at(frame, states[state]);
         }
     }
+
     let last = &alphas[(frames - 1) * num..];
+
     let total = if num > 1 {
         log_add(last[num - 1], last[num - 2])
     } else {
@@ -128,6 +135,7 @@ fn one<T: Real>(logits: &[T], units: usize, utterance: &Utterance, blank: u32) -
     if num > 1 {
         beta[num - 2] = 0.0;
     }
+
     let mut occupied = vec![0.0f64; units];
     for frame in (0..frames).rev() {
         occupied.fill(0.0);
@@ -153,6 +161,7 @@ fn one<T: Real>(logits: &[T], units: usize, utterance: &Utterance, blank: u32) -
             }
         }
     }
+
     (-total, gradient)
 }
 
@@ -181,24 +190,28 @@ fn log_add(a: f64, b: f64) -> f64 {
     }
 }
 
+/// Place of the first of the largest logits.
+pub fn first_largest(logits: &[f32]) -> usize {
+    let mut best = 0;
+    let mut largest = f32::NEG_INFINITY;
+    for (i, &x) in logits.iter().enumerate() {
+        if x > largest {
+            best = i;
+            largest = x;
+        }
+    }
+    best
+}
+
 /// The likeliest unit of each frame, repetitions merged and blanks removed.
 ///
 /// # Shapes
 /// `logits`: `[frames, units]`, row-major
 pub fn greedy(logits: &[f32], units: usize, blank: u32) -> Vec<u32> {
-    let best = |row: &[f32]| {
-        let found = row
-            .iter()
-            .enumerate()
-            .fold((0, f32::NEG_INFINITY), |best, (i, &x)| {
-                if x > best.1 { (i, x) } else { best }
-            });
-        found.0 as u32
-    };
     let mut spelled = Vec::new();
     let mut before = None;
     for row in logits.chunks_exact(units) {
-        let unit = best(row);
+        let unit = first_largest(row) as u32;
         if unit != blank && before != Some(unit) {
             spelled.push(unit);
         }

@@ -14,7 +14,7 @@ use crate::ops::cpu::with_real;
 /// Least product of two lengths, as in PyTorch's `cosine_similarity`.
 const EPS: f64 = 1e-8;
 
-/// What [`regression`] finds.
+/// Result of [`regression`].
 #[derive(Clone, Debug)]
 pub struct Regression {
     /// Weighted sum over frames of the mean absolute difference and of `-cosine_weight * ln sigmoid(cosine)`.
@@ -41,8 +41,8 @@ pub fn regression(
         candle_core::bail!("{rows} frames have {} weights", weights.len());
     }
     with_real!(predicted, T => {
-        let (ps, ws) = (slice::<T>(predicted)?, slice::<T>(wanted)?);
-        let (ps, ws): (&[T], &[T]) = (&ps, &ws);
+        let ps: &[T] = &slice::<T>(predicted)?;
+        let ws: &[T] = &slice::<T>(wanted)?;
         let mut gradient = vec![T::of(0.0); ps.len()];
         let found: Vec<(f64, f64)> = gradient
             .par_chunks_exact_mut(dim)
@@ -57,15 +57,14 @@ pub fn regression(
     })
 }
 
+fn dot<T: Real>(a: &[T], b: &[T]) -> f64 {
+    a.iter().zip(b).map(|(a, b)| a.wide() * b.wide()).sum()
+}
+
 /// Weighted loss and cosine of a frame; writes the gradient.
 fn one_row<T: Real>(p: &[T], w: &[T], weight: f64, cosine_weight: f64, d: &mut [T]) -> (f64, f64) {
-    let dot = |a: &[T], b: &[T]| {
-        a.iter()
-            .zip(b)
-            .map(|(a, b)| a.wide() * b.wide())
-            .sum::<f64>()
-    };
-    let (p_length, w_length) = (dot(p, p).sqrt(), dot(w, w).sqrt());
+    let p_length = dot(p, p).sqrt();
+    let w_length = dot(w, w).sqrt();
     let lengths = (p_length * w_length).max(EPS);
     let cosine = dot(p, w) / lengths;
     let distance = p

@@ -16,12 +16,12 @@ use crate::ops::gemm::Matrix;
 use crate::ops::gemm::Threads;
 use crate::ops::gemm::product;
 use crate::ops::gemm::product_new;
-use crate::ops::linear::Weight;
+use crate::ops::weight::Weight;
 
 /// Least product of two lengths, as in PyTorch's `cosine_similarity`.
 const EPS: f64 = 1e-8;
 
-/// What frames should predict.
+/// Targets of frames.
 #[derive(Clone, Copy, Debug)]
 pub struct Targets<'a> {
     /// A code for each frame.
@@ -32,7 +32,7 @@ pub struct Targets<'a> {
     pub temperature: f64,
 }
 
-/// What [`masked_prediction`] finds.
+/// Result of [`masked_prediction`].
 #[derive(Clone, Debug)]
 pub struct Prediction {
     /// Sum over frames of weight times negative log-likelihood, nats.
@@ -54,6 +54,7 @@ pub struct Prediction {
 pub fn masked_prediction(frames: &Tensor, codes: &Weight, targets: Targets) -> Result<Prediction> {
     let (rows, dim) = frames.dims2()?;
     let (num_codes, width) = codes.value.dims2()?;
+
     if width != dim || targets.codes.len() != rows || targets.weights.len() != rows {
         candle_core::bail!(
             "{rows} frames of {dim}, codes of {width}, {} targets, {} weights",
@@ -61,6 +62,7 @@ pub fn masked_prediction(frames: &Tensor, codes: &Weight, targets: Targets) -> R
             targets.weights.len()
         );
     }
+
     if let Some(code) = targets
         .codes
         .iter()
@@ -68,11 +70,14 @@ pub fn masked_prediction(frames: &Tensor, codes: &Weight, targets: Targets) -> R
     {
         candle_core::bail!("code {code} is outside {num_codes}");
     }
+
     with_real!(frames, T => {
-        let (xs, es) = (slice::<T>(frames)?, slice::<T>(&codes.value)?);
+        let xs = slice::<T>(frames)?;
+        let es = slice::<T>(&codes.value)?;
         let (x_units, x_lengths) = units::<T>(&xs, dim);
         let (e_units, e_lengths) = units::<T>(&es, dim);
-        let (x_matrix, e_matrix) = (Matrix::new(&x_units, rows, dim), Matrix::new(&e_units, num_codes, dim));
+        let x_matrix = Matrix::new(&x_units, rows, dim);
+        let e_matrix = Matrix::new(&e_units, num_codes, dim);
         let mut logits = product_new(x_matrix, e_matrix.t(), 1.0 / targets.temperature, Threads::All);
         // A row of logits becomes that of their gradient.
         let found: Vec<(f64, bool)> = logits
@@ -83,11 +88,13 @@ pub fn masked_prediction(frames: &Tensor, codes: &Weight, targets: Targets) -> R
         let d_cosines = Matrix::new(&logits, rows, num_codes);
         let mut d_frames = product_new(d_cosines, e_matrix, 1.0, Threads::All);
         through_lengths(&mut d_frames, &x_units, &x_lengths, dim);
+
         if let Some(gradient) = &codes.gradient {
             let mut d_codes = product_new(d_cosines.t(), x_matrix, 1.0, Threads::All);
             through_lengths(&mut d_codes, &e_units, &e_lengths, dim);
             write::<T>(gradient, |d| d.iter_mut().zip(&d_codes).for_each(|(d, &add)| *d += add))?;
         }
+
         let (nats, is_right): (Vec<f64>, Vec<bool>) = found.into_iter().unzip();
         let loss = nats.iter().zip(targets.weights).map(|(nats, weight)| nats * weight).sum();
         Ok(Prediction { loss, nats, is_right, d_frames: tensor(d_frames, (rows, dim))? })
@@ -150,10 +157,13 @@ fn through_lengths<T: Real>(gradients: &mut [T], units: &[T], lengths: &[T], dim
 /// # Shapes
 /// -> `[frames, number of codes]`
 pub fn logits(frames: &Tensor, codes: &Tensor, temperature: f64) -> Result<Tensor> {
-    let ((rows, dim), (num_codes, _)) = (frames.dims2()?, codes.dims2()?);
+    let (rows, dim) = frames.dims2()?;
+    let (num_codes, _) = codes.dims2()?;
     with_real!(frames, T => {
-        let (xs, es) = (slice::<T>(frames)?, slice::<T>(codes)?);
-        let ((x, _), (e, _)) = (units::<T>(&xs, dim), units::<T>(&es, dim));
+        let xs = slice::<T>(frames)?;
+        let es = slice::<T>(codes)?;
+        let (x, _) = units::<T>(&xs, dim);
+        let (e, _) = units::<T>(&es, dim);
         let mut out = vec![T::of(0.0); rows * num_codes];
         product(&mut out, num_codes, Matrix::new(&x, rows, dim), Matrix::new(&e, num_codes, dim).t(), 1.0 / temperature, Into::Fresh, Threads::All);
         tensor(out, (rows, num_codes))
@@ -169,7 +179,8 @@ mod tests {
     fn gradients_equal_finite_differences() {
         let numbers =
             |n: usize, step: f64| -> Vec<f64> { (0..n).map(|i| (i as f64 * step).sin()).collect() };
-        let (frames, codes) = (numbers(12, 1.3), numbers(20, 0.7));
+        let frames = numbers(12, 1.3);
+        let codes = numbers(20, 0.7);
         let loss = |frames: &[f64], codes: &[f64]| {
             let frames = Tensor::from_vec(frames.to_vec(), (3, 4), &Device::Cpu).unwrap();
             let codes = Tensor::from_vec(codes.to_vec(), (5, 4), &Device::Cpu).unwrap();

@@ -10,22 +10,23 @@ use crate::ops::cpu::new_stretches;
 use crate::ops::cpu::slice;
 use crate::ops::cpu::tensor;
 use crate::ops::cpu::with_real;
+use crate::ops::layout::Layout;
 
 /// `silu(gate) * up` (Shazeer 2020), gate and up side by side.
 ///
 /// # Shapes
-/// `gate_up`: `[tokens, 2 dim]` -> `[tokens, dim]`, with `room` behind every row (see [`Linear::room`](crate::ops::linear::Linear::room))
-pub fn swiglu(gate_up: &Tensor, room: usize) -> Result<Tensor> {
+/// `gate_up`: `[tokens, 2 dim]` -> `[tokens, dim]`, laid out for the layer that reads it
+pub fn swiglu(gate_up: &Tensor, reader: impl Into<Layout>) -> Result<Tensor> {
+    let layout = reader.into();
     let (tokens, width) = gate_up.dims2()?;
     let dim = half(width)?;
     on_cuda!(
         gate_up.device(),
-        crate::ops::cuda::activation::swiglu(gate_up, room)
+        crate::ops::cuda::activation::swiglu(gate_up, layout.padding)
     );
-    let _ = room; // Rows on the CPU have none.
+    let _ = layout; // Rows on the CPU have no padding.
     with_real!(gate_up, T => {
-        let both = slice::<T>(gate_up)?;
-        let both: &[T] = &both;
+        let both: &[T] = &slice::<T>(gate_up)?;
         let y = new_rows(
             tokens,
             dim,
@@ -44,19 +45,23 @@ pub fn swiglu(gate_up: &Tensor, room: usize) -> Result<Tensor> {
 /// Gradient of [`swiglu`]'s input: with s = sigmoid(gate), d gate = dy up s (1 + gate (1 - s)), d up = dy gate s.
 ///
 /// # Shapes
-/// `dy`: `[tokens, dim]`, `gate_up`: `[tokens, 2 dim]` -> `[tokens, 2 dim]`, with `room` behind every row
-pub fn swiglu_backward(dy: &Tensor, gate_up: &Tensor, room: usize) -> Result<Tensor> {
+/// `dy`: `[tokens, dim]`, `gate_up`: `[tokens, 2 dim]` -> `[tokens, 2 dim]`, laid out for the layer that reads it
+pub fn swiglu_backward(dy: &Tensor, gate_up: &Tensor, reader: impl Into<Layout>) -> Result<Tensor> {
+    let layout = reader.into();
     let (tokens, width) = gate_up.dims2()?;
     let dim = half(width)?;
     expect_shape("the gradient of swiglu", dy, &[tokens, dim])?;
+
     on_cuda!(
         dy.device(),
-        crate::ops::cuda::activation::swiglu_backward(dy, gate_up, room)
+        crate::ops::cuda::activation::swiglu_backward(dy, gate_up, layout.padding)
     );
-    let _ = room; // Rows on the CPU have none.
+
+    let _ = layout; // Rows on the CPU have no padding.
     with_real!(gate_up, T => {
-        let (dys, both) = (slice::<T>(dy)?, slice::<T>(gate_up)?);
-        let (dys, both): (&[T], &[T]) = (&dys, &both);
+        let dys: &[T] = &slice::<T>(dy)?;
+        let both: &[T] = &slice::<T>(gate_up)?;
+
         let d_both = new_rows(
             tokens,
             width,
@@ -72,6 +77,7 @@ pub fn swiglu_backward(dy: &Tensor, gate_up: &Tensor, room: usize) -> Result<Ten
                 }
             },
         );
+
         tensor(d_both, (tokens, width))
     })
 }
@@ -80,8 +86,7 @@ pub fn swiglu_backward(dy: &Tensor, gate_up: &Tensor, room: usize) -> Result<Ten
 pub fn gelu(x: &Tensor) -> Result<Tensor> {
     on_cuda!(x.device(), crate::ops::cuda::activation::gelu(x));
     with_real!(x, T => {
-        let xs = slice::<T>(x)?;
-        let xs: &[T] = &xs;
+        let xs: &[T] = &slice::<T>(x)?;
         let y = new_stretches(
             xs.len(),
             #[inline(always)]
@@ -105,8 +110,8 @@ pub fn gelu_backward(dy: &Tensor, x: &Tensor) -> Result<Tensor> {
         crate::ops::cuda::activation::gelu_backward(dy, x)
     );
     with_real!(x, T => {
-        let (dys, xs) = (slice::<T>(dy)?, slice::<T>(x)?);
-        let (dys, xs): (&[T], &[T]) = (&dys, &xs);
+        let dys: &[T] = &slice::<T>(dy)?;
+        let xs: &[T] = &slice::<T>(x)?;
         let dx = new_stretches(
             xs.len(),
             #[inline(always)]

@@ -28,7 +28,7 @@ pub struct AdamW {
 /// A stretch of the flat buffer that is updated alike.
 #[derive(Clone, Debug)]
 pub struct Segment {
-    /// Its place in the buffer.
+    /// Place in the buffer.
     pub range: Range<usize>,
     /// Learning rate of this update.
     pub learning_rate: f64,
@@ -49,11 +49,11 @@ pub struct Buffers<'a> {
     pub first: &'a Tensor,
     /// Running mean of its square, changed.
     pub second: &'a Tensor,
-    /// The values in the type that a card computes with, written anew; `None` where values are computed with as they are.
+    /// The values in the type that a GPU computes with, written anew; `None` where values are computed with as they are.
     pub copy: Option<&'a Tensor>,
 }
 
-/// What an update looks at first: whether the step is finite, and how long its gradient is.
+/// Numbers that an update checks first: whether the step is finite, and how long its gradient is.
 #[derive(Clone, Copy)]
 pub struct Clip<'a> {
     /// The step's loss.
@@ -67,7 +67,8 @@ pub struct Clip<'a> {
 impl Clip<'_> {
     /// Factor of the gradient; `None` where the step is not finite.
     fn factor(&self) -> Result<Option<f64>> {
-        let (loss, norm) = (self.loss.value()?, self.norm.value()?);
+        let loss = self.loss.value()?;
+        let norm = self.norm.value()?;
         // PyTorch's clip_grad_norm_: the norm has 1e-6 added before the division.
         let factor = if self.max_norm > 0.0 {
             (self.max_norm / (norm + 1e-6)).min(1.0)
@@ -81,31 +82,32 @@ impl Clip<'_> {
 impl AdamW {
     /// One update of a gradient that is clipped first. Where the loss or the norm is not finite, values and moments stay as they are.
     ///
-    /// On a card nothing is waited for.
+    /// On a GPU nothing is waited for.
     pub fn update(&self, buffers: Buffers, segments: &[Segment], clip: Clip) -> Result<()> {
         on_cuda!(
             buffers.values.device(),
             crate::ops::cuda::adamw::update(self, buffers, segments, clip)
         );
+
         let Some(factor) = clip.factor()? else {
             return Ok(());
         };
-        let gradients = slice::<f32>(buffers.gradients)?;
-        let gradients: &[f32] = &gradients;
+        let gradients: &[f32] = &slice::<f32>(buffers.gradients)?;
         // The nested writes lock three buffers at once; what fails inside is carried out by hand.
-        let (mut inner, mut innermost) = (Ok(()), Ok(()));
+        let mut inner = Ok(());
+        let mut innermost = Ok(());
         write::<f32>(buffers.values, |values| {
             inner = write::<f32>(buffers.first, |first| {
                 innermost = write::<f32>(buffers.second, |second| {
                     for segment in segments {
                         let range = segment.range.clone();
                         let (rate, keep, root) = self.factors(segment);
-                        let (b1, b2, eps) = (self.beta1 as f32, self.beta2 as f32, self.eps as f32);
-                        let (c1, c2, scale) = (
-                            (1.0 - self.beta1) as f32,
-                            (1.0 - self.beta2) as f32,
-                            factor as f32,
-                        );
+                        let b1 = self.beta1 as f32;
+                        let b2 = self.beta2 as f32;
+                        let eps = self.eps as f32;
+                        let c1 = (1.0 - self.beta1) as f32;
+                        let c2 = (1.0 - self.beta2) as f32;
+                        let scale = factor as f32;
                         values[range.clone()]
                             .par_chunks_mut(CHUNK)
                             .zip(first[range.clone()].par_chunks_mut(CHUNK))
@@ -133,10 +135,11 @@ impl AdamW {
         inner.and(innermost)
     }
 
-    /// Of a segment's update: the rate with the first moment's bias corrected, what decay leaves, and the second moment's correction.
+    /// Factors of a segment's update: the rate with the first moment's bias corrected, what decay leaves, and the second moment's correction.
     pub fn factors(&self, segment: &Segment) -> (f32, f32, f32) {
         let step = segment.step as i32;
-        let (bias1, bias2) = (1.0 - self.beta1.powi(step), 1.0 - self.beta2.powi(step));
+        let bias1 = 1.0 - self.beta1.powi(step);
+        let bias2 = 1.0 - self.beta2.powi(step);
         let keep = if segment.decay {
             (1.0 - segment.learning_rate * self.weight_decay) as f32
         } else {

@@ -22,7 +22,7 @@ use crate::ops::gemm::Threads;
 use crate::ops::gemm::product;
 use crate::ops::gemm::product_at;
 
-/// How the width of a fused projection divides into heads.
+/// Division of a fused projection's width into heads.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Heads {
     /// Number of query heads.
@@ -47,6 +47,11 @@ impl Heads {
     /// Width of queries, keys and values side by side.
     pub fn width(&self) -> usize {
         self.query_width() + 2 * self.kv_width()
+    }
+
+    /// Heads that are rotated: queries and keys, which come first in the stacked projection.
+    pub fn num_rotated(&self) -> usize {
+        self.num_heads + self.num_kv_heads
     }
 
     fn group(&self) -> usize {
@@ -112,17 +117,20 @@ pub fn attention(
 ) -> Result<(Tensor, Tensor)> {
     let (tokens, width) = qkv.dims2()?;
     check(tokens, width, cu_seqlens, heads)?;
+
     on_cuda!(
         qkv.device(),
         crate::ops::cuda::attention::attention(qkv, cu_seqlens, heads, mask)
     );
-    let (dim, out_width) = (heads.head_dim, heads.query_width());
+
+    let dim = heads.head_dim;
+    let out_width = heads.query_width();
     with_real!(qkv, T => {
-        let values = slice::<T>(qkv)?;
-        let values: &[T] = &values;
+        let values: &[T] = &slice::<T>(qkv)?;
         let mut out: Vec<T> = Vec::with_capacity(tokens * out_width);
         let mut log_sums = vec![T::of(0.0); heads.num_heads * tokens];
-        let (out_at, log_sums_at) = (Shared(out.as_mut_ptr()), Shared(log_sums.as_mut_ptr()));
+        let out_at = Shared(out.as_mut_ptr());
+        let log_sums_at = Shared(log_sums.as_mut_ptr());
         let tasks: Vec<(usize, usize, usize)> = sequences(cu_seqlens)
             .flat_map(|(start, len)| (0..heads.num_heads).flat_map(move |head| (0..len).step_by(BLOCK).map(move |first| (start, head, first))))
             .collect();
@@ -171,7 +179,8 @@ pub fn attention_backward(
 ) -> Result<Tensor> {
     let (tokens, width) = qkv.dims2()?;
     check(tokens, width, cu_seqlens, heads)?;
-    let (dim, out_width) = (heads.head_dim, heads.query_width());
+    let dim = heads.head_dim;
+    let out_width = heads.query_width();
     expect_shape("the output of attention", out, &[tokens, out_width])?;
     expect_shape("the gradient of attention", d_out, &[tokens, out_width])?;
     expect_shape(
@@ -179,15 +188,19 @@ pub fn attention_backward(
         log_sums,
         &[heads.num_heads, tokens],
     )?;
+
     on_cuda!(
         qkv.device(),
         crate::ops::cuda::attention::attention_backward(
             d_out, qkv, out, log_sums, cu_seqlens, heads, mask
         )
     );
+
     with_real!(qkv, T => {
-        let (values, d_outs, outs, log_sums) = (slice::<T>(qkv)?, slice::<T>(d_out)?, slice::<T>(out)?, slice::<T>(log_sums)?);
-        let (values, d_outs, outs, log_sums): (&[T], &[T], &[T], &[T]) = (&values, &d_outs, &outs, &log_sums);
+        let values: &[T] = &slice::<T>(qkv)?;
+        let d_outs: &[T] = &slice::<T>(d_out)?;
+        let outs: &[T] = &slice::<T>(out)?;
+        let log_sums: &[T] = &slice::<T>(log_sums)?;
         let mut d_qkv = vec![T::of(0.0); tokens * width];
         let d_qkv_at = Shared(d_qkv.as_mut_ptr());
         let tasks: Vec<(usize, usize, usize)> =
@@ -212,7 +225,8 @@ pub fn attention_backward(
                     vectorised(#[inline(always)] || {
                         for (i, (p, d_p)) in p.chunks_exact_mut(keys).zip(d_p.chunks_exact_mut(keys)).enumerate() {
                             let at = (row + i) * out_width + head * dim;
-                            let (o, d_o) = (&outs[at..][..dim], &d_outs[at..][..dim]);
+                            let o = &outs[at..][..dim];
+                            let d_o = &d_outs[at..][..dim];
                             let d = sum_over(dim, |j| o[j] * d_o[j]);
                             let log_sum = log_sums[head * tokens + row + i];
                             let visible = mask.num_keys(first + i + 1, len);
@@ -224,7 +238,8 @@ pub fn attention_backward(
                             d_p[visible..].fill(T::of(0.0));
                         }
                     });
-                    let (p, d_s) = (Matrix::new(p, block, keys), Matrix::new(d_p, block, keys));
+                    let p = Matrix::new(p, block, keys);
+                    let d_s = Matrix::new(d_p, block, keys);
                     // SAFETY: this sequence's rows, and the columns of this key head and of its query heads, are this task's alone.
                     unsafe {
                         product_at(d_qkv_at.at(row * width + head * dim), width, d_s, k, heads.scale(), Into::Fresh, Threads::One);
@@ -255,12 +270,15 @@ pub struct Past<'a> {
 pub fn attention_step(queries: &Tensor, past: &[Past], heads: Heads) -> Result<Tensor> {
     let (sequences, width) = queries.dims2()?;
     check_heads(heads)?;
-    let (dim, kv_width, group) = (heads.head_dim, heads.kv_width(), heads.group());
+    let dim = heads.head_dim;
+    let kv_width = heads.kv_width();
+    let group = heads.group();
     expect_shape(
         "the queries of a step",
         queries,
         &[past.len(), heads.query_width()],
     )?;
+
     for past in past {
         let (capacity, found) = past.keys.dims2()?;
         expect_shape("the values of a cache", past.values, &[capacity, kv_width])?;
@@ -271,18 +289,20 @@ pub fn attention_step(queries: &Tensor, past: &[Past], heads: Heads) -> Result<T
             );
         }
     }
+
     on_cuda!(
         queries.device(),
         crate::ops::cuda::attention::attention_step(queries, past, heads)
     );
+
     with_real!(queries, T => {
-        let queries = slice::<T>(queries)?;
-        let queries: &[T] = &queries;
+        let queries: &[T] = &slice::<T>(queries)?;
         let borrowed: Vec<_> = past.iter().map(|p| Ok((slice::<T>(p.keys)?, slice::<T>(p.values)?, p.len))).collect::<Result<_>>()?;
         let past: Vec<(&[T], &[T], usize)> = borrowed.iter().map(|(k, v, len)| (&**k, &**v, *len)).collect();
         let mut out = vec![T::of(0.0); sequences * width];
         out.par_chunks_mut(group * dim).enumerate().for_each_init(Vec::new, |scores, (task, out)| {
-            let (sequence, kv_head) = (task / heads.num_kv_heads, task % heads.num_kv_heads);
+            let sequence = task / heads.num_kv_heads;
+            let kv_head = task % heads.num_kv_heads;
             let (keys, values, len) = past[sequence];
             let q = Matrix::new(&queries[sequence * width + kv_head * group * dim..], group, dim);
             let k = Matrix::strided(&keys[kv_head * dim..], len, dim, kv_width);

@@ -29,11 +29,10 @@ pub fn unfold(x: &Tensor, windows: &[usize], stride: usize) -> Result<Tensor> {
     let centres = centres(windows, stride);
     on_cuda!(
         x.device(),
-        crate::ops::cuda::convolution::unfold(x, &on_card(&centres))
+        crate::ops::cuda::convolution::unfold(x, &on_gpu(&centres))
     );
     with_real!(x, T => {
-        let xs = slice::<T>(x)?;
-        let xs: &[T] = &xs;
+        let xs: &[T] = &slice::<T>(x)?;
         let out = new_rows(
             centres.len(),
             KERNEL * dim,
@@ -57,18 +56,22 @@ pub fn unfold_backward(dy: &Tensor, windows: &[usize], stride: usize) -> Result<
     let rows: usize = windows.iter().sum();
     check(rows, windows, stride)?;
     let centres = centres(windows, stride);
+
     if outputs != centres.len() || width != KERNEL * dim {
         candle_core::bail!(
             "windows {windows:?} at stride {stride} unfold into {} rows of three parts, found {outputs} of width {width}",
             centres.len()
         );
     }
+
     on_cuda!(
         dy.device(),
-        crate::ops::cuda::convolution::unfold_backward(dy, &on_card(&centres), rows)
+        crate::ops::cuda::convolution::unfold_backward(dy, &on_gpu(&centres), rows)
     );
+
     with_real!(dy, T => {
         let dys = slice::<T>(dy)?;
+
         let mut dx = vec![T::of(0.0); rows * dim];
         for (dy, centre) in dys.chunks_exact(width).zip(&centres) {
             for (tap, dy) in dy.chunks_exact(dim).enumerate() {
@@ -79,6 +82,7 @@ pub fn unfold_backward(dy: &Tensor, windows: &[usize], stride: usize) -> Result<
                 }
             }
         }
+
         tensor(dx, (rows, dim))
     })
 }
@@ -119,7 +123,7 @@ fn centres(windows: &[usize], stride: usize) -> Vec<Centre> {
 }
 
 #[cfg(feature = "cuda")]
-fn on_card(centres: &[Centre]) -> Vec<[usize; 3]> {
+fn on_gpu(centres: &[Centre]) -> Vec<[usize; 3]> {
     centres
         .iter()
         .map(|centre| [centre.row, centre.start, centre.end])

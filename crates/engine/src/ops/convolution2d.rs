@@ -48,13 +48,10 @@ impl Planes {
     /// The cell that a tap of an output cell sees; `None` in the padding of one cell around the plane. Taps count along time first.
     fn seen(self, output: usize, tap: usize) -> Option<usize> {
         let out = self.convolved();
-        let (plane, cell) = (
-            output / (out.times * out.bands),
-            output % (out.times * out.bands),
-        );
-        let (time, band) = (cell / out.bands, cell % out.bands);
-        let time = (time * STRIDE + tap % KERNEL).checked_sub(1)?;
-        let band = (band * STRIDE + tap / KERNEL).checked_sub(1)?;
+        let plane = output / (out.times * out.bands);
+        let cell = output % (out.times * out.bands);
+        let time = (cell / out.bands * STRIDE + tap % KERNEL).checked_sub(1)?;
+        let band = (cell % out.bands * STRIDE + tap / KERNEL).checked_sub(1)?;
         let is_inside = time < self.times && band < self.bands;
         is_inside.then(|| (plane * self.times + time) * self.bands + band)
     }

@@ -1,4 +1,4 @@
-//! How an operation reaches the numbers of a tensor on the CPU: typed slices, rows in parallel, new tensors from vectors.
+//! Access to the numbers of a tensor on the CPU: typed slices, rows in parallel, new tensors from vectors.
 
 use std::cell::RefCell;
 use std::marker::PhantomData;
@@ -66,7 +66,7 @@ pub struct Slice<'a, T> {
 /// Borrows the values of a contiguous CPU tensor of type `T`.
 ///
 /// # Errors
-/// Where the tensor is strided, elsewhere than on the CPU, or of another type.
+/// If the tensor is strided, elsewhere than on the CPU, or of another type.
 pub fn slice<T: WithDType>(tensor: &Tensor) -> Result<Slice<'_, T>> {
     let (storage, layout) = tensor.storage_and_layout();
     let Some((start, end)) = layout.contiguous_offsets() else {
@@ -104,7 +104,7 @@ impl<T: WithDType> Deref for Slice<'_, T> {
 /// Refuses a tensor of another shape than `dims`; `what` names it.
 ///
 /// # Errors
-/// Where the shapes differ.
+/// If the shapes differ.
 pub fn expect_shape(what: &str, tensor: &Tensor, dims: &[usize]) -> Result<()> {
     if tensor.dims() != dims {
         candle_core::bail!("{what} should be {dims:?}, found {:?}", tensor.dims());
@@ -140,18 +140,22 @@ impl<F: FnOnce(&mut CpuStorage, Range<usize>) -> Result<()>> InplaceOp1 for Writ
 /// `change` must not read a tensor that shares the storage: the storage is locked while it runs.
 pub fn write<T: Real>(tensor: &Tensor, change: impl FnOnce(&mut [T])) -> Result<()> {
     let write = |storage: &mut CpuStorage, range: Range<usize>| {
-        let values = match (storage, T::DTYPE) {
-            (CpuStorage::F32(values), DType::F32) => same_type::<Vec<f32>, Vec<T>>(values),
-            (CpuStorage::F64(values), DType::F64) => same_type::<Vec<f64>, Vec<T>>(values),
-            _ => None,
-        };
-        match values {
-            Some(values) => change(&mut values[range]),
-            None => candle_core::bail!("expected {:?} on the CPU", T::DTYPE),
-        }
+        change(&mut values_mut::<T>(storage)?[range]);
         Ok(())
     };
     tensor.inplace_op1(&Write(RefCell::new(Some(write))))
+}
+
+fn values_mut<T: Real>(storage: &mut CpuStorage) -> Result<&mut Vec<T>> {
+    let values = match (storage, T::DTYPE) {
+        (CpuStorage::F32(values), DType::F32) => same_type::<Vec<f32>, Vec<T>>(values),
+        (CpuStorage::F64(values), DType::F64) => same_type::<Vec<f64>, Vec<T>>(values),
+        _ => None,
+    };
+    match values {
+        Some(values) => Ok(values),
+        None => candle_core::bail!("expected {:?} on the CPU", T::DTYPE),
+    }
 }
 
 fn same_type<A: 'static, B: 'static>(values: &mut A) -> Option<&mut B> {
@@ -186,7 +190,7 @@ const GRAIN: usize = 8192;
 
 /// Calls `body(row, values)` for every row of `width` values of `out`, rows in parallel, vectorised.
 ///
-/// What is vectorised must be inlined into the function compiled for the processor, so `body` is a closure marked
+/// Vectorised code must be inlined into the function compiled for the processor, so `body` is a closure marked
 /// `#[inline(always)]` wherever its time counts; otherwise it stays a function for the oldest processor.
 #[inline(always)]
 pub fn for_rows<T: Send>(out: &mut [T], width: usize, body: impl Fn(usize, &mut [T]) + Sync) {
@@ -401,7 +405,7 @@ impl Real for f32 {
 
     /// The lower tail as e^(-x^2 / 2) times a polynomial without constant of t = 1 / (1 + 0.3 z), z = |x| / sqrt(2): the form of
     /// Abramowitz and Stegun 7.1.26, with nine coefficients fitted to e^(z^2) erfc(z) for the least relative error on [0, 10], 2e-8.
-    /// Where the tail is small it keeps its relative precision.
+    /// A small tail keeps its relative precision.
     #[inline(always)]
     fn normal_lanes(self) -> (Self, Self) {
         let t = 1.0 / (1.0 + (0.3 * std::f32::consts::FRAC_1_SQRT_2) * self.abs());

@@ -20,11 +20,11 @@ use crate::ops::gemm::Matrix;
 use crate::ops::gemm::Threads;
 use crate::ops::gemm::product;
 use crate::ops::gemm::product_new;
-use crate::ops::linear::Weight;
 use crate::ops::scalar::Scalar;
 use crate::ops::scalar::read;
+use crate::ops::weight::Weight;
 
-/// What the rows should have said.
+/// Targets of the rows.
 #[derive(Clone, Copy, Debug)]
 pub struct Targets<'a> {
     /// One token for each row.
@@ -35,12 +35,12 @@ pub struct Targets<'a> {
     pub label_smoothing: f64,
 }
 
-/// What [`linear_cross_entropy`] finds, on the rows' device.
+/// Result of [`linear_cross_entropy`], on the rows' device.
 #[derive(Debug)]
 pub struct CrossEntropy {
     /// Sum over rows of weight times (smoothed) negative log-likelihood, nats.
     pub loss: Scalar,
-    /// Log-probability of each target, nats, neither weighted nor smoothed: `[rows]`, in `f64`, on a card `f32`.
+    /// Log-probability of each target, nats, neither weighted nor smoothed: `[rows]`, in `f64`, on a GPU `f32`.
     pub log_probabilities: Tensor,
     /// Gradient of `loss` with respect to the rows, `[rows, dim]`, where it was wanted.
     pub d_rows: Option<Tensor>,
@@ -56,7 +56,7 @@ pub struct Losses {
 }
 
 impl CrossEntropy {
-    /// Its numbers; waits for them.
+    /// Reads the numbers; waits for them.
     pub fn read(&self) -> Result<Losses> {
         let numbers = read(&[self.loss.tensor(), &self.log_probabilities])?.wait()?;
         let [loss, log_probabilities] = numbers
@@ -69,13 +69,13 @@ impl CrossEntropy {
     }
 }
 
-/// Most bytes of logits and of their gradients that exist at a time on a card.
+/// Most bytes of logits and of their gradients that exist at a time on a GPU.
 pub const LOGITS_BYTES: usize = 1 << 30;
 
 /// Rows whose logits exist at a time.
 const BLOCK: usize = 256;
 
-/// Cross-entropy of `softmax(rows head^T)` against the targets; adds to the head's gradient where it is trained. On a card nothing is
+/// Cross-entropy of `softmax(rows head^T)` against the targets; adds to the head's gradient where it is trained. On a GPU nothing is
 /// waited for.
 ///
 /// # Shapes
@@ -89,6 +89,7 @@ pub fn linear_cross_entropy(
     let (num_rows, dim) = rows.dims2()?;
     let (vocab, _) = head.value.dims2()?;
     expect_shape("the head", &head.value, &[vocab, dim])?;
+
     if targets.ids.len() != num_rows || targets.weights.len() != num_rows {
         candle_core::bail!(
             "{num_rows} rows have {} targets and {} weights",
@@ -96,18 +97,22 @@ pub fn linear_cross_entropy(
             targets.weights.len()
         );
     }
+
     if let Some(id) = targets.ids.iter().find(|&&id| id as usize >= vocab) {
         candle_core::bail!("target {id} is outside a vocabulary of {vocab}");
     }
+
     on_cuda!(
         rows.device(),
         crate::ops::cuda::cross_entropy::linear_cross_entropy(rows, head, targets, want_gradient)
     );
+
     with_real!(rows, T => {
-        let (xs, w) = (slice::<T>(rows)?, slice::<T>(&head.value)?);
-        let (xs, w): (&[T], &[T]) = (&xs, &w);
+        let xs: &[T] = &slice::<T>(rows)?;
+        let w: &[T] = &slice::<T>(&head.value)?;
         let head_matrix = Matrix::new(w, vocab, dim);
         let mut d_rows = Vec::with_capacity(if want_gradient { num_rows * dim } else { 0 });
+
         let mut found = Vec::with_capacity(num_rows);
         for first in (0..num_rows).step_by(BLOCK) {
             let block = BLOCK.min(num_rows - first);
@@ -132,6 +137,7 @@ pub fn linear_cross_entropy(
                 }
             }
         }
+
         let loss = found.iter().zip(targets.weights).map(|((smoothed, _), weight)| weight * smoothed).sum::<f64>();
         let log_probabilities: Vec<f64> = found.into_iter().map(|(_, log_probability)| log_probability).collect();
         let d_rows = if want_gradient { Some(tensor(d_rows, (num_rows, dim))?) } else { None };
@@ -152,22 +158,26 @@ fn one_row<T: Real>(
     let target = target as usize;
     let max = max_of(row);
     let at_target = (row[target] - max).wide();
+
     let mean_logit = if smoothing > 0.0 {
         sum_over(vocab, |i| row[i] - max).wide() / vocab as f64
     } else {
         0.0
     };
+
     for logit in row.iter_mut() {
         *logit = (*logit - max).exp_lanes();
     }
     let sum = sum_over(vocab, |i| row[i]);
     let log_sum = sum.wide().ln();
     let log_probability = at_target - log_sum;
+
     let spread = if smoothing > 0.0 {
         smoothing * (log_sum - mean_logit)
     } else {
         0.0
     };
+
     if want_gradient {
         let factor = T::of(weight) / sum;
         let even = T::of(weight * smoothing / vocab as f64);
@@ -176,13 +186,14 @@ fn one_row<T: Real>(
         }
         row[target] -= T::of(weight * (1.0 - smoothing));
     }
+
     (
         -(1.0 - smoothing) * log_probability + spread,
         log_probability,
     )
 }
 
-/// Logits of every row: `rows head^T`, on a card in `f32`.
+/// Logits of every row: `rows head^T`, on a GPU in `f32`.
 ///
 /// # Shapes
 /// `rows`: `[rows, dim]`, `head`: `[vocab, dim]` -> `[rows, vocab]`
@@ -195,12 +206,14 @@ pub fn logits(rows: &Tensor, head: &Tensor) -> Result<Tensor> {
         crate::ops::cuda::cross_entropy::logits(rows, head)
     );
     if rows.dtype() == DType::F32 && num_rows <= few_rows::MOST {
-        let (xs, w) = (slice::<f32>(rows)?, slice::<f32>(head)?);
+        let xs = slice::<f32>(rows)?;
+        let w = slice::<f32>(head)?;
         let out = few_rows::product_few(&xs, num_rows, dim, &w);
         return tensor(out, (num_rows, vocab));
     }
     with_real!(rows, T => {
-        let (xs, w) = (slice::<T>(rows)?, slice::<T>(head)?);
+        let xs = slice::<T>(rows)?;
+        let w = slice::<T>(head)?;
         let out = product_new(Matrix::new(&xs, num_rows, dim), Matrix::new(&w, vocab, dim).t(), 1.0, Threads::All);
         tensor(out, (num_rows, vocab))
     })

@@ -1,12 +1,11 @@
 //! The device a model computes on: which one, its memory, and how numbers get there and back.
 //!
-//! On the CPU everything is `f32`. On a card what is computed with is `bf16`, what is accumulated (master values, gradients,
-//! moments, statistics) is `f32`; the functions here hide the difference from rooms that know no kernel.
+//! On the CPU everything is `f32`. On a GPU what is computed with is `bf16`, what is accumulated (master values, gradients,
+//! moments, statistics) is `f32`; the functions here hide the difference from modules that know no kernel.
 
 use std::fmt;
 use std::ops::Range;
 use std::str::FromStr;
-use std::sync::OnceLock;
 
 use candle_core::DType;
 use candle_core::Device;
@@ -16,17 +15,20 @@ use candle_core::Tensor;
 use rayon::prelude::*;
 
 use crate::ops::cpu::write;
+use crate::ops::profile::Timed;
+#[cfg(not(feature = "cuda"))]
+use maqam_base::error::Error;
 use maqam_base::seed::Key;
 
 /// Which device a person asks for.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub enum Choice {
-    /// The best there is: a card where this build can use one, else the CPU.
+    /// The best there is: a GPU where this build can use one, else the CPU.
     #[default]
     Auto,
     /// The CPU.
     Cpu,
-    /// The first NVIDIA card.
+    /// The first NVIDIA GPU.
     Cuda,
 }
 
@@ -64,27 +66,28 @@ impl fmt::Display for Choice {
 /// Opens a device for computing; to be called once in a process.
 ///
 /// # Errors
-/// Where a card is asked for and this build has no kernels for one, there is no driver or no card, or the card is too old.
+/// If a GPU is asked for and this build has no kernels for one, there is no driver or no GPU, or the GPU is too old.
 pub fn open(choice: Choice) -> Result<Device> {
     match choice {
         Choice::Cpu => Ok(Device::Cpu),
-        Choice::Auto => Ok(open_card().unwrap_or(Device::Cpu)),
-        Choice::Cuda => open_card(),
+        Choice::Auto => Ok(open_gpu().unwrap_or(Device::Cpu)),
+        Choice::Cuda => open_gpu(),
     }
 }
 
 #[cfg(feature = "cuda")]
-fn open_card() -> Result<Device> {
+fn open_gpu() -> Result<Device> {
     crate::ops::cuda::open()
 }
 
 #[cfg(not(feature = "cuda"))]
-fn open_card() -> Result<Device> {
-    let found = "this build computes on the CPU alone\nhint: build with `cargo build --release --features cuda` on a machine with the CUDA 13.0 toolkit";
-    Err(candle_core::Error::Msg(found.to_owned()))
+fn open_gpu() -> Result<Device> {
+    let error = Error::input("this build computes on the CPU alone")
+        .hint("build with `cargo build --release --features cuda` on a machine with the CUDA 13.0 toolkit");
+    Err(error.into())
 }
 
-/// What a person reads of a device: the card's name, or `CPU`.
+/// Name of a device for people: the GPU's, or `CPU`.
 pub fn name(device: &Device) -> Result<String> {
     on_cuda!(device, crate::ops::cuda::name(device));
     Ok("CPU".into())
@@ -99,39 +102,22 @@ pub fn compute_type(device: &Device) -> DType {
     }
 }
 
-/// What is told of an engine that does something else than it was made for.
-static NOTES: OnceLock<fn(&str)> = OnceLock::new();
-
-/// Has `tell` told of what the engine falls back to, such as a matrix product that the library refuses. Without it nothing is said.
-pub fn tell_notes(tell: fn(&str)) {
-    // The first one stays.
-    let _ = NOTES.set(tell);
-}
-
-/// Tells of a fallback.
-#[cfg(feature = "cuda")]
-pub(crate) fn note(text: &str) {
-    if let Some(tell) = NOTES.get() {
-        tell(text);
-    }
-}
-
-/// The memory of a card, in bytes.
+/// The memory of a GPU, in bytes.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Memory {
-    /// What new tensors can still take, freed memory that is kept for them included.
+    /// Memory that new tensors can still take, freed memory that is kept for them included.
     pub free: u64,
     /// All of it.
     pub total: u64,
 }
 
-/// The memory of a card; `None` for the CPU, whose memory is the system's.
+/// The memory of a GPU; `None` for the CPU, whose memory is the system's.
 pub fn memory(device: &Device) -> Result<Option<Memory>> {
     on_cuda!(device, crate::ops::cuda::memory(device).map(Some));
     Ok(None)
 }
 
-/// The most bytes that tensors on a card have held at once since [`reset_peak`]; `None` for the CPU.
+/// The most bytes that tensors on a GPU have held at once since [`reset_peak`]; `None` for the CPU.
 pub fn peak(device: &Device) -> Result<Option<u64>> {
     on_cuda!(device, crate::ops::cuda::peak(device).map(Some));
     Ok(None)
@@ -164,23 +150,6 @@ pub fn reserved_peak(device: &Device) -> Result<Option<u64>> {
 pub fn free_of_driver(device: &Device) -> Result<Option<u64>> {
     on_cuda!(device, crate::ops::cuda::free_of_driver(device).map(Some));
     Ok(None)
-}
-
-/// Time on a GPU that launches of one kernel, or products of one shape, took together.
-#[derive(Clone, Debug)]
-pub struct Timed {
-    /// Name of the kernel; `product` for matrix products, `copy` and `clear` for what they say.
-    pub name: String,
-    /// Grid and sizes, or the product's dimensions and types.
-    pub shape: String,
-    /// Number of launches.
-    pub count: usize,
-    /// Seconds of all of them, by events before and after each.
-    pub seconds: f64,
-    /// Bytes that they read and wrote at least, where that is known.
-    pub bytes: Option<f64>,
-    /// Floating-point operations, of products and of attention.
-    pub operations: f64,
 }
 
 /// Begins to take the time of every kernel and product on a GPU; the CPU has nothing that takes it.
@@ -225,9 +194,6 @@ pub fn place_like(values: &[f32], shape: impl Into<Shape>, like: &Tensor) -> Res
     }
 }
 
-/// Bytes that products work in on a card; cuBLAS advises 32 MiB on Hopper.
-pub const WORKSPACE: usize = 64 << 20;
-
 /// A flat buffer of `len` zeros to accumulate in.
 pub fn zeros_f32(len: usize, device: &Device) -> Result<Tensor> {
     on_cuda!(device, crate::ops::cuda::zeros(len, DType::F32, device));
@@ -249,10 +215,10 @@ pub fn fill(tensor: &Tensor, value: f32) -> Result<()> {
     }
 }
 
-/// Replaces a stretch of a flat tensor, in place; on a card it may be of `bf16`, which rounds.
+/// Replaces a stretch of a flat tensor, in place; on a GPU it may be of `bf16`, which rounds.
 ///
 /// # Errors
-/// Where the stretch is outside the tensor, or has another length than `values`.
+/// If the stretch is outside the tensor, or has another length than `values`.
 pub fn write_stretch(flat: &Tensor, range: Range<usize>, values: &[f32]) -> Result<()> {
     let len = flat.dims1()?;
     if range.start > range.end || range.end > len || range.len() != values.len() {
@@ -291,7 +257,8 @@ pub fn random_normal(
 fn normal(bits: u64) -> f32 {
     /// 2^-32, the width of one of the steps that 32 bits cut [0, 1) into.
     const STEP: f32 = 1.0 / (1u64 << 32) as f32;
-    let (upper, lower) = ((bits >> 32) as u32, bits as u32);
+    let upper = (bits >> 32) as u32;
+    let lower = bits as u32;
     // The middle of the step, so that the logarithm is finite.
     let radius = (-2.0 * ((upper as f32 + 0.5) * STEP).ln()).sqrt();
     radius * (std::f32::consts::TAU * (lower as f32 * STEP)).cos()

@@ -28,21 +28,25 @@ impl Dropout<'_> {
     /// `x`: `[tokens, dim]` -> `[tokens, dim]`
     pub fn apply(&self, x: &Tensor) -> Result<Tensor> {
         let (tokens, dim) = x.dims2()?;
+
         if self.tokens.len() != tokens {
             candle_core::bail!(
                 "dropout has keys for {} tokens, the tensor {tokens}",
                 self.tokens.len()
             );
         }
+
         if !(0.0..1.0).contains(&self.probability) {
             candle_core::bail!(
                 "the share that dropout drops is in [0, 1), found {}",
                 self.probability
             );
         }
+
         let kept = 1.0 / (1.0 - self.probability);
         // `uniform` is 53 random bits over 2^53, so comparing the bits with the next whole number is the same, and faster.
         let dropped = (self.probability * (1u64 << 53) as f64).ceil() as u64;
+
         on_cuda!(x.device(), {
             let keys: Vec<u64> = self
                 .tokens
@@ -51,9 +55,10 @@ impl Dropout<'_> {
                 .collect();
             crate::ops::cuda::dropout::dropout(x, &keys, dropped, kept)
         });
+
         with_real!(x, T => {
-            let xs = slice::<T>(x)?;
-            let xs: &[T] = &xs;
+            let xs: &[T] = &slice::<T>(x)?;
+
             let y = new_rows(
                 tokens,
                 dim,
@@ -65,6 +70,7 @@ impl Dropout<'_> {
                     }
                 },
             );
+
             tensor(y, (tokens, dim))
         })
     }

@@ -90,14 +90,17 @@ fn block<S: Simd>(simd: S, w: [&[f32]; BLOCK], x: [&[f32]; BLOCK]) -> [[f32; BLO
     let mut sums = [[simd.splat_f32s(0.0); BLOCK]; BLOCK];
     let of_x = x0.iter().zip(x1).zip(x2.iter().zip(x3));
     let of_w = w0.iter().zip(w1).zip(w2.iter().zip(w3));
+
     for (((w0, w1), (w2, w3)), ((x0, x1), (x2, x3))) in of_w.zip(of_x) {
-        let (w, x) = ([*w0, *w1, *w2, *w3], [*x0, *x1, *x2, *x3]);
+        let w = [*w0, *w1, *w2, *w3];
+        let x = [*x0, *x1, *x2, *x3];
         for (w, sums) in w.iter().zip(&mut sums) {
             for (x, sum) in x.iter().zip(sums) {
                 *sum = simd.mul_add_f32s(*w, *x, *sum);
             }
         }
     }
+
     let mut found = [[0.0; BLOCK]; BLOCK];
     for ((rest, sums), found) in [rest0, rest1, rest2, rest3]
         .iter()
@@ -111,6 +114,7 @@ fn block<S: Simd>(simd: S, w: [&[f32]; BLOCK], x: [&[f32]; BLOCK]) -> [[f32; BLO
             }
         }
     }
+
     found
 }
 
@@ -151,7 +155,8 @@ mod tests {
 
     #[test]
     fn a_row_does_not_depend_on_its_neighbours() {
-        let (dim, outputs) = (37, 70);
+        let dim = 37;
+        let outputs = 70;
         let x = numbers(Key::new(1, "x"), 9 * dim);
         let w = numbers(Key::new(2, "w"), outputs * dim);
         let together = product_few(&x, 9, dim, &w);

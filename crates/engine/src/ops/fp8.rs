@@ -1,8 +1,8 @@
-//! Numbers of 8 bits as a card rounds to them, computed on the CPU in `f32`: what `fp8` does to a loss can be seen without a card.
+//! Numbers in fp8, as a GPU rounds to them, computed on the CPU in `f32`: what `fp8` does to a loss can be seen without a GPU.
 //!
 //! The type is e4m3: a sign, 4 bits of exponent, 3 of mantissa, no infinity, 448 its largest number (Micikevicius et al. 2022, "FP8
 //! formats for deep learning", table 1). A row is divided by a scale of its own first. Here a number is kept in `f32` as the product of
-//! both, so that any matrix product can take it: that is slower than `f32` alone, and differs from a card in the order of sums.
+//! both, so that any matrix product can take it: that is slower than `f32` alone, and differs from a GPU in the order of sums.
 
 use candle_core::Result;
 use candle_core::Tensor;
@@ -10,8 +10,8 @@ use candle_core::Tensor;
 use crate::ops::cpu::new_rows;
 use crate::ops::cpu::slice;
 use crate::ops::cpu::tensor;
-use crate::ops::linear::Quantised;
-use crate::ops::linear::Weight;
+use crate::ops::weight::Quantised;
+use crate::ops::weight::Weight;
 
 /// The largest number of e4m3.
 pub const MOST: f32 = 448.0;
@@ -65,7 +65,7 @@ fn scale_of(row: &[f32]) -> f32 {
 
 /// Turns a row into numbers of e4m3 and returns the scale that they are of.
 ///
-/// The row is rounded to bf16 first, which is what a card has of it. An infinity makes its row's scale infinite and itself NaN.
+/// The row is rounded to bf16 first, which is what a GPU has of it. An infinity makes its row's scale infinite and itself NaN.
 #[inline(always)]
 pub fn quantise_row(row: &mut [f32]) -> f32 {
     let scale = scale_of(row);
@@ -75,7 +75,7 @@ pub fn quantise_row(row: &mut [f32]) -> f32 {
     scale
 }
 
-/// The rows of `x` as 8 bits hold them, each number times its row's scale.
+/// The rows of `x` as fp8 holds them, each number times its row's scale.
 ///
 /// # Shapes
 /// `x`: `[rows, width]`, `f32` on the CPU -> the same
@@ -84,8 +84,7 @@ pub fn quantise_row(row: &mut [f32]) -> f32 {
 /// Numbers of another type: `f64` is for finite differences, which see no slope in a rounding.
 pub fn rounded(x: &Tensor) -> Result<Tensor> {
     let (rows, width) = x.dims2()?;
-    let xs = slice::<f32>(x)?;
-    let xs: &[f32] = &xs;
+    let xs: &[f32] = &slice::<f32>(x)?;
     let values = new_rows(
         rows,
         width,
@@ -99,7 +98,7 @@ pub fn rounded(x: &Tensor) -> Result<Tensor> {
     tensor(values, (rows, width))
 }
 
-/// A frozen weight `[out, in]` as 8 bits hold it, by rows and, for the backward, by columns. Both stay in `f32`: twice its memory.
+/// A frozen weight `[out, in]` as fp8 holds it, by rows and, for the backward, by columns. Both stay in `f32`: twice its memory.
 ///
 /// # Errors
 /// A weight that is not in `f32`.

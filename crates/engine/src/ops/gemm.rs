@@ -63,7 +63,7 @@ impl<'a, T> Matrix<'a, T> {
     }
 }
 
-/// What a product does with what the destination holds.
+/// Treatment of the values that the destination holds.
 #[derive(Clone, Copy, PartialEq, Eq)]
 pub enum Into {
     /// Replaces it.
@@ -91,7 +91,8 @@ pub fn product<T: Real>(
     into: Into,
     threads: Threads,
 ) {
-    let (rows, cols) = (lhs.rows, rhs.cols);
+    let rows = lhs.rows;
+    let cols = rhs.cols;
     assert!(
         rows == 0 || cols == 0 || (rows - 1) * out_stride + cols <= out.len(),
         "the product leaves its destination"
@@ -111,7 +112,8 @@ pub fn product_new<T: Real>(
     scale: f64,
     threads: Threads,
 ) -> Vec<T> {
-    let (len, cols) = (lhs.rows * rhs.cols, rhs.cols);
+    let len = lhs.rows * rhs.cols;
+    let cols = rhs.cols;
     if lhs.cols == 0 {
         return vec![T::zero(); len];
     }
@@ -147,19 +149,24 @@ pub unsafe fn product_at<T: Real>(
     threads: Threads,
 ) {
     assert_eq!(lhs.cols, rhs.rows, "the inner dimensions differ");
-    let (rows, inner, cols) = (lhs.rows, lhs.cols, rhs.cols);
+    let rows = lhs.rows;
+    let inner = lhs.cols;
+    let cols = rhs.cols;
     if rows == 0 || cols == 0 {
         return;
     }
+
     let parallelism = match threads {
         Threads::All if rows * cols * inner > 32 * 32 * 32 => {
             Parallelism::Rayon(rayon::current_num_threads())
         }
         _ => Parallelism::None,
     };
+
     let beta = T::of(scale);
     let accumulate = into == Into::Accumulate;
     let alpha = if accumulate { T::one() } else { T::zero() };
+
     // SAFETY: `Matrix` was checked against its slice when it was made; `out` is the caller's promise.
     unsafe {
         gemm::gemm(
@@ -194,10 +201,8 @@ mod tests {
     fn a_new_product_is_the_product() {
         let numbers: Vec<f64> = (0..12).map(|i| (i as f64).sin()).collect();
         for (m, k, n) in [(3, 4, 2), (2, 0, 3), (0, 4, 3), (3, 4, 0), (1, 1, 1)] {
-            let (a, b) = (
-                Matrix::new(&numbers[..m * k], m, k),
-                Matrix::new(&numbers[..k * n], k, n),
-            );
+            let a = Matrix::new(&numbers[..m * k], m, k);
+            let b = Matrix::new(&numbers[..k * n], k, n);
             let mut out = vec![f64::NAN; m * n];
             product(&mut out, n, a, b, 0.5, Into::Fresh, Threads::All);
             if k == 0 {
@@ -209,7 +214,10 @@ mod tests {
 
     #[test]
     fn a_product_equals_the_sum_of_products_in_every_form() {
-        let (m, k, n, wide) = (5, 7, 3, 11);
+        let m = 5;
+        let k = 7;
+        let n = 3;
+        let wide = 11;
         let a: Vec<f64> = (0..m * k).map(|i| (i as f64).sin()).collect();
         let b: Vec<f64> = (0..n * wide).map(|i| (i as f64 * 0.7).cos()).collect();
         for into in [Into::Fresh, Into::Accumulate] {

@@ -16,7 +16,7 @@ use crate::ops::cpu::tensor;
 use crate::ops::cpu::vectorised;
 use crate::ops::cpu::with_real;
 use crate::ops::cpu::write;
-use crate::ops::linear::Weight;
+use crate::ops::weight::Weight;
 
 /// Means and inverse standard deviations that the backward needs, `[clips, channels]` each.
 #[derive(Clone, Debug)]
@@ -44,8 +44,10 @@ pub fn group_norm(
     expect_shape("the weight of the norm", &weight.value, &[channels])?;
     expect_shape("the bias of the norm", &bias.value, &[channels])?;
     with_real!(x, T => {
-        let (xs, w, b) = (slice::<T>(x)?, slice::<T>(&weight.value)?, slice::<T>(&bias.value)?);
-        let (xs, w, b): (&[T], &[T], &[T]) = (&xs, &w, &b);
+        let xs: &[T] = &slice::<T>(x)?;
+        let w: &[T] = &slice::<T>(&weight.value)?;
+        let b: &[T] = &slice::<T>(&bias.value)?;
+
         let mut means = Vec::with_capacity(lens.len() * channels);
         let mut inverses = Vec::with_capacity(lens.len() * channels);
         for clip in clips(lens) {
@@ -65,9 +67,11 @@ pub fn group_norm(
             inverses.extend(squares.into_iter().map(|sum| T::of(1.0 / (sum / len + eps).sqrt())));
             means.extend(mean);
         }
+
         let mut y = xs.to_vec();
         for (i, clip) in clips(lens).enumerate() {
-            let (mean, r) = (&means[i * channels..][..channels], &inverses[i * channels..][..channels]);
+            let mean = &means[i * channels..][..channels];
+            let r = &inverses[i * channels..][..channels];
             for_rows(
                 &mut y[clip.start * channels..clip.end * channels],
                 channels,
@@ -79,6 +83,7 @@ pub fn group_norm(
                 },
             );
         }
+
         let shape = (lens.len(), channels);
         let statistics = Statistics { mean: tensor(means, shape)?, inverse: tensor(inverses, shape)? };
         Ok((tensor(y, (rows, channels))?, statistics))
@@ -108,15 +113,20 @@ pub fn group_norm_backward(
         &[lens.len(), channels],
     )?;
     with_real!(x, T => {
-        let (dys, xs, w) = (slice::<T>(dy)?, slice::<T>(x)?, slice::<T>(&weight.value)?);
-        let (mean, r) = (slice::<T>(&statistics.mean)?, slice::<T>(&statistics.inverse)?);
-        let (dys, xs, w, mean, r): (&[T], &[T], &[T], &[T], &[T]) = (&dys, &xs, &w, &mean, &r);
+        let dys: &[T] = &slice::<T>(dy)?;
+        let xs: &[T] = &slice::<T>(x)?;
+        let w: &[T] = &slice::<T>(&weight.value)?;
+        let mean: &[T] = &slice::<T>(&statistics.mean)?;
+        let r: &[T] = &slice::<T>(&statistics.inverse)?;
+
         let mut dx = dys.to_vec();
         for (i, clip) in clips(lens).enumerate() {
             let len = clip.len() as f64;
-            let (mean, r) = (&mean[i * channels..][..channels], &r[i * channels..][..channels]);
+            let mean = &mean[i * channels..][..channels];
+            let r = &r[i * channels..][..channels];
             let range = clip.start * channels..clip.end * channels;
-            let (dy, x) = (&dys[range.clone()], &xs[range.clone()]);
+            let dy = &dys[range.clone()];
+            let x = &xs[range.clone()];
             let levels = column_sums(dy, channels, #[inline(always)] |dy, sums: &mut [T]| {
                 sums.iter_mut().zip(dy).for_each(|(sum, &dy)| *sum += dy);
             });
@@ -144,6 +154,7 @@ pub fn group_norm_backward(
                 },
             );
         }
+
         tensor(dx, (rows, channels))
     })
 }

@@ -64,10 +64,12 @@ impl Groups {
 /// `x`: `[sum of lens, channels]`, `weight`: `[channels, kernel * width]`, taps outermost -> `[sum of lens, channels]`
 pub fn convolve(x: &Tensor, lens: &[usize], weight: &Tensor, groups: Groups) -> Result<Tensor> {
     groups.check(x, lens, weight)?;
-    let (channels, width, kernel) = (groups.channels, groups.width(), groups.kernel);
+    let channels = groups.channels;
+    let width = groups.width();
+    let kernel = groups.kernel;
     with_real!(x, T => {
-        let (xs, w) = (slice::<T>(x)?, slice::<T>(weight)?);
-        let (xs, w): (&[T], &[T]) = (&xs, &w);
+        let xs: &[T] = &slice::<T>(x)?;
+        let w: &[T] = &slice::<T>(weight)?;
         let parts: Vec<Vec<T>> = tasks(lens, groups.groups)
             .par_iter()
             .map(|&(start, len, group)| {
@@ -96,10 +98,14 @@ pub fn convolve_backward(
 ) -> Result<Tensor> {
     groups.check(x, lens, weight)?;
     expect_shape("the gradient of a grouped convolution", dy, x.dims())?;
-    let (channels, width, kernel) = (groups.channels, groups.width(), groups.kernel);
+    let channels = groups.channels;
+    let width = groups.width();
+    let kernel = groups.kernel;
     with_real!(x, T => {
-        let (dys, xs, w) = (slice::<T>(dy)?, slice::<T>(x)?, slice::<T>(weight)?);
-        let (dys, xs, w): (&[T], &[T], &[T]) = (&dys, &xs, &w);
+        let dys: &[T] = &slice::<T>(dy)?;
+        let xs: &[T] = &slice::<T>(x)?;
+        let w: &[T] = &slice::<T>(weight)?;
+
         if let Some(d_weight) = d_weight {
             write::<T>(d_weight, |dw| {
                 dw.par_chunks_mut(width * kernel * width).enumerate().for_each(|(group, dw)| {
@@ -115,6 +121,7 @@ pub fn convolve_backward(
                 });
             })?;
         }
+
         let turned: Vec<Vec<T>> = (0..groups.groups).into_par_iter().map(|group| turned(&w[group * width * kernel * width..], width, kernel)).collect();
         let parts: Vec<Vec<T>> = tasks(lens, groups.groups)
             .par_iter()

@@ -24,64 +24,17 @@ use crate::ops::gemm::Matrix;
 use crate::ops::gemm::Threads;
 use crate::ops::gemm::product;
 use crate::ops::gemm::product_new;
+use crate::ops::layout::Layout;
 use crate::ops::norm::add_rows;
 use crate::ops::rows::add_to;
 use crate::ops::rows::zeros;
+use crate::ops::weight::Weight;
 
-/// Widths of rooms are multiples of this: of what products on a card sum at a time, and of the bytes that memory is read in.
-pub const ROOM: usize = 64;
+/// Unit of [`Linear::padding`], in columns: products on a GPU sum 64 at a time, and memory is read in pieces of that many bytes.
+pub const PADDING: usize = 64;
 
-/// Bytes that a number of a frozen weight takes in 8 bits on a card: it is there twice.
-pub const EIGHT_BIT_BYTES: usize = 2;
-
-/// A frozen weight's other half where it is of 8 bits (e4m3).
-#[derive(Clone, Debug)]
-pub struct Quantised {
-    /// The weight once more, transposed before it was rounded: `[in, out]`.
-    pub transposed: Tensor,
-    /// On a card a number is its value times the scale of its row; on the CPU the values are these products, in `f32`.
-    pub scales: Option<Scales>,
-}
-
-/// Scales of rows, in `f32`.
-#[derive(Clone, Debug)]
-pub struct Scales {
-    /// Those of the weight, `[out]`.
-    pub by_output: Tensor,
-    /// Those of the transposed weight, `[in]`.
-    pub by_input: Tensor,
-}
-
-/// A tensor of the model: frozen, or trained with a place where its gradient is added.
-#[derive(Clone, Debug)]
-pub struct Weight {
-    /// The values; for a trained weight a view into the flat buffer of all of them, or into its copy of the type that is computed with.
-    pub value: Tensor,
-    /// Where the gradient is added; `None` for a frozen weight.
-    pub gradient: Option<Tensor>,
-    /// Where the values are of 8 bits, what else it takes to compute with them.
-    pub quantised: Option<Quantised>,
-}
-
-impl Weight {
-    /// A weight that is not trained.
-    pub fn frozen(value: Tensor) -> Self {
-        Self {
-            value,
-            gradient: None,
-            quantised: None,
-        }
-    }
-
-    /// A weight that is trained.
-    pub fn trained(value: Tensor, gradient: Tensor) -> Self {
-        Self {
-            value,
-            gradient: Some(gradient),
-            quantised: None,
-        }
-    }
-}
+/// Bytes that a number of a frozen weight takes in fp8 on a GPU: it is there twice.
+pub const FP8_BYTES: usize = 2;
 
 /// The adapter's up-projection of one of the stacked projections.
 #[derive(Clone, Debug)]
@@ -105,7 +58,7 @@ pub struct Adapter {
     pub down: Weight,
     /// One up-projection for each; their `ranks` follow each other.
     pub ups: Vec<Up>,
-    /// On a card, once [`Linear::join`] was called: `[[W, B], [A, 0]]`, `[out + room, in + room]`, whose upper left is the layer's weight.
+    /// On a GPU, once [`Linear::join`] was called: `[[W, B], [A, 0]]`, `[out + padding, in + padding]`, whose upper left is the layer's weight.
     pub joined: Option<Tensor>,
 }
 
@@ -129,8 +82,16 @@ pub struct AdapterDropout<'a> {
     pub tokens: &'a [maqam_base::seed::Key],
 }
 
+impl AdapterDropout<'static> {
+    /// No dropout.
+    pub const NONE: Self = Self {
+        probability: 0.0,
+        tokens: &[],
+    };
+}
+
 impl AdapterDropout<'_> {
-    /// What is left of `x` at a layer's site; `None` where nothing is dropped.
+    /// Input `x` with dropout at a layer's site; `None` where nothing is dropped.
     pub fn dropped(self, x: &Tensor, site: u64) -> Result<Option<Tensor>> {
         if self.probability == 0.0 {
             return Ok(None);
@@ -155,10 +116,10 @@ impl Linear {
         }
     }
 
-    /// Rounds a frozen weight to 8 bits; adapters and the bias stay as they are. On the CPU it takes twice its memory.
+    /// Rounds a frozen weight to fp8; adapters and the bias stay as they are. On the CPU it takes twice its memory.
     ///
     /// # Errors
-    /// Where the weight is trained; on the CPU where it is not in `f32`; on a GPU that is no Hopper, or where a dimension is no
+    /// If the weight is trained; on the CPU if it is not in `f32`; on a GPU that is no Hopper, or if a dimension is no
     /// multiple of 16.
     pub fn quantise(&mut self) -> Result<()> {
         if self.weight.gradient.is_some() {
@@ -187,17 +148,17 @@ impl Linear {
             return Ok(());
         }
         let (outputs, inputs) = self.weight.value.dims2()?;
-        let room = adapter.num_ranks().next_multiple_of(ROOM);
-        let joined = zeros((outputs + room, inputs + room), &self.weight.value)?;
+        let padding = adapter.num_ranks().next_multiple_of(PADDING);
+        let joined = zeros((outputs + padding, inputs + padding), &self.weight.value)?;
         let value = joined.narrow(0, 0, outputs)?.narrow(1, 0, inputs)?;
         copy_matrices(&[(self.weight.value.clone(), value.clone())])?;
         (self.weight.value, adapter.joined) = (value, Some(joined));
         copy_matrices(&self.copies()?)
     }
 
-    /// Columns that the rows of the layer's input, and those of its output's gradient, are best given behind their own on a card: the layer
-    /// writes there what its adapter's first product finds. None on the CPU, and for layers that are not joined.
-    pub fn room(&self) -> usize {
+    /// Columns of padding that the layer asks for behind the rows of its input and of its output's gradient on a GPU, to write `x A^T` or
+    /// `dy B` there. None on the CPU, and for layers that are not joined.
+    pub fn padding(&self) -> usize {
         let joined = self
             .adapter
             .as_ref()
@@ -213,7 +174,8 @@ impl Linear {
         let Some(joined) = &adapter.joined else {
             return Ok(Vec::new());
         };
-        let ((outputs, inputs), ranks) = (self.weight.value.dims2()?, adapter.num_ranks());
+        let (outputs, inputs) = self.weight.value.dims2()?;
+        let ranks = adapter.num_ranks();
         let below = joined.narrow(0, outputs, ranks)?.narrow(1, 0, inputs)?;
         let beside = |up: &Up| {
             joined
@@ -251,7 +213,7 @@ impl Linear {
         own.chain(adapters).collect()
     }
 
-    /// The layer's output, with `residual` added, and what the adapters' backward needs.
+    /// `y = x W^T + b + scale (dropout(x) A^T) B^T + residual`, and `h = dropout(x) A^T`, which the adapters' backward needs.
     ///
     /// # Shapes
     /// `x`: `[tokens, in]`, `residual`: `[tokens, out]` -> `[tokens, out]` and `[tokens, sum of ranks]`
@@ -266,6 +228,7 @@ impl Linear {
         if inputs != expected {
             candle_core::bail!("a linear layer of {expected} inputs was given {inputs}");
         }
+
         if let Some(residual) = residual {
             expect_shape(
                 "the residual of a linear layer",
@@ -273,13 +236,16 @@ impl Linear {
                 &[tokens, outputs],
             )?;
         }
+
         if let Some(bias) = &self.bias {
             expect_shape("the bias of a linear layer", &bias.value, &[outputs])?;
         }
+
         on_cuda!(
             x.device(),
             crate::ops::cuda::linear::forward(self, x, residual, dropout)
         );
+
         // The adapter below reads `x` as it is.
         let rounded = self
             .weight
@@ -288,8 +254,10 @@ impl Linear {
             .map(|_| fp8::rounded(x))
             .transpose()?;
         with_real!(x, T => {
-            let (xs, w) = (slice::<T>(rounded.as_ref().unwrap_or(x))?, slice::<T>(&self.weight.value)?);
-            let (lhs, rhs) = (Matrix::new(&xs, tokens, inputs), Matrix::new(&w, outputs, inputs).t());
+            let xs = slice::<T>(rounded.as_ref().unwrap_or(x))?;
+            let w = slice::<T>(&self.weight.value)?;
+            let lhs = Matrix::new(&xs, tokens, inputs);
+            let rhs = Matrix::new(&w, outputs, inputs).t();
             let mut y = match start::<T>(residual, self.bias.as_ref(), tokens, outputs)? {
                 Some(mut y) => {
                     product(&mut y, outputs, lhs, rhs, 1.0, Into::Accumulate, Threads::All);
@@ -297,10 +265,12 @@ impl Linear {
                 }
                 None => product_new(lhs, rhs, 1.0, Threads::All),
             };
+
             let hidden = match &self.adapter {
                 Some(adapter) => Some(adapter.forward::<T>(&mut y, outputs, x, dropout)?),
                 None => None,
             };
+
             Ok((tensor(y, (tokens, outputs))?, hidden))
         })
     }
@@ -310,10 +280,7 @@ impl Linear {
     /// # Shapes
     /// `x`: `[rows, in]`, `residual`: `[rows, out]` -> `[rows, out]`
     pub fn step(&self, x: &Tensor, residual: Option<&Tensor>) -> Result<Tensor> {
-        let dropout = AdapterDropout {
-            probability: 0.0,
-            tokens: &[],
-        };
+        let dropout = AdapterDropout::NONE;
         let (rows, inputs) = x.dims2()?;
         let (outputs, expected) = self.weight.value.dims2()?;
         let is_few = x.device().is_cpu()
@@ -324,7 +291,8 @@ impl Linear {
         if !is_few {
             return Ok(self.forward(x, residual, dropout)?.0);
         }
-        let (xs, w) = (slice::<f32>(x)?, slice::<f32>(&self.weight.value)?);
+        let xs = slice::<f32>(x)?;
+        let w = slice::<f32>(&self.weight.value)?;
         let mut y = few_rows::product_few(&xs, rows, inputs, &w);
         if let Some(added) = start::<f32>(residual, self.bias.as_ref(), rows, outputs)? {
             y.iter_mut().zip(&added).for_each(|(y, x)| *y += x);
@@ -335,7 +303,8 @@ impl Linear {
         tensor(y, (rows, outputs))
     }
 
-    /// Adds to the gradients of what is trained, and returns the gradient of the input where it is wanted.
+    /// `dx = dy W + dropout(dh A)` where it is wanted, with `dh = scale dy B`. Adds `dW = dy^T x`, `db = sum over tokens of dy`,
+    /// `dA = dh^T dropout(x)` and `dB = scale dy^T h` to the gradients of what is trained.
     ///
     /// # Shapes
     /// `dy`: `[tokens, out]`, `x`: `[tokens, in]`, `hidden`: what the forward returned -> `[tokens, in]`
@@ -353,6 +322,7 @@ impl Linear {
             candle_core::bail!("a linear layer of {expected} inputs was given {inputs}");
         }
         expect_shape("the gradient of a linear layer", dy, &[tokens, outputs])?;
+
         match (&self.adapter, hidden) {
             (Some(adapter), Some(hidden)) => expect_shape(
                 "what the adapter's forward left",
@@ -365,13 +335,16 @@ impl Linear {
             ),
             (None, _) => {}
         }
+
         on_cuda!(
             dy.device(),
             crate::ops::cuda::linear::backward(self, dy, x, hidden, dropout, want_input)
         );
+
         with_real!(dy, T => {
-            let (dys, xs, w) = (slice::<T>(dy)?, slice::<T>(x)?, slice::<T>(&self.weight.value)?);
-            let (dys, xs, w): (&[T], &[T], &[T]) = (&dys, &xs, &w);
+            let dys: &[T] = &slice::<T>(dy)?;
+            let xs: &[T] = &slice::<T>(x)?;
+            let w: &[T] = &slice::<T>(&self.weight.value)?;
             let d_out = Matrix::new(dys, tokens, outputs);
             if let Some(gradient) = &self.weight.gradient {
                 write::<T>(gradient, |dw| product(dw, inputs, d_out.t(), Matrix::new(xs, tokens, inputs), 1.0, Into::Accumulate, Threads::All))?;
@@ -384,16 +357,19 @@ impl Linear {
                 None => product_new(d_out, Matrix::new(w, outputs, inputs), 1.0, Threads::All),
                 Some(quantised) => {
                     let dy = fp8::rounded(dy)?;
-                    let (dys, w) = (slice::<T>(&dy)?, slice::<T>(&quantised.transposed)?);
+                    let dys = slice::<T>(&dy)?;
+                    let w = slice::<T>(&quantised.transposed)?;
                     product_new(Matrix::new(&dys, tokens, outputs), Matrix::new(&w, inputs, outputs).t(), 1.0, Threads::All)
                 }
             };
+
             if let (Some(adapter), Some(hidden)) = (&self.adapter, hidden) {
                 let d_hidden = adapter.backward::<T>(dys, outputs, x, hidden, dropout)?;
                 if want_input && dropout.probability == 0.0 {
                     let ranks = adapter.num_ranks();
                     let down = slice::<T>(&adapter.down.value)?;
-                    let (d_hidden, down) = (Matrix::new(&d_hidden, tokens, ranks), Matrix::new(&down, ranks, inputs));
+                    let d_hidden = Matrix::new(&d_hidden, tokens, ranks);
+                    let down = Matrix::new(&down, ranks, inputs);
                     product(&mut dx, inputs, d_hidden, down, 1.0, Into::Accumulate, Threads::All);
                 } else if want_input {
                     let dx = tensor(dx, (tokens, inputs))?;
@@ -401,12 +377,36 @@ impl Linear {
                     return Ok(Some(dx));
                 }
             }
+
             if want_input { tensor(dx, (tokens, inputs)).map(Some) } else { Ok(None) }
         })
     }
+
+    /// As [`Linear::backward`], for an input whose gradient is needed.
+    pub fn backward_to_input(
+        &self,
+        dy: &Tensor,
+        x: &Tensor,
+        hidden: Option<&Tensor>,
+        dropout: AdapterDropout,
+    ) -> Result<Tensor> {
+        match self.backward(dy, x, hidden, dropout, true)? {
+            Some(dx) => Ok(dx),
+            None => {
+                candle_core::bail!("missing gradient: the backward of a linear layer returned none")
+            }
+        }
+    }
 }
 
-/// Copies matrices on a card, each over another of its shape, whose rows may lie apart; all of them at once.
+impl From<&Linear> for Layout {
+    /// The layout that a layer wants for its input and for its output's gradient.
+    fn from(reader: &Linear) -> Self {
+        reader.padding().into()
+    }
+}
+
+/// Copies matrices on a GPU, each over another of its shape, whose rows may lie apart; all of them at once.
 pub fn copy_matrices(copies: &[(Tensor, Tensor)]) -> Result<()> {
     let Some((first, _)) = copies.first() else {
         return Ok(());
@@ -415,7 +415,7 @@ pub fn copy_matrices(copies: &[(Tensor, Tensor)]) -> Result<()> {
         first.device(),
         crate::ops::cuda::linear::copy_matrices(copies)
     );
-    candle_core::bail!("matrices that lie apart are on cards alone")
+    candle_core::bail!("matrices that lie apart are on GPUs alone")
 }
 
 fn quantised(value: &Tensor) -> Result<Weight> {
@@ -423,18 +423,17 @@ fn quantised(value: &Tensor) -> Result<Weight> {
     fp8::quantise(value)
 }
 
-/// What a layer's product is added to: the residual and the bias, where there are any.
+/// Sum that a layer's product is added to: the residual and the bias, where there are any.
 fn start<T: Real>(
     residual: Option<&Tensor>,
     bias: Option<&Weight>,
     tokens: usize,
     outputs: usize,
 ) -> Result<Option<Vec<T>>> {
-    let (past, bias) = (
-        residual.map(slice::<T>).transpose()?,
-        bias.map(|bias| slice::<T>(&bias.value)).transpose()?,
-    );
-    let (past, bias): (Option<&[T]>, Option<&[T]>) = (past.as_deref(), bias.as_deref());
+    let past = residual.map(slice::<T>).transpose()?;
+    let bias = bias.map(|bias| slice::<T>(&bias.value)).transpose()?;
+    let past: Option<&[T]> = past.as_deref();
+    let bias: Option<&[T]> = bias.as_deref();
     if past.is_none() && bias.is_none() {
         return Ok(None);
     }
@@ -486,6 +485,7 @@ impl Adapter {
         let (tokens, inputs) = x.dims2()?;
         let ranks = self.num_ranks();
         let down = slice::<T>(&self.down.value)?;
+
         let mut hidden = vec![T::of(0.0); tokens * ranks];
         for (site, rows) in self.masks(dropout.probability) {
             let dropped = dropout.dropped(x, site)?;
@@ -501,6 +501,7 @@ impl Adapter {
                 Threads::All,
             );
         }
+
         for up in &self.ups {
             let b = slice::<T>(&up.weight.value)?;
             let b = Matrix::new(&b, up.columns.len(), up.ranks.len());
@@ -515,6 +516,7 @@ impl Adapter {
                 Threads::All,
             );
         }
+
         tensor(hidden, (tokens, ranks))
     }
 
@@ -529,8 +531,8 @@ impl Adapter {
     ) -> Result<Vec<T>> {
         let (tokens, inputs) = x.dims2()?;
         let ranks = self.num_ranks();
-        let hidden = slice::<T>(hidden)?;
-        let hidden: &[T] = &hidden;
+        let hidden: &[T] = &slice::<T>(hidden)?;
+
         let mut d_hidden = vec![T::of(0.0); tokens * ranks];
         for up in &self.ups {
             let d_out =
@@ -561,11 +563,11 @@ impl Adapter {
                 Threads::All,
             );
         }
+
         if let Some(gradient) = &self.down.gradient {
             for (site, rows) in self.masks(dropout.probability) {
                 let dropped = dropout.dropped(x, site)?;
-                let xs = slice::<T>(dropped.as_ref().unwrap_or(x))?;
-                let xs: &[T] = &xs;
+                let xs: &[T] = &slice::<T>(dropped.as_ref().unwrap_or(x))?;
                 let d = Matrix::strided(&d_hidden[rows.start..], tokens, rows.len(), ranks);
                 write::<T>(gradient, |da| {
                     product(
@@ -580,6 +582,7 @@ impl Adapter {
                 })?;
             }
         }
+
         Ok(d_hidden)
     }
 

@@ -16,23 +16,32 @@ use crate::ops::cpu::tensor;
 use crate::ops::cpu::vectorised;
 use crate::ops::cpu::with_real;
 use crate::ops::cpu::write;
+use crate::ops::layout::Layout;
 
 /// `x / rms(x) * weight` (Zhang and Sennrich 2019, equation 4).
 ///
 /// # Shapes
-/// `x`: `[tokens, dim]`, `weight`: `[dim]` -> `[tokens, dim]`, with `room` behind every row (see [`Linear::room`](crate::ops::linear::Linear::room)),
-/// and the inverse root mean squares `[tokens]`
-pub fn rms_norm(x: &Tensor, weight: &Tensor, eps: f64, room: usize) -> Result<(Tensor, Tensor)> {
+/// `x`: `[tokens, dim]`, `weight`: `[dim]` -> `[tokens, dim]`, laid out for the layer that reads it, and the inverse root mean squares
+/// `[tokens]`
+pub fn rms_norm(
+    x: &Tensor,
+    weight: &Tensor,
+    eps: f64,
+    reader: impl Into<Layout>,
+) -> Result<(Tensor, Tensor)> {
     let (tokens, dim) = x.dims2()?;
+    let layout = reader.into();
     expect_shape("the weight of the norm", weight, &[dim])?;
+
     on_cuda!(
         x.device(),
-        crate::ops::cuda::norm::rms_norm(x, weight, eps, room)
+        crate::ops::cuda::norm::rms_norm(x, weight, eps, layout.padding)
     );
-    let _ = room; // Rows on the CPU have none.
+
+    let _ = layout; // Rows on the CPU have no padding.
     with_real!(x, T => {
-        let (xs, w) = (slice::<T>(x)?, slice::<T>(weight)?);
-        let (xs, w): (&[T], &[T]) = (&xs, &w);
+        let xs: &[T] = &slice::<T>(x)?;
+        let w: &[T] = &slice::<T>(weight)?;
         let mut y = vec![T::of(0.0); tokens * dim];
         let mut inverse = vec![T::of(0.0); tokens];
         for_rows2(
@@ -55,25 +64,30 @@ pub fn rms_norm(x: &Tensor, weight: &Tensor, eps: f64, room: usize) -> Result<(T
     })
 }
 
-/// The output of [`rms_norm`] once more, from its saved statistics, with `room` behind every row. The same padding as in the forward lets the
-/// layer that reads it multiply in the same way, so that gradients have the same bits.
+/// The output of [`rms_norm`] once more, from its saved statistics. The reader of the forward multiplies it in the same way, so that
+/// gradients have the same bits.
 pub fn rms_norm_again(
     x: &Tensor,
     weight: &Tensor,
     inverse: &Tensor,
-    room: usize,
+    reader: impl Into<Layout>,
 ) -> Result<Tensor> {
     let (tokens, dim) = x.dims2()?;
+    let layout = reader.into();
     expect_shape("the weight of the norm", weight, &[dim])?;
     expect_shape("the statistics of the norm", inverse, &[tokens])?;
+
     on_cuda!(
         x.device(),
-        crate::ops::cuda::norm::rms_norm_again(x, weight, inverse, room)
+        crate::ops::cuda::norm::rms_norm_again(x, weight, inverse, layout.padding)
     );
-    let _ = room; // Rows on the CPU have none.
+
+    let _ = layout; // Rows on the CPU have no padding.
     with_real!(x, T => {
-        let (xs, w, r) = (slice::<T>(x)?, slice::<T>(weight)?, slice::<T>(inverse)?);
-        let (xs, w, r): (&[T], &[T], &[T]) = (&xs, &w, &r);
+        let xs: &[T] = &slice::<T>(x)?;
+        let w: &[T] = &slice::<T>(weight)?;
+        let r: &[T] = &slice::<T>(inverse)?;
+
         let y = new_rows(
             tokens,
             dim,
@@ -85,6 +99,7 @@ pub fn rms_norm_again(
                 }
             },
         );
+
         tensor(y, (tokens, dim))
     })
 }
@@ -95,7 +110,8 @@ pub fn rms_norm_again(
 /// With r = 1 / rms and g = weight * dy: dx = r g - x r^3 mean(g x); dw = sum over tokens of dy x r.
 ///
 /// # Shapes
-/// `dy`, `x`, `residual`: `[tokens, dim]`; `inverse`: `[tokens]`; `weight`, `d_weight`: `[dim]` -> `[tokens, dim]`, with `room` behind every row
+/// `dy`, `x`, `residual`: `[tokens, dim]`; `inverse`: `[tokens]`; `weight`, `d_weight`: `[dim]` -> `[tokens, dim]`, laid out for the
+/// layer that reads it
 pub fn rms_norm_backward(
     dy: &Tensor,
     x: &Tensor,
@@ -103,27 +119,44 @@ pub fn rms_norm_backward(
     inverse: &Tensor,
     residual: Option<&Tensor>,
     d_weight: Option<&Tensor>,
-    room: usize,
+    reader: impl Into<Layout>,
 ) -> Result<Tensor> {
     let (tokens, dim) = x.dims2()?;
+    let layout = reader.into();
     check_backward(dy, x, weight, residual, d_weight)?;
     expect_shape("the statistics of the norm", inverse, &[tokens])?;
+
     on_cuda!(
         x.device(),
-        crate::ops::cuda::norm::rms_norm_backward(dy, x, weight, inverse, residual, d_weight, room)
+        crate::ops::cuda::norm::rms_norm_backward(
+            dy,
+            x,
+            weight,
+            inverse,
+            residual,
+            d_weight,
+            layout.padding
+        )
     );
-    let _ = room; // Rows on the CPU have none.
+
+    let _ = layout; // Rows on the CPU have no padding.
     with_real!(x, T => {
-        let (dys, xs, w, r) = (slice::<T>(dy)?, slice::<T>(x)?, slice::<T>(weight)?, slice::<T>(inverse)?);
-        let (dys, xs, w, r): (&[T], &[T], &[T], &[T]) = (&dys, &xs, &w, &r);
+        let dys: &[T] = &slice::<T>(dy)?;
+        let xs: &[T] = &slice::<T>(x)?;
+        let w: &[T] = &slice::<T>(weight)?;
+        let r: &[T] = &slice::<T>(inverse)?;
         let past = residual.map(slice::<T>).transpose()?;
         let past: Option<&[T]> = past.as_deref();
+
         let dx = new_rows(
             tokens,
             dim,
             #[inline(always)]
             |row, dx: &mut [T]| {
-                let (dy, x, w, r) = (&dys[row * dim..][..dim], &xs[row * dim..][..dim], &w[..dim], r[row]);
+                let dy = &dys[row * dim..][..dim];
+                let x = &xs[row * dim..][..dim];
+                let w = &w[..dim];
+                let r = r[row];
                 let along = sum_over(dim, |i| dy[i] * w[i] * x[i]) * r * r * r / T::of(dim as f64);
                 for (((dx, &dy), &x), &w) in dx.iter_mut().zip(dy).zip(x).zip(w) {
                     *dx = dy * w * r - x * along;
@@ -131,6 +164,7 @@ pub fn rms_norm_backward(
                 add_row(dx, past, row);
             },
         );
+
         if let Some(d_weight) = d_weight {
             write::<T>(d_weight, |dw| {
                 column_sums(
@@ -138,7 +172,9 @@ pub fn rms_norm_backward(
                     tokens,
                     #[inline(always)]
                     |row, columns, dw| {
-                        let (dy, x, r) = (&dys[row * dim..][columns.clone()], &xs[row * dim..][columns], r[row]);
+                        let dy = &dys[row * dim..][columns.clone()];
+                        let x = &xs[row * dim..][columns];
+                        let r = r[row];
                         for ((dw, &dy), &x) in dw.iter_mut().zip(dy).zip(x) {
                             *dw += dy * x * r;
                         }
@@ -146,6 +182,7 @@ pub fn rms_norm_backward(
                 );
             })?;
         }
+
         tensor(dx, (tokens, dim))
     })
 }
@@ -168,15 +205,16 @@ pub fn layer_norm(
     eps: f64,
 ) -> Result<(Tensor, LayerNormStatistics)> {
     let (tokens, dim) = x.dims2()?;
+
     on_cuda!(x.device(), {
         expect_shape("the weight of the norm", weight, &[dim])?;
         expect_shape("the bias of the norm", bias, &[dim])?;
         let (y, mean, inverse) = crate::ops::cuda::norm::layer_norm(x, weight, bias, eps)?;
         Ok((y, LayerNormStatistics { mean, inverse }))
     });
+
     with_real!(x, T => {
-        let xs = slice::<T>(x)?;
-        let xs: &[T] = &xs;
+        let xs: &[T] = &slice::<T>(x)?;
         let mut mean = vec![T::of(0.0); tokens];
         let mut inverse = vec![T::of(0.0); tokens];
         mean.par_iter_mut().zip(&mut inverse).enumerate().for_each(|(row, (mean, inverse))| {
@@ -208,6 +246,7 @@ pub fn layer_norm_again(
     expect_shape("the weight of the norm", weight, &[dim])?;
     expect_shape("the bias of the norm", bias, &[dim])?;
     expect_shape("the statistics of the norm", &statistics.mean, &[tokens])?;
+
     on_cuda!(
         x.device(),
         crate::ops::cuda::norm::layer_norm_again(
@@ -218,21 +257,27 @@ pub fn layer_norm_again(
             &statistics.inverse
         )
     );
+
     with_real!(x, T => {
-        let (xs, w, b) = (slice::<T>(x)?, slice::<T>(weight)?, slice::<T>(bias)?);
-        let (mean, r) = (slice::<T>(&statistics.mean)?, slice::<T>(&statistics.inverse)?);
-        let (xs, w, b, mean, r): (&[T], &[T], &[T], &[T], &[T]) = (&xs, &w, &b, &mean, &r);
+        let xs: &[T] = &slice::<T>(x)?;
+        let w: &[T] = &slice::<T>(weight)?;
+        let b: &[T] = &slice::<T>(bias)?;
+        let mean: &[T] = &slice::<T>(&statistics.mean)?;
+        let r: &[T] = &slice::<T>(&statistics.inverse)?;
+
         let y = new_rows(
             tokens,
             dim,
             #[inline(always)]
             |row, y: &mut [T]| {
-                let (mean, r) = (mean[row], r[row]);
+                let mean = mean[row];
+                let r = r[row];
                 for (((y, &x), &w), &b) in y.iter_mut().zip(&xs[row * dim..]).zip(w).zip(b) {
                     *y = (x - mean) * r * w + b;
                 }
             },
         );
+
         tensor(y, (tokens, dim))
     })
 }
@@ -260,6 +305,7 @@ pub fn layer_norm_backward(
     if let Some((_, d_bias)) = gradients {
         expect_shape("the gradient of the norm's bias", d_bias, &[dim])?;
     }
+
     on_cuda!(
         x.device(),
         crate::ops::cuda::norm::layer_norm_backward(
@@ -271,18 +317,26 @@ pub fn layer_norm_backward(
             gradients
         )
     );
+
     with_real!(x, T => {
-        let (dys, xs, w) = (slice::<T>(dy)?, slice::<T>(x)?, slice::<T>(weight)?);
-        let (mean, r) = (slice::<T>(&statistics.mean)?, slice::<T>(&statistics.inverse)?);
-        let (dys, xs, w, mean, r): (&[T], &[T], &[T], &[T], &[T]) = (&dys, &xs, &w, &mean, &r);
+        let dys: &[T] = &slice::<T>(dy)?;
+        let xs: &[T] = &slice::<T>(x)?;
+        let w: &[T] = &slice::<T>(weight)?;
+        let mean: &[T] = &slice::<T>(&statistics.mean)?;
+        let r: &[T] = &slice::<T>(&statistics.inverse)?;
         let past = residual.map(slice::<T>).transpose()?;
         let past: Option<&[T]> = past.as_deref();
+
         let dx = new_rows(
             tokens,
             dim,
             #[inline(always)]
             |row, dx: &mut [T]| {
-                let (dy, x, w, mean, r) = (&dys[row * dim..][..dim], &xs[row * dim..][..dim], &w[..dim], mean[row], r[row]);
+                let dy = &dys[row * dim..][..dim];
+                let x = &xs[row * dim..][..dim];
+                let w = &w[..dim];
+                let mean = mean[row];
+                let r = r[row];
                 let n = T::of(dim as f64);
                 let level = sum_over(dim, |i| dy[i] * w[i]) / n;
                 let along = sum_over(dim, |i| dy[i] * w[i] * (x[i] - mean)) * r / n;
@@ -292,6 +346,7 @@ pub fn layer_norm_backward(
                 add_row(dx, past, row);
             },
         );
+
         if let Some((d_weight, d_bias)) = gradients {
             write::<T>(d_weight, |dw| {
                 column_sums(
@@ -299,7 +354,10 @@ pub fn layer_norm_backward(
                     tokens,
                     #[inline(always)]
                     |row, columns, dw| {
-                        let (dy, x, mean, r) = (&dys[row * dim..][columns.clone()], &xs[row * dim..][columns], mean[row], r[row]);
+                        let dy = &dys[row * dim..][columns.clone()];
+                        let x = &xs[row * dim..][columns];
+                        let mean = mean[row];
+                        let r = r[row];
                         for ((dw, &dy), &x) in dw.iter_mut().zip(dy).zip(x) {
                             *dw += dy * (x - mean) * r;
                         }
@@ -308,6 +366,7 @@ pub fn layer_norm_backward(
             })?;
             write::<T>(d_bias, |db| add_rows(db, tokens, dys))?;
         }
+
         tensor(dx, (tokens, dim))
     })
 }

@@ -10,7 +10,7 @@ use crate::ops::cpu::tensor;
 use crate::ops::cpu::with_real;
 use crate::ops::cpu::write;
 
-/// Cosines and sines of a batch's positions, `[tokens, head_dim / 2]` each, on a card in `f32`.
+/// Cosines and sines of a batch's positions, `[tokens, head_dim / 2]` each, on a GPU in `f32`.
 #[derive(Clone, Debug)]
 pub struct Rotary {
     cos: Tensor,
@@ -72,6 +72,7 @@ impl Rotary {
     fn rotate(&self, x: &Tensor, num_heads: usize, direction: f64) -> Result<()> {
         let (tokens, width) = x.dims2()?;
         let half = self.head_dim / 2;
+
         if tokens != self.cos.dims()[0] || num_heads * self.head_dim > width {
             let found = self.cos.dims()[0];
             candle_core::bail!(
@@ -79,24 +80,29 @@ impl Rotary {
                 self.head_dim
             );
         }
+
         on_cuda!(
             x.device(),
             crate::ops::cuda::rotary::rotate(x, &self.cos, &self.sin, num_heads, direction)
         );
+
         with_real!(x, T => {
-            let (cos, sin) = (slice::<T>(&self.cos)?, slice::<T>(&self.sin)?);
-            let (cos, sin): (&[T], &[T]) = (&cos, &sin);
+            let cos: &[T] = &slice::<T>(&self.cos)?;
+            let sin: &[T] = &slice::<T>(&self.sin)?;
             write::<T>(x, |values| {
                 for_rows(
                     values,
                     width,
                     #[inline(always)]
                     |row, values| {
-                        let (cos, sin) = (&cos[row * half..][..half], &sin[row * half..][..half]);
+                        let cos = &cos[row * half..][..half];
+                        let sin = &sin[row * half..][..half];
                         for head in values[..num_heads * self.head_dim].chunks_exact_mut(self.head_dim) {
                             let (first, second) = head.split_at_mut(half);
                             for (((first, second), &cos), &sin) in first.iter_mut().zip(second).zip(cos).zip(sin) {
-                                let (a, b, s) = (*first, *second, sin * T::of(direction));
+                                let a = *first;
+                                let b = *second;
+                                let s = sin * T::of(direction);
                                 *first = a * cos - b * s;
                                 *second = b * cos + a * s;
                             }

@@ -23,8 +23,7 @@ pub fn gather(table: &Tensor, ids: &[u32]) -> Result<Tensor> {
     check(table, ids)?;
     on_cuda!(table.device(), crate::ops::cuda::rows::gather(table, ids));
     with_real!(table, T => {
-        let values = slice::<T>(table)?;
-        let values: &[T] = &values;
+        let values: &[T] = &slice::<T>(table)?;
         let out = new_rows(ids.len(), dim, |row, out: &mut [T]| out.copy_from_slice(&values[ids[row] as usize * dim..][..dim]));
         tensor(out, (ids.len(), dim))
     })
@@ -43,8 +42,7 @@ pub fn scatter_add(d_table: &Tensor, ids: &[u32], d_rows: &Tensor) -> Result<()>
         crate::ops::cuda::rows::scatter_add(d_table, ids, d_rows)
     );
     with_real!(d_rows, T => {
-        let d_rows = slice::<T>(d_rows)?;
-        let d_rows: &[T] = &d_rows;
+        let d_rows: &[T] = &slice::<T>(d_rows)?;
         write::<T>(d_table, |table| {
             for (row, &id) in d_rows.chunks_exact(dim).zip(ids) {
                 for (sum, &d) in table[id as usize * dim..][..dim].iter_mut().zip(row) {
@@ -68,8 +66,7 @@ pub fn overwrite(target: &Tensor, ids: &[u32], source: &Tensor) -> Result<()> {
         crate::ops::cuda::rows::overwrite(target, ids, source)
     );
     with_real!(source, T => {
-        let source = slice::<T>(source)?;
-        let source: &[T] = &source;
+        let source: &[T] = &slice::<T>(source)?;
         write::<T>(target, |target| {
             for (row, &id) in source.chunks_exact(dim).zip(ids) {
                 target[id as usize * dim..][..dim].copy_from_slice(row);
@@ -90,7 +87,9 @@ pub fn copy_columns(
     rows: Range<usize>,
     first_column: usize,
 ) -> Result<()> {
-    let ((capacity, width), (num_rows, source_width)) = (target.dims2()?, source.dims2()?);
+    let (capacity, width) = target.dims2()?;
+    let (num_rows, source_width) = source.dims2()?;
+
     if rows.start > rows.end
         || rows.end > num_rows
         || first_row + rows.len() > capacity
@@ -102,10 +101,12 @@ pub fn copy_columns(
             target.dims()
         );
     }
+
     on_cuda!(
         target.device(),
         crate::ops::cuda::rows::copy_columns(target, first_row, source, rows, first_column)
     );
+
     with_real!(source, T => {
         let source = slice::<T>(source)?;
         write::<T>(target, |target| {
@@ -150,8 +151,7 @@ pub fn pool_pairs(x: &Tensor, segments: &[usize]) -> Result<Tensor> {
     let firsts = firsts_of_pairs(segments);
     on_cuda!(x.device(), crate::ops::cuda::rows::pool_pairs(x, &firsts));
     with_real!(x, T => {
-        let xs = slice::<T>(x)?;
-        let xs: &[T] = &xs;
+        let xs: &[T] = &slice::<T>(x)?;
         let out = new_rows(
             firsts.len(),
             dim,
@@ -223,8 +223,7 @@ pub fn add_to(a: &Tensor, b: &Tensor) -> Result<()> {
     expect_shape("what is added", b, a.dims())?;
     on_cuda!(a.device(), crate::ops::cuda::rows::add_to(a, b));
     with_real!(a, T => {
-        let b = slice::<T>(b)?;
-        let b: &[T] = &b;
+        let b: &[T] = &slice::<T>(b)?;
         write::<T>(a, |a| {
             for_stretches(
                 a,

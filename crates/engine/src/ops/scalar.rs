@@ -1,4 +1,4 @@
-//! Numbers that stay where they were computed until they are read: on a card, what is asked for in between does not wait for them.
+//! Numbers that stay where they were computed until they are read: on a GPU, what is asked for in between does not wait for them.
 
 use candle_core::DType;
 use candle_core::Device;
@@ -59,9 +59,9 @@ impl Scalar {
 
 /// Numbers on their way to the host.
 pub enum Reading {
-    /// They are there.
+    /// Numbers that are there.
     There(Vec<Vec<f64>>),
-    /// They come from a card.
+    /// Numbers on their way from a GPU.
     #[cfg(feature = "cuda")]
     OnCard(crate::ops::cuda::scalar::Reading),
 }
@@ -77,7 +77,7 @@ impl Reading {
     }
 }
 
-/// Begins to read tensors of one device, `[numbers]` each, in `f32` or `f64`. What is asked of a card after it delays nothing of it.
+/// Begins to read tensors of one device, `[numbers]` each, in `f32` or `f64`. What is asked of a GPU after it delays nothing of it.
 pub fn read(tensors: &[&Tensor]) -> Result<Reading> {
     #[cfg(feature = "cuda")]
     if let Some(first) = tensors.first().filter(|first| first.device().is_cuda()) {

@@ -17,8 +17,8 @@ use crate::ops::gemm::Into;
 use crate::ops::gemm::Matrix;
 use crate::ops::gemm::Threads;
 use crate::ops::gemm::product;
-use crate::ops::linear::Weight;
 use crate::ops::norm::add_rows;
+use crate::ops::weight::Weight;
 
 /// Kernel and stride of a convolution, both in rows.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -57,11 +57,13 @@ pub fn convolve(
     }
     let total: usize = lens.iter().map(|&len| window.num_outputs(len)).sum();
     with_real!(x, T => {
-        let (xs, w) = (slice::<T>(x)?, slice::<T>(&weight.value)?);
-        let (xs, w): (&[T], &[T]) = (&xs, &w);
+        let xs: &[T] = &slice::<T>(x)?;
+        let w: &[T] = &slice::<T>(&weight.value)?;
         let taps = Matrix::new(w, outputs, window.kernel * inputs).t();
+
         let mut y = vec![T::of(0.0); total * outputs];
-        let (mut from, mut to) = (0, 0);
+        let mut from = 0;
+        let mut to = 0;
         for &len in lens {
             let rows = window.num_outputs(len);
             let clip = &xs[from * inputs..][..len * inputs];
@@ -70,9 +72,9 @@ pub fn convolve(
             from += len;
             to += rows;
         }
+
         if let Some(bias) = bias {
-            let bias = slice::<T>(&bias.value)?;
-            let bias: &[T] = &bias;
+            let bias: &[T] = &slice::<T>(&bias.value)?;
             for_rows(
                 &mut y,
                 outputs,
@@ -80,6 +82,7 @@ pub fn convolve(
                 |_, y: &mut [T]| y.iter_mut().zip(bias).for_each(|(y, &b)| *y += b),
             );
         }
+
         tensor(y, (total, outputs))
     })
 }
@@ -102,11 +105,13 @@ pub fn convolve_backward(
     expect_shape("the gradient of a convolution", dy, &[total, outputs])?;
     let Window { kernel, stride } = window;
     with_real!(x, T => {
-        let (dys, xs, w) = (slice::<T>(dy)?, slice::<T>(x)?, slice::<T>(&weight.value)?);
-        let (dys, xs, w): (&[T], &[T], &[T]) = (&dys, &xs, &w);
+        let dys: &[T] = &slice::<T>(dy)?;
+        let xs: &[T] = &slice::<T>(x)?;
+        let w: &[T] = &slice::<T>(&weight.value)?;
         if let Some(gradient) = bias.and_then(|bias| bias.gradient.as_ref()) {
             write::<T>(gradient, |db| add_rows(db, total, dys))?;
         }
+
         if let Some(gradient) = &weight.gradient {
             write::<T>(gradient, |dw| {
                 for (clip, d_out) in clips(lens, window, xs, inputs, dys, outputs) {
@@ -117,9 +122,11 @@ pub fn convolve_backward(
                 }
             })?;
         }
+
         if !want_input {
             return Ok(None);
         }
+
         let mut dx = vec![T::of(0.0); xs.len()];
         let mut start = 0;
         for (clip, d_out) in clips(lens, window, xs, inputs, dys, outputs) {
@@ -134,6 +141,7 @@ pub fn convolve_backward(
             }
             start += clip.len();
         }
+
         tensor(dx, x.shape()).map(Some)
     })
 }

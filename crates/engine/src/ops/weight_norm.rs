@@ -9,7 +9,7 @@ use crate::ops::cpu::slice;
 use crate::ops::cpu::tensor;
 use crate::ops::cpu::with_real;
 use crate::ops::cpu::write;
-use crate::ops::linear::Weight;
+use crate::ops::weight::Weight;
 
 /// Direction and length of the weights.
 #[derive(Clone, Debug)]
@@ -25,8 +25,8 @@ impl WeightNorm {
     pub fn weight(&self) -> Result<Tensor> {
         let (outputs, width, kernel) = self.sizes()?;
         with_real!(self.direction.value, T => {
-            let (v, g) = (slice::<T>(&self.direction.value)?, slice::<T>(&self.length.value)?);
-            let (v, g): (&[T], &[T]) = (&v, &g);
+            let v: &[T] = &slice::<T>(&self.direction.value)?;
+            let g: &[T] = &slice::<T>(&self.length.value)?;
             let norms = norms(v, width, kernel);
             let mut w = v.to_vec();
             for row in w.chunks_exact_mut(width) {
@@ -58,15 +58,18 @@ impl WeightNorm {
         };
         let taps = width / kernel;
         with_real!(d_weight, T => {
-            let (dw, v, g) = (slice::<T>(d_weight)?, slice::<T>(&self.direction.value)?, slice::<T>(&self.length.value)?);
-            let (dw, v, g): (&[T], &[T], &[T]) = (&dw, &v, &g);
+            let dw: &[T] = &slice::<T>(d_weight)?;
+            let v: &[T] = &slice::<T>(&self.direction.value)?;
+            let g: &[T] = &slice::<T>(&self.length.value)?;
             let norms = norms(v, width, kernel);
+
             let mut along = vec![0.0f64; kernel];
             for (dw, v) in dw.chunks_exact(width).zip(v.chunks_exact(width)) {
                 for ((dw, v), along) in dw.chunks_exact(taps).zip(v.chunks_exact(taps)).zip(&mut along) {
                     *along += dw.iter().zip(v).map(|(dw, v)| dw.wide() * v.wide()).sum::<f64>();
                 }
             }
+
             write::<T>(d_length, |d| {
                 for ((d, along), norm) in d.iter_mut().zip(&along).zip(&norms) {
                     *d += T::of(along / norm);

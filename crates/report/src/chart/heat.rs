@@ -11,6 +11,7 @@ use crate::chart::svg::TEXT_SIZE;
 use crate::chart::svg::n;
 use crate::sections::measure::fit;
 use crate::sections::measure::text_width;
+use maqam_metrics::classify::UNPARSED;
 
 /// One cell.
 #[derive(Clone, Debug, Default, PartialEq)]
@@ -75,7 +76,7 @@ impl HeatMap {
             columns: labels
                 .iter()
                 .cloned()
-                .chain(std::iter::once("unparsed".to_owned()))
+                .chain(std::iter::once(UNPARSED.to_owned()))
                 .collect(),
             cells: counts.iter().map(row).collect(),
             row_title: "reference".to_owned(),

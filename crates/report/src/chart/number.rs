@@ -1,5 +1,7 @@
 //! Numbers as people read them: counts in groups of three, percentages, durations, nothing longer than it is exact.
 
+use maqam_metrics::Scale;
+
 /// Between groups of three digits; no line breaks at it.
 const THIN_SPACE: char = '\u{202f}';
 /// What stands where there is no number.
@@ -20,6 +22,15 @@ pub enum Unit {
 }
 
 impl Unit {
+    /// The unit in which scores of a metric are shown.
+    pub fn of(scale: Scale) -> Self {
+        match scale {
+            Scale::Share => Self::Percent,
+            Scale::Points => Self::Points,
+            Scale::Plain => Self::Plain,
+        }
+    }
+
     /// The number as text, without the unit's sign.
     pub fn format(self, value: f64) -> String {
         match self {

@@ -1,5 +1,7 @@
 //! Text from data made safe for where it is put: XML and HTML, Markdown, LaTeX, addresses of files.
 
+use crate::chart::svg::is_right_to_left;
+
 /// Text for the content or an attribute of an XML or HTML element.
 ///
 /// Characters that XML 1.0 forbids become U+FFFD, so that a control character in an answer never breaks a page.
@@ -18,6 +20,17 @@ pub fn xml(text: &str) -> String {
         }
     }
     safe
+}
+
+/// A name as part of a longer text of another direction: `منهج, no audio`.
+///
+/// A name with right-to-left letters stands between Unicode's isolates (UAX 9), so that it moves nothing beside it.
+pub fn isolated(name: &str) -> String {
+    if name.chars().any(is_right_to_left) {
+        format!("\u{2068}{name}\u{2069}")
+    } else {
+        name.to_owned()
+    }
 }
 
 /// Text for a cell of a Markdown table: one line, nothing in it read as markup.

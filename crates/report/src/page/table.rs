@@ -291,8 +291,13 @@ impl Table {
         let all: Vec<usize> = (0..self.columns.len()).collect();
         let pieces = self.pieces();
         if pieces.len() == 1 {
+            let class = if self.is_dense() {
+                "scroll dense"
+            } else {
+                "scroll"
+            };
             return format!(
-                "<div class=\"scroll\" tabindex=\"0\">\n{}</div>\n",
+                "<div class=\"{class}\" tabindex=\"0\">\n{}</div>\n",
                 self.html_of(&all)
             );
         }
@@ -306,6 +311,16 @@ impl Table {
     /// Whether the table is wider than a printed page.
     pub fn is_wide(&self) -> bool {
         self.pieces().len() > 1
+    }
+
+    /// Whether the table is wider than a screen's column, so that intervals and differences go below their scores there too.
+    fn is_dense(&self) -> bool {
+        let widths = (0..self.columns.len()).map(|column| {
+            let cells = self.rows.iter().filter_map(|row| row.get(column));
+            let widest = cells.map(line_width).fold(0.0, f64::max);
+            widest.max(text_width(&self.columns[column].name, SCREEN_SIZE)) + SPACE
+        });
+        widths.sum::<f64>() > SCREEN
     }
 
     /// The columns of each piece that fits on a printed page: the first columns of words in each, the others divided between them.
@@ -491,7 +506,13 @@ fn cell_width(cell: &Cell) -> f64 {
     match cell {
         Cell::Empty => text_width(NOTHING, PRINTED_SIZE),
         Cell::Text(text) | Cell::Code(text) if text.chars().count() > LONG => WRAPPED,
-        Cell::Text(text) | Cell::Code(text) => text_width(text, PRINTED_SIZE),
+        Cell::Text(text) | Cell::Code(text) => {
+            let words = text.split([' ', '-']);
+            let longest_word = words
+                .map(|word| text_width(word, PRINTED_SIZE))
+                .fold(0.0, f64::max);
+            text_width(text, PRINTED_SIZE).min(longest_word.max(NARROWEST))
+        }
         Cell::Curve(_) => 90.0,
         Cell::Score(score) => {
             let number = score.unit.format(score.value) + score.own_marks();
@@ -503,6 +524,32 @@ fn cell_width(cell: &Cell) -> f64 {
         }
     }
 }
+
+/// Width of a cell on a screen in one line, in pixels.
+fn line_width(cell: &Cell) -> f64 {
+    match cell {
+        Cell::Score(score) => {
+            let number = score.unit.format(score.value) + score.own_marks();
+            let beside = [score.interval_text(), score.difference_text()];
+            std::iter::once(number)
+                .chain(beside.into_iter().flatten())
+                .map(|text| text_width(&text, SCREEN_SIZE) + WORD_SPACE)
+                .sum()
+        }
+        Cell::Text(text) | Cell::Code(text) if text.chars().count() <= LONG => {
+            text_width(text, SCREEN_SIZE)
+        }
+        other => cell_width(other),
+    }
+}
+
+/// Width of a column of words on paper that its words can be broken to, in pixels.
+const NARROWEST: f64 = 96.0;
+
+/// Width of a page's column on a large screen, its size of letters and its space between words, in pixels.
+const SCREEN: f64 = 815.0;
+const SCREEN_SIZE: f64 = 14.0;
+const WORD_SPACE: f64 = 4.0;
 
 /// Width that wrapped text takes on paper, in pixels.
 const WRAPPED: f64 = 170.0;
@@ -615,6 +662,53 @@ mod tests {
             "on a screen and on paper"
         );
         assert!(!table().is_wide());
+    }
+
+    #[test]
+    fn words_wrap_before_a_table_is_divided() {
+        let columns = vec![
+            Column::text("set, metric"),
+            Column::text("system"),
+            Column::text("better than"),
+            Column::number("score"),
+            Column::number("difference"),
+            Column::text("answer"),
+        ];
+        let mut tests = Table::new("t", "T", "", columns);
+        tests.row(
+            false,
+            [
+                "dialects · accuracy % ↑",
+                "a-long-name-for-a-system",
+                "the commonest label, “MSA”",
+                "38.0",
+                "−61.5 [−119.8, −3.2]",
+                "not significant",
+            ]
+            .map(Cell::text)
+            .into(),
+        );
+        assert!(!tests.is_wide());
+        assert!(tests.html().starts_with("<div class=\"scroll\""));
+
+        let score = || {
+            Cell::Score(Score {
+                interval: Interval::new(0.1, 0.2),
+                ..Score::new(0.15, Unit::Percent)
+            })
+        };
+        let mut columns = vec![Column::text("system")];
+        columns.extend((0..6).map(|i| Column::number(format!("score {i}"))));
+        let mut dense = Table::new("t", "T", "", columns);
+        let name = Cell::text("a-long-name-for-a-system");
+        dense.row(
+            false,
+            std::iter::once(name)
+                .chain((0..6).map(|_| score()))
+                .collect(),
+        );
+        assert!(!dense.is_wide());
+        assert!(dense.html().starts_with("<div class=\"scroll dense\""));
     }
 
     #[test]

@@ -10,6 +10,7 @@ use crate::rescore;
 use crate::standing;
 use crate::uncertainty::Uncertainty;
 use maqam_base::error::Result;
+use maqam_metrics::Family;
 use maqam_metrics::Tally;
 use maqam_records::prediction::Prediction;
 use maqam_records::run_folder::Run;
@@ -117,7 +118,7 @@ impl<'a> Chapter<'a> {
     /// The scores of a set that are computed from its texts and labels, in their order.
     pub fn metrics_of(&self, set: &str) -> Vec<Metric> {
         let is_of_set =
-            |metric: &Metric| metric.set.as_deref() == Some(set) && metric.name != "loss";
+            |metric: &Metric| metric.set.as_deref() == Some(set) && metric.family != Family::Loss;
         self.metrics().into_iter().filter(is_of_set).collect()
     }
 

@@ -6,12 +6,12 @@ use crate::chart::lines::Level;
 use crate::chart::lines::LineChart;
 use crate::chart::lines::Series;
 use crate::chart::scale::Axis;
-use crate::metric::Family;
 use crate::metric::Metric;
 use crate::page::Block;
 use crate::page::Section;
 use crate::sections::chapter::Chapter;
 use crate::sections::chapter::steps_axis;
+use maqam_metrics::Family;
 use maqam_records::curves::Log;
 use maqam_records::track::window;
 
@@ -116,10 +116,7 @@ fn scores_by_step(chapter: &Chapter) -> Option<Figure> {
     let metrics = chapter.metrics();
     let mut panels: Vec<(String, LineChart)> = Vec::new();
     let mut sets: Vec<&Option<String>> = Vec::new();
-    for metric in metrics
-        .iter()
-        .filter(|metric| metric.name != "loss" && metric.family != Family::Failure)
-    {
+    for metric in metrics.iter().filter(|metric| metric.family.is_quality()) {
         if !sets.contains(&&metric.set) {
             sets.push(&metric.set);
         }
@@ -127,9 +124,7 @@ fn scores_by_step(chapter: &Chapter) -> Option<Figure> {
     for set in sets {
         let of_set: Vec<&Metric> = metrics
             .iter()
-            .filter(|metric| {
-                metric.set == *set && metric.name != "loss" && metric.family != Family::Failure
-            })
+            .filter(|metric| metric.set == *set && metric.family.is_quality())
             .collect();
         // Scores of another unit than the first would need an axis of their own.
         let shown: Vec<&Metric> = of_set
@@ -145,7 +140,7 @@ fn scores_by_step(chapter: &Chapter) -> Option<Figure> {
     }
     let losses: Vec<&Metric> = metrics
         .iter()
-        .filter(|metric| metric.name == "loss")
+        .filter(|metric| metric.family == Family::Loss)
         .collect();
     if !losses.is_empty() {
         let series = losses.iter().map(|metric| {

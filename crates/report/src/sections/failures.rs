@@ -7,26 +7,19 @@ use crate::chart::lines::LineChart;
 use crate::chart::lines::Series;
 use crate::chart::number::Unit;
 use crate::chart::scale::Axis;
-use crate::metric::Family;
 use crate::metric::Metric;
 use crate::rescore;
 use crate::sections::chapter::Chapter;
 use crate::sections::chapter::steps_axis;
 use crate::sections::curves::recoloured;
 use maqam_base::error::Result;
+use maqam_metrics::Definition;
+use maqam_metrics::Family;
+use maqam_metrics::Kind as TaskKind;
+use maqam_metrics::Place;
+use maqam_metrics::registry;
 use maqam_records::prediction;
 use maqam_records::prediction::Prediction;
-
-/// What can be wrong with an answer that is a text.
-const OF_TEXTS: [&str; 5] = [
-    "hit_limit",
-    "repetition",
-    "wrong_script",
-    "insertion_share",
-    "length_ratio",
-];
-/// What can be wrong with an answer that is a label.
-const OF_LABELS: [&str; 2] = ["hit_limit", "unparsed"];
 
 /// One kind of failure: each set's share of it, by step.
 struct Kind {
@@ -48,12 +41,7 @@ pub fn figure(chapter: &Chapter) -> Result<Option<Figure>> {
             }
         }
     }
-    let order = |kind: &Kind| {
-        OF_TEXTS
-            .iter()
-            .chain(&OF_LABELS)
-            .position(|name| *name == kind.metric.name)
-    };
+    let order = |kind: &Kind| registry::all().position(|known| known.name == kind.metric.name);
     kinds.sort_by_key(order);
     let panels: Vec<(String, Chart)> = kinds
         .iter()
@@ -75,15 +63,21 @@ fn failures(chapter: &Chapter, set: &str, rows: &[Prediction]) -> Vec<(Metric, f
         .metrics_of(set)
         .iter()
         .any(|metric| metric.family == Family::Classification);
-    let names = if is_labels {
-        &OF_LABELS[..]
-    } else {
-        &OF_TEXTS[..]
-    };
-    let metrics = names.iter().map(|name| Metric::of(name));
+    let metrics = registry::all().filter(|known| is_shown(known, is_labels));
     metrics
+        .map(|known| Metric::of(known.name))
         .filter_map(|metric| rescore::tally(&metric, rows).map(|tally| (metric, tally.corpus())))
         .collect()
+}
+
+/// Whether the figure shows a metric of a set of labels, or of one of texts. What a text may be is no failure of a label.
+fn is_shown(known: &Definition, is_labels: bool) -> bool {
+    let is_of_kind = if is_labels {
+        known.kinds.contains(&TaskKind::Classify) && !known.is_of_texts()
+    } else {
+        known.kinds.contains(&TaskKind::Generate)
+    };
+    known.family == Family::Failure && known.place == Place::Main && is_of_kind
 }
 
 fn put(kinds: &mut Vec<Kind>, metric: Metric, set: &str, point: (f64, f64)) {

@@ -12,6 +12,7 @@ use crate::sections::provenance;
 use maqam_base::parts::Part;
 use maqam_records::environment::Provenance;
 use maqam_records::run_folder::Run;
+use maqam_records::scores::MEAN;
 
 /// The numbers of a run that are seen first.
 pub fn facts(run: &Run) -> Vec<Fact> {
@@ -41,7 +42,7 @@ pub fn facts(run: &Run) -> Vec<Fact> {
         }
     }
     facts.extend(provenance::wall_time(&run.provenance).map(|time| Fact::new(time, "wall time")));
-    let course = run.course("mean");
+    let course = run.course(MEAN);
     if let (Some(first), Some(last)) = (course.first(), course.last()) {
         let value = |value: f64| Unit::Percent.format(value);
         let label = if course.len() > 1 {

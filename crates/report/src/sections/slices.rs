@@ -5,7 +5,6 @@ use std::collections::BTreeSet;
 
 use crate::chart::figure::slug;
 use crate::chart::number::Unit;
-use crate::metric::Family;
 use crate::metric::Metric;
 use crate::page::Block;
 use crate::page::Section;
@@ -14,6 +13,7 @@ use crate::page::table::Column;
 use crate::page::table::Table;
 use crate::rescore;
 use crate::sections::chapter::Chapter;
+use maqam_metrics::Family;
 use maqam_metrics::Tally;
 use maqam_records::prediction::Prediction;
 use maqam_records::prediction::SECONDS;
@@ -97,7 +97,7 @@ fn table(chapter: &Chapter, set: &str, rows: &[Prediction]) -> Option<Table> {
 /// Keeps the worst where there are too many to show.
 fn worst_of(parts: &mut Parts, tally: &Tally) {
     if parts.len() > MOST_PARTS {
-        let goodness = |rows: &[usize]| tally.better.rank(rescore::score_of(tally, rows));
+        let goodness = |rows: &[usize]| tally.better().rank(rescore::score_of(tally, rows));
         parts.sort_by(|a, b| {
             goodness(&a.1)
                 .total_cmp(&goodness(&b.1))

@@ -4,7 +4,6 @@ use std::collections::HashMap;
 
 use crate::chart::number;
 use crate::chart::number::Unit;
-use crate::metric::Family;
 use crate::metric::Metric;
 use crate::page::Block;
 use crate::page::Section;
@@ -12,6 +11,8 @@ use crate::rescore;
 use crate::sections::chapter::Chapter;
 use crate::sections::utterance::Utterance;
 use maqam_base::error::Result;
+use maqam_metrics::Family;
+use maqam_metrics::Kind;
 use maqam_records::prediction::Prediction;
 
 /// How many utterances of a set are shown, and how many of them at once.
@@ -78,25 +79,26 @@ fn metric_to_judge_by(chapter: &Chapter, set: &str) -> Option<Metric> {
     })?;
     match found.family {
         Family::Transcription => {
+            let words = Kind::Transcribe.headline();
             return Some(
                 metrics
                     .iter()
-                    .find(|metric| metric.name == "wer")
+                    .find(|metric| metric.name == words)
                     .cloned()
-                    .unwrap_or_else(|| Metric::of(&format!("{set}.wer"))),
+                    .unwrap_or_else(|| Metric::of(&format!("{set}.{words}"))),
             );
         }
         Family::Overlap => {}
         _ => return Some(found.clone()),
     }
     let is_of_rows =
-        |metric: &&Metric| metric.family == Family::Overlap && metric.name.starts_with("rouge");
+        |metric: &&Metric| metric.family == Family::Overlap && metric.unit == Unit::Percent;
     Some(
         metrics
             .iter()
             .find(is_of_rows)
             .cloned()
-            .unwrap_or_else(|| Metric::of(&format!("{set}.rougeL"))),
+            .unwrap_or_else(|| Metric::of(&format!("{set}.{}", Kind::Generate.headline()))),
     )
 }
 

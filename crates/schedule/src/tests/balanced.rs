@@ -1,4 +1,4 @@
-//! What balanced drawing promises: equal slots, rare labels repeated no more than the cap, every key that contradicts it named.
+//! Balanced drawing: equal slots, no more repeats of rare labels than the cap, and errors that name contradicting keys.
 
 use std::collections::BTreeMap;
 use std::collections::HashMap;
@@ -22,7 +22,7 @@ fn four_tasks() -> Population {
 }
 
 #[test]
-fn slots_go_round_tasks_labels_and_forms() {
+fn slots_rotate_over_tasks_labels_and_forms() {
     let population = four_tasks();
     let schedule = schedule(
         "{batch: 6, stages: [{draw: balanced, steps: 4}]}",
@@ -65,7 +65,7 @@ fn slots_go_round_tasks_labels_and_forms() {
 }
 
 #[test]
-fn a_mixture_goes_on_in_the_order_of_a_balanced_stage() {
+fn a_mixture_continues_the_order_of_balanced_slots() {
     let population = four_tasks();
     let yaml = "{batch: 4, stages: [{tasks: [asr], draw: balanced, steps: 6}, {tasks: [asr], steps: 4}, {tasks: [asr, dialect], draw: balanced, steps: 8}]}";
     let of_asr: Vec<Pick> = picks(&schedule(yaml, &population, 3), 0..18)
@@ -121,7 +121,7 @@ fn an_entry_of_weight_zero_is_left_out() {
 }
 
 #[test]
-fn cells_say_how_often_their_rows_come() {
+fn cells_state_the_draws_of_their_rows() {
     let schedule = schedule(
         "{batch: 8, stages: [{tasks: [asr], steps: 2}, {draw: balanced, steps: 12}, {draw: diverse, max_repeats: 4, steps: 18}]}",
         &four_tasks(),
@@ -252,7 +252,7 @@ prop_compose! {
     }
 }
 
-/// The slots of each cell among `rows`, with zero for those that have none.
+/// The slots of each cell among `rows`, including zeros.
 fn counts(population: &Population, rows: &[u32]) -> BTreeMap<(u16, u16, bool), u64> {
     let mut counts: BTreeMap<_, _> = (0..population.row_task.len() as u32)
         .map(|row| (cell_of(population, row), 0))
@@ -330,7 +330,7 @@ proptest! {
         capped.iter().for_each(|&row| *repeats.entry(row).or_default() += 1);
         prop_assert!(repeats.values().all(|&count| count <= max_repeats), "{:?}", repeats);
 
-        // Quotas are as level as capacities allow, and cells come evenly over the stage.
+        // Quotas are as even as capacities allow, and cells are spread evenly over the stage.
         let rows_of = counts(&population, &(0..population.row_task.len() as u32).collect::<Vec<_>>());
         let quotas = counts(&population, &capped);
         for (level, rows) in levels(&quotas).into_iter().zip(levels(&rows_of)) {

@@ -1,4 +1,4 @@
-//! What diverse drawing promises: a slow reading of its definition gives the same picks; blocks are used up; batches are more spread.
+//! Diverse drawing: a slow implementation of the definition gives the same picks; blocks are used up; batches are more spread.
 
 use std::collections::BTreeMap;
 
@@ -8,7 +8,7 @@ use super::spread::spread;
 use super::spread::spread_by_place;
 use super::*;
 
-/// Rows of five cells, one of them text, two of them small enough to come round inside a block.
+/// Rows of five cells, one of them text, two of them small enough to repeat inside a block.
 fn unequal() -> Population {
     labelled(&[
         (0, None, true, 90),
@@ -27,7 +27,7 @@ fn curriculum(batch: usize, steps: u64, second: &str) -> String {
     )
 }
 
-/// The greedy picks of a block, from the picks that balanced drawing gives the same steps: the definition, read slowly.
+/// The greedy picks of a block, from the picks of balanced drawing for the same steps: a slow implementation of the definition.
 fn greedy(population: &Population, embeddings: &Embeddings, block: &[Vec<Pick>]) -> Vec<Vec<Pick>> {
     let cell = |pick: &Pick| cell_of(population, pick.row);
     let distance = |a: &Pick, b: &Pick| {
@@ -63,7 +63,7 @@ fn greedy(population: &Population, embeddings: &Embeddings, block: &[Vec<Pick>])
                 let nearest = alike
                     .map(|pick| distance(pick, &candidate))
                     .fold(f64::INFINITY, f64::min);
-                // Distances that differ by rounding alone are the same.
+                // Distances that differ only by rounding count as equal.
                 if best.is_none_or(|(farthest, _)| nearest > farthest + 1e-6) {
                     best = Some((nearest, candidate));
                 }
@@ -98,7 +98,7 @@ proptest! {
     fn picks_are_those_of_the_definition(batch in 1usize..20, block in 1u64..10, steps in 1u64..24, seed: u64) {
         let population = unequal();
         let [balanced, diverse] = ["draw: balanced", &format!("draw: diverse, block: {block}")].map(|second| schedule(&curriculum(batch, steps, second), &population, seed));
-        // Blocks end with the stage, and begin anew past its end.
+        // Blocks end with the stage, and restart after its end.
         let firsts = (0..steps).step_by(block as usize).chain((steps..steps + 2 * block).step_by(block as usize));
         for first in firsts {
             let end = if first < steps { steps.min(first + block) } else { first + block };
@@ -122,7 +122,7 @@ proptest! {
     }
 
     #[test]
-    fn any_step_asked_in_any_order_is_the_same(select in 0usize..3, asked in prop::collection::vec(0u64..40, 12), end in 1u64..15, seed: u64) {
+    fn steps_do_not_depend_on_the_order_of_calls(select in 0usize..3, asked in prop::collection::vec(0u64..40, 12), end in 1u64..15, seed: u64) {
         let select = ["farthest", "kmeans", "kdpp"][select];
         let yaml = format!("{{batch: 7, stages: [{{draw: diverse, select: {select}, steps: 15}}, {{draw: diverse, embeddings: random, steps: 15}}]}}");
         let population = unequal();
@@ -137,7 +137,7 @@ proptest! {
 }
 
 #[test]
-fn text_is_compared_with_text_alone() {
+fn text_is_compared_only_with_text() {
     let population = unequal();
     let base = Schedule::new(
         &settings("{batch: 9, stages: [{draw: diverse, steps: 16}]}"),
@@ -163,16 +163,16 @@ fn text_is_compared_with_text_alone() {
             .partition::<Vec<Pick>, _>(|pick| population.has_audio(pick.row))
     };
     let [
-        (heard, read),
-        (heard_two, read_two),
-        (heard_mixed, read_mixed),
+        (audio, read),
+        (audio_two, read_two),
+        (audio_mixed, read_mixed),
     ] = [with_seeds(1, 1), with_seeds(2, 2), with_seeds(1, 2)].map(with);
-    assert!(heard == heard_mixed && read_two == read_mixed);
-    assert!(heard != heard_two && read != read_two);
+    assert!(audio == audio_mixed && read_two == read_mixed);
+    assert!(audio != audio_two && read != read_two);
 }
 
 #[test]
-fn a_stage_asks_for_the_embeddings_it_compares() {
+fn a_diverse_stage_needs_its_embeddings() {
     let population = unequal();
     let yaml = "{batch: 4, stages: [{steps: 2}, {name: near, draw: diverse, steps: 8}, {draw: diverse, embeddings: current, steps: 8},
         {draw: diverse, embeddings: random, steps: 8}, {draw: diverse, select: random, steps: 8}]}";
@@ -238,7 +238,7 @@ fn a_stage_asks_for_the_embeddings_it_compares() {
 
 #[test]
 fn clusters_are_used_in_turn() {
-    // Four groups, far apart, of ten rows each; four slots a step; every batch has one of each group, whatever the order.
+    // Four groups, far apart, of ten rows each; four slots per step; every batch has one of each group, whatever the order.
     let population = labelled(&[(0, None, true, 40)]);
     let value = |row: u32, at: u32| {
         if row % 4 == at {
@@ -270,13 +270,13 @@ fn clusters_are_used_in_turn() {
             whole_batches += u32::from(groups == [0, 1, 2, 3]);
         }
     }
-    // k-means++ finds the four groups but for a rare start with two centres in one.
+    // k-means++ finds the four groups, except for rare starts with two centres in one group.
     assert!(whole_batches > 180, "{whole_batches} of 200");
 }
 
-/// Mean spread of 1,000 batches of 16, by rule; rows of four tasks, each around a centre of its own.
+/// Mean spread of 1,000 batches of 16, by rule; rows of four tasks, each around its own centre.
 #[test]
-fn batches_are_more_spread_than_those_of_random_drawing() {
+fn diverse_batches_spread_more_than_random_ones() {
     let population = labelled(&[
         (0, None, true, 3000),
         (1, None, true, 800),
@@ -328,7 +328,7 @@ fn batches_are_more_spread_than_those_of_random_drawing() {
     assert!(by_place[7] < random.nearest, "the last takes what is left");
     for select in ["kmeans", "kdpp"] {
         let (found, by_place) = measure(&format!("select: {select}"), 1000);
-        // Both only lean away from what is alike; they do so most at the beginning of a block.
+        // Both rules only prefer dissimilar rows, mostly at the beginning of a block.
         assert!(
             found.nearest > random.nearest + 0.002 && by_place[0] > random.nearest + 0.01,
             "{select}"

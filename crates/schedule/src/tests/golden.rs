@@ -1,4 +1,4 @@
-//! Picks of a few curricula against those of a second implementation, in Python.
+//! Picks of a few curricula against those of a second implementation in Python.
 
 use super::*;
 

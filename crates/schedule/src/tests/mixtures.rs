@@ -1,4 +1,4 @@
-//! What mixtures promise: shares, passes, replay, and errors that name what contradicts what.
+//! Mixtures: shares, passes, replay, and errors that name contradicting keys.
 
 use std::collections::HashMap;
 
@@ -7,7 +7,7 @@ use proptest::prelude::*;
 use super::*;
 
 #[test]
-fn four_tasks_in_a_batch_of_eight_get_two_each_at_every_step() {
+fn four_tasks_get_two_of_eight_slots_at_every_step() {
     let population = population(&[(0, 1000, 1.0), (1, 3, 5.0), (2, 70, 1.0), (3, 11, 0.0)]);
     let schedule = Schedule::new(
         &settings("{batch: 8, stages: [{mix: uniform, steps: 300}]}"),
@@ -219,7 +219,7 @@ fn contradictions_name_the_stage_and_the_key() {
 }
 
 #[test]
-fn another_seed_is_another_order_of_the_same_rows() {
+fn another_seed_gives_another_order_of_the_rows() {
     let population = population(&[(0, 64, 1.0)]);
     let settings = settings("{batch: 8, stages: [{epochs: 1}]}");
     let [one, two] =
@@ -259,7 +259,7 @@ proptest! {
     #![proptest_config(ProptestConfig::with_cases(64))]
 
     #[test]
-    fn any_step_asked_in_any_order_is_the_same((population, settings) in curriculum(), seed: u64, asked in prop::collection::vec(any::<prop::sample::Index>(), 20)) {
+    fn steps_do_not_depend_on_the_order_of_calls((population, settings) in curriculum(), seed: u64, asked in prop::collection::vec(any::<prop::sample::Index>(), 20)) {
         let schedule = Schedule::new(&settings, &population, seed).unwrap();
         let in_order: Vec<_> = (0..schedule.num_steps()).map(|step| schedule.picks(step).unwrap()).collect();
         prop_assert!(in_order.iter().all(|picks| picks.len() == settings.batch));
@@ -292,7 +292,7 @@ proptest! {
     }
 
     #[test]
-    fn a_stage_draws_from_its_tasks_alone((population, settings) in curriculum(), seed: u64) {
+    fn a_stage_draws_only_from_its_tasks((population, settings) in curriculum(), seed: u64) {
         let schedule = Schedule::new(&settings, &population, seed).unwrap();
         for (stage, written) in schedule.stages().iter().zip(&settings.stages) {
             let mut replayed = 0;

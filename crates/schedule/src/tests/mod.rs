@@ -1,4 +1,4 @@
-//! What the schedule promises, held against a second implementation and against the properties themselves.
+//! Tests of the schedule against a second implementation and against its properties.
 
 mod balanced;
 mod diverse;
@@ -70,7 +70,7 @@ fn cell_of(population: &Population, row: u32) -> (u16, u16, bool) {
     )
 }
 
-/// Vectors for the rows of a form, those of a task around a centre of their own.
+/// Vectors for the rows of a form, those of a task around their own centre.
 fn vectors(population: &Population, has_audio: bool, dims: usize, seed: u64) -> Vectors {
     let number = |purpose: &str, row: u64, at: usize| {
         Key::new(seed, purpose).with(row).uniform(at as u64) - 0.5
@@ -136,7 +136,7 @@ fn rows(schedule: &Schedule, steps: Range<u64>) -> Vec<u32> {
         .collect()
 }
 
-/// What a schedule that cannot be is refused with.
+/// The error for an impossible schedule.
 fn refusal(yaml: &str, population: &Population) -> Error {
     Schedule::new(&settings(yaml), population, 1)
         .map(|_| ())

@@ -22,7 +22,7 @@ const THREE: &str = "{batch: 6, stages: [
     {name: c, draw: balanced, steps: 9}]}";
 
 #[test]
-fn a_stage_that_ends_early_moves_what_follows() {
+fn an_early_end_moves_the_later_stages() {
     let (population, whole) = (unequal(), schedule(THREE, &unequal(), 5));
     assert_eq!(
         whole.stages()[1].early_stop,
@@ -74,7 +74,7 @@ fn a_stage_that_ends_early_moves_what_follows() {
         "what was drawn stays as it was"
     );
 
-    // The second block, steps 4 to 7 of the stage, was under way: later stages go on after it.
+    // The second block, steps 4 to 7 of the stage, was unfinished: later stages continue after it.
     let until_block = picks(&whole, 0..15);
     let next = |cell: u32| {
         picks(&ended, 13..22)
@@ -129,7 +129,7 @@ proptest! {
         let num_steps = resumed.num_steps();
         prop_assert_eq!(resumed.picks(num_steps - 1).unwrap(), walked.picks(num_steps - 1).unwrap());
         prop_assert_eq!(&picks(&resumed, 0..num_steps), &drawn);
-        // Pools of a mixture and of cells are different where a task has labels or text, so each is looked at by itself.
+        // Pools of a mixture and of cells differ if a task has labels or text, so each is tested separately.
         let is_mixed: Vec<bool> = (0..num_steps).flat_map(|step| std::iter::repeat_n(draws[resumed.stage_of(step).0] == 0, batch)).collect();
         for mixed in [false, true] {
             let mut seen = HashSet::new();

@@ -31,9 +31,9 @@ pub fn bootstrap(
     Ok(resampled.estimate(value, student, resampling, notes(clusters)))
 }
 
-/// The difference of two systems' scores on the same utterances, second minus first; both are judged on the same draws.
+/// The difference of two systems' scores on the same utterances, second minus first; both are scored on the same draws.
 ///
-/// Errors: as [`bootstrap`], and systems with different numbers of utterances.
+/// Errors: those of [`bootstrap`], and systems with different numbers of utterances.
 pub fn paired_bootstrap(
     first: &[Vec<f64>],
     second: &[Vec<f64>],
@@ -59,7 +59,7 @@ fn resample(
     resampling.check()?;
     let table = Table::of_clusters(parts, clusters)?;
     let value = score_of(score, &table.total())?;
-    // One system and two are drawn alike, so that an interval of each and of their difference tell of the same resamples.
+    // One system and two use the same draws, so that the intervals of each and of their difference come from the same resamples.
     let key = resampling.key("clusters");
     let draw = |resample: u64, weights: &mut [u32]| with_replacement(key.with(resample), weights);
     let found = Resampled::new(replicates(

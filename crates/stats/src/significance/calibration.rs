@@ -1,4 +1,4 @@
-//! How often intervals hold the truth and tests cry wolf, on simulated sets where the truth is known.
+//! Coverage of intervals and false positives of tests, on simulated sets with a known truth.
 
 use rayon::prelude::*;
 
@@ -47,7 +47,7 @@ impl Speech {
         )
     }
 
-    /// Errors and words of a system; different names give systems of one error rate, `RATE` on average over speakers.
+    /// Errors and words of a system; systems with different names have the same error rate, `RATE` on average over speakers.
     fn system(&self, name: &str) -> Vec<Vec<f64>> {
         let of_utterance = |i: usize| {
             let hardness = 2.0 * self.key.with((i / Self::EACH) as u64).uniform(0);
@@ -63,7 +63,7 @@ impl Speech {
     }
 }
 
-/// The shares of simulated sets for which each of several things is so.
+/// The shares of simulated sets for which each of several conditions holds.
 fn shares<const N: usize>(
     num_sets: u64,
     of_set: impl Fn(u64) -> [bool; N] + Sync + Send,
@@ -72,7 +72,7 @@ fn shares<const N: usize>(
     std::array::from_fn(|i| found.iter().filter(|set| set[i]).count() as f64 / num_sets as f64)
 }
 
-/// Whether a share of simulated sets is what it should be, `slack` apart from chance (4 standard errors of a share).
+/// Returns whether a share of simulated sets is near the expected one: within `slack` and 4 standard errors of a share.
 fn is_near(share: f64, expected: f64, num_sets: u64, slack: f64) -> bool {
     (share - expected).abs() < 4.0 * (expected * (1.0 - expected) / num_sets as f64).sqrt() + slack
 }
@@ -236,7 +236,7 @@ fn claims(parts: &Parts, inside: Inside, true_difference: f64) -> [f64; 2] {
 }
 
 #[test]
-fn experiments_with_five_seeds_claim_what_they_may() {
+fn student_intervals_hold_with_five_seeds() {
     let by_seed = Parts {
         seed: 1.0,
         cluster: 0.0,
@@ -308,7 +308,7 @@ fn curves_of_equal_systems_are_equally_soon() {
 }
 
 #[test]
-fn segments_of_equal_recognisers_give_uniform_p_values() {
+fn equal_recognisers_give_uniform_p_values() {
     const LEVELS: [f64; 4] = [0.05, 0.1, 0.25, 0.5];
     let found: [f64; 4] = shares(SETS, |set| {
         let key = Key::new(set, "words");

@@ -1,4 +1,4 @@
-//! Which utterances belong together, with their statistics summed or laid out for resampling.
+//! Clusters of utterances, with their statistics summed or laid out for resampling.
 
 use std::collections::BTreeMap;
 
@@ -10,12 +10,12 @@ use maqam_base::error::Result;
 pub struct Clusters {
     /// Utterances, cluster by cluster.
     order: Vec<u32>,
-    /// Where each cluster ends in `order`.
+    /// End of each cluster in `order`.
     ends: Vec<usize>,
 }
 
 impl Clusters {
-    /// Groups utterances by the id of their cluster, one id an utterance; clusters stand by rising id.
+    /// Groups utterances by the id of their cluster, one id per utterance; clusters are ordered by rising id.
     pub fn by(ids: &[u32]) -> Self {
         let mut order: Vec<u32> = (0..ids.len() as u32).collect();
         order.sort_by_key(|&utterance| ids[utterance as usize]);
@@ -26,7 +26,7 @@ impl Clusters {
         Self { order, ends }
     }
 
-    /// Groups utterances by the name of their cluster, one name an utterance; clusters stand in the order in which they are first named.
+    /// Groups utterances by the name of their cluster, one name per utterance; clusters are in the order in which they are first named.
     pub fn named<N: Ord>(names: impl IntoIterator<Item = N>) -> Self {
         let mut known = BTreeMap::new();
         let ids: Vec<u32> = names
@@ -39,7 +39,7 @@ impl Clusters {
         Self::by(&ids)
     }
 
-    /// Each utterance a cluster of its own.
+    /// Puts each utterance into a cluster of its own.
     pub fn each(num_utterances: usize) -> Self {
         Self {
             order: (0..num_utterances as u32).collect(),
@@ -57,7 +57,7 @@ impl Clusters {
         self.order.len()
     }
 
-    /// Where the utterances of a cluster stand in the order by cluster.
+    /// Range of a cluster's utterances in the order by cluster.
     pub(super) fn span(&self, cluster: usize) -> std::ops::Range<usize> {
         cluster.checked_sub(1).map_or(0, |before| self.ends[before])..self.ends[cluster]
     }
@@ -83,7 +83,7 @@ pub(super) struct Table {
 }
 
 impl Table {
-    /// One row an utterance in the order by cluster; each of `parts` (a system, a seed) gives its columns.
+    /// One row per utterance in the order by cluster; each of `parts` (a system, a seed) gives its columns.
     ///
     /// Errors: a part with another number of utterances or statistics than it should have; a statistic that is not finite.
     pub(super) fn of_utterances(parts: &[&[Vec<f64>]], clusters: &Clusters) -> Result<Self> {
@@ -107,7 +107,7 @@ impl Table {
         })
     }
 
-    /// As [`Table::of_utterances`], summed inside each cluster: one row a cluster.
+    /// The table of [`Table::of_utterances`], summed inside each cluster: one row per cluster.
     pub(super) fn of_clusters(parts: &[&[Vec<f64>]], clusters: &Clusters) -> Result<Self> {
         let utterances = Self::of_utterances(parts, clusters)?;
         let mut values = Vec::with_capacity(clusters.num_clusters() * utterances.width);
@@ -128,7 +128,7 @@ impl Table {
         }
     }
 
-    /// Numbers in a row.
+    /// Number of values in a row.
     pub(super) fn width(&self) -> usize {
         self.width
     }
@@ -216,7 +216,7 @@ mod tests {
     }
 
     #[test]
-    fn what_does_not_fit_is_refused() {
+    fn mismatched_sizes_are_refused() {
         let refused = |stats: &[Vec<f64>], clusters: &Clusters| {
             Table::of_utterances(&[stats], clusters)
                 .err()

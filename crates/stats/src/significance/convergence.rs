@@ -1,4 +1,4 @@
-//! How soon a learning curve reaches a score, and whether one system gets there before another.
+//! Step at which a learning curve reaches a score, and comparison of two systems by it.
 
 use serde::Serialize;
 
@@ -10,7 +10,7 @@ use super::paired_bootstrap;
 use maqam_base::error::Error;
 use maqam_base::error::Result;
 
-/// Which scores are better.
+/// Direction of better scores.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Better {
     /// Accuracy, F1, recall.
@@ -24,7 +24,7 @@ pub enum Better {
 pub struct Curve(Vec<(u64, f64)>);
 
 impl Curve {
-    /// From `(step, score)`. Errors: no evaluation, steps that do not rise, a score that is no number.
+    /// Makes a curve from `(step, score)`. Errors: no evaluation, steps that do not rise, a score that is no number.
     pub fn new(evaluations: Vec<(u64, f64)>) -> Result<Self> {
         if evaluations.is_empty() {
             return Err(Error::input("a learning curve without evaluations")
@@ -44,7 +44,7 @@ impl Curve {
 
     /// The first step at which the curve, straight between evaluations, is at `score` or better; `None` if it never is.
     ///
-    /// A curve that begins there gives its first step: when it got there was not seen.
+    /// If a curve begins at the score or better, this is its first step, although it may have reached the score earlier.
     pub fn first_reach(&self, score: f64, better: Better) -> Option<f64> {
         let lead = |(_, found): (u64, f64)| {
             if better == Better::Higher {
@@ -74,11 +74,11 @@ impl Curve {
 /// Steps to a score, of two systems with paired seeds.
 #[derive(Clone, Debug, PartialEq, Serialize)]
 pub struct Convergence {
-    /// The step at which each seed of the first and of the second system reaches its score; `None`: not up to the horizon.
+    /// The step at which each seed of the first and of the second system reaches its score; `None` if it does not until the horizon.
     pub steps: [Vec<Option<f64>>; 2],
-    /// The last step at which all curves were judged; what comes after is not looked at.
+    /// The last step at which all curves were evaluated; later steps are ignored.
     pub horizon: f64,
-    /// Difference of restricted mean steps, second minus first: below 0 the second system is sooner.
+    /// Difference of restricted mean steps, second minus first: below 0, the second system is faster.
     ///
     /// A curve that does not reach its score counts as reaching it at the horizon (the restricted mean of survival analysis: Irwin
     /// 1949; Royston and Parmar 2013), so the difference is that of the steps spent below the score within the horizon.
@@ -197,7 +197,7 @@ mod tests {
     }
 
     #[test]
-    fn a_system_that_is_sooner_by_hand() {
+    fn a_faster_system_by_hand() {
         // Straight lines to 1 at step s reach 0.5 at s / 2: 50, 60, 70 and 40, 45, 50; differences -10, -15, -20.
         let lines = |ends: [u64; 3]| ends.map(|end| curve(&[(0, 0.0), (end, 1.0), (200, 1.0)]));
         let found = steps_to_reach(
@@ -240,7 +240,7 @@ mod tests {
     }
 
     #[test]
-    fn curves_that_never_get_there_count_at_the_horizon_and_are_named() {
+    fn curves_below_the_score_count_at_the_horizon() {
         let reaching = curve(&[(0, 0.0), (100, 1.0)]);
         let never = curve(&[(0, 0.0), (100, 0.3), (400, 0.4)]);
         let late = curve(&[(0, 0.0), (100, 0.4), (300, 0.9)]);

@@ -1,4 +1,4 @@
-//! What resampled scores say: an interval, a standard error, a p-value, and what to know before believing them.
+//! Results of resampling: an interval, a standard error, a p-value, and notes on their reliability.
 
 use std::fmt;
 
@@ -11,7 +11,7 @@ use super::distribution::student_quantile;
 use maqam_base::error::Error;
 use maqam_base::error::Result;
 
-/// Below this number of clusters or seeds a percentile interval is said to be too narrow.
+/// Number of clusters or seeds below which a note says that a percentile interval is too narrow.
 pub const FEW: usize = 10;
 
 /// A range of scores, both ends included.
@@ -24,7 +24,7 @@ pub struct Interval {
 }
 
 impl Interval {
-    /// The range between two ends in either order; `None` where an end is not finite.
+    /// The range between two ends in either order; `None` if an end is not finite.
     pub fn new(low: f64, high: f64) -> Option<Self> {
         (low.is_finite() && high.is_finite()).then_some(Self {
             low: low.min(high),
@@ -32,18 +32,18 @@ impl Interval {
         })
     }
 
-    /// Whether the range holds `value`.
+    /// Returns whether the range holds `value`.
     pub fn holds(&self, value: f64) -> bool {
         self.low <= value && value <= self.high
     }
 }
 
-/// What the reader of a result has to know.
+/// A note on the reliability of a result.
 #[derive(Clone, Debug, PartialEq)]
 pub enum Note {
     /// Fewer than [`FEW`] of what was resampled.
     Few {
-        /// How many there are.
+        /// Number of clusters or seeds.
         found: usize,
         /// `clusters` or `seeds`.
         what: &'static str,
@@ -52,18 +52,18 @@ pub enum Note {
     OneSeed,
     /// Resamples whose score was no number (no words drawn, a label missing): left out of the interval, counted against in p-values.
     Undefined {
-        /// How many.
+        /// Number of resamples without a finite score.
         found: usize,
-        /// Of how many.
+        /// Number of all resamples.
         resamples: usize,
     },
-    /// Curves that never reached the score: counted as reaching it at the last step judged.
+    /// Curves that never reached the score. They count as reaching it at the last evaluated step.
     Censored {
-        /// Of the first and of the second system.
+        /// Number of such curves of the first and of the second system.
         found: [usize; 2],
         /// Curves of each system.
         curves: usize,
-        /// The last step judged.
+        /// The last evaluated step.
         horizon: f64,
     },
 }
@@ -122,12 +122,12 @@ pub struct Student {
 }
 
 impl Student {
-    /// From parts of the variance, each with its degrees of freedom. A part may be below 0; the whole is at least the largest part.
+    /// Combines parts of the variance, each with its degrees of freedom. A part may be below 0; the sum is at least the largest part.
     pub(super) fn of_parts(parts: &[(f64, f64)]) -> Self {
         let largest = parts.iter().map(|(part, _)| *part).fold(0.0, f64::max);
         let variance = parts.iter().map(|(part, _)| part).sum::<f64>().max(largest);
         let spread: f64 = parts.iter().map(|(part, df)| part * part / df).sum();
-        // Without any spread the fewest degrees of freedom stand in; the result is the same for all.
+        // Without any spread, the fewest degrees of freedom are used; the result is the same for all.
         let least = parts
             .iter()
             .map(|(_, df)| *df)
@@ -163,10 +163,10 @@ impl Student {
     }
 }
 
-/// A score, or a difference of scores, with what resampling says of it.
+/// A score, or a difference of scores, with its resampling results.
 #[derive(Clone, Debug, PartialEq, Serialize)]
 pub struct Estimate {
-    /// On the whole set, nothing resampled.
+    /// Value on the whole set, without resampling.
     pub value: f64,
     /// Percentile interval: quantiles of the resampled scores (Efron 1979), interpolated linearly.
     pub interval: Interval,
@@ -174,17 +174,17 @@ pub struct Estimate {
     pub standard_error: f64,
     /// The interval of Student's t: wider, and right where clusters or seeds are few.
     pub student_interval: Interval,
-    /// Where that comes from.
+    /// Source of the interval under Student's t.
     pub student: Student,
     /// The confidence of both intervals.
     pub confidence: f64,
     /// Number of resamples.
     pub resamples: usize,
-    /// What to know before believing it.
+    /// Notes on the reliability.
     pub notes: Vec<Note>,
 }
 
-/// The difference of a second system from a first: second minus first.
+/// Difference of a second system from a first: second minus first.
 #[derive(Clone, Debug, PartialEq, Serialize)]
 pub struct Difference {
     /// The difference and its intervals.
@@ -273,7 +273,7 @@ impl Resampled {
         }
     }
 
-    /// As [`Resampled::estimate`], for a difference.
+    /// The result of [`Resampled::estimate`] for a difference.
     pub(super) fn difference(
         &self,
         value: f64,
@@ -319,7 +319,7 @@ mod tests {
     }
 
     #[test]
-    fn p_values_count_ties_and_undefined_scores_against_the_difference() {
+    fn ties_and_undefined_scores_raise_p_values() {
         let p = |scores: &[f64]| {
             Resampled::new(scores.iter().copied())
                 .unwrap()

@@ -1,8 +1,8 @@
-//! The hierarchical bootstrap of an experiment: systems trained with several seeds, judged on the same utterances.
+//! The hierarchical bootstrap of an experiment: systems trained with several seeds, evaluated on the same utterances.
 //!
 //! Sources: Davison and Hinkley, *Bootstrap Methods and their Application*, 1997, section 3.8 (nested resampling); Owen, *The
 //! pigeonhole bootstrap*, 2007 (crossed factors: seeds and clusters are drawn independently of each other);
-//! Bouthillier et al., *Accounting for variance in machine learning benchmarks*, 2021 (why seeds are resampled at all).
+//! Bouthillier et al., *Accounting for variance in machine learning benchmarks*, 2021 (the reason to resample seeds).
 
 use super::Difference;
 use super::Estimate;
@@ -23,28 +23,28 @@ use maqam_base::seed::Key;
 /// A system as trained with each seed: what every utterance adds, `[seeds][utterances][statistics]`.
 #[derive(Clone, Debug)]
 pub struct System {
-    /// By seed, in the same order for all systems: the i-th seed of one is paired with the i-th of the others.
+    /// Statistics by seed, in the same order for all systems: the i-th seed of one is paired with the i-th of the others.
     pub seeds: Vec<Vec<Vec<f64>>>,
 }
 
-/// What becomes of the utterances inside a cluster that was drawn.
+/// Treatment of the utterances inside a drawn cluster.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Inside {
-    /// All of them come along, as in [`super::bootstrap`].
+    /// All utterances of the cluster, as in [`super::bootstrap`].
     Whole,
-    /// As many are drawn with replacement, anew each time the cluster is drawn. Most of the spread inside clusters is then counted twice.
+    /// As many utterances drawn with replacement, separately for each draw of the cluster. This counts most of the spread inside clusters twice.
     Resampled,
 }
 
-/// The resampled experiment, from which estimates and differences are read.
+/// The resampled experiment, which gives estimates and differences.
 ///
-/// A system's score is the mean over seeds of the score of the set. A resample draws seeds with replacement, the same for all
-/// systems; clusters, the same for all seeds and systems; and utterances inside them as [`Inside`] says.
+/// A system's score is the mean over seeds of the score of the set. A resample draws seeds with replacement, the same for all systems. It draws
+/// clusters, the same for all seeds and systems, and utterances inside them as [`Inside`] specifies.
 #[derive(Clone, Debug)]
 pub struct Hierarchical {
-    /// On the whole set, `[systems][seeds]`.
+    /// Scores on the whole set, `[systems][seeds]`.
     scores: Vec<Vec<f64>>,
-    /// On the utterances drawn, `[resamples, systems, seeds]`.
+    /// Scores on the drawn utterances, `[resamples, systems, seeds]`.
     resampled: Vec<f64>,
     num_clusters: usize,
     resampling: Resampling,
@@ -263,7 +263,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn two_stages_keep_the_sizes_of_what_they_draw() {
+    fn two_stage_draws_have_the_sizes_of_the_set() {
         // Clusters of 1, 2 and 3 utterances: the first stage is read back from the weights' sums, a multiple of each size.
         let clusters = Clusters::by(&[0, 1, 1, 2, 2, 2]);
         let mut first_moments = [0.0; 6];

@@ -1,10 +1,10 @@
-//! The matched-pair sentence-segment word error test: do two recognisers make the same number of errors a segment?
+//! The matched-pair sentence-segment word error test: do two recognisers make the same number of errors per segment?
 //!
 //! Sources: Gillick and Cox, *Some statistical issues in the comparison of speech recognition algorithms*, 1989; Pallett, Fisher
-//! and Fiscus, *Tools for the analysis of benchmark speech recognition tests*, 1990. An utterance is cut where both systems have
-//! at least two words right in a row, with nothing inserted between them; the pieces with errors are the segments. Their errors
-//! are taken as independent, and the mean difference as normal. SCTK's `sc_stats -t mapsswe` counts and decides alike (it reads its
-//! p-value from a table at two digits of z).
+//! and Fiscus, *Tools for the analysis of benchmark speech recognition tests*, 1990. An utterance is cut where both systems have at least two
+//! correct words in a row, with nothing inserted between them. The pieces with errors are the segments. Their errors count as independent, and
+//! the mean difference as normal. SCTK's `sc_stats -t mapsswe` counts and decides in the same way (it reads its p-value from a table at two
+//! digits of z).
 
 use serde::Serialize;
 
@@ -18,11 +18,11 @@ const BOUNDARY_WORDS: usize = 2;
 /// A word of an alignment.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Token {
-    /// A word of the reference that was recognised.
+    /// A reference word that was recognised.
     Correct,
-    /// A word of the reference that was substituted or deleted.
+    /// A reference word that was substituted or deleted.
     Wrong,
-    /// A word that the reference does not have.
+    /// A word that is not in the reference.
     Inserted,
 }
 
@@ -35,7 +35,7 @@ pub struct Mapsswe {
     pub mean: f64,
     /// Standard deviation of that difference.
     pub deviation: f64,
-    /// `mean / (deviation / sqrt(segments))`; 0 where the deviation is, for then the segments say nothing of chance.
+    /// `mean / (deviation / sqrt(segments))`; 0 if the deviation is 0, because the segments then have no information on chance.
     pub z: f64,
     /// Two-sided p-value of `z` under the normal distribution: rough with fewer than some fifty segments.
     pub p: f64,
@@ -187,8 +187,8 @@ mod tests {
 
     #[test]
     fn a_case_by_hand() {
-        // Errors of the two systems by segment: [1, 0] and [0, 2], parted by two words; in the second utterance what stands between does not
-        // part, because of the insertion, so [2, 1]; in the third [0, 1]. Differences -1, 2, -1, 1: mean 1/4, deviation 3/2, z = 1/3.
+        // Errors of the two systems by segment: [1, 0] and [0, 2], separated by two words. In the second utterance the insertion prevents the cut, so
+        // [2, 1]. In the third [0, 1]. Differences -1, 2, -1, 1: mean 1/4, deviation 3/2, z = 1/3.
         let found = run(&[
             ("SCCCC".into(), "CCCSD".into()),
             ("SCCS".into(), "CCICC".into()),
@@ -206,7 +206,7 @@ mod tests {
     }
 
     #[test]
-    fn segments_without_spread_say_nothing() {
+    fn segments_without_spread_have_z_of_zero() {
         for (first, second) in [("CCC", "CCC"), ("SCCS", "CCCC"), ("", "")] {
             let found = run(&[(first.into(), second.into())]);
             assert_eq!((found.z, found.p), (0.0, 1.0), "as sc_stats has it");

@@ -1,11 +1,11 @@
 //! McNemar's exact test of two systems on the same rows.
 
-/// The two-sided p-value that two systems differ, where `first_only` rows are right with the first alone and `second_only` with the
-/// second alone; 1 where they are right on the same rows.
+/// The two-sided p-value that two systems differ. `first_only` rows are correct only with the first, `second_only` only with the second. It is 1
+/// if both are correct on the same rows.
 ///
-/// Of the rows on which they differ, each system is as likely to have either where there is no difference: twice the probability of a
-/// split at least as uneven on this side, at most 1. Rows of one speaker or clip are taken for independent ones, which they are not:
-/// read it beside an interval that resamples clusters.
+/// If there is no difference, each row on which they differ is equally likely to be correct with either. The p-value is twice the probability of
+/// a split at least as uneven on this side, at most 1. The test treats rows of one speaker or clip as independent, which they are not. Read it
+/// together with an interval that resamples clusters.
 ///
 /// Source: McNemar 1947, *Note on the sampling error of the difference between correlated proportions*; the exact form is the
 /// binomial test with a half.

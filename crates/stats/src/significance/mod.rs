@@ -1,18 +1,18 @@
-//! How sure a score is: intervals and paired tests over utterances that belong together.
+//! Uncertainty of scores: intervals and paired tests over clusters of utterances.
 //!
 //! Everything here is a pure function of plain numbers. An utterance is a vector of additive statistics (errors and words; a
 //! confusion matrix, flattened), a [`Score`] is a function of the sum over utterances, and utterances of one speaker, group or
-//! document form a cluster ([`Clusters`]). A mean over several sets is a score as well: put the sets' vectors side by side.
+//! document form a cluster ([`Clusters`]). A mean over several sets is a score as well: concatenate the sets' vectors.
 //!
 //! - [`bootstrap`], [`paired_bootstrap`]: intervals by resampling clusters.
 //! - [`randomisation`]: two systems' outputs swapped by cluster.
 //! - [`mapsswe`]: the matched-pair sentence-segment word error test.
-//! - [`mcnemar`]: the exact test of rows that only one of two systems has right.
+//! - [`mcnemar`]: the exact test of rows on which only one of two systems is correct.
 //! - [`Hierarchical`]: systems trained with several seeds; seeds, clusters and utterances resampled.
-//! - [`holm`], [`Verdict`]: what may be claimed after several tests.
+//! - [`holm`], [`Verdict`]: significance after several tests.
 //! - [`convergence`]: the step at which a learning curve reaches a score.
 //!
-//! Randomness is a counter hash: the same numbers come from any number of threads.
+//! Randomness is a counter hash, so results do not depend on the number of threads.
 
 mod bootstrap;
 mod clusters;
@@ -59,7 +59,7 @@ use maqam_base::seed::Key;
 /// A score of a set: a function of the sum of what its utterances add.
 pub type Score<'a> = dyn Fn(&[f64]) -> f64 + Sync + 'a;
 
-/// How resampling is done.
+/// Settings of resampling.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub struct Resampling {
     /// Number of resamples.

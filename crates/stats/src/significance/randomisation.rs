@@ -16,16 +16,16 @@ use maqam_base::error::Result;
 /// Two differences that the same swaps give by other roads differ by rounding; this part of the scores counts as equal.
 const SAME: f64 = 1e-12;
 
-/// What swapping says of a difference.
+/// Result of swapping for a difference.
 #[derive(Clone, Debug, PartialEq, Serialize)]
 pub struct Randomisation {
     /// Second system minus first, nothing swapped.
     pub difference: f64,
     /// Two-sided: the share of swaps whose difference is at least as far from 0; `(1 + count) / (1 + swaps)` where swaps are drawn.
     pub p: f64,
-    /// Whether all swaps were gone through rather than drawn.
+    /// True if all swaps were gone through rather than drawn.
     pub is_exact: bool,
-    /// Swaps that were judged.
+    /// Number of swaps that were evaluated.
     pub num_swaps: usize,
     /// Clusters on which the two systems differ; swapping the others changes nothing.
     pub num_differing: usize,
@@ -105,7 +105,7 @@ pub fn randomisation(
     })
 }
 
-/// What the first system's sum gains when a cluster is swapped: second minus first, for each cluster where that is not zero.
+/// Change of the first system's sum when a cluster is swapped: second minus first, for each cluster with a change.
 fn gains(table: &Table) -> Table {
     let width = table.width() / 2;
     let of_row = |row: &[f64]| -> Vec<f64> {

@@ -8,7 +8,7 @@ use maqam_base::seed::Key;
 /// Resamples that go through the table together: a row is fetched once for all of them.
 const BLOCK: usize = 8;
 
-/// Draws the weights of one resample: adds to the zeros it is given, one a row of the table.
+/// Draws the weights of one resample: adds to the given zeros, one per row of the table.
 pub(super) type Draw<'a> = dyn Fn(u64, &mut [u32]) + Sync + 'a;
 
 /// Writes what is wanted of one resample, given its number and the sums of the columns.
@@ -90,7 +90,7 @@ mod tests {
 
     #[test]
     fn sums_are_those_of_the_drawn_rows() {
-        // By hand from the same draws, one row added at a time.
+        // Computed by hand from the same draws, adding one row at a time.
         let key = Key::new(1, "rows");
         let draw =
             |resample: u64, weights: &mut [u32]| with_replacement(key.with(resample), weights);

@@ -73,7 +73,7 @@ fn uar(sum: &[f64]) -> f64 {
         / 3.0
 }
 
-/// Standard errors that two estimates of the same thing may lie apart: all goldens together pass with probability 0.999.
+/// Standard errors by which two estimates of the same value may differ: all goldens together pass with probability 0.999.
 const APART: f64 = 4.5;
 
 fn assert_near(what: &str, found: f64, expected: f64, error: f64) {
@@ -260,7 +260,7 @@ fn the_bootstrap_of_a_share_is_binomial() {
         &Resampling::default(),
     )
     .unwrap();
-    // The ends are the numbers whose tail goes past 2.5 %; no tail lies within its sampling error (0.0016) of that, so they are certain.
+    // The ends are the numbers at which the tail exceeds 2.5 %. No tail is within its sampling error (0.0016) of that, so the ends are certain.
     let low = (0..=100).find(|&k| below[k + 1] > 0.025).unwrap();
     let high = (0..=100).find(|&k| below[k + 1] >= 0.975).unwrap();
     assert!(
@@ -280,7 +280,7 @@ fn the_bootstrap_of_a_share_is_binomial() {
 }
 
 #[test]
-fn clusters_drawn_whole_spread_more_than_their_utterances() {
+fn whole_clusters_spread_more_than_utterances() {
     // Ten copies of each of 40 values: by cluster the standard error is that of 40 values, by utterance that of 400.
     let key = Key::new(2, "copies");
     let values: Vec<f64> = (0..40).map(|i| key.uniform(i)).collect();
@@ -308,7 +308,7 @@ fn clusters_drawn_whole_spread_more_than_their_utterances() {
 }
 
 #[test]
-fn a_system_does_not_differ_from_itself_and_sides_may_be_exchanged() {
+fn equal_systems_differ_by_0_and_sides_are_symmetric() {
     let case = goldens().pairs.remove(0);
     let (clusters, resampling) = (Clusters::by(&case.ids), Resampling::default());
     let same = paired_bootstrap(&case.first, &case.first, &clusters, &rate, &resampling).unwrap();
@@ -450,7 +450,7 @@ fn students_error_of_an_experiment_is_that_of_quasi_f() {
 }
 
 #[test]
-fn one_seed_and_whole_clusters_are_the_paired_bootstrap() {
+fn one_seed_and_whole_clusters_equal_the_bootstrap() {
     let case = goldens().pairs.remove(0);
     let (clusters, resampling) = (Clusters::by(&case.ids), Resampling::default());
     let systems = [case.first.clone(), case.second.clone()].map(|utterances| System {
@@ -469,7 +469,7 @@ fn one_seed_and_whole_clusters_are_the_paired_bootstrap() {
 }
 
 #[test]
-fn resamples_without_a_score_are_left_out_and_said() {
+fn undefined_resamples_are_left_out_with_a_note() {
     // One utterance of three has words: 8 of 27 resamples draw none.
     let utterances = vec![vec![1.0, 2.0], vec![0.0, 0.0], vec![0.0, 0.0]];
     let found = bootstrap(

@@ -1,4 +1,4 @@
-//! What may be claimed after several tests: adjusted p-values and the verdicts they allow.
+//! Adjusted p-values of several tests, and the verdicts that they allow.
 
 use std::fmt;
 
@@ -7,10 +7,10 @@ use serde::Serialize;
 use maqam_base::error::Error;
 use maqam_base::error::Result;
 
-/// P-values adjusted for being several (Holm, *A simple sequentially rejective multiple test procedure*, 1979), in the order given.
+/// P-values adjusted for several tests (Holm, *A simple sequentially rejective multiple test procedure*, 1979), in the given order.
 ///
-/// Claiming where an adjusted value is at most alpha keeps the probability of any false claim at alpha, however the tests depend.
-/// Errors: what is no probability.
+/// If differences with an adjusted value of at most alpha are claimed, the probability of any false claim is at most alpha, however the tests
+/// depend on each other. Errors: a value that is no probability.
 pub fn holm(p_values: &[f64]) -> Result<Vec<f64>> {
     if let Some(p) = p_values.iter().find(|p| !(0.0..=1.0).contains(*p)) {
         return Err(
@@ -30,7 +30,7 @@ pub fn holm(p_values: &[f64]) -> Result<Vec<f64>> {
     Ok(adjusted)
 }
 
-/// Whether a difference is resolved, and which way.
+/// Significance and direction of a difference.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
 #[serde(rename_all = "kebab-case")]
 pub enum Verdict {
@@ -38,7 +38,7 @@ pub enum Verdict {
     Higher,
     /// The second system's score is lower.
     Lower,
-    /// The data do not say.
+    /// The difference is not significant.
     NotResolved,
 }
 

@@ -3,10 +3,10 @@
     python docs/experiments/schedules/real/split.py data/real         # needs nothing but Python 3.10
 
 Expects data/real/{speech_commands,baved}/{train,dev}.jsonl with `audio`, `text`, `speaker` and, in baved, `label`. Writes data/real/schedules/
-{words,intensity}-{train,dev,test}.jsonl: training rows as they are, the sets' dev speakers divided in two, a third of them to look at while training, the rest as the
-test. The words are those of both sets, the intensities baved's. Speakers take turns in the order of how much they say, so both parts have long and short ones.
+{words,intensity}-{train,dev,test}.jsonl: training rows as they are, the sets' dev speakers divided in two, a third for evaluation during training, the rest for the
+test. The words are those of both sets, the intensities baved's. Speakers alternate in the order of their amounts of speech, so both parts have speakers with much and with little.
 
-Where data/real/ntrex_ar/documents.jsonl is there, its news texts with their headlines become rows without audio: headlines-train.jsonl, for plumbing.yaml.
+If data/real/ntrex_ar/documents.jsonl exists, its news texts with their headlines become rows without audio: headlines-train.jsonl, for plumbing.yaml.
 """
 
 import json

@@ -314,12 +314,14 @@ proptest! {
 
 #[test]
 fn a_vocabulary_with_merges_is_the_same_tokenizer() {
-    let (from, dir) = (fixture("qwen3_asr"), tempfile::tempdir().unwrap());
+    let from = fixture("qwen3_asr");
+    let dir = tempfile::tempdir().unwrap();
     let read = |name: &str| -> serde_json::Value {
         serde_json::from_str(&std::fs::read_to_string(from.join(name)).unwrap()).unwrap()
     };
     let write = |name: &str, text: String| std::fs::write(dir.path().join(name), text).unwrap();
-    let (tokenizer, mut config) = (read("tokenizer.json"), read("tokenizer_config.json"));
+    let tokenizer = read("tokenizer.json");
+    let mut config = read("tokenizer_config.json");
     write("config.json", read("config.json").to_string());
     write("vocab.json", tokenizer["model"]["vocab"].to_string());
     let merges = tokenizer["model"]["merges"].as_array().unwrap();
@@ -334,10 +336,8 @@ fn a_vocabulary_with_merges_is_the_same_tokenizer() {
     }
     write("tokenizer_config.json", config.to_string());
 
-    let (slow, fast) = (
-        TextCodec::load(dir.path()).unwrap(),
-        TextCodec::load(&from).unwrap(),
-    );
+    let slow = TextCodec::load(dir.path()).unwrap();
+    let fast = TextCodec::load(&from).unwrap();
     // Special tokens inside data are plain text, and `<asr_text>` stays one token.
     let answer = "language Arabic<asr_text>مرحبا <|im_end|> good morning, هذا نص";
     let messages = asked("<audio>", answer);

@@ -51,16 +51,16 @@ const FIELDS: [&str; 22] = [
 
 /// A Qwen2 text model.
 pub struct Decoder {
-    /// Its `text_config`.
+    /// The `text_config`.
     pub config: Value,
-    /// Its `tokenizer.json`.
+    /// The `tokenizer.json`.
     pub tokenizer: Value,
-    /// Its `generation_config.json`, as far as it says where texts end.
+    /// The `generation_config.json`, as far as it says where texts end.
     pub generation: Value,
     pub(super) source: Source,
 }
 
-/// Where the weights are.
+/// Source of the weights.
 pub(super) enum Source {
     Folder(Checkpoint),
     File(Gguf),
@@ -80,7 +80,7 @@ impl Decoder {
                 .is_some_and(|extension| extension == "gguf")
         };
         if !path.join("config.json").is_file() {
-            let entries = std::fs::read_dir(path).map_err(|e| Error::io(path, "list", &e))?;
+            let entries = std::fs::read_dir(path).map_err(|e| Error::io(path, "list", e))?;
             let files: Vec<PathBuf> = entries.flatten().map(|entry| entry.path()).collect();
             if let Some(file) = files.iter().find(|file| gguf(file)) {
                 return Self::of_file(file);
@@ -97,6 +97,7 @@ impl Decoder {
         };
         let hint = "`--decoder` is the folder of a Qwen2 or Qwen2.5 text model, or a GGUF file";
         let root = read("config.json").map_err(|e| e.or_hint(hint))?;
+
         if root["model_type"] != "qwen2" {
             return Err(Error::input(format!(
                 "`model_type` is {}, expected qwen2",
@@ -105,15 +106,18 @@ impl Decoder {
             .at_path(&dir.join("config.json"))
             .hint(hint));
         }
+
         let mut config: Map<String, Value> = FIELDS
             .iter()
             .filter_map(|field| Some(((*field).to_owned(), root.get(*field)?.clone())))
             .collect();
         config.retain(|_, value| !value.is_null());
+
         let generation = match dir.join("generation_config.json").is_file() {
             true => read("generation_config.json")?,
             false => root.clone(),
         };
+
         Ok(Self {
             config: config.into(),
             tokenizer: read("tokenizer.json")?,
@@ -138,7 +142,7 @@ impl Decoder {
         })
     }
 
-    /// What a GGUF file says of itself under a key.
+    /// Value of a GGUF file's own key.
     pub fn said(&self, key: &str) -> Option<String> {
         match &self.source {
             Source::Folder(_) => None,

@@ -27,9 +27,9 @@ const INNER: NameForm = NameForm {
 
 /// A Whisper encoder in a folder.
 pub struct Encoder {
-    /// What stands for it in `audio_config`.
+    /// The `audio_config`.
     pub config: Value,
-    /// Its weights.
+    /// Weights.
     pub checkpoint: Checkpoint,
 }
 
@@ -58,7 +58,7 @@ impl Encoder {
     }
 }
 
-/// What Whisper's configuration says of its encoder, as Qwen2-Audio writes it.
+/// Whisper's configuration of its encoder, as Qwen2-Audio writes it.
 fn audio_config(root: &Value) -> Result<Value> {
     let fields = Fields(root, "config");
     fields.require("activation_function", "gelu")?;
@@ -91,6 +91,6 @@ fn audio_config(root: &Value) -> Result<Value> {
 
 /// Whether a tensor under its new name belongs to the encoder.
 pub fn is_encoders(name: &str) -> bool {
-    name.strip_prefix(NAMES.tower)
+    name.strip_prefix(NAMES.encoder)
         .is_some_and(|rest| rest.starts_with('.'))
 }

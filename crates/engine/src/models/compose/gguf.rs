@@ -17,7 +17,7 @@ use maqam_base::error::Result;
 use maqam_base::panics;
 use maqam_base::qwen2_tokenizer;
 
-/// How the tensors of a layer are called in GGUF and in transformers.
+/// Names of a layer's tensors in GGUF and in transformers.
 const OF_LAYER: [(&str, &str); 12] = [
     ("attn_norm.weight", "input_layernorm.weight"),
     ("attn_q.weight", "self_attn.q_proj.weight"),
@@ -51,11 +51,11 @@ impl Gguf {
     /// Reads the head of a file.
     ///
     /// # Errors
-    /// What is not GGUF, or holds another architecture.
+    /// A file that is not GGUF, or holds another architecture.
     pub fn open(path: &Path) -> Result<Self> {
-        let mut file = BufReader::new(File::open(path).map_err(|e| Error::io(path, "read", &e))?);
-        let content = contained(|| Content::read(&mut file)).map_err(|why| {
-            Error::input(format!("not a GGUF file: {why}"))
+        let mut file = BufReader::new(File::open(path).map_err(|e| Error::io(path, "read", e))?);
+        let content = contained(|| Content::read(&mut file)).map_err(|e| {
+            e.at("not a GGUF file")
                 .at_path(path)
                 .hint("`--decoder` is a folder of Hugging Face or a GGUF file; copy it again if it is damaged")
         })?;
@@ -128,6 +128,14 @@ impl Gguf {
             .ok_or_else(|| Error::input(format!("there is no tensor `{name}`")).at_path(&self.path))
     }
 
+    /// Bytes that a value of a tensor takes; 0 for one that is not there.
+    fn bytes_per_value(&self, name: &str) -> f64 {
+        let info = self.content.tensor_infos.get(name);
+        info.map_or(0.0, |info| {
+            info.ggml_dtype.type_size() as f64 / info.ggml_dtype.block_size() as f64
+        })
+    }
+
     /// Tensors by their names in transformers' `Qwen2ForCausalLM`: that name, the file's, the shape. A head that is the embedding table in
     /// other blocks is left out, and the finer of the two stands for both.
     ///
@@ -135,23 +143,20 @@ impl Gguf {
     /// A tensor that has no name there, or that is damaged.
     pub fn tensors(&self) -> Result<Vec<(String, String, Vec<usize>)>> {
         let mut found = Vec::new();
-        let (table, head) = ("token_embd.weight", "output.weight");
+        let table = "token_embd.weight";
+        let head = "output.weight";
         let is_tied = self.is_tied(table, head)?;
-        let finer = |a: &str, b: &str| {
-            let bits = |name: &str| {
-                let info = &self.content.tensor_infos[name];
-                info.ggml_dtype.type_size() as f64 / info.ggml_dtype.block_size() as f64
-            };
-            if bits(b) > bits(a) {
-                b.to_owned()
-            } else {
-                a.to_owned()
-            }
+
+        let finer = if self.bytes_per_value(head) > self.bytes_per_value(table) {
+            head
+        } else {
+            table
         };
+
         for (name, info) in &self.content.tensor_infos {
             let (new, source) = match name.as_str() {
                 "token_embd.weight" if is_tied && self.content.tensor_infos.contains_key(head) => {
-                    ("model.embed_tokens.weight".to_owned(), finer(table, head))
+                    ("model.embed_tokens.weight".to_owned(), finer.to_owned())
                 }
                 "token_embd.weight" => ("model.embed_tokens.weight".to_owned(), name.clone()),
                 "output_norm.weight" => ("model.norm.weight".to_owned(), name.clone()),
@@ -169,6 +174,7 @@ impl Gguf {
             };
             found.push((new, source, info.shape.dims().to_vec()));
         }
+
         found.sort();
         Ok(found)
     }
@@ -181,7 +187,8 @@ impl Gguf {
         if self.shape(table)? != self.shape(head)? {
             return Ok(false);
         }
-        let (table, head) = (self.tensor(table)?, self.tensor(head)?);
+        let table = self.tensor(table)?;
+        let head = self.tensor(head)?;
         let size = f64::from(table.sqr()?.mean_all()?.to_scalar::<f32>()?);
         let apart = f64::from((table - head)?.sqr()?.mean_all()?.to_scalar::<f32>()?);
         Ok(apart.sqrt() <= SAME_WITHIN * size.sqrt())
@@ -192,13 +199,13 @@ impl Gguf {
     /// # Errors
     /// Blocks of a kind that candle does not spread out; a file that ends early.
     pub fn tensor(&self, name: &str) -> Result<Tensor> {
-        let io = |e| Error::io(&self.path, "read", &e);
+        let io = |e| Error::io(&self.path, "read", e);
         let mut file = BufReader::new(File::open(&self.path).map_err(io)?);
         contained(|| {
             let stored = self.content.tensor(&mut file, name, &Device::Cpu)?;
             stored.dequantize(&Device::Cpu)
         })
-        .map_err(|why| Error::input(format!("`{name}` cannot be read: {why}")).at_path(&self.path))
+        .map_err(|e| e.at(format!("`{name}` cannot be read")).at_path(&self.path))
     }
 
     /// The vocabulary as a `tokenizer.json` of Qwen2: byte-level BPE, control tokens apart, padding left out.
@@ -210,6 +217,7 @@ impl Gguf {
         let splitting = self
             .text("tokenizer.ggml.pre")
             .unwrap_or_else(|| "qwen2".to_owned());
+
         if kind != "gpt2" || splitting != "qwen2" {
             return Err(Error::input(format!(
                 "its vocabulary is `{kind}` split as `{splitting}`, expected gpt2 and qwen2"
@@ -217,11 +225,14 @@ impl Gguf {
             .at_path(&self.path)
             .hint("give the Hugging Face folder of the decoder, which holds a tokenizer.json"));
         }
+
         let texts = self.list("tokenizer.ggml.tokens")?;
         let kinds = self.list("tokenizer.ggml.token_type")?;
-        let (mut vocab, mut added) = (serde_json::Map::new(), Vec::new());
+
+        let mut vocab = serde_json::Map::new();
+        let mut added = Vec::new();
         for (id, (text, kind)) in texts.iter().zip(kinds).enumerate() {
-            let text = text.to_string().map_err(Error::input)?;
+            let text = text.to_string().map_err(|e| Error::from(e).in_input())?;
             match as_number(kind).unwrap_or_default() as i64 {
                 NORMAL => {
                     vocab.insert(text.clone(), id.into());
@@ -230,12 +241,14 @@ impl Gguf {
                 _ => added.push(added_token(id, text)),
             }
         }
+
         let merges: Vec<Value> = self
             .list("tokenizer.ggml.merges")?
             .iter()
             .filter_map(|merge| merge.to_string().ok()?.split_once(' '))
             .map(|(a, b)| json!([a, b]))
             .collect();
+
         Ok(qwen2_tokenizer::json_of(vocab, merges, added))
     }
 
@@ -250,11 +263,11 @@ impl Gguf {
     }
 }
 
-/// Runs candle's reader on a file that may be damaged; a panic of it is a reason like any other.
-fn contained<T>(read: impl FnOnce() -> candle_core::Result<T>) -> std::result::Result<T, String> {
+/// Runs candle's reader on a file that may be damaged; a panic of it is an error like any other.
+fn contained<T>(read: impl FnOnce() -> candle_core::Result<T>) -> Result<T> {
     match panics::contain(read) {
-        Ok(read) => read.map_err(|e| e.to_string()),
-        Err(panic) => Err(panic.message),
+        Ok(read) => read.map_err(|e| Error::from(e).in_input()),
+        Err(panic) => Err(Error::input(panic.message)),
     }
 }
 

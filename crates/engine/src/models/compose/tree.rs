@@ -34,7 +34,7 @@ use maqam_base::error::Result;
 use maqam_base::files;
 use maqam_base::seed::Key;
 
-/// What a composition is made of.
+/// Parts of a composition.
 pub struct Composition<'a> {
     /// The encoder.
     pub encoder: &'a Encoder,
@@ -50,7 +50,7 @@ pub struct Composition<'a> {
     pub seed: u64,
 }
 
-/// What was written.
+/// Result of a composition.
 pub struct Composed {
     /// Shape of the model.
     pub config: Config,
@@ -64,6 +64,26 @@ impl Composition<'_> {
     /// # Errors
     /// Parts that do not fit the layout; weights that are missing, misshapen or not finite.
     pub fn write(&self, out: &Path) -> Result<Composed> {
+        let mut pieces = self.parts()?;
+        let is_tied = self.is_tied(&pieces)?;
+        let rows = self.add_tokens(is_tied, &mut pieces)?;
+        let root = self.config_json(rows, is_tied, &pieces);
+        let config = qwen2_audio::from_json(&root)?;
+        self.add_projector(&config, &mut pieces)?;
+        check(&config, &pieces)?;
+
+        let num_tensors = pieces.len();
+        self.write_weights(&out.join(SINGLE), pieces)?;
+        let text = serde_json::to_string_pretty(&root).map_err(Error::bug_from)?;
+        files::write_atomic(&out.join("config.json"), format!("{text}\n").as_bytes())?;
+        Ok(Composed {
+            config,
+            num_tensors,
+        })
+    }
+
+    /// The tensors of encoder and decoder under their new names.
+    fn parts(&self) -> Result<Vec<Piece<'_>>> {
         let mut pieces = Vec::new();
         self.add_folder(&self.encoder.checkpoint, is_encoders, &mut pieces)?;
         match &self.decoder.source {
@@ -72,25 +92,27 @@ impl Composition<'_> {
             }
             Source::File(file) => self.add_file(file, &mut pieces)?,
         }
+        Ok(pieces)
+    }
+
+    /// Adds rows for new tokens to embeddings and head, and the head of a model that ties it; returns the number of rows.
+    fn add_tokens(&self, is_tied: bool, pieces: &mut Vec<Piece>) -> Result<usize> {
         let embeddings = NAMES.embeddings();
         let head = NAMES.head;
-        let vocab = |name: &str| {
-            pieces
-                .iter()
-                .find(|piece| piece.name == name)
-                .map(|piece| piece.shape[0])
-        };
-        let rows = vocab(&embeddings)
+        let table = pieces.iter().find(|piece| piece.name == embeddings);
+        let rows = table
+            .map(|table| table.shape[0])
             .ok_or_else(|| Error::input("the decoder has no `model.embed_tokens.weight`"))?;
         let rows = rows.max(self.tokens.into_iter().max().unwrap_or(0) + 1);
-        let is_tied = self.is_tied(&pieces)?;
+
         pieces.retain(|piece| !is_tied || piece.name != head);
-        for piece in &mut pieces {
+        for piece in pieces.iter_mut() {
             if piece.name == embeddings || piece.name == head {
                 piece.values = self.with_tokens(piece, rows)?;
                 piece.shape[0] = rows;
             }
         }
+
         // The class of transformers 5 ties nothing, so files hold the head too.
         let table = pieces.iter().find(|piece| piece.name == embeddings);
         let head = table.filter(|_| is_tied).map(|table| Piece {
@@ -100,35 +122,21 @@ impl Composition<'_> {
             values: table.values.clone(),
         });
         pieces.extend(head);
-        let root = self.config_json(rows, is_tied, &pieces);
-        let config = qwen2_audio::from_json(&root)?;
-        self.add_projector(&config, &mut pieces)?;
-        check(&config, &pieces)?;
+        Ok(rows)
+    }
 
+    fn write_weights(&self, path: &Path, pieces: Vec<Piece>) -> Result<()> {
         let failed = RefCell::new(None);
-        let num_tensors = pieces.len();
-        let written = pieces.into_iter().map(|piece| {
-            let name = piece.name.clone();
-            let dtype = self.dtype_of(&piece);
-            (
-                name,
-                Written {
-                    piece,
-                    dtype,
-                    failed: &failed,
-                },
-            )
+        let views = pieces.into_iter().map(|piece| {
+            let view = PieceView {
+                dtype: self.dtype_of(&piece),
+                piece,
+                failed: &failed,
+            };
+            (view.piece.name.clone(), view)
         });
-        files::write_safetensors(&out.join(SINGLE), written)?;
-        if let Some(error) = failed.into_inner() {
-            return Err(error);
-        }
-        let text = serde_json::to_string_pretty(&root).map_err(Error::bug)?;
-        files::write_atomic(&out.join("config.json"), format!("{text}\n").as_bytes())?;
-        Ok(Composed {
-            config,
-            num_tensors,
-        })
+        files::write_safetensors(path, views)?;
+        failed.into_inner().map_or(Ok(()), Err)
     }
 
     /// The tensors of a checkpoint that are wanted under their new names.
@@ -157,7 +165,8 @@ impl Composition<'_> {
                     );
                     return Err(at(Error::input(found)));
                 }
-                let (dtype, shape) = (stored.dtype, stored.shape.clone());
+                let dtype = stored.dtype;
+                let shape = stored.shape.clone();
                 let values = match self.dtype {
                     Some(wanted) if wanted != dtype => {
                         Values::Numbers(Arc::new(stored.values().unwrap_or_default()))
@@ -172,6 +181,7 @@ impl Composition<'_> {
                 });
             }
         }
+
         Ok(())
     }
 
@@ -249,7 +259,8 @@ impl Composition<'_> {
     /// A fresh projector: normal weights of a deviation that makes its outputs as large as token embeddings, and a bias of zeros.
     fn add_projector(&self, config: &Config, pieces: &mut Vec<Piece>) -> Result<()> {
         let deviation = deviation(pieces)?;
-        let (outputs, inputs) = (config.audio.output_dim, config.audio.d_model);
+        let outputs = config.audio.output_dim;
+        let inputs = config.audio.d_model;
         let name = format!("{}.weight", NAMES.projector);
         let mut generator = Key::new(self.seed, "compose").with_name(&name).generator();
         let mut draw =
@@ -281,19 +292,22 @@ impl Composition<'_> {
 /// The encoder's last norm gives numbers of mean square `w^2 + b^2`, which weights of deviation `s` turn into outputs of mean square `s^2`
 /// times their sum.
 fn deviation(pieces: &[Piece]) -> Result<f64> {
-    let squares = |name: String| {
-        let piece = pieces
-            .iter()
-            .find(|piece| piece.name == name)
-            .ok_or_else(|| Error::input(format!("there is no `{name}`")))?;
-        let values = piece.numbers()?;
-        let sum: f64 = values.iter().map(|x| f64::from(*x).powi(2)).sum();
-        Ok::<_, Error>((sum, values.len()))
-    };
-    let (embeddings, count) = squares(NAMES.embeddings())?;
-    let (scales, _) = squares(format!("{}.weight", NAMES.last_norm_of_tower))?;
-    let (shifts, _) = squares(format!("{}.bias", NAMES.last_norm_of_tower))?;
+    let norm = NAMES.encoder_norm;
+    let (embeddings, count) = squares(pieces, &NAMES.embeddings())?;
+    let (scales, _) = squares(pieces, &format!("{norm}.weight"))?;
+    let (shifts, _) = squares(pieces, &format!("{norm}.bias"))?;
     Ok((embeddings / count as f64 / (scales + shifts)).sqrt())
+}
+
+/// Sum of the squares of a tensor's values, and their number.
+fn squares(pieces: &[Piece], name: &str) -> Result<(f64, usize)> {
+    let piece = pieces
+        .iter()
+        .find(|piece| piece.name == name)
+        .ok_or_else(|| Error::input(format!("there is no `{name}`")))?;
+    let values = piece.numbers()?;
+    let sum: f64 = values.iter().map(|x| f64::from(*x).powi(2)).sum();
+    Ok((sum, values.len()))
 }
 
 /// Refuses weights that the configuration does not ask for, or asks for in another shape.
@@ -303,6 +317,7 @@ fn check(config: &Config, pieces: &[Piece]) -> Result<()> {
     let table = vec![config.text.vocab_size, config.text.hidden_size];
     wanted.insert(NAMES.head.to_owned(), table);
     wanted.extend(NAMES.positions.map(|name| (name.to_owned(), positions)));
+
     for piece in pieces {
         match wanted.remove(&piece.name) {
             Some(shape) if shape == piece.shape => {}
@@ -320,8 +335,10 @@ fn check(config: &Config, pieces: &[Piece]) -> Result<()> {
             }
         }
     }
+
     let mut missing: Vec<String> = wanted.into_keys().collect();
     missing.sort();
+
     match missing.first() {
         Some(name) => Err(Error::input(format!("no tensor for `{name}`"))
             .hint("configuration and weights of a part must belong together")),
@@ -367,13 +384,13 @@ impl Piece<'_> {
 }
 
 /// A tensor as it is written; what fails while it is, is noted.
-struct Written<'a> {
+struct PieceView<'a> {
     piece: Piece<'a>,
     dtype: Dtype,
     failed: &'a RefCell<Option<Error>>,
 }
 
-impl View for Written<'_> {
+impl View for PieceView<'_> {
     fn dtype(&self) -> Dtype {
         self.dtype
     }

@@ -1,4 +1,4 @@
-//! How likely continuations of a prompt are: the prompt goes through the model once, however many are tried after it.
+//! Log-probabilities of continuations of a prompt: the prompt goes through the model once, however many are tried after it.
 
 use super::Answers;
 use crate::batch::Batch;

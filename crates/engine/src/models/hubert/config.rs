@@ -1,4 +1,4 @@
-//! What `config.json` and `preprocessor_config.json` say of an encoder, in Hugging Face's names.
+//! Configuration of an encoder in `config.json` and `preprocessor_config.json`, in Hugging Face's names.
 
 use std::path::Path;
 
@@ -20,7 +20,7 @@ pub const CONFIG_FILE: &str = "config.json";
 /// Name of the description of how samples are prepared.
 pub const PREPROCESSOR_FILE: &str = "preprocessor_config.json";
 
-/// Where the feature extractor has norms.
+/// Places of the feature extractor's norms.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
 pub enum FeatureNorm {
@@ -71,7 +71,7 @@ pub struct Config {
     /// Whether clips are brought to mean zero and variance one first; from `preprocessor_config.json`.
     #[serde(skip)]
     pub do_normalize: bool,
-    /// What else `config.json` says; it is written back.
+    /// Other fields of `config.json`; they are written back.
     #[serde(flatten)]
     pub other: Map<String, Value>,
 }
@@ -120,6 +120,7 @@ impl Config {
     pub fn load(dir: &Path) -> Result<Self> {
         let path = dir.join(CONFIG_FILE);
         let value = read_json(&path)?;
+
         for (key, computed) in ONLY {
             let Some(found) = value.get(key).map(ToString::to_string) else {
                 continue;
@@ -133,8 +134,10 @@ impl Config {
                     )));
             }
         }
+
         let mut config: Self = json::parse(&value.to_string()).map_err(|e| e.at_path(&path))?;
         let preprocessor = dir.join(PREPROCESSOR_FILE);
+
         if preprocessor.exists() {
             let value = read_json(&preprocessor)?;
             config.do_normalize = value["do_normalize"].as_bool().unwrap_or(true);
@@ -147,6 +150,7 @@ impl Config {
         } else {
             config.do_normalize = true;
         }
+
         config.check().map_err(|e| e.at_path(&path))?;
         Ok(config)
     }
@@ -157,6 +161,7 @@ impl Config {
     /// Sizes of zero, lists of different lengths, widths that do not divide.
     pub fn check(&self) -> Result<()> {
         let convolutions = self.conv_dim.len();
+
         if convolutions == 0
             || self.conv_kernel.len() != convolutions
             || self.conv_stride.len() != convolutions
@@ -168,6 +173,7 @@ impl Config {
             ))
             .hint("give all three the same number of entries, at least 1"));
         }
+
         let lists = [&self.conv_dim, &self.conv_kernel, &self.conv_stride];
         let sizes = [
             ("hidden_size", self.hidden_size),
@@ -184,6 +190,7 @@ impl Config {
             .iter()
             .find(|(_, size)| *size == 0)
             .map(|(key, _)| *key);
+
         if let Some(key) = zero.or(lists
             .iter()
             .any(|list| list.contains(&0))
@@ -191,6 +198,7 @@ impl Config {
         {
             return Err(Error::input(format!("`{key}` is 0")).hint("write a number above 0"));
         }
+
         let parts = [
             ("num_attention_heads", self.num_attention_heads),
             (
@@ -198,6 +206,7 @@ impl Config {
                 self.num_conv_pos_embedding_groups,
             ),
         ];
+
         match parts
             .into_iter()
             .find(|(_, n)| !self.hidden_size.is_multiple_of(*n))
@@ -238,7 +247,7 @@ impl Config {
         field
     }
 
-    /// How queries, keys and values divide into heads.
+    /// Division of queries, keys and values into heads.
     pub fn heads(&self) -> Heads {
         Heads {
             num_heads: self.num_attention_heads,

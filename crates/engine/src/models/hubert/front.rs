@@ -3,9 +3,7 @@
 use candle_core::Result;
 use candle_core::Tensor;
 
-use crate::models::hubert::layer::NO_DROPOUT;
-use crate::models::hubert::layer::Norm;
-use crate::models::hubert::layer::linear_backward;
+use crate::nn::layer_norm::LayerNorm;
 use crate::ops::activation::gelu;
 use crate::ops::activation::gelu_backward;
 use crate::ops::cpu::slice;
@@ -16,14 +14,15 @@ use crate::ops::group_norm::group_norm;
 use crate::ops::group_norm::group_norm_backward;
 use crate::ops::grouped_convolution;
 use crate::ops::grouped_convolution::Groups;
+use crate::ops::linear::AdapterDropout;
 use crate::ops::linear::Linear;
-use crate::ops::linear::Weight;
 use crate::ops::norm::LayerNormStatistics;
 use crate::ops::norm::add_rows;
 use crate::ops::rows::add_to;
 use crate::ops::strided_convolution::Window;
 use crate::ops::strided_convolution::convolve;
 use crate::ops::strided_convolution::convolve_backward;
+use crate::ops::weight::Weight;
 use crate::ops::weight_norm::WeightNorm;
 
 /// Norm after a convolution.
@@ -32,9 +31,9 @@ pub enum ConvolutionNorm {
     /// None.
     None,
     /// Each channel over the time of its clip.
-    Group(Norm),
+    Group(LayerNorm),
     /// Each position over its channels.
-    Layer(Norm),
+    Layer(LayerNorm),
 }
 
 /// One convolution, its norm, and GELU.
@@ -50,9 +49,9 @@ pub struct Convolution {
     pub norm: ConvolutionNorm,
 }
 
-/// What a convolution's backward needs.
+/// Tensors that a convolution's backward needs.
 pub struct ConvolutionSaved {
-    /// Its input.
+    /// Input.
     x: Tensor,
     /// Rows of each clip of the input.
     lens: Vec<usize>,
@@ -137,12 +136,12 @@ impl Convolution {
 #[derive(Clone, Debug)]
 pub struct Projection {
     /// `feature_projection.layer_norm`.
-    pub norm: Option<Norm>,
+    pub norm: Option<LayerNorm>,
     /// `feature_projection.projection`.
     pub linear: Linear,
 }
 
-/// What the projection's backward needs.
+/// Tensors that the projection's backward needs.
 pub struct ProjectionSaved {
     x: Tensor,
     statistics: Option<LayerNormStatistics>,
@@ -160,7 +159,7 @@ impl Projection {
             }
             None => (x.clone(), None),
         };
-        let (y, _) = self.linear.forward(&normed, None, NO_DROPOUT)?;
+        let (y, _) = self.linear.forward(&normed, None, AdapterDropout::NONE)?;
         let saved = ProjectionSaved {
             x,
             statistics,
@@ -171,7 +170,9 @@ impl Projection {
 
     /// Adds to the gradients of the weights; returns the gradient of the input.
     pub fn backward(&self, dy: &Tensor, saved: &ProjectionSaved) -> Result<Tensor> {
-        let d_normed = linear_backward(&self.linear, dy, &saved.normed)?;
+        let d_normed =
+            self.linear
+                .backward_to_input(dy, &saved.normed, None, AdapterDropout::NONE)?;
         match (&self.norm, &saved.statistics) {
             (Some(norm), Some(statistics)) => norm.backward(&d_normed, &saved.x, statistics, None),
             _ => Ok(d_normed),
@@ -182,15 +183,15 @@ impl Projection {
 /// The positional convolution: `x + gelu(convolution(x) + bias)`.
 #[derive(Clone, Debug)]
 pub struct Positions {
-    /// Its weights.
+    /// Weights.
     pub weight: WeightNorm,
     /// `[hidden]`.
     pub bias: Weight,
-    /// Its sizes.
+    /// Sizes.
     pub groups: Groups,
 }
 
-/// What the positional convolution's backward needs.
+/// Tensors that the positional convolution's backward needs.
 pub struct PositionsSaved {
     x: Tensor,
     weight: Tensor,
@@ -220,8 +221,7 @@ impl Positions {
         if let Some(gradient) = &self.bias.gradient {
             let rows = d_before.dim(0)?;
             with_real!(d_before, T => {
-                let d = slice::<T>(&d_before)?;
-                let d: &[T] = &d;
+                let d: &[T] = &slice::<T>(&d_before)?;
                 write::<T>(gradient, |db| add_rows(db, rows, d))?;
             });
         }
@@ -249,8 +249,7 @@ impl Positions {
 fn add_bias(x: &Tensor, bias: &Tensor) -> Result<()> {
     let (_, dim) = x.dims2()?;
     with_real!(x, T => {
-        let bias = slice::<T>(bias)?;
-        let bias: &[T] = &bias;
+        let bias: &[T] = &slice::<T>(bias)?;
         write::<T>(x, |x| {
             crate::ops::cpu::for_rows(
                 x,

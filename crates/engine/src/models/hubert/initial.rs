@@ -3,7 +3,6 @@
 use candle_core::Device;
 use candle_core::Tensor;
 
-use crate::models::hubert::Head;
 use crate::models::hubert::config::Config;
 use crate::ops::device::random_normal;
 use maqam_base::error::Result;
@@ -11,6 +10,17 @@ use maqam_base::seed::Key;
 
 /// Standard deviation of the transformer's matrices: `initializer_range` of transformers.
 const DEVIATION: f64 = 0.02;
+
+/// A tensor of a head that is trained with an encoder.
+#[derive(Clone, Debug)]
+pub struct Head {
+    /// Name in files.
+    pub name: String,
+    /// Shape: matrices begin normal, vectors at zero.
+    pub shape: Vec<usize>,
+    /// Standard deviation of a matrix at the beginning.
+    pub deviation: f64,
+}
 
 /// The first values of a tensor, by its name and shape.
 ///
@@ -34,14 +44,17 @@ pub(super) fn tensor(
             .collect();
         Tensor::from_vec(values, shape, &Device::Cpu)
     };
+
     if let Some(head) = head {
         return Ok(match shape.len() {
             1 => constant(0.0)?,
             _ => normal(head.deviation)?,
         });
     }
+
     let positions = (4.0 / (config.num_conv_pos_embeddings * config.hidden_size) as f64).sqrt();
     let is_norm = name.contains("layer_norm");
+
     Ok(match name {
         "masked_spec_embed" => uniform(0.0, 1.0)?,
         _ if name.ends_with("original0") => {

@@ -1,209 +1,166 @@
-//! One transformer layer of HuBERT, with norms before (HuBERT-large, XLS-R) or after (HuBERT-base) attention and MLP.
+//! A layer of HuBERT's transformer, with norms before (HuBERT-large, XLS-R) or after (HuBERT-base) attention and MLP.
 
 use candle_core::Result;
 use candle_core::Tensor;
 
-use crate::ops::activation::gelu;
-use crate::ops::activation::gelu_backward;
-use crate::ops::attention::Heads;
-use crate::ops::attention::Mask;
-use crate::ops::attention::attention;
-use crate::ops::attention::attention_backward;
+use crate::nn::encoder_layer;
+use crate::nn::encoder_layer::EncoderLayer;
+use crate::nn::gelu_mlp::GeluMlp;
+use crate::nn::gelu_mlp::MlpSaved;
+use crate::nn::layer_norm::LayerNorm;
+use crate::nn::saving::Save;
+use crate::nn::saving::wanted;
+use crate::nn::self_attention::AttentionSaved;
+use crate::nn::self_attention::SelfAttention;
+use crate::nn::windows::Windows;
 use crate::ops::linear::AdapterDropout;
-use crate::ops::linear::Linear;
-use crate::ops::linear::Weight;
 use crate::ops::norm::LayerNormStatistics;
-use crate::ops::norm::layer_norm;
-use crate::ops::norm::layer_norm_backward;
 use crate::ops::rows::add_to;
-
-/// Encoders have no adapters, so nothing is dropped in their linear layers.
-pub(super) const NO_DROPOUT: AdapterDropout<'static> = AdapterDropout {
-    probability: 0.0,
-    tokens: &[],
-};
-
-/// A layer norm with its weights.
-#[derive(Clone, Debug)]
-pub struct Norm {
-    /// Scale, `[dim]`.
-    pub weight: Weight,
-    /// Shift, `[dim]`.
-    pub bias: Weight,
-    /// Added to the variance.
-    pub eps: f64,
-}
-
-impl Norm {
-    /// # Shapes
-    /// `x`: `[positions, dim]` -> the same
-    pub fn forward(&self, x: &Tensor) -> Result<(Tensor, LayerNormStatistics)> {
-        layer_norm(x, &self.weight.value, &self.bias.value, self.eps)
-    }
-
-    /// Adds to the gradients of scale and shift; returns the gradient of the input, `residual` added.
-    pub fn backward(
-        &self,
-        dy: &Tensor,
-        x: &Tensor,
-        statistics: &LayerNormStatistics,
-        residual: Option<&Tensor>,
-    ) -> Result<Tensor> {
-        let gradients = self
-            .weight
-            .gradient
-            .as_ref()
-            .zip(self.bias.gradient.as_ref());
-        layer_norm_backward(dy, x, &self.weight.value, statistics, residual, gradients)
-    }
-}
-
-/// A linear layer's backward, whose input's gradient is always there.
-pub(super) fn linear_backward(linear: &Linear, dy: &Tensor, x: &Tensor) -> Result<Tensor> {
-    match linear.backward(dy, x, None, NO_DROPOUT, true)? {
-        Some(dx) => Ok(dx),
-        None => candle_core::bail!("a linear layer's backward returned no gradient of its input"),
-    }
-}
 
 /// One layer.
 #[derive(Clone, Debug)]
-pub struct Layer {
-    /// `attention.q_proj`, `k_proj` and `v_proj`, stacked.
-    pub qkv: Linear,
-    /// `attention.out_proj`.
-    pub output: Linear,
-    /// `layer_norm`: before attention, or after it and the residual.
-    pub attention_norm: Norm,
-    /// `feed_forward.intermediate_dense`.
-    pub fc1: Linear,
-    /// `feed_forward.output_dense`.
-    pub fc2: Linear,
-    /// `final_layer_norm`: before the MLP, or after it and the residual.
-    pub mlp_norm: Norm,
-    /// How the stacked projection divides.
-    pub heads: Heads,
-    /// Whether norms come first (`do_stable_layer_norm`).
-    pub norms_first: bool,
+pub enum Layer {
+    /// Norms first (`do_stable_layer_norm`).
+    PreNorm(EncoderLayer),
+    /// Norms last.
+    PostNorm(PostNormLayer),
 }
 
-/// What a layer's backward needs.
-pub struct Saved {
-    /// Input of the attention norm, and what it found: the layer's input, or attention with the residual.
-    attention_norm: (Tensor, LayerNormStatistics),
-    /// Input of the stacked projection.
-    attention_in: Tensor,
-    qkv: Tensor,
-    attended: Tensor,
-    log_sums: Tensor,
-    /// Input of the MLP norm, and what it found.
-    mlp_norm: (Tensor, LayerNormStatistics),
-    /// Input of the MLP.
-    mlp_in: Tensor,
-    before: Tensor,
-    activated: Tensor,
+/// Tensors that a layer's backward needs.
+pub enum Saved {
+    /// Tensors of [`Layer::PreNorm`].
+    PreNorm(encoder_layer::Saved),
+    /// Tensors of [`Layer::PostNorm`].
+    PostNorm(PostNormSaved),
 }
 
 impl Layer {
     /// # Shapes
     /// `x`: `[frames, hidden]`, `cu_frames`: starts of the clips, and the number of frames -> `[frames, hidden]`
     pub fn forward(&self, x: &Tensor, cu_frames: &[usize]) -> Result<(Tensor, Saved)> {
-        let (attention_in, first) = if self.norms_first {
-            let (normed, statistics) = self.attention_norm.forward(x)?;
-            (normed, Some((x.clone(), statistics)))
-        } else {
-            (x.clone(), None)
-        };
-        let (qkv, _) = self.qkv.forward(&attention_in, None, NO_DROPOUT)?;
-        let (attended, log_sums) = attention(&qkv, cu_frames, self.heads, Mask::Full)?;
-        let (middle, _) = self.output.forward(&attended, Some(x), NO_DROPOUT)?;
-
-        // In the form with norms last the MLP reads and adds to what the first norm leaves.
-        let (mlp_in, attention_norm, mlp_first) = match first {
-            Some(saved) => {
-                let (normed, statistics) = self.mlp_norm.forward(&middle)?;
-                (normed, saved, Some((middle.clone(), statistics)))
+        let clips = clips(cu_frames);
+        match self {
+            Self::PreNorm(layer) => {
+                let (y, saved) = layer.forward(x, &clips)?;
+                Ok((y, Saved::PreNorm(saved)))
             }
-            None => {
-                let (normed, statistics) = self.attention_norm.forward(&middle)?;
-                (normed, (middle.clone(), statistics), None)
+            Self::PostNorm(layer) => {
+                let (y, saved) = layer.forward(x, &clips)?;
+                Ok((y, Saved::PostNorm(saved)))
             }
-        };
-        let (before, _) = self.fc1.forward(&mlp_in, None, NO_DROPOUT)?;
-        let activated = gelu(&before)?;
-        let residual = if self.norms_first { &middle } else { &mlp_in };
-        let (sum, _) = self.fc2.forward(&activated, Some(residual), NO_DROPOUT)?;
-
-        let (y, mlp_norm) = match mlp_first {
-            Some(saved) => (sum, saved),
-            None => {
-                let (y, statistics) = self.mlp_norm.forward(&sum)?;
-                (y, (sum, statistics))
-            }
-        };
-        let saved = Saved {
-            attention_norm,
-            attention_in,
-            qkv,
-            attended,
-            log_sums,
-            mlp_norm,
-            mlp_in,
-            before,
-            activated,
-        };
-        Ok((y, saved))
+        }
     }
 
     /// Adds to the gradients of the layer's weights; returns the gradient of its input.
     pub fn backward(&self, dy: &Tensor, saved: &Saved, cu_frames: &[usize]) -> Result<Tensor> {
-        let (mlp_norm_in, mlp_statistics) = &saved.mlp_norm;
-        let (attention_norm_in, attention_statistics) = &saved.attention_norm;
-
-        // Gradient of the sum of MLP and residual.
-        let d_sum = if self.norms_first {
-            dy.clone()
-        } else {
-            self.mlp_norm
-                .backward(dy, mlp_norm_in, mlp_statistics, None)?
-        };
-        let d_activated = linear_backward(&self.fc2, &d_sum, &saved.activated)?;
-        let d_before = gelu_backward(&d_activated, &saved.before)?;
-        let d_mlp_in = linear_backward(&self.fc1, &d_before, &saved.mlp_in)?;
-
-        // Gradient of the sum of attention and residual.
-        let d_middle = if self.norms_first {
-            self.mlp_norm
-                .backward(&d_mlp_in, mlp_norm_in, mlp_statistics, Some(&d_sum))?
-        } else {
-            add_to(&d_mlp_in, &d_sum)?;
-            self.attention_norm.backward(
-                &d_mlp_in,
-                attention_norm_in,
-                attention_statistics,
-                None,
-            )?
-        };
-        let d_attended = linear_backward(&self.output, &d_middle, &saved.attended)?;
-        let d_qkv = attention_backward(
-            &d_attended,
-            &saved.qkv,
-            &saved.attended,
-            &saved.log_sums,
-            cu_frames,
-            self.heads,
-            Mask::Full,
-        )?;
-        let d_attention_in = linear_backward(&self.qkv, &d_qkv, &saved.attention_in)?;
-        if self.norms_first {
-            return self.attention_norm.backward(
-                &d_attention_in,
-                attention_norm_in,
-                attention_statistics,
-                Some(&d_middle),
-            );
+        let clips = clips(cu_frames);
+        match (self, saved) {
+            (Self::PreNorm(layer), Saved::PreNorm(saved)) => {
+                wanted(layer.backward(dy, saved, &clips, true)?)
+            }
+            (Self::PostNorm(layer), Saved::PostNorm(saved)) => layer.backward(dy, saved, &clips),
+            _ => candle_core::bail!("a layer was given what another one saved"),
         }
-        add_to(&d_attention_in, &d_middle)?;
-        Ok(d_attention_in)
+    }
+}
+
+/// Clips as windows of attention. Encoders of speech alone have no adapters, so nothing is dropped in their linear layers.
+fn clips(cu_frames: &[usize]) -> Windows<'_> {
+    Windows {
+        cu_positions: cu_frames,
+        dropout: AdapterDropout::NONE,
+        save: Save::All,
+    }
+}
+
+/// `a = Norm(x + Attention(x))`, then `y = Norm(a + MLP(a))`.
+#[derive(Clone, Debug)]
+pub struct PostNormLayer {
+    /// Attention inside each clip.
+    pub attention: SelfAttention,
+    /// Norm after attention and its residual.
+    pub attention_norm: LayerNorm,
+    /// Two linear layers around GELU.
+    pub mlp: GeluMlp,
+    /// Norm after the MLP and its residual.
+    pub mlp_norm: LayerNorm,
+}
+
+/// Tensors that the backward of [`PostNormLayer`] needs.
+pub struct PostNormSaved {
+    x: Tensor,
+    attention: AttentionSaved,
+    /// `x + Attention(x)`.
+    attention_sum: Tensor,
+    attention_statistics: LayerNormStatistics,
+    /// `a` in the formula of the layer.
+    middle: Tensor,
+    mlp: MlpSaved,
+    activated: Tensor,
+    /// `a + MLP(a)`.
+    mlp_sum: Tensor,
+    mlp_statistics: LayerNormStatistics,
+}
+
+impl PostNormLayer {
+    /// `a = Norm(x + Attention(x))`, `y = Norm(a + MLP(a))`.
+    ///
+    /// # Shapes
+    /// `x`: `[frames, hidden]` -> the same
+    pub fn forward(&self, x: &Tensor, clips: &Windows) -> Result<(Tensor, PostNormSaved)> {
+        let (attention_sum, attention) = self.attention.forward(x, x, clips)?;
+        let (middle, attention_statistics) = self.attention_norm.forward(&attention_sum)?;
+        let (activated, mlp) = self.mlp.activate(&middle, clips.dropout)?;
+        let (mlp_sum, _) = self.mlp.project(&activated, &middle, clips.dropout)?;
+        let (y, mlp_statistics) = self.mlp_norm.forward(&mlp_sum)?;
+
+        let saved = PostNormSaved {
+            x: x.clone(),
+            attention,
+            attention_sum,
+            attention_statistics,
+            middle,
+            mlp,
+            activated,
+            mlp_sum,
+            mlp_statistics,
+        };
+        Ok((y, saved))
+    }
+
+    /// With `s = Norm'(dy)`: `da = s + MLP'(s)`. With `t = Norm'(da)`: `dx = t + Attention'(t)`. A prime is the backward of the part. Adds
+    /// to the gradients of the layer's weights.
+    ///
+    /// # Shapes
+    /// `dy`: `[frames, hidden]` -> the same
+    pub fn backward(&self, dy: &Tensor, saved: &PostNormSaved, clips: &Windows) -> Result<Tensor> {
+        let d_mlp_sum = self
+            .mlp_norm
+            .backward(dy, &saved.mlp_sum, &saved.mlp_statistics, None)?;
+        let d_middle = self.mlp.backward(
+            &d_mlp_sum,
+            &saved.middle,
+            &saved.activated,
+            &saved.mlp,
+            None,
+            clips.dropout,
+        )?;
+        add_to(&d_middle, &d_mlp_sum)?;
+
+        let d_attention_sum = self.attention_norm.backward(
+            &d_middle,
+            &saved.attention_sum,
+            &saved.attention_statistics,
+            None,
+        )?;
+        let dx = wanted(self.attention.backward(
+            &d_attention_sum,
+            &saved.x,
+            &saved.attention,
+            clips,
+            true,
+        )?)?;
+        add_to(&dx, &d_attention_sum)?;
+        Ok(dx)
     }
 }

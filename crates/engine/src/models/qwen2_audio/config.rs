@@ -1,4 +1,4 @@
-//! What `config.json` of Qwen2-Audio says about the shape of the model.
+//! Shape of the model in `config.json` of Qwen2-Audio.
 
 use serde_json::Value;
 
@@ -14,19 +14,21 @@ use maqam_base::error::Result;
 /// checkpoints on the Hub need.
 ///
 /// # Errors
-/// Where a field says something the model here does not do; the message names it.
+/// If a field says something the model here does not do; the message names it.
 pub fn from_json(root: &Value) -> Result<Config> {
     let audio = Fields(&root["audio_config"], "audio_config");
     let text = Fields(&root["text_config"], "text_config");
     let is_qwen2 = text.0["model_type"]
         .as_str()
         .is_none_or(|kind| kind == "qwen2");
+
     if !is_qwen2 {
         return Err(Error::input(format!(
             "`text_config.model_type` is {}; maqam has qwen2 there",
             text.0["model_type"]
         )));
     }
+
     audio.require("activation_function", "gelu")?;
     audio.require("scale_embedding", false)?;
     text.require("hidden_act", "silu")?;
@@ -36,6 +38,7 @@ pub fn from_json(root: &Value) -> Result<Config> {
     let max_source_positions = audio.number_or("max_source_positions", 1500)?;
     let hidden_size = text.number_or("hidden_size", 4096)?;
     let num_attention_heads = text.number_or("num_attention_heads", 32)?;
+
     let found = Config {
         names: &NAMES,
         audio: AudioConfig {
@@ -69,6 +72,7 @@ pub fn from_json(root: &Value) -> Result<Config> {
             .find_map(|name| root[name].as_u64())
             .unwrap_or(151_646) as u32,
     };
+
     found.check()?;
     Ok(found)
 }

@@ -1,4 +1,4 @@
-//! What Qwen2-Audio calls its tensors: as checkpoints on the Hub do.
+//! Names of Qwen2-Audio's tensors, as checkpoints on the Hub write them.
 
 use crate::models::names::Names;
 use crate::nn::naming::NameForm;
@@ -39,9 +39,9 @@ const NESTED: NameForm = NameForm {
 /// The names.
 pub static NAMES: Names = Names {
     family: "Qwen2-Audio",
-    tower: "audio_tower",
+    encoder: "audio_tower",
     positions: Some("audio_tower.embed_positions.weight"),
-    last_norm_of_tower: "audio_tower.layer_norm",
+    encoder_norm: "audio_tower.layer_norm",
     projector: "multi_modal_projector.linear",
     projector_hidden: None,
     decoder: "language_model.model",

@@ -1,4 +1,4 @@
-//! What `config.json` of Qwen3-ASR says about the shape of the model.
+//! From `config.json` of Qwen3-ASR to the shape of the model.
 
 use std::path::Path;
 
@@ -15,14 +15,14 @@ use crate::nn::checkpoint;
 use maqam_base::error::Error;
 use maqam_base::error::Result;
 
-/// Samples that the processor fills shorter clips up to unless its settings say otherwise: half a second.
+/// Samples up to which the processor fills shorter clips, without a setting of its own: half a second.
 const MIN_SAMPLES: usize = 8000;
 
-/// Reads the configuration of either layout. What it leaves out has the defaults of transformers' `Qwen3ASREncoderConfig` and
+/// Reads the configuration of either layout. Fields that are not there have the defaults of transformers' `Qwen3ASREncoderConfig` and
 /// `Qwen3Config`, or in the original layout those of `qwen_asr`.
 ///
 /// # Errors
-/// Where a field says something the model here does not do; the message names it.
+/// A field with a value that maqam does not compute; the message names it.
 pub fn from_json(root: &Value) -> Result<Config> {
     let model = model_of(root);
     let is_original = root["thinker_config"].is_object();
@@ -113,7 +113,7 @@ pub fn from_json(root: &Value) -> Result<Config> {
     Ok(found)
 }
 
-/// Takes what the settings of the checkpoint's processor say about clips, where the folder has them.
+/// Takes the settings for clips of the checkpoint's processor, where the folder has them.
 ///
 /// # Errors
 /// Settings of frames that maqam does not compute; a damaged file.
@@ -150,7 +150,7 @@ pub fn model_of(root: &Value) -> &Value {
     }
 }
 
-/// Whether the configuration asks for a head that is the embedding table: it does where it says nothing.
+/// Whether the configuration asks for a head that is the embedding table. It does so too where it says nothing.
 pub fn is_tied(root: &Value) -> bool {
     let model = model_of(root);
     let places = [
@@ -195,7 +195,8 @@ mod tests {
         audio.insert("max_position_embeddings".into(), 13.into());
         let heads = audio.remove("encoder_attention_heads").unwrap();
         audio.insert("num_attention_heads".into(), heads);
-        let (a, b) = (from_json(&original).unwrap(), from_json(&flat).unwrap());
+        let a = from_json(&original).unwrap();
+        let b = from_json(&flat).unwrap();
         assert_eq!(a.text, b.text);
         assert_eq!(a.audio_tokens(160_000), 130);
         assert_eq!(b.audio_tokens(160_000), 130);

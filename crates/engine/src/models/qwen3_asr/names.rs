@@ -1,9 +1,9 @@
-//! What Qwen3-ASR calls its tensors: as in transformers.
+//! Names of the tensors of Qwen3-ASR, as in transformers.
 
 use crate::models::names::Names;
 use crate::nn::naming::NameForm;
 
-/// As in transformers, and on the Hub under `Qwen/Qwen3-ASR-*-hf`.
+/// Names in transformers, and on the Hub under `Qwen/Qwen3-ASR-*-hf`.
 const TRANSFORMERS: NameForm = NameForm {
     name: "named as in transformers",
     beginnings: &[
@@ -13,7 +13,7 @@ const TRANSFORMERS: NameForm = NameForm {
     ],
 };
 
-/// As in the original checkpoints, `Qwen/Qwen3-ASR-*`, whose encoder holds the projector.
+/// Names in the original checkpoints, `Qwen/Qwen3-ASR-*`, whose encoder holds the projector.
 const ORIGINAL: NameForm = NameForm {
     name: "named as in the original checkpoint",
     beginnings: &[
@@ -34,9 +34,9 @@ const ORIGINAL: NameForm = NameForm {
 /// The names.
 pub static NAMES: Names = Names {
     family: "Qwen3-ASR",
-    tower: "model.audio_tower",
+    encoder: "model.audio_tower",
     positions: None,
-    last_norm_of_tower: "model.audio_tower.ln_post",
+    encoder_norm: "model.audio_tower.ln_post",
     projector: "model.multi_modal_projector.linear_2",
     projector_hidden: Some("model.multi_modal_projector.linear_1"),
     decoder: "model.language_model",

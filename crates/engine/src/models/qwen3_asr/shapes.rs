@@ -51,7 +51,7 @@ pub fn by_name(name: &str) -> Option<Config> {
     })
 }
 
-/// The shape that a Hub id says, such as `Qwen/Qwen3-ASR-0.6B` or `Qwen/Qwen3-ASR-0.6B-hf`; `None` for other names.
+/// The shape that a Hub id names, such as `Qwen/Qwen3-ASR-0.6B` or `Qwen/Qwen3-ASR-0.6B-hf`; `None` for other names.
 pub fn of_hub_id(id: &str) -> Option<Config> {
     let name = id.rsplit('/').next()?.to_lowercase();
     NAMES

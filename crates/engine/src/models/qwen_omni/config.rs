@@ -1,4 +1,4 @@
-//! What `config.json` of Qwen2.5-Omni says about the shape of its thinker.
+//! Shape of the thinker in `config.json` of Qwen2.5-Omni.
 
 use serde_json::Value;
 
@@ -13,13 +13,11 @@ use maqam_base::error::Result;
 /// Reads the configuration of a full or a thinker-only checkpoint.
 ///
 /// # Errors
-/// Where a field is missing, or says something the model here does not do; the message names it.
+/// If a field is missing, or says something the model here does not do; the message names it.
 pub fn from_json(root: &Value) -> Result<Config> {
     let thinker = thinker_of(root);
-    let (audio, text) = (
-        Fields(&thinker["audio_config"], "audio_config"),
-        Fields(&thinker["text_config"], "text_config"),
-    );
+    let audio = Fields(&thinker["audio_config"], "audio_config");
+    let text = Fields(&thinker["text_config"], "text_config");
     audio.require("activation_function", "gelu")?;
     audio.require("scale_embedding", false)?;
     text.require("hidden_act", "silu")?;
@@ -27,6 +25,7 @@ pub fn from_json(root: &Value) -> Result<Config> {
     let rope_theta = text.rope_theta(&["default", "mrope"], 1e6)?;
     let hidden_size = text.number("hidden_size")?;
     let num_attention_heads = text.number("num_attention_heads")?;
+
     let found = Config {
         names: &NAMES,
         audio: AudioConfig {
@@ -69,6 +68,7 @@ pub fn from_json(root: &Value) -> Result<Config> {
             .ok_or_else(|| Error::input("`thinker_config` has no `audio_token_index`"))?
             as u32,
     };
+
     found.check()?;
     Ok(found)
 }

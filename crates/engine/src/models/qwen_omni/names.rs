@@ -1,4 +1,4 @@
-//! What Qwen2.5-Omni calls its tensors: as in the full checkpoint, the thinker's name in front.
+//! Names of Qwen2.5-Omni's tensors: as in the full checkpoint, the thinker's name in front.
 
 use crate::models::names::Names;
 use crate::nn::naming::NameForm;
@@ -18,9 +18,9 @@ const THINKER: NameForm = NameForm {
 /// The names.
 pub static NAMES: Names = Names {
     family: "Qwen2.5-Omni",
-    tower: "thinker.audio_tower",
+    encoder: "thinker.audio_tower",
     positions: None,
-    last_norm_of_tower: "thinker.audio_tower.ln_post",
+    encoder_norm: "thinker.audio_tower.ln_post",
     projector: "thinker.audio_tower.proj",
     projector_hidden: None,
     decoder: "thinker.model",

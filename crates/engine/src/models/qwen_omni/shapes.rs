@@ -10,7 +10,7 @@ use maqam_base::error::Result;
 /// The names of the shapes.
 pub const NAMES: [&str; 4] = ["tiny", "0.5b", "3b", "7b"];
 
-/// The audio tower of Qwen2.5-Omni, both sizes.
+/// The audio encoder of Qwen2.5-Omni, both sizes.
 const OMNI_TOWER: AudioConfig = AudioConfig {
     d_model: 1280,
     encoder_layers: 32,
@@ -40,7 +40,7 @@ const OMNI_TEXT: TextConfig = TextConfig {
 
 /// A shape by name, its decoder cut to `layers` where that is said.
 ///
-/// `3b` and `7b` are the thinkers of Qwen2.5-Omni. `0.5b` has the decoder of Qwen2.5-0.5B behind a small tower; `tiny` is for
+/// `3b` and `7b` are the thinkers of Qwen2.5-Omni. `0.5b` has the decoder of Qwen2.5-0.5B behind a small encoder; `tiny` is for
 /// trying things out.
 pub fn by_name(name: &str, layers: Option<usize>) -> Result<Config> {
     let (audio, text) = match name {
@@ -110,10 +110,12 @@ pub fn by_name(name: &str, layers: Option<usize>) -> Result<Config> {
             )));
         }
     };
+
     let text = TextConfig {
         num_hidden_layers: layers.unwrap_or(text.num_hidden_layers),
         ..text
     };
+
     Ok(Config {
         names: &names::NAMES,
         audio: AudioConfig {

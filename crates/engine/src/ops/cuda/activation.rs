@@ -5,26 +5,28 @@ use candle_core::Result;
 use candle_core::Tensor;
 use half::bf16;
 
-use crate::ops::cuda::card::BLOCK;
-use crate::ops::cuda::card::Card;
-use crate::ops::cuda::card::STRETCH;
-use crate::ops::cuda::card::arguments;
-use crate::ops::cuda::card::bf16_of;
-use crate::ops::cuda::card::int;
-use crate::ops::cuda::card::rows_of;
+use crate::ops::cuda::address::bf16_of;
+use crate::ops::cuda::address::rows_of;
+use crate::ops::cuda::arguments::BLOCK;
+use crate::ops::cuda::arguments::STRETCH;
+use crate::ops::cuda::arguments::arguments;
+use crate::ops::cuda::arguments::int;
+use crate::ops::cuda::gpu::Gpu;
 
 /// Blocks that a grid's second dimension has at most (CUDA programming guide, table of technical specifications).
 const MOST_ROWS: usize = 65535;
 
 /// As `ops::activation::swiglu`.
-pub fn swiglu(gate_up: &Tensor, room: usize) -> Result<Tensor> {
-    let (card, (tokens, width)) = (Card::of(gate_up.device())?, gate_up.dims2()?);
+pub fn swiglu(gate_up: &Tensor, padding: usize) -> Result<Tensor> {
+    let gpu = Gpu::of(gate_up.device())?;
+    let (tokens, width) = gate_up.dims2()?;
     let dim = width / 2;
-    let y = card.empty_rows(tokens, dim, room)?;
-    let ((to, stride), from) = (rows_of(&y, DType::BF16)?, bf16_of(gate_up)?);
+    let y = gpu.empty_rows(tokens, dim, padding)?;
+    let (to, stride) = rows_of(&y, DType::BF16)?;
+    let from = bf16_of(gate_up)?;
     for first in (0..tokens).step_by(MOST_ROWS) {
         let grid = (dim.div_ceil(STRETCH), MOST_ROWS.min(tokens - first));
-        card.launch(
+        gpu.launch(
             "swiglu",
             grid,
             (BLOCK, 1),
@@ -41,33 +43,31 @@ pub fn swiglu(gate_up: &Tensor, room: usize) -> Result<Tensor> {
 }
 
 /// As `ops::activation::swiglu_backward`.
-pub fn swiglu_backward(dy: &Tensor, gate_up: &Tensor, room: usize) -> Result<Tensor> {
-    let (card, (tokens, width)) = (Card::of(gate_up.device())?, gate_up.dims2()?);
+pub fn swiglu_backward(dy: &Tensor, gate_up: &Tensor, padding: usize) -> Result<Tensor> {
+    let gpu = Gpu::of(gate_up.device())?;
+    let (tokens, width) = gate_up.dims2()?;
     let dim = width / 2;
-    let d_gate_up = card.empty_rows(tokens, width, room)?;
-    let ((to, stride), dy, from) = (
-        rows_of(&d_gate_up, DType::BF16)?,
-        bf16_of(dy)?,
-        bf16_of(gate_up)?,
-    );
+    let d_gate_up = gpu.empty_rows(tokens, width, padding)?;
+    let (to, stride) = rows_of(&d_gate_up, DType::BF16)?;
+    let dy = bf16_of(dy)?;
+    let from = bf16_of(gate_up)?;
     for first in (0..tokens).step_by(MOST_ROWS) {
         let grid = (dim.div_ceil(STRETCH), MOST_ROWS.min(tokens - first));
-        let (to, dy, from) = (
-            to.at::<bf16>(first * stride),
-            dy.at::<bf16>(first * dim),
-            from.at::<bf16>(first * width),
-        );
+        let to = to.at::<bf16>(first * stride);
+        let dy = dy.at::<bf16>(first * dim);
+        let from = from.at::<bf16>(first * width);
         let arguments = arguments![to, dy, from, int(dim)?, int(stride)?];
-        card.launch("swiglu_backward", grid, (BLOCK, 1), 0, arguments)?;
+        gpu.launch("swiglu_backward", grid, (BLOCK, 1), 0, arguments)?;
     }
     Ok(d_gate_up)
 }
 
 /// As `ops::activation::gelu`.
 pub fn gelu(x: &Tensor) -> Result<Tensor> {
-    let (card, count) = (Card::of(x.device())?, x.elem_count());
-    let y = card.empty(x.shape(), DType::BF16)?;
-    card.launch(
+    let gpu = Gpu::of(x.device())?;
+    let count = x.elem_count();
+    let y = gpu.empty(x.shape(), DType::BF16)?;
+    gpu.launch(
         "gelu",
         (count.div_ceil(STRETCH), 1),
         (BLOCK, 1),
@@ -79,9 +79,10 @@ pub fn gelu(x: &Tensor) -> Result<Tensor> {
 
 /// As `ops::activation::gelu_backward`.
 pub fn gelu_backward(dy: &Tensor, x: &Tensor) -> Result<Tensor> {
-    let (card, count) = (Card::of(x.device())?, x.elem_count());
-    let dx = card.empty(x.shape(), DType::BF16)?;
-    card.launch(
+    let gpu = Gpu::of(x.device())?;
+    let count = x.elem_count();
+    let dx = gpu.empty(x.shape(), DType::BF16)?;
+    gpu.launch(
         "gelu_backward",
         (count.div_ceil(STRETCH), 1),
         (BLOCK, 1),

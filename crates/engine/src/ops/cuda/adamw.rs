@@ -8,16 +8,16 @@ use crate::ops::adamw::AdamW;
 use crate::ops::adamw::Buffers;
 use crate::ops::adamw::Clip;
 use crate::ops::adamw::Segment;
-use crate::ops::cuda::card::Address;
-use crate::ops::cuda::card::BLOCK;
-use crate::ops::cuda::card::Card;
-use crate::ops::cuda::card::Plain;
-use crate::ops::cuda::card::STRETCH;
-use crate::ops::cuda::card::address;
-use crate::ops::cuda::card::arguments;
-use crate::ops::cuda::card::bf16_of;
-use crate::ops::cuda::card::f32_of;
-use crate::ops::cuda::card::int;
+use crate::ops::cuda::address::Address;
+use crate::ops::cuda::address::Plain;
+use crate::ops::cuda::address::address;
+use crate::ops::cuda::address::bf16_of;
+use crate::ops::cuda::address::f32_of;
+use crate::ops::cuda::arguments::BLOCK;
+use crate::ops::cuda::arguments::STRETCH;
+use crate::ops::cuda::arguments::arguments;
+use crate::ops::cuda::arguments::int;
+use crate::ops::cuda::gpu::Gpu;
 use crate::ops::scalar::Scalar;
 
 /// Blocks that sum squares, whatever the number of them, so that the order of the sum depends on nothing else.
@@ -40,9 +40,9 @@ unsafe impl Plain for OnCard {}
 
 /// As `AdamW::update`.
 pub fn update(settings: &AdamW, buffers: Buffers, segments: &[Segment], clip: Clip) -> Result<()> {
-    let card = Card::of(buffers.values.device())?;
+    let gpu = Gpu::of(buffers.values.device())?;
     let total = buffers.values.elem_count();
-    let mut on_card: Vec<OnCard> = segments
+    let mut on_gpu: Vec<OnCard> = segments
         .iter()
         .filter(|segment| !segment.range.is_empty())
         .map(|segment| {
@@ -57,32 +57,30 @@ pub fn update(settings: &AdamW, buffers: Buffers, segments: &[Segment], clip: Cl
             }
         })
         .collect();
-    on_card.sort_by_key(|segment| segment.start);
-    if on_card.windows(2).any(|pair| pair[0].end > pair[1].start)
-        || on_card.last().is_some_and(|last| last.end as usize > total)
+    on_gpu.sort_by_key(|segment| segment.start);
+
+    if on_gpu.windows(2).any(|pair| pair[0].end > pair[1].start)
+        || on_gpu.last().is_some_and(|last| last.end as usize > total)
     {
         candle_core::bail!("the segments of an update overlap, or leave a buffer of {total}");
     }
+
     let copy = buffers.copy.map_or(Ok(Address::NULL), bf16_of)?;
-    let end = on_card.last().map_or(0, |last| last.end as usize);
-    let table = card.table(&on_card)?;
-    let (values, first, second) = (
-        f32_of(buffers.values)?,
-        f32_of(buffers.first)?,
-        f32_of(buffers.second)?,
-    );
-    let (beta1, beta2, eps) = (
-        settings.beta1 as f32,
-        settings.beta2 as f32,
-        settings.eps as f32,
-    );
+    let end = on_gpu.last().map_or(0, |last| last.end as usize);
+    let table = gpu.table(&on_gpu)?;
+    let values = f32_of(buffers.values)?;
+    let first = f32_of(buffers.first)?;
+    let second = f32_of(buffers.second)?;
+    let beta1 = settings.beta1 as f32;
+    let beta2 = settings.beta2 as f32;
+    let eps = settings.eps as f32;
     // The complements of betas that are not rounded yet, as on the CPU.
-    let (rest1, rest2) = ((1.0 - settings.beta1) as f32, (1.0 - settings.beta2) as f32);
-    let (gradients, count) = (f32_of(buffers.gradients)?, int(on_card.len())?);
-    let (norm, loss) = (
-        address(clip.norm.tensor(), DType::F64)?,
-        address(clip.loss.tensor(), DType::F64)?,
-    );
+    let rest1 = (1.0 - settings.beta1) as f32;
+    let rest2 = (1.0 - settings.beta2) as f32;
+    let gradients = f32_of(buffers.gradients)?;
+    let count = int(on_gpu.len())?;
+    let norm = address(clip.norm.tensor(), DType::F64)?;
+    let loss = address(clip.loss.tensor(), DType::F64)?;
     let arguments = arguments![
         values,
         first,
@@ -100,7 +98,7 @@ pub fn update(settings: &AdamW, buffers: Buffers, segments: &[Segment], clip: Cl
         norm,
         loss
     ];
-    card.launch(
+    gpu.launch(
         "adamw",
         (end.div_ceil(STRETCH), 1),
         (BLOCK, 1),
@@ -111,20 +109,19 @@ pub fn update(settings: &AdamW, buffers: Buffers, segments: &[Segment], clip: Cl
 
 /// As `ops::adamw::norm`.
 pub fn norm(flat: &Tensor) -> Result<Scalar> {
-    let card = Card::of(flat.device())?;
-    let (partials, norm) = (
-        card.empty(SUM_BLOCKS, DType::F64)?,
-        card.empty(1, DType::F64)?,
-    );
-    let (partial, root) = (address(&partials, DType::F64)?, address(&norm, DType::F64)?);
-    card.launch(
+    let gpu = Gpu::of(flat.device())?;
+    let partials = gpu.empty(SUM_BLOCKS, DType::F64)?;
+    let norm = gpu.empty(1, DType::F64)?;
+    let partial = address(&partials, DType::F64)?;
+    let root = address(&norm, DType::F64)?;
+    gpu.launch(
         "sum_of_squares",
         (SUM_BLOCKS, 1),
         (BLOCK, 1),
         0,
         arguments![partial, f32_of(flat)?, flat.elem_count() as u64],
     )?;
-    card.launch(
+    gpu.launch(
         "root_of_sum",
         (1, 1),
         (BLOCK, 1),

@@ -7,12 +7,12 @@ use candle_core::Tensor;
 use crate::ops::attention::Heads;
 use crate::ops::attention::Mask;
 use crate::ops::attention::Past;
-use crate::ops::cuda::card::Card;
-use crate::ops::cuda::card::Table;
-use crate::ops::cuda::card::arguments;
-use crate::ops::cuda::card::bf16_of;
-use crate::ops::cuda::card::f32_of;
-use crate::ops::cuda::card::int;
+use crate::ops::cuda::address::bf16_of;
+use crate::ops::cuda::address::f32_of;
+use crate::ops::cuda::arguments::arguments;
+use crate::ops::cuda::arguments::int;
+use crate::ops::cuda::gpu::Gpu;
+use crate::ops::cuda::gpu::Table;
 
 /// Queries or keys of a block.
 const ROWS: usize = 64;
@@ -47,9 +47,9 @@ const BACKWARD_KEYS: Kernel = Kernel {
     shared: [33_280, 66_048],
 };
 
-/// What the kernels take beside their tensors.
+/// Arguments of the kernels beside their tensors.
 struct Shape {
-    card: std::sync::Arc<Card>,
+    gpu: std::sync::Arc<Gpu>,
     tokens: usize,
     mask: Mask,
     /// Which of a [`Kernel`]'s two.
@@ -60,7 +60,7 @@ impl Shape {
     fn new(qkv: &Tensor, heads: Heads, mask: Mask) -> Result<Self> {
         let width = width(heads)?;
         Ok(Self {
-            card: Card::of(qkv.device())?,
+            gpu: Gpu::of(qkv.device())?,
             tokens: qkv.dim(0)?,
             mask,
             width,
@@ -71,7 +71,7 @@ impl Shape {
 fn width(heads: Heads) -> Result<usize> {
     match heads.head_dim {
         dim if dim == 0 || !dim.is_multiple_of(8) || dim > 128 => {
-            candle_core::bail!("on a card heads are multiples of 8 wide, up to 128, found {dim}")
+            candle_core::bail!("on a GPU heads are multiples of 8 wide, up to 128, found {dim}")
         }
         dim => Ok(usize::from(dim > 64)),
     }
@@ -85,18 +85,15 @@ pub fn attention(
     mask: Mask,
 ) -> Result<(Tensor, Tensor)> {
     let shape = Shape::new(qkv, heads, mask)?;
-    let Shape { card, tokens, .. } = &shape;
-    let (out, log_sums) = (
-        card.empty((*tokens, heads.query_width()), DType::BF16)?,
-        card.empty((heads.num_heads, *tokens), DType::F32)?,
-    );
+    let Shape { gpu, tokens, .. } = &shape;
+    let out = gpu.empty((*tokens, heads.query_width()), DType::BF16)?;
+    let log_sums = gpu.empty((heads.num_heads, *tokens), DType::F32)?;
     let (tiles, count) = shape.tiles(cu_seqlens, Side::Queries)?;
-    let (num_heads, num_kv_heads, head_dim) = (
-        int(heads.num_heads)?,
-        int(heads.num_kv_heads)?,
-        int(heads.head_dim)?,
-    );
-    let (causal, scale) = (i32::from(mask == Mask::Causal), heads.scale() as f32);
+    let num_heads = int(heads.num_heads)?;
+    let num_kv_heads = int(heads.num_kv_heads)?;
+    let head_dim = int(heads.head_dim)?;
+    let causal = i32::from(mask == Mask::Causal);
+    let scale = heads.scale() as f32;
     let arguments = arguments![
         bf16_of(&out)?,
         f32_of(&log_sums)?,
@@ -109,7 +106,7 @@ pub fn attention(
         causal,
         scale
     ];
-    card.launch_counted(
+    gpu.launch_counted(
         FORWARD.names[shape.width],
         [heads.num_heads, count, 1],
         (THREADS, 1),
@@ -131,29 +128,21 @@ pub fn attention_backward(
     mask: Mask,
 ) -> Result<Tensor> {
     let shape = Shape::new(qkv, heads, mask)?;
-    let Shape { card, tokens, .. } = &shape;
-    let (d_qkv, dots) = (
-        card.empty((*tokens, heads.width()), DType::BF16)?,
-        card.empty((heads.num_heads, *tokens), DType::F32)?,
-    );
-    let (to, dots, d_out, out, qkv, log_sums) = (
-        bf16_of(&d_qkv)?,
-        f32_of(&dots)?,
-        bf16_of(d_out)?,
-        bf16_of(out)?,
-        bf16_of(qkv)?,
-        f32_of(log_sums)?,
-    );
-    let (num_heads, num_kv_heads, head_dim) = (
-        int(heads.num_heads)?,
-        int(heads.num_kv_heads)?,
-        int(heads.head_dim)?,
-    );
-    let (causal, scale, total) = (
-        i32::from(mask == Mask::Causal),
-        heads.scale() as f32,
-        int(*tokens)?,
-    );
+    let Shape { gpu, tokens, .. } = &shape;
+    let d_qkv = gpu.empty((*tokens, heads.width()), DType::BF16)?;
+    let dots = gpu.empty((heads.num_heads, *tokens), DType::F32)?;
+    let to = bf16_of(&d_qkv)?;
+    let dots = f32_of(&dots)?;
+    let d_out = bf16_of(d_out)?;
+    let out = bf16_of(out)?;
+    let qkv = bf16_of(qkv)?;
+    let log_sums = f32_of(log_sums)?;
+    let num_heads = int(heads.num_heads)?;
+    let num_kv_heads = int(heads.num_kv_heads)?;
+    let head_dim = int(heads.head_dim)?;
+    let causal = i32::from(mask == Mask::Causal);
+    let scale = heads.scale() as f32;
+    let total = int(*tokens)?;
     let (tiles, count) = shape.tiles(cu_seqlens, Side::Queries)?;
     let arguments = arguments![
         to,
@@ -170,7 +159,7 @@ pub fn attention_backward(
         causal,
         scale
     ];
-    card.launch_counted(
+    gpu.launch_counted(
         BACKWARD_QUERIES.names[shape.width],
         [heads.num_heads, count, 1],
         (THREADS, 1),
@@ -193,7 +182,7 @@ pub fn attention_backward(
         causal,
         scale
     ];
-    card.launch_counted(
+    gpu.launch_counted(
         BACKWARD_KEYS.names[shape.width],
         [heads.num_kv_heads, count, 1],
         (THREADS, 1),
@@ -219,7 +208,7 @@ fn operations(cu_seqlens: &[usize], mask: Mask, heads: Heads, products: f64) -> 
     2.0 * products * pairs * heads.query_width() as f64
 }
 
-/// What a block's rows are.
+/// Kind of a block's rows.
 #[derive(Clone, Copy, PartialEq, Eq)]
 enum Side {
     Queries,
@@ -227,10 +216,10 @@ enum Side {
 }
 
 impl Shape {
-    /// The blocks on the card, and their number.
+    /// The blocks on the GPU, and their number.
     fn tiles(&self, cu_seqlens: &[usize], side: Side) -> Result<(Table, usize)> {
         let tiles = tiles(cu_seqlens, self.mask, side);
-        Ok((self.card.table(&tiles)?, tiles.len()))
+        Ok((self.gpu.table(&tiles)?, tiles.len()))
     }
 }
 
@@ -261,8 +250,9 @@ fn tiles(cu_seqlens: &[usize], mask: Mask, side: Side) -> Vec<[i32; 4]> {
 /// As `ops::attention::attention_step`.
 pub fn attention_step(queries: &Tensor, past: &[Past], heads: Heads) -> Result<Tensor> {
     width(heads)?;
-    let (card, sequences) = (Card::of(queries.device())?, past.len());
-    let out = card.empty((sequences, heads.query_width()), DType::BF16)?;
+    let gpu = Gpu::of(queries.device())?;
+    let sequences = past.len();
+    let out = gpu.empty((sequences, heads.query_width()), DType::BF16)?;
     let mut places: Vec<u64> = Vec::with_capacity(3 * sequences);
     for past in past {
         places.push(bf16_of(past.keys)?.0);
@@ -276,17 +266,13 @@ pub fn attention_step(queries: &Tensor, past: &[Past], heads: Heads) -> Result<T
             .rev()
             .fold(0, |both, past| both << 32 | past.len as u64)
     }));
-    let table = card.table(&places)?;
-    let (keys, values, lengths) = (
-        table.address(),
-        table.address().at::<u64>(sequences),
-        table.address().at::<u64>(2 * sequences),
-    );
-    let (num_heads, num_kv_heads, head_dim) = (
-        int(heads.num_heads)?,
-        int(heads.num_kv_heads)?,
-        int(heads.head_dim)?,
-    );
+    let table = gpu.table(&places)?;
+    let keys = table.address();
+    let values = table.address().at::<u64>(sequences);
+    let lengths = table.address().at::<u64>(2 * sequences);
+    let num_heads = int(heads.num_heads)?;
+    let num_kv_heads = int(heads.num_kv_heads)?;
+    let head_dim = int(heads.head_dim)?;
     let arguments = arguments![
         bf16_of(&out)?,
         bf16_of(queries)?,
@@ -300,7 +286,7 @@ pub fn attention_step(queries: &Tensor, past: &[Past], heads: Heads) -> Result<T
     ];
     let groups = (heads.num_heads / heads.num_kv_heads).div_ceil(STEP_ROWS);
     let pairs: usize = past.iter().map(|past| past.len).sum();
-    card.launch_counted(
+    gpu.launch_counted(
         "attention_step",
         [sequences, heads.num_kv_heads, groups],
         (THREADS, 1),

@@ -5,22 +5,23 @@ use candle_core::Result;
 use candle_core::Tensor;
 
 use crate::ops::convolution::KERNEL;
-use crate::ops::cuda::card::BLOCK;
-use crate::ops::cuda::card::Card;
-use crate::ops::cuda::card::arguments;
-use crate::ops::cuda::card::bf16_of;
-use crate::ops::cuda::card::int;
+use crate::ops::cuda::address::bf16_of;
+use crate::ops::cuda::arguments::BLOCK;
+use crate::ops::cuda::arguments::arguments;
+use crate::ops::cuda::arguments::int;
+use crate::ops::cuda::gpu::Gpu;
 
 /// As `ops::convolution::unfold`; `centres` are the row in the middle of each output, the window's first row and its end.
 pub fn unfold(x: &Tensor, centres: &[[usize; 3]]) -> Result<Tensor> {
-    let (card, (_, dim)) = (Card::of(x.device())?, x.dims2()?);
-    let y = card.empty((centres.len(), KERNEL * dim), DType::BF16)?;
+    let gpu = Gpu::of(x.device())?;
+    let (_, dim) = x.dims2()?;
+    let y = gpu.empty((centres.len(), KERNEL * dim), DType::BF16)?;
     let rows: Vec<[i32; 3]> = centres
         .iter()
         .map(|centre| centre.map(|row| row as i32))
         .collect();
-    let rows = card.table(&rows)?;
-    card.launch(
+    let rows = gpu.table(&rows)?;
+    gpu.launch(
         "unfold",
         (centres.len(), 1),
         (BLOCK, 1),
@@ -32,11 +33,11 @@ pub fn unfold(x: &Tensor, centres: &[[usize; 3]]) -> Result<Tensor> {
 
 /// As `ops::convolution::unfold_backward`, for `rows` rows.
 pub fn unfold_backward(dy: &Tensor, centres: &[[usize; 3]], rows: usize) -> Result<Tensor> {
-    let card = Card::of(dy.device())?;
+    let gpu = Gpu::of(dy.device())?;
     let dim = dy.dim(1)? / KERNEL;
-    let dx = card.empty((rows, dim), DType::BF16)?;
-    let readers = card.table(&readers(centres, rows))?;
-    card.launch(
+    let dx = gpu.empty((rows, dim), DType::BF16)?;
+    let readers = gpu.table(&readers(centres, rows))?;
+    gpu.launch(
         "unfold_backward",
         (rows, 1),
         (BLOCK, 1),

@@ -8,18 +8,18 @@ use half::bf16;
 use crate::ops::cross_entropy::CrossEntropy;
 use crate::ops::cross_entropy::LOGITS_BYTES;
 use crate::ops::cross_entropy::Targets;
-use crate::ops::cuda::card::Address;
-use crate::ops::cuda::card::BLOCK;
-use crate::ops::cuda::card::Card;
-use crate::ops::cuda::card::address;
-use crate::ops::cuda::card::arguments;
-use crate::ops::cuda::card::bf16_of;
-use crate::ops::cuda::card::f32_of;
-use crate::ops::cuda::card::int;
-use crate::ops::cuda::gemm::Matrix;
-use crate::ops::cuda::gemm::Product;
-use crate::ops::linear::Weight;
+use crate::ops::cuda::address::Address;
+use crate::ops::cuda::address::address;
+use crate::ops::cuda::address::bf16_of;
+use crate::ops::cuda::address::f32_of;
+use crate::ops::cuda::arguments::BLOCK;
+use crate::ops::cuda::arguments::arguments;
+use crate::ops::cuda::arguments::int;
+use crate::ops::cuda::gpu::Gpu;
+use crate::ops::cuda::matrix::Matrix;
+use crate::ops::cuda::matrix::Product;
 use crate::ops::scalar::Scalar;
+use crate::ops::weight::Weight;
 
 /// Blocks of rows are multiples of this, which products divide evenly.
 const EVEN: usize = 128;
@@ -53,36 +53,42 @@ pub fn in_blocks(
     want_gradient: bool,
     block: usize,
 ) -> Result<CrossEntropy> {
-    let (card, (num_rows, dim)) = (Card::of(rows.device())?, rows.dims2()?);
+    let gpu = Gpu::of(rows.device())?;
+    let (num_rows, dim) = rows.dims2()?;
     let vocab = head.value.dim(0)?;
     let block = block.min(num_rows).max(1);
-    let logits = card.empty((block, vocab), DType::F32)?;
+    let logits = gpu.empty((block, vocab), DType::F32)?;
+
     let d_logits = if want_gradient {
-        Some(card.empty((block, vocab), DType::BF16)?)
+        Some(gpu.empty((block, vocab), DType::BF16)?)
     } else {
         None
     };
+
     let d_rows = if want_gradient {
-        Some(card.empty((num_rows, dim), DType::BF16)?)
+        Some(gpu.empty((num_rows, dim), DType::BF16)?)
     } else {
         None
     };
+
     // The losses, and after them the log-probabilities.
-    let found = card.empty((2, num_rows), DType::F32)?;
-    let (losses, log_probabilities) = (f32_of(&found)?, f32_of(&found)?.at::<f32>(num_rows));
-    let ids = card.table(targets.ids)?;
-    let weights = card.table(targets.weights)?;
-    let (x, w) = (Matrix::of(rows)?, Matrix::of(&head.value)?);
+    let found = gpu.empty((2, num_rows), DType::F32)?;
+    let losses = f32_of(&found)?;
+    let log_probabilities = f32_of(&found)?.at::<f32>(num_rows);
+    let ids = gpu.table(targets.ids)?;
+    let weights = gpu.table(targets.weights)?;
+    let x = Matrix::of(rows)?;
+    let w = Matrix::of(&head.value)?;
+
     for first in (0..num_rows).step_by(block) {
         let len = block.min(num_rows - first);
         let x = x.rows(first..first + len);
-        card.product(Matrix::of(&logits)?.rows(0..len), Product::new(x, w.t()))?;
+        gpu.product(Matrix::of(&logits)?.rows(0..len), Product::new(x, w.t()))?;
         let d = d_logits.as_ref().map_or(Ok(Address::NULL), bf16_of)?;
-        let (loss, log_probability) = (losses.at::<f32>(first), log_probabilities.at::<f32>(first));
-        let (ids, weights) = (
-            ids.address().at::<u32>(first),
-            weights.address().at::<f64>(first),
-        );
+        let loss = losses.at::<f32>(first);
+        let log_probability = log_probabilities.at::<f32>(first);
+        let ids = ids.address().at::<u32>(first);
+        let weights = weights.address().at::<f64>(first);
         let arguments = arguments![
             loss,
             log_probability,
@@ -93,27 +99,29 @@ pub fn in_blocks(
             targets.label_smoothing as f32,
             int(vocab)?
         ];
-        card.launch("cross_entropy", (len, 1), (THREADS, 1), 0, arguments)?;
+        gpu.launch("cross_entropy", (len, 1), (THREADS, 1), 0, arguments)?;
         if let (Some(d_logits), Some(d_rows)) = (&d_logits, &d_rows) {
             let d = Matrix::of(d_logits)?.rows(0..len);
-            card.product(
+            gpu.product(
                 Matrix::of(d_rows)?.rows(first..first + len),
                 Product::new(d, w),
             )?;
             if let Some(gradient) = &head.gradient {
                 let gradient = Matrix::of(gradient)?;
-                card.product(gradient, Product::new(d.t(), x).plus(Some(gradient)))?;
+                gpu.product(gradient, Product::new(d.t(), x).plus(Some(gradient)))?;
             }
         }
     }
-    let loss = card.empty(1, DType::F64)?;
+
+    let loss = gpu.empty(1, DType::F64)?;
     let arguments = arguments![
         address(&loss, DType::F64)?,
         losses,
         weights.address(),
         int(num_rows)?
     ];
-    card.launch("weighted_sum", (1, 1), (BLOCK, 1), 0, arguments)?;
+    gpu.launch("weighted_sum", (1, 1), (BLOCK, 1), 0, arguments)?;
+
     Ok(CrossEntropy {
         loss: Scalar::of(loss)?,
         log_probabilities: found.get(1)?,
@@ -123,9 +131,11 @@ pub fn in_blocks(
 
 /// As `ops::cross_entropy::logits`, in `f32`.
 pub fn logits(rows: &Tensor, head: &Tensor) -> Result<Tensor> {
-    let (card, num_rows, vocab) = (Card::of(rows.device())?, rows.dim(0)?, head.dim(0)?);
-    let out = card.empty((num_rows, vocab), DType::F32)?;
-    card.product(
+    let gpu = Gpu::of(rows.device())?;
+    let num_rows = rows.dim(0)?;
+    let vocab = head.dim(0)?;
+    let out = gpu.empty((num_rows, vocab), DType::F32)?;
+    gpu.product(
         Matrix::of(&out)?,
         Product::new(Matrix::of(rows)?, Matrix::of(head)?.t()),
     )?;

@@ -1,4 +1,4 @@
-//! The primitives on an NVIDIA card: the functions of the rooms beside this one, as launches of our kernels and of cuBLASLt.
+//! The primitives on an NVIDIA GPU: the functions of the modules beside this one, as launches of kernels and of cuBLASLt.
 //!
 //! Activations, frozen weights and the compute copy of trained ones are `bf16`; gradients, master values, moments, statistics
 //! and rotary tables are `f32`. Everything runs on one stream, in the order in which it was asked for, whatever the thread; so
@@ -16,13 +16,18 @@
 
 pub mod activation;
 pub mod adamw;
+mod address;
+mod arguments;
 pub mod attention;
-mod card;
+mod blas;
 pub mod convolution;
 pub mod cross_entropy;
+mod device;
 pub mod dropout;
 mod gemm;
+mod gpu;
 pub mod linear;
+mod matrix;
 pub mod norm;
 mod pinned;
 mod pool;
@@ -31,19 +36,19 @@ pub mod rows;
 pub mod scalar;
 mod watch;
 
-pub use pool::begin_profile;
-pub use pool::end_profile;
-pub use pool::free_of_driver;
-pub use pool::host_seconds;
-pub use pool::memory;
-pub use pool::name;
-pub use pool::open;
-pub use pool::peak;
-pub use pool::place;
-pub use pool::poison_new_tensors;
-pub use pool::reserved_peak;
-pub use pool::reset_peak;
-pub use pool::synchronise;
-pub use pool::to_host;
-pub use pool::write_stretch;
-pub use pool::zeros;
+pub use self::device::begin_profile;
+pub use self::device::end_profile;
+pub use self::device::free_of_driver;
+pub use self::device::host_seconds;
+pub use self::device::memory;
+pub use self::device::name;
+pub use self::device::open;
+pub use self::device::peak;
+pub use self::device::place;
+pub use self::device::poison_new_tensors;
+pub use self::device::reserved_peak;
+pub use self::device::reset_peak;
+pub use self::device::synchronise;
+pub use self::device::to_host;
+pub use self::device::write_stretch;
+pub use self::gpu::zeros;

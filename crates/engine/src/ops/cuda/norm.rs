@@ -4,26 +4,25 @@ use candle_core::DType;
 use candle_core::Result;
 use candle_core::Tensor;
 
-use crate::ops::cuda::card::Address;
-use crate::ops::cuda::card::BLOCK;
-use crate::ops::cuda::card::Card;
-use crate::ops::cuda::card::arguments;
-use crate::ops::cuda::card::bf16_of;
-use crate::ops::cuda::card::f32_of;
-use crate::ops::cuda::card::int;
-use crate::ops::cuda::card::rows_of;
+use crate::ops::cuda::address::Address;
+use crate::ops::cuda::address::bf16_of;
+use crate::ops::cuda::address::f32_of;
+use crate::ops::cuda::address::rows_of;
+use crate::ops::cuda::arguments::BLOCK;
+use crate::ops::cuda::arguments::arguments;
+use crate::ops::cuda::arguments::int;
+use crate::ops::cuda::gpu::Gpu;
 
 /// Columns that a block of [`SUM_BLOCK`] threads sums over all rows.
 const SUM_COLUMNS: usize = 32;
 const SUM_BLOCK: (u32, u32) = (32, 8);
 
 /// As `ops::norm::rms_norm`.
-pub fn rms_norm(x: &Tensor, weight: &Tensor, eps: f64, room: usize) -> Result<(Tensor, Tensor)> {
-    let (card, (tokens, dim)) = (Card::of(x.device())?, x.dims2()?);
-    let (y, inverse) = (
-        card.empty_rows(tokens, dim, room)?,
-        card.empty(tokens, DType::F32)?,
-    );
+pub fn rms_norm(x: &Tensor, weight: &Tensor, eps: f64, padding: usize) -> Result<(Tensor, Tensor)> {
+    let gpu = Gpu::of(x.device())?;
+    let (tokens, dim) = x.dims2()?;
+    let y = gpu.empty_rows(tokens, dim, padding)?;
+    let inverse = gpu.empty(tokens, DType::F32)?;
     let (to, stride) = rows_of(&y, DType::BF16)?;
     let arguments = arguments![
         to,
@@ -34,7 +33,7 @@ pub fn rms_norm(x: &Tensor, weight: &Tensor, eps: f64, room: usize) -> Result<(T
         int(stride)?,
         eps as f32
     ];
-    card.launch("rms_norm", (tokens, 1), (BLOCK, 1), 0, arguments)?;
+    gpu.launch("rms_norm", (tokens, 1), (BLOCK, 1), 0, arguments)?;
     Ok((y, inverse))
 }
 
@@ -43,10 +42,11 @@ pub fn rms_norm_again(
     x: &Tensor,
     weight: &Tensor,
     inverse: &Tensor,
-    room: usize,
+    padding: usize,
 ) -> Result<Tensor> {
-    let (card, (tokens, dim)) = (Card::of(x.device())?, x.dims2()?);
-    let y = card.empty_rows(tokens, dim, room)?;
+    let gpu = Gpu::of(x.device())?;
+    let (tokens, dim) = x.dims2()?;
+    let y = gpu.empty_rows(tokens, dim, padding)?;
     let (to, stride) = rows_of(&y, DType::BF16)?;
     let arguments = arguments![
         to,
@@ -56,7 +56,7 @@ pub fn rms_norm_again(
         int(dim)?,
         int(stride)?
     ];
-    card.launch("rms_norm_again", (tokens, 1), (BLOCK, 1), 0, arguments)?;
+    gpu.launch("rms_norm_again", (tokens, 1), (BLOCK, 1), 0, arguments)?;
     Ok(y)
 }
 
@@ -68,15 +68,18 @@ pub fn rms_norm_backward(
     inverse: &Tensor,
     residual: Option<&Tensor>,
     d_weight: Option<&Tensor>,
-    room: usize,
+    padding: usize,
 ) -> Result<Tensor> {
-    let (card, (tokens, dim)) = (Card::of(x.device())?, x.dims2()?);
-    let dx = card.empty_rows(tokens, dim, room)?;
+    let gpu = Gpu::of(x.device())?;
+    let (tokens, dim) = x.dims2()?;
+    let dx = gpu.empty_rows(tokens, dim, padding)?;
     let (to, stride) = rows_of(&dx, DType::BF16)?;
     let (past, past_stride) = residual.map_or(Ok((Address::NULL, dim)), |residual| {
         rows_of(residual, DType::BF16)
     })?;
-    let (dy, x, inverse) = (bf16_of(dy)?, bf16_of(x)?, f32_of(inverse)?);
+    let dy = bf16_of(dy)?;
+    let x = bf16_of(x)?;
+    let inverse = f32_of(inverse)?;
     let arguments = arguments![
         to,
         dy,
@@ -88,10 +91,11 @@ pub fn rms_norm_backward(
         int(stride)?,
         int(past_stride)?
     ];
-    card.launch("rms_norm_backward", (tokens, 1), (BLOCK, 1), 0, arguments)?;
+    gpu.launch("rms_norm_backward", (tokens, 1), (BLOCK, 1), 0, arguments)?;
+
     if let Some(d_weight) = d_weight {
         let arguments = arguments![f32_of(d_weight)?, dy, x, inverse, int(tokens)?, int(dim)?];
-        card.launch(
+        gpu.launch(
             "rms_norm_weight_backward",
             (dim.div_ceil(SUM_COLUMNS), 1),
             SUM_BLOCK,
@@ -99,6 +103,7 @@ pub fn rms_norm_backward(
             arguments,
         )?;
     }
+
     Ok(dx)
 }
 
@@ -109,12 +114,11 @@ pub fn layer_norm(
     bias: &Tensor,
     eps: f64,
 ) -> Result<(Tensor, Tensor, Tensor)> {
-    let (card, (tokens, dim)) = (Card::of(x.device())?, x.dims2()?);
-    let (y, mean, inverse) = (
-        card.empty((tokens, dim), DType::BF16)?,
-        card.empty(tokens, DType::F32)?,
-        card.empty(tokens, DType::F32)?,
-    );
+    let gpu = Gpu::of(x.device())?;
+    let (tokens, dim) = x.dims2()?;
+    let y = gpu.empty((tokens, dim), DType::BF16)?;
+    let mean = gpu.empty(tokens, DType::F32)?;
+    let inverse = gpu.empty(tokens, DType::F32)?;
     let arguments = arguments![
         bf16_of(&y)?,
         f32_of(&mean)?,
@@ -125,7 +129,7 @@ pub fn layer_norm(
         int(dim)?,
         eps as f32
     ];
-    card.launch("layer_norm", (tokens, 1), (BLOCK, 1), 0, arguments)?;
+    gpu.launch("layer_norm", (tokens, 1), (BLOCK, 1), 0, arguments)?;
     Ok((y, mean, inverse))
 }
 
@@ -137,8 +141,9 @@ pub fn layer_norm_again(
     mean: &Tensor,
     inverse: &Tensor,
 ) -> Result<Tensor> {
-    let (card, (tokens, dim)) = (Card::of(x.device())?, x.dims2()?);
-    let y = card.empty((tokens, dim), DType::BF16)?;
+    let gpu = Gpu::of(x.device())?;
+    let (tokens, dim) = x.dims2()?;
+    let y = gpu.empty((tokens, dim), DType::BF16)?;
     let arguments = arguments![
         bf16_of(&y)?,
         bf16_of(x)?,
@@ -148,7 +153,7 @@ pub fn layer_norm_again(
         f32_of(inverse)?,
         int(dim)?
     ];
-    card.launch("layer_norm_again", (tokens, 1), (BLOCK, 1), 0, arguments)?;
+    gpu.launch("layer_norm_again", (tokens, 1), (BLOCK, 1), 0, arguments)?;
     Ok(y)
 }
 
@@ -161,14 +166,13 @@ pub fn layer_norm_backward(
     residual: Option<&Tensor>,
     gradients: Option<(&Tensor, &Tensor)>,
 ) -> Result<Tensor> {
-    let (card, (tokens, dim)) = (Card::of(x.device())?, x.dims2()?);
-    let dx = card.empty((tokens, dim), DType::BF16)?;
-    let (dy, x, mean, inverse) = (
-        bf16_of(dy)?,
-        bf16_of(x)?,
-        f32_of(statistics.0)?,
-        f32_of(statistics.1)?,
-    );
+    let gpu = Gpu::of(x.device())?;
+    let (tokens, dim) = x.dims2()?;
+    let dx = gpu.empty((tokens, dim), DType::BF16)?;
+    let dy = bf16_of(dy)?;
+    let x = bf16_of(x)?;
+    let mean = f32_of(statistics.0)?;
+    let inverse = f32_of(statistics.1)?;
     let arguments = arguments![
         bf16_of(&dx)?,
         dy,
@@ -179,7 +183,8 @@ pub fn layer_norm_backward(
         or_null(residual)?,
         int(dim)?
     ];
-    card.launch("layer_norm_backward", (tokens, 1), (BLOCK, 1), 0, arguments)?;
+    gpu.launch("layer_norm_backward", (tokens, 1), (BLOCK, 1), 0, arguments)?;
+
     if let Some((d_weight, d_bias)) = gradients {
         let arguments = arguments![
             f32_of(d_weight)?,
@@ -191,7 +196,7 @@ pub fn layer_norm_backward(
             int(tokens)?,
             int(dim)?
         ];
-        card.launch(
+        gpu.launch(
             "layer_norm_weight_backward",
             (dim.div_ceil(SUM_COLUMNS), 1),
             SUM_BLOCK,
@@ -199,13 +204,15 @@ pub fn layer_norm_backward(
             arguments,
         )?;
     }
+
     Ok(dx)
 }
 
 /// Adds the rows of `rows` to `out`, `[width]`: the gradient of a bias.
 pub fn column_sums(out: &Tensor, rows: &Tensor) -> Result<()> {
-    let (card, (tokens, width)) = (Card::of(rows.device())?, rows.dims2()?);
-    card.launch(
+    let gpu = Gpu::of(rows.device())?;
+    let (tokens, width) = rows.dims2()?;
+    gpu.launch(
         "column_sums",
         (width.div_ceil(SUM_COLUMNS), 1),
         SUM_BLOCK,

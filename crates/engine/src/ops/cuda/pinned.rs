@@ -9,7 +9,7 @@ use candle_core::cuda_backend::WrapErr;
 use candle_core::cuda_backend::cudarc::driver::CudaEvent;
 use candle_core::cuda_backend::cudarc::driver::result;
 
-use crate::ops::cuda::card::Plain;
+use crate::ops::cuda::address::Plain;
 
 /// Bytes of the smallest block. All copies but the largest go through page-locked memory: from other memory the driver may return before it
 /// has read everything, or wait for the stream.
@@ -18,10 +18,10 @@ const LEAST: usize = 64 << 10;
 /// Copies of more bytes go without and are waited for: weights, as they are loaded.
 const LARGEST: usize = 32 << 20;
 
-/// Most bytes that are page-locked: beyond it the host waits until the card has read what it was given first.
+/// Most bytes that are page-locked: beyond it the host waits until the GPU has read what it was given first.
 const MOST: usize = 128 << 20;
 
-/// Whether a copy of so many bytes to a card goes through page-locked memory.
+/// Whether a copy of so many bytes to a GPU goes through page-locked memory.
 pub fn is_staged(bytes: usize) -> bool {
     bytes <= LARGEST
 }
@@ -55,7 +55,7 @@ impl Block {
         }
     }
 
-    /// Where `count` values lie, `offset` bytes from the start; panics where they do not fit.
+    /// Place of `count` values, `offset` bytes from the start; panics if they do not fit.
     pub fn place<T: Plain>(&self, offset: usize, count: usize) -> *mut T {
         assert!(
             offset.is_multiple_of(align_of::<T>()) && offset + count * size_of::<T>() <= self.bytes,
@@ -74,18 +74,19 @@ impl Drop for Block {
     }
 }
 
-/// Blocks that are used again once the card has done with them.
+/// Blocks that are used again once the GPU has done with them.
 #[derive(Default)]
 pub struct Pool {
     idle: Vec<Block>,
-    /// In the order in which the card has done with them.
+    /// In the order in which the GPU has done with them.
     busy: VecDeque<(CudaEvent, Block)>,
 }
 
 impl Pool {
-    /// A block of at least so many bytes; the calling thread must be bound to the card.
+    /// A block of at least so many bytes; the calling thread must be bound to the GPU.
     pub fn take(&mut self, bytes: usize) -> Result<Block> {
         let wanted = bytes.next_power_of_two().max(LEAST);
+
         loop {
             let done = self
                 .busy
@@ -118,7 +119,7 @@ impl Pool {
         }
     }
 
-    /// Takes a block back that the card needs until `done`.
+    /// Takes a block back that the GPU needs until `done`.
     pub fn give(&mut self, block: Block, done: CudaEvent) {
         self.busy.push_back((done, block));
     }

@@ -6,26 +6,29 @@ use candle_core::Result;
 use candle_core::Tensor;
 use rayon::prelude::*;
 
-use crate::ops::cuda::card::BLOCK;
-use crate::ops::cuda::card::Card;
-use crate::ops::cuda::card::arguments;
-use crate::ops::cuda::card::bf16_of;
-use crate::ops::cuda::card::f32_of;
-use crate::ops::cuda::card::int;
+use crate::ops::cuda::address::bf16_of;
+use crate::ops::cuda::address::f32_of;
+use crate::ops::cuda::arguments::BLOCK;
+use crate::ops::cuda::arguments::arguments;
+use crate::ops::cuda::arguments::int;
+use crate::ops::cuda::gpu::Gpu;
 
 /// Cosines and sines of angles, `half` for each token, in `f32`.
 pub fn tables(angles: &[f64], half: usize, device: &Device) -> Result<(Tensor, Tensor)> {
-    let card = Card::of(device)?;
-    let table = |function: fn(f64) -> f64| {
-        let values: Vec<f32> = angles
-            .par_iter()
-            .map(|&angle| function(angle) as f32)
-            .collect();
-        let table = card.empty((angles.len() / half, half), DType::F32)?;
-        card.write(f32_of(&table)?, &values)?;
-        Ok::<_, candle_core::Error>(table)
-    };
-    Ok((table(f64::cos)?, table(f64::sin)?))
+    let gpu = Gpu::of(device)?;
+    let cos = table(&gpu, angles, half, f64::cos)?;
+    let sin = table(&gpu, angles, half, f64::sin)?;
+    Ok((cos, sin))
+}
+
+fn table(gpu: &Gpu, angles: &[f64], half: usize, function: fn(f64) -> f64) -> Result<Tensor> {
+    let values: Vec<f32> = angles
+        .par_iter()
+        .map(|&angle| function(angle) as f32)
+        .collect();
+    let table = gpu.empty((angles.len() / half, half), DType::F32)?;
+    gpu.write(f32_of(&table)?, &values)?;
+    Ok(table)
 }
 
 /// Rotates the first `num_heads` heads of every token in place, forwards (1) or backwards (-1).
@@ -36,7 +39,9 @@ pub fn rotate(
     num_heads: usize,
     direction: f64,
 ) -> Result<()> {
-    let (card, (tokens, width), half) = (Card::of(x.device())?, x.dims2()?, cos.dim(1)?);
+    let gpu = Gpu::of(x.device())?;
+    let (tokens, width) = x.dims2()?;
+    let half = cos.dim(1)?;
     let arguments = arguments![
         bf16_of(x)?,
         f32_of(cos)?,
@@ -46,5 +51,5 @@ pub fn rotate(
         int(half)?,
         direction as f32
     ];
-    card.launch("rotate", (tokens, 1), (BLOCK, 1), 0, arguments)
+    gpu.launch("rotate", (tokens, 1), (BLOCK, 1), 0, arguments)
 }

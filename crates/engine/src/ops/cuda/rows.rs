@@ -7,41 +7,41 @@ use candle_core::Shape;
 use candle_core::Tensor;
 use half::bf16;
 
-use crate::ops::cuda::card::BLOCK;
-use crate::ops::cuda::card::Card;
-use crate::ops::cuda::card::STRETCH;
-use crate::ops::cuda::card::address;
-use crate::ops::cuda::card::arguments;
-use crate::ops::cuda::card::bf16_of;
-use crate::ops::cuda::card::f32_of;
-use crate::ops::cuda::card::int;
-use crate::ops::cuda::card::rows_of;
+use crate::ops::cuda::address::address;
+use crate::ops::cuda::address::bf16_of;
+use crate::ops::cuda::address::f32_of;
+use crate::ops::cuda::address::rows_of;
+use crate::ops::cuda::arguments::BLOCK;
+use crate::ops::cuda::arguments::STRETCH;
+use crate::ops::cuda::arguments::arguments;
+use crate::ops::cuda::arguments::int;
+use crate::ops::cuda::gpu::Gpu;
 use maqam_base::seed::Key;
 
 /// As `ops::rows::gather`.
 pub fn gather(table: &Tensor, ids: &[u32]) -> Result<Tensor> {
-    let (card, (_, dim)) = (Card::of(table.device())?, table.dims2()?);
-    let y = card.empty((ids.len(), dim), DType::BF16)?;
-    let on_card = card.table(ids)?;
-    card.launch(
+    let gpu = Gpu::of(table.device())?;
+    let (_, dim) = table.dims2()?;
+    let y = gpu.empty((ids.len(), dim), DType::BF16)?;
+    let on_gpu = gpu.table(ids)?;
+    gpu.launch(
         "gather",
         (ids.len(), 1),
         (BLOCK, 1),
         0,
-        arguments![bf16_of(&y)?, bf16_of(table)?, on_card.address(), int(dim)?],
+        arguments![bf16_of(&y)?, bf16_of(table)?, on_gpu.address(), int(dim)?],
     )?;
     Ok(y)
 }
 
 /// As `ops::rows::scatter_add`: the rows of one id are summed in their order, by one block.
 pub fn scatter_add(d_table: &Tensor, ids: &[u32], d_rows: &Tensor) -> Result<()> {
-    let (card, (_, dim)) = (Card::of(d_table.device())?, d_table.dims2()?);
+    let gpu = Gpu::of(d_table.device())?;
+    let (_, dim) = d_table.dims2()?;
     let groups = Groups::of(ids);
-    let (distinct, starts, rows) = (
-        card.table(&groups.distinct)?,
-        card.table(&groups.starts)?,
-        card.table(&groups.rows)?,
-    );
+    let distinct = gpu.table(&groups.distinct)?;
+    let starts = gpu.table(&groups.starts)?;
+    let rows = gpu.table(&groups.rows)?;
     let arguments = arguments![
         f32_of(d_table)?,
         distinct.address(),
@@ -50,7 +50,7 @@ pub fn scatter_add(d_table: &Tensor, ids: &[u32], d_rows: &Tensor) -> Result<()>
         bf16_of(d_rows)?,
         int(dim)?
     ];
-    card.launch(
+    gpu.launch(
         "scatter_add",
         (groups.distinct.len(), 1),
         (BLOCK, 1),
@@ -62,7 +62,7 @@ pub fn scatter_add(d_table: &Tensor, ids: &[u32], d_rows: &Tensor) -> Result<()>
 /// Rows by the id they have.
 struct Groups {
     distinct: Vec<u32>,
-    /// Where each id's rows begin in `rows`, and their number at the end.
+    /// First place of each id's rows in `rows`, and their number at the end.
     starts: Vec<u32>,
     /// Ascending inside each group.
     rows: Vec<u32>,
@@ -92,21 +92,22 @@ impl Groups {
 
 /// As `ops::rows::overwrite`.
 pub fn overwrite(target: &Tensor, ids: &[u32], source: &Tensor) -> Result<()> {
-    let (card, (_, dim)) = (Card::of(target.device())?, target.dims2()?);
+    let gpu = Gpu::of(target.device())?;
+    let (_, dim) = target.dims2()?;
     let mut sorted = ids.to_vec();
     sorted.sort_unstable();
     if sorted.windows(2).any(|pair| pair[0] == pair[1]) {
         candle_core::bail!("a row that is written twice at once would hold either");
     }
-    let on_card = card.table(ids)?;
-    card.launch(
+    let on_gpu = gpu.table(ids)?;
+    gpu.launch(
         "overwrite",
         (ids.len(), 1),
         (BLOCK, 1),
         0,
         arguments![
             bf16_of(target)?,
-            on_card.address(),
+            on_gpu.address(),
             bf16_of(source)?,
             int(dim)?
         ],
@@ -115,31 +116,33 @@ pub fn overwrite(target: &Tensor, ids: &[u32], source: &Tensor) -> Result<()> {
 
 /// As `ops::rows::pool_pairs`; `firsts` are the first rows of the pairs.
 pub fn pool_pairs(x: &Tensor, firsts: &[usize]) -> Result<Tensor> {
-    let (card, (_, dim)) = (Card::of(x.device())?, x.dims2()?);
-    let y = card.empty((firsts.len(), dim), DType::BF16)?;
-    let on_card = card.table(&narrow(firsts))?;
-    card.launch(
+    let gpu = Gpu::of(x.device())?;
+    let (_, dim) = x.dims2()?;
+    let y = gpu.empty((firsts.len(), dim), DType::BF16)?;
+    let on_gpu = gpu.table(&narrow(firsts))?;
+    gpu.launch(
         "pool_pairs",
         (firsts.len(), 1),
         (BLOCK, 1),
         0,
-        arguments![bf16_of(&y)?, on_card.address(), bf16_of(x)?, int(dim)?],
+        arguments![bf16_of(&y)?, on_gpu.address(), bf16_of(x)?, int(dim)?],
     )?;
     Ok(y)
 }
 
 /// As `ops::rows::pool_pairs_backward`, for `rows` rows.
 pub fn pool_pairs_backward(dy: &Tensor, firsts: &[usize], rows: usize) -> Result<Tensor> {
-    let (card, (_, dim)) = (Card::of(dy.device())?, dy.dims2()?);
-    let dx = card.empty((rows, dim), DType::BF16)?;
-    card.clear(bf16_of(&dx)?, rows * dim * size_of::<bf16>())?;
-    let on_card = card.table(&narrow(firsts))?;
-    card.launch(
+    let gpu = Gpu::of(dy.device())?;
+    let (_, dim) = dy.dims2()?;
+    let dx = gpu.empty((rows, dim), DType::BF16)?;
+    gpu.clear(bf16_of(&dx)?, rows * dim * size_of::<bf16>())?;
+    let on_gpu = gpu.table(&narrow(firsts))?;
+    gpu.launch(
         "pool_pairs_backward",
         (firsts.len(), 1),
         (BLOCK, 1),
         0,
-        arguments![bf16_of(&dx)?, on_card.address(), bf16_of(dy)?, int(dim)?],
+        arguments![bf16_of(&dx)?, on_gpu.address(), bf16_of(dy)?, int(dim)?],
     )?;
     Ok(dx)
 }
@@ -150,8 +153,9 @@ fn narrow(rows: &[usize]) -> Vec<u32> {
 
 /// As `ops::rows::add_to`.
 pub fn add_to(a: &Tensor, b: &Tensor) -> Result<()> {
-    let (card, count) = (Card::of(a.device())?, a.elem_count());
-    card.launch(
+    let gpu = Gpu::of(a.device())?;
+    let count = a.elem_count();
+    gpu.launch(
         "add_to",
         (count.div_ceil(STRETCH), 1),
         (BLOCK, 1),
@@ -168,12 +172,13 @@ pub fn copy_columns(
     rows: std::ops::Range<usize>,
     first_column: usize,
 ) -> Result<()> {
-    let (card, (_, width)) = (Card::of(target.device())?, target.dims2()?);
-    let ((to, stride), (from, source_stride)) =
-        (rows_of(target, DType::BF16)?, rows_of(source, DType::BF16)?);
+    let gpu = Gpu::of(target.device())?;
+    let (_, width) = target.dims2()?;
+    let (to, stride) = rows_of(target, DType::BF16)?;
+    let (from, source_stride) = rows_of(source, DType::BF16)?;
     let to = to.at::<bf16>(first_row * stride);
     let from = from.at::<bf16>(rows.start * source_stride + first_column);
-    card.launch(
+    gpu.launch(
         "copy_columns",
         (rows.len(), 1),
         (BLOCK, 1),
@@ -184,21 +189,19 @@ pub fn copy_columns(
 
 /// As `ops::device::fill`.
 pub fn fill(tensor: &Tensor, value: f32) -> Result<()> {
-    let (card, count, kind) = (
-        Card::of(tensor.device())?,
-        tensor.elem_count(),
-        tensor.dtype(),
-    );
+    let gpu = Gpu::of(tensor.device())?;
+    let count = tensor.elem_count();
+    let kind = tensor.dtype();
     let at = address(tensor, kind)?;
     if value.to_bits() == 0 {
-        return card.clear(at, count * kind.size_in_bytes());
+        return gpu.clear(at, count * kind.size_in_bytes());
     }
     let kernel = match kind {
         DType::F32 => "fill_f32",
         DType::BF16 => "fill_bf16",
         _ => candle_core::bail!("tensors of {kind:?} are filled with nothing but zeros"),
     };
-    card.launch(
+    gpu.launch(
         kernel,
         (count.div_ceil(STRETCH), 1),
         (BLOCK, 1),
@@ -209,9 +212,10 @@ pub fn fill(tensor: &Tensor, value: f32) -> Result<()> {
 
 /// As `ops::device::random_normal`.
 pub fn random_normal(shape: Shape, key: Key, deviation: f32, device: &Device) -> Result<Tensor> {
-    let (card, count) = (Card::of(device)?, shape.elem_count());
-    let y = card.empty(shape, DType::BF16)?;
-    card.launch(
+    let gpu = Gpu::of(device)?;
+    let count = shape.elem_count();
+    let y = gpu.empty(shape, DType::BF16)?;
+    gpu.launch(
         "random_normal",
         (count.div_ceil(STRETCH), 1),
         (BLOCK, 1),
@@ -225,10 +229,11 @@ pub fn random_normal(shape: Shape, key: Key, deviation: f32, device: &Device) ->
 pub fn transpose(x: &Tensor) -> Result<Tensor> {
     /// Rows and columns that a block turns.
     const TILE: usize = 32;
-    let (card, (rows, cols)) = (Card::of(x.device())?, x.dims2()?);
-    let y = card.empty((cols, rows), DType::BF16)?;
+    let gpu = Gpu::of(x.device())?;
+    let (rows, cols) = x.dims2()?;
+    let y = gpu.empty((cols, rows), DType::BF16)?;
     let arguments = arguments![bf16_of(&y)?, bf16_of(x)?, int(rows)?, int(cols)?];
-    card.launch(
+    gpu.launch(
         "transpose",
         (cols.div_ceil(TILE), rows.div_ceil(TILE)),
         (TILE as u32, 8),
@@ -240,9 +245,10 @@ pub fn transpose(x: &Tensor) -> Result<Tensor> {
 
 /// The same numbers in bf16.
 pub fn to_bf16(x: &Tensor) -> Result<Tensor> {
-    let (card, count) = (Card::of(x.device())?, x.elem_count());
-    let y = card.empty(x.shape(), DType::BF16)?;
-    card.launch(
+    let gpu = Gpu::of(x.device())?;
+    let count = x.elem_count();
+    let y = gpu.empty(x.shape(), DType::BF16)?;
+    gpu.launch(
         "to_bf16",
         (count.div_ceil(STRETCH), 1),
         (BLOCK, 1),

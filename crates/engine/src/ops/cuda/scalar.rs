@@ -1,4 +1,4 @@
-//! Numbers of a card that are read later.
+//! Numbers of a GPU that are read later.
 
 use std::sync::Arc;
 
@@ -8,24 +8,24 @@ use candle_core::Result;
 use candle_core::Tensor;
 use candle_core::cuda_backend::cudarc::driver::CudaEvent;
 
-use crate::ops::cuda::card::Card;
-use crate::ops::cuda::card::address;
-use crate::ops::cuda::card::arguments;
+use crate::ops::cuda::address::address;
+use crate::ops::cuda::arguments::arguments;
+use crate::ops::cuda::gpu::Gpu;
 use crate::ops::cuda::pinned::Block;
 use crate::ops::cuda::watch::late;
 
 /// As `ops::scalar::Scalar::new`.
 pub fn new(value: f64, device: &Device) -> Result<Tensor> {
-    let card = Card::of(device)?;
-    let number = card.empty(1, DType::F64)?;
-    card.write(address(&number, DType::F64)?, &[value])?;
+    let gpu = Gpu::of(device)?;
+    let number = gpu.empty(1, DType::F64)?;
+    gpu.write(address(&number, DType::F64)?, &[value])?;
     Ok(number)
 }
 
 /// As `ops::scalar::Scalar::add`.
 pub fn add(sum: &Tensor, term: &Tensor) -> Result<()> {
-    let card = Card::of(sum.device())?;
-    card.launch(
+    let gpu = Gpu::of(sum.device())?;
+    gpu.launch(
         "add_scalar",
         (1, 1),
         (1, 1),
@@ -36,7 +36,7 @@ pub fn add(sum: &Tensor, term: &Tensor) -> Result<()> {
 
 /// Numbers on their way into page-locked memory.
 pub struct Reading {
-    card: Arc<Card>,
+    gpu: Arc<Gpu>,
     /// Type of each tensor, where in the block its numbers are, and how many.
     parts: Vec<(DType, usize, usize)>,
     /// The block, and what says that it is filled; always there until this is dropped.
@@ -45,25 +45,26 @@ pub struct Reading {
 
 /// As `ops::scalar::read`.
 pub fn read(device: &Device, tensors: &[&Tensor]) -> Result<Reading> {
-    let card = Card::of(device)?;
-    let (mut parts, mut end) = (Vec::new(), 0usize);
+    let gpu = Gpu::of(device)?;
+    let mut parts = Vec::new();
+    let mut end = 0usize;
     for tensor in tensors {
         parts.push((tensor.dtype(), end, tensor.elem_count()));
         end += (tensor.elem_count() * tensor.dtype().size_in_bytes())
             .next_multiple_of(size_of::<f64>());
     }
-    let block = card.pinned()?.take(end)?;
+    let block = gpu.pinned()?.take(end)?;
     for (tensor, &(kind, offset, count)) in tensors.iter().zip(&parts) {
         let from = address(tensor, kind)?;
         match kind {
-            DType::F32 => card.download_to(block.place::<f32>(offset, count), from, count)?,
-            DType::F64 => card.download_to(block.place::<f64>(offset, count), from, count)?,
+            DType::F32 => gpu.download_to(block.place::<f32>(offset, count), from, count)?,
+            DType::F64 => gpu.download_to(block.place::<f64>(offset, count), from, count)?,
             _ => candle_core::bail!("numbers in {kind:?} are not read"),
         }
     }
     Ok(Reading {
-        held: Some((block, card.event()?)),
-        card,
+        held: Some((block, gpu.event()?)),
+        gpu,
         parts,
     })
 }
@@ -75,7 +76,7 @@ impl Reading {
             return Ok(Vec::new());
         };
         done.synchronize().map_err(|error| late(&error))?;
-        // SAFETY: the card has filled these places, and any bits are numbers.
+        // SAFETY: the GPU has filled these places, and any bits are numbers.
         let numbers = self.parts.iter().map(|&(kind, offset, count)| unsafe {
             match kind {
                 DType::F32 => std::slice::from_raw_parts(block.place::<f32>(offset, count), count)
@@ -92,7 +93,7 @@ impl Reading {
 impl Drop for Reading {
     fn drop(&mut self) {
         if let Some((block, done)) = self.held.take()
-            && let Ok(mut pool) = self.card.pinned()
+            && let Ok(mut pool) = self.gpu.pinned()
         {
             pool.give(block, done);
         }

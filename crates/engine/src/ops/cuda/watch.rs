@@ -13,13 +13,14 @@ use std::time::Instant;
 use candle_core::Result;
 use candle_core::cuda_backend::WrapErr;
 use candle_core::cuda_backend::cudarc::driver::CudaEvent;
+use candle_core::cuda_backend::cudarc::driver::CudaStream;
 use candle_core::cuda_backend::cudarc::driver::DriverError;
 use candle_core::cuda_backend::cudarc::driver::sys::CUevent_flags;
 
-use crate::ops::cuda::card::Argument;
-use crate::ops::cuda::card::Card;
-use crate::ops::cuda::card::STRETCH;
-use crate::ops::device::Timed;
+use crate::ops::cuda::arguments::Argument;
+use crate::ops::cuda::arguments::STRETCH;
+use crate::ops::profile::Timed;
+use maqam_base::error::Error;
 
 /// The variable of the environment that has every launch waited for.
 const CHECK: &str = "MAQAM_CUDA_CHECK";
@@ -38,7 +39,7 @@ const FATAL: [&str; 6] = [
 pub struct Work {
     /// Name of the kernel, or `product`.
     pub name: &'static str,
-    /// Its sizes, as a person reads them.
+    /// Sizes, as a person reads them.
     pub shape: String,
     /// Bytes that it reads and writes at least; `None` where the arguments do not say it.
     pub bytes: Option<f64>,
@@ -53,7 +54,7 @@ struct Between {
     end: CudaEvent,
 }
 
-/// What is watched of a card.
+/// Watch over the work of a GPU.
 pub struct Watch {
     is_checked: bool,
     is_timed: AtomicBool,
@@ -74,62 +75,60 @@ impl Watch {
             asked: Mutex::default(),
         }
     }
-}
 
-impl Card {
     /// Asks something of the stream and watches it as far as that is wanted.
     pub fn watched(
         &self,
+        stream: &CudaStream,
         work: impl FnOnce() -> Work,
         ask: impl FnOnce() -> Result<()>,
     ) -> Result<()> {
-        let watch = self.watch();
         let now = Instant::now();
-        locked(&watch.asked).get_or_insert((now, now)).1 = now;
-        let is_timed = watch.is_timed.load(Ordering::Relaxed);
-        if !watch.is_checked && !is_timed {
+        locked(&self.asked).get_or_insert((now, now)).1 = now;
+        let is_timed = self.is_timed.load(Ordering::Relaxed);
+        if !self.is_checked && !is_timed {
             return ask();
         }
         let work = work();
+
         let begin = if is_timed {
-            Some(self.timing_event()?)
+            Some(timing_event(stream)?)
         } else {
             None
         };
-        let mut asked = ask();
-        if watch.is_checked {
-            asked = asked
-                .and_then(|()| self.stream().synchronize().w())
-                .map_err(|error| named(&work, &error));
-        }
-        asked?;
-        if let Some(begin) = begin {
-            let end = self.timing_event()?;
-            locked(&watch.timed).push(Between { work, begin, end });
-        }
-        Ok(())
-    }
 
-    fn timing_event(&self) -> Result<CudaEvent> {
-        self.stream()
-            .record_event(Some(CUevent_flags::CU_EVENT_DEFAULT))
-            .map_err(|error| late(&error))
+        let mut asked = ask();
+
+        if self.is_checked {
+            asked = asked
+                .and_then(|()| stream.synchronize().w())
+                .map_err(|error| named(&work, error));
+        }
+
+        asked?;
+
+        if let Some(begin) = begin {
+            let end = timing_event(stream)?;
+            locked(&self.timed).push(Between { work, begin, end });
+        }
+
+        Ok(())
     }
 
     /// Begins to take the time of everything that is asked.
-    pub fn begin_profile(&self) -> Result<()> {
-        self.synchronise()?;
-        locked(&self.watch().timed).clear();
-        self.watch().is_timed.store(true, Ordering::Relaxed);
+    pub fn begin_profile(&self, stream: &CudaStream) -> Result<()> {
+        synchronise(stream)?;
+        locked(&self.timed).clear();
+        self.is_timed.store(true, Ordering::Relaxed);
         Ok(())
     }
 
-    /// Times since [`Card::begin_profile`], summed by name and shape, the longest first.
-    pub fn end_profile(&self) -> Result<Vec<Timed>> {
-        self.watch().is_timed.store(false, Ordering::Relaxed);
-        self.synchronise()?;
+    /// Times since [`Watch::begin_profile`], summed by name and shape, the longest first.
+    pub fn end_profile(&self, stream: &CudaStream) -> Result<Vec<Timed>> {
+        self.is_timed.store(false, Ordering::Relaxed);
+        synchronise(stream)?;
         let mut sums: Vec<Timed> = Vec::new();
-        for Between { work, begin, end } in locked(&self.watch().timed).drain(..) {
+        for Between { work, begin, end } in locked(&self.timed).drain(..) {
             let seconds = f64::from(begin.elapsed_ms(&end).w()?) / 1e3;
             let same = |sum: &&mut Timed| sum.name == work.name && sum.shape == work.shape;
             match sums.iter_mut().find(same) {
@@ -155,38 +154,49 @@ impl Card {
 
     /// Seconds between the first and the last thing asked since this was called last.
     pub fn host_seconds(&self) -> f64 {
-        locked(&self.watch().asked)
+        locked(&self.asked)
             .take()
             .map_or(0.0, |(first, last)| (last - first).as_secs_f64())
     }
 }
 
-fn named(work: &Work, error: &candle_core::Error) -> candle_core::Error {
-    let error = error.to_string();
-    let found = error.lines().next().unwrap_or_default();
-    candle_core::Error::Msg(format!("{} failed: {found}; {}", work.name, work.shape))
+fn timing_event(stream: &CudaStream) -> Result<CudaEvent> {
+    stream
+        .record_event(Some(CUevent_flags::CU_EVENT_DEFAULT))
+        .map_err(|error| late(&error))
+}
+
+fn synchronise(stream: &CudaStream) -> Result<()> {
+    stream.synchronize().map_err(|error| late(&error))
+}
+
+fn named(work: &Work, error: candle_core::Error) -> candle_core::Error {
+    let error = Error::from(error).first_line();
+    let found = format!("{} failed: {}; {}", work.name, error.message(), work.shape);
+    Error::new(error.kind, found).caused_by(error).into()
 }
 
 /// An error of the driver. One that ends everything in the process was made by an earlier call, which nothing names.
 pub fn late(error: &DriverError) -> candle_core::Error {
-    explained(&error.to_string())
+    explained(Error::of_library(*error))
 }
 
 /// The same of an error that passed through candle, which puts a backtrace behind it.
-pub fn late_of_candle(error: &candle_core::Error) -> candle_core::Error {
-    explained(&error.to_string())
+pub fn late_of_candle(error: candle_core::Error) -> candle_core::Error {
+    explained(Error::from(error))
 }
 
-fn explained(text: &str) -> candle_core::Error {
-    let found = text.lines().next().unwrap_or_default();
-    let is_late = FATAL.iter().any(|name| found.contains(name));
-    candle_core::Error::Msg(if is_late {
-        format!(
-            "{found}: an earlier kernel failed\nhint: run again with {CHECK}=1, which names the kernel, its grid and its sizes"
-        )
-    } else {
-        found.to_owned()
-    })
+fn explained(error: Error) -> candle_core::Error {
+    let error = error.first_line();
+    if !FATAL.iter().any(|name| error.message().contains(name)) {
+        return error.into();
+    }
+    Error::bug(format!("{}: an earlier kernel failed", error.message()))
+        .hint(format!(
+            "run again with {CHECK}=1, which names the kernel, its grid and its sizes"
+        ))
+        .caused_by(error)
+        .into()
 }
 
 /// A kernel's launch as [`Work`].
@@ -228,6 +238,7 @@ fn traffic(name: &str, grid: [usize; 3], numbers: &[f64]) -> Option<f64> {
     let [x, y, _] = grid.map(|blocks| blocks as f64);
     let number = |place: usize| numbers.get(place).copied();
     let stretches = x * STRETCH as f64;
+
     let bytes = match name {
         "rms_norm" | "rms_norm_again" => x * (4.0 * number(0)? + 4.0),
         "rms_norm_backward" => x * (8.0 * number(0)? + 4.0),
@@ -274,6 +285,7 @@ fn traffic(name: &str, grid: [usize; 3], numbers: &[f64]) -> Option<f64> {
         }
         _ => return None,
     };
+
     Some(bytes)
 }
 
@@ -306,13 +318,19 @@ mod tests {
     #[test]
     fn a_fatal_error_has_a_hint_and_no_backtrace() {
         let fatal = "DriverError(CUDA_ERROR_ILLEGAL_ADDRESS, \"an illegal address\")\n   0: alloc";
-        let text = explained(fatal).to_string();
+        let text = explained(Error::bug(fatal)).to_string();
         assert!(
             text.contains("hint: run again with MAQAM_CUDA_CHECK=1") && !text.contains("0: alloc")
         );
-        let other = explained("DriverError(CUDA_ERROR_OUT_OF_MEMORY, \"no memory\")\n   0: alloc");
+    }
+
+    #[test]
+    fn a_full_gpu_is_a_resource() {
+        let driver = "DriverError(CUDA_ERROR_OUT_OF_MEMORY, \"no memory\")\n   0: alloc";
+        let error = Error::from(explained(Error::of_library(driver)));
+        assert_eq!(error.exit_code(), 4);
         assert_eq!(
-            other.to_string(),
+            error.message(),
             "DriverError(CUDA_ERROR_OUT_OF_MEMORY, \"no memory\")"
         );
     }

@@ -44,16 +44,16 @@ extern "C" __global__ void __launch_bounds__(BLOCK) copy_matrices(const Copy* __
     });
 }
 
-// beside[row * stride + i] = scales[i] hidden[row, i] for i < ranks, and 0 from there to `room`; a factor of 1 where scales is null.
+// beside[row * stride + i] = scales[i] hidden[row, i] for i < ranks, and 0 from there to `padding`; a factor of 1 where scales is null.
 //
-// hidden: [rows, ranks]; scales: [ranks]. Grid ceil(rows room / 2048), block 256. Bytes: 2 (ranks + room) a row.
+// hidden: [rows, ranks]; scales: [ranks]. Grid ceil(rows padding / 2048), block 256. Bytes: 2 (ranks + padding) a row.
 extern "C" __global__ void __launch_bounds__(BLOCK)
-    write_beside(bf16* __restrict__ beside, const bf16* __restrict__ hidden, const float* __restrict__ scales, int rows, int ranks, int room, int stride) {
-    const bool is_in_packs = in_packs(ranks, beside, hidden, scales) && room % 8 == 0 && stride % 8 == 0;
-    each_of_stretch(static_cast<long long>(rows) * room, is_in_packs, [&](long long at, auto width) {
+    write_beside(bf16* __restrict__ beside, const bf16* __restrict__ hidden, const float* __restrict__ scales, int rows, int ranks, int padding, int stride) {
+    const bool is_in_packs = in_packs(ranks, beside, hidden, scales) && padding % 8 == 0 && stride % 8 == 0;
+    each_of_stretch(static_cast<long long>(rows) * padding, is_in_packs, [&](long long at, auto width) {
         constexpr int N = decltype(width)::VALUE;
-        const long long row = at / room;
-        const int column = static_cast<int>(at % room);
+        const long long row = at / padding;
+        const int column = static_cast<int>(at % padding);
         Floats<N> x = {};
         if (column < ranks) {
             x = load<N>(hidden + row * ranks + column);

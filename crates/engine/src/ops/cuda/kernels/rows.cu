@@ -203,7 +203,7 @@ extern "C" __global__ void __launch_bounds__(BLOCK)
     WITH_WALK(width, is_in_packs, copy_row<W>(to, from, width));
 }
 
-// y[i] = deviation times a standard normal number, made of the bits at position i of the key's stream. The same on every card of a
+// y[i] = deviation times a standard normal number, made of the bits at position i of the key's stream. The same on every GPU of a
 // kind. Grid ceil(count / 2048), block 256. Bytes: 2 count.
 extern "C" __global__ void __launch_bounds__(BLOCK) random_normal(bf16* __restrict__ y, long long count, unsigned long long key, float deviation) {
     each_of_stretch(count, in_packs(8, y), [&](long long at, auto width) {

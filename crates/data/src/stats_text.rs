@@ -1,0 +1,109 @@
+//! A description of a data set as text.
+
+use crate::arabic;
+use crate::describe::Count;
+use crate::describe::Distribution;
+use crate::describe::Stats;
+
+/// Values of a field that the text shows.
+const MOST_SHOWN: usize = 12;
+
+/// Totals, then values, then lengths.
+pub fn text(stats: &Stats) -> String {
+    let mut text = format!(
+        "{} rows, {} clips, {:.2} hours, {} speakers, {} groups\n",
+        stats.rows, stats.clips, stats.hours, stats.speakers, stats.groups
+    );
+    for (number, what) in [
+        (stats.rows_without_audio, "rows without audio"),
+        (
+            stats.rows_without_length,
+            "rows whose audio has no stated length: `maqam data check` reads headers",
+        ),
+    ] {
+        if number > 0 {
+            text += &format!("{number} {what}\n");
+        }
+    }
+    for (name, counts) in [
+        ("split", &stats.splits),
+        ("task", &stats.tasks),
+        ("language", &stats.languages),
+        ("label", &stats.labels),
+        (arabic::FIELD, &stats.normalisations),
+    ] {
+        text += &values(name, counts);
+    }
+    text += &format!(
+        "\n{:<24}{:>10}{:>10}{:>10}{:>10}{:>10}{:>10}\n",
+        "", "mean", "least", "5 %", "median", "95 %", "greatest"
+    );
+    for (name, found) in [
+        ("seconds", &stats.seconds),
+        ("audio tokens", &stats.audio_tokens),
+        ("target tokens", &stats.target_tokens),
+        ("target words", &stats.target_words),
+        ("target characters", &stats.target_characters),
+        ("letters per second", &stats.letters_per_second),
+    ] {
+        text += &found
+            .as_ref()
+            .map(|found| distribution(name, found))
+            .unwrap_or_default();
+    }
+    let all = stats
+        .target_characters
+        .as_ref()
+        .map_or(0, |found| found.count);
+    let spellings: Vec<String> = stats
+        .spellings
+        .iter()
+        .filter(|(_, number)| *number > 0)
+        .map(|(name, number)| format!("{} {number}", name.replace('_', " ")))
+        .collect();
+    if !spellings.is_empty() {
+        text += &format!("\nof {all} targets hold: {}\n", spellings.join(", "));
+    }
+    text += "\nestimated cost of an epoch of adapters\n";
+    for cost in &stats.costs {
+        text += &format!(
+            "  {}: {} decoder tokens, {:.2} PFLOP, {:.2} hours of an H100 at 40 %\n",
+            cost.model, cost.decoder_tokens, cost.petaflop, cost.gpu_hours
+        );
+    }
+    text
+}
+
+fn values(name: &str, counts: &[(String, Count)]) -> String {
+    if counts.is_empty() {
+        return String::new();
+    }
+    let mut text = format!("\n{name:<24}{:>10}{:>10}\n", "rows", "hours");
+    for (value, count) in counts.iter().take(MOST_SHOWN) {
+        text += &format!(
+            "  {value:<22}{:>10}{:>10.2}\n",
+            count.rows,
+            count.seconds / 3600.0
+        );
+    }
+    if counts.len() > MOST_SHOWN {
+        text += &format!("  and {} more\n", counts.len() - MOST_SHOWN);
+    }
+    text
+}
+
+fn distribution(name: &str, found: &Distribution) -> String {
+    let numbers = [
+        found.mean,
+        found.min,
+        found.p5,
+        found.median,
+        found.p95,
+        found.max,
+    ];
+    let numbers: String = numbers
+        .iter()
+        .map(|value| format!("{value:>10.2}"))
+        .collect();
+    format!("{name:<24}{numbers}\n")
+}

@@ -1,0 +1,124 @@
+//! Values of what a model trains: initialised, read, and loaded from tensors.
+
+use std::collections::BTreeMap;
+use std::collections::HashMap;
+
+use candle_core::Tensor;
+
+use crate::models::AudioLlm;
+use crate::nn::lora::Init;
+use crate::nn::parameters::Entry;
+use crate::nn::parameters::Kind;
+use crate::nn::peft;
+use crate::ops::device::to_host;
+use maqam_base::error::Error;
+use maqam_base::error::Result;
+
+/// Hint for an adapter that does not fit.
+const ADAPTER_HINT: &str =
+    "an adapter fits the model it was trained on, which its adapter_config.json names";
+
+impl AudioLlm {
+    /// Starts fresh adapters; every tensor has its own stream of random numbers.
+    pub fn initialise(&self, init: Init, seed: u64) -> Result<()> {
+        for entry in self.adapter_entries() {
+            let [rows, columns] = entry.shape[..] else {
+                return Err(Error::bug(format!("`{}` is not a matrix", entry.name)));
+            };
+            let values = if entry.name.ends_with("lora_A.weight") {
+                init.down(&entry.name, rows, columns, seed)
+            } else {
+                vec![0.0; rows * columns]
+            };
+            self.parameters.set(entry, &values)?;
+        }
+        Ok(())
+    }
+
+    /// Takes the values of a PEFT folder; its modules and ranks must be the plan's.
+    pub fn load_adapter(&self, adapter: &peft::Adapter) -> Result<()> {
+        let mut tensors: HashMap<String, &Tensor> = HashMap::new();
+        for (module, (a, b)) in &adapter.tensors {
+            tensors.insert(peft::key(module, 'A'), a);
+            tensors.insert(peft::key(module, 'B'), b);
+        }
+        for entry in self.adapter_entries() {
+            let tensor = tensors
+                .get(&entry.name)
+                .ok_or_else(|| Error::input(format!("the adapter has no `{}`", entry.name)))?;
+            self.parameters
+                .set_tensor(entry, tensor)
+                .map_err(|e| e.hint(ADAPTER_HINT))?;
+        }
+        Ok(())
+    }
+
+    /// Values of the adapters by module path: `lora_A` and `lora_B`.
+    pub fn adapter_tensors(&self) -> Result<BTreeMap<String, (Tensor, Tensor)>> {
+        let modules = self.plan.modules.keys();
+        modules
+            .map(|module| {
+                let a = self.value_of(&peft::key(module, 'A'))?;
+                let b = self.value_of(&peft::key(module, 'B'))?;
+                Ok((module.clone(), (a, b)))
+            })
+            .collect()
+    }
+
+    /// Values of the parts in full fine-tuning, by their names in the checkpoint.
+    pub fn full_tensors(&self) -> Result<Vec<(String, Tensor)>> {
+        self.full_entries()
+            .map(|entry| Ok((entry.name.clone(), self.parameters.value(entry)?)))
+            .collect()
+    }
+
+    /// Takes the values of the parts in full fine-tuning; `tensors` must hold all of them and nothing else.
+    pub fn load_full(&self, tensors: &HashMap<String, Tensor>) -> Result<()> {
+        let is_unknown = |name: &&String| !self.full_entries().any(|entry| entry.name == **name);
+        if let Some(name) = tensors.keys().find(is_unknown) {
+            return Err(Error::input(format!("`{name}` is not trained here"))
+                .hint("`train` must set the same parts to `full` as the run that wrote it"));
+        }
+        for entry in self.full_entries() {
+            let tensor = tensors
+                .get(&entry.name)
+                .ok_or_else(|| Error::input(format!("there is no `{}`", entry.name)))?;
+            self.parameters.set_tensor(entry, tensor)?;
+        }
+        Ok(())
+    }
+
+    /// Names of trained tensors (of parts that are not frozen for now) whose gradient is zero everywhere, after a backward.
+    pub fn unreached(&self) -> Result<Vec<String>> {
+        let gradients = to_host(&self.parameters.gradients)?;
+        let is_zero = |entry: &&Entry| gradients[entry.range.clone()].iter().all(|&g| g == 0.0);
+        Ok(self
+            .parameters
+            .entries
+            .iter()
+            .filter(|entry| self.is_trained(entry.part))
+            .filter(is_zero)
+            .map(|entry| entry.name.clone())
+            .collect())
+    }
+
+    fn adapter_entries(&self) -> impl Iterator<Item = &Entry> {
+        let entries = self.parameters.entries.iter();
+        entries.filter(|entry| entry.kind == Kind::Adapter)
+    }
+
+    fn full_entries(&self) -> impl Iterator<Item = &Entry> {
+        let entries = self.parameters.entries.iter();
+        entries.filter(|entry| entry.kind != Kind::Adapter)
+    }
+
+    fn value_of(&self, name: &str) -> Result<Tensor> {
+        let entry = self
+            .parameters
+            .entries
+            .iter()
+            .find(|entry| entry.name == name)
+            .ok_or_else(|| Error::bug(format!("no parameter `{name}`")))?;
+        self.parameters.value(entry)
+    }
+}

@@ -1,0 +1,29 @@
+//! Kinds of files that people write.
+
+use clap::ValueEnum;
+
+use crate::schema::Kind;
+
+/// Kind of a file.
+#[derive(Clone, Copy, PartialEq, Eq, ValueEnum)]
+pub enum KindName {
+    /// A training run.
+    Recipe,
+    /// The sets that a model is evaluated on.
+    Suite,
+    /// What is asked of a model.
+    Task,
+    /// Recipes times seeds.
+    Experiment,
+}
+
+impl From<KindName> for Kind {
+    fn from(name: KindName) -> Self {
+        match name {
+            KindName::Recipe => Self::Recipe,
+            KindName::Suite => Self::Suite,
+            KindName::Task => Self::Task,
+            KindName::Experiment => Self::Experiment,
+        }
+    }
+}

@@ -1,0 +1,237 @@
+//! Features that a head reads: MFCC, or hidden states of an encoder.
+
+use std::path::Path;
+
+use candle_core::Device;
+use candle_core::Tensor;
+
+use crate::encoder::clips::Item;
+use crate::encoder::features::Extractor;
+use crate::encoder::probe::recipe::Open;
+use crate::encoder::probe::recipe::Recipe;
+use crate::encoder::recipe::Origin;
+use crate::error::Result;
+use crate::models::hubert;
+use crate::models::hubert::Clip;
+use crate::models::hubert::Hubert;
+use crate::models::hubert::Pass;
+use crate::models::hubert::Source;
+use crate::models::hubert::config::Config;
+
+/// Mean and inverse deviation of a layer's features, `[dim]` each.
+pub struct Scale {
+    /// Mean.
+    pub mean: Vec<f32>,
+    /// One over the standard deviation.
+    pub inverse: Vec<f32>,
+}
+
+/// MFCC, or an encoder.
+pub struct Reader<'a> {
+    recipe: &'a Recipe,
+    /// Configuration of the encoder; the default one for MFCC.
+    pub config: Config,
+    /// The encoder; `None` for MFCC.
+    pub encoder: Option<Hubert>,
+    /// Scale of each layer; none with an open encoder.
+    pub scales: Vec<Scale>,
+}
+
+/// Features of packed clips.
+pub struct Features {
+    /// Each layer that the head reads, `[frames, dim]`.
+    pub layers: Vec<Tensor>,
+    /// Frames of each clip.
+    pub frames: Vec<usize>,
+    saved: Option<hubert::Saved>,
+}
+
+impl<'a> Reader<'a> {
+    /// Opens what a recipe names; features are not scaled yet.
+    ///
+    /// # Errors
+    /// Files of an encoder that are missing or damaged; a layer that it does not have.
+    pub fn open(recipe: &'a Recipe) -> Result<Self> {
+        let mut config = Config::default();
+        let mut encoder = None;
+        if recipe.encoder != "mfcc" {
+            let dir = Path::new(&recipe.encoder);
+            config = Config::load(dir)?;
+            let source = Source::open(dir)?;
+            let model = Hubert::new(config.clone(), &source, recipe.scope(), &[])?;
+            if let Some(layer) = recipe.layer {
+                model.check_layer(layer).map_err(|e| e.at("`layer`"))?;
+            }
+            encoder = Some(model);
+        }
+        Ok(Self {
+            recipe,
+            config,
+            encoder,
+            scales: Vec::new(),
+        })
+    }
+
+    /// Width of a layer's features.
+    pub fn width(&self) -> usize {
+        match &self.encoder {
+            None => crate::audio::MFCC_DIMS,
+            Some(_) => self.config.hidden_size,
+        }
+    }
+
+    /// Layers of which a weighted sum is learned.
+    pub fn num_layers(&self) -> usize {
+        match &self.encoder {
+            None => 1,
+            Some(model) => model.config.num_hidden_layers + 1,
+        }
+    }
+
+    /// Scales features from here on: by the mean and deviation of every layer over the frames of these clips.
+    pub fn measure_scales(&mut self, items: &[Item]) -> Result<()> {
+        let mut sums: Vec<Moments> = Vec::new();
+        let mut count = 0.0;
+        for item in items {
+            let features = self.read(&[item], false)?;
+            count += features.frames[0] as f64;
+            for (i, layer) in features.layers.iter().enumerate() {
+                let (_, dim) = layer.dims2()?;
+                if sums.len() <= i {
+                    sums.push(Moments::zeros(dim));
+                }
+                sums[i].add(&layer.flatten_all()?.to_vec1::<f32>()?);
+            }
+        }
+        self.scales = sums.iter().map(|sums| sums.scale(count)).collect();
+        Ok(())
+    }
+
+    /// Features of clips, packed: all layers of which the sum is learned, or one.
+    pub fn read(&self, items: &[&Item], training: bool) -> Result<Features> {
+        let mut features = match &self.encoder {
+            None => self.read_mfcc(items)?,
+            Some(model) => self.read_encoder(model, items, training)?,
+        };
+        for (layer, scale) in features.layers.iter_mut().zip(&self.scales) {
+            *layer = scale.apply(layer)?;
+        }
+        Ok(features)
+    }
+
+    fn read_mfcc(&self, items: &[&Item]) -> Result<Features> {
+        let extractor = Extractor::open(&Origin::Mfcc, &self.config)?;
+        let mut rows = Vec::new();
+        for item in items {
+            rows.extend(extractor.features(item, &[0], &self.config)?);
+        }
+        let frames = rows
+            .iter()
+            .map(|rows| rows.dim(0))
+            .collect::<candle_core::Result<_>>()?;
+        Ok(Features {
+            layers: vec![Tensor::cat(&rows, 0)?],
+            frames,
+            saved: None,
+        })
+    }
+
+    fn read_encoder(&self, model: &Hubert, items: &[&Item], training: bool) -> Result<Features> {
+        let samples = items
+            .iter()
+            .map(|item| item.prepared(&model.config))
+            .collect::<Result<Vec<_>>>()?;
+        let clips: Vec<Clip> = samples.iter().map(|samples| Clip::new(samples)).collect();
+        let pass = Pass {
+            masked: &[],
+            layers: match self.recipe.layer {
+                Some(layer) if !self.recipe.weighted() => layer,
+                _ => model.config.num_hidden_layers,
+            },
+            training: training && self.recipe.open() != Open::None,
+        };
+        let (mut encoded, saved) = model.forward(&clips, pass)?;
+
+        let layers = match (self.recipe.weighted(), self.recipe.layer) {
+            (true, _) => encoded.hidden,
+            (false, Some(layer)) => vec![encoded.hidden.swap_remove(layer)],
+            (false, None) => vec![encoded.output],
+        };
+        Ok(Features {
+            layers,
+            frames: encoded.frames,
+            saved,
+        })
+    }
+
+    /// Adds the gradients of an open encoder, from that of the sum of its layers with these shares.
+    pub fn backward(&self, features: &Features, d_sum: Tensor, shares: &[f64]) -> Result<()> {
+        let (Some(model), Some(saved)) = (&self.encoder, &features.saved) else {
+            return Ok(());
+        };
+        let mut d_output = None;
+        let mut d_hidden = Vec::new();
+        match (self.recipe.weighted(), self.recipe.layer) {
+            (false, None) => d_output = Some(d_sum),
+            (false, Some(layer)) => {
+                d_hidden.resize(layer + 1, None);
+                d_hidden[layer] = Some(d_sum);
+            }
+            (true, _) => {
+                for &share in shares {
+                    d_hidden.push(Some((&d_sum * share)?));
+                }
+            }
+        }
+        model.backward(saved, d_output, d_hidden, 1.0)
+    }
+}
+
+/// Sums of a layer's features and of their squares.
+struct Moments {
+    sum: Vec<f64>,
+    square: Vec<f64>,
+}
+
+impl Moments {
+    fn zeros(dim: usize) -> Self {
+        Self {
+            sum: vec![0.0; dim],
+            square: vec![0.0; dim],
+        }
+    }
+
+    fn add(&mut self, rows: &[f32]) {
+        for row in rows.chunks(self.sum.len()) {
+            for ((&x, sum), square) in row.iter().zip(&mut self.sum).zip(&mut self.square) {
+                *sum += f64::from(x);
+                *square += f64::from(x) * f64::from(x);
+            }
+        }
+    }
+
+    fn scale(&self, count: f64) -> Scale {
+        let mean: Vec<f64> = self.sum.iter().map(|sum| sum / count).collect();
+        let inverse = self.square.iter().zip(&mean).map(|(square, mean)| {
+            let variance = square / count - mean * mean;
+            (1.0 / variance.max(1e-8).sqrt()) as f32
+        });
+        Scale {
+            inverse: inverse.collect(),
+            mean: mean.iter().map(|&x| x as f32).collect(),
+        }
+    }
+}
+
+impl Scale {
+    fn apply(&self, layer: &Tensor) -> Result<Tensor> {
+        let (rows, dim) = layer.dims2()?;
+        let mut values = layer.flatten_all()?.to_vec1::<f32>()?;
+        for row in values.chunks_mut(dim) {
+            for ((x, mean), inverse) in row.iter_mut().zip(&self.mean).zip(&self.inverse) {
+                *x = (*x - mean) * inverse;
+            }
+        }
+        Ok(Tensor::from_vec(values, (rows, dim), &Device::Cpu)?)
+    }
+}

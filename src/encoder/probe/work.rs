@@ -1,0 +1,112 @@
+//! A head at work: rows, the features that it reads, and its tensors.
+
+use crate::encoder::beam::Beam;
+use crate::encoder::clips::Item;
+use crate::encoder::ngram::Ngram;
+use crate::encoder::probe::head::Forward;
+use crate::encoder::probe::head::Head;
+use crate::encoder::probe::loss;
+use crate::encoder::probe::reader::Reader;
+use crate::encoder::probe::recipe::BeamSettings;
+use crate::encoder::probe::recipe::HeadKind;
+use crate::encoder::probe::recipe::Open;
+use crate::encoder::probe::recipe::Recipe;
+use crate::encoder::probe::rows::Rows;
+use crate::error::Result;
+use crate::nn::parameters::Parameters;
+use crate::objective::ctc;
+
+/// A head at work.
+pub struct Work<'a> {
+    /// Recipe.
+    pub recipe: &'a Recipe,
+    /// Rows that it learns and is measured on.
+    pub rows: Rows,
+    /// Features that it reads.
+    pub reader: Reader<'a>,
+    /// Tensors.
+    pub head: Head<'a>,
+}
+
+impl<'a> Work<'a> {
+    /// Opens the encoder, reads the rows and makes the head.
+    ///
+    /// # Errors
+    /// Files of an encoder that are missing or damaged; rows that cannot be used.
+    pub fn open(recipe: &'a Recipe) -> Result<Self> {
+        let mut reader = Reader::open(recipe)?;
+        let rows = Rows::read(recipe, &reader.config)?;
+        let head = Head::new(recipe, &reader, rows.units.names.len())?;
+        if recipe.open() == Open::None {
+            reader.measure_scales(&rows.items[..rows.num_train])?;
+        }
+        Ok(Self {
+            recipe,
+            rows,
+            reader,
+            head,
+        })
+    }
+
+    /// The flat buffers that are trained, the head's first.
+    pub fn trained(&self) -> Vec<&Parameters> {
+        let encoder = self.reader.encoder.as_ref();
+        let encoder = encoder.filter(|_| self.recipe.open() != Open::None);
+        std::iter::once(&self.head.parameters)
+            .chain(encoder.map(|model| &model.parameters))
+            .collect()
+    }
+
+    /// Loss of a step's rows, a mean over units or clips, and number of frames; gradients are added.
+    pub fn compute(&self, drawn: &[usize]) -> Result<(f64, usize)> {
+        let kind = self.recipe.head;
+        let total = loss::total(kind, &self.rows, drawn);
+        let mut loss = 0.0;
+        let mut frames = 0;
+        for pack in self.rows.packs(drawn, self.recipe.batch.pack_s) {
+            let forward = self.forward(pack, true)?;
+            frames += forward.features.frames.iter().sum::<usize>();
+            let (of_pack, d_logits) = loss::loss(kind, &self.rows, pack, &forward, total)?;
+            loss += of_pack;
+            self.head.backward(&self.reader, &forward, &d_logits)?;
+        }
+        Ok((loss, frames))
+    }
+
+    fn forward(&self, rows: &[usize], training: bool) -> Result<Forward> {
+        let items: Vec<&Item> = rows.iter().map(|&row| &self.rows.items[row]).collect();
+        self.head.forward(self.reader.read(&items, training)?)
+    }
+
+    /// Prediction for each clip of dev.
+    pub fn predict(&self) -> Result<Vec<String>> {
+        let beam = self.recipe.beam.as_ref();
+        let model = beam.and_then(|beam| beam.model.as_ref());
+        let model = model.map(|path| Ngram::open(path)).transpose()?;
+        let mut predictions = Vec::new();
+        for row in self.rows.num_train..self.rows.items.len() {
+            let forward = self.forward(&[row], false)?;
+            let (_, units) = forward.logits.dims2()?;
+            let logits: Vec<f32> = forward.logits.flatten_all()?.to_vec1()?;
+            predictions.push(match (self.recipe.head, beam) {
+                (HeadKind::Ctc, None) => self.rows.units.text(&ctc::greedy(&logits, units, 0)),
+                (HeadKind::Ctc, Some(beam)) => self.spell(&logits, beam, model.as_ref()),
+                (HeadKind::Classify, _) => {
+                    self.rows.units.names[ctc::first_largest(&logits)].clone()
+                }
+            });
+        }
+        Ok(predictions)
+    }
+
+    fn spell(&self, logits: &[f32], settings: &BeamSettings, model: Option<&Ngram>) -> String {
+        let beam = Beam {
+            width: settings.width,
+            model,
+            weight: settings.weight,
+            bonus: settings.bonus,
+            names: &self.rows.units.names,
+        };
+        self.rows.units.text(&beam.decode(logits))
+    }
+}

@@ -1,0 +1,110 @@
+//! Checks of an experiment before its first run: rows, leakage and lengths of every recipe, and the test suite.
+
+use std::collections::HashSet;
+use std::path::Path;
+
+use crate::data::headers::Headers;
+use crate::error::Error;
+use crate::error::Result;
+use crate::eval::suite::Suite;
+use crate::experiment::Experiment;
+use crate::experiment::Planned;
+use crate::featurise::rows::Pool;
+use crate::featurise::rows::RowCheck;
+use crate::featurise::rows::Watch;
+use crate::leakage::Allowed;
+
+/// What the runs of an experiment begin with.
+pub struct Prepared {
+    /// The suite that every run is evaluated on.
+    pub test: Option<Suite>,
+    /// Number of steps of each recipe.
+    pub num_steps: Vec<u64>,
+    /// What the user should know, each once.
+    pub notes: Vec<String>,
+    /// What is wrong with rows that are left out, each once.
+    pub skipped: Vec<String>,
+}
+
+/// Checks the rows of every recipe and of the test suite. Recipes often share manifests: a row or a note of several is named once.
+///
+/// # Errors
+/// Rows that cannot be used, and leakage that is not allowed; those of `watch`.
+pub fn prepare(
+    experiment: &Experiment,
+    planned: &[Planned],
+    allowed: &Allowed,
+    headers: &Headers,
+    watch: Watch,
+) -> Result<Prepared> {
+    let Some(first) = planned.first() else {
+        return Err(Error::bug("an experiment without runs"));
+    };
+    let tasks = first.recipe.tasks()?;
+    let test = match experiment.test.as_deref() {
+        Some(path) => Some(test_suite(path, first, headers, watch)?),
+        None => None,
+    };
+    let mut told = Told::default();
+    if let Some(suite) = &test {
+        told.notes.extend(suite.notes.iter().cloned());
+        told.skip(suite.skipped.iter());
+    }
+
+    let mut num_steps = Vec::new();
+    for one in planned.iter().take(experiment.recipes.len()) {
+        let rows = one.recipe.rows(&tasks, headers, Pool::Fresh, watch)?;
+        num_steps.push(rows.schedule.num_steps());
+        told.skip(rows.skipped());
+        told.note(rows.notes().cloned());
+        let test = experiment.test.as_slice();
+        told.note(rows.check_leakage(test, allowed, headers)?);
+    }
+    Ok(Prepared {
+        test,
+        num_steps,
+        notes: told.notes,
+        skipped: told.skipped,
+    })
+}
+
+/// Notes and skipped rows, each once.
+#[derive(Default)]
+struct Told {
+    notes: Vec<String>,
+    skipped: Vec<String>,
+    is_skipped: HashSet<String>,
+}
+
+impl Told {
+    fn note(&mut self, notes: impl IntoIterator<Item = String>) {
+        for note in notes {
+            if !self.notes.contains(&note) {
+                self.notes.push(note);
+            }
+        }
+    }
+
+    fn skip<'a>(&mut self, errors: impl IntoIterator<Item = &'a Error>) {
+        for error in errors {
+            if self.is_skipped.insert(error.message().to_owned()) {
+                self.skipped.push(error.message().to_owned());
+            }
+        }
+    }
+}
+
+/// The suite that every run is evaluated on, with the headers of its audio read: an experiment evaluates on it after hours.
+fn test_suite(path: &Path, first: &Planned, headers: &Headers, watch: Watch) -> Result<Suite> {
+    let recipe = &first.recipe;
+    let mut check = RowCheck::new(
+        headers,
+        recipe.max_audio_s,
+        recipe.on_bad_row,
+        "`on_bad_row: skip` in every recipe",
+        watch,
+    );
+    let suite = Suite::load_checked(path, &recipe.tasks()?, &mut check)?;
+    check.finish()?;
+    Ok(suite)
+}

@@ -1,0 +1,95 @@
+//! A suite held against what the evaluated adapters were trained on, where their run says it.
+
+use std::path::Path;
+use std::path::PathBuf;
+
+use crate::data::Manifest;
+use crate::data::OnBadRow;
+use crate::data::headers::Headers;
+use crate::error::Result;
+use crate::leakage;
+use crate::leakage::Allowed;
+use crate::leakage::Training;
+use crate::recipe::Recipe;
+use crate::records::adapter_recipe::recipe_of;
+use crate::records::suite_file::SuiteFile;
+
+/// Compares the rows of a suite with those that each adapter was trained on, if it lies in the folder of a run. `note` is given what the
+/// user should know.
+///
+/// # Errors
+/// Leakage that is not allowed.
+pub fn check<'a>(
+    suite: &Path,
+    adapters: impl Iterator<Item = (&'a str, &'a Path)>,
+    allowed: &Allowed,
+    headers: &Headers,
+    note: &mut dyn FnMut(&str),
+) -> Result<()> {
+    let mut compared: Vec<Vec<PathBuf>> = Vec::new();
+    for (name, folder) in adapters {
+        let Some(recipe) = recipe_of(folder) else {
+            note(&format!(
+                "{name} lies in no run's folder: what it was trained on is not known"
+            ));
+            continue;
+        };
+        let recipe = Recipe::load(&recipe, &[])?;
+        let paths: Vec<PathBuf> = recipe
+            .data
+            .iter()
+            .map(|entry| entry.manifest.clone())
+            .collect();
+        if compared.contains(&paths) {
+            continue;
+        }
+        let manifests: Result<Vec<Manifest>> = recipe
+            .data
+            .iter()
+            .map(|entry| entry.source().read(OnBadRow::Skip))
+            .collect();
+        let manifests = match manifests {
+            Ok(manifests) => manifests,
+            Err(error) => {
+                note(&format!(
+                    "what {name} was trained on is not compared with the suite: {}",
+                    error.message()
+                ));
+                continue;
+            }
+        };
+        let notes = compare(&manifests, suite, allowed, headers)
+            .map_err(|error| error.at(format!("{name} ({})", folder.display())))?;
+        notes
+            .iter()
+            .for_each(|found| note(&format!("{name}: {found}")));
+        compared.push(paths);
+    }
+    Ok(())
+}
+
+fn compare(
+    manifests: &[Manifest],
+    suite: &Path,
+    allowed: &Allowed,
+    headers: &Headers,
+) -> Result<Vec<String>> {
+    let rows = || {
+        manifests
+            .iter()
+            .flat_map(|manifest| manifest.rows.iter().map(move |row| (manifest, row)))
+    };
+    let places: Vec<(&Path, u32)> = rows()
+        .map(|(manifest, row)| (manifest.path.as_path(), row.line))
+        .collect();
+    let training = Training {
+        rows: rows().map(|(_, row)| row).collect(),
+        place: &|row| format!("{}:{}", places[row].0.display(), places[row].1),
+    };
+    leakage::check(
+        &training,
+        &SuiteFile::read(suite)?.rows()?,
+        allowed,
+        headers,
+    )
+}
