@@ -1,7 +1,5 @@
 //! Text from data made safe for where it is put: XML and HTML, Markdown, LaTeX, addresses of files.
 
-use crate::chart::svg::is_right_to_left;
-
 /// Text for the content or an attribute of an XML or HTML element.
 ///
 /// Characters that XML 1.0 forbids become U+FFFD, so that a control character in an answer never breaks a page.
@@ -31,6 +29,11 @@ pub fn isolated(name: &str) -> String {
     } else {
         name.to_owned()
     }
+}
+
+/// Returns whether a letter belongs to a script that is written from right to left.
+pub fn is_right_to_left(c: char) -> bool {
+    matches!(c, '\u{590}'..='\u{8ff}' | '\u{fb1d}'..='\u{fdff}' | '\u{fe70}'..='\u{feff}')
 }
 
 /// Text for a cell of a Markdown table: one line, nothing in it read as markup.

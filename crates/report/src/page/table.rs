@@ -4,8 +4,8 @@ use crate::chart::ink::Ink;
 use crate::chart::number::NOTHING;
 use crate::chart::number::Unit;
 use crate::chart::spark::sparkline;
-use crate::chart::svg::is_right_to_left;
 use crate::page::escape;
+use crate::page::escape::is_right_to_left;
 use crate::sections::measure::text_width;
 use maqam_stats::significance::Interval;
 
@@ -689,7 +689,7 @@ mod tests {
             .into(),
         );
         assert!(!tests.is_wide());
-        assert!(tests.html().starts_with("<div class=\"scroll\""));
+        assert!(tests.html().starts_with("<div class=\"scroll dense\""));
 
         let score = || {
             Cell::Score(Score {
