@@ -20,12 +20,15 @@ pub fn xml(text: &str) -> String {
     safe
 }
 
+/// First strong isolate of UAX 9: it begins a text whose direction moves nothing outside of it.
+pub const ISOLATE: char = '\u{2068}';
+
 /// A name as part of a longer text of another direction: `منهج, no audio`.
 ///
 /// A name with right-to-left letters stands between Unicode's isolates (UAX 9), so that it moves nothing beside it.
 pub fn isolated(name: &str) -> String {
     if name.chars().any(is_right_to_left) {
-        format!("\u{2068}{name}\u{2069}")
+        format!("{ISOLATE}{name}\u{2069}")
     } else {
         name.to_owned()
     }
