@@ -20,6 +20,19 @@ pub fn xml(text: &str) -> String {
     safe
 }
 
+/// Text for the content of an HTML element, what stands between two backticks as code.
+pub fn prose(text: &str) -> String {
+    let pieces: Vec<&str> = text.split('`').collect();
+    if pieces.len() % 2 == 0 {
+        return xml(text);
+    }
+    let html = pieces.iter().enumerate().map(|(i, piece)| match i % 2 {
+        0 => xml(piece),
+        _ => format!("<code>{}</code>", xml(piece)),
+    });
+    html.collect()
+}
+
 /// First strong isolate of UAX 9: it begins a text whose direction moves nothing outside of it.
 pub const ISOLATE: char = '\u{2068}';
 
@@ -133,6 +146,21 @@ pub fn base64(bytes: &[u8]) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn backticks_in_prose_are_code() {
+        assert_eq!(
+            prose("add `a: [<b>]` & go"),
+            "add <code>a: [&lt;b&gt;]</code> &amp; go"
+        );
+        assert_eq!(prose("one ` alone"), "one ` alone");
+    }
+
+    #[test]
+    fn names_of_another_direction_are_isolated() {
+        assert_eq!(isolated("منهج"), "\u{2068}منهج\u{2069}");
+        assert_eq!(isolated("plan"), "plan");
+    }
 
     #[test]
     fn nothing_in_data_becomes_markup() {
