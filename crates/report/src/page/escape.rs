@@ -23,7 +23,7 @@ pub fn xml(text: &str) -> String {
 /// Text for the content of an HTML element, what stands between two backticks as code.
 pub fn prose(text: &str) -> String {
     let pieces: Vec<&str> = text.split('`').collect();
-    if pieces.len() % 2 == 0 {
+    if pieces.len().is_multiple_of(2) {
         return xml(text);
     }
     let html = pieces.iter().enumerate().map(|(i, piece)| match i % 2 {
