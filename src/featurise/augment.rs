@@ -19,7 +19,6 @@ use crate::data::Source;
 use crate::error::Error;
 use crate::error::Result;
 use crate::featurise::rows::RowCheck;
-use crate::featurise::samples_of;
 use crate::seed::Key;
 
 /// Largest gain and ratio of speech to noise, in dB.
@@ -271,7 +270,7 @@ impl Draw<'_> {
             return Ok(augment::white_noise(len, key.with_name("white")));
         }
         let recording = &recordings[key.below(2, recordings.len())];
-        let mut noise = samples_of(recording)?;
+        let mut noise = recording.source.samples(recording.span)?;
         if !noise.is_empty() {
             let start = key.below(3, noise.len());
             noise.rotate_left(start);

@@ -232,7 +232,7 @@ fn shingles(text: &str) -> Vec<u64> {
     hashes
 }
 
-/// Runs of [`RUN_WORDS`] words of some texts, so that other texts that share one are found.
+/// Runs of `RUN_WORDS` words of some texts, so that other texts that share one are found.
 #[derive(Default)]
 pub struct RunIndex {
     /// Texts by run; the texts of one run stand one after the other in `next`.

@@ -175,7 +175,7 @@ impl Unseen {
         self.exact.is_empty()
     }
 
-    /// Finds what a text shares: all of its words, or [`RUN_WORDS`] in a row.
+    /// Finds what a text shares: all of its words, or `RUN_WORDS` in a row.
     pub fn find(&self, words: &[String]) -> Option<Contamination> {
         let of = |number: &u32, run| Contamination {
             set: self.sets[*number as usize].clone(),

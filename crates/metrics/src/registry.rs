@@ -272,7 +272,6 @@ const fn group(source: Source, metrics: &'static [Definition]) -> Group {
     Group { source, metrics }
 }
 
-#[expect(clippy::too_many_arguments, reason = "the columns of the table")]
 const fn row(
     name: &'static str,
     title: &'static str,

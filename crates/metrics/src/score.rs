@@ -103,8 +103,7 @@ impl Answers<'_> {
 
 impl Labels<'_> {
     fn tallies(&self, wanted: &dyn Fn(&Definition) -> bool) -> Result<Vec<Tally>> {
-        let is_wanted =
-            |tally: &Tally| Definition::find(tally.metric()).is_some_and(|known| wanted(known));
+        let is_wanted = |tally: &Tally| Definition::find(tally.metric()).is_some_and(wanted);
         let mut found = Vec::new();
         if of(Source::is_of_labels).any(wanted) {
             for reading in &self.readings {

@@ -46,10 +46,7 @@ impl Line {
         Self {
             metric: self.metric.clone(),
             values: runs.iter().map(|run| self.values[*run]).collect(),
-            differences: runs
-                .iter()
-                .map(|run| self.differences[*run].clone())
-                .collect(),
+            differences: runs.iter().map(|run| self.differences[*run]).collect(),
         }
     }
 }

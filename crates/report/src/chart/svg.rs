@@ -5,6 +5,7 @@ use std::fmt::Write;
 use crate::chart::ink::Colour;
 use crate::chart::ink::Ink;
 use crate::page::escape;
+use crate::page::escape::is_right_to_left;
 use crate::sections::measure::FONTS;
 
 /// Height of ordinary text in pictures.
@@ -227,11 +228,6 @@ fn with_note(open: &str, tag: &str, note: &str) -> String {
     } else {
         format!("<{open}><title>{}</title></{tag}>", escape::xml(note))
     }
-}
-
-/// Whether a letter belongs to a script that is written from right to left.
-pub fn is_right_to_left(c: char) -> bool {
-    matches!(c, '\u{590}'..='\u{8ff}' | '\u{fb1d}'..='\u{fdff}' | '\u{fe70}'..='\u{feff}')
 }
 
 /// A coordinate, to a hundredth; what is no number becomes 0, because a picture with one bad place beats a broken one.

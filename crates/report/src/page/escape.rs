@@ -1,7 +1,5 @@
 //! Text from data made safe for where it is put: XML and HTML, Markdown, LaTeX, addresses of files.
 
-use crate::chart::svg::is_right_to_left;
-
 /// Text for the content or an attribute of an XML or HTML element.
 ///
 /// Characters that XML 1.0 forbids become U+FFFD, so that a control character in an answer never breaks a page.
@@ -22,15 +20,36 @@ pub fn xml(text: &str) -> String {
     safe
 }
 
+/// Text for the content of an HTML element, what stands between two backticks as code.
+pub fn prose(text: &str) -> String {
+    let pieces: Vec<&str> = text.split('`').collect();
+    if pieces.len().is_multiple_of(2) {
+        return xml(text);
+    }
+    let html = pieces.iter().enumerate().map(|(i, piece)| match i % 2 {
+        0 => xml(piece),
+        _ => format!("<code>{}</code>", xml(piece)),
+    });
+    html.collect()
+}
+
+/// First strong isolate of UAX 9: it begins a text whose direction moves nothing outside of it.
+pub const ISOLATE: char = '\u{2068}';
+
 /// A name as part of a longer text of another direction: `منهج, no audio`.
 ///
 /// A name with right-to-left letters stands between Unicode's isolates (UAX 9), so that it moves nothing beside it.
 pub fn isolated(name: &str) -> String {
     if name.chars().any(is_right_to_left) {
-        format!("\u{2068}{name}\u{2069}")
+        format!("{ISOLATE}{name}\u{2069}")
     } else {
         name.to_owned()
     }
+}
+
+/// Returns whether a letter belongs to a script that is written from right to left.
+pub fn is_right_to_left(c: char) -> bool {
+    matches!(c, '\u{590}'..='\u{8ff}' | '\u{fb1d}'..='\u{fdff}' | '\u{fe70}'..='\u{feff}')
 }
 
 /// Text for a cell of a Markdown table: one line, nothing in it read as markup.
@@ -127,6 +146,21 @@ pub fn base64(bytes: &[u8]) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn backticks_in_prose_are_code() {
+        assert_eq!(
+            prose("add `a: [<b>]` & go"),
+            "add <code>a: [&lt;b&gt;]</code> &amp; go"
+        );
+        assert_eq!(prose("one ` alone"), "one ` alone");
+    }
+
+    #[test]
+    fn names_of_another_direction_are_isolated() {
+        assert_eq!(isolated("منهج"), "\u{2068}منهج\u{2069}");
+        assert_eq!(isolated("plan"), "plan");
+    }
 
     #[test]
     fn nothing_in_data_becomes_markup() {

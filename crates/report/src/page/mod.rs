@@ -239,7 +239,7 @@ fn style() -> String {
 
 fn block_html(block: &Block, numbers: &mut Numbers) -> String {
     match block {
-        Block::Prose(text) => format!("<p dir=\"auto\">{}</p>\n", escape::xml(text)),
+        Block::Prose(text) => format!("<p dir=\"auto\">{}</p>\n", escape::prose(text)),
         Block::Heading(text) => format!("<h3>{}</h3>\n", escape::xml(text)),
         Block::Facts(facts) => {
             let fact = |(name, value): &(String, String)| {
@@ -328,7 +328,7 @@ fn caption(number: &str, title: &str, text: &str) -> String {
     let text = if text.is_empty() {
         String::new()
     } else {
-        format!(" <span>{}</span>", escape::xml(text))
+        format!(" <span>{}</span>", escape::prose(text))
     };
     format!(
         "<figcaption><i>{number}</i> <b>{}{stop}</b>{text}</figcaption>\n",

@@ -4,8 +4,9 @@ use crate::chart::ink::Ink;
 use crate::chart::number::NOTHING;
 use crate::chart::number::Unit;
 use crate::chart::spark::sparkline;
-use crate::chart::svg::is_right_to_left;
 use crate::page::escape;
+use crate::page::escape::ISOLATE;
+use crate::page::escape::is_right_to_left;
 use crate::sections::measure::text_width;
 use maqam_stats::significance::Interval;
 
@@ -128,6 +129,7 @@ impl Cell {
         match self {
             Self::Empty => format!("<span class=\"nothing\">{NOTHING}</span>"),
             // Text in another direction than the page's keeps to itself.
+            Self::Text(text) if text.contains(ISOLATE) => escape::xml(text),
             Self::Text(text) if text.chars().any(is_right_to_left) => {
                 format!("<bdi>{}</bdi>", escape::xml(text))
             }
@@ -544,7 +546,7 @@ fn line_width(cell: &Cell) -> f64 {
 }
 
 /// Width of a column of words on paper that its words can be broken to, in pixels.
-const NARROWEST: f64 = 96.0;
+const NARROWEST: f64 = 76.0;
 
 /// Width of a page's column on a large screen, its size of letters and its space between words, in pixels.
 const SCREEN: f64 = 815.0;
@@ -689,7 +691,7 @@ mod tests {
             .into(),
         );
         assert!(!tests.is_wide());
-        assert!(tests.html().starts_with("<div class=\"scroll\""));
+        assert!(tests.html().starts_with("<div class=\"scroll dense\""));
 
         let score = || {
             Cell::Score(Score {
