@@ -5,6 +5,8 @@
 //! similarity with the least error. [`Signature::by_bins`] hashes every shingle once (one permutation hashing after Li, Owen and Zhang 2012
 //! with the densification of Shrivastava 2017); it is for many texts whose pairs are compared exactly afterwards.
 
+use maqam_base::seed::mix;
+
 /// Hashes of a signature.
 pub const NUM_HASHES: usize = 128;
 
@@ -22,7 +24,7 @@ impl Signature {
         for shingle in shingles {
             for (i, least) in minima.iter_mut().enumerate() {
                 let key = (i as u64 + 1).wrapping_mul(GOLDEN);
-                *least = (*least).min((finalised(shingle ^ key) >> 32) as u32);
+                *least = (*least).min((mix(shingle ^ key) >> 32) as u32);
             }
         }
         Self(minima)
@@ -73,15 +75,7 @@ const GOLDEN: u64 = 0x9e37_79b9_7f4a_7c15;
 
 /// The finaliser of SplitMix64, after one step of its counter so that 0 is not mapped to 0.
 pub fn mixed(z: u64) -> u64 {
-    finalised(z.wrapping_add(GOLDEN))
-}
-
-/// The finaliser of SplitMix64.
-#[inline]
-pub fn finalised(mut z: u64) -> u64 {
-    z = (z ^ (z >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
-    z = (z ^ (z >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
-    z ^ (z >> 31)
+    mix(z.wrapping_add(GOLDEN))
 }
 
 #[cfg(test)]

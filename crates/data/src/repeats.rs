@@ -12,7 +12,7 @@ use unicode_normalization::char::is_combining_mark;
 use crate::minhash::NUM_HASHES;
 use crate::minhash::RUN_WORDS;
 use crate::minhash::Signature;
-use crate::minhash::finalised;
+use maqam_base::seed::mix;
 
 /// Words of a shingle.
 const SHINGLE: usize = 5;
@@ -42,7 +42,7 @@ fn hash<'a>(words: impl IntoIterator<Item = &'a String>) -> u64 {
             state = (state ^ u64::from(byte)).wrapping_mul(0x0000_0100_0000_01b3);
         }
     }
-    finalised(state)
+    mix(state)
 }
 
 /// A number that stands for a text: equal for texts of the same words.
@@ -61,9 +61,8 @@ fn signature(words: &[String]) -> Signature {
 /// Keys of the bands of a signature.
 fn bands(signature: &Signature) -> impl Iterator<Item = u64> {
     (0..).zip(signature.bands(BAND)).map(|(band, part)| {
-        part.iter().fold(finalised(band), |key, least| {
-            finalised(key ^ u64::from(*least))
-        })
+        part.iter()
+            .fold(mix(band), |key, least| mix(key ^ u64::from(*least)))
     })
 }
 
@@ -198,7 +197,7 @@ mod tests {
     /// A text of so many words, drawn by a number.
     fn text(seed: u64, len: u64) -> Vec<String> {
         (0..len)
-            .map(|i| format!("w{}", finalised(seed << 32 | i) % 5000))
+            .map(|i| format!("w{}", mix(seed << 32 | i) % 5000))
             .collect()
     }
 

@@ -378,7 +378,7 @@ fn scatters(found: &Embeddings) -> Figure {
     );
     Figure::of_panels(
         "components",
-        "What the model hears",
+        "Audio embeddings",
         caption,
         panels
             .map(|(name, scatter)| (name.to_owned(), Chart::Scatter(scatter)))

@@ -9,7 +9,7 @@ use crate::error::Result;
 pub(crate) enum Said {
     /// Contents of an audio file.
     File(Vec<u8>),
-    /// Nothing that can be heard; why.
+    /// No sound, with the reason.
     Failed(String),
     /// The build ends.
     Ended,

@@ -11,7 +11,7 @@ pub enum KindName {
     Recipe,
     /// The sets that a model is evaluated on.
     Suite,
-    /// What is asked of a model.
+    /// Instructions, labels and answers of a task.
     Task,
     /// Recipes times seeds.
     Experiment,
