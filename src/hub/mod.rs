@@ -114,8 +114,10 @@ fn cached(repo: &Repo) -> Option<PathBuf> {
 /// The first file that no checkpoint can do without and that is not there.
 fn missing(is_there: &dyn Fn(&str) -> bool) -> Option<&'static str> {
     let is_slow = SLOW_TOKENIZER.iter().all(|name| is_there(name));
-    let is_missing = |name: &&str| !is_there(name) && !(*name == "tokenizer.json" && is_slow);
-    NEEDED.into_iter().find(is_missing)
+    NEEDED
+        .into_iter()
+        .filter(|name| !(is_slow && *name == "tokenizer.json"))
+        .find(|name| !is_there(name))
 }
 
 fn download(model: &str, repo: &Repo, watcher: &mut dyn Watcher) -> Result<PathBuf> {

@@ -21,6 +21,7 @@ pub const AT_ONCE: usize = 8;
 
 /// The convolutions of a family.
 #[derive(Debug)]
+#[expect(clippy::large_enum_variant, reason = "a model has one")]
 pub enum Front {
     /// Whisper's two over time, the second with stride 2.
     Frames(Frames),
