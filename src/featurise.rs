@@ -28,7 +28,6 @@ use crate::featurise::augment::Draw;
 use crate::models::config::Config;
 use crate::seed::Key;
 use crate::task::Example;
-use crate::task::ForcedLanguage;
 use crate::task::Mode;
 use crate::task::TextCodec;
 
@@ -105,14 +104,6 @@ impl Loader {
     /// Refuses sequences to learn from of more than so many tokens, with the reason and what to do.
     pub fn limit(&mut self, tokens: usize, why: String, hint: String) {
         self.limit = Some(Limit { tokens, why, hint });
-    }
-
-    /// Lets every answer begin with a language; see [`TextCodec::force_language`].
-    ///
-    /// # Errors
-    /// A checkpoint whose answers name no language.
-    pub fn force_language(&mut self, forced: ForcedLanguage) -> Result<()> {
-        self.codec.force_language(forced)
     }
 
     /// Seconds above which the official processor cuts a clip; here nothing is cut.

@@ -65,17 +65,22 @@ pub fn run(arguments: &Arguments, stop: &Stop) -> Result<()> {
     files::expect_writable(&arguments.out)?;
     let path = &arguments.data.data;
     let adapter = arguments.model.adapter.as_deref();
-    let examples = arguments
+    let mut examples = arguments
         .task
         .examples(&arguments.data.rows()?, path, adapter)?;
+    if let Some(language) = &arguments.language {
+        let asked = examples.iter_mut().map(|(example, _)| example);
+        asked.for_each(|example| language.apply(example));
+    }
     let examples: Vec<(&Example, usize)> = examples
         .iter()
         .map(|(example, of_task)| (example, arguments.limit(*of_task)))
         .collect();
-    let (mut model, mut loader) = arguments.model.open()?;
-    if let Some(language) = &arguments.language {
+    let (mut model, loader) = arguments.model.open()?;
+    if arguments.language.is_some() {
         loader
-            .force_language(language.clone())
+            .codec()
+            .expect_languages()
             .map_err(|e| e.at("--language"))?;
     }
     arguments.precision.apply(&mut model)?;

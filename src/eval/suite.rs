@@ -37,6 +37,8 @@ pub struct Suite {
     pub sets: Vec<Set>,
     /// How answers are generated.
     pub generation: Sampling,
+    /// Whether answers begin with a language that the suite says.
+    pub is_language_forced: bool,
     /// Other ways to ask, for comparison.
     pub controls: Vec<Control>,
     /// What takes no model, for comparison.
@@ -93,6 +95,20 @@ impl Suite {
             }
         }
         Ok(found)
+    }
+
+    /// Checks that a checkpoint's answers name their language where the suite forces one.
+    ///
+    /// # Errors
+    /// A checkpoint of another family.
+    pub fn check_language(&self, loader: &Loader) -> Result<()> {
+        match self.is_language_forced {
+            true => loader
+                .codec()
+                .expect_languages()
+                .map_err(|e| e.at(format!("suite `{}`: `generation.language`", self.name))),
+            false => Ok(()),
+        }
     }
 
     /// The suite without some of its examples.

@@ -71,6 +71,7 @@ impl SuiteRun<'_> {
         observer: &mut dyn Observer,
         stop: &Stop,
     ) -> Result<Evaluated> {
+        suite.check_language(&self.systems.loader)?;
         let num_rows = suite.num_examples();
         let mut bad: Vec<Error> = Vec::new();
         loop {

@@ -117,6 +117,9 @@ impl Recipe {
         let computes = self.model.precision.on(device)?;
         let config = Config::load(model_dir)?;
         let loader = Loader::new(model_dir, &config, self.max_audio_s)?;
+        if let Some((_, suite)) = &rows.evaluate {
+            suite.check_language(&loader)?;
+        }
         let (parts, plan) = self.adapters(&config, &rows.schedule)?;
         let loss: Vec<loss::Settings> = rows
             .schedule

@@ -303,12 +303,12 @@ fn what_the_template_would_drop_is_refused() {
 #[test]
 fn a_forced_language_stands_before_the_answer() {
     let golden = Golden::load("qwen3_asr");
-    let mut codec = TextCodec::load(&golden.dir).unwrap();
-    codec.force_language(ForcedLanguage::Row).unwrap();
+    let codec = TextCodec::load(&golden.dir).unwrap();
+    codec.expect_languages().unwrap();
     for (i, example) in golden.examples().iter().enumerate() {
         let found = codec
             .encode_example(
-                &golden.example(i),
+                &forced(golden.example(i), "row"),
                 &[golden.audio_tokens(i)],
                 Mode::Generate,
             )
@@ -325,13 +325,13 @@ fn a_forced_language_stands_before_the_answer() {
         assert_eq!(ids(&found), whole[..end], "{text}");
     }
     // One language for all rows: dialects are Arabic.
-    codec.force_language("arz".parse().unwrap()).unwrap();
-    let found = codec.encode_example(&golden.example(1), &[7], Mode::Generate);
+    let example = forced(golden.example(1), "arz");
+    let found = codec.encode_example(&example, &[7], Mode::Generate);
     let found = codec.decode(&found.unwrap().tokens);
     assert!(found.ends_with("language Arabic<asr_text>"), "{found}");
 
-    let mut other = TextCodec::load(&fixture("qwen2_audio")).unwrap();
-    assert!(other.force_language(ForcedLanguage::Row).is_err());
+    let other = TextCodec::load(&fixture("qwen2_audio")).unwrap();
+    assert!(other.expect_languages().is_err());
 }
 
 #[test]
@@ -419,10 +419,21 @@ fn losses_equal_the_reference_with_each_adapter() {
 }
 
 /// Prompts of all examples, as a codec writes them.
-fn prompts(golden: &Golden, codec: &TextCodec) -> Vec<Sequence> {
+/// The example whose answer begins with a language, as `--language` takes it.
+fn forced(mut example: Example, language: &str) -> Example {
+    let language: ForcedLanguage = language.parse().unwrap();
+    language.apply(&mut example);
+    example
+}
+
+fn prompts(golden: &Golden, codec: &TextCodec, is_forced: bool) -> Vec<Sequence> {
     let prompt = |(i, sequence): (usize, &Sequence)| {
         let audio = [golden.audio_tokens(i)];
-        let encoded = codec.encode_example(&golden.example(i), &audio, Mode::Generate);
+        let example = match is_forced {
+            true => forced(golden.example(i), "row"),
+            false => golden.example(i),
+        };
+        let encoded = codec.encode_example(&example, &audio, Mode::Generate);
         let encoded = encoded.unwrap();
         Sequence {
             tokens: encoded.tokens,
@@ -436,18 +447,15 @@ fn prompts(golden: &Golden, codec: &TextCodec) -> Vec<Sequence> {
 
 #[test]
 fn greedy_answers_are_the_references() {
-    for (name, forced) in [
+    for (name, is_forced) in [
         ("qwen3_asr", false),
         ("qwen3_asr", true),
         ("qwen3_asr_wide", false),
     ] {
         let golden = Golden::load(name);
         let model = golden.model(Plan::default(), false);
-        let mut codec = TextCodec::load(&golden.dir).unwrap();
-        if forced {
-            codec.force_language(ForcedLanguage::Row).unwrap();
-        }
-        let prompts = prompts(&golden, &codec);
+        let codec = TextCodec::load(&golden.dir).unwrap();
+        let prompts = prompts(&golden, &codec, is_forced);
         let keys: Vec<Key> = prompts.iter().map(|prompt| prompt.key).collect();
         let limits = Limits {
             max_new_tokens: 12,
@@ -461,7 +469,7 @@ fn greedy_answers_are_the_references() {
         for (i, answer) in answers.iter().enumerate() {
             let example = &golden.examples()[i];
             // A row without a language is not forced to one.
-            let (tokens, margins) = match forced && !example["language"].is_null() {
+            let (tokens, margins) = match is_forced && !example["language"].is_null() {
                 true => (&example["forced"], &example["forced_margin"]),
                 false => (&example["greedy"], &example["greedy_margin"]),
             };
@@ -950,4 +958,64 @@ fn a_recipe_trains_every_part_and_exports() {
     for (merged, adapted) in merged.into_iter().zip(adapted) {
         assert_close(merged, adapted, 1e-4, "merged");
     }
+}
+
+#[test]
+fn a_suite_forces_the_language_of_answers() {
+    let golden = Golden::load("qwen3_asr");
+    let place = place_of(&golden);
+    let model = fixture_text("qwen3_asr");
+    let suite = "role: dev\ngeneration: {language: row}\nsets: [{name: a, task: asr, manifest: rows.jsonl}]\n";
+    place.write("suite.yaml", suite);
+    place
+        .run(&[
+            "eval",
+            "--model",
+            &model,
+            "--suite",
+            "suite.yaml",
+            "--out",
+            "found",
+        ])
+        .succeeds();
+    let given = [
+        "generate",
+        "--model",
+        &model,
+        "--data",
+        "rows.jsonl",
+        "--task",
+        "asr",
+    ];
+    place
+        .run(&[&given[..], &["--language", "row", "--out", "answers.jsonl"]].concat())
+        .succeeds();
+    let predicted = |name: &str| -> Vec<serde_json::Value> {
+        let lines = place.lines(name);
+        lines
+            .iter()
+            .map(|line| line["prediction"].clone())
+            .collect()
+    };
+    let answers = predicted("answers.jsonl");
+    assert_eq!(predicted("found/base/predictions.jsonl"), answers);
+    place
+        .run(&[&given[..], &["--out", "free.jsonl"]].concat())
+        .succeeds();
+    assert_ne!(predicted("free.jsonl"), answers);
+
+    let other = fixture_text("qwen2_audio");
+    let refused = place.run(&[
+        "eval",
+        "--model",
+        &other,
+        "--suite",
+        "suite.yaml",
+        "--out",
+        "o",
+    ]);
+    refused.fails(
+        2,
+        &["suite `suite`: `generation.language`: answers of this checkpoint name no language"],
+    );
 }

@@ -15,6 +15,7 @@ use maqam_data::OnBadRow;
 use maqam_data::Source;
 use maqam_data::leakage::Evaluated;
 use maqam_data::task::AskedIn;
+use maqam_data::task::ForcedLanguage;
 use maqam_data::task::Parse;
 use maqam_data::task::Wording;
 use maqam_metrics::Normaliser;
@@ -186,6 +187,9 @@ pub struct Generation {
     pub top_p: f64,
     /// Divides positive and multiplies negative logits of tokens seen before (Keskar et al. 2019).
     pub repetition_penalty: f64,
+    /// The language that each answer of Qwen3-ASR begins with; by default the model finds it out.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub language: Option<ForcedLanguage>,
 }
 
 /// How a token is chosen.
@@ -206,6 +210,7 @@ impl Default for Generation {
             top_k: 0,
             top_p: 1.0,
             repetition_penalty: 1.0,
+            language: None,
         }
     }
 }

@@ -94,6 +94,10 @@ impl Suite {
                 skipped.push(error);
             }
         }
+        if let Some(language) = &file.generation.language {
+            let examples = sets.iter_mut().flat_map(|set| &mut set.examples);
+            examples.for_each(|example| language.apply(example));
+        }
         if let Some(odd) = file.baselines.iter().find(|baseline| {
             sets.iter()
                 .all(|set| baseline::answers(**baseline, set).is_none())
@@ -118,6 +122,7 @@ impl Suite {
             role: file.role,
             sets,
             generation,
+            is_language_forced: file.generation.language.is_some(),
             controls: file.controls,
             baselines: file.baselines,
             files,

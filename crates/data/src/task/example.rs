@@ -32,6 +32,8 @@ pub struct Example {
     pub row_language: Option<String>,
     /// The row's language; where it says none, that of the instruction (English for a row's own conversation).
     pub language: String,
+    /// The language, as a tag, that a generated answer begins with; only for Qwen3-ASR.
+    pub forced_language: Option<String>,
     /// The conversation; its last message is the target, unless the row has none.
     pub messages: Vec<Message>,
     /// The clips, one for each audio mark in the user's messages.
@@ -301,6 +303,7 @@ fn example(
         kind: None,
         row_language: row.language.as_deref().map(str::to_owned),
         language: row.language.as_deref().unwrap_or(language).to_owned(),
+        forced_language: None,
         messages,
         clips: row.clips.clone(),
         label,

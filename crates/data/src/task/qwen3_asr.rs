@@ -1,5 +1,7 @@
 //! Conversations of Qwen3-ASR: a context, a clip, and a language before the transcript. The model reads no instruction.
 
+use serde::Deserialize;
+use serde::Serialize;
 use serde_json::Value;
 
 use crate::AUDIO_MARK;
@@ -21,7 +23,8 @@ const USUAL_SYSTEM: &str = "You are a helpful assistant.";
 const CONTEXT: &str = "prompt";
 
 /// The language that an answer begins with, so that the model writes the transcript alone.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(try_from = "String", into = "String")]
 pub enum ForcedLanguage {
     /// That of each row; a row without one leaves it to the model.
     Row,
@@ -40,14 +43,30 @@ impl std::str::FromStr for ForcedLanguage {
     }
 }
 
+impl TryFrom<String> for ForcedLanguage {
+    type Error = Error;
+
+    fn try_from(written: String) -> Result<Self> {
+        written.parse()
+    }
+}
+
+impl From<ForcedLanguage> for String {
+    fn from(forced: ForcedLanguage) -> Self {
+        match forced {
+            ForcedLanguage::Row => "row".to_owned(),
+            ForcedLanguage::Tag(tag) => tag,
+        }
+    }
+}
+
 impl ForcedLanguage {
-    /// Text before the transcript of an example.
-    pub fn prefix(&self, example: &Example) -> Option<String> {
-        let tag = match self {
-            Self::Row => example.row_language.as_deref()?,
-            Self::Tag(tag) => tag,
+    /// Lets the answer of an example begin with the language.
+    pub fn apply(&self, example: &mut Example) {
+        example.forced_language = match self {
+            Self::Row => example.row_language.clone(),
+            Self::Tag(tag) => Some(tag.clone()),
         };
-        Some(asr_text::prefix(Some(tag)))
     }
 }
 

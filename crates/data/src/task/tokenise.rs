@@ -12,7 +12,6 @@ use crate::Message;
 use crate::Role;
 use crate::task::Example;
 use crate::task::qwen3_asr;
-use crate::task::qwen3_asr::ForcedLanguage;
 use crate::task::template::ChatTemplate;
 use crate::task::template::Piece;
 use crate::task::template::read_json;
@@ -69,15 +68,12 @@ pub struct TextCodec {
 }
 
 /// Form of the conversations of a checkpoint.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Form {
     /// Any number of turns with texts and clips.
     Chat,
     /// Form of Qwen3-ASR: a context, a clip, and a transcript after its language.
-    Transcript {
-        /// Language that every answer begins with.
-        language: Option<ForcedLanguage>,
-    },
+    Transcript,
 }
 
 impl TextCodec {
@@ -129,7 +125,7 @@ impl TextCodec {
             }
         }
         let form = match config.get("model_type").and_then(Value::as_str) {
-            Some("qwen3_asr") => Form::Transcript { language: None },
+            Some("qwen3_asr") => Form::Transcript,
             _ => Form::Chat,
         };
         Ok(Self {
@@ -143,19 +139,16 @@ impl TextCodec {
         })
     }
 
-    /// Lets every answer begin with a language, so that the model does not choose one.
+    /// Checks that answers name their language, so that one can be forced.
     ///
     /// # Errors
     /// A checkpoint whose answers name no language.
-    pub fn force_language(&mut self, forced: ForcedLanguage) -> Result<()> {
-        match &mut self.form {
-            Form::Transcript { language } => *language = Some(forced),
-            Form::Chat => {
-                return Err(Error::input("answers of this checkpoint name no language")
-                    .hint("leave the language out, or take a Qwen3-ASR checkpoint"));
-            }
+    pub fn expect_languages(&self) -> Result<()> {
+        match self.form {
+            Form::Transcript => Ok(()),
+            Form::Chat => Err(Error::input("answers of this checkpoint name no language")
+                .hint("leave the language out, or take a Qwen3-ASR checkpoint")),
         }
-        Ok(())
     }
 
     /// Encodes the conversation of an example in the checkpoint's form.
@@ -182,13 +175,15 @@ impl TextCodec {
         audio_tokens: &[usize],
         mode: Mode,
     ) -> Result<Encoded> {
-        let Form::Transcript { language } = &self.form else {
+        if self.form == Form::Chat {
             return self.encode(messages, audio_tokens, mode);
-        };
+        }
         let messages = qwen3_asr::conversation(example, messages)?;
         let mut encoded = self.encode(&messages, audio_tokens, mode)?;
-        let forced = language.as_ref().filter(|_| mode == Mode::Generate);
-        if let Some(prefix) = forced.and_then(|forced| forced.prefix(example)) {
+        if mode == Mode::Generate
+            && let Some(tag) = &example.forced_language
+        {
+            let prefix = asr_text::prefix(Some(tag));
             encoded.tokens.extend(self.ids_of(&prefix)?);
         }
         Ok(encoded)
