@@ -2,15 +2,15 @@
 //! need a build with the feature `cuda` and a GPU, or the emulated driver of `tests/cuda/driver`.
 #![cfg(feature = "cuda")]
 
-mod card;
+mod gpu;
 #[path = "it/command/mod.rs"]
 mod command;
 #[path = "it/golden/mod.rs"]
 mod golden;
 
 use candle_core::Tensor;
-use card::CARD;
 use golden::numbers;
+use gpu::GPU;
 use serde_json::Value;
 
 /// Relative error of a loss: what sums of products of 8 significant bits may differ by.
@@ -30,7 +30,7 @@ fn waits(told: &str) -> Option<(usize, usize)> {
 
 #[test]
 fn a_step_waits_for_the_gpu_once() {
-    if CARD.is_none() {
+    if GPU.is_none() {
         return;
     }
     let place = command::small_run(3);
@@ -88,7 +88,7 @@ const FROZEN: &str = "train={decoder: lora}";
 /// A learning rate that throws the weights out of what can be computed: the run stops as it does on the CPU, and before they move again.
 #[test]
 fn a_diverging_run_does_not_change_weights() {
-    if CARD.is_none() {
+    if GPU.is_none() {
         return;
     }
     let place = command::small_run(3);
@@ -139,7 +139,7 @@ fn last_losses(place: &command::Place, run: &str) -> Vec<f64> {
 
 #[test]
 fn a_gpu_run_resumes_exactly_and_devices_can_change() {
-    if CARD.is_none() {
+    if GPU.is_none() {
         return;
     }
     let place = command::small_run(3);
@@ -202,7 +202,7 @@ fn a_gpu_run_resumes_exactly_and_devices_can_change() {
         for (found, expected) in losses.iter().zip(&whole) {
             assert!(
                 (found / expected - 1.0).abs() < 0.01,
-                "{name}: {losses:?}, on the card {whole:?}"
+                "{name}: {losses:?}, on the GPU {whole:?}"
             );
         }
         let devices: Vec<(String, u64)> = of
@@ -248,7 +248,7 @@ fn tensor_of(place: &command::Place, run: &str) -> Tensor {
 
 #[test]
 fn the_commands_compute_on_the_gpu() {
-    if CARD.is_none() {
+    if GPU.is_none() {
         return;
     }
     let place = command::Place::new();
@@ -286,7 +286,7 @@ fn the_commands_compute_on_the_gpu() {
     for (found, expected) in losses("cuda").iter().zip(losses("cpu")) {
         assert!(
             (found / expected - 1.0).abs() < 5.0 * LOSS_BAR,
-            "{found} on the card, {expected} on the CPU"
+            "{found} on the GPU, {expected} on the CPU"
         );
     }
     let (found, expected) = (
@@ -300,7 +300,7 @@ fn the_commands_compute_on_the_gpu() {
 
 #[test]
 fn a_gpu_benchmark_reports_time_and_memory() {
-    if CARD.is_none() {
+    if GPU.is_none() {
         return;
     }
     let arguments = [
@@ -350,8 +350,8 @@ fn a_gpu_benchmark_reports_time_and_memory() {
 
 /// Returns whether the emulated driver is used, which can simulate faults.
 fn is_emulated() -> bool {
-    CARD.as_ref()
-        .is_some_and(|card| maqam::ops::device::name(card).unwrap() == "emulated card")
+    GPU.as_ref()
+        .is_some_and(|gpu| maqam::ops::device::name(gpu).unwrap() == "emulated GPU")
 }
 
 /// A command with variables of its environment.
@@ -375,7 +375,7 @@ fn checked(variables: &[(&str, &str)]) -> (command::Outcome, Vec<Value>, Vec<Val
 
 #[test]
 fn every_primitive_passes_its_check() {
-    if CARD.is_none() {
+    if GPU.is_none() {
         return;
     }
     let (ran, passed, failed) = checked(&[]);
@@ -479,7 +479,7 @@ fn an_allocation_is_tried_again_after_a_trim() {
 
 #[test]
 fn a_profile_has_kernels_and_products() {
-    if CARD.is_none() {
+    if GPU.is_none() {
         return;
     }
     let found: Value = serde_json::from_str(&step(&[]).succeeds().stdout).unwrap();
@@ -539,7 +539,7 @@ fn products_that_are_refused_are_made_in_parts() {
 
 #[test]
 fn a_pass_of_two_layers_is_the_cpus() {
-    if CARD.is_none() {
+    if GPU.is_none() {
         return;
     }
     let ran = with(&["bench", "compare", "--tiny", "--device", "cuda"], &[]).succeeds();

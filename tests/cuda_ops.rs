@@ -4,7 +4,7 @@
 //! a note and checks nothing.
 #![cfg(feature = "cuda")]
 
-mod card;
+mod gpu;
 #[path = "it/support/mod.rs"]
 mod support;
 
@@ -20,7 +20,7 @@ mod training;
 use candle_core::DType;
 use candle_core::Device;
 use candle_core::Tensor;
-use card::CARD;
+use gpu::GPU;
 use half::bf16;
 use maqam::ops::device;
 use maqam::ops::weight::Weight;
@@ -41,17 +41,17 @@ const SINGLE: f64 = 2e-5;
 
 /// The same values on the GPU and, in `f64`, on the CPU.
 struct Both {
-    card: Tensor,
+    gpu: Tensor,
     exact: Tensor,
 }
 
 impl Both {
     /// [`numbers`] rounded to bf16.
-    fn new(card: &Device, name: &str, shape: &[usize]) -> Self {
-        Self::of(card, &numbers(name, shape.iter().product()), shape)
+    fn new(gpu: &Device, name: &str, shape: &[usize]) -> Self {
+        Self::of(gpu, &numbers(name, shape.iter().product()), shape)
     }
 
-    fn of(card: &Device, values: &[f64], shape: &[usize]) -> Self {
+    fn of(gpu: &Device, values: &[f64], shape: &[usize]) -> Self {
         let values: Vec<f32> = values.iter().map(|&x| bf16::from_f64(x).to_f32()).collect();
         let exact = Tensor::from_vec(
             values.iter().map(|&x| f64::from(x)).collect::<Vec<_>>(),
@@ -60,13 +60,13 @@ impl Both {
         )
         .unwrap();
         Self {
-            card: device::place(&values, shape, card).unwrap(),
+            gpu: device::place(&values, shape, gpu).unwrap(),
             exact,
         }
     }
 
     /// A buffer to accumulate in: numbers in single precision, since what is there already must stay.
-    fn accumulated(card: &Device, name: &str, shape: &[usize]) -> Self {
+    fn accumulated(gpu: &Device, name: &str, shape: &[usize]) -> Self {
         let values: Vec<f32> = numbers(name, shape.iter().product())
             .into_iter()
             .map(|x| x as f32)
@@ -77,24 +77,24 @@ impl Both {
             &Device::Cpu,
         )
         .unwrap();
-        let flat = device::zeros_f32(values.len(), card).unwrap();
+        let flat = device::zeros_f32(values.len(), gpu).unwrap();
         device::write_stretch(&flat, 0..values.len(), &values).unwrap();
         Self {
-            card: flat.reshape(shape).unwrap(),
+            gpu: flat.reshape(shape).unwrap(),
             exact,
         }
     }
 
     /// The weights of a layer on the GPU and on the CPU, frozen.
     fn frozen(self) -> (Weight, Weight) {
-        (Weight::frozen(self.card), Weight::frozen(self.exact))
+        (Weight::frozen(self.gpu), Weight::frozen(self.exact))
     }
 
     /// The same, trained, with gradients that hold numbers already.
-    fn trained(self, card: &Device, name: &str) -> (Weight, Weight) {
-        let gradient = Self::accumulated(card, &format!("gradient of {name}"), self.exact.dims());
+    fn trained(self, gpu: &Device, name: &str) -> (Weight, Weight) {
+        let gradient = Self::accumulated(gpu, &format!("gradient of {name}"), self.exact.dims());
         (
-            Weight::trained(self.card, gradient.card),
+            Weight::trained(self.gpu, gradient.gpu),
             Weight::trained(self.exact, gradient.exact),
         )
     }
@@ -130,20 +130,20 @@ fn compare(what: &str, found: &Tensor, exact: &Tensor, bar: f64) {
 
 /// A test on the GPU, if there is one.
 fn on_card(test: impl FnOnce(&Device)) {
-    if let Some(card) = &*CARD {
-        test(card);
+    if let Some(gpu) = &*GPU {
+        test(gpu);
     }
 }
 
 #[test]
 fn values_reach_the_gpu_and_return() {
-    on_card(|card| {
+    on_card(|gpu| {
         let values: Vec<f32> = (0..1000)
             .map(|i| bf16::from_f32(i as f32 * 0.37 - 100.0).to_f32())
             .collect();
-        let there = device::place(&values, (10, 100), card).unwrap();
+        let there = device::place(&values, (10, 100), gpu).unwrap();
         assert_eq!(
-            (there.dtype(), device::compute_type(card)),
+            (there.dtype(), device::compute_type(gpu)),
             (DType::BF16, DType::BF16)
         );
         assert_eq!(device::to_host(&there).unwrap(), values);
@@ -151,7 +151,7 @@ fn values_reach_the_gpu_and_return() {
             device::to_host(&there.narrow(0, 3, 2).unwrap()).unwrap(),
             values[300..500]
         );
-        let flat = device::zeros_f32(7, card).unwrap();
+        let flat = device::zeros_f32(7, gpu).unwrap();
         device::write_stretch(&flat, 2..4, &[0.1, 0.2]).unwrap();
         device::fill(&flat.narrow(0, 5, 2).unwrap(), 0.3).unwrap();
         assert_eq!(
@@ -160,12 +160,12 @@ fn values_reach_the_gpu_and_return() {
         );
         device::fill(&flat, 0.0).unwrap();
         assert_eq!(device::to_host(&flat).unwrap(), [0.0; 7]);
-        let small = device::place(&[1.0; 5], 5, card).unwrap();
+        let small = device::place(&[1.0; 5], 5, gpu).unwrap();
         device::write_stretch(&small, 1..3, &[1.001, 3.0]).unwrap();
         device::fill(&small.narrow(0, 3, 1).unwrap(), 5.0).unwrap();
         assert_eq!(device::to_host(&small).unwrap(), [1.0, 1.0, 3.0, 5.0, 1.0]);
         assert!(
-            device::to_host(&device::place(&[], (0, 4), card).unwrap())
+            device::to_host(&device::place(&[], (0, 4), gpu).unwrap())
                 .unwrap()
                 .is_empty()
         );
@@ -174,26 +174,26 @@ fn values_reach_the_gpu_and_return() {
 
 #[test]
 fn memory_is_counted() {
-    on_card(|card| {
-        let before = device::memory(card).unwrap().unwrap();
+    on_card(|gpu| {
+        let before = device::memory(gpu).unwrap().unwrap();
         assert!(before.free <= before.total && before.free > 0);
-        device::synchronise(card).unwrap();
-        device::reset_peak(card).unwrap();
-        let start = device::peak(card).unwrap().unwrap();
-        drop(device::zeros_f32(16 << 20, card).unwrap());
-        assert!(device::peak(card).unwrap().unwrap() >= start + (64 << 20));
-        assert!(!device::name(card).unwrap().is_empty());
+        device::synchronise(gpu).unwrap();
+        device::reset_peak(gpu).unwrap();
+        let start = device::peak(gpu).unwrap().unwrap();
+        drop(device::zeros_f32(16 << 20, gpu).unwrap());
+        assert!(device::peak(gpu).unwrap().unwrap() >= start + (64 << 20));
+        assert!(!device::name(gpu).unwrap().is_empty());
     });
 }
 
 #[test]
 fn random_values_equal_the_cpus_up_to_rounding() {
-    on_card(|card| {
+    on_card(|gpu| {
         let key = maqam::seed::Key::new(3, "weights");
         let exact = device::random_normal((37, 61), key, 0.02, &Device::Cpu).unwrap();
         compare(
             "random",
-            &device::random_normal((37, 61), key, 0.02, card).unwrap(),
+            &device::random_normal((37, 61), key, 0.02, gpu).unwrap(),
             &exact,
             ROUNDED,
         );

@@ -3,7 +3,7 @@
 //! `tests/cuda_commands.rs` has the commands.
 #![cfg(feature = "cuda")]
 
-mod card;
+mod gpu;
 #[path = "it/golden/mod.rs"]
 mod golden;
 
@@ -11,8 +11,8 @@ use std::collections::HashMap;
 
 use candle_core::DType;
 use candle_core::Device;
-use card::CARD;
 use golden::Golden;
+use gpu::GPU;
 use maqam::batch::Batch;
 use maqam::batch::Sequence;
 use maqam::models::AudioLlm;
@@ -162,7 +162,7 @@ fn assert_same_pass(what: &str, on_card: &AudioLlm, on_cpu: &AudioLlm, batch: &B
     let error = (found / expected - 1.0).abs();
     assert!(
         error < LOSS_BAR,
-        "{what}: loss {found} on the card, {expected} on the CPU"
+        "{what}: loss {found} on the GPU, {expected} on the CPU"
     );
     let (found, expected) = (gradients(on_card), gradients(on_cpu));
     let (mut least, mut worst) = (1f64, String::new());
@@ -195,13 +195,13 @@ fn norm(values: &[f32]) -> f64 {
 
 #[test]
 fn a_first_step_has_the_cpus_loss_and_gradients() {
-    let Some(card) = &*CARD else { return };
+    let Some(gpu) = &*GPU else { return };
     for name in GOLDENS {
         let golden = Golden::load(name);
         let of = |device| adapted(&golden, "adapter_init", device);
         assert_same_pass(
             name,
-            &of(card),
+            &of(gpu),
             &of(&Device::Cpu),
             &batch(&golden),
             Pass::default(),
@@ -213,7 +213,7 @@ fn a_first_step_has_the_cpus_loss_and_gradients() {
         };
         assert_same_pass(
             &format!("{name} with dropout"),
-            &of(card),
+            &of(gpu),
             &of(&Device::Cpu),
             &batch(&golden),
             smooth,
@@ -223,14 +223,14 @@ fn a_first_step_has_the_cpus_loss_and_gradients() {
 
 #[test]
 fn every_part_trains_with_lora_and_in_full() {
-    let Some(card) = &*CARD else { return };
+    let Some(gpu) = &*GPU else { return };
     let golden = Golden::load("qwen_omni");
     for (what, how) in [
         ("adapters everywhere", Training::Lora),
         ("every weight", Training::Full),
     ] {
         let of = |device| trained(&golden, how, device);
-        let on_card = of(card);
+        let on_card = of(gpu);
         assert_same_pass(
             what,
             &on_card,
@@ -244,12 +244,12 @@ fn every_part_trains_with_lora_and_in_full() {
 
 #[test]
 fn save_policies_change_no_bit() {
-    let Some(card) = &*CARD else { return };
+    let Some(gpu) = &*GPU else { return };
     let golden = Golden::load("qwen_omni");
     // Without dropout the adapters read rows with padding after them, and rows that are computed again must have the same padding.
     for dropout in [0.0, 0.1] {
         let of = |save| {
-            let model = trained(&golden, Training::Lora, card);
+            let model = trained(&golden, Training::Lora, gpu);
             let loss = loss_of(
                 &model,
                 &batch(&golden),
@@ -330,7 +330,7 @@ const CURVE_BAR: f64 = 0.01;
 /// every five steps.
 #[test]
 fn fifty_steps_stay_near_pytorch_and_the_cpu() {
-    let Some(card) = &*CARD else { return };
+    let Some(gpu) = &*GPU else { return };
     let of_pytorch = golden::json(&golden::fixture("bf16_curves.json"));
     let share = of_pytorch["share_of_rate"].as_f64().unwrap();
     for name in GOLDENS {
@@ -347,7 +347,7 @@ fn fifty_steps_stay_near_pytorch_and_the_cpu() {
         };
         let [eager, fused] = ["eager", "sdpa"]
             .map(|attention| golden::numbers(&of_pytorch["curves"][name][attention]));
-        let (found, expected) = (run(card, eager.len()), run(&Device::Cpu, 20));
+        let (found, expected) = (run(gpu, eager.len()), run(&Device::Cpu, 20));
         let errors = apart(&found[..20], &expected);
         let nearest: Vec<f64> = apart(&found, &eager)
             .into_iter()
@@ -375,11 +375,11 @@ fn fifty_steps_stay_near_pytorch_and_the_cpu() {
 
 #[test]
 fn fp8_in_frozen_layers_changes_the_loss_little() {
-    let Some(card) = &*CARD else { return };
+    let Some(gpu) = &*GPU else { return };
     for name in GOLDENS {
         let golden = Golden::load(name);
         let of = |is_rounded: bool| {
-            let mut model = adapted(&golden, "adapter_init", card);
+            let mut model = adapted(&golden, "adapter_init", gpu);
             if is_rounded {
                 model.quantise().unwrap();
             }
@@ -401,12 +401,12 @@ fn fp8_in_frozen_layers_changes_the_loss_little() {
 
 #[test]
 fn two_trainings_of_one_seed_have_the_same_bits() {
-    let Some(card) = &*CARD else { return };
+    let Some(gpu) = &*GPU else { return };
     let golden = Golden::load("qwen_omni_tied");
     let run = || {
         train(
             &golden,
-            &adapted(&golden, "adapter_init", card),
+            &adapted(&golden, "adapter_init", gpu),
             3,
             1.0,
             Pass {
@@ -420,11 +420,11 @@ fn two_trainings_of_one_seed_have_the_same_bits() {
 
 #[test]
 fn embeddings_scores_and_answers_equal_the_cpus() {
-    let Some(card) = &*CARD else { return };
+    let Some(gpu) = &*GPU else { return };
     for name in GOLDENS {
         let golden = Golden::load(name);
         let (on_card, on_cpu) = (
-            adapted(&golden, "adapter_final", card),
+            adapted(&golden, "adapter_final", gpu),
             adapted(&golden, "adapter_final", &Device::Cpu),
         );
         let batch = batch(&golden);
@@ -518,10 +518,10 @@ fn margin(model: &AudioLlm, prompt: &Sequence) -> f32 {
 
 #[test]
 fn a_bf16_checkpoint_is_exact_on_the_gpu() {
-    let Some(card) = &*CARD else { return };
+    let Some(gpu) = &*GPU else { return };
     let golden = Golden::load("qwen_omni_tied");
     let (name, shape) = ("thinker.model.embed_tokens.weight", [352, 64]);
-    let on_card = weights(&golden).on(name, &shape, card).unwrap();
+    let on_card = weights(&golden).on(name, &shape, gpu).unwrap();
     assert_eq!(on_card.dtype(), DType::BF16);
     assert_eq!(
         device::to_host(&on_card).unwrap(),
@@ -535,7 +535,7 @@ fn a_bf16_checkpoint_is_exact_on_the_gpu() {
         )
         .unwrap()
     };
-    let (a, b) = (noise(card), noise(&Device::Cpu));
+    let (a, b) = (noise(gpu), noise(&Device::Cpu));
     assert!(
         cosine(&a, &b) > 0.99999 && (norm(&a) / norm(&b) - 1.0).abs() < 1e-3,
         "random weights are the same on both"
@@ -545,7 +545,7 @@ fn a_bf16_checkpoint_is_exact_on_the_gpu() {
 /// The same test as in `tests/it/full_training.rs` on the CPU.
 #[test]
 fn encoding_ahead_changes_no_bit() {
-    let Some(card) = &*CARD else { return };
+    let Some(gpu) = &*GPU else { return };
     let golden = Golden::load("qwen_omni");
     let (batch, pass) = (
         batch(&golden),
@@ -555,7 +555,7 @@ fn encoding_ahead_changes_no_bit() {
         },
     );
     let run = |is_ahead: bool| {
-        let mut model = trained(&golden, Training::Lora, card);
+        let mut model = trained(&golden, Training::Lora, gpu);
         assert!(model.embed_audio_ahead(&batch, pass).unwrap().is_none());
         [Part::AudioEncoder, Part::Projector]
             .into_iter()

@@ -1,6 +1,6 @@
 //! Compiles the CUDA kernels into the binary, for builds with the feature `cuda`; does nothing otherwise.
 //!
-//! Each `.cu` file becomes one fatbin: machine code for the targets below, and PTX of the newest for cards that come after it.
+//! Each `.cu` file becomes one fatbin: machine code for the targets below, and PTX of the newest for GPUs that come after it.
 
 use std::env;
 use std::error::Error;

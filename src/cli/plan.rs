@@ -75,12 +75,12 @@ pub fn run(arguments: &Arguments, stop: &Stop) -> Result<()> {
     {
         return Err(Error::input("--gpu-memory takes a number of GiB above 0"));
     }
-    let card = arguments.gpu_memory.map(|memory| memory * GIB);
+    let gpu_memory = arguments.gpu_memory.map(|memory| memory * GIB);
     let mut stages = Stages::new(stop);
     let asked = Asked {
         model,
         device: &|| arguments.device.open(),
-        card,
+        gpu_memory,
         allowed: &allowed,
     };
     let outcome = Plan::make(&recipe, &asked, &mut |what, done, total| {

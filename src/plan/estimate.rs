@@ -56,7 +56,7 @@ pub struct Training<'a> {
     /// Bytes of the embeddings that stages compare.
     pub embeddings: f64,
     /// Memory of the GPU that it should fit, in bytes.
-    pub card: Option<f64>,
+    pub gpu_memory: Option<f64>,
 }
 
 /// The loads of a stage's looked-at steps.
@@ -91,10 +91,10 @@ pub fn lines(
         ("memory", memory(training, &sizes, &loads)),
         ("time", time(training, &loads, speed())),
     ];
-    lines.extend(training.card.map(|card| {
+    lines.extend(training.gpu_memory.map(|gpu_memory| {
         (
             "GPU",
-            on_card(training, &sizes, (corpus, stages, facts), card),
+            on_gpu(training, &sizes, (corpus, stages, facts), gpu_memory),
         )
     }));
     lines
@@ -108,7 +108,7 @@ pub fn lines_of_shape(
     recipe: &Recipe,
     config: &Config,
     schedule: &Schedule,
-    card: Option<f64>,
+    gpu_memory: Option<f64>,
 ) -> Result<Vec<(&'static str, String)>> {
     let (parts, plan) = recipe.adapters(config, schedule)?;
     let sizes = Sizes::of(config, &plan);
@@ -124,9 +124,15 @@ pub fn lines_of_shape(
             bytes(need.trained)
         ),
     )];
-    if let Some(card) = card {
+    if let Some(gpu_memory) = gpu_memory {
         let precision = gpu_precision(recipe);
-        let fit = recipe.fit(config, &plan, &parts, precision, (card - CONTEXT).max(0.0));
+        let fit = recipe.fit(
+            config,
+            &plan,
+            &parts,
+            precision,
+            (gpu_memory - CONTEXT).max(0.0),
+        );
         let said = match fit {
             Ok(fit) => {
                 let mut said = vec![
@@ -157,12 +163,12 @@ fn gpu_precision(recipe: &Recipe) -> Precision {
 /// Memory that a GPU's driver takes for itself, in bytes.
 const CONTEXT: f64 = 0.6e9;
 
-/// How the training fits a GPU of `card` bytes, and which drawn rows do not fit.
-fn on_card(
+/// How the training fits a GPU of `gpu_memory` bytes, and which drawn rows do not fit.
+fn on_gpu(
     training: &Training<'_>,
     sizes: &Sizes,
     (corpus, stages, facts): (&Corpus, &[StageDraws], &Facts),
-    card: f64,
+    gpu_memory: f64,
 ) -> String {
     let Training {
         recipe,
@@ -172,7 +178,13 @@ fn on_card(
         ..
     } = training;
     let precision = gpu_precision(recipe);
-    let fit = match recipe.fit(config, plan, parts, precision, (card - CONTEXT).max(0.0)) {
+    let fit = match recipe.fit(
+        config,
+        plan,
+        parts,
+        precision,
+        (gpu_memory - CONTEXT).max(0.0),
+    ) {
         Ok(fit) => fit,
         Err(refusal) => return refusal.to_string().replace('\n', "; "),
     };

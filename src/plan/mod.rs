@@ -70,7 +70,7 @@ pub struct Asked<'a> {
     /// Opens the device that training will compute on, where stages compare embeddings.
     pub device: &'a dyn Fn() -> Result<Device>,
     /// Bytes of the GPU that it should fit.
-    pub card: Option<f64>,
+    pub gpu_memory: Option<f64>,
     /// What training and evaluation may share.
     pub allowed: &'a Allowed,
 }
@@ -123,7 +123,7 @@ impl Plan {
         let Asked {
             model,
             device,
-            card,
+            gpu_memory,
             allowed,
         } = asked;
         let tasks = recipe.tasks()?;
@@ -243,7 +243,7 @@ impl Plan {
                         plan,
                         parts,
                         embeddings,
-                        card: *card,
+                        gpu_memory: *gpu_memory,
                     },
                     &corpus,
                     &draws,
@@ -252,7 +252,7 @@ impl Plan {
             }
             None => match model {
                 ModelPlace::Elsewhere(_, Some(config)) => {
-                    estimate::lines_of_shape(recipe, config, &schedule, *card)?
+                    estimate::lines_of_shape(recipe, config, &schedule, *gpu_memory)?
                 }
                 _ => Vec::new(),
             },

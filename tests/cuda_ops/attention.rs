@@ -44,13 +44,13 @@ const HEADS: [Heads; 4] = [
 
 #[test]
 fn attention_forwards_and_backwards() {
-    on_card(|card| {
+    on_card(|gpu| {
         let boundaries = [0, 1, 64, 64, 128, 193, 333];
         for heads in HEADS {
             for mask in [Mask::Causal, Mask::Full] {
-                let qkv = Both::new(card, "qkv", &[333, heads.width()]);
+                let qkv = Both::new(gpu, "qkv", &[333, heads.width()]);
                 let (out, log_sums) =
-                    attention::attention(&qkv.card, &boundaries, heads, mask).unwrap();
+                    attention::attention(&qkv.gpu, &boundaries, heads, mask).unwrap();
                 let (exact, exact_log_sums) =
                     attention::attention(&qkv.exact, &boundaries, heads, mask).unwrap();
                 compare(&format!("{heads:?} {mask:?}"), &out, &exact, OUTPUT);
@@ -60,11 +60,11 @@ fn attention_forwards_and_backwards() {
                     &exact_log_sums,
                     SINGLE,
                 );
-                let d_out = Both::new(card, "d_out", &[333, heads.query_width()]);
+                let d_out = Both::new(gpu, "d_out", &[333, heads.query_width()]);
                 let backward = || {
                     attention::attention_backward(
-                        &d_out.card,
-                        &qkv.card,
+                        &d_out.gpu,
+                        &qkv.gpu,
                         &out,
                         &log_sums,
                         &boundaries,
@@ -102,16 +102,16 @@ fn attention_forwards_and_backwards() {
 
 #[test]
 fn heads_that_no_kernel_has_are_refused() {
-    on_card(|card| {
+    on_card(|gpu| {
         for head_dim in [4, 132] {
             let heads = Heads {
                 num_heads: 1,
                 num_kv_heads: 1,
                 head_dim,
             };
-            let qkv = Both::new(card, "qkv", &[2, heads.width()]);
+            let qkv = Both::new(gpu, "qkv", &[2, heads.width()]);
             assert!(
-                attention::attention(&qkv.card, &[0, 2], heads, Mask::Full)
+                attention::attention(&qkv.gpu, &[0, 2], heads, Mask::Full)
                     .unwrap_err()
                     .to_string()
                     .contains("multiples of 8")
@@ -122,15 +122,15 @@ fn heads_that_no_kernel_has_are_refused() {
 
 #[test]
 fn a_step_over_caches_that_are_parts_of_one_tensor() {
-    on_card(|card| {
+    on_card(|gpu| {
         let lengths = [1, 64, 150];
         for heads in HEADS {
             // Every cache has space for 160 tokens, and the next one starts at its end.
-            let all = |name: &str| Both::new(card, name, &[3 * 160, heads.kv_width()]);
+            let all = |name: &str| Both::new(gpu, name, &[3 * 160, heads.kv_width()]);
             let (keys, values, queries) = (
                 all("keys"),
                 all("values"),
-                Both::new(card, "queries", &[3, heads.query_width()]),
+                Both::new(gpu, "queries", &[3, heads.query_width()]),
             );
             let step = |keys: &Tensor, values: &Tensor, queries: &Tensor| {
                 let part = |all: &Tensor, i: usize| all.narrow(0, 160 * i, 160).unwrap();
@@ -145,7 +145,7 @@ fn a_step_over_caches_that_are_parts_of_one_tensor() {
             let exact = step(&keys.exact, &values.exact, &queries.exact);
             compare(
                 &format!("step of {heads:?}"),
-                &step(&keys.card, &values.card, &queries.card),
+                &step(&keys.gpu, &values.gpu, &queries.gpu),
                 &exact,
                 OUTPUT,
             );
@@ -155,7 +155,7 @@ fn a_step_over_caches_that_are_parts_of_one_tensor() {
 
 #[test]
 fn scores_beyond_the_range_of_exp() {
-    on_card(|card| {
+    on_card(|gpu| {
         let heads = Heads {
             num_heads: 1,
             num_kv_heads: 1,
@@ -165,9 +165,9 @@ fn scores_beyond_the_range_of_exp() {
             .into_iter()
             .map(|x| 30.0 * x)
             .collect();
-        let qkv = Both::of(card, &values, &[70, heads.width()]);
+        let qkv = Both::of(gpu, &values, &[70, heads.width()]);
         let (out, log_sums) =
-            attention::attention(&qkv.card, &[0, 70], heads, Mask::Causal).unwrap();
+            attention::attention(&qkv.gpu, &[0, 70], heads, Mask::Causal).unwrap();
         let (exact, exact_log_sums) =
             attention::attention(&qkv.exact, &[0, 70], heads, Mask::Causal).unwrap();
         compare("output", &out, &exact, OUTPUT);

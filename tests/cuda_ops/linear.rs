@@ -37,11 +37,11 @@ struct Parts {
 }
 
 /// The same layer on the GPU and on the CPU.
-fn layers(card: &Device, parts: &Parts) -> (Linear, Linear) {
+fn layers(gpu: &Device, parts: &Parts) -> (Linear, Linear) {
     let weight = |name: &str, shape: &[usize], is_trained: bool| {
-        let both = Both::new(card, name, shape);
+        let both = Both::new(gpu, name, shape);
         if is_trained {
-            both.trained(card, name)
+            both.trained(gpu, name)
         } else {
             both.frozen()
         }
@@ -111,17 +111,17 @@ fn with_room(x: &Tensor, room: usize) -> Tensor {
 
 /// Forward and backward of a layer of `parts` over some tokens; the gradients add to existing ones.
 fn check(
-    card: &Device,
+    gpu: &Device,
     what: &str,
     parts: &Parts,
     tokens: usize,
     has_residual: bool,
     probability: f64,
 ) {
-    check_with(card, what, parts, tokens, has_residual, probability, false);
+    check_with(gpu, what, parts, tokens, has_residual, probability, false);
     if !parts.ups.is_empty() && !parts.is_trained {
         check_with(
-            card,
+            gpu,
             &format!("joined {what}"),
             parts,
             tokens,
@@ -133,7 +133,7 @@ fn check(
 }
 
 fn check_with(
-    card: &Device,
+    gpu: &Device,
     what: &str,
     parts: &Parts,
     tokens: usize,
@@ -141,19 +141,19 @@ fn check_with(
     probability: f64,
     is_joined: bool,
 ) {
-    let (mut on_card, mut exact) = layers(card, parts);
+    let (mut on_card, mut exact) = layers(gpu, parts);
     let (mut x, residual) = (
-        Both::new(card, "x", &[tokens, parts.inputs]),
-        Both::new(card, "residual", &[tokens, parts.outputs]),
+        Both::new(gpu, "x", &[tokens, parts.inputs]),
+        Both::new(gpu, "residual", &[tokens, parts.outputs]),
     );
-    let mut dy = Both::new(card, "dy", &[tokens, parts.outputs]);
+    let mut dy = Both::new(gpu, "dy", &[tokens, parts.outputs]);
     if is_joined {
         on_card.join().unwrap();
         let ranks: usize = parts.ups.iter().map(|(_, rank)| rank).sum();
         assert_eq!(on_card.padding(), ranks.next_multiple_of(64));
-        (x.card, dy.card) = (
-            with_room(&x.card, on_card.padding()),
-            with_room(&dy.card, on_card.padding()),
+        (x.gpu, dy.gpu) = (
+            with_room(&x.gpu, on_card.padding()),
+            with_room(&dy.gpu, on_card.padding()),
         );
     }
     let token_keys = keys(4, tokens);
@@ -166,7 +166,7 @@ fn check_with(
         NO_DROPOUT
     };
     let (y, hidden) = on_card
-        .forward(&x.card, has_residual.then_some(&residual.card), dropout)
+        .forward(&x.gpu, has_residual.then_some(&residual.gpu), dropout)
         .unwrap();
     let (exact_y, exact_hidden) = exact
         .forward(&x.exact, has_residual.then_some(&residual.exact), dropout)
@@ -182,7 +182,7 @@ fn check_with(
     };
     compare(&format!("{what}: output"), &y, &exact_y, bar);
     let dx = on_card
-        .backward(&dy.card, &x.card, hidden.as_ref(), dropout, true)
+        .backward(&dy.gpu, &x.gpu, hidden.as_ref(), dropout, true)
         .unwrap()
         .unwrap();
     let exact_dx = exact
@@ -197,7 +197,7 @@ fn check_with(
     );
     assert!(
         on_card
-            .backward(&dy.card, &x.card, hidden.as_ref(), dropout, false)
+            .backward(&dy.gpu, &x.gpu, hidden.as_ref(), dropout, false)
             .unwrap()
             .is_none()
     );
@@ -229,7 +229,7 @@ fn check_with(
 
 #[test]
 fn frozen_layers() {
-    on_card(|card| {
+    on_card(|gpu| {
         for (inputs, outputs, tokens) in [(64, 48, 33), (5, 3, 1), (129, 7, 4), (128, 256, 65)] {
             for bias in [false, true] {
                 for has_residual in [false, true] {
@@ -240,7 +240,7 @@ fn frozen_layers() {
                         ..Parts::default()
                     };
                     check(
-                        card,
+                        gpu,
                         &format!("[{outputs}, {inputs}], bias {bias}, residual {has_residual}"),
                         &parts,
                         tokens,
@@ -255,7 +255,7 @@ fn frozen_layers() {
 
 #[test]
 fn trained_layers() {
-    on_card(|card| {
+    on_card(|gpu| {
         for (inputs, outputs, tokens) in [(64, 48, 33), (5, 3, 7)] {
             let parts = Parts {
                 inputs,
@@ -265,7 +265,7 @@ fn trained_layers() {
                 ..Parts::default()
             };
             check(
-                card,
+                gpu,
                 &format!("trained [{outputs}, {inputs}]"),
                 &parts,
                 tokens,
@@ -278,7 +278,7 @@ fn trained_layers() {
 
 #[test]
 fn adapted_layers() {
-    on_card(|card| {
+    on_card(|gpu| {
         let whole = vec![(0..96, 8)];
         let stacked = vec![(0..64, 8), (64..80, 4), (80..96, 8)];
         let partly = vec![(0..64, 16), (80..96, 8)];
@@ -298,7 +298,7 @@ fn adapted_layers() {
                     ups: ups.clone(),
                 };
                 check(
-                    card,
+                    gpu,
                     &format!("adapted {name}, residual {has_residual}, dropout {probability}"),
                     &parts,
                     37,
@@ -314,13 +314,13 @@ fn adapted_layers() {
             is_trained: true,
             ups: vec![(0..24, 4)],
         };
-        check(card, "everything trained", &everything, 9, false, 0.2);
+        check(gpu, "everything trained", &everything, 9, false, 0.2);
     });
 }
 
 #[test]
 fn layers_of_no_tokens() {
-    on_card(|card| {
+    on_card(|gpu| {
         let parts = Parts {
             inputs: 16,
             outputs: 24,
@@ -328,13 +328,13 @@ fn layers_of_no_tokens() {
             is_trained: true,
             ups: vec![(0..24, 4)],
         };
-        check(card, "no tokens", &parts, 0, true, 0.0);
+        check(gpu, "no tokens", &parts, 0, true, 0.0);
     });
 }
 
 #[test]
 fn joined_layers_without_padding_or_a_new_adapter() {
-    on_card(|card| {
+    on_card(|gpu| {
         let parts = Parts {
             inputs: 128,
             outputs: 96,
@@ -342,14 +342,14 @@ fn joined_layers_without_padding_or_a_new_adapter() {
             is_trained: false,
             ups: vec![(0..64, 8), (80..96, 4)],
         };
-        let (mut layer, exact) = layers(card, &parts);
+        let (mut layer, exact) = layers(gpu, &parts);
         layer.join().unwrap();
         let (x, dy) = (
-            Both::new(card, "x", &[65, 128]),
-            Both::new(card, "dy", &[65, 96]),
+            Both::new(gpu, "x", &[65, 128]),
+            Both::new(gpu, "dy", &[65, 96]),
         );
         let agree = |what: &str, layer: &Linear, exact: &Linear, room: usize| {
-            let (x_card, dy_card) = (with_room(&x.card, room), with_room(&dy.card, room));
+            let (x_card, dy_card) = (with_room(&x.gpu, room), with_room(&dy.gpu, room));
             let (y, hidden) = layer.forward(&x_card, None, NO_DROPOUT).unwrap();
             let (exact_y, exact_hidden) = exact.forward(&x.exact, None, NO_DROPOUT).unwrap();
             compare(&format!("{what}: output"), &y, &exact_y, 2.0 * TWICE);
@@ -373,9 +373,9 @@ fn joined_layers_without_padding_or_a_new_adapter() {
         agree("more room", &layer, &exact, 128);
         // A new adapter has an effect only after its copies are renewed.
         let changed = |weight: &Weight, exact: &Weight| {
-            let values = Both::new(card, "another", exact.value.dims());
-            let rows = values.card.dim(0).unwrap();
-            copy_columns(&weight.value, 0, &values.card, 0..rows, 0).unwrap();
+            let values = Both::new(gpu, "another", exact.value.dims());
+            let rows = values.gpu.dim(0).unwrap();
+            copy_columns(&weight.value, 0, &values.gpu, 0..rows, 0).unwrap();
             Weight {
                 value: values.exact,
                 ..exact.clone()
@@ -398,7 +398,7 @@ fn joined_layers_without_padding_or_a_new_adapter() {
 
 #[test]
 fn the_same_bits_each_time() {
-    on_card(|card| {
+    on_card(|gpu| {
         let bits = || {
             let parts = Parts {
                 inputs: 128,
@@ -407,14 +407,14 @@ fn the_same_bits_each_time() {
                 is_trained: true,
                 ups: vec![(0..96, 8)],
             };
-            let (mut layer, _) = layers(card, &parts);
+            let (mut layer, _) = layers(gpu, &parts);
             let (x, dy) = (
-                Both::new(card, "x", &[130, 128]),
-                Both::new(card, "dy", &[130, 96]),
+                Both::new(gpu, "x", &[130, 128]),
+                Both::new(gpu, "dy", &[130, 96]),
             );
-            let (y, hidden) = layer.forward(&x.card, None, NO_DROPOUT).unwrap();
+            let (y, hidden) = layer.forward(&x.gpu, None, NO_DROPOUT).unwrap();
             let dx = layer
-                .backward(&dy.card, &x.card, hidden.as_ref(), NO_DROPOUT, true)
+                .backward(&dy.gpu, &x.gpu, hidden.as_ref(), NO_DROPOUT, true)
                 .unwrap()
                 .unwrap();
             let gradients = layer
@@ -452,7 +452,7 @@ fn layers_in_fp8() {
     /// Three bits after the leading one: an error uniform within 2^-4 of a number, seldom the whole of it, so 0.026 of each factor, and
     /// sqrt(2) of that of their product. Less than a third of it would mean that no factor was rounded.
     const EXPECTED: f64 = 0.037;
-    on_card(|card| {
+    on_card(|gpu| {
         let parts = Parts {
             inputs: 128,
             outputs: 96,
@@ -462,7 +462,7 @@ fn layers_in_fp8() {
         };
         for ups in [vec![], parts.ups.clone()] {
             let (mut on_card, exact) = layers(
-                card,
+                gpu,
                 &Parts {
                     ups,
                     ..parts.clone()
@@ -474,7 +474,7 @@ fn layers_in_fp8() {
                     refused.to_string().contains("compute capability"),
                     "{refused}"
                 );
-                crate::card::say(&format!("in 8 bits: {refused}"));
+                crate::gpu::say(&format!("in 8 bits: {refused}"));
                 return;
             }
             assert_eq!(on_card.weight.value.dims(), [96, 128]);
@@ -490,13 +490,13 @@ fn layers_in_fp8() {
             }
             rounded.quantise().unwrap();
             let (x, residual, dy) = (
-                Both::new(card, "x", &[33, 128]),
-                Both::new(card, "residual", &[33, 96]),
-                Both::new(card, "dy", &[33, 96]),
+                Both::new(gpu, "x", &[33, 128]),
+                Both::new(gpu, "residual", &[33, 96]),
+                Both::new(gpu, "dy", &[33, 96]),
             );
             for residual in [None, Some(&residual)] {
                 let (y, hidden) = on_card
-                    .forward(&x.card, residual.map(|r| &r.card), NO_DROPOUT)
+                    .forward(&x.gpu, residual.map(|r| &r.gpu), NO_DROPOUT)
                     .unwrap();
                 let (exact_y, exact_hidden) = exact
                     .forward(&x.exact, residual.map(|r| &r.exact), NO_DROPOUT)
@@ -507,7 +507,7 @@ fn layers_in_fp8() {
                     "output: {found}"
                 );
                 let dx = on_card
-                    .backward(&dy.card, &x.card, hidden.as_ref(), NO_DROPOUT, true)
+                    .backward(&dy.gpu, &x.gpu, hidden.as_ref(), NO_DROPOUT, true)
                     .unwrap()
                     .unwrap();
                 let exact_dx = exact
@@ -555,7 +555,7 @@ fn layers_in_fp8() {
 
 #[test]
 fn exact_fp8_values_are_multiplied_exactly() {
-    on_card(|card| {
+    on_card(|gpu| {
         // Powers of two up to 448 times one: every row's scale is a power of two, and every number is held as it is.
         let of_rows = |rows: usize, cols: usize| -> Vec<f64> {
             (0..rows * cols)
@@ -569,12 +569,12 @@ fn exact_fp8_values_are_multiplied_exactly() {
                 .collect()
         };
         let (x, weight) = (
-            Both::of(card, &of_rows(5, 32), &[5, 32]),
-            Both::of(card, &of_rows(16, 32), &[16, 32]),
+            Both::of(gpu, &of_rows(5, 32), &[5, 32]),
+            Both::of(gpu, &of_rows(16, 32), &[16, 32]),
         );
-        let mut layer = Linear::frozen(weight.card, None);
+        let mut layer = Linear::frozen(weight.gpu, None);
         if let Err(refused) = layer.quantise() {
-            crate::card::say(&format!("in 8 bits: {refused}"));
+            crate::gpu::say(&format!("in 8 bits: {refused}"));
             return;
         }
         let exact = Linear::frozen(weight.exact, None)
@@ -583,7 +583,7 @@ fn exact_fp8_values_are_multiplied_exactly() {
             .0;
         compare(
             "output",
-            &layer.forward(&x.card, None, NO_DROPOUT).unwrap().0,
+            &layer.forward(&x.gpu, None, NO_DROPOUT).unwrap().0,
             &exact,
             ROUNDED,
         );
@@ -592,9 +592,9 @@ fn exact_fp8_values_are_multiplied_exactly() {
 
 #[test]
 fn weights_that_cannot_be_fp8_give_the_reason() {
-    on_card(|card| {
+    on_card(|gpu| {
         let (mut trained, mut on_cpu) = layers(
-            card,
+            gpu,
             &Parts {
                 inputs: 16,
                 outputs: 16,
@@ -615,7 +615,7 @@ fn weights_that_cannot_be_fp8_give_the_reason() {
             "the CPU rounds single precision alone"
         );
         let (mut odd, _) = layers(
-            card,
+            gpu,
             &Parts {
                 inputs: 24,
                 outputs: 16,

@@ -24,40 +24,35 @@ const EPS: f64 = 1e-6;
 
 #[test]
 fn root_mean_square_norms() {
-    on_card(|card| {
+    on_card(|gpu| {
         for shape in SHAPES {
             let (x, weight) = (
-                Both::new(card, "x", &shape),
-                Both::new(card, "weight", &shape[1..]),
+                Both::new(gpu, "x", &shape),
+                Both::new(gpu, "weight", &shape[1..]),
             );
-            let (y, inverse) = norm::rms_norm(&x.card, &weight.card, EPS, 0).unwrap();
+            let (y, inverse) = norm::rms_norm(&x.gpu, &weight.gpu, EPS, 0).unwrap();
             let (exact, exact_inverse) = norm::rms_norm(&x.exact, &weight.exact, EPS, 0).unwrap();
             compare("output", &y, &exact, ROUNDED);
             compare("statistics", &inverse, &exact_inverse, SINGLE);
             for room in [0, 64] {
-                let again = norm::rms_norm_again(&x.card, &weight.card, &inverse, room).unwrap();
+                let again = norm::rms_norm_again(&x.gpu, &weight.gpu, &inverse, room).unwrap();
                 assert_eq!(
                     device::to_host(&again).unwrap(),
                     device::to_host(&y).unwrap()
                 );
             }
-            let (dy, past) = (
-                Both::new(card, "dy", &shape),
-                Both::new(card, "past", &shape),
-            );
-            let d_weight = Both::accumulated(card, "d_weight", &shape[1..]);
+            let (dy, past) = (Both::new(gpu, "dy", &shape), Both::new(gpu, "past", &shape));
+            let d_weight = Both::accumulated(gpu, "d_weight", &shape[1..]);
             for is_past in [false, true] {
-                let (card_past, exact_past) = (
-                    is_past.then_some(&past.card),
-                    is_past.then_some(&past.exact),
-                );
+                let (card_past, exact_past) =
+                    (is_past.then_some(&past.gpu), is_past.then_some(&past.exact));
                 let dx = norm::rms_norm_backward(
-                    &dy.card,
-                    &x.card,
-                    &weight.card,
+                    &dy.gpu,
+                    &x.gpu,
+                    &weight.gpu,
                     &inverse,
                     card_past,
-                    Some(&d_weight.card),
+                    Some(&d_weight.gpu),
                     0,
                 )
                 .unwrap();
@@ -75,7 +70,7 @@ fn root_mean_square_norms() {
             }
             compare(
                 "gradient of the weight",
-                &d_weight.card,
+                &d_weight.gpu,
                 &d_weight.exact,
                 SINGLE,
             );
@@ -85,41 +80,38 @@ fn root_mean_square_norms() {
 
 #[test]
 fn layer_norms() {
-    on_card(|card| {
+    on_card(|gpu| {
         for shape in SHAPES {
             let (x, weight, bias) = (
-                Both::new(card, "x", &shape),
-                Both::new(card, "weight", &shape[1..]),
-                Both::new(card, "bias", &shape[1..]),
+                Both::new(gpu, "x", &shape),
+                Both::new(gpu, "weight", &shape[1..]),
+                Both::new(gpu, "bias", &shape[1..]),
             );
-            let (y, statistics) = norm::layer_norm(&x.card, &weight.card, &bias.card, EPS).unwrap();
+            let (y, statistics) = norm::layer_norm(&x.gpu, &weight.gpu, &bias.gpu, EPS).unwrap();
             let (exact, exact_statistics) =
                 norm::layer_norm(&x.exact, &weight.exact, &bias.exact, EPS).unwrap();
             compare("output", &y, &exact, ROUNDED);
             let again =
-                norm::layer_norm_again(&x.card, &weight.card, &bias.card, &statistics).unwrap();
+                norm::layer_norm_again(&x.gpu, &weight.gpu, &bias.gpu, &statistics).unwrap();
             assert_eq!(
                 device::to_host(&again).unwrap(),
                 device::to_host(&y).unwrap()
             );
-            let (dy, past) = (
-                Both::new(card, "dy", &shape),
-                Both::new(card, "past", &shape),
-            );
+            let (dy, past) = (Both::new(gpu, "dy", &shape), Both::new(gpu, "past", &shape));
             let (d_weight, d_bias) = (
-                Both::accumulated(card, "d_weight", &shape[1..]),
-                Both::accumulated(card, "d_bias", &shape[1..]),
+                Both::accumulated(gpu, "d_weight", &shape[1..]),
+                Both::accumulated(gpu, "d_bias", &shape[1..]),
             );
             let (sums, exact_sums) = (
-                (&d_weight.card, &d_bias.card),
+                (&d_weight.gpu, &d_bias.gpu),
                 (&d_weight.exact, &d_bias.exact),
             );
             let dx = norm::layer_norm_backward(
-                &dy.card,
-                &x.card,
-                &weight.card,
+                &dy.gpu,
+                &x.gpu,
+                &weight.gpu,
                 &statistics,
-                Some(&past.card),
+                Some(&past.gpu),
                 Some(sums),
             )
             .unwrap();
@@ -135,47 +127,47 @@ fn layer_norms() {
             compare("gradient", &dx, &exact, ROUNDED);
             compare(
                 "gradient of the weight",
-                &d_weight.card,
+                &d_weight.gpu,
                 &d_weight.exact,
                 SINGLE,
             );
-            compare("gradient of the bias", &d_bias.card, &d_bias.exact, SINGLE);
+            compare("gradient of the bias", &d_bias.gpu, &d_bias.exact, SINGLE);
         }
     });
 }
 
 #[test]
 fn activations() {
-    on_card(|card| {
+    on_card(|gpu| {
         for [tokens, dim] in SHAPES {
             let (gate_up, dy) = (
-                Both::new(card, "gate_up", &[tokens, 2 * dim]),
-                Both::new(card, "dy", &[tokens, dim]),
+                Both::new(gpu, "gate_up", &[tokens, 2 * dim]),
+                Both::new(gpu, "dy", &[tokens, dim]),
             );
             compare(
                 "swiglu",
-                &activation::swiglu(&gate_up.card, 0).unwrap(),
+                &activation::swiglu(&gate_up.gpu, 0).unwrap(),
                 &activation::swiglu(&gate_up.exact, 0).unwrap(),
                 ROUNDED,
             );
             let exact = activation::swiglu_backward(&dy.exact, &gate_up.exact, 0).unwrap();
             compare(
                 "gradient of swiglu",
-                &activation::swiglu_backward(&dy.card, &gate_up.card, 0).unwrap(),
+                &activation::swiglu_backward(&dy.gpu, &gate_up.gpu, 0).unwrap(),
                 &exact,
                 ROUNDED,
             );
-            let x = Both::new(card, "x", &[tokens, dim]);
+            let x = Both::new(gpu, "x", &[tokens, dim]);
             compare(
                 "gelu",
-                &activation::gelu(&x.card).unwrap(),
+                &activation::gelu(&x.gpu).unwrap(),
                 &activation::gelu(&x.exact).unwrap(),
                 ROUNDED,
             );
             let exact = activation::gelu_backward(&dy.exact, &x.exact).unwrap();
             compare(
                 "gradient of gelu",
-                &activation::gelu_backward(&dy.card, &x.card).unwrap(),
+                &activation::gelu_backward(&dy.gpu, &x.gpu).unwrap(),
                 &exact,
                 ROUNDED,
             );
@@ -185,22 +177,22 @@ fn activations() {
 
 #[test]
 fn a_batch_of_more_tokens_than_a_grid_has_rows() {
-    on_card(|card| {
+    on_card(|gpu| {
         let (tokens, dim) = (65_540, 1);
         let (gate_up, dy) = (
-            Both::new(card, "gate_up", &[tokens, 2 * dim]),
-            Both::new(card, "dy", &[tokens, dim]),
+            Both::new(gpu, "gate_up", &[tokens, 2 * dim]),
+            Both::new(gpu, "dy", &[tokens, dim]),
         );
         compare(
             "swiglu",
-            &activation::swiglu(&gate_up.card, 0).unwrap(),
+            &activation::swiglu(&gate_up.gpu, 0).unwrap(),
             &activation::swiglu(&gate_up.exact, 0).unwrap(),
             ROUNDED,
         );
         let exact = activation::swiglu_backward(&dy.exact, &gate_up.exact, 0).unwrap();
         compare(
             "gradient of swiglu",
-            &activation::swiglu_backward(&dy.card, &gate_up.card, 0).unwrap(),
+            &activation::swiglu_backward(&dy.gpu, &gate_up.gpu, 0).unwrap(),
             &exact,
             ROUNDED,
         );
@@ -209,63 +201,63 @@ fn a_batch_of_more_tokens_than_a_grid_has_rows() {
 
 #[test]
 fn rotations_forth_and_back() {
-    on_card(|card| {
+    on_card(|gpu| {
         for (head_dim, num_heads, width) in [(128, 2, 384), (6, 3, 19), (64, 1, 64)] {
-            let x = Both::new(card, "x", &[5, width]);
+            let x = Both::new(gpu, "x", &[5, width]);
             let positions = [0, 1, 2, 900, 32_000];
             let (on_card, exact) = (
-                Rotary::new(&positions, head_dim, 1e6, &x.card).unwrap(),
+                Rotary::new(&positions, head_dim, 1e6, &x.gpu).unwrap(),
                 Rotary::new(&positions, head_dim, 1e6, &x.exact).unwrap(),
             );
-            on_card.apply(&x.card, num_heads).unwrap();
+            on_card.apply(&x.gpu, num_heads).unwrap();
             exact.apply(&x.exact, num_heads).unwrap();
-            compare("rotated", &x.card, &x.exact, ROUNDED);
-            on_card.apply_backward(&x.card, num_heads).unwrap();
+            compare("rotated", &x.gpu, &x.exact, ROUNDED);
+            on_card.apply_backward(&x.gpu, num_heads).unwrap();
             exact.apply_backward(&x.exact, num_heads).unwrap();
-            compare("turned back", &x.card, &x.exact, 2.0 * TWICE);
+            compare("turned back", &x.gpu, &x.exact, 2.0 * TWICE);
         }
     });
 }
 
 #[test]
 fn rows_that_are_looked_up_and_put_back() {
-    on_card(|card| {
+    on_card(|gpu| {
         for dim in [1, 13, 64, 3584] {
-            let (table, ids) = (Both::new(card, "table", &[9, dim]), [3, 0, 8, 3, 3, 0]);
+            let (table, ids) = (Both::new(gpu, "table", &[9, dim]), [3, 0, 8, 3, 3, 0]);
             compare(
                 "gathered",
-                &rows::gather(&table.card, &ids).unwrap(),
+                &rows::gather(&table.gpu, &ids).unwrap(),
                 &rows::gather(&table.exact, &ids).unwrap(),
                 0.0,
             );
             let (d_table, d_rows) = (
-                Both::accumulated(card, "d_table", &[9, dim]),
-                Both::new(card, "d_rows", &[6, dim]),
+                Both::accumulated(gpu, "d_table", &[9, dim]),
+                Both::new(gpu, "d_rows", &[6, dim]),
             );
-            rows::scatter_add(&d_table.card, &ids, &d_rows.card).unwrap();
+            rows::scatter_add(&d_table.gpu, &ids, &d_rows.gpu).unwrap();
             rows::scatter_add(&d_table.exact, &ids, &d_rows.exact).unwrap();
-            compare("scattered", &d_table.card, &d_table.exact, SINGLE);
-            let source = Both::new(card, "source", &[3, dim]);
-            rows::overwrite(&table.card, &[7, 0, 2], &source.card).unwrap();
+            compare("scattered", &d_table.gpu, &d_table.exact, SINGLE);
+            let source = Both::new(gpu, "source", &[3, dim]);
+            rows::overwrite(&table.gpu, &[7, 0, 2], &source.gpu).unwrap();
             rows::overwrite(&table.exact, &[7, 0, 2], &source.exact).unwrap();
-            compare("overwritten", &table.card, &table.exact, 0.0);
-            assert!(rows::overwrite(&table.card, &[7, 7, 2], &source.card).is_err());
+            compare("overwritten", &table.gpu, &table.exact, 0.0);
+            assert!(rows::overwrite(&table.gpu, &[7, 7, 2], &source.gpu).is_err());
             let spread = |source: &Tensor| rows::spread(source, &[4, 1, 0], 6).unwrap();
-            compare("spread", &spread(&source.card), &spread(&source.exact), 0.0);
+            compare("spread", &spread(&source.gpu), &spread(&source.exact), 0.0);
             let (a, b) = (
-                Both::new(card, "a", &[5, dim]),
-                Both::new(card, "b", &[5, dim]),
+                Both::new(gpu, "a", &[5, dim]),
+                Both::new(gpu, "b", &[5, dim]),
             );
-            rows::add_to(&a.card, &b.card).unwrap();
+            rows::add_to(&a.gpu, &b.gpu).unwrap();
             rows::add_to(&a.exact, &b.exact).unwrap();
-            compare("added", &a.card, &a.exact, ROUNDED);
+            compare("added", &a.gpu, &a.exact, ROUNDED);
         }
-        let none = Both::new(card, "none", &[0, 8]);
-        assert_eq!(rows::gather(&none.card, &[]).unwrap().dims(), [0, 8]);
+        let none = Both::new(gpu, "none", &[0, 8]);
+        assert_eq!(rows::gather(&none.gpu, &[]).unwrap().dims(), [0, 8]);
         rows::scatter_add(
-            &Both::accumulated(card, "d_table", &[2, 8]).card,
+            &Both::accumulated(gpu, "d_table", &[2, 8]).gpu,
             &[],
-            &none.card,
+            &none.gpu,
         )
         .unwrap();
     });
@@ -273,31 +265,31 @@ fn rows_that_are_looked_up_and_put_back() {
 
 #[test]
 fn columns_that_are_copied() {
-    on_card(|card| {
+    on_card(|gpu| {
         let (target, source) = (
-            Both::new(card, "target", &[6, 24]),
-            Both::new(card, "source", &[4, 80]),
+            Both::new(gpu, "target", &[6, 24]),
+            Both::new(gpu, "source", &[4, 80]),
         );
         for (first_row, rows, first_column) in
             [(0, 1..3, 32), (5, 0..1, 56), (2, 0..4, 3), (1, 2..2, 0)]
         {
             rows::copy_columns(
-                &target.card,
+                &target.gpu,
                 first_row,
-                &source.card,
+                &source.gpu,
                 rows.clone(),
                 first_column,
             )
             .unwrap();
             rows::copy_columns(&target.exact, first_row, &source.exact, rows, first_column)
                 .unwrap();
-            compare("copied", &target.card, &target.exact, 0.0);
+            compare("copied", &target.gpu, &target.exact, 0.0);
         }
-        assert!(rows::copy_columns(&target.card, 4, &source.card, 0..3, 0).is_err());
-        assert!(rows::copy_columns(&target.card, 0, &source.card, 0..3, 57).is_err());
+        assert!(rows::copy_columns(&target.gpu, 4, &source.gpu, 0..3, 0).is_err());
+        assert!(rows::copy_columns(&target.gpu, 0, &source.gpu, 0..3, 57).is_err());
         compare(
             "columns",
-            &rows::columns(&source.card, 7..40).unwrap(),
+            &rows::columns(&source.gpu, 7..40).unwrap(),
             &source.exact.narrow(1, 7, 33).unwrap(),
             0.0,
         );
@@ -306,21 +298,21 @@ fn columns_that_are_copied() {
 
 #[test]
 fn pairs_and_windows() {
-    on_card(|card| {
+    on_card(|gpu| {
         let windows = [5, 1, 0, 8, 2];
         for dim in [7, 80] {
-            let x = Both::new(card, "x", &[16, dim]);
+            let x = Both::new(gpu, "x", &[16, dim]);
             let exact = rows::pool_pairs(&x.exact, &windows).unwrap();
             compare(
                 "pooled",
-                &rows::pool_pairs(&x.card, &windows).unwrap(),
+                &rows::pool_pairs(&x.gpu, &windows).unwrap(),
                 &exact,
                 ROUNDED,
             );
-            let dy = Both::new(card, "dy", exact.dims());
+            let dy = Both::new(gpu, "dy", exact.dims());
             compare(
                 "gradient of pooling",
-                &rows::pool_pairs_backward(&dy.card, &windows).unwrap(),
+                &rows::pool_pairs_backward(&dy.gpu, &windows).unwrap(),
                 &rows::pool_pairs_backward(&dy.exact, &windows).unwrap(),
                 0.0,
             );
@@ -328,15 +320,15 @@ fn pairs_and_windows() {
                 let exact = convolution::unfold(&x.exact, &windows, stride).unwrap();
                 compare(
                     "unfolded",
-                    &convolution::unfold(&x.card, &windows, stride).unwrap(),
+                    &convolution::unfold(&x.gpu, &windows, stride).unwrap(),
                     &exact,
                     0.0,
                 );
-                let dy = Both::new(card, "dy", exact.dims());
+                let dy = Both::new(gpu, "dy", exact.dims());
                 let exact = convolution::unfold_backward(&dy.exact, &windows, stride).unwrap();
                 compare(
                     "gradient of unfolding",
-                    &convolution::unfold_backward(&dy.card, &windows, stride).unwrap(),
+                    &convolution::unfold_backward(&dy.gpu, &windows, stride).unwrap(),
                     &exact,
                     ROUNDED,
                 );
@@ -347,9 +339,9 @@ fn pairs_and_windows() {
 
 #[test]
 fn dropout_masks_equal_the_cpus() {
-    on_card(|card| {
+    on_card(|gpu| {
         for dim in [13, 3584] {
-            let (x, tokens) = (Both::new(card, "x", &[9, dim]), keys(1, 9));
+            let (x, tokens) = (Both::new(gpu, "x", &[9, dim]), keys(1, 9));
             for (probability, site) in [(0.1, 5), (0.5, 6)] {
                 let dropout = Dropout {
                     probability,
@@ -357,7 +349,7 @@ fn dropout_masks_equal_the_cpus() {
                     site,
                 };
                 let (y, exact) = (
-                    dropout.apply(&x.card).unwrap(),
+                    dropout.apply(&x.gpu).unwrap(),
                     dropout.apply(&x.exact).unwrap(),
                 );
                 compare("kept", &y, &exact, ROUNDING);

@@ -23,15 +23,14 @@ use crate::support::numbers;
 
 #[test]
 fn the_loss_and_its_gradients() {
-    on_card(|card| {
+    on_card(|gpu| {
         for (rows, dim, vocab, block) in [(1, 8, 16, 128), (11, 24, 1003, 4), (70, 64, 4096, 64)] {
             for label_smoothing in [0.0, 0.1] {
                 let what = format!(
                     "{rows} rows in blocks of {block}, {vocab} tokens, smoothing {label_smoothing}"
                 );
-                let x = Both::new(card, "x", &[rows, dim]);
-                let (head, exact_head) =
-                    Both::new(card, "head", &[vocab, dim]).trained(card, "head");
+                let x = Both::new(gpu, "x", &[rows, dim]);
+                let (head, exact_head) = Both::new(gpu, "head", &[vocab, dim]).trained(gpu, "head");
                 let ids: Vec<u32> = (0..rows as u32).map(|i| i * 131 % vocab as u32).collect();
                 let weights: Vec<f64> = (0..rows)
                     .map(|i| f64::from(0.25f32) * (i % 3) as f64)
@@ -41,10 +40,9 @@ fn the_loss_and_its_gradients() {
                     weights: &weights,
                     label_smoothing,
                 };
-                let on_card = maqam::ops::cuda::cross_entropy::in_blocks(
-                    &x.card, &head, targets, true, block,
-                )
-                .unwrap();
+                let on_card =
+                    maqam::ops::cuda::cross_entropy::in_blocks(&x.gpu, &head, targets, true, block)
+                        .unwrap();
                 let on_cpu =
                     cross_entropy::linear_cross_entropy(&x.exact, &exact_head, targets, true)
                         .unwrap();
@@ -74,7 +72,7 @@ fn the_loss_and_its_gradients() {
                     ROUNDED,
                 );
                 let alone = cross_entropy::linear_cross_entropy(
-                    &x.card,
+                    &x.gpu,
                     &maqam::ops::weight::Weight::frozen(head.value),
                     targets,
                     false,
@@ -106,12 +104,12 @@ fn the_loss_and_its_gradients() {
 
 #[test]
 fn logits_are_in_single_precision() {
-    on_card(|card| {
+    on_card(|gpu| {
         let (x, head) = (
-            Both::new(card, "x", &[7, 40]),
-            Both::new(card, "head", &[301, 40]),
+            Both::new(gpu, "x", &[7, 40]),
+            Both::new(gpu, "head", &[301, 40]),
         );
-        let logits = cross_entropy::logits(&x.card, &head.card).unwrap();
+        let logits = cross_entropy::logits(&x.gpu, &head.gpu).unwrap();
         assert_eq!(logits.dtype(), DType::F32);
         compare(
             "logits",
@@ -124,21 +122,21 @@ fn logits_are_in_single_precision() {
 
 #[test]
 fn the_norm_of_a_gradient() {
-    on_card(|card| {
+    on_card(|gpu| {
         for len in [1, 2047, 3_000_001] {
-            let flat = Both::accumulated(card, "gradient", &[len]);
+            let flat = Both::accumulated(gpu, "gradient", &[len]);
             let exact = crate::flat(&flat.exact)
                 .iter()
                 .map(|x| x * x)
                 .sum::<f64>()
                 .sqrt();
-            let found = norm(&flat.card).unwrap().value().unwrap();
+            let found = norm(&flat.gpu).unwrap().value().unwrap();
             assert!(
                 (found - exact).abs() <= 1e-12 * exact,
                 "{len}: {found} for {exact}"
             );
             assert_eq!(
-                norm(&flat.card).unwrap().value().unwrap().to_bits(),
+                norm(&flat.gpu).unwrap().value().unwrap().to_bits(),
                 found.to_bits()
             );
         }
@@ -168,7 +166,7 @@ fn buffers(device: &Device, len: usize) -> [Tensor; 4] {
 fn updates_with_gaps_between_segments() {
     /// Some roundings of single precision, three times over.
     const BAR: f64 = 2e-6;
-    on_card(|card| {
+    on_card(|gpu| {
         let len = 10_000;
         let adamw = AdamW {
             beta1: 0.9,
@@ -191,8 +189,8 @@ fn updates_with_gaps_between_segments() {
             segment(4500..5003, 5e-3, true, 3),
         ];
         for has_copy in [false, true] {
-            let (on_card, on_cpu) = (buffers(card, len), buffers(&Device::Cpu, len));
-            let copy = device::place(&vec![7.0; len], len, card).unwrap();
+            let (on_card, on_cpu) = (buffers(gpu, len), buffers(&Device::Cpu, len));
+            let copy = device::place(&vec![7.0; len], len, gpu).unwrap();
             for _ in 0..3 {
                 for ([values, gradients, first, second], copy) in
                     [(&on_card, has_copy.then_some(&copy)), (&on_cpu, None)]
@@ -243,8 +241,8 @@ fn updates_with_gaps_between_segments() {
             }
         }
         let overlapping = [segment(0..10, 1e-3, true, 1), segment(9..20, 1e-3, true, 1)];
-        let [values, gradients, first, second] = &buffers(card, 20);
-        let one = Scalar::new(1.0, card).unwrap();
+        let [values, gradients, first, second] = &buffers(gpu, 20);
+        let one = Scalar::new(1.0, gpu).unwrap();
         let clip = Clip {
             loss: &one,
             norm: &one,

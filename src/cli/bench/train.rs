@@ -38,7 +38,7 @@ pub struct Arguments {
     /// Steps that count.
     #[arg(long, default_value_t = 5)]
     steps: usize,
-    /// Steps before them that do not; by default 1, on a card 5.
+    /// Steps before them that do not; by default 1, on a GPU 5.
     #[arg(long)]
     warm_up: Option<usize>,
     /// Rank of the adapters; alpha is twice that.

@@ -4,7 +4,7 @@
 // A product whose factors have padding between their rows sums in another order than one whose factors have none: cuBLASLt may choose
 // another algorithm for it, and code that promises equal bits must ask the same question twice.
 //
-// MAQAM_EMULATED_PLAIN_PRODUCTS refuses every bias, as it is refused on a card for some shapes, and what is added to products of 8 bits and
+// MAQAM_EMULATED_PLAIN_PRODUCTS refuses every bias, as it is refused on a GPU for some shapes, and what is added to products of 8 bits and
 // to products in f32. MAQAM_EMULATED_EVEN_PRODUCTS refuses products of 8 bits whose columns are no multiple of 16.
 
 #include <algorithm>
@@ -20,7 +20,7 @@
 
 using Status = int;
 
-extern "C" void maqam_card_require(const char* what, const void* pointer, size_t bytes);
+extern "C" void maqam_gpu_require(const char* what, const void* pointer, size_t bytes);
 extern "C" void maqam_card_account(const char* name, double seconds);
 extern "C" int maqam_card_fault(const char* name);
 
@@ -70,7 +70,7 @@ float load(const void* from, size_t i, int type) {
 }
 
 void require(const char* what, const void* pointer, const Layout& layout) {
-    if (layout.rows && layout.cols) maqam_card_require(what, pointer, ((layout.cols - 1) * layout.stride + layout.rows) * bytes_of(layout.type));
+    if (layout.rows && layout.cols) maqam_gpu_require(what, pointer, ((layout.cols - 1) * layout.stride + layout.rows) * bytes_of(layout.type));
 }
 
 struct Operands {
@@ -265,7 +265,7 @@ EXPORTED Status cublasLtMatmul(void*, const Description* description, const floa
     if (*beta != 0.0f) require("cublasLtMatmul reads C outside of an allocation", c, *of_c);
     auto vector = [&](const char* what, int attribute, size_t bytes) {
         uint64_t at = description->get(attribute, 0);
-        if (at) maqam_card_require(what, reinterpret_cast<const void*>(at), bytes);
+        if (at) maqam_gpu_require(what, reinterpret_cast<const void*>(at), bytes);
     };
     vector("cublasLtMatmul reads scales of A outside of an allocation", A_SCALE, of_d->rows * sizeof(float));
     vector("cublasLtMatmul reads scales of B outside of an allocation", B_SCALE, of_d->cols * sizeof(float));

@@ -31,7 +31,7 @@ nm -D --undefined-only "${binaries[@]}" | awk '{print $NF}' | sed 's/@.*//' | so
 stubs() {
   {
     echo '#include <cstdio>'
-    echo '#define STUB(name) extern "C" __attribute__((weak, visibility("default"))) int name() { fprintf(stderr, "emulated card: " #name " is not emulated\n"); return 34; }'
+    echo '#define STUB(name) extern "C" __attribute__((weak, visibility("default"))) int name() { fprintf(stderr, "emulated GPU: " #name " is not emulated\n"); return 34; }'
     # Functions that a program of the CUDA runtime calls before it begins: there is nothing to register.
     echo '#define QUIET(name) extern "C" __attribute__((weak, visibility("default"))) void** name() { static void* nothing; return &nothing; }'
     grep -E "$2" "$work/wanted" | sed -E 's/^(__cuda.*)$/QUIET(\1)/; t; s/.*/STUB(&)/' || true

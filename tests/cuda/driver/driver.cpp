@@ -1,11 +1,11 @@
-// An emulated `libcuda.so.1`: a card made of host memory, whose kernels are those of `emulated.cpp`. Everything happens at once, in
+// An emulated `libcuda.so.1`: a GPU made of host memory, whose kernels are those of `emulated.cpp`. Everything happens at once, in
 // the order in which it is asked for, so streams and events have nothing to do; but what is copied into page-locked memory is seen
 // there after a wait alone.
 //
 // Settings, all of them variables of the environment:
 //   MAQAM_EMULATED_REPORT      memory, waits, launches and time by kernel, on stderr at exit
 //   MAQAM_EMULATED_REVERSED    blocks and threads in descending order: a run must give the same bits
-//   MAQAM_EMULATED_MEMORY_GIB  memory of the card, 8 otherwise
+//   MAQAM_EMULATED_MEMORY_GIB  memory of the GPU, 8 otherwise
 //   MAQAM_EMULATED_CAPABILITY  compute capability, 90 otherwise
 //   MAQAM_EMULATED_FAULT       name of a kernel, or `product` for those of cuBLASLt: its first launch is accepted and then reads an
 //                              illegal address. As on a GPU, the launch itself succeeds and every later call of the process fails
@@ -65,15 +65,15 @@ std::atomic<bool> is_full{false};
 thread_local void* current_context;
 int primary_context, the_pool;
 
-void complain(const char* function, const std::string& what) { fprintf(stderr, "emulated card: %s: %s\n", function, what.c_str()); }
+void complain(const char* function, const std::string& what) { fprintf(stderr, "emulated GPU: %s: %s\n", function, what.c_str()); }
 
 double now() { return std::chrono::duration<double>(std::chrono::steady_clock::now().time_since_epoch()).count(); }
 
 __attribute__((destructor)) void report() {
     if (getenv("MAQAM_EMULATED_REPORT") == nullptr) return;
-    card::memory().report();
+    gpu::memory().report();
     for (const auto& [name, account] : *accounts) {
-        fprintf(stderr, "emulated card: %8zu x %-32s %9.3f s\n", account.launches, name.c_str(), account.seconds);
+        fprintf(stderr, "emulated GPU: %8zu x %-32s %9.3f s\n", account.launches, name.c_str(), account.seconds);
     }
 }
 
@@ -89,7 +89,7 @@ long maqam_emulate_parameters(const char*, const char**, const size_t**);
 #define EXPORTED extern "C" __attribute__((visibility("default")))
 
 // For the emulated libraries beside this one.
-EXPORTED void maqam_card_require(const char* what, const void* pointer, size_t bytes) { card::memory().require(what, pointer, bytes); }
+EXPORTED void maqam_gpu_require(const char* what, const void* pointer, size_t bytes) { gpu::memory().require(what, pointer, bytes); }
 EXPORTED void maqam_card_account(const char* name, double seconds) {
     std::lock_guard<std::mutex> held(lock);
     Account& account = (*accounts)[name];
@@ -103,7 +103,7 @@ EXPORTED int maqam_card_fault(const char* name) {
     static const char* faulting = getenv("MAQAM_EMULATED_FAULT");
     if (is_dead) return 2;
     if (faulting == nullptr || strcmp(faulting, name) != 0) return 0;
-    fprintf(stderr, "emulated card: %s reads an illegal address, as MAQAM_EMULATED_FAULT asks\n", name);
+    fprintf(stderr, "emulated GPU: %s reads an illegal address, as MAQAM_EMULATED_FAULT asks\n", name);
     is_dead = true;
     return 1;
 }
@@ -123,7 +123,7 @@ Result settle() {
 
 Result wait(const char* name) {
     LIVING;
-    card::memory().trim();
+    gpu::memory().trim();
     maqam_card_account(name, 0.0);
     return settle();
 }
@@ -136,11 +136,11 @@ EXPORTED Result cuInit(unsigned) { return SUCCESS; }
 EXPORTED Result cuDriverGetVersion(int* version) { return *version = DRIVER_VERSION, SUCCESS; }
 EXPORTED Result cuDeviceGetCount(int* count) { return *count = 1, SUCCESS; }
 EXPORTED Result cuDeviceGet(int* device, int ordinal) { return *device = 0, ordinal == 0 ? SUCCESS : INVALID_DEVICE; }
-EXPORTED Result cuDeviceTotalMem_v2(size_t* bytes, int) { return *bytes = card::memory().total, SUCCESS; }
-EXPORTED Result cuDeviceGetName(char* name, int length, int) { return snprintf(name, length, "emulated card"), SUCCESS; }
+EXPORTED Result cuDeviceTotalMem_v2(size_t* bytes, int) { return *bytes = gpu::memory().total, SUCCESS; }
+EXPORTED Result cuDeviceGetName(char* name, int length, int) { return snprintf(name, length, "emulated GPU"), SUCCESS; }
 
 EXPORTED Result cuDeviceGetAttribute(int* value, int attribute, int) {
-    int capability = static_cast<int>(card::setting("MAQAM_EMULATED_CAPABILITY", 90));
+    int capability = static_cast<int>(gpu::setting("MAQAM_EMULATED_CAPABILITY", 90));
     switch (attribute) {
         case 1: return *value = 1024, SUCCESS;                  // MAX_THREADS_PER_BLOCK
         case 8: return *value = SHARED_WITHOUT_ASKING, SUCCESS;  // MAX_SHARED_MEMORY_PER_BLOCK
@@ -212,24 +212,24 @@ EXPORTED Result cuMemAllocAsync(Pointer* pointer, size_t bytes, void*) {
     }
     // A driver's pool finds no memory for a large tensor where what was freed lies in pieces; trimming gives it back.
     static std::atomic<size_t> num_allocations{0};
-    if (++num_allocations == card::setting("MAQAM_EMULATED_FULL", 0)) is_full = true;
+    if (++num_allocations == gpu::setting("MAQAM_EMULATED_FULL", 0)) is_full = true;
     if (is_full) return OUT_OF_MEMORY;
-    *pointer = reinterpret_cast<Pointer>(card::memory().allocate(bytes));
+    *pointer = reinterpret_cast<Pointer>(gpu::memory().allocate(bytes));
     return *pointer ? SUCCESS : OUT_OF_MEMORY;
 }
 EXPORTED Result cuMemAlloc_v2(Pointer* pointer, size_t bytes) { return cuMemAllocAsync(pointer, bytes, nullptr); }
-EXPORTED Result cuMemFreeAsync(Pointer pointer, void*) { LIVING; return card::memory().release(reinterpret_cast<void*>(pointer)), SUCCESS; }
+EXPORTED Result cuMemFreeAsync(Pointer pointer, void*) { LIVING; return gpu::memory().release(reinterpret_cast<void*>(pointer)), SUCCESS; }
 EXPORTED Result cuMemFree_v2(Pointer pointer) { return cuMemFreeAsync(pointer, nullptr); }
 EXPORTED Result cuMemGetInfo_v2(size_t* free, size_t* total) {
     LIVING;
-    *total = card::memory().total;
-    *free = *total - card::memory().reserved;
+    *total = gpu::memory().total;
+    *free = *total - gpu::memory().reserved;
     return SUCCESS;
 }
 
 EXPORTED Result cuMemHostAlloc(void** pointer, size_t bytes, unsigned) {
     LIVING;
-    *pointer = aligned_alloc(card::PAGE, (bytes + card::PAGE) / card::PAGE * card::PAGE);
+    *pointer = aligned_alloc(gpu::PAGE, (bytes + gpu::PAGE) / gpu::PAGE * gpu::PAGE);
     std::lock_guard<std::mutex> held(lock);
     return (*page_locked)[static_cast<unsigned char*>(*pointer)] = bytes, SUCCESS;
 }
@@ -237,7 +237,7 @@ EXPORTED Result cuMemFreeHost(void* pointer) {
     LIVING;
     settle();
     std::lock_guard<std::mutex> held(lock);
-    if (page_locked->erase(static_cast<unsigned char*>(pointer)) == 0) card::stop("memory is freed that is not page-locked", pointer, 0);
+    if (page_locked->erase(static_cast<unsigned char*>(pointer)) == 0) gpu::stop("memory is freed that is not page-locked", pointer, 0);
     return free(pointer), SUCCESS;
 }
 
@@ -246,7 +246,7 @@ EXPORTED Result cuDeviceGetDefaultMemPool(void** pool, int) { return *pool = &th
 
 // Attributes of pools: 4 release threshold, 5 and 6 reserved now and at most, 7 and 8 used now and at most.
 EXPORTED Result cuMemPoolGetAttribute(void*, int attribute, void* value) {
-    card::Memory& memory = card::memory();
+    gpu::Memory& memory = gpu::memory();
     uint64_t values[] = {memory.threshold, memory.reserved, memory.most_reserved, memory.used, memory.peak};
     if (attribute < 4 || attribute > 8) {
         complain("cuMemPoolGetAttribute", "attribute " + std::to_string(attribute) + " is not emulated");
@@ -256,7 +256,7 @@ EXPORTED Result cuMemPoolGetAttribute(void*, int attribute, void* value) {
 }
 
 EXPORTED Result cuMemPoolSetAttribute(void*, int attribute, void* value) {
-    card::Memory& memory = card::memory();
+    gpu::Memory& memory = gpu::memory();
     uint64_t set = *static_cast<uint64_t*>(value);
     if (attribute == 4) return memory.threshold = set, SUCCESS;
     // A driver resets its high-water marks to what is there, and takes only zero for it.
@@ -269,41 +269,41 @@ EXPORTED Result cuMemPoolSetAttribute(void*, int attribute, void* value) {
 EXPORTED Result cuMemPoolTrimTo(void*, size_t) {
     LIVING;
     is_full = false;
-    card::memory().give_back();
+    gpu::memory().give_back();
     return SUCCESS;
 }
 
 EXPORTED Result cuMemcpyHtoDAsync_v2(Pointer to, const void* from, size_t bytes, void*) {
     LIVING;
-    card::memory().require("cuMemcpyHtoD writes outside of an allocation", reinterpret_cast<void*>(to), bytes);
+    gpu::memory().require("cuMemcpyHtoD writes outside of an allocation", reinterpret_cast<void*>(to), bytes);
     return memcpy(reinterpret_cast<void*>(to), from, bytes), SUCCESS;
 }
 EXPORTED Result cuMemcpyHtoD_v2(Pointer to, const void* from, size_t bytes) { return cuMemcpyHtoDAsync_v2(to, from, bytes, nullptr); }
 
 EXPORTED Result cuMemcpyDtoHAsync_v2(void* to, Pointer from, size_t bytes, void*) {
     LIVING;
-    card::memory().require("cuMemcpyDtoH reads outside of an allocation", reinterpret_cast<void*>(from), bytes);
+    gpu::memory().require("cuMemcpyDtoH reads outside of an allocation", reinterpret_cast<void*>(from), bytes);
     auto* source = reinterpret_cast<const unsigned char*>(from);
     std::lock_guard<std::mutex> held(lock);
     auto next = page_locked->upper_bound(static_cast<unsigned char*>(to));
     if (next == page_locked->begin() || to >= std::prev(next)->first + std::prev(next)->second) return memcpy(to, source, bytes), SUCCESS;
     copies->push_back({to, std::vector<unsigned char>(source, source + bytes)});
-    return memset(to, card::POISON, bytes), SUCCESS;
+    return memset(to, gpu::POISON, bytes), SUCCESS;
 }
 EXPORTED Result cuMemcpyDtoH_v2(void* to, Pointer from, size_t bytes) { return cuMemcpyDtoHAsync_v2(to, from, bytes, nullptr); }
 
 EXPORTED Result cuMemcpyDtoDAsync_v2(Pointer to, Pointer from, size_t bytes, void*) {
     LIVING;
-    card::memory().require("cuMemcpyDtoD reads outside of an allocation", reinterpret_cast<void*>(from), bytes);
-    card::memory().require("cuMemcpyDtoD writes outside of an allocation", reinterpret_cast<void*>(to), bytes);
-    if (to < from + bytes && from < to + bytes) card::stop("cuMemcpyDtoD between places that overlap", reinterpret_cast<void*>(to), bytes);
+    gpu::memory().require("cuMemcpyDtoD reads outside of an allocation", reinterpret_cast<void*>(from), bytes);
+    gpu::memory().require("cuMemcpyDtoD writes outside of an allocation", reinterpret_cast<void*>(to), bytes);
+    if (to < from + bytes && from < to + bytes) gpu::stop("cuMemcpyDtoD between places that overlap", reinterpret_cast<void*>(to), bytes);
     return memcpy(reinterpret_cast<void*>(to), reinterpret_cast<void*>(from), bytes), SUCCESS;
 }
 EXPORTED Result cuMemcpyDtoD_v2(Pointer to, Pointer from, size_t bytes) { return cuMemcpyDtoDAsync_v2(to, from, bytes, nullptr); }
 
 EXPORTED Result cuMemsetD8Async(Pointer at, unsigned char value, size_t bytes, void*) {
     LIVING;
-    card::memory().require("cuMemsetD8 writes outside of an allocation", reinterpret_cast<void*>(at), bytes);
+    gpu::memory().require("cuMemsetD8 writes outside of an allocation", reinterpret_cast<void*>(at), bytes);
     return memset(reinterpret_cast<void*>(at), value, bytes), SUCCESS;
 }
 EXPORTED Result cuMemsetD8_v2(Pointer at, unsigned char value, size_t bytes) { return cuMemsetD8Async(at, value, bytes, nullptr); }

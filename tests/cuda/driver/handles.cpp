@@ -1,4 +1,4 @@
-// Emulated `libcublas.so.13` and `libcurand.so.10`: what candle opens when it opens a card, and never uses here.
+// Emulated `libcublas.so.13` and `libcurand.so.10`: what candle opens when it opens a GPU, and never uses here.
 
 #define EXPORTED extern "C" __attribute__((visibility("default")))
 

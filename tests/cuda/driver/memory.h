@@ -1,4 +1,4 @@
-// The emulated card's memory: host memory between closed pages, poisoned when it is given out, its surroundings checked when it is freed.
+// The emulated GPU's memory: host memory between closed pages, poisoned when it is given out, its surroundings checked when it is freed.
 #pragma once
 
 #include <cstdint>
@@ -9,7 +9,7 @@
 #include <mutex>
 #include <sys/mman.h>
 
-namespace card {
+namespace gpu {
 
 constexpr size_t PAGE = 4096;
 constexpr size_t ALIGNMENT = 16;
@@ -19,7 +19,7 @@ constexpr unsigned char POISON = 0xff;
 constexpr size_t GIB = size_t(1) << 30;
 
 [[noreturn]] inline void stop(const char* what, const void* at, size_t bytes) {
-    fprintf(stderr, "emulated card: %s: %zu bytes at %p\n", what, bytes, at);
+    fprintf(stderr, "emulated GPU: %s: %zu bytes at %p\n", what, bytes, at);
     abort();
 }
 
@@ -45,7 +45,7 @@ public:
     uint64_t threshold = 0;
     uint64_t used = 0, peak = 0, reserved = 0, most_reserved = 0;
 
-    // Null where the card is full.
+    // Null where the GPU is full.
     void* allocate(size_t bytes) {
         std::lock_guard<std::mutex> held(lock);
         if (used + bytes > total) return nullptr;
@@ -109,8 +109,8 @@ public:
 
     void report() {
         std::lock_guard<std::mutex> held(lock);
-        fprintf(stderr, "emulated card: %zu allocations, at most %.1f MiB at once\n", num_allocations, double(peak) / (1 << 20));
-        fprintf(stderr, "emulated card: %zu allocations (%.1f MiB) were never freed\n", live.size(), double(used) / (1 << 20));
+        fprintf(stderr, "emulated GPU: %zu allocations, at most %.1f MiB at once\n", num_allocations, double(peak) / (1 << 20));
+        fprintf(stderr, "emulated GPU: %zu allocations (%.1f MiB) were never freed\n", live.size(), double(used) / (1 << 20));
     }
 
 private:
@@ -125,4 +125,4 @@ inline Memory& memory() {
     return *memory;
 }
 
-}  // namespace card
+}  // namespace gpu

@@ -20,7 +20,7 @@ type Address = u64;
 type Handle = *mut c_void;
 
 /// The driver, its products, and values on its GPU.
-struct Card {
+struct Gpu {
     driver: Library,
     products: Library,
 }
@@ -32,23 +32,23 @@ macro_rules! call {
     };
 }
 
-fn card() -> Option<&'static Card> {
-    static CARD: OnceLock<Option<Card>> = OnceLock::new();
+fn gpu() -> Option<&'static Gpu> {
+    static GPU: OnceLock<Option<Gpu>> = OnceLock::new();
     let open = || {
         let folder = compile::driver()?;
         let load = |name: &str| {
             unsafe { Library::open(Some(folder.join(name)), RTLD_NOW | RTLD_GLOBAL) }.unwrap()
         };
-        let card = Card {
+        let gpu = Gpu {
             driver: load("libcuda.so.1"),
             products: load("libcublasLt.so.13"),
         };
-        Some(card)
+        Some(gpu)
     };
-    CARD.get_or_init(open).as_ref()
+    GPU.get_or_init(open).as_ref()
 }
 
-impl Card {
+impl Gpu {
     fn allocate(&self, bytes: usize) -> Address {
         let mut address = 0;
         assert_eq!(
@@ -128,100 +128,100 @@ const FATBIN: [u8; 4] = 0xba55_ed50_u32.to_le_bytes();
 
 #[test]
 fn memory_is_counted_and_a_full_gpu_is_reported() {
-    let Some(card) = card() else { return };
+    let Some(gpu) = gpu() else { return };
     let mut address = 0;
     // Eight GiB and no more, whatever other tests hold; and nothing is not an amount.
     assert_eq!(
-        call!(card.driver, cuMemAllocAsync(*mut Address: &mut address, usize: (8 << 30) + 1, Handle: ptr::null_mut())),
+        call!(gpu.driver, cuMemAllocAsync(*mut Address: &mut address, usize: (8 << 30) + 1, Handle: ptr::null_mut())),
         2
     );
     assert_eq!(
-        call!(card.driver, cuMemAllocAsync(*mut Address: &mut address, usize: 0, Handle: ptr::null_mut())),
+        call!(gpu.driver, cuMemAllocAsync(*mut Address: &mut address, usize: 0, Handle: ptr::null_mut())),
         1
     );
-    let held = card.upload(&[1.5f32; 3 << 20]);
-    assert!(card.pool(7) >= 12 << 20 && card.pool(8) >= card.pool(7));
+    let held = gpu.upload(&[1.5f32; 3 << 20]);
+    assert!(gpu.pool(7) >= 12 << 20 && gpu.pool(8) >= gpu.pool(7));
     assert_eq!(
-        call!(card.driver, cuMemsetD8Async(Address: held + 4, u8: 0, usize: 8, Handle: ptr::null_mut())),
+        call!(gpu.driver, cuMemsetD8Async(Address: held + 4, u8: 0, usize: 8, Handle: ptr::null_mut())),
         0
     );
-    assert_eq!(card.download::<f32>(held, 4), [1.5, 0.0, 0.0, 1.5]);
-    card.free(held);
-    let fresh = card.allocate(64);
+    assert_eq!(gpu.download::<f32>(held, 4), [1.5, 0.0, 0.0, 1.5]);
+    gpu.free(held);
+    let fresh = gpu.allocate(64);
     assert!(
-        card.download::<f32>(fresh, 16)
+        gpu.download::<f32>(fresh, 16)
             .iter()
             .all(|value| value.is_nan())
     );
-    card.free(fresh);
+    gpu.free(fresh);
 }
 
 #[test]
 fn a_page_locked_copy_is_visible_after_a_wait() {
-    let Some(card) = card() else { return };
+    let Some(gpu) = gpu() else { return };
     let (held, mut locked, no) = (
-        card.upload(&[1.5f32, 2.5]),
+        gpu.upload(&[1.5f32, 2.5]),
         ptr::null_mut::<c_void>(),
         ptr::null_mut(),
     );
     assert_eq!(
-        call!(card.driver, cuMemHostAlloc(*mut Handle: &mut locked, usize: 16, c_int: 0)),
+        call!(gpu.driver, cuMemHostAlloc(*mut Handle: &mut locked, usize: 16, c_int: 0)),
         0
     );
     let seen = || unsafe { std::slice::from_raw_parts(locked.cast::<f32>().add(1), 2) }.to_vec();
     let to = locked.wrapping_byte_add(4);
     assert_eq!(
-        call!(card.driver, cuMemcpyDtoHAsync_v2(Handle: to, Address: held, usize: 8, Handle: no)),
+        call!(gpu.driver, cuMemcpyDtoHAsync_v2(Handle: to, Address: held, usize: 8, Handle: no)),
         0
     );
     // Later work of the GPU comes after the copy.
     assert_eq!(
-        call!(card.driver, cuMemsetD8Async(Address: held, u8: 0, usize: 8, Handle: no)),
+        call!(gpu.driver, cuMemsetD8Async(Address: held, u8: 0, usize: 8, Handle: no)),
         0
     );
     assert!(seen().iter().all(|value| value.is_nan()));
-    assert_eq!(call!(card.driver, cuEventSynchronize(Handle: no)), 0);
+    assert_eq!(call!(gpu.driver, cuEventSynchronize(Handle: no)), 0);
     assert_eq!(seen(), [1.5, 2.5]);
-    assert_eq!(call!(card.driver, cuMemFreeHost(Handle: locked)), 0);
-    card.free(held);
+    assert_eq!(call!(gpu.driver, cuMemFreeHost(Handle: locked)), 0);
+    gpu.free(held);
 }
 
 #[test]
 fn kernels_are_launched_by_name() {
-    let Some(card) = card() else { return };
-    let (x, sums) = (card.upload(&[0.5f32; 300]), card.allocate(8));
-    let function = card.function(&FATBIN, "sample_block_sum").unwrap();
+    let Some(gpu) = gpu() else { return };
+    let (x, sums) = (gpu.upload(&[0.5f32; 300]), gpu.allocate(8));
+    let function = gpu.function(&FATBIN, "sample_block_sum").unwrap();
     let arguments = [sums, x, 300];
-    assert_eq!(card.launch(function, 2, 256, &arguments), 0);
-    assert_eq!(card.download::<f32>(sums, 2), [128.0, 22.0]);
+    assert_eq!(gpu.launch(function, 2, 256, &arguments), 0);
+    assert_eq!(gpu.download::<f32>(sums, 2), [128.0, 22.0]);
     // One block too many writes after its result.
-    assert_eq!(card.launch(function, 6000, 256, &arguments), 719);
-    assert_eq!(card.function(&FATBIN, "no_such_kernel"), Err(500));
-    card.free(x);
+    assert_eq!(gpu.launch(function, 6000, 256, &arguments), 719);
+    assert_eq!(gpu.function(&FATBIN, "no_such_kernel"), Err(500));
+    gpu.free(x);
     // The failed launch wrote around the result, so freeing it would end the process.
 }
 
 #[test]
 fn kernels_of_candle_are_known_by_name() {
-    let Some(card) = card() else { return };
+    let Some(gpu) = gpu() else { return };
     let ptx =
         b".visible .entry ucopy_bf16(\n.visible .entry cast_f32_bf16(\n.visible .entry usin_f32(\0";
     let values: Vec<bf16> = (0..6).map(|i| bf16::from_f32(i as f32)).collect();
-    let (x, y) = (card.upload(&values), card.allocate(12));
+    let (x, y) = (gpu.upload(&values), gpu.allocate(12));
     // A transpose: dimensions [3, 2] at strides [1, 3].
-    let info = card.upload(&[3u64, 2, 1, 3]);
+    let info = gpu.upload(&[3u64, 2, 1, 3]);
     let arguments = [6, 2, info, x, y];
     assert_eq!(
-        card.launch(
-            card.function(ptx, "ucopy_bf16").unwrap(),
+        gpu.launch(
+            gpu.function(ptx, "ucopy_bf16").unwrap(),
             1,
             1024,
             &arguments
         ),
         0
     );
-    assert_eq!(card.download::<bf16>(y, 6), [0.0, 3.0, 1.0, 4.0, 2.0, 5.0]);
-    let wide = card.upload(&[
+    assert_eq!(gpu.download::<bf16>(y, 6), [0.0, 3.0, 1.0, 4.0, 2.0, 5.0]);
+    let wide = gpu.upload(&[
         1.0f32,
         1.0 + 1.0 / 256.0,
         1.0 + 3.0 / 256.0,
@@ -231,17 +231,17 @@ fn kernels_of_candle_are_known_by_name() {
     ]);
     let arguments = [6, 1, 0, wide, y];
     assert_eq!(
-        card.launch(
-            card.function(ptx, "cast_f32_bf16").unwrap(),
+        gpu.launch(
+            gpu.function(ptx, "cast_f32_bf16").unwrap(),
             1,
             1024,
             &arguments
         ),
         0
     );
-    assert_eq!(card.download::<bf16>(y, 4), [1.0, 1.0, 1.015625, -3.0]);
-    assert_eq!(card.function(ptx, "usin_f32"), Err(500));
-    assert_eq!(card.function(ptx, "ucopy_f32"), Err(500));
+    assert_eq!(gpu.download::<bf16>(y, 4), [1.0, 1.0, 1.015625, -3.0]);
+    assert_eq!(gpu.function(ptx, "usin_f32"), Err(500));
+    assert_eq!(gpu.function(ptx, "ucopy_f32"), Err(500));
 }
 
 /// A row-major matrix `[rows, cols]` as cuBLASLt sees it: transposed, with a distance between rows.
@@ -256,7 +256,7 @@ struct Stored {
 
 impl Stored {
     fn new<T: Number>(
-        card: &Card,
+        gpu: &Gpu,
         kind: c_int,
         name: &str,
         rows: usize,
@@ -273,7 +273,7 @@ impl Stored {
             rows,
             cols,
             stride,
-            address: card.upload(&rounded),
+            address: gpu.upload(&rounded),
             values,
         }
     }
@@ -282,10 +282,10 @@ impl Stored {
         self.values[row * self.stride + col]
     }
 
-    fn layout(&self, card: &Card) -> Handle {
+    fn layout(&self, gpu: &Gpu) -> Handle {
         let mut layout = ptr::null_mut();
         let (rows, cols) = (self.cols as u64, self.rows as u64);
-        let status = call!(card.products, cublasLtMatrixLayoutCreate(*mut Handle: &mut layout, c_int: self.kind, u64: rows, u64: cols, i64: self.stride as i64));
+        let status = call!(gpu.products, cublasLtMatrixLayoutCreate(*mut Handle: &mut layout, c_int: self.kind, u64: rows, u64: cols, i64: self.stride as i64));
         assert_eq!(status, 0);
         layout
     }
@@ -297,7 +297,7 @@ const E4M3: c_int = 28;
 
 /// `d = alpha op(b) op(a) + beta c` in the library's order of operands, with attributes of the description.
 fn product(
-    card: &Card,
+    gpu: &Gpu,
     operands: [&Stored; 4],
     alpha: f32,
     beta: f32,
@@ -305,24 +305,24 @@ fn product(
 ) -> c_int {
     let (mut description, mut preference) = (ptr::null_mut(), ptr::null_mut());
     assert_eq!(
-        call!(card.products, cublasLtMatmulDescCreate(*mut Handle: &mut description, c_int: 68, c_int: F32)),
+        call!(gpu.products, cublasLtMatmulDescCreate(*mut Handle: &mut description, c_int: 68, c_int: F32)),
         0
     );
     assert_eq!(
-        call!(card.products, cublasLtMatmulPreferenceCreate(*mut Handle: &mut preference)),
+        call!(gpu.products, cublasLtMatmulPreferenceCreate(*mut Handle: &mut preference)),
         0
     );
     for (attribute, value) in attributes {
-        let set = call!(card.products, cublasLtMatmulDescSetAttribute(Handle: description, c_int: *attribute, *const u8: value.as_ptr(), usize: value.len()));
+        let set = call!(gpu.products, cublasLtMatmulDescSetAttribute(Handle: description, c_int: *attribute, *const u8: value.as_ptr(), usize: value.len()));
         assert_eq!(set, 0);
     }
-    let [a, b, c, d] = operands.map(|operand| operand.layout(card));
+    let [a, b, c, d] = operands.map(|operand| operand.layout(gpu));
     let mut found = 0;
     // An algorithm of eight words, a workspace, a status, waves and four reserved numbers.
     let mut heuristic = [0u64; 16];
     let no = ptr::null_mut();
     let status = call!(
-        card.products,
+        gpu.products,
         cublasLtMatmulAlgoGetHeuristic(Handle: no, Handle: description, Handle: a, Handle: b, Handle: c, Handle: d, Handle: preference, c_int: 1, *mut u64: heuristic.as_mut_ptr(), *mut c_int: &mut found)
     );
     if status != 0 {
@@ -330,17 +330,17 @@ fn product(
     }
     let [of_a, of_b, of_c, of_d] = operands.map(|operand| operand.address);
     call!(
-        card.products,
+        gpu.products,
         cublasLtMatmul(Handle: no, Handle: description, *const f32: &alpha, Address: of_a, Handle: a, Address: of_b, Handle: b, *const f32: &beta, Address: of_c, Handle: c, Address: of_d, Handle: d, *const u64: heuristic.as_ptr(), Handle: no, usize: 0, Handle: no)
     )
 }
 
 #[test]
 fn products_are_those_of_f64() {
-    let Some(card) = card() else { return };
+    let Some(gpu) = gpu() else { return };
     let (m, n, k) = (13, 10, 37);
     let bias: Vec<bf16> = numbers("bias", n).into_iter().map(bf16::from_f64).collect();
-    let bias_at = card.upload(&bias);
+    let bias_at = gpu.upload(&bias);
     for (transposes_a, transposes_b, is_wide) in [
         (false, false, false),
         (false, true, false),
@@ -354,7 +354,7 @@ fn products_are_those_of_f64() {
             } else {
                 (rows, cols)
             };
-            Stored::new::<bf16>(card, BF16, name, rows, cols, cols + 3)
+            Stored::new::<bf16>(gpu, BF16, name, rows, cols, cols + 3)
         };
         let (a, b) = (
             matrix("a", m, k, transposes_a),
@@ -362,13 +362,13 @@ fn products_are_those_of_f64() {
         );
         let (c, d) = if is_wide {
             (
-                Stored::new::<f32>(card, F32, "c", m, n, n + 5),
-                Stored::new::<f32>(card, F32, "d", m, n, n),
+                Stored::new::<f32>(gpu, F32, "c", m, n, n + 5),
+                Stored::new::<f32>(gpu, F32, "d", m, n, n),
             )
         } else {
             (
-                Stored::new::<bf16>(card, BF16, "c", m, n, n + 5),
-                Stored::new::<bf16>(card, BF16, "d", m, n, n),
+                Stored::new::<bf16>(gpu, BF16, "c", m, n, n + 5),
+                Stored::new::<bf16>(gpu, BF16, "d", m, n, n),
             )
         };
         let operation = |is_transposed: bool| i32::from(is_transposed).to_ne_bytes();
@@ -382,7 +382,7 @@ fn products_are_those_of_f64() {
         if !is_wide {
             attributes.extend([(7, epilogue.as_slice()), (8, &address)]);
         }
-        assert_eq!(product(card, [&b, &a, &c, &d], 0.75, 0.5, &attributes), 0);
+        assert_eq!(product(gpu, [&b, &a, &c, &d], 0.75, 0.5, &attributes), 0);
         let mut expected = Vec::new();
         for i in 0..m {
             for (j, bias) in bias.iter().enumerate().take(n) {
@@ -395,9 +395,9 @@ fn products_are_those_of_f64() {
             }
         }
         let found = if is_wide {
-            card.download::<f32>(d.address, m * n)
+            gpu.download::<f32>(d.address, m * n)
         } else {
-            card.download::<bf16>(d.address, m * n)
+            gpu.download::<bf16>(d.address, m * n)
         };
         assert_near(
             "product",
@@ -410,7 +410,7 @@ fn products_are_those_of_f64() {
 
 #[test]
 fn fp8_products_have_row_and_column_scales() {
-    let Some(card) = card() else { return };
+    let Some(gpu) = gpu() else { return };
     let (m, n, k) = (16, 32, 48);
     // Codes below 0x7f, both signs: any of them is a number.
     let codes = |name: &str, len: usize| {
@@ -435,12 +435,12 @@ fn fp8_products_have_row_and_column_scales() {
             rows,
             cols: k,
             stride: k,
-            address: card.upload(&codes),
+            address: gpu.upload(&codes),
             values: codes.into_iter().map(number).collect(),
         }
     };
     let (a, weight) = (stored("a", m), stored("weight", n));
-    let d = Stored::new::<bf16>(card, BF16, "d", m, n, n);
+    let d = Stored::new::<bf16>(gpu, BF16, "d", m, n, n);
     let scales = |name: &str, len: usize| {
         numbers(name, len)
             .into_iter()
@@ -448,7 +448,7 @@ fn fp8_products_have_row_and_column_scales() {
             .collect::<Vec<f32>>()
     };
     let (of_rows, of_columns) = (scales("rows", m), scales("columns", n));
-    let addresses = [card.upload(&of_columns), card.upload(&of_rows)].map(u64::to_ne_bytes);
+    let addresses = [gpu.upload(&of_columns), gpu.upload(&of_rows)].map(u64::to_ne_bytes);
     let (yes, no, outer) = (1i32.to_ne_bytes(), 0i32.to_ne_bytes(), 3i32.to_ne_bytes());
     let attributes: [(c_int, &[u8]); 7] = [
         (3, &yes),
@@ -460,7 +460,7 @@ fn fp8_products_have_row_and_column_scales() {
         (25, &[1]),
     ];
     assert_eq!(
-        product(card, [&weight, &a, &d, &d], 1.0, 0.0, &attributes),
+        product(gpu, [&weight, &a, &d, &d], 1.0, 0.0, &attributes),
         0
     );
     let entry = |i: usize, j: usize| {
@@ -471,13 +471,13 @@ fn fp8_products_have_row_and_column_scales() {
     let expected: Vec<f64> = (0..m * n).map(|at| entry(at / n, at % n)).collect();
     assert_near(
         "product",
-        &card.download::<bf16>(d.address, m * n),
+        &gpu.download::<bf16>(d.address, m * n),
         &expected,
         2f64.powi(-8),
     );
     // Unsupported arguments of a GPU: the other layout, and a result of another type.
     assert_eq!(
-        product(card, [&weight, &a, &d, &d], 1.0, 0.0, &[(3, &no), (4, &no)]),
+        product(gpu, [&weight, &a, &d, &d], 1.0, 0.0, &[(3, &no), (4, &no)]),
         15
     );
 }

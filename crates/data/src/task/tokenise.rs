@@ -10,6 +10,7 @@ use tokenizers::Tokenizer;
 
 use crate::Message;
 use crate::Role;
+use crate::asr_text;
 use crate::task::Example;
 use crate::task::qwen3_asr;
 use crate::task::template::ChatTemplate;

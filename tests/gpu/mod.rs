@@ -9,10 +9,10 @@ use maqam::ops::device;
 use maqam::ops::device::Choice;
 
 /// The GPU. Without one, every test prints a note outside its captured output and checks nothing.
-pub static CARD: LazyLock<Option<Device>> = LazyLock::new(|| {
-    let hint = "build the emulated driver with tests/cuda/driver/build.sh, or run this where there is a card";
+pub static GPU: LazyLock<Option<Device>> = LazyLock::new(|| {
+    let hint = "build the emulated driver with tests/cuda/driver/build.sh, or run this where there is a GPU";
     device::open(Choice::Cuda)
-        .map_err(|error| say(&format!("ON A CARD: {error}\n{hint}")))
+        .map_err(|error| say(&format!("ON A GPU: {error}\n{hint}")))
         .ok()
 });
 
