@@ -968,15 +968,7 @@ fn a_suite_forces_the_language_of_answers() {
     let suite = "role: dev\ngeneration: {language: row}\nsets: [{name: a, task: asr, manifest: rows.jsonl}]\n";
     place.write("suite.yaml", suite);
     place
-        .run(&[
-            "eval",
-            "--model",
-            &model,
-            "--suite",
-            "suite.yaml",
-            "--out",
-            "found",
-        ])
+        .run(&["eval", "--model", &model, "suite.yaml", "--out", "found"])
         .succeeds();
     let given = [
         "generate",
@@ -998,22 +990,14 @@ fn a_suite_forces_the_language_of_answers() {
             .collect()
     };
     let answers = predicted("answers.jsonl");
-    assert_eq!(predicted("found/base/predictions.jsonl"), answers);
+    assert_eq!(predicted("found/base/a.jsonl"), answers);
     place
         .run(&[&given[..], &["--out", "free.jsonl"]].concat())
         .succeeds();
     assert_ne!(predicted("free.jsonl"), answers);
 
     let other = fixture_text("qwen2_audio");
-    let refused = place.run(&[
-        "eval",
-        "--model",
-        &other,
-        "--suite",
-        "suite.yaml",
-        "--out",
-        "o",
-    ]);
+    let refused = place.run(&["eval", "--model", &other, "suite.yaml", "--out", "o"]);
     refused.fails(
         2,
         &["suite `suite`: `generation.language`: answers of this checkpoint name no language"],
