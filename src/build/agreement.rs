@@ -10,8 +10,9 @@ use serde::Deserialize;
 
 use crate::error::Error;
 use crate::error::Result;
-use crate::files::Lines;
 use crate::json;
+use crate::jsonl;
+use crate::jsonl::LastLine;
 
 /// Scales of `review.html`, with the question to the rater.
 pub const SCALES: [(&str, &str); 3] = [
@@ -60,26 +61,21 @@ pub struct Agreement {
 /// # Errors
 /// A line that is no rating; a grade outside 1 to 5.
 pub fn read(path: &Path) -> Result<Vec<Rating>> {
-    let mut lines = Lines::open(path)?;
     let mut ratings = Vec::new();
-    while let Some((number, line)) = lines.next_line()? {
-        if line.trim_ascii().is_empty() {
-            continue;
-        }
-        let place = format!("{}:{number}", path.display());
+    jsonl::each_line(path, LastLine::Row, |_, line| {
         let rating: Rating = json::parse_slice(line)
-            .map_err(|e| e.at(&place).or_hint("give files that review.html exported"))?;
+            .map_err(|e| e.or_hint("give files that review.html exported"))?;
         if let Some((name, grade)) = rating
             .grades
             .iter()
             .find(|(_, grade)| !(1.0..=5.0).contains(*grade))
         {
-            return Err(
-                Error::input(format!("the grade of `{name}` is {grade}, not 1 to 5")).at(place),
-            );
+            let found = format!("the grade of `{name}` is {grade}, not 1 to 5");
+            return Err(Error::input(found));
         }
         ratings.push(rating);
-    }
+        Ok(())
+    })?;
     Ok(ratings)
 }
 

@@ -22,8 +22,7 @@ use crate::data::repeats::words;
 use crate::error::Error;
 use crate::error::Result;
 use crate::files;
-use crate::files::Lines;
-use crate::json;
+use crate::jsonl;
 use crate::seed::Key;
 
 /// Names of the splits, in the order of files.
@@ -59,13 +58,10 @@ impl Prepared {
     /// # Errors
     /// The disk's.
     pub fn read(store: &Store) -> Result<Self> {
-        let path = store.assigned();
-        let mut lines = Lines::open(&path)?;
-        let mut rows = Vec::new();
-        while let Some((_, line)) = lines.next_line()? {
-            rows.push(json::parse_slice(line).map_err(|e| e.at_path(&path))?);
-        }
-        Ok(Self { rows })
+        let rows = jsonl::rows(&store.assigned())?.map(|row| Ok(row?.1));
+        Ok(Self {
+            rows: rows.collect::<Result<_>>()?,
+        })
     }
 
     /// Reads one cleaned document.

@@ -23,8 +23,7 @@ use crate::error::Error;
 use crate::error::Result;
 use crate::error::brief;
 use crate::files;
-use crate::files::Lines;
-use crate::json;
+use crate::jsonl;
 
 /// The texts that must stay unseen.
 fn unseen(settings: &Settings) -> Result<Unseen> {
@@ -124,11 +123,9 @@ pub fn clean(recipe: &Recipe, store: &Store, observer: &mut dyn Observer) -> Res
     let mut assigning = assign::Assigning::default();
     let collected = store.collected();
     let out = store.cleaned();
-    let mut lines = Lines::open(&collected)?;
     files::write_atomic_with(&out, |file| {
-        while let Some((_, line)) = lines.next_line()? {
-            let mut document: Document =
-                json::parse_slice(line).map_err(|e| e.at_path(&collected))?;
+        for row in jsonl::rows(&collected)? {
+            let (_, mut document): (usize, Document) = row?;
             observer.tell(Step::Clean.name(), document.row, 0)?;
             clean_one(&mut document, recipe, &unseen, &mut texts, &ids);
             ids.push(document.id.clone());

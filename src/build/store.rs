@@ -31,6 +31,7 @@ use crate::files::AppendLog;
 use crate::files::Lines;
 use crate::files::Lock;
 use crate::json;
+use crate::jsonl;
 use crate::stop::Stop;
 
 /// Version of the files, which changes when earlier versions cannot use them.
@@ -160,11 +161,10 @@ impl Store {
     /// Number of collected documents.
     pub fn outcome_of_collecting(&self, stop: &Stop) -> Result<Built> {
         let mut outcome = Built::default();
-        let mut lines = Lines::open(&self.collected())?;
-        while let Some((_, line)) = lines.next_line()? {
+        for row in jsonl::rows(&self.collected())? {
             stop.check("stopped")?;
+            let (_, found): (usize, RejectedOnly) = row?;
             outcome.collected += 1;
-            let found: RejectedOnly = json::parse_slice(line)?;
             outcome.rejected += usize::from(found.rejected.is_some());
         }
         outcome.pending = outcome.collected - outcome.rejected;

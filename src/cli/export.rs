@@ -12,7 +12,6 @@ use crate::cli::arguments::stored::Stored;
 use crate::cli::print;
 use crate::error::Error;
 use crate::error::Result;
-use crate::files;
 use crate::files::StagedDir;
 use crate::models::config::Config;
 use crate::models::export::Origin;
@@ -101,12 +100,9 @@ pub fn run(arguments: &Arguments) -> Result<()> {
             .at_path(&arguments.out)
             .hint("name a folder that does not exist yet"));
     }
-    let text = files::read_text(&arguments.adapter.join(peft::CONFIG_FILE))?;
-    let written: serde_json::Value =
-        serde_json::from_str(&text).map_err(|e| Error::input(&e).caused_by(e))?;
     let metadata = Metadata {
         base: arguments.model.clone(),
-        dropout: written["lora_dropout"].as_f64().unwrap_or(0.0),
+        dropout: adapter.dropout,
         variant: adapter.variant,
     };
     let staged = StagedDir::new(&arguments.out)?;

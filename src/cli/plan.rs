@@ -17,6 +17,7 @@ use crate::plan::Asked;
 use crate::plan::ModelPlace;
 use crate::plan::Plan;
 use crate::recipe::Recipe;
+use crate::records::picks;
 use crate::stop::Stop;
 
 #[derive(Args)]
@@ -89,7 +90,7 @@ pub fn run(arguments: &Arguments, stop: &Stop) -> Result<()> {
     stages.clear();
     let plan = outcome?;
     if let Some(path) = &arguments.picks {
-        files::write_atomic(path, plan.picks()?.as_bytes())?;
+        picks::write(path, &plan.picks()?)?;
     }
     if let Some(path) = &arguments.html {
         files::write_atomic(path, plan.page(&recipe.name).html().as_bytes())?;

@@ -23,12 +23,12 @@ use crate::models::AudioLlm;
 use crate::recipe::Begun;
 use crate::recipe::Opening;
 use crate::recipe::Recipe;
+use crate::records::checkpoint_state::State;
 use crate::schedule::Schedule;
 use crate::stop::Stop;
 use crate::train;
 use crate::train::Run;
 use crate::train::checkpoint;
-use crate::train::checkpoint::State;
 
 #[derive(Args)]
 pub struct Arguments {
@@ -121,7 +121,7 @@ impl Arguments {
         let best = run.folder.join("best");
         let mut best_step = None;
         if best.is_dir() {
-            best_step = checkpoint::read_state(&best)?.evaluated;
+            best_step = State::read(&best)?.evaluated;
             print::message(format_args!(
                 "best {}: {}",
                 run.evaluate

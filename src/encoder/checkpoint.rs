@@ -4,8 +4,6 @@ use std::collections::HashMap;
 use std::path::Path;
 
 use candle_core::Tensor;
-use serde::Deserialize;
-use serde::Serialize;
 
 use crate::encoder::step::Moments;
 use crate::error::Error;
@@ -13,32 +11,19 @@ use crate::error::Result;
 use crate::files;
 use crate::files::AppendLog;
 use crate::files::StagedDir;
-use crate::json;
 use crate::nn::checkpoint::read_safetensors;
 use crate::nn::parameters::Parameters;
 use crate::ops::device::to_host;
 use crate::ops::device::write_stretch;
+use crate::records::checkpoint_state::EncoderState;
 use crate::train::checkpoint as steps;
 
 const WEIGHTS_FILE: &str = "weights.safetensors";
 const OPTIMISER_FILE: &str = "optimiser.safetensors";
-const STATE_FILE: &str = "state.json";
 /// What a run says that was stopped.
 pub const STOPPED: &str = "stopped; go on with --resume";
 
 const HINT: &str = "remove this checkpoint and resume from the one before";
-
-/// State of a run.
-#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
-#[serde(deny_unknown_fields)]
-pub struct State {
-    /// The iteration, from 0.
-    pub iteration: usize,
-    /// Finished steps of it.
-    pub step: u64,
-    /// Bytes of the log at that point.
-    pub log_bytes: u64,
-}
 
 /// Buffers that are trained, with their moments.
 pub type Parts<'a> = [(&'a Parameters, &'a Moments)];
@@ -47,7 +32,7 @@ pub type Parts<'a> = [(&'a Parameters, &'a Moments)];
 ///
 /// # Errors
 /// The disk's.
-pub fn save(target: &Path, parts: &Parts, state: &State) -> Result<()> {
+pub fn save(target: &Path, parts: &Parts, state: &EncoderState) -> Result<()> {
     let staged = StagedDir::new(target)?;
     let mut weights = Vec::new();
     let mut moments = Vec::new();
@@ -60,8 +45,7 @@ pub fn save(target: &Path, parts: &Parts, state: &State) -> Result<()> {
     }
     files::write_safetensors(&staged.path().join(WEIGHTS_FILE), weights)?;
     files::write_safetensors(&staged.path().join(OPTIMISER_FILE), moments)?;
-    let text = serde_json::to_string_pretty(state).map_err(Error::bug_from)?;
-    files::write_atomic(&staged.path().join(STATE_FILE), (text + "\n").as_bytes())?;
+    state.write(staged.path())?;
     staged.commit()
 }
 
@@ -72,7 +56,7 @@ pub fn save(target: &Path, parts: &Parts, state: &State) -> Result<()> {
 pub fn save_newest(
     all: &Path,
     parts: &Parts,
-    state: &mut State,
+    state: &mut EncoderState,
     log: &mut AppendLog,
     keep: usize,
 ) -> Result<()> {
@@ -87,22 +71,12 @@ pub fn save_newest(
     Ok(())
 }
 
-/// Reads where a checkpoint stands.
-///
-/// # Errors
-/// A file that is missing or no state.
-pub fn read_state(dir: &Path) -> Result<State> {
-    let path = dir.join(STATE_FILE);
-    json::parse(&files::read_text(&path)?)
-        .map_err(|e| e.at("not a checkpoint's state").at_path(&path))
-}
-
 /// Takes a checkpoint's weights and moments over; returns its state.
 ///
 /// # Errors
 /// Files that are damaged or of another model.
-pub fn load(dir: &Path, parts: &Parts) -> Result<State> {
-    let state = read_state(dir)?;
+pub fn load(dir: &Path, parts: &Parts) -> Result<EncoderState> {
+    let state = EncoderState::read(dir)?;
     let weights_path = dir.join(WEIGHTS_FILE);
     let moments_path = dir.join(OPTIMISER_FILE);
     let weights = read_safetensors(&weights_path)?;

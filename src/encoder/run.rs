@@ -7,12 +7,8 @@ use std::time::Duration;
 use std::time::Instant;
 
 use candle_core::Device;
-use serde::Serialize;
-use serde_json::Value;
-use serde_json::json;
 
 use crate::encoder::checkpoint;
-use crate::encoder::checkpoint::State;
 use crate::encoder::clips;
 use crate::encoder::measure::measure;
 use crate::encoder::recipe::Origin;
@@ -25,6 +21,7 @@ use crate::encoder::step::Outcome;
 use crate::encoder::step::Piece;
 use crate::encoder::step::Work;
 use crate::encoder::targets;
+use crate::encoder::targets::target_folder;
 use crate::error::Error;
 use crate::error::Result;
 use crate::files;
@@ -38,47 +35,29 @@ use crate::models::hubert::Scope;
 use crate::models::hubert::Source;
 use crate::nn::precision::Precision;
 use crate::ops::adamw::norm;
+use crate::records::checkpoint_state::EncoderState;
+use crate::records::codebook::CodebookReport;
+use crate::records::inputs::EncoderInputs;
+use crate::records::inputs::INPUTS_FILE;
+use crate::records::log::EvalRecord;
+use crate::records::log::Line;
 use crate::records::log::StepRecord;
+use crate::records::run_folder::LOG_FILE;
+use crate::records::run_folder::RECIPE_FILE;
 use crate::seed::Key;
 use crate::stop::Stop;
 use crate::train::checkpoint as steps;
 use crate::train::environment::Pace;
 use crate::train::environment::Recorder;
 
-/// File of hashes of what a run was made from.
-const INPUTS_FILE: &str = "inputs.json";
-/// File of the recipe with its defaults.
-const RECIPE_FILE: &str = "recipe.yaml";
-/// File of the log.
-const LOG_FILE: &str = "log.jsonl";
-
 /// Told how a run goes on.
 pub trait Observer {
     /// Work before the first step of an iteration; an error stops it.
     fn preparing(&mut self, what: &'static str, done: usize, total: usize) -> Result<()>;
     /// A finished step of a run of `num_steps`.
-    fn step(&mut self, record: &Record, num_steps: u64);
+    fn step(&mut self, record: &StepRecord, num_steps: u64);
     /// A measurement.
     fn evaluated(&mut self, at_step: u64, scores: &BTreeMap<String, f64>);
-}
-
-/// One line of the log: the fields of every training, then those of encoders. Tokens are frames, target tokens those with a weight.
-#[derive(Clone, Debug, PartialEq, Serialize)]
-pub struct Record {
-    /// `train`: what kind of line this is.
-    pub kind: &'static str,
-    /// Fields that every training logs; `stage` is the iteration.
-    #[serde(flatten)]
-    pub step: StepRecord,
-    /// Share of masked frames whose id was predicted.
-    #[serde(skip_serializing_if = "Option::is_none")]
-    pub masked_accuracy: Option<f64>,
-    /// The same of frames that were not masked.
-    #[serde(skip_serializing_if = "Option::is_none")]
-    pub unmasked_accuracy: Option<f64>,
-    /// Mean cosine with a teacher's features, where these are learned.
-    #[serde(skip_serializing_if = "Option::is_none")]
-    pub cosine: Option<f64>,
 }
 
 /// Trains all iterations; with `resume` from where the run stood. Returns the folder of the last encoder.
@@ -187,19 +166,18 @@ fn inputs(recipe: &Recipe) -> Result<String> {
             }
         }
     }
-    let text = serde_json::to_string_pretty(&hashes).map_err(Error::bug_from)?;
-    Ok(text + "\n")
+    EncoderInputs { hashes }.to_text()
 }
 
-/// State of a run: that of the newest checkpoint of the newest iteration that has one, else the beginning.
-fn newest_state(recipe: &Recipe, folder: &Path) -> Result<State> {
+/// EncoderState of a run: that of the newest checkpoint of the newest iteration that has one, else the beginning.
+fn newest_state(recipe: &Recipe, folder: &Path) -> Result<EncoderState> {
     for iteration in (0..recipe.iterations.len()).rev() {
         let all = steps::list(&checkpoints(folder, iteration))?;
         if let Some((_, path)) = all.last() {
-            return checkpoint::read_state(path);
+            return EncoderState::read(path);
         }
     }
-    Ok(State::default())
+    Ok(EncoderState::default())
 }
 
 fn checkpoints(folder: &Path, iteration: usize) -> PathBuf {
@@ -251,9 +229,9 @@ impl Session<'_> {
         let model = Hubert::new(config, &Source::Random { seed }, Scope::Full, &heads)?;
         let moments = Moments::new(&model.parameters)?;
 
-        let mut state = State {
+        let mut state = EncoderState {
             iteration: self.iteration,
-            ..State::default()
+            ..EncoderState::default()
         };
         if let Some((_, path)) = steps::list(&checkpoints(self.folder, self.iteration))?.last() {
             state = checkpoint::load(path, &[(&model.parameters, &moments)])?;
@@ -275,9 +253,8 @@ impl Session<'_> {
 
             let begin = Instant::now();
             let record = self.step(&work, &moments, state.step)?;
-            let line = serde_json::to_string(&record).map_err(Error::bug_from)?;
-            log.line(&line)?;
-            recorder.step(&record.step, pace_of(begin));
+            log.line(&Line::Train(record.clone()).to_text()?)?;
+            recorder.step(&record, pace_of(begin));
             let num_steps = recipe.steps_before(recipe.iterations.len());
             observer.step(&record, num_steps);
 
@@ -286,9 +263,8 @@ impl Session<'_> {
             let is_last = state.step == settings.steps;
             if is_last || every > 0 && state.step.is_multiple_of(every) {
                 let scores = measure(&work)?;
-                let line = json!({ "kind": "eval", "at_step": record.step.step, "scores": scores });
-                log.line(&line.to_string())?;
-                observer.evaluated(record.step.step, &scores);
+                log.line(&Line::Eval(eval_record(record.step, &scores)).to_text()?)?;
+                observer.evaluated(record.step, &scores);
             }
             if is_last || state.step.is_multiple_of(recipe.checkpoint.every) {
                 self.save(&model, &moments, &mut state, log)?;
@@ -302,7 +278,7 @@ impl Session<'_> {
     }
 
     /// One step of the iteration, from 0.
-    fn step(&self, work: &Work, moments: &Moments, step: u64) -> Result<Record> {
+    fn step(&self, work: &Work, moments: &Moments, step: u64) -> Result<StepRecord> {
         let recipe = self.recipe;
         let settings = &recipe.iterations[self.iteration];
         let optimiser = &recipe.optimiser;
@@ -325,10 +301,10 @@ impl Session<'_> {
 
         let number = recipe.steps_before(self.iteration) + step + 1;
         let mut record = record(self.iteration, number, &pieces, &outcome);
-        record.step.grad_norm = grad_norm.value()?;
-        record.step.learning_rate = learning_rate;
+        record.grad_norm = grad_norm.value()?;
+        record.learning_rate = learning_rate;
         if settings.loss.unmasked > 0.0 {
-            record.step.target_tokens = record.step.tokens;
+            record.target_tokens = record.tokens;
         }
         Ok(record)
     }
@@ -337,7 +313,7 @@ impl Session<'_> {
         &self,
         model: &Hubert,
         moments: &Moments,
-        state: &mut State,
+        state: &mut EncoderState,
         log: &mut AppendLog,
     ) -> Result<()> {
         checkpoint::save_newest(
@@ -351,7 +327,7 @@ impl Session<'_> {
 }
 
 /// The line of a step, its optimiser's numbers still to come.
-fn record(iteration: usize, step: u64, pieces: &[Piece], outcome: &Outcome) -> Record {
+fn record(iteration: usize, step: u64, pieces: &[Piece], outcome: &Outcome) -> StepRecord {
     let masked = pieces
         .iter()
         .flat_map(|piece| &piece.masked)
@@ -364,42 +340,47 @@ fn record(iteration: usize, step: u64, pieces: &[Piece], outcome: &Outcome) -> R
         .filter(|&cosine| cosine != 0.0)
         .collect();
     let mean = cosines.iter().sum::<f64>() / cosines.len().max(1) as f64;
-    Record {
-        kind: "train",
-        step: StepRecord {
-            step,
-            stage: format!("iteration-{}", iteration + 1),
-            loss: outcome.loss,
-            grad_norm: 0.0,
-            learning_rate: 0.0,
-            examples: pieces.len(),
-            tokens: outcome.frames as usize,
-            target_tokens: masked,
-            seconds: outcome.seconds,
-            skipped: 0,
-            tasks: BTreeMap::new(),
-        },
+
+    StepRecord {
+        step,
+        stage: format!("iteration-{}", iteration + 1),
+        loss: outcome.loss,
+        grad_norm: 0.0,
+        learning_rate: 0.0,
+        examples: pieces.len(),
+        tokens: outcome.frames as usize,
+        target_tokens: masked,
+        seconds: outcome.seconds,
+        skipped: 0,
+        tasks: BTreeMap::new(),
         masked_accuracy: outcome.masked_accuracy(),
         unmasked_accuracy: outcome.unmasked_accuracy(),
         cosine: (!cosines.is_empty()).then_some(mean),
     }
 }
 
+/// The line of an evaluation.
+pub(super) fn eval_record(at_step: u64, scores: &BTreeMap<String, f64>) -> EvalRecord {
+    EvalRecord {
+        at_step,
+        control: None,
+        scores: scores
+            .iter()
+            .map(|(name, value)| (name.clone(), *value))
+            .collect(),
+    }
+}
+
 /// The reports on the codebooks of a run, iteration by iteration.
 ///
 /// # Errors
-/// A report that is no JSON.
-pub fn reports(recipe: &Recipe) -> Result<Vec<Value>> {
+/// A file that is no report.
+pub fn reports(recipe: &Recipe) -> Result<Vec<CodebookReport>> {
     let mut reports = Vec::new();
     for (i, iteration) in recipe.iterations.iter().enumerate() {
         for target in 0..iteration.targets.len() {
-            let path = iteration_folder(&recipe.folder(), i)
-                .join(format!("target-{}", target + 1))
-                .join("report.json");
-            if path.is_file() {
-                let text = files::read_text(&path)?;
-                reports.push(crate::json::parse(&text).map_err(|e| e.at_path(&path))?);
-            }
+            let folder = target_folder(&iteration_folder(&recipe.folder(), i), target);
+            reports.extend(CodebookReport::read(&folder)?);
         }
     }
     Ok(reports)

@@ -7,7 +7,6 @@ use std::path::PathBuf;
 use candle_core::Device;
 use candle_core::Tensor;
 use serde_json::Value;
-use serde_json::json;
 
 use crate::encoder::clips::Item;
 use crate::encoder::features::Extractor;
@@ -25,6 +24,8 @@ use crate::files::StagedDir;
 use crate::models::hubert::config::Config;
 use crate::nn::checkpoint::read_safetensors;
 use crate::ops::device::random_normal;
+use crate::records::codebook::CodebookReport;
+use crate::records::codebook::FieldAgreement;
 use crate::seed::Key;
 use crate::stats::codes::Codes;
 use crate::stats::kmeans::plus_plus;
@@ -42,8 +43,6 @@ const SETTLED: f64 = 1e-4;
 const CODEBOOK_FILE: &str = "codebook.safetensors";
 /// File of the ids.
 const CODES_FILE: &str = "codes.safetensors";
-/// File of what is known of the codebook.
-const REPORT_FILE: &str = "report.json";
 
 /// Targets of a student.
 pub enum Taught {
@@ -168,7 +167,8 @@ fn make_all(
     files::remove_dir(shards_folder)
 }
 
-fn target_folder(folder: &Path, target: usize) -> PathBuf {
+/// The folder of a target in that of its iteration.
+pub(super) fn target_folder(folder: &Path, target: usize) -> PathBuf {
     folder.join(format!("target-{}", target + 1))
 }
 
@@ -219,19 +219,17 @@ struct Maker<'a> {
 }
 
 /// Agreement of the codes with fields of rows.
-fn agreements<'a>(against: &[(&'a String, Codes)]) -> BTreeMap<&'a str, Value> {
-    against
-        .iter()
-        .filter_map(|(field, codes)| {
-            let agreement = codes.agreement()?;
-            let value = json!({
-                "purity": agreement.purity,
-                "cluster_purity": agreement.cluster_purity,
-                "pnmi": agreement.pnmi,
-            });
-            Some((field.as_str(), value))
-        })
-        .collect()
+fn agreements(against: &[(&String, Codes)]) -> BTreeMap<String, FieldAgreement> {
+    let of_field = |(field, codes): &(&String, Codes)| {
+        let agreement = codes.agreement()?;
+        let agreement = FieldAgreement {
+            purity: agreement.purity,
+            cluster_purity: agreement.cluster_purity,
+            pnmi: agreement.pnmi,
+        };
+        Some(((*field).clone(), agreement))
+    };
+    against.iter().filter_map(of_field).collect()
 }
 
 /// A linear reduction of features.
@@ -304,21 +302,20 @@ impl Maker<'_> {
         let codebook = self.codebook(&clusters, dims, reduction.as_ref())?;
         files::write_safetensors(&staged.path().join(CODEBOOK_FILE), codebook)?;
         files::write_safetensors(&staged.path().join(CODES_FILE), ids)?;
-        let report = json!({
-            "layer": self.layer,
-            "width": self.width,
-            "dims": dims,
-            "reduction": 1.0 - dims as f64 / self.width as f64,
-            "explained_variance": reduction.as_ref().and_then(|r| r.explained),
-            "clusters": clusters.len(),
-            "active": codes.num_active(),
-            "perplexity": codes.perplexity(),
-            "inertia_per_frame": inertia,
-            "passes": passes,
-            "against": agreements(&against),
-        });
-        let text = serde_json::to_string_pretty(&report).map_err(Error::bug_from)?;
-        files::write_atomic(&staged.path().join(REPORT_FILE), (text + "\n").as_bytes())?;
+        let report = CodebookReport {
+            layer: self.layer,
+            width: self.width,
+            dims,
+            reduction: 1.0 - dims as f64 / self.width as f64,
+            explained_variance: reduction.as_ref().and_then(|r| r.explained),
+            clusters: clusters.len(),
+            active: codes.num_active(),
+            perplexity: codes.perplexity(),
+            inertia_per_frame: inertia,
+            passes,
+            against: agreements(&against),
+        };
+        report.write(staged.path())?;
         staged.commit()
     }
 

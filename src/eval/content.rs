@@ -25,6 +25,8 @@ use crate::eval::question::Wanted;
 use crate::featurise::Loader;
 use crate::files;
 use crate::files::AppendLog;
+use crate::jsonl;
+use crate::jsonl::LastLine;
 use crate::models::generate::Sampling;
 use crate::models::generate::Strategy;
 use crate::models::trained;
@@ -78,16 +80,16 @@ impl Contents {
     /// A file of hashes that cannot be read.
     pub fn open(folder: &Path) -> Result<Self> {
         let path = folder.join(FILE);
-        let text = if path.is_file() {
-            files::read_text(&path)?
-        } else {
-            String::new()
-        };
-        // A line that a kill has cut short, or that says something else, only costs reading a file again.
-        let known = text
-            .lines()
-            .filter_map(|line| serde_json::from_str::<Remembered>(line).ok());
-        let remembered = known.map(|known| (known.path.clone(), known)).collect();
+        let mut remembered = HashMap::new();
+        if path.is_file() {
+            jsonl::each_line(&path, LastLine::Row, |_, line| {
+                // A line that says something else only costs reading a file again.
+                if let Ok(known) = serde_json::from_slice::<Remembered>(line) {
+                    remembered.insert(known.path.clone(), known);
+                }
+                Ok(())
+            })?;
+        }
         Ok(Self {
             folder: folder.to_owned(),
             hashes: Mutex::default(),

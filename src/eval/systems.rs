@@ -19,7 +19,6 @@ use crate::files;
 use crate::machine;
 use crate::models::AudioLlm;
 use crate::models::config::Config;
-use crate::models::trained;
 use crate::models::trained::Trained;
 use crate::nn::lora::Plan;
 use crate::nn::precision::Computes;
@@ -172,14 +171,14 @@ impl Systems {
         self.trained.iter().map(of_system).collect()
     }
 
-    /// Refuses adapters that will not load, before the first question; parts of full fine-tuning are too large to be read twice.
+    /// Refuses adapters and trained parts whose names or shapes do not fit the base, before the first question.
+    ///
+    /// # Errors
+    /// As [`Trained::check`].
     pub fn check_adapters(&self, respondents: &[Respondent]) -> Result<()> {
-        let open = respondents
-            .iter()
-            .filter(|one| one.num_open() > 0)
-            .filter_map(|one| one.adapter.as_deref());
-        open.filter(|folder| !folder.join(trained::FILE).is_file())
-            .try_for_each(|folder| Trained::load(folder, &self.config).map(drop))
+        let open = respondents.iter().filter(|one| one.num_open() > 0);
+        open.filter_map(|one| one.adapter.as_deref())
+            .try_for_each(|folder| Trained::check(folder, &self.config))
     }
 
     /// The weights of a system; `note` is given what its adapter's folder says.

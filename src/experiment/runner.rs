@@ -16,6 +16,7 @@ use crate::files;
 use crate::files::Lock;
 use crate::recipe::Begun;
 use crate::recipe::Opening;
+use crate::records::checkpoint_state::State;
 use crate::records::scores;
 use crate::records::scores::Scores;
 use crate::records::scores::ScoresFile;
@@ -167,7 +168,7 @@ fn run_one(
     let Some(suite) = test else { return Ok(()) };
     judge(&run, &model, suite, TEST_FOLDER, watcher, stop)?;
     let best = run.folder.join("best");
-    if best.is_dir() && checkpoint::read_state(&best)?.step != state.step {
+    if best.is_dir() && State::read(&best)?.step != state.step {
         checkpoint::load(&best, &model, &mut optimiser)?;
         return judge(&run, &model, suite, BEST_FOLDER, watcher, stop);
     }

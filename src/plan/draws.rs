@@ -5,6 +5,7 @@ use crate::error::Result;
 use crate::parts::Part;
 use crate::parts::Training;
 use crate::recipe::Recipe;
+use crate::records::picks::StepPicks;
 use crate::schedule::Draw;
 use crate::schedule::EmbeddingSource;
 use crate::schedule::Pick;
@@ -124,19 +125,11 @@ pub fn of_all(
         .collect()
 }
 
-/// One line of a file of picks.
-#[derive(serde::Serialize)]
-struct Line<'a> {
-    step: u64,
-    stage: &'a str,
-    ids: Vec<String>,
-}
-
-/// The rows of every step as JSON lines: `step` from 1, `stage`, `ids`.
+/// The rows of every step.
 ///
 /// # Errors
 /// A stage whose picks are not known.
-pub fn json_lines(draws: &[StageDraws], corpus: &Corpus) -> Result<String> {
+pub fn picks(draws: &[StageDraws], corpus: &Corpus) -> Result<Vec<StepPicks>> {
     if let Some((draws, why)) = draws
         .iter()
         .find_map(|draws| Some((draws, draws.unknown.as_ref()?)))
@@ -148,17 +141,16 @@ pub fn json_lines(draws: &[StageDraws], corpus: &Corpus) -> Result<String> {
         .at("--picks")
         .hint("leave --picks out: shares, coverage and repeats are known all the same"));
     }
-    let mut lines = String::new();
+
+    let mut found = Vec::new();
     for StageDraws { stage, steps, .. } in draws {
         for (step, picks) in stage.range().zip(steps) {
-            let line = Line {
+            found.push(StepPicks {
                 step: step + 1,
-                stage: &stage.name,
+                stage: stage.name.clone(),
                 ids: picks.iter().map(|pick| corpus.id(pick.row)).collect(),
-            };
-            lines += &serde_json::to_string(&line).map_err(Error::bug_from)?;
-            lines.push('\n');
+            });
         }
     }
-    Ok(lines)
+    Ok(found)
 }

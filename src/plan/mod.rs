@@ -43,6 +43,7 @@ use crate::plan::shares::StageShares;
 use crate::plan::table::Table;
 use crate::recipe::Recipe;
 use crate::recipe::Rows;
+use crate::records::picks::StepPicks;
 use crate::schedule::Draw;
 use crate::schedule::EmbeddingSource;
 use crate::schedule::Embeddings;
@@ -279,12 +280,12 @@ impl Plan {
         })
     }
 
-    /// The rows of every step as JSON lines: `step` from 1, `stage`, `ids`; exactly what training will draw.
+    /// The rows of every step, exactly as training will draw them.
     ///
     /// # Errors
     /// A stage whose picks are not known before training, with the reason.
-    pub fn picks(&self) -> Result<String> {
-        draws::json_lines(&self.draws, &self.corpus)
+    pub fn picks(&self) -> Result<Vec<StepPicks>> {
+        draws::picks(&self.draws, &self.corpus)
     }
 
     /// The plan for a terminal, at most 110 characters wide where names are not longer.

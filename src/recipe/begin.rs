@@ -22,11 +22,11 @@ use crate::nn::lora::Masks;
 use crate::recipe::Opened;
 use crate::recipe::Recipe;
 use crate::recipe::WeightsSource;
+use crate::records::checkpoint_state::State;
 use crate::records::inputs::Inputs;
 use crate::schedule::Schedule;
 use crate::train::Run;
 use crate::train::checkpoint;
-use crate::train::checkpoint::State;
 use crate::train::optimiser::Optimiser;
 
 /// A run that is ready to train, from its first step or from its last checkpoint.
@@ -94,7 +94,7 @@ impl Recipe {
         let mut notes = Vec::new();
         let saved = last
             .as_ref()
-            .map(|(_, path)| checkpoint::read_state(path))
+            .map(|(_, path)| State::read(path))
             .transpose()?;
         if let Some(saved) = &saved {
             check_files(saved)?;

@@ -8,13 +8,10 @@ use std::time::Instant;
 use chrono::SecondsFormat;
 use chrono::Utc;
 
-use crate::error::Error;
 use crate::error::Kind;
 use crate::error::Result;
-use crate::files;
 use crate::machine;
 use crate::nn::precision::Computes;
-use crate::records::environment::ENVIRONMENT_FILE;
 use crate::records::environment::Environment;
 use crate::records::environment::FORMAT;
 use crate::records::environment::Machine;
@@ -44,7 +41,7 @@ impl Pace {
 
 /// The record of a run, with the session that goes on now.
 pub struct Recorder {
-    path: PathBuf,
+    folder: PathBuf,
     earlier: Vec<Session>,
     now: Session,
     begun: Instant,
@@ -54,12 +51,8 @@ impl Recorder {
     /// Begins a session of the run in `folder`, which stands at `step`. What earlier sessions wrote is kept; a file that cannot be read
     /// counts as none, because nothing depends on it.
     pub fn begin(folder: &Path, step: u64, computes: Computes, machine: &Machine) -> Self {
-        let path = folder.join(ENVIRONMENT_FILE);
-        let earlier = files::read_text(&path)
-            .ok()
-            .and_then(|text| serde_json::from_str::<Environment>(&text).ok())
-            .map(|environment| environment.sessions)
-            .unwrap_or_default();
+        let earlier = Environment::read(folder).ok().flatten();
+        let earlier = earlier.map_or_else(Vec::new, |environment| environment.sessions);
         let now = Session {
             started: timestamp(),
             ended: timestamp(),
@@ -75,7 +68,7 @@ impl Recorder {
             machine: machine.clone(),
         };
         Self {
-            path,
+            folder: folder.to_owned(),
             earlier,
             now,
             begun: Instant::now(),
@@ -107,9 +100,7 @@ impl Recorder {
             work,
             sessions,
         };
-        let text = serde_json::to_string_pretty(&environment).map_err(Error::bug_from)?;
-
-        files::write_atomic(&self.path, (text + "\n").as_bytes())
+        environment.write(&self.folder)
     }
 
     /// Writes the file for the last time.
@@ -133,6 +124,9 @@ mod tests {
     use std::collections::BTreeMap;
 
     use super::*;
+    use crate::error::Error;
+    use crate::files;
+    use crate::records::environment::ENVIRONMENT_FILE;
 
     fn record(step: u64) -> StepRecord {
         StepRecord {
@@ -147,6 +141,9 @@ mod tests {
             seconds: 6.0,
             skipped: 0,
             tasks: BTreeMap::new(),
+            masked_accuracy: None,
+            unmasked_accuracy: None,
+            cosine: None,
         }
     }
 
@@ -154,10 +151,7 @@ mod tests {
     fn sessions_add_up_and_speeds_are_of_steps_alone() {
         let dir = tempfile::tempdir().unwrap();
         let machine = machine::here(None);
-        let read = || -> Environment {
-            serde_json::from_str(&files::read_text(&dir.path().join(ENVIRONMENT_FILE)).unwrap())
-                .unwrap()
-        };
+        let read = || Environment::read(dir.path()).unwrap().unwrap();
         let pace = |took: u64, waited: u64| Pace {
             took: Duration::from_secs(took),
             waited: Duration::from_secs(waited),
@@ -212,8 +206,7 @@ mod tests {
         files::write_atomic(&dir.path().join(ENVIRONMENT_FILE), b"{\"format\": 1, \"ses").unwrap();
         let mut recorder = Recorder::begin(dir.path(), 5, Computes::default(), &Machine::default());
         recorder.write().unwrap();
-        let text = files::read_text(&dir.path().join(ENVIRONMENT_FILE)).unwrap();
-        let found: Environment = serde_json::from_str(&text).unwrap();
+        let found = Environment::read(dir.path()).unwrap().unwrap();
         assert_eq!((found.sessions.len(), found.sessions[0].from_step), (1, 5));
     }
 }

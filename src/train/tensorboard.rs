@@ -5,13 +5,15 @@ use std::path::PathBuf;
 use std::time::SystemTime;
 use std::time::UNIX_EPOCH;
 
-use serde_json::Value;
-
-use crate::error::Error;
 use crate::error::Result;
 use crate::files;
 use crate::files::AppendLog;
-use crate::files::Lines;
+use crate::jsonl;
+use crate::jsonl::LastLine;
+use crate::records::log::EvalRecord;
+use crate::records::log::Line;
+use crate::records::log::ProbeRecord;
+use crate::records::log::StepRecord;
 use crate::train::environment::Pace;
 
 /// TensorBoard reads every file of a folder that has `tfevents` in its name.
@@ -31,14 +33,14 @@ impl Events {
         let begun = written.next().map_or_else(now, |event| event.time);
         let mut bytes = record(&event(begun, 0, &[], Some("brain.Event:2")));
         if log.is_file() {
-            let mut lines = Lines::open(log)?;
-            while let Some((_, line)) = lines.next_line()? {
+            jsonl::each_line(log, LastLine::Row, |_, line| {
                 // The file is the log's lines in their order, so a record belongs to the line of its place.
                 let event = written.next();
                 let time = event.as_ref().map_or_else(now, |event| event.time);
                 let share = event.and_then(|event| event.waiting_share);
-                bytes.extend(records_of(&String::from_utf8_lossy(line), time, share)?);
-            }
+                bytes.extend(records_of(line, time, share)?);
+                Ok(())
+            })?;
         }
         files::write_atomic(&path, &bytes)?;
         Ok(Self {
@@ -49,7 +51,8 @@ impl Events {
     /// Adds what a line of the log says, and of a step's line how long its data was waited for.
     pub fn line(&mut self, line: &str, pace: Option<Pace>) -> Result<()> {
         let share = pace.map(|pace| pace.waiting_share() as f32);
-        self.file.append(&records_of(line, now(), share)?)
+        self.file
+            .append(&records_of(line.as_bytes(), now(), share)?)
     }
 }
 
@@ -63,10 +66,10 @@ fn now() -> f64 {
 const WAITING_SHARE: &str = "data/waiting_share";
 
 /// The record of a line of the log, ready for the file.
-fn records_of(line: &str, time: f64, waiting_share: Option<f32>) -> Result<Vec<u8>> {
-    let line: Value = serde_json::from_str(line).map_err(Error::bug_from)?;
-    let (step, mut scalars) = scalars(&line);
-    if line["kind"] == "train" {
+fn records_of(line: &[u8], time: f64, waiting_share: Option<f32>) -> Result<Vec<u8>> {
+    let line = Line::parse(line)?;
+    let (step, mut scalars) = line.as_ref().map(scalars).unwrap_or_default();
+    if matches!(line, Some(Line::Train(_))) {
         scalars.extend(waiting_share.map(|share| (WAITING_SHARE.to_owned(), share)));
     }
     Ok(record(&event(time, step, &scalars, None)))
@@ -119,51 +122,50 @@ fn written(mut bytes: &[u8]) -> Vec<Written> {
     found
 }
 
-/// Step and named numbers of a line of the log.
-fn scalars(line: &Value) -> (u64, Vec<(String, f32)>) {
-    let number = |value: &Value| value.as_f64().map(|value| value as f32);
-
-    if line["kind"] == "eval" {
-        let stem = line["control"]
-            .as_str()
-            .map_or("eval".to_owned(), |control| format!("eval-{control}"));
-        let scores = line["scores"].as_object().into_iter().flatten();
-        return (
-            line["at_step"].as_u64().unwrap_or(0),
-            scores
-                .filter_map(|(name, value)| Some((format!("{stem}/{name}"), number(value)?)))
-                .collect(),
-        );
-    }
-
-    if line["kind"] == "probe" {
-        let of = |name: &'static str| {
-            line[name]
-                .as_object()
-                .into_iter()
-                .flatten()
-                .map(move |(of, value)| (format!("probe/{name}/{of}"), value))
-        };
-        return (
-            line["at_step"].as_u64().unwrap_or(0),
-            of("norms")
-                .chain(of("cosines"))
-                .filter_map(|(name, value)| Some((name, number(value)?)))
-                .collect(),
-        );
-    }
-
-    let whole = ["loss", "grad_norm", "learning_rate"]
-        .into_iter()
-        .filter_map(|name| Some((format!("train/{name}"), number(&line[name])?)));
-    let tasks = line["tasks"].as_object().into_iter().flatten();
-    let by_task = tasks.filter_map(|(task, record)| {
-        Some((format!("train/{task}/loss"), number(&record["loss"])?))
-    });
+/// Step and named numbers of a line of the log; step 0 and none of lines that have no curve.
+fn scalars(line: &Line) -> (u64, Vec<(String, f32)>) {
+    let (step, found) = match line {
+        Line::Train(record) => (record.step, of_step(record)),
+        Line::Eval(record) => (record.at_step, of_evaluation(record)),
+        Line::Probe(record) => (record.at_step, of_probe(record)),
+        Line::StageEnd(_) | Line::Device(_) => (0, Vec::new()),
+    };
+    let finite = found.into_iter().filter(|(_, value)| value.is_finite());
     (
-        line["step"].as_u64().unwrap_or(0),
-        whole.chain(by_task).collect(),
+        step,
+        finite.map(|(name, value)| (name, value as f32)).collect(),
     )
+}
+
+fn of_step(record: &StepRecord) -> Vec<(String, f64)> {
+    let mut found = vec![
+        ("train/loss".to_owned(), record.loss),
+        ("train/grad_norm".to_owned(), record.grad_norm),
+        ("train/learning_rate".to_owned(), record.learning_rate),
+    ];
+    let by_task = record.tasks.iter();
+    found.extend(by_task.map(|(task, record)| (format!("train/{task}/loss"), record.loss)));
+    found
+}
+
+fn of_evaluation(record: &EvalRecord) -> Vec<(String, f64)> {
+    let stem = record
+        .control
+        .as_ref()
+        .map_or("eval".to_owned(), |control| format!("eval-{control}"));
+    let scores = record.scores.iter();
+    scores
+        .map(|(name, value)| (format!("{stem}/{name}"), *value))
+        .collect()
+}
+
+fn of_probe(record: &ProbeRecord) -> Vec<(String, f64)> {
+    let norms = record.norms.iter();
+    let cosines = record.cosines.iter();
+    norms
+        .map(|(task, value)| (format!("probe/norms/{task}"), *value))
+        .chain(cosines.map(|(pair, value)| (format!("probe/cosines/{pair}"), *value)))
+        .collect()
 }
 
 /// TensorFlow's `Event` message with a `Summary` of simple values, in protocol-buffer encoding (tensorflow/core/util/event.proto).
@@ -286,7 +288,8 @@ mod tests {
 
     #[test]
     fn a_line_of_the_log_becomes_named_numbers() {
-        let line = serde_json::json!({"kind": "train", "step": 3, "loss": 2.0, "grad_norm": 1.0, "learning_rate": 0.5, "tasks": {"asr": {"loss": 4.0}}});
+        let scalars = |line: &str| scalars(&Line::parse(line.as_bytes()).unwrap().unwrap());
+        let line = r#"{"kind": "train", "step": 3, "loss": 2.0, "grad_norm": 1.0, "learning_rate": 0.5, "tasks": {"asr": {"loss": 4.0}, "none": {"loss": null}}}"#;
         let named = |name: &str, value: f32| (name.to_owned(), value);
         let expected = vec![
             named("train/loss", 2.0),
@@ -294,11 +297,20 @@ mod tests {
             named("train/learning_rate", 0.5),
             named("train/asr/loss", 4.0),
         ];
-        assert_eq!(scalars(&line), (3, expected));
-        let line = serde_json::json!({"kind": "eval", "at_step": 6, "control": "no-audio", "scores": {"words.wer": 1.0}});
+        assert_eq!(scalars(line), (3, expected));
+        let line = r#"{"kind": "eval", "at_step": 6, "control": "no-audio", "scores": {"words.wer": 1.0}}"#;
         assert_eq!(
-            scalars(&line),
+            scalars(line),
             (6, vec![named("eval-no-audio/words.wer", 1.0)])
         );
+        let line = r#"{"kind": "probe", "at_step": 7, "stage": "s", "norms": {"asr": 2.0}, "cosines": {"asr|emotion": null, "asr|gist": 0.5}}"#;
+        let expected = vec![
+            named("probe/norms/asr", 2.0),
+            named("probe/cosines/asr|gist", 0.5),
+        ];
+        assert_eq!(scalars(line), (7, expected));
+        let line =
+            r#"{"kind": "stage_end", "at_step": 7, "stage": "s", "reason": "no better score"}"#;
+        assert_eq!(scalars(line), (0, Vec::new()));
     }
 }

@@ -15,12 +15,15 @@ use crate::files::AppendLog;
 use crate::models::AudioEmbeddings;
 use crate::models::AudioLlm;
 use crate::models::Pass;
+use crate::nn::precision::Computes;
 use crate::nn::precision::Place;
 use crate::ops::scalar::Scalar;
 use crate::ops::scalar::read;
 use crate::parts::Part;
 use crate::parts::PerPart;
 use crate::parts::Training;
+use crate::records::checkpoint_state::Computed;
+use crate::records::checkpoint_state::State;
 use crate::records::log::DeviceRecord;
 use crate::records::log::Line;
 use crate::records::log::ProbeRecord;
@@ -31,7 +34,6 @@ use crate::schedule::Schedule;
 use crate::schedule::Stage;
 use crate::stop::Stop;
 use crate::train::checkpoint;
-use crate::train::checkpoint::State;
 use crate::train::embeddings;
 use crate::train::embeddings::Embedder;
 use crate::train::embeddings::PoolVectors;
@@ -99,18 +101,14 @@ impl Trainer<'_> {
 
     /// A line of the log where another device or type than before computes from here on.
     fn tell_device(&mut self) -> Result<()> {
-        let computes = self.run.computes;
+        let computes = computed(self.run.computes);
         if self.state.computes == computes || self.state.step == self.schedule.num_steps() {
             return Ok(());
         }
         let record = DeviceRecord {
             at_step: self.state.step,
-            device: match computes.device {
-                Place::Cpu => "cpu",
-                Place::Cuda => "cuda",
-            }
-            .to_owned(),
-            precision: computes.precision.to_string(),
+            device: computes.device.clone(),
+            precision: computes.precision.clone(),
         };
         self.log.line(&Line::Device(record).to_text()?)?;
         self.state.computes = computes;
@@ -382,6 +380,9 @@ impl Trainer<'_> {
             seconds: examples.iter().map(|example| example.seconds).sum(),
             skipped: loaded.skipped.len(),
             tasks,
+            masked_accuracy: None,
+            unmasked_accuracy: None,
+            cosine: None,
         })
     }
 
@@ -528,4 +529,16 @@ fn updates(schedule: &Schedule, run: &Run, step: u64) -> PerPart<u64> {
 pub fn check(stop: &Stop) -> Result<()> {
     stop.check("stopped")
         .map_err(|e| e.hint("continue with `--resume`"))
+}
+
+/// Device and precision as states name them.
+fn computed(computes: Computes) -> Computed {
+    let device = match computes.device {
+        Place::Cpu => "cpu",
+        Place::Cuda => "cuda",
+    };
+    Computed {
+        device: device.to_owned(),
+        precision: computes.precision.to_string(),
+    }
 }

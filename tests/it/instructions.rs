@@ -18,6 +18,7 @@ use maqam::eval::instructions::settings::CLIPS_A_WORDING;
 use maqam::eval::instructions::settings::Settings;
 use maqam::eval::instructions::suite::Suite;
 use maqam::eval::instructions::suite::suite;
+use maqam::records::instructions::InstructionScores;
 use maqam::records::run_folder::Evaluation;
 use maqam::task::Task;
 use maqam::task::Tasks;
@@ -457,7 +458,8 @@ fn the_floor_is_that_of_an_independent_count() {
         score::read_suite(Path::new(&repository("eval/instructions/sample-dev.jsonl"))).unwrap();
     assert_eq!(golden["rows"], suite.len());
     let found = score::constant(&suite).unwrap();
-    let followed = |scores: &score::Scores| scores.rows.iter().filter(|row| row.follows()).count();
+    let followed =
+        |scores: &InstructionScores| scores.rows.iter().filter(|row| row.follows()).count();
     assert_eq!(
         (
             golden["answer"].as_str().unwrap(),
@@ -768,7 +770,7 @@ fn a_report_reads_the_table() {
     assert!(
         model.all.prompt_loose == 1.0
             && base.all.prompt_strict == 1.0
-            && base.kind("json").unwrap().prompt_strict == 1.0
+            && base.kinds.get("json").unwrap().prompt_strict == 1.0
     );
 }
 

@@ -1,7 +1,9 @@
 //! JSON lines that one command wrote and another reads: errors name file and line, and ids that do not fit together are named.
 
 use std::collections::HashMap;
+use std::marker::PhantomData;
 use std::path::Path;
+use std::path::PathBuf;
 
 use serde::Deserialize;
 use serde::de::DeserializeOwned;
@@ -20,21 +22,89 @@ pub struct Answered {
     pub prediction: String,
 }
 
-/// Every line of a file with its number, from 1; a byte order mark and blank lines are fine.
+/// Meaning of a last line that does not end.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum LastLine {
+    /// A row like the others, in files that people and other programs write.
+    Row,
+    /// What a killed process left of a row, in logs that only grow: it is passed over.
+    Cut,
+}
+
+/// Calls `visit` with every line that is not blank, and with its number from 1. A byte order mark is left out. Returns the bytes of the
+/// lines that were visited or blank, which is where a log ends that a killed process left.
 ///
 /// # Errors
-/// `file:line: what was found` for the first line that does not fit; a file without lines.
-pub fn read<T: DeserializeOwned>(path: &Path) -> Result<Vec<(usize, T)>> {
-    let mut rows = Vec::new();
+/// The system's; those of `visit`, at file and line.
+pub fn each_line(
+    path: &Path,
+    last: LastLine,
+    mut visit: impl FnMut(usize, &[u8]) -> Result<()>,
+) -> Result<u64> {
     let mut lines = Lines::open(path)?;
-    while let Some((number, text)) = lines.next_line()? {
-        if text.trim_ascii().is_empty() {
-            continue;
+    let mut num_bytes = 0;
+    while lines.advance()? {
+        if last == LastLine::Cut && !lines.is_ended() {
+            break;
         }
-        let row =
-            json::parse_slice(text).map_err(|e| e.at(format!("{}:{number}", path.display())))?;
-        rows.push((number as usize, row));
+        let (number, text) = lines.line();
+        if !text.trim_ascii().is_empty() {
+            visit(number as usize, text)
+                .map_err(|e| e.at(format!("{}:{number}", path.display())))?;
+        }
+        num_bytes = lines.num_bytes();
     }
+    Ok(num_bytes)
+}
+
+/// The rows of a file with their lines, from 1; a byte order mark and blank lines are fine. A line that does not fit is an error that
+/// says `file:line: what was found`.
+pub struct Rows<T> {
+    lines: Lines,
+    path: PathBuf,
+    row: PhantomData<T>,
+}
+
+/// Opens a file to read its rows one at a time.
+///
+/// # Errors
+/// The system's.
+pub fn rows<T: DeserializeOwned>(path: &Path) -> Result<Rows<T>> {
+    Ok(Rows {
+        lines: Lines::open(path)?,
+        path: path.to_owned(),
+        row: PhantomData,
+    })
+}
+
+impl<T: DeserializeOwned> Rows<T> {
+    fn next_row(&mut self) -> Result<Option<(usize, T)>> {
+        while let Some((number, text)) = self.lines.next_line()? {
+            if text.trim_ascii().is_empty() {
+                continue;
+            }
+            let row = json::parse_slice(text)
+                .map_err(|e| e.at(format!("{}:{number}", self.path.display())))?;
+            return Ok(Some((number as usize, row)));
+        }
+        Ok(None)
+    }
+}
+
+impl<T: DeserializeOwned> Iterator for Rows<T> {
+    type Item = Result<(usize, T)>;
+
+    fn next(&mut self) -> Option<Self::Item> {
+        self.next_row().transpose()
+    }
+}
+
+/// All rows of a file with their lines.
+///
+/// # Errors
+/// Those of [`rows`] and of its rows; a file without rows.
+pub fn read<T: DeserializeOwned>(path: &Path) -> Result<Vec<(usize, T)>> {
+    let rows = rows(path)?.collect::<Result<Vec<_>>>()?;
     if rows.is_empty() {
         return Err(Error::input("holds no rows").at_path(path));
     }
@@ -201,6 +271,36 @@ mod tests {
         )
         .unwrap();
         assert_eq!(read::<Answered>(&path).unwrap()[0].1.prediction, "x");
+    }
+
+    #[test]
+    fn a_cut_last_line_is_a_row_or_passed_over() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("log.jsonl");
+        let visited = |text: &str, last| {
+            std::fs::write(&path, text).unwrap();
+            let mut found = Vec::new();
+            let num_bytes = each_line(&path, last, |number, text| {
+                found.push((number, String::from_utf8_lossy(text).into_owned()));
+                Ok(())
+            });
+            (found, num_bytes.unwrap())
+        };
+        let first = (1, "{\"a\": 1}".to_owned());
+        let third = (3, "{\"a".to_owned());
+
+        let text = "\u{feff}{\"a\": 1}\n\n{\"a";
+        assert_eq!(visited(text, LastLine::Cut), (vec![first.clone()], 13));
+        let both = vec![first.clone(), third.clone()];
+        assert_eq!(visited(text, LastLine::Row), (both.clone(), 16));
+        let ended = format!("{text}\n");
+        assert_eq!(visited(&ended, LastLine::Cut), (both, 17));
+
+        let error = each_line(&path, LastLine::Cut, |_, text| {
+            json::parse_slice::<serde_json::Value>(text).map(drop)
+        });
+        let error = error.unwrap_err().to_string();
+        assert!(error.contains("log.jsonl:3: column 4: not JSON"), "{error}");
     }
 
     #[test]

@@ -11,8 +11,7 @@ use crate::formats::table;
 use crate::parquet;
 use maqam_base::error::Result;
 use maqam_base::files::Input;
-use maqam_base::files::Lines;
-use maqam_base::json;
+use maqam_base::jsonl;
 
 /// Calls `found` with the line (or row) number, from 1, and the fields of every row. Empty lines are passed over.
 ///
@@ -32,14 +31,9 @@ pub fn each(
         Some("csv") => table::each_plain(path, b",;", &mut found),
         Some("tsv") => table::each_plain(path, b"\t", &mut found),
         _ => {
-            let mut lines = Lines::open(path)?;
-            while let Some((number, line)) = lines.next_line()? {
-                if line.trim_ascii().is_empty() {
-                    continue;
-                }
-                let fields = json::parse_slice(line)
-                    .map_err(|e| e.at(format!("{}:{number}", path.display())))?;
-                found(number, fields)?;
+            for row in jsonl::rows(path)? {
+                let (number, fields) = row?;
+                found(number as u32, fields)?;
             }
             Ok(())
         }

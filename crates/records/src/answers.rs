@@ -12,8 +12,9 @@ use serde::Serialize;
 
 use maqam_base::error::Error;
 use maqam_base::error::Result;
-use maqam_base::files;
 use maqam_base::files::AppendLog;
+use maqam_base::jsonl;
+use maqam_base::jsonl::LastLine;
 
 /// Hexadecimal digits of a model's hash that name its folder.
 const FOLDER_DIGITS: usize = 16;
@@ -72,18 +73,12 @@ impl Store {
         let folder = root.join(&model.to_hex()[..FOLDER_DIGITS]);
         let mut found = HashMap::new();
         for path in parts(&folder)? {
-            let text = files::read_text(&path)?;
-            for (i, line) in text
-                .split_inclusive('\n')
-                .enumerate()
-                .filter(|(_, line)| line.ends_with('\n'))
-            {
-                let (key, what) = read(line).map_err(|e| {
-                    let hint = "remove the file; what it held is asked again";
-                    e.at(format!("{}:{}", path.display(), i + 1)).hint(hint)
-                })?;
+            jsonl::each_line(&path, LastLine::Cut, |_, line| {
+                let (key, what) = read(line)
+                    .map_err(|e| e.hint("remove the file; what it held is asked again"))?;
                 found.insert(key, what);
-            }
+                Ok(())
+            })?;
         }
         Ok(Self {
             folder,
@@ -164,8 +159,8 @@ fn not_an_answer<E: Into<Box<dyn std::error::Error + Send + Sync>>>(source: E) -
     Error::input(format!("not an answer that was kept: {source}")).caused_by(source)
 }
 
-fn read(line: &str) -> Result<(Hash, Found)> {
-    let line: Line = serde_json::from_str(line).map_err(not_an_answer)?;
+fn read(line: &[u8]) -> Result<(Hash, Found)> {
+    let line: Line = serde_json::from_slice(line).map_err(not_an_answer)?;
     let key = Hash::from_hex(&line.key).map_err(not_an_answer)?;
     let likelihood = |(sum, tokens): &(String, usize)| {
         Ok(Likelihood {
@@ -261,7 +256,7 @@ mod tests {
         fn likelihoods_come_back_to_the_last_bit(sum in any::<f64>().prop_filter("a number", |sum| sum.is_finite()), tokens in 0usize..1000) {
             let found = Found::Likelihoods(vec![Likelihood { sum, tokens }]);
             let text = serde_json::to_string(&line(blake3::hash(b"k"), &found)).unwrap();
-            let (_, again) = read(&text).unwrap();
+            let (_, again) = read(text.as_bytes()).unwrap();
             let Found::Likelihoods(again) = again else { panic!() };
             prop_assert_eq!(again[0].sum.to_bits(), sum.to_bits());
         }

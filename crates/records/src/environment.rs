@@ -1,16 +1,18 @@
 //! `environment.json`: how long a run took, on which machine, and by which build. The log holds nothing of this.
 
+use std::collections::BTreeMap;
 use std::path::Path;
 
 use serde::Deserialize;
 use serde::Serialize;
-use serde_json::Map;
-use serde_json::Value;
 
-use crate::inputs::INPUTS_FILE;
+use crate::checkpoint_state;
+use crate::checkpoint_state::STATE_FILE;
+use crate::inputs;
 use maqam_base::error::Error;
 use maqam_base::error::Result;
 use maqam_base::files;
+use maqam_base::json;
 
 /// Name of the file in a run's folder.
 pub const ENVIRONMENT_FILE: &str = "environment.json";
@@ -18,11 +20,9 @@ pub const ENVIRONMENT_FILE: &str = "environment.json";
 /// Number of the file's format.
 pub const FORMAT: u32 = 1;
 
-/// The state of a checkpoint, which says under `inputs` what its run read.
-const STATE_FILE: &str = "state.json";
-
 /// The hardware and the system.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(default)]
 pub struct Machine {
     /// Model of the processor, as the system names it.
     pub cpu: Option<String>,
@@ -38,8 +38,9 @@ pub struct Machine {
     pub architecture: String,
 }
 
-/// Where, when, how fast and by which build a run was computed.
-#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+/// Where, when, how fast and by which build a run was computed. Files of other versions may lack fields, and have others.
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+#[serde(default)]
 pub struct Environment {
     /// Format of the file.
     pub format: u32,
@@ -54,11 +55,11 @@ pub struct Environment {
 
 /// Training work, and its speed without evaluations and checkpoints.
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+#[serde(default)]
 pub struct Work {
     /// Time in training steps alone, in seconds.
     pub training_s: f64,
     /// Time of these in which a step waited for its data, in seconds.
-    #[serde(default)]
     pub waiting_s: f64,
     /// Optimiser steps; those that a crash made necessary again count again.
     pub steps: u64,
@@ -103,10 +104,11 @@ impl Work {
 }
 
 /// How a session ended.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
 pub enum Outcome {
     /// It has not ended, or was killed after the time in `ended`.
+    #[default]
     Running,
     /// The run came to its last step.
     Done,
@@ -117,7 +119,8 @@ pub enum Outcome {
 }
 
 /// One process that worked on a run.
-#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+#[serde(default)]
 pub struct Session {
     /// When it began, RFC 3339 in UTC.
     pub started: String,
@@ -149,9 +152,8 @@ pub struct Session {
 /// What is known of how a run came about.
 #[derive(Clone, Debug, Default, PartialEq)]
 pub struct Provenance {
-    /// The record of its sessions as it is written, empty where there is none: older and newer versions know other fields than
-    /// [`Environment`].
-    pub environment: Map<String, Value>,
+    /// The record of its sessions.
+    pub environment: Option<Environment>,
     /// Path and hash of each file that it read.
     pub inputs: Vec<(String, String)>,
 }
@@ -160,82 +162,58 @@ impl Provenance {
     /// Reads what is there.
     ///
     /// # Errors
-    /// A file that is there and is no JSON object.
+    /// A file that is there and is of another form.
     pub fn read(folder: &Path) -> Result<Self> {
-        let environment = object(&folder.join(ENVIRONMENT_FILE))?;
-        let mut inputs = object(&folder.join(INPUTS_FILE))?;
-        if inputs.is_empty() {
-            inputs = of_checkpoint(folder)?;
-        }
+        let inputs = match inputs::hashes(folder)? {
+            None => of_checkpoint(folder)?,
+            Some(hashes) => hashes,
+        };
         Ok(Self {
-            environment,
-            inputs: hashes(&inputs),
+            environment: Environment::read(folder)?,
+            inputs: inputs.into_iter().collect(),
         })
     }
 
     /// The last session that worked on the run.
-    pub fn session(&self) -> Option<&Map<String, Value>> {
-        self.environment
-            .get("sessions")?
-            .as_array()?
-            .last()?
-            .as_object()
+    pub fn session(&self) -> Option<&Session> {
+        self.environment.as_ref()?.sessions.last()
+    }
+}
+
+impl Environment {
+    /// Reads the file in a run's folder; `None` where there is none.
+    ///
+    /// # Errors
+    /// A file of another form.
+    pub fn read(folder: &Path) -> Result<Option<Self>> {
+        let path = folder.join(ENVIRONMENT_FILE);
+        if !path.is_file() {
+            return Ok(None);
+        }
+        json::parse(&files::read_text(&path)?)
+            .map(Some)
+            .map_err(|e| e.at("not the record of a run's sessions").at_path(&path))
     }
 
-    /// A positive number of the record.
-    pub fn number(&self, name: &str) -> Option<f64> {
-        let value = self.environment.get(name)?.as_f64()?;
-        (value.is_finite() && value > 0.0).then_some(value)
+    /// Writes the file into a run's folder.
+    ///
+    /// # Errors
+    /// A file that cannot be written.
+    pub fn write(&self, folder: &Path) -> Result<()> {
+        let text = serde_json::to_string_pretty(self).map_err(Error::bug_from)?;
+        files::write_atomic(&folder.join(ENVIRONMENT_FILE), (text + "\n").as_bytes())
     }
 }
 
 /// The inputs that the last checkpoint of a run names.
-fn of_checkpoint(folder: &Path) -> Result<Map<String, Value>> {
-    let checkpoints = folder.join("checkpoints");
-    let Ok(entries) = std::fs::read_dir(&checkpoints) else {
-        return Ok(Map::new());
+fn of_checkpoint(folder: &Path) -> Result<BTreeMap<String, String>> {
+    let Ok(entries) = std::fs::read_dir(folder.join("checkpoints")) else {
+        return Ok(BTreeMap::new());
     };
     let last = entries
-        .filter_map(|entry| Some(entry.ok()?.path().join(STATE_FILE)))
-        .filter(|path| path.is_file())
+        .filter_map(|entry| Some(entry.ok()?.path()))
+        .filter(|checkpoint| checkpoint.join(STATE_FILE).is_file())
         .max();
-    let state = last
-        .map(|path| object(&path))
-        .transpose()?
-        .unwrap_or_default();
-    Ok(state
-        .get("inputs")
-        .and_then(Value::as_object)
-        .cloned()
-        .unwrap_or_default())
-}
-
-/// Paths and hashes of a file of inputs: a text a path, or an object that has it under `hash` or `blake3`.
-fn hashes(inputs: &Map<String, Value>) -> Vec<(String, String)> {
-    let entries = match inputs.get("files").or_else(|| inputs.get("inputs")) {
-        Some(Value::Object(files)) => files,
-        _ => inputs,
-    };
-    let hash = |value: &Value| {
-        let of_object = || {
-            ["hash", "blake3"]
-                .iter()
-                .find_map(|name| value.get(name)?.as_str())
-        };
-        Some(value.as_str().or_else(of_object)?.to_owned())
-    };
-    entries
-        .iter()
-        .filter_map(|(path, value)| Some((path.clone(), hash(value)?)))
-        .collect()
-}
-
-/// The JSON object of a file; empty where there is no file.
-fn object(path: &Path) -> Result<Map<String, Value>> {
-    if !path.is_file() {
-        return Ok(Map::new());
-    }
-    serde_json::from_str(&files::read_text(path)?)
-        .map_err(|e| Error::input(format!("not a JSON object: {e}")).caused_by(e))
-        .map_err(|e| e.at_path(path))
+    let inputs = last.map(|checkpoint| checkpoint_state::inputs(&checkpoint));
+    Ok(inputs.transpose()?.unwrap_or_default())
 }

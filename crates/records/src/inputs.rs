@@ -20,6 +20,7 @@ use serde::Serialize;
 use maqam_base::error::Error;
 use maqam_base::error::Result;
 use maqam_base::files;
+use maqam_base::json;
 use maqam_data::Clip;
 
 /// Name of the file in a run's folder.
@@ -68,6 +69,48 @@ pub struct ClipRecord {
 
 /// A clip's path, size and hash.
 pub type Fingerprint = (String, u64, String);
+
+/// Inputs of the run of a speech encoder: BLAKE3 of its manifests, and of the weights of encoders that its targets come from, by path.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(transparent)]
+pub struct EncoderInputs {
+    /// The hashes.
+    pub hashes: BTreeMap<String, String>,
+}
+
+impl EncoderInputs {
+    /// The text of the file.
+    ///
+    /// # Errors
+    /// None but a fault of ours.
+    pub fn to_text(&self) -> Result<String> {
+        Ok(serde_json::to_string_pretty(self).map_err(Error::bug_from)? + "\n")
+    }
+}
+
+/// Hashes that the file in a run's folder names by path. `None` where there is no file; none of a model's run, whose clips have
+/// fingerprints.
+///
+/// # Errors
+/// A file of another form.
+pub fn hashes(folder: &Path) -> Result<Option<BTreeMap<String, String>>> {
+    /// Number that the file of a model's run begins with.
+    #[derive(Deserialize)]
+    struct Head {
+        format: Option<u32>,
+    }
+
+    let path = folder.join(INPUTS_FILE);
+    if !path.is_file() {
+        return Ok(None);
+    }
+    let text = files::read_text(&path)?;
+    if json::parse::<Head>(&text).is_ok_and(|head| head.format.is_some()) {
+        return Ok(Some(BTreeMap::new()));
+    }
+    let inputs: EncoderInputs = json::parse(&text).map_err(|e| e.at_path(&path))?;
+    Ok(Some(inputs.hashes))
+}
 
 impl Inputs {
     /// The inputs of a run that has used no clip yet.

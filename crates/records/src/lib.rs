@@ -5,13 +5,17 @@
 pub mod adapter_recipe;
 pub mod answers;
 pub mod by_name;
+pub mod checkpoint_state;
+pub mod codebook;
 pub mod comparison;
 pub mod curves;
 pub mod details;
 pub mod environment;
+pub mod head;
 pub mod inputs;
 pub mod instructions;
 pub mod log;
+pub mod picks;
 pub mod prediction;
 pub mod recipe_keys;
 pub mod run_folder;

@@ -10,8 +10,9 @@ use serde::Serialize;
 use crate::scores::Scores;
 use maqam_base::error::Error;
 use maqam_base::error::Result;
-use maqam_base::files::Lines;
 use maqam_base::json;
+use maqam_base::jsonl;
+use maqam_base::jsonl::LastLine;
 
 /// One line, its `kind` first.
 #[derive(Clone, Debug, PartialEq, Serialize)]
@@ -29,7 +30,8 @@ pub enum Line {
     Device(DeviceRecord),
 }
 
-/// One finished optimiser step.
+/// One finished optimiser step of a model, a head or an encoder. Encoders count frames as tokens, and frames with a weight as target
+/// tokens; their stages are `iteration-1` and so on.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct StepRecord {
     /// Number of the step, from 1.
@@ -64,6 +66,15 @@ pub struct StepRecord {
     /// The same by task.
     #[serde(default)]
     pub tasks: BTreeMap<String, TaskRecord>,
+    /// Of an encoder that learns ids: share of masked frames whose id was predicted.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub masked_accuracy: Option<f64>,
+    /// The same of frames that were not masked.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub unmasked_accuracy: Option<f64>,
+    /// Of an encoder that learns a teacher's features: mean cosine with them.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub cosine: Option<f64>,
 }
 
 /// One task's part of a step.
@@ -150,7 +161,7 @@ impl Line {
     ///
     /// # Errors
     /// Text that is no JSON, or lacks what its kind has.
-    pub fn parse(text: &str) -> Result<Option<Self>> {
+    pub fn parse(text: &[u8]) -> Result<Option<Self>> {
         #[derive(Deserialize)]
         struct Kind {
             kind: String,
@@ -162,7 +173,7 @@ impl Line {
             e.at("not a line of a log")
                 .hint("while a run is at work its last line may be half written; try again then")
         };
-        let found: Kind = json::parse(text).map_err(place)?;
+        let found: Kind = json::parse_slice(text).map_err(place)?;
         let (key, number) = match found.kind.as_str() {
             "train" => ("step", found.step),
             "eval" | "probe" => ("at_step", found.at_step),
@@ -175,11 +186,11 @@ impl Line {
             )));
         }
         let line = match found.kind.as_str() {
-            "train" => Self::Train(json::parse(text).map_err(place)?),
-            "eval" => Self::Eval(json::parse(text).map_err(place)?),
-            "probe" => Self::Probe(json::parse(text).map_err(place)?),
-            "stage_end" => Self::StageEnd(json::parse(text).map_err(place)?),
-            "device" => Self::Device(json::parse(text).map_err(place)?),
+            "train" => Self::Train(json::parse_slice(text).map_err(place)?),
+            "eval" => Self::Eval(json::parse_slice(text).map_err(place)?),
+            "probe" => Self::Probe(json::parse_slice(text).map_err(place)?),
+            "stage_end" => Self::StageEnd(json::parse_slice(text).map_err(place)?),
+            "device" => Self::Device(json::parse_slice(text).map_err(place)?),
             _ => return Ok(None),
         };
         Ok(Some(line))
@@ -191,16 +202,9 @@ impl Line {
 /// # Errors
 /// A line that is no line of a log, or that `visit` refuses; the message names file and line.
 pub fn each(path: &Path, mut visit: impl FnMut(Line) -> Result<()>) -> Result<()> {
-    let mut lines = Lines::open(path)?;
-    while let Some((number, text)) = lines.next_line()? {
-        let text = String::from_utf8_lossy(text);
-        if text.trim().is_empty() {
-            continue;
-        }
-        Line::parse(&text)
-            .and_then(|line| line.map_or(Ok(()), &mut visit))
-            .map_err(|e| e.at(format!("{}:{number}", path.display())))?;
-    }
+    jsonl::each_line(path, LastLine::Row, |_, text| {
+        Line::parse(text)?.map_or(Ok(()), &mut visit)
+    })?;
     Ok(())
 }
 
@@ -246,6 +250,7 @@ mod tests {
     fn lines_are_read_as_they_were_written() {
         let lines = [
             r#"{"kind":"train","step":1,"stage":"listen","loss":2.5,"grad_norm":1.0,"learning_rate":0.001,"examples":2,"tokens":9,"target_tokens":4,"seconds":2.5,"skipped":0,"tasks":{"asr":{"examples":2,"seconds":2.5,"target_tokens":4,"loss":2.5}}}"#,
+            r#"{"kind":"train","step":1,"stage":"iteration-1","loss":2.5,"grad_norm":1.0,"learning_rate":0.001,"examples":2,"tokens":9,"target_tokens":4,"seconds":2.5,"skipped":0,"tasks":{},"masked_accuracy":0.5,"unmasked_accuracy":0.75,"cosine":0.25}"#,
             r#"{"kind":"eval","at_step":1,"control":"no-audio","scores":{"b.wer":0.1,"a.loss":2.0,"mean":0.9}}"#,
             r#"{"kind":"eval","at_step":1,"scores":{"mean":0.9}}"#,
             r#"{"kind":"probe","at_step":2,"stage":"listen","norms":{"asr":1.5},"cosines":{"asr|emotion":-0.25}}"#,
@@ -253,16 +258,16 @@ mod tests {
             r#"{"kind":"device","at_step":2,"device":"cuda","precision":"bf16"}"#,
         ];
         for text in lines {
-            let line = Line::parse(text).unwrap().unwrap();
+            let line = Line::parse(text.as_bytes()).unwrap().unwrap();
             assert_eq!(line.to_text().unwrap(), text);
         }
-        assert_eq!(Line::parse(r#"{"kind":"a later one"}"#).unwrap(), None);
+        assert_eq!(Line::parse(br#"{"kind":"a later one"}"#).unwrap(), None);
     }
 
     #[test]
     fn a_number_that_was_not_finite_is_none() {
         let text = r#"{"kind":"train","step":1,"loss":null,"tasks":{"asr":{"loss":null}}}"#;
-        let Some(Line::Train(record)) = Line::parse(text).unwrap() else {
+        let Some(Line::Train(record)) = Line::parse(text.as_bytes()).unwrap() else {
             panic!("another kind")
         };
         assert!(record.loss.is_nan() && record.grad_norm.is_nan());

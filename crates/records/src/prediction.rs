@@ -13,6 +13,9 @@ use maqam_base::error::Error;
 use maqam_base::error::Result;
 use maqam_base::files;
 use maqam_base::files::Lines;
+use maqam_base::json;
+use maqam_base::jsonl;
+use maqam_base::jsonl::LastLine;
 use maqam_metrics::Answers;
 use maqam_metrics::Pair;
 
@@ -131,16 +134,10 @@ pub fn answers(rows: &[Prediction]) -> Answers<'_> {
 /// # Errors
 /// A line that is no prediction; the message names file and line.
 pub fn each(path: &Path, mut visit: impl FnMut(usize, Prediction) -> Result<()>) -> Result<()> {
-    let mut lines = Lines::open(path)?;
-    while let Some((number, text)) = lines.next_line()? {
-        if text.trim_ascii().is_empty() {
-            continue;
-        }
-        let row = serde_json::from_slice(text)
-            .map_err(|e| Error::input(format!("not a prediction: {e}")).caused_by(e));
-        row.and_then(|row| visit(number as usize, row))
-            .map_err(|e| e.at(format!("{}:{number}", path.display())))?;
-    }
+    jsonl::each_line(path, LastLine::Row, |number, text| {
+        let row = json::parse_slice(text).map_err(|e| e.at("not a prediction"))?;
+        visit(number, row)
+    })?;
     Ok(())
 }
 

@@ -3,9 +3,9 @@
 use crate::cli::print;
 use crate::cli::progress::Progress;
 use crate::encoder::probe;
-use crate::encoder::probe::Measured;
 use crate::encoder::probe::Recipe;
 use crate::error::Result;
+use crate::records::head::HeadScore;
 use crate::records::log::StepRecord;
 use crate::stop::Stop;
 
@@ -21,7 +21,7 @@ pub fn train(recipe: &Recipe, is_resumed: bool, stop: &Stop) -> Result<()> {
 }
 
 /// A score with its interval.
-fn in_words_of_score(score: &Measured) -> String {
+fn in_words_of_score(score: &HeadScore) -> String {
     let interval = score.interval.map_or(String::new(), |[low, high]| {
         format!(" [{low:.4}, {high:.4}] over {} clusters", score.clusters)
     });
@@ -37,7 +37,7 @@ impl probe::Observer for HeadScreen {
         self.0.update(record.step, &detail);
     }
 
-    fn evaluated(&mut self, at_step: u64, scores: &[Measured]) {
+    fn evaluated(&mut self, at_step: u64, scores: &[HeadScore]) {
         let listed: Vec<String> = scores.iter().map(in_words_of_score).collect();
         self.0
             .line(&format!("step {at_step}: {}", listed.join("  ")));

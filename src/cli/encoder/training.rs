@@ -2,8 +2,6 @@
 
 use std::collections::BTreeMap;
 
-use serde_json::Value;
-
 use crate::cli::encoder::arguments::RecipeArguments;
 use crate::cli::print;
 use crate::cli::progress::Progress;
@@ -11,8 +9,9 @@ use crate::encoder::recipe;
 use crate::encoder::recipe::Recipe;
 use crate::encoder::run;
 use crate::encoder::run::Observer;
-use crate::encoder::run::Record;
 use crate::error::Result;
+use crate::records::codebook::CodebookReport;
+use crate::records::log::StepRecord;
 use crate::stop::Stop;
 
 /// Trains an encoder by a recipe of this command.
@@ -35,27 +34,23 @@ pub fn train(arguments: &RecipeArguments, command: recipe::Command, stop: &Stop)
 }
 
 /// A codebook's report in one line.
-fn in_words(report: &Value) -> String {
+fn in_words(report: &CodebookReport) -> String {
     let mut text = format!(
         "layer {}, {} of {} codes active, perplexity {:.1}",
-        report["layer"],
-        report["active"],
-        report["clusters"],
-        report["perplexity"].as_f64().unwrap_or_default()
+        report.layer, report.active, report.clusters, report.perplexity
     );
-    if let Some(explained) = report["explained_variance"].as_f64() {
+    if let Some(explained) = report.explained_variance {
         text += &format!(
             ", {} of {} dimensions with {:.1} % of the variance",
-            report["dims"],
-            report["width"],
+            report.dims,
+            report.width,
             100.0 * explained
         );
     }
-    for (field, found) in report["against"].as_object().into_iter().flatten() {
+    for (field, found) in &report.against {
         text += &format!(
             ", {field}: purity {:.3}, PNMI {:.3}",
-            found["purity"].as_f64().unwrap_or_default(),
-            found["pnmi"].as_f64().unwrap_or_default()
+            found.purity, found.pnmi
         );
     }
     text
@@ -82,12 +77,12 @@ impl Observer for Screen {
         Ok(())
     }
 
-    fn step(&mut self, record: &Record, _num_steps: u64) {
+    fn step(&mut self, record: &StepRecord, _num_steps: u64) {
         if let Some((_, part)) = self.part.take() {
             part.clear();
         }
-        if record.step.stage != self.stage {
-            self.stage.clone_from(&record.step.stage);
+        if record.stage != self.stage {
+            self.stage.clone_from(&record.stage);
             self.progress.line(&self.stage);
         }
         let accuracy = record.masked_accuracy.or(record.unmasked_accuracy);
@@ -95,10 +90,10 @@ impl Observer for Screen {
             format!("  right {:.1} %", 100.0 * share)
         });
         self.progress.update(
-            record.step.step,
+            record.step,
             &format!(
                 "loss {:.4}{accuracy}  rate {:.2e}",
-                record.step.loss, record.step.learning_rate
+                record.loss, record.learning_rate
             ),
         );
     }

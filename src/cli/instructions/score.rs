@@ -6,11 +6,11 @@ use clap::Args;
 
 use crate::cli::print;
 use crate::error::Result;
-use crate::eval::instructions::compared;
+use crate::eval::instructions::compared::compared;
 use crate::eval::instructions::score;
-use crate::eval::instructions::score::Scores;
 use crate::eval::instructions::table;
 use crate::files;
+use crate::records::instructions::InstructionScores;
 
 #[derive(Args)]
 pub struct Arguments {
@@ -54,7 +54,7 @@ pub fn run(arguments: &Arguments) -> Result<()> {
     let constant = score::constant(&suite);
     let text = arguments.text_scores()?;
 
-    let object = compared::to_json(&tuned, base.as_ref(), constant.as_ref(), text.as_ref())?;
+    let object = compared(&tuned, base.as_ref(), constant.as_ref(), text.as_ref()).to_text()?;
     if let Some(path) = &arguments.out {
         files::write_atomic(path, format!("{object}\n").as_bytes())?;
     }
@@ -73,7 +73,7 @@ pub fn run(arguments: &Arguments) -> Result<()> {
 
 impl Arguments {
     /// Scores of the base and of the tuned model on the suite in text alone, where it is named.
-    fn text_scores(&self) -> Result<Option<(Scores, Scores)>> {
+    fn text_scores(&self) -> Result<Option<(InstructionScores, InstructionScores)>> {
         let (Some(suite), Some(tuned), Some(base)) =
             (&self.text_suite, &self.text, &self.text_base)
         else {

@@ -3,12 +3,9 @@
 use std::collections::BTreeMap;
 use std::path::Path;
 
-use serde::Serialize;
-use serde_json::json;
-
 use crate::encoder::probe::recipe::HeadKind;
 use crate::encoder::probe::work::Work;
-use crate::error::Error;
+use crate::encoder::run::eval_record;
 use crate::error::Result;
 use crate::files;
 use crate::files::AppendLog;
@@ -20,6 +17,11 @@ use crate::metrics::classify;
 use crate::metrics::confidence::interval;
 use crate::metrics::edit;
 use crate::metrics::edit::Unit;
+use crate::records::head;
+use crate::records::head::HeadPrediction;
+use crate::records::head::HeadScore;
+use crate::records::head::HeadScores;
+use crate::records::log::Line;
 use crate::report::chart::bars::Bar;
 use crate::report::chart::bars::BarChart;
 use crate::report::chart::bars::Group;
@@ -29,45 +31,33 @@ use crate::stats::significance::Resampling;
 use crate::stats::significance::bootstrap;
 use crate::train::checkpoint as steps;
 
-/// A score on dev.
-#[derive(Clone, Debug, PartialEq, Serialize)]
-pub struct Measured {
-    /// Name.
-    pub name: String,
-    /// Value.
-    pub value: f64,
-    /// Bounds of its 95 % interval, clustered by speaker; `None` where there is a single cluster.
-    pub interval: Option<[f64; 2]>,
-    /// Number of clusters.
-    pub clusters: usize,
-}
-
 /// Predictions, scores and layers' shares of a step, written beside the log.
 pub fn evaluate(
     work: &Work,
     folder: &Path,
     step: u64,
     log: &mut AppendLog,
-) -> Result<Vec<Measured>> {
+) -> Result<Vec<HeadScore>> {
     let predictions = work.predict()?;
-    let scores = score(work, &predictions)?;
-    let shares = work.head.shares()?;
+    let found = HeadScores {
+        scores: score(work, &predictions)?,
+        layer_shares: work.head.shares()?,
+    };
 
     let staged = StagedDir::new(&steps::folder(&folder.join("eval"), step))?;
-    let lines = prediction_lines(work, &predictions);
-    files::write_atomic(&staged.path().join("predictions.jsonl"), lines.as_bytes())?;
-    let text = serde_json::to_string_pretty(&json!({ "scores": scores, "layer_shares": shares }));
-    let text = text.map_err(Error::bug_from)? + "\n";
-    files::write_atomic(&staged.path().join("scores.json"), text.as_bytes())?;
+    head::write_predictions(staged.path(), &rows_of(work, predictions))?;
+    found.write(staged.path())?;
 
+    let shares = &found.layer_shares;
     if work.recipe.weighted() && shares.len() > 1 {
-        let svg = layer_chart(&shares).svg(560.0, Ink::File, "Share of each layer in the sum");
+        let svg = layer_chart(shares).svg(560.0, Ink::File, "Share of each layer in the sum");
         files::write_atomic(&staged.path().join("layer_shares.svg"), svg.as_bytes())?;
     }
 
     staged.commit()?;
 
-    let mut listed: BTreeMap<String, f64> = scores
+    let mut listed: BTreeMap<String, f64> = found
+        .scores
         .iter()
         .map(|score| (format!("dev.{}", score.name), score.value))
         .collect();
@@ -78,28 +68,27 @@ pub fn evaluate(
         }
     }
 
-    log.line(&json!({ "kind": "eval", "at_step": step, "scores": listed }).to_string())?;
-    Ok(scores)
+    log.line(&Line::Eval(eval_record(step, &listed)).to_text()?)?;
+    Ok(found.scores)
 }
 
-fn prediction_lines(work: &Work, predictions: &[String]) -> String {
-    let mut lines = String::new();
-    for (i, prediction) in predictions.iter().enumerate() {
+/// The predictions of all rows of dev, in their order.
+fn rows_of(work: &Work, predictions: Vec<String>) -> Vec<HeadPrediction> {
+    let row = |(i, prediction): (usize, String)| {
         let place = work.rows.num_train + i;
         let row = &work.rows.items[place].row;
-        let line = json!({
-            "id": row.id,
-            "prediction": prediction,
-            "reference": work.rows.texts[place],
-            "speaker": row.speaker.as_deref(),
-        });
-        lines += &format!("{line}\n");
-    }
-    lines
+        HeadPrediction {
+            id: row.id.to_string(),
+            prediction,
+            reference: work.rows.texts[place].clone(),
+            speaker: row.speaker.as_deref().map(str::to_owned),
+        }
+    };
+    predictions.into_iter().enumerate().map(row).collect()
 }
 
 /// Scores of predictions, with intervals clustered by speaker (by row where there is none).
-fn score(work: &Work, predictions: &[String]) -> Result<Vec<Measured>> {
+fn score(work: &Work, predictions: &[String]) -> Result<Vec<HeadScore>> {
     let num_train = work.rows.num_train;
     let references = &work.rows.texts[num_train..];
 
@@ -138,13 +127,13 @@ fn score(work: &Work, predictions: &[String]) -> Result<Vec<Measured>> {
         .collect())
 }
 
-fn measured(tally: &Tally, clusters: &Clusters) -> Measured {
+fn measured(tally: &Tally, clusters: &Clusters) -> HeadScore {
     let score = |sum: &[f64]| tally.score(sum);
     let resampled = match clusters.num_clusters() {
         0 | 1 => None,
         _ => bootstrap(&tally.units, clusters, &score, &Resampling::default()).ok(),
     };
-    Measured {
+    HeadScore {
         name: tally.name.clone(),
         value: tally.corpus(),
         interval: resampled

@@ -15,7 +15,6 @@ mod run;
 mod units;
 mod work;
 
-pub use self::evaluate::Measured;
 pub use self::recipe::BeamSettings;
 pub use self::recipe::HeadKind;
 pub use self::recipe::Open;

@@ -7,8 +7,6 @@ use std::time::Instant;
 use candle_core::Device;
 
 use crate::encoder::checkpoint;
-use crate::encoder::checkpoint::State;
-use crate::encoder::probe::evaluate::Measured;
 use crate::encoder::probe::evaluate::evaluate;
 use crate::encoder::probe::export::export;
 use crate::encoder::probe::recipe::Recipe;
@@ -26,6 +24,8 @@ use crate::nn::parameters::Parameters;
 use crate::nn::precision::Precision;
 use crate::ops::adamw::norm;
 use crate::ops::scalar::Scalar;
+use crate::records::checkpoint_state::EncoderState;
+use crate::records::head::HeadScore;
 use crate::records::log::Line;
 use crate::records::log::StepRecord;
 use crate::stop::Stop;
@@ -37,7 +37,7 @@ pub trait Observer {
     /// A finished step of `num_steps`.
     fn step(&mut self, record: &StepRecord, num_steps: u64);
     /// A measurement: name, value, and interval where there is one.
-    fn evaluated(&mut self, at_step: u64, scores: &[Measured]);
+    fn evaluated(&mut self, at_step: u64, scores: &[HeadScore]);
 }
 
 /// Trains a head; with `resume` from where the run stood. Returns the last scores.
@@ -49,7 +49,7 @@ pub fn run(
     resume: bool,
     observer: &mut dyn Observer,
     stop: &Stop,
-) -> Result<Vec<Measured>> {
+) -> Result<Vec<HeadScore>> {
     let folder = recipe.folder();
     let lock = files::Lock::claim(&folder)?;
     let text = yaml_serde::to_string(recipe).map_err(Error::bug_from)?;
@@ -79,7 +79,7 @@ struct Session<'a> {
     parameters: Vec<&'a Parameters>,
     /// Moments of each of `parameters`.
     moments: Vec<Moments>,
-    state: State,
+    state: EncoderState,
     log: AppendLog,
 }
 
@@ -95,7 +95,7 @@ impl<'a> Session<'a> {
             parameters.iter().copied().zip(&moments).collect();
         let state = match steps::list(&folder.join("checkpoints"))?.last() {
             Some((_, path)) => checkpoint::load(path, &parts)?,
-            None => State::default(),
+            None => EncoderState::default(),
         };
 
         let log_path = folder.join("log.jsonl");
@@ -118,7 +118,7 @@ impl<'a> Session<'a> {
         recorder: &mut Recorder,
         observer: &mut dyn Observer,
         stop: &Stop,
-    ) -> Result<Vec<Measured>> {
+    ) -> Result<Vec<HeadScore>> {
         let recipe = self.work.recipe;
         let every = recipe.evaluate_every;
 
@@ -181,6 +181,9 @@ impl<'a> Session<'a> {
             seconds: drawn.iter().map(|&row| rows.items[row].seconds()).sum(),
             skipped: 0,
             tasks: BTreeMap::new(),
+            masked_accuracy: None,
+            unmasked_accuracy: None,
+            cosine: None,
         })
     }
 

@@ -1,40 +1,30 @@
-//! Scores of models on a suite of instructions beside each other, as one object.
+//! Scores of models on a suite of instructions beside each other, as `instructions.json` has them.
 
-use crate::error::Error;
-use crate::error::Result;
 use crate::eval::instructions::score::Constant;
-use crate::eval::instructions::score::Scores;
 use crate::eval::instructions::score::change;
+use crate::records::instructions::ConstantAnswer;
+use crate::records::instructions::InstructionScores;
+use crate::records::instructions::Instructions;
 
-/// The scores as one object: those of the base under `base` and what differs under `change`, the best constant answer under `constant`,
-/// both models in text alone under `text`.
-///
-/// # Errors
-/// None that input can cause.
-pub fn to_json(
-    tuned: &Scores,
-    base: Option<&Scores>,
+/// Puts the scores of the tuned model beside those of its base, of the best constant answer, and of both models in text alone
+/// (`text`: base, tuned), each with what changes from it.
+pub fn compared(
+    tuned: &InstructionScores,
+    base: Option<&InstructionScores>,
     constant: Option<&Constant>,
-    text: Option<&(Scores, Scores)>,
-) -> Result<serde_json::Value> {
-    let mut object = tuned.to_json()?;
-    if let Some(base) = base {
-        object["base"] = base.to_json()?;
-        object["change"] = change_json(base, tuned)?;
+    text: Option<&(InstructionScores, InstructionScores)>,
+) -> Instructions {
+    let constant = constant.map(|constant| ConstantAnswer {
+        answer: constant.answer.clone(),
+        scores: constant.scores.clone(),
+        change: change(&constant.scores, tuned),
+    });
+    let text = text.map(|(base, tuned)| Box::new(compared(tuned, Some(base), None, None)));
+    Instructions {
+        model: tuned.clone(),
+        base: base.cloned(),
+        change: base.map(|base| change(base, tuned)),
+        constant,
+        text,
     }
-    if let Some(constant) = constant {
-        object["constant"] = constant.scores.to_json()?;
-        object["constant"]["answer"] = constant.answer.as_str().into();
-        object["constant"]["change"] = change_json(&constant.scores, tuned)?;
-    }
-    if let Some((base, tuned)) = text {
-        object["text"] = tuned.to_json()?;
-        object["text"]["base"] = base.to_json()?;
-        object["text"]["change"] = change_json(base, tuned)?;
-    }
-    Ok(object)
-}
-
-fn change_json(base: &Scores, tuned: &Scores) -> Result<serde_json::Value> {
-    serde_json::to_value(change(base, tuned)).map_err(Error::bug_from)
 }

@@ -6,9 +6,7 @@ use std::collections::HashSet;
 use std::path::Path;
 
 use serde::Deserialize;
-use serde::Serialize;
 use serde_json::Value;
-use serde_json::json;
 
 use crate::error::Error;
 use crate::error::Result;
@@ -18,7 +16,12 @@ use crate::jsonl;
 use crate::metrics::confidence;
 use crate::metrics::confidence::FEWEST_ROWS;
 use crate::records::instructions::Change;
+use crate::records::instructions::CheckRate;
+use crate::records::instructions::InstructionScores;
+use crate::records::instructions::Outcome;
 use crate::records::instructions::Rates;
+use crate::records::instructions::Spread;
+use crate::records::instructions::TaskWordings;
 use crate::stats::significance::Clusters;
 use crate::stats::significance::Interval;
 use crate::stats::significance::Resampling;
@@ -58,31 +61,6 @@ pub struct Row {
 /// The kind of which the scores are spread over wordings.
 const WORDING_KIND: &str = "wording";
 
-/// Which checks of a row held.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
-pub struct Outcome {
-    /// The row's id.
-    pub id: String,
-    /// Its kind.
-    pub kind: String,
-    /// What is resampled together: the clip's group, else the clip, else the row itself.
-    pub cluster: String,
-    /// Each check, strictly.
-    pub strict: Vec<bool>,
-    /// Each check, loosely.
-    pub loose: Vec<bool>,
-    /// Whether the answer is the right one, where the row knows.
-    #[serde(skip_serializing_if = "Option::is_none")]
-    pub right: Option<bool>,
-}
-
-impl Outcome {
-    /// Whether every check held, strictly.
-    pub fn follows(&self) -> bool {
-        self.strict.iter().all(|held| *held)
-    }
-}
-
 /// The rates over some rows; zero over none.
 pub fn rates<'a>(outcomes: impl IntoIterator<Item = &'a Outcome>) -> Rates {
     let outcomes: Vec<&Outcome> = outcomes.into_iter().collect();
@@ -103,10 +81,9 @@ pub fn rates<'a>(outcomes: impl IntoIterator<Item = &'a Outcome>) -> Rates {
         let is_right = outcome.right == Some(true);
         rates.followed_and_right += f64::from(u8::from(is_right && outcome.follows()));
     }
-    let (prompts, instructions) = (
-        rates.prompts.max(1) as f64,
-        rates.instructions.max(1) as f64,
-    );
+
+    let prompts = rates.prompts.max(1) as f64;
+    let instructions = rates.instructions.max(1) as f64;
     Rates {
         prompt_strict: rates.prompt_strict / prompts,
         prompt_loose: rates.prompt_loose / prompts,
@@ -158,77 +135,6 @@ fn within(found: Interval, low: f64) -> Interval {
     }
 }
 
-/// How a score depends on the words in which the same is asked.
-#[derive(Clone, Debug, PartialEq, Serialize)]
-pub struct Spread {
-    /// Its mean over wordings.
-    pub mean: f64,
-    /// The standard deviation over wordings (of these wordings, not an estimate for others).
-    pub deviation: f64,
-    /// The wording that scores lowest, the first of equals, and its score.
-    pub lowest: (String, f64),
-    /// The wording that scores highest, the first of equals, and its score.
-    pub highest: (String, f64),
-}
-
-/// The wordings of one task.
-#[derive(Clone, Debug, PartialEq, Serialize)]
-pub struct Wordings {
-    /// Number of wordings.
-    pub wordings: usize,
-    /// Number of rows.
-    pub prompts: usize,
-    /// Share of rows whose checks all hold strictly.
-    pub followed: Spread,
-    /// Share of right answers, where the rows know them.
-    #[serde(skip_serializing_if = "Option::is_none")]
-    pub right: Option<Spread>,
-}
-
-/// What a model scores on a suite.
-#[derive(Clone, Debug, PartialEq)]
-pub struct Scores {
-    /// Over all rows.
-    pub all: Rates,
-    /// By kind, in the order of the suite.
-    pub kinds: Vec<(String, Rates)>,
-    /// By check: how often asked, and the share that held strictly and loosely.
-    pub checks: BTreeMap<String, (usize, f64, f64)>,
-    /// By task: the spread over wordings.
-    pub wordings: BTreeMap<String, Wordings>,
-    /// Row by row, in the order of the suite.
-    pub rows: Vec<Outcome>,
-}
-
-impl Scores {
-    /// The scores as one JSON object: `all`, `kinds` and `checks` by name, `wordings` by task, `rows`.
-    ///
-    /// # Errors
-    /// None but a fault of ours.
-    pub fn to_json(&self) -> Result<Value> {
-        let kinds = self
-            .kinds
-            .iter()
-            .map(|(kind, rates)| Ok((kind.clone(), serde_json::to_value(rates)?)));
-        let checks = self.checks.iter().map(|(name, (asked, strict, loose))| {
-            (
-                name.clone(),
-                json!({"asked": asked, "strict": strict, "loose": loose}),
-            )
-        });
-        let object = || -> serde_json::Result<Value> {
-            Ok(json!({
-                "all": serde_json::to_value(self.all)?,
-                "kinds": kinds.collect::<serde_json::Result<serde_json::Map<_, _>>>()?,
-                "checks": checks.collect::<serde_json::Map<_, _>>(),
-                "wordings": serde_json::to_value(&self.wordings)?,
-                "rows": serde_json::to_value(&self.rows)?,
-            }))
-        };
-        object().map_err(Error::bug_from)
-    }
-}
-
 /// Reads a suite for scoring.
 ///
 /// # Errors
@@ -262,31 +168,34 @@ pub fn read_suite(path: &Path) -> Result<Vec<Row>> {
 ///
 /// # Errors
 /// Predictions that are missing, doubled or of other rows.
-pub fn score_file(suite: &[Row], predictions: &Path) -> Result<Scores> {
+pub fn score_file(suite: &[Row], predictions: &Path) -> Result<InstructionScores> {
     let read = jsonl::read(predictions)?;
     let ids: Vec<&str> = suite.iter().map(|row| row.id.as_str()).collect();
     Ok(score(suite, &jsonl::in_order(&ids, &read, predictions)?))
 }
 
 /// Judges answers on a suite, in its order.
-pub fn score(suite: &[Row], answers: &[&str]) -> Scores {
+pub fn score(suite: &[Row], answers: &[&str]) -> InstructionScores {
     let rows: Vec<Outcome> = suite
         .iter()
         .zip(answers)
         .map(|(row, answer)| outcome(row, answer))
         .collect();
-    let mut kinds: Vec<(String, Rates)> = Vec::new();
+
+    let mut kinds: Vec<&str> = Vec::new();
     for row in suite {
-        if !kinds.iter().any(|(kind, _)| *kind == row.kind) {
-            kinds.push((
-                row.kind.clone(),
-                rates(rows.iter().filter(|outcome| outcome.kind == row.kind)),
-            ));
+        if !kinds.contains(&row.kind.as_str()) {
+            kinds.push(&row.kind);
         }
     }
-    Scores {
+    let of_kind = |kind: &str| rates(rows.iter().filter(|outcome| outcome.kind == kind));
+
+    InstructionScores {
         all: rates(&rows),
-        kinds,
+        kinds: kinds
+            .into_iter()
+            .map(|kind| (kind.to_owned(), of_kind(kind)))
+            .collect(),
         checks: by_check(suite, &rows),
         wordings: by_task(suite, &rows),
         rows,
@@ -320,72 +229,68 @@ fn outcome(row: &Row, answer: &str) -> Outcome {
     }
 }
 
-fn by_check(suite: &[Row], outcomes: &[Outcome]) -> BTreeMap<String, (usize, f64, f64)> {
-    let mut counts = BTreeMap::<String, (usize, f64, f64)>::new();
+fn by_check(suite: &[Row], outcomes: &[Outcome]) -> BTreeMap<String, CheckRate> {
+    let mut checks = BTreeMap::<String, CheckRate>::new();
     for (row, outcome) in suite.iter().zip(outcomes) {
-        for (check, (strict, loose)) in row
-            .checks
-            .iter()
-            .zip(outcome.strict.iter().zip(&outcome.loose))
-        {
-            let count = counts.entry(check.name().to_owned()).or_default();
-            *count = (
-                count.0 + 1,
-                count.1 + f64::from(u8::from(*strict)),
-                count.2 + f64::from(u8::from(*loose)),
-            );
+        let held = outcome.strict.iter().zip(&outcome.loose);
+        for (check, (strict, loose)) in row.checks.iter().zip(held) {
+            let rate = checks.entry(check.name().to_owned()).or_default();
+            rate.asked += 1;
+            rate.strict += f64::from(u8::from(*strict));
+            rate.loose += f64::from(u8::from(*loose));
         }
     }
-    counts
+
+    for rate in checks.values_mut() {
+        rate.strict /= rate.asked as f64;
+        rate.loose /= rate.asked as f64;
+    }
+    checks
+}
+
+/// The outcomes of one task by wording.
+type ByWording<'a> = BTreeMap<&'a str, Vec<&'a Outcome>>;
+
+fn by_task(suite: &[Row], outcomes: &[Outcome]) -> BTreeMap<String, TaskWordings> {
+    let mut tasks = BTreeMap::<&str, ByWording>::new();
+    for (row, outcome) in suite.iter().zip(outcomes) {
+        let Some(wording) = row.wording.as_deref().filter(|_| row.kind == WORDING_KIND) else {
+            continue;
+        };
+        let task = tasks.entry(&row.asks).or_default();
+        task.entry(wording).or_default().push(outcome);
+    }
+
+    tasks
         .into_iter()
-        .map(|(name, (asked, strict, loose))| {
-            (name, (asked, strict / asked as f64, loose / asked as f64))
-        })
+        .filter_map(|(task, wordings)| Some((task.to_owned(), over_wordings(&wordings)?)))
         .collect()
 }
 
-fn by_task(suite: &[Row], outcomes: &[Outcome]) -> BTreeMap<String, Wordings> {
-    let mut tasks = BTreeMap::<&str, BTreeMap<&str, Vec<&Outcome>>>::new();
-    for (row, outcome) in suite
-        .iter()
-        .zip(outcomes)
-        .filter(|(row, _)| row.kind == WORDING_KIND)
-    {
-        if let Some(wording) = &row.wording {
-            tasks
-                .entry(&row.asks)
-                .or_default()
-                .entry(wording)
-                .or_default()
-                .push(outcome);
+/// The scores of one task over its wordings; none over none.
+fn over_wordings(wordings: &ByWording) -> Option<TaskWordings> {
+    Some(TaskWordings {
+        wordings: wordings.len(),
+        prompts: wordings.values().map(Vec::len).sum(),
+        followed: spread(shares(wordings, |outcome| Some(outcome.follows())))?,
+        right: spread(shares(wordings, |outcome| outcome.right)),
+    })
+}
+
+/// The share of rows by wording of which something holds; a wording of which nothing is known has none.
+fn shares(wordings: &ByWording, held: fn(&Outcome) -> Option<bool>) -> Vec<(String, f64)> {
+    let mut shares = Vec::new();
+    for (name, outcomes) in wordings {
+        let known: Vec<bool> = outcomes
+            .iter()
+            .filter_map(|outcome| held(outcome))
+            .collect();
+        let num_held = known.iter().filter(|held| **held).count();
+        if !known.is_empty() {
+            shares.push(((*name).to_owned(), num_held as f64 / known.len() as f64));
         }
     }
-    let of_task = |wordings: BTreeMap<&str, Vec<&Outcome>>| {
-        let share = |held: fn(&Outcome) -> Option<bool>| {
-            let of_wording = |(name, outcomes): (&&str, &Vec<&Outcome>)| {
-                let known: Vec<bool> = outcomes
-                    .iter()
-                    .filter_map(|outcome| held(outcome))
-                    .collect();
-                let num_held = known.iter().filter(|held| **held).count();
-                (!known.is_empty())
-                    .then(|| ((*name).to_owned(), num_held as f64 / known.len() as f64))
-            };
-            spread(wordings.iter().filter_map(of_wording).collect())
-        };
-        let prompts = wordings.values().map(Vec::len).sum();
-        let followed = share(|outcome| Some(outcome.follows()))?;
-        Some(Wordings {
-            wordings: wordings.len(),
-            prompts,
-            followed,
-            right: share(|outcome| outcome.right),
-        })
-    };
-    tasks
-        .into_iter()
-        .filter_map(|(task, wordings)| Some((task.to_owned(), of_task(wordings)?)))
-        .collect()
+    shares
 }
 
 /// The spread of scores by wording; none over none.
@@ -413,7 +318,7 @@ fn spread(scores: Vec<(String, f64)>) -> Option<Spread> {
 }
 
 /// What changes from `base` to `tuned`, both scored on the same suite. `p` is that of [`mcnemar`].
-pub fn change(base: &Scores, tuned: &Scores) -> Change {
+pub fn change(base: &InstructionScores, tuned: &InstructionScores) -> Change {
     let pairs = || base.rows.iter().zip(&tuned.rows);
     let ids = |before: bool| -> Vec<String> {
         pairs()
@@ -433,14 +338,15 @@ pub fn change(base: &Scores, tuned: &Scores) -> Change {
     }
 }
 
-fn interval_of_change(base: &Scores, tuned: &Scores) -> Option<Interval> {
+fn interval_of_change(base: &InstructionScores, tuned: &InstructionScores) -> Option<Interval> {
     let outcomes: Vec<&Outcome> = base.rows.iter().collect();
     let clusters = clusters(&outcomes);
     if outcomes.len() < FEWEST_ROWS || clusters.num_clusters() < 2 {
         return None;
     }
-    let units = |scores: &Scores| scores.rows.iter().map(unit).collect::<Vec<_>>();
-    let (before, after) = (units(base), units(tuned));
+    let units = |scores: &InstructionScores| scores.rows.iter().map(unit).collect::<Vec<_>>();
+    let before = units(base);
+    let after = units(tuned);
     let found = paired_bootstrap(&before, &after, &clusters, &share_of, &resampling()).ok()?;
     Some(within(confidence::interval(&found.estimate), -1.0))
 }
@@ -451,7 +357,7 @@ pub struct Constant {
     /// The answer.
     pub answer: String,
     /// What it scores.
-    pub scores: Scores,
+    pub scores: InstructionScores,
 }
 
 /// The constant answer that follows most rows strictly, the first among equals; `None` for a suite without rows.
@@ -476,6 +382,7 @@ pub fn constant(suite: &[Row]) -> Option<Constant> {
         }
         rows.push(places);
     }
+
     let mut best: Option<(usize, String)> = None;
     for answer in candidates(suite) {
         let held: Vec<bool> = known
@@ -566,7 +473,14 @@ mod tests {
                 .collect::<Vec<_>>(),
             [("x", 2, 0.5), ("y", 1, 0.0)]
         );
-        assert_eq!(scores.checks["no-punctuation"], (2, 0.5, 1.0));
+        assert_eq!(
+            scores.checks["no-punctuation"],
+            CheckRate {
+                asked: 2,
+                strict: 0.5,
+                loose: 1.0
+            }
+        );
         assert_eq!(scores.rows[1].strict, [true, false]);
     }
 
@@ -602,10 +516,8 @@ mod tests {
             row("b", "x", None, LABEL),
             row("c", "x", None, LABEL),
         ];
-        let (base, tuned) = (
-            score(&suite, &["happy", "no", "sad"]),
-            score(&suite, &["no", "sad", "sad"]),
-        );
+        let base = score(&suite, &["happy", "no", "sad"]);
+        let tuned = score(&suite, &["no", "sad", "sad"]);
         assert_eq!(
             change(&base, &tuned),
             Change {
@@ -684,7 +596,8 @@ mod tests {
         let half: Vec<&str> = (0..40)
             .map(|i| ["sad", "no"][usize::from(i % 20 >= 10)])
             .collect();
-        let (base, tuned) = (score(&suite, &half), score(&suite, &["sad"; 40]));
+        let base = score(&suite, &half);
+        let tuned = score(&suite, &["sad"; 40]);
         let interval = base.all.interval.unwrap();
         // Twenty clips, both rows of each alike: the deviation is that of 20 rows, 0.112, and not that of 40, 0.079.
         let width = interval.high - interval.low;

@@ -2,14 +2,15 @@
 
 use crate::eval::instructions::score;
 use crate::eval::instructions::score::Constant;
-use crate::eval::instructions::score::Scores;
-use crate::eval::instructions::score::Spread;
 use crate::records::instructions::Change;
+use crate::records::instructions::InstructionScores;
 use crate::records::instructions::Rates;
+use crate::records::instructions::Spread;
+use crate::records::instructions::TaskWordings;
 use crate::text_table::TextTable;
 
 /// The table of one model: kinds and all rows with the best constant answer below, then checks, then the spread over wordings.
-pub fn of(scores: &Scores, constant: Option<&Constant>) -> String {
+pub fn of(scores: &InstructionScores, constant: Option<&Constant>) -> String {
     let head = [
         "",
         "rows",
@@ -30,12 +31,12 @@ pub fn of(scores: &Scores, constant: Option<&Constant>) -> String {
     let head = ["check", "asked", "strict", "loose"]
         .map(str::to_owned)
         .to_vec();
-    let checks = scores.checks.iter().map(|(name, (asked, strict, loose))| {
+    let checks = scores.checks.iter().map(|(name, rate)| {
         vec![
             name.clone(),
-            asked.to_string(),
-            percent(*strict),
-            percent(*loose),
+            rate.asked.to_string(),
+            percent(rate.strict),
+            percent(rate.loose),
         ]
     });
     format!(
@@ -67,7 +68,7 @@ fn line(name: &str, rates: &Rates) -> Vec<String> {
 }
 
 /// What the best constant answer is, and whether the model follows more rows than it.
-fn against(constant: &Constant, scores: &Scores) -> String {
+fn against(constant: &Constant, scores: &InstructionScores) -> String {
     let change = score::change(&constant.scores, scores);
     format!(
         "{FLOOR}: `{}`; rows that only it follows: {}, that only the model follows: {}, {}\n",
@@ -97,7 +98,7 @@ fn tested(change: &Change) -> String {
 }
 
 /// Two models side by side: rows whose checks all hold, before and after tuning, strictly and loosely.
-pub fn beside(base: &Scores, tuned: &Scores) -> String {
+pub fn beside(base: &InstructionScores, tuned: &InstructionScores) -> String {
     let head = [
         "",
         "rows",
@@ -110,30 +111,18 @@ pub fn beside(base: &Scores, tuned: &Scores) -> String {
     ]
     .map(str::to_owned)
     .to_vec();
-    let line = |name: &str, before: &Rates, after: &Rates| {
-        let change = |before: f64, after: f64| format!("{:+.1}", 100.0 * (after - before));
-        vec![
-            name.to_owned(),
-            after.prompts.to_string(),
-            percent(before.prompt_strict),
-            percent(after.prompt_strict),
-            change(before.prompt_strict, after.prompt_strict),
-            percent(before.prompt_loose),
-            percent(after.prompt_loose),
-            change(before.prompt_loose, after.prompt_loose),
-        ]
-    };
     let kinds = base
         .kinds
         .iter()
-        .zip(&tuned.kinds)
-        .map(|((kind, before), (_, after))| line(kind, before, after));
+        .zip(tuned.kinds.iter())
+        .map(|((kind, before), (_, after))| line_beside(kind, before, after));
     let table = aligned(
         std::iter::once(head)
             .chain(kinds)
-            .chain([line(ALL, &base.all, &tuned.all)])
+            .chain([line_beside(ALL, &base.all, &tuned.all)])
             .collect(),
     );
+
     let change = score::change(base, tuned);
     format!(
         "{table}\nrows that only the base follows: {}; rows that only the tuned model follows: {}; {}\n",
@@ -143,40 +132,57 @@ pub fn beside(base: &Scores, tuned: &Scores) -> String {
     )
 }
 
+fn line_beside(name: &str, before: &Rates, after: &Rates) -> Vec<String> {
+    let change = |before: f64, after: f64| format!("{:+.1}", 100.0 * (after - before));
+    vec![
+        name.to_owned(),
+        after.prompts.to_string(),
+        percent(before.prompt_strict),
+        percent(after.prompt_strict),
+        change(before.prompt_strict, after.prompt_strict),
+        percent(before.prompt_loose),
+        percent(after.prompt_loose),
+        change(before.prompt_loose, after.prompt_loose),
+    ]
+}
+
 /// The name of the line over all rows, and of the one for the best constant answer.
 const ALL: &str = "all";
 const FLOOR: &str = "best constant answer";
 
-fn wordings(scores: &Scores) -> String {
-    let said = |what: &str, spread: &Spread| {
-        let (lowest, highest) = (&spread.lowest, &spread.highest);
-        let range = format!(
-            "{} ({}) to {} ({})",
-            percent(lowest.1),
-            lowest.0,
-            percent(highest.1),
-            highest.0
-        );
-        format!(
-            "  {what}: mean {}, deviation {}, {range}\n",
-            percent(spread.mean),
-            percent(spread.deviation)
-        )
-    };
-    let of_task = |(task, found): (&String, &crate::eval::instructions::score::Wordings)| {
-        let right = found
-            .right
-            .as_ref()
-            .map(|spread| said("right", spread))
-            .unwrap_or_default();
-        format!(
-            "\n{task} in {} wordings, {} rows\n{}{right}",
-            found.wordings,
-            found.prompts,
-            said("followed", &found.followed)
-        )
-    };
-    scores.wordings.iter().map(of_task).collect()
+fn wordings(scores: &InstructionScores) -> String {
+    scores
+        .wordings
+        .iter()
+        .map(|(task, found)| wordings_of(task, found))
+        .collect()
+}
+
+/// The wordings of one task: how many there are, and the spread of what is known.
+fn wordings_of(task: &str, found: &TaskWordings) -> String {
+    let right = found
+        .right
+        .as_ref()
+        .map(|spread| spread_line("right", spread))
+        .unwrap_or_default();
+    format!(
+        "\n{task} in {} wordings, {} rows\n{}{right}",
+        found.wordings,
+        found.prompts,
+        spread_line("followed", &found.followed)
+    )
+}
+
+fn spread_line(name: &str, spread: &Spread) -> String {
+    let (lowest, lowest_share) = &spread.lowest;
+    let (highest, highest_share) = &spread.highest;
+    format!(
+        "  {name}: mean {}, deviation {}, {} ({lowest}) to {} ({highest})\n",
+        percent(spread.mean),
+        percent(spread.deviation),
+        percent(*lowest_share),
+        percent(*highest_share)
+    )
 }
 
 fn percent(share: f64) -> String {
@@ -245,10 +251,8 @@ all          3       66.7 %   66.7 %    +0.0     100.0 %   66.7 %   -33.3
 
 rows that only the base follows: 1; rows that only the tuned model follows: 1; p = 1.000 (McNemar)
 ";
-        let (base, tuned) = (
-            score(&suite(), &["happy", "*one* two", "happy"]),
-            score(&suite(), &["hello", "one two", "sad"]),
-        );
+        let base = score(&suite(), &["happy", "*one* two", "happy"]);
+        let tuned = score(&suite(), &["hello", "one two", "sad"]);
         assert_eq!(format!("\n{}", beside(&base, &tuned)), expected);
     }
 }

@@ -16,6 +16,8 @@ use crate::eval::judge::rubric::Item;
 use crate::eval::judge::rubric::Rubric;
 use crate::files;
 use crate::files::AppendLog;
+use crate::jsonl;
+use crate::jsonl::LastLine;
 
 /// What one verdict took.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -51,20 +53,16 @@ impl Cache {
     pub fn open(path: &Path) -> Result<Self> {
         let mut known = HashMap::new();
         if path.is_file() {
-            let text = files::read_text(path)?;
-            let whole = text.rfind('\n').map_or(0, |end| end + 1);
-            for (i, line) in text[..whole].lines().enumerate() {
-                let read: Line = serde_json::from_str(line).map_err(|e| {
+            let whole = jsonl::each_line(path, LastLine::Cut, |_, line| {
+                let read: Line = serde_json::from_slice(line).map_err(|e| {
                     Error::input("not a verdict")
                         .caused_by(e)
-                        .at(format!("{}:{}", path.display(), i + 1))
                         .hint("is this a file of another kind? give another --cache")
                 })?;
                 known.insert(read.key.clone(), judged(read));
-            }
-            if whole < text.len() {
-                files::truncate(path, whole as u64)?;
-            }
+                Ok(())
+            })?;
+            files::truncate(path, whole)?;
         }
         Ok(Self {
             known,

@@ -26,32 +26,12 @@ pub fn inventory(written: &str, task: &Task, tasks: &Tasks) -> Result<Task> {
                 .hint("leave --labels out"),
         );
     }
+
     let path = Path::new(written);
     if !path.is_file() {
-        let of_task = tasks.get(written).map_err(|_| {
-            let classifying = tasks
-                .names()
-                .filter(|name| {
-                    tasks
-                        .get(name)
-                        .is_ok_and(|task| task.kind == Kind::Classify)
-                })
-                .collect::<Vec<_>>();
-            Error::input(format!("--labels {written}: there is no such file or task")).hint(
-                format!(
-                    "a file with a label a line, or one of {}",
-                    classifying.join(", ")
-                ),
-            )
-        })?;
-        return if of_task.kind == Kind::Classify {
-            Ok(of_task.clone())
-        } else {
-            Err(Error::input(format!(
-                "--labels: task `{written}` has no labels"
-            )))
-        };
+        return of_task(written, tasks);
     }
+
     let text = files::read_text(path)?;
     let is_yaml = path.extension().is_some_and(|extension| {
         ["yaml", "yml", "json"]
@@ -71,6 +51,7 @@ pub fn inventory(written: &str, task: &Task, tasks: &Tasks) -> Result<Task> {
             .filter(|label| !label.name.is_empty() && !label.name.starts_with('#'))
             .collect()),
     };
+
     let labels = labels.and_then(checked).map_err(|e: Error| {
         e.at_path(path)
             .or_hint("a label a line, a YAML or JSON list of labels, or a task's file")
@@ -79,6 +60,28 @@ pub fn inventory(written: &str, task: &Task, tasks: &Tasks) -> Result<Task> {
         labels,
         ..task.clone()
     })
+}
+
+/// The task of a name, which is to classify.
+fn of_task(written: &str, tasks: &Tasks) -> Result<Task> {
+    let classifies = |task: &Task| task.kind == Kind::Classify;
+    let Ok(task) = tasks.get(written) else {
+        let known: Vec<&str> = tasks
+            .names()
+            .filter(|name| tasks.get(name).is_ok_and(classifies))
+            .collect();
+        let found = format!("--labels {written}: there is no such file or task");
+        return Err(Error::input(found).hint(format!(
+            "a file with a label a line, or one of {}",
+            known.join(", ")
+        )));
+    };
+    match classifies(task) {
+        true => Ok(task.clone()),
+        false => Err(Error::input(format!(
+            "--labels: task `{written}` has no labels"
+        ))),
+    }
 }
 
 fn classifying(task: Task, path: &Path) -> Result<Task> {

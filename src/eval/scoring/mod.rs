@@ -24,12 +24,12 @@ use crate::eval::scoring::versus::Versus;
 use crate::files;
 use crate::metrics;
 use crate::metrics::Confusion;
-use crate::metrics::Counts;
 use crate::metrics::Kind;
 use crate::metrics::Normaliser;
 use crate::metrics::Tally;
 use crate::metrics::Texts;
 use crate::metrics::alignment;
+use crate::metrics::alignment::Aligned;
 use crate::metrics::bleu::Tokeniser;
 use crate::metrics::classify;
 use crate::metrics::failures;
@@ -160,44 +160,37 @@ fn versus(
     scored: &Scored,
     settings: &Settings,
 ) -> Result<Versus> {
-    let others = versus::matched(
-        rows,
-        rows::read(path, settings.references.as_deref(), task)?,
-        path,
-    )?;
+    let others = rows::read(path, settings.references.as_deref(), task)?;
+    let others = versus::matched(rows, others, path)?;
+
     if task.kind == Kind::Classify {
-        let of_file =
-            |rows: &[Row]| labels_tallied(rows, inventory.unwrap_or(task), settings.parse);
-        return versus::compare(rows, &of_file(rows)?, &of_file(&others)?);
+        let inventory = inventory.unwrap_or(task);
+        let ours = labels_tallied(rows, inventory, settings.parse)?;
+        let theirs = labels_tallied(&others, inventory, settings.parse)?;
+        return versus::compare(rows, &ours, &theirs);
     }
-    let of_file = |rows: &[Row]| -> Vec<Tally> {
-        let shown = scored
-            .texts
-            .iter()
-            .flat_map(|(normaliser, _)| texts_scored(rows, *normaliser, settings, task.kind));
-        shown
-            .filter(|tally| is_tally_shown(task.kind, tally))
-            .collect()
-    };
-    let mut versus = versus::compare(rows, &of_file(rows), &of_file(&others))?;
+
+    let ours = shown_tallies(rows, scored, settings, task.kind);
+    let theirs = shown_tallies(&others, scored, settings, task.kind);
+    let mut versus = versus::compare(rows, &ours, &theirs)?;
     if task.kind == Kind::Transcribe {
         versus.mapsswe = versus::segments(rows, &others, scored.texts[0].0)?;
     }
     Ok(versus)
 }
 
+/// The tallies of texts that a table shows, under every normaliser.
+fn shown_tallies(rows: &[Row], scored: &Scored, settings: &Settings, kind: Kind) -> Vec<Tally> {
+    let normalisers = scored.texts.iter().map(|(normaliser, _)| *normaliser);
+    normalisers
+        .flat_map(|normaliser| texts_scored(rows, normaliser, settings, kind))
+        .filter(|tally| is_tally_shown(kind, tally))
+        .collect()
+}
+
 /// The tallies of answers that are to name a label of an inventory.
 fn labels_tallied(rows: &[Row], task: &Task, parse: Parse) -> Result<Vec<Tally>> {
-    let (name, mode) = if parse == Parse::Strict {
-        ("strict", Parse::Strict)
-    } else {
-        ("lenient", Parse::Lenient)
-    };
-    let names: Vec<&str> = task
-        .labels
-        .iter()
-        .map(|label| label.name.as_str())
-        .collect();
+    let names = names_of(task);
     if names.is_empty() {
         return Err(Error::input(format!(
             "task `{}` has no inventory to read labels by",
@@ -205,21 +198,35 @@ fn labels_tallied(rows: &[Row], task: &Task, parse: Parse) -> Result<Vec<Tally>>
         ))
         .hint("add --labels FILE"));
     }
-    let answers: Vec<Option<String>> = rows
-        .iter()
-        .map(|row| task.parse_answer(&row.prediction, mode))
-        .collect();
-    let due = |row: &Row| {
-        task.label_of(&row.references[0])
-            .map_or_else(|| row.references[0].clone(), |label| label.name.clone())
-    };
-    let due: Vec<String> = rows.iter().map(due).collect();
+
+    let answers = answers_read(rows, task, parse);
+    let due: Vec<&str> = rows.iter().map(|row| due_label(row, task)).collect();
     let pairs: Vec<(&str, Option<&str>)> = due
         .iter()
-        .zip(&answers)
-        .map(|(due, answer)| (due.as_str(), answer.as_deref()))
+        .copied()
+        .zip(answers.iter().map(Option::as_deref))
         .collect();
-    Ok(classify::tallies(&pairs, Some(&names), name)?.to_vec())
+    Ok(classify::tallies(&pairs, Some(&names), parse.name())?.to_vec())
+}
+
+/// Names of the labels of an inventory.
+fn names_of(task: &Task) -> Vec<&str> {
+    let labels = task.labels.iter();
+    labels.map(|label| label.name.as_str()).collect()
+}
+
+/// The label that a row's reference names, otherwise the reference as it stands.
+fn due_label<'a>(row: &'a Row, task: &'a Task) -> &'a str {
+    let reference = &row.references[0];
+    task.label_of(reference)
+        .map_or(reference, |label| &label.name)
+}
+
+/// The answers as labels of an inventory; `None` where one names no label.
+fn answers_read(rows: &[Row], task: &Task, parse: Parse) -> Vec<Option<String>> {
+    rows.iter()
+        .map(|row| task.parse_answer(&row.prediction, parse))
+        .collect()
 }
 
 fn texts_scored(
@@ -240,19 +247,16 @@ fn texts_scored(
 
 fn failures_scored(rows: &[Row], settings: &Settings, kind: Kind) -> Vec<Tally> {
     let mut found: Vec<Tally> = Vec::new();
+
     // Files that say nothing of how an answer came about cannot say that it ended by itself.
-    if let Some(stopped) = rows
-        .iter()
-        .map(|row| row.hit_limit)
-        .collect::<Option<Vec<bool>>>()
-    {
+    let stopped: Option<Vec<bool>> = rows.iter().map(|row| row.hit_limit).collect();
+    if let Some(stopped) = stopped {
         found.push(failures::hit_limit(&stopped));
     }
+
     if settings.has_all || kind != Kind::Classify {
-        found.extend(failures::tallies(&Texts::new(
-            rows.iter().map(Row::pair).collect(),
-            Normaliser::None,
-        )));
+        let texts = Texts::new(rows.iter().map(Row::pair).collect(), Normaliser::None);
+        found.extend(failures::tallies(&texts));
     }
     found
 }
@@ -264,86 +268,81 @@ fn readings(
     place: impl Fn(&Row) -> String,
 ) -> Result<Vec<Reading>> {
     let Some(task) = inventory else {
-        if rows.iter().any(|row| row.references.len() > 1) {
-            return Ok(Vec::new());
-        }
-        let pairs: Vec<(&str, Option<&str>)> = rows
-            .iter()
-            .map(|row| (row.references[0].as_str(), Some(row.prediction.as_str())))
-            .collect();
-        let mut seen: Vec<&str> = pairs
-            .iter()
-            .flat_map(|(reference, predicted)| [Some(*reference), *predicted])
-            .flatten()
-            .collect();
-        seen.sort_unstable();
-        seen.dedup();
-        let confusion = (seen.len() <= MAX_SEEN_LABELS)
-            .then(|| Confusion::new(pairs.iter().copied(), &seen))
-            .transpose()?;
-        let scores = metrics::classify(pairs, None)?;
-        return Ok(vec![Reading {
-            parse: "as-is",
-            scores,
-            confusion,
-            signature: classify::signature(None, "as-is").to_string(),
-        }]);
-    };
-    let names: Vec<&str> = task
-        .labels
-        .iter()
-        .map(|label| label.name.as_str())
-        .collect();
-    let due = rows.iter().map(|row| {
-        let reference = &row.references[0];
-        task.label_of(reference)
-            .map(|label| label.name.as_str())
-            .ok_or_else(|| {
-                let found = Error::input(format!(
-                    "the reference label of row `{}`, `{reference}`, is not in the inventory",
-                    row.id
-                ));
-                found
-                    .at(place(row))
-                    .hint(format!("it has: {}", names.join(", ")))
-            })
-    });
-    let due: Vec<&str> = due.collect::<Result<_>>()?;
-    let read = |(parse, mode)| {
-        let answers: Vec<Option<String>> = rows
-            .iter()
-            .map(|row| task.parse_answer(&row.prediction, mode))
-            .collect();
-        let pairs = || {
-            due.iter()
-                .copied()
-                .zip(answers.iter().map(Option::as_deref))
+        let has_several = rows.iter().any(|row| row.references.len() > 1);
+        return match has_several {
+            true => Ok(Vec::new()),
+            false => Ok(vec![read_as_is(rows)?]),
         };
-        let signature = classify::signature(Some(&names), parse).to_string();
-        Ok(Reading {
-            parse,
-            scores: metrics::classify(pairs(), Some(&names))?,
-            confusion: Some(Confusion::new(pairs(), &names)?),
-            signature,
-        })
     };
-    [("strict", Parse::Strict), ("lenient", Parse::Lenient)]
+
+    let due: Vec<&str> = rows
+        .iter()
+        .map(|row| label_in_inventory(row, task).map_err(|e| e.at(place(row))))
+        .collect::<Result<_>>()?;
+    [Parse::Strict, Parse::Lenient]
         .into_iter()
-        .map(read)
+        .map(|parse| read_by_inventory(rows, &due, task, parse))
         .collect()
+}
+
+/// Answers and references compared as they are. Confusions are counted only among few different texts.
+fn read_as_is(rows: &[Row]) -> Result<Reading> {
+    let pairs: Vec<(&str, Option<&str>)> = rows
+        .iter()
+        .map(|row| (row.references[0].as_str(), Some(row.prediction.as_str())))
+        .collect();
+    let mut seen: Vec<&str> = rows
+        .iter()
+        .flat_map(|row| [row.references[0].as_str(), row.prediction.as_str()])
+        .collect();
+    seen.sort_unstable();
+    seen.dedup();
+
+    let confusion = (seen.len() <= MAX_SEEN_LABELS)
+        .then(|| Confusion::new(pairs.iter().copied(), &seen))
+        .transpose()?;
+    Ok(Reading {
+        parse: "as-is",
+        scores: metrics::classify(pairs, None)?,
+        confusion,
+        signature: classify::signature(None, "as-is").to_string(),
+    })
+}
+
+/// The label of an inventory that a row's reference names.
+fn label_in_inventory<'a>(row: &Row, task: &'a Task) -> Result<&'a str> {
+    let reference = &row.references[0];
+    let label = task.label_of(reference).ok_or_else(|| {
+        Error::input(format!(
+            "the reference label of row `{}`, `{reference}`, is not in the inventory",
+            row.id
+        ))
+        .hint(format!("it has: {}", names_of(task).join(", ")))
+    })?;
+    Ok(&label.name)
+}
+
+/// Answers read by an inventory; `due` are the labels that they should name.
+fn read_by_inventory(rows: &[Row], due: &[&str], task: &Task, parse: Parse) -> Result<Reading> {
+    let names = names_of(task);
+    let answers = answers_read(rows, task, parse);
+    let answers = answers.iter().map(Option::as_deref);
+    let pairs: Vec<(&str, Option<&str>)> = due.iter().copied().zip(answers).collect();
+
+    Ok(Reading {
+        parse: parse.name(),
+        confusion: Some(Confusion::new(pairs.iter().copied(), &names)?),
+        scores: metrics::classify(pairs, Some(&names))?,
+        signature: classify::signature(Some(&names), parse.name()).to_string(),
+    })
 }
 
 impl Scored {
     /// The reading that `--parse` asks for; the only one where there is no inventory.
     fn reading(&self, parse: Parse) -> Option<&Reading> {
-        let name = if parse == Parse::Strict {
-            "strict"
-        } else {
-            "lenient"
-        };
-        self.readings
-            .iter()
-            .find(|reading| reading.parse == name)
+        let mut readings = self.readings.iter();
+        readings
+            .find(|reading| reading.parse == parse.name())
             .or(self.readings.first())
     }
 
@@ -359,10 +358,12 @@ impl Scored {
         let mut signatures = Map::new();
         object.insert("task".into(), task.name.clone().into());
         object.insert("rows".into(), rows.len().into());
+
         for tally in self.texts[0].1.iter().chain(&self.failures) {
             object.insert(tally.metric().to_owned(), tally.corpus().into());
             signatures.insert(tally.metric().to_owned(), tally.signature.clone().into());
         }
+
         if let Some(reading) = self.reading(settings.parse) {
             for (name, score) in reading.scores.named() {
                 object.insert(name.to_owned(), score.into());
@@ -371,53 +372,50 @@ impl Scored {
             object.insert("parse".into(), reading.parse.into());
             object.extend(reading.confusion.iter().flat_map(confusion_json));
         }
+
         if has_inventory {
-            object.extend(self.readings.iter().map(|reading| {
-                (
-                    reading.parse.to_owned(),
-                    reading
-                        .scores
-                        .named()
-                        .map(|(name, score)| (name.to_owned(), Value::from(score)))
-                        .into_iter()
-                        .collect(),
-                )
-            }));
+            for reading in &self.readings {
+                let scores = reading.scores.named();
+                let scores = scores.map(|(name, score)| (name.to_owned(), Value::from(score)));
+                object.insert(reading.parse.to_owned(), scores.into_iter().collect());
+            }
         }
-        let by_normaliser = |(normaliser, tallies): &(Normaliser, Vec<Tally>)| {
+
+        object.insert("normalisers".into(), self.by_normaliser());
+        object.insert("signatures".into(), Value::Object(signatures));
+        Value::Object(object)
+    }
+
+    /// The scores of texts under each normaliser.
+    fn by_normaliser(&self) -> Value {
+        let mut found = Map::new();
+        for (normaliser, tallies) in &self.texts {
             let scores: Map<String, Value> = tallies
                 .iter()
                 .map(|tally| (tally.metric().to_owned(), tally.corpus().into()))
                 .collect();
-            (normaliser.name().to_owned(), Value::Object(scores))
-        };
-        object.insert(
-            "normalisers".into(),
-            Value::Object(self.texts.iter().map(by_normaliser).collect()),
-        );
-        object.insert("signatures".into(), Value::Object(signatures));
-        Value::Object(object)
+            found.insert(normaliser.name().to_owned(), scores.into());
+        }
+        found.into()
     }
 }
 
 /// `labels`: each one's scores and counts; `predicted`: the distribution of answers; `confusion`: counts, a row a reference label.
 fn confusion_json(confusion: &Confusion) -> [(String, Value); 3] {
-    let columns: Vec<&str> = confusion
-        .labels
-        .iter()
-        .map(String::as_str)
-        .chain([classify::UNPARSED])
-        .collect();
-    let label = |(name, seen): (&String, classify::Seen)| {
-        let scores = json!({"precision": seen.precision(), "recall": seen.recall(), "f1": seen.f1(), "references": seen.references, "predictions": seen.predictions});
-        (name.clone(), scores)
-    };
-    let labels: Map<String, Value> = confusion
-        .labels
-        .iter()
-        .zip(confusion.seen())
-        .map(label)
-        .collect();
+    let mut labels = Map::new();
+    for (name, seen) in confusion.labels.iter().zip(confusion.seen()) {
+        let scores = json!({
+            "precision": seen.precision(),
+            "recall": seen.recall(),
+            "f1": seen.f1(),
+            "references": seen.references,
+            "predictions": seen.predictions,
+        });
+        labels.insert(name.clone(), scores);
+    }
+
+    let labels_seen = confusion.labels.iter().map(String::as_str);
+    let columns: Vec<&str> = labels_seen.chain([classify::UNPARSED]).collect();
     let predicted: Map<String, Value> = columns
         .iter()
         .zip(confusion.predicted())
@@ -425,6 +423,7 @@ fn confusion_json(confusion: &Confusion) -> [(String, Value); 3] {
         .collect();
     let matrix =
         json!({"references": confusion.labels, "answers": columns, "counts": confusion.counts});
+
     [
         ("labels".to_owned(), Value::Object(labels)),
         ("predicted".to_owned(), Value::Object(predicted)),
@@ -438,38 +437,44 @@ fn write_alignments(path: &Path, rows: &[Row], normaliser: Normaliser) -> Result
         .extension()
         .is_some_and(|extension| extension.eq_ignore_ascii_case("jsonl"));
     let texts = Texts::new(rows.iter().map(Row::pair).collect(), normaliser);
+
     let mut written = String::new();
     for (row, pair) in rows.iter().zip(texts.pairs()) {
         let alignment = alignment::align_pair(pair);
-        let counts = alignment::counts(&alignment);
-        if as_json {
-            let words: Vec<Value> = alignment
-                .iter()
-                .map(|word| json!([word.mark(), word.reference(), word.prediction()]))
-                .collect();
-            let Counts {
-                substitutions,
-                deletions,
-                insertions,
-                reference_len,
-            } = counts;
-            let line = json!({"id": row.id, "wer": counts.rate(), "substitutions": substitutions, "deletions": deletions, "insertions": insertions,
-                "words": reference_len, "alignment": words});
-            written += &format!("{line}\n");
-        } else {
-            let Counts {
-                substitutions: s,
-                deletions: d,
-                insertions: i,
-                reference_len,
-            } = counts;
-            let head = format!(
-                "{}: {:.1} % ({s} substituted, {d} deleted, {i} inserted, {reference_len} words)\n",
-                row.id,
-                100.0 * counts.rate()
-            );
-            written += &format!("{head}{}\n", alignment::render(&alignment, ALIGNMENT_WIDTH));
-        }
+        written += &match as_json {
+            true => format!("{}\n", alignment_json(&row.id, &alignment)),
+            false => alignment_text(&row.id, &alignment),
+        };
     }
     files::write_atomic(path, written.as_bytes())
+}
+
+fn alignment_json(id: &str, alignment: &[Aligned]) -> Value {
+    let counts = alignment::counts(alignment);
+    let words: Vec<Value> = alignment
+        .iter()
+        .map(|word| json!([word.mark(), word.reference(), word.prediction()]))
+        .collect();
+    json!({
+        "id": id,
+        "wer": counts.rate(),
+        "substitutions": counts.substitutions,
+        "deletions": counts.deletions,
+        "insertions": counts.insertions,
+        "words": counts.reference_len,
+        "alignment": words,
+    })
+}
+
+fn alignment_text(id: &str, alignment: &[Aligned]) -> String {
+    let counts = alignment::counts(alignment);
+    format!(
+        "{id}: {:.1} % ({} substituted, {} deleted, {} inserted, {} words)\n{}\n",
+        100.0 * counts.rate(),
+        counts.substitutions,
+        counts.deletions,
+        counts.insertions,
+        counts.reference_len,
+        alignment::render(alignment, ALIGNMENT_WIDTH)
+    )
 }

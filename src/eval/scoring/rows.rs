@@ -9,8 +9,9 @@ use serde_json::Value;
 
 use crate::error::Error;
 use crate::error::Result;
-use crate::files;
 use crate::json;
+use crate::jsonl;
+use crate::jsonl::LastLine;
 use crate::metrics::Kind;
 use crate::metrics::Pair;
 use crate::task::Task;
@@ -71,30 +72,26 @@ pub fn read(predictions: &Path, references: Option<&Path>, task: &Task) -> Resul
             .map(|line| (line.id, line.found))
             .collect()
     });
-    let row = |line: Line<(Said, Vec<String>)>| {
+
+    let mut rows = Vec::with_capacity(said.len());
+    for line in said {
         let (said, own) = line.found;
         let references = match &mut due {
             Some(due) => due.remove(&line.id).unwrap_or_default(),
             None => required(own, task.kind)
                 .map_err(|e| e.at(format!("{}:{}", predictions.display(), line.number)))?,
         };
-        let Said {
-            prediction,
-            hit_limit,
-            speaker,
-            group,
-        } = said;
-        Ok(Row {
+        rows.push(Row {
             id: line.id,
             line: line.number,
-            prediction,
+            prediction: said.prediction,
             references,
-            hit_limit,
-            speaker,
-            group,
-        })
-    };
-    said.into_iter().map(row).collect()
+            hit_limit: said.hit_limit,
+            speaker: said.speaker,
+            group: said.group,
+        });
+    }
+    Ok(rows)
 }
 
 /// What a line of a file says.
@@ -111,28 +108,22 @@ fn read_lines<T>(
 ) -> Result<Vec<Line<T>>> {
     let mut lines: Vec<Line<T>> = Vec::new();
     let mut seen: HashMap<String, usize> = HashMap::new();
-    let mut text = files::Lines::open(path)?;
-    while let Some((number, line)) = text.next_line()? {
-        let number = number as usize;
-        if line.trim_ascii().is_empty() {
-            continue;
+    jsonl::each_line(path, LastLine::Row, |number, line| {
+        let fields = object(line)?;
+        let id = id(&fields)?;
+        if let Some(before) = seen.insert(id.clone(), number) {
+            return Err(
+                Error::input(format!("the id `{id}` stands on line {before} already"))
+                    .hint("give each row an id of its own"),
+            );
         }
-        let found = object(line).and_then(|fields| {
-            let id = id(&fields)?;
-            if let Some(before) = seen.insert(id.clone(), number) {
-                return Err(
-                    Error::input(format!("the id `{id}` stands on line {before} already"))
-                        .hint("give each row an id of its own"),
-                );
-            }
-            Ok(Line {
-                id,
-                number,
-                found: read(&fields)?,
-            })
+        lines.push(Line {
+            id,
+            number,
+            found: read(&fields)?,
         });
-        lines.push(found.map_err(|e| e.at(format!("{}:{number}", path.display())))?);
-    }
+        Ok(())
+    })?;
     if lines.is_empty() {
         return Err(Error::input("holds no rows")
             .at_path(path)
@@ -281,27 +272,33 @@ fn expect_same_ids<A, B>(
             .filter(|line| !known.contains(line.id.as_str()))
             .collect()
     }
-    let (unreferenced, unpredicted) = (missing(said, due), missing(due, said));
+
+    let unreferenced = missing(said, due);
+    let unpredicted = missing(due, said);
     let mut faults = Vec::new();
     if let Some(first) = unreferenced.first() {
-        let (count, all) = (unreferenced.len(), said.len());
         faults.push(format!(
-            "{count} of {all} predictions have no reference, the first is `{}` ({}:{})",
+            "{} of {} predictions have no reference, the first is `{}` ({}:{})",
+            unreferenced.len(),
+            said.len(),
             first.id,
             predictions.display(),
             first.number
         ));
     }
     if let Some(first) = unpredicted.first() {
-        let (count, all) = (unpredicted.len(), due.len());
         faults.push(format!(
-            "{count} of {all} references have no prediction, the first is `{}` (line {})",
-            first.id, first.number
+            "{} of {} references have no prediction, the first is `{}` (line {})",
+            unpredicted.len(),
+            due.len(),
+            first.id,
+            first.number
         ));
     }
     if faults.is_empty() {
         return Ok(());
     }
+
     let hint = if unreferenced.len() == said.len() {
         "not one id is in both files: these are references of another set"
     } else {

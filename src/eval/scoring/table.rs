@@ -4,6 +4,7 @@ use crate::eval::scoring::rows::Row;
 use crate::eval::scoring::scored::Reading;
 use crate::eval::scoring::scored::Scored;
 use crate::eval::scoring::scored::is_tally_shown;
+use crate::metrics::Confusion;
 use crate::metrics::Definition;
 use crate::metrics::Kind;
 use crate::metrics::Place;
@@ -62,17 +63,11 @@ fn shown(tally: &Tally) -> String {
 /// The metrics of texts, one column a normaliser, and the failures below.
 fn texts(scored: &Scored, kind: Kind) -> String {
     let mut text = String::new();
-    let shown_of = |tallies: &[Tally]| {
-        tallies
-            .iter()
-            .filter(|tally| is_tally_shown(kind, tally))
-            .cloned()
-            .collect::<Vec<_>>()
-    };
-    let columns: Vec<Vec<Tally>> = scored
+
+    let columns: Vec<Vec<&Tally>> = scored
         .texts
         .iter()
-        .map(|(_, tallies)| shown_of(tallies))
+        .map(|(_, tallies)| shown_tallies(tallies, kind))
         .collect();
     // A normaliser may leave a script without words, so metrics are matched by name.
     let mut metrics: Vec<&str> = Vec::new();
@@ -81,48 +76,46 @@ fn texts(scored: &Scored, kind: Kind) -> String {
             metrics.push(tally.metric());
         }
     }
+
     if !metrics.is_empty() {
-        let head = std::iter::once(String::new())
-            .chain(
-                scored
-                    .texts
-                    .iter()
-                    .map(|(normaliser, _)| normaliser.to_string()),
-            )
-            .collect();
-        let line = |metric: &&str| {
-            let cell = |tallies: &Vec<Tally>| {
-                tallies
-                    .iter()
-                    .find(|tally| tally.metric() == *metric)
-                    .map_or_else(|| "-".to_owned(), shown)
-            };
-            let is_part = Definition::find(metric).is_some_and(|known| known.place == Place::Part);
-            let name = if is_part {
-                format!("  {metric}")
-            } else {
-                (*metric).to_owned()
-            };
-            std::iter::once(name)
-                .chain(columns.iter().map(cell))
-                .collect()
-        };
-        text += &grid(
-            &std::iter::once(head)
-                .chain(metrics.iter().map(line))
-                .collect::<Vec<_>>(),
-        );
+        let normalisers = scored.texts.iter();
+        let normalisers = normalisers.map(|(normaliser, _)| normaliser.to_string());
+        let mut lines = vec![std::iter::once(String::new()).chain(normalisers).collect()];
+        lines.extend(metrics.iter().map(|metric| metric_line(metric, &columns)));
+        text += &grid(&lines);
     }
+
     if !scored.failures.is_empty() {
-        text += &grid(
-            &scored
-                .failures
-                .iter()
-                .map(|tally| vec![tally.name.clone(), shown(tally)])
-                .collect::<Vec<_>>(),
-        );
+        let failures = scored.failures.iter();
+        let lines: Vec<_> = failures
+            .map(|tally| vec![tally.name.clone(), shown(tally)])
+            .collect();
+        text += &grid(&lines);
     }
     text
+}
+
+fn shown_tallies(tallies: &[Tally], kind: Kind) -> Vec<&Tally> {
+    let tallies = tallies.iter();
+    tallies
+        .filter(|tally| is_tally_shown(kind, tally))
+        .collect()
+}
+
+/// Name of a metric, indented where it is a part of another, and its score in each column.
+fn metric_line(metric: &str, columns: &[Vec<&Tally>]) -> Vec<String> {
+    let is_part = Definition::find(metric).is_some_and(|known| known.place == Place::Part);
+    let name = match is_part {
+        true => format!("  {metric}"),
+        false => metric.to_owned(),
+    };
+
+    let mut line = vec![name];
+    for tallies in columns {
+        let found = tallies.iter().find(|tally| tally.metric() == metric);
+        line.push(found.map_or_else(|| "-".to_owned(), |tally| shown(tally)));
+    }
+    line
 }
 
 /// Scores under each reading, then each label and the confusions of the last.
@@ -130,91 +123,78 @@ fn labels(readings: &[Reading]) -> String {
     let Some(last) = readings.last() else {
         return String::new();
     };
-    let head = std::iter::once(String::new())
-        .chain(readings.iter().map(|reading| reading.parse.to_owned()))
-        .collect();
-    let scores: Vec<_> = readings
-        .iter()
-        .map(|reading| reading.scores.named())
-        .collect();
-    let line = |i: usize| {
-        std::iter::once(scores[0][i].0.to_owned())
-            .chain(scores.iter().map(|scores| percent(scores[i].1)))
-            .collect()
-    };
-    let mut lines = vec![head];
-    lines.extend((0..scores[0].len()).map(line));
-    let unparsed = |reading: &Reading| {
-        reading.confusion.as_ref().map_or_else(
-            || "-".to_owned(),
-            |found| found.predicted().last().unwrap_or(&0).to_string(),
-        )
-    };
-    if last.parse != "as-is" {
-        lines.push(
-            std::iter::once(UNPARSED.to_owned())
-                .chain(readings.iter().map(unparsed))
-                .collect(),
-        );
-    }
+    let scores = grid(&reading_lines(readings, last));
     let Some(confusion) = &last.confusion else {
-        return grid(&lines);
+        return scores;
     };
-    let mut each = vec![
-        [
-            "label",
-            "references",
-            "answers",
-            "precision",
-            "recall",
-            "f1",
-        ]
-        .map(str::to_owned)
-        .to_vec(),
-    ];
-    for (name, seen) in confusion.labels.iter().zip(confusion.seen()) {
-        let counts = [seen.references, seen.predictions].map(|count| count.to_string());
-        each.push(
-            [
-                vec![name.clone()],
-                counts.to_vec(),
-                [seen.precision(), seen.recall(), seen.f1()]
-                    .map(percent)
-                    .to_vec(),
-            ]
-            .concat(),
-        );
-    }
-    let columns = || {
-        confusion
-            .labels
-            .iter()
-            .cloned()
-            .chain([UNPARSED.to_owned()])
-    };
-    let mut matrix = vec![
-        std::iter::once(String::new())
-            .chain(columns())
-            .collect::<Vec<_>>(),
-    ];
-    matrix.extend(
-        confusion
-            .labels
-            .iter()
-            .zip(&confusion.counts)
-            .map(|(name, row)| {
-                std::iter::once(name.clone())
-                    .chain(row.iter().map(u64::to_string))
-                    .collect()
-            }),
-    );
     let parse = last.parse;
     format!(
-        "{}Each label ({parse}):\n{}Confusions ({parse}), a row a reference label, a column an answer:\n{}",
-        grid(&lines),
-        grid(&each),
-        grid(&matrix)
+        "{scores}Each label ({parse}):\n{}Confusions ({parse}), a row a reference label, a column an answer:\n{}",
+        grid(&label_lines(confusion)),
+        grid(&confusion_lines(confusion))
     )
+}
+
+/// Scores under each reading, and the number of answers that name no label.
+fn reading_lines(readings: &[Reading], last: &Reading) -> Vec<Vec<String>> {
+    let names = readings.iter().map(|reading| reading.parse.to_owned());
+    let mut lines = vec![std::iter::once(String::new()).chain(names).collect()];
+
+    for (i, (name, _)) in last.scores.named().into_iter().enumerate() {
+        let mut line = vec![name.to_owned()];
+        let scores = readings.iter().map(|reading| reading.scores.named()[i].1);
+        line.extend(scores.map(percent));
+        lines.push(line);
+    }
+
+    if last.parse != "as-is" {
+        let mut line = vec![UNPARSED.to_owned()];
+        line.extend(readings.iter().map(num_unparsed));
+        lines.push(line);
+    }
+    lines
+}
+
+fn num_unparsed(reading: &Reading) -> String {
+    reading.confusion.as_ref().map_or_else(
+        || "-".to_owned(),
+        |found| found.predicted().last().unwrap_or(&0).to_string(),
+    )
+}
+
+/// Counts and scores of each label.
+fn label_lines(confusion: &Confusion) -> Vec<Vec<String>> {
+    let head = [
+        "label",
+        "references",
+        "answers",
+        "precision",
+        "recall",
+        "f1",
+    ];
+    let mut lines = vec![head.map(str::to_owned).to_vec()];
+    for (name, seen) in confusion.labels.iter().zip(confusion.seen()) {
+        let mut line = vec![name.clone()];
+        line.extend([seen.references, seen.predictions].map(|count| count.to_string()));
+        line.extend([seen.precision(), seen.recall(), seen.f1()].map(percent));
+        lines.push(line);
+    }
+    lines
+}
+
+/// Number of answers by label, a row a reference label.
+fn confusion_lines(confusion: &Confusion) -> Vec<Vec<String>> {
+    let mut head = vec![String::new()];
+    head.extend(confusion.labels.iter().cloned());
+    head.push(UNPARSED.to_owned());
+
+    let mut lines = vec![head];
+    for (name, counts) in confusion.labels.iter().zip(&confusion.counts) {
+        let mut line = vec![name.clone()];
+        line.extend(counts.iter().map(u64::to_string));
+        lines.push(line);
+    }
+    lines
 }
 
 fn signatures(scored: &Scored, readings: &[Reading], kind: Kind) -> String {

@@ -84,32 +84,15 @@ pub fn matched(rows: &[Row], mut other: Vec<Row>, path: &Path) -> Result<Vec<Row
 pub fn compare(rows: &[Row], tallies: &[Tally], others: &[Tally]) -> Result<Versus> {
     let resampling = Resampling::default();
     let (cluster, clusters) = clusters(rows);
-    let one = |tally: &Tally| -> Option<Result<Compared>> {
-        let other = others.iter().find(|other| other.name == tally.name)?;
-        let score = |sum: &[f64]| tally.score(sum);
-        let compared = || {
-            Ok(Compared {
-                name: tally.name.clone(),
-                scores: [tally.corpus(), other.corpus()],
-                bootstrap: paired_bootstrap(
-                    &other.units,
-                    &tally.units,
-                    &clusters,
-                    &score,
-                    &resampling,
-                )?,
-                randomisation: randomisation(
-                    &other.units,
-                    &tally.units,
-                    &clusters,
-                    &score,
-                    &resampling,
-                )?,
-            })
-        };
-        Some(compared().map_err(|e: Error| e.at(format!("`{}`", tally.name))))
-    };
-    let scores = tallies.iter().filter_map(one).collect::<Result<_>>()?;
+
+    let mut scores = Vec::new();
+    for tally in tallies {
+        if let Some(other) = others.iter().find(|other| other.name == tally.name) {
+            let compared = compared(tally, other, &clusters, &resampling);
+            scores.push(compared.map_err(|e| e.at(format!("`{}`", tally.name)))?);
+        }
+    }
+
     Ok(Versus {
         scores,
         mapsswe: None,
@@ -118,26 +101,47 @@ pub fn compare(rows: &[Row], tallies: &[Tally], others: &[Tally]) -> Result<Vers
     })
 }
 
+/// One score of both systems.
+fn compared(
+    tally: &Tally,
+    other: &Tally,
+    clusters: &Clusters,
+    resampling: &Resampling,
+) -> Result<Compared> {
+    let score = |sum: &[f64]| tally.score(sum);
+    let before = &other.units;
+    let after = &tally.units;
+    Ok(Compared {
+        name: tally.name.clone(),
+        scores: [tally.corpus(), other.corpus()],
+        bootstrap: paired_bootstrap(before, after, clusters, &score, resampling)?,
+        randomisation: randomisation(before, after, clusters, &score, resampling)?,
+    })
+}
+
 /// The segment test on word errors under a normaliser; none where a row has several references to choose from.
 pub fn segments(rows: &[Row], others: &[Row], normaliser: Normaliser) -> Result<Option<Mapsswe>> {
     if rows.iter().any(|row| row.references.len() > 1) {
         return Ok(None);
     }
-    let tokens = |rows: &[Row]| -> Vec<Vec<Token>> {
-        let texts = Texts::new(rows.iter().map(Row::pair).collect(), normaliser);
-        texts
-            .pairs()
-            .iter()
-            .map(|pair| alignment::align_pair(pair).into_iter().map(token).collect())
-            .collect()
-    };
-    let (ours, theirs) = (tokens(rows), tokens(others));
+    let ours = tokens(rows, normaliser);
+    let theirs = tokens(others, normaliser);
     let pairs: Vec<(&[Token], &[Token])> = theirs
         .iter()
         .zip(&ours)
         .map(|(theirs, ours)| (theirs.as_slice(), ours.as_slice()))
         .collect();
     Ok(Some(mapsswe(&pairs)?))
+}
+
+/// The words of each row, right or wrong.
+fn tokens(rows: &[Row], normaliser: Normaliser) -> Vec<Vec<Token>> {
+    let texts = Texts::new(rows.iter().map(Row::pair).collect(), normaliser);
+    let mut found = Vec::with_capacity(rows.len());
+    for pair in texts.pairs() {
+        found.push(alignment::align_pair(pair).into_iter().map(token).collect());
+    }
+    found
 }
 
 fn token(aligned: Aligned) -> Token {
@@ -182,7 +186,8 @@ impl Versus {
         ];
         let mut lines = vec![head.map(str::to_owned).to_vec()];
         for compared in &self.scores {
-            let (estimate, [ours, theirs]) = (&compared.bootstrap.estimate, compared.scores);
+            let estimate = &compared.bootstrap.estimate;
+            let [ours, theirs] = compared.scores;
             let interval = estimate.student_interval;
             lines.push(vec![
                 compared.name.clone(),
@@ -195,12 +200,14 @@ impl Versus {
             ]);
         }
         text += &grid(&lines);
+
         if let Some(found) = &self.mapsswe {
             text += &format!(
                 "Matched-pair sentence-segment word errors: {} segments, {:+.3} errors each, z {:+.2}, p {:.4}\n",
                 found.num_segments, found.mean, found.z, found.p
             );
         }
+
         let mut notes: Vec<String> = self
             .scores
             .iter()

@@ -1,11 +1,18 @@
 //! Errors of `maqam eval`.
 
+use std::collections::HashMap;
+use std::path::PathBuf;
+
+use candle_core::DType;
+use candle_core::Device;
+use candle_core::Tensor;
 use serde_json::json;
 
 use crate::command::Place;
 use crate::command::fixture_text;
 use crate::eval::SUITE;
 use crate::eval::eval;
+use crate::eval::parts;
 use crate::eval::place;
 
 /// A changed suite is refused with these words, before any answer is generated.
@@ -212,4 +219,34 @@ fn systems_need_names_of_their_own() {
     place
         .run(&["eval", "suite.yaml", "--model", &model, "--no-base"])
         .fails(2, &["--adapter"]);
+}
+
+#[test]
+fn foreign_weights_stop_before_any_answer() {
+    let place = place();
+    let of_another_width = format!("wide={}", fixture_text("qwen_omni_wide/adapter_final"));
+    eval(&place, &["--adapter", &of_another_width]).fails(
+        2,
+        &[
+            "adapter_final/adapter_model.safetensors: `base_model.model.thinker.",
+            ".lora_A.weight` has shape [",
+            "this model needs [",
+            "hint: an adapter fits the model it was trained on",
+        ],
+    );
+    assert_eq!(parts(&place), [PathBuf::new(); 0]);
+
+    let name = "thinker.model.norm.weight";
+    let trained = Tensor::zeros(3, DType::F32, &Device::Cpu).unwrap();
+    std::fs::create_dir(place.path("full")).unwrap();
+    let tensors = HashMap::from([(name, trained)]);
+    candle_core::safetensors::save(&tensors, place.path("full/trained.safetensors")).unwrap();
+    eval(&place, &["--adapter", "full"]).fails(
+        2,
+        &[
+            &format!("full/trained.safetensors: `{name}` has shape [3], this model needs ["),
+            "hint: the folder belongs to another model",
+        ],
+    );
+    assert_eq!(parts(&place), [PathBuf::new(); 0]);
 }

@@ -13,6 +13,7 @@ use crate::eval::SUITE;
 use crate::eval::counts;
 use crate::eval::eval;
 use crate::eval::eval_of;
+use crate::eval::parts;
 use crate::eval::place;
 
 /// Everything below a folder, by its relative path, without hidden files.
@@ -103,24 +104,6 @@ fn assert_values_alike(found: &Value, expected: &Value, place: &str) {
         }
         _ => assert_eq!(found, expected, "{place}"),
     }
-}
-
-/// Files of the cache of answers.
-fn parts(place: &Place) -> Vec<PathBuf> {
-    let root = place.path("runs/.answers");
-    let folders = std::fs::read_dir(root)
-        .into_iter()
-        .flatten()
-        .map(|entry| entry.unwrap().path())
-        .filter(|path| path.is_dir());
-    folders
-        .flat_map(|folder| {
-            std::fs::read_dir(folder)
-                .unwrap()
-                .map(|entry| entry.unwrap().path())
-                .collect::<Vec<_>>()
-        })
-        .collect()
 }
 
 /// Questions of the suite: for the words a loss and an answer, for the moods a loss, the labels and an answer, both also under the two

@@ -5,6 +5,8 @@ mod errors;
 mod kept;
 mod scored;
 
+use std::path::PathBuf;
+
 use command::Outcome;
 use command::Place;
 use command::asr_rows;
@@ -113,4 +115,22 @@ pub fn counts(outcome: &Outcome) -> [usize; 3] {
         .filter_map(|part| part.parse().ok())
         .collect();
     numbers.try_into().unwrap()
+}
+
+/// Files of the cache of answers.
+pub fn parts(place: &Place) -> Vec<PathBuf> {
+    let root = place.path("runs/.answers");
+    let folders = std::fs::read_dir(root)
+        .into_iter()
+        .flatten()
+        .map(|entry| entry.unwrap().path())
+        .filter(|path| path.is_dir());
+    folders
+        .flat_map(|folder| {
+            std::fs::read_dir(folder)
+                .unwrap()
+                .map(|entry| entry.unwrap().path())
+                .collect::<Vec<_>>()
+        })
+        .collect()
 }

@@ -149,6 +149,8 @@ pub struct Lines {
     path: PathBuf,
     line: u32,
     bytes: Vec<u8>,
+    /// Bytes of all lines before the last that was read.
+    before: u64,
 }
 
 /// Text as it is stored, or packed by gzip.
@@ -182,6 +184,7 @@ impl Lines {
             reader: Text::Plain(BufReader::with_capacity(BUFFER, input)),
             line: 0,
             bytes: Vec::new(),
+            before: 0,
         }
     }
 
@@ -247,6 +250,18 @@ impl Lines {
     /// # Errors
     /// A line longer than [`MAX_LINE`] bytes; one that holds a zero byte, which no text does.
     pub fn next_line(&mut self) -> Result<Option<(u32, &[u8])>> {
+        match self.advance()? {
+            true => Ok(Some(self.line())),
+            false => Ok(None),
+        }
+    }
+
+    /// Reads the next line; false after the last.
+    ///
+    /// # Errors
+    /// As [`Lines::next_line`].
+    pub(crate) fn advance(&mut self) -> Result<bool> {
+        self.before += self.bytes.len() as u64;
         self.bytes.clear();
         let read = self
             .reader
@@ -255,7 +270,7 @@ impl Lines {
             .read_until(b'\n', &mut self.bytes)
             .map_err(|e| read_error(&self.path, e))?;
         if read == 0 {
-            return Ok(None);
+            return Ok(false);
         }
         self.line = self.line.saturating_add(1);
 
@@ -272,13 +287,27 @@ impl Lines {
                     .hint("a row is one JSON object on a line of its own"),
             );
         }
+        Ok(true)
+    }
 
+    /// The line that was read last, as [`Lines::next_line`] gives it.
+    pub(crate) fn line(&self) -> (u32, &[u8]) {
         let text = self.bytes.strip_suffix(b"\n").unwrap_or(&self.bytes);
         let text = match self.line {
             1 => text.strip_prefix("\u{feff}".as_bytes()).unwrap_or(text),
             _ => text,
         };
-        Ok(Some((self.line, text)))
+        (self.line, text)
+    }
+
+    /// Returns whether the line that was read last has its end. One that a killed process was writing has none.
+    pub(crate) fn is_ended(&self) -> bool {
+        self.bytes.ends_with(b"\n")
+    }
+
+    /// Bytes up to the end of the line that was read last.
+    pub(crate) fn num_bytes(&self) -> u64 {
+        self.before + self.bytes.len() as u64
     }
 }
 

@@ -21,7 +21,8 @@ use maqam_audio::examine::Decoded;
 use maqam_audio::examine::Examined;
 use maqam_base::error::Result;
 use maqam_base::files::AppendLog;
-use maqam_base::files::Lines;
+use maqam_base::jsonl;
+use maqam_base::jsonl::LastLine;
 
 /// Version of the facts; it increases whenever the same file would give other facts.
 const FORMAT: u8 = 1;
@@ -75,15 +76,15 @@ impl Known {
     pub fn open(path: &Path) -> Result<Self> {
         let mut known = HashMap::new();
         if path.exists() {
-            let mut lines = Lines::open(path)?;
-            while let Some((_, line)) = lines.next_line()? {
+            jsonl::each_line(path, LastLine::Row, |_, line| {
                 if let Ok(record) = serde_json::from_slice::<Record>(line)
                     && let Ok(key) = u128::from_str_radix(&record.key, 16)
                     && let Ok(text) = std::str::from_utf8(line)
                 {
                     known.insert(key, text.into());
                 }
-            }
+                Ok(())
+            })?;
         }
         Ok(Self {
             log: Some(Mutex::new(AppendLog::open(path)?)),

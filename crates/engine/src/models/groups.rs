@@ -130,16 +130,21 @@ impl Config {
     /// Modules that can be adapted.
     pub fn adaptable(&self) -> Adaptable {
         let groups = Groups::of(self);
-        let of_group = |group: &Group| {
-            let part = group.part;
-            let paths = group.members.iter().map(|(path, _)| path.clone());
-            paths.map(|path| Module { path, part }).collect::<Vec<_>>()
-        };
         Adaptable {
-            modules: groups.all().flat_map(of_group).collect(),
+            modules: groups.all().flat_map(modules).collect(),
             forms: self.names.adapters,
         }
     }
+}
+
+/// The layers of a group as modules.
+fn modules(group: &Group) -> impl Iterator<Item = Module> {
+    group.members.iter().map(|(path, outputs)| Module {
+        path: path.clone(),
+        part: group.part,
+        inputs: group.inputs,
+        outputs: *outputs,
+    })
 }
 
 /// Inputs, outputs and padding ([`Linear::padding`](crate::ops::linear::Linear::padding)) of each linear layer of the decoder that a plan adapts.

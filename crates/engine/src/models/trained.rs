@@ -12,6 +12,7 @@ use crate::models::build::weight_shapes;
 use crate::models::config::Config;
 use crate::nn::checkpoint::read_safetensors;
 use crate::nn::checkpoint::refuse_not_finite;
+use crate::nn::checkpoint::shapes;
 use crate::nn::lora::Plan;
 use crate::nn::peft;
 use crate::nn::peft::Adapter;
@@ -56,50 +57,59 @@ impl Trained {
     /// As [`Adapter::load`]; a tensor that the model does not have, or of another shape.
     pub fn load(dir: &Path, config: &Config) -> Result<Self> {
         let path = dir.join(FILE);
-
-        if !path.is_file() {
-            return Ok(Self {
-                adapter: Some(Adapter::load(dir, &config.adaptable())?),
-                full: HashMap::new(),
-                dir: Some(dir.to_owned()),
-            });
+        let mut full = HashMap::new();
+        if path.is_file() {
+            check_full(&path, config)?;
+            full = read_safetensors(&path)?;
+            refuse_not_finite(&full, &path)?;
         }
 
-        let full = read_safetensors(&path)?;
-        refuse_not_finite(&full, &path)?;
-        let known = weight_shapes(config);
-
-        for (name, tensor) in &full {
-            let hint = "the folder belongs to another model";
-            match known.get(name) {
-                None => {
-                    return Err(Error::input(format!("this model has no `{name}`"))
-                        .at_path(&path)
-                        .hint(hint));
-                }
-                Some(shape) if shape != tensor.dims() => {
-                    return Err(Error::input(format!(
-                        "`{name}` has shape {:?}, this model needs {shape:?}",
-                        tensor.dims()
-                    ))
-                    .at_path(&path)
-                    .hint(hint));
-                }
-                Some(_) => {}
-            }
-        }
-
-        let adapter = dir
-            .join(peft::CONFIG_FILE)
-            .is_file()
-            .then(|| Adapter::load(dir, &config.adaptable()))
-            .transpose()?;
         Ok(Self {
-            adapter,
+            adapter: adapter(dir, config)?,
             full,
             dir: Some(dir.to_owned()),
         })
     }
+
+    /// Checks that a folder fits a model of this shape. Of parts in full fine-tuning, which are as large as a checkpoint, it reads
+    /// names and shapes alone.
+    ///
+    /// # Errors
+    /// As [`Trained::load`], except for the values of parts in full fine-tuning.
+    pub fn check(dir: &Path, config: &Config) -> Result<()> {
+        let path = dir.join(FILE);
+        if path.is_file() {
+            check_full(&path, config)?;
+        }
+        adapter(dir, config)?;
+        Ok(())
+    }
+}
+
+/// The adapter of a folder; none where parts in full fine-tuning stand alone.
+fn adapter(dir: &Path, config: &Config) -> Result<Option<Adapter>> {
+    if dir.join(FILE).is_file() && !dir.join(peft::CONFIG_FILE).is_file() {
+        return Ok(None);
+    }
+    Adapter::load(dir, &config.adaptable()).map(Some)
+}
+
+/// Refuses a file of trained parts with a tensor that the model does not have, or of another shape.
+fn check_full(path: &Path, config: &Config) -> Result<()> {
+    let known = weight_shapes(config);
+    for (name, found) in shapes(path)? {
+        let fault = match known.get(&name) {
+            None => format!("this model has no `{name}`"),
+            Some(needed) if *needed != found => {
+                format!("`{name}` has shape {found:?}, this model needs {needed:?}")
+            }
+            Some(_) => continue,
+        };
+        return Err(Error::input(fault)
+            .at_path(path)
+            .hint("the folder belongs to another model"));
+    }
+    Ok(())
 }
 
 /// Writes what was trained of a model into a folder that exists.

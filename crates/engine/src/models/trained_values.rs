@@ -14,10 +14,6 @@ use crate::ops::device::to_host;
 use maqam_base::error::Error;
 use maqam_base::error::Result;
 
-/// Hint for an adapter that does not fit.
-const ADAPTER_HINT: &str =
-    "an adapter fits the model it was trained on, which its adapter_config.json names";
-
 impl AudioLlm {
     /// Starts fresh adapters; every tensor has its own stream of random numbers.
     pub fn initialise(&self, init: Init, seed: u64) -> Result<()> {
@@ -48,7 +44,7 @@ impl AudioLlm {
                 .ok_or_else(|| Error::input(format!("the adapter has no `{}`", entry.name)))?;
             self.parameters
                 .set_tensor(entry, tensor)
-                .map_err(|e| e.hint(ADAPTER_HINT))?;
+                .map_err(|e| e.hint(peft::FOREIGN_HINT))?;
         }
         Ok(())
     }

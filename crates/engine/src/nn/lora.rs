@@ -173,6 +173,10 @@ pub struct Module {
     pub path: String,
     /// The part it belongs to.
     pub part: Part,
+    /// Width of its input.
+    pub inputs: usize,
+    /// Width of its output.
+    pub outputs: usize,
 }
 
 /// Modules of a model that can be adapted, and the ways in which files write their paths.
@@ -540,7 +544,12 @@ mod tests {
             modules: encoder
                 .chain([(format!("{stem}.proj"), Part::Projector)])
                 .chain(decoder)
-                .map(|(path, part)| Module { path, part })
+                .map(|(path, part)| Module {
+                    path,
+                    part,
+                    inputs: 8,
+                    outputs: 8,
+                })
                 .collect(),
             forms: &[],
         }

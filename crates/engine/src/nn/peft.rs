@@ -14,6 +14,7 @@ use crate::nn::checkpoint::read_json;
 use crate::nn::checkpoint::read_safetensors;
 use crate::nn::checkpoint::refuse_not_finite;
 use crate::nn::lora::Adaptable;
+use crate::nn::lora::Module;
 use crate::nn::lora::Plan;
 use crate::nn::lora::Shape;
 use crate::nn::lora::Variant;
@@ -29,6 +30,10 @@ pub const CONFIG_FILE: &str = "adapter_config.json";
 /// The file that holds its tensors.
 pub const TENSORS_FILE: &str = "adapter_model.safetensors";
 
+/// Hint for an adapter that does not fit.
+pub const FOREIGN_HINT: &str =
+    "an adapter fits the model it was trained on, which its adapter_config.json names";
+
 /// The name of a LoRA matrix in a PEFT file; `module` is the path that the file writes, `matrix` is `A` or `B`.
 pub fn key(module: &str, matrix: char) -> String {
     format!("base_model.model.{module}.lora_{matrix}.weight")
@@ -43,6 +48,8 @@ pub struct Adapter {
     pub tensors: BTreeMap<String, (Tensor, Tensor)>,
     /// Whether it scales by the root of the rank.
     pub variant: Variant,
+    /// Dropout of the run that trained it.
+    pub dropout: f64,
     /// Notes on fields of the folder that have no effect, here as in PEFT.
     pub notes: Vec<String>,
 }
@@ -75,7 +82,11 @@ impl Adapter {
         stored: HashMap<String, Tensor>,
         model: &Adaptable,
     ) -> Result<Self> {
-        let known: Vec<&String> = model.modules.iter().map(|module| &module.path).collect();
+        let known: BTreeMap<&String, &Module> = model
+            .modules
+            .iter()
+            .map(|module| (&module.path, module))
+            .collect();
         let (form, pairs) = pairs(stored, model, &known)?;
 
         let mut untargeted = Vec::new();
@@ -83,6 +94,10 @@ impl Adapter {
         let mut tensors = BTreeMap::new();
         for (module, pair) in pairs {
             let (rank, a, b) = checked(&module, pair)?;
+            if let Some(module) = known.get(&module) {
+                expect_shape(&module.path, 'A', &a, [rank, module.inputs])?;
+                expect_shape(&module.path, 'B', &b, [module.outputs, rank])?;
+            }
             let shape = rules.shape(&form.written(&module));
             let Some(shape) = shape.map_err(|e| e.at(CONFIG_FILE))? else {
                 untargeted.push(module);
@@ -117,10 +132,8 @@ impl Adapter {
         }
 
         if rules.starts_at_random {
-            for module in known
-                .iter()
-                .filter(|module| !tensors.contains_key(**module))
-            {
+            let modules = model.modules.iter().map(|module| &module.path);
+            for module in modules.filter(|module| !tensors.contains_key(*module)) {
                 if rules.shape(&form.written(module))?.is_some() {
                     return Err(Error::input(format!(
                         "`{module}` is targeted and has no tensors, and `init_lora_weights` starts it at random (`{first}` has some)"
@@ -134,6 +147,7 @@ impl Adapter {
             plan,
             tensors,
             variant: rules.variant,
+            dropout: rules.dropout,
             notes,
         })
     }
@@ -159,7 +173,7 @@ type Pair = [Option<Tensor>; 2];
 fn pairs(
     stored: HashMap<String, Tensor>,
     model: &Adaptable,
-    known: &[&String],
+    known: &BTreeMap<&String, &Module>,
 ) -> Result<(&'static NameForm, BTreeMap<String, Pair>)> {
     let mut pairs: BTreeMap<String, Pair> = BTreeMap::new();
     // The form of keys, and the first tensor that had it.
@@ -170,7 +184,7 @@ fn pairs(
         let place = parse_key(&name).and_then(|(written, matrix)| {
             let of_form = |form| NameForm::read(form, &written).map(|module| (module, form));
             let mut paths = model.forms.iter().filter_map(of_form);
-            let (module, form) = paths.find(|(module, _)| known.contains(&module))?;
+            let (module, form) = paths.find(|(module, _)| known.contains_key(module))?;
             Some((module, matrix, form))
         });
         let Some((module, matrix, form)) = place else {
@@ -211,6 +225,19 @@ fn checked(module: &str, pair: Pair) -> Result<(usize, Tensor, Tensor)> {
         )));
     }
     Ok((rank, a, b))
+}
+
+/// Refuses a matrix of another shape than a module needs.
+fn expect_shape(module: &str, matrix: char, tensor: &Tensor, shape: [usize; 2]) -> Result<()> {
+    if tensor.dims() == shape {
+        return Ok(());
+    }
+    Err(Error::input(format!(
+        "`{}` has shape {:?}, this model needs {shape:?}",
+        key(module, matrix),
+        tensor.dims()
+    ))
+    .hint(FOREIGN_HINT))
 }
 
 /// Fields of `adapter_config.json` beyond the tensors.

@@ -94,6 +94,8 @@ pub struct Rules {
     pub variant: Variant,
     /// Whether adapters whose tensors are not stored would start at random, not at nothing.
     pub starts_at_random: bool,
+    /// Dropout of the adapters in training, which changes no answer.
+    pub dropout: f64,
     /// Fields that were not known and are ignored, as PEFT ignores them.
     pub notes: Vec<String>,
 }
@@ -165,6 +167,10 @@ impl Rules {
             alphas: numbers(fields, "alpha_pattern")?,
             variant,
             starts_at_random,
+            dropout: fields
+                .get("lora_dropout")
+                .and_then(Value::as_f64)
+                .unwrap_or(0.0),
             notes: unknown(fields).into_iter().collect(),
         })
     }

@@ -17,7 +17,7 @@ use maqam_base::error::Result;
 use maqam_metrics::Confusion;
 use maqam_metrics::Family;
 use maqam_records::instructions::Change;
-use maqam_records::instructions::Followed;
+use maqam_records::instructions::InstructionScores;
 use maqam_records::instructions::Instructions;
 use maqam_records::instructions::Rates;
 use maqam_records::prediction::Prediction;
@@ -121,12 +121,12 @@ fn followed(id: String, title: &str, found: &Instructions) -> Table {
         columns.extend(["base, strict %", "base, loose %"].map(Column::number));
     }
     let mut table = Table::new(id, title, caption(found), columns);
-    let base = |of: &dyn Fn(&Followed) -> Option<Rates>| -> Vec<Cell> {
+    let base = |of: &dyn Fn(&InstructionScores) -> Option<Rates>| -> Vec<Cell> {
         let base = found.base.as_ref();
         base.map_or(Vec::new(), |base| shares(of(base).as_ref()).to_vec())
     };
-    for (kind, rates) in &found.model.kinds {
-        let beside = base(&|base| base.kind(kind).copied());
+    for (kind, rates) in found.model.kinds.iter() {
+        let beside = base(&|base| base.kinds.get(kind).copied());
         table.row(false, [cells(kind, rates), beside].concat());
     }
     let beside = base(&|base| Some(base.all));

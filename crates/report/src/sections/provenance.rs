@@ -1,7 +1,5 @@
 //! How a run came about: time, machine, speed, build, and hashes of what it read. A run that says less shows less.
 
-use serde_json::Value;
-
 use crate::chart::number;
 use crate::chart::number::Unit;
 use crate::page::Block;
@@ -10,6 +8,7 @@ use crate::page::table::Cell;
 use crate::page::table::Column;
 use crate::page::table::Table;
 use maqam_records::environment::Provenance;
+use maqam_records::environment::Session;
 use maqam_records::run_folder::Run;
 
 /// Letters of a hash that tell files apart at a glance.
@@ -17,79 +16,99 @@ const SHORT_HASH: usize = 16;
 
 /// Time over all sessions, evaluations and checkpoints included.
 pub fn wall_time(found: &Provenance) -> Option<String> {
-    found.number("wall_s").map(number::duration)
+    let environment = found.environment.as_ref()?;
+    positive(environment.wall_s).map(number::duration)
 }
 
 /// Seconds of audio per second of training steps.
 pub fn throughput(found: &Provenance) -> Option<String> {
-    found
-        .number("audio_s_per_s")
-        .map(|speed| format!("{} s of audio per s", Unit::Plain.format(speed)))
+    let work = &found.environment.as_ref()?.work;
+    speed(work.audio_s_per_s, "s of audio")
 }
 
 /// Version and commit of the build.
 pub fn build(found: &Provenance) -> Option<String> {
     let session = found.session()?;
-    let words = ["version", "commit"].map(|name| session.get(name).and_then(Value::as_str));
-    let words: Vec<&str> = words
-        .into_iter()
-        .flatten()
-        .filter(|word| !word.is_empty())
-        .collect();
+    let mut words = vec![session.version.as_str(), session.commit.as_str()];
+    words.retain(|word| !word.is_empty());
     (!words.is_empty()).then(|| words.join(", commit "))
 }
 
 /// The machine, in words.
 pub fn machine(found: &Provenance) -> Option<String> {
-    let machine = found.session()?.get("machine")?;
-    let words = words_of(machine);
+    let machine = &found.session()?.machine;
+    let cores = positive(machine.cores as f64);
+    let memory = machine.memory_bytes.map(|bytes| bytes as f64 / 1e9);
+    let words = [
+        machine.cpu.clone(),
+        cores.map(|cores| format!("{} cores", number::count(cores))),
+        memory.map(|memory| format!("{} GB memory", Unit::Plain.format(memory))),
+        machine.gpu.clone(),
+        Some(machine.system.clone()),
+        Some(machine.architecture.clone()),
+    ];
+    let words: Vec<String> = words.into_iter().flatten().filter_map(text).collect();
     (!words.is_empty()).then(|| words.join(", "))
 }
 
 /// Everything that is known, as names and what they stand for.
 pub fn facts(found: &Provenance) -> Vec<(String, String)> {
-    let text = |name: &str| {
-        let value = found.session()?.get(name)?;
-        let words = words_of(value).join(", ");
-        (!words.is_empty()).then_some(words)
+    let Some(environment) = &found.environment else {
+        return Vec::new();
     };
-    let speed = |name: &str, of: &str| {
-        found
-            .number(name)
-            .map(|speed| format!("{} {of} per s", Unit::Plain.format(speed)))
-    };
-    let speeds: Vec<String> = [
-        speed("steps_per_s", "steps"),
-        speed("audio_s_per_s", "s of audio"),
-        speed("tokens_per_s", "tokens"),
-    ]
-    .into_iter()
-    .flatten()
-    .collect();
-    let sessions = found.environment.get("sessions").and_then(Value::as_array);
-    let sessions = sessions.filter(|sessions| sessions.len() > 1);
-    let training = found.number("training_s").map(number::duration);
+    let session = found.session();
+    let work = &environment.work;
+    let speeds = [
+        speed(work.steps_per_s, "steps"),
+        speed(work.audio_s_per_s, "s of audio"),
+        speed(work.tokens_per_s, "tokens"),
+    ];
+    let speeds: Vec<String> = speeds.into_iter().flatten().collect();
+    let num_sessions = environment.sessions.len();
+    let of_session = |name: fn(&Session) -> String| text(name(session?));
+
     let facts = [
         ("wall time", wall_time(found)),
-        ("of that in training steps", training),
         (
-            "throughput",
-            (!speeds.is_empty()).then(|| speeds.join(", ")),
+            "of that in training steps",
+            positive(work.training_s).map(number::duration),
         ),
+        ("throughput", text(speeds.join(", "))),
         (
             "sessions",
-            sessions.map(|sessions| sessions.len().to_string()),
+            (num_sessions > 1).then(|| num_sessions.to_string()),
         ),
-        ("began", text("started")),
+        ("began", of_session(|session| session.started.clone())),
         ("machine", machine(found)),
-        ("computes in", text("computes")),
+        (
+            "computes in",
+            of_session(|session| session.computes.clone()),
+        ),
         ("maqam", build(found)),
-        ("features of the build", text("features")),
+        (
+            "features of the build",
+            of_session(|session| session.features.join(", ")),
+        ),
     ];
     facts
         .into_iter()
         .filter_map(|(name, value)| Some((name.to_owned(), value?)))
         .collect()
+}
+
+/// A number that says something.
+fn positive(value: f64) -> Option<f64> {
+    (value.is_finite() && value > 0.0).then_some(value)
+}
+
+/// A text that says something.
+fn text(text: String) -> Option<String> {
+    (!text.is_empty()).then_some(text)
+}
+
+fn speed(per_second: f64, what: &str) -> Option<String> {
+    let speed = positive(per_second)?;
+    Some(format!("{} {what} per s", Unit::Plain.format(speed)))
 }
 
 /// The section; empty where nothing is known.
@@ -115,41 +134,6 @@ pub fn section(run: &Run, id: &str, prefix: &str) -> Section {
     Section::new(id, "How it came about", blocks)
 }
 
-/// The words of a value, one for each of its parts that says something: names before numbers and inside objects.
-fn words_of(value: &Value) -> Vec<String> {
-    match value {
-        Value::String(text) if !text.is_empty() => vec![text.clone()],
-        Value::Number(number) => vec![number.to_string()],
-        Value::Array(parts) => parts.iter().flat_map(words_of).collect(),
-        Value::Object(parts) => parts.iter().flat_map(named_words).collect(),
-        _ => Vec::new(),
-    }
-}
-
-/// The words of an entry: a text stands for itself, a number is told by its name with the unit that this ends in.
-fn named_words((name, value): (&String, &Value)) -> Vec<String> {
-    let Value::Number(number) = value else {
-        return words_of(value);
-    };
-    let number = number.as_f64().unwrap_or(f64::NAN);
-    let units = [
-        ("_bytes", 1e9, "GB"),
-        ("_gib", 1.0, "GiB"),
-        ("_gb", 1.0, "GB"),
-        ("_mib", 1024.0, "GiB"),
-    ];
-    let unit = units
-        .iter()
-        .find_map(|(end, of, unit)| Some((name.strip_suffix(end)?, of, unit)));
-    let text = match unit {
-        Some((name, of, unit)) => {
-            format!("{} {unit} {name}", Unit::Plain.format(number / of))
-        }
-        None => format!("{} {name}", number::count(number)),
-    };
-    vec![text.replace('_', " ")]
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -160,7 +144,8 @@ mod tests {
         let dir = tempfile::tempdir().unwrap();
         assert_eq!(Provenance::read(dir.path()).unwrap(), Provenance::default());
         assert!(facts(&Provenance::default()).is_empty());
-        let of_machine = json!({"cpu": "A CPU", "cores": 2, "memory_bytes": 24e9, "gpu": null});
+        let of_machine =
+            json!({"cpu": "A CPU", "cores": 2, "memory_bytes": 24_000_000_000_u64, "gpu": null});
         let session = json!({"started": "2026-11-29T01:00:00Z", "version": "0.1.0", "commit": "abc", "features": [], "computes": "cpu f32", "machine": of_machine});
         let environment = json!({"format": 1, "wall_s": 90.0, "training_s": 60.0, "steps_per_s": 2.0, "audio_s_per_s": 14.0, "tokens_per_s": 300.0, "sessions": [session]});
         std::fs::write(dir.path().join("environment.json"), environment.to_string()).unwrap();
@@ -196,11 +181,7 @@ mod tests {
                 "maqam"
             ]
         );
-        std::fs::write(
-            dir.path().join("inputs.json"),
-            r#"{"b.jsonl": {"hash": "11"}}"#,
-        )
-        .unwrap();
+        std::fs::write(dir.path().join("inputs.json"), r#"{"b.jsonl": "11"}"#).unwrap();
         let inputs = Provenance::read(dir.path()).unwrap().inputs;
         assert_eq!(inputs, [("b.jsonl".to_owned(), "11".to_owned())]);
     }

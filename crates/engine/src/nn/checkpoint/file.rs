@@ -1,5 +1,6 @@
 //! A safetensors file, mapped into memory or read whole.
 
+use std::collections::BTreeMap;
 use std::collections::HashMap;
 use std::fs::File;
 use std::io::Read;
@@ -225,6 +226,19 @@ pub fn refuse_not_finite<'a>(
         }
     }
     Ok(())
+}
+
+/// Shapes of the tensors of a safetensors file by name; of the file, no more than its header is read.
+///
+/// # Errors
+/// A file that cannot be read, is damaged, or is something else, by its name.
+pub fn shapes(path: &Path) -> Result<BTreeMap<String, Vec<usize>>> {
+    let file = MappedFile::open(path)?;
+    let tensors = file.metadata.tensors();
+    Ok(tensors
+        .into_iter()
+        .map(|(name, info)| (name, info.shape.clone()))
+        .collect())
 }
 
 /// All tensors of a small safetensors file: an adapter, or weights of full fine-tuning.

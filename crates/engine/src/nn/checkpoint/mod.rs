@@ -21,6 +21,7 @@ use self::file::MappedFile;
 pub use self::file::NOT_FINITE_HINT;
 pub use self::file::read_safetensors;
 pub use self::file::refuse_not_finite;
+pub use self::file::shapes;
 pub use self::folder::INDEX;
 pub use self::folder::SINGLE;
 pub use self::folder::another_folder;
