@@ -190,7 +190,8 @@ fn model_card(request: &Request, composed: &Composed, licences: &[Option<String>
             .to_string_lossy()
             .into_owned()
     };
-    let (encoder, decoder) = (name_of(&request.encoder), name_of(&request.decoder));
+    let encoder = name_of(&request.encoder);
+    let decoder = name_of(&request.decoder);
     let name = request
         .out
         .file_name()
@@ -204,7 +205,8 @@ fn model_card(request: &Request, composed: &Composed, licences: &[Option<String>
     let [of_encoder, of_decoder] = licences;
     let of_encoder = said(of_encoder, &request.encoder, "encoder");
     let of_decoder = said(of_decoder, &request.decoder, "decoder");
-    let (audio, text) = (&composed.config.audio, &composed.config.text);
+    let audio = &composed.config.audio;
+    let text = &composed.config.text;
     let (processor, class) = composed.config.names.classes;
     let version = env!("CARGO_PKG_VERSION");
     format!(

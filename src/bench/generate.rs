@@ -155,7 +155,8 @@ fn prompts(config: &Config, seconds: usize, count: usize) -> Vec<Sequence> {
         prompt: PROMPT,
         target: 0,
     };
-    let (vocab, mels) = (config.text.vocab_size, config.audio.num_mel_bins);
+    let vocab = config.text.vocab_size;
+    let mels = config.audio.num_mel_bins;
     let framing = config.audio.framing();
     let prompts = (0..count).map(|i| example.sequence(i, vocab, mels, framing));
     prompts

@@ -103,7 +103,8 @@ pub struct Measured<'a> {
 impl Measured<'_> {
     /// Returns it as lines.
     pub fn text(&self) -> String {
-        let (step, threads) = (median(&self.seconds), rayon::current_num_threads());
+        let step = median(&self.seconds);
+        let threads = rayon::current_num_threads();
         let fastest = self.seconds.iter().copied().fold(f64::INFINITY, f64::min);
         let slowest = self.seconds.iter().copied().fold(0.0, f64::max);
         let mut lines = vec![

@@ -311,7 +311,8 @@ impl Steps<'_> {
                     device,
                 )
             };
-            let (x, dy) = (state("x")?, state("dy")?);
+            let x = state("x")?;
+            let dy = state("dy")?;
             synchronise(device)?;
             let started = Instant::now();
             self.model.train_layers(batch, &x, &dy, self.pass)?;

@@ -102,7 +102,8 @@ impl Example {
             tail: 0,
             values,
         });
-        let (targets, clip) = (len - self.target..len, before..before + audio);
+        let targets = len - self.target..len;
+        let clip = before..before + audio;
         Sequence {
             tokens,
             targets: vec![targets],
@@ -129,7 +130,8 @@ pub fn load_of(sequences: &[Sequence]) -> cost::Load {
 
 /// The sequences of a step, whose loss is the mean over its targets.
 pub fn sequences(work: Work, clips: Option<usize>, config: &Config) -> Vec<Sequence> {
-    let (vocab, mels) = (config.text.vocab_size, config.audio.num_mel_bins);
+    let vocab = config.text.vocab_size;
+    let mels = config.audio.num_mel_bins;
     let mut sequences: Vec<Sequence> = work
         .examples(clips)
         .iter()

@@ -99,7 +99,8 @@ pub(crate) fn cardinal(number: u64, gender: Gender, case: Case) -> String {
 
 /// Three or more thousands, millions ...
 fn counted_scale(count: u64, case: Case, one: &str, two: &str, few: &str, many: &str) -> String {
-    let (hundreds, last) = (count / 100 * 100, count % 100);
+    let hundreds = count / 100 * 100;
+    let last = count % 100;
     let words = |number: u64| cardinal(number, Gender::Masculine, case);
     match last {
         0 => format!("{} {one}", words(count)),

@@ -130,14 +130,16 @@ impl Build<'_> {
             if until == Step::Publish {
                 // If no row is left to publish, the user needs the reasons.
                 if rows.is_empty() {
-                    publish::accounts(&folder, &store, &prepared, &journals, None, &described)?;
+                    publish::account::accounts(
+                        &folder, &store, &prepared, &journals, None, &described,
+                    )?;
                 }
                 hashes = Some(publishing.publish(self.stop, observer)?);
                 outcome.published = Some(rows.len());
                 outcome.pending = 0;
             }
         }
-        publish::accounts(
+        publish::account::accounts(
             &folder,
             &store,
             &prepared,

@@ -47,10 +47,8 @@ impl Shard {
     ) -> Result<Self> {
         let number = |name: &str| variable(name)?.trim().parse::<usize>().ok();
         let array = || {
-            let (index, count) = (
-                number("SLURM_ARRAY_TASK_ID")?,
-                number("SLURM_ARRAY_TASK_COUNT"),
-            );
+            let index = number("SLURM_ARRAY_TASK_ID")?;
+            let count = number("SLURM_ARRAY_TASK_COUNT");
             let first = number("SLURM_ARRAY_TASK_MIN").unwrap_or(0);
             Some((index.checked_sub(first)?, count))
         };

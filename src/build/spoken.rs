@@ -162,7 +162,8 @@ fn clock(found: &Captures) -> String {
 }
 
 fn range(found: &Captures) -> String {
-    let (from, to) = (&found[1], &found[2]);
+    let from = &found[1];
+    let to = &found[2];
     match (from.parse::<u64>(), to.parse::<u64>()) {
         (Ok(low), Ok(high)) if low < high && from.len() <= 4 && to.len() <= 4 => {
             format!("{from} إلى {to}")
@@ -199,7 +200,8 @@ fn numbers(text: &str) -> String {
 /// A number with the counted noun, if it follows; `rest` is the text after them.
 fn number(found: &Captures, rest: &str) -> String {
     let group = |name: &str| found.name(name).map_or("", |part| part.as_str());
-    let (before, after) = (group("before").trim(), group("after"));
+    let before = group("before").trim();
+    let after = group("after");
     let digits = group("whole").replace(',', "");
     let part = group("part");
     let name = after.trim();

@@ -78,7 +78,10 @@ impl Workers<'_> {
         std::thread::scope(|scope| {
             let (sender, found) = mpsc::sync_channel(2 * self.num_threads.max(1));
             for _ in 0..self.num_threads.clamp(1, rows.len()) {
-                let (sender, rows, next, is_over) = (sender.clone(), &rows, &next, &is_over);
+                let sender = sender.clone();
+                let rows = &rows;
+                let next = &next;
+                let is_over = &is_over;
                 scope.spawn(move || {
                     while !is_over.load(Ordering::Relaxed) && !self.stop.is_requested() {
                         let Some(row) = rows.get(next.fetch_add(1, Ordering::Relaxed)) else {

@@ -178,7 +178,9 @@ impl<'a> Stages<'a> {
 /// Seconds as `1:02:03` or `2:03`.
 pub fn clock(seconds: f64) -> String {
     let seconds = seconds.round() as u64;
-    let (hours, minutes, seconds) = (seconds / 3600, seconds / 60 % 60, seconds % 60);
+    let hours = seconds / 3600;
+    let minutes = seconds / 60 % 60;
+    let seconds = seconds % 60;
     if hours > 0 {
         format!("{hours}:{minutes:02}:{seconds:02}")
     } else {

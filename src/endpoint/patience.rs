@@ -67,7 +67,8 @@ fn unix_seconds(date: &str) -> Option<u64> {
         return None;
     };
     let month = MONTHS.iter().position(|known| *known == month)? as u64;
-    let (day, year) = (day.parse::<u64>().ok()?, year.parse::<u64>().ok()?);
+    let day = day.parse::<u64>().ok()?;
+    let year = year.parse::<u64>().ok()?;
     let clock: Vec<u64> = clock
         .split(':')
         .map(|part| part.parse().ok())

@@ -199,7 +199,8 @@ impl Endpoint {
         parameters
             .iter()
             .for_each(|(name, value)| body[name] = value.clone());
-        let (url, body) = (self.url_of("/audio/speech"), body.to_string());
+        let url = self.url_of("/audio/speech");
+        let body = body.to_string();
         let request = Request {
             url: &url,
             content_type: JSON,
@@ -235,10 +236,8 @@ impl Endpoint {
         body.extend(format!("--{boundary}\r\nContent-Disposition: form-data; name=\"file\"; filename=\"{name}\"\r\nContent-Type: audio/flac\r\n\r\n").into_bytes());
         body.extend(file);
         body.extend(format!("\r\n--{boundary}--\r\n").into_bytes());
-        let (url, content_type) = (
-            self.url_of("/audio/transcriptions"),
-            format!("multipart/form-data; boundary={boundary}"),
-        );
+        let url = self.url_of("/audio/transcriptions");
+        let content_type = format!("multipart/form-data; boundary={boundary}");
         let request = Request {
             url: &url,
             content_type: &content_type,

@@ -128,7 +128,8 @@ impl Asker<'_> {
 
     /// The questions for likelihoods: endings of one prompt after it went through once, whole conversations packed.
     fn score(&self, questions: &[&Question], heard: &[Arc<Loaded>], take: &mut Take) -> Result<()> {
-        let (mut endings, mut packed) = (Vec::new(), Vec::new());
+        let mut endings = Vec::new();
+        let mut packed = Vec::new();
         for (place, question) in questions.iter().enumerate() {
             if let Wanted::Likelihoods(conversations) = &question.wanted {
                 let read = |messages: &Vec<Message>| {
@@ -187,7 +188,8 @@ impl Asker<'_> {
             .iter()
             .map(|sequence| sequence.tokens.len())
             .collect();
-        let (mut waiting, mut next) = (Vec::new(), 0);
+        let mut waiting = Vec::new();
+        let mut next = 0;
         for range in micro_batches(&lengths, MAX_TOKENS) {
             waiting.extend(self.likelihoods(&sequences[range])?);
             while let Some((place, of_question)) = asked

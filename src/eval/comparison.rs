@@ -54,7 +54,8 @@ pub fn slice_tables(
         return text;
     };
     for slices in first.chunk_by(|a, b| (&a.set, &a.by) == (&b.set, &b.by)) {
-        let (set, by) = (&slices[0].set, &slices[0].by);
+        let set = &slices[0].set;
+        let by = &slices[0].by;
         let Some(metric) = metric_of(set) else {
             continue;
         };

@@ -129,42 +129,32 @@ impl<'a> System<'a> {
     /// # Errors
     /// A reference outside the inventory of its set.
     pub fn new(sets: &[&'a Set], said: Vec<Vec<Prediction>>, is_whole: bool) -> Result<Self> {
-        let answered = |(&set, said): (&&'a Set, Vec<Prediction>)| {
+        let mut answered = Vec::with_capacity(sets.len());
+        for (&set, said) in sets.iter().zip(said) {
             let measured = measure(set, &said).map_err(|e| e.at(format!("set `{}`", set.name)))?;
-            Ok(Answered {
+            answered.push(Answered {
                 set,
                 said,
                 measured,
-            })
-        };
+            });
+        }
         Ok(Self {
-            sets: sets.iter().zip(said).map(answered).collect::<Result<_>>()?,
+            sets: answered,
             is_whole,
         })
     }
 
     /// The scores as they are.
     pub fn scores(&self) -> Scores {
-        let of_set = |answered: &Answered| {
-            let named = |tally: &Tally| {
-                (
-                    format!("{}.{}", answered.set.name, tally.name),
-                    tally.corpus(),
-                )
-            };
-            answered
-                .measured
-                .tallies
-                .iter()
-                .map(named)
-                .collect::<Vec<_>>()
-        };
-        let mut scores: Vec<(String, f64)> = self.sets.iter().flat_map(of_set).collect();
+        let mut scores: Vec<(String, f64)> = Vec::new();
+        for answered in &self.sets {
+            for tally in &answered.measured.tallies {
+                scores.push((answered.score_name(tally), tally.corpus()));
+            }
+        }
         if self.is_whole {
-            scores.push((
-                MEAN.to_owned(),
-                mean(self.sets.iter().map(|answered| &answered.measured.headline)),
-            ));
+            let headlines = self.sets.iter().map(|answered| &answered.measured.headline);
+            scores.push((MEAN.to_owned(), mean(headlines)));
         }
         Scores(scores)
     }
@@ -187,15 +177,14 @@ impl<'a> System<'a> {
             let set = answered.set;
             for by in &set.slices {
                 for (value, rows) in slices::split(by, &set.examples)? {
-                    let of_slice = |tally| {
+                    let mut scores = Vec::new();
+                    for tally in &answered.measured.tallies {
                         let resampled = of_tally(set, tally, Some(&rows));
-                        if rows.len() < FEWEST_ROWS {
-                            resampled.without_interval()
-                        } else {
-                            resampled.confident(resampling)
-                        }
-                    };
-                    let scores = answered.measured.tallies.iter().map(of_slice).collect();
+                        scores.push(match rows.len() < FEWEST_ROWS {
+                            true => resampled.without_interval(),
+                            false => resampled.confident(resampling),
+                        });
+                    }
                     let instruction = (by == slices::WORDING)
                         .then(|| set.task.instruction(&value))
                         .flatten();
@@ -238,43 +227,36 @@ impl<'a> System<'a> {
                 found.push((ours, theirs, difference));
             }
         }
-        let adjusted = holm(
-            &found
-                .iter()
-                .map(|(_, _, difference)| confidence::claimed_p(difference))
-                .collect::<Vec<_>>(),
-        )?;
-        let compared = |((ours, theirs, difference), adjusted_p): (
-            (Resampled, &Resampled, Difference),
-            f64,
-        )| {
+
+        let p_values: Vec<f64> = found
+            .iter()
+            .map(|(_, _, difference)| confidence::claimed_p(difference))
+            .collect();
+        let mut compared = Vec::with_capacity(found.len());
+        for ((ours, theirs, difference), adjusted_p) in found.into_iter().zip(holm(&p_values)?) {
             let verdict = Verdict::of(difference.estimate.value, adjusted_p, ALPHA);
             let is_better = ours.better.rank(ours.value()) > ours.better.rank(theirs.value());
-            Compared {
+            compared.push(Compared {
                 name: ours.name,
                 difference,
                 adjusted_p,
                 verdict,
                 is_better: (verdict != Verdict::NotResolved).then_some(is_better),
-            }
-        };
-        Ok(found.into_iter().zip(adjusted).map(compared).collect())
+            });
+        }
+        Ok(compared)
     }
 
     fn resampled<'b>(&'b self) -> Vec<Resampled<'b>> {
-        let of_set = |answered: &'b Answered| {
-            let named = |tally: &'b Tally| Resampled {
-                name: format!("{}.{}", answered.set.name, tally.name),
-                ..of_tally(answered.set, tally, None)
-            };
-            answered
-                .measured
-                .tallies
-                .iter()
-                .map(named)
-                .collect::<Vec<_>>()
-        };
-        let mut all: Vec<Resampled> = self.sets.iter().flat_map(of_set).collect();
+        let mut all = Vec::new();
+        for answered in &self.sets {
+            for tally in &answered.measured.tallies {
+                all.push(Resampled {
+                    name: answered.score_name(tally),
+                    ..of_tally(answered.set, tally, None)
+                });
+            }
+        }
         all.extend(self.is_whole.then(|| self.resampled_mean()));
         all
     }
@@ -290,14 +272,13 @@ impl<'a> System<'a> {
             .iter()
             .map(|tally| tally.units.first().map_or(0, Vec::len) + 1)
             .collect();
-        let (mut units, mut clusters, mut start) = (Vec::new(), Vec::new(), 0);
+
+        let mut units = Vec::new();
+        let mut clusters = Vec::new();
+        let mut start = 0;
         for (answered, width) in self.sets.iter().zip(&widths) {
-            for (example, unit) in answered
-                .set
-                .examples
-                .iter()
-                .zip(&answered.measured.headline.units)
-            {
+            let examples = answered.set.examples.iter();
+            for (example, unit) in examples.zip(&answered.measured.headline.units) {
                 let mut beside = vec![0.0; widths.iter().sum()];
                 beside[start..start + unit.len()].copy_from_slice(unit);
                 beside[start + width - 1] = 1.0;
@@ -306,46 +287,49 @@ impl<'a> System<'a> {
             }
             start += width;
         }
-        let by = self
+
+        let mut by = self.sets.iter().map(|answered| answered.set.cluster);
+        let first = by.next();
+        let by = first.filter(|first| by.all(|other| other == *first));
+        let names: Vec<String> = self
             .sets
-            .first()
-            .map(|answered| answered.set.cluster)
-            .filter(|first| {
-                self.sets
-                    .iter()
-                    .all(|answered| answered.set.cluster == *first)
-            });
-        let signature = headlines
             .iter()
-            .zip(&self.sets)
-            .map(|(tally, answered)| format!("{}.{}", answered.set.name, tally.name))
-            .collect::<Vec<_>>();
-        let score = move |sum: &[f64]| {
-            let mut rest = sum;
-            let of_set = |(tally, width): (&&Tally, &usize)| {
-                let (part, after) = rest.split_at(*width);
-                rest = after;
-                // A resample without a row of a set says nothing of it.
-                if part[width - 1] == 0.0 {
-                    f64::NAN
-                } else {
-                    tally.goodness(tally.score(&part[..width - 1]))
-                }
-            };
-            headlines.iter().zip(&widths).map(of_set).sum::<f64>() / headlines.len() as f64
-        };
-        let signature = format!("mean-of:{}", signature.join("+"));
-        let by = by.map_or("mixed", |by| by.name());
+            .map(|answered| answered.score_name(&answered.measured.headline))
+            .collect();
+
         Resampled {
             name: MEAN.to_owned(),
             better: Better::Higher,
-            signature,
+            signature: format!("mean-of:{}", names.join("+")),
             units: units.into(),
             clusters,
-            by,
-            score: Box::new(score),
+            by: by.map_or("mixed", |by| by.name()),
+            score: Box::new(move |sum| mean_of_parts(sum, &headlines, &widths)),
         }
     }
+}
+
+impl Answered<'_> {
+    /// Name of a score of the set.
+    fn score_name(&self, tally: &Tally) -> String {
+        format!("{}.{}", self.set.name, tally.name)
+    }
+}
+
+/// The mean over sets of their scores, from their summed vectors side by side. The last value of each is the number of its rows.
+fn mean_of_parts(sum: &[f64], headlines: &[&Tally], widths: &[usize]) -> f64 {
+    let mut rest = sum;
+    let mut total = 0.0;
+    for (tally, width) in headlines.iter().zip(widths) {
+        let (part, after) = rest.split_at(*width);
+        rest = after;
+        // A resample without a row of a set says nothing of it.
+        total += match part[width - 1] == 0.0 {
+            true => f64::NAN,
+            false => tally.goodness(tally.score(&part[..width - 1])),
+        };
+    }
+    total / headlines.len() as f64
 }
 
 /// The mean over sets of what stands for each.
@@ -370,11 +354,10 @@ fn of_tally<'a>(set: &Set, tally: &'a Tally, rows: Option<&[usize]>) -> Resample
             rows.iter().map(|&i| cluster(&set.examples[i])).collect(),
         ),
     };
-    let (name, signature) = (tally.name.clone(), tally.signature.clone());
     Resampled {
-        name,
+        name: tally.name.clone(),
         better: tally.better(),
-        signature,
+        signature: tally.signature.clone(),
         units,
         clusters,
         by: set.cluster.name(),

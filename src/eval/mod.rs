@@ -114,7 +114,8 @@ pub fn evaluate(
     on_bad_row: OnBadRow,
     progress: &mut dyn FnMut(usize, usize) -> Result<()>,
 ) -> Result<Evaluation> {
-    let (mut done, total) = (0, suite.num_examples());
+    let mut done = 0;
+    let total = suite.num_examples();
     progress(done, total)?;
     let asker = Asker {
         model,
@@ -122,7 +123,9 @@ pub fn evaluate(
         sampling: &suite.generation,
         seed: 0,
     };
-    let (mut sets, mut said, mut skipped) = (Vec::new(), Vec::new(), Vec::new());
+    let mut sets = Vec::new();
+    let mut said = Vec::new();
+    let mut skipped = Vec::new();
     let mut skipped_places = BTreeSet::new();
     for (of_suite, set) in suite.sets.iter().enumerate() {
         let mut progress = |of_set: usize| progress(done + of_set, total);

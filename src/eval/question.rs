@@ -1,5 +1,7 @@
 //! What a model is asked about a set: an answer to every example, and how likely it holds what could be answered.
 
+use std::collections::BTreeMap;
+
 use crate::data::Message;
 use crate::data::Role;
 use crate::error::Error;
@@ -12,6 +14,7 @@ use crate::records::answers::Likelihood;
 use crate::records::prediction::Prediction;
 use crate::task::Example;
 use crate::task::Mode;
+use crate::task::Task;
 
 /// Something to ask a model about an example.
 #[derive(Clone, Debug)]
@@ -36,22 +39,20 @@ pub enum Wanted {
 
 /// The questions of a set: for each example, in order, its loss and its labels where the set wants them, and its answer last.
 pub fn questions<'a>(set: &'a Set) -> Vec<Question<'a>> {
-    let of_example = |example: &'a Example| {
-        let loss = set
-            .wants_loss()
-            .then(|| Wanted::Likelihoods(vec![example.messages.clone()]));
-        let labels = set
-            .likelihood
-            .then(|| Wanted::Likelihoods(labelled(set, example)));
-        let answer = Wanted::Answer {
+    let mut questions = Vec::new();
+    for example in &set.examples {
+        let mut ask = |wanted| questions.push(Question { example, wanted });
+        if set.wants_loss() {
+            ask(Wanted::Likelihoods(vec![example.messages.clone()]));
+        }
+        if set.likelihood {
+            ask(Wanted::Likelihoods(labelled(set, example)));
+        }
+        ask(Wanted::Answer {
             max_new_tokens: set.task.answer.max_new_tokens,
-        };
-        loss.into_iter()
-            .chain(labels)
-            .chain([answer])
-            .map(move |wanted| Question { example, wanted })
-    };
-    set.examples.iter().flat_map(of_example).collect()
+        });
+    }
+    questions
 }
 
 /// The example's conversation ending in each label of the inventory, nothing but this last answer counted.
@@ -118,37 +119,38 @@ fn written_labels(set: &Set, example: &Example, said: Option<&str>) -> Vec<Strin
 pub fn predictions(set: &Set, loader: &Loader, found: Vec<Found>) -> Result<Vec<Prediction>> {
     let ends = loader.codec().ids_that_end();
     let mut found = found.into_iter();
-    let prediction = |example: &Example| {
-        let loss = if set.wants_loss() {
-            likelihoods(found.next())?.first().copied()
-        } else {
-            None
-        };
-        let labels = if set.likelihood {
-            Some(likelihoods(found.next())?)
-        } else {
-            None
-        };
+    let mut predictions = Vec::with_capacity(set.examples.len());
+    for example in &set.examples {
+        let mut loss = None;
+        if set.wants_loss() {
+            loss = likelihoods(found.next())?.first().copied();
+        }
+        let mut by_label = None;
+        if set.likelihood {
+            by_label = Some(means_by_label(&set.task, likelihoods(found.next())?));
+        }
         let tokens = tokens(found.next())?;
-        let by_label = |of_all: Vec<Likelihood>| {
-            set.task
-                .labels
-                .iter()
-                .zip(of_all)
-                .map(|(label, found)| (label.name.clone(), found.mean()))
-                .collect()
-        };
-        Ok(Prediction {
+
+        let text = loader.codec().decode(&tokens);
+        predictions.push(Prediction {
             hit_limit: !tokens.last().is_some_and(|last| ends.contains(last)),
             target_tokens: loss
                 .map(|found| found.tokens)
                 .or_else(|| target_tokens(loader, example)),
             loss: loss.map(|found| -found.mean()),
-            likelihoods: labels.map(by_label),
-            ..predicted(set, example, loader.codec().decode(&tokens))?.with_tokens(tokens)
-        })
-    };
-    set.examples.iter().map(prediction).collect()
+            likelihoods: by_label,
+            ..predicted(set, example, text)?.with_tokens(tokens)
+        });
+    }
+    Ok(predictions)
+}
+
+/// Mean log-likelihood of each label's answer, in nats per token; `of_all` is in the order of the inventory.
+fn means_by_label(task: &Task, of_all: Vec<Likelihood>) -> BTreeMap<String, f64> {
+    let labels = task.labels.iter().zip(of_all);
+    labels
+        .map(|(label, found)| (label.name.clone(), found.mean()))
+        .collect()
 }
 
 /// Number of tokens of what should be said; `None` where the example does not know.

@@ -142,33 +142,38 @@ impl Systems {
         let contents = Contents::open(answers)?;
         // Where it is computed may change the last bits of a logit, and rounded weights far more.
         let computes = self.computes.to_string();
-        let of_system = |(name, adapter): &(String, Option<PathBuf>)| {
+
+        let mut respondents = Vec::with_capacity(self.trained.len());
+        for (name, adapter) in &self.trained {
             let model = contents.model(&self.dir, adapter.as_deref(), &computes)?;
             let store = Store::open(answers, model)?;
-            let interview = |(control, suite): &'a (Option<Control>, Suite)| {
+
+            let mut interviews = Vec::with_capacity(suites.len());
+            for (control, suite) in suites {
                 let asked = content::Asked {
                     model,
                     loader: &self.loader,
                     sampling: &suite.generation,
                     seed: SEED,
                 };
-                Ok((*control, suite, Interview::new(suite, &asked, &contents)?))
-            };
-            let interviews = suites.iter().map(interview).collect::<Result<Vec<_>>>()?;
+                let interview = Interview::new(suite, &asked, &contents)?;
+                interviews.push((*control, suite, interview));
+            }
+
             let open = interviews
                 .iter()
                 .flat_map(|(_, _, interview)| interview.open(&store))
                 .collect();
-            Ok(Respondent {
+            respondents.push(Respondent {
                 name: name.clone(),
                 adapter: adapter.clone(),
                 model,
                 interviews,
                 store,
                 open,
-            })
-        };
-        self.trained.iter().map(of_system).collect()
+            });
+        }
+        Ok(respondents)
     }
 
     /// Refuses adapters and trained parts whose names or shapes do not fit the base, before the first question.

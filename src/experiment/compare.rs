@@ -3,11 +3,14 @@
 //! The headline is the last checkpoint, the second view the one that was best on dev. Intervals and p-values come from a bootstrap that resamples
 //! seeds (paired across recipes), then speakers or groups, then utterances.
 
+use std::ops::Range;
+
 use crate::error::Error;
 use crate::error::Result;
 use crate::eval::measure::Measured;
 use crate::eval::measure::measure;
 use crate::eval::slices;
+use crate::eval::suite::Set;
 use crate::eval::suite::Suite;
 use crate::experiment::Experiment;
 use crate::experiment::Planned;
@@ -123,68 +126,17 @@ impl Judged {
         folder: &str,
         resampling: &Resampling,
     ) -> Result<Self> {
-        let num_recipes = seeds[0].len();
         // [sets][recipes][seeds]: the tallies of one run on one set, and the one that stands for the set.
         let mut of_sets = Vec::new();
         let mut scores = Vec::new();
         for set in &suite.sets {
-            let mut of_recipes = Vec::with_capacity(num_recipes);
-            for recipe in 0..num_recipes {
-                let of_seed = |runs: &Vec<&Planned>| {
-                    measure(
-                        set,
-                        &test_answers::read(
-                            &runs[recipe].recipe.folder().join("eval").join(folder),
-                            set,
-                        )?,
-                    )
-                };
-                of_recipes.push(seeds.iter().map(of_seed).collect::<Result<Vec<_>>>()?);
-            }
-            let clusters = Clusters::named(
-                set.examples
-                    .iter()
-                    .map(|example| slices::cluster(set.cluster, example)),
-            );
-            for (place, tally) in of_recipes[0][0].tallies.iter().enumerate() {
-                let systems: Vec<System> = of_recipes
-                    .iter()
-                    .map(|seeds| System {
-                        seeds: seeds
-                            .iter()
-                            .map(|measured| measured.tallies[place].units.clone())
-                            .collect(),
-                    })
-                    .collect();
-                let resampled = Hierarchical::new(
-                    &systems,
-                    &clusters,
-                    Inside::Resampled,
-                    &|sum| tally.score(sum),
-                    resampling,
-                )?;
-                let of_recipe = |seeds: &Vec<Measured>| {
-                    let value = |measured: &Measured| measured.tallies[place].corpus();
-                    seeds.iter().map(value).collect()
-                };
-                scores.push(Resampled {
-                    name: format!("{}.{}", set.name, tally.name),
-                    signature: tally.signature.clone(),
-                    seeds: of_recipes.iter().map(of_recipe).collect(),
-                    found: resampled,
-                });
-            }
+            let of_recipes = measured(set, seeds, folder)?;
+            scores.extend(resampled(set, &of_recipes, resampling)?);
             of_sets.push(of_recipes);
         }
-        let headlines: Vec<Vec<Vec<&Tally>>> = of_sets
-            .iter()
-            .map(|recipes| {
-                recipes
-                    .iter()
-                    .map(|seeds| seeds.iter().map(|measured| &measured.headline).collect())
-                    .collect()
-            })
-            .collect();
+
+        let headlines: Vec<Vec<Vec<&Tally>>> =
+            of_sets.iter().map(|recipes| headlines(recipes)).collect();
         scores.push(mean(suite, &headlines, resampling)?);
         Ok(Self { scores })
     }
@@ -242,77 +194,153 @@ impl Judged {
     }
 }
 
+/// The test answers of every run to a set, measured: `[recipes][seeds]`.
+fn measured(set: &Set, seeds: &[Vec<&Planned>], folder: &str) -> Result<Vec<Vec<Measured>>> {
+    let mut of_recipes = Vec::new();
+    for recipe in 0..seeds[0].len() {
+        let mut of_seeds = Vec::with_capacity(seeds.len());
+        for runs in seeds {
+            let folder = runs[recipe].recipe.folder().join("eval").join(folder);
+            of_seeds.push(measure(set, &test_answers::read(&folder, set)?)?);
+        }
+        of_recipes.push(of_seeds);
+    }
+    Ok(of_recipes)
+}
+
+/// Every score of a set, resampled.
+fn resampled(
+    set: &Set,
+    of_recipes: &[Vec<Measured>],
+    resampling: &Resampling,
+) -> Result<Vec<Resampled>> {
+    let examples = set.examples.iter();
+    let clusters = examples.map(|example| slices::cluster(set.cluster, example));
+    let clusters = Clusters::named(clusters);
+
+    let mut scores = Vec::new();
+    for (place, tally) in of_recipes[0][0].tallies.iter().enumerate() {
+        let mut systems = Vec::with_capacity(of_recipes.len());
+        let mut values = Vec::with_capacity(of_recipes.len());
+        for seeds in of_recipes {
+            let tallies: Vec<&Tally> = seeds.iter().map(|seed| &seed.tallies[place]).collect();
+            values.push(tallies.iter().map(|tally| tally.corpus()).collect());
+            systems.push(System {
+                seeds: tallies.iter().map(|tally| tally.units.clone()).collect(),
+            });
+        }
+        scores.push(Resampled {
+            name: format!("{}.{}", set.name, tally.name),
+            signature: tally.signature.clone(),
+            seeds: values,
+            found: Hierarchical::new(
+                &systems,
+                &clusters,
+                Inside::Resampled,
+                &|sum| tally.score(sum),
+                resampling,
+            )?,
+        });
+    }
+    Ok(scores)
+}
+
+/// The tallies that stand for a set.
+fn headlines(of_recipes: &[Vec<Measured>]) -> Vec<Vec<&Tally>> {
+    let mut found = Vec::with_capacity(of_recipes.len());
+    for seeds in of_recipes {
+        found.push(seeds.iter().map(|measured| &measured.headline).collect());
+    }
+    found
+}
+
+/// Places of the vectors of sets side by side in one.
+struct Places {
+    ranges: Vec<Range<usize>>,
+    width: usize,
+}
+
+impl Places {
+    fn of(tallies: &[&Tally]) -> Self {
+        let mut ranges = Vec::with_capacity(tallies.len());
+        let mut width = 0;
+        for tally in tallies {
+            let end = width + tally.units.first().map_or(0, Vec::len);
+            ranges.push(width..end);
+            width = end;
+        }
+        Self { ranges, width }
+    }
+
+    /// The vectors of one run, each in the place of its set. `of_sets` are the tallies of that run.
+    fn units(&self, of_sets: &[&Tally]) -> Vec<Vec<f64>> {
+        let mut units = Vec::new();
+        for (range, tally) in self.ranges.iter().zip(of_sets) {
+            for unit in &tally.units {
+                let mut wide = vec![0.0; self.width];
+                wide[range.clone()].copy_from_slice(unit);
+                units.push(wide);
+            }
+        }
+        units
+    }
+
+    /// The mean over sets of their goodness, from the sum of vectors.
+    fn mean(&self, sum: &[f64], tallies: &[&Tally]) -> f64 {
+        let of_sets = self.ranges.iter().zip(tallies);
+        let goodness =
+            of_sets.map(|(range, tally)| tally.goodness(tally.score(&sum[range.clone()])));
+        goodness.sum::<f64>() / tallies.len() as f64
+    }
+}
+
 /// The mean over sets of their headline scores as goodness: the sets' vectors side by side, each utterance in its set's place.
 fn mean(
     suite: &Suite,
     headlines: &[Vec<Vec<&Tally>>],
     resampling: &Resampling,
 ) -> Result<Resampled> {
-    let tallies: Vec<&Tally> = headlines
-        .iter()
-        .map(|of_recipes| of_recipes[0][0])
-        .collect();
-    let widths: Vec<usize> = tallies
-        .iter()
-        .map(|tally| tally.units.first().map_or(0, Vec::len))
-        .collect();
-    let starts: Vec<usize> = widths
-        .iter()
-        .scan(0, |next, width| {
-            Some(std::mem::replace(next, *next + width))
-        })
-        .collect();
-    let total: usize = widths.iter().sum();
-    let placed = |set: usize, unit: &Vec<f64>| {
-        let mut wide = vec![0.0; total];
-        wide[starts[set]..starts[set] + widths[set]].copy_from_slice(unit);
-        wide
+    let num_recipes = headlines[0].len();
+    let num_seeds = headlines[0][0].len();
+    let of_run = |recipe: usize, seed: usize| -> Vec<&Tally> {
+        let of_sets = headlines.iter();
+        of_sets.map(|recipes| recipes[recipe][seed]).collect()
     };
-    let units = |recipe: usize, seed: usize| -> Vec<Vec<f64>> {
-        headlines
-            .iter()
-            .enumerate()
-            .flat_map(|(set, of_recipes)| {
-                of_recipes[recipe][seed]
-                    .units
-                    .iter()
-                    .map(move |unit| (set, unit))
-            })
-            .map(|(set, unit)| placed(set, unit))
-            .collect()
-    };
-    let (num_recipes, num_seeds) = (headlines[0].len(), headlines[0][0].len());
-    let systems: Vec<System> = (0..num_recipes)
-        .map(|recipe| System {
-            seeds: (0..num_seeds).map(|seed| units(recipe, seed)).collect(),
-        })
-        .collect();
-    let clusters = Clusters::named(suite.sets.iter().flat_map(|set| {
-        set.examples
-            .iter()
-            .map(|example| slices::cluster(set.cluster, example))
-    }));
-    let score = |sum: &[f64]| {
-        let of_set = |(set, tally): (usize, &&Tally)| {
-            tally.goodness(tally.score(&sum[starts[set]..starts[set] + widths[set]]))
-        };
-        tallies.iter().enumerate().map(of_set).sum::<f64>() / tallies.len() as f64
-    };
-    let found = Hierarchical::new(&systems, &clusters, Inside::Resampled, &score, resampling)?;
-    let of_seed = |recipe: usize, seed: usize| {
-        let goodness = |of_recipes: &Vec<Vec<&Tally>>| {
-            let tally = of_recipes[recipe][seed];
-            tally.goodness(tally.corpus())
-        };
-        headlines.iter().map(goodness).sum::<f64>() / headlines.len() as f64
-    };
-    let of_recipe = |recipe| (0..num_seeds).map(|seed| of_seed(recipe, seed)).collect();
+    let tallies = of_run(0, 0);
+    let places = Places::of(&tallies);
+
+    let mut systems = Vec::with_capacity(num_recipes);
+    let mut values = Vec::with_capacity(num_recipes);
+    for recipe in 0..num_recipes {
+        let runs: Vec<Vec<&Tally>> = (0..num_seeds).map(|seed| of_run(recipe, seed)).collect();
+        values.push(runs.iter().map(|tallies| mean_goodness(tallies)).collect());
+        systems.push(System {
+            seeds: runs.iter().map(|tallies| places.units(tallies)).collect(),
+        });
+    }
+
+    let clusters = suite.sets.iter().flat_map(|set| {
+        let examples = set.examples.iter();
+        examples.map(|example| slices::cluster(set.cluster, example))
+    });
     Ok(Resampled {
         name: MEAN.to_owned(),
         signature: "mean of the sets' task metrics as goodness in [0, 1]".to_owned(),
-        seeds: (0..num_recipes).map(of_recipe).collect(),
-        found,
+        seeds: values,
+        found: Hierarchical::new(
+            &systems,
+            &Clusters::named(clusters),
+            Inside::Resampled,
+            &|sum| places.mean(sum, &tallies),
+            resampling,
+        )?,
     })
+}
+
+/// The mean of the goodness of tallies.
+fn mean_goodness(tallies: &[&Tally]) -> f64 {
+    let goodness = tallies.iter().map(|tally| tally.goodness(tally.corpus()));
+    goodness.sum::<f64>() / tallies.len() as f64
 }
 
 fn contrasts(
@@ -341,21 +369,18 @@ fn contrasts(
         .map(|difference| difference.student_p)
         .collect();
     let adjusted = holm(&p_values)?;
-    let found = experiment
-        .contrasts
-        .iter()
-        .zip(differences)
-        .zip(p_values.into_iter().zip(adjusted));
-    Ok(found
-        .map(|((contrast, difference), (p, adjusted_p))| {
-            let verdict = Verdict::of(difference.estimate.value, adjusted_p, experiment.level);
-            Contrasted {
-                contrast: contrast.clone(),
-                difference,
-                p,
-                adjusted_p,
-                verdict,
-            }
-        })
-        .collect())
+
+    let mut found = Vec::with_capacity(adjusted.len());
+    let with_contrasts = experiment.contrasts.iter().zip(differences);
+    for ((contrast, difference), adjusted_p) in with_contrasts.zip(adjusted) {
+        let verdict = Verdict::of(difference.estimate.value, adjusted_p, experiment.level);
+        found.push(Contrasted {
+            contrast: contrast.clone(),
+            p: difference.student_p,
+            difference,
+            adjusted_p,
+            verdict,
+        });
+    }
+    Ok(found)
 }

@@ -222,7 +222,8 @@ impl Experiment {
                 .hint("an experiment compares recipes over one data set, one model and one budget; change it for all with the experiment's `set`")
         };
         for (entry, other) in self.recipes.iter().zip(planned) {
-            let (a, b) = (&first.recipe, &other.recipe);
+            let a = &first.recipe;
+            let b = &other.recipe;
             let same = [
                 // What it computes in may be what is compared.
                 (

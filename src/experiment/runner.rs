@@ -173,10 +173,8 @@ fn run_one(
         return judge(&run, &model, suite, BEST_FOLDER, watcher, stop);
     }
     // The last weights are the best: their answers are in the other folder.
-    let (from, to) = (
-        run.folder.join("eval").join(TEST_FOLDER),
-        run.folder.join("eval").join(BEST_FOLDER),
-    );
+    let from = run.folder.join("eval").join(TEST_FOLDER);
+    let to = run.folder.join("eval").join(BEST_FOLDER);
     let sets = suite.sets.iter().map(|set| format!("{}.jsonl", set.name));
     sets.chain([scores::SCORES_FILE.to_owned()])
         .try_for_each(|name| files::copy(&from.join(&name), &to.join(&name)))

@@ -6,10 +6,8 @@ use std::fmt::Write as _;
 use crate::experiment::Experiment;
 use crate::metrics;
 use crate::metrics::Better;
-use crate::records::comparison::Budget;
 use crate::records::comparison::Comparison;
 use crate::records::comparison::Contrasted;
-use crate::records::comparison::Gradients;
 use crate::records::comparison::Reached;
 use crate::records::comparison::ScoreTable;
 
@@ -83,37 +81,30 @@ fn scores(outcome: &Comparison, tables: &[ScoreTable]) -> String {
         .chain(tables.iter().map(|of| of.score.clone()))
         .collect();
     let best: Vec<Option<usize>> = tables.iter().map(best_of).collect();
-    let cell = |recipe: usize, of: &ScoreTable, is_best: bool| {
-        let estimate = &of.estimates[recipe];
-        let value = if is_best {
-            format!("**{}**", percent(estimate.value))
-        } else {
-            percent(estimate.value)
-        };
-        let (low, high) = metrics::range(&of.score);
-        let ends = [
-            estimate.student_interval.low,
-            estimate.student_interval.high,
-        ]
-        .map(|end| percent(end.clamp(low, high)));
-        format!("{value} [{}, {}]", ends[0], ends[1])
-    };
-    let row = |(recipe, name): (usize, &String)| {
-        let cells = tables
-            .iter()
-            .zip(&best)
-            .map(|(of, best)| cell(recipe, of, *best == Some(recipe)));
-        std::iter::once(name.clone()).chain(cells).collect()
-    };
-    table(
-        &head,
-        &outcome
-            .recipes
-            .iter()
-            .enumerate()
-            .map(row)
-            .collect::<Vec<_>>(),
-    )
+
+    let mut rows = Vec::with_capacity(outcome.recipes.len());
+    for (recipe, name) in outcome.recipes.iter().enumerate() {
+        let mut row = vec![name.clone()];
+        for (of, best) in tables.iter().zip(&best) {
+            row.push(score_cell(of, recipe, *best == Some(recipe)));
+        }
+        rows.push(row);
+    }
+    table(&head, &rows)
+}
+
+/// A recipe's value of a score with its interval, in bold if it is the best.
+fn score_cell(of: &ScoreTable, recipe: usize, is_best: bool) -> String {
+    let estimate = &of.estimates[recipe];
+    let mut value = percent(estimate.value);
+    if is_best {
+        value = format!("**{value}**");
+    }
+
+    let (low, high) = metrics::range(&of.score);
+    let interval = estimate.student_interval;
+    let [first, last] = [interval.low, interval.high].map(|end| percent(end.clamp(low, high)));
+    format!("{value} [{first}, {last}]")
 }
 
 /// The recipe with the best value of a score that has a better end.
@@ -136,27 +127,28 @@ fn contrasts(outcome: &Comparison) -> String {
         "verdict",
     ]
     .map(str::to_owned);
-    let row = |found: &Contrasted| {
-        let (contrast, estimate) = (&found.contrast, &found.difference.estimate);
-        vec![
-            contrast.recipe.clone(),
-            contrast.against.clone(),
-            contrast.score.clone(),
-            format!("{:+.1}", 100.0 * estimate.value),
-            format!(
-                "[{:+.1}, {:+.1}]",
-                100.0 * estimate.student_interval.low,
-                100.0 * estimate.student_interval.high
-            ),
-            format!("{:.3}", found.p),
-            format!("{:.3}", found.adjusted_p),
-            found.verdict.to_string(),
-        ]
-    };
-    table(
-        &head,
-        &outcome.contrasts.iter().map(row).collect::<Vec<_>>(),
-    )
+    let contrasts = outcome.contrasts.iter();
+    table(&head, &contrasts.map(contrast_row).collect::<Vec<_>>())
+}
+
+fn contrast_row(found: &Contrasted) -> Vec<String> {
+    let contrast = &found.contrast;
+    let estimate = &found.difference.estimate;
+    let interval = estimate.student_interval;
+    vec![
+        contrast.recipe.clone(),
+        contrast.against.clone(),
+        contrast.score.clone(),
+        format!("{:+.1}", 100.0 * estimate.value),
+        format!(
+            "[{:+.1}, {:+.1}]",
+            100.0 * interval.low,
+            100.0 * interval.high
+        ),
+        format!("{:.3}", found.p),
+        format!("{:.3}", found.adjusted_p),
+        found.verdict.to_string(),
+    ]
 }
 
 fn convergence(outcome: &Comparison) -> String {
@@ -169,35 +161,28 @@ fn convergence(outcome: &Comparison) -> String {
         "95 % interval",
     ]
     .map(str::to_owned);
-    let steps = |of: &[Option<f64>]| {
-        of.iter()
-            .map(|step| step.map_or("never".to_owned(), |step| format!("{step:.0}")))
-            .collect::<Vec<_>>()
-            .join(" ")
-    };
-    let row = |reached: &Reached| {
-        let estimate = &reached.found.difference.estimate;
-        vec![
-            reached.recipe.clone(),
-            reached.against.clone(),
-            steps(&reached.found.steps[1]),
-            steps(&reached.found.steps[0]),
-            format!("{:+.0}", estimate.value),
-            format!(
-                "[{:+.0}, {:+.0}]",
-                estimate.student_interval.low, estimate.student_interval.high
-            ),
-        ]
-    };
-    table(
-        &head,
-        &outcome
-            .dynamics
-            .convergence
-            .iter()
-            .map(row)
-            .collect::<Vec<_>>(),
-    )
+    let convergence = outcome.dynamics.convergence.iter();
+    table(&head, &convergence.map(reached_row).collect::<Vec<_>>())
+}
+
+fn reached_row(reached: &Reached) -> Vec<String> {
+    let estimate = &reached.found.difference.estimate;
+    let interval = estimate.student_interval;
+    vec![
+        reached.recipe.clone(),
+        reached.against.clone(),
+        steps_by_seed(&reached.found.steps[1]),
+        steps_by_seed(&reached.found.steps[0]),
+        format!("{:+.0}", estimate.value),
+        format!("[{:+.0}, {:+.0}]", interval.low, interval.high),
+    ]
+}
+
+fn steps_by_seed(steps: &[Option<f64>]) -> String {
+    let steps = steps
+        .iter()
+        .map(|step| step.map_or("never".to_owned(), |step| format!("{step:.0}")));
+    steps.collect::<Vec<_>>().join(" ")
 }
 
 fn failures(outcome: &Comparison) -> String {
@@ -248,26 +233,17 @@ fn gradients(outcome: &Comparison) -> String {
                 .map(|name| format!("cos {}", name.replace('|', " , "))),
         )
         .collect();
-    let row = |(recipe, of): (&String, &Gradients)| {
-        let cells = names.iter().map(|name| {
-            of.cosines
-                .get(*name)
-                .map_or("-".to_owned(), |value| format!("{value:+.2}"))
-        });
-        [recipe.clone(), format!("{:.2}", of.volatility)]
-            .into_iter()
-            .chain(cells)
-            .collect()
-    };
-    table(
-        &head,
-        &outcome
-            .recipes
-            .iter()
-            .zip(&outcome.dynamics.gradients)
-            .map(row)
-            .collect::<Vec<_>>(),
-    )
+
+    let mut rows = Vec::with_capacity(outcome.recipes.len());
+    for (recipe, of) in outcome.recipes.iter().zip(&outcome.dynamics.gradients) {
+        let mut row = vec![recipe.clone(), format!("{:.2}", of.volatility)];
+        for name in &names {
+            let cosine = of.cosines.get(*name);
+            row.push(cosine.map_or("-".to_owned(), |value| format!("{value:+.2}")));
+        }
+        rows.push(row);
+    }
+    table(&head, &rows)
 }
 
 fn budgets(outcome: &Comparison) -> String {
@@ -281,31 +257,21 @@ fn budgets(outcome: &Comparison) -> String {
         .into_iter()
         .chain(tasks.iter().map(|task| format!("{task} examples")))
         .collect();
-    let row = |(recipe, budget): (&String, &Budget)| {
-        let whole = [budget.steps, budget.examples].map(|value| format!("{value:.0}"));
-        let rest = [
+
+    let mut rows = Vec::with_capacity(outcome.recipes.len());
+    for (recipe, budget) in outcome.recipes.iter().zip(&outcome.budgets) {
+        let mut row = vec![
+            recipe.clone(),
+            format!("{:.0}", budget.steps),
+            format!("{:.0}", budget.examples),
             format!("{:.2}", budget.audio_hours),
             format!("{:.0}", budget.target_tokens),
         ];
-        let of_tasks = tasks.iter().map(|task| {
-            format!(
-                "{:.0}",
-                budget.examples_by_task.get(*task).copied().unwrap_or(0.0)
-            )
-        });
-        std::iter::once(recipe.clone())
-            .chain(whole)
-            .chain(rest)
-            .chain(of_tasks)
-            .collect()
-    };
-    table(
-        &head,
-        &outcome
-            .recipes
-            .iter()
-            .zip(&outcome.budgets)
-            .map(row)
-            .collect::<Vec<_>>(),
-    )
+        for task in &tasks {
+            let examples = budget.examples_by_task.get(*task);
+            row.push(format!("{:.0}", examples.copied().unwrap_or(0.0)));
+        }
+        rows.push(row);
+    }
+    table(&head, &rows)
 }

@@ -127,6 +127,8 @@ impl Plan {
             gpu_memory,
             allowed,
         } = asked;
+
+        // Rows, and everything that training would refuse or tell of them.
         let tasks = recipe.tasks()?;
         let headers = Headers::open(Path::new(headers::FOLDER));
         let rows = recipe.rows(&tasks, &headers, Pool::Fresh, &mut *watch)?;
@@ -143,23 +145,17 @@ impl Plan {
             mut schedule,
             ..
         } = rows;
+
+        // The model, as far as it is here.
         let opened = match model {
             ModelPlace::Here(dir) => Some((Opened::open(recipe, dir, &schedule)?, *dir)),
-            ModelPlace::Elsewhere(why, None) => {
-                notes.push(format!("{why}: tokens, memory and time are not known"));
-                None
-            }
-            ModelPlace::Elsewhere(why, Some(_)) => {
-                notes.push(format!(
-                    "{why}: memory follows from the shape that its name says; tokens and time are not known"
-                ));
-                None
-            }
+            ModelPlace::Elsewhere(..) => None,
         };
+        notes.extend(without_model(model));
+
+        // What every step draws.
         let unknown = unknown(recipe, &corpus, &schedule, model);
-        notes.extend(schedule.stages().iter().zip(&unknown).filter_map(|(stage, why)| {
-            Some(format!("stage `{}`: which rows of a block share a batch is not known: {}; shares, coverage and repeats are", stage.name, why.as_ref()?))
-        }));
+        notes.extend(unknown_notes(&schedule, &unknown));
         let compared = match &opened {
             Some((opened, dir)) => embed(
                 recipe,
@@ -172,11 +168,11 @@ impl Plan {
             None => None,
         };
         let draws = draws::of_all(recipe, &corpus, &schedule, &unknown)?;
+
+        // Lengths of what is drawn.
         let codec = opened.as_ref().map(|(opened, _)| {
-            (
-                opened.loader.codec(),
-                opened.config.text.max_position_embeddings,
-            )
+            let max_positions = opened.config.text.max_position_embeddings;
+            (opened.loader.codec(), max_positions)
         });
         let config = match (&opened, model) {
             (Some((opened, _)), _) => Some(&opened.config),
@@ -195,68 +191,45 @@ impl Plan {
         let facts = Facts::read(&reader, &draws, recipe.seed, &mut |done, total| {
             watch("measuring", done, total)
         })?;
-        notes.extend(
-            facts
-                .skipped
-                .iter()
-                .map(|error| format!("will be left out: {}", error.message())),
-        );
+        let skipped = facts.skipped.iter();
+        notes.extend(skipped.map(|error| format!("will be left out: {}", error.message())));
+
+        // Shares, evenness, cost.
         let population = corpus.population();
         let shares: Vec<StageShares> = draws
             .iter()
             .enumerate()
             .map(|(i, stage)| shares::of_stage(population, stage, &facts, i))
             .collect();
-        let evenness = draws
-            .iter()
-            .map(|stage| {
-                (
-                    stage.stage.name.clone(),
-                    evenness::of_stage(population, stage, compared.as_deref(), recipe.seed),
-                )
-            })
-            .collect();
+        let mut evenness = Vec::with_capacity(draws.len());
+        for stage in &draws {
+            let found = evenness::of_stage(population, stage, compared.as_deref(), recipe.seed);
+            evenness.push((stage.stage.name.clone(), found));
+        }
         let sample = compared
             .as_deref()
             .map(|embeddings| Sample::of(embeddings.audio(), recipe.seed))
             .filter(|sample| sample.rows.len() > 1);
         let probe = sample.map(|sample| {
-            (
-                probe::table(&corpus, &sample, |row| reader.seconds(row).ok()),
-                sample,
-            )
+            let table = probe::table(&corpus, &sample, |row| reader.seconds(row).ok());
+            (table, sample)
         });
-        let estimates = match &opened {
-            Some((
-                Opened {
-                    config,
-                    plan,
-                    parts,
-                    ..
-                },
-                _,
-            )) => {
-                let embeddings = compared.as_deref().map_or(0.0, size_of_embeddings);
-                estimate::lines(
-                    &estimate::Training {
-                        recipe,
-                        config,
-                        plan,
-                        parts,
-                        embeddings,
-                        gpu_memory: *gpu_memory,
-                    },
-                    &corpus,
-                    &draws,
-                    &facts,
-                )
+        let estimates = match (&opened, model) {
+            (Some((opened, _)), _) => {
+                let training = estimate::Training {
+                    recipe,
+                    config: &opened.config,
+                    plan: &opened.plan,
+                    parts: &opened.parts,
+                    embeddings: compared.as_deref().map_or(0.0, size_of_embeddings),
+                    gpu_memory: *gpu_memory,
+                };
+                estimate::lines(&training, &corpus, &draws, &facts)
             }
-            None => match model {
-                ModelPlace::Elsewhere(_, Some(config)) => {
-                    estimate::lines_of_shape(recipe, config, &schedule, *gpu_memory)?
-                }
-                _ => Vec::new(),
-            },
+            (None, ModelPlace::Elsewhere(_, Some(config))) => {
+                estimate::lines_of_shape(recipe, config, &schedule, *gpu_memory)?
+            }
+            (None, _) => Vec::new(),
         };
         let warnings = warnings::find(population, &schedule, &draws, &shares);
         let stages = schedule
@@ -265,6 +238,7 @@ impl Plan {
             .enumerate()
             .map(|(i, stage)| describe(recipe, stage, i))
             .collect();
+
         Ok(Self {
             corpus,
             schedule,
@@ -387,24 +361,26 @@ impl Plan {
 
     fn share_tables(&self) -> Vec<Table> {
         let population = self.corpus.population();
-        let sample = |i: usize| {
-            let (looked_at, steps) = (self.facts.steps[i].len(), self.draws[i].steps.len());
-            let is_part = looked_at < steps;
-            if is_part {
-                format!(
-                    "audio and targets from a seeded sample of {} of its {} steps",
-                    count(looked_at as f64),
-                    count(steps as f64)
-                )
-            } else {
-                String::new()
-            }
-        };
-        self.shares
-            .iter()
-            .enumerate()
-            .map(|(i, shares)| shares::table(population, shares, self.stages[i].clone(), sample(i)))
-            .collect()
+        let mut tables = Vec::with_capacity(self.shares.len());
+        for (i, shares) in self.shares.iter().enumerate() {
+            let stage = self.stages[i].clone();
+            tables.push(shares::table(population, shares, stage, self.sampled(i)));
+        }
+        tables
+    }
+
+    /// The part of a stage's steps that was looked at; empty where that is all of them.
+    fn sampled(&self, stage: usize) -> String {
+        let looked_at = self.facts.steps[stage].len();
+        let steps = self.draws[stage].steps.len();
+        if looked_at >= steps {
+            return String::new();
+        }
+        format!(
+            "audio and targets from a seeded sample of {} of its {} steps",
+            count(looked_at as f64),
+            count(steps as f64)
+        )
     }
 
     fn total(&self) -> Amount {
@@ -436,6 +412,36 @@ fn labelled(label: &str, text: &str) -> String {
         "{label}{}",
         wrapped(text, &" ".repeat(label.len())).trim_start()
     )
+}
+
+/// The note of a plan whose model is not here.
+fn without_model(model: &ModelPlace<'_>) -> Option<String> {
+    match model {
+        ModelPlace::Here(_) => None,
+        ModelPlace::Elsewhere(why, None) => {
+            Some(format!("{why}: tokens, memory and time are not known"))
+        }
+        ModelPlace::Elsewhere(why, Some(_)) => Some(format!(
+            "{why}: memory follows from the shape that its name says; tokens and time are not known"
+        )),
+    }
+}
+
+/// A note for each stage whose picks are not known.
+fn unknown_notes(schedule: &Schedule, unknown: &[Option<String>]) -> Vec<String> {
+    let note = |(stage, why): (&Stage, &Option<String>)| {
+        let why = why.as_ref()?;
+        Some(format!(
+            "stage `{}`: which rows of a block share a batch is not known: {why}; shares, coverage and repeats are",
+            stage.name
+        ))
+    };
+    schedule
+        .stages()
+        .iter()
+        .zip(unknown)
+        .filter_map(note)
+        .collect()
 }
 
 /// Why the picks of each stage cannot be known; `None` where they can.

@@ -109,7 +109,8 @@ impl<'a> Space<'a> {
     /// where it misleads. `None` where the number is the same for all.
     pub fn explain(&self, numbers: &[f64]) -> Option<f64> {
         let mean = numbers.iter().sum::<f64>() / numbers.len().max(1) as f64;
-        let (mut missed, mut variance) = (0.0, 0.0);
+        let mut missed = 0.0;
+        let mut variance = 0.0;
         for (row, number) in numbers.iter().enumerate() {
             let nearest = self.nearest(row, |_| true);
             if !nearest.is_empty() {

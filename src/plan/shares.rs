@@ -35,10 +35,8 @@ impl Amount {
             (a, None) if other.examples == 0.0 => a,
             _ => None,
         };
-        let (tokens, target_tokens) = (
-            sum(self.tokens, other.tokens),
-            sum(self.target_tokens, other.target_tokens),
-        );
+        let tokens = sum(self.tokens, other.tokens);
+        let target_tokens = sum(self.target_tokens, other.target_tokens);
         *self = Self {
             examples: self.examples + other.examples,
             seconds: self.seconds + other.seconds,
@@ -125,10 +123,8 @@ pub fn of_stage(
     measure(&mut amounts, looked_at, facts, cell);
     let mut reach: BTreeMap<CellOf, Reach> = BTreeMap::new();
     for row in 0..population.row_task.len() as u32 {
-        let (of, draws) = (
-            reach.entry(cell(row)).or_default(),
-            drawn.get(&row).copied().unwrap_or(0),
-        );
+        let of = reach.entry(cell(row)).or_default();
+        let draws = drawn.get(&row).copied().unwrap_or(0);
         *of = Reach {
             num_rows: of.num_rows + 1,
             num_drawn: of.num_drawn + u64::from(draws > 0),

@@ -27,10 +27,8 @@ pub(super) fn first_difference(
         (Value::Mapping(a), Value::Mapping(b)) => {
             let keys = a.keys().chain(b.keys().filter(|key| !a.contains_key(*key)));
             keys.filter_map(|key| {
-                let (x, y) = (
-                    a.get(key).unwrap_or(&Value::Null),
-                    b.get(key).unwrap_or(&Value::Null),
-                );
+                let x = a.get(key).unwrap_or(&Value::Null);
+                let y = b.get(key).unwrap_or(&Value::Null);
                 first_difference(x, y, &below(key.as_str().unwrap_or_default()))
             })
             .next()

@@ -355,7 +355,8 @@ impl Recipe {
                     .hint("set one of audio_encoder, projector, decoder to `lora` or `full` under `train`"));
             }
             for part in Part::ALL {
-                let (before, now) = (trained.of(part), parts.of(part));
+                let before = trained.of(part);
+                let now = parts.of(part);
                 if now != Training::Frozen && before != Training::Frozen && now != before {
                     return Err(Error::input(format!(
                         "stage `{}` trains {} in another way than an earlier stage does",

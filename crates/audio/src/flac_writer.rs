@@ -174,7 +174,8 @@ pub fn file<'a>(pieces: impl IntoIterator<Item = &'a Piece>) -> Vec<u8> {
         lens.iter().map(|len| u64::from(*len)).sum(),
     );
 
-    let (mut at, mut number) = (0, 0);
+    let mut at = 0;
+    let mut number = 0;
     for piece in pieces {
         let mut rest = piece.bytes.as_slice();
         for (len, size) in &piece.blocks {
@@ -445,7 +446,8 @@ fn encode_partition(part: &[i32], bits: &mut Bits) {
     bits.put(rice, 4);
     for residual in part {
         let value = folded(*residual);
-        let (high, low) = (value >> rice, value & ((1 << rice) - 1));
+        let high = value >> rice;
+        let low = value & ((1 << rice) - 1);
         if high + 1 + rice <= 32 {
             bits.put(1 << rice | low, high + 1 + rice);
         } else {

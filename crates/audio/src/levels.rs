@@ -47,7 +47,8 @@ pub fn levels(samples: &[f32], rate: u32) -> Levels {
     sorted.sort_unstable_by(f64::total_cmp);
     let loud = sorted[((sorted.len() - 1) as f64 * LOUD_QUANTILE) as usize];
     let threshold = (loud - ACTIVE_RANGE_DB).max(LEAST_ACTIVE_DB);
-    let (mut pause, mut longest) = (0usize, 0usize);
+    let mut pause = 0usize;
+    let mut longest = 0usize;
     for level in &frames {
         pause = if *level < threshold { pause + 1 } else { 0 };
         longest = longest.max(pause);

@@ -329,7 +329,9 @@ fn mel_filters(mels: usize) -> Vec<MelFilter> {
         .map(|i| mel_to_hertz(top * i as f64 / (mels + 1) as f64))
         .collect();
     let triangle = |corners: &[f64]| {
-        let (low, centre, high) = (corners[0], corners[1], corners[2]);
+        let low = corners[0];
+        let centre = corners[1];
+        let high = corners[2];
         let weight = |bin: usize| {
             let hertz = nyquist * bin as f64 / (BINS - 1) as f64;
             let height = ((hertz - low) / (centre - low)).min((high - hertz) / (high - centre));

@@ -86,7 +86,8 @@ fn block_powers(samples: &[f32], rate: u32) -> Vec<f64> {
     if step == 0 {
         return Vec::new();
     }
-    let (mut shelf, mut high_pass) = (Biquad::shelf(rate), Biquad::high_pass(rate));
+    let mut shelf = Biquad::shelf(rate);
+    let mut high_pass = Biquad::high_pass(rate);
     let energies: Vec<f64> = samples
         .chunks_exact(step)
         .map(|chunk| {

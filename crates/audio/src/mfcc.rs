@@ -36,7 +36,9 @@ pub fn mfcc(samples: &[f32]) -> Vec<f32> {
     let fft = RealFftPlanner::<f32>::new().plan_fft_forward(FFT);
     let mut spectrum = fft.make_output_vec();
     let mut scratch = fft.make_scratch_vec();
-    let (window, filters, cosines) = (povey(), filters(), cosines());
+    let window = povey();
+    let filters = filters();
+    let cosines = cosines();
     let mut coefficients = Vec::with_capacity(rows * COEFFICIENTS);
     let mut frame = vec![0.0f32; FFT];
     for row in 0..rows {
@@ -83,7 +85,8 @@ fn differences(values: &[f32]) -> Vec<f32> {
     };
     (0..rows * COEFFICIENTS)
         .map(|place| {
-            let (row, i) = (place / COEFFICIENTS, place % COEFFICIENTS);
+            let row = place / COEFFICIENTS;
+            let i = place % COEFFICIENTS;
             let near = at(row, 1, i) - at(row, -1, i);
             let far = at(row, 2, i) - at(row, -2, i);
             (near + 2.0 * far) / 10.0
@@ -104,14 +107,16 @@ fn povey() -> Vec<f64> {
 /// Triangles on the mel scale: the first bin of each, and its weights.
 fn filters() -> Vec<(usize, Vec<f64>)> {
     let mel = |hz: f64| 1127.0 * (1.0 + hz / 700.0).ln();
-    let (low, high) = (mel(LOW_HZ), mel(f64::from(SAMPLE_RATE) / 2.0));
+    let low = mel(LOW_HZ);
+    let high = mel(f64::from(SAMPLE_RATE) / 2.0);
     let step = (high - low) / (BANDS + 1) as f64;
     let of_bin = |bin: usize| mel(bin as f64 * f64::from(SAMPLE_RATE) / FFT as f64);
     (0..BANDS)
         .map(|band| {
             let left = low + band as f64 * step;
             let weight = |bin: usize| {
-                let (up, down) = (of_bin(bin) - left, left + 2.0 * step - of_bin(bin));
+                let up = of_bin(bin) - left;
+                let down = left + 2.0 * step - of_bin(bin);
                 (up.min(down) / step).max(0.0)
             };
             let bins: Vec<usize> = (0..FFT / 2).filter(|&bin| weight(bin) > 0.0).collect();

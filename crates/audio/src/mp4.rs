@@ -697,11 +697,9 @@ fn itunes(moov: &[u8]) -> Option<Edit> {
         .skip_while(|field| *field != "00000000")
         .skip(1)
         .map(|field| u64::from_str_radix(field, 16));
-    let (delay, _padding, len) = (
-        fields.next()?.ok()?,
-        fields.next()?.ok()?,
-        fields.next()?.ok()?,
-    );
+    let delay = fields.next()?.ok()?;
+    let _padding = fields.next()?.ok()?;
+    let len = fields.next()?.ok()?;
     Some(Edit {
         delay: delay as usize,
         len: len as usize,
@@ -727,7 +725,8 @@ fn child<'a>(contents: &'a [u8], wanted: &[u8; 4]) -> Result<Option<&'a [u8]>> {
 
 /// Kind and contents of the boxes inside one.
 fn children(contents: &[u8]) -> Result<Vec<([u8; 4], &[u8])>> {
-    let (mut rest, mut found) = (contents, Vec::new());
+    let mut rest = contents;
+    let mut found = Vec::new();
     while rest.len() >= 8 {
         let (header_len, len) = box_len(rest).ok_or_else(|| damaged("box"))?;
         let kind = [rest[4], rest[5], rest[6], rest[7]];

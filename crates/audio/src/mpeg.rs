@@ -439,7 +439,8 @@ fn header(bytes: &[u8]) -> Option<Header> {
     let &[0xff, b, c, d] = bytes.get(..4)? else {
         return None;
     };
-    let (version, layer) = (b >> 3 & 3, b >> 1 & 3);
+    let version = b >> 3 & 3;
+    let layer = b >> 1 & 3;
     if b >> 5 != 7 || version == 1 || layer != 1 {
         return None;
     }

@@ -352,7 +352,8 @@ impl Link {
         }
 
         if origin.is_none() || position < wanted.end {
-            let (found, announced) = (position - self.start, wanted.end - self.start);
+            let found = position - self.start;
+            let announced = wanted.end - self.start;
             return Err(ends_early(found, announced, self.decoder.rate));
         }
         let skipped = usize::try_from(wanted.start - origin.unwrap_or(0)).unwrap_or(0);

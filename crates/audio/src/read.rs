@@ -273,7 +273,8 @@ pub(super) fn resolve(span: Span, rate: u32, total: usize) -> Result<Range<usize
         .end_s
         .map_or(usize::MAX, |s| (s * rate).round() as usize);
     if start >= end {
-        let (start_s, end_s) = (span.start_s.unwrap_or(0.0), span.end_s.unwrap_or(0.0));
+        let start_s = span.start_s.unwrap_or(0.0);
+        let end_s = span.end_s.unwrap_or(0.0);
         return Err(Error::input(format!(
             "`end_s` ({end_s}) is not after `start_s` ({start_s})"
         ))

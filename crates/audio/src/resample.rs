@@ -65,7 +65,8 @@ pub(super) fn num_resampled(num_samples: usize, rate: u32) -> usize {
 
 /// A resampler from `rate` to [`SAMPLE_RATE`].
 fn plan(rate: u32) -> Result<Fft<f32>> {
-    let (from, to) = (rate as usize, SAMPLE_RATE as usize);
+    let from = rate as usize;
+    let to = SAMPLE_RATE as usize;
     let smallest_block = from / gcd(from, to);
     let wanted_block = FILTER_PERIODS * from.max(to) / to;
     // The filter is centred on its middle sample and the delay is half a block: both are whole numbers when the block holds

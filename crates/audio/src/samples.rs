@@ -42,7 +42,8 @@ pub(super) fn check_length(num_samples: usize) -> Result<()> {
 
 /// Error for audio that does not continue at the previous end; both places are in samples.
 pub(super) fn gap(after: i64, found: i64, rate: u32) -> Error {
-    let (after_s, found_s) = (seconds(after, rate), seconds(found, rate));
+    let after_s = seconds(after, rate);
+    let found_s = seconds(found, rate);
     Error::input(format!(
         "damaged: after {after_s:.3} s comes audio that belongs at {found_s:.3} s"
     ))
@@ -51,7 +52,8 @@ pub(super) fn gap(after: i64, found: i64, rate: u32) -> Error {
 
 /// Error for audio that ends before the announced end; both places are in samples.
 pub(super) fn ends_early(found: i64, announced: i64, rate: u32) -> Error {
-    let (found_s, announced_s) = (seconds(found, rate), seconds(announced, rate));
+    let found_s = seconds(found, rate);
+    let announced_s = seconds(announced, rate);
     Error::input(format!(
         "truncated: the audio ends at {found_s:.3} s, but {announced_s:.3} s are announced"
     ))

@@ -46,7 +46,8 @@ struct Convolution {
 impl Convolution {
     /// `[frames, inputs]` -> `[ceil(frames / stride), outputs]`
     fn forward(&self, x: &[f32]) -> Vec<f32> {
-        let (inputs, outputs) = (self.inputs, self.bias.len());
+        let inputs = self.inputs;
+        let outputs = self.bias.len();
         let frames = x.len() / inputs;
         let mut y = Vec::with_capacity(frames.div_ceil(self.stride) * outputs);
         for centre in (0..frames).step_by(self.stride) {
@@ -172,7 +173,8 @@ impl Vad {
         for frame in seen.windows(FRAME).step_by(FRAME_STEP) {
             for band in 0..BANDS {
                 let row = |i: usize| &self.spectrum[i * FRAME..][..FRAME];
-                let (re, im) = (dot(row(band), frame), dot(row(BANDS + band), frame));
+                let re = dot(row(band), frame);
+                let im = dot(row(BANDS + band), frame);
                 x.push((re * re + im * im).sqrt());
             }
         }

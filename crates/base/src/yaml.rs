@@ -289,7 +289,8 @@ fn in_plain_words(message: &str) -> String {
     else {
         return message.to_owned();
     };
-    let (before, rest) = (&message[..at], &message[at + phrase.len()..]);
+    let before = &message[..at];
+    let rest = &message[at + phrase.len()..];
     let plain = match phrase {
         "invalid type: " | "invalid value: " => match rest.split_once(", expected ") {
             Some((found, wanted)) => format!("found {}, expected {}", value(found), kind(wanted)),

@@ -72,6 +72,7 @@ pub use shards::pattern_of;
 pub use source::Source;
 
 use maqam_audio::Span;
+use maqam_metrics::Kind;
 
 /// The mark in a user's message for one clip of audio.
 pub const AUDIO_MARK: &str = "<audio>";
@@ -203,6 +204,15 @@ impl Row {
         match &self.shard {
             Some(shard) => shard.place(self.line),
             None => format!("{}:{}", manifest.display(), self.line),
+        }
+    }
+
+    /// The answer to a task of a kind: the field [`Kind::target_field`] names.
+    pub fn answer(&self, kind: Kind) -> Option<&str> {
+        match kind {
+            Kind::Transcribe => self.text.as_deref(),
+            Kind::Generate => self.summary.as_deref(),
+            Kind::Classify => self.label.as_deref(),
         }
     }
 

@@ -85,9 +85,11 @@ pub fn near_duplicates(texts: &[&str], threshold: f64) -> Vec<NearDuplicate> {
 
 /// Returns the Jaccard index of the character 5-grams of two texts; 0 where one is empty.
 pub fn similarity(a: &str, b: &str) -> f64 {
-    let (a, b) = (shingles(a), shingles(b));
+    let a = shingles(a);
+    let b = shingles(b);
     let mut shared = 0;
-    let (mut i, mut j) = (0, 0);
+    let mut i = 0;
+    let mut j = 0;
     while i < a.len() && j < b.len() {
         match a[i].cmp(&b[j]) {
             std::cmp::Ordering::Less => i += 1,
@@ -161,7 +163,8 @@ impl Sketches {
         for band in 0..self.num_bands {
             let pairs = self.candidates(band, &mut order, &found);
             let similar = pairs.into_par_iter().filter_map(|(later, earlier)| {
-                let (index, of) = (self.indices[later as usize], self.indices[earlier as usize]);
+                let index = self.indices[later as usize];
+                let of = self.indices[earlier as usize];
                 let similarity = similarity(text(index), text(of));
                 let pair = NearDuplicate {
                     index: index as usize,

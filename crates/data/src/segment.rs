@@ -95,7 +95,8 @@ pub fn with_text(speech: &[Range<f64>], timed: &[Timed]) -> Vec<Piece> {
     for part in timed.iter().filter(|part| !part.text.is_empty()) {
         // Where they do not overlap, the least gap is the greatest overlap.
         let best = (0..speech.len()).max_by(|&a, &b| {
-            let (a, b) = (overlap(&speech[a], part), overlap(&speech[b], part));
+            let a = overlap(&speech[a], part);
+            let b = overlap(&speech[b], part);
             a.total_cmp(&b)
         });
         if let Some(best) = best {
@@ -188,7 +189,8 @@ fn of_piece(
     is_divided: bool,
 ) -> Row {
     let millisecond = |seconds: f64| (seconds * 1000.0).round() / 1000.0;
-    let (start_s, end_s) = (millisecond(piece.start_s), millisecond(piece.end_s));
+    let start_s = millisecond(piece.start_s);
+    let end_s = millisecond(piece.end_s);
     let mut part = row.clone();
     part.clips = vec![Clip {
         span: Span {

@@ -353,7 +353,8 @@ fn closing(text: &str) -> Option<usize> {
 /// The parts between commas outside inner braces.
 fn split_top(text: &str) -> Vec<&str> {
     let mut parts = Vec::new();
-    let (mut depth, mut start) = (0usize, 0);
+    let mut depth = 0usize;
+    let mut start = 0;
     for (i, c) in text.char_indices() {
         match c {
             '{' => depth += 1,
@@ -454,7 +455,8 @@ fn entries(folder: &Path) -> Result<Vec<(String, PathBuf)>> {
 fn fits(pattern: &str, name: &str) -> bool {
     let pattern: Vec<char> = pattern.chars().collect();
     let name: Vec<char> = name.chars().collect();
-    let (mut p, mut n) = (0, 0);
+    let mut p = 0;
+    let mut n = 0;
     let mut star: Option<(usize, usize)> = None;
     while n < name.len() {
         match pattern.get(p) {

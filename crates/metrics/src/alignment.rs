@@ -62,8 +62,10 @@ impl<'a> Aligned<'a> {
 
 /// The alignment that the word error rate counts, from the first word to the last.
 pub fn align_words<'a>(reference: &'a str, prediction: &'a str) -> Vec<Aligned<'a>> {
-    let (reference, prediction) = (words(reference), words(prediction));
-    let (mut i, mut j) = (reference.len(), prediction.len());
+    let reference = words(reference);
+    let prediction = words(prediction);
+    let mut i = reference.len();
+    let mut j = prediction.len();
     let mut alignment = Vec::with_capacity(i.max(j));
     walk_back(&reference, &prediction, MAX_KEPT_WORDS, |step| {
         i -= usize::from(step != Step::Inserted);
@@ -145,7 +147,8 @@ fn column(aligned: Aligned) -> [String; 3] {
             .collect(),
         None => std::iter::repeat_n(GAP, other.map_or(0, width).max(1)).collect(),
     };
-    let (reference, prediction) = (aligned.reference(), aligned.prediction());
+    let reference = aligned.reference();
+    let prediction = aligned.prediction();
     [
         shown(reference, prediction),
         shown(prediction, reference),

@@ -136,7 +136,8 @@ fn words(text: &str) -> impl Iterator<Item = &str> {
         .flat_map(|word| {
             let is_sign = |c: Option<char>| c.is_some_and(|c| c.is_ascii_punctuation());
             let mut chars = word.chars();
-            let (first, last) = (chars.next(), chars.next_back());
+            let first = chars.next();
+            let last = chars.next_back();
             match (first, last) {
                 (Some(_), Some(last)) if is_sign(Some(last)) => {
                     let (stem, sign) = word.split_at(word.len() - last.len_utf8());

@@ -118,7 +118,8 @@ pub fn tallies(
         expect_in(inventory, reference)?;
         let mut unit = vec![0.0; 3 * labels.len()];
         let place = |label: &str| labels.binary_search(&label).ok();
-        let (due, said) = (place(reference), predicted.and_then(place));
+        let due = place(reference);
+        let said = predicted.and_then(place);
         due.into_iter().for_each(|i| unit[i] = 1.0);
         said.into_iter().for_each(|i| unit[labels.len() + i] = 1.0);
         due.filter(|_| due == said)

@@ -220,12 +220,14 @@ fn chars(text: &str) -> Vec<char> {
 pub(crate) fn words(text: &str) -> Vec<&str> {
     let text = text.trim_matches(is_space);
     let mut words = Vec::with_capacity(text.len() / 6 + 1);
-    let (mut start, mut rest) = (0, text.char_indices().peekable());
+    let mut start = 0;
+    let mut rest = text.char_indices().peekable();
     while let Some((at, c)) = rest.next() {
         if !is_space(c) {
             continue;
         }
-        let (mut end, mut parts) = (at + c.len_utf8(), c == ' ');
+        let mut end = at + c.len_utf8();
+        let mut parts = c == ' ';
         while let Some((at, c)) = rest.next_if(|(_, c)| is_space(*c)) {
             (end, parts) = (at + c.len_utf8(), true);
         }

@@ -96,10 +96,8 @@ fn row(pair: &Pair) -> [[f64; 2]; 5] {
         .min_by_key(|&len| (len.abs_diff(said.len()), len))
         .unwrap_or(0);
     let grams = NGrams::new(&said, REPEATED_ORDER);
-    let (all, different) = (
-        grams.count(REPEATED_ORDER),
-        grams.num_different(REPEATED_ORDER),
-    );
+    let all = grams.count(REPEATED_ORDER);
+    let different = grams.num_different(REPEATED_ORDER);
     let counts = Unit::Words.fewest_errors(pair);
     let count = |count: usize| count as f64;
     [

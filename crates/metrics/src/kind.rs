@@ -14,3 +14,22 @@ pub enum Kind {
     /// One label of an inventory: a row's `label`.
     Classify,
 }
+
+impl Kind {
+    /// Field of a manifest's row that has the answer.
+    pub fn target_field(self) -> &'static str {
+        match self {
+            Self::Transcribe => "text",
+            Self::Generate => "summary",
+            Self::Classify => "label",
+        }
+    }
+
+    /// Whether the answer is a text, not a label of an inventory.
+    pub fn is_text(self) -> bool {
+        match self {
+            Self::Transcribe | Self::Generate => true,
+            Self::Classify => false,
+        }
+    }
+}

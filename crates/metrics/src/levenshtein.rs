@@ -40,14 +40,13 @@ pub fn walk_back<T: Eq + Hash>(
     let prefix = (0..shorter)
         .take_while(|&i| reference[i] == prediction[i])
         .count();
-    let (reference, prediction) = (&reference[prefix..], &prediction[prefix..]);
+    let reference = &reference[prefix..];
+    let prediction = &prediction[prefix..];
     let suffix = (1..=shorter - prefix)
         .take_while(|&i| reference[reference.len() - i] == prediction[prediction.len() - i])
         .count();
-    let (reference, prediction) = (
-        &reference[..reference.len() - suffix],
-        &prediction[..prediction.len() - suffix],
-    );
+    let reference = &reference[..reference.len() - suffix];
+    let prediction = &prediction[..prediction.len() - suffix];
 
     (0..suffix).for_each(|_| step(Step::Equal));
     let (left, extra) = if reference.is_empty() || prediction.is_empty() {
@@ -79,7 +78,8 @@ fn differing_ends<T: Eq>(
     prediction: &[T],
     step: &mut impl FnMut(Step),
 ) -> (usize, usize) {
-    let (mut row, mut column) = (prediction.len(), reference.len());
+    let mut row = prediction.len();
+    let mut column = reference.len();
     while row > 0 && column > 0 {
         if matrix.at(row - 1, column - 1).rises(column - 1) {
             step(Step::Deleted);
@@ -263,7 +263,8 @@ fn places_of_tokens<T: Eq + Hash>(
 /// The row after `row`, where `matches` marks the reference tokens equal to the prediction's next.
 fn advance(row: &mut [Differences], matches: &[u64]) {
     // Horizontal differences at the upper edge of a block: the row above all tokens goes up by one at each step.
-    let (mut up_in, mut down_in) = (1, 0);
+    let mut up_in = 1;
+    let mut down_in = 0;
     for (cell, &matched) in row.iter_mut().zip(matches) {
         let matched_or_down = matched | down_in;
         let diagonal = ((matched_or_down & cell.up).wrapping_add(cell.up) ^ cell.up)

@@ -190,7 +190,8 @@ pub(crate) fn is_punctuation(c: char) -> bool {
 /// The text with no letter more than twice in a row.
 fn at_most_twice(text: impl Iterator<Item = char>) -> String {
     let mut kept = String::new();
-    let (mut last, mut times) = ('\0', 0);
+    let mut last = '\0';
+    let mut times = 0;
     for c in text {
         times = if c == last { times + 1 } else { 1 };
         last = c;

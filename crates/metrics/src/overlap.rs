@@ -5,7 +5,9 @@ const BETA: f64 = 2.0;
 
 /// F-beta of the averages over orders of precision and recall, 0 to 100, from `[predicted, reference, both]` of each order.
 pub(crate) fn chrf(counts: &[f64]) -> f64 {
-    let (mut precision, mut recall, mut orders) = (0.0, 0.0, 0.0);
+    let mut precision = 0.0;
+    let mut recall = 0.0;
+    let mut orders = 0.0;
     for order in counts
         .chunks_exact(3)
         .filter(|order| order[0] > 0.0 && order[1] > 0.0)
@@ -17,7 +19,9 @@ pub(crate) fn chrf(counts: &[f64]) -> f64 {
     if precision + recall == 0.0 {
         return 0.0;
     }
-    let (precision, recall, factor) = (precision / orders, recall / orders, BETA * BETA);
+    let precision = precision / orders;
+    let recall = recall / orders;
+    let factor = BETA * BETA;
     100.0 * (1.0 + factor) * precision * recall / (factor * precision + recall)
 }
 

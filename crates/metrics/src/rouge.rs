@@ -251,7 +251,8 @@ fn mark_common_subsequence(line: &[u32], other: &[u32], marks: &mut [bool]) {
             };
         }
     }
-    let (mut i, mut j) = (line.len(), other.len());
+    let mut i = line.len();
+    let mut j = other.len();
     while i > 0 && j > 0 {
         let here = i * width + j;
         if line[i - 1] == other[j - 1] {

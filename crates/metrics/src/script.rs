@@ -113,7 +113,9 @@ impl WordScript {
 
     /// What `word` is written in; where two scripts have as many letters, Arabic goes before Latin and Latin before others.
     pub fn of(word: &str) -> Self {
-        let (mut arabic, mut latin, mut other) = (0, 0, 0);
+        let mut arabic = 0;
+        let mut latin = 0;
+        let mut other = 0;
         for script in word.chars().filter_map(of_letter) {
             match script {
                 ARABIC => arabic += 1,

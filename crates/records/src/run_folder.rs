@@ -99,7 +99,8 @@ impl Run {
                 .at_path(folder)
                 .hint("name the folder of a run, such as runs/NAME"));
         }
-        let (recipe, log) = (folder.join(RECIPE_FILE), folder.join(LOG_FILE));
+        let recipe = folder.join(RECIPE_FILE);
+        let log = folder.join(LOG_FILE);
         let recipe = recipe
             .is_file()
             .then(|| RecipeKeys::read(&recipe))

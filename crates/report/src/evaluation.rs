@@ -143,7 +143,8 @@ impl Entry {
         let details = written.details.unwrap_or_default();
         let about = details.system.clone();
         let system = about.system.unwrap_or_else(|| run.name.clone());
-        let (control, kind) = (about.control, about.kind);
+        let control = about.control;
+        let kind = about.kind;
         let name = match &control {
             Some(control) => format!("{}, {}", isolated(&system), control.replace('-', " ")),
             None => system.clone(),

@@ -289,7 +289,8 @@ fn differences(experiment: &Declared, outcome: &Comparison) -> Figure {
 }
 
 fn contrast(found: &Contrasted) -> Vec<Cell> {
-    let (contrast, estimate) = (&found.contrast, &found.difference.estimate);
+    let contrast = &found.contrast;
+    let estimate = &found.difference.estimate;
     let metric = Metric::of(&contrast.score);
     let between = estimate.student_interval;
     let difference = Cell::text(format!(
@@ -417,10 +418,8 @@ fn convergence(outcome: &Comparison) -> Table {
             against,
             found,
         } = reached;
-        let (estimate, between) = (
-            &found.difference.estimate,
-            found.difference.estimate.student_interval,
-        );
+        let estimate = &found.difference.estimate;
+        let between = found.difference.estimate.student_interval;
         let difference = format!(
             "{:+.0} [{:+.0}, {:+.0}]",
             estimate.value, between.low, between.high

@@ -105,7 +105,8 @@ impl Metric {
 
     /// Whether a change from one score to another is for the better; `None` where it is neither.
     pub fn improves(&self, from: f64, to: f64) -> Option<bool> {
-        let (from, to) = (self.better.rank(from), self.better.rank(to));
+        let from = self.better.rank(from);
+        let to = self.better.rank(to);
         (from != to).then_some(to > from)
     }
 

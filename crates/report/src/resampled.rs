@@ -29,7 +29,8 @@ impl Uncertainty for Resampled {
             confidence,
             ..
         } = self.resampling;
-        let (percent, count) = (100.0 * confidence, number::count(resamples as f64));
+        let percent = 100.0 * confidence;
+        let count = number::count(resamples as f64);
         Some(format!(
             "{percent} % intervals by {count} resamples of speakers where every row has one, else of groups, else of rows; Student's where these are few."
         ))

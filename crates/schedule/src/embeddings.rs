@@ -136,7 +136,8 @@ fn sorted(vectors: Vectors) -> Result<Vectors> {
 /// Subtracts the mean of all nonzero vectors; rounding errors become zero.
 fn centre(vectors: &mut Vectors) {
     let dims = vectors.dims;
-    let (mut mean, mut count) = (vec![0.0f64; dims], 0.0);
+    let mut mean = vec![0.0f64; dims];
+    let mut count = 0.0;
     for vector in vectors
         .values
         .chunks(dims)
@@ -227,7 +228,8 @@ impl Projection {
 
 /// Appends the random direction of a row: [`PROJECTED_DIMS`] normal values, scaled to length one.
 pub(super) fn random_direction(key: Key, row: u32, vectors: &mut Vec<f32>) {
-    let (start, mut generator) = (vectors.len(), key.with(u64::from(row)).generator());
+    let start = vectors.len();
+    let mut generator = key.with(u64::from(row)).generator();
     vectors.extend((0..PROJECTED_DIMS).map(|_| {
         <StandardNormal as Distribution<f64>>::sample(&StandardNormal, &mut generator) as f32
     }));

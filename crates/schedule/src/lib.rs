@@ -184,7 +184,9 @@ impl Schedule {
                 CACHED_ORDERS
             },
         );
-        let (mut stages, mut planned, mut seen) = (Vec::new(), Vec::new(), Vec::new());
+        let mut stages = Vec::new();
+        let mut planned = Vec::new();
+        let mut seen = Vec::new();
         let mut start = 0;
         for (index, written) in settings.stages.iter().enumerate() {
             let name = written.name_at(index);

@@ -140,7 +140,8 @@ impl Network {
     }
 
     fn once(&self, stream: Key, place: u64) -> u64 {
-        let (mut low, mut high) = (place % self.left, place / self.left);
+        let mut low = place % self.left;
+        let mut high = place / self.left;
         for round in 0..ROUNDS {
             let base = if round.is_multiple_of(2) {
                 self.left

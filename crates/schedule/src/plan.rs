@@ -106,7 +106,8 @@ impl Planner<'_> {
         let max_repeats = stage.max_repeats.map(u64::from);
         let slots = match max_repeats {
             Some(most) => {
-                let (needed, capacity) = (steps * self.batch as u64, tree.num_rows() * most);
+                let needed = steps * self.batch as u64;
+                let capacity = tree.num_rows() * most;
                 if capacity < needed {
                     let found = format!(
                         "`max_repeats: {most}` allows {capacity} draws of {} rows; {steps} steps of {} examples are {needed}",

@@ -43,7 +43,8 @@ impl Webster {
             handed_out -= 1;
         }
         if slots > 0 {
-            let (mut next, mut last) = (self.next(&counts), self.last(&counts));
+            let mut next = self.next(&counts);
+            let mut last = self.last(&counts);
             while self
                 .rank(next, counts[next], last, counts[last] - 1)
                 .is_lt()

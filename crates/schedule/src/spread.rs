@@ -87,13 +87,11 @@ fn mean_entropy(
     class: impl Fn(u32) -> Option<usize>,
     classes: usize,
 ) -> Option<Entropy> {
-    let (mut sum, mut count) = (
-        Entropy {
-            nats: 0.0,
-            relative: 0.0,
-        },
-        0.0,
-    );
+    let mut sum = Entropy {
+        nats: 0.0,
+        relative: 0.0,
+    };
+    let mut count = 0.0;
     for batch in batches {
         let mut counts = vec![0; classes];
         batch
@@ -258,10 +256,8 @@ pub fn coverage(population: &Population, batches: &[Vec<u32>]) -> Vec<Coverage> 
         .for_each(|&row| draws[row as usize] += 1);
     let mut cells: BTreeMap<(u16, u16, bool), Coverage> = BTreeMap::new();
     for (row, (&task, &draws)) in population.row_task.iter().zip(&draws).enumerate() {
-        let (label, has_audio) = (
-            population.label_of(row as u32),
-            population.has_audio(row as u32),
-        );
+        let label = population.label_of(row as u32);
+        let has_audio = population.has_audio(row as u32);
         let empty = Coverage {
             task: usize::from(task),
             label,

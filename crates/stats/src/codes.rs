@@ -47,8 +47,10 @@ impl Codes {
         if total == 0.0 {
             return None;
         }
-        let (mut by_code, mut by_label) = (BTreeMap::new(), BTreeMap::new());
-        let (mut most_of_code, mut most_of_label) = (BTreeMap::new(), BTreeMap::new());
+        let mut by_code = BTreeMap::new();
+        let mut by_label = BTreeMap::new();
+        let mut most_of_code = BTreeMap::new();
+        let mut most_of_label = BTreeMap::new();
         for ((code, label), &count) in &self.joint {
             *by_code.entry(code).or_insert(0.0) += count;
             *by_label.entry(label).or_insert(0.0) += count;

@@ -93,7 +93,8 @@ fn diagonalise(diagonal: &mut [f64], beside: &mut [f64], vectors: &mut [f64]) {
     let is_zero = |diagonal: &[f64], beside: &[f64], i: usize| {
         beside[i].abs() <= f64::EPSILON * (diagonal[i].abs() + diagonal[i + 1].abs())
     };
-    let (mut last, mut passes) = (diagonal.len().saturating_sub(1), 0);
+    let mut last = diagonal.len().saturating_sub(1);
+    let mut passes = 0;
     while last > 0 {
         if is_zero(diagonal, beside, last - 1) || passes == MAX_PASSES {
             (last, passes) = (last - 1, 0);
@@ -112,10 +113,8 @@ fn diagonalise(diagonal: &mut [f64], beside: &mut [f64], vectors: &mut [f64]) {
 /// out at the end.
 fn pass(diagonal: &mut [f64], beside: &mut [f64], vectors: &mut [f64], first: usize, last: usize) {
     let n = diagonal.len();
-    let (mut x, mut bulge) = (
-        diagonal[first] - shift(diagonal[last - 1], beside[last - 1], diagonal[last]),
-        beside[first],
-    );
+    let mut x = diagonal[first] - shift(diagonal[last - 1], beside[last - 1], diagonal[last]);
+    let mut bulge = beside[first];
     for i in first..last {
         // The rotation that turns (x, bulge) into (length, 0).
         let length = norm(&[x, bulge]);
@@ -127,7 +126,9 @@ fn pass(diagonal: &mut [f64], beside: &mut [f64], vectors: &mut [f64], first: us
         if i > first {
             beside[i - 1] = length;
         }
-        let (a, b, d) = (diagonal[i], beside[i], diagonal[i + 1]);
+        let a = diagonal[i];
+        let b = beside[i];
+        let d = diagonal[i + 1];
         diagonal[i] = c * c * a + 2.0 * c * s * b + s * s * d;
         diagonal[i + 1] = s * s * a - 2.0 * c * s * b + c * c * d;
         beside[i] = c * s * (d - a) + (c * c - s * s) * b;

@@ -47,7 +47,8 @@ fn eigenvectors(logs: &[f64], k: usize, key: Key) -> Vec<usize> {
             sums[l][m] = log_add(sums[l][m - 1], logs[m - 1] + sums[l - 1][m - 1]);
         }
     }
-    let (mut chosen, mut left) = (Vec::with_capacity(k), k);
+    let mut chosen = Vec::with_capacity(k);
+    let mut left = k;
     for m in (1..=n).rev() {
         if left == 0 {
             break;

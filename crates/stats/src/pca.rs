@@ -182,7 +182,8 @@ impl Centred<'_> {
 
     /// The covariance times each direction, `[width, dims]`, and the covariance in the directions' coordinates, `[width, width]`.
     fn image(&self, basis: &[f64], width: usize) -> (Vec<f64>, Vec<f64>) {
-        let (mut images, mut inside) = (vec![0.0; basis.len()], vec![0.0; width * width]);
+        let mut images = vec![0.0; basis.len()];
+        let mut inside = vec![0.0; width * width];
         for vector in self.rows() {
             let along: Vec<f64> = basis
                 .chunks(self.dims)

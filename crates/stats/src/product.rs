@@ -7,7 +7,8 @@ use gemm::Parallelism;
 /// # Panics
 /// If a matrix is shorter than its sizes require.
 pub(super) fn rows_with_rows(a: &[f32], b: &[f32], inner: usize) -> Vec<f32> {
-    let (rows, cols) = (a.len() / inner, b.len() / inner);
+    let rows = a.len() / inner;
+    let cols = b.len() / inner;
     let mut out = vec![0.0f32; rows * cols];
     multiply(&mut out, (rows, inner, cols), (a, inner, 1), (b, 1, inner));
     out

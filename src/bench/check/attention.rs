@@ -181,7 +181,8 @@ fn check_forward(bench: &Bench, length: usize, heads: Heads, mask: Mask) -> Resu
     let (out, log_sums) = attention::attention(&packed.tensor, &packed.boundaries, heads, mask)?;
 
     let places = rows_of(packed.tokens(), PLACES);
-    let (width, dim) = (heads.query_width(), heads.head_dim);
+    let width = heads.query_width();
+    let dim = heads.head_dim;
     let log_sums = device::to_host(&log_sums)?;
     let out_values = device::to_host(&out)?;
     for head in packed.sampled_heads() {
@@ -234,7 +235,8 @@ pub fn backward(bench: &Bench, length: usize) -> Result<Finding> {
     };
     let found = device::to_host(&found)?;
     let places = rows_of(packed.tokens(), PLACES);
-    let (width, dim) = (heads.width(), heads.head_dim);
+    let width = heads.width();
+    let dim = heads.head_dim;
     for head in packed.sampled_heads() {
         let kv_head = packed.kv_head(head);
         let key_column = packed.key_column(kv_head);

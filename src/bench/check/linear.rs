@@ -152,7 +152,8 @@ impl Layer {
     /// A layer of random numbers; on the host once for the forward or once for the backward.
     fn new(bench: &Bench, layout: Layout, form: Form, is_backward: bool) -> Result<Self> {
         let device = bench.device;
-        let (inputs, outputs) = (layout.inputs, layout.outputs);
+        let inputs = layout.inputs;
+        let outputs = layout.outputs;
         let deviation = 1.0 / (inputs as f64).sqrt();
         let weight = random(device, "weight", &[outputs, inputs], deviation)?;
         let bias = if layout.has_bias {
@@ -395,7 +396,8 @@ fn forward(bench: &Bench, layout: Layout, form: Form, tokens: usize) -> Result<F
 fn backward(bench: &Bench, layout: Layout, form: Form, tokens: usize) -> Result<Finding> {
     let mut layer = Layer::new(bench, layout, form, true)?;
     let room = layer.on_device.padding();
-    let (inputs, outputs) = (layer.layout.inputs, layer.layout.outputs);
+    let inputs = layer.layout.inputs;
+    let outputs = layer.layout.outputs;
     let x = random_with_room(bench.device, "x", (tokens, inputs), room)?;
     let dy = random_with_room(bench.device, "dy", (tokens, outputs), room)?;
     let (_, hidden) = layer.on_device.forward(&x, None, NO_DROPOUT)?;
@@ -418,7 +420,8 @@ fn backward(bench: &Bench, layout: Layout, form: Form, tokens: usize) -> Result<
     drop(dx);
 
     // A gradient of the adapter is a sum over all tokens, so some of its columns are summed in full.
-    let (x, dy) = (numbers_of(&x)?, numbers_of(&dy)?);
+    let x = numbers_of(&x)?;
+    let dy = numbers_of(&dy)?;
     let host = &layer.on_host;
     let Some(adapter) = &mut layer.on_device.adapter else {
         candle_core::bail!("a layer without its adapter")
@@ -564,7 +567,8 @@ pub fn fp8_down_backward(bench: &Bench, tokens: usize) -> Result<Finding> {
 
 /// A frozen layer of the audio encoder.
 pub fn tower(bench: &Bench, tokens: usize) -> Result<Finding> {
-    let (inputs, outputs) = (bench.sizes.tower, bench.sizes.tower_inside);
+    let inputs = bench.sizes.tower;
+    let outputs = bench.sizes.tower_inside;
     let deviation = 1.0 / (inputs as f64).sqrt();
     let weight = random(bench.device, "weight", &[outputs, inputs], deviation)?;
     let bias = random(bench.device, "bias", &[outputs], 1.0)?;

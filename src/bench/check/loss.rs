@@ -29,7 +29,9 @@ use crate::seed::Key;
 
 /// The loss of sampled rows, which alone have a weight, so that the whole loss is theirs; and the gradient of all rows.
 pub fn cross_entropy(bench: &Bench, _: usize) -> Result<Finding> {
-    let (vocab, hidden, total) = (bench.sizes.vocab, bench.sizes.hidden, bench.sizes.targets);
+    let vocab = bench.sizes.vocab;
+    let hidden = bench.sizes.hidden;
+    let total = bench.sizes.targets;
     // Logits of a deviation of three: a few tokens have most of the probability.
     let head = random(
         bench.device,
@@ -60,7 +62,8 @@ pub fn cross_entropy(bench: &Bench, _: usize) -> Result<Finding> {
         targets(&sampled, &vec![0.25; rows.len()]),
         true,
     )?;
-    let (losses, exact_losses) = (found.read()?, expected.read()?);
+    let losses = found.read()?;
+    let exact_losses = expected.read()?;
     let mut finding = Finding::new(bench.device, format!("{total} x {hidden} -> {vocab}"));
     finding.numbers("loss", &[losses.loss as f32], &[exact_losses.loss], SINGLE);
     let log_probabilities: Vec<f32> = rows

@@ -96,7 +96,9 @@ pub fn rms_norm(bench: &Bench, tokens: usize) -> Result<Finding> {
 pub fn rms_norm_backward(bench: &Bench, tokens: usize) -> Result<Finding> {
     let hidden = bench.sizes.hidden;
     let of = |name: &str| random(bench.device, name, &[tokens, hidden], 1.0);
-    let (x, dy, past) = (of("x")?, of("dy")?, of("residual")?);
+    let x = of("x")?;
+    let dy = of("dy")?;
+    let past = of("residual")?;
     let weight = random(bench.device, "weight", &[hidden], 1.0)?;
     let (_, inverse) = norm::rms_norm(&x, &weight, EPS, 0)?;
     let d_weight = device::zeros_f32(hidden, bench.device)?;
@@ -111,7 +113,9 @@ pub fn rms_norm_backward(bench: &Bench, tokens: usize) -> Result<Finding> {
     )?;
 
     let sample = Sample::of(bench, tokens);
-    let (x, dy, past) = (exact(&x)?, exact(&dy)?, exact(&past)?);
+    let x = exact(&x)?;
+    let dy = exact(&dy)?;
+    let past = exact(&past)?;
     let weight = exact(&weight)?;
     let (_, inverse) = norm::rms_norm(&x, &weight, EPS, 0)?;
     let d_weight_exact = weight.zeros_like()?;
@@ -170,7 +174,9 @@ pub fn layer_norm(bench: &Bench, tokens: usize) -> Result<Finding> {
 pub fn layer_norm_backward(bench: &Bench, tokens: usize) -> Result<Finding> {
     let width = bench.sizes.tower;
     let of = |name: &str| random(bench.device, name, &[tokens, width], 1.0);
-    let (x, dy, past) = (of("x")?, of("dy")?, of("residual")?);
+    let x = of("x")?;
+    let dy = of("dy")?;
+    let past = of("residual")?;
     let weight = random(bench.device, "weight", &[width], 1.0)?;
     let bias = random(bench.device, "bias", &[width], 1.0)?;
     let (_, statistics) = norm::layer_norm(&x, &weight, &bias, EPS)?;
@@ -180,8 +186,11 @@ pub fn layer_norm_backward(bench: &Bench, tokens: usize) -> Result<Finding> {
     let found = norm::layer_norm_backward(&dy, &x, &weight, &statistics, Some(&past), sums)?;
 
     let sample = Sample::of(bench, tokens);
-    let (x, dy, past) = (exact(&x)?, exact(&dy)?, exact(&past)?);
-    let (weight, bias) = (exact(&weight)?, exact(&bias)?);
+    let x = exact(&x)?;
+    let dy = exact(&dy)?;
+    let past = exact(&past)?;
+    let weight = exact(&weight)?;
+    let bias = exact(&bias)?;
     let (_, statistics) = norm::layer_norm(&x, &weight, &bias, EPS)?;
     let exact_sums = (weight.zeros_like()?, bias.zeros_like()?);
     let sums = Some((&exact_sums.0, &exact_sums.1));
@@ -249,7 +258,8 @@ pub fn gelu(bench: &Bench, tokens: usize) -> Result<Finding> {
 /// Its gradient.
 pub fn gelu_backward(bench: &Bench, tokens: usize) -> Result<Finding> {
     let of = |name: &str| random(bench.device, name, &[tokens, bench.sizes.tower_inside], 1.0);
-    let (x, dy) = (of("x")?, of("dy")?);
+    let x = of("x")?;
+    let dy = of("dy")?;
     let found = activation::gelu_backward(&dy, &x)?;
     let sample = Sample::of(bench, tokens);
     let expected = activation::gelu_backward(
@@ -266,7 +276,8 @@ pub fn rotary(bench: &Bench, tokens: usize) -> Result<Finding> {
     let num_heads = heads.num_heads + heads.num_kv_heads;
     let positions: Vec<u32> = (0..tokens as u32).map(|token| token * 3).collect();
     let of = || random(bench.device, "x", &[tokens, heads.width()], 1.0);
-    let (forth, back) = (of()?, of()?);
+    let forth = of()?;
+    let back = of()?;
     let sample = Sample::of(bench, tokens);
     let sampled: Vec<u32> = sample.rows.iter().map(|&row| positions[row]).collect();
     let exact_forth = exact_rows(&forth, &sample.rows)?;
@@ -317,7 +328,8 @@ fn ids(count: usize, table: usize) -> Vec<u32> {
 
 /// Embeddings by their tokens.
 pub fn gather(bench: &Bench, tokens: usize) -> Result<Finding> {
-    let (vocab, hidden) = (bench.sizes.vocab, bench.sizes.hidden);
+    let vocab = bench.sizes.vocab;
+    let hidden = bench.sizes.hidden;
     let table = random(bench.device, "table", &[vocab, hidden], 1.0)?;
     let ids = ids(tokens, vocab);
     let found = rows::gather(&table, &ids)?;
@@ -331,7 +343,8 @@ const TABLE: usize = 20_000;
 
 /// Gradients of embeddings.
 pub fn scatter_add(bench: &Bench, tokens: usize) -> Result<Finding> {
-    let (table, hidden) = (bench.sizes.vocab.min(TABLE), bench.sizes.hidden);
+    let table = bench.sizes.vocab.min(TABLE);
+    let hidden = bench.sizes.hidden;
     let ids = ids(tokens, table);
     let d_rows = random(bench.device, "d_rows", &[tokens, hidden], 1.0)?;
     let found = device::zeros_f32(table * hidden, bench.device)?.reshape((table, hidden))?;
@@ -398,7 +411,8 @@ pub fn copy_columns(bench: &Bench, tokens: usize) -> Result<Finding> {
 /// Sums in place.
 pub fn add_to(bench: &Bench, tokens: usize) -> Result<Finding> {
     let of = |name: &str| random(bench.device, name, &[tokens, bench.sizes.hidden], 1.0);
-    let (a, b) = (of("a")?, of("b")?);
+    let a = of("a")?;
+    let b = of("b")?;
     let sample = Sample::of(bench, tokens);
     let expected = (exact_rows(&a, &sample.rows)? + exact_rows(&b, &sample.rows)?)?;
     rows::add_to(&a, &b)?;

@@ -187,7 +187,8 @@ fn limits(publishing: &Publishing, statistics: &Statistics) -> Vec<String> {
             .and_then(|counts| counts.get(split).copied())
             .unwrap_or(0)
     };
-    let (dev, test) = (real("dev"), real("test"));
+    let dev = real("dev");
+    let test = real("test");
     limits.push(format!("Real recordings: {dev} in dev, {test} in test."));
     if dev == 0 || test == 0 {
         limits.push(

@@ -53,7 +53,9 @@ pub(crate) fn run(
         .stderr(Stdio::piped())
         .spawn()
         .map_err(|e| not_started(program, e))?;
-    let (stdin, stdout, stderr) = (child.stdin.take(), child.stdout.take(), child.stderr.take());
+    let stdin = child.stdin.take();
+    let stdout = child.stdout.take();
+    let stderr = child.stderr.take();
     let child = Mutex::new(child);
     let deadline = Instant::now() + timeout;
     std::thread::scope(|scope| {

@@ -223,7 +223,8 @@ impl Check {
 /// IFEval's eight variants of an answer, itself first.
 fn variants(answer: &str) -> Vec<String> {
     let lines: Vec<&str> = answer.split('\n').collect();
-    let (last, first) = (lines.len() - 1, 1.min(lines.len()));
+    let last = lines.len() - 1;
+    let first = 1.min(lines.len());
     let cut = [
         answer.to_owned(),
         lines[first..].join("\n"),

@@ -106,7 +106,9 @@ pub fn gather<'a>(
 ) -> Result<(Vec<Clip<'a>>, Vec<String>)> {
     let mut clips: Vec<Clip> = Vec::new();
     let mut places: HashMap<String, usize> = HashMap::new();
-    let (mut without_file, mut conversations, mut repeated) = (0, 0, 0);
+    let mut without_file = 0;
+    let mut conversations = 0;
+    let mut repeated = 0;
     for source in sources {
         let row = source.row;
         let Some(key) = audio_key(row) else {
@@ -164,10 +166,10 @@ pub fn gather<'a>(
 fn gold<'a>(source: &Source<'a>) -> Result<Option<Gold<'a>>> {
     let row = source.row;
     let text = |text: Option<&'a str>| text.filter(|text| !text.trim().is_empty()).map(Gold::Text);
-    Ok(match source.task.kind {
-        Kind::Transcribe => text(row.target.as_deref().or(row.text.as_deref())),
-        Kind::Generate => text(row.target.as_deref().or(row.summary.as_deref())),
-        Kind::Classify => row
+    let kind = source.task.kind;
+    Ok(match kind.is_text() {
+        true => text(row.target.as_deref().or(row.answer(kind))),
+        false => row
             .label
             .as_deref()
             .map(|label| source.task.row_label(label))

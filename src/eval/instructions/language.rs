@@ -118,7 +118,8 @@ impl Language {
 }
 
 fn sounds_english(text: &str) -> bool {
-    let (mut english, mut others) = (0, 0);
+    let mut english = 0;
+    let mut others = 0;
     for word in words(text) {
         let word = folded(word);
         english += usize::from(ENGLISH.contains(&word.as_str()));

@@ -156,7 +156,8 @@ const SHORTEST_STEM: usize = 3;
 /// with waw this errs: "ولدان" is taken to hold "لدان".
 pub fn contains_phrase(text: &str, phrase: &str) -> bool {
     let of = |text: &str| words(text).into_iter().map(folded).collect::<Vec<String>>();
-    let (text, phrase) = (of(text), of(phrase));
+    let text = of(text);
+    let phrase = of(phrase);
     let Some((first, rest)) = phrase.split_first() else {
         return false;
     };
@@ -191,7 +192,8 @@ fn is_form_of(found: &str, wanted: &str) -> bool {
 
 /// Whether a text begins with `phrase` in folded spelling; quotation marks and opening brackets may stand before it.
 pub fn starts_with_phrase(text: &str, phrase: &str) -> bool {
-    let (text, phrase) = (folded(text), collapsed(&folded(phrase)));
+    let text = folded(text);
+    let phrase = collapsed(&folded(phrase));
     let text = collapsed(text.trim_start_matches(|c: char| {
         c.is_whitespace() || matches!(c, '"' | '\'' | '«' | '“' | '‘' | '(' | '[')
     }));

@@ -227,7 +227,9 @@ impl Judge<'_> {
         std::thread::scope(|scope| {
             let (sender, reports) = mpsc::channel();
             for _ in 0..self.num_threads.clamp(1, questions.len().max(1)) {
-                let (sender, caller, next) = (sender.clone(), &caller, &next);
+                let sender = sender.clone();
+                let caller = &caller;
+                let next = &next;
                 scope.spawn(move || self.work(questions, next, caller, &sender));
             }
             drop(sender);

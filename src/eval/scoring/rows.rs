@@ -229,15 +229,7 @@ fn targets(fields: &Map<String, Value>, kind: Kind) -> Result<Vec<String>> {
     if !found.is_empty() {
         return Ok(found);
     }
-    Ok(text(fields, target_field(kind))?.into_iter().collect())
-}
-
-fn target_field(kind: Kind) -> &'static str {
-    match kind {
-        Kind::Transcribe => "text",
-        Kind::Generate => "summary",
-        Kind::Classify => "label",
-    }
+    Ok(text(fields, kind.target_field())?.into_iter().collect())
 }
 
 fn required(found: Vec<String>, kind: Kind) -> Result<Vec<String>> {
@@ -245,7 +237,7 @@ fn required(found: Vec<String>, kind: Kind) -> Result<Vec<String>> {
         (_, 0) => {
             let hint = format!(
                 "add `reference`, `references` or `{}` to the row, or name a file that has them: --references FILE",
-                target_field(kind)
+                kind.target_field()
             );
             Err(Error::input("the row has no reference").hint(hint))
         }

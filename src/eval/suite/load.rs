@@ -304,35 +304,12 @@ fn examples(
     mut bad: Option<&mut Vec<(u32, Error)>>,
 ) -> Result<Vec<Example>> {
     let instruction = Key::new(0, "evaluation instruction");
-    let example = |(i, row): (usize, &Row)| -> Result<Example> {
-        if let Some(other) = row.task.as_deref().filter(|other| *other != task.name) {
-            return Err(Error::input(format!(
-                "row of task `{other}` in a set of task `{}`",
-                task.name
-            )));
-        }
-        let mut example = task.example(row, wording, instruction.with(i as u64))?;
-        if task.kind == Kind::Classify && example.label.is_none() {
-            return Err(Error::input("the row has no label of the task's inventory")
-                .hint("give it a `label`"));
-        }
-        if example.reference.is_none() && !example.references.is_empty() {
-            example.reference = Some(example.references.remove(0).into());
-        }
-        match &example.reference {
-            Some(reference) => {
-                example.references.retain(|other| **other != **reference);
-                Ok(example)
-            }
-            None => Err(Error::input(
-                "the row has nothing to compare an answer with",
-            )),
-        }
-    };
-    let (mut examples, mut usable) = (Vec::with_capacity(rows.len()), Vec::new());
+    let mut examples = Vec::with_capacity(rows.len());
+    let mut usable = Vec::new();
     for row in rows.drain(..) {
         // The wording is drawn by the place among the rows that are used, the same whether bad rows are there or were taken out.
-        match example((examples.len(), &row)).map_err(|e| e.at(row.place(manifest))) {
+        let draw = instruction.with(examples.len() as u64);
+        match example(task, wording, &row, draw).map_err(|e| e.at(row.place(manifest))) {
             Ok(found) => {
                 examples.push(found);
                 usable.push(row);
@@ -343,12 +320,41 @@ fn examples(
             },
         }
     }
+
     *rows = usable;
     if examples.is_empty() {
         return Err(Error::input("no row can be used").at_path(manifest));
     }
 
     Ok(examples)
+}
+
+/// The example of a row, with a reference that no other reference repeats.
+fn example(task: &Task, wording: Wording, row: &Row, draw: Key) -> Result<Example> {
+    if let Some(other) = row.task.as_deref().filter(|other| *other != task.name) {
+        return Err(Error::input(format!(
+            "row of task `{other}` in a set of task `{}`",
+            task.name
+        )));
+    }
+
+    let mut example = task.example(row, wording, draw)?;
+    if task.kind == Kind::Classify && example.label.is_none() {
+        return Err(
+            Error::input("the row has no label of the task's inventory").hint("give it a `label`")
+        );
+    }
+
+    if example.reference.is_none() && !example.references.is_empty() {
+        example.reference = Some(example.references.remove(0).into());
+    }
+    let Some(reference) = &example.reference else {
+        return Err(Error::input(
+            "the row has nothing to compare an answer with",
+        ));
+    };
+    example.references.retain(|other| **other != **reference);
+    Ok(example)
 }
 
 /// What was said in each row: its own `text`, or that of the row of its id in another manifest.

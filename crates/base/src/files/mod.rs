@@ -229,10 +229,8 @@ pub fn relative(folder: &Path, path: &Path) -> Result<PathBuf> {
     };
     let absolute =
         |path: &Path| std::path::absolute(path).map_err(|e| Error::io(path, "resolve", e));
-    let (folder, path) = (
-        without_dots(&absolute(folder)?),
-        without_dots(&absolute(path)?),
-    );
+    let folder = without_dots(&absolute(folder)?);
+    let path = without_dots(&absolute(path)?);
     let (from, to): (Vec<Component>, Vec<Component>) =
         (folder.components().collect(), path.components().collect());
     let shared = from.iter().zip(&to).take_while(|(a, b)| a == b).count();

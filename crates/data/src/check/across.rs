@@ -199,10 +199,8 @@ impl Across {
         let training = self.training();
         self.ids_of_rows(training, found)?;
         self.recordings(training, found)?;
-        let (speakers, groups) = (
-            std::mem::take(&mut self.speakers),
-            std::mem::take(&mut self.groups),
-        );
+        let speakers = std::mem::take(&mut self.speakers);
+        let groups = std::mem::take(&mut self.groups);
         self.leaks(Kind::LeakedSpeaker, "speaker", speakers, training, found)?;
         self.leaks(Kind::LeakedGroup, "group", groups, training, found)?;
         self.texts_of(training, found)
@@ -293,7 +291,8 @@ impl Across {
         for same in audio.chunk_by(|a, b| a.hash == b.hash) {
             let mut first_of_kind: HashMap<(u16, u16), u32> = HashMap::new();
             for value in same {
-                let (row, first) = (value.row, same[0].row);
+                let row = value.row;
+                let first = same[0].row;
                 let of_task = *first_of_kind
                     .entry((rank(row), self.tasks_of[row as usize]))
                     .or_insert(row);

@@ -70,9 +70,7 @@ fn empty_target(row: &Row, task: Option<&Task>) -> Option<String> {
     }
 
     let (field, value) = match task.map(|task| task.kind) {
-        Some(TaskKind::Transcribe) => ("text", row.text.as_deref()),
-        Some(TaskKind::Generate) => ("summary", row.summary.as_deref()),
-        Some(TaskKind::Classify) => ("label", row.label.as_deref()),
+        Some(kind) => (kind.target_field(), row.answer(kind)),
         None => {
             let known = [
                 row.text.as_deref(),

@@ -108,7 +108,9 @@ pub fn read_list(lines: Lines, path: &Path, found: Sink<'_>) -> Result<()> {
 
 /// Number of bytes of the JSON value at the start of a text, up to the comma or bracket after it.
 fn value_len(text: &[u8]) -> usize {
-    let (mut depth, mut is_text, mut is_escaped) = (0usize, false, false);
+    let mut depth = 0usize;
+    let mut is_text = false;
+    let mut is_escaped = false;
     for (i, byte) in text.iter().enumerate() {
         if is_text {
             match byte {

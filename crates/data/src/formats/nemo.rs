@@ -59,7 +59,9 @@ pub fn convert_conversation(fields: &mut Map<String, Value>) -> Result<()> {
             Some(Value::String(text)) => Ok(text),
             _ => Err(Error::input(format!("`{name}` is missing")).at(&place)),
         };
-        let (from, value, kind) = (text("from")?, text("value")?, text("type")?);
+        let from = text("from")?;
+        let value = text("value")?;
+        let kind = text("type")?;
         let role = match from.to_lowercase().as_str() {
             "user" | "human" => "user",
             "assistant" | "gpt" => "assistant",

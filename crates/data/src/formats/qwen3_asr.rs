@@ -27,7 +27,8 @@ pub fn convert(fields: &mut Map<String, Value>) {
     let Some((language, text)) = asr_text::split(text) else {
         return;
     };
-    let (language, text) = (language.to_owned(), text.to_owned());
+    let language = language.to_owned();
+    let text = text.to_owned();
     fields.insert("text".to_owned(), text.into());
     if !asr_text::is_none(&language) && !fields.contains_key("language") {
         fields.insert("language".to_owned(), language.into());

@@ -317,8 +317,10 @@ impl Records<'_> {
             return Ok(None);
         }
         let began = self.line;
-        let (mut record, mut field) = (Vec::new(), String::new());
-        let (mut is_quoted, mut was_quoted) = (false, false);
+        let mut record = Vec::new();
+        let mut field = String::new();
+        let mut is_quoted = false;
+        let mut was_quoted = false;
         let mut chars = self.rest.char_indices().peekable();
         while let Some((at, c)) = chars.next() {
             if c == '\n' {

@@ -62,10 +62,8 @@ impl<'a> Contents<'a> {
             }
         };
         let heard = |clip: &Clip| {
-            let (start_s, end_s) = (
-                clip.span.start_s.unwrap_or(0.0),
-                clip.span.end_s.unwrap_or(f64::INFINITY),
-            );
+            let start_s = clip.span.start_s.unwrap_or(0.0);
+            let end_s = clip.span.end_s.unwrap_or(f64::INFINITY);
             content(clip).map(|content| Heard {
                 content,
                 start_s,

@@ -199,10 +199,9 @@ impl Task {
                 label,
             ));
         }
-        let raw = match self.kind {
-            Kind::Transcribe => row.text.as_deref(),
-            Kind::Generate => row.summary.as_deref(),
-            Kind::Classify => label.map(|label| self.spoken(label, language)),
+        let raw = match self.kind.is_text() {
+            true => row.answer(self.kind),
+            false => label.map(|label| self.spoken(label, language)),
         };
         Ok((
             raw.map(|raw| Target {

@@ -60,12 +60,12 @@ struct WrittenInstructions {
 pub fn parse(name: &str, contents: &str, path: &Path) -> Result<Task> {
     let written: Written = yaml::parse(contents, path)?;
     let kind = written.kind;
-    let answer = written.answer.unwrap_or(match kind {
-        Kind::Transcribe | Kind::Generate => Answer {
+    let answer = written.answer.unwrap_or(match kind.is_text() {
+        true => Answer {
             format: AnswerFormat::Text,
             max_new_tokens: 256,
         },
-        Kind::Classify => Answer {
+        false => Answer {
             format: AnswerFormat::Label,
             max_new_tokens: 16,
         },
@@ -281,10 +281,10 @@ fn wordings(value: Value) -> std::result::Result<Wordings, String> {
 }
 
 fn check_kind(task: &Task) -> Result<()> {
-    let format_fits = match (task.kind, task.answer.format) {
-        (_, AnswerFormat::Json) => true,
-        (Kind::Classify, format) => format == AnswerFormat::Label,
-        (Kind::Transcribe | Kind::Generate, format) => format == AnswerFormat::Text,
+    let format_fits = match task.answer.format {
+        AnswerFormat::Json => true,
+        AnswerFormat::Label => !task.kind.is_text(),
+        AnswerFormat::Text => task.kind.is_text(),
     };
     if !format_fits {
         let found = format!(
@@ -312,15 +312,15 @@ fn check_kind(task: &Task) -> Result<()> {
 }
 
 fn check_labels(task: &Task) -> Result<()> {
-    match (task.kind, task.labels.len()) {
-        (Kind::Classify, 0 | 1) => {
+    match (task.kind.is_text(), task.labels.len()) {
+        (false, 0 | 1) => {
             return Err(Error::input(format!(
                 "a task that classifies has {} labels",
                 task.labels.len()
             ))
             .hint("list at least two under `labels`"));
         }
-        (Kind::Transcribe | Kind::Generate, 1..) => {
+        (true, 1..) => {
             return Err(Error::input(
                 "`labels` belong to a task of `kind: classify`",
             ));

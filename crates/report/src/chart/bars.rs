@@ -214,15 +214,11 @@ impl BarChart {
     }
 
     fn draw_axis(&self, sheet: &mut Sheet, frame: &Frame) {
-        let (mut taken, wanted) = (
-            f64::NEG_INFINITY,
-            ((frame.right - frame.left) / 70.0).clamp(2.0, 6.0) as usize,
-        );
+        let mut taken = f64::NEG_INFINITY;
+        let wanted = ((frame.right - frame.left) / 70.0).clamp(2.0, 6.0) as usize;
         for tick in frame.scale.ticks(wanted, self.axis.unit) {
-            let (x, half) = (
-                frame.scale.at(tick.value),
-                text_width(&tick.label, SMALL_SIZE) / 2.0,
-            );
+            let x = frame.scale.at(tick.value);
+            let half = text_width(&tick.label, SMALL_SIZE) / 2.0;
             sheet.line(
                 (x, frame.top - 4.0),
                 (x, frame.bottom - GROUP_GAP / 2.0),
@@ -305,11 +301,9 @@ impl BarChart {
             }
             let mut end = x.max(zero);
             if let Some(interval) = bar.interval {
-                let (low, high, middle) = (
-                    frame.scale.at(interval.low),
-                    frame.scale.at(interval.high),
-                    y + BAR / 2.0,
-                );
+                let low = frame.scale.at(interval.low);
+                let high = frame.scale.at(interval.high);
+                let middle = y + BAR / 2.0;
                 sheet.line(
                     (low, middle),
                     (high, middle),
@@ -366,7 +360,8 @@ impl BarChart {
             .filter(|(_, bar)| most > 0.0 && value(bar).is_finite())
         {
             let share = value(bar) / most / total;
-            let (start, end) = (frame.scale.at(before), frame.scale.at(before + share));
+            let start = frame.scale.at(before);
+            let end = frame.scale.at(before + share);
             let text = format!("{:.0} %", 100.0 * share);
             let note = format!(
                 "{}, {}: {:.1} %",

@@ -216,11 +216,9 @@ impl HeatMap {
         (i, j): (usize, usize),
         cell: Option<&HeatCell>,
     ) {
-        let (x, y, side) = (
-            layout.x(j),
-            layout.top + layout.side * i as f64,
-            layout.side,
-        );
+        let x = layout.x(j);
+        let y = layout.top + layout.side * i as f64;
+        let side = layout.side;
         sheet.rect((x, y), (side - 1.5, side - 1.5), Colour::Shade, 1.0, "");
         let Some(cell) = cell else { return };
         let strength = cell.strength.clamp(-1.0, 1.0);

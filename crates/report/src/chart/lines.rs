@@ -285,10 +285,8 @@ impl LineChart {
             .x
             .ticks(((frame.right - frame.left) / 80.0) as usize, Unit::Count)
         {
-            let (x, half) = (
-                frame.x.at(tick.value),
-                text_width(&tick.label, SMALL_SIZE) / 2.0,
-            );
+            let x = frame.x.at(tick.value);
+            let half = text_width(&tick.label, SMALL_SIZE) / 2.0;
             sheet.line(
                 (x, frame.bottom),
                 (x, frame.bottom + 4.0),
@@ -449,7 +447,8 @@ pub fn lay_out_legend(
     entries: &[(&str, Option<usize>)],
     width: f64,
 ) -> Vec<(usize, f64, String, Option<usize>)> {
-    let (mut row, mut x) = (0, 0.0);
+    let mut row = 0;
+    let mut x = 0.0;
     let mut placed = Vec::new();
     for (name, colour) in entries {
         let name = fit(name, SMALL_SIZE, width - KEY - 4.0);

@@ -74,7 +74,8 @@ impl Scale {
         ends: (f64, f64),
         is_wide: bool,
     ) -> Self {
-        let (mut low, mut high) = (f64::INFINITY, f64::NEG_INFINITY);
+        let mut low = f64::INFINITY;
+        let mut high = f64::NEG_INFINITY;
         for value in values.into_iter().filter(|value| value.is_finite()) {
             (low, high) = (low.min(value), high.max(value));
         }
@@ -159,7 +160,8 @@ impl Scale {
     }
 
     fn log_ticks(&self, wanted: usize, unit: Unit) -> Vec<Tick> {
-        let (first, last) = (self.low.log10(), self.high.log10());
+        let first = self.low.log10();
+        let last = self.high.log10();
         let decades = (last.floor() - first.ceil()).max(0.0) as i32 + 1;
         let multiples: &[f64] = match decades {
             ..=1 => &[1.0, 2.0, 3.0, 5.0, 7.0],
@@ -167,7 +169,8 @@ impl Scale {
             _ => &[1.0],
         };
         let every = (decades as usize).div_ceil(wanted.max(2)).max(1) as i32;
-        let (from, to) = (first.floor() as i32, last.ceil() as i32);
+        let from = first.floor() as i32;
+        let to = last.ceil() as i32;
         let is_inside = |value: &f64| {
             *value >= self.low * (1.0 - 1e-9)
                 && *value <= self.high * (1.0 + 1e-9)
@@ -235,10 +238,8 @@ const STEPS_OF_ENDS: usize = 4;
 
 fn round_ends(low: f64, high: f64) -> (f64, f64) {
     let step = round_step(low, high, STEPS_OF_ENDS);
-    let (round_low, round_high) = (
-        (low / step + 1e-9).floor() * step,
-        (high / step - 1e-9).ceil() * step,
-    );
+    let round_low = (low / step + 1e-9).floor() * step;
+    let round_high = (high / step - 1e-9).ceil() * step;
     if round_low.is_finite() && round_high.is_finite() && round_low < round_high {
         (round_low, round_high)
     } else {

@@ -94,7 +94,9 @@ impl Scatter {
             sheet.text((x + 16.0, y), name, Style::SMALL.in_colour(Colour::Text));
         }
         let top = 10.0 + ROW * legend.iter().map(|(row, ..)| row + 1).max().unwrap_or(0) as f64;
-        let (left, right, bottom) = (22.0, width - 4.0, top + SIDE.min(width));
+        let left = 22.0;
+        let right = width - 4.0;
+        let bottom = top + SIDE.min(width);
         sheet.rect(
             (left, top),
             (right - left, bottom - top),

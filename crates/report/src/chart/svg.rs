@@ -98,7 +98,10 @@ impl Sheet {
     /// A straight line; `extra` are further attributes, with a space in front.
     pub fn line(&mut self, from: (f64, f64), to: (f64, f64), colour: Colour, extra: &str) {
         let stroke = self.ink.of(colour);
-        let (x1, y1, x2, y2) = (n(from.0), n(from.1), n(to.0), n(to.1));
+        let x1 = n(from.0);
+        let y1 = n(from.1);
+        let x2 = n(to.0);
+        let y2 = n(to.1);
         self.put(&format!(
             r#"<line x1="{x1}" y1="{y1}" x2="{x2}" y2="{y2}" stroke="{stroke}"{extra}/>"#
         ));
@@ -128,7 +131,10 @@ impl Sheet {
         opacity: f64,
         note: &str,
     ) {
-        let (x, y, width, height) = (n(at.0), n(at.1), n(size.0.max(0.0)), n(size.1.max(0.0)));
+        let x = n(at.0);
+        let y = n(at.1);
+        let width = n(size.0.max(0.0));
+        let height = n(size.1.max(0.0));
         let fill = self.ink.of(colour);
         let strength = if opacity < 1.0 {
             format!(r#" fill-opacity="{}""#, n(opacity))
@@ -153,8 +159,11 @@ impl Sheet {
         is_hollow: bool,
         note: &str,
     ) {
-        let (x, y, r) = (n(at.0), n(at.1), n(radius));
-        let (colour, paper) = (self.ink.of(colour), self.ink.of(Colour::Paper));
+        let x = n(at.0);
+        let y = n(at.1);
+        let r = n(radius);
+        let colour = self.ink.of(colour);
+        let paper = self.ink.of(Colour::Paper);
         let look = if is_hollow {
             format!(r#"fill="{paper}" stroke="{colour}" stroke-width="1.5""#)
         } else {
@@ -189,7 +198,10 @@ impl Sheet {
         } else {
             ""
         };
-        let (x, y, size, fill) = (n(at.0), n(at.1), n(style.size), self.ink.of(style.colour));
+        let x = n(at.0);
+        let y = n(at.1);
+        let size = n(style.size);
+        let fill = self.ink.of(style.colour);
         let text = escape::xml(text);
         self.put(&format!(r#"<text x="{x}" y="{y}" font-size="{size}" fill="{fill}"{anchor}{weight}{bidi}{extra}>{text}</text>"#));
     }
@@ -202,7 +214,9 @@ impl Sheet {
 
     /// The picture, `height` high; `name` says what it shows to those who do not see it.
     pub fn finish(self, height: f64, name: &str) -> String {
-        let (width, height, name) = (n(self.width), n(height), escape::xml(name));
+        let width = n(self.width);
+        let height = n(height);
+        let name = escape::xml(name);
         let mut svg = String::with_capacity(self.body.len() + 512);
         let _ = match self.ink {
             Ink::Page => writeln!(

@@ -139,7 +139,8 @@ impl Timeline {
             .enumerate()
             .filter(|(_, part)| total > 0.0 && part.is_finite() && **part > 0.0)
         {
-            let (share, task) = (part / total, self.tasks.get(i).map_or("", String::as_str));
+            let share = part / total;
+            let task = self.tasks.get(i).map_or("", String::as_str);
             let height = share * HEIGHT;
             sheet.rect(
                 (start, y),

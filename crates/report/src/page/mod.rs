@@ -230,7 +230,8 @@ fn table_of(block: &Block) -> Option<&Table> {
 
 /// The style sheet: colours for light and for dark paper, then the rules.
 fn style() -> String {
-    let (light, dark) = (ink::variables(false), ink::variables(true));
+    let light = ink::variables(false);
+    let dark = ink::variables(true);
     format!(
         ":root{{color-scheme:light dark;--fonts:{FONTS};{light}}}\n@media screen and (prefers-color-scheme:dark){{:root{{{dark}}}}}\n{}",
         include_str!("page.css")

@@ -74,10 +74,8 @@ pub fn loss_axis(series: &[Series]) -> Axis {
             .flat_map(|series| series.points.iter().map(|point| point.1))
             .filter(|value| value.is_finite())
     };
-    let (low, high) = (
-        values().fold(f64::INFINITY, f64::min),
-        values().fold(0.0, f64::max),
-    );
+    let low = values().fold(f64::INFINITY, f64::min);
+    let high = values().fold(0.0, f64::max);
     Axis::new("loss, nats a token")
         .from_zero()
         .log(low > 0.0 && high / low > WIDE_RANGE)

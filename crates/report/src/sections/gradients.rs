@@ -119,10 +119,8 @@ fn norm_axis(series: &[Series]) -> Axis {
             .iter()
             .flat_map(|series| series.points.iter().map(|point| point.1))
     };
-    let (low, high) = (
-        values().fold(f64::INFINITY, f64::min),
-        values().fold(0.0, f64::max),
-    );
+    let low = values().fold(f64::INFINITY, f64::min);
+    let high = values().fold(0.0, f64::max);
     Axis::new("gradient norm")
         .from_zero()
         .log(low > 0.0 && high / low > WIDE_RANGE)

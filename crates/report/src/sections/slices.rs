@@ -171,7 +171,8 @@ fn by_length(rows: &[Prediction]) -> Parts {
             end += 1;
         }
         if end > start {
-            let (shortest, longest) = (timed[start].0, timed[end - 1].0);
+            let shortest = timed[start].0;
+            let longest = timed[end - 1].0;
             parts.push((
                 format!("{shortest:.1}–{longest:.1} s"),
                 timed[start..end].iter().map(|(_, row)| *row).collect(),

@@ -136,7 +136,9 @@ fn p_values_of_equal_systems_are_uniform() {
             key: Key::new(set, "speech"),
             num_clusters: 60,
         };
-        let (first, second, clusters) = (speech.system("a"), speech.system("b"), speech.clusters());
+        let first = speech.system("a");
+        let second = speech.system("b");
+        let clusters = speech.clusters();
         let found = paired_bootstrap(&first, &second, &clusters, &rate, &resampling(set)).unwrap();
         [
             found.p,
@@ -164,7 +166,9 @@ fn few_clusters_are_no_licence_for_claims() {
             key: Key::new(set, "speech"),
             num_clusters: 6,
         };
-        let (first, second, clusters) = (speech.system("a"), speech.system("b"), speech.clusters());
+        let first = speech.system("a");
+        let second = speech.system("b");
+        let clusters = speech.clusters();
         let found = paired_bootstrap(&first, &second, &clusters, &rate, &resampling(set)).unwrap();
         [
             found.p,

@@ -57,11 +57,13 @@ impl Curve {
             .0
             .iter()
             .position(|&evaluation| lead(evaluation) >= 0.0)?;
-        let (step, ahead) = (self.0[reached].0 as f64, lead(self.0[reached]));
+        let step = self.0[reached].0 as f64;
+        let ahead = lead(self.0[reached]);
         let Some(before) = reached.checked_sub(1) else {
             return Some(step);
         };
-        let (step_before, behind) = (self.0[before].0 as f64, -lead(self.0[before]));
+        let step_before = self.0[before].0 as f64;
+        let behind = -lead(self.0[before]);
         Some(step_before + (step - step_before) * behind / (behind + ahead))
     }
 

@@ -68,7 +68,8 @@ fn beta_fraction(a: f64, b: f64, x: f64) -> f64 {
             value
         }
     };
-    let (mut c, mut d) = (1.0, 1.0 / away_from_zero(1.0 - (a + b) * x / (a + 1.0)));
+    let mut c = 1.0;
+    let mut d = 1.0 / away_from_zero(1.0 - (a + b) * x / (a + 1.0));
     let mut fraction = d;
     for term in 1..MAX_TERMS {
         let m = term as f64;

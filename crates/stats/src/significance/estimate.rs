@@ -205,7 +205,8 @@ pub(super) struct Resampled {
 impl Resampled {
     /// An error where fewer than two resamples have a score.
     pub(super) fn new(scores: impl IntoIterator<Item = f64>) -> Result<Self> {
-        let (mut sorted, mut undefined) = (Vec::new(), 0);
+        let mut sorted = Vec::new();
+        let mut undefined = 0;
         for score in scores {
             if score.is_finite() {
                 sorted.push(score)
@@ -238,7 +239,8 @@ impl Resampled {
     /// The quantile of a share in `[0, 1]`, between the two nearest scores (Hyndman and Fan 1996, definition 7; NumPy's default).
     fn quantile(&self, share: f64) -> f64 {
         let place = share * (self.sorted.len() - 1) as f64;
-        let (below, part) = (place.floor() as usize, place.fract());
+        let below = place.floor() as usize;
+        let part = place.fract();
         let above = (below + 1).min(self.sorted.len() - 1);
         self.sorted[below] + part * (self.sorted[above] - self.sorted[below])
     }

@@ -161,7 +161,8 @@ impl Hierarchical {
 
     /// Means over seeds that are drawn as well, one a resample.
     fn over_seeds(&self, resampled: &[f64]) -> Vec<f64> {
-        let (num_seeds, key) = (self.num_seeds(), self.resampling.key("seeds"));
+        let num_seeds = self.num_seeds();
+        let key = self.resampling.key("seeds");
         let of_resample = |(resample, scores): (usize, &[f64])| {
             let key = key.with(resample as u64);
             (0..num_seeds)
@@ -181,7 +182,8 @@ impl Hierarchical {
     /// That is the denominator of quasi-F (Clark, *The language-as-fixed-effect fallacy*, 1973) and two-way clustering (Cameron, Gelbach
     /// and Miller 2011). The bootstrap counts the interaction three times (Owen 2007): it is cautious where that is most of the spread.
     fn student(&self, scores: &[f64], resampled: &[f64]) -> Result<Student> {
-        let (num_seeds, free_seeds) = (scores.len() as f64, scores.len() as f64 - 1.0);
+        let num_seeds = scores.len() as f64;
+        let free_seeds = scores.len() as f64 - 1.0;
         let free_clusters = self.num_clusters as f64 - 1.0;
         let restored =
             |scores: Resampled| scores.variance() * (free_clusters + 1.0) / free_clusters;

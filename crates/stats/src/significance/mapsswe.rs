@@ -47,7 +47,8 @@ pub struct Mapsswe {
 pub fn mapsswe(utterances: &[(&[Token], &[Token])]) -> Result<Mapsswe> {
     let mut differences = Vec::new();
     for (utterance, (first, second)) in utterances.iter().enumerate() {
-        let (first, second) = (slots(first), slots(second));
+        let first = slots(first);
+        let second = slots(second);
         if first.len() != second.len() {
             return Err(Error::input(format!(
                 "utterance {utterance} has {} words in one alignment and {} in the other",
@@ -76,7 +77,9 @@ fn slots(alignment: &[Token]) -> Vec<u32> {
 
 /// Adds the difference in errors of each segment of an utterance.
 fn segments(first: &[u32], second: &[u32], differences: &mut Vec<f64>) {
-    let (mut difference, mut is_open, mut right) = (0.0, false, 0);
+    let mut difference = 0.0;
+    let mut is_open = false;
+    let mut right = 0;
     for (place, (&a, &b)) in first.iter().zip(second).enumerate() {
         if a + b == 0 {
             // Odd places are words, even ones the gaps between them.

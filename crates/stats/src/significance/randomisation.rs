@@ -45,7 +45,8 @@ pub fn randomisation(
     let table = Table::of_clusters(&[first, second], clusters)?;
     let total = table.total();
     let (sum_first, sum_second) = total.split_at(total.len() / 2);
-    let (score_first, score_second) = (score_of(score, sum_first)?, score_of(score, sum_second)?);
+    let score_first = score_of(score, sum_first)?;
+    let score_second = score_of(score, sum_second)?;
     let difference = score_second - score_first;
 
     let swaps = gains(&table);
