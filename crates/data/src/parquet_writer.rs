@@ -5,7 +5,11 @@ use std::collections::BTreeSet;
 use std::io::Write;
 use std::path::Path;
 
+use polars::prelude::ArrowDataType;
+use polars::prelude::ArrowField;
+use polars::prelude::ArrowSchema;
 use polars::prelude::Column;
+use polars::prelude::CompatLevel;
 use polars::prelude::DataFrame;
 use polars::prelude::DataType;
 use polars::prelude::Field;
@@ -17,6 +21,7 @@ use polars::prelude::PlSmallStr;
 use polars::prelude::PolarsResult;
 use polars::prelude::Series;
 use polars::prelude::StructChunked;
+use polars_parquet::write::schema_to_metadata_key;
 use serde_json::Map;
 use serde_json::Value;
 use serde_json::json;
@@ -202,23 +207,15 @@ pub fn json_columns(text: Option<&str>) -> BTreeSet<String> {
 /// Audio that cannot be read; the disk's.
 pub fn write(rows: &[&Row], path: &Path) -> Result<()> {
     let columns = Columns::of(rows)?;
-    let metadata = KeyValueMetadata::from_static(columns.metadata());
-    files::write_atomic_with(path, |file| {
-        Ok(write_groups(rows, &columns, metadata, file)?)
-    })
+    files::write_atomic_with(path, |file| Ok(write_groups(rows, &columns, file)?))
 }
 
-fn write_groups(
-    rows: &[&Row],
-    columns: &Columns,
-    metadata: KeyValueMetadata,
-    file: &mut impl Write,
-) -> Result<()> {
+fn write_groups(rows: &[&Row], columns: &Columns, file: &mut impl Write) -> Result<()> {
     let failed = |e: polars::prelude::PolarsError| {
         Error::resource(format!("cannot write: {e}")).caused_by(e)
     };
     let mut writer = None;
-    let mut sink = Some(ParquetWriter::new(file).with_key_value_metadata(Some(metadata)));
+    let mut sink = Some(ParquetWriter::new(file));
     let mut start = 0;
     while start < rows.len() || writer.is_none() {
         let (end, group) = group(rows, start, columns)?;
@@ -230,6 +227,9 @@ fn write_groups(
                 let sink = sink
                     .take()
                     .ok_or_else(|| Error::bug("a file is begun once"))?;
+                let metadata = columns.metadata().into_iter().chain(arrow_schema(&frame));
+                let metadata = KeyValueMetadata::from_static(metadata.collect());
+                let sink = sink.with_key_value_metadata(Some(metadata));
                 writer.insert(sink.batched(frame.schema()).map_err(failed)?)
             }
         };
@@ -239,6 +239,34 @@ fn write_groups(
         writer.finish().map_err(failed)?;
     }
     Ok(())
+}
+
+/// The Arrow schema of a file under the key that Arrow's readers look for.
+///
+/// polars would name its own view types there. Many readers do not know these, and `datasets` would not apply the features of the metadata.
+fn arrow_schema(frame: &DataFrame) -> Option<(String, String)> {
+    let schema: ArrowSchema = frame
+        .schema()
+        .iter()
+        .map(|(name, of)| Field::new(name.clone(), of.clone()))
+        .map(|field| plain_field(&field.to_arrow(CompatLevel::newest())))
+        .collect();
+    let found = schema_to_metadata_key(&schema);
+    Some((found.key, found.value?))
+}
+
+/// A field with the types that pyarrow gives to Python's texts, bytes and lists.
+fn plain_field(field: &ArrowField) -> ArrowField {
+    let dtype = match &field.dtype {
+        ArrowDataType::Utf8View => ArrowDataType::Utf8,
+        ArrowDataType::BinaryView => ArrowDataType::Binary,
+        ArrowDataType::LargeList(item) => ArrowDataType::List(Box::new(plain_field(item))),
+        ArrowDataType::Struct(fields) => {
+            ArrowDataType::Struct(fields.iter().map(plain_field).collect())
+        }
+        other => other.clone(),
+    };
+    ArrowField::new(field.name.clone(), dtype, field.is_nullable)
 }
 
 /// The rows from `start` that make one row group, and the row after the last of them.

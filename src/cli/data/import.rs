@@ -10,6 +10,7 @@ use crate::data::write_manifest;
 use crate::error::Error;
 use crate::error::Result;
 use crate::files;
+use crate::text_table::counted;
 
 #[derive(Args)]
 pub struct Arguments {
@@ -41,8 +42,8 @@ pub fn run(arguments: &Arguments) -> Result<()> {
     }
     write_manifest(&rows, &arguments.out)?;
     print::line(format_args!(
-        "{} rows in {}",
-        rows.len(),
+        "{} in {}",
+        counted(rows.len() as u64, "row"),
         arguments.out.display()
     ))
 }
