@@ -7,6 +7,7 @@
 pub mod audio;
 pub mod coverage;
 pub mod engine;
+pub mod formats;
 pub mod memory;
 pub mod mutate;
 pub mod target;
@@ -16,5 +17,5 @@ use crate::target::Target;
 
 /// All targets.
 pub fn targets() -> Vec<Target> {
-    [audio::targets(), text::targets()].concat()
+    [audio::targets(), text::targets(), formats::targets()].concat()
 }

@@ -24,63 +24,71 @@ use maqam_base::error::Result;
 
 use crate::target::Target;
 
+/// Words of YAML.
+const YAML: &[&[u8]] = &[
+    b": ",
+    b"- ",
+    b"\n  ",
+    b"&a ",
+    b"*a",
+    b"!!int ",
+    b"<<: ",
+    b"|\n",
+    b"null",
+    b"[",
+    b"]",
+    b"{",
+    b"}",
+    b".inf",
+    b"1e999",
+    b"-1",
+    b"18446744073709551616",
+    b"\xd9\x85",
+    b"\xef\xbb\xbf",
+];
+
+/// Words of JSON.
+pub(crate) const JSON: &[&[u8]] = &[
+    b"{",
+    b"}",
+    b"[",
+    b"]",
+    b"\"",
+    b":",
+    b",",
+    b"null",
+    b"true",
+    b"NaN",
+    b"1e999",
+    b"-0",
+    b"\\u0000",
+    b"\\ud800",
+    b"18446744073709551616",
+    b"\n",
+];
+
+/// Words of tables.
+pub(crate) const TABLE: &[&[u8]] = &[
+    b",", b"\t", b";", b"\n", b"\r\n", b"\"", b"\"\"", b"audio", b"a.wav", b"text", b"-1", b"|",
+    b" ",
+];
+
+/// Words of tar files.
+pub(crate) const TAR: &[&[u8]] = &[
+    b"ustar\0",
+    b"././@LongLink",
+    b".json",
+    b".wav",
+    b".txt",
+    b"00000000000",
+    b"77777777777",
+    b"\x80\0\0\0",
+    b"17 path=a/b.wav\n",
+    b"{\"text\": \"a\"}",
+];
+
 /// One target for each kind of text, and one for the header of weights.
 pub fn targets() -> Vec<Target> {
-    const YAML: &[&[u8]] = &[
-        b": ",
-        b"- ",
-        b"\n  ",
-        b"&a ",
-        b"*a",
-        b"!!int ",
-        b"<<: ",
-        b"|\n",
-        b"null",
-        b"[",
-        b"]",
-        b"{",
-        b"}",
-        b".inf",
-        b"1e999",
-        b"-1",
-        b"18446744073709551616",
-        b"\xd9\x85",
-        b"\xef\xbb\xbf",
-    ];
-    const JSON: &[&[u8]] = &[
-        b"{",
-        b"}",
-        b"[",
-        b"]",
-        b"\"",
-        b":",
-        b",",
-        b"null",
-        b"true",
-        b"NaN",
-        b"1e999",
-        b"-0",
-        b"\\u0000",
-        b"\\ud800",
-        b"18446744073709551616",
-        b"\n",
-    ];
-    const TABLE: &[&[u8]] = &[
-        b",", b"\t", b";", b"\n", b"\r\n", b"\"", b"\"\"", b"audio", b"a.wav", b"text", b"-1",
-        b"|", b" ",
-    ];
-    const TAR: &[&[u8]] = &[
-        b"ustar\0",
-        b"././@LongLink",
-        b".json",
-        b".wav",
-        b".txt",
-        b"00000000000",
-        b"77777777777",
-        b"\x80\0\0\0",
-        b"17 path=a/b.wav\n",
-        b"{\"text\": \"a\"}",
-    ];
     vec![
         target("manifest", manifest, JSON),
         target(
@@ -107,26 +115,11 @@ pub fn targets() -> Vec<Target> {
         target("safetensors", safetensors, JSON),
         target("adapter", adapter, JSON),
         target("judge_answer", judge_answer, JSON),
-        target("json_list", |bytes| source("rows.json", bytes, None), JSON),
-        target(
-            "cuts",
-            |bytes| source("cuts.jsonl", bytes, Some(Format::Lhotse)),
-            JSON,
-        ),
-        target(
-            "table",
-            |bytes| source("rows.csv", bytes, Some(Format::Csv)),
-            TABLE,
-        ),
-        target("kaldi", kaldi, TABLE),
-        target("tar", |bytes| source("rows.tar", bytes, None), TAR),
-        target("parquet", |bytes| source("rows.parquet", bytes, None), &[]),
-        target("arrow", |bytes| source("rows.arrow", bytes, None), &[]),
-        target("packed", |bytes| source("rows.jsonl.gz", bytes, None), &[]),
     ]
 }
 
-fn target(
+/// A target whose inputs have no checksums.
+pub(crate) fn target(
     name: &'static str,
     run: fn(&[u8]) -> Result<String>,
     words: &'static [&'static [u8]],
@@ -158,7 +151,8 @@ fn fixtures() -> PathBuf {
     Path::new(env!("CARGO_MANIFEST_DIR")).join("../tests/fixtures")
 }
 
-fn folder() -> Result<&'static Path> {
+/// The folder for files.
+pub(crate) fn folder() -> Result<&'static Path> {
     match &*FOLDER {
         Ok(folder) => Ok(folder.path()),
         Err(error) => Err(Error::resource(error)),
@@ -183,7 +177,7 @@ fn manifest(bytes: &[u8]) -> Result<String> {
 }
 
 /// Reads the rows of a file of another tool's format.
-fn source(name: &str, bytes: &[u8], format: Option<Format>) -> Result<String> {
+pub(crate) fn source(name: &str, bytes: &[u8], format: Option<Format>) -> Result<String> {
     in_file(name, bytes, |path| {
         Source {
             format,
@@ -191,23 +185,6 @@ fn source(name: &str, bytes: &[u8], format: Option<Format>) -> Result<String> {
         }
         .read(OnBadRow::Skip)
     })
-}
-
-/// Reads a folder of Kaldi's whose files are the parts of the input between record separators.
-fn kaldi(bytes: &[u8]) -> Result<String> {
-    let folder = folder()?.join("kaldi");
-    let mut parts = bytes.split(|byte| *byte == 0x1e);
-    let mut write = || {
-        fs::create_dir_all(&folder)?;
-        for name in ["wav.scp", "segments", "text", "utt2spk"] {
-            fs::write(folder.join(name), parts.next().unwrap_or_default())?;
-        }
-        Ok(())
-    };
-    write().map_err(|e: std::io::Error| Error::io(&folder, "write", e))?;
-    Source::new(&folder)
-        .read(OnBadRow::Skip)
-        .map(|_| "read".to_owned())
 }
 
 fn safetensors(bytes: &[u8]) -> Result<String> {

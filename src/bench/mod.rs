@@ -2,6 +2,7 @@
 
 pub mod check;
 pub mod compare;
+pub mod data;
 pub mod generate;
 pub mod measured;
 pub mod settings;

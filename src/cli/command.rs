@@ -209,7 +209,7 @@ impl Command {
             Self::Compose(arguments) => compose::run(&arguments),
             Self::Export(arguments) => export::run(&arguments),
             Self::Data(command) => data::run(&command, stop),
-            Self::Bench(command) => bench::run(command),
+            Self::Bench(command) => bench::run(command, stop),
             Self::Schema(arguments) => schema::run(&arguments),
             Self::New(arguments) => new::run(&arguments),
             Self::Completions(arguments) => completions::run(&arguments, Cli::command()),

@@ -58,7 +58,7 @@ pub fn main() -> ExitCode {
 /// The same of `maqam bench`, by itself.
 pub fn bench_main() -> ExitCode {
     match BenchCli::try_parse() {
-        Ok(cli) => exit::outcome(|| bench::run(cli.command)),
+        Ok(cli) => exit::outcome(|| bench::run(cli.command, &Stop::new())),
         Err(error) => exit::usage(&error),
     }
 }

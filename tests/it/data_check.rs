@@ -291,7 +291,7 @@ fn parts_by_hours_and_without_speakers() {
         ])
         .succeeds();
     assert!(
-        outcome.stderr.contains("40 of 40 rows have no `speaker`"),
+        outcome.stderr.contains("no `speaker` in 40 of 40 rows"),
         "{}",
         outcome.stderr
     );
@@ -319,6 +319,78 @@ fn parts_by_hours_and_without_speakers() {
             "0.5",
         ])
         .fails(2, &["dev is 0.6 and test 0.5", "hint: "]);
+}
+
+#[test]
+fn unknown_lengths_and_likely_speakers_are_told() {
+    let place = Place::new();
+    let mut rows = corpus(&place);
+    for row in &mut rows {
+        let row = row.as_object_mut().unwrap();
+        row.remove("duration");
+        let speaker = row.remove("speaker").unwrap();
+        row.insert("speaker_id".to_owned(), speaker);
+    }
+    place.write_rows("data/all.jsonl", &rows);
+    let split = |more: &[&str]| {
+        let arguments = ["data", "split", "data/all.jsonl", "--out", "parts"];
+        place.run(&[&arguments[..], more].concat()).succeeds()
+    };
+
+    let outcome = split(&["--dev", "0", "--test", "0"]);
+    let train = "train         40 rows   unknown hours        40 groups";
+    assert!(outcome.stdout.starts_with(train), "{}", outcome.stdout);
+    for note in [
+        "`speaker_id` of 40 rows looks like the speaker: add `--columns speaker=speaker_id`",
+        "no length in 40 of 40 rows: the hours below leave them out, `--hours` reads headers",
+    ] {
+        assert!(outcome.stderr.contains(note), "{}", outcome.stderr);
+    }
+
+    // The clips have 40 seconds, a speaker 5. Dev and test each get one speaker.
+    let hours = format!("{}", 5.0 / 3600.0);
+    let outcome = split(&["--hours", &hours, "--columns", "speaker=speaker_id"]);
+    assert_eq!(outcome.stderr, "");
+    let lines: Vec<&str> = outcome.stdout.lines().collect();
+    assert!(
+        lines[0].starts_with("train         30 rows      0.01 hours         6 groups"),
+        "{}",
+        lines[0]
+    );
+    assert!(
+        lines[1].starts_with("dev            5 rows      0.00 hours          1 group "),
+        "{}",
+        lines[1]
+    );
+    assert_eq!(place.lines("parts/dev.jsonl").len(), 5);
+
+    let stats = place
+        .run(&["data", "stats", "data/all.jsonl"])
+        .succeeds()
+        .stdout;
+    assert!(
+        stats.starts_with("40 rows, 40 clips, unknown hours, 0 speakers, 0 groups\n"),
+        "{stats}"
+    );
+}
+
+#[test]
+fn notes_on_columns_are_told_once() {
+    let place = Place::new();
+    place.write("data/a.wav", tone(300.0, 1.0, 0.3));
+    let names: Vec<String> = (0..3).map(|i| format!("data/{i}.csv")).collect();
+    for (i, name) in names.iter().enumerate() {
+        place.write(name, format!("id,audio,sentence\n{i},a.wav,words\n"));
+    }
+    for command in ["check", "stats"] {
+        let mut arguments = vec!["data", command];
+        arguments.extend(names.iter().map(String::as_str));
+        let outcome = place.run(&arguments);
+        let notes = outcome.stderr.matches("`sentence` is read as `text`");
+        assert_eq!(notes.count(), 1, "{}", outcome.stderr);
+        let note = "or another column (in 3 files)";
+        assert!(outcome.stderr.contains(note), "{}", outcome.stderr);
+    }
 }
 
 #[test]

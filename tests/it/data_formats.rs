@@ -128,6 +128,31 @@ fn an_import_is_a_manifest_and_an_export_is_read_back() {
         .fails(2, &["did you mean `kaldi`?"]);
 }
 
+/// A folder that takes no index, as a read-only one: what stands in the index's place cannot be replaced, by root neither.
+#[test]
+fn indices_of_read_only_folders_are_in_runs() {
+    let place = Place::new();
+    let tar = std::fs::read(foreign("webdataset/000000.tar")).unwrap();
+    place.write("shards/a.tar", tar);
+    place.write("shards/a.tar.maqam-index/taken", "x");
+    let read = || {
+        place
+            .run(&["data", "import", "shards/a.tar", "--out", "m.jsonl"])
+            .succeeds();
+        let folder = std::fs::read_dir(place.path("runs/.shards")).unwrap();
+        let files: Vec<std::path::PathBuf> = folder.map(|file| file.unwrap().path()).collect();
+        assert_eq!(files.len(), 1, "{files:?}");
+        let written = files[0].metadata().unwrap().modified().unwrap();
+        (std::fs::read(&files[0]).unwrap(), written)
+    };
+    let first = read();
+    let rows = place.lines("m.jsonl");
+    assert!(rows[0]["audio"]["byte_offset"].is_u64(), "{}", rows[0]);
+    // The second command reads the index and does not write it again.
+    assert_eq!(read(), first);
+    assert_eq!(place.lines("m.jsonl"), rows);
+}
+
 /// A recipe that trains on a format of another tool, from tar files, draws as planned, stops and resumes at any step.
 #[test]
 fn training_reads_ranges_of_tar_files_and_resumes() {

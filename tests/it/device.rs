@@ -14,6 +14,7 @@ use maqam::seed::Key;
 use maqam::task::Mode;
 use maqam::task::example_without_task;
 use serde_json::Value;
+use serde_json::json;
 
 #[test]
 fn a_benchmark_reports_work_and_time_by_part() {
@@ -311,4 +312,80 @@ fn a_comparison_with_the_cpu_has_every_adapter() {
             "an adapter without a gradient has no direction: {gradient}"
         );
     }
+}
+
+/// Reading alone, of all steps of a recipe: the counts are those of its rows.
+#[test]
+fn reading_of_a_recipe_is_timed() {
+    let place = crate::command::small_run(6);
+    let outcome = place
+        .run(&[
+            "bench",
+            "data",
+            "recipe.yaml",
+            "--steps",
+            "6",
+            "--step-seconds",
+            "1000",
+            "--json",
+        ])
+        .succeeds();
+    let found: Value = serde_json::from_str(&outcome.stdout).unwrap();
+    place
+        .run(&["plan", "recipe.yaml", "--picks", "picks.jsonl"])
+        .succeeds();
+    let picks = place.lines("picks.jsonl");
+    let num_rows: usize = picks[..6]
+        .iter()
+        .map(|step| step["ids"].as_array().unwrap().len())
+        .sum();
+    assert_eq!(
+        (&found["steps"], &found["rows"]),
+        (&json!(6), &json!(num_rows))
+    );
+    assert_eq!(found["skipped"], 0);
+    assert_eq!(found["seconds"].as_array().unwrap().len(), 6);
+    assert_eq!(found["waiting_share"], 0.0);
+    for rate in [
+        "rows_per_s",
+        "audio_hours_per_minute",
+        "audio_hours",
+        "tokens_per_s",
+    ] {
+        assert!(found[rate].as_f64().unwrap() > 0.0, "{rate}: {found}");
+    }
+
+    let text = place
+        .run(&[
+            "bench",
+            "data",
+            "recipe.yaml",
+            "--steps",
+            "2",
+            "--step-seconds",
+            "1e-9",
+        ])
+        .succeeds()
+        .stdout;
+    assert!(text.starts_with("2 steps of "), "{text}");
+    assert!(text.contains(" hours per minute"), "{text}");
+    assert!(text.contains("waiting   100.0 % of the time"), "{text}");
+    place
+        .run(&[
+            "bench",
+            "data",
+            "recipe.yaml",
+            "--set",
+            "model.path=someone/absent",
+        ])
+        .fails(
+            2,
+            &[
+                "model.path: `someone/absent` is not on this machine",
+                "hint: ",
+            ],
+        );
+    place
+        .run(&["bench", "data", "recipe.yaml", "--step-seconds", "0"])
+        .fails(2, &["--step-seconds is no time"]);
 }

@@ -13,6 +13,14 @@ pub const NOTHING: &str = "-";
 /// Width of a terminal that everything fits.
 pub const WIDTH: usize = 110;
 
+/// A number with its noun, which takes an `s` unless the number is 1.
+pub fn counted(number: u64, noun: &str) -> String {
+    match number {
+        1 => format!("1 {noun}"),
+        number => format!("{number} {noun}s"),
+    }
+}
+
 /// Lines of cells. The first line may name the columns.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct TextTable {

@@ -147,10 +147,15 @@ impl AudioSource {
         };
         let failed = |e: std::io::Error| Error::io(file, "read", e);
         let open = std::fs::File::open(file).map_err(failed)?;
-        let (start, len) = match range {
-            Some(range) => range,
-            None => (0, open.metadata().map_err(failed)?.len()),
-        };
+        let file_len = open.metadata().map_err(failed)?.len();
+        let (start, len) = range.unwrap_or((0, file_len));
+        if start.checked_add(len).is_none_or(|end| end > file_len) {
+            return Err(Error::input(format!(
+                "{len} bytes from byte {start} on, the file has {file_len}"
+            ))
+            .at(self.name())
+            .hint("the file has changed: import it again"));
+        }
         if len > MOST_BYTES {
             return Err(Error::input(format!("{len} bytes of one recording"))
                 .at(self.name())

@@ -13,6 +13,7 @@ use crate::Manifest;
 use crate::OnBadRow;
 use crate::Row;
 use crate::ShardFile;
+use crate::notes::Note;
 use crate::row::RawRow;
 use crate::row::RowReader;
 use maqam_base::error::Error;
@@ -65,7 +66,7 @@ pub struct Collector<'a> {
     /// Indices in `bad`, by fault.
     by_fault: HashMap<String, usize>,
     num_bad: usize,
-    notes: Vec<String>,
+    notes: Vec<Note>,
     /// Receiver of rows, in place of collecting them.
     sink: Option<Sink<'a>>,
     file: Arc<Path>,
@@ -134,8 +135,8 @@ impl<'a> Collector<'a> {
     }
 
     /// Ends a manifest that was read row by row; returns its notes.
-    pub fn notes(mut self) -> Vec<String> {
-        let mut notes = self.reader.notes().lines(self.path);
+    pub fn notes(mut self) -> Vec<Note> {
+        let mut notes = self.reader.notes().of_manifest(self.path);
         notes.append(&mut self.notes);
         notes
     }
@@ -204,11 +205,9 @@ impl<'a> Collector<'a> {
         }
     }
 
-    /// Adds a note for the user.
-    pub fn note(&mut self, note: String) {
-        if !self.notes.contains(&note) {
-            self.notes.push(note);
-        }
+    /// Adds a note on the current file for the user.
+    pub fn note(&mut self, text: String) {
+        Note::new(self.file.display(), text).add_to(&mut self.notes);
     }
 
     fn refuse_at(&mut self, line: u32, error: Error) {
@@ -258,7 +257,7 @@ impl<'a> Collector<'a> {
             return Err(self.summary(num_rows));
         }
         self.rows.shrink_to_fit();
-        let mut notes = self.reader.notes().lines(self.path);
+        let mut notes = self.reader.notes().of_manifest(self.path);
         notes.append(&mut self.notes);
         Ok(Manifest {
             path: self.path.to_owned(),
@@ -269,7 +268,7 @@ impl<'a> Collector<'a> {
                 .into_iter()
                 .map(|bad| bad.error.at(bad.place))
                 .collect(),
-            notes,
+            notes: notes.iter().map(Note::to_string).collect(),
         })
     }
 

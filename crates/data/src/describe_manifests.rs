@@ -52,7 +52,7 @@ pub fn describe(
             }
             Ok(())
         })?;
-        watcher.end(&notes);
+        watcher.end(notes);
     }
     Ok((description, num_bad))
 }

@@ -66,6 +66,7 @@ pub use formats::export::export;
 pub use formats::export::write_manifest;
 pub use formats::out::Export;
 pub use manifest::Manifest;
+pub use notes::Note;
 pub use reading::read_manifest;
 pub use shards::path_or_list;
 pub use shards::pattern_of;

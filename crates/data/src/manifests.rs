@@ -5,6 +5,7 @@ use std::path::PathBuf;
 
 use crate::Columns;
 use crate::Format;
+use crate::Note;
 use crate::Source;
 use crate::copied::folder_of;
 
@@ -33,7 +34,7 @@ pub trait Watcher {
     /// Number of rows that are done.
     fn rows(&mut self, done: u64);
     /// A manifest is read; what the user should know of it.
-    fn end(&mut self, notes: &[String]);
+    fn end(&mut self, notes: Vec<Note>);
 }
 
 impl Manifests {

@@ -1,6 +1,7 @@
 //! Notes on a manifest that is read without an error: unread fields, normalised spellings.
 
 use std::collections::BTreeMap;
+use std::fmt;
 use std::path::Path;
 
 use serde_json::Value;
@@ -72,6 +73,46 @@ const BESIDE: [&str; 24] = [
     "duration",
 ];
 
+/// A remark on files of a manifest.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Note {
+    /// The first file, or the first line of a file.
+    pub place: String,
+    /// The remark.
+    pub text: String,
+    /// Number of files that it holds for.
+    pub num_files: usize,
+}
+
+impl Note {
+    /// A remark on one file.
+    pub fn new(place: impl fmt::Display, text: impl Into<String>) -> Self {
+        Self {
+            place: place.to_string(),
+            text: text.into(),
+            num_files: 1,
+        }
+    }
+
+    /// Adds a remark to others. Equal remarks on several files become one with their number.
+    pub fn add_to(self, notes: &mut Vec<Self>) {
+        match notes.iter_mut().find(|note| note.text == self.text) {
+            Some(note) => note.num_files += self.num_files,
+            None => notes.push(self),
+        }
+    }
+}
+
+impl fmt::Display for Note {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{}: {}", self.place, self.text)?;
+        match self.num_files {
+            1 => Ok(()),
+            number => write!(f, " (in {number} files)"),
+        }
+    }
+}
+
 /// Count of a remark over rows, with its first line.
 #[derive(Default)]
 pub struct Notes {
@@ -104,8 +145,9 @@ impl Notes {
     }
 
     /// The notes as sentences, each with its place.
-    pub fn lines(&self, path: &Path) -> Vec<String> {
-        let mut lines = Vec::new();
+    pub fn of_manifest(&self, path: &Path) -> Vec<Note> {
+        let mut notes = Vec::new();
+        let place = |line: u32| format!("{}:{line}", path.display());
         if let Some(first) = self.narrowing.values().map(|found| found.line).min() {
             let names: Vec<String> = self
                 .narrowing
@@ -116,29 +158,24 @@ impl Notes {
                 1 => ("looks", "it"),
                 _ => ("look", "them"),
             };
-            lines.push(format!(
-                "{}:{first}: {} {verb} like a part of the audio; maqam does not read {these}, and the whole file is used (the part is said by `start_s` and `end_s`, `offset` and `duration`, `channel`)",
-                path.display(),
+            let text = format!(
+                "{} {verb} like a part of the audio; maqam does not read {these}, and the whole file is used (the part is said by `start_s` and `end_s`, `offset` and `duration`, `channel`)",
                 names.join(", ")
-            ));
+            );
+            notes.push(Note::new(place(first), text));
         }
         for (field, found) in &self.folded {
-            lines.push(format!(
-                "{}:{}: `{field}` of {} holds presentation forms, decomposed letters or byte order marks; they are read as ordinary letters",
-                path.display(),
-                found.line,
+            let text = format!(
+                "`{field}` of {} holds presentation forms, decomposed letters or byte order marks; they are read as ordinary letters",
                 rows(found.rows)
-            ));
+            );
+            notes.push(Note::new(place(found.line), text));
         }
         for (what, found) in &self.others {
-            lines.push(format!(
-                "{}:{}: {what} ({})",
-                path.display(),
-                found.line,
-                rows(found.rows)
-            ));
+            let text = format!("{what} ({})", rows(found.rows));
+            notes.push(Note::new(place(found.line), text));
         }
-        lines
+        notes
     }
 }
 

@@ -1,11 +1,16 @@
 //! Parquet files as Hugging Face `datasets` and maqam read them: typed columns, audio inside.
 
+use std::borrow::Cow;
 use std::collections::BTreeMap;
 use std::collections::BTreeSet;
 use std::io::Write;
 use std::path::Path;
 
+use polars::prelude::ArrowDataType;
+use polars::prelude::ArrowField;
+use polars::prelude::ArrowSchema;
 use polars::prelude::Column;
+use polars::prelude::CompatLevel;
 use polars::prelude::DataFrame;
 use polars::prelude::DataType;
 use polars::prelude::Field;
@@ -17,6 +22,8 @@ use polars::prelude::PlSmallStr;
 use polars::prelude::PolarsResult;
 use polars::prelude::Series;
 use polars::prelude::StructChunked;
+use polars_parquet::write::schema_to_metadata_key;
+use rayon::prelude::*;
 use serde_json::Map;
 use serde_json::Value;
 use serde_json::json;
@@ -26,12 +33,16 @@ use crate::Row;
 use crate::formats::huggingface;
 use crate::formats::huggingface::Feature;
 use crate::record::part_of;
+use maqam_audio::Span;
 use maqam_base::error::Error;
 use maqam_base::error::Result;
 use maqam_base::files;
 
-/// Most rows of a row group.
+/// Most rows of a row group with audio.
 const GROUP_ROWS: usize = 1000;
+
+/// Most rows of a row group of texts.
+const TEXT_GROUP_ROWS: usize = 1 << 16;
 
 /// Bytes of audio after which a row group ends.
 const GROUP_BYTES: usize = 64 << 20;
@@ -99,6 +110,44 @@ impl Kind {
     }
 }
 
+/// Names and kinds of a row's fields without its audio, in the order of [`fields_of`]. It builds no values, because every row is looked at.
+fn kinds_of(row: &Row) -> Vec<(Cow<'static, str>, Kind)> {
+    let span = match row.clips.as_slice() {
+        [clip] => clip.span,
+        _ => Span::WHOLE,
+    };
+    let known = [
+        ("id", true, Kind::Text),
+        ("start_s", span.start_s.is_some(), Kind::Number),
+        ("end_s", span.end_s.is_some(), Kind::Number),
+        ("channel", span.channel.is_some(), Kind::Integer),
+        ("duration", row.duration.is_some(), Kind::Number),
+        ("task", row.task.is_some(), Kind::Text),
+        ("language", row.language.is_some(), Kind::Text),
+        ("text", row.text.is_some(), Kind::Text),
+        ("summary", row.summary.is_some(), Kind::Text),
+        ("label", row.label.is_some(), Kind::Text),
+        ("references", !row.references.is_empty(), Kind::Texts),
+        ("speaker", row.speaker.is_some(), Kind::Text),
+        ("group", row.group.is_some(), Kind::Text),
+        ("split", row.split.is_some(), Kind::Text),
+        ("instruction", row.instruction.is_some(), Kind::Text),
+        ("target", row.target.is_some(), Kind::Text),
+        ("messages", !row.messages.is_empty(), Kind::Messages),
+    ];
+    let known = known
+        .into_iter()
+        .filter(|(_, is_there, _)| *is_there)
+        .map(|(name, _, kind)| (Cow::Borrowed(name), kind));
+    let extra = row.extra.is_some().then(|| row.extra_fields());
+    let extra = extra
+        .into_iter()
+        .flatten()
+        .filter_map(|(name, value)| Some((Kind::of(&name, &value)?, name)))
+        .map(|(kind, name)| (Cow::Owned(name), kind));
+    known.chain(extra).collect()
+}
+
 /// Fields of a row without its audio.
 fn fields_of(row: &Row) -> Result<Map<String, Value>> {
     let mut fields = row.to_json(|_| Ok(Value::Null))?;
@@ -107,7 +156,7 @@ fn fields_of(row: &Row) -> Result<Map<String, Value>> {
 }
 
 impl Columns {
-    fn of(rows: &[&Row]) -> Result<Self> {
+    fn of(rows: &[&Row]) -> Self {
         let mut kinds: Vec<(String, Kind)> = Vec::new();
         let mut positions: BTreeMap<String, usize> = BTreeMap::new();
         let mut clip_fields = BTreeSet::new();
@@ -116,15 +165,12 @@ impl Columns {
         for row in rows {
             has_audio |= !row.clips.is_empty();
             is_long |= row.clips.len() > 1;
-            for (name, value) in fields_of(row)? {
-                let Some(kind) = Kind::of(&name, &value) else {
-                    continue;
-                };
-                match positions.get(&name) {
+            for (name, kind) in kinds_of(row) {
+                match positions.get(&*name) {
                     Some(at) => kinds[*at].1 = kinds[*at].1.with(kind),
                     None => {
-                        positions.insert(name.clone(), kinds.len());
-                        kinds.push((name, kind));
+                        positions.insert(name.to_string(), kinds.len());
+                        kinds.push((name.into_owned(), kind));
                     }
                 }
             }
@@ -149,7 +195,7 @@ impl Columns {
             };
             kinds.insert(1.min(kinds.len()), audio);
         }
-        Ok(Self { kinds, clip_fields })
+        Self { kinds, clip_fields }
     }
 
     /// Texts under the keys that `datasets` and maqam look for.
@@ -201,24 +247,16 @@ pub fn json_columns(text: Option<&str>) -> BTreeSet<String> {
 /// # Errors
 /// Audio that cannot be read; the disk's.
 pub fn write(rows: &[&Row], path: &Path) -> Result<()> {
-    let columns = Columns::of(rows)?;
-    let metadata = KeyValueMetadata::from_static(columns.metadata());
-    files::write_atomic_with(path, |file| {
-        Ok(write_groups(rows, &columns, metadata, file)?)
-    })
+    let columns = Columns::of(rows);
+    files::write_atomic_with(path, |file| Ok(write_groups(rows, &columns, file)?))
 }
 
-fn write_groups(
-    rows: &[&Row],
-    columns: &Columns,
-    metadata: KeyValueMetadata,
-    file: &mut impl Write,
-) -> Result<()> {
+fn write_groups(rows: &[&Row], columns: &Columns, file: &mut impl Write) -> Result<()> {
     let failed = |e: polars::prelude::PolarsError| {
         Error::resource(format!("cannot write: {e}")).caused_by(e)
     };
     let mut writer = None;
-    let mut sink = Some(ParquetWriter::new(file).with_key_value_metadata(Some(metadata)));
+    let mut sink = Some(ParquetWriter::new(file));
     let mut start = 0;
     while start < rows.len() || writer.is_none() {
         let (end, group) = group(rows, start, columns)?;
@@ -230,6 +268,9 @@ fn write_groups(
                 let sink = sink
                     .take()
                     .ok_or_else(|| Error::bug("a file is begun once"))?;
+                let metadata = columns.metadata().into_iter().chain(arrow_schema(&frame));
+                let metadata = KeyValueMetadata::from_static(metadata.collect());
+                let sink = sink.with_key_value_metadata(Some(metadata));
                 writer.insert(sink.batched(frame.schema()).map_err(failed)?)
             }
         };
@@ -241,19 +282,50 @@ fn write_groups(
     Ok(())
 }
 
+/// The Arrow schema of a file under the key that Arrow's readers look for.
+///
+/// polars would name its own view types there. Many readers do not know these, and `datasets` would not apply the features of the metadata.
+fn arrow_schema(frame: &DataFrame) -> Option<(String, String)> {
+    let schema: ArrowSchema = frame
+        .schema()
+        .iter()
+        .map(|(name, of)| Field::new(name.clone(), of.clone()))
+        .map(|field| plain_field(&field.to_arrow(CompatLevel::newest())))
+        .collect();
+    let found = schema_to_metadata_key(&schema);
+    Some((found.key, found.value?))
+}
+
+/// A field with the types that pyarrow gives to Python's texts, bytes and lists.
+fn plain_field(field: &ArrowField) -> ArrowField {
+    let dtype = match &field.dtype {
+        ArrowDataType::Utf8View => ArrowDataType::Utf8,
+        ArrowDataType::BinaryView => ArrowDataType::Binary,
+        ArrowDataType::LargeList(item) => ArrowDataType::List(Box::new(plain_field(item))),
+        ArrowDataType::Struct(fields) => {
+            ArrowDataType::Struct(fields.iter().map(plain_field).collect())
+        }
+        other => other.clone(),
+    };
+    ArrowField::new(field.name.clone(), dtype, field.is_nullable)
+}
+
 /// The rows from `start` that make one row group, and the row after the last of them.
 fn group(
     rows: &[&Row],
     start: usize,
     columns: &Columns,
 ) -> Result<(usize, PolarsResult<DataFrame>)> {
-    let mut values: Vec<Map<String, Value>> = Vec::new();
     let mut audio: Vec<Vec<std::sync::Arc<[u8]>>> = Vec::new();
     let mut end = start;
     let mut num_bytes = 0;
-    while end < rows.len() && end - start < GROUP_ROWS && num_bytes < GROUP_BYTES {
+    let has_audio = |(_, kind): &(String, Kind)| matches!(kind, Kind::Audio | Kind::Audios);
+    let most_rows = match columns.kinds.iter().any(has_audio) {
+        true => GROUP_ROWS,
+        false => TEXT_GROUP_ROWS,
+    };
+    while end < rows.len() && end - start < most_rows && num_bytes < GROUP_BYTES {
         let row = rows[end];
-        values.push(fields_of(row)?);
         let clips: Result<Vec<_>> = row.clips.iter().map(|clip| clip.source.bytes()).collect();
         let clips = clips?;
         num_bytes += clips.iter().map(|bytes| bytes.len()).sum::<usize>();
@@ -261,10 +333,12 @@ fn group(
         end += 1;
     }
     let rows = &rows[start..end];
+    let values = rows.par_iter().map(|row| fields_of(row));
+    let values: Vec<Map<String, Value>> = values.collect::<Result<_>>()?;
     let frame = || {
         let series: PolarsResult<Vec<Column>> = columns
             .kinds
-            .iter()
+            .par_iter()
             .map(|(name, kind)| {
                 Ok(column(name, *kind, rows, &values, &audio, &columns.clip_fields)?.into())
             })

@@ -27,6 +27,7 @@ use crate::formats::table;
 use crate::formats::tar::Shard;
 use crate::formats::webdataset;
 use crate::formats::without_column;
+use crate::notes::Note;
 use crate::parquet;
 use crate::row::RawRow;
 use crate::shards;
@@ -88,7 +89,7 @@ impl Source {
     ///
     /// # Errors
     /// A file that cannot be read, or that is no manifest; the first error of `sink`, which ends the reading.
-    pub fn stream(&self, sink: Sink<'_>) -> Result<Vec<String>> {
+    pub fn stream(&self, sink: Sink<'_>) -> Result<Vec<Note>> {
         let collector = RefCell::new(Collector::streaming(&self.path, sink));
         self.read_into(&collector)?;
         collector.borrow_mut().check()?;
@@ -330,9 +331,10 @@ impl Rows<'_, '_> {
             Form::Tar => {
                 // A tar file inside a gzip archive has no ranges of bytes to address.
                 drop(lines.into_file().map_err(|e| {
-                    e.hint(
-                        "unpack the archive first, to one uncompressed tar file: `gunzip -k FILE`",
-                    )
+                    e.hint(format!(
+                        "unpack the archive first, to one uncompressed tar file: `gunzip -k {}`",
+                        path.display()
+                    ))
                 })?);
                 let shard = Shard::open(path)?;
                 webdataset::read(&shard, is_sharded, &mut |line, row| self.add(line, row))
@@ -417,7 +419,7 @@ impl Rows<'_, '_> {
             if let Some(folder) = &meaning.audio_folder {
                 collector.set_audio_folder(folder);
             }
-            if let Some(note) = &meaning.note {
+            for note in &meaning.notes {
                 collector.note(note.clone());
             }
             self.meaning = Some(meaning);
@@ -448,10 +450,7 @@ impl Rows<'_, '_> {
             .into_iter()
             .map(|(name, dtype)| format!("`{name}` ({dtype})"))
             .collect();
-        self.collector.borrow_mut().note(format!(
-            "{}: columns of these types are not read: {}",
-            self.part.path().display(),
-            named.join(", ")
-        ));
+        let text = format!("columns of these types are not read: {}", named.join(", "));
+        self.collector.borrow_mut().note(text);
     }
 }

@@ -4,6 +4,7 @@ use std::path::Path;
 
 use serde_json::Value;
 
+use crate::Note;
 use crate::Row;
 use crate::arabic;
 use crate::arabic::Rules;
@@ -42,7 +43,7 @@ pub struct Counts {
     /// Rows whose transcript changed.
     pub changed: u64,
     /// What the user should know of the manifests.
-    pub notes: Vec<String>,
+    pub notes: Vec<Note>,
 }
 
 impl Respelling {
@@ -65,7 +66,9 @@ impl Respelling {
                 counts.changed += u64::from(row.text != before);
                 draft.append(&copied_row(&row, folder)?)
             })?;
-            counts.notes.extend(notes);
+            for note in notes {
+                note.add_to(&mut counts.notes);
+            }
         }
         draft.commit()?;
         Ok(counts)

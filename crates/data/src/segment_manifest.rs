@@ -4,6 +4,7 @@ use std::path::Path;
 
 use rayon::prelude::*;
 
+use crate::Note;
 use crate::Row;
 use crate::copied::copied_row;
 use crate::copied::folder_of;
@@ -31,7 +32,7 @@ pub struct Counts {
     /// Rows with no clip or several, which stay as they are.
     pub untouched: u64,
     /// What the user should know of the manifest.
-    pub notes: Vec<String>,
+    pub notes: Vec<Note>,
 }
 
 /// Writes a manifest of the stretches of speech.
@@ -72,11 +73,13 @@ pub fn segment_manifests(
             }
             Ok(())
         })?;
-        notes.extend(found);
+        for note in found {
+            note.add_to(&mut notes);
+        }
         stop.check_unwritten()?;
         writing.flush()?;
         watcher.rows(writing.counts.read);
-        watcher.end(&[]);
+        watcher.end(Vec::new());
     }
     writing.draft.commit()?;
     Ok(Counts {

@@ -216,8 +216,7 @@ impl Splitter {
                 Amounts::Hours { dev, test } => {
                     if (dev + test) * 3600.0 >= total_s {
                         let found = format!("{:.2} hours of audio", total_s / 3600.0);
-                        return Err(Error::input(found)
-                            .hint("ask for fewer hours of dev and test; rows need a `duration`"));
+                        return Err(Error::input(found).hint("ask for fewer hours of dev and test"));
                     }
                     self.by_seconds(
                         groups,

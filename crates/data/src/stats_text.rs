@@ -4,25 +4,35 @@ use crate::arabic;
 use crate::describe::Count;
 use crate::describe::Distribution;
 use crate::describe::Stats;
+use maqam_base::text_table::NOTHING;
+use maqam_base::text_table::counted;
 
 /// Values of a field that the text shows.
 const MOST_SHOWN: usize = 12;
 
 /// Totals, then values, then lengths.
 pub fn text(stats: &Stats) -> String {
+    let is_unknown = stats.rows_without_length > 0 && stats.hours == 0.0;
+    let hours = match is_unknown {
+        true => "unknown hours".to_owned(),
+        false => format!("{:.2} hours", stats.hours),
+    };
     let mut text = format!(
-        "{} rows, {} clips, {:.2} hours, {} speakers, {} groups\n",
-        stats.rows, stats.clips, stats.hours, stats.speakers, stats.groups
+        "{}, {}, {hours}, {}, {}\n",
+        counted(stats.rows, "row"),
+        counted(stats.clips, "clip"),
+        counted(stats.speakers, "speaker"),
+        counted(stats.groups, "group")
     );
     for (number, what) in [
-        (stats.rows_without_audio, "rows without audio"),
+        (stats.rows_without_audio, "without audio"),
         (
             stats.rows_without_length,
-            "rows whose audio has no stated length: `maqam data check` reads headers",
+            "without a stated length (`duration`): the hours leave them out",
         ),
     ] {
         if number > 0 {
-            text += &format!("{number} {what}\n");
+            text += &format!("{} {what}\n", counted(number, "row"));
         }
     }
     for (name, counts) in [
@@ -32,7 +42,7 @@ pub fn text(stats: &Stats) -> String {
         ("label", &stats.labels),
         (arabic::FIELD, &stats.normalisations),
     ] {
-        text += &values(name, counts);
+        text += &values(name, counts, is_unknown);
     }
     text += &format!(
         "\n{:<24}{:>10}{:>10}{:>10}{:>10}{:>10}{:>10}\n",
@@ -74,17 +84,18 @@ pub fn text(stats: &Stats) -> String {
     text
 }
 
-fn values(name: &str, counts: &[(String, Count)]) -> String {
+/// Rows and hours by value; `is_unknown` says that no hours are known.
+fn values(name: &str, counts: &[(String, Count)], is_unknown: bool) -> String {
     if counts.is_empty() {
         return String::new();
     }
     let mut text = format!("\n{name:<24}{:>10}{:>10}\n", "rows", "hours");
     for (value, count) in counts.iter().take(MOST_SHOWN) {
-        text += &format!(
-            "  {value:<22}{:>10}{:>10.2}\n",
-            count.rows,
-            count.seconds / 3600.0
-        );
+        let hours = match is_unknown {
+            true => NOTHING.to_owned(),
+            false => format!("{:.2}", count.seconds / 3600.0),
+        };
+        text += &format!("  {value:<22}{:>10}{hours:>10}\n", count.rows);
     }
     if counts.len() > MOST_SHOWN {
         text += &format!("  and {} more\n", counts.len() - MOST_SHOWN);

@@ -19,6 +19,7 @@ use crate::error::Result;
 use crate::files;
 use crate::stop::Stop;
 use crate::task::Tasks;
+use crate::text_table::counted;
 
 /// File that keeps what was found in audio.
 const STATE: &str = "runs/.check/audio.jsonl";
@@ -88,21 +89,26 @@ pub fn run(arguments: &Arguments, stop: &Stop) -> Result<()> {
     let mut screen = AllManifests::new(&manifests.paths);
     let json = arguments.json.as_deref();
     let checked = check::run::run(&manifests, settings, &known, json, stop, &mut screen);
-    screen.clear();
+    screen.finish();
     let checked = checked?;
     show(&checked)?;
 
     if let Some(out) = &arguments.out {
         let num_kept = check::run::write_kept(&manifests, out, &checked.findings, stop)?;
         return print::line(format_args!(
-            "{num_kept} rows without errors in {}",
+            "{} without errors in {}",
+            counted(num_kept, "row"),
             out.display()
         ));
     }
     match checked.findings.count(Severity::Error) {
         0 => Ok(()),
         errors => {
-            let error = Error::input(format!("{errors} errors in {} rows", checked.num_rows));
+            let error = Error::input(format!(
+                "{} in {}",
+                counted(errors as u64, "error"),
+                counted(checked.num_rows, "row")
+            ));
             Err(error.hint("correct these rows, or leave them out: --fix drop --out FILE"))
         }
     }
@@ -111,10 +117,10 @@ pub fn run(arguments: &Arguments, stop: &Stop) -> Result<()> {
 fn show(checked: &Checked) -> Result<()> {
     print::result(checked.findings.table())?;
     print::line(format_args!(
-        "{} rows: {} errors, {} warnings",
-        checked.num_rows,
-        checked.findings.count(Severity::Error),
-        checked.findings.count(Severity::Warning)
+        "{}: {}, {}",
+        counted(checked.num_rows, "row"),
+        counted(checked.findings.count(Severity::Error) as u64, "error"),
+        counted(checked.findings.count(Severity::Warning) as u64, "warning")
     ))
 }
 

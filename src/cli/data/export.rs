@@ -12,6 +12,7 @@ use crate::data::Export;
 use crate::data::Format;
 use crate::error::Result;
 use crate::task::Tasks;
+use crate::text_table::counted;
 
 #[derive(Args)]
 pub struct Arguments {
@@ -75,8 +76,8 @@ pub fn run(arguments: &Arguments) -> Result<()> {
         print::message(format_args!("note: {note}"));
     }
     print::line(format_args!(
-        "{} rows in {}",
-        manifest.rows.len(),
+        "{} in {}",
+        counted(manifest.rows.len() as u64, "row"),
         arguments.out.display()
     ))
 }

@@ -10,6 +10,7 @@ use crate::data::write_manifest;
 use crate::error::Error;
 use crate::error::Result;
 use crate::files;
+use crate::text_table::counted;
 
 #[derive(Args)]
 pub struct Arguments {
@@ -30,7 +31,11 @@ pub fn run(arguments: &Arguments) -> Result<()> {
         let manifest = arguments.about.read(source)?;
         rows.extend(manifest.rows);
     }
-    let mut ids: Vec<&str> = rows.iter().map(|row| &*row.id).collect();
+    let mut ids: Vec<&str> = match arguments.sources.len() {
+        // The ids of one source are unique.
+        1 => Vec::new(),
+        _ => rows.iter().map(|row| &*row.id).collect(),
+    };
     ids.sort_unstable();
     if let Some(pair) = ids.windows(2).find(|pair| pair[0] == pair[1]) {
         return Err(
@@ -41,8 +46,8 @@ pub fn run(arguments: &Arguments) -> Result<()> {
     }
     write_manifest(&rows, &arguments.out)?;
     print::line(format_args!(
-        "{} rows in {}",
-        rows.len(),
+        "{} in {}",
+        counted(rows.len() as u64, "row"),
         arguments.out.display()
     ))
 }

@@ -6,6 +6,7 @@ use clap::Args;
 use clap::ValueEnum;
 
 use crate::cli::arguments::manifests::SourceArguments;
+use crate::cli::data::rows::tell;
 use crate::cli::print;
 use crate::data::arabic::Rules;
 use crate::data::respell::Direction;
@@ -14,6 +15,7 @@ use crate::error::Error;
 use crate::error::Result;
 use crate::files;
 use crate::stop::Stop;
+use crate::text_table::counted;
 
 #[derive(Args)]
 pub struct Arguments {
@@ -56,13 +58,11 @@ pub fn run(arguments: &Arguments, stop: &Stop) -> Result<()> {
     let manifests = arguments.source.manifests(manifests)?;
 
     let counts = respelling.write(&manifests, &arguments.out, stop)?;
-    for note in counts.notes {
-        print::message(format_args!("note: {note}"));
-    }
+    tell(&counts.notes);
     print::line(format_args!(
-        "{} rows in {}, {} transcripts changed",
-        counts.rows,
+        "{} in {}, {} changed",
+        counted(counts.rows, "row"),
         arguments.out.display(),
-        counts.changed
+        counted(counts.changed, "transcript")
     ))
 }

@@ -5,47 +5,77 @@ use std::path::PathBuf;
 
 use crate::cli::print;
 use crate::cli::progress::Progress;
+use crate::data::Note;
 use crate::data::manifests::Watcher;
 use crate::data::manifests::num_rows;
 
-/// A bar for each manifest.
+/// A bar for each manifest, and one set of notes for all.
 #[derive(Default)]
-pub struct EachManifest(Option<Progress>);
+pub struct EachManifest {
+    bar: Option<Progress>,
+    notes: Vec<Note>,
+}
+
+impl EachManifest {
+    /// Prints the notes.
+    pub fn finish(self) {
+        tell(&self.notes);
+    }
+}
+
+/// Prints notes.
+pub fn tell(notes: &[Note]) {
+    for note in notes {
+        print::message(format_args!("note: {note}"));
+    }
+}
+
+/// Adds notes on a manifest to those on others.
+fn add(more: Vec<Note>, notes: &mut Vec<Note>) {
+    for note in more {
+        note.add_to(notes);
+    }
+}
 
 impl Watcher for EachManifest {
     fn begin(&mut self, manifest: &Path) {
         let total = num_rows(&[manifest.to_owned()]);
-        self.0 = Some(Progress::new("rows", 0, total));
+        self.bar = Some(Progress::new("rows", 0, total));
     }
 
     fn rows(&mut self, done: u64) {
-        if let Some(progress) = &mut self.0 {
+        if let Some(progress) = &mut self.bar {
             progress.update(done, "");
         }
     }
 
-    fn end(&mut self, notes: &[String]) {
-        if let Some(progress) = self.0.take() {
+    fn end(&mut self, notes: Vec<Note>) {
+        if let Some(progress) = self.bar.take() {
             progress.clear();
         }
-        for note in notes {
-            print::message(format_args!("note: {note}"));
-        }
+        add(notes, &mut self.notes);
     }
 }
 
-/// One bar for all manifests.
-pub struct AllManifests(Progress);
+/// One bar and one set of notes for all manifests.
+pub struct AllManifests {
+    bar: Progress,
+    notes: Vec<Note>,
+}
 
 impl AllManifests {
     /// A bar for these manifests.
     pub fn new(manifests: &[PathBuf]) -> Self {
-        Self(Progress::new("rows", 0, num_rows(manifests)))
+        Self {
+            bar: Progress::new("rows", 0, num_rows(manifests)),
+            notes: Vec::new(),
+        }
     }
 
-    /// Takes the bar off the terminal.
-    pub fn clear(&self) {
-        self.0.clear();
+    /// Takes the bar off the terminal and prints the notes.
+    pub fn finish(self) {
+        self.bar.clear();
+        tell(&self.notes);
     }
 }
 
@@ -53,12 +83,10 @@ impl Watcher for AllManifests {
     fn begin(&mut self, _: &Path) {}
 
     fn rows(&mut self, done: u64) {
-        self.0.update(done, "");
+        self.bar.update(done, "");
     }
 
-    fn end(&mut self, notes: &[String]) {
-        for note in notes {
-            self.0.line(&format!("note: {note}"));
-        }
+    fn end(&mut self, notes: Vec<Note>) {
+        add(notes, &mut self.notes);
     }
 }

@@ -7,12 +7,14 @@ use clap::Args;
 use crate::audio::vad::Speech;
 use crate::cli::arguments::manifests::SourceArguments;
 use crate::cli::data::rows::EachManifest;
+use crate::cli::data::rows::tell;
 use crate::cli::print;
 use crate::data::segment_manifest::segment_manifests;
 use crate::error::Error;
 use crate::error::Result;
 use crate::files;
 use crate::stop::Stop;
+use crate::text_table::counted;
 
 #[derive(Args)]
 pub struct Arguments {
@@ -52,24 +54,22 @@ pub fn run(arguments: &Arguments, stop: &Stop) -> Result<()> {
     let mut screen = EachManifest::default();
     let out = &arguments.out;
     let counts = segment_manifests(&manifests, &speech, arguments.trim, out, stop, &mut screen)?;
-    for note in counts.notes {
-        print::message(format_args!("note: {note}"));
-    }
+    tell(&counts.notes);
     if counts.without_speech > 0 {
         print::message(format_args!(
-            "note: {} rows have no speech and are left out",
-            counts.without_speech
+            "note: left out for want of speech: {}",
+            counted(counts.without_speech, "row")
         ));
     }
     if counts.untouched > 0 {
         print::message(format_args!(
-            "note: {} rows have no clip or several, and stay as they are",
-            counts.untouched
+            "note: left unchanged, because they have no clip or several: {}",
+            counted(counts.untouched, "row")
         ));
     }
     print::line(format_args!(
-        "{} rows from {} in {}",
-        counts.written,
+        "{} from {} in {}",
+        counted(counts.written, "row"),
         counts.read,
         out.display()
     ))

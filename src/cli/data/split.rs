@@ -1,5 +1,6 @@
 //! `maqam data split`.
 
+use std::path::Path;
 use std::path::PathBuf;
 
 use clap::Args;
@@ -8,12 +9,16 @@ use crate::cli::arguments::manifests::SourceArguments;
 use crate::cli::data::rows::EachManifest;
 use crate::cli::print;
 use crate::data::divide::Division;
+use crate::data::divide::Groups;
 use crate::data::divide::Totals;
+use crate::data::headers;
+use crate::data::headers::Headers;
 use crate::data::split::Amounts;
 use crate::data::split::Assignment;
 use crate::data::split::Part;
 use crate::error::Result;
 use crate::stop::Stop;
+use crate::text_table::counted;
 
 #[derive(Args)]
 pub struct Arguments {
@@ -40,7 +45,8 @@ pub struct Arguments {
     /// Share of the groups that goes to test.
     #[arg(long, value_name = "SHARE", default_value_t = 0.1)]
     test: f64,
-    /// Hours of audio of dev and test, instead of shares: 1.5 for each, or 1.5,3 for dev and test.
+    /// Hours of audio of dev and test, instead of shares: 1.5 for each, or 1.5,3 for dev and test. Lengths that rows do not state are
+    /// read from headers.
     #[arg(long, value_delimiter = ',', value_name = "HOURS", num_args = 1..=2, conflicts_with_all = ["dev", "test"])]
     hours: Vec<f64>,
     /// Fields of which dev and test should have every combination.
@@ -59,13 +65,16 @@ pub fn run(arguments: &Arguments, stop: &Stop) -> Result<()> {
         by: arguments.by.clone(),
         stratify: arguments.stratify.clone(),
         out: arguments.out.clone(),
+        headers: (!arguments.hours.is_empty()).then(|| Headers::open(Path::new(headers::FOLDER))),
     };
 
     let mut screen = EachManifest::default();
     let (splitter, groups) = division.groups(arguments.seed, stop, &mut screen)?;
-    let num_rows = groups.num_rows();
     let assignment = splitter.assign(amounts)?;
-    if let Some(note) = arguments.note(groups.num_alone, num_rows) {
+    for note in [arguments.alone(&groups), unknown(&groups)]
+        .into_iter()
+        .flatten()
+    {
         print::message(format_args!("note: {note}"));
     }
     arguments.tell_parts(&assignment);
@@ -75,12 +84,15 @@ pub fn run(arguments: &Arguments, stop: &Stop) -> Result<()> {
 
 fn show(division: &Division, assignment: &Assignment, totals: &Totals) -> Result<()> {
     for (i, part) in Part::ALL.into_iter().enumerate() {
+        let hours = match totals.unknown[i] > 0 && totals.seconds[i] == 0.0 {
+            true => "unknown".to_owned(),
+            false => format!("{:.2}", totals.seconds[i] / 3600.0),
+        };
         print::line(format_args!(
-            "{:<6}{:>10} rows {:>9.2} hours {:>9} groups  {}",
+            "{:<6}{:>15} {hours:>9} hours {:>16}  {}",
             part.name(),
-            totals.rows[i],
-            totals.seconds[i] / 3600.0,
-            assignment.num_groups[i],
+            counted(totals.rows[i], "row"),
+            counted(assignment.num_groups[i] as u64, "group"),
             division.path(part).display()
         ))?;
     }
@@ -92,7 +104,7 @@ impl Arguments {
     fn tell_parts(&self, assignment: &Assignment) {
         if assignment.num_chosen > 0 {
             print::message(format_args!(
-                "note: {} groups were chosen for dev or test, which had none of their kind; added rows may move them",
+                "note: groups chosen for dev or test, which had none of their kind: {}; added rows may move them",
                 assignment.num_chosen
             ));
         }
@@ -135,16 +147,35 @@ impl Arguments {
     }
 
     /// A note on rows without a group.
-    fn note(&self, num_alone: u64, num_rows: u64) -> Option<String> {
-        (num_alone > 0).then(|| {
-            format!(
-                "{num_alone} of {num_rows} rows have no {}; each of them is a group of its own",
-                self.by
-                    .iter()
-                    .map(|name| format!("`{name}`"))
-                    .collect::<Vec<_>>()
-                    .join(" or ")
-            )
-        })
+    fn alone(&self, groups: &Groups) -> Option<String> {
+        if groups.num_alone == 0 {
+            return None;
+        }
+        let by: Vec<String> = self.by.iter().map(|name| format!("`{name}`")).collect();
+        let mut note = format!(
+            "no {} in {} of {}; each of them is a group of its own",
+            by.join(" or "),
+            groups.num_alone,
+            counted(groups.num_rows(), "row"),
+        );
+        let most = groups.likely.iter().max_by_key(|(_, number)| **number);
+        if let Some((column, number)) = most {
+            note += &format!(
+                ". `{column}` of {} looks like the speaker: add `--columns speaker={column}`",
+                counted(*number, "row")
+            );
+        }
+        Some(note)
     }
+}
+
+/// A note on audio of unknown length.
+fn unknown(groups: &Groups) -> Option<String> {
+    (groups.num_unknown > 0).then(|| {
+        format!(
+            "no length in {} of {}: the hours below leave them out, `--hours` reads headers",
+            groups.num_unknown,
+            counted(groups.num_rows(), "row")
+        )
+    })
 }

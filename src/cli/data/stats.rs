@@ -46,7 +46,9 @@ pub fn run(arguments: &Arguments, stop: &Stop) -> Result<()> {
     let manifests = arguments.source.manifests(&arguments.manifests)?;
 
     let mut screen = EachManifest::default();
-    let (description, num_bad) = describe(&manifests, counter.as_ref(), stop, &mut screen)?;
+    let described = describe(&manifests, counter.as_ref(), stop, &mut screen);
+    screen.finish();
+    let (description, num_bad) = described?;
     let stats = description.finish();
     if stats.rows == 0 {
         return Err(Error::input("no row can be read").hint("`maqam data check` says why"));

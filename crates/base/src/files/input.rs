@@ -222,9 +222,14 @@ impl Lines {
     pub fn into_file(self) -> Result<File> {
         match self.reader {
             Text::Plain(reader) => reader.into_inner().into_file(),
-            Text::Packed(_) => Err(Error::input("is a gzip archive")
-                .at_path(&self.path)
-                .hint("unpack it first: `gunzip -k FILE`")),
+            Text::Packed(_) => {
+                Err(Error::input("is a gzip archive")
+                    .at_path(&self.path)
+                    .hint(format!(
+                        "unpack it first: `gunzip -k {}`",
+                        self.path.display()
+                    )))
+            }
         }
     }
 

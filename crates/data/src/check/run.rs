@@ -89,7 +89,7 @@ fn read(
             }
             Ok(())
         })?;
-        watcher.end(&notes);
+        watcher.end(notes);
     }
     check.rows(&chunk, &mut |finding| findings.add(finding))?;
     watcher.rows(check.num_rows());

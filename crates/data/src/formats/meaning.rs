@@ -53,8 +53,8 @@ pub struct Meaning {
     likely_text: Option<&'static str>,
     /// Folder where relative audio paths start.
     pub audio_folder: Option<PathBuf>,
-    /// Note for the user.
-    pub note: Option<String>,
+    /// Notes for the user.
+    pub notes: Vec<String>,
 }
 
 enum Kind {
@@ -77,7 +77,7 @@ impl Meaning {
         let mut meaning = Self {
             audio_folder: None,
             likely_text: None,
-            note: None,
+            notes: Vec::new(),
             kind,
         };
         if let Kind::Mapped(mapping) = &meaning.kind
@@ -97,24 +97,29 @@ impl Meaning {
         let mappings = Mappings::get()?;
         if has_audio && !has_content {
             meaning.likely_text = mappings.likely("text", &row.fields);
-            meaning.note = meaning.likely_text.map(|column| {
+            meaning.notes.extend(meaning.likely_text.map(|column| {
                 format!(
-                    "{}: `{column}` is read as `text`; say `columns: {{text: {column}}}` or another column",
-                    file.display()
+                    "`{column}` is read as `text`; say `columns: {{text: {column}}}` or another column"
                 )
-            });
+            }));
         }
         if !has_audio && !has_any(&row.fields, &CONVERSATIONS) {
             let error = unnamed(&row.fields, mappings, has_content, form);
             let is_table = matches!(form, Form::Table(_) | Form::Parquet | Form::Arrow);
-            match error.map(|error| error.at_path(file)) {
+            match error {
                 // maqam's own rows may have only texts, and a field that resembles audio.
-                Some(error) if has_content && !is_table => {
-                    meaning.note = Some(error.one_line());
-                }
-                Some(error) => return Err(error),
+                Some(error) if has_content && !is_table => meaning.notes.push(error.one_line()),
+                Some(error) => return Err(error.at_path(file)),
                 None => {}
             }
+        }
+        if has_audio && !has_any(&row.fields, &["speaker"]) {
+            let column = mappings.likely("speaker", &row.fields);
+            meaning.notes.extend(column.map(|column| {
+                format!(
+                    "`{column}` looks like the speaker; say `columns: {{speaker: {column}}}`, or `--columns speaker={column}` to a command, so that parts and intervals go by speakers"
+                )
+            }));
         }
         Ok(meaning)
     }
@@ -229,11 +234,15 @@ fn unnamed(
             .into_iter()
             .find_map(|field| Some((field, mappings.likely(field, fields)?))),
     };
-    let pairs: Vec<String> = audio
+    let mut pairs: Vec<String> = audio
         .map(|column| format!("audio: {column}"))
         .into_iter()
         .chain(text.map(|(field, column)| format!("{field}: {column}")))
         .collect();
+    if !pairs.is_empty() && !has_any(fields, &["speaker"]) {
+        let speaker = mappings.likely("speaker", fields);
+        pairs.extend(speaker.map(|column| format!("speaker: {column}")));
+    }
     let is_table = matches!(form, Form::Table(_) | Form::Parquet | Form::Arrow);
     if pairs.is_empty() && (has_content || !is_table) {
         return None;

@@ -394,7 +394,7 @@ fn write_index(members: &[Member], stamp: Stamp) -> Vec<u8> {
     out
 }
 
-/// The members of an index; none if it is missing, damaged, or of another shard.
+/// The members of an index; none if it is missing, damaged, or of another shard. Every member lies inside the shard.
 fn read_index(path: &Path, stamp: Stamp) -> Option<Vec<Member>> {
     let bytes = std::fs::read(path).ok()?;
     let (body, hash) = bytes.split_at_checked(bytes.len().checked_sub(32)?)?;
@@ -420,6 +420,7 @@ fn read_index(path: &Path, stamp: Stamp) -> Option<Vec<Member>> {
     for _ in 0..count {
         let start = u64_of(take(8)?)?;
         let len = u64_of(take(8)?)?;
+        start.checked_add(len).filter(|end| *end <= stamp.len)?;
         let name_len = u32::from_le_bytes(take(4)?.try_into().ok()?);
         let text_len = u32::from_le_bytes(take(4)?.try_into().ok()?);
         let name = std::str::from_utf8(take(name_len as usize)?).ok()?;
@@ -551,6 +552,21 @@ mod tests {
         }
         let texts: Vec<Option<&str>> = scanned.iter().map(|m| m.text.as_deref()).collect();
         assert_eq!(texts, [None, Some("نعم"), Some("{}"), None]);
+    }
+
+    #[test]
+    fn an_index_with_members_outside_is_ignored() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = shard(dir.path(), &[("1.wav", &[7; 700]), ("2.wav", &[8; 700])]);
+        let scanned = scan(&path).unwrap();
+        let index = dir.path().join("a.tar.maqam-index");
+        for (start, len) in [(0, 1 << 20), (u64::MAX, 2), (u64::MAX, u64::MAX)] {
+            let mut members = scanned.clone();
+            members[0].start = start;
+            members[0].len = len;
+            std::fs::write(&index, write_index(&members, Stamp::of(&path).unwrap())).unwrap();
+            assert_eq!(Shard::open(&path).unwrap().members, scanned);
+        }
     }
 
     #[test]

@@ -4,6 +4,10 @@ use std::collections::BTreeMap;
 use std::path::Path;
 use std::path::PathBuf;
 
+use polars::prelude::ArrowDataType;
+use polars::prelude::ArrowField;
+use polars::prelude::ArrowSchema;
+use polars_parquet::write::schema_to_metadata_key;
 use serde_json::Value;
 
 use crate::AudioSource;
@@ -360,6 +364,104 @@ fn nothing_is_lost_on_the_way_out_and_back() {
             }
         }
     }
+}
+
+/// `datasets` applies the features of the metadata only if the Arrow types are those that pyarrow gives to Python's values.
+#[test]
+fn exported_columns_have_pythons_arrow_types() {
+    let dir = tempfile::tempdir().unwrap();
+    let path = dir.path().join("out.parquet");
+    let rows = [
+        serde_json::json!({"id": "1", "audio": folder().join("audio/a.wav"), "text": "x", "tags": ["p"], "n": 1}),
+    ];
+    let manifest = dir.path().join("m.jsonl");
+    std::fs::write(&manifest, rows[0].to_string()).unwrap();
+    write_manifest(&read(&Source::new(&manifest)).rows, &path).unwrap();
+
+    let field = |name: &str, of| ArrowField::new(name.into(), of, true);
+    let texts = ArrowDataType::List(Box::new(field("item", ArrowDataType::Utf8)));
+    let audio = ArrowDataType::Struct(vec![
+        field("bytes", ArrowDataType::Binary),
+        field("path", ArrowDataType::Utf8),
+    ]);
+    let expected: ArrowSchema = [
+        field("id", ArrowDataType::Utf8),
+        field("audio", audio),
+        field("text", ArrowDataType::Utf8),
+        field("tags", texts),
+        field("n", ArrowDataType::Int64),
+    ]
+    .into_iter()
+    .collect();
+    let expected = schema_to_metadata_key(&expected).value.unwrap();
+    let bytes = std::fs::read(&path).unwrap();
+    let is_there = bytes
+        .windows(expected.len())
+        .any(|part| part == expected.as_bytes());
+    assert!(is_there, "another Arrow schema");
+}
+
+/// A folder of three tables with these columns and one row each.
+fn tables(dir: &Path, columns: &str) -> PathBuf {
+    let audio = folder().join("audio/a.wav");
+    for i in 0..3 {
+        let text = format!("{columns}\n{},words,x\n", audio.display());
+        std::fs::write(dir.join(format!("{i}.csv")), text).unwrap();
+    }
+    dir.to_owned()
+}
+
+#[test]
+fn notes_of_shards_are_one_with_their_number() {
+    let dir = tempfile::tempdir().unwrap();
+    let notes = read(&Source::new(tables(dir.path(), "audio,sentence,n"))).notes;
+    assert_eq!(notes.len(), 1, "{notes:?}");
+    assert!(
+        notes[0].contains("0.csv: `sentence` is read as `text`"),
+        "{}",
+        notes[0]
+    );
+    assert!(notes[0].ends_with(" (in 3 files)"), "{}", notes[0]);
+}
+
+#[test]
+fn likely_speakers_are_proposed() {
+    for column in ["speaker_id", "client_id", "spk"] {
+        let dir = tempfile::tempdir().unwrap();
+        let source = Source::new(tables(dir.path(), &format!("audio,text,{column}")));
+        let read = read(&source);
+        assert_eq!(read.rows[0].speaker, None);
+        let proposal =
+            format!("`{column}` looks like the speaker; say `columns: {{speaker: {column}}}`");
+        assert!(read.notes[0].contains(&proposal), "{:?}", read.notes);
+
+        let dir = tempfile::tempdir().unwrap();
+        let source = Source::new(tables(dir.path(), &format!("path,sentence,{column}")));
+        if column == "client_id" {
+            // These are the columns of Common Voice.
+            continue;
+        }
+        let error = source.read(OnBadRow::Error).unwrap_err().to_string();
+        let hint = format!("add `columns: {{audio: path, text: sentence, speaker: {column}}}`");
+        assert!(error.contains(&hint), "{error}");
+    }
+    let dir = tempfile::tempdir().unwrap();
+    let source = Source::new(tables(dir.path(), "audio,text,speaker"));
+    assert!(read(&source).notes.is_empty());
+}
+
+#[test]
+fn a_compressed_tar_file_gets_its_own_command() {
+    let dir = tempfile::tempdir().unwrap();
+    let path = dir.path().join("a.tar.gz");
+    let tar = std::fs::read(folder().join("webdataset/000000.tar")).unwrap();
+    let file = std::fs::File::create(&path).unwrap();
+    let mut packed = flate2::write::GzEncoder::new(file, flate2::Compression::fast());
+    std::io::Write::write_all(&mut packed, &tar).unwrap();
+    packed.finish().unwrap();
+    let error = Source::new(&path).read(OnBadRow::Error).unwrap_err();
+    let command = format!("`gunzip -k {}`", path.display());
+    assert!(error.to_string().contains(&command), "{error}");
 }
 
 #[test]
