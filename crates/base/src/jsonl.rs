@@ -300,7 +300,7 @@ mod tests {
             json::parse_slice::<serde_json::Value>(text).map(drop)
         });
         let error = error.unwrap_err().to_string();
-        assert!(error.contains("log.jsonl:3: column 4: not JSON"), "{error}");
+        assert!(error.contains("log.jsonl:3: column 3: not JSON"), "{error}");
     }
 
     #[test]
