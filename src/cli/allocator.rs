@@ -10,6 +10,9 @@ pub struct Allocator;
 /// Exit code of [`crate::error::Kind::Resource`]; the process may be past making an error.
 const EXIT_CODE: i32 = 4;
 
+/// The standard library's source of a thread's signal stack.
+const SIGNAL_STACKS: &str = "sys/pal/unix/stack_overflow.rs";
+
 // SAFETY: every call goes to the system's allocator as it came; a failed one does not return.
 unsafe impl GlobalAlloc for Allocator {
     unsafe fn alloc(&self, layout: Layout) -> *mut u8 {
@@ -31,6 +34,23 @@ unsafe impl GlobalAlloc for Allocator {
         // SAFETY: the caller's promise is passed on.
         unsafe { System.dealloc(pointer, layout) }
     }
+}
+
+/// Lets a thread that finds no memory for its signal stack end the process like a failed allocation.
+///
+/// The standard library panics there before the thread can unwind, which aborts the process.
+pub fn watch_threads() {
+    let previous = std::panic::take_hook();
+    std::panic::set_hook(Box::new(move |info| {
+        if info
+            .location()
+            .is_some_and(|at| at.file().ends_with(SIGNAL_STACKS))
+        {
+            write_error(b"error: out of memory: a thread could not begin; give the process more\n");
+            end();
+        }
+        previous(info);
+    }));
 }
 
 #[inline]
