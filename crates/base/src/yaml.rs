@@ -17,6 +17,8 @@ use yaml_serde::Value;
 use crate::error::Error;
 use crate::error::Result;
 
+mod place;
+
 /// Reads `text`, the contents of the file `path`.
 ///
 /// `metrics: wer` is read as `metrics: [wer]`, and `task: [asr]` as `task: asr`. Where a type with fields is asked for and a single value is
@@ -31,10 +33,17 @@ pub fn parse<T: DeserializeOwned>(text: &str, path: &Path) -> Result<T> {
         Ok(found) => return Ok(found),
         Err(error) => error,
     };
-    // The strict error knows its line, so it is the one to show where the lenient reading fails too.
-    let lenient =
-        yaml_serde::from_str::<Value>(text).and_then(|tree| T::deserialize(Lenient(tree)));
-    lenient.map_err(|_| describe_in(strict, path))
+    let Ok(tree) = yaml_serde::from_str::<Value>(text) else {
+        return Err(describe_in(strict, path));
+    };
+    serde_path_to_error::deserialize(Lenient(tree)).map_err(|lenient| {
+        // Where both readings fail at one fault, the strict error knows its line. It may also name a single value that the lenient
+        // reading takes for a list or for fields.
+        match strict.to_string().contains(&lenient.inner().to_string()) {
+            true => describe_in(strict, path),
+            false => place::describe(lenient, text, path),
+        }
+    })
 }
 
 /// Reads a tree of YAML that was changed after it was parsed; `place` says where it comes from.
@@ -42,8 +51,11 @@ pub fn parse<T: DeserializeOwned>(text: &str, path: &Path) -> Result<T> {
 /// # Errors
 /// As [`parse`], with `place` instead of a line.
 pub fn from_value<T: DeserializeOwned>(value: Value, place: &str) -> Result<T> {
-    yaml_serde::from_value(value.clone()).or_else(|strict| {
-        T::deserialize(Lenient(value)).map_err(|_| describe(strict, place.to_owned()))
+    yaml_serde::from_value(value.clone()).or_else(|_| {
+        serde_path_to_error::deserialize(Lenient(value)).map_err(|lenient| {
+            let what = place::with_path(&lenient);
+            explain(&what).at(place).caused_by(lenient.into_inner())
+        })
     })
 }
 
@@ -512,6 +524,30 @@ mod tests {
     }
 
     #[test]
+    fn a_fault_behind_a_short_form_has_its_own_place() {
+        for (text, expected) in [
+            ("data: a\nnmaes: b\n", "a.yaml:2:1: unknown field `nmaes`"),
+            (
+                "names: a\nseeds: [1, {weights: 2, odrer: 3}]\n",
+                "a.yaml:2:25: seeds[1]: unknown field `odrer`",
+            ),
+            (
+                "names: a\nseeds: {weights: 1, order: x}\n",
+                "a.yaml:2:21: seeds[0].order: found the text \"x\", expected a whole number",
+            ),
+            (
+                "names: a\nsteps:\n  - 1\n  - 2\n",
+                "a.yaml:2:1: steps: found a list, expected a whole number",
+            ),
+        ] {
+            let error = parse::<Lists>(text, Path::new("a.yaml"))
+                .unwrap_err()
+                .to_string();
+            assert!(error.starts_with(expected), "{text}-> {error}");
+        }
+    }
+
+    #[test]
     fn no_message_names_a_type_of_the_program() {
         for (text, expected) in [
             (
@@ -534,7 +570,7 @@ mod tests {
                 "found a list, expected a whole number, 0 or more",
             ),
             ("task: a\ntask: b", "`task` is written twice"),
-            ("- a", "found a list, expected fields with names"),
+            ("- a", "found the text \"a\", expected fields with names"),
         ] {
             let error = parse::<Lists>(text, Path::new("a.yaml"))
                 .unwrap_err()

@@ -82,10 +82,10 @@ fn write_buffered(
 fn temporary(parent: &Path) -> io::Result<tempfile::NamedTempFile> {
     clean_once(parent);
     loop {
-        let made = tempfile::Builder::new()
-            .prefix(PREFIX)
-            .rand_bytes(DRAWN)
-            .tempfile_in(parent)?;
+        let mut builder = tempfile::Builder::new();
+        builder.prefix(PREFIX).rand_bytes(DRAWN);
+        allow_others(&mut builder);
+        let made = builder.tempfile_in(parent)?;
         // A cleaner may take it for a leftover before it is claimed.
         if claim(made.as_file()) && made.path().exists() {
             return Ok(made);
@@ -94,8 +94,12 @@ fn temporary(parent: &Path) -> io::Result<tempfile::NamedTempFile> {
 }
 
 fn persist(temporary: tempfile::NamedTempFile, target: &Path) -> io::Result<()> {
-    temporary.as_file().sync_all()?;
-    set_default_permissions(temporary.as_file())?;
+    // A library may have put another file in the temporary one's place.
+    fs::set_permissions(
+        temporary.path(),
+        temporary.as_file().metadata()?.permissions(),
+    )?;
+    File::open(temporary.path())?.sync_all()?;
     temporary.persist(target).map_err(|e| e.error)?;
     sync_dir(parent_of(target))
 }
@@ -216,16 +220,15 @@ fn duplicate(_: i32) -> io::Result<File> {
     Err(io::ErrorKind::Unsupported.into())
 }
 
+/// Gives a file the mode of any other new file: what the user's mask leaves.
 #[cfg(unix)]
-fn set_default_permissions(file: &File) -> io::Result<()> {
+fn allow_others(builder: &mut tempfile::Builder<'_, '_>) {
     use std::os::unix::fs::PermissionsExt;
-    file.set_permissions(fs::Permissions::from_mode(0o644))
+    builder.permissions(fs::Permissions::from_mode(0o666));
 }
 
 #[cfg(not(unix))]
-fn set_default_permissions(_: &File) -> io::Result<()> {
-    Ok(())
-}
+fn allow_others(_: &mut tempfile::Builder<'_, '_>) {}
 
 #[cfg(test)]
 mod tests {
@@ -255,6 +258,25 @@ mod tests {
             ),
             ("new text", 1)
         );
+    }
+
+    #[cfg(unix)]
+    #[test]
+    fn every_file_has_the_mode_of_a_new_one() {
+        use std::os::unix::fs::PermissionsExt;
+
+        let dir = tempfile::tempdir().unwrap();
+        let path = |name: &str| dir.path().join(name);
+        fs::write(path("new"), b"").unwrap();
+        write_atomic(&path("whole"), b"").unwrap();
+        Draft::new(&path("draft")).unwrap().commit().unwrap();
+        let tensor = safetensors::tensor::TensorView::new(safetensors::Dtype::U8, vec![1], &[7]);
+        write_safetensors(&path("tensors"), [("a", tensor.unwrap())]).unwrap();
+
+        let mode = |name: &str| fs::metadata(path(name)).unwrap().permissions().mode();
+        for name in ["whole", "draft", "tensors"] {
+            assert_eq!(mode(name), mode("new"), "{name}");
+        }
     }
 
     #[test]

@@ -1,0 +1,189 @@
+//! The place of an error of a tree, which has forgotten its lines, in the text that the tree was read from.
+
+use std::fmt;
+use std::path::Path;
+
+use serde::de::DeserializeSeed;
+use serde::de::Deserializer;
+use serde::de::Error as _;
+use serde::de::IgnoredAny;
+use serde::de::MapAccess;
+use serde::de::SeqAccess;
+use serde::de::Visitor;
+use serde_path_to_error::Segment;
+
+use crate::error::Error;
+use crate::yaml::explain;
+use crate::yaml::unknown_name;
+
+/// The error of a tree, in front of it the file, the line and the column, as far as they are found again.
+pub fn describe(
+    error: serde_path_to_error::Error<yaml_serde::Error>,
+    text: &str,
+    path: &Path,
+) -> Error {
+    let message = error.inner().to_string();
+    let mut steps: Vec<Step<'_>> = error.path().iter().filter_map(Step::of).collect();
+    if let Some((unknown, _)) =
+        unknown_name(&message).filter(|_| message.starts_with("unknown field"))
+    {
+        // The path may end at the unknown key or at the fields around it.
+        if !matches!(steps.last(), Some(Step::Key(last)) if *last == unknown) {
+            steps.push(Step::Key(unknown));
+        }
+    }
+    let place = match found(&steps, text) {
+        Some((line, column)) => format!("{}:{line}:{column}", path.display()),
+        None => path.display().to_string(),
+    };
+    let what = with_path(&error);
+    explain(&what).at(place).caused_by(error.into_inner())
+}
+
+/// The message, in front of it the path of the key.
+pub fn with_path(error: &serde_path_to_error::Error<yaml_serde::Error>) -> String {
+    let message = error.inner();
+    let mut path = error.path().to_string();
+    if let Some((unknown, _)) = unknown_name(&message.to_string())
+        && let Some(around) = path.strip_suffix(unknown)
+    {
+        path = around.trim_end_matches('.').to_owned();
+    }
+    match path.as_str() {
+        "" | "." | "?" => message.to_string(),
+        path => format!("{path}: {message}"),
+    }
+}
+
+/// A step on the way from the root of a tree to a value.
+#[derive(Clone, Copy)]
+enum Step<'a> {
+    Key(&'a str),
+    Entry(usize),
+}
+
+impl<'a> Step<'a> {
+    fn of(segment: &'a Segment) -> Option<Self> {
+        match segment {
+            Segment::Map { key } => Some(Self::Key(key)),
+            Segment::Seq { index } => Some(Self::Entry(*index)),
+            Segment::Enum { .. } | Segment::Unknown => None,
+        }
+    }
+}
+
+/// Line and column of the value at the end of the steps, from 1; of its key if the value is in fields.
+fn found(steps: &[Step<'_>], text: &str) -> Option<(usize, usize)> {
+    let reader = yaml_serde::Deserializer::from_str(text);
+    // The way ends with an error of ours, which has the place that the parser has reached.
+    let stopped = Way { steps }.deserialize(reader).err()?;
+    let location = stopped.location()?;
+    Some((location.line(), location.column()))
+}
+
+/// Reads up to the end of the steps and fails there.
+struct Way<'a> {
+    steps: &'a [Step<'a>],
+}
+
+impl<'de> DeserializeSeed<'de> for Way<'_> {
+    type Value = ();
+
+    fn deserialize<D: Deserializer<'de>>(self, value: D) -> Result<(), D::Error> {
+        value.deserialize_any(self)
+    }
+}
+
+impl<'de> Visitor<'de> for Way<'_> {
+    type Value = ();
+
+    fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("the end of the way")
+    }
+
+    fn visit_map<A: MapAccess<'de>>(self, mut fields: A) -> Result<(), A::Error> {
+        // A single value stands for a list of one, so the way may name an entry that the text has not.
+        let steps = match self.steps {
+            [Step::Entry(_), rest @ ..] => rest,
+            steps => steps,
+        };
+        let [Step::Key(wanted), rest @ ..] = steps else {
+            return Err(A::Error::custom("here"));
+        };
+        while fields
+            .next_key_seed(Key {
+                wanted,
+                is_last: rest.is_empty(),
+            })?
+            .is_some_and(|is_wanted| !is_wanted)
+        {
+            fields.next_value::<IgnoredAny>()?;
+        }
+        fields.next_value_seed(Way { steps: rest })
+    }
+
+    fn visit_seq<A: SeqAccess<'de>>(self, mut list: A) -> Result<(), A::Error> {
+        // A list of one stands for its entry.
+        let (wanted, rest) = match self.steps {
+            [Step::Entry(wanted), rest @ ..] => (*wanted, rest),
+            steps => (0, steps),
+        };
+        for _ in 0..wanted {
+            list.next_element::<IgnoredAny>()?;
+        }
+        list.next_element_seed(Way { steps: rest }).map(drop)
+    }
+
+    fn visit_str<E: serde::de::Error>(self, _: &str) -> Result<(), E> {
+        Err(E::custom("here"))
+    }
+
+    fn visit_bool<E: serde::de::Error>(self, _: bool) -> Result<(), E> {
+        Err(E::custom("here"))
+    }
+
+    fn visit_i64<E: serde::de::Error>(self, _: i64) -> Result<(), E> {
+        Err(E::custom("here"))
+    }
+
+    fn visit_u64<E: serde::de::Error>(self, _: u64) -> Result<(), E> {
+        Err(E::custom("here"))
+    }
+
+    fn visit_f64<E: serde::de::Error>(self, _: f64) -> Result<(), E> {
+        Err(E::custom("here"))
+    }
+
+    fn visit_unit<E: serde::de::Error>(self) -> Result<(), E> {
+        Err(E::custom("here"))
+    }
+}
+
+/// A key of fields: whether it is the wanted one. Fails at the wanted one if the way ends there.
+struct Key<'a> {
+    wanted: &'a str,
+    is_last: bool,
+}
+
+impl<'de> DeserializeSeed<'de> for Key<'_> {
+    type Value = bool;
+
+    fn deserialize<D: Deserializer<'de>>(self, key: D) -> Result<bool, D::Error> {
+        key.deserialize_str(self)
+    }
+}
+
+impl Visitor<'_> for Key<'_> {
+    type Value = bool;
+
+    fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("a key")
+    }
+
+    fn visit_str<E: serde::de::Error>(self, key: &str) -> Result<bool, E> {
+        match key == self.wanted {
+            true if self.is_last => Err(E::custom("here")),
+            is_wanted => Ok(is_wanted),
+        }
+    }
+}
