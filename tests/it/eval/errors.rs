@@ -234,7 +234,7 @@ fn foreign_weights_stop_before_any_answer() {
             "hint: an adapter fits the model it was trained on",
         ],
     );
-    assert_eq!(parts(&place), [PathBuf::new(); 0]);
+    assert_eq!(parts(&place), Vec::<PathBuf>::new());
 
     let name = "thinker.model.norm.weight";
     let trained = Tensor::zeros(3, DType::F32, &Device::Cpu).unwrap();
@@ -248,5 +248,5 @@ fn foreign_weights_stop_before_any_answer() {
             "hint: the folder belongs to another model",
         ],
     );
-    assert_eq!(parts(&place), [PathBuf::new(); 0]);
+    assert_eq!(parts(&place), Vec::<PathBuf>::new());
 }
