@@ -22,7 +22,7 @@ pub use maqam_engine::batch;
 pub use maqam_records as records;
 pub use maqam_report as report;
 pub use maqam_schedule as schedule;
-pub use maqam_schedule::loss_weights as loss;
+pub use maqam_schedule::loss_weights;
 pub use maqam_stats as stats;
 pub mod machine;
 pub mod featurise;

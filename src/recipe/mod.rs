@@ -36,7 +36,7 @@ use crate::files;
 use crate::leakage;
 use crate::leakage::Allowed;
 use crate::leakage::Training as TrainingRows;
-use crate::loss;
+use crate::loss_weights;
 use crate::models::config::Config;
 use crate::nn::lora;
 use crate::nn::lora::Plan;
@@ -99,7 +99,7 @@ pub struct Recipe {
     pub augment: augment::Settings,
     /// Weights of examples in the loss.
     #[serde(default)]
-    pub loss: loss::Settings,
+    pub loss: loss_weights::Settings,
     /// Curriculum: the rows of each step.
     pub schedule: schedule::Settings,
     /// AdamW and its learning rate.

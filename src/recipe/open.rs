@@ -11,7 +11,7 @@ use crate::data::lengths::clip_lengths;
 use crate::error::Error;
 use crate::error::Result;
 use crate::featurise::Loader;
-use crate::loss;
+use crate::loss_weights;
 use crate::machine;
 use crate::machine::Available;
 use crate::machine::available;
@@ -66,7 +66,7 @@ pub struct Prepared {
     loader: Loader,
     parts: Vec<Parts>,
     plan: Plan,
-    loss: Vec<loss::Settings>,
+    loss: Vec<loss_weights::Settings>,
     fit: Option<Fit>,
 }
 
@@ -121,13 +121,13 @@ impl Recipe {
             suite.check_language(&loader)?;
         }
         let (parts, plan) = self.adapters(&config, &rows.schedule)?;
-        let loss: Vec<loss::Settings> = rows
+        let loss: Vec<loss_weights::Settings> = rows
             .schedule
             .stages()
             .iter()
             .map(|stage| stage.loss.or(&self.loss))
             .collect();
-        loss.iter().try_for_each(loss::Settings::check)?;
+        loss.iter().try_for_each(loss_weights::Settings::check)?;
         let fit = match memory(device)? {
             Some(memory) => Some(self.fit(
                 &config,

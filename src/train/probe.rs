@@ -10,8 +10,8 @@ use crate::batch::Batch;
 use crate::batch::Sequence;
 use crate::batch::micro_batches;
 use crate::error::Result;
-use crate::loss;
-use crate::loss::Normalise;
+use crate::loss_weights;
+use crate::loss_weights::Normalise;
 use crate::models::AudioLlm;
 use crate::models::Pass;
 use crate::ops::device::to_host;
@@ -79,8 +79,8 @@ fn of_task(
     let of_task: Vec<usize> = (0..loaded.examples.len())
         .filter(|&i| loaded.task_names[i] == task)
         .collect();
-    let counted: Vec<loss::Counted> = of_task.iter().map(|&i| loaded.counted[i]).collect();
-    let weights = loss::weights(&counted, settings.normalise);
+    let counted: Vec<loss_weights::Counted> = of_task.iter().map(|&i| loaded.counted[i]).collect();
+    let weights = loss_weights::weights(&counted, settings.normalise);
     let weighed = |(&i, &target_weight): (&usize, &f64)| Sequence {
         target_weight,
         ..loaded.examples[i].sequence.clone()

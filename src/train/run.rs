@@ -10,7 +10,7 @@ use crate::data::OnBadRow;
 use crate::eval::suite::Suite;
 use crate::featurise::Loader;
 use crate::featurise::augment::Augmentation;
-use crate::loss;
+use crate::loss_weights;
 use crate::nn::peft::Metadata;
 use crate::nn::precision::Computes;
 use crate::parts::Parts;
@@ -55,7 +55,7 @@ pub struct Run {
     /// Training of each part, stage by stage.
     pub parts: Vec<Parts>,
     /// `loss:`, stage by stage.
-    pub loss: Vec<loss::Settings>,
+    pub loss: Vec<loss_weights::Settings>,
     /// Fields of `adapter_config.json` that adapters are saved with.
     pub metadata: Metadata,
     /// Dropout of the adapters' inputs.

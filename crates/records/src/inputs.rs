@@ -88,8 +88,8 @@ impl EncoderInputs {
     }
 }
 
-/// Hashes that the file in a run's folder names by path. `None` where there is no file; none of a model's run, whose clips have
-/// fingerprints.
+/// Hashes that the file in the folder of an encoder's run names by path. `None` where there is no file, and of a model's run, whose
+/// checkpoints name them.
 ///
 /// # Errors
 /// A file of another form.
@@ -106,7 +106,7 @@ pub fn hashes(folder: &Path) -> Result<Option<BTreeMap<String, String>>> {
     }
     let text = files::read_text(&path)?;
     if json::parse::<Head>(&text).is_ok_and(|head| head.format.is_some()) {
-        return Ok(Some(BTreeMap::new()));
+        return Ok(None);
     }
     let inputs: EncoderInputs = json::parse(&text).map_err(|e| e.at_path(&path))?;
     Ok(Some(inputs.hashes))

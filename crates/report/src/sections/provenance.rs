@@ -181,6 +181,10 @@ mod tests {
                 "maqam"
             ]
         );
+        // The file of a model's run has other hashes; that of an encoder's has these.
+        let of_model = r#"{"format": 1, "model": {"config.json": "22"}, "clips": {}}"#;
+        std::fs::write(dir.path().join("inputs.json"), of_model).unwrap();
+        assert_eq!(Provenance::read(dir.path()).unwrap().inputs, found.inputs);
         std::fs::write(dir.path().join("inputs.json"), r#"{"b.jsonl": "11"}"#).unwrap();
         let inputs = Provenance::read(dir.path()).unwrap().inputs;
         assert_eq!(inputs, [("b.jsonl".to_owned(), "11".to_owned())]);
