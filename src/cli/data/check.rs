@@ -133,9 +133,9 @@ impl Arguments {
         let known = Known::open(&self.state)?;
         if !known.is_empty() {
             print::message(format_args!(
-                "note: {} holds what was found in {} clips before; remove it to decode them again",
+                "note: {} holds what was found in {} before; remove it to decode them again",
                 self.state.display(),
-                known.len()
+                counted(known.len() as u64, "clip")
             ));
         }
         Ok(known)
